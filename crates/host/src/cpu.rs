@@ -1,0 +1,41 @@
+//! What the host's CPU can do, as CPUID says it to this process.
+
+use std::arch::x86_64::{__cpuid_count, _xgetbv};
+
+/// `[eax, ebx, ecx, edx]` of one leaf.
+pub fn cpuid(function: u32, index: u32) -> [u32; 4] {
+    let leaf = __cpuid_count(function, index);
+    [leaf.eax, leaf.ebx, leaf.ecx, leaf.edx]
+}
+
+/// XCR0, the state components that the host's kernel enabled; 0 if there is no XSAVE.
+pub fn xcr0() -> u64 {
+    if cpuid(1, 0)[2] & 1 << 27 == 0 {
+        return 0;
+    }
+    // SAFETY: CPUID says that OSXSAVE is set, so XGETBV with ECX 0 is a valid instruction here.
+    unsafe { xgetbv() }
+}
+
+/// # Safety
+/// OSXSAVE must be set.
+#[target_feature(enable = "xsave")]
+unsafe fn xgetbv() -> u64 {
+    // SAFETY: the caller has checked OSXSAVE; ECX 0 always exists then.
+    unsafe { _xgetbv(0) }
+}
+
+/// Whether ring 3 may use RDGSBASE and WRGSBASE: the kernel says so in `AT_HWCAP2` bit 1.
+pub fn has_user_fsgsbase() -> bool {
+    // SAFETY: getauxval reads a value that the kernel put there at process start.
+    let hwcap2 = unsafe { libc::getauxval(libc::AT_HWCAP2) };
+    hwcap2 & 2 != 0
+}
+
+/// CPU time that the calling thread has used, user and system.
+pub fn thread_cpu_time() -> std::time::Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a valid timespec for the call to fill.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    std::time::Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}

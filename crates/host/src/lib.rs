@@ -1,0 +1,11 @@
+//! Thin safe wrappers for the Linux calls we need: memfd mappings, executable memory, signals, the TSC.
+//!
+//! One of the unsafe rooms. Nothing here knows of guests.
+#![allow(unsafe_code, reason = "system calls and mappings have no safe form; every block says why it holds")]
+
+pub mod cpu;
+pub mod executable;
+pub mod mapping;
+pub mod tsc;
+
+pub use mapping::{Mapping, MemFd};

@@ -1,0 +1,88 @@
+//! Anonymous memory files and mappings of them.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::ptr;
+
+/// An anonymous memory file (`memfd_create`), sparse: pages never touched cost nothing.
+#[derive(Debug)]
+pub struct MemFd(File);
+
+impl MemFd {
+    /// A file of `len_bytes` that shows up as `name` in `/proc/PID/maps`.
+    ///
+    /// # Errors
+    /// What `memfd_create` or `ftruncate` say.
+    pub fn new(name: &std::ffi::CStr, len_bytes: u64) -> io::Result<MemFd> {
+        // SAFETY: `name` is a valid C string for the length of the call.
+        let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel has just given us this descriptor and nobody else owns it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let file = File::from(fd);
+        file.set_len(len_bytes)?;
+        Ok(MemFd(file))
+    }
+
+    /// The file.
+    pub fn file(&self) -> &File {
+        &self.0
+    }
+}
+
+/// What a mapping may be used for. There is no writable and executable one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Protection {
+    /// Data.
+    ReadWrite,
+    /// Code.
+    ReadExecute,
+}
+
+/// A shared mapping of a whole [`MemFd`], unmapped on drop.
+#[derive(Debug)]
+pub struct Mapping {
+    address: usize,
+    len_bytes: usize,
+}
+
+impl Mapping {
+    /// Maps `len_bytes` of `fd` from its start.
+    ///
+    /// # Errors
+    /// What `mmap` says.
+    pub fn new(fd: &MemFd, len_bytes: usize, protection: Protection) -> io::Result<Mapping> {
+        let bits = match protection {
+            Protection::ReadWrite => libc::PROT_READ | libc::PROT_WRITE,
+            Protection::ReadExecute => libc::PROT_READ | libc::PROT_EXEC,
+        };
+        let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
+        // SAFETY: the kernel chooses the address, so no existing mapping is replaced.
+        let at = unsafe { libc::mmap(ptr::null_mut(), len_bytes, bits, flags, fd.0.as_raw_fd(), 0) };
+        if at == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Mapping { address: at as usize, len_bytes })
+    }
+
+    /// Where it lies in this process.
+    pub fn address(&self) -> usize {
+        self.address
+    }
+
+    /// Its size.
+    pub fn len_bytes(&self) -> usize {
+        self.len_bytes
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: we mapped exactly this range and own it; whoever used the address held a borrow of `self`
+        // or an owner that drops before it.
+        unsafe { libc::munmap(self.address as *mut libc::c_void, self.len_bytes) };
+    }
+}

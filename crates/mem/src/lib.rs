@@ -1,0 +1,17 @@
+//! Guest physical memory: memslots on one memory file, copies in and out, and notes about each page.
+//!
+//! Guest memory is never borrowed: no reference or slice into it exists outside this crate; everything is copied
+//! with volatile or atomic accesses, because vCPUs change it at any time. Addresses and lengths from a guest are
+//! allegations: every access is checked against the memslots and returns an error, never a panic.
+//!
+//! Invariant: memslots are page-aligned, never empty, never overlap, and lie back to back in the memory file.
+#![allow(unsafe_code, reason = "guest memory is shared with running vCPUs; only raw volatile access is sound")]
+
+mod memory;
+mod notes;
+
+pub use memory::{GuestMemory, Hva, MemoryError, Memslot, Slots};
+pub use notes::PageNotes;
+
+/// The shape in which rust-vmm's loaders and virtqueues see guest memory.
+pub type VmMemory = vm_memory::GuestRegionCollection<vm_memory::GuestRegionMmap<notes::SlotNotes>>;

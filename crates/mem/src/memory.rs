@@ -1,0 +1,351 @@
+//! The guest memory of one VM and its accesses.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use host::mapping::{Mapping, MemFd, Protection};
+use thiserror::Error;
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{GuestAddress, GuestRegionMmap};
+use x86::{Gpa, PAGE_SIZE};
+
+use crate::VmMemory;
+use crate::notes::{PageNotes, SlotNotes};
+
+/// Host virtual address of a byte of guest memory: a number for generated code and for KVM, not a pointer to use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hva(pub u64);
+
+/// A stretch of guest physical memory backed by host memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Memslot {
+    /// First address.
+    pub gpa: Gpa,
+    /// Size.
+    pub len_bytes: u64,
+    /// Where it starts in the memory file.
+    pub file_offset: u64,
+}
+
+impl Memslot {
+    /// First address behind the slot.
+    pub fn end(&self) -> Gpa {
+        Gpa(self.gpa.0 + self.len_bytes)
+    }
+}
+
+/// Every memslot of a VM, lowest first.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Slots(Vec<Memslot>);
+
+impl Slots {
+    /// Adds a slot behind the others.
+    ///
+    /// # Panics
+    /// If it is empty, not page-aligned, or not above the last slot: the plan lays slots out in order.
+    pub fn push(&mut self, gpa: Gpa, len_bytes: u64) {
+        assert!(gpa.is_page_aligned() && len_bytes.is_multiple_of(PAGE_SIZE), "the plan rounds slots to pages");
+        assert!(len_bytes > 0, "a slot has pages");
+        let (end, file_offset) =
+            self.0.last().map_or((Gpa(0), 0), |last| (last.end(), last.file_offset + last.len_bytes));
+        assert!(gpa >= end, "slots are laid out lowest first");
+        self.0.push(Memslot { gpa, len_bytes, file_offset });
+    }
+
+    /// The slots.
+    pub fn as_slice(&self) -> &[Memslot] {
+        &self.0
+    }
+
+    /// Bytes in all slots.
+    pub fn len_bytes(&self) -> u64 {
+        self.0.iter().map(|slot| slot.len_bytes).sum()
+    }
+}
+
+/// Why guest memory could not be made or reached.
+#[derive(Debug, Error)]
+pub enum MemoryError {
+    /// The host gave no memory.
+    #[error("cannot map {len_bytes} bytes of guest memory")]
+    Map {
+        /// Bytes asked for.
+        len_bytes: u64,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// rust-vmm's view could not be built.
+    #[error("cannot describe guest memory at {gpa}")]
+    Describe {
+        /// Slot.
+        gpa: Gpa,
+    },
+    /// An access touched addresses that no memslot backs.
+    #[error("no guest memory at {gpa}..+{len_bytes}")]
+    NotMemory {
+        /// First byte.
+        gpa: Gpa,
+        /// Length.
+        len_bytes: u64,
+    },
+}
+
+/// The guest memory of one VM. Cheap to share behind an `Arc`.
+#[derive(Debug)]
+pub struct GuestMemory {
+    fd: MemFd,
+    mapping: Mapping,
+    slots: Slots,
+    notes: Arc<PageNotes>,
+    vm_memory: VmMemory,
+}
+
+impl GuestMemory {
+    /// Memory for these slots, all zeros, costing nothing until touched.
+    ///
+    /// # Errors
+    /// [`MemoryError::Map`] if the host gives no address space.
+    pub fn new(slots: Slots) -> Result<GuestMemory, MemoryError> {
+        let len_bytes = slots.len_bytes();
+        let map_error = |source| MemoryError::Map { len_bytes, source };
+        let fd = MemFd::new(c"mother-guest-memory", len_bytes).map_err(map_error)?;
+        let mapping = Mapping::new(&fd, len_bytes as usize, Protection::ReadWrite).map_err(map_error)?;
+        let page = |bytes| (bytes / PAGE_SIZE) as usize;
+        let notes = slots.0.iter().map(|slot| (slot.gpa.gfn(), page(slot.file_offset), page(slot.len_bytes)));
+        let notes = Arc::new(PageNotes::new(notes.collect()));
+        let mut regions = Vec::new();
+        for slot in &slots.0 {
+            let at = (mapping.address() as u64 + slot.file_offset) as *mut u8;
+            let builder = MmapRegionBuilder::new_with_bitmap(
+                slot.len_bytes as usize,
+                SlotNotes::new(Arc::clone(&notes), slot.gpa.0),
+            );
+            // SAFETY: the range lies inside `mapping`, which is writable and lives as long as this struct;
+            // vm-memory only accesses it with volatile or atomic operations and does not unmap it.
+            let builder = unsafe { builder.with_raw_mmap_pointer(at) };
+            let region = builder
+                .with_mmap_prot(3)
+                .with_mmap_flags(1)
+                .build()
+                .ok()
+                .and_then(|region| GuestRegionMmap::new(region, GuestAddress(slot.gpa.0)))
+                .ok_or(MemoryError::Describe { gpa: slot.gpa })?;
+            regions.push(region);
+        }
+        let vm_memory =
+            VmMemory::from_regions(regions).map_err(|_| MemoryError::Describe { gpa: Gpa(0) })?;
+        Ok(GuestMemory { fd, mapping, slots, notes, vm_memory })
+    }
+
+    /// One slot from address 0: what tests and tiny guests need.
+    ///
+    /// # Errors
+    /// As [`GuestMemory::new`].
+    pub fn flat(len_bytes: u64) -> Result<GuestMemory, MemoryError> {
+        let mut slots = Slots::default();
+        slots.push(Gpa(0), len_bytes);
+        GuestMemory::new(slots)
+    }
+
+    /// The memslots.
+    pub fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
+    /// Notes about pages.
+    pub fn notes(&self) -> &PageNotes {
+        &self.notes
+    }
+
+    /// The memory file: slots lie in it back to back.
+    pub fn file(&self) -> &std::fs::File {
+        self.fd.file()
+    }
+
+    /// The view for rust-vmm's loaders and virtqueues.
+    pub fn vm_memory(&self) -> &VmMemory {
+        &self.vm_memory
+    }
+
+    /// Bytes of guest memory that the host holds now, by the memory file's own account.
+    ///
+    /// # Errors
+    /// What `fstat` says.
+    pub fn resident_bytes(&self) -> io::Result<u64> {
+        Ok(self.fd.file().metadata()?.blocks() * 512)
+    }
+
+    /// Host address of `gpa` and how many bytes follow it in its slot; `None` where there is no memory.
+    pub fn hva(&self, gpa: Gpa) -> Option<(Hva, u64)> {
+        let slot = self.slots.0.iter().find(|slot| gpa >= slot.gpa && gpa < slot.end())?;
+        let offset = gpa.0 - slot.gpa.0;
+        let hva = self.mapping.address() as u64 + slot.file_offset + offset;
+        Some((Hva(hva), slot.len_bytes - offset))
+    }
+
+    fn range(&self, gpa: Gpa, len_bytes: u64) -> Result<*mut u8, MemoryError> {
+        match self.hva(gpa) {
+            Some((hva, left)) if len_bytes <= left => Ok(hva.0 as *mut u8),
+            _ => Err(MemoryError::NotMemory { gpa, len_bytes }),
+        }
+    }
+
+    /// Copies out. The range must lie in one slot.
+    ///
+    /// # Errors
+    /// [`MemoryError::NotMemory`]; nothing is copied then.
+    pub fn read(&self, gpa: Gpa, bytes: &mut [u8]) -> Result<(), MemoryError> {
+        let from = self.range(gpa, bytes.len() as u64)?;
+        // SAFETY: `range` checked that the source lies in the mapping that `self` owns; the destination is a
+        // Rust slice outside guest memory. A racing vCPU can tear bytes, which readers of guest memory expect.
+        unsafe { std::ptr::copy_nonoverlapping(from.cast_const(), bytes.as_mut_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    /// Copies in and notes the pages as written. The range must lie in one slot.
+    ///
+    /// # Errors
+    /// [`MemoryError::NotMemory`]; nothing is written then.
+    pub fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), MemoryError> {
+        self.write_by_vcpu(gpa, bytes)?;
+        let last = gpa.0 + (bytes.len() as u64).saturating_sub(1);
+        for gfn in gpa.gfn().0..=last / PAGE_SIZE {
+            self.notes.wrote(x86::Gfn(gfn));
+        }
+        Ok(())
+    }
+
+    /// Copies in for a vCPU, which does its own care of translated code.
+    ///
+    /// # Errors
+    /// [`MemoryError::NotMemory`]; nothing is written then.
+    pub fn write_by_vcpu(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), MemoryError> {
+        let to = self.range(gpa, bytes.len() as u64)?;
+        // SAFETY: `range` checked that the destination lies in the mapping that `self` owns, which is writable;
+        // the source is a Rust slice outside guest memory.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+        Ok(())
+    }
+
+    /// Copies inside guest memory for a vCPU, forwards byte order irrelevant: the ranges must not overlap.
+    ///
+    /// # Errors
+    /// [`MemoryError::NotMemory`] if either range is not memory.
+    pub fn copy_by_vcpu(&self, from: Gpa, to: Gpa, len_bytes: u64) -> Result<(), MemoryError> {
+        let source = self.range(from, len_bytes)?;
+        let target = self.range(to, len_bytes)?;
+        // SAFETY: both ranges were checked and lie in the mapping that `self` owns; `copy` allows overlap.
+        unsafe { std::ptr::copy(source.cast_const(), target, len_bytes as usize) };
+        Ok(())
+    }
+
+    /// Fills with one byte for a vCPU.
+    ///
+    /// # Errors
+    /// [`MemoryError::NotMemory`].
+    pub fn fill_by_vcpu(&self, gpa: Gpa, byte: u8, len_bytes: u64) -> Result<(), MemoryError> {
+        let to = self.range(gpa, len_bytes)?;
+        // SAFETY: the range was checked and lies in the mapping that `self` owns.
+        unsafe { std::ptr::write_bytes(to, byte, len_bytes as usize) };
+        Ok(())
+    }
+
+    /// Reads a little-endian value of 1, 2, 4 or 8 bytes, in one access if it is naturally aligned.
+    ///
+    /// # Errors
+    /// [`MemoryError::NotMemory`].
+    pub fn read_value(&self, gpa: Gpa, size: u8) -> Result<u64, MemoryError> {
+        let from = self.range(gpa, u64::from(size))?;
+        if size == 8 && gpa.0.is_multiple_of(8) {
+            // SAFETY: in range (checked), aligned, and only ever accessed atomically or volatile.
+            let value = unsafe { AtomicU64::from_ptr(from.cast()) };
+            return Ok(value.load(Ordering::Relaxed));
+        }
+        if size == 4 && gpa.0.is_multiple_of(4) {
+            // SAFETY: in range (checked), aligned, and only ever accessed atomically or volatile.
+            let value = unsafe { AtomicU32::from_ptr(from.cast()) };
+            return Ok(u64::from(value.load(Ordering::Relaxed)));
+        }
+        let mut bytes = [0; 8];
+        self.read(gpa, &mut bytes[..usize::from(size)])?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    /// Replaces an aligned value of 4 or 8 bytes if it still is `old`, as a page walk sets accessed and dirty bits.
+    /// Returns whether it did.
+    ///
+    /// # Errors
+    /// [`MemoryError::NotMemory`], also for an address that is not aligned.
+    pub fn compare_exchange(&self, gpa: Gpa, size: u8, old: u64, new: u64) -> Result<bool, MemoryError> {
+        let at = self.range(gpa, u64::from(size))?;
+        if !gpa.0.is_multiple_of(u64::from(size)) {
+            return Err(MemoryError::NotMemory { gpa, len_bytes: u64::from(size) });
+        }
+        let order = Ordering::AcqRel;
+        if size == 8 {
+            // SAFETY: in range (checked), aligned, and only ever accessed atomically or volatile.
+            let value = unsafe { AtomicU64::from_ptr(at.cast()) };
+            return Ok(value.compare_exchange(old, new, order, Ordering::Relaxed).is_ok());
+        }
+        // SAFETY: in range (checked), aligned, and only ever accessed atomically or volatile.
+        let value = unsafe { AtomicU32::from_ptr(at.cast()) };
+        Ok(value.compare_exchange(old as u32, new as u32, order, Ordering::Relaxed).is_ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn two_slots() -> GuestMemory {
+        let mut slots = Slots::default();
+        slots.push(Gpa(0), 0x4000);
+        slots.push(Gpa(0x10_0000), 0x2000);
+        GuestMemory::new(slots).unwrap()
+    }
+
+    #[test]
+    fn only_memslots_can_be_accessed() {
+        let memory = two_slots();
+        let check = |gpa, len: usize, ok| {
+            assert_eq!(memory.write(Gpa(gpa), &vec![1; len]).is_ok(), ok, "write {gpa:#x}+{len:#x}");
+            assert_eq!(memory.read(Gpa(gpa), &mut vec![0; len]).is_ok(), ok, "read {gpa:#x}+{len:#x}");
+        };
+        check(0, 0x4000, true);
+        check(0x3fff, 1, true);
+        check(0x3fff, 2, false);
+        check(0x4000, 1, false);
+        check(0x10_1ffc, 4, true);
+        check(u64::MAX, 8, false);
+    }
+
+    #[test]
+    fn a_device_write_to_a_code_page_is_reported_once() {
+        let memory = two_slots();
+        memory.notes().add_code(Gpa(0x10_1000).gfn());
+        memory.write(Gpa(0x10_0ffe), &[1, 2, 3, 4]).unwrap();
+        assert!(memory.notes().has_code_writes());
+        assert_eq!(memory.notes().take_code_writes(), vec![Gpa(0x10_1000).gfn()]);
+        assert!(!memory.notes().has_code_writes());
+    }
+
+    #[test]
+    fn rust_vmm_sees_the_same_bytes() {
+        use vm_memory::Bytes;
+        let memory = two_slots();
+        memory.notes().add_code(Gpa(0x10_0000).gfn());
+        memory.vm_memory().write_obj(0x1234_5678_u32, GuestAddress(0x10_0010)).unwrap();
+        assert_eq!(memory.read_value(Gpa(0x10_0010), 4).unwrap(), 0x1234_5678);
+        assert!(memory.notes().has_code_writes());
+    }
+
+    #[test]
+    fn untouched_memory_costs_nothing() {
+        let memory = GuestMemory::flat(1 << 34).unwrap();
+        assert_eq!(memory.resident_bytes().unwrap(), 0);
+        memory.write(Gpa(1 << 33), &[1]).unwrap();
+        assert_eq!(memory.resident_bytes().unwrap(), PAGE_SIZE);
+    }
+}

@@ -1,0 +1,92 @@
+//! Why a vCPU stopped, what the machine answers, and what it can give to a vCPU.
+
+use x86::{Gpa, Vector};
+
+/// Why guest code stopped. Sizes are in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// IN. Wants [`Reply::Value`].
+    PioRead {
+        #[allow(missing_docs)]
+        port: u16,
+        /// 1, 2 or 4.
+        size: u8,
+    },
+    /// OUT. Wants [`Reply::Done`].
+    PioWrite {
+        #[allow(missing_docs)]
+        port: u16,
+        /// 1, 2 or 4.
+        size: u8,
+        #[allow(missing_docs)]
+        value: u32,
+    },
+    /// A load from an address that no memslot backs. Wants [`Reply::Value`]. Never crosses a page.
+    MmioRead {
+        #[allow(missing_docs)]
+        gpa: Gpa,
+        /// 1 to 8.
+        size: u8,
+    },
+    /// A store to an address that no memslot backs. Wants [`Reply::Done`]. Never crosses a page.
+    MmioWrite {
+        #[allow(missing_docs)]
+        gpa: Gpa,
+        /// 1 to 8.
+        size: u8,
+        #[allow(missing_docs)]
+        value: u64,
+    },
+    /// RDMSR of a register that is not the engine's (the APIC's, paravirtual ones, unknown ones).
+    /// Wants [`Reply::Value`] or [`Reply::Fault`].
+    MsrRead {
+        #[allow(missing_docs)]
+        msr: u32,
+    },
+    /// WRMSR likewise; CR8 is reported as the x2APIC task priority, MSR 0x808.
+    /// Wants [`Reply::Done`] or [`Reply::Fault`].
+    MsrWrite {
+        #[allow(missing_docs)]
+        msr: u32,
+        #[allow(missing_docs)]
+        value: u64,
+    },
+    /// HLT with nothing to do: run again when there is an event to inject. Wants [`Reply::Done`].
+    Halt,
+    /// The window asked for with `set_interrupt_window` is open. Wants [`Reply::Done`].
+    InterruptWindow,
+    /// Somebody kicked. Wants [`Reply::Done`].
+    Kicked,
+    /// Triple fault: the vCPU is in shutdown and cannot run until its state is replaced.
+    TripleFault(TripleFault),
+}
+
+/// What led to a triple fault; the state beside it has the registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct TripleFault {
+    /// Vector of the first exception of the chain.
+    pub first_vector: Vector,
+    /// RIP of the instruction that raised it.
+    pub rip: u64,
+}
+
+/// The machine's answer to an [`Exit`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Reply {
+    /// Done, or nothing was asked.
+    #[default]
+    Done,
+    /// The value read, in the low bytes.
+    Value(u64),
+    /// There is no such MSR or value: the guest gets #GP(0).
+    Fault,
+}
+
+/// An event for a vCPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Injection {
+    /// An external interrupt with its vector.
+    Interrupt(Vector),
+    /// A non-maskable interrupt.
+    Nmi,
+}

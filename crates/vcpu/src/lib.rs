@@ -1,0 +1,94 @@
+//! The engine contract: plain vCPU state, [`Exit`], [`Reply`] and one short trait. No engine lives here.
+//!
+//! A vCPU thread of the machine does nothing but this:
+//!
+//! ```text
+//! loop {
+//!     if interrupt controller has something:
+//!         if vcpu.can_inject()  -> acknowledge it there, vcpu.inject(..)
+//!         else                  -> vcpu.set_interrupt_window(true)
+//!     exit  = vcpu.run(reply)     guest code runs in here
+//!     reply = buses.answer(exit)
+//! }
+//! ```
+//!
+//! Invariants: an engine never calls a device, it returns an [`Exit`]; whatever an `Exit` says has been made
+//! precise, so that [`Vcpu::state`] is the architectural state at that moment; the next [`Vcpu::run`] must bring
+//! the [`Reply`] that the last `Exit` asked for. State, exits and replies are plain values, so an engine may live in
+//! another process than the devices, and a paused VM may change engine.
+#![forbid(unsafe_code)]
+
+mod exit;
+mod state;
+mod statistics;
+
+use std::sync::Arc;
+
+use thiserror::Error;
+
+pub use exit::{Exit, Injection, Reply, TripleFault};
+pub use state::{DebugRegisters, Msrs, VcpuState, XSAVE_BYTES, gpr};
+pub use statistics::{EngineStatistics, Unit};
+
+/// One virtual CPU, driven by one thread at a time.
+pub trait Vcpu: Send {
+    /// Runs guest code until the machine is needed. `reply` answers the exit that the last call returned.
+    ///
+    /// # Errors
+    /// Only what is nobody's but the host's or the engine's own fault; guest mistakes are exits or exceptions.
+    fn run(&mut self, reply: Reply) -> Result<Exit, EngineError>;
+
+    /// Whether an external interrupt would be taken now: RFLAGS.IF is set, no shadow, nothing already injected.
+    fn can_inject(&self) -> bool;
+
+    /// Gives an event to the vCPU; it is delivered before the next guest instruction. An interrupt may only be
+    /// given when [`Vcpu::can_inject`]; an NMI always (it waits inside while another is being handled).
+    fn inject(&mut self, event: Injection);
+
+    /// Asks for [`Exit::InterruptWindow`] as soon as [`Vcpu::can_inject`] becomes true, or takes that back.
+    fn set_interrupt_window(&mut self, wanted: bool);
+
+    /// The architectural state. Complete: another engine can go on from it.
+    ///
+    /// # Errors
+    /// If the engine cannot read its own state.
+    fn state(&mut self) -> Result<VcpuState, EngineError>;
+
+    /// Replaces the architectural state, pending events included.
+    ///
+    /// # Errors
+    /// If the state is one that no processor can be in, or the engine refuses it.
+    fn set_state(&mut self, state: &VcpuState) -> Result<(), EngineError>;
+
+    /// A handle that makes [`Vcpu::run`] come back soon with [`Exit::Kicked`]. A kick is never lost: one that
+    /// comes while the vCPU is not running ends the next run at once.
+    fn kicker(&self) -> Arc<dyn Kick>;
+
+    /// What the engine counted so far.
+    fn statistics(&self) -> EngineStatistics;
+}
+
+/// Makes a running vCPU come back. Any thread may do so.
+pub trait Kick: Send + Sync {
+    /// See [`Vcpu::kicker`].
+    fn kick(&self);
+}
+
+/// Why an engine cannot go on. Never the guest's fault.
+#[derive(Debug, Error)]
+pub enum EngineError {
+    /// The host refused something the engine needs.
+    #[error("{what}")]
+    Host {
+        /// What the engine was doing.
+        what: &'static str,
+        /// What the host said.
+        source: std::io::Error,
+    },
+    /// A state was set that no processor can be in.
+    #[error("vCPU state is impossible: {0}")]
+    State(&'static str),
+    /// The engine noticed that its own invariant does not hold.
+    #[error("engine broke its own rule: {0}")]
+    Internal(String),
+}

@@ -1,0 +1,164 @@
+//! The CPU that guests see: one named, stable model, whatever the host is.
+//!
+//! `mother-v1` is an AMD family 19h processor (so that kernels take the well-trodden path of a vendor they know)
+//! with the features that engines handle and the host has. It shows nothing of the host's identity: no brand
+//! string, serial number or cache sizes of the host. It declares itself not vulnerable to what a guest kernel would
+//! otherwise work round at a cost: speculation between guest kernel and guest user code is the host's to stop.
+//!
+//! Leaves are from APM vol. 3 appendix E; the hypervisor leaves from Linux Documentation/virt/kvm/x86/cpuid.rst.
+
+use crate::cpuid::{CpuidLeaf, CpuidTable};
+
+/// The name users see.
+pub const NAME: &str = "mother-v1";
+/// The brand string guests see.
+pub const BRAND: &str = "Mother Virtual CPU v1";
+
+/// What of the model depends on the machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Topology {
+    /// Number of vCPUs.
+    pub vcpu_count: u32,
+    /// This vCPU; also its APIC id.
+    pub vcpu_id: u32,
+    /// Frequency of the guest's TSC.
+    pub tsc_khz: u64,
+}
+
+const fn bits(list: &[u32]) -> u32 {
+    let mut value = 0;
+    let mut at = 0;
+    while at < list.len() {
+        value |= 1 << list[at];
+        at += 1;
+    }
+    value
+}
+
+// FPU DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFLUSH MMX FXSR SSE SSE2
+const LEAF1_EDX: u32 =
+    bits(&[0, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19, 23, 24, 25, 26]);
+// SSE3 PCLMULQDQ SSSE3 FMA CX16 PCID SSE4.1 SSE4.2 X2APIC MOVBE POPCNT TSC-DEADLINE AES XSAVE AVX F16C RDRAND
+const LEAF1_ECX: u32 = bits(&[0, 1, 9, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 28, 29, 30]);
+// Bits of LEAF1_ECX that need nothing of the host: the engines emulate them.
+const LEAF1_ECX_OURS: u32 = bits(&[17, 21, 24, 26]);
+const HYPERVISOR: u32 = 1 << 31;
+// FSGSBASE BMI1 AVX2 SMEP BMI2 ERMS INVPCID RDSEED ADX SMAP CLFLUSHOPT CLWB SHA
+const LEAF7_EBX: u32 = bits(&[0, 3, 5, 7, 8, 9, 10, 18, 19, 20, 23, 24, 29]);
+const LEAF7_EBX_OURS: u32 = bits(&[0, 7, 9, 10, 20]);
+// UMIP GFNI VAES VPCLMULQDQ RDPID
+const LEAF7_ECX: u32 = bits(&[2, 8, 9, 10, 22]);
+const LEAF7_ECX_OURS: u32 = bits(&[2, 22]);
+// FSRM
+const LEAF7_EDX: u32 = bits(&[4]);
+// SYSCALL NX PDPE1GB RDTSCP LM
+const EXT1_EDX_ADDED: u32 = bits(&[11, 20, 26, 27, 29]);
+// LAHF CR8LEGACY ABM SSE4A MISALIGNSSE 3DNOWPREFETCH
+const EXT1_ECX: u32 = bits(&[0, 4, 5, 6, 7, 8]);
+const EXT1_ECX_OURS: u32 = bits(&[0, 4, 8]);
+
+/// XCR0 bits that the model offers: x87, SSE, AVX.
+pub const XCR0_MASK: u64 = 7;
+
+/// The leaves of `mother-v1` for one vCPU. `host` is the host's CPUID and decides only what the silicon executes
+/// for the guest; `host_xcr0` what state the host's kernel saves.
+pub fn table(topology: Topology, host: impl Fn(u32, u32) -> [u32; 4], host_xcr0: u64) -> CpuidTable {
+    let mut leaves = Vec::new();
+    let mut add = |function, index: Option<u32>, [eax, ebx, ecx, edx]: [u32; 4]| {
+        let (has_index, index) = (index.is_some(), index.unwrap_or(0));
+        leaves.push(CpuidLeaf { function, index, has_index, eax, ebx, ecx, edx });
+    };
+    let Topology { vcpu_count, vcpu_id, tsc_khz } = topology;
+    let xcr0 = host_xcr0 & XCR0_MASK;
+    let has_avx = xcr0 & 4 != 0;
+    let [vendor_b, vendor_d, vendor_c] = words(b"AuthenticAMD");
+    let signature = 0x00a1_0f00;
+    add(0, None, [0xd, vendor_b, vendor_c, vendor_d]);
+    let ebx = vcpu_id << 24 | vcpu_count << 16 | 8 << 8;
+    let avx_features = bits(&[12, 28, 29]);
+    let mut ecx = LEAF1_ECX & (host(1, 0)[2] | LEAF1_ECX_OURS) | HYPERVISOR;
+    if !has_avx {
+        ecx &= !avx_features;
+    }
+    let htt = if vcpu_count > 1 { 1 << 28 } else { 0 };
+    add(1, None, [signature, ebx, ecx, LEAF1_EDX | htt]);
+    let host7 = host(7, 0);
+    let mut ebx = LEAF7_EBX & (host7[1] | LEAF7_EBX_OURS);
+    let mut ecx = LEAF7_ECX & (host7[2] | LEAF7_ECX_OURS);
+    if !has_avx {
+        ebx &= !(1 << 5);
+        ecx &= !bits(&[9, 10]);
+    }
+    add(7, Some(0), [0, ebx, ecx, LEAF7_EDX]);
+    add(0xb, Some(0), [0, 1, 1 << 8, vcpu_id]);
+    add(0xb, Some(1), [vcpu_count.next_power_of_two().trailing_zeros(), vcpu_count, 2 << 8 | 1, vcpu_id]);
+    let area_bytes = if has_avx { 832 } else { 576 };
+    add(0xd, Some(0), [xcr0 as u32, area_bytes, area_bytes, 0]);
+    // XSAVEOPT, XSAVEC, XGETBV with ECX=1.
+    add(0xd, Some(1), [7, area_bytes, 0, 0]);
+    if has_avx {
+        add(0xd, Some(2), [256, 576, 0, 0]);
+    }
+    let [b, c, d] = words(b"KVMKVMKVM\0\0\0");
+    add(0x4000_0000, None, [0x4000_0001, b, c, d]);
+    // CLOCKSOURCE2 and CLOCKSOURCE_STABLE.
+    add(0x4000_0001, None, [1 << 3 | 1 << 24, 0, 0, 0]);
+    add(0x8000_0000, None, [0x8000_0021, vendor_b, vendor_c, vendor_d]);
+    let same_as_leaf1 = LEAF1_EDX & 0x0183_f3ff;
+    let ecx = EXT1_ECX & (host(0x8000_0001, 0)[2] | EXT1_ECX_OURS);
+    add(0x8000_0001, None, [signature, 0, ecx, same_as_leaf1 | EXT1_EDX_ADDED]);
+    let mut brand = [0; 48];
+    brand[..BRAND.len()].copy_from_slice(BRAND.as_bytes());
+    for (at, chunk) in brand.chunks_exact(16).enumerate() {
+        let word = |n: usize| u32::from_le_bytes([chunk[n], chunk[n + 1], chunk[n + 2], chunk[n + 3]]);
+        add(0x8000_0002 + at as u32, None, [word(0), word(4), word(8), word(12)]);
+    }
+    // L1 32 KiB 8-way each, 64-byte lines; L2 512 KiB 8-way; abstract values.
+    add(0x8000_0005, None, [0xff40_ff40, 0xff40_ff40, 0x2008_0140, 0x2008_0140]);
+    add(0x8000_0006, None, [0x4800_6400, 0x6800_6400, 0x0200_6140, 0]);
+    // Invariant TSC.
+    add(0x8000_0007, None, [0, 0, 0, 1 << 8]);
+    // Physical and linear address bits; CLZERO is not offered; XSAVEERPTR; SSB_NO.
+    let sizes = 48 << 8 | crate::paging::PHYSICAL_BITS;
+    add(0x8000_0008, None, [sizes, 1 << 2 | 1 << 26, vcpu_count - 1, 0]);
+    // No nested data breakpoints, LFENCE always serialising, null selector clears base, automatic IBRS,
+    // SRSO_NO; TSA_SQ_NO and TSA_L1_NO.
+    add(0x8000_0021, None, [bits(&[0, 2, 6, 8, 29]), 0, bits(&[1, 2]), 0]);
+    let _ = tsc_khz;
+    CpuidTable::new(leaves)
+}
+
+/// Twelve bytes as three little-endian words.
+fn words(text: &[u8; 12]) -> [u32; 3] {
+    let word = |n: usize| u32::from_le_bytes([text[n], text[n + 1], text[n + 2], text[n + 3]]);
+    [word(0), word(4), word(8)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model(host_has: u32, host_xcr0: u64) -> CpuidTable {
+        let topology = Topology { vcpu_count: 2, vcpu_id: 1, tsc_khz: 2_000_000 };
+        table(topology, |_, _| [host_has; 4], host_xcr0)
+    }
+
+    #[test]
+    fn a_host_without_avx_gives_a_guest_without_avx() {
+        assert_ne!(model(u32::MAX, 7).get(1, 0)[2] & 1 << 28, 0);
+        assert_eq!(model(u32::MAX, 3).get(1, 0)[2] & 1 << 28, 0);
+        assert_eq!(model(u32::MAX, 3).get(7, 0)[1] & 1 << 5, 0);
+    }
+
+    #[test]
+    fn the_vendor_is_the_model_s_and_not_the_host_s() {
+        let [_, b, c, d] = model(0, 0).get(0, 0);
+        let text: Vec<u8> = [b, d, c].iter().flat_map(|word| word.to_le_bytes()).collect();
+        assert_eq!(text, b"AuthenticAMD");
+    }
+
+    #[test]
+    fn unknown_leaves_read_as_zeros() {
+        assert_eq!(model(u32::MAX, 7).get(0x1f, 0), [0; 4]);
+    }
+}

@@ -1,0 +1,139 @@
+//! RFLAGS, control registers and EFER as bit sets (APM vol. 2, 3.1).
+
+use bitflags::bitflags;
+
+bitflags! {
+    /// RFLAGS.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    pub struct Rflags: u64 {
+        #[allow(missing_docs)] const CF = 1 << 0;
+        /// Always one.
+        const ONE = 1 << 1;
+        #[allow(missing_docs)] const PF = 1 << 2;
+        #[allow(missing_docs)] const AF = 1 << 4;
+        #[allow(missing_docs)] const ZF = 1 << 6;
+        #[allow(missing_docs)] const SF = 1 << 7;
+        /// Single step.
+        const TF = 1 << 8;
+        /// Interrupts enabled.
+        const IF = 1 << 9;
+        /// String direction.
+        const DF = 1 << 10;
+        #[allow(missing_docs)] const OF = 1 << 11;
+        /// I/O privilege level, two bits.
+        const IOPL = 3 << 12;
+        /// Nested task.
+        const NT = 1 << 14;
+        /// Resume: suppress instruction breakpoints once.
+        const RF = 1 << 16;
+        /// Virtual-8086 mode.
+        const VM = 1 << 17;
+        /// Alignment check; with SMAP also "user pages may be touched".
+        const AC = 1 << 18;
+        #[allow(missing_docs)] const VIF = 1 << 19;
+        #[allow(missing_docs)] const VIP = 1 << 20;
+        /// CPUID can be toggled.
+        const ID = 1 << 21;
+    }
+
+    /// CR0.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    pub struct Cr0: u64 {
+        /// Protected mode.
+        const PE = 1 << 0;
+        /// Monitor coprocessor.
+        const MP = 1 << 1;
+        /// Emulate x87.
+        const EM = 1 << 2;
+        /// Task switched: next FP instruction raises #NM.
+        const TS = 1 << 3;
+        /// Extension type, always one.
+        const ET = 1 << 4;
+        /// Numeric errors through #MF.
+        const NE = 1 << 5;
+        /// Supervisor writes honour read-only pages.
+        const WP = 1 << 16;
+        /// Alignment checks possible.
+        const AM = 1 << 18;
+        /// Not write-through.
+        const NW = 1 << 29;
+        /// Cache disable.
+        const CD = 1 << 30;
+        /// Paging.
+        const PG = 1 << 31;
+    }
+
+    /// CR4.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    pub struct Cr4: u64 {
+        #[allow(missing_docs)] const VME = 1 << 0;
+        #[allow(missing_docs)] const PVI = 1 << 1;
+        /// RDTSC only in ring 0.
+        const TSD = 1 << 2;
+        /// Debugging extensions: DR4/DR5 fault.
+        const DE = 1 << 3;
+        /// 4 MiB pages.
+        const PSE = 1 << 4;
+        /// 64-bit page-table entries.
+        const PAE = 1 << 5;
+        #[allow(missing_docs)] const MCE = 1 << 6;
+        /// Global pages.
+        const PGE = 1 << 7;
+        /// RDPMC in ring 3.
+        const PCE = 1 << 8;
+        /// SSE and FXSAVE enabled.
+        const OSFXSR = 1 << 9;
+        /// Unmasked SSE exceptions raise #XM.
+        const OSXMMEXCPT = 1 << 10;
+        /// User-mode instruction prevention.
+        const UMIP = 1 << 11;
+        /// 5-level paging.
+        const LA57 = 1 << 12;
+        /// RDFSBASE and its kin.
+        const FSGSBASE = 1 << 16;
+        /// Process-context identifiers.
+        const PCIDE = 1 << 17;
+        /// XSAVE enabled.
+        const OSXSAVE = 1 << 18;
+        /// Supervisor may not execute user pages.
+        const SMEP = 1 << 20;
+        /// Supervisor may not touch user pages unless AC is set.
+        const SMAP = 1 << 21;
+        /// Protection keys.
+        const PKE = 1 << 22;
+    }
+
+    /// The EFER MSR.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    pub struct Efer: u64 {
+        /// SYSCALL enabled.
+        const SCE = 1 << 0;
+        /// Long mode enabled.
+        const LME = 1 << 8;
+        /// Long mode active (read-only).
+        const LMA = 1 << 10;
+        /// No-execute pages.
+        const NXE = 1 << 11;
+        /// SVM enabled.
+        const SVME = 1 << 12;
+        /// Fast FXSAVE.
+        const FFXSR = 1 << 14;
+        /// Automatic IBRS.
+        const AIBRSE = 1 << 21;
+    }
+}
+
+impl Rflags {
+    /// The six status flags and DF: what application code can always change.
+    pub const ARITHMETIC: Rflags = Rflags::CF
+        .union(Rflags::PF)
+        .union(Rflags::AF)
+        .union(Rflags::ZF)
+        .union(Rflags::SF)
+        .union(Rflags::OF);
+
+    /// I/O privilege level, 0 to 3.
+    pub fn iopl(self) -> u8 {
+        ((self.bits() >> 12) & 3) as u8
+    }
+}

@@ -1,0 +1,2 @@
+//! House tasks: `cargo xtask check`, `test`, `bench`, `differential`.
+fn main() {}
