@@ -1,2 +1,53 @@
-//! House tasks: `cargo xtask check`, `test`, `bench`, `differential`.
-fn main() {}
+//! House tasks, so that one command does on a laptop what it does in CI.
+//!
+//! `check` asks whether the code has the agreed shape, `test` whether it is right, `bench` how fast it is, and
+//! `report` shows where it grows. CI calls `cargo xtask test` and nothing else.
+#![forbid(unsafe_code)]
+#![allow(unreachable_pub, reason = "a program has no outside; `pub` marks what other modules use")]
+
+mod check;
+mod report;
+mod source;
+mod steps;
+mod test;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use crate::workspace::Workspace;
+
+const USAGE: &str = "\
+usage: cargo xtask TASK
+
+  check    formatting, lints, house rules, documentation
+  tidy     the house rules alone
+  test     check, then every test; the last line counts them
+  report   longest files and functions, unsafe blocks, dependencies
+";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["check"] => steps::run(check::steps()),
+        ["tidy"] => tidy::print_complaints(),
+        ["test"] => steps::run(test::steps()),
+        ["report"] => Workspace::load().map(|workspace| {
+            report::print(&workspace);
+            true
+        }),
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}

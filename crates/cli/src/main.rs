@@ -1,2 +1,4 @@
 //! The command `mother`.
+#![forbid(unsafe_code)]
+
 fn main() {}

@@ -5,7 +5,10 @@
 //! allegations: every access is checked against the memslots and returns an error, never a panic.
 //!
 //! Invariant: memslots are page-aligned, never empty, never overlap, and lie back to back in the memory file.
-#![allow(unsafe_code, reason = "guest memory is shared with running vCPUs; only raw volatile access is sound")]
+#![allow(
+    unsafe_code,
+    reason = "guest memory is shared with running vCPUs; only raw volatile access is sound"
+)]
 
 mod memory;
 mod notes;

@@ -46,7 +46,10 @@ impl Slots {
     /// # Panics
     /// If it is empty, not page-aligned, or not above the last slot: the plan lays slots out in order.
     pub fn push(&mut self, gpa: Gpa, len_bytes: u64) {
-        assert!(gpa.is_page_aligned() && len_bytes.is_multiple_of(PAGE_SIZE), "the plan rounds slots to pages");
+        assert!(
+            gpa.is_page_aligned() && len_bytes.is_multiple_of(PAGE_SIZE),
+            "the plan rounds slots to pages"
+        );
         assert!(len_bytes > 0, "a slot has pages");
         let (end, file_offset) =
             self.0.last().map_or((Gpa(0), 0), |last| (last.end(), last.file_offset + last.len_bytes));
@@ -134,8 +137,7 @@ impl GuestMemory {
                 .ok_or(MemoryError::Describe { gpa: slot.gpa })?;
             regions.push(region);
         }
-        let vm_memory =
-            VmMemory::from_regions(regions).map_err(|_| MemoryError::Describe { gpa: Gpa(0) })?;
+        let vm_memory = VmMemory::from_regions(regions).map_err(|_| MemoryError::Describe { gpa: Gpa(0) })?;
         Ok(GuestMemory { fd, mapping, slots, notes, vm_memory })
     }
 

@@ -278,7 +278,7 @@ mod tests {
         let mut memory = HashMap::new();
         for (depth, level) in LONG.iter().enumerate() {
             let table = 0x1000 * (depth as u64 + 1);
-            let value = if level.shift == shift { leaf } else { table + 0x1000 | P | W | U };
+            let value = if level.shift == shift { leaf } else { (table + 0x1000) | P | W | U };
             memory.insert(table, value);
         }
         let result = walk(&paging, Gva(gva), access, |gpa, _| *memory.get(&gpa.0).unwrap_or(&0))

@@ -1,0 +1,39 @@
+//! `cargo xtask check`: does the code have the agreed shape?
+
+use std::time::Duration;
+
+use crate::steps::{Counts, Step, cargo};
+
+/// Formatting, lints, house rules, documentation.
+pub fn steps() -> Vec<Step> {
+    vec![
+        Step {
+            name: "fmt",
+            command: cargo(&["fmt", "--all", "--check"]),
+            limit: Duration::from_secs(60),
+            counts: Counts::One,
+        },
+        Step {
+            name: "tidy",
+            command: cargo(&["xtask", "tidy"]),
+            limit: Duration::from_secs(60),
+            counts: Counts::LastLine,
+        },
+        Step {
+            name: "clippy",
+            command: cargo(&["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]),
+            limit: Duration::from_secs(600),
+            counts: Counts::One,
+        },
+        Step {
+            name: "docs",
+            command: {
+                let mut command = cargo(&["doc", "--workspace", "--no-deps", "--document-private-items"]);
+                command.env("RUSTDOCFLAGS", "--deny warnings");
+                command
+            },
+            limit: Duration::from_secs(600),
+            counts: Counts::One,
+        },
+    ]
+}

@@ -1,0 +1,231 @@
+//! Steps: commands that run one after the other, quietly and bounded, and are counted at the end.
+//!
+//! What a step prints goes to `target/xtask/NAME.log`; only a failing step shows the end of it. The last line of
+//! all has the form `12 passed, 0 failed` or `12 passed, 0 failed, 3 skipped` alone, for people and for programs.
+
+use std::fs::{self, File};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::workspace;
+
+/// Lines of a failing step's log to show.
+const TAIL_LINES: usize = 80;
+
+/// What `timeout` of coreutils returns when it had to end the command.
+const TIMED_OUT: i32 = 124;
+
+/// One command.
+pub struct Step {
+    /// One word.
+    pub name: &'static str,
+    /// What to run.
+    pub command: Command,
+    /// How long it may take before it is ended, with all its children.
+    pub limit: Duration,
+    /// What its output counts.
+    pub counts: Counts,
+}
+
+/// How a step's output says what passed.
+#[derive(Clone, Copy)]
+pub enum Counts {
+    /// The step is one thing that passes or fails, as its exit status says.
+    One,
+    /// Every `test result:` line of `cargo test` adds its numbers.
+    CargoTest,
+    /// The last line of the form `12 passed, 0 failed, 3 skipped` says it.
+    LastLine,
+}
+
+/// Numbers of tests.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Tally {
+    /// Did what they should.
+    pub passed: u64,
+    /// Did not.
+    pub failed: u64,
+    /// Did not run here, and said so.
+    pub skipped: u64,
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} passed, {} failed", self.passed, self.failed)?;
+        if self.skipped > 0 {
+            write!(f, ", {} skipped", self.skipped)?;
+        }
+        Ok(())
+    }
+}
+
+/// `cargo` with these words, as the cargo that runs us.
+pub fn cargo(words: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(words).current_dir(workspace::root());
+    command
+}
+
+/// Runs every step, also after one has failed; `true` if nothing failed.
+pub fn run(steps: Vec<Step>) -> Result<bool> {
+    let mut total = Tally::default();
+    for step in steps {
+        let tally = run_one(step)?;
+        total.passed += tally.passed;
+        total.failed += tally.failed;
+        total.skipped += tally.skipped;
+    }
+    println!("{total}");
+    Ok(total.failed == 0)
+}
+
+fn run_one(step: Step) -> Result<Tally> {
+    let folder = workspace::root().join("target/xtask");
+    fs::create_dir_all(&folder)?;
+    let log = folder.join(format!("{}.log", step.name));
+    let file = File::create(&log).with_context(|| format!("create {}", log.display()))?;
+    let start = Instant::now();
+    let status = bounded(&step)
+        .stdin(Stdio::null())
+        .stdout(file.try_clone()?)
+        .stderr(file)
+        .status()
+        .with_context(|| format!("start step {}", step.name))?;
+    let output = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
+    let tally = step.counts.read(&output, status);
+    let word = if tally.failed == 0 { "ok" } else { "FAILED" };
+    println!("{word:<7}{:<14}{:>7.1} s   {tally}", step.name, start.elapsed().as_secs_f64());
+    if tally.failed > 0 {
+        if status.code() == Some(TIMED_OUT) {
+            println!("       ended after its limit of {} s", step.limit.as_secs());
+        }
+        show_tail(&output);
+        println!("       all of it: {}", log.display());
+    }
+    Ok(tally)
+}
+
+/// The step's command under `timeout`, which ends children and grandchildren too.
+fn bounded(step: &Step) -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after=10", &step.limit.as_secs().to_string()]);
+    command.arg(step.command.get_program()).args(step.command.get_args());
+    if let Some(folder) = step.command.get_current_dir() {
+        command.current_dir(folder);
+    }
+    for (name, value) in step.command.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command
+}
+
+fn show_tail(output: &str) {
+    let lines: Vec<&str> = output.lines().collect();
+    for line in &lines[lines.len().saturating_sub(TAIL_LINES)..] {
+        println!("       | {line}");
+    }
+}
+
+impl Counts {
+    /// What `output` counts; a status that says failure is at least one failure, whatever the output says.
+    fn read(self, output: &str, status: ExitStatus) -> Tally {
+        self.read_output(output, status.success())
+    }
+
+    fn read_output(self, output: &str, success: bool) -> Tally {
+        let mut tally = match self {
+            Counts::One => Tally { passed: u64::from(success), ..Tally::default() },
+            Counts::CargoTest => output.lines().filter_map(parse_cargo_line).fold(Tally::default(), add),
+            Counts::LastLine => output.lines().rev().find_map(parse_last_line).unwrap_or_default(),
+        };
+        let counted_nothing = tally == Tally::default();
+        if tally.failed == 0 && (!success || counted_nothing) {
+            tally.failed = 1;
+        }
+        tally
+    }
+}
+
+fn add(a: Tally, b: Tally) -> Tally {
+    Tally { passed: a.passed + b.passed, failed: a.failed + b.failed, skipped: a.skipped + b.skipped }
+}
+
+fn parse_cargo_line(line: &str) -> Option<Tally> {
+    let numbers = line.trim_start().strip_prefix("test result: ")?.split_once(". ")?.1;
+    Some(parse_numbers(numbers.split("; "), "ignored"))
+}
+
+fn parse_last_line(line: &str) -> Option<Tally> {
+    let is_count = line.contains(" passed, ") && line.starts_with(|first: char| first.is_ascii_digit());
+    is_count.then(|| parse_numbers(line.split(", "), "skipped"))
+}
+
+/// Reads parts like `12 passed`.
+fn parse_numbers<'a>(parts: impl Iterator<Item = &'a str>, skipped: &str) -> Tally {
+    let mut tally = Tally::default();
+    for part in parts {
+        let Some((number, word)) = part.trim().split_once(' ') else { continue };
+        let Ok(number) = number.parse() else { continue };
+        match word {
+            "passed" => tally.passed = number,
+            "failed" => tally.failed = number,
+            _ if word == skipped => tally.skipped = number,
+            _ => {}
+        }
+    }
+    tally
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(counts: Counts, output: &str, success: bool, expected: &str) {
+        assert_eq!(counts.read_output(output, success).to_string(), expected);
+    }
+
+    #[test]
+    fn a_plain_step_is_one_thing() {
+        check(Counts::One, "whatever", true, "1 passed, 0 failed");
+        check(Counts::One, "whatever", false, "0 passed, 1 failed");
+    }
+
+    #[test]
+    fn cargo_test_lines_add_up() {
+        let ok =
+            "test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s";
+        let bad =
+            "test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1s";
+        check(Counts::CargoTest, ok, true, "5 passed, 0 failed, 1 skipped");
+        check(Counts::CargoTest, &format!("{ok}\n{bad}"), false, "8 passed, 2 failed, 1 skipped");
+    }
+
+    #[test]
+    fn a_build_that_breaks_is_a_failure_though_nothing_was_counted() {
+        check(Counts::CargoTest, "error: could not compile", false, "0 passed, 1 failed");
+        check(Counts::CargoTest, "", true, "0 passed, 1 failed");
+    }
+
+    #[test]
+    fn a_crash_after_good_lines_is_a_failure() {
+        let ok = "test result: ok. 5 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out";
+        check(Counts::CargoTest, &format!("{ok}\nsignal: 11"), false, "5 passed, 1 failed");
+    }
+
+    #[test]
+    fn a_program_may_count_for_itself() {
+        check(
+            Counts::LastLine,
+            "seed 7\n100000 passed, 0 failed, 12 skipped\n",
+            true,
+            "100000 passed, 0 failed, 12 skipped",
+        );
+        check(Counts::LastLine, "9 passed, 1 failed", false, "9 passed, 1 failed");
+        check(Counts::LastLine, "no numbers", true, "0 passed, 1 failed");
+    }
+}
