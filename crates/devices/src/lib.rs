@@ -1,1 +1,29 @@
-//! To come.
+//! The board of a Mother VM: buses, interrupt controllers, timers, serial port, ACPI, PCI.
+//!
+//! As little as stock Linux kernels need, and all of it real. [`Board`] is the whole: the machine brings it every
+//! exit of a vCPU together with the time, takes interrupts and [`BoardEvent`]s from it, and asks when it next
+//! wants to be visited. Everything else here is a part of it that can be used and tested alone.
+//!
+//! ```text
+//! machine ──Exit, now──> Board ──> PioBus / MmioBus ──> device ──IrqLine──┐
+//!    ^                     │                                              │
+//!    │                     └── local APICs <── IOAPIC, 8259 pair <────────┘
+//!    └── IrqSink::notify(vcpu): "ask me for an interrupt"
+//! ```
+//!
+//! Invariants: no threads, no clock reads, no file access in a device; a device knows its lines and its own state,
+//! never a vCPU or another device; whatever a guest writes, nothing here panics.
+#![forbid(unsafe_code)]
+
+pub mod board;
+pub mod bus;
+pub mod clock;
+pub mod event;
+pub mod irq;
+pub mod layout;
+
+pub use board::{Board, BoardPlan, MsrFault, Startup};
+pub use bus::{BusCounters, MmioBus, MmioDevice, Overlap, PioBus, PioDevice};
+pub use clock::{GuestClock, Nanos};
+pub use event::{BoardEvent, BoardEvents};
+pub use irq::{IrqLine, IrqLines, IrqSink};

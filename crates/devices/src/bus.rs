@@ -1,0 +1,405 @@
+//! The buses: which device answers at an I/O port or a guest physical address.
+//!
+//! A bus owns its devices. Before a device is touched it is told the time ([`PioDevice::advance`]), so no device
+//! reads a clock. What no device answers reads as all ones and swallows writes, as on a PC; both are counted, and
+//! the first few are logged.
+//!
+//! Ports are spans of bytes, and most devices are byte-wide: a wider access is split into the widest pieces that
+//! the device takes, as the ISA bridge does. An access that leaves a device's span goes byte by byte.
+
+use thiserror::Error;
+
+use crate::clock::Nanos;
+
+/// A device on the I/O ports.
+pub trait PioDevice: Send {
+    /// Reads `size` bytes (1, 2 or 4, never more than [`PioDevice::width`]) at `offset` into the device's ports.
+    fn read(&mut self, offset: u16, size: u8) -> u32;
+
+    /// Writes the low `size` bytes of `value`.
+    fn write(&mut self, offset: u16, size: u8, value: u32);
+
+    /// The widest access that the device understands, in bytes.
+    fn width(&self) -> u8 {
+        1
+    }
+
+    /// It is `now`: lets timers pass and looks at what came from outside. Time never goes back.
+    fn advance(&mut self, _now: Nanos) {}
+
+    /// When the device next wants [`PioDevice::advance`], if it does not touch it before.
+    fn deadline(&self) -> Option<Nanos> {
+        None
+    }
+}
+
+/// A device in guest physical memory.
+pub trait MmioDevice: Send {
+    /// Reads `size` bytes (1 to 8) at `offset` into the device's memory.
+    fn read(&mut self, offset: u64, size: u8) -> u64;
+
+    /// Writes the low `size` bytes of `value`.
+    fn write(&mut self, offset: u64, size: u8, value: u64);
+
+    /// As [`PioDevice::advance`].
+    fn advance(&mut self, _now: Nanos) {}
+
+    /// As [`PioDevice::deadline`].
+    fn deadline(&self) -> Option<Nanos> {
+        None
+    }
+}
+
+/// Two devices want the same place.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("cannot place {new} at {start:#x}..+{len:#x}: {old} is in its way")]
+pub struct Overlap {
+    /// Who came second.
+    pub new: &'static str,
+    /// Who was there.
+    pub old: &'static str,
+    /// First port or address wanted.
+    pub start: u64,
+    /// How many.
+    pub len: u64,
+}
+
+/// What a bus counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct BusCounters {
+    /// Reads, answered or not.
+    pub reads: u64,
+    /// Writes, answered or not.
+    pub writes: u64,
+    /// Reads that no device answered.
+    pub unmapped_reads: u64,
+    /// Writes that no device took.
+    pub unmapped_writes: u64,
+}
+
+/// How many unmapped accesses a bus logs; a guest decides how many there are.
+const LOGGED_ACCESSES: u64 = 32;
+
+impl BusCounters {
+    fn unmapped_read(&mut self, bus: &str, at: u64) {
+        self.unmapped_reads += 1;
+        if self.unmapped_reads <= LOGGED_ACCESSES {
+            tracing::debug!("{bus} read at {at:#x}: no device");
+        }
+    }
+
+    fn unmapped_write(&mut self, bus: &str, at: u64, value: u64) {
+        self.unmapped_writes += 1;
+        if self.unmapped_writes <= LOGGED_ACCESSES {
+            tracing::debug!("{bus} write of {value:#x} at {at:#x}: no device");
+        }
+    }
+}
+
+/// A device and where it is.
+struct Span<D: ?Sized> {
+    name: &'static str,
+    start: u64,
+    len: u64,
+    device: Box<D>,
+}
+
+/// Spans in order of their start, never overlapping, never empty.
+struct Spans<D: ?Sized>(Vec<Span<D>>);
+
+impl<D: ?Sized> Spans<D> {
+    fn add(&mut self, name: &'static str, start: u64, len: u64, device: Box<D>) -> Result<(), Overlap> {
+        assert!(
+            len > 0 && start.checked_add(len).is_some(),
+            "the board's layout has no empty or wrapping span"
+        );
+        let next = self.0.partition_point(|span| span.start < start);
+        let before = next.checked_sub(1).map(|at| &self.0[at]).filter(|span| span.start + span.len > start);
+        let after = self.0.get(next).filter(|span| span.start < start + len);
+        if let Some(old) = before.or(after) {
+            return Err(Overlap { new: name, old: old.name, start, len });
+        }
+        self.0.insert(next, Span { name, start, len, device });
+        Ok(())
+    }
+
+    /// The span that contains `at`.
+    fn find(&mut self, at: u64) -> Option<&mut Span<D>> {
+        let next = self.0.partition_point(|span| span.start <= at);
+        self.0[..next].last_mut().filter(|span| at - span.start < span.len)
+    }
+}
+
+/// The low `size` bytes.
+pub(crate) fn low_bytes(size: u8) -> u64 {
+    if size >= 8 { u64::MAX } else { (1 << (8 * u32::from(size))) - 1 }
+}
+
+/// The I/O ports.
+pub struct PioBus {
+    spans: Spans<dyn PioDevice>,
+    counters: BusCounters,
+}
+
+impl Default for PioBus {
+    fn default() -> PioBus {
+        PioBus { spans: Spans(Vec::new()), counters: BusCounters::default() }
+    }
+}
+
+impl PioBus {
+    /// Gives `len` ports from `start` to a device.
+    ///
+    /// # Errors
+    /// [`Overlap`] if another device has one of them.
+    pub fn add(
+        &mut self,
+        name: &'static str,
+        start: u16,
+        len: u16,
+        device: Box<dyn PioDevice>,
+    ) -> Result<(), Overlap> {
+        self.spans.add(name, u64::from(start), u64::from(len), device)
+    }
+
+    /// IN of 1, 2 or 4 bytes.
+    pub fn read(&mut self, now: Nanos, port: u16, size: u8) -> u32 {
+        self.counters.reads += 1;
+        let mut value = 0;
+        let mut done = 0;
+        while done < size {
+            let piece = self.piece(port.wrapping_add(u16::from(done)), size - done);
+            let at = port.wrapping_add(u16::from(done));
+            let part = match self.spans.find(u64::from(at)) {
+                Some(span) => {
+                    span.device.advance(now);
+                    span.device.read(at - span.start as u16, piece)
+                }
+                None => {
+                    self.counters.unmapped_read("port", u64::from(at));
+                    u32::MAX
+                }
+            };
+            value |= (u64::from(part) & low_bytes(piece)) << (8 * u32::from(done));
+            done += piece;
+        }
+        value as u32
+    }
+
+    /// OUT of 1, 2 or 4 bytes.
+    pub fn write(&mut self, now: Nanos, port: u16, size: u8, value: u32) {
+        self.counters.writes += 1;
+        let mut done = 0;
+        while done < size {
+            let at = port.wrapping_add(u16::from(done));
+            let piece = self.piece(at, size - done);
+            let part = (u64::from(value) >> (8 * u32::from(done)) & low_bytes(piece)) as u32;
+            match self.spans.find(u64::from(at)) {
+                Some(span) => {
+                    span.device.advance(now);
+                    span.device.write(at - span.start as u16, piece, part);
+                }
+                None => self.counters.unmapped_write("port", u64::from(at), u64::from(part)),
+            }
+            done += piece;
+        }
+    }
+
+    /// How many of `left` bytes go to the device at `port` in one piece. Never 0.
+    fn piece(&mut self, port: u16, left: u8) -> u8 {
+        let Some(span) = self.spans.find(u64::from(port)) else { return 1 };
+        let room = span.start + span.len - u64::from(port);
+        let fits = |size: u8| size <= left && size <= span.device.width() && u64::from(size) <= room;
+        [4, 2].into_iter().find(|&size| fits(size)).unwrap_or(1)
+    }
+
+    /// Tells every device the time.
+    pub fn advance(&mut self, now: Nanos) {
+        self.spans.0.iter_mut().for_each(|span| span.device.advance(now));
+    }
+
+    /// The first moment at which a device wants to be told the time.
+    pub fn deadline(&self) -> Option<Nanos> {
+        self.spans.0.iter().filter_map(|span| span.device.deadline()).min()
+    }
+
+    /// What was counted.
+    pub fn counters(&self) -> BusCounters {
+        self.counters
+    }
+}
+
+/// Devices in guest physical memory.
+pub struct MmioBus {
+    spans: Spans<dyn MmioDevice>,
+    counters: BusCounters,
+}
+
+impl Default for MmioBus {
+    fn default() -> MmioBus {
+        MmioBus { spans: Spans(Vec::new()), counters: BusCounters::default() }
+    }
+}
+
+impl MmioBus {
+    /// Gives `len_bytes` of guest physical memory from `start` to a device.
+    ///
+    /// # Errors
+    /// [`Overlap`] if another device has some of it.
+    pub fn add(
+        &mut self,
+        name: &'static str,
+        start: x86::Gpa,
+        len_bytes: u64,
+        device: Box<dyn MmioDevice>,
+    ) -> Result<(), Overlap> {
+        self.spans.add(name, start.0, len_bytes, device)
+    }
+
+    /// A load of 1 to 8 bytes. One that leaves the device it starts in is unmapped.
+    pub fn read(&mut self, now: Nanos, gpa: x86::Gpa, size: u8) -> u64 {
+        self.counters.reads += 1;
+        let Some(span) = self.find(gpa, size) else {
+            self.counters.unmapped_read("memory", gpa.0);
+            return low_bytes(size);
+        };
+        span.device.advance(now);
+        let offset = gpa.0 - span.start;
+        span.device.read(offset, size) & low_bytes(size)
+    }
+
+    /// A store of 1 to 8 bytes. One that leaves the device it starts in is unmapped.
+    pub fn write(&mut self, now: Nanos, gpa: x86::Gpa, size: u8, value: u64) {
+        self.counters.writes += 1;
+        let value = value & low_bytes(size);
+        let Some(span) = self.find(gpa, size) else {
+            self.counters.unmapped_write("memory", gpa.0, value);
+            return;
+        };
+        span.device.advance(now);
+        let offset = gpa.0 - span.start;
+        span.device.write(offset, size, value);
+    }
+
+    fn find(&mut self, gpa: x86::Gpa, size: u8) -> Option<&mut Span<dyn MmioDevice>> {
+        let span = self.spans.find(gpa.0)?;
+        (u64::from(size) <= span.start + span.len - gpa.0).then_some(span)
+    }
+
+    /// Tells every device the time.
+    pub fn advance(&mut self, now: Nanos) {
+        self.spans.0.iter_mut().for_each(|span| span.device.advance(now));
+    }
+
+    /// The first moment at which a device wants to be told the time.
+    pub fn deadline(&self) -> Option<Nanos> {
+        self.spans.0.iter().filter_map(|span| span.device.deadline()).min()
+    }
+
+    /// What was counted.
+    pub fn counters(&self) -> BusCounters {
+        self.counters
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// Notes what it is asked; reads as its offset in every byte.
+    struct Probe(u8, Arc<Mutex<Vec<String>>>);
+
+    impl PioDevice for Probe {
+        fn read(&mut self, offset: u16, size: u8) -> u32 {
+            self.1.lock().unwrap().push(format!("r{offset}:{size}"));
+            u32::from(offset) * 0x0101_0101
+        }
+
+        fn write(&mut self, offset: u16, size: u8, value: u32) {
+            self.1.lock().unwrap().push(format!("w{offset}:{size}={value:x}"));
+        }
+
+        fn width(&self) -> u8 {
+            self.0
+        }
+    }
+
+    fn bus() -> (PioBus, Arc<Mutex<Vec<String>>>) {
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let mut bus = PioBus::default();
+        bus.add("bytes", 0x60, 4, Box::new(Probe(1, Arc::clone(&log)))).unwrap();
+        bus.add("words", 0x70, 3, Box::new(Probe(4, Arc::clone(&log)))).unwrap();
+        bus.add("last", 0xffff, 1, Box::new(Probe(4, Arc::clone(&log)))).unwrap();
+        (bus, log)
+    }
+
+    #[test]
+    fn wide_accesses_are_split_as_the_device_wants() {
+        let check = |port, size, expected_value, expected_log: &str| {
+            let (mut bus, log) = bus();
+            assert_eq!(bus.read(Nanos(0), port, size), expected_value, "port {port:#x} size {size}");
+            assert_eq!(log.lock().unwrap().join(" "), expected_log, "port {port:#x} size {size}");
+        };
+        check(0x61, 1, 0x01, "r1:1");
+        check(0x60, 4, 0x0302_0100, "r0:1 r1:1 r2:1 r3:1");
+        check(0x70, 2, 0x0000, "r0:2");
+        check(0x70, 4, 0xff02_0000, "r0:2 r2:1");
+        check(0x62, 4, 0xffff_0302, "r2:1 r3:1");
+        check(0x65, 2, 0xffff, "");
+        check(0xffff, 4, 0xffff_ff00, "r0:1");
+        check(0x6f, 4, 0x0200_00ff, "r0:2 r2:1");
+    }
+
+    #[test]
+    fn unmapped_accesses_are_counted() {
+        let (mut bus, _) = bus();
+        bus.write(Nanos(0), 0x90, 2, 0x1234);
+        bus.read(Nanos(0), 0x63, 2);
+        let counters = bus.counters();
+        assert_eq!(counters, BusCounters { reads: 1, writes: 1, unmapped_reads: 1, unmapped_writes: 2 });
+    }
+
+    #[test]
+    fn two_devices_never_share_a_port() {
+        let check = |start, len, expected: Option<&str>| {
+            let (mut bus, log) = bus();
+            let result = bus.add("new", start, len, Box::new(Probe(1, log)));
+            assert_eq!(result.err().map(|overlap| overlap.old), expected, "{start:#x}+{len}");
+        };
+        check(0x64, 4, None);
+        check(0x5e, 2, None);
+        check(0x63, 1, Some("bytes"));
+        check(0x5e, 3, Some("bytes"));
+        check(0x50, 0x30, Some("bytes"));
+        check(0x72, 5, Some("words"));
+    }
+
+    struct Memory(u64);
+
+    impl MmioDevice for Memory {
+        fn read(&mut self, offset: u64, _size: u8) -> u64 {
+            self.0 + offset
+        }
+
+        fn write(&mut self, _offset: u64, _size: u8, value: u64) {
+            self.0 = value;
+        }
+    }
+
+    #[test]
+    fn loads_that_leave_the_device_read_all_ones() {
+        let mut bus = MmioBus::default();
+        bus.add("memory", x86::Gpa(0x1000), 0x10, Box::new(Memory(0x100))).unwrap();
+        let mut check = |gpa, size, expected| {
+            assert_eq!(bus.read(Nanos(0), x86::Gpa(gpa), size), expected, "{gpa:#x} {size}");
+        };
+        check(0x1004, 4, 0x104);
+        check(0x1008, 8, 0x108);
+        check(0x100c, 8, u64::MAX);
+        check(0xfff, 2, 0xffff);
+        check(0x1010, 1, 0xff);
+        check(u64::MAX, 8, u64::MAX);
+    }
+}

@@ -1,0 +1,32 @@
+//! What the guest asked of the board as a whole: power off, reset, end with a code.
+//!
+//! Devices leave such a wish here; the machine takes it after the access and decides. Nobody calls the machine.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Something that ends or restarts the VM.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BoardEvent {
+    /// The guest switched itself off (ACPI S5).
+    PowerOff,
+    /// The guest asked for a reset, one way or another.
+    Reset,
+    /// The guest ended itself with this exit status through the debug-exit port.
+    DebugExit(u8),
+}
+
+/// Where devices leave a [`BoardEvent`]. The first one counts until it is taken.
+#[derive(Clone, Debug, Default)]
+pub struct BoardEvents(Arc<Mutex<Option<BoardEvent>>>);
+
+impl BoardEvents {
+    /// Leaves an event, unless one waits.
+    pub fn post(&self, event: BoardEvent) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(event);
+    }
+
+    /// Takes the event that waits.
+    pub fn take(&self) -> Option<BoardEvent> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
