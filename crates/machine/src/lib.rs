@@ -1,1 +1,31 @@
-//! To come.
+//! One VM, from what the user wrote to what is known when it has ended.
+//!
+//! ```text
+//! api::VmSpec   --plan-->   VmPlan   --build-->   Machine   --run-->   Report
+//! ```
+//!
+//! [`plan`] checks every field and collects every complaint; it looks at files but keeps none. [`build`] is the only
+//! code that opens what runs: kernel, initrd, guest memory, the engine. [`Machine::run`] drives the vCPU until the
+//! guest ends, is stopped, or the time is up, and tells what Mother saw.
+//!
+//! Invariants: an engine never calls a device, it returns an `Exit` and gets a `Reply` (`run`); a device never
+//! sees a vCPU; guest mistakes become what hardware does, are counted, and never stop the VMM.
+#![forbid(unsafe_code)]
+
+pub mod boot;
+mod build;
+mod console;
+mod control;
+mod crash;
+mod engine;
+mod layout;
+mod plan;
+mod report;
+
+pub use build::{BuildError, Machine, MachineError, build};
+pub use console::{Closed, Console, ConsoleInput};
+pub use control::MachineControl;
+pub use crash::Crash;
+pub use engine::{EngineChoice, EngineFinding, EngineKind, findings};
+pub use plan::{Complaint, ImagePlan, OnReset, SpecErrors, VmPlan, plan};
+pub use report::{Ending, ExitCounts, Marker, MemoryReport, Report, Sample, Unmapped, VmmMemory};

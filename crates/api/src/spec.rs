@@ -1,0 +1,35 @@
+//! What a user wrote about one VM.
+
+use std::path::PathBuf;
+
+/// A VM as it was asked for. `None` means that the user said nothing and the plan's default holds; text is
+/// unchecked.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct VmSpec {
+    /// What the VM is called in messages. Default: `guest`.
+    pub name: Option<String>,
+    /// Kernel image: bzImage, ELF with a PVH note, or multiboot 1. There is no default here; the command line
+    /// knows one.
+    pub kernel: Option<PathBuf>,
+    /// Initial RAM disk; for a multiboot kernel the first module.
+    pub initrd: Option<PathBuf>,
+    /// Further modules, each `FILE` or `FILE WORDS...`; the whole text is the module's string. Only multiboot and
+    /// PVH kernels take them.
+    pub modules: Vec<String>,
+    /// Kernel command line. Default: empty.
+    pub cmdline: Option<String>,
+    /// Guest memory such as `512M`. Default: `512M`.
+    pub memory: Option<String>,
+    /// Number of vCPUs. Default: `1`.
+    pub cpus: Option<String>,
+    /// `auto`, `kvm` or `soft`. Default: `auto`.
+    pub engine: Option<String>,
+    /// How long the guest may run, such as `60s`. Default: no limit.
+    pub timeout: Option<String>,
+    /// Whether there is a debug-exit port at 0xf4.
+    pub debug_exit: bool,
+    /// Whether a guest that resets itself ends instead of starting again.
+    pub no_reboot: bool,
+    /// Texts to watch for on the guest's console; the report says when each was first seen.
+    pub markers: Vec<String>,
+}

@@ -1,0 +1,203 @@
+//! An image file, read piece by piece: kernels with debug information are larger than we want to hold.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use mem::GuestMemory;
+use thiserror::Error;
+use x86::Gpa;
+
+/// Bytes copied into guest memory at once.
+const CHUNK_BYTES: u64 = 1 << 20;
+
+/// Why an image cannot be started.
+#[derive(Debug, Error)]
+pub enum ImageError {
+    /// The file could not be opened or is not a regular one.
+    #[error("cannot open it")]
+    Open(#[source] io::Error),
+    /// A directory, a device, a socket.
+    #[error("it is not a regular file")]
+    NotAFile,
+    /// Reading failed.
+    #[error("cannot read {len_bytes} bytes at offset {offset:#x}")]
+    Read {
+        /// Where.
+        offset: u64,
+        /// How much.
+        len_bytes: u64,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// Nothing in it looks like a kernel we know.
+    #[error("it is not a kernel: no bzImage header, no multiboot header, no ELF file")]
+    NotAKernel,
+    /// A file shorter than its own headers say.
+    #[error("it is truncated: its {what} ends at byte {needed}, and the file has {len_bytes}")]
+    Truncated {
+        /// Which part.
+        what: &'static str,
+        /// Where that part ends.
+        needed: u64,
+        /// Length of the file.
+        len_bytes: u64,
+    },
+    /// A bzImage whose boot protocol is older than the 64-bit entry.
+    #[error("its boot protocol {}.{} is older than 2.12 (Linux 3.8), which has the 64-bit entry", version >> 8, version & 0xff)]
+    OldProtocol {
+        /// Protocol version, 8.8 bits.
+        version: u16,
+    },
+    /// XLF_KERNEL_64 is missing.
+    #[error("it is a 32-bit kernel: its header has no 64-bit entry (XLF_KERNEL_64)")]
+    Only32Bit,
+    /// An ELF file for another machine.
+    #[error("it is an ELF file for another machine (class {class}, machine {machine})")]
+    ForeignElf {
+        /// EI_CLASS.
+        class: u8,
+        /// e_machine.
+        machine: u16,
+    },
+    /// An ELF file that says nothing of how to start it.
+    #[error("it is an ELF file without a PVH note (CONFIG_PVH) and without a multiboot header")]
+    NoPvhNote,
+    /// Fields of a header contradict each other.
+    #[error("its {what} makes no sense")]
+    Nonsense {
+        /// Which header or field.
+        what: &'static str,
+    },
+    /// A multiboot kernel that must have what we do not give.
+    #[error("it is a multiboot kernel that requires features we do not have (flags {flags:#x})")]
+    MultibootFlags {
+        /// The required flags that are unknown.
+        flags: u32,
+    },
+    /// Some part does not lie in guest memory.
+    #[error("its {what} needs memory at {gpa}..+{len_bytes:#x}, where this guest has none")]
+    NoMemory {
+        /// Which part.
+        what: &'static str,
+        /// First address.
+        gpa: Gpa,
+        /// Length.
+        len_bytes: u64,
+    },
+}
+
+/// An open image file.
+#[derive(Debug)]
+pub struct Image {
+    file: File,
+    len_bytes: u64,
+}
+
+impl Image {
+    /// Opens the regular file at `path`.
+    ///
+    /// # Errors
+    /// [`ImageError::Open`] or [`ImageError::NotAFile`].
+    pub fn open(path: &Path) -> Result<Image, ImageError> {
+        // Looking before opening: to open a FIFO would wait for its other end.
+        let kind = std::fs::metadata(path).map_err(ImageError::Open)?.file_type();
+        if !kind.is_file() {
+            return Err(ImageError::NotAFile);
+        }
+        Image::from_file(File::open(path).map_err(ImageError::Open)?)
+    }
+
+    /// An image in a file that is open already.
+    ///
+    /// # Errors
+    /// [`ImageError::Open`] if its length cannot be had.
+    pub fn from_file(file: File) -> Result<Image, ImageError> {
+        let len_bytes = file.metadata().map_err(ImageError::Open)?.len();
+        Ok(Image { file, len_bytes })
+    }
+
+    /// Length of the file.
+    pub fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+
+    /// Whether `len_bytes` at `offset` lie in the file; `what` names them in the complaint.
+    pub(super) fn check(&self, what: &'static str, offset: u64, len_bytes: u64) -> Result<(), ImageError> {
+        let needed = offset.checked_add(len_bytes).ok_or(ImageError::Nonsense { what })?;
+        if needed > self.len_bytes {
+            return Err(ImageError::Truncated { what, needed, len_bytes: self.len_bytes });
+        }
+        Ok(())
+    }
+
+    /// Up to `len_bytes` from `offset`: fewer where the file ends.
+    pub(super) fn head(&self, offset: u64, len_bytes: u64) -> Result<Vec<u8>, ImageError> {
+        let len_bytes = len_bytes.min(self.len_bytes.saturating_sub(offset));
+        let mut bytes = vec![0; len_bytes as usize];
+        let read = self.file.read_exact_at(&mut bytes, offset);
+        read.map_err(|source| ImageError::Read { offset, len_bytes, source })?;
+        Ok(bytes)
+    }
+
+    /// Exactly `len_bytes` from `offset`. The caller bounds the length.
+    pub(super) fn read(
+        &self,
+        what: &'static str,
+        offset: u64,
+        len_bytes: u64,
+    ) -> Result<Vec<u8>, ImageError> {
+        self.check(what, offset, len_bytes)?;
+        self.head(offset, len_bytes)
+    }
+
+    /// Copies a part of the file into guest memory. All-zero pages of untouched memory stay untouched.
+    pub(super) fn load(
+        &self,
+        memory: &GuestMemory,
+        what: &'static str,
+        offset: u64,
+        gpa: Gpa,
+        len_bytes: u64,
+    ) -> Result<(), ImageError> {
+        self.check(what, offset, len_bytes)?;
+        let mut done = 0;
+        while done < len_bytes {
+            let bytes = self.head(offset + done, CHUNK_BYTES.min(len_bytes - done))?;
+            let to = gpa.checked_add(done).ok_or(ImageError::NoMemory { what, gpa, len_bytes })?;
+            memory.write(to, &bytes).map_err(|_| ImageError::NoMemory { what, gpa, len_bytes })?;
+            done += bytes.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+/// Little-endian fields of a header that has been read; callers know that it is long enough.
+pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+
+impl Fields<'_> {
+    pub(super) fn u8(&self, at: usize) -> u8 {
+        self.0[at]
+    }
+
+    pub(super) fn u16(&self, at: usize) -> u16 {
+        u16::from_le_bytes([self.0[at], self.0[at + 1]])
+    }
+
+    pub(super) fn u32(&self, at: usize) -> u32 {
+        u32::from(self.u16(at)) | u32::from(self.u16(at + 2)) << 16
+    }
+
+    pub(super) fn u64(&self, at: usize) -> u64 {
+        u64::from(self.u32(at)) | u64::from(self.u32(at + 4)) << 32
+    }
+}
+
+/// An image made of bytes, for tests.
+#[cfg(test)]
+pub(crate) fn image_of(bytes: &[u8]) -> Image {
+    let fd = host::MemFd::new(c"image", bytes.len() as u64).unwrap();
+    fd.file().write_all_at(bytes, 0).unwrap();
+    Image::from_file(fd.file().try_clone().unwrap()).unwrap()
+}

@@ -1,0 +1,67 @@
+//! Boot protocols: what a kernel image is, where it goes, and what its first instruction finds.
+//!
+//! The format is found in the bytes, never in the name. Each protocol has its room: [`bzimage`] (Linux' 64-bit
+//! entry), [`pvh`] (ELF with a Xen note, 32-bit entry), [`multiboot`] (version 1, 32-bit entry). All three inspect
+//! first, from the head of a file, and load later into guest memory; whatever an image claims is checked against the
+//! file's length and the guest's memory before it is used.
+
+mod bzimage;
+mod elf;
+mod image;
+mod multiboot;
+mod pvh;
+
+use std::fmt;
+
+pub use image::{Image, ImageError};
+
+/// How a kernel wants to be started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Protocol {
+    /// Linux bzImage through its 64-bit entry (Linux Documentation/arch/x86/boot.rst, "64-bit Boot Protocol").
+    Linux64,
+    /// ELF with a PVH note (Xen docs/misc/pvh.pandoc).
+    Pvh,
+    /// Multiboot version 1 (Multiboot Specification 0.6.96).
+    Multiboot,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Protocol::Linux64 => "bzImage, 64-bit entry",
+            Protocol::Pvh => "ELF, PVH entry",
+            Protocol::Multiboot => "multiboot 1",
+        })
+    }
+}
+
+/// What inspection found out about a kernel image.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Inspected {
+    /// How to start it.
+    pub protocol: Protocol,
+    /// The longest command line it takes, if it says.
+    pub cmdline_bytes: Option<usize>,
+    /// First address behind what the kernel itself needs in low memory before it reads its memory map.
+    pub kernel_end: u64,
+    /// Last address that an initrd's last byte may have, if the kernel says.
+    pub initrd_last: Option<u64>,
+}
+
+/// Finds out what `image` is.
+///
+/// # Errors
+/// Why no protocol here can start it.
+pub fn inspect(image: &Image) -> Result<Inspected, ImageError> {
+    if let Some(header) = bzimage::Header::find(image)? {
+        return Ok(header.inspected());
+    }
+    if let Some(header) = multiboot::Header::find(image)? {
+        return multiboot::inspected(image, &header);
+    }
+    match elf::Elf::find(image)? {
+        Some(elf) => pvh::inspected(image, &elf),
+        None => Err(ImageError::NotAKernel),
+    }
+}

@@ -1,0 +1,170 @@
+//! The two ends of a guest's serial console.
+//!
+//! Output goes to a writer. Input comes through a bounded queue: who sends faster than the guest reads waits, so
+//! nothing typed or piped is ever dropped and a large pipe does not fill our memory.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::Write;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use thiserror::Error;
+
+/// Bytes that may wait for the guest before the sender does.
+const QUEUE_BYTES: usize = 64 * 1024;
+
+/// What a VM talks to: the writer that its output goes to and the queue its input comes from.
+pub struct Console {
+    pub(crate) output: Box<dyn Write + Send>,
+    pub(crate) input: ConsoleInput,
+}
+
+impl Console {
+    /// A console that writes to `output`; take its [`Console::input`] to send bytes.
+    pub fn new(output: Box<dyn Write + Send>) -> Console {
+        Console { output, input: ConsoleInput::new() }
+    }
+
+    /// A handle to send bytes to the guest.
+    pub fn input(&self) -> ConsoleInput {
+        self.input.clone()
+    }
+}
+
+impl fmt::Debug for Console {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Console").field("input", &self.input).finish_non_exhaustive()
+    }
+}
+
+/// The VM has ended: nobody reads its console any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[error("the VM has ended and reads no more input")]
+pub struct Closed;
+
+/// Sends bytes to a guest's console. Cheap to clone; any thread may use it.
+#[derive(Clone, Debug)]
+pub struct ConsoleInput(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+struct Queue {
+    bytes: VecDeque<u8>,
+    closed: bool,
+    /// Wakes the machine when bytes arrive.
+    wake: Option<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue")
+            .field("len", &self.bytes.len())
+            .field("closed", &self.closed)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ConsoleInput {
+    fn new() -> ConsoleInput {
+        let queue = Queue { bytes: VecDeque::new(), closed: false, wake: None };
+        ConsoleInput(Arc::new(Shared { queue: Mutex::new(queue), changed: Condvar::new() }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends all of `bytes`, waiting while the guest is behind.
+    ///
+    /// # Errors
+    /// [`Closed`] once the VM has ended, also while waiting.
+    pub fn send(&self, mut bytes: &[u8]) -> Result<(), Closed> {
+        while !bytes.is_empty() {
+            let mut queue = self.lock();
+            while !queue.closed && queue.bytes.len() >= QUEUE_BYTES {
+                queue = self.0.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            }
+            if queue.closed {
+                return Err(Closed);
+            }
+            let (now, later) = bytes.split_at(bytes.len().min(QUEUE_BYTES - queue.bytes.len()));
+            queue.bytes.extend(now);
+            bytes = later;
+            if let Some(wake) = &queue.wake {
+                wake();
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the next byte for the guest.
+    pub(crate) fn take(&self) -> Option<u8> {
+        let mut queue = self.lock();
+        let byte = queue.bytes.pop_front()?;
+        if queue.bytes.len() == QUEUE_BYTES / 2 {
+            self.0.changed.notify_all();
+        }
+        Some(byte)
+    }
+
+    /// Whether bytes wait for the guest.
+    pub(crate) fn has_bytes(&self) -> bool {
+        !self.lock().bytes.is_empty()
+    }
+
+    /// Has `wake` called, under the queue's lock, whenever bytes arrive.
+    pub(crate) fn on_arrival(&self, wake: Box<dyn Fn() + Send + Sync>) {
+        self.lock().wake = Some(wake);
+    }
+
+    /// Refuses bytes from now on and lets waiting senders go.
+    pub(crate) fn close(&self) {
+        let mut queue = self.lock();
+        queue.closed = true;
+        queue.wake = None;
+        self.0.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_pipe_arrives_whole_and_in_order() {
+        let input = Console::new(Box::new(std::io::sink())).input();
+        let sent: Vec<u8> = (0..5 * QUEUE_BYTES).map(|n| (n % 251) as u8).collect();
+        let sender = std::thread::spawn({
+            let (input, sent) = (input.clone(), sent.clone());
+            move || input.send(&sent)
+        });
+        let mut taken = Vec::new();
+        while taken.len() < sent.len() {
+            match input.take() {
+                Some(byte) => taken.push(byte),
+                None => std::thread::yield_now(),
+            }
+            assert!(input.lock().bytes.len() <= QUEUE_BYTES);
+        }
+        assert_eq!(sender.join().unwrap(), Ok(()));
+        assert!(taken == sent);
+    }
+
+    #[test]
+    fn a_sender_that_waits_is_let_go_when_the_vm_ends() {
+        let input = Console::new(Box::new(std::io::sink())).input();
+        let sender = std::thread::spawn({
+            let input = input.clone();
+            move || input.send(&[0; 2 * QUEUE_BYTES])
+        });
+        while input.lock().bytes.len() < QUEUE_BYTES {
+            std::thread::yield_now();
+        }
+        input.close();
+        assert_eq!(sender.join().unwrap(), Err(Closed));
+    }
+}

@@ -1,0 +1,149 @@
+//! Kernel, initrd and modules: there, readable, understood, and small enough.
+
+use std::error::Error;
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use api::VmSpec;
+use x86::PAGE_SIZE;
+
+use super::{Complaints, ImagePlan, Trouble, trouble};
+use crate::boot::{Image, ImageError, Protocol, inspect};
+use crate::layout;
+
+/// A kernel that some protocol can start.
+pub(super) struct Kernel {
+    pub(super) image: ImagePlan,
+    pub(super) protocol: Protocol,
+    pub(super) cmdline_bytes: Option<usize>,
+    kernel_end: u64,
+    initrd_last: Option<u64>,
+}
+
+pub(super) fn kernel(path: Option<&Path>) -> Result<Kernel, Trouble> {
+    let Some(path) = path else {
+        return trouble("there is no kernel to start", "name one with `--kernel FILE`");
+    };
+    let image = Image::open(path).map_err(|error| explain(path, &error))?;
+    let found = inspect(&image).map_err(|error| explain(path, &error))?;
+    Ok(Kernel {
+        image: ImagePlan { path: path.to_owned(), len_bytes: image.len_bytes(), string: String::new() },
+        protocol: found.protocol,
+        cmdline_bytes: found.cmdline_bytes,
+        kernel_end: found.kernel_end,
+        initrd_last: found.initrd_last,
+    })
+}
+
+/// Initrd and modules in order, or `None` after complaints.
+pub(super) fn modules(
+    spec: &VmSpec,
+    kernel: Option<&Kernel>,
+    complaints: &mut Complaints,
+) -> Option<Vec<ImagePlan>> {
+    let mut found = Vec::new();
+    if let Some(path) = &spec.initrd {
+        let is_multiboot = kernel.is_some_and(|kernel| kernel.protocol == Protocol::Multiboot);
+        let string = if is_multiboot { path.to_string_lossy().into_owned() } else { String::new() };
+        found.push(complaints.take("initrd", module(path.clone(), string)));
+    }
+    if !spec.modules.is_empty() && kernel.is_some_and(|kernel| kernel.protocol == Protocol::Linux64) {
+        let refused = trouble::<()>("a bzImage takes an initrd and no modules", "use `--initrd FILE`");
+        complaints.take("module", refused);
+    }
+    for text in &spec.modules {
+        let path = text.split_whitespace().next().unwrap_or_default();
+        found.push(complaints.take("module", module(PathBuf::from(path), text.trim().to_owned())));
+    }
+    found.into_iter().collect()
+}
+
+fn module(path: PathBuf, string: String) -> Result<ImagePlan, Trouble> {
+    let image = Image::open(&path).map_err(|error| explain(&path, &error))?;
+    if image.len_bytes() == 0 {
+        return trouble(format!("{} is empty", path.display()), "name a file with something in it");
+    }
+    Ok(ImagePlan { path, len_bytes: image.len_bytes(), string })
+}
+
+/// Complains if kernel and modules do not fit into low memory together.
+pub(super) fn check_fit(
+    kernel: &Kernel,
+    modules: &[ImagePlan],
+    memory_bytes: u64,
+    complaints: &mut Complaints,
+) {
+    let low_end = layout::low_bytes(memory_bytes);
+    if kernel.kernel_end > low_end {
+        let what = format!(
+            "this kernel needs the first {} MiB of memory to unpack itself; the guest has {} MiB there",
+            kernel.kernel_end.div_ceil(1 << 20),
+            low_end >> 20
+        );
+        complaints.take("memory", trouble::<()>(what, "give the guest more memory with `--memory`"));
+        return;
+    }
+    let top = kernel.initrd_last.map_or(low_end, |last| low_end.min(last.saturating_add(1)));
+    let room = top.saturating_sub(kernel.kernel_end.next_multiple_of(PAGE_SIZE));
+    let wanted: u64 = modules.iter().map(|module| module.len_bytes.next_multiple_of(PAGE_SIZE)).sum();
+    if wanted > room {
+        let field = if modules.len() == 1 { "initrd" } else { "module" };
+        let what = format!(
+            "{} needs {wanted} bytes of memory; behind the kernel {room} are left",
+            modules.iter().map(|module| module.path.display().to_string()).collect::<Vec<_>>().join(", ")
+        );
+        complaints.take(field, trouble::<()>(what, "give the guest more memory with `--memory`"));
+    }
+}
+
+/// One sentence about `path` with the causes behind it, and what to do.
+fn explain(path: &Path, error: &ImageError) -> Trouble {
+    let mut what = match error {
+        ImageError::Open(_) => format!("cannot open {}", path.display()),
+        other => format!("cannot use {}: {other}", path.display()),
+    };
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let text = inner.downcast_ref::<io::Error>().map_or_else(|| inner.to_string(), plain);
+        what.push_str(&format!(": {text}"));
+        cause = inner.source();
+    }
+    Trouble { what, help: help(path, error).to_owned() }
+}
+
+/// The host's words without their number.
+fn plain(error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::NotFound => "no such file".to_owned(),
+        ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+fn help(path: &Path, error: &ImageError) -> &'static str {
+    match error {
+        ImageError::Open(source) if source.kind() == ErrorKind::NotFound => "check the path",
+        ImageError::Open(source) if source.kind() == ErrorKind::PermissionDenied => {
+            "make the file readable for the user who runs mother"
+        }
+        ImageError::Open(_) | ImageError::Read { .. } => "check the file and the disk it lies on",
+        ImageError::NotAFile => "name a file",
+        ImageError::NotAKernel if is_compressed(path) => "unpack it first",
+        ImageError::NotAKernel => "name a bzImage, an ELF kernel with a PVH note, or a multiboot kernel",
+        ImageError::Truncated { .. } => "copy or download the file again",
+        ImageError::OldProtocol { .. } | ImageError::Only32Bit => "use a 64-bit kernel, Linux 3.8 or later",
+        ImageError::ForeignElf { .. } => "use a kernel for x86-64",
+        ImageError::NoPvhNote => "build the kernel with CONFIG_PVH=y, or use its bzImage",
+        ImageError::Nonsense { .. } => "the file is damaged or not a kernel: copy or build it again",
+        ImageError::MultibootFlags { .. } => "this kernel cannot run here",
+        ImageError::NoMemory { .. } => "give the guest more memory with `--memory`",
+    }
+}
+
+/// Whether the file starts like gzip, xz or zstd.
+fn is_compressed(path: &Path) -> bool {
+    let mut head = [0; 4];
+    let read = File::open(path).and_then(|mut file| io::Read::read_exact(&mut file, &mut head));
+    read.is_ok() && (head[..2] == [0x1f, 0x8b] || head == *b"\xfd7zX" || head == [0x28, 0xb5, 0x2f, 0xfd])
+}
