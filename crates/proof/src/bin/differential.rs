@@ -1,0 +1,119 @@
+//! `differential`: runs random instructions on the silicon and on an engine and reports every difference.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use clap::Parser;
+use iced_x86::{Code, Mnemonic};
+
+use proof::case::Runner;
+use proof::forms;
+use proof::golden;
+use proof::generate::{Generator, Wish};
+use proof::native::Native;
+use proof::run::{Limits, Report, run};
+
+/// Compares an engine with the silicon, instruction by instruction.
+#[derive(Parser)]
+struct Arguments {
+    /// Number of cases.
+    #[arg(long, default_value_t = 100_000)]
+    cases: u64,
+    /// Seed; a new one each time if not given.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Stop after this time.
+    #[arg(long)]
+    minutes: Option<f64>,
+    /// Only cases with this mnemonic.
+    #[arg(long)]
+    only: Option<String>,
+    /// 64, or 32 for compatibility mode.
+    #[arg(long, default_value_t = 64)]
+    bits: u32,
+    /// What to compare with the silicon.
+    #[arg(long, default_value = "soft")]
+    engine: EngineName,
+    /// Percent of cases that are random bytes.
+    #[arg(long, default_value_t = 10)]
+    raw: u64,
+    /// Stop after this many mismatches.
+    #[arg(long, default_value_t = 20)]
+    mismatches: usize,
+    /// Print the list of forms that are not compared, and end.
+    #[arg(long)]
+    list_not_covered: bool,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum EngineName {
+    /// A second native process: finds what the silicon itself leaves to chance.
+    Native,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let arguments = Arguments::parse();
+    if arguments.list_not_covered {
+        print!("{}", forms::not_covered_text(&forms::whole_model()));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(reason) = forms::host_cannot() {
+        anyhow::bail!("this host cannot be the oracle: {reason}");
+    }
+    let only = arguments.only.as_deref().map(mnemonic).transpose()?;
+    let generator = Generator::new(Wish { bits: arguments.bits, only, raw_percent: arguments.raw })?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    let limits = Limits {
+        cases: arguments.cases,
+        time: arguments.minutes.map(|minutes| Duration::from_secs_f64(minutes * 60.0)),
+        seed: arguments.seed.unwrap_or(now.as_nanos() as u64 >> 10 << 20),
+        mismatches: arguments.mismatches,
+    };
+    let mut engine: Box<dyn Runner> = match arguments.engine {
+        EngineName::Native => Box::new(Native::new()?),
+    };
+    println!("seed {} forms {} bits {}", limits.seed, generator.forms().len(), arguments.bits);
+    let mut native = Native::new()?;
+    let mut shown = Instant::now();
+    let report = run(&generator, &mut native, &mut *engine, &limits, |report| {
+        if shown.elapsed() > Duration::from_secs(5) {
+            shown = Instant::now();
+            eprintln!("{} cases, {} mismatches", report.compared, report.mismatches.len());
+        }
+    })?;
+    show(&report, native.starts);
+    Ok(if report.mismatches.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn mnemonic(name: &str) -> anyhow::Result<Mnemonic> {
+    Code::values()
+        .map(Code::mnemonic)
+        .find(|mnemonic| format!("{mnemonic:?}").eq_ignore_ascii_case(name))
+        .ok_or_else(|| anyhow::anyhow!("no instruction is called {name}"))
+}
+
+fn show(report: &Report, starts: u64) {
+    for mismatch in &report.mismatches {
+        println!("mismatch in batch {}: {}", mismatch.seed, golden::disassembly(&mismatch.case));
+        println!("    {}", golden::line(&mismatch.case, &mismatch.native));
+        for difference in &mismatch.differences {
+            println!("    {difference}");
+        }
+    }
+    let per_second = |time: Duration| report.compared as f64 / time.as_secs_f64().max(1e-9);
+    println!(
+        "{} cases compared ({} ran to their end), {} skipped, {} unstable, {} mismatches; native {:.0}/s ({} \
+         processes), engine {:.0}/s",
+        report.compared,
+        report.finished,
+        report.skipped,
+        report.unstable,
+        report.mismatches.len(),
+        per_second(report.native_time),
+        starts,
+        per_second(report.engine_time),
+    );
+    let vectors = report.vectors.iter().enumerate().filter(|(_, count)| **count > 0);
+    let text: Vec<String> = vectors.map(|(vector, count)| format!("{vector}: {count}")).collect();
+    println!("ended with vector {}", text.join(", "));
+}
