@@ -76,7 +76,8 @@ pub fn differences(case: &Case, native: &Outcome, engine: &Outcome) -> Vec<Diffe
         for (index, name) in SELECTOR_NAMES.iter().enumerate() {
             check(name, format!("{:#x}", ours.selectors[index]), format!("{:#x}", theirs.selectors[index]));
         }
-        let differs = XSAVE_REGISTERS.iter().any(|&(from, to)| ours.xsave[from..to] != theirs.xsave[from..to]);
+        let differs =
+            XSAVE_REGISTERS.iter().any(|&(from, to)| ours.xsave[from..to] != theirs.xsave[from..to]);
         for (name, at, len) in if differs { xsave_fields() } else { Vec::new() } {
             if !X87_POINTERS.contains(&name.as_str()) {
                 check(&name, hex(&ours.xsave[at..at + len]), hex(&theirs.xsave[at..at + len]));

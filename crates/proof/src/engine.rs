@@ -224,8 +224,7 @@ fn build_tables(memory: &GuestMemory) -> anyhow::Result<()> {
         // Ring 3 may raise #BP and #OF by instruction.
         let dpl = if matches!(vector, 3 | 4) { 3 } else { 0 };
         let at = KERNEL + stub;
-        let low =
-            at & 0xffff | KERNEL_CS << 16 | (0x8e00 | dpl << 13) << 32 | (at >> 16 & 0xffff) << 48;
+        let low = at & 0xffff | KERNEL_CS << 16 | (0x8e00 | dpl << 13) << 32 | (at >> 16 & 0xffff) << 48;
         put(IDT + vector * 16, low)?;
         put(IDT + vector * 16 + 8, at >> 32)?;
     }

@@ -135,8 +135,8 @@ pub fn reason_not_covered(code: Code, bits: u32) -> Option<&'static str> {
 fn branch_reason(code: Code, bits: u32) -> Option<&'static str> {
     use OpCodeOperandKind as K;
     let is_relative_16 = code.op_code().op_kinds().iter().any(|kind| matches!(kind, K::br16_1 | K::br16_2));
-    let is_near_16 = is_relative_16
-        || matches!(code, Code::Retnw | Code::Retnw_imm16 | Code::Call_rm16 | Code::Jmp_rm16);
+    let is_near_16 =
+        is_relative_16 || matches!(code, Code::Retnw | Code::Retnw_imm16 | Code::Call_rm16 | Code::Jmp_rm16);
     (is_near_16 && bits == 64).then_some("makers differ on 16-bit branches in long mode")
 }
 

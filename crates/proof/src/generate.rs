@@ -4,10 +4,12 @@
 //! chosen (not yet overwritten by an earlier instruction, not yet promised to an operand) and sets them so that
 //! addresses land in the arena, mostly on mapped pages, often at their edges.
 
+mod compose;
 mod draft;
 mod image;
 mod instruction;
 mod memory;
+mod pick;
 mod prepare;
 mod start;
 
@@ -94,7 +96,8 @@ impl Generator {
     }
 
     fn case(&self, random: &mut Random, index: u64, image: &Arc<Image>) -> Case {
-        let place = arena::CODE + index * PLACE_BYTES + random.below(PLACE_BYTES - 15 * MOST_INSTRUCTIONS - 8);
+        let place =
+            arena::CODE + index * PLACE_BYTES + random.below(PLACE_BYTES - 15 * MOST_INSTRUCTIONS - 8);
         let mut draft = Draft::new(random, self.wish.bits, place);
         if self.wish.only.is_none() && draft.random.percent(self.wish.raw_percent) {
             self.add_bytes(&mut draft);
@@ -118,9 +121,8 @@ impl Generator {
         for index in 0..count {
             for _ in 0..10 {
                 let is_wanted = self.wish.only.is_some() && index == wanted;
-                let code =
-                    if is_wanted { *draft.random.pick(&self.only) } else { self.form(draft.random) };
-                if draft.add(code) {
+                let code = if is_wanted { *draft.random.pick(&self.only) } else { self.form(draft.random) };
+                if compose::add(draft, code) {
                     break;
                 }
             }
@@ -133,7 +135,7 @@ impl Generator {
             let bytes = random_bytes(draft.random, self.wish.bits);
             let instruction = draft.decode(&bytes);
             if self.may_run(&instruction, &bytes) {
-                draft.add_raw(&instruction, &bytes);
+                compose::add_raw(draft, &instruction, &bytes);
                 return;
             }
         }
@@ -144,7 +146,8 @@ impl Generator {
         let code = instruction.code();
         if code == Code::INVALID {
             // An EVEX prefix, or one of XOP, may mean something to the host that the guest's CPU does not have.
-            return !bytes.iter().any(|byte| matches!(byte, 0x62 | 0x8f | 0xc4 | 0xc5)) && !has_host_only(bytes);
+            return !bytes.iter().any(|byte| matches!(byte, 0x62 | 0x8f | 0xc4 | 0xc5))
+                && !has_host_only(bytes);
         }
         forms::is_presented(code, self.wish.bits, &self.table)
             && forms::reason_not_covered(code, self.wish.bits).is_none()
@@ -155,15 +158,17 @@ impl Generator {
 
 /// A branch under an operand-size prefix, on which makers differ.
 fn is_narrow_branch(instruction: &Instruction, bytes: &[u8]) -> bool {
-    let prefixes = bytes.iter().take_while(|byte| {
-        matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3)
-    });
+    let prefixes = bytes.iter().take_while(
+        |byte| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3),
+    );
     instruction.flow_control() != FlowControl::Next && prefixes.clone().any(|&byte| byte == 0x66)
 }
 
 /// Opcodes without a meaning for iced that some host may give one: AMD's 0F 01 group, 3DNow!, and UD-like gaps.
 fn has_host_only(bytes: &[u8]) -> bool {
-    bytes.windows(2).any(|pair| pair[0] == 0x0f && matches!(pair[1], 0x01 | 0x0e | 0x0f | 0x24..=0x27 | 0xa6 | 0xa7))
+    bytes
+        .windows(2)
+        .any(|pair| pair[0] == 0x0f && matches!(pair[1], 0x01 | 0x0e | 0x0f | 0x24..=0x27 | 0xa6 | 0xa7))
 }
 
 /// Whether a form is of the integer core, which deserves more cases than its share of the forms.
@@ -213,7 +218,7 @@ fn random_bytes(random: &mut Random, bits: u32) -> [u8; 15] {
         8 => bytes[at] = 0xc5,
         _ => {
             bytes[at] = 0xc4;
-            bytes[at + 1] = bytes[at + 1] & 0xe0 | 1 + random.below(3) as u8;
+            bytes[at + 1] = bytes[at + 1] & 0xe0 | (1 + random.below(3) as u8);
         }
     }
     bytes
@@ -247,14 +252,15 @@ mod tests {
                 missing.retain(|&code| {
                     let code = Code::try_from(code as usize).unwrap();
                     let mut draft = Draft::new(&mut random, bits, arena::CODE);
-                    if !draft.add(code) {
+                    if !compose::add(&mut draft, code) {
                         return true;
                     }
                     let (bytes, _) = draft.finish();
                     !flags::decode(&bytes, arena::CODE, bits).iter().any(|made| is_made_as(made.code(), code))
                 });
             }
-            let names: Vec<Code> = missing.iter().map(|&code| Code::try_from(code as usize).unwrap()).collect();
+            let names: Vec<Code> =
+                missing.iter().map(|&code| Code::try_from(code as usize).unwrap()).collect();
             assert!(names.is_empty(), "{bits} bits: {names:?}");
         }
     }

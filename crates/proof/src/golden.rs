@@ -157,7 +157,10 @@ fn bytes(text: &str) -> Result<Vec<u8>, GoldenError> {
     if !text.is_ascii() || !text.len().is_multiple_of(2) {
         return Err(bad());
     }
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).map_err(|_| bad())).collect()
+    (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).map_err(|_| bad()))
+        .collect()
 }
 
 fn read_field(

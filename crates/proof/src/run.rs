@@ -115,7 +115,12 @@ fn batch(
             shrink::Verdict::Gone => {
                 // Alone it agrees: the neighbours matter, so the case is kept as it is.
                 let differences = differences(case, truth, answer);
-                report.mismatches.push(Mismatch { seed, case: case.clone(), native: truth.clone(), differences });
+                report.mismatches.push(Mismatch {
+                    seed,
+                    case: case.clone(),
+                    native: truth.clone(),
+                    differences,
+                });
             }
             shrink::Verdict::Wrong => {
                 let case = shrink::shrink(case, native, engine)?;

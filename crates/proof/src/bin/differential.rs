@@ -1,4 +1,5 @@
 //! `differential`: runs random instructions on the silicon and on an engine and reports every difference.
+#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -8,8 +9,8 @@ use iced_x86::{Code, Mnemonic};
 
 use proof::case::Runner;
 use proof::forms;
-use proof::golden;
 use proof::generate::{Generator, Wish};
+use proof::golden;
 use proof::native::Native;
 use proof::run::{Limits, Report, run};
 
@@ -102,18 +103,17 @@ fn show(report: &Report, starts: u64) {
     }
     let per_second = |time: Duration| report.compared as f64 / time.as_secs_f64().max(1e-9);
     println!(
-        "{} cases compared ({} ran to their end), {} skipped, {} unstable, {} mismatches; native {:.0}/s ({} \
-         processes), engine {:.0}/s",
-        report.compared,
+        "{} of {} cases ran to their end, {} unstable; native {:.0}/s ({starts} processes), engine {:.0}/s",
         report.finished,
-        report.skipped,
+        report.compared,
         report.unstable,
-        report.mismatches.len(),
         per_second(report.native_time),
-        starts,
         per_second(report.engine_time),
     );
     let vectors = report.vectors.iter().enumerate().filter(|(_, count)| **count > 0);
     let text: Vec<String> = vectors.map(|(vector, count)| format!("{vector}: {count}")).collect();
     println!("ended with vector {}", text.join(", "));
+    let failed = report.mismatches.len() as u64;
+    let skipped = report.skipped + report.unstable;
+    println!("{} passed, {failed} failed, {skipped} skipped", report.compared - failed);
 }

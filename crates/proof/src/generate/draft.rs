@@ -1,10 +1,8 @@
 //! A case in the making: code so far, start registers, and which of them may still be chosen.
 
-use iced_x86::{
-    Code, Decoder, DecoderOptions, Encoder, Instruction, InstructionInfoFactory, OpAccess, Register,
-};
+use iced_x86::{Decoder, DecoderOptions, Instruction, InstructionInfoFactory, OpAccess, Register};
 
-use super::{instruction, prepare, start};
+use super::start;
 use crate::case::Registers;
 use crate::flags;
 use crate::random::Random;
@@ -91,47 +89,8 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Adds a random instruction of this form. False if it did not work out this time.
-    pub(super) fn add(&mut self, code: Code) -> bool {
-        let before = (self.start.clone(), self.pinned);
-        let added = self.try_add(code);
-        if added.is_none() {
-            (self.start, self.pinned) = before;
-        }
-        added.is_some()
-    }
-
-    fn try_add(&mut self, code: Code) -> Option<()> {
-        let instruction = instruction::build(self, code)?;
-        let mut encoder = Encoder::new(self.bits);
-        encoder.encode(&instruction, self.rip()).ok()?;
-        let bytes = encoder.take_buffer();
-        let decoded = flags::decode(&bytes, self.rip(), self.bits);
-        let last = decoded.last()?;
-        if last.code() != code && !code.op_code().fwait() {
-            return None;
-        }
-        if instruction::is_forbidden(last, self.bits) || !prepare::prepare(self, last) {
-            return None;
-        }
-        self.append(&decoded, &bytes)
-    }
-
-    /// Adds an instruction that was decoded from `bytes`, or the bytes if they are none.
-    pub(super) fn add_raw(&mut self, instruction: &Instruction, bytes: &[u8]) {
-        if instruction.code() == Code::INVALID {
-            self.code.extend(bytes);
-            return;
-        }
-        super::memory::aim(self, instruction);
-        if prepare::prepare(self, instruction) {
-            let bytes = &bytes[..instruction.len()];
-            // Nothing comes before it, so the flags it reads are defined.
-            let _ = self.append(&[*instruction], bytes);
-        }
-    }
-
-    fn append(&mut self, decoded: &[Instruction], bytes: &[u8]) -> Option<()> {
+    /// Appends what was prepared. `None` if it reads flags that an earlier instruction leaves undefined.
+    pub(super) fn append(&mut self, decoded: &[Instruction], bytes: &[u8]) -> Option<()> {
         let undefined = flags::undefined_after(&self.instructions);
         if decoded.iter().any(|instruction| flags::read_by(instruction) & undefined != 0) {
             return None;
@@ -152,6 +111,21 @@ impl<'a> Draft<'a> {
         self.instructions.extend(decoded);
         self.code.extend(bytes);
         Some(())
+    }
+
+    /// Appends bytes that are no instruction.
+    pub(super) fn append_bytes(&mut self, bytes: &[u8]) {
+        self.code.extend(bytes);
+    }
+
+    /// What can be taken back by [`Draft::restore`].
+    pub(super) fn choices(&self) -> (Registers, u32) {
+        (self.start.clone(), self.pinned)
+    }
+
+    /// Takes choices of registers back.
+    pub(super) fn restore(&mut self, choices: (Registers, u32)) {
+        (self.start, self.pinned) = choices;
     }
 
     /// Memory that an instruction uses without naming it in an operand: base registers.

@@ -3,10 +3,10 @@
 use iced_x86::{Code, Instruction, Mnemonic, OpCodeInfo, OpCodeOperandKind, OpKind, Register};
 
 use super::draft::Draft;
+use super::pick::{numbered, pick_gpr, pick_vector};
 use super::{image, memory};
 use crate::arena;
 
-const GPR8_HIGH: [Register; 4] = [Register::AH, Register::CH, Register::DH, Register::BH];
 const SEGMENTS: [Register; 5] = [Register::ES, Register::SS, Register::DS, Register::FS, Register::GS];
 
 /// Instructions that must not run natively, whatever the form list says.
@@ -15,37 +15,9 @@ pub(super) fn is_forbidden(instruction: &Instruction, bits: u32) -> bool {
     let is_system_call = matches!(mnemonic, Mnemonic::Syscall | Mnemonic::Sysenter)
         || mnemonic == Mnemonic::Int && instruction.immediate8() == 0x80;
     // 16-bit operand size on a near branch: makers differ.
-    let is_near_16 = (0..instruction.op_count()).any(|operand| instruction.op_kind(operand) == OpKind::NearBranch16);
+    let is_near_16 =
+        (0..instruction.op_count()).any(|operand| instruction.op_kind(operand) == OpKind::NearBranch16);
     is_system_call || is_near_16 && bits == 64
-}
-
-fn numbered(first: Register, number: u64) -> Register {
-    first + number as u32
-}
-
-/// A general register of `width` bytes.
-pub(super) fn pick_gpr(draft: &mut Draft, width: usize) -> Register {
-    let count = if draft.bits == 64 { 16 } else { 8 };
-    let number = draft.random.below(count);
-    match width {
-        1 if number < 4 && (draft.bits == 32 || draft.random.percent(25)) => {
-            let high = draft.bits == 32 && draft.random.percent(50) || draft.bits == 64;
-            if high { GPR8_HIGH[number as usize] } else { numbered(Register::AL, number) }
-        }
-        1 if draft.bits == 32 => numbered(Register::AL, number % 4),
-        // AL to BL, then SPL to R15L.
-        1 if number < 4 => numbered(Register::AL, number),
-        1 => numbered(Register::SPL, number - 4),
-        2 => numbered(Register::AX, number),
-        4 => numbered(Register::EAX, number),
-        _ => numbered(Register::RAX, number),
-    }
-}
-
-/// A vector register of the file that starts with `first`.
-pub(super) fn pick_vector(draft: &mut Draft, first: Register) -> Register {
-    let count = if draft.bits == 64 { 16 } else { 8 };
-    numbered(first, draft.random.below(count))
 }
 
 /// A random instruction of this form, or `None` if an operand kind is not known here.
@@ -218,8 +190,15 @@ fn set_memory_or_branch(
 ) -> Option<()> {
     use OpCodeOperandKind as K;
     match kind {
-        K::mem | K::mem_mib | K::r8_or_mem | K::r16_or_mem | K::r32_or_mem | K::r64_or_mem | K::mm_or_mem
-        | K::xmm_or_mem | K::ymm_or_mem => {
+        K::mem
+        | K::mem_mib
+        | K::r8_or_mem
+        | K::r16_or_mem
+        | K::r32_or_mem
+        | K::r64_or_mem
+        | K::mm_or_mem
+        | K::xmm_or_mem
+        | K::ymm_or_mem => {
             let size = instruction.code().op_code().memory_size().size() as u64;
             memory::set(draft, instruction, operand, size.clamp(1, 64));
         }

@@ -3,7 +3,7 @@
 use iced_x86::{Instruction, MemorySize, Mnemonic, OpKind, Register};
 
 use super::draft::Draft;
-use super::instruction::{pick_gpr, pick_vector};
+use super::pick::{pick_gpr, pick_vector};
 use crate::arena;
 
 /// Where an access of `size` bytes should go.
@@ -60,7 +60,9 @@ pub(super) fn set(draft: &mut Draft, instruction: &mut Instruction, operand: u32
     instruction.set_op_kind(operand, OpKind::Memory);
     let is_far = matches!(instruction.memory_size(), MemorySize::SegPtr32 | MemorySize::SegPtr64);
     let wanted = match (instruction.mnemonic(), instruction.memory_size()) {
-        (Mnemonic::Jmp | Mnemonic::Call, MemorySize::SegPtr64) => arena::FAR_POINTERS64 + draft.random.below(8) * 16,
+        (Mnemonic::Jmp | Mnemonic::Call, MemorySize::SegPtr64) => {
+            arena::FAR_POINTERS64 + draft.random.below(8) * 16
+        }
         (Mnemonic::Jmp | Mnemonic::Call, _) if is_far => arena::FAR_POINTERS + draft.random.below(8) * 16,
         (Mnemonic::Lfs | Mnemonic::Lgs | Mnemonic::Lss, MemorySize::SegPtr64) => {
             arena::FAR_POINTERS64 + draft.random.below(8) * 16
@@ -82,7 +84,11 @@ pub(super) fn set(draft: &mut Draft, instruction: &mut Instruction, operand: u32
         2 => {
             instruction.set_memory_displ_size(if width == 8 { 8 } else { 4 });
             let sign_extended = goal as i32 as i64 as u64;
-            instruction.set_memory_displacement64(if width == 8 { sign_extended } else { goal & 0xffff_ffff });
+            instruction.set_memory_displacement64(if width == 8 {
+                sign_extended
+            } else {
+                goal & 0xffff_ffff
+            });
             if width == 8 {
                 // An absolute address in 64-bit mode is a sign-extended displacement without base.
                 instruction.set_memory_displ_size(4);
@@ -174,7 +180,10 @@ fn pick_known(draft: &mut Draft, width: u64, is_index: bool) -> Register {
     let mut register = pick_gpr(draft, width as usize);
     for _ in 0..6 {
         let is_stack = matches!(register, Register::RSP | Register::ESP);
-        if !(is_index && is_stack) && draft.known(register).is_some() && (!is_stack || draft.random.percent(30)) {
+        if !(is_index && is_stack)
+            && draft.known(register).is_some()
+            && (!is_stack || draft.random.percent(30))
+        {
             return register;
         }
         register = pick_gpr(draft, width as usize);
@@ -212,7 +221,8 @@ pub(super) fn set_vsib(draft: &mut Draft, instruction: &mut Instruction, operand
 
 /// Chooses the registers of a decoded instruction's memory operand so that it meets the arena, if they are free.
 pub(super) fn aim(draft: &mut Draft, instruction: &Instruction) {
-    let has_memory = (0..instruction.op_count()).any(|operand| instruction.op_kind(operand) == OpKind::Memory);
+    let has_memory =
+        (0..instruction.op_count()).any(|operand| instruction.op_kind(operand) == OpKind::Memory);
     let (base, index) = (instruction.memory_base(), instruction.memory_index());
     if !has_memory || base == Register::RIP || draft.random.percent(10) {
         return;

@@ -47,7 +47,14 @@ fn choose_stack(draft: &mut Draft, instruction: &Instruction) -> bool {
 fn choose_save_mask(draft: &mut Draft, instruction: &Instruction) -> bool {
     use Mnemonic as M;
     match instruction.mnemonic() {
-        M::Xsave | M::Xsave64 | M::Xsavec | M::Xsavec64 | M::Xsaveopt | M::Xsaveopt64 | M::Xrstor | M::Xrstor64 => {
+        M::Xsave
+        | M::Xsave64
+        | M::Xsavec
+        | M::Xsavec64
+        | M::Xsaveopt
+        | M::Xsaveopt64
+        | M::Xrstor
+        | M::Xrstor64 => {
             let mask = draft.random.below(8);
             draft.choose(Register::RAX, mask) && draft.choose(Register::RDX, 0)
         }
@@ -70,10 +77,8 @@ fn choose_selector(draft: &mut Draft, instruction: &Instruction) -> bool {
 
 fn choose_count(draft: &mut Draft, instruction: &Instruction) {
     use Mnemonic as M;
-    let is_loop = matches!(
-        instruction.mnemonic(),
-        M::Loop | M::Loope | M::Loopne | M::Jcxz | M::Jecxz | M::Jrcxz
-    );
+    let is_loop =
+        matches!(instruction.mnemonic(), M::Loop | M::Loope | M::Loopne | M::Jcxz | M::Jecxz | M::Jrcxz);
     let is_repeated = instruction.has_rep_prefix() || instruction.has_repne_prefix();
     if (is_repeated || is_loop) && draft.random.percent(90) {
         let most = if is_loop { 3 } else { 70 };

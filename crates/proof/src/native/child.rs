@@ -93,8 +93,7 @@ fn install_handlers() {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: the kernel chooses the address.
-    let stack =
-        unsafe { libc::mmap(std::ptr::null_mut(), ALTERNATE_STACK_BYTES, protection, flags, -1, 0) };
+    let stack = unsafe { libc::mmap(std::ptr::null_mut(), ALTERNATE_STACK_BYTES, protection, flags, -1, 0) };
     let stack = libc::stack_t { ss_sp: stack, ss_flags: 0, ss_size: ALTERNATE_STACK_BYTES };
     // SAFETY: the stack was just mapped and is never unmapped.
     if unsafe { libc::sigaltstack(&stack, std::ptr::null_mut()) } != 0 {
@@ -106,8 +105,7 @@ fn install_handlers() {
     action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
     // SAFETY: the set lies in `action`.
     unsafe { libc::sigfillset(&mut action.sa_mask) };
-    let signals =
-        [libc::SIGTRAP, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGALRM];
+    let signals = [libc::SIGTRAP, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGALRM];
     for signal in signals {
         // SAFETY: `action` is complete, and its handler keeps the rules of this module.
         if unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) } != 0 {
@@ -179,14 +177,13 @@ fn copy(from: usize, to: usize, len_bytes: usize) {
 /// new process goes on behind a case that killed this one.
 fn next_case(mailbox: *mut Mailbox) -> u32 {
     loop {
-        // SAFETY: the shared memory is ours while a batch runs; between batches only we read it.
-        let next = unsafe { std::ptr::read_volatile(&raw const (*mailbox).next) };
-        // SAFETY: as above.
-        let count = unsafe { std::ptr::read_volatile(&raw const (*mailbox).count) };
+        // SAFETY: the mailbox stays mapped as long as this process lives.
+        let mailbox = unsafe { &*mailbox };
+        let next = mailbox.next.load(Ordering::Relaxed);
+        let count = mailbox.count.load(Ordering::Relaxed);
         let was_idle = RUNNING.load(Ordering::Relaxed) == IDLE;
         if next < count && !was_idle {
-            // SAFETY: as above.
-            unsafe { std::ptr::write_volatile(&raw mut (*mailbox).next, next + 1) };
+            mailbox.next.store(next + 1, Ordering::Relaxed);
             return next;
         }
         if !was_idle {

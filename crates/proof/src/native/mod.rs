@@ -7,12 +7,16 @@
 //! it all the same, a new one goes on behind that case.
 //!
 //! The one unsafe module of this crate: forks, maps fixed addresses, edits signal frames.
-#![allow(unsafe_code, reason = "executing arbitrary instructions has no safe form; every block says why it holds")]
+#![allow(
+    unsafe_code,
+    reason = "executing arbitrary instructions has no safe form; every block says why it holds"
+)]
 
 mod child;
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, bail};
 use host::mapping::{Mapping, MemFd, Protection};
@@ -40,8 +44,8 @@ const HANG: u32 = u32::MAX;
 /// The memory that parent and child share. The child only moves `next` and fills outcomes.
 #[repr(C)]
 struct Mailbox {
-    count: u32,
-    next: u32,
+    count: AtomicU32,
+    next: AtomicU32,
     image: [u8; arena::DATA_BYTES],
     slots: [Slot; BATCH],
 }
@@ -180,10 +184,18 @@ impl Native {
             // SAFETY: as above.
             unsafe { (*slot).signal = 0 };
         }
-        // SAFETY: the mapping holds a whole `Mailbox`, and the child does not run now.
-        unsafe { (*self.mailbox()).count = cases.len() as u32 };
-        // SAFETY: as above.
-        unsafe { (*self.mailbox()).next = 0 };
+        self.count().store(cases.len() as u32, Ordering::Release);
+        self.next().store(0, Ordering::Release);
+    }
+
+    fn count(&self) -> &AtomicU32 {
+        // SAFETY: the mapping holds a whole `Mailbox`, lives as long as `self`, and zeros are a valid one.
+        unsafe { &(*self.mailbox()).count }
+    }
+
+    fn next(&self) -> &AtomicU32 {
+        // SAFETY: as in `count`.
+        unsafe { &(*self.mailbox()).next }
     }
 
     fn outcome(&self, index: usize) -> Outcome {
@@ -220,13 +232,11 @@ impl Runner for Native {
         self.fill(cases);
         let mut failures_without_progress = 0;
         loop {
-            // SAFETY: the mapping holds a whole `Mailbox`, and the child does not run now.
-            let before = unsafe { (*self.mailbox()).next };
+            let before = self.next().load(Ordering::Acquire);
             if self.go()? {
                 break;
             }
-            // SAFETY: as above; the process is dead.
-            let next = unsafe { (*self.mailbox()).next };
+            let next = self.next().load(Ordering::Acquire);
             failures_without_progress = if next == before { failures_without_progress + 1 } else { 0 };
             if failures_without_progress > 3 {
                 bail!("the native process does not start");
