@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![allow(unreachable_pub, reason = "a program has no outside; `pub` marks what other modules use")]
 
+mod bench;
 mod check;
 mod report;
 mod source;
@@ -23,6 +24,8 @@ usage: cargo xtask TASK
   check    formatting, lints, house rules, documentation
   tidy     the house rules alone
   test     check, then every test; the last line counts them
+  bench boot [--runs N]
+           start to /init on the software CPU and on QEMU's TCG, and memory
   report   longest files and functions, unsafe blocks, dependencies
 ";
 
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
         ["check"] => steps::run(check::steps()),
         ["tidy"] => tidy::print_complaints(),
         ["test"] => steps::run(test::steps()),
+        ["bench", "boot", options @ ..] => bench::runs(options).and_then(bench::boot),
         ["report"] => Workspace::load().map(|workspace| {
             report::print(&workspace);
             true

@@ -1,0 +1,6 @@
+#!/bin/busybox sh
+echo "mother: /init started"
+. /etc/mounts
+hostname "$(mother_option name)"
+# busybox's init reaps orphans, listens to `poweroff` and `reboot`, and starts /etc/session as /etc/inittab says.
+exec init

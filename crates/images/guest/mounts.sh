@@ -1,0 +1,10 @@
+# Sourced by every init of ours: the file systems and the applets that a small guest needs.
+. /etc/profile
+/bin/busybox mount -t proc proc /proc
+/bin/busybox mount -t sysfs sysfs /sys
+/bin/busybox mount -t devtmpfs devtmpfs /dev
+/bin/busybox mkdir -p /dev/pts /dev/shm
+/bin/busybox mount -t devpts devpts /dev/pts
+/bin/busybox mount -t tmpfs tmpfs /dev/shm
+/bin/busybox mount -t tmpfs tmpfs /tmp
+/bin/busybox --install -s /bin

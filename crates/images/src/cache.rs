@@ -1,0 +1,278 @@
+//! The cache folder: what is in it, and how it gets there.
+//!
+//! ```text
+//! $XDG_CACHE_HOME/mother/
+//!   lock                                 held while anything is made
+//!   work/                                where it is made; emptied whenever the lock is taken
+//!   packages/NAME_VERSION_ARCH/vmlinuz   one folder per package version, complete or absent
+//!   kernel, busybox                      links to the files in use
+//!   initrd/guest-HASH.cpio               made of busybox and our scripts, named after its content
+//! ```
+
+use std::fs::{self, File, OpenOptions};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+use thiserror::Error;
+
+use crate::apt::{Apt, AptError};
+use crate::package::{self, PackageError, Wanted};
+use crate::{OnProgress, Progress, initrd};
+
+/// Why there is no default guest.
+#[derive(Debug, Error)]
+pub enum CacheError {
+    /// Neither of the two variables that could tell where the cache is.
+    #[error("there is no cache folder: neither XDG_CACHE_HOME nor HOME is set")]
+    NoFolder,
+    /// The host refused something about a file of the cache.
+    #[error("cannot {act} {}", .path.display())]
+    Io {
+        /// The verb.
+        act: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// The packages did not come.
+    #[error(transparent)]
+    Apt(#[from] AptError),
+    /// A package came and is not what we need.
+    #[error(transparent)]
+    Package(#[from] PackageError),
+}
+
+/// The default guest's files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DefaultGuest {
+    /// A bzImage.
+    pub kernel: PathBuf,
+    /// An initrd whose `/init` gives a shell and whose `/demo` introduces the guest.
+    pub initrd: PathBuf,
+    /// Package, version and architecture of the kernel.
+    pub kernel_package: String,
+}
+
+/// The cache folder.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    folder: PathBuf,
+}
+
+impl Cache {
+    /// The user's cache, as the XDG base directory specification says: a relative path counts as not set.
+    ///
+    /// # Errors
+    /// If the environment says neither the cache folder nor the home folder.
+    pub fn of_user() -> Result<Cache, CacheError> {
+        let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let base = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
+        base.map(|base| Cache { folder: base.join("mother") }).ok_or(CacheError::NoFolder)
+    }
+
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The kernel package in use, if the cache is warm.
+    pub fn kernel_package(&self) -> Option<String> {
+        if !self.folder.join("busybox").is_file() || !self.folder.join("kernel").is_file() {
+            return None;
+        }
+        let target = fs::read_link(self.folder.join("kernel")).ok()?;
+        Some(target.parent()?.file_name()?.to_str()?.to_owned())
+    }
+
+    /// The default guest; its packages are downloaded if they are not here yet.
+    ///
+    /// # Errors
+    /// If the host has no apt, apt finds no mirror, or the cache folder cannot be written.
+    pub fn default_guest(&self, on_progress: OnProgress) -> Result<DefaultGuest, CacheError> {
+        let package = match self.kernel_package() {
+            Some(package) => package,
+            None => self.fill(on_progress)?,
+        };
+        let initrd = self.initrd()?;
+        Ok(DefaultGuest { kernel: self.folder.join("kernel"), initrd, kernel_package: package })
+    }
+
+    /// Downloads what is missing; the kernel package.
+    fn fill(&self, on_progress: OnProgress) -> Result<String, CacheError> {
+        let _lock = self.lock(on_progress)?;
+        if let Some(package) = self.kernel_package() {
+            return Ok(package);
+        }
+        let work = Work::new(self.folder.join("work"))?;
+        let [kernel, busybox] = Apt::new(&work.0)?.download(on_progress)?;
+        on_progress(Progress::Unpacking);
+        let package = self.keep(&work, &kernel, Wanted::Kernel, ("vmlinuz", "kernel"))?;
+        self.keep(&work, &busybox, Wanted::Busybox, ("busybox", "busybox"))?;
+        Ok(package)
+    }
+
+    /// Takes `wanted` out of `package` as `name` and lets `link` point to it; the package's name and version.
+    fn keep(
+        &self,
+        work: &Work,
+        package: &Path,
+        wanted: Wanted,
+        (name, link): (&str, &str),
+    ) -> Result<String, CacheError> {
+        let title = package.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let made = work.0.join(&title);
+        create_folder(&made)?;
+        package::extract(package, wanted, &made.join(name))?;
+        let kept = self.folder.join("packages").join(&title);
+        create_folder(&self.folder.join("packages"))?;
+        if kept.exists() {
+            fs::remove_dir_all(&kept).map_err(error("remove", &kept))?;
+        }
+        rename(&made, &kept)?;
+        let new_link = work.0.join(link);
+        symlink(Path::new("packages").join(&title).join(name), &new_link)
+            .map_err(error("create", &new_link))?;
+        rename(&new_link, &self.folder.join(link))?;
+        Ok(title)
+    }
+
+    /// The initrd, made anew when busybox or our scripts have changed.
+    fn initrd(&self) -> Result<PathBuf, CacheError> {
+        let busybox = self.folder.join("busybox");
+        let busybox = fs::read(&busybox).map_err(error("read", &busybox))?;
+        let archive = initrd::build(&busybox);
+        let folder = self.folder.join("initrd");
+        let path = folder.join(format!("guest-{:016x}.cpio", hash(&archive)));
+        let is_whole = fs::metadata(&path).is_ok_and(|metadata| metadata.len() == archive.len() as u64);
+        if !is_whole {
+            create_folder(&folder)?;
+            let new = folder.join(format!("new-{}", std::process::id()));
+            fs::write(&new, &archive).map_err(error("write", &new))?;
+            rename(&new, &path)?;
+        }
+        Ok(path)
+    }
+
+    /// Waits until no other process makes anything. The lock ends with the file.
+    fn lock(&self, on_progress: OnProgress) -> Result<File, CacheError> {
+        create_folder(&self.folder)?;
+        let path = self.folder.join("lock");
+        let open = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let file = open.map_err(error("open", &path))?;
+        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            on_progress(Progress::Waiting);
+            rustix::fs::flock(&file, FlockOperation::LockExclusive)
+                .map_err(|errno| error("lock", &path)(errno.into()))?;
+        }
+        Ok(file)
+    }
+}
+
+/// An empty folder that is gone afterwards. Whoever has the lock may empty it: a cancelled process left the rest.
+struct Work(PathBuf);
+
+impl Work {
+    fn new(folder: PathBuf) -> Result<Work, CacheError> {
+        if folder.exists() {
+            fs::remove_dir_all(&folder).map_err(error("empty", &folder))?;
+        }
+        create_folder(&folder)?;
+        Ok(Work(folder))
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        // Whoever takes the lock next empties it anyway.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn error(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CacheError {
+    let path = path.to_owned();
+    move |source| CacheError::Io { act, path, source }
+}
+
+fn create_folder(path: &Path) -> Result<(), CacheError> {
+    fs::create_dir_all(path).map_err(error("create", path))
+}
+
+fn rename(from: &Path, to: &Path) -> Result<(), CacheError> {
+    fs::rename(from, to).map_err(error("rename to", to))
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cache_in(folder: &Path) -> Cache {
+        Cache { folder: folder.to_owned() }
+    }
+
+    /// What a finished download leaves.
+    fn warm(folder: &Path) {
+        for (package, file, link) in
+            [("linux-image-6_1_amd64", "vmlinuz", "kernel"), ("busybox_1", "busybox", "busybox")]
+        {
+            fs::create_dir_all(folder.join("packages").join(package)).unwrap();
+            fs::write(folder.join("packages").join(package).join(file), file).unwrap();
+            symlink(Path::new("packages").join(package).join(file), folder.join(link)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_warm_cache_needs_no_apt() {
+        let folder = tempfile::tempdir().unwrap();
+        warm(folder.path());
+        let mut seen = Vec::new();
+        let guest = cache_in(folder.path()).default_guest(&mut |progress| seen.push(progress)).unwrap();
+        assert_eq!(guest.kernel_package, "linux-image-6_1_amd64");
+        assert_eq!(fs::read_to_string(guest.kernel).unwrap(), "vmlinuz");
+        assert!(guest.initrd.is_file());
+        assert_eq!(seen, []);
+    }
+
+    #[test]
+    fn the_same_initrd_is_made_once_and_a_cut_one_again() {
+        let folder = tempfile::tempdir().unwrap();
+        warm(folder.path());
+        let cache = cache_in(folder.path());
+        let path = cache.initrd().unwrap();
+        let whole = fs::read(&path).unwrap();
+        fs::write(&path, "cut").unwrap();
+        assert_eq!(cache.initrd().unwrap(), path);
+        assert_eq!(fs::read(&path).unwrap(), whole);
+        assert_eq!(fs::read_dir(folder.path().join("initrd")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn half_a_download_is_a_cold_cache() {
+        let folder = tempfile::tempdir().unwrap();
+        warm(folder.path());
+        fs::remove_file(folder.path().join("busybox")).unwrap();
+        assert_eq!(cache_in(folder.path()).kernel_package(), None);
+        fs::remove_dir_all(folder.path().join("packages")).unwrap();
+        assert_eq!(cache_in(folder.path()).kernel_package(), None);
+    }
+
+    #[test]
+    fn leftovers_of_a_cancelled_download_go_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("work");
+        fs::create_dir_all(path.join("state/lists")).unwrap();
+        let work = Work::new(path.clone()).unwrap();
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+        drop(work);
+        assert!(!path.exists());
+    }
+}

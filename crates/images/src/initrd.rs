@@ -1,0 +1,122 @@
+//! The default guest's initrd: busybox, our scripts, and the program that shows threads and processes.
+//!
+//! One archive serves every use; the kernel's `rdinit=` picks who starts: `/init` (a shell on the console), `/demo`
+//! (introduces the guest and powers off) or `/bench` (says that user space was reached and powers off).
+
+use std::io::{self, Write};
+
+use cpio::newc::{Builder, ModeFileType};
+
+/// The first line that every `/init` of ours prints.
+pub const INIT_MARKER: &str = "mother: /init started";
+
+const VISITOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/visitor"));
+
+/// Folders of the guest's root.
+const FOLDERS: [&str; 10] = ["bin", "dev", "etc", "proc", "root", "run", "sbin", "sys", "tmp", "usr"];
+
+/// Scripts and other texts.
+const SCRIPTS: [(&str, &str); 10] = [
+    ("init", include_str!("../guest/init.sh")),
+    ("demo", include_str!("../guest/demo.sh")),
+    ("bench", include_str!("../guest/bench.sh")),
+    ("etc/inittab", "::once:/etc/session\n"),
+    ("etc/session", include_str!("../guest/session.sh")),
+    ("etc/mounts", include_str!("../guest/mounts.sh")),
+    ("etc/profile", include_str!("../guest/profile.sh")),
+    ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n"),
+    ("etc/group", "root:x:0:\n"),
+    ("etc/motd", include_str!("../guest/motd")),
+];
+
+/// The archive, in the "newc" form that the kernel reads (kernel documentation, early-userspace/buffer-format).
+pub(crate) fn build(busybox: &[u8]) -> Vec<u8> {
+    write(busybox).expect("writing to memory does not fail")
+}
+
+fn write(busybox: &[u8]) -> io::Result<Vec<u8>> {
+    let mut archive = Vec::new();
+    for folder in FOLDERS {
+        add(&mut archive, entry(folder, ModeFileType::Directory), &[])?;
+    }
+    // The kernel gives /init its console through this node, before anybody can mount devtmpfs.
+    add(&mut archive, entry("dev/console", ModeFileType::Char).rdev_major(5).rdev_minor(1), &[])?;
+    for (name, text) in SCRIPTS {
+        add(&mut archive, entry(name, ModeFileType::Regular), text.as_bytes())?;
+    }
+    for (name, bytes) in [("bin/busybox", busybox), ("bin/visitor", VISITOR)] {
+        add(&mut archive, entry(name, ModeFileType::Regular), bytes)?;
+    }
+    cpio::newc::trailer(archive)
+}
+
+/// Everybody may read and run, root may write: it is the guest's own memory.
+fn entry(name: &str, kind: ModeFileType) -> Builder {
+    Builder::new(name).mode(0o755).set_mode_file_type(kind)
+}
+
+fn add(archive: &mut Vec<u8>, entry: Builder, bytes: &[u8]) -> io::Result<()> {
+    // Any number that is different for each file.
+    let inode = u32::try_from(archive.len()).expect("the archive is a few megabytes");
+    let mut writer = entry.ino(inode).write(archive, bytes.len() as u32);
+    writer.write_all(bytes)?;
+    writer.finish()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::io::Read;
+
+    use super::*;
+
+    fn names_and_modes() -> BTreeMap<String, (u32, Vec<u8>)> {
+        let archive = build(b"busybox");
+        let mut rest = archive.as_slice();
+        let mut files = BTreeMap::new();
+        loop {
+            let mut reader = cpio::newc::Reader::new(rest).unwrap();
+            if reader.entry().is_trailer() {
+                return files;
+            }
+            let (name, mode) = (reader.entry().name().to_owned(), reader.entry().mode());
+            let mut bytes = Vec::new();
+            reader.read_to_end(&mut bytes).unwrap();
+            files.insert(name, (mode, bytes));
+            rest = reader.finish().unwrap();
+        }
+    }
+
+    #[test]
+    fn the_kernel_finds_an_init_a_console_and_busybox() {
+        let files = names_and_modes();
+        let check = |name: &str, mode| assert_eq!(files[name].0, mode, "{name}");
+        check("init", 0o100_755);
+        check("demo", 0o100_755);
+        check("dev", 0o040_755);
+        check("dev/console", 0o020_755);
+        assert_eq!(files["bin/busybox"].1, b"busybox");
+        assert_eq!(&files["bin/visitor"].1[..4], b"\x7fELF");
+    }
+
+    #[test]
+    fn every_init_says_so_first() {
+        let files = names_and_modes();
+        for name in ["init", "demo", "bench"] {
+            let script = String::from_utf8(files[name].1.clone()).unwrap();
+            let first = script.lines().find(|line| !line.starts_with('#')).unwrap();
+            assert_eq!(first, format!("echo \"{INIT_MARKER}\""), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_scripts_are_ones_that_a_shell_understands() {
+        for (name, text) in SCRIPTS.iter().filter(|(_, text)| text.starts_with('#')) {
+            let mut sh = std::process::Command::new("sh");
+            let mut child = sh.arg("-n").stdin(std::process::Stdio::piped()).spawn().unwrap();
+            child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+            assert!(child.wait().unwrap().success(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! Guest images that nobody has to bring: Debian's kernel, Debian's busybox, and an initrd made of them.
+//!
+//! Packages are fetched by the host's own apt, with the host's own sources, keys and proxies but with private state,
+//! so they are verified exactly as apt verifies, need no root and leave the host's apt as it was. What we take out of
+//! them lies under `$XDG_CACHE_HOME/mother` and is used from there without calling apt again.
+//!
+//! Invariant: whatever has its final name in the cache is complete. Everything is made in a work folder and renamed;
+//! one lock lets one process at a time do so.
+#![forbid(unsafe_code)]
+
+mod apt;
+mod cache;
+mod initrd;
+mod package;
+
+pub use apt::{AptError, has_apt};
+pub use cache::{Cache, CacheError, DefaultGuest};
+pub use initrd::INIT_MARKER;
+pub use package::PackageError;
+
+/// What is being done, for a progress bar.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Progress {
+    /// Another process is at it already.
+    Waiting,
+    /// apt reads what the mirror offers; percent done.
+    Listing(f64),
+    /// apt downloads the packages; percent done.
+    Downloading(f64),
+    /// Taking the files out of the packages.
+    Unpacking,
+}
+
+/// Told about progress, often.
+pub type OnProgress<'a> = &'a mut dyn FnMut(Progress);

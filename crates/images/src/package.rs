@@ -1,0 +1,130 @@
+//! Debian packages: the one file we want out of each.
+//!
+//! The archive's own paths are only compared, never used to write, so a strange package can at worst lack the file.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::apt::{self, AptError};
+
+/// Which file of a package.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// `boot/vmlinuz-*`.
+    Kernel,
+    /// `bin/busybox` or `usr/bin/busybox`.
+    Busybox,
+}
+
+impl Wanted {
+    fn name(self) -> &'static str {
+        match self {
+            Wanted::Kernel => "kernel",
+            Wanted::Busybox => "busybox",
+        }
+    }
+}
+
+/// Why a file did not come out of a package.
+#[derive(Debug, Error)]
+pub enum PackageError {
+    /// The package cannot be opened.
+    #[error(transparent)]
+    Apt(#[from] AptError),
+    /// The archive or the copy broke.
+    #[error("cannot unpack {}", .package.display())]
+    Io {
+        /// The package.
+        package: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// The file is not in there.
+    #[error("{} has no {wanted} in it", .package.display())]
+    Absent {
+        /// The package.
+        package: PathBuf,
+        /// What was looked for.
+        wanted: &'static str,
+    },
+}
+
+/// Copies the wanted file of `package` to `to`.
+pub(crate) fn extract(package: &Path, wanted: Wanted, to: &Path) -> Result<(), PackageError> {
+    let found = apt::with_package_archive(package, |archive| {
+        extract_from_tar(archive, wanted, to)
+            .map_err(|source| PackageError::Io { package: package.to_owned(), source })
+    })?;
+    if found {
+        Ok(())
+    } else {
+        Err(PackageError::Absent { package: package.to_owned(), wanted: wanted.name() })
+    }
+}
+
+fn extract_from_tar(archive: &mut dyn Read, wanted: Wanted, to: &Path) -> io::Result<bool> {
+    let mut archive = tar::Archive::new(archive);
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let is_file = entry.header().entry_type().is_file();
+        if is_file && is_wanted(&String::from_utf8_lossy(&entry.path_bytes()), wanted) {
+            let mut file = File::create(to)?;
+            io::copy(&mut entry, &mut file)?;
+            file.sync_all()?;
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn is_wanted(path: &str, wanted: Wanted) -> bool {
+    let path = path.trim_start_matches("./");
+    match wanted {
+        Wanted::Kernel => path.strip_prefix("boot/vmlinuz-").is_some_and(|rest| !rest.contains('/')),
+        Wanted::Busybox => path == "bin/busybox" || path == "usr/bin/busybox",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(paths: &[&str], wanted: Wanted, expected: Option<&str>) {
+        let mut builder = tar::Builder::new(Vec::new());
+        for path in paths {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(path.len() as u64);
+            builder.append_data(&mut header, path, path.as_bytes()).unwrap();
+        }
+        let archive = builder.into_inner().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let to = folder.path().join("file");
+        let found = extract_from_tar(&mut archive.as_slice(), wanted, &to).unwrap();
+        assert_eq!(found, expected.is_some());
+        assert_eq!(std::fs::read_to_string(to).ok().as_deref(), expected);
+    }
+
+    #[test]
+    fn the_kernel_is_found_by_its_folder() {
+        let kernel = "./boot/vmlinuz-6.1.0-56-cloud-amd64";
+        check(&["./boot/config-6.1.0", kernel], Wanted::Kernel, Some("./boot/vmlinuz-6.1.0-56-cloud-amd64"));
+        check(&["./usr/share/boot/vmlinuz-6.1.0"], Wanted::Kernel, None);
+    }
+
+    #[test]
+    fn busybox_is_found_where_old_and_new_releases_have_it() {
+        check(&["./bin/busybox"], Wanted::Busybox, Some("./bin/busybox"));
+        check(&["./usr/bin/busybox"], Wanted::Busybox, Some("./usr/bin/busybox"));
+        check(&["./usr/share/doc/busybox"], Wanted::Busybox, None);
+    }
+
+    #[test]
+    fn a_broken_archive_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut rubbish: &[u8] = &[7; 2048];
+        assert!(extract_from_tar(&mut rubbish, Wanted::Kernel, &folder.path().join("file")).is_err());
+    }
+}
