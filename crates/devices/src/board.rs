@@ -10,7 +10,7 @@ use mem::GuestMemory;
 use thiserror::Error;
 use x86::{Gpa, Vector};
 
-use crate::bus::{MmioBus, PioBus};
+use crate::bus::{BusCounters, MmioBus, PioBus};
 use crate::clock::{GuestClock, Nanos};
 use crate::event::{BoardEvent, BoardEvents};
 use crate::irq::{IrqLines, IrqSink};
@@ -38,6 +38,15 @@ pub enum Startup {
     Init,
     /// SIPI: start in real mode at `vector << 12`, if waiting for it.
     Sipi(Vector),
+}
+
+/// What the buses of a board counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct BoardCounters {
+    /// I/O ports.
+    pub pio: BusCounters,
+    /// Guest physical memory.
+    pub mmio: BusCounters,
 }
 
 /// The board of one VM.
@@ -166,6 +175,11 @@ impl Board {
     /// Presses the power button.
     pub fn press_power_button(&mut self, now: Nanos) {
         let _ = now;
+    }
+
+    /// What the ports and the memory bus counted.
+    pub fn counters(&self) -> BoardCounters {
+        BoardCounters { pio: self.pio.counters(), mmio: self.mmio.counters() }
     }
 
     /// Puts every device in the state that [`Board::new`] left it in. Time goes on.

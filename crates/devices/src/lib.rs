@@ -22,7 +22,7 @@ pub mod event;
 pub mod irq;
 pub mod layout;
 
-pub use board::{Board, BoardPlan, MsrFault, Startup};
+pub use board::{Board, BoardCounters, BoardPlan, MsrFault, Startup};
 pub use bus::{BusCounters, MmioBus, MmioDevice, Overlap, PioBus, PioDevice};
 pub use clock::{GuestClock, Nanos};
 pub use event::{BoardEvent, BoardEvents};

@@ -1,22 +1,39 @@
-//! From a plan to a machine: the only code that opens what a VM runs on.
+//! From a plan to a machine, and the machine's way from life to life.
+//!
+//! What a reset does is the plan's to say ([`OnReset`]). The default is what every machine does: the guest starts
+//! again, whichever way it asked (the reset register 0xcf9, the keyboard controller, port 0x92, the ACPI reset
+//! register, which is 0xcf9). Guests ask for a reset when they mean one: `reboot`, `panic=1`, an installer's last
+//! step. A test kernel or a CI job that must not come back says so with `--no-reboot`, and then every reset ends the
+//! VM as power-off does. A triple fault is no request: it is how a kernel dies, so it ends the VM as a crash in both
+//! cases, with the registers to show.
+
+use std::fmt;
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Instant;
 
 use mem::MemoryError;
 use thiserror::Error;
-use vcpu::EngineError;
+use vcpu::{EngineError, Vcpu};
 
+use crate::accounts::Accounts;
+use crate::attendant::attend;
 use crate::boot::ImageError;
-use crate::console::Console;
+use crate::console::{Console, ConsoleInput};
 use crate::control::MachineControl;
 use crate::engine::EngineKind;
-use crate::plan::VmPlan;
-use crate::report::Report;
+use crate::life::{AssemblyError, End, Life, MakeVcpus};
+use crate::output::Output;
+use crate::plan::{OnReset, VmPlan};
+use crate::report::{Ending, Report};
+use crate::vcpu_thread::{self, VcpuAccount};
 
 /// Why a machine could not be built.
 #[derive(Debug, Error)]
 pub enum BuildError {
     /// The host gave no memory.
     #[error("cannot make guest memory")]
-    Memory(#[from] MemoryError),
+    Memory(#[source] MemoryError),
     /// An image changed since the plan, or does not fit.
     #[error("cannot load {path}")]
     Image {
@@ -44,7 +61,7 @@ pub enum MachineError {
     /// The engine gave up.
     #[error("the engine cannot go on")]
     Engine(#[from] EngineError),
-    /// A reset could not load the images again.
+    /// A reset could not build the guest again.
     #[error("cannot start the guest again")]
     Reboot(#[source] BuildError),
     /// A thread could not be started.
@@ -56,9 +73,62 @@ pub enum MachineError {
 }
 
 /// One VM, ready to run.
-#[derive(Debug)]
 pub struct Machine {
+    plan: VmPlan,
+    start: Instant,
     control: MachineControl,
+    input: ConsoleInput,
+    output: Output,
+    sink: Box<dyn Write + Send>,
+    make_vcpus: Box<MakeVcpus>,
+    first: (Life, Vec<Box<dyn Vcpu>>),
+}
+
+impl fmt::Debug for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Machine").field("plan", &self.plan).finish_non_exhaustive()
+    }
+}
+
+/// Builds what `plan` says: memory, board, engine, and the images in their places. The VM's time starts here.
+///
+/// # Errors
+/// [`BuildError`] when the host refuses something or a file changed since it was planned.
+pub fn build(plan: VmPlan, console: Console) -> Result<Machine, BuildError> {
+    let make_vcpus = vcpus_on(plan.engine.kind)?;
+    build_on(plan, console, make_vcpus)
+}
+
+/// Who makes the vCPUs of an engine.
+fn vcpus_on(kind: EngineKind) -> Result<Box<MakeVcpus>, BuildError> {
+    Err(BuildError::NoEngine(kind))
+}
+
+/// Builds on an engine of the caller's choice.
+pub(crate) fn build_on(
+    plan: VmPlan,
+    console: Console,
+    make_vcpus: Box<MakeVcpus>,
+) -> Result<Machine, BuildError> {
+    let start = Instant::now();
+    let Console { output: sink, input } = console;
+    let output = Output::new(start, &plan.markers);
+    let first = assemble(&plan, &input, &output, &make_vcpus)?;
+    let control = MachineControl::default();
+    Ok(Machine { plan, start, control, input, output, sink, make_vcpus, first })
+}
+
+fn assemble(
+    plan: &VmPlan,
+    input: &ConsoleInput,
+    output: &Output,
+    make_vcpus: &MakeVcpus,
+) -> Result<(Life, Vec<Box<dyn Vcpu>>), BuildError> {
+    Life::assemble(plan, input.clone(), output.clone(), make_vcpus).map_err(|error| match error {
+        AssemblyError::Memory(source) => BuildError::Memory(source),
+        AssemblyError::Image { path, source } => BuildError::Image { path, source },
+        AssemblyError::Engine(source) => BuildError::Engine { kind: plan.engine.kind, source },
+    })
 }
 
 impl Machine {
@@ -70,17 +140,108 @@ impl Machine {
     /// Runs the guest until it ends, is stopped, or its time is up.
     ///
     /// # Errors
-    /// [`MachineError`] when Mother failed; whatever the guest does is an [`crate::Ending`].
+    /// [`MachineError`] when Mother failed; whatever the guest does is an [`Ending`].
     pub fn run(self) -> Result<Report, MachineError> {
-        Err(MachineError::Engine(EngineError::Internal("no engine is built yet".to_owned())))
+        let Machine { plan, start, control, input, output, mut sink, make_vcpus, first } = self;
+        let writer_output = output.clone();
+        let writer_control = control.clone();
+        let writer = std::thread::Builder::new().name("console".to_owned()).spawn(move || {
+            writer_output.write_to(&mut *sink);
+            writer_control.call_attention();
+        });
+        writer.map_err(MachineError::Thread)?;
+        let mut accounts = Accounts::new(start);
+        let ending = run_lives(&plan, &control, &input, &output, &make_vcpus, first, &mut accounts);
+        input.close();
+        // Whoever stopped the VM or set it a limit is not made to wait for a console that nobody reads.
+        let patient = matches!(&ending, Ok(ending) if !matches!(ending, Ending::Stopped | Ending::TimedOut));
+        let drained = output.finish(|| patient && !control.is_stopped());
+        let ending = ending?;
+        drained.map_err(MachineError::Console)?;
+        Ok(accounts.report(&plan, ending, &output))
     }
 }
 
-/// Builds what `plan` says: memory, board, engine, and the images in their places.
-///
-/// # Errors
-/// [`BuildError`] when the host refuses something or a file changed since it was planned.
-pub fn build(plan: VmPlan, console: Console) -> Result<Machine, BuildError> {
-    drop(console);
-    Err(BuildError::NoEngine(plan.engine.kind))
+/// From life to life until the VM ends.
+fn run_lives(
+    plan: &VmPlan,
+    control: &MachineControl,
+    input: &ConsoleInput,
+    output: &Output,
+    make_vcpus: &MakeVcpus,
+    first: (Life, Vec<Box<dyn Vcpu>>),
+    accounts: &mut Accounts,
+) -> Result<Ending, MachineError> {
+    let time_up = plan.timeout.map(|limit| accounts.start + limit);
+    let (mut life, mut vcpus) = first;
+    loop {
+        let end = run_life(&life, vcpus, control, input, time_up, accounts)?;
+        accounts.life_ended(&life);
+        match end {
+            End::Ending(ending) => return Ok(ending),
+            End::Reset if plan.on_reset == OnReset::End => return Ok(Ending::PoweredOff),
+            // `Machine::run` finds out how it failed.
+            End::ConsoleLost => return Ok(Ending::Stopped),
+            End::Reset => {}
+        }
+        accounts.reboots += 1;
+        // The old life goes first: two at once would be twice the guest's memory.
+        drop(life);
+        (life, vcpus) = assemble(plan, input, output, make_vcpus).map_err(MachineError::Reboot)?;
+    }
+}
+
+/// Ends a life whose thread panics, so that the others do not wait for it.
+struct EndOnDrop<'a>(&'a Life);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.call_off();
+        }
+    }
+}
+
+/// Runs one life: a thread for each vCPU, and this one attends.
+fn run_life(
+    life: &Life,
+    vcpus: Vec<Box<dyn Vcpu>>,
+    control: &MachineControl,
+    input: &ConsoleInput,
+    time_up: Option<Instant>,
+    accounts: &mut Accounts,
+) -> Result<End, MachineError> {
+    control.set_attention(Arc::clone(&life.alarm) as Arc<dyn vcpu::Kick>);
+    let alarm = Arc::clone(&life.alarm);
+    input.on_arrival(Box::new(move || vcpu::Kick::kick(&*alarm)));
+    let results: Vec<Result<VcpuAccount, MachineError>> = std::thread::scope(|scope| {
+        let mut threads = Vec::new();
+        for (vcpu_id, vcpu) in (0..).zip(vcpus) {
+            let thread = std::thread::Builder::new().name(format!("vcpu{vcpu_id}"));
+            threads.push(thread.spawn_scoped(scope, move || {
+                let _guard = EndOnDrop(life);
+                vcpu_thread::run(life, vcpu_id, vcpu)
+            }));
+        }
+        if threads.iter().any(Result::is_err) {
+            life.call_off();
+        }
+        attend(life, control, time_up);
+        threads.into_iter().map(join).collect()
+    });
+    for result in results {
+        accounts.add(result?);
+    }
+    // Without a reason only a thread that failed ends a life, and that has been returned above.
+    Ok(life.take_end().unwrap_or(End::Ending(Ending::Stopped)))
+}
+
+type Spawned<'a> = std::io::Result<std::thread::ScopedJoinHandle<'a, Result<VcpuAccount, EngineError>>>;
+
+fn join(thread: Spawned<'_>) -> Result<VcpuAccount, MachineError> {
+    match thread.map_err(MachineError::Thread)?.join() {
+        Ok(result) => result.map_err(MachineError::Engine),
+        // A panic is our own mistake: it goes on in the thread that called.
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
 }

@@ -111,11 +111,6 @@ impl ConsoleInput {
         Some(byte)
     }
 
-    /// Whether bytes wait for the guest.
-    pub(crate) fn has_bytes(&self) -> bool {
-        !self.lock().bytes.is_empty()
-    }
-
     /// Has `wake` called, under the queue's lock, whenever bytes arrive.
     pub(crate) fn on_arrival(&self, wake: Box<dyn Fn() + Send + Sync>) {
         self.lock().wake = Some(wake);

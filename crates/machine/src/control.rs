@@ -14,7 +14,8 @@ pub struct MachineControl(Arc<Requests>);
 struct Requests {
     stop: AtomicBool,
     power_button: AtomicBool,
-    attention: Mutex<Vec<Arc<dyn Kick>>>,
+    /// Who is to hear of requests: the attendant of the present life.
+    attention: Mutex<Option<Arc<dyn Kick>>>,
 }
 
 impl fmt::Debug for MachineControl {
@@ -37,15 +38,16 @@ impl MachineControl {
         self.call_attention();
     }
 
-    fn call_attention(&self) {
-        for one in self.0.attention.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            one.kick();
+    /// Has the attendant look.
+    pub(crate) fn call_attention(&self) {
+        if let Some(attendant) = &*self.0.attention.lock().unwrap_or_else(PoisonError::into_inner) {
+            attendant.kick();
         }
     }
 
-    /// Has `kick` called after every request.
-    pub(crate) fn tell(&self, kick: Arc<dyn Kick>) {
-        self.0.attention.lock().unwrap_or_else(PoisonError::into_inner).push(kick);
+    /// Has `attendant` called after every request from now on.
+    pub(crate) fn set_attention(&self, attendant: Arc<dyn Kick>) {
+        *self.0.attention.lock().unwrap_or_else(PoisonError::into_inner) = Some(attendant);
     }
 
     pub(crate) fn is_stopped(&self) -> bool {

@@ -4,7 +4,7 @@
 //! api::VmSpec   --plan-->   VmPlan   --build-->   Machine   --run-->   Report
 //! ```
 //!
-//! [`plan`] checks every field and collects every complaint; it looks at files but keeps none. [`build`] is the only
+//! [`plan()`] checks every field and collects every complaint; it looks at files but keeps none. [`build()`] is the only
 //! code that opens what runs: kernel, initrd, guest memory, the engine. [`Machine::run`] drives the vCPU until the
 //! guest ends, is stopped, or the time is up, and tells what Mother saw.
 //!
@@ -12,15 +12,28 @@
 //! sees a vCPU; guest mistakes become what hardware does, are counted, and never stop the VMM.
 #![forbid(unsafe_code)]
 
+mod accounts;
+mod alarm;
+mod attendant;
+mod bell;
 pub mod boot;
 mod build;
 mod console;
 mod control;
 mod crash;
 mod engine;
-mod layout;
+mod footprint;
+mod life;
+mod msr;
+mod output;
 mod plan;
 mod report;
+#[cfg(test)]
+mod run_tests;
+#[cfg(test)]
+mod scripted;
+mod time;
+mod vcpu_thread;
 
 pub use build::{BuildError, Machine, MachineError, build};
 pub use console::{Closed, Console, ConsoleInput};

@@ -12,7 +12,7 @@ use crate::engine::EngineChoice;
 pub enum Ending {
     /// The guest powered itself off, or reset itself where a reset ends it.
     PoweredOff,
-    /// The guest wrote this value to the debug-exit port.
+    /// The guest ended itself through the debug-exit port, with this exit status.
     DebugExit(u8),
     /// A triple fault.
     Crashed(Box<Crash>),
@@ -62,6 +62,20 @@ impl ExitCounts {
             ("kicked", self.kicked),
             ("triple fault", self.triple_fault),
         ]
+    }
+
+    /// Adds the counts of another run.
+    pub(crate) fn add(&mut self, more: &ExitCounts) {
+        self.pio_read += more.pio_read;
+        self.pio_write += more.pio_write;
+        self.mmio_read += more.mmio_read;
+        self.mmio_write += more.mmio_write;
+        self.msr_read += more.msr_read;
+        self.msr_write += more.msr_write;
+        self.halt += more.halt;
+        self.interrupt_window += more.interrupt_window;
+        self.kicked += more.kicked;
+        self.triple_fault += more.triple_fault;
     }
 
     /// All of them.

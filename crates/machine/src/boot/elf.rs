@@ -1,6 +1,10 @@
 //! Just enough of ELF to load a kernel (System V ABI, chapters 4 and 5), 32 and 64 bits.
 
+use mem::GuestMemory;
+use x86::Gpa;
+
 use super::image::{Fields, Image, ImageError};
+use super::memory_map::{Range, is_ram};
 
 const MAGIC: &[u8] = b"\x7fELF";
 /// EI_CLASS.
@@ -92,6 +96,18 @@ impl Elf {
     /// First address behind the loaded segments.
     pub(super) fn end(&self) -> u64 {
         self.loads().map(|segment| segment.gpa + segment.memory_bytes).max().unwrap_or(0)
+    }
+
+    /// Copies the segments to memory; what the file does not fill is zeros there already.
+    pub(super) fn load(&self, image: &Image, memory: &GuestMemory, map: &[Range]) -> Result<(), ImageError> {
+        for segment in self.loads() {
+            let gpa = Gpa(segment.gpa);
+            if !is_ram(map, segment.gpa, segment.memory_bytes) {
+                return Err(ImageError::NoMemory { what: "segment", gpa, len_bytes: segment.memory_bytes });
+            }
+            image.load(memory, "segment", segment.offset, gpa, segment.file_bytes)?;
+        }
+        Ok(())
     }
 
     /// Contents of the note with this owner and type.

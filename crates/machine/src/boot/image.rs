@@ -76,6 +76,14 @@ pub enum ImageError {
         /// The required flags that are unknown.
         flags: u32,
     },
+    /// More modules than the boot information has room for.
+    #[error("it cannot take {count} modules: there is room for {limit}")]
+    TooManyModules {
+        /// How many there are.
+        count: usize,
+        /// How many fit.
+        limit: usize,
+    },
     /// Some part does not lie in guest memory.
     #[error("its {what} needs memory at {gpa}..+{len_bytes:#x}, where this guest has none")]
     NoMemory {

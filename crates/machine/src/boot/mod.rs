@@ -7,13 +7,24 @@
 
 mod bzimage;
 mod elf;
+mod entry;
 mod image;
+mod layout;
+mod memory_map;
 mod multiboot;
 mod pvh;
+#[cfg(test)]
+pub(crate) mod test_images;
 
 use std::fmt;
 
+use mem::GuestMemory;
+use vcpu::VcpuState;
+use x86::Gpa;
+
 pub use image::{Image, ImageError};
+pub(crate) use layout::{guest_map, low_bytes, slots};
+pub use memory_map::{Range, RangeKind};
 
 /// How a kernel wants to be started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,6 +73,52 @@ pub fn inspect(image: &Image) -> Result<Inspected, ImageError> {
     }
     match elf::Elf::find(image)? {
         Some(elf) => pvh::inspected(image, &elf),
+        None => Err(ImageError::NotAKernel),
+    }
+}
+
+/// An initrd or module with the string that goes with it.
+#[derive(Debug)]
+pub struct Module {
+    /// Its bytes.
+    pub image: Image,
+    /// Its string.
+    pub string: String,
+}
+
+/// Everything that a boot protocol hands to a kernel.
+#[derive(Debug)]
+pub struct Handover<'a> {
+    /// Where the kernel goes.
+    pub memory: &'a GuestMemory,
+    /// What the guest is told about its addresses.
+    pub map: &'a [Range],
+    /// The ACPI root pointer.
+    pub rsdp: Gpa,
+    /// The kernel image.
+    pub kernel: &'a Image,
+    /// The kernel's name: the first word of a multiboot command line.
+    pub kernel_name: &'a str,
+    /// The command line.
+    pub cmdline: &'a str,
+    /// Initrd or modules.
+    pub modules: &'a [Module],
+}
+
+/// Puts kernel, modules and boot information into guest memory and returns what the vCPU starts with.
+///
+/// # Errors
+/// [`ImageError`] if the image changed since it was inspected or something does not fit.
+pub fn load(handover: &Handover<'_>) -> Result<VcpuState, ImageError> {
+    let image = handover.kernel;
+    if let Some(header) = bzimage::Header::find(image)? {
+        return bzimage::load(handover, &header);
+    }
+    if let Some(header) = multiboot::Header::find(image)? {
+        return multiboot::load(handover, &header);
+    }
+    match elf::Elf::find(image)? {
+        Some(elf) => pvh::load(handover, &elf),
         None => Err(ImageError::NotAKernel),
     }
 }

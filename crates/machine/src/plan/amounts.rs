@@ -49,7 +49,7 @@ pub(super) fn memory(text: &str) -> Result<u64, Trouble> {
         "T" | "TB" | "TIB" => 40,
         _ => return not_a_size(),
     };
-    let bytes = number.checked_mul(1 << shift).unwrap_or(u64::MAX);
+    let bytes = number.saturating_mul(1 << shift);
     if bytes == 0 {
         return trouble("a guest cannot run without memory", limits);
     }

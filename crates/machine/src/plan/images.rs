@@ -9,8 +9,7 @@ use api::VmSpec;
 use x86::PAGE_SIZE;
 
 use super::{Complaints, ImagePlan, Trouble, trouble};
-use crate::boot::{Image, ImageError, Protocol, inspect};
-use crate::layout;
+use crate::boot::{self, Image, ImageError, Protocol, inspect};
 
 /// A kernel that some protocol can start.
 pub(super) struct Kernel {
@@ -74,7 +73,7 @@ pub(super) fn check_fit(
     memory_bytes: u64,
     complaints: &mut Complaints,
 ) {
-    let low_end = layout::low_bytes(memory_bytes);
+    let low_end = boot::low_bytes(memory_bytes);
     if kernel.kernel_end > low_end {
         let what = format!(
             "this kernel needs the first {} MiB of memory to unpack itself; the guest has {} MiB there",
@@ -137,6 +136,7 @@ fn help(path: &Path, error: &ImageError) -> &'static str {
         ImageError::NoPvhNote => "build the kernel with CONFIG_PVH=y, or use its bzImage",
         ImageError::Nonsense { .. } => "the file is damaged or not a kernel: copy or build it again",
         ImageError::MultibootFlags { .. } => "this kernel cannot run here",
+        ImageError::TooManyModules { .. } => "use fewer modules",
         ImageError::NoMemory { .. } => "give the guest more memory with `--memory`",
     }
 }

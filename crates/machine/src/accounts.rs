@@ -1,0 +1,97 @@
+//! Adds up what the lives of a VM cost, for its report.
+
+use std::time::{Duration, Instant};
+
+use vcpu::{EngineStatistics, Unit};
+
+use crate::footprint;
+use crate::life::Life;
+use crate::output::Output;
+use crate::plan::VmPlan;
+use crate::report::{Ending, ExitCounts, Marker, MemoryReport, Report, Sample, Unmapped, VmmMemory};
+use crate::vcpu_thread::VcpuAccount;
+
+/// Sums over all lives so far.
+pub(crate) struct Accounts {
+    /// When the VM started.
+    pub(crate) start: Instant,
+    /// How often the guest started again.
+    pub(crate) reboots: u64,
+    exits: ExitCounts,
+    statistics: EngineStatistics,
+    vcpu_time: Duration,
+    samples: Vec<(usize, Sample)>,
+    unmapped: Unmapped,
+    resident_bytes: u64,
+    vmm_memory: Option<VmmMemory>,
+}
+
+impl Accounts {
+    pub(crate) fn new(start: Instant) -> Accounts {
+        Accounts {
+            start,
+            reboots: 0,
+            exits: ExitCounts::default(),
+            statistics: EngineStatistics::default(),
+            vcpu_time: Duration::ZERO,
+            samples: Vec::new(),
+            unmapped: Unmapped::default(),
+            resident_bytes: 0,
+            vmm_memory: None,
+        }
+    }
+
+    /// Adds what one vCPU's thread did in one life.
+    pub(crate) fn add(&mut self, account: VcpuAccount) {
+        self.exits.add(&account.exits);
+        add_statistics(&mut self.statistics, &account.statistics);
+        self.samples.extend(account.samples);
+        self.vcpu_time += account.cpu_time;
+    }
+
+    /// Adds what the board of a life that is over counted, and measures while its memory is still there.
+    pub(crate) fn life_ended(&mut self, life: &Life) {
+        let room = life.room();
+        let counters = room.board.counters();
+        self.unmapped.pio += counters.pio.unmapped_reads + counters.pio.unmapped_writes;
+        self.unmapped.mmio += counters.mmio.unmapped_reads + counters.mmio.unmapped_writes;
+        self.unmapped.msr += room.msrs.unknown_count();
+        self.resident_bytes = life.memory.resident_bytes().unwrap_or(0);
+        self.vmm_memory = footprint::measure();
+    }
+
+    /// What is known in the end.
+    pub(crate) fn report(self, plan: &VmPlan, ending: Ending, output: &Output) -> Report {
+        let marker = |text: &String| Marker { text: text.clone(), seen: None };
+        let mut markers: Vec<Marker> = plan.markers.iter().map(marker).collect();
+        for (at, sample) in self.samples {
+            markers[at].seen = Some(sample);
+        }
+        Report {
+            name: plan.name.clone(),
+            ending,
+            engine: plan.engine.clone(),
+            first_output: output.first_byte(),
+            markers,
+            memory: MemoryReport { configured_bytes: plan.memory_bytes, resident_bytes: self.resident_bytes },
+            vmm_memory: self.vmm_memory,
+            exits: self.exits,
+            vcpu_time: self.vcpu_time,
+            wall_time: self.start.elapsed(),
+            statistics: self.statistics,
+            reboots: self.reboots,
+            unmapped: self.unmapped,
+        }
+    }
+}
+
+/// Counts add up over lives; bytes are what the last one held.
+fn add_statistics(sum: &mut EngineStatistics, more: &EngineStatistics) {
+    for &(name, unit, value) in &more.0 {
+        match sum.0.iter_mut().find(|(known, ..)| *known == name) {
+            Some((_, Unit::Count, total)) => *total += value,
+            Some((_, Unit::Bytes, total)) => *total = value,
+            None => sum.0.push((name, unit, value)),
+        }
+    }
+}

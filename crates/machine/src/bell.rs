@@ -1,0 +1,92 @@
+//! How a vCPU thread is called: out of guest code if it is there, out of its sleep if it halted.
+//!
+//! The board rings when something became pending for a vCPU ([`IrqSink`]); it does so inside a visit, that is,
+//! under the board's lock. A vCPU thread says under the same lock that it is about to enter the guest, and looks for
+//! interrupts after that. So a ring either comes before the look and is seen there, or after and finds the vCPU
+//! marked as in the guest, and kicks; a kick is never lost. A thread that rings for itself during its own visit kicks
+//! nobody, which saves an exit per interrupt.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use devices::IrqSink;
+use vcpu::Kick;
+
+/// One vCPU's bell.
+pub(crate) struct Bell {
+    kicker: Arc<dyn Kick>,
+    in_guest: AtomicBool,
+    rung: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Bell {
+    pub(crate) fn new(kicker: Arc<dyn Kick>) -> Bell {
+        Bell { kicker, in_guest: AtomicBool::new(false), rung: Mutex::new(false), changed: Condvar::new() }
+    }
+
+    /// The vCPU thread is about to enter the guest. Called under the board's lock.
+    pub(crate) fn entering(&self) {
+        self.in_guest.store(true, Ordering::SeqCst);
+    }
+
+    /// The vCPU thread has left the guest.
+    pub(crate) fn left(&self) {
+        self.in_guest.store(false, Ordering::SeqCst);
+    }
+
+    /// Calls the vCPU thread.
+    pub(crate) fn ring(&self) {
+        self.wake();
+        if self.in_guest.load(Ordering::SeqCst) {
+            self.kicker.kick();
+        }
+    }
+
+    /// Calls the vCPU thread wherever it is, also between a look and the guest. For what is not under the lock.
+    pub(crate) fn ring_always(&self) {
+        self.wake();
+        self.kicker.kick();
+    }
+
+    fn wake(&self) {
+        *self.rung.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.changed.notify_one();
+    }
+
+    /// Sleeps until somebody rings; returns at once if somebody did since the last sleep.
+    pub(crate) fn sleep(&self) {
+        let rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rung = self.changed.wait_while(rung, |rung| !*rung).unwrap_or_else(PoisonError::into_inner);
+        *rung = false;
+    }
+}
+
+/// The bells of all vCPUs, known only once the vCPUs are made: the board is made before them.
+#[derive(Default)]
+pub(crate) struct Bells(std::sync::OnceLock<Vec<Bell>>);
+
+impl Bells {
+    /// Hangs up the bells.
+    pub(crate) fn set(&self, bells: Vec<Bell>) {
+        assert!(self.0.set(bells).is_ok(), "a life is assembled once");
+    }
+
+    /// One vCPU's bell.
+    pub(crate) fn of(&self, vcpu_id: u32) -> &Bell {
+        &self.all()[vcpu_id as usize]
+    }
+
+    /// Every bell; none before they were hung up.
+    pub(crate) fn all(&self) -> &[Bell] {
+        self.0.get().map_or(&[], Vec::as_slice)
+    }
+}
+
+impl IrqSink for Bells {
+    fn notify(&self, vcpu_id: u32) {
+        if let Some(bell) = self.all().get(vcpu_id as usize) {
+            bell.ring();
+        }
+    }
+}

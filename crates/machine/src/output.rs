@@ -1,0 +1,301 @@
+//! What the guest prints: watched for markers on its way, written by a thread of its own.
+//!
+//! A console can be a terminal that scrolls slowly or a pipe that nobody reads. The vCPU must not wait for it while
+//! it holds the board's lock, so bytes go into a queue, and only between two exits does the vCPU thread wait for room
+//! ([`Output::wait_for_room`]), which a stop or a timeout ends.
+
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Bytes that may wait before the guest does.
+const QUEUE_BYTES: usize = 1 << 20;
+/// How long the writer lets bytes gather: a guest sends one at a time, and to wake a thread for each costs more
+/// than the byte.
+const GATHER: Duration = Duration::from_millis(1);
+/// How often somebody who waits looks whether the wait still makes sense.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// Longest part of a line that markers are looked for in.
+const LINE_BYTES: usize = 4096;
+
+/// A text that is watched for.
+struct Watched {
+    text: String,
+    seen: Option<Duration>,
+}
+
+struct State {
+    queue: Vec<u8>,
+    /// The writer holds bytes that it took from the queue.
+    writing: bool,
+    closed: bool,
+    failed: Option<io::Error>,
+    line: Vec<u8>,
+    first: Option<Duration>,
+    watched: Vec<Watched>,
+    /// Positions of markers seen and not yet asked about.
+    fresh: Vec<usize>,
+}
+
+struct Shared {
+    start: Instant,
+    state: Mutex<State>,
+    changed: Condvar,
+    /// The queue has more than it should.
+    full: AtomicBool,
+    /// There are fresh markers.
+    seen: AtomicBool,
+}
+
+/// The board's end of the console. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Output(Arc<Shared>);
+
+impl Output {
+    /// An output for a VM that started at `start`.
+    pub(crate) fn new(start: Instant, markers: &[String]) -> Output {
+        let watched = markers.iter().map(|text| Watched { text: text.clone(), seen: None }).collect();
+        let state = State {
+            queue: Vec::new(),
+            writing: false,
+            closed: false,
+            failed: None,
+            line: Vec::new(),
+            first: None,
+            watched,
+            fresh: Vec::new(),
+        };
+        Output(Arc::new(Shared {
+            start,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            full: AtomicBool::new(false),
+            seen: AtomicBool::new(false),
+        }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the writer has caught up, as long as `goes_on`.
+    pub(crate) fn wait_for_room(&self, goes_on: impl Fn() -> bool) {
+        if !self.0.full.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut state = self.lock();
+        while state.queue.len() >= QUEUE_BYTES && state.failed.is_none() && goes_on() {
+            state = self.wait(state);
+        }
+    }
+
+    fn wait<'a>(&'a self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.0.changed.wait_timeout(state, PATIENCE).unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// The markers seen since last asked, by position, with the time of each.
+    pub(crate) fn take_seen(&self) -> Vec<(usize, Duration)> {
+        if !self.0.seen.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
+        let mut state = self.lock();
+        self.0.seen.store(false, Ordering::Relaxed);
+        let fresh = std::mem::take(&mut state.fresh);
+        fresh.into_iter().filter_map(|at| Some((at, state.watched[at].seen?))).collect()
+    }
+
+    /// When the first byte came.
+    pub(crate) fn first_byte(&self) -> Option<Duration> {
+        self.lock().first
+    }
+
+    /// Writes everything to `sink` until the output is closed or the sink fails. The writer thread is in here.
+    pub(crate) fn write_to(&self, sink: &mut dyn Write) {
+        loop {
+            let mut state = self.lock();
+            while state.queue.is_empty() && !state.closed {
+                state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            if state.queue.is_empty() {
+                return;
+            }
+            if !state.closed {
+                drop(state);
+                std::thread::sleep(GATHER);
+                state = self.lock();
+            }
+            let bytes = std::mem::take(&mut state.queue);
+            state.writing = true;
+            self.0.full.store(false, Ordering::Relaxed);
+            drop(state);
+            let written = sink.write_all(&bytes).and_then(|()| sink.flush());
+            let mut state = self.lock();
+            state.writing = false;
+            let failed = written.is_err();
+            state.failed = written.err();
+            self.0.changed.notify_all();
+            if failed {
+                return;
+            }
+        }
+    }
+
+    /// No byte comes any more. Waits until all are written, as long as `goes_on`; returns whether they were, or how
+    /// the sink failed.
+    pub(crate) fn finish(&self, goes_on: impl Fn() -> bool) -> io::Result<bool> {
+        let mut state = self.lock();
+        state.closed = true;
+        self.0.changed.notify_all();
+        loop {
+            if let Some(error) = state.failed.take() {
+                return Err(error);
+            }
+            if state.queue.is_empty() && !state.writing {
+                return Ok(true);
+            }
+            if !goes_on() {
+                return Ok(false);
+            }
+            state = self.wait(state);
+        }
+    }
+
+    /// Whether the sink failed.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.lock().failed.is_some()
+    }
+}
+
+impl State {
+    /// Looks at one byte; true if it completed a marker.
+    fn watch(&mut self, byte: u8, since_start: impl Fn() -> Duration) -> bool {
+        if byte == b'\n' {
+            self.line.clear();
+            return false;
+        }
+        if self.line.len() < LINE_BYTES {
+            self.line.push(byte);
+        }
+        let line = &self.line;
+        let before = self.fresh.len();
+        for (at, watched) in self.watched.iter_mut().enumerate() {
+            if watched.seen.is_none() && line.ends_with(watched.text.as_bytes()) {
+                watched.seen = Some(since_start());
+                self.fresh.push(at);
+            }
+        }
+        self.fresh.len() > before
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut state = self.lock();
+        let since_start = || self.0.start.elapsed();
+        if state.first.is_none() && !bytes.is_empty() {
+            state.first = Some(since_start());
+        }
+        for &byte in bytes {
+            if state.watch(byte, since_start) {
+                self.0.seen.store(true, Ordering::Release);
+            }
+        }
+        if state.failed.is_some() {
+            return Ok(bytes.len());
+        }
+        if state.queue.is_empty() {
+            self.0.changed.notify_all();
+        }
+        state.queue.extend_from_slice(bytes);
+        if state.queue.len() >= QUEUE_BYTES {
+            self.0.full.store(true, Ordering::Relaxed);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn output(markers: &[&str]) -> Output {
+        let markers: Vec<String> = markers.iter().map(|&text| text.to_owned()).collect();
+        Output::new(Instant::now(), &markers)
+    }
+
+    #[test]
+    fn a_marker_is_seen_once_and_only_within_a_line() {
+        let check = |pieces: &[&str], expected: &[usize]| {
+            let mut output = output(&["Run /init", "ready", "init"]);
+            for piece in pieces {
+                output.write_all(piece.as_bytes()).unwrap();
+            }
+            let seen: Vec<usize> = output.take_seen().into_iter().map(|(at, _)| at).collect();
+            assert_eq!(seen, expected, "{pieces:?}");
+            assert!(output.take_seen().is_empty());
+        };
+        check(&["[1.0] Run /init as init process\n"], &[0, 2]);
+        check(&["Run", " /in", "it"], &[0, 2]);
+        check(&["Run /\nready ready"], &[1]);
+        check(&["in\nit"], &[]);
+        check(&["nothing\n"], &[]);
+    }
+
+    /// Takes bytes only when it is let.
+    struct Gate(mpsc::Receiver<()>, Vec<u8>);
+
+    impl Write for Gate {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.recv().map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+            self.1.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_console_that_nobody_reads_stops_nobody_who_wants_to_end() {
+        let mut output = output(&[]);
+        let (open, gate) = mpsc::channel();
+        let writer = std::thread::spawn({
+            let output = output.clone();
+            move || {
+                let mut gate = Gate(gate, Vec::new());
+                output.write_to(&mut gate);
+                gate.1
+            }
+        });
+        output.write_all(&vec![b'x'; QUEUE_BYTES]).unwrap();
+        while !output.lock().writing {
+            std::thread::yield_now();
+        }
+        output.write_all(&vec![b'y'; QUEUE_BYTES]).unwrap();
+        output.wait_for_room(|| false);
+        assert!(!output.finish(|| false).unwrap());
+        open.send(()).unwrap();
+        open.send(()).unwrap();
+        assert!(output.finish(|| true).unwrap());
+        assert_eq!(writer.join().unwrap().len(), 2 * QUEUE_BYTES);
+    }
+
+    #[test]
+    fn a_console_that_went_away_is_told_at_the_end() {
+        let mut output = output(&[]);
+        let (open, gate) = mpsc::channel();
+        drop(open);
+        output.write_all(b"lost").unwrap();
+        output.write_to(&mut Gate(gate, Vec::new()));
+        output.wait_for_room(|| true);
+        assert_eq!(output.finish(|| true).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+}

@@ -1,0 +1,214 @@
+//! What a vCPU's thread does: guest code in, exit out, board, reply in.
+//!
+//! Each exit is one visit to the room: the access, what came of it, and the look for interrupts, all under one hold
+//! of the lock. The vCPU is marked as in the guest before the look, so that whoever rings after it kicks (`bell`).
+//! A halted vCPU sleeps on its bell; the attendant rings when a timer has become an interrupt.
+
+use std::time::Duration;
+
+use devices::{Board, Startup};
+use vcpu::{EngineError, EngineStatistics, Exit, Injection, Reply, TripleFault, Vcpu, VcpuState};
+use x86::Segment;
+
+use crate::crash::Crash;
+use crate::footprint;
+use crate::life::{End, Life, Room};
+use crate::report::{Ending, ExitCounts, Sample};
+
+/// What one vCPU's thread knows at its end.
+#[derive(Debug, Default)]
+pub(crate) struct VcpuAccount {
+    pub(crate) exits: ExitCounts,
+    pub(crate) statistics: EngineStatistics,
+    pub(crate) cpu_time: Duration,
+    /// What was measured when markers were seen, with their positions in the plan.
+    pub(crate) samples: Vec<(usize, Sample)>,
+}
+
+/// What keeps a vCPU from running guest code.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Rest {
+    /// Nothing: it runs.
+    None,
+    /// HLT: until an interrupt or NMI.
+    Halted,
+    /// INIT: until SIPI. So are all vCPUs but the first at the start.
+    WaitsForSipi,
+}
+
+struct VcpuThread<'a> {
+    life: &'a Life,
+    vcpu_id: u32,
+    vcpu: Box<dyn Vcpu>,
+    rest: Rest,
+    account: VcpuAccount,
+}
+
+/// Runs a vCPU until its life is over.
+pub(crate) fn run(life: &Life, vcpu_id: u32, vcpu: Box<dyn Vcpu>) -> Result<VcpuAccount, EngineError> {
+    let rest = if vcpu_id == 0 { Rest::None } else { Rest::WaitsForSipi };
+    let mut thread = VcpuThread { life, vcpu_id, vcpu, rest, account: VcpuAccount::default() };
+    let result = thread.go();
+    // A thread that failed has no reason that counts, but the others must not wait for it.
+    if result.is_err() {
+        life.call_off();
+    }
+    result?;
+    thread.sample();
+    thread.account.statistics = thread.vcpu.statistics();
+    thread.account.cpu_time = host::cpu::thread_cpu_time();
+    Ok(thread.account)
+}
+
+impl VcpuThread<'_> {
+    fn go(&mut self) -> Result<(), EngineError> {
+        let life = self.life;
+        let bell = life.bells.of(self.vcpu_id);
+        let mut reply = Reply::Done;
+        self.visit(None)?;
+        while !life.is_over() {
+            if self.rest != Rest::None {
+                bell.left();
+                bell.sleep();
+                self.visit(None)?;
+                continue;
+            }
+            let exit = self.vcpu.run(reply)?;
+            bell.left();
+            self.count(&exit);
+            reply = match exit {
+                Exit::TripleFault(fault) => {
+                    self.crash(fault)?;
+                    Reply::Done
+                }
+                exit => self.visit(Some(exit))?,
+            };
+            life.output.wait_for_room(|| !life.is_over());
+            self.sample();
+        }
+        bell.left();
+        Ok(())
+    }
+
+    /// One visit to the room: the exit's access, then a look for interrupts.
+    fn visit(&mut self, exit: Option<Exit>) -> Result<Reply, EngineError> {
+        let life = self.life;
+        let mut room = life.room();
+        let reply = match exit {
+            Some(exit) => self.answer(&mut room, exit),
+            None => Reply::Done,
+        };
+        life.bells.of(self.vcpu_id).entering();
+        self.look(&mut room.board)?;
+        Ok(reply)
+    }
+
+    fn answer(&mut self, room: &mut Room, exit: Exit) -> Reply {
+        let (vcpu_id, now) = (self.vcpu_id, self.life.time.now());
+        let board = &mut room.board;
+        let reply = match exit {
+            Exit::PioRead { port, size } => Reply::Value(board.pio_read(now, port, size).into()),
+            Exit::PioWrite { port, size, value } => {
+                board.pio_write(now, port, size, value);
+                Reply::Done
+            }
+            Exit::MmioRead { gpa, size } => Reply::Value(board.mmio_read(vcpu_id, now, gpa, size)),
+            Exit::MmioWrite { gpa, size, value } => {
+                board.mmio_write(vcpu_id, now, gpa, size, value);
+                Reply::Done
+            }
+            Exit::MsrRead { msr } => match board.msr_read(vcpu_id, now, msr) {
+                Ok(value) => Reply::Value(value),
+                Err(_) => room.msrs.read(msr).map_or(Reply::Fault, Reply::Value),
+            },
+            Exit::MsrWrite { msr, value } => match board.msr_write(vcpu_id, now, msr, value) {
+                Ok(()) => Reply::Done,
+                Err(_) if room.msrs.write(msr, value) => Reply::Done,
+                Err(_) => Reply::Fault,
+            },
+            Exit::Halt => {
+                self.rest = Rest::Halted;
+                Reply::Done
+            }
+            Exit::InterruptWindow | Exit::Kicked | Exit::TripleFault(_) => return Reply::Done,
+        };
+        room.settle(self.life, now);
+        reply
+    }
+
+    /// Takes what waits for this vCPU: startup requests, NMI, interrupt.
+    fn look(&mut self, board: &mut Board) -> Result<(), EngineError> {
+        while let Some(startup) = board.take_startup(self.vcpu_id) {
+            self.start_up(startup)?;
+        }
+        if self.rest == Rest::WaitsForSipi {
+            return Ok(());
+        }
+        if board.take_nmi(self.vcpu_id) {
+            self.vcpu.inject(Injection::Nmi);
+            self.rest = Rest::None;
+        }
+        if board.has_interrupt(self.vcpu_id) && self.vcpu.can_inject() {
+            // None where the controllers changed their mind: a spurious interrupt without a vector.
+            if let Some(vector) = board.acknowledge(self.vcpu_id) {
+                self.vcpu.inject(Injection::Interrupt(vector));
+                self.rest = Rest::None;
+            }
+        }
+        self.vcpu.set_interrupt_window(board.has_interrupt(self.vcpu_id));
+        Ok(())
+    }
+
+    fn start_up(&mut self, startup: Startup) -> Result<(), EngineError> {
+        match startup {
+            // INIT sends the first vCPU to firmware, which is not there: the machine starts again.
+            Startup::Init if self.vcpu_id == 0 => self.life.end(End::Reset),
+            Startup::Init => self.rest = Rest::WaitsForSipi,
+            Startup::Sipi(page) if self.rest == Rest::WaitsForSipi => {
+                let mut state = VcpuState { rip: 0, ..VcpuState::reset() };
+                state.cs = Segment::real(u16::from(page) << 8, 0x9b);
+                state.msrs.tsc_offset = self.life.time.tsc_offset();
+                self.vcpu.set_state(&state)?;
+                self.rest = Rest::None;
+            }
+            Startup::Sipi(_) => {}
+        }
+        Ok(())
+    }
+
+    fn crash(&mut self, fault: TripleFault) -> Result<(), EngineError> {
+        let crash = Crash::new(fault, self.vcpu.state()?, &self.life.memory);
+        self.life.end(End::Ending(Ending::Crashed(Box::new(crash))));
+        Ok(())
+    }
+
+    fn count(&mut self, exit: &Exit) {
+        let exits = &mut self.account.exits;
+        *match exit {
+            Exit::PioRead { .. } => &mut exits.pio_read,
+            Exit::PioWrite { .. } => &mut exits.pio_write,
+            Exit::MmioRead { .. } => &mut exits.mmio_read,
+            Exit::MmioWrite { .. } => &mut exits.mmio_write,
+            Exit::MsrRead { .. } => &mut exits.msr_read,
+            Exit::MsrWrite { .. } => &mut exits.msr_write,
+            Exit::Halt => &mut exits.halt,
+            Exit::InterruptWindow => &mut exits.interrupt_window,
+            Exit::Kicked => &mut exits.kicked,
+            Exit::TripleFault(_) => &mut exits.triple_fault,
+        } += 1;
+    }
+
+    /// Measures for the markers that have just been seen.
+    fn sample(&mut self) {
+        for (marker, at) in self.life.output.take_seen() {
+            let sample = Sample {
+                at,
+                resident_bytes: self.life.memory.resident_bytes().ok(),
+                vmm_memory: footprint::measure(),
+                vcpu_time: host::cpu::thread_cpu_time(),
+                statistics: self.vcpu.statistics(),
+            };
+            self.account.samples.push((marker, sample));
+        }
+    }
+}
