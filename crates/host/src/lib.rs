@@ -5,6 +5,7 @@
 
 pub mod cpu;
 pub mod executable;
+pub mod fault;
 pub mod mapping;
 pub mod tsc;
 

@@ -187,6 +187,15 @@ impl GuestMemory {
         Some((Hva(hva), slot.len_bytes - offset))
     }
 
+    /// Guest address of a host address inside guest memory, the reverse of [`GuestMemory::hva`].
+    pub fn gpa(&self, hva: Hva) -> Option<Gpa> {
+        let offset = hva.0.checked_sub(self.mapping.address() as u64)?;
+        let slot = self.slots.0.iter().find(|slot| {
+            offset >= slot.file_offset && offset < slot.file_offset + slot.len_bytes
+        })?;
+        Some(Gpa(slot.gpa.0 + (offset - slot.file_offset)))
+    }
+
     fn range(&self, gpa: Gpa, len_bytes: u64) -> Result<*mut u8, MemoryError> {
         match self.hva(gpa) {
             Some((hva, left)) if len_bytes <= left => Ok(hva.0 as *mut u8),

@@ -1,1 +1,121 @@
-//! To come.
+//! Engine two: the software CPU, an x86-64 system processor in host user space.
+//!
+//! Guest and host speak the same instruction set, so guest code is translated by copying: most instructions run as
+//! they are, on the host's own silicon, with their memory operands led through a software TLB. What a guest must not
+//! do itself (address memory, jump, touch system state) is rebuilt or interpreted. The parts, bottom up:
+//!
+//! - `block`: what translated code shares with Rust; `emit`, `code_cache`: host code and its one entrance.
+//! - `bank`: software TLBs and jump caches, one set for each address space and privilege.
+//! - `translate`: guest code into translation blocks. `translations`: all blocks of a VM, and how they go stale.
+//! - `cpu`, `access`, `exceptions`, `interpret`: the system half of the processor.
+//! - `run`: the loop that binds them, and the engine contract.
+//!
+//! Invariants: the only unsafe module is `code_cache`; translated code reaches host memory only through the vCPU
+//! block and through TLB entries, which only ever point into guest memory; every guest mistake ends as the exception
+//! a processor would raise.
+
+mod access;
+mod bank;
+mod block;
+mod bounce;
+mod code_cache;
+mod cpu;
+mod emit;
+mod exceptions;
+mod features;
+mod interpret;
+mod mode;
+mod run;
+mod state;
+mod translate;
+mod translations;
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use mem::GuestMemory;
+use vcpu::EngineError;
+use x86::{CpuidTable, Gpa, cpu_model};
+
+use crate::code_cache::Stubs;
+pub use crate::cpu::SoftVcpu;
+use crate::features::Features;
+use crate::translate::Site;
+use crate::translations::Translations;
+
+/// What of the engine can be chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Size of the code cache. When it is full, everything is translated anew.
+    pub code_cache_bytes: usize,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config { code_cache_bytes: 64 << 20 }
+    }
+}
+
+/// The software engine of one VM: what its vCPUs share.
+pub struct Soft {
+    memory: Arc<GuestMemory>,
+    translations: Mutex<Translations>,
+    stubs: Stubs,
+    /// Instruction set of the VM: that of its first vCPU's CPUID.
+    features: OnceLock<Features>,
+}
+
+impl Soft {
+    /// An engine for a VM with this memory.
+    ///
+    /// # Errors
+    /// If the host cannot run translated code: no FSGSBASE for user code, or no executable memory.
+    pub fn new(
+        memory: Arc<GuestMemory>,
+        config: Config,
+    ) -> Result<Arc<Soft>, EngineError> {
+        if !host::cpu::has_user_fsgsbase() {
+            let source = std::io::Error::other("the host kernel does not allow FSGSBASE in user mode");
+            return Err(EngineError::Host { what: "cannot prepare the software CPU", source });
+        }
+        let xsave_mask = host::cpu::xcr0() & cpu_model::XCR0_MASK;
+        let translations = Translations::new(config.code_cache_bytes, xsave_mask)
+            .map_err(|source| EngineError::Host { what: "cannot get memory for translated code", source })?;
+        let stubs = translations.stubs();
+        Ok(Arc::new(Soft { memory, translations: Mutex::new(translations), stubs, features: OnceLock::new() }))
+    }
+
+    /// A new vCPU in the state after RESET. All vCPUs of a VM have the same instruction set.
+    ///
+    /// # Errors
+    /// If the CPUID table offers other instructions than the first vCPU's.
+    pub fn create_vcpu(self: &Arc<Soft>, cpuid: CpuidTable) -> Result<SoftVcpu, EngineError> {
+        let features = Features::new(&cpuid);
+        if self.features.get_or_init(|| features.clone()) != &features {
+            return Err(EngineError::State("vCPUs of one VM with different instruction sets"));
+        }
+        self.translations().set_features(features);
+        let mut vcpu = SoftVcpu::new(Arc::clone(self), cpuid);
+        vcpu.load_state(&vcpu::VcpuState::reset());
+        Ok(vcpu)
+    }
+
+    fn translations(&self) -> MutexGuard<'_, Translations> {
+        self.translations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stubs(&self) -> Stubs {
+        self.stubs
+    }
+
+    fn features(&self) -> Features {
+        self.features.get().cloned().unwrap_or_default()
+    }
+
+    fn invalidate(&self, gpa: Gpa, len_bytes: u64) {
+        self.translations().invalidate(gpa, len_bytes, &self.memory);
+    }
+
+    fn site_at(&self, pc: u64) -> Option<Site> {
+        self.translations().site_at(pc)
+    }
+}

@@ -1,0 +1,159 @@
+//! The vCPU block: what translated code reads and writes through GS.
+//!
+//! The guest's general registers, flags and vector registers live in the host's own registers while translated
+//! code runs. Everything else that code touches lies here, at fixed offsets from the GS base. Between runs the
+//! block holds the whole register state, and Rust code reads and changes it like any struct.
+
+use std::mem::offset_of;
+
+use host::fault::FaultRecord;
+use vcpu::XSAVE_BYTES;
+
+/// Why translated code came back to Rust.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ExitReason {
+    /// No translation known for `rip`: find or make one.
+    Lookup = 0,
+    /// As `Lookup`, and the direct jump with link number `exit_info` can be chained to it.
+    Chain = 1,
+    /// The instruction at `rip` is for the interpreter.
+    Interpret = 2,
+    /// The memory access of site `exit_info` missed the TLB.
+    Memory = 3,
+    /// The site `exit_info` wants the guest's FP state in the registers.
+    FpState = 4,
+    /// A kick was seen; `rip` is the next instruction.
+    Poll = 5,
+    /// A host fault in translated code; see `fault`.
+    Fault = 6,
+    /// A bounced instruction is done; see `slow`.
+    Bounced = 7,
+}
+
+impl ExitReason {
+    pub(crate) fn from_raw(raw: u32) -> Option<ExitReason> {
+        use ExitReason as E;
+        [E::Lookup, E::Chain, E::Interpret, E::Memory, E::FpState, E::Poll, E::Fault, E::Bounced]
+            .into_iter()
+            .find(|&reason| reason as u32 == raw)
+    }
+}
+
+/// Largest operand that goes through the bounce buffer.
+pub(crate) const BOUNCE_BYTES: usize = 64;
+
+/// See the module's head. Layout matters: translated code uses [`offset_of!`] these fields.
+#[repr(C, align(64))]
+pub(crate) struct VcpuBlock {
+    /// RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 to R15, valid between runs.
+    pub(crate) gprs: [u64; 16],
+    pub(crate) rip: u64,
+    /// Status flags and DF, valid between runs; everything else of RFLAGS is in `system_flags` and `interrupts`.
+    pub(crate) rflags: u64,
+    /// True values of guest registers whose host register translated code has borrowed.
+    pub(crate) spill: [u64; 16],
+    /// LAHF and SETO of status flags that translated code has put away.
+    pub(crate) saved_flags: u64,
+    pub(crate) exit_reason: u32,
+    pub(crate) exit_info: u32,
+    /// RFLAGS.IF, 0 or 1.
+    pub(crate) interrupts: u32,
+    /// The guest's FP state is in the host's registers.
+    pub(crate) fp_loaded: u32,
+    /// It was, when translated code came back.
+    pub(crate) fp_was_loaded: u32,
+    /// Something waits for interrupts to be enabled: come back after STI and its like.
+    pub(crate) window_wanted: u32,
+    /// RFLAGS bits other than status flags, DF and IF.
+    pub(crate) system_flags: u64,
+    /// Tables of the current bank.
+    pub(crate) read_tlb: u64,
+    pub(crate) write_tlb: u64,
+    pub(crate) jump_cache: u64,
+    /// Where an indirect jump of translated code goes.
+    pub(crate) jump_target: u64,
+    /// Address of the kick word.
+    pub(crate) kick: u64,
+    /// Segment bases and limits: ES, CS, SS, DS, FS, GS.
+    pub(crate) segment_base: [u64; 6],
+    pub(crate) segment_limit: [u64; 6],
+    pub(crate) tsc_offset: u64,
+    pub(crate) tsc_aux: u64,
+    pub(crate) host_rsp: u64,
+    pub(crate) fault: FaultRecord,
+    /// A few words of stack for PUSHFQ in translated code.
+    pub(crate) stack: [u64; 8],
+    /// Address of the end of `stack`.
+    pub(crate) stack_top: u64,
+    pub(crate) bounce: BounceBuffer,
+    pub(crate) xsave: XsaveArea,
+    /// XRSTOR from here puts every component into its initial state.
+    pub(crate) xsave_initial: XsaveArea,
+}
+
+/// Operand of an instruction whose memory cannot be reached directly.
+#[repr(C, align(64))]
+pub(crate) struct BounceBuffer(pub(crate) [u8; BOUNCE_BYTES]);
+
+/// A standard-format XSAVE area.
+#[repr(C, align(64))]
+#[derive(Clone)]
+pub(crate) struct XsaveArea(pub(crate) [u8; XSAVE_BYTES]);
+
+impl XsaveArea {
+    /// Initial state: every XSTATE_BV bit clear, default control words.
+    pub(crate) fn initial() -> XsaveArea {
+        let mut bytes = [0; XSAVE_BYTES];
+        bytes[0..2].copy_from_slice(&0x37f_u16.to_le_bytes());
+        bytes[24..28].copy_from_slice(&0x1f80_u32.to_le_bytes());
+        XsaveArea(bytes)
+    }
+}
+
+/// Offset of general register `number` in the block.
+pub(crate) fn gpr_offset(number: usize) -> i32 {
+    (offset_of!(VcpuBlock, gprs) + number * 8) as i32
+}
+
+/// Offset of the spill slot of general register `number`.
+pub(crate) fn spill_offset(number: usize) -> i32 {
+    (offset_of!(VcpuBlock, spill) + number * 8) as i32
+}
+
+impl VcpuBlock {
+    pub(crate) fn new() -> Box<VcpuBlock> {
+        let mut block = Box::new(VcpuBlock {
+            gprs: [0; 16],
+            rip: 0,
+            rflags: 2,
+            spill: [0; 16],
+            saved_flags: 0,
+            exit_reason: 0,
+            exit_info: 0,
+            interrupts: 0,
+            fp_loaded: 0,
+            fp_was_loaded: 0,
+            window_wanted: 0,
+            system_flags: 0,
+            read_tlb: 0,
+            write_tlb: 0,
+            jump_cache: 0,
+            jump_target: 0,
+            kick: 0,
+            segment_base: [0; 6],
+            segment_limit: [0; 6],
+            tsc_offset: 0,
+            tsc_aux: 0,
+            host_rsp: 0,
+            fault: FaultRecord::default(),
+            stack: [0; 8],
+            stack_top: 0,
+            bounce: BounceBuffer([0; BOUNCE_BYTES]),
+            xsave: XsaveArea::initial(),
+            xsave_initial: XsaveArea::initial(),
+        });
+        block.stack_top = block.stack.as_ptr_range().end as u64;
+        block
+    }
+}

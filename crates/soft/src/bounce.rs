@@ -1,0 +1,123 @@
+//! Bounced instructions: the memory operand is copied into the vCPU block, the instruction runs on it there, and the
+//! result is copied back.
+//!
+//! The way for operands that translated code cannot reach: across a page end, in a device, on a page with translated
+//! code, under a data breakpoint. A store to a device is posted and reported after the instruction is done.
+
+use iced_x86::{Instruction, InstructionInfoFactory, OpAccess, OpKind};
+use x86::Exception;
+
+use crate::block::ExitReason;
+use crate::code_cache::CodeCache;
+use crate::cpu::{SoftVcpu, Step, Stop};
+
+/// FP loads and the instruction itself: a thunk never exits more often.
+const THUNK_ENTRIES: usize = 4;
+
+impl SoftVcpu {
+    /// Runs one instruction whose memory operand has `size` bytes through the bounce buffer.
+    pub(crate) fn bounce(&mut self, instruction: &Instruction, bytes: &[u8], size: u8, write: bool) -> Step {
+        self.counters.bounced += 1;
+        let len = usize::from(size);
+        let linear = self.operand_linear(instruction, u64::from(size), write)?;
+        let access = self.access(write);
+        // With write access for a read-modify-write: a fault says "write", as the hardware's does.
+        let pieces = self.pieces(linear, len, access)?;
+        let (reads, needs_alignment) = operand_needs(instruction);
+        if needs_alignment && !linear.is_multiple_of(u64::from(size)) {
+            return Err(crate::cpu::GP0.into());
+        }
+        self.note_data_access(linear, u64::from(size), write);
+        let mut data = [0; crate::block::BOUNCE_BYTES];
+        if reads {
+            let mut at = 0;
+            for (gpa, part) in pieces {
+                self.read_physical(gpa, &mut data[at..at + part])?;
+                at += part;
+            }
+        }
+        self.block.bounce.0 = data;
+        let thunk = self.soft.translations().bounce_thunk(instruction, bytes, self.mode, &self.memory);
+        let Some(thunk) = thunk else {
+            return Err(Exception::InvalidOpcode.into());
+        };
+        self.run_thunk(instruction, thunk)?;
+        if write {
+            let data = self.block.bounce.0;
+            let mut at = 0;
+            for (gpa, part) in pieces {
+                self.write_physical(gpa, &data[at..at + part]);
+                at += part;
+            }
+        }
+        self.block.rip = instruction.next_ip();
+        Ok(())
+    }
+
+    fn run_thunk(&mut self, instruction: &Instruction, thunk: u64) -> Step {
+        let mut pc = thunk;
+        for _ in 0..THUNK_ENTRIES {
+            if CodeCache::run(self.soft.stubs(), &mut self.block, pc).is_err() {
+                return Err(Stop::Again);
+            }
+            match ExitReason::from_raw(self.block.exit_reason) {
+                Some(ExitReason::Bounced) => return Ok(()),
+                Some(ExitReason::FpState) => {
+                    self.check_fp(instruction)?;
+                    let site = self.soft.translations().site(self.block.exit_info);
+                    let Some(site) = site else { break };
+                    self.restore_site(&site);
+                    self.block.fp_loaded = 1;
+                    pc = site.start;
+                }
+                Some(ExitReason::Fault) => return Err(self.host_fault()),
+                _ => break,
+            }
+        }
+        Err(Exception::InvalidOpcode.into())
+    }
+
+    /// The guest exception for a host fault of a copied instruction.
+    pub(crate) fn host_fault(&self) -> Stop {
+        let exception = match self.block.fault.vector {
+            0 => Exception::DivideError,
+            6 => Exception::InvalidOpcode,
+            12 => Exception::StackFault(0),
+            16 => Exception::X87Fault,
+            17 => Exception::AlignmentCheck,
+            // Unmasked SSE exceptions are #UD unless the kernel says that it handles #XM.
+            19 if self.cr4.contains(x86::Cr4::OSXMMEXCPT) => Exception::SimdFault,
+            19 => Exception::InvalidOpcode,
+            _ => Exception::GeneralProtection(0),
+        };
+        Stop::Exception(exception)
+    }
+}
+
+/// Whether the operand's old value matters, and whether it must be aligned to its size.
+fn operand_needs(instruction: &Instruction) -> (bool, bool) {
+    let mut factory = InstructionInfoFactory::new();
+    let info = factory.info(instruction);
+    let memory_op = (0..instruction.op_count()).find(|&op| instruction.op_kind(op) == OpKind::Memory);
+    let reads = memory_op.is_none_or(|op| !matches!(info.op_access(op), OpAccess::Write));
+    (reads, must_be_aligned(instruction))
+}
+
+/// Instructions that fault on a misaligned operand, which the aligned bounce buffer would hide.
+fn must_be_aligned(instruction: &Instruction) -> bool {
+    use iced_x86::{EncodingKind, Mnemonic as M};
+    let mnemonic = instruction.mnemonic();
+    let always = matches!(
+        mnemonic,
+        M::Movaps | M::Movapd | M::Movdqa | M::Movntps | M::Movntpd | M::Movntdq | M::Movntdqa | M::Vmovaps
+            | M::Vmovapd | M::Vmovdqa | M::Vmovntps | M::Vmovntpd | M::Vmovntdq | M::Vmovntdqa | M::Cmpxchg16b
+    );
+    if always {
+        return true;
+    }
+    let is_legacy_sse = instruction.encoding() == EncodingKind::Legacy
+        && instruction.memory_size().size() == 16
+        && (0..instruction.op_count()).any(|op| instruction.op_register(op).is_xmm());
+    is_legacy_sse && !matches!(mnemonic, M::Movups | M::Movupd | M::Movdqu | M::Lddqu | M::Pcmpestri
+        | M::Pcmpestrm | M::Pcmpistri | M::Pcmpistrm)
+}

@@ -1,0 +1,309 @@
+//! One vCPU of the software engine: its whole state and the few ways to look at it.
+//!
+//! General registers, RIP and status flags are in the vCPU block, where translated code leaves them; system state
+//! is here. The other modules add methods: memory access, exceptions, the interpreter, the run loop.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use mem::GuestMemory;
+use vcpu::{DebugRegisters, Exit, Kick, Msrs};
+use x86::paging::{Access, Paging};
+use x86::{Cr0, Cr4, CpuidTable, DescriptorTable, Efer, Exception, Rflags, Segment};
+
+use crate::Soft;
+use crate::bank::{BankKey, Banks};
+use crate::block::VcpuBlock;
+use crate::mode::Mode;
+
+/// Why an instruction could not be completed now.
+#[derive(Clone, Debug)]
+pub(crate) enum Stop {
+    /// It faults.
+    Exception(Exception),
+    /// The machine must answer this first; the instruction starts over then.
+    Ask(Exit),
+    /// Look at the state again: nothing more to do here.
+    Again,
+}
+
+impl From<Exception> for Stop {
+    fn from(exception: Exception) -> Stop {
+        Stop::Exception(exception)
+    }
+}
+
+/// What an instruction comes to.
+pub(crate) type Step<T = ()> = Result<T, Stop>;
+
+/// #GP(0), the commonest fault.
+pub(crate) const GP0: Exception = Exception::GeneralProtection(0);
+
+/// Positions in [`SoftVcpu::segments`], which are also those of the block's tables.
+pub(crate) mod seg {
+    pub(crate) const ES: usize = 0;
+    pub(crate) const CS: usize = 1;
+    pub(crate) const SS: usize = 2;
+    pub(crate) const DS: usize = 3;
+    pub(crate) const FS: usize = 4;
+    pub(crate) const GS: usize = 5;
+}
+
+/// The word that translated code polls.
+pub(crate) struct KickWord(AtomicU32);
+
+impl Kick for KickWord {
+    fn kick(&self) {
+        self.0.store(1, Ordering::Release);
+    }
+}
+
+impl KickWord {
+    pub(crate) fn is_raised(&self) -> bool {
+        self.0.load(Ordering::Acquire) != 0
+    }
+
+    pub(crate) fn take(&self) -> bool {
+        self.0.swap(0, Ordering::AcqRel) != 0
+    }
+
+    fn address(&self) -> u64 {
+        self.0.as_ptr() as u64
+    }
+}
+
+/// Events that wait to be delivered.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Pending {
+    pub(crate) interrupt: Option<u8>,
+    pub(crate) nmi: bool,
+    pub(crate) nmi_blocked: bool,
+    /// STI or MOV SS just ran: nothing is delivered before the next instruction is done.
+    pub(crate) shadow: bool,
+    pub(crate) halted: bool,
+    /// Data breakpoints hit by the instruction that is being done, as DR6 bits.
+    pub(crate) breakpoints: u64,
+}
+
+/// How often something happened.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct VcpuCounters {
+    pub(crate) tlb_misses: u64,
+    pub(crate) bounced: u64,
+    pub(crate) interpreted: u64,
+    pub(crate) lookups: u64,
+    pub(crate) chained: u64,
+    pub(crate) exceptions: u64,
+    pub(crate) interrupts: u64,
+    pub(crate) fp_loads: u64,
+}
+
+/// A vCPU on the software engine.
+pub struct SoftVcpu {
+    pub(crate) soft: Arc<Soft>,
+    pub(crate) memory: Arc<GuestMemory>,
+    pub(crate) block: Box<VcpuBlock>,
+    pub(crate) banks: Banks,
+    pub(crate) cpuid: CpuidTable,
+    pub(crate) segments: [Segment; 6],
+    pub(crate) ldtr: Segment,
+    pub(crate) tr: Segment,
+    pub(crate) gdtr: DescriptorTable,
+    pub(crate) idtr: DescriptorTable,
+    pub(crate) cr0: Cr0,
+    pub(crate) cr2: u64,
+    pub(crate) cr3: u64,
+    pub(crate) cr4: Cr4,
+    pub(crate) efer: Efer,
+    pub(crate) debug: DebugRegisters,
+    pub(crate) msrs: Msrs,
+    pub(crate) xcr0: u64,
+    pub(crate) mode: Mode,
+    pub(crate) pending: Pending,
+    pub(crate) window_wanted: bool,
+    pub(crate) kick: Arc<KickWord>,
+    /// Answers that the current instruction already got, in the order it asked.
+    pub(crate) answers: Vec<u64>,
+    pub(crate) answers_used: usize,
+    /// The last exit wants an answer.
+    pub(crate) asked: bool,
+    /// Writes to devices that completed instructions left behind, to be reported before anything else.
+    pub(crate) posted: Vec<Exit>,
+    /// Generation of the code cache that the jump caches are of.
+    pub(crate) generation: u64,
+    pub(crate) in_shutdown: bool,
+    pub(crate) counters: VcpuCounters,
+}
+
+impl SoftVcpu {
+    pub(crate) fn new(soft: Arc<Soft>, cpuid: CpuidTable) -> SoftVcpu {
+        let (memory, lookup) = (Arc::clone(&soft.memory), soft.stubs().lookup);
+        let kick = Arc::new(KickWord(AtomicU32::new(0)));
+        let mut block = VcpuBlock::new();
+        block.kick = kick.address();
+        SoftVcpu {
+            soft,
+            memory,
+            block,
+            banks: Banks::new(lookup),
+            cpuid,
+            segments: [Segment::default(); 6],
+            ldtr: Segment::default(),
+            tr: Segment::default(),
+            gdtr: DescriptorTable::default(),
+            idtr: DescriptorTable::default(),
+            cr0: Cr0::empty(),
+            cr2: 0,
+            cr3: 0,
+            cr4: Cr4::empty(),
+            efer: Efer::empty(),
+            debug: DebugRegisters { address: [0; 4], dr6: 0xffff_0ff0, dr7: 0x400 },
+            msrs: Msrs::default(),
+            xcr0: 1,
+            mode: Mode::default(),
+            pending: Pending::default(),
+            window_wanted: false,
+            kick,
+            answers: Vec::new(),
+            answers_used: 0,
+            asked: false,
+            posted: Vec::new(),
+            generation: 0,
+            in_shutdown: false,
+            counters: VcpuCounters::default(),
+        }
+    }
+
+    /// Current privilege level.
+    pub(crate) fn cpl(&self) -> u8 {
+        self.segments[seg::SS].dpl()
+    }
+
+    pub(crate) fn is_long_mode(&self) -> bool {
+        self.efer.contains(Efer::LMA)
+    }
+
+    pub(crate) fn is_64_bit(&self) -> bool {
+        self.is_long_mode() && self.segments[seg::CS].is_long()
+    }
+
+    pub(crate) fn is_protected(&self) -> bool {
+        self.cr0.contains(Cr0::PE)
+    }
+
+    /// Virtual-8086 mode.
+    pub(crate) fn is_v86(&self) -> bool {
+        self.block.system_flags & Rflags::VM.bits() != 0
+    }
+
+    /// Selectors mean addresses, not descriptors.
+    pub(crate) fn is_real_or_v86(&self) -> bool {
+        !self.is_protected() || self.is_v86()
+    }
+
+    pub(crate) fn rflags(&self) -> Rflags {
+        let host = self.block.rflags & (Rflags::ARITHMETIC | Rflags::DF).bits();
+        let interrupts = u64::from(self.block.interrupts) << 9;
+        Rflags::from_bits_retain(host | interrupts | self.block.system_flags | 2)
+    }
+
+    pub(crate) fn set_rflags(&mut self, flags: Rflags) {
+        let host = Rflags::ARITHMETIC | Rflags::DF;
+        let defined = Rflags::all().bits();
+        self.block.rflags = (flags & host).bits() | 2;
+        self.block.interrupts = u32::from(flags.contains(Rflags::IF));
+        let system = flags.bits() & defined & !(host | Rflags::IF).bits();
+        if system != self.block.system_flags {
+            self.block.system_flags = system | 2;
+            self.update_context();
+        }
+    }
+
+    pub(crate) fn paging(&self) -> Paging {
+        Paging { cr0: self.cr0, cr3: self.cr3, cr4: self.cr4, efer: self.efer }
+    }
+
+    /// The access that the current privilege makes.
+    pub(crate) fn access(&self, write: bool) -> Access {
+        let smap_override = self.block.system_flags & Rflags::AC.bits() != 0;
+        Access { write, fetch: false, user: self.cpl() == 3, smap_override }
+    }
+
+    pub(crate) fn pcid(&self) -> u16 {
+        if self.cr4.contains(Cr4::PCIDE) { (self.cr3 & 0xfff) as u16 } else { 0 }
+    }
+
+    /// Brings everything derived from control registers, segments and RFLAGS up to date: the code mode, the
+    /// bank, the segment tables of the block.
+    pub(crate) fn update_context(&mut self) {
+        self.mode = self.code_mode();
+        for (index, segment) in self.segments.iter().enumerate() {
+            let is_flat_base = self.mode.is_64() && index < seg::FS;
+            self.block.segment_base[index] = if is_flat_base { 0 } else { segment.base };
+            // Translated code wants limit + 1, and 0 for a segment that always needs a closer look.
+            let is_simple = segment.is_present()
+                && segment.is_code_or_data()
+                && (!self.is_protected() || !segment.is_code() && segment.kind() & 6 == 2);
+            self.block.segment_limit[index] = if is_simple { u64::from(segment.limit) + 1 } else { 0 };
+        }
+        let user = self.cpl() == 3;
+        let smap_override =
+            !user && self.cr4.contains(Cr4::SMAP) && self.block.system_flags & Rflags::AC.bits() != 0;
+        let key = BankKey { user, smap_override, mode: self.mode.0 };
+        self.banks.select(self.pcid(), key);
+        let bank = self.banks.current();
+        let (read, write, jumps) = (bank.read.address(), bank.write.address(), bank.jumps_address());
+        self.block.read_tlb = read;
+        self.block.write_tlb = write;
+        self.block.jump_cache = jumps;
+    }
+
+    fn code_mode(&self) -> Mode {
+        let mut bits = 0;
+        if !self.is_64_bit() {
+            let is_big = self.segments[seg::CS].is_big() && !self.is_real_or_v86();
+            bits |= if is_big { Mode::CODE32 } else { Mode::CODE16 };
+            let is_flat = |segment: &Segment| {
+                segment.base == 0
+                    && segment.limit == u32::MAX
+                    && segment.is_present()
+                    && (segment.is_code() || segment.kind() & 6 == 2)
+            };
+            let flat = self.is_protected()
+                && !self.is_v86()
+                && self.segments[..seg::FS].iter().all(is_flat)
+                && self.segments[seg::SS].is_big()
+                && self.segments[seg::FS..].iter().all(|segment| is_flat(segment) || segment.limit == u32::MAX);
+            if !flat {
+                bits |= Mode::SEGMENTED;
+            }
+        }
+        if self.cpl() == 3 {
+            bits |= Mode::USER;
+            if self.cr4.contains(Cr4::TSD) {
+                bits |= Mode::NO_TSC;
+            }
+        }
+        if !self.cr4.contains(Cr4::OSFXSR) || self.cr0.contains(Cr0::EM) {
+            bits |= Mode::NO_SSE;
+        }
+        if !self.cr4.contains(Cr4::OSXSAVE) || self.xcr0 & 6 != 6 || !self.is_protected() || self.is_v86() {
+            bits |= Mode::NO_AVX;
+        }
+        let breakpoints = self.debug.dr7 & 0xff != 0;
+        if self.block.system_flags & Rflags::TF.bits() != 0 || breakpoints {
+            bits |= Mode::CAREFUL;
+        }
+        Mode(bits)
+    }
+
+    /// The machine's answer to `exit`: returned at once if the instruction asked before, otherwise the instruction
+    /// stops and starts over when the answer is there.
+    pub(crate) fn ask(&mut self, exit: Exit) -> Step<u64> {
+        if let Some(&answer) = self.answers.get(self.answers_used) {
+            self.answers_used += 1;
+            return Ok(answer);
+        }
+        Err(Stop::Ask(exit))
+    }
+}

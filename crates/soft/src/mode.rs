@@ -1,0 +1,41 @@
+//! The code mode: everything outside the bytes that a translation depends on.
+
+/// Bits that are part of a translation's key and of its jump-cache bank.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub(crate) struct Mode(pub(crate) u16);
+
+impl Mode {
+    /// 32-bit code.
+    pub(crate) const CODE32: u16 = 1 << 0;
+    /// 16-bit code.
+    pub(crate) const CODE16: u16 = 1 << 1;
+    /// CPL 3.
+    pub(crate) const USER: u16 = 1 << 2;
+    /// Not every segment is flat and of full size: bases and limits must be applied, stack accesses interpreted.
+    pub(crate) const SEGMENTED: u16 = 1 << 3;
+    /// SSE instructions are undefined (CR4.OSFXSR clear, or CR0.EM set).
+    pub(crate) const NO_SSE: u16 = 1 << 4;
+    /// AVX instructions are undefined (CR4.OSXSAVE clear, or XCR0 without AVX).
+    pub(crate) const NO_AVX: u16 = 1 << 5;
+    /// One instruction at a time, because TF or debug registers ask for a look after each.
+    pub(crate) const CAREFUL: u16 = 1 << 6;
+    /// RDTSC is not allowed here (CR4.TSD at CPL 3).
+    pub(crate) const NO_TSC: u16 = 1 << 7;
+
+    pub(crate) fn has(self, bits: u16) -> bool {
+        self.0 & bits != 0
+    }
+
+    /// 16, 32 or 64, as iced wants it.
+    pub(crate) fn bitness(self) -> u32 {
+        match self.0 & (Mode::CODE32 | Mode::CODE16) {
+            0 => 64,
+            Mode::CODE32 => 32,
+            _ => 16,
+        }
+    }
+
+    pub(crate) fn is_64(self) -> bool {
+        self.bitness() == 64
+    }
+}

@@ -1,0 +1,537 @@
+//! The run loop: finds or makes the translation at RIP, enters it, and deals with why it came back.
+
+use std::sync::Arc;
+
+use iced_x86::{Decoder, Instruction};
+use mem::Hva;
+use vcpu::{
+    EngineError, EngineStatistics, Exit, Injection, Kick, Reply, TripleFault, Unit, Vcpu, VcpuState,
+};
+use x86::paging::Access;
+use x86::{Exception, Gpa, Gva, PAGE_SIZE, Rflags};
+
+use crate::block::ExitReason;
+use crate::code_cache::{CodeCache, HostPc};
+use crate::cpu::{GP0, SoftVcpu, Stop, seg};
+use crate::exceptions::{Event, Source};
+use crate::mode::Mode;
+use crate::translate::{DECODER_OPTIONS, Site};
+use crate::translations::BlockKey;
+
+/// Longest instruction (APM vol. 3, 1.2).
+const MAX_INSTRUCTION_BYTES: usize = 15;
+/// Most bytes shown to the translator at once.
+const WINDOW_BYTES: usize = 512;
+
+/// How far one turn of the loop came.
+enum Turn {
+    /// At least one instruction is done (in careful mode exactly one).
+    Progress,
+    /// Nothing done yet: try again.
+    Again,
+    /// An exception was delivered instead.
+    Raised,
+    /// The machine is needed.
+    Exit(Exit),
+}
+
+impl SoftVcpu {
+    fn turn(&mut self) -> Result<Turn, EngineError> {
+        let is_careful = self.mode.has(Mode::CAREFUL);
+        if is_careful && let Some(dr6) = self.instruction_breakpoint() {
+            return Ok(self.raise_or_exit(Exception::Debug { dr6 }));
+        }
+        let steps = self.rflags().contains(Rflags::TF);
+        let turn = self.execute()?;
+        if is_careful && matches!(turn, Turn::Progress) {
+            self.block.system_flags &= !Rflags::RF.bits();
+            let step = if steps { 1 << 14 } else { 0 };
+            let dr6 = std::mem::take(&mut self.pending.breakpoints) | step;
+            if dr6 != 0 {
+                return Ok(self.raise_or_exit(Exception::Debug { dr6 }));
+            }
+        }
+        Ok(turn)
+    }
+
+    fn raise_or_exit(&mut self, exception: Exception) -> Turn {
+        self.answers.clear();
+        self.answers_used = 0;
+        match self.raise(exception) {
+            Ok(()) => Turn::Raised,
+            Err(fault) => self.shut_down(fault),
+        }
+    }
+
+    fn shut_down(&mut self, fault: TripleFault) -> Turn {
+        self.in_shutdown = true;
+        Turn::Exit(Exit::TripleFault(fault))
+    }
+
+    /// DR6 bits of instruction breakpoints at RIP, unless RFLAGS.RF holds them off.
+    fn instruction_breakpoint(&self) -> Option<u64> {
+        if self.block.system_flags & Rflags::RF.bits() != 0 || !self.answers.is_empty() {
+            return None;
+        }
+        let at = self.code_linear(self.block.rip);
+        let hits = (0..4).fold(0, |hits, n| {
+            let is_enabled = self.debug.dr7 >> (2 * n) & 3 != 0;
+            let is_execute = self.debug.dr7 >> (16 + 4 * n) & 3 == 0;
+            if is_enabled && is_execute && self.debug.address[n] == at { hits | 1 << n } else { hits }
+        });
+        (hits != 0).then_some(hits)
+    }
+
+    fn code_linear(&self, rip: u64) -> u64 {
+        if self.is_64_bit() { rip } else { self.segments[seg::CS].base.wrapping_add(rip) & 0xffff_ffff }
+    }
+
+    /// Runs from RIP until translated code comes back for good.
+    fn execute(&mut self) -> Result<Turn, EngineError> {
+        if !self.answers.is_empty() {
+            return Ok(self.interpret_here());
+        }
+        let mut pc = match self.find_code(true) {
+            Ok(pc) => pc,
+            Err(stop) => return Ok(self.stopped(stop)),
+        };
+        loop {
+            CodeCache::run(self.soft.stubs(), &mut self.block, pc)
+                .map_err(|source| EngineError::Host { what: "cannot prepare a thread for translated code", source })?;
+            let reason = ExitReason::from_raw(self.block.exit_reason);
+            let is_careful = self.mode.has(Mode::CAREFUL);
+            match reason {
+                Some(ExitReason::Lookup | ExitReason::Chain) if is_careful => return Ok(Turn::Progress),
+                Some(ExitReason::Lookup | ExitReason::Chain) => {
+                    self.counters.lookups += 1;
+                    self.block.fp_loaded = self.block.fp_was_loaded;
+                    let link = (reason == Some(ExitReason::Chain)).then_some(self.block.exit_info);
+                    if self.must_look_around() {
+                        self.block.fp_loaded = 0;
+                        return Ok(Turn::Progress);
+                    }
+                    pc = match self.find_code(false) {
+                        Ok(pc) => pc,
+                        Err(stop) => return Ok(self.stopped(stop)),
+                    };
+                    if let Some(link) = link {
+                        self.chain(link, pc);
+                    }
+                }
+                Some(ExitReason::Poll) => return Ok(Turn::Progress),
+                Some(ExitReason::Interpret) => return Ok(self.interpret_here()),
+                Some(ExitReason::Memory) => match self.miss()? {
+                    Ok(resume) => pc = resume,
+                    Err(turn) => return Ok(turn),
+                },
+                Some(ExitReason::FpState) => match self.load_fp_state()? {
+                    Ok(resume) => pc = resume,
+                    Err(turn) => return Ok(turn),
+                },
+                Some(ExitReason::Fault) => return self.fault(),
+                Some(ExitReason::Bounced) | None => {
+                    return Err(EngineError::Internal("translated code left for no known reason".into()));
+                }
+            }
+        }
+    }
+
+    /// Something outside translated code wants attention.
+    fn must_look_around(&self) -> bool {
+        self.kick.is_raised() || self.memory.notes().has_code_writes()
+    }
+
+    fn stopped(&mut self, stop: Stop) -> Turn {
+        match stop {
+            Stop::Exception(exception) => self.raise_or_exit(exception),
+            Stop::Ask(exit) => Turn::Exit(exit),
+            Stop::Again => Turn::Again,
+        }
+    }
+
+    /// Executes the instruction at RIP by hand.
+    fn interpret_here(&mut self) -> Turn {
+        let mut bytes = [0; MAX_INSTRUCTION_BYTES];
+        let done = self.decode_here(&mut bytes).and_then(|instruction| {
+            self.answers_used = 0;
+            self.interpret(&instruction, &bytes[..instruction.len()])
+        });
+        match done {
+            Ok(()) => {
+                self.answers.clear();
+                Turn::Progress
+            }
+            Err(Stop::Again) => {
+                self.answers.clear();
+                Turn::Again
+            }
+            Err(stop) => self.stopped(stop),
+        }
+    }
+
+    /// Decodes the instruction at RIP. A page fault counts only if the instruction really reaches into that page.
+    fn decode_here(&mut self, bytes: &mut [u8; MAX_INSTRUCTION_BYTES]) -> Result<Instruction, Stop> {
+        let rip = self.block.rip;
+        let linear = self.code_linear(rip);
+        let first = MAX_INSTRUCTION_BYTES.min((PAGE_SIZE - linear % PAGE_SIZE) as usize);
+        let gpa = self.fetch_address(rip)?;
+        if self.memory.read(gpa, &mut bytes[..first]).is_err() {
+            return Err(Exception::InvalidOpcode.into());
+        }
+        let bitness = self.mode.bitness();
+        let decode = |bytes: &[u8]| {
+            let mut decoder = Decoder::with_ip(bitness, bytes, rip, DECODER_OPTIONS);
+            let instruction = decoder.decode();
+            (instruction, decoder.last_error() == iced_x86::DecoderError::NoMoreBytes)
+        };
+        let (instruction, is_cut_off) = decode(&bytes[..first]);
+        if !is_cut_off || first == MAX_INSTRUCTION_BYTES {
+            return if is_cut_off { Err(GP0.into()) } else { Ok(instruction) };
+        }
+        let gpa = self.fetch_address(rip.wrapping_add(first as u64))?;
+        if self.memory.read(gpa, &mut bytes[first..]).is_err() {
+            return Err(Exception::InvalidOpcode.into());
+        }
+        Ok(decode(bytes).0)
+    }
+
+    /// Physical address to fetch from, with the checks of an instruction fetch.
+    fn fetch_address(&mut self, rip: u64) -> Result<Gpa, Stop> {
+        let linear = Gva(self.code_linear(rip));
+        if self.is_64_bit() {
+            if !linear.is_canonical() {
+                return Err(GP0.into());
+            }
+        } else if rip > u64::from(self.segments[seg::CS].limit) {
+            return Err(GP0.into());
+        }
+        let access = Access { fetch: true, ..self.access(false) };
+        Ok(self.walk(linear, access)?.gpa)
+    }
+
+    /// Where the translation at RIP starts, translating if need be. `try_jump_cache` is for callers whose RIP was
+    /// not just looked up there.
+    fn find_code(&mut self, try_jump_cache: bool) -> Result<HostPc, Stop> {
+        let rip = self.block.rip;
+        let may_cache = !self.mode.has(Mode::CAREFUL | Mode::SEGMENTED);
+        if try_jump_cache && may_cache && let Some(pc) = self.banks.current().jump(rip) {
+            return Ok(pc);
+        }
+        let gpa = self.fetch_address(rip)?;
+        let key = BlockKey { gpa: gpa.0, rip, mode: self.mode };
+        let found = self.soft.translations().find(key);
+        let pc = match found {
+            Some(pc) => pc,
+            None => self.translate_at(key)?,
+        };
+        if may_cache {
+            self.banks.current().add_jump(rip, pc);
+        }
+        Ok(pc)
+    }
+
+    fn translate_at(&mut self, key: BlockKey) -> Result<HostPc, Stop> {
+        let gpa = Gpa(key.gpa);
+        let linear = self.code_linear(key.rip);
+        let left = (PAGE_SIZE - linear % PAGE_SIZE) as usize;
+        self.mark_code(gpa)?;
+        let mut window = [0; WINDOW_BYTES];
+        let len = left.min(WINDOW_BYTES);
+        if self.memory.read(gpa, &mut window[..len]).is_err() {
+            return Err(Exception::InvalidOpcode.into());
+        }
+        let soft = Arc::clone(&self.soft);
+        let mut translations = soft.translations();
+        let done = translations.translate(key, &window[..len], None, &self.memory);
+        self.follow_generation(translations.generation);
+        if let Some(pc) = done {
+            return Ok(pc);
+        }
+        drop(translations);
+        // The first instruction straddles into the next page.
+        let second = self.fetch_address(key.rip.wrapping_add(left as u64))?;
+        if let Some(pc) = soft.translations().find_straddling(key, second.gfn()) {
+            return Ok(pc);
+        }
+        self.mark_code(second)?;
+        let rest = MAX_INSTRUCTION_BYTES - left.min(MAX_INSTRUCTION_BYTES);
+        if self.memory.read(second, &mut window[left..left + rest]).is_err() {
+            return Err(Exception::InvalidOpcode.into());
+        }
+        let mut translations = soft.translations();
+        let bytes = &window[..MAX_INSTRUCTION_BYTES];
+        let done = translations.translate(key, bytes, Some(second.gfn()), &self.memory);
+        self.follow_generation(translations.generation);
+        // Fifteen bytes and still no end: too long an instruction (APM vol. 3, 1.2).
+        done.ok_or_else(|| GP0.into())
+    }
+
+    /// Marks a page as holding translated code, before its bytes are read.
+    fn mark_code(&mut self, gpa: Gpa) -> Result<(), Stop> {
+        let page = Gpa(gpa.0 & !(PAGE_SIZE - 1));
+        let Some((Hva(host), _)) = self.memory.hva(page) else {
+            // Fetching where there is no memory reads all ones, which is no instruction.
+            return Err(Exception::InvalidOpcode.into());
+        };
+        if self.memory.notes().add_code(page.gfn()) {
+            self.banks.protect_host_page(host);
+        }
+        Ok(())
+    }
+
+    fn follow_generation(&mut self, generation: u64) {
+        if self.generation != generation {
+            self.generation = generation;
+            self.banks.forget_code();
+        }
+    }
+
+    /// Chains a direct jump. Both ends lie in one page, so the jump holds wherever that page is mapped.
+    fn chain(&mut self, link: u32, target: HostPc) {
+        self.counters.chained += 1;
+        self.soft.translations().chain(link, target);
+    }
+
+    fn site(&self, number: u32) -> Result<Site, EngineError> {
+        let site = self.soft.translations().site(number);
+        site.ok_or_else(|| EngineError::Internal(format!("no site {number}")))
+    }
+
+    /// Brings registers and flags into the exact state at a site, and RIP to its instruction.
+    pub(crate) fn restore_site(&mut self, site: &Site) {
+        for number in (0..16).filter(|number| site.borrowed & 1 << number != 0) {
+            self.block.gprs[number] = self.block.spill[number];
+        }
+        if site.flags_saved {
+            let saved = self.block.saved_flags;
+            // LAHF put SF, ZF, AF, PF, CF into AH; SETO OF into AL.
+            let low = saved >> 8 & 0xd5;
+            let overflow = (saved & 1) << 11;
+            self.block.rflags = self.block.rflags & Rflags::DF.bits() | low | overflow | 2;
+        }
+        self.block.rip = site.rip;
+    }
+
+    /// A TLB miss: where to go on, or how the turn ends.
+    fn miss(&mut self) -> Result<Result<HostPc, Turn>, EngineError> {
+        self.counters.tlb_misses += 1;
+        let site = self.site(self.block.exit_info)?;
+        let Some(access) = site.access else {
+            return Err(EngineError::Internal("a memory exit without an access".into()));
+        };
+        let linear = if access.is_segmented { None } else { Some(self.missed_address(&access)) };
+        self.restore_site(&site);
+        if let Some(linear) = linear {
+            let crosses = linear % PAGE_SIZE + u64::from(access.size.max(1)) > PAGE_SIZE;
+            let is_canonical = !self.is_long_mode() || Gva(linear).is_canonical();
+            if !crosses && is_canonical {
+                let kind = self.access(access.write);
+                let filled = match self.walk(Gva(linear), kind) {
+                    Ok(walk) => self.fill_tlb(Gva(linear), walk.gpa, access.write),
+                    Err(exception) => return Ok(Err(self.raise_or_exit(exception))),
+                };
+                if filled {
+                    self.block.fp_loaded = self.block.fp_was_loaded;
+                    return Ok(Ok(site.start));
+                }
+            }
+        }
+        Ok(Err(self.interpret_here()))
+    }
+
+    /// The linear address whose check failed: the check left `address ^ tag` and the entry's position.
+    fn missed_address(&mut self, access: &crate::translate::SiteAccess) -> u64 {
+        let mixed = self.block.gprs[usize::from(access.address.0)];
+        let entry = self.block.gprs[usize::from(access.entry.0)];
+        let bank = self.banks.current();
+        let tlb = if access.write { &bank.write } else { &bank.read };
+        mixed ^ tlb.tag_at(entry)
+    }
+
+    fn load_fp_state(&mut self) -> Result<Result<HostPc, Turn>, EngineError> {
+        self.counters.fp_loads += 1;
+        let site = self.site(self.block.exit_info)?;
+        self.restore_site(&site);
+        let mut bytes = [0; MAX_INSTRUCTION_BYTES];
+        let checked = self.decode_here(&mut bytes).and_then(|instruction| Ok(self.check_fp(&instruction)?));
+        match checked {
+            Ok(()) => {
+                self.block.fp_loaded = 1;
+                Ok(Ok(site.start))
+            }
+            Err(stop) => Ok(Err(self.stopped(stop))),
+        }
+    }
+
+    /// The silicon faulted on a copied instruction: the guest's fault, precisely there.
+    fn fault(&mut self) -> Result<Turn, EngineError> {
+        let record = self.block.fault;
+        let site = self.soft.site_at(record.rip);
+        // A page fault would mean that a TLB entry led outside guest memory.
+        let Some(site) = site.filter(|_| record.vector != 14) else {
+            return Err(EngineError::Internal(format!(
+                "host fault {} (error {:#x}, address {:#x}) in translated code at {:#x}",
+                record.vector, record.error, record.address, record.rip
+            )));
+        };
+        self.restore_site(&site);
+        let stop = self.host_fault();
+        Ok(self.stopped(stop))
+    }
+
+    /// Delivers what waits, if it may be delivered now. True if RIP has moved.
+    fn deliver_pending(&mut self) -> Result<bool, TripleFault> {
+        if self.pending.shadow {
+            return Ok(false);
+        }
+        if self.pending.nmi && !self.pending.nmi_blocked {
+            self.pending.nmi = false;
+            self.pending.nmi_blocked = true;
+            let event =
+                Event { vector: 2, error_code: None, source: Source::External, return_rip: self.block.rip };
+            if let Err(exception) = self.deliver(event) {
+                self.raise(exception)?;
+            }
+            return Ok(true);
+        }
+        if self.block.interrupts != 0 && let Some(vector) = self.pending.interrupt.take() {
+            self.deliver_interrupt(vector)?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    fn take_reply(&mut self, reply: Reply) -> Option<Turn> {
+        if !std::mem::take(&mut self.asked) {
+            return None;
+        }
+        match reply {
+            Reply::Value(value) => self.answers.push(value),
+            Reply::Done => self.answers.push(0),
+            Reply::Fault => return Some(self.raise_or_exit(GP0)),
+        }
+        None
+    }
+
+    fn drop_written_code(&mut self) {
+        if self.memory.notes().has_code_writes() {
+            for gfn in self.memory.notes().take_code_writes() {
+                self.soft.invalidate(gfn.gpa(), PAGE_SIZE);
+            }
+        }
+    }
+}
+
+impl Vcpu for SoftVcpu {
+    fn run(&mut self, reply: Reply) -> Result<Exit, EngineError> {
+        if self.in_shutdown {
+            return Ok(Exit::TripleFault(TripleFault { first_vector: 8, rip: self.block.rip }));
+        }
+        if let Some(Turn::Exit(exit)) = self.take_reply(reply) {
+            return Ok(exit);
+        }
+        loop {
+            if !self.posted.is_empty() {
+                return Ok(self.posted.remove(0));
+            }
+            self.drop_written_code();
+            let is_in_instruction = !self.answers.is_empty();
+            if !is_in_instruction {
+                if self.kick.take() {
+                    return Ok(Exit::Kicked);
+                }
+                match self.deliver_pending() {
+                    Ok(true) => continue,
+                    Ok(false) => {}
+                    Err(fault) => {
+                        self.in_shutdown = true;
+                        return Ok(Exit::TripleFault(fault));
+                    }
+                }
+                if self.window_wanted && self.can_inject() {
+                    return Ok(Exit::InterruptWindow);
+                }
+                if self.pending.halted {
+                    return Ok(Exit::Halt);
+                }
+            }
+            let was_shadowed = std::mem::take(&mut self.pending.shadow);
+            let mode = self.mode;
+            if was_shadowed {
+                // Exactly one instruction before the next look.
+                self.mode.0 |= Mode::CAREFUL;
+            }
+            let turn = self.turn()?;
+            if was_shadowed && self.mode.0 == mode.0 | Mode::CAREFUL {
+                self.mode = mode;
+            }
+            if let Turn::Exit(exit) = turn {
+                self.asked = !matches!(exit, Exit::TripleFault(_));
+                self.pending.shadow |= was_shadowed;
+                return Ok(exit);
+            }
+        }
+    }
+
+    fn can_inject(&self) -> bool {
+        self.block.interrupts != 0
+            && !self.pending.shadow
+            && self.pending.interrupt.is_none()
+            && self.answers.is_empty()
+            && !self.asked
+            && !self.in_shutdown
+    }
+
+    fn inject(&mut self, event: Injection) {
+        match event {
+            Injection::Interrupt(vector) => self.pending.interrupt = Some(vector),
+            Injection::Nmi => self.pending.nmi = true,
+        }
+    }
+
+    fn set_interrupt_window(&mut self, wanted: bool) {
+        self.window_wanted = wanted;
+        self.block.window_wanted = u32::from(wanted);
+    }
+
+    fn state(&mut self) -> Result<VcpuState, EngineError> {
+        Ok(self.save_state())
+    }
+
+    fn set_state(&mut self, state: &VcpuState) -> Result<(), EngineError> {
+        SoftVcpu::check_state(state)?;
+        self.asked = false;
+        self.load_state(state);
+        Ok(())
+    }
+
+    fn kicker(&self) -> Arc<dyn Kick> {
+        Arc::clone(&self.kick) as Arc<dyn Kick>
+    }
+
+    fn statistics(&self) -> EngineStatistics {
+        let translations = self.soft.translations();
+        let (code, tables) = translations.len_bytes();
+        let shared = translations.counters;
+        let own = &self.counters;
+        EngineStatistics(vec![
+            ("code cache", Unit::Bytes, code as u64),
+            ("translation tables", Unit::Bytes, tables as u64),
+            ("software TLBs", Unit::Bytes, self.banks.len_bytes() as u64),
+            ("translated blocks", Unit::Count, shared.translated),
+            ("translated guest bytes", Unit::Bytes, shared.guest_bytes),
+            ("invalidated blocks", Unit::Count, shared.invalidated),
+            ("code cache clears", Unit::Count, shared.cache_clears),
+            ("bounce thunks", Unit::Count, shared.bounce_thunks),
+            ("block look-ups", Unit::Count, own.lookups),
+            ("chained jumps", Unit::Count, own.chained),
+            ("TLB misses", Unit::Count, own.tlb_misses),
+            ("TLB flushes", Unit::Count, self.banks.flushes),
+            ("bounced accesses", Unit::Count, own.bounced),
+            ("interpreted instructions", Unit::Count, own.interpreted),
+            ("FP state loads", Unit::Count, own.fp_loads),
+            ("exceptions", Unit::Count, own.exceptions),
+            ("interrupts", Unit::Count, own.interrupts),
+        ])
+    }
+}

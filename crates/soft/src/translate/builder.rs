@@ -1,0 +1,387 @@
+//! The state of one translation: emitted code, borrowed registers, put-away flags, sites and links.
+//!
+//! Between guest instructions every guest register is either in its host register or *borrowed*: its value lies
+//! in its spill slot and the host register is free for address arithmetic. Status flags are either in the host's
+//! RFLAGS or *put away* in the vCPU block. Both states persist from instruction to instruction, so that a run of
+//! memory accesses pays once, and both are recorded at every [`Site`], so that a fault in the middle can restore
+//! the exact guest state. Before code leaves the block everything is put back.
+
+use std::mem::offset_of;
+
+use iced_x86::{Encoder, Instruction, Register, RflagsBits};
+
+use crate::block::{ExitReason, VcpuBlock};
+use crate::code_cache::{HostPc, Stubs};
+use crate::emit::{Emitter, Fixup, Reg};
+use crate::mode::Mode;
+
+/// Where translated code may fault or miss, and how to get from there to the exact guest state.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Site {
+    /// Host code of the guest instruction: first byte, and behind the last.
+    pub(crate) start: HostPc,
+    pub(crate) end: HostPc,
+    /// The guest instruction.
+    pub(crate) rip: u64,
+    /// Guest registers whose true value lies in the spill slot.
+    pub(crate) borrowed: u16,
+    /// Status flags lie in `saved_flags`.
+    pub(crate) flags_saved: bool,
+    /// The access, for memory sites.
+    pub(crate) access: Option<SiteAccess>,
+}
+
+/// A memory access of a site.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SiteAccess {
+    /// Holds `address ^ tag` when the check fails.
+    pub(crate) address: Reg,
+    /// Points to the TLB entry.
+    pub(crate) entry: Reg,
+    pub(crate) write: bool,
+    pub(crate) size: u8,
+    /// The registers above are not to be relied on (a segment limit may have failed first).
+    pub(crate) is_segmented: bool,
+}
+
+/// A direct jump that can be chained.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Link {
+    /// Where the 4-byte displacement lies.
+    pub(crate) slot: HostPc,
+}
+
+/// Code behind the block's straight path, emitted last.
+enum Tail {
+    /// TLB miss of a site.
+    Miss { from: Fixup, site: u32 },
+    /// FP state wanted at a site.
+    FpState { from: Fixup, site: u32 },
+    /// Leave with `rip` and a reason.
+    Leave { from: Fixup, rip: u64, reason: ExitReason },
+    /// A chainable jump that starts out as an exit.
+    Chain { from: Fixup, rip: u64, link: u32 },
+}
+
+/// See the module's head.
+pub(crate) struct Builder {
+    pub(crate) e: Emitter,
+    encoder: Encoder,
+    stubs: Option<Stubs>,
+    pub(crate) mode: Mode,
+    borrowed: u16,
+    flags_saved: bool,
+    /// Registers that instructions of the rest of the block use least, best first.
+    preference: [u8; 16],
+    /// Guest instruction being translated, and where its host code starts.
+    rip: u64,
+    start: HostPc,
+    first_site: u32,
+    first_link: u32,
+    pub(crate) sites: Vec<Site>,
+    pub(crate) links: Vec<Link>,
+    tails: Vec<Tail>,
+    pub(crate) fp_checked: bool,
+}
+
+/// What an instruction does to status flags, as far as putting them away is concerned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum FlagUse {
+    /// Neither reads nor writes them.
+    None,
+    /// Writes all six without reading any.
+    Replaces,
+    /// Reads some, or leaves some as they were.
+    Needs,
+}
+
+/// The six status flags as iced's bits.
+const STATUS: u32 =
+    RflagsBits::OF | RflagsBits::SF | RflagsBits::ZF | RflagsBits::AF | RflagsBits::CF | RflagsBits::PF;
+
+impl FlagUse {
+    pub(crate) fn of(instruction: &Instruction) -> FlagUse {
+        let read = instruction.rflags_read() & STATUS;
+        let modified = instruction.rflags_modified() & STATUS;
+        if read == 0 && modified == 0 {
+            FlagUse::None
+        } else if read == 0 && modified == STATUS && !may_leave_flags(instruction) {
+            FlagUse::Replaces
+        } else {
+            FlagUse::Needs
+        }
+    }
+}
+
+/// Shifts and rotates by a count of zero change no flag.
+fn may_leave_flags(instruction: &Instruction) -> bool {
+    use iced_x86::Mnemonic as M;
+    let shifts = [M::Shl, M::Shr, M::Sar, M::Sal, M::Rol, M::Ror, M::Rcl, M::Rcr, M::Shld, M::Shrd];
+    shifts.contains(&instruction.mnemonic())
+}
+
+/// Number of the general register that `register` is part of, if it is one.
+pub(crate) fn gpr_number(register: Register) -> Option<u8> {
+    register.is_gpr().then(|| register.full_register().number() as u8)
+}
+
+impl Builder {
+    pub(crate) fn new() -> Builder {
+        Builder {
+            e: Emitter::default(),
+            encoder: Encoder::new(64),
+            stubs: None,
+            mode: Mode::default(),
+            borrowed: 0,
+            flags_saved: false,
+            preference: [0; 16],
+            rip: 0,
+            start: 0,
+            first_site: 0,
+            first_link: 0,
+            sites: Vec::new(),
+            links: Vec::new(),
+            tails: Vec::new(),
+            fp_checked: false,
+        }
+    }
+
+    /// Starts a block at host address `base`; its sites and links will get numbers from the given ones on.
+    pub(crate) fn begin(&mut self, base: HostPc, stubs: Stubs, mode: Mode, first_site: u32, first_link: u32) {
+        self.e.start(base);
+        self.stubs = Some(stubs);
+        self.mode = mode;
+        self.borrowed = 0;
+        self.flags_saved = false;
+        self.first_site = first_site;
+        self.first_link = first_link;
+        self.sites.clear();
+        self.links.clear();
+        self.tails.clear();
+        self.fp_checked = false;
+        // The head: a 5-byte no-operation in an aligned word, to be replaced by a jump when the block goes stale.
+        self.e.align(8, 0);
+        self.e.raw(&[0x0f, 0x1f, 0x44, 0, 0]);
+    }
+
+    pub(crate) fn stubs(&self) -> Stubs {
+        self.stubs.expect("begin() came first")
+    }
+
+    /// Tells which registers to borrow first: those with the lowest counts.
+    pub(crate) fn set_use_counts(&mut self, counts: &[u16; 16]) {
+        let mut order: [u8; 16] = std::array::from_fn(|number| number as u8);
+        order.sort_by_key(|&number| counts[usize::from(number)]);
+        self.preference = order;
+    }
+
+    /// The next instruction starts here.
+    pub(crate) fn start_instruction(&mut self, rip: u64) {
+        self.rip = rip;
+        self.start = self.e.address();
+    }
+
+    /// Borrows a register that is not in `used` (a bit mask). `low` asks for one that needs no REX prefix.
+    /// RSP and RAX are never given: RAX serves the flags.
+    pub(crate) fn borrow(&mut self, used: u16, low: bool) -> Reg {
+        let forbidden = used | 1 << 4 | 1;
+        let allowed = |number: u8| forbidden & 1 << number == 0 && !(low && number >= 8);
+        let free = (0..16).find(|&number| self.borrowed & 1 << number != 0 && allowed(number));
+        if let Some(number) = free {
+            return Reg(number);
+        }
+        let number = self.preference.into_iter().find(|&number| allowed(number));
+        let number = number.expect("no instruction uses all registers");
+        self.borrow_exactly(Reg(number));
+        Reg(number)
+    }
+
+    fn borrow_exactly(&mut self, register: Reg) {
+        if self.borrowed & 1 << register.0 == 0 {
+            self.e.spill(register);
+            self.borrowed |= 1 << register.0;
+        }
+    }
+
+    /// Gives back the borrowed registers in `mask`.
+    pub(crate) fn give_back(&mut self, mask: u16) {
+        let back = self.borrowed & mask;
+        for number in (0..16).filter(|number| back & 1 << number != 0) {
+            self.e.unspill(Reg(number));
+        }
+        self.borrowed &= !back;
+    }
+
+    /// Puts the status flags away so that the code to come may clobber them.
+    pub(crate) fn put_flags_away(&mut self) {
+        if !self.flags_saved {
+            self.borrow_exactly(Reg::RAX);
+            self.e.save_flags();
+            self.flags_saved = true;
+        }
+    }
+
+    /// Brings the status flags back into RFLAGS. Nothing may clobber them until they are put away again.
+    pub(crate) fn bring_flags_back(&mut self) {
+        if self.flags_saved {
+            let was_borrowed = self.borrowed & 1 != 0;
+            self.borrow_exactly(Reg::RAX);
+            self.e.restore_flags();
+            self.flags_saved = false;
+            if !was_borrowed {
+                self.give_back(1);
+            }
+        }
+    }
+
+    /// Prepares flags for an instruction that runs as a copy.
+    pub(crate) fn flags_for(&mut self, flag_use: FlagUse) {
+        match flag_use {
+            FlagUse::None => {}
+            FlagUse::Replaces => self.flags_saved = false,
+            FlagUse::Needs => self.bring_flags_back(),
+        }
+    }
+
+    /// Puts everything where the guest expects it.
+    pub(crate) fn put_everything_back(&mut self) {
+        self.bring_flags_back();
+        self.give_back(u16::MAX);
+    }
+
+    /// Appends `instruction` in its 64-bit encoding. Returns false if it has none.
+    pub(crate) fn encode(&mut self, instruction: &Instruction) -> bool {
+        let address = self.e.address();
+        if self.encoder.encode(instruction, address).is_err() {
+            self.encoder.take_buffer();
+            return false;
+        }
+        let bytes = self.encoder.take_buffer();
+        self.e.raw(&bytes);
+        self.encoder.set_buffer({
+            let mut bytes = bytes;
+            bytes.clear();
+            bytes
+        });
+        true
+    }
+
+    fn site(&mut self, access: Option<SiteAccess>) -> u32 {
+        self.sites.push(Site {
+            start: self.start,
+            end: self.e.address(),
+            rip: self.rip,
+            borrowed: self.borrowed,
+            flags_saved: self.flags_saved,
+            access,
+        });
+        self.first_site + self.sites.len() as u32 - 1
+    }
+
+    /// Records that the host code of this instruction up to here may fault by itself.
+    pub(crate) fn fault_site(&mut self) {
+        self.site(None);
+    }
+
+    /// Records a memory access whose check is `from`, a jump taken on a miss.
+    pub(crate) fn miss(&mut self, from: Fixup, access: SiteAccess) {
+        let site = self.site(Some(access));
+        self.tails.push(Tail::Miss { from, site });
+    }
+
+    /// Makes sure that the guest's FP state is in the registers from here on.
+    pub(crate) fn want_fp_state(&mut self) {
+        if self.fp_checked {
+            return;
+        }
+        self.fp_checked = true;
+        let offset = offset_of!(VcpuBlock, fp_loaded) as i32;
+        self.put_flags_away();
+        // cmp dword gs:[fp_loaded], 0
+        self.e.op_gs(&[0x83], 7, offset);
+        self.e.raw(&[0]);
+        let from = self.e.jcc(4);
+        let site = self.site(None);
+        self.tails.push(Tail::FpState { from, site });
+    }
+
+    fn rip_offset() -> i32 {
+        offset_of!(VcpuBlock, rip) as i32
+    }
+
+    /// Leaves the block for `rip` by way of Rust. Everything must have been put back.
+    pub(crate) fn leave(&mut self, rip: u64, reason: ExitReason) {
+        debug_assert!(self.borrowed == 0 && !self.flags_saved, "state is canonical between blocks");
+        self.e.store_gs_imm64(Builder::rip_offset(), rip);
+        let exit = self.stubs();
+        if reason == ExitReason::Lookup {
+            self.e.jump_to(exit.lookup);
+        } else {
+            self.e.store_gs_imm32(offset_of!(VcpuBlock, exit_reason) as i32, reason as u32);
+            self.e.jump_to(exit.exit);
+        }
+    }
+
+    /// Leaves behind the straight path.
+    pub(crate) fn leave_from(&mut self, from: Fixup, rip: u64, reason: ExitReason) {
+        self.tails.push(Tail::Leave { from, rip, reason });
+    }
+
+    /// A jump to `rip` in the same page, to be chained to its translation.
+    pub(crate) fn chain(&mut self, rip: u64) {
+        self.e.align(4, 1);
+        let from = self.e.jump();
+        self.add_chain(from, rip);
+    }
+
+    /// A conditional jump to `rip` in the same page, to be chained.
+    pub(crate) fn chain_if(&mut self, condition: u8, rip: u64) {
+        self.e.align(4, 2);
+        let from = self.e.jcc(condition);
+        self.add_chain(from, rip);
+    }
+
+    fn add_chain(&mut self, from: Fixup, rip: u64) {
+        self.links.push(Link { slot: self.e.address() - 4 });
+        let link = self.first_link + self.links.len() as u32 - 1;
+        self.tails.push(Tail::Chain { from, rip, link });
+    }
+
+    /// Emits what lies behind the straight path. Returns the address of the exit for a stale head.
+    pub(crate) fn finish(&mut self, block_rip: u64) -> HostPc {
+        let reason_offset = offset_of!(VcpuBlock, exit_reason) as i32;
+        let info_offset = offset_of!(VcpuBlock, exit_info) as i32;
+        let stubs = self.stubs();
+        for tail in std::mem::take(&mut self.tails) {
+            let (from, reason, info) = match tail {
+                Tail::Miss { from, site } => (from, ExitReason::Memory, Some(site)),
+                Tail::FpState { from, site } => (from, ExitReason::FpState, Some(site)),
+                Tail::Leave { from, rip, reason } => {
+                    self.e.bind(from);
+                    self.e.store_gs_imm64(Builder::rip_offset(), rip);
+                    self.e.store_gs_imm32(reason_offset, reason as u32);
+                    self.e.jump_to(stubs.exit);
+                    continue;
+                }
+                Tail::Chain { from, rip, link } => {
+                    self.e.bind(from);
+                    self.e.store_gs_imm64(Builder::rip_offset(), rip);
+                    self.e.store_gs_imm32(info_offset, link);
+                    self.e.store_gs_imm32(reason_offset, ExitReason::Chain as u32);
+                    self.e.jump_to(stubs.exit);
+                    continue;
+                }
+            };
+            self.e.bind(from);
+            if let Some(info) = info {
+                self.e.store_gs_imm32(info_offset, info);
+            }
+            self.e.store_gs_imm32(reason_offset, reason as u32);
+            self.e.jump_to(stubs.exit);
+        }
+        let stale = self.e.address();
+        self.e.store_gs_imm64(Builder::rip_offset(), block_rip);
+        self.e.jump_to(stubs.lookup);
+        stale
+    }
+}

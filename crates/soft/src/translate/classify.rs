@@ -1,0 +1,283 @@
+//! Which way an instruction goes: copied, rebuilt from smaller steps, or left to the interpreter.
+
+use iced_x86::{Code, CpuidFeature, FlowControl, Instruction, Mnemonic, OpAccess, OpKind, Register};
+
+use super::memory::{Operand, operand_size};
+use crate::features::Features;
+use crate::mode::Mode;
+
+/// See the module's head.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    /// Copied; the memory operand, if any, is rewritten.
+    Copy(Option<Operand>),
+    /// BT and its kin with a register offset into memory.
+    BitTest(Operand),
+    /// Nothing to do.
+    Nothing,
+    /// LEA.
+    Lea,
+    Jump,
+    JumpIf,
+    /// LOOP, LOOPE, LOOPNE, JCXZ: they test a register.
+    JumpCounter,
+    JumpIndirect,
+    Call,
+    CallIndirect,
+    Return,
+    Push,
+    Pop,
+    Leave,
+    Pushf,
+    Cli,
+    Sti,
+    ReadTsc,
+    /// For the interpreter, which also raises #UD for what does not exist.
+    Interpret,
+}
+
+/// Decides for one instruction.
+pub(crate) fn classify(instruction: &Instruction, mode: Mode, features: &Features) -> Kind {
+    if !features.allows(instruction) || is_forbidden(instruction, mode) {
+        return Kind::Interpret;
+    }
+    if let Some(kind) = control_flow(instruction, mode) {
+        return kind;
+    }
+    if let Some(kind) = special(instruction, mode) {
+        return kind;
+    }
+    if is_for_interpreter(instruction) {
+        return Kind::Interpret;
+    }
+    if !mode.is_64() && uses_segment_register(instruction) {
+        return Kind::Interpret;
+    }
+    memory_copy(instruction)
+}
+
+fn memory_copy(instruction: &Instruction) -> Kind {
+    let memory_op = (0..instruction.op_count()).find(|&op| instruction.op_kind(op) == OpKind::Memory);
+    let Some(memory_op) = memory_op else {
+        let implicit = (0..instruction.op_count()).any(|op| {
+            !matches!(
+                instruction.op_kind(op),
+                OpKind::Register
+                    | OpKind::Immediate8
+                    | OpKind::Immediate8_2nd
+                    | OpKind::Immediate16
+                    | OpKind::Immediate32
+                    | OpKind::Immediate64
+                    | OpKind::Immediate8to16
+                    | OpKind::Immediate8to32
+                    | OpKind::Immediate8to64
+                    | OpKind::Immediate32to64
+            )
+        });
+        return if implicit { Kind::Interpret } else { Kind::Copy(None) };
+    };
+    if instruction.is_vsib() {
+        return Kind::Interpret;
+    }
+    let write = match access_of(instruction, memory_op) {
+        Some(OpAccess::Read | OpAccess::CondRead) => false,
+        Some(OpAccess::NoMemAccess | OpAccess::None) => return Kind::Nothing,
+        Some(_) => true,
+        None => return Kind::Interpret,
+    };
+    let Some(size) = operand_size(instruction) else { return Kind::Interpret };
+    let operand = Operand { size, write };
+    let is_bit_test = matches!(instruction.mnemonic(), Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc);
+    if is_bit_test && instruction.op1_kind() == OpKind::Register {
+        return Kind::BitTest(operand);
+    }
+    Kind::Copy(Some(operand))
+}
+
+fn access_of(instruction: &Instruction, op: u32) -> Option<OpAccess> {
+    let mut factory = iced_x86::InstructionInfoFactory::new();
+    let info = factory.info(instruction);
+    Some(info.op_access(op))
+}
+
+/// AVX and SSE when the mode says they are off.
+fn is_forbidden(instruction: &Instruction, mode: Mode) -> bool {
+    mode.has(Mode::NO_SSE | Mode::NO_AVX) && {
+        let level = fp_level(instruction);
+        level >= 2 && mode.has(Mode::NO_SSE) || level >= 3 && mode.has(Mode::NO_AVX)
+    }
+}
+
+/// 0: no FP state; 1: x87 or MMX; 2: SSE; 3: VEX-encoded.
+pub(crate) fn fp_level(instruction: &Instruction) -> u8 {
+    let features = instruction.cpuid_features();
+    if features.iter().any(|feature| matches!(feature, CpuidFeature::AVX | CpuidFeature::AVX2)) {
+        return 3;
+    }
+    let registers = (0..instruction.op_count())
+        .filter(|&op| instruction.op_kind(op) == OpKind::Register)
+        .map(|op| instruction.op_register(op));
+    let mut level = 0;
+    for register in registers {
+        if register.is_ymm() || register.is_xmm() && instruction.encoding() == iced_x86::EncodingKind::VEX {
+            level = level.max(3);
+        } else if register.is_xmm() {
+            level = level.max(2);
+        } else if register.is_mm() || register.is_st() {
+            level = level.max(1);
+        }
+    }
+    if matches!(instruction.mnemonic(), Mnemonic::Ldmxcsr | Mnemonic::Stmxcsr) {
+        level = level.max(2);
+    }
+    let is_x87 = features
+        .iter()
+        .any(|feature| matches!(feature, CpuidFeature::FPU | CpuidFeature::FPU287 | CpuidFeature::FPU387));
+    if is_x87 || instruction.mnemonic() == Mnemonic::Emms {
+        level = level.max(1);
+    }
+    level
+}
+
+fn control_flow(instruction: &Instruction, mode: Mode) -> Option<Kind> {
+    let is_near = !matches!(
+        instruction.op0_kind(),
+        OpKind::FarBranch16 | OpKind::FarBranch32
+    );
+    let operand_is_full = |size: usize| size == if mode.is_64() { 8 } else { 4 };
+    let stack_is_ours = !mode.has(Mode::SEGMENTED | Mode::CODE16);
+    let kind = match instruction.flow_control() {
+        FlowControl::Next => return None,
+        FlowControl::UnconditionalBranch if is_near && !is_16_bit_branch(instruction) => Kind::Jump,
+        FlowControl::ConditionalBranch if instruction.is_jcc_short_or_near() => {
+            if is_16_bit_branch(instruction) { Kind::Interpret } else { Kind::JumpIf }
+        }
+        FlowControl::ConditionalBranch if instruction.is_jcx_short() || instruction.is_loop() || instruction.is_loopcc() => {
+            let fits = mode.is_64() || counts_in_ecx(instruction);
+            if is_16_bit_branch(instruction) || !fits { Kind::Interpret } else { Kind::JumpCounter }
+        }
+        FlowControl::Call if is_near && stack_is_ours && !is_16_bit_branch(instruction) && instruction.is_call_near() => {
+            Kind::Call
+        }
+        FlowControl::IndirectBranch if instruction.is_jmp_near_indirect() && operand_is_full(branch_operand_size(instruction)) => {
+            Kind::JumpIndirect
+        }
+        FlowControl::IndirectCall
+            if instruction.is_call_near_indirect() && stack_is_ours && operand_is_full(branch_operand_size(instruction)) =>
+        {
+            Kind::CallIndirect
+        }
+        FlowControl::Return
+            if stack_is_ours
+                && matches!(
+                    instruction.code(),
+                    Code::Retnq | Code::Retnq_imm16 | Code::Retnd | Code::Retnd_imm16
+                ) =>
+        {
+            Kind::Return
+        }
+        _ => Kind::Interpret,
+    };
+    Some(kind)
+}
+
+fn is_16_bit_branch(instruction: &Instruction) -> bool {
+    instruction.op0_kind() == OpKind::NearBranch16
+}
+
+fn branch_operand_size(instruction: &Instruction) -> usize {
+    match instruction.op0_kind() {
+        OpKind::Register => instruction.op0_register().size(),
+        _ => instruction.memory_size().size(),
+    }
+}
+
+fn special(instruction: &Instruction, mode: Mode) -> Option<Kind> {
+    let stack_is_ours = !mode.has(Mode::SEGMENTED | Mode::CODE16);
+    let word = if mode.is_64() { 8 } else { 4 };
+    let kind = match instruction.mnemonic() {
+        Mnemonic::Nop | Mnemonic::Endbr64 | Mnemonic::Endbr32 | Mnemonic::Prefetchnta | Mnemonic::Prefetcht0
+        | Mnemonic::Prefetcht1 | Mnemonic::Prefetcht2 | Mnemonic::Prefetchw | Mnemonic::Reservednop => Kind::Nothing,
+        Mnemonic::Lea => Kind::Lea,
+        Mnemonic::Push if stack_is_ours => push_kind(instruction, word),
+        Mnemonic::Pop if stack_is_ours => {
+            let is_plain = instruction.op0_kind() == OpKind::Register
+                && instruction.op0_register().is_gpr()
+                && instruction.op0_register().size() == word;
+            if is_plain { Kind::Pop } else { Kind::Interpret }
+        }
+        Mnemonic::Leave if stack_is_ours && matches!(instruction.code(), Code::Leaveq | Code::Leaved) => Kind::Leave,
+        Mnemonic::Pushfq if stack_is_ours && mode.is_64() => Kind::Pushf,
+        Mnemonic::Cli if !mode.has(Mode::USER) && mode.is_64() => Kind::Cli,
+        Mnemonic::Sti if !mode.has(Mode::USER) && mode.is_64() => Kind::Sti,
+        Mnemonic::Rdtsc | Mnemonic::Rdtscp if !mode.has(Mode::NO_TSC) => Kind::ReadTsc,
+        _ => return None,
+    };
+    Some(kind)
+}
+
+fn push_kind(instruction: &Instruction, word: usize) -> Kind {
+    let is_ours = match instruction.op0_kind() {
+        OpKind::Register => instruction.op0_register().is_gpr() && instruction.op0_register().size() == word,
+        OpKind::Memory => instruction.memory_size().size() == word,
+        _ => instruction.stack_pointer_increment().unsigned_abs() as usize == word,
+    };
+    if is_ours { Kind::Push } else { Kind::Interpret }
+}
+
+fn uses_segment_register(instruction: &Instruction) -> bool {
+    (0..instruction.op_count()).any(|op| {
+        instruction.op_kind(op) == OpKind::Register && instruction.op_register(op).is_segment_register()
+    })
+}
+
+/// Everything that is privileged, depends on virtual state, touches memory in its own way, or would show the host.
+fn is_for_interpreter(instruction: &Instruction) -> bool {
+    use Mnemonic as M;
+    if instruction.is_privileged() || instruction.is_stack_instruction() || instruction.is_string_instruction() {
+        return true;
+    }
+    if uses_segment_register(instruction) {
+        return true;
+    }
+    let system_register = (0..instruction.op_count()).any(|op| {
+        let register = instruction.op_register(op);
+        instruction.op_kind(op) == OpKind::Register && (register.is_cr() || register.is_dr() || register.is_tr())
+    });
+    system_register
+        || matches!(
+            instruction.mnemonic(),
+            M::INVALID
+                | M::Cpuid | M::Rdpmc | M::Rdpid | M::Rdtsc | M::Rdtscp
+                | M::Sgdt | M::Sidt | M::Sldt | M::Str | M::Smsw | M::Lar | M::Lsl | M::Verr | M::Verw
+                | M::Lds | M::Les | M::Lfs | M::Lgs | M::Lss
+                | M::Rdfsbase | M::Rdgsbase | M::Wrfsbase | M::Wrgsbase
+                | M::Clac | M::Stac | M::Cli | M::Sti | M::Hlt | M::Popf | M::Popfd | M::Popfq
+                | M::In | M::Out | M::Insb | M::Insw | M::Insd | M::Outsb | M::Outsw | M::Outsd
+                | M::Xgetbv | M::Xsave | M::Xsave64 | M::Xsavec | M::Xsavec64 | M::Xsaveopt | M::Xsaveopt64
+                | M::Xrstor | M::Xrstor64 | M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64
+                | M::Fnsave | M::Fsave | M::Frstor | M::Fnstenv | M::Fstenv | M::Fldenv
+                | M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu | M::Vmaskmovps | M::Vmaskmovpd
+                | M::Vpmaskmovd | M::Vpmaskmovq
+                | M::Xlatb | M::Daa | M::Das | M::Aaa | M::Aas | M::Aam | M::Aad | M::Salc | M::Bound | M::Arpl
+                | M::Into | M::Int | M::Int1 | M::Int3 | M::Ud0 | M::Ud1 | M::Ud2
+                | M::Syscall | M::Sysret | M::Sysretq | M::Sysenter | M::Sysexit | M::Sysexitq
+                | M::Monitor | M::Mwait | M::Enter | M::Clflush | M::Clflushopt | M::Clwb | M::Wbinvd
+                | M::Cmpxchg8b | M::Pause
+        ) && !matches!(instruction.mnemonic(), M::Cmpxchg8b | M::Pause)
+}
+
+/// Whether LOOP and its kin test ECX.
+pub(crate) fn counts_in_ecx(instruction: &Instruction) -> bool {
+    matches!(
+        instruction.code(),
+        Code::Loopne_rel8_64_ECX
+            | Code::Loope_rel8_64_ECX
+            | Code::Loop_rel8_64_ECX
+            | Code::Jecxz_rel8_64
+            | Code::Loopne_rel8_32_ECX
+            | Code::Loope_rel8_32_ECX
+            | Code::Loop_rel8_32_ECX
+            | Code::Jecxz_rel8_32
+    )
+}

@@ -1,0 +1,329 @@
+//! Memory operands: effective address, software-TLB check, and the copied instruction with its operand rewritten.
+
+use std::mem::offset_of;
+
+use iced_x86::{Code, Instruction, MemorySize, OpKind, Register};
+
+use super::builder::{Builder, FlagUse, SiteAccess, gpr_number};
+use crate::bank::TLB_ENTRIES;
+use crate::block::VcpuBlock;
+use crate::emit::{Alu, Reg, cond};
+use crate::mode::Mode;
+
+/// How a copied instruction uses its memory operand.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Operand {
+    pub(crate) size: u8,
+    pub(crate) write: bool,
+}
+
+/// Position of a segment register in the block's tables.
+pub(crate) fn segment_index(register: Register) -> usize {
+    match register {
+        Register::ES => 0,
+        Register::CS => 1,
+        Register::SS => 2,
+        Register::FS => 4,
+        Register::GS => 5,
+        _ => 3,
+    }
+}
+
+/// Bits of the general registers that a memory operand uses.
+pub(crate) fn address_registers(instruction: &Instruction) -> u16 {
+    let bit = |register| gpr_number(register).map_or(0, |number| 1 << number);
+    bit(instruction.memory_base()) | bit(instruction.memory_index())
+}
+
+impl Builder {
+    /// `to` = offset of the operand in its segment.
+    fn effective_address(&mut self, to: Reg, instruction: &Instruction) {
+        let base = instruction.memory_base();
+        let index = instruction.memory_index();
+        let displacement = instruction.memory_displacement64();
+        if base.is_ip() || base == Register::None && index == Register::None {
+            return self.e.mov_imm(to, displacement);
+        }
+        let address_bits = match (base, index) {
+            (Register::None, index) => index.size() * 8,
+            (base, _) => base.size() * 8,
+        };
+        // Through iced: every combination of base, index and scale is encoded by somebody who knows them all.
+        let mut lea = Instruction::default();
+        let is_64 = address_bits == 64;
+        lea.set_code(if is_64 { Code::Lea_r64_m } else { Code::Lea_r32_m });
+        lea.set_op0_kind(OpKind::Register);
+        lea.set_op0_register(host_register(to, if is_64 { 8 } else { 4 }));
+        lea.set_op1_kind(OpKind::Memory);
+        // 16-bit operands are computed with 64-bit registers and cut afterwards.
+        let widen = |register: Register| match register {
+            Register::None => Register::None,
+            register if address_bits == 16 => register.full_register(),
+            register => register,
+        };
+        lea.set_memory_base(widen(base));
+        lea.set_memory_index(widen(index));
+        lea.set_memory_index_scale(instruction.memory_index_scale());
+        lea.set_memory_displacement64(if address_bits == 16 {
+            displacement as u16 as i16 as i64 as u64
+        } else if address_bits == 32 {
+            displacement as u32 as u64
+        } else {
+            displacement
+        });
+        if displacement != 0 {
+            lea.set_memory_displ_size(if is_64 || address_bits == 16 { 8 } else { 4 });
+        }
+        let encoded = self.encode(&lea);
+        debug_assert!(encoded, "LEA encodes every operand: {instruction}");
+        if address_bits == 16 {
+            self.e.movzx16(to, to);
+        }
+    }
+
+    /// `address` = linear address of the operand; may use `entry`. Status flags must have been put away.
+    /// In segmented mode the limit is checked and the returned jump is taken when it fails.
+    fn linear_address(
+        &mut self,
+        address: Reg,
+        entry: Reg,
+        instruction: &Instruction,
+        size: u8,
+    ) -> Option<crate::emit::Fixup> {
+        self.effective_address(address, instruction);
+        let segment = instruction.memory_segment();
+        self.add_segment(address, entry, segment, size)
+    }
+
+    fn add_segment(
+        &mut self,
+        address: Reg,
+        entry: Reg,
+        segment: Register,
+        size: u8,
+    ) -> Option<crate::emit::Fixup> {
+        let index = segment_index(segment);
+        let base_offset = (offset_of!(VcpuBlock, segment_base) + index * 8) as i32;
+        if self.mode.is_64() {
+            if index >= 4 {
+                self.e.load_gs(entry, base_offset);
+                self.e.lea_sum(address, entry, address, true);
+            }
+            return None;
+        }
+        if !self.mode.has(Mode::SEGMENTED) {
+            if index >= 4 {
+                self.e.load_gs(entry, base_offset);
+                self.e.lea_sum(address, entry, address, false);
+            }
+            return None;
+        }
+        let limit_offset = (offset_of!(VcpuBlock, segment_limit) + index * 8) as i32;
+        self.e.lea(entry, address, i32::from(size.max(1)) - 1);
+        self.e.alu_gs(Alu::Cmp, entry, limit_offset);
+        // The block holds limit + 1; jae.
+        let beyond = self.e.jcc(3);
+        self.e.load_gs(entry, base_offset);
+        self.e.lea_sum(address, entry, address, false);
+        Some(beyond)
+    }
+
+    /// Turns a linear address into a host address, or leaves through the miss path.
+    pub(crate) fn check_tlb(&mut self, address: Reg, entry: Reg, operand: Operand) {
+        let table = if operand.write {
+            offset_of!(VcpuBlock, write_tlb)
+        } else {
+            offset_of!(VcpuBlock, read_tlb)
+        };
+        self.e.mov(entry, address);
+        self.e.shr(entry, 8);
+        self.e.alu_imm32(Alu::And, entry, ((TLB_ENTRIES - 1) << 4) as i32);
+        self.e.alu_gs(Alu::Add, entry, table as i32);
+        self.e.alu_load(Alu::Xor, address, entry, 0);
+        self.e.alu_imm(Alu::Cmp, address, 4096 - i32::from(operand.size.max(1)));
+        let from = self.e.jcc(cond::A);
+        self.miss(from, self.access(address, entry, operand));
+        self.e.alu_load(Alu::Add, address, entry, 8);
+    }
+
+    fn access(&self, address: Reg, entry: Reg, operand: Operand) -> SiteAccess {
+        let Operand { size, write } = operand;
+        SiteAccess { address, entry, write, size, is_segmented: self.mode.has(Mode::SEGMENTED) }
+    }
+
+    /// Host address of an instruction's memory operand, in the returned register. `used` are the registers that
+    /// must keep their guest values; the second register is free to use.
+    pub(crate) fn operand_address(
+        &mut self,
+        instruction: &Instruction,
+        operand: Operand,
+        used: u16,
+        low: bool,
+    ) -> (Reg, Reg) {
+        let used = used | address_registers(instruction);
+        self.put_flags_away();
+        self.give_back(used);
+        let address = self.borrow(used, low);
+        let entry = self.borrow_free_of_rbp(used | 1 << address.0, low);
+        let beyond = self.linear_address(address, entry, instruction, operand.size);
+        if let Some(from) = beyond {
+            let access = self.access(address, entry, operand);
+            self.miss(from, access);
+        }
+        self.check_tlb(address, entry, operand);
+        (address, entry)
+    }
+
+    /// A register that can be the base of `lea [base + index]` without displacement: not RBP or R13.
+    pub(crate) fn borrow_free_of_rbp(&mut self, used: u16, low: bool) -> Reg {
+        self.borrow(used | 1 << 5 | 1 << 13, low)
+    }
+
+    /// Copies an instruction with one memory operand. `used` are all general registers it uses.
+    /// Returns false if it has no 64-bit encoding.
+    pub(crate) fn copy_with_memory(
+        &mut self,
+        instruction: &Instruction,
+        operand: Operand,
+        used: u16,
+        flag_use: FlagUse,
+    ) -> bool {
+        let low = uses_high_byte(instruction);
+        let (address, _) = self.operand_address(instruction, operand, used, low);
+        self.give_back(used);
+        self.flags_for(flag_use);
+        let mut copy = *instruction;
+        retarget_absolute(&mut copy);
+        copy.set_memory_base(host_register(address, 8));
+        copy.set_memory_index(Register::None);
+        copy.set_memory_index_scale(1);
+        copy.set_memory_displacement64(0);
+        copy.set_memory_displ_size(0);
+        copy.set_segment_prefix(Register::None);
+        let encoded = self.encode(&copy);
+        self.fault_site();
+        encoded
+    }
+
+    /// Appends the instruction with its operand in the bounce buffer.
+    pub(crate) fn encode_bounced(&mut self, copy: &mut Instruction) -> bool {
+        retarget_absolute(copy);
+        copy.set_memory_base(Register::None);
+        copy.set_memory_index(Register::None);
+        copy.set_memory_index_scale(1);
+        copy.set_memory_displacement64(offset_of!(VcpuBlock, bounce) as u64);
+        copy.set_memory_displ_size(8);
+        copy.set_segment_prefix(Register::GS);
+        self.encode(copy)
+    }
+
+    /// BT, BTS, BTR and BTC with a register bit offset reach beyond their operand: the offset selects the word.
+    pub(crate) fn copy_bit_test(&mut self, instruction: &Instruction, operand: Operand, used: u16) -> bool {
+        let Some(bit) = gpr_number(instruction.op1_register()) else { return false };
+        let bit = Reg(bit);
+        let used = used | address_registers(instruction);
+        self.put_flags_away();
+        self.give_back(used);
+        let address = self.borrow(used, false);
+        let entry = self.borrow_free_of_rbp(used | 1 << address.0, false);
+        self.effective_address(address, instruction);
+        let log2_size = operand.size.trailing_zeros() as u8;
+        if operand.size == 8 {
+            self.e.mov(entry, bit);
+        } else {
+            self.e.movsx(entry, bit, operand.size);
+        }
+        self.e.sar(entry, 3 + log2_size);
+        self.e.shl(entry, log2_size);
+        self.e.alu(Alu::Add, address, entry);
+        let base = instruction.memory_base();
+        if base.size() == 4 || !self.mode.is_64() {
+            self.e.mov32(address, address);
+        }
+        let beyond = self.add_segment(address, entry, instruction.memory_segment(), operand.size);
+        if let Some(from) = beyond {
+            let access = self.access(address, entry, operand);
+            self.miss(from, access);
+        }
+        self.check_tlb(address, entry, operand);
+        self.e.mov(entry, bit);
+        self.e.alu_imm32(Alu::And, entry, i32::from(operand.size) * 8 - 1);
+        self.bring_flags_back();
+        let mut copy = *instruction;
+        copy.set_memory_base(host_register(address, 8));
+        copy.set_memory_index(Register::None);
+        copy.set_memory_index_scale(1);
+        copy.set_memory_displacement64(0);
+        copy.set_memory_displ_size(0);
+        copy.set_segment_prefix(Register::None);
+        copy.set_op1_register(host_register(entry, operand.size));
+        let encoded = self.encode(&copy);
+        self.fault_site();
+        encoded
+    }
+
+    /// Linear address `rsp + displacement` in `address`, checked for an access of the stack's word size.
+    pub(crate) fn stack_access(&mut self, address: Reg, entry: Reg, base: Reg, displacement: i32, write: bool) {
+        let size = self.stack_word();
+        if size == 8 {
+            self.e.lea(address, base, displacement);
+        } else {
+            self.e.lea32(address, base, displacement);
+        }
+        self.check_tlb(address, entry, Operand { size, write });
+    }
+
+    /// Bytes of a near push in this mode.
+    pub(crate) fn stack_word(&self) -> u8 {
+        if self.mode.is_64() { 8 } else { 4 }
+    }
+}
+
+/// iced's name of host register `register` at a size in bytes.
+pub(crate) fn host_register(register: Reg, size: u8) -> Register {
+    let first = match size {
+        1 => {
+            // SPL, BPL, SIL, DIL and up, never AH..BH.
+            let names = [Register::AL, Register::CL, Register::DL, Register::BL];
+            return match register.0 {
+                number @ 0..=3 => names[usize::from(number)],
+                number => Register::SPL + u32::from(number - 4),
+            };
+        }
+        2 => Register::AX,
+        4 => Register::EAX,
+        _ => Register::RAX,
+    };
+    first + u32::from(register.0)
+}
+
+fn uses_high_byte(instruction: &Instruction) -> bool {
+    let high = [Register::AH, Register::BH, Register::CH, Register::DH];
+    (0..instruction.op_count())
+        .any(|op| instruction.op_kind(op) == OpKind::Register && high.contains(&instruction.op_register(op)))
+}
+
+/// The accumulator forms of MOV have an absolute address instead of ModRM: use the general forms.
+fn retarget_absolute(instruction: &mut Instruction) {
+    let code = match instruction.code() {
+        Code::Mov_AL_moffs8 => Code::Mov_r8_rm8,
+        Code::Mov_AX_moffs16 => Code::Mov_r16_rm16,
+        Code::Mov_EAX_moffs32 => Code::Mov_r32_rm32,
+        Code::Mov_RAX_moffs64 => Code::Mov_r64_rm64,
+        Code::Mov_moffs8_AL => Code::Mov_rm8_r8,
+        Code::Mov_moffs16_AX => Code::Mov_rm16_r16,
+        Code::Mov_moffs32_EAX => Code::Mov_rm32_r32,
+        Code::Mov_moffs64_RAX => Code::Mov_rm64_r64,
+        _ => return,
+    };
+    instruction.set_code(code);
+}
+
+/// Size in bytes of what a copied instruction accesses; `None` if it is not a fixed number up to 64.
+pub(crate) fn operand_size(instruction: &Instruction) -> Option<u8> {
+    let size = instruction.memory_size();
+    if matches!(size, MemorySize::Unknown) {
+        return None;
+    }
+    u8::try_from(size.size()).ok().filter(|size| (1..=64).contains(size))
+}

@@ -1,0 +1,325 @@
+//! The translator: guest code at one physical address into one translation block.
+//!
+//! A block is a straight run of guest instructions in one page, up to the first that jumps, that the interpreter
+//! must see, or [`MAX_INSTRUCTIONS`]. Two passes: decode and count register uses; emit. Most instructions are the
+//! guest's own bytes: without memory operand they are copied as they stand, with one the operand is replaced by the
+//! host address that the software TLB gave. The silicon executes the semantics; what is written here is only what
+//! the guest must not do itself: address memory, use the stack, leave the block.
+//!
+//! ```text
+//! guest:  add rax, [rbx+8]          host:   mov gs:[spill rcx], rcx      borrow two registers
+//!                                           mov gs:[spill rdx], rdx
+//!                                           lahf; seto al; ...           put flags away if they live in RFLAGS
+//!                                           lea rcx, [rbx+8]
+//!                                           mov rdx, rcx
+//!                                           shr rdx, 8; and edx, 0x3ff0
+//!                                           add rdx, gs:[read_tlb]
+//!                                           xor rcx, [rdx]               offset in the page, if it hits
+//!                                           cmp rcx, 4096-8
+//!                                           ja  miss                     also: crosses the page
+//!                                           add rcx, [rdx+8]             host address
+//!                                           add rax, [rcx]
+//! ```
+
+mod builder;
+mod classify;
+mod control;
+mod memory;
+mod stack;
+
+use iced_x86::{Decoder, DecoderOptions, Instruction, InstructionInfoFactory, OpKind, Register};
+
+use crate::block::{ExitReason, VcpuBlock};
+use crate::code_cache::{HostPc, Stubs};
+use crate::emit::{Alu, Reg};
+use crate::features::Features;
+use crate::mode::Mode;
+use builder::FlagUse;
+use control::Exits;
+
+pub(crate) use builder::{Builder, Link, Site, SiteAccess};
+pub(crate) use classify::{Kind, classify, fp_level};
+pub(crate) use memory::segment_index;
+
+/// Longest block in guest instructions.
+const MAX_INSTRUCTIONS: usize = 48;
+
+/// How guest bytes are read, for the translator and the interpreter alike: as the presented vendor does.
+pub(crate) const DECODER_OPTIONS: u32 = DecoderOptions::AMD;
+
+/// What to translate.
+pub(crate) struct Request<'a> {
+    pub(crate) rip: u64,
+    pub(crate) mode: Mode,
+    /// Guest bytes from `rip` on: to the end of the page, or a few more if `straddles`.
+    pub(crate) bytes: &'a [u8],
+    /// The bytes come from two pages: translate one instruction only.
+    pub(crate) straddles: bool,
+}
+
+/// What came of it; the code, sites and links are in the builder.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Translated {
+    /// Guest bytes covered.
+    pub(crate) len_bytes: u16,
+    /// Exit for entries that come after the block went stale.
+    pub(crate) stale: HostPc,
+}
+
+/// One decoded guest instruction of a block.
+struct Step {
+    instruction: Instruction,
+    kind: Kind,
+    /// General registers it uses in any way, without implicit stack use.
+    used: u16,
+}
+
+/// Working memory of the translator, kept from block to block.
+pub(crate) struct Translator {
+    pub(crate) builder: Builder,
+    pub(crate) features: Features,
+    info: InstructionInfoFactory,
+    steps: Vec<Step>,
+}
+
+impl Translator {
+    pub(crate) fn new(features: Features) -> Translator {
+        Translator {
+            builder: Builder::new(),
+            features,
+            info: InstructionInfoFactory::new(),
+            steps: Vec::with_capacity(MAX_INSTRUCTIONS),
+        }
+    }
+
+    /// Translates for host address `base`. `None` if not even one whole instruction is in the bytes (the rest of
+    /// it lies in the next page).
+    pub(crate) fn translate(
+        &mut self,
+        request: &Request<'_>,
+        base: HostPc,
+        stubs: Stubs,
+        first_site: u32,
+        first_link: u32,
+    ) -> Option<Translated> {
+        let len_bytes = self.decode(request)?;
+        self.builder.begin(base, stubs, request.mode, first_site, first_link);
+        let mut counts = [0; 16];
+        for step in &self.steps {
+            for (number, count) in counts.iter_mut().enumerate() {
+                *count += step.used >> number & 1;
+            }
+        }
+        self.builder.set_use_counts(&counts);
+        self.emit(request);
+        let stale = self.builder.finish(request.rip);
+        Some(Translated { len_bytes, stale })
+    }
+
+    fn decode(&mut self, request: &Request<'_>) -> Option<u16> {
+        self.steps.clear();
+        let bitness = request.mode.bitness();
+        let mut decoder = Decoder::with_ip(bitness, request.bytes, request.rip, DECODER_OPTIONS);
+        let limit = if request.straddles || request.mode.has(Mode::CAREFUL) { 1 } else { MAX_INSTRUCTIONS };
+        while self.steps.len() < limit && decoder.can_decode() {
+            let at = decoder.position();
+            let instruction = decoder.decode();
+            let is_cut_off = decoder.last_error() == iced_x86::DecoderError::NoMoreBytes;
+            if is_cut_off {
+                return (at > 0).then_some(at as u16);
+            }
+            let kind = classify(&instruction, request.mode, &self.features);
+            let used = if kind == Kind::Interpret { 0 } else { self.used_registers(&instruction) };
+            self.steps.push(Step { instruction, kind, used });
+            if ends_block(kind) {
+                break;
+            }
+        }
+        Some(decoder.position() as u16)
+    }
+
+    fn used_registers(&mut self, instruction: &Instruction) -> u16 {
+        let info = self.info.info(instruction);
+        info.used_registers()
+            .iter()
+            .filter_map(|used| builder::gpr_number(used.register()))
+            .fold(0, |mask, number| mask | 1 << number)
+    }
+
+    fn emit(&mut self, request: &Request<'_>) {
+        let page = request.rip & !0xfff;
+        let mut shadowed = false;
+        let steps = std::mem::take(&mut self.steps);
+        for (index, step) in steps.iter().enumerate() {
+            let Step { ref instruction, kind, used } = *step;
+            let rip = instruction.ip();
+            self.builder.start_instruction(rip);
+            let exits = Exits { rip, page, straddles: request.straddles };
+            if kind == Kind::Sti {
+                let next_is_simple = steps.get(index + 1).is_some_and(|next| !ends_block(next.kind));
+                if next_is_simple && !request.mode.has(Mode::CAREFUL) {
+                    self.builder.e.store_gs_imm32(std::mem::offset_of!(VcpuBlock, interrupts) as i32, 1);
+                    shadowed = true;
+                    continue;
+                }
+                self.builder.control(Kind::Interpret, instruction, exits);
+                self.steps = steps;
+                return;
+            }
+            if ends_block(kind) {
+                self.builder.control(kind, instruction, exits);
+                self.steps = steps;
+                return;
+            }
+            if !self.step(instruction, kind, used) {
+                // No 64-bit form: the interpreter does it. What was emitted for it so far is harmless.
+                self.builder.control(Kind::Interpret, instruction, exits);
+                self.steps = steps;
+                return;
+            }
+            if shadowed {
+                self.builder.open_window(instruction.next_ip());
+                shadowed = false;
+            }
+        }
+        if let Some(last) = steps.last() {
+            let exits = Exits { rip: last.instruction.ip(), page, straddles: request.straddles };
+            self.builder.put_everything_back();
+            self.builder.go(last.instruction.next_ip(), exits);
+        }
+        self.steps = steps;
+    }
+
+    /// Emits one instruction that does not end the block. False if that cannot be done.
+    fn step(&mut self, instruction: &Instruction, kind: Kind, used: u16) -> bool {
+        let flag_use = FlagUse::of(instruction);
+        if fp_level(instruction) > 0 {
+            self.builder.want_fp_state();
+        }
+        match kind {
+            Kind::Nothing => {}
+            Kind::Copy(None) => return self.copy_plain(instruction, used, flag_use),
+            Kind::Copy(Some(operand)) => {
+                return self.builder.copy_with_memory(instruction, operand, used, flag_use);
+            }
+            Kind::BitTest(operand) => return self.builder.copy_bit_test(instruction, operand, used),
+            Kind::Lea => return self.lea(instruction, used),
+            Kind::Push => self.builder.push(instruction),
+            Kind::Pop => self.builder.pop(instruction),
+            Kind::Leave => self.builder.leave_frame(),
+            Kind::Pushf => self.builder.push_flags(),
+            Kind::Cli => {
+                self.builder.e.store_gs_imm32(std::mem::offset_of!(VcpuBlock, interrupts) as i32, 0);
+            }
+            Kind::ReadTsc => self.read_tsc(instruction),
+            _ => return false,
+        }
+        true
+    }
+
+    fn copy_plain(&mut self, instruction: &Instruction, used: u16, flag_use: FlagUse) -> bool {
+        self.builder.give_back(used);
+        self.builder.flags_for(flag_use);
+        let encoded = self.builder.encode(instruction);
+        self.builder.fault_site();
+        encoded
+    }
+
+    fn lea(&mut self, instruction: &Instruction, used: u16) -> bool {
+        self.builder.give_back(used);
+        if instruction.is_ip_rel_memory_operand() || instruction.memory_base() == Register::None
+            && instruction.memory_index() == Register::None
+        {
+            let target = instruction.op0_register();
+            let Some(number) = builder::gpr_number(target) else { return false };
+            let value = instruction.memory_displacement64();
+            match target.size() {
+                8 => self.builder.e.mov_imm(Reg(number), value),
+                4 => self.builder.e.mov_imm(Reg(number), value & 0xffff_ffff),
+                _ => return false,
+            }
+            return true;
+        }
+        let uses_16_bit_address = instruction.memory_base().size() == 2 || instruction.memory_index().size() == 2;
+        if uses_16_bit_address {
+            return false;
+        }
+        let mut copy = *instruction;
+        copy.set_segment_prefix(Register::None);
+        self.builder.encode(&copy)
+    }
+
+    /// RDTSC and RDTSCP: the host's counter plus the guest's offset.
+    fn read_tsc(&mut self, instruction: &Instruction) {
+        let is_rdtscp = instruction.mnemonic() == iced_x86::Mnemonic::Rdtscp;
+        self.builder.put_flags_away();
+        self.builder.give_back(1 | 1 << 2 | 1 << 1);
+        let e = &mut self.builder.e;
+        if is_rdtscp {
+            e.raw(&[0x0f, 0x01, 0xf9]);
+            e.load_gs32(Reg::RCX, std::mem::offset_of!(VcpuBlock, tsc_aux) as i32);
+        } else {
+            e.raw(&[0x0f, 0x31]);
+        }
+        e.shl(Reg::RDX, 32);
+        e.alu(Alu::Or, Reg::RAX, Reg::RDX);
+        e.alu_gs(Alu::Add, Reg::RAX, std::mem::offset_of!(VcpuBlock, tsc_offset) as i32);
+        e.mov(Reg::RDX, Reg::RAX);
+        e.shr(Reg::RDX, 32);
+        e.mov32(Reg::RAX, Reg::RAX);
+    }
+}
+
+fn ends_block(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::Jump
+            | Kind::JumpIf
+            | Kind::JumpCounter
+            | Kind::JumpIndirect
+            | Kind::Call
+            | Kind::CallIndirect
+            | Kind::Return
+            | Kind::Interpret
+    )
+}
+
+impl Builder {
+    /// After the instruction that STI shadows: leave for `next` if an interrupt waits.
+    fn open_window(&mut self, next: u64) {
+        self.put_everything_back();
+        self.e.store_gs(crate::block::spill_offset(1), Reg::RCX);
+        self.e.load_gs32(Reg::RCX, std::mem::offset_of!(VcpuBlock, window_wanted) as i32);
+        let closed = self.e.jump_if_rcx_zero(false);
+        self.e.load_gs(Reg::RCX, crate::block::spill_offset(1));
+        let wanted = self.e.jump();
+        self.leave_from(wanted, next, ExitReason::Poll);
+        self.e.bind(closed);
+        self.e.load_gs(Reg::RCX, crate::block::spill_offset(1));
+    }
+}
+
+/// Builds the code that runs one instruction with its memory operand in the bounce buffer.
+///
+/// Used when the operand cannot be reached directly: it crosses pages, is MMIO, or lies on a page with translated
+/// code. The caller fills and empties the buffer. Returns false if the instruction cannot be run so.
+pub(crate) fn bounce(builder: &mut Builder, base: HostPc, stubs: Stubs, mode: Mode, instruction: &Instruction, first_site: u32) -> bool {
+    builder.begin(base, stubs, mode, first_site, 0);
+    builder.start_instruction(instruction.ip());
+    if fp_level(instruction) > 0 {
+        builder.want_fp_state();
+        builder.put_everything_back();
+    }
+    let mut copy = *instruction;
+    let has_memory = (0..copy.op_count()).any(|op| copy.op_kind(op) == OpKind::Memory);
+    if !has_memory {
+        return false;
+    }
+    if !builder.encode_bounced(&mut copy) {
+        return false;
+    }
+    builder.fault_site();
+    builder.leave(instruction.next_ip(), ExitReason::Bounced);
+    builder.finish(instruction.ip());
+    true
+}

@@ -1,0 +1,285 @@
+//! Every translation of a VM: which blocks exist, where their sites are, and how they go stale.
+//!
+//! Blocks are keyed by guest *physical* address, so that an address-space switch drops nothing, plus the virtual
+//! address and mode they were translated for (RIP-relative operands hold virtual addresses). A write to a page
+//! with blocks drops the blocks it touches, never more. A dropped block's head becomes a jump to its exit, or to
+//! its successor once there is one, so nobody has to know who jumps to it. Memory comes back when the cache is full:
+//! then everything is dropped at once.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::io;
+
+use iced_x86::Instruction;
+use mem::GuestMemory;
+use x86::{Gfn, Gpa, PAGE_SIZE};
+
+use crate::code_cache::{CodeCache, HostPc, Stubs};
+use crate::features::Features;
+use crate::mode::Mode;
+use crate::translate::{self, Link, Request, Site, Translator};
+
+/// A multiply-and-shift hash: keys are addresses that the guest cannot profit from colliding, only slow itself.
+#[derive(Default)]
+pub(crate) struct AddressHasher(u64);
+
+impl Hasher for AddressHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(u64::from(byte));
+        }
+    }
+
+    fn write_u16(&mut self, value: u16) {
+        self.write_u64(u64::from(value));
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        let mixed = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ mixed >> 29;
+    }
+}
+
+type AddressMap<K, V> = HashMap<K, V, BuildHasherDefault<AddressHasher>>;
+
+/// What a block was translated from.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct BlockKey {
+    pub(crate) gpa: u64,
+    pub(crate) rip: u64,
+    pub(crate) mode: Mode,
+}
+
+struct Block {
+    key: BlockKey,
+    len_bytes: u16,
+    /// The page behind, if the block's one instruction straddles into it.
+    second_page: Option<Gfn>,
+    head: HostPc,
+    stale_exit: HostPc,
+}
+
+/// Counters for reports.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Counters {
+    pub(crate) translated: u64,
+    pub(crate) guest_bytes: u64,
+    pub(crate) invalidated: u64,
+    pub(crate) cache_clears: u64,
+    pub(crate) bounce_thunks: u64,
+}
+
+/// See the module's head.
+pub(crate) struct Translations {
+    cache: CodeCache,
+    translator: Translator,
+    blocks: Vec<Block>,
+    by_key: AddressMap<BlockKey, u32>,
+    by_page: AddressMap<u64, Vec<u32>>,
+    /// Heads of dropped blocks, to be led to their successors.
+    stale: AddressMap<BlockKey, HostPc>,
+    sites: Vec<Site>,
+    links: Vec<Link>,
+    thunks: HashMap<(Vec<u8>, Mode), HostPc>,
+    /// Raised when the cache is cleared: jump caches made before are void.
+    pub(crate) generation: u64,
+    pub(crate) counters: Counters,
+}
+
+/// Room that is asked for before a block is translated: the longest block with all its tails fits.
+const BLOCK_ROOM: usize = 64 * 1024;
+
+impl Translations {
+    pub(crate) fn new(cache_bytes: usize, xsave_mask: u64) -> io::Result<Translations> {
+        Ok(Translations {
+            cache: CodeCache::new(cache_bytes, xsave_mask)?,
+            translator: Translator::new(Features::default()),
+            blocks: Vec::new(),
+            by_key: AddressMap::default(),
+            by_page: AddressMap::default(),
+            stale: AddressMap::default(),
+            sites: Vec::new(),
+            links: Vec::new(),
+            thunks: HashMap::new(),
+            generation: 0,
+            counters: Counters::default(),
+        })
+    }
+
+    /// The instruction set to translate.
+    pub(crate) fn set_features(&mut self, features: Features) {
+        self.translator.features = features;
+    }
+
+    pub(crate) fn stubs(&self) -> Stubs {
+        self.cache.stubs()
+    }
+
+    /// Bytes of code, and bytes of tables beside it.
+    pub(crate) fn len_bytes(&self) -> (usize, usize) {
+        let tables = self.sites.capacity() * size_of::<Site>()
+            + self.blocks.capacity() * size_of::<Block>()
+            + self.links.capacity() * size_of::<Link>()
+            + (self.by_key.capacity() + self.stale.capacity()) * 48
+            + self.by_page.capacity() * 64;
+        (self.cache.used_bytes(), tables)
+    }
+
+    /// The block for `key`, if it is translated.
+    pub(crate) fn find(&self, key: BlockKey) -> Option<HostPc> {
+        let block = &self.blocks[*self.by_key.get(&key)? as usize];
+        block.second_page.is_none().then_some(block.head)
+    }
+
+    /// The block for `key` whose instruction straddles into `second_page`.
+    pub(crate) fn find_straddling(&self, key: BlockKey, second_page: Gfn) -> Option<HostPc> {
+        let block = &self.blocks[*self.by_key.get(&key)? as usize];
+        (block.second_page == Some(second_page)).then_some(block.head)
+    }
+
+    fn make_room(&mut self, memory: &GuestMemory) {
+        if self.cache.has_room(BLOCK_ROOM) {
+            return;
+        }
+        self.counters.cache_clears += 1;
+        self.generation += 1;
+        for &gfn in self.by_page.keys() {
+            memory.notes().remove_code(Gfn(gfn));
+        }
+        self.cache.clear();
+        self.blocks.clear();
+        self.by_key.clear();
+        self.by_page.clear();
+        self.stale.clear();
+        self.sites.clear();
+        self.links.clear();
+        self.thunks.clear();
+    }
+
+    /// Translates. The pages must have been marked as code before their bytes were read.
+    /// `None` if the first instruction does not end in the bytes.
+    pub(crate) fn translate(
+        &mut self,
+        key: BlockKey,
+        bytes: &[u8],
+        second_page: Option<Gfn>,
+        memory: &GuestMemory,
+    ) -> Option<HostPc> {
+        self.make_room(memory);
+        let request = Request { rip: key.rip, mode: key.mode, bytes, straddles: second_page.is_some() };
+        let base = self.cache.next_pc();
+        let (site, link) = (self.sites.len() as u32, self.links.len() as u32);
+        let done = self.translator.translate(&request, base, self.cache.stubs(), site, link)?;
+        let builder = &self.translator.builder;
+        self.cache.append(builder.e.bytes());
+        self.sites.extend_from_slice(&builder.sites);
+        self.links.extend_from_slice(&builder.links);
+        self.counters.translated += 1;
+        self.counters.guest_bytes += u64::from(done.len_bytes);
+        let index = self.blocks.len() as u32;
+        self.blocks.push(Block {
+            key,
+            len_bytes: done.len_bytes,
+            second_page,
+            head: base,
+            stale_exit: done.stale,
+        });
+        if let Some(replaced) = self.by_key.insert(key, index) {
+            self.drop_block(replaced);
+        }
+        self.by_page.entry(key.gpa / PAGE_SIZE).or_default().push(index);
+        if let Some(gfn) = second_page {
+            self.by_page.entry(gfn.0).or_default().push(index);
+        } else if let Some(old_head) = self.stale.insert(key, base) {
+            self.cache.patch_head(old_head, base);
+        }
+        Some(base)
+    }
+
+    /// Aims the direct jump `link` at the block `target`.
+    pub(crate) fn chain(&mut self, link: u32, target: HostPc) {
+        if let Some(link) = self.links.get(link as usize) {
+            self.cache.patch_jump(link.slot, target);
+        }
+    }
+
+    /// The site with this number.
+    pub(crate) fn site(&self, number: u32) -> Option<Site> {
+        self.sites.get(number as usize).copied()
+    }
+
+    /// The site whose own code a host fault at `pc` came from.
+    pub(crate) fn site_at(&self, pc: HostPc) -> Option<Site> {
+        let behind = self.sites.partition_point(|site| site.start <= pc);
+        let start = self.sites[..behind].last()?.start;
+        let candidates = self.sites[..behind].iter().rev().take_while(|site| site.start == start);
+        candidates.filter(|site| pc < site.end).last().copied()
+    }
+
+    /// Drops the blocks that hold any byte of `gpa..gpa+len_bytes`, all in one page.
+    pub(crate) fn invalidate(&mut self, gpa: Gpa, len_bytes: u64, memory: &GuestMemory) {
+        let gfn = gpa.gfn();
+        let Some(indexes) = self.by_page.get_mut(&gfn.0) else {
+            return memory.notes().remove_code(gfn);
+        };
+        let all = std::mem::take(indexes);
+        let (hit, kept): (Vec<u32>, Vec<u32>) = all.into_iter().partition(|&index| {
+            let block = &self.blocks[index as usize];
+            let start = block.key.gpa;
+            let end = start + u64::from(block.len_bytes);
+            block.second_page.is_some() || start < gpa.0 + len_bytes && gpa.0 < end
+        });
+        if kept.is_empty() {
+            self.by_page.remove(&gfn.0);
+            memory.notes().remove_code(gfn);
+        } else {
+            self.by_page.insert(gfn.0, kept);
+        }
+        for index in hit {
+            self.drop_block(index);
+        }
+    }
+
+    fn drop_block(&mut self, index: u32) {
+        let Block { key, head, stale_exit, second_page, .. } = self.blocks[index as usize];
+        if self.by_key.get(&key) == Some(&index) {
+            self.by_key.remove(&key);
+        }
+        self.cache.patch_head(head, stale_exit);
+        self.counters.invalidated += 1;
+        if second_page.is_none() {
+            self.stale.insert(key, head);
+        }
+    }
+
+    /// Code that runs one instruction on the bounce buffer, made once for each encoding.
+    pub(crate) fn bounce_thunk(
+        &mut self,
+        instruction: &Instruction,
+        bytes: &[u8],
+        mode: Mode,
+        memory: &GuestMemory,
+    ) -> Option<HostPc> {
+        self.make_room(memory);
+        let key = (bytes.to_vec(), mode);
+        if let Some(&pc) = self.thunks.get(&key) {
+            return Some(pc);
+        }
+        let base = self.cache.next_pc();
+        let first_site = self.sites.len() as u32;
+        let stubs = self.cache.stubs();
+        if !translate::bounce(&mut self.translator.builder, base, stubs, mode, instruction, first_site) {
+            return None;
+        }
+        let builder = &self.translator.builder;
+        self.cache.append(builder.e.bytes());
+        self.sites.extend_from_slice(&builder.sites);
+        self.counters.bounce_thunks += 1;
+        self.thunks.insert(key, base);
+        Some(base)
+    }
+}
