@@ -190,9 +190,11 @@ impl GuestMemory {
     /// Guest address of a host address inside guest memory, the reverse of [`GuestMemory::hva`].
     pub fn gpa(&self, hva: Hva) -> Option<Gpa> {
         let offset = hva.0.checked_sub(self.mapping.address() as u64)?;
-        let slot = self.slots.0.iter().find(|slot| {
-            offset >= slot.file_offset && offset < slot.file_offset + slot.len_bytes
-        })?;
+        let slot = self
+            .slots
+            .0
+            .iter()
+            .find(|slot| offset >= slot.file_offset && offset < slot.file_offset + slot.len_bytes)?;
         Some(Gpa(slot.gpa.0 + (offset - slot.file_offset)))
     }
 

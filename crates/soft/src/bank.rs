@@ -226,14 +226,8 @@ pub(crate) struct Banks {
 
 impl Banks {
     pub(crate) fn new(lookup_stub: HostPc) -> Banks {
-        let mut banks = Banks {
-            spaces: Vec::new(),
-            current_space: 0,
-            current_bank: 0,
-            uses: 0,
-            lookup_stub,
-            flushes: 0,
-        };
+        let mut banks =
+            Banks { spaces: Vec::new(), current_space: 0, current_bank: 0, uses: 0, lookup_stub, flushes: 0 };
         banks.select(0, BankKey { user: false, smap_override: false, mode: 0 });
         banks
     }

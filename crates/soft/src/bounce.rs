@@ -109,8 +109,21 @@ fn must_be_aligned(instruction: &Instruction) -> bool {
     let mnemonic = instruction.mnemonic();
     let always = matches!(
         mnemonic,
-        M::Movaps | M::Movapd | M::Movdqa | M::Movntps | M::Movntpd | M::Movntdq | M::Movntdqa | M::Vmovaps
-            | M::Vmovapd | M::Vmovdqa | M::Vmovntps | M::Vmovntpd | M::Vmovntdq | M::Vmovntdqa | M::Cmpxchg16b
+        M::Movaps
+            | M::Movapd
+            | M::Movdqa
+            | M::Movntps
+            | M::Movntpd
+            | M::Movntdq
+            | M::Movntdqa
+            | M::Vmovaps
+            | M::Vmovapd
+            | M::Vmovdqa
+            | M::Vmovntps
+            | M::Vmovntpd
+            | M::Vmovntdq
+            | M::Vmovntdqa
+            | M::Cmpxchg16b
     );
     if always {
         return true;
@@ -118,6 +131,16 @@ fn must_be_aligned(instruction: &Instruction) -> bool {
     let is_legacy_sse = instruction.encoding() == EncodingKind::Legacy
         && instruction.memory_size().size() == 16
         && (0..instruction.op_count()).any(|op| instruction.op_register(op).is_xmm());
-    is_legacy_sse && !matches!(mnemonic, M::Movups | M::Movupd | M::Movdqu | M::Lddqu | M::Pcmpestri
-        | M::Pcmpestrm | M::Pcmpistri | M::Pcmpistrm)
+    is_legacy_sse
+        && !matches!(
+            mnemonic,
+            M::Movups
+                | M::Movupd
+                | M::Movdqu
+                | M::Lddqu
+                | M::Pcmpestri
+                | M::Pcmpestrm
+                | M::Pcmpistri
+                | M::Pcmpistrm
+        )
 }

@@ -134,7 +134,8 @@ impl CodeCache {
         let enter = stubs.enter as *const ();
         // SAFETY: `enter` is the trampoline emitted by `emit_stubs`, which has this signature and follows the
         // System V calling convention.
-        let enter = unsafe { std::mem::transmute::<*const (), extern "sysv64" fn(*mut VcpuBlock, u64)>(enter) };
+        let enter =
+            unsafe { std::mem::transmute::<*const (), extern "sysv64" fn(*mut VcpuBlock, u64)>(enter) };
         enter(block, pc);
         Ok(())
     }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use mem::GuestMemory;
 use vcpu::{DebugRegisters, Exit, Kick, Msrs};
 use x86::paging::{Access, Paging};
-use x86::{Cr0, Cr4, CpuidTable, DescriptorTable, Efer, Exception, Rflags, Segment};
+use x86::{CpuidTable, Cr0, Cr4, DescriptorTable, Efer, Exception, Rflags, Segment};
 
 use crate::Soft;
 use crate::bank::{BankKey, Banks};
@@ -273,7 +273,9 @@ impl SoftVcpu {
                 && !self.is_v86()
                 && self.segments[..seg::FS].iter().all(is_flat)
                 && self.segments[seg::SS].is_big()
-                && self.segments[seg::FS..].iter().all(|segment| is_flat(segment) || segment.limit == u32::MAX);
+                && self.segments[seg::FS..]
+                    .iter()
+                    .all(|segment| is_flat(segment) || segment.limit == u32::MAX);
             if !flat {
                 bits |= Mode::SEGMENTED;
             }

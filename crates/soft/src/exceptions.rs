@@ -2,7 +2,7 @@
 //! itself fails: double fault, then shutdown.
 
 use vcpu::TripleFault;
-use x86::{Cr0, Exception, Rflags, Segment, Vector};
+use x86::{Exception, Rflags, Segment, Vector};
 
 use crate::cpu::{SoftVcpu, Step, Stop, seg};
 
@@ -193,8 +193,12 @@ impl SoftVcpu {
         self.block.gprs[vcpu::gpr::RSP] = frame;
         if new_cpl < old_cpl {
             // The stack segment becomes null with the new privilege.
-            self.segments[seg::SS] =
-                Segment { selector: u16::from(new_cpl), attributes: 0x80 | u16::from(new_cpl) << 5 | 0x13, limit: u32::MAX, base: 0 };
+            self.segments[seg::SS] = Segment {
+                selector: u16::from(new_cpl),
+                attributes: 0x80 | u16::from(new_cpl) << 5 | 0x13,
+                limit: u32::MAX,
+                base: 0,
+            };
         }
         let selector = gate.selector & !3 | u16::from(new_cpl);
         self.segments[seg::CS] = Segment { selector, ..code };
@@ -242,11 +246,7 @@ impl SoftVcpu {
         }
         let access = SoftVcpu::system_access(false);
         let pointer = self.read_linear(self.idtr.base + at, 4, access)?;
-        let words = [
-            self.rflags().bits() as u16,
-            self.segments[seg::CS].selector,
-            event.return_rip as u16,
-        ];
+        let words = [self.rflags().bits() as u16, self.segments[seg::CS].selector, event.return_rip as u16];
         let mut sp = self.block.gprs[vcpu::gpr::RSP] as u16;
         let base = self.segments[seg::SS].base;
         for word in words {
@@ -276,11 +276,7 @@ impl SoftVcpu {
         let (old_ss, old_esp) = (self.segments[seg::SS], self.block.gprs[vcpu::gpr::RSP]);
         let changes_stack = new_cpl < self.cpl();
         let flags = self.pushed_flags(event);
-        let (ss, mut esp) = if changes_stack {
-            self.tss_stack_32(new_cpl)?
-        } else {
-            (old_ss, old_esp)
-        };
+        let (ss, mut esp) = if changes_stack { self.tss_stack_32(new_cpl)? } else { (old_ss, old_esp) };
         let mut words = Vec::with_capacity(6);
         if changes_stack {
             words.extend([u64::from(old_ss.selector), old_esp]);
@@ -326,20 +322,10 @@ impl SoftVcpu {
     /// Takes an external interrupt.
     pub(crate) fn deliver_interrupt(&mut self, vector: Vector) -> Result<(), TripleFault> {
         self.counters.interrupts += 1;
-        let event = Event {
-            vector,
-            error_code: None,
-            source: Source::External,
-            return_rip: self.block.rip,
-        };
+        let event = Event { vector, error_code: None, source: Source::External, return_rip: self.block.rip };
         match self.deliver(event) {
             Ok(()) => Ok(()),
             Err(exception) => self.raise(exception),
         }
-    }
-
-    /// Whether x87 errors raise #MF rather than an external interrupt.
-    pub(crate) fn has_numeric_errors(&self) -> bool {
-        self.cr0.contains(Cr0::NE)
     }
 }

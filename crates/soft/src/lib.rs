@@ -69,10 +69,7 @@ impl Soft {
     ///
     /// # Errors
     /// If the host cannot run translated code: no FSGSBASE for user code, or no executable memory.
-    pub fn new(
-        memory: Arc<GuestMemory>,
-        config: Config,
-    ) -> Result<Arc<Soft>, EngineError> {
+    pub fn new(memory: Arc<GuestMemory>, config: Config) -> Result<Arc<Soft>, EngineError> {
         if !host::cpu::has_user_fsgsbase() {
             let source = std::io::Error::other("the host kernel does not allow FSGSBASE in user mode");
             return Err(EngineError::Host { what: "cannot prepare the software CPU", source });
@@ -81,7 +78,12 @@ impl Soft {
         let translations = Translations::new(config.code_cache_bytes, xsave_mask)
             .map_err(|source| EngineError::Host { what: "cannot get memory for translated code", source })?;
         let stubs = translations.stubs();
-        Ok(Arc::new(Soft { memory, translations: Mutex::new(translations), stubs, features: OnceLock::new() }))
+        Ok(Arc::new(Soft {
+            memory,
+            translations: Mutex::new(translations),
+            stubs,
+            features: OnceLock::new(),
+        }))
     }
 
     /// A new vCPU in the state after RESET. All vCPUs of a VM have the same instruction set.

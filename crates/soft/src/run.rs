@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use iced_x86::{Decoder, Instruction};
 use mem::Hva;
-use vcpu::{
-    EngineError, EngineStatistics, Exit, Injection, Kick, Reply, TripleFault, Unit, Vcpu, VcpuState,
-};
+use vcpu::{EngineError, EngineStatistics, Exit, Injection, Kick, Reply, TripleFault, Unit, Vcpu, VcpuState};
 use x86::paging::Access;
 use x86::{Exception, Gpa, Gva, PAGE_SIZE, Rflags};
 
@@ -96,8 +94,10 @@ impl SoftVcpu {
             Err(stop) => return Ok(self.stopped(stop)),
         };
         loop {
-            CodeCache::run(self.soft.stubs(), &mut self.block, pc)
-                .map_err(|source| EngineError::Host { what: "cannot prepare a thread for translated code", source })?;
+            CodeCache::run(self.soft.stubs(), &mut self.block, pc).map_err(|source| EngineError::Host {
+                what: "cannot prepare a thread for translated code",
+                source,
+            })?;
             let reason = ExitReason::from_raw(self.block.exit_reason);
             let is_careful = self.mode.has(Mode::CAREFUL);
             match reason {
@@ -214,7 +214,10 @@ impl SoftVcpu {
     fn find_code(&mut self, try_jump_cache: bool) -> Result<HostPc, Stop> {
         let rip = self.block.rip;
         let may_cache = !self.mode.has(Mode::CAREFUL | Mode::SEGMENTED);
-        if try_jump_cache && may_cache && let Some(pc) = self.banks.current().jump(rip) {
+        if try_jump_cache
+            && may_cache
+            && let Some(pc) = self.banks.current().jump(rip)
+        {
             return Ok(pc);
         }
         let gpa = self.fetch_address(rip)?;
@@ -394,7 +397,9 @@ impl SoftVcpu {
             }
             return Ok(true);
         }
-        if self.block.interrupts != 0 && let Some(vector) = self.pending.interrupt.take() {
+        if self.block.interrupts != 0
+            && let Some(vector) = self.pending.interrupt.take()
+        {
             self.deliver_interrupt(vector)?;
             return Ok(true);
         }

@@ -195,7 +195,8 @@ impl SoftVcpu {
     fn xsave(&mut self, instruction: &Instruction, kind: SaveKind) -> Step {
         self.require_xsave()?;
         let requested = self.requested();
-        let len = self.xsave_size(if kind == SaveKind::Compacted { requested } else { requested }, false) as usize;
+        let len =
+            self.xsave_size(if kind == SaveKind::Compacted { requested } else { requested }, false) as usize;
         let linear = self.area(instruction, len, 64, true)?;
         self.clean_fp_pointers();
         let mut in_use = self.xstate_bv();
@@ -332,9 +333,8 @@ impl SoftVcpu {
         let tags = self.full_tags();
         let opcode = self.word(6);
         let (fip, fdp) = (self.word(8), self.word(16));
-        let wide = |at: usize| {
-            u32::from_le_bytes(self.block.xsave.0[at..at + 4].try_into().expect("four bytes"))
-        };
+        let wide =
+            |at: usize| u32::from_le_bytes(self.block.xsave.0[at..at + 4].try_into().expect("four bytes"));
         let mut bytes = [0; 28];
         if is_16_bit {
             for (index, word) in [control, status, tags, fip, 0, fdp, 0].into_iter().enumerate() {
@@ -378,7 +378,11 @@ impl SoftVcpu {
         use iced_x86::Code as C;
         matches!(
             instruction.code(),
-            C::Fnstenv_m14byte | C::Fstenv_m14byte | C::Fldenv_m14byte | C::Fnsave_m94byte | C::Fsave_m94byte
+            C::Fnstenv_m14byte
+                | C::Fstenv_m14byte
+                | C::Fldenv_m14byte
+                | C::Fnsave_m94byte
+                | C::Fsave_m94byte
                 | C::Frstor_m94byte
         )
     }

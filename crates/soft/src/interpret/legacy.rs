@@ -129,7 +129,8 @@ impl SoftVcpu {
         let registers: [u64; 8] = self.block.gprs[..8].try_into().expect("eight registers");
         // Probe both ends first: nothing may be pushed if any of it faults.
         let lowest = self.moved_stack_pointer(-8 * i64::from(size));
-        let linear = self.linear(crate::cpu::seg::SS, lowest & self.stack_mask(), u64::from(size) * 8, true)?;
+        let linear =
+            self.linear(crate::cpu::seg::SS, lowest & self.stack_mask(), u64::from(size) * 8, true)?;
         let access = self.access(true);
         self.pieces(linear, usize::from(size) * 8, access)?;
         for (n, value) in registers.into_iter().enumerate() {

@@ -3,7 +3,6 @@
 
 use iced_x86::{Instruction, OpKind, Register};
 use vcpu::gpr;
-use x86::paging::Access;
 use x86::{Exception, Gva};
 
 use crate::cpu::{GP0, SoftVcpu, Step, seg};
@@ -36,7 +35,9 @@ impl SoftVcpu {
     pub(crate) fn set_register(&mut self, register: Register, value: u64) {
         let slot = &mut self.block.gprs[register.full_register().number()];
         *slot = match register {
-            Register::AH | Register::CH | Register::DH | Register::BH => *slot & !0xff00 | (value & 0xff) << 8,
+            Register::AH | Register::CH | Register::DH | Register::BH => {
+                *slot & !0xff00 | (value & 0xff) << 8
+            }
             _ => match register.size() {
                 1 => *slot & !0xff | value & 0xff,
                 2 => *slot & !0xffff | value & 0xffff,
@@ -207,10 +208,5 @@ impl SoftVcpu {
     /// Moves the stack pointer up.
     pub(crate) fn drop_stack(&mut self, len: u64) {
         self.block.gprs[gpr::RSP] = self.moved_stack_pointer(len as i64);
-    }
-
-    /// An access as CPL 0 makes it on the guest's behalf.
-    pub(crate) fn implicit_access(&self, write: bool) -> Access {
-        SoftVcpu::system_access(write)
     }
 }

@@ -71,7 +71,8 @@ impl SoftVcpu {
         }
         let cpl = self.cpl();
         if selector & !3 == 0 {
-            let null_is_allowed = index != seg::SS || self.is_64_bit() && cpl < 3 && (selector & 3) as u8 == cpl;
+            let null_is_allowed =
+                index != seg::SS || self.is_64_bit() && cpl < 3 && (selector & 3) as u8 == cpl;
             if !null_is_allowed {
                 return Err(GP0.into());
             }
@@ -265,4 +266,3 @@ impl SoftVcpu {
         }
     }
 }
-

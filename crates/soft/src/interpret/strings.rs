@@ -51,7 +51,8 @@ impl SoftVcpu {
                 return Ok(());
             }
             turn += done;
-            let must_pause = turn >= ELEMENTS_PER_TURN || !self.posted.is_empty() || self.pending.breakpoints != 0;
+            let must_pause =
+                turn >= ELEMENTS_PER_TURN || !self.posted.is_empty() || self.pending.breakpoints != 0;
             if must_pause && count != 0 {
                 return Err(Stop::Again);
             }
@@ -60,10 +61,20 @@ impl SoftVcpu {
 
     fn string_op(&self, instruction: &Instruction) -> StringOp {
         let size = match instruction.mnemonic() {
-            Mnemonic::Movsb | Mnemonic::Stosb | Mnemonic::Lodsb | Mnemonic::Scasb | Mnemonic::Cmpsb
-            | Mnemonic::Insb | Mnemonic::Outsb => 1,
-            Mnemonic::Movsw | Mnemonic::Stosw | Mnemonic::Lodsw | Mnemonic::Scasw | Mnemonic::Cmpsw
-            | Mnemonic::Insw | Mnemonic::Outsw => 2,
+            Mnemonic::Movsb
+            | Mnemonic::Stosb
+            | Mnemonic::Lodsb
+            | Mnemonic::Scasb
+            | Mnemonic::Cmpsb
+            | Mnemonic::Insb
+            | Mnemonic::Outsb => 1,
+            Mnemonic::Movsw
+            | Mnemonic::Stosw
+            | Mnemonic::Lodsw
+            | Mnemonic::Scasw
+            | Mnemonic::Cmpsw
+            | Mnemonic::Insw
+            | Mnemonic::Outsw => 2,
             Mnemonic::Movsq | Mnemonic::Stosq | Mnemonic::Lodsq | Mnemonic::Scasq | Mnemonic::Cmpsq => 8,
             _ => 4,
         };

@@ -26,12 +26,8 @@ const CR4_ALLOWED: Cr4 = Cr4::VME
     .union(Cr4::SMAP);
 
 /// EFER bits that the model knows.
-const EFER_ALLOWED: Efer = Efer::SCE
-    .union(Efer::LME)
-    .union(Efer::LMA)
-    .union(Efer::NXE)
-    .union(Efer::FFXSR)
-    .union(Efer::AIBRSE);
+const EFER_ALLOWED: Efer =
+    Efer::SCE.union(Efer::LME).union(Efer::LMA).union(Efer::NXE).union(Efer::FFXSR).union(Efer::AIBRSE);
 
 impl SoftVcpu {
     /// #GP(0) unless at CPL 0.

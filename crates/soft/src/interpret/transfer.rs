@@ -39,7 +39,8 @@ impl SoftVcpu {
         let mut segment = self.read_descriptor(selector)?;
         let (cpl, rpl) = (self.cpl(), (selector & 3) as u8);
         let is_conforming = segment.kind() & 4 != 0;
-        let is_allowed = if is_conforming { segment.dpl() <= cpl } else { rpl <= cpl && segment.dpl() == cpl };
+        let is_allowed =
+            if is_conforming { segment.dpl() <= cpl } else { rpl <= cpl && segment.dpl() == cpl };
         // Call gates and task switches end here too: no 64-bit kernel uses them.
         if !segment.is_code() || !is_allowed {
             return Err(gp(selector));
@@ -82,8 +83,12 @@ impl SoftVcpu {
     /// Operand of a far branch: selector, offset, operand size.
     fn far_operand(&mut self, instruction: &Instruction) -> Step<(u16, u64, u8)> {
         match instruction.op0_kind() {
-            OpKind::FarBranch16 => Ok((instruction.far_branch_selector(), u64::from(instruction.far_branch16()), 2)),
-            OpKind::FarBranch32 => Ok((instruction.far_branch_selector(), u64::from(instruction.far_branch32()), 4)),
+            OpKind::FarBranch16 => {
+                Ok((instruction.far_branch_selector(), u64::from(instruction.far_branch16()), 2))
+            }
+            OpKind::FarBranch32 => {
+                Ok((instruction.far_branch_selector(), u64::from(instruction.far_branch32()), 4))
+            }
             _ => {
                 let size = (instruction.memory_size().size() - 2) as u8;
                 let linear = self.operand_linear(instruction, u64::from(size) + 2, false)?;
@@ -313,8 +318,7 @@ impl SoftVcpu {
         if is_64 && !Gva(rcx).is_canonical() {
             return Err(GP0.into());
         }
-        let (code, attributes) =
-            if is_64 { (base.wrapping_add(16), 0xa0fb) } else { (base, 0xc0fb) };
+        let (code, attributes) = if is_64 { (base.wrapping_add(16), 0xa0fb) } else { (base, 0xc0fb) };
         self.segments[seg::CS] = Segment::flat(code | 3, attributes);
         self.segments[seg::SS] = Segment::flat(base.wrapping_add(8) | 3, 0xc0f3);
         self.block.rip = if is_64 { rcx } else { rcx & 0xffff_ffff };
@@ -381,7 +385,8 @@ impl SoftVcpu {
             }
             Mnemonic::Ret => {
                 let target = self.peek(0, size)?;
-                let extra = if instruction.op_count() == 1 { u64::from(instruction.immediate16()) } else { 0 };
+                let extra =
+                    if instruction.op_count() == 1 { u64::from(instruction.immediate16()) } else { 0 };
                 self.jump_near(target, size)?;
                 self.drop_stack(u64::from(size) + extra);
             }
@@ -429,10 +434,22 @@ impl SoftVcpu {
     fn jump_counted(&mut self, instruction: &Instruction, size: u8) -> Step {
         use iced_x86::Code as C;
         let count_size: u8 = match instruction.code() {
-            C::Loopne_rel8_16_CX | C::Loopne_rel8_32_CX | C::Loope_rel8_16_CX | C::Loope_rel8_32_CX
-            | C::Loop_rel8_16_CX | C::Loop_rel8_32_CX | C::Jcxz_rel8_16 | C::Jcxz_rel8_32 => 2,
-            C::Loopne_rel8_16_RCX | C::Loopne_rel8_64_RCX | C::Loope_rel8_16_RCX | C::Loope_rel8_64_RCX
-            | C::Loop_rel8_16_RCX | C::Loop_rel8_64_RCX | C::Jrcxz_rel8_16 | C::Jrcxz_rel8_64 => 8,
+            C::Loopne_rel8_16_CX
+            | C::Loopne_rel8_32_CX
+            | C::Loope_rel8_16_CX
+            | C::Loope_rel8_32_CX
+            | C::Loop_rel8_16_CX
+            | C::Loop_rel8_32_CX
+            | C::Jcxz_rel8_16
+            | C::Jcxz_rel8_32 => 2,
+            C::Loopne_rel8_16_RCX
+            | C::Loopne_rel8_64_RCX
+            | C::Loope_rel8_16_RCX
+            | C::Loope_rel8_64_RCX
+            | C::Loop_rel8_16_RCX
+            | C::Loop_rel8_64_RCX
+            | C::Jrcxz_rel8_16
+            | C::Jrcxz_rel8_64 => 8,
             _ => 4,
         };
         let mask = u64::MAX >> (64 - u32::from(count_size) * 8);

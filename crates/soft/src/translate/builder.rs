@@ -253,7 +253,7 @@ impl Builder {
     pub(crate) fn encode(&mut self, instruction: &Instruction) -> bool {
         let address = self.e.address();
         if self.encoder.encode(instruction, address).is_err() {
-            self.encoder.take_buffer();
+            drop(self.encoder.take_buffer());
             return false;
         }
         let bytes = self.encoder.take_buffer();

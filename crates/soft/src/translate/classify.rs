@@ -1,6 +1,6 @@
 //! Which way an instruction goes: copied, rebuilt from smaller steps, or left to the interpreter.
 
-use iced_x86::{Code, CpuidFeature, FlowControl, Instruction, Mnemonic, OpAccess, OpKind, Register};
+use iced_x86::{Code, CpuidFeature, FlowControl, Instruction, Mnemonic, OpAccess, OpKind};
 
 use super::memory::{Operand, operand_size};
 use crate::features::Features;
@@ -87,7 +87,8 @@ fn memory_copy(instruction: &Instruction) -> Kind {
     };
     let Some(size) = operand_size(instruction) else { return Kind::Interpret };
     let operand = Operand { size, write };
-    let is_bit_test = matches!(instruction.mnemonic(), Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc);
+    let is_bit_test =
+        matches!(instruction.mnemonic(), Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc);
     if is_bit_test && instruction.op1_kind() == OpKind::Register {
         return Kind::BitTest(operand);
     }
@@ -140,10 +141,7 @@ pub(crate) fn fp_level(instruction: &Instruction) -> u8 {
 }
 
 fn control_flow(instruction: &Instruction, mode: Mode) -> Option<Kind> {
-    let is_near = !matches!(
-        instruction.op0_kind(),
-        OpKind::FarBranch16 | OpKind::FarBranch32
-    );
+    let is_near = !matches!(instruction.op0_kind(), OpKind::FarBranch16 | OpKind::FarBranch32);
     let operand_is_full = |size: usize| size == if mode.is_64() { 8 } else { 4 };
     let stack_is_ours = !mode.has(Mode::SEGMENTED | Mode::CODE16);
     let kind = match instruction.flow_control() {
@@ -152,18 +150,26 @@ fn control_flow(instruction: &Instruction, mode: Mode) -> Option<Kind> {
         FlowControl::ConditionalBranch if instruction.is_jcc_short_or_near() => {
             if is_16_bit_branch(instruction) { Kind::Interpret } else { Kind::JumpIf }
         }
-        FlowControl::ConditionalBranch if instruction.is_jcx_short() || instruction.is_loop() || instruction.is_loopcc() => {
+        FlowControl::ConditionalBranch
+            if instruction.is_jcx_short() || instruction.is_loop() || instruction.is_loopcc() =>
+        {
             let fits = mode.is_64() || counts_in_ecx(instruction);
             if is_16_bit_branch(instruction) || !fits { Kind::Interpret } else { Kind::JumpCounter }
         }
-        FlowControl::Call if is_near && stack_is_ours && !is_16_bit_branch(instruction) && instruction.is_call_near() => {
+        FlowControl::Call
+            if is_near && stack_is_ours && !is_16_bit_branch(instruction) && instruction.is_call_near() =>
+        {
             Kind::Call
         }
-        FlowControl::IndirectBranch if instruction.is_jmp_near_indirect() && operand_is_full(branch_operand_size(instruction)) => {
+        FlowControl::IndirectBranch
+            if instruction.is_jmp_near_indirect() && operand_is_full(branch_operand_size(instruction)) =>
+        {
             Kind::JumpIndirect
         }
         FlowControl::IndirectCall
-            if instruction.is_call_near_indirect() && stack_is_ours && operand_is_full(branch_operand_size(instruction)) =>
+            if instruction.is_call_near_indirect()
+                && stack_is_ours
+                && operand_is_full(branch_operand_size(instruction)) =>
         {
             Kind::CallIndirect
         }
@@ -196,8 +202,15 @@ fn special(instruction: &Instruction, mode: Mode) -> Option<Kind> {
     let stack_is_ours = !mode.has(Mode::SEGMENTED | Mode::CODE16);
     let word = if mode.is_64() { 8 } else { 4 };
     let kind = match instruction.mnemonic() {
-        Mnemonic::Nop | Mnemonic::Endbr64 | Mnemonic::Endbr32 | Mnemonic::Prefetchnta | Mnemonic::Prefetcht0
-        | Mnemonic::Prefetcht1 | Mnemonic::Prefetcht2 | Mnemonic::Prefetchw | Mnemonic::Reservednop => Kind::Nothing,
+        Mnemonic::Nop
+        | Mnemonic::Endbr64
+        | Mnemonic::Endbr32
+        | Mnemonic::Prefetchnta
+        | Mnemonic::Prefetcht0
+        | Mnemonic::Prefetcht1
+        | Mnemonic::Prefetcht2
+        | Mnemonic::Prefetchw
+        | Mnemonic::Reservednop => Kind::Nothing,
         Mnemonic::Lea => Kind::Lea,
         Mnemonic::Push if stack_is_ours => push_kind(instruction, word),
         Mnemonic::Pop if stack_is_ours => {
@@ -206,7 +219,9 @@ fn special(instruction: &Instruction, mode: Mode) -> Option<Kind> {
                 && instruction.op0_register().size() == word;
             if is_plain { Kind::Pop } else { Kind::Interpret }
         }
-        Mnemonic::Leave if stack_is_ours && matches!(instruction.code(), Code::Leaveq | Code::Leaved) => Kind::Leave,
+        Mnemonic::Leave if stack_is_ours && matches!(instruction.code(), Code::Leaveq | Code::Leaved) => {
+            Kind::Leave
+        }
         Mnemonic::Pushfq if stack_is_ours && mode.is_64() => Kind::Pushf,
         Mnemonic::Cli if !mode.has(Mode::USER) && mode.is_64() => Kind::Cli,
         Mnemonic::Sti if !mode.has(Mode::USER) && mode.is_64() => Kind::Sti,
@@ -234,7 +249,10 @@ fn uses_segment_register(instruction: &Instruction) -> bool {
 /// Everything that is privileged, depends on virtual state, touches memory in its own way, or would show the host.
 fn is_for_interpreter(instruction: &Instruction) -> bool {
     use Mnemonic as M;
-    if instruction.is_privileged() || instruction.is_stack_instruction() || instruction.is_string_instruction() {
+    if instruction.is_privileged()
+        || instruction.is_stack_instruction()
+        || instruction.is_string_instruction()
+    {
         return true;
     }
     if uses_segment_register(instruction) {
@@ -242,28 +260,110 @@ fn is_for_interpreter(instruction: &Instruction) -> bool {
     }
     let system_register = (0..instruction.op_count()).any(|op| {
         let register = instruction.op_register(op);
-        instruction.op_kind(op) == OpKind::Register && (register.is_cr() || register.is_dr() || register.is_tr())
+        instruction.op_kind(op) == OpKind::Register
+            && (register.is_cr() || register.is_dr() || register.is_tr())
     });
     system_register
         || matches!(
             instruction.mnemonic(),
             M::INVALID
-                | M::Cpuid | M::Rdpmc | M::Rdpid | M::Rdtsc | M::Rdtscp
-                | M::Sgdt | M::Sidt | M::Sldt | M::Str | M::Smsw | M::Lar | M::Lsl | M::Verr | M::Verw
-                | M::Lds | M::Les | M::Lfs | M::Lgs | M::Lss
-                | M::Rdfsbase | M::Rdgsbase | M::Wrfsbase | M::Wrgsbase
-                | M::Clac | M::Stac | M::Cli | M::Sti | M::Hlt | M::Popf | M::Popfd | M::Popfq
-                | M::In | M::Out | M::Insb | M::Insw | M::Insd | M::Outsb | M::Outsw | M::Outsd
-                | M::Xgetbv | M::Xsave | M::Xsave64 | M::Xsavec | M::Xsavec64 | M::Xsaveopt | M::Xsaveopt64
-                | M::Xrstor | M::Xrstor64 | M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64
-                | M::Fnsave | M::Fsave | M::Frstor | M::Fnstenv | M::Fstenv | M::Fldenv
-                | M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu | M::Vmaskmovps | M::Vmaskmovpd
-                | M::Vpmaskmovd | M::Vpmaskmovq
-                | M::Xlatb | M::Daa | M::Das | M::Aaa | M::Aas | M::Aam | M::Aad | M::Salc | M::Bound | M::Arpl
-                | M::Into | M::Int | M::Int1 | M::Int3 | M::Ud0 | M::Ud1 | M::Ud2
-                | M::Syscall | M::Sysret | M::Sysretq | M::Sysenter | M::Sysexit | M::Sysexitq
-                | M::Monitor | M::Mwait | M::Enter | M::Clflush | M::Clflushopt | M::Clwb | M::Wbinvd
-                | M::Cmpxchg8b | M::Pause
+                | M::Cpuid
+                | M::Rdpmc
+                | M::Rdpid
+                | M::Rdtsc
+                | M::Rdtscp
+                | M::Sgdt
+                | M::Sidt
+                | M::Sldt
+                | M::Str
+                | M::Smsw
+                | M::Lar
+                | M::Lsl
+                | M::Verr
+                | M::Verw
+                | M::Lds
+                | M::Les
+                | M::Lfs
+                | M::Lgs
+                | M::Lss
+                | M::Rdfsbase
+                | M::Rdgsbase
+                | M::Wrfsbase
+                | M::Wrgsbase
+                | M::Clac
+                | M::Stac
+                | M::Cli
+                | M::Sti
+                | M::Hlt
+                | M::Popf
+                | M::Popfd
+                | M::Popfq
+                | M::In
+                | M::Out
+                | M::Insb
+                | M::Insw
+                | M::Insd
+                | M::Outsb
+                | M::Outsw
+                | M::Outsd
+                | M::Xgetbv
+                | M::Xsave
+                | M::Xsave64
+                | M::Xsavec
+                | M::Xsavec64
+                | M::Xsaveopt
+                | M::Xsaveopt64
+                | M::Xrstor
+                | M::Xrstor64
+                | M::Fxsave
+                | M::Fxsave64
+                | M::Fxrstor
+                | M::Fxrstor64
+                | M::Fnsave
+                | M::Fsave
+                | M::Frstor
+                | M::Fnstenv
+                | M::Fstenv
+                | M::Fldenv
+                | M::Maskmovq
+                | M::Maskmovdqu
+                | M::Vmaskmovdqu
+                | M::Vmaskmovps
+                | M::Vmaskmovpd
+                | M::Vpmaskmovd
+                | M::Vpmaskmovq
+                | M::Xlatb
+                | M::Daa
+                | M::Das
+                | M::Aaa
+                | M::Aas
+                | M::Aam
+                | M::Aad
+                | M::Salc
+                | M::Bound
+                | M::Arpl
+                | M::Into
+                | M::Int
+                | M::Int1
+                | M::Int3
+                | M::Ud0
+                | M::Ud1
+                | M::Ud2
+                | M::Syscall
+                | M::Sysret
+                | M::Sysretq
+                | M::Sysenter
+                | M::Sysexit
+                | M::Sysexitq
+                | M::Monitor
+                | M::Mwait
+                | M::Enter
+                | M::Clflush
+                | M::Clflushopt
+                | M::Clwb
+                | M::Wbinvd
+                | M::Cmpxchg8b
+                | M::Pause
         ) && !matches!(instruction.mnemonic(), M::Cmpxchg8b | M::Pause)
 }
 

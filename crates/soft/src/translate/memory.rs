@@ -130,11 +130,8 @@ impl Builder {
 
     /// Turns a linear address into a host address, or leaves through the miss path.
     pub(crate) fn check_tlb(&mut self, address: Reg, entry: Reg, operand: Operand) {
-        let table = if operand.write {
-            offset_of!(VcpuBlock, write_tlb)
-        } else {
-            offset_of!(VcpuBlock, read_tlb)
-        };
+        let table =
+            if operand.write { offset_of!(VcpuBlock, write_tlb) } else { offset_of!(VcpuBlock, read_tlb) };
         self.e.mov(entry, address);
         self.e.shr(entry, 8);
         self.e.alu_imm32(Alu::And, entry, ((TLB_ENTRIES - 1) << 4) as i32);
@@ -263,7 +260,14 @@ impl Builder {
     }
 
     /// Linear address `rsp + displacement` in `address`, checked for an access of the stack's word size.
-    pub(crate) fn stack_access(&mut self, address: Reg, entry: Reg, base: Reg, displacement: i32, write: bool) {
+    pub(crate) fn stack_access(
+        &mut self,
+        address: Reg,
+        entry: Reg,
+        base: Reg,
+        displacement: i32,
+        write: bool,
+    ) {
         let size = self.stack_word();
         if size == 8 {
             self.e.lea(address, base, displacement);

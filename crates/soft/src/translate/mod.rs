@@ -227,8 +227,8 @@ impl Translator {
 
     fn lea(&mut self, instruction: &Instruction, used: u16) -> bool {
         self.builder.give_back(used);
-        if instruction.is_ip_rel_memory_operand() || instruction.memory_base() == Register::None
-            && instruction.memory_index() == Register::None
+        if instruction.is_ip_rel_memory_operand()
+            || instruction.memory_base() == Register::None && instruction.memory_index() == Register::None
         {
             let target = instruction.op0_register();
             let Some(number) = builder::gpr_number(target) else { return false };
@@ -240,7 +240,8 @@ impl Translator {
             }
             return true;
         }
-        let uses_16_bit_address = instruction.memory_base().size() == 2 || instruction.memory_index().size() == 2;
+        let uses_16_bit_address =
+            instruction.memory_base().size() == 2 || instruction.memory_index().size() == 2;
         if uses_16_bit_address {
             return false;
         }
@@ -303,7 +304,14 @@ impl Builder {
 ///
 /// Used when the operand cannot be reached directly: it crosses pages, is MMIO, or lies on a page with translated
 /// code. The caller fills and empties the buffer. Returns false if the instruction cannot be run so.
-pub(crate) fn bounce(builder: &mut Builder, base: HostPc, stubs: Stubs, mode: Mode, instruction: &Instruction, first_site: u32) -> bool {
+pub(crate) fn bounce(
+    builder: &mut Builder,
+    base: HostPc,
+    stubs: Stubs,
+    mode: Mode,
+    instruction: &Instruction,
+    first_site: u32,
+) -> bool {
     builder.begin(base, stubs, mode, first_site, 0);
     builder.start_instruction(instruction.ip());
     if fp_level(instruction) > 0 {

@@ -1,0 +1,120 @@
+//! Small programs in long mode, through the engine contract.
+
+use std::sync::Arc;
+
+use mem::GuestMemory;
+use soft::{Config, Soft, SoftVcpu};
+use vcpu::{Exit, Reply, Vcpu, VcpuState, gpr};
+use x86::cpu_model::{self, Topology};
+use x86::{Gpa, Rflags};
+
+const CODE: u64 = 0x10_0000;
+
+/// A vCPU in ring 0 with the first GiB mapped one to one, its code at [`CODE`].
+fn vcpu(code: &[u8]) -> (SoftVcpu, Arc<GuestMemory>) {
+    let memory = Arc::new(GuestMemory::flat(4 << 20).unwrap());
+    memory.write(Gpa(0x1000), &0x2003_u64.to_le_bytes()).unwrap();
+    memory.write(Gpa(0x2000), &0x3003_u64.to_le_bytes()).unwrap();
+    for page in 0..512_u64 {
+        memory.write(Gpa(0x3000 + page * 8), &(page << 21 | 0x83).to_le_bytes()).unwrap();
+    }
+    memory.write(Gpa(CODE), code).unwrap();
+    let engine = Soft::new(Arc::clone(&memory), Config::default()).unwrap();
+    let topology = Topology { vcpu_count: 1, vcpu_id: 0, tsc_khz: 1_000_000 };
+    let cpuid = cpu_model::table(topology, host::cpu::cpuid, host::cpu::xcr0());
+    let mut vcpu = engine.create_vcpu(cpuid).unwrap();
+    let mut state = VcpuState::long_mode(0x1000);
+    state.rip = CODE;
+    state.gprs[gpr::RSP] = 0x20_0000;
+    state.cr4 |= x86::Cr4::OSFXSR;
+    vcpu.set_state(&state).unwrap();
+    (vcpu, memory)
+}
+
+/// Runs until HLT and returns the state.
+fn run(code: &[u8]) -> VcpuState {
+    let (mut vcpu, _memory) = vcpu(code);
+    assert_eq!(vcpu.run(Reply::Done).unwrap(), Exit::Halt);
+    vcpu.state().unwrap()
+}
+
+#[test]
+fn arithmetic_and_memory_work() {
+    // mov eax, 5; mov [0x5000], rax; add rbx, [0x5000]; hlt
+    let state = run(b"\xb8\x05\0\0\0\x48\x89\x04\x25\0\x50\0\0\x48\x03\x1c\x25\0\x50\0\0\xf4");
+    assert_eq!(state.gprs[gpr::RBX], 5);
+}
+
+#[test]
+fn a_loop_runs_to_its_end() {
+    // mov ecx, 1000000; xor eax, eax; l: inc rax; dec rcx; jnz l; hlt
+    let state = run(b"\xb9\x40\x42\x0f\0\x31\xc0\x48\xff\xc0\x48\xff\xc9\x75\xf8\xf4");
+    assert_eq!(state.gprs[gpr::RAX], 1_000_000);
+    assert!(state.rflags.contains(Rflags::ZF));
+}
+
+#[test]
+fn calls_return_and_the_stack_balances() {
+    // call f; push rax; pop rbx; hlt; f: mov eax, 7; ret
+    let state = run(b"\xe8\x03\0\0\0\x50\x5b\xf4\xb8\x07\0\0\0\xc3");
+    assert_eq!((state.gprs[gpr::RBX], state.gprs[gpr::RSP]), (7, 0x20_0000));
+}
+
+#[test]
+fn an_access_may_cross_a_page() {
+    // mov rax, 0x1122334455667788; mov [0x5ffc], rax; mov rbx, [0x5ffc]; hlt
+    let state = run(
+        b"\x48\xb8\x88\x77\x66\x55\x44\x33\x22\x11\x48\x89\x04\x25\xfc\x5f\0\0\x48\x8b\x1c\x25\xfc\x5f\0\0\xf4",
+    );
+    assert_eq!(state.gprs[gpr::RBX], 0x1122_3344_5566_7788);
+}
+
+#[test]
+fn ports_reach_the_machine() {
+    // mov dx, 0x3f8; in al, dx; inc al; out dx, al; hlt
+    let (mut vcpu, _memory) = vcpu(b"\x66\xba\xf8\x03\xec\xfe\xc0\xee\xf4");
+    assert_eq!(vcpu.run(Reply::Done).unwrap(), Exit::PioRead { port: 0x3f8, size: 1 });
+    let write = Exit::PioWrite { port: 0x3f8, size: 1, value: 0x42 };
+    assert_eq!(vcpu.run(Reply::Value(0x41)).unwrap(), write);
+    assert_eq!(vcpu.run(Reply::Done).unwrap(), Exit::Halt);
+}
+
+#[test]
+fn device_memory_reaches_the_machine() {
+    // mov ebx, 0x3f000000; add dword [rbx], 5; hlt
+    let (mut vcpu, _memory) = vcpu(b"\xbb\0\0\0\x3f\x83\x03\x05\xf4");
+    let gpa = Gpa(0x3f00_0000);
+    assert_eq!(vcpu.run(Reply::Done).unwrap(), Exit::MmioRead { gpa, size: 4 });
+    assert_eq!(vcpu.run(Reply::Value(37)).unwrap(), Exit::MmioWrite { gpa, size: 4, value: 42 });
+    assert_eq!(vcpu.run(Reply::Done).unwrap(), Exit::Halt);
+}
+
+#[test]
+fn code_that_writes_code_sees_its_own_write() {
+    // mov byte [rip+1], 9 (the immediate of the next instruction); mov al, 1; hlt
+    let state = run(b"\xc6\x05\x01\0\0\0\x09\xb0\x01\xf4");
+    assert_eq!(state.gprs[gpr::RAX] as u8, 9);
+}
+
+#[test]
+fn sse_works_after_a_page_crossing_load() {
+    // mov eax, 3; cvtsi2sd xmm0, eax; addsd xmm0, xmm0; movsd [0x5ffc], xmm0; cvttsd2si rbx, [0x5ffc]; hlt
+    let state = run(b"\xb8\x03\0\0\0\xf2\x0f\x2a\xc0\xf2\x0f\x58\xc0\xf2\x0f\x11\x04\x25\xfc\x5f\0\0\xf2\x48\x0f\x2c\x1c\x25\xfc\x5f\0\0\xf4");
+    assert_eq!(state.gprs[gpr::RBX], 6);
+}
+
+#[test]
+fn a_fault_without_a_handler_is_a_triple_fault() {
+    // xor ecx, ecx; div ecx
+    let (mut vcpu, _memory) = vcpu(b"\x31\xc9\xf7\xf1");
+    assert!(matches!(vcpu.run(Reply::Done).unwrap(), Exit::TripleFault(fault) if fault.first_vector == 0));
+    assert_eq!(vcpu.state().unwrap().rip, CODE + 2);
+}
+
+#[test]
+fn rep_stosq_fills_across_pages() {
+    // mov edi, 0x5f00; mov ecx, 0x400; mov eax, 0x55; rep stosq; mov rbx, [0x7ef8]; hlt
+    let state =
+        run(b"\xbf\0\x5f\0\0\xb9\0\x04\0\0\xb8\x55\0\0\0\xf3\x48\xab\x48\x8b\x1c\x25\xf8\x7e\0\0\xf4");
+    assert_eq!((state.gprs[gpr::RBX], state.gprs[gpr::RCX], state.gprs[gpr::RDI]), (0x55, 0, 0x7f00));
+}
