@@ -1,4 +1,57 @@
 //! The command `mother`.
+//!
+//! What a person types becomes an `api::VmSpec`; everything about machines is `machine`'s. Here live the terminal,
+//! the signals and the words on the screen. Standard output belongs to the guest's console; whatever Mother says
+//! herself goes to standard error.
+//!
+//! Exit status: 0 the guest powered off, 1 Mother failed, 2 bad input, 3 the guest crashed, 124 the time was up; the
+//! value of the debug-exit port if the guest wrote it.
 #![forbid(unsafe_code)]
+#![allow(unreachable_pub, reason = "a program has no outside; `pub` marks what other modules use")]
 
-fn main() {}
+mod arguments;
+mod demo;
+mod doctor;
+mod failure;
+mod guest;
+mod input;
+mod output;
+mod progress;
+mod report;
+mod run;
+mod signals;
+mod terminal;
+
+use std::panic;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::arguments::{Arguments, Command};
+use crate::failure::Failure;
+
+fn main() -> ExitCode {
+    terminal::restore_on_panic();
+    let filter = EnvFilter::try_from_env("MOTHER_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(terminal::log_writer).init();
+    let arguments = Arguments::parse();
+    // A panic of ours has printed itself; to the caller it is Mother's failure like any other.
+    let done = panic::catch_unwind(|| perform(arguments.command)).unwrap_or(Ok(failure::OUR_FAULT));
+    terminal::restore();
+    match done {
+        Ok(status) => ExitCode::from(status),
+        Err(failure) => {
+            failure.print();
+            ExitCode::from(failure.status())
+        }
+    }
+}
+
+fn perform(command: Command) -> Result<u8, Failure> {
+    match command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Doctor => Ok(doctor::run()),
+    }
+}

@@ -1,7 +1,8 @@
 //! The default guest's initrd: busybox, our scripts, and the program that shows threads and processes.
 //!
-//! One archive serves every use; the kernel's `rdinit=` picks who starts: `/init` (a shell on the console), `/demo`
-//! (introduces the guest and powers off) or `/bench` (says that user space was reached and powers off).
+//! One archive serves every use; the kernel's `rdinit=` picks who starts: `/init` (a shell for a person on the
+//! console), `/pipe` (a shell that reads commands to their end), `/demo` (introduces the guest and powers off) or
+//! `/bench` (says that user space was reached and powers off).
 
 use std::io::{self, Write};
 
@@ -16,8 +17,9 @@ const VISITOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/visitor"));
 const FOLDERS: [&str; 10] = ["bin", "dev", "etc", "proc", "root", "run", "sbin", "sys", "tmp", "usr"];
 
 /// Scripts and other texts.
-const SCRIPTS: [(&str, &str); 10] = [
+const SCRIPTS: [(&str, &str); 11] = [
     ("init", include_str!("../guest/init.sh")),
+    ("pipe", include_str!("../guest/pipe.sh")),
     ("demo", include_str!("../guest/demo.sh")),
     ("bench", include_str!("../guest/bench.sh")),
     ("etc/inittab", "::once:/etc/session\n"),
@@ -103,9 +105,10 @@ mod tests {
     #[test]
     fn every_init_says_so_first() {
         let files = names_and_modes();
-        for name in ["init", "demo", "bench"] {
+        for name in ["init", "pipe", "demo", "bench"] {
             let script = String::from_utf8(files[name].1.clone()).unwrap();
-            let first = script.lines().find(|line| !line.starts_with('#')).unwrap();
+            let mut lines = script.lines().filter(|line| !line.starts_with('#'));
+            let first = lines.find(|line| !line.starts_with("/bin/busybox stty")).unwrap();
             assert_eq!(first, format!("echo \"{INIT_MARKER}\""), "{name}");
         }
     }

@@ -1,0 +1,122 @@
+//! What can be typed. Values stay text here: `machine::plan` reads them and explains what is wrong.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// A hypervisor that runs guests with or without hardware virtualization.
+#[derive(Debug, Parser)]
+#[command(name = "mother", version, arg_required_else_help = true, after_help = EXAMPLES)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  mother demo                     a guest boots, and what Mother knows about it
+  mother run                      a shell in a Debian guest
+  echo 'uname -a' | mother run    run commands in it
+  mother run --kernel bzImage --initrd initrd.img --cmdline 'console=ttyS0'
+  mother doctor                   which engines work here, and why not";
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a guest with its console on this terminal or pipe
+    Run(Box<RunArguments>),
+    /// Boot a Debian guest, let it introduce itself, and print what Mother knows beside it
+    Demo(DemoArguments),
+    /// Say which engines work on this host and why not, and whether the default guest can be had
+    Doctor,
+}
+
+/// `mother run`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = RUN_NOTES)]
+pub struct RunArguments {
+    /// Kernel: a bzImage, an ELF kernel with a PVH note, or a multiboot kernel [default: Debian's cloud kernel]
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// Initial RAM disk [default: a shell, if the kernel is the default one]
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+    /// Boot module with its string; may be given again [multiboot and PVH kernels]
+    #[arg(long = "module", value_name = "\"FILE WORDS\"")]
+    pub modules: Vec<String>,
+    /// Kernel command line; for the default kernel it is added to what that needs [default: console=ttyS0]
+    #[arg(long, value_name = "STR", allow_hyphen_values = true)]
+    pub cmdline: Option<String>,
+    /// Guest memory, from 32M to 16G; what the guest never touches costs the host nothing [default: 512M]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    pub memory: Option<String>,
+    /// Number of vCPUs [default: 1]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub cpus: Option<String>,
+    /// What executes the guest: auto, kvm or soft [default: auto]
+    #[arg(long, value_name = "ENGINE")]
+    pub engine: Option<String>,
+    /// How long the guest may run, such as 60s, 5m or 1h [default: no limit]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub timeout: Option<String>,
+    /// What the guest is called in messages [default: guest]
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
+    pub name: Option<String>,
+    /// Give the guest a debug-exit port at 0xf4: a write ends it with exit status (value << 1) | 1
+    #[arg(long)]
+    pub debug_exit: bool,
+    /// End the guest when it resets itself, instead of starting it again
+    #[arg(long)]
+    pub no_reboot: bool,
+    /// Write what Mother knows about the run to FILE, as JSON, when it has ended
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+}
+
+const RUN_NOTES: &str = "\
+Console:
+  On a terminal every key goes to the guest, Ctrl-C too. Ctrl-A x leaves,
+  Ctrl-A Ctrl-A sends Ctrl-A. When standard input is a pipe or a file, it is
+  typed into the guest, and its end is sent as Ctrl-D, which ends the default
+  guest. Standard output has the guest's console and nothing else.
+
+Exit status:
+  0 the guest powered off or you left it, 1 Mother failed, 2 bad input,
+  3 the guest crashed (triple fault), 124 the time was up;
+  with --debug-exit, what the guest wrote as (value << 1) | 1
+
+Examples:
+  mother run
+  printf 'uname -a\\ndf\\n' | mother run --timeout 60s > log
+  mother run --kernel vmlinux --cmdline 'console=ttyS0 panic=-1' --memory 2G
+  mother run --kernel test.elf --module 'data.bin some words' --debug-exit";
+
+/// `mother demo`.
+#[derive(Clone, Debug, Args)]
+pub struct DemoArguments {
+    /// Guest memory [default: 512M]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    pub memory: Option<String>,
+    /// What executes the guest: auto, kvm or soft [default: auto]
+    #[arg(long, value_name = "ENGINE")]
+    pub engine: Option<String>,
+    /// How long the guest may run [default: 300s]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub timeout: Option<String>,
+    /// Write what Mother knows about the run to FILE, as JSON, when it has ended
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

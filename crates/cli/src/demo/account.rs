@@ -1,0 +1,113 @@
+//! The demo's words: plain text made from what the guest said and what the report holds, nothing else.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use images::DefaultGuest;
+use machine::{Marker, Report, Sample, VmPlan};
+use vcpu::Unit;
+
+use super::transcript::{Ran, Said};
+
+/// Width of the guest's column.
+const SAYS: usize = 44;
+
+/// Longest answer of a program to be shown.
+const ANSWER_CHARS: usize = 50;
+
+/// What is about to happen.
+pub fn introduction(plan: &VmPlan, guest: &DefaultGuest) -> String {
+    let mut text = String::from("A guest that was not made for Mother\n\n");
+    let _ = writeln!(text, "  kernel    {}, as Debian ships it", guest.kernel_package);
+    let _ = writeln!(text, "  machine   {} of memory, {} vCPU", size(plan.memory_bytes), plan.vcpu_count);
+    let _ = writeln!(text, "  engine    {}: {}", plan.engine.kind, plan.engine.why);
+    text.push_str("\nReal programs in it, timed by the guest's own clock\n\n");
+    text
+}
+
+/// One program of the guest.
+pub fn program_line(ran: &Ran) -> String {
+    let verdict = if ran.is_right { "right" } else { "WRONG" };
+    let answer: String = ran.answer.chars().take(ANSWER_CHARS).collect();
+    format!("  {:<10}{verdict}{:>8.2} s   {answer}", ran.name, ran.guest_ms as f64 / 1000.0)
+}
+
+/// What the guest says beside what Mother knows, and what only she knows.
+pub fn account(said: &Said, report: &Report, guest: &DefaultGuest) -> String {
+    let mut text = beside(said, report, guest);
+    text.push_str("\nWhat only Mother knows\n\n");
+    boot_times(&mut text, report);
+    let _ = writeln!(text, "  exits to Mother           {}", report.exits.total());
+    for (kind, count) in report.exits.by_kind().into_iter().filter(|(_, count)| *count > 0) {
+        let _ = writeln!(text, "    {kind:<24}{count}");
+    }
+    let _ = writeln!(text, "  engine {}", report.engine.kind);
+    for (name, unit, value) in &report.statistics.0 {
+        let value = match unit {
+            Unit::Bytes => size(*value),
+            Unit::Count => value.to_string(),
+        };
+        let _ = writeln!(text, "    {name:<24}{value}");
+    }
+    if let Some(memory) = &report.vmm_memory {
+        let _ = writeln!(text, "  memory beyond the guest's {}", size(memory.overhead_bytes()));
+    }
+    text.push('\n');
+    text
+}
+
+/// The table of claims and knowledge.
+fn beside(said: &Said, report: &Report, guest: &DefaultGuest) -> String {
+    let mut text = format!("\n  {:<11}{:<SAYS$}{}\n\n", "", "the guest says", "Mother knows");
+    let claim = |key| said.claim(key).unwrap_or("nothing").to_owned();
+    let kib = |key| said.number(key).map_or("nothing".to_owned(), |kib| size(kib * 1024));
+    let ms = |key| said.number(key).map_or("nothing".to_owned(), |ms| seconds(Duration::from_millis(ms)));
+    let kernel: String = claim("kernel").split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+    let memory = &report.memory;
+    let rows = [
+        ("kernel", kernel, guest.kernel_package.clone()),
+        ("CPU", format!("{} of {}", claim("cpus"), claim("cpu")), format!("engine {}", report.engine.kind)),
+        (
+            "memory",
+            format!("{} in all", kib("memory_total_kib")),
+            format!("{} given", size(memory.configured_bytes)),
+        ),
+        (
+            "",
+            format!("{} used", kib("memory_used_kib")),
+            format!("{} ever touched", size(memory.resident_bytes)),
+        ),
+        ("time", format!("{} up", ms("uptime_ms")), format!("{} since the start", seconds(report.wall_time))),
+        ("CPU time", format!("{} busy", ms("cpu_ms")), format!("{} of host CPU", seconds(report.vcpu_time))),
+    ];
+    for (topic, says, knows) in rows {
+        let _ = writeln!(text, "  {topic:<11}{says:<SAYS$}{knows}");
+    }
+    text
+}
+
+/// When each marker was seen.
+fn boot_times(text: &mut String, report: &Report) {
+    let at = |marker: Option<&Marker>| {
+        marker.and_then(|marker| marker.seen.as_ref()).map(|sample: &Sample| sample.at)
+    };
+    let lines = [
+        ("start to the first byte", report.first_output),
+        ("start to the first line", at(report.markers.first())),
+        ("start to /init", at(report.markers.get(1))),
+    ];
+    for (name, time) in lines {
+        let _ = writeln!(text, "  {name:<26}{}", time.map_or("never seen".to_owned(), seconds));
+    }
+}
+
+fn size(bytes: u64) -> String {
+    if bytes < 1 << 20 {
+        return format!("{:.1} KiB", bytes as f64 / 1024.0);
+    }
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:.2} s", time.as_secs_f64())
+}

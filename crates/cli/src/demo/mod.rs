@@ -1,0 +1,91 @@
+//! `mother demo`: a guest introduces itself, and Mother says what she knows about it.
+//!
+//! What the guest says comes over its console, as `crates/images/guest/demo.sh` prints it; what Mother knows comes
+//! from the machine's report. The two meet only in the table at the end, and neither is changed on the way.
+
+mod account;
+mod transcript;
+
+use std::io::IsTerminal;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use api::VmSpec;
+use indicatif::{ProgressBar, ProgressStyle};
+use machine::{Console, Ending, Report, VmPlan, build, plan};
+
+use self::transcript::{Said, Transcript};
+use crate::arguments::DemoArguments;
+use crate::failure::{ANSWER_IS_NO, Failure};
+use crate::guest::check_before_download;
+use crate::run::{finish, say_ending};
+use crate::{progress, signals};
+
+const NAME: &str = "demo";
+const COMMAND_LINE: &str = "console=ttyS0 rdinit=/demo panic=-1";
+const FIRST_KERNEL_LINE: &str = "Linux version ";
+const TIMEOUT: &str = "300s";
+
+/// Runs the demo; the exit status.
+pub fn run(arguments: &DemoArguments) -> Result<u8, Failure> {
+    let spec = VmSpec {
+        name: Some(NAME.to_owned()),
+        cmdline: Some(COMMAND_LINE.to_owned()),
+        memory: arguments.memory.clone(),
+        engine: arguments.engine.clone(),
+        timeout: Some(arguments.timeout.clone().unwrap_or_else(|| TIMEOUT.to_owned())),
+        no_reboot: true,
+        markers: vec![FIRST_KERNEL_LINE.to_owned(), images::INIT_MARKER.to_owned()],
+        ..VmSpec::default()
+    };
+    check_before_download(&spec)?;
+    let guest = progress::default_guest()?;
+    let spec = VmSpec { kernel: Some(guest.kernel.clone()), initrd: Some(guest.initrd.clone()), ..spec };
+    let plan = plan(&spec)?;
+    print!("{}", account::introduction(&plan, &guest));
+    let (report, said) = boot(plan, arguments)?;
+    print!("{}", account::account(&said, &report, &guest));
+    Ok(verdict(&report, &said))
+}
+
+/// Boots the guest and shows its work as it comes; what was measured and what was said.
+fn boot(plan: VmPlan, arguments: &DemoArguments) -> Result<(Report, Said), Failure> {
+    let said = Arc::new(Mutex::new(Said::default()));
+    let bar = booting_bar();
+    let transcript = Transcript::new(Arc::clone(&said), bar.clone(), account::program_line);
+    let console = Console::new(Box::new(transcript));
+    let machine = build(plan, console).map_err(|source| Failure::Build { name: NAME.to_owned(), source })?;
+    let received = signals::listen(machine.control()).map_err(Failure::Signals)?;
+    let ended = finish(machine, NAME, arguments.report.as_deref());
+    bar.finish_and_clear();
+    received.die_of_it();
+    let report = ended?.expect("only standard output can be a closed pipe, and the transcript is none");
+    let said = said.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    Ok((report, said))
+}
+
+/// A line that shows the guest's last words while it boots; nothing if nobody watches.
+fn booting_bar() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style =
+        ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}").expect("the template is constant");
+    let bar = ProgressBar::new_spinner().with_style(style);
+    bar.enable_steady_tick(Duration::from_millis(120));
+    bar
+}
+
+/// Zero only if the guest did all it should and every answer was right.
+fn verdict(report: &Report, said: &Said) -> u8 {
+    if report.ending != Ending::PoweredOff || !said.is_complete() {
+        eprintln!("error: the demo did not go as it should; the guest's last lines:");
+        for line in said.last_lines() {
+            eprintln!("  {line}");
+        }
+    }
+    match say_ending(report) {
+        0 if !said.is_complete() => ANSWER_IS_NO,
+        status => status,
+    }
+}

@@ -1,0 +1,157 @@
+//! What was typed as a spec, with the default guest filled in where nothing was said.
+
+use std::path::Path;
+
+use api::VmSpec;
+use machine::{SpecErrors, VmPlan, boot::Protocol, plan};
+
+use crate::arguments::RunArguments;
+use crate::failure::Failure;
+use crate::progress;
+
+/// What a Linux kernel needs to talk to the console.
+const CONSOLE: &str = "console=ttyS0";
+
+/// Who uses the guest's shell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum User {
+    /// A person at a terminal of this kind and size (rows and columns).
+    Person {
+        /// `TERM`.
+        term: Option<String>,
+        /// Rows and columns.
+        size: Option<(u16, u16)>,
+    },
+    /// A pipe or a file of commands.
+    Pipe,
+}
+
+/// A checked plan, and whether the default initrd is in it.
+#[derive(Debug)]
+pub struct Planned {
+    /// What will be built.
+    pub plan: VmPlan,
+    /// Whether the guest starts in our own initrd.
+    pub is_default: bool,
+}
+
+/// Checks what was typed and gets the default guest if that is what is wanted.
+pub fn plan_run(arguments: &RunArguments, user: &User) -> Result<Planned, Failure> {
+    let mut spec = spec(arguments);
+    if let Some(folder) = arguments.report.as_deref().and_then(missing_folder) {
+        let what = format!("there is no folder {}", folder.display());
+        let help = "make the folder, or name a file in one that is there";
+        return Err(complaint(&spec, "report", &what, help));
+    }
+    if spec.kernel.is_some() {
+        return Ok(Planned { plan: plan_own(spec)?, is_default: false });
+    }
+    if !spec.modules.is_empty() {
+        return Err(complaint(
+            &spec,
+            "module",
+            "the default kernel takes no modules",
+            "name a kernel with `--kernel`",
+        ));
+    }
+    check_before_download(&spec)?;
+    let guest = progress::default_guest()?;
+    let is_default = spec.initrd.is_none();
+    let mut words = vec![CONSOLE.to_owned()];
+    if is_default {
+        words.extend(words_for(user, spec.name.as_deref()));
+    }
+    words.extend(spec.cmdline.take());
+    spec.cmdline = Some(words.join(" "));
+    spec.kernel = Some(guest.kernel);
+    spec.initrd = spec.initrd.or(Some(guest.initrd));
+    Ok(Planned { plan: plan(&spec)?, is_default })
+}
+
+/// A spec with nothing but what was typed.
+fn spec(arguments: &RunArguments) -> VmSpec {
+    let RunArguments { kernel, initrd, modules, cmdline, memory, cpus, engine, timeout, name, .. } =
+        arguments.clone();
+    VmSpec {
+        name,
+        kernel,
+        initrd,
+        modules,
+        cmdline,
+        memory,
+        cpus,
+        engine,
+        timeout,
+        debug_exit: arguments.debug_exit,
+        no_reboot: arguments.no_reboot,
+        markers: Vec::new(),
+    }
+}
+
+/// The plan for a kernel of the user's: a Linux that was given no command line gets its console.
+fn plan_own(spec: VmSpec) -> Result<VmPlan, SpecErrors> {
+    let first = plan(&spec)?;
+    if spec.cmdline.is_some() || first.protocol == Protocol::Multiboot {
+        return Ok(first);
+    }
+    plan(&VmSpec { cmdline: Some(CONSOLE.to_owned()), ..spec })
+}
+
+/// The folder that a file should go to, if it is not there.
+fn missing_folder(file: &Path) -> Option<&Path> {
+    file.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir())
+}
+
+/// Complaints about everything but the missing kernel, before anything is downloaded for nothing.
+pub fn check_before_download(spec: &VmSpec) -> Result<(), SpecErrors> {
+    let Err(mut errors) = plan(spec) else { return Ok(()) };
+    errors.complaints.retain(|complaint| complaint.field != "kernel");
+    if errors.complaints.is_empty() { Ok(()) } else { Err(errors) }
+}
+
+fn complaint(spec: &VmSpec, field: &'static str, what: &str, help: &str) -> Failure {
+    let name = spec.name.clone().unwrap_or_else(|| "guest".to_owned());
+    let complaint = machine::Complaint { field, what: what.to_owned(), help: help.to_owned() };
+    SpecErrors { name, complaints: vec![complaint] }.into()
+}
+
+/// What our own initrd wants to know.
+fn words_for(user: &User, name: Option<&str>) -> Vec<String> {
+    let mut words = Vec::new();
+    if let Some(name) = name {
+        words.push(format!("mother.name={name}"));
+    }
+    match user {
+        User::Pipe => words.push("rdinit=/pipe".to_owned()),
+        User::Person { term, size } => {
+            words.extend(term.iter().filter(|term| is_plain(term)).map(|term| format!("mother.term={term}")));
+            words.extend(size.iter().map(|(rows, columns)| format!("mother.size={rows}x{columns}")));
+        }
+    }
+    words
+}
+
+/// Whether the name of a terminal can stand on a command line and in a shell script.
+fn is_plain(term: &str) -> bool {
+    !term.is_empty()
+        && term.len() < 64
+        && term.chars().all(|c| c.is_ascii_alphanumeric() || "-+._".contains(c))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(user: &User, name: Option<&str>, expected: &str) {
+        assert_eq!(words_for(user, name).join(" "), expected);
+    }
+
+    #[test]
+    fn the_guest_hears_of_the_terminal_only_what_is_harmless() {
+        let person = |term: &str| User::Person { term: Some(term.to_owned()), size: Some((24, 80)) };
+        check(&person("xterm-256color"), None, "mother.term=xterm-256color mother.size=24x80");
+        check(&person("x init=/bin/sh"), None, "mother.size=24x80");
+        check(&person("$(reboot)"), Some("web1"), "mother.name=web1 mother.size=24x80");
+        check(&User::Pipe, None, "rdinit=/pipe");
+    }
+}

@@ -1,0 +1,123 @@
+//! From standard input to the guest's console.
+
+use std::io::{self, Read};
+use std::sync::mpsc::Receiver;
+use std::thread;
+
+use machine::{ConsoleInput, MachineControl};
+
+/// Ctrl-A starts an escape, as in QEMU and screen.
+const ESCAPE: u8 = 0x01;
+
+/// Ctrl-D at the start of a line is the end of input to a terminal's reader.
+const END_OF_INPUT: u8 = 0x04;
+
+/// What the keys so far mean.
+#[derive(Default)]
+struct Keys {
+    escaped: bool,
+}
+
+impl Keys {
+    /// Bytes for the guest, and whether the person wants to leave.
+    fn read(&mut self, bytes: &[u8]) -> (Vec<u8>, bool) {
+        let mut typed = Vec::with_capacity(bytes.len());
+        for &byte in bytes {
+            match (self.escaped, byte) {
+                (false, ESCAPE) => {
+                    self.escaped = true;
+                    continue;
+                }
+                (true, b'x' | b'X') => return (typed, true),
+                (true, ESCAPE) => typed.push(ESCAPE),
+                (true, other) => typed.extend([ESCAPE, other]),
+                (false, other) => typed.push(other),
+            }
+            self.escaped = false;
+        }
+        (typed, false)
+    }
+}
+
+/// Sends keys to the guest; the escape stops it.
+pub fn send_keys(input: ConsoleInput, control: MachineControl) -> io::Result<()> {
+    let send = move || {
+        let mut keys = Keys::default();
+        each_chunk(|bytes| {
+            let (typed, leave) = keys.read(bytes);
+            if leave {
+                control.stop();
+            }
+            !leave && input.send(&typed).is_ok()
+        });
+    };
+    thread::Builder::new().name("console-input".to_owned()).spawn(send).map(drop)
+}
+
+/// Sends a pipe or a file to the guest, once `ready` says so or its sender is gone, and then the end of input.
+pub fn send_pipe(input: ConsoleInput, ready: Option<Receiver<()>>) -> io::Result<()> {
+    let send = move || {
+        if let Some(ready) = ready {
+            // An error means that nobody will ever say so, and then waiting is no use.
+            let _ = ready.recv();
+        }
+        let mut last = b'\n';
+        each_chunk(|bytes| {
+            last = bytes.last().copied().unwrap_or(last);
+            input.send(bytes).is_ok()
+        });
+        let _ = input.send(end_after(last));
+    };
+    thread::Builder::new().name("console-input".to_owned()).spawn(send).map(drop)
+}
+
+/// In the middle of a line the first Ctrl-D only ends the line.
+fn end_after(last: u8) -> &'static [u8] {
+    if last == b'\n' { &[END_OF_INPUT] } else { &[END_OF_INPUT, END_OF_INPUT] }
+}
+
+/// Gives standard input to `take` as it comes, until its end or until `take` wants no more.
+fn each_chunk(mut take: impl FnMut(&[u8]) -> bool) {
+    let mut stdin = io::stdin().lock();
+    let mut buffer = [0; 4096];
+    loop {
+        match stdin.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(count) if take(&buffer[..count]) => {}
+            Ok(_) => return,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ctrl_a_x_leaves_and_everything_else_reaches_the_guest() {
+        let check = |chunks: &[&[u8]], expected: &[u8], leaves: bool| {
+            let mut keys = Keys::default();
+            let (mut typed, mut left) = (Vec::new(), false);
+            for chunk in chunks {
+                let (bytes, leave) = keys.read(chunk);
+                typed.extend(bytes);
+                left |= leave;
+            }
+            assert_eq!((typed.as_slice(), left), (expected, leaves), "{chunks:?}");
+        };
+        check(&[b"ls\r"], b"ls\r", false);
+        check(&[b"\x03\x04\x1a"], b"\x03\x04\x1a", false);
+        check(&[b"\x01x"], b"", true);
+        check(&[b"a\x01", b"xb"], b"a", true);
+        check(&[b"\x01\x01x"], b"\x01x", false);
+        check(&[b"\x01k"], b"\x01k", false);
+    }
+
+    #[test]
+    fn a_pipe_that_ends_inside_a_line_ends_twice() {
+        assert_eq!(end_after(b'\n'), b"\x04");
+        assert_eq!(end_after(b'a'), b"\x04\x04");
+    }
+}

@@ -1,0 +1,86 @@
+//! What Mother knows about a run, as JSON. Times are in seconds, sizes in bytes, and what was not measured is null.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use machine::{Ending, Report, Sample, VmmMemory};
+use serde_json::{Map, Value, json};
+use vcpu::EngineStatistics;
+
+use crate::failure::Failure;
+
+/// Writes the report to `path`.
+pub fn write(report: &Report, path: &Path) -> Result<(), Failure> {
+    let text = format!("{:#}\n", json_of(report));
+    fs::write(path, text).map_err(|source| Failure::Report { path: path.to_owned(), source })
+}
+
+fn json_of(report: &Report) -> Value {
+    let markers: Vec<Value> = report
+        .markers
+        .iter()
+        .map(|marker| json!({ "text": marker.text, "seen": marker.seen.as_ref().map(sample) }))
+        .collect();
+    let exits = report.exits.by_kind().into_iter().map(|(kind, count)| (kind.to_owned(), count.into()));
+    json!({
+        "name": report.name,
+        "ending": ending(&report.ending),
+        "engine": { "kind": report.engine.kind.to_string(), "why": report.engine.why },
+        "first_output": report.first_output.map(seconds),
+        "markers": markers,
+        "guest_memory": {
+            "configured": report.memory.configured_bytes,
+            "touched": report.memory.resident_bytes,
+        },
+        "vmm_memory": report.vmm_memory.as_ref().map(vmm_memory),
+        "exits": exits.collect::<Map<_, _>>(),
+        "vcpu_time": seconds(report.vcpu_time),
+        "wall_time": seconds(report.wall_time),
+        "engine_statistics": statistics(&report.statistics),
+        "reboots": report.reboots,
+        "unmapped": {
+            "pio": report.unmapped.pio,
+            "mmio": report.unmapped.mmio,
+            "msr": report.unmapped.msr,
+        },
+    })
+}
+
+fn ending(ending: &Ending) -> Value {
+    match ending {
+        Ending::PoweredOff => json!({ "kind": "powered off" }),
+        Ending::DebugExit(value) => json!({ "kind": "debug exit", "value": value }),
+        Ending::Crashed(crash) => json!({ "kind": "crashed", "crash": crash.to_string() }),
+        Ending::TimedOut => json!({ "kind": "timed out" }),
+        Ending::Stopped => json!({ "kind": "stopped" }),
+    }
+}
+
+fn sample(sample: &Sample) -> Value {
+    json!({
+        "at": seconds(sample.at),
+        "guest_memory_touched": sample.resident_bytes,
+        "vmm_memory": sample.vmm_memory.as_ref().map(vmm_memory),
+        "vcpu_time": seconds(sample.vcpu_time),
+        "engine_statistics": statistics(&sample.statistics),
+    })
+}
+
+fn vmm_memory(memory: &VmmMemory) -> Value {
+    json!({
+        "total": memory.total_bytes,
+        "guest": memory.guest_bytes,
+        "code_cache": memory.code_cache_bytes,
+        "heap": memory.heap_bytes,
+        "program": memory.program_bytes,
+    })
+}
+
+fn statistics(statistics: &EngineStatistics) -> Map<String, Value> {
+    statistics.0.iter().map(|&(name, _, value)| (name.to_owned(), value.into())).collect()
+}
+
+fn seconds(time: Duration) -> f64 {
+    time.as_secs_f64()
+}

@@ -1,0 +1,88 @@
+//! The terminal in raw mode, and back on every way out.
+//!
+//! The modes to go back to lie in one place that everybody can reach: the normal end, an error, the panic hook and
+//! the signal thread all call [`restore`], in any order and as often as they like.
+
+use std::io::{self, IsTerminal, Write};
+use std::panic;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+
+static ORIGINAL: Mutex<Option<Termios>> = Mutex::new(None);
+
+fn original() -> MutexGuard<'static, Option<Termios>> {
+    ORIGINAL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether a person sits at both ends: keys come in and the console is shown.
+pub fn is_interactive() -> bool {
+    io::stdin().is_terminal() && io::stdout().is_terminal()
+}
+
+/// Lets every key through, until [`restore`].
+pub fn make_raw() -> io::Result<()> {
+    let mut original = original();
+    let mut modes = tcgetattr(io::stdin())?;
+    let before = modes.clone();
+    modes.make_raw();
+    tcsetattr(io::stdin(), OptionalActions::Now, &modes)?;
+    original.get_or_insert(before);
+    Ok(())
+}
+
+/// Whether the terminal is in raw mode through us.
+pub fn is_raw() -> bool {
+    original().is_some()
+}
+
+/// Puts the terminal back as it was. Nothing if it is already.
+pub fn restore() {
+    if let Some(modes) = original().take() {
+        // If the terminal has gone away there is nothing left to put back.
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &modes);
+    }
+}
+
+/// Has every panic restore the terminal before it prints itself.
+pub fn restore_on_panic() {
+    let print = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        restore();
+        print(info);
+    }));
+}
+
+/// Rows and columns, if there is a terminal that knows them.
+pub fn size() -> Option<(u16, u16)> {
+    let size = tcgetwinsize(io::stdout()).ok()?;
+    (size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
+}
+
+/// Where our own log goes: standard error, with line ends that a raw terminal understands.
+pub fn log_writer() -> impl Write {
+    LogWriter
+}
+
+struct LogWriter;
+
+impl Write for LogWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut stderr = io::stderr();
+        if is_raw() {
+            for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
+                stderr.write_all(piece)?;
+                if piece.ends_with(b"\n") {
+                    stderr.write_all(b"\r")?;
+                }
+            }
+        } else {
+            stderr.write_all(bytes)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}

@@ -1,0 +1,16 @@
+#!/bin/busybox sh
+# The guest of a pipe: no prompt, no echo, plain line ends; the end of the input ends the guest. The terminal is set
+# before the marker is printed: whoever feeds the pipe waits for the marker, so that no input is echoed or taken for
+# a control character but the one that ends it.
+/bin/busybox stty -echo -onlcr -isig -ixon -iexten
+echo "mother: /init started"
+. /etc/mounts
+hostname "$(mother_option name)"
+
+# `poweroff` and `reboot` tell process 1, which is this script.
+trap 'poweroff -f' USR1 USR2
+trap 'reboot -f' TERM
+# `cat` makes a pipe of the terminal, so that the shell does not take it for a person.
+cat </dev/console | sh &
+wait $!
+poweroff -f
