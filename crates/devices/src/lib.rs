@@ -15,12 +15,15 @@
 //! never a vCPU or another device; whatever a guest writes, nothing here panics.
 #![forbid(unsafe_code)]
 
+pub mod apic;
 pub mod board;
 pub mod bus;
 pub mod clock;
 pub mod event;
+pub mod ioapic;
 pub mod irq;
 pub mod layout;
+pub mod pic;
 
 pub use board::{Board, BoardCounters, BoardPlan, MsrFault, Startup};
 pub use bus::{BusCounters, MmioBus, MmioDevice, Overlap, PioBus, PioDevice};
