@@ -96,37 +96,66 @@ impl BusCounters {
     }
 }
 
-/// A device and where it is.
-struct Span<D: ?Sized> {
+/// A stretch of ports or addresses and who has it.
+struct Span {
     name: &'static str,
     start: u64,
     len: u64,
-    device: Box<D>,
+    /// Position in [`Spans::devices`].
+    device: usize,
+    /// The device's offset of `start`: its stretches are numbered through.
+    offset: u64,
 }
 
-/// Spans in order of their start, never overlapping, never empty.
-struct Spans<D: ?Sized>(Vec<Span<D>>);
+/// Devices and their stretches, in order of their start, never overlapping, never empty.
+struct Spans<D: ?Sized> {
+    spans: Vec<Span>,
+    devices: Vec<Box<D>>,
+}
+
+/// A device found, and what the access is to it.
+struct Found<'a, D: ?Sized> {
+    device: &'a mut D,
+    offset: u64,
+    /// Bytes from there to the end of the stretch.
+    room: u64,
+}
 
 impl<D: ?Sized> Spans<D> {
-    fn add(&mut self, name: &'static str, start: u64, len: u64, device: Box<D>) -> Result<(), Overlap> {
-        assert!(
-            len > 0 && start.checked_add(len).is_some(),
-            "the board's layout has no empty or wrapping span"
-        );
-        let next = self.0.partition_point(|span| span.start < start);
-        let before = next.checked_sub(1).map(|at| &self.0[at]).filter(|span| span.start + span.len > start);
-        let after = self.0.get(next).filter(|span| span.start < start + len);
-        if let Some(old) = before.or(after) {
-            return Err(Overlap { new: name, old: old.name, start, len });
+    fn new() -> Spans<D> {
+        Spans { spans: Vec::new(), devices: Vec::new() }
+    }
+
+    fn add(
+        &mut self,
+        name: &'static str,
+        places: impl IntoIterator<Item = (u64, u64)>,
+        device: Box<D>,
+    ) -> Result<(), Overlap> {
+        self.devices.push(device);
+        let mut offset = 0;
+        for (start, len) in places {
+            assert!(len > 0 && start.checked_add(len).is_some(), "a layout has no empty or wrapping stretch");
+            let next = self.spans.partition_point(|span| span.start < start);
+            let before = next.checked_sub(1).map(|at| &self.spans[at]);
+            let before = before.filter(|span| span.start + span.len > start);
+            let after = self.spans.get(next).filter(|span| span.start < start + len);
+            if let Some(old) = before.or(after) {
+                return Err(Overlap { new: name, old: old.name, start, len });
+            }
+            let device = self.devices.len() - 1;
+            self.spans.insert(next, Span { name, start, len, device, offset });
+            offset += len;
         }
-        self.0.insert(next, Span { name, start, len, device });
         Ok(())
     }
 
-    /// The span that contains `at`.
-    fn find(&mut self, at: u64) -> Option<&mut Span<D>> {
-        let next = self.0.partition_point(|span| span.start <= at);
-        self.0[..next].last_mut().filter(|span| at - span.start < span.len)
+    fn find(&mut self, at: u64) -> Option<Found<'_, D>> {
+        let next = self.spans.partition_point(|span| span.start <= at);
+        let span = self.spans[..next].last().filter(|span| at - span.start < span.len)?;
+        let within = at - span.start;
+        let device = &mut *self.devices[span.device];
+        Some(Found { device, offset: span.offset + within, room: span.len - within })
     }
 }
 
@@ -143,23 +172,23 @@ pub struct PioBus {
 
 impl Default for PioBus {
     fn default() -> PioBus {
-        PioBus { spans: Spans(Vec::new()), counters: BusCounters::default() }
+        PioBus { spans: Spans::new(), counters: BusCounters::default() }
     }
 }
 
 impl PioBus {
-    /// Gives `len` ports from `start` to a device.
+    /// Gives stretches of ports, each a start and a length, to a device. The device's offsets count through them.
     ///
     /// # Errors
     /// [`Overlap`] if another device has one of them.
     pub fn add(
         &mut self,
         name: &'static str,
-        start: u16,
-        len: u16,
+        places: &[(u16, u16)],
         device: Box<dyn PioDevice>,
     ) -> Result<(), Overlap> {
-        self.spans.add(name, u64::from(start), u64::from(len), device)
+        let places = places.iter().map(|&(start, len)| (u64::from(start), u64::from(len)));
+        self.spans.add(name, places, device)
     }
 
     /// IN of 1, 2 or 4 bytes.
@@ -171,9 +200,9 @@ impl PioBus {
             let piece = self.piece(port.wrapping_add(u16::from(done)), size - done);
             let at = port.wrapping_add(u16::from(done));
             let part = match self.spans.find(u64::from(at)) {
-                Some(span) => {
-                    span.device.advance(now);
-                    span.device.read(at - span.start as u16, piece)
+                Some(found) => {
+                    found.device.advance(now);
+                    found.device.read(found.offset as u16, piece)
                 }
                 None => {
                     self.counters.unmapped_read("port", u64::from(at));
@@ -195,9 +224,9 @@ impl PioBus {
             let piece = self.piece(at, size - done);
             let part = (u64::from(value) >> (8 * u32::from(done)) & low_bytes(piece)) as u32;
             match self.spans.find(u64::from(at)) {
-                Some(span) => {
-                    span.device.advance(now);
-                    span.device.write(at - span.start as u16, piece, part);
+                Some(found) => {
+                    found.device.advance(now);
+                    found.device.write(found.offset as u16, piece, part);
                 }
                 None => self.counters.unmapped_write("port", u64::from(at), u64::from(part)),
             }
@@ -207,20 +236,20 @@ impl PioBus {
 
     /// How many of `left` bytes go to the device at `port` in one piece. Never 0.
     fn piece(&mut self, port: u16, left: u8) -> u8 {
-        let Some(span) = self.spans.find(u64::from(port)) else { return 1 };
-        let room = span.start + span.len - u64::from(port);
-        let fits = |size: u8| size <= left && size <= span.device.width() && u64::from(size) <= room;
+        let Some(found) = self.spans.find(u64::from(port)) else { return 1 };
+        let most = u64::from(left.min(found.device.width())).min(found.room);
+        let fits = |size: u8| u64::from(size) <= most;
         [4, 2].into_iter().find(|&size| fits(size)).unwrap_or(1)
     }
 
     /// Tells every device the time.
     pub fn advance(&mut self, now: Nanos) {
-        self.spans.0.iter_mut().for_each(|span| span.device.advance(now));
+        self.spans.devices.iter_mut().for_each(|device| device.advance(now));
     }
 
     /// The first moment at which a device wants to be told the time.
     pub fn deadline(&self) -> Option<Nanos> {
-        self.spans.0.iter().filter_map(|span| span.device.deadline()).min()
+        self.spans.devices.iter().filter_map(|device| device.deadline()).min()
     }
 
     /// What was counted.
@@ -237,7 +266,7 @@ pub struct MmioBus {
 
 impl Default for MmioBus {
     fn default() -> MmioBus {
-        MmioBus { spans: Spans(Vec::new()), counters: BusCounters::default() }
+        MmioBus { spans: Spans::new(), counters: BusCounters::default() }
     }
 }
 
@@ -253,47 +282,44 @@ impl MmioBus {
         len_bytes: u64,
         device: Box<dyn MmioDevice>,
     ) -> Result<(), Overlap> {
-        self.spans.add(name, start.0, len_bytes, device)
+        self.spans.add(name, [(start.0, len_bytes)], device)
     }
 
     /// A load of 1 to 8 bytes. One that leaves the device it starts in is unmapped.
     pub fn read(&mut self, now: Nanos, gpa: x86::Gpa, size: u8) -> u64 {
         self.counters.reads += 1;
-        let Some(span) = self.find(gpa, size) else {
+        let Some(found) = self.find(gpa, size) else {
             self.counters.unmapped_read("memory", gpa.0);
             return low_bytes(size);
         };
-        span.device.advance(now);
-        let offset = gpa.0 - span.start;
-        span.device.read(offset, size) & low_bytes(size)
+        found.device.advance(now);
+        found.device.read(found.offset, size) & low_bytes(size)
     }
 
     /// A store of 1 to 8 bytes. One that leaves the device it starts in is unmapped.
     pub fn write(&mut self, now: Nanos, gpa: x86::Gpa, size: u8, value: u64) {
         self.counters.writes += 1;
         let value = value & low_bytes(size);
-        let Some(span) = self.find(gpa, size) else {
+        let Some(found) = self.find(gpa, size) else {
             self.counters.unmapped_write("memory", gpa.0, value);
             return;
         };
-        span.device.advance(now);
-        let offset = gpa.0 - span.start;
-        span.device.write(offset, size, value);
+        found.device.advance(now);
+        found.device.write(found.offset, size, value);
     }
 
-    fn find(&mut self, gpa: x86::Gpa, size: u8) -> Option<&mut Span<dyn MmioDevice>> {
-        let span = self.spans.find(gpa.0)?;
-        (u64::from(size) <= span.start + span.len - gpa.0).then_some(span)
+    fn find(&mut self, gpa: x86::Gpa, size: u8) -> Option<Found<'_, dyn MmioDevice>> {
+        self.spans.find(gpa.0).filter(|found| u64::from(size) <= found.room)
     }
 
     /// Tells every device the time.
     pub fn advance(&mut self, now: Nanos) {
-        self.spans.0.iter_mut().for_each(|span| span.device.advance(now));
+        self.spans.devices.iter_mut().for_each(|device| device.advance(now));
     }
 
     /// The first moment at which a device wants to be told the time.
     pub fn deadline(&self) -> Option<Nanos> {
-        self.spans.0.iter().filter_map(|span| span.device.deadline()).min()
+        self.spans.devices.iter().filter_map(|device| device.deadline()).min()
     }
 
     /// What was counted.
@@ -329,9 +355,9 @@ mod tests {
     fn bus() -> (PioBus, Arc<Mutex<Vec<String>>>) {
         let log = Arc::new(Mutex::new(Vec::new()));
         let mut bus = PioBus::default();
-        bus.add("bytes", 0x60, 4, Box::new(Probe(1, Arc::clone(&log)))).unwrap();
-        bus.add("words", 0x70, 3, Box::new(Probe(4, Arc::clone(&log)))).unwrap();
-        bus.add("last", 0xffff, 1, Box::new(Probe(4, Arc::clone(&log)))).unwrap();
+        bus.add("bytes", &[(0x60, 4)], Box::new(Probe(1, Arc::clone(&log)))).unwrap();
+        bus.add("words", &[(0x70, 3), (0x75, 1)], Box::new(Probe(4, Arc::clone(&log)))).unwrap();
+        bus.add("last", &[(0xffff, 1)], Box::new(Probe(4, Arc::clone(&log)))).unwrap();
         (bus, log)
     }
 
@@ -349,6 +375,7 @@ mod tests {
         check(0x62, 4, 0xffff_0302, "r2:1 r3:1");
         check(0x65, 2, 0xffff, "");
         check(0xffff, 4, 0xffff_ff00, "r0:1");
+        check(0x75, 1, 0x03, "r3:1");
         check(0x6f, 4, 0x0200_00ff, "r0:2 r2:1");
     }
 
@@ -365,7 +392,7 @@ mod tests {
     fn two_devices_never_share_a_port() {
         let check = |start, len, expected: Option<&str>| {
             let (mut bus, log) = bus();
-            let result = bus.add("new", start, len, Box::new(Probe(1, log)));
+            let result = bus.add("new", &[(start, len)], Box::new(Probe(1, log)));
             assert_eq!(result.err().map(|overlap| overlap.old), expected, "{start:#x}+{len}");
         };
         check(0x64, 4, None);

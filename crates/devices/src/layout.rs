@@ -59,6 +59,11 @@ pub const RESERVED: [Reserved; 2] = [
     Reserved { start: ECAM, len_bytes: ECAM_BYTES },
 ];
 
+/// Id of the IOAPIC: one that no vCPU has, as long as four bits allow (82093AA, 3.2.1).
+pub fn ioapic_id(vcpu_count: u32) -> u8 {
+    vcpu_count.min(15) as u8
+}
+
 /// I/O ports, by the names that PC documentation gives them.
 pub mod port {
     #![allow(missing_docs, reason = "each constant is the device's own name")]

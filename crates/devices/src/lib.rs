@@ -19,11 +19,15 @@ pub mod apic;
 pub mod board;
 pub mod bus;
 pub mod clock;
+pub mod console;
+pub mod controllers;
 pub mod event;
 pub mod ioapic;
 pub mod irq;
 pub mod layout;
 pub mod pic;
+pub mod pit;
+pub mod serial;
 
 pub use board::{Board, BoardCounters, BoardPlan, MsrFault, Startup};
 pub use bus::{BusCounters, MmioBus, MmioDevice, Overlap, PioBus, PioDevice};

@@ -1,0 +1,85 @@
+//! The two ends of the console outside the serial port: what the guest wrote, what was typed for it.
+
+use std::collections::VecDeque;
+use std::io::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Typed bytes that wait for the guest at most. Whoever types more has to offer it again later.
+const INPUT_LIMIT: usize = 64 * 1024;
+/// Output is handed on at this size at the latest.
+const OUTPUT_CHUNK: usize = 4096;
+
+/// What was typed and not yet read by the guest. Bytes are never dropped: the serial port takes them at the
+/// guest's pace.
+#[derive(Clone, Debug, Default)]
+pub struct ConsoleInput(Arc<Mutex<VecDeque<u8>>>);
+
+impl ConsoleInput {
+    /// Types; how many bytes were taken.
+    pub fn push(&self, bytes: &[u8]) -> usize {
+        let mut queue = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = bytes.len().min(INPUT_LIMIT.saturating_sub(queue.len()));
+        queue.extend(&bytes[..taken]);
+        taken
+    }
+
+    /// Takes bytes back that were popped and not read, oldest first.
+    pub fn unpop(&self, bytes: impl DoubleEndedIterator<Item = u8>) {
+        let mut queue = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        bytes.rev().for_each(|byte| queue.push_front(byte));
+    }
+
+    /// Takes the next byte.
+    pub fn pop(&self) -> Option<u8> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+}
+
+struct Output {
+    sink: Box<dyn Write + Send>,
+    chunk: Vec<u8>,
+    lost_bytes: u64,
+}
+
+/// Where the guest's output goes, in chunks: a write per byte would cost a system call each.
+#[derive(Clone)]
+pub struct ConsoleOutput(Arc<Mutex<Output>>);
+
+impl ConsoleOutput {
+    /// Output that ends in `sink`.
+    pub fn new(sink: Box<dyn Write + Send>) -> ConsoleOutput {
+        ConsoleOutput(Arc::new(Mutex::new(Output { sink, chunk: Vec::new(), lost_bytes: 0 })))
+    }
+
+    /// Takes a byte, to be handed on at the end of the line, of the chunk, or with [`ConsoleOutput::flush`].
+    pub fn push(&self, byte: u8) {
+        let is_full = {
+            let mut output = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            output.chunk.push(byte);
+            byte == b'\n' || output.chunk.len() >= OUTPUT_CHUNK
+        };
+        if is_full {
+            self.flush();
+        }
+    }
+
+    /// Hands on what waits. A sink that fails loses bytes, which are counted; the guest does not notice, as with
+    /// a cable pulled out.
+    pub fn flush(&self) {
+        let mut output = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let chunk = std::mem::take(&mut output.chunk);
+        if chunk.is_empty() {
+            return;
+        }
+        if output.sink.write_all(&chunk).and_then(|()| output.sink.flush()).is_err() {
+            output.lost_bytes += chunk.len() as u64;
+        }
+        output.chunk = chunk;
+        output.chunk.clear();
+    }
+
+    /// Bytes that the sink did not take.
+    pub fn lost_bytes(&self) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).lost_bytes
+    }
+}

@@ -1,0 +1,317 @@
+//! All interrupt controllers of the board and the wiring between them.
+//!
+//! ```text
+//! lines 0..15 ──> 8259 pair ──> LINT0 of local APIC 0
+//! lines 0..23 ──> IOAPIC ─┐
+//! MSI ────────────────────┼──> local APICs ──> sink.notify(vcpu)
+//! local APIC (ICR) ───────┘
+//! ```
+//!
+//! Line 0, the timer, goes to IOAPIC pin 2, as the ACPI tables say; every other line to the pin of its number.
+
+use std::sync::Arc;
+
+use x86::{Gpa, Vector, msr};
+
+use crate::apic::{Delivery, Effect, LocalApic, Message, RegisterFault};
+use crate::clock::{GuestClock, Nanos};
+use crate::ioapic::IoApic;
+use crate::irq::{Edges, IrqSink, LINE_COUNT};
+use crate::layout;
+use crate::pic::PicPair;
+
+/// IOAPIC pin of the timer.
+pub const PIT_PIN: u8 = 2;
+
+/// A startup request for the machine to carry out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Startup {
+    /// INIT: go to the state after INIT and wait for SIPI.
+    Init,
+    /// SIPI: start in real mode at `vector << 12`, if waiting for it.
+    Sipi(Vector),
+}
+
+/// What the controllers counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct InterruptCounters {
+    /// Interrupts that local APICs took in, from wherever.
+    pub accepted: u64,
+    /// Interrupts that the IOAPIC sent.
+    pub from_ioapic: u64,
+    /// Interrupts that the 8259 pair gave a vector for.
+    pub from_pic: u64,
+    /// Interprocessor interrupts sent.
+    pub from_vcpus: u64,
+    /// Message-signalled interrupts.
+    pub from_messages: u64,
+}
+
+/// The interrupt controllers.
+pub struct Controllers {
+    local: Vec<LocalApic>,
+    ioapic: IoApic,
+    pics: PicPair,
+    /// Levels of the lines as last seen.
+    high: u32,
+    sink: Arc<dyn IrqSink>,
+    counters: InterruptCounters,
+}
+
+impl Controllers {
+    /// The controllers of a board with this many vCPUs, as firmware leaves them.
+    pub fn new(vcpu_count: u32, clock: GuestClock, sink: Arc<dyn IrqSink>) -> Controllers {
+        let local = (0..vcpu_count).map(|id| LocalApic::new(id, clock)).collect();
+        // An IOAPIC id is four bits: with many vCPUs it cannot be one that no vCPU has, and need not be.
+        let ioapic = IoApic::new(layout::ioapic_id(vcpu_count));
+        let counters = InterruptCounters::default();
+        Controllers { local, ioapic, pics: PicPair::default(), high: 0, sink, counters }
+    }
+
+    /// Carries changed lines to the controllers.
+    pub fn settle(&mut self, edges: Edges) {
+        for irq in 0..LINE_COUNT {
+            let bit = 1 << irq;
+            if edges.rose & bit != 0 {
+                self.set_line(irq, false);
+                self.set_line(irq, true);
+            }
+            if edges.high & bit != self.high & bit {
+                self.set_line(irq, edges.high & bit != 0);
+            }
+        }
+        self.settle_pics();
+    }
+
+    fn set_line(&mut self, irq: u8, high: bool) {
+        let bit = 1 << irq;
+        self.high = if high { self.high | bit } else { self.high & !bit };
+        self.pics.set_line(irq, high);
+        let pin = if irq == layout::irq::PIT { PIT_PIN } else { irq };
+        if let Some(message) = self.ioapic.set_pin(usize::from(pin), high) {
+            self.send_from_ioapic(message);
+        }
+    }
+
+    /// Carries the output of the 8259 pair to the bootstrap processor.
+    fn settle_pics(&mut self) {
+        let high = self.pics.has_interrupt();
+        if let Some(first) = self.local.first_mut()
+            && first.set_lint0(high)
+        {
+            self.sink.notify(0);
+        }
+    }
+
+    fn send_from_ioapic(&mut self, message: Message) {
+        self.counters.from_ioapic += 1;
+        self.send(message, None);
+    }
+
+    /// A message-signalled interrupt from a device.
+    pub fn send_msi(&mut self, address: u64, data: u32) {
+        self.counters.from_messages += 1;
+        if let Some(message) = Message::of_msi(address, data) {
+            self.send(message, None);
+        }
+    }
+
+    /// Brings a message to whom it is for.
+    fn send(&mut self, message: Message, sender: Option<u32>) {
+        if message.delivery == Delivery::LowestPriority {
+            return self.send_to_lowest(message, sender);
+        }
+        for apic in self.local.iter_mut().filter(|apic| apic.is_addressed(message.destination, sender)) {
+            if apic.receive(&message) {
+                self.sink.notify(apic.id());
+            }
+        }
+    }
+
+    fn send_to_lowest(&mut self, message: Message, sender: Option<u32>) {
+        let addressed = self.local.iter_mut().filter(|apic| apic.is_addressed(message.destination, sender));
+        let ranked = addressed.filter_map(|apic| apic.arbitration().map(|priority| (priority, apic)));
+        if let Some((_, apic)) = ranked.min_by_key(|(priority, apic)| (*priority, apic.id()))
+            && apic.receive(&message)
+        {
+            self.sink.notify(apic.id());
+        }
+    }
+
+    fn carry_out(&mut self, vcpu_id: u32, effect: Option<Effect>) {
+        match effect {
+            None => {}
+            Some(Effect::Send(message)) => {
+                self.counters.from_vcpus += 1;
+                self.send(message, Some(vcpu_id));
+            }
+            Some(Effect::EndOfInterrupt(vector)) => {
+                for message in self.ioapic.end_of_interrupt(vector) {
+                    self.send_from_ioapic(message);
+                }
+            }
+        }
+    }
+
+    fn apic(&self, vcpu_id: u32) -> Option<&LocalApic> {
+        self.local.get(vcpu_id as usize)
+    }
+
+    /// The local APIC whose registers are at `gpa` for this vCPU, and the offset there.
+    fn apic_page(&mut self, vcpu_id: u32, gpa: Gpa) -> Option<(&mut LocalApic, u64)> {
+        let apic = self.local.get_mut(vcpu_id as usize)?;
+        (apic.mmio_base()?.gfn() == gpa.gfn()).then_some((apic, gpa.page_offset()))
+    }
+
+    /// A load; `None` if no controller is there.
+    pub fn mmio_read(&mut self, vcpu_id: u32, now: Nanos, gpa: Gpa, size: u8) -> Option<u64> {
+        if gpa.gfn() == layout::IOAPIC.gfn() {
+            return Some(self.ioapic.read(gpa.page_offset(), size));
+        }
+        self.advance_one(vcpu_id, now);
+        let (apic, offset) = self.apic_page(vcpu_id, gpa)?;
+        Some(apic.mmio_read(now, offset, size))
+    }
+
+    /// A store; whether a controller is there.
+    pub fn mmio_write(&mut self, vcpu_id: u32, now: Nanos, gpa: Gpa, size: u8, value: u64) -> bool {
+        if gpa.gfn() == layout::IOAPIC.gfn() {
+            if let Some(message) = self.ioapic.write(gpa.page_offset(), size, value) {
+                self.send_from_ioapic(message);
+            }
+            return true;
+        }
+        self.advance_one(vcpu_id, now);
+        let Some((apic, offset)) = self.apic_page(vcpu_id, gpa) else { return false };
+        let effect = apic.mmio_write(now, offset, size, value);
+        self.carry_out(vcpu_id, effect);
+        true
+    }
+
+    /// RDMSR of an APIC register.
+    ///
+    /// # Errors
+    /// If there is no such register now.
+    pub fn msr_read(&mut self, vcpu_id: u32, now: Nanos, number: u32) -> Result<u64, RegisterFault> {
+        self.advance_one(vcpu_id, now);
+        let apic = self.local.get_mut(vcpu_id as usize).ok_or(RegisterFault)?;
+        if number == msr::APIC_BASE { Ok(apic.base()) } else { apic.msr_read(now, number) }
+    }
+
+    /// WRMSR of an APIC register.
+    ///
+    /// # Errors
+    /// If there is no such register now, or not that value for it.
+    pub fn msr_write(
+        &mut self,
+        vcpu_id: u32,
+        now: Nanos,
+        number: u32,
+        value: u64,
+    ) -> Result<(), RegisterFault> {
+        self.advance_one(vcpu_id, now);
+        let apic = self.local.get_mut(vcpu_id as usize).ok_or(RegisterFault)?;
+        let effect = if number == msr::APIC_BASE {
+            apic.set_base(value)?;
+            None
+        } else {
+            apic.msr_write(now, number, value)?
+        };
+        self.carry_out(vcpu_id, effect);
+        Ok(())
+    }
+
+    /// IN from the 8259 pair; `None` if the port is not theirs.
+    pub fn pio_read(&mut self, port: u16) -> Option<u8> {
+        PicPair::has_port(port).then(|| {
+            let value = self.pics.read(port);
+            self.settle_pics();
+            value
+        })
+    }
+
+    /// OUT to the 8259 pair; whether the port is theirs.
+    pub fn pio_write(&mut self, port: u16, value: u8) -> bool {
+        let is_ours = PicPair::has_port(port);
+        if is_ours {
+            self.pics.write(port, value);
+            self.settle_pics();
+        }
+        is_ours
+    }
+
+    /// Whether an external interrupt waits that the vCPU may take, as far as its APIC is concerned.
+    pub fn has_interrupt(&self, vcpu_id: u32) -> bool {
+        self.apic(vcpu_id).is_some_and(|apic| apic.wants_extint() || apic.pending().is_some())
+    }
+
+    /// Takes the interrupt that waits.
+    pub fn acknowledge(&mut self, vcpu_id: u32) -> Option<Vector> {
+        let apic = self.local.get_mut(vcpu_id as usize)?;
+        if apic.wants_extint() {
+            self.counters.from_pic += 1;
+            let vector = self.pics.acknowledge();
+            self.settle_pics();
+            return Some(vector);
+        }
+        apic.acknowledge()
+    }
+
+    /// Takes the NMI that waits.
+    pub fn take_nmi(&mut self, vcpu_id: u32) -> bool {
+        self.local.get_mut(vcpu_id as usize).is_some_and(LocalApic::take_nmi)
+    }
+
+    /// Takes the startup request that waits; INIT before SIPI.
+    pub fn take_startup(&mut self, vcpu_id: u32) -> Option<Startup> {
+        let apic = self.local.get_mut(vcpu_id as usize)?;
+        if apic.take_init() {
+            return Some(Startup::Init);
+        }
+        apic.take_startup().map(Startup::Sipi)
+    }
+
+    /// Presses the NMI button.
+    pub fn pulse_nmi(&mut self) {
+        for apic in &mut self.local {
+            if apic.pulse_lint1() {
+                self.sink.notify(apic.id());
+            }
+        }
+    }
+
+    /// The vCPU's TSC was moved.
+    pub fn set_clock(&mut self, vcpu_id: u32, clock: GuestClock) {
+        if let Some(apic) = self.local.get_mut(vcpu_id as usize) {
+            apic.set_clock(clock);
+        }
+    }
+
+    fn advance_one(&mut self, vcpu_id: u32, now: Nanos) {
+        if let Some(apic) = self.local.get_mut(vcpu_id as usize)
+            && apic.advance(now)
+        {
+            self.sink.notify(vcpu_id);
+        }
+    }
+
+    /// Lets time pass for every timer.
+    pub fn advance(&mut self, now: Nanos) {
+        for apic in &mut self.local {
+            if apic.advance(now) {
+                self.sink.notify(apic.id());
+            }
+        }
+    }
+
+    /// When a timer next expires.
+    pub fn deadline(&self) -> Option<Nanos> {
+        self.local.iter().filter_map(LocalApic::deadline).min()
+    }
+
+    /// What was counted.
+    pub fn counters(&self) -> InterruptCounters {
+        let accepted = self.local.iter().map(LocalApic::accepted).sum();
+        InterruptCounters { accepted, ..self.counters }
+    }
+}

@@ -1,0 +1,319 @@
+//! A 16550A serial port (National Semiconductor PC16550D datasheet).
+//!
+//! The line is infinitely fast: a byte written is sent at once, so the transmitter is always empty and its
+//! interrupt comes back right after each write. Receiving goes at the guest's pace: the FIFO is filled from what
+//! was typed whenever the guest has emptied it.
+//!
+//! Nothing typed is lost on the way into a driver: the terminal sends while the guest asserts RTS or takes receive
+//! interrupts (or never touched either, as simple polling guests), and what a FIFO reset throws away is sent again.
+//! So text piped into a VM at its start waits until somebody opens the console.
+//!
+//! rust-vmm's serial port was tried first: it cannot show the FIFO as off, combines interrupt causes into codes
+//! that a 16550 does not have, and never lowers its line.
+
+use std::collections::VecDeque;
+
+use crate::bus::PioDevice;
+use crate::clock::Nanos;
+use crate::console::{ConsoleInput, ConsoleOutput};
+use crate::irq::IrqLine;
+
+/// Register offsets (PC16550D, table II).
+const DATA: u16 = 0;
+const IER: u16 = 1;
+const IIR_FCR: u16 = 2;
+const LCR: u16 = 3;
+const MCR: u16 = 4;
+const LSR: u16 = 5;
+const MSR: u16 = 6;
+
+/// Interrupt enable bits.
+const IER_RECEIVED: u8 = 1;
+const IER_TRANSMITTED: u8 = 2;
+const IER_LINE: u8 = 4;
+const IER_MODEM: u8 = 8;
+
+/// Interrupt causes, most urgent first (PC16550D, table IV).
+const IIR_LINE: u8 = 0x06;
+const IIR_RECEIVED: u8 = 0x04;
+const IIR_TIMEOUT: u8 = 0x0c;
+const IIR_TRANSMITTED: u8 = 0x02;
+const IIR_MODEM: u8 = 0x00;
+const IIR_NONE: u8 = 0x01;
+const IIR_FIFOS_ON: u8 = 0xc0;
+
+const LCR_DLAB: u8 = 0x80;
+
+const MCR_DTR: u8 = 1;
+const MCR_RTS: u8 = 2;
+const MCR_OUT1: u8 = 4;
+/// On a PC this output lets the interrupt through.
+const MCR_OUT2: u8 = 8;
+const MCR_LOOP: u8 = 0x10;
+
+const LSR_READY: u8 = 1;
+const LSR_OVERRUN: u8 = 2;
+const LSR_TRANSMITTER_EMPTY: u8 = 0x60;
+
+const MSR_CTS: u8 = 0x10;
+const MSR_DSR: u8 = 0x20;
+const MSR_RI: u8 = 0x40;
+const MSR_DCD: u8 = 0x80;
+
+/// Bytes in the receive FIFO.
+const FIFO_BYTES: usize = 16;
+/// Output waits this long for the rest of its line.
+const FLUSH_AFTER_NS: u64 = 2_000_000;
+
+/// What a serial port counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SerialCounters {
+    /// Bytes the guest sent.
+    pub sent: u64,
+    /// Bytes the guest read.
+    pub received: u64,
+}
+
+/// The registers.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+struct Registers {
+    divisor: [u8; 2],
+    ier: u8,
+    lcr: u8,
+    mcr: u8,
+    scratch: u8,
+    /// Delta bits of the modem status.
+    msr_delta: u8,
+    fifos_on: bool,
+    /// Bytes at which the receiver interrupts.
+    trigger: u8,
+    received: VecDeque<u8>,
+    overrun: bool,
+    /// The transmitter became empty and nobody was told.
+    transmitted: bool,
+    /// The guest has written MCR or IER.
+    is_set_up: bool,
+}
+
+/// The serial port.
+pub struct Serial {
+    registers: Registers,
+    input: ConsoleInput,
+    output: ConsoleOutput,
+    line: IrqLine,
+    now: Nanos,
+    /// When output that waits is to be handed on.
+    flush_at: Option<Nanos>,
+    counters: SerialCounters,
+}
+
+impl Serial {
+    /// A serial port after reset, at 9600 baud.
+    pub fn new(input: ConsoleInput, output: ConsoleOutput, line: IrqLine) -> Serial {
+        let registers = Registers { divisor: [12, 0], trigger: 1, ..Registers::default() };
+        let counters = SerialCounters::default();
+        Serial { registers, input, output, line, now: Nanos(0), flush_at: None, counters }
+    }
+
+    /// What was counted.
+    pub fn counters(&self) -> SerialCounters {
+        self.counters
+    }
+
+    fn capacity(&self) -> usize {
+        if self.registers.fifos_on { FIFO_BYTES } else { 1 }
+    }
+
+    /// Whether the terminal may send. In loopback the wire is cut.
+    fn is_listening(&self) -> bool {
+        let Registers { mcr, ier, is_set_up, .. } = &self.registers;
+        mcr & MCR_LOOP == 0 && (mcr & MCR_RTS != 0 || ier & IER_RECEIVED != 0 || !is_set_up)
+    }
+
+    /// Takes what was typed, as much as there is room for.
+    fn receive(&mut self) {
+        while self.registers.received.len() < self.capacity() && self.is_listening() {
+            let Some(byte) = self.input.pop() else { break };
+            self.registers.received.push_back(byte);
+        }
+    }
+
+    /// Gives back what the guest did not read.
+    fn send_back(&mut self) {
+        self.input.unpop(self.registers.received.drain(..));
+    }
+
+    fn transmit(&mut self, byte: u8) {
+        if self.registers.mcr & MCR_LOOP != 0 {
+            if self.registers.received.len() < self.capacity() {
+                self.registers.received.push_back(byte);
+            } else {
+                self.registers.overrun = true;
+            }
+        } else {
+            self.counters.sent += 1;
+            self.output.push(byte);
+            self.flush_at.get_or_insert(self.now.after(FLUSH_AFTER_NS));
+        }
+        self.registers.transmitted = true;
+    }
+
+    /// The most urgent cause that is enabled.
+    fn cause(&self) -> u8 {
+        let Registers { ier, received, .. } = &self.registers;
+        if ier & IER_LINE != 0 && self.registers.overrun {
+            IIR_LINE
+        } else if ier & IER_RECEIVED != 0 && received.len() >= usize::from(self.registers.trigger) {
+            IIR_RECEIVED
+        } else if ier & IER_RECEIVED != 0 && !received.is_empty() {
+            // Time since the last byte does not matter at infinite speed: the line is idle already.
+            IIR_TIMEOUT
+        } else if ier & IER_TRANSMITTED != 0 && self.registers.transmitted {
+            IIR_TRANSMITTED
+        } else if ier & IER_MODEM != 0 && self.registers.msr_delta != 0 {
+            IIR_MODEM
+        } else {
+            IIR_NONE
+        }
+    }
+
+    fn update_line(&self) {
+        let is_connected = self.registers.mcr & (MCR_OUT2 | MCR_LOOP) == MCR_OUT2;
+        self.line.set(is_connected && self.cause() != IIR_NONE);
+    }
+
+    /// Modem inputs: a terminal that is always there, or in loopback the own outputs.
+    fn modem_inputs(&self) -> u8 {
+        let mcr = self.registers.mcr;
+        if mcr & MCR_LOOP == 0 {
+            return MSR_CTS | MSR_DSR | MSR_DCD;
+        }
+        let pairs = [(MCR_RTS, MSR_CTS), (MCR_DTR, MSR_DSR), (MCR_OUT1, MSR_RI), (MCR_OUT2, MSR_DCD)];
+        pairs.iter().filter(|(output, _)| mcr & output != 0).fold(0, |inputs, (_, input)| inputs | input)
+    }
+
+    fn read_register(&mut self, offset: u16) -> u8 {
+        match offset {
+            DATA | IER if self.registers.lcr & LCR_DLAB != 0 => self.registers.divisor[usize::from(offset)],
+            DATA => {
+                let byte = self.registers.received.pop_front();
+                self.counters.received += u64::from(byte.is_some());
+                // The next burst comes when this one is read: an interrupt per FIFO, not per byte.
+                if self.registers.received.is_empty() {
+                    self.receive();
+                }
+                byte.unwrap_or(0)
+            }
+            IER => self.registers.ier,
+            IIR_FCR => {
+                let cause = self.cause();
+                if cause == IIR_TRANSMITTED {
+                    self.registers.transmitted = false;
+                }
+                cause | if self.registers.fifos_on { IIR_FIFOS_ON } else { 0 }
+            }
+            LCR => self.registers.lcr,
+            MCR => self.registers.mcr,
+            LSR => {
+                let ready = if self.registers.received.is_empty() { 0 } else { LSR_READY };
+                let overrun = if std::mem::take(&mut self.registers.overrun) { LSR_OVERRUN } else { 0 };
+                LSR_TRANSMITTER_EMPTY | ready | overrun
+            }
+            MSR => self.modem_inputs() | std::mem::take(&mut self.registers.msr_delta),
+            _ => self.registers.scratch,
+        }
+    }
+
+    fn write_register(&mut self, offset: u16, value: u8) {
+        match offset {
+            DATA | IER if self.registers.lcr & LCR_DLAB != 0 => {
+                self.registers.divisor[usize::from(offset)] = value;
+            }
+            DATA => self.transmit(value),
+            IER => {
+                self.registers.is_set_up = true;
+                let newly_on = value & !self.registers.ier;
+                self.registers.ier = value & 0x0f;
+                // Enabling the transmitter interrupt tells that it is empty; drivers test for that.
+                if newly_on & IER_TRANSMITTED != 0 {
+                    self.registers.transmitted = true;
+                }
+                self.update_listening();
+            }
+            IIR_FCR => self.write_fifo_control(value),
+            LCR => self.registers.lcr = value,
+            MCR => {
+                self.registers.is_set_up = true;
+                let before = self.modem_inputs();
+                let was_loop = self.registers.mcr & MCR_LOOP != 0;
+                self.registers.mcr = value & 0x1f;
+                let after = self.modem_inputs();
+                let ring_ended = before & !after & MSR_RI;
+                self.registers.msr_delta |= ((before ^ after) & !MSR_RI | ring_ended) >> 4;
+                match (was_loop, value & MCR_LOOP != 0) {
+                    (false, true) => self.send_back(),
+                    (true, false) => self.registers.received.clear(),
+                    _ => {}
+                }
+                self.update_listening();
+            }
+            LSR | MSR => {}
+            _ => self.registers.scratch = value,
+        }
+    }
+
+    fn update_listening(&mut self) {
+        if self.is_listening() {
+            self.receive();
+        } else if self.registers.mcr & MCR_LOOP == 0 {
+            self.send_back();
+        }
+    }
+
+    fn write_fifo_control(&mut self, value: u8) {
+        let fifos_on = value & 1 != 0;
+        if fifos_on != self.registers.fifos_on || value & 2 != 0 {
+            if self.registers.mcr & MCR_LOOP != 0 {
+                self.registers.received.clear();
+            }
+            self.send_back();
+        }
+        self.registers.fifos_on = fifos_on;
+        let triggers = [1, 4, 8, 14];
+        self.registers.trigger = if fifos_on { triggers[usize::from(value >> 6)] } else { 1 };
+        self.receive();
+    }
+}
+
+impl PioDevice for Serial {
+    fn read(&mut self, offset: u16, _size: u8) -> u32 {
+        let value = self.read_register(offset);
+        self.update_line();
+        u32::from(value)
+    }
+
+    fn write(&mut self, offset: u16, _size: u8, value: u32) {
+        self.write_register(offset, value as u8);
+        self.update_line();
+    }
+
+    fn advance(&mut self, now: Nanos) {
+        self.now = self.now.max(now);
+        if self.flush_at.is_some_and(|at| at <= self.now) {
+            self.flush_at = None;
+            self.output.flush();
+        }
+        if self.registers.received.is_empty() {
+            self.receive();
+            self.update_line();
+        }
+    }
+
+    fn deadline(&self) -> Option<Nanos> {
+        self.flush_at
+    }
+}
+
+#[cfg(test)]
+#[path = "serial_tests.rs"]
+mod tests;

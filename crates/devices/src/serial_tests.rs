@@ -1,0 +1,132 @@
+//! What Linux's 8250 driver and console rely on.
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+
+use super::*;
+use crate::irq::IrqLines;
+
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+struct Setup {
+    serial: Serial,
+    input: ConsoleInput,
+    sent: Shared,
+    lines: IrqLines,
+}
+
+fn setup() -> Setup {
+    let (input, sent, lines) = (ConsoleInput::default(), Shared::default(), IrqLines::default());
+    let output = ConsoleOutput::new(Box::new(sent.clone()));
+    let serial = Serial::new(input.clone(), output, lines.line(4));
+    Setup { serial, input, sent, lines }
+}
+
+/// Runs a script of register accesses: `1=02` writes, `2:c1` reads and expects, `!` and `_` expect the line high
+/// and low, `"text` types.
+fn check(name: &str, script: &str) {
+    let mut setup = setup();
+    let hex = |text: &str| u32::from_str_radix(text, 16).unwrap();
+    for word in script.split_whitespace() {
+        if let Some(text) = word.strip_prefix('"') {
+            assert_eq!(setup.input.push(text.as_bytes()), text.len());
+            setup.serial.advance(Nanos(0));
+        } else if let Some((offset, value)) = word.split_once('=') {
+            setup.serial.write(hex(offset) as u16, 1, hex(value));
+        } else if let Some((offset, value)) = word.split_once(':') {
+            assert_eq!(setup.serial.read(hex(offset) as u16, 1), hex(value), "{name}: {word}");
+        } else {
+            assert_eq!(setup.lines.take_edges().high != 0, word == "!", "{name}: {word}");
+        }
+    }
+}
+
+#[test]
+fn linux_finds_a_16550a() {
+    check("no FIFO before it is switched on", "2:01 2=01 2:c1 2=00 2:01");
+    check("it is not a 16750", "2=01 3=80 2=21 2:c1 3=00");
+    check("it is not an XScale: no enable bit 6", "1=4f 1:0f 1=00");
+    check("scratch", "7=5a 7:5a 7=a5 7:a5");
+    check("loopback test", "4=1a 6:92 4=00 6:b2 6:b0");
+    check("divisor", "3=83 0=01 1=00 0:01 1:00 3=03 1:00 3:03");
+}
+
+#[test]
+fn the_transmitter_interrupt_comes_when_enabled_and_after_every_byte() {
+    check("driver's test", "4=08 1=02 ! 2:02 2:01 _ 1=00 1=02 2:02 1=00");
+    check("after a byte", "4=08 1=02 2:02 _ 0=41 ! 2:02 _");
+    check("no interrupt without OUT2", "1=02 _ 2:02");
+    check("transmitter is always empty", "5:60 0=41 5:60");
+}
+
+#[test]
+fn received_bytes_interrupt_until_they_are_read() {
+    check("one byte", "4=08 2=01 1=01 \"a ! 2:c4 5:61 0:61 _ 5:60 2:c1");
+    check("below the trigger", "4=08 2=81 1=01 \"abc ! 2:cc 0:61 0:62 ! 0:63 _");
+    check("at the trigger", "4=08 2=41 1=01 \"abcd 2:c4");
+    check("a reset loses nothing", "4=08 2=01 1=01 \"abc 0:61 2=03 5:61 0:62 0:63 5:60 _");
+    check("receiver before transmitter", "4=08 1=03 \"a 2:04 0:61 2:02 2:01");
+}
+
+#[test]
+fn loopback_sends_to_oneself() {
+    check("bytes", "4=10 0=41 5:61 0:41 5:60");
+    check("overrun", "4=10 1=04 0=41 0=42 2:06 5:63 5:61 2:01");
+}
+
+#[test]
+fn pasted_text_arrives_whole() {
+    let mut setup = setup();
+    let text: Vec<u8> = (0..20_000_u32).map(|n| (n % 251) as u8).collect();
+    setup.serial.write(IIR_FCR, 1, 1);
+    assert_eq!(setup.input.push(&text), text.len());
+    setup.serial.advance(Nanos(0));
+    let mut seen = Vec::new();
+    while setup.serial.read(LSR, 1) & 1 != 0 {
+        seen.push(setup.serial.read(DATA, 1) as u8);
+    }
+    assert!(seen == text, "{} of {} bytes", seen.len(), text.len());
+}
+
+#[test]
+fn what_was_typed_before_linux_opens_the_console_is_not_lost() {
+    check("driver start", "\"abc 4=00 5:60 2=07 0:00 4=08 0:00 1=05 ! 4=0b 0:61 0:62 0:63 _");
+    check("closed and opened again", "\"abc 4=0b 2=01 1=01 0:61 1=00 4=08 2=07 0:00 1=01 0:62 0:63");
+    check("a guest that only polls", "\"ab 5:61 0:61 0:62 5:60");
+    check("the loopback test keeps it", "4=0b \"a 4=1b 4=0b 0:61");
+}
+
+#[test]
+fn whoever_types_more_than_fits_is_told() {
+    let setup = setup();
+    assert_eq!(setup.input.push(&[0; 100_000]), 65_536);
+    assert_eq!(setup.input.push(&[0; 10]), 0);
+}
+
+#[test]
+fn output_is_handed_on_at_line_ends_and_soon() {
+    let mut setup = setup();
+    let seen = |setup: &Setup| String::from_utf8(setup.sent.0.lock().unwrap().clone()).unwrap();
+    let send = |setup: &mut Setup, text: &str| {
+        text.bytes().for_each(|byte| setup.serial.write(DATA, 1, u32::from(byte)));
+    };
+    send(&mut setup, "one\ntwo");
+    assert_eq!(seen(&setup), "one\n");
+    let deadline = setup.serial.deadline().unwrap();
+    setup.serial.advance(deadline);
+    assert_eq!(seen(&setup), "one\ntwo");
+    assert_eq!(setup.serial.deadline(), None);
+    assert_eq!(setup.serial.counters().sent, 7);
+}
