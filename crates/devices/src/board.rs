@@ -2,18 +2,33 @@
 //!
 //! The machine keeps it behind one lock. A visit is short: find the device, let it act, carry its lines to the
 //! interrupt controllers. A visit to a vCPU's own local APIC needs the vCPU's number, everything else does not.
+//!
+//! After a visit on behalf of a vCPU the machine asks [`Board::has_interrupt`] for that vCPU anyway, so the sink is
+//! told only of what comes from elsewhere: other vCPUs, lines, timers, messages (and of what a vCPU sends itself).
 
 use std::io::Write;
 use std::sync::Arc;
 
 use mem::GuestMemory;
 use thiserror::Error;
-use x86::{Gpa, Vector};
+use x86::{Gpa, Vector, msr};
 
-use crate::bus::{BusCounters, MmioBus, PioBus};
+use crate::bus::{BusCounters, MmioBus, Overlap, PioBus};
 use crate::clock::{GuestClock, Nanos};
+use crate::console::{ConsoleInput, ConsoleOutput};
+use crate::controllers::{Controllers, InterruptCounters, Startup};
 use crate::event::{BoardEvent, BoardEvents};
+use crate::i8042::I8042;
 use crate::irq::{IrqLines, IrqSink};
+use crate::kvmclock::{self, SystemTime};
+use crate::layout::{self, irq, port};
+use crate::pci::PciBus;
+use crate::pic::PicPair;
+use crate::pit::Pit;
+use crate::pm::{self, PowerButton, PowerManagement};
+use crate::ports::{DebugExit, Latches, SystemControlA};
+use crate::rtc::{RamSizes, Rtc};
+use crate::serial::Serial;
 
 /// What a board is built from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,160 +46,378 @@ pub struct BoardPlan {
 #[error("no such MSR or value")]
 pub struct MsrFault;
 
-/// What one vCPU asked of another's power: for the machine to carry out.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Startup {
-    /// INIT: go to the state after INIT and wait for SIPI.
-    Init,
-    /// SIPI: start in real mode at `vector << 12`, if waiting for it.
-    Sipi(Vector),
-}
-
-/// What the buses of a board counted.
+/// What was counted since the board was built or reset.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct BoardCounters {
-    /// I/O ports.
+    /// I/O ports of devices.
     pub pio: BusCounters,
-    /// Guest physical memory.
+    /// Memory of devices.
     pub mmio: BusCounters,
+    /// Accesses to the registers of interrupt controllers and to PCI configuration space.
+    pub core_accesses: u64,
+    /// Accesses to MSRs of the local APIC and the paravirtual clock.
+    pub msr_accesses: u64,
+    /// MSR accesses that faulted.
+    pub msr_faults: u64,
+    /// Interrupts.
+    pub interrupts: InterruptCounters,
+}
+
+/// The paravirtual clock of one vCPU.
+#[derive(Clone, Copy)]
+struct VcpuTime {
+    clock: GuestClock,
+    system_time: SystemTime,
 }
 
 /// The board of one VM.
 pub struct Board {
     plan: BoardPlan,
     memory: Arc<GuestMemory>,
-    lines: IrqLines,
     sink: Arc<dyn IrqSink>,
     events: BoardEvents,
+    input: ConsoleInput,
+    output: ConsoleOutput,
+    button: PowerButton,
+    lines: IrqLines,
+    controllers: Controllers,
+    pci: PciBus,
     pio: PioBus,
     mmio: MmioBus,
+    times: Vec<VcpuTime>,
+    wall_clock_msr: u64,
+    counters: BoardCounters,
+}
+
+/// Who answers at a port.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    Pics,
+    Pci,
+    Bus,
+}
+
+fn owner(at: u16) -> Owner {
+    match at {
+        port::PCI_ADDRESS..=port::PCI_LAST => Owner::Pci,
+        _ if PicPair::has_port(at) => Owner::Pics,
+        _ => Owner::Bus,
+    }
+}
+
+/// Who answers an access, if it is one device in one piece.
+fn sole_owner(at: u16, size: u8) -> Option<Owner> {
+    let first = owner(at);
+    let is_sole = (1..size).all(|n| owner(at.wrapping_add(u16::from(n))) == first);
+    let is_whole = match first {
+        Owner::Bus => true,
+        Owner::Pics => size == 1,
+        Owner::Pci => at % 4 + u16::from(size) <= 4,
+    };
+    (is_sole && is_whole).then_some(first)
 }
 
 impl Board {
-    /// A board as firmware leaves it: interrupts reach vCPU 0 through the 8259 pair. What the guest sends to COM1
-    /// goes to `console`.
+    /// A board as firmware leaves it at time zero: interrupts reach vCPU 0 through the 8259 pair. What the guest
+    /// sends to COM1 goes to `console`.
     pub fn new(
         plan: BoardPlan,
         memory: Arc<GuestMemory>,
         console: Box<dyn Write + Send>,
         sink: Arc<dyn IrqSink>,
     ) -> Board {
-        let _ = console;
-        Board {
+        let events = BoardEvents::default();
+        let mut board = Board {
             plan,
             memory,
-            lines: IrqLines::default(),
+            controllers: Controllers::new(plan.vcpu_count, plan.clock, Arc::clone(&sink)),
             sink,
-            events: BoardEvents::default(),
+            pci: PciBus::new(events.clone()),
+            events,
+            input: ConsoleInput::default(),
+            output: ConsoleOutput::new(console),
+            button: PowerButton::default(),
+            lines: IrqLines::default(),
             pio: PioBus::default(),
             mmio: MmioBus::default(),
+            times: Vec::new(),
+            wall_clock_msr: 0,
+            counters: BoardCounters::default(),
+        };
+        board.reset(Nanos(0));
+        board
+    }
+
+    /// Puts every device in the state that [`Board::new`] left it in. Time, console and what was typed go on.
+    pub fn reset(&mut self, now: Nanos) {
+        self.output.flush();
+        let clock = self.plan.clock;
+        self.lines = IrqLines::default();
+        self.controllers = Controllers::new(self.plan.vcpu_count, clock, Arc::clone(&self.sink));
+        self.pci = PciBus::new(self.events.clone());
+        self.pio = PioBus::default();
+        self.mmio = MmioBus::default();
+        self.times =
+            vec![VcpuTime { clock, system_time: SystemTime::default() }; self.plan.vcpu_count as usize];
+        self.wall_clock_msr = 0;
+        self.counters = BoardCounters::default();
+        self.add_devices(now).expect("the layout gives every port once");
+        self.settle();
+    }
+
+    fn add_devices(&mut self, now: Nanos) -> Result<(), Overlap> {
+        let Board { lines, events, pio, plan, .. } = self;
+        let ram = ram_sizes(&self.memory);
+        let pit = Pit::new(now, lines.line(irq::PIT));
+        let i8042 = I8042::new(lines.line(irq::KEYBOARD), lines.line(irq::MOUSE), events.clone());
+        let rtc = Rtc::new(now, plan.clock, ram, lines.line(irq::RTC));
+        let serial = Serial::new(self.input.clone(), self.output.clone(), lines.line(irq::COM1));
+        let pm = PowerManagement::new(now, self.button.clone(), events.clone(), lines.line(irq::SCI));
+        pio.add("timer", &[(port::PIT, 4), (port::SYSTEM_CONTROL_B, 1)], Box::new(pit))?;
+        pio.add("keyboard controller", &[(port::I8042_DATA, 1), (port::I8042_COMMAND, 1)], Box::new(i8042))?;
+        pio.add("clock", &[(port::RTC, 2)], Box::new(rtc))?;
+        pio.add("serial port", &[(port::COM1, 8)], Box::new(serial))?;
+        pio.add("power management", &pm::PLACES, Box::new(pm))?;
+        pio.add("POST and DMA pages", &[(port::POST, 16)], Box::new(Latches::default()))?;
+        pio.add("coprocessor", &[(port::COPROCESSOR, 2)], Box::new(Latches::default()))?;
+        let control_a = SystemControlA::new(events.clone());
+        pio.add("system control A", &[(port::SYSTEM_CONTROL_A, 1)], Box::new(control_a))?;
+        if plan.has_debug_exit {
+            pio.add("debug exit", &[(port::DEBUG_EXIT, 4)], Box::new(DebugExit::new(events.clone())))?;
         }
+        Ok(())
     }
 
-    /// IN.
-    pub fn pio_read(&mut self, now: Nanos, port: u16, size: u8) -> u32 {
-        self.pio.read(now, port, size)
+    /// Carries what devices did to their lines to the controllers.
+    fn settle(&mut self) {
+        self.controllers.settle(self.lines.take_edges());
     }
 
-    /// OUT.
-    pub fn pio_write(&mut self, now: Nanos, port: u16, size: u8, value: u32) {
-        self.pio.write(now, port, size, value);
+    /// IN of 1, 2 or 4 bytes.
+    pub fn pio_read(&mut self, now: Nanos, at: u16, size: u8) -> u32 {
+        let value = match sole_owner(at, size) {
+            Some(Owner::Bus) => self.pio.read(now, at, size),
+            Some(Owner::Pics) => {
+                self.counters.core_accesses += 1;
+                self.controllers.pio_read(at).map_or(u32::MAX, u32::from)
+            }
+            Some(Owner::Pci) => {
+                self.counters.core_accesses += 1;
+                self.pci.pio_read(at - port::PCI_ADDRESS, size)
+            }
+            None => (0..size).fold(0, |value, n| {
+                let byte = self.pio_read(now, at.wrapping_add(u16::from(n)), 1) & 0xff;
+                value | byte << (8 * n)
+            }),
+        };
+        self.settle();
+        value & crate::bus::low_bytes(size) as u32
     }
 
-    /// A load by vCPU `vcpu_id` from where no memory is.
+    /// OUT of 1, 2 or 4 bytes.
+    pub fn pio_write(&mut self, now: Nanos, at: u16, size: u8, value: u32) {
+        match sole_owner(at, size) {
+            Some(Owner::Bus) => self.pio.write(now, at, size, value),
+            Some(Owner::Pics) => {
+                self.counters.core_accesses += 1;
+                self.controllers.pio_write(at, value as u8);
+            }
+            Some(Owner::Pci) => {
+                self.counters.core_accesses += 1;
+                self.pci.pio_write(at - port::PCI_ADDRESS, size, value);
+            }
+            None => {
+                for n in 0..size {
+                    self.pio_write(now, at.wrapping_add(u16::from(n)), 1, value >> (8 * n) & 0xff);
+                }
+            }
+        }
+        self.settle();
+    }
+
+    /// A load of 1 to 8 bytes by vCPU `vcpu_id` from where no memory is.
     pub fn mmio_read(&mut self, vcpu_id: u32, now: Nanos, gpa: Gpa, size: u8) -> u64 {
-        let _ = vcpu_id;
-        self.mmio.read(now, gpa, size)
+        let value = if let Some(value) = self.controllers.mmio_read(vcpu_id, now, gpa, size) {
+            self.counters.core_accesses += 1;
+            value
+        } else if let Some(offset) = ecam_offset(gpa) {
+            self.counters.core_accesses += 1;
+            self.pci.ecam_read(offset, size)
+        } else {
+            self.mmio.read(now, gpa, size)
+        };
+        self.settle();
+        value & crate::bus::low_bytes(size)
     }
 
-    /// A store by vCPU `vcpu_id` to where no memory is.
+    /// A store of 1 to 8 bytes by vCPU `vcpu_id` to where no memory is.
     pub fn mmio_write(&mut self, vcpu_id: u32, now: Nanos, gpa: Gpa, size: u8, value: u64) {
-        let _ = vcpu_id;
-        self.mmio.write(now, gpa, size, value);
+        if self.controllers.mmio_write(vcpu_id, now, gpa, size, value) {
+            self.counters.core_accesses += 1;
+        } else if let Some(offset) = ecam_offset(gpa) {
+            self.counters.core_accesses += 1;
+            self.pci.ecam_write(offset, size, value);
+        } else {
+            self.mmio.write(now, gpa, size, value);
+        }
+        self.settle();
     }
 
-    /// RDMSR of a register of the local APIC or the paravirtual clock.
+    /// RDMSR of a register of the local APIC or the paravirtual clock. The task priority (0x808) can be read in
+    /// every mode of the APIC, for CR8.
     ///
     /// # Errors
     /// [`MsrFault`] for any other register, and where the APIC's mode forbids it.
-    pub fn msr_read(&mut self, vcpu_id: u32, now: Nanos, msr: u32) -> Result<u64, MsrFault> {
-        let _ = (vcpu_id, now, msr);
-        Err(MsrFault)
+    pub fn msr_read(&mut self, vcpu_id: u32, now: Nanos, number: u32) -> Result<u64, MsrFault> {
+        self.counters.msr_accesses += 1;
+        let time = self.times.get(vcpu_id as usize);
+        let result = match number {
+            msr::APIC_BASE | msr::TSC_DEADLINE | msr::X2APIC_BASE..=msr::X2APIC_LAST => {
+                self.controllers.msr_read(vcpu_id, now, number).map_err(|_| MsrFault)
+            }
+            msr::KVM_SYSTEM_TIME => time.map(|time| time.system_time.msr()).ok_or(MsrFault),
+            msr::KVM_WALL_CLOCK => Ok(self.wall_clock_msr),
+            _ => Err(MsrFault),
+        };
+        self.counters.msr_faults += u64::from(result.is_err());
+        result
     }
 
     /// WRMSR likewise.
     ///
     /// # Errors
     /// [`MsrFault`], also for values that the register does not take.
-    pub fn msr_write(&mut self, vcpu_id: u32, now: Nanos, msr: u32, value: u64) -> Result<(), MsrFault> {
-        let _ = (vcpu_id, now, msr, value);
-        Err(MsrFault)
+    pub fn msr_write(&mut self, vcpu_id: u32, now: Nanos, number: u32, value: u64) -> Result<(), MsrFault> {
+        self.counters.msr_accesses += 1;
+        let result = match (number, self.times.get_mut(vcpu_id as usize)) {
+            (msr::APIC_BASE | msr::TSC_DEADLINE | msr::X2APIC_BASE..=msr::X2APIC_LAST, _) => {
+                self.controllers.msr_write(vcpu_id, now, number, value).map_err(|_| MsrFault)
+            }
+            (msr::KVM_SYSTEM_TIME, Some(time)) => {
+                time.system_time.set_msr(&self.memory, &time.clock, now, value);
+                Ok(())
+            }
+            (msr::KVM_WALL_CLOCK, Some(time)) => {
+                self.wall_clock_msr = value;
+                kvmclock::write_wall_clock(&self.memory, &time.clock, value);
+                Ok(())
+            }
+            _ => Err(MsrFault),
+        };
+        self.counters.msr_faults += u64::from(result.is_err());
+        self.settle();
+        result
     }
 
     /// Whether an external interrupt waits for this vCPU, its task priority considered.
     pub fn has_interrupt(&self, vcpu_id: u32) -> bool {
-        let _ = vcpu_id;
-        false
+        self.controllers.has_interrupt(vcpu_id)
     }
 
     /// Takes the interrupt that [`Board::has_interrupt`] announced: the caller injects it.
     pub fn acknowledge(&mut self, vcpu_id: u32) -> Option<Vector> {
-        let _ = vcpu_id;
-        None
+        self.controllers.acknowledge(vcpu_id)
     }
 
     /// Takes the NMI that waits for this vCPU, if there is one: the caller injects it.
     pub fn take_nmi(&mut self, vcpu_id: u32) -> bool {
-        let _ = vcpu_id;
-        false
+        self.controllers.take_nmi(vcpu_id)
     }
 
     /// Takes the next startup request for this vCPU.
     pub fn take_startup(&mut self, vcpu_id: u32) -> Option<Startup> {
-        let _ = vcpu_id;
-        None
+        self.controllers.take_startup(vcpu_id)
     }
 
     /// The vCPU's TSC was moved: `tsc_at_start` is now what it would have been at time zero.
-    pub fn set_tsc(&mut self, vcpu_id: u32, tsc_at_start: u64) {
-        let _ = (vcpu_id, tsc_at_start);
+    pub fn set_tsc(&mut self, vcpu_id: u32, now: Nanos, tsc_at_start: u64) {
+        let clock = GuestClock { tsc_at_start, ..self.plan.clock };
+        self.controllers.set_clock(vcpu_id, clock);
+        if let Some(time) = self.times.get_mut(vcpu_id as usize) {
+            time.clock = clock;
+            time.system_time.update(&self.memory, &clock, now);
+        }
     }
 
-    /// When the board next wants [`Board::advance`], if nothing else happens.
+    /// When the board next wants [`Board::advance`], if nothing else happens. Ask after every visit.
     pub fn deadline(&self) -> Option<Nanos> {
-        self.pio.deadline().into_iter().chain(self.mmio.deadline()).min()
+        let devices = self.pio.deadline().into_iter().chain(self.mmio.deadline());
+        devices.chain(self.controllers.deadline()).min()
     }
 
     /// It is `now`: lets timers expire.
     pub fn advance(&mut self, now: Nanos) {
+        self.controllers.advance(now);
         self.pio.advance(now);
         self.mmio.advance(now);
+        self.settle();
     }
 
     /// Takes what the guest asked of the VM as a whole. Ask after every access.
     pub fn take_event(&mut self) -> Option<BoardEvent> {
-        self.events.take()
+        let event = self.events.take();
+        if event.is_some() {
+            self.output.flush();
+        }
+        event
     }
 
     /// Types on the console. Returns how many bytes were taken; the rest has to be offered again later.
     pub fn type_console(&mut self, now: Nanos, bytes: &[u8]) -> usize {
-        let _ = (now, bytes);
-        0
+        let taken = self.input.push(bytes);
+        self.pio.advance(now);
+        self.settle();
+        taken
     }
 
     /// Presses the power button.
     pub fn press_power_button(&mut self, now: Nanos) {
-        let _ = now;
+        self.button.press();
+        self.pio.advance(now);
+        self.settle();
     }
 
-    /// What the ports and the memory bus counted.
+    /// Presses the NMI button.
+    pub fn press_nmi(&mut self) {
+        self.controllers.pulse_nmi();
+    }
+
+    /// A message-signalled interrupt from a device.
+    pub fn send_msi(&mut self, address: u64, data: u32) {
+        self.controllers.send_msi(address, data);
+    }
+
+    /// PCI bus 0.
+    pub fn pci(&mut self) -> &mut PciBus {
+        &mut self.pci
+    }
+
+    /// What was counted since the board was built or reset.
     pub fn counters(&self) -> BoardCounters {
-        BoardCounters { pio: self.pio.counters(), mmio: self.mmio.counters() }
-    }
-
-    /// Puts every device in the state that [`Board::new`] left it in. Time goes on.
-    pub fn reset(&mut self, now: Nanos) {
-        let _ = now;
-        let _ = (&self.plan, &self.memory, &self.lines, &self.sink);
+        BoardCounters {
+            pio: self.pio.counters(),
+            mmio: self.mmio.counters(),
+            interrupts: self.controllers.counters(),
+            ..self.counters
+        }
     }
 }
+
+fn ecam_offset(gpa: Gpa) -> Option<u64> {
+    gpa.0.checked_sub(layout::ECAM.0).filter(|offset| *offset < layout::ECAM_BYTES)
+}
+
+/// RAM below and above 4 GiB.
+fn ram_sizes(memory: &GuestMemory) -> RamSizes {
+    let slots = memory.slots().as_slice();
+    let low = slots.iter().filter(|slot| slot.gpa < layout::HIGH_RAM_START);
+    let high = slots.iter().filter(|slot| slot.gpa >= layout::HIGH_RAM_START);
+    RamSizes {
+        low_bytes: low.map(|slot| slot.end().0).max().unwrap_or(0).min(layout::LOW_RAM_LIMIT.0),
+        high_bytes: high.map(|slot| slot.len_bytes).sum(),
+    }
+}
+
+#[cfg(test)]
+#[path = "board_tests.rs"]
+mod tests;

@@ -41,6 +41,24 @@ struct Output {
     lost_bytes: u64,
 }
 
+impl Output {
+    fn flush(&mut self) {
+        if self.chunk.is_empty() {
+            return;
+        }
+        if self.sink.write_all(&self.chunk).and_then(|()| self.sink.flush()).is_err() {
+            self.lost_bytes += self.chunk.len() as u64;
+        }
+        self.chunk.clear();
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
 /// Where the guest's output goes, in chunks: a write per byte would cost a system call each.
 #[derive(Clone)]
 pub struct ConsoleOutput(Arc<Mutex<Output>>);
@@ -53,29 +71,17 @@ impl ConsoleOutput {
 
     /// Takes a byte, to be handed on at the end of the line, of the chunk, or with [`ConsoleOutput::flush`].
     pub fn push(&self, byte: u8) {
-        let is_full = {
-            let mut output = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            output.chunk.push(byte);
-            byte == b'\n' || output.chunk.len() >= OUTPUT_CHUNK
-        };
-        if is_full {
-            self.flush();
+        let mut output = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        output.chunk.push(byte);
+        if byte == b'\n' || output.chunk.len() >= OUTPUT_CHUNK {
+            output.flush();
         }
     }
 
     /// Hands on what waits. A sink that fails loses bytes, which are counted; the guest does not notice, as with
     /// a cable pulled out.
     pub fn flush(&self) {
-        let mut output = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let chunk = std::mem::take(&mut output.chunk);
-        if chunk.is_empty() {
-            return;
-        }
-        if output.sink.write_all(&chunk).and_then(|()| output.sink.flush()).is_err() {
-            output.lost_bytes += chunk.len() as u64;
-        }
-        output.chunk = chunk;
-        output.chunk.clear();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).flush();
     }
 
     /// Bytes that the sink did not take.

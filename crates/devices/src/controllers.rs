@@ -16,7 +16,7 @@ use x86::{Gpa, Vector, msr};
 use crate::apic::{Delivery, Effect, LocalApic, Message, RegisterFault};
 use crate::clock::{GuestClock, Nanos};
 use crate::ioapic::IoApic;
-use crate::irq::{Edges, IrqSink, LINE_COUNT};
+use crate::irq::{Edges, IrqSink};
 use crate::layout;
 use crate::pic::PicPair;
 
@@ -70,8 +70,14 @@ impl Controllers {
 
     /// Carries changed lines to the controllers.
     pub fn settle(&mut self, edges: Edges) {
-        for irq in 0..LINE_COUNT {
+        let mut changed = edges.rose | (edges.high ^ self.high);
+        if changed == 0 {
+            return;
+        }
+        while changed != 0 {
+            let irq = changed.trailing_zeros() as u8;
             let bit = 1 << irq;
+            changed &= !bit;
             if edges.rose & bit != 0 {
                 self.set_line(irq, false);
                 self.set_line(irq, true);

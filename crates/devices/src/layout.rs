@@ -77,6 +77,7 @@ pub mod port {
     pub const RTC: u16 = 0x70;
     pub const POST: u16 = 0x80;
     pub const SYSTEM_CONTROL_A: u16 = 0x92;
+    pub const COPROCESSOR: u16 = 0xf0;
     pub const DEBUG_EXIT: u16 = 0xf4;
     pub const COM1: u16 = 0x3f8;
     pub const PM1_EVENT: u16 = 0x600;
@@ -86,6 +87,7 @@ pub mod port {
     pub const PCI_ADDRESS: u16 = 0xcf8;
     pub const RESET_CONTROL: u16 = 0xcf9;
     pub const PCI_DATA: u16 = 0xcfc;
+    pub const PCI_LAST: u16 = 0xcff;
 }
 
 /// Interrupt lines: 0 to 15 are the PC's IRQs, 16 to 23 go to the IOAPIC only.
