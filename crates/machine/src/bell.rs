@@ -1,10 +1,10 @@
 //! How a vCPU thread is called: out of guest code if it is there, out of its sleep if it halted.
 //!
 //! The board rings when something became pending for a vCPU ([`IrqSink`]); it does so inside a visit, that is,
-//! under the board's lock. A vCPU thread says under the same lock that it is about to enter the guest, and looks for
-//! interrupts after that. So a ring either comes before the look and is seen there, or after and finds the vCPU
-//! marked as in the guest, and kicks; a kick is never lost. A thread that rings for itself during its own visit kicks
-//! nobody, which saves an exit per interrupt.
+//! under the board's lock. A vCPU thread looks for interrupts and says that it enters the guest under one hold of the
+//! same lock. So a ring either comes before the look and is answered by it, or after and finds the vCPU marked as in
+//! the guest, and kicks; a kick is never lost. A thread that rings for itself during its own visit kicks nobody, which
+//! saves an exit per interrupt.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -25,7 +25,15 @@ impl Bell {
         Bell { kicker, in_guest: AtomicBool::new(false), rung: Mutex::new(false), changed: Condvar::new() }
     }
 
-    /// The vCPU thread is about to enter the guest. Called under the board's lock.
+    /// The vCPU thread is about to look: whatever rang so far is answered by that. Called under the board's lock.
+    ///
+    /// Who rings to end a life says so before it rings, so that ring is not lost either: the thread asks whether
+    /// its life is over before it sleeps.
+    pub(crate) fn answered(&self) {
+        *self.rung.lock().unwrap_or_else(PoisonError::into_inner) = false;
+    }
+
+    /// The vCPU thread has looked and enters the guest. Called under the board's lock.
     pub(crate) fn entering(&self) {
         self.in_guest.store(true, Ordering::SeqCst);
     }
@@ -54,7 +62,7 @@ impl Bell {
         self.changed.notify_one();
     }
 
-    /// Sleeps until somebody rings; returns at once if somebody did since the last sleep.
+    /// Sleeps until somebody rings; returns at once if somebody did since the last [`Bell::answered`].
     pub(crate) fn sleep(&self) {
         let rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
         let mut rung = self.changed.wait_while(rung, |rung| !*rung).unwrap_or_else(PoisonError::into_inner);

@@ -12,9 +12,10 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Instant;
 
-use mem::MemoryError;
+use mem::{GuestMemory, MemoryError};
 use thiserror::Error;
 use vcpu::{EngineError, Vcpu};
+use x86::CpuidTable;
 
 use crate::accounts::Accounts;
 use crate::attendant::attend;
@@ -101,7 +102,16 @@ pub fn build(plan: VmPlan, console: Console) -> Result<Machine, BuildError> {
 
 /// Who makes the vCPUs of an engine.
 fn vcpus_on(kind: EngineKind) -> Result<Box<MakeVcpus>, BuildError> {
-    Err(BuildError::NoEngine(kind))
+    match kind {
+        EngineKind::Soft => Ok(Box::new(soft_vcpus)),
+        EngineKind::Kvm => Err(BuildError::NoEngine(kind)),
+    }
+}
+
+fn soft_vcpus(memory: &Arc<GuestMemory>, tables: Vec<CpuidTable>) -> Result<Vec<Box<dyn Vcpu>>, EngineError> {
+    let engine = soft::Soft::new(Arc::clone(memory), soft::Config::default())?;
+    let make = |table| engine.create_vcpu(table).map(|vcpu| Box::new(vcpu) as Box<dyn Vcpu>);
+    tables.into_iter().map(make).collect()
 }
 
 /// Builds on an engine of the caller's choice.

@@ -1,12 +1,14 @@
 //! The run loop from outside: a scripted guest goes in, a report comes out.
 
-use std::io;
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use vcpu::{Exit, Reply, TripleFault};
+use vcpu::{Exit, Injection, Reply, TripleFault};
 use x86::Gpa;
 
 use crate::console::Console;
+use crate::plan::OnReset;
 use crate::report::{Ending, Report};
 use crate::scripted::{Step, Then, machine};
 
@@ -96,4 +98,120 @@ fn a_report_knows_what_the_guest_was_given_and_took() {
     // The kernel, zero page, command line, page tables, ACPI tables: some pages, far from all.
     assert!((1 << 14..1 << 21).contains(&report.memory.resident_bytes), "{}", report.memory.resident_bytes);
     assert!(report.vmm_memory.is_some_and(|memory| memory.total_bytes > 0));
+}
+
+fn out(port: u16, value: u32) -> Step {
+    (Exit::PioWrite { port, size: 1, value }, Reply::Done)
+}
+
+/// Where the script goes on after an interrupt has been taken.
+fn halt() -> Step {
+    (Exit::Halt, Reply::Done)
+}
+
+/// Both 8259s started, vectors from 0x20 and 0x28, one line of the first let through.
+fn start_pic(line: u8) -> Vec<Step> {
+    let words =
+        [(0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 1), (0xa0, 0x11), (0xa1, 0x28), (0xa1, 2), (0xa1, 1)];
+    let masks = [(0x21, !(1_u32 << line) & 0xff), (0xa1, 0xff)];
+    words.into_iter().chain(masks).map(|(port, value)| out(port, value)).collect()
+}
+
+#[test]
+fn a_reset_starts_the_guest_again() {
+    let ways = [out(0xcf9, 6), out(0x64, 0xfe), out(0x92, 3)];
+    for way in ways {
+        let lives = vec![vec![way.clone()], vec![way.clone()], vec![crash_step()]];
+        let (machine, _) = machine(|plan| plan.on_reset = OnReset::Reboot, lives, Then::Spin, quiet());
+        let report = machine.run().unwrap();
+        assert!(matches!(report.ending, Ending::Crashed(_)), "{way:?}: {:?}", report.ending);
+        assert_eq!((report.reboots, report.statistics.get("runs")), (2, Some(3)), "{way:?}");
+    }
+}
+
+#[test]
+fn a_reset_ends_a_guest_that_must_not_come_back() {
+    let report = run(vec![out(0xcf9, 6)]);
+    assert_eq!((report.ending, report.reboots), (Ending::PoweredOff, 0));
+}
+
+#[test]
+fn a_guest_powers_itself_off() {
+    let sleep_5 = Exit::PioWrite { port: 0x604, size: 2, value: 5 << 10 | 1 << 13 };
+    let report = run(vec![(sleep_5, Reply::Done)]);
+    assert_eq!((report.ending, report.exits.pio_write), (Ending::PoweredOff, 1));
+}
+
+#[test]
+fn a_test_kernel_ends_with_its_status() {
+    let check = |has_port, expected| {
+        let script = vec![out(0xf4, 0x10), crash_step()];
+        let (machine, _) = machine(|plan| plan.debug_exit = has_port, vec![script], Then::Spin, quiet());
+        let ending = machine.run().unwrap().ending;
+        assert_eq!(matches!(ending, Ending::DebugExit(0x21)), expected, "{ending:?}");
+    };
+    check(true, true);
+    check(false, false);
+}
+
+#[test]
+fn a_timer_wakes_a_guest_that_sleeps() {
+    let mut script = start_pic(0);
+    // Counter 0 once, after 2 ms of 1.19 MHz ticks; then sleep, and power off when the interrupt came.
+    script.extend([out(0x43, 0x30), out(0x40, 0x4c), out(0x40, 0x09), halt(), out(0xf4, 1)]);
+    let (machine, injected) = machine(|_| (), vec![script], Then::Spin, quiet());
+    let report = machine.run().unwrap();
+    assert_eq!(report.ending, Ending::DebugExit(3));
+    assert_eq!(*injected.lock().unwrap(), [Injection::Interrupt(0x20)]);
+    assert!(report.wall_time >= Duration::from_millis(2));
+}
+
+#[test]
+fn what_is_typed_wakes_a_guest_that_listens() {
+    let console = quiet();
+    let input = console.input();
+    let mut script = start_pic(4);
+    // Interrupts on received data, let through by OUT2.
+    script.extend([out(0x3fc, 0x08), out(0x3f9, 0x01), halt()]);
+    script.extend([(Exit::PioRead { port: 0x3f8, size: 1 }, Reply::Value(b'x'.into())), out(0xf4, 1)]);
+    let (machine, injected) = machine(|_| (), vec![script], Then::Spin, console);
+    let typist = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(20));
+        input.send(b"x")
+    });
+    assert_eq!(machine.run().unwrap().ending, Ending::DebugExit(3));
+    assert_eq!(*injected.lock().unwrap(), [Injection::Interrupt(0x24)]);
+    typist.join().unwrap().unwrap();
+}
+
+/// Collects what the guest prints.
+#[derive(Clone, Default)]
+struct Printed(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Printed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn all_that_was_printed_arrives_and_markers_are_measured() {
+    let printed = Printed::default();
+    let mut script: Vec<Step> = b"ready\nset".iter().map(|&byte| out(0x3f8, byte.into())).collect();
+    script.push(out(0xf4, 0));
+    let console = Console::new(Box::new(printed.clone()));
+    let markers = vec!["ready".to_owned(), "go".to_owned()];
+    let (machine, _) = machine(|plan| plan.markers = markers, vec![script], Then::Spin, console);
+    let report = machine.run().unwrap();
+    assert_eq!(*printed.0.lock().unwrap(), b"ready\nset");
+    let seen = report.markers[0].seen.as_ref().expect("the guest printed it");
+    assert!(report.first_output.unwrap() <= seen.at && seen.at <= report.wall_time);
+    // The serial port hands on whole lines.
+    assert_eq!(seen.statistics.get("runs"), Some(6));
+    assert_eq!(report.markers[1].seen, None);
 }

@@ -1,7 +1,7 @@
 //! What a vCPU's thread does: guest code in, exit out, board, reply in.
 //!
 //! Each exit is one visit to the room: the access, what came of it, and the look for interrupts, all under one hold
-//! of the lock. The vCPU is marked as in the guest before the look, so that whoever rings after it kicks (`bell`).
+//! of the lock. The vCPU is marked as in the guest before the lock is let go, so that whoever rings then kicks (`bell`).
 //! A halted vCPU sleeps on its bell; the attendant rings when a timer has become an interrupt.
 
 use std::time::Duration;
@@ -68,7 +68,6 @@ impl VcpuThread<'_> {
         self.visit(None)?;
         while !life.is_over() {
             if self.rest != Rest::None {
-                bell.left();
                 bell.sleep();
                 self.visit(None)?;
                 continue;
@@ -86,7 +85,6 @@ impl VcpuThread<'_> {
             life.output.wait_for_room(|| !life.is_over());
             self.sample();
         }
-        bell.left();
         Ok(())
     }
 
@@ -98,8 +96,12 @@ impl VcpuThread<'_> {
             Some(exit) => self.answer(&mut room, exit),
             None => Reply::Done,
         };
-        life.bells.of(self.vcpu_id).entering();
+        let bell = life.bells.of(self.vcpu_id);
+        bell.answered();
         self.look(&mut room.board)?;
+        if self.rest == Rest::None {
+            bell.entering();
+        }
         Ok(reply)
     }
 

@@ -122,3 +122,48 @@ pub fn load(handover: &Handover<'_>) -> Result<VcpuState, ImageError> {
         None => Err(ImageError::NotAKernel),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::{Handover, Image, Protocol, guest_map, inspect, load, slots};
+    use mem::GuestMemory;
+    use x86::Gpa;
+
+    /// A stock kernel that the command line has fetched before, if it has.
+    fn stock_kernel() -> Option<PathBuf> {
+        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+        let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
+        let packages = std::fs::read_dir(cache.join("mother/packages")).ok()?;
+        packages.flatten().map(|package| package.path().join("vmlinuz")).find(|path| path.is_file())
+    }
+
+    #[test]
+    fn a_stock_kernel_is_loaded_whole() {
+        let Some(path) = stock_kernel() else {
+            eprintln!("SKIPPED: there is no stock kernel in the cache; `mother demo` fetches one");
+            return;
+        };
+        let kernel = Image::open(&path).unwrap();
+        assert_eq!(inspect(&kernel).unwrap().protocol, Protocol::Linux64);
+        let slots = slots(128 << 20);
+        let map = guest_map(&slots);
+        let memory = GuestMemory::new(slots).unwrap();
+        let rsdp = devices::layout::ACPI_START;
+        let (kernel_name, cmdline) = ("vmlinuz", "console=ttyS0");
+        let handover = Handover {
+            memory: &memory,
+            map: &map,
+            rsdp,
+            kernel: &kernel,
+            kernel_name,
+            cmdline,
+            modules: &[],
+        };
+        let state = load(&handover).unwrap();
+        // The 64-bit entry starts by clearing the direction flag and interrupts.
+        let code = memory.read_value(Gpa(state.rip), 2).unwrap();
+        assert_eq!(code, 0xfafc, "{code:#x}");
+    }
+}

@@ -137,6 +137,8 @@ fn trouble<T>(what: impl Into<String>, help: impl Into<String>) -> Result<T, Tro
 /// # Errors
 /// Every complaint at once.
 pub fn plan(spec: &VmSpec) -> Result<VmPlan, SpecErrors> {
+    // The TSC's frequency is measured while the plan is made, not after.
+    host::tsc::begin_calibration();
     plan_on(spec, &findings())
 }
 
