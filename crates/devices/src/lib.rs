@@ -15,6 +15,7 @@
 //! never a vCPU or another device; whatever a guest writes, nothing here panics.
 #![forbid(unsafe_code)]
 
+pub mod acpi;
 pub mod apic;
 pub mod board;
 pub mod bus;

@@ -88,6 +88,13 @@ impl Registers {
         }
     }
 
+    /// Makes the x87 error summary and busy bits follow from the exception flags and masks, as they always do.
+    pub fn settle_x87(&mut self) {
+        let pending = self.xsave[2] & !self.xsave[0] & 0x3f != 0;
+        self.xsave[2] = self.xsave[2] & 0x7f | if pending { 0x80 } else { 0 };
+        self.xsave[3] = self.xsave[3] & 0x7f | if pending { 0x80 } else { 0 };
+    }
+
     /// MXCSR.
     pub fn mxcsr(&self) -> u32 {
         u32::from_le_bytes([self.xsave[24], self.xsave[25], self.xsave[26], self.xsave[27]])

@@ -51,6 +51,15 @@ const GDT_LIMIT: u16 = 16 * 8 - 1;
 /// How long a case may run before it is kicked (two ticks).
 const TICK: Duration = Duration::from_millis(300);
 
+/// The software CPU, presenting the CPU model.
+pub fn soft() -> MakeVcpu {
+    Box::new(|memory| {
+        let soft = soft::Soft::new(memory, soft::Config::default())?;
+        let vcpu = soft.create_vcpu(crate::forms::model())?;
+        Ok(Box::new(vcpu))
+    })
+}
+
 /// An engine as a [`Runner`].
 pub struct Engine {
     make: MakeVcpu,
@@ -217,6 +226,8 @@ fn build_tables(memory: &GuestMemory) -> anyhow::Result<()> {
     put(GDT + u64::from(TSS_SELECTOR), tss.to_descriptor())?;
     put(GDT + u64::from(TSS_SELECTOR) + 8, (KERNEL + TSS) >> 32)?;
     put(TSS + 4, KERNEL + STACK_TOP)?;
+    // The I/O permission map begins behind the limit: there is none.
+    memory.write(Gpa(TSS + 102), &104_u16.to_le_bytes())?;
     for vector in 0..256 {
         let stub = STUBS + vector * STUB_BYTES;
         // out VECTOR, al; hlt; jmp back to hlt

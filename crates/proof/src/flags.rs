@@ -3,7 +3,7 @@
 //! The silicon gives them some value all the same, and mostly an engine that copies instructions gives the same;
 //! but it may not be relied on, so they are not compared, and no generated code reads them.
 
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, RflagsBits};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, RflagsBits};
 
 /// iced's flag bits and RFLAGS's.
 const BITS: [(u32, u64); 6] = [
@@ -22,7 +22,12 @@ fn rflags(bits: u32) -> u64 {
 
 /// RFLAGS bits that `instruction` leaves undefined.
 pub fn undefined_by(instruction: &Instruction) -> u64 {
-    rflags(instruction.rflags_undefined())
+    use Mnemonic::{Rcl, Rcr, Rol, Ror};
+    let rotates = matches!(instruction.mnemonic(), Rcl | Rcr | Rol | Ror);
+    // iced takes a rotation by a multiple of the width for none at all.
+    let by_many =
+        rotates && instruction.op1_kind() == OpKind::Immediate8 && instruction.immediate8() & 0x1f != 1;
+    rflags(instruction.rflags_undefined()) | if by_many { 1 << 11 } else { 0 }
 }
 
 /// RFLAGS bits that `instruction` reads.
@@ -54,6 +59,11 @@ pub fn undefined_after(instructions: &[Instruction]) -> u64 {
         undefined |= undefined_by(instruction);
     }
     undefined
+}
+
+/// RFLAGS bits that may mean nothing when an exception stopped these instructions somewhere on the way.
+pub fn undefined_anywhere(instructions: &[Instruction]) -> u64 {
+    instructions.iter().map(undefined_by).fold(0, |all, one| all | one)
 }
 
 /// The instructions in `code`, which starts at `rip`.

@@ -125,11 +125,19 @@ pub fn reason_not_covered(code: Code, bits: u32) -> Option<&'static str> {
             "the answer depends on the host's own descriptor table; the processor guest covers it"
         }
         M::Vmcall | M::Vmmcall => "a host that is a guest itself hands it to its hypervisor",
-        M::Sysexit | M::Sysret => "its fault differs between makers; the processor guest covers it",
         M::Rsm => "is for system management mode, which no guest has",
         M::Ud0 if code == Code::Ud0 => "makers differ on its length",
+        _ if is_prefetch_of_register(code) => "makers differ: no-operation or invalid opcode",
         _ => return branch_reason(code, bits),
     })
+}
+
+/// The register forms of 0F 0D, whose memory forms are prefetches.
+fn is_prefetch_of_register(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Reservednop_rm16_r16_0F0D | Code::Reservednop_rm32_r32_0F0D | Code::Reservednop_rm64_r64_0F0D
+    )
 }
 
 fn branch_reason(code: Code, bits: u32) -> Option<&'static str> {

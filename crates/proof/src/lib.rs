@@ -17,6 +17,7 @@ pub mod flags;
 pub mod forms;
 pub mod generate;
 pub mod golden;
+mod latitude;
 pub mod native;
 pub mod random;
 pub mod run;

@@ -71,10 +71,15 @@ pub fn shrink(case: &Case, native: &mut dyn Runner, engine: &mut dyn Runner) -> 
             best = smaller;
         }
     }
+    // State saves write what is not in its initial configuration: calm registers would change what they do.
+    let is_state_saved = flags::decode(&best.code, best.start.rip, best.bits)
+        .iter()
+        .any(|one| one.is_save_restore_instruction() && one.mnemonic() != iced_x86::Mnemonic::Fnstenv);
     let registers = best.start.clone();
-    for calmer in calmer_registers(&registers, best.bits) {
+    for calmer in calmer_registers(&registers, best.bits, is_state_saved) {
         let mut smaller = best.clone();
         calmer(&mut smaller.start);
+        smaller.start.settle_x87();
         if smaller.start != best.start && still_fails(&smaller)? {
             best = smaller;
         }
@@ -136,12 +141,15 @@ fn fewer_instructions(case: &Case) -> Vec<Case> {
 type Calm = Box<dyn Fn(&mut Registers)>;
 
 /// Ways to calm registers down, one at a time.
-fn calmer_registers(start: &Registers, bits: u32) -> Vec<Calm> {
+fn calmer_registers(start: &Registers, bits: u32, is_state_saved: bool) -> Vec<Calm> {
     let calm = Registers::calm(bits);
     let mut ways: Vec<Calm> = Vec::new();
     for (from, to) in [(0, 28), (24, 28), (32, 160), (160, 416), (576, 832), (0, 2), (2, 4), (4, 6)] {
         let bytes = calm.xsave[from..to].to_vec();
         ways.push(Box::new(move |registers| registers.xsave[from..to].copy_from_slice(&bytes)));
+    }
+    if is_state_saved {
+        ways.clear();
     }
     ways.push(Box::new(|registers| registers.fs_base = 0));
     ways.push(Box::new(|registers| registers.gs_base = 0));

@@ -8,6 +8,7 @@ use clap::Parser;
 use iced_x86::{Code, Mnemonic};
 
 use proof::case::Runner;
+use proof::engine::{self, Engine};
 use proof::forms;
 use proof::generate::{Generator, Wish};
 use proof::golden;
@@ -48,6 +49,8 @@ struct Arguments {
 
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum EngineName {
+    /// The software CPU.
+    Soft,
     /// A second native process: finds what the silicon itself leaves to chance.
     Native,
 }
@@ -71,6 +74,7 @@ fn main() -> anyhow::Result<ExitCode> {
         mismatches: arguments.mismatches,
     };
     let mut engine: Box<dyn Runner> = match arguments.engine {
+        EngineName::Soft => Box::new(Engine::new(engine::soft())?),
         EngineName::Native => Box::new(Native::new()?),
     };
     println!("seed {} forms {} bits {}", limits.seed, generator.forms().len(), arguments.bits);

@@ -1,6 +1,8 @@
 //! A case in the making: code so far, start registers, and which of them may still be chosen.
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, InstructionInfoFactory, OpAccess, Register};
+use iced_x86::{
+    CpuidFeature, Decoder, DecoderOptions, Instruction, InstructionInfoFactory, OpAccess, Register,
+};
 
 use super::start;
 use crate::case::Registers;
@@ -111,6 +113,22 @@ impl<'a> Draft<'a> {
         self.instructions.extend(decoded);
         self.code.extend(bytes);
         Some(())
+    }
+
+    /// Whether an earlier instruction works on the x87 unit, and so leaves its address there.
+    pub(super) fn has_x87(&self) -> bool {
+        self.instructions.iter().any(|one| {
+            one.cpuid_features().iter().any(|feature| {
+                matches!(feature, CpuidFeature::FPU | CpuidFeature::FPU287 | CpuidFeature::FPU387)
+            })
+        })
+    }
+
+    /// Makes sure that no component of the vector and x87 state is in its initial configuration.
+    pub(super) fn unsettle(&mut self) {
+        self.start.xsave[1] |= 4;
+        self.start.xsave[160] |= 1;
+        self.start.xsave[576] |= 1;
     }
 
     /// Appends bytes that are no instruction.

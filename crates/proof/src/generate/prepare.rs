@@ -14,6 +14,12 @@ pub(super) fn prepare(draft: &mut Draft, instruction: &Instruction) -> bool {
     {
         return false;
     }
+    if stores_x87_state(instruction) {
+        if draft.has_x87() {
+            return false;
+        }
+        draft.unsettle();
+    }
     choose_count(draft, instruction);
     choose_bit_offset(draft, instruction);
     choose_dividend(draft, instruction);
@@ -60,6 +66,27 @@ fn choose_save_mask(draft: &mut Draft, instruction: &Instruction) -> bool {
         }
         _ => true,
     }
+}
+
+/// Stores where the last x87 instruction was, which is not compared, and which components are in use, which a
+/// processor may know more or less exactly.
+fn stores_x87_state(instruction: &Instruction) -> bool {
+    use Mnemonic as M;
+    matches!(
+        instruction.mnemonic(),
+        M::Fnstenv
+            | M::Fnsave
+            | M::Fstenv
+            | M::Fsave
+            | M::Fxsave
+            | M::Fxsave64
+            | M::Xsave
+            | M::Xsave64
+            | M::Xsavec
+            | M::Xsavec64
+            | M::Xsaveopt
+            | M::Xsaveopt64
+    )
 }
 
 /// Selectors come from the list that both descriptor tables answer alike.
