@@ -46,7 +46,7 @@ pub struct BoardPlan {
 #[error("no such MSR or value")]
 pub struct MsrFault;
 
-/// What was counted since the board was built or reset.
+/// What was counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct BoardCounters {
     /// I/O ports of devices.
@@ -74,7 +74,6 @@ struct VcpuTime {
 pub struct Board {
     plan: BoardPlan,
     memory: Arc<GuestMemory>,
-    sink: Arc<dyn IrqSink>,
     events: BoardEvents,
     input: ConsoleInput,
     output: ConsoleOutput,
@@ -119,7 +118,7 @@ fn sole_owner(at: u16, size: u8) -> Option<Owner> {
 
 impl Board {
     /// A board as firmware leaves it at time zero: interrupts reach vCPU 0 through the 8259 pair. What the guest
-    /// sends to COM1 goes to `console`.
+    /// sends to COM1 goes to `console`. A guest that resets gets a new board.
     pub fn new(
         plan: BoardPlan,
         memory: Arc<GuestMemory>,
@@ -127,12 +126,13 @@ impl Board {
         sink: Arc<dyn IrqSink>,
     ) -> Board {
         let events = BoardEvents::default();
+        let time = VcpuTime { clock: plan.clock, system_time: SystemTime::default() };
         let mut board = Board {
+            controllers: Controllers::new(plan.vcpu_count, plan.clock, sink),
+            pci: PciBus::new(events.clone()),
+            times: vec![time; plan.vcpu_count as usize],
             plan,
             memory,
-            controllers: Controllers::new(plan.vcpu_count, plan.clock, Arc::clone(&sink)),
-            sink,
-            pci: PciBus::new(events.clone()),
             events,
             input: ConsoleInput::default(),
             output: ConsoleOutput::new(console),
@@ -140,29 +140,12 @@ impl Board {
             lines: IrqLines::default(),
             pio: PioBus::default(),
             mmio: MmioBus::default(),
-            times: Vec::new(),
             wall_clock_msr: 0,
             counters: BoardCounters::default(),
         };
-        board.reset(Nanos(0));
+        board.add_devices(Nanos(0)).expect("the layout gives every port once");
+        board.settle();
         board
-    }
-
-    /// Puts every device in the state that [`Board::new`] left it in. Time, console and what was typed go on.
-    pub fn reset(&mut self, now: Nanos) {
-        self.output.flush();
-        let clock = self.plan.clock;
-        self.lines = IrqLines::default();
-        self.controllers = Controllers::new(self.plan.vcpu_count, clock, Arc::clone(&self.sink));
-        self.pci = PciBus::new(self.events.clone());
-        self.pio = PioBus::default();
-        self.mmio = MmioBus::default();
-        self.times =
-            vec![VcpuTime { clock, system_time: SystemTime::default() }; self.plan.vcpu_count as usize];
-        self.wall_clock_msr = 0;
-        self.counters = BoardCounters::default();
-        self.add_devices(now).expect("the layout gives every port once");
-        self.settle();
     }
 
     fn add_devices(&mut self, now: Nanos) -> Result<(), Overlap> {
@@ -392,7 +375,7 @@ impl Board {
         &mut self.pci
     }
 
-    /// What was counted since the board was built or reset.
+    /// What was counted.
     pub fn counters(&self) -> BoardCounters {
         BoardCounters {
             pio: self.pio.counters(),

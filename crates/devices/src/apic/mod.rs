@@ -16,3 +16,6 @@ pub use message::{Delivery, Destination, Message};
 pub use registers::RegisterFault;
 pub use timer::{ApicTimer, BUS_HZ, TimerMode};
 pub use vectors::VectorSet;
+
+#[cfg(test)]
+mod tests;
