@@ -20,13 +20,13 @@ impl SoftVcpu {
         self.counters.bounced += 1;
         let len = usize::from(size);
         let linear = self.operand_linear(instruction, u64::from(size), write)?;
-        let access = self.access(write);
-        // With write access for a read-modify-write: a fault says "write", as the hardware's does.
-        let pieces = self.pieces(linear, len, access)?;
         let (reads, needs_alignment) = operand_needs(instruction);
         if needs_alignment && !linear.is_multiple_of(u64::from(size)) {
             return Err(crate::cpu::GP0.into());
         }
+        let access = self.access(write);
+        // With write access for a read-modify-write: a fault says "write", as the hardware's does.
+        let pieces = self.pieces(linear, len, access)?;
         self.note_data_access(linear, u64::from(size), write);
         let mut data = [0; crate::block::BOUNCE_BYTES];
         if reads {
@@ -130,8 +130,13 @@ fn must_be_aligned(instruction: &Instruction) -> bool {
     }
     let is_legacy_sse = instruction.encoding() == EncodingKind::Legacy
         && instruction.memory_size().size() == 16
-        && (0..instruction.op_count()).any(|op| instruction.op_register(op).is_xmm());
+        && (0..instruction.op_count()).any(|op| {
+            let register = instruction.op_register(op);
+            register.is_xmm() || register.is_mm()
+        });
+    let is_sha = instruction.cpuid_features().contains(&iced_x86::CpuidFeature::SHA);
     is_legacy_sse
+        && !is_sha
         && !matches!(
             mnemonic,
             M::Movups

@@ -81,6 +81,8 @@ pub(crate) struct Pending {
     /// STI or MOV SS just ran: nothing is delivered before the next instruction is done.
     pub(crate) shadow: bool,
     pub(crate) halted: bool,
+    /// The instruction delivered an event itself, so that it ends without a single-step trap.
+    pub(crate) delivered: bool,
     /// Data breakpoints hit by the instruction that is being done, as DR6 bits.
     pub(crate) breakpoints: u64,
 }

@@ -13,7 +13,7 @@ use crate::code_cache::{CodeCache, HostPc};
 use crate::cpu::{GP0, SoftVcpu, Stop, seg};
 use crate::exceptions::{Event, Source};
 use crate::mode::Mode;
-use crate::translate::{DECODER_OPTIONS, Site};
+use crate::translate::{DECODER_OPTIONS, Site, fp_level};
 use crate::translations::BlockKey;
 
 /// Longest instruction (APM vol. 3, 1.2).
@@ -40,10 +40,12 @@ impl SoftVcpu {
             return Ok(self.raise_or_exit(Exception::Debug { dr6 }));
         }
         let steps = self.rflags().contains(Rflags::TF);
+        self.pending.delivered = false;
         let turn = self.execute()?;
         if is_careful && matches!(turn, Turn::Progress) {
             self.block.system_flags &= !Rflags::RF.bits();
-            let step = if steps { 1 << 14 } else { 0 };
+            let delivered = std::mem::take(&mut self.pending.delivered);
+            let step = if steps && !delivered { 1 << 14 } else { 0 };
             let dr6 = std::mem::take(&mut self.pending.breakpoints) | step;
             if dr6 != 0 {
                 return Ok(self.raise_or_exit(Exception::Debug { dr6 }));
@@ -94,6 +96,7 @@ impl SoftVcpu {
             Err(stop) => return Ok(self.stopped(stop)),
         };
         loop {
+            self.block.exit_info = u32::MAX;
             CodeCache::run(self.soft.stubs(), &mut self.block, pc).map_err(|source| EngineError::Host {
                 what: "cannot prepare a thread for translated code",
                 source,
@@ -101,6 +104,7 @@ impl SoftVcpu {
             let reason = ExitReason::from_raw(self.block.exit_reason);
             let is_careful = self.mode.has(Mode::CAREFUL);
             match reason {
+                Some(ExitReason::Lookup) if self.jumped_nowhere() => return Ok(self.raise_or_exit(GP0)),
                 Some(ExitReason::Lookup | ExitReason::Chain) if is_careful => return Ok(Turn::Progress),
                 Some(ExitReason::Lookup | ExitReason::Chain) => {
                     self.counters.lookups += 1;
@@ -134,6 +138,18 @@ impl SoftVcpu {
                 }
             }
         }
+    }
+
+    /// Whether an indirect branch went to what is no address: then it faults itself, and has not moved RSP.
+    fn jumped_nowhere(&mut self) -> bool {
+        if !self.is_64_bit() || Gva(self.block.rip).is_canonical() {
+            return false;
+        }
+        let Some(site) = self.soft.translations().site(self.block.exit_info) else { return false };
+        self.block.rip = site.rip;
+        let rsp = &mut self.block.gprs[vcpu::gpr::RSP];
+        *rsp = rsp.wrapping_sub(i64::from(site.stack_change) as u64);
+        true
     }
 
     /// Something outside translated code wants attention.
@@ -331,7 +347,12 @@ impl SoftVcpu {
                 let kind = self.access(access.write);
                 let filled = match self.walk(Gva(linear), kind) {
                     Ok(walk) => self.fill_tlb(Gva(linear), walk.gpa, access.write),
-                    Err(exception) => return Ok(Err(self.raise_or_exit(exception))),
+                    // Where alignment matters it is judged before the page tables: a closer look decides.
+                    Err(_) if access.size >= 16 && !linear.is_multiple_of(u64::from(access.size)) => false,
+                    Err(exception) => {
+                        let exception = self.first_fault(exception);
+                        return Ok(Err(self.raise_or_exit(exception)));
+                    }
                 };
                 if filled {
                     self.block.fp_loaded = self.block.fp_was_loaded;
@@ -340,6 +361,19 @@ impl SoftVcpu {
             }
         }
         Ok(Err(self.interpret_here()))
+    }
+
+    /// The fault that comes first when an x87 or MMX instruction's operand faults: a pending x87 exception wins.
+    fn first_fault(&mut self, exception: Exception) -> Exception {
+        if !self.has_pending_x87_fault() {
+            return exception;
+        }
+        let mut bytes = [0; MAX_INSTRUCTION_BYTES];
+        let waits = self.decode_here(&mut bytes).is_ok_and(|instruction| {
+            use iced_x86::Mnemonic as M;
+            fp_level(&instruction) == 1 && !matches!(instruction.mnemonic(), M::Fnstcw | M::Fnstsw)
+        });
+        if waits { Exception::X87Fault } else { exception }
     }
 
     /// The linear address whose check failed: the check left `address ^ tag` and the entry's position.

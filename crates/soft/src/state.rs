@@ -11,6 +11,7 @@ const XSTATE_BV: std::ops::Range<usize> = 512..520;
 impl SoftVcpu {
     pub(crate) fn save_state(&mut self) -> VcpuState {
         self.clean_fp_pointers();
+        self.keep_mxcsr();
         let mut msrs = self.msrs;
         msrs.tsc_offset = self.block.tsc_offset;
         VcpuState {
@@ -88,6 +89,7 @@ impl SoftVcpu {
             nmi_blocked: state.nmi_blocked,
             shadow: state.interrupt_shadow,
             halted: state.halted,
+            delivered: false,
             breakpoints: 0,
         };
         self.answers.clear();

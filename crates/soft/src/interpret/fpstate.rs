@@ -89,6 +89,29 @@ impl SoftVcpu {
         if traps { Err(Exception::DeviceNotAvailable) } else { Ok(()) }
     }
 
+    /// Marks SSE as in use if MXCSR is not at its default: readers of the area may go by XSTATE_BV alone.
+    pub(crate) fn keep_mxcsr(&mut self) {
+        if self.mxcsr() != MXCSR_DEFAULT {
+            self.materialize(SSE);
+        }
+    }
+
+    /// Whether an unmasked x87 exception waits for the next waiting instruction.
+    pub(crate) fn has_pending_x87_fault(&self) -> bool {
+        self.xstate_bv() & X87 != 0 && self.word(2) & 0x80 != 0
+    }
+
+    /// Brings x87 words that came from guest memory into the form that the silicon keeps them in.
+    fn normalize_x87(&mut self) {
+        let control = self.word(0) & 0x1f3f | 0x40;
+        let status = self.word(2);
+        let pending = status & !control & 0x3f != 0;
+        self.set_word(0, control);
+        self.set_word(2, if pending { status | 0x8080 } else { status & !0x8080 });
+        let opcode = self.word(6) & 0x7ff;
+        self.set_word(6, opcode);
+    }
+
     /// Bytes of an XSAVE area for `components`.
     pub(crate) fn xsave_size(&self, components: u64, _is_compacted: bool) -> u64 {
         // With x87, SSE and AVX alone the compacted form is as long as the standard one.
@@ -185,6 +208,7 @@ impl SoftVcpu {
             area[24..28].copy_from_slice(&image[24..28]);
             area[160..416].copy_from_slice(&image[160..416]);
         }
+        self.normalize_x87();
         Ok(())
     }
 
@@ -288,6 +312,9 @@ impl SoftVcpu {
             area[start..start + len].copy_from_slice(&image[start..start + len]);
         }
         self.set_xstate_bv(kept | loaded);
+        if loaded & X87 != 0 {
+            self.normalize_x87();
+        }
         Ok(())
     }
 
@@ -407,6 +434,7 @@ impl SoftVcpu {
         let (control, status) = (field(0), field(1));
         let pending = status & !control & 0x3f != 0;
         let status = if pending { status | 0x8080 } else { status & !0x8080 };
+        self.set_top(usize::from(status >> 11 & 7));
         self.set_word(0, control & 0x1f3f | 0x40);
         self.set_word(2, status);
         let area = &mut self.block.xsave.0;
@@ -441,6 +469,7 @@ impl SoftVcpu {
         let linear = self.operand_linear(instruction, len as u64 + 80, true)?;
         self.write_bytes(linear, &bytes[..len + 80], self.access(true))?;
         // FNINIT: the whole component is initial again, except that register contents stay.
+        self.set_top(0);
         self.set_word(0, 0x37f);
         self.block.xsave.0[2..24].fill(0);
         Ok(())
@@ -459,6 +488,14 @@ impl SoftVcpu {
             self.block.xsave.0[at + 10..at + 16].fill(0);
         }
         Ok(())
+    }
+
+    /// Moves the x87 top of stack. Registers stay where they are, but the area holds them in stack order.
+    fn set_top(&mut self, top: usize) {
+        let old = usize::from(self.word(2) >> 11 & 7);
+        self.block.xsave.0[32..160].rotate_left(16 * (top.wrapping_sub(old) & 7));
+        let status = self.word(2) & !0x3800 | (top as u16) << 11;
+        self.set_word(2, status);
     }
 
     /// A vector register as 32 bytes.
@@ -480,10 +517,7 @@ impl SoftVcpu {
     /// An MMX register; reading one makes the x87 stack an MMX register file, as every MMX instruction does.
     pub(crate) fn mmx(&mut self, number: usize) -> u64 {
         self.materialize(X87);
-        let top = usize::from(self.word(2) >> 11 & 7);
-        self.block.xsave.0[32..160].rotate_right(16 * top);
-        let status = self.word(2) & !0x3800;
-        self.set_word(2, status);
+        self.set_top(0);
         self.block.xsave.0[4] = 0xff;
         let at = 32 + 16 * number;
         u64::from_le_bytes(self.block.xsave.0[at..at + 8].try_into().expect("eight bytes"))

@@ -6,7 +6,6 @@ use vcpu::gpr;
 use x86::{Exception, Rflags};
 
 use crate::cpu::{SoftVcpu, Step};
-use crate::translate::segment_index;
 
 impl SoftVcpu {
     fn al(&self) -> u8 {
@@ -228,7 +227,7 @@ impl SoftVcpu {
             _ => u64::MAX,
         };
         let offset = self.block.gprs[gpr::RBX].wrapping_add(u64::from(self.al())) & mask;
-        let linear = self.linear(segment_index(instruction.memory_segment()), offset, 1, false)?;
+        let linear = self.linear(self.operand_segment(instruction), offset, 1, false)?;
         let value = self.read_linear(linear, 1, self.access(false))?;
         self.set_gpr(gpr::RAX, 1, value);
         Ok(())
@@ -269,7 +268,7 @@ impl SoftVcpu {
             offset &= 0xffff_ffff;
         }
         let writes = instruction.mnemonic() != Mnemonic::Bt;
-        let segment = segment_index(instruction.memory_segment());
+        let segment = self.operand_segment(instruction);
         let linear = self.linear(segment, offset, u64::from(size), writes)?;
         let access = self.access(writes);
         let value = self.read_linear(linear, size, access)?;

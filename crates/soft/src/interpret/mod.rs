@@ -50,7 +50,7 @@ impl SoftVcpu {
     }
 
     fn special(&mut self, instruction: &Instruction) -> Step {
-        if self.near_transfer(instruction)? || self.far_transfer(instruction)? {
+        if self.far_transfer(instruction)? || self.near_transfer(instruction)? {
             return Ok(());
         }
         if instruction.is_string_instruction() {
@@ -106,7 +106,7 @@ impl SoftVcpu {
                 self.return_interrupt(size)?;
             }
             M::Int3 => self.software_interrupt(3, next)?,
-            M::Int1 => self.software_interrupt(1, next)?,
+            M::Int1 => self.debug_interrupt(next)?,
             M::Into if self.rflags().contains(Rflags::OF) => self.software_interrupt(4, next)?,
             M::Into => self.block.rip = next,
             M::Int => {

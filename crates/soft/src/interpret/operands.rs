@@ -125,6 +125,18 @@ impl SoftVcpu {
         Ok(segment.base.wrapping_add(offset) & 0xffff_ffff)
     }
 
+    /// Segment of a memory operand. In 64-bit mode overrides to CS, DS, ES and SS do not count (APM vol. 1, 2.2.1).
+    pub(crate) fn operand_segment(&self, instruction: &Instruction) -> usize {
+        let index = segment_index(instruction.memory_segment());
+        if !self.is_64_bit() || index >= seg::FS {
+            return index;
+        }
+        match instruction.memory_base().full_register() {
+            Register::RSP | Register::RBP => seg::SS,
+            _ => seg::DS,
+        }
+    }
+
     /// Linear address of an instruction's memory operand of `len` bytes.
     pub(crate) fn operand_linear(
         &self,
@@ -133,7 +145,7 @@ impl SoftVcpu {
         write: bool,
     ) -> Result<u64, Exception> {
         let offset = self.effective_address(instruction);
-        self.linear(segment_index(instruction.memory_segment()), offset, len, write)
+        self.linear(self.operand_segment(instruction), offset, len, write)
     }
 
     /// Reads the memory operand of an instruction.

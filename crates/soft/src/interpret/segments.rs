@@ -126,12 +126,18 @@ impl SoftVcpu {
             let selector = self.read_operand(instruction, 1, 2)? as u16;
             self.load_segment(segment_index(target), selector)?;
             if target == Register::SS {
-                self.pending.shadow = true;
+                self.shadow_stack_change();
             }
             return Ok(());
         }
         let selector = u64::from(self.segments[segment_index(instruction.op1_register())].selector);
         self.write_operand(instruction, 0, 2, selector)
+    }
+
+    /// A load of SS holds interrupts and debug traps off for one instruction, so that RSP can follow.
+    fn shadow_stack_change(&mut self) {
+        self.pending.shadow = true;
+        self.pending.delivered = true;
     }
 
     /// LDS, LES, LFS, LGS, LSS.
@@ -166,7 +172,7 @@ impl SoftVcpu {
         let moved = self.moved_stack_pointer(i64::from(size));
         self.load_segment(index, selector)?;
         if index == seg::SS {
-            self.pending.shadow = true;
+            self.shadow_stack_change();
         }
         let rsp = &mut self.block.gprs[vcpu::gpr::RSP];
         *rsp = if mask == 0xffff { *rsp & !0xffff | moved & 0xffff } else { moved };

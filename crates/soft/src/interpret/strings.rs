@@ -91,7 +91,10 @@ impl SoftVcpu {
         let goes_down = self.block.rflags & Rflags::DF.bits() != 0;
         let step = if goes_down { -i64::from(size) } else { i64::from(size) };
         let source_segment = match instruction.memory_segment() {
+            Register::FS => seg::FS,
+            Register::GS => seg::GS,
             Register::None => seg::DS,
+            _ if self.is_64_bit() => seg::DS,
             register => segment_index(register),
         };
         let repeats = instruction.has_rep_prefix() || instruction.has_repne_prefix();
@@ -216,29 +219,28 @@ impl SoftVcpu {
             return Ok(0);
         }
         let size = u64::from(op.size);
-        let target = self.target_linear(op, true)?;
-        let mut bytes = self.count(op).saturating_mul(size).min(PAGE_SIZE - target % PAGE_SIZE);
-        let from = if is_move {
-            let offset = self.block.gprs[gpr::RSI];
-            let source = self.linear(op.source_segment, offset, size, false)?;
+        let mut bytes = self.count(op).saturating_mul(size);
+        let source = if is_move {
+            let source = self.linear(op.source_segment, self.block.gprs[gpr::RSI], size, false)?;
             bytes = bytes.min(PAGE_SIZE - source % PAGE_SIZE);
-            Some(source)
+            if bytes < size {
+                return Ok(0);
+            }
+            Some(self.translate(x86::Gva(source), self.access(false))?)
         } else {
             None
         };
+        let target = self.target_linear(op, true)?;
+        bytes = bytes.min(PAGE_SIZE - target % PAGE_SIZE);
         let elements = bytes / size;
         if elements == 0 {
             return Ok(0);
         }
         let bytes = elements * size;
-        let source_gpa = match from {
-            Some(source) => Some(self.translate(x86::Gva(source), self.access(false))?),
-            None => None,
-        };
         let write: Access = self.access(true);
         let target_gpa = self.translate(x86::Gva(target), write)?;
-        let is_done = match source_gpa {
-            Some(source_gpa) => self.move_run(source_gpa, target_gpa, bytes),
+        let is_done = match source {
+            Some(source) => self.move_run(source, target_gpa, bytes),
             None => self.store_run(target_gpa, op.size, bytes),
         };
         if !is_done {

@@ -110,6 +110,11 @@ impl SoftVcpu {
         let old_cs = u64::from(self.segments[seg::CS].selector);
         let (first, second) =
             (self.moved_stack_pointer(-i64::from(size)), self.moved_stack_pointer(-2 * i64::from(size)));
+        if !self.is_real_or_v86() {
+            // Nothing is pushed for a target that cannot be reached.
+            let segment = self.far_code_segment(selector)?;
+            self.check_target(&segment, offset)?;
+        }
         self.store_stack(first, size, old_cs)?;
         self.store_stack(second, size, instruction.next_ip())?;
         self.enter_far(selector, offset)?;
@@ -118,8 +123,9 @@ impl SoftVcpu {
     }
 
     pub(crate) fn return_far(&mut self, instruction: &Instruction, size: u8) -> Step {
-        let offset = self.peek(0, size)?;
+        // The selector is read first, which a fault shows.
         let selector = self.peek(u64::from(size), size)? as u16;
+        let offset = self.peek(0, size)?;
         let extra = if instruction.op_count() == 1 { u64::from(instruction.immediate16()) } else { 0 };
         if self.is_real_or_v86() {
             self.enter_far(selector, offset)?;
@@ -224,7 +230,7 @@ impl SoftVcpu {
         for index in [seg::ES, seg::DS, seg::FS, seg::GS] {
             let segment = &mut self.segments[index];
             let is_conforming_code = segment.is_code() && segment.kind() & 4 != 0;
-            if segment.dpl() < cpl && !is_conforming_code && segment.is_present() {
+            if segment.dpl() < cpl && !is_conforming_code {
                 *segment = Segment { base: segment.base, ..Segment::default() };
             }
         }
@@ -254,9 +260,10 @@ impl SoftVcpu {
             return Err(GP0.into());
         }
         let width = u64::from(size);
-        let offset = self.peek(0, size)?;
-        let selector = self.peek(width, size)? as u16;
+        // In the order of the presented processor, which a fault shows.
         let flags = Rflags::from_bits_retain(self.peek(2 * width, size)?);
+        let selector = self.peek(width, size)? as u16;
+        let offset = self.peek(0, size)?;
         if self.is_real_or_v86() {
             self.enter_far(selector, offset)?;
             self.drop_stack(3 * width);
@@ -276,6 +283,14 @@ impl SoftVcpu {
     /// INT n, INT3, INTO, INT1.
     pub(crate) fn software_interrupt(&mut self, vector: u8, next_rip: u64) -> Step {
         let event = Event { vector, error_code: None, source: Source::Software, return_rip: next_rip };
+        self.pending.delivered = true;
+        self.deliver(event).map_err(Stop::Exception)
+    }
+
+    /// INT1: like a debug exception of the processor, so the gate's privilege does not matter.
+    pub(crate) fn debug_interrupt(&mut self, next_rip: u64) -> Step {
+        let event = Event { vector: 1, error_code: None, source: Source::Exception, return_rip: next_rip };
+        self.pending.delivered = true;
         self.deliver(event).map_err(Stop::Exception)
     }
 
@@ -283,6 +298,8 @@ impl SoftVcpu {
         if !self.efer.contains(Efer::SCE) || !self.is_protected() {
             return Err(Exception::InvalidOpcode.into());
         }
+        // A single step that the mask clears does not trap behind SYSCALL.
+        self.pending.delivered = self.msrs.syscall_mask & Rflags::TF.bits() != 0;
         let selector = (self.msrs.star >> 32) as u16 & !3;
         let was_64 = self.is_64_bit();
         if self.is_long_mode() {
@@ -353,6 +370,9 @@ impl SoftVcpu {
     }
 
     pub(crate) fn sysexit(&mut self) -> Step {
+        if self.cpl() != 0 {
+            return Err(GP0.into());
+        }
         if self.is_long_mode() {
             return Err(Exception::InvalidOpcode.into());
         }

@@ -6,7 +6,6 @@ use iced_x86::{Instruction, MemorySize, Mnemonic, OpKind, Register};
 use vcpu::gpr;
 
 use crate::cpu::{SoftVcpu, Step, seg};
-use crate::translate::segment_index;
 
 fn lane(bytes: &[u8; 32], index: usize, size: usize) -> u64 {
     let mut value = [0; 8];
@@ -50,7 +49,7 @@ impl SoftVcpu {
         };
         let index = match instruction.memory_segment() {
             Register::None => seg::DS,
-            register => segment_index(register),
+            _ => self.operand_segment(instruction),
         };
         let address_mask = match instruction.op0_kind() {
             OpKind::MemorySegDI => 0xffff,
@@ -60,10 +59,9 @@ impl SoftVcpu {
         let offset = self.block.gprs[gpr::RDI] & address_mask;
         let selected: Vec<usize> = (0..len).filter(|&n| is_selected(&mask, n, 1)).collect();
         let access = self.access(true);
-        for &n in &selected {
-            let linear = self.linear(index, offset.wrapping_add(n as u64) & address_mask, 1, true)?;
-            self.pieces(linear, 1, access)?;
-        }
+        // The presented processor checks the whole operand, whatever the mask leaves out.
+        let linear = self.linear(index, offset, len as u64, true)?;
+        self.pieces(linear, len, access)?;
         for &n in &selected {
             let linear = self.linear(index, offset.wrapping_add(n as u64) & address_mask, 1, true)?;
             self.write_bytes(linear, &data[n..=n], access)?;
@@ -78,7 +76,7 @@ impl SoftVcpu {
         let vector = if is_store { instruction.op2_register() } else { instruction.op0_register() };
         let count = vector.size() / size;
         let offset = self.effective_address(instruction);
-        let index = segment_index(instruction.memory_segment());
+        let index = self.operand_segment(instruction);
         let mut data = if is_store { self.vector(vector.number()) } else { [0; 32] };
         let access = self.access(is_store);
         let selected: Vec<usize> = (0..count).filter(|&n| is_selected(&mask, n, size)).collect();
@@ -128,13 +126,8 @@ impl SoftVcpu {
         let indexes = self.vector(index_register.number());
         let mut data = self.vector(target.number());
         let mut mask = self.vector(mask_register.number());
-        // Elements not yet selected lose everything but their sign.
-        for n in 0..count {
-            let all = if is_selected(&mask, n, size) { u64::MAX } else { 0 };
-            set_lane(&mut mask, n, size, all);
-        }
         let base = self.register(instruction.memory_base());
-        let segment = segment_index(instruction.memory_segment());
+        let segment = self.operand_segment(instruction);
         let is_32_bit = instruction.memory_base().size() == 4;
         for n in 0..count {
             if !is_selected(&mask, n, size) {

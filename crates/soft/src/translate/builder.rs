@@ -29,6 +29,8 @@ pub(crate) struct Site {
     pub(crate) flags_saved: bool,
     /// The access, for memory sites.
     pub(crate) access: Option<SiteAccess>,
+    /// For indirect branches: how far the branch has moved RSP.
+    pub(crate) stack_change: i32,
 }
 
 /// A memory access of a site.
@@ -105,7 +107,7 @@ impl FlagUse {
         let modified = instruction.rflags_modified() & STATUS;
         if read == 0 && modified == 0 {
             FlagUse::None
-        } else if read == 0 && modified == STATUS && !may_leave_flags(instruction) {
+        } else if read == 0 && modified == STATUS && is_certain(instruction) {
             FlagUse::Replaces
         } else {
             FlagUse::Needs
@@ -113,11 +115,12 @@ impl FlagUse {
     }
 }
 
-/// Shifts and rotates by a count of zero change no flag.
-fn may_leave_flags(instruction: &Instruction) -> bool {
+/// Whether every status flag gets a value that does not depend on the old flags. Logic leaves AF undefined on paper
+/// and clears it in silicon; where others leave a flag undefined, the silicon may keep it, so it must be there.
+fn is_certain(instruction: &Instruction) -> bool {
     use iced_x86::Mnemonic as M;
-    let shifts = [M::Shl, M::Shr, M::Sar, M::Sal, M::Rol, M::Ror, M::Rcl, M::Rcr, M::Shld, M::Shrd];
-    shifts.contains(&instruction.mnemonic())
+    let undefined = instruction.rflags_undefined() & STATUS;
+    undefined == 0 || matches!(instruction.mnemonic(), M::And | M::Or | M::Xor | M::Test)
 }
 
 /// Number of the general register that `register` is part of, if it is one.
@@ -274,6 +277,7 @@ impl Builder {
             borrowed: self.borrowed,
             flags_saved: self.flags_saved,
             access,
+            stack_change: 0,
         });
         self.first_site + self.sites.len() as u32 - 1
     }
@@ -281,6 +285,28 @@ impl Builder {
     /// Records that the host code of this instruction up to here may fault by itself.
     pub(crate) fn fault_site(&mut self) {
         self.site(None);
+    }
+
+    /// As [`Builder::fault_site`], for an instruction that replaces the status flags: until it is done they are
+    /// where they were before.
+    pub(crate) fn fault_site_with_flags(&mut self, were_saved: bool) {
+        let now = std::mem::replace(&mut self.flags_saved, were_saved);
+        self.site(None);
+        self.flags_saved = now;
+    }
+
+    /// Records an indirect branch, so that a target which is no address can fault there. Returns its number.
+    pub(crate) fn branch_site(&mut self, stack_change: i32) -> u32 {
+        let number = self.site(None);
+        if let Some(site) = self.sites.last_mut() {
+            site.stack_change = stack_change;
+        }
+        number
+    }
+
+    /// Whether the status flags are put away.
+    pub(crate) fn flags_are_away(&self) -> bool {
+        self.flags_saved
     }
 
     /// Records a memory access whose check is `from`, a jump taken on a miss.

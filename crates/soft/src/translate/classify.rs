@@ -134,7 +134,7 @@ pub(crate) fn fp_level(instruction: &Instruction) -> u8 {
     let is_x87 = features
         .iter()
         .any(|feature| matches!(feature, CpuidFeature::FPU | CpuidFeature::FPU287 | CpuidFeature::FPU387));
-    if is_x87 || instruction.mnemonic() == Mnemonic::Emms {
+    if is_x87 || matches!(instruction.mnemonic(), Mnemonic::Emms | Mnemonic::Wait) {
         level = level.max(1);
     }
     level
@@ -211,6 +211,8 @@ fn special(instruction: &Instruction, mode: Mode) -> Option<Kind> {
         | Mnemonic::Prefetcht2
         | Mnemonic::Prefetchw
         | Mnemonic::Reservednop => Kind::Nothing,
+        // Prefetches have no register form.
+        Mnemonic::Prefetch if instruction.op0_kind() == OpKind::Register => Kind::Interpret,
         Mnemonic::Lea => Kind::Lea,
         Mnemonic::Push if stack_is_ours => push_kind(instruction, word),
         Mnemonic::Pop if stack_is_ours => {

@@ -86,10 +86,14 @@ impl Builder {
     }
 
     /// Goes to the address in `target`, a borrowed register, with another one free. Flags must be put away.
-    fn go_indirect(&mut self, target: Reg, free: Reg) {
+    /// `stack_change` is how far the branch has moved RSP.
+    fn go_indirect(&mut self, target: Reg, free: Reg, stack_change: i32) {
+        let site = self.branch_site(stack_change);
+        let info = offset_of!(VcpuBlock, exit_info) as i32;
         let jump_target = offset_of!(VcpuBlock, jump_target) as i32;
         self.e.store_gs(offset_of!(VcpuBlock, rip) as i32, target);
         if self.mode.has(Mode::CAREFUL) {
+            self.e.store_gs_imm32(info, site);
             self.put_everything_back();
             return self.e.jump_to(self.stubs().lookup);
         }
@@ -112,6 +116,7 @@ impl Builder {
         self.e.bind(kicked);
         self.e.bind(miss);
         self.e.store_gs_imm64(jump_target, self.stubs().lookup);
+        self.e.store_gs_imm32(info, site);
         self.e.bind(done);
         self.put_everything_back();
         self.e.jump_gs(jump_target);
@@ -180,7 +185,7 @@ impl Builder {
 
     pub(crate) fn jump_indirect(&mut self, instruction: &Instruction) {
         let (target, free) = self.branch_operand(instruction, address_registers(instruction));
-        self.go_indirect(target, free);
+        self.go_indirect(target, free, 0);
     }
 
     pub(crate) fn call(&mut self, instruction: &Instruction, exits: Exits) {
@@ -215,7 +220,8 @@ impl Builder {
         let (target, free) = self.branch_operand(instruction, used);
         let address = self.borrow(1 << 4 | 1 << target.0 | 1 << free.0, false);
         self.push_return_address(instruction, address, free);
-        self.go_indirect(target, free);
+        let change = -i32::from(self.stack_word());
+        self.go_indirect(target, free, change);
     }
 
     pub(crate) fn return_near(&mut self, instruction: &Instruction) {
@@ -231,8 +237,9 @@ impl Builder {
         }
         self.fault_site();
         let extra = if instruction.op_count() == 1 { i32::from(instruction.immediate16()) } else { 0 };
-        self.move_stack_pointer(i32::from(size) + extra);
-        self.go_indirect(target, free);
+        let change = i32::from(size) + extra;
+        self.move_stack_pointer(change);
+        self.go_indirect(target, free, change);
     }
 
     /// Dispatches the kinds that end a block.

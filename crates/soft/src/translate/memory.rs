@@ -188,6 +188,7 @@ impl Builder {
         let low = uses_high_byte(instruction);
         let (address, _) = self.operand_address(instruction, operand, used, low);
         self.give_back(used);
+        let were_saved = self.flags_are_away() && flag_use != FlagUse::Needs;
         self.flags_for(flag_use);
         let mut copy = *instruction;
         retarget_absolute(&mut copy);
@@ -198,7 +199,7 @@ impl Builder {
         copy.set_memory_displ_size(0);
         copy.set_segment_prefix(Register::None);
         let encoded = self.encode(&copy);
-        self.fault_site();
+        self.fault_site_with_flags(were_saved);
         encoded
     }
 

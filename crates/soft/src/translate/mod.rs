@@ -219,9 +219,10 @@ impl Translator {
 
     fn copy_plain(&mut self, instruction: &Instruction, used: u16, flag_use: FlagUse) -> bool {
         self.builder.give_back(used);
+        let were_saved = self.builder.flags_are_away() && flag_use != FlagUse::Needs;
         self.builder.flags_for(flag_use);
         let encoded = self.builder.encode(instruction);
-        self.builder.fault_site();
+        self.builder.fault_site_with_flags(were_saved);
         encoded
     }
 
