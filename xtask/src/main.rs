@@ -7,6 +7,7 @@
 
 mod bench;
 mod check;
+mod differential;
 mod report;
 mod source;
 mod steps;
@@ -26,6 +27,8 @@ usage: cargo xtask TASK
   test     check, then every test; the last line counts them
   bench boot [--runs N]
            start to /init on the software CPU and on QEMU's TCG, and memory
+  differential [OPTIONS]
+           random instructions on the silicon and on the software CPU
   report   longest files and functions, unsafe blocks, dependencies
 ";
 
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
         ["tidy"] => tidy::print_complaints(),
         ["test"] => steps::run(test::steps()),
         ["bench", "boot", options @ ..] => bench::runs(options).and_then(bench::boot),
+        ["differential", options @ ..] => differential::run(options),
         ["report"] => Workspace::load().map(|workspace| {
             report::print(&workspace);
             true

@@ -4,6 +4,7 @@
 //! - Which byte of a long operand a page fault names first: state saves and far returns are microcode, and read or
 //!   probe in an order of their own.
 //! - Which of the faults of a far return, or of the two operands of a string instruction, comes first.
+//! - Which registers POPA has loaded when a later one of its reads faults.
 //! - Whether a byte-mask store with nothing to store touches its page (SDM vol. 2, MASKMOVDQU).
 //! - The bits below the sign in the mask of a gather that faulted half way (SDM vol. 2, VGATHERDPS).
 
@@ -21,6 +22,8 @@ pub(crate) struct Latitude {
     any_address: bool,
     /// One memory fault may stand for another.
     any_fault: bool,
+    /// General registers but RSP are half loaded.
+    pub(crate) any_gprs: bool,
     /// Page faults of stores of nothing.
     any_page_fault: bool,
     /// Vector registers that are gather masks, and the bytes of their elements.
@@ -44,6 +47,7 @@ impl Latitude {
             undefined_flags,
             any_address: stopped.is_some_and(|one| is_microcoded(one) || stores_under_mask(one)),
             any_fault: stopped.is_some_and(has_two_accesses),
+            any_gprs: stopped.is_some_and(|one| matches!(one.mnemonic(), Mnemonic::Popa | Mnemonic::Popad)),
             any_page_fault: instructions.iter().any(stores_under_mask),
             gather_masks,
         }
@@ -106,6 +110,10 @@ fn is_microcoded(instruction: &Instruction) -> bool {
             | M::Xsaveopt64
             | M::Xrstor
             | M::Xrstor64
+            | M::Pusha
+            | M::Pushad
+            | M::Popa
+            | M::Popad
     )
 }
 

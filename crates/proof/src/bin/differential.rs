@@ -1,6 +1,7 @@
 //! `differential`: runs random instructions on the silicon and on an engine and reports every difference.
 #![forbid(unsafe_code)]
 
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -42,6 +43,9 @@ struct Arguments {
     /// Stop after this many mismatches.
     #[arg(long, default_value_t = 20)]
     mismatches: usize,
+    /// Add a golden line for every mismatch to this file.
+    #[arg(long)]
+    keep: Option<std::path::PathBuf>,
     /// Print the list of forms that are not compared, and end.
     #[arg(long)]
     list_not_covered: bool,
@@ -86,8 +90,19 @@ fn main() -> anyhow::Result<ExitCode> {
             eprintln!("{} cases, {} mismatches", report.compared, report.mismatches.len());
         }
     })?;
+    if let Some(path) = &arguments.keep {
+        keep(&report, path)?;
+    }
     show(&report, native.starts);
     Ok(if report.mismatches.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn keep(report: &Report, path: &std::path::Path) -> anyhow::Result<()> {
+    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
+    for mismatch in &report.mismatches {
+        writeln!(file, "{}", golden::line(&mismatch.case, &mismatch.native))?;
+    }
+    Ok(())
 }
 
 fn mnemonic(name: &str) -> anyhow::Result<Mnemonic> {
