@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use vcpu::{EngineStatistics, Unit};
 
-use crate::footprint;
 use crate::life::Life;
 use crate::output::Output;
 use crate::plan::VmPlan;
@@ -47,9 +46,10 @@ impl Accounts {
         add_statistics(&mut self.statistics, &account.statistics);
         self.samples.extend(account.samples);
         self.vcpu_time += account.cpu_time;
+        self.vmm_memory = account.vmm_memory;
     }
 
-    /// Adds what the board of a life that is over counted, and measures while its memory is still there.
+    /// Adds what the board of a life that is over counted, and measures its memory while that is still there.
     pub(crate) fn life_ended(&mut self, life: &Life) {
         let room = life.room();
         let counters = room.board.counters();
@@ -57,7 +57,6 @@ impl Accounts {
         self.unmapped.mmio += counters.mmio.unmapped_reads + counters.mmio.unmapped_writes;
         self.unmapped.msr += room.msrs.unknown_count();
         self.resident_bytes = life.memory.resident_bytes().unwrap_or(0);
-        self.vmm_memory = footprint::measure();
     }
 
     /// What is known in the end.

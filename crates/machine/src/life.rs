@@ -10,11 +10,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use devices::acpi::AcpiPlan;
 use devices::{Board, BoardEvent, BoardPlan, IrqSink, Nanos};
 use mem::GuestMemory;
 use vcpu::{EngineError, Vcpu, VcpuState};
-use x86::CpuidTable;
 use x86::cpu_model::{self, Topology};
+use x86::{CpuidTable, Gpa};
 
 use crate::alarm::Alarm;
 use crate::bell::{Bell, Bells};
@@ -86,7 +87,8 @@ impl Life {
         let slots = boot::slots(plan.memory_bytes);
         let map = boot::guest_map(&slots);
         let memory = Arc::new(GuestMemory::new(slots).map_err(AssemblyError::Memory)?);
-        let mut state = load_images(plan, &memory, &map)?;
+        let rsdp = place_acpi(plan.vcpu_count, &memory);
+        let mut state = load_images(plan, &memory, &map, rsdp)?;
         let time = GuestTime::start();
         state.msrs.tsc_offset = time.tsc_offset();
         state.msrs.mtrr_def_type = MTRR_WRITE_BACK;
@@ -165,7 +167,21 @@ fn cpuid(vcpu_count: u32, vcpu_id: u32, time: &GuestTime) -> CpuidTable {
     cpu_model::table(topology, host::cpu::cpuid, host::cpu::xcr0())
 }
 
-fn load_images(plan: &VmPlan, memory: &GuestMemory, map: &[boot::Range]) -> Result<VcpuState, AssemblyError> {
+/// Puts the tables that describe the board where firmware would have; returns the root pointer's address.
+fn place_acpi(vcpu_count: u32, memory: &GuestMemory) -> Gpa {
+    let tables = devices::acpi::build(&AcpiPlan { vcpu_count });
+    for table in &tables {
+        memory.write(table.gpa, &table.bytes).expect("tables lie in the first MiB, which every plan has");
+    }
+    tables[0].gpa
+}
+
+fn load_images(
+    plan: &VmPlan,
+    memory: &GuestMemory,
+    map: &[boot::Range],
+    rsdp: Gpa,
+) -> Result<VcpuState, AssemblyError> {
     let open =
         |image: &ImagePlan| Image::open(&image.path).map_err(|source| image_error(&image.path, source));
     let kernel = open(&plan.kernel)?;
@@ -176,7 +192,7 @@ fn load_images(plan: &VmPlan, memory: &GuestMemory, map: &[boot::Range]) -> Resu
     let handover = Handover {
         memory,
         map,
-        rsdp: devices::layout::ACPI_START,
+        rsdp,
         kernel: &kernel,
         kernel_name: &plan.kernel.path.to_string_lossy(),
         cmdline: &plan.cmdline,

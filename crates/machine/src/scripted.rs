@@ -48,6 +48,7 @@ pub(crate) struct Scripted {
     kicker: Arc<Kicker>,
     state: VcpuState,
     injected: Injected,
+    halted: bool,
     runs: u64,
 }
 
@@ -58,6 +59,7 @@ impl Vcpu for Scripted {
         self.wanted = Reply::Done;
         if let Some((exit, wanted)) = self.steps.next() {
             self.wanted = wanted;
+            self.halted = exit == Exit::Halt;
             return Ok(exit);
         }
         if self.then == Then::Halt {
@@ -69,11 +71,13 @@ impl Vcpu for Scripted {
         Ok(Exit::Kicked)
     }
 
+    /// The guest takes interrupts only where it sleeps, so that none comes before the script expects it.
     fn can_inject(&self) -> bool {
-        true
+        self.halted
     }
 
     fn inject(&mut self, event: Injection) {
+        self.halted = false;
         self.injected.lock().unwrap().push(event);
     }
 
@@ -144,6 +148,7 @@ pub(crate) fn machine(
             kicker: Arc::default(),
             state: VcpuState::reset(),
             injected: Arc::clone(&given),
+            halted: false,
             runs: 0,
         })])
     });

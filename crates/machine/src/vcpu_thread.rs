@@ -13,7 +13,7 @@ use x86::Segment;
 use crate::crash::Crash;
 use crate::footprint;
 use crate::life::{End, Life, Room};
-use crate::report::{Ending, ExitCounts, Sample};
+use crate::report::{Ending, ExitCounts, Sample, VmmMemory};
 
 /// What one vCPU's thread knows at its end.
 #[derive(Debug, Default)]
@@ -21,6 +21,8 @@ pub(crate) struct VcpuAccount {
     pub(crate) exits: ExitCounts,
     pub(crate) statistics: EngineStatistics,
     pub(crate) cpu_time: Duration,
+    /// What the process held while the vCPU was still there.
+    pub(crate) vmm_memory: Option<VmmMemory>,
     /// What was measured when markers were seen, with their positions in the plan.
     pub(crate) samples: Vec<(usize, Sample)>,
 }
@@ -56,6 +58,7 @@ pub(crate) fn run(life: &Life, vcpu_id: u32, vcpu: Box<dyn Vcpu>) -> Result<Vcpu
     result?;
     thread.sample();
     thread.account.statistics = thread.vcpu.statistics();
+    thread.account.vmm_memory = footprint::measure();
     thread.account.cpu_time = host::cpu::thread_cpu_time();
     Ok(thread.account)
 }
