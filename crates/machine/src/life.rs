@@ -144,7 +144,8 @@ impl Room {
             life.end(match event {
                 BoardEvent::PowerOff => End::Ending(Ending::PoweredOff),
                 BoardEvent::Reset => End::Reset,
-                BoardEvent::DebugExit(status) => End::Ending(Ending::DebugExit(status)),
+                // The board tells the exit status, `value << 1 | 1`.
+                BoardEvent::DebugExit(status) => End::Ending(Ending::DebugExit(status >> 1)),
             });
         }
         life.alarm.set(self.board.deadline());
