@@ -50,7 +50,7 @@ fn json_of(report: &Report) -> Value {
 fn ending(ending: &Ending) -> Value {
     match ending {
         Ending::PoweredOff => json!({ "kind": "powered off" }),
-        Ending::DebugExit(value) => json!({ "kind": "debug exit", "value": value }),
+        Ending::DebugExit(status) => json!({ "kind": "debug exit", "status": status }),
         Ending::Crashed(crash) => json!({ "kind": "crashed", "crash": crash.to_string() }),
         Ending::TimedOut => json!({ "kind": "timed out" }),
         Ending::Stopped => json!({ "kind": "stopped" }),

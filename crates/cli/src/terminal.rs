@@ -39,8 +39,10 @@ pub fn is_raw() -> bool {
 /// Puts the terminal back as it was. Nothing if it is already.
 pub fn restore() {
     if let Some(modes) = original().take() {
-        // If the terminal has gone away there is nothing left to put back.
+        // If the terminal has gone away there is nothing left to put back, and nobody to tell.
         let _ = tcsetattr(io::stdin(), OptionalActions::Now, &modes);
+        // The guest may have left the cursor inside a line.
+        let _ = io::stderr().write_all(b"\n");
     }
 }
 

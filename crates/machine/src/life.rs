@@ -144,8 +144,7 @@ impl Room {
             life.end(match event {
                 BoardEvent::PowerOff => End::Ending(Ending::PoweredOff),
                 BoardEvent::Reset => End::Reset,
-                // The board tells the exit status, `value << 1 | 1`.
-                BoardEvent::DebugExit(status) => End::Ending(Ending::DebugExit(status >> 1)),
+                BoardEvent::DebugExit(status) => End::Ending(Ending::DebugExit(status)),
             });
         }
         life.alarm.set(self.board.deadline());

@@ -12,7 +12,7 @@ use crate::engine::EngineChoice;
 pub enum Ending {
     /// The guest powered itself off, or reset itself where a reset ends it.
     PoweredOff,
-    /// The guest wrote this to the debug-exit port (its low seven bits): the exit status is `value << 1 | 1`.
+    /// The guest ended itself through the debug-exit port, with this exit status.
     DebugExit(u8),
     /// A triple fault.
     Crashed(Box<Crash>),

@@ -148,7 +148,7 @@ fn a_test_kernel_ends_with_its_status() {
         let script = vec![out(0xf4, 0x10), crash_step()];
         let (machine, _) = machine(|plan| plan.debug_exit = has_port, vec![script], Then::Spin, quiet());
         let ending = machine.run().unwrap().ending;
-        assert_eq!(matches!(ending, Ending::DebugExit(0x10)), expected, "{ending:?}");
+        assert_eq!(matches!(ending, Ending::DebugExit(0x21)), expected, "{ending:?}");
     };
     check(true, true);
     check(false, false);
@@ -161,7 +161,7 @@ fn a_timer_wakes_a_guest_that_sleeps() {
     script.extend([out(0x43, 0x30), out(0x40, 0x4c), out(0x40, 0x09), halt(), out(0xf4, 1)]);
     let (machine, injected) = machine(|_| (), vec![script], Then::Spin, quiet());
     let report = machine.run().unwrap();
-    assert_eq!(report.ending, Ending::DebugExit(1));
+    assert_eq!(report.ending, Ending::DebugExit(3));
     assert_eq!(*injected.lock().unwrap(), [Injection::Interrupt(0x20)]);
     assert!(report.wall_time >= Duration::from_micros(1990));
 }
@@ -179,7 +179,7 @@ fn what_is_typed_wakes_a_guest_that_listens() {
         std::thread::sleep(Duration::from_millis(20));
         input.send(b"x")
     });
-    assert_eq!(machine.run().unwrap().ending, Ending::DebugExit(1));
+    assert_eq!(machine.run().unwrap().ending, Ending::DebugExit(3));
     assert_eq!(*injected.lock().unwrap(), [Injection::Interrupt(0x24)]);
     typist.join().unwrap().unwrap();
 }

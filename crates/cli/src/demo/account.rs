@@ -12,6 +12,10 @@ use super::transcript::{Ran, Said};
 /// Width of the guest's column.
 const SAYS: usize = 44;
 
+/// Width of a name on the left, and of a part of it.
+const WHAT: usize = 30;
+const PART: usize = WHAT - 2;
+
 /// Longest answer of a program to be shown.
 const ANSWER_CHARS: usize = 50;
 
@@ -37,22 +41,36 @@ pub fn account(said: &Said, report: &Report, guest: &DefaultGuest) -> String {
     let mut text = beside(said, report, guest);
     text.push_str("\nWhat only Mother knows\n\n");
     boot_times(&mut text, report);
-    let _ = writeln!(text, "  exits to Mother           {}", report.exits.total());
+    text.push_str(&memory_at_init(report));
+    let _ = writeln!(text, "  {:<WHAT$}{}", "exits to Mother", report.exits.total());
     for (kind, count) in report.exits.by_kind().into_iter().filter(|(_, count)| *count > 0) {
-        let _ = writeln!(text, "    {kind:<24}{count}");
+        let _ = writeln!(text, "    {kind:<PART$}{count}");
     }
-    let _ = writeln!(text, "  engine {}", report.engine.kind);
+    let _ = writeln!(text, "  inside the engine {}", report.engine.kind);
     for (name, unit, value) in &report.statistics.0 {
         let value = match unit {
             Unit::Bytes => size(*value),
             Unit::Count => value.to_string(),
         };
-        let _ = writeln!(text, "    {name:<24}{value}");
-    }
-    if let Some(memory) = &report.vmm_memory {
-        let _ = writeln!(text, "  memory beyond the guest's {}", size(memory.overhead_bytes()));
+        let _ = writeln!(text, "    {name:<PART$}{value}");
     }
     text.push('\n');
+    text
+}
+
+/// What the VMM itself took when the guest reached `/init`.
+fn memory_at_init(report: &Report) -> String {
+    let seen = report.markers.get(1).and_then(|marker| marker.seen.as_ref());
+    let Some(memory) = seen.and_then(|sample| sample.vmm_memory) else { return String::new() };
+    let parts = [
+        ("code cache", memory.code_cache_bytes),
+        ("heap and tables", memory.heap_bytes),
+        ("program and libraries", memory.program_bytes),
+    ];
+    let mut text = format!("  {:<WHAT$}{}\n", "Mother's memory at /init", size(memory.overhead_bytes()));
+    for (name, bytes) in parts {
+        let _ = writeln!(text, "    {name:<PART$}{}", size(bytes));
+    }
     text
 }
 
@@ -92,12 +110,11 @@ fn boot_times(text: &mut String, report: &Report) {
         marker.and_then(|marker| marker.seen.as_ref()).map(|sample: &Sample| sample.at)
     };
     let lines = [
-        ("start to the first byte", report.first_output),
-        ("start to the first line", at(report.markers.first())),
+        ("start to first kernel line", at(report.markers.first())),
         ("start to /init", at(report.markers.get(1))),
     ];
     for (name, time) in lines {
-        let _ = writeln!(text, "  {name:<26}{}", time.map_or("never seen".to_owned(), seconds));
+        let _ = writeln!(text, "  {name:<WHAT$}{}", time.map_or("never seen".to_owned(), seconds));
     }
 }
 
