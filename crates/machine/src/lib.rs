@@ -23,6 +23,8 @@ mod control;
 mod crash;
 mod engine;
 mod footprint;
+#[cfg(test)]
+mod guest_tests;
 mod life;
 mod msr;
 mod output;

@@ -1,0 +1,202 @@
+//! Whole machines with guests of a few bytes on the software CPU: from the spec to the report, nothing replaced.
+//!
+//! A guest is a flat multiboot image at 1 MiB whose first page is code and whose second is an IDT.
+
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex};
+
+use api::VmSpec;
+
+use crate::build::build;
+use crate::console::Console;
+use crate::plan::plan;
+use crate::report::{Ending, Report};
+
+/// Where the code starts, behind the header.
+const CODE: u32 = 0x10_0020;
+/// Where the IDT lies.
+const IDT: u32 = 0x10_1000;
+/// Code selector that every boot protocol starts with.
+const CODE_SELECTOR: u32 = 0x10;
+
+/// Machine code by pieces.
+#[derive(Clone, Default)]
+struct Code(Vec<u8>);
+
+impl Code {
+    fn bytes(mut self, bytes: &[u8]) -> Code {
+        self.0.extend_from_slice(bytes);
+        self
+    }
+
+    /// `mov edx, port; mov al, value; out dx, al`.
+    fn out(self, port: u16, value: u8) -> Code {
+        let [low, high] = port.to_le_bytes();
+        self.bytes(&[0xba, low, high, 0, 0, 0xb0, value, 0xee])
+    }
+
+    /// `mov ecx, value`.
+    fn mov_ecx(self, value: u32) -> Code {
+        self.bytes(&[0xb9]).bytes(&value.to_le_bytes())
+    }
+
+    /// `lidt` of the IDT's page. The descriptor lies in front of it.
+    fn load_idt(self) -> Code {
+        self.bytes(&[0x0f, 0x01, 0x1d]).bytes(&(IDT - 8).to_le_bytes())
+    }
+
+    /// `mov esp, 0x100000`: a stack.
+    fn stack(self) -> Code {
+        self.bytes(&[0xbc, 0, 0, 0x10, 0])
+    }
+
+    /// Ends through ACPI: `mov edx, 0x604; mov ax, S5; out dx, ax`, then sleep in case that was not enough.
+    fn power_off(self) -> Code {
+        self.bytes(&[0xba, 0x04, 0x06, 0, 0, 0x66, 0xb8, 0x00, 0x34, 0x66, 0xef, 0xf4])
+    }
+}
+
+/// The image: header, code, and an IDT with these handlers (vector and code).
+fn image(code: Code, handlers: &[(usize, Code)]) -> Vec<u8> {
+    let flags = 1_u32 << 16;
+    let checksum = 0_u32.wrapping_sub(0x1bad_b002).wrapping_sub(flags);
+    let header = [0x1bad_b002, flags, checksum, 0x10_0000, 0x10_0000, 0, 0x10_8000, CODE];
+    let mut image: Vec<u8> = header.iter().flat_map(|word| word.to_le_bytes()).collect();
+    image.extend(code.0);
+    let mut idt = vec![0; 0x800];
+    for (vector, handler) in handlers {
+        let at = 0x10_0000 + image.len() as u32;
+        let gate = u64::from(at & 0xffff | CODE_SELECTOR << 16) | u64::from(at & 0xffff_0000 | 0x8e00) << 32;
+        idt[vector * 8..][..8].copy_from_slice(&gate.to_le_bytes());
+        image.extend(&handler.0);
+    }
+    assert!(image.len() <= 0xff8, "code and handlers fit into the first page");
+    image.resize(0xff8, 0);
+    image.extend(0x7ff_u16.to_le_bytes());
+    image.extend(IDT.to_le_bytes());
+    image.extend([0, 0]);
+    image.extend(idt);
+    image
+}
+
+#[derive(Clone, Default)]
+struct Printed(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Printed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Runs an image; the report, and what it printed.
+fn run_image(image: &[u8], adjust: impl FnOnce(&mut VmSpec)) -> (Report, String) {
+    let kernel = host::MemFd::new(c"guest", image.len() as u64).unwrap();
+    kernel.file().write_all_at(image, 0).unwrap();
+    let mut spec = VmSpec {
+        kernel: Some(format!("/proc/self/fd/{}", kernel.file().as_raw_fd()).into()),
+        memory: Some("32M".to_owned()),
+        engine: Some("soft".to_owned()),
+        timeout: Some("60s".to_owned()),
+        debug_exit: true,
+        ..VmSpec::default()
+    };
+    adjust(&mut spec);
+    let printed = Printed::default();
+    let machine = build(plan(&spec).unwrap(), Console::new(Box::new(printed.clone()))).unwrap();
+    let report = machine.run().unwrap();
+    let text = String::from_utf8(printed.0.lock().unwrap().clone()).unwrap();
+    (report, text)
+}
+
+fn run(code: Code, handlers: &[(usize, Code)]) -> Report {
+    run_image(&image(code, handlers), |_| ()).0
+}
+
+/// The first 8259 started with vectors from 0x20, the timer let through.
+fn start_pic(code: Code) -> Code {
+    let words = [(0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 1), (0x21, 0xfe), (0xa1, 0xff)];
+    words.into_iter().fold(code, |code, (port, value)| code.out(port, value))
+}
+
+#[test]
+fn a_guest_says_hello_and_ends_with_its_status() {
+    let code = b"hello\n".iter().fold(Code::default(), |code, &byte| code.out(0x3f8, byte));
+    let (report, printed) = run_image(&image(code.out(0xf4, 0x10), &[]), |_| ());
+    assert_eq!((report.ending, printed.as_str()), (Ending::DebugExit(0x10), "hello\n"));
+    assert_eq!(report.exits.pio_write, 7);
+}
+
+#[test]
+fn a_sleeping_guest_is_woken_by_its_timer() {
+    // Counter 0 in mode 0, 0x3000 ticks: about 10 ms.
+    let code = start_pic(Code::default().stack().load_idt()).out(0x43, 0x30).out(0x40, 0).out(0x40, 0x30);
+    let code = code.bytes(&[0xfb, 0xf4]).out(0xf4, 1);
+    let report = run(code, &[(0x20, Code::default().out(0xf4, 2))]);
+    assert_eq!((report.ending, report.exits.halt), (Ending::DebugExit(2), 1));
+    assert!(report.wall_time.as_millis() >= 10, "{:?}", report.wall_time);
+}
+
+#[test]
+fn a_guest_that_touches_every_port_is_survived() {
+    // xor edx, edx; 1: mov al, 0; out dx, al; in eax, dx; add edx, 1; cmp edx, 0x10000; jne 1b
+    let code = Code::default().bytes(&[0x31, 0xd2, 0xb0, 0x00, 0xee, 0xed, 0x83, 0xc2, 0x01]);
+    let code = code.bytes(&[0x81, 0xfa, 0x00, 0x00, 0x01, 0x00, 0x75, 0xf1]).power_off();
+    let (report, _) = run_image(&image(code, &[]), |spec| spec.debug_exit = false);
+    assert_eq!(report.ending, Ending::PoweredOff);
+    assert_eq!((report.exits.pio_read, report.exits.pio_write), (0x1_0000, 0x1_0001));
+    assert!(report.unmapped.pio > 0x1_0000, "{:?}", report.unmapped);
+}
+
+#[test]
+fn a_guest_that_reads_every_msr_is_survived() {
+    // 1: rdmsr; add ecx, 1; cmp ecx, end; jne 1b
+    let scan = |code: Code, start: u32, end: u32| {
+        let code = code.mov_ecx(start).bytes(&[0x0f, 0x32, 0x83, 0xc1, 0x01, 0x81, 0xf9]);
+        code.bytes(&end.to_le_bytes()).bytes(&[0x75, 0xf3])
+    };
+    let code = scan(Code::default().stack().load_idt(), 0, 0x2000);
+    let code = scan(code, 0xc000_0000, 0xc000_0400);
+    let code = scan(code, 0xc001_0000, 0xc001_1400);
+    // #GP: drop the error code, step over the two bytes of RDMSR, go on.
+    let skip = Code::default().bytes(&[0x83, 0xc4, 0x04, 0x83, 0x04, 0x24, 0x02, 0xcf]);
+    let report = run(code.out(0xf4, 3), &[(13, skip)]);
+    assert_eq!(report.ending, Ending::DebugExit(3));
+    assert!(report.unmapped.msr > 0x3000, "{:?}", report.unmapped);
+}
+
+#[test]
+fn a_guest_that_faults_for_ever_is_stopped_when_its_time_is_up() {
+    // A handler that returns to where the fault was.
+    let again = Code::default().bytes(&[0xcf]);
+    let code = Code::default().stack().load_idt().bytes(&[0x0f, 0x0b]);
+    let (report, _) = run_image(&image(code, &[(6, again)]), |spec| spec.timeout = Some("1s".to_owned()));
+    assert_eq!(report.ending, Ending::TimedOut);
+}
+
+#[test]
+fn a_guest_that_jumps_into_nowhere_crashes_alone() {
+    let check = |code: &[u8], what: &str| {
+        let report = run(Code::default().stack().bytes(code), &[]);
+        assert!(matches!(report.ending, Ending::Crashed(_)), "{what}: {:?}", report.ending);
+    };
+    check(&[0x0f, 0x0b], "an instruction that does not exist");
+    check(&[0xb8, 0, 0, 0, 0xd0, 0xff, 0xe0], "a jump to where no memory is");
+    check(&[0xb8, 0xf0, 0xff, 0xff, 0xff, 0xff, 0xe0], "a jump to the reset vector");
+}
+
+#[test]
+fn a_guest_that_resets_itself_starts_again_until_it_is_stopped() {
+    let reset = image(Code::default().out(0xcf9, 6).bytes(&[0xf4]), &[]);
+    let (report, _) = run_image(&reset, |spec| spec.timeout = Some("1s".to_owned()));
+    assert_eq!(report.ending, Ending::TimedOut);
+    assert!(report.reboots > 0);
+    let (report, _) = run_image(&reset, |spec| spec.no_reboot = true);
+    assert_eq!((report.ending, report.reboots), (Ending::PoweredOff, 0));
+}
