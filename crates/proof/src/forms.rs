@@ -124,6 +124,7 @@ pub fn reason_not_covered(code: Code, bits: u32) -> Option<&'static str> {
         M::Lar | M::Lsl | M::Verr | M::Verw => {
             "the answer depends on the host's own descriptor table; the processor guest covers it"
         }
+        M::Int1 => "a host that is a guest itself reports it at the instruction, bare metal behind it",
         M::Vmcall | M::Vmmcall => "a host that is a guest itself hands it to its hypervisor",
         M::Rsm => "is for system management mode, which no guest has",
         M::Ud0 if code == Code::Ud0 => "makers differ on its length",

@@ -5,6 +5,7 @@
 //!   probe in an order of their own.
 //! - Which of the faults of a far return, or of the two operands of a string instruction, comes first.
 //! - Which registers POPA has loaded when a later one of its reads faults.
+//! - How long an instruction is that does not exist: #UD may come before the page fault of its next byte.
 //! - Whether a byte-mask store with nothing to store touches its page (SDM vol. 2, MASKMOVDQU).
 //! - The bits below the sign in the mask of a gather that faulted half way (SDM vol. 2, VGATHERDPS).
 
@@ -20,6 +21,8 @@ pub(crate) struct Latitude {
     pub(crate) undefined_flags: u64,
     /// The page faults of microcoded instructions name other bytes.
     any_address: bool,
+    /// How long the instruction is, is not defined: it may reach into the next page.
+    any_length: bool,
     /// One memory fault may stand for another.
     any_fault: bool,
     /// General registers but RSP are half loaded.
@@ -45,7 +48,13 @@ impl Latitude {
         let stopped = instructions.iter().find(|one| one.ip() == native.registers.rip);
         Latitude {
             undefined_flags,
-            any_address: stopped.is_some_and(|one| is_microcoded(one) || stores_under_mask(one)),
+            any_address: stopped.is_some_and(|one| {
+                is_microcoded(one)
+                    || stores_under_mask(one)
+                    || one.is_call_far()
+                    || one.is_call_far_indirect()
+            }),
+            any_length: stopped.is_some_and(|one| one.is_invalid() || is_undefined_on_purpose(one)),
             any_fault: stopped.is_some_and(has_two_accesses),
             any_gprs: stopped.is_some_and(|one| matches!(one.mnemonic(), Mnemonic::Popa | Mnemonic::Popad)),
             any_page_fault: instructions.iter().any(stores_under_mask),
@@ -66,6 +75,7 @@ impl Latitude {
         (self.any_fault && is_memory_fault(vector) && is_memory_fault(ours))
             || (self.any_address && vector == 14 && ours == 14 && error_code == our_code)
             || (self.any_page_fault && (vector == 14) != (ours == 14))
+            || (self.any_length && matches!((vector, ours), (6, 14) | (14, 6)))
     }
 
     /// Whether registers may differ too because the ends do.
@@ -115,6 +125,10 @@ fn is_microcoded(instruction: &Instruction) -> bool {
             | M::Popa
             | M::Popad
     )
+}
+
+fn is_undefined_on_purpose(instruction: &Instruction) -> bool {
+    matches!(instruction.mnemonic(), Mnemonic::Ud0 | Mnemonic::Ud1)
 }
 
 fn has_two_accesses(instruction: &Instruction) -> bool {

@@ -19,11 +19,13 @@ impl SoftVcpu {
     pub(crate) fn bounce(&mut self, instruction: &Instruction, bytes: &[u8], size: u8, write: bool) -> Step {
         self.counters.bounced += 1;
         let len = usize::from(size);
-        let linear = self.operand_linear(instruction, u64::from(size), write)?;
+        self.check_pending_x87(instruction)?;
         let (reads, needs_alignment) = operand_needs(instruction);
-        if needs_alignment && !linear.is_multiple_of(u64::from(size)) {
+        // Alignment is judged before anything else about the address.
+        if needs_alignment && !self.unchecked_linear(instruction).is_multiple_of(u64::from(size)) {
             return Err(crate::cpu::GP0.into());
         }
+        let linear = self.operand_linear(instruction, u64::from(size), write)?;
         let access = self.access(write);
         // With write access for a read-modify-write: a fault says "write", as the hardware's does.
         let pieces = self.pieces(linear, len, access)?;
@@ -144,6 +146,8 @@ fn must_be_aligned(instruction: &Instruction) -> bool {
                 | M::Movdqu
                 | M::Lddqu
                 | M::Pcmpestri
+                | M::Pcmpestri64
+                | M::Pcmpestrm64
                 | M::Pcmpestrm
                 | M::Pcmpistri
                 | M::Pcmpistrm

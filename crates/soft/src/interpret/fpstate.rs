@@ -101,6 +101,26 @@ impl SoftVcpu {
         self.xstate_bv() & X87 != 0 && self.word(2) & 0x80 != 0
     }
 
+    /// The fault of a waiting x87 or MMX instruction while an unmasked x87 exception is pending: it comes before any
+    /// fault of the operand.
+    pub(crate) fn check_pending_x87(&self, instruction: &Instruction) -> Result<(), Exception> {
+        use Mnemonic as M;
+        if !self.has_pending_x87_fault() {
+            return Ok(());
+        }
+        let is_no_wait = matches!(
+            instruction.mnemonic(),
+            M::Fnstcw | M::Fnstsw | M::Fninit | M::Fnclex | M::Fnstenv | M::Fnsave
+        );
+        let is_mmx = (0..instruction.op_count()).any(|op| instruction.op_register(op).is_mm());
+        let is_x87 = fp_level(instruction) == 1;
+        if is_no_wait || !(is_x87 || is_mmx) {
+            return Ok(());
+        }
+        self.check_fp(instruction)?;
+        Err(Exception::X87Fault)
+    }
+
     /// Brings x87 words that came from guest memory into the form that the silicon keeps them in.
     fn normalize_x87(&mut self) {
         let control = self.word(0) & 0x1f3f | 0x40;
@@ -110,6 +130,7 @@ impl SoftVcpu {
         self.set_word(2, if pending { status | 0x8080 } else { status & !0x8080 });
         let opcode = self.word(6) & 0x7ff;
         self.set_word(6, opcode);
+        self.block.xsave.0[5] = 0;
     }
 
     /// Bytes of an XSAVE area for `components`.
@@ -187,7 +208,7 @@ impl SoftVcpu {
         let mut image = [0; 416];
         image.copy_from_slice(&self.block.xsave.0[..416]);
         image[28..32].copy_from_slice(&0x2_ffff_u32.to_le_bytes());
-        let len = if self.cr4.contains(Cr4::OSFXSR) { 416 } else { 160 };
+        let len = if self.cr4.contains(Cr4::OSFXSR) { XMM + self.vectors_bytes() } else { XMM };
         self.write_bytes(linear, &image[..len], self.access(true))
     }
 
@@ -201,12 +222,13 @@ impl SoftVcpu {
             return Err(GP0.into());
         }
         self.materialize(X87 | SSE);
+        let vectors = self.vectors_bytes();
         let area = &mut self.block.xsave.0;
         area[..24].copy_from_slice(&image[..24]);
         area[32..160].copy_from_slice(&image[32..160]);
         if with_sse {
             area[24..28].copy_from_slice(&image[24..28]);
-            area[160..416].copy_from_slice(&image[160..416]);
+            area[XMM..XMM + vectors].copy_from_slice(&image[XMM..XMM + vectors]);
         }
         self.normalize_x87();
         Ok(())
@@ -229,6 +251,7 @@ impl SoftVcpu {
         }
         self.materialize(X87 | SSE | AVX);
         let access = self.access(true);
+        let vectors = self.vectors_bytes();
         let image = self.block.xsave.0;
         self.set_xstate_bv(in_use);
         let stored = if kind == SaveKind::Plain { requested } else { requested & in_use };
@@ -237,7 +260,7 @@ impl SoftVcpu {
             self.write_bytes(linear.wrapping_add(32), &image[32..160], access)?;
         }
         if stored & SSE != 0 {
-            self.write_bytes(linear.wrapping_add(160), &image[160..416], access)?;
+            self.write_bytes(linear.wrapping_add(XMM as u64), &image[XMM..XMM + vectors], access)?;
         }
         let stores_mxcsr = match kind {
             SaveKind::Compacted => stored & SSE != 0,
@@ -250,8 +273,8 @@ impl SoftVcpu {
             self.write_bytes(linear.wrapping_add(24), &both, access)?;
         }
         if stored & AVX != 0 {
-            let (start, len) = AVX_AREA;
-            self.write_bytes(linear.wrapping_add(start as u64), &image[start..start + len], access)?;
+            let start = AVX_AREA.0;
+            self.write_bytes(linear.wrapping_add(start as u64), &image[start..start + vectors], access)?;
         }
         let header = linear.wrapping_add(HEADER as u64);
         if kind == SaveKind::Compacted {
@@ -293,14 +316,21 @@ impl SoftVcpu {
             let (start, len) = AVX_AREA;
             self.read_bytes(linear.wrapping_add(start as u64), &mut image[start..start + len], access)?;
         }
-        let kept = self.xstate_bv() & !requested;
+        let mut kept = self.xstate_bv() & !requested;
+        let vectors = self.vectors_bytes();
+        if !self.is_64_bit() {
+            // Outside 64-bit mode there are eight vector registers; the others keep what they have.
+            self.materialize(requested & (SSE | AVX));
+            self.clear_low_vectors(requested & !loaded);
+            kept |= requested & (SSE | AVX);
+        }
         let area = &mut self.block.xsave.0;
         if loaded & X87 != 0 {
             area[..24].copy_from_slice(&image[..24]);
             area[32..160].copy_from_slice(&image[32..160]);
         }
         if loaded & SSE != 0 {
-            area[160..416].copy_from_slice(&image[160..416]);
+            area[XMM..XMM + vectors].copy_from_slice(&image[XMM..XMM + vectors]);
         }
         if loads_mxcsr {
             area[24..28].copy_from_slice(&image[24..28]);
@@ -308,14 +338,29 @@ impl SoftVcpu {
             area[24..28].copy_from_slice(&MXCSR_DEFAULT.to_le_bytes());
         }
         if loaded & AVX != 0 {
-            let (start, len) = AVX_AREA;
-            area[start..start + len].copy_from_slice(&image[start..start + len]);
+            let start = AVX_AREA.0;
+            area[start..start + vectors].copy_from_slice(&image[start..start + vectors]);
         }
         self.set_xstate_bv(kept | loaded);
         if loaded & X87 != 0 {
             self.normalize_x87();
         }
         Ok(())
+    }
+
+    /// Bytes of the vector registers that state saves move: sixteen registers in 64-bit mode, eight elsewhere.
+    fn vectors_bytes(&self) -> usize {
+        if self.is_64_bit() { 256 } else { 128 }
+    }
+
+    /// Initializes the first eight registers of these components.
+    fn clear_low_vectors(&mut self, components: u64) {
+        if components & SSE != 0 {
+            self.block.xsave.0[XMM..XMM + 128].fill(0);
+        }
+        if components & AVX != 0 {
+            self.block.xsave.0[AVX_AREA.0..AVX_AREA.0 + 128].fill(0);
+        }
     }
 
     fn xgetbv(&mut self) -> Step {
@@ -449,6 +494,7 @@ impl SoftVcpu {
 
     fn fldenv(&mut self, instruction: &Instruction) -> Step {
         self.require_fp()?;
+        self.check_pending_x87(instruction)?;
         let len = if SoftVcpu::is_16_bit_form(instruction) { 14 } else { 28 };
         let linear = self.operand_linear(instruction, len as u64, false)?;
         let mut bytes = [0; 28];
@@ -477,6 +523,7 @@ impl SoftVcpu {
 
     fn frstor(&mut self, instruction: &Instruction) -> Step {
         self.require_fp()?;
+        self.check_pending_x87(instruction)?;
         let len = if SoftVcpu::is_16_bit_form(instruction) { 14 } else { 28 };
         let linear = self.operand_linear(instruction, len as u64 + 80, false)?;
         let mut bytes = [0; 108];

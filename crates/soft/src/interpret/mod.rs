@@ -54,7 +54,9 @@ impl SoftVcpu {
             return Ok(());
         }
         if instruction.is_string_instruction() {
-            self.string(instruction)?;
+            if !self.string(instruction)? {
+                return Ok(());
+            }
         } else if self.simple(instruction)?
             || self.stack_instruction(instruction)?
             || self.move_fp_state(instruction)?

@@ -148,6 +148,14 @@ impl SoftVcpu {
         self.linear(self.operand_segment(instruction), offset, len, write)
     }
 
+    /// Linear address of the memory operand, not checked in any way.
+    pub(crate) fn unchecked_linear(&self, instruction: &Instruction) -> u64 {
+        let index = self.operand_segment(instruction);
+        let is_flat = self.is_64_bit() && index < seg::FS;
+        let base = if is_flat { 0 } else { self.segments[index].base };
+        base.wrapping_add(self.effective_address(instruction))
+    }
+
     /// Reads the memory operand of an instruction.
     pub(crate) fn read_memory_operand(&mut self, instruction: &Instruction, size: u8) -> Step<u64> {
         let linear = self.operand_linear(instruction, u64::from(size), false)?;

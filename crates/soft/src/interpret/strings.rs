@@ -26,15 +26,22 @@ struct StringOp {
 }
 
 impl SoftVcpu {
-    /// Runs a string instruction. `Ok` means it is finished; [`Stop::Again`] that it should be entered again.
-    pub(crate) fn string(&mut self, instruction: &Instruction) -> Step {
+    /// Runs a string instruction. `Ok` says whether it is finished, which it may not be after an element under TF;
+    /// [`Stop::Again`] that it should be entered again.
+    pub(crate) fn string(&mut self, instruction: &Instruction) -> Step<bool> {
+        use Mnemonic as M;
         let op = self.string_op(instruction);
+        let steps = self.rflags().contains(Rflags::TF);
+        if matches!(instruction.mnemonic(), M::Insb | M::Insw | M::Insd | M::Outsb | M::Outsw | M::Outsd) {
+            // Also for no element at all.
+            self.check_port(self.block.gprs[gpr::RDX] as u16, op.size)?;
+        }
         let mut turn = 0;
         loop {
             if op.repeats && self.count(op) == 0 {
-                return Ok(());
+                return Ok(true);
             }
-            let run = if op.repeats { self.run_of(instruction, op)? } else { 0 };
+            let run = if op.repeats && !steps { self.run_of(instruction, op)? } else { 0 };
             if run == 0 {
                 self.element(instruction, op)?;
             }
@@ -43,12 +50,15 @@ impl SoftVcpu {
             self.answers_used = 0;
             let done = run.max(1);
             if !op.repeats {
-                return Ok(());
+                return Ok(true);
             }
             let count = self.count(op).wrapping_sub(done);
             self.set_gpr(gpr::RCX, op.address_size, count);
             if self.repeat_is_over(instruction) {
-                return Ok(());
+                return Ok(true);
+            }
+            if steps {
+                return Ok(count == 0);
             }
             turn += done;
             let must_pause =
@@ -162,7 +172,6 @@ impl SoftVcpu {
             }
             M::Insb | M::Insw | M::Insd => {
                 let port = self.block.gprs[gpr::RDX] as u16;
-                self.check_port(port, op.size)?;
                 let target = self.target_linear(op, true)?;
                 // The store must be possible before the device is asked.
                 let access = self.access(true);
@@ -173,7 +182,6 @@ impl SoftVcpu {
             }
             _ => {
                 let port = self.block.gprs[gpr::RDX] as u16;
-                self.check_port(port, op.size)?;
                 let value = self.source(op)?;
                 self.posted.push(Exit::PioWrite { port, size: op.size, value: value as u32 });
                 self.advance(gpr::RSI, op, 1);

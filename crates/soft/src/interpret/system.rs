@@ -168,6 +168,7 @@ impl SoftVcpu {
     }
 
     pub(crate) fn move_debug(&mut self, instruction: &Instruction) -> Step {
+        self.require_ring_0()?;
         let number = |register: Register| (register as u32 - Register::DR0 as u32) as usize;
         let target = instruction.op0_register();
         let (register, is_write) =
@@ -179,7 +180,6 @@ impl SoftVcpu {
             8.. => return Err(Exception::InvalidOpcode.into()),
             register => register,
         };
-        self.require_ring_0()?;
         if self.debug.dr7 & 1 << 13 != 0 {
             return Err(Exception::Debug { dr6: 1 << 13 }.into());
         }

@@ -428,19 +428,13 @@ impl SoftVcpu {
 
     fn near_size(&self, instruction: &Instruction) -> u8 {
         match instruction.op0_kind() {
+            OpKind::Register if instruction.op_count() == 0 => return_size(instruction),
             OpKind::NearBranch16 => 2,
             OpKind::NearBranch32 => 4,
             OpKind::NearBranch64 => 8,
             OpKind::Register => instruction.op0_register().size() as u8,
             OpKind::Memory => instruction.memory_size().size() as u8,
-            _ => {
-                use iced_x86::Code;
-                match instruction.code() {
-                    Code::Retnw | Code::Retnw_imm16 => 2,
-                    Code::Retnd | Code::Retnd_imm16 => 4,
-                    _ => 8,
-                }
-            }
+            _ => return_size(instruction),
         }
     }
 
@@ -513,5 +507,15 @@ impl SoftVcpu {
             _ => sign_differs || flags.contains(Rflags::ZF),
         };
         holds != (index & 1 == 1)
+    }
+}
+
+/// Operand size of a near return.
+fn return_size(instruction: &Instruction) -> u8 {
+    use iced_x86::Code;
+    match instruction.code() {
+        Code::Retnw | Code::Retnw_imm16 => 2,
+        Code::Retnd | Code::Retnd_imm16 => 4,
+        _ => 8,
     }
 }

@@ -38,6 +38,7 @@ impl SoftVcpu {
 
     fn masked_bytes(&mut self, instruction: &Instruction) -> Step {
         self.check_fp(instruction)?;
+        self.check_pending_x87(instruction)?;
         let (data, mask) = (instruction.op1_register(), instruction.op2_register());
         let (data, mask, len) = if data.is_mm() {
             let mut wide = ([0; 32], [0; 32]);

@@ -8,7 +8,7 @@
 
 use std::mem::offset_of;
 
-use iced_x86::{Encoder, Instruction, Register, RflagsBits};
+use iced_x86::{Code, Encoder, Instruction, Register, RflagsBits};
 
 use crate::block::{ExitReason, VcpuBlock};
 use crate::code_cache::{HostPc, Stubs};
@@ -255,7 +255,9 @@ impl Builder {
     /// Appends `instruction` in its 64-bit encoding. Returns false if it has none.
     pub(crate) fn encode(&mut self, instruction: &Instruction) -> bool {
         let address = self.e.address();
-        if self.encoder.encode(instruction, address).is_err() {
+        let mut in_long_mode = *instruction;
+        in_long_mode.set_code(long_mode_form(instruction.code()));
+        if self.encoder.encode(&in_long_mode, address).is_err() {
             drop(self.encoder.take_buffer());
             return false;
         }
@@ -409,5 +411,24 @@ impl Builder {
         self.e.store_gs_imm64(Builder::rip_offset(), block_rip);
         self.e.jump_to(stubs.lookup);
         stale
+    }
+}
+
+/// The form of an instruction that 64-bit code has too: some short encodings became prefixes or disappeared.
+fn long_mode_form(code: Code) -> Code {
+    match code {
+        Code::Inc_r16 => Code::Inc_rm16,
+        Code::Inc_r32 => Code::Inc_rm32,
+        Code::Dec_r16 => Code::Dec_rm16,
+        Code::Dec_r32 => Code::Dec_rm32,
+        Code::Add_rm8_imm8_82 => Code::Add_rm8_imm8,
+        Code::Or_rm8_imm8_82 => Code::Or_rm8_imm8,
+        Code::Adc_rm8_imm8_82 => Code::Adc_rm8_imm8,
+        Code::Sbb_rm8_imm8_82 => Code::Sbb_rm8_imm8,
+        Code::And_rm8_imm8_82 => Code::And_rm8_imm8,
+        Code::Sub_rm8_imm8_82 => Code::Sub_rm8_imm8,
+        Code::Xor_rm8_imm8_82 => Code::Xor_rm8_imm8,
+        Code::Cmp_rm8_imm8_82 => Code::Cmp_rm8_imm8,
+        code => code,
     }
 }

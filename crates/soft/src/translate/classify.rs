@@ -128,7 +128,17 @@ pub(crate) fn fp_level(instruction: &Instruction) -> u8 {
             level = level.max(1);
         }
     }
-    if matches!(instruction.mnemonic(), Mnemonic::Ldmxcsr | Mnemonic::Stmxcsr) {
+    // These use MXCSR without naming a vector register, or with one in memory only.
+    let uses_mxcsr = matches!(
+        instruction.mnemonic(),
+        Mnemonic::Ldmxcsr
+            | Mnemonic::Stmxcsr
+            | Mnemonic::Cvtsd2si
+            | Mnemonic::Cvttsd2si
+            | Mnemonic::Cvtss2si
+            | Mnemonic::Cvttss2si
+    );
+    if uses_mxcsr {
         level = level.max(2);
     }
     let is_x87 = features
