@@ -129,7 +129,7 @@ fn start_pic(code: Code) -> Code {
 fn a_guest_says_hello_and_ends_with_its_status() {
     let code = b"hello\n".iter().fold(Code::default(), |code, &byte| code.out(0x3f8, byte));
     let (report, printed) = run_image(&image(code.out(0xf4, 0x10), &[]), |_| ());
-    assert_eq!((report.ending, printed.as_str()), (Ending::DebugExit(0x10), "hello\n"));
+    assert_eq!((report.ending, printed.as_str()), (Ending::DebugExit(0x21), "hello\n"));
     assert_eq!(report.exits.pio_write, 7);
 }
 
@@ -139,7 +139,7 @@ fn a_sleeping_guest_is_woken_by_its_timer() {
     let code = start_pic(Code::default().stack().load_idt()).out(0x43, 0x30).out(0x40, 0).out(0x40, 0x30);
     let code = code.bytes(&[0xfb, 0xf4]).out(0xf4, 1);
     let report = run(code, &[(0x20, Code::default().out(0xf4, 2))]);
-    assert_eq!((report.ending, report.exits.halt), (Ending::DebugExit(2), 1));
+    assert_eq!((report.ending, report.exits.halt), (Ending::DebugExit(5), 1));
     assert!(report.wall_time.as_millis() >= 10, "{:?}", report.wall_time);
 }
 
@@ -167,7 +167,7 @@ fn a_guest_that_reads_every_msr_is_survived() {
     // #GP: drop the error code, step over the two bytes of RDMSR, go on.
     let skip = Code::default().bytes(&[0x83, 0xc4, 0x04, 0x83, 0x04, 0x24, 0x02, 0xcf]);
     let report = run(code.out(0xf4, 3), &[(13, skip)]);
-    assert_eq!(report.ending, Ending::DebugExit(3));
+    assert_eq!(report.ending, Ending::DebugExit(7));
     assert!(report.unmapped.msr > 0x3000, "{:?}", report.unmapped);
 }
 

@@ -215,3 +215,18 @@ fn all_that_was_printed_arrives_and_markers_are_measured() {
     assert_eq!(seen.statistics.get("runs"), Some(6));
     assert_eq!(report.markers[1].seen, None);
 }
+
+#[test]
+fn a_second_vcpu_sleeps_until_the_first_one_starts_it() {
+    let icr = |value: u64| (Exit::MsrWrite { msr: 0x830, value: 1 << 32 | value }, Reply::Done);
+    let x2apic = (Exit::MsrWrite { msr: x86::msr::APIC_BASE, value: 0xfee0_0d00 }, Reply::Done);
+    // INIT, then SIPI to page 0x9a (SDM vol. 3, 9.4.4.1).
+    let first = vec![x2apic, icr(0x4500), icr(0x469a)];
+    let scripts = vec![first, vec![crash_step()]];
+    let (machine, _) = machine(|plan| plan.vcpu_count = 2, scripts, Then::Halt, quiet());
+    let Ending::Crashed(crash) = machine.run().unwrap().ending else {
+        panic!("the second vCPU ran its script")
+    };
+    assert_eq!((crash.state.cs.base, crash.state.rip), (0x9_a000, 0));
+    assert!(crash.to_string().starts_with("triple fault in real mode"));
+}

@@ -124,7 +124,7 @@ pub(crate) fn plan(kernel: &host::MemFd) -> VmPlan {
     }
 }
 
-/// A machine whose vCPU plays `scripts`, one for each life.
+/// A machine whose vCPUs play `scripts`, one for each vCPU of each life.
 pub(crate) fn machine(
     adjust: impl FnOnce(&mut VmPlan),
     scripts: Vec<Vec<Step>>,
@@ -137,12 +137,12 @@ pub(crate) fn machine(
     let injected = Injected::default();
     let given = Arc::clone(&injected);
     let scripts = Mutex::new(scripts.into_iter());
-    let make: Box<MakeVcpus> = Box::new(move |_, _| {
+    let make: Box<MakeVcpus> = Box::new(move |_, tables| {
         // The kernel's file must stay open as long as a life may begin.
         let _ = &kernel;
-        let steps = scripts.lock().unwrap().next().unwrap_or_default().into_iter();
-        Ok(vec![Box::new(Scripted {
-            steps,
+        let mut scripts = scripts.lock().unwrap();
+        let scripted = |_| Scripted {
+            steps: scripts.next().unwrap_or_default().into_iter(),
             wanted: Reply::Done,
             then,
             kicker: Arc::default(),
@@ -150,7 +150,8 @@ pub(crate) fn machine(
             injected: Arc::clone(&given),
             halted: false,
             runs: 0,
-        })])
+        };
+        Ok(tables.into_iter().map(scripted).map(|vcpu| Box::new(vcpu) as Box<dyn Vcpu>).collect())
     });
     (build_on(plan, console, make).unwrap(), injected)
 }
