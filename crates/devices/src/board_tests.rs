@@ -236,6 +236,16 @@ fn a_moved_tsc_moves_its_deadline() {
 }
 
 #[test]
+fn a_deadline_that_has_passed_interrupts_at_once() {
+    let mut guest = Guest::new(1);
+    guest.enable_apics(1);
+    guest.apic(0, 0x320, 0x400ec);
+    guest.now = Nanos(MILLISECOND);
+    guest.board.msr_write(0, guest.now, msr::TSC_DEADLINE, 1001).unwrap();
+    assert_eq!(guest.board.acknowledge(0), Some(0xec));
+}
+
+#[test]
 fn accesses_across_devices_are_split() {
     let mut guest = Guest::new(1);
     guest.out(0x21, &[0x5a]);

@@ -191,6 +191,7 @@ impl Controllers {
         let Some((apic, offset)) = self.apic_page(vcpu_id, gpa) else { return false };
         let effect = apic.mmio_write(now, offset, size, value);
         self.carry_out(vcpu_id, effect);
+        self.advance_one(vcpu_id, now);
         true
     }
 
@@ -224,6 +225,8 @@ impl Controllers {
             apic.msr_write(now, number, value)?
         };
         self.carry_out(vcpu_id, effect);
+        // A deadline that has passed already interrupts at once, not when the timer thread comes round to it.
+        self.advance_one(vcpu_id, now);
         Ok(())
     }
 
