@@ -230,3 +230,15 @@ fn a_second_vcpu_sleeps_until_the_first_one_starts_it() {
     assert_eq!((crash.state.cs.base, crash.state.rip), (0x9_a000, 0));
     assert!(crash.to_string().starts_with("triple fault in real mode"));
 }
+
+#[test]
+fn the_power_button_interrupts_a_guest_that_sleeps() {
+    let mut script = start_pic(2);
+    // The secondary 8259 lets line 9 through, as SCI; the button's event is enabled.
+    script.extend([out(0xa1, 0xfd), (Exit::PioWrite { port: 0x602, size: 2, value: 1 << 8 }, Reply::Done)]);
+    script.extend([halt(), (Exit::PioRead { port: 0x600, size: 2 }, Reply::Value(1 << 8)), out(0xf4, 1)]);
+    let (machine, injected) = machine(|_| (), vec![script], Then::Spin, quiet());
+    machine.control().press_power_button();
+    assert_eq!(machine.run().unwrap().ending, Ending::DebugExit(3));
+    assert_eq!(*injected.lock().unwrap(), [Injection::Interrupt(0x29)]);
+}

@@ -33,6 +33,14 @@ pub(super) fn put(memory: &GuestMemory, gpa: Gpa, bytes: &[u8]) {
     memory.write(gpa, bytes).expect(FITS);
 }
 
+/// Writes the two words of a PC's BIOS data area that kernels read without asking a BIOS: where the extended data
+/// area lies (0x40e, a segment) and how much memory is below it (0x413, in KiB).
+pub(super) fn put_bios_data(memory: &GuestMemory) {
+    let ebda = devices::layout::EBDA_START.0;
+    put(memory, Gpa(0x40e), &((ebda >> 4) as u16).to_le_bytes());
+    put(memory, Gpa(0x413), &((ebda >> 10) as u16).to_le_bytes());
+}
+
 /// Writes a GDT for the segments of `state` and points the state at it. A 64-bit TSS descriptor would take two
 /// slots; the second stays zero, as the base is zero.
 pub(super) fn set_gdt(memory: &GuestMemory, state: &mut VcpuState, gpa: Gpa) {

@@ -111,6 +111,7 @@ pub struct Handover<'a> {
 /// [`ImageError`] if the image changed since it was inspected or something does not fit.
 pub fn load(handover: &Handover<'_>) -> Result<VcpuState, ImageError> {
     let image = handover.kernel;
+    entry::put_bios_data(handover.memory);
     if let Some(header) = bzimage::Header::find(image)? {
         return bzimage::load(handover, &header);
     }

@@ -246,6 +246,8 @@ mod tests {
         let word = |at| memory.read_value(Gpa(at), 4).unwrap();
         let info = |at| word(expected_at + at);
         assert_eq!((info(0), info(4), info(8)), (0x24d, 639, 63 * 1024));
+        // The BIOS data area agrees about low memory.
+        assert_eq!((word(0x413) & 0xffff, word(0x40e) & 0xffff), (639, 0x9fc0));
         assert_eq!(text_at(&memory, info(16)), "kernel x y");
         assert_eq!(text_at(&memory, info(64)), "mother");
         let mods = info(24);
