@@ -59,6 +59,9 @@ fn hex(bytes: &[u8]) -> String {
 /// Every difference that counts, or nothing if the engine was right.
 pub fn differences(case: &Case, native: &Outcome, engine: &Outcome) -> Vec<Difference> {
     let mut found = Vec::new();
+    if Latitude::is_beyond(native.end) {
+        return found;
+    }
     let mut check = |what: &str, native: String, engine: String| {
         if native != engine {
             found.push(Difference { what: what.to_owned(), native, engine });
@@ -77,9 +80,13 @@ pub fn differences(case: &Case, native: &Outcome, engine: &Outcome) -> Vec<Diffe
             if latitude.any_gprs && *name != "rsp" {
                 continue;
             }
-            check(name, format!("{:#x}", ours.gprs[index]), format!("{:#x}", theirs.gprs[index]));
+            let text =
+                |value: u64| format!("{:#x}", if latitude.low_gprs { value & 0xffff_ffff } else { value });
+            check(name, text(ours.gprs[index]), text(theirs.gprs[index]));
         }
-        check("rip", format!("{:#x}", ours.rip), format!("{:#x}", theirs.rip));
+        if !latitude.steps_on_int1 {
+            check("rip", format!("{:#x}", ours.rip), format!("{:#x}", theirs.rip));
+        }
         let defined = |rflags: u64| format!("{:#x}", rflags & !latitude.undefined_flags);
         check("rflags", defined(ours.rflags), defined(theirs.rflags));
         check("fs_base", format!("{:#x}", ours.fs_base), format!("{:#x}", theirs.fs_base));
@@ -96,8 +103,13 @@ pub fn differences(case: &Case, native: &Outcome, engine: &Outcome) -> Vec<Diffe
             }
         }
     }
-    if native.data != engine.data {
-        let first = (0..native.data.len()).find(|&at| native.data[at] != engine.data[at]).unwrap_or(0);
+    let pushed = if latitude.pushes_all { 32 } else { u64::from(latitude.pushes_first) * 8 };
+    let stack = native.registers.gprs[vcpu::gpr::RSP];
+    let is_ignored = |at: usize| stack.wrapping_sub(arena::data_address(at) + 1) < pushed;
+    let differs = |at: usize| native.data[at] != engine.data[at] && !is_ignored(at);
+    let first =
+        if native.data == engine.data { None } else { (0..native.data.len()).find(|&at| differs(at)) };
+    if let Some(first) = first {
         let until = (first + 16).min(native.data.len());
         let what = format!("memory at {:#x}", arena::data_address(first));
         check(&what, hex(&native.data[first..until]), hex(&engine.data[first..until]));

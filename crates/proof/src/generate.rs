@@ -31,6 +31,8 @@ pub const BATCH: usize = 64;
 const PLACE_BYTES: u64 = (arena::CODE_PAGES - 1) * arena::PAGE / BATCH as u64;
 /// Most instructions in a case.
 const MOST_INSTRUCTIONS: u64 = 8;
+/// Most bytes of code that they have.
+const MOST_CODE_BYTES: u64 = 15 * MOST_INSTRUCTIONS;
 
 /// What to make.
 #[derive(Clone, Debug)]
@@ -96,8 +98,7 @@ impl Generator {
     }
 
     fn case(&self, random: &mut Random, index: u64, image: &Arc<Image>) -> Case {
-        let place =
-            arena::CODE + index * PLACE_BYTES + random.below(PLACE_BYTES - 15 * MOST_INSTRUCTIONS - 8);
+        let place = arena::CODE + index * PLACE_BYTES + random.below(PLACE_BYTES - MOST_CODE_BYTES - 8);
         let mut draft = Draft::new(random, self.wish.bits, place);
         if self.wish.only.is_none() && draft.random.percent(self.wish.raw_percent) {
             self.add_bytes(&mut draft);
@@ -134,7 +135,7 @@ impl Generator {
         for _ in 0..20 {
             let bytes = random_bytes(draft.random, self.wish.bits);
             let instruction = draft.decode(&bytes);
-            if self.may_run(&instruction, &bytes) {
+            if self.may_run(&instruction, &bytes) && !enters_neighbour(&instruction, draft.rip()) {
                 compose::add_raw(draft, &instruction, &bytes);
                 return;
             }
@@ -152,16 +153,34 @@ impl Generator {
         forms::is_presented(code, self.wish.bits, &self.table)
             && forms::reason_not_covered(code, self.wish.bits).is_none()
             && !instruction::is_forbidden(instruction, self.wish.bits)
-            && !(self.wish.bits == 64 && is_narrow_branch(instruction, bytes))
+            && !is_narrow_branch(instruction, bytes)
+            && !is_misread(instruction, bytes, self.wish.bits)
     }
 }
 
-/// A branch under an operand-size prefix, on which makers differ.
+/// Encodings that iced and silicon read differently: F3 REX.B 90 is XCHG and no PAUSE, and VEX.W with a general
+/// register is invalid outside 64-bit mode.
+fn is_misread(instruction: &Instruction, bytes: &[u8], bits: u32) -> bool {
+    let bytes = &bytes[..instruction.len()];
+    let is_long_pause = instruction.mnemonic() == Mnemonic::Pause && bytes.len() > 2;
+    let has_vex_w = bytes.windows(3).any(|part| part[0] == 0xc4 && part[2] & 0x80 != 0);
+    is_long_pause || bits == 32 && has_vex_w
+}
+
+/// A branch to another case's code: what flags mean after that is not known from this case alone.
+fn enters_neighbour(instruction: &Instruction, rip: u64) -> bool {
+    let target = instruction.near_branch_target();
+    let is_ours = target > rip + 15 && target < rip + 100;
+    (arena::CODE..arena::LANDING).contains(&target) && !is_ours
+}
+
+/// A branch under an operand-size prefix or a repeat prefix, on which makers differ.
 fn is_narrow_branch(instruction: &Instruction, bytes: &[u8]) -> bool {
     let prefixes = bytes.iter().take_while(
         |byte| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3),
     );
-    instruction.flow_control() != FlowControl::Next && prefixes.clone().any(|&byte| byte == 0x66)
+    instruction.flow_control() != FlowControl::Next
+        && prefixes.clone().any(|&byte| matches!(byte, 0x66 | 0xf2 | 0xf3))
 }
 
 /// Opcodes without a meaning for iced that some host may give one: AMD's 0F 01 group, 3DNow!, and UD-like gaps.

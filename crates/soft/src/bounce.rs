@@ -43,7 +43,11 @@ impl SoftVcpu {
         let Some(thunk) = thunk else {
             return Err(Exception::InvalidOpcode.into());
         };
-        self.run_thunk(instruction, thunk)?;
+        // A thunk is shared by every copy of the instruction, so the address in its sites is only one of theirs.
+        let rip = self.block.rip;
+        let done = self.run_thunk(instruction, thunk);
+        self.block.rip = rip;
+        done?;
         if write {
             let data = self.block.bounce.0;
             let mut at = 0;
@@ -101,7 +105,9 @@ fn operand_needs(instruction: &Instruction) -> (bool, bool) {
     let mut factory = InstructionInfoFactory::new();
     let info = factory.info(instruction);
     let memory_op = (0..instruction.op_count()).find(|&op| instruction.op_kind(op) == OpKind::Memory);
-    let reads = memory_op.is_none_or(|op| !matches!(info.op_access(op), OpAccess::Write));
+    // An x87 store with an unmasked exception stores nothing: what was there goes back.
+    let reads = memory_op.is_none_or(|op| !matches!(info.op_access(op), OpAccess::Write))
+        || crate::translate::fp_level(instruction) == 1;
     (reads, must_be_aligned(instruction))
 }
 

@@ -265,19 +265,18 @@ impl SoftVcpu {
         if !self.is_64_bit() {
             let is_big = self.segments[seg::CS].is_big() && !self.is_real_or_v86();
             bits |= if is_big { Mode::CODE32 } else { Mode::CODE16 };
-            let is_flat = |segment: &Segment| {
-                segment.base == 0
-                    && segment.limit == u32::MAX
-                    && segment.is_present()
-                    && (segment.is_code() || segment.kind() & 6 == 2)
-            };
+            let is_flat =
+                |segment: &Segment| segment.base == 0 && segment.limit == u32::MAX && segment.is_present();
+            let is_data = |segment: &Segment| !segment.is_code() && segment.kind() & 6 == 2;
+            let data_segments = [seg::ES, seg::SS, seg::DS];
             let flat = self.is_protected()
                 && !self.is_v86()
                 && self.segments[..seg::FS].iter().all(is_flat)
+                && data_segments.iter().all(|&index| is_data(&self.segments[index]))
                 && self.segments[seg::SS].is_big()
                 && self.segments[seg::FS..]
                     .iter()
-                    .all(|segment| is_flat(segment) || segment.limit == u32::MAX);
+                    .all(|segment| segment.limit == u32::MAX && segment.is_present() && is_data(segment));
             if !flat {
                 bits |= Mode::SEGMENTED;
             }

@@ -115,11 +115,12 @@ impl<'a> Draft<'a> {
         Some(())
     }
 
-    /// Whether an earlier instruction works on the x87 unit, and so leaves its address there.
+    /// Whether an earlier instruction works on the x87 unit or loads it, and so leaves an address there.
     pub(super) fn has_x87(&self) -> bool {
         self.instructions.iter().any(|one| {
             one.cpuid_features().iter().any(|feature| {
-                matches!(feature, CpuidFeature::FPU | CpuidFeature::FPU287 | CpuidFeature::FPU387)
+                use CpuidFeature as F;
+                matches!(feature, F::FPU | F::FPU287 | F::FPU387 | F::FXSR | F::XSAVE)
             })
         })
     }

@@ -107,7 +107,7 @@ fn xsave_image(random: &mut Random) -> Vec<u8> {
     header.fill(0);
     header[0] = random.below(8) as u8;
     match random.below(12) {
-        0 => header[random.below(24) as usize] = random.bits() as u8,
+        0 => header[4 + random.below(20) as usize] = random.bits() as u8,
         1 => registers.xsave[26] = random.bits() as u8,
         _ => {}
     }

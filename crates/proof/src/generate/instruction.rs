@@ -247,9 +247,9 @@ fn set_memory_or_branch(
     Some(())
 }
 
-/// Near branches go a little forward, mostly behind the case; long ones may leave the code pages.
+/// Near branches go behind the case, where INT3 stands; long ones may leave the code pages.
 fn branch_target(draft: &mut Draft, is_short: bool) -> u64 {
-    let near = draft.rip() + 16 + draft.random.below(90);
+    let near = draft.start.rip + super::MOST_CODE_BYTES + draft.random.below(6);
     if is_short {
         return near;
     }

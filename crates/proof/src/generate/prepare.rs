@@ -20,6 +20,10 @@ pub(super) fn prepare(draft: &mut Draft, instruction: &Instruction) -> bool {
         }
         draft.unsettle();
     }
+    if instruction.is_vsib() {
+        // A pending single step may interrupt a gather between any two elements.
+        draft.start.rflags &= !0x100;
+    }
     choose_count(draft, instruction);
     choose_bit_offset(draft, instruction);
     choose_dividend(draft, instruction);

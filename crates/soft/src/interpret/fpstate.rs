@@ -131,6 +131,9 @@ impl SoftVcpu {
         let opcode = self.word(6) & 0x7ff;
         self.set_word(6, opcode);
         self.block.xsave.0[5] = 0;
+        for register in 0..8 {
+            self.block.xsave.0[42 + register * 16..48 + register * 16].fill(0);
+        }
     }
 
     /// Bytes of an XSAVE area for `components`.
@@ -192,10 +195,10 @@ impl SoftVcpu {
 
     /// Linear address of an area, aligned, with every page of it checked for the access.
     fn area(&mut self, instruction: &Instruction, len: usize, alignment: u64, write: bool) -> Step<u64> {
-        let linear = self.operand_linear(instruction, len as u64, write)?;
-        if !linear.is_multiple_of(alignment) {
+        if !self.unchecked_linear(instruction).is_multiple_of(alignment) {
             return Err(GP0.into());
         }
+        let linear = self.operand_linear(instruction, len as u64, write)?;
         self.pieces(linear, len, self.access(write))?;
         Ok(linear)
     }
@@ -464,8 +467,10 @@ impl SoftVcpu {
         let (bytes, len) = self.environment(SoftVcpu::is_16_bit_form(instruction));
         let linear = self.operand_linear(instruction, len as u64, true)?;
         self.write_bytes(linear, &bytes[..len], self.access(true))?;
-        let control = self.word(0) | 0x3f;
+        // Every exception is masked now, so none is pending.
+        let (control, status) = (self.word(0) | 0x3f, self.word(2) & !0x8080);
         self.set_word(0, control);
+        self.set_word(2, status);
         Ok(())
     }
 

@@ -6,6 +6,7 @@ use vcpu::gpr;
 use x86::{Exception, Rflags};
 
 use crate::cpu::{SoftVcpu, Step};
+use crate::translate::{has_16_bit_address, has_32_bit_address};
 
 impl SoftVcpu {
     fn al(&self) -> u8 {
@@ -264,7 +265,9 @@ impl SoftVcpu {
         let shift = bits.trailing_zeros();
         let distance = (signed >> shift).wrapping_mul(i64::from(size));
         let mut offset = self.effective_address(instruction).wrapping_add(distance as u64);
-        if instruction.memory_base().size() == 4 || !self.is_64_bit() {
+        if has_16_bit_address(instruction) {
+            offset &= 0xffff;
+        } else if has_32_bit_address(instruction) || !self.is_64_bit() {
             offset &= 0xffff_ffff;
         }
         let writes = instruction.mnemonic() != Mnemonic::Bt;

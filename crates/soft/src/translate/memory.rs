@@ -218,6 +218,9 @@ impl Builder {
     /// BT, BTS, BTR and BTC with a register bit offset reach beyond their operand: the offset selects the word.
     pub(crate) fn copy_bit_test(&mut self, instruction: &Instruction, operand: Operand, used: u16) -> bool {
         let Some(bit) = gpr_number(instruction.op1_register()) else { return false };
+        if has_16_bit_address(instruction) {
+            return false;
+        }
         let bit = Reg(bit);
         let used = used | address_registers(instruction);
         self.put_flags_away();
@@ -234,8 +237,7 @@ impl Builder {
         self.e.sar(entry, 3 + log2_size);
         self.e.shl(entry, log2_size);
         self.e.alu(Alu::Add, address, entry);
-        let base = instruction.memory_base();
-        if base.size() == 4 || !self.mode.is_64() {
+        if has_32_bit_address(instruction) || !self.mode.is_64() {
             self.e.mov32(address, address);
         }
         let beyond = self.add_segment(address, entry, instruction.memory_segment(), operand.size);
@@ -282,6 +284,21 @@ impl Builder {
     pub(crate) fn stack_word(&self) -> u8 {
         if self.mode.is_64() { 8 } else { 4 }
     }
+}
+
+/// Whether the memory operand of an instruction in 64-bit code has a 32-bit address.
+pub(crate) fn has_32_bit_address(instruction: &Instruction) -> bool {
+    let (base, index) = (instruction.memory_base(), instruction.memory_index());
+    let is_absolute = base == Register::None && index == Register::None;
+    let narrow = |register: Register| register.size() == 4 && register.is_gpr() || register == Register::EIP;
+    if is_absolute { instruction.memory_displ_size() == 4 } else { narrow(base) || narrow(index) }
+}
+
+/// Whether the memory operand has a 16-bit address.
+pub(crate) fn has_16_bit_address(instruction: &Instruction) -> bool {
+    let (base, index) = (instruction.memory_base(), instruction.memory_index());
+    let is_absolute = base == Register::None && index == Register::None;
+    base.size() == 2 || index.size() == 2 || is_absolute && instruction.memory_displ_size() == 2
 }
 
 /// iced's name of host register `register` at a size in bytes.

@@ -39,7 +39,7 @@ use control::Exits;
 
 pub(crate) use builder::{Builder, Link, Site, SiteAccess};
 pub(crate) use classify::{Kind, classify, fp_level};
-pub(crate) use memory::segment_index;
+pub(crate) use memory::{has_16_bit_address, has_32_bit_address, segment_index};
 
 /// Longest block in guest instructions.
 const MAX_INSTRUCTIONS: usize = 48;
@@ -193,6 +193,9 @@ impl Translator {
     /// Emits one instruction that does not end the block. False if that cannot be done.
     fn step(&mut self, instruction: &Instruction, kind: Kind, used: u16) -> bool {
         let flag_use = FlagUse::of(instruction);
+        if writes_code_segment(kind, instruction, self.builder.mode) {
+            return false;
+        }
         if fp_level(instruction) > 0 {
             self.builder.want_fp_state();
         }
@@ -270,6 +273,12 @@ impl Translator {
         e.shr(Reg::RDX, 32);
         e.mov32(Reg::RAX, Reg::RAX);
     }
+}
+
+/// A store through a CS override outside 64-bit mode faults, however flat the segment is.
+fn writes_code_segment(kind: Kind, instruction: &Instruction, mode: Mode) -> bool {
+    let (Kind::Copy(Some(operand)) | Kind::BitTest(operand)) = kind else { return false };
+    operand.write && !mode.is_64() && instruction.memory_segment() == Register::CS
 }
 
 fn ends_block(kind: Kind) -> bool {
