@@ -128,6 +128,8 @@ pub fn load(handover: &Handover<'_>) -> Result<VcpuState, ImageError> {
 mod tests {
     use std::path::PathBuf;
 
+    use super::image::image_of;
+    use super::test_images::{bzimage, elf32, elf64, handed_over};
     use super::{Handover, Image, Protocol, guest_map, inspect, load, slots};
     use mem::GuestMemory;
     use x86::Gpa;
@@ -166,5 +168,48 @@ mod tests {
         // The 64-bit entry starts by clearing the direction flag and interrupts.
         let code = memory.read_value(Gpa(state.rip), 2).unwrap();
         assert_eq!(code, 0xfafc, "{code:#x}");
+    }
+
+    #[test]
+    fn a_damaged_image_is_refused_or_loaded_and_never_more() {
+        let note = [4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0, b'X', b'e', b'n', 0, 0, 0, 0x10, 0];
+        let multiboot = [0x1bad_b002, 0x1_0003, 0xe451_4ffb_u32, 0x10_0000, 0x10_0000, 0, 0, 0x10_0020];
+        let multiboot: Vec<u8> = multiboot.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let with_zeros = |bytes: &[u8]| [bytes, &[0; 64]].concat();
+        let images = [
+            bzimage(),
+            elf64(0x10_0000, &[0x90; 0x40], &note),
+            elf32(0x10_0000, &with_zeros(&multiboot)),
+            with_zeros(&multiboot),
+        ];
+        let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+        let mut random = move |limit: usize| {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            seed as usize % limit
+        };
+        let (mut loaded, mut refused) = (0, 0);
+        for image in &images {
+            assert!(handed_over(image, "x", &[(&[1], "y")]).is_ok());
+            for _ in 0..2000 {
+                let mut damaged = image.clone();
+                // Most of what matters lies in the headers.
+                let head = damaged.len().min(0x300);
+                for _ in 0..=random(3) {
+                    let at = random(head);
+                    damaged[at] = [0, 1, 0x7f, 0x80, 0xff, random(256) as u8][random(6)];
+                }
+                if random(10) == 0 {
+                    damaged.truncate(random(image.len()));
+                }
+                // Inspection may accept what loading refuses, as only loading knows the memory; never the reverse.
+                let accepted = inspect(&image_of(&damaged)).is_ok();
+                let is_loaded = handed_over(&damaged, "x", &[(&[1], "y")]).is_ok();
+                assert!(accepted || !is_loaded);
+                *(if is_loaded { &mut loaded } else { &mut refused }) += 1;
+            }
+        }
+        assert!(loaded > 1000 && refused > 1000, "{loaded} loaded, {refused} refused");
     }
 }
