@@ -80,7 +80,7 @@ pub(super) fn check_fit(
             kernel.kernel_end.div_ceil(1 << 20),
             low_end >> 20
         );
-        complaints.take("memory", trouble::<()>(what, "give the guest more memory with `--memory`"));
+        complaints.take("memory", trouble::<()>(what, more_memory(kernel.kernel_end, low_end_max(kernel))));
         return;
     }
     let top = kernel.initrd_last.map_or(low_end, |last| low_end.min(last.saturating_add(1)));
@@ -92,8 +92,25 @@ pub(super) fn check_fit(
             "{} needs {wanted} bytes of memory; behind the kernel {room} are left",
             modules.iter().map(|module| module.path.display().to_string()).collect::<Vec<_>>().join(", ")
         );
-        complaints.take(field, trouble::<()>(what, "give the guest more memory with `--memory`"));
+        let needed = kernel.kernel_end.next_multiple_of(PAGE_SIZE).saturating_add(wanted);
+        complaints.take(field, trouble::<()>(what, more_memory(needed, low_end_max(kernel))));
     }
+}
+
+/// Where low memory that this kernel can use for an initrd ends in the largest guest.
+fn low_end_max(kernel: &Kernel) -> u64 {
+    let low_end = boot::low_bytes(u64::MAX);
+    kernel.initrd_last.map_or(low_end, |last| low_end.min(last.saturating_add(1)))
+}
+
+fn more_memory(needed: u64, limit: u64) -> String {
+    if needed > limit {
+        return format!(
+            "no guest has that: kernel, initrd and modules lie below {} MiB together",
+            limit >> 20
+        );
+    }
+    format!("give the guest more memory with `--memory`, at least {}M", needed.div_ceil(1 << 20))
 }
 
 /// One sentence about `path` with the causes behind it, and what to do.

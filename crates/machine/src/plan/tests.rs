@@ -154,19 +154,28 @@ fn what_does_not_fit_is_told_with_the_numbers() {
             ..VmSpec::default()
         };
         let got = plan_on(&spec, &engines()).map(|plan| plan.memory_bytes >> 20);
-        let got = got.map_or_else(|error| error.complaints[0].what.clone(), |mib| format!("{mib} MiB"));
+        let told = |error: SpecErrors| format!("{}; {}", error.complaints[0].what, error.complaints[0].help);
+        let got = got.map_or_else(told, |mib| format!("{mib} MiB"));
         assert_eq!(got.replace(&folder.0.display().to_string(), "DIR"), expected, "{memory} {cmdline:?}");
     };
     check("70M", "quiet", "70 MiB");
+    check("69M", "quiet", "69 MiB");
     check(
         "48M",
         "",
-        "this kernel needs the first 64 MiB of memory to unpack itself; the guest has 48 MiB there",
+        "this kernel needs the first 64 MiB of memory to unpack itself; the guest has 48 MiB there; give the guest \
+         more memory with `--memory`, at least 64M",
     );
-    check("68M", "", "DIR/initrd needs 5242880 bytes of memory; behind the kernel 4194304 are left");
+    check(
+        "68M",
+        "",
+        "DIR/initrd needs 5242880 bytes of memory; behind the kernel 4194304 are left; give the guest more memory \
+         with `--memory`, at least 69M",
+    );
     check("16G", &"x".repeat(100), "16384 MiB");
-    check("1G", &"x".repeat(101), "the command line has 101 bytes; this kernel takes 100");
-    check("1G", "a\0b", "the command line has a NUL byte, where the guest would stop reading");
+    let too_long = "the command line has 101 bytes; this kernel takes 100; shorten it by 1 bytes";
+    check("1G", &"x".repeat(101), too_long);
+    check("1G", "a\0b", "the command line has a NUL byte, where the guest would stop reading; remove it");
 }
 
 #[test]
