@@ -25,6 +25,7 @@ usage: cargo xtask TASK
   check    formatting, lints, house rules, documentation
   tidy     the house rules alone
   test     check, then every test; the last line counts them
+  guest    fetch the default guest, which whole-guest tests run
   bench boot [--runs N]
            start to /init on the software CPU and on QEMU's TCG, and memory
   differential [OPTIONS]
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         ["check"] => steps::run(check::steps()),
         ["tidy"] => tidy::print_complaints(),
         ["test"] => steps::run(test::steps()),
+        ["guest"] => test::fetch_guest(),
         ["bench", "boot", options @ ..] => bench::runs(options).and_then(bench::boot),
         ["differential", options @ ..] => differential::run(options),
         ["report"] => Workspace::load().map(|workspace| {

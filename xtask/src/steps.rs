@@ -34,7 +34,8 @@ pub struct Step {
 pub enum Counts {
     /// The step is one thing that passes or fails, as its exit status says.
     One,
-    /// Every `test result:` line of `cargo test` adds its numbers.
+    /// Every `test result:` line of `cargo test` adds its numbers; a test that says `skipped: why` on a line of its
+    /// own counts as that.
     CargoTest,
     /// The last line of the form `12 passed, 0 failed, 3 skipped` says it.
     LastLine,
@@ -96,6 +97,7 @@ fn run_one(step: Step) -> Result<Tally> {
     let output = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
     let tally = step.counts.read(&output, status);
     let word = if tally.failed == 0 { "ok" } else { "FAILED" };
+    print_skips(&output);
     println!("{word:<7}{:<14}{:>7.1} s   {tally}", step.name, start.elapsed().as_secs_f64());
     if tally.failed > 0 {
         if status.code() == Some(TIMED_OUT) {
@@ -105,6 +107,13 @@ fn run_one(step: Step) -> Result<Tally> {
         println!("       all of it: {}", log.display());
     }
     Ok(tally)
+}
+
+/// What was skipped is never passed over in silence.
+fn print_skips(output: &str) {
+    for line in output.lines().filter(|line| line.to_ascii_lowercase().starts_with("skipped: ")) {
+        println!("       {line}");
+    }
 }
 
 /// The step's command under `timeout`, which ends children and grandchildren too.
@@ -140,7 +149,7 @@ impl Counts {
     fn read_output(self, output: &str, success: bool) -> Tally {
         let mut tally = match self {
             Counts::One => Tally { passed: u64::from(success), ..Tally::default() },
-            Counts::CargoTest => output.lines().filter_map(parse_cargo_line).fold(Tally::default(), add),
+            Counts::CargoTest => count_cargo_test(output),
             Counts::LastLine => output.lines().rev().find_map(parse_last_line).unwrap_or_default(),
         };
         let counted_nothing = tally == Tally::default();
@@ -149,6 +158,16 @@ impl Counts {
         }
         tally
     }
+}
+
+fn count_cargo_test(output: &str) -> Tally {
+    let mut tally = output.lines().filter_map(parse_cargo_line).fold(Tally::default(), add);
+    let said =
+        output.lines().filter(|line| line.to_ascii_lowercase().starts_with("skipped: ")).count() as u64;
+    let skipped = said.min(tally.passed);
+    tally.passed -= skipped;
+    tally.skipped += skipped;
+    tally
 }
 
 fn add(a: Tally, b: Tally) -> Tally {
@@ -203,6 +222,12 @@ mod tests {
             "test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1s";
         check(Counts::CargoTest, ok, true, "5 passed, 0 failed, 1 skipped");
         check(Counts::CargoTest, &format!("{ok}\n{bad}"), false, "8 passed, 2 failed, 1 skipped");
+    }
+
+    #[test]
+    fn a_test_that_says_it_was_skipped_has_not_passed() {
+        let ok = "test result: ok. 5 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out";
+        check(Counts::CargoTest, &format!("skipped: no guest\n{ok}"), true, "4 passed, 0 failed, 1 skipped");
     }
 
     #[test]

@@ -29,6 +29,11 @@ impl ConsoleInput {
         bytes.rev().for_each(|byte| queue.push_front(byte));
     }
 
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// Takes the next byte.
     pub fn pop(&self) -> Option<u8> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front()

@@ -1,12 +1,14 @@
 //! A 16550A serial port (National Semiconductor PC16550D datasheet).
 //!
-//! The line is infinitely fast: a byte written is sent at once, so the transmitter is always empty and its
+//! The line out is infinitely fast: a byte written is sent at once, so the transmitter is always empty and its
 //! interrupt comes back right after each write. Receiving goes at the guest's pace: the FIFO is filled from what
-//! was typed whenever the guest has emptied it.
+//! was typed when the guest has emptied it, and a guest that takes interrupts gets a moment in between. Without the
+//! moment a driver would never leave its interrupt handler while there is input, and could not slow the sender down.
 //!
-//! Nothing typed is lost on the way into a driver: the terminal sends while the guest asserts RTS or takes receive
-//! interrupts (or never touched either, as simple polling guests), and what a FIFO reset throws away is sent again.
-//! So text piped into a VM at its start waits until somebody opens the console.
+//! Nothing typed is lost on the way into a driver: the terminal sends while the guest asserts RTS (hardware flow
+//! control), or, if the guest never did, while it takes receive interrupts or has touched neither, as simple polling
+//! guests. What a FIFO reset throws away is sent again. So text piped into a VM at its start waits until somebody
+//! opens the console.
 //!
 //! rust-vmm's serial port was tried first: it cannot show the FIFO as off, combines interrupt causes into codes
 //! that a 16550 does not have, and never lowers its line.
@@ -62,6 +64,8 @@ const MSR_DCD: u8 = 0x80;
 
 /// Bytes in the receive FIFO.
 const FIFO_BYTES: usize = 16;
+/// How long a guest that takes interrupts has for other work between two full FIFOs: about a megabaud.
+const REFILL_AFTER_NS: u64 = 150_000;
 /// Output waits this long for the rest of its line.
 const FLUSH_AFTER_NS: u64 = 2_000_000;
 
@@ -93,6 +97,8 @@ struct Registers {
     transmitted: bool,
     /// The guest has written MCR or IER.
     is_set_up: bool,
+    /// The guest has asserted RTS before: from then on it says with it whether it can take more.
+    uses_rts: bool,
 }
 
 /// The serial port.
@@ -102,6 +108,8 @@ pub struct Serial {
     output: ConsoleOutput,
     line: IrqLine,
     now: Nanos,
+    /// Not before this is the FIFO filled again.
+    refill_at: Nanos,
     /// When output that waits is to be handed on.
     flush_at: Option<Nanos>,
     counters: SerialCounters,
@@ -112,7 +120,16 @@ impl Serial {
     pub fn new(input: ConsoleInput, output: ConsoleOutput, line: IrqLine) -> Serial {
         let registers = Registers { divisor: [12, 0], trigger: 1, ..Registers::default() };
         let counters = SerialCounters::default();
-        Serial { registers, input, output, line, now: Nanos(0), flush_at: None, counters }
+        Serial {
+            registers,
+            input,
+            output,
+            line,
+            now: Nanos(0),
+            refill_at: Nanos(0),
+            flush_at: None,
+            counters,
+        }
     }
 
     /// What was counted.
@@ -126,8 +143,9 @@ impl Serial {
 
     /// Whether the terminal may send. In loopback the wire is cut.
     fn is_listening(&self) -> bool {
-        let Registers { mcr, ier, is_set_up, .. } = &self.registers;
-        mcr & MCR_LOOP == 0 && (mcr & MCR_RTS != 0 || ier & IER_RECEIVED != 0 || !is_set_up)
+        let Registers { mcr, ier, is_set_up, uses_rts, .. } = &self.registers;
+        let takes = if *uses_rts { mcr & MCR_RTS != 0 } else { ier & IER_RECEIVED != 0 || !is_set_up };
+        mcr & MCR_LOOP == 0 && takes
     }
 
     /// Takes what was typed, as much as there is room for.
@@ -200,7 +218,11 @@ impl Serial {
                 self.counters.received += u64::from(byte.is_some());
                 // The next burst comes when this one is read: an interrupt per FIFO, not per byte.
                 if self.registers.received.is_empty() {
-                    self.receive();
+                    if self.registers.ier & IER_RECEIVED != 0 {
+                        self.refill_at = self.now.after(REFILL_AFTER_NS);
+                    } else {
+                        self.receive();
+                    }
                 }
                 byte.unwrap_or(0)
             }
@@ -247,6 +269,7 @@ impl Serial {
                 let before = self.modem_inputs();
                 let was_loop = self.registers.mcr & MCR_LOOP != 0;
                 self.registers.mcr = value & 0x1f;
+                self.registers.uses_rts |= value & (MCR_LOOP | MCR_RTS) == MCR_RTS;
                 let after = self.modem_inputs();
                 let ring_ended = before & !after & MSR_RI;
                 self.registers.msr_delta |= ((before ^ after) & !MSR_RI | ring_ended) >> 4;
@@ -303,14 +326,16 @@ impl PioDevice for Serial {
             self.flush_at = None;
             self.output.flush();
         }
-        if self.registers.received.is_empty() {
+        if self.registers.received.is_empty() && self.refill_at <= self.now {
             self.receive();
             self.update_line();
         }
     }
 
     fn deadline(&self) -> Option<Nanos> {
-        self.flush_at
+        let waits = self.registers.received.is_empty() && self.is_listening() && !self.input.is_empty();
+        let refill_at = (waits && self.refill_at > self.now).then_some(self.refill_at);
+        self.flush_at.into_iter().chain(refill_at).min()
     }
 }
 

@@ -103,9 +103,39 @@ fn pasted_text_arrives_whole() {
 #[test]
 fn what_was_typed_before_linux_opens_the_console_is_not_lost() {
     check("driver start", "\"abc 4=00 5:60 2=07 0:00 4=08 0:00 1=05 ! 4=0b 0:61 0:62 0:63 _");
-    check("closed and opened again", "\"abc 4=0b 2=01 1=01 0:61 1=00 4=08 2=07 0:00 1=01 0:62 0:63");
+    check(
+        "closed and opened again",
+        "\"abc 4=0b 2=01 1=01 0:61 1=00 4=08 2=07 0:00 1=01 0:00 4=0b 0:62 0:63",
+    );
     check("a guest that only polls", "\"ab 5:61 0:61 0:62 5:60");
     check("the loopback test keeps it", "4=0b \"a 4=1b 4=0b 0:61");
+}
+
+#[test]
+fn a_driver_gets_a_moment_between_two_full_fifos() {
+    let mut setup = setup();
+    for (offset, value) in [(IIR_FCR, 1), (IER, 1), (MCR, 0x0b)] {
+        setup.serial.write(offset, 1, value);
+    }
+    setup.input.push(&[b'a'; 40]);
+    let mut now = Nanos(0);
+    for expected in [16, 16, 8, 0] {
+        setup.serial.advance(now);
+        let mut count = 0;
+        while setup.serial.read(LSR, 1) & 1 != 0 {
+            setup.serial.read(DATA, 1);
+            count += 1;
+        }
+        assert_eq!(count, expected);
+        now = setup.serial.deadline().unwrap_or(now);
+    }
+    assert_eq!(setup.serial.deadline(), None);
+}
+
+#[test]
+fn a_guest_that_lowers_rts_is_sent_nothing_until_it_raises_it() {
+    check("interrupts stay on", "4=0b 2=01 1=01 4=09 \"a _ 5:60 4=0b ! 5:61 0:61 _");
+    check("a guest that never raised it", "4=09 2=01 1=01 \"a ! 0:61 _");
 }
 
 #[test]

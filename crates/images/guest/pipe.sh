@@ -1,8 +1,8 @@
 #!/bin/busybox sh
 # The guest of a pipe: no prompt, no echo, plain line ends; the end of the input ends the guest. The terminal is set
 # before the marker is printed: whoever feeds the pipe waits for the marker, so that no input is echoed or taken for
-# a control character but the one that ends it.
-/bin/busybox stty -echo -onlcr -isig -ixon -iexten
+# a control character but the one that ends it. Hardware flow control (crtscts) keeps long input from running over.
+/bin/busybox stty -echo -onlcr -isig -ixon -iexten crtscts
 echo "mother: /init started"
 . /etc/mounts
 hostname "$(mother_option name)"

@@ -5,12 +5,20 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a whole guest may take, boot included, on a busy machine.
+const LIMIT_SECONDS: &str = "120";
 
 /// The command in a folder.
 pub struct Mother {
     folder: PathBuf,
+    has_own_cache: bool,
     path: Option<PathBuf>,
 }
 
@@ -27,7 +35,12 @@ pub struct Ran {
 impl Mother {
     /// The command in `folder`, with an empty cache.
     pub fn new(folder: &Path) -> Mother {
-        Mother { folder: folder.to_owned(), path: None }
+        Mother { folder: folder.to_owned(), has_own_cache: true, path: None }
+    }
+
+    /// The command with the user's cache.
+    pub fn with_guest() -> Mother {
+        Mother { folder: "/".into(), has_own_cache: false, path: None }
     }
 
     /// The same on a host that has only the programs in `path`.
@@ -37,23 +50,115 @@ impl Mother {
 
     /// `mother run` with these words.
     pub fn run(&self, words: &[&str]) -> Ran {
-        let mut all = vec!["run"];
-        all.extend(words);
-        self.call(&all)
+        self.type_into(words, "")
     }
 
-    /// `mother` with these words and nothing on standard input; ended after a minute.
+    /// `mother run` with these words and this on standard input.
+    pub fn type_into(&self, words: &[&str], input: &str) -> Ran {
+        let mut command = self.command(env!("CARGO_BIN_EXE_mother"));
+        command.arg("run").args(words);
+        finish(command, input)
+    }
+
+    /// `mother` with these words and nothing on standard input.
     pub fn call(&self, words: &[&str]) -> Ran {
+        let mut command = self.command(env!("CARGO_BIN_EXE_mother"));
+        command.args(words);
+        finish(command, "")
+    }
+
+    /// A line for bash in which `$MOTHER` is the command.
+    pub fn shell(&self, line: &str) -> Ran {
+        let mut command = self.command("bash");
+        command.args(["-c", line]);
+        finish(command, "")
+    }
+
+    /// `program`, to be ended after a while whatever happens.
+    fn command(&self, program: &str) -> Command {
         let mut command = Command::new("/usr/bin/timeout");
-        command.args(["--kill-after=5", "60", env!("CARGO_BIN_EXE_mother")]).args(words);
-        command.current_dir(&self.folder).stdin(Stdio::null());
-        command.env("XDG_CACHE_HOME", self.folder.join("cache"));
+        command.args(["--kill-after=5", LIMIT_SECONDS, program]).current_dir(&self.folder);
+        command.env("MOTHER", env!("CARGO_BIN_EXE_mother"));
+        if self.has_own_cache {
+            command.env("XDG_CACHE_HOME", self.folder.join("cache"));
+        }
         if let Some(path) = &self.path {
             command.env("PATH", path);
         }
-        let output = command.output().unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Ran { status: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+        command
+    }
+}
+
+fn finish(mut command: Command, input: &str) -> Ran {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let (mut stdin, input) = (child.stdin.take().unwrap(), input.to_owned());
+    // A command that ends without reading everything is no surprise here.
+    let writer = thread::spawn(move || drop(stdin.write_all(input.as_bytes())));
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).replace('\r', "");
+    Ran { status: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+/// A line for bash on a terminal of its own, which script(1) makes.
+pub struct Terminal {
+    child: Child,
+    keys: ChildStdin,
+    shown: Receiver<Vec<u8>>,
+    text: String,
+    read: usize,
+}
+
+impl Terminal {
+    /// Starts `line`, in which `$MOTHER` is the command.
+    pub fn new(mother: &Mother, line: &str) -> Terminal {
+        let mut command = mother.command("script");
+        // In the foreground, or `timeout` keeps script from its terminal.
+        command.args(["--quiet", "--flush", "--return", "--command", line, "/dev/null"]);
+        command.env("SHELL", "/bin/bash").env("TERM", "xterm");
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (keys, mut output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let (sender, shown) = mpsc::channel();
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = output.read(&mut buffer) {
+                if sender.send(buffer[..count].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        Terminal { child, keys, shown, text: String::new(), read: 0 }
+    }
+
+    /// Presses keys.
+    pub fn send(&mut self, keys: &str) {
+        self.keys.write_all(keys.as_bytes()).unwrap();
+        self.keys.flush().unwrap();
+    }
+
+    /// Waits until the terminal shows `text` behind what was waited for before.
+    pub fn expect(&mut self, text: &str) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            if let Some(at) = self.text[self.read..].find(text) {
+                self.read += at + text.len();
+                return;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let bytes = self.shown.recv_timeout(left);
+            let bytes = bytes.unwrap_or_else(|_| panic!("no {text:?} in: {}", &self.text[self.read..]));
+            self.text.push_str(&String::from_utf8_lossy(&bytes));
+        }
+    }
+
+    /// Waits for the end; everything that was shown.
+    pub fn finish(mut self) -> String {
+        while let Ok(bytes) = self.shown.recv_timeout(Duration::from_secs(30)) {
+            self.text.push_str(&String::from_utf8_lossy(&bytes));
+        }
+        self.child.wait().unwrap();
+        self.text.replace('\r', "")
     }
 }
 

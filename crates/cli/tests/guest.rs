@@ -1,0 +1,207 @@
+//! `mother run` and `mother demo` with a whole guest, as a user sees them.
+//!
+//! The guest is the default one, from the user's cache; `cargo xtask guest` puts it there. Where it cannot be had,
+//! each of these says that it was skipped.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod common;
+
+use std::fs;
+use std::io::Write;
+
+use common::{Mother, Ran, Terminal};
+
+/// The command, or a loud word that there is no guest.
+fn mother() -> Option<Mother> {
+    let cache = images::Cache::of_user().ok().filter(|cache| cache.kernel_package().is_some());
+    if cache.is_none() {
+        // Written, not printed: the test harness would keep what is printed to itself.
+        let mut stderr = std::io::stderr();
+        writeln!(stderr, "skipped: the default guest is not in the cache; `cargo xtask guest`").unwrap();
+    }
+    cache.map(|_| Mother::with_guest())
+}
+
+/// Types `input` into `mother run` with these words.
+fn run(words: &[&str], input: &str) -> Option<Ran> {
+    mother().map(|mother| mother.type_into(words, input))
+}
+
+/// The console's lines after the kernel's own.
+fn answers(ran: &Ran) -> Vec<&str> {
+    let lines = ran.stdout.lines().skip_while(|line| *line != images::INIT_MARKER).skip(1);
+    lines.filter(|line| !line.starts_with('[')).collect()
+}
+
+#[test]
+fn a_pipe_is_typed_into_the_guest_and_its_end_ends_it() {
+    let Some(ran) = run(&["--name", "web1"], "uname -s\nhostname\necho $((6 * 7))\n") else { return };
+    assert_eq!(answers(&ran), ["Linux", "web1", "42"], "{}", ran.stdout);
+    assert_eq!(ran.status, Some(0));
+    assert!(!ran.stdout.contains("mother: engine"), "standard output is the guest's");
+    assert!(ran.stderr.starts_with("mother: engine "), "{}", ran.stderr);
+    assert!(ran.stderr.contains("\nmother: the guest powered off after "), "{}", ran.stderr);
+}
+
+#[test]
+fn a_pipe_may_end_inside_a_line_or_be_empty() {
+    let Some(ran) = run(&[], "echo whole") else { return };
+    assert_eq!((answers(&ran), ran.status), (vec!["whole"], Some(0)));
+    let Some(ran) = run(&[], "") else { return };
+    assert_eq!((answers(&ran), ran.status), (vec![], Some(0)));
+}
+
+#[test]
+fn a_long_pipe_arrives_whole() {
+    let text = "All that is typed arrives, in order and once.\n".repeat(4000);
+    let Some(ran) = run(&[], &format!("wc -c <<'END'\n{text}END\n")) else { return };
+    assert_eq!((answers(&ran), ran.status), (vec![text.len().to_string().as_str()], Some(0)));
+}
+
+#[test]
+fn poweroff_in_the_guest_ends_it() {
+    let Some(ran) = run(&[], "poweroff; sleep 30\necho unreachable\n") else { return };
+    assert_eq!((answers(&ran), ran.status), (vec![], Some(0)));
+}
+
+#[test]
+fn words_on_the_command_line_are_added_to_those_of_the_default_guest() {
+    let Some(ran) = run(&["--cmdline", "quiet mine=1"], "grep -o mine=1 /proc/cmdline\n") else { return };
+    assert_eq!((answers(&ran), ran.status), (vec!["mine=1"], Some(0)));
+}
+
+#[test]
+fn the_time_is_up() {
+    let Some(ran) = run(&["--timeout", "2s"], "sleep 100\n") else { return };
+    assert_eq!(ran.status, Some(124));
+    assert!(ran.stderr.contains("error: VM \"guest\" ran out of time after 2."), "{}", ran.stderr);
+}
+
+/// A multiboot 1 kernel (specification 3.1, address fields given) of these instructions, loaded at 1 MiB.
+fn multiboot(code: &[u8]) -> Vec<u8> {
+    const LOAD: u32 = 0x10_0000;
+    const HEADER_BYTES: u32 = 32;
+    let end = LOAD + HEADER_BYTES + code.len() as u32;
+    let (magic, flags) = (0x1bad_b002_u32, 1_u32 << 16);
+    let checksum = 0_u32.wrapping_sub(magic.wrapping_add(flags));
+    let header = [magic, flags, checksum, LOAD, LOAD, end, end, LOAD + HEADER_BYTES];
+    header.iter().flat_map(|word| word.to_le_bytes()).chain(code.iter().copied()).collect()
+}
+
+/// Runs a kernel of these instructions.
+fn run_code(code: &[u8], words: &[&str]) -> Ran {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("kernel"), multiboot(code)).unwrap();
+    Mother::new(folder.path()).run(&[&["--kernel", "kernel", "--timeout", "20s"], words].concat())
+}
+
+#[test]
+fn a_write_to_the_debug_exit_port_ends_the_guest_with_its_status() {
+    // mov al, 0x10; out 0xf4, al; ud2
+    let code = [0xb0, 0x10, 0xe6, 0xf4, 0x0f, 0x0b];
+    let ran = run_code(&code, &["--debug-exit"]);
+    assert_eq!(ran.status, Some(0x21), "{}", ran.stderr);
+    assert!(ran.stderr.contains("mother: the guest ended through the debug-exit port"), "{}", ran.stderr);
+    // Without the port the write goes nowhere and the guest crashes behind it.
+    assert_eq!(run_code(&code, &[]).status, Some(3));
+}
+
+#[test]
+fn a_guest_that_crashes_shows_its_registers() {
+    // mov eax, 0x12345678; ud2, with no interrupt table
+    let ran = run_code(&[0xb8, 0x78, 0x56, 0x34, 0x12, 0x0f, 0x0b], &["--name", "db1"]);
+    assert_eq!(ran.status, Some(3));
+    for text in [
+        "error: the guest of VM \"db1\" crashed after",
+        "triple fault in 32-bit protected mode, CPL 0, after #UD",
+        "RAX 0000000012345678",
+        "<0f> 0b",
+    ] {
+        assert!(ran.stderr.contains(text), "{text:?} in {}", ran.stderr);
+    }
+}
+
+#[test]
+fn a_reset_ends_the_guest_or_starts_it_again_as_asked() {
+    let Some(ran) = run(&["--no-reboot"], "reboot; sleep 30\n") else { return };
+    assert_eq!((ran.status, ran.stdout.matches(images::INIT_MARKER).count()), (Some(0), 1));
+    // The second life reads no end of input: it was in the first.
+    let Some(ran) = run(&["--timeout", "8s"], "reboot; sleep 30\n") else { return };
+    assert_eq!((ran.status, ran.stdout.matches(images::INIT_MARKER).count()), (Some(124), 2));
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_the_guest() {
+    let Some(mother) = mother() else { return };
+    let ran = mother.shell("$MOTHER run </dev/null | head -n 1; echo ${PIPESTATUS[0]}");
+    assert!(ran.stdout.lines().last() == Some("141"), "{}", ran.stdout);
+    assert!(!ran.stderr.contains("error"), "{}", ran.stderr);
+}
+
+#[test]
+fn the_report_says_what_was_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("report.json");
+    let Some(ran) = run(&["--report", path.to_str().unwrap()], "") else { return };
+    assert_eq!(ran.status, Some(0));
+    let report: serde_json::Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    assert_eq!(report["ending"]["kind"], "powered off");
+    assert_eq!(report["guest_memory"]["configured"], 512 << 20);
+    assert!(report["guest_memory"]["touched"].as_u64().unwrap() > 16 << 20);
+    assert!(report["exits"]["pio write"].as_u64().unwrap() > 1000);
+    assert!(report["vcpu_time"].as_f64().unwrap() <= report["wall_time"].as_f64().unwrap());
+}
+
+#[test]
+fn the_demo_runs_every_program_and_prints_what_mother_knows() {
+    let Some(mother) = mother() else { return };
+    let ran = mother.call(&["demo"]);
+    assert_eq!(ran.status, Some(0), "{}{}", ran.stdout, ran.stderr);
+    for name in ["hashing", "sorting", "float", "threads", "processes"] {
+        let line = ran.stdout.lines().find(|line| line.trim_start().starts_with(name)).unwrap();
+        assert!(line.contains("right"), "{line}");
+    }
+    for text in
+        ["the guest says", "Mother knows", "start to /init", "exits to Mother", "code cache", "ever touched"]
+    {
+        assert!(ran.stdout.contains(text), "{text:?} in {}", ran.stdout);
+    }
+    assert!(!ran.stdout.contains("nothing") && !ran.stdout.contains("never seen"), "{}", ran.stdout);
+}
+
+#[test]
+fn on_a_terminal_keys_reach_the_guest_and_the_terminal_comes_back() {
+    let Some(mother) = mother() else { return };
+    let check = |last: &str, status: &str| {
+        let mut terminal = Terminal::new(&mother, "stty -g; $MOTHER run; echo status $?; stty -g");
+        terminal.expect("guest:~# ");
+        terminal.send("tty\r");
+        terminal.expect("/dev/ttyS0");
+        terminal.expect("guest:~# ");
+        // Ctrl-C ends the program in the guest, once it runs, and nothing else.
+        terminal.send("sleep 100\r");
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        terminal.send("\x03");
+        terminal.expect("guest:~# ");
+        terminal.send(last);
+        terminal.expect(status);
+        let lines = terminal.finish();
+        let modes: Vec<&str> = lines.lines().filter(|line| line.matches(':').count() > 20).collect();
+        assert_eq!(modes.len(), 2, "{lines}");
+        assert_eq!(modes[0], modes[1], "the terminal is as it was");
+    };
+    check("\x01x", "status 0");
+    check("exit\r", "status 0");
+}
+
+#[test]
+fn a_signal_ends_the_guest_and_gives_the_terminal_back() {
+    let Some(mother) = mother() else { return };
+    let script = "stty -g; $MOTHER run & pid=$!; (sleep 4; kill -TERM $pid) & fg %1 >/dev/null; echo status $?; stty -g";
+    let mut terminal = Terminal::new(&mother, &format!("set -m; {script}"));
+    terminal.expect("status 143");
+    let lines = terminal.finish();
+    let modes: Vec<&str> = lines.lines().filter(|line| line.matches(':').count() > 20).collect();
+    assert_eq!((modes.len(), modes.first()), (2, modes.last()), "{lines}");
+}
