@@ -90,8 +90,7 @@ impl Life {
         let rsdp = place_acpi(plan.vcpu_count, &memory);
         let mut state = load_images(plan, &memory, &map, rsdp)?;
         let time = GuestTime::start();
-        state.msrs.tsc_offset = time.tsc_offset();
-        state.msrs.mtrr_def_type = MTRR_WRITE_BACK;
+        set_firmware_msrs(&mut state, &time);
         let tables = (0..plan.vcpu_count).map(|vcpu_id| cpuid(plan.vcpu_count, vcpu_id, &time)).collect();
         let mut vcpus = make_vcpus(&memory, tables).map_err(AssemblyError::Engine)?;
         vcpus[0].set_state(&state).map_err(AssemblyError::Engine)?;
@@ -165,6 +164,12 @@ impl Room {
 fn cpuid(vcpu_count: u32, vcpu_id: u32, time: &GuestTime) -> CpuidTable {
     let topology = Topology { vcpu_count, vcpu_id, tsc_khz: time.clock().tsc_khz };
     cpu_model::table(topology, host::cpu::cpuid, host::cpu::xcr0())
+}
+
+/// The MSRs that firmware sets on every processor before it hands over, and the guest's own time.
+pub(crate) fn set_firmware_msrs(state: &mut VcpuState, time: &GuestTime) {
+    state.msrs.tsc_offset = time.tsc_offset();
+    state.msrs.mtrr_def_type = MTRR_WRITE_BACK;
 }
 
 /// Puts the tables that describe the board where firmware would have; returns the root pointer's address.

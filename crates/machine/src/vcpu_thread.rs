@@ -12,7 +12,7 @@ use x86::Segment;
 
 use crate::crash::Crash;
 use crate::footprint;
-use crate::life::{End, Life, Room};
+use crate::life::{End, Life, Room, set_firmware_msrs};
 use crate::report::{Ending, ExitCounts, Sample, VmmMemory};
 
 /// What one vCPU's thread knows at its end.
@@ -172,7 +172,7 @@ impl VcpuThread<'_> {
             Startup::Sipi(page) if self.rest == Rest::WaitsForSipi => {
                 let mut state = VcpuState { rip: 0, ..VcpuState::reset() };
                 state.cs = Segment::real(u16::from(page) << 8, 0x9b);
-                state.msrs.tsc_offset = self.life.time.tsc_offset();
+                set_firmware_msrs(&mut state, &self.life.time);
                 self.vcpu.set_state(&state)?;
                 self.rest = Rest::None;
             }
