@@ -59,7 +59,7 @@ static void steps(void)
     begin();
     TRY(STEP_ON "ud2\n");
     say("a fault while stepping", trap.vector);
-    say("the handler does not step", trap.rflags >> 8 & 1);
+    say("its frame has TF", trap.rflags >> 8 & 1);
     end("its steps");
     TRY(STEP_ON "nop\n");
     report("a step that is not continued");

@@ -193,7 +193,7 @@ static void gates_of_ring_0(void)
     idt[0] = saved;
     saved = idt[14 * 2];
     idt[14 * 2] = saved & ~(1ul << 47);
-    TRY("movq $0x4000000000, %%rcx\n movb $1, (%%rcx)\n");
+    TRY("movq $0x8000000000, %%rcx\n movb $1, (%%rcx)\n");
     say2("page fault with an absent gate: vector and code", trap.vector, trap.error);
     idt[14 * 2] = saved;
     TRY("movl $1, %%esp\n shlq $63, %%rsp\n ud2\n");

@@ -14,7 +14,7 @@
 #define NX (1ul << 63)
 
 /* First address of the window; nothing is mapped there at first. */
-#define WINDOW 0x4000000000ul
+#define WINDOW 0x8000000000ul
 
 extern u64 pml4[512], pdpt[512], pd[512];
 

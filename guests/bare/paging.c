@@ -100,8 +100,8 @@ static void supervisor_protection(void)
     try_call("call of a user page with SMEP", WINDOW);
     write_cr4(read_cr4() & ~CR4_SMEP);
     try_call("call of a user page without SMEP", WINDOW);
-    TRY("stac\n");
-    say("stac without CR4.SMAP", trap.vector);
+    TRY("stac\n clac\n");
+    report("stac and clac without CR4.SMAP");
     write_cr4(read_cr4() | CR4_SMAP);
     try_read("read of a user page with SMAP", WINDOW);
     try_write("write to a user page with SMAP", WINDOW);
@@ -111,6 +111,7 @@ static void supervisor_protection(void)
     report("read behind clac");
     TRY("pushfq\n orq $0x40000, (%%rsp)\n popfq\n movq (%1), %%rcx\n pushfq\n andq $~0x40000, (%%rsp)\n popfq\n", "r"(WINDOW));
     report("read with AC from popf");
+    page_a[0] = 0xc3;
     try_call("call of a user page with SMAP alone", WINDOW);
     write_cr4(read_cr4() & ~CR4_SMAP);
     try_read("read of a user page without SMAP", WINDOW);
@@ -246,8 +247,10 @@ static void forgetting(void)
     say2("invpcid with a reserved bit: vector and code", trap.vector, trap.error);
     write_cr3((u64)pml4);
     write_cr4(read_cr4() & ~CR4_PCIDE);
-    TRY("invpcid (%%rsp), %1\n", "r"(2ul));
-    report("invpcid without PCIDE");
+    invpcid(2, 0, 0);
+    say("invpcid of everything without PCIDE", trap.vector);
+    invpcid(1, 1, 0);
+    say2("invpcid of PCID 1 without PCIDE: vector and code", trap.vector, trap.error);
 }
 
 static void aliases(void)

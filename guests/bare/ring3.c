@@ -248,9 +248,9 @@ PIECE32(narrow_far, "ljmp $0x2b, $0x50000007; .code64; movl $1, %eax; shlq $40, 
 PIECE32(narrow_far_bad, "ljmp $0x10, $0x50000007");
 PIECE32(narrow_load, "movl $0x50010000, -8(%esp); movl $0x23, -4(%esp); lesl -8(%esp), %edi; movl %edi, %eax; int $0x40");
 PIECE32(narrow_wide_address, "movl $0x1ffff, %ebx; movw $5, %si; addr16 leal -1(%bx, %si), %eax; int $0x40");
-PIECE32(narrow_enter, "enter $16, $2; movl %ebp, %eax; subl %esp, %eax; leave; int $0x40");
+PIECE32(narrow_enter, "movl %esp, %ebp; enter $16, $2; movl %ebp, %eax; subl %esp, %eax; leave; int $0x40");
 PIECE32(narrow_loop, "movl $0x10003, %ecx; xorl %eax, %eax; 0: incl %eax; addr16 loop 0b; movl %ecx, %ebx; addl %ebx, %eax; int $0x40");
-PIECE32(narrow_string, "movl $0x50010000, %edi; movl $0x41424344, %eax; movl $3, %ecx; std; rep stosl; cld; movl %edi, %eax; int $0x40");
+PIECE32(narrow_string, "movl $0x50010010, %edi; movl $0x41424344, %eax; movl $3, %ecx; std; rep stosl; cld; movl %edi, %eax; int $0x40");
 
 static void narrow(void)
 {
@@ -281,6 +281,7 @@ static void narrow(void)
     RUN32(narrow_aam_zero);
     report("aam 0");
     RUN32(narrow_wrap);
+    report("a store whose address wraps at 4 GiB");
     say("an address that wraps at 4 GiB", trap.rax);
     RUN32(narrow_adjust);
     say("arpl", trap.rax);

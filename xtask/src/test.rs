@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::Result;
 use images::Cache;
 
-use crate::check;
 use crate::steps::{Counts, Step, cargo};
+use crate::{check, differential};
 
 /// Everything `check` does, then every test.
 pub fn steps() -> Vec<Step> {
@@ -27,6 +27,14 @@ pub fn steps() -> Vec<Step> {
         limit: Duration::from_secs(900),
         counts: Counts::CargoTest,
     });
+    for (name, options) in DIFFERENTIAL {
+        steps.push(Step {
+            name,
+            command: differential::command(options),
+            limit: Duration::from_secs(300),
+            counts: Counts::LastLine,
+        });
+    }
     steps
 }
 
@@ -42,3 +50,9 @@ pub fn fetch_guest() -> Result<bool> {
     }
     Ok(true)
 }
+
+/// Random instructions on the silicon and on the software CPU, from seeds that stay: a failure here is news.
+const DIFFERENTIAL: [(&str, &[&str]); 2] = [
+    ("instructions", &["--cases", "100000", "--seed", "1"]),
+    ("instructions32", &["--cases", "50000", "--seed", "1", "--bits", "32"]),
+];

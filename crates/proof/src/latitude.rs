@@ -5,7 +5,7 @@
 //!   probe in an order of their own.
 //! - Which of the faults of a far return, or of the two operands of a string instruction, comes first.
 //! - Which registers POPA has loaded, and PUSHA stored, when a later one of their accesses faults.
-//! - How long an instruction is that does not exist: #UD may come before the page fault of its next byte.
+//! - Whether #UD of an instruction that does not exist comes before the faults of its next byte or its operand.
 //! - Whether an offset that is no canonical address may become one by adding FS's or GS's base.
 //! - The upper halves of general registers once a far jump has left 64-bit mode (SDM vol. 1, 3.4.1.1).
 //! - Whether a call to a non-canonical address has written its return address below the stack when it faults.
@@ -103,7 +103,7 @@ impl Latitude {
             || (self.any_address && vector == 14 && ours == 14 && (error_code ^ our_code) & !1 == 0)
             || (self.any_page_fault && (vector == 14) != (ours == 14))
             || (self.is_based && vector == 13 && ours == 14 && our_address >> 47 != 0)
-            || (self.any_length && matches!((vector, ours), (6, 14) | (14, 6)))
+            || (self.any_length && matches!((vector, ours), (6, 14) | (12..=14, 6)))
     }
 
     /// Whether registers may differ too because the ends do.

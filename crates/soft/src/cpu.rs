@@ -83,6 +83,8 @@ pub(crate) struct Pending {
     pub(crate) halted: bool,
     /// The instruction delivered an event itself, so that it ends without a single-step trap.
     pub(crate) delivered: bool,
+    /// IRET loaded RF: it holds instruction breakpoints off until the next instruction is done.
+    pub(crate) resumes: bool,
     /// Data breakpoints hit by the instruction that is being done, as DR6 bits.
     pub(crate) breakpoints: u64,
 }
@@ -283,6 +285,10 @@ impl SoftVcpu {
         }
         if self.cpl() == 3 {
             bits |= Mode::USER;
+            let checks_alignment = self.block.system_flags & Rflags::AC.bits() != 0;
+            if checks_alignment && self.cr0.contains(Cr0::AM) {
+                bits |= Mode::ALIGNED;
+            }
             if self.cr4.contains(Cr4::TSD) {
                 bits |= Mode::NO_TSC;
             }

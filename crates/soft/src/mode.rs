@@ -22,6 +22,9 @@ impl Mode {
     /// RDTSC is not allowed here (CR4.TSD at CPL 3).
     pub(crate) const NO_TSC: u16 = 1 << 7;
 
+    /// Every data access is interpreted, because a misaligned one faults (CR0.AM and RFLAGS.AC at CPL 3).
+    pub(crate) const ALIGNED: u16 = 1 << 8;
+
     pub(crate) fn has(self, bits: u16) -> bool {
         self.0 & bits != 0
     }

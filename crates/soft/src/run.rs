@@ -43,7 +43,9 @@ impl SoftVcpu {
         self.pending.delivered = false;
         let turn = self.execute()?;
         if is_careful && matches!(turn, Turn::Progress) {
-            self.block.system_flags &= !Rflags::RF.bits();
+            if !std::mem::take(&mut self.pending.resumes) {
+                self.block.system_flags &= !Rflags::RF.bits();
+            }
             let delivered = std::mem::take(&mut self.pending.delivered);
             let step = if steps && !delivered { 1 << 14 } else { 0 };
             let dr6 = std::mem::take(&mut self.pending.breakpoints) | step;

@@ -90,6 +90,7 @@ impl SoftVcpu {
             shadow: state.interrupt_shadow,
             halted: state.halted,
             delivered: false,
+            resumes: false,
             breakpoints: 0,
         };
         self.answers.clear();

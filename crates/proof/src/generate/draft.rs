@@ -115,6 +115,11 @@ impl<'a> Draft<'a> {
         Some(())
     }
 
+    /// Whether there is no instruction yet.
+    pub(super) fn is_empty(&self) -> bool {
+        self.instructions.is_empty()
+    }
+
     /// Whether an earlier instruction works on the x87 unit or loads it, and so leaves an address there.
     pub(super) fn has_x87(&self) -> bool {
         self.instructions.iter().any(|one| {

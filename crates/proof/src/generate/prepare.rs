@@ -1,6 +1,6 @@
 //! What an instruction needs of the start registers beyond its operands: counts, stacks, masks, selectors.
 
-use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{CpuidFeature, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use super::draft::Draft;
 use super::{image, memory};
@@ -15,7 +15,8 @@ pub(super) fn prepare(draft: &mut Draft, instruction: &Instruction) -> bool {
         return false;
     }
     if stores_x87_state(instruction) {
-        if draft.has_x87() {
+        // What earlier instructions leave in its initial state a processor may or may not call in use.
+        if draft.has_x87() || is_xsave(instruction) && !draft.is_empty() {
             return false;
         }
         draft.unsettle();
@@ -48,6 +49,10 @@ fn choose_stack(draft: &mut Draft, instruction: &Instruction) -> bool {
         M::Ret => (arena::TARGETS + random.below(60) * 8, false),
         M::Iret | M::Iretd | M::Iretq | M::Retf => (arena::FRAMES + random.below(10) * 40, true),
         M::Pop if pops_segment => (arena::SELECTORS + random.below(15) * 8, true),
+        // Into 32-bit code: the stack pointer loses its upper half, before or behind the push.
+        _ if instruction.is_call_far_indirect() => {
+            return draft.known(Register::RSP).is_some_and(|stack| stack >> 32 == 0);
+        }
         _ => return true,
     };
     draft.choose(Register::RSP, target) || !must
@@ -91,6 +96,10 @@ fn stores_x87_state(instruction: &Instruction) -> bool {
             | M::Xsaveopt
             | M::Xsaveopt64
     )
+}
+
+fn is_xsave(instruction: &Instruction) -> bool {
+    instruction.cpuid_features().iter().any(|feature| matches!(feature, CpuidFeature::XSAVE))
 }
 
 /// Selectors come from the list that both descriptor tables answer alike.

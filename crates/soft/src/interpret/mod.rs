@@ -29,7 +29,9 @@ impl SoftVcpu {
     pub(crate) fn interpret(&mut self, instruction: &Instruction, bytes: &[u8]) -> Step {
         self.counters.interpreted += 1;
         if instruction.is_invalid() {
-            return Err(Exception::InvalidOpcode.into());
+            // Prefixes without end: more than 15 bytes are too long an instruction (APM vol. 3, 1.2).
+            let is_too_long = bytes.len() == 15 && bytes.iter().all(|&byte| is_prefix(byte));
+            return Err(if is_too_long { GP0 } else { Exception::InvalidOpcode }.into());
         }
         let features = self.soft.features();
         // Bits that only slow translation down do not change what an instruction is.
@@ -210,6 +212,10 @@ impl SoftVcpu {
         let selector = if is_str { self.tr.selector } else { self.ldtr.selector };
         self.write_operand(instruction, 0, 2, u64::from(selector))
     }
+}
+
+fn is_prefix(byte: u8) -> bool {
+    matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3)
 }
 
 fn is_far(instruction: &Instruction) -> bool {

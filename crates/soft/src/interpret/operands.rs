@@ -6,6 +6,7 @@ use vcpu::gpr;
 use x86::{Exception, Gva};
 
 use crate::cpu::{GP0, SoftVcpu, Step, seg};
+use crate::mode::Mode;
 use crate::translate::segment_index;
 
 /// Which fault a bad address in this segment raises.
@@ -100,6 +101,7 @@ impl SoftVcpu {
             if !Gva(linear).is_canonical() || !Gva(last).is_canonical() {
                 return Err(segment_fault(index));
             }
+            self.check_alignment(linear, len)?;
             return Ok(linear);
         }
         if self.is_protected() && !self.is_v86() {
@@ -122,7 +124,16 @@ impl SoftVcpu {
         if !is_inside {
             return Err(segment_fault(index));
         }
-        Ok(segment.base.wrapping_add(offset) & 0xffff_ffff)
+        let linear = segment.base.wrapping_add(offset) & 0xffff_ffff;
+        self.check_alignment(linear, len)?;
+        Ok(linear)
+    }
+
+    /// #AC where alignment is asked for. Wider operands have rules of their own, which the instructions keep.
+    fn check_alignment(&self, linear: u64, len: u64) -> Result<(), Exception> {
+        let is_misaligned = matches!(len, 2 | 4 | 8) && !linear.is_multiple_of(len);
+        let is_checked = self.mode.has(Mode::ALIGNED);
+        if is_checked && is_misaligned { Err(Exception::AlignmentCheck) } else { Ok(()) }
     }
 
     /// Segment of a memory operand. In 64-bit mode overrides to CS, DS, ES and SS do not count (APM vol. 1, 2.2.1).

@@ -277,6 +277,7 @@ impl SoftVcpu {
             self.return_to(selector, offset, size, 3 * width, Some(flags))?;
         }
         self.pending.nmi_blocked = false;
+        self.pending.resumes = flags.contains(Rflags::RF);
         Ok(())
     }
 

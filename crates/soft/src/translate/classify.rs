@@ -153,7 +153,7 @@ pub(crate) fn fp_level(instruction: &Instruction) -> u8 {
 fn control_flow(instruction: &Instruction, mode: Mode) -> Option<Kind> {
     let is_near = !matches!(instruction.op0_kind(), OpKind::FarBranch16 | OpKind::FarBranch32);
     let operand_is_full = |size: usize| size == if mode.is_64() { 8 } else { 4 };
-    let stack_is_ours = !mode.has(Mode::SEGMENTED | Mode::CODE16);
+    let stack_is_ours = !mode.has(Mode::SEGMENTED | Mode::CODE16 | Mode::ALIGNED);
     let kind = match instruction.flow_control() {
         FlowControl::Next => return None,
         FlowControl::UnconditionalBranch if is_near && !is_16_bit_branch(instruction) => Kind::Jump,
@@ -209,7 +209,7 @@ fn branch_operand_size(instruction: &Instruction) -> usize {
 }
 
 fn special(instruction: &Instruction, mode: Mode) -> Option<Kind> {
-    let stack_is_ours = !mode.has(Mode::SEGMENTED | Mode::CODE16);
+    let stack_is_ours = !mode.has(Mode::SEGMENTED | Mode::CODE16 | Mode::ALIGNED);
     let word = if mode.is_64() { 8 } else { 4 };
     let kind = match instruction.mnemonic() {
         Mnemonic::Nop

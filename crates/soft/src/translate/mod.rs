@@ -193,7 +193,9 @@ impl Translator {
     /// Emits one instruction that does not end the block. False if that cannot be done.
     fn step(&mut self, instruction: &Instruction, kind: Kind, used: u16) -> bool {
         let flag_use = FlagUse::of(instruction);
-        if writes_code_segment(kind, instruction, self.builder.mode) {
+        let touches_memory = matches!(kind, Kind::Copy(Some(_)) | Kind::BitTest(_));
+        let must_be_aligned = touches_memory && self.builder.mode.has(Mode::ALIGNED);
+        if must_be_aligned || writes_code_segment(kind, instruction, self.builder.mode) {
             return false;
         }
         if fp_level(instruction) > 0 {
