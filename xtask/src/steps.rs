@@ -103,7 +103,7 @@ fn run_one(step: Step) -> Result<Tally> {
         if status.code() == Some(TIMED_OUT) {
             println!("       ended after its limit of {} s", step.limit.as_secs());
         }
-        show_tail(&output);
+        show_failure(&output);
         println!("       all of it: {}", log.display());
     }
     Ok(tally)
@@ -133,11 +133,35 @@ fn bounded(step: &Step) -> Command {
     command
 }
 
-fn show_tail(output: &str) {
-    let lines: Vec<&str> = output.lines().collect();
-    for line in &lines[lines.len().saturating_sub(TAIL_LINES)..] {
+/// The failed tests' own words if there are any, else the end of the log.
+fn show_failure(output: &str) {
+    let mut lines: Vec<&str> = output.lines().collect();
+    let mut shown = failed_tests(&lines);
+    if shown.is_empty() {
+        shown = lines.split_off(lines.len().saturating_sub(TAIL_LINES));
+    }
+    for line in shown {
         println!("       | {line}");
     }
+}
+
+/// What `cargo test` prints about failed tests, without backtraces.
+fn failed_tests<'a>(lines: &[&'a str]) -> Vec<&'a str> {
+    let mut shown = Vec::new();
+    let (mut is_test, mut is_backtrace) = (false, false);
+    for line in lines {
+        if line.starts_with("---- ") {
+            (is_test, is_backtrace) = (true, false);
+        }
+        is_backtrace |= *line == "stack backtrace:";
+        if line.starts_with("failures:") {
+            is_test = false;
+        }
+        if is_test && !is_backtrace && !line.is_empty() && shown.len() < TAIL_LINES {
+            shown.push(*line);
+        }
+    }
+    shown
 }
 
 impl Counts {
@@ -240,6 +264,14 @@ mod tests {
     fn a_crash_after_good_lines_is_a_failure() {
         let ok = "test result: ok. 5 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out";
         check(Counts::CargoTest, &format!("{ok}\nsignal: 11"), false, "5 passed, 1 failed");
+    }
+
+    #[test]
+    fn a_failed_test_is_shown_without_its_backtrace() {
+        let log = "test a ... FAILED\n\nfailures:\n\n---- a stdout ----\npanicked at b\nstack backtrace:\n  0: c\n\n\
+                   failures:\n    a\n";
+        let lines: Vec<&str> = log.lines().collect();
+        assert_eq!(failed_tests(&lines), ["---- a stdout ----", "panicked at b"]);
     }
 
     #[test]

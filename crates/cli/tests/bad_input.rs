@@ -108,7 +108,7 @@ fn an_initrd_that_does_not_fit_or_is_not_there() {
         &["--kernel", "bzImage", "--initrd", "large"],
         &[
             "initrd: large needs 629145600 bytes of memory; behind the kernel 486539264 are left",
-            "help: give the guest more memory with `--memory`",
+            "help: give the guest more memory with `--memory`, at least 648M",
         ],
     );
     check(
