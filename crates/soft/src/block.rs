@@ -78,6 +78,8 @@ pub(crate) struct VcpuBlock {
     /// Segment bases and limits: ES, CS, SS, DS, FS, GS.
     pub(crate) segment_base: [u64; 6],
     pub(crate) segment_limit: [u64; 6],
+    /// Segment selectors in the same order.
+    pub(crate) selector: [u32; 6],
     pub(crate) tsc_offset: u64,
     pub(crate) tsc_aux: u64,
     pub(crate) host_rsp: u64,
@@ -143,6 +145,7 @@ impl VcpuBlock {
             kick: 0,
             segment_base: [0; 6],
             segment_limit: [0; 6],
+            selector: [0; 6],
             tsc_offset: 0,
             tsc_aux: 0,
             host_rsp: 0,

@@ -243,6 +243,7 @@ impl SoftVcpu {
         self.mode = self.code_mode();
         for (index, segment) in self.segments.iter().enumerate() {
             let is_flat_base = self.mode.is_64() && index < seg::FS;
+            self.block.selector[index] = u32::from(segment.selector);
             self.block.segment_base[index] = if is_flat_base { 0 } else { segment.base };
             // Translated code wants limit + 1, and 0 for a segment that always needs a closer look.
             let is_simple = segment.is_present()

@@ -360,6 +360,32 @@ impl Emitter {
         self.raw(&[0x04, 0x7f, 0x9e]);
     }
 
+    /// `neg to`.
+    pub(crate) fn neg(&mut self, to: Reg) {
+        self.rex_w(Reg(0), to);
+        self.raw(&[0xf7]);
+        self.modrm_registers(3, to.low());
+    }
+
+    /// `pushfq; pop to`, on whatever RSP points to.
+    pub(crate) fn push_flags_pop(&mut self, to: Reg) {
+        self.raw(&[0x9c]);
+        if to.high() != 0 {
+            self.raw(&[0x41]);
+        }
+        self.raw(&[0x58 | to.low()]);
+    }
+
+    /// Keeps a register in a word of the block's small stack that PUSHFQ does not reach.
+    pub(crate) fn spill_to_stack_slot(&mut self, register: Reg) {
+        self.store_gs(offset_of!(VcpuBlock, stack) as i32, register);
+    }
+
+    /// The reverse of [`Emitter::spill_to_stack_slot`].
+    pub(crate) fn unspill_from_stack_slot(&mut self, register: Reg) {
+        self.load_gs(register, offset_of!(VcpuBlock, stack) as i32);
+    }
+
     pub(crate) fn spill(&mut self, register: Reg) {
         self.store_gs(spill_offset(usize::from(register.0)), register);
     }

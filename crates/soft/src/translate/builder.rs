@@ -206,6 +206,26 @@ impl Builder {
         }
     }
 
+    /// Borrows RAX for moving flags.
+    pub(crate) fn borrow_for_flags(&mut self) {
+        self.borrow_exactly(Reg::RAX);
+    }
+
+    /// Takes `from` to the interpreter, for the instruction as a whole.
+    pub(crate) fn miss_to_interpreter(&mut self, from: Fixup) {
+        let access =
+            SiteAccess { address: Reg::RAX, entry: Reg::RAX, write: false, size: 1, is_segmented: true };
+        self.miss(from, access);
+    }
+
+    /// Records sites as if the registers in `spilled` were borrowed: their slots hold the guest's values.
+    pub(crate) fn with_spilled(&mut self, spilled: u16, record: impl FnOnce(&mut Builder)) {
+        let borrowed = self.borrowed;
+        self.borrowed |= spilled;
+        record(self);
+        self.borrowed = borrowed;
+    }
+
     /// Gives back the borrowed registers in `mask`.
     pub(crate) fn give_back(&mut self, mask: u16) {
         let back = self.borrowed & mask;

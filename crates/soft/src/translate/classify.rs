@@ -3,6 +3,7 @@
 use iced_x86::{Code, CpuidFeature, FlowControl, Instruction, Mnemonic, OpAccess, OpKind};
 
 use super::memory::{Operand, operand_size};
+use super::strings::is_simple_string;
 use crate::features::Features;
 use crate::mode::Mode;
 
@@ -29,6 +30,10 @@ pub(crate) enum Kind {
     Pop,
     Leave,
     Pushf,
+    /// MOVS, STOS and their kin with 64-bit pointers.
+    String,
+    /// MOV from a segment register to a 32- or 64-bit register.
+    MoveFromSegment,
     Cli,
     Sti,
     ReadTsc,
@@ -46,6 +51,14 @@ pub(crate) fn classify(instruction: &Instruction, mode: Mode, features: &Feature
     }
     if let Some(kind) = special(instruction, mode) {
         return kind;
+    }
+    if is_simple_string(instruction, mode) {
+        return Kind::String;
+    }
+    let moves_from_segment = matches!(instruction.code(), Code::Mov_r32m16_Sreg | Code::Mov_r64m16_Sreg)
+        && instruction.op0_kind() == OpKind::Register;
+    if moves_from_segment && mode.is_64() {
+        return Kind::MoveFromSegment;
     }
     if is_for_interpreter(instruction) {
         return Kind::Interpret;

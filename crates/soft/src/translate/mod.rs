@@ -26,6 +26,9 @@ mod classify;
 mod control;
 mod memory;
 mod stack;
+mod strings;
+
+use std::mem::offset_of;
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, InstructionInfoFactory, OpKind, Register};
 
@@ -148,24 +151,12 @@ impl Translator {
 
     fn emit(&mut self, request: &Request<'_>) {
         let page = request.rip & !0xfff;
-        let mut shadowed = false;
         let steps = std::mem::take(&mut self.steps);
-        for (index, step) in steps.iter().enumerate() {
+        for step in &steps {
             let Step { ref instruction, kind, used } = *step;
             let rip = instruction.ip();
             self.builder.start_instruction(rip);
             let exits = Exits { rip, page, straddles: request.straddles };
-            if kind == Kind::Sti {
-                let next_is_simple = steps.get(index + 1).is_some_and(|next| !ends_block(next.kind));
-                if next_is_simple && !request.mode.has(Mode::CAREFUL) {
-                    self.builder.e.store_gs_imm32(std::mem::offset_of!(VcpuBlock, interrupts) as i32, 1);
-                    shadowed = true;
-                    continue;
-                }
-                self.builder.control(Kind::Interpret, instruction, exits);
-                self.steps = steps;
-                return;
-            }
             if ends_block(kind) {
                 self.builder.control(kind, instruction, exits);
                 self.steps = steps;
@@ -176,10 +167,6 @@ impl Translator {
                 self.builder.control(Kind::Interpret, instruction, exits);
                 self.steps = steps;
                 return;
-            }
-            if shadowed {
-                self.builder.open_window(instruction.next_ip());
-                shadowed = false;
             }
         }
         if let Some(last) = steps.last() {
@@ -209,12 +196,15 @@ impl Translator {
             }
             Kind::BitTest(operand) => return self.builder.copy_bit_test(instruction, operand, used),
             Kind::Lea => return self.lea(instruction, used),
+            Kind::String => return self.builder.string(instruction, flag_use),
+            Kind::MoveFromSegment => self.move_from_segment(instruction),
             Kind::Push => self.builder.push(instruction),
             Kind::Pop => self.builder.pop(instruction),
             Kind::Leave => self.builder.leave_frame(),
             Kind::Pushf => self.builder.push_flags(),
+            Kind::Sti => self.builder.set_interrupts(),
             Kind::Cli => {
-                self.builder.e.store_gs_imm32(std::mem::offset_of!(VcpuBlock, interrupts) as i32, 0);
+                self.builder.e.store_gs_imm32(offset_of!(VcpuBlock, interrupts) as i32, 0);
             }
             Kind::ReadTsc => self.read_tsc(instruction),
             _ => return false,
@@ -256,6 +246,16 @@ impl Translator {
         self.builder.encode(&copy)
     }
 
+    /// MOV from a segment register: selectors are kept in the block.
+    fn move_from_segment(&mut self, instruction: &Instruction) {
+        let target = instruction.op0_register();
+        let Some(number) = builder::gpr_number(target) else { return };
+        self.builder.give_back(1 << number);
+        let index = segment_index(instruction.op1_register());
+        let offset = (offset_of!(VcpuBlock, selector) + index * 4) as i32;
+        self.builder.e.load_gs32(Reg(number), offset);
+    }
+
     /// RDTSC and RDTSCP: the host's counter plus the guest's offset.
     fn read_tsc(&mut self, instruction: &Instruction) {
         let is_rdtscp = instruction.mnemonic() == iced_x86::Mnemonic::Rdtscp;
@@ -264,13 +264,13 @@ impl Translator {
         let e = &mut self.builder.e;
         if is_rdtscp {
             e.raw(&[0x0f, 0x01, 0xf9]);
-            e.load_gs32(Reg::RCX, std::mem::offset_of!(VcpuBlock, tsc_aux) as i32);
+            e.load_gs32(Reg::RCX, offset_of!(VcpuBlock, tsc_aux) as i32);
         } else {
             e.raw(&[0x0f, 0x31]);
         }
         e.shl(Reg::RDX, 32);
         e.alu(Alu::Or, Reg::RAX, Reg::RDX);
-        e.alu_gs(Alu::Add, Reg::RAX, std::mem::offset_of!(VcpuBlock, tsc_offset) as i32);
+        e.alu_gs(Alu::Add, Reg::RAX, offset_of!(VcpuBlock, tsc_offset) as i32);
         e.mov(Reg::RDX, Reg::RAX);
         e.shr(Reg::RDX, 32);
         e.mov32(Reg::RAX, Reg::RAX);
@@ -298,17 +298,19 @@ fn ends_block(kind: Kind) -> bool {
 }
 
 impl Builder {
-    /// After the instruction that STI shadows: leave for `next` if an interrupt waits.
-    fn open_window(&mut self, next: u64) {
-        self.put_everything_back();
-        self.e.store_gs(crate::block::spill_offset(1), Reg::RCX);
-        self.e.load_gs32(Reg::RCX, std::mem::offset_of!(VcpuBlock, window_wanted) as i32);
-        let closed = self.e.jump_if_rcx_zero(false);
-        self.e.load_gs(Reg::RCX, crate::block::spill_offset(1));
+    /// STI. If an interrupt waits, the interpreter does it and sees to the shadow; otherwise there is nothing that
+    /// could come too early, and whoever comes later is seen at the next poll.
+    fn set_interrupts(&mut self) {
+        let slot = crate::block::spill_offset(1);
+        self.give_back(1 << 1);
+        self.e.store_gs(slot, Reg::RCX);
+        self.e.load_gs32(Reg::RCX, offset_of!(VcpuBlock, window_wanted) as i32);
+        let nobody_waits = self.e.jump_if_rcx_zero(false);
         let wanted = self.e.jump();
-        self.leave_from(wanted, next, ExitReason::Poll);
-        self.e.bind(closed);
-        self.e.load_gs(Reg::RCX, crate::block::spill_offset(1));
+        self.with_spilled(1 << 1, |builder| builder.miss_to_interpreter(wanted));
+        self.e.bind(nobody_waits);
+        self.e.load_gs(Reg::RCX, slot);
+        self.e.store_gs_imm32(offset_of!(VcpuBlock, interrupts) as i32, 1);
     }
 }
 

@@ -108,8 +108,7 @@ impl Builder {
         self.bring_flags_back();
         self.e.mov(other, Reg::RSP);
         self.e.load_gs(Reg::RSP, offset_of!(VcpuBlock, stack_top) as i32);
-        self.e.raw(&[0x9c]);
-        pop_register(&mut self.e, value);
+        self.e.push_flags_pop(value);
         self.e.mov(Reg::RSP, other);
         self.put_flags_away();
         self.e.alu_imm32(Alu::And, value, HOST_FLAGS);
@@ -119,13 +118,6 @@ impl Builder {
         self.e.alu(Alu::Or, value, other);
         self.push_register(value, RSP_BIT | 1 << value.0);
     }
-}
-
-fn pop_register(e: &mut crate::emit::Emitter, register: Reg) {
-    if register.0 >= 8 {
-        e.raw(&[0x41]);
-    }
-    e.raw(&[0x58 | register.0 & 7]);
 }
 
 fn immediate(instruction: &Instruction) -> u64 {
