@@ -66,7 +66,7 @@ impl SoftVcpu {
         }
         let walk = self.walk(gva, access)?;
         if is_default {
-            self.fill_tlb(gva, walk.gpa, access.write);
+            self.fill_tlb(gva, &walk, access.write);
         }
         Ok(walk.gpa)
     }
@@ -78,17 +78,17 @@ impl SoftVcpu {
 
     /// Enters a translation into the current bank. Returns false if the page must be reached the slow way: it is
     /// not memory, it is watched by a data breakpoint, or it is to be written and holds translated code.
-    pub(crate) fn fill_tlb(&mut self, gva: Gva, gpa: Gpa, write: bool) -> bool {
-        let page = Gpa(gpa.0 & !(PAGE_SIZE - 1));
+    pub(crate) fn fill_tlb(&mut self, gva: Gva, walk: &Walk, write: bool) -> bool {
+        let page = Gpa(walk.gpa.0 & !(PAGE_SIZE - 1));
         let Some((Hva(host), _)) = self.memory.hva(page) else { return false };
         if self.is_watched(gva) {
             return false;
         }
         let is_code = self.memory.notes().is_code(page.gfn());
         let bank = self.banks.current();
-        bank.read.fill(gva, host);
+        bank.read.fill(gva, host, walk.global);
         if write && !is_code {
-            bank.write.fill(gva, host);
+            bank.write.fill(gva, host, walk.global);
         }
         !(write && is_code)
     }

@@ -18,9 +18,9 @@ use x86::{Gva, PAGE_SIZE};
 use crate::code_cache::HostPc;
 
 /// Entries of each TLB.
-pub(crate) const TLB_ENTRIES: usize = 1024;
+pub(crate) const TLB_ENTRIES: usize = 4096;
 /// Entries of the jump cache.
-pub(crate) const JUMP_ENTRIES: usize = 2048;
+pub(crate) const JUMP_ENTRIES: usize = 8192;
 /// Address spaces kept at once.
 const SPACES: usize = 10;
 
@@ -57,12 +57,32 @@ pub(crate) struct Tlb {
     entries: Box<[TlbEntry]>,
     /// Indexes that may be filled.
     filled: Vec<u16>,
+    /// Entries that survive an address-space switch.
+    global: IndexSet,
+}
+
+/// A set of table positions.
+struct IndexSet([u64; JUMP_ENTRIES / 64]);
+
+impl IndexSet {
+    fn set(&mut self, index: usize, member: bool) {
+        let bit = 1 << (index % 64);
+        if member {
+            self.0[index / 64] |= bit;
+        } else {
+            self.0[index / 64] &= !bit;
+        }
+    }
+
+    fn has(&self, index: usize) -> bool {
+        self.0[index / 64] & 1 << (index % 64) != 0
+    }
 }
 
 impl Tlb {
     fn new() -> Tlb {
         let entries = (0..TLB_ENTRIES).map(Tlb::empty).collect();
-        Tlb { entries, filled: Vec::with_capacity(TLB_ENTRIES) }
+        Tlb { entries, filled: Vec::with_capacity(TLB_ENTRIES), global: IndexSet([0; JUMP_ENTRIES / 64]) }
     }
 
     fn empty(index: usize) -> TlbEntry {
@@ -74,12 +94,13 @@ impl Tlb {
     }
 
     /// Maps the page of `gva` to the host page at `host`.
-    pub(crate) fn fill(&mut self, gva: Gva, host: u64) {
+    pub(crate) fn fill(&mut self, gva: Gva, host: u64, global: bool) {
         let index = tlb_index(gva.0);
         if self.entries[index].host == 0 {
             self.filled.push(index as u16);
         }
         self.entries[index] = TlbEntry { tag: gva.page().0, host };
+        self.global.set(index, global);
     }
 
     /// Host page of `gva`, if it is here.
@@ -98,6 +119,17 @@ impl Tlb {
         for index in self.filled.drain(..) {
             self.entries[usize::from(index)] = Tlb::empty(usize::from(index));
         }
+    }
+
+    fn clear_local(&mut self) {
+        let (entries, global) = (&mut self.entries, &self.global);
+        self.filled.retain(|&index| {
+            let index = usize::from(index);
+            if !global.has(index) {
+                entries[index] = Tlb::empty(index);
+            }
+            global.has(index)
+        });
     }
 
     fn clear_page(&mut self, gva: Gva) {
@@ -124,6 +156,7 @@ pub(crate) struct Bank {
     pub(crate) write: Tlb,
     jumps: Box<[JumpEntry]>,
     jumps_filled: Vec<u16>,
+    jumps_global: IndexSet,
     /// Pages that may have jump-cache entries, hashed: most invalidated pages hold no code.
     code_pages: [u64; 64],
     /// What an empty jump-cache entry leads to, so that even a false match is harmless.
@@ -138,6 +171,7 @@ impl Bank {
             write: Tlb::new(),
             jumps: vec![empty; JUMP_ENTRIES].into_boxed_slice(),
             jumps_filled: Vec::with_capacity(JUMP_ENTRIES),
+            jumps_global: IndexSet([0; JUMP_ENTRIES / 64]),
             code_pages: [0; 64],
             lookup_stub,
         }
@@ -152,12 +186,13 @@ impl Bank {
         (hash / 64, 1 << (hash % 64))
     }
 
-    pub(crate) fn add_jump(&mut self, pc: u64, host: HostPc) {
+    pub(crate) fn add_jump(&mut self, pc: u64, host: HostPc, global: bool) {
         let index = jump_index(pc);
         if self.jumps[index].host == self.lookup_stub {
             self.jumps_filled.push(index as u16);
         }
         self.jumps[index] = JumpEntry { pc, host };
+        self.jumps_global.set(index, global);
         let (word, bit) = Bank::page_bit(pc);
         self.code_pages[word] |= bit;
     }
@@ -173,6 +208,20 @@ impl Bank {
             self.jumps[usize::from(index)] = empty;
         }
         self.code_pages = [0; 64];
+    }
+
+    fn clear_local(&mut self) {
+        self.read.clear_local();
+        self.write.clear_local();
+        let empty = JumpEntry { pc: u64::MAX, host: self.lookup_stub };
+        let (jumps, global) = (&mut self.jumps, &self.jumps_global);
+        self.jumps_filled.retain(|&index| {
+            let index = usize::from(index);
+            if !global.has(index) {
+                jumps[index] = empty;
+            }
+            global.has(index)
+        });
     }
 
     fn clear(&mut self) {
@@ -267,17 +316,28 @@ impl Banks {
         &mut self.spaces[self.current_space].banks[self.current_bank].1
     }
 
+    /// Forgets the translations of one PCID but those of global pages.
+    pub(crate) fn flush_local(&mut self, pcid: u16) {
+        if let Some(index) = self.spaces.iter().position(|space| space.pcid == pcid) {
+            self.flushes += 1;
+            for (_, bank) in &mut self.spaces[index].banks {
+                bank.clear_local();
+            }
+        }
+    }
+
+    /// Forgets everything but global pages.
+    pub(crate) fn flush_all_local(&mut self) {
+        self.flushes += 1;
+        for (_, bank) in self.spaces.iter_mut().flat_map(|space| &mut space.banks) {
+            bank.clear_local();
+        }
+    }
+
     fn clear_space(&mut self, index: usize) {
         self.flushes += 1;
         for (_, bank) in &mut self.spaces[index].banks {
             bank.clear();
-        }
-    }
-
-    /// Forgets the translations of one PCID.
-    pub(crate) fn flush_pcid(&mut self, pcid: u16) {
-        if let Some(index) = self.spaces.iter().position(|space| space.pcid == pcid) {
-            self.clear_space(index);
         }
     }
 
@@ -347,13 +407,30 @@ mod tests {
     fn address_spaces_do_not_see_each_other() {
         let mut banks = banks();
         banks.select(1, USER);
-        banks.current().read.fill(Gva(0x5000), 0x7000);
+        banks.current().read.fill(Gva(0x5000), 0x7000, false);
         banks.select(2, USER);
         assert_eq!(banks.current().read.lookup(Gva(0x5123)), None);
         banks.select(1, USER);
         assert_eq!(banks.current().read.lookup(Gva(0x5123)), Some(0x7000));
-        banks.flush_pcid(1);
+        banks.flush_local(1);
         assert_eq!(banks.current().read.lookup(Gva(0x5123)), None);
+    }
+
+    #[test]
+    fn global_pages_survive_a_flush_of_their_address_space() {
+        let mut banks = banks();
+        banks.select(1, KERNEL);
+        let bank = banks.current();
+        bank.read.fill(Gva(0x5000), 0x7000, true);
+        bank.read.fill(Gva(0x6000), 0x8000, false);
+        bank.add_jump(0x5000, 77, true);
+        bank.add_jump(0x6000, 88, false);
+        banks.flush_local(1);
+        let bank = banks.current();
+        assert_eq!((bank.read.lookup(Gva(0x5000)), bank.read.lookup(Gva(0x6000))), (Some(0x7000), None));
+        assert_eq!((bank.jump(0x5000), bank.jump(0x6000)), (Some(77), None));
+        banks.flush_all();
+        assert_eq!(banks.current().read.lookup(Gva(0x5000)), None);
     }
 
     #[test]
@@ -361,8 +438,8 @@ mod tests {
         let mut banks = banks();
         for (pcid, key) in [(1, USER), (1, KERNEL), (2, KERNEL)] {
             banks.select(pcid, key);
-            banks.current().write.fill(Gva(0x5000), 0x7000);
-            banks.current().write.fill(Gva(0x6000), 0x8000);
+            banks.current().write.fill(Gva(0x5000), 0x7000, false);
+            banks.current().write.fill(Gva(0x6000), 0x8000, true);
         }
         banks.protect_host_page(0x7000);
         for (pcid, key) in [(1, USER), (1, KERNEL), (2, KERNEL)] {
@@ -377,7 +454,7 @@ mod tests {
         let mut banks = banks();
         for pcid in 0..40 {
             banks.select(pcid, USER);
-            banks.current().read.fill(Gva(0x5000), u64::from(pcid) + 1);
+            banks.current().read.fill(Gva(0x5000), u64::from(pcid) + 1, false);
         }
         banks.select(39, USER);
         assert_eq!(banks.current().read.lookup(Gva(0x5000)), Some(40));

@@ -74,7 +74,7 @@ impl SoftVcpu {
                     let Some(site) = site else { break };
                     self.restore_site(&site);
                     self.block.fp_loaded = 1;
-                    pc = site.start;
+                    pc = site.start(self.soft.stubs().cache);
                 }
                 Some(ExitReason::Fault) => return Err(self.host_fault()),
                 _ => break,

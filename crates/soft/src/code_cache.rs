@@ -26,6 +26,8 @@ pub(crate) type HostPc = u64;
 /// Addresses of the common exits.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stubs {
+    /// Where the cache lies.
+    pub(crate) cache: HostPc,
     enter: HostPc,
     /// Saves everything and returns to Rust; the reason is already in the block.
     pub(crate) exit: HostPc,
@@ -194,7 +196,7 @@ fn emit_stubs(e: &mut Emitter, xsave_mask: u64) -> Stubs {
         pop(e, register);
     }
     e.raw(&[0xc3]);
-    Stubs { enter, exit, lookup, fault }
+    Stubs { cache: enter, enter, exit, lookup, fault }
 }
 
 /// XSAVE64 (`/4`) or XRSTOR64 (`/5`) of an area in the block.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use iced_x86::{Decoder, Instruction};
 use mem::Hva;
 use vcpu::{EngineError, EngineStatistics, Exit, Injection, Kick, Reply, TripleFault, Unit, Vcpu, VcpuState};
-use x86::paging::Access;
+use x86::paging::{Access, Walk};
 use x86::{Exception, Gpa, Gva, PAGE_SIZE, Rflags};
 
 use crate::block::ExitReason;
@@ -215,6 +215,10 @@ impl SoftVcpu {
 
     /// Physical address to fetch from, with the checks of an instruction fetch.
     fn fetch_address(&mut self, rip: u64) -> Result<Gpa, Stop> {
+        Ok(self.fetch_walk(rip)?.gpa)
+    }
+
+    fn fetch_walk(&mut self, rip: u64) -> Result<Walk, Stop> {
         let linear = Gva(self.code_linear(rip));
         if self.is_64_bit() {
             if !linear.is_canonical() {
@@ -224,7 +228,7 @@ impl SoftVcpu {
             return Err(GP0.into());
         }
         let access = Access { fetch: true, ..self.access(false) };
-        Ok(self.walk(linear, access)?.gpa)
+        Ok(self.walk(linear, access)?)
     }
 
     /// Where the translation at RIP starts, translating if need be. `try_jump_cache` is for callers whose RIP was
@@ -238,15 +242,15 @@ impl SoftVcpu {
         {
             return Ok(pc);
         }
-        let gpa = self.fetch_address(rip)?;
-        let key = BlockKey { gpa: gpa.0, rip, mode: self.mode };
+        let walk = self.fetch_walk(rip)?;
+        let key = BlockKey { gpa: walk.gpa.0, rip, mode: self.mode };
         let found = self.soft.translations().find(key);
         let pc = match found {
             Some(pc) => pc,
             None => self.translate_at(key)?,
         };
         if may_cache {
-            self.banks.current().add_jump(rip, pc);
+            self.banks.current().add_jump(rip, pc, walk.global);
         }
         Ok(pc)
     }
@@ -337,7 +341,7 @@ impl SoftVcpu {
     fn miss(&mut self) -> Result<Result<HostPc, Turn>, EngineError> {
         self.counters.tlb_misses += 1;
         let site = self.site(self.block.exit_info)?;
-        let Some(access) = site.access else {
+        let Some(access) = site.access() else {
             return Err(EngineError::Internal("a memory exit without an access".into()));
         };
         let linear = if access.is_segmented { None } else { Some(self.missed_address(&access)) };
@@ -348,7 +352,7 @@ impl SoftVcpu {
             if !crosses && is_canonical {
                 let kind = self.access(access.write);
                 let filled = match self.walk(Gva(linear), kind) {
-                    Ok(walk) => self.fill_tlb(Gva(linear), walk.gpa, access.write),
+                    Ok(walk) => self.fill_tlb(Gva(linear), &walk, access.write),
                     // Where alignment matters it is judged before the page tables: a closer look decides.
                     Err(_) if access.size >= 16 && !linear.is_multiple_of(u64::from(access.size)) => false,
                     Err(exception) => {
@@ -358,7 +362,7 @@ impl SoftVcpu {
                 };
                 if filled {
                     self.block.fp_loaded = self.block.fp_was_loaded;
-                    return Ok(Ok(site.start));
+                    return Ok(Ok(site.start(self.soft.stubs().cache)));
                 }
             }
         }
@@ -396,7 +400,7 @@ impl SoftVcpu {
         match checked {
             Ok(()) => {
                 self.block.fp_loaded = 1;
-                Ok(Ok(site.start))
+                Ok(Ok(site.start(self.soft.stubs().cache)))
             }
             Err(stop) => Ok(Err(self.stopped(stop))),
         }

@@ -214,10 +214,11 @@ impl Translations {
 
     /// The site whose own code a host fault at `pc` came from.
     pub(crate) fn site_at(&self, pc: HostPc) -> Option<Site> {
-        let behind = self.sites.partition_point(|site| site.start <= pc);
-        let start = self.sites[..behind].last()?.start;
-        let candidates = self.sites[..behind].iter().rev().take_while(|site| site.start == start);
-        candidates.filter(|site| pc < site.end).last().copied()
+        let cache = self.cache.stubs().cache;
+        let behind = self.sites.partition_point(|site| site.start(cache) <= pc);
+        let start = self.sites[..behind].last()?.start(cache);
+        let candidates = self.sites[..behind].iter().rev().take_while(|site| site.start(cache) == start);
+        candidates.filter(|site| pc < site.end(cache)).last().copied()
     }
 
     /// Drops the blocks that hold any byte of `gpa..gpa+len_bytes`, all in one page.

@@ -18,7 +18,7 @@ mod system;
 mod transfer;
 mod vectors;
 
-use iced_x86::{Code, Instruction, Mnemonic, OpKind};
+use iced_x86::{Code, Instruction, InstructionInfoFactory, Mnemonic, OpKind};
 use x86::{Exception, Rflags};
 
 use crate::cpu::{GP0, SoftVcpu, Step};
@@ -35,7 +35,8 @@ impl SoftVcpu {
         }
         let features = self.soft.features();
         // Bits that only slow translation down do not change what an instruction is.
-        let kind = classify(instruction, self.mode, &features);
+        let mut factory = InstructionInfoFactory::new();
+        let kind = classify(instruction, factory.info(instruction), self.mode, &features);
         match kind {
             Kind::Copy(Some(operand)) => {
                 return self.bounce(instruction, bytes, operand.size, operand.write);

@@ -118,7 +118,7 @@ impl SoftVcpu {
         self.cr3 = value;
         if !keeps_tlb {
             let pcid = self.pcid();
-            self.banks.flush_pcid(pcid);
+            self.banks.flush_local(pcid);
         }
         self.update_context();
         Ok(())
@@ -274,7 +274,8 @@ impl SoftVcpu {
         match kind {
             0 if !Gva(address).is_canonical() => return Err(GP0.into()),
             0 => self.banks.flush_page(Gva(address)),
-            1 => self.banks.flush_pcid(pcid as u16),
+            1 => self.banks.flush_local(pcid as u16),
+            3 => self.banks.flush_all_local(),
             _ => self.banks.flush_all(),
         }
         Ok(())

@@ -15,22 +15,40 @@ use crate::code_cache::{HostPc, Stubs};
 use crate::emit::{Emitter, Fixup, Reg};
 use crate::mode::Mode;
 
-/// Where translated code may fault or miss, and how to get from there to the exact guest state.
+/// Where translated code may fault or miss, and how to get from there to the exact guest state. There are hundreds
+/// of thousands of them: 24 bytes each.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Site {
-    /// Host code of the guest instruction: first byte, and behind the last.
-    pub(crate) start: HostPc,
-    pub(crate) end: HostPc,
     /// The guest instruction.
     pub(crate) rip: u64,
+    /// Host code of the guest instruction: its start as an offset in the code cache, and its length so far.
+    start: u32,
+    len: u16,
     /// Guest registers whose true value lies in the spill slot.
     pub(crate) borrowed: u16,
-    /// Status flags lie in `saved_flags`.
-    pub(crate) flags_saved: bool,
-    /// The access, for memory sites.
-    pub(crate) access: Option<SiteAccess>,
     /// For indirect branches: how far the branch has moved RSP.
     pub(crate) stack_change: i32,
+    /// The access, for memory sites.
+    access: PackedAccess,
+    /// Status flags lie in `saved_flags`.
+    pub(crate) flags_saved: bool,
+}
+
+impl Site {
+    /// First byte of host code, in a cache that lies at `cache`.
+    pub(crate) fn start(&self, cache: HostPc) -> HostPc {
+        cache + u64::from(self.start)
+    }
+
+    /// Behind the last byte of host code up to the site.
+    pub(crate) fn end(&self, cache: HostPc) -> HostPc {
+        self.start(cache) + u64::from(self.len)
+    }
+
+    /// The memory access, if the site is one.
+    pub(crate) fn access(&self) -> Option<SiteAccess> {
+        self.access.unpack()
+    }
 }
 
 /// A memory access of a site.
@@ -44,6 +62,36 @@ pub(crate) struct SiteAccess {
     pub(crate) size: u8,
     /// The registers above are not to be relied on (a segment limit may have failed first).
     pub(crate) is_segmented: bool,
+}
+
+/// A [`SiteAccess`] in three bytes; size 0 stands for none.
+#[derive(Clone, Copy, Debug)]
+struct PackedAccess {
+    registers: u8,
+    size: u8,
+    flags: u8,
+}
+
+impl PackedAccess {
+    const NONE: PackedAccess = PackedAccess { registers: 0, size: 0, flags: 0 };
+
+    fn new(access: SiteAccess) -> PackedAccess {
+        PackedAccess {
+            registers: access.address.0 << 4 | access.entry.0,
+            size: access.size.max(1),
+            flags: u8::from(access.write) | u8::from(access.is_segmented) << 1,
+        }
+    }
+
+    fn unpack(self) -> Option<SiteAccess> {
+        (self.size != 0).then_some(SiteAccess {
+            address: Reg(self.registers >> 4),
+            entry: Reg(self.registers & 15),
+            write: self.flags & 1 != 0,
+            size: self.size,
+            is_segmented: self.flags & 2 != 0,
+        })
+    }
 }
 
 /// A direct jump that can be chained.
@@ -78,6 +126,8 @@ pub(crate) struct Builder {
     /// Guest instruction being translated, and where its host code starts.
     rip: u64,
     start: HostPc,
+    /// Address of the code cache.
+    cache: HostPc,
     first_site: u32,
     first_link: u32,
     pub(crate) sites: Vec<Site>,
@@ -140,6 +190,7 @@ impl Builder {
             preference: [0; 16],
             rip: 0,
             start: 0,
+            cache: 0,
             first_site: 0,
             first_link: 0,
             sites: Vec::new(),
@@ -152,6 +203,7 @@ impl Builder {
     /// Starts a block at host address `base`; its sites and links will get numbers from the given ones on.
     pub(crate) fn begin(&mut self, base: HostPc, stubs: Stubs, mode: Mode, first_site: u32, first_link: u32) {
         self.e.start(base);
+        self.cache = stubs.cache;
         self.stubs = Some(stubs);
         self.mode = mode;
         self.borrowed = 0;
@@ -293,13 +345,13 @@ impl Builder {
 
     fn site(&mut self, access: Option<SiteAccess>) -> u32 {
         self.sites.push(Site {
-            start: self.start,
-            end: self.e.address(),
             rip: self.rip,
+            start: (self.start - self.cache) as u32,
+            len: (self.e.address() - self.start) as u16,
             borrowed: self.borrowed,
-            flags_saved: self.flags_saved,
-            access,
             stack_change: 0,
+            access: access.map_or(PackedAccess::NONE, PackedAccess::new),
+            flags_saved: self.flags_saved,
         });
         self.first_site + self.sites.len() as u32 - 1
     }

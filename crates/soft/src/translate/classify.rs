@@ -1,6 +1,6 @@
 //! Which way an instruction goes: copied, rebuilt from smaller steps, or left to the interpreter.
 
-use iced_x86::{Code, CpuidFeature, FlowControl, Instruction, Mnemonic, OpAccess, OpKind};
+use iced_x86::{Code, CpuidFeature, FlowControl, Instruction, InstructionInfo, Mnemonic, OpAccess, OpKind};
 
 use super::memory::{Operand, operand_size};
 use super::strings::is_simple_string;
@@ -42,7 +42,12 @@ pub(crate) enum Kind {
 }
 
 /// Decides for one instruction.
-pub(crate) fn classify(instruction: &Instruction, mode: Mode, features: &Features) -> Kind {
+pub(crate) fn classify(
+    instruction: &Instruction,
+    info: &InstructionInfo,
+    mode: Mode,
+    features: &Features,
+) -> Kind {
     if !features.allows(instruction) || is_forbidden(instruction, mode) {
         return Kind::Interpret;
     }
@@ -66,10 +71,10 @@ pub(crate) fn classify(instruction: &Instruction, mode: Mode, features: &Feature
     if !mode.is_64() && uses_segment_register(instruction) {
         return Kind::Interpret;
     }
-    memory_copy(instruction)
+    memory_copy(instruction, info)
 }
 
-fn memory_copy(instruction: &Instruction) -> Kind {
+fn memory_copy(instruction: &Instruction, info: &InstructionInfo) -> Kind {
     let memory_op = (0..instruction.op_count()).find(|&op| instruction.op_kind(op) == OpKind::Memory);
     let Some(memory_op) = memory_op else {
         let implicit = (0..instruction.op_count()).any(|op| {
@@ -92,11 +97,10 @@ fn memory_copy(instruction: &Instruction) -> Kind {
     if instruction.is_vsib() {
         return Kind::Interpret;
     }
-    let write = match access_of(instruction, memory_op) {
-        Some(OpAccess::Read | OpAccess::CondRead) => false,
-        Some(OpAccess::NoMemAccess | OpAccess::None) => return Kind::Nothing,
-        Some(_) => true,
-        None => return Kind::Interpret,
+    let write = match info.op_access(memory_op) {
+        OpAccess::Read | OpAccess::CondRead => false,
+        OpAccess::NoMemAccess | OpAccess::None => return Kind::Nothing,
+        _ => true,
     };
     let Some(size) = operand_size(instruction) else { return Kind::Interpret };
     let operand = Operand { size, write };
@@ -106,12 +110,6 @@ fn memory_copy(instruction: &Instruction) -> Kind {
         return Kind::BitTest(operand);
     }
     Kind::Copy(Some(operand))
-}
-
-fn access_of(instruction: &Instruction, op: u32) -> Option<OpAccess> {
-    let mut factory = iced_x86::InstructionInfoFactory::new();
-    let info = factory.info(instruction);
-    Some(info.op_access(op))
 }
 
 /// AVX and SSE when the mode says they are off.

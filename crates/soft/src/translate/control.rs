@@ -166,7 +166,6 @@ impl Builder {
             } else {
                 self.e.load32(address, address, 0);
             }
-            self.fault_site();
             return (address, entry);
         }
         self.put_flags_away();
@@ -235,7 +234,6 @@ impl Builder {
         } else {
             self.e.load32(target, target, 0);
         }
-        self.fault_site();
         let extra = if instruction.op_count() == 1 { i32::from(instruction.immediate16()) } else { 0 };
         let change = i32::from(size) + extra;
         self.move_stack_pointer(change);

@@ -199,7 +199,9 @@ impl Builder {
         copy.set_memory_displ_size(0);
         copy.set_segment_prefix(Register::None);
         let encoded = self.encode(&copy);
-        self.fault_site_with_flags(were_saved);
+        if super::may_fault(instruction) {
+            self.fault_site_with_flags(were_saved);
+        }
         encoded
     }
 
@@ -257,9 +259,7 @@ impl Builder {
         copy.set_memory_displ_size(0);
         copy.set_segment_prefix(Register::None);
         copy.set_op1_register(host_register(entry, operand.size));
-        let encoded = self.encode(&copy);
-        self.fault_site();
-        encoded
+        self.encode(&copy)
     }
 
     /// Linear address `rsp + displacement` in `address`, checked for an access of the stack's word size.

@@ -131,22 +131,15 @@ impl Translator {
             if is_cut_off {
                 return (at > 0).then_some(at as u16);
             }
-            let kind = classify(&instruction, request.mode, &self.features);
-            let used = if kind == Kind::Interpret { 0 } else { self.used_registers(&instruction) };
+            let info = self.info.info(&instruction);
+            let kind = classify(&instruction, info, request.mode, &self.features);
+            let used = if kind == Kind::Interpret { 0 } else { used_registers(info) };
             self.steps.push(Step { instruction, kind, used });
             if ends_block(kind) {
                 break;
             }
         }
         Some(decoder.position() as u16)
-    }
-
-    fn used_registers(&mut self, instruction: &Instruction) -> u16 {
-        let info = self.info.info(instruction);
-        info.used_registers()
-            .iter()
-            .filter_map(|used| builder::gpr_number(used.register()))
-            .fold(0, |mask, number| mask | 1 << number)
     }
 
     fn emit(&mut self, request: &Request<'_>) {
@@ -217,7 +210,9 @@ impl Translator {
         let were_saved = self.builder.flags_are_away() && flag_use != FlagUse::Needs;
         self.builder.flags_for(flag_use);
         let encoded = self.builder.encode(instruction);
-        self.builder.fault_site_with_flags(were_saved);
+        if may_fault(instruction) {
+            self.builder.fault_site_with_flags(were_saved);
+        }
         encoded
     }
 
@@ -281,6 +276,25 @@ impl Translator {
 fn writes_code_segment(kind: Kind, instruction: &Instruction, mode: Mode) -> bool {
     let (Kind::Copy(Some(operand)) | Kind::BitTest(operand)) = kind else { return false };
     operand.write && !mode.is_64() && instruction.memory_segment() == Register::CS
+}
+
+/// General registers that an instruction uses in any way.
+fn used_registers(info: &iced_x86::InstructionInfo) -> u16 {
+    info.used_registers()
+        .iter()
+        .filter_map(|used| builder::gpr_number(used.register()))
+        .fold(0, |mask, number| mask | 1 << number)
+}
+
+/// Whether the silicon may refuse a copied instruction whose operand is reachable: divisions, everything that has to
+/// do with FP state, and the few that are not there on every host.
+pub(crate) fn may_fault(instruction: &Instruction) -> bool {
+    use iced_x86::Mnemonic as M;
+    fp_level(instruction) > 0
+        || matches!(
+            instruction.mnemonic(),
+            M::Div | M::Idiv | M::Cmpxchg16b | M::Rdrand | M::Rdseed | M::Movnti
+        )
 }
 
 fn ends_block(kind: Kind) -> bool {

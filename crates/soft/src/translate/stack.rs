@@ -36,7 +36,6 @@ impl Builder {
                 } else {
                     self.e.load32(value, value, 0);
                 }
-                self.fault_site();
                 let _ = free;
                 self.push_register(value, RSP_BIT | 1 << value.0);
             }
@@ -55,7 +54,6 @@ impl Builder {
         let entry = self.borrow_free_of_rbp(used | 1 << address.0, false);
         self.stack_access(address, entry, Reg::RSP, -i32::from(size), true);
         self.e.store(address, 0, value, size);
-        self.fault_site();
         self.move_stack_pointer(-i32::from(size));
     }
 
@@ -73,7 +71,6 @@ impl Builder {
         } else {
             self.e.load32(target, address, 0);
         }
-        self.fault_site();
         if target != Reg::RSP {
             self.move_stack_pointer(i32::from(size));
         }
@@ -89,12 +86,10 @@ impl Builder {
         self.stack_access(address, entry, Reg::RBP, 0, false);
         if size == 8 {
             self.e.load(address, address, 0);
-            self.fault_site();
             self.e.lea(Reg::RSP, Reg::RBP, 8);
             self.e.mov(Reg::RBP, address);
         } else {
             self.e.load32(address, address, 0);
-            self.fault_site();
             self.e.lea32(Reg::RSP, Reg::RBP, 4);
             self.e.mov32(Reg::RBP, address);
         }

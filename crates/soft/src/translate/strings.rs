@@ -2,7 +2,8 @@
 //!
 //! Both operands are checked before anything changes; then the pointers are replaced by host addresses, the
 //! instruction runs, and the distance it moved is added to the guest's pointers. A repeated one is taken only if it goes
-//! upwards and ends in the pages it starts in; everything else goes to the interpreter.
+//! upwards and ends in the pages it starts in; everything else goes to the interpreter. So does CMPS: it reads two pages,
+//! and when both share one TLB entry each miss would throw the other page out for ever.
 
 use std::mem::offset_of;
 
@@ -57,10 +58,6 @@ fn string_op(instruction: &Instruction) -> Option<StringOp> {
         M::Scasw => (2, false, Some(false)),
         M::Scasd => (4, false, Some(false)),
         M::Scasq => (8, false, Some(false)),
-        M::Cmpsb => (1, true, Some(false)),
-        M::Cmpsw => (2, true, Some(false)),
-        M::Cmpsd => (4, true, Some(false)),
-        M::Cmpsq => (8, true, Some(false)),
         _ => return None,
     };
     let repeats = instruction.has_rep_prefix() || instruction.has_repne_prefix();
