@@ -1,4 +1,5 @@
 //! Every golden line, replayed: what an engine once did wrong it never does wrong again.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use iced_x86::{Code, Decoder, DecoderOptions};
 

@@ -137,7 +137,7 @@ impl SoftVcpu {
     }
 
     /// Bytes of an XSAVE area for `components`.
-    pub(crate) fn xsave_size(&self, components: u64, _is_compacted: bool) -> u64 {
+    pub(crate) fn xsave_size(&self, components: u64) -> u64 {
         // With x87, SSE and AVX alone the compacted form is as long as the standard one.
         if components & AVX != 0 { 832 } else { 576 }
     }
@@ -244,8 +244,7 @@ impl SoftVcpu {
     fn xsave(&mut self, instruction: &Instruction, kind: SaveKind) -> Step {
         self.require_xsave()?;
         let requested = self.requested();
-        let len =
-            self.xsave_size(if kind == SaveKind::Compacted { requested } else { requested }, false) as usize;
+        let len = self.xsave_size(requested) as usize;
         let linear = self.area(instruction, len, 64, true)?;
         self.clean_fp_pointers();
         let mut in_use = self.xstate_bv();

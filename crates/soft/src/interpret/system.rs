@@ -284,17 +284,16 @@ impl SoftVcpu {
     pub(crate) fn cpuid(&mut self) -> Step {
         let function = self.block.gprs[gpr::RAX] as u32;
         let index = self.block.gprs[gpr::RCX] as u32;
-        let [eax, mut ebx, mut ecx, mut edx] = self.cpuid.get(function, index);
+        let [eax, mut ebx, mut ecx, edx] = self.cpuid.get(function, index);
         match (function, index) {
             (1, _) => {
                 let osxsave = self.cr4.contains(Cr4::OSXSAVE);
                 ecx = ecx & !(1 << 27) | u32::from(osxsave) << 27;
             }
-            (0xd, 0) => ebx = self.xsave_size(self.xcr0, false) as u32,
-            (0xd, 1) => ebx = self.xsave_size(self.xcr0, true) as u32,
+            (0xd, 0) => ebx = self.xsave_size(self.xcr0) as u32,
+            (0xd, 1) => ebx = self.xsave_size(self.xcr0) as u32,
             _ => {}
         }
-        let _ = &mut edx;
         self.block.gprs[gpr::RAX] = u64::from(eax);
         self.block.gprs[gpr::RBX] = u64::from(ebx);
         self.block.gprs[gpr::RCX] = u64::from(ecx);
@@ -380,7 +379,7 @@ impl SoftVcpu {
             return Err(GP0.into());
         }
         let changes_nx = (new ^ self.efer).contains(Efer::NXE);
-        self.efer = new - Efer::LMA | self.efer & Efer::LMA;
+        self.efer = (new - Efer::LMA) | (self.efer & Efer::LMA);
         if changes_nx {
             self.banks.flush_all();
         }

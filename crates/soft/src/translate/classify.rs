@@ -269,125 +269,119 @@ fn uses_segment_register(instruction: &Instruction) -> bool {
     })
 }
 
-/// Everything that is privileged, depends on virtual state, touches memory in its own way, or would show the host.
+/// Instructions that depend on virtual state, touch memory in their own way, or would show the host.
+const FOR_INTERPRETER: &[Mnemonic] = &[
+    Mnemonic::INVALID,
+    Mnemonic::Cpuid,
+    Mnemonic::Rdpmc,
+    Mnemonic::Rdpid,
+    Mnemonic::Rdtsc,
+    Mnemonic::Rdtscp,
+    Mnemonic::Sgdt,
+    Mnemonic::Sidt,
+    Mnemonic::Sldt,
+    Mnemonic::Str,
+    Mnemonic::Smsw,
+    Mnemonic::Lar,
+    Mnemonic::Lsl,
+    Mnemonic::Verr,
+    Mnemonic::Verw,
+    Mnemonic::Lds,
+    Mnemonic::Les,
+    Mnemonic::Lfs,
+    Mnemonic::Lgs,
+    Mnemonic::Lss,
+    Mnemonic::Rdfsbase,
+    Mnemonic::Rdgsbase,
+    Mnemonic::Wrfsbase,
+    Mnemonic::Wrgsbase,
+    Mnemonic::Clac,
+    Mnemonic::Stac,
+    Mnemonic::Cli,
+    Mnemonic::Sti,
+    Mnemonic::Hlt,
+    Mnemonic::Popf,
+    Mnemonic::Popfd,
+    Mnemonic::Popfq,
+    Mnemonic::In,
+    Mnemonic::Out,
+    Mnemonic::Insb,
+    Mnemonic::Insw,
+    Mnemonic::Insd,
+    Mnemonic::Outsb,
+    Mnemonic::Outsw,
+    Mnemonic::Outsd,
+    Mnemonic::Xgetbv,
+    Mnemonic::Xsave,
+    Mnemonic::Xsave64,
+    Mnemonic::Xsavec,
+    Mnemonic::Xsavec64,
+    Mnemonic::Xsaveopt,
+    Mnemonic::Xsaveopt64,
+    Mnemonic::Xrstor,
+    Mnemonic::Xrstor64,
+    Mnemonic::Fxsave,
+    Mnemonic::Fxsave64,
+    Mnemonic::Fxrstor,
+    Mnemonic::Fxrstor64,
+    Mnemonic::Fnsave,
+    Mnemonic::Fsave,
+    Mnemonic::Frstor,
+    Mnemonic::Fnstenv,
+    Mnemonic::Fstenv,
+    Mnemonic::Fldenv,
+    Mnemonic::Maskmovq,
+    Mnemonic::Maskmovdqu,
+    Mnemonic::Vmaskmovdqu,
+    Mnemonic::Vmaskmovps,
+    Mnemonic::Vmaskmovpd,
+    Mnemonic::Vpmaskmovd,
+    Mnemonic::Vpmaskmovq,
+    Mnemonic::Xlatb,
+    Mnemonic::Daa,
+    Mnemonic::Das,
+    Mnemonic::Aaa,
+    Mnemonic::Aas,
+    Mnemonic::Aam,
+    Mnemonic::Aad,
+    Mnemonic::Salc,
+    Mnemonic::Bound,
+    Mnemonic::Arpl,
+    Mnemonic::Into,
+    Mnemonic::Int,
+    Mnemonic::Int1,
+    Mnemonic::Int3,
+    Mnemonic::Ud0,
+    Mnemonic::Ud1,
+    Mnemonic::Ud2,
+    Mnemonic::Syscall,
+    Mnemonic::Sysret,
+    Mnemonic::Sysretq,
+    Mnemonic::Sysenter,
+    Mnemonic::Sysexit,
+    Mnemonic::Sysexitq,
+    Mnemonic::Monitor,
+    Mnemonic::Mwait,
+    Mnemonic::Enter,
+    Mnemonic::Clflush,
+    Mnemonic::Clflushopt,
+    Mnemonic::Clwb,
+    Mnemonic::Wbinvd,
+];
+
+/// Everything that a guest must not do itself.
 fn is_for_interpreter(instruction: &Instruction) -> bool {
-    use Mnemonic as M;
-    if instruction.is_privileged()
-        || instruction.is_stack_instruction()
-        || instruction.is_string_instruction()
-    {
-        return true;
-    }
-    if uses_segment_register(instruction) {
-        return true;
-    }
     let system_register = (0..instruction.op_count()).any(|op| {
         let register = instruction.op_register(op);
         instruction.op_kind(op) == OpKind::Register
             && (register.is_cr() || register.is_dr() || register.is_tr())
     });
     system_register
-        || matches!(
-            instruction.mnemonic(),
-            M::INVALID
-                | M::Cpuid
-                | M::Rdpmc
-                | M::Rdpid
-                | M::Rdtsc
-                | M::Rdtscp
-                | M::Sgdt
-                | M::Sidt
-                | M::Sldt
-                | M::Str
-                | M::Smsw
-                | M::Lar
-                | M::Lsl
-                | M::Verr
-                | M::Verw
-                | M::Lds
-                | M::Les
-                | M::Lfs
-                | M::Lgs
-                | M::Lss
-                | M::Rdfsbase
-                | M::Rdgsbase
-                | M::Wrfsbase
-                | M::Wrgsbase
-                | M::Clac
-                | M::Stac
-                | M::Cli
-                | M::Sti
-                | M::Hlt
-                | M::Popf
-                | M::Popfd
-                | M::Popfq
-                | M::In
-                | M::Out
-                | M::Insb
-                | M::Insw
-                | M::Insd
-                | M::Outsb
-                | M::Outsw
-                | M::Outsd
-                | M::Xgetbv
-                | M::Xsave
-                | M::Xsave64
-                | M::Xsavec
-                | M::Xsavec64
-                | M::Xsaveopt
-                | M::Xsaveopt64
-                | M::Xrstor
-                | M::Xrstor64
-                | M::Fxsave
-                | M::Fxsave64
-                | M::Fxrstor
-                | M::Fxrstor64
-                | M::Fnsave
-                | M::Fsave
-                | M::Frstor
-                | M::Fnstenv
-                | M::Fstenv
-                | M::Fldenv
-                | M::Maskmovq
-                | M::Maskmovdqu
-                | M::Vmaskmovdqu
-                | M::Vmaskmovps
-                | M::Vmaskmovpd
-                | M::Vpmaskmovd
-                | M::Vpmaskmovq
-                | M::Xlatb
-                | M::Daa
-                | M::Das
-                | M::Aaa
-                | M::Aas
-                | M::Aam
-                | M::Aad
-                | M::Salc
-                | M::Bound
-                | M::Arpl
-                | M::Into
-                | M::Int
-                | M::Int1
-                | M::Int3
-                | M::Ud0
-                | M::Ud1
-                | M::Ud2
-                | M::Syscall
-                | M::Sysret
-                | M::Sysretq
-                | M::Sysenter
-                | M::Sysexit
-                | M::Sysexitq
-                | M::Monitor
-                | M::Mwait
-                | M::Enter
-                | M::Clflush
-                | M::Clflushopt
-                | M::Clwb
-                | M::Wbinvd
-                | M::Cmpxchg8b
-                | M::Pause
-        ) && !matches!(instruction.mnemonic(), M::Cmpxchg8b | M::Pause)
+        || instruction.is_privileged()
+        || instruction.is_stack_instruction()
+        || instruction.is_string_instruction()
+        || uses_segment_register(instruction)
+        || FOR_INTERPRETER.contains(&instruction.mnemonic())
 }
 
 /// Whether LOOP and its kin test ECX.

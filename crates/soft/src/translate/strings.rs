@@ -66,15 +66,14 @@ fn string_op(instruction: &Instruction) -> Option<StringOp> {
 
 /// Whether translated code takes this string instruction.
 pub(crate) fn is_simple_string(instruction: &Instruction, mode: Mode) -> bool {
-    let has_wide_pointers = (0..instruction.op_count()).all(|op| {
-        matches!(instruction.op_kind(op), OpKind::MemorySegRSI | OpKind::MemoryESRDI | OpKind::Register)
-    });
+    let kinds = || (0..instruction.op_count()).map(|op| instruction.op_kind(op));
+    let is_wide = |kind| matches!(kind, OpKind::MemorySegRSI | OpKind::MemoryESRDI);
+    // MOVSD and CMPSD of SSE share their names with string instructions.
+    let has_wide_pointers =
+        kinds().any(is_wide) && kinds().all(|kind| is_wide(kind) || kind == OpKind::Register);
     let has_base = matches!(instruction.segment_prefix(), Register::FS | Register::GS);
-    mode.is_64()
-        && !mode.has(Mode::CAREFUL)
-        && has_wide_pointers
-        && !has_base
-        && string_op(instruction).is_some()
+    let is_looked_at = mode.has(Mode::CAREFUL);
+    mode.is_64() && !is_looked_at && has_wide_pointers && !has_base && string_op(instruction).is_some()
 }
 
 impl Builder {
