@@ -75,6 +75,8 @@ static void floating(void)
 
 static void control_registers(void)
 {
+    if (gentle)
+        goto survivable;
     TRY("movq %%cr0, %%rcx\n andq $-2, %%rcx\n nop\n movq %%rcx, %%cr0\n");
     report("CR0.PG without PE");
     TRY("movq %%cr0, %%rcx\n orq $0x20000000, %%rcx\n nop\n movq %%rcx, %%cr0\n");
@@ -97,6 +99,7 @@ static void control_registers(void)
     report("LSTAR not canonical");
     TRY("movl $0xc0000100, %%ecx\n xorl %%eax, %%eax\n movl $0x00008000, %%edx\n wrmsr\n");
     report("FS base not canonical");
+survivable:
     write_cr4(read_cr4() | CR4_DE);
     TRY("movq %%dr4, %%rcx\n");
     report("DR4 with CR4.DE");
@@ -151,8 +154,10 @@ static void selectors(void)
     report("es in a missing local table");
     TRY("movl $0x40, %%ecx\n ltr %%cx\n");
     report("ltr of a busy segment");
-    TRY("xorl %%ecx, %%ecx\n ltr %%cx\n");
-    report("ltr of null");
+    if (!gentle) {
+        TRY("xorl %%ecx, %%ecx\n ltr %%cx\n");
+        report("ltr of null");
+    }
     TRY("movl $0x10, %%ecx\n lldt %%cx\n");
     report("lldt of a data segment");
     TRY("xorl %%ecx, %%ecx\n pushq %%rcx\n pushq %%rcx\n lretq\n");
@@ -244,7 +249,8 @@ void exceptions(void)
     arithmetic();
     floating();
     control_registers();
-    addresses();
+    if (!gentle)
+        addresses();
     selectors();
     gates_of_ring_0();
     stack_frames();

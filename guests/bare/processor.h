@@ -4,6 +4,9 @@
 
 #include "trap.h"
 
+/* Whether the command line says `gentle`. */
+extern int gentle;
+
 void exceptions(void);
 void paging(void);
 void ring3(void);

@@ -37,7 +37,7 @@ void run_user(const char *from, const char *to, u64 cs, u64 rflags)
     register u64 rsp __asm__("r13") = is_32 ? LOW_DATA + 0x1f00 : USER_STACK;
     register u64 code __asm__("r14") = cs;
     register u64 flags __asm__("r15") = rflags;
-    TRY("pushq $0x23\n pushq %2\n pushq %4\n pushq %3\n pushq %1\n iretq\n", "r"(rip), "r"(rsp), "r"(code), "r"(flags));
+    TRY("movl $0x23, %%ecx\n movl %%ecx, %%ds\n movl %%ecx, %%es\n pushq $0x23\n pushq %2\n pushq %4\n pushq %3\n pushq %1\n iretq\n", "r"(rip), "r"(rsp), "r"(code), "r"(flags));
     trap_first = is_32 ? LOW_CODE : USER_CODE;
 }
 

@@ -80,10 +80,10 @@ void traps_init(void)
     *(volatile u16 *)((u8 *)tss + 102) = 104;
     for (int vector = 0; vector < 256; vector++)
         set_gate(vector, gates + vector * 16, vector == 3 || vector == 4 || vector >= 0x40 ? 3 : 0, 0);
-    __asm__ volatile("lgdt %0\n\tlidt %1\n\tltr %w2\n\tmovl %k3, %%ss\n\t"
+    __asm__ volatile("lgdt %0\n\tlidt %1\n\tltr %w2\n\tlldt %w4\n\tmovl %k3, %%ss\n\t"
                      "pushq $8\n\tleaq 1f(%%rip), %%rax\n\tpushq %%rax\n\tlretq\n1:"
                      :
-                     : "m"(gdtr), "m"(idtr), "r"(TSS_SELECTOR), "r"(KERNEL_SS)
+                     : "m"(gdtr), "m"(idtr), "r"(TSS_SELECTOR), "r"(KERNEL_SS), "r"(0)
                      : "rax", "memory");
 }
 

@@ -10,6 +10,7 @@
 //! everything unsafe lives in [`native`] (see `docs/decisions/proof-is-an-unsafe-room.md`).
 
 pub mod arena;
+pub mod bare;
 pub mod case;
 pub mod compare;
 pub mod engine;

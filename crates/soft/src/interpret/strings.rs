@@ -26,7 +26,7 @@ struct StringOp {
 }
 
 impl SoftVcpu {
-    /// Runs a string instruction. `Ok` says whether it is finished, which it may not be after an element under TF;
+    /// Runs a string instruction. `Ok` says whether it is finished, which it may not be after an element that traps;
     /// [`Stop::Again`] that it should be entered again.
     pub(crate) fn string(&mut self, instruction: &Instruction) -> Step<bool> {
         use Mnemonic as M;
@@ -57,12 +57,11 @@ impl SoftVcpu {
             if self.repeat_is_over(instruction) {
                 return Ok(true);
             }
-            if steps {
+            if steps || self.pending.breakpoints != 0 {
                 return Ok(count == 0);
             }
             turn += done;
-            let must_pause =
-                turn >= ELEMENTS_PER_TURN || !self.posted.is_empty() || self.pending.breakpoints != 0;
+            let must_pause = turn >= ELEMENTS_PER_TURN || !self.posted.is_empty();
             if must_pause && count != 0 {
                 return Err(Stop::Again);
             }
