@@ -21,6 +21,8 @@ use crate::code_cache::HostPc;
 pub(crate) const TLB_ENTRIES: usize = 4096;
 /// Entries of the jump cache.
 pub(crate) const JUMP_ENTRIES: usize = 8192;
+/// Size of the filter that tells which pages may have jump-cache entries.
+const CODE_PAGE_BITS: usize = 16384;
 /// Address spaces kept at once.
 const SPACES: usize = 10;
 
@@ -158,7 +160,7 @@ pub(crate) struct Bank {
     jumps_filled: Vec<u16>,
     jumps_global: IndexSet,
     /// Pages that may have jump-cache entries, hashed: most invalidated pages hold no code.
-    code_pages: [u64; 64],
+    code_pages: Box<[u64; CODE_PAGE_BITS / 64]>,
     /// What an empty jump-cache entry leads to, so that even a false match is harmless.
     lookup_stub: HostPc,
 }
@@ -172,7 +174,7 @@ impl Bank {
             jumps: vec![empty; JUMP_ENTRIES].into_boxed_slice(),
             jumps_filled: Vec::with_capacity(JUMP_ENTRIES),
             jumps_global: IndexSet([0; JUMP_ENTRIES / 64]),
-            code_pages: [0; 64],
+            code_pages: Box::new([0; CODE_PAGE_BITS / 64]),
             lookup_stub,
         }
     }
@@ -182,7 +184,7 @@ impl Bank {
     }
 
     fn page_bit(pc: u64) -> (usize, u64) {
-        let hash = (pc >> 12 ^ pc >> 24) as usize % 4096;
+        let hash = (pc >> 12 ^ pc >> 26 ^ pc >> 63) as usize % CODE_PAGE_BITS;
         (hash / 64, 1 << (hash % 64))
     }
 
@@ -207,7 +209,7 @@ impl Bank {
         for index in self.jumps_filled.drain(..) {
             self.jumps[usize::from(index)] = empty;
         }
-        self.code_pages = [0; 64];
+        self.code_pages.fill(0);
     }
 
     fn clear_local(&mut self) {
@@ -240,8 +242,22 @@ impl Bank {
             self.code_pages[word] & bit != 0
         };
         if has_code(gva.0) || has_code(before) {
-            self.clear_jumps();
+            self.clear_jumps_of(gva.page().0);
         }
+    }
+
+    /// Forgets jumps into a page and into the one before it.
+    fn clear_jumps_of(&mut self, page: u64) {
+        let empty = JumpEntry { pc: u64::MAX, host: self.lookup_stub };
+        let jumps = &mut self.jumps;
+        self.jumps_filled.retain(|&index| {
+            let entry = &mut jumps[usize::from(index)];
+            let is_near = page.wrapping_sub(entry.pc & !(PAGE_SIZE - 1)) <= PAGE_SIZE;
+            if is_near {
+                *entry = empty;
+            }
+            !is_near
+        });
     }
 }
 
