@@ -119,3 +119,46 @@ fn rep_stosq_fills_across_pages() {
         run(b"\xbf\0\x5f\0\0\xb9\0\x04\0\0\xb8\x55\0\0\0\xf3\x48\xab\x48\x8b\x1c\x25\xf8\x7e\0\0\xf4");
     assert_eq!((state.gprs[gpr::RBX], state.gprs[gpr::RCX], state.gprs[gpr::RDI]), (0x55, 0, 0x7f00));
 }
+
+#[test]
+fn shadow_stack_hints_do_nothing_where_there_is_no_shadow_stack() {
+    // mov eax, 5; rdsspq rax; endbr64; hlt
+    let state = run(b"\xb8\x05\0\0\0\xf3\x48\x0f\x1e\xc8\xf3\x0f\x1e\xfa\xf4");
+    assert_eq!(state.gprs[gpr::RAX], 5);
+}
+
+#[test]
+fn sti_lets_an_interrupt_in_after_the_next_instruction() {
+    // sti; inc eax; l: inc ebx; jmp l
+    let (mut vcpu, memory) = vcpu(b"\xfb\xff\xc0\xff\xc3\xeb\xfc");
+    // An IDT at 0x6000 whose vector 0x40 leads to a HLT at 0x7000, through a GDT at 0x8000.
+    memory.write(Gpa(0x7000), b"\xf4").unwrap();
+    let gate = 0x7000 | 0x10 << 16 | 0x8e00_u64 << 32;
+    memory.write(Gpa(0x6000 + 0x40 * 16), &gate.to_le_bytes()).unwrap();
+    memory.write(Gpa(0x8010), &0x00af_9b00_0000_ffff_u64.to_le_bytes()).unwrap();
+    let mut state = vcpu.state().unwrap();
+    state.idtr = x86::DescriptorTable { base: 0x6000, limit: 0xfff };
+    state.gdtr = x86::DescriptorTable { base: 0x8000, limit: 0x1f };
+    vcpu.set_state(&state).unwrap();
+    vcpu.set_interrupt_window(true);
+    assert_eq!(vcpu.run(Reply::Done).unwrap(), Exit::InterruptWindow);
+    assert_eq!(vcpu.state().unwrap().gprs[gpr::RAX], 1);
+    vcpu.set_interrupt_window(false);
+    vcpu.inject(vcpu::Injection::Interrupt(0x40));
+    assert_eq!(vcpu.run(Reply::Done).unwrap(), Exit::Halt);
+    let state = vcpu.state().unwrap();
+    assert_eq!((state.rip, state.gprs[gpr::RSP]), (0x7001, 0x20_0000 - 40));
+}
+
+#[test]
+fn a_kick_ends_a_loop_that_would_never_end() {
+    // l: jmp l
+    let (mut vcpu, _memory) = vcpu(b"\xeb\xfe");
+    let kicker = vcpu.kicker();
+    let thread = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        kicker.kick();
+    });
+    assert_eq!(vcpu.run(Reply::Done).unwrap(), Exit::Kicked);
+    thread.join().unwrap();
+}

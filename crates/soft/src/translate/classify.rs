@@ -48,6 +48,10 @@ pub(crate) fn classify(
     mode: Mode,
     features: &Features,
 ) -> Kind {
+    // Without shadow stacks these are hints, and runtime libraries execute them anywhere (APM vol. 3, RDSSP).
+    if matches!(instruction.mnemonic(), Mnemonic::Rdsspd | Mnemonic::Rdsspq) {
+        return Kind::Nothing;
+    }
     if !features.allows(instruction) || is_forbidden(instruction, mode) {
         return Kind::Interpret;
     }
