@@ -5,14 +5,15 @@ use std::fmt::Write;
 use images::Cache;
 use machine::EngineFinding;
 
-use crate::failure::ANSWER_IS_NO;
+use crate::failure::{ANSWER_IS_NO, Failure};
+use crate::output::say;
 
 /// Prints the findings; the exit status says whether any engine works.
-pub fn run() -> u8 {
+pub fn run() -> Result<u8, Failure> {
     let findings = machine::findings();
-    print!("{}", engines(&findings));
-    print!("{}", default_guest(Cache::of_user().ok().as_ref(), images::has_apt()));
-    if findings.iter().any(|finding| finding.usable) { 0 } else { ANSWER_IS_NO }
+    say(&engines(&findings))?;
+    say(&default_guest(Cache::of_user().ok().as_ref(), images::has_apt()))?;
+    Ok(if findings.iter().any(|finding| finding.usable) { 0 } else { ANSWER_IS_NO })
 }
 
 fn engines(findings: &[EngineFinding]) -> String {

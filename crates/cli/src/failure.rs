@@ -14,6 +14,9 @@ pub const OUR_FAULT: u8 = 1;
 /// Exit status when the question was understood and the answer is no.
 pub const ANSWER_IS_NO: u8 = 1;
 
+/// Exit status of a program that writes into a closed pipe: 128 and the number of SIGPIPE.
+const CLOSED_PIPE: u8 = 141;
+
 /// Exit status after bad input.
 const BAD_INPUT: u8 = 2;
 
@@ -56,6 +59,9 @@ pub enum Failure {
     /// Standard input cannot be read beside the guest.
     #[error("cannot start the thread that reads standard input")]
     Input(#[source] io::Error),
+    /// Standard output does not take what we have to say.
+    #[error("cannot write to standard output")]
+    Output(#[source] io::Error),
     /// The report was not written.
     #[error("cannot write the report {}", .path.display())]
     Report {
@@ -71,13 +77,26 @@ impl Failure {
     pub fn status(&self) -> u8 {
         match self {
             Failure::Spec(_) => BAD_INPUT,
+            _ if self.is_closed_pipe() => CLOSED_PIPE,
             _ => OUR_FAULT,
         }
     }
 
-    /// Prints it with its causes and the way on.
+    /// Prints it with its causes and the way on. Whoever closed our output wants to hear no more.
     pub fn print(&self) {
-        eprintln!("{}", self.text());
+        if !self.is_closed_pipe() {
+            eprintln!("{}", self.text());
+        }
+    }
+
+    /// Whether whoever read our output went away.
+    fn is_closed_pipe(&self) -> bool {
+        match self {
+            Failure::Output(error) | Failure::Machine { source: MachineError::Console(error), .. } => {
+                error.kind() == io::ErrorKind::BrokenPipe
+            }
+            _ => false,
+        }
     }
 
     fn text(&self) -> String {

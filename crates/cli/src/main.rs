@@ -52,6 +52,6 @@ fn perform(command: Command) -> Result<u8, Failure> {
     match command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
-        Command::Doctor => Ok(doctor::run()),
+        Command::Doctor => doctor::run(),
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
-use machine::{Console, Ending, Machine, MachineError, Report, build};
+use machine::{Console, Ending, Machine, Report, build};
 
 use crate::arguments::RunArguments;
 use crate::failure::Failure;
@@ -18,9 +18,6 @@ const CRASHED: u8 = 3;
 
 /// Exit status when the time was up, as timeout(1) has it.
 const TIMED_OUT: u8 = 124;
-
-/// Exit status of a program that writes into a closed pipe: 128 and the number of SIGPIPE.
-const CLOSED_PIPE: u8 = 141;
 
 /// Runs the guest; the exit status.
 pub fn run(arguments: &RunArguments) -> Result<u8, Failure> {
@@ -42,10 +39,7 @@ pub fn run(arguments: &RunArguments) -> Result<u8, Failure> {
     }
     let ended = finish(machine, &name, arguments.report.as_deref());
     received.die_of_it();
-    match ended? {
-        Some(report) => Ok(say_ending(&report)),
-        None => Ok(CLOSED_PIPE),
-    }
+    Ok(say_ending(&ended?))
 }
 
 /// Who will type.
@@ -69,19 +63,15 @@ fn output(is_watched: bool) -> Result<Output, Failure> {
     Ok((Box::new(Watch::new(output, images::INIT_MARKER, sender)), Some(receiver)))
 }
 
-/// Runs to the end and gives the terminal back; nothing if whoever read the console went away.
-pub fn finish(machine: Machine, name: &str, report_path: Option<&Path>) -> Result<Option<Report>, Failure> {
+/// Runs to the end and gives the terminal back.
+pub fn finish(machine: Machine, name: &str, report_path: Option<&Path>) -> Result<Report, Failure> {
     let ended = machine.run();
     terminal::restore();
-    let report = match ended {
-        Ok(report) => report,
-        Err(MachineError::Console(error)) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(None),
-        Err(source) => return Err(Failure::Machine { name: name.to_owned(), source }),
-    };
+    let report = ended.map_err(|source| Failure::Machine { name: name.to_owned(), source })?;
     if let Some(path) = report_path {
         report::write(&report, path)?;
     }
-    Ok(Some(report))
+    Ok(report)
 }
 
 /// Says how the guest ended; the exit status that means the same.

@@ -134,9 +134,11 @@ fn a_reset_ends_the_guest_or_starts_it_again_as_asked() {
 #[test]
 fn a_reader_that_goes_away_ends_the_guest() {
     let Some(mother) = mother() else { return };
-    let ran = mother.shell("$MOTHER run </dev/null | head -n 1; echo ${PIPESTATUS[0]}");
-    assert!(ran.stdout.lines().last() == Some("141"), "{}", ran.stdout);
-    assert!(!ran.stderr.contains("error"), "{}", ran.stderr);
+    for (words, count) in [("run </dev/null", 1), ("demo", 10), ("demo", 0)] {
+        let ran = mother.shell(&format!("$MOTHER {words} | head -n {count}; echo ${{PIPESTATUS[0]}}"));
+        assert_eq!(ran.stdout.lines().last(), Some("141"), "{words}: {}", ran.stdout);
+        assert!(!ran.stderr.contains("error") && !ran.stderr.contains("panic"), "{words}: {}", ran.stderr);
+    }
 }
 
 #[test]

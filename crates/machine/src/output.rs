@@ -5,6 +5,7 @@
 //! ([`Output::wait_for_room`]), which a stop or a timeout ends.
 
 use std::io::{self, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -129,7 +130,10 @@ impl Output {
             state.writing = true;
             self.0.full.store(false, Ordering::Relaxed);
             drop(state);
-            let written = sink.write_all(&bytes).and_then(|()| sink.flush());
+            // A sink that panics is one that failed: the guest must not wait for ever for room.
+            let write = AssertUnwindSafe(|| sink.write_all(&bytes).and_then(|()| sink.flush()));
+            let written =
+                catch_unwind(write).unwrap_or_else(|_| Err(io::Error::other("its writer panicked")));
             let mut state = self.lock();
             state.writing = false;
             let failed = written.is_err();

@@ -99,17 +99,19 @@ impl Transcript {
         Transcript { said, bar, show, line: Vec::new() }
     }
 
-    fn end_line(&mut self) {
+    fn end_line(&mut self) -> io::Result<()> {
         let line = printable(&self.line);
         self.line.clear();
         if line.is_empty() {
-            return;
+            return Ok(());
         }
         let ran = self.said.lock().unwrap_or_else(PoisonError::into_inner).hear(&line);
         if let Some(ran) = ran {
-            self.bar.suspend(|| println!("{}", (self.show)(&ran)));
+            let show = || writeln!(io::stdout(), "{}", (self.show)(&ran));
+            self.bar.suspend(show)?;
         }
         self.bar.set_message(line);
+        Ok(())
     }
 }
 
@@ -117,7 +119,7 @@ impl Write for Transcript {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         for &byte in bytes {
             match byte {
-                b'\n' => self.end_line(),
+                b'\n' => self.end_line()?,
                 _ if self.line.len() < LINE_BYTES_MAX => self.line.push(byte),
                 _ => {}
             }
