@@ -39,7 +39,11 @@ impl SoftVcpu {
             }
         }
         self.block.bounce.0 = data;
-        let thunk = self.soft.translations().bounce_thunk(instruction, bytes, self.mode, &self.memory);
+        let soft = std::sync::Arc::clone(&self.soft);
+        let mut translations = soft.translations();
+        let thunk = translations.bounce_thunk(instruction, bytes, self.mode, &self.memory);
+        self.follow_generation(translations.generation);
+        drop(translations);
         let Some(thunk) = thunk else {
             return Err(Exception::InvalidOpcode.into());
         };

@@ -116,11 +116,13 @@ impl SoftVcpu {
                         self.block.fp_loaded = 0;
                         return Ok(Turn::Progress);
                     }
+                    let generation = self.generation;
                     pc = match self.find_code(false) {
                         Ok(pc) => pc,
                         Err(stop) => return Ok(self.stopped(stop)),
                     };
-                    if let Some(link) = link {
+                    // Link numbers start anew when the cache is cleared.
+                    if let Some(link) = link.filter(|_| generation == self.generation) {
                         self.chain(link, pc);
                     }
                 }
@@ -304,7 +306,7 @@ impl SoftVcpu {
         Ok(())
     }
 
-    fn follow_generation(&mut self, generation: u64) {
+    pub(crate) fn follow_generation(&mut self, generation: u64) {
         if self.generation != generation {
             self.generation = generation;
             self.banks.forget_code();
@@ -418,6 +420,10 @@ impl SoftVcpu {
             )));
         };
         self.restore_site(&site);
+        // A host that forbids locked accesses across cache lines: the bounce buffer is aligned.
+        if record.vector == 17 {
+            return Ok(self.interpret_here());
+        }
         let stop = self.host_fault();
         Ok(self.stopped(stop))
     }

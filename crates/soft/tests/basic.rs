@@ -13,6 +13,10 @@ const CODE: u64 = 0x10_0000;
 
 /// A vCPU in ring 0 with the first GiB mapped one to one, its code at [`CODE`].
 fn vcpu(code: &[u8]) -> (SoftVcpu, Arc<GuestMemory>) {
+    vcpu_with(code, Config::default())
+}
+
+fn vcpu_with(code: &[u8], config: Config) -> (SoftVcpu, Arc<GuestMemory>) {
     let memory = Arc::new(GuestMemory::flat(4 << 20).unwrap());
     memory.write(Gpa(0x1000), &0x2003_u64.to_le_bytes()).unwrap();
     memory.write(Gpa(0x2000), &0x3003_u64.to_le_bytes()).unwrap();
@@ -20,7 +24,7 @@ fn vcpu(code: &[u8]) -> (SoftVcpu, Arc<GuestMemory>) {
         memory.write(Gpa(0x3000 + page * 8), &(page << 21 | 0x83).to_le_bytes()).unwrap();
     }
     memory.write(Gpa(CODE), code).unwrap();
-    let engine = Soft::new(Arc::clone(&memory), Config::default()).unwrap();
+    let engine = Soft::new(Arc::clone(&memory), config).unwrap();
     let topology = Topology { vcpu_count: 1, vcpu_id: 0, tsc_khz: 1_000_000 };
     let cpuid = cpu_model::table(topology, host::cpu::cpuid, host::cpu::xcr0());
     let mut vcpu = engine.create_vcpu(cpuid).unwrap();
@@ -161,4 +165,32 @@ fn a_kick_ends_a_loop_that_would_never_end() {
     });
     assert_eq!(vcpu.run(Reply::Done).unwrap(), Exit::Kicked);
     thread.join().unwrap();
+}
+
+#[test]
+fn a_full_code_cache_is_started_over_and_nobody_notices() {
+    // Blocks of `inc rax` that jump to each other, across pages and inside them, with stores that cross pages: more
+    // of them than the cache holds, run several times over.
+    let mut code = Vec::new();
+    let block_count = 6000;
+    for _ in 0..block_count {
+        // inc rax; mov [rbx + 0xffc], rax; add rdx, [rbx + 0xffc]; jmp +1; nop
+        code.extend_from_slice(b"\x48\xff\xc0\x48\x89\x83\xfc\x0f\0\0\x48\x03\x93\xfc\x0f\0\0\xeb\x01\x90");
+    }
+    // dec rcx; jnz start; hlt
+    code.extend_from_slice(b"\x48\xff\xc9\x0f\x85");
+    let back = -(code.len() as i32 + 4);
+    code.extend_from_slice(&back.to_le_bytes());
+    code.push(0xf4);
+    let (mut vcpu, _memory) = vcpu_with(&code, Config { code_cache_bytes: 256 << 10 });
+    let mut state = vcpu.state().unwrap();
+    state.gprs[gpr::RBX] = 0x30_0000;
+    state.gprs[gpr::RCX] = 4;
+    vcpu.set_state(&state).unwrap();
+    assert_eq!(vcpu.run(Reply::Done).unwrap(), Exit::Halt);
+    let state = vcpu.state().unwrap();
+    let count = 4 * block_count;
+    assert_eq!(state.gprs[gpr::RAX], count);
+    assert_eq!(state.gprs[gpr::RDX], count * (count + 1) / 2);
+    assert!(vcpu.statistics().get("code cache clears").unwrap() > 3);
 }

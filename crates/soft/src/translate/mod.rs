@@ -291,9 +291,10 @@ fn used_registers(info: &iced_x86::InstructionInfo) -> u16 {
 pub(crate) fn may_fault(instruction: &Instruction) -> bool {
     use iced_x86::Mnemonic as M;
     fp_level(instruction) > 0
+        || instruction.has_lock_prefix()
         || matches!(
             instruction.mnemonic(),
-            M::Div | M::Idiv | M::Cmpxchg16b | M::Rdrand | M::Rdseed | M::Movnti
+            M::Div | M::Idiv | M::Cmpxchg16b | M::Rdrand | M::Rdseed | M::Movnti | M::Xchg
         )
 }
 
