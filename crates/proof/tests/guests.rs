@@ -1,4 +1,5 @@
 //! The bare guests on the software CPU: their transcripts, their endings, and the same guest under QEMU beside it.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
