@@ -23,7 +23,7 @@ const TIMED_OUT: u8 = 124;
 pub fn run(arguments: &RunArguments) -> Result<u8, Failure> {
     let user = user();
     let Planned { plan, is_default } = plan_run(arguments, &user)?;
-    eprintln!("mother: engine {}: {}", plan.engine.kind, plan.engine.why);
+    eprintln!("mother: engine {} ({})", plan.engine.kind, plan.engine.why);
     let name = plan.name.clone();
     let (output, ready) = output(is_default && user == User::Pipe)?;
     let console = Console::new(output);

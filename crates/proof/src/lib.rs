@@ -7,7 +7,7 @@
 //! line of text for ever.
 //!
 //! A tool of the project, never shipped. It is an unsafe room because executing random instructions is its purpose;
-//! everything unsafe lives in [`native`] (see `docs/decisions/proof-is-an-unsafe-room.md`).
+//! everything unsafe lives in [`native`] (see `docs/decisions/0004-proof-is-an-unsafe-room.md`).
 
 pub mod arena;
 pub mod bare;

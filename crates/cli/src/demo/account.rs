@@ -24,7 +24,7 @@ pub fn introduction(plan: &VmPlan, guest: &DefaultGuest) -> String {
     let mut text = String::from("A guest that was not made for Mother\n\n");
     let _ = writeln!(text, "  kernel    {}, as Debian ships it", guest.kernel_package);
     let _ = writeln!(text, "  machine   {} of memory, {} vCPU", size(plan.memory_bytes), plan.vcpu_count);
-    let _ = writeln!(text, "  engine    {}: {}", plan.engine.kind, plan.engine.why);
+    let _ = writeln!(text, "  engine    {} ({})", plan.engine.kind, plan.engine.why);
     text.push_str("\nReal programs in it, timed by the guest's own clock\n\n");
     text
 }
