@@ -142,8 +142,11 @@ impl SoftVcpu {
             if is_32_bit {
                 offset &= 0xffff_ffff;
             }
+            // Both ends, byte by byte: the presented processor asks gathered elements for no alignment.
+            let last = offset.wrapping_add(size as u64 - 1);
             let loaded = self
-                .linear(segment, offset, size as u64, false)
+                .linear(segment, offset, 1, false)
+                .and_then(|linear| self.linear(segment, last, 1, false).map(|_| linear))
                 .map_err(Into::into)
                 .and_then(|linear| self.read_linear(linear, size as u8, self.access(false)));
             match loaded {
