@@ -225,7 +225,7 @@ __asm__(".pushsection .rodata\n.code32\n"
         "  movl $1000, %ecx\n"
         "1: leal 3(%eax, %eax, 2), %eax\n  rorl %cl, %eax\n  loop 1b\n"
         "  pushal\n  popal\n  pushl %eax\n  addl $7, (%esp)\n  popl %eax\n"
-        "  movl %eax, %edx\n  aam\n  aad\n  daa\n  xorl %edx, %eax\n"
+        "  movl %eax, %edx\n  aam\n  aad\n  addb $0x37, %al\n  daa\n  xorl %edx, %eax\n"
         "  lret\n"
         "narrow_code_end:\n.code64\n.popsection\n");
 

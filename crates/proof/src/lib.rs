@@ -20,6 +20,7 @@ pub mod generate;
 pub mod golden;
 mod latitude;
 pub mod native;
+pub mod programs;
 pub mod random;
 pub mod run;
 pub mod shrink;
