@@ -26,6 +26,9 @@ const LAST_BRANCH: std::ops::RangeInclusive<u32> = 0x1db..=0x1de;
 const NB_CFG: u32 = 0xc001_001f;
 /// Load-store, instruction cache, data cache, bus unit configuration, and their kin: errata switches.
 const CORE_CONFIGURATION: std::ops::RangeInclusive<u32> = 0xc001_1020..=0xc001_102f;
+/// The four performance counters of the K7 and their controls: there without a CPUID bit, and here they count nothing
+/// (reading zeros and refusing all else is how kernels learn that).
+const PERFORMANCE: std::ops::RangeInclusive<u32> = 0xc001_0000..=0xc001_0007;
 /// At most one line in this time about unknown MSRs.
 const LOG_EVERY: Duration = Duration::from_secs(1);
 
@@ -70,7 +73,7 @@ impl MachineMsrs {
             // No microcode, no machine-check banks, no memory controller, nothing pending.
             msr::BIOS_SIGN_ID | msr::MCG_CAP | msr::MCG_STATUS | PLATFORM_ID | NB_CFG => Some(0),
             msr::AMD_TOP_MEM | msr::AMD_TOP_MEM2 | msr::AMD_INT_PENDING => Some(0),
-            number if LAST_BRANCH.contains(&number) => Some(0),
+            number if LAST_BRANCH.contains(&number) || PERFORMANCE.contains(&number) => Some(0),
             _ => None,
         });
         if value.is_none() {
@@ -90,10 +93,10 @@ impl MachineMsrs {
                 self.hwcr = value;
                 true
             }
-            // Microcode revision and machine-check status are cleared by kernels; barriers have nothing to do.
+            // Microcode revision and machine-check status are cleared by kernels.
             msr::BIOS_SIGN_ID | msr::MCG_STATUS => true,
-            msr::PRED_CMD | msr::FLUSH_CMD => value == value & 1,
             msr::AMD_INT_PENDING | NB_CFG => true,
+            number if PERFORMANCE.contains(&number) => value == 0,
             _ => false,
         };
         if !taken {
@@ -161,7 +164,9 @@ mod tests {
         check(msr::AMD_DE_CFG, None, Some(2));
         check(msr::AMD_LS_CFG, Some(1 << 10), Some(1 << 10));
         check(msr::BIOS_SIGN_ID, Some(7), Some(0));
+        // Not offered by CPUID, so not there.
         check(msr::PRED_CMD, Some(1), None);
+        check(0xc001_0004, Some(0x1234), Some(0));
         check(0x1234_5678, None, None);
     }
 
@@ -169,7 +174,8 @@ mod tests {
     fn unknown_accesses_are_counted() {
         let mut msrs = MachineMsrs::default();
         assert!(!msrs.write(msr::MTRR_CAP, 0));
-        assert!(!msrs.write(msr::PRED_CMD, 2));
+        assert!(!msrs.write(0xc001_0000, 2));
+        assert!(msrs.write(0xc001_0000, 0));
         assert!(msrs.read(0xffff_ffff).is_none());
         assert_eq!(msrs.unknown_count(), 3);
     }

@@ -320,7 +320,6 @@ impl SoftVcpu {
             msr::SYSENTER_EIP => self.msrs.sysenter_eip,
             msr::PAT => self.msrs.pat,
             msr::MISC_ENABLE => self.msrs.misc_enable,
-            msr::SPEC_CTRL => self.msrs.spec_ctrl,
             msr::MTRR_DEF_TYPE => self.msrs.mtrr_def_type,
             _ => self.ask(Exit::MsrRead { msr: number })?,
         };
@@ -363,7 +362,6 @@ impl SoftVcpu {
             }
             msr::TSC_AUX | msr::PAT => return Err(GP0.into()),
             msr::MISC_ENABLE => self.msrs.misc_enable = value,
-            msr::SPEC_CTRL => self.msrs.spec_ctrl = value,
             msr::MTRR_DEF_TYPE => self.msrs.mtrr_def_type = value & 0xcff,
             _ => {
                 self.ask(Exit::MsrWrite { msr: number, value })?;
