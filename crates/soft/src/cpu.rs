@@ -263,7 +263,8 @@ impl SoftVcpu {
         self.block.jump_cache = jumps;
     }
 
-    fn code_mode(&self) -> Mode {
+    /// The mode that registers and segments ask for.
+    pub(crate) fn code_mode(&self) -> Mode {
         let mut bits = 0;
         if !self.is_64_bit() {
             let is_big = self.segments[seg::CS].is_big() && !self.is_real_or_v86();

@@ -507,14 +507,13 @@ impl Vcpu for SoftVcpu {
                 }
             }
             let was_shadowed = std::mem::take(&mut self.pending.shadow);
-            let mode = self.mode;
             if was_shadowed {
                 // Exactly one instruction before the next look.
                 self.mode.0 |= Mode::CAREFUL;
             }
             let turn = self.turn()?;
-            if was_shadowed && self.mode.0 == mode.0 | Mode::CAREFUL {
-                self.mode = mode;
+            if was_shadowed {
+                self.mode = self.code_mode();
             }
             if let Turn::Exit(exit) = turn {
                 self.asked = !matches!(exit, Exit::TripleFault(_));

@@ -83,7 +83,8 @@ impl SoftVcpu {
         let selected: Vec<usize> = (0..count).filter(|&n| is_selected(&mask, n, size)).collect();
         let mut addresses = Vec::with_capacity(selected.len());
         for &n in &selected {
-            let linear = self.linear(index, offset.wrapping_add((n * size) as u64), size as u64, is_store)?;
+            let linear =
+                self.element_linear(index, offset.wrapping_add((n * size) as u64), size, is_store)?;
             self.pieces(linear, size, access)?;
             addresses.push(linear);
         }
@@ -99,6 +100,20 @@ impl SoftVcpu {
             self.set_vector(vector.number(), &data);
         }
         Ok(())
+    }
+
+    /// Linear address of one element. Checked at both ends, byte by byte: the presented processor asks the elements of
+    /// these instructions for no alignment.
+    fn element_linear(
+        &self,
+        segment: usize,
+        offset: u64,
+        size: usize,
+        write: bool,
+    ) -> Result<u64, x86::Exception> {
+        let linear = self.linear(segment, offset, 1, write)?;
+        self.linear(segment, offset.wrapping_add(size as u64 - 1), 1, write)?;
+        Ok(linear)
     }
 
     /// AVX2 gathers: each element that was loaded clears its mask, so a fault in the middle can go on later.
@@ -142,11 +157,8 @@ impl SoftVcpu {
             if is_32_bit {
                 offset &= 0xffff_ffff;
             }
-            // Both ends, byte by byte: the presented processor asks gathered elements for no alignment.
-            let last = offset.wrapping_add(size as u64 - 1);
             let loaded = self
-                .linear(segment, offset, 1, false)
-                .and_then(|linear| self.linear(segment, last, 1, false).map(|_| linear))
+                .element_linear(segment, offset, size, false)
                 .map_err(Into::into)
                 .and_then(|linear| self.read_linear(linear, size as u8, self.access(false)));
             match loaded {
