@@ -43,6 +43,10 @@ pub fn plan_run(arguments: &RunArguments, user: &User) -> Result<Planned, Failur
         let help = "make the folder, or name a file in one that is there";
         return Err(complaint(&spec, "report", &what, help));
     }
+    if let Some(folder) = arguments.report.as_deref().filter(|file| file.is_dir()) {
+        let what = format!("{} is a folder", folder.display());
+        return Err(complaint(&spec, "report", &what, "name a file in it"));
+    }
     if spec.kernel.is_some() {
         return Ok(Planned { plan: plan_own(spec)?, is_default: false });
     }

@@ -61,6 +61,10 @@ fn bzimage(xloadflags: u8) -> Vec<u8> {
 #[test]
 fn a_kernel_that_is_not_there() {
     check(&["--kernel", "nowhere"], &["kernel: cannot open nowhere: no such file", "help: check the path"]);
+    check(
+        &["--kernel", "no\u{1b}[31mwhere\n"],
+        &["kernel: cannot open no\\u{1b}[31mwhere\\n: no such file", "help: check the path"],
+    );
     check(&["--kernel", "."], &["kernel: cannot use .: it is not a regular file", "help: name a file"]);
 }
 
@@ -157,6 +161,7 @@ fn a_report_that_has_no_place() {
         &["--kernel", "bzImage", "--report", "nowhere/report.json"],
         &["report: there is no folder nowhere", "help: make the folder, or name a file in one that is there"],
     );
+    check(&["--kernel", "bzImage", "--report", "."], &["report: . is a folder", "help: name a file in it"]);
 }
 
 #[test]

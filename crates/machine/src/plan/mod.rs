@@ -96,10 +96,16 @@ impl fmt::Display for SpecErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cannot start VM \"{}\"", self.name.escape_debug())?;
         for Complaint { field, what, help } in &self.complaints {
-            write!(f, "\n  {field}: {what}\n  help: {help}")?;
+            write!(f, "\n  {field}: {}\n  help: {help}", visible(what))?;
         }
         Ok(())
     }
+}
+
+/// Control characters as escapes: the name of a file must not move the cursor of who reads about it.
+fn visible(text: &str) -> String {
+    let show = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(show).collect()
 }
 
 impl std::error::Error for SpecErrors {}
