@@ -176,7 +176,7 @@ const NOT_COVERED_HEADER: &str = "\
 # Of every form, not compared: where the last x87 instruction and operand were (FOP, FIP, FDP), since copied code
 # leaves the host's addresses there, status flags that the instruction leaves undefined, and what else
 # `latitude.rs` names as left to the processor. Cases that end in an alignment check (#AC) are not compared, since
-# the software CPU does not raise it for what translated code copies. Of random bytes, not compared: F3 REX.B 90,
+# makers differ on which wide operands are checked; golden cases cover the plain ones. Of random bytes, not compared: F3 REX.B 90,
 # which iced takes for PAUSE and silicon for XCHG; VEX.W outside 64-bit mode; EVEX and XOP prefixes of no meaning to iced.
 ";
 

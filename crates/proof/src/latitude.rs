@@ -84,9 +84,12 @@ impl Latitude {
         }
     }
 
-    /// Whether there is no comparing at all: alignment checks, which are listed as missing.
-    pub(crate) fn is_beyond(native: End) -> bool {
-        matches!(native, End::Exception { vector: 17, .. })
+    /// Whether there is no comparing at all: alignment checks, which are listed as missing, and gathers that a single
+    /// step interrupts between any two elements.
+    pub(crate) fn is_beyond(case: &Case, native: &Outcome) -> bool {
+        let End::Exception { vector, .. } = native.end else { return false };
+        let stopped = instruction_at(case, native.registers.rip);
+        vector == 17 || vector == 1 && stopped.is_some_and(|one| one.is_vsib())
     }
 
     /// Whether these two ends, which are not equal, are both right.

@@ -99,7 +99,10 @@ fn stores_x87_state(instruction: &Instruction) -> bool {
 }
 
 fn is_xsave(instruction: &Instruction) -> bool {
-    instruction.cpuid_features().iter().any(|feature| matches!(feature, CpuidFeature::XSAVE))
+    instruction
+        .cpuid_features()
+        .iter()
+        .any(|feature| matches!(feature, CpuidFeature::XSAVE | CpuidFeature::XSAVEOPT | CpuidFeature::XSAVEC))
 }
 
 /// Selectors come from the list that both descriptor tables answer alike.
