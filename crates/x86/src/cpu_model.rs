@@ -71,7 +71,8 @@ pub fn table(topology: Topology, host: impl Fn(u32, u32) -> [u32; 4], host_xcr0:
     let xcr0 = host_xcr0 & XCR0_MASK;
     let has_avx = xcr0 & 4 != 0;
     let [vendor_b, vendor_d, vendor_c] = words(b"AuthenticAMD");
-    let signature = 0x00a1_0f00;
+    // Family 19h, model 01h: newer models are expected to bring firmware features that this board does not have.
+    let signature = 0x00a0_0f10;
     add(0, None, [0xd, vendor_b, vendor_c, vendor_d]);
     let ebx = vcpu_id << 24 | vcpu_count << 16 | 8 << 8;
     let avx_features = bits(&[12, 28, 29]);
