@@ -28,6 +28,14 @@ pub fn host_cannot() -> Option<&'static str> {
     None
 }
 
+/// Why this host's silicon is not the presented CPU's, if so. Where the manuals leave a choice, the software CPU follows
+/// the vendor that guests see; another vendor's silicon chooses otherwise without either being wrong.
+pub fn other_vendor() -> Option<&'static str> {
+    let [_, b, c, d] = host::cpu::cpuid(0, 0);
+    let name: Vec<u8> = [b, d, c].iter().flat_map(|word| word.to_le_bytes()).collect();
+    (name != b"AuthenticAMD").then_some("its CPU is not of the vendor that guests see (AuthenticAMD)")
+}
+
 /// A CPUID bit: leaf, register (EAX to EDX), bit.
 type Bit = (u32, usize, u32);
 
