@@ -13,9 +13,10 @@ field() {
     sed -n "s/^$1[[:space:]]*:[[:space:]]*//p" "$2" | head -n 1
 }
 
+# A one goes before the hundredths: 08 and 09 would be taken for bad octal numbers.
 now_ms() {
     read -r up rest </proc/uptime
-    echo "${up%.*}${up#*.}0"
+    echo $((${up%.*} * 1000 + (1${up#*.} - 100) * 10))
 }
 
 # try NAME COMMAND ANSWER
