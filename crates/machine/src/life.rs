@@ -91,7 +91,7 @@ impl Life {
         let mut state = load_images(plan, &memory, &map, rsdp)?;
         let time = GuestTime::start();
         set_firmware_msrs(&mut state, &time);
-        let tables = (0..plan.vcpu_count).map(|vcpu_id| cpuid(plan.vcpu_count, vcpu_id, &time)).collect();
+        let tables = (0..plan.vcpu_count).map(|vcpu_id| cpuid(plan.vcpu_count, vcpu_id)).collect();
         let mut vcpus = make_vcpus(&memory, tables).map_err(AssemblyError::Engine)?;
         vcpus[0].set_state(&state).map_err(AssemblyError::Engine)?;
         let bells = Arc::new(Bells::default());
@@ -161,8 +161,8 @@ impl Room {
     }
 }
 
-fn cpuid(vcpu_count: u32, vcpu_id: u32, time: &GuestTime) -> CpuidTable {
-    let topology = Topology { vcpu_count, vcpu_id, tsc_khz: time.clock().tsc_khz };
+fn cpuid(vcpu_count: u32, vcpu_id: u32) -> CpuidTable {
+    let topology = Topology { vcpu_count, vcpu_id };
     cpu_model::table(topology, host::cpu::cpuid, host::cpu::xcr0())
 }
 

@@ -242,7 +242,7 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// Copies inside guest memory for a vCPU, forwards byte order irrelevant: the ranges must not overlap.
+    /// Copies inside guest memory for a vCPU, as if through a buffer: the ranges may overlap.
     ///
     /// # Errors
     /// [`MemoryError::NotMemory`] if either range is not memory.

@@ -7,13 +7,13 @@ use x86::cpu_model::{self, Topology};
 
 /// The CPU model as this host can present it.
 pub fn model() -> CpuidTable {
-    let topology = Topology { vcpu_count: 1, vcpu_id: 0, tsc_khz: host::tsc::frequency_khz() };
+    let topology = Topology { vcpu_count: 1, vcpu_id: 0 };
     cpu_model::table(topology, host::cpu::cpuid, host::cpu::xcr0())
 }
 
 /// The whole CPU model, as a host that has everything would present it.
 pub fn whole_model() -> CpuidTable {
-    let topology = Topology { vcpu_count: 1, vcpu_id: 0, tsc_khz: 1 };
+    let topology = Topology { vcpu_count: 1, vcpu_id: 0 };
     cpu_model::table(topology, |_, _| [u32::MAX; 4], 7)
 }
 

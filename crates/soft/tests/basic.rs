@@ -25,7 +25,7 @@ fn vcpu_with(code: &[u8], config: Config) -> (SoftVcpu, Arc<GuestMemory>) {
     }
     memory.write(Gpa(CODE), code).unwrap();
     let engine = Soft::new(Arc::clone(&memory), config).unwrap();
-    let topology = Topology { vcpu_count: 1, vcpu_id: 0, tsc_khz: 1_000_000 };
+    let topology = Topology { vcpu_count: 1, vcpu_id: 0 };
     let cpuid = cpu_model::table(topology, host::cpu::cpuid, host::cpu::xcr0());
     let mut vcpu = engine.create_vcpu(cpuid).unwrap();
     let mut state = VcpuState::long_mode(0x1000);

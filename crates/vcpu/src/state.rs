@@ -48,9 +48,8 @@ pub struct Msrs {
     /// Guest TSC minus host TSC.
     pub tsc_offset: u64,
     pub misc_enable: u64,
-    pub spec_ctrl: u64,
     pub xss: u64,
-    /// Variable MTRRs (base, mask) and the default type; stored for the guest, without effect.
+    /// The MTRR default type; stored for the guest, without effect.
     pub mtrr_def_type: u64,
 }
 

@@ -21,8 +21,6 @@ pub struct Topology {
     pub vcpu_count: u32,
     /// This vCPU; also its APIC id.
     pub vcpu_id: u32,
-    /// Frequency of the guest's TSC.
-    pub tsc_khz: u64,
 }
 
 const fn bits(list: &[u32]) -> u32 {
@@ -67,7 +65,7 @@ pub fn table(topology: Topology, host: impl Fn(u32, u32) -> [u32; 4], host_xcr0:
         let (has_index, index) = (index.is_some(), index.unwrap_or(0));
         leaves.push(CpuidLeaf { function, index, has_index, eax, ebx, ecx, edx });
     };
-    let Topology { vcpu_count, vcpu_id, tsc_khz } = topology;
+    let Topology { vcpu_count, vcpu_id } = topology;
     let xcr0 = host_xcr0 & XCR0_MASK;
     let has_avx = xcr0 & 4 != 0;
     let [vendor_b, vendor_d, vendor_c] = words(b"AuthenticAMD");
@@ -124,7 +122,6 @@ pub fn table(topology: Topology, host: impl Fn(u32, u32) -> [u32; 4], host_xcr0:
     // No nested data breakpoints, LFENCE always serialising, null selector clears base, automatic IBRS,
     // SRSO_NO; TSA_SQ_NO and TSA_L1_NO.
     add(0x8000_0021, None, [bits(&[0, 2, 6, 8, 29]), 0, bits(&[1, 2]), 0]);
-    let _ = tsc_khz;
     CpuidTable::new(leaves)
 }
 
@@ -139,7 +136,7 @@ mod tests {
     use super::*;
 
     fn model(host_has: u32, host_xcr0: u64) -> CpuidTable {
-        let topology = Topology { vcpu_count: 2, vcpu_id: 1, tsc_khz: 2_000_000 };
+        let topology = Topology { vcpu_count: 2, vcpu_id: 1 };
         table(topology, |_, _| [host_has; 4], host_xcr0)
     }
 

@@ -30,13 +30,12 @@ impl Builder {
             OpKind::Memory => {
                 let used = RSP_BIT | address_registers(instruction);
                 let operand = Operand { size, write: false };
-                let (value, free) = self.operand_address(instruction, operand, used, false);
+                let (value, _) = self.operand_address(instruction, operand, used, false);
                 if size == 8 {
                     self.e.load(value, value, 0);
                 } else {
                     self.e.load32(value, value, 0);
                 }
-                let _ = free;
                 self.push_register(value, RSP_BIT | 1 << value.0);
             }
             _ => {
