@@ -6,4 +6,4 @@
 
 mod spec;
 
-pub use spec::VmSpec;
+pub use spec::{DiskSpec, VmSpec};

@@ -2,6 +2,19 @@
 
 use std::path::PathBuf;
 
+/// A disk as it was asked for.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct DiskSpec {
+    /// The image.
+    pub path: PathBuf,
+    /// `raw` or `qcow2`. Default: what the first bytes say.
+    pub format: Option<String>,
+    /// Whether the guest may not write.
+    pub read_only: bool,
+    /// What the guest sees as the disk's serial number, 20 characters at most. Default: `disk` and its number.
+    pub serial: Option<String>,
+}
+
 /// A VM as it was asked for. `None` means that the user said nothing and the plan's default holds; text is
 /// unchecked.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -30,6 +43,18 @@ pub struct VmSpec {
     pub debug_exit: bool,
     /// Whether a guest that resets itself ends instead of starting again.
     pub no_reboot: bool,
+    /// Disks, in the order in which the guest shall see them.
+    pub disks: Vec<DiskSpec>,
+    /// `user` (NAT without privileges), `none`, or `tap=NAME`. Default: `none`; the command line has its own.
+    pub net: Option<String>,
+    /// Ports of the host that lead into the guest, each `[ADDRESS:]HOST:GUEST[/udp]`; only with `user`.
+    pub forwards: Vec<String>,
+    /// The guest's MAC address. Default: one made of the VM's name, locally administered.
+    pub mac: Option<String>,
+    /// The Unix socket of the virtio-vsock device, as Firecracker has it. Default: no such device.
+    pub vsock: Option<PathBuf>,
+    /// Which console the terminal or pipe is connected to: `serial` or `virtio`. Default: `serial`.
+    pub console: Option<String>,
     /// Texts to watch for on the guest's console; the report says when each was first seen.
     pub markers: Vec<String>,
 }

@@ -88,7 +88,7 @@ fn spec(arguments: &RunArguments) -> VmSpec {
         timeout,
         debug_exit: arguments.debug_exit,
         no_reboot: arguments.no_reboot,
-        markers: Vec::new(),
+        ..VmSpec::default()
     }
 }
 

@@ -35,6 +35,7 @@ pub mod pm;
 pub mod ports;
 pub mod rtc;
 pub mod serial;
+pub mod virtio;
 
 pub use board::{Board, BoardCounters, BoardPlan, MsrFault};
 pub use bus::{BusCounters, MmioBus, MmioDevice, Overlap, PioBus, PioDevice};

@@ -1,0 +1,75 @@
+//! The front of a virtio device: what the transport asks, under the board's lock.
+
+use std::sync::Arc;
+
+use mem::GuestMemory;
+
+use crate::virtio::{DeviceMetrics, Interrupt, Worker};
+
+/// What kind of device it is (5, "Device Types").
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "the specification's own names")]
+#[repr(u16)]
+pub enum VirtioKind {
+    Net = 1,
+    Block = 2,
+    Console = 3,
+    Entropy = 4,
+    Balloon = 5,
+    Vsock = 19,
+}
+
+/// A virtqueue that the driver has set up and enabled, with the interrupt that belongs to it.
+#[derive(Debug)]
+pub struct Virtqueue {
+    /// Its number within the device.
+    pub index: u16,
+    /// The rings. Valid (size, alignment, inside guest memory) when it is handed over.
+    pub queue: virtio_queue::Queue,
+    /// Tells the driver about used buffers.
+    pub interrupt: Interrupt,
+}
+
+/// What a driver has set up when it says `DRIVER_OK`.
+#[derive(Debug)]
+pub struct Setup {
+    /// Guest memory: the rings and buffers lie in it.
+    pub memory: Arc<GuestMemory>,
+    /// Features that both sides have.
+    pub features: u64,
+    /// The enabled queues, by number; a driver may leave out queues that it does not use.
+    pub queues: Vec<Virtqueue>,
+    /// Tells the driver that the configuration space has changed.
+    pub config_changed: Interrupt,
+}
+
+/// The front of a device. Never blocks: it is asked under the board's lock.
+pub trait VirtioDevice: Send {
+    /// What it is.
+    fn kind(&self) -> VirtioKind;
+
+    /// What it is called in messages and metrics, such as `disk0`.
+    fn name(&self) -> &str;
+
+    /// The device's own feature bits. The transport adds those of the rings and of itself
+    /// (`VERSION_1`, `RING_INDIRECT_DESC`, `RING_EVENT_IDX`).
+    fn features(&self) -> u64;
+
+    /// The largest size of each queue; as many queues as the device has. Powers of two up to 32768.
+    fn queue_sizes(&self) -> Vec<u16>;
+
+    /// Copies out device-specific configuration from `offset`; bytes behind its end read as zero.
+    fn read_config(&self, offset: u64, bytes: &mut [u8]);
+
+    /// Writes device-specific configuration; what is read-only or not there is ignored.
+    fn write_config(&mut self, offset: u64, bytes: &[u8]);
+
+    /// The driver said `DRIVER_OK`: what serves the queues from now on. Every queue in `setup` belongs to one worker.
+    fn activate(&mut self, setup: Setup) -> Vec<Box<dyn Worker>>;
+
+    /// The driver reset the device; all workers have ended and been dropped. The device is as new.
+    fn reset(&mut self);
+
+    /// What it counts; the same over all its lives.
+    fn metrics(&self) -> Arc<DeviceMetrics>;
+}

@@ -1,0 +1,118 @@
+//! What a virtio device counts: the host's own books about a guest's I/O.
+//!
+//! Counters are shared by front, workers and whoever reads them; each is exact by itself, a reading of several is not
+//! one moment.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Bounds of the histogram: bucket `n` counts what took less than 2^n microseconds and not less than half of that;
+/// the last one takes the rest (over eight seconds).
+const BUCKETS: usize = 24;
+
+/// How long requests took, in powers of two of a microsecond.
+#[derive(Debug, Default)]
+pub struct LatencyHistogram {
+    buckets: [AtomicU64; BUCKETS],
+    total_ns: AtomicU64,
+}
+
+impl LatencyHistogram {
+    /// Counts one request.
+    pub fn add(&self, took: Duration) {
+        let micros = took.as_micros() as u64;
+        let bucket = (u64::BITS - micros.leading_zeros()) as usize;
+        self.buckets[bucket.min(BUCKETS - 1)].fetch_add(1, Ordering::Relaxed);
+        self.total_ns.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// Each bucket that counted something: requests that took less than this many microseconds (and not less than
+    /// half of it), and how many.
+    pub fn read(&self) -> Vec<(u64, u64)> {
+        let counts = self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed));
+        counts.enumerate().filter(|(_, count)| *count > 0).map(|(n, count)| (1 << n, count)).collect()
+    }
+
+    /// Time of all requests together.
+    pub fn total(&self) -> Duration {
+        Duration::from_nanos(self.total_ns.load(Ordering::Relaxed))
+    }
+}
+
+/// Counters of one device.
+#[derive(Debug, Default)]
+pub struct DeviceMetrics {
+    /// Requests finished, well or badly; for a network, packets.
+    pub requests: AtomicU64,
+    /// Bytes that the device gave to the guest.
+    pub bytes_to_guest: AtomicU64,
+    /// Bytes that the guest gave to the device.
+    pub bytes_from_guest: AtomicU64,
+    /// Requests that failed on the host's side, or that the device refused.
+    pub errors: AtomicU64,
+    /// What the driver did against the specification.
+    pub violations: AtomicU64,
+    /// How often the driver notified.
+    pub notifications: AtomicU64,
+    /// Interrupts raised.
+    pub interrupts: AtomicU64,
+    /// From taking a request to giving it back.
+    pub latency: LatencyHistogram,
+}
+
+/// A reading of [`DeviceMetrics`].
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[allow(missing_docs, reason = "named after what is read")]
+pub struct MetricsReading {
+    pub requests: u64,
+    pub bytes_to_guest: u64,
+    pub bytes_from_guest: u64,
+    pub errors: u64,
+    pub violations: u64,
+    pub notifications: u64,
+    pub interrupts: u64,
+    /// See [`LatencyHistogram::read`].
+    pub latency: Vec<(u64, u64)>,
+}
+
+impl DeviceMetrics {
+    /// Reads all of them.
+    pub fn read(&self) -> MetricsReading {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        MetricsReading {
+            requests: of(&self.requests),
+            bytes_to_guest: of(&self.bytes_to_guest),
+            bytes_from_guest: of(&self.bytes_from_guest),
+            errors: of(&self.errors),
+            violations: of(&self.violations),
+            notifications: of(&self.notifications),
+            interrupts: of(&self.interrupts),
+            latency: self.latency.read(),
+        }
+    }
+
+    /// Adds to a counter of this device.
+    pub fn add(counter: &AtomicU64, more: u64) {
+        counter.fetch_add(more, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_counted_by_how_long_it_took() {
+        let check = |micros, expected: u64| {
+            let histogram = LatencyHistogram::default();
+            histogram.add(Duration::from_micros(micros));
+            assert_eq!(histogram.read(), [(expected, 1)], "{micros}");
+        };
+        check(0, 1);
+        check(1, 2);
+        check(3, 4);
+        check(4, 8);
+        check(1000, 1024);
+        check(3_600_000_000, 1 << 23);
+    }
+}

@@ -1,0 +1,91 @@
+//! The back of a virtio device: what runs on a thread of the machine between `DRIVER_OK` and reset.
+
+use std::os::fd::BorrowedFd;
+use std::time::Instant;
+
+use thiserror::Error;
+
+/// Why a worker is called.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wake {
+    /// The first call, before anything else: buffers may wait already.
+    Start,
+    /// The driver notified this queue. Several notifications may come as one.
+    Notified(u16),
+    /// The source at this position of [`Worker::sources`] has something to read, was hung up, or failed.
+    Readable(usize),
+    /// The sink at this position of [`Worker::sinks`] takes bytes again.
+    Writable(usize),
+    /// The time of [`Worker::deadline`] has come.
+    Deadline,
+}
+
+/// The driver broke the protocol of a queue: the device needs a reset.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[error("the driver broke queue {queue}: {what}")]
+pub struct Broken {
+    /// Which queue.
+    pub queue: u16,
+    /// What was wrong with it.
+    pub what: String,
+}
+
+/// The back of a device: owns its queues and its part of the backend. Dropped when the driver resets the device.
+pub trait Worker: Send {
+    /// The queues it serves: their notifications come here.
+    fn queues(&self) -> Vec<u16>;
+
+    /// Does what there is to do and returns; long waits belong into sources and sinks. A worker that is asked to
+    /// stop finishes the call it is in.
+    ///
+    /// # Errors
+    /// [`Broken`] ends the worker and puts the device into `DEVICE_NEEDS_RESET`.
+    fn serve(&mut self, wake: Wake) -> Result<(), Broken>;
+
+    /// Files of the host that it reads from; asked again before every wait, so one that it cannot use now is left
+    /// out by returning an empty list or fewer.
+    fn sources(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
+    }
+
+    /// Files of the host that it waits to write to; asked again before every wait.
+    fn sinks(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
+    }
+
+    /// When it wants [`Wake::Deadline`], if nothing else happens.
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+}
+
+/// Rings for a worker: the driver's notification, without waiting.
+pub trait Doorbell: Send {
+    /// The driver notified `queue`.
+    fn notify(&self, queue: u16);
+}
+
+/// The running workers of one device.
+pub trait RunningWorkers: Doorbell {
+    /// Asks them to end. Returns at once.
+    fn stop(&mut self);
+
+    /// Whether all have ended and are gone. After [`RunningWorkers::stop`] this becomes true soon; until then the
+    /// device's status does not read as zero, for which drivers wait (4.1.4.3.2).
+    fn have_stopped(&self) -> bool;
+
+    /// Why one ended by itself, once.
+    fn take_broken(&mut self) -> Option<Broken>;
+}
+
+/// Puts workers on threads; the machine does it for guests, tests run them in place.
+pub trait StartWorkers: Send + Sync {
+    /// Starts the workers of the device called `name`. `on_broken` is called, on any thread, when one ends with
+    /// [`Broken`].
+    fn start(
+        &self,
+        name: &str,
+        workers: Vec<Box<dyn Worker>>,
+        on_broken: Box<dyn Fn(&Broken) + Send + Sync>,
+    ) -> Box<dyn RunningWorkers>;
+}
