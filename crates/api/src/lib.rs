@@ -1,9 +1,15 @@
-//! The words on the wire: what a user, the command line and later the daemon say to a VM and hear from it.
+//! The words on the wire: what a user, the command line and the host's side say to a VM and hear from it.
 //!
-//! Plain values only: nothing here opens, checks or runs anything. What is written here is text as somebody typed
-//! it; `machine::plan` turns it into numbers and says what is wrong with it.
+//! Plain values only: nothing here opens or runs anything. A [`VmSpec`] is text as somebody typed it; `machine::plan`
+//! turns it into numbers and says what is wrong with it. What goes over a control socket is [`Request`] and [`Reply`].
 #![forbid(unsafe_code)]
 
+mod control;
+mod name;
 mod spec;
+mod status;
 
+pub use control::{Command, LINE_BYTES_MAX, Outcome, PROTOCOL_VERSION, RefusalCode, Reply, Request};
+pub use name::{NameError, VmName};
 pub use spec::{DiskSpec, VmSpec};
+pub use status::{Counter, DeviceStatus, EndKind, VmEnd, VmInfo, VmState, VmStatus};

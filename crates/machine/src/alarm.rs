@@ -46,6 +46,21 @@ impl Alarm {
         }
     }
 
+    /// Waits for `end` or for a call, whatever the board's deadline is: its time stands still.
+    pub(crate) fn wait_for_call(&self, end: Option<Instant>) {
+        let called = self.called.lock().unwrap_or_else(PoisonError::into_inner);
+        let wait = |called: &mut bool| !*called;
+        let mut called = match end {
+            Some(end) => {
+                let left = end.saturating_duration_since(Instant::now());
+                let waited = self.changed.wait_timeout_while(called, left, wait);
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            }
+            None => self.changed.wait_while(called, wait).unwrap_or_else(PoisonError::into_inner),
+        };
+        *called = false;
+    }
+
     /// Waits for the deadline, for `end`, or for a call.
     pub(crate) fn wait(&self, time: &GuestTime, end: Option<Instant>) {
         let mut called = self.called.lock().unwrap_or_else(PoisonError::into_inner);
@@ -93,7 +108,7 @@ mod tests {
     fn an_earlier_deadline_wakes_who_waits_for_a_later_one() {
         let (alarm, time) = (Arc::new(Alarm::default()), GuestTime::start());
         let waiter = std::thread::spawn({
-            let alarm = Arc::clone(&alarm);
+            let (alarm, time) = (Arc::clone(&alarm), time.clone());
             move || {
                 alarm.wait(&time, Some(Instant::now() + Duration::from_secs(60)));
                 time.now()

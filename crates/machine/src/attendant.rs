@@ -1,26 +1,32 @@
 //! The attendant: the thread that looks after a life while its vCPUs run.
 //!
-//! It wakes when the board has a deadline, when input arrives, when somebody asks to stop or presses the power
-//! button, and when the time is up; between those it sleeps, so an idle guest costs next to nothing.
+//! It wakes when the board has a deadline, when input arrives, when somebody asks for something, and when the time
+//! is up; between those it sleeps, so an idle guest costs next to nothing. It also is the one that pauses and resumes.
 
 use std::time::Instant;
 
-use crate::control::MachineControl;
+use crate::bell::Bell;
+use crate::control::{MachineControl, Phase, StopCause};
 use crate::life::{End, Life};
 use crate::report::Ending;
 
 /// Looks after `life` until it is over. `time_up` is when the VM's time is.
 pub(crate) fn attend(life: &Life, control: &MachineControl, time_up: Option<Instant>) {
+    let mut is_paused = false;
     loop {
-        if control.is_stopped() {
-            life.end(End::Ending(Ending::Stopped));
-        } else if life.output.has_failed() {
-            life.end(End::ConsoleLost);
-        } else if time_up.is_some_and(|at| Instant::now() >= at) {
-            life.end(End::Ending(Ending::TimedOut));
-        }
+        end_if_due(life, control, time_up);
         if life.is_over() {
             return;
+        }
+        let latest = time_up.into_iter().chain(control.stop_at()).min();
+        if control.is_pause_wanted() != is_paused {
+            is_paused = if is_paused { resume(life) } else { pause(life, control) };
+            control.set_phase(if is_paused { Phase::Paused } else { Phase::Running });
+            continue;
+        }
+        if is_paused {
+            life.alarm.wait_for_call(latest);
+            continue;
         }
         let mut room = life.room();
         let now = life.time.now();
@@ -30,6 +36,40 @@ pub(crate) fn attend(life: &Life, control: &MachineControl, time_up: Option<Inst
         }
         room.settle(life, now);
         drop(room);
-        life.alarm.wait(&life.time, time_up);
+        life.alarm.wait(&life.time, latest);
     }
+}
+
+fn end_if_due(life: &Life, control: &MachineControl, time_up: Option<Instant>) {
+    let is_over = |at: Option<Instant>| at.is_some_and(|at| Instant::now() >= at);
+    if is_over(control.stop_at()) {
+        control.stop_because(StopCause::GraceOver);
+    }
+    if control.is_stopped() {
+        life.end(End::Ending(Ending::Stopped));
+    } else if life.output.has_failed() {
+        life.end(End::ConsoleLost);
+    } else if is_over(time_up) {
+        life.end(End::Ending(Ending::TimedOut));
+    }
+}
+
+/// Has every thread of the guest come to rest and stops its time. Returns whether it is paused: not if the request
+/// was taken back or the life ended meanwhile.
+fn pause(life: &Life, control: &MachineControl) -> bool {
+    let call = || life.bells.all().iter().for_each(Bell::ring_always);
+    let goes_on = || control.is_pause_wanted() && !control.is_stopped() && !life.is_over();
+    if !life.gate.close(call, goes_on) {
+        life.gate.open();
+        return false;
+    }
+    life.time.freeze();
+    true
+}
+
+/// Has time go on, then the threads. Returns that it is not paused.
+fn resume(life: &Life) -> bool {
+    life.time.thaw();
+    life.gate.open();
+    false
 }

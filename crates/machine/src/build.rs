@@ -21,11 +21,12 @@ use crate::accounts::Accounts;
 use crate::attendant::attend;
 use crate::boot::ImageError;
 use crate::console::{Console, ConsoleInput};
-use crate::control::MachineControl;
+use crate::control::{MachineControl, Phase};
 use crate::engine::EngineKind;
 use crate::life::{AssemblyError, End, Life, MakeVcpus};
 use crate::output::Output;
 use crate::plan::{OnReset, VmPlan};
+use crate::recent::Recent;
 use crate::report::{Ending, Report};
 use crate::vcpu_thread::{self, VcpuAccount};
 
@@ -80,6 +81,7 @@ pub struct Machine {
     control: MachineControl,
     input: ConsoleInput,
     output: Output,
+    recent: Recent,
     sink: Box<dyn Write + Send>,
     make_vcpus: Box<MakeVcpus>,
     first: (Life, Vec<Box<dyn Vcpu>>),
@@ -125,7 +127,8 @@ pub(crate) fn build_on(
     let output = Output::new(start, &plan.markers);
     let first = assemble(&plan, &input, &output, &make_vcpus)?;
     let control = MachineControl::default();
-    Ok(Machine { plan, start, control, input, output, sink, make_vcpus, first })
+    let recent = Recent::default();
+    Ok(Machine { plan, start, control, input, output, recent, sink, make_vcpus, first })
 }
 
 fn assemble(
@@ -147,28 +150,54 @@ impl Machine {
         self.control.clone()
     }
 
+    /// When its time began, and the console's two ends, for the control socket.
+    pub(crate) fn ends(&self) -> (Instant, ConsoleInput, Recent) {
+        (self.start, self.input.clone(), self.recent.clone())
+    }
+
     /// Runs the guest until it ends, is stopped, or its time is up.
     ///
     /// # Errors
     /// [`MachineError`] when Mother failed; whatever the guest does is an [`Ending`].
     pub fn run(self) -> Result<Report, MachineError> {
-        let Machine { plan, start, control, input, output, mut sink, make_vcpus, first } = self;
+        let Machine { plan, start, control, input, output, recent, sink, make_vcpus, first } = self;
+        let mut sink = Shown { recent: recent.clone(), sink };
         let writer_output = output.clone();
         let writer_control = control.clone();
         let writer = std::thread::Builder::new().name("console".to_owned()).spawn(move || {
-            writer_output.write_to(&mut *sink);
+            writer_output.write_to(&mut sink);
             writer_control.call_attention();
         });
         writer.map_err(MachineError::Thread)?;
         let mut accounts = Accounts::new(start);
         let ending = run_lives(&plan, &control, &input, &output, &make_vcpus, first, &mut accounts);
+        control.set_phase(Phase::Ended);
         input.close();
         // Whoever stopped the VM or set it a limit is not made to wait for a console that nobody reads.
         let patient = matches!(&ending, Ok(ending) if !matches!(ending, Ending::Stopped | Ending::TimedOut));
         let drained = output.finish(|| patient && !control.is_stopped());
+        recent.close();
         let ending = ending?;
         drained.map_err(MachineError::Console)?;
         Ok(accounts.report(&plan, ending, &output))
+    }
+}
+
+/// The console's output on its way: remembered for those who look on, then written.
+struct Shown {
+    recent: Recent,
+    sink: Box<dyn Write + Send>,
+}
+
+impl Write for Shown {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.recent.push(bytes);
+        self.sink.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.sink.flush()
     }
 }
 
@@ -187,6 +216,7 @@ fn run_lives(
     loop {
         let end = run_life(&life, vcpus, control, input, time_up, accounts)?;
         accounts.life_ended(&life);
+        control.set_memory(None);
         match end {
             End::Ending(ending) => return Ok(ending),
             End::Reset if plan.on_reset == OnReset::End => return Ok(Ending::PoweredOff),
@@ -195,6 +225,7 @@ fn run_lives(
             End::Reset => {}
         }
         accounts.reboots += 1;
+        control.count_reboot();
         // The old life goes first: two at once would be twice the guest's memory.
         drop(life);
         (life, vcpus) = assemble(plan, input, output, make_vcpus).map_err(MachineError::Reboot)?;
@@ -221,6 +252,7 @@ fn run_life(
     time_up: Option<Instant>,
     accounts: &mut Accounts,
 ) -> Result<End, MachineError> {
+    control.set_memory(Some(Arc::clone(&life.memory)));
     control.set_attention(Arc::clone(&life.alarm) as Arc<dyn vcpu::Kick>);
     let alarm = Arc::clone(&life.alarm);
     input.on_arrival(Box::new(move || vcpu::Kick::kick(&*alarm)));
@@ -236,6 +268,7 @@ fn run_life(
         if threads.iter().any(Result::is_err) {
             life.call_off();
         }
+        control.set_phase(Phase::Running);
         attend(life, control, time_up);
         threads.into_iter().map(join).collect()
     });

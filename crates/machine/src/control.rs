@@ -1,21 +1,91 @@
-//! Acting on a running VM from outside: another thread, a signal's thread, later the control socket.
+//! Acting on a running VM from outside: another thread, a signal's thread, the control socket.
+//!
+//! Whoever asks leaves a note and calls the attendant of the present life, which does what the notes say. Notes
+//! outlive a life: a guest that resets itself is paused or stopped all the same.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use api::{Counter, DeviceStatus};
+use mem::GuestMemory;
+use thiserror::Error;
 use vcpu::Kick;
 
-/// Stops a VM or presses its power button. Cheap to clone; any thread may use it, also before and after the run.
-#[derive(Clone, Default)]
+/// Why a VM was stopped from outside.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StopCause {
+    /// Whoever started it wants no more: the escape, a signal.
+    Left,
+    /// It was to be ended at once.
+    Killed,
+    /// The guest did not power off within its grace time.
+    GraceOver,
+}
+
+/// What a VM is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// Built, or being built.
+    Built,
+    /// Guest code runs or sleeps.
+    Running,
+    /// Nothing of the guest runs, and its time stands still.
+    Paused,
+    /// It has ended.
+    Ended,
+}
+
+/// Why a VM was not paused or resumed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum PauseError {
+    /// It has ended.
+    #[error("the VM has ended")]
+    Ended,
+    /// It took too long; the request is taken back.
+    #[error("the guest's threads did not come to rest in time")]
+    TimedOut,
+}
+
+/// Stops a VM, pauses it, or presses its power button. Cheap to clone; any thread may use it, also before and after
+/// the run.
+#[derive(Clone)]
 pub struct MachineControl(Arc<Requests>);
 
-#[derive(Default)]
 struct Requests {
     stop: AtomicBool,
     power_button: AtomicBool,
+    pause: AtomicBool,
+    notes: Mutex<Notes>,
+    phase_changed: Condvar,
     /// Who is to hear of requests: the attendant of the present life.
     attention: Mutex<Option<Arc<dyn Kick>>>,
+}
+
+struct Notes {
+    phase: Phase,
+    cause: Option<StopCause>,
+    /// When the grace time is over.
+    stop_at: Option<Instant>,
+    /// How often the guest started again.
+    reboots: u64,
+    /// The memory of the present life.
+    memory: Option<Arc<GuestMemory>>,
+}
+
+impl Default for MachineControl {
+    fn default() -> MachineControl {
+        let notes = Notes { phase: Phase::Built, cause: None, stop_at: None, reboots: 0, memory: None };
+        MachineControl(Arc::new(Requests {
+            stop: AtomicBool::new(false),
+            power_button: AtomicBool::new(false),
+            pause: AtomicBool::new(false),
+            notes: Mutex::new(notes),
+            phase_changed: Condvar::new(),
+            attention: Mutex::new(None),
+        }))
+    }
 }
 
 impl fmt::Debug for MachineControl {
@@ -28,6 +98,12 @@ impl fmt::Debug for MachineControl {
 impl MachineControl {
     /// Ends the VM at once, wherever its guest is: the run ends with [`crate::Ending::Stopped`].
     pub fn stop(&self) {
+        self.stop_because(StopCause::Left);
+    }
+
+    /// The same, for this reason. The first one counts.
+    pub fn stop_because(&self, cause: StopCause) {
+        self.notes().cause.get_or_insert(cause);
         self.0.stop.store(true, Ordering::Release);
         self.call_attention();
     }
@@ -36,6 +112,103 @@ impl MachineControl {
     pub fn press_power_button(&self) {
         self.0.power_button.store(true, Ordering::Release);
         self.call_attention();
+    }
+
+    /// Presses the power button, of a paused VM after resuming it, and ends the VM if it has not ended by itself
+    /// when `grace` is over. Asked again, the earlier end counts.
+    pub fn stop_gracefully(&self, grace: Duration) {
+        {
+            let mut notes = self.notes();
+            let at = Instant::now().checked_add(grace);
+            notes.stop_at = notes.stop_at.into_iter().chain(at).min();
+        }
+        self.0.pause.store(false, Ordering::Release);
+        self.press_power_button();
+    }
+
+    /// Pauses the VM: when this returns, nothing of the guest runs, and its time stands still. A VM that is paused
+    /// stays so.
+    ///
+    /// # Errors
+    /// [`PauseError`].
+    pub fn pause(&self, patience: Duration) -> Result<(), PauseError> {
+        self.0.pause.store(true, Ordering::Release);
+        self.call_attention();
+        let reached = self.wait_for(|phase| phase == Phase::Paused, patience);
+        if reached == Err(PauseError::TimedOut) {
+            self.0.pause.store(false, Ordering::Release);
+            self.call_attention();
+        }
+        reached
+    }
+
+    /// Undoes a pause.
+    ///
+    /// # Errors
+    /// [`PauseError`].
+    pub fn resume(&self, patience: Duration) -> Result<(), PauseError> {
+        self.0.pause.store(false, Ordering::Release);
+        self.call_attention();
+        self.wait_for(|phase| phase == Phase::Running, patience)
+    }
+
+    /// Waits until the guest runs for the first time; false if the VM ended before.
+    pub fn wait_until_started(&self) -> bool {
+        let notes = self.notes();
+        let wait = |notes: &mut Notes| notes.phase == Phase::Built;
+        let notes = self.0.phase_changed.wait_while(notes, wait).unwrap_or_else(PoisonError::into_inner);
+        notes.phase != Phase::Ended
+    }
+
+    fn wait_for(&self, wanted: impl Fn(Phase) -> bool, patience: Duration) -> Result<(), PauseError> {
+        let wait = |notes: &mut Notes| !wanted(notes.phase) && notes.phase != Phase::Ended;
+        let waited = self.0.phase_changed.wait_timeout_while(self.notes(), patience, wait);
+        let phase = waited.unwrap_or_else(PoisonError::into_inner).0.phase;
+        match phase {
+            phase if wanted(phase) => Ok(()),
+            Phase::Ended => Err(PauseError::Ended),
+            _ => Err(PauseError::TimedOut),
+        }
+    }
+
+    /// What the VM is doing.
+    pub fn phase(&self) -> Phase {
+        self.notes().phase
+    }
+
+    /// Why it was stopped, if it was.
+    pub fn stop_cause(&self) -> Option<StopCause> {
+        self.notes().cause
+    }
+
+    /// Whether somebody asked the guest to power off and it has not yet.
+    pub fn is_stopping(&self) -> bool {
+        self.notes().stop_at.is_some()
+    }
+
+    /// How often the guest started again.
+    pub fn reboots(&self) -> u64 {
+        self.notes().reboots
+    }
+
+    /// What the host holds of the guest's memory; `None` between two lives.
+    pub fn resident_bytes(&self) -> Option<u64> {
+        let memory = self.notes().memory.clone()?;
+        memory.resident_bytes().ok()
+    }
+
+    /// What every device counted; the console printed this much.
+    pub(crate) fn devices(&self, printed_bytes: u64) -> Vec<DeviceStatus> {
+        let counter = |name: &str, value| Counter { name: name.to_owned(), value };
+        let console = DeviceStatus {
+            name: "console".to_owned(),
+            counters: vec![counter("bytes_from_guest", printed_bytes)],
+        };
+        vec![console]
+    }
+
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        self.0.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has the attendant look.
@@ -50,8 +223,32 @@ impl MachineControl {
         *self.0.attention.lock().unwrap_or_else(PoisonError::into_inner) = Some(attendant);
     }
 
+    /// A life with this memory begins, or one is over.
+    pub(crate) fn set_memory(&self, memory: Option<Arc<GuestMemory>>) {
+        self.notes().memory = memory;
+    }
+
+    /// The guest starts again.
+    pub(crate) fn count_reboot(&self) {
+        self.notes().reboots += 1;
+    }
+
+    pub(crate) fn set_phase(&self, phase: Phase) {
+        self.notes().phase = phase;
+        self.0.phase_changed.notify_all();
+    }
+
     pub(crate) fn is_stopped(&self) -> bool {
         self.0.stop.load(Ordering::Acquire)
+    }
+
+    /// When the grace time is over.
+    pub(crate) fn stop_at(&self) -> Option<Instant> {
+        self.notes().stop_at
+    }
+
+    pub(crate) fn is_pause_wanted(&self) -> bool {
+        self.0.pause.load(Ordering::Acquire)
     }
 
     /// Whether the power button was pressed since last asked.

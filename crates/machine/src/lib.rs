@@ -23,24 +23,28 @@ mod control;
 mod crash;
 mod engine;
 mod footprint;
+mod gate;
 #[cfg(test)]
 mod guest_tests;
 mod life;
 mod msr;
 mod output;
 mod plan;
+mod recent;
 mod report;
 #[cfg(test)]
 mod run_tests;
 #[cfg(test)]
 mod scripted;
+mod server;
 mod time;
 mod vcpu_thread;
 
 pub use build::{BuildError, Machine, MachineError, build};
 pub use console::{Closed, Console, ConsoleInput};
-pub use control::MachineControl;
+pub use control::{MachineControl, PauseError, Phase, StopCause};
 pub use crash::Crash;
 pub use engine::{EngineChoice, EngineFinding, EngineKind, findings};
 pub use plan::{Complaint, ImagePlan, OnReset, SpecErrors, VmPlan, plan};
 pub use report::{Ending, ExitCounts, Marker, MemoryReport, Report, Sample, Unmapped, VmmMemory};
+pub use server::ControlServer;

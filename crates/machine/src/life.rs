@@ -21,6 +21,7 @@ use crate::alarm::Alarm;
 use crate::bell::{Bell, Bells};
 use crate::boot::{self, Handover, Image, ImageError, Module};
 use crate::console::ConsoleInput;
+use crate::gate::Gate;
 use crate::msr::MachineMsrs;
 use crate::output::Output;
 use crate::plan::{ImagePlan, VmPlan};
@@ -70,6 +71,8 @@ pub(crate) struct Life {
     pub(crate) bells: Arc<Bells>,
     pub(crate) alarm: Arc<Alarm>,
     pub(crate) output: Output,
+    /// What all threads that do something for the guest pass.
+    pub(crate) gate: Arc<Gate>,
     input: ConsoleInput,
     room: Mutex<Room>,
     over: AtomicBool,
@@ -103,7 +106,8 @@ impl Life {
         let room = Mutex::new(Room { board, msrs: MachineMsrs::default(), typed: Vec::new() });
         let alarm = Arc::new(Alarm::default());
         let (over, end) = (AtomicBool::new(false), Mutex::new(None));
-        Ok((Life { memory, time, bells, alarm, output, input, room, over, end }, vcpus))
+        let gate = Arc::new(Gate::default());
+        Ok((Life { memory, time, bells, alarm, output, gate, input, room, over, end }, vcpus))
     }
 
     /// Enters the room.
@@ -126,6 +130,7 @@ impl Life {
     pub(crate) fn call_off(&self) {
         self.over.store(true, Ordering::Release);
         self.bells.all().iter().for_each(Bell::ring_always);
+        self.gate.call();
         vcpu::Kick::kick(&*self.alarm);
     }
 

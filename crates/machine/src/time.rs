@@ -1,15 +1,33 @@
 //! The time of one life of a guest: guest TSC and board time start at zero when it starts.
+//!
+//! A pause takes a piece out of it: while paused the guest's time stands still, and afterwards it goes on from there,
+//! because everything the guest can read derives from its TSC and that is moved back by the length of the pause. Its
+//! wall clock is behind by that much then, as after a sleep that it did not notice.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use devices::{GuestClock, Nanos};
 
+/// Time goes on.
+const NOT_FROZEN: u64 = u64::MAX;
+
 /// Converts between the host's time and the guest's.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct GuestTime {
     clock: GuestClock,
-    /// Guest TSC minus host TSC.
-    tsc_offset: u64,
+    /// Guest TSC minus host TSC, pauses apart.
+    first_offset: u64,
+    shared: Arc<Pauses>,
+}
+
+#[derive(Debug)]
+struct Pauses {
+    /// The host's TSC at which time stopped, while it stands still.
+    frozen_at: AtomicU64,
+    /// Host ticks of all pauses that are over.
+    lost_ticks: AtomicU64,
 }
 
 impl GuestTime {
@@ -18,7 +36,8 @@ impl GuestTime {
         let tsc_khz = host::tsc::frequency_khz();
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let clock = GuestClock { tsc_khz, tsc_at_start: 0, wall_at_start_ns: wall.as_nanos() as u64 };
-        GuestTime { clock, tsc_offset: 0_u64.wrapping_sub(host::tsc::read()) }
+        let pauses = Pauses { frozen_at: AtomicU64::new(NOT_FROZEN), lost_ticks: AtomicU64::new(0) };
+        GuestTime { clock, first_offset: 0_u64.wrapping_sub(host::tsc::read()), shared: Arc::new(pauses) }
     }
 
     /// How the board sees it.
@@ -28,16 +47,60 @@ impl GuestTime {
 
     /// What the vCPU adds to the host's TSC.
     pub(crate) fn tsc_offset(&self) -> u64 {
-        self.tsc_offset
+        self.first_offset.wrapping_sub(self.lost_ticks())
+    }
+
+    /// How many ticks of the host's TSC the guest has not seen because of pauses that are over.
+    pub(crate) fn lost_ticks(&self) -> u64 {
+        self.shared.lost_ticks.load(Ordering::Acquire)
     }
 
     /// Board time.
     pub(crate) fn now(&self) -> Nanos {
-        self.clock.now(host::tsc::read().wrapping_add(self.tsc_offset))
+        let host = match self.shared.frozen_at.load(Ordering::Acquire) {
+            NOT_FROZEN => host::tsc::read(),
+            frozen_at => frozen_at,
+        };
+        self.clock.now(host.wrapping_add(self.tsc_offset()))
     }
 
-    /// How long it is until `at`.
+    /// How long it is until `at`, while time goes on.
     pub(crate) fn until(&self, at: Nanos) -> Duration {
         Duration::from_nanos(at.since(self.now()))
+    }
+
+    /// Stops. Nobody runs guest code.
+    pub(crate) fn freeze(&self) {
+        self.shared.frozen_at.store(host::tsc::read(), Ordering::Release);
+    }
+
+    /// Goes on from where it stopped. Nobody runs guest code yet, and nobody asks what time it is.
+    pub(crate) fn thaw(&self) {
+        let frozen_at = self.shared.frozen_at.swap(NOT_FROZEN, Ordering::AcqRel);
+        if frozen_at != NOT_FROZEN {
+            let lost = host::tsc::read().saturating_sub(frozen_at);
+            self.shared.lost_ticks.fetch_add(lost, Ordering::AcqRel);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_is_no_time_at_all() {
+        let time = GuestTime::start();
+        std::thread::sleep(Duration::from_millis(5));
+        time.freeze();
+        let (stopped, offset) = (time.now(), time.tsc_offset());
+        std::thread::sleep(Duration::from_millis(200));
+        assert_eq!(time.now(), stopped);
+        time.thaw();
+        let after = time.now();
+        assert!(after >= stopped && after.since(stopped) < 100_000_000, "{stopped:?} {after:?}");
+        assert_eq!(offset.wrapping_sub(time.tsc_offset()), time.lost_ticks());
+        time.thaw();
+        assert_eq!(offset.wrapping_sub(time.tsc_offset()), time.lost_ticks(), "once");
     }
 }

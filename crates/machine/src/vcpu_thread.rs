@@ -12,6 +12,7 @@ use x86::Segment;
 
 use crate::crash::Crash;
 use crate::footprint;
+use crate::gate::Inside;
 use crate::life::{End, Life, Room, set_firmware_msrs};
 use crate::report::{Ending, ExitCounts, Sample, VmmMemory};
 
@@ -43,13 +44,15 @@ struct VcpuThread<'a> {
     vcpu_id: u32,
     vcpu: Box<dyn Vcpu>,
     rest: Rest,
+    /// What [`crate::time::GuestTime::lost_ticks`] said when the vCPU's TSC was last moved.
+    lost_ticks: u64,
     account: VcpuAccount,
 }
 
 /// Runs a vCPU until its life is over.
 pub(crate) fn run(life: &Life, vcpu_id: u32, vcpu: Box<dyn Vcpu>) -> Result<VcpuAccount, EngineError> {
     let rest = if vcpu_id == 0 { Rest::None } else { Rest::WaitsForSipi };
-    let mut thread = VcpuThread { life, vcpu_id, vcpu, rest, account: VcpuAccount::default() };
+    let mut thread = VcpuThread { life, vcpu_id, vcpu, rest, lost_ticks: 0, account: VcpuAccount::default() };
     let result = thread.go();
     // A thread that failed has no reason that counts, but the others must not wait for it.
     if result.is_err() {
@@ -67,17 +70,23 @@ impl VcpuThread<'_> {
     fn go(&mut self) -> Result<(), EngineError> {
         let life = self.life;
         let bell = life.bells.of(self.vcpu_id);
+        let mut inside = life.gate.enter(|| !life.is_over());
         let mut reply = Reply::Done;
         self.visit(None)?;
         while !life.is_over() {
             if self.rest != Rest::None {
                 bell.sleep();
+                self.stand_still(&mut inside)?;
                 self.visit(None)?;
                 continue;
             }
             let exit = self.vcpu.run(reply)?;
             bell.left();
             self.count(&exit);
+            // Who closes the gate kicks: this exit comes, and no instruction is half done then.
+            if exit == Exit::Kicked {
+                self.stand_still(&mut inside)?;
+            }
             reply = match exit {
                 Exit::TripleFault(fault) => {
                     self.crash(fault)?;
@@ -85,8 +94,22 @@ impl VcpuThread<'_> {
                 }
                 exit => self.visit(Some(exit))?,
             };
-            life.output.wait_for_room(|| !life.is_over());
+            life.output.wait_for_room(|| !life.is_over() && !life.gate.is_closed());
             self.sample();
+        }
+        Ok(())
+    }
+
+    /// Waits while the VM is paused, and takes the pause out of the vCPU's time.
+    fn stand_still(&mut self, inside: &mut Inside<'_>) -> Result<(), EngineError> {
+        let life = self.life;
+        inside.wait_outside(|| !life.is_over());
+        let lost = life.time.lost_ticks();
+        if lost != self.lost_ticks {
+            let mut state = self.vcpu.state()?;
+            state.msrs.tsc_offset = state.msrs.tsc_offset.wrapping_sub(lost.wrapping_sub(self.lost_ticks));
+            self.vcpu.set_state(&state)?;
+            self.lost_ticks = lost;
         }
         Ok(())
     }

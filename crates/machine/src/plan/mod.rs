@@ -11,13 +11,11 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use api::VmSpec;
+use api::{NameError, VmName, VmSpec};
 
 use crate::boot::Protocol;
 use crate::engine::{EngineChoice, EngineFinding, choose, findings};
 
-/// Longest VM name, so that it fits into messages and thread names.
-const NAME_BYTES_MAX: usize = 63;
 /// Kernel command line where the image does not tell its own limit: `COMMAND_LINE_SIZE` of x86 Linux.
 const CMDLINE_BYTES: usize = 2048;
 /// vCPUs that a VM can have today.
@@ -191,21 +189,9 @@ fn plan_on(spec: &VmSpec, engines: &[EngineFinding]) -> Result<VmPlan, SpecError
 }
 
 fn check_name(name: &str) -> Result<String, Trouble> {
-    let help =
-        format!("use 1 to {NAME_BYTES_MAX} of a-z, A-Z, 0-9, `-`, `_` and `.`, the first a letter or digit");
-    let shown = name.escape_debug();
-    if name.is_empty() {
-        return trouble("the name is empty", help);
-    }
-    if name.len() > NAME_BYTES_MAX {
-        return trouble(format!("the name has {} bytes, more than {NAME_BYTES_MAX}", name.len()), help);
-    }
-    if !name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
-        return trouble(format!("\"{shown}\" does not start with a letter or digit"), help);
-    }
-    match name.chars().find(|c| !c.is_ascii_alphanumeric() && !"-_.".contains(*c)) {
-        Some(bad) => trouble(format!("\"{shown}\" has the character {bad:?}"), help),
-        None => Ok(name.to_owned()),
+    match VmName::new(name) {
+        Ok(name) => Ok(name.to_string()),
+        Err(error) => trouble(error.what, NameError::help()),
     }
 }
 

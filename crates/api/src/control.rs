@@ -1,0 +1,131 @@
+//! What is said over a VM's control socket: lines of JSON, one request, one reply.
+//!
+//! ```text
+//! > {"version":1,"command":"stop","grace_ms":10000}
+//! < {"version":1,"reply":"done"}
+//! ```
+//!
+//! After the reply to `console` the connection is no longer lines but the console itself, both ways, until one side
+//! closes it. Fields that a reader does not know are ignored, so that fields may be added; a change that old readers
+//! would misunderstand gets a new version.
+
+use serde::{Deserialize, Serialize};
+
+use crate::status::{VmEnd, VmStatus};
+
+/// The version that this code speaks.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Longest line, its end included, in either direction.
+pub const LINE_BYTES_MAX: usize = 64 * 1024;
+
+/// What a client asks.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Request {
+    /// [`PROTOCOL_VERSION`].
+    pub version: u32,
+    /// What to do.
+    #[serde(flatten)]
+    pub command: Command,
+}
+
+/// What can be asked of a VM that runs.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case")]
+pub enum Command {
+    /// What is known now: [`Outcome::Status`].
+    Status,
+    /// Press the power button, resuming a paused VM first, and end the VM if it still runs after the grace time.
+    /// [`Outcome::Done`] means that the button is pressed.
+    Stop {
+        /// How long the guest may take.
+        grace_ms: u64,
+    },
+    /// End the VM at once.
+    Kill,
+    /// Stop guest code, devices and the guest's time. [`Outcome::Done`] when nothing of the guest runs any more.
+    Pause,
+    /// Undo a pause.
+    Resume,
+    /// Attach to the console.
+    Console {
+        /// How much of the recent output to send first, at most.
+        replay_bytes: u64,
+        /// Whether what is sent from now on is typed into the guest; otherwise it is thrown away.
+        types: bool,
+    },
+    /// The terminal of whoever looks at the console has this size now.
+    Resize {
+        /// Lines.
+        rows: u16,
+        /// Characters in a line.
+        columns: u16,
+    },
+    /// Reply with [`Outcome::Ended`] when the VM has ended.
+    Wait,
+}
+
+/// What a VM answers.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Reply {
+    /// [`PROTOCOL_VERSION`].
+    pub version: u32,
+    /// What came of it.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+/// What came of a request.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "kebab-case")]
+pub enum Outcome {
+    /// It is done.
+    Done,
+    /// What is known now.
+    Status {
+        /// Everything.
+        status: Box<VmStatus>,
+    },
+    /// The VM has ended.
+    Ended {
+        /// How.
+        end: VmEnd,
+    },
+    /// It is not done.
+    Refused {
+        /// Why, for programs.
+        code: RefusalCode,
+        /// Why, for people.
+        message: String,
+    },
+}
+
+/// Why a request was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RefusalCode {
+    /// The request is no line of JSON that means anything, or is too long.
+    BadRequest,
+    /// The other side speaks another version.
+    Version,
+    /// Too many clients are connected.
+    Busy,
+    /// The VM is in a state in which that cannot be done.
+    WrongState,
+    /// It was tried and took too long.
+    TimedOut,
+}
+
+impl Request {
+    /// A request in our version.
+    pub fn new(command: Command) -> Request {
+        Request { version: PROTOCOL_VERSION, command }
+    }
+}
+
+impl Reply {
+    /// A reply in our version.
+    pub fn new(outcome: Outcome) -> Reply {
+        Reply { version: PROTOCOL_VERSION, outcome }
+    }
+}

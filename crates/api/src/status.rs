@@ -1,0 +1,141 @@
+//! What is known about a VM, while it runs and when it has ended. Programs read these shapes (`--json`), so fields
+//! keep their names and meanings; times are in seconds, sizes in bytes, and what was not measured is null.
+
+use serde::{Deserialize, Serialize};
+
+use crate::VmName;
+
+/// What does not change while a VM runs.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct VmInfo {
+    /// Its name.
+    pub name: VmName,
+    /// Its process.
+    pub pid: u32,
+    /// The version of Mother that runs it.
+    pub mother: String,
+    /// `kvm` or `soft`.
+    pub engine: String,
+    /// Number of vCPUs.
+    pub vcpus: u32,
+    /// Guest memory as the guest believes to have it.
+    pub memory_given_bytes: u64,
+    /// When it was started, in seconds since 1970-01-01 UTC.
+    pub started_at: f64,
+    /// Whether it was started with `--detach`.
+    pub detached: bool,
+}
+
+/// What a VM is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VmState {
+    /// It has its name; the guest does not run yet.
+    Starting,
+    /// The guest runs, or sleeps by its own will.
+    Running,
+    /// Guest code, devices and the guest's time stand still.
+    Paused,
+    /// The power button was pressed; the guest has not ended yet.
+    Stopping,
+    /// The process is there and does not answer.
+    Unresponsive,
+    /// It has ended and said how.
+    Ended,
+    /// Its process vanished without a word.
+    Died,
+}
+
+impl VmState {
+    /// As it is written in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            VmState::Starting => "starting",
+            VmState::Running => "running",
+            VmState::Paused => "paused",
+            VmState::Stopping => "stopping",
+            VmState::Unresponsive => "unresponsive",
+            VmState::Ended => "ended",
+            VmState::Died => "died",
+        }
+    }
+}
+
+/// A VM at one moment.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct VmStatus {
+    /// What does not change.
+    #[serde(flatten)]
+    pub info: VmInfo,
+    /// What it is doing.
+    pub state: VmState,
+    /// Since its start, pauses included.
+    pub uptime_seconds: f64,
+    /// CPU time of the whole process: guest, devices, and Mother herself.
+    pub cpu_seconds: f64,
+    /// What the host holds of the guest's memory.
+    pub memory_resident_bytes: Option<u64>,
+    /// How often the guest started again.
+    pub reboots: u64,
+    /// How many consoles are attached.
+    pub consoles: u64,
+    /// What each device counted.
+    pub devices: Vec<DeviceStatus>,
+}
+
+/// What one device counted.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DeviceStatus {
+    /// What it is called, such as `disk0`.
+    pub name: String,
+    /// Its counters, in the order to be shown.
+    pub counters: Vec<Counter>,
+}
+
+/// A named number.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Counter {
+    /// What is counted, with its unit if it has one.
+    pub name: String,
+    /// How much so far.
+    pub value: u64,
+}
+
+/// How a VM ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EndKind {
+    /// The guest powered itself off, or reset itself where a reset ends it.
+    PoweredOff,
+    /// The guest ended itself through the debug-exit port.
+    DebugExit,
+    /// The guest crashed.
+    Crashed,
+    /// Its time was up.
+    TimedOut,
+    /// Somebody ended it.
+    Stopped,
+    /// Mother failed and said why.
+    Failed,
+    /// The VM's process vanished without a word.
+    Died,
+}
+
+/// What is known of a VM that has ended.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct VmEnd {
+    /// How.
+    pub kind: EndKind,
+    /// In one sentence.
+    pub message: String,
+    /// What is known beyond that, such as the registers of a crash; several lines.
+    pub detail: Option<String>,
+    /// The exit status of the process, as `mother run` documents it.
+    pub exit_status: u8,
+    /// When, in seconds since 1970-01-01 UTC.
+    pub ended_at: Option<f64>,
+    /// How long it ran.
+    pub uptime_seconds: Option<f64>,
+    /// CPU time of the whole process.
+    pub cpu_seconds: Option<f64>,
+}

@@ -1,0 +1,231 @@
+//! Every VM of this user, those that run and those that have ended.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use api::{EndKind, VmEnd, VmInfo, VmName, VmState, VmStatus};
+use rustix::fs::{FlockOperation, flock};
+use thiserror::Error;
+
+use crate::claim::{Claim, ClaimError, is_held};
+use crate::client::Client;
+use crate::place::{self, PlaceError};
+use crate::record::Record;
+
+/// What a VM without a name is called; further ones get a number.
+const USUAL_NAME: &str = "guest";
+/// How many VMs without a name leave their reports; then the oldest name is taken again.
+const USUAL_NAMES: u32 = 20;
+
+/// Why the inventory does not answer.
+#[derive(Debug, Error)]
+pub enum InventoryError {
+    /// It has no place.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    /// Its place cannot be used.
+    #[error("cannot {act} {}", .path.display())]
+    Folder {
+        /// The verb.
+        act: &'static str,
+        /// Which folder or file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// There is no such VM.
+    #[error("there is no VM \"{0}\"")]
+    NoSuchVm(VmName),
+    /// It runs.
+    #[error("VM \"{0}\" is running")]
+    Running(VmName),
+}
+
+/// The VMs below one runtime folder.
+#[derive(Clone, Debug)]
+pub struct Inventory {
+    folder: PathBuf,
+}
+
+/// A VM that is known: one that runs or what one left.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Vm {
+    /// Its name.
+    pub name: VmName,
+    /// What it is doing.
+    pub state: VmState,
+    /// What it is, if it got that far.
+    pub info: Option<VmInfo>,
+    /// What it said just now; only of one that runs.
+    pub status: Option<VmStatus>,
+    /// How it ended; only of one that does not run.
+    pub end: Option<VmEnd>,
+}
+
+impl Inventory {
+    /// Of the user whose process this is; made if it is not there.
+    ///
+    /// # Errors
+    /// [`InventoryError::Place`].
+    pub fn of_user() -> Result<Inventory, InventoryError> {
+        let folder = place::find(env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from))?;
+        Ok(Inventory { folder })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn at(folder: &Path) -> Inventory {
+        Inventory { folder: folder.to_owned() }
+    }
+
+    /// The folder of a VM.
+    pub fn record(&self, name: &VmName) -> Record {
+        Record::new(self.folder.join(name.as_str()))
+    }
+
+    /// Whether a VM of this name runs.
+    ///
+    /// # Errors
+    /// [`InventoryError::Folder`].
+    pub fn is_running(&self, name: &VmName) -> Result<bool, InventoryError> {
+        let _register = self.lock()?;
+        Ok(is_held(&self.record(name)))
+    }
+
+    /// Takes `name` for the VM of this process; what an ended VM of that name left goes. Without a name it is
+    /// `guest`, or that with a number.
+    ///
+    /// # Errors
+    /// [`ClaimError`], in the inventory's words.
+    pub fn claim(&self, name: Option<VmName>) -> Result<Result<Claim, ClaimError>, InventoryError> {
+        let _register = self.lock()?;
+        if let Some(name) = name {
+            let record = self.record(&name);
+            return Ok(Claim::take(name, record));
+        }
+        let usual = |number: u32| {
+            let name = if number == 1 { USUAL_NAME.to_owned() } else { format!("{USUAL_NAME}-{number}") };
+            VmName::new(&name).expect("a letter, letters, a dash and digits")
+        };
+        let unused = (1..=USUAL_NAMES).map(usual).find(|name| !self.record(name).folder().exists());
+        let mut ended = (1..).map(usual).filter(|name| !is_held(&self.record(name)));
+        let name = unused.or_else(|| ended.next()).expect("numbers do not end");
+        let record = self.record(&name);
+        Ok(Claim::take(name, record))
+    }
+
+    /// Every VM by name; of those that run, what they say.
+    ///
+    /// # Errors
+    /// [`InventoryError::Folder`].
+    pub fn list(&self) -> Result<Vec<Vm>, InventoryError> {
+        let names = self.names()?;
+        let mut vms = BTreeMap::new();
+        thread::scope(|scope| {
+            let ask = |(name, is_held): (VmName, bool)| {
+                let record = self.record(&name);
+                scope.spawn(move || describe(name, &record, is_held))
+            };
+            // Asked all at once: one that does not answer must not hold up the others.
+            let asked: Vec<_> = names.into_iter().map(ask).collect();
+            for thread in asked {
+                let vm = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                vms.insert(vm.name.clone(), vm);
+            }
+        });
+        Ok(vms.into_values().collect())
+    }
+
+    /// One VM.
+    ///
+    /// # Errors
+    /// [`InventoryError::NoSuchVm`], [`InventoryError::Folder`].
+    pub fn find(&self, name: &VmName) -> Result<Vm, InventoryError> {
+        let record = self.record(name);
+        let is_held = {
+            let _register = self.lock()?;
+            if !record.folder().is_dir() {
+                return Err(InventoryError::NoSuchVm(name.clone()));
+            }
+            is_held(&record)
+        };
+        Ok(describe(name.clone(), &record, is_held))
+    }
+
+    /// Removes what an ended VM left.
+    ///
+    /// # Errors
+    /// [`InventoryError::Running`], [`InventoryError::NoSuchVm`], [`InventoryError::Folder`].
+    pub fn remove(&self, name: &VmName) -> Result<(), InventoryError> {
+        let _register = self.lock()?;
+        let record = self.record(name);
+        if !record.folder().is_dir() {
+            return Err(InventoryError::NoSuchVm(name.clone()));
+        }
+        if is_held(&record) {
+            return Err(InventoryError::Running(name.clone()));
+        }
+        record.remove().map_err(|source| self.failed("remove", record.folder(), source))
+    }
+
+    /// Names with whether they are held.
+    fn names(&self) -> Result<Vec<(VmName, bool)>, InventoryError> {
+        let _register = self.lock()?;
+        let entries =
+            fs::read_dir(&self.folder).map_err(|source| self.failed("read", &self.folder, source))?;
+        let folders = entries.filter_map(|entry| entry.ok().filter(|entry| entry.path().is_dir()));
+        let names = folders.filter_map(|entry| VmName::new(entry.file_name().to_str()?).ok());
+        Ok(names.map(|name| (name.clone(), is_held(&self.record(&name)))).collect())
+    }
+
+    /// Locks the register until the file is dropped.
+    fn lock(&self) -> Result<File, InventoryError> {
+        let path = self.folder.join("register");
+        let open = File::options().write(true).create(true).truncate(false).open(&path);
+        let register = open.map_err(|source| self.failed("open", &path, source))?;
+        flock(&register, FlockOperation::LockExclusive)
+            .map_err(|error| self.failed("lock", &path, error.into()))?;
+        Ok(register)
+    }
+
+    fn failed(&self, act: &'static str, path: &Path, source: io::Error) -> InventoryError {
+        InventoryError::Folder { act, path: path.to_owned(), source }
+    }
+}
+
+fn describe(name: VmName, record: &Record, is_held: bool) -> Vm {
+    let info = record.info();
+    if is_held {
+        let (state, status) = match Client::connect(record).and_then(|mut client| client.status()) {
+            Ok(status) => (status.state, Some(status)),
+            Err(_) if info.is_none() => (VmState::Starting, None),
+            Err(_) => (VmState::Unresponsive, None),
+        };
+        return Vm { name, state, info, status, end: None };
+    }
+    match record.end() {
+        Some(end) => Vm { name, state: VmState::Ended, info, status: None, end: Some(end) },
+        None => Vm { name, state: VmState::Died, info, status: None, end: Some(died()) },
+    }
+}
+
+/// What is known of a VM whose process vanished.
+fn died() -> VmEnd {
+    VmEnd {
+        kind: EndKind::Died,
+        message: "its process vanished without a word: killed from outside (kill -9, or the host ran out of memory), or crashed"
+            .to_owned(),
+        detail: None,
+        exit_status: 1,
+        ended_at: None,
+        uptime_seconds: None,
+        cpu_seconds: None,
+    }
+}
+
+#[cfg(test)]
+#[path = "inventory_tests.rs"]
+mod tests;

@@ -1,0 +1,110 @@
+//! The folder of one VM: where what lies, and the two files of JSON in it.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+use api::{VmEnd, VmInfo};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Longest file of JSON that is read.
+const JSON_BYTES_MAX: u64 = 1 << 20;
+
+/// One VM's folder, there or not.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Record(PathBuf);
+
+impl Record {
+    pub(crate) fn new(folder: PathBuf) -> Record {
+        Record(folder)
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn alive(&self) -> PathBuf {
+        self.0.join("alive")
+    }
+
+    /// The control socket.
+    pub fn socket(&self) -> PathBuf {
+        self.0.join("control")
+    }
+
+    /// What the guest printed, the newer part.
+    pub(crate) fn console(&self) -> PathBuf {
+        self.0.join("console")
+    }
+
+    /// The older part.
+    pub(crate) fn old_console(&self) -> PathBuf {
+        self.0.join("console.old")
+    }
+
+    /// What a detached VM's process said about itself.
+    pub fn messages(&self) -> PathBuf {
+        self.0.join("messages")
+    }
+
+    fn vm(&self) -> PathBuf {
+        self.0.join("vm.json")
+    }
+
+    fn ended(&self) -> PathBuf {
+        self.0.join("end.json")
+    }
+
+    /// What the VM is; `None` if it never got that far.
+    pub fn info(&self) -> Option<VmInfo> {
+        read(&self.vm())
+    }
+
+    /// How the VM ended, if it said so.
+    pub fn end(&self) -> Option<VmEnd> {
+        read(&self.ended())
+    }
+
+    pub(crate) fn write_info(&self, info: &VmInfo) -> io::Result<()> {
+        write(&self.vm(), info)
+    }
+
+    pub(crate) fn write_end(&self, end: &VmEnd) -> io::Result<()> {
+        write(&self.ended(), end)
+    }
+
+    /// Removes what an earlier VM of the name left, except the file that is locked.
+    pub(crate) fn clear(&self) -> io::Result<()> {
+        let files =
+            [self.socket(), self.console(), self.old_console(), self.messages(), self.vm(), self.ended()];
+        for file in files {
+            match fs::remove_file(&file) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        match fs::remove_dir_all(&self.0) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            done => done,
+        }
+    }
+}
+
+/// A value, if the file is there and whole: what has its name has all its bytes.
+fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    let mut text = String::new();
+    File::open(path).ok()?.take(JSON_BYTES_MAX).read_to_string(&mut text).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let unfinished = path.with_extension("new");
+    fs::write(&unfinished, serde_json::to_string(value)? + "\n")?;
+    fs::rename(&unfinished, path)
+}

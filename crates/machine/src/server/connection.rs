@@ -1,0 +1,93 @@
+//! One client: request by request until it goes, attaches to the console, or waits for the end.
+
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::{Command, Outcome, RefusalCode, Request};
+
+use crate::control::{PauseError, StopCause};
+use crate::server::lines::{Line, Lines, refusal, reply};
+use crate::server::{Shared, console};
+
+/// How long a guest's threads may take to come to rest.
+const PAUSE_TIME: Duration = Duration::from_secs(10);
+
+/// Serves a client until it is done.
+pub(super) fn serve(shared: &Arc<Shared>, stream: UnixStream) {
+    let mut lines = Lines::new(&stream);
+    while let Some(line) = lines.next() {
+        let request = match line {
+            Line::Request(request) => request,
+            Line::Wrong(code, message) => {
+                if !reply(&stream, refusal(code, message)) {
+                    return;
+                }
+                continue;
+            }
+        };
+        let Request { command, .. } = request;
+        match command {
+            Command::Console { replay_bytes, types } => {
+                let rest = lines.into_rest();
+                return console::attach(shared, stream, replay_bytes, types.then_some(rest));
+            }
+            Command::Wait => return wait(shared, &stream),
+            other => {
+                if !reply(&stream, perform(shared, other)) {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn perform(shared: &Shared, command: Command) -> Outcome {
+    let control = &shared.control;
+    match command {
+        Command::Status => Outcome::Status { status: Box::new(shared.status()) },
+        Command::Stop { grace_ms } => {
+            control.stop_gracefully(Duration::from_millis(grace_ms));
+            Outcome::Done
+        }
+        Command::Kill => {
+            control.stop_because(StopCause::Killed);
+            Outcome::Done
+        }
+        Command::Pause => paused(control.pause(PAUSE_TIME)),
+        Command::Resume => paused(control.resume(PAUSE_TIME)),
+        Command::Resize { .. } => refusal(RefusalCode::WrongState, "a serial line has no size"),
+        Command::Console { .. } | Command::Wait => unreachable!("these take the connection over"),
+    }
+}
+
+fn paused(result: Result<(), PauseError>) -> Outcome {
+    match result {
+        Ok(()) => Outcome::Done,
+        Err(error @ PauseError::Ended) => refusal(RefusalCode::WrongState, error.to_string()),
+        Err(error @ PauseError::TimedOut) => refusal(RefusalCode::TimedOut, error.to_string()),
+    }
+}
+
+/// Puts the client among those who hear of the end, until it goes away.
+fn wait(shared: &Shared, stream: &UnixStream) {
+    let Ok(told) = stream.try_clone() else { return };
+    let id = {
+        let mut waiters = shared.waiters();
+        if let Some(end) = waiters.end.clone() {
+            drop(waiters);
+            reply(stream, Outcome::Ended { end });
+            return;
+        }
+        waiters.next_id += 1;
+        let id = waiters.next_id;
+        waiters.streams.push((id, told));
+        id
+    };
+    // Nothing more is to come from it but its end.
+    let _ = stream.set_read_timeout(None);
+    let mut byte = [0];
+    while matches!((&mut &*stream).read(&mut byte), Ok(1)) {}
+    shared.waiters().streams.retain(|(other, _)| *other != id);
+}

@@ -1,0 +1,187 @@
+//! The control socket of a VM: a thread that accepts, and one for each client.
+//!
+//! Nothing here runs on a vCPU's thread or holds one of its locks for longer than it takes to copy a number, so a
+//! client that is slow, silent or hostile costs the guest nothing: lines have a greatest length, requests a time in
+//! which they must come, clients a greatest number, and what a client does not read is dropped for it.
+//!
+//! Who may connect is the folder's matter: only the user whose VM it is can enter it.
+
+mod connection;
+mod console;
+mod lines;
+
+use std::fmt;
+use std::io;
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use api::{Outcome, RefusalCode, VmEnd, VmInfo, VmState, VmStatus};
+
+use crate::build::Machine;
+use crate::console::ConsoleInput;
+use crate::control::{MachineControl, Phase};
+use crate::recent::Recent;
+
+/// Clients at one time.
+const CLIENTS_MAX: u64 = 32;
+/// How long consoles may take for the last bytes when the VM has ended.
+const LAST_BYTES: Duration = Duration::from_secs(1);
+
+/// The control socket's server.
+pub struct ControlServer {
+    shared: Arc<Shared>,
+    listener: UnixListener,
+    accepting: Option<JoinHandle<()>>,
+}
+
+impl fmt::Debug for ControlServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ControlServer").finish_non_exhaustive()
+    }
+}
+
+/// What all clients' threads share.
+struct Shared {
+    info: VmInfo,
+    start: Instant,
+    control: MachineControl,
+    input: ConsoleInput,
+    recent: Recent,
+    clients: AtomicU64,
+    consoles: AtomicU64,
+    waiters: Mutex<Waiters>,
+}
+
+/// Clients that want to hear of the end.
+#[derive(Default)]
+struct Waiters {
+    end: Option<VmEnd>,
+    next_id: u64,
+    streams: Vec<(u64, UnixStream)>,
+}
+
+impl Shared {
+    fn waiters(&self) -> MutexGuard<'_, Waiters> {
+        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn status(&self) -> VmStatus {
+        let state = match self.control.phase() {
+            Phase::Built => VmState::Starting,
+            Phase::Paused => VmState::Paused,
+            Phase::Running if self.control.is_stopping() => VmState::Stopping,
+            Phase::Running => VmState::Running,
+            Phase::Ended => VmState::Ended,
+        };
+        VmStatus {
+            info: self.info.clone(),
+            state,
+            uptime_seconds: self.start.elapsed().as_secs_f64(),
+            cpu_seconds: host::cpu::process_cpu_time().as_secs_f64(),
+            memory_resident_bytes: self.control.resident_bytes(),
+            reboots: self.control.reboots(),
+            consoles: self.consoles.load(Ordering::Relaxed),
+            devices: self.control.devices(self.recent.printed_bytes()),
+        }
+    }
+}
+
+/// Counts one more for as long as it lives.
+struct Counted(Arc<Shared>, fn(&Shared) -> &AtomicU64);
+
+impl Counted {
+    fn new(shared: &Arc<Shared>, which: fn(&Shared) -> &AtomicU64) -> Counted {
+        which(shared).fetch_add(1, Ordering::Relaxed);
+        Counted(Arc::clone(shared), which)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.1(&self.0).fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl ControlServer {
+    /// Serves `listener` for `machine`, which is described by `info`.
+    ///
+    /// # Errors
+    /// If the host gives no thread.
+    pub fn start(listener: UnixListener, machine: &Machine, info: VmInfo) -> io::Result<ControlServer> {
+        let (start, input, recent) = machine.ends();
+        let shared = Arc::new(Shared {
+            info,
+            start,
+            control: machine.control(),
+            input,
+            recent,
+            clients: AtomicU64::new(0),
+            consoles: AtomicU64::new(0),
+            waiters: Mutex::default(),
+        });
+        let (accepted, accepting) = (listener.try_clone()?, Arc::clone(&shared));
+        let accept = move || accept(&accepted, &accepting);
+        let accepting = thread::Builder::new().name("control".to_owned()).spawn(accept)?;
+        Ok(ControlServer { shared, listener, accepting: Some(accepting) })
+    }
+
+    /// The VM has ended like this: tells who waits for that, lets consoles have their last bytes, and serves nobody
+    /// any more.
+    pub fn finish(mut self, end: &VmEnd) {
+        self.stop_accepting();
+        let streams = {
+            let mut waiters = self.shared.waiters();
+            waiters.end = Some(end.clone());
+            std::mem::take(&mut waiters.streams)
+        };
+        for (_, stream) in streams {
+            lines::reply(&stream, Outcome::Ended { end: end.clone() });
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        let deadline = Instant::now() + LAST_BYTES;
+        while self.shared.consoles.load(Ordering::Relaxed) > 0 && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn stop_accepting(&mut self) {
+        // A listening socket that is shut down fails whoever waits in accept(2).
+        let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
+        if let Some(thread) = self.accepting.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for ControlServer {
+    fn drop(&mut self) {
+        self.stop_accepting();
+    }
+}
+
+fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
+    loop {
+        let stream = match listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return,
+            // Out of descriptors, say: later there may be some again.
+            Err(_) => {
+                thread::sleep(Duration::from_millis(100));
+                continue;
+            }
+        };
+        let counted = Counted::new(shared, |shared| &shared.clients);
+        if shared.clients.load(Ordering::Relaxed) > CLIENTS_MAX {
+            let message = format!("{CLIENTS_MAX} clients are connected, and more are not served");
+            lines::reply(&stream, Outcome::Refused { code: RefusalCode::Busy, message });
+            continue;
+        }
+        let client = thread::Builder::new().name("client".to_owned());
+        // Without a thread the connection closes, which is an answer too.
+        let _ = client.spawn(move || connection::serve(&counted.0, stream));
+    }
+}
