@@ -173,7 +173,7 @@ fn everything_that_is_wrong_is_said_at_once() {
             "name: \"x y\" has the character ' '",
             "help: use 1 to 63 of a-z, A-Z, 0-9, `-`, `_` and `.`, the first a letter or digit",
             "cpus: a guest needs a vCPU",
-            "help: write `--cpus 1`",
+            "help: write a number from 1 to 8",
             "timeout: \"soon\" is not a time",
             "help: write seconds, or a number with s, m or h behind it, such as 60s, 5m or 1h",
             "kernel: cannot open nowhere: no such file",

@@ -14,7 +14,7 @@ mod memory;
 mod notes;
 
 pub use memory::{GuestMemory, Hva, MemoryError, Memslot, Slots};
-pub use notes::PageNotes;
+pub use notes::{CodeWatch, PageNotes, Writers};
 
 /// The shape in which rust-vmm's loaders and virtqueues see guest memory.
 pub type VmMemory = vm_memory::GuestRegionCollection<vm_memory::GuestRegionMmap<notes::SlotNotes>>;

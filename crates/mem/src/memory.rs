@@ -3,7 +3,7 @@
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use host::mapping::{Mapping, MemFd, Protection};
 use thiserror::Error;
@@ -205,15 +205,17 @@ impl GuestMemory {
         }
     }
 
-    /// Copies out. The range must lie in one slot.
+    /// Copies out. The range must lie in one slot. What is 2, 4 or 8 bytes long is copied by one instruction, so a
+    /// racing store of that size is seen as a whole or not at all where the silicon promises that; longer copies can
+    /// be torn.
     ///
     /// # Errors
     /// [`MemoryError::NotMemory`]; nothing is copied then.
     pub fn read(&self, gpa: Gpa, bytes: &mut [u8]) -> Result<(), MemoryError> {
         let from = self.range(gpa, bytes.len() as u64)?;
         // SAFETY: `range` checked that the source lies in the mapping that `self` owns; the destination is a
-        // Rust slice outside guest memory. A racing vCPU can tear bytes, which readers of guest memory expect.
-        unsafe { std::ptr::copy_nonoverlapping(from.cast_const(), bytes.as_mut_ptr(), bytes.len()) };
+        // Rust slice outside guest memory.
+        unsafe { copy_whole(from.cast_const(), bytes.as_mut_ptr(), bytes.len()) };
         Ok(())
     }
 
@@ -230,7 +232,7 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// Copies in for a vCPU, which does its own care of translated code.
+    /// Copies in for a vCPU, which does its own care of translated code. Small copies as in [`GuestMemory::read`].
     ///
     /// # Errors
     /// [`MemoryError::NotMemory`]; nothing is written then.
@@ -238,7 +240,7 @@ impl GuestMemory {
         let to = self.range(gpa, bytes.len() as u64)?;
         // SAFETY: `range` checked that the destination lies in the mapping that `self` owns, which is writable;
         // the source is a Rust slice outside guest memory.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+        unsafe { copy_whole(bytes.as_ptr(), to, bytes.len()) };
         Ok(())
     }
 
@@ -286,8 +288,8 @@ impl GuestMemory {
         Ok(u64::from_le_bytes(bytes))
     }
 
-    /// Replaces an aligned value of 4 or 8 bytes if it still is `old`, as a page walk sets accessed and dirty bits.
-    /// Returns whether it did.
+    /// Replaces an aligned value of 1, 2, 4 or 8 bytes if it still is `old`, as a locked instruction does, and a page
+    /// walk that sets accessed and dirty bits. Returns whether it did.
     ///
     /// # Errors
     /// [`MemoryError::NotMemory`], also for an address that is not aligned.
@@ -296,15 +298,48 @@ impl GuestMemory {
         if !gpa.0.is_multiple_of(u64::from(size)) {
             return Err(MemoryError::NotMemory { gpa, len_bytes: u64::from(size) });
         }
-        let order = Ordering::AcqRel;
-        if size == 8 {
-            // SAFETY: in range (checked), aligned, and only ever accessed atomically or volatile.
-            let value = unsafe { AtomicU64::from_ptr(at.cast()) };
-            return Ok(value.compare_exchange(old, new, order, Ordering::Relaxed).is_ok());
+        macro_rules! exchange {
+            ($atomic:ty, $value:ty) => {{
+                // SAFETY: in range (checked), aligned, and only ever accessed atomically or volatile.
+                let value = unsafe { <$atomic>::from_ptr(at.cast()) };
+                let (old, new) = (old as $value, new as $value);
+                Ok(value.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).is_ok())
+            }};
         }
-        // SAFETY: in range (checked), aligned, and only ever accessed atomically or volatile.
-        let value = unsafe { AtomicU32::from_ptr(at.cast()) };
-        Ok(value.compare_exchange(old as u32, new as u32, order, Ordering::Relaxed).is_ok())
+        match size {
+            1 => exchange!(AtomicU8, u8),
+            2 => exchange!(AtomicU16, u16),
+            4 => exchange!(AtomicU32, u32),
+            _ => exchange!(AtomicU64, u64),
+        }
+    }
+}
+
+/// A value that lies anywhere.
+#[repr(C, packed)]
+#[derive(Clone, Copy)]
+struct Unaligned<T>(T);
+
+/// Copies between guest memory and Rust; 1, 2, 4 and 8 bytes by one load and one store each.
+///
+/// # Safety
+/// Both ranges must be valid for `len` bytes and must not overlap.
+unsafe fn copy_whole(from: *const u8, to: *mut u8, len: usize) {
+    macro_rules! copy {
+        ($value:ty) => {{
+            // SAFETY: the caller vouches for the source; the type needs no alignment.
+            let value = unsafe { from.cast::<Unaligned<$value>>().read_volatile() };
+            // SAFETY: the caller vouches for the destination; the type needs no alignment.
+            unsafe { to.cast::<Unaligned<$value>>().write_volatile(value) };
+        }};
+    }
+    match len {
+        1 => copy!(u8),
+        2 => copy!(u16),
+        4 => copy!(u32),
+        8 => copy!(u64),
+        // SAFETY: the caller vouches for both ranges.
+        _ => unsafe { std::ptr::copy_nonoverlapping(from, to, len) },
     }
 }
 
@@ -334,24 +369,68 @@ mod tests {
         check(u64::MAX, 8, false);
     }
 
-    #[test]
-    fn a_device_write_to_a_code_page_is_reported_once() {
-        let memory = two_slots();
-        memory.notes().add_code(Gpa(0x10_1000).gfn());
-        memory.write(Gpa(0x10_0ffe), &[1, 2, 3, 4]).unwrap();
-        assert!(memory.notes().has_code_writes());
-        assert_eq!(memory.notes().take_code_writes(), vec![Gpa(0x10_1000).gfn()]);
-        assert!(!memory.notes().has_code_writes());
+    /// Remembers the pages it hears of.
+    #[derive(Default)]
+    struct Watcher(std::sync::Mutex<Vec<x86::Gfn>>);
+
+    impl crate::CodeWatch for Watcher {
+        fn code_written(&self, gfn: x86::Gfn) {
+            self.0.lock().unwrap().push(gfn);
+        }
     }
 
     #[test]
-    fn rust_vmm_sees_the_same_bytes() {
+    fn a_device_write_to_a_code_page_is_told_before_it_returns() {
         use vm_memory::Bytes;
         let memory = two_slots();
-        memory.notes().add_code(Gpa(0x10_0000).gfn());
-        memory.vm_memory().write_obj(0x1234_5678_u32, GuestAddress(0x10_0010)).unwrap();
-        assert_eq!(memory.read_value(Gpa(0x10_0010), 4).unwrap(), 0x1234_5678);
-        assert!(memory.notes().has_code_writes());
+        let watcher = Arc::new(Watcher::default());
+        memory.notes().watch_code(Arc::downgrade(&(Arc::clone(&watcher) as Arc<dyn crate::CodeWatch>)));
+        memory.notes().add_code(Gpa(0x10_1000).gfn());
+        memory.write(Gpa(0x10_0ffe), &[1, 2, 3, 4]).unwrap();
+        assert_eq!(*watcher.0.lock().unwrap(), [Gpa(0x10_1000).gfn()]);
+        memory.vm_memory().write_obj(0x1234_5678_u32, GuestAddress(0x10_1010)).unwrap();
+        assert_eq!(memory.read_value(Gpa(0x10_1010), 4).unwrap(), 0x1234_5678);
+        assert_eq!(watcher.0.lock().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_value_is_exchanged_only_where_it_is_what_it_was() {
+        let memory = two_slots();
+        for size in [1, 2, 4, 8] {
+            let all = u64::MAX >> (64 - 8 * u32::from(size));
+            memory.write(Gpa(0x40), &[0xff; 16]).unwrap();
+            assert!(!memory.compare_exchange(Gpa(0x48), size, 1, 2).unwrap());
+            assert!(memory.compare_exchange(Gpa(0x48), size, all, 3).unwrap());
+            assert_eq!(memory.read_value(Gpa(0x48), size).unwrap(), 3, "{size} bytes");
+            assert_eq!(memory.read_value(Gpa(0x40), 8).unwrap(), u64::MAX);
+        }
+        assert!(memory.compare_exchange(Gpa(0x49), 2, 0, 0).is_err(), "not aligned");
+    }
+
+    /// Values of two kinds are stored from one side and loaded from the other: never a mixture.
+    #[test]
+    fn small_accesses_never_tear() {
+        let memory = Arc::new(two_slots());
+        let (a, b) = (u64::from_le_bytes([0x11; 8]), u64::from_le_bytes([0xee; 8]));
+        // Aligned ones of every size, and what lies inside a cache line.
+        for (gpa, len) in [(0x100, 8), (0x104, 4), (0x10a, 2), (0x101, 8), (0x109, 4), (0x131, 2)] {
+            memory.write(Gpa(gpa), &a.to_le_bytes()[..len]).unwrap();
+            let stop = std::sync::atomic::AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    for _ in 0..50_000 {
+                        memory.write_by_vcpu(Gpa(gpa), &a.to_le_bytes()[..len]).unwrap();
+                        memory.write_by_vcpu(Gpa(gpa), &b.to_le_bytes()[..len]).unwrap();
+                    }
+                    stop.store(true, Ordering::Relaxed);
+                });
+                while !stop.load(Ordering::Relaxed) {
+                    let mut bytes = [0; 8];
+                    memory.read(Gpa(gpa), &mut bytes[..len]).unwrap();
+                    assert!(bytes[..len].iter().all(|&byte| byte == bytes[0]), "{gpa:#x}+{len}: {bytes:x?}");
+                }
+            });
+        }
     }
 
     #[test]

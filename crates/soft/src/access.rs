@@ -8,16 +8,16 @@ use x86::{Exception, Gpa, Gva, PAGE_SIZE};
 
 use crate::cpu::{GP0, SoftVcpu, Step};
 
-/// How often a walk is repeated because another vCPU changed an entry meanwhile.
-const WALK_ATTEMPTS: usize = 8;
+/// How often a walk is repeated because another vCPU changed an entry meanwhile. Each time somebody else got on.
+const WALK_ATTEMPTS: usize = 1000;
 
 impl SoftVcpu {
     /// Walks the guest's page tables, checks the access, sets accessed and dirty bits.
     pub(crate) fn walk(&mut self, gva: Gva, access: Access) -> Result<Walk, Exception> {
         let fault = |code| Exception::PageFault { address: gva.0, code };
         let paging = self.paging();
-        let memory = &self.memory;
         for _ in 0..WALK_ATTEMPTS {
+            let memory = &self.memory;
             let read = |gpa, size| memory.read_value(gpa, size).unwrap_or(u64::MAX);
             let walk = paging::walk(&paging, gva, access, read).map_err(fault)?;
             paging.check(&walk, access).map_err(fault)?;
@@ -30,7 +30,7 @@ impl SoftVcpu {
     }
 
     /// Sets accessed bits, and the leaf's dirty bit for a write. False if an entry changed since it was read.
-    fn mark_used(&self, walk: &Walk, write: bool) -> bool {
+    fn mark_used(&mut self, walk: &Walk, write: bool) -> bool {
         let is_pae = walk.depth == 3;
         for (depth, entry) in walk.entries[..walk.depth].iter().enumerate() {
             let is_leaf = depth + 1 == walk.depth;
@@ -40,10 +40,13 @@ impl SoftVcpu {
             }
             let new = entry.value | wanted;
             if new != entry.value {
-                let done = self.memory.compare_exchange(entry.gpa, walk.entry_size, entry.value, new);
+                let done = self.store_slowly(|memory| {
+                    memory.compare_exchange(entry.gpa, walk.entry_size, entry.value, new)
+                });
                 if matches!(done, Ok(false)) {
                     return false;
                 }
+                self.stored(entry.gpa, u64::from(walk.entry_size));
             }
         }
         true
@@ -84,13 +87,16 @@ impl SoftVcpu {
         if self.is_watched(gva) {
             return false;
         }
-        let is_code = self.memory.notes().is_code(page.gfn());
         let bank = self.banks.current();
         bank.read.fill(gva, host, walk.global);
-        if write && !is_code {
+        if !write {
+            return true;
+        }
+        let may_write = self.memory.notes().add_writer(page.gfn(), self.index);
+        if may_write {
             bank.write.fill(gva, host, walk.global);
         }
-        !(write && is_code)
+        may_write
     }
 
     /// A data breakpoint lies on this page.
@@ -185,11 +191,8 @@ impl SoftVcpu {
         if bytes.is_empty() {
             return;
         }
-        if self.memory.write_by_vcpu(gpa, bytes).is_ok() {
-            if self.memory.notes().is_code(gpa.gfn()) {
-                self.soft.invalidate(gpa, bytes.len() as u64);
-            }
-            return;
+        if self.store_slowly(|memory| memory.write_by_vcpu(gpa, bytes)).is_ok() {
+            return self.stored(gpa, bytes.len() as u64);
         }
         let mut gpa = gpa;
         for chunk in bytes.chunks(8) {
@@ -198,6 +201,13 @@ impl SoftVcpu {
             let value = u64::from_le_bytes(value);
             self.posted.push(Exit::MmioWrite { gpa, size: chunk.len() as u8, value });
             gpa = Gpa(gpa.0 + chunk.len() as u64);
+        }
+    }
+
+    /// Drops translations of what has just been stored to.
+    pub(crate) fn stored(&mut self, gpa: Gpa, len_bytes: u64) {
+        if self.memory.notes().is_code(gpa.gfn()) {
+            self.soft.invalidate(gpa, len_bytes);
         }
     }
 

@@ -29,16 +29,21 @@ pub(crate) enum ExitReason {
     Fault = 6,
     /// A bounced instruction is done; see `slow`.
     Bounced = 7,
+    /// So many PAUSEs were executed that whoever is waited for may need this core.
+    Pause = 8,
 }
 
 impl ExitReason {
     pub(crate) fn from_raw(raw: u32) -> Option<ExitReason> {
         use ExitReason as E;
-        [E::Lookup, E::Chain, E::Interpret, E::Memory, E::FpState, E::Poll, E::Fault, E::Bounced]
+        [E::Lookup, E::Chain, E::Interpret, E::Memory, E::FpState, E::Poll, E::Fault, E::Bounced, E::Pause]
             .into_iter()
             .find(|&reason| reason as u32 == raw)
     }
 }
+
+/// PAUSEs that a vCPU executes before it gives its core to others: some 10 to 40 microseconds of waiting.
+pub(crate) const PAUSES_AT_ONCE: u64 = 512;
 
 /// Largest operand that goes through the bounce buffer.
 pub(crate) const BOUNCE_BYTES: usize = 64;
@@ -73,8 +78,10 @@ pub(crate) struct VcpuBlock {
     pub(crate) jump_cache: u64,
     /// Where an indirect jump of translated code goes.
     pub(crate) jump_target: u64,
-    /// Address of the kick word.
+    /// Address of the word that says whether somebody wants something.
     pub(crate) kick: u64,
+    /// PAUSEs until [`ExitReason::Pause`].
+    pub(crate) pauses_left: u64,
     /// Segment bases and limits: ES, CS, SS, DS, FS, GS.
     pub(crate) segment_base: [u64; 6],
     pub(crate) segment_limit: [u64; 6],
@@ -143,6 +150,7 @@ impl VcpuBlock {
             jump_cache: 0,
             jump_target: 0,
             kick: 0,
+            pauses_left: PAUSES_AT_ONCE,
             segment_base: [0; 6],
             segment_limit: [0; 6],
             selector: [0; 6],

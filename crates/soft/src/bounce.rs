@@ -7,9 +7,10 @@
 use iced_x86::{Instruction, InstructionInfoFactory, OpAccess, OpKind};
 use x86::Exception;
 
-use crate::block::ExitReason;
-use crate::code_cache::CodeCache;
+use crate::block::{BOUNCE_BYTES, ExitReason};
+use crate::code_cache::HostPc;
 use crate::cpu::{SoftVcpu, Step, Stop};
+use crate::locked::is_locked;
 
 /// FP loads and the instruction itself: a thunk never exits more often.
 const THUNK_ENTRIES: usize = 4;
@@ -30,7 +31,10 @@ impl SoftVcpu {
         // With write access for a read-modify-write: a fault says "write", as the hardware's does.
         let pieces = self.pieces(linear, len, access)?;
         self.note_data_access(linear, u64::from(size), write);
-        let mut data = [0; crate::block::BOUNCE_BYTES];
+        if write && is_locked(instruction) && self.is_shared_memory(&pieces) {
+            return self.bounce_locked(instruction, bytes, pieces);
+        }
+        let mut data = [0; BOUNCE_BYTES];
         if reads {
             let mut at = 0;
             for (gpa, part) in pieces {
@@ -38,20 +42,13 @@ impl SoftVcpu {
                 at += part;
             }
         }
-        self.block.bounce.0 = data;
-        let soft = std::sync::Arc::clone(&self.soft);
-        let mut translations = soft.translations();
-        let thunk = translations.bounce_thunk(instruction, bytes, self.mode, &self.memory);
-        self.follow_generation(translations.generation);
-        drop(translations);
-        let Some(thunk) = thunk else {
-            return Err(Exception::InvalidOpcode.into());
-        };
-        // A thunk is shared by every copy of the instruction, so the address in its sites is only one of theirs.
-        let rip = self.block.rip;
-        let done = self.run_thunk(instruction, thunk);
-        self.block.rip = rip;
-        done?;
+        loop {
+            self.block.bounce.0 = data;
+            let thunk = self.thunk(instruction, bytes)?;
+            if self.run_thunk(instruction, thunk)? {
+                break;
+            }
+        }
         if write {
             let data = self.block.bounce.0;
             let mut at = 0;
@@ -64,23 +61,38 @@ impl SoftVcpu {
         Ok(())
     }
 
-    fn run_thunk(&mut self, instruction: &Instruction, thunk: u64) -> Step {
-        let mut pc = thunk;
+    pub(crate) fn thunk(&mut self, instruction: &Instruction, bytes: &[u8]) -> Result<HostPc, Stop> {
+        let mode = self.mode;
+        let thunk = self.make_translation(&[], |translations, _| {
+            Ok(translations.bounce_thunk(instruction, bytes, mode))
+        })?;
+        thunk.ok_or(Stop::Exception(Exception::InvalidOpcode))
+    }
+
+    /// Runs a thunk; false if it is not there any more and nothing has been done.
+    pub(crate) fn run_thunk(&mut self, instruction: &Instruction, thunk: HostPc) -> Step<bool> {
+        // A thunk is shared by every copy of the instruction, so the address in its sites is only one of theirs.
+        let rip = self.block.rip;
+        let done = self.enter_thunk(instruction, thunk);
+        self.block.rip = rip;
+        done
+    }
+
+    fn enter_thunk(&mut self, instruction: &Instruction, thunk: HostPc) -> Step<bool> {
         for _ in 0..THUNK_ENTRIES {
-            if CodeCache::run(self.soft.stubs(), &mut self.block, pc).is_err() {
-                return Err(Stop::Again);
-            }
-            match ExitReason::from_raw(self.block.exit_reason) {
-                Some(ExitReason::Bounced) => return Ok(()),
-                Some(ExitReason::FpState) => {
+            let left = match self.run_code(thunk) {
+                Ok(Some(left)) => left,
+                Ok(None) => return Ok(false),
+                Err(_) => return Err(Stop::Again),
+            };
+            match (left.reason, left.site) {
+                (Some(ExitReason::Bounced), _) => return Ok(true),
+                (Some(ExitReason::FpState), Some(site)) => {
                     self.check_fp(instruction)?;
-                    let site = self.soft.translations().site(self.block.exit_info);
-                    let Some(site) = site else { break };
                     self.restore_site(&site);
                     self.block.fp_loaded = 1;
-                    pc = site.start(self.soft.stubs().cache);
                 }
-                Some(ExitReason::Fault) => return Err(self.host_fault()),
+                (Some(ExitReason::Fault), _) => return Err(self.host_fault()),
                 _ => break,
             }
         }

@@ -4,16 +4,16 @@
 //! is here. The other modules add methods: memory access, exceptions, the interpreter, the run loop.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use mem::GuestMemory;
-use vcpu::{DebugRegisters, Exit, Kick, Msrs};
+use vcpu::{DebugRegisters, Exit, Msrs};
 use x86::paging::{Access, Paging};
 use x86::{CpuidTable, Cr0, Cr4, DescriptorTable, Efer, Exception, Rflags, Segment};
 
 use crate::Soft;
 use crate::bank::{BankKey, Banks};
 use crate::block::VcpuBlock;
+use crate::door::Door;
 use crate::mode::Mode;
 
 /// Why an instruction could not be completed now.
@@ -49,29 +49,6 @@ pub(crate) mod seg {
     pub(crate) const GS: usize = 5;
 }
 
-/// The word that translated code polls.
-pub(crate) struct KickWord(AtomicU32);
-
-impl Kick for KickWord {
-    fn kick(&self) {
-        self.0.store(1, Ordering::Release);
-    }
-}
-
-impl KickWord {
-    pub(crate) fn is_raised(&self) -> bool {
-        self.0.load(Ordering::Acquire) != 0
-    }
-
-    pub(crate) fn take(&self) -> bool {
-        self.0.swap(0, Ordering::AcqRel) != 0
-    }
-
-    fn address(&self) -> u64 {
-        self.0.as_ptr() as u64
-    }
-}
-
 /// Events that wait to be delivered.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Pending {
@@ -105,6 +82,9 @@ pub(crate) struct VcpuCounters {
 /// A vCPU on the software engine.
 pub struct SoftVcpu {
     pub(crate) soft: Arc<Soft>,
+    /// Position among the VM's vCPUs.
+    pub(crate) index: usize,
+    pub(crate) door: Arc<Door>,
     pub(crate) memory: Arc<GuestMemory>,
     pub(crate) block: Box<VcpuBlock>,
     pub(crate) banks: Banks,
@@ -125,7 +105,6 @@ pub struct SoftVcpu {
     pub(crate) mode: Mode,
     pub(crate) pending: Pending,
     pub(crate) window_wanted: bool,
-    pub(crate) kick: Arc<KickWord>,
     /// Answers that the current instruction already got, in the order it asked.
     pub(crate) answers: Vec<u64>,
     pub(crate) answers_used: usize,
@@ -133,20 +112,21 @@ pub struct SoftVcpu {
     pub(crate) asked: bool,
     /// Writes to devices that completed instructions left behind, to be reported before anything else.
     pub(crate) posted: Vec<Exit>,
-    /// Generation of the code cache that the jump caches are of.
+    /// Generation of the code cache that the jump caches, and all code addresses at hand, are of.
     pub(crate) generation: u64,
     pub(crate) in_shutdown: bool,
     pub(crate) counters: VcpuCounters,
 }
 
 impl SoftVcpu {
-    pub(crate) fn new(soft: Arc<Soft>, cpuid: CpuidTable) -> SoftVcpu {
+    pub(crate) fn new(soft: Arc<Soft>, cpuid: CpuidTable, index: usize, door: Arc<Door>) -> SoftVcpu {
         let (memory, lookup) = (Arc::clone(&soft.memory), soft.stubs().lookup);
-        let kick = Arc::new(KickWord(AtomicU32::new(0)));
         let mut block = VcpuBlock::new();
-        block.kick = kick.address();
+        block.kick = door.address();
         SoftVcpu {
             soft,
+            index,
+            door,
             memory,
             block,
             banks: Banks::new(lookup),
@@ -167,7 +147,6 @@ impl SoftVcpu {
             mode: Mode::default(),
             pending: Pending::default(),
             window_wanted: false,
-            kick,
             answers: Vec::new(),
             answers_used: 0,
             asked: false,
@@ -316,5 +295,12 @@ impl SoftVcpu {
             return Ok(answer);
         }
         Err(Stop::Ask(exit))
+    }
+}
+
+impl Drop for SoftVcpu {
+    /// Also when its thread panics: nobody may wait for it for ever.
+    fn drop(&mut self) {
+        self.door.come_out();
     }
 }

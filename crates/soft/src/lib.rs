@@ -20,26 +20,31 @@ mod block;
 mod bounce;
 mod code_cache;
 mod cpu;
+mod door;
 mod emit;
+mod enter;
 mod exceptions;
 mod features;
 mod interpret;
+mod locked;
 mod mode;
 mod run;
+mod sites;
 mod state;
 mod translate;
 mod translations;
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use mem::GuestMemory;
+use mem::{CodeWatch, GuestMemory};
 use vcpu::EngineError;
-use x86::{CpuidTable, Gpa, cpu_model};
+use x86::{CpuidTable, Gfn, Gpa, PAGE_SIZE, cpu_model};
 
 use crate::code_cache::Stubs;
 pub use crate::cpu::SoftVcpu;
+use crate::door::{Door, Doors};
 use crate::features::Features;
-use crate::translate::Site;
+use crate::sites::Sites;
 use crate::translations::Translations;
 
 /// What of the engine can be chosen.
@@ -60,8 +65,13 @@ pub struct Soft {
     memory: Arc<GuestMemory>,
     translations: Mutex<Translations>,
     stubs: Stubs,
+    sites: Arc<Sites>,
     /// Instruction set of the VM: that of its first vCPU's CPUID.
     features: OnceLock<Features>,
+    /// Doors of the vCPUs made so far.
+    made: Mutex<Vec<Arc<Door>>>,
+    /// All of them, fixed when the first vCPU runs.
+    doors: OnceLock<Doors>,
 }
 
 impl Soft {
@@ -77,26 +87,41 @@ impl Soft {
         let xsave_mask = host::cpu::xcr0() & cpu_model::XCR0_MASK;
         let translations = Translations::new(config.code_cache_bytes, xsave_mask)
             .map_err(|source| EngineError::Host { what: "cannot get memory for translated code", source })?;
-        let stubs = translations.stubs();
-        Ok(Arc::new(Soft {
+        let (stubs, sites) = (translations.stubs(), translations.sites());
+        let soft = Arc::new(Soft {
             memory,
             translations: Mutex::new(translations),
             stubs,
+            sites,
             features: OnceLock::new(),
-        }))
+            made: Mutex::default(),
+            doors: OnceLock::new(),
+        });
+        let watcher = Arc::downgrade(&(Arc::clone(&soft) as Arc<dyn CodeWatch>));
+        soft.memory.notes().watch_code(watcher);
+        Ok(soft)
     }
 
-    /// A new vCPU in the state after RESET. All vCPUs of a VM have the same instruction set.
+    /// A new vCPU in the state after RESET. All vCPUs of a VM have the same instruction set, and are made before the
+    /// first of them runs.
     ///
     /// # Errors
-    /// If the CPUID table offers other instructions than the first vCPU's.
+    /// If the CPUID table offers other instructions than the first vCPU's, or one has run.
     pub fn create_vcpu(self: &Arc<Soft>, cpuid: CpuidTable) -> Result<SoftVcpu, EngineError> {
         let features = Features::new(&cpuid);
         if self.features.get_or_init(|| features.clone()) != &features {
             return Err(EngineError::State("vCPUs of one VM with different instruction sets"));
         }
-        self.translations().set_features(features);
-        let mut vcpu = SoftVcpu::new(Arc::clone(self), cpuid);
+        if self.doors.get().is_some() {
+            return Err(EngineError::State("a vCPU that comes after others have run"));
+        }
+        let door = Arc::new(Door::default());
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = made.len();
+        made.push(Arc::clone(&door));
+        self.translations().prepare(features, made.len() > 1);
+        drop(made);
+        let mut vcpu = SoftVcpu::new(Arc::clone(self), cpuid, index, door);
         vcpu.load_state(&vcpu::VcpuState::reset());
         Ok(vcpu)
     }
@@ -117,7 +142,21 @@ impl Soft {
         self.translations().invalidate(gpa, len_bytes, &self.memory);
     }
 
-    fn site_at(&self, pc: u64) -> Option<Site> {
-        self.translations().site_at(pc)
+    /// The doors of all vCPUs. Whoever asks runs, so from now on there are no more.
+    fn doors(&self) -> &Doors {
+        self.doors.get_or_init(|| {
+            Doors::new(std::mem::take(&mut self.made.lock().unwrap_or_else(PoisonError::into_inner)))
+        })
+    }
+
+    /// Whether the VM has one vCPU.
+    fn is_alone(&self) -> bool {
+        self.doors().count() == 1
+    }
+}
+
+impl CodeWatch for Soft {
+    fn code_written(&self, gfn: Gfn) {
+        self.invalidate(gfn.gpa(), PAGE_SIZE);
     }
 }

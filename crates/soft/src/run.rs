@@ -1,16 +1,18 @@
 //! The run loop: finds or makes the translation at RIP, enters it, and deals with why it came back.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use iced_x86::{Decoder, Instruction};
-use mem::Hva;
+use mem::GuestMemory;
 use vcpu::{EngineError, EngineStatistics, Exit, Injection, Kick, Reply, TripleFault, Unit, Vcpu, VcpuState};
 use x86::paging::{Access, Walk};
 use x86::{Exception, Gpa, Gva, PAGE_SIZE, Rflags};
 
-use crate::block::ExitReason;
-use crate::code_cache::{CodeCache, HostPc};
+use crate::block::{ExitReason, PAUSES_AT_ONCE};
+use crate::code_cache::HostPc;
 use crate::cpu::{GP0, SoftVcpu, Stop, seg};
+use crate::enter::Left;
 use crate::exceptions::{Event, Source};
 use crate::mode::Mode;
 use crate::translate::{DECODER_OPTIONS, Site, fp_level};
@@ -98,15 +100,16 @@ impl SoftVcpu {
             Err(stop) => return Ok(self.stopped(stop)),
         };
         loop {
-            self.block.exit_info = u32::MAX;
-            CodeCache::run(self.soft.stubs(), &mut self.block, pc).map_err(|source| EngineError::Host {
-                what: "cannot prepare a thread for translated code",
-                source,
-            })?;
-            let reason = ExitReason::from_raw(self.block.exit_reason);
+            let Some(Left { reason, site }) = self.run_code(pc)? else {
+                pc = match self.find_code(true) {
+                    Ok(pc) => pc,
+                    Err(stop) => return Ok(self.stopped(stop)),
+                };
+                continue;
+            };
             let is_careful = self.mode.has(Mode::CAREFUL);
             match reason {
-                Some(ExitReason::Lookup) if self.jumped_nowhere() => return Ok(self.raise_or_exit(GP0)),
+                Some(ExitReason::Lookup) if self.jumped_nowhere(site) => return Ok(self.raise_or_exit(GP0)),
                 Some(ExitReason::Lookup | ExitReason::Chain) if is_careful => return Ok(Turn::Progress),
                 Some(ExitReason::Lookup | ExitReason::Chain) => {
                     self.counters.lookups += 1;
@@ -121,22 +124,26 @@ impl SoftVcpu {
                         Ok(pc) => pc,
                         Err(stop) => return Ok(self.stopped(stop)),
                     };
-                    // Link numbers start anew when the cache is cleared.
-                    if let Some(link) = link.filter(|_| generation == self.generation) {
-                        self.chain(link, pc);
+                    if let Some(link) = link {
+                        self.chain(link, pc, generation);
                     }
                 }
                 Some(ExitReason::Poll) => return Ok(Turn::Progress),
                 Some(ExitReason::Interpret) => return Ok(self.interpret_here()),
-                Some(ExitReason::Memory) => match self.miss()? {
+                Some(ExitReason::Pause) => {
+                    self.block.pauses_left = PAUSES_AT_ONCE;
+                    std::thread::yield_now();
+                    return Ok(Turn::Progress);
+                }
+                Some(ExitReason::Memory) => match self.miss(site)? {
                     Ok(resume) => pc = resume,
                     Err(turn) => return Ok(turn),
                 },
-                Some(ExitReason::FpState) => match self.load_fp_state()? {
+                Some(ExitReason::FpState) => match self.load_fp_state(site)? {
                     Ok(resume) => pc = resume,
                     Err(turn) => return Ok(turn),
                 },
-                Some(ExitReason::Fault) => return self.fault(),
+                Some(ExitReason::Fault) => return self.fault(site),
                 Some(ExitReason::Bounced) | None => {
                     return Err(EngineError::Internal("translated code left for no known reason".into()));
                 }
@@ -145,11 +152,11 @@ impl SoftVcpu {
     }
 
     /// Whether an indirect branch went to what is no address: then it faults itself, and has not moved RSP.
-    fn jumped_nowhere(&mut self) -> bool {
+    fn jumped_nowhere(&mut self, site: Option<Site>) -> bool {
         if !self.is_64_bit() || Gva(self.block.rip).is_canonical() {
             return false;
         }
-        let Some(site) = self.soft.translations().site(self.block.exit_info) else { return false };
+        let Some(site) = site else { return false };
         self.block.rip = site.rip;
         let rsp = &mut self.block.gprs[vcpu::gpr::RSP];
         *rsp = rsp.wrapping_sub(i64::from(site.stack_change) as u64);
@@ -158,7 +165,7 @@ impl SoftVcpu {
 
     /// Something outside translated code wants attention.
     fn must_look_around(&self) -> bool {
-        self.kick.is_raised() || self.memory.notes().has_code_writes()
+        self.door.is_wanted()
     }
 
     fn stopped(&mut self, stop: Stop) -> Turn {
@@ -246,8 +253,7 @@ impl SoftVcpu {
         }
         let walk = self.fetch_walk(rip)?;
         let key = BlockKey { gpa: walk.gpa.0, rip, mode: self.mode };
-        let found = self.soft.translations().find(key);
-        let pc = match found {
+        let pc = match self.find_translation(|translations| translations.find(key)) {
             Some(pc) => pc,
             None => self.translate_at(key)?,
         };
@@ -261,67 +267,43 @@ impl SoftVcpu {
         let gpa = Gpa(key.gpa);
         let linear = self.code_linear(key.rip);
         let left = (PAGE_SIZE - linear % PAGE_SIZE) as usize;
-        self.mark_code(gpa)?;
-        let mut window = [0; WINDOW_BYTES];
         let len = left.min(WINDOW_BYTES);
-        if self.memory.read(gpa, &mut window[..len]).is_err() {
-            return Err(Exception::InvalidOpcode.into());
-        }
-        let soft = Arc::clone(&self.soft);
-        let mut translations = soft.translations();
-        let done = translations.translate(key, &window[..len], None, &self.memory);
-        self.follow_generation(translations.generation);
+        let done = self.make_translation(&[gpa], |translations, memory| {
+            // Another vCPU may have been faster.
+            if let Some(pc) = translations.find(key) {
+                return Ok(Some(pc));
+            }
+            let mut window = [0; WINDOW_BYTES];
+            read_code(memory, gpa, &mut window[..len])?;
+            Ok(translations.translate(key, &window[..len], None))
+        })?;
         if let Some(pc) = done {
             return Ok(pc);
         }
-        drop(translations);
         // The first instruction straddles into the next page.
         let second = self.fetch_address(key.rip.wrapping_add(left as u64))?;
-        if let Some(pc) = soft.translations().find_straddling(key, second.gfn()) {
-            return Ok(pc);
-        }
-        self.mark_code(second)?;
-        let rest = MAX_INSTRUCTION_BYTES - left.min(MAX_INSTRUCTION_BYTES);
-        if self.memory.read(second, &mut window[left..left + rest]).is_err() {
-            return Err(Exception::InvalidOpcode.into());
-        }
-        let mut translations = soft.translations();
-        let bytes = &window[..MAX_INSTRUCTION_BYTES];
-        let done = translations.translate(key, bytes, Some(second.gfn()), &self.memory);
-        self.follow_generation(translations.generation);
+        let done = self.make_translation(&[gpa, second], |translations, memory| {
+            if let Some(pc) = translations.find_straddling(key, second.gfn()) {
+                return Ok(Some(pc));
+            }
+            let mut bytes = [0; MAX_INSTRUCTION_BYTES];
+            let first = left.min(MAX_INSTRUCTION_BYTES);
+            read_code(memory, gpa, &mut bytes[..first])?;
+            read_code(memory, second, &mut bytes[first..])?;
+            Ok(translations.translate(key, &bytes, Some(second.gfn())))
+        })?;
         // Fifteen bytes and still no end: too long an instruction (APM vol. 3, 1.2).
         done.ok_or_else(|| GP0.into())
     }
 
-    /// Marks a page as holding translated code, before its bytes are read.
-    fn mark_code(&mut self, gpa: Gpa) -> Result<(), Stop> {
-        let page = Gpa(gpa.0 & !(PAGE_SIZE - 1));
-        let Some((Hva(host), _)) = self.memory.hva(page) else {
-            // Fetching where there is no memory reads all ones, which is no instruction.
-            return Err(Exception::InvalidOpcode.into());
-        };
-        if self.memory.notes().add_code(page.gfn()) {
-            self.banks.protect_host_page(host);
+    /// Chains a direct jump. Both ends lie in one page, so the jump holds wherever that page is mapped. `generation` is
+    /// that of the link number.
+    fn chain(&mut self, link: u32, target: HostPc, generation: u64) {
+        let mut translations = self.soft.translations();
+        if translations.generation() == generation && self.generation == generation {
+            self.counters.chained += 1;
+            translations.chain(link, target);
         }
-        Ok(())
-    }
-
-    pub(crate) fn follow_generation(&mut self, generation: u64) {
-        if self.generation != generation {
-            self.generation = generation;
-            self.banks.forget_code();
-        }
-    }
-
-    /// Chains a direct jump. Both ends lie in one page, so the jump holds wherever that page is mapped.
-    fn chain(&mut self, link: u32, target: HostPc) {
-        self.counters.chained += 1;
-        self.soft.translations().chain(link, target);
-    }
-
-    fn site(&self, number: u32) -> Result<Site, EngineError> {
-        let site = self.soft.translations().site(number);
-        site.ok_or_else(|| EngineError::Internal(format!("no site {number}")))
     }
 
     /// Brings registers and flags into the exact state at a site, and RIP to its instruction.
@@ -340,9 +322,9 @@ impl SoftVcpu {
     }
 
     /// A TLB miss: where to go on, or how the turn ends.
-    fn miss(&mut self) -> Result<Result<HostPc, Turn>, EngineError> {
+    fn miss(&mut self, site: Option<Site>) -> Result<Result<HostPc, Turn>, EngineError> {
         self.counters.tlb_misses += 1;
-        let site = self.site(self.block.exit_info)?;
+        let site = known(site)?;
         let Some(access) = site.access() else {
             return Err(EngineError::Internal("a memory exit without an access".into()));
         };
@@ -393,9 +375,9 @@ impl SoftVcpu {
         mixed ^ tlb.tag_at(entry)
     }
 
-    fn load_fp_state(&mut self) -> Result<Result<HostPc, Turn>, EngineError> {
+    fn load_fp_state(&mut self, site: Option<Site>) -> Result<Result<HostPc, Turn>, EngineError> {
         self.counters.fp_loads += 1;
-        let site = self.site(self.block.exit_info)?;
+        let site = known(site)?;
         self.restore_site(&site);
         let mut bytes = [0; MAX_INSTRUCTION_BYTES];
         let checked = self.decode_here(&mut bytes).and_then(|instruction| Ok(self.check_fp(&instruction)?));
@@ -409,9 +391,8 @@ impl SoftVcpu {
     }
 
     /// The silicon faulted on a copied instruction: the guest's fault, precisely there.
-    fn fault(&mut self) -> Result<Turn, EngineError> {
+    fn fault(&mut self, site: Option<Site>) -> Result<Turn, EngineError> {
         let record = self.block.fault;
-        let site = self.soft.site_at(record.rip);
         // A page fault would mean that a TLB entry led outside guest memory.
         let Some(site) = site.filter(|_| record.vector != 14) else {
             return Err(EngineError::Internal(format!(
@@ -463,14 +444,15 @@ impl SoftVcpu {
         }
         None
     }
+}
 
-    fn drop_written_code(&mut self) {
-        if self.memory.notes().has_code_writes() {
-            for gfn in self.memory.notes().take_code_writes() {
-                self.soft.invalidate(gfn.gpa(), PAGE_SIZE);
-            }
-        }
-    }
+/// Reads guest code. Fetching where there is no memory reads all ones, which is no instruction.
+fn read_code(memory: &GuestMemory, gpa: Gpa, bytes: &mut [u8]) -> Result<(), Stop> {
+    memory.read(gpa, bytes).map_err(|_| Exception::InvalidOpcode.into())
+}
+
+fn known(site: Option<Site>) -> Result<Site, EngineError> {
+    site.ok_or_else(|| EngineError::Internal("translated code left at a site that is not there".into()))
 }
 
 impl Vcpu for SoftVcpu {
@@ -485,10 +467,9 @@ impl Vcpu for SoftVcpu {
             if !self.posted.is_empty() {
                 return Ok(self.posted.remove(0));
             }
-            self.drop_written_code();
             let is_in_instruction = !self.answers.is_empty();
             if !is_in_instruction {
-                if self.kick.take() {
+                if self.door.take_kick() {
                     return Ok(Exit::Kicked);
                 }
                 match self.deliver_pending() {
@@ -556,14 +537,14 @@ impl Vcpu for SoftVcpu {
     }
 
     fn kicker(&self) -> Arc<dyn Kick> {
-        Arc::clone(&self.kick) as Arc<dyn Kick>
+        Arc::clone(&self.door) as Arc<dyn Kick>
     }
 
     fn statistics(&self) -> EngineStatistics {
         let translations = self.soft.translations();
         let (code, tables) = translations.len_bytes();
         let shared = translations.counters;
-        let own = &self.counters;
+        let (own, doors) = (&self.counters, self.soft.doors());
         EngineStatistics(vec![
             ("code cache", Unit::Bytes, code as u64),
             ("translation tables", Unit::Bytes, tables as u64),
@@ -573,6 +554,8 @@ impl Vcpu for SoftVcpu {
             ("invalidated blocks", Unit::Count, shared.invalidated),
             ("code cache clears", Unit::Count, shared.cache_clears),
             ("bounce thunks", Unit::Count, shared.bounce_thunks),
+            ("calls out of translated code", Unit::Count, doors.calls.load(Ordering::Relaxed)),
+            ("stops of all vCPUs", Unit::Count, doors.stops.load(Ordering::Relaxed)),
             ("block look-ups", Unit::Count, own.lookups),
             ("chained jumps", Unit::Count, own.chained),
             ("TLB misses", Unit::Count, own.tlb_misses),

@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
+use std::sync::Arc;
 
 use iced_x86::Instruction;
 use mem::GuestMemory;
@@ -17,7 +18,8 @@ use x86::{Gfn, Gpa, PAGE_SIZE};
 use crate::code_cache::{CodeCache, HostPc, Stubs};
 use crate::features::Features;
 use crate::mode::Mode;
-use crate::translate::{self, Link, Request, Site, Translator};
+use crate::sites::Sites;
+use crate::translate::{self, Link, Request, Translator};
 
 /// A multiply-and-shift hash: keys are addresses that the guest cannot profit from colliding, only slow itself.
 #[derive(Default)]
@@ -82,11 +84,9 @@ pub(crate) struct Translations {
     by_page: AddressMap<u64, Vec<u32>>,
     /// Heads of dropped blocks, to be led to their successors.
     stale: AddressMap<BlockKey, HostPc>,
-    sites: Vec<Site>,
+    sites: Arc<Sites>,
     links: Vec<Link>,
     thunks: HashMap<(Vec<u8>, Mode), HostPc>,
-    /// Raised when the cache is cleared: jump caches made before are void.
-    pub(crate) generation: u64,
     pub(crate) counters: Counters,
 }
 
@@ -102,17 +102,26 @@ impl Translations {
             by_key: AddressMap::default(),
             by_page: AddressMap::default(),
             stale: AddressMap::default(),
-            sites: Vec::new(),
+            sites: Arc::new(Sites::new()),
             links: Vec::new(),
             thunks: HashMap::new(),
-            generation: 0,
             counters: Counters::default(),
         })
     }
 
-    /// The instruction set to translate.
-    pub(crate) fn set_features(&mut self, features: Features) {
+    /// The instruction set to translate, and whether a vCPU that waits in a loop may wait for another one.
+    pub(crate) fn prepare(&mut self, features: Features, has_company: bool) {
         self.translator.features = features;
+        self.translator.has_company = has_company;
+    }
+
+    pub(crate) fn sites(&self) -> Arc<Sites> {
+        Arc::clone(&self.sites)
+    }
+
+    /// Raised when the cache is cleared: code addresses and link numbers of before are void.
+    pub(crate) fn generation(&self) -> u64 {
+        self.sites.generation()
     }
 
     pub(crate) fn stubs(&self) -> Stubs {
@@ -121,7 +130,7 @@ impl Translations {
 
     /// Bytes of code, and bytes of tables beside it.
     pub(crate) fn len_bytes(&self) -> (usize, usize) {
-        let tables = self.sites.capacity() * size_of::<Site>()
+        let tables = self.sites.len_bytes()
             + self.blocks.capacity() * size_of::<Block>()
             + self.links.capacity() * size_of::<Link>()
             + (self.by_key.capacity() + self.stale.capacity()) * 48
@@ -141,12 +150,14 @@ impl Translations {
         (block.second_page == Some(second_page)).then_some(block.head)
     }
 
-    fn make_room(&mut self, memory: &GuestMemory) {
-        if self.cache.has_room(BLOCK_ROOM) {
-            return;
-        }
+    /// Whether another block or thunk fits. If not, everything is to be cleared first.
+    pub(crate) fn has_room(&self) -> bool {
+        self.cache.has_room(BLOCK_ROOM) && self.sites.has_room()
+    }
+
+    /// Forgets everything. Every vCPU but the caller is out of translated code.
+    pub(crate) fn clear(&mut self, memory: &GuestMemory) {
         self.counters.cache_clears += 1;
-        self.generation += 1;
         for &gfn in self.by_page.keys() {
             memory.notes().remove_code(Gfn(gfn));
         }
@@ -160,23 +171,21 @@ impl Translations {
         self.thunks.clear();
     }
 
-    /// Translates. The pages must have been marked as code before their bytes were read.
-    /// `None` if the first instruction does not end in the bytes.
+    /// Translates. There must be room, and the pages must have been marked as code before their bytes were read, under
+    /// the same hold of the lock. `None` if the first instruction does not end in the bytes.
     pub(crate) fn translate(
         &mut self,
         key: BlockKey,
         bytes: &[u8],
         second_page: Option<Gfn>,
-        memory: &GuestMemory,
     ) -> Option<HostPc> {
-        self.make_room(memory);
         let request = Request { rip: key.rip, mode: key.mode, bytes, straddles: second_page.is_some() };
         let base = self.cache.next_pc();
-        let (site, link) = (self.sites.len() as u32, self.links.len() as u32);
+        let (site, link) = (self.sites.next(), self.links.len() as u32);
         let done = self.translator.translate(&request, base, self.cache.stubs(), site, link)?;
         let builder = &self.translator.builder;
         self.cache.append(builder.e.bytes());
-        self.sites.extend_from_slice(&builder.sites);
+        self.sites.extend(&builder.sites);
         self.links.extend_from_slice(&builder.links);
         self.counters.translated += 1;
         self.counters.guest_bytes += u64::from(done.len_bytes);
@@ -205,20 +214,6 @@ impl Translations {
         if let Some(link) = self.links.get(link as usize) {
             self.cache.patch_jump(link.slot, target);
         }
-    }
-
-    /// The site with this number.
-    pub(crate) fn site(&self, number: u32) -> Option<Site> {
-        self.sites.get(number as usize).copied()
-    }
-
-    /// The site whose own code a host fault at `pc` came from.
-    pub(crate) fn site_at(&self, pc: HostPc) -> Option<Site> {
-        let cache = self.cache.stubs().cache;
-        let behind = self.sites.partition_point(|site| site.start(cache) <= pc);
-        let start = self.sites[..behind].last()?.start(cache);
-        let candidates = self.sites[..behind].iter().rev().take_while(|site| site.start(cache) == start);
-        candidates.filter(|site| pc < site.end(cache)).last().copied()
     }
 
     /// Drops the blocks that hold any byte of `gpa..gpa+len_bytes`, all in one page.
@@ -257,28 +252,26 @@ impl Translations {
         }
     }
 
-    /// Code that runs one instruction on the bounce buffer, made once for each encoding.
+    /// Code that runs one instruction on the bounce buffer, made once for each encoding. There must be room.
     pub(crate) fn bounce_thunk(
         &mut self,
         instruction: &Instruction,
         bytes: &[u8],
         mode: Mode,
-        memory: &GuestMemory,
     ) -> Option<HostPc> {
-        self.make_room(memory);
         let key = (bytes.to_vec(), mode);
         if let Some(&pc) = self.thunks.get(&key) {
             return Some(pc);
         }
         let base = self.cache.next_pc();
-        let first_site = self.sites.len() as u32;
+        let first_site = self.sites.next();
         let stubs = self.cache.stubs();
         if !translate::bounce(&mut self.translator.builder, base, stubs, mode, instruction, first_site) {
             return None;
         }
         let builder = &self.translator.builder;
         self.cache.append(builder.e.bytes());
-        self.sites.extend_from_slice(&builder.sites);
+        self.sites.extend(&builder.sites);
         self.counters.bounce_thunks += 1;
         self.thunks.insert(key, base);
         Some(base)

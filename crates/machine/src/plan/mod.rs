@@ -18,8 +18,8 @@ use crate::engine::{EngineChoice, EngineFinding, choose, findings};
 
 /// Kernel command line where the image does not tell its own limit: `COMMAND_LINE_SIZE` of x86 Linux.
 const CMDLINE_BYTES: usize = 2048;
-/// vCPUs that a VM can have today.
-const VCPUS_MAX: u32 = 1;
+/// vCPUs that a VM can have: as many as have been tried.
+const VCPUS_MAX: u32 = 8;
 
 /// What happens when the guest resets its machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -196,12 +196,12 @@ fn check_name(name: &str) -> Result<String, Trouble> {
 }
 
 fn check_cpus(text: &str) -> Result<u32, Trouble> {
-    let help = "write `--cpus 1`";
+    let help = format!("write a number from 1 to {VCPUS_MAX}");
     match text.parse::<u32>() {
         Err(_) => trouble(format!("\"{}\" is not a number of vCPUs", text.escape_debug()), help),
         Ok(0) => trouble("a guest needs a vCPU", help),
         Ok(count) if count > VCPUS_MAX => {
-            trouble(format!("{count} vCPUs are more than we can run: SMP guests are not there yet"), help)
+            trouble(format!("{count} vCPUs are more than a guest can have"), help)
         }
         Ok(count) => Ok(count),
     }

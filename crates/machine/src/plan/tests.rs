@@ -67,7 +67,7 @@ fn every_mistake_is_told_at_once() {
         initrd: Some(folder.0.clone()),
         cmdline: Some("x".repeat(2050)),
         memory: Some("3M".to_owned()),
-        cpus: Some("4".to_owned()),
+        cpus: Some("400".to_owned()),
         engine: Some("kvm".to_owned()),
         timeout: Some("soon".to_owned()),
         markers: vec!["a\nb".to_owned()],
@@ -78,8 +78,8 @@ fn every_mistake_is_told_at_once() {
   help: use 1 to 63 of a-z, A-Z, 0-9, `-`, `_` and `.`, the first a letter or digit
   memory: 3M is too little for a guest to start
   help: give between 32M and 16G
-  cpus: 4 vCPUs are more than we can run: SMP guests are not there yet
-  help: write `--cpus 1`
+  cpus: 400 vCPUs are more than a guest can have
+  help: write a number from 1 to 8
   engine: the engine kvm cannot be used: not here
   help: use `--engine auto`
   timeout: "soon" is not a time

@@ -149,7 +149,7 @@ impl SoftVcpu {
         if fip == 0 {
             return;
         }
-        if let Some(site) = self.soft.site_at(fip) {
+        if let Some(site) = self.soft.sites.at(fip, self.soft.stubs().cache) {
             self.block.xsave.0[8..16].copy_from_slice(&site.rip.to_le_bytes());
             self.block.xsave.0[16..24].fill(0);
         }

@@ -274,17 +274,22 @@ impl SoftVcpu {
         let segment = self.operand_segment(instruction);
         let linear = self.linear(segment, offset, u64::from(size), writes)?;
         let access = self.access(writes);
-        let value = self.read_linear(linear, size, access)?;
         let bit = 1 << (raw & (bits - 1));
-        let new = match instruction.mnemonic() {
+        let change = |value: u64| match instruction.mnemonic() {
             Mnemonic::Bts => value | bit,
             Mnemonic::Btr => value & !bit,
             Mnemonic::Btc => value ^ bit,
             _ => value,
         };
-        if writes {
-            self.write_linear(linear, size, new, access)?;
-        }
+        let value = if instruction.has_lock_prefix() {
+            self.update_locked(linear, size, access, change)?
+        } else {
+            let value = self.read_linear(linear, size, access)?;
+            if writes {
+                self.write_linear(linear, size, change(value), access)?;
+            }
+            value
+        };
         let mut flags = self.rflags();
         flags.set(Rflags::CF, value & bit != 0);
         self.set_rflags(flags);

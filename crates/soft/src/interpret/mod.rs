@@ -42,7 +42,7 @@ impl SoftVcpu {
                 return self.bounce(instruction, bytes, operand.size, operand.write);
             }
             Kind::BitTest(_) => self.bit_test(instruction)?,
-            Kind::Nothing => {}
+            Kind::Nothing | Kind::Pause => {}
             Kind::Lea => self.load_effective_address(instruction)?,
             Kind::Copy(None) => return Err(Exception::InvalidOpcode.into()),
             _ if !features.allows(instruction) => return Err(Exception::InvalidOpcode.into()),

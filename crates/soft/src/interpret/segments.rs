@@ -52,8 +52,8 @@ impl SoftVcpu {
     pub(crate) fn mark_accessed(&mut self, segment: &mut Segment) -> Step {
         if segment.attributes & 1 == 0 {
             let address = self.descriptor_address(segment.selector, 8)?;
-            let byte = self.read_linear(address.wrapping_add(5), 1, SoftVcpu::system_access(false))?;
-            self.write_linear(address.wrapping_add(5), 1, byte | 1, SoftVcpu::system_access(true))?;
+            let access = SoftVcpu::system_access(true);
+            self.update_locked(address.wrapping_add(5), 1, access, |byte| byte | 1)?;
             segment.attributes |= 1;
         }
         Ok(())

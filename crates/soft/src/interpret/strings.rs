@@ -253,9 +253,7 @@ impl SoftVcpu {
         if !is_done {
             return Ok(0);
         }
-        if self.memory.notes().is_code(target_gpa.gfn()) {
-            self.soft.invalidate(target_gpa, bytes);
-        }
+        self.stored(target_gpa, bytes);
         if is_move {
             self.advance(gpr::RSI, op, elements);
         }
@@ -265,22 +263,22 @@ impl SoftVcpu {
 
     /// False if the run must go element by element: a later element would read what an earlier one wrote, or an
     /// end is not memory.
-    fn move_run(&self, from: Gpa, to: Gpa, bytes: u64) -> bool {
+    fn move_run(&mut self, from: Gpa, to: Gpa, bytes: u64) -> bool {
         let feeds_itself = to > from && to.0 - from.0 < bytes;
-        !feeds_itself && self.memory.copy_by_vcpu(from, to, bytes).is_ok()
+        !feeds_itself && self.store_slowly(|memory| memory.copy_by_vcpu(from, to, bytes)).is_ok()
     }
 
-    fn store_run(&self, to: Gpa, size: u8, bytes: u64) -> bool {
+    fn store_run(&mut self, to: Gpa, size: u8, bytes: u64) -> bool {
         let value = self.block.gprs[gpr::RAX].to_le_bytes();
         let pattern = &value[..usize::from(size)];
         if pattern.iter().all(|&byte| byte == pattern[0]) {
-            return self.memory.fill_by_vcpu(to, pattern[0], bytes).is_ok();
+            return self.store_slowly(|memory| memory.fill_by_vcpu(to, pattern[0], bytes)).is_ok();
         }
         let mut run = [0; PAGE_SIZE as usize];
         let run = &mut run[..bytes as usize];
         for chunk in run.chunks_exact_mut(pattern.len()) {
             chunk.copy_from_slice(pattern);
         }
-        self.memory.write_by_vcpu(to, run).is_ok()
+        self.store_slowly(|memory| memory.write_by_vcpu(to, run)).is_ok()
     }
 }

@@ -16,7 +16,7 @@ use crate::emit::{Emitter, Fixup, Reg};
 use crate::mode::Mode;
 
 /// Where translated code may fault or miss, and how to get from there to the exact guest state. There are hundreds
-/// of thousands of them: 24 bytes each.
+/// of thousands of them: 24 bytes each, in the table too.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Site {
     /// The guest instruction.
@@ -43,6 +43,28 @@ impl Site {
     /// Behind the last byte of host code up to the site.
     pub(crate) fn end(&self, cache: HostPc) -> HostPc {
         self.start(cache) + u64::from(self.len)
+    }
+
+    /// As three words, for the table of sites.
+    pub(crate) fn pack(&self) -> [u64; 3] {
+        let place = u64::from(self.start) | u64::from(self.len) << 32 | u64::from(self.borrowed) << 48;
+        let PackedAccess { registers, size, flags } = self.access;
+        let rest = u32::from_le_bytes([registers, size, flags, u8::from(self.flags_saved)]);
+        [self.rip, place, u64::from(self.stack_change as u32) | u64::from(rest) << 32]
+    }
+
+    /// The reverse of [`Site::pack`].
+    pub(crate) fn unpack([rip, place, rest]: [u64; 3]) -> Site {
+        let [registers, size, flags, flags_saved] = ((rest >> 32) as u32).to_le_bytes();
+        Site {
+            rip,
+            start: place as u32,
+            len: (place >> 32) as u16,
+            borrowed: (place >> 48) as u16,
+            stack_change: rest as u32 as i32,
+            access: PackedAccess { registers, size, flags },
+            flags_saved: flags_saved != 0,
+        }
     }
 
     /// The memory access, if the site is one.

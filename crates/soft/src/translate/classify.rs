@@ -36,6 +36,8 @@ pub(crate) enum Kind {
     MoveFromSegment,
     Cli,
     Sti,
+    /// PAUSE in a VM of several vCPUs.
+    Pause,
     ReadTsc,
     /// For the interpreter, which also raises #UD for what does not exist.
     Interpret,
@@ -236,6 +238,7 @@ fn special(instruction: &Instruction, mode: Mode) -> Option<Kind> {
         | Mnemonic::Prefetcht2
         | Mnemonic::Prefetchw
         | Mnemonic::Reservednop => Kind::Nothing,
+        Mnemonic::Pause => Kind::Pause,
         // Prefetches have no register form.
         Mnemonic::Prefetch if instruction.op0_kind() == OpKind::Register => Kind::Interpret,
         Mnemonic::Lea => Kind::Lea,

@@ -240,6 +240,27 @@ impl Builder {
         self.go_indirect(target, free, change);
     }
 
+    /// PAUSE: somebody waits. After many of them the host is asked whether it has something better to do with the core.
+    fn pause(&mut self, instruction: &Instruction, exits: Exits) {
+        let left = offset_of!(VcpuBlock, pauses_left) as i32;
+        let next = instruction.next_ip();
+        self.put_everything_back();
+        self.e.store_gs(spill_offset(1), Reg::RCX);
+        self.e.load_gs(Reg::RCX, left);
+        self.e.lea(Reg::RCX, Reg::RCX, -1);
+        self.e.store_gs(left, Reg::RCX);
+        let waited_long = self.e.jump_if_rcx_zero(true);
+        let go_on = self.e.jump();
+        self.e.bind(waited_long);
+        self.e.load_gs(Reg::RCX, spill_offset(1));
+        self.leave(next, ExitReason::Pause);
+        self.e.bind(go_on);
+        self.e.load_gs(Reg::RCX, spill_offset(1));
+        // pause
+        self.e.raw(&[0xf3, 0x90]);
+        self.go(next, exits);
+    }
+
     /// Dispatches the kinds that end a block.
     pub(crate) fn control(&mut self, kind: Kind, instruction: &Instruction, exits: Exits) {
         match kind {
@@ -253,6 +274,7 @@ impl Builder {
             Kind::Call => self.call(instruction, exits),
             Kind::CallIndirect => self.call_indirect(instruction),
             Kind::Return => self.return_near(instruction),
+            Kind::Pause => self.pause(instruction, exits),
             _ => {
                 self.put_everything_back();
                 self.leave(instruction.ip(), ExitReason::Interpret);

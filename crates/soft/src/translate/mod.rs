@@ -81,6 +81,8 @@ struct Step {
 pub(crate) struct Translator {
     pub(crate) builder: Builder,
     pub(crate) features: Features,
+    /// A vCPU that waits in a loop may wait for another one.
+    pub(crate) has_company: bool,
     info: InstructionInfoFactory,
     steps: Vec<Step>,
 }
@@ -90,6 +92,7 @@ impl Translator {
         Translator {
             builder: Builder::new(),
             features,
+            has_company: false,
             info: InstructionInfoFactory::new(),
             steps: Vec::with_capacity(MAX_INSTRUCTIONS),
         }
@@ -132,7 +135,10 @@ impl Translator {
                 return (at > 0).then_some(at as u16);
             }
             let info = self.info.info(&instruction);
-            let kind = classify(&instruction, info, request.mode, &self.features);
+            let kind = match classify(&instruction, info, request.mode, &self.features) {
+                Kind::Pause if !self.has_company => Kind::Copy(None),
+                kind => kind,
+            };
             let used = if kind == Kind::Interpret { 0 } else { used_registers(info) };
             self.steps.push(Step { instruction, kind, used });
             if ends_block(kind) {
@@ -308,6 +314,7 @@ fn ends_block(kind: Kind) -> bool {
             | Kind::Call
             | Kind::CallIndirect
             | Kind::Return
+            | Kind::Pause
             | Kind::Interpret
     )
 }
