@@ -7,6 +7,7 @@ pub mod cpu;
 pub mod executable;
 pub mod fault;
 pub mod mapping;
+pub mod tap;
 pub mod tsc;
 
 pub use mapping::{Mapping, MemFd};

@@ -22,6 +22,8 @@
 mod device;
 mod interrupt;
 mod metrics;
+pub mod net;
+mod segments;
 mod worker;
 
 pub use device::{Setup, VirtioDevice, VirtioKind, Virtqueue};
