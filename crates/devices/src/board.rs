@@ -19,10 +19,10 @@ use crate::console::{ConsoleInput, ConsoleOutput};
 use crate::controllers::{Controllers, InterruptCounters, Startup};
 use crate::event::{BoardEvent, BoardEvents};
 use crate::i8042::I8042;
-use crate::irq::{IrqLines, IrqSink};
+use crate::irq::{IrqLine, IrqLines, IrqSink};
 use crate::kvmclock::{self, SystemTime};
 use crate::layout::{self, irq, port};
-use crate::pci::PciBus;
+use crate::pci::{self, PciBus};
 use crate::pic::PicPair;
 use crate::pit::Pit;
 use crate::pm::{self, PowerButton, PowerManagement};
@@ -81,6 +81,7 @@ pub struct Board {
     lines: IrqLines,
     controllers: Controllers,
     pci: PciBus,
+    pci_lines: [IrqLine; pci::LINE_COUNT],
     pio: PioBus,
     mmio: MmioBus,
     times: Vec<VcpuTime>,
@@ -127,7 +128,9 @@ impl Board {
     ) -> Board {
         let events = BoardEvents::default();
         let time = VcpuTime { clock: plan.clock, system_time: SystemTime::default() };
+        let lines = IrqLines::default();
         let mut board = Board {
+            pci_lines: [0, 1, 2, 3].map(|n| lines.line(irq::PCI_FIRST + n)),
             controllers: Controllers::new(plan.vcpu_count, plan.clock, sink),
             pci: PciBus::new(events.clone()),
             times: vec![time; plan.vcpu_count as usize],
@@ -137,7 +140,7 @@ impl Board {
             input: ConsoleInput::default(),
             output: ConsoleOutput::new(console),
             button: PowerButton::default(),
-            lines: IrqLines::default(),
+            lines,
             pio: PioBus::default(),
             mmio: MmioBus::default(),
             wall_clock_msr: 0,
@@ -173,7 +176,22 @@ impl Board {
 
     /// Carries what devices did to their lines to the controllers.
     fn settle(&mut self) {
+        if self.pci.take_touched() {
+            self.set_pci_lines();
+        }
         self.controllers.settle(self.lines.take_edges());
+    }
+
+    fn set_pci_lines(&mut self) {
+        for (line, high) in self.pci_lines.iter().zip(self.pci.lines()) {
+            line.set(high);
+        }
+    }
+
+    /// The interrupt pin of a PCI function may have changed from outside a visit: its worker said so.
+    pub fn look_at_pci_lines(&mut self) {
+        self.set_pci_lines();
+        self.settle();
     }
 
     /// IN of 1, 2 or 4 bytes.
@@ -227,7 +245,7 @@ impl Board {
             self.counters.core_accesses += 1;
             self.pci.ecam_read(offset, size)
         } else {
-            self.mmio.read(now, gpa, size)
+            self.read_memory_of_devices(now, gpa, size)
         };
         self.settle();
         value & crate::bus::low_bytes(size)
@@ -240,10 +258,16 @@ impl Board {
         } else if let Some(offset) = ecam_offset(gpa) {
             self.counters.core_accesses += 1;
             self.pci.ecam_write(offset, size, value);
-        } else {
+        } else if self.mmio.has(gpa) || !self.pci.write_memory(gpa, size, value) {
             self.mmio.write(now, gpa, size, value);
         }
         self.settle();
+    }
+
+    /// A load from a device: one that has its place for good, or else a PCI function.
+    fn read_memory_of_devices(&mut self, now: Nanos, gpa: Gpa, size: u8) -> u64 {
+        let of_pci = if self.mmio.has(gpa) { None } else { self.pci.read_memory(gpa, size) };
+        of_pci.unwrap_or_else(|| self.mmio.read(now, gpa, size))
     }
 
     /// RDMSR of a register of the local APIC or the paravirtual clock. The task priority (0x808) can be read in

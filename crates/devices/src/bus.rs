@@ -150,6 +150,11 @@ impl<D: ?Sized> Spans<D> {
         Ok(())
     }
 
+    fn has(&self, at: u64) -> bool {
+        let next = self.spans.partition_point(|span| span.start <= at);
+        self.spans[..next].last().is_some_and(|span| at - span.start < span.len)
+    }
+
     fn find(&mut self, at: u64) -> Option<Found<'_, D>> {
         let next = self.spans.partition_point(|span| span.start <= at);
         let span = self.spans[..next].last().filter(|span| at - span.start < span.len)?;
@@ -306,6 +311,11 @@ impl MmioBus {
         };
         found.device.advance(now);
         found.device.write(found.offset, size, value);
+    }
+
+    /// Whether a device has this address.
+    pub fn has(&self, gpa: x86::Gpa) -> bool {
+        self.spans.has(gpa.0)
     }
 
     fn find(&mut self, gpa: x86::Gpa, size: u8) -> Option<Found<'_, dyn MmioDevice>> {

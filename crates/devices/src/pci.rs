@@ -1,7 +1,12 @@
 //! PCI bus 0: configuration space by ports (mechanism #1) and by memory (ECAM), and the host bridge.
 //!
-//! A function is what has a configuration space. Sources: PCI Local Bus Specification 3.0, 3.2.2.3.2 and chapter 6;
-//! PCI Express Base Specification 5.0, 7.2.2.
+//! A function is what has a configuration space and, if it wants, one window of memory that the guest may move.
+//! Windows come last: where RAM, a controller or configuration space is, they answer; of two windows in one place
+//! the one of the lower device number does. So a guest that puts a window somewhere strange only loses the window.
+//!
+//! Sources: PCI Local Bus Specification 3.0, 3.2.2.3.2 and chapter 6; PCI Express Base Specification 5.0, 7.2.2.
+
+use x86::Gpa;
 
 use crate::event::{BoardEvent, BoardEvents};
 
@@ -22,6 +27,32 @@ pub trait PciFunction: Send {
 
     /// Writes likewise.
     fn write_config(&mut self, offset: u16, size: u8, value: u32);
+
+    /// Its memory, as first address and length, while it answers there.
+    fn window(&self) -> Option<(Gpa, u64)> {
+        None
+    }
+
+    /// Reads `size` bytes (1 to 8) at `offset` into its memory; all of them are inside.
+    fn read_memory(&mut self, _offset: u64, _size: u8) -> u64 {
+        u64::MAX
+    }
+
+    /// Writes likewise.
+    fn write_memory(&mut self, _offset: u64, _size: u8, _value: u64) {}
+
+    /// Whether it asserts its interrupt pin, INTA.
+    fn has_interrupt(&self) -> bool {
+        false
+    }
+}
+
+/// How many lines the interrupt pins of all functions share.
+pub const LINE_COUNT: usize = 4;
+
+/// Which of the lines pin `pin` (0 is INTA) of a device goes to: in turn, so that neighbours share least.
+pub fn line_of(device: u8, pin: u8) -> usize {
+    (usize::from(device) + usize::from(pin)) % LINE_COUNT
 }
 
 /// Plain configuration space: bytes, and which of their bits a guest can change.
@@ -70,13 +101,17 @@ impl ConfigSpace {
     pub fn set_writable(&mut self, at: usize, bits: &[u8]) {
         self.writable[at..at + bits.len()].copy_from_slice(bits);
     }
+
+    /// An aligned word of it.
+    pub fn word(&self, at: usize) -> u32 {
+        let byte = |n: usize| self.bytes.get(at + n).copied().unwrap_or(0);
+        u32::from_le_bytes([byte(0), byte(1), byte(2), byte(3)])
+    }
 }
 
 impl PciFunction for ConfigSpace {
     fn read_config(&mut self, offset: u16, size: u8) -> u32 {
-        let at = usize::from(offset);
-        let byte = |n: usize| self.bytes.get(at + n).copied().unwrap_or(0);
-        u32::from_le_bytes([byte(0), byte(1), byte(2), byte(3)]) & crate::bus::low_bytes(size) as u32
+        self.word(usize::from(offset)) & crate::bus::low_bytes(size) as u32
     }
 
     fn write_config(&mut self, offset: u16, size: u8, value: u32) {
@@ -108,13 +143,15 @@ pub struct PciBus {
     address: u32,
     reset_control: u8,
     events: BoardEvents,
+    /// A guest touched a function since interrupt pins were last looked at.
+    touched: bool,
 }
 
 impl PciBus {
     /// A bus with the host bridge as device 0.
     pub fn new(events: BoardEvents) -> PciBus {
         let functions: Vec<(u8, Box<dyn PciFunction>)> = vec![(0, Box::new(host_bridge()))];
-        PciBus { functions, address: 0, reset_control: 0, events }
+        PciBus { functions, address: 0, reset_control: 0, events, touched: false }
     }
 
     /// Adds a function at `device` and `function`.
@@ -191,6 +228,48 @@ impl PciBus {
         }
     }
 
+    /// The function whose window all of an access is in, and where in it.
+    fn behind(&mut self, gpa: Gpa, size: u8) -> Option<(u64, &mut dyn PciFunction)> {
+        for (_, function) in &mut self.functions {
+            let Some((start, len_bytes)) = function.window() else { continue };
+            let Some(offset) = gpa.0.checked_sub(start.0) else { continue };
+            if offset < len_bytes && u64::from(size) <= len_bytes - offset {
+                return Some((offset, &mut **function));
+            }
+        }
+        None
+    }
+
+    /// A load of 1 to 8 bytes; `None` where no function has memory.
+    pub fn read_memory(&mut self, gpa: Gpa, size: u8) -> Option<u64> {
+        let (offset, function) = self.behind(gpa, size)?;
+        let value = function.read_memory(offset, size);
+        self.touched = true;
+        Some(value)
+    }
+
+    /// A store of 1 to 8 bytes; whether a function has memory there.
+    pub fn write_memory(&mut self, gpa: Gpa, size: u8, value: u64) -> bool {
+        let Some((offset, function)) = self.behind(gpa, size) else { return false };
+        function.write_memory(offset, size, value);
+        self.touched = true;
+        true
+    }
+
+    /// Whether a guest touched a function since last asked, so that its interrupt pin may have changed.
+    pub fn take_touched(&mut self) -> bool {
+        std::mem::take(&mut self.touched)
+    }
+
+    /// Which lines are asserted: each is what all pins on it say together.
+    pub fn lines(&self) -> [bool; LINE_COUNT] {
+        let mut lines = [false; LINE_COUNT];
+        for (place, function) in &self.functions {
+            lines[line_of(place >> 3, 0)] |= function.has_interrupt();
+        }
+        lines
+    }
+
     fn read_config(&mut self, place: u8, register: u16, size: u8) -> u32 {
         match self.function(place) {
             Some(function) if is_within_word(register, size) => function.read_config(register, size),
@@ -203,6 +282,7 @@ impl PciBus {
             && is_within_word(register, size)
         {
             function.write_config(register, size, value);
+            self.touched = true;
         }
     }
 }

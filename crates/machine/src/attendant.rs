@@ -15,6 +15,9 @@ pub(crate) fn attend(life: &Life, control: &MachineControl, time_up: Option<Inst
     let mut is_paused = false;
     loop {
         end_if_due(life, control, time_up);
+        if life.threads.has_panicked() {
+            life.call_off();
+        }
         if life.is_over() {
             return;
         }

@@ -18,6 +18,7 @@ use vcpu::{EngineError, Vcpu};
 use x86::CpuidTable;
 
 use crate::accounts::Accounts;
+use crate::attach::{self, AttachError, Attachment};
 use crate::attendant::attend;
 use crate::boot::ImageError;
 use crate::console::{Console, ConsoleInput};
@@ -52,6 +53,9 @@ pub enum BuildError {
         /// Why.
         source: EngineError,
     },
+    /// What a device stands on could not be opened.
+    #[error("cannot give the VM its devices")]
+    Attach(#[source] AttachError),
     /// The engine is not part of this build.
     #[error("the engine {0} is not built yet")]
     NoEngine(EngineKind),
@@ -79,12 +83,18 @@ pub struct Machine {
     plan: VmPlan,
     start: Instant,
     control: MachineControl,
-    input: ConsoleInput,
-    output: Output,
     recent: Recent,
     sink: Box<dyn Write + Send>,
-    make_vcpus: Box<MakeVcpus>,
+    outside: Outside,
     first: (Life, Vec<Box<dyn Vcpu>>),
+}
+
+/// What outlives a life: it is lent to each.
+struct Outside {
+    input: ConsoleInput,
+    output: Output,
+    attachments: Vec<Box<dyn Attachment>>,
+    make_vcpus: Box<MakeVcpus>,
 }
 
 impl fmt::Debug for Machine {
@@ -125,23 +135,26 @@ pub(crate) fn build_on(
     let start = Instant::now();
     let Console { output: sink, input } = console;
     let output = Output::new(start, &plan.markers);
-    let first = assemble(&plan, &input, &output, &make_vcpus)?;
+    let attachments = attach::open(&plan).map_err(BuildError::Attach)?;
+    let mut outside = Outside { input, output, attachments, make_vcpus };
+    let first = outside.assemble(&plan)?;
     let control = MachineControl::default();
     let recent = Recent::default();
-    Ok(Machine { plan, start, control, input, output, recent, sink, make_vcpus, first })
+    Ok(Machine { plan, start, control, recent, sink, outside, first })
 }
 
-fn assemble(
-    plan: &VmPlan,
-    input: &ConsoleInput,
-    output: &Output,
-    make_vcpus: &MakeVcpus,
-) -> Result<(Life, Vec<Box<dyn Vcpu>>), BuildError> {
-    Life::assemble(plan, input.clone(), output.clone(), make_vcpus).map_err(|error| match error {
-        AssemblyError::Memory(source) => BuildError::Memory(source),
-        AssemblyError::Image { path, source } => BuildError::Image { path, source },
-        AssemblyError::Engine(source) => BuildError::Engine { kind: plan.engine.kind, source },
-    })
+impl Outside {
+    /// The next life.
+    fn assemble(&mut self, plan: &VmPlan) -> Result<(Life, Vec<Box<dyn Vcpu>>), BuildError> {
+        let (input, output) = (self.input.clone(), self.output.clone());
+        let assembled = Life::assemble(plan, input, output, &mut self.attachments, &self.make_vcpus);
+        assembled.map_err(|error| match error {
+            AssemblyError::Memory(source) => BuildError::Memory(source),
+            AssemblyError::Image { path, source } => BuildError::Image { path, source },
+            AssemblyError::Attach(source) => BuildError::Attach(source),
+            AssemblyError::Engine(source) => BuildError::Engine { kind: plan.engine.kind, source },
+        })
+    }
 }
 
 impl Machine {
@@ -152,7 +165,7 @@ impl Machine {
 
     /// When its time began, and the console's two ends, for the control socket.
     pub(crate) fn ends(&self) -> (Instant, ConsoleInput, Recent) {
-        (self.start, self.input.clone(), self.recent.clone())
+        (self.start, self.outside.input.clone(), self.recent.clone())
     }
 
     /// Runs the guest until it ends, is stopped, or its time is up.
@@ -160,8 +173,9 @@ impl Machine {
     /// # Errors
     /// [`MachineError`] when Mother failed; whatever the guest does is an [`Ending`].
     pub fn run(self) -> Result<Report, MachineError> {
-        let Machine { plan, start, control, input, output, recent, sink, make_vcpus, first } = self;
+        let Machine { plan, start, control, recent, sink, mut outside, first } = self;
         let mut sink = Shown { recent: recent.clone(), sink };
+        let (input, output) = (outside.input.clone(), outside.output.clone());
         let writer_output = output.clone();
         let writer_control = control.clone();
         let writer = std::thread::Builder::new().name("console".to_owned()).spawn(move || {
@@ -170,7 +184,7 @@ impl Machine {
         });
         writer.map_err(MachineError::Thread)?;
         let mut accounts = Accounts::new(start);
-        let ending = run_lives(&plan, &control, &input, &output, &make_vcpus, first, &mut accounts);
+        let ending = run_lives(&plan, &control, &mut outside, first, &mut accounts);
         control.set_phase(Phase::Ended);
         input.close();
         // Whoever stopped the VM or set it a limit is not made to wait for a console that nobody reads.
@@ -205,16 +219,14 @@ impl Write for Shown {
 fn run_lives(
     plan: &VmPlan,
     control: &MachineControl,
-    input: &ConsoleInput,
-    output: &Output,
-    make_vcpus: &MakeVcpus,
+    outside: &mut Outside,
     first: (Life, Vec<Box<dyn Vcpu>>),
     accounts: &mut Accounts,
 ) -> Result<Ending, MachineError> {
     let time_up = plan.timeout.map(|limit| accounts.start + limit);
     let (mut life, mut vcpus) = first;
     loop {
-        let end = run_life(&life, vcpus, control, input, time_up, accounts)?;
+        let end = run_life(&life, vcpus, control, &outside.input, time_up, accounts)?;
         accounts.life_ended(&life);
         control.set_memory(None);
         match end {
@@ -228,7 +240,7 @@ fn run_lives(
         control.count_reboot();
         // The old life goes first: two at once would be twice the guest's memory.
         drop(life);
-        (life, vcpus) = assemble(plan, input, output, make_vcpus).map_err(MachineError::Reboot)?;
+        (life, vcpus) = outside.assemble(plan).map_err(MachineError::Reboot)?;
     }
 }
 
@@ -274,6 +286,10 @@ fn run_life(
     });
     for result in results {
         accounts.add(result?);
+    }
+    life.threads.stop_all();
+    if let Some(panic) = life.threads.take_panic() {
+        std::panic::resume_unwind(panic);
     }
     // Without a reason only a thread that failed ends a life, and that has been returned above.
     Ok(life.take_end().unwrap_or(End::Ending(Ending::Stopped)))

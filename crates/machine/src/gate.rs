@@ -94,8 +94,12 @@ impl Inside<'_> {
 
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
-        *self.0.lock() -= 1;
-        self.0.changed.notify_all();
+        let mut inside = self.0.lock();
+        *inside -= 1;
+        // Asked under the lock: who closes it later counts itself. Device threads leave often, pauses are rare.
+        if self.0.is_closed() {
+            self.0.changed.notify_all();
+        }
     }
 }
 

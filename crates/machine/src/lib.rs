@@ -14,6 +14,7 @@
 
 mod accounts;
 mod alarm;
+mod attach;
 mod attendant;
 mod bell;
 pub mod boot;
@@ -21,12 +22,14 @@ mod build;
 mod console;
 mod control;
 mod crash;
+mod device_threads;
 mod engine;
 mod footprint;
 mod gate;
 #[cfg(test)]
 mod guest_tests;
 mod life;
+mod mailbox;
 mod msr;
 mod output;
 mod plan;
@@ -40,6 +43,7 @@ mod server;
 mod time;
 mod vcpu_thread;
 
+pub use attach::AttachError;
 pub use build::{BuildError, Machine, MachineError, build};
 pub use console::{Closed, Console, ConsoleInput};
 pub use control::{MachineControl, PauseError, Phase, StopCause};

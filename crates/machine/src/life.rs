@@ -6,11 +6,13 @@
 //! Locks, in the order in which they may be taken: the room (board and MSRs; held for one visit, never across guest
 //! code or a write to the console), then the console's queues, an alarm or a bell. The end is under its own lock.
 
+use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use devices::acpi::AcpiPlan;
+use devices::virtio::{Links, VirtioFunction};
 use devices::{Board, BoardEvent, BoardPlan, IrqSink, Nanos};
 use mem::GuestMemory;
 use vcpu::{EngineError, Vcpu, VcpuState};
@@ -18,10 +20,13 @@ use x86::cpu_model::{self, Topology};
 use x86::{CpuidTable, Gpa};
 
 use crate::alarm::Alarm;
+use crate::attach::{AttachError, Attachment};
 use crate::bell::{Bell, Bells};
 use crate::boot::{self, Handover, Image, ImageError, Module};
 use crate::console::ConsoleInput;
+use crate::device_threads::DeviceThreads;
 use crate::gate::Gate;
+use crate::mailbox::{Mailbox, Sender};
 use crate::msr::MachineMsrs;
 use crate::output::Output;
 use crate::plan::{ImagePlan, VmPlan};
@@ -54,6 +59,7 @@ pub(crate) enum AssemblyError {
     Memory(mem::MemoryError),
     Image { path: String, source: ImageError },
     Engine(EngineError),
+    Attach(AttachError),
 }
 
 /// Board and MSRs: what vCPUs and the attendant visit one at a time.
@@ -62,6 +68,49 @@ pub(crate) struct Room {
     pub(crate) msrs: MachineMsrs,
     /// Bytes typed that the serial port has no room for yet.
     typed: Vec<u8>,
+    /// What devices' threads have to say to the board.
+    mailbox: Arc<Mailbox>,
+}
+
+/// A visit to the room. Who leaves looks whether a device's thread came meanwhile.
+pub(crate) struct Visit<'a> {
+    /// Always there until the visit ends.
+    inside: Option<MutexGuard<'a, Room>>,
+    cell: &'a Mutex<Room>,
+    mailbox: &'a Mailbox,
+}
+
+impl Deref for Visit<'_> {
+    type Target = Room;
+
+    fn deref(&self) -> &Room {
+        self.inside.as_ref().expect("a visit is inside until it ends")
+    }
+}
+
+impl DerefMut for Visit<'_> {
+    fn deref_mut(&mut self) -> &mut Room {
+        self.inside.as_mut().expect("a visit is inside until it ends")
+    }
+}
+
+impl Drop for Visit<'_> {
+    fn drop(&mut self) {
+        self.inside = None;
+        deliver_mail(self.cell, self.mailbox);
+    }
+}
+
+/// Delivers what lies in the mailbox, unless somebody is in the room, who will do it then.
+fn deliver_mail(cell: &Mutex<Room>, mailbox: &Mailbox) {
+    while mailbox.has_letters() {
+        let mut room = match cell.try_lock() {
+            Ok(room) => room,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        mailbox.deliver(&mut room.board);
+    }
 }
 
 /// What all threads of one life share.
@@ -73,8 +122,10 @@ pub(crate) struct Life {
     pub(crate) output: Output,
     /// What all threads that do something for the guest pass.
     pub(crate) gate: Arc<Gate>,
+    pub(crate) threads: Arc<DeviceThreads>,
     input: ConsoleInput,
-    room: Mutex<Room>,
+    room: Arc<Mutex<Room>>,
+    mailbox: Arc<Mailbox>,
     over: AtomicBool,
     end: Mutex<Option<End>>,
 }
@@ -85,6 +136,7 @@ impl Life {
         plan: &VmPlan,
         input: ConsoleInput,
         output: Output,
+        attachments: &mut [Box<dyn Attachment>],
         make_vcpus: &MakeVcpus,
     ) -> Result<(Life, Vec<Box<dyn Vcpu>>), AssemblyError> {
         let slots = boot::slots(plan.memory_bytes);
@@ -102,17 +154,30 @@ impl Life {
         let board_plan =
             BoardPlan { vcpu_count: plan.vcpu_count, clock: time.clock(), has_debug_exit: plan.debug_exit };
         let sink = Arc::clone(&bells) as Arc<dyn IrqSink>;
-        let board = Board::new(board_plan, Arc::clone(&memory), Box::new(output.clone()), sink);
-        let room = Mutex::new(Room { board, msrs: MachineMsrs::default(), typed: Vec::new() });
+        let mut board = Board::new(board_plan, Arc::clone(&memory), Box::new(output.clone()), sink);
         let alarm = Arc::new(Alarm::default());
-        let (over, end) = (AtomicBool::new(false), Mutex::new(None));
         let gate = Arc::new(Gate::default());
-        Ok((Life { memory, time, bells, alarm, output, gate, input, room, over, end }, vcpus))
+        let attendant = Arc::clone(&alarm) as Arc<dyn vcpu::Kick>;
+        let threads = Arc::new(DeviceThreads::new(Arc::clone(&gate), attendant));
+        let mailbox = Arc::new(Mailbox::default());
+        let interrupts = Arc::new(Sender(Arc::clone(&mailbox)));
+        let links =
+            Links { memory: Arc::clone(&memory), interrupts, threads: Arc::<DeviceThreads>::clone(&threads) };
+        add_devices(&mut board, attachments, &links).map_err(AssemblyError::Attach)?;
+        let msrs = MachineMsrs::default();
+        let room = Room { board, msrs, typed: Vec::new(), mailbox: Arc::clone(&mailbox) };
+        let room = Arc::new(Mutex::new(room));
+        open_mailbox(&mailbox, &room);
+        let (over, end) = (AtomicBool::new(false), Mutex::new(None));
+        let life =
+            Life { memory, time, bells, alarm, output, gate, threads, input, room, mailbox, over, end };
+        Ok((life, vcpus))
     }
 
     /// Enters the room.
-    pub(crate) fn room(&self) -> MutexGuard<'_, Room> {
-        self.room.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn room(&self) -> Visit<'_> {
+        let inside = Some(self.room.lock().unwrap_or_else(PoisonError::into_inner));
+        Visit { inside, cell: &self.room, mailbox: &self.mailbox }
     }
 
     /// Whether threads should come to their end.
@@ -140,9 +205,17 @@ impl Life {
     }
 }
 
+impl Drop for Life {
+    fn drop(&mut self) {
+        // Before the room goes: a thread that is just inside must not be the one who drops its own device.
+        self.threads.stop_all();
+    }
+}
+
 impl Room {
     /// After a visit: offers what was typed, hears what the guest wants of the VM, and sets the alarm.
     pub(crate) fn settle(&mut self, life: &Life, now: Nanos) {
+        self.mailbox.deliver(&mut self.board);
         self.offer_input(&life.input, now);
         if let Some(event) = self.board.take_event() {
             life.end(match event {
@@ -164,6 +237,30 @@ impl Room {
             self.typed.drain(..taken);
         }
     }
+}
+
+/// Puts the devices of all attachments into their slots.
+fn add_devices(
+    board: &mut Board,
+    attachments: &mut [Box<dyn Attachment>],
+    links: &Links,
+) -> Result<(), AttachError> {
+    for attachment in attachments {
+        let slot = attachment.slot();
+        let function = VirtioFunction::new(slot, attachment.device()?, links.clone());
+        board.pci().add(slot, 0, Box::new(function));
+    }
+    Ok(())
+}
+
+/// Lets devices' threads into the room. They hold it weakly: the room holds the devices, and those their threads.
+fn open_mailbox(mailbox: &Arc<Mailbox>, room: &Arc<Mutex<Room>>) {
+    let (weak_mailbox, weak_room) = (Arc::downgrade(mailbox), Arc::downgrade(room));
+    mailbox.set_way(move || {
+        if let (Some(mailbox), Some(room)) = (weak_mailbox.upgrade(), weak_room.upgrade()) {
+            deliver_mail(&room, &mailbox);
+        }
+    });
 }
 
 fn cpuid(vcpu_count: u32, vcpu_id: u32) -> CpuidTable {

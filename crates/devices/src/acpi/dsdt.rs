@@ -99,12 +99,12 @@ fn pci_root() -> Raw {
     Raw(bytes_of(&Device::new("PCI0".into(), children)))
 }
 
-/// Which line each pin of each device goes to: four lines in turn, so that neighbours share least.
+/// Which line each pin of each device goes to.
 fn pci_routing() -> Raw {
     let mut entries = Vec::new();
     for device in 1..32_u32 {
         for pin in 0..4_u8 {
-            let line = u32::from(irq::PCI_FIRST) + (device + u32::from(pin)) % 4;
+            let line = u32::from(irq::PCI_FIRST) + crate::pci::line_of(device as u8, pin) as u32;
             let address = device << 16 | 0xffff;
             entries.push(Raw(bytes_of(&Package::new(vec![&address, &pin, &ZERO, &line]))));
         }

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use mem::GuestMemory;
 
-use crate::virtio::{DeviceMetrics, Interrupt, Worker};
+use crate::virtio::interrupt::Interrupt;
+use crate::virtio::metrics::DeviceMetrics;
+use crate::virtio::virtqueue::Virtqueue;
+use crate::virtio::worker::Worker;
 
 /// What kind of device it is (5, "Device Types").
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,17 +20,6 @@ pub enum VirtioKind {
     Entropy = 4,
     Balloon = 5,
     Vsock = 19,
-}
-
-/// A virtqueue that the driver has set up and enabled, with the interrupt that belongs to it.
-#[derive(Debug)]
-pub struct Virtqueue {
-    /// Its number within the device.
-    pub index: u16,
-    /// The rings. Valid (size, alignment, inside guest memory) when it is handed over.
-    pub queue: virtio_queue::Queue,
-    /// Tells the driver about used buffers.
-    pub interrupt: Interrupt,
 }
 
 /// What a driver has set up when it says `DRIVER_OK`.

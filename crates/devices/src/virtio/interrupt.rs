@@ -12,6 +12,10 @@ use std::sync::Arc;
 pub trait SendMsi: Send + Sync {
     /// Sends a message.
     fn send_msi(&self, address: u64, data: u32);
+
+    /// The interrupt pin of a function may have changed: the board has to look
+    /// ([`crate::Board::look_at_pci_lines`]).
+    fn pin_changed(&self);
 }
 
 /// Tells the driver something: buffers were used, or the configuration changed. Cheap to clone; any thread may.

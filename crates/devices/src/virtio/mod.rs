@@ -20,13 +20,23 @@
 //! queue broken says so with [`Broken`] and is stopped: same end. Nothing a driver writes panics.
 
 mod device;
+pub mod entropy;
+mod function;
 mod interrupt;
 mod metrics;
+mod msix;
 pub mod net;
+mod registers;
 mod segments;
+mod shared;
+mod transport;
+mod virtqueue;
 mod worker;
 
-pub use device::{Setup, VirtioDevice, VirtioKind, Virtqueue};
+pub use device::{Setup, VirtioDevice, VirtioKind};
+pub use function::VirtioFunction;
 pub use interrupt::{Interrupt, SendMsi};
 pub use metrics::{DeviceMetrics, LatencyHistogram, MetricsReading};
+pub use shared::Links;
+pub use virtqueue::{Chain, Virtqueue};
 pub use worker::{Broken, Doorbell, RunningWorkers, StartWorkers, Wake, Worker};

@@ -1,0 +1,51 @@
+//! The outside of a VM's virtio devices: what is opened once by `build` and lent to every life of the guest.
+//!
+//! An [`Attachment`] is one device from its plan to its backend. It says in which slot of the PCI bus the device
+//! sits and makes the device anew for each life, as everything of a life is made anew. What it holds itself outlives
+//! resets: open images, sockets, counters. To add a kind of device: a file here with its attachment, and a line in
+//! [`open`].
+//!
+//! ```text
+//! VmPlan ── open ──> Attachment ── device, in every life ──> VirtioDevice ──> a slot of the board
+//! ```
+
+mod entropy;
+
+use std::sync::Arc;
+
+use devices::virtio::{DeviceMetrics, VirtioDevice};
+use thiserror::Error;
+
+use crate::plan::VmPlan;
+
+/// Slots of PCI bus 0. A device has the same one whatever else there is, so that its name in the guest stays.
+pub(crate) mod slot {
+    pub(crate) const ENTROPY: u8 = 2;
+}
+
+/// Why the outside of a device could not be opened.
+#[derive(Debug, Error)]
+#[error("cannot set up {device}")]
+pub struct AttachError {
+    /// Which device.
+    pub device: String,
+    /// Why.
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// The outside of one device.
+pub(crate) trait Attachment: Send {
+    /// Its slot on the bus.
+    fn slot(&self) -> u8;
+
+    /// The device for a new life. The one of the life before has been dropped, and its workers with it.
+    fn device(&mut self) -> Result<Box<dyn VirtioDevice>, AttachError>;
+
+    /// What the device counted, over all lives.
+    fn metrics(&self) -> Arc<DeviceMetrics>;
+}
+
+/// Opens everything that the devices of `plan` stand on.
+pub(crate) fn open(_plan: &VmPlan) -> Result<Vec<Box<dyn Attachment>>, AttachError> {
+    Ok(vec![Box::new(entropy::EntropyAttachment::default())])
+}
