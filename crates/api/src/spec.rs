@@ -11,6 +11,11 @@ pub struct DiskSpec {
     pub format: Option<String>,
     /// Whether the guest may not write.
     pub read_only: bool,
+    /// For an overlay (qcow2): the image it lies over, which is only read. An overlay is never opened over the file
+    /// that its own header names.
+    pub base: Option<PathBuf>,
+    /// `raw` or `qcow2`, of the base. Default: what its first bytes say.
+    pub base_format: Option<String>,
     /// What the guest sees as the disk's serial number, 20 characters at most. Default: `disk` and its number.
     pub serial: Option<String>,
 }

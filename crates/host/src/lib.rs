@@ -9,5 +9,6 @@ pub mod fault;
 pub mod mapping;
 pub mod tap;
 pub mod tsc;
+pub mod vectored;
 
 pub use mapping::{Mapping, MemFd};

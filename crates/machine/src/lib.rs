@@ -49,6 +49,6 @@ pub use console::{Closed, Console, ConsoleInput};
 pub use control::{MachineControl, PauseError, Phase, StopCause};
 pub use crash::Crash;
 pub use engine::{EngineChoice, EngineFinding, EngineKind, findings};
-pub use plan::{Complaint, ImagePlan, OnReset, SpecErrors, VmPlan, plan};
+pub use plan::{BasePlan, Complaint, DiskPlan, ImagePlan, OnReset, SpecErrors, VmPlan, plan};
 pub use report::{Ending, ExitCounts, Marker, MemoryReport, Report, Sample, Unmapped, VmmMemory};
 pub use server::ControlServer;

@@ -121,6 +121,7 @@ pub(crate) fn plan(kernel: &host::MemFd) -> VmPlan {
         debug_exit: true,
         on_reset: OnReset::End,
         markers: Vec::new(),
+        disks: Vec::new(),
     }
 }
 

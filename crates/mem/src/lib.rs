@@ -12,9 +12,11 @@
 
 mod memory;
 mod notes;
+mod transfer;
 
 pub use memory::{GuestMemory, Hva, MemoryError, Memslot, Slots};
 pub use notes::{CodeWatch, PageNotes, Writers};
+pub use transfer::{Buffer, TransferError};
 
 /// The shape in which rust-vmm's loaders and virtqueues see guest memory.
 pub type VmMemory = vm_memory::GuestRegionCollection<vm_memory::GuestRegionMmap<notes::SlotNotes>>;

@@ -19,6 +19,7 @@
 //! where the specification says so the device asks for a reset (`DEVICE_NEEDS_RESET`, 2.1.1). A worker that finds its
 //! queue broken says so with [`Broken`] and is stopped: same end. Nothing a driver writes panics.
 
+pub mod blk;
 mod device;
 pub mod entropy;
 mod function;

@@ -9,6 +9,7 @@
 //! VmPlan ── open ──> Attachment ── device, in every life ──> VirtioDevice ──> a slot of the board
 //! ```
 
+mod block;
 mod entropy;
 
 use std::sync::Arc;
@@ -21,6 +22,8 @@ use crate::plan::VmPlan;
 /// Slots of PCI bus 0. A device has the same one whatever else there is, so that its name in the guest stays.
 pub(crate) mod slot {
     pub(crate) const ENTROPY: u8 = 2;
+    /// And the ones behind it, for as many disks as a plan has.
+    pub(crate) const FIRST_DISK: u8 = 8;
 }
 
 /// Why the outside of a device could not be opened.
@@ -46,6 +49,10 @@ pub(crate) trait Attachment: Send {
 }
 
 /// Opens everything that the devices of `plan` stand on.
-pub(crate) fn open(_plan: &VmPlan) -> Result<Vec<Box<dyn Attachment>>, AttachError> {
-    Ok(vec![Box::new(entropy::EntropyAttachment::default())])
+pub(crate) fn open(plan: &VmPlan) -> Result<Vec<Box<dyn Attachment>>, AttachError> {
+    let mut attachments: Vec<Box<dyn Attachment>> = vec![Box::new(entropy::EntropyAttachment::default())];
+    for (n, disk) in (0..).zip(&plan.disks) {
+        attachments.push(Box::new(block::DiskAttachment::open(disk, n, plan.vcpu_count)?));
+    }
+    Ok(attachments)
 }

@@ -5,6 +5,7 @@
 //! again, because files change.
 
 mod amounts;
+mod disks;
 mod images;
 
 use std::fmt;
@@ -15,6 +16,8 @@ use api::{NameError, VmName, VmSpec};
 
 use crate::boot::Protocol;
 use crate::engine::{EngineChoice, EngineFinding, choose, findings};
+
+pub use disks::{BasePlan, DiskPlan};
 
 /// Kernel command line where the image does not tell its own limit: `COMMAND_LINE_SIZE` of x86 Linux.
 const CMDLINE_BYTES: usize = 2048;
@@ -68,6 +71,8 @@ pub struct VmPlan {
     pub on_reset: OnReset,
     /// Texts to watch for on the console.
     pub markers: Vec<String>,
+    /// Disks, as the guest shall see them.
+    pub disks: Vec<DiskPlan>,
 }
 
 /// One thing that is wrong with a spec.
@@ -158,6 +163,7 @@ fn plan_on(spec: &VmSpec, engines: &[EngineFinding]) -> Result<VmPlan, SpecError
     let timeout = spec.timeout.as_deref().map(amounts::timeout).transpose();
     let timeout = complaints.take("timeout", timeout);
     let markers = complaints.take("marker", check_markers(&spec.markers));
+    let disks = disks::disks(&spec.disks, &mut complaints);
     let kernel = complaints.take("kernel", images::kernel(spec.kernel.as_deref()));
     let modules = images::modules(spec, kernel.as_ref(), &mut complaints);
     let limit = kernel.as_ref().and_then(|kernel| kernel.cmdline_bytes).unwrap_or(CMDLINE_BYTES);
@@ -180,6 +186,7 @@ fn plan_on(spec: &VmSpec, engines: &[EngineFinding]) -> Result<VmPlan, SpecError
             debug_exit: spec.debug_exit,
             on_reset: if spec.no_reboot { OnReset::End } else { OnReset::Reboot },
             markers: markers?,
+            disks: disks?,
         })
     })();
     match checked {

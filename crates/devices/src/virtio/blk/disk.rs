@@ -1,0 +1,63 @@
+//! An opened disk: its image and what a guest may know of it, one for all lives of the guest.
+
+use std::sync::Arc;
+
+use super::head::SECTOR_BYTES;
+use super::image::Image;
+use crate::virtio::DeviceMetrics;
+
+/// Bytes of a serial number (5.2.6, `VIRTIO_BLK_T_GET_ID`).
+pub const SERIAL_BYTES: usize = 20;
+
+/// What belongs to a disk beside its image.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DiskOptions {
+    /// What it is called in messages and metrics.
+    pub name: String,
+    /// What the guest sees as its serial number: [`SERIAL_BYTES`] at most, the rest is cut off.
+    pub serial: String,
+    /// Whether the guest may not write.
+    pub is_read_only: bool,
+    /// Whether nobody said that the image is raw: then the guest may not write what would make it look like another
+    /// format the next time.
+    pub is_guessed_raw: bool,
+}
+
+/// An opened disk: one for all lives of the guest.
+#[derive(Debug)]
+pub struct Disk {
+    pub(super) image: Image,
+    pub(super) options: DiskOptions,
+    pub(super) metrics: Arc<DeviceMetrics>,
+}
+
+impl Disk {
+    /// A disk with this image.
+    pub fn new(image: Image, options: DiskOptions) -> Disk {
+        Disk { image, options, metrics: Arc::default() }
+    }
+
+    /// What it counts, over all lives of the guest.
+    pub fn metrics(&self) -> &Arc<DeviceMetrics> {
+        &self.metrics
+    }
+
+    /// What it is called.
+    pub fn name(&self) -> &str {
+        &self.options.name
+    }
+
+    /// Sectors of the disk.
+    pub(super) fn capacity_sectors(&self) -> u64 {
+        self.image.size_bytes() / SECTOR_BYTES
+    }
+
+    /// The answer to `VIRTIO_BLK_T_GET_ID`: padded with zeros, without one at the end if it is full.
+    pub(super) fn serial(&self) -> [u8; SERIAL_BYTES] {
+        let mut bytes = [0; SERIAL_BYTES];
+        let serial = self.options.serial.as_bytes();
+        let len = serial.len().min(SERIAL_BYTES);
+        bytes[..len].copy_from_slice(&serial[..len]);
+        bytes
+    }
+}
