@@ -1,39 +1,45 @@
-//! Links `guests/visitor` statically, so that the demo guest can run it without any library of its own.
+//! Links the programs that run inside guests statically, so that a guest can run them without any library of its own.
 //!
-//! Cargo cannot yet build one binary for inclusion in another, but the program is a single file that uses only the
-//! standard library, so one call of rustc does. The same file is a workspace member and so checked like all others.
+//! Cargo cannot yet build one binary for inclusion in another, but each program is a single file that uses only the
+//! standard library, so one call of rustc does. The same files are workspace members and so checked like all others.
 #![forbid(unsafe_code)]
 
 use std::env;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::{Command, exit};
 
-const SOURCE: &str = "../../guests/visitor/src/main.rs";
+/// Programs under `guests/`.
+const PROGRAMS: [&str; 2] = ["visitor", "warden"];
 
 fn main() {
-    println!("cargo::rerun-if-changed={SOURCE}");
     println!("cargo::rerun-if-changed=build.rs");
+    for program in PROGRAMS {
+        link(program);
+    }
+}
+
+fn link(program: &str) {
+    let source = format!("../../guests/{program}/src/main.rs");
+    println!("cargo::rerun-if-changed={source}");
     let rustc = env::var_os("RUSTC").expect("cargo tells build scripts the compiler");
     let output =
-        PathBuf::from(env::var_os("OUT_DIR").expect("cargo gives build scripts a folder")).join("visitor");
+        PathBuf::from(env::var_os("OUT_DIR").expect("cargo gives build scripts a folder")).join(program);
     let mut command = Command::new(rustc);
-    command.args([
-        "--edition=2024",
-        "--crate-name=visitor",
-        "-Copt-level=2",
-        "-Cpanic=abort",
-        "-Cstrip=symbols",
-    ]);
+    command.args(["--edition=2024", "--crate-name", program]);
+    command.args(["-Copt-level=2", "-Cpanic=abort", "-Cstrip=symbols"]);
     command.args(["-Ctarget-feature=+crt-static", "-Crelocation-model=static"]);
     command.arg("--target").arg(env::var_os("TARGET").expect("cargo tells build scripts the target"));
     if let Some(linker) = env::var_os("RUSTC_LINKER") {
-        let mut option = std::ffi::OsString::from("-Clinker=");
+        let mut option = OsString::from("-Clinker=");
         option.push(linker);
         command.arg(option);
     }
-    let status = command.arg("-o").arg(&output).arg(SOURCE).status();
+    let status = command.arg("-o").arg(&output).arg(&source).status();
     if !status.as_ref().is_ok_and(|status| status.success()) {
-        println!("cargo::error=cannot link guests/visitor statically ({status:?}); is libc6-dev installed?");
+        println!(
+            "cargo::error=cannot link guests/{program} statically ({status:?}); is libc6-dev installed?"
+        );
         exit(1);
     }
 }

@@ -39,6 +39,21 @@ pub enum Command {
 #[derive(Clone, Debug, Args)]
 #[command(after_help = RUN_NOTES)]
 pub struct RunArguments {
+    /// Run one program of this host as the guest, with its standard streams and its exit status
+    #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["kernel", "initrd", "modules", "cmdline", "debug_exit"])]
+    pub app: Option<PathBuf>,
+    /// File or folder of this host that the program needs too; may be given again [with --app]
+    #[arg(long, value_name = "PATH", requires = "app")]
+    pub include: Vec<PathBuf>,
+    /// Set a variable in the program's environment; may be given again [with --app]
+    #[arg(long = "env", value_name = "NAME=VALUE", requires = "app")]
+    pub environment: Vec<String>,
+    /// Folder in the guest where the program starts [with --app; default: /]
+    #[arg(long, value_name = "FOLDER", requires = "app")]
+    pub workdir: Option<PathBuf>,
+    /// The program's own arguments, behind `--`
+    #[arg(last = true, value_name = "ARGUMENT", requires = "app")]
+    pub words: Vec<String>,
     /// Kernel: a bzImage, an ELF kernel with a PVH note, or a multiboot kernel [default: Debian's cloud kernel]
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
@@ -96,6 +111,7 @@ Examples:
   mother run
   printf 'uname -a\\ndf\\n' | mother run --timeout 60s > log
   mother run --kernel vmlinux --cmdline 'console=ttyS0 panic=-1' --memory 2G
+  mother run --app ./prog -- its arguments
   mother run --kernel test.elf --module 'data.bin some words' --debug-exit";
 
 /// `mother demo`.

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
-use images::CacheError;
+use images::{AppImageError, CacheError};
 use machine::{BuildError, MachineError, SpecErrors};
 use thiserror::Error;
 
@@ -29,6 +29,9 @@ pub enum Failure {
     /// There is no default guest.
     #[error("cannot get the default guest")]
     Guest(#[from] CacheError),
+    /// The program cannot be a guest.
+    #[error("cannot make a guest of the program")]
+    App(#[from] AppImageError),
     /// The host gives no machine.
     #[error("cannot start VM \"{name}\"")]
     Build {
@@ -77,6 +80,7 @@ impl Failure {
     pub fn status(&self) -> u8 {
         match self {
             Failure::Spec(_) => BAD_INPUT,
+            Failure::App(AppImageError::App(error)) if error.is_bad_input() => BAD_INPUT,
             _ if self.is_closed_pipe() => CLOSED_PIPE,
             _ => OUR_FAULT,
         }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use api::VmSpec;
+use images::{AppRequest, Cache, RunFolder};
 use machine::{SpecErrors, VmPlan, boot::Protocol, plan};
 
 use crate::arguments::RunArguments;
@@ -11,6 +12,15 @@ use crate::progress;
 
 /// What a Linux kernel needs to talk to the console.
 const CONSOLE: &str = "console=ttyS0";
+
+/// Where a program in a guest looks for others; busybox's come last.
+const APP_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/.mother/bin";
+
+/// Memory of a guest that is one program, beside its files.
+const APP_MEMORY_MIB: u64 = 384;
+
+/// Memory of a guest for which nothing was said.
+const DEFAULT_MEMORY_MIB: u64 = 512;
 
 /// Who uses the guest's shell.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,18 +45,72 @@ pub struct Planned {
     pub is_default: bool,
 }
 
-/// Checks what was typed and gets the default guest if that is what is wanted.
-pub fn plan_run(arguments: &RunArguments, user: &User) -> Result<Planned, Failure> {
+/// A plan for one program as the guest. Its initrd is gone when this is dropped.
+#[derive(Debug)]
+pub struct PlannedApp {
+    /// What will be built.
+    pub plan: VmPlan,
+    /// Holds the initrd.
+    _run: RunFolder,
+}
+
+/// Gathers what a program needs, and plans a guest that is nothing but the program.
+pub fn plan_app(arguments: &RunArguments, program: &Path) -> Result<PlannedApp, Failure> {
     let mut spec = spec(arguments);
+    check_before_download(&spec)?;
+    check_report(arguments, &spec)?;
+    let guest = progress::default_guest()?;
+    let cache = Cache::of_user()?;
+    let run = cache.run_folder()?;
+    let request = AppRequest {
+        program: program.to_owned(),
+        arguments: arguments.words.clone(),
+        environment: environment(arguments),
+        include: arguments.include.clone(),
+        folder: arguments.workdir.clone(),
+    };
+    let (initrd, len) = cache.app_initrd(&request, &run)?;
+    let mut words = vec![CONSOLE.to_owned(), "quiet panic=-1".to_owned()];
+    words.extend(spec.name.iter().map(|name| format!("mother.name={name}")));
+    spec.cmdline = Some(words.join(" "));
+    spec.kernel = Some(guest.kernel);
+    spec.initrd = Some(initrd);
+    spec.no_reboot = true;
+    // The program's files are in memory twice while the kernel unpacks them.
+    let needed = (len >> 20) * 2 + APP_MEMORY_MIB;
+    spec.memory.get_or_insert_with(|| format!("{}M", needed.max(DEFAULT_MEMORY_MIB)));
+    Ok(PlannedApp { plan: plan(&spec)?, _run: run })
+}
+
+/// The program's environment: how to find programs, the user's language and terminal, and what was asked for.
+fn environment(arguments: &RunArguments) -> Vec<String> {
+    let mut variables = vec![format!("PATH={APP_PATH}"), "HOME=/root".to_owned()];
+    let passed_on = |name: &str| matches!(name, "LANG" | "TERM" | "TZ") || name.starts_with("LC_");
+    let host =
+        std::env::vars_os().filter_map(|(name, value)| name.into_string().ok().zip(value.into_string().ok()));
+    variables.extend(host.filter(|(name, _)| passed_on(name)).map(|(name, value)| format!("{name}={value}")));
+    variables.extend(arguments.environment.iter().cloned());
+    variables
+}
+
+/// Complains about a report that could not be written.
+fn check_report(arguments: &RunArguments, spec: &VmSpec) -> Result<(), Failure> {
     if let Some(folder) = arguments.report.as_deref().and_then(missing_folder) {
         let what = format!("there is no folder {}", folder.display());
         let help = "make the folder, or name a file in one that is there";
-        return Err(complaint(&spec, "report", &what, help));
+        return Err(complaint(spec, "report", &what, help));
     }
     if let Some(folder) = arguments.report.as_deref().filter(|file| file.is_dir()) {
         let what = format!("{} is a folder", folder.display());
-        return Err(complaint(&spec, "report", &what, "name a file in it"));
+        return Err(complaint(spec, "report", &what, "name a file in it"));
     }
+    Ok(())
+}
+
+/// Checks what was typed and gets the default guest if that is what is wanted.
+pub fn plan_run(arguments: &RunArguments, user: &User) -> Result<Planned, Failure> {
+    let mut spec = spec(arguments);
+    check_report(arguments, &spec)?;
     if spec.kernel.is_some() {
         return Ok(Planned { plan: plan_own(spec)?, is_default: false });
     }

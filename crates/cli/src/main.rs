@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 #![allow(unreachable_pub, reason = "a program has no outside; `pub` marks what other modules use")]
 
+mod app;
 mod arguments;
 mod demo;
 mod disk;

@@ -9,9 +9,9 @@ use machine::{Console, Ending, Machine, Report, build};
 
 use crate::arguments::RunArguments;
 use crate::failure::Failure;
-use crate::guest::{Planned, User, plan_run};
+use crate::guest::{Planned, User, plan_app, plan_run};
 use crate::output::{Watch, standard_output};
-use crate::{input, report, signals, terminal};
+use crate::{app, input, report, signals, terminal};
 
 /// Exit status when the guest crashed.
 const CRASHED: u8 = 3;
@@ -21,6 +21,11 @@ const TIMED_OUT: u8 = 124;
 
 /// Runs the guest; the exit status.
 pub fn run(arguments: &RunArguments) -> Result<u8, Failure> {
+    if let Some(program) = &arguments.app {
+        let planned = plan_app(arguments, program)?;
+        let finish = |machine: Machine, name: &str| finish(machine, name, arguments.report.as_deref());
+        return app::run(planned.plan, finish, say_ending);
+    }
     let user = user();
     let Planned { plan, is_default } = plan_run(arguments, &user)?;
     eprintln!("mother: engine {} ({})", plan.engine.kind, plan.engine.why);

@@ -8,24 +8,12 @@
 mod common;
 
 use std::fs;
-use std::io::Write;
 
-use common::{Mother, Ran, Terminal};
-
-/// The command, or a loud word that there is no guest.
-fn mother() -> Option<Mother> {
-    let cache = images::Cache::of_user().ok().filter(|cache| cache.kernel_package().is_some());
-    if cache.is_none() {
-        // Written, not printed: the test harness would keep what is printed to itself.
-        let mut stderr = std::io::stderr();
-        writeln!(stderr, "skipped: the default guest is not in the cache; `cargo xtask guest`").unwrap();
-    }
-    cache.map(|_| Mother::with_guest())
-}
+use common::{Mother, Ran, Terminal, with_guest};
 
 /// Types `input` into `mother run` with these words.
 fn run(words: &[&str], input: &str) -> Option<Ran> {
-    mother().map(|mother| mother.type_into(words, input))
+    with_guest().map(|mother| mother.type_into(words, input))
 }
 
 /// The console's lines after the kernel's own.
@@ -133,7 +121,7 @@ fn a_reset_ends_the_guest_or_starts_it_again_as_asked() {
 
 #[test]
 fn a_reader_that_goes_away_ends_the_guest() {
-    let Some(mother) = mother() else { return };
+    let Some(mother) = with_guest() else { return };
     for (words, count) in [("run </dev/null", 1), ("demo", 10), ("demo", 0)] {
         let ran = mother.shell(&format!("$MOTHER {words} | head -n {count}; echo ${{PIPESTATUS[0]}}"));
         assert_eq!(ran.stdout.lines().last(), Some("141"), "{words}: {}", ran.stdout);
@@ -157,7 +145,7 @@ fn the_report_says_what_was_measured() {
 
 #[test]
 fn the_demo_runs_every_program_and_prints_what_mother_knows() {
-    let Some(mother) = mother() else { return };
+    let Some(mother) = with_guest() else { return };
     let ran = mother.call(&["demo"]);
     assert_eq!(ran.status, Some(0), "{}{}", ran.stdout, ran.stderr);
     for name in ["hashing", "sorting", "float", "threads", "processes"] {
@@ -174,7 +162,7 @@ fn the_demo_runs_every_program_and_prints_what_mother_knows() {
 
 #[test]
 fn on_a_terminal_keys_reach_the_guest_and_the_terminal_comes_back() {
-    let Some(mother) = mother() else { return };
+    let Some(mother) = with_guest() else { return };
     let check = |last: &str, status: &str| {
         let mut terminal = Terminal::new(&mother, "stty -g; $MOTHER run; echo status $?; stty -g");
         terminal.expect("guest:~# ");
@@ -199,7 +187,7 @@ fn on_a_terminal_keys_reach_the_guest_and_the_terminal_comes_back() {
 
 #[test]
 fn a_signal_ends_the_guest_and_gives_the_terminal_back() {
-    let Some(mother) = mother() else { return };
+    let Some(mother) = with_guest() else { return };
     let script = "stty -g; $MOTHER run & pid=$!; (sleep 4; kill -TERM $pid) & fg %1 >/dev/null; echo status $?; stty -g";
     let mut terminal = Terminal::new(&mother, &format!("set -m; {script}"));
     terminal.expect("status 143");

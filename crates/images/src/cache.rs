@@ -19,8 +19,10 @@ use rustix::fs::FlockOperation;
 use thiserror::Error;
 
 use crate::apt::{Apt, AptError};
+use crate::file::{FileError, create_folder, error, rename};
 use crate::package::{self, PackageError, Wanted};
-use crate::{OnProgress, Progress, initrd};
+use crate::runs::RunFolder;
+use crate::{AppError, AppRequest, OnProgress, Progress, app_guest, archive, initrd};
 
 /// Why there is no default guest.
 #[derive(Debug, Error)]
@@ -29,21 +31,25 @@ pub enum CacheError {
     #[error("there is no cache folder: neither XDG_CACHE_HOME nor HOME is set")]
     NoFolder,
     /// The host refused something about a file of the cache.
-    #[error("cannot {act} {}", .path.display())]
-    Io {
-        /// The verb.
-        act: &'static str,
-        /// The file or folder.
-        path: PathBuf,
-        /// What the host said.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The packages did not come.
     #[error(transparent)]
     Apt(#[from] AptError),
     /// A package came and is not what we need.
     #[error(transparent)]
     Package(#[from] PackageError),
+}
+
+/// Why a program of the host did not become an initrd.
+#[derive(Debug, Error)]
+pub enum AppImageError {
+    /// The cache.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The program.
+    #[error(transparent)]
+    App(#[from] AppError),
 }
 
 /// The default guest's files.
@@ -99,6 +105,32 @@ impl Cache {
         };
         let initrd = self.initrd()?;
         Ok(DefaultGuest { kernel: self.folder.join("kernel"), initrd, kernel_package: package })
+    }
+
+    /// A folder for one run, gone when the run has ended.
+    ///
+    /// # Errors
+    /// If the cache folder cannot be written.
+    pub fn run_folder(&self) -> Result<RunFolder, CacheError> {
+        Ok(RunFolder::new(&self.folder.join("runs"))?)
+    }
+
+    /// An initrd in `run` whose `/init` starts one program of the host, and how long it is. The default guest must be
+    /// here already.
+    ///
+    /// # Errors
+    /// If the program or what it needs cannot be read, or the initrd cannot be written.
+    pub fn app_initrd(&self, request: &AppRequest, run: &RunFolder) -> Result<(PathBuf, u64), AppImageError> {
+        let busybox = self.folder.join("busybox");
+        let busybox = fs::read(&busybox).map_err(error("read", &busybox))?;
+        let tree = app_guest::tree(request, busybox)?;
+        let path = run.path().join("initrd");
+        let file = File::create_new(&path).map_err(error("create", &path))?;
+        let mut writer = io::BufWriter::with_capacity(1 << 20, file);
+        let written = archive::write(&tree, &mut writer).and_then(|()| io::Write::flush(&mut writer));
+        written.map_err(error("write", &path))?;
+        let len = fs::metadata(&path).map_err(error("read", &path))?.len();
+        Ok((path, len))
     }
 
     /// Downloads what is missing; the kernel package.
@@ -190,19 +222,6 @@ impl Drop for Work {
         // Whoever takes the lock next empties it anyway.
         let _ = fs::remove_dir_all(&self.0);
     }
-}
-
-fn error(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CacheError {
-    let path = path.to_owned();
-    move |source| CacheError::Io { act, path, source }
-}
-
-fn create_folder(path: &Path) -> Result<(), CacheError> {
-    fs::create_dir_all(path).map_err(error("create", path))
-}
-
-fn rename(from: &Path, to: &Path) -> Result<(), CacheError> {
-    fs::rename(from, to).map_err(error("rename to", to))
 }
 
 fn hash(bytes: &[u8]) -> u64 {

@@ -8,15 +8,27 @@
 //! one lock lets one process at a time do so.
 #![forbid(unsafe_code)]
 
+mod app;
+mod app_guest;
 mod apt;
+mod archive;
 mod cache;
+mod file;
+mod guest_config;
 mod initrd;
 mod package;
+mod runs;
+#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "container images and Debian come next"))]
+mod tree;
 
+pub use app::{AppError, AppRequest, ElfError};
 pub use apt::{AptError, has_apt};
-pub use cache::{Cache, CacheError, DefaultGuest};
+pub use cache::{AppImageError, Cache, CacheError, DefaultGuest};
+pub use file::FileError;
+pub use guest_config::{GREETING, GuestCommand};
 pub use initrd::INIT_MARKER;
 pub use package::PackageError;
+pub use runs::RunFolder;
 
 /// What is being done, for a progress bar.
 #[derive(Clone, Copy, Debug, PartialEq)]

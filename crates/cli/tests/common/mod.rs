@@ -22,6 +22,17 @@ pub struct Mother {
     path: Option<PathBuf>,
 }
 
+/// The command, or a loud word that there is no default guest.
+pub fn with_guest() -> Option<Mother> {
+    let cache = images::Cache::of_user().ok().filter(|cache| cache.kernel_package().is_some());
+    if cache.is_none() {
+        // Written, not printed: the test harness would keep what is printed to itself.
+        let mut stderr = std::io::stderr();
+        writeln!(stderr, "skipped: the default guest is not in the cache; `cargo xtask guest`").unwrap();
+    }
+    cache.map(|_| Mother::with_guest())
+}
+
 /// How it ended.
 pub struct Ran {
     /// Exit status, if it exited.
@@ -41,6 +52,11 @@ impl Mother {
     /// The command with the user's cache.
     pub fn with_guest() -> Mother {
         Mother { folder: "/".into(), has_own_cache: false, path: None }
+    }
+
+    /// The same, started in another folder.
+    pub fn in_folder(self, folder: &Path) -> Mother {
+        Mother { folder: folder.to_owned(), ..self }
     }
 
     /// The same on a host that has only the programs in `path`.

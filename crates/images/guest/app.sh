@@ -1,0 +1,26 @@
+#!/.mother/busybox sh
+# Process 1 of a guest that is one program: mounts, and then the warden, who starts it and tells the host of it.
+# What is printed here is seen only if the guest does not come so far.
+export PATH=/.mother/bin
+/.mother/busybox mkdir -p /.mother/bin /proc /sys /dev /run /tmp
+/.mother/busybox --install -s /.mother/bin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+mount -t tmpfs tmpfs /dev/shm
+ln -sf /proc/self/fd /dev/fd
+ip link set lo up
+for word in $(cat /proc/cmdline); do
+    case $word in
+        mother.name=*) hostname "${word#*=}" ;;
+    esac
+done
+# From here on the line belongs to the warden; the kernel may use it only to say that it has died.
+dmesg -n 1
+stty -F /dev/ttyS0 raw -echo crtscts
+/.mother/warden /.mother/command /dev/ttyS0
+# The host ends the guest when it hears the exit status.
+sleep 5
+poweroff -f

@@ -1,0 +1,74 @@
+//! The folders of a language's runtime: those that bear the program's name.
+//!
+//! `/usr/bin/python3` leads to `python3.11`, whose modules are in `/usr/lib/python3.11`; perl's are in
+//! `/usr/lib/x86_64-linux-gnu/perl` and `/usr/share/perl`, node's in `/usr/share/nodejs`. The rule is the file
+//! hierarchy's (FHS 4.7 and 4.11: a program's own files are in a folder of its name), so it needs no list of
+//! languages and runs nothing.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// Where a prefix such as `/usr` has folders of programs.
+const PLACES: [&str; 5] = ["lib", "lib64", "lib/x86_64-linux-gnu", "libexec", "share"];
+
+/// The folders that belong to a program, by all the names that it has along its symbolic links.
+pub(super) fn folders(program: &Path) -> Vec<PathBuf> {
+    let mut found = BTreeSet::new();
+    for path in names(program) {
+        let Some((prefix, name)) = prefix_and_name(&path) else { continue };
+        for place in PLACES {
+            for name in [name.clone(), format!("{name}-base"), format!("{name}js"), format!("{name}5")] {
+                let folder = prefix.join(place).join(name);
+                if folder.is_dir() {
+                    found.insert(folder);
+                }
+            }
+        }
+    }
+    found.into_iter().collect()
+}
+
+/// The program's path and where its links lead, one after the other.
+fn names(program: &Path) -> Vec<PathBuf> {
+    let mut paths = vec![program.to_owned()];
+    while let Ok(target) = std::fs::read_link(&paths[paths.len() - 1]) {
+        let folder = paths[paths.len() - 1].parent().unwrap_or(Path::new("/")).to_owned();
+        paths.push(folder.join(target));
+        if paths.len() > 8 {
+            break;
+        }
+    }
+    paths
+}
+
+/// `/usr` and `python3` of `/usr/bin/python3`. `/bin` is a part of `/usr` nowadays.
+fn prefix_and_name(path: &Path) -> Option<(PathBuf, String)> {
+    let folder = path.parent()?;
+    let is_bin = folder.file_name().is_some_and(|name| name == "bin" || name == "sbin");
+    let prefix = folder.parent().filter(|_| is_bin)?;
+    let prefix = if prefix == Path::new("/") { Path::new("/usr") } else { prefix };
+    Some((prefix.to_owned(), path.file_name()?.to_str()?.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_runtime_is_found_by_every_name_of_its_program() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        for folder in ["bin", "lib/tongue3", "lib/tongue3.1", "lib/other", "share/tongue3.1"] {
+            fs::create_dir_all(at(folder)).unwrap();
+        }
+        fs::write(at("bin/tongue3.1"), "").unwrap();
+        symlink("tongue3.1", at("bin/tongue3")).unwrap();
+        let expected = ["lib/tongue3", "lib/tongue3.1", "share/tongue3.1"].map(at);
+        assert_eq!(folders(&at("bin/tongue3")), expected);
+        assert_eq!(folders(&at("bin/tongue3.1")), expected[1..]);
+        assert!(folders(&at("lib/tongue3.1")).is_empty());
+    }
+}

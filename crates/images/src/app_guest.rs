@@ -1,0 +1,48 @@
+//! The file system of a guest that is one program: the program's files, and under `/.mother` our own.
+
+use crate::app::{self, AppError, AppRequest};
+use crate::tree::{Attributes, Kind, Tree, TreeError};
+
+/// The program that starts other programs and connects them to the host.
+pub(crate) const WARDEN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/warden"));
+
+/// Texts that programs look for, where the host's own were not asked for.
+const TEXTS: [(&str, &str); 3] = [
+    ("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n"),
+    ("/etc/group", "root:x:0:\n"),
+    ("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
+];
+
+/// Everything that the guest's first root file system has.
+///
+/// # Errors
+/// If the program or what it needs cannot be had.
+pub(crate) fn tree(request: &AppRequest, busybox: Vec<u8>) -> Result<Tree, AppError> {
+    let app = app::gather(request)?;
+    let mut tree = app.tree;
+    let put = |tree: &mut Tree| -> Result<(), TreeError> {
+        tree.put_bytes("/.mother/busybox", 0o755, busybox)?;
+        tree.put_bytes("/.mother/warden", 0o755, WARDEN)?;
+        tree.put_bytes("/.mother/command", 0o644, app.command.to_bytes())?;
+        tree.put_bytes("/init", 0o755, *include_bytes!("../guest/app.sh"))?;
+        let console = Kind::Device { is_block: false, major: 5, minor: 1 };
+        tree.put(b"/dev/console", Attributes::of_root(0o600), console)?;
+        for (path, mode) in [("/tmp", 0o1777), ("/root", 0o700)] {
+            if tree.find(path.as_bytes(), true).is_none() {
+                tree.put_folder(path.as_bytes(), Attributes::of_root(mode))?;
+            }
+        }
+        for (path, text) in TEXTS {
+            if tree.find(path.as_bytes(), true).is_none() {
+                tree.put_bytes(path, 0o644, text.as_bytes())?;
+            }
+        }
+        // Programs start others through `/bin/sh`; busybox is one if it is called so.
+        if tree.find(b"/bin/sh", true).is_none() {
+            tree.put_symlink("/bin/sh", "/.mother/busybox")?;
+        }
+        Ok(())
+    };
+    put(&mut tree).map_err(|error| AppError::Place { path: "/.mother".into(), reason: error.to_string() })?;
+    Ok(tree)
+}

@@ -1,0 +1,58 @@
+//! What `guests/warden`, the program that starts other programs in a guest, is told: one file of words.
+//!
+//! Each word ends with a zero byte, as arguments and environment do in the kernel, so any text can stand in one.
+
+/// What the warden says first; frames follow (see `guests/warden`).
+pub const GREETING: &[u8] = b"\0mother warden 1\n";
+
+/// What runs in the guest, and as whom.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GuestCommand {
+    /// The program and its arguments.
+    pub arguments: Vec<String>,
+    /// `NAME=VALUE`, nothing else is in the program's environment.
+    pub environment: Vec<String>,
+    /// Its working folder.
+    pub folder: String,
+    /// Its user's number.
+    pub uid: u32,
+    /// Its group's number.
+    pub gid: u32,
+    /// The folder that is its root, if that is another one.
+    pub root: Option<String>,
+}
+
+impl GuestCommand {
+    /// The file's bytes. Words with a zero byte in them cannot be given to any program and are cut there.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let mut words: Vec<(&str, &str)> = Vec::new();
+        words.extend(self.root.iter().map(|root| ("root", root.as_str())));
+        let (uid, gid) = (self.uid.to_string(), self.gid.to_string());
+        words.extend([("cwd", self.folder.as_str()), ("uid", &uid), ("gid", &gid)]);
+        words.extend(self.environment.iter().map(|word| ("env", word.as_str())));
+        words.extend(self.arguments.iter().map(|word| ("arg", word.as_str())));
+        let mut bytes = Vec::new();
+        for (key, value) in words {
+            let value = value.split('\0').next().unwrap_or_default();
+            bytes.extend_from_slice(format!("{key}={value}\0").as_bytes());
+        }
+        bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_word_stands_alone() {
+        let command = GuestCommand {
+            arguments: vec!["/bin/sh".into(), "-c".into(), "a\nb=c".into()],
+            environment: vec!["A=1".into()],
+            folder: "/x y".into(),
+            ..GuestCommand::default()
+        };
+        let text = String::from_utf8(command.to_bytes()).unwrap();
+        assert_eq!(text, "cwd=/x y\0uid=0\0gid=0\0env=A=1\0arg=/bin/sh\0arg=-c\0arg=a\nb=c\0");
+    }
+}

@@ -1,0 +1,120 @@
+//! A folder for what one run needs and nobody else may see: its initrd, its overlay.
+//!
+//! ```text
+//! $XDG_CACHE_HOME/mother/runs/PID-N/lock   held while the run lives
+//! ```
+//!
+//! The folder goes with the run. A run that was killed cannot remove its own, so whoever comes next removes every
+//! folder whose lock nobody holds: the kernel gives up the locks of dead processes.
+
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+
+use crate::file::{FileError, create_folder, error};
+
+/// Tries at a name that no other run has.
+const TRIES: u32 = 10_000;
+
+/// A run's own folder, removed when this is dropped.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl RunFolder {
+    /// A new folder in `runs`, after the folders of dead runs have been removed.
+    pub(crate) fn new(runs: &Path) -> Result<RunFolder, FileError> {
+        create_folder(runs)?;
+        sweep(runs);
+        let id = std::process::id();
+        let free = |number: &u32| !runs.join(format!("{id}-{number}")).exists();
+        let number = (0..TRIES).find(free).unwrap_or(TRIES);
+        // The lock is taken under a name that sweeps leave alone.
+        let new = runs.join(format!("{id}-{number}.new"));
+        let _ = fs::remove_dir_all(&new);
+        create_folder(&new)?;
+        let lock = new.join("lock");
+        let open = OpenOptions::new().create(true).truncate(false).write(true).open(&lock);
+        let file = open.map_err(error("create", &lock))?;
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|errno| error("lock", &lock)(errno.into()))?;
+        let path = runs.join(format!("{id}-{number}"));
+        fs::rename(&new, &path).map_err(error("rename to", &path))?;
+        Ok(RunFolder { path, _lock: file })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for RunFolder {
+    fn drop(&mut self) {
+        // The next run removes what we cannot.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Removes the folders of runs that are dead; how many bytes that gave back.
+pub(crate) fn sweep(runs: &Path) -> u64 {
+    let mut freed = 0;
+    let Ok(entries) = fs::read_dir(runs) else { return 0 };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        if is_dead(&path) {
+            let bytes = allocated_bytes(&path);
+            freed += if fs::remove_dir_all(&path).is_ok() { bytes } else { 0 };
+        }
+    }
+    freed
+}
+
+fn is_dead(run: &Path) -> bool {
+    if run.extension().is_some_and(|extension| extension == "new") {
+        // Half made: dead if the process of its name is.
+        let name = run.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let process = name.split('-').next().unwrap_or_default().to_owned();
+        return !Path::new("/proc").join(process).exists();
+    }
+    let Ok(file) = File::open(run.join("lock")) else { return true };
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+}
+
+/// What a file, or a folder with all that is in it, takes on the disk.
+pub(crate) fn allocated_bytes(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(metadata) = fs::symlink_metadata(path) else { return 0 };
+    let inside = match fs::read_dir(path) {
+        Ok(entries) if metadata.is_dir() => {
+            entries.flatten().map(|entry| allocated_bytes(&entry.path())).sum()
+        }
+        _ => 0,
+    };
+    // st_blocks counts 512 bytes each (stat(2)).
+    inside + metadata.blocks() * 512
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_runs_folder_goes_and_a_living_ones_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let runs = folder.path().join("runs");
+        let dead = runs.join("4194305-0");
+        fs::create_dir_all(&dead).unwrap();
+        fs::write(dead.join("lock"), "").unwrap();
+        fs::write(dead.join("overlay"), [1; 8192]).unwrap();
+        let living = RunFolder::new(&runs).unwrap();
+        assert!(!dead.exists());
+        let second = RunFolder::new(&runs).unwrap();
+        assert!(living.path().exists() && second.path() != living.path());
+        let path = living.path().to_owned();
+        drop(living);
+        assert!(!path.exists());
+    }
+}

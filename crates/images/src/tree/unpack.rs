@@ -1,0 +1,190 @@
+//! Tar archives into a tree: Debian packages and layers of container images.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
+
+use tar::EntryType;
+use thiserror::Error;
+
+use crate::tree::{Attributes, Content, Kind, LINK_BYTES_MAX, Tree, TreeError, text};
+
+/// What starts the name of a file that hides another (OCI image specification, layer.md, "Whiteouts").
+const WHITEOUT: &[u8] = b".wh.";
+
+/// The name of the file that hides all of its folder's lower layers.
+const OPAQUE: &[u8] = b".wh..wh..opq";
+
+/// How extended attributes are called in pax headers.
+const PAX_XATTR: &str = "SCHILY.xattr.";
+
+/// Why an archive did not become a part of a tree.
+#[derive(Debug, Error)]
+pub(crate) enum UnpackError {
+    /// The archive is broken or the spool is full.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// A file cannot be where the archive has it.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+}
+
+/// Where the bytes of unpacked files wait until they are written.
+pub(crate) struct Spool {
+    file: Arc<File>,
+    len: u64,
+}
+
+impl Spool {
+    /// A new file at `path`, which is unlinked at once: whatever happens, it leaves nothing behind.
+    pub(crate) fn new(path: &Path) -> io::Result<Spool> {
+        let file = File::options().read(true).write(true).create_new(true).open(path)?;
+        std::fs::remove_file(path)?;
+        Ok(Spool { file: Arc::new(file), len: 0 })
+    }
+
+    fn take(&mut self, from: &mut impl Read) -> io::Result<Content> {
+        let offset = self.len;
+        let len = io::copy(from, &mut &*self.file)?;
+        self.len += len;
+        Ok(Content::Part { file: self.file.clone(), offset, len })
+    }
+}
+
+/// The other name of a file, if it shall have one.
+type Rename<'a> = dyn Fn(&[u8]) -> Option<Vec<u8>> + 'a;
+
+/// Unpacks archives of one kind into a tree.
+pub(crate) struct Unpacker<'a> {
+    tree: &'a mut Tree,
+    spool: &'a mut Spool,
+    /// Paths that come in under another name.
+    rename: Box<Rename<'a>>,
+    /// Whether this is a layer, with whiteouts, whose folders replace links; a package's folders follow them.
+    is_layer: bool,
+}
+
+impl<'a> Unpacker<'a> {
+    /// For a package: a folder of its may be a symbolic link to one (as dpkg has it); `rename` gives files other names.
+    pub(crate) fn of_package(
+        tree: &'a mut Tree,
+        spool: &'a mut Spool,
+        rename: impl Fn(&[u8]) -> Option<Vec<u8>> + 'a,
+    ) -> Unpacker<'a> {
+        Unpacker { tree, spool, rename: Box::new(rename), is_layer: false }
+    }
+
+    /// For a layer over what is there.
+    pub(crate) fn of_layer(tree: &'a mut Tree, spool: &'a mut Spool) -> Unpacker<'a> {
+        tree.next_layer();
+        Unpacker { tree, spool, rename: Box::new(|_| None), is_layer: true }
+    }
+
+    /// Reads the archive to its end; the paths of all that was put.
+    pub(crate) fn unpack(&mut self, archive: &mut dyn Read) -> Result<Vec<Vec<u8>>, UnpackError> {
+        let mut archive = tar::Archive::new(archive);
+        let mut paths = Vec::new();
+        for entry in archive.entries()? {
+            let mut entry = entry?;
+            let path = entry.path_bytes().into_owned();
+            self.put(&mut entry, &path)?;
+            paths.push(path);
+        }
+        Ok(paths)
+    }
+
+    fn put<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>, path: &[u8]) -> Result<(), UnpackError> {
+        if self.is_layer && self.is_whiteout(path)? {
+            return Ok(());
+        }
+        let attributes = attributes(entry)?;
+        let name = (self.rename)(path);
+        let path = name.as_deref().unwrap_or(path);
+        let header = entry.header();
+        let kind = match header.entry_type() {
+            EntryType::Directory => return self.put_folder(path, attributes),
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+                Kind::File(self.spool.take(entry)?)
+            }
+            EntryType::Symlink => Kind::Symlink(link_target(entry, path)?),
+            EntryType::Link => {
+                let target = link_target(entry, path)?;
+                let target = (self.rename)(&target).unwrap_or(target);
+                return Ok(self.tree.put_hard_link(path, &target)?);
+            }
+            kind @ (EntryType::Char | EntryType::Block) => Kind::Device {
+                is_block: kind == EntryType::Block,
+                major: header.device_major()?.unwrap_or(0),
+                minor: header.device_minor()?.unwrap_or(0),
+            },
+            EntryType::Fifo => Kind::Fifo,
+            // Headers of other kinds say something about the archive, not about a file.
+            _ => return Ok(()),
+        };
+        self.tree.put(path, attributes, kind)?;
+        Ok(())
+    }
+
+    fn put_folder(&mut self, path: &[u8], attributes: Attributes) -> Result<(), UnpackError> {
+        let is_link_to_folder = |tree: &Tree| {
+            let own = tree.find(path, false);
+            let followed = tree.find(path, true);
+            own != followed && followed.is_some_and(|node| tree.is_folder(node))
+        };
+        if self.is_layer || !is_link_to_folder(self.tree) {
+            self.tree.put_folder(path, attributes)?;
+        }
+        Ok(())
+    }
+
+    /// Does what a whiteout asks for.
+    fn is_whiteout(&mut self, path: &[u8]) -> Result<bool, UnpackError> {
+        let trimmed = path.strip_suffix(b"/").unwrap_or(path);
+        let at = trimmed.iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
+        let (folder, name) = trimmed.split_at(at);
+        if name == OPAQUE {
+            self.tree.white_out_inside(folder);
+            return Ok(true);
+        }
+        let Some(hidden) = name.strip_prefix(WHITEOUT) else { return Ok(false) };
+        if hidden.is_empty() || hidden == b"." || hidden == b".." {
+            return Err(TreeError::BadPath(text(path)).into());
+        }
+        self.tree.white_out(&[folder, hidden].concat())?;
+        Ok(true)
+    }
+}
+
+fn link_target<R: Read>(entry: &tar::Entry<'_, R>, path: &[u8]) -> Result<Vec<u8>, UnpackError> {
+    let target = entry.link_name_bytes().map(|target| target.into_owned()).unwrap_or_default();
+    if target.is_empty() || target.len() > LINK_BYTES_MAX {
+        return Err(TreeError::BadPath(text(path)).into());
+    }
+    Ok(target)
+}
+
+fn attributes<R: Read>(entry: &mut tar::Entry<'_, R>) -> Result<Attributes, UnpackError> {
+    let mut xattrs = Vec::new();
+    if let Some(extensions) = entry.pax_extensions()? {
+        for extension in extensions {
+            let extension = extension?;
+            let name = extension.key().ok().and_then(|key| key.strip_prefix(PAX_XATTR));
+            if let Some(name) = name {
+                xattrs.push((name.to_owned(), extension.value_bytes().to_vec()));
+            }
+        }
+    }
+    let header = entry.header();
+    let id = |id: u64| {
+        u32::try_from(id)
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "a user's number is too large"))
+    };
+    Ok(Attributes {
+        mode: (header.mode()? & 0o7777) as u16,
+        uid: id(header.uid()?)?,
+        gid: id(header.gid()?)?,
+        mtime: i64::try_from(header.mtime()?).unwrap_or(0),
+        xattrs,
+    })
+}

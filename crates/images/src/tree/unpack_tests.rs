@@ -1,0 +1,147 @@
+//! Archives as hostile and as ordinary as they come.
+
+use tar::{Builder, EntryType, Header};
+
+use crate::tree::{Kind, Node, Spool, Tree, UnpackError, Unpacker};
+
+/// One file of an archive: kind, path, and its bytes or where it leads.
+type File<'a> = (EntryType, &'a str, &'a str);
+
+const FILE: EntryType = EntryType::Regular;
+const FOLDER: EntryType = EntryType::Directory;
+const SYMLINK: EntryType = EntryType::Symlink;
+const LINK: EntryType = EntryType::Link;
+
+fn archive(files: &[File<'_>]) -> Vec<u8> {
+    let mut builder = Builder::new(Vec::new());
+    for &(kind, path, text) in files {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(0o755);
+        header.set_uid(1000);
+        header.set_gid(100);
+        // Written past the library's checks: an attacker does not use the library.
+        header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
+        let is_link = matches!(kind, SYMLINK | LINK);
+        if is_link {
+            header.as_old_mut().linkname[..text.len()].copy_from_slice(text.as_bytes());
+        }
+        let bytes = if is_link { &[] } else { text.as_bytes() };
+        header.set_size(bytes.len() as u64);
+        header.set_cksum();
+        builder.append(&header, bytes).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+struct Layers {
+    tree: Tree,
+    spool: Spool,
+    _folder: tempfile::TempDir,
+}
+
+impl Layers {
+    fn new() -> Layers {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = Spool::new(&folder.path().join("spool")).unwrap();
+        Layers { tree: Tree::new(), spool, _folder: folder }
+    }
+
+    fn put(&mut self, files: &[File<'_>]) -> Result<(), UnpackError> {
+        let mut unpacker = Unpacker::of_layer(&mut self.tree, &mut self.spool);
+        unpacker.unpack(&mut archive(files).as_slice()).map(drop)
+    }
+
+    fn node(&self, path: &str) -> Option<&Node> {
+        self.tree.find(path.as_bytes(), false).map(|node| self.tree.node(node))
+    }
+
+    fn text(&self, path: &str) -> Option<String> {
+        let Kind::File(content) = &self.node(path)?.kind else { return None };
+        let mut bytes = Vec::new();
+        content
+            .read(|part| {
+                bytes.extend_from_slice(part);
+                Ok(())
+            })
+            .unwrap();
+        String::from_utf8(bytes).ok()
+    }
+}
+
+#[test]
+fn files_come_with_owner_mode_and_links() {
+    let mut layers = Layers::new();
+    layers
+        .put(&[(FILE, "./a/b", "text"), (LINK, "a/c", "a/b"), (SYMLINK, "d", "a"), (FILE, "d/e", "through")])
+        .unwrap();
+    assert_eq!(layers.text("a/b").as_deref(), Some("text"));
+    assert_eq!(layers.tree.find(b"a/c", false), layers.tree.find(b"a/b", false));
+    assert_eq!(layers.text("a/e").as_deref(), Some("through"));
+    let attributes = &layers.node("a/b").unwrap().attributes;
+    assert_eq!((attributes.mode, attributes.uid, attributes.gid), (0o755, 1000, 100));
+}
+
+#[test]
+fn whiteouts_hide_what_lower_layers_have_and_nothing_else() {
+    let lower = [(FILE, "d/old", "1"), (FILE, "d/sub/old", "2"), (FILE, "keep", "3"), (FILE, "gone", "4")];
+    let check = |upper: &[File<'_>], present: &[&str], absent: &[&str]| {
+        let mut layers = Layers::new();
+        layers.put(&lower).unwrap();
+        layers.put(upper).unwrap();
+        for path in present {
+            assert!(layers.node(path).is_some(), "{path} after {upper:?}");
+        }
+        for path in absent {
+            assert!(layers.node(path).is_none(), "{path} after {upper:?}");
+        }
+    };
+    check(&[(FILE, ".wh.gone", "")], &["keep", "d/old"], &["gone", ".wh.gone"]);
+    check(&[(FILE, "d/.wh.sub", "")], &["d/old"], &["d/sub"]);
+    // In any order, an opaque folder keeps what its own layer has.
+    let new = (FILE, "d/sub/new", "5");
+    let opaque = (FILE, "d/.wh..wh..opq", "");
+    check(&[new, opaque], &["d/sub/new", "keep"], &["d/old", "d/sub/old"]);
+    check(&[opaque, new], &["d/sub/new", "keep"], &["d/old", "d/sub/old"]);
+    check(&[(FILE, "gone", "6"), (FILE, ".wh.gone", "")], &["gone"], &[]);
+}
+
+#[test]
+fn a_layer_may_put_a_folder_where_a_link_was_and_a_package_may_not() {
+    let files: [File<'_>; 2] = [(FOLDER, "lib/", ""), (FILE, "lib/x", "x")];
+    let mut layers = Layers::new();
+    layers.put(&[(FOLDER, "usr/lib", ""), (SYMLINK, "lib", "usr/lib")]).unwrap();
+    let mut package = Layers { tree: layers.tree.clone(), ..Layers::new() };
+    layers.put(&files).unwrap();
+    assert!(layers.node("usr/lib/x").is_none());
+    let unpacked = Unpacker::of_package(&mut package.tree, &mut package.spool, |_| None)
+        .unpack(&mut archive(&files).as_slice());
+    assert!(unpacked.is_ok());
+    assert!(package.node("usr/lib/x").is_some());
+}
+
+#[test]
+fn hostile_archives_lead_nowhere() {
+    let refused = |files: &[File<'_>]| assert!(Layers::new().put(files).is_err(), "{files:?}");
+    refused(&[(FILE, "../escape", "x")]);
+    refused(&[(FILE, "a/../../escape", "x")]);
+    refused(&[(SYMLINK, "l", "l"), (FILE, "l/x", "x")]);
+    refused(&[(FILE, "f", "x"), (FILE, "f/x", "x")]);
+    refused(&[(LINK, "h", "/etc/passwd")]);
+    refused(&[(LINK, "h", "d"), (FOLDER, "d", "")]);
+    refused(&[(FILE, ".wh.", "")]);
+    refused(&[(FILE, ".wh...", "")]);
+    // A link out of the tree ends at the tree's own root.
+    let mut layers = Layers::new();
+    layers.put(&[(SYMLINK, "out", "/../../tmp"), (FILE, "out/x", "x"), (FILE, "/abs", "y")]).unwrap();
+    assert_eq!(layers.text("tmp/x").as_deref(), Some("x"));
+    assert_eq!(layers.text("abs").as_deref(), Some("y"));
+}
+
+#[test]
+fn a_cut_archive_is_an_error() {
+    let whole = archive(&[(FILE, "a", &"x".repeat(2000))]);
+    let mut layers = Layers::new();
+    let mut unpacker = Unpacker::of_layer(&mut layers.tree, &mut layers.spool);
+    assert!(unpacker.unpack(&mut &whole[..1000]).is_err());
+}
