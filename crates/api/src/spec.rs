@@ -50,8 +50,11 @@ pub struct VmSpec {
     pub no_reboot: bool,
     /// Disks, in the order in which the guest shall see them.
     pub disks: Vec<DiskSpec>,
-    /// `user` (NAT without privileges), `none`, or `tap=NAME`. Default: `none`; the command line has its own.
+    /// `user` (NAT without privileges), `user,host` (the same, and the gateway's address leads to the host's
+    /// loopback), `none`, or `tap=NAME`. Default: `none`; the command line has its own.
     pub net: Option<String>,
+    /// The program passt, for `user`. Default: the one on the PATH; the command line can download one.
+    pub passt: Option<PathBuf>,
     /// Ports of the host that lead into the guest, each `[ADDRESS:]HOST:GUEST[/udp]`; only with `user`.
     pub forwards: Vec<String>,
     /// The guest's MAC address. Default: one made of the VM's name, locally administered.

@@ -50,8 +50,13 @@ pub fn has_apt() -> bool {
 }
 
 fn is_installed(program: &str) -> bool {
+    on_path(program).is_some()
+}
+
+/// Where a program of the host is.
+pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.is_file())
 }
 
 /// apt with private folders.
@@ -82,6 +87,17 @@ impl Apt {
         let kernel = self.kernel_package()?;
         self.get(&["download", &kernel, BUSYBOX_PACKAGE], Progress::Downloading, on_progress)?;
         Ok([self.package_file(&kernel)?, self.package_file(BUSYBOX_PACKAGE)?])
+    }
+
+    /// Downloads the newest version of one package; the file.
+    pub(crate) fn download_package(
+        &self,
+        package: &str,
+        on_progress: OnProgress,
+    ) -> Result<PathBuf, AptError> {
+        self.get(&["update"], Progress::Listing, on_progress)?;
+        self.get(&["download", package], Progress::Downloading, on_progress)?;
+        self.package_file(package)
     }
 
     fn configuration(&self) -> PathBuf {

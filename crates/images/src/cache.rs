@@ -5,7 +5,7 @@
 //!   lock                                 held while anything is made
 //!   work/                                where it is made; emptied whenever the lock is taken
 //!   packages/NAME_VERSION_ARCH/vmlinuz   one folder per package version, complete or absent
-//!   kernel, busybox                      links to the files in use
+//!   kernel, busybox, passt               links to the files in use
 //!   initrd/guest-HASH.cpio               made of busybox and our scripts, named after its content
 //! ```
 
@@ -190,7 +190,7 @@ impl Cache {
     }
 
     /// Waits until no other process makes anything. The lock ends with the file.
-    fn lock(&self, on_progress: OnProgress) -> Result<File, CacheError> {
+    pub(crate) fn lock(&self, on_progress: OnProgress) -> Result<File, CacheError> {
         create_folder(&self.folder)?;
         let path = self.folder.join("lock");
         let open = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
@@ -205,10 +205,10 @@ impl Cache {
 }
 
 /// An empty folder that is gone afterwards. Whoever has the lock may empty it: a cancelled process left the rest.
-struct Work(PathBuf);
+pub(crate) struct Work(pub(crate) PathBuf);
 
 impl Work {
-    fn new(folder: PathBuf) -> Result<Work, CacheError> {
+    pub(crate) fn new(folder: PathBuf) -> Result<Work, CacheError> {
         if folder.exists() {
             fs::remove_dir_all(&folder).map_err(error("empty", &folder))?;
         }

@@ -17,6 +17,7 @@ mod file;
 mod guest_config;
 mod initrd;
 mod package;
+mod passt;
 mod runs;
 #[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "container images and Debian come next"))]
 mod tree;

@@ -17,6 +17,10 @@ pub(crate) enum Wanted {
     Kernel,
     /// `bin/busybox` or `usr/bin/busybox`.
     Busybox,
+    /// `usr/bin/passt`.
+    Passt,
+    /// `usr/bin/passt.avx2`, which the other one starts where the CPU has AVX2.
+    PasstAvx2,
 }
 
 impl Wanted {
@@ -24,6 +28,8 @@ impl Wanted {
         match self {
             Wanted::Kernel => "kernel",
             Wanted::Busybox => "busybox",
+            Wanted::Passt => "passt",
+            Wanted::PasstAvx2 => "passt.avx2",
         }
     }
 }
@@ -85,6 +91,8 @@ fn is_wanted(path: &str, wanted: Wanted) -> bool {
     match wanted {
         Wanted::Kernel => path.strip_prefix("boot/vmlinuz-").is_some_and(|rest| !rest.contains('/')),
         Wanted::Busybox => path == "bin/busybox" || path == "usr/bin/busybox",
+        Wanted::Passt => path == "usr/bin/passt",
+        Wanted::PasstAvx2 => path == "usr/bin/passt.avx2",
     }
 }
 

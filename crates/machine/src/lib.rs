@@ -32,6 +32,8 @@ mod life;
 mod mailbox;
 mod msr;
 mod output;
+#[expect(dead_code, reason = "x")]
+mod passt;
 mod plan;
 mod recent;
 mod report;
@@ -49,6 +51,9 @@ pub use console::{Closed, Console, ConsoleInput};
 pub use control::{MachineControl, PauseError, Phase, StopCause};
 pub use crash::Crash;
 pub use engine::{EngineChoice, EngineFinding, EngineKind, findings};
-pub use plan::{BasePlan, Complaint, DiskPlan, ImagePlan, OnReset, SpecErrors, VmPlan, plan};
+pub use plan::{
+    BasePlan, Complaint, DiskPlan, Forward, ImagePlan, NetBackend, NetPlan, OnReset, SpecErrors, Transport, UserNetwork, VmPlan,
+    plan,
+};
 pub use report::{Ending, ExitCounts, Marker, MemoryReport, Report, Sample, Unmapped, VmmMemory};
 pub use server::ControlServer;

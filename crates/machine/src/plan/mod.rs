@@ -7,6 +7,7 @@
 mod amounts;
 mod disks;
 mod images;
+mod network;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use crate::boot::Protocol;
 use crate::engine::{EngineChoice, EngineFinding, choose, findings};
 
 pub use disks::{BasePlan, DiskPlan};
+pub use network::{Forward, NetBackend, NetPlan, Transport, UserNetwork};
 
 /// Kernel command line where the image does not tell its own limit: `COMMAND_LINE_SIZE` of x86 Linux.
 const CMDLINE_BYTES: usize = 2048;
@@ -73,6 +75,8 @@ pub struct VmPlan {
     pub markers: Vec<String>,
     /// Disks, as the guest shall see them.
     pub disks: Vec<DiskPlan>,
+    /// The network device, if there is one.
+    pub network: Option<NetPlan>,
 }
 
 /// One thing that is wrong with a spec.
@@ -164,6 +168,7 @@ fn plan_on(spec: &VmSpec, engines: &[EngineFinding]) -> Result<VmPlan, SpecError
     let timeout = complaints.take("timeout", timeout);
     let markers = complaints.take("marker", check_markers(&spec.markers));
     let disks = disks::disks(&spec.disks, &mut complaints);
+    let network = network::network(spec, &asked_name, &mut complaints);
     let kernel = complaints.take("kernel", images::kernel(spec.kernel.as_deref()));
     let modules = images::modules(spec, kernel.as_ref(), &mut complaints);
     let limit = kernel.as_ref().and_then(|kernel| kernel.cmdline_bytes).unwrap_or(CMDLINE_BYTES);
@@ -187,6 +192,7 @@ fn plan_on(spec: &VmSpec, engines: &[EngineFinding]) -> Result<VmPlan, SpecError
             on_reset: if spec.no_reboot { OnReset::End } else { OnReset::Reboot },
             markers: markers?,
             disks: disks?,
+            network: network?,
         })
     })();
     match checked {
