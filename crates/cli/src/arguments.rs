@@ -84,6 +84,20 @@ pub struct RunArguments {
     /// What the guest is called in messages [default: guest]
     #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
     pub name: Option<String>,
+    /// What is behind the guest's network card: user (NAT without privileges), user,host (the same, and the
+    /// gateway's address leads to this host's own services), tap=NAME, or none [default: none]
+    #[arg(long, value_name = "NETWORK", help_heading = "Network")]
+    pub net: Option<String>,
+    /// Let a port of this host lead into the guest: [ADDRESS:]HOST:GUEST[/udp]; on 127.0.0.1 if no address is given;
+    /// may be given again
+    #[arg(short = 'p', long = "publish", value_name = "PORTS", help_heading = "Network")]
+    pub publish: Vec<String>,
+    /// The guest's MAC address [default: made of the VM's name]
+    #[arg(long, value_name = "MAC", help_heading = "Network")]
+    pub mac: Option<String>,
+    /// Give the guest a vsock device behind the Unix socket FILE: connect to it and say CONNECT PORT
+    #[arg(long, value_name = "FILE", help_heading = "Network")]
+    pub vsock: Option<PathBuf>,
     /// Give the guest a debug-exit port at 0xf4: a write ends it with exit status (value << 1) | 1
     #[arg(long)]
     pub debug_exit: bool,

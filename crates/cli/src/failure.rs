@@ -32,6 +32,9 @@ pub enum Failure {
     /// The program cannot be a guest.
     #[error("cannot make a guest of the program")]
     App(#[from] AppImageError),
+    /// There is no program for the guest's network.
+    #[error("cannot get passt, which carries the guest's network")]
+    Passt(#[source] CacheError),
     /// The host gives no machine.
     #[error("cannot start VM \"{name}\"")]
     Build {

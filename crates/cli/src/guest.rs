@@ -57,6 +57,7 @@ pub struct PlannedApp {
 /// Gathers what a program needs, and plans a guest that is nothing but the program.
 pub fn plan_app(arguments: &RunArguments, program: &Path) -> Result<PlannedApp, Failure> {
     let mut spec = spec(arguments);
+    bring_passt(&mut spec)?;
     check_before_download(&spec)?;
     check_report(arguments, &spec)?;
     let guest = progress::default_guest()?;
@@ -111,6 +112,7 @@ fn check_report(arguments: &RunArguments, spec: &VmSpec) -> Result<(), Failure> 
 pub fn plan_run(arguments: &RunArguments, user: &User) -> Result<Planned, Failure> {
     let mut spec = spec(arguments);
     check_report(arguments, &spec)?;
+    bring_passt(&mut spec)?;
     if spec.kernel.is_some() {
         return Ok(Planned { plan: plan_own(spec)?, is_default: false });
     }
@@ -152,9 +154,24 @@ fn spec(arguments: &RunArguments) -> VmSpec {
         disks,
         timeout,
         debug_exit: arguments.debug_exit,
+        net: arguments.net.clone(),
+        forwards: arguments.publish.clone(),
+        mac: arguments.mac.clone(),
+        vsock: arguments.vsock.clone(),
         no_reboot: arguments.no_reboot,
         ..VmSpec::default()
     }
+}
+
+/// Has passt here if the guest's network needs it: the host's, or Debian's, downloaded once.
+pub fn bring_passt(spec: &mut VmSpec) -> Result<(), Failure> {
+    let is_user = spec.net.as_deref().is_some_and(|net| net == "user" || net.starts_with("user,"));
+    if is_user && spec.passt.is_none() {
+        // Whatever else is wrong is told before anything is downloaded.
+        check_before_download(&VmSpec { passt: Some("passt".into()), ..spec.clone() })?;
+        spec.passt = Some(progress::passt().map_err(Failure::Passt)?);
+    }
+    Ok(())
 }
 
 /// The plan for a kernel of the user's: a Linux that was given no command line gets its console.

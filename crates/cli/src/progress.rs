@@ -1,6 +1,7 @@
 //! Getting the default guest, with a progress bar for a person and plain lines for a log.
 
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use images::{Cache, CacheError, DefaultGuest, Progress};
@@ -9,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// The default guest, downloaded if need be.
 pub fn default_guest() -> Result<DefaultGuest, CacheError> {
     let cache = Cache::of_user()?;
-    let mut shown = Shown { bar: None, line: "" };
+    let mut shown = Shown::new("the default guest (kernel, busybox)");
     let guest = cache.default_guest(&mut |progress| shown.show(progress));
     if let Some(bar) = shown.bar {
         bar.finish_and_clear();
@@ -17,20 +18,34 @@ pub fn default_guest() -> Result<DefaultGuest, CacheError> {
     guest
 }
 
+/// passt, downloaded if need be.
+pub fn passt() -> Result<PathBuf, CacheError> {
+    let cache = Cache::of_user()?;
+    let mut shown = Shown::new("passt");
+    let passt = cache.passt(&mut |progress| shown.show(progress));
+    if let Some(bar) = shown.bar {
+        bar.finish_and_clear();
+    }
+    passt
+}
+
 struct Shown {
+    what: &'static str,
     bar: Option<ProgressBar>,
-    line: &'static str,
+    line: String,
 }
 
 impl Shown {
+    fn new(what: &'static str) -> Shown {
+        Shown { what, bar: None, line: String::new() }
+    }
+
     fn show(&mut self, progress: Progress) {
         let (line, percent) = match progress {
-            Progress::Waiting => ("waiting for another mother that downloads the default guest", None),
-            Progress::Listing(percent) => ("asking apt's mirrors for Debian's kernel", Some(percent)),
-            Progress::Downloading(percent) => {
-                ("downloading the default guest (kernel, busybox)", Some(percent))
-            }
-            Progress::Unpacking => ("unpacking", None),
+            Progress::Waiting => (format!("waiting for another mother that downloads {}", self.what), None),
+            Progress::Listing(percent) => (format!("asking apt's mirrors for {}", self.what), Some(percent)),
+            Progress::Downloading(percent) => (format!("downloading {}", self.what), Some(percent)),
+            Progress::Unpacking => ("unpacking".to_owned(), None),
         };
         if !std::io::stderr().is_terminal() {
             if line != self.line {

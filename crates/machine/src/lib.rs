@@ -32,7 +32,6 @@ mod life;
 mod mailbox;
 mod msr;
 mod output;
-#[expect(dead_code, reason = "x")]
 mod passt;
 mod plan;
 mod recent;

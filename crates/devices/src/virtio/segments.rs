@@ -4,11 +4,9 @@
 //! checks each access.
 
 use mem::VmMemory;
-use virtio_queue::DescriptorChain;
 use vm_memory::{Bytes, GuestAddress};
 
-/// A chain of one of our queues.
-pub(crate) type Chain<'a> = DescriptorChain<&'a VmMemory>;
+use crate::virtio::Chain;
 
 /// Which half of a chain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -11,6 +11,7 @@
 
 mod block;
 mod entropy;
+mod network;
 
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ use crate::plan::VmPlan;
 /// Slots of PCI bus 0. A device has the same one whatever else there is, so that its name in the guest stays.
 pub(crate) mod slot {
     pub(crate) const ENTROPY: u8 = 2;
+    pub(crate) const NETWORK: u8 = 3;
     /// And the ones behind it, for as many disks as a plan has.
     pub(crate) const FIRST_DISK: u8 = 8;
 }
@@ -53,6 +55,9 @@ pub(crate) fn open(plan: &VmPlan) -> Result<Vec<Box<dyn Attachment>>, AttachErro
     let mut attachments: Vec<Box<dyn Attachment>> = vec![Box::new(entropy::EntropyAttachment::default())];
     for (n, disk) in (0..).zip(&plan.disks) {
         attachments.push(Box::new(block::DiskAttachment::open(disk, n, plan.vcpu_count)?));
+    }
+    if let Some(network) = &plan.network {
+        attachments.push(Box::new(network::NetworkAttachment::open(network)?));
     }
     Ok(attachments)
 }

@@ -58,9 +58,9 @@ pub struct Net {
 }
 
 impl Net {
-    /// A device called `name`, plugged into `port`.
-    pub fn new(name: impl Into<String>, mac: MacAddress, port: NetPort) -> Net {
-        Net { name: name.into(), port, first_mac: mac, mac: SharedMac::new(mac), metrics: Arc::default() }
+    /// A device called `name`, plugged into `port`, that counts into `metrics`.
+    pub fn new(name: impl Into<String>, mac: MacAddress, port: NetPort, metrics: Arc<DeviceMetrics>) -> Net {
+        Net { name: name.into(), port, first_mac: mac, mac: SharedMac::new(mac), metrics }
     }
 
     /// The configuration space (5.1.4).

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use mem::GuestMemory;
-use virtio_queue::{QueueOwnedT, QueueT};
+use virtio_queue::QueueT;
 
 use super::header::{HEADER_BYTES, Header};
 use super::inlet::{Inlet, Packet};
@@ -113,23 +113,16 @@ impl Receiver {
 }
 
 impl Ring {
-    fn broken(&self, what: impl ToString) -> Broken {
-        Broken { queue: self.queue.index, what: what.to_string() }
-    }
-
     /// Copies a packet into as many chains as it needs.
     fn deliver(&mut self, packet: &Packet<'_>) -> Result<Outcome, Broken> {
         let needed_bytes = HEADER_BYTES + packet.frame.len();
         let first = self.queue.queue.next_avail();
         let available = self.queue.queue.avail_idx(self.memory.vm_memory(), Ordering::Acquire);
-        self.seen_avail = available.map_err(|error| self.broken(error))?.0;
+        self.seen_avail = available.map_err(|error| self.queue.broken(&error))?.0;
         self.chains.clear();
         self.segments.clear();
-        let index = self.queue.index;
-        let chains = self.queue.queue.iter(self.memory.vm_memory());
-        let mut chains = chains.map_err(|error| Broken { queue: index, what: error.to_string() })?;
         while self.segments.len_bytes() < needed_bytes {
-            let Some(chain) = chains.next() else {
+            let Some(chain) = self.queue.pop(&self.memory)? else {
                 self.queue.queue.set_next_avail(first);
                 return Ok(Outcome::NoBuffers);
             };
@@ -144,12 +137,12 @@ impl Ring {
         if self.segments.len_bytes() < needed_bytes {
             return self.refuse(first);
         }
-        let count = u16::try_from(self.chains.len()).map_err(|error| self.broken(error))?;
+        let count = u16::try_from(self.chains.len()).map_err(|error| self.queue.broken(&error))?;
         let Header(header) = packet.header.with_buffers(count);
         let memory = self.memory.vm_memory();
         let wrote = self.segments.write(memory, 0, &header);
         let wrote = wrote.and_then(|()| self.segments.write(memory, HEADER_BYTES, packet.frame));
-        wrote.ok_or_else(|| self.broken("a receive buffer is not in guest memory"))?;
+        wrote.ok_or_else(|| self.queue.broken(&"a receive buffer is not in guest memory"))?;
         for at in 0..self.chains.len() {
             let (head, taken) = self.chains[at];
             self.add_used(head, taken)?;
@@ -163,28 +156,20 @@ impl Ring {
         if self.segments.len_bytes() < HEADER_BYTES
             || self.chains.last().is_some_and(|(_, taken)| *taken == 0)
         {
-            return Err(self.broken("a receive buffer has no room"));
+            return Err(self.queue.broken(&"a receive buffer has no room"));
         }
         self.queue.queue.set_next_avail(first);
         Ok(Outcome::Dropped)
     }
 
     fn add_used(&mut self, head: u16, len_bytes: usize) -> Result<(), Broken> {
-        let used = self.queue.queue.add_used(self.memory.vm_memory(), head, len_bytes as u32);
-        used.map_err(|error| self.broken(error))?;
         self.is_signal_due = true;
-        Ok(())
+        self.queue.push(&self.memory, head, len_bytes as u32)
     }
 
     /// Tells the driver about used buffers, if there are any and it wants to hear.
     fn signal(&mut self) -> Result<(), Broken> {
-        if std::mem::take(&mut self.is_signal_due) {
-            let wants = self.queue.queue.needs_notification(self.memory.vm_memory());
-            if wants.map_err(|error| self.broken(error))? {
-                self.queue.interrupt.raise();
-            }
-        }
-        Ok(())
+        if std::mem::take(&mut self.is_signal_due) { self.queue.signal(&self.memory) } else { Ok(()) }
     }
 
     /// Asks for a notification about more buffers than the last packet has seen; whether to wait for it, for they
@@ -193,14 +178,9 @@ impl Ring {
         // The buffers that were too few stay, so the place to watch is behind them.
         let first = self.queue.queue.next_avail();
         self.queue.queue.set_next_avail(self.seen_avail);
-        let more = self.queue.queue.enable_notification(self.memory.vm_memory());
+        let more = self.queue.enable_notification(&self.memory);
         self.queue.queue.set_next_avail(first);
-        Ok(!more.map_err(|error| self.broken(error))?)
-    }
-
-    fn stop_notifications(&mut self) -> Result<(), Broken> {
-        let stopped = self.queue.queue.disable_notification(self.memory.vm_memory());
-        stopped.map_err(|error| self.broken(error))
+        more.map(|more| !more)
     }
 }
 
@@ -213,7 +193,7 @@ impl Worker for Receiver {
         let Some(mut inlet) = self.inlet.take() else { return Ok(()) };
         if self.is_starved || wake == Wake::Start {
             self.is_starved = false;
-            self.ring.stop_notifications()?;
+            self.ring.queue.disable_notification(&self.ring.memory)?;
         }
         let pumped = self.pump(&mut inlet);
         match pumped {

@@ -36,6 +36,7 @@ impl Ring {
         queue.set_desc_table_address(Some(self.base as u32), Some(0));
         queue.set_avail_ring_address(Some(self.base as u32 + 0x1000), Some(0));
         queue.set_used_ring_address(Some(self.base as u32 + 0x2000), Some(0));
+        queue.set_event_idx(true);
         queue.set_ready(true);
         assert!(queue.is_valid(memory.vm_memory()));
         queue
@@ -57,6 +58,12 @@ impl Ring {
         memory.write(Gpa(slot), &at[0].to_le_bytes()).unwrap();
         self.avail = self.avail.wrapping_add(1);
         memory.write(Gpa(self.base + 0x1002), &self.avail.to_le_bytes()).unwrap();
+    }
+
+    /// Whether the device wants to hear of the next chain (2.7.10).
+    fn is_watched(&self, memory: &GuestMemory) -> bool {
+        let event = self.base + 0x2004 + 8 * u64::from(QUEUE_SIZE);
+        memory.read_value(Gpa(event), 2).unwrap() == u64::from(self.avail)
     }
 
     /// Chains that the device gave back: head and length.
@@ -86,7 +93,7 @@ struct Guest {
 
 impl Guest {
     fn on(port: NetPort, features: u64) -> Guest {
-        let device = Net::new("net0", MacAddress::of_vm("guest"), port);
+        let device = Net::new("net0", MacAddress::of_vm("guest"), port, Arc::default());
         let memory = Arc::new(GuestMemory::flat(8 << 20).unwrap());
         let [receive, transmit, control] = [0x1_0000, 0x2_0000, 0x3_0000].map(Ring::new);
         let interrupts = Arc::default();
@@ -192,6 +199,7 @@ fn a_frame_of_the_guest_arrives_on_the_wire() {
     let frame: Vec<u8> = (0..1514).map(|n| n as u8 | 1).collect();
     guest.send([0; 12], &frame).unwrap();
     assert_eq!(received(&mut wire), framed(&frame));
+    assert!(guest.transmit.is_watched(&guest.memory));
     assert_eq!(guest.transmit.used(&guest.memory), [(0, 0)]);
     assert_eq!((guest.reading().requests, guest.reading().bytes_from_guest), (1, 1514));
 }
@@ -234,7 +242,9 @@ fn a_guest_without_buffers_loses_nothing() {
     assert_eq!(guest.reading().requests, 1);
     let has_sources = |guest: &Guest| guest.workers.iter().any(|worker| !worker.sources().is_empty());
     assert!(!has_sources(&guest), "a starved worker reads no more");
+    assert!(guest.receive.is_watched(&guest.memory));
     guest.offer(1, 4096);
+    assert!(guest.receive.is_watched(&guest.memory));
     assert_eq!(guest.reading().requests, 1, "half a frame's buffers stay where they are");
     guest.offer(5, 4096);
     assert_eq!(guest.reading().requests, 4);
@@ -384,6 +394,7 @@ fn a_driver_may_change_its_address_until_the_reset() {
     let mut mac = [0; 6];
     guest.device.read_config(0, &mut mac);
     assert_eq!((mac, guest.memory.read_value(Gpa(0x50_0100), 1).unwrap()), ([2, 9, 8, 7, 6, 5], 0));
+    assert!(guest.control.is_watched(&guest.memory), "the next command is told too");
     guest.device.reset();
     guest.device.read_config(0, &mut mac);
     assert_eq!(MacAddress(mac), MacAddress::of_vm("guest"));

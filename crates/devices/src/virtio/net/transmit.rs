@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mem::GuestMemory;
-use virtio_queue::{Queue, QueueOwnedT, QueueT};
 
 use super::control::{self, SharedMac};
 use super::header::{HEADER_BYTES, Header};
@@ -14,7 +13,7 @@ use super::port::NetPort;
 use super::wire::{FRAME_BYTES_MAX, FRAME_BYTES_MIN, Lost};
 use super::{checksum, guard};
 use crate::virtio::segments::{Half, Segments};
-use crate::virtio::{Broken, DeviceMetrics, Interrupt, Virtqueue, Wake, Worker};
+use crate::virtio::{Broken, DeviceMetrics, Virtqueue, Wake, Worker};
 
 /// The worker.
 #[derive(Debug)]
@@ -54,40 +53,32 @@ impl Transmitter {
 
     /// Takes packets until there are none or the backend takes no more.
     fn send(&mut self, queue: &mut Virtqueue) -> Result<(), Broken> {
-        let Virtqueue { index, queue, interrupt } = queue;
-        let broken = |error: virtio_queue::Error| Broken { queue: *index, what: error.to_string() };
-        let memory = Arc::clone(&self.memory);
-        let memory = memory.vm_memory();
         loop {
-            queue.disable_notification(memory).map_err(broken)?;
-            let pause = self.take_packets(queue, *index)?;
-            self.signal(queue, interrupt).map_err(broken)?;
+            queue.disable_notification(&self.memory)?;
+            let pause = self.take_packets(queue)?;
+            self.signal(queue)?;
             // While the backend is busy its sink wakes us, and the guest may leave us alone.
-            if pause == Pause::BackendBusy || !queue.enable_notification(memory).map_err(broken)? {
+            if pause == Pause::BackendBusy || !queue.enable_notification(&self.memory)? {
                 return Ok(());
             }
         }
     }
 
-    fn take_packets(&mut self, queue: &mut Queue, index: u16) -> Result<Pause, Broken> {
-        let broken = |what: String| Broken { queue: index, what };
+    fn take_packets(&mut self, queue: &mut Virtqueue) -> Result<Pause, Broken> {
         let memory = Arc::clone(&self.memory);
-        let memory = memory.vm_memory();
         loop {
             if self.outlet.as_ref().is_some_and(Outlet::is_full) && !self.flush() {
                 return Ok(Pause::BackendBusy);
             }
             let began = Instant::now();
-            let chain = queue.iter(memory).map_err(|error| broken(error.to_string()))?.next();
-            let Some(chain) = chain else {
+            let Some(chain) = queue.pop(&memory)? else {
                 return Ok(if self.flush() { Pause::Empty } else { Pause::BackendBusy });
             };
             let head = chain.head_index();
             self.segments.clear();
             self.segments.add(chain, Half::Readable, HEADER_BYTES + FRAME_BYTES_MAX + 1);
-            self.push_packet().ok_or_else(|| broken("a packet is not in guest memory".to_owned()))?;
-            queue.add_used(memory, head, 0).map_err(|error| broken(error.to_string()))?;
-            self.is_signal_due = true;
+            self.push_packet().ok_or_else(|| queue.broken(&"a packet is not in guest memory"))?;
+            self.give_back(queue, head, 0)?;
             self.metrics.latency.add(began.elapsed());
         }
     }
@@ -139,29 +130,31 @@ impl Transmitter {
         }
     }
 
+    fn give_back(&mut self, queue: &mut Virtqueue, head: u16, written: u32) -> Result<(), Broken> {
+        self.is_signal_due = true;
+        queue.push(&self.memory, head, written)
+    }
+
     /// Tells the driver about used buffers, if there are any and it wants to hear.
-    fn signal(&mut self, queue: &mut Queue, interrupt: &Interrupt) -> Result<(), virtio_queue::Error> {
-        if std::mem::take(&mut self.is_signal_due) && queue.needs_notification(self.memory.vm_memory())? {
-            interrupt.raise();
-        }
-        Ok(())
+    fn signal(&mut self, queue: &mut Virtqueue) -> Result<(), Broken> {
+        if std::mem::take(&mut self.is_signal_due) { queue.signal(&self.memory) } else { Ok(()) }
     }
 
     fn obey(&mut self, queue: &mut Virtqueue) -> Result<(), Broken> {
-        let Virtqueue { index, queue, interrupt } = queue;
-        let broken = |what: String| Broken { queue: *index, what };
         let memory = Arc::clone(&self.memory);
-        let memory = memory.vm_memory();
         loop {
-            let chain = queue.iter(memory).map_err(|error| broken(error.to_string()))?.next();
-            let Some(chain) = chain else { break };
+            let Some(chain) = queue.pop(&memory)? else {
+                self.signal(queue)?;
+                if queue.enable_notification(&memory)? {
+                    continue;
+                }
+                return Ok(());
+            };
             let head = chain.head_index();
-            let wrote = control::serve(chain, memory, &self.mac);
-            let wrote = wrote.ok_or_else(|| broken("a command has no room for its answer".to_owned()))?;
-            queue.add_used(memory, head, wrote).map_err(|error| broken(error.to_string()))?;
-            self.is_signal_due = true;
+            let wrote = control::serve(chain, memory.vm_memory(), &self.mac);
+            let wrote = wrote.ok_or_else(|| queue.broken(&"a command has no room for its answer"))?;
+            self.give_back(queue, head, wrote)?;
         }
-        self.signal(queue, interrupt).map_err(|error| broken(error.to_string()))
     }
 }
 
