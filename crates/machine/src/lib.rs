@@ -51,8 +51,8 @@ pub use control::{MachineControl, PauseError, Phase, StopCause};
 pub use crash::Crash;
 pub use engine::{EngineChoice, EngineFinding, EngineKind, findings};
 pub use plan::{
-    BasePlan, Complaint, DiskPlan, Forward, ImagePlan, NetBackend, NetPlan, OnReset, SpecErrors, Transport, UserNetwork, VmPlan,
-    plan,
+    BasePlan, Complaint, DiskPlan, Forward, ImagePlan, NetBackend, NetPlan, OnReset, SpecErrors, Transport,
+    UserNetwork, VmPlan, plan,
 };
 pub use report::{Ending, ExitCounts, Marker, MemoryReport, Report, Sample, Unmapped, VmmMemory};
 pub use server::ControlServer;
