@@ -44,7 +44,18 @@ fn json_of(report: &Report) -> Value {
             "mmio": report.unmapped.mmio,
             "msr": report.unmapped.msr,
         },
+        "devices": devices(report),
     })
+}
+
+/// Devices by name, their counters by name.
+fn devices(report: &Report) -> Value {
+    let mut devices = Map::new();
+    for device in &report.devices {
+        let counters = device.counters.iter().map(|counter| (counter.name.clone(), counter.value.into()));
+        devices.insert(device.name.clone(), counters.collect::<Map<_, _>>().into());
+    }
+    devices.into()
 }
 
 fn ending(ending: &Ending) -> Value {

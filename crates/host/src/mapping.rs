@@ -27,6 +27,20 @@ impl MemFd {
         Ok(MemFd(file))
     }
 
+    /// Gives the memory of a range back to the host; it reads as zeros from now on, through every mapping. Only
+    /// whole pages cost nothing any more.
+    ///
+    /// # Errors
+    /// What `fallocate` says.
+    pub fn punch_hole(&self, offset: u64, len_bytes: u64) -> io::Result<()> {
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        let number = |value: u64| libc::off_t::try_from(value).map_err(io::Error::other);
+        let (offset, len_bytes) = (number(offset)?, number(len_bytes)?);
+        // SAFETY: the call takes numbers only; the descriptor is ours and open.
+        let result = unsafe { libc::fallocate(self.0.as_raw_fd(), mode, offset, len_bytes) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
     /// The file.
     pub fn file(&self) -> &File {
         &self.0

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use api::DeviceStatus;
 use vcpu::{EngineStatistics, Unit};
 
 use crate::life::Life;
@@ -60,7 +61,13 @@ impl Accounts {
     }
 
     /// What is known in the end.
-    pub(crate) fn report(self, plan: &VmPlan, ending: Ending, output: &Output) -> Report {
+    pub(crate) fn report(
+        self,
+        plan: &VmPlan,
+        ending: Ending,
+        output: &Output,
+        devices: Vec<DeviceStatus>,
+    ) -> Report {
         let marker = |text: &String| Marker { text: text.clone(), seen: None };
         let mut markers: Vec<Marker> = plan.markers.iter().map(marker).collect();
         for (at, sample) in self.samples {
@@ -80,6 +87,7 @@ impl Accounts {
             statistics: self.statistics,
             reboots: self.reboots,
             unmapped: self.unmapped,
+            devices,
         }
     }
 }

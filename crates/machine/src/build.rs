@@ -18,7 +18,7 @@ use vcpu::{EngineError, Vcpu};
 use x86::CpuidTable;
 
 use crate::accounts::Accounts;
-use crate::attach::{self, AttachError, Attachment};
+use crate::attach::{self, AttachError, Attachment, Handles};
 use crate::attendant::attend;
 use crate::boot::ImageError;
 use crate::console::{Console, ConsoleInput};
@@ -135,10 +135,12 @@ pub(crate) fn build_on(
     let start = Instant::now();
     let Console { output: sink, input } = console;
     let output = Output::new(start, &plan.markers);
-    let attachments = attach::open(&plan).map_err(BuildError::Attach)?;
+    let handles = Handles::new().map_err(BuildError::Attach)?;
+    let attachments = attach::open(&plan, &input, &output, &handles).map_err(BuildError::Attach)?;
     let mut outside = Outside { input, output, attachments, make_vcpus };
     let first = outside.assemble(&plan)?;
     let control = MachineControl::default();
+    control.set_devices(first.0.counters.clone(), handles);
     let recent = Recent::default();
     Ok(Machine { plan, start, control, recent, sink, outside, first })
 }
@@ -193,7 +195,7 @@ impl Machine {
         recent.close();
         let ending = ending?;
         drained.map_err(MachineError::Console)?;
-        Ok(accounts.report(&plan, ending, &output))
+        Ok(accounts.report(&plan, ending, &output, control.device_counters()))
     }
 }
 

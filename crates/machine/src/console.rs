@@ -5,9 +5,11 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::io::Write;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use rustix::event::{EventfdFlags, eventfd};
 use thiserror::Error;
 
 /// Bytes that may wait for the guest before the sender does.
@@ -57,6 +59,8 @@ struct Queue {
     closed: bool,
     /// Wakes the machine when bytes arrive.
     wake: Option<Box<dyn Fn() + Send + Sync>>,
+    /// Written to when bytes arrive, for whoever polls.
+    arrival: Option<OwnedFd>,
 }
 
 impl fmt::Debug for Queue {
@@ -70,7 +74,7 @@ impl fmt::Debug for Queue {
 
 impl ConsoleInput {
     fn new() -> ConsoleInput {
-        let queue = Queue { bytes: VecDeque::new(), closed: false, wake: None };
+        let queue = Queue { bytes: VecDeque::new(), closed: false, wake: None, arrival: None };
         ConsoleInput(Arc::new(Shared { queue: Mutex::new(queue), changed: Condvar::new() }))
     }
 
@@ -97,6 +101,10 @@ impl ConsoleInput {
             if let Some(wake) = &queue.wake {
                 wake();
             }
+            if let Some(arrival) = &queue.arrival {
+                // Full only if nobody reads it, and then it is readable already.
+                let _ = rustix::io::write(arrival, &1_u64.to_ne_bytes());
+            }
         }
         Ok(())
     }
@@ -109,6 +117,30 @@ impl ConsoleInput {
             self.0.changed.notify_all();
         }
         Some(byte)
+    }
+
+    /// Takes bytes for the guest, as many as there are and fit; how many.
+    pub(crate) fn take_some(&self, bytes: &mut [u8]) -> usize {
+        let mut queue = self.lock();
+        let count = queue.bytes.len().min(bytes.len());
+        let was_full = queue.bytes.len() > QUEUE_BYTES / 2;
+        for (place, byte) in bytes.iter_mut().zip(queue.bytes.drain(..count)) {
+            *place = byte;
+        }
+        if was_full && queue.bytes.len() <= QUEUE_BYTES / 2 {
+            self.0.changed.notify_all();
+        }
+        count
+    }
+
+    /// An event descriptor that is readable after bytes arrived, until its counter is read. There is one for each
+    /// input.
+    pub(crate) fn arrival(&self) -> io::Result<OwnedFd> {
+        let mut queue = self.lock();
+        // Non-empty at the start: bytes may wait already.
+        let event = eventfd(1, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        queue.arrival = Some(event.try_clone()?);
+        Ok(event)
     }
 
     /// Has `wake` called, under the queue's lock, whenever bytes arrive.

@@ -9,9 +9,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use api::{Counter, DeviceStatus};
+use devices::virtio::balloon::BalloonReading;
 use mem::GuestMemory;
 use thiserror::Error;
 use vcpu::Kick;
+
+use crate::attach::Handles;
+use crate::device_status::{self, DeviceCounters};
 
 /// Why a VM was stopped from outside.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,11 +76,20 @@ struct Notes {
     reboots: u64,
     /// The memory of the present life.
     memory: Option<Arc<GuestMemory>>,
+    /// The devices, once they are there.
+    devices: Option<(Vec<DeviceCounters>, Handles)>,
 }
 
 impl Default for MachineControl {
     fn default() -> MachineControl {
-        let notes = Notes { phase: Phase::Built, cause: None, stop_at: None, reboots: 0, memory: None };
+        let notes = Notes {
+            phase: Phase::Built,
+            cause: None,
+            stop_at: None,
+            reboots: 0,
+            memory: None,
+            devices: None,
+        };
         MachineControl(Arc::new(Requests {
             stop: AtomicBool::new(false),
             power_button: AtomicBool::new(false),
@@ -204,7 +217,42 @@ impl MachineControl {
             name: "console".to_owned(),
             counters: vec![counter("bytes_from_guest", printed_bytes)],
         };
-        vec![console]
+        let mut devices = vec![console];
+        devices.extend(self.device_counters());
+        devices
+    }
+
+    /// What every virtio device counted.
+    pub(crate) fn device_counters(&self) -> Vec<DeviceStatus> {
+        match &self.notes().devices {
+            Some((counters, handles)) => device_status::read(counters, &handles.balloon.read()),
+            None => Vec::new(),
+        }
+    }
+
+    /// Asks the guest for so much of its memory: its balloon takes pages until it holds that many bytes, as far as the
+    /// guest can spare them. 0 gives all back.
+    pub fn set_balloon_target(&self, bytes: u64) {
+        if let Some((_, handles)) = &self.notes().devices {
+            handles.balloon.set_target(bytes);
+        }
+    }
+
+    /// What is known of the balloon; `None` before the VM is built.
+    pub fn balloon(&self) -> Option<BalloonReading> {
+        self.notes().devices.as_ref().map(|(_, handles)| handles.balloon.read())
+    }
+
+    /// The window that the console is shown in has this size now. Only the virtio console tells the guest.
+    pub fn resize_window(&self, rows: u16, columns: u16) {
+        if let Some((_, handles)) = &self.notes().devices {
+            handles.window.resize(rows, columns);
+        }
+    }
+
+    /// The VM is built, with these devices.
+    pub(crate) fn set_devices(&self, counters: Vec<DeviceCounters>, handles: Handles) {
+        self.notes().devices = Some((counters, handles));
     }
 
     fn notes(&self) -> MutexGuard<'_, Notes> {

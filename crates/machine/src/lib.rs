@@ -22,6 +22,7 @@ mod build;
 mod console;
 mod control;
 mod crash;
+mod device_status;
 mod device_threads;
 mod engine;
 mod footprint;
@@ -49,10 +50,11 @@ pub use build::{BuildError, Machine, MachineError, build};
 pub use console::{Closed, Console, ConsoleInput};
 pub use control::{MachineControl, PauseError, Phase, StopCause};
 pub use crash::Crash;
+pub use devices::virtio::balloon::BalloonReading;
 pub use engine::{EngineChoice, EngineFinding, EngineKind, findings};
 pub use plan::{
-    BasePlan, Complaint, DiskPlan, Forward, ImagePlan, NetBackend, NetPlan, OnReset, SpecErrors, Transport,
-    UserNetwork, VmPlan, plan,
+    BasePlan, Complaint, ConsoleKind, DiskPlan, Forward, ImagePlan, NetBackend, NetPlan, OnReset, SpecErrors,
+    Transport, UserNetwork, VmPlan, plan,
 };
 pub use report::{Ending, ExitCounts, Marker, MemoryReport, Report, Sample, Unmapped, VmmMemory};
 pub use server::ControlServer;

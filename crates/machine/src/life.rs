@@ -6,6 +6,7 @@
 //! Locks, in the order in which they may be taken: the room (board and MSRs; held for one visit, never across guest
 //! code or a write to the console), then the console's queues, an alarm or a bell. The end is under its own lock.
 
+use std::io::Write;
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,12 +25,13 @@ use crate::attach::{AttachError, Attachment};
 use crate::bell::{Bell, Bells};
 use crate::boot::{self, Handover, Image, ImageError, Module};
 use crate::console::ConsoleInput;
+use crate::device_status::DeviceCounters;
 use crate::device_threads::DeviceThreads;
 use crate::gate::Gate;
 use crate::mailbox::{Mailbox, Sender};
 use crate::msr::MachineMsrs;
 use crate::output::Output;
-use crate::plan::{ImagePlan, VmPlan};
+use crate::plan::{ConsoleKind, ImagePlan, VmPlan};
 use crate::report::Ending;
 use crate::time::GuestTime;
 
@@ -123,7 +125,10 @@ pub(crate) struct Life {
     /// What all threads that do something for the guest pass.
     pub(crate) gate: Arc<Gate>,
     pub(crate) threads: Arc<DeviceThreads>,
-    input: ConsoleInput,
+    /// What each virtio device counts.
+    pub(crate) counters: Vec<DeviceCounters>,
+    /// What is typed on the serial port; none if the console is another.
+    input: Option<ConsoleInput>,
     room: Arc<Mutex<Room>>,
     mailbox: Arc<Mailbox>,
     over: AtomicBool,
@@ -154,7 +159,10 @@ impl Life {
         let board_plan =
             BoardPlan { vcpu_count: plan.vcpu_count, clock: time.clock(), has_debug_exit: plan.debug_exit };
         let sink = Arc::clone(&bells) as Arc<dyn IrqSink>;
-        let mut board = Board::new(board_plan, Arc::clone(&memory), Box::new(output.clone()), sink);
+        let is_serial = plan.console == ConsoleKind::Serial;
+        let serial: Box<dyn Write + Send> =
+            if is_serial { Box::new(output.clone()) } else { Box::new(std::io::sink()) };
+        let mut board = Board::new(board_plan, Arc::clone(&memory), serial, sink);
         let alarm = Arc::new(Alarm::default());
         let gate = Arc::new(Gate::default());
         let attendant = Arc::clone(&alarm) as Arc<dyn vcpu::Kick>;
@@ -163,14 +171,28 @@ impl Life {
         let interrupts = Arc::new(Sender(Arc::clone(&mailbox)));
         let links =
             Links { memory: Arc::clone(&memory), interrupts, threads: Arc::<DeviceThreads>::clone(&threads) };
-        add_devices(&mut board, attachments, &links).map_err(AssemblyError::Attach)?;
+        let counters = add_devices(&mut board, attachments, &links).map_err(AssemblyError::Attach)?;
         let msrs = MachineMsrs::default();
         let room = Room { board, msrs, typed: Vec::new(), mailbox: Arc::clone(&mailbox) };
         let room = Arc::new(Mutex::new(room));
         open_mailbox(&mailbox, &room);
         let (over, end) = (AtomicBool::new(false), Mutex::new(None));
-        let life =
-            Life { memory, time, bells, alarm, output, gate, threads, input, room, mailbox, over, end };
+        let input = is_serial.then_some(input);
+        let life = Life {
+            memory,
+            time,
+            bells,
+            alarm,
+            output,
+            gate,
+            threads,
+            counters,
+            input,
+            room,
+            mailbox,
+            over,
+            end,
+        };
         Ok((life, vcpus))
     }
 
@@ -216,7 +238,9 @@ impl Room {
     /// After a visit: offers what was typed, hears what the guest wants of the VM, and sets the alarm.
     pub(crate) fn settle(&mut self, life: &Life, now: Nanos) {
         self.mailbox.deliver(&mut self.board);
-        self.offer_input(&life.input, now);
+        if let Some(input) = &life.input {
+            self.offer_input(input, now);
+        }
         if let Some(event) = self.board.take_event() {
             life.end(match event {
                 BoardEvent::PowerOff => End::Ending(Ending::PoweredOff),
@@ -244,13 +268,14 @@ fn add_devices(
     board: &mut Board,
     attachments: &mut [Box<dyn Attachment>],
     links: &Links,
-) -> Result<(), AttachError> {
+) -> Result<Vec<DeviceCounters>, AttachError> {
+    let mut counters = Vec::new();
     for attachment in attachments {
-        let slot = attachment.slot();
-        let function = VirtioFunction::new(slot, attachment.device()?, links.clone());
-        board.pci().add(slot, 0, Box::new(function));
+        let (slot, device) = (attachment.slot(), attachment.device()?);
+        counters.push(DeviceCounters { name: device.name().to_owned(), metrics: attachment.metrics() });
+        board.pci().add(slot, 0, Box::new(VirtioFunction::new(slot, device, links.clone())));
     }
-    Ok(())
+    Ok(counters)
 }
 
 /// Lets devices' threads into the room. They hold it weakly: the room holds the devices, and those their threads.

@@ -80,6 +80,11 @@ impl Output {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether the writer keeps up. Who does not ask is not refused.
+    pub(crate) fn has_room(&self) -> bool {
+        !self.0.full.load(Ordering::Relaxed) || self.lock().failed.is_some()
+    }
+
     /// Waits until the writer has caught up, as long as `goes_on`.
     pub(crate) fn wait_for_room(&self, goes_on: impl Fn() -> bool) {
         if !self.0.full.load(Ordering::Relaxed) {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use api::DeviceStatus;
 use vcpu::EngineStatistics;
 
 use crate::crash::Crash;
@@ -179,4 +180,6 @@ pub struct Report {
     pub reboots: u64,
     /// Accesses to nothing.
     pub unmapped: Unmapped,
+    /// What each virtio device counted, over all lives.
+    pub devices: Vec<DeviceStatus>,
 }

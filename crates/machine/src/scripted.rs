@@ -11,7 +11,7 @@ use crate::build::{Machine, build_on};
 use crate::console::Console;
 use crate::engine::{EngineChoice, EngineKind};
 use crate::life::MakeVcpus;
-use crate::plan::{ImagePlan, OnReset, VmPlan};
+use crate::plan::{ConsoleKind, ImagePlan, OnReset, VmPlan};
 
 /// One exit and the reply it must get.
 pub(crate) type Step = (Exit, Reply);
@@ -121,6 +121,7 @@ pub(crate) fn plan(kernel: &host::MemFd) -> VmPlan {
         timeout: Some(Duration::from_secs(60)),
         debug_exit: true,
         on_reset: OnReset::End,
+        console: ConsoleKind::Serial,
         markers: Vec::new(),
         disks: Vec::new(),
     }

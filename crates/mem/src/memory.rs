@@ -85,6 +85,14 @@ pub enum MemoryError {
         /// Slot.
         gpa: Gpa,
     },
+    /// The host did not take pages back.
+    #[error("cannot give guest memory at {gpa} back to the host")]
+    Discard {
+        /// First page.
+        gpa: Gpa,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// An access touched addresses that no memslot backs.
     #[error("no guest memory at {gpa}..+{len_bytes}")]
     NotMemory {
@@ -169,6 +177,31 @@ impl GuestMemory {
     /// The view for rust-vmm's loaders and virtqueues.
     pub fn vm_memory(&self) -> &VmMemory {
         &self.vm_memory
+    }
+
+    /// Gives the whole pages inside a range back to the host: they read as zeros from now on and cost nothing until
+    /// they are touched again. Addresses of the host stay valid, so TLBs that hold them do too; translations of code in the
+    /// range are dropped as for any write of a device. Returns how many bytes were given back.
+    ///
+    /// # Errors
+    /// [`MemoryError::NotMemory`] unless the range lies in one slot; [`MemoryError::Discard`] if the host refuses.
+    pub fn discard(&self, gpa: Gpa, len_bytes: u64) -> Result<u64, MemoryError> {
+        self.range(gpa, len_bytes)?;
+        let start = gpa.0.next_multiple_of(PAGE_SIZE);
+        let end = (gpa.0 + len_bytes) / PAGE_SIZE * PAGE_SIZE;
+        if start >= end {
+            return Ok(0);
+        }
+        let slot = self.slots.0.iter().find(|slot| gpa >= slot.gpa && gpa < slot.end());
+        let slot = slot.ok_or(MemoryError::NotMemory { gpa, len_bytes })?;
+        let offset = slot.file_offset + (start - slot.gpa.0);
+        self.fd
+            .punch_hole(offset, end - start)
+            .map_err(|source| MemoryError::Discard { gpa: Gpa(start), source })?;
+        for gfn in start / PAGE_SIZE..end / PAGE_SIZE {
+            self.notes.wrote(x86::Gfn(gfn));
+        }
+        Ok(end - start)
     }
 
     /// Bytes of guest memory that the host holds now, by the memory file's own account.
@@ -431,6 +464,33 @@ mod tests {
                 }
             });
         }
+    }
+
+    #[test]
+    fn discarded_pages_cost_nothing_and_read_as_zeros() {
+        let memory = two_slots();
+        let check = |gpa, len_bytes, given: Option<u64>, left| {
+            memory.write(Gpa(0), &[7; 0x4000]).unwrap();
+            assert_eq!(memory.discard(Gpa(gpa), len_bytes).ok(), given, "{gpa:#x}+{len_bytes:#x}");
+            assert_eq!(memory.resident_bytes().unwrap(), left, "{gpa:#x}+{len_bytes:#x}");
+        };
+        check(0x1000, 0x2000, Some(0x2000), 0x2000);
+        assert_eq!(memory.read_value(Gpa(0xfff), 1).unwrap(), 7);
+        assert_eq!(memory.read_value(Gpa(0x1000), 8).unwrap(), 0);
+        check(0x1001, 0x1fff, Some(0x1000), 0x3000);
+        check(0x1001, 0x100, Some(0), 0x4000);
+        check(0x3000, 0x2000, None, 0x4000);
+        check(u64::MAX, 0x2000, None, 0x4000);
+        let watcher = Arc::new(Watcher::default());
+        memory.notes().watch_code(Arc::downgrade(&(Arc::clone(&watcher) as Arc<dyn crate::CodeWatch>)));
+        memory.write(Gpa(0), &[7; 0x4000]).unwrap();
+        memory.notes().add_code(Gpa(0x2000).gfn());
+        assert_eq!(memory.discard(Gpa(0x1000), 0x3000).unwrap(), 0x3000);
+        assert_eq!(
+            *watcher.0.lock().unwrap(),
+            [Gpa(0x2000).gfn()],
+            "translations of discarded code are dropped"
+        );
     }
 
     #[test]

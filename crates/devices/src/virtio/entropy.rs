@@ -1,6 +1,7 @@
 //! virtio-rng (5.4): random bytes of the host for the guest.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use mem::GuestMemory;
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -15,6 +16,8 @@ use crate::virtio::worker::{Broken, Wake, Worker};
 const QUEUE_SIZE: u16 = 64;
 /// Most bytes for one request; who wants more asks again.
 const REQUEST_BYTES_MAX: u32 = 64 * 1024;
+/// Chains in one call, so that a worker that is to stop hears of it.
+const CHAINS_MAX: u32 = 256;
 /// Bytes from the host at once: up to this, its answer is whole and not interrupted by signals (getrandom(2)).
 const PIECE_BYTES: usize = 256;
 
@@ -56,8 +59,12 @@ impl VirtioDevice for Entropy {
 
     fn activate(&mut self, setup: Setup) -> Vec<Box<dyn Worker>> {
         let (memory, metrics) = (setup.memory, Arc::clone(&self.metrics));
-        let worker =
-            |queue| EntropyWorker { memory: Arc::clone(&memory), metrics: Arc::clone(&metrics), queue };
+        let worker = |queue| EntropyWorker {
+            memory: Arc::clone(&memory),
+            metrics: Arc::clone(&metrics),
+            queue,
+            has_more: false,
+        };
         setup.queues.into_iter().map(|queue| Box::new(worker(queue)) as Box<dyn Worker>).collect()
     }
 
@@ -73,6 +80,8 @@ struct EntropyWorker {
     memory: Arc<GuestMemory>,
     metrics: Arc<DeviceMetrics>,
     queue: Virtqueue,
+    /// Chains were left for the next call.
+    has_more: bool,
 }
 
 impl Worker for EntropyWorker {
@@ -82,17 +91,22 @@ impl Worker for EntropyWorker {
 
     fn serve(&mut self, _wake: Wake) -> Result<(), Broken> {
         let memory = Arc::clone(&self.memory);
-        loop {
-            while let Some(chain) = self.queue.pop(&memory)? {
-                let head = chain.head_index();
-                let written = self.fill(chain);
-                self.queue.push(&memory, head, written)?;
-            }
-            self.queue.signal(&memory)?;
-            if !self.queue.enable_notification(&memory)? {
-                return Ok(());
-            }
+        let mut count = 0;
+        while count < CHAINS_MAX
+            && let Some(chain) = self.queue.pop(&memory)?
+        {
+            let head = chain.head_index();
+            let written = self.fill(chain);
+            self.queue.push(&memory, head, written)?;
+            count += 1;
         }
+        self.queue.signal(&memory)?;
+        self.has_more = self.queue.enable_notification(&memory)?;
+        Ok(())
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.has_more.then(Instant::now)
     }
 }
 

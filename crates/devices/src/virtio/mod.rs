@@ -19,7 +19,9 @@
 //! where the specification says so the device asks for a reset (`DEVICE_NEEDS_RESET`, 2.1.1). A worker that finds its
 //! queue broken says so with [`Broken`] and is stopped: same end. Nothing a driver writes panics.
 
+pub mod balloon;
 pub mod blk;
+pub mod console;
 mod device;
 pub mod entropy;
 mod function;

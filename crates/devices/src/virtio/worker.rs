@@ -36,7 +36,8 @@ pub trait Worker: Send {
     fn queues(&self) -> Vec<u16>;
 
     /// Does what there is to do and returns; long waits belong into sources and sinks. A worker that is asked to
-    /// stop finishes the call it is in.
+    /// stop or to pause finishes the call it is in. So a call is bounded, also against a driver whose buffers overlap
+    /// its own rings: what is left waits for a [`Worker::deadline`] that has come already.
     ///
     /// # Errors
     /// [`Broken`] ends the worker and puts the device into `DEVICE_NEEDS_RESET`.

@@ -9,21 +9,29 @@
 //! VmPlan ── open ──> Attachment ── device, in every life ──> VirtioDevice ──> a slot of the board
 //! ```
 
+mod balloon;
 mod block;
+mod console;
 mod entropy;
 mod network;
 
 use std::sync::Arc;
 
+use devices::virtio::balloon::BalloonControl;
+use devices::virtio::console::Window;
 use devices::virtio::{DeviceMetrics, VirtioDevice};
 use thiserror::Error;
 
-use crate::plan::VmPlan;
+use crate::console::ConsoleInput;
+use crate::output::Output;
+use crate::plan::{ConsoleKind, VmPlan};
 
 /// Slots of PCI bus 0. A device has the same one whatever else there is, so that its name in the guest stays.
 pub(crate) mod slot {
+    pub(crate) const CONSOLE: u8 = 1;
     pub(crate) const ENTROPY: u8 = 2;
     pub(crate) const NETWORK: u8 = 3;
+    pub(crate) const BALLOON: u8 = 4;
     /// And the ones behind it, for as many disks as a plan has.
     pub(crate) const FIRST_DISK: u8 = 8;
 }
@@ -50,9 +58,39 @@ pub(crate) trait Attachment: Send {
     fn metrics(&self) -> Arc<DeviceMetrics>;
 }
 
+/// What a VM's control acts on in its devices.
+#[derive(Clone)]
+pub(crate) struct Handles {
+    pub(crate) balloon: BalloonControl,
+    pub(crate) window: Window,
+}
+
+impl Handles {
+    /// Handles for devices that are still to be opened.
+    pub(crate) fn new() -> Result<Handles, AttachError> {
+        let window = Window::new()
+            .map_err(|source| AttachError { device: "the console".to_owned(), source: Box::new(source) })?;
+        Ok(Handles { balloon: BalloonControl::default(), window })
+    }
+}
+
 /// Opens everything that the devices of `plan` stand on.
-pub(crate) fn open(plan: &VmPlan) -> Result<Vec<Box<dyn Attachment>>, AttachError> {
-    let mut attachments: Vec<Box<dyn Attachment>> = vec![Box::new(entropy::EntropyAttachment::default())];
+pub(crate) fn open(
+    plan: &VmPlan,
+    input: &ConsoleInput,
+    output: &Output,
+    handles: &Handles,
+) -> Result<Vec<Box<dyn Attachment>>, AttachError> {
+    let window = handles.window.clone();
+    let console = match plan.console {
+        ConsoleKind::Virtio => console::ConsoleAttachment::connected(input, output, window)?,
+        ConsoleKind::Serial => console::ConsoleAttachment::loose(window),
+    };
+    let mut attachments: Vec<Box<dyn Attachment>> = vec![
+        Box::new(console),
+        Box::new(entropy::EntropyAttachment::default()),
+        Box::new(balloon::BalloonAttachment::new(handles.balloon.clone())),
+    ];
     for (n, disk) in (0..).zip(&plan.disks) {
         attachments.push(Box::new(block::DiskAttachment::open(disk, n, plan.vcpu_count)?));
     }

@@ -35,6 +35,15 @@ pub enum OnReset {
     End,
 }
 
+/// Which of the guest's consoles the VM's terminal or pipe is connected to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ConsoleKind {
+    /// COM1: `ttyS0` in Linux. Every kernel knows it, from its first line on.
+    Serial,
+    /// virtio-console: `hvc0` in Linux. Fast, and knows the size of the window.
+    Virtio,
+}
+
 /// An image file to be loaded.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ImagePlan {
@@ -71,6 +80,8 @@ pub struct VmPlan {
     pub debug_exit: bool,
     /// What a reset does.
     pub on_reset: OnReset,
+    /// Which console is connected.
+    pub console: ConsoleKind,
     /// Texts to watch for on the console.
     pub markers: Vec<String>,
     /// Disks, as the guest shall see them.
@@ -169,6 +180,7 @@ fn plan_on(spec: &VmSpec, engines: &[EngineFinding]) -> Result<VmPlan, SpecError
     let markers = complaints.take("marker", check_markers(&spec.markers));
     let disks = disks::disks(&spec.disks, &mut complaints);
     let network = network::network(spec, &asked_name, &mut complaints);
+    let console = complaints.take("console", check_console(spec.console.as_deref().unwrap_or("serial")));
     let kernel = complaints.take("kernel", images::kernel(spec.kernel.as_deref()));
     let modules = images::modules(spec, kernel.as_ref(), &mut complaints);
     let limit = kernel.as_ref().and_then(|kernel| kernel.cmdline_bytes).unwrap_or(CMDLINE_BYTES);
@@ -190,6 +202,7 @@ fn plan_on(spec: &VmSpec, engines: &[EngineFinding]) -> Result<VmPlan, SpecError
             timeout: timeout?,
             debug_exit: spec.debug_exit,
             on_reset: if spec.no_reboot { OnReset::End } else { OnReset::Reboot },
+            console: console?,
             markers: markers?,
             disks: disks?,
             network: network?,
@@ -217,6 +230,17 @@ fn check_cpus(text: &str) -> Result<u32, Trouble> {
             trouble(format!("{count} vCPUs are more than a guest can have"), help)
         }
         Ok(count) => Ok(count),
+    }
+}
+
+fn check_console(text: &str) -> Result<ConsoleKind, Trouble> {
+    match text {
+        "serial" => Ok(ConsoleKind::Serial),
+        "virtio" => Ok(ConsoleKind::Virtio),
+        _ => trouble(
+            format!("there is no console \"{}\"", text.escape_debug()),
+            "write `--console serial` or `--console virtio`",
+        ),
     }
 }
 

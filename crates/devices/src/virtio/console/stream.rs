@@ -1,0 +1,153 @@
+//! The two streams of one port: out of the guest's buffers into the port's end, and back.
+
+use std::sync::PoisonError;
+
+use mem::GuestMemory;
+
+use super::port::{PortEnd, SharedEnd};
+use crate::virtio::metrics::DeviceMetrics;
+use crate::virtio::segments::{Half, Segments};
+use crate::virtio::virtqueue::Virtqueue;
+use crate::virtio::worker::Broken;
+
+/// Bytes copied at once.
+const PIECE_BYTES: usize = 4096;
+/// Bytes taken from one chain; a driver that offers more writes again.
+const CHAIN_BYTES_MAX: usize = 1 << 20;
+/// Chains in one call, so that a worker that is to stop hears of it.
+const CHAINS_MAX: u32 = 256;
+
+/// A chain of the guest's that is on its way out.
+struct Outgoing {
+    head: u16,
+    segments: Segments,
+    len_bytes: usize,
+    done_bytes: usize,
+}
+
+/// One port's queues and its end.
+pub(super) struct Stream {
+    pub(super) end: SharedEnd,
+    receive: Option<Virtqueue>,
+    transmit: Option<Virtqueue>,
+    outgoing: Option<Outgoing>,
+    /// Came from the end, waits for a buffer of the guest.
+    incoming: Vec<u8>,
+    /// Whether the guest listens; with several ports it says so.
+    pub(super) is_open: bool,
+    /// Chains were left for the next call.
+    pub(super) has_more: bool,
+}
+
+impl Stream {
+    pub(super) fn new(end: SharedEnd, receive: Option<Virtqueue>, transmit: Option<Virtqueue>) -> Stream {
+        Stream {
+            end,
+            receive,
+            transmit,
+            outgoing: None,
+            incoming: Vec::new(),
+            is_open: false,
+            has_more: false,
+        }
+    }
+
+    pub(super) fn queues(&self) -> impl Iterator<Item = u16> + '_ {
+        self.receive.iter().chain(&self.transmit).map(|queue| queue.index)
+    }
+
+    /// Whether output waits for room in the end.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.outgoing.is_some()
+    }
+
+    /// Whether input waits for buffers, so that there is no use in hearing of more.
+    pub(super) fn is_behind(&self) -> bool {
+        !self.incoming.is_empty()
+    }
+
+    /// Brings what the guest wrote to the end, as far as there is room.
+    pub(super) fn transmit(&mut self, memory: &GuestMemory, metrics: &DeviceMetrics) -> Result<(), Broken> {
+        let Some(queue) = &mut self.transmit else { return Ok(()) };
+        self.has_more = false;
+        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..CHAINS_MAX {
+            if self.outgoing.is_none() {
+                let Some(chain) = queue.pop(memory)? else { break };
+                let (head, mut segments) = (chain.head_index(), Segments::default());
+                segments.add(chain, Half::Readable, CHAIN_BYTES_MAX);
+                let len_bytes = segments.len_bytes().min(CHAIN_BYTES_MAX);
+                self.outgoing = Some(Outgoing { head, segments, len_bytes, done_bytes: 0 });
+            }
+            let Some(outgoing) = &mut self.outgoing else { break };
+            if !outgoing.go_on(memory, &mut *end, metrics) {
+                return queue.signal(memory);
+            }
+            DeviceMetrics::add(&metrics.requests, 1);
+            queue.push(memory, outgoing.head, 0)?;
+            self.outgoing = None;
+        }
+        queue.signal(memory)?;
+        self.has_more = queue.enable_notification(memory)?;
+        Ok(())
+    }
+
+    /// Brings what the end has to the guest, as far as there are buffers.
+    pub(super) fn receive(&mut self, memory: &GuestMemory, metrics: &DeviceMetrics) -> Result<(), Broken> {
+        let Some(queue) = &mut self.receive else { return Ok(()) };
+        if !self.is_open {
+            return Ok(());
+        }
+        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..CHAINS_MAX {
+            if self.incoming.is_empty() {
+                self.incoming.resize(PIECE_BYTES, 0);
+                let len = end.read(&mut self.incoming);
+                self.incoming.truncate(len);
+            }
+            if self.incoming.is_empty() {
+                break;
+            }
+            let Some(chain) = queue.pop(memory)? else {
+                // The one that comes just now has to be heard of.
+                if queue.enable_notification(memory)? {
+                    continue;
+                }
+                break;
+            };
+            let (head, mut segments) = (chain.head_index(), Segments::default());
+            segments.add(chain, Half::Writable, PIECE_BYTES);
+            let len = segments.len_bytes().min(self.incoming.len());
+            if segments.write(memory.vm_memory(), 0, &self.incoming[..len]).is_none() {
+                DeviceMetrics::add(&metrics.errors, 1);
+            }
+            queue.push(memory, head, len as u32)?;
+            self.incoming.drain(..len);
+            DeviceMetrics::add(&metrics.bytes_to_guest, len as u64);
+        }
+        queue.signal(memory)
+    }
+}
+
+impl Outgoing {
+    /// Writes on; whether all is written.
+    fn go_on(&mut self, memory: &GuestMemory, end: &mut dyn PortEnd, metrics: &DeviceMetrics) -> bool {
+        let mut piece = [0; PIECE_BYTES];
+        while self.done_bytes < self.len_bytes {
+            let len = PIECE_BYTES.min(self.len_bytes - self.done_bytes);
+            let read = self.segments.read(memory.vm_memory(), self.done_bytes, &mut piece[..len]);
+            if read.is_none() {
+                // Not memory: the rest of the chain is dropped.
+                DeviceMetrics::add(&metrics.errors, 1);
+                return true;
+            }
+            let taken = end.write(&piece[..len]).min(len);
+            self.done_bytes += taken;
+            DeviceMetrics::add(&metrics.bytes_from_guest, taken as u64);
+            if taken < len {
+                return false;
+            }
+        }
+        true
+    }
+}

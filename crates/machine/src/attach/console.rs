@@ -1,0 +1,103 @@
+//! The fast console, which every VM has. Whether the VM's own console is behind it is the plan's to say; if not,
+//! what the guest writes to it is dropped and nothing is ever typed.
+
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use devices::virtio::console::{Console, Port, PortEnd, SharedEnd, Window, share};
+use devices::virtio::{DeviceMetrics, VirtioDevice};
+
+use super::{AttachError, Attachment, slot};
+use crate::console::ConsoleInput;
+use crate::output::Output;
+
+/// The console and its window.
+pub(super) struct ConsoleAttachment {
+    end: SharedEnd,
+    window: Window,
+    metrics: Arc<DeviceMetrics>,
+}
+
+impl ConsoleAttachment {
+    /// A console with the VM's own behind it.
+    pub(super) fn connected(
+        input: &ConsoleInput,
+        output: &Output,
+        window: Window,
+    ) -> Result<ConsoleAttachment, AttachError> {
+        let arrival = input
+            .arrival()
+            .map_err(|source| AttachError { device: "the console".to_owned(), source: Box::new(source) })?;
+        let end = Connected { input: input.clone(), output: output.clone(), arrival };
+        Ok(ConsoleAttachment { end: share(end), window, metrics: Arc::default() })
+    }
+
+    /// A console with nothing behind it.
+    pub(super) fn loose(window: Window) -> ConsoleAttachment {
+        ConsoleAttachment { end: share(Loose), window, metrics: Arc::default() }
+    }
+}
+
+impl Attachment for ConsoleAttachment {
+    fn slot(&self) -> u8 {
+        slot::CONSOLE
+    }
+
+    fn device(&mut self) -> Result<Box<dyn VirtioDevice>, AttachError> {
+        let port = Port { name: String::new(), end: Arc::clone(&self.end) };
+        Ok(Box::new(Console::new(vec![port], self.window.clone(), self.metrics())))
+    }
+
+    fn metrics(&self) -> Arc<DeviceMetrics> {
+        Arc::clone(&self.metrics)
+    }
+}
+
+/// The VM's console.
+struct Connected {
+    input: ConsoleInput,
+    output: Output,
+    arrival: OwnedFd,
+}
+
+impl PortEnd for Connected {
+    fn write(&mut self, bytes: &[u8]) -> usize {
+        if !self.output.has_room() {
+            return 0;
+        }
+        // The queue takes everything; the room is asked for between pieces.
+        self.output.write(bytes).unwrap_or(bytes.len())
+    }
+
+    fn read(&mut self, bytes: &mut [u8]) -> usize {
+        self.input.take_some(bytes)
+    }
+
+    fn arrival(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.arrival.as_fd())
+    }
+
+    fn quiet(&mut self) {
+        let _ = rustix::io::read(&self.arrival, &mut [0_u8; 8]);
+    }
+}
+
+/// Nothing.
+struct Loose;
+
+impl PortEnd for Loose {
+    fn write(&mut self, bytes: &[u8]) -> usize {
+        bytes.len()
+    }
+
+    fn read(&mut self, _bytes: &mut [u8]) -> usize {
+        0
+    }
+
+    fn arrival(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn quiet(&mut self) {}
+}
