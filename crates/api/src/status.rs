@@ -24,6 +24,8 @@ pub struct VmInfo {
     pub started_at: f64,
     /// Whether it was started with `--detach`.
     pub detached: bool,
+    /// Whether the guest is one program (`--app`): its console carries that program's streams and is not for people.
+    pub program: bool,
 }
 
 /// What a VM is doing.
@@ -109,6 +111,8 @@ pub enum EndKind {
     PoweredOff,
     /// The guest ended itself through the debug-exit port.
     DebugExit,
+    /// The program that the guest was has ended.
+    Exited,
     /// The guest crashed.
     Crashed,
     /// Its time was up.

@@ -8,10 +8,13 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
-use machine::{Console, ConsoleInput, Ending, Machine, MachineControl, Report, VmPlan, build};
+use machine::{Console, ConsoleInput, Ending, MachineControl, StopCause, VmPlan, build};
 
+use crate::arguments::RunArguments;
+use crate::ending::{finish, say_ending};
 use crate::failure::Failure;
-use crate::signals;
+use crate::registration::Registration;
+use crate::{detach, signals};
 
 /// Kinds of frames to the guest.
 const INPUT: u8 = 0;
@@ -31,35 +34,57 @@ const FRAME_BYTES_MAX: usize = 1 << 20;
 /// How much of what nobody understands is kept, to be shown when something is wrong.
 const LOG_BYTES: usize = 16 * 1024;
 
-/// Runs the program; its exit status. `finish` runs a machine to its end, `say_ending` says how that was.
-pub fn run(
-    plan: VmPlan,
-    finish: impl FnOnce(Machine, &str) -> Result<Report, Failure>,
-    say_ending: fn(&Report) -> u8,
-) -> Result<u8, Failure> {
+/// Runs the program; its exit status.
+pub fn run(plan: VmPlan, registration: Registration, arguments: &RunArguments) -> Result<u8, Failure> {
     let name = plan.name.clone();
     let heard = Arc::new(Heard::default());
     let (greeted, ready) = mpsc::channel();
-    let console = Console::new(Box::new(Frames::new(heard.clone(), greeted)));
+    let streams = Streams { log: Box::new(registration.log()?), is_detached: arguments.detach };
+    let console = Console::new(Box::new(Frames::new(heard.clone(), greeted, streams)));
     let input = console.input();
     let machine = build(plan, console).map_err(|source| Failure::Build { name: name.clone(), source })?;
     // Nobody has set it before: the frames begin with the run.
     let _ = heard.control.set(machine.control());
     let received = signals::listen(machine.control()).map_err(Failure::Signals)?;
+    let registration = registration.serve(&machine)?;
     send_input(input, ready).map_err(Failure::Input)?;
-    let report = finish(machine, &name)?;
+    let started = detach::let_go_if_asked(arguments, &machine, &registration)?;
+    let ended = finish(machine, &name, arguments.report.as_deref());
+    started.wait();
+    let status = *lock(&heard.status);
+    registration.leave(&ended, status)?;
     received.die_of_it();
-    if let Some(status) = *lock(&heard.status) {
+    let report = ended?;
+    if let Some(status) = status {
         return Ok(status);
     }
     let log = String::from_utf8_lossy(&lock(&heard.log)).into_owned();
     eprint!("{log}{}", if log.is_empty() || log.ends_with('\n') { "" } else { "\n" });
     let status = say_ending(&report);
-    if matches!(report.ending, Ending::PoweredOff | Ending::Stopped) {
+    if matches!(report.ending, Ending::PoweredOff | Ending::Stopped(StopCause::Left)) {
         eprintln!("error: the guest ended before the program in it did");
         return Ok(crate::failure::OUR_FAULT);
     }
     Ok(status)
+}
+
+/// Where the program's output goes: to the log, and to our own streams unless nobody is there any more.
+struct Streams {
+    log: Box<dyn Write + Send>,
+    is_detached: bool,
+}
+
+impl Streams {
+    fn output(&mut self, payload: &[u8]) -> io::Result<()> {
+        self.log.write_all(payload)?;
+        if self.is_detached { Ok(()) } else { write_all(&mut io::stdout().lock(), payload) }
+    }
+
+    fn errors(&mut self, payload: &[u8]) -> io::Result<()> {
+        self.log.write_all(payload)?;
+        // Whoever closed standard error wants to hear no more; the program is not told.
+        if self.is_detached { Ok(()) } else { write_all(&mut io::stderr().lock(), payload).or(Ok(())) }
+    }
 }
 
 /// What the guest has told.
@@ -92,11 +117,12 @@ struct Frames {
     bytes: Vec<u8>,
     /// Told once that the warden listens.
     greeted: Sender<()>,
+    streams: Streams,
 }
 
 impl Frames {
-    fn new(heard: Arc<Heard>, greeted: Sender<()>) -> Frames {
-        Frames { heard, state: State::Greeting, bytes: Vec::new(), greeted }
+    fn new(heard: Arc<Heard>, greeted: Sender<()>, streams: Streams) -> Frames {
+        Frames { heard, state: State::Greeting, bytes: Vec::new(), greeted, streams }
     }
 
     /// Takes one greeting or frame; whether there was one.
@@ -134,9 +160,8 @@ impl Frames {
 
     fn take(&mut self, kind: u8, payload: &[u8]) -> io::Result<()> {
         match kind {
-            OUTPUT => write_all(&mut io::stdout().lock(), payload),
-            // Whoever closed standard error wants to hear no more; the program is not told.
-            ERRORS => write_all(&mut io::stderr().lock(), payload).or(Ok(())),
+            OUTPUT => self.streams.output(payload),
+            ERRORS => self.streams.errors(payload),
             _ => {
                 let status = payload.first_chunk::<4>().map_or(0, |bytes| i32::from_le_bytes(*bytes));
                 *lock(&self.heard.status) = Some((status & 0xff) as u8);
@@ -214,11 +239,15 @@ fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
+    fn streams() -> Streams {
+        Streams { log: Box::new(io::sink()), is_detached: false }
+    }
+
     /// Feeds the bytes in pieces; the status and what was not understood.
     fn check(bytes: &[u8], status: Option<u8>, log: &str) {
         for piece in [1, 3, bytes.len()] {
             let heard = Arc::new(Heard::default());
-            let mut frames = Frames::new(heard.clone(), mpsc::channel().0);
+            let mut frames = Frames::new(heard.clone(), mpsc::channel().0, streams());
             for bytes in bytes.chunks(piece) {
                 frames.write_all(bytes).unwrap();
             }

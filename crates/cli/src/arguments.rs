@@ -6,6 +6,9 @@ use api::DiskSpec;
 use clap::{Args, Parser, Subcommand};
 
 use crate::disk::disk;
+use crate::vm::{
+    ConsoleArguments, LogsArguments, NamesArguments, PsArguments, RemoveArguments, StopArguments,
+};
 
 /// A hypervisor that runs guests with or without hardware virtualization.
 #[derive(Debug, Parser)]
@@ -21,6 +24,7 @@ Examples:
   mother demo                     a guest boots, and what Mother knows about it
   mother run                      a shell in a Debian guest
   echo 'uname -a' | mother run    run commands in it
+  mother run -d --name web        leave it running; then: ps, console web, stop web
   mother run --kernel bzImage --initrd initrd.img --cmdline 'console=ttyS0'
   mother doctor                   which engines work here, and why not";
 
@@ -29,6 +33,27 @@ Examples:
 pub enum Command {
     /// Start a guest with its console on this terminal or pipe
     Run(Box<RunArguments>),
+    /// List VMs: name, engine, state, uptime, CPU time, memory given and resident
+    Ps(PsArguments),
+    /// Press the power button of VMs, and end those that still run after a grace time
+    Stop(StopArguments),
+    /// End VMs at once
+    Kill(NamesArguments),
+    /// Stop VMs and their guests' time; they stay in memory and use no CPU
+    Pause(NamesArguments),
+    /// Let paused VMs go on
+    Resume(NamesArguments),
+    /// Attach this terminal or pipe to the console of a VM
+    Console(ConsoleArguments),
+    /// Print what a VM printed, also of one that has ended
+    Logs(LogsArguments),
+    /// Wait until VMs have ended; the exit status is theirs
+    Wait(NamesArguments),
+    /// Remove what ended VMs left
+    #[command(visible_alias = "remove")]
+    Rm(RemoveArguments),
+    /// Print completions for a shell
+    Completions(CompletionsArguments),
     /// Boot a Debian guest, let it introduce itself, and print what Mother knows beside it
     Demo(DemoArguments),
     /// Say which engines work on this host and why not, and whether the default guest can be had
@@ -107,6 +132,12 @@ pub struct RunArguments {
     /// Write what Mother knows about the run to FILE, as JSON, when it has ended
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
+    /// Return when the guest has started, print its name, and leave it running
+    #[arg(short, long)]
+    pub detach: bool,
+    /// This is the process that `--detach` leaves running
+    #[arg(long, hide = true)]
+    pub detached_child: bool,
 }
 
 const RUN_NOTES: &str = "\
@@ -118,7 +149,7 @@ Console:
 
 Exit status:
   0 the guest powered off or you left it, 1 Mother failed, 2 bad input,
-  3 the guest crashed (triple fault), 124 the time was up;
+  3 the guest crashed (triple fault), 124 the time was up, 137 it was killed;
   with --debug-exit, what the guest wrote as (value << 1) | 1
 
 Examples:
@@ -127,6 +158,19 @@ Examples:
   mother run --kernel vmlinux --cmdline 'console=ttyS0 panic=-1' --memory 2G
   mother run --app ./prog -- its arguments
   mother run --kernel test.elf --module 'data.bin some words' --debug-exit";
+
+/// `mother completions`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mother completions bash > ~/.local/share/bash-completion/completions/mother
+  mother completions zsh > \"${fpath[1]}/_mother\"
+  mother completions fish > ~/.config/fish/completions/mother.fish")]
+pub struct CompletionsArguments {
+    /// bash, zsh or fish
+    #[arg(value_name = "SHELL", value_parser = ["bash", "zsh", "fish"])]
+    pub shell: String,
+}
 
 /// `mother demo`.
 #[derive(Clone, Debug, Args)]

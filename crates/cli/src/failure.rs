@@ -4,6 +4,8 @@ use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
+use api::{NameError, VmName};
+use daemon::{ClaimError, ClientError, InventoryError};
 use images::{AppImageError, CacheError};
 use machine::{BuildError, MachineError, SpecErrors};
 use thiserror::Error;
@@ -68,6 +70,66 @@ pub enum Failure {
     /// Standard output does not take what we have to say.
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
+    /// There is no inventory of VMs, or not such a VM in it.
+    #[error(transparent)]
+    Inventory(#[from] InventoryError),
+    /// The name cannot be had.
+    #[error("cannot start VM \"{name}\"")]
+    Claim {
+        /// The VM.
+        name: String,
+        /// Why.
+        source: ClaimError,
+    },
+    /// What was typed is no name.
+    #[error("\"{}\" cannot be the name of a VM", .name.escape_debug())]
+    Name {
+        /// What was typed.
+        name: String,
+        /// Why.
+        source: NameError,
+    },
+    /// A VM does not do what it was asked.
+    #[error("cannot {act} VM \"{name}\"")]
+    Vm {
+        /// The verb.
+        act: &'static str,
+        /// The VM.
+        name: VmName,
+        /// Why.
+        source: ClientError,
+    },
+    /// A VM is not in a state for that.
+    #[error("cannot {act} VM \"{name}\": {why}")]
+    NotNow {
+        /// The verb.
+        act: &'static str,
+        /// The VM.
+        name: VmName,
+        /// Why.
+        why: String,
+        /// What to do.
+        help: &'static str,
+    },
+    /// The VM's log cannot be read.
+    #[error("cannot read the log of VM \"{name}\"")]
+    Log {
+        /// The VM.
+        name: VmName,
+        /// Why.
+        source: io::Error,
+    },
+    /// The process that the VM was to be could not be started, or not let go.
+    #[error("cannot {act} a process for the VM")]
+    Detach {
+        /// The verb.
+        act: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The control socket has no thread.
+    #[error("cannot serve the control socket")]
+    Control(#[source] io::Error),
     /// The report was not written.
     #[error("cannot write the report {}", .path.display())]
     Report {
@@ -82,7 +144,7 @@ impl Failure {
     /// The exit status that says so.
     pub fn status(&self) -> u8 {
         match self {
-            Failure::Spec(_) => BAD_INPUT,
+            Failure::Spec(_) | Failure::Name { .. } => BAD_INPUT,
             Failure::App(AppImageError::App(error)) if error.is_bad_input() => BAD_INPUT,
             _ if self.is_closed_pipe() => CLOSED_PIPE,
             _ => OUR_FAULT,
@@ -106,7 +168,8 @@ impl Failure {
         }
     }
 
-    fn text(&self) -> String {
+    /// All of it, `error:` first.
+    pub fn text(&self) -> String {
         let mut text = format!("error: {self}");
         let mut cause = self.source().filter(|_| !matches!(self, Failure::Spec(_)));
         while let Some(inner) = cause {
@@ -123,13 +186,26 @@ impl Failure {
         text
     }
 
-    fn help(&self) -> Option<&'static str> {
-        match self {
-            Failure::Guest(_) => {
-                Some("bring a guest of your own with `--kernel FILE --initrd FILE`: that needs no download")
+    fn help(&self) -> Option<String> {
+        let help = match self {
+            Failure::Name { .. } => return Some(NameError::help()),
+            Failure::NotNow { help, .. } => help,
+            Failure::Claim { source: ClaimError::Taken(_), .. } => {
+                "give another name with `--name`, or end that one with `mother stop` or `mother kill`"
             }
-            _ => None,
-        }
+            Failure::Inventory(InventoryError::NoSuchVm(_)) => "`mother ps -a` lists all there are",
+            Failure::Inventory(InventoryError::Running(_)) => {
+                "`mother stop` ends it, `mother rm --force` does both"
+            }
+            Failure::Inventory(InventoryError::Place(_)) => {
+                "set XDG_RUNTIME_DIR to a folder that is yours alone"
+            }
+            Failure::Guest(_) => {
+                "bring a guest of your own with `--kernel FILE --initrd FILE`: that needs no download"
+            }
+            _ => return None,
+        };
+        Some(help.to_owned())
     }
 }
 

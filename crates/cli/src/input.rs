@@ -13,14 +13,25 @@ const ESCAPE: u8 = 0x01;
 const END_OF_INPUT: u8 = 0x04;
 
 /// What the keys so far mean.
-#[derive(Default)]
-struct Keys {
+pub struct Keys {
     escaped: bool,
+    /// Keys that leave, after Ctrl-A.
+    leaving: &'static [u8],
 }
 
 impl Keys {
+    /// Keys at the terminal that the guest was started from: leaving ends the guest.
+    pub fn of_owner() -> Keys {
+        Keys { escaped: false, leaving: b"xX" }
+    }
+
+    /// Keys at an attached console: leaving detaches, as in screen.
+    pub fn of_console() -> Keys {
+        Keys { escaped: false, leaving: b"xXdD" }
+    }
+
     /// Bytes for the guest, and whether the person wants to leave.
-    fn read(&mut self, bytes: &[u8]) -> (Vec<u8>, bool) {
+    pub fn read(&mut self, bytes: &[u8]) -> (Vec<u8>, bool) {
         let mut typed = Vec::with_capacity(bytes.len());
         for &byte in bytes {
             match (self.escaped, byte) {
@@ -28,7 +39,7 @@ impl Keys {
                     self.escaped = true;
                     continue;
                 }
-                (true, b'x' | b'X') => return (typed, true),
+                (true, key) if self.leaving.contains(&key) => return (typed, true),
                 (true, ESCAPE) => typed.push(ESCAPE),
                 (true, other) => typed.extend([ESCAPE, other]),
                 (false, other) => typed.push(other),
@@ -42,7 +53,7 @@ impl Keys {
 /// Sends keys to the guest; the escape stops it.
 pub fn send_keys(input: ConsoleInput, control: MachineControl) -> io::Result<()> {
     let send = move || {
-        let mut keys = Keys::default();
+        let mut keys = Keys::of_owner();
         each_chunk(|bytes| {
             let (typed, leave) = keys.read(bytes);
             if leave {
@@ -77,7 +88,7 @@ fn end_after(last: u8) -> &'static [u8] {
 }
 
 /// Gives standard input to `take` as it comes, until its end or until `take` wants no more.
-fn each_chunk(mut take: impl FnMut(&[u8]) -> bool) {
+pub fn each_chunk(mut take: impl FnMut(&[u8]) -> bool) {
     let mut stdin = io::stdin().lock();
     let mut buffer = [0; 4096];
     loop {
@@ -98,7 +109,7 @@ mod tests {
     #[test]
     fn ctrl_a_x_leaves_and_everything_else_reaches_the_guest() {
         let check = |chunks: &[&[u8]], expected: &[u8], leaves: bool| {
-            let mut keys = Keys::default();
+            let mut keys = Keys::of_owner();
             let (mut typed, mut left) = (Vec::new(), false);
             for chunk in chunks {
                 let (bytes, leave) = keys.read(chunk);

@@ -4,25 +4,30 @@
 //! the signals and the words on the screen. Standard output belongs to the guest's console; whatever Mother says
 //! herself goes to standard error.
 //!
-//! Exit status: 0 the guest powered off, 1 Mother failed, 2 bad input, 3 the guest crashed, 124 the time was up; the
-//! value of the debug-exit port if the guest wrote it.
+//! Exit status: 0 done, 1 Mother failed or the answer is no, 2 bad input; of a run also 3 the guest crashed, 124 the time
+//! was up, 137 it was killed; the value of the debug-exit port if the guest wrote it.
 #![forbid(unsafe_code)]
 #![allow(unreachable_pub, reason = "a program has no outside; `pub` marks what other modules use")]
 
 mod app;
 mod arguments;
+mod completions;
 mod demo;
+mod detach;
 mod disk;
 mod doctor;
+mod ending;
 mod failure;
 mod guest;
 mod input;
 mod output;
 mod progress;
+mod registration;
 mod report;
 mod run;
 mod signals;
 mod terminal;
+mod vm;
 
 use std::panic;
 use std::process::ExitCode;
@@ -53,6 +58,16 @@ fn main() -> ExitCode {
 fn perform(command: Command) -> Result<u8, Failure> {
     match command {
         Command::Run(arguments) => run::run(&arguments),
+        Command::Ps(arguments) => vm::ps(&arguments),
+        Command::Stop(arguments) => vm::stop(&arguments),
+        Command::Kill(arguments) => vm::kill(&arguments),
+        Command::Pause(arguments) => vm::pause(&arguments),
+        Command::Resume(arguments) => vm::resume(&arguments),
+        Command::Console(arguments) => vm::console(&arguments),
+        Command::Logs(arguments) => vm::logs(&arguments),
+        Command::Wait(arguments) => vm::wait(&arguments),
+        Command::Rm(arguments) => vm::remove(&arguments),
+        Command::Completions(arguments) => completions::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Doctor => doctor::run(),
     }

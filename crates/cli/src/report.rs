@@ -64,7 +64,7 @@ fn ending(ending: &Ending) -> Value {
         Ending::DebugExit(status) => json!({ "kind": "debug exit", "status": status }),
         Ending::Crashed(crash) => json!({ "kind": "crashed", "crash": crash.to_string() }),
         Ending::TimedOut => json!({ "kind": "timed out" }),
-        Ending::Stopped => json!({ "kind": "stopped" }),
+        Ending::Stopped(_) => json!({ "kind": "stopped" }),
     }
 }
 

@@ -1,41 +1,44 @@
 //! `mother run`: a guest with its console on this terminal or pipe.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::Path;
 use std::sync::mpsc::{self, Receiver};
-use std::time::Duration;
 
-use machine::{Console, Ending, Machine, Report, build};
+use machine::{Console, build};
 
 use crate::arguments::RunArguments;
+use crate::ending::{finish, say_ending};
 use crate::failure::Failure;
 use crate::guest::{Planned, User, plan_app, plan_run};
 use crate::output::{Watch, standard_output};
-use crate::{app, input, report, signals, terminal};
+use crate::registration::Registrar;
+use crate::{app, detach, input, signals, terminal};
 
-/// Exit status when the guest crashed.
-const CRASHED: u8 = 3;
-
-/// Exit status when the time was up, as timeout(1) has it.
-const TIMED_OUT: u8 = 124;
-
-/// Runs the guest; the exit status.
+/// Runs the guest, or has another process run it; the exit status.
 pub fn run(arguments: &RunArguments) -> Result<u8, Failure> {
-    if let Some(program) = &arguments.app {
-        let planned = plan_app(arguments, program)?;
-        let finish = |machine: Machine, name: &str| finish(machine, name, arguments.report.as_deref());
-        return app::run(planned.plan, finish, say_ending);
+    if arguments.detach && !arguments.detached_child {
+        return detach::start();
     }
-    let user = user();
-    let Planned { plan, is_default } = plan_run(arguments, &user)?;
+    let registrar = Registrar::new(arguments.name.as_deref())?;
+    if let Some(program) = &arguments.app {
+        let mut plan = plan_app(arguments, program)?.plan;
+        let registration = registrar.register(&mut plan, arguments)?;
+        return app::run(plan, registration, arguments);
+    }
+    let user = if arguments.detach { absent_user() } else { user() };
+    let Planned { mut plan, is_default } = plan_run(arguments, &user)?;
     eprintln!("mother: engine {} ({})", plan.engine.kind, plan.engine.why);
-    let name = plan.name.clone();
-    let (output, ready) = output(is_default && user == User::Pipe)?;
-    let console = Console::new(output);
+    let registration = registrar.register(&mut plan, arguments)?;
+    let (output, ready) = output(arguments, is_default && user == User::Pipe)?;
+    let console = Console::new(registration.log_beside(output)?);
     let console_input = console.input();
+    let name = plan.name.clone();
     let machine = build(plan, console).map_err(|source| Failure::Build { name: name.clone(), source })?;
     let received = signals::listen(machine.control()).map_err(Failure::Signals)?;
-    if terminal::is_interactive() {
+    let registration = registration.serve(&machine)?;
+    let start = detach::let_go_if_asked(arguments, &machine, &registration)?;
+    if arguments.detach {
+        // Nobody types; a console may be attached.
+    } else if terminal::is_interactive() {
         eprintln!("mother: every key goes to the guest; Ctrl-A x leaves");
         terminal::make_raw().map_err(|source| Failure::Terminal { act: "take", source })?;
         input::send_keys(console_input, machine.control()).map_err(Failure::Input)?;
@@ -43,6 +46,8 @@ pub fn run(arguments: &RunArguments) -> Result<u8, Failure> {
         input::send_pipe(console_input, ready).map_err(Failure::Input)?;
     }
     let ended = finish(machine, &name, arguments.report.as_deref());
+    start.wait();
+    registration.leave(&ended, None)?;
     received.die_of_it();
     Ok(say_ending(&ended?))
 }
@@ -56,57 +61,23 @@ fn user() -> User {
     }
 }
 
+/// Nobody, until somebody attaches: a person then, at a terminal like this one.
+fn absent_user() -> User {
+    User::Person { term: std::env::var("TERM").ok(), size: None }
+}
+
 /// Where the console goes, and who tells when the guest is ready for a pipe.
 type Output = (Box<dyn Write + Send>, Option<Receiver<()>>);
 
-fn output(is_watched: bool) -> Result<Output, Failure> {
+fn output(arguments: &RunArguments, is_watched: bool) -> Result<Output, Failure> {
+    if arguments.detach {
+        // Standard output is for the name; the console is in the log.
+        return Ok((Box::new(io::sink()), None));
+    }
     let output = standard_output().map_err(|source| Failure::Terminal { act: "write to", source })?;
     if !is_watched {
         return Ok((Box::new(output), None));
     }
     let (sender, receiver) = mpsc::channel();
     Ok((Box::new(Watch::new(output, images::INIT_MARKER, sender)), Some(receiver)))
-}
-
-/// Runs to the end and gives the terminal back.
-pub fn finish(machine: Machine, name: &str, report_path: Option<&Path>) -> Result<Report, Failure> {
-    let ended = machine.run();
-    terminal::restore();
-    let report = ended.map_err(|source| Failure::Machine { name: name.to_owned(), source })?;
-    if let Some(path) = report_path {
-        report::write(&report, path)?;
-    }
-    Ok(report)
-}
-
-/// Says how the guest ended; the exit status that means the same.
-pub fn say_ending(report: &Report) -> u8 {
-    let after = seconds(report.wall_time);
-    match &report.ending {
-        Ending::PoweredOff => {
-            eprintln!("mother: the guest powered off after {after}");
-            0
-        }
-        Ending::DebugExit(status) => {
-            eprintln!("mother: the guest ended through the debug-exit port after {after}: status {status}");
-            *status
-        }
-        Ending::Crashed(crash) => {
-            let crash = crash.to_string().replace('\n', "\n  ");
-            eprintln!("error: the guest of VM \"{}\" crashed after {after}\n  {crash}", report.name);
-            CRASHED
-        }
-        Ending::TimedOut => {
-            eprintln!("error: VM \"{}\" ran out of time after {after}", report.name);
-            TIMED_OUT
-        }
-        Ending::Stopped => {
-            eprintln!("mother: you left the guest after {after}");
-            0
-        }
-    }
-}
-
-fn seconds(time: Duration) -> String {
-    format!("{:.1} s", time.as_secs_f64())
 }

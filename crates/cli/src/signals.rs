@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread;
 
-use machine::MachineControl;
-use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
+use machine::{MachineControl, StopCause};
+use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGWINCH};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
@@ -55,10 +55,35 @@ pub fn listen(control: MachineControl) -> io::Result<Received> {
                     if first.0.swap(signal, Ordering::AcqRel) != 0 {
                         first.die_of_it();
                     }
-                    control.stop();
+                    control.stop_because(StopCause::Signal(signal));
                 }
             }
         }
     })?;
     Ok(received)
+}
+
+/// Has signals leave the terminal as it was before they end the process, and `resize` called when it has another size.
+pub fn leave_in_order(resize: impl Fn() + Send + 'static) -> io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT, SIGWINCH])?;
+    let handle = move || {
+        let mut was_raw = false;
+        for signal in &mut signals {
+            match signal {
+                SIGWINCH => resize(),
+                SIGCONT if was_raw => {
+                    // Without a terminal there is nothing to take.
+                    let _ = terminal::make_raw();
+                    was_raw = false;
+                }
+                SIGCONT => {}
+                other => {
+                    was_raw = other == SIGTSTP && terminal::is_raw();
+                    terminal::restore();
+                    let _ = emulate_default_handler(other);
+                }
+            }
+        }
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(handle).map(drop)
 }

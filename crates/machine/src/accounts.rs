@@ -83,6 +83,7 @@ impl Accounts {
             vmm_memory: self.vmm_memory,
             exits: self.exits,
             vcpu_time: self.vcpu_time,
+            cpu_time: host::cpu::process_cpu_time(),
             wall_time: self.start.elapsed(),
             statistics: self.statistics,
             reboots: self.reboots,

@@ -48,8 +48,8 @@ fn end_if_due(life: &Life, control: &MachineControl, time_up: Option<Instant>) {
     if is_over(control.stop_at()) {
         control.stop_because(StopCause::GraceOver);
     }
-    if control.is_stopped() {
-        life.end(End::Ending(Ending::Stopped));
+    if let Some(cause) = control.stop_cause().filter(|_| control.is_stopped()) {
+        life.end(End::Ending(Ending::Stopped(cause)));
     } else if life.output.has_failed() {
         life.end(End::ConsoleLost);
     } else if is_over(time_up) {

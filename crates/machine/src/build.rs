@@ -22,7 +22,7 @@ use crate::attach::{self, AttachError, Attachment, Handles};
 use crate::attendant::attend;
 use crate::boot::ImageError;
 use crate::console::{Console, ConsoleInput};
-use crate::control::{MachineControl, Phase};
+use crate::control::{MachineControl, Phase, StopCause};
 use crate::engine::EngineKind;
 use crate::life::{AssemblyError, End, Life, MakeVcpus};
 use crate::output::Output;
@@ -190,7 +190,8 @@ impl Machine {
         control.set_phase(Phase::Ended);
         input.close();
         // Whoever stopped the VM or set it a limit is not made to wait for a console that nobody reads.
-        let patient = matches!(&ending, Ok(ending) if !matches!(ending, Ending::Stopped | Ending::TimedOut));
+        let patient =
+            matches!(&ending, Ok(ending) if !matches!(ending, Ending::Stopped(_) | Ending::TimedOut));
         let drained = output.finish(|| patient && !control.is_stopped());
         recent.close();
         let ending = ending?;
@@ -235,7 +236,7 @@ fn run_lives(
             End::Ending(ending) => return Ok(ending),
             End::Reset if plan.on_reset == OnReset::End => return Ok(Ending::PoweredOff),
             // `Machine::run` finds out how it failed.
-            End::ConsoleLost => return Ok(Ending::Stopped),
+            End::ConsoleLost => return Ok(Ending::Stopped(StopCause::Left)),
             End::Reset => {}
         }
         accounts.reboots += 1;
@@ -294,7 +295,7 @@ fn run_life(
         std::panic::resume_unwind(panic);
     }
     // Without a reason only a thread that failed ends a life, and that has been returned above.
-    Ok(life.take_end().unwrap_or(End::Ending(Ending::Stopped)))
+    Ok(life.take_end().unwrap_or(End::Ending(Ending::Stopped(StopCause::Left))))
 }
 
 type Spawned<'a> = std::io::Result<std::thread::ScopedJoinHandle<'a, Result<VcpuAccount, EngineError>>>;

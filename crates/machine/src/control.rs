@@ -20,15 +20,17 @@ use crate::device_status::{self, DeviceCounters};
 /// Why a VM was stopped from outside.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StopCause {
-    /// Whoever started it wants no more: the escape, a signal.
+    /// Whoever started it wants no more.
     Left,
+    /// The process got this signal.
+    Signal(i32),
     /// It was to be ended at once.
     Killed,
     /// The guest did not power off within its grace time.
     GraceOver,
 }
 
-/// What a VM is doing.
+/// How far a VM has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Phase {
     /// Built, or being built.
@@ -69,6 +71,8 @@ struct Requests {
 
 struct Notes {
     phase: Phase,
+    /// The phase was [`Phase::Running`] at least once.
+    has_run: bool,
     cause: Option<StopCause>,
     /// When the grace time is over.
     stop_at: Option<Instant>,
@@ -84,6 +88,7 @@ impl Default for MachineControl {
     fn default() -> MachineControl {
         let notes = Notes {
             phase: Phase::Built,
+            has_run: false,
             cause: None,
             stop_at: None,
             reboots: 0,
@@ -165,12 +170,12 @@ impl MachineControl {
         self.wait_for(|phase| phase == Phase::Running, patience)
     }
 
-    /// Waits until the guest runs for the first time; false if the VM ended before.
+    /// Waits until the guest has run; false if the VM ended before.
     pub fn wait_until_started(&self) -> bool {
         let notes = self.notes();
         let wait = |notes: &mut Notes| notes.phase == Phase::Built;
         let notes = self.0.phase_changed.wait_while(notes, wait).unwrap_or_else(PoisonError::into_inner);
-        notes.phase != Phase::Ended
+        notes.has_run
     }
 
     fn wait_for(&self, wanted: impl Fn(Phase) -> bool, patience: Duration) -> Result<(), PauseError> {
@@ -282,7 +287,10 @@ impl MachineControl {
     }
 
     pub(crate) fn set_phase(&self, phase: Phase) {
-        self.notes().phase = phase;
+        let mut notes = self.notes();
+        notes.phase = phase;
+        notes.has_run |= phase == Phase::Running;
+        drop(notes);
         self.0.phase_changed.notify_all();
     }
 

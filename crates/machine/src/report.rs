@@ -5,6 +5,7 @@ use std::time::Duration;
 use api::DeviceStatus;
 use vcpu::EngineStatistics;
 
+use crate::control::StopCause;
 use crate::crash::Crash;
 use crate::engine::EngineChoice;
 
@@ -20,7 +21,7 @@ pub enum Ending {
     /// The time was up.
     TimedOut,
     /// Somebody stopped it.
-    Stopped,
+    Stopped(StopCause),
 }
 
 /// How often guest code stopped, by kind.
@@ -172,6 +173,8 @@ pub struct Report {
     pub exits: ExitCounts,
     /// CPU time of the vCPU's thread: the guest's and what its exits cost.
     pub vcpu_time: Duration,
+    /// CPU time of the whole process.
+    pub cpu_time: Duration,
     /// How long the VM ran.
     pub wall_time: Duration,
     /// What the engine counted.

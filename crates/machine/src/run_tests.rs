@@ -8,6 +8,7 @@ use vcpu::{Exit, Injection, Reply, TripleFault};
 use x86::Gpa;
 
 use crate::console::Console;
+use crate::control::StopCause;
 use crate::plan::OnReset;
 use crate::report::{Ending, Report};
 use crate::scripted::{Step, Then, machine};
@@ -51,7 +52,7 @@ fn somebody_else_can_stop_a_guest_that_runs_or_sleeps() {
             std::thread::sleep(Duration::from_millis(20));
             control.stop();
         });
-        assert_eq!(machine.run().unwrap().ending, Ending::Stopped, "{then:?}");
+        assert_eq!(machine.run().unwrap().ending, Ending::Stopped(StopCause::Left), "{then:?}");
         stopper.join().unwrap();
     }
 }
@@ -60,7 +61,7 @@ fn somebody_else_can_stop_a_guest_that_runs_or_sleeps() {
 fn a_stop_before_the_start_counts() {
     let (machine, _) = machine(|_| (), vec![vec![]], Then::Spin, quiet());
     machine.control().stop();
-    assert_eq!(machine.run().unwrap().ending, Ending::Stopped);
+    assert_eq!(machine.run().unwrap().ending, Ending::Stopped(StopCause::Left));
 }
 
 #[test]

@@ -16,10 +16,10 @@ use machine::{Console, Ending, Report, VmPlan, build, plan};
 
 use self::transcript::{Said, Transcript};
 use crate::arguments::DemoArguments;
+use crate::ending::{finish, say_ending};
 use crate::failure::{ANSWER_IS_NO, Failure};
 use crate::guest::check_before_download;
 use crate::output::say;
-use crate::run::{finish, say_ending};
 use crate::{progress, signals};
 
 const NAME: &str = "demo";

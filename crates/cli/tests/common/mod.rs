@@ -12,6 +12,8 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tempfile::TempDir;
+
 /// How long a whole guest may take, boot included, on a busy machine.
 const LIMIT_SECONDS: &str = "120";
 
@@ -20,6 +22,12 @@ pub struct Mother {
     folder: PathBuf,
     has_own_cache: bool,
     path: Option<PathBuf>,
+    /// Where its VMs are: apart from the user's, and from those of other tests.
+    runtime: TempDir,
+}
+
+fn runtime() -> TempDir {
+    tempfile::tempdir().unwrap()
 }
 
 /// The command, or a loud word that there is no default guest.
@@ -46,12 +54,12 @@ pub struct Ran {
 impl Mother {
     /// The command in `folder`, with an empty cache.
     pub fn new(folder: &Path) -> Mother {
-        Mother { folder: folder.to_owned(), has_own_cache: true, path: None }
+        Mother { folder: folder.to_owned(), has_own_cache: true, path: None, runtime: runtime() }
     }
 
     /// The command with the user's cache.
     pub fn with_guest() -> Mother {
-        Mother { folder: "/".into(), has_own_cache: false, path: None }
+        Mother { folder: "/".into(), has_own_cache: false, path: None, runtime: runtime() }
     }
 
     /// The same, started in another folder.
@@ -94,6 +102,7 @@ impl Mother {
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new("/usr/bin/timeout");
         command.args(["--kill-after=5", LIMIT_SECONDS, program]).current_dir(&self.folder);
+        command.env("XDG_RUNTIME_DIR", self.runtime.path());
         command.env("MOTHER", env!("CARGO_BIN_EXE_mother"));
         if self.has_own_cache {
             command.env("XDG_CACHE_HOME", self.folder.join("cache"));

@@ -29,6 +29,12 @@ pub(super) fn serve(shared: &Arc<Shared>, stream: UnixStream) {
         };
         let Request { command, .. } = request;
         match command {
+            Command::Console { .. } if shared.info.program => {
+                let why = "the guest is one program: its input and output belong to whoever started it";
+                if !reply(&stream, refusal(RefusalCode::WrongState, why)) {
+                    return;
+                }
+            }
             Command::Console { replay_bytes, types } => {
                 let rest = lines.into_rest();
                 return console::attach(shared, stream, replay_bytes, types.then_some(rest));

@@ -1,0 +1,77 @@
+//! `mother completions`: scripts for shells, made of the same definitions as the command line.
+//!
+//! The generator knows options and commands, not VMs. So names are asked of `mother ps` by a few lines of shell that
+//! stand behind what was generated.
+
+use clap::CommandFactory;
+use clap_complete::{Shell, generate};
+
+use crate::arguments::{Arguments, CompletionsArguments};
+use crate::failure::Failure;
+use crate::output::say;
+
+/// Commands that take names of VMs that run, and those that take any.
+const OF_RUNNING: [&str; 6] = ["stop", "kill", "pause", "resume", "console", "attach"];
+const OF_ALL: [&str; 4] = ["logs", "wait", "rm", "remove"];
+
+/// Prints a script; the exit status.
+pub fn run(arguments: &CompletionsArguments) -> Result<u8, Failure> {
+    say(&script(&arguments.shell))?;
+    Ok(0)
+}
+
+fn script(shell: &str) -> String {
+    let (running, all) = (OF_RUNNING.join("|"), OF_ALL.join("|"));
+    match shell {
+        "bash" => {
+            let names =
+                include_str!("shell/names.bash").replace("OF_RUNNING", &running).replace("OF_ALL", &all);
+            generated(Shell::Bash) + &names
+        }
+        "zsh" => {
+            let names =
+                include_str!("shell/names.zsh").replace("OF_RUNNING", &running).replace("OF_ALL", &all);
+            // The generator completes files for what is a name; ours is called instead.
+            let script = generated(Shell::Zsh);
+            let lines = script.lines().map(|line| {
+                let is_name =
+                    line.contains("::name ") || line.contains("::names ") || line.contains(":name ");
+                if is_name { line.replace(":_default'", ":_mother_vms'") } else { line.to_owned() }
+            });
+            let script = lines.collect::<Vec<_>>().join("\n");
+            let head = "#compdef mother\n";
+            format!("{head}\n{names}\n{}\n", script.strip_prefix(head).unwrap_or(&script))
+        }
+        _ => {
+            let line = |commands: &[&str], list: &str| {
+                let commands = commands.join(" ");
+                format!(
+                    "complete -c mother -f -n '__fish_seen_subcommand_from {commands}' -a '({list} 2>/dev/null)'\n"
+                )
+            };
+            generated(Shell::Fish) + &line(&OF_RUNNING, "mother ps -q") + &line(&OF_ALL, "mother ps -aq")
+        }
+    }
+}
+
+fn generated(shell: Shell) -> String {
+    let mut script = Vec::new();
+    generate(shell, &mut Arguments::command(), "mother", &mut script);
+    String::from_utf8(script).expect("our help is text")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shell_asks_for_names() {
+        for (shell, asks) in [("bash", "mother ps -aq"), ("zsh", ":_mother_vms'"), ("fish", "(mother ps -aq")]
+        {
+            let script = script(shell);
+            assert!(script.contains(asks), "{shell}");
+            assert!(script.contains("--detach"), "{shell}: options are there");
+            assert!(!script.contains("detached-child") || shell == "bash", "{shell}");
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! `mother stop`, `kill`, `pause`, `resume` and `rm`: something is done to each VM that is named, at the same time.
+
+use std::thread;
+use std::time::Duration;
+
+use api::{Command, VmName, VmState};
+use clap::Args;
+use daemon::{Client, ClientError, Inventory, InventoryError, Vm};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+use crate::failure::{ANSWER_IS_NO, Failure};
+use crate::output::say;
+use crate::vm::words::{buried, names};
+
+/// VMs by name.
+#[derive(Clone, Debug, Args)]
+pub struct NamesArguments {
+    /// Which VMs
+    #[arg(required = true, value_name = "NAME")]
+    pub(super) names: Vec<String>,
+    /// Say what was done as JSON: an array with an object for each VM
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// `mother stop`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+The guest sees its power button pressed, as ACPI has it, and shuts itself down if it
+listens. A paused VM goes on first. When this returns, the VM has ended.
+
+Examples:
+  mother stop web db
+  mother stop --grace 2m db")]
+pub struct StopArguments {
+    #[command(flatten)]
+    who: NamesArguments,
+    /// How long the guests may take: seconds, or with s, m or h; 0 ends them at once
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = grace)]
+    grace: Duration,
+}
+
+/// `mother rm`.
+#[derive(Clone, Debug, Args)]
+pub struct RemoveArguments {
+    /// Which VMs
+    #[arg(required_unless_present = "all", value_name = "NAME")]
+    names: Vec<String>,
+    /// All that have ended
+    #[arg(short, long, conflicts_with = "names")]
+    all: bool,
+    /// Kill those that run
+    #[arg(short, long)]
+    force: bool,
+    /// Say what was done as JSON: an array with an object for each VM
+    #[arg(long)]
+    json: bool,
+}
+
+/// Longest grace time: a day.
+const GRACE_SECONDS_MAX: u64 = 24 * 3600;
+
+fn grace(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(['s', 'm', 'h']);
+    let unit = match &text[digits.len()..] {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => 0,
+    };
+    match digits.parse::<u64>().ok().filter(|_| unit > 0).and_then(|number| number.checked_mul(unit)) {
+        Some(seconds) if seconds <= GRACE_SECONDS_MAX => Ok(Duration::from_secs(seconds)),
+        Some(_) => Err("more than a day".to_owned()),
+        None => Err("write seconds, or a number with s, m or h behind it, such as 30s or 2m".to_owned()),
+    }
+}
+
+/// Stops VMs.
+pub fn stop(arguments: &StopArguments) -> Result<u8, Failure> {
+    let command = Command::Stop { grace_ms: u64::try_from(arguments.grace.as_millis()).unwrap_or(u64::MAX) };
+    each(&arguments.who, |inventory, vm| {
+        order(inventory, vm, "stop", command.clone())?;
+        wait_for_end(inventory, &vm.name, "stop")
+    })
+}
+
+/// Kills VMs.
+pub fn kill(arguments: &NamesArguments) -> Result<u8, Failure> {
+    each(arguments, kill_one)
+}
+
+/// Pauses VMs.
+pub fn pause(arguments: &NamesArguments) -> Result<u8, Failure> {
+    each(arguments, |inventory, vm| order(inventory, vm, "pause", Command::Pause))
+}
+
+/// Lets VMs go on.
+pub fn resume(arguments: &NamesArguments) -> Result<u8, Failure> {
+    each(arguments, |inventory, vm| order(inventory, vm, "resume", Command::Resume))
+}
+
+/// Removes what VMs left.
+pub fn remove(arguments: &RemoveArguments) -> Result<u8, Failure> {
+    let inventory = Inventory::of_user()?;
+    let names = if arguments.all {
+        let has_ended = |vm: &Vm| arguments.force || matches!(vm.state, VmState::Ended | VmState::Died);
+        inventory.list()?.into_iter().filter(has_ended).map(|vm| vm.name).collect()
+    } else {
+        names(&arguments.names)?
+    };
+    perform(&inventory, names, arguments.json, |inventory, vm| {
+        if arguments.force && is_alive(vm) {
+            kill_one(inventory, vm)?;
+        }
+        match inventory.remove(&vm.name) {
+            // A run at a terminal takes everything along when it is killed.
+            Err(InventoryError::NoSuchVm(_)) if arguments.force => Ok(()),
+            removed => Ok(removed?),
+        }
+    })
+}
+
+fn each(
+    arguments: &NamesArguments,
+    act: impl Fn(&Inventory, &Vm) -> Result<(), Failure> + Sync,
+) -> Result<u8, Failure> {
+    let names = names(&arguments.names)?;
+    perform(&Inventory::of_user()?, names, arguments.json, act)
+}
+
+/// Does `act` to every VM at the same time and says what came of it.
+fn perform(
+    inventory: &Inventory,
+    names: Vec<VmName>,
+    is_json: bool,
+    act: impl Fn(&Inventory, &Vm) -> Result<(), Failure> + Sync,
+) -> Result<u8, Failure> {
+    let act = |name: &VmName| inventory.find(name).map_err(Failure::from).and_then(|vm| act(inventory, &vm));
+    let results: Vec<(&VmName, Result<(), Failure>)> = thread::scope(|scope| {
+        let threads: Vec<_> = names.iter().map(|name| (name, scope.spawn(|| act(name)))).collect();
+        let join = |panic| std::panic::resume_unwind(panic);
+        threads.into_iter().map(|(name, thread)| (name, thread.join().unwrap_or_else(join))).collect()
+    });
+    if is_json {
+        let object = |(name, result): &(&VmName, Result<(), Failure>)| json!({ "name": name, "done": result.is_ok(), "error": result.as_ref().err().map(Failure::text) });
+        say(&format!("{:#}\n", results.iter().map(object).collect::<Value>()))?;
+    }
+    for (name, result) in &results {
+        match result {
+            Ok(()) if !is_json => say(&format!("{name}\n"))?,
+            Ok(()) => {}
+            Err(failure) => failure.print(),
+        }
+    }
+    Ok(if results.iter().all(|(_, result)| result.is_ok()) { 0 } else { ANSWER_IS_NO })
+}
+
+pub(super) fn is_alive(vm: &Vm) -> bool {
+    !matches!(vm.state, VmState::Ended | VmState::Died)
+}
+
+/// A VM that has ended takes no orders.
+pub(super) fn check_alive(vm: &Vm, act: &'static str) -> Result<(), Failure> {
+    if is_alive(vm) {
+        return Ok(());
+    }
+    let why = "it has ended".to_owned();
+    Err(Failure::NotNow { act, name: vm.name.clone(), why, help: "`mother ps` lists those that run" })
+}
+
+fn order(inventory: &Inventory, vm: &Vm, act: &'static str, command: Command) -> Result<(), Failure> {
+    check_alive(vm, act)?;
+    let client = Client::connect(&inventory.record(&vm.name));
+    client.and_then(|mut client| client.order(command)).map_err(|source| Failure::Vm {
+        act,
+        name: vm.name.clone(),
+        source,
+    })
+}
+
+fn wait_for_end(inventory: &Inventory, name: &VmName, act: &'static str) -> Result<(), Failure> {
+    // A connection that fails is one whose VM has ended meanwhile.
+    let _ = Client::connect(&inventory.record(name)).and_then(|mut client| client.ask(Command::Wait));
+    buried(inventory, name)?;
+    if !inventory.is_running(name)? {
+        return Ok(());
+    }
+    let why = "its process does not end".to_owned();
+    Err(Failure::NotNow { act, name: name.clone(), why, help: "`mother kill` ends it at once" })
+}
+
+fn kill_one(inventory: &Inventory, vm: &Vm) -> Result<(), Failure> {
+    check_alive(vm, "kill")?;
+    let record = inventory.record(&vm.name);
+    if Client::connect(&record).and_then(|mut client| client.order(Command::Kill)).is_ok() {
+        buried(inventory, &vm.name)?;
+    }
+    if !inventory.is_running(&vm.name)? {
+        return Ok(());
+    }
+    // It does not answer or does not end. Its process holds the name, so the number is still its own.
+    let pid = record.info().and_then(|info| Pid::from_raw(i32::try_from(info.pid).ok()?));
+    if let Some(pid) = pid {
+        let killed = kill_process(pid, Signal::KILL);
+        killed.map_err(|error| Failure::Vm {
+            act: "kill",
+            name: vm.name.clone(),
+            source: ClientError::Connection(error.into()),
+        })?;
+    }
+    wait_for_end(inventory, &vm.name, "kill")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grace_time_is_understood_or_explained() {
+        let check = |text, expected: Option<u64>| {
+            assert_eq!(grace(text).ok().map(|grace| grace.as_secs()), expected, "{text:?}");
+        };
+        check("30", Some(30));
+        check("0", Some(0));
+        check("5s", Some(5));
+        check("2m", Some(120));
+        check("24h", Some(86400));
+        check("25h", None);
+        check("99999999999999999999h", None);
+        check("soon", None);
+        check("", None);
+        check("1sm", None);
+        check("-1", None);
+    }
+}

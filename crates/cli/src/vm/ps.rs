@@ -1,0 +1,185 @@
+//! `mother ps`: every VM with what it takes from the host.
+
+use api::VmState;
+use clap::Args;
+use daemon::{Inventory, Vm};
+use serde_json::{Value, json};
+
+use crate::failure::Failure;
+use crate::output::say;
+use crate::vm::words::{size, time};
+
+/// `mother ps`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+UPTIME counts pauses, CPU is the time of the whole process, GIVEN is the memory that
+the guest believes to have, RESIDENT what the host holds of it.
+
+Examples:
+  mother ps -a
+  mother ps --json | jq -r '.[] | select(.state == \"paused\") | .name'")]
+pub struct PsArguments {
+    /// Also those that have ended
+    #[arg(short, long)]
+    all: bool,
+    /// Only names, a line each
+    #[arg(short, long, conflicts_with = "json")]
+    quiet: bool,
+    /// As JSON: an array of objects
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints the list; the exit status.
+pub fn ps(arguments: &PsArguments) -> Result<u8, Failure> {
+    let mut vms = Inventory::of_user()?.list()?;
+    vms.retain(|vm| arguments.all || !has_ended(vm));
+    if arguments.json {
+        say(&format!("{:#}\n", vms.iter().map(json_of).collect::<Value>()))?;
+    } else if arguments.quiet {
+        say(&vms.iter().map(|vm| format!("{}\n", vm.name)).collect::<String>())?;
+    } else {
+        say(&table(&vms))?;
+    }
+    Ok(0)
+}
+
+fn has_ended(vm: &Vm) -> bool {
+    matches!(vm.state, VmState::Ended | VmState::Died)
+}
+
+const HEADS: [&str; 7] = ["NAME", "ENGINE", "STATE", "UPTIME", "CPU", "GIVEN", "RESIDENT"];
+
+fn table(vms: &[Vm]) -> String {
+    let rows: Vec<[String; 7]> =
+        std::iter::once(HEADS.map(str::to_owned)).chain(vms.iter().map(row)).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..HEADS.len()).map(width).collect();
+    let line = |row: &[String; 7]| {
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}
+
+fn row(vm: &Vm) -> [String; 7] {
+    let unknown = || "-".to_owned();
+    let (info, status, end) = (vm.info.as_ref(), vm.status.as_ref(), vm.end.as_ref());
+    let uptime = status.map(|status| status.uptime_seconds).or(end.and_then(|end| end.uptime_seconds));
+    let cpu = status.map(|status| status.cpu_seconds).or(end.and_then(|end| end.cpu_seconds));
+    let state = match end {
+        Some(end) if vm.state == VmState::Ended => format!("ended ({})", end.exit_status),
+        _ => vm.state.as_str().to_owned(),
+    };
+    [
+        vm.name.to_string(),
+        info.map_or_else(unknown, |info| info.engine.clone()),
+        state,
+        uptime.map_or_else(unknown, time),
+        cpu.map_or_else(unknown, time),
+        info.map_or_else(unknown, |info| size(info.memory_given_bytes)),
+        status.and_then(|status| status.memory_resident_bytes).map_or_else(unknown, size),
+    ]
+}
+
+/// Documented in docs/lifecycle.md.
+fn json_of(vm: &Vm) -> Value {
+    let (info, status, end) = (vm.info.as_ref(), vm.status.as_ref(), vm.end.as_ref());
+    let uptime = status.map(|status| status.uptime_seconds).or(end.and_then(|end| end.uptime_seconds));
+    let cpu = status.map(|status| status.cpu_seconds).or(end.and_then(|end| end.cpu_seconds));
+    json!({
+        "name": vm.name,
+        "state": vm.state,
+        "engine": info.map(|info| &info.engine),
+        "pid": info.filter(|_| !has_ended(vm)).map(|info| info.pid),
+        "vcpus": info.map(|info| info.vcpus),
+        "detached": info.map(|info| info.detached),
+        "program": info.map(|info| info.program),
+        "started_at": info.map(|info| info.started_at),
+        "uptime_seconds": uptime,
+        "cpu_seconds": cpu,
+        "memory_given_bytes": info.map(|info| info.memory_given_bytes),
+        "memory_resident_bytes": status.and_then(|status| status.memory_resident_bytes),
+        "reboots": status.map(|status| status.reboots),
+        "consoles": status.map(|status| status.consoles),
+        "devices": status.map(|status| &status.devices),
+        "end": end,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use api::{EndKind, VmEnd, VmInfo, VmName, VmStatus};
+
+    use super::*;
+
+    fn vm(name: &str, state: VmState) -> Vm {
+        let name = VmName::new(name).unwrap();
+        let info = VmInfo {
+            name: name.clone(),
+            pid: 4242,
+            mother: "0.1.0".to_owned(),
+            engine: "soft".to_owned(),
+            vcpus: 1,
+            memory_given_bytes: 512 << 20,
+            started_at: 1.5,
+            detached: true,
+            program: false,
+        };
+        Vm { name, state, info: Some(info), status: None, end: None }
+    }
+
+    fn running() -> Vm {
+        let vm = vm("web", VmState::Running);
+        let status = VmStatus {
+            info: vm.info.clone().unwrap(),
+            state: VmState::Running,
+            uptime_seconds: 75.0,
+            cpu_seconds: 3.12,
+            memory_resident_bytes: Some(87_300_000),
+            reboots: 0,
+            consoles: 1,
+            devices: Vec::new(),
+        };
+        Vm { status: Some(status), ..vm }
+    }
+
+    fn ended() -> Vm {
+        let end = VmEnd {
+            kind: EndKind::Crashed,
+            message: "the guest crashed".to_owned(),
+            detail: None,
+            exit_status: 3,
+            ended_at: Some(9.0),
+            uptime_seconds: Some(7.5),
+            cpu_seconds: Some(7.25),
+        };
+        Vm { end: Some(end), ..vm("a-longer-name", VmState::Ended) }
+    }
+
+    #[test]
+    fn the_table_has_a_line_for_each() {
+        let expected = "\
+NAME           ENGINE  STATE      UPTIME  CPU   GIVEN  RESIDENT
+web            soft    running    1m15s   3.1s  512M   83.3M
+a-longer-name  soft    ended (3)  7.5s    7.2s  512M   -
+new            -       starting   -       -     -      -
+";
+        let new = Vm { info: None, ..vm("new", VmState::Starting) };
+        assert_eq!(table(&[running(), ended(), new]), expected);
+    }
+
+    #[test]
+    fn programs_find_every_field_in_every_object() {
+        let (running, ended) = (json_of(&running()), json_of(&ended()));
+        let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        assert_eq!(keys(&running), keys(&ended));
+        assert_eq!(
+            (&running["state"], &running["pid"], &running["end"]),
+            (&json!("running"), &json!(4242), &Value::Null)
+        );
+        assert_eq!((&ended["state"], &ended["pid"]), (&json!("ended"), &Value::Null));
+        assert_eq!(ended["end"]["kind"], "crashed");
+    }
+}
