@@ -20,9 +20,10 @@ pub fn run(arguments: &RunArguments) -> Result<u8, Failure> {
     }
     let registrar = Registrar::new(arguments.name.as_deref())?;
     if let Some(program) = &arguments.app {
-        let mut plan = plan_app(arguments, program)?.plan;
-        let registration = registrar.register(&mut plan, arguments)?;
-        return app::run(plan, registration, arguments);
+        // Holds files of the guest until the run is over.
+        let mut planned = plan_app(arguments, program)?;
+        let registration = registrar.register(&mut planned.plan, arguments)?;
+        return app::run(planned.plan.clone(), registration, arguments);
     }
     let user = if arguments.detach { absent_user() } else { user() };
     let Planned { mut plan, is_default } = plan_run(arguments, &user)?;
