@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::{Command, exit};
 
 /// Programs under `guests/`.
-const PROGRAMS: [&str; 2] = ["visitor", "warden"];
+const PROGRAMS: [&str; 3] = ["visitor", "warden", "clerk"];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

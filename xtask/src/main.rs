@@ -28,6 +28,8 @@ usage: cargo xtask TASK
   guest    fetch the default guest, which whole-guest tests run
   bench boot [--runs N]
            start to /init on the software CPU and on QEMU's TCG, and memory
+  bench io [--runs N]
+           a guest's disk on the software CPU and on QEMU's TCG
   differential [OPTIONS]
            random instructions on the silicon and on the software CPU
   report   longest files and functions, unsafe blocks, dependencies
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         ["test"] => steps::run(test::steps()),
         ["guest"] => test::fetch_guest(),
         ["bench", "boot", options @ ..] => bench::runs(options).and_then(bench::boot),
+        ["bench", "io", options @ ..] => bench::runs(options).and_then(bench::io),
         ["differential", options @ ..] => differential::run(options),
         ["report"] => Workspace::load().map(|workspace| {
             report::print(&workspace);

@@ -1,6 +1,7 @@
 #!/bin/busybox sh
 echo "mother: /init started"
 . /etc/mounts
+. /etc/drivers
 hostname "$(mother_option name)"
 # busybox's init reaps orphans, listens to `poweroff` and `reboot`, and starts /etc/session as /etc/inittab says.
 exec init

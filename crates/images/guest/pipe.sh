@@ -5,6 +5,7 @@
 /bin/busybox stty -echo -onlcr -isig -ixon -iexten crtscts
 echo "mother: /init started"
 . /etc/mounts
+. /etc/drivers
 hostname "$(mother_option name)"
 
 # `poweroff` and `reboot` tell process 1, which is this script.

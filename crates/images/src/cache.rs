@@ -4,9 +4,10 @@
 //! $XDG_CACHE_HOME/mother/
 //!   lock                                 held while anything is made
 //!   work/                                where it is made; emptied whenever the lock is taken
-//!   packages/NAME_VERSION_ARCH/vmlinuz   one folder per package version, complete or absent
+//!   packages/NAME_VERSION_ARCH/vmlinuz   one folder per package version, complete or absent; beside it
+//!                                        modules/ with the drivers of our devices
 //!   kernel, busybox, passt               links to the files in use
-//!   initrd/guest-HASH.cpio               made of busybox and our scripts, named after its content
+//!   initrd/guest-HASH.cpio               made of busybox, drivers and our scripts, named after its content
 //! ```
 
 use std::fs::{self, File, OpenOptions};
@@ -23,6 +24,9 @@ use crate::file::{FileError, create_folder, error, rename};
 use crate::package::{self, PackageError, Wanted};
 use crate::runs::RunFolder;
 use crate::{AppError, AppRequest, OnProgress, Progress, app_guest, archive, initrd};
+
+/// The folder of drivers beside a kernel.
+const DRIVERS: &str = "modules";
 
 /// Why there is no default guest.
 #[derive(Debug, Error)]
@@ -91,6 +95,9 @@ impl Cache {
             return None;
         }
         let target = fs::read_link(self.folder.join("kernel")).ok()?;
+        if !self.folder.join(&target).with_file_name(DRIVERS).is_dir() {
+            return None;
+        }
         Some(target.parent()?.file_name()?.to_str()?.to_owned())
     }
 
@@ -159,6 +166,10 @@ impl Cache {
         let made = work.0.join(&title);
         create_folder(&made)?;
         package::extract(package, wanted, &made.join(name))?;
+        if wanted == Wanted::Kernel {
+            create_folder(&made.join(DRIVERS))?;
+            package::extract_drivers(package, &made.join(DRIVERS))?;
+        }
         let kept = self.folder.join("packages").join(&title);
         create_folder(&self.folder.join("packages"))?;
         if kept.exists() {
@@ -172,11 +183,26 @@ impl Cache {
         Ok(title)
     }
 
-    /// The initrd, made anew when busybox or our scripts have changed.
+    /// The drivers that lie beside the kernel: file names and bytes.
+    fn drivers(&self) -> Result<Vec<(String, Vec<u8>)>, CacheError> {
+        let link = self.folder.join("kernel");
+        let kernel = self.folder.join(fs::read_link(&link).map_err(error("read", &link))?);
+        let folder = kernel.with_file_name(DRIVERS);
+        let mut drivers = Vec::new();
+        for entry in fs::read_dir(&folder).map_err(error("read", &folder))? {
+            let entry = entry.map_err(error("read", &folder))?;
+            let bytes = fs::read(entry.path()).map_err(error("read", &entry.path()))?;
+            drivers.push((entry.file_name().to_string_lossy().into_owned(), bytes));
+        }
+        drivers.sort();
+        Ok(drivers)
+    }
+
+    /// The initrd, made anew when busybox, the drivers or our scripts have changed.
     fn initrd(&self) -> Result<PathBuf, CacheError> {
         let busybox = self.folder.join("busybox");
         let busybox = fs::read(&busybox).map_err(error("read", &busybox))?;
-        let archive = initrd::build(&busybox);
+        let archive = initrd::build(&busybox, &self.drivers()?);
         let folder = self.folder.join("initrd");
         let path = folder.join(format!("guest-{:016x}.cpio", hash(&archive)));
         let is_whole = fs::metadata(&path).is_ok_and(|metadata| metadata.len() == archive.len() as u64);
@@ -243,10 +269,15 @@ mod tests {
         for (package, file, link) in
             [("linux-image-6_1_amd64", "vmlinuz", "kernel"), ("busybox_1", "busybox", "busybox")]
         {
-            fs::create_dir_all(folder.join("packages").join(package)).unwrap();
+            fs::create_dir_all(folder.join("packages").join(package).join("modules")).unwrap();
             fs::write(folder.join("packages").join(package).join(file), file).unwrap();
             symlink(Path::new("packages").join(package).join(file), folder.join(link)).unwrap();
         }
+    }
+
+    fn warm_again(folder: &Path) {
+        fs::remove_dir_all(folder).unwrap();
+        warm(folder);
     }
 
     #[test]
@@ -280,6 +311,10 @@ mod tests {
         warm(folder.path());
         fs::remove_file(folder.path().join("busybox")).unwrap();
         assert_eq!(cache_in(folder.path()).kernel_package(), None);
+        warm_again(folder.path());
+        assert!(cache_in(folder.path()).kernel_package().is_some());
+        fs::remove_dir(folder.path().join("packages/linux-image-6_1_amd64/modules")).unwrap();
+        assert_eq!(cache_in(folder.path()).kernel_package(), None, "a cache from before there were drivers");
         fs::remove_dir_all(folder.path().join("packages")).unwrap();
         assert_eq!(cache_in(folder.path()).kernel_package(), None);
     }

@@ -1,8 +1,9 @@
-//! The default guest's initrd: busybox, our scripts, and the program that shows threads and processes.
+//! The default guest's initrd: busybox, our scripts, drivers of our devices, and the programs that show threads and
+//! processes (`visitor`) and work with disks (`clerk`).
 //!
 //! One archive serves every use; the kernel's `rdinit=` picks who starts: `/init` (a shell for a person on the
-//! console), `/pipe` (a shell that reads commands to their end), `/demo` (introduces the guest and powers off) or
-//! `/bench` (says that user space was reached and powers off).
+//! console), `/pipe` (a shell that reads commands to their end), `/demo` (introduces the guest and powers off),
+//! `/bench` (says that user space was reached and powers off) or `/io` (measures the first disk and powers off).
 
 use std::io::{self, Write};
 
@@ -12,16 +13,20 @@ use cpio::newc::{Builder, ModeFileType};
 pub const INIT_MARKER: &str = "mother: /init started";
 
 const VISITOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/visitor"));
+const CLERK: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/clerk"));
 
 /// Folders of the guest's root.
-const FOLDERS: [&str; 10] = ["bin", "dev", "etc", "proc", "root", "run", "sbin", "sys", "tmp", "usr"];
+const FOLDERS: [&str; 12] =
+    ["bin", "dev", "etc", "mnt", "modules", "proc", "root", "run", "sbin", "sys", "tmp", "usr"];
 
 /// Scripts and other texts.
-const SCRIPTS: [(&str, &str); 11] = [
+const SCRIPTS: [(&str, &str); 13] = [
     ("init", include_str!("../guest/init.sh")),
     ("pipe", include_str!("../guest/pipe.sh")),
     ("demo", include_str!("../guest/demo.sh")),
     ("bench", include_str!("../guest/bench.sh")),
+    ("io", include_str!("../guest/io.sh")),
+    ("etc/drivers", include_str!("../guest/drivers.sh")),
     ("etc/inittab", "::once:/etc/session\n"),
     ("etc/session", include_str!("../guest/session.sh")),
     ("etc/mounts", include_str!("../guest/mounts.sh")),
@@ -32,11 +37,11 @@ const SCRIPTS: [(&str, &str); 11] = [
 ];
 
 /// The archive, in the "newc" form that the kernel reads (kernel documentation, early-userspace/buffer-format).
-pub(crate) fn build(busybox: &[u8]) -> Vec<u8> {
-    write(busybox).expect("writing to memory does not fail")
+pub(crate) fn build(busybox: &[u8], drivers: &[(String, Vec<u8>)]) -> Vec<u8> {
+    write(busybox, drivers).expect("writing to memory does not fail")
 }
 
-fn write(busybox: &[u8]) -> io::Result<Vec<u8>> {
+fn write(busybox: &[u8], drivers: &[(String, Vec<u8>)]) -> io::Result<Vec<u8>> {
     let mut archive = Vec::new();
     for folder in FOLDERS {
         add(&mut archive, entry(folder, ModeFileType::Directory), &[])?;
@@ -46,7 +51,10 @@ fn write(busybox: &[u8]) -> io::Result<Vec<u8>> {
     for (name, text) in SCRIPTS {
         add(&mut archive, entry(name, ModeFileType::Regular), text.as_bytes())?;
     }
-    for (name, bytes) in [("bin/busybox", busybox), ("bin/visitor", VISITOR)] {
+    for (name, bytes) in drivers {
+        add(&mut archive, entry(&format!("modules/{name}"), ModeFileType::Regular), bytes)?;
+    }
+    for (name, bytes) in [("bin/busybox", busybox), ("bin/visitor", VISITOR), ("bin/clerk", CLERK)] {
         add(&mut archive, entry(name, ModeFileType::Regular), bytes)?;
     }
     cpio::newc::trailer(archive)
@@ -74,7 +82,7 @@ mod tests {
     use super::*;
 
     fn names_and_modes() -> BTreeMap<String, (u32, Vec<u8>)> {
-        let archive = build(b"busybox");
+        let archive = build(b"busybox", &[("virtio_blk.ko".to_owned(), b"driver".to_vec())]);
         let mut rest = archive.as_slice();
         let mut files = BTreeMap::new();
         loop {
@@ -100,12 +108,14 @@ mod tests {
         check("dev/console", 0o020_755);
         assert_eq!(files["bin/busybox"].1, b"busybox");
         assert_eq!(&files["bin/visitor"].1[..4], b"\x7fELF");
+        assert_eq!(&files["bin/clerk"].1[..4], b"\x7fELF");
+        assert_eq!(files["modules/virtio_blk.ko"].1, b"driver");
     }
 
     #[test]
     fn every_init_says_so_first() {
         let files = names_and_modes();
-        for name in ["init", "pipe", "demo", "bench"] {
+        for name in ["init", "pipe", "demo", "bench", "io"] {
             let script = String::from_utf8(files[name].1.clone()).unwrap();
             let mut lines = script.lines().filter(|line| !line.starts_with('#'));
             let first = lines.find(|line| !line.starts_with("/bin/busybox stty")).unwrap();

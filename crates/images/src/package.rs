@@ -1,4 +1,4 @@
-//! Debian packages: the one file we want out of each.
+//! Debian packages: the few files we want out of each.
 //!
 //! The archive's own paths are only compared, never used to write, so a strange package can at worst lack the file.
 
@@ -33,6 +33,25 @@ impl Wanted {
         }
     }
 }
+
+/// The kernel's modules that drive our devices, and what these need. Those that a kernel has built in are not missed.
+const DRIVERS: [&str; 15] = [
+    "failover",
+    "net_failover",
+    "virtio",
+    "virtio-rng",
+    "virtio_balloon",
+    "virtio_blk",
+    "virtio_console",
+    "virtio_net",
+    "virtio_pci",
+    "virtio_pci_legacy_dev",
+    "virtio_pci_modern_dev",
+    "virtio_ring",
+    "vmw_vsock_virtio_transport",
+    "vmw_vsock_virtio_transport_common",
+    "vsock",
+];
 
 /// Why a file did not come out of a package.
 #[derive(Debug, Error)]
@@ -69,6 +88,35 @@ pub(crate) fn extract(package: &Path, wanted: Wanted, to: &Path) -> Result<(), P
     } else {
         Err(PackageError::Absent { package: package.to_owned(), wanted: wanted.name() })
     }
+}
+
+/// Copies the drivers in a kernel's package into the folder `to`, which is there.
+pub(crate) fn extract_drivers(package: &Path, to: &Path) -> Result<(), PackageError> {
+    apt::with_package_archive(package, |archive| {
+        drivers_from_tar(archive, to)
+            .map_err(|source| PackageError::Io { package: package.to_owned(), source })
+    })
+}
+
+fn drivers_from_tar(archive: &mut dyn Read, to: &Path) -> io::Result<()> {
+    let mut archive = tar::Archive::new(archive);
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        if let Some(driver) = driver(&path).filter(|_| entry.header().entry_type().is_file()) {
+            let mut file = File::create(to.join(format!("{driver}.ko")))?;
+            io::copy(&mut entry, &mut file)?;
+            file.sync_all()?;
+        }
+    }
+    Ok(())
+}
+
+/// Which driver lies at a path of the archive.
+fn driver(path: &str) -> Option<&'static str> {
+    let path = path.trim_start_matches("./").trim_start_matches("usr/");
+    let (_, file) = path.strip_prefix("lib/modules/")?.rsplit_once('/')?;
+    DRIVERS.into_iter().find(|name| file.strip_suffix(".ko") == Some(name))
 }
 
 fn extract_from_tar(archive: &mut dyn Read, wanted: Wanted, to: &Path) -> io::Result<bool> {
@@ -134,5 +182,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut rubbish: &[u8] = &[7; 2048];
         assert!(extract_from_tar(&mut rubbish, Wanted::Kernel, &folder.path().join("file")).is_err());
+    }
+
+    #[test]
+    fn drivers_are_found_among_the_modules_only() {
+        let check = |path: &str, expected| assert_eq!(driver(path), expected, "{path}");
+        let folder = "lib/modules/6.1.0-56-cloud-amd64/kernel/drivers";
+        check(&format!("./{folder}/block/virtio_blk.ko"), Some("virtio_blk"));
+        check(&format!("./usr/{folder}/block/virtio_blk.ko"), Some("virtio_blk"));
+        check(&format!("./{folder}/block/nbd.ko"), None);
+        check(&format!("./{folder}/block/virtio_blk.ko.xz"), None);
+        check("./usr/share/virtio_blk.ko", None);
     }
 }

@@ -16,7 +16,8 @@ use crate::steps::cargo;
 use crate::workspace;
 
 const COMMAND_LINE: &str = "console=ttyS0 rdinit=/bench";
-const MEMORY: &str = "512M";
+/// Memory of every guest that is compared.
+pub const MEMORY: &str = "512M";
 const LIMIT: Duration = Duration::from_secs(180);
 const QEMU: &str = "qemu-system-x86_64";
 
@@ -33,7 +34,7 @@ pub fn run(run_count: usize) -> Result<bool> {
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for run in 1..=run_count {
         let our = watch::boot(&mut mother_command(&mother, &guest), LIMIT).context("boot on `mother`")?;
-        let their = watch::boot(&mut qemu_command(&guest), LIMIT).context("boot on QEMU")?;
+        let their = watch::boot(&mut qemu_command(&guest, COMMAND_LINE), LIMIT).context("boot on QEMU")?;
         println!("{run:<5}{:>26}{:>26}", pair(our.kernel, our.init), pair(their.kernel, their.init));
         ours.push(our);
         theirs.push(their);
@@ -88,7 +89,8 @@ fn pair(kernel: Duration, init: Duration) -> String {
     format!("{:.2} / {:.2} s", kernel.as_secs_f64(), init.as_secs_f64())
 }
 
-fn build_mother() -> Result<PathBuf> {
+/// Builds the command as users get it.
+pub fn build_mother() -> Result<PathBuf> {
     let status = cargo(&["build", "--release", "--quiet", "--package", "cli"]).status()?;
     ensure!(status.success(), "`mother` does not build");
     Ok(workspace::root().join("target/release/mother"))
@@ -101,7 +103,8 @@ fn mother_command(mother: &Path, guest: &DefaultGuest) -> Command {
     command
 }
 
-fn qemu_command(guest: &DefaultGuest) -> Command {
+/// QEMU with the same guest.
+pub fn qemu_command(guest: &DefaultGuest, cmdline: &str) -> Command {
     let mut command = Command::new(QEMU);
     command.args(["-accel", "tcg", "-cpu", "max", "-M", "q35", "-m", MEMORY, "-smp", "1", "-nodefaults"]);
     command.args([
@@ -113,14 +116,14 @@ fn qemu_command(guest: &DefaultGuest) -> Command {
         "stdio",
         "-no-reboot",
         "-append",
-        COMMAND_LINE,
+        cmdline,
     ]);
     command.arg("-kernel").arg(&guest.kernel).arg("-initrd").arg(&guest.initrd);
     command
 }
 
 /// QEMU is the yardstick, never a part: if it is absent, root gets it from apt, others are told how.
-fn ensure_qemu() -> Result<()> {
+pub fn ensure_qemu() -> Result<()> {
     if is_there(QEMU) {
         return Ok(());
     }

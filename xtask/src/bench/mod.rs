@@ -1,12 +1,15 @@
 //! `cargo xtask bench`: how fast it is, beside the program that people would use instead, in one run.
 
 mod boot;
+mod disk;
+mod io;
 mod memory;
 mod watch;
 
 use anyhow::Result;
 
 pub use boot::run as boot;
+pub use io::run as io;
 
 /// Middle one of `values`, which are not empty.
 fn median(mut values: Vec<f64>) -> f64 {
