@@ -21,7 +21,7 @@ use crate::engine::MakeVcpu;
 pub struct Guest {
     /// File name of the image, and what people call it.
     pub name: &'static str,
-    sources: &'static [&'static str],
+    pub(crate) sources: &'static [&'static str],
 }
 
 /// Every bare guest.
@@ -113,11 +113,11 @@ pub struct Run {
     pub ending: Ending,
 }
 
-const MEMORY_BYTES: u64 = 128 << 20;
+pub(crate) const MEMORY_BYTES: u64 = 128 << 20;
 /// Where the multiboot information and the command line are put.
 const INFO: u64 = 0x9000;
 const COMMAND_LINE: u64 = 0x9100;
-const SERIAL: u16 = 0x3f8;
+pub(crate) const SERIAL: u16 = 0x3f8;
 const DEBUG_EXIT: u16 = 0xf4;
 const BOOTED: u64 = 0x2bad_b002;
 const HEADER_MAGIC: u32 = 0x1bad_b002;
@@ -128,15 +128,8 @@ const HEADER_MAGIC: u32 = 0x1bad_b002;
 /// When the image is no flat multiboot kernel, or the engine cannot go on.
 pub fn run(make: &MakeVcpu, image: &[u8], command_line: &str, limit: Duration) -> anyhow::Result<Run> {
     let memory = Arc::new(GuestMemory::flat(MEMORY_BYTES)?);
-    let entry = load(&memory, image)?;
-    memory.write(Gpa(INFO), &4_u32.to_le_bytes())?;
-    memory.write(Gpa(INFO + 16), &(COMMAND_LINE as u32).to_le_bytes())?;
-    memory.write(Gpa(COMMAND_LINE), command_line.as_bytes())?;
+    let state = boot(&memory, image, command_line)?;
     let mut vcpu = make(memory)?;
-    let mut state = VcpuState::protected_mode();
-    state.rip = u64::from(entry);
-    state.gprs[gpr::RAX] = BOOTED;
-    state.gprs[gpr::RBX] = INFO;
     vcpu.set_state(&state)?;
     let kicker = vcpu.kicker();
     let (done, waiting) = channel::<()>();
@@ -149,6 +142,19 @@ pub fn run(make: &MakeVcpu, image: &[u8], command_line: &str, limit: Duration) -
     drop(done);
     watch.join().expect("the watch does not panic");
     run
+}
+
+/// Loads an image with its command line; returns the state in which its first processor starts.
+pub(crate) fn boot(memory: &GuestMemory, image: &[u8], command_line: &str) -> anyhow::Result<VcpuState> {
+    let entry = load(memory, image)?;
+    memory.write(Gpa(INFO), &4_u32.to_le_bytes())?;
+    memory.write(Gpa(INFO + 16), &(COMMAND_LINE as u32).to_le_bytes())?;
+    memory.write(Gpa(COMMAND_LINE), command_line.as_bytes())?;
+    let mut state = VcpuState::protected_mode();
+    state.rip = u64::from(entry);
+    state.gprs[gpr::RAX] = BOOTED;
+    state.gprs[gpr::RBX] = INFO;
+    Ok(state)
 }
 
 /// Loads the image as its multiboot header says; returns the entry point.

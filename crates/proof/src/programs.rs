@@ -65,14 +65,18 @@ pub fn run_natively(program: &Path) -> anyhow::Result<String> {
 ///
 /// # Errors
 /// When the program cannot be read.
-pub fn add_to(mut initrd: Vec<u8>, program: &Path) -> io::Result<Vec<u8>> {
+pub fn add_to(initrd: Vec<u8>, program: &Path) -> io::Result<Vec<u8>> {
+    add_files(initrd, &[("suite", &std::fs::read(program)?), ("suite-init", INIT_SCRIPT.as_bytes())])
+}
+
+/// `initrd` with more files in it, which everybody may run.
+///
+/// # Errors
+/// None that memory does not make.
+pub fn add_files(mut initrd: Vec<u8>, files: &[(&str, &[u8])]) -> io::Result<Vec<u8>> {
     initrd.resize(initrd.len().next_multiple_of(ALIGNMENT), 0);
     let mut archive = Vec::new();
-    for (number, (name, bytes)) in
-        [("suite", std::fs::read(program)?), ("suite-init", INIT_SCRIPT.as_bytes().to_vec())]
-            .iter()
-            .enumerate()
-    {
+    for (number, (name, bytes)) in files.iter().enumerate() {
         let entry =
             Builder::new(name).mode(0o755).set_mode_file_type(ModeFileType::Regular).ino(number as u32);
         let mut writer = entry.write(&mut archive, bytes.len() as u32);
