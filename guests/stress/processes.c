@@ -181,6 +181,7 @@ void protections(void)
 }
 
 static atomic_long heard, sent;
+static atomic_int are_over;
 
 static void on_signal(int signal)
 {
@@ -195,7 +196,7 @@ static void *listen_and_compute(void *unused)
 	for (int n = 0; n < 64; n++)
 		data[n] = next_number(&state);
 	right = checksum(data, sizeof(data));
-	while (goes_on())
+	while (!atomic_load(&are_over))
 		expect("signals", "sum under signals", checksum(data, sizeof(data)), right);
 	return NULL;
 }
@@ -213,11 +214,12 @@ void signals(void)
 			long before = atomic_load(&heard);
 			pthread_kill(threads[n], SIGUSR1);
 			sent++;
-			while (atomic_load(&heard) == before && goes_on())
+			while (atomic_load(&heard) == before)
 				sched_yield();
 		}
 		atomic_fetch_add(rounds, 1);
 	}
+	atomic_store(&are_over, 1);
 	for (int n = 0; n < 2; n++)
 		pthread_join(threads[n], NULL);
 	expect("signals", "handled", heard, sent);

@@ -10,7 +10,7 @@ use anyhow::Result;
 use images::Cache;
 
 use crate::steps::{Counts, Step, cargo};
-use crate::{check, differential};
+use crate::{check, differential, smp};
 
 /// Everything `check` does, then every test.
 pub fn steps() -> Vec<Step> {
@@ -35,6 +35,12 @@ pub fn steps() -> Vec<Step> {
             counts: Counts::LastLine,
         });
     }
+    steps.push(Step {
+        name: "stress",
+        command: smp::command("stress", &["--seconds", "30"]),
+        limit: Duration::from_secs(400),
+        counts: Counts::LastLine,
+    });
     steps
 }
 

@@ -287,9 +287,7 @@ fn run_life(
         attend(life, control, time_up);
         threads.into_iter().map(join).collect()
     });
-    for result in results {
-        accounts.add(result?);
-    }
+    accounts.add(results.into_iter().collect::<Result<_, _>>()?);
     life.threads.stop_all();
     if let Some(panic) = life.threads.take_panic() {
         std::panic::resume_unwind(panic);

@@ -7,6 +7,10 @@ pub enum Unit {
     Count,
     /// Bytes now.
     Bytes,
+    /// Events of all vCPUs since the start: each vCPU tells the same number.
+    SharedCount,
+    /// Bytes now that all vCPUs share: each vCPU tells the same number.
+    SharedBytes,
 }
 
 /// Named numbers, in the order to be shown. Every engine has its own set.

@@ -49,8 +49,8 @@ pub fn account(said: &Said, report: &Report, guest: &DefaultGuest) -> String {
     let _ = writeln!(text, "  inside the engine {}", report.engine.kind);
     for (name, unit, value) in &report.statistics.0 {
         let value = match unit {
-            Unit::Bytes => size(*value),
-            Unit::Count => value.to_string(),
+            Unit::Bytes | Unit::SharedBytes => size(*value),
+            Unit::Count | Unit::SharedCount => value.to_string(),
         };
         let _ = writeln!(text, "    {name:<PART$}{value}");
     }

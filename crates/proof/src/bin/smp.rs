@@ -50,7 +50,8 @@ const GRACE: Duration = Duration::from_secs(60);
 const LIMIT: Duration = Duration::from_secs(300);
 
 fn main() -> anyhow::Result<ExitCode> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../target/smp-{}", std::process::id()));
+    let folder =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../target/smp-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
     let done = run(&Options::parse(), &folder);
     std::fs::remove_dir_all(&folder)?;
@@ -117,7 +118,9 @@ fn took(done: &Done) -> anyhow::Result<Took> {
 
 fn bench(guest: &Guest, runs: usize, rounds: u64) -> anyhow::Result<bool> {
     let words = format!("compute 2 {rounds}");
-    println!("`stress {words}` on 1 and 2 vCPUs, {runs} runs each; seconds of the clock, and of all vCPU threads");
+    println!(
+        "`stress {words}` on 1 and 2 vCPUs, {runs} runs each; seconds of the clock, and of all vCPU threads"
+    );
     println!("{:<5}{:>20}{:>20}{:>10}{:>14}", "run", "1 vCPU", "2 vCPUs", "ratio", "by CPU time");
     let mut ratios = Vec::new();
     for run in 1..=runs {
@@ -134,6 +137,8 @@ fn bench(guest: &Guest, runs: usize, rounds: u64) -> anyhow::Result<bool> {
     }
     ratios.sort_by(f64::total_cmp);
     let median = ratios[ratios.len() / 2];
-    println!("\ncompute of 2 vCPUs / 1 vCPU, median: {median:.2} (1.80 is wanted, on 2 cores that nobody else uses)");
+    println!(
+        "\ncompute of 2 vCPUs / 1 vCPU, median: {median:.2} (1.80 is wanted, on 2 cores that nobody else uses)"
+    );
     Ok(median >= 1.8)
 }
