@@ -29,5 +29,45 @@ usage: cargo xtask TASK
   guest    fetch the default guest, which whole-guest tests run
   bench boot [--runs N]
            start to /init on the software CPU and on QEMU's TCG, and memory
+  bench io [--runs N]
+           a guest's disk on the software CPU and on QEMU's TCG
+  bench smp [--runs N]
+           what a second vCPU is worth, on 2 cores that nobody else uses
+  stress [--minutes N | --seconds N] [--cpus N]
+           a guest of several CPUs under everything at once, 30 seconds and 4 vCPUs if not told
+  differential [OPTIONS]
+           random instructions on the silicon and on the software CPU
+  report   longest files and functions, unsafe blocks, dependencies
+";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["check"] => steps::run(check::steps()),
+        ["tidy"] => tidy::print_complaints(),
+        ["test"] => steps::run(test::steps()),
+        ["guest"] => test::fetch_guest(),
+        ["bench", "boot", options @ ..] => bench::runs(options).and_then(bench::boot),
+        ["bench", "io", options @ ..] => bench::runs(options).and_then(bench::io),
         ["bench", "smp", options @ ..] => smp::run("bench", options),
         ["stress", options @ ..] => smp::run("stress", options),
+        ["differential", options @ ..] => differential::run(options),
+        ["report"] => Workspace::load().map(|workspace| {
+            report::print(&workspace);
+            true
+        }),
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
