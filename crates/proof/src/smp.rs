@@ -1,8 +1,8 @@
 //! Guests of several CPUs: the program of `guests/stress` as the one thing that a default guest runs.
 //!
-//! While the program stresses user space, a script has the kernel patch its own code (static keys, tracepoints), and in
-//! the end everything that the kernel said at the level of a warning or above is printed: a guest that is well says
-//! nothing.
+//! While the program stresses user space, scripts have the kernel patch its own code (static keys, tracepoints) and load
+//! and unload modules, and in the end everything that the kernel said at the level of a warning or above is printed: a
+//! guest that is well says nothing.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -38,14 +38,26 @@ patch() {
         done 2>/dev/null
     done
 }
+modules() {
+    while [ -e /tmp/go ]; do
+        for name in failover net_failover vsock; do
+            insmod /modules/$name.ko && echo $name >>/tmp/loaded
+        done
+        for name in vsock net_failover failover; do
+            rmmod $name
+        done
+    done 2>/dev/null
+}
 if [ "$1" = run ]; then
     touch /tmp/go
     patch &
+    modules &
 fi
 grep -c ^processor /proc/cpuinfo | sed 's/^/stress: processors /'
 /stress "$@"
 rm -f /tmp/go
 wait
+[ "$1" = run ] && echo "stress: modules loaded: $(wc -l </tmp/loaded)"
 dmesg -r | grep -E '^<[0-4]>' | sed 's/^/stress: kernel: /'
 echo "stress: end"
 poweroff -f

@@ -6,9 +6,23 @@
 //!
 //! - `block`: what translated code shares with Rust; `emit`, `code_cache`: host code and its one entrance.
 //! - `bank`: software TLBs and jump caches, one set for each address space and privilege.
-//! - `translate`: guest code into translation blocks. `translations`: all blocks of a VM, and how they go stale.
-//! - `cpu`, `access`, `exceptions`, `interpret`: the system half of the processor.
+//! - `translate`: guest code into translation blocks. `translations`: all blocks of a VM, and how they go stale;
+//!   `sites`: where they may fault or miss.
+//! - `door`, `enter`: into translated code and out, and how vCPUs are called out or kept out of it.
+//! - `cpu`, `access`, `exceptions`, `interpret`: the system half of the processor. `bounce`, `locked`: instructions whose
+//!   operand translated code cannot reach.
 //! - `run`: the loop that binds them, and the engine contract.
+//!
+//! Several vCPUs run in parallel, a thread each. They share guest memory, where the silicon keeps the order, and the
+//! translations, which are changed under one lock; TLBs and jump caches are each vCPU's own. Three things must hold:
+//!
+//! 1. Stale code is never left standing. A page's bytes are read for translation only after every vCPU that may have
+//!    the page in its write TLB has given that up (`door`), and a store to the page, by whomever, drops the blocks it
+//!    touches before it is over. A dropped block's head leads away by one atomic store; nobody is stopped for that.
+//! 2. Nobody runs what is gone. Blocks stay where they are until the whole cache is cleared, and that happens while all
+//!    vCPUs are out of it; whoever comes back finds a new generation and starts over from RIP (`enter`).
+//! 3. The slow way is as atomic as the fast one. Interpreted accesses are whole loads and stores, locked ones are
+//!    exchanged into memory or done while everybody else is kept out (`locked`).
 //!
 //! Invariants: the only unsafe module is `code_cache`; translated code reaches host memory only through the vCPU
 //! block and through TLB entries, which only ever point into guest memory; every guest mistake ends as the exception
