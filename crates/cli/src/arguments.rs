@@ -123,6 +123,10 @@ pub struct RunArguments {
     /// Give the guest a vsock device behind the Unix socket FILE: connect to it and say CONNECT PORT
     #[arg(long, value_name = "FILE", help_heading = "Network")]
     pub vsock: Option<PathBuf>,
+    /// Which console of the guest is here: serial (ttyS0), or virtio (hvc0), which is fast and knows the size of the
+    /// window but needs a driver [default: serial]
+    #[arg(long, value_name = "KIND")]
+    pub console: Option<String>,
     /// Give the guest a debug-exit port at 0xf4: a write ends it with exit status (value << 1) | 1
     #[arg(long)]
     pub debug_exit: bool,

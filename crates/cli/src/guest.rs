@@ -12,6 +12,7 @@ use crate::progress;
 
 /// What a Linux kernel needs to talk to the console.
 const CONSOLE: &str = "console=ttyS0";
+const VIRTIO_CONSOLE: &str = "console=hvc0";
 
 /// Where a program in a guest looks for others; busybox's come last.
 const APP_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/.mother/bin";
@@ -127,7 +128,7 @@ pub fn plan_run(arguments: &RunArguments, user: &User) -> Result<Planned, Failur
     check_before_download(&spec)?;
     let guest = progress::default_guest()?;
     let is_default = spec.initrd.is_none();
-    let mut words = vec![CONSOLE.to_owned()];
+    let mut words = vec![console_word(&spec).to_owned()];
     if is_default {
         words.extend(words_for(user, spec.name.as_deref()));
     }
@@ -136,6 +137,11 @@ pub fn plan_run(arguments: &RunArguments, user: &User) -> Result<Planned, Failur
     spec.kernel = Some(guest.kernel);
     spec.initrd = spec.initrd.or(Some(guest.initrd));
     Ok(Planned { plan: plan(&spec)?, is_default })
+}
+
+/// What Linux needs to talk to the console that is connected.
+fn console_word(spec: &VmSpec) -> &'static str {
+    if spec.console.as_deref() == Some("virtio") { VIRTIO_CONSOLE } else { CONSOLE }
 }
 
 /// A spec with nothing but what was typed.
@@ -159,6 +165,7 @@ fn spec(arguments: &RunArguments) -> VmSpec {
         mac: arguments.mac.clone(),
         vsock: arguments.vsock.clone(),
         no_reboot: arguments.no_reboot,
+        console: arguments.console.clone(),
         ..VmSpec::default()
     }
 }
@@ -180,7 +187,7 @@ fn plan_own(spec: VmSpec) -> Result<VmPlan, SpecErrors> {
     if spec.cmdline.is_some() || first.protocol == Protocol::Multiboot {
         return Ok(first);
     }
-    plan(&VmSpec { cmdline: Some(CONSOLE.to_owned()), ..spec })
+    plan(&VmSpec { cmdline: Some(console_word(&spec).to_owned()), ..spec })
 }
 
 /// The folder that a file should go to, if it is not there.

@@ -31,9 +31,17 @@ impl Received {
     }
 }
 
+/// Tells the guest the size of the window, if there is one.
+fn tell_size(control: &MachineControl) {
+    if let Some((rows, columns)) = terminal::size() {
+        control.resize_window(rows, columns);
+    }
+}
+
 /// Listens for signals from now on, for as long as the process lives.
 pub fn listen(control: MachineControl) -> io::Result<Received> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT])?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT, SIGWINCH])?;
+    tell_size(&control);
     let received = Received::default();
     let first = received.clone();
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
@@ -51,6 +59,7 @@ pub fn listen(control: MachineControl) -> io::Result<Received> {
                     was_raw = false;
                 }
                 SIGCONT => {}
+                SIGWINCH => tell_size(&control),
                 _ => {
                     if first.0.swap(signal, Ordering::AcqRel) != 0 {
                         first.die_of_it();

@@ -248,3 +248,7 @@ impl Drop for Running {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "device_threads_tests.rs"]
+mod tests;

@@ -32,6 +32,8 @@ pub mod net;
 mod registers;
 mod segments;
 mod shared;
+#[cfg(test)]
+mod tests;
 mod transport;
 mod virtqueue;
 mod worker;

@@ -63,7 +63,10 @@ fn perform(shared: &Shared, command: Command) -> Outcome {
         }
         Command::Pause => paused(control.pause(PAUSE_TIME)),
         Command::Resume => paused(control.resume(PAUSE_TIME)),
-        Command::Resize { .. } => refusal(RefusalCode::WrongState, "a serial line has no size"),
+        Command::Resize { rows, columns } => {
+            control.resize_window(rows, columns);
+            Outcome::Done
+        }
         Command::Console { .. } | Command::Wait => unreachable!("these take the connection over"),
     }
 }

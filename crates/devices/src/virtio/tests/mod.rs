@@ -1,0 +1,7 @@
+//! All virtio devices behind their transport: against a driver that keeps the rules, and against ones that do not.
+
+mod bench;
+mod devices;
+mod hostile;
+mod rules;
+mod windows;
