@@ -95,12 +95,15 @@ impl Worker for EntropyWorker {
         while count < CHAINS_MAX
             && let Some(chain) = self.queue.pop(&memory)?
         {
-            let head = chain.head_index();
+            let (head, start) = (chain.head_index(), Instant::now());
             let written = self.fill(chain);
             self.queue.push(&memory, head, written)?;
+            self.metrics.latency.add(start.elapsed());
             count += 1;
         }
-        self.queue.signal(&memory)?;
+        if count > 0 {
+            self.queue.signal(&memory)?;
+        }
         self.has_more = self.queue.enable_notification(&memory)?;
         Ok(())
     }

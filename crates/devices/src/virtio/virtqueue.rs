@@ -76,6 +76,14 @@ impl Virtqueue {
         Ok(())
     }
 
+    /// As [`Virtqueue::signal`], unless nothing was pushed since the next used index was `before`.
+    ///
+    /// # Errors
+    /// As [`Virtqueue::signal`].
+    pub fn signal_since(&mut self, before: u16, memory: &GuestMemory) -> Result<(), Broken> {
+        if self.queue.next_used() == before { Ok(()) } else { self.signal(memory) }
+    }
+
     /// Asks the driver to notify of new chains. Whether some came before it could know: look again then.
     ///
     /// # Errors

@@ -54,7 +54,7 @@ impl BalloonWorker {
         while count < CHAINS_MAX
             && let Some(chain) = self.queues[at].pop(&memory)?
         {
-            let head = chain.head_index();
+            let (head, start) = (chain.head_index(), Instant::now());
             DeviceMetrics::add(&self.metrics.requests, 1);
             // A statistics buffer is kept. One more before it went back is one too many: the old one returns.
             let done = match self.queues[at].index {
@@ -66,9 +66,12 @@ impl BalloonWorker {
             if let Some(head) = done {
                 self.queues[at].push(&memory, head, 0)?;
             }
+            self.metrics.latency.add(start.elapsed());
             count += 1;
         }
-        self.queues[at].signal(&memory)?;
+        if count > 0 {
+            self.queues[at].signal(&memory)?;
+        }
         self.has_more |= self.queues[at].enable_notification(&memory)?;
         Ok(())
     }

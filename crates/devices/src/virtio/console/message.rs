@@ -39,8 +39,9 @@ pub(super) fn message(port: usize, event: u16, value: u16, rest: &[u8]) -> Vec<u
     bytes
 }
 
-/// A window's size. Rows come first: that is what Linux reads, though the text of 5.3.6.2.1 says columns.
+/// A window's size: columns, then rows (5.3.6.2.1). For years Linux took them the other way round; today's kernels,
+/// and the stable ones, read them as the text says.
 pub(super) fn resize(port: usize, (rows, columns): (u16, u16)) -> Vec<u8> {
-    let size = [rows.to_le_bytes(), columns.to_le_bytes()].concat();
+    let size = [columns.to_le_bytes(), rows.to_le_bytes()].concat();
     message(port, RESIZE, 0, &size)
 }

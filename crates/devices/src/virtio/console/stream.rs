@@ -1,8 +1,10 @@
 //! The two streams of one port: out of the guest's buffers into the port's end, and back.
 
 use std::sync::PoisonError;
+use std::time::Instant;
 
 use mem::GuestMemory;
+use virtio_queue::QueueT;
 
 use super::port::{PortEnd, SharedEnd};
 use crate::virtio::metrics::DeviceMetrics;
@@ -23,6 +25,7 @@ struct Outgoing {
     segments: Segments,
     len_bytes: usize,
     done_bytes: usize,
+    start: Instant,
 }
 
 /// One port's queues and its end.
@@ -71,23 +74,26 @@ impl Stream {
         let Some(queue) = &mut self.transmit else { return Ok(()) };
         self.has_more = false;
         let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = queue.queue.next_used();
         for _ in 0..CHAINS_MAX {
             if self.outgoing.is_none() {
                 let Some(chain) = queue.pop(memory)? else { break };
                 let (head, mut segments) = (chain.head_index(), Segments::default());
                 segments.add(chain, Half::Readable, CHAIN_BYTES_MAX);
                 let len_bytes = segments.len_bytes().min(CHAIN_BYTES_MAX);
-                self.outgoing = Some(Outgoing { head, segments, len_bytes, done_bytes: 0 });
+                let start = Instant::now();
+                self.outgoing = Some(Outgoing { head, segments, len_bytes, done_bytes: 0, start });
             }
             let Some(outgoing) = &mut self.outgoing else { break };
             if !outgoing.go_on(memory, &mut *end, metrics) {
-                return queue.signal(memory);
+                return queue.signal_since(before, memory);
             }
             DeviceMetrics::add(&metrics.requests, 1);
+            metrics.latency.add(outgoing.start.elapsed());
             queue.push(memory, outgoing.head, 0)?;
             self.outgoing = None;
         }
-        queue.signal(memory)?;
+        queue.signal_since(before, memory)?;
         self.has_more = queue.enable_notification(memory)?;
         Ok(())
     }
@@ -99,6 +105,7 @@ impl Stream {
             return Ok(());
         }
         let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = queue.queue.next_used();
         for _ in 0..CHAINS_MAX {
             if self.incoming.is_empty() {
                 self.incoming.resize(PIECE_BYTES, 0);
@@ -125,7 +132,7 @@ impl Stream {
             self.incoming.drain(..len);
             DeviceMetrics::add(&metrics.bytes_to_guest, len as u64);
         }
-        queue.signal(memory)
+        queue.signal_since(before, memory)
     }
 }
 

@@ -176,11 +176,11 @@ fn tell(bench: &mut Bench, n: u64, port: u64, event: u64, answers: u64) -> Vec<V
 fn ports_introduce_themselves_and_the_window_has_a_size() {
     let (mut bench, _, window) = console();
     bench.set_up(0, rings);
-    // DEVICE_READY: both ports are added. PORT_READY: console, size (rows first), open; the other has a name.
+    // DEVICE_READY: both ports are added. PORT_READY: console, size, open; the other has a name.
     assert_eq!(tell(&mut bench, 0, 0, 0, 2), [vec![0, 0, 0, 0, 1, 0, 1, 0], vec![1, 0, 0, 0, 1, 0, 1, 0]]);
     let expected = [
         vec![0, 0, 0, 0, 4, 0, 1, 0],
-        vec![0, 0, 0, 0, 5, 0, 0, 0, 33, 0, 101, 0],
+        vec![0, 0, 0, 0, 5, 0, 0, 0, 101, 0, 33, 0],
         vec![0, 0, 0, 0, 6, 0, 1, 0],
     ];
     assert_eq!(tell(&mut bench, 1, 0, 3, 3), expected);
@@ -191,5 +191,5 @@ fn ports_introduce_themselves_and_the_window_has_a_size() {
     offer(&mut bench, 2, 7, Buffer(0x9_0000, 64, true));
     bench.serve(true);
     assert_eq!(used(&bench, 2), (8, 12));
-    assert_eq!(bench.memory.read_value(Gpa(0x9_0008), 4).unwrap(), 120 << 16 | 50);
+    assert_eq!(bench.memory.read_value(Gpa(0x9_0008), 4).unwrap(), 50 << 16 | 120);
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::bench::*;
+use super::random::Random;
 use crate::pci::PciFunction;
 use crate::virtio::VirtioDevice;
 use crate::virtio::balloon::{Balloon, BalloonControl};
@@ -23,25 +24,7 @@ const MEMORY_BYTES: u64 = 0x4_0000;
 /// Longest that one operation may take. Ordinary ones take microseconds; this one is for a busy host.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Repeatable numbers (xorshift64*).
-struct Random(u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        (self.next() >> 8) % limit
-    }
-
-    fn of(&mut self, values: &[u64]) -> u64 {
-        values[self.below(values.len() as u64) as usize]
-    }
-
     /// An address that a driver may name: rings, buffers, edges, and nowhere.
     fn address(&mut self) -> u64 {
         match self.below(8) {

@@ -3,5 +3,7 @@
 mod bench;
 mod devices;
 mod hostile;
+mod queues;
+mod random;
 mod rules;
 mod windows;
