@@ -132,6 +132,19 @@ fn shadow_stack_hints_do_nothing_where_there_is_no_shadow_stack() {
 }
 
 #[test]
+fn a_moved_tsc_says_by_how_much() {
+    // mov ecx, 0x3b; mov eax, 5; mov edx, 1; wrmsr; mov ecx, 0x10; rdtsc; wrmsr; mov ecx, 0x3b; rdmsr; hlt
+    let state = run(
+        b"\xb9\x3b\0\0\0\xb8\x05\0\0\0\xba\x01\0\0\0\x0f\x30\xb9\x10\0\0\0\x0f\x31\x0f\x30\xb9\x3b\0\0\0\x0f\x32\xf4",
+    );
+    assert_eq!(state.msrs.tsc_offset, state.msrs.tsc_adjust);
+    // The TSC was set to what it had been a moment before.
+    let adjust = state.gprs[gpr::RDX] << 32 | state.gprs[gpr::RAX];
+    assert_eq!(state.msrs.tsc_adjust, adjust);
+    assert!(adjust <= 0x1_0000_0005 && adjust > 0x1_0000_0005 - (1 << 31), "{adjust:#x}");
+}
+
+#[test]
 fn sti_lets_an_interrupt_in_after_the_next_instruction() {
     // sti; inc eax; l: inc ebx; jmp l
     let (mut vcpu, memory) = vcpu(b"\xfb\xff\xc0\xff\xc3\xeb\xfc");

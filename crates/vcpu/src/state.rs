@@ -47,6 +47,8 @@ pub struct Msrs {
     pub tsc_aux: u64,
     /// Guest TSC minus host TSC.
     pub tsc_offset: u64,
+    /// By how much the guest itself has moved its TSC.
+    pub tsc_adjust: u64,
     pub misc_enable: u64,
     pub xss: u64,
     /// The MTRR default type; stored for the guest, without effect.

@@ -40,9 +40,10 @@ const LEAF1_ECX: u32 = bits(&[0, 1, 9, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 2
 // Bits of LEAF1_ECX that need nothing of the host: the engines emulate them.
 const LEAF1_ECX_OURS: u32 = bits(&[17, 21, 24, 26]);
 const HYPERVISOR: u32 = 1 << 31;
-// FSGSBASE BMI1 AVX2 SMEP BMI2 ERMS INVPCID RDSEED ADX SMAP CLFLUSHOPT CLWB SHA
-const LEAF7_EBX: u32 = bits(&[0, 3, 5, 7, 8, 9, 10, 18, 19, 20, 23, 24, 29]);
-const LEAF7_EBX_OURS: u32 = bits(&[0, 7, 9, 10, 20]);
+// FSGSBASE TSC_ADJUST BMI1 AVX2 SMEP BMI2 ERMS INVPCID RDSEED ADX SMAP CLFLUSHOPT CLWB SHA
+const LEAF7_EBX: u32 = bits(&[0, 1, 3, 5, 7, 8, 9, 10, 18, 19, 20, 23, 24, 29]);
+// TSC_ADJUST tells kernels that nobody moves the TSC behind their back: they need not watch it with a worse clock.
+const LEAF7_EBX_OURS: u32 = bits(&[0, 1, 7, 9, 10, 20]);
 // UMIP GFNI VAES VPCLMULQDQ RDPID
 const LEAF7_ECX: u32 = bits(&[2, 8, 9, 10, 22]);
 const LEAF7_ECX_OURS: u32 = bits(&[2, 22]);

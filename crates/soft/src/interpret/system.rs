@@ -306,6 +306,7 @@ impl SoftVcpu {
         let number = self.block.gprs[gpr::RCX] as u32;
         let value = match number {
             msr::TSC => host::tsc::read().wrapping_add(self.block.tsc_offset),
+            msr::TSC_ADJUST => self.msrs.tsc_adjust,
             msr::EFER => self.efer.bits(),
             msr::STAR => self.msrs.star,
             msr::LSTAR => self.msrs.lstar,
@@ -339,9 +340,11 @@ impl SoftVcpu {
         }
         match number {
             msr::TSC => {
-                self.block.tsc_offset = value.wrapping_sub(host::tsc::read());
-                self.msrs.tsc_offset = self.block.tsc_offset;
+                let distance = value.wrapping_sub(host::tsc::read()).wrapping_sub(self.block.tsc_offset);
+                self.move_tsc(distance);
             }
+            // Writing one moves the other by as much (SDM vol. 3, 18.17.3).
+            msr::TSC_ADJUST => self.move_tsc(value.wrapping_sub(self.msrs.tsc_adjust)),
             msr::EFER => self.write_efer(value)?,
             msr::STAR => self.msrs.star = value,
             msr::LSTAR => self.msrs.lstar = value,
@@ -368,6 +371,12 @@ impl SoftVcpu {
             }
         }
         Ok(())
+    }
+
+    fn move_tsc(&mut self, distance: u64) {
+        self.block.tsc_offset = self.block.tsc_offset.wrapping_add(distance);
+        self.msrs.tsc_offset = self.block.tsc_offset;
+        self.msrs.tsc_adjust = self.msrs.tsc_adjust.wrapping_add(distance);
     }
 
     fn write_efer(&mut self, value: u64) -> Step {
