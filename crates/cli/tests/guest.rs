@@ -66,17 +66,6 @@ fn the_time_is_up() {
     assert!(ran.stderr.contains("error: VM \"guest\" ran out of time after 2."), "{}", ran.stderr);
 }
 
-/// A multiboot 1 kernel (specification 3.1, address fields given) of these instructions, loaded at 1 MiB.
-fn multiboot(code: &[u8]) -> Vec<u8> {
-    const LOAD: u32 = 0x10_0000;
-    const HEADER_BYTES: u32 = 32;
-    let end = LOAD + HEADER_BYTES + code.len() as u32;
-    let (magic, flags) = (0x1bad_b002_u32, 1_u32 << 16);
-    let checksum = 0_u32.wrapping_sub(magic.wrapping_add(flags));
-    let header = [magic, flags, checksum, LOAD, LOAD, end, end, LOAD + HEADER_BYTES];
-    header.iter().flat_map(|word| word.to_le_bytes()).chain(code.iter().copied()).collect()
-}
-
 /// Runs a kernel of these instructions.
 fn run_code(code: &[u8], words: &[&str]) -> Ran {
     let folder = tempfile::tempdir().unwrap();

@@ -6,11 +6,13 @@ use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use api::VmSpec;
 
 use crate::build::build;
 use crate::console::Console;
+use crate::control::{MachineControl, StopCause};
 use crate::plan::plan;
 use crate::report::{Ending, Report};
 
@@ -97,6 +99,15 @@ impl Write for Printed {
 
 /// Runs an image; the report, and what it printed.
 fn run_image(image: &[u8], adjust: impl FnOnce(&mut VmSpec)) -> (Report, String) {
+    run_image_and(image, adjust, |_, _| ())
+}
+
+/// Runs an image while `act` does something to it from outside.
+fn run_image_and(
+    image: &[u8],
+    adjust: impl FnOnce(&mut VmSpec),
+    act: impl FnOnce(MachineControl, Printed) + Send + 'static,
+) -> (Report, String) {
     let kernel = host::MemFd::new(c"guest", image.len() as u64).unwrap();
     kernel.file().write_all_at(image, 0).unwrap();
     let mut spec = VmSpec {
@@ -110,7 +121,10 @@ fn run_image(image: &[u8], adjust: impl FnOnce(&mut VmSpec)) -> (Report, String)
     adjust(&mut spec);
     let printed = Printed::default();
     let machine = build(plan(&spec).unwrap(), Console::new(Box::new(printed.clone()))).unwrap();
+    let (control, seen) = (machine.control(), printed.clone());
+    let actor = std::thread::spawn(move || act(control, seen));
     let report = machine.run().unwrap();
+    actor.join().unwrap();
     let text = String::from_utf8(printed.0.lock().unwrap().clone()).unwrap();
     (report, text)
 }
@@ -138,7 +152,9 @@ fn a_sleeping_guest_is_woken_by_its_timer() {
     // Counter 0 in mode 0, 0xff00 ticks: about 55 ms, so that a busy host gets to HLT before they are over.
     let code = start_pic(Code::default().stack().load_idt()).out(0x43, 0x30).out(0x40, 0).out(0x40, 0xff);
     let code = code.bytes(&[0xfb, 0xf4]).out(0xf4, 1);
-    let report = run(code, &[(0x20, Code::default().out(0xf4, 2))]);
+    // On a busy host the timer may be first for all that; then the guest never sleeps.
+    let sleeps = || Some(run(code.clone(), &[(0x20, Code::default().out(0xf4, 2))]));
+    let report = (0..5).filter_map(|_| sleeps()).find(|report| report.exits.halt > 0).unwrap();
     assert_eq!((report.ending, report.exits.halt), (Ending::DebugExit(5), 1));
     assert!(report.wall_time.as_millis() >= 54, "{:?}", report.wall_time);
 }
@@ -199,4 +215,68 @@ fn a_guest_that_resets_itself_starts_again_until_it_is_stopped() {
     assert!(report.reboots > 0);
     let (report, _) = run_image(&reset, |spec| spec.no_reboot = true);
     assert_eq!((report.ending, report.reboots), (Ending::PoweredOff, 0));
+}
+
+/// A guest that reads its TSC and its PM timer again and again, prints a dot each time, and ends itself when one of
+/// them jumps by half a second.
+fn clock_watcher() -> Code {
+    let half_second_of_tsc = (host::tsc::frequency_khz() * 500) as u32;
+    let half_second_of_pm = 3_579_545_u32 / 2;
+    // jbe over the exit; the exit
+    let exit_if_above = |code: Code| code.bytes(&[0x76, 0x08]).out(0xf4, 1);
+    // rdtsc; mov esi, eax; mov edx, 0x608; in eax, dx; mov edi, eax
+    let start = [0x0f, 0x31, 0x89, 0xc6, 0xba, 0x08, 0x06, 0, 0, 0xed, 0x89, 0xc7];
+    // rdtsc; mov ebx, eax; sub eax, esi; mov esi, ebx; cmp eax, ..
+    let tsc = Code::default().bytes(&[0x0f, 0x31, 0x89, 0xc3, 0x29, 0xf0, 0x89, 0xde, 0x3d]);
+    let body = exit_if_above(tsc.bytes(&half_second_of_tsc.to_le_bytes()));
+    // mov edx, 0x608; in eax, dx; mov ebx, eax; sub eax, edi; mov edi, ebx; and eax, 0xffffff; cmp eax, ..
+    let body = body.bytes(&[0xba, 0x08, 0x06, 0, 0, 0xed, 0x89, 0xc3, 0x29, 0xf8, 0x89, 0xdf]);
+    let body = body.bytes(&[0x25, 0xff, 0xff, 0xff, 0, 0x3d]).bytes(&half_second_of_pm.to_le_bytes());
+    let body = exit_if_above(body).out(0x3f8, b'.');
+    let back = -(body.0.len() as i8 + 2);
+    Code::default().bytes(&start).bytes(&body.0).bytes(&[0xeb, back as u8])
+}
+
+#[test]
+fn nothing_runs_in_a_pause_and_no_clock_jumps_over_it() {
+    let act = |control: MachineControl, printed: Printed| {
+        let len = || printed.0.lock().unwrap().len();
+        let patience = Duration::from_secs(20);
+        assert!(control.wait_until_started());
+        for _ in 0..2 {
+            let start = len();
+            while len() == start {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            control.pause(patience).unwrap();
+            // What was printed before may still be on its way.
+            std::thread::sleep(Duration::from_millis(100));
+            let before = len();
+            std::thread::sleep(Duration::from_millis(900));
+            assert_eq!(len(), before, "a paused guest prints nothing");
+            control.pause(patience).unwrap();
+            control.resume(patience).unwrap();
+            while len() == before {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        control.pause(patience).unwrap();
+        control.stop();
+        assert!(control.resume(patience).is_err(), "it has ended");
+    };
+    let (report, _) = run_image_and(&image(clock_watcher(), &[]), |_| (), act);
+    assert_eq!(report.ending, Ending::Stopped(StopCause::Left));
+}
+
+#[test]
+fn a_guest_that_does_not_listen_to_its_power_button_is_ended_after_the_grace_time() {
+    let act = |control: MachineControl, _| {
+        assert!(control.wait_until_started());
+        control.pause(Duration::from_secs(20)).unwrap();
+        // Asked while it is paused: it goes on, or it could not listen.
+        control.stop_gracefully(Duration::from_millis(300));
+    };
+    let (report, _) = run_image_and(&image(clock_watcher(), &[]), |_| (), act);
+    assert_eq!(report.ending, Ending::Stopped(StopCause::GraceOver));
+    assert!(report.wall_time >= Duration::from_millis(300));
 }

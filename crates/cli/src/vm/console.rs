@@ -85,7 +85,7 @@ pub fn console(arguments: &ConsoleArguments) -> Result<u8, Failure> {
     Ok(end.exit_status)
 }
 
-/// Says how large our terminal is; a serial console has no use for that and says so.
+/// Says how large our terminal is, for a guest whose console can be told.
 fn tell_size(record: &Record) -> Result<(), ClientError> {
     match terminal::size() {
         Some((rows, columns)) => Client::connect(record)?.order(Command::Resize { rows, columns }),

@@ -80,8 +80,16 @@ fn grace(text: &str) -> Result<Duration, String> {
 pub fn stop(arguments: &StopArguments) -> Result<u8, Failure> {
     let command = Command::Stop { grace_ms: u64::try_from(arguments.grace.as_millis()).unwrap_or(u64::MAX) };
     each(&arguments.who, |inventory, vm| {
-        order(inventory, vm, "stop", command.clone())?;
-        wait_for_end(inventory, &vm.name, "stop")
+        match order(inventory, vm, "stop", command.clone()) {
+            // A guest that is quick is gone before its process has answered.
+            Err(Failure::Vm { source: ClientError::Connection(_), .. })
+                if buried(inventory, &vm.name).is_ok() && !inventory.is_running(&vm.name)? =>
+            {
+                Ok(())
+            }
+            Err(failure) => Err(failure),
+            Ok(()) => wait_for_end(inventory, &vm.name, "stop"),
+        }
     })
 }
 

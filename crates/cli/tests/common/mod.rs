@@ -72,6 +72,11 @@ impl Mother {
         Mother { path: Some(path.to_owned()), ..self }
     }
 
+    /// The folder of its VMs.
+    pub fn vms(&self) -> PathBuf {
+        self.runtime.path().join("mother")
+    }
+
     /// `mother run` with these words.
     pub fn run(&self, words: &[&str]) -> Ran {
         self.type_into(words, "")
@@ -99,7 +104,7 @@ impl Mother {
     }
 
     /// `program`, to be ended after a while whatever happens.
-    fn command(&self, program: &str) -> Command {
+    pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("/usr/bin/timeout");
         command.args(["--kill-after=5", LIMIT_SECONDS, program]).current_dir(&self.folder);
         command.env("XDG_RUNTIME_DIR", self.runtime.path());
@@ -185,6 +190,17 @@ impl Terminal {
         self.child.wait().unwrap();
         self.text.replace('\r', "")
     }
+}
+
+/// A multiboot 1 kernel (specification 3.1, address fields given) of these instructions, loaded at 1 MiB.
+pub fn multiboot(code: &[u8]) -> Vec<u8> {
+    const LOAD: u32 = 0x10_0000;
+    const HEADER_BYTES: u32 = 32;
+    let end = LOAD + HEADER_BYTES + code.len() as u32;
+    let (magic, flags) = (0x1bad_b002_u32, 1_u32 << 16);
+    let checksum = 0_u32.wrapping_sub(magic.wrapping_add(flags));
+    let header = [magic, flags, checksum, LOAD, LOAD, end, end, LOAD + HEADER_BYTES];
+    header.iter().flat_map(|word| word.to_le_bytes()).chain(code.iter().copied()).collect()
 }
 
 /// Names of everything in a folder.
