@@ -9,7 +9,7 @@ mod common;
 
 use std::fs;
 
-use common::{Mother, Ran, Terminal, with_guest};
+use common::{Mother, Ran, Terminal, multiboot, with_guest};
 
 /// Types `input` into `mother run` with these words.
 fn run(words: &[&str], input: &str) -> Option<Ran> {

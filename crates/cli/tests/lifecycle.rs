@@ -21,7 +21,7 @@ use tempfile::TempDir;
 /// A host with its own VMs, which are gone when the test is over, however it went.
 struct Host {
     mother: Mother,
-    folder: TempDir,
+    _folder: TempDir,
 }
 
 impl Drop for Host {
@@ -36,7 +36,7 @@ impl Host {
         fs::write(folder.path().join("echo"), multiboot(&echo())).unwrap();
         // ud2 without an interrupt table
         fs::write(folder.path().join("crash"), multiboot(&[0x0f, 0x0b])).unwrap();
-        Host { mother: Mother::new(folder.path()), folder }
+        Host { mother: Mother::new(folder.path()), _folder: folder }
     }
 
     fn call(&self, words: &[&str]) -> Ran {
@@ -382,7 +382,7 @@ fn a_guest_with_two_vcpus_does_not_notice_a_pause() {
             .unwrap();
         return;
     }
-    let host = Host { mother: Mother::with_guest(), folder: tempfile::tempdir().unwrap() };
+    let host = Host { mother: Mother::with_guest(), _folder: tempfile::tempdir().unwrap() };
     let ran = host.mother.run(&["-d", "--name", "web", "--cpus", "2", "--timeout", "100s"]);
     assert_eq!(ran.stdout, "web\n", "{}", ran.stderr);
     host.expect_log("web", ":~# ");
@@ -411,7 +411,6 @@ fn a_guest_with_two_vcpus_does_not_notice_a_pause() {
     let log = host.call(&["logs", "web"]).stdout;
     let answer = &log[..log.rfind("endmark").unwrap()];
     assert_eq!(answer.lines().last(), Some("0"), "{log}");
-    drop(host.folder.path());
 }
 
 #[test]

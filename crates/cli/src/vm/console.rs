@@ -5,9 +5,10 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
-use api::Command;
+use api::{Command, VmEnd, VmName};
 use clap::Args;
 use daemon::{Client, ClientError, Inventory, Record};
 
@@ -71,6 +72,7 @@ pub fn console(arguments: &ConsoleArguments) -> Result<u8, Failure> {
     if is_interactive {
         terminal::make_raw().map_err(|source| Failure::Terminal { act: "take", source })?;
     }
+    let end = hear_of_end(inventory.clone(), vm.name.clone())?;
     let has_left = Arc::new(AtomicBool::new(false));
     let keys = stream.try_clone().map_err(|error| failed(ClientError::Connection(error)))?;
     send_input(keys, is_interactive, arguments.read_only, Arc::clone(&has_left))?;
@@ -80,9 +82,21 @@ pub fn console(arguments: &ConsoleArguments) -> Result<u8, Failure> {
         eprintln!("mother: you left VM \"{}\"; it goes on", vm.name);
         return Ok(0);
     }
-    let end = end_of(&inventory, &vm.name)?;
+    // The connection may also have been closed for another reason: then this waits for the VM's real end.
+    let end = end.recv().unwrap_or_else(|_| end_of(&inventory, &vm.name))?;
     eprintln!("mother: VM \"{}\" has ended: {}", vm.name, end.message);
     Ok(end.exit_status)
+}
+
+/// Waits for the VM's end on a connection of its own, from now on: one that leaves nothing says it only there.
+fn hear_of_end(inventory: Inventory, name: VmName) -> Result<Receiver<Result<VmEnd, Failure>>, Failure> {
+    let (sender, receiver) = mpsc::channel();
+    let wait = move || {
+        // Nobody listens any more when the person has left.
+        let _ = sender.send(end_of(&inventory, &name));
+    };
+    thread::Builder::new().name("end".to_owned()).spawn(wait).map_err(Failure::Input)?;
+    Ok(receiver)
 }
 
 /// Says how large our terminal is, for a guest whose console can be told.
