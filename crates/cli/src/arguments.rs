@@ -22,7 +22,8 @@ pub struct Arguments {
 const EXAMPLES: &str = "\
 Examples:
   mother demo                     a guest boots, and what Mother knows about it
-  mother run                      a shell in a Debian guest
+  mother run                      a shell in a small guest
+  mother run debian               Debian with systemd, and root logged in
   echo 'uname -a' | mother run    run commands in it
   mother run -d --name web        leave it running; then: ps, console web, stop web
   mother run --kernel bzImage --initrd initrd.img --cmdline 'console=ttyS0'
@@ -56,6 +57,8 @@ pub enum Command {
     Completions(CompletionsArguments),
     /// Boot a Debian guest, let it introduce itself, and print what Mother knows beside it
     Demo(DemoArguments),
+    /// List root file systems that are kept, remove them
+    Images(ImagesArguments),
     /// Say which engines work on this host and why not, and whether the default guest can be had
     Doctor,
 }
@@ -64,20 +67,27 @@ pub enum Command {
 #[derive(Clone, Debug, Args)]
 #[command(after_help = RUN_NOTES)]
 pub struct RunArguments {
+    /// What to run: debian, debian:12 or debian:13, a disk (./disk.qcow2, ./disk.raw), a container image (an OCI
+    /// layout folder or a `docker save` archive), or something kept [default: a small guest with a shell]
+    #[arg(value_name = "IMAGE")]
+    pub image: Option<String>,
+    /// Keep what this run writes under NAME; `mother run NAME` goes on with it [with an IMAGE]
+    #[arg(long, value_name = "NAME", requires = "image")]
+    pub keep: Option<String>,
     /// Run one program of this host as the guest, with its standard streams and its exit status
-    #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["kernel", "initrd", "modules", "cmdline", "debug_exit"])]
+    #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["image", "kernel", "initrd", "modules", "cmdline", "debug_exit"])]
     pub app: Option<PathBuf>,
     /// File or folder of this host that the program needs too; may be given again [with --app]
     #[arg(long, value_name = "PATH", requires = "app")]
     pub include: Vec<PathBuf>,
-    /// Set a variable in the program's environment; may be given again [with --app]
-    #[arg(long = "env", value_name = "NAME=VALUE", requires = "app")]
+    /// Set a variable in the program's environment; may be given again [with --app and container images]
+    #[arg(long = "env", value_name = "NAME=VALUE")]
     pub environment: Vec<String>,
-    /// Folder in the guest where the program starts [with --app; default: /]
-    #[arg(long, value_name = "FOLDER", requires = "app")]
+    /// Folder in the guest where the program starts [with --app and container images; default: / or the image's own]
+    #[arg(long, value_name = "FOLDER")]
     pub workdir: Option<PathBuf>,
-    /// The program's own arguments, behind `--`
-    #[arg(last = true, value_name = "ARGUMENT", requires = "app")]
+    /// The program's own arguments, behind `--`; a container image runs them in place of its own
+    #[arg(last = true, value_name = "ARGUMENT")]
     pub words: Vec<String>,
     /// Kernel: a bzImage, an ELF kernel with a PVH note, or a multiboot kernel [default: Debian's cloud kernel]
     #[arg(long, value_name = "FILE")]
@@ -144,6 +154,34 @@ pub struct RunArguments {
     pub detached_child: bool,
 }
 
+/// `mother images`.
+#[derive(Clone, Debug, Args)]
+pub struct ImagesArguments {
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do; nothing lists them
+    #[command(subcommand)]
+    pub command: Option<ImagesCommand>,
+}
+
+/// What to do with images.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ImagesCommand {
+    /// Remove images or what was kept
+    Rm {
+        /// Their names, as listed
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// Remove leftovers of dead runs and images that newer ones have replaced
+    Prune {
+        /// Every image that no guest runs on and nothing is kept over
+        #[arg(long)]
+        all: bool,
+    },
+}
+
 const RUN_NOTES: &str = "\
 Console:
   On a terminal every key goes to the guest, Ctrl-C too. Ctrl-A x leaves,
@@ -160,7 +198,10 @@ Examples:
   mother run
   printf 'uname -a\\ndf\\n' | mother run --timeout 60s > log
   mother run --kernel vmlinux --cmdline 'console=ttyS0 panic=-1' --memory 2G
+  mother run debian
+  mother run debian --keep web1
   mother run --app ./prog -- its arguments
+  mother run ./image.tar -- command in it
   mother run --kernel test.elf --module 'data.bin some words' --debug-exit";
 
 /// `mother completions`.

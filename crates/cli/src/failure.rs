@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use api::{NameError, VmName};
 use daemon::{ClaimError, ClientError, InventoryError};
-use images::{AppImageError, CacheError};
+use devices::virtio::blk::OverlayError;
+use images::{AppImageError, CacheError, ContainerError, DebianError, FileError, StoreError};
 use machine::{BuildError, MachineError, SpecErrors};
 use thiserror::Error;
 
@@ -31,12 +32,18 @@ pub enum Failure {
     /// There is no default guest.
     #[error("cannot get the default guest")]
     Guest(#[from] CacheError),
+    /// A file of the cache.
+    #[error("cannot prepare the guest")]
+    File(#[from] FileError),
     /// The program cannot be a guest.
     #[error("cannot make a guest of the program")]
     App(#[from] AppImageError),
     /// There is no program for the guest's network.
     #[error("cannot get passt, which carries the guest's network")]
     Passt(#[source] CacheError),
+    /// The image cannot be run.
+    #[error(transparent)]
+    Image(#[from] ImageFailure),
     /// The host gives no machine.
     #[error("cannot start VM \"{name}\"")]
     Build {
@@ -140,12 +147,98 @@ pub enum Failure {
     },
 }
 
+/// Why an image cannot be run, made or removed.
+#[derive(Debug, Error)]
+pub enum ImageFailure {
+    /// The word means nothing.
+    #[error("there is no image \"{}\"", .0.escape_debug())]
+    Unknown(String),
+    /// A Debian was not made.
+    #[error("cannot make the Debian image")]
+    Debian(#[source] DebianError),
+    /// A container image is none, or cannot be unpacked.
+    #[error("cannot use the container image {}", .path.display())]
+    Container {
+        /// The folder or archive.
+        path: PathBuf,
+        /// Why.
+        source: ContainerError,
+    },
+    /// Names and folders of images.
+    #[error(transparent)]
+    Store(StoreError),
+    /// A file of the user's.
+    #[error("cannot open {}", .path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The overlay.
+    #[error("cannot make the run's overlay")]
+    Overlay(#[source] OverlayError),
+    /// Words for a program, and no program.
+    #[error("{0} runs no single program that arguments could be for")]
+    NoCommand(String),
+    /// The container image does not say what to run.
+    #[error("{0} does not say what to run")]
+    CommandMissing(String),
+    /// An own disk is written as it is.
+    #[error("what is written to a disk of yours stays there anyway; --keep is for images")]
+    KeepDisk,
+    /// The image is a kept one, and `--keep` names another.
+    #[error("\"{0}\" is kept already, and what it writes stays there")]
+    AlreadyKept(String),
+    /// The name lies over something else.
+    #[error("\"{name}\" is kept over {over}, not over {asked}")]
+    OtherBase {
+        /// What is kept.
+        name: String,
+        /// What it lies over.
+        over: String,
+        /// What was asked for.
+        asked: String,
+    },
+}
+
+impl ImageFailure {
+    /// Whether what was asked for is wrong, and not the host.
+    fn is_bad_input(&self) -> bool {
+        match self {
+            ImageFailure::Debian(_) | ImageFailure::Overlay(_) => false,
+            ImageFailure::Container { source, .. } => source.is_bad_input(),
+            ImageFailure::Store(error) => matches!(error, StoreError::Unknown(_) | StoreError::BadName(_)),
+            _ => true,
+        }
+    }
+
+    fn help(&self) -> Option<&'static str> {
+        match self {
+            ImageFailure::Unknown(_) => Some(
+                "there are debian, debian:12 and debian:13, what `mother images` lists, and paths: a file in this \
+                 folder is ./FILE",
+            ),
+            ImageFailure::Debian(DebianError::NoMirror | DebianError::NoRelease(..)) => {
+                Some("add a source with this release to apt's, or name a release that your mirror has")
+            }
+            ImageFailure::Debian(DebianError::Apt(_)) => {
+                Some("Debian images are made with the host's apt and its mirrors")
+            }
+            ImageFailure::CommandMissing(_) => Some("say it: mother run IMAGE -- PROGRAM ARGUMENTS"),
+            ImageFailure::AlreadyKept(_) => Some("leave `--keep` out"),
+            _ => None,
+        }
+    }
+}
+
 impl Failure {
     /// The exit status that says so.
     pub fn status(&self) -> u8 {
         match self {
             Failure::Spec(_) | Failure::Name { .. } => BAD_INPUT,
             Failure::App(AppImageError::App(error)) if error.is_bad_input() => BAD_INPUT,
+            Failure::Image(error) if error.is_bad_input() => BAD_INPUT,
             _ if self.is_closed_pipe() => CLOSED_PIPE,
             _ => OUR_FAULT,
         }
@@ -203,6 +296,7 @@ impl Failure {
             Failure::Guest(_) => {
                 "bring a guest of your own with `--kernel FILE --initrd FILE`: that needs no download"
             }
+            Failure::Image(error) => return error.help().map(str::to_owned),
             _ => return None,
         };
         Some(help.to_owned())

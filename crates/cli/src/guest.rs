@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use crate::progress;
 
 /// What a Linux kernel needs to talk to the console.
-const CONSOLE: &str = "console=ttyS0";
+pub const CONSOLE: &str = "console=ttyS0";
 const VIRTIO_CONSOLE: &str = "console=hvc0";
 
 /// Where a program in a guest looks for others; busybox's come last.
@@ -96,7 +96,7 @@ fn environment(arguments: &RunArguments) -> Vec<String> {
 }
 
 /// Complains about a report that could not be written.
-fn check_report(arguments: &RunArguments, spec: &VmSpec) -> Result<(), Failure> {
+pub fn check_report(arguments: &RunArguments, spec: &VmSpec) -> Result<(), Failure> {
     if let Some(folder) = arguments.report.as_deref().and_then(missing_folder) {
         let what = format!("there is no folder {}", folder.display());
         let help = "make the folder, or name a file in one that is there";
@@ -114,6 +114,16 @@ pub fn plan_run(arguments: &RunArguments, user: &User) -> Result<Planned, Failur
     let mut spec = spec(arguments);
     check_report(arguments, &spec)?;
     bring_passt(&mut spec)?;
+    for (field, is_given) in [
+        ("ARGUMENT", !arguments.words.is_empty()),
+        ("env", !arguments.environment.is_empty()),
+        ("workdir", arguments.workdir.is_some()),
+    ] {
+        if is_given {
+            let what = "there is no program that it could be for";
+            return Err(complaint(&spec, field, what, "name one with `--app`, or a container image"));
+        }
+    }
     if spec.kernel.is_some() {
         return Ok(Planned { plan: plan_own(spec)?, is_default: false });
     }
@@ -145,7 +155,7 @@ fn console_word(spec: &VmSpec) -> &'static str {
 }
 
 /// A spec with nothing but what was typed.
-fn spec(arguments: &RunArguments) -> VmSpec {
+pub fn spec(arguments: &RunArguments) -> VmSpec {
     let RunArguments { kernel, initrd, modules, cmdline, memory, cpus, engine, disks, timeout, name, .. } =
         arguments.clone();
     VmSpec {
@@ -225,7 +235,7 @@ fn words_for(user: &User, name: Option<&str>) -> Vec<String> {
 }
 
 /// Whether the name of a terminal can stand on a command line and in a shell script.
-fn is_plain(term: &str) -> bool {
+pub fn is_plain(term: &str) -> bool {
     !term.is_empty()
         && term.len() < 64
         && term.chars().all(|c| c.is_ascii_alphanumeric() || "-+._".contains(c))

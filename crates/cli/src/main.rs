@@ -11,6 +11,7 @@
 
 mod app;
 mod arguments;
+mod build_image;
 mod completions;
 mod demo;
 mod detach;
@@ -19,6 +20,8 @@ mod doctor;
 mod ending;
 mod failure;
 mod guest;
+mod image;
+mod images_command;
 mod input;
 mod output;
 mod progress;
@@ -69,6 +72,7 @@ fn perform(command: Command) -> Result<u8, Failure> {
         Command::Rm(arguments) => vm::remove(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Images(arguments) => images_command::run(&arguments),
         Command::Doctor => doctor::run(),
     }
 }

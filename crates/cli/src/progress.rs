@@ -1,51 +1,70 @@
 //! Getting the default guest, with a progress bar for a person and plain lines for a log.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use images::{Cache, CacheError, DefaultGuest, Progress};
+use images::{Cache, CacheError, DefaultGuest, Image, Progress};
 use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::failure::ImageFailure;
 
 /// The default guest, downloaded if need be.
 pub fn default_guest() -> Result<DefaultGuest, CacheError> {
     let cache = Cache::of_user()?;
     let mut shown = Shown::new("the default guest (kernel, busybox)");
-    let guest = cache.default_guest(&mut |progress| shown.show(progress));
-    if let Some(bar) = shown.bar {
-        bar.finish_and_clear();
-    }
-    guest
+    cache.default_guest(&mut |progress| shown.show(progress))
 }
 
 /// passt, downloaded if need be.
 pub fn passt() -> Result<PathBuf, CacheError> {
     let cache = Cache::of_user()?;
     let mut shown = Shown::new("passt");
-    let passt = cache.passt(&mut |progress| shown.show(progress));
-    if let Some(bar) = shown.bar {
-        bar.finish_and_clear();
-    }
-    passt
+    cache.passt(&mut |progress| shown.show(progress))
 }
 
-struct Shown {
-    what: &'static str,
+/// The image made of a container image's layers.
+pub fn container(cache: &Cache, path: &Path) -> Result<Image, ImageFailure> {
+    let mut shown = Shown::new("the container image");
+    let image = cache.container(path, &mut |progress| shown.show(progress));
+    image.map_err(|source| ImageFailure::Container { path: path.to_owned(), source })
+}
+
+/// Shows how far something is: a bar for a person, lines for a log.
+pub struct Shown {
+    what: String,
     bar: Option<ProgressBar>,
     line: String,
 }
 
+impl Drop for Shown {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 impl Shown {
-    fn new(what: &'static str) -> Shown {
-        Shown { what, bar: None, line: String::new() }
+    /// Nothing of `what` is shown yet.
+    pub fn new(what: &str) -> Shown {
+        Shown { what: what.to_owned(), bar: None, line: String::new() }
     }
 
-    fn show(&mut self, progress: Progress) {
+    /// Shows this from now on.
+    pub fn show(&mut self, progress: Progress) {
+        let what = &self.what;
         let (line, percent) = match progress {
-            Progress::Waiting => (format!("waiting for another mother that downloads {}", self.what), None),
-            Progress::Listing(percent) => (format!("asking apt's mirrors for {}", self.what), Some(percent)),
-            Progress::Downloading(percent) => (format!("downloading {}", self.what), Some(percent)),
+            Progress::Waiting => {
+                ("waiting for another mother that makes or downloads something".to_owned(), None)
+            }
+            Progress::Listing(percent) => (format!("asking apt's mirrors for {what}"), Some(percent)),
+            Progress::Downloading(percent) => (format!("downloading {what}"), Some(percent)),
             Progress::Unpacking => ("unpacking".to_owned(), None),
+            Progress::Assembling(percent) => ("unpacking packages".to_owned(), Some(percent)),
+            Progress::Layers(percent) => ("unpacking layers".to_owned(), Some(percent)),
+            Progress::Configuring(percent) => ("configuring packages in a guest".to_owned(), Some(percent)),
+            Progress::WritingDisk => ("writing the disk".to_owned(), None),
         };
         if !std::io::stderr().is_terminal() {
             if line != self.line {

@@ -9,6 +9,7 @@ use crate::arguments::RunArguments;
 use crate::ending::{finish, say_ending};
 use crate::failure::Failure;
 use crate::guest::{Planned, User, plan_app, plan_run};
+use crate::image::{Speaks, plan_image};
 use crate::output::{Watch, standard_output};
 use crate::registration::Registrar;
 use crate::{app, detach, input, signals, terminal};
@@ -26,10 +27,23 @@ pub fn run(arguments: &RunArguments) -> Result<u8, Failure> {
         return app::run(planned.plan.clone(), registration, arguments);
     }
     let user = if arguments.detach { absent_user() } else { user() };
-    let Planned { mut plan, is_default } = plan_run(arguments, &user)?;
+    // What a run stands on is held until it has ended.
+    let image = arguments.image.as_deref().map(|word| plan_image(arguments, word, &user)).transpose()?;
+    let (mut plan, is_watched) = match &image {
+        Some(image) if image.speaks == Speaks::Frames => {
+            let mut plan = image.plan.clone();
+            let registration = registrar.register(&mut plan, arguments)?;
+            return app::run(plan, registration, arguments);
+        }
+        Some(image) => (image.plan.clone(), image.speaks == Speaks::Console(true)),
+        None => {
+            let Planned { plan, is_default } = plan_run(arguments, &user)?;
+            (plan, is_default && user == User::Pipe)
+        }
+    };
     eprintln!("mother: engine {} ({})", plan.engine.kind, plan.engine.why);
     let registration = registrar.register(&mut plan, arguments)?;
-    let (output, ready) = output(arguments, is_default && user == User::Pipe)?;
+    let (output, ready) = output(arguments, is_watched)?;
     let console = Console::new(registration.log_beside(output)?);
     let console_input = console.input();
     let name = plan.name.clone();

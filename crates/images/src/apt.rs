@@ -81,6 +81,56 @@ impl Apt {
         Ok(apt)
     }
 
+    /// What an update of the host's sources would fetch, one quoted address on each line. Nothing is fetched.
+    pub(crate) fn update_addresses(&self) -> Result<String, AptError> {
+        let output = self
+            .command("apt-get")
+            .args(["update", "--print-uris"])
+            .output()
+            .map_err(|source| start_error("apt-get", source))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        check("apt-get update --print-uris", output.status, &said)?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Uses these sources (sources.list(5)) and none of the host's.
+    pub(crate) fn use_sources(&self, text: &str) -> Result<(), AptError> {
+        let list = self.folder.join("sources.list");
+        fs::write(&list, text).map_err(|source| io_error(format!("write {}", list.display()), source))?;
+        let path = self.configuration();
+        let more = format!(
+            "Dir::Etc::sourcelist \"{}\";\nDir::Etc::sourceparts \"/dev/null\";\nDir::Etc::preferencesparts \"/dev/null\";\n",
+            list.display()
+        );
+        let mut file = File::options()
+            .append(true)
+            .open(&path)
+            .map_err(|source| io_error(format!("open {}", path.display()), source))?;
+        io::Write::write_all(&mut file, more.as_bytes())
+            .map_err(|source| io_error(format!("write {}", path.display()), source))
+    }
+
+    /// Downloads packages with all that they depend on, as for an empty machine; the files, and beside them the
+    /// kernel's and busybox's.
+    pub(crate) fn download_system(
+        &self,
+        packages: &[&str],
+        on_progress: OnProgress,
+    ) -> Result<(Vec<PathBuf>, [PathBuf; 2]), AptError> {
+        self.get(&["update"], Progress::Listing, on_progress)?;
+        let kernel = self.kernel_package()?;
+        let words = ["--yes", "--no-install-recommends", "--download-only", "install"];
+        self.get(&[&words[..], packages].concat(), Progress::Downloading, on_progress)?;
+        self.get(&["download", &kernel, BUSYBOX_PACKAGE], Progress::Downloading, on_progress)?;
+        let folder = self.folder.join("cache/archives");
+        let entries =
+            fs::read_dir(&folder).map_err(|source| io_error(format!("read {}", folder.display()), source))?;
+        let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        files.retain(|path| path.extension().is_some_and(|extension| extension == "deb"));
+        files.sort();
+        Ok((files, [self.package_file(&kernel)?, self.package_file(BUSYBOX_PACKAGE)?]))
+    }
+
     /// Downloads the newest kernel and busybox packages; the two files.
     pub(crate) fn download(&self, on_progress: OnProgress) -> Result<[PathBuf; 2], AptError> {
         self.get(&["update"], Progress::Listing, on_progress)?;
@@ -111,7 +161,8 @@ impl Apt {
         progress: fn(f64) -> Progress,
         on_progress: OnProgress,
     ) -> Result<(), AptError> {
-        let program = if words[0] == "update" { "apt-get update" } else { "apt-get download" };
+        let is_update = words.contains(&"update");
+        let program = if is_update { "apt-get update" } else { "apt-get download" };
         on_progress(progress(0.0));
         let log = self.folder.join("apt.log");
         let stderr =
@@ -180,8 +231,24 @@ pub(crate) fn with_package_archive<T, E: From<AptError>>(
     package: &Path,
     read: impl FnOnce(&mut dyn Read) -> Result<T, E>,
 ) -> Result<T, E> {
+    with_archive("--fsys-tarfile", package, read)
+}
+
+/// Opens the tar archive with a package's scripts and fields and gives it to `read`.
+pub(crate) fn with_control_archive<T, E: From<AptError>>(
+    package: &Path,
+    read: impl FnOnce(&mut dyn Read) -> Result<T, E>,
+) -> Result<T, E> {
+    with_archive("--ctrl-tarfile", package, read)
+}
+
+fn with_archive<T, E: From<AptError>>(
+    verb: &str,
+    package: &Path,
+    read: impl FnOnce(&mut dyn Read) -> Result<T, E>,
+) -> Result<T, E> {
     let mut child = Command::new("dpkg-deb")
-        .arg("--fsys-tarfile")
+        .arg(verb)
         .arg(package)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

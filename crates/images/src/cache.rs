@@ -23,7 +23,12 @@ use crate::apt::{Apt, AptError};
 use crate::file::{FileError, create_folder, error, rename};
 use crate::package::{self, PackageError, Wanted};
 use crate::runs::RunFolder;
-use crate::{AppError, AppRequest, OnProgress, Progress, app_guest, archive, initrd};
+use crate::store::Store;
+use crate::work::Work;
+use crate::{
+    AppError, AppRequest, ContainerError, DebianBuild, DebianError, DebianRelease, GuestCommand, Image,
+    OnProgress, Progress, app_guest, archive, container, disk_guest, initrd,
+};
 
 /// The folder of drivers beside a kernel.
 const DRIVERS: &str = "modules";
@@ -43,6 +48,15 @@ pub enum CacheError {
     /// A package came and is not what we need.
     #[error(transparent)]
     Package(#[from] PackageError),
+}
+
+/// A build, or what somebody else has built.
+#[derive(Debug)]
+pub enum Begun {
+    /// There is one.
+    Found(Image),
+    /// It is to be configured.
+    Build(DebianBuild),
 }
 
 /// Why a program of the host did not become an initrd.
@@ -114,6 +128,75 @@ impl Cache {
         Ok(DefaultGuest { kernel: self.folder.join("kernel"), initrd, kernel_package: package })
     }
 
+    /// Images and kept overlays.
+    pub fn store(&self) -> Store {
+        let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let data = absolute("XDG_DATA_HOME")
+            .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
+            .map_or_else(|| self.folder.join("data"), |data| data.join("mother"));
+        let at = |name: &str| self.folder.join(name);
+        Store { images: at("images"), kept: data.join("kept"), runs: at("runs") }
+    }
+
+    /// Begins to make an image of a release, or finds it made by another process in the meantime.
+    ///
+    /// # Errors
+    /// If packages cannot be had, unpacked or written.
+    pub fn begin_debian(
+        &self,
+        release: DebianRelease,
+        on_progress: OnProgress,
+    ) -> Result<Begun, DebianError> {
+        let lock = self.lock(on_progress)?;
+        if let Some(image) = self.store().find(&release.to_string())? {
+            return Ok(Begun::Found(image));
+        }
+        let work = Work::new(self.folder.join("work"))?;
+        DebianBuild::begin(release, self.store(), work, lock, on_progress).map(Begun::Build)
+    }
+
+    /// The initrd of a guest that starts from an image, written into `run`.
+    ///
+    /// # Errors
+    /// If the image is damaged or `run` cannot be written.
+    pub fn system_initrd(&self, image: &Image, run: &RunFolder) -> Result<PathBuf, FileError> {
+        let path = run.path().join("initrd");
+        let folder = image.folder();
+        disk_guest::write(&folder.join("busybox"), &folder.join("modules"), None, &path)?;
+        Ok(path)
+    }
+
+    /// The initrd of a guest with the default kernel and a disk, written into `run`; `command` is what a container
+    /// image runs. The default guest must be here already.
+    ///
+    /// # Errors
+    /// If the cache or `run` cannot be read or written.
+    pub fn disk_initrd(
+        &self,
+        command: Option<&GuestCommand>,
+        run: &RunFolder,
+    ) -> Result<PathBuf, CacheError> {
+        let link = self.folder.join("kernel");
+        let kernel = self.folder.join(fs::read_link(&link).map_err(error("read", &link))?);
+        let path = run.path().join("initrd");
+        disk_guest::write(&self.folder.join("busybox"), &kernel.with_file_name(DRIVERS), command, &path)?;
+        Ok(path)
+    }
+
+    /// The image made of a container image: a layout folder or an archive. Made once for each content.
+    ///
+    /// # Errors
+    /// If it is no container image, is damaged, or cannot be written.
+    pub fn container(&self, path: &Path, on_progress: OnProgress) -> Result<Image, ContainerError> {
+        let opened = container::open(path)?;
+        if let Some(image) = self.store().find_folder(&opened.folder_name())? {
+            return Ok(image);
+        }
+        let _lock = self.lock(on_progress)?;
+        let work = Work::new(self.folder.join("work"))?;
+        opened.make(&self.store(), work.path(), on_progress)
+    }
+
     /// A folder for one run, gone when the run has ended.
     ///
     /// # Errors
@@ -147,7 +230,7 @@ impl Cache {
             return Ok(package);
         }
         let work = Work::new(self.folder.join("work"))?;
-        let [kernel, busybox] = Apt::new(&work.0)?.download(on_progress)?;
+        let [kernel, busybox] = Apt::new(work.path())?.download(on_progress)?;
         on_progress(Progress::Unpacking);
         let package = self.keep(&work, &kernel, Wanted::Kernel, ("vmlinuz", "kernel"))?;
         self.keep(&work, &busybox, Wanted::Busybox, ("busybox", "busybox"))?;
@@ -163,7 +246,7 @@ impl Cache {
         (name, link): (&str, &str),
     ) -> Result<String, CacheError> {
         let title = package.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let made = work.0.join(&title);
+        let made = work.path().join(&title);
         create_folder(&made)?;
         package::extract(package, wanted, &made.join(name))?;
         if wanted == Wanted::Kernel {
@@ -176,7 +259,7 @@ impl Cache {
             fs::remove_dir_all(&kept).map_err(error("remove", &kept))?;
         }
         rename(&made, &kept)?;
-        let new_link = work.0.join(link);
+        let new_link = work.path().join(link);
         symlink(Path::new("packages").join(&title).join(name), &new_link)
             .map_err(error("create", &new_link))?;
         rename(&new_link, &self.folder.join(link))?;
@@ -216,7 +299,7 @@ impl Cache {
     }
 
     /// Waits until no other process makes anything. The lock ends with the file.
-    pub(crate) fn lock(&self, on_progress: OnProgress) -> Result<File, CacheError> {
+    pub(crate) fn lock(&self, on_progress: OnProgress) -> Result<File, FileError> {
         create_folder(&self.folder)?;
         let path = self.folder.join("lock");
         let open = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
@@ -227,26 +310,6 @@ impl Cache {
                 .map_err(|errno| error("lock", &path)(errno.into()))?;
         }
         Ok(file)
-    }
-}
-
-/// An empty folder that is gone afterwards. Whoever has the lock may empty it: a cancelled process left the rest.
-pub(crate) struct Work(pub(crate) PathBuf);
-
-impl Work {
-    pub(crate) fn new(folder: PathBuf) -> Result<Work, CacheError> {
-        if folder.exists() {
-            fs::remove_dir_all(&folder).map_err(error("empty", &folder))?;
-        }
-        create_folder(&folder)?;
-        Ok(Work(folder))
-    }
-}
-
-impl Drop for Work {
-    fn drop(&mut self) {
-        // Whoever takes the lock next empties it anyway.
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
@@ -317,16 +380,5 @@ mod tests {
         assert_eq!(cache_in(folder.path()).kernel_package(), None, "a cache from before there were drivers");
         fs::remove_dir_all(folder.path().join("packages")).unwrap();
         assert_eq!(cache_in(folder.path()).kernel_package(), None);
-    }
-
-    #[test]
-    fn leftovers_of_a_cancelled_download_go_away() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("work");
-        fs::create_dir_all(path.join("state/lists")).unwrap();
-        let work = Work::new(path.clone()).unwrap();
-        assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
-        drop(work);
-        assert!(!path.exists());
     }
 }

@@ -20,9 +20,17 @@ pub struct GuestCommand {
     pub gid: u32,
     /// The folder that is its root, if that is another one.
     pub root: Option<String>,
+    /// How many of the arguments are a container image's entrypoint, which stays when arguments are replaced.
+    pub entrypoint_count: usize,
 }
 
 impl GuestCommand {
+    /// Puts these words in place of all arguments that are not the entrypoint.
+    pub fn replace_arguments(&mut self, words: &[String]) {
+        self.arguments.truncate(self.entrypoint_count);
+        self.arguments.extend_from_slice(words);
+    }
+
     /// The file's bytes. Words with a zero byte in them cannot be given to any program and are cut there.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut words: Vec<(&str, &str)> = Vec::new();

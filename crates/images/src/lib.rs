@@ -13,23 +13,35 @@ mod app_guest;
 mod apt;
 mod archive;
 mod cache;
+mod container;
+mod debian;
+mod debian_image;
+mod disk_guest;
+mod ext4;
 mod file;
 mod guest_config;
 mod initrd;
+mod modules;
 mod package;
 mod passt;
 mod runs;
-#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "container images and Debian come next"))]
+mod store;
 mod tree;
+mod work;
 
 pub use app::{AppError, AppRequest, ElfError};
 pub use apt::{AptError, has_apt};
-pub use cache::{AppImageError, Cache, CacheError, DefaultGuest};
+pub use cache::{AppImageError, Begun, Cache, CacheError, DefaultGuest};
+pub use container::{ContainerError, is_archive};
+pub use debian::{AssembleError, CONFIGURED_MARKER, DebianRelease};
+pub use debian_image::{DebianBuild, DebianError};
+pub use ext4::Ext4Error;
 pub use file::FileError;
 pub use guest_config::{GREETING, GuestCommand};
 pub use initrd::INIT_MARKER;
 pub use package::PackageError;
 pub use runs::RunFolder;
+pub use store::{Freed, Image, ImageKind, Kept, Listed, Store, StoreError};
 
 /// What is being done, for a progress bar.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -42,6 +54,14 @@ pub enum Progress {
     Downloading(f64),
     /// Taking the files out of the packages.
     Unpacking,
+    /// Putting a root file system together; percent of packages done.
+    Assembling(f64),
+    /// Reading the layers of a container image; percent of their bytes done.
+    Layers(f64),
+    /// A guest configures packages; percent of them done.
+    Configuring(f64),
+    /// Writing a disk.
+    WritingDisk,
 }
 
 /// Told about progress, often.

@@ -5,9 +5,10 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use crate::apt::{self, Apt};
-use crate::cache::{Cache, CacheError, Work};
+use crate::cache::{Cache, CacheError};
 use crate::file::{create_folder, error, rename};
 use crate::package::{self, Wanted};
+use crate::work::Work;
 use crate::{OnProgress, Progress};
 
 /// Package and program have one name.
@@ -33,7 +34,7 @@ impl Cache {
             return Ok(passt);
         }
         let work = Work::new(self.folder().join("work"))?;
-        let package = Apt::new(&work.0)?.download_package(PASST, on_progress)?;
+        let package = Apt::new(work.path())?.download_package(PASST, on_progress)?;
         on_progress(Progress::Unpacking);
         self.keep_passt(&work, &package)
     }
@@ -41,7 +42,7 @@ impl Cache {
     /// Takes both programs out of the package; the one to start.
     fn keep_passt(&self, work: &Work, package: &Path) -> Result<PathBuf, CacheError> {
         let title = package.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let made = work.0.join(&title);
+        let made = work.path().join(&title);
         create_folder(&made)?;
         take(package, Wanted::Passt, &made.join(PASST))?;
         // Packages of other architectures and newer versions have one program for all CPUs.
@@ -56,7 +57,7 @@ impl Cache {
             fs::remove_dir_all(&kept).map_err(error("remove", &kept))?;
         }
         rename(&made, &kept)?;
-        let new_link = work.0.join(PASST);
+        let new_link = work.path().join(PASST);
         symlink(Path::new("packages").join(&title).join(PASST), &new_link)
             .map_err(error("create", &new_link))?;
         let link = self.folder().join(PASST);

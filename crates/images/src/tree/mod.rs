@@ -243,6 +243,22 @@ impl Tree {
         Ok(())
     }
 
+    /// Copies what is below a folder of another tree into a folder of this one.
+    pub(crate) fn graft(&mut self, path: &str, from: &Tree, folder: NodeId) -> Result<(), TreeError> {
+        for (name, entry) in from.folder(folder) {
+            let path = format!("{path}/{}", text(name));
+            let node = from.node(entry.node).clone();
+            match node.kind {
+                Kind::Folder(_) => {
+                    self.put_folder(path.as_bytes(), node.attributes)?;
+                    self.graft(&path, from, entry.node)?;
+                }
+                kind => self.put(path.as_bytes(), node.attributes, kind).map(drop)?,
+            }
+        }
+        Ok(())
+    }
+
     /// Everything that is put from now on belongs to the next layer.
     pub(crate) fn next_layer(&mut self) {
         self.layer += 1;

@@ -44,6 +44,11 @@ impl Spool {
         Ok(Spool { file: Arc::new(file), len: 0 })
     }
 
+    /// Bytes of all files so far.
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
     fn take(&mut self, from: &mut impl Read) -> io::Result<Content> {
         let offset = self.len;
         let len = io::copy(from, &mut &*self.file)?;

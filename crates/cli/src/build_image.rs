@@ -1,0 +1,120 @@
+//! The guest that configures a new Debian's packages: our own machine is where their scripts are root.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use api::{DiskSpec, VmSpec};
+use images::{Begun, CONFIGURED_MARKER, Cache, DebianBuild, DebianError, DebianRelease, Image, Progress};
+use machine::{Console, Ending, build, plan};
+
+use crate::failure::{Failure, ImageFailure};
+use crate::progress::Shown;
+use crate::signals;
+
+/// What dpkg says before it configures a package (`--status-fd`).
+const CONFIGURING: &str = "processing: configure: ";
+
+/// How much of the console is kept for the case that it fails.
+const LOG_LINES: usize = 60;
+
+/// Makes the image of a release.
+pub fn debian(cache: &Cache, release: DebianRelease) -> Result<Image, Failure> {
+    eprintln!("mother: making the image {release}, once");
+    let mut shown = Shown::new("packages");
+    match cache.begin_debian(release, &mut |progress| shown.show(progress)).map_err(ImageFailure::Debian)? {
+        Begun::Found(image) => Ok(image),
+        Begun::Build(build) => {
+            configure(&build, shown)?;
+            Ok(build.finish().map_err(ImageFailure::Debian)?)
+        }
+    }
+}
+
+/// Has a guest configure the packages.
+fn configure(debian: &DebianBuild, shown: Shown) -> Result<(), Failure> {
+    let name = "image-build".to_owned();
+    let initrd = debian.initrd().map_err(|error| ImageFailure::Debian(error.into()))?;
+    let disk = DiskSpec {
+        path: debian.disk(),
+        format: Some("raw".to_owned()),
+        serial: Some("root".to_owned()),
+        ..DiskSpec::default()
+    };
+    let spec = VmSpec {
+        name: Some(name.clone()),
+        kernel: Some(debian.kernel()),
+        initrd: Some(initrd),
+        cmdline: Some("console=ttyS0 quiet panic=-1 mother.mode=configure".to_owned()),
+        memory: Some("1G".to_owned()),
+        disks: vec![disk],
+        no_reboot: true,
+        ..VmSpec::default()
+    };
+    let plan = plan(&spec)?;
+    let watched = Arc::new(Mutex::new(Watched::new(shown, debian.package_count)));
+    let console = Console::new(Box::new(Lines { watched: watched.clone(), line: Vec::new() }));
+    let machine = build(plan, console).map_err(|source| Failure::Build { name: name.clone(), source })?;
+    let received = signals::listen(machine.control()).map_err(Failure::Signals)?;
+    let report = machine.run().map_err(|source| Failure::Machine { name, source })?;
+    received.die_of_it();
+    let watched = watched.lock().unwrap_or_else(PoisonError::into_inner);
+    if watched.configured && report.ending == Ending::PoweredOff {
+        return Ok(());
+    }
+    eprintln!("{}", watched.log.join("\n"));
+    Err(ImageFailure::Debian(DebianError::Unconfigured).into())
+}
+
+/// What the guest has said.
+struct Watched {
+    shown: Shown,
+    total: usize,
+    done: usize,
+    configured: bool,
+    log: Vec<String>,
+}
+
+impl Watched {
+    fn new(shown: Shown, total: usize) -> Watched {
+        Watched { shown, total, done: 0, configured: false, log: Vec::new() }
+    }
+
+    fn take(&mut self, line: &str) {
+        if line.starts_with(CONFIGURING) {
+            self.done += 1;
+            let percent = 100.0 * self.done as f64 / self.total.max(1) as f64;
+            self.shown.show(Progress::Configuring(percent.min(100.0)));
+        }
+        self.configured |= line == CONFIGURED_MARKER;
+        if !line.starts_with("status: ") {
+            self.log.push(line.to_owned());
+            let excess = self.log.len().saturating_sub(LOG_LINES);
+            self.log.drain(..excess);
+        }
+    }
+}
+
+/// Cuts the console into lines.
+struct Lines {
+    watched: Arc<Mutex<Watched>>,
+    line: Vec<u8>,
+}
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for &byte in bytes {
+            if byte == b'\n' {
+                let line = String::from_utf8_lossy(&self.line).trim_end().to_owned();
+                self.watched.lock().unwrap_or_else(PoisonError::into_inner).take(&line);
+                self.line.clear();
+            } else if self.line.len() < 4096 {
+                self.line.push(byte);
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,333 @@
+//! `mother run IMAGE`: what the word means, and the machine that runs it.
+//!
+//! An image is never written: every run has an overlay of its own, which goes with the run or is kept under a name.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use api::{DiskSpec, VmSpec};
+use devices::virtio::blk::{ImageFormat, create_overlay};
+use images::{Cache, DebianRelease, GuestCommand, Image, ImageKind, Kept, RunFolder, Store};
+use machine::{VmPlan, plan};
+
+use crate::arguments::RunArguments;
+use crate::build_image;
+use crate::failure::{Failure, ImageFailure};
+use crate::guest::{CONSOLE, User, bring_passt, check_before_download, check_report, is_plain, spec};
+use crate::progress;
+
+/// Memory of a system for which nothing was said; what it does not touch costs nothing.
+const SYSTEM_MEMORY: &str = "1G";
+
+/// The serial number by which our initrd finds its disk.
+const ROOT_SERIAL: &str = "root";
+
+/// Kernel options of every guest that our initrd starts: few words on the console, and an end instead of a hang.
+const QUIET: &str = "quiet panic=-1";
+
+/// How the guest and this process speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaks {
+    /// A console; `true` if the guest says when it reads.
+    Console(bool),
+    /// Frames: it is one program.
+    Frames,
+}
+
+/// A checked plan of an image, and what must stay as long as it runs.
+#[derive(Debug)]
+pub struct PlannedImage {
+    /// What will be built.
+    pub plan: VmPlan,
+    /// How to speak with it.
+    pub speaks: Speaks,
+    _run: Option<RunFolder>,
+    _base: Option<Base>,
+}
+
+/// What an overlay lies over, held so that nobody removes it.
+#[derive(Debug)]
+enum Base {
+    Image(Image),
+    Kept(Kept),
+}
+
+impl Base {
+    fn image(&self) -> &Image {
+        match self {
+            Base::Image(image) => image,
+            Base::Kept(kept) => &kept.image,
+        }
+    }
+}
+
+/// What a word can mean.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Meaning {
+    Release(DebianRelease),
+    Kept,
+    /// An image that was made before.
+    Made,
+    File(PathBuf),
+    Unknown,
+}
+
+fn meaning(word: &str, store: &Store) -> Meaning {
+    let is_path = word.contains('/') || Path::new(word).is_absolute();
+    if is_path {
+        return Meaning::File(word.into());
+    }
+    if let Some(release) = release(word) {
+        return Meaning::Release(release);
+    }
+    if store.is_kept(word) {
+        return Meaning::Kept;
+    }
+    if store.find(word).is_ok_and(|image| image.is_some()) {
+        return Meaning::Made;
+    }
+    if Path::new(word).exists() { Meaning::File(word.into()) } else { Meaning::Unknown }
+}
+
+fn release(word: &str) -> Option<DebianRelease> {
+    match word.split_once(':') {
+        None if word == "debian" => Some(DebianRelease::of_host()),
+        Some(("debian", release)) => DebianRelease::parse(release),
+        _ => None,
+    }
+}
+
+/// Finds or makes the image, gives it an overlay, and plans its machine.
+pub fn plan_image(arguments: &RunArguments, word: &str, user: &User) -> Result<PlannedImage, Failure> {
+    let mut spec = spec(arguments);
+    check_report(arguments, &spec)?;
+    bring_network(&mut spec)?;
+    let cache = Cache::of_user()?;
+    let store = cache.store();
+    let image = match meaning(word, &store) {
+        Meaning::Unknown => return Err(ImageFailure::Unknown(word.to_owned()).into()),
+        Meaning::File(path) if is_disk(&path)? => return plan_disk(arguments, spec, path, user),
+        Meaning::File(path) => {
+            check_before_download(&spec)?;
+            Some(progress::container(&cache, &path)?)
+        }
+        Meaning::Kept if arguments.keep.is_some() => {
+            return Err(ImageFailure::AlreadyKept(word.to_owned()).into());
+        }
+        Meaning::Kept => None,
+        Meaning::Made => store.find(word).map_err(ImageFailure::Store)?,
+        Meaning::Release(release) => {
+            check_before_download(&spec)?;
+            Some(debian(&cache, release)?)
+        }
+    };
+    let keep = arguments.keep.as_deref().or(image.is_none().then_some(word));
+    let run = cache.run_folder()?;
+    let (base, overlay) = match (keep, image) {
+        (Some(name), image) => {
+            if let Some(image) = image.as_ref().filter(|_| store.is_kept(name)) {
+                check_same_base(&store, name, &image.name)?;
+            }
+            let kept = store.keep(name, image).map_err(ImageFailure::Store)?;
+            let overlay = kept.overlay.clone();
+            (Base::Kept(kept), overlay)
+        }
+        (None, Some(image)) => (Base::Image(image), run.path().join("overlay.qcow2")),
+        (None, None) => unreachable!("what is no image is kept"),
+    };
+    lay_over(&base.image().disk(), &overlay)?;
+    plan_base(arguments, spec, (base, overlay, run), user, &cache)
+}
+
+/// A name that is kept already goes on with what it lies over, and that must be what was asked for.
+fn check_same_base(store: &Store, name: &str, asked: &str) -> Result<(), Failure> {
+    let over = store.over(name).map_err(ImageFailure::Store)?;
+    if over == asked {
+        return Ok(());
+    }
+    Err(ImageFailure::OtherBase { name: name.to_owned(), over, asked: asked.to_owned() }.into())
+}
+
+fn plan_base(
+    arguments: &RunArguments,
+    mut spec: VmSpec,
+    (base, overlay, run): (Base, PathBuf, RunFolder),
+    user: &User,
+    cache: &Cache,
+) -> Result<PlannedImage, Failure> {
+    let image = base.image();
+    let disk = DiskSpec {
+        path: overlay,
+        format: Some("qcow2".to_owned()),
+        base: Some(image.disk()),
+        base_format: Some("raw".to_owned()),
+        serial: Some(ROOT_SERIAL.to_owned()),
+        ..DiskSpec::default()
+    };
+    spec.disks.insert(0, disk);
+    spec.memory.get_or_insert_with(|| SYSTEM_MEMORY.to_owned());
+    let mut words = vec![CONSOLE.to_owned(), QUIET.to_owned()];
+    let (kernel, initrd, speaks) = match image.kind {
+        ImageKind::System => {
+            if !arguments.words.is_empty() {
+                return Err(ImageFailure::NoCommand(image.name.clone()).into());
+            }
+            words.extend(system_words(user, spec.name.as_deref()));
+            let initrd = cache.system_initrd(image, &run)?;
+            (image.kernel(), initrd, Speaks::Console(*user == User::Pipe))
+        }
+        ImageKind::Container => {
+            let guest = progress::default_guest()?;
+            let command = command(arguments, image)?;
+            let initrd = cache.disk_initrd(Some(&command), &run)?;
+            words.push("mother.mode=command".to_owned());
+            words.extend(spec.name.iter().map(|name| format!("mother.name={name}")));
+            spec.no_reboot = true;
+            (Some(guest.kernel), initrd, Speaks::Frames)
+        }
+    };
+    spec.kernel = spec.kernel.or(kernel);
+    spec.initrd = spec.initrd.or(Some(initrd));
+    words.extend(spec.cmdline.take());
+    spec.cmdline = Some(words.join(" "));
+    Ok(PlannedImage { plan: plan(&spec)?, speaks, _run: Some(run), _base: Some(base) })
+}
+
+/// What a container image runs: its own command, with the user's words in place of its arguments.
+fn command(arguments: &RunArguments, image: &Image) -> Result<GuestCommand, Failure> {
+    let mut command = image.command.clone().unwrap_or_default();
+    if !arguments.words.is_empty() {
+        command.replace_arguments(&arguments.words);
+    }
+    if command.arguments.is_empty() {
+        return Err(ImageFailure::CommandMissing(image.name.clone()).into());
+    }
+    for variable in &arguments.environment {
+        let name = variable.split('=').next().unwrap_or_default();
+        command.environment.retain(|known| known.split('=').next() != Some(name));
+        command.environment.push(variable.clone());
+    }
+    if let Some(folder) = &arguments.workdir {
+        command.folder = folder.to_string_lossy().into_owned();
+    }
+    Ok(command)
+}
+
+/// A disk of the user's own: with a kernel of theirs as it stands, else with the default one and our initrd.
+fn plan_disk(
+    arguments: &RunArguments,
+    mut spec: VmSpec,
+    path: PathBuf,
+    user: &User,
+) -> Result<PlannedImage, Failure> {
+    if arguments.keep.is_some() {
+        return Err(ImageFailure::KeepDisk.into());
+    }
+    if !arguments.words.is_empty() {
+        return Err(ImageFailure::NoCommand(path.display().to_string()).into());
+    }
+    spec.disks.insert(0, DiskSpec { path, serial: Some(ROOT_SERIAL.to_owned()), ..DiskSpec::default() });
+    if spec.kernel.is_some() {
+        let cmdline = spec.cmdline.take();
+        spec.cmdline = Some(cmdline.unwrap_or_else(|| format!("{CONSOLE} root=/dev/vda rw")));
+        return Ok(PlannedImage {
+            plan: plan(&spec)?,
+            speaks: Speaks::Console(false),
+            _run: None,
+            _base: None,
+        });
+    }
+    check_before_download(&spec)?;
+    let cache = Cache::of_user()?;
+    let guest = progress::default_guest()?;
+    let run = cache.run_folder()?;
+    let initrd = cache.disk_initrd(None, &run)?;
+    let mut words = vec![CONSOLE.to_owned(), QUIET.to_owned()];
+    words.extend(system_words(user, spec.name.as_deref()));
+    words.extend(spec.cmdline.take());
+    spec.cmdline = Some(words.join(" "));
+    spec.kernel = Some(guest.kernel);
+    spec.initrd = spec.initrd.or(Some(initrd));
+    let speaks = Speaks::Console(*user == User::Pipe);
+    Ok(PlannedImage { plan: plan(&spec)?, speaks, _run: Some(run), _base: None })
+}
+
+/// The image of a release, made if it is not there.
+pub fn debian(cache: &Cache, release: DebianRelease) -> Result<Image, Failure> {
+    let found = cache.store().find(&release.to_string()).map_err(ImageFailure::Store)?;
+    match found {
+        Some(image) => Ok(image),
+        None => build_image::debian(cache, release),
+    }
+}
+
+/// A machine has a network unless its user says otherwise. Where its program cannot be had, that is said, and only
+/// who asked for a network gets none of the guest.
+fn bring_network(spec: &mut VmSpec) -> Result<(), Failure> {
+    if spec.net.is_some() || !spec.forwards.is_empty() {
+        return bring_passt(spec);
+    }
+    spec.net = Some("user".to_owned());
+    let Err(failure) = bring_passt(spec) else { return Ok(()) };
+    if !matches!(failure, Failure::Passt(_)) {
+        return Err(failure);
+    }
+    eprintln!("mother: the guest has no network: {failure}");
+    spec.net = None;
+    Ok(())
+}
+
+/// Whether a file is a disk and not an archive or a folder of layers.
+fn is_disk(path: &Path) -> Result<bool, Failure> {
+    let absent = |source| ImageFailure::Open { path: path.to_owned(), source };
+    let metadata = std::fs::metadata(path).map_err(absent)?;
+    Ok(metadata.is_file() && !images::is_archive(path).map_err(absent)?)
+}
+
+/// An overlay that is not there yet is made.
+fn lay_over(base: &Path, overlay: &Path) -> Result<(), Failure> {
+    if overlay.exists() {
+        return Ok(());
+    }
+    let open = |path: &Path, source| ImageFailure::Open { path: path.to_owned(), source };
+    let disk = File::open(base).map_err(|source| open(base, source))?;
+    // A half overlay never has the name of a whole one.
+    let new = overlay.with_extension("new");
+    let file = File::options().read(true).write(true).create(true).truncate(true).open(&new);
+    let file = file.map_err(|source| open(&new, source))?;
+    create_overlay(file, &disk, &base.to_string_lossy(), ImageFormat::Raw, None)
+        .map_err(ImageFailure::Overlay)?;
+    std::fs::rename(&new, overlay).map_err(|source| open(overlay, source).into())
+}
+
+/// What a system in our care is told: who reads its console, and what it is called.
+fn system_words(user: &User, name: Option<&str>) -> Vec<String> {
+    let mut words: Vec<String> = name.iter().map(|name| format!("systemd.hostname={name}")).collect();
+    match user {
+        User::Pipe => words.push("mother.console=pipe systemd.show_status=no".to_owned()),
+        User::Person { term, size } => {
+            words.extend(term.iter().filter(|term| is_plain(term)).map(|term| format!("mother.term={term}")));
+            words.extend(size.iter().map(|(rows, columns)| format!("mother.size={rows}x{columns}")));
+        }
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_mean_what_a_user_would_think() {
+        let Ok(cache) = Cache::of_user() else { return };
+        let check =
+            |word: &str, expected: Meaning| assert_eq!(meaning(word, &cache.store()), expected, "{word}");
+        check("debian:13", Meaning::Release(DebianRelease::parse("13").unwrap()));
+        check("debian:bookworm", Meaning::Release(DebianRelease::parse("12").unwrap()));
+        check("debian:99", Meaning::Unknown);
+        check("./debian", Meaning::File("./debian".into()));
+        check("/disk.raw", Meaning::File("/disk.raw".into()));
+        check("Cargo.toml", Meaning::File("Cargo.toml".into()));
+        check("no-such-thing", Meaning::Unknown);
+    }
+}

@@ -1,0 +1,194 @@
+//! Container images: an OCI image layout folder (image-spec, image-layout.md), or an archive of one, or what
+//! `docker save` writes.
+//!
+//! Layers go through memory onto a disk image; nothing is unpacked to the host's file system. Everything that names
+//! itself by a digest is checked against it.
+
+mod config;
+mod digest;
+mod manifest;
+mod source;
+
+#[cfg(test)]
+mod tests;
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
+
+use thiserror::Error;
+
+use crate::debian_image::{now, uuid};
+use crate::ext4::{self, Ext4Error, Ext4Options, GROUP_BYTES};
+use crate::file::{FileError, create_folder, error};
+use crate::store::{Image, ImageKind, Store, StoreError};
+use crate::tree::{Spool, Tree, UnpackError, Unpacker};
+use crate::{OnProgress, Progress};
+use config::Config;
+use digest::Digesting;
+use manifest::Manifest;
+use source::Source;
+
+/// The smallest disk, which is sparse.
+const DISK_BYTES_MIN: u64 = 32 * GROUP_BYTES;
+
+/// What one layer may unpack to, so that a small archive cannot fill every disk.
+const LAYER_BYTES_MAX: u64 = 64 << 30;
+
+/// Why something is not a container image that can be run.
+#[derive(Debug, Error)]
+pub enum ContainerError {
+    /// Neither form.
+    #[error("it is neither an OCI image layout nor a `docker save` archive")]
+    NoImage,
+    /// It cannot be read.
+    #[error("cannot read {part}")]
+    Read {
+        /// Which part.
+        part: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A part contradicts what the others say.
+    #[error("{part} is damaged: {what}")]
+    Damaged {
+        /// Which part.
+        part: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// It is for other machines.
+    #[error("it has no image for linux on amd64, but for {0}")]
+    OtherMachine(String),
+    /// A layer holds something that cannot be.
+    #[error("layer {number} cannot be unpacked")]
+    Layer {
+        /// Counted from 1.
+        number: usize,
+        /// Why.
+        source: io::Error,
+    },
+    /// The user that it wants to run as.
+    #[error("it wants to run as {0:?}, and has no such user")]
+    NoUser(String),
+    /// The disk.
+    #[error("cannot write the disk")]
+    Disk(#[from] Ext4Error),
+    /// A file of ours.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Its place.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl ContainerError {
+    /// Whether the image is to blame, and not the host.
+    pub fn is_bad_input(&self) -> bool {
+        !matches!(self, ContainerError::Disk(_) | ContainerError::File(_) | ContainerError::Store(_))
+    }
+}
+
+/// Whether a file starts as a tar archive does, compressed or not.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn is_archive(path: &Path) -> io::Result<bool> {
+    let mut head = Vec::new();
+    File::open(path)?.take(512).read_to_end(&mut head)?;
+    let is_tar = head.get(257..262) == Some(b"ustar");
+    Ok(is_tar || head.starts_with(&digest::GZIP) || head.starts_with(&digest::ZSTD))
+}
+
+/// A container image of which everything but the layers has been read.
+pub(crate) struct Opened {
+    source: Source,
+    manifest: Manifest,
+    config: Config,
+}
+
+/// Reads what the image says about itself.
+///
+/// # Errors
+/// If it is none, is damaged, or for other machines.
+pub(crate) fn open(path: &Path) -> Result<Opened, ContainerError> {
+    let source = Source::open(path)?;
+    let manifest = Manifest::read(&source, path)?;
+    let config = Config::read(&source, &manifest)?;
+    Ok(Opened { source, manifest, config })
+}
+
+impl Opened {
+    /// What it is called among images: its content decides.
+    pub(crate) fn folder_name(&self) -> String {
+        format!("container-{}", &self.config.digest[..16])
+    }
+
+    /// Makes the disk in `work`, which is empty, and gives it its place.
+    ///
+    /// # Errors
+    /// If a layer is damaged or hostile, or a disk is full.
+    pub(crate) fn make(
+        self,
+        store: &Store,
+        work: &Path,
+        on_progress: OnProgress,
+    ) -> Result<Image, ContainerError> {
+        let folder = work.join("image");
+        create_folder(&folder)?;
+        let spool_path = work.join("spool");
+        let mut spool = Spool::new(&spool_path).map_err(error("create", &spool_path))?;
+        let mut tree = Tree::new();
+        let count = self.manifest.layers.len();
+        for index in 0..count {
+            on_progress(Progress::Layers(100.0 * index as f64 / count as f64));
+            self.layer(index, &mut tree, &mut spool)?;
+        }
+        let command = self.config.command(&tree)?;
+        on_progress(Progress::WritingDisk);
+        let disk = folder.join("disk.raw");
+        let file = File::options().read(true).write(true).create_new(true).open(&disk);
+        let file = file.map_err(error("create", &disk))?;
+        let len_bytes = (2 * spool.len()).next_multiple_of(GROUP_BYTES).max(DISK_BYTES_MIN);
+        let options = Ext4Options { len_bytes, label: "mother-image", uuid: uuid(), made: now() };
+        ext4::write(&tree, &options, &file)?;
+        let what = format!("container image, {count} layers, {}", command.arguments.join(" "));
+        let name = (self.manifest.name.as_str(), what.as_str(), ImageKind::Container);
+        let image = store.add(&folder, &self.folder_name(), name, Some(&command))?;
+        // The spool has no name any more; what is left of the folder goes with the work.
+        let _ = fs::remove_dir(&folder);
+        Ok(image)
+    }
+
+    /// Puts one layer over the others.
+    fn layer(&self, index: usize, tree: &mut Tree, spool: &mut Spool) -> Result<(), ContainerError> {
+        let layer = &self.manifest.layers[index];
+        let failed = |source| ContainerError::Layer { number: index + 1, source };
+        let blob = self.source.reader(&layer.path).map_err(failed)?;
+        let mut blob = Digesting::new(blob);
+        {
+            let plain = digest::decompress(&mut blob).map_err(failed)?;
+            let mut plain = Digesting::new(plain.take(LAYER_BYTES_MAX));
+            let unpacked = Unpacker::of_layer(tree, spool).unpack(&mut plain);
+            unpacked.map_err(|error| match error {
+                UnpackError::Io(source) => failed(source),
+                UnpackError::Tree(error) => failed(io::Error::other(error)),
+            })?;
+            // What follows the archive's end belongs to the layer's digest too.
+            let digest = plain.finish().map_err(failed)?;
+            self.check(index, self.config.layers.get(index), &digest)?;
+        }
+        let digest = blob.finish().map_err(failed)?;
+        self.check(index, layer.digest.as_ref(), &digest)
+    }
+
+    fn check(&self, index: usize, expected: Option<&String>, found: &str) -> Result<(), ContainerError> {
+        match expected {
+            Some(expected) if expected != found => Err(ContainerError::Damaged {
+                part: format!("layer {}", index + 1),
+                what: format!("its SHA-256 is {found}, not {expected}"),
+            }),
+            _ => Ok(()),
+        }
+    }
+}

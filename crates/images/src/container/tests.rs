@@ -1,0 +1,153 @@
+//! Small images in both forms, whole and damaged.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::container::{self, ContainerError, digest::sha256};
+use crate::store::{Image, Store};
+
+/// A tar archive of these files.
+fn layer(files: &[(&str, &str)]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (path, text) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(text.len() as u64);
+        header.set_mode(0o755);
+        header.set_entry_type(tar::EntryType::Regular);
+        builder.append_data(&mut header, path, text.as_bytes()).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn layers() -> Vec<Vec<u8>> {
+    vec![
+        layer(&[("etc/passwd", "app:x:1000:100::/srv:/bin/sh\n"), ("old", "1")]),
+        layer(&[(".wh.old", ""), ("new", "2")]),
+    ]
+}
+
+fn config(user: &str, layers: &[Vec<u8>]) -> Vec<u8> {
+    let ids: Vec<String> = layers.iter().map(|layer| format!("sha256:{}", sha256(layer))).collect();
+    let config = json!({
+        "architecture": "amd64", "os": "linux",
+        "config": { "Entrypoint": ["/entry"], "Cmd": ["a", "b"], "Env": ["X=1"], "WorkingDir": "/srv", "User": user },
+        "rootfs": { "type": "layers", "diff_ids": ids },
+    });
+    serde_json::to_vec(&config).unwrap()
+}
+
+/// An image layout folder; `pack` compresses the layers.
+fn oci(folder: &Path, user: &str, pack: fn(&[u8]) -> Vec<u8>) -> PathBuf {
+    let root = folder.join("layout");
+    fs::create_dir_all(root.join("blobs/sha256")).unwrap();
+    let blob = |bytes: &[u8]| {
+        fs::write(root.join("blobs/sha256").join(sha256(bytes)), bytes).unwrap();
+        json!({ "digest": format!("sha256:{}", sha256(bytes)), "size": bytes.len() })
+    };
+    let plain = layers();
+    let packed: Vec<_> = plain.iter().map(|layer| blob(&pack(layer))).collect();
+    let manifest = json!({ "schemaVersion": 2, "config": blob(&config(user, &plain)), "layers": packed });
+    let mut descriptor = blob(&serde_json::to_vec(&manifest).unwrap());
+    descriptor["platform"] = json!({ "os": "linux", "architecture": "amd64" });
+    let other = json!({ "digest": "sha256:0", "platform": { "os": "linux", "architecture": "arm64" } });
+    let index = json!({ "schemaVersion": 2, "manifests": [other, descriptor] });
+    fs::write(root.join("index.json"), index.to_string()).unwrap();
+    fs::write(root.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+    root
+}
+
+/// What `docker save` writes.
+fn docker(folder: &Path) -> PathBuf {
+    let plain = layers();
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut add = |path: &str, bytes: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        builder.append_data(&mut header, path, bytes).unwrap();
+    };
+    add("one/layer.tar", &plain[0]);
+    add("two/layer.tar", &plain[1]);
+    add("config.json", &config("", &plain));
+    let list = json!([{ "Config": "config.json", "RepoTags": ["box:1"], "Layers": ["one/layer.tar", "two/layer.tar"] }]);
+    add("manifest.json", list.to_string().as_bytes());
+    let path = folder.join("saved.tar");
+    fs::write(&path, builder.into_inner().unwrap()).unwrap();
+    path
+}
+
+fn make(folder: &Path, path: &Path) -> Result<Image, ContainerError> {
+    let at = |name: &str| folder.join(name);
+    let store = Store { images: at("images"), kept: at("kept"), runs: at("runs") };
+    let work = at("work");
+    let _ = fs::remove_dir_all(&work);
+    fs::create_dir(&work).unwrap();
+    container::open(path)?.make(&store, &work, &mut |_| {})
+}
+
+#[test]
+fn both_forms_become_a_disk_that_knows_its_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let check = |path: &Path, name: &str, ids: (u32, u32)| {
+        let image = make(folder.path(), path).unwrap();
+        let command = image.command.clone().unwrap();
+        assert_eq!(image.name, name);
+        assert_eq!(command.arguments, ["/entry", "a", "b"]);
+        assert_eq!((command.folder.as_str(), command.uid, command.gid), ("/srv", ids.0, ids.1));
+        assert!(command.environment.contains(&"X=1".to_owned()));
+        assert!(command.environment.iter().any(|variable| variable.starts_with("PATH=")));
+        let mut other = command;
+        other.replace_arguments(&["c".to_owned()]);
+        assert_eq!(other.arguments, ["/entry", "c"]);
+        assert!(image.disk().is_file());
+    };
+    check(&oci(folder.path(), "app", <[u8]>::to_vec), "layout", (1000, 100));
+    check(&oci(folder.path(), "7:8", gzip), "layout", (7, 8));
+    check(&docker(folder.path()), "box:1", (0, 0));
+}
+
+#[test]
+fn zstd_layers_are_read() {
+    // Made by `printf x | zstd`.
+    let frame = [0x28, 0xb5, 0x2f, 0xfd, 0x04, 0x58, 0x09, 0x00, 0x00, 0x78, 0x23, 0x42, 0xdd, 0x1a];
+    let mut text = Vec::new();
+    let plain = container::digest::decompress(&frame[..]);
+    // The checksum at the end is not ours to judge here; the content is.
+    let _ = plain.map(|mut plain| std::io::Read::read_to_end(&mut plain, &mut text));
+    assert_eq!(text, b"x");
+}
+
+#[test]
+fn whatever_is_damaged_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let check = |path: &Path, expected: &str| {
+        let error = make(folder.path(), path).unwrap_err();
+        assert!(error.is_bad_input());
+        assert!(error.to_string().contains(expected), "{error}");
+    };
+    let root = oci(folder.path(), "", gzip);
+    let blob = |bytes: &[u8]| root.join("blobs/sha256").join(sha256(bytes));
+    // Another layer under the old one's name.
+    fs::write(blob(&gzip(&layers()[0])), gzip(&layer(&[("evil", "x")]))).unwrap();
+    check(&root, "layer 1 is damaged: its SHA-256 is ");
+    fs::write(blob(&config("", &layers())), "{}").unwrap();
+    check(&root, "is damaged: its SHA-256 is ");
+    fs::write(root.join("index.json"), r#"{"manifests":[{"digest":"sha256:../../etc/passwd"}]}"#).unwrap();
+    check(&root, "is no SHA-256");
+    let other = r#"{"manifests":[{"platform":{"os":"linux","architecture":"arm64"}}]}"#;
+    fs::write(root.join("index.json"), other).unwrap();
+    check(&root, "for linux/arm64");
+    fs::write(root.join("index.json"), "not json").unwrap();
+    check(&root, "it is no JSON");
+    fs::remove_file(root.join("index.json")).unwrap();
+    check(&root, "neither an OCI image layout nor");
+    check(&oci(folder.path(), "nobody-here", gzip), "has no such user");
+}
