@@ -304,7 +304,8 @@ fn lay_over(base: &Path, overlay: &Path) -> Result<(), Failure> {
 fn system_words(user: &User, name: Option<&str>) -> Vec<String> {
     let mut words: Vec<String> = name.iter().map(|name| format!("systemd.hostname={name}")).collect();
     match user {
-        User::Pipe => words.push("mother.console=pipe systemd.show_status=no".to_owned()),
+        // A pipe answers no questions about its size and colours, and systemd would wait for answers.
+        User::Pipe => words.push("mother.console=pipe systemd.show_status=no TERM=dumb".to_owned()),
         User::Person { term, size } => {
             words.extend(term.iter().filter(|term| is_plain(term)).map(|term| format!("mother.term={term}")));
             words.extend(size.iter().map(|(rows, columns)| format!("mother.size={rows}x{columns}")));
