@@ -46,7 +46,7 @@ pub fn run(plan: VmPlan, registration: Registration, arguments: &RunArguments) -
     // Nobody has set it before: the frames begin with the run.
     let _ = heard.control.set(machine.control());
     let received = signals::listen(machine.control()).map_err(Failure::Signals)?;
-    let registration = registration.serve(&machine)?;
+    let registration = registration.of_program().serve(&machine)?;
     send_input(input, ready).map_err(Failure::Input)?;
     let started = detach::let_go_if_asked(arguments, &machine, &registration)?;
     let ended = finish(machine, &name, arguments.report.as_deref());

@@ -60,13 +60,19 @@ impl Registrar {
             memory_given_bytes: plan.memory_bytes,
             started_at: now(),
             detached: arguments.detach,
-            program: arguments.app.is_some(),
+            program: false,
         };
         Ok(Registration { claim, is_kept, info })
     }
 }
 
 impl Registration {
+    /// The same for a guest that is one program, whose console is not for people.
+    pub fn of_program(mut self) -> Registration {
+        self.info.program = true;
+        self
+    }
+
     /// A writer that keeps a log of what goes to `output`.
     pub fn log_beside(&self, output: Box<dyn Write + Send>) -> Result<Box<dyn Write + Send>, Failure> {
         let log = self.log()?;
