@@ -75,6 +75,9 @@ impl Apt {
             make(name)?;
         }
         let apt = Apt { folder: folder.to_owned() };
+        // Nothing is installed; apt also locks the folder of this file, which must be ours for that.
+        let status = folder.join("state/status");
+        fs::write(&status, "").map_err(|source| io_error(format!("write {}", status.display()), source))?;
         let path = apt.configuration();
         fs::write(&path, configuration(folder))
             .map_err(|source| io_error(format!("write {}", path.display()), source))?;
@@ -286,7 +289,7 @@ APT::Update::Error-Mode "any";
 // The download user could not write into a folder of the caller's.
 APT::Sandbox::User "root";
 Dir::State "{folder}/state";
-Dir::State::status "/dev/null";
+Dir::State::status "{folder}/state/status";
 Dir::Cache "{folder}/cache";
 Dir::Cache::pkgcache "";
 Dir::Cache::srcpkgcache "";
