@@ -4,6 +4,7 @@
 #![allow(unsafe_code, reason = "system calls and mappings have no safe form; every block says why it holds")]
 
 pub mod cpu;
+pub mod deep_socket;
 pub mod executable;
 pub mod fault;
 pub mod mapping;

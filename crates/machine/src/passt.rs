@@ -19,6 +19,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use devices::virtio::net::MacAddress;
+use host::deep_socket;
 use thiserror::Error;
 
 use crate::plan::{Forward, Transport, UserNetwork};
@@ -31,6 +32,10 @@ const RESOLVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
 const NETMASK_BITS: &str = "24";
 /// The gateway's address on the wire, locally administered.
 const GATEWAY_MAC: MacAddress = MacAddress([0x52, 0x4d, 0, 0, 0, 2]);
+
+/// What the socket holds: more than a guest's TCP lets be on the way, for passt drops what does not fit and notices
+/// late.
+const SOCKET_BYTES: u32 = 16 << 20;
 
 /// How long it may take to be ready.
 const START_TIME: Duration = Duration::from_secs(10);
@@ -127,7 +132,7 @@ fn start_once(
     mac: MacAddress,
     interface: Option<&str>,
 ) -> Result<(Passt, UnixStream), PasstError> {
-    let (ours, theirs) = UnixStream::pair().map_err(PasstError::Socket)?;
+    let (ours, theirs) = deep_socket::pair(SOCKET_BYTES).map_err(PasstError::Socket)?;
     let resolvers = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let mut command = Command::new(&network.passt);
     command
