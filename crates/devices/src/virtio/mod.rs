@@ -36,6 +36,7 @@ mod shared;
 mod tests;
 mod transport;
 mod virtqueue;
+pub mod vsock;
 mod worker;
 
 pub use device::{Setup, VirtioDevice, VirtioKind};
