@@ -110,6 +110,7 @@ pub(crate) fn plan(kernel: &host::MemFd) -> VmPlan {
     let path = format!("/proc/self/fd/{}", kernel.file().as_raw_fd()).into();
     VmPlan {
         network: None,
+        vsock: None,
         name: "test".to_owned(),
         kernel: ImagePlan { path, len_bytes: bytes.len() as u64, string: String::new() },
         protocol: Protocol::Linux64,

@@ -14,6 +14,7 @@ mod block;
 mod console;
 mod entropy;
 mod network;
+mod vsock;
 
 use std::sync::Arc;
 
@@ -32,6 +33,7 @@ pub(crate) mod slot {
     pub(crate) const ENTROPY: u8 = 2;
     pub(crate) const NETWORK: u8 = 3;
     pub(crate) const BALLOON: u8 = 4;
+    pub(crate) const VSOCK: u8 = 5;
     /// And the ones behind it, for as many disks as a plan has.
     pub(crate) const FIRST_DISK: u8 = 8;
 }
@@ -96,6 +98,9 @@ pub(crate) fn open(
     }
     if let Some(network) = &plan.network {
         attachments.push(Box::new(network::NetworkAttachment::open(network)?));
+    }
+    if let Some(path) = &plan.vsock {
+        attachments.push(Box::new(vsock::VsockAttachment::open(path)?));
     }
     Ok(attachments)
 }

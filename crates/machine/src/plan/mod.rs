@@ -8,6 +8,7 @@ mod amounts;
 mod disks;
 mod images;
 mod network;
+mod vsock;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -88,6 +89,8 @@ pub struct VmPlan {
     pub disks: Vec<DiskPlan>,
     /// The network device, if there is one.
     pub network: Option<NetPlan>,
+    /// Where the socket device's socket is, if there is one.
+    pub vsock: Option<PathBuf>,
 }
 
 /// One thing that is wrong with a spec.
@@ -180,6 +183,7 @@ fn plan_on(spec: &VmSpec, engines: &[EngineFinding]) -> Result<VmPlan, SpecError
     let markers = complaints.take("marker", check_markers(&spec.markers));
     let disks = disks::disks(&spec.disks, &mut complaints);
     let network = network::network(spec, &asked_name, &mut complaints);
+    let vsock = complaints.take("vsock", vsock::vsock(spec.vsock.as_deref()));
     let console = complaints.take("console", check_console(spec.console.as_deref().unwrap_or("serial")));
     let kernel = complaints.take("kernel", images::kernel(spec.kernel.as_deref()));
     let modules = images::modules(spec, kernel.as_ref(), &mut complaints);
@@ -206,6 +210,7 @@ fn plan_on(spec: &VmSpec, engines: &[EngineFinding]) -> Result<VmPlan, SpecError
             markers: markers?,
             disks: disks?,
             network: network?,
+            vsock: vsock?,
         })
     })();
     match checked {
