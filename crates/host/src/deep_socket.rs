@@ -47,16 +47,16 @@ fn pair_from_namespace(len_bytes: u32) -> Option<(UnixStream, UnixStream)> {
     let flags = libc::CLONE_FILES | libc::CLONE_NEWUSER | libc::CLONE_NEWNET | libc::SIGCHLD;
     // SAFETY: without CLONE_VM this is fork: the child has its own copy of this thread's stack and of all memory, and
     // does nothing below but system calls, so no lock that another thread held is touched.
-    let child = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+    let child =
+        unsafe { libc::syscall(libc::SYS_clone, flags as libc::c_ulong, 0_usize, 0_usize, 0_usize, 0_usize) };
     if child == 0 {
         make_pair_and_exit(writer.as_raw_fd(), len_bytes);
     }
     if child < 0 {
         return None;
     }
-    let mut status = 0;
-    // SAFETY: `child` is our child, and `status` lives through the call.
-    unsafe { libc::waitpid(child as libc::pid_t, &raw mut status, 0) };
+    // It shares our descriptors, the pipe's too, so nothing is closed before it is gone.
+    wait_for(child as libc::pid_t);
     drop(writer);
     let mut bytes = [0; 8];
     io::Read::read_exact(&mut reader, &mut bytes).ok()?;
@@ -66,6 +66,17 @@ fn pair_from_namespace(len_bytes: u32) -> Option<(UnixStream, UnixStream)> {
     };
     let [a, b, c, d, e, f, g, h] = bytes;
     Some((own([a, b, c, d]), own([e, f, g, h])))
+}
+
+fn wait_for(child: libc::pid_t) {
+    loop {
+        let mut status = 0;
+        // SAFETY: `child` is our child, and `status` lives through the call.
+        let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
+        if waited >= 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return;
+        }
+    }
 }
 
 /// What the short-lived process does: system calls only, no memory is taken.

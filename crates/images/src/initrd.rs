@@ -26,6 +26,7 @@ const SCRIPTS: [(&str, &str); 13] = [
     ("demo", include_str!("../guest/demo.sh")),
     ("bench", include_str!("../guest/bench.sh")),
     ("io", include_str!("../guest/io.sh")),
+    ("net", include_str!("../guest/net.sh")),
     ("etc/drivers", include_str!("../guest/drivers.sh")),
     ("etc/inittab", "::once:/etc/session\n"),
     ("etc/session", include_str!("../guest/session.sh")),

@@ -2,9 +2,11 @@
 
 use anyhow::Result;
 
-use super::disk;
+use super::{disk, network};
 
 /// Every part; whether all keep their promises.
 pub fn run(run_count: usize) -> Result<bool> {
-    disk::compare(run_count)
+    let disk = disk::compare(run_count)?;
+    let network = network::compare(run_count)?;
+    Ok(disk && network)
 }

@@ -4,6 +4,7 @@ mod boot;
 mod disk;
 mod io;
 mod memory;
+mod network;
 mod watch;
 
 use anyhow::Result;

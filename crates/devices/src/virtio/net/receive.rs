@@ -14,8 +14,8 @@ use super::wire::Lost;
 use crate::virtio::segments::{Half, Segments};
 use crate::virtio::{Broken, DeviceMetrics, Virtqueue, Wake, Worker};
 
-/// Reads in one call, so that a backend that never pauses does not keep a stop waiting.
-const READS_MAX: usize = 16;
+/// Reads in one call, so that a backend that never pauses does not keep a stop or a pause waiting.
+const READS_MAX: usize = 4;
 
 /// The worker.
 #[derive(Debug)]
@@ -78,15 +78,16 @@ impl Receiver {
                 Ok(Some(packet)) => packet,
                 Ok(None) => {
                     self.ring.signal()?;
+                    if reads == READS_MAX {
+                        // Nothing whole is left in the inlet, and whatever is unread wakes us again.
+                        return Ok(Ok(()));
+                    }
                     reads += 1;
                     match inlet.fill() {
-                        Ok(true) if reads <= READS_MAX => continue,
-                        // What has been read lies in the inlet; whatever is unread wakes us again.
-                        Ok(true) => reads = 0,
+                        Ok(true) => continue,
                         Ok(false) => return Ok(Ok(())),
                         Err(Lost) => return Ok(Err(Lost)),
                     }
-                    continue;
                 }
                 Err(Lost) => return Ok(Err(Lost)),
             };

@@ -15,6 +15,9 @@ use super::{checksum, guard};
 use crate::virtio::segments::{Half, Segments};
 use crate::virtio::{Broken, DeviceMetrics, Virtqueue, Wake, Worker};
 
+/// Packets in one call, so that a guest that never pauses does not keep a stop or a pause waiting.
+const PACKETS_MAX: usize = 256;
+
 /// The worker.
 #[derive(Debug)]
 pub(super) struct Transmitter {
@@ -26,6 +29,7 @@ pub(super) struct Transmitter {
     mac: SharedMac,
     segments: Segments,
     is_signal_due: bool,
+    has_more: bool,
     metrics: Arc<DeviceMetrics>,
 }
 
@@ -34,6 +38,8 @@ pub(super) struct Transmitter {
 enum Pause {
     Empty,
     BackendBusy,
+    /// There may be more, for the next call.
+    Enough,
 }
 
 impl Transmitter {
@@ -48,7 +54,18 @@ impl Transmitter {
     ) -> Transmitter {
         let outlet = port.take_outlet();
         let segments = Segments::default();
-        Transmitter { memory, port, outlet, transmit, control, mac, segments, is_signal_due: false, metrics }
+        Transmitter {
+            memory,
+            port,
+            outlet,
+            transmit,
+            control,
+            mac,
+            segments,
+            is_signal_due: false,
+            has_more: false,
+            metrics,
+        }
     }
 
     /// Takes packets until there are none or the backend takes no more.
@@ -58,7 +75,8 @@ impl Transmitter {
             let pause = self.take_packets(queue)?;
             self.signal(queue)?;
             // While the backend is busy its sink wakes us, and the guest may leave us alone.
-            if pause == Pause::BackendBusy || !queue.enable_notification(&self.memory)? {
+            self.has_more = pause == Pause::Enough;
+            if pause != Pause::Empty || !queue.enable_notification(&self.memory)? {
                 return Ok(());
             }
         }
@@ -66,7 +84,7 @@ impl Transmitter {
 
     fn take_packets(&mut self, queue: &mut Virtqueue) -> Result<Pause, Broken> {
         let memory = Arc::clone(&self.memory);
-        loop {
+        for _ in 0..PACKETS_MAX {
             if self.outlet.as_ref().is_some_and(Outlet::is_full) && !self.flush() {
                 return Ok(Pause::BackendBusy);
             }
@@ -81,6 +99,7 @@ impl Transmitter {
             self.give_back(queue, head, 0)?;
             self.metrics.latency.add(began.elapsed());
         }
+        Ok(if self.flush() { Pause::Enough } else { Pause::BackendBusy })
     }
 
     /// Gives the packet that lies in the segments to the backend; `None` if guest memory does not have it. What
@@ -191,6 +210,10 @@ impl Worker for Transmitter {
             sent?;
         }
         Ok(())
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.has_more.then(Instant::now)
     }
 
     fn sinks(&self) -> Vec<BorrowedFd<'_>> {

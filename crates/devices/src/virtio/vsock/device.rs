@@ -5,6 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use mem::GuestMemory;
 use virtio_queue::QueueT;
@@ -24,7 +25,7 @@ const QUEUE_SIZES: [u16; 3] = [128, 128, 16];
 const DATA_BYTES_MAX: usize = 64 << 10;
 
 /// Packets moved in one call, so that a stop is not kept waiting.
-const TURNS_MAX: usize = 1024;
+const TURNS_MAX: usize = 256;
 
 /// A socket device.
 #[derive(Debug)]
@@ -105,7 +106,17 @@ impl VirtioDevice for Vsock {
         let metrics = Arc::clone(&self.metrics);
         let segments = Segments::default();
         let data = vec![0; DATA_BYTES_MAX.max(BUFFER_BYTES as usize)];
-        vec![Box::new(Porter { memory, receive, transmit, hub, segments, data, metrics, is_starved: false })]
+        vec![Box::new(Porter {
+            memory,
+            receive,
+            transmit,
+            hub,
+            segments,
+            data,
+            metrics,
+            is_starved: false,
+            has_more: false,
+        })]
     }
 
     fn reset(&mut self) {}
@@ -127,6 +138,8 @@ struct Porter {
     metrics: Arc<DeviceMetrics>,
     /// The guest has no buffer for what waits.
     is_starved: bool,
+    /// Something moved in the last call, so more may be able to.
+    has_more: bool,
 }
 
 impl Porter {
@@ -134,7 +147,10 @@ impl Porter {
     fn take_from_guest(&mut self) -> Result<bool, Broken> {
         let memory = Arc::clone(&self.memory);
         let mut took = false;
-        while self.hub.has_room() {
+        for _ in 0..TURNS_MAX {
+            if !self.hub.has_room() {
+                break;
+            }
             let Some(chain) = self.transmit.pop(&memory)? else {
                 if took {
                     self.transmit.signal(&memory)?;
@@ -232,19 +248,19 @@ impl Worker for Porter {
     fn serve(&mut self, _wake: Wake) -> Result<(), Broken> {
         self.is_starved = false;
         self.hub.welcome();
-        for _ in 0..TURNS_MAX {
-            let took = self.take_from_guest()?;
-            self.hub.flush();
-            let gave = self.give_to_guest()?;
-            if !took && !gave {
-                break;
-            }
-        }
+        let took = self.take_from_guest()?;
+        self.hub.flush();
+        let gave = self.give_to_guest()?;
+        self.has_more = took || gave;
         Ok(())
     }
 
     fn sources(&self) -> Vec<BorrowedFd<'_>> {
         if self.is_starved { Vec::new() } else { self.hub.sources() }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.has_more.then(Instant::now)
     }
 
     fn sinks(&self) -> Vec<BorrowedFd<'_>> {
