@@ -264,17 +264,16 @@ pub fn debian(cache: &Cache, release: DebianRelease) -> Result<Image, Failure> {
 /// A machine has a network unless its user says otherwise. Where its program cannot be had, that is said, and only
 /// who asked for a network gets none of the guest.
 fn bring_network(spec: &mut VmSpec) -> Result<(), Failure> {
-    if spec.net.is_some() || !spec.forwards.is_empty() {
-        return bring_passt(spec);
+    let is_asked_for = spec.net.is_some() || !spec.forwards.is_empty();
+    spec.net.get_or_insert_with(|| "user".to_owned());
+    match bring_passt(spec) {
+        Err(failure @ Failure::Passt(_)) if !is_asked_for => {
+            eprintln!("mother: the guest has no network: {failure}");
+            spec.net = None;
+            Ok(())
+        }
+        other => other,
     }
-    spec.net = Some("user".to_owned());
-    let Err(failure) = bring_passt(spec) else { return Ok(()) };
-    if !matches!(failure, Failure::Passt(_)) {
-        return Err(failure);
-    }
-    eprintln!("mother: the guest has no network: {failure}");
-    spec.net = None;
-    Ok(())
 }
 
 /// Whether a file is a disk and not an archive or a folder of layers.
