@@ -20,7 +20,7 @@ const FOLDERS: [&str; 12] =
     ["bin", "dev", "etc", "mnt", "modules", "proc", "root", "run", "sbin", "sys", "tmp", "usr"];
 
 /// Scripts and other texts.
-const SCRIPTS: [(&str, &str); 13] = [
+const SCRIPTS: [(&str, &str); 14] = [
     ("init", include_str!("../guest/init.sh")),
     ("pipe", include_str!("../guest/pipe.sh")),
     ("demo", include_str!("../guest/demo.sh")),
