@@ -26,7 +26,8 @@ fn run(words: &[&str], commands: &str) -> Option<Ran> {
     let cache = images::Cache::of_user().ok();
     if cache.and_then(|cache| cache.installed_passt()).is_none() {
         // Written, not printed: the test harness would keep what is printed to itself.
-        writeln!(std::io::stderr(), "skipped: passt is neither on the PATH nor in the cache").unwrap();
+        let mut stderr = std::io::stderr();
+        writeln!(stderr, "skipped: passt is neither on the PATH nor in the cache").unwrap();
         return None;
     }
     with_guest().map(|mother| mother.type_into(words, &format!("{DHCP}{commands}")))
