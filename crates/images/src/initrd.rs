@@ -20,13 +20,12 @@ const FOLDERS: [&str; 12] =
     ["bin", "dev", "etc", "mnt", "modules", "proc", "root", "run", "sbin", "sys", "tmp", "usr"];
 
 /// Scripts and other texts.
-const SCRIPTS: [(&str, &str); 14] = [
+const SCRIPTS: [(&str, &str); 13] = [
     ("init", include_str!("../guest/init.sh")),
     ("pipe", include_str!("../guest/pipe.sh")),
     ("demo", include_str!("../guest/demo.sh")),
     ("bench", include_str!("../guest/bench.sh")),
     ("io", include_str!("../guest/io.sh")),
-    ("net", include_str!("../guest/net.sh")),
     ("etc/drivers", include_str!("../guest/drivers.sh")),
     ("etc/inittab", "::once:/etc/session\n"),
     ("etc/session", include_str!("../guest/session.sh")),

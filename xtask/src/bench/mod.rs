@@ -4,7 +4,6 @@ mod boot;
 mod disk;
 mod io;
 mod memory;
-mod network;
 mod watch;
 
 use anyhow::Result;
