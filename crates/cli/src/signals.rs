@@ -54,9 +54,8 @@ pub fn listen(control: MachineControl) -> io::Result<Received> {
                     let _ = emulate_default_handler(SIGTSTP);
                 }
                 SIGCONT if was_raw => {
-                    // Without a terminal the guest still runs; its keys then come line by line.
-                    let _ = terminal::make_raw();
-                    was_raw = false;
+                    // In the background the guest still runs; the keys come back with the foreground.
+                    was_raw = terminal::make_raw().is_err();
                 }
                 SIGCONT => {}
                 SIGWINCH => tell_size(&control),
@@ -81,9 +80,8 @@ pub fn leave_in_order(resize: impl Fn() + Send + 'static) -> io::Result<()> {
             match signal {
                 SIGWINCH => resize(),
                 SIGCONT if was_raw => {
-                    // Without a terminal there is nothing to take.
-                    let _ = terminal::make_raw();
-                    was_raw = false;
+                    // In the background there is nothing to take yet.
+                    was_raw = terminal::make_raw().is_err();
                 }
                 SIGCONT => {}
                 other => {

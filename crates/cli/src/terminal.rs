@@ -21,8 +21,24 @@ pub fn is_interactive() -> bool {
     io::stdin().is_terminal() && io::stdout().is_terminal()
 }
 
+/// Whether the terminal is somebody else's: we run in the background of a shell, or under a program that made a
+/// process group of its own for us. Whoever sets the modes of a terminal then is stopped by the kernel, for ever
+/// if nobody brings it to the foreground (termios(3), "Background process groups").
+fn is_in_background() -> bool {
+    rustix::termios::tcgetpgrp(io::stdin()).is_ok_and(|group| group != rustix::process::getpgrp())
+}
+
 /// Lets every key through, until [`restore`].
+///
+/// # Errors
+/// Also if the terminal is not ours to set.
 pub fn make_raw() -> io::Result<()> {
+    if is_in_background() {
+        return Err(io::Error::other(
+            "this process runs in the background of it (under timeout(1), say `timeout --foreground`, or use the \
+             option --timeout; otherwise start it with -d)",
+        ));
+    }
     let mut original = original();
     let mut modes = tcgetattr(io::stdin())?;
     let before = modes.clone();
@@ -40,6 +56,9 @@ pub fn is_raw() -> bool {
 /// Puts the terminal back as it was. Nothing if it is already.
 pub fn restore() {
     if let Some(modes) = original().take() {
+        if is_in_background() {
+            return;
+        }
         // If the terminal has gone away there is nothing left to put back, and nobody to tell.
         let _ = tcsetattr(io::stdin(), OptionalActions::Now, &modes);
         // The guest may have left the cursor inside a line.
