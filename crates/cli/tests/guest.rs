@@ -41,6 +41,25 @@ fn a_pipe_may_end_inside_a_line_or_be_empty() {
 }
 
 #[test]
+fn a_program_that_waits_for_each_answer_gets_it() {
+    let script = r#"
+        coproc GUEST { "$MOTHER" run --timeout 90s 2>/dev/null; }
+        wait_for() {
+            while read -r -t 20 -u "${GUEST[0]}" line; do [[ $line == *"$1"* ]] && return; done
+            echo "no $1"; exit 1
+        }
+        wait_for '/init started'
+        for n in 1 2 3 4 5 6 7 8; do
+            echo "echo answer \$((10 + $n))" >&"${GUEST[1]}"
+            wait_for "answer $((10 + n))"
+        done
+        echo all"#;
+    let Some(mother) = with_guest() else { return };
+    let ran = mother.shell(script);
+    assert_eq!((ran.stdout.as_str(), ran.status), ("all\n", Some(0)), "{}", ran.stderr);
+}
+
+#[test]
 fn a_long_pipe_arrives_whole() {
     let text = "All that is typed arrives, in order and once.\n".repeat(4000);
     let Some(ran) = run(&[], &format!("wc -c <<'END'\n{text}END\n")) else { return };
