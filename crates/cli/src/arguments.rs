@@ -110,8 +110,13 @@ pub struct RunArguments {
     /// What executes the guest: auto, kvm or soft [default: auto]
     #[arg(long, value_name = "ENGINE")]
     pub engine: Option<String>,
-    /// A disk: FILE[,format=raw|qcow2][,readonly][,serial=S][,base=FILE[,base-format=F]]; may be given again
-    #[arg(long = "disk", value_name = "FILE[,OPTIONS]", value_parser = disk)]
+    /// Disks.
+    #[arg(
+        long = "disk",
+        value_name = "FILE[,OPTIONS]",
+        value_parser = disk,
+        help = "A disk: FILE[,format=raw|qcow2][,readonly][,serial=S][,base=FILE[,base-format=F]]; may be given again"
+    )]
     pub disks: Vec<DiskSpec>,
     /// How long the guest may run, such as 60s, 5m or 1h [default: no limit]
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
@@ -123,9 +128,15 @@ pub struct RunArguments {
     /// gateway's address leads to this host's own services), tap=NAME, or none [default: none]
     #[arg(long, value_name = "NETWORK", help_heading = "Network")]
     pub net: Option<String>,
-    /// Let a port of this host lead into the guest: [ADDRESS:]HOST:GUEST[/udp]; on 127.0.0.1 if no address is given;
-    /// may be given again
-    #[arg(short = 'p', long = "publish", value_name = "PORTS", help_heading = "Network")]
+    /// Forwarded ports.
+    #[arg(
+        short = 'p',
+        long = "publish",
+        value_name = "PORTS",
+        help_heading = "Network",
+        help = "Let a port of this host lead into the guest: [ADDRESS:]HOST:GUEST[/udp]; on 127.0.0.1 if no address is \
+                given; may be given again"
+    )]
     pub publish: Vec<String>,
     /// The guest's MAC address [default: made of the VM's name]
     #[arg(long, value_name = "MAC", help_heading = "Network")]
