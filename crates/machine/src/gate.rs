@@ -2,7 +2,7 @@
 //! device threads before they serve their queues. A pause closes it and waits until all are outside.
 //!
 //! Who is inside and may stay there for long, as vCPU threads do, has to be called out after the gate was closed; it
-//! comes back with [`Gate::wait_outside`] when what it does is at a boundary.
+//! comes back with [`Inside::wait_outside`] when what it does is at a boundary.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
