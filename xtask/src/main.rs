@@ -27,6 +27,7 @@ usage: cargo xtask TASK
   tidy     the house rules alone
   test     check, then every test; the last line counts them
   guest    fetch the default guest, which whole-guest tests run
+  debian   make the image debian:12, which a whole-guest test runs
   bench boot [--runs N]
            start to /init on the software CPU and on QEMU's TCG, and memory
   bench io [--runs N]
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         ["tidy"] => tidy::print_complaints(),
         ["test"] => steps::run(test::steps()),
         ["guest"] => test::fetch_guest(),
+        ["debian"] => test::make_debian(),
         ["bench", "boot", options @ ..] => bench::runs(options).and_then(bench::boot),
         ["bench", "io", options @ ..] => bench::runs(options).and_then(bench::io),
         ["bench", "smp", options @ ..] => smp::run("bench", options),

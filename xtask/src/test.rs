@@ -4,9 +4,10 @@
 
 use std::error::Error;
 use std::iter;
+use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use images::Cache;
 
 use crate::steps::{Counts, Step, cargo};
@@ -19,6 +20,12 @@ pub fn steps() -> Vec<Step> {
         name: "guest",
         command: cargo(&["xtask", "guest"]),
         limit: Duration::from_secs(300),
+        counts: Counts::LastLine,
+    });
+    steps.push(Step {
+        name: "debian",
+        command: cargo(&["xtask", "debian"]),
+        limit: Duration::from_secs(600),
         counts: Counts::LastLine,
     });
     steps.push(Step {
@@ -56,6 +63,29 @@ pub fn fetch_guest() -> Result<bool> {
     }
     Ok(true)
 }
+
+/// Has `mother` make the image that the whole-guest test of a distribution runs. A host that cannot have even the
+/// default guest has no mirror: it skips, loudly.
+pub fn make_debian() -> Result<bool> {
+    let cache = Cache::of_user()?;
+    if let Err(error) = cache.default_guest(&mut |_| {}) {
+        println!("skipped: no mirror for the image {DEBIAN}: {error}\n0 passed, 0 failed, 1 skipped");
+        return Ok(true);
+    }
+    if cache.store().find(DEBIAN)?.is_none() {
+        let words = ["run", "--quiet", "--package", "cli", "--", "run", DEBIAN, "--net", "none"];
+        let mut command = cargo(&words);
+        command.args(["--timeout", "120s"]).stdin(Stdio::null());
+        let status = command.status().context("start `mother run`")?;
+        ensure!(status.success(), "`mother run {DEBIAN}` ended with {status}");
+    }
+    let is_made = cache.store().find(DEBIAN)?.is_some();
+    println!("{DEBIAN}\n{} passed, {} failed", u8::from(is_made), u8::from(!is_made));
+    Ok(is_made)
+}
+
+/// The image of the whole-guest test.
+const DEBIAN: &str = "debian:12";
 
 /// Random instructions on the silicon and on the software CPU, from seeds that stay: a failure here is news.
 const DIFFERENTIAL: [(&str, &[&str]); 2] = [

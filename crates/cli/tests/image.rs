@@ -113,16 +113,88 @@ fn with_debian() -> Option<Mother> {
     is_there.then_some(mother)
 }
 
+/// What the guest is asked: every answer stands behind a line with its question.
+const QUESTIONS: [(&str, &str); 12] = [
+    ("state", "systemctl is-system-running --wait"),
+    ("failed units", "systemctl --failed --no-legend --plain"),
+    ("warnings", "dmesg --level=emerg,alert,crit,err,warn --notime"),
+    ("name", "hostname"),
+    ("root", "findmnt -no FSTYPE,SOURCE /; touch /forgotten"),
+    ("modules", "ls /lib/modules/$(uname -r)/modules.dep >/dev/null && echo there"),
+    ("route", "ip -4 route show default"),
+    ("address", "ip -4 -brief address show scope global up"),
+    ("disks", "lsblk --noheadings --output NAME,TYPE,SIZE,MOUNTPOINTS"),
+    ("functions", "lspci -n"),
+    ("cpus", "lscpu"),
+    ("memory", "free --mebi"),
+];
+
+/// What Debian's kernel says of its own configuration wherever device-mapper is built in.
+const KNOWN_WARNING: &str = "CONFIG_IMA_DISABLE_HTABLE is disabled";
+
+/// The lines behind one question.
+fn answer<'a>(output: &'a str, question: &str) -> Vec<&'a str> {
+    let lines = output.lines().skip_while(|line| *line != format!("== {question}")).skip(1);
+    lines.take_while(|line| !line.starts_with("== ")).collect()
+}
+
 #[test]
 fn debian_boots_with_systemd_and_forgets_what_is_not_kept() {
     let Some(mother) = with_debian() else { return };
-    let line = "systemctl is-system-running --wait; hostname; findmnt -no FSTYPE,SOURCE /; touch /forgotten; \
-                ls /lib/modules/$(uname -r)/modules.dep >/dev/null && echo modules";
-    let ran = mother.type_into(&["debian:12", "--net", "none", "--name", "web9"], &format!("{line}\n"));
-    for text in ["running\n", "web9\n", "ext4   /dev/vda\n", "modules\n"] {
-        assert!(ran.stdout.contains(text), "{text:?} in {}\n{}", ran.stdout, ran.stderr);
-    }
-    assert_eq!(ran.status, Some(0));
+    let mut script: String = QUESTIONS.map(|(name, line)| format!("echo '== {name}'; {line}\n")).concat();
+    script.push_str("echo '== end'\n");
+    let ran = mother.type_into(&["debian:12", "--net", "user", "--name", "web9", "--cpus", "2"], &script);
+    assert_eq!(ran.status, Some(0), "{}\n{}", ran.stdout, ran.stderr);
+    let of = |question: &str| answer(&ran.stdout, question);
+    let check = |question: &str, expected: &[&str]| assert_eq!(of(question), expected, "{}", ran.stdout);
+    check("state", &["running"]);
+    check("failed units", &[]);
+    check("name", &["web9"]);
+    check("root", &["ext4   /dev/vda"]);
+    check("modules", &["there"]);
+    let warnings = of("warnings");
+    assert!(warnings.iter().all(|line| line.contains(KNOWN_WARNING)), "{warnings:#?}");
+    check_network(&of("route"), &of("address"));
+    check_hardware(&of);
     let ran = mother.type_into(&["debian:12", "--net", "none"], "ls /forgotten || echo forgotten\n");
     assert!(ran.stdout.contains("\nforgotten\n"), "{}", ran.stdout);
+}
+
+fn check_network(route: &[&str], address: &[&str]) {
+    let [route] = route else { panic!("not one default route: {route:?}") };
+    assert!(route.starts_with("default via ") && route.contains(" proto dhcp "), "{route}");
+    let [address] = address else { panic!("not one address: {address:?}") };
+    let words: Vec<&str> = address.split_whitespace().collect();
+    assert!(words[0].starts_with("en") && words[1] == "UP", "{address}");
+    assert!(route.contains(&format!(" dev {} ", words[0])), "{route}");
+}
+
+/// The guest's own hardware, and nothing of the host's.
+fn check_hardware<'a>(of: &dyn Fn(&str) -> Vec<&'a str>) {
+    let words = |line: &'a str| line.split_whitespace().collect::<Vec<_>>();
+    let disks: Vec<Vec<&str>> = of("disks").into_iter().map(words).collect();
+    assert_eq!(disks, [["vda", "disk", "4G", "/"]]);
+
+    // Host bridge, then virtio 1.0 (4.1.2.1: 0x1040 and the device's number): network and disk among them.
+    let functions: Vec<&str> =
+        of("functions").into_iter().filter_map(|line| line.split(' ').nth(2)).collect();
+    let is_ours = |id: &&str| *id == "1b36:0008" || id.starts_with("1af4:10");
+    assert!(functions.iter().all(is_ours), "{functions:?}");
+    assert!(functions.contains(&"1af4:1041") && functions.contains(&"1af4:1042"), "{functions:?}");
+
+    let cpus = of("cpus");
+    let field = |name: &str| {
+        let values = cpus.iter().filter_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'));
+        values.map(str::trim).next().unwrap_or_default()
+    };
+    assert_eq!((field("CPU(s)"), field("On-line CPU(s) list")), ("2", "0,1"), "{cpus:#?}");
+    assert!(field("Model name").starts_with("Mother Virtual CPU"), "{cpus:#?}");
+    let host = fs::read_to_string("/proc/cpuinfo").unwrap();
+    let host = host.lines().find_map(|line| line.strip_prefix("model name\t: ")).unwrap_or("no such word");
+    assert!(!cpus.iter().any(|line| line.contains(host)), "{host} in {cpus:#?}");
+
+    // 1 GiB less what the kernel keeps for itself.
+    let memory: Vec<usize> =
+        of("memory").iter().filter_map(|line| words(line).get(1)?.parse().ok()).collect();
+    assert!((900..1024).contains(&memory[0]) && memory[1] == 0, "{memory:?}");
 }
