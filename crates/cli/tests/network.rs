@@ -1,0 +1,148 @@
+//! A guest's network with real traffic, which stays on this host's loopback.
+//!
+//! As in `guest.rs`, each test says that it was skipped where the default guest or passt cannot be had.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod common;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use common::{Ran, with_guest};
+
+/// Bytes in each direction: several times what socket and queues hold together.
+const MUCH: usize = 96 << 20;
+
+/// Asks for an address as Debian's own busybox does, with a script that obeys the answer.
+const DHCP: &str = "printf '#!/bin/sh\\n[ $1 = bound ] || exit 0\\n\
+    ip addr add $ip/$mask dev $interface; ip route add default via $router\\n\
+    for d in $dns; do echo nameserver $d; done > /etc/resolv.conf\\n' > /tmp/got; chmod +x /tmp/got\n\
+    ip link set eth0 up; udhcpc -i eth0 -s /tmp/got -n -q > /dev/null 2>&1\n";
+
+fn run(words: &[&str], commands: &str) -> Option<Ran> {
+    let cache = images::Cache::of_user().ok();
+    if cache.and_then(|cache| cache.installed_passt()).is_none() {
+        // Written, not printed: the test harness would keep what is printed to itself.
+        let mut stderr = std::io::stderr();
+        writeln!(stderr, "skipped: passt is neither on the PATH nor in the cache").unwrap();
+        return None;
+    }
+    with_guest().map(|mother| mother.type_into(words, &format!("{DHCP}{commands}")))
+}
+
+fn listen() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    (listener, port)
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Takes one connection and everything that comes over it; how many bytes that were, all of them zero.
+fn count_zeros(listener: TcpListener) -> JoinHandle<usize> {
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).unwrap();
+        assert!(bytes.iter().all(|byte| *byte == 0), "nothing but zeros was sent");
+        bytes.len()
+    })
+}
+
+#[test]
+fn much_goes_both_ways_between_the_guest_and_a_server_on_this_host() {
+    let (sink, sink_port) = listen();
+    let (source, source_port) = listen();
+    let counted = count_zeros(sink);
+    let sent = thread::spawn(move || {
+        let (mut stream, _) = source.accept().unwrap();
+        let bytes: Vec<u8> = (0..MUCH).map(|n| (n % 251) as u8).collect();
+        stream.write_all(&bytes).unwrap();
+    });
+    let commands = format!(
+        "ip -4 addr show eth0 | grep -o 'inet [0-9.]*'\nip route | grep default\n\
+         timeout 20 nc 10.0.2.2 {sink_port} -e /bin/dd if=/dev/zero bs=64k count={} 2>/dev/null\n\
+         timeout 20 nc 10.0.2.2 {source_port} -e /bin/dd of=/tmp/got.bin bs=64k 2>/dev/null\n\
+         wc -c < /tmp/got.bin\n\
+         tail -c 3 /tmp/got.bin | od -A n -t u1\n",
+        MUCH >> 16
+    );
+    let Some(ran) = run(&["--net", "user,host"], &commands) else { return };
+    assert!(ran.stdout.contains("inet 10.0.2.15"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("default via 10.0.2.2"), "{}", ran.stdout);
+    let lines: Vec<&str> = ran.stdout.lines().map(str::trim).collect();
+    assert!(lines.contains(&MUCH.to_string().as_str()), "{}", ran.stdout);
+    let last: Vec<String> = (MUCH - 3..MUCH).map(|n| (n % 251).to_string()).collect();
+    assert!(
+        lines.iter().any(|line| line.split_whitespace().eq(last.iter().map(String::as_str))),
+        "{}",
+        ran.stdout
+    );
+    assert_eq!(counted.join().unwrap(), MUCH);
+    sent.join().unwrap();
+}
+
+/// Greets, and says which system it is once it has been answered; the guest says that it listens by connecting to
+/// this host, and ends after it has been asked.
+fn server(ready: &str) -> String {
+    format!(
+        "printf '#!/bin/sh\\necho hello; read word; [ \"$word\" = bye ] || exit\\n\
+         uname -s; touch /tmp/asked\\n' > /tmp/server; chmod +x /tmp/server\n\
+         nc -ll -p 80 -e /tmp/server &\n\
+         n=0; until netstat -ltn | grep -q ':80 ' || [ $n = 100 ]; do sleep 0.1; n=$((n + 1)); done\n\
+         timeout 10 nc 10.0.2.2 {ready} -e /bin/true\n\
+         n=0; until [ -e /tmp/asked ] || [ $n = 200 ]; do sleep 0.1; n=$((n + 1)); done; sleep 0.5\n"
+    )
+}
+
+/// Its greeting and its answer, once somebody has come to `ready`.
+fn ask(ready: &TcpListener, port: u16) -> std::io::Result<String> {
+    let give_up = Instant::now() + Duration::from_secs(60);
+    ready.set_nonblocking(true)?;
+    while let Err(error) = ready.accept() {
+        if error.kind() != ErrorKind::WouldBlock || Instant::now() > give_up {
+            return Err(error);
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.write_all(b"bye\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+#[test]
+fn a_forwarded_port_leads_to_a_server_in_the_guest() {
+    let port = free_port();
+    let (ready, ready_port) = listen();
+    let asked = thread::spawn(move || ask(&ready, port));
+    let forward = format!("{port}:80");
+    let words = ["--net", "user,host", "-p", &forward];
+    let Some(ran) = run(&words, &server(&ready_port)) else { return };
+    let answer = asked.join().unwrap();
+    assert_eq!(answer.unwrap(), "hello\nLinux\n", "{}{}", ran.stdout, ran.stderr);
+}
+
+#[test]
+fn without_leave_a_guest_does_not_reach_this_hosts_loopback() {
+    let (listener, port) = listen();
+    listener.set_nonblocking(true).unwrap();
+    // The second way is a guest that has its own idea of what goes where.
+    let commands = format!(
+        "timeout 3 nc 10.0.2.2 {port} < /dev/null && echo reached\n\
+         ip addr del 127.0.0.1/8 dev lo 2>/dev/null; ip route add 127.0.0.0/8 via 10.0.2.2\n\
+         echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet\n\
+         timeout 3 nc 127.0.0.1 {port} < /dev/null && echo reached\necho end of the attempts\n"
+    );
+    let Some(ran) = run(&["--net", "user"], &commands) else { return };
+    assert!(ran.stdout.contains("end of the attempts"), "{}", ran.stdout);
+    assert!(listener.accept().is_err(), "nobody may have come");
+}
