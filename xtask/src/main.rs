@@ -31,7 +31,7 @@ usage: cargo xtask TASK
   bench boot [--runs N]
            start to /init on the software CPU and on QEMU's TCG, and memory
   bench io [--runs N]
-           a guest's disk on the software CPU and on QEMU's TCG
+           a guest's disk, and Debian to its login prompt, on the software CPU and on QEMU's TCG
   bench smp [--runs N]
            what a second vCPU is worth, on 2 cores that nobody else uses
   stress [--minutes N | --seconds N] [--cpus N]

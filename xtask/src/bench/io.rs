@@ -2,9 +2,11 @@
 
 use anyhow::Result;
 
-use super::disk;
+use super::{disk, login};
 
 /// Every part; whether all keep their promises.
 pub fn run(run_count: usize) -> Result<bool> {
-    disk::compare(run_count)
+    let is_disk_fast = disk::compare(run_count)?;
+    println!();
+    Ok(login::compare(run_count)? && is_disk_fast)
 }

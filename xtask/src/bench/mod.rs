@@ -3,6 +3,7 @@
 mod boot;
 mod disk;
 mod io;
+mod login;
 mod memory;
 mod watch;
 
