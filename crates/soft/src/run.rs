@@ -554,7 +554,7 @@ impl Vcpu for SoftVcpu {
             ("invalidated blocks", Unit::SharedCount, shared.invalidated),
             ("code cache clears", Unit::SharedCount, shared.cache_clears),
             ("bounce thunks", Unit::SharedCount, shared.bounce_thunks),
-            ("calls out of translated code", Unit::SharedCount, doors.calls.load(Ordering::Relaxed)),
+            ("vCPUs called out", Unit::SharedCount, doors.calls.load(Ordering::Relaxed)),
             ("stops of all vCPUs", Unit::SharedCount, doors.stops.load(Ordering::Relaxed)),
             ("block look-ups", Unit::Count, own.lookups),
             ("chained jumps", Unit::Count, own.chained),
