@@ -5,12 +5,13 @@
 //! < {"version":1,"reply":"done"}
 //! ```
 //!
-//! After the reply to `console` the connection is no longer lines but the console itself, both ways, until one side
+//! With the reply to `view` come descriptors (`SCM_RIGHTS` on the bytes of that line). After the reply to `console` the connection is no longer lines but the console itself, both ways, until one side
 //! closes it. Fields that a reader does not know are ignored, so that fields may be added; a change that old readers
 //! would misunderstand gets a new version.
 
 use serde::{Deserialize, Serialize};
 
+use crate::observe::{HostBooks, MemoryView, VcpuView};
 use crate::status::{VmEnd, VmStatus};
 
 /// The version that this code speaks.
@@ -63,6 +64,12 @@ pub enum Command {
     },
     /// Reply with [`Outcome::Ended`] when the VM has ended.
     Wait,
+    /// Show guest memory: [`Outcome::View`], and descriptors with the same message.
+    View,
+    /// Show registers, of vCPUs that run, sleep or are paused, without a pause: [`Outcome::Registers`].
+    Registers,
+    /// Show the host's own books: [`Outcome::Books`].
+    Books,
 }
 
 /// What a VM answers.
@@ -90,6 +97,23 @@ pub enum Outcome {
     Ended {
         /// How.
         end: VmEnd,
+    },
+    /// Where guest memory lies in the file whose descriptor comes with this.
+    View {
+        /// How to read it.
+        view: MemoryView,
+    },
+    /// What is in the registers.
+    Registers {
+        /// Which life of the guest.
+        life: u64,
+        /// Every vCPU that answered now or before.
+        vcpus: Vec<VcpuView>,
+    },
+    /// What the host knows of its own.
+    Books {
+        /// Everything.
+        books: Box<HostBooks>,
     },
     /// It is not done.
     Refused {

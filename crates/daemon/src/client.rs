@@ -1,12 +1,16 @@
 //! Talking to a VM over its control socket.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::AsRawFd;
+use std::io::{self, BufRead, BufReader, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
-use api::{Command, LINE_BYTES_MAX, Outcome, RefusalCode, Reply, Request, VmStatus};
+use api::{
+    Command, HostBooks, LINE_BYTES_MAX, MemoryView, Outcome, RefusalCode, Reply, Request, VcpuView, VmStatus,
+};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use thiserror::Error;
 
 use crate::record::Record;
@@ -35,10 +39,48 @@ pub enum ClientError {
     },
 }
 
+/// Descriptors that come with one message, at most.
+const DESCRIPTORS_MAX: usize = 4;
+
 /// A connection to one VM.
 #[derive(Debug)]
 pub struct Client {
-    stream: BufReader<UnixStream>,
+    stream: BufReader<Channel>,
+}
+
+/// A stream with the descriptors that came with its bytes.
+#[derive(Debug)]
+struct Channel {
+    stream: UnixStream,
+    descriptors: Vec<OwnedFd>,
+}
+
+impl Read for Channel {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let received = recvmsg(&self.stream, &mut [IoSliceMut::new(bytes)], &mut ancillary, flags)?;
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                // What nobody asked for is closed.
+                let room = DESCRIPTORS_MAX.saturating_sub(self.descriptors.len());
+                self.descriptors.extend(descriptors.take(room));
+            }
+        }
+        Ok(received.bytes)
+    }
+}
+
+/// Guest memory to be read with `pread`.
+#[derive(Debug)]
+pub struct MemoryFiles {
+    /// Where what lies.
+    pub view: MemoryView,
+    /// The memory file, open for reading.
+    pub memory: File,
+    /// The residency map, if there is one.
+    pub residency: Option<File>,
 }
 
 /// Does `act` with a path to `record`'s socket that fits into an address, however long the folder's is.
@@ -61,7 +103,7 @@ impl Client {
         let stream = with_short_path(record, UnixStream::connect).map_err(ClientError::Connection)?;
         stream.set_read_timeout(Some(PATIENCE)).map_err(ClientError::Connection)?;
         stream.set_write_timeout(Some(PATIENCE)).map_err(ClientError::Connection)?;
-        Ok(Client { stream: BufReader::new(stream) })
+        Ok(Client { stream: BufReader::new(Channel { stream, descriptors: Vec::new() }) })
     }
 
     /// Asks and waits for the answer; [`Command::Wait`] for as long as it takes.
@@ -74,11 +116,12 @@ impl Client {
             Command::Pause | Command::Resume => Some(LONG_PATIENCE),
             _ => Some(PATIENCE),
         };
-        let stream = self.stream.get_ref();
+        self.stream.get_mut().descriptors.clear();
+        let stream = &mut self.stream.get_mut().stream;
         stream.set_read_timeout(patience).map_err(ClientError::Connection)?;
         let mut line = serde_json::to_string(&Request::new(command)).map_err(|_| ClientError::Strange)?;
         line.push('\n');
-        self.stream.get_mut().write_all(line.as_bytes()).map_err(ClientError::Connection)?;
+        stream.write_all(line.as_bytes()).map_err(ClientError::Connection)?;
         let mut answer = Vec::new();
         let mut limited = (&mut self.stream).take(LINE_BYTES_MAX as u64);
         limited.read_until(b'\n', &mut answer).map_err(ClientError::Connection)?;
@@ -114,13 +157,48 @@ impl Client {
         }
     }
 
+    /// The guest's memory as it is now and goes on to be.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn memory(&mut self) -> Result<MemoryFiles, ClientError> {
+        let Outcome::View { view } = self.ask(Command::View)? else { return Err(ClientError::Strange) };
+        let mut files = self.stream.get_mut().descriptors.drain(..).map(File::from);
+        let memory = files.next().ok_or(ClientError::Strange)?;
+        let residency =
+            if view.has_residency { Some(files.next().ok_or(ClientError::Strange)?) } else { None };
+        Ok(MemoryFiles { view, memory, residency })
+    }
+
+    /// The registers of every vCPU, with the number of the guest's life.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn registers(&mut self) -> Result<(u64, Vec<VcpuView>), ClientError> {
+        match self.ask(Command::Registers)? {
+            Outcome::Registers { life, vcpus } => Ok((life, vcpus)),
+            _ => Err(ClientError::Strange),
+        }
+    }
+
+    /// The host's own books.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn books(&mut self) -> Result<HostBooks, ClientError> {
+        match self.ask(Command::Books)? {
+            Outcome::Books { books } => Ok(*books),
+            _ => Err(ClientError::Strange),
+        }
+    }
+
     /// The connection itself, after the reply to [`Command::Console`], with what has already been read from it.
     ///
     /// # Errors
     /// [`ClientError::Connection`].
     pub fn into_console(self) -> Result<(Vec<u8>, UnixStream), ClientError> {
         let read = self.stream.buffer().to_vec();
-        let stream = self.stream.into_inner();
+        let Channel { stream, .. } = self.stream.into_inner();
         stream.set_read_timeout(None).map_err(ClientError::Connection)?;
         stream.set_write_timeout(None).map_err(ClientError::Connection)?;
         Ok((read, stream))

@@ -29,7 +29,7 @@ mod place;
 mod record;
 
 pub use claim::{Claim, ClaimError};
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, MemoryFiles};
 pub use inventory::{Inventory, InventoryError, Vm};
 pub use log::{Follow, LogWriter, Tail, follow};
 pub use place::PlaceError;

@@ -41,6 +41,36 @@ impl MemFd {
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
+    /// How many bytes of a range the file holds, in whole pages: what a hole punched there would give back.
+    ///
+    /// # Errors
+    /// What `lseek` says.
+    pub fn held_bytes(&self, offset: u64, len_bytes: u64) -> io::Result<u64> {
+        let (end, mut at, mut held) = (offset + len_bytes, offset, 0);
+        while at < end {
+            let Some(data) = self.seek(at, libc::SEEK_DATA)?.filter(|data| *data < end) else { break };
+            // Behind the last byte of every file is a hole.
+            let hole = self.seek(data, libc::SEEK_HOLE)?.unwrap_or(end).min(end);
+            held += hole - data;
+            at = hole;
+        }
+        Ok(held)
+    }
+
+    /// Where data or a hole is from `at` on. The file's position means nothing to anybody: all use offsets.
+    fn seek(&self, at: u64, whence: libc::c_int) -> io::Result<Option<u64>> {
+        let at = libc::off_t::try_from(at).map_err(io::Error::other)?;
+        // SAFETY: the call takes numbers only; the descriptor is ours and open.
+        let found = unsafe { libc::lseek(self.0.as_raw_fd(), at, whence) };
+        match u64::try_from(found) {
+            Ok(found) => Ok(Some(found)),
+            Err(_) => match io::Error::last_os_error() {
+                error if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+                error => Err(error),
+            },
+        }
+    }
+
     /// The file.
     pub fn file(&self) -> &File {
         &self.0

@@ -231,7 +231,7 @@ fn run_lives(
     loop {
         let end = run_life(&life, vcpus, control, &outside.input, time_up, accounts)?;
         accounts.life_ended(&life);
-        control.set_memory(None);
+        control.set_observed(None);
         match end {
             End::Ending(ending) => return Ok(ending),
             End::Reset if plan.on_reset == OnReset::End => return Ok(Ending::PoweredOff),
@@ -267,7 +267,7 @@ fn run_life(
     time_up: Option<Instant>,
     accounts: &mut Accounts,
 ) -> Result<End, MachineError> {
-    control.set_memory(Some(Arc::clone(&life.memory)));
+    control.set_observed(Some(Arc::new(life.observed(accounts.reboots))));
     control.set_attention(Arc::clone(&life.alarm) as Arc<dyn vcpu::Kick>);
     let alarm = Arc::clone(&life.alarm);
     input.on_arrival(Box::new(move || vcpu::Kick::kick(&*alarm)));

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use api::{Counter, DeviceStatus};
 use devices::virtio::balloon::BalloonReading;
-use mem::GuestMemory;
 use thiserror::Error;
 use vcpu::Kick;
 
 use crate::attach::Handles;
 use crate::device_status::{self, DeviceCounters};
+use crate::observe::Observed;
 
 /// Why a VM was stopped from outside.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,8 +78,8 @@ struct Notes {
     stop_at: Option<Instant>,
     /// How often the guest started again.
     reboots: u64,
-    /// The memory of the present life.
-    memory: Option<Arc<GuestMemory>>,
+    /// What is shown of the present life.
+    observed: Option<Arc<Observed>>,
     /// The devices, once they are there.
     devices: Option<(Vec<DeviceCounters>, Handles)>,
 }
@@ -92,7 +92,7 @@ impl Default for MachineControl {
             cause: None,
             stop_at: None,
             reboots: 0,
-            memory: None,
+            observed: None,
             devices: None,
         };
         MachineControl(Arc::new(Requests {
@@ -211,8 +211,7 @@ impl MachineControl {
 
     /// What the host holds of the guest's memory; `None` between two lives.
     pub fn resident_bytes(&self) -> Option<u64> {
-        let memory = self.notes().memory.clone()?;
-        memory.resident_bytes().ok()
+        self.observed()?.memory.resident_bytes().ok()
     }
 
     /// What every device counted; the console printed this much.
@@ -276,9 +275,14 @@ impl MachineControl {
         *self.0.attention.lock().unwrap_or_else(PoisonError::into_inner) = Some(attendant);
     }
 
-    /// A life with this memory begins, or one is over.
-    pub(crate) fn set_memory(&self, memory: Option<Arc<GuestMemory>>) {
-        self.notes().memory = memory;
+    /// A life begins, of which this is shown, or one is over.
+    pub(crate) fn set_observed(&self, observed: Option<Arc<Observed>>) {
+        self.notes().observed = observed;
+    }
+
+    /// What is shown of the present life; `None` before the first, between two, and after the last.
+    pub(crate) fn observed(&self) -> Option<Arc<Observed>> {
+        self.notes().observed.clone()
     }
 
     /// The guest starts again.

@@ -78,7 +78,7 @@ impl Gate {
 
 impl Inside<'_> {
     /// Goes outside and comes in again when the gate is open. Returns at once if it is.
-    pub(crate) fn wait_outside(&mut self, goes_on: impl Fn() -> bool) {
+    pub(crate) fn wait_outside(&mut self, mut goes_on: impl FnMut() -> bool) {
         if !self.0.is_closed() {
             return;
         }

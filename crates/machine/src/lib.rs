@@ -32,6 +32,7 @@ mod guest_tests;
 mod life;
 mod mailbox;
 mod msr;
+mod observe;
 mod output;
 mod passt;
 mod plan;

@@ -30,6 +30,7 @@ use crate::device_threads::DeviceThreads;
 use crate::gate::Gate;
 use crate::mailbox::{Mailbox, Sender};
 use crate::msr::MachineMsrs;
+use crate::observe::{Observed, Seat};
 use crate::output::Output;
 use crate::plan::{ConsoleKind, ImagePlan, VmPlan};
 use crate::report::Ending;
@@ -120,6 +121,8 @@ pub(crate) struct Life {
     pub(crate) memory: Arc<GuestMemory>,
     pub(crate) time: GuestTime,
     pub(crate) bells: Arc<Bells>,
+    /// What each vCPU shows.
+    pub(crate) seats: Arc<Vec<Seat>>,
     pub(crate) alarm: Arc<Alarm>,
     pub(crate) output: Output,
     /// What all threads that do something for the guest pass.
@@ -156,6 +159,7 @@ impl Life {
         vcpus[0].set_state(&state).map_err(AssemblyError::Engine)?;
         let bells = Arc::new(Bells::default());
         bells.set(vcpus.iter().map(|vcpu| Bell::new(vcpu.kicker())).collect());
+        let seats = Arc::new(vcpus.iter().map(|_| Seat::new()).collect());
         let board_plan =
             BoardPlan { vcpu_count: plan.vcpu_count, clock: time.clock(), has_debug_exit: plan.debug_exit };
         let sink = Arc::clone(&bells) as Arc<dyn IrqSink>;
@@ -182,6 +186,7 @@ impl Life {
             memory,
             time,
             bells,
+            seats,
             alarm,
             output,
             gate,
@@ -200,6 +205,18 @@ impl Life {
     pub(crate) fn room(&self) -> Visit<'_> {
         let inside = Some(self.room.lock().unwrap_or_else(PoisonError::into_inner));
         Visit { inside, cell: &self.room, mailbox: &self.mailbox }
+    }
+
+    /// What is shown of it; it is life number `life`.
+    pub(crate) fn observed(&self, life: u64) -> Observed {
+        Observed {
+            life,
+            memory: Arc::clone(&self.memory),
+            time: self.time.clone(),
+            seats: Arc::clone(&self.seats),
+            bells: Arc::clone(&self.bells),
+            gate: Arc::clone(&self.gate),
+        }
     }
 
     /// Whether threads should come to their end.

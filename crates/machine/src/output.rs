@@ -86,7 +86,7 @@ impl Output {
     }
 
     /// Waits until the writer has caught up, as long as `goes_on`.
-    pub(crate) fn wait_for_room(&self, goes_on: impl Fn() -> bool) {
+    pub(crate) fn wait_for_room(&self, mut goes_on: impl FnMut() -> bool) {
         if !self.0.full.load(Ordering::Relaxed) {
             return;
         }

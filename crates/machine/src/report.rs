@@ -50,8 +50,11 @@ pub struct ExitCounts {
 }
 
 impl ExitCounts {
+    /// How many kinds there are.
+    pub const KINDS: usize = 10;
+
     /// Every kind with its name and count.
-    pub fn by_kind(&self) -> [(&'static str, u64); 10] {
+    pub fn by_kind(&self) -> [(&'static str, u64); Self::KINDS] {
         [
             ("pio read", self.pio_read),
             ("pio write", self.pio_write),

@@ -55,6 +55,16 @@ impl GuestTime {
         self.shared.lost_ticks.load(Ordering::Acquire)
     }
 
+    /// How much of the host's time pauses took, the present one included.
+    pub(crate) fn paused(&self) -> Duration {
+        let present = match self.shared.frozen_at.load(Ordering::Acquire) {
+            NOT_FROZEN => 0,
+            frozen_at => host::tsc::read().saturating_sub(frozen_at),
+        };
+        let ticks = u128::from(self.lost_ticks().saturating_add(present));
+        Duration::from_micros((ticks * 1000 / u128::from(self.clock.tsc_khz.max(1))) as u64)
+    }
+
     /// Board time.
     pub(crate) fn now(&self) -> Nanos {
         let host = match self.shared.frozen_at.load(Ordering::Acquire) {

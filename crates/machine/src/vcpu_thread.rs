@@ -14,6 +14,7 @@ use crate::crash::Crash;
 use crate::footprint;
 use crate::gate::Inside;
 use crate::life::{End, Life, Room, set_firmware_msrs};
+use crate::observe::{Rest, Seat};
 use crate::report::{Ending, ExitCounts, Sample, VmmMemory};
 
 /// What one vCPU's thread knows at its end.
@@ -28,19 +29,9 @@ pub(crate) struct VcpuAccount {
     pub(crate) samples: Vec<(usize, Sample)>,
 }
 
-/// What keeps a vCPU from running guest code.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Rest {
-    /// Nothing: it runs.
-    None,
-    /// HLT: until an interrupt or NMI.
-    Halted,
-    /// INIT: until SIPI. So are all vCPUs but the first at the start.
-    WaitsForSipi,
-}
-
 struct VcpuThread<'a> {
     life: &'a Life,
+    seat: &'a Seat,
     vcpu_id: u32,
     vcpu: Box<dyn Vcpu>,
     rest: Rest,
@@ -52,8 +43,11 @@ struct VcpuThread<'a> {
 /// Runs a vCPU until its life is over.
 pub(crate) fn run(life: &Life, vcpu_id: u32, vcpu: Box<dyn Vcpu>) -> Result<VcpuAccount, EngineError> {
     let rest = if vcpu_id == 0 { Rest::None } else { Rest::WaitsForSipi };
-    let mut thread = VcpuThread { life, vcpu_id, vcpu, rest, lost_ticks: 0, account: VcpuAccount::default() };
+    let (seat, account) = (&life.seats[vcpu_id as usize], VcpuAccount::default());
+    let mut thread = VcpuThread { life, seat, vcpu_id, vcpu, rest, lost_ticks: 0, account };
+    seat.take();
     let result = thread.go();
+    seat.leave();
     // A thread that failed has no reason that counts, but the others must not wait for it.
     if result.is_err() {
         life.call_off();
@@ -74,10 +68,15 @@ impl VcpuThread<'_> {
         let mut reply = Reply::Done;
         self.visit(None)?;
         while !life.is_over() {
+            self.seat.serve(self.vcpu_id, &mut *self.vcpu, self.rest)?;
             if self.rest != Rest::None {
+                self.seat.rest(self.rest);
                 bell.sleep();
                 self.stand_still(&mut inside)?;
                 self.visit(None)?;
+                if self.rest == Rest::None {
+                    self.seat.rest(Rest::None);
+                }
                 continue;
             }
             let exit = self.vcpu.run(reply)?;
@@ -94,7 +93,7 @@ impl VcpuThread<'_> {
                 }
                 exit => self.visit(Some(exit))?,
             };
-            life.output.wait_for_room(|| !life.is_over() && !life.gate.is_closed());
+            self.wait_for_console()?;
             self.sample();
         }
         Ok(())
@@ -103,7 +102,12 @@ impl VcpuThread<'_> {
     /// Waits while the VM is paused, and takes the pause out of the vCPU's time.
     fn stand_still(&mut self, inside: &mut Inside<'_>) -> Result<(), EngineError> {
         let life = self.life;
-        inside.wait_outside(|| !life.is_over());
+        let (mut shown, vcpu) = (Ok(()), &mut *self.vcpu);
+        inside.wait_outside(|| {
+            shown = self.seat.serve(self.vcpu_id, vcpu, self.rest);
+            shown.is_ok() && !life.is_over()
+        });
+        shown?;
         let lost = life.time.lost_ticks();
         if lost != self.lost_ticks {
             let mut state = self.vcpu.state()?;
@@ -112,6 +116,17 @@ impl VcpuThread<'_> {
             self.lost_ticks = lost;
         }
         Ok(())
+    }
+
+    /// Waits until the console has room again.
+    fn wait_for_console(&mut self) -> Result<(), EngineError> {
+        let (life, vcpu) = (self.life, &mut *self.vcpu);
+        let mut shown = Ok(());
+        life.output.wait_for_room(|| {
+            shown = self.seat.serve(self.vcpu_id, vcpu, self.rest);
+            shown.is_ok() && !life.is_over() && !life.gate.is_closed()
+        });
+        shown
     }
 
     /// One visit to the room: the exit's access, then a look for interrupts.
@@ -224,6 +239,7 @@ impl VcpuThread<'_> {
             Exit::Kicked => &mut exits.kicked,
             Exit::TripleFault(_) => &mut exits.triple_fault,
         } += 1;
+        self.seat.count(exits);
     }
 
     /// Measures for the markers that have just been seen.

@@ -111,6 +111,8 @@ pub struct GuestMemory {
     slots: Slots,
     notes: Arc<PageNotes>,
     vm_memory: VmMemory,
+    /// What [`GuestMemory::discard`] gave back so far of what the host held.
+    given_back_bytes: AtomicU64,
 }
 
 impl GuestMemory {
@@ -146,7 +148,7 @@ impl GuestMemory {
             regions.push(region);
         }
         let vm_memory = VmMemory::from_regions(regions).map_err(|_| MemoryError::Describe { gpa: Gpa(0) })?;
-        Ok(GuestMemory { fd, mapping, slots, notes, vm_memory })
+        Ok(GuestMemory { fd, mapping, slots, notes, vm_memory, given_back_bytes: AtomicU64::new(0) })
     }
 
     /// One slot from address 0: what tests and tiny guests need.
@@ -195,9 +197,10 @@ impl GuestMemory {
         let slot = self.slots.0.iter().find(|slot| gpa >= slot.gpa && gpa < slot.end());
         let slot = slot.ok_or(MemoryError::NotMemory { gpa, len_bytes })?;
         let offset = slot.file_offset + (start - slot.gpa.0);
-        self.fd
-            .punch_hole(offset, end - start)
-            .map_err(|source| MemoryError::Discard { gpa: Gpa(start), source })?;
+        let refused = |source| MemoryError::Discard { gpa: Gpa(start), source };
+        let held_bytes = self.fd.held_bytes(offset, end - start).map_err(refused)?;
+        self.fd.punch_hole(offset, end - start).map_err(refused)?;
+        self.given_back_bytes.fetch_add(held_bytes, Ordering::Relaxed);
         for gfn in start / PAGE_SIZE..end / PAGE_SIZE {
             self.notes.wrote(x86::Gfn(gfn));
         }
@@ -210,6 +213,12 @@ impl GuestMemory {
     /// What `fstat` says.
     pub fn resident_bytes(&self) -> io::Result<u64> {
         Ok(self.fd.file().metadata()?.blocks() * 512)
+    }
+
+    /// Bytes that the host held and got back so far, through [`GuestMemory::discard`]; pages that were never touched do
+    /// not count.
+    pub fn given_back_bytes(&self) -> u64 {
+        self.given_back_bytes.load(Ordering::Relaxed)
     }
 
     /// Host address of `gpa` and how many bytes follow it in its slot; `None` where there is no memory.
@@ -491,6 +500,19 @@ mod tests {
             [Gpa(0x2000).gfn()],
             "translations of discarded code are dropped"
         );
+    }
+
+    #[test]
+    fn only_what_was_held_is_given_back() {
+        let memory = two_slots();
+        memory.write(Gpa(0), &[7; 0x4000]).unwrap();
+        for expected in [0x3000, 0x3000, 0x3000] {
+            memory.discard(Gpa(0x1000), 0x3000).unwrap();
+            assert_eq!(memory.given_back_bytes(), expected);
+        }
+        memory.write(Gpa(0x2000), &[7]).unwrap();
+        memory.discard(Gpa(0x1000), 0x3000).unwrap();
+        assert_eq!(memory.given_back_bytes(), 0x4000);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use api::{Command, Outcome, RefusalCode, Request};
 
 use crate::control::{PauseError, StopCause};
 use crate::server::lines::{Line, Lines, refusal, reply};
-use crate::server::{Shared, console};
+use crate::server::{Shared, console, observe};
 
 /// How long a guest's threads may take to come to rest.
 const PAUSE_TIME: Duration = Duration::from_secs(10);
@@ -40,6 +40,11 @@ pub(super) fn serve(shared: &Arc<Shared>, stream: UnixStream) {
                 return console::attach(shared, stream, replay_bytes, types.then_some(rest));
             }
             Command::Wait => return wait(shared, &stream),
+            Command::View => {
+                if !observe::view(shared, &stream) {
+                    return;
+                }
+            }
             other => {
                 if !reply(&stream, perform(shared, other)) {
                     return;
@@ -67,7 +72,11 @@ fn perform(shared: &Shared, command: Command) -> Outcome {
             control.resize_window(rows, columns);
             Outcome::Done
         }
-        Command::Console { .. } | Command::Wait => unreachable!("these take the connection over"),
+        Command::Registers => observe::registers(shared),
+        Command::Books => observe::books(shared),
+        Command::Console { .. } | Command::Wait | Command::View => {
+            unreachable!("these need the connection itself")
+        }
     }
 }
 

@@ -95,11 +95,20 @@ pub(super) fn refusal(code: RefusalCode, message: impl Into<String>) -> Outcome 
 
 /// Sends a reply; whether the client took it.
 pub(super) fn reply(stream: &UnixStream, outcome: Outcome) -> bool {
+    send_rest(stream, line(outcome).as_bytes()).is_ok()
+}
+
+/// A reply as a line.
+pub(super) fn line(outcome: Outcome) -> String {
     let mut line = serde_json::to_string(&Reply::new(outcome)).expect("replies have names for keys");
     line.push('\n');
-    let sent =
-        stream.set_write_timeout(Some(REPLY_TIME)).and_then(|()| (&mut &*stream).write_all(line.as_bytes()));
-    sent.is_ok()
+    line
+}
+
+/// Sends what is left of a line, or all of it.
+pub(super) fn send_rest(stream: &UnixStream, bytes: &[u8]) -> io::Result<()> {
+    stream.set_write_timeout(Some(REPLY_TIME))?;
+    (&mut &*stream).write_all(bytes)
 }
 
 #[cfg(test)]

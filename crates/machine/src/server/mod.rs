@@ -9,6 +9,7 @@
 mod connection;
 mod console;
 mod lines;
+mod observe;
 
 use std::fmt;
 use std::io;

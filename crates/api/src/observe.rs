@@ -1,0 +1,189 @@
+//! What an observer outside a VM's process is told about its guest: where the memory lies, what is in the registers,
+//! and what the host has in its own books. Nothing here is the guest's word, but what is marked as a claim.
+
+use serde::{Deserialize, Serialize};
+
+use crate::status::{Counter, DeviceStatus};
+
+/// How to read guest memory: the descriptors come with the same message, opened for reading only, first the memory
+/// file, then the residency map if there is one.
+///
+/// A reader uses `pread` and never maps: a read through a mapping would allocate guest memory. With a residency map (one
+/// byte for each page of the memory file) it looks at a page's byte before and after it reads: 0 means that what it read
+/// is the page, a hole being zeros; anything else means that the contents are with the pager.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MemoryView {
+    /// Which life of the guest this is the memory of: a guest that starts again gets another file.
+    pub life: u64,
+    /// Where guest physical memory lies in the file.
+    pub slots: Vec<SlotView>,
+    /// Whether there is a residency map.
+    pub has_residency: bool,
+}
+
+/// A stretch of guest physical memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SlotView {
+    /// First guest physical address.
+    pub gpa: u64,
+    /// Size.
+    pub len_bytes: u64,
+    /// Where it starts in the memory file.
+    pub file_offset: u64,
+}
+
+/// The registers of a vCPU that tell what it runs and where its kernel is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "registers carry their own names")]
+pub struct VcpuView {
+    /// Which vCPU.
+    pub vcpu_id: u32,
+    pub cr0: u64,
+    pub cr2: u64,
+    pub cr3: u64,
+    pub cr4: u64,
+    pub efer: u64,
+    pub idtr: TableView,
+    pub gdtr: TableView,
+    pub fs_base: u64,
+    pub gs_base: u64,
+    pub kernel_gs_base: u64,
+    pub star: u64,
+    pub lstar: u64,
+    pub cstar: u64,
+    pub sysenter_eip: u64,
+    pub rip: u64,
+    pub rsp: u64,
+    pub rflags: u64,
+    /// Current privilege level.
+    pub cpl: u8,
+    /// In HLT, until an interrupt.
+    pub halted: bool,
+    /// Never started, or stopped by INIT: waits for another vCPU to start it.
+    pub waits_for_startup: bool,
+    /// How long ago this was read. More than a moment only for a vCPU that did not answer in time.
+    pub age_ms: u64,
+}
+
+/// GDTR or IDTR.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the manual's own names")]
+pub struct TableView {
+    pub base: u64,
+    pub limit: u16,
+}
+
+/// The host's own books about one VM, exact by construction: every number was counted where the thing happened.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct HostBooks {
+    /// Which life of the guest; numbers of vCPUs begin with it.
+    pub life: u64,
+    /// How often the guest started again.
+    pub reboots: u64,
+    /// `kvm` or `soft`.
+    pub engine: String,
+    /// Whether the VM is paused.
+    pub paused: bool,
+    /// Since the VM was started, pauses included.
+    pub uptime_seconds: f64,
+    /// CPU time of the VM's process: guest, devices, and Mother herself.
+    pub cpu_seconds: f64,
+    /// The clock that the guest was given.
+    pub clock: ClockBook,
+    /// Memory.
+    pub memory: MemoryBook,
+    /// One for each vCPU.
+    pub vcpus: Vec<VcpuBook>,
+    /// What each device counted, over all lives.
+    pub devices: Vec<DeviceStatus>,
+    /// The balloon, with what the guest claims through it.
+    pub balloon: BalloonBook,
+    /// How much memory the guest used lately, by sampling; absent where nobody samples.
+    #[serde(default)]
+    pub working_set: Option<Estimate>,
+    /// How many bytes of memory a second the guest wrote lately, each page counted once; absent where nobody samples.
+    #[serde(default)]
+    pub dirty_rate: Option<Estimate>,
+}
+
+/// The clock that the guest was given.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ClockBook {
+    /// What the guest's hardware clock said when this life began, in seconds since 1970-01-01 UTC.
+    pub wall_at_start: f64,
+    /// The guest's own time since then: pauses are not in it.
+    pub guest_seconds: f64,
+    /// How much of the host's time pauses took.
+    pub paused_seconds: f64,
+    /// The frequency of the guest's TSC.
+    pub tsc_khz: u64,
+}
+
+/// Memory of the guest. `given = resident + given back + paged out`, always.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct MemoryBook {
+    /// What the guest was told it has.
+    pub configured_bytes: u64,
+    /// What the host ever gave, a page that was given back and taken again counted again.
+    pub given_bytes: u64,
+    /// What the host holds in memory now.
+    pub resident_bytes: u64,
+    /// What the guest gave back, through its balloon or by reporting free pages, that the host had given.
+    pub given_back_bytes: u64,
+    /// What lies somewhere else than in memory now, by place; empty where nothing is.
+    #[serde(default)]
+    pub paged_out: Vec<Counter>,
+}
+
+impl MemoryBook {
+    /// What is paged out, wherever.
+    pub fn paged_out_bytes(&self) -> u64 {
+        self.paged_out.iter().map(|place| place.value).sum()
+    }
+}
+
+/// What one vCPU did in this life.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct VcpuBook {
+    /// Which vCPU.
+    pub vcpu_id: u32,
+    /// CPU time of its thread: guest code and what its exits cost. Absent where the host does not tell.
+    pub run_seconds: Option<f64>,
+    /// How long its thread was ready and the host did not run it: what a guest calls steal. Absent where the host does
+    /// not tell.
+    pub wait_seconds: Option<f64>,
+    /// How long it was halted by its own will.
+    pub halted_seconds: f64,
+    /// How long it waited to be started.
+    pub waiting_for_startup_seconds: f64,
+    /// How often guest code stopped, by kind.
+    pub exits: Vec<Counter>,
+}
+
+/// The balloon: what the host asked and saw, and what the guest claims.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct BalloonBook {
+    /// What the host wants in it.
+    pub target_bytes: u64,
+    /// What the guest says is in it: a claim.
+    pub claimed_bytes: u64,
+    /// What inflating asked the host to take, counted again each time.
+    pub inflated_bytes: u64,
+    /// What reports of free pages asked the host to take, likewise.
+    pub reported_bytes: u64,
+    /// What the guest's driver says about its memory: claims, named as in the specification.
+    pub claims: Vec<Counter>,
+}
+
+/// A number with its error bar.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Estimate {
+    /// The middle.
+    pub value: f64,
+    /// One standard error.
+    pub error: f64,
+    /// The time it is about.
+    pub period_seconds: f64,
+    /// How long ago that time ended.
+    pub age_ms: u64,
+}

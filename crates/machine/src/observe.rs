@@ -1,0 +1,233 @@
+//! What an observer sees of a life: each vCPU's registers, and its book.
+//!
+//! Every vCPU has a seat here. An observer leaves a note on each and calls the vCPUs as an interrupt does; each vCPU's
+//! thread, which alone may ask its engine, lays its registers on its seat wherever the call finds it: behind an exit,
+//! in its sleep, in a pause, or while it waits for the console. Guest code goes on at once, and nothing is paused.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use api::{Counter, TableView, VcpuBook, VcpuView};
+use mem::GuestMemory;
+use vcpu::{EngineError, Vcpu, VcpuState};
+use x86::DescriptorTable;
+
+use crate::bell::{Bell, Bells};
+use crate::gate::Gate;
+use crate::report::ExitCounts;
+use crate::time::GuestTime;
+
+/// A time that is not: nobody rests.
+const NOT_RESTING: u64 = u64::MAX;
+
+/// What keeps a vCPU from running guest code.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Rest {
+    /// Nothing: it runs.
+    None,
+    /// HLT: until an interrupt or NMI.
+    Halted,
+    /// INIT: until SIPI. So are all vCPUs but the first at the start.
+    WaitsForSipi,
+}
+
+/// One life, as it is shown.
+pub(crate) struct Observed {
+    /// Which one, counted from 0.
+    pub(crate) life: u64,
+    pub(crate) memory: Arc<GuestMemory>,
+    pub(crate) time: GuestTime,
+    pub(crate) seats: Arc<Vec<Seat>>,
+    pub(crate) bells: Arc<Bells>,
+    pub(crate) gate: Arc<Gate>,
+}
+
+/// What a vCPU's thread laid down, and when.
+#[derive(Clone, Copy)]
+struct Shown {
+    view: VcpuView,
+    at: Instant,
+}
+
+/// One vCPU's seat.
+pub(crate) struct Seat {
+    start: Instant,
+    /// How often somebody asked, and how many of those are answered.
+    asked: AtomicU64,
+    answered: AtomicU64,
+    shown: Mutex<Option<Shown>>,
+    changed: Condvar,
+    /// The kernel's number of the thread, once it runs.
+    thread: AtomicU32,
+    exits: [AtomicU64; ExitCounts::KINDS],
+    /// Nanoseconds of all rests that are over.
+    halted_ns: AtomicU64,
+    waiting_ns: AtomicU64,
+    /// When the present rest began, in nanoseconds since `start`; which kind it is.
+    resting_since_ns: AtomicU64,
+    rests_for_startup: AtomicU32,
+}
+
+impl Seat {
+    pub(crate) fn new() -> Seat {
+        Seat {
+            start: Instant::now(),
+            asked: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+            shown: Mutex::default(),
+            changed: Condvar::new(),
+            thread: AtomicU32::new(0),
+            exits: std::array::from_fn(|_| AtomicU64::new(0)),
+            halted_ns: AtomicU64::new(0),
+            waiting_ns: AtomicU64::new(0),
+            resting_since_ns: AtomicU64::new(NOT_RESTING),
+            rests_for_startup: AtomicU32::new(0),
+        }
+    }
+
+    fn shown(&self) -> MutexGuard<'_, Option<Shown>> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.start.elapsed().as_nanos() as u64
+    }
+
+    /// The calling thread is the vCPU's.
+    pub(crate) fn take(&self) {
+        let thread = rustix::thread::gettid().as_raw_nonzero().get();
+        self.thread.store(thread.unsigned_abs(), Ordering::Relaxed);
+    }
+
+    /// The vCPU's thread has ended; its number may become another's.
+    pub(crate) fn leave(&self) {
+        self.thread.store(0, Ordering::Relaxed);
+    }
+
+    /// Lays the registers down if somebody asked. Called by the vCPU's thread wherever a call can find it.
+    pub(crate) fn serve(&self, vcpu_id: u32, vcpu: &mut dyn Vcpu, rest: Rest) -> Result<(), EngineError> {
+        let asked = self.asked.load(Ordering::Acquire);
+        if asked == self.answered.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let view = view(vcpu_id, &vcpu.state()?, rest);
+        let mut shown = self.shown();
+        *shown = Some(Shown { view, at: Instant::now() });
+        self.answered.store(asked, Ordering::Release);
+        drop(shown);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Writes down what the vCPU's thread has counted so far.
+    pub(crate) fn count(&self, exits: &ExitCounts) {
+        for (shared, (_, count)) in self.exits.iter().zip(exits.by_kind()) {
+            shared.store(count, Ordering::Relaxed);
+        }
+    }
+
+    /// The vCPU rests from now on, or does not any more.
+    pub(crate) fn rest(&self, rest: Rest) {
+        let since = self.resting_since_ns.swap(NOT_RESTING, Ordering::AcqRel);
+        if since != NOT_RESTING {
+            let sum = match self.rests_for_startup.load(Ordering::Relaxed) {
+                0 => &self.halted_ns,
+                _ => &self.waiting_ns,
+            };
+            sum.fetch_add(self.now_ns().saturating_sub(since), Ordering::AcqRel);
+        }
+        if rest != Rest::None {
+            self.rests_for_startup.store((rest == Rest::WaitsForSipi).into(), Ordering::Relaxed);
+            self.resting_since_ns.store(self.now_ns(), Ordering::Release);
+        }
+    }
+
+    fn book(&self, vcpu_id: u32) -> VcpuBook {
+        let times = match self.thread.load(Ordering::Relaxed) {
+            0 => None,
+            thread => schedule_times(thread),
+        };
+        let seconds = |ns: u64| Duration::from_nanos(ns).as_secs_f64();
+        let (mut halted, mut waiting) =
+            (self.halted_ns.load(Ordering::Acquire), self.waiting_ns.load(Ordering::Acquire));
+        let since = self.resting_since_ns.load(Ordering::Acquire);
+        if since != NOT_RESTING {
+            let now = self.now_ns().saturating_sub(since);
+            let is_startup = self.rests_for_startup.load(Ordering::Relaxed) != 0;
+            *(if is_startup { &mut waiting } else { &mut halted }) += now;
+        }
+        let names = ExitCounts::default().by_kind();
+        let exits = names.iter().zip(&self.exits).map(|((name, _), count)| Counter {
+            name: (*name).to_owned(),
+            value: count.load(Ordering::Relaxed),
+        });
+        VcpuBook {
+            vcpu_id,
+            run_seconds: times.map(|(run, _)| seconds(run)),
+            wait_seconds: times.map(|(_, wait)| seconds(wait)),
+            halted_seconds: seconds(halted),
+            waiting_for_startup_seconds: seconds(waiting),
+            exits: exits.collect(),
+        }
+    }
+}
+
+impl Observed {
+    /// Every vCPU's registers as of now, or as of when it last answered if it does not in time.
+    pub(crate) fn registers(&self, patience: Duration) -> Vec<VcpuView> {
+        let deadline = Instant::now() + patience;
+        let asked: Vec<u64> =
+            self.seats.iter().map(|seat| seat.asked.fetch_add(1, Ordering::AcqRel) + 1).collect();
+        self.bells.all().iter().for_each(Bell::ring_always);
+        self.gate.call();
+        let answer = |(seat, asked): (&Seat, u64)| {
+            let waits = |_: &mut Option<Shown>| seat.answered.load(Ordering::Acquire) < asked;
+            let left = deadline.saturating_duration_since(Instant::now());
+            let waited = seat.changed.wait_timeout_while(seat.shown(), left, waits);
+            let shown = (*waited.unwrap_or_else(PoisonError::into_inner).0)?;
+            Some(VcpuView { age_ms: shown.at.elapsed().as_millis() as u64, ..shown.view })
+        };
+        self.seats.iter().zip(asked).filter_map(answer).collect()
+    }
+
+    /// Every vCPU's book.
+    pub(crate) fn vcpu_books(&self) -> Vec<VcpuBook> {
+        (0..).zip(self.seats.iter()).map(|(vcpu_id, seat)| seat.book(vcpu_id)).collect()
+    }
+}
+
+/// Nanoseconds that a thread of ours ran, and that it was ready and did not run.
+fn schedule_times(thread: u32) -> Option<(u64, u64)> {
+    let text = std::fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).ok()?;
+    let mut numbers = text.split_ascii_whitespace().map_while(|word| word.parse().ok());
+    Some((numbers.next()?, numbers.next()?))
+}
+
+fn view(vcpu_id: u32, state: &VcpuState, rest: Rest) -> VcpuView {
+    let table = |table: DescriptorTable| TableView { base: table.base, limit: table.limit };
+    VcpuView {
+        vcpu_id,
+        cr0: state.cr0.bits(),
+        cr2: state.cr2,
+        cr3: state.cr3,
+        cr4: state.cr4.bits(),
+        efer: state.efer.bits(),
+        idtr: table(state.idtr),
+        gdtr: table(state.gdtr),
+        fs_base: state.fs.base,
+        gs_base: state.gs.base,
+        kernel_gs_base: state.msrs.kernel_gs_base,
+        star: state.msrs.star,
+        lstar: state.msrs.lstar,
+        cstar: state.msrs.cstar,
+        sysenter_eip: state.msrs.sysenter_eip,
+        rip: state.rip,
+        rsp: state.gprs[vcpu::gpr::RSP],
+        rflags: state.rflags.bits(),
+        cpl: state.cpl(),
+        halted: rest == Rest::Halted || state.halted,
+        waits_for_startup: rest == Rest::WaitsForSipi,
+        age_ms: 0,
+    }
+}

@@ -1,0 +1,128 @@
+//! Answers to observers: the descriptors of guest memory, registers, and the host's books.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use api::{
+    BalloonBook, ClockBook, Counter, HostBooks, MemoryBook, MemoryView, Outcome, RefusalCode, SlotView,
+};
+use devices::virtio::balloon::BalloonReading;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+
+use crate::control::Phase;
+use crate::observe::Observed;
+use crate::server::Shared;
+use crate::server::lines::{line, refusal, reply, send_rest};
+
+/// How long vCPUs may take to show their registers: guest code that is being translated comes out within
+/// milliseconds, but the host may have much else to do.
+const ANSWER_TIME: Duration = Duration::from_secs(2);
+
+/// No life is there to be shown.
+fn nothing_to_show() -> Outcome {
+    refusal(RefusalCode::WrongState, "the guest is not there now: it is starting again, or has ended")
+}
+
+/// Sends guest memory; whether the client took it.
+pub(super) fn view(shared: &Shared, stream: &UnixStream) -> bool {
+    let Some(observed) = shared.control.observed() else { return reply(stream, nothing_to_show()) };
+    let file = match read_only(observed.memory.file()) {
+        Ok(file) => file,
+        Err(error) => {
+            let why = format!("cannot open guest memory for reading: {error}");
+            return reply(stream, refusal(RefusalCode::WrongState, why));
+        }
+    };
+    let slot = |slot: &mem::Memslot| SlotView {
+        gpa: slot.gpa.0,
+        len_bytes: slot.len_bytes,
+        file_offset: slot.file_offset,
+    };
+    let slots = observed.memory.slots().as_slice().iter().map(slot).collect();
+    let view = MemoryView { life: observed.life, slots, has_residency: false };
+    send_with(stream, Outcome::View { view }, &[file.as_fd()]).is_ok()
+}
+
+/// The file behind a descriptor, opened again, so that who gets it cannot write.
+fn read_only(file: &File) -> io::Result<File> {
+    OpenOptions::new().read(true).open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+/// Sends a reply and descriptors with its first bytes.
+fn send_with(stream: &UnixStream, outcome: Outcome, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let line = line(outcome);
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let sent = sendmsg(stream, &[IoSlice::new(line.as_bytes())], &mut ancillary, SendFlags::NOSIGNAL)?;
+    send_rest(stream, &line.as_bytes()[sent..])
+}
+
+/// What is in the registers.
+pub(super) fn registers(shared: &Shared) -> Outcome {
+    match shared.control.observed() {
+        Some(observed) => Outcome::Registers { life: observed.life, vcpus: observed.registers(ANSWER_TIME) },
+        None => nothing_to_show(),
+    }
+}
+
+/// The host's books.
+pub(super) fn books(shared: &Shared) -> Outcome {
+    let control = &shared.control;
+    let Some(observed) = control.observed() else { return nothing_to_show() };
+    let books = HostBooks {
+        life: observed.life,
+        reboots: control.reboots(),
+        engine: shared.info.engine.clone(),
+        paused: control.phase() == Phase::Paused,
+        uptime_seconds: shared.start.elapsed().as_secs_f64(),
+        cpu_seconds: host::cpu::process_cpu_time().as_secs_f64(),
+        clock: clock(&observed),
+        memory: memory(&observed),
+        vcpus: observed.vcpu_books(),
+        devices: control.devices(shared.recent.printed_bytes()),
+        balloon: control.balloon().map(balloon).unwrap_or_default(),
+        working_set: None,
+        dirty_rate: None,
+    };
+    Outcome::Books { books: Box::new(books) }
+}
+
+fn clock(observed: &Observed) -> ClockBook {
+    let clock = observed.time.clock();
+    ClockBook {
+        wall_at_start: Duration::from_nanos(clock.wall_at_start_ns).as_secs_f64(),
+        guest_seconds: Duration::from_nanos(observed.time.now().0).as_secs_f64(),
+        paused_seconds: observed.time.paused().as_secs_f64(),
+        tsc_khz: clock.tsc_khz,
+    }
+}
+
+fn memory(observed: &Observed) -> MemoryBook {
+    let memory = &observed.memory;
+    let resident_bytes = memory.resident_bytes().unwrap_or(0);
+    let given_back_bytes = memory.given_back_bytes();
+    MemoryBook {
+        configured_bytes: memory.slots().len_bytes(),
+        given_bytes: resident_bytes + given_back_bytes,
+        resident_bytes,
+        given_back_bytes,
+        paged_out: Vec::new(),
+    }
+}
+
+fn balloon(reading: BalloonReading) -> BalloonBook {
+    let claim = |(name, value): (&str, u64)| Counter { name: name.replace(' ', "_"), value };
+    BalloonBook {
+        target_bytes: reading.target_bytes,
+        claimed_bytes: reading.actual_bytes,
+        inflated_bytes: reading.inflated_bytes,
+        reported_bytes: reading.reported_bytes,
+        claims: reading.statistics.into_iter().map(claim).collect(),
+    }
+}
