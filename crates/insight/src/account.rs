@@ -1,0 +1,107 @@
+//! What a look at a guest costs, and the limits that keep a hostile guest from making it cost more.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::blind::Blind;
+
+/// How much one look may cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes read from the guest.
+    pub bytes: u64,
+    /// Single reads, which are system calls.
+    pub reads: u64,
+    /// Time.
+    pub time: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { bytes: 2 << 30, reads: 20_000_000, time: Duration::from_secs(20) }
+    }
+}
+
+/// What it did cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Bytes read from the guest.
+    pub bytes: u64,
+    /// Single reads.
+    pub reads: u64,
+    /// Page-table walks.
+    pub walks: u64,
+    /// Structures that changed while they were read and were read again, or left out.
+    pub torn: u64,
+    /// Microseconds from the start.
+    pub time_us: u64,
+}
+
+/// Counts against [`Limits`].
+#[derive(Debug)]
+pub struct Account {
+    limits: Limits,
+    start: Instant,
+    bytes: Cell<u64>,
+    reads: Cell<u64>,
+    walks: Cell<u64>,
+    torn: Cell<u64>,
+}
+
+impl Account {
+    /// Nothing spent yet; the clock runs.
+    pub fn new(limits: Limits) -> Account {
+        let zero = || Cell::new(0);
+        Account { limits, start: Instant::now(), bytes: zero(), reads: zero(), walks: zero(), torn: zero() }
+    }
+
+    /// One read of `len` bytes is about to happen.
+    ///
+    /// # Errors
+    /// If that would be over a limit.
+    pub fn read(&self, len: usize) -> Result<(), Blind> {
+        self.bytes.set(self.bytes.get() + len as u64);
+        self.reads.set(self.reads.get() + 1);
+        if self.bytes.get() > self.limits.bytes {
+            return Err(Blind::OverBudget("bytes"));
+        }
+        if self.reads.get() > self.limits.reads {
+            return Err(Blind::OverBudget("reads"));
+        }
+        if self.reads.get().is_multiple_of(64) {
+            self.check_time()?;
+        }
+        Ok(())
+    }
+
+    /// For loops that compute much and read little.
+    ///
+    /// # Errors
+    /// If the time is over.
+    pub fn check_time(&self) -> Result<(), Blind> {
+        if self.start.elapsed() > self.limits.time { Err(Blind::OverBudget("time")) } else { Ok(()) }
+    }
+
+    /// A page-table walk happened.
+    pub fn walk(&self) {
+        self.walks.set(self.walks.get() + 1);
+    }
+
+    /// A structure was seen changing.
+    pub fn torn(&self) {
+        self.torn.set(self.torn.get() + 1);
+    }
+
+    /// Spent so far.
+    pub fn cost(&self) -> Cost {
+        Cost {
+            bytes: self.bytes.get(),
+            reads: self.reads.get(),
+            walks: self.walks.get(),
+            torn: self.torn.get(),
+            time_us: self.start.elapsed().as_micros() as u64,
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! What really goes on in a Linux guest, read from its memory and its vCPUs' registers alone: no agent, no symbols, no
+//! configuration, no pause.
+//!
+//! # How it is used
+//!
+//! ```text
+//! attach(memory, registers, cache_dir) -> Kernel       which kernel, where; once for each life of a guest
+//! kernel.look(&account, registers)     -> Look         one moment; a new one for every refresh
+//! look.processes(), look.modules(), .. -> values       what `serde` can write; each wrapped in `Observed`
+//! look.cost()                          -> Cost         bytes, reads, torn reads, time
+//! ```
+//!
+//! `memory` is whatever implements [`Memory`]: a live VM's memory file, or a dump ([`FileMemory`]). `registers` may be
+//! none: then VMCOREINFO is looked for in all of memory, which takes longer, and what needs them is not observable.
+//!
+//! # What is believed
+//!
+//! Nothing. Every byte of a guest may be made by somebody who wants to mislead or to crash the reader: loops, sizes,
+//! depths and time are bounded ([`Limits`]), pointers are followed through tables that are walked here, and a value
+//! that cannot be right is an error ([`Blind`]), never a guess. Every value says on what evidence it stands ([`Rung`]).
+//!
+//! The parser reads and never writes, and is meant to run in the observer's process, not in the VM's.
+//!
+//! # Map
+//!
+//! [`memory`], [`registers`]: what is given. `anchor`, `vmcoreinfo`, [`kallsyms`], [`btf`]: how a kernel is found and
+//! understood; [`profile`] and `cache`: what is kept of that. [`kernel`] puts it together, [`look`] reads structures, and
+//! every other module reads one kind of thing.
+#![forbid(unsafe_code)]
+
+pub mod account;
+mod anchor;
+pub mod blind;
+pub mod btf;
+mod cache;
+mod counters;
+pub mod kallsyms;
+pub mod kernel;
+pub mod layout;
+pub mod look;
+pub mod memory;
+pub mod observed;
+mod paths;
+pub mod profile;
+pub mod registers;
+mod space;
+pub mod symbols;
+pub mod tasks;
+pub mod vmcoreinfo;
+
+pub use account::{Account, Cost, Limits};
+pub use blind::Blind;
+pub use kernel::{Kernel, NotRecognised, attach, attach_within};
+pub use look::Look;
+pub use memory::{Extent, FileMemory, FileSlot, Memory, Unreadable};
+pub use observed::{Observed, Rung};
+pub use registers::Registers;

@@ -1,0 +1,94 @@
+//! Values with the evidence that they stand on, and the word for not knowing.
+
+use serde::{Deserialize, Serialize};
+
+use crate::blind::Blind;
+
+/// On what a value stands, strongest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rung {
+    /// Registers of a vCPU: a fact of the machine.
+    Registers,
+    /// Symbols and layouts out of the guest's memory, and the kernel's VMCOREINFO agrees with them.
+    Profile,
+    /// Symbols and layouts found by content alone; nothing independent agrees or disagrees.
+    Content,
+    /// Symbols only: no layouts are known.
+    Symbols,
+    /// The kernel's banner and registers.
+    Banner,
+}
+
+impl Rung {
+    /// For people.
+    pub fn words(self) -> &'static str {
+        match self {
+            Rung::Registers => "registers",
+            Rung::Profile => "kallsyms+BTF, VMCOREINFO agrees",
+            Rung::Content => "kallsyms+BTF by content",
+            Rung::Symbols => "kallsyms only",
+            Rung::Banner => "banner",
+        }
+    }
+}
+
+/// A value, or why there is none. Never a guess.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Observed<T> {
+    /// Seen.
+    Seen {
+        /// What.
+        value: T,
+        /// On what evidence.
+        rung: Rung,
+    },
+    /// Cannot be known.
+    NotObservable {
+        /// Why.
+        why: String,
+    },
+}
+
+impl<T> Observed<T> {
+    /// From a reader's result.
+    pub fn new(result: Result<T, Blind>, rung: Rung) -> Observed<T> {
+        match result {
+            Ok(value) => Observed::Seen { value, rung },
+            Err(blind) => Observed::NotObservable { why: blind.to_string() },
+        }
+    }
+
+    /// The value, if there is one.
+    pub fn value(&self) -> Option<&T> {
+        match self {
+            Observed::Seen { value, .. } => Some(value),
+            Observed::NotObservable { .. } => None,
+        }
+    }
+
+    /// The value, if there is one.
+    pub fn into_value(self) -> Option<T> {
+        match self {
+            Observed::Seen { value, .. } => Some(value),
+            Observed::NotObservable { .. } => None,
+        }
+    }
+
+    /// Why there is none.
+    pub fn why_not(&self) -> Option<&str> {
+        match self {
+            Observed::Seen { .. } => None,
+            Observed::NotObservable { why } => Some(why),
+        }
+    }
+
+    /// The same evidence for what `f` makes of the value.
+    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Observed<U> {
+        match self {
+            Observed::Seen { value, rung } => Observed::Seen { value: f(value), rung },
+            Observed::NotObservable { why } => Observed::NotObservable { why },
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! A profile: all that is known of one kernel build. Made once from a guest's memory, then kept.
+
+use x86::Gva;
+
+use crate::btf::{self, Types};
+use crate::kallsyms::{self, Decoded, Image};
+use crate::layout::Layouts;
+use crate::symbols::Symbols;
+
+/// Longest banner kept.
+pub const MAX_BANNER: usize = 512;
+/// What a build-id note begins with: lengths, type, owner.
+const NOTE: &[u8] = b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0";
+/// Bytes of a build-id.
+const BUILD_ID: usize = 20;
+
+/// One kernel build.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Profile {
+    /// `linux_banner`, without its line end.
+    pub banner: String,
+    /// The build-id, and where its note's bytes lie from `_text`.
+    pub build_id: Option<([u8; BUILD_ID], i64)>,
+    /// How addresses of symbols are written in this kernel.
+    pub form: String,
+    /// Its symbols.
+    pub symbols: Symbols,
+    /// Its structures, if it carries BTF.
+    pub layouts: Option<Layouts>,
+}
+
+impl Profile {
+    /// Decodes everything from a copy of the kernel image; also the address of `_text`.
+    pub fn decode(image: Image<'_>) -> Option<(Profile, Gva)> {
+        let decoded = kallsyms::decode(image)?;
+        let text = decoded.address("_text").or_else(|| decoded.address("_stext"))?;
+        let at = |address: Gva, len: usize| bytes_at(image, address, len);
+        let banner = at(decoded.address("linux_banner")?, MAX_BANNER)?;
+        let end = banner.iter().position(|byte| b"\0\n".contains(byte))?;
+        let banner = String::from_utf8_lossy(&banner[..end]).into_owned();
+        let layouts = btf_bytes(image, &decoded).and_then(Types::parse).map(|types| Layouts::collect(&types));
+        let profile = Profile {
+            banner,
+            build_id: build_id(image, &decoded, text),
+            form: format!("{:?}", decoded.form),
+            symbols: Symbols::new(&decoded.symbols, text.0),
+            layouts,
+        };
+        Some((profile, text))
+    }
+
+    /// The release in the banner, `6.1.0-56-cloud-amd64`.
+    pub fn release(&self) -> &str {
+        self.banner.split(' ').nth(2).unwrap_or_default()
+    }
+
+    /// The build-id in hexadecimal.
+    pub fn build_id_hex(&self) -> Option<String> {
+        let (id, _) = self.build_id?;
+        Some(id.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// Where a symbol lies from `_text`, if it moves with the image.
+    pub fn offset(&self, name: &str) -> Option<i64> {
+        self.symbols.named(name).find(|kept| kept.is_relative).map(|kept| kept.value)
+    }
+}
+
+fn bytes_at(image: Image<'_>, address: Gva, len: usize) -> Option<&[u8]> {
+    let at = usize::try_from(address.0.checked_sub(image.start?.0)?).ok()?;
+    image.bytes.get(at..at.checked_add(len)?)
+}
+
+fn btf_bytes<'a>(image: Image<'a>, decoded: &Decoded) -> Option<&'a [u8]> {
+    let (start, stop) = (decoded.address("__start_BTF")?, decoded.address("__stop_BTF")?);
+    let len = usize::try_from(stop.0.checked_sub(start.0)?).ok().filter(|&len| len <= btf::MAX_BYTES)?;
+    bytes_at(image, start, len)
+}
+
+/// The note with the build-id, between the symbols that bound the kernel's notes.
+fn build_id(image: Image<'_>, decoded: &Decoded, text: Gva) -> Option<([u8; BUILD_ID], i64)> {
+    let (start, stop) = (decoded.address("__start_notes")?, decoded.address("__stop_notes")?);
+    let len = usize::try_from(stop.0.checked_sub(start.0)?).ok().filter(|&len| len <= 0x10000)?;
+    let notes = bytes_at(image, start, len)?;
+    let at = memchr::memmem::find(notes, NOTE)? + NOTE.len();
+    let id = notes.get(at..at + BUILD_ID)?.try_into().ok()?;
+    Some((id, (start.0.wrapping_sub(text.0) as i64).checked_add(at as i64)?))
+}

@@ -1,0 +1,74 @@
+//! What is known of a vCPU's registers. Facts: no guest can forge them.
+
+use serde::{Deserialize, Serialize};
+
+/// A vCPU at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registers {
+    /// Which vCPU.
+    pub vcpu_id: u32,
+    #[allow(missing_docs)]
+    pub cr0: u64,
+    #[allow(missing_docs)]
+    pub cr2: u64,
+    #[allow(missing_docs)]
+    pub cr3: u64,
+    #[allow(missing_docs)]
+    pub cr4: u64,
+    #[allow(missing_docs)]
+    pub efer: u64,
+    /// Linear address of the interrupt descriptor table.
+    pub idt_base: u64,
+    /// Last byte of the interrupt descriptor table.
+    pub idt_limit: u16,
+    /// Linear address of the global descriptor table.
+    pub gdt_base: u64,
+    /// Last byte of the global descriptor table.
+    pub gdt_limit: u16,
+    #[allow(missing_docs)]
+    pub fs_base: u64,
+    #[allow(missing_docs)]
+    pub gs_base: u64,
+    /// What SWAPGS would load.
+    pub kernel_gs_base: u64,
+    /// Where SYSCALL goes.
+    pub lstar: u64,
+    /// Where SYSCALL goes from 32-bit code.
+    pub cstar: u64,
+    /// Selectors of SYSCALL.
+    pub star: u64,
+    /// Where SYSENTER goes.
+    pub sysenter_eip: u64,
+    #[allow(missing_docs)]
+    pub rip: u64,
+    #[allow(missing_docs)]
+    pub rsp: u64,
+    #[allow(missing_docs)]
+    pub rflags: u64,
+    /// Privilege level.
+    pub cpl: u8,
+    /// Asleep in HLT.
+    pub is_halted: bool,
+    /// How long ago this was true.
+    pub age_ms: u64,
+}
+
+impl Registers {
+    /// Whether 4- or 5-level paging is on: only then can the tables be walked.
+    pub fn is_long_mode(&self) -> bool {
+        const PG: u64 = 1 << 31;
+        const LMA: u64 = 1 << 10;
+        self.cr0 & PG != 0 && self.efer & LMA != 0
+    }
+
+    /// Levels of page tables that CR4.LA57 selects.
+    pub fn levels(&self) -> u32 {
+        const LA57: u64 = 1 << 12;
+        if self.cr4 & LA57 != 0 { 5 } else { 4 }
+    }
+
+    /// The kernel's GS base, whoever runs: the one of the two that is a kernel address.
+    pub fn kernel_gs(&self) -> u64 {
+        if self.cpl == 0 && self.gs_base >> 63 != 0 { self.gs_base } else { self.kernel_gs_base }
+    }
+}

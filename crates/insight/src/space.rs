@@ -1,0 +1,223 @@
+//! Reading by virtual address: the guest's page tables, walked here, with what was walked remembered for one look.
+//!
+//! The tables are the guest's, so nothing about them is believed: the number of steps is fixed by the number of
+//! levels, and an entry that points nowhere ends the walk.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use x86::paging::{ADDRESS, P, PS};
+use x86::{Gpa, Gva, PAGE_SIZE};
+
+use crate::account::Account;
+use crate::blind::Blind;
+use crate::memory::Memory;
+
+/// Where the kernel's image is mapped when it does not move, and the end of the stretch that it may move in.
+pub(crate) const IMAGE_VA: u64 = 0xffff_ffff_8000_0000;
+/// Longest stretch that the kernel image can be mapped in: where modules begin, at the latest.
+pub(crate) const IMAGE_MAX: u64 = 0x4000_0000;
+/// Walks remembered in one look; more are walked again.
+const REMEMBERED: usize = 1 << 20;
+
+/// Tables of one address space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Root {
+    /// Where the top table lies.
+    pub gpa: Gpa,
+    /// 4 or 5.
+    pub levels: u32,
+}
+
+/// A page as the tables map it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mapped {
+    /// Physical address of the byte asked for.
+    pub gpa: Gpa,
+    /// Bytes in the page.
+    pub page_size: u64,
+    /// No level forbids execution.
+    pub is_executable: bool,
+    /// All levels allow writing.
+    pub is_writable: bool,
+    /// All levels allow user access.
+    pub is_user: bool,
+}
+
+/// One address space of the guest during one look.
+pub(crate) struct Space<'a> {
+    memory: &'a dyn Memory,
+    account: &'a Account,
+    root: Option<Root>,
+    /// Physical address of `IMAGE_VA`, wrapping, and the stretch that is mapped linearly from there.
+    image: Option<(u64, std::ops::Range<u64>)>,
+    walked: RefCell<HashMap<u64, u64>>,
+}
+
+impl<'a> Space<'a> {
+    /// The space behind `root`. Before a root is known only the image can be read.
+    pub(crate) fn new(memory: &'a dyn Memory, account: &'a Account, root: Option<Root>) -> Space<'a> {
+        Space { memory, account, root, image: None, walked: RefCell::default() }
+    }
+
+    /// The kernel image is mapped linearly: `IMAGE_VA` at `phys_base` (which may be negative), in `range`.
+    pub(crate) fn with_image(mut self, phys_base: u64, range: std::ops::Range<u64>) -> Space<'a> {
+        self.image = Some((phys_base, range));
+        self
+    }
+
+    /// The same guest through other tables: a process's own.
+    pub(crate) fn through(&self, root: Root) -> Space<'a> {
+        Space {
+            memory: self.memory,
+            account: self.account,
+            root: Some(root),
+            image: None,
+            walked: RefCell::default(),
+        }
+    }
+
+    /// What reading costs is counted here.
+    pub(crate) fn account(&self) -> &'a Account {
+        self.account
+    }
+
+    /// The tables, if known.
+    pub(crate) fn root(&self) -> Option<Root> {
+        self.root
+    }
+
+    /// Fills `bytes` from physical memory.
+    ///
+    /// # Errors
+    /// If there is no memory, or the limit is reached.
+    pub(crate) fn read_physical(&self, gpa: Gpa, bytes: &mut [u8]) -> Result<(), Blind> {
+        self.account.read(bytes.len())?;
+        Ok(self.memory.read(gpa, bytes)?)
+    }
+
+    /// Walks the tables.
+    ///
+    /// # Errors
+    /// If nothing is mapped there or the tables cannot be read.
+    pub(crate) fn walk(&self, gva: Gva) -> Result<Mapped, Blind> {
+        let root = self.root.ok_or(Blind::NotGiven("the kernel's page tables are not known"))?;
+        self.account.walk();
+        let mut table = root.gpa.0 & ADDRESS;
+        let (mut is_executable, mut is_writable, mut is_user) = (true, true, true);
+        for level in (0..root.levels).rev() {
+            let shift = 12 + 9 * level;
+            let index = gva.0 >> shift & 511;
+            let mut entry = [0; 8];
+            self.read_physical(Gpa(table + index * 8), &mut entry)?;
+            let entry = u64::from_le_bytes(entry);
+            if entry & P == 0 {
+                return Err(Blind::Unmapped(gva));
+            }
+            is_executable &= entry & x86::paging::NX == 0;
+            is_writable &= entry & x86::paging::W != 0;
+            is_user &= entry & x86::paging::U != 0;
+            if level == 0 || level <= 2 && entry & PS != 0 {
+                let page_size = 1u64 << shift;
+                let gpa = Gpa(entry & ADDRESS & !(page_size - 1) | gva.0 & (page_size - 1));
+                return Ok(Mapped { gpa, page_size, is_executable, is_writable, is_user });
+            }
+            table = entry & ADDRESS;
+        }
+        Err(Blind::Unmapped(gva))
+    }
+
+    /// Where the byte at `gva` lies in physical memory.
+    ///
+    /// # Errors
+    /// If nothing is mapped there.
+    pub(crate) fn translate(&self, gva: Gva) -> Result<Gpa, Blind> {
+        if let Some((phys_base, range)) = &self.image
+            && range.contains(&gva.0)
+        {
+            return Ok(Gpa(phys_base.wrapping_add(gva.0 - IMAGE_VA)));
+        }
+        let page = gva.page().0;
+        if let Some(frame) = self.walked.borrow().get(&page) {
+            return Ok(Gpa(frame | gva.page_offset()));
+        }
+        let mapped = self.walk(gva)?;
+        let mut walked = self.walked.borrow_mut();
+        if walked.len() < REMEMBERED {
+            walked.insert(page, mapped.gpa.0 & !(PAGE_SIZE - 1));
+        }
+        Ok(mapped.gpa)
+    }
+
+    /// Fills `bytes` from `gva` on, page by page.
+    ///
+    /// # Errors
+    /// If any page is not mapped or cannot be read.
+    pub(crate) fn read(&self, gva: Gva, bytes: &mut [u8]) -> Result<(), Blind> {
+        let (mut at, mut rest) = (gva, bytes);
+        while !rest.is_empty() {
+            let mut len = ((PAGE_SIZE - at.page_offset()) as usize).min(rest.len());
+            if let Some((_, range)) = &self.image
+                && range.contains(&at.0)
+            {
+                // Linear, so in one piece.
+                len = rest.len().min((range.end - at.0) as usize);
+            }
+            let (now, later) = rest.split_at_mut(len);
+            self.read_physical(self.translate(at)?, now)?;
+            at = Gva(at.0.wrapping_add(len as u64));
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// `len` bytes from `gva` on.
+    ///
+    /// # Errors
+    /// As [`Space::read`].
+    pub(crate) fn bytes(&self, gva: Gva, len: usize) -> Result<Vec<u8>, Blind> {
+        let mut bytes = vec![0; len];
+        self.read(gva, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// A 64-bit number.
+    ///
+    /// # Errors
+    /// As [`Space::read`].
+    pub(crate) fn u64(&self, gva: Gva) -> Result<u64, Blind> {
+        let mut bytes = [0; 8];
+        self.read(gva, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    /// A 32-bit number.
+    ///
+    /// # Errors
+    /// As [`Space::read`].
+    pub(crate) fn u32(&self, gva: Gva) -> Result<u32, Blind> {
+        let mut bytes = [0; 4];
+        self.read(gva, &mut bytes)?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    /// Text up to the first zero byte, at most `max_bytes`.
+    ///
+    /// # Errors
+    /// As [`Space::read`].
+    pub(crate) fn text(&self, gva: Gva, max_bytes: usize) -> Result<String, Blind> {
+        let mut text = Vec::new();
+        let mut at = gva;
+        while text.len() < max_bytes {
+            let len = ((PAGE_SIZE - at.page_offset()) as usize).min(256).min(max_bytes - text.len());
+            let bytes = self.bytes(at, len)?;
+            if let Some(end) = bytes.iter().position(|&byte| byte == 0) {
+                text.extend(&bytes[..end]);
+                break;
+            }
+            text.extend(&bytes);
+            at = Gva(at.0.wrapping_add(len as u64));
+        }
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
