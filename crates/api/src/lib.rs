@@ -13,8 +13,8 @@ mod status;
 pub use control::{Command, LINE_BYTES_MAX, Outcome, PROTOCOL_VERSION, RefusalCode, Reply, Request};
 pub use name::{NameError, VmName};
 pub use observe::{
-    BalloonBook, ClockBook, Estimate, HostBooks, MemoryBook, MemoryView, SlotView, TableView, VcpuBook,
-    VcpuView,
+    BalloonBook, CLAIMS_PORT, CLAIMS_PORT_NAME, ClaimBook, ClockBook, Estimate, GuestClaim, HostBooks,
+    MemoryBook, MemoryView, SlotView, TableView, VcpuBook, VcpuView,
 };
 pub use spec::{DiskSpec, VmSpec};
 pub use status::{Counter, DeviceStatus, EndKind, VmEnd, VmInfo, VmState, VmStatus};

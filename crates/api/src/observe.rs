@@ -5,6 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::status::{Counter, DeviceStatus};
 
+/// The name of the virtio console's port that takes claims.
+pub const CLAIMS_PORT_NAME: &str = "mother.claims";
+/// The port of the host that takes claims over vsock.
+pub const CLAIMS_PORT: u32 = 6684;
+
 /// How to read guest memory: the descriptors come with the same message, opened for reading only, first the memory
 /// file, then the residency map if there is one.
 ///
@@ -98,6 +103,9 @@ pub struct HostBooks {
     pub devices: Vec<DeviceStatus>,
     /// The balloon, with what the guest claims through it.
     pub balloon: BalloonBook,
+    /// What programs in the guest claim of it, line by line.
+    #[serde(default)]
+    pub claims: ClaimBook,
     /// How much memory the guest used lately, by sampling; absent where nobody samples.
     #[serde(default)]
     pub working_set: Option<Estimate>,
@@ -173,6 +181,33 @@ pub struct BalloonBook {
     pub reported_bytes: u64,
     /// What the guest's driver says about its memory: claims, named as in the specification.
     pub claims: Vec<Counter>,
+    /// How long ago it said so.
+    #[serde(default)]
+    pub claims_age_ms: Option<u64>,
+}
+
+/// What programs in the guest said of it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ClaimBook {
+    /// The last value of each key.
+    pub claims: Vec<GuestClaim>,
+    /// Lines that were no claim, or one too many.
+    pub refused_lines: u64,
+}
+
+/// One thing that a program in the guest said: `claim KEY VALUE`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GuestClaim {
+    /// What it is about.
+    pub key: String,
+    /// What it said, without characters that could move a cursor.
+    pub value: String,
+    /// `port` (the console's port `mother.claims`) or `vsock`.
+    pub way: String,
+    /// How long ago.
+    pub age_ms: u64,
+    /// How often in this life.
+    pub times: u64,
 }
 
 /// A number with its error bar.

@@ -5,6 +5,7 @@
 mod common;
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -182,4 +183,38 @@ fn a_linux_guest_is_seen_without_its_help() {
     let vcpu = vm.registers()[0];
     assert!(vcpu.lstar >> 47 == 0x1_ffff && vcpu.idtr.base >> 47 == 0x1_ffff, "{vcpu:x?}");
     assert_eq!(vcpu.cr4 & 0x20, 0x20, "PAE");
+}
+
+/// Types a line into the guest's console.
+fn type_line(vm: &Vm, line: &str) {
+    let mut client = vm.client();
+    client.order(api::Command::Console { replay_bytes: 0, types: true }).unwrap();
+    let (_, mut stream) = client.into_console().unwrap();
+    stream.write_all(format!("{line}\n").as_bytes()).unwrap();
+    // What is typed is taken before the connection is seen to end.
+    thread::sleep(Duration::from_millis(300));
+}
+
+#[test]
+fn what_a_shell_script_claims_is_heard_and_marked_as_a_claim() {
+    let Some(mother) = with_guest() else { return };
+    let vm = Vm { mother, _folder: tempfile::tempdir().unwrap() };
+    let ran = vm.mother.run(&["-d", "--name", "seen", "--memory", "256M", "--timeout", "110s"]);
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    let claim = "for p in /sys/class/virtio-ports/*; do [ \"$(cat $p/name)\" = mother.claims ] && \
+        echo claim memory_used_percent 95 >/dev/${p##*/}; done";
+    let deadline = Instant::now() + Duration::from_secs(80);
+    let claims = loop {
+        let claims = vm.books().claims.claims;
+        if !claims.is_empty() {
+            break claims;
+        }
+        assert!(Instant::now() < deadline, "no claim");
+        type_line(&vm, claim);
+        thread::sleep(Duration::from_millis(700));
+    };
+    let claim = &claims[0];
+    let got = (claim.key.as_str(), claim.value.as_str(), claim.way.as_str());
+    assert_eq!((got, claims.len()), (("memory_used_percent", "95", "port"), 1));
+    assert!(claim.age_ms < 60_000 && claim.times > 0, "{claim:?}");
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use api::{Counter, DeviceStatus};
+use api::{ClaimBook, Counter, DeviceStatus};
 use devices::virtio::balloon::BalloonReading;
 use thiserror::Error;
 use vcpu::Kick;
@@ -245,6 +245,11 @@ impl MachineControl {
     /// What is known of the balloon; `None` before the VM is built.
     pub fn balloon(&self) -> Option<BalloonReading> {
         self.notes().devices.as_ref().map(|(_, handles)| handles.balloon.read())
+    }
+
+    /// What programs in the guest say of it.
+    pub(crate) fn claims(&self) -> ClaimBook {
+        self.notes().devices.as_ref().map(|(_, handles)| handles.claims.book()).unwrap_or_default()
     }
 
     /// The window that the console is shown in has this size now. Only the virtio console tells the guest.

@@ -19,6 +19,7 @@ mod attendant;
 mod bell;
 pub mod boot;
 mod build;
+mod claims;
 mod console;
 mod control;
 mod crash;

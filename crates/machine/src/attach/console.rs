@@ -1,4 +1,4 @@
-//! The fast console, which every VM has. Whether the VM's own console is behind it is the plan's to say; if not,
+//! The fast console, which every VM has, with a port for what the guest claims of itself. Whether the VM's own console is behind it is the plan's to say; if not,
 //! what the guest writes to it is dropped and nothing is ever typed.
 
 use std::io::Write;
@@ -9,12 +9,14 @@ use devices::virtio::console::{Console, Port, PortEnd, SharedEnd, Window, share}
 use devices::virtio::{DeviceMetrics, VirtioDevice};
 
 use super::{AttachError, Attachment, slot};
+use crate::claims::{ClaimReader, Claims};
 use crate::console::ConsoleInput;
 use crate::output::Output;
 
 /// The console and its window.
 pub(super) struct ConsoleAttachment {
     end: SharedEnd,
+    claims: Claims,
     window: Window,
     metrics: Arc<DeviceMetrics>,
 }
@@ -24,18 +26,19 @@ impl ConsoleAttachment {
     pub(super) fn connected(
         input: &ConsoleInput,
         output: &Output,
+        claims: &Claims,
         window: Window,
     ) -> Result<ConsoleAttachment, AttachError> {
         let arrival = input
             .arrival()
             .map_err(|source| AttachError { device: "the console".to_owned(), source: Box::new(source) })?;
         let end = Connected { input: input.clone(), output: output.clone(), arrival };
-        Ok(ConsoleAttachment { end: share(end), window, metrics: Arc::default() })
+        Ok(ConsoleAttachment { end: share(end), claims: claims.clone(), window, metrics: Arc::default() })
     }
 
     /// A console with nothing behind it.
-    pub(super) fn loose(window: Window) -> ConsoleAttachment {
-        ConsoleAttachment { end: share(Loose), window, metrics: Arc::default() }
+    pub(super) fn loose(claims: &Claims, window: Window) -> ConsoleAttachment {
+        ConsoleAttachment { end: share(Loose), claims: claims.clone(), window, metrics: Arc::default() }
     }
 }
 
@@ -45,8 +48,12 @@ impl Attachment for ConsoleAttachment {
     }
 
     fn device(&mut self) -> Result<Box<dyn VirtioDevice>, AttachError> {
-        let port = Port { name: String::new(), end: Arc::clone(&self.end) };
-        Ok(Box::new(Console::new(vec![port], self.window.clone(), self.metrics())))
+        let console = Port { name: String::new(), end: Arc::clone(&self.end) };
+        // A reader for each life: half a line of the one before is nobody's.
+        let reader = ClaimReader::new(self.claims.clone(), "port");
+        let claims = Port { name: api::CLAIMS_PORT_NAME.to_owned(), end: share(ClaimEnd(reader)) };
+        self.claims.forget();
+        Ok(Box::new(Console::new(vec![console, claims], self.window.clone(), self.metrics())))
     }
 
     fn metrics(&self) -> Arc<DeviceMetrics> {
@@ -81,6 +88,26 @@ impl PortEnd for Connected {
     fn quiet(&mut self) {
         let _ = rustix::io::read(&self.arrival, &mut [0_u8; 8]);
     }
+}
+
+/// What the guest says of itself.
+struct ClaimEnd(ClaimReader);
+
+impl PortEnd for ClaimEnd {
+    fn write(&mut self, bytes: &[u8]) -> usize {
+        self.0.take(bytes);
+        bytes.len()
+    }
+
+    fn read(&mut self, _bytes: &mut [u8]) -> usize {
+        0
+    }
+
+    fn arrival(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn quiet(&mut self) {}
 }
 
 /// Nothing.

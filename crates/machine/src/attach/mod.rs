@@ -23,6 +23,7 @@ use devices::virtio::console::Window;
 use devices::virtio::{DeviceMetrics, VirtioDevice};
 use thiserror::Error;
 
+use crate::claims::Claims;
 use crate::console::ConsoleInput;
 use crate::output::Output;
 use crate::plan::{ConsoleKind, VmPlan};
@@ -65,6 +66,7 @@ pub(crate) trait Attachment: Send {
 pub(crate) struct Handles {
     pub(crate) balloon: BalloonControl,
     pub(crate) window: Window,
+    pub(crate) claims: Claims,
 }
 
 impl Handles {
@@ -72,7 +74,7 @@ impl Handles {
     pub(crate) fn new() -> Result<Handles, AttachError> {
         let window = Window::new()
             .map_err(|source| AttachError { device: "the console".to_owned(), source: Box::new(source) })?;
-        Ok(Handles { balloon: BalloonControl::default(), window })
+        Ok(Handles { balloon: BalloonControl::default(), window, claims: Claims::default() })
     }
 }
 
@@ -85,8 +87,8 @@ pub(crate) fn open(
 ) -> Result<Vec<Box<dyn Attachment>>, AttachError> {
     let window = handles.window.clone();
     let console = match plan.console {
-        ConsoleKind::Virtio => console::ConsoleAttachment::connected(input, output, window)?,
-        ConsoleKind::Serial => console::ConsoleAttachment::loose(window),
+        ConsoleKind::Virtio => console::ConsoleAttachment::connected(input, output, &handles.claims, window)?,
+        ConsoleKind::Serial => console::ConsoleAttachment::loose(&handles.claims, window),
     };
     let mut attachments: Vec<Box<dyn Attachment>> = vec![
         Box::new(console),
@@ -100,7 +102,7 @@ pub(crate) fn open(
         attachments.push(Box::new(network::NetworkAttachment::open(network)?));
     }
     if let Some(path) = &plan.vsock {
-        attachments.push(Box::new(vsock::VsockAttachment::open(path)?));
+        attachments.push(Box::new(vsock::VsockAttachment::open(path, &handles.claims)?));
     }
     Ok(attachments)
 }

@@ -10,6 +10,7 @@ use devices::virtio::vsock::Vsock;
 use devices::virtio::{DeviceMetrics, VirtioDevice};
 
 use super::{AttachError, Attachment, slot};
+use crate::claims::{ClaimListener, Claims};
 
 /// What the device is called in messages and metrics.
 const NAME: &str = "vsock0";
@@ -21,17 +22,20 @@ const GUEST_CID: u64 = 3;
 pub(super) struct VsockAttachment {
     path: PathBuf,
     listener: UnixListener,
+    /// Hears what the guest claims of itself; none if somebody else listens there.
+    _claims: Option<ClaimListener>,
     metrics: Arc<DeviceMetrics>,
 }
 
 impl VsockAttachment {
     /// Listens at `path`. What an earlier VM left there, and nobody listens at, is replaced.
-    pub(super) fn open(path: &Path) -> Result<VsockAttachment, AttachError> {
+    pub(super) fn open(path: &Path, claims: &Claims) -> Result<VsockAttachment, AttachError> {
         if fs::symlink_metadata(path).is_ok() {
             fs::remove_file(path).map_err(failed)?;
         }
         let listener = UnixListener::bind(path).map_err(failed)?;
-        Ok(VsockAttachment { path: path.to_owned(), listener, metrics: Arc::default() })
+        let claims = ClaimListener::open(path, claims).map_err(failed)?;
+        Ok(VsockAttachment { path: path.to_owned(), listener, _claims: claims, metrics: Arc::default() })
     }
 }
 

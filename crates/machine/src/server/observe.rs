@@ -87,6 +87,7 @@ pub(super) fn books(shared: &Shared) -> Outcome {
         vcpus: observed.vcpu_books(),
         devices: control.devices(shared.recent.printed_bytes()),
         balloon: control.balloon().map(balloon).unwrap_or_default(),
+        claims: control.claims(),
         working_set: None,
         dirty_rate: None,
     };
@@ -124,5 +125,6 @@ fn balloon(reading: BalloonReading) -> BalloonBook {
         inflated_bytes: reading.inflated_bytes,
         reported_bytes: reading.reported_bytes,
         claims: reading.statistics.into_iter().map(claim).collect(),
+        claims_age_ms: reading.statistics_age.map(|age| age.as_millis() as u64),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::virtio::interrupt::Interrupt;
 
@@ -33,9 +34,16 @@ struct Shared {
     inflated_bytes: AtomicU64,
     reported_bytes: AtomicU64,
     /// The guest's own account, by tag; `None` for what it did not say.
-    statistics: Mutex<[Option<u64>; STATISTICS.len()]>,
+    statistics: Mutex<Statistics>,
     /// Tells the driver of a new target, while there is one.
     changed: Mutex<Option<Interrupt>>,
+}
+
+#[derive(Debug, Default)]
+struct Statistics {
+    values: [Option<u64>; STATISTICS.len()],
+    /// When the guest said something last.
+    at: Option<Instant>,
 }
 
 /// What is known of a balloon.
@@ -51,6 +59,8 @@ pub struct BalloonReading {
     pub reported_bytes: u64,
     /// What the guest says about its memory: names of the specification's, and values. Claims, not measurements.
     pub statistics: Vec<(&'static str, u64)>,
+    /// How long ago it said so.
+    pub statistics_age: Option<Duration>,
 }
 
 impl BalloonControl {
@@ -66,13 +76,14 @@ impl BalloonControl {
     /// What is known.
     pub fn read(&self) -> BalloonReading {
         let statistics = self.0.statistics.lock().unwrap_or_else(PoisonError::into_inner);
-        let named = STATISTICS.iter().zip(&*statistics);
+        let named = STATISTICS.iter().zip(&statistics.values);
         BalloonReading {
             target_bytes: u64::from(self.0.target_pages.load(Ordering::Acquire)) * PAGE_BYTES,
             actual_bytes: u64::from(self.0.actual_pages.load(Ordering::Acquire)) * PAGE_BYTES,
             inflated_bytes: self.0.inflated_bytes.load(Ordering::Relaxed),
             reported_bytes: self.0.reported_bytes.load(Ordering::Relaxed),
             statistics: named.filter_map(|(name, value)| Some((*name, (*value)?))).collect(),
+            statistics_age: statistics.at.map(|at| at.elapsed()),
         }
     }
 
@@ -98,8 +109,9 @@ impl BalloonControl {
 
     pub(super) fn set_statistic(&self, tag: u16, value: u64) {
         let mut statistics = self.0.statistics.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(place) = statistics.get_mut(usize::from(tag)) {
+        if let Some(place) = statistics.values.get_mut(usize::from(tag)) {
             *place = Some(value);
+            statistics.at = Some(Instant::now());
         }
     }
 
