@@ -285,7 +285,7 @@ mod tests {
         store(folder.path(), &profile()).unwrap();
         let heads = heads(folder.path());
         assert_eq!(heads.len(), 1);
-        assert_eq!((heads[0].anchors[0], heads[0].anchors[1]), (64, i64::MIN));
+        assert_eq!((heads[0].anchors[0], heads[0].anchors[1]), (i64::MIN, 64));
         assert_eq!(load(&heads[0]), Some(profile()));
     }
 

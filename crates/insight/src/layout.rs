@@ -10,6 +10,7 @@ use crate::btf::{Kind, Types};
 
 /// Structures that readers ask for. What these contain (not: point to) comes along.
 const STRUCTS: &[&str] = &[
+    "address_space",
     "bpf_ksym",
     "bpf_prog",
     "cgroup",
@@ -81,6 +82,7 @@ const STRUCTS: &[&str] = &[
     "task_group",
     "task_struct",
     "time_namespace",
+    "tk_data",
     "timekeeper",
     "udp_hslot",
     "udp_table",

@@ -37,14 +37,18 @@ mod counters;
 pub mod kallsyms;
 pub mod kernel;
 pub mod layout;
+pub mod log;
 pub mod look;
+pub mod meminfo;
 pub mod memory;
+pub mod modules;
 pub mod observed;
 mod paths;
 pub mod profile;
 pub mod registers;
 mod space;
 pub mod symbols;
+pub mod system;
 pub mod tasks;
 pub mod vmcoreinfo;
 

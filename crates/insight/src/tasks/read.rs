@@ -29,8 +29,9 @@ impl Look<'_> {
         let parent = leader.pointer("real_parent")?;
         let is_kernel = leader.number("flags")? & KERNEL_THREAD != 0;
         let mm = leader.pointer("mm")?;
+        let tasks: Vec<Gva> = threads.iter().map(|thread| Gva(thread.address)).collect();
         let (resident_bytes, virtual_bytes) =
-            if mm.0 == 0 || is_kernel { (0, 0) } else { self.footprint(mm)? };
+            if mm.0 == 0 || is_kernel { (0, 0) } else { self.footprint(mm, &tasks)? };
         let namespaces = self.namespaces(&leader);
         let cgroup = self.cgroup(&leader);
         let container = self.container(namespaces.as_ref().ok(), cgroup.as_deref().ok(), host);
@@ -91,15 +92,27 @@ impl Look<'_> {
         Ok(threads)
     }
 
-    /// Resident and virtual bytes.
-    fn footprint(&self, mm: Gva) -> Result<(u64, u64), Blind> {
+    /// Resident and virtual bytes of the address space of `tasks`.
+    fn footprint(&self, mm: Gva, tasks: &[Gva]) -> Result<(u64, u64), Blind> {
         let object = self.object("mm_struct", mm)?;
         let mut pages = 0i64;
         for counter in ["MM_FILEPAGES", "MM_ANONPAGES", "MM_SHMEMPAGES"] {
             let index = self.layouts()?.enumerator("MM_FILEPAGES", counter)?;
-            pages = pages.saturating_add(self.mm_counter(&object, index)?.max(0));
+            let mut count = self.mm_counter(&object, index)?;
+            for task in tasks {
+                count = count.saturating_add(self.own_counter(*task, index)?);
+            }
+            pages = pages.saturating_add(count.max(0));
         }
         Ok((pages as u64 * PAGE, object.number("total_vm")?.saturating_mul(PAGE)))
+    }
+
+    /// What a thread has not yet added to a counter of its address space: until 6.1 threads count for themselves and
+    /// add up now and then.
+    fn own_counter(&self, task: Gva, index: i64) -> Result<i64, Blind> {
+        let Ok(counts) = self.place("task_struct", "rss_stat.count") else { return Ok(0) };
+        let at = task.0.wrapping_add((counts.offset + counts.element * index.clamp(0, 16) as usize) as u64);
+        Ok(i64::from(self.space().u32(Gva(at))? as i32))
     }
 
     /// One counter of an address space: a plain number until 6.1, one with parts on every CPU since.
