@@ -27,8 +27,8 @@ const EXTENSION: &str = "profile";
 const HEAD: usize = 2048;
 
 /// Symbols that registers lead to, of which a profile's file tells the places.
-pub(crate) const ANCHORS: [&str; 4] =
-    ["entry_SYSCALL_64", "asm_exc_page_fault", "page_fault", "async_page_fault"];
+pub(crate) const ANCHORS: [&str; 5] =
+    ["_stext", "entry_SYSCALL_64", "asm_exc_page_fault", "page_fault", "async_page_fault"];
 
 /// The beginning of a profile's file.
 #[derive(Clone, Debug, PartialEq, Eq)]
