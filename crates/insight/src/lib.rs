@@ -34,6 +34,7 @@ pub mod blind;
 pub mod btf;
 mod cache;
 mod counters;
+pub mod cpu;
 pub mod kallsyms;
 pub mod kernel;
 pub mod layout;
@@ -50,6 +51,7 @@ mod space;
 pub mod symbols;
 pub mod system;
 pub mod tasks;
+pub mod verdict;
 pub mod vmcoreinfo;
 
 pub use account::{Account, Cost, Limits};

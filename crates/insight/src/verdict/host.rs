@@ -1,0 +1,36 @@
+//! The rule about all guests of a host together.
+
+use super::{Confidence, Row, Verdict, row, size};
+
+/// What one guest believes to have, and what it costs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Belief {
+    /// What it was told it has.
+    pub configured_bytes: u64,
+    /// What the host holds for it.
+    pub resident_bytes: u64,
+}
+
+/// Compares the sum of what guests believe with what the host has.
+pub fn judge_host(beliefs: &[Belief], host_bytes: u64) -> Row {
+    let sum = |pick: fn(&Belief) -> u64| beliefs.iter().map(pick).fold(0, u64::saturating_add);
+    let (believed, held) = (sum(|belief| belief.configured_bytes), sum(|belief| belief.resident_bytes));
+    let row = Row {
+        kernel: Some(format!("{} believed", size(believed))),
+        truth: Some(format!("{} held, host has {}", size(held), size(host_bytes))),
+        confidence: Confidence::High,
+        ..row(
+            "beliefs-against-host",
+            "memory of all guests",
+            "the sum of what guests were told against the host's memory",
+        )
+    };
+    if believed > host_bytes {
+        let row = Row { difference: Some(size(believed - host_bytes)), ..row };
+        return row.is(
+            Verdict::Costs,
+            "the guests believe to have more than there is; if all want it, some must wait",
+        );
+    }
+    row.is(Verdict::Agrees, "what the guests believe to have is there")
+}
