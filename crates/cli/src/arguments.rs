@@ -7,7 +7,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::disk::disk;
 use crate::vm::{
-    ConsoleArguments, LogsArguments, NamesArguments, PsArguments, RemoveArguments, StopArguments,
+    ConsoleArguments, DmesgArguments, InspectArguments, LogsArguments, NamesArguments, PsArguments,
+    RemoveArguments, StopArguments, TruthArguments,
 };
 
 /// A hypervisor that runs guests with or without hardware virtualization.
@@ -26,6 +27,7 @@ Examples:
   mother run debian               Debian with systemd, and root logged in
   echo 'uname -a' | mother run    run commands in it
   mother run -d --name web        leave it running; then: ps, console web, stop web
+  mother ps web; mother truth web what is really going on in there
   mother run --kernel bzImage --initrd initrd.img --cmdline 'console=ttyS0'
   mother doctor                   which engines work here, and why not";
 
@@ -34,8 +36,14 @@ Examples:
 pub enum Command {
     /// Start a guest with its console on this terminal or pipe
     Run(Box<RunArguments>),
-    /// List VMs: name, engine, state, uptime, CPU time, memory given and resident
+    /// List VMs: name, engine, state, uptime, CPU time, memory given and resident; or one guest's processes
     Ps(PsArguments),
+    /// What a guest claims, what its kernel has in its books, and what Mother knows, side by side
+    Truth(TruthArguments),
+    /// Everything that is known about a VM and its guest
+    Inspect(InspectArguments),
+    /// Print the log of a guest's kernel, read from outside, also after a panic
+    Dmesg(DmesgArguments),
     /// Press the power button of VMs, and end those that still run after a grace time
     Stop(StopArguments),
     /// End VMs at once

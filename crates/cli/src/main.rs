@@ -62,6 +62,9 @@ fn perform(command: Command) -> Result<u8, Failure> {
     match command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Ps(arguments) => vm::ps(&arguments),
+        Command::Truth(arguments) => vm::truth(&arguments),
+        Command::Inspect(arguments) => vm::inspect(&arguments),
+        Command::Dmesg(arguments) => vm::dmesg(&arguments),
         Command::Stop(arguments) => vm::stop(&arguments),
         Command::Kill(arguments) => vm::kill(&arguments),
         Command::Pause(arguments) => vm::pause(&arguments),

@@ -18,19 +18,27 @@
 //! kernel gives that back however the process ends. A folder without a holder and without `end.json` is one whose
 //! process vanished.
 //!
-//! This crate links nothing of the machine: it knows VMs by the words of `api` alone.
+//! This crate links nothing of the machine: it knows VMs by the words of `api` alone. An [`Observer`] reads a guest's
+//! memory over descriptors that the VM's process gives, so the parser (`insight`) runs here, outside that process.
 #![forbid(unsafe_code)]
 
 mod claim;
 mod client;
 mod inventory;
+mod live;
 mod log;
+mod observer;
 mod place;
+mod reading;
 mod record;
+mod watcher;
 
 pub use claim::{Claim, ClaimError};
 pub use client::{Client, ClientError, MemoryFiles};
 pub use inventory::{Inventory, InventoryError, Vm};
+pub use live::{LiveCost, LiveMemory};
 pub use log::{Follow, LogWriter, Tail, follow};
+pub use observer::{Moment, Observer};
 pub use place::PlaceError;
 pub use record::Record;
+pub use watcher::{Glance, KernelFacts, WatchCost, Watcher};

@@ -1,14 +1,22 @@
 //! Commands about VMs that run or have run: each asks the inventory and the VM's control socket, and prints.
 
 mod console;
+mod dmesg;
+mod inspect;
 mod logs;
+mod observe;
 mod orders;
+mod processes;
 mod ps;
+mod truth;
 mod wait;
 mod words;
 
 pub use console::{ConsoleArguments, console};
+pub use dmesg::{DmesgArguments, dmesg};
+pub use inspect::{InspectArguments, inspect};
 pub use logs::{LogsArguments, logs};
 pub use orders::{NamesArguments, RemoveArguments, StopArguments, kill, pause, remove, resume, stop};
 pub use ps::{PsArguments, ps};
+pub use truth::{TruthArguments, truth};
 pub use wait::wait;

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use crate::failure::Failure;
 use crate::output::say;
-use crate::vm::words::{size, time};
+use crate::vm::processes::processes;
+use crate::vm::words::{columns, size, time};
 
 /// `mother ps`.
 #[derive(Clone, Debug, Args)]
@@ -17,8 +18,12 @@ the guest believes to have, RESIDENT what the host holds of it.
 
 Examples:
   mother ps -a
+  mother ps web                   what runs inside of it
   mother ps --json | jq -r '.[] | select(.state == \"paused\") | .name'")]
 pub struct PsArguments {
+    /// Show the processes in this VM's guest, read from outside; the guest is not asked and need not answer
+    #[arg(value_name = "NAME", conflicts_with_all = ["all", "quiet"])]
+    name: Option<String>,
     /// Also those that have ended
     #[arg(short, long)]
     all: bool,
@@ -32,6 +37,9 @@ pub struct PsArguments {
 
 /// Prints the list; the exit status.
 pub fn ps(arguments: &PsArguments) -> Result<u8, Failure> {
+    if let Some(name) = &arguments.name {
+        return processes(name, arguments.json);
+    }
     let mut vms = Inventory::of_user()?.list()?;
     vms.retain(|vm| arguments.all || !has_ended(vm));
     if arguments.json {
@@ -51,16 +59,7 @@ fn has_ended(vm: &Vm) -> bool {
 const HEADS: [&str; 7] = ["NAME", "ENGINE", "STATE", "UPTIME", "CPU", "GIVEN", "RESIDENT"];
 
 fn table(vms: &[Vm]) -> String {
-    let rows: Vec<[String; 7]> =
-        std::iter::once(HEADS.map(str::to_owned)).chain(vms.iter().map(row)).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..HEADS.len()).map(width).collect();
-    let line = |row: &[String; 7]| {
-        let cells: Vec<String> =
-            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        format!("{}\n", cells.join("  ").trim_end())
-    };
-    rows.iter().map(line).collect()
+    columns(&HEADS, &vms.iter().map(row).collect::<Vec<_>>())
 }
 
 fn row(vm: &Vm) -> [String; 7] {

@@ -39,6 +39,25 @@ pub(super) fn buried(inventory: &Inventory, name: &VmName) -> Result<Option<VmEn
     Ok(inventory.find(name).ok().and_then(|vm| vm.end))
 }
 
+/// What a guest wrote, as something that cannot move the cursor of whoever reads it.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// Rows under heads, each column as wide as it must be.
+pub(super) fn columns<const N: usize>(heads: &[&str; N], rows: &[[String; N]]) -> String {
+    let heads = heads.map(str::to_owned);
+    let all: Vec<&[String; N]> = std::iter::once(&heads).chain(rows).collect();
+    let width = |column: usize| all.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    let line = |row: &&[String; N]| {
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    };
+    all.iter().map(line).collect()
+}
+
 /// A time with its two largest units.
 pub(super) fn time(seconds: f64) -> String {
     let whole = seconds as u64;

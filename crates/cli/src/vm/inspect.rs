@@ -1,0 +1,186 @@
+//! `mother inspect`: everything that is known about a VM and its guest.
+
+use api::HostBooks;
+use clap::Args;
+use daemon::{Glance, LiveCost, Moment};
+use insight::{Look, Observed};
+use serde::Serialize;
+use serde_json::{Value, json};
+use x86::Gva;
+
+use super::observe::{failed, watch};
+use super::processes;
+use super::truth;
+use super::words::{printable, size, time};
+use crate::failure::Failure;
+use crate::output::say;
+
+/// `mother inspect`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mother inspect web
+  mother inspect --json web | jq '.guest.modules.seen.value[].name'")]
+pub struct InspectArguments {
+    /// Which VM
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// As JSON: an object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints everything; the exit status.
+pub fn inspect(arguments: &InspectArguments) -> Result<u8, Failure> {
+    let (name, mut watcher) = watch(&arguments.name)?;
+    let glance = truth::settled(&name, &mut watcher)?;
+    let moment = watcher.observer().observe().map_err(failed(&name))?;
+    let account = moment.kernel.ok().map(insight::Kernel::account);
+    let look = account.as_ref().and_then(|account| moment.look(account));
+    let text = if arguments.json {
+        let guest = look.as_ref().map(guest);
+        let value = json!({
+            "name": name,
+            "books": moment.books,
+            "registers": moment.vcpus,
+            "kernel": glance.kernel,
+            "guest": guest,
+            "verdicts": glance.rows,
+            "cost": cost(&glance, &moment, look.as_ref()),
+        });
+        format!("{value:#}\n")
+    } else {
+        text(&glance, &moment, look.as_ref()) + &truth::table(&name, &glance)
+    };
+    say(&text)?;
+    Ok(0)
+}
+
+/// Everything that is read of the guest; each thing says on what evidence it stands, or why it cannot be seen.
+fn guest(look: &Look<'_>) -> Value {
+    json!({
+        "system": look.system(),
+        "memory": look.memory_counters(),
+        "cpu": look.cpu_times(),
+        "processes": look.processes(),
+        "modules": look.modules(),
+        "log": look.kernel_log(),
+    })
+}
+
+/// What looking cost: insight accounts for itself.
+#[derive(Serialize)]
+struct LookingCost {
+    /// To find the kernel.
+    attach: insight::Cost,
+    /// A look for verdicts.
+    verdicts: insight::Cost,
+    /// The look for everything.
+    everything: Option<insight::Cost>,
+    /// All that was read of the guest by this command.
+    memory: LiveCost,
+}
+
+fn cost(glance: &Glance, moment: &Moment<'_>, look: Option<&Look<'_>>) -> LookingCost {
+    LookingCost {
+        attach: glance.cost.attach,
+        verdicts: glance.cost.look,
+        everything: look.map(Look::cost),
+        memory: moment.cost,
+    }
+}
+
+fn text(glance: &Glance, moment: &Moment<'_>, look: Option<&Look<'_>>) -> String {
+    let mut text = host(&moment.books);
+    for vcpu in &moment.vcpus {
+        let doing = match (vcpu.waits_for_startup, vcpu.halted) {
+            (true, _) => "waits to be started",
+            (_, true) => "halted",
+            _ => "runs",
+        };
+        let at = moment.kernel.ok().and_then(|kernel| kernel.describe(Gva(vcpu.rip)));
+        let at =
+            at.map_or(String::new(), |(symbol, offset)| format!(" ({}+{offset:#x})", printable(&symbol)));
+        text.push_str(&format!(
+            "vcpu{}    {doing}, rip {:#x}{at}, cpl {}\n",
+            vcpu.vcpu_id, vcpu.rip, vcpu.cpl
+        ));
+    }
+    if let Some(look) = look {
+        text.push_str(&inside(look));
+    }
+    let (attach, verdicts) = (&glance.cost.attach, &glance.cost.look);
+    text.push_str(&format!(
+        "\ninsight  kernel found in {} ms ({} read), a look takes {:.1} ms ({}), {} torn\n\n",
+        attach.time_us / 1000,
+        size(attach.bytes),
+        verdicts.time_us as f64 / 1000.0,
+        size(verdicts.bytes),
+        verdicts.torn + moment.cost.torn,
+    ));
+    text
+}
+
+fn host(books: &HostBooks) -> String {
+    let (memory, balloon) = (&books.memory, &books.balloon);
+    let mut text = format!(
+        "engine   {}, up {}, {} reboot(s){}\nmemory   {} configured, {} ever given, {} resident, {} given back, {} paged out\n",
+        books.engine,
+        time(books.uptime_seconds),
+        books.reboots,
+        if books.paused { ", paused" } else { "" },
+        size(memory.configured_bytes),
+        size(memory.given_bytes),
+        size(memory.resident_bytes),
+        size(memory.given_back_bytes),
+        size(memory.paged_out_bytes()),
+    );
+    text.push_str(&format!(
+        "balloon  {} wanted, {} claimed, {} taken, {} reported free\n",
+        size(balloon.target_bytes),
+        size(balloon.claimed_bytes),
+        size(balloon.inflated_bytes),
+        size(balloon.reported_bytes)
+    ));
+    for vcpu in &books.vcpus {
+        let exits: u64 = vcpu.exits.iter().map(|exit| exit.value).sum();
+        text.push_str(&format!(
+            "vcpu{}    {} run, {} halted, {} waiting for the host, {exits} exits\n",
+            vcpu.vcpu_id,
+            vcpu.run_seconds.map_or("-".to_owned(), time),
+            time(vcpu.halted_seconds),
+            vcpu.wait_seconds.map_or("-".to_owned(), time)
+        ));
+    }
+    text
+}
+
+fn inside(look: &Look<'_>) -> String {
+    let system = look.system();
+    let show = |observed: &Observed<String>| match observed {
+        Observed::Seen { value, .. } => printable(value),
+        Observed::NotObservable { why } => format!("not observable: {}", printable(why)),
+    };
+    let mut text =
+        format!("\nhost     {}\ncmdline  {}\n", show(&system.hostname), show(&system.command_line));
+    if let Some([one, five, fifteen]) = system.load.value() {
+        text.push_str(&format!("load     {one:.2} {five:.2} {fifteen:.2}\n"));
+    }
+    let modules = look.modules();
+    match modules.value() {
+        Some(modules) => {
+            let names: Vec<String> = modules.iter().map(|module| printable(&module.name)).collect();
+            text.push_str(&format!("modules  {}: {}\n", names.len(), names.join(" ")));
+        }
+        None => {
+            text.push_str(&format!("modules  not observable: {}\n", modules.why_not().unwrap_or_default()))
+        }
+    }
+    match look.processes() {
+        Observed::Seen { value, .. } => text.push_str(&format!("\n{}", processes::table(&value))),
+        Observed::NotObservable { why } => {
+            text.push_str(&format!("\nprocesses not observable: {}\n", printable(&why)))
+        }
+    }
+    text
+}
