@@ -46,6 +46,25 @@ impl Look<'_> {
         Err(Blind::nonsense("path does not end"))
     }
 
+    /// The path of a directory entry from the root of its file system.
+    pub(crate) fn path_in_file_system(&self, dentry: Gva) -> Result<String, Blind> {
+        let mut names: Vec<String> = Vec::new();
+        let (mut dentry, mut len) = (dentry, 0);
+        for _ in 0..MAX_DEPTH {
+            let (name, parent) = self.dentry(dentry)?;
+            len += name.len() + 1;
+            if parent == dentry {
+                return Ok(join(&names));
+            }
+            if len > MAX_BYTES {
+                break;
+            }
+            names.push(name);
+            dentry = parent;
+        }
+        Err(Blind::nonsense("path does not end"))
+    }
+
     /// Name and parent of a directory entry.
     pub(crate) fn dentry(&self, dentry: Gva) -> Result<(String, Gva), Blind> {
         let object = self.object("dentry", dentry)?;
