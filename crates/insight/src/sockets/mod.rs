@@ -31,7 +31,7 @@ pub enum Protocol {
     Udp,
 }
 
-/// What a socket is doing. Those of UDP and of Unix are established when they have a peer, and otherwise closed.
+/// What a socket is doing, in TCP's words. Those of UDP and of Unix that have no peer are mostly closed to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs, reason = "RFC 9293 names them")]
@@ -167,5 +167,25 @@ impl Look<'_> {
         part("Unix", self.unix(&nets, &owners, &mut unix))?;
         (sockets.inet, sockets.unix) = (inet, unix);
         Ok(sockets)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_are_named_as_the_guest_names_them() {
+        let check = |number, expected: Option<SocketState>| {
+            assert_eq!(SocketState::new(number).ok(), expected, "{number}");
+        };
+        check(1, Some(SocketState::Established));
+        check(3, Some(SocketState::SynReceived));
+        check(12, Some(SocketState::SynReceived));
+        check(6, Some(SocketState::TimeWait));
+        check(10, Some(SocketState::Listen));
+        check(0, None);
+        check(14, None);
+        check(u64::MAX, None);
     }
 }
