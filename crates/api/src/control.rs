@@ -48,6 +48,12 @@ pub enum Command {
     Pause,
     /// Undo a pause.
     Resume,
+    /// Move the guest to another engine, `kvm` or `soft`. [`Outcome::Done`] when it is there, and runs again unless it
+    /// was paused.
+    Switch {
+        /// Which one.
+        engine: String,
+    },
     /// Attach to the console.
     Console {
         /// How much of the recent output to send first, at most.

@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::disk::disk;
 use crate::vm::{
     ConsoleArguments, DmesgArguments, InspectArguments, LogsArguments, NamesArguments, PsArguments,
-    RemoveArguments, StopArguments, TruthArguments,
+    RemoveArguments, StopArguments, SwitchArguments, TruthArguments,
 };
 
 /// A hypervisor that runs guests with or without hardware virtualization.
@@ -52,6 +52,8 @@ pub enum Command {
     Pause(NamesArguments),
     /// Let paused VMs go on
     Resume(NamesArguments),
+    /// Move VMs that run to another engine, with all that runs in them
+    Switch(SwitchArguments),
     /// Attach this terminal or pipe to the console of a VM
     Console(ConsoleArguments),
     /// Print what a VM printed, also of one that has ended

@@ -67,6 +67,7 @@ fn perform(command: Command) -> Result<u8, Failure> {
         Command::Dmesg(arguments) => vm::dmesg(&arguments),
         Command::Stop(arguments) => vm::stop(&arguments),
         Command::Kill(arguments) => vm::kill(&arguments),
+        Command::Switch(arguments) => vm::switch(&arguments),
         Command::Pause(arguments) => vm::pause(&arguments),
         Command::Resume(arguments) => vm::resume(&arguments),
         Command::Console(arguments) => vm::console(&arguments),

@@ -114,6 +114,8 @@ impl Client {
         let patience = match command {
             Command::Wait => None,
             Command::Pause | Command::Resume => Some(LONG_PATIENCE),
+            // A pause, the change, and going on.
+            Command::Switch { .. } => Some(3 * LONG_PATIENCE),
             _ => Some(PATIENCE),
         };
         self.stream.get_mut().descriptors.clear();

@@ -331,6 +331,28 @@ impl Board {
         self.controllers.take_nmi(vcpu_id)
     }
 
+    /// From now on the engine's own local APICs count, or the board's again. [`Board::apic_state`] and
+    /// [`Board::set_apic_state`] carry what they are.
+    pub fn set_apics(&mut self, elsewhere: Option<Arc<dyn vcpu::LocalApics>>) {
+        self.controllers.set_apics(elsewhere);
+    }
+
+    /// The state of a vCPU's local APIC, as far as the board has it.
+    pub fn apic_state(&self, vcpu_id: u32, now: Nanos) -> Option<vcpu::LocalApicState> {
+        self.controllers.apic_state(vcpu_id, now)
+    }
+
+    /// Replaces the state of a vCPU's local APIC.
+    pub fn set_apic_state(&mut self, vcpu_id: u32, state: &vcpu::LocalApicState, now: Nanos) {
+        self.controllers.set_apic_state(vcpu_id, state, now);
+    }
+
+    /// A local APIC of the engine's says that a level-triggered interrupt with this vector has ended.
+    pub fn end_of_interrupt(&mut self, vector: Vector) {
+        self.controllers.end_of_interrupt(vector);
+        self.settle();
+    }
+
     /// Takes the next startup request for this vCPU.
     pub fn take_startup(&mut self, vcpu_id: u32) -> Option<Startup> {
         self.controllers.take_startup(vcpu_id)

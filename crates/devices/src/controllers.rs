@@ -7,13 +7,17 @@
 //! local APIC (ICR) ───────┘
 //! ```
 //!
+//! An engine may have local APICs of its own ([`Controllers::set_apics`]). Then those here rest, and what would go to
+//! them goes there as messages; the 8259 pair still interrupts vCPU 0, whose engine knows whether its APIC lets it.
+//!
 //! Line 0, the timer, goes to IOAPIC pin 2, as the ACPI tables say; every other line to the pin of its number.
 
 use std::sync::Arc;
 
+use vcpu::{LocalApicState, LocalApics};
 use x86::{Gpa, Vector, msr};
 
-use crate::apic::{Delivery, Effect, LocalApic, Message, RegisterFault};
+use crate::apic::{Delivery, Destination, Effect, LocalApic, Message, RegisterFault};
 use crate::clock::{GuestClock, Nanos};
 use crate::ioapic::IoApic;
 use crate::irq::{Edges, IrqSink};
@@ -55,6 +59,8 @@ pub struct Controllers {
     /// Levels of the lines as last seen.
     high: u32,
     sink: Arc<dyn IrqSink>,
+    /// The engine's own local APICs.
+    elsewhere: Option<Arc<dyn LocalApics>>,
     counters: InterruptCounters,
 }
 
@@ -65,7 +71,40 @@ impl Controllers {
         // An IOAPIC id is four bits: with many vCPUs it cannot be one that no vCPU has, and need not be.
         let ioapic = IoApic::new(layout::ioapic_id(vcpu_count));
         let counters = InterruptCounters::default();
-        Controllers { local, ioapic, pics: PicPair::default(), high: 0, sink, counters }
+        Controllers { local, ioapic, pics: PicPair::default(), high: 0, sink, elsewhere: None, counters }
+    }
+
+    /// From now on the engine's own local APICs count, or those here again. Their state is carried by the caller.
+    pub fn set_apics(&mut self, elsewhere: Option<Arc<dyn LocalApics>>) {
+        self.elsewhere = elsewhere;
+        self.tell_pins();
+    }
+
+    /// The state of one local APIC.
+    pub fn apic_state(&self, vcpu_id: u32, now: Nanos) -> Option<LocalApicState> {
+        self.apic(vcpu_id).map(|apic| apic.state(now))
+    }
+
+    /// Replaces the state of one local APIC.
+    pub fn set_apic_state(&mut self, vcpu_id: u32, state: &LocalApicState, now: Nanos) {
+        if let Some(apic) = self.local.get_mut(vcpu_id as usize) {
+            apic.set_state(state, now);
+        }
+    }
+
+    fn tell_pins(&self) {
+        if let Some(apics) = &self.elsewhere {
+            apics.set_pins(
+                &self.ioapic.messages().map(|message| message.and_then(|message| message.to_msi())),
+            );
+        }
+    }
+
+    /// A level-triggered interrupt with this vector ended at a local APIC of the engine.
+    pub fn end_of_interrupt(&mut self, vector: Vector) {
+        for message in self.ioapic.end_of_interrupt(vector) {
+            self.send_from_ioapic(message);
+        }
     }
 
     /// Carries changed lines to the controllers.
@@ -102,9 +141,9 @@ impl Controllers {
     /// Carries the output of the 8259 pair to the bootstrap processor.
     fn settle_pics(&mut self) {
         let high = self.pics.has_interrupt();
-        if let Some(first) = self.local.first_mut()
-            && first.set_lint0(high)
-        {
+        let Some(first) = self.local.first_mut() else { return };
+        let is_new = first.set_lint0(high);
+        if is_new || high && self.elsewhere.is_some() {
             self.sink.notify(0);
         }
     }
@@ -117,6 +156,9 @@ impl Controllers {
     /// A message-signalled interrupt from a device.
     pub fn send_msi(&mut self, address: u64, data: u32) {
         self.counters.from_messages += 1;
+        if let Some(apics) = &self.elsewhere {
+            return apics.send(address, data);
+        }
         if let Some(message) = Message::of_msi(address, data) {
             self.send(message, None);
         }
@@ -124,6 +166,12 @@ impl Controllers {
 
     /// Brings a message to whom it is for.
     fn send(&mut self, message: Message, sender: Option<u32>) {
+        if let Some(apics) = &self.elsewhere {
+            if let Some((address, data)) = message.to_msi() {
+                apics.send(address, data);
+            }
+            return;
+        }
         if message.delivery == Delivery::LowestPriority {
             return self.send_to_lowest(message, sender);
         }
@@ -151,11 +199,7 @@ impl Controllers {
                 self.counters.from_vcpus += 1;
                 self.send(message, Some(vcpu_id));
             }
-            Some(Effect::EndOfInterrupt(vector)) => {
-                for message in self.ioapic.end_of_interrupt(vector) {
-                    self.send_from_ioapic(message);
-                }
-            }
+            Some(Effect::EndOfInterrupt(vector)) => self.end_of_interrupt(vector),
         }
     }
 
@@ -163,9 +207,14 @@ impl Controllers {
         self.local.get(vcpu_id as usize)
     }
 
+    /// A local APIC that counts.
+    fn own_apic(&mut self, vcpu_id: u32) -> Option<&mut LocalApic> {
+        if self.elsewhere.is_some() { None } else { self.local.get_mut(vcpu_id as usize) }
+    }
+
     /// The local APIC whose registers are at `gpa` for this vCPU, and the offset there.
     fn apic_page(&mut self, vcpu_id: u32, gpa: Gpa) -> Option<(&mut LocalApic, u64)> {
-        let apic = self.local.get_mut(vcpu_id as usize)?;
+        let apic = self.own_apic(vcpu_id)?;
         (apic.mmio_base()?.gfn() == gpa.gfn()).then_some((apic, gpa.page_offset()))
     }
 
@@ -182,7 +231,10 @@ impl Controllers {
     /// A store; whether a controller is there.
     pub fn mmio_write(&mut self, vcpu_id: u32, now: Nanos, gpa: Gpa, size: u8, value: u64) -> bool {
         if gpa.gfn() == layout::IOAPIC.gfn() {
-            if let Some(message) = self.ioapic.write(gpa.page_offset(), size, value) {
+            let message = self.ioapic.write(gpa.page_offset(), size, value);
+            // The route first: the end of what is sent must find it.
+            self.tell_pins();
+            if let Some(message) = message {
                 self.send_from_ioapic(message);
             }
             return true;
@@ -201,7 +253,7 @@ impl Controllers {
     /// If there is no such register now.
     pub fn msr_read(&mut self, vcpu_id: u32, now: Nanos, number: u32) -> Result<u64, RegisterFault> {
         self.advance_one(vcpu_id, now);
-        let apic = self.local.get_mut(vcpu_id as usize).ok_or(RegisterFault)?;
+        let apic = self.own_apic(vcpu_id).ok_or(RegisterFault)?;
         if number == msr::APIC_BASE { Ok(apic.base()) } else { apic.msr_read(now, number) }
     }
 
@@ -217,7 +269,7 @@ impl Controllers {
         value: u64,
     ) -> Result<(), RegisterFault> {
         self.advance_one(vcpu_id, now);
-        let apic = self.local.get_mut(vcpu_id as usize).ok_or(RegisterFault)?;
+        let apic = self.own_apic(vcpu_id).ok_or(RegisterFault)?;
         let effect = if number == msr::APIC_BASE {
             apic.set_base(value)?;
             None
@@ -251,13 +303,16 @@ impl Controllers {
 
     /// Whether an external interrupt waits that the vCPU may take, as far as its APIC is concerned.
     pub fn has_interrupt(&self, vcpu_id: u32) -> bool {
+        if self.elsewhere.is_some() {
+            return vcpu_id == 0 && self.pics.has_interrupt();
+        }
         self.apic(vcpu_id).is_some_and(|apic| apic.wants_extint() || apic.pending().is_some())
     }
 
     /// Takes the interrupt that waits.
     pub fn acknowledge(&mut self, vcpu_id: u32) -> Option<Vector> {
         let apic = self.local.get_mut(vcpu_id as usize)?;
-        if apic.wants_extint() {
+        if apic.wants_extint() || self.elsewhere.is_some() {
             self.counters.from_pic += 1;
             let vector = self.pics.acknowledge();
             self.settle_pics();
@@ -282,6 +337,10 @@ impl Controllers {
 
     /// Presses the NMI button.
     pub fn pulse_nmi(&mut self) {
+        if self.elsewhere.is_some() {
+            let (delivery, destination) = (Delivery::Nmi, Destination::All);
+            return self.send(Message { delivery, vector: 2, destination, is_level: false }, None);
+        }
         for apic in &mut self.local {
             if apic.pulse_lint1() {
                 self.sink.notify(apic.id());
@@ -297,6 +356,9 @@ impl Controllers {
     }
 
     fn advance_one(&mut self, vcpu_id: u32, now: Nanos) {
+        if self.elsewhere.is_some() {
+            return;
+        }
         if let Some(apic) = self.local.get_mut(vcpu_id as usize)
             && apic.advance(now)
         {
@@ -306,6 +368,9 @@ impl Controllers {
 
     /// Lets time pass for every timer.
     pub fn advance(&mut self, now: Nanos) {
+        if self.elsewhere.is_some() {
+            return;
+        }
         for apic in &mut self.local {
             if apic.advance(now) {
                 self.sink.notify(apic.id());
@@ -315,6 +380,9 @@ impl Controllers {
 
     /// When a timer next expires.
     pub fn deadline(&self) -> Option<Nanos> {
+        if self.elsewhere.is_some() {
+            return None;
+        }
         self.local.iter().filter_map(LocalApic::deadline).min()
     }
 

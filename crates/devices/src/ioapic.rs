@@ -124,6 +124,11 @@ impl IoApic {
         (rose && entry & MASKED == 0).then(|| message(entry)).flatten()
     }
 
+    /// What each pin sends when it is asserted; `None` where it is masked.
+    pub fn messages(&self) -> [Option<Message>; PIN_COUNT] {
+        self.entries.map(|entry| if entry & MASKED == 0 { message(entry) } else { None })
+    }
+
     /// A level-triggered interrupt with this vector ended at a local APIC: pins that are still asserted send again.
     pub fn end_of_interrupt(&mut self, vector: Vector) -> Vec<Message> {
         let waiting = LEVEL | REMOTE_IRR;

@@ -3,12 +3,13 @@
 use std::time::{Duration, Instant};
 
 use api::DeviceStatus;
-use vcpu::{EngineStatistics, Unit};
+use vcpu::EngineStatistics;
 
 use crate::life::Life;
 use crate::output::Output;
 use crate::plan::VmPlan;
 use crate::report::{Ending, ExitCounts, Marker, MemoryReport, Report, Sample, Unmapped, VmmMemory};
+use crate::sums;
 use crate::vcpu_thread::VcpuAccount;
 
 /// Sums over all lives so far.
@@ -46,12 +47,12 @@ impl Accounts {
         let mut life = EngineStatistics::default();
         for account in vcpus {
             self.exits.add(&account.exits);
-            add_vcpu(&mut life, &account.statistics);
+            sums::add_vcpu(&mut life, &account.statistics);
             self.samples.extend(account.samples);
             self.vcpu_time += account.cpu_time;
             self.vmm_memory = account.vmm_memory;
         }
-        add_life(&mut self.statistics, &life);
+        sums::add_life(&mut self.statistics, &life);
     }
 
     /// Adds what the board of a life that is over counted, and measures its memory while that is still there.
@@ -94,56 +95,5 @@ impl Accounts {
             unmapped: self.unmapped,
             devices,
         }
-    }
-}
-
-/// Everything adds up over vCPUs but what they share.
-fn add_vcpu(sum: &mut EngineStatistics, more: &EngineStatistics) {
-    merge(sum, more, |unit, total, value| match unit {
-        Unit::Count | Unit::Bytes => total + value,
-        Unit::SharedCount | Unit::SharedBytes => total.max(value),
-    });
-}
-
-/// Counts add up over lives; bytes are what the last one held.
-fn add_life(sum: &mut EngineStatistics, more: &EngineStatistics) {
-    merge(sum, more, |unit, total, value| match unit {
-        Unit::Count | Unit::SharedCount => total + value,
-        Unit::Bytes | Unit::SharedBytes => value,
-    });
-}
-
-fn merge(sum: &mut EngineStatistics, more: &EngineStatistics, add: impl Fn(Unit, u64, u64) -> u64) {
-    for &(name, unit, value) in &more.0 {
-        match sum.0.iter_mut().find(|(known, ..)| *known == name) {
-            Some((_, _, total)) => *total = add(unit, *total, value),
-            None => sum.0.push((name, unit, value)),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_vcpus_share_is_counted_once() {
-        let vcpu = |own, shared| {
-            EngineStatistics(vec![
-                ("misses", Unit::Count, own),
-                ("tables", Unit::Bytes, own),
-                ("blocks", Unit::SharedCount, shared),
-                ("cache", Unit::SharedBytes, shared),
-            ])
-        };
-        let mut sum = EngineStatistics::default();
-        for _ in 0..2 {
-            let mut life = EngineStatistics::default();
-            add_vcpu(&mut life, &vcpu(3, 10));
-            add_vcpu(&mut life, &vcpu(4, 11));
-            add_life(&mut sum, &life);
-        }
-        let found = ["misses", "tables", "blocks", "cache"].map(|name| sum.get(name));
-        assert_eq!(found, [Some(14), Some(7), Some(22), Some(11)]);
     }
 }

@@ -7,11 +7,12 @@ use std::time::Instant;
 
 use crate::bell::Bell;
 use crate::control::{MachineControl, Phase, StopCause};
-use crate::life::{End, Life};
+use crate::life::{End, Life, MakeVcpus};
 use crate::report::Ending;
+use crate::switch;
 
 /// Looks after `life` until it is over. `time_up` is when the VM's time is.
-pub(crate) fn attend(life: &Life, control: &MachineControl, time_up: Option<Instant>) {
+pub(crate) fn attend(life: &Life, control: &MachineControl, make: &MakeVcpus, time_up: Option<Instant>) {
     let mut is_paused = false;
     loop {
         end_if_due(life, control, time_up);
@@ -25,6 +26,10 @@ pub(crate) fn attend(life: &Life, control: &MachineControl, time_up: Option<Inst
         if control.is_pause_wanted() != is_paused {
             is_paused = if is_paused { resume(life) } else { pause(life, control) };
             control.set_phase(if is_paused { Phase::Paused } else { Phase::Running });
+            continue;
+        }
+        if is_paused && let Some(kind) = control.switch_wanted() {
+            control.switched(switch::switch(life, kind, make));
             continue;
         }
         if is_paused {

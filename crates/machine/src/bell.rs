@@ -14,7 +14,8 @@ use vcpu::Kick;
 
 /// One vCPU's bell.
 pub(crate) struct Bell {
-    kicker: Arc<dyn Kick>,
+    /// Another one after the vCPU has changed its engine.
+    kicker: Mutex<Arc<dyn Kick>>,
     in_guest: AtomicBool,
     rung: Mutex<bool>,
     changed: Condvar,
@@ -22,7 +23,12 @@ pub(crate) struct Bell {
 
 impl Bell {
     pub(crate) fn new(kicker: Arc<dyn Kick>) -> Bell {
-        Bell { kicker, in_guest: AtomicBool::new(false), rung: Mutex::new(false), changed: Condvar::new() }
+        Bell {
+            kicker: Mutex::new(kicker),
+            in_guest: AtomicBool::new(false),
+            rung: Mutex::new(false),
+            changed: Condvar::new(),
+        }
     }
 
     /// The vCPU thread is about to look: whatever rang so far is answered by that. Called under the board's lock.
@@ -47,14 +53,23 @@ impl Bell {
     pub(crate) fn ring(&self) {
         self.wake();
         if self.in_guest.load(Ordering::SeqCst) {
-            self.kicker.kick();
+            self.kick();
         }
     }
 
     /// Calls the vCPU thread wherever it is, also between a look and the guest. For what is not under the lock.
     pub(crate) fn ring_always(&self) {
         self.wake();
-        self.kicker.kick();
+        self.kick();
+    }
+
+    fn kick(&self) {
+        self.kicker.lock().unwrap_or_else(PoisonError::into_inner).kick();
+    }
+
+    /// From now on the vCPU is kicked like this.
+    pub(crate) fn set_kicker(&self, kicker: Arc<dyn Kick>) {
+        *self.kicker.lock().unwrap_or_else(PoisonError::into_inner) = kicker;
     }
 
     fn wake(&self) {

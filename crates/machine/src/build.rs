@@ -12,10 +12,9 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Instant;
 
-use mem::{GuestMemory, MemoryError};
+use mem::MemoryError;
 use thiserror::Error;
 use vcpu::{EngineError, Vcpu};
-use x86::CpuidTable;
 
 use crate::accounts::Accounts;
 use crate::attach::{self, AttachError, Attachment, Handles};
@@ -23,8 +22,8 @@ use crate::attendant::attend;
 use crate::boot::ImageError;
 use crate::console::{Console, ConsoleInput};
 use crate::control::{MachineControl, Phase, StopCause};
-use crate::engine::EngineKind;
-use crate::life::{AssemblyError, End, Life, MakeVcpus};
+use crate::engine::{self, EngineKind};
+use crate::life::{AssemblyError, End, Life, VcpuMaker};
 use crate::output::Output;
 use crate::plan::{OnReset, VmPlan};
 use crate::recent::Recent;
@@ -56,9 +55,6 @@ pub enum BuildError {
     /// What a device stands on could not be opened.
     #[error("cannot give the VM its devices")]
     Attach(#[source] AttachError),
-    /// The engine is not part of this build.
-    #[error("the engine {0} is not built yet")]
-    NoEngine(EngineKind),
 }
 
 /// Why a machine that ran could not go on. Never the guest's fault.
@@ -94,7 +90,7 @@ struct Outside {
     input: ConsoleInput,
     output: Output,
     attachments: Vec<Box<dyn Attachment>>,
-    make_vcpus: Box<MakeVcpus>,
+    maker: VcpuMaker,
 }
 
 impl fmt::Debug for Machine {
@@ -108,38 +104,21 @@ impl fmt::Debug for Machine {
 /// # Errors
 /// [`BuildError`] when the host refuses something or a file changed since it was planned.
 pub fn build(plan: VmPlan, console: Console) -> Result<Machine, BuildError> {
-    let make_vcpus = vcpus_on(plan.engine.kind)?;
-    build_on(plan, console, make_vcpus)
-}
-
-/// Who makes the vCPUs of an engine.
-fn vcpus_on(kind: EngineKind) -> Result<Box<MakeVcpus>, BuildError> {
-    match kind {
-        EngineKind::Soft => Ok(Box::new(soft_vcpus)),
-        EngineKind::Kvm => Err(BuildError::NoEngine(kind)),
-    }
-}
-
-fn soft_vcpus(memory: &Arc<GuestMemory>, tables: Vec<CpuidTable>) -> Result<Vec<Box<dyn Vcpu>>, EngineError> {
-    let engine = soft::Soft::new(Arc::clone(memory), soft::Config::default())?;
-    let make = |table| engine.create_vcpu(table).map(|vcpu| Box::new(vcpu) as Box<dyn Vcpu>);
-    tables.into_iter().map(make).collect()
+    let maker =
+        VcpuMaker { kind: plan.engine.kind, make: Box::new(engine::make), limit: engine::cpuid_limit() };
+    build_on(plan, console, maker)
 }
 
 /// Builds on an engine of the caller's choice.
-pub(crate) fn build_on(
-    plan: VmPlan,
-    console: Console,
-    make_vcpus: Box<MakeVcpus>,
-) -> Result<Machine, BuildError> {
+pub(crate) fn build_on(plan: VmPlan, console: Console, maker: VcpuMaker) -> Result<Machine, BuildError> {
     let start = Instant::now();
     let Console { output: sink, input } = console;
     let output = Output::new(start, &plan.markers);
     let handles = Handles::new().map_err(BuildError::Attach)?;
     let attachments = attach::open(&plan, &input, &output, &handles).map_err(BuildError::Attach)?;
-    let mut outside = Outside { input, output, attachments, make_vcpus };
+    let mut outside = Outside { input, output, attachments, maker };
     let first = outside.assemble(&plan)?;
-    let control = MachineControl::default();
+    let control = MachineControl::new(plan.engine.kind);
     control.set_devices(first.0.counters.clone(), handles);
     let recent = Recent::default();
     Ok(Machine { plan, start, control, recent, sink, outside, first })
@@ -149,12 +128,12 @@ impl Outside {
     /// The next life.
     fn assemble(&mut self, plan: &VmPlan) -> Result<(Life, Vec<Box<dyn Vcpu>>), BuildError> {
         let (input, output) = (self.input.clone(), self.output.clone());
-        let assembled = Life::assemble(plan, input, output, &mut self.attachments, &self.make_vcpus);
+        let assembled = Life::assemble(plan, input, output, &mut self.attachments, &self.maker);
         assembled.map_err(|error| match error {
             AssemblyError::Memory(source) => BuildError::Memory(source),
             AssemblyError::Image { path, source } => BuildError::Image { path, source },
             AssemblyError::Attach(source) => BuildError::Attach(source),
-            AssemblyError::Engine(source) => BuildError::Engine { kind: plan.engine.kind, source },
+            AssemblyError::Engine(source) => BuildError::Engine { kind: self.maker.kind, source },
         })
     }
 }
@@ -229,7 +208,7 @@ fn run_lives(
     let time_up = plan.timeout.map(|limit| accounts.start + limit);
     let (mut life, mut vcpus) = first;
     loop {
-        let end = run_life(&life, vcpus, control, &outside.input, time_up, accounts)?;
+        let end = run_life(&life, vcpus, control, outside, time_up, accounts)?;
         accounts.life_ended(&life);
         control.set_observed(None);
         match end {
@@ -243,6 +222,8 @@ fn run_lives(
         control.count_reboot();
         // The old life goes first: two at once would be twice the guest's memory.
         drop(life);
+        // It goes on where the last one was.
+        outside.maker.kind = control.engine();
         (life, vcpus) = outside.assemble(plan).map_err(MachineError::Reboot)?;
     }
 }
@@ -263,14 +244,14 @@ fn run_life(
     life: &Life,
     vcpus: Vec<Box<dyn Vcpu>>,
     control: &MachineControl,
-    input: &ConsoleInput,
+    outside: &Outside,
     time_up: Option<Instant>,
     accounts: &mut Accounts,
 ) -> Result<End, MachineError> {
     control.set_observed(Some(Arc::new(life.observed(accounts.reboots))));
     control.set_attention(Arc::clone(&life.alarm) as Arc<dyn vcpu::Kick>);
     let alarm = Arc::clone(&life.alarm);
-    input.on_arrival(Box::new(move || vcpu::Kick::kick(&*alarm)));
+    outside.input.on_arrival(Box::new(move || vcpu::Kick::kick(&*alarm)));
     let results: Vec<Result<VcpuAccount, MachineError>> = std::thread::scope(|scope| {
         let mut threads = Vec::new();
         for (vcpu_id, vcpu) in (0..).zip(vcpus) {
@@ -284,7 +265,7 @@ fn run_life(
             life.call_off();
         }
         control.set_phase(Phase::Running);
-        attend(life, control, time_up);
+        attend(life, control, &*outside.maker.make, time_up);
         threads.into_iter().map(join).collect()
     });
     accounts.add(results.into_iter().collect::<Result<_, _>>()?);

@@ -15,7 +15,9 @@ use vcpu::Kick;
 
 use crate::attach::Handles;
 use crate::device_status::{self, DeviceCounters};
+use crate::engine::{self, EngineKind, NoEngine};
 use crate::observe::Observed;
+use crate::switch::SwitchError;
 
 /// Why a VM was stopped from outside.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,6 +65,8 @@ struct Requests {
     stop: AtomicBool,
     power_button: AtomicBool,
     pause: AtomicBool,
+    /// Held by the one who has the VM change its engine.
+    switching: Mutex<()>,
     notes: Mutex<Notes>,
     phase_changed: Condvar,
     /// Who is to hear of requests: the attendant of the present life.
@@ -78,20 +82,28 @@ struct Notes {
     stop_at: Option<Instant>,
     /// How often the guest started again.
     reboots: u64,
+    /// The engine it runs on.
+    engine: EngineKind,
+    /// The engine it is to change to, and what came of that.
+    switch_to: Option<EngineKind>,
+    switch_result: Option<Result<(), SwitchError>>,
     /// What is shown of the present life.
     observed: Option<Arc<Observed>>,
     /// The devices, once they are there.
     devices: Option<(Vec<DeviceCounters>, Handles)>,
 }
 
-impl Default for MachineControl {
-    fn default() -> MachineControl {
+impl MachineControl {
+    pub(crate) fn new(engine: EngineKind) -> MachineControl {
         let notes = Notes {
             phase: Phase::Built,
             has_run: false,
             cause: None,
             stop_at: None,
             reboots: 0,
+            engine,
+            switch_to: None,
+            switch_result: None,
             observed: None,
             devices: None,
         };
@@ -99,6 +111,7 @@ impl Default for MachineControl {
             stop: AtomicBool::new(false),
             power_button: AtomicBool::new(false),
             pause: AtomicBool::new(false),
+            switching: Mutex::new(()),
             notes: Mutex::new(notes),
             phase_changed: Condvar::new(),
             attention: Mutex::new(None),
@@ -168,6 +181,67 @@ impl MachineControl {
         self.0.pause.store(false, Ordering::Release);
         self.call_attention();
         self.wait_for(|phase| phase == Phase::Running, patience)
+    }
+
+    /// The engine that the VM runs on.
+    pub fn engine(&self) -> EngineKind {
+        self.notes().engine
+    }
+
+    /// Moves the guest to the engine `wanted` (`kvm` or `soft`) and has it go on there, unless it was paused before.
+    ///
+    /// # Errors
+    /// [`SwitchError`]: the guest is on its old engine then, and goes on.
+    pub fn switch(&self, wanted: &str, patience: Duration) -> Result<(), SwitchError> {
+        let choice = engine::choose(wanted, &engine::findings_for(wanted))
+            .map_err(|NoEngine { what, help }| SwitchError::NoEngine { what, help })?;
+        if self.engine() == choice.kind {
+            return Err(SwitchError::Already(choice.kind));
+        }
+        self.change_engine(choice.kind, patience)
+    }
+
+    /// The same without asking whether it makes sense.
+    pub(crate) fn change_engine(&self, kind: EngineKind, patience: Duration) -> Result<(), SwitchError> {
+        let _one_at_a_time = self.0.switching.lock().unwrap_or_else(PoisonError::into_inner);
+        let was_paused = self.is_pause_wanted();
+        let failed = |error| match error {
+            PauseError::Ended => SwitchError::Ended,
+            PauseError::TimedOut => SwitchError::TimedOut,
+        };
+        self.pause(patience).map_err(failed)?;
+        self.notes().switch_to = Some(kind);
+        self.call_attention();
+        let waits = |notes: &mut Notes| notes.switch_result.is_none() && notes.phase != Phase::Ended;
+        let waited = self.0.phase_changed.wait_timeout_while(self.notes(), patience, waits);
+        let result = {
+            let mut notes = waited.unwrap_or_else(PoisonError::into_inner).0;
+            notes.switch_to = None;
+            let has_ended = notes.phase == Phase::Ended;
+            let none = if has_ended { SwitchError::Ended } else { SwitchError::TimedOut };
+            notes.switch_result.take().unwrap_or(Err(none))
+        };
+        if !was_paused {
+            self.resume(patience).map_err(failed)?;
+        }
+        result
+    }
+
+    /// The engine that the paused VM is to change to.
+    pub(crate) fn switch_wanted(&self) -> Option<EngineKind> {
+        let notes = self.notes();
+        notes.switch_to.filter(|_| notes.switch_result.is_none())
+    }
+
+    /// What came of it.
+    pub(crate) fn switched(&self, result: Result<(), SwitchError>) {
+        let mut notes = self.notes();
+        if let (Some(kind), Ok(())) = (notes.switch_to, &result) {
+            notes.engine = kind;
+        }
+        notes.switch_result = Some(result);
+        drop(notes);
+        self.0.phase_changed.notify_all();
     }
 
     /// Waits until the guest has run; false if the VM ended before.

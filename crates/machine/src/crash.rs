@@ -3,7 +3,7 @@
 use std::fmt;
 
 use mem::GuestMemory;
-use vcpu::{TripleFault, VcpuState};
+use vcpu::{TripleFault, Unrunnable, VcpuState};
 use x86::paging::{Access, Paging, walk};
 use x86::{Cr0, Efer, Gva, Rflags, Segment};
 
@@ -16,11 +16,20 @@ const NAMES: [&str; 16] = [
     "R15",
 ];
 
-/// A triple fault with everything that a person needs to find its cause.
+/// What a guest cannot survive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CrashCause {
+    /// A triple fault.
+    TripleFault(TripleFault),
+    /// Something that the engine could not carry out.
+    Unrunnable(Unrunnable),
+}
+
+/// A crash with everything that a person needs to find its cause.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Crash {
     /// What led to it.
-    pub fault: TripleFault,
+    pub cause: CrashCause,
     /// The registers.
     pub state: VcpuState,
     /// Bytes from 16 before RIP on, as the guest's own page tables map them; `None` for a byte that is not mapped.
@@ -29,10 +38,14 @@ pub struct Crash {
 
 impl Crash {
     /// Takes down what there is to see.
-    pub(crate) fn new(fault: TripleFault, state: VcpuState, memory: &GuestMemory) -> Crash {
+    pub(crate) fn new(cause: CrashCause, state: VcpuState, memory: &GuestMemory) -> Crash {
         let start = linear_rip(&state).wrapping_sub(BEFORE_BYTES);
         let code = (0..BEFORE_BYTES + BEHIND_BYTES).map(|n| byte_at(&state, memory, start.wrapping_add(n)));
-        Crash { fault, code: code.collect(), state }
+        Crash { cause, code: code.collect(), state }
+    }
+
+    fn is_as_after_reset(&self) -> bool {
+        self.state.cs.base == 0xffff_0000 && self.state.rip == 0xfff0 && !self.state.cr0.contains(Cr0::PE)
     }
 
     fn mode(&self) -> &'static str {
@@ -77,14 +90,26 @@ fn exception_name(vector: u8) -> &'static str {
 impl fmt::Display for Crash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = &self.state;
-        let TripleFault { first_vector, rip } = self.fault;
-        let name = exception_name(first_vector);
-        writeln!(
-            f,
-            "triple fault in {}, CPL {}, after {name} (vector {first_vector}) at {rip:#x}",
-            self.mode(),
-            state.cpl()
-        )?;
+        let (mode, cpl) = (self.mode(), state.cpl());
+        match self.cause {
+            CrashCause::TripleFault(TripleFault { first_vector: Some(vector), rip }) => {
+                let name = exception_name(vector);
+                writeln!(f, "triple fault in {mode}, CPL {cpl}, after {name} (vector {vector}) at {rip:#x}")?;
+            }
+            // AMD processors do not keep the registers of a shutdown, and KVM resets the vCPU then.
+            CrashCause::TripleFault(TripleFault { .. }) if self.is_as_after_reset() => {
+                writeln!(
+                    f,
+                    "triple fault; the processor did not keep the registers, and shows those after RESET"
+                )?;
+            }
+            CrashCause::TripleFault(TripleFault { first_vector: None, rip }) => {
+                writeln!(f, "triple fault in {mode}, CPL {cpl}, at {rip:#x}")?;
+            }
+            CrashCause::Unrunnable(Unrunnable { what, code, rip }) => {
+                writeln!(f, "{what} (code {code}), in {mode}, CPL {cpl}, at {rip:#x}")?;
+            }
+        }
         writeln!(f, "  RIP {:016x}  RFLAGS {:08x}", state.rip, state.rflags.bits())?;
         for row in 0..4 {
             let four = (row * 4..row * 4 + 4).map(|at| format!("{} {:016x}", NAMES[at], state.gprs[at]));

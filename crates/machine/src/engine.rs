@@ -4,8 +4,12 @@
 //! kind of host is a line in a test.
 
 use std::fmt;
-use std::fs::OpenOptions;
-use std::io::ErrorKind;
+use std::sync::Arc;
+
+use kvm::Node;
+use mem::GuestMemory;
+use vcpu::{Engine, EngineError, Vcpu};
+use x86::CpuidTable;
 
 /// What executes guest code.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,74 +51,149 @@ pub struct EngineChoice {
     pub why: String,
 }
 
-/// How `/dev/kvm` answered.
+/// What came of running a program of a few instructions on KVM.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum KvmNode {
-    Opens,
-    Absent,
-    Denied,
-    Fails,
+enum Probe {
+    /// Nobody tried.
+    NotAsked,
+    /// It ran as fast as outside.
+    Native,
+    /// It took so many times as long, or longer.
+    Slow(u128),
+    /// It did not come to its end.
+    Unfinished,
+    /// KVM refused to run it.
+    Refused,
 }
 
 /// Everything about the host that decides over engines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct HostFacts {
-    kvm_node: KvmNode,
+    kvm: kvm::Findings,
+    probe: Probe,
     /// CPUID 1 ECX bit 5 (SDM vol. 3, 24.6).
     has_vmx: bool,
     /// CPUID 0x8000_0001 ECX bit 2 (APM vol. 2, 15.4).
     has_svm: bool,
+    /// CPUID 1 ECX bit 31: this host is a guest itself.
+    is_guest: bool,
     /// Ring 3 may set GS base, which the software CPU lives on.
     has_fsgsbase: bool,
 }
 
-fn look() -> HostFacts {
-    let kvm_node = match OpenOptions::new().read(true).write(true).open("/dev/kvm") {
-        Ok(_) => KvmNode::Opens,
-        Err(error) if error.kind() == ErrorKind::NotFound => KvmNode::Absent,
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => KvmNode::Denied,
-        Err(_) => KvmNode::Fails,
-    };
+/// Asks the host; thoroughly only where KVM may be the answer: that makes a VM, and on a suspicious host runs one.
+fn look(thorough: bool) -> HostFacts {
+    let kvm = kvm::look(thorough);
+    let has_vmx = host::cpu::cpuid(1, 0)[2] & 1 << 5 != 0;
+    let has_svm = host::cpu::cpuid(0x8000_0001, 0)[2] & 1 << 2 != 0;
+    let is_suspicious = kvm.node == Node::Opens && kvm.missing.is_none() && !has_vmx && !has_svm;
     HostFacts {
-        kvm_node,
-        has_vmx: host::cpu::cpuid(1, 0)[2] & 1 << 5 != 0,
-        has_svm: host::cpu::cpuid(0x8000_0001, 0)[2] & 1 << 2 != 0,
+        kvm,
+        probe: if thorough && is_suspicious { probe() } else { Probe::NotAsked },
+        has_vmx,
+        has_svm,
+        is_guest: host::cpu::cpuid(1, 0)[2] & 1 << 31 != 0,
         has_fsgsbase: host::cpu::has_user_fsgsbase(),
     }
 }
 
+fn probe() -> Probe {
+    match kvm::measure() {
+        Err(_) => Probe::Refused,
+        Ok(speed) if speed.is_native() => Probe::Native,
+        Ok(kvm::Speed { guest: Some(guest), native }) => {
+            Probe::Slow(guest.as_nanos().div_ceil(native.as_nanos().max(1)))
+        }
+        Ok(_) => Probe::Unfinished,
+    }
+}
+
+const USE_SOFT: &str = "use `--engine soft`, or `auto`, which takes it";
+
 fn judge_kvm(facts: HostFacts) -> EngineFinding {
+    let HostFacts { kvm, probe, .. } = facts;
     let extension = match (facts.has_vmx, facts.has_svm) {
         (true, _) => Some("vmx"),
         (_, true) => Some("svm"),
         _ => None,
     };
-    let (why, help) = match (facts.kvm_node, extension) {
-        (KvmNode::Opens, Some(extension)) => (
-            format!("/dev/kvm opens and the CPU has {extension}, but our KVM engine is not built yet"),
-            Some("use `--engine soft`, or `auto`, which takes it".to_owned()),
+    let (usable, why, help): (bool, String, &str) = match (kvm.node, kvm.missing, extension) {
+        (Node::Opens, Some(missing), _) => (
+            false,
+            format!("/dev/kvm opens, but this kernel is too old: its KVM has no {missing}"),
+            "boot Linux 5.16 or later; until then use `--engine soft`",
         ),
-        (KvmNode::Opens, None) => (
-            "/dev/kvm opens, but the CPU shows no vmx and no svm, so no guest can run on it".to_owned(),
-            None,
-        ),
-        (KvmNode::Absent, None) => {
-            ("there is no /dev/kvm, and the CPU shows no vmx and no svm".to_owned(), None)
-        }
-        (KvmNode::Absent, Some(extension)) => (
-            format!("there is no /dev/kvm, although the CPU has {extension}"),
-            Some(
-                "load the kernel module kvm_intel or kvm_amd, or pass /dev/kvm into this container"
-                    .to_owned(),
+        (Node::Opens, None, Some(extension)) if facts.is_guest => (
+            true,
+            format!(
+                "/dev/kvm opens and the CPU has {extension}; this host is a virtual machine itself, so what leaves \
+                 the guest costs more than on bare metal"
             ),
+            "",
         ),
-        (KvmNode::Denied, _) => (
+        (Node::Opens, None, Some(extension)) => {
+            (true, format!("/dev/kvm opens and the CPU has {extension}"), "")
+        }
+        (Node::Opens, None, None) => judge_suspicious(probe),
+        (Node::Absent, _, None) => {
+            (false, "there is no /dev/kvm, and the CPU shows no vmx and no svm".to_owned(), "")
+        }
+        (Node::Absent, _, Some(extension)) => (
+            false,
+            format!("there is no /dev/kvm, although the CPU has {extension}"),
+            "load the kernel module kvm_intel or kvm_amd, or pass /dev/kvm into this container",
+        ),
+        (Node::Denied, ..) => (
+            false,
             "permission to open /dev/kvm is denied".to_owned(),
-            Some("add the user to the group that owns /dev/kvm".to_owned()),
+            "add the user to the group that owns /dev/kvm, and log in again",
         ),
-        (KvmNode::Fails, _) => ("/dev/kvm exists but cannot be opened".to_owned(), None),
+        (Node::Busy, ..) => (
+            false,
+            "/dev/kvm is there, but another hypervisor has taken the CPU's virtualization for itself"
+                .to_owned(),
+            "stop the other hypervisor's machines or unload its kernel module; until then use `--engine soft`",
+        ),
+        (Node::NotKvm, ..) => {
+            (false, "/dev/kvm opens, but what answers there is not KVM".to_owned(), USE_SOFT)
+        }
+        (Node::Fails, ..) => (
+            false,
+            "/dev/kvm exists, but no VM can be made with it".to_owned(),
+            "look into the kernel's log for what kvm says; until then use `--engine soft`",
+        ),
     };
-    EngineFinding { kind: EngineKind::Kvm, usable: false, why, help }
+    let help = (!help.is_empty()).then(|| help.to_owned());
+    EngineFinding { kind: EngineKind::Kvm, usable, why, help }
+}
+
+/// A `/dev/kvm` that opens on a CPU that shows no virtualization.
+fn judge_suspicious(probe: Probe) -> (bool, String, &'static str) {
+    let but = "/dev/kvm opens, but the CPU shows no vmx and no svm";
+    match probe {
+        Probe::Native => (
+            true,
+            "/dev/kvm opens, and although the CPU shows no vmx and no svm, guest code runs at its full speed"
+                .to_owned(),
+            "",
+        ),
+        Probe::NotAsked => (false, but.to_owned(), USE_SOFT),
+        Probe::Slow(times) => (
+            false,
+            format!(
+                "{but}, and a test program ran {times} times slower in a guest: software answers behind it"
+            ),
+            USE_SOFT,
+        ),
+        Probe::Unfinished => (
+            false,
+            format!(
+                "{but}, and a test program did not come to its end in a guest: software answers behind it"
+            ),
+            USE_SOFT,
+        ),
+        Probe::Refused => (false, format!("{but}, and a test program could not be run in a guest"), USE_SOFT),
+    }
 }
 
 fn judge_soft(facts: HostFacts) -> EngineFinding {
@@ -138,7 +217,37 @@ fn judge(facts: HostFacts) -> Vec<EngineFinding> {
 
 /// Every engine with whether and why it works on this host, best one first.
 pub fn findings() -> Vec<EngineFinding> {
-    judge(look())
+    judge(look(true))
+}
+
+/// The same for a VM that wants the engine `wanted`: does not try what cannot be the answer.
+pub(crate) fn findings_for(wanted: &str) -> Vec<EngineFinding> {
+    judge(look(wanted != "soft"))
+}
+
+/// What a VM's CPUID must be narrowed to so that the VM can run on every engine that works here; `None` where the
+/// software CPU is the only one.
+pub(crate) fn cpuid_limit() -> Option<CpuidTable> {
+    let [kvm, _] = judge(look(false)).try_into().ok()?;
+    let EngineFinding { usable: true, .. } = kvm else { return None };
+    kvm::supported_cpuid().ok()
+}
+
+/// Makes the vCPUs of a life on an engine, one for each CPUID table.
+pub(crate) fn make(
+    kind: EngineKind,
+    memory: &Arc<GuestMemory>,
+    tables: Vec<CpuidTable>,
+) -> Result<Engine, EngineError> {
+    match kind {
+        EngineKind::Kvm => kvm::Kvm::new(Arc::clone(memory))?.engine(&tables),
+        EngineKind::Soft => {
+            let engine = soft::Soft::new(Arc::clone(memory), soft::Config::default())?;
+            let make = |table| engine.create_vcpu(table).map(|vcpu| Box::new(vcpu) as Box<dyn Vcpu>);
+            let vcpus = tables.into_iter().map(make).collect::<Result<_, _>>()?;
+            Ok(Engine { vcpus, local_apics: None })
+        }
+    }
 }
 
 /// Why no engine could be chosen.
@@ -195,8 +304,19 @@ fn choose_best(findings: &[EngineFinding]) -> Result<EngineChoice, NoEngine> {
 mod tests {
     use super::*;
 
-    fn host(kvm_node: KvmNode, has_vmx: bool, has_fsgsbase: bool) -> Vec<EngineFinding> {
-        judge(HostFacts { kvm_node, has_vmx, has_svm: false, has_fsgsbase })
+    fn host(node: Node, has_vmx: bool, has_fsgsbase: bool) -> Vec<EngineFinding> {
+        host_with(node, None, has_vmx, Probe::Unfinished, has_fsgsbase)
+    }
+
+    fn host_with(
+        node: Node,
+        missing: Option<&'static str>,
+        has_vmx: bool,
+        probe: Probe,
+        has_fsgsbase: bool,
+    ) -> Vec<EngineFinding> {
+        let kvm = kvm::Findings { node, missing };
+        judge(HostFacts { kvm, probe, has_vmx, has_svm: false, is_guest: false, has_fsgsbase })
     }
 
     #[test]
@@ -205,18 +325,67 @@ mod tests {
             let choice = choose("auto", &findings).unwrap();
             assert_eq!((choice.kind, choice.why.as_str()), (EngineKind::Soft, expected));
         };
-        let no_vmx =
-            "not kvm: /dev/kvm opens, but the CPU shows no vmx and no svm, so no guest can run on it";
-        check(host(KvmNode::Opens, false, true), no_vmx);
         check(
-            host(KvmNode::Opens, true, true),
-            "not kvm: /dev/kvm opens and the CPU has vmx, but our KVM engine is not built yet",
+            host(Node::Opens, false, true),
+            "not kvm: /dev/kvm opens, but the CPU shows no vmx and no svm, and a test program did not come to its end \
+             in a guest: software answers behind it",
         );
         check(
-            host(KvmNode::Absent, false, true),
+            host_with(Node::Opens, None, false, Probe::Slow(7), true),
+            "not kvm: /dev/kvm opens, but the CPU shows no vmx and no svm, and a test program ran 7 times slower in a \
+             guest: software answers behind it",
+        );
+        check(
+            host_with(Node::Opens, Some("MSR filters"), true, Probe::NotAsked, true),
+            "not kvm: /dev/kvm opens, but this kernel is too old: its KVM has no MSR filters",
+        );
+        check(
+            host(Node::Absent, false, true),
             "not kvm: there is no /dev/kvm, and the CPU shows no vmx and no svm",
         );
-        check(host(KvmNode::Denied, true, true), "not kvm: permission to open /dev/kvm is denied");
+        check(host(Node::Denied, true, true), "not kvm: permission to open /dev/kvm is denied");
+        check(
+            host(Node::Busy, true, true),
+            "not kvm: /dev/kvm is there, but another hypervisor has taken the CPU's virtualization for itself",
+        );
+        check(host(Node::NotKvm, true, true), "not kvm: /dev/kvm opens, but what answers there is not KVM");
+        check(host(Node::Fails, true, true), "not kvm: /dev/kvm exists, but no VM can be made with it");
+    }
+
+    #[test]
+    fn auto_takes_kvm_where_it_is_real() {
+        let check = |findings: Vec<EngineFinding>, expected: &str| {
+            let choice = choose("auto", &findings).unwrap();
+            assert_eq!((choice.kind, choice.why.as_str()), (EngineKind::Kvm, expected));
+        };
+        check(host(Node::Opens, true, true), "/dev/kvm opens and the CPU has vmx");
+        check(
+            host_with(Node::Opens, None, false, Probe::Native, true),
+            "/dev/kvm opens, and although the CPU shows no vmx and no svm, guest code runs at its full speed",
+        );
+        let kvm = kvm::Findings { node: Node::Opens, missing: None };
+        let nested = HostFacts {
+            kvm,
+            probe: Probe::NotAsked,
+            has_vmx: false,
+            has_svm: true,
+            is_guest: true,
+            has_fsgsbase: true,
+        };
+        check(
+            judge(nested),
+            "/dev/kvm opens and the CPU has svm; this host is a virtual machine itself, so what leaves the guest \
+             costs more than on bare metal",
+        );
+    }
+
+    #[test]
+    fn what_keeps_kvm_from_working_has_a_way_on() {
+        for node in [Node::Denied, Node::Busy, Node::NotKvm, Node::Fails, Node::Absent] {
+            assert!(host(node, true, true)[0].help.is_some(), "{node:?}");
+        }
+        assert!(host_with(Node::Opens, Some("x"), true, Probe::NotAsked, true)[0].help.is_some());
+        assert!(host(Node::Opens, false, true)[0].help.is_some());
     }
 
     #[test]
@@ -224,18 +393,18 @@ mod tests {
         let check = |wanted, findings: Vec<EngineFinding>, expected: &str| {
             assert_eq!(choose(wanted, &findings).unwrap_err().what, expected);
         };
-        check("xen", host(KvmNode::Opens, true, true), "there is no engine \"xen\"");
+        check("xen", host(Node::Opens, true, true), "there is no engine \"xen\"");
         check(
             "kvm",
-            host(KvmNode::Absent, true, true),
+            host(Node::Absent, true, true),
             "the engine kvm cannot be used: there is no /dev/kvm, although the CPU has vmx",
         );
         check(
             "soft",
-            host(KvmNode::Absent, true, false),
+            host(Node::Absent, true, false),
             "the engine soft cannot be used: the host's kernel does not let programs use FSGSBASE, which the \
              software CPU keeps its state behind",
         );
-        assert!(choose("auto", &host(KvmNode::Absent, true, false)).is_err());
+        assert!(choose("auto", &host(Node::Absent, true, false)).is_err());
     }
 }

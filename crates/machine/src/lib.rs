@@ -26,6 +26,7 @@ mod crash;
 mod device_status;
 mod device_threads;
 mod engine;
+mod exchange;
 mod footprint;
 mod gate;
 #[cfg(test)]
@@ -44,6 +45,8 @@ mod run_tests;
 #[cfg(test)]
 mod scripted;
 mod server;
+mod sums;
+mod switch;
 mod time;
 mod vcpu_thread;
 
@@ -51,7 +54,7 @@ pub use attach::AttachError;
 pub use build::{BuildError, Machine, MachineError, build};
 pub use console::{Closed, Console, ConsoleInput};
 pub use control::{MachineControl, PauseError, Phase, StopCause};
-pub use crash::Crash;
+pub use crash::{Crash, CrashCause};
 pub use devices::virtio::balloon::BalloonReading;
 pub use engine::{EngineChoice, EngineFinding, EngineKind, findings};
 pub use plan::{
@@ -60,3 +63,4 @@ pub use plan::{
 };
 pub use report::{Ending, ExitCounts, Marker, MemoryReport, Report, Sample, Unmapped, VmmMemory};
 pub use server::ControlServer;
+pub use switch::SwitchError;

@@ -16,9 +16,9 @@ use devices::acpi::AcpiPlan;
 use devices::virtio::{Links, VirtioFunction};
 use devices::{Board, BoardEvent, BoardPlan, IrqSink, Nanos};
 use mem::GuestMemory;
-use vcpu::{EngineError, Vcpu, VcpuState};
+use vcpu::{Engine, EngineError, Vcpu, VcpuState};
 use x86::cpu_model::{self, Topology};
-use x86::{CpuidTable, Gpa};
+use x86::{CpuidTable, Gpa, Segment, Vector};
 
 use crate::alarm::Alarm;
 use crate::attach::{AttachError, Attachment};
@@ -27,6 +27,8 @@ use crate::boot::{self, Handover, Image, ImageError, Module};
 use crate::console::ConsoleInput;
 use crate::device_status::DeviceCounters;
 use crate::device_threads::DeviceThreads;
+use crate::engine::EngineKind;
+use crate::exchange::Exchange;
 use crate::gate::Gate;
 use crate::mailbox::{Mailbox, Sender};
 use crate::msr::MachineMsrs;
@@ -36,9 +38,18 @@ use crate::plan::{ConsoleKind, ImagePlan, VmPlan};
 use crate::report::Ending;
 use crate::time::GuestTime;
 
-/// Makes the vCPUs of one life on some engine, one for each CPUID table.
+/// Makes the vCPUs of one life on an engine, one for each CPUID table.
 pub(crate) type MakeVcpus =
-    dyn Fn(&Arc<GuestMemory>, Vec<CpuidTable>) -> Result<Vec<Box<dyn Vcpu>>, EngineError> + Send;
+    dyn Fn(EngineKind, &Arc<GuestMemory>, Vec<CpuidTable>) -> Result<Engine, EngineError> + Send;
+
+/// How a life gets its vCPUs.
+pub(crate) struct VcpuMaker {
+    /// On which engine it begins.
+    pub(crate) kind: EngineKind,
+    pub(crate) make: Box<MakeVcpus>,
+    /// What the guest's CPUID is narrowed to.
+    pub(crate) limit: Option<CpuidTable>,
+}
 
 /// Bytes offered to the serial port at once.
 const OFFERED_BYTES: usize = 64;
@@ -123,6 +134,10 @@ pub(crate) struct Life {
     pub(crate) bells: Arc<Bells>,
     /// What each vCPU shows.
     pub(crate) seats: Arc<Vec<Seat>>,
+    /// What each vCPU's CPUID shows.
+    pub(crate) cpuid: Vec<CpuidTable>,
+    /// Where vCPUs change their engine.
+    pub(crate) exchange: Exchange,
     pub(crate) alarm: Arc<Alarm>,
     pub(crate) output: Output,
     /// What all threads that do something for the guest pass.
@@ -145,7 +160,7 @@ impl Life {
         input: ConsoleInput,
         output: Output,
         attachments: &mut [Box<dyn Attachment>],
-        make_vcpus: &MakeVcpus,
+        maker: &VcpuMaker,
     ) -> Result<(Life, Vec<Box<dyn Vcpu>>), AssemblyError> {
         let slots = boot::slots(plan.memory_bytes);
         let map = boot::guest_map(&slots);
@@ -153,10 +168,10 @@ impl Life {
         let rsdp = place_acpi(plan.vcpu_count, &memory);
         let mut state = load_images(plan, &memory, &map, rsdp)?;
         let time = GuestTime::start();
-        set_firmware_msrs(&mut state, &time);
-        let tables = (0..plan.vcpu_count).map(|vcpu_id| cpuid(plan.vcpu_count, vcpu_id)).collect();
-        let mut vcpus = make_vcpus(&memory, tables).map_err(AssemblyError::Engine)?;
-        vcpus[0].set_state(&state).map_err(AssemblyError::Engine)?;
+        let cpuid: Vec<CpuidTable> =
+            (0..plan.vcpu_count).map(|id| cpuid(plan.vcpu_count, id, maker.limit.as_ref())).collect();
+        let engine = (maker.make)(maker.kind, &memory, cpuid.clone()).map_err(AssemblyError::Engine)?;
+        let Engine { mut vcpus, local_apics } = engine;
         let bells = Arc::new(Bells::default());
         bells.set(vcpus.iter().map(|vcpu| Bell::new(vcpu.kicker())).collect());
         let seats = Arc::new(vcpus.iter().map(|_| Seat::new()).collect());
@@ -167,6 +182,8 @@ impl Life {
         let serial: Box<dyn Write + Send> =
             if is_serial { Box::new(output.clone()) } else { Box::new(std::io::sink()) };
         let mut board = Board::new(board_plan, Arc::clone(&memory), serial, sink);
+        set_first_states(&mut vcpus, &mut state, &board, &time).map_err(AssemblyError::Engine)?;
+        board.set_apics(local_apics);
         let alarm = Arc::new(Alarm::default());
         let gate = Arc::new(Gate::default());
         let attendant = Arc::clone(&alarm) as Arc<dyn vcpu::Kick>;
@@ -187,6 +204,8 @@ impl Life {
             time,
             bells,
             seats,
+            cpuid,
+            exchange: Exchange::default(),
             alarm,
             output,
             gate,
@@ -305,13 +324,47 @@ fn open_mailbox(mailbox: &Arc<Mailbox>, room: &Arc<Mutex<Room>>) {
     });
 }
 
-fn cpuid(vcpu_count: u32, vcpu_id: u32) -> CpuidTable {
+fn cpuid(vcpu_count: u32, vcpu_id: u32, limit: Option<&CpuidTable>) -> CpuidTable {
     let topology = Topology { vcpu_count, vcpu_id };
-    cpu_model::table(topology, host::cpu::cpuid, host::cpu::xcr0())
+    let mut table = cpu_model::table(topology, host::cpu::cpuid, host::cpu::xcr0());
+    if let Some(limit) = limit {
+        cpu_model::narrow(&mut table, limit);
+    }
+    table
+}
+
+/// The states in which vCPUs begin: the first in `first`, as the boot protocol wants it, the others waiting for SIPI.
+fn set_first_states(
+    vcpus: &mut [Box<dyn Vcpu>],
+    first: &mut VcpuState,
+    board: &Board,
+    time: &GuestTime,
+) -> Result<(), EngineError> {
+    for (vcpu_id, vcpu) in (0..).zip(vcpus) {
+        let mut waiting = VcpuState { waits_for_sipi: true, ..VcpuState::reset() };
+        let state = if vcpu_id == 0 { &mut *first } else { &mut waiting };
+        set_firmware_msrs(state, time);
+        if vcpu.has_local_apic() {
+            state.local_apic = board.apic_state(vcpu_id, time.now());
+        } else if vcpu_id != 0 {
+            // The machine sets it when it comes to that.
+            continue;
+        }
+        vcpu.set_state(state)?;
+    }
+    Ok(())
+}
+
+/// Where a vCPU starts that got SIPI with this page.
+pub(crate) fn sipi_state(page: Vector, time: &GuestTime) -> VcpuState {
+    let mut state = VcpuState { rip: 0, ..VcpuState::reset() };
+    state.cs = Segment::real(u16::from(page) << 8, 0x9b);
+    set_firmware_msrs(&mut state, time);
+    state
 }
 
 /// The MSRs that firmware sets on every processor before it hands over, and the guest's own time.
-pub(crate) fn set_firmware_msrs(state: &mut VcpuState, time: &GuestTime) {
+fn set_firmware_msrs(state: &mut VcpuState, time: &GuestTime) {
     state.msrs.tsc_offset = time.tsc_offset();
     state.msrs.mtrr_def_type = MTRR_WRITE_BACK;
 }

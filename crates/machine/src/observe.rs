@@ -227,7 +227,7 @@ fn view(vcpu_id: u32, state: &VcpuState, rest: Rest) -> VcpuView {
         rflags: state.rflags.bits(),
         cpl: state.cpl(),
         halted: rest == Rest::Halted || state.halted,
-        waits_for_startup: rest == Rest::WaitsForSipi,
+        waits_for_startup: rest == Rest::WaitsForSipi || state.waits_for_sipi,
         age_ms: 0,
     }
 }

@@ -16,7 +16,7 @@ pub enum Ending {
     PoweredOff,
     /// The guest ended itself through the debug-exit port, with this exit status.
     DebugExit(u8),
-    /// A triple fault.
+    /// A triple fault, or something that no engine could carry out.
     Crashed(Box<Crash>),
     /// The time was up.
     TimedOut,
@@ -45,13 +45,17 @@ pub struct ExitCounts {
     pub interrupt_window: u64,
     /// Kicks.
     pub kicked: u64,
+    /// Ends of level-triggered interrupts, where the engine has the local APICs.
+    pub end_of_interrupt: u64,
     /// Triple faults.
     pub triple_fault: u64,
+    /// What the engine could not carry out.
+    pub unrunnable: u64,
 }
 
 impl ExitCounts {
     /// How many kinds there are.
-    pub const KINDS: usize = 10;
+    pub const KINDS: usize = 12;
 
     /// Every kind with its name and count.
     pub fn by_kind(&self) -> [(&'static str, u64); Self::KINDS] {
@@ -65,7 +69,9 @@ impl ExitCounts {
             ("halt", self.halt),
             ("interrupt window", self.interrupt_window),
             ("kicked", self.kicked),
+            ("end of interrupt", self.end_of_interrupt),
             ("triple fault", self.triple_fault),
+            ("unrunnable", self.unrunnable),
         ]
     }
 
@@ -80,7 +86,9 @@ impl ExitCounts {
         self.halt += more.halt;
         self.interrupt_window += more.interrupt_window;
         self.kicked += more.kicked;
+        self.end_of_interrupt += more.end_of_interrupt;
         self.triple_fault += more.triple_fault;
+        self.unrunnable += more.unrunnable;
     }
 
     /// All of them.

@@ -22,7 +22,7 @@ fn run(steps: Vec<Step>) -> Report {
 }
 
 fn crash_step() -> Step {
-    (Exit::TripleFault(TripleFault { first_vector: 13, rip: 0x10_0200 }), Reply::Done)
+    (Exit::TripleFault(TripleFault { first_vector: Some(13), rip: 0x10_0200 }), Reply::Done)
 }
 
 #[test]

@@ -3,14 +3,14 @@
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use vcpu::{EngineError, EngineStatistics, Exit, Injection, Kick, Reply, Unit, Vcpu, VcpuState};
+use vcpu::{Engine, EngineError, EngineStatistics, Exit, Injection, Kick, Reply, Unit, Vcpu, VcpuState};
 
 use crate::boot::Protocol;
 use crate::boot::test_images::bzimage;
 use crate::build::{Machine, build_on};
 use crate::console::Console;
 use crate::engine::{EngineChoice, EngineKind};
-use crate::life::MakeVcpus;
+use crate::life::{MakeVcpus, VcpuMaker};
 use crate::plan::{ConsoleKind, ImagePlan, OnReset, VmPlan};
 
 /// One exit and the reply it must get.
@@ -141,7 +141,7 @@ pub(crate) fn machine(
     let injected = Injected::default();
     let given = Arc::clone(&injected);
     let scripts = Mutex::new(scripts.into_iter());
-    let make: Box<MakeVcpus> = Box::new(move |_, tables| {
+    let make: Box<MakeVcpus> = Box::new(move |_, _, tables| {
         // The kernel's file must stay open as long as a life may begin.
         let _ = &kernel;
         let mut scripts = scripts.lock().unwrap();
@@ -155,7 +155,9 @@ pub(crate) fn machine(
             halted: false,
             runs: 0,
         };
-        Ok(tables.into_iter().map(scripted).map(|vcpu| Box::new(vcpu) as Box<dyn Vcpu>).collect())
+        let vcpus = tables.into_iter().map(scripted).map(|vcpu| Box::new(vcpu) as Box<dyn Vcpu>).collect();
+        Ok(Engine { vcpus, local_apics: None })
     });
-    (build_on(plan, console, make).unwrap(), injected)
+    let maker = VcpuMaker { kind: EngineKind::Soft, make, limit: None };
+    (build_on(plan, console, maker).unwrap(), injected)
 }

@@ -7,15 +7,15 @@
 use std::time::Duration;
 
 use devices::{Board, Startup};
-use vcpu::{EngineError, EngineStatistics, Exit, Injection, Reply, TripleFault, Vcpu, VcpuState};
-use x86::Segment;
+use vcpu::{EngineError, EngineStatistics, Exit, Injection, Reply, Vcpu};
 
-use crate::crash::Crash;
+use crate::crash::{Crash, CrashCause};
 use crate::footprint;
 use crate::gate::Inside;
-use crate::life::{End, Life, Room, set_firmware_msrs};
+use crate::life::{End, Life, Room, sipi_state};
 use crate::observe::{Rest, Seat};
 use crate::report::{Ending, ExitCounts, Sample, VmmMemory};
+use crate::sums;
 
 /// What one vCPU's thread knows at its end.
 #[derive(Debug, Default)]
@@ -42,7 +42,9 @@ struct VcpuThread<'a> {
 
 /// Runs a vCPU until its life is over.
 pub(crate) fn run(life: &Life, vcpu_id: u32, vcpu: Box<dyn Vcpu>) -> Result<VcpuAccount, EngineError> {
-    let rest = if vcpu_id == 0 { Rest::None } else { Rest::WaitsForSipi };
+    // An engine with local APICs knows itself which vCPUs wait.
+    let runs = vcpu_id == 0 || vcpu.has_local_apic();
+    let rest = if runs { Rest::None } else { Rest::WaitsForSipi };
     let (seat, account) = (&life.seats[vcpu_id as usize], VcpuAccount::default());
     let mut thread = VcpuThread { life, seat, vcpu_id, vcpu, rest, lost_ticks: 0, account };
     seat.take();
@@ -54,7 +56,7 @@ pub(crate) fn run(life: &Life, vcpu_id: u32, vcpu: Box<dyn Vcpu>) -> Result<Vcpu
     }
     result?;
     thread.sample();
-    thread.account.statistics = thread.vcpu.statistics();
+    sums::add_vcpu(&mut thread.account.statistics, &thread.vcpu.statistics());
     thread.account.vmm_memory = footprint::measure();
     thread.account.cpu_time = host::cpu::thread_cpu_time();
     Ok(thread.account)
@@ -87,10 +89,8 @@ impl VcpuThread<'_> {
                 self.stand_still(&mut inside)?;
             }
             reply = match exit {
-                Exit::TripleFault(fault) => {
-                    self.crash(fault)?;
-                    Reply::Done
-                }
+                Exit::TripleFault(fault) => self.crash(CrashCause::TripleFault(fault))?,
+                Exit::Unrunnable(what) => self.crash(CrashCause::Unrunnable(what))?,
                 exit => self.visit(Some(exit))?,
             };
             self.wait_for_console()?;
@@ -102,18 +102,26 @@ impl VcpuThread<'_> {
     /// Waits while the VM is paused, and takes the pause out of the vCPU's time.
     fn stand_still(&mut self, inside: &mut Inside<'_>) -> Result<(), EngineError> {
         let life = self.life;
-        let (mut shown, vcpu) = (Ok(()), &mut *self.vcpu);
+        let mut served = Ok(());
         inside.wait_outside(|| {
-            shown = self.seat.serve(self.vcpu_id, vcpu, self.rest);
-            shown.is_ok() && !life.is_over()
+            served = self.serve();
+            served.is_ok() && !life.is_over()
         });
-        shown?;
+        served?;
         let lost = life.time.lost_ticks();
         if lost != self.lost_ticks {
-            let mut state = self.vcpu.state()?;
-            state.msrs.tsc_offset = state.msrs.tsc_offset.wrapping_sub(lost.wrapping_sub(self.lost_ticks));
-            self.vcpu.set_state(&state)?;
+            self.vcpu.hold_tsc_back(lost.wrapping_sub(self.lost_ticks))?;
             self.lost_ticks = lost;
+        }
+        Ok(())
+    }
+
+    /// In a pause: shows the vCPU to who looks on, and takes part in a change of engine.
+    fn serve(&mut self) -> Result<(), EngineError> {
+        self.seat.serve(self.vcpu_id, &mut *self.vcpu, self.rest)?;
+        let old = self.life.exchange.take_part(self.vcpu_id, &mut self.vcpu, &mut self.rest)?;
+        if let Some(old) = old {
+            sums::add_vcpu(&mut self.account.statistics, &old.statistics());
         }
         Ok(())
     }
@@ -173,7 +181,13 @@ impl VcpuThread<'_> {
                 self.rest = Rest::Halted;
                 Reply::Done
             }
-            Exit::InterruptWindow | Exit::Kicked | Exit::TripleFault(_) => return Reply::Done,
+            Exit::EndOfInterrupt { vector } => {
+                board.end_of_interrupt(vector);
+                Reply::Done
+            }
+            Exit::InterruptWindow | Exit::Kicked | Exit::TripleFault(_) | Exit::Unrunnable(_) => {
+                return Reply::Done;
+            }
         };
         room.settle(self.life, now);
         reply
@@ -181,6 +195,10 @@ impl VcpuThread<'_> {
 
     /// Takes what waits for this vCPU: startup requests, NMI, interrupt.
     fn look(&mut self, board: &mut Board) -> Result<(), EngineError> {
+        if self.vcpu.has_local_apic() {
+            self.look_for_pic(board);
+            return Ok(());
+        }
         while let Some(startup) = board.take_startup(self.vcpu_id) {
             self.start_up(startup)?;
         }
@@ -202,16 +220,24 @@ impl VcpuThread<'_> {
         Ok(())
     }
 
+    /// With its local APIC in the engine, only the 8259 pair of the board interrupts a vCPU.
+    fn look_for_pic(&mut self, board: &mut Board) {
+        if board.has_interrupt(self.vcpu_id)
+            && self.vcpu.can_inject()
+            && let Some(vector) = board.acknowledge(self.vcpu_id)
+        {
+            self.vcpu.inject(Injection::Interrupt(vector));
+        }
+        self.vcpu.set_interrupt_window(board.has_interrupt(self.vcpu_id));
+    }
+
     fn start_up(&mut self, startup: Startup) -> Result<(), EngineError> {
         match startup {
             // INIT sends the first vCPU to firmware, which is not there: the machine starts again.
             Startup::Init if self.vcpu_id == 0 => self.life.end(End::Reset),
             Startup::Init => self.rest = Rest::WaitsForSipi,
             Startup::Sipi(page) if self.rest == Rest::WaitsForSipi => {
-                let mut state = VcpuState { rip: 0, ..VcpuState::reset() };
-                state.cs = Segment::real(u16::from(page) << 8, 0x9b);
-                set_firmware_msrs(&mut state, &self.life.time);
-                self.vcpu.set_state(&state)?;
+                self.vcpu.set_state(&sipi_state(page, &self.life.time))?;
                 self.rest = Rest::None;
             }
             Startup::Sipi(_) => {}
@@ -219,10 +245,10 @@ impl VcpuThread<'_> {
         Ok(())
     }
 
-    fn crash(&mut self, fault: TripleFault) -> Result<(), EngineError> {
-        let crash = Crash::new(fault, self.vcpu.state()?, &self.life.memory);
+    fn crash(&mut self, cause: CrashCause) -> Result<Reply, EngineError> {
+        let crash = Crash::new(cause, self.vcpu.state()?, &self.life.memory);
         self.life.end(End::Ending(Ending::Crashed(Box::new(crash))));
-        Ok(())
+        Ok(Reply::Done)
     }
 
     fn count(&mut self, exit: &Exit) {
@@ -237,7 +263,9 @@ impl VcpuThread<'_> {
             Exit::Halt => &mut exits.halt,
             Exit::InterruptWindow => &mut exits.interrupt_window,
             Exit::Kicked => &mut exits.kicked,
+            Exit::EndOfInterrupt { .. } => &mut exits.end_of_interrupt,
             Exit::TripleFault(_) => &mut exits.triple_fault,
+            Exit::Unrunnable(_) => &mut exits.unrunnable,
         } += 1;
         self.seat.count(exits);
     }

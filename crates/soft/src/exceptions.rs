@@ -41,7 +41,7 @@ impl SoftVcpu {
     /// that a shutdown, which is the returned error.
     pub(crate) fn raise(&mut self, exception: Exception) -> Result<(), TripleFault> {
         self.counters.exceptions += 1;
-        let first_vector = exception.vector();
+        let first_vector = Some(exception.vector());
         let rip = self.block.rip;
         let mut current = exception;
         loop {

@@ -458,7 +458,7 @@ fn known(site: Option<Site>) -> Result<Site, EngineError> {
 impl Vcpu for SoftVcpu {
     fn run(&mut self, reply: Reply) -> Result<Exit, EngineError> {
         if self.in_shutdown {
-            return Ok(Exit::TripleFault(TripleFault { first_vector: 8, rip: self.block.rip }));
+            return Ok(Exit::TripleFault(TripleFault { first_vector: None, rip: self.block.rip }));
         }
         if let Some(Turn::Exit(exit)) = self.take_reply(reply) {
             return Ok(exit);
@@ -533,6 +533,10 @@ impl Vcpu for SoftVcpu {
         SoftVcpu::check_state(state)?;
         self.asked = false;
         self.load_state(state);
+        // Its delivery may fault like any other; what then comes of it, the next run says.
+        if let Some(exception) = state.exception_pending {
+            self.in_shutdown = self.raise(exception).is_err();
+        }
         Ok(())
     }
 

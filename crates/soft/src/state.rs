@@ -41,7 +41,11 @@ impl SoftVcpu {
             nmi_blocked: self.pending.nmi_blocked,
             nmi_pending: self.pending.nmi,
             interrupt_pending: self.pending.interrupt,
+            // The software CPU delivers an exception in the instruction that raises it, and has no APIC.
+            exception_pending: None,
             halted: self.pending.halted,
+            waits_for_sipi: false,
+            local_apic: None,
         }
     }
 

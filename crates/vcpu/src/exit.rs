@@ -57,16 +57,35 @@ pub enum Exit {
     InterruptWindow,
     /// Somebody kicked. Wants [`Reply::Done`].
     Kicked,
+    /// A local APIC of the engine's own says that a level-triggered interrupt with this vector has ended.
+    /// Wants [`Reply::Done`].
+    EndOfInterrupt {
+        #[allow(missing_docs)]
+        vector: Vector,
+    },
     /// Triple fault: the vCPU is in shutdown and cannot run until its state is replaced.
     TripleFault(TripleFault),
+    /// The guest did something that this engine cannot carry out: the vCPU cannot run until its state is replaced.
+    Unrunnable(Unrunnable),
 }
 
 /// What led to a triple fault; the state beside it has the registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct TripleFault {
-    /// Vector of the first exception of the chain.
-    pub first_vector: Vector,
+    /// Vector of the first exception of the chain, if the engine saw it.
+    pub first_vector: Option<Vector>,
     /// RIP of the instruction that raised it.
+    pub rip: u64,
+}
+
+/// What an engine could not carry out; the state beside it has the registers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Unrunnable {
+    /// What it was, as half a sentence.
+    pub what: &'static str,
+    /// The engine's own number for it.
+    pub code: u64,
+    /// RIP at that moment.
     pub rip: u64,
 }
 

@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 mod exit;
+mod local_apic;
 mod state;
 mod statistics;
 
@@ -26,7 +27,8 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-pub use exit::{Exit, Injection, Reply, TripleFault};
+pub use exit::{Exit, Injection, Reply, TripleFault, Unrunnable};
+pub use local_apic::{LOCAL_APIC_REGISTERS, LocalApicState, LocalApics};
 pub use state::{DebugRegisters, Msrs, VcpuState, XSAVE_BYTES, gpr};
 pub use statistics::{EngineStatistics, Unit};
 
@@ -60,12 +62,36 @@ pub trait Vcpu: Send {
     /// If the state is one that no processor can be in, or the engine refuses it.
     fn set_state(&mut self, state: &VcpuState) -> Result<(), EngineError>;
 
+    /// Takes `ticks` away from the guest's TSC, of a guest that did not run for so long.
+    ///
+    /// # Errors
+    /// As [`Vcpu::set_state`].
+    fn hold_tsc_back(&mut self, ticks: u64) -> Result<(), EngineError> {
+        let mut state = self.state()?;
+        state.msrs.tsc_offset = state.msrs.tsc_offset.wrapping_sub(ticks);
+        self.set_state(&state)
+    }
+
     /// A handle that makes [`Vcpu::run`] come back soon with [`Exit::Kicked`]. A kick is never lost: one that
     /// comes while the vCPU is not running ends the next run at once.
     fn kicker(&self) -> Arc<dyn Kick>;
 
+    /// Whether the engine has this vCPU's local APIC. If so, startup requests, halting and interrupts of the APIC are
+    /// the engine's own affair, and the machine injects only what the 8259 pair gives.
+    fn has_local_apic(&self) -> bool {
+        false
+    }
+
     /// What the engine counted so far.
     fn statistics(&self) -> EngineStatistics;
+}
+
+/// The vCPUs of one VM on one engine.
+pub struct Engine {
+    /// All of them, in the order of their ids.
+    pub vcpus: Vec<Box<dyn Vcpu>>,
+    /// Their local APICs, if the engine has its own.
+    pub local_apics: Option<Arc<dyn LocalApics>>,
 }
 
 /// Makes a running vCPU come back. Any thread may do so.

@@ -1,6 +1,8 @@
 //! The architectural state of a vCPU as plain data: what a pause shows, a snapshot stores, an engine change carries.
 
-use x86::{Cr0, Cr4, DescriptorTable, Efer, Rflags, Segment};
+use x86::{Cr0, Cr4, DescriptorTable, Efer, Exception, Rflags, Segment};
+
+use crate::LocalApicState;
 
 /// Bytes of the XSAVE area we keep: the standard (not compacted) format up to AVX-512 (APM vol. 2, 11.5.2).
 pub const XSAVE_BYTES: usize = 2696;
@@ -91,8 +93,14 @@ pub struct VcpuState {
     pub nmi_pending: bool,
     /// An external interrupt was injected and not yet delivered.
     pub interrupt_pending: Option<u8>,
+    /// An exception that was raised and not yet delivered.
+    pub exception_pending: Option<Exception>,
     /// In HLT.
     pub halted: bool,
+    /// After INIT: does nothing until SIPI. Only engines with local APICs of their own know of it.
+    pub waits_for_sipi: bool,
+    /// The local APIC, where the engine has one of its own ([`crate::Vcpu::has_local_apic`]); otherwise `None`, and ignored.
+    pub local_apic: Option<LocalApicState>,
 }
 
 impl VcpuState {
@@ -129,7 +137,10 @@ impl VcpuState {
             nmi_blocked: false,
             nmi_pending: false,
             interrupt_pending: None,
+            exception_pending: None,
             halted: false,
+            waits_for_sipi: false,
+            local_apic: None,
         }
     }
 

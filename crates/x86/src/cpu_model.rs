@@ -40,6 +40,8 @@ const LEAF1_ECX: u32 = bits(&[0, 1, 9, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 2
 // Bits of LEAF1_ECX that need nothing of the host: the engines emulate them.
 const LEAF1_ECX_OURS: u32 = bits(&[17, 21, 24, 26]);
 const HYPERVISOR: u32 = 1 << 31;
+/// Leaf 1 ECX: the local APIC's timer has TSC-deadline mode.
+pub const TSC_DEADLINE: u32 = 1 << 24;
 // FSGSBASE TSC_ADJUST BMI1 AVX2 SMEP BMI2 ERMS INVPCID RDSEED ADX SMAP CLFLUSHOPT CLWB SHA
 const LEAF7_EBX: u32 = bits(&[0, 1, 3, 5, 7, 8, 9, 10, 18, 19, 20, 23, 24, 29]);
 // TSC_ADJUST tells kernels that nobody moves the TSC behind their back: they need not watch it with a worse clock.
@@ -54,6 +56,11 @@ const EXT1_EDX_ADDED: u32 = bits(&[11, 20, 26, 27, 29]);
 // LAHF CR8LEGACY ABM SSE4A MISALIGNSSE 3DNOWPREFETCH
 const EXT1_ECX: u32 = bits(&[0, 4, 5, 6, 7, 8]);
 const EXT1_ECX_OURS: u32 = bits(&[0, 4, 8]);
+
+// FMA AVX F16C, in leaf 1 ECX
+const AVX_FEATURES: u32 = bits(&[12, 28, 29]);
+// Bytes of an XSAVE area with x87 and SSE.
+const AREA_WITHOUT_AVX: u32 = 576;
 
 /// XCR0 bits that the model offers: x87, SSE, AVX.
 pub const XCR0_MASK: u64 = 7;
@@ -74,10 +81,9 @@ pub fn table(topology: Topology, host: impl Fn(u32, u32) -> [u32; 4], host_xcr0:
     let signature = 0x00a0_0f10;
     add(0, None, [0xd, vendor_b, vendor_c, vendor_d]);
     let ebx = vcpu_id << 24 | vcpu_count << 16 | 8 << 8;
-    let avx_features = bits(&[12, 28, 29]);
     let mut ecx = LEAF1_ECX & (host(1, 0)[2] | LEAF1_ECX_OURS) | HYPERVISOR;
     if !has_avx {
-        ecx &= !avx_features;
+        ecx &= !AVX_FEATURES;
     }
     let htt = if vcpu_count > 1 { 1 << 28 } else { 0 };
     add(1, None, [signature, ebx, ecx, LEAF1_EDX | htt]);
@@ -91,7 +97,7 @@ pub fn table(topology: Topology, host: impl Fn(u32, u32) -> [u32; 4], host_xcr0:
     add(7, Some(0), [0, ebx, ecx, LEAF7_EDX]);
     add(0xb, Some(0), [0, 1, 1 << 8, vcpu_id]);
     add(0xb, Some(1), [vcpu_count.next_power_of_two().trailing_zeros(), vcpu_count, 2 << 8 | 1, vcpu_id]);
-    let area_bytes = if has_avx { 832 } else { 576 };
+    let area_bytes = if has_avx { 832 } else { AREA_WITHOUT_AVX };
     add(0xd, Some(0), [xcr0 as u32, area_bytes, area_bytes, 0]);
     // XSAVEOPT, XSAVEC, XGETBV with ECX=1.
     add(0xd, Some(1), [7, area_bytes, 0, 0]);
@@ -126,6 +132,46 @@ pub fn table(topology: Topology, host: impl Fn(u32, u32) -> [u32; 4], host_xcr0:
     CpuidTable::new(leaves)
 }
 
+/// Takes out of the model what another engine does not support: a guest that is shown the rest can run on both.
+/// Features only; what is said about sizes, topology and the hypervisor stays.
+pub fn narrow(table: &mut CpuidTable, supported: &CpuidTable) {
+    // Not features of the processor's, or never in what is supported: the hypervisor's bit, threads per package,
+    // and OSXSAVE, which mirrors CR4.
+    const LEAF1_KEPT: [u32; 4] = [u32::MAX, u32::MAX, HYPERVISOR, 1 << 28];
+    let has_xcr0 = supported.get(0xd, 0)[0];
+    let lost_avx = table.get(0xd, 0)[0] & 4 != 0 && has_xcr0 & 4 == 0;
+    for leaf in table.leaves_mut() {
+        let has = supported.get(leaf.function, leaf.index);
+        let kept = match (leaf.function, leaf.index) {
+            (1, _) => LEAF1_KEPT,
+            (7, 0) => [u32::MAX, 0, 0, 0],
+            (0xd, 0) => [0, u32::MAX, u32::MAX, 0],
+            (0xd, 1) => [0, u32::MAX, 0, 0],
+            (0x8000_0001, _) => [u32::MAX, u32::MAX, 0, 0],
+            _ => continue,
+        };
+        leaf.eax &= has[0] | kept[0];
+        leaf.ebx &= has[1] | kept[1];
+        leaf.ecx &= has[2] | kept[2];
+        leaf.edx &= has[3] | kept[3];
+        if lost_avx {
+            match (leaf.function, leaf.index) {
+                (1, _) => leaf.ecx &= !AVX_FEATURES,
+                (7, 0) => {
+                    leaf.ebx &= !(1 << 5);
+                    leaf.ecx &= !bits(&[9, 10]);
+                }
+                (0xd, 0) => (leaf.ebx, leaf.ecx) = (AREA_WITHOUT_AVX, AREA_WITHOUT_AVX),
+                (0xd, 1) => leaf.ebx = AREA_WITHOUT_AVX,
+                _ => {}
+            }
+        }
+    }
+    if lost_avx {
+        table.leaves_mut().retain(|leaf| (leaf.function, leaf.index) != (0xd, 2));
+    }
+}
+
 /// Twelve bytes as three little-endian words.
 fn words(text: &[u8; 12]) -> [u32; 3] {
     let word = |n: usize| u32::from_le_bytes([text[n], text[n + 1], text[n + 2], text[n + 3]]);
@@ -153,6 +199,31 @@ mod tests {
         let [_, b, c, d] = model(0, 0).get(0, 0);
         let text: Vec<u8> = [b, d, c].iter().flat_map(|word| word.to_le_bytes()).collect();
         assert_eq!(text, b"AuthenticAMD");
+    }
+
+    #[test]
+    fn what_the_other_engine_lacks_is_not_shown() {
+        let mut table = model(u32::MAX, 7);
+        let mut supported = model(u32::MAX, 7);
+        // No PCID, no INVPCID, no AVX state; KVM never says "hypervisor".
+        for leaf in supported.leaves_mut() {
+            match (leaf.function, leaf.index) {
+                (1, _) => leaf.ecx &= !(1 << 17 | HYPERVISOR),
+                (7, 0) => leaf.ebx &= !(1 << 10),
+                (0xd, 0) => leaf.eax = 3,
+                _ => {}
+            }
+        }
+        narrow(&mut table, &supported);
+        let leaf1 = table.get(1, 0)[2];
+        assert_eq!((leaf1 & 1 << 17, leaf1 & AVX_FEATURES), (0, 0));
+        assert_ne!((leaf1 & HYPERVISOR, leaf1 & TSC_DEADLINE), (0, 0));
+        assert_eq!(table.get(7, 0)[1] & (1 << 10 | 1 << 5), 0);
+        assert_eq!((table.get(0xd, 0), table.get(0xd, 2)), ([3, 576, 576, 0], [0; 4]));
+        let whole = model(u32::MAX, 7);
+        let mut same = whole.clone();
+        narrow(&mut same, &whole);
+        assert_eq!(same, whole);
     }
 
     #[test]

@@ -90,6 +90,30 @@ impl Exception {
         }
     }
 
+    /// The exception with this vector, error code and, for a page fault, address. `None` for what is no exception that
+    /// a processor of ours raises, NMI included. What it merged into DR6 is not known any more: `dr6` is what is there.
+    pub fn of_vector(vector: Vector, error_code: u32, address: u64, dr6: u64) -> Option<Exception> {
+        Some(match vector {
+            0 => Exception::DivideError,
+            1 => Exception::Debug { dr6 },
+            3 => Exception::Breakpoint,
+            4 => Exception::Overflow,
+            5 => Exception::BoundRange,
+            6 => Exception::InvalidOpcode,
+            7 => Exception::DeviceNotAvailable,
+            8 => Exception::DoubleFault,
+            10 => Exception::InvalidTss(error_code),
+            11 => Exception::SegmentNotPresent(error_code),
+            12 => Exception::StackFault(error_code),
+            13 => Exception::GeneralProtection(error_code),
+            14 => Exception::PageFault { address, code: PageFaultCode::from_bits_retain(error_code) },
+            16 => Exception::X87Fault,
+            17 => Exception::AlignmentCheck,
+            19 => Exception::SimdFault,
+            _ => return None,
+        })
+    }
+
     /// The error code that delivery pushes, for the exceptions that have one.
     pub fn error_code(self) -> Option<u32> {
         match self {

@@ -16,7 +16,10 @@ pub use console::{ConsoleArguments, console};
 pub use dmesg::{DmesgArguments, dmesg};
 pub use inspect::{InspectArguments, inspect};
 pub use logs::{LogsArguments, logs};
-pub use orders::{NamesArguments, RemoveArguments, StopArguments, kill, pause, remove, resume, stop};
+pub use orders::{
+    NamesArguments, RemoveArguments, StopArguments, SwitchArguments, kill, pause, remove, resume, stop,
+    switch,
+};
 pub use ps::{PsArguments, ps};
 pub use truth::{TruthArguments, truth};
 pub use wait::wait;

@@ -41,6 +41,24 @@ pub struct StopArguments {
     grace: Duration,
 }
 
+/// `mother switch`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+The guest goes on where it was: same memory, same devices, same connections. It notices
+no more than a pause, and a paused VM stays paused. When it cannot be moved it goes on
+where it is.
+
+Examples:
+  mother switch --engine kvm web
+  mother switch --engine soft web db")]
+pub struct SwitchArguments {
+    #[command(flatten)]
+    who: NamesArguments,
+    /// What executes the guest from now on
+    #[arg(long, value_name = "ENGINE", value_parser = ["kvm", "soft"])]
+    engine: String,
+}
+
 /// `mother rm`.
 #[derive(Clone, Debug, Args)]
 pub struct RemoveArguments {
@@ -106,6 +124,12 @@ pub fn pause(arguments: &NamesArguments) -> Result<u8, Failure> {
 /// Lets VMs go on.
 pub fn resume(arguments: &NamesArguments) -> Result<u8, Failure> {
     each(arguments, |inventory, vm| order(inventory, vm, "resume", Command::Resume))
+}
+
+/// Moves VMs to another engine.
+pub fn switch(arguments: &SwitchArguments) -> Result<u8, Failure> {
+    let command = Command::Switch { engine: arguments.engine.clone() };
+    each(&arguments.who, |inventory, vm| order(inventory, vm, "switch", command.clone()))
 }
 
 /// Removes what VMs left.

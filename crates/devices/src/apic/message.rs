@@ -99,6 +99,31 @@ impl Message {
         })
     }
 
+    /// As a message-signalled interrupt: what engines with local APICs of their own are told. `None` for what has no such
+    /// form: shorthands, and ids of more than eight bits.
+    pub fn to_msi(&self) -> Option<(u64, u32)> {
+        let (id, logical) = match self.destination {
+            Destination::All => (0xff, false),
+            Destination::Physical(id) => (id, false),
+            Destination::Logical(id) => (id, true),
+            Destination::SelfOnly | Destination::AllButSelf => return None,
+        };
+        let id = u64::from(u8::try_from(id).ok()?);
+        let delivery = match self.delivery {
+            Delivery::Fixed => 0,
+            Delivery::LowestPriority => 1,
+            Delivery::Smi => 2,
+            Delivery::Nmi => 4,
+            Delivery::Init => 5,
+            Delivery::Startup => 6,
+            Delivery::ExtInt => 7,
+        };
+        let address = 0xfee0_0000 | id << 12 | u64::from(logical) << 2;
+        // A level-triggered message is an assertion.
+        let trigger = if self.is_level { 1 << 15 | 1 << 14 } else { 0 };
+        Some((address, u32::from(self.vector) | delivery << 8 | trigger))
+    }
+
     /// From an interrupt command register (SDM vol. 3, 11.6.1); `None` for what is nothing to do: INIT level
     /// de-assert, which only old processors know, and reserved modes.
     pub fn of_icr(icr: u64, is_x2apic: bool) -> Option<Message> {

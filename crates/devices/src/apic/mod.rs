@@ -8,6 +8,7 @@ mod base;
 mod local;
 mod message;
 mod registers;
+mod state;
 mod timer;
 mod vectors;
 

@@ -18,26 +18,26 @@ pub struct RegisterFault;
 
 const ID: u32 = 0x02;
 const VERSION: u32 = 0x03;
-const TPR: u32 = 0x08;
+pub(super) const TPR: u32 = 0x08;
 const APR: u32 = 0x09;
 const PPR: u32 = 0x0a;
 const EOI: u32 = 0x0b;
 const RRD: u32 = 0x0c;
-const LDR: u32 = 0x0d;
-const DFR: u32 = 0x0e;
-const SVR: u32 = 0x0f;
-const ISR: u32 = 0x10;
-const TMR: u32 = 0x18;
-const IRR: u32 = 0x20;
+pub(super) const LDR: u32 = 0x0d;
+pub(super) const DFR: u32 = 0x0e;
+pub(super) const SVR: u32 = 0x0f;
+pub(super) const ISR: u32 = 0x10;
+pub(super) const TMR: u32 = 0x18;
+pub(super) const IRR: u32 = 0x20;
 const IRR_LAST: u32 = 0x27;
-const ESR: u32 = 0x28;
-const ICR: u32 = 0x30;
-const ICR_HIGH: u32 = 0x31;
-const LVT_FIRST: u32 = 0x32;
+pub(super) const ESR: u32 = 0x28;
+pub(super) const ICR: u32 = 0x30;
+pub(super) const ICR_HIGH: u32 = 0x31;
+pub(super) const LVT_FIRST: u32 = 0x32;
 const LVT_LAST: u32 = 0x37;
-const INITIAL_COUNT: u32 = 0x38;
-const CURRENT_COUNT: u32 = 0x39;
-const DIVIDE: u32 = 0x3e;
+pub(super) const INITIAL_COUNT: u32 = 0x38;
+pub(super) const CURRENT_COUNT: u32 = 0x39;
+pub(super) const DIVIDE: u32 = 0x3e;
 const SELF_IPI: u32 = 0x3f;
 
 /// Version of an integrated APIC with six LVT entries.
@@ -45,10 +45,10 @@ const VERSION_VALUE: u32 = 5 << 16 | 0x14;
 /// Bits of the ICR that can be written: reserved bits and the status are not.
 const ICR_MASK: u32 = 0x000c_cfff;
 /// Bits of the spurious vector register: vector, enable, focus checking.
-const SVR_MASK: u32 = 0x3ff;
+pub(super) const SVR_MASK: u32 = 0x3ff;
 
 /// Bits of an LVT entry that can be written, by entry.
-fn lvt_mask(entry: LvtEntry) -> u32 {
+pub(super) fn lvt_mask(entry: LvtEntry) -> u32 {
     let vector_and_mask = 0xff | LVT_MASKED;
     match entry {
         LvtEntry::Timer => vector_and_mask | 3 << 17,
@@ -59,7 +59,7 @@ fn lvt_mask(entry: LvtEntry) -> u32 {
     }
 }
 
-fn lvt_entry(register: u32) -> LvtEntry {
+pub(super) fn lvt_entry(register: u32) -> LvtEntry {
     match register - LVT_FIRST {
         0 => LvtEntry::Timer,
         1 => LvtEntry::Thermal,
@@ -186,7 +186,7 @@ impl LocalApic {
     }
 
     /// A register that reads alike in both forms; `None` if there is none.
-    fn read_register(&self, now: Nanos, register: u32) -> Option<u32> {
+    pub(super) fn read_register(&self, now: Nanos, register: u32) -> Option<u32> {
         Some(match register {
             ID if self.is_x2apic() => self.id,
             ID => self.id << 24,

@@ -94,6 +94,21 @@ impl ApicTimer {
         self.expires = (count != 0).then(|| now.after(self.period_ns()));
     }
 
+    /// Becomes a timer of which `left` of `initial` counts are left at `now`.
+    pub fn restore(&mut self, now: Nanos, mode: TimerMode, divide: u32, initial: u32, left: u32) {
+        *self = ApicTimer {
+            mode,
+            divide: divide & 0b1011,
+            initial_count: initial,
+            tsc_deadline: 0,
+            expires: None,
+        };
+        let is_periodic = mode == TimerMode::Periodic && initial != 0;
+        if mode != TimerMode::TscDeadline && (left != 0 || is_periodic) {
+            self.expires = Some(now.after(u64::from(left) << self.shift()));
+        }
+    }
+
     /// The initial count register.
     pub fn initial_count(&self) -> u32 {
         self.initial_count

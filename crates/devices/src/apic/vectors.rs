@@ -7,6 +7,11 @@ use x86::Vector;
 pub struct VectorSet([u32; 8]);
 
 impl VectorSet {
+    /// The set that eight registers show.
+    pub fn of_words(words: [u32; 8]) -> VectorSet {
+        VectorSet(words)
+    }
+
     /// Puts a vector in; whether it was not in yet.
     pub fn insert(&mut self, vector: Vector) -> bool {
         let (word, bit) = place(vector);

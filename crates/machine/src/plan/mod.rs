@@ -17,7 +17,7 @@ use std::time::Duration;
 use api::{NameError, VmName, VmSpec};
 
 use crate::boot::Protocol;
-use crate::engine::{EngineChoice, EngineFinding, choose, findings};
+use crate::engine::{EngineChoice, EngineFinding, choose, findings_for};
 
 pub use disks::{BasePlan, DiskPlan};
 pub use network::{Forward, NetBackend, NetPlan, Transport, UserNetwork};
@@ -166,7 +166,7 @@ fn trouble<T>(what: impl Into<String>, help: impl Into<String>) -> Result<T, Tro
 pub fn plan(spec: &VmSpec) -> Result<VmPlan, SpecErrors> {
     // The TSC's frequency is measured while the plan is made, not after.
     host::tsc::begin_calibration();
-    plan_on(spec, &findings())
+    plan_on(spec, &findings_for(spec.engine.as_deref().unwrap_or("auto")))
 }
 
 fn plan_on(spec: &VmSpec, engines: &[EngineFinding]) -> Result<VmPlan, SpecErrors> {

@@ -10,6 +10,7 @@ use api::{Command, Outcome, RefusalCode, Request};
 use crate::control::{PauseError, StopCause};
 use crate::server::lines::{Line, Lines, refusal, reply};
 use crate::server::{Shared, console, observe};
+use crate::switch::SwitchError;
 
 /// How long a guest's threads may take to come to rest.
 const PAUSE_TIME: Duration = Duration::from_secs(10);
@@ -68,6 +69,7 @@ fn perform(shared: &Shared, command: Command) -> Outcome {
         }
         Command::Pause => paused(control.pause(PAUSE_TIME)),
         Command::Resume => paused(control.resume(PAUSE_TIME)),
+        Command::Switch { engine } => switched(control.switch(&engine, PAUSE_TIME)),
         Command::Resize { rows, columns } => {
             control.resize_window(rows, columns);
             Outcome::Done
@@ -85,6 +87,22 @@ fn paused(result: Result<(), PauseError>) -> Outcome {
         Ok(()) => Outcome::Done,
         Err(error @ PauseError::Ended) => refusal(RefusalCode::WrongState, error.to_string()),
         Err(error @ PauseError::TimedOut) => refusal(RefusalCode::TimedOut, error.to_string()),
+    }
+}
+
+fn switched(result: Result<(), SwitchError>) -> Outcome {
+    match result {
+        Ok(()) => Outcome::Done,
+        Err(SwitchError::NoEngine { what, help }) => {
+            refusal(RefusalCode::WrongState, format!("{what}; {help}"))
+        }
+        Err(SwitchError::TimedOut) => refusal(RefusalCode::TimedOut, SwitchError::TimedOut.to_string()),
+        Err(error) => {
+            let why =
+                std::iter::successors(Some(&error as &dyn std::error::Error), |error| (*error).source());
+            let why: Vec<String> = why.map(ToString::to_string).collect();
+            refusal(RefusalCode::WrongState, why.join(": "))
+        }
     }
 }
 

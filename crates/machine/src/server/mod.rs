@@ -70,6 +70,11 @@ impl Shared {
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What describes it, as of now.
+    fn info(&self) -> VmInfo {
+        VmInfo { engine: self.control.engine().to_string(), ..self.info.clone() }
+    }
+
     fn status(&self) -> VmStatus {
         let state = match self.control.phase() {
             Phase::Built => VmState::Starting,
@@ -79,7 +84,7 @@ impl Shared {
             Phase::Ended => VmState::Ended,
         };
         VmStatus {
-            info: self.info.clone(),
+            info: self.info(),
             state,
             uptime_seconds: self.start.elapsed().as_secs_f64(),
             cpu_seconds: host::cpu::process_cpu_time().as_secs_f64(),

@@ -78,7 +78,7 @@ pub(super) fn books(shared: &Shared) -> Outcome {
     let books = HostBooks {
         life: observed.life,
         reboots: control.reboots(),
-        engine: shared.info.engine.clone(),
+        engine: shared.control.engine().to_string(),
         paused: control.phase() == Phase::Paused,
         uptime_seconds: shared.start.elapsed().as_secs_f64(),
         cpu_seconds: host::cpu::process_cpu_time().as_secs_f64(),

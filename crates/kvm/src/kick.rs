@@ -1,0 +1,110 @@
+//! Getting a vCPU out of the guest: a byte in the page shared with KVM, and a signal.
+//!
+//! `KVM_RUN` looks at `immediate_exit` before it enters the guest, and a signal ends the guest wherever it is. So a kick
+//! writes the byte, and if the vCPU is inside sends the signal: either `KVM_RUN` has not looked yet and sees the byte,
+//! or it has, and then the signal comes. The handler does nothing; it may run on a thread that has left KVM meanwhile
+//! and executes translated code, hence the alternate stack.
+
+use std::io;
+use std::mem;
+use std::os::fd::RawFd;
+use std::ptr;
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
+
+use kvm_bindings::kvm_run;
+use vcpu::Kick;
+
+/// A vCPU's page that is shared with KVM, mapped for as long as anybody may kick.
+struct SharedPage {
+    address: usize,
+    len_bytes: usize,
+}
+
+impl SharedPage {
+    fn new(vcpu: RawFd, len_bytes: usize) -> io::Result<SharedPage> {
+        let bits = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: the kernel chooses the address, so no existing mapping is replaced.
+        let at = unsafe { libc::mmap(ptr::null_mut(), len_bytes, bits, libc::MAP_SHARED, vcpu, 0) };
+        if at == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(SharedPage { address: at as usize, len_bytes })
+    }
+
+    fn immediate_exit(&self) -> &AtomicU8 {
+        let at = self.address + mem::offset_of!(kvm_run, immediate_exit);
+        // SAFETY: the byte lies in the mapping, which lives as long as `self`; all of us access it atomically here.
+        unsafe { AtomicU8::from_ptr(at as *mut u8) }
+    }
+}
+
+impl Drop for SharedPage {
+    fn drop(&mut self) {
+        // SAFETY: we mapped exactly this range, and nobody but `self` knows its address.
+        unsafe { libc::munmap(self.address as *mut libc::c_void, self.len_bytes) };
+    }
+}
+
+/// See the module.
+pub(crate) struct Kicker {
+    page: SharedPage,
+    /// The thread that was last in `KVM_RUN`.
+    thread: AtomicI32,
+    is_inside: AtomicBool,
+}
+
+impl Kicker {
+    pub(crate) fn new(vcpu: RawFd, len_bytes: usize) -> io::Result<Kicker> {
+        install_handler()?;
+        let page = SharedPage::new(vcpu, len_bytes)?;
+        Ok(Kicker { page, thread: AtomicI32::new(0), is_inside: AtomicBool::new(false) })
+    }
+
+    /// This thread calls `KVM_RUN` next.
+    pub(crate) fn entering(&self) {
+        // SAFETY: gettid has no operands and cannot fail.
+        let thread = unsafe { libc::gettid() };
+        self.thread.store(thread, Ordering::Relaxed);
+        self.is_inside.store(true, Ordering::SeqCst);
+    }
+
+    /// `KVM_RUN` has come back.
+    pub(crate) fn left(&self) {
+        self.is_inside.store(false, Ordering::SeqCst);
+    }
+
+    /// Takes the kick that ended `KVM_RUN`.
+    pub(crate) fn take(&self) -> bool {
+        self.page.immediate_exit().swap(0, Ordering::SeqCst) != 0
+    }
+}
+
+impl Kick for Kicker {
+    fn kick(&self) {
+        self.page.immediate_exit().store(1, Ordering::SeqCst);
+        if self.is_inside.load(Ordering::SeqCst) {
+            let (process, thread) = (std::process::id(), self.thread.load(Ordering::Relaxed));
+            // SAFETY: takes numbers only; the signal has a handler, and a thread that is gone is an error we ignore.
+            unsafe { libc::syscall(libc::SYS_tgkill, process, thread, libc::SIGRTMIN()) };
+        }
+    }
+}
+
+extern "C" fn on_kick(_signal: libc::c_int) {}
+
+fn install_handler() -> io::Result<()> {
+    static INSTALL: Once = Once::new();
+    let mut result = Ok(());
+    INSTALL.call_once(|| {
+        // SAFETY: an all-zero sigaction is a valid value: default action, no flags, empty mask.
+        let mut action: libc::sigaction = unsafe { mem::zeroed() };
+        action.sa_sigaction = on_kick as *const () as usize;
+        action.sa_flags = libc::SA_ONSTACK;
+        // SAFETY: the struct is valid, and the handler has the one-argument signature that these flags promise.
+        if unsafe { libc::sigaction(libc::SIGRTMIN(), &action, ptr::null_mut()) } != 0 {
+            result = Err(io::Error::last_os_error());
+        }
+    });
+    result
+}

@@ -1,0 +1,132 @@
+//! How a guest changes its engine while it lives.
+//!
+//! The VM is paused: every vCPU's thread stands outside the gate, between two instructions. Each lays the whole state of
+//! its vCPU down (`exchange`); the attendant makes vCPUs on the other engine from them, on the same memory and the
+//! same board, and each thread takes its new one. Then the VM goes on. Until states are final nothing has changed, so an
+//! engine that cannot be made, or refuses a state, costs the guest nothing but the pause.
+
+use devices::{Board, Startup};
+use thiserror::Error;
+use vcpu::{Engine, EngineError, VcpuState};
+use x86::cpu_model;
+
+use crate::engine::{self, EngineKind};
+use crate::exchange::Table;
+use crate::life::{Life, MakeVcpus, sipi_state};
+use crate::observe::Rest;
+
+/// Why a guest stays on its engine.
+#[derive(Debug, Error)]
+pub enum SwitchError {
+    /// The other engine does not work on this host.
+    #[error("{what}")]
+    NoEngine {
+        /// Why.
+        what: String,
+        /// What to do.
+        help: String,
+    },
+    /// It runs there already.
+    #[error("the VM runs on the engine {0} already")]
+    Already(EngineKind),
+    /// The guest uses, or may use, what the other engine lacks.
+    #[error("the guest was started with processor features that KVM on this host does not have")]
+    Features,
+    /// The other engine was not made, or refused the state.
+    #[error("the engine {kind} cannot take the guest over")]
+    Engine {
+        /// Which.
+        kind: EngineKind,
+        /// Why.
+        source: EngineError,
+    },
+    /// A thread did not come.
+    #[error("the guest's threads did not come to rest in time")]
+    TimedOut,
+    /// It has ended.
+    #[error("the VM has ended")]
+    Ended,
+}
+
+/// Moves the guest of `life`, which is paused, to the engine `kind`.
+pub(crate) fn switch(life: &Life, kind: EngineKind, make: &MakeVcpus) -> Result<(), SwitchError> {
+    if kind == EngineKind::Kvm {
+        check_features(life)?;
+    }
+    let count = life.cpuid.len();
+    let is_over = || life.is_over();
+    let states =
+        match life.exchange.put(Table::States((0..count).map(|_| None).collect()), &life.gate, is_over) {
+            Some(Table::States(states)) => states.into_iter().flatten().collect::<Vec<_>>(),
+            _ if life.is_over() => return Err(SwitchError::Ended),
+            _ => return Err(SwitchError::TimedOut),
+        };
+    let refused = |source| SwitchError::Engine { kind, source };
+    let mut engine = make(kind, &life.memory, life.cpuid.clone()).map_err(refused)?;
+    // First only to see whether they are taken: what follows cannot be undone.
+    set_all(&mut engine, &states).map_err(refused)?;
+    let rests = hand_over(life, &mut engine, states).map_err(refused)?;
+    for (bell, vcpu) in life.bells.all().iter().zip(&engine.vcpus) {
+        bell.set_kicker(vcpu.kicker());
+    }
+    let vcpus = engine.vcpus.into_iter().zip(rests).map(Some).collect();
+    match life.exchange.put(Table::Vcpus(vcpus), &life.gate, is_over) {
+        Some(_) => Ok(()),
+        None => Err(SwitchError::Ended),
+    }
+}
+
+/// The guest may use whatever its CPUID shows.
+fn check_features(life: &Life) -> Result<(), SwitchError> {
+    let Some(limit) = engine::cpuid_limit() else { return Ok(()) };
+    let fits = life.cpuid.iter().all(|table| {
+        let mut narrowed = table.clone();
+        cpu_model::narrow(&mut narrowed, &limit);
+        narrowed == *table
+    });
+    if fits { Ok(()) } else { Err(SwitchError::Features) }
+}
+
+fn set_all(engine: &mut Engine, states: &[VcpuState]) -> Result<(), EngineError> {
+    engine.vcpus.iter_mut().zip(states).try_for_each(|(vcpu, state)| vcpu.set_state(state))
+}
+
+/// Carries the local APICs between engine and board, and gives the vCPUs their final states.
+fn hand_over(life: &Life, engine: &mut Engine, mut states: Vec<VcpuState>) -> Result<Vec<Rest>, EngineError> {
+    let mut room = life.room();
+    let (board, now) = (&mut room.board, life.time.now());
+    for (vcpu_id, state) in (0..).zip(&mut states) {
+        if state.local_apic.is_none() {
+            take_signals(board, vcpu_id, state, life);
+            state.local_apic = board.apic_state(vcpu_id, now);
+        }
+        if let Some(apic) = &state.local_apic {
+            board.set_apic_state(vcpu_id, apic, now);
+        }
+    }
+    board.set_apics(engine.local_apics.clone());
+    set_all(engine, &states)?;
+    let has_apics = engine.local_apics.is_some();
+    let rest = |state: &VcpuState| match () {
+        () if has_apics => Rest::None,
+        () if state.waits_for_sipi => Rest::WaitsForSipi,
+        () if state.halted => Rest::Halted,
+        () => Rest::None,
+    };
+    Ok(states.iter().map(rest).collect())
+}
+
+/// Signals that wait in the board's APIC and are not among its registers.
+fn take_signals(board: &mut Board, vcpu_id: u32, state: &mut VcpuState, life: &Life) {
+    while let Some(startup) = board.take_startup(vcpu_id) {
+        match startup {
+            Startup::Init => state.waits_for_sipi = true,
+            Startup::Sipi(page) if state.waits_for_sipi => *state = sipi_state(page, &life.time),
+            Startup::Sipi(_) => {}
+        }
+    }
+    if board.take_nmi(vcpu_id) {
+        state.nmi_pending = true;
+        state.halted = false;
+    }
+}
