@@ -153,6 +153,34 @@ impl Apt {
         self.package_file(package)
     }
 
+    /// Reads anew what the sources offer.
+    pub(crate) fn update(&self, on_progress: OnProgress) -> Result<(), AptError> {
+        self.get(&["update"], Progress::Listing, on_progress)
+    }
+
+    /// Names of packages that begin with `prefix`.
+    pub(crate) fn names(&self, prefix: &str) -> Result<Vec<String>, AptError> {
+        let output = self
+            .command("apt-cache")
+            .args(["pkgnames", prefix])
+            .output()
+            .map_err(|source| start_error("apt-cache", source))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        check("apt-cache pkgnames", output.status, &said)?;
+        Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
+    }
+
+    /// Downloads the newest version of each package; the files.
+    pub(crate) fn download_named(
+        &self,
+        packages: &[String],
+        on_progress: OnProgress,
+    ) -> Result<Vec<PathBuf>, AptError> {
+        let words: Vec<&str> = ["download"].into_iter().chain(packages.iter().map(String::as_str)).collect();
+        self.get(&words, Progress::Downloading, on_progress)?;
+        packages.iter().map(|package| self.package_file(package)).collect()
+    }
+
     fn configuration(&self) -> PathBuf {
         self.folder.join("apt.conf")
     }

@@ -21,6 +21,7 @@ mod ext4;
 mod file;
 mod guest_config;
 mod initrd;
+mod kernels;
 mod modules;
 mod package;
 mod passt;

@@ -35,6 +35,7 @@ pub mod btf;
 mod cache;
 mod counters;
 pub mod cpu;
+pub mod hidden;
 pub mod kallsyms;
 pub mod kernel;
 pub mod layout;

@@ -137,6 +137,19 @@ impl<'k> Look<'k> {
         last
     }
 
+    /// The kernel's type information, byte by byte, as it lies in memory.
+    ///
+    /// # Errors
+    /// If the kernel has none.
+    pub fn type_information(&self) -> Result<Vec<u8>, Blind> {
+        let (start, stop) = (self.symbol("__start_BTF")?, self.symbol("__stop_BTF")?);
+        let len = stop.0.saturating_sub(start.0);
+        if len == 0 || len > crate::btf::MAX_BYTES as u64 {
+            return Err(Blind::NoLayouts);
+        }
+        self.space.bytes(start, len as usize)
+    }
+
     /// Numbers of the CPUs that the kernel may have.
     pub fn possible_cpus(&self) -> Result<Vec<u32>, Blind> {
         let count = self.space.u32(self.symbol("nr_cpu_ids")?)?.min(MAX_CPUS);

@@ -68,7 +68,8 @@ impl Look<'_> {
     }
 
     fn clocks(&self) -> Result<Clocks, Blind> {
-        let core = self.symbol("tk_core")?;
+        // Since 6.17 the first of several.
+        let core = self.symbol("tk_core").or_else(|_| self.symbol("timekeeper_data"))?;
         let offset = self.offset("tk_data", "timekeeper").unwrap_or(TIMEKEEPER);
         for _ in 0..4 {
             let before = self.space().u32(core)?;

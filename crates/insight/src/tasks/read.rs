@@ -118,7 +118,7 @@ impl Look<'_> {
     /// One counter of an address space: a plain number until 6.1, one with parts on every CPU since.
     fn mm_counter(&self, mm: &Object<'_>, index: i64) -> Result<i64, Blind> {
         let index = index.clamp(0, 16) as usize;
-        if mm.has("rss_stat.count") {
+        if !mm.has("rss_stat.counters") {
             let counts = mm.bytes("rss_stat.count")?;
             let bytes = counts.get(index * 8..index * 8 + 8).and_then(|bytes| bytes.try_into().ok());
             return bytes

@@ -1,0 +1,202 @@
+//! Tasks in the list, in the table of numbers and on CPUs.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use x86::Gva;
+use x86::paging::ADDRESS;
+
+use super::{Depth, HiddenTask, UnknownSpace};
+use crate::blind::Blind;
+use crate::look::Look;
+use crate::observed::{Observed, Rung};
+
+/// Most tasks.
+const MAX_TASKS: usize = 1 << 20;
+/// Deepest tree of numbers.
+const MAX_DEPTH: u32 = 12;
+/// Children of one node of the tree.
+const SLOTS: u64 = 64;
+
+impl Look<'_> {
+    /// Tasks that the books do not agree on, in this one look.
+    pub fn hidden_tasks(&self, depth: Depth) -> Observed<Vec<HiddenTask>> {
+        self.observed(self.read_hidden_tasks(depth))
+    }
+
+    fn read_hidden_tasks(&self, depth: Depth) -> Result<Vec<HiddenTask>, Blind> {
+        let listed = self.listed_threads()?;
+        let numbered = self.numbered_tasks()?;
+        let running: HashSet<u64> = self.running_tasks().into_iter().map(|(_, task)| task.0).collect();
+        let slab: HashSet<u64> = match depth {
+            Depth::Books => HashSet::new(),
+            Depth::Slabs => self.slab_tasks()?.into_iter().map(|task| task.0).collect(),
+        };
+        // Read again: what came or went between the readings is no difference.
+        let listed_again = self.listed_threads()?;
+        let numbered_again = self.numbered_tasks()?;
+        let everything: BTreeSet<u64> =
+            numbered.keys().chain(&listed).chain(&running).chain(&slab).copied().collect();
+        let idle = self.idle_tasks();
+        let mut hidden = Vec::new();
+        for address in everything {
+            let in_list = listed.contains(&address) || listed_again.contains(&address);
+            let in_pid_table = numbered.contains_key(&address) || numbered_again.contains_key(&address);
+            if in_list && in_pid_table || idle.contains(&address) {
+                continue;
+            }
+            // A task that has ended, or is being made, is in no book for a while.
+            if let Ok((pid, comm)) = self.living_task(Gva(address)) {
+                let (seen_running, in_slab) = (running.contains(&address), slab.contains(&address));
+                hidden.push(HiddenTask { pid, comm, address, in_list, in_pid_table, seen_running, in_slab });
+            }
+        }
+        Ok(hidden)
+    }
+
+    /// Number and name of a task that is alive: it has a number that leads back to it, and has not ended.
+    pub(super) fn living_task(&self, task: Gva) -> Result<(i32, String), Blind> {
+        let object = self.object("task_struct", task)?;
+        let pid = object.i32("pid")?;
+        let number = object.pointer("thread_pid")?;
+        if pid <= 0 || object.number("exit_state")? != 0 || number.0 == 0 || object.number("stack")? == 0 {
+            return Err(Blind::NotGiven("the task has ended"));
+        }
+        // A copy that is being made, or was thrown away, has its original's number, which leads to the original.
+        let first = self.member("pid", number, "tasks")?;
+        if first != object.at("pid_links")?.0 {
+            return Err(Blind::NotGiven("the task is a copy that never lived"));
+        }
+        Ok((pid, object.text("comm")?))
+    }
+
+    /// Every thread of every process of the list.
+    fn listed_threads(&self) -> Result<HashSet<u64>, Blind> {
+        let mut threads = HashSet::new();
+        let node = self.offset("task_struct", "thread_node")?;
+        let head = self.offset("signal_struct", "thread_head")?;
+        for task in self.listed_tasks()? {
+            threads.insert(task.0);
+            let Ok(signal) = self.member("task_struct", task, "signal") else { continue };
+            let others = self.list(Gva(signal.wrapping_add(head)), node);
+            threads.extend(others.unwrap_or_default().into_iter().map(|task| task.0));
+        }
+        Ok(threads)
+    }
+
+    /// Every thread that the table of numbers leads to, with its number.
+    pub(crate) fn numbered_tasks(&self) -> Result<BTreeMap<u64, i32>, Blind> {
+        let root = Gva(self.symbol("init_pid_ns")?.0 + self.offset("pid_namespace", "idr.idr_rt.xa_head")?);
+        let mut pids = Vec::new();
+        self.xarray(self.space().u64(root)?, MAX_DEPTH, &mut pids)?;
+        let link = self.offset("task_struct", "pid_links")?;
+        let tasks = self.place("pid", "tasks")?;
+        let mut found = BTreeMap::new();
+        for pid in pids {
+            // Type 0 is the thread itself.
+            let Ok(first) = self.space().u64(Gva(pid.0.wrapping_add(tasks.offset as u64))) else { continue };
+            if first == 0 {
+                continue;
+            }
+            let task = Gva(first.wrapping_sub(link));
+            if let Ok(number) = self.member("task_struct", task, "pid") {
+                found.insert(task.0, number as i32);
+            }
+        }
+        Ok(found)
+    }
+
+    /// What an xarray holds (kernel documentation, core-api/xarray): an entry whose low bits are 2 is a node.
+    pub(crate) fn xarray(&self, entry: u64, depth: u32, found: &mut Vec<Gva>) -> Result<(), Blind> {
+        const NODE: u64 = 2;
+        if entry & 3 == 0 {
+            if entry != 0 && found.len() < MAX_TASKS {
+                found.push(Gva(entry));
+            }
+            return Ok(());
+        }
+        if entry & 3 != NODE || entry < 4096 || depth == 0 {
+            return Ok(());
+        }
+        let slots = Gva((entry - NODE).wrapping_add(self.offset("xa_node", "slots")?));
+        let bytes = self.space().bytes(slots, (8 * SLOTS) as usize)?;
+        for slot in bytes.chunks_exact(8) {
+            let slot = slot.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte));
+            if slot != 0 {
+                self.xarray(slot, depth - 1, found)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What runs on each CPU right now: its number, and the task.
+    pub fn running_tasks(&self) -> Vec<(u32, Gva)> {
+        let Ok(cpus) = self.possible_cpus() else { return Vec::new() };
+        let current = |cpu| {
+            let variable = match (self.symbol("current_task"), self.symbol("pcpu_hot")) {
+                (Ok(variable), _) => variable,
+                (_, Ok(hot)) => Gva(hot.0.wrapping_add(self.offset("pcpu_hot", "current_task").ok()?)),
+                _ => self.symbol("const_current_task").ok()?,
+            };
+            let task = self.space().u64(self.per_cpu(variable, cpu).ok()?).ok()?;
+            (task >> 63 != 0).then_some((cpu, Gva(task)))
+        };
+        cpus.into_iter().filter_map(current).collect()
+    }
+
+    /// vCPUs whose page tables belong to no task of any book. Registers are facts: what runs cannot hide that it runs.
+    pub fn unknown_spaces(&self) -> Observed<Vec<UnknownSpace>> {
+        Observed::new(self.read_unknown_spaces(), Rung::Registers)
+    }
+
+    fn read_unknown_spaces(&self) -> Result<Vec<UnknownSpace>, Blind> {
+        if self.registers().is_empty() {
+            return Err(Blind::NotGiven("no registers of vCPUs were given"));
+        }
+        let mut known: HashSet<u64> = self.space().root().iter().map(|root| root.gpa.0).collect();
+        let tasks: BTreeSet<u64> = self
+            .listed_threads()?
+            .into_iter()
+            .chain(self.numbered_tasks()?.into_keys())
+            .chain(self.idle_tasks())
+            .collect();
+        let mut spaces = BTreeSet::new();
+        for task in tasks {
+            // A thread of the kernel borrows the address space of whoever ran before it.
+            for member in ["mm", "active_mm"] {
+                spaces.extend(self.member("task_struct", Gva(task), member).ok().filter(|mm| *mm != 0));
+            }
+        }
+        for name in ["init_mm", "efi_mm", "poking_mm", "text_poke_mm"] {
+            let Ok(symbol) = self.symbol(name) else { continue };
+            spaces.insert(if name.contains("poke") || name == "poking_mm" {
+                self.space().u64(symbol)?
+            } else {
+                symbol.0
+            });
+        }
+        for mm in spaces {
+            let tables =
+                self.member("mm_struct", Gva(mm), "pgd").and_then(|pgd| self.space().translate(Gva(pgd)));
+            known.extend(tables.into_iter().map(|tables| tables.0));
+        }
+        let unknown = self.registers().iter().filter(|vcpu| vcpu.is_long_mode()).filter_map(|vcpu| {
+            let tables = vcpu.cr3 & ADDRESS;
+            // With page-table isolation the tables for user mode lie right behind the kernel's.
+            let is_known = known.contains(&tables) || known.contains(&(tables & !0x1000));
+            (!is_known).then_some(UnknownSpace { vcpu_id: vcpu.vcpu_id, tables })
+        });
+        Ok(unknown.collect())
+    }
+
+    /// The idle tasks, which are in no book: one for each CPU.
+    fn idle_tasks(&self) -> HashSet<u64> {
+        let mut idle: HashSet<u64> = self.symbol("init_task").into_iter().map(|task| task.0).collect();
+        for cpu in self.possible_cpus().unwrap_or_default() {
+            let queue = self.symbol("runqueues").and_then(|queues| self.per_cpu(queues, cpu));
+            if let Ok(task) = queue.and_then(|queue| self.member("rq", queue, "idle")) {
+                idle.insert(task);
+            }
+        }
+        idle
+    }
+}
