@@ -30,8 +30,8 @@ usage: cargo xtask TASK
   debian   make the image debian:12, which a whole-guest test runs
   bench boot [--runs N]
            start to /init on the software CPU and on QEMU's TCG, and memory
-  bench io [--runs N]
-           a guest's disk, and Debian to its login prompt, on the software CPU and on QEMU's TCG
+  bench io [disk|network|login] [--runs N]
+           a guest's disk and network, and Debian to its login prompt, on the software CPU and on QEMU's TCG
   bench smp [--runs N]
            what a second vCPU is worth, on 2 cores that nobody else uses
   stress [--minutes N | --seconds N] [--cpus N]
@@ -51,7 +51,7 @@ fn main() -> ExitCode {
         ["guest"] => test::fetch_guest(),
         ["debian"] => test::make_debian(),
         ["bench", "boot", options @ ..] => bench::runs(options).and_then(bench::boot),
-        ["bench", "io", options @ ..] => bench::runs(options).and_then(bench::io),
+        ["bench", "io", words @ ..] => bench::io(words),
         ["bench", "smp", options @ ..] => smp::run("bench", options),
         ["stress", options @ ..] => smp::run("stress", options),
         ["differential", options @ ..] => differential::run(options),

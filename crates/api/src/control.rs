@@ -54,6 +54,11 @@ pub enum Command {
         /// Which one.
         engine: String,
     },
+    /// Ask the guest to have so much of its memory in its balloon. [`Outcome::Done`] means that its driver has been told.
+    Balloon {
+        /// What the balloon shall hold; 0 gives all back.
+        target_bytes: u64,
+    },
     /// Attach to the console.
     Console {
         /// How much of the recent output to send first, at most.

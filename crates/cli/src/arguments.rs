@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::disk::disk;
 use crate::vm::{
-    ConsoleArguments, DmesgArguments, InspectArguments, LogsArguments, NamesArguments, PsArguments,
-    RemoveArguments, StopArguments, SwitchArguments, TruthArguments,
+    BalloonArguments, ConsoleArguments, DmesgArguments, InspectArguments, LogsArguments, NamesArguments,
+    PsArguments, RemoveArguments, StopArguments, SwitchArguments, TruthArguments,
 };
 
 /// A hypervisor that runs guests with or without hardware virtualization.
@@ -54,6 +54,8 @@ pub enum Command {
     Resume(NamesArguments),
     /// Move VMs that run to another engine, with all that runs in them
     Switch(SwitchArguments),
+    /// Ask a guest to give memory back, or show what its balloon holds
+    Balloon(BalloonArguments),
     /// Attach this terminal or pipe to the console of a VM
     Console(ConsoleArguments),
     /// Print what a VM printed, also of one that has ended

@@ -11,8 +11,10 @@ use crate::failure::Failure;
 use crate::output::say;
 
 /// Commands that take names of VMs that run, and those that take any.
-const OF_RUNNING: [&str; 10] =
-    ["stop", "kill", "pause", "resume", "console", "attach", "ps", "truth", "inspect", "dmesg"];
+const OF_RUNNING: [&str; 12] = [
+    "stop", "kill", "pause", "resume", "switch", "balloon", "console", "attach", "ps", "truth", "inspect",
+    "dmesg",
+];
 const OF_ALL: [&str; 4] = ["logs", "wait", "rm", "remove"];
 
 /// Prints a script; the exit status.

@@ -118,6 +118,16 @@ pub enum Failure {
         /// What to do.
         help: &'static str,
     },
+    /// An amount that the VM cannot have.
+    #[error("cannot {act} VM \"{name}\": {why}")]
+    BadAmount {
+        /// The verb.
+        act: &'static str,
+        /// The VM.
+        name: VmName,
+        /// Why.
+        why: String,
+    },
     /// The VM's log cannot be read.
     #[error("cannot read the log of VM \"{name}\"")]
     Log {
@@ -236,7 +246,7 @@ impl Failure {
     /// The exit status that says so.
     pub fn status(&self) -> u8 {
         match self {
-            Failure::Spec(_) | Failure::Name { .. } => BAD_INPUT,
+            Failure::Spec(_) | Failure::Name { .. } | Failure::BadAmount { .. } => BAD_INPUT,
             Failure::App(AppImageError::App(error)) if error.is_bad_input() => BAD_INPUT,
             Failure::Image(error) if error.is_bad_input() => BAD_INPUT,
             _ if self.is_closed_pipe() => CLOSED_PIPE,

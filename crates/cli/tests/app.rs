@@ -30,6 +30,28 @@ fn streams_are_apart_and_the_exit_status_is_the_programs() {
 }
 
 #[test]
+fn the_guest_ends_with_its_program_whatever_that_leaves_behind() {
+    let line = "sleep 1000 & head -c 300000 /dev/zero; echo done >&2; exit 3";
+    let Some(ran) = run(&["/bin/sh", "--include", "/usr/bin/head", "--", "-c", line], "") else { return };
+    assert_eq!((ran.stdout.len(), ran.stderr.as_str(), ran.status), (300_000, "done\n", Some(3)));
+}
+
+#[test]
+fn a_program_has_a_network_if_it_is_given_one() {
+    if images::Cache::of_user().ok().and_then(|cache| cache.installed_passt()).is_none() {
+        let mut stderr = std::io::stderr();
+        std::io::Write::write_all(&mut stderr, b"skipped: passt is neither on the PATH nor in the cache\n")
+            .unwrap();
+        return;
+    }
+    let line = "/.mother/bin/ip -4 address show eth0; cat /etc/resolv.conf";
+    let words = ["/bin/sh", "--include", "/bin/cat", "--net", "user", "--", "-c", line];
+    let Some(ran) = run(&words, "") else { return };
+    assert!(ran.stdout.contains("inet 10.0.2.15/24"), "{}{}", ran.stdout, ran.stderr);
+    assert_eq!(ran.status, Some(0), "{}{}", ran.stdout, ran.stderr);
+}
+
+#[test]
 fn bytes_pass_unchanged_both_ways() {
     let Some(mother) = with_guest() else { return };
     let line = "set -o pipefail; for i in $(seq 0 255); do printf \"\\\\x$(printf %x $i)\"; done > all; \

@@ -26,7 +26,7 @@ fn the_board_is_complete_and_the_kernel_has_nothing_to_complain_about() {
         dmesg -r | grep '^<[0-4]>'; echo complaints end\n";
     let Some(ran) = run(&[], commands) else { return };
     let expected = [
-        "0000:00:00.0 0x1b36 0x0008 0x060000",
+        "0000:00:00.0 0x4d4f 0x0001 0x060000",
         "0000:00:01.0 0x1af4 0x1043 0x078000",
         "0000:00:02.0 0x1af4 0x1044 0x00ff00",
         "0000:00:04.0 0x1af4 0x1045 0x00ff00",
@@ -54,6 +54,30 @@ fn random_numbers_come_with_messages_and_without() {
         assert!(answers[0] > 64 * 1024, "{words:?}: random bytes do not get shorter: {}", ran.stdout);
         assert!(answers[1] >= 1, "{words:?}: {}", ran.stdout);
     }
+}
+
+#[test]
+fn several_cpus_share_devices_that_have_pins_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let disks = ["one", "two"].map(|name| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, vec![7; 16 << 20]).unwrap();
+        format!("{},format=raw", path.display())
+    });
+    // All at once, each on its own CPU: two disks that share nothing, random numbers, and a pin's line that some share.
+    let commands = "for d in vda vdb; do for n in 1 2 3 4; do dd if=/dev/$d bs=64k iflag=direct 2>/dev/null | md5sum & done; done\n\
+        dd if=/dev/hwrng bs=4k count=64 2>/dev/null | wc -c &\nwait\n\
+        dd if=/dev/zero of=/dev/vda bs=64k oflag=direct 2>/dev/null; sync; dd if=/dev/vda bs=64k iflag=direct 2>/dev/null | md5sum\n\
+        grep -c MSI /proc/interrupts; grep -c ^processor /proc/cpuinfo; dmesg -r | grep '^<[0-4]>'; echo complaints end\n";
+    let words = ["--cpus", "4", "--cmdline", "pci=nomsi", "--disk", &disks[0], "--disk", &disks[1]];
+    let Some(ran) = run(&words, commands) else { return };
+    let mut answers = answers(&ran);
+    answers.sort_unstable();
+    let sevens = "9e88dfea6f1a4e035a540063cd7b0965  -";
+    let mut expected = vec![sevens; 8];
+    expected.extend(["2c7ab85a893283e98c931e9511add182  -", "262144", "0", "4", "complaints end"]);
+    expected.sort_unstable();
+    assert_eq!((answers, ran.status), (expected, Some(0)), "{}", ran.stdout);
 }
 
 #[test]

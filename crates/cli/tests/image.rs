@@ -178,7 +178,7 @@ fn check_hardware<'a>(of: &dyn Fn(&str) -> Vec<&'a str>) {
     // Host bridge, then virtio 1.0 (4.1.2.1: 0x1040 and the device's number): network and disk among them.
     let functions: Vec<&str> =
         of("functions").into_iter().filter_map(|line| line.split(' ').nth(2)).collect();
-    let is_ours = |id: &&str| *id == "1b36:0008" || id.starts_with("1af4:10");
+    let is_ours = |id: &&str| *id == "4d4f:0001" || id.starts_with("1af4:10");
     assert!(functions.iter().all(is_ours), "{functions:?}");
     assert!(functions.contains(&"1af4:1041") && functions.contains(&"1af4:1042"), "{functions:?}");
 

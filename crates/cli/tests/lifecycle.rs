@@ -7,105 +7,15 @@
 
 mod common;
 
-use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Mother, Ran, Terminal, multiboot};
+use common::host::Host;
+use common::{Ran, Terminal};
 use serde_json::Value;
-use tempfile::TempDir;
-
-/// A host with its own VMs, which are gone when the test is over, however it went.
-struct Host {
-    mother: Mother,
-    _folder: TempDir,
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        self.mother.call(&["rm", "--all", "--force"]);
-    }
-}
-
-impl Host {
-    fn new() -> Host {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("echo"), multiboot(&echo())).unwrap();
-        // ud2 without an interrupt table
-        fs::write(folder.path().join("crash"), multiboot(&[0x0f, 0x0b])).unwrap();
-        Host { mother: Mother::new(folder.path()), _folder: folder }
-    }
-
-    fn call(&self, words: &[&str]) -> Ran {
-        self.mother.call(words)
-    }
-
-    /// `mother run` of the echoing guest.
-    fn run(&self, words: &[&str]) -> Ran {
-        self.mother.run(&[&["--kernel", "echo", "--memory", "32M", "--timeout", "90s"], words].concat())
-    }
-
-    /// A detached echoing guest.
-    fn start(&self, name: &str) {
-        let ran = self.run(&["-d", "--name", name]);
-        assert_eq!(
-            (ran.status, ran.stdout.as_str()),
-            (Some(0), format!("{name}\n").as_str()),
-            "{}",
-            ran.stderr
-        );
-    }
-
-    /// What `ps -a --json` says about a VM.
-    fn ps(&self, name: &str) -> Value {
-        let ran = self.call(&["ps", "-a", "--json"]);
-        let vms: Vec<Value> = serde_json::from_str(&ran.stdout).unwrap();
-        vms.into_iter().find(|vm| vm["name"] == name).unwrap_or(Value::Null)
-    }
-
-    /// Waits until what is logged has `text`.
-    fn expect_log(&self, name: &str, text: &str) {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        loop {
-            let log = self.call(&["logs", name]).stdout;
-            if log.contains(text) {
-                return;
-            }
-            assert!(Instant::now() < deadline, "no {text:?} in {log:?}");
-            thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    /// Types into a VM through its control socket.
-    fn attach(&self, name: &str) -> UnixStream {
-        let mut stream = UnixStream::connect(self.mother.vms().join(name).join("control")).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        let request = "{\"version\":1,\"command\":\"console\",\"replay_bytes\":0,\"types\":true}\n";
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut reply = [0; 29];
-        stream.read_exact(&mut reply).unwrap();
-        assert_eq!(std::str::from_utf8(&reply).unwrap(), "{\"version\":1,\"reply\":\"done\"}\n");
-        stream
-    }
-}
-
-/// Prints `ready`, then echoes what is typed (COM1) until the power button is pressed (PM1 status bit 8), and powers
-/// off through S5.
-fn echo() -> Vec<u8> {
-    // mov edx, 0x3f8; mov al, byte; out dx, al
-    let mut code: Vec<u8> =
-        b"ready\r\n".iter().flat_map(|&byte| [0xba, 0xf8, 3, 0, 0, 0xb0, byte, 0xee]).collect();
-    // 1: mov edx, 0x3fd; in al, dx; test al, 1; jz 2f; mov edx, 0x3f8; in al, dx; out dx, al
-    code.extend([0xba, 0xfd, 3, 0, 0, 0xec, 0xa8, 1, 0x74, 7, 0xba, 0xf8, 3, 0, 0, 0xec, 0xee]);
-    // 2: mov edx, 0x600; in ax, dx; test ah, 1; jz 1b
-    code.extend([0xba, 0, 6, 0, 0, 0x66, 0xed, 0xf6, 0xc4, 1, 0x74, 0xe3]);
-    // mov edx, 0x604; mov ax, 0x3400; out dx, ax; hlt
-    code.extend([0xba, 4, 6, 0, 0, 0x66, 0xb8, 0, 0x34, 0x66, 0xef, 0xf4]);
-    code
-}
 
 #[test]
 fn a_detached_vm_is_listed_stopped_remembered_and_removed() {
@@ -323,16 +233,6 @@ fn a_run_at_a_terminal_is_reached_and_leaves_what_it_should() {
     check(&["--name", "web"], "web", &["rm", "-f"], 137, "");
 }
 
-impl Host {
-    fn wait_for(&self, name: &str, state: &str) {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while self.ps(name)["state"] != state {
-            assert!(Instant::now() < deadline, "{name} is not {state}");
-            thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
 #[test]
 fn clients_that_are_slow_silent_or_hostile_hold_up_nobody() {
     let host = Host::new();
@@ -377,12 +277,7 @@ fn clients_that_are_slow_silent_or_hostile_hold_up_nobody() {
 
 #[test]
 fn a_guest_with_two_vcpus_does_not_notice_a_pause() {
-    if images::Cache::of_user().ok().and_then(|cache| cache.kernel_package()).is_none() {
-        writeln!(std::io::stderr(), "skipped: the default guest is not in the cache; `cargo xtask guest`")
-            .unwrap();
-        return;
-    }
-    let host = Host { mother: Mother::with_guest(), _folder: tempfile::tempdir().unwrap() };
+    let Some(host) = Host::with_guest() else { return };
     let ran = host.mother.run(&["-d", "--name", "web", "--cpus", "2", "--timeout", "100s"]);
     assert_eq!(ran.stdout, "web\n", "{}", ran.stderr);
     host.expect_log("web", ":~# ");
@@ -411,6 +306,49 @@ fn a_guest_with_two_vcpus_does_not_notice_a_pause() {
     let log = host.call(&["logs", "web"]).stdout;
     let answer = &log[..log.rfind("endmark").unwrap()];
     assert_eq!(answer.lines().last(), Some("0"), "{log}");
+}
+
+#[test]
+fn a_guest_that_was_still_starting_hears_the_power_button_later() {
+    let host = Host::new();
+    let ran =
+        host.mother.run(&["-d", "--name", "web", "--kernel", "late", "--memory", "32M", "--timeout", "90s"]);
+    assert_eq!(ran.stdout, "web\n", "{}", ran.stderr);
+    host.expect_log("web", "ready");
+    assert_eq!(host.call(&["stop", "--grace", "60s", "web"]).status, Some(0));
+    assert_eq!(host.ps("web")["end"]["kind"], "powered-off");
+}
+
+#[test]
+fn small_guests_obey_the_power_button() {
+    let Some(host) = Host::with_guest() else { return };
+    // With a grace time that is over long after the test's own.
+    let stop = ["stop", "--grace", "1h", "web"];
+    let check = |words: &[&str], ready: &str, status: i32, message: &str| {
+        let ran = host.mother.run(&[&["-d", "--name", "web", "--timeout", "100s"], words].concat());
+        assert_eq!(ran.stdout, "web\n", "{}", ran.stderr);
+        host.expect_log("web", ready);
+        assert_eq!(host.call(&stop).status, Some(0));
+        let end = &host.ps("web")["end"];
+        assert_eq!(end["exit_status"], status, "{words:?}: {end}");
+        assert!(end["message"].as_str().unwrap().contains(message), "{words:?}: {end}");
+    };
+    check(&[], ":~# ", 0, "powered off");
+    // A program is asked to end as a container is, and may say how it does.
+    check(&["--app", "/bin/sh", "--", "-c", "echo up; sleep 1000"], "up", 143, "exit status 143");
+    let trap = "trap 'echo bye; exit 7' TERM; echo up; while :; do sleep 0.1; done";
+    check(&["--app", "/bin/sh", "--", "-c", trap], "up", 7, "exit status 7");
+    // Commands from a pipe; the first one takes longer than anybody waits.
+    thread::scope(|scope| {
+        let run = scope.spawn(|| {
+            host.mother.type_into(&["--name", "web", "--timeout", "100s"], "echo up; sleep 1000\n")
+        });
+        host.wait_for("web", "running");
+        host.expect_log("web", "up");
+        assert_eq!(host.call(&stop).status, Some(0));
+        let ran = run.join().unwrap();
+        assert_eq!(ran.status, Some(0), "{}{}", ran.stdout, ran.stderr);
+    });
 }
 
 #[test]

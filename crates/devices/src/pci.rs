@@ -124,15 +124,15 @@ impl PciFunction for ConfigSpace {
     }
 }
 
-/// The abstract host bridge of the board: the identity is the one reserved for generic bridges by Red Hat.
+/// The abstract host bridge of the board. Its identity is nobody's, so that a guest takes it for nobody's (decision 12).
 fn host_bridge() -> ConfigSpace {
     ConfigSpace::new(Identity {
-        vendor: 0x1b36,
-        device: 0x0008,
+        vendor: 0x4d4f,
+        device: 0x0001,
         revision: 0,
         class: [0x06, 0x00, 0x00],
-        subsystem_vendor: 0x1af4,
-        subsystem: 0x1100,
+        subsystem_vendor: 0,
+        subsystem: 0,
     })
 }
 
@@ -325,7 +325,7 @@ mod tests {
             let place = u64::from(device) << 15 | u64::from(register) | u64::from(offset);
             assert_eq!(bus.ecam_read(place, size) as u32, expected, "by memory");
         };
-        check(0, 0, 0, 4, 0x0008_1b36);
+        check(0, 0, 0, 4, 0x0001_4d4f);
         check(0, 8, 0, 4, 0x0600_0000);
         check(0, 8, 2, 2, 0x0600);
         check(0, 0xc, 2, 1, 0);

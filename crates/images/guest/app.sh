@@ -17,6 +17,14 @@ for word in $(cat /proc/cmdline); do
         mother.name=*) hostname "${word#*=}" ;;
     esac
 done
+modules=/.mother/modules
+. /.mother/drivers
+hear_power_button /.mother/acpi
+# A network device, if there is one, asks for an address.
+if [ -e /sys/class/net/eth0 ]; then
+    ip link set eth0 up
+    root= udhcpc -i eth0 -q -n -t 5 -T 1 -s /.mother/network >/dev/null 2>&1
+fi
 # From here on the line belongs to the warden; the kernel may use it only to say that it has died.
 dmesg -n 1
 stty -F /dev/ttyS0 raw -echo crtscts

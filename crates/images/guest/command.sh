@@ -17,8 +17,9 @@ ip link set lo up
 # A network device, if there is one, asks for an address.
 if [ -e /sys/class/net/eth0 ]; then
     ip link set eth0 up
-    udhcpc -i eth0 -q -n -t 5 -T 1 -s /network >/dev/null 2>&1
+    root=/root udhcpc -i eth0 -q -n -t 5 -T 1 -s /network >/dev/null 2>&1
 fi
+acpid -d -c /acpi </dev/null >/dev/null 2>&1 &
 dmesg -n 1
 stty -F /dev/ttyS0 raw -echo crtscts
 /warden /words /dev/ttyS0

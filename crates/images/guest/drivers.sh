@@ -1,9 +1,10 @@
 # Sourced by inits whose guest may have devices: loads the drivers of those that are there, and what these need. A
 # kernel that has them built in has no folder of modules.
+modules=${modules:-/modules}
 load() {
     for module in "$@"; do
-        [ -e "/sys/module/$(echo "$module" | tr - _)" ] || [ ! -e "/modules/$module.ko" ] ||
-            insmod "/modules/$module.ko"
+        [ -e "/sys/module/$(echo "$module" | tr - _)" ] || [ ! -e "$modules/$module.ko" ] ||
+            insmod "$modules/$module.ko"
     done
 }
 
@@ -21,4 +22,10 @@ load_drivers() {
         esac
     done
 }
-[ -d /modules ] && load_drivers
+[ -d "$modules" ] && load_drivers
+
+# Has the power button heard: when it is pressed, `acpid` runs PWRF/00000080 in folder $1.
+hear_power_button() {
+    load button evdev
+    acpid -d -c "$1" </dev/null >/dev/null 2>&1 &
+}

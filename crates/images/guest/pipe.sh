@@ -11,6 +11,7 @@ hostname "$(mother_option name)"
 # `poweroff` and `reboot` tell process 1, which is this script.
 trap 'poweroff -f' USR1 USR2
 trap 'reboot -f' TERM
+hear_power_button /etc/acpi
 # `dd` makes a pipe of the terminal, so that the shell does not take it for a person. Not `cat`: busybox has it ask the
 # kernel for sendfile(2), and Linux keeps the pipe locked while that waits for the terminal, so that the shell sees a
 # line only when the next one is typed.

@@ -6,6 +6,14 @@ use crate::tree::{Attributes, Kind, Tree, TreeError};
 /// The program that starts other programs and connects them to the host.
 pub(crate) const WARDEN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/warden"));
 
+/// Our scripts.
+const SCRIPTS: [(&str, &str); 4] = [
+    ("/init", include_str!("../guest/app.sh")),
+    ("/.mother/drivers", include_str!("../guest/drivers.sh")),
+    ("/.mother/network", include_str!("../guest/network.sh")),
+    ("/.mother/acpi/PWRF/00000080", include_str!("../guest/end_program.sh")),
+];
+
 /// Texts that programs look for, where the host's own were not asked for.
 const TEXTS: [(&str, &str); 3] = [
     ("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n"),
@@ -13,18 +21,27 @@ const TEXTS: [(&str, &str); 3] = [
     ("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
 ];
 
-/// Everything that the guest's first root file system has.
+/// Everything that the guest's first root file system has; `drivers` are files of modules for the kernel.
 ///
 /// # Errors
 /// If the program or what it needs cannot be had.
-pub(crate) fn tree(request: &AppRequest, busybox: Vec<u8>) -> Result<Tree, AppError> {
+pub(crate) fn tree(
+    request: &AppRequest,
+    busybox: Vec<u8>,
+    drivers: Vec<(String, Vec<u8>)>,
+) -> Result<Tree, AppError> {
     let app = app::gather(request)?;
     let mut tree = app.tree;
     let put = |tree: &mut Tree| -> Result<(), TreeError> {
         tree.put_bytes("/.mother/busybox", 0o755, busybox)?;
         tree.put_bytes("/.mother/warden", 0o755, WARDEN)?;
         tree.put_bytes("/.mother/command", 0o644, app.command.to_bytes())?;
-        tree.put_bytes("/init", 0o755, *include_bytes!("../guest/app.sh"))?;
+        for (path, text) in SCRIPTS {
+            tree.put_bytes(path, 0o755, text.as_bytes())?;
+        }
+        for (name, bytes) in drivers {
+            tree.put_bytes(&format!("/.mother/modules/{name}"), 0o644, bytes)?;
+        }
         let console = Kind::Device { is_block: false, major: 5, minor: 1 };
         tree.put(b"/dev/console", Attributes::of_root(0o600), console)?;
         for (path, mode) in [("/tmp", 0o1777), ("/root", 0o700)] {

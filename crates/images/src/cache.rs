@@ -5,7 +5,8 @@
 //!   lock                                 held while anything is made
 //!   work/                                where it is made; emptied whenever the lock is taken
 //!   packages/NAME_VERSION_ARCH/vmlinuz   one folder per package version, complete or absent; beside it
-//!                                        modules/ with the drivers of our devices
+//!                                        modules/ with the drivers of our devices, and the file
+//!                                        modules.wanted with the names that were looked for
 //!   kernel, busybox, passt               links to the files in use
 //!   initrd/guest-HASH.cpio               made of busybox, drivers and our scripts, named after its content
 //! ```
@@ -32,6 +33,8 @@ use crate::{
 
 /// The folder of drivers beside a kernel.
 const DRIVERS: &str = "modules";
+/// Beside it: which drivers were looked for. A cache of a Mother that wanted fewer is a cold one.
+const DRIVERS_WANTED: &str = "modules.wanted";
 
 /// Why there is no default guest.
 #[derive(Debug, Error)]
@@ -109,7 +112,9 @@ impl Cache {
             return None;
         }
         let target = fs::read_link(self.folder.join("kernel")).ok()?;
-        if !self.folder.join(&target).with_file_name(DRIVERS).is_dir() {
+        let kernel = self.folder.join(&target);
+        let wanted = fs::read_to_string(kernel.with_file_name(DRIVERS_WANTED)).ok()?;
+        if wanted != package::DRIVERS.join("\n") || !kernel.with_file_name(DRIVERS).is_dir() {
             return None;
         }
         Some(target.parent()?.file_name()?.to_str()?.to_owned())
@@ -213,7 +218,7 @@ impl Cache {
     pub fn app_initrd(&self, request: &AppRequest, run: &RunFolder) -> Result<(PathBuf, u64), AppImageError> {
         let busybox = self.folder.join("busybox");
         let busybox = fs::read(&busybox).map_err(error("read", &busybox))?;
-        let tree = app_guest::tree(request, busybox)?;
+        let tree = app_guest::tree(request, busybox, self.drivers()?)?;
         let path = run.path().join("initrd");
         let file = File::create_new(&path).map_err(error("create", &path))?;
         let mut writer = io::BufWriter::with_capacity(1 << 20, file);
@@ -252,6 +257,8 @@ impl Cache {
         if wanted == Wanted::Kernel {
             create_folder(&made.join(DRIVERS))?;
             package::extract_drivers(package, &made.join(DRIVERS))?;
+            let wanted = made.join(DRIVERS_WANTED);
+            fs::write(&wanted, package::DRIVERS.join("\n")).map_err(error("write", &wanted))?;
         }
         let kept = self.folder.join("packages").join(&title);
         create_folder(&self.folder.join("packages"))?;
@@ -267,7 +274,7 @@ impl Cache {
     }
 
     /// The drivers that lie beside the kernel: file names and bytes.
-    fn drivers(&self) -> Result<Vec<(String, Vec<u8>)>, CacheError> {
+    fn drivers(&self) -> Result<Vec<(String, Vec<u8>)>, FileError> {
         let link = self.folder.join("kernel");
         let kernel = self.folder.join(fs::read_link(&link).map_err(error("read", &link))?);
         let folder = kernel.with_file_name(DRIVERS);
@@ -329,12 +336,14 @@ mod tests {
 
     /// What a finished download leaves.
     fn warm(folder: &Path) {
-        for (package, file, link) in
+        for (title, file, link) in
             [("linux-image-6_1_amd64", "vmlinuz", "kernel"), ("busybox_1", "busybox", "busybox")]
         {
-            fs::create_dir_all(folder.join("packages").join(package).join("modules")).unwrap();
-            fs::write(folder.join("packages").join(package).join(file), file).unwrap();
-            symlink(Path::new("packages").join(package).join(file), folder.join(link)).unwrap();
+            fs::create_dir_all(folder.join("packages").join(title).join("modules")).unwrap();
+            fs::write(folder.join("packages").join(title).join(file), file).unwrap();
+            fs::write(folder.join("packages").join(title).join(DRIVERS_WANTED), package::DRIVERS.join("\n"))
+                .unwrap();
+            symlink(Path::new("packages").join(title).join(file), folder.join(link)).unwrap();
         }
     }
 
@@ -376,6 +385,10 @@ mod tests {
         assert_eq!(cache_in(folder.path()).kernel_package(), None);
         warm_again(folder.path());
         assert!(cache_in(folder.path()).kernel_package().is_some());
+        let wanted = folder.path().join("packages/linux-image-6_1_amd64").join(DRIVERS_WANTED);
+        fs::write(&wanted, "virtio").unwrap();
+        assert_eq!(cache_in(folder.path()).kernel_package(), None, "a cache of a Mother that wanted less");
+        fs::write(&wanted, package::DRIVERS.join("\n")).unwrap();
         fs::remove_dir(folder.path().join("packages/linux-image-6_1_amd64/modules")).unwrap();
         assert_eq!(cache_in(folder.path()).kernel_package(), None, "a cache from before there were drivers");
         fs::remove_dir_all(folder.path().join("packages")).unwrap();

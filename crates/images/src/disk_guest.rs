@@ -12,12 +12,13 @@ use crate::modules::{self, Module};
 use crate::tree::{Attributes, Kind, Tree, TreeError};
 
 /// Scripts of the guest. `/init` sources the others.
-const SCRIPTS: [(&str, &str); 5] = [
+const SCRIPTS: [(&str, &str); 6] = [
     ("/init", include_str!("../guest/disk.sh")),
     ("/session", include_str!("../guest/console.sh")),
     ("/configure", include_str!("../guest/configure.sh")),
     ("/command", include_str!("../guest/command.sh")),
     ("/network", include_str!("../guest/network.sh")),
+    ("/acpi/PWRF/00000080", include_str!("../guest/end_program.sh")),
 ];
 
 /// Keeps modules in a folder of their own.

@@ -3,7 +3,8 @@
 //!
 //! One archive serves every use; the kernel's `rdinit=` picks who starts: `/init` (a shell for a person on the
 //! console), `/pipe` (a shell that reads commands to their end), `/demo` (introduces the guest and powers off),
-//! `/bench` (says that user space was reached and powers off) or `/io` (measures the first disk and powers off).
+//! `/bench` (says that user space was reached and powers off), `/io` (measures the first disk and powers off) or `/net`
+//! (sends and receives as much as it can for whoever measures the network).
 
 use std::io::{self, Write};
 
@@ -16,16 +17,32 @@ const VISITOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/visitor"));
 const CLERK: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/clerk"));
 
 /// Folders of the guest's root.
-const FOLDERS: [&str; 12] =
-    ["bin", "dev", "etc", "mnt", "modules", "proc", "root", "run", "sbin", "sys", "tmp", "usr"];
+const FOLDERS: [&str; 14] = [
+    "bin",
+    "dev",
+    "etc",
+    "etc/acpi",
+    "etc/acpi/PWRF",
+    "mnt",
+    "modules",
+    "proc",
+    "root",
+    "run",
+    "sbin",
+    "sys",
+    "tmp",
+    "usr",
+];
 
 /// Scripts and other texts.
-const SCRIPTS: [(&str, &str); 13] = [
+const SCRIPTS: [(&str, &str); 15] = [
     ("init", include_str!("../guest/init.sh")),
     ("pipe", include_str!("../guest/pipe.sh")),
     ("demo", include_str!("../guest/demo.sh")),
     ("bench", include_str!("../guest/bench.sh")),
     ("io", include_str!("../guest/io.sh")),
+    ("net", include_str!("../guest/net.sh")),
+    ("etc/acpi/PWRF/00000080", include_str!("../guest/power_off.sh")),
     ("etc/drivers", include_str!("../guest/drivers.sh")),
     ("etc/inittab", "::once:/etc/session\n"),
     ("etc/session", include_str!("../guest/session.sh")),
@@ -115,7 +132,7 @@ mod tests {
     #[test]
     fn every_init_says_so_first() {
         let files = names_and_modes();
-        for name in ["init", "pipe", "demo", "bench", "io"] {
+        for name in ["init", "pipe", "demo", "bench", "io", "net"] {
             let script = String::from_utf8(files[name].1.clone()).unwrap();
             let mut lines = script.lines().filter(|line| !line.starts_with('#'));
             let first = lines.find(|line| !line.starts_with("/bin/busybox stty")).unwrap();

@@ -70,7 +70,7 @@ fn add(
     for needed in depends(&bytes)? {
         add(tree, files, &needed, seen, picked)?;
     }
-    let file_name = file_name.trim_end_matches(".xz").to_owned();
+    let file_name = format!("{}.ko", module_name(file_name).unwrap_or(file_name));
     picked.push(Module { file_name, bytes });
     Ok(())
 }
@@ -81,7 +81,7 @@ fn find_all(tree: &Tree, folder: NodeId, files: &mut BTreeMap<String, (String, N
         let name = String::from_utf8_lossy(name).into_owned();
         if tree.is_folder(entry.node) {
             find_all(tree, entry.node, files);
-        } else if let Some((module, "" | ".xz")) = name.split_once(".ko") {
+        } else if let Some(module) = module_name(&name) {
             files.insert(module.replace('-', "_"), (name.clone(), entry.node));
         }
     }
@@ -96,12 +96,29 @@ fn read(tree: &Tree, node: NodeId, file_name: &str) -> io::Result<Vec<u8>> {
         bytes.extend_from_slice(part);
         Ok(())
     })?;
+    plain(bytes, file_name)
+}
+
+/// Ends of the names of a module's file.
+const ENDS: [&str; 3] = ["", ".xz", ".zst"];
+
+/// The module's name if a file of this name is one.
+pub(crate) fn module_name(file_name: &str) -> Option<&str> {
+    file_name.rsplit_once(".ko").filter(|(_, end)| ENDS.contains(end)).map(|(name, _)| name)
+}
+
+/// The bytes of a module that lies in a file of this name, without compression.
+pub(crate) fn plain(bytes: Vec<u8>, file_name: &str) -> io::Result<Vec<u8>> {
+    let mut plain = Vec::new();
     if file_name.ends_with(".xz") {
-        let mut plain = Vec::new();
         lzma_rs::xz_decompress(&mut bytes.as_slice(), &mut plain).map_err(io::Error::other)?;
-        return Ok(plain);
+    } else if file_name.ends_with(".zst") {
+        let decoder = ruzstd::decoding::StreamingDecoder::new(bytes.as_slice()).map_err(io::Error::other)?;
+        io::copy(&mut { decoder }, &mut plain)?;
+    } else {
+        return Ok(bytes);
     }
-    Ok(bytes)
+    Ok(plain)
 }
 
 /// What a module says in its `.modinfo` that it depends on.

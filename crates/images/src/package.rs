@@ -3,12 +3,13 @@
 //! The archive's own paths are only compared, never used to write, so a strange package can at worst lack the file.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
 use crate::apt::{self, AptError};
+use crate::modules;
 
 /// Which file of a package.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +36,10 @@ impl Wanted {
 }
 
 /// The kernel's modules that drive our devices, and what these need. Those that a kernel has built in are not missed.
-const DRIVERS: [&str; 15] = [
+/// `button` and `evdev` let a guest's programs hear the power button.
+pub(crate) const DRIVERS: [&str; 17] = [
+    "button",
+    "evdev",
     "failover",
     "net_failover",
     "virtio",
@@ -104,8 +108,10 @@ fn drivers_from_tar(archive: &mut dyn Read, to: &Path) -> io::Result<()> {
         let mut entry = entry?;
         let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         if let Some(driver) = driver(&path).filter(|_| entry.header().entry_type().is_file()) {
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes)?;
             let mut file = File::create(to.join(format!("{driver}.ko")))?;
-            io::copy(&mut entry, &mut file)?;
+            file.write_all(&modules::plain(bytes, &path)?)?;
             file.sync_all()?;
         }
     }
@@ -116,7 +122,8 @@ fn drivers_from_tar(archive: &mut dyn Read, to: &Path) -> io::Result<()> {
 fn driver(path: &str) -> Option<&'static str> {
     let path = path.trim_start_matches("./").trim_start_matches("usr/");
     let (_, file) = path.strip_prefix("lib/modules/")?.rsplit_once('/')?;
-    DRIVERS.into_iter().find(|name| file.strip_suffix(".ko") == Some(name))
+    let name = modules::module_name(file)?;
+    DRIVERS.into_iter().find(|driver| *driver == name)
 }
 
 fn extract_from_tar(archive: &mut dyn Read, wanted: Wanted, to: &Path) -> io::Result<bool> {
@@ -191,7 +198,9 @@ mod tests {
         check(&format!("./{folder}/block/virtio_blk.ko"), Some("virtio_blk"));
         check(&format!("./usr/{folder}/block/virtio_blk.ko"), Some("virtio_blk"));
         check(&format!("./{folder}/block/nbd.ko"), None);
-        check(&format!("./{folder}/block/virtio_blk.ko.xz"), None);
+        check(&format!("./{folder}/block/virtio_blk.ko.xz"), Some("virtio_blk"));
+        check(&format!("./{folder}/block/virtio_blk.ko.zst"), Some("virtio_blk"));
+        check(&format!("./{folder}/block/virtio_blk.ko.sig"), None);
         check("./usr/share/virtio_blk.ko", None);
     }
 }

@@ -36,6 +36,7 @@ pub(crate) fn attend(life: &Life, control: &MachineControl, make: &MakeVcpus, ti
             life.alarm.wait_for_call(latest);
             continue;
         }
+        let latest = latest.into_iter().chain(control.press_at()).min();
         let mut room = life.room();
         let now = life.time.now();
         room.board.advance(now);

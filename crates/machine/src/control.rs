@@ -19,6 +19,9 @@ use crate::engine::{self, EngineKind, NoEngine};
 use crate::observe::Observed;
 use crate::switch::SwitchError;
 
+/// How long a guest that is to stop is given before its power button is pressed again.
+const PRESS_AGAIN: Duration = Duration::from_secs(3);
+
 /// Why a VM was stopped from outside.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StopCause {
@@ -80,6 +83,8 @@ struct Notes {
     cause: Option<StopCause>,
     /// When the grace time is over.
     stop_at: Option<Instant>,
+    /// When the power button is pressed again.
+    press_at: Option<Instant>,
     /// How often the guest started again.
     reboots: u64,
     /// The engine it runs on.
@@ -100,6 +105,7 @@ impl MachineControl {
             has_run: false,
             cause: None,
             stop_at: None,
+            press_at: None,
             reboots: 0,
             engine,
             switch_to: None,
@@ -146,12 +152,14 @@ impl MachineControl {
     }
 
     /// Presses the power button, of a paused VM after resuming it, and ends the VM if it has not ended by itself
-    /// when `grace` is over. Asked again, the earlier end counts.
+    /// when `grace` is over. Asked again, the earlier end counts. The button is pressed again every few seconds: a
+    /// guest that was still starting has not heard it.
     pub fn stop_gracefully(&self, grace: Duration) {
         {
             let mut notes = self.notes();
             let at = Instant::now().checked_add(grace);
             notes.stop_at = notes.stop_at.into_iter().chain(at).min();
+            notes.press_at.get_or_insert(Instant::now() + PRESS_AGAIN);
         }
         self.0.pause.store(false, Ordering::Release);
         self.press_power_button();
@@ -309,11 +317,9 @@ impl MachineControl {
     }
 
     /// Asks the guest for so much of its memory: its balloon takes pages until it holds that many bytes, as far as the
-    /// guest can spare them. 0 gives all back.
-    pub fn set_balloon_target(&self, bytes: u64) {
-        if let Some((_, handles)) = &self.notes().devices {
-            handles.balloon.set_target(bytes);
-        }
+    /// guest can spare them. 0 gives all back. False, and nothing is asked, if the guest has no driver for it.
+    pub fn set_balloon_target(&self, bytes: u64) -> bool {
+        self.notes().devices.as_ref().is_some_and(|(_, handles)| handles.balloon.set_target(bytes))
     }
 
     /// What is known of the balloon; `None` before the VM is built.
@@ -390,8 +396,21 @@ impl MachineControl {
         self.0.pause.load(Ordering::Acquire)
     }
 
-    /// Whether the power button was pressed since last asked.
+    /// When the power button is due to be pressed again.
+    pub(crate) fn press_at(&self) -> Option<Instant> {
+        self.notes().press_at
+    }
+
+    /// Whether the power button was pressed since last asked, or is due again.
     pub(crate) fn take_power_button(&self) -> bool {
-        self.0.power_button.load(Ordering::Relaxed) && self.0.power_button.swap(false, Ordering::AcqRel)
+        let is_due = |at: &mut Instant| {
+            let now = Instant::now();
+            let is_due = *at <= now;
+            if is_due {
+                *at = now + PRESS_AGAIN;
+            }
+            is_due
+        };
+        self.0.power_button.swap(false, Ordering::AcqRel) | self.notes().press_at.as_mut().is_some_and(is_due)
     }
 }

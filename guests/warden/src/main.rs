@@ -19,8 +19,10 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::chroot;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 /// What the guest says first.
 const GREETING: &[u8] = b"\0mother warden 1\n";
@@ -43,6 +45,14 @@ const NOT_EXECUTABLE: i32 = 126;
 
 /// What a shell adds to the number of the signal that ended a program.
 const ENDED_BY_SIGNAL: i32 = 128;
+
+/// How long nothing may come from a program that has ended, and how long its rest may take.
+const QUIET: Duration = Duration::from_millis(500);
+const REST: Duration = Duration::from_secs(10);
+
+/// Pieces that were read from the program's pipes, and that were sent to the host.
+static READ: AtomicU64 = AtomicU64::new(0);
+static SENT: AtomicU64 = AtomicU64::new(0);
 
 /// Where frames go, one at a time.
 type Stream = Arc<Mutex<File>>;
@@ -77,11 +87,27 @@ fn run(configuration: &[u8], from_host: File, to_host: &Stream) -> io::Result<Ex
     let stdout = child.stdout.take().map(|pipe| pass_on(pipe, to_host.clone(), OUTPUT));
     let stderr = child.stderr.take().map(|pipe| pass_on(pipe, to_host.clone(), ERRORS));
     let status = child.wait()?;
-    for pipe in [stdout, stderr].into_iter().flatten() {
-        // What a pipe could not give is missing in the output; there is nobody else to tell.
-        let _ = pipe.join();
-    }
+    wait_for_rest(&[stdout, stderr].into_iter().flatten().collect::<Vec<_>>());
     Ok(status)
+}
+
+/// Waits until all that the program left in its pipes is with the host. A pipe may never end, for what the program has
+/// started and left behind may hold it: then nothing new for a while is the end, as the end of a container's program is
+/// the container's.
+fn wait_for_rest(pipes: &[thread::JoinHandle<io::Result<()>>]) {
+    let begun = Instant::now();
+    let mut quiet_since = begun;
+    let mut seen = (0, 0);
+    while !pipes.iter().all(thread::JoinHandle::is_finished) {
+        let now = (READ.load(Ordering::Acquire), SENT.load(Ordering::Acquire));
+        if now != seen || now.0 != now.1 {
+            (seen, quiet_since) = (now, Instant::now());
+        }
+        if quiet_since.elapsed() > QUIET || begun.elapsed() > REST {
+            return;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// The program as it was configured.
@@ -157,7 +183,11 @@ fn pass_on(
         loop {
             match pipe.read(&mut buffer)? {
                 0 => return Ok(()),
-                count => send(&to_host, kind, &buffer[..count])?,
+                count => {
+                    READ.fetch_add(1, Ordering::AcqRel);
+                    send(&to_host, kind, &buffer[..count])?;
+                    SENT.fetch_add(1, Ordering::AcqRel);
+                }
             }
         }
     })

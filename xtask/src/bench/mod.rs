@@ -5,6 +5,7 @@ mod disk;
 mod io;
 mod login;
 mod memory;
+mod network;
 mod watch;
 
 use anyhow::Result;

@@ -1,5 +1,6 @@
 //! Commands about VMs that run or have run: each asks the inventory and the VM's control socket, and prints.
 
+mod balloon;
 mod console;
 mod dmesg;
 mod inspect;
@@ -12,6 +13,7 @@ mod truth;
 mod wait;
 mod words;
 
+pub use balloon::{BalloonArguments, balloon};
 pub use console::{ConsoleArguments, console};
 pub use dmesg::{DmesgArguments, dmesg};
 pub use inspect::{InspectArguments, inspect};

@@ -37,7 +37,7 @@ pub struct StopArguments {
     #[command(flatten)]
     who: NamesArguments,
     /// How long the guests may take: seconds, or with s, m or h; 0 ends them at once
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = grace)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time)]
     grace: Duration,
 }
 
@@ -76,10 +76,11 @@ pub struct RemoveArguments {
     json: bool,
 }
 
-/// Longest grace time: a day.
-const GRACE_SECONDS_MAX: u64 = 24 * 3600;
+/// Longest time that can be waited for: a day.
+const TIME_SECONDS_MAX: u64 = 24 * 3600;
 
-fn grace(text: &str) -> Result<Duration, String> {
+/// A time of at most a day.
+pub(super) fn time(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(['s', 'm', 'h']);
     let unit = match &text[digits.len()..] {
         "" | "s" => 1,
@@ -88,7 +89,7 @@ fn grace(text: &str) -> Result<Duration, String> {
         _ => 0,
     };
     match digits.parse::<u64>().ok().filter(|_| unit > 0).and_then(|number| number.checked_mul(unit)) {
-        Some(seconds) if seconds <= GRACE_SECONDS_MAX => Ok(Duration::from_secs(seconds)),
+        Some(seconds) if seconds <= TIME_SECONDS_MAX => Ok(Duration::from_secs(seconds)),
         Some(_) => Err("more than a day".to_owned()),
         None => Err("write seconds, or a number with s, m or h behind it, such as 30s or 2m".to_owned()),
     }
@@ -249,9 +250,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_grace_time_is_understood_or_explained() {
+    fn a_time_is_understood_or_explained() {
         let check = |text, expected: Option<u64>| {
-            assert_eq!(grace(text).ok().map(|grace| grace.as_secs()), expected, "{text:?}");
+            assert_eq!(time(text).ok().map(|time| time.as_secs()), expected, "{text:?}");
         };
         check("30", Some(30));
         check("0", Some(0));

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 #![allow(dead_code, unreachable_pub, reason = "every test file uses its part")]
 
+pub mod host;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};

@@ -67,6 +67,7 @@ fn perform(shared: &Shared, command: Command) -> Outcome {
             control.stop_because(StopCause::Killed);
             Outcome::Done
         }
+        Command::Balloon { target_bytes } => balloon(shared, target_bytes),
         Command::Pause => paused(control.pause(PAUSE_TIME)),
         Command::Resume => paused(control.resume(PAUSE_TIME)),
         Command::Switch { engine } => switched(control.switch(&engine, PAUSE_TIME)),
@@ -79,6 +80,17 @@ fn perform(shared: &Shared, command: Command) -> Outcome {
         Command::Console { .. } | Command::Wait | Command::View => {
             unreachable!("these need the connection itself")
         }
+    }
+}
+
+fn balloon(shared: &Shared, target_bytes: u64) -> Outcome {
+    if target_bytes > shared.info.memory_given_bytes {
+        return refusal(RefusalCode::BadRequest, "that is more than the guest's memory");
+    }
+    if shared.control.set_balloon_target(target_bytes) {
+        Outcome::Done
+    } else {
+        refusal(RefusalCode::WrongState, "the guest has no driver for its balloon, or has not loaded it yet")
     }
 }
 

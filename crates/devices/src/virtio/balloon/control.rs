@@ -64,13 +64,15 @@ pub struct BalloonReading {
 }
 
 impl BalloonControl {
-    /// Asks the guest for so much of its memory, rounded down to pages.
-    pub fn set_target(&self, bytes: u64) {
+    /// Asks the guest for so much of its memory, rounded down to pages. False, and nothing is asked, if no driver is
+    /// there to hear it.
+    pub fn set_target(&self, bytes: u64) -> bool {
+        let changed = self.0.changed.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(changed) = &*changed else { return false };
         let pages = u32::try_from(bytes / PAGE_BYTES).unwrap_or(u32::MAX);
         self.0.target_pages.store(pages, Ordering::Release);
-        if let Some(changed) = &*self.0.changed.lock().unwrap_or_else(PoisonError::into_inner) {
-            changed.raise();
-        }
+        changed.raise();
+        true
     }
 
     /// What is known.

@@ -233,7 +233,9 @@ fn random_numbers_survive_a_hostile_driver() {
 fn a_balloon_survives_a_hostile_driver() {
     let control = BalloonControl::default();
     let device = Balloon::new(control.clone(), Arc::default());
-    attack(Box::new(device), 0x2002, |n| control.set_target(n << 8));
+    attack(Box::new(device), 0x2002, |n| {
+        control.set_target(n << 8);
+    });
 }
 
 /// A host's side that is moody.

@@ -41,8 +41,10 @@ pub(super) struct Connection {
     pub(super) stream: UnixStream,
     pub(super) phase: Phase,
     line: Vec<u8>,
-    /// From the guest, not yet taken by the host.
+    /// From the guest, not yet taken by the host; before it so many bytes of our own words to the host, which are no
+    /// affair of the guest's.
     pending: VecDeque<u8>,
+    own_bytes: usize,
     /// Bytes that the host has taken, and how many of them the guest knows of.
     forwarded: u32,
     told: u32,
@@ -64,6 +66,7 @@ impl Connection {
             phase,
             line: Vec::new(),
             pending: VecDeque::new(),
+            own_bytes: 0,
             forwarded: 0,
             told: 0,
             sent: 0,
@@ -136,9 +139,17 @@ impl Connection {
         flow
     }
 
+    /// Says that the guest's port is open now, before anything that the guest says.
+    pub(super) fn say_open(&mut self, host_port: u32) {
+        let line = format!("OK {host_port}\n");
+        self.own_bytes = line.len();
+        self.pending.extend(line.as_bytes());
+        self.phase = Phase::Open;
+    }
+
     /// Takes what the guest sends; `false` if it sends more than it was allowed, or after its end.
     pub(super) fn take(&mut self, bytes: &[u8]) -> bool {
-        if self.guest_done || self.pending.len() + bytes.len() > BUFFER_BYTES as usize {
+        if self.guest_done || self.pending.len() - self.own_bytes + bytes.len() > BUFFER_BYTES as usize {
             return false;
         }
         self.pending.extend(bytes);
@@ -152,7 +163,9 @@ impl Connection {
             match self.stream.write(front) {
                 Ok(count) => {
                     self.pending.drain(..count);
-                    self.forwarded = self.forwarded.wrapping_add(count as u32);
+                    let own = self.own_bytes.min(count);
+                    self.own_bytes -= own;
+                    self.forwarded = self.forwarded.wrapping_add((count - own) as u32);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -233,6 +246,28 @@ mod tests {
         check(&mut connection, 100, 60, 100);
         check(&mut connection, 50, 0, 0);
         check(&mut connection, u32::MAX, 1 << 31, u32::MAX - (60_u32.wrapping_sub(1 << 31)));
+    }
+
+    #[test]
+    fn what_we_say_to_the_host_ourselves_is_not_counted_as_the_guests() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut connection = Connection::new(ours, Phase::Asked);
+        let forwarded = |connection: &mut Connection| connection.header(Header::default()).fwd_cnt;
+        connection.say_open(7);
+        assert!(connection.take(&vec![1; BUFFER_BYTES as usize]), "all that was promised has room");
+        assert!(connection.flush());
+        let mut line = [0; 5];
+        theirs.read_exact(&mut line).unwrap();
+        assert_eq!(&line, b"OK 7\n");
+        assert!(forwarded(&mut connection) <= BUFFER_BYTES, "a guest that is told more takes it for a minus");
+        let mut rest = vec![0; BUFFER_BYTES as usize];
+        theirs.set_nonblocking(true).unwrap();
+        while connection.wants_to_write() {
+            let _ = theirs.read(&mut rest);
+            assert!(connection.flush());
+        }
+        assert_eq!(forwarded(&mut connection), BUFFER_BYTES);
     }
 
     #[test]

@@ -127,8 +127,8 @@ impl Hub {
         connection.note_credit(header);
         let goes_on = match header.op {
             op::RESPONSE if connection.phase == Phase::Asked => {
-                connection.phase = Phase::Open;
-                connection.take(format!("OK {}\n", ports.0).as_bytes())
+                connection.say_open(ports.0);
+                true
             }
             op::RW => connection.phase == Phase::Open && connection.take(data),
             op::SHUTDOWN => {
