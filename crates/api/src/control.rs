@@ -20,6 +20,12 @@ pub const PROTOCOL_VERSION: u32 = 1;
 /// Longest line, its end included, in either direction.
 pub const LINE_BYTES_MAX: usize = 64 * 1024;
 
+/// Pages whose contents fit into one line.
+pub const STORED_PAGES_MAX: usize = 7;
+
+/// Pages that one request may ask about.
+pub const WRITTEN_PAGES_MAX: u64 = 8192;
+
 /// What a client asks.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Request {
@@ -81,6 +87,30 @@ pub enum Command {
     Registers,
     /// Show the host's own books: [`Outcome::Books`].
     Books,
+    /// Change how much of the guest's memory the host may hold: [`Outcome::Done`] when the limit is kept. What is not
+    /// given stays.
+    Limit {
+        /// A size, a share such as `10%`, or `none`.
+        #[serde(default)]
+        resident: Option<String>,
+        /// Memory that compressed pages may take.
+        #[serde(default)]
+        page_memory: Option<String>,
+    },
+    /// Show the contents of pages that the residency map says are with the pager; also of others. Nothing is brought
+    /// in: [`Outcome::StoredPages`]. At most [`STORED_PAGES_MAX`].
+    StoredPages {
+        /// Which life of the guest is meant; another one's pages are not given.
+        life: u64,
+        /// Indexes in the memory file.
+        file_pages: Vec<u64>,
+    },
+    /// Which pages were written since they were asked for last, which is not known of them the first time:
+    /// [`Outcome::WrittenPages`].
+    WrittenPages {
+        /// Stretches of the memory file: first page and count. At most [`WRITTEN_PAGES_MAX`] pages in all.
+        stretches: Vec<(u64, u64)>,
+    },
 }
 
 /// What a VM answers.
@@ -125,6 +155,16 @@ pub enum Outcome {
     Books {
         /// Everything.
         books: Box<HostBooks>,
+    },
+    /// What is in the pages that were asked for, in order.
+    StoredPages {
+        /// 4096 bytes each, in hexadecimal digits; none for a page that there is not.
+        pages: Vec<Option<String>>,
+    },
+    /// Which of the pages that were asked for were written.
+    WrittenPages {
+        /// Stretches: first page and count.
+        stretches: Vec<(u64, u64)>,
     },
     /// It is not done.
     Refused {

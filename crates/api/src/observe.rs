@@ -141,6 +141,32 @@ pub struct MemoryBook {
     /// What lies somewhere else than in memory now, by place; empty where nothing is.
     #[serde(default)]
     pub paged_out: Vec<Counter>,
+    /// What paging costs and does; absent where the host allows none.
+    #[serde(default)]
+    pub paging: Option<PagingBook>,
+}
+
+/// Paging: pages of the guest that lie somewhere else than in memory, without the guest knowing.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct PagingBook {
+    /// How much of the guest's memory the host may hold; absent: all of it.
+    pub limit_bytes: Option<u64>,
+    /// Memory that the store of compressed pages takes: not a part of what is resident.
+    pub store_memory_bytes: u64,
+    /// How much it may take.
+    pub store_memory_budget_bytes: u64,
+    /// What the page file takes.
+    pub store_file_bytes: u64,
+    /// CPU time of the pager's threads.
+    pub cpu_seconds: f64,
+    /// From hearing of a fault to having the page back: half of all took no longer than this.
+    pub fault_in_median_us: Option<u64>,
+    /// 99 of 100.
+    pub fault_in_p99_us: Option<u64>,
+    /// Why the guest waits for room for its pages, if it does.
+    pub waits: Option<String>,
+    /// What happened so far, in pages.
+    pub counters: Vec<Counter>,
 }
 
 impl MemoryBook {

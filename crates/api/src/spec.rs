@@ -38,6 +38,14 @@ pub struct VmSpec {
     pub cmdline: Option<String>,
     /// Guest memory such as `512M`. Default: `512M`.
     pub memory: Option<String>,
+    /// How much of its memory the host may hold: a size, a share such as `10%`, or `none`. Default: `none`.
+    pub resident_limit: Option<String>,
+    /// Memory that compressed pages may take. Default: as much as the guest has.
+    pub page_memory: Option<String>,
+    /// Folder of the page file. Default: there is none.
+    pub page_file: Option<PathBuf>,
+    /// How much may lie in the page file. Default: as much as the guest has.
+    pub page_file_size: Option<String>,
     /// Number of vCPUs. Default: `1`.
     pub cpus: Option<String>,
     /// `auto`, `kvm` or `soft`. Default: `auto`.

@@ -38,6 +38,8 @@ pub enum VmState {
     Running,
     /// Guest code, devices and the guest's time stand still.
     Paused,
+    /// Guest code, devices and the guest's time stand still until there is room for pages of its memory.
+    Waiting,
     /// The power button was pressed; the guest has not ended yet.
     Stopping,
     /// The process is there and does not answer.
@@ -55,6 +57,7 @@ impl VmState {
             VmState::Starting => "starting",
             VmState::Running => "running",
             VmState::Paused => "paused",
+            VmState::Waiting => "waiting",
             VmState::Stopping => "stopping",
             VmState::Unresponsive => "unresponsive",
             VmState::Ended => "ended",

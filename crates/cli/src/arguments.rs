@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::disk::disk;
 use crate::vm::{
-    BalloonArguments, ConsoleArguments, DmesgArguments, InspectArguments, LogsArguments, NamesArguments,
-    PsArguments, RemoveArguments, StopArguments, SwitchArguments, TruthArguments,
+    BalloonArguments, ConsoleArguments, DmesgArguments, InspectArguments, LimitArguments, LogsArguments,
+    NamesArguments, PsArguments, RemoveArguments, StopArguments, SwitchArguments, TruthArguments,
 };
 
 /// A hypervisor that runs guests with or without hardware virtualization.
@@ -56,6 +56,8 @@ pub enum Command {
     Switch(SwitchArguments),
     /// Ask a guest to give memory back, or show what its balloon holds
     Balloon(BalloonArguments),
+    /// Say how much of a running guest's memory the host may hold
+    Limit(LimitArguments),
     /// Attach this terminal or pipe to the console of a VM
     Console(ConsoleArguments),
     /// Print what a VM printed, also of one that has ended
@@ -116,6 +118,20 @@ pub struct RunArguments {
     /// Guest memory, from 32M to 16G; what the guest never touches costs the host nothing [default: 512M]
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub memory: Option<String>,
+    /// How much of its memory the host may hold: a size, a share such as 10%, or none; the rest is compressed or put
+    /// into the page file, and the guest does not know [default: none]
+    #[arg(long, value_name = "SIZE|SHARE", help_heading = "Memory")]
+    pub resident_limit: Option<String>,
+    /// Memory that compressed pages may take [default: as much as the guest has]
+    #[arg(long, value_name = "SIZE", help_heading = "Memory")]
+    pub page_memory: Option<String>,
+    /// Folder of the page file, where pages go when there is no room for them in memory; the file has no name, so
+    /// nothing is left of it [default: there is no page file]
+    #[arg(long, value_name = "FOLDER", help_heading = "Memory")]
+    pub page_file: Option<PathBuf>,
+    /// How much may lie in the page file [default: as much as the guest has]
+    #[arg(long, value_name = "SIZE", help_heading = "Memory")]
+    pub page_file_size: Option<String>,
     /// Number of vCPUs [default: 1]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub cpus: Option<String>,

@@ -12,6 +12,7 @@ use crate::output::say;
 pub fn run() -> Result<u8, Failure> {
     let findings = machine::findings();
     say(&engines(&findings))?;
+    say(&paging(machine::paging_finding()))?;
     say(&default_guest(Cache::of_user().ok().as_ref(), images::has_apt()))?;
     Ok(if findings.iter().any(|finding| finding.usable) { 0 } else { ANSWER_IS_NO })
 }
@@ -29,6 +30,12 @@ fn engines(findings: &[EngineFinding]) -> String {
     let auto = best.map_or("finds none".to_owned(), |finding| format!("takes {}", finding.kind));
     let _ = writeln!(text, "  auto  {auto}");
     text
+}
+
+fn paging((works, why, help): (bool, String, Option<String>)) -> String {
+    let answer = if works { "works" } else { "does not work" };
+    let help = help.map(|help| format!("        help: {help}\n")).unwrap_or_default();
+    format!("paging\n  limit {answer}: {why}\n{help}")
 }
 
 fn default_guest(cache: Option<&Cache>, has_apt: bool) -> String {

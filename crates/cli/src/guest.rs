@@ -175,6 +175,10 @@ pub fn spec(arguments: &RunArguments) -> VmSpec {
         mac: arguments.mac.clone(),
         vsock: arguments.vsock.clone(),
         no_reboot: arguments.no_reboot,
+        resident_limit: arguments.resident_limit.clone(),
+        page_memory: arguments.page_memory.clone(),
+        page_file: arguments.page_file.clone(),
+        page_file_size: arguments.page_file_size.clone(),
         console: arguments.console.clone(),
         ..VmSpec::default()
     }

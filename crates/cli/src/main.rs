@@ -71,6 +71,7 @@ fn perform(command: Command) -> Result<u8, Failure> {
         Command::Pause(arguments) => vm::pause(&arguments),
         Command::Resume(arguments) => vm::resume(&arguments),
         Command::Balloon(arguments) => vm::balloon(&arguments),
+        Command::Limit(arguments) => vm::limit(&arguments),
         Command::Console(arguments) => vm::console(&arguments),
         Command::Logs(arguments) => vm::logs(&arguments),
         Command::Wait(arguments) => vm::wait(&arguments),

@@ -113,7 +113,7 @@ impl Client {
     pub fn ask(&mut self, command: Command) -> Result<Outcome, ClientError> {
         let patience = match command {
             Command::Wait => None,
-            Command::Pause | Command::Resume => Some(LONG_PATIENCE),
+            Command::Pause | Command::Resume | Command::Limit { .. } => Some(LONG_PATIENCE),
             // A pause, the change, and going on.
             Command::Switch { .. } => Some(3 * LONG_PATIENCE),
             _ => Some(PATIENCE),
@@ -172,6 +172,29 @@ impl Client {
         Ok(MemoryFiles { view, memory, residency })
     }
 
+    /// The contents of pages that are with the pager of the guest's life number `life`, by index in the memory file, at
+    /// most [`api::STORED_PAGES_MAX`]; nothing is brought in.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn stored_pages(&mut self, life: u64, file_pages: &[u64]) -> Result<Vec<Vec<u8>>, ClientError> {
+        let asked = Command::StoredPages { life, file_pages: file_pages.to_vec() };
+        let Outcome::StoredPages { pages } = self.ask(asked)? else { return Err(ClientError::Strange) };
+        let page = |text: Option<String>| text.and_then(|text| from_hex(&text)).ok_or(ClientError::Strange);
+        pages.into_iter().map(page).collect()
+    }
+
+    /// Which pages of the memory file were written since they were asked for last, as first page and count.
+    ///
+    /// # Errors
+    /// [`ClientError`]; a host that allows no paging refuses.
+    pub fn written_pages(&mut self, stretches: &[(u64, u64)]) -> Result<Vec<(u64, u64)>, ClientError> {
+        match self.ask(Command::WrittenPages { stretches: stretches.to_vec() })? {
+            Outcome::WrittenPages { stretches } => Ok(stretches),
+            _ => Err(ClientError::Strange),
+        }
+    }
+
     /// The registers of every vCPU, with the number of the guest's life.
     ///
     /// # Errors
@@ -205,4 +228,11 @@ impl Client {
         stream.set_write_timeout(None).map_err(ClientError::Connection)?;
         Ok((read, stream))
     }
+}
+/// The bytes of hexadecimal digits.
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let byte = |[high, low]: &[u8; 2]| Some(digit(*high)? << 4 | digit(*low)?);
+    if rest.is_empty() { pairs.iter().map(byte).collect() } else { None }
 }

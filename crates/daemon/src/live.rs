@@ -2,18 +2,23 @@
 //!
 //! Nothing is mapped: a read through a mapping would allocate guest memory where the guest never wrote. Where a pager
 //! has taken pages, the residency map says so; a page is believed only if the map said before and after the read that the
-//! file has it.
+//! file has it. The contents of others are asked of the VM's process, which takes them from its store and brings nothing
+//! in: looking changes nothing.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use insight::{Extent, FileMemory, FileSlot, Memory, Unreadable};
 use serde::Serialize;
 use x86::{Gpa, PAGE_SIZE};
 
-use crate::client::MemoryFiles;
+use crate::client::{Client, MemoryFiles};
+use crate::record::Record;
 
+/// Pages that are read at once if the pager has none of them.
+const STRETCH_PAGES: u64 = 256;
 /// How often a page that comes and goes is read again.
 const TRIES: u32 = 4;
 
@@ -26,6 +31,8 @@ pub struct LiveCost {
     pub reads: u64,
     /// Pages that went away or came while they were read, and were read again.
     pub torn: u64,
+    /// Pages that the pager had, and gave.
+    pub stored: u64,
 }
 
 /// Guest memory as it is now and goes on to be.
@@ -37,11 +44,16 @@ pub struct LiveMemory {
     bytes: AtomicU64,
     reads: AtomicU64,
     torn: AtomicU64,
+    stored: AtomicU64,
+    life: u64,
+    /// Whom to ask for pages that the pager has, and the connection, once there is one.
+    record: Option<Record>,
+    client: Mutex<Option<Client>>,
 }
 
 impl LiveMemory {
-    /// Over what a VM's process gave.
-    pub fn new(files: MemoryFiles) -> LiveMemory {
+    /// Over what a VM's process gave. With its `record`, pages that the pager has can be read too.
+    pub fn new(files: MemoryFiles, record: Option<Record>) -> LiveMemory {
         let slot = |slot: &api::SlotView| FileSlot {
             gpa: Gpa(slot.gpa),
             len_bytes: slot.len_bytes,
@@ -56,13 +68,22 @@ impl LiveMemory {
             bytes: zero(),
             reads: zero(),
             torn: zero(),
+            stored: zero(),
+            life: files.view.life,
+            record,
+            client: Mutex::new(None),
         }
     }
 
     /// What reading has cost so far.
     pub fn cost(&self) -> LiveCost {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        LiveCost { bytes: get(&self.bytes), reads: get(&self.reads), torn: get(&self.torn) }
+        LiveCost {
+            bytes: get(&self.bytes),
+            reads: get(&self.reads),
+            torn: get(&self.torn),
+            stored: get(&self.stored),
+        }
     }
 
     fn count(&self, reads: u64, bytes: usize) {
@@ -70,27 +91,94 @@ impl LiveMemory {
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Reads what lies in one page, if the pager has not got it.
+    /// What the residency map says of pages from `file_page` on.
+    fn whereabouts(
+        residency: &File,
+        gpa: Gpa,
+        file_page: u64,
+        page_count: u64,
+    ) -> Result<Vec<u8>, Unreadable> {
+        let mut bytes = vec![0; page_count as usize];
+        let read = residency.read_exact_at(&mut bytes, file_page);
+        read.map_err(|source| Unreadable::Host(gpa, source.to_string()))?;
+        Ok(bytes)
+    }
+
+    /// Reads a stretch of a slot; false if the pager had a page of it.
+    fn read_stretch(&self, residency: &File, gpa: Gpa, bytes: &mut [u8]) -> Result<bool, Unreadable> {
+        let first = self.file_page(gpa).ok_or(Unreadable::NoMemory(gpa))?;
+        let count = (gpa.page_offset() + bytes.len() as u64).div_ceil(PAGE_SIZE);
+        let all_here = || -> Result<bool, Unreadable> {
+            Ok(LiveMemory::whereabouts(residency, gpa, first, count)?.iter().all(|byte| *byte == 0))
+        };
+        if !all_here()? {
+            return Ok(false);
+        }
+        self.memory.read(gpa, bytes)?;
+        self.count(3, bytes.len());
+        all_here()
+    }
+
+    /// Reads what lies in one page, wherever that is.
     fn read_page(&self, residency: &File, gpa: Gpa, bytes: &mut [u8]) -> Result<(), Unreadable> {
         let file_page = self.file_page(gpa).ok_or(Unreadable::NoMemory(gpa))?;
-        let away = || -> Result<bool, Unreadable> {
-            let mut byte = [0];
-            let read = residency.read_exact_at(&mut byte, file_page);
-            read.map_err(|source| Unreadable::Host(gpa, source.to_string()))?;
-            Ok(byte != [0])
-        };
+        let is_away = || Ok(LiveMemory::whereabouts(residency, gpa, file_page, 1)? != [0]);
         for _ in 0..TRIES {
-            if away()? {
-                return Err(Unreadable::PagedOut(gpa, "its contents are with the pager".to_owned()));
+            if is_away()? {
+                return self.read_stored(gpa, file_page, bytes);
             }
             self.memory.read(gpa, bytes)?;
             self.count(3, bytes.len());
-            if !away()? {
+            if !is_away()? {
                 return Ok(());
             }
             self.torn.fetch_add(1, Ordering::Relaxed);
         }
-        Err(Unreadable::PagedOut(gpa, "it comes and goes".to_owned()))
+        // The VM's process knows, however it comes and goes.
+        self.read_stored(gpa, file_page, bytes)
+    }
+
+    fn read_by_page(&self, residency: &File, gpa: Gpa, bytes: &mut [u8]) -> Result<(), Unreadable> {
+        let (mut at, mut rest) = (gpa, bytes);
+        while !rest.is_empty() {
+            let len = ((PAGE_SIZE - at.page_offset()) as usize).min(rest.len());
+            let (now, later) = rest.split_at_mut(len);
+            self.read_page(residency, at, now)?;
+            at = Gpa(at.0.checked_add(len as u64).ok_or(Unreadable::NoMemory(at))?);
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Asks the VM's process for a page.
+    fn read_stored(&self, gpa: Gpa, file_page: u64, bytes: &mut [u8]) -> Result<(), Unreadable> {
+        let paged_out = |why: String| Unreadable::PagedOut(gpa, why);
+        let Some(record) = &self.record else {
+            return Err(paged_out("its contents are with the pager".to_owned()));
+        };
+        let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ask = || {
+            let client = match &mut *client {
+                Some(client) => client,
+                none => none.insert(Client::connect(record)?),
+            };
+            client.stored_pages(self.life, &[file_page])
+        };
+        // A connection that was silent for long is closed by the other side.
+        let pages = ask().or_else(|_| {
+            *client = None;
+            let mut fresh = Client::connect(record)?;
+            let pages = fresh.stored_pages(self.life, &[file_page]);
+            *client = Some(fresh);
+            pages
+        });
+        let pages = pages.map_err(|error| paged_out(error.to_string()))?;
+        let at = gpa.page_offset() as usize;
+        let page = pages.first().and_then(|page| page.get(at..at + bytes.len()));
+        bytes.copy_from_slice(page.ok_or_else(|| paged_out("the VM's process gave no page".to_owned()))?);
+        self.stored.fetch_add(1, Ordering::Relaxed);
+        self.count(1, bytes.len());
+        Ok(())
     }
 
     fn file_page(&self, gpa: Gpa) -> Option<u64> {
@@ -107,10 +195,15 @@ impl Memory for LiveMemory {
         };
         let (mut at, mut rest) = (gpa, bytes);
         while !rest.is_empty() {
-            let len = ((PAGE_SIZE - at.0 % PAGE_SIZE) as usize).min(rest.len());
-            let (now, later) = rest.split_at_mut(len);
-            self.read_page(residency, at, now)?;
-            at = Gpa(at.0.checked_add(len as u64).ok_or(Unreadable::NoMemory(at))?);
+            let slot = self.slots.iter().find(|slot| at >= slot.gpa && at.0 - slot.gpa.0 < slot.len_bytes);
+            let slot = slot.ok_or(Unreadable::NoMemory(at))?;
+            let in_slot = slot.len_bytes - (at.0 - slot.gpa.0);
+            let stretch = (STRETCH_PAGES * PAGE_SIZE - at.page_offset()).min(in_slot);
+            let (now, later) = rest.split_at_mut(rest.len().min(stretch as usize));
+            if !self.read_stretch(residency, at, now)? {
+                self.read_by_page(residency, at, now)?;
+            }
+            at = Gpa(at.0.checked_add(now.len() as u64).ok_or(Unreadable::NoMemory(at))?);
             rest = later;
         }
         Ok(())
@@ -121,10 +214,19 @@ impl Memory for LiveMemory {
     }
 
     fn next_data(&self, gpa: Gpa) -> Option<Gpa> {
-        match self.residency {
-            // A hole may be a page that is elsewhere.
-            Some(_) => Some(gpa),
-            None => self.memory.next_data(gpa),
+        let in_file = self.memory.next_data(gpa);
+        let Some(residency) = &self.residency else { return in_file };
+        // A hole may be pages that are elsewhere. If the map cannot be read, nothing is passed over.
+        let slot = self.slots.iter().find(|slot| gpa >= slot.gpa && gpa.0 - slot.gpa.0 < slot.len_bytes)?;
+        let end = in_file.map_or(slot.gpa.0 + slot.len_bytes, |data| data.0);
+        let count = end.saturating_sub(gpa.0).div_ceil(PAGE_SIZE);
+        let Ok(bytes) = LiveMemory::whereabouts(residency, gpa, self.file_page(gpa)?, count) else {
+            return Some(gpa);
+        };
+        match bytes.iter().position(|byte| *byte != 0) {
+            Some(0) => Some(gpa),
+            Some(pages) => Some(Gpa(gpa.0 - gpa.page_offset() + pages as u64 * PAGE_SIZE)),
+            None => in_file,
         }
     }
 }
@@ -143,7 +245,7 @@ mod tests {
         residency.write_all_at(&[0, 0, 0, 1], 0).unwrap();
         let slots = vec![SlotView { gpa: 0x10_0000, len_bytes: 0x4000, file_offset: 0 }];
         let view = MemoryView { life: 0, slots, has_residency: true };
-        let live = LiveMemory::new(MemoryFiles { view, memory, residency: Some(residency) });
+        let live = LiveMemory::new(MemoryFiles { view, memory, residency: Some(residency) }, None);
         let read = |gpa, len| {
             let mut bytes = vec![0; len];
             live.read(Gpa(gpa), &mut bytes).map(|()| bytes)
@@ -152,6 +254,7 @@ mod tests {
         assert_eq!(read(0x10_2100, 2).unwrap(), [0, 0], "a hole is zeros");
         assert!(matches!(read(0x10_2ffe, 4), Err(Unreadable::PagedOut(Gpa(0x10_3000), _))));
         assert!(matches!(read(0x10_4000, 1), Err(Unreadable::NoMemory(_))));
+        assert_eq!(live.next_data(Gpa(0x10_2004)), Some(Gpa(0x10_3000)), "a page that is away is no hole");
         assert!(live.cost().bytes >= 6 && live.cost().torn == 0);
     }
 }

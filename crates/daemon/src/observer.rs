@@ -87,6 +87,7 @@ impl Observer {
         cost.bytes += self.spent.bytes;
         cost.reads += self.spent.reads;
         cost.torn += self.spent.torn;
+        cost.stored += self.spent.stored;
         Ok(Moment { books, vcpus, registers, kernel: guest.kernel.as_ref(), cost })
     }
 
@@ -102,6 +103,7 @@ impl Observer {
             self.spent.bytes += cost.bytes;
             self.spent.reads += cost.reads;
             self.spent.torn += cost.torn;
+            self.spent.stored += cost.stored;
         }
         let known = self.guest.take();
         let memory = match known {
@@ -116,7 +118,7 @@ impl Observer {
                     // It starts again just now; the next moment will be of the new life.
                     return self.meet_later(life, files);
                 }
-                Arc::new(LiveMemory::new(files))
+                Arc::new(LiveMemory::new(files, Some(self.record.clone())))
             }
         };
         let shared = Arc::<LiveMemory>::clone(&memory) as Arc<dyn insight::Memory>;
@@ -128,7 +130,7 @@ impl Observer {
 
     fn meet_later(&mut self, life: u64, files: crate::client::MemoryFiles) -> Result<(), ClientError> {
         let kernel = Err(NotRecognised { tried: vec!["the guest starts again just now".to_owned()] });
-        let memory = Arc::new(LiveMemory::new(files));
+        let memory = Arc::new(LiveMemory::new(files, Some(self.record.clone())));
         self.guest = Some(Guest { life, memory, kernel, tried: Instant::now() });
         Ok(())
     }

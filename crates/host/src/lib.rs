@@ -1,4 +1,5 @@
-//! Thin safe wrappers for the Linux calls we need: memfd mappings, executable memory, signals, the TSC.
+//! Thin safe wrappers for the Linux calls we need: memfd mappings, executable memory, signals, userfaultfd,
+//! the TSC.
 //!
 //! One of the unsafe rooms. Nothing here knows of guests.
 #![allow(unsafe_code, reason = "system calls and mappings have no safe form; every block says why it holds")]
@@ -10,6 +11,7 @@ pub mod fault;
 pub mod mapping;
 pub mod tap;
 pub mod tsc;
+pub mod userfault;
 pub mod vectored;
 
 pub use mapping::{Mapping, MemFd};

@@ -71,6 +71,20 @@ impl MemFd {
         }
     }
 
+    /// Start and end of every stretch that the host holds memory for, in order.
+    ///
+    /// # Errors
+    /// What `lseek` says.
+    pub fn data(&self) -> io::Result<Vec<(u64, u64)>> {
+        let (mut stretches, mut at) = (Vec::new(), 0);
+        while let Some(start) = self.seek(at, libc::SEEK_DATA)? {
+            let Some(end) = self.seek(start, libc::SEEK_HOLE)?.filter(|end| *end > start) else { break };
+            stretches.push((start, end));
+            at = end;
+        }
+        Ok(stretches)
+    }
+
     /// The file.
     pub fn file(&self) -> &File {
         &self.0
@@ -120,6 +134,23 @@ impl Mapping {
     /// Its size.
     pub fn len_bytes(&self) -> usize {
         self.len_bytes
+    }
+
+    /// Takes a range out of this process's page tables. Nothing is lost: it is the file's, and the next access maps it
+    /// again, which is how one learns that there was one.
+    ///
+    /// # Errors
+    /// What `madvise` says; the range must consist of whole pages inside the mapping.
+    pub fn unmap_until_used(&self, offset: u64, len_bytes: u64) -> io::Result<()> {
+        let end = offset.checked_add(len_bytes).filter(|&end| end <= self.len_bytes as u64);
+        if end.is_none() {
+            return Err(io::Error::from_raw_os_error(libc::EFAULT));
+        }
+        let at = (self.address as u64 + offset) as *mut libc::c_void;
+        // SAFETY: the range lies in our mapping. It is shared, so the bytes stay in the file, and whoever accesses them
+        // meanwhile waits for the kernel to map them again.
+        let result = unsafe { libc::madvise(at, len_bytes as usize, libc::MADV_DONTNEED) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 }
 

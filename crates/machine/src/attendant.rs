@@ -13,16 +13,29 @@ use crate::switch;
 
 /// Looks after `life` until it is over. `time_up` is when the VM's time is.
 pub(crate) fn attend(life: &Life, control: &MachineControl, make: &MakeVcpus, time_up: Option<Instant>) {
-    let mut is_paused = false;
+    let (mut is_paused, mut is_held) = (false, false);
     loop {
         end_if_due(life, control, time_up);
         if life.threads.has_panicked() {
             life.call_off();
         }
         if life.is_over() {
+            // Who waits for a page would not come to its end.
+            if let Some(pager) = control.paging().pager() {
+                pager.let_all_in();
+            }
             return;
         }
         let latest = time_up.into_iter().chain(control.stop_at()).min();
+        // A guest that waits for room for its pages stands still as a whole, its time too, until there is some.
+        if !is_paused && control.stalled().is_some() != is_held {
+            is_held = if is_held { resume(life) } else { hold(life) };
+            continue;
+        }
+        if is_held {
+            life.alarm.wait_for_call(latest);
+            continue;
+        }
         if control.is_pause_wanted() != is_paused {
             is_paused = if is_paused { resume(life) } else { pause(life, control) };
             control.set_phase(if is_paused { Phase::Paused } else { Phase::Running });
@@ -72,6 +85,15 @@ fn pause(life: &Life, control: &MachineControl) -> bool {
         life.gate.open();
         return false;
     }
+    life.time.freeze();
+    true
+}
+
+/// Has every thread of the guest that can come to rest do so, without waiting for those that wait for a page, and stops
+/// its time. Returns that it is held.
+fn hold(life: &Life) -> bool {
+    life.gate.shut();
+    life.bells.all().iter().for_each(Bell::ring_always);
     life.time.freeze();
     true
 }

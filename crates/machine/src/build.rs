@@ -9,10 +9,12 @@
 
 use std::fmt;
 use std::io::Write;
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
-use mem::MemoryError;
+use mem::{GuestMemory, MemoryError};
+use paging::StartError;
 use thiserror::Error;
 use vcpu::{EngineError, Vcpu};
 
@@ -25,6 +27,7 @@ use crate::control::{MachineControl, Phase, StopCause};
 use crate::engine::{self, EngineKind};
 use crate::life::{AssemblyError, End, Life, VcpuMaker};
 use crate::output::Output;
+use crate::paging::Paging;
 use crate::plan::{OnReset, VmPlan};
 use crate::recent::Recent;
 use crate::report::{Ending, Report};
@@ -55,6 +58,9 @@ pub enum BuildError {
     /// What a device stands on could not be opened.
     #[error("cannot give the VM its devices")]
     Attach(#[source] AttachError),
+    /// A limit on what the host may hold cannot be kept here.
+    #[error("cannot page guest memory")]
+    Paging(#[source] StartError),
 }
 
 /// Why a machine that ran could not go on. Never the guest's fault.
@@ -72,6 +78,9 @@ pub enum MachineError {
     /// The console's writer failed.
     #[error("cannot write to the console")]
     Console(#[source] std::io::Error),
+    /// Pages of the guest that were put away do not come back.
+    #[error("the guest was stopped, because pages of its memory do not come back: {0}")]
+    Paging(String),
 }
 
 /// One VM, ready to run.
@@ -91,6 +100,8 @@ struct Outside {
     output: Output,
     attachments: Vec<Box<dyn Attachment>>,
     maker: VcpuMaker,
+    paging: Paging,
+    control: MachineControl,
 }
 
 impl fmt::Debug for Machine {
@@ -116,9 +127,10 @@ pub(crate) fn build_on(plan: VmPlan, console: Console, maker: VcpuMaker) -> Resu
     let output = Output::new(start, &plan.markers);
     let handles = Handles::new().map_err(BuildError::Attach)?;
     let attachments = attach::open(&plan, &input, &output, &handles).map_err(BuildError::Attach)?;
-    let mut outside = Outside { input, output, attachments, maker };
+    let paging = Paging::new(&plan.paging);
+    let control = MachineControl::new(plan.engine.kind, paging.clone());
+    let mut outside = Outside { input, output, attachments, maker, paging, control: control.clone() };
     let first = outside.assemble(&plan)?;
-    let control = MachineControl::new(plan.engine.kind);
     control.set_devices(first.0.counters.clone(), handles);
     let recent = Recent::default();
     Ok(Machine { plan, start, control, recent, sink, outside, first })
@@ -128,11 +140,20 @@ impl Outside {
     /// The next life.
     fn assemble(&mut self, plan: &VmPlan) -> Result<(Life, Vec<Box<dyn Vcpu>>), BuildError> {
         let (input, output) = (self.input.clone(), self.output.clone());
-        let assembled = Life::assemble(plan, input, output, &mut self.attachments, &self.maker);
+        let begin_paging = |memory: &Arc<GuestMemory>| {
+            let control = self.control.clone();
+            self.paging.begin(&plan.name, memory, Arc::new(move || control.paging_changed()))
+        };
+        let (attachments, maker) = (&mut self.attachments, &self.maker);
+        let assembled = Life::assemble(plan, input, output, attachments, maker, begin_paging);
+        if assembled.is_err() {
+            self.paging.end();
+        }
         assembled.map_err(|error| match error {
             AssemblyError::Memory(source) => BuildError::Memory(source),
             AssemblyError::Image { path, source } => BuildError::Image { path, source },
             AssemblyError::Attach(source) => BuildError::Attach(source),
+            AssemblyError::Paging(source) => BuildError::Paging(source),
             AssemblyError::Engine(source) => BuildError::Engine { kind: self.maker.kind, source },
         })
     }
@@ -154,7 +175,7 @@ impl Machine {
     /// # Errors
     /// [`MachineError`] when Mother failed; whatever the guest does is an [`Ending`].
     pub fn run(self) -> Result<Report, MachineError> {
-        let Machine { plan, start, control, recent, sink, mut outside, first } = self;
+        let Machine { plan, start, control, recent, sink, outside, first } = self;
         let mut sink = Shown { recent: recent.clone(), sink };
         let (input, output) = (outside.input.clone(), outside.output.clone());
         let writer_output = output.clone();
@@ -164,8 +185,11 @@ impl Machine {
             writer_control.call_attention();
         });
         writer.map_err(MachineError::Thread)?;
-        let mut accounts = Accounts::new(start);
-        let ending = run_lives(&plan, &control, &mut outside, first, &mut accounts);
+        let lived = live(plan.clone(), control.clone(), outside, first, Accounts::new(start));
+        let (ending, accounts) = match lived {
+            Ok((ending, accounts)) => (ending, Some(accounts)),
+            Err(error) => (Err(error), None),
+        };
         control.set_phase(Phase::Ended);
         input.close();
         // Whoever stopped the VM or set it a limit is not made to wait for a console that nobody reads.
@@ -175,6 +199,7 @@ impl Machine {
         recent.close();
         let ending = ending?;
         drained.map_err(MachineError::Console)?;
+        let accounts = accounts.expect("who has an ending has accounts");
         Ok(accounts.report(&plan, ending, &output, control.device_counters()))
     }
 }
@@ -194,6 +219,36 @@ impl Write for Shown {
 
     fn flush(&mut self) -> std::io::Result<()> {
         self.sink.flush()
+    }
+}
+
+/// What the thread that lives the lives leaves.
+type Lived = (Result<Ending, MachineError>, Accounts);
+
+/// Lives until the VM ends, on a thread of its own: when pages of the guest do not come back, whoever waits for one
+/// waits for ever, and is left behind.
+fn live(
+    plan: VmPlan,
+    control: MachineControl,
+    mut outside: Outside,
+    first: (Life, Vec<Box<dyn Vcpu>>),
+    mut accounts: Accounts,
+) -> Result<Lived, MachineError> {
+    let (sender, receiver) = mpsc::channel();
+    let broken = sender.clone();
+    control.when_broken(Box::new(move |why| drop(broken.send(Err(why)))));
+    let thread = std::thread::Builder::new().name("attendant".to_owned()).spawn(move || {
+        let lives = || run_lives(&plan, &control, &mut outside, first, &mut accounts);
+        let ending = catch_unwind(AssertUnwindSafe(lives));
+        outside.paging.end();
+        // Nobody listens any more if the VM broke.
+        let _ = sender.send(Ok((ending, accounts)));
+    });
+    thread.map_err(MachineError::Thread)?;
+    match receiver.recv().expect("the thread says something before it ends") {
+        Ok((Ok(ending), accounts)) => Ok((ending, accounts)),
+        Ok((Err(panic), _)) => resume_unwind(panic),
+        Err(why) => Err(MachineError::Paging(why)),
     }
 }
 
@@ -222,6 +277,7 @@ fn run_lives(
         control.count_reboot();
         // The old life goes first: two at once would be twice the guest's memory.
         drop(life);
+        outside.paging.end();
         // It goes on where the last one was.
         outside.maker.kind = control.engine();
         (life, vcpus) = outside.assemble(plan).map_err(MachineError::Reboot)?;
@@ -271,7 +327,7 @@ fn run_life(
     accounts.add(results.into_iter().collect::<Result<_, _>>()?);
     life.threads.stop_all();
     if let Some(panic) = life.threads.take_panic() {
-        std::panic::resume_unwind(panic);
+        resume_unwind(panic);
     }
     // Without a reason only a thread that failed ends a life, and that has been returned above.
     Ok(life.take_end().unwrap_or(End::Ending(Ending::Stopped(StopCause::Left))))
@@ -283,6 +339,6 @@ fn join(thread: Spawned<'_>) -> Result<VcpuAccount, MachineError> {
     match thread.map_err(MachineError::Thread)?.join() {
         Ok(result) => result.map_err(MachineError::Engine),
         // A panic is our own mistake: it goes on in the thread that called.
-        Err(panic) => std::panic::resume_unwind(panic),
+        Err(panic) => resume_unwind(panic),
     }
 }

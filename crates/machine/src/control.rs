@@ -17,6 +17,7 @@ use crate::attach::Handles;
 use crate::device_status::{self, DeviceCounters};
 use crate::engine::{self, EngineKind, NoEngine};
 use crate::observe::Observed;
+use crate::paging::Paging;
 use crate::switch::SwitchError;
 
 /// How long a guest that is to stop is given before its power button is pressed again.
@@ -64,6 +65,9 @@ pub enum PauseError {
 #[derive(Clone)]
 pub struct MachineControl(Arc<Requests>);
 
+/// Hears why pages of the guest do not come back.
+pub(crate) type WhenBroken = Box<dyn Fn(String) + Send>;
+
 struct Requests {
     stop: AtomicBool,
     power_button: AtomicBool,
@@ -74,6 +78,9 @@ struct Requests {
     phase_changed: Condvar,
     /// Who is to hear of requests: the attendant of the present life.
     attention: Mutex<Option<Arc<dyn Kick>>>,
+    paging: Paging,
+    /// Who is to hear that pages do not come back.
+    when_broken: Mutex<Option<WhenBroken>>,
 }
 
 struct Notes {
@@ -99,7 +106,7 @@ struct Notes {
 }
 
 impl MachineControl {
-    pub(crate) fn new(engine: EngineKind) -> MachineControl {
+    pub(crate) fn new(engine: EngineKind, paging: Paging) -> MachineControl {
         let notes = Notes {
             phase: Phase::Built,
             has_run: false,
@@ -121,6 +128,8 @@ impl MachineControl {
             notes: Mutex::new(notes),
             phase_changed: Condvar::new(),
             attention: Mutex::new(None),
+            paging,
+            when_broken: Mutex::new(None),
         }))
     }
 }
@@ -142,6 +151,10 @@ impl MachineControl {
     pub fn stop_because(&self, cause: StopCause) {
         self.notes().cause.get_or_insert(cause);
         self.0.stop.store(true, Ordering::Release);
+        // Who waits for room would not hear of it.
+        if let Some(pager) = self.0.paging.pager() {
+            pager.let_all_in();
+        }
         self.call_attention();
     }
 
@@ -346,6 +359,32 @@ impl MachineControl {
 
     fn notes(&self) -> MutexGuard<'_, Notes> {
         self.0.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its paging.
+    pub(crate) fn paging(&self) -> &Paging {
+        &self.0.paging
+    }
+
+    /// Why the guest waits for room for its pages, if it does.
+    pub fn stalled(&self) -> Option<String> {
+        self.0.paging.stalled()
+    }
+
+    /// Calls `act`, with the reason, when pages of the guest do not come back.
+    pub(crate) fn when_broken(&self, act: WhenBroken) {
+        *self.0.when_broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(act);
+        self.paging_changed();
+    }
+
+    /// The pager said something.
+    pub(crate) fn paging_changed(&self) {
+        if let Some(why) = self.0.paging.broken()
+            && let Some(act) = &*self.0.when_broken.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            act(why);
+        }
+        self.call_attention();
     }
 
     /// Has the attendant look.

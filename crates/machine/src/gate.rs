@@ -62,6 +62,11 @@ impl Gate {
         }
     }
 
+    /// Closes it and waits for nobody: who comes out stays outside.
+    pub(crate) fn shut(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
     /// Opens it.
     pub(crate) fn open(&self) {
         self.closed.store(false, Ordering::Release);

@@ -36,6 +36,7 @@ mod mailbox;
 mod msr;
 mod observe;
 mod output;
+mod paging;
 mod passt;
 mod plan;
 mod recent;
@@ -57,9 +58,10 @@ pub use control::{MachineControl, PauseError, Phase, StopCause};
 pub use crash::{Crash, CrashCause};
 pub use devices::virtio::balloon::BalloonReading;
 pub use engine::{EngineChoice, EngineFinding, EngineKind, findings};
+pub use paging::paging_finding;
 pub use plan::{
-    BasePlan, Complaint, ConsoleKind, DiskPlan, Forward, ImagePlan, NetBackend, NetPlan, OnReset, SpecErrors,
-    Transport, UserNetwork, VmPlan, plan,
+    BasePlan, Complaint, ConsoleKind, DiskPlan, Forward, ImagePlan, NetBackend, NetPlan, OnReset, PagingPlan,
+    SpecErrors, Transport, UserNetwork, VmPlan, plan,
 };
 pub use report::{Ending, ExitCounts, Marker, MemoryReport, Report, Sample, Unmapped, VmmMemory};
 pub use server::ControlServer;

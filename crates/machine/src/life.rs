@@ -16,6 +16,7 @@ use devices::acpi::AcpiPlan;
 use devices::virtio::{Links, VirtioFunction};
 use devices::{Board, BoardEvent, BoardPlan, IrqSink, Nanos};
 use mem::GuestMemory;
+use paging::StartError;
 use vcpu::{Engine, EngineError, Vcpu, VcpuState};
 use x86::cpu_model::{self, Topology};
 use x86::{CpuidTable, Gpa, Segment, Vector};
@@ -74,6 +75,7 @@ pub(crate) enum AssemblyError {
     Image { path: String, source: ImageError },
     Engine(EngineError),
     Attach(AttachError),
+    Paging(StartError),
 }
 
 /// Board and MSRs: what vCPUs and the attendant visit one at a time.
@@ -161,10 +163,13 @@ impl Life {
         output: Output,
         attachments: &mut [Box<dyn Attachment>],
         maker: &VcpuMaker,
+        begin_paging: impl FnOnce(&Arc<GuestMemory>) -> Result<(), StartError>,
     ) -> Result<(Life, Vec<Box<dyn Vcpu>>), AssemblyError> {
         let slots = boot::slots(plan.memory_bytes);
         let map = boot::guest_map(&slots);
         let memory = Arc::new(GuestMemory::new(slots).map_err(AssemblyError::Memory)?);
+        // Before the images are loaded: a limit holds from the first byte on.
+        begin_paging(&memory).map_err(AssemblyError::Paging)?;
         let rsdp = place_acpi(plan.vcpu_count, &memory);
         let mut state = load_images(plan, &memory, &map, rsdp)?;
         let time = GuestTime::start();

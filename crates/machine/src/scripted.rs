@@ -11,7 +11,7 @@ use crate::build::{Machine, build_on};
 use crate::console::Console;
 use crate::engine::{EngineChoice, EngineKind};
 use crate::life::{MakeVcpus, VcpuMaker};
-use crate::plan::{ConsoleKind, ImagePlan, OnReset, VmPlan};
+use crate::plan::{ConsoleKind, ImagePlan, OnReset, PagingPlan, VmPlan};
 
 /// One exit and the reply it must get.
 pub(crate) type Step = (Exit, Reply);
@@ -125,6 +125,7 @@ pub(crate) fn plan(kernel: &host::MemFd) -> VmPlan {
         console: ConsoleKind::Serial,
         markers: Vec::new(),
         disks: Vec::new(),
+        paging: PagingPlan { limit_bytes: None, store_memory_bytes: 64 << 20, file: None },
     }
 }
 

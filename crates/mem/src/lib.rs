@@ -10,12 +10,16 @@
     reason = "guest memory is shared with running vCPUs; only raw volatile access is sound"
 )]
 
+mod keeper;
 mod memory;
 mod notes;
+mod paged;
 mod transfer;
 
+pub use keeper::{PageBytes, PageKeeper};
 pub use memory::{GuestMemory, Hva, MemoryError, Memslot, Slots};
 pub use notes::{CodeWatch, PageNotes, Writers};
+pub use paged::{PageMap, PagedMemory};
 pub use transfer::{Buffer, TransferError};
 
 /// The shape in which rust-vmm's loaders and virtqueues see guest memory.

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use host::mapping::{Mapping, MemFd, Protection};
 use thiserror::Error;
@@ -12,6 +12,7 @@ use vm_memory::{GuestAddress, GuestRegionMmap};
 use x86::{Gpa, PAGE_SIZE};
 
 use crate::VmMemory;
+use crate::keeper::PageKeeper;
 use crate::notes::{PageNotes, SlotNotes};
 
 /// Host virtual address of a byte of guest memory: a number for generated code and for KVM, not a pointer to use.
@@ -104,7 +105,6 @@ pub enum MemoryError {
 }
 
 /// The guest memory of one VM. Cheap to share behind an `Arc`.
-#[derive(Debug)]
 pub struct GuestMemory {
     fd: MemFd,
     mapping: Mapping,
@@ -113,6 +113,14 @@ pub struct GuestMemory {
     vm_memory: VmMemory,
     /// What [`GuestMemory::discard`] gave back so far of what the host held.
     given_back_bytes: AtomicU64,
+    /// Who puts pages away, if somebody does.
+    keeper: Mutex<Option<Weak<dyn PageKeeper>>>,
+}
+
+impl std::fmt::Debug for GuestMemory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GuestMemory").field("slots", &self.slots).finish_non_exhaustive()
+    }
 }
 
 impl GuestMemory {
@@ -148,7 +156,8 @@ impl GuestMemory {
             regions.push(region);
         }
         let vm_memory = VmMemory::from_regions(regions).map_err(|_| MemoryError::Describe { gpa: Gpa(0) })?;
-        Ok(GuestMemory { fd, mapping, slots, notes, vm_memory, given_back_bytes: AtomicU64::new(0) })
+        let (given_back_bytes, keeper) = (AtomicU64::new(0), Mutex::new(None));
+        Ok(GuestMemory { fd, mapping, slots, notes, vm_memory, given_back_bytes, keeper })
     }
 
     /// One slot from address 0: what tests and tiny guests need.
@@ -176,6 +185,18 @@ impl GuestMemory {
         self.fd.file()
     }
 
+    pub(crate) fn memfd(&self) -> &MemFd {
+        &self.fd
+    }
+
+    pub(crate) fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+
+    pub(crate) fn set_keeper(&self, keeper: Weak<dyn PageKeeper>) {
+        *self.keeper.lock().unwrap_or_else(PoisonError::into_inner) = Some(keeper);
+    }
+
     /// The view for rust-vmm's loaders and virtqueues.
     pub fn vm_memory(&self) -> &VmMemory {
         &self.vm_memory
@@ -198,9 +219,17 @@ impl GuestMemory {
         let slot = slot.ok_or(MemoryError::NotMemory { gpa, len_bytes })?;
         let offset = slot.file_offset + (start - slot.gpa.0);
         let refused = |source| MemoryError::Discard { gpa: Gpa(start), source };
-        let held_bytes = self.fd.held_bytes(offset, end - start).map_err(refused)?;
-        self.fd.punch_hole(offset, end - start).map_err(refused)?;
-        self.given_back_bytes.fetch_add(held_bytes, Ordering::Relaxed);
+        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut punch = || {
+            let held_bytes = self.fd.held_bytes(offset, end - start)?;
+            self.fd.punch_hole(offset, end - start)?;
+            Ok(held_bytes)
+        };
+        let given_back = match keeper.and_then(|keeper| keeper.upgrade()) {
+            Some(keeper) => keeper.forget(offset / PAGE_SIZE, (end - start) / PAGE_SIZE, &mut punch),
+            None => punch(),
+        };
+        self.given_back_bytes.fetch_add(given_back.map_err(refused)?, Ordering::Relaxed);
         for gfn in start / PAGE_SIZE..end / PAGE_SIZE {
             self.notes.wrote(x86::Gfn(gfn));
         }

@@ -19,8 +19,8 @@ pub use dmesg::{DmesgArguments, dmesg};
 pub use inspect::{InspectArguments, inspect};
 pub use logs::{LogsArguments, logs};
 pub use orders::{
-    NamesArguments, RemoveArguments, StopArguments, SwitchArguments, kill, pause, remove, resume, stop,
-    switch,
+    LimitArguments, NamesArguments, RemoveArguments, StopArguments, SwitchArguments, kill, limit, pause,
+    remove, resume, stop, switch,
 };
 pub use ps::{PsArguments, ps};
 pub use truth::{TruthArguments, truth};

@@ -59,6 +59,27 @@ pub struct SwitchArguments {
     engine: String,
 }
 
+/// `mother limit`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+The guest keeps the memory it believes to have and is not told. What the host may not
+hold is compressed, or put into the page file. When this returns, the limit is kept.
+
+Examples:
+  mother limit web --resident 10%
+  mother limit web db --resident 200M
+  mother limit web --resident none")]
+pub struct LimitArguments {
+    #[command(flatten)]
+    who: NamesArguments,
+    /// How much of its memory the host may hold: a size such as 100M, a share such as 10%, or none for no limit
+    #[arg(long, value_name = "SIZE|SHARE", required_unless_present = "page_memory")]
+    resident: Option<String>,
+    /// Memory that compressed pages may take
+    #[arg(long, value_name = "SIZE")]
+    page_memory: Option<String>,
+}
+
 /// `mother rm`.
 #[derive(Clone, Debug, Args)]
 pub struct RemoveArguments {
@@ -131,6 +152,13 @@ pub fn resume(arguments: &NamesArguments) -> Result<u8, Failure> {
 pub fn switch(arguments: &SwitchArguments) -> Result<u8, Failure> {
     let command = Command::Switch { engine: arguments.engine.clone() };
     each(&arguments.who, |inventory, vm| order(inventory, vm, "switch", command.clone()))
+}
+
+/// Sets limits.
+pub fn limit(arguments: &LimitArguments) -> Result<u8, Failure> {
+    let LimitArguments { who, resident, page_memory } = arguments;
+    let command = Command::Limit { resident: resident.clone(), page_memory: page_memory.clone() };
+    each(who, |inventory, vm| order(inventory, vm, "limit", command.clone()))
 }
 
 /// Removes what VMs left.

@@ -22,13 +22,27 @@ fn split(text: &str) -> Option<(u64, &str)> {
 }
 
 /// Bytes as the largest unit that divides them.
-fn shown(bytes: u64) -> String {
+pub(super) fn shown(bytes: u64) -> String {
     let units = [(40, "T"), (30, "G"), (20, "M"), (10, "K")];
     let fits = |&&(shift, _): &&(u32, &str)| bytes >= 1 << shift && bytes.is_multiple_of(1 << shift);
     match units.iter().find(fits) {
         Some((shift, unit)) => format!("{}{unit}", bytes >> shift),
         None => format!("{bytes} bytes"),
     }
+}
+
+/// Bytes; `None` if it is no number of them, or more than 64 bits hold.
+pub(super) fn size(text: &str) -> Option<u64> {
+    let (number, unit) = split(text)?;
+    let shift = match unit.to_ascii_uppercase().as_str() {
+        "" => 0,
+        "K" | "KB" | "KIB" => 10,
+        "M" | "MB" | "MIB" => 20,
+        "G" | "GB" | "GIB" => 30,
+        "T" | "TB" | "TIB" => 40,
+        _ => return None,
+    };
+    number.checked_mul(1 << shift)
 }
 
 /// Guest memory in bytes.
@@ -40,16 +54,11 @@ pub(super) fn memory(text: &str) -> Result<u64, Trouble> {
             format!("write a number with K, M or G behind it, such as 512M; {limits}"),
         )
     };
-    let Some((number, unit)) = split(text) else { return not_a_size() };
-    let shift = match unit.to_ascii_uppercase().as_str() {
-        "" => 0,
-        "K" | "KB" | "KIB" => 10,
-        "M" | "MB" | "MIB" => 20,
-        "G" | "GB" | "GIB" => 30,
-        "T" | "TB" | "TIB" => 40,
-        _ => return not_a_size(),
-    };
-    let bytes = number.saturating_mul(1 << shift);
+    let is_number = split(text).is_some_and(|(_, unit)| size(&format!("0{unit}")).is_some());
+    if !is_number {
+        return not_a_size();
+    }
+    let bytes = size(text).unwrap_or(u64::MAX);
     if bytes == 0 {
         return trouble("a guest cannot run without memory", limits);
     }

@@ -8,6 +8,7 @@ mod amounts;
 mod disks;
 mod images;
 mod network;
+mod paging;
 mod vsock;
 
 use std::fmt;
@@ -20,6 +21,9 @@ use crate::boot::Protocol;
 use crate::engine::{EngineChoice, EngineFinding, choose, findings_for};
 
 pub use disks::{BasePlan, DiskPlan};
+pub use paging::PagingPlan;
+pub(crate) use paging::{resident_limit, room};
+
 pub use network::{Forward, NetBackend, NetPlan, Transport, UserNetwork};
 
 /// Kernel command line where the image does not tell its own limit: `COMMAND_LINE_SIZE` of x86 Linux.
@@ -91,6 +95,8 @@ pub struct VmPlan {
     pub network: Option<NetPlan>,
     /// Where the socket device's socket is, if there is one.
     pub vsock: Option<PathBuf>,
+    /// How its memory is paged.
+    pub paging: PagingPlan,
 }
 
 /// One thing that is wrong with a spec.
@@ -150,9 +156,9 @@ impl Complaints {
 
 /// What is wrong with one value and what to do.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Trouble {
-    what: String,
-    help: String,
+pub(crate) struct Trouble {
+    pub(crate) what: String,
+    pub(crate) help: String,
 }
 
 fn trouble<T>(what: impl Into<String>, help: impl Into<String>) -> Result<T, Trouble> {
@@ -184,6 +190,7 @@ fn plan_on(spec: &VmSpec, engines: &[EngineFinding]) -> Result<VmPlan, SpecError
     let disks = disks::disks(&spec.disks, &mut complaints);
     let network = network::network(spec, &asked_name, &mut complaints);
     let vsock = complaints.take("vsock", vsock::vsock(spec.vsock.as_deref()));
+    let paging = memory.and_then(|bytes| paging::paging(spec, bytes, &mut complaints));
     let console = complaints.take("console", check_console(spec.console.as_deref().unwrap_or("serial")));
     let kernel = complaints.take("kernel", images::kernel(spec.kernel.as_deref()));
     let modules = images::modules(spec, kernel.as_ref(), &mut complaints);
@@ -211,6 +218,7 @@ fn plan_on(spec: &VmSpec, engines: &[EngineFinding]) -> Result<VmPlan, SpecError
             disks: disks?,
             network: network?,
             vsock: vsock?,
+            paging: paging?,
         })
     })();
     match checked {

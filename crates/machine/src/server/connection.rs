@@ -9,7 +9,7 @@ use api::{Command, Outcome, RefusalCode, Request};
 
 use crate::control::{PauseError, StopCause};
 use crate::server::lines::{Line, Lines, refusal, reply};
-use crate::server::{Shared, console, observe};
+use crate::server::{Shared, console, observe, paging};
 use crate::switch::SwitchError;
 
 /// How long a guest's threads may take to come to rest.
@@ -77,6 +77,9 @@ fn perform(shared: &Shared, command: Command) -> Outcome {
         }
         Command::Registers => observe::registers(shared),
         Command::Books => observe::books(shared),
+        Command::Limit { resident, page_memory } => paging::limit(shared, resident, page_memory),
+        Command::StoredPages { life, file_pages } => paging::stored_pages(shared, life, &file_pages),
+        Command::WrittenPages { stretches } => paging::written_pages(shared, &stretches),
         Command::Console { .. } | Command::Wait | Command::View => {
             unreachable!("these need the connection itself")
         }

@@ -10,6 +10,7 @@ mod connection;
 mod console;
 mod lines;
 mod observe;
+mod paging;
 
 use std::fmt;
 use std::io;
@@ -79,6 +80,7 @@ impl Shared {
         let state = match self.control.phase() {
             Phase::Built => VmState::Starting,
             Phase::Paused => VmState::Paused,
+            Phase::Running if self.control.stalled().is_some() => VmState::Waiting,
             Phase::Running if self.control.is_stopping() => VmState::Stopping,
             Phase::Running => VmState::Running,
             Phase::Ended => VmState::Ended,

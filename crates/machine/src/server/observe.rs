@@ -10,12 +10,14 @@ use api::{
     BalloonBook, ClockBook, Counter, HostBooks, MemoryBook, MemoryView, Outcome, RefusalCode, SlotView,
 };
 use devices::virtio::balloon::BalloonReading;
+use paging::Books;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use crate::control::Phase;
 use crate::observe::Observed;
 use crate::server::Shared;
 use crate::server::lines::{line, refusal, reply, send_rest};
+use crate::server::paging::{in_bytes, in_bytes_a_second, paging_book, places};
 
 /// How long vCPUs may take to show their registers: guest code that is being translated comes out within
 /// milliseconds, but the host may have much else to do.
@@ -42,8 +44,18 @@ pub(super) fn view(shared: &Shared, stream: &UnixStream) -> bool {
         file_offset: slot.file_offset,
     };
     let slots = observed.memory.slots().as_slice().iter().map(slot).collect();
-    let view = MemoryView { life: observed.life, slots, has_residency: false };
-    send_with(stream, Outcome::View { view }, &[file.as_fd()]).is_ok()
+    let residency = shared.control.paging().pager().map(|pager| pager.residency_map());
+    let residency = residency.map(|map| map.and_then(|map| read_only(&map)));
+    let residency = match residency.transpose() {
+        Ok(residency) => residency,
+        Err(error) => {
+            let why = format!("cannot open the residency map for reading: {error}");
+            return reply(stream, refusal(RefusalCode::WrongState, why));
+        }
+    };
+    let view = MemoryView { life: observed.life, slots, has_residency: residency.is_some() };
+    let files: Vec<BorrowedFd<'_>> = [&file].into_iter().chain(&residency).map(File::as_fd).collect();
+    send_with(stream, Outcome::View { view }, &files).is_ok()
 }
 
 /// The file behind a descriptor, opened again, so that who gets it cannot write.
@@ -75,6 +87,7 @@ pub(super) fn registers(shared: &Shared) -> Outcome {
 pub(super) fn books(shared: &Shared) -> Outcome {
     let control = &shared.control;
     let Some(observed) = control.observed() else { return nothing_to_show() };
+    let paging = control.paging().pager().map(|pager| pager.books());
     let books = HostBooks {
         life: observed.life,
         reboots: control.reboots(),
@@ -83,13 +96,13 @@ pub(super) fn books(shared: &Shared) -> Outcome {
         uptime_seconds: shared.start.elapsed().as_secs_f64(),
         cpu_seconds: host::cpu::process_cpu_time().as_secs_f64(),
         clock: clock(&observed),
-        memory: memory(&observed),
+        memory: memory(&observed, paging.as_ref()),
         vcpus: observed.vcpu_books(),
         devices: control.devices(shared.recent.printed_bytes()),
         balloon: control.balloon().map(balloon).unwrap_or_default(),
         claims: control.claims(),
-        working_set: None,
-        dirty_rate: None,
+        working_set: paging.as_ref().and_then(|paging| paging.working_set.as_ref()).map(in_bytes),
+        dirty_rate: paging.as_ref().and_then(|paging| paging.dirty.as_ref()).map(in_bytes_a_second),
     };
     Outcome::Books { books: Box::new(books) }
 }
@@ -104,16 +117,20 @@ fn clock(observed: &Observed) -> ClockBook {
     }
 }
 
-fn memory(observed: &Observed) -> MemoryBook {
+fn memory(observed: &Observed, paging: Option<&Books>) -> MemoryBook {
     let memory = &observed.memory;
     let resident_bytes = memory.resident_bytes().unwrap_or(0);
     let given_back_bytes = memory.given_back_bytes();
+    let paged_out = paging.map(places).unwrap_or_default();
     MemoryBook {
         configured_bytes: memory.slots().len_bytes(),
-        given_bytes: resident_bytes + given_back_bytes,
+        given_bytes: resident_bytes
+            + given_back_bytes
+            + paged_out.iter().map(|place| place.value).sum::<u64>(),
         resident_bytes,
         given_back_bytes,
-        paged_out: Vec::new(),
+        paged_out,
+        paging: paging.map(paging_book),
     }
 }
 

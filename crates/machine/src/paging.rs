@@ -1,0 +1,155 @@
+//! Paging of a VM over all its lives: what was asked for, and the pager of the present life.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use mem::GuestMemory;
+use paging::{Event, Pager, Settings, StartError};
+
+use crate::plan::PagingPlan;
+
+/// Hears that something changed about which a VM must do something.
+pub(crate) type OnChange = dyn Fn() + Send + Sync;
+
+/// See the module. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Paging(Arc<Mutex<State>>);
+
+struct State {
+    settings: Settings,
+    pager: Option<Arc<Pager>>,
+    /// Why there is none.
+    why_not: Option<String>,
+    /// Why the guest waits for room, if it does.
+    stalled: Option<String>,
+    /// Why pages do not come back, if they do not.
+    broken: Option<String>,
+}
+
+impl Paging {
+    pub(crate) fn new(plan: &PagingPlan) -> Paging {
+        let PagingPlan { limit_bytes, store_memory_bytes, file } = plan.clone();
+        let settings = Settings { limit_bytes, store_memory_bytes, file };
+        let state = State { settings, pager: None, why_not: None, stalled: None, broken: None };
+        Paging(Arc::new(Mutex::new(state)))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A life with this memory begins. Without a limit a host that allows no paging is good enough: there is no pager
+    /// then.
+    pub(crate) fn begin(
+        &self,
+        name: &str,
+        memory: &Arc<GuestMemory>,
+        on_change: Arc<OnChange>,
+    ) -> Result<(), StartError> {
+        let settings = self.state().settings.clone();
+        let (paging, name) = (self.clone(), name.to_owned());
+        let listener = Box::new(move |event| {
+            paging.note(&name, event);
+            on_change();
+        });
+        match Pager::start(Arc::clone(memory), &settings, listener) {
+            Ok(pager) => self.state().pager = Some(Arc::new(pager)),
+            Err(error @ StartError::Faults(_)) if settings.limit_bytes.is_none() => {
+                self.state().why_not = Some(with_causes(&error));
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// The life is over.
+    pub(crate) fn end(&self) {
+        let pager = {
+            let mut state = self.state();
+            state.stalled = None;
+            state.pager.take()
+        };
+        // Its threads are joined outside of the lock, which their last words may need.
+        drop(pager);
+    }
+
+    fn note(&self, name: &str, event: Event) {
+        let mut state = self.state();
+        match event {
+            Event::Stalled(why) => {
+                tracing::warn!("{name}: the guest waits, there is no room for its pages: {why}");
+                state.stalled = Some(why);
+            }
+            Event::Flowing => {
+                tracing::warn!("{name}: the guest goes on");
+                state.stalled = None;
+            }
+            Event::Broken(why) => {
+                state.broken.get_or_insert(why);
+            }
+        }
+    }
+
+    /// The pager of the present life.
+    pub(crate) fn pager(&self) -> Option<Arc<Pager>> {
+        self.state().pager.clone()
+    }
+
+    /// Why the guest waits for room, if it does.
+    pub(crate) fn stalled(&self) -> Option<String> {
+        self.state().stalled.clone()
+    }
+
+    /// Why pages do not come back any more, if so.
+    pub(crate) fn broken(&self) -> Option<String> {
+        self.state().broken.clone()
+    }
+
+    /// Other limits from now on, also in lives to come.
+    pub(crate) fn set(
+        &self,
+        limit_bytes: Option<Option<u64>>,
+        store_memory_bytes: Option<u64>,
+    ) -> Result<Option<Arc<Pager>>, String> {
+        let mut state = self.state();
+        if let Some(why_not) = &state.why_not {
+            return Err(why_not.clone());
+        }
+        if let Some(limit_bytes) = limit_bytes {
+            state.settings.limit_bytes = limit_bytes;
+        }
+        if let Some(bytes) = store_memory_bytes {
+            state.settings.store_memory_bytes = bytes;
+        }
+        let (pager, limit) = (state.pager.clone(), state.settings.limit_bytes);
+        drop(state);
+        if let Some(pager) = &pager {
+            if let Some(bytes) = store_memory_bytes {
+                pager.set_store_memory(bytes).map_err(|error| error.to_string())?;
+            }
+            pager.set_limit(limit).map_err(|error| error.to_string())?;
+        }
+        Ok(pager)
+    }
+}
+
+/// An error with what is behind it.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// Whether memory of guests can be paged here, as a sentence, and what to do if not.
+pub fn paging_finding() -> (bool, String, Option<String>) {
+    match host::userfault::UserFault::open() {
+        Ok(_) => (true, "faults of guest memory can be handled, devices' included".to_owned(), None),
+        Err(error @ host::userfault::OpenError::NotPermitted) => (
+            false,
+            error.to_string(),
+            Some(
+                "run as root, give the user access to /dev/userfaultfd, or set vm.unprivileged_userfaultfd to 1"
+                    .to_owned(),
+            ),
+        ),
+        Err(error) => (false, with_causes(&error), None),
+    }
+}

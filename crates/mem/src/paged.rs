@@ -1,0 +1,205 @@
+//! Guest memory by page of the memory file, for who puts pages away and brings them back.
+//!
+//! Positions here are page indexes in the memory file (`page`), not guest frames: what is put away is the file's page,
+//! wherever the guest sees it. Reads go through the file, so that they neither fault nor bring a page in.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Weak};
+
+use host::mapping::{Mapping, MemFd, Protection};
+use host::userfault::{Fault, OpenError, UserFault};
+use x86::PAGE_SIZE;
+
+use crate::GuestMemory;
+use crate::keeper::{PageBytes, PageKeeper};
+
+/// Guest memory whose faults are handled in this process.
+#[derive(Debug)]
+pub struct PagedMemory {
+    memory: Arc<GuestMemory>,
+    fault: UserFault,
+    /// `/proc/self/pagemap`: 8 bytes for each page of our address space.
+    pagemap: File,
+}
+
+/// Bit of a pagemap entry: the page is in our page tables.
+const PAGEMAP_PRESENT: u64 = 1 << 63;
+
+impl PagedMemory {
+    /// Handles faults of `memory`, at first only of writes to protected pages.
+    ///
+    /// # Errors
+    /// [`OpenError`] if this host does not allow it.
+    pub fn new(memory: Arc<GuestMemory>) -> Result<PagedMemory, OpenError> {
+        let fault = UserFault::open()?;
+        let pagemap = File::open("/proc/self/pagemap").map_err(OpenError::Unsupported)?;
+        fault.register(memory.mapping(), false).map_err(OpenError::Unsupported)?;
+        Ok(PagedMemory { memory, fault, pagemap })
+    }
+
+    /// The memory.
+    pub fn memory(&self) -> &Arc<GuestMemory> {
+        &self.memory
+    }
+
+    /// Pages of the memory file.
+    pub fn page_count(&self) -> u64 {
+        self.memory.slots().len_bytes() / PAGE_SIZE
+    }
+
+    /// Becomes readable when a fault waits.
+    pub fn waits(&self) -> BorrowedFd<'_> {
+        self.fault.as_fd()
+    }
+
+    /// Whether faults of missing pages are handled too. Without, the kernel fills holes with zeros as always.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn handle_missing(&self, missing: bool) -> io::Result<()> {
+        self.fault.register(self.memory.mapping(), missing)
+    }
+
+    /// Handles no faults any more.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn let_go(&self) -> io::Result<()> {
+        self.fault.unregister(self.memory.mapping())
+    }
+
+    /// Adds the faults that wait to `faults`; offsets are in the memory file.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn take_faults(&self, faults: &mut Vec<Fault>) -> io::Result<()> {
+        self.fault.take_faults(self.memory.mapping(), faults)
+    }
+
+    /// Puts a missing page in its place; who waits for it goes on. Protected, the next write to it is a fault.
+    ///
+    /// # Errors
+    /// `EEXIST` if it is there, otherwise what the kernel says.
+    pub fn fill(&self, page: u64, bytes: &PageBytes, protected: bool) -> io::Result<()> {
+        self.fault.copy_page(self.memory.mapping(), page * PAGE_SIZE, bytes, protected)
+    }
+
+    /// The same with zeros, not protected.
+    ///
+    /// # Errors
+    /// As [`PagedMemory::fill`].
+    pub fn fill_with_zeros(&self, page: u64) -> io::Result<()> {
+        self.fault.zero_page(self.memory.mapping(), page * PAGE_SIZE)
+    }
+
+    /// Protects pages against writing, or no more, which has waiting writers go on.
+    ///
+    /// # Errors
+    /// What the kernel says; a part may be done.
+    pub fn protect(&self, first: u64, count: u64, protected: bool) -> io::Result<()> {
+        self.fault.protect(self.memory.mapping(), first * PAGE_SIZE, count * PAGE_SIZE, protected)
+    }
+
+    /// Has who waits for these pages try again.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn wake(&self, first: u64, count: u64) -> io::Result<()> {
+        self.fault.wake(self.memory.mapping(), first * PAGE_SIZE, count * PAGE_SIZE)
+    }
+
+    /// Reads a page through the file. A hole reads as zeros and stays a hole.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn read(&self, page: u64, bytes: &mut PageBytes) -> io::Result<()> {
+        self.memory.file().read_exact_at(bytes, page * PAGE_SIZE)
+    }
+
+    /// Gives pages back to the host: they are holes from now on.
+    ///
+    /// # Errors
+    /// What the kernel says; a part may be done.
+    pub fn punch(&self, first: u64, count: u64) -> io::Result<()> {
+        self.memory.memfd().punch_hole(first * PAGE_SIZE, count * PAGE_SIZE)
+    }
+
+    /// Takes pages out of our page tables, so that the next access to them shows in [`PagedMemory::used`].
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn watch_use(&self, first: u64, count: u64) -> io::Result<()> {
+        self.memory.mapping().unmap_until_used(first * PAGE_SIZE, count * PAGE_SIZE)
+    }
+
+    /// For each page whether it is in our page tables: it was accessed since it was last taken out of them.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn used(&self, first: u64, used: &mut [bool]) -> io::Result<()> {
+        let at = self.memory.mapping().address() as u64 / PAGE_SIZE + first;
+        let mut bytes = vec![0; used.len() * 8];
+        self.pagemap.read_exact_at(&mut bytes, at * 8)?;
+        for (used, entry) in used.iter_mut().zip(bytes.as_chunks().0) {
+            *used = u64::from_ne_bytes(*entry) & PAGEMAP_PRESENT != 0;
+        }
+        Ok(())
+    }
+
+    /// Calls `each` with first page and count of every stretch of pages that the host holds.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn each_resident(&self, mut each: impl FnMut(u64, u64)) -> io::Result<()> {
+        for (start, end) in self.memory.memfd().data()? {
+            each(start / PAGE_SIZE, (end - start).div_ceil(PAGE_SIZE));
+        }
+        Ok(())
+    }
+
+    /// From now on `keeper` hears of pages that are given back, as long as it lives.
+    pub fn keep_with(&self, keeper: Weak<dyn PageKeeper>) {
+        self.memory.set_keeper(keeper);
+    }
+}
+
+/// A byte for each page, in a memory file that other processes can read.
+#[derive(Debug)]
+pub struct PageMap {
+    fd: MemFd,
+    mapping: Mapping,
+    page_count: u64,
+}
+
+impl PageMap {
+    /// All zeros.
+    ///
+    /// # Errors
+    /// If the host gives no memory.
+    pub fn new(page_count: u64) -> io::Result<PageMap> {
+        let len_bytes = page_count.next_multiple_of(PAGE_SIZE).max(PAGE_SIZE);
+        let fd = MemFd::new(c"mother-residency", len_bytes)?;
+        let mapping = Mapping::new(&fd, len_bytes as usize, Protection::ReadWrite)?;
+        Ok(PageMap { fd, mapping, page_count })
+    }
+
+    /// The file.
+    pub fn file(&self) -> &File {
+        self.fd.file()
+    }
+
+    /// Sets the byte of a page; other processes see it before anything that this thread does later.
+    ///
+    /// # Panics
+    /// If there is no such page.
+    pub fn set(&self, page: u64, value: u8) {
+        assert!(page < self.page_count, "pages are counted by the same memory file");
+        let at = (self.mapping.address() as u64 + page) as *mut u8;
+        // SAFETY: the byte lies in our mapping and is accessed atomically only.
+        let byte = unsafe { std::sync::atomic::AtomicU8::from_ptr(at) };
+        byte.store(value, std::sync::atomic::Ordering::SeqCst);
+    }
+}

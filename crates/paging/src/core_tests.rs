@@ -1,0 +1,409 @@
+//! The state machine against a naive model: a guest that reads and writes, a host that may refuse anything at any time.
+
+use std::sync::Mutex;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::store::{Medium, SEGMENT_BYTES};
+
+const PAGES: u64 = 24;
+
+/// A page as the host has it.
+#[derive(Clone, Copy)]
+struct HostPage {
+    /// In the memory file; a hole otherwise.
+    bytes: Option<PageBytes>,
+    is_protected: bool,
+}
+
+/// Guest memory and its host, which refuses the calls whose turn is in `refusals`.
+struct Host {
+    pages: Mutex<Vec<HostPage>>,
+    missing: Mutex<bool>,
+    refusals: Mutex<Vec<bool>>,
+}
+
+impl Host {
+    fn new() -> Host {
+        let pages = vec![HostPage { bytes: None, is_protected: false }; PAGES as usize];
+        Host { pages: Mutex::new(pages), missing: Mutex::new(false), refusals: Mutex::default() }
+    }
+
+    /// Whether the host plays along this time.
+    fn ask(&self) -> io::Result<()> {
+        match self.refusals.lock().unwrap().pop() {
+            Some(true) => Err(io::Error::from_raw_os_error(12)),
+            _ => Ok(()),
+        }
+    }
+
+    fn put(&self, page: u64, bytes: PageBytes, is_protected: bool) -> io::Result<()> {
+        self.ask()?;
+        let place = &mut self.pages.lock().unwrap()[page as usize];
+        if place.bytes.is_some() {
+            return Err(Errno::EXIST.into());
+        }
+        *place = HostPage { bytes: Some(bytes), is_protected };
+        Ok(())
+    }
+}
+
+impl Memory for Host {
+    fn page_count(&self) -> u64 {
+        PAGES
+    }
+
+    fn handle_missing(&self, missing: bool) -> io::Result<()> {
+        self.ask()?;
+        *self.missing.lock().unwrap() = missing;
+        Ok(())
+    }
+
+    fn each_resident(&self, each: &mut dyn FnMut(u64, u64)) -> io::Result<()> {
+        self.ask()?;
+        let pages = self.pages.lock().unwrap();
+        (0..).zip(&*pages).filter(|(_, page)| page.bytes.is_some()).for_each(|(page, _)| each(page, 1));
+        Ok(())
+    }
+
+    fn fill(&self, page: u64, bytes: &PageBytes, protected: bool) -> io::Result<()> {
+        self.put(page, *bytes, protected)
+    }
+
+    fn fill_with_zeros(&self, page: u64) -> io::Result<()> {
+        self.put(page, [0; PAGE_BYTES as usize], false)
+    }
+
+    fn protect(&self, first: u64, count: u64, protected: bool) -> io::Result<()> {
+        let refused = self.ask();
+        // A part may be done.
+        let done = if refused.is_ok() { count } else { count / 2 };
+        for page in first..first + done {
+            self.pages.lock().unwrap()[page as usize].is_protected = protected;
+        }
+        refused
+    }
+
+    fn wake(&self, _: u64, _: u64) -> io::Result<()> {
+        self.ask()
+    }
+
+    fn read(&self, page: u64, bytes: &mut PageBytes) -> io::Result<()> {
+        self.ask()?;
+        *bytes = self.pages.lock().unwrap()[page as usize].bytes.unwrap_or([0; PAGE_BYTES as usize]);
+        Ok(())
+    }
+
+    fn punch(&self, first: u64, count: u64) -> io::Result<()> {
+        let refused = self.ask();
+        let done = if refused.is_ok() { count } else { count / 2 };
+        for page in first..first + done {
+            // Protection outlives the page, as with the kernel's markers.
+            self.pages.lock().unwrap()[page as usize].bytes = None;
+        }
+        refused
+    }
+
+    fn watch_use(&self, _: u64, _: u64) -> io::Result<()> {
+        self.ask()
+    }
+
+    fn used(&self, _: u64, used: &mut [bool]) -> io::Result<()> {
+        self.ask()?;
+        used.fill(false);
+        Ok(())
+    }
+}
+
+/// A disk that refuses by the same list.
+struct Disk(Arc<Host>, Mutex<Vec<u8>>);
+
+impl Medium for Disk {
+    fn read(&self, bytes: &mut [u8], position: u64) -> io::Result<()> {
+        self.0.ask()?;
+        bytes.copy_from_slice(&self.1.lock().unwrap()[position as usize..position as usize + bytes.len()]);
+        Ok(())
+    }
+
+    fn write(&self, bytes: &[u8], position: u64) -> io::Result<()> {
+        self.0.ask()?;
+        let (mut kept, at) = (self.1.lock().unwrap(), position as usize);
+        let len = kept.len().max(at + bytes.len());
+        kept.resize(len, 0);
+        kept[at..at + bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn punch(&self, _: u64, _: u64) -> io::Result<()> {
+        self.0.ask()
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Write(u64, u16),
+    Read(u64),
+    /// The first pages of these begin to leave and are packed up; the second ones are written meanwhile; the third is
+    /// given back.
+    Leave(Vec<u64>, Vec<(u64, u16)>, Option<u64>),
+    GiveBack(u64, u64),
+    Limit(Option<u64>),
+    FetchAhead(u64),
+    Spill,
+    Look(u64),
+    Watch(u64),
+    Sample(Vec<u64>),
+    Refusals(Vec<bool>),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let page = 0..PAGES;
+    let pages = prop::collection::vec(0..PAGES, 1..10);
+    let step = prop_oneof![
+        6 => (page.clone(), any::<u16>()).prop_map(|(page, value)| Step::Write(page, value % 40)),
+        5 => page.clone().prop_map(Step::Read),
+        6 => (pages.clone(), prop::collection::vec((0..PAGES, any::<u16>()), 0..4), prop::option::of(0..PAGES))
+            .prop_map(|(pages, writes, given)| Step::Leave(pages, writes, given)),
+        1 => (page.clone(), 1_u64..6).prop_map(|(first, count)| Step::GiveBack(first, count.min(PAGES - first))),
+        1 => prop::option::of(2..PAGES).prop_map(Step::Limit),
+        2 => page.clone().prop_map(Step::FetchAhead),
+        2 => Just(Step::Spill),
+        2 => page.clone().prop_map(Step::Look),
+        1 => page.prop_map(Step::Watch),
+        1 => pages.prop_map(Step::Sample),
+        2 => prop::collection::vec(prop::bool::weighted(0.3), 0..12).prop_map(Step::Refusals),
+    ];
+    prop::collection::vec(step, 1..200)
+}
+
+/// Page contents: many are zeros, many are the same.
+fn contents(value: u16) -> PageBytes {
+    let mut bytes = [0; PAGE_BYTES as usize];
+    if !value.is_multiple_of(8) {
+        for (at, byte) in bytes.iter_mut().enumerate().step_by(usize::from(value) % 5 + 1) {
+            *byte = (at as u16 ^ value) as u8;
+        }
+    }
+    bytes
+}
+
+struct Scene {
+    host: Arc<Host>,
+    core: Core<Host>,
+    model: Vec<PageBytes>,
+    /// Pages watched, and whether they were written since asked.
+    watched: std::collections::HashMap<u64, bool>,
+}
+
+impl Scene {
+    fn new() -> Scene {
+        let host = Arc::new(Host::new());
+        let disk = Arc::new(Disk(Arc::clone(&host), Mutex::default()));
+        let store = Store::new(128 * 1024, Some((disk, 4 * SEGMENT_BYTES)));
+        let core = Core::new(Arc::clone(&host), store).unwrap();
+        let model = vec![[0; PAGE_BYTES as usize]; PAGES as usize];
+        Scene { host, core, model, watched: Default::default() }
+    }
+
+    /// The guest uses a page until it is there, as a processor does. False if there is no room for it.
+    fn touch(&mut self, page: u64, writes: bool) -> bool {
+        for _ in 0..200 {
+            let place = self.host.pages.lock().unwrap()[page as usize];
+            let is_protected = match place.bytes {
+                Some(_) if writes && place.is_protected => true,
+                Some(_) => return true,
+                None if *self.host.missing.lock().unwrap() => false,
+                None => {
+                    self.host.pages.lock().unwrap()[page as usize].bytes = Some([0; PAGE_BYTES as usize]);
+                    continue;
+                }
+            };
+            match self.core.fault(page, is_protected) {
+                Ok(Served::NoRoom) => return false,
+                Ok(Served::Read(id, in_file)) => {
+                    if let Ok(bytes) = in_file.read() {
+                        let _ = self.core.finish(page, id, in_file.born, &bytes);
+                    }
+                }
+                Err(broken) => assert!(broken.may_pass(), "{broken:?}"),
+                Ok(_) => {}
+            }
+        }
+        panic!("page {page} does not come: {:?}", self.core.page(page));
+    }
+
+    fn write(&mut self, page: u64, value: u16) {
+        if self.touch(page, true) {
+            let bytes = contents(value);
+            self.host.pages.lock().unwrap()[page as usize].bytes = Some(bytes);
+            self.model[page as usize] = bytes;
+            if let Some(written) = self.watched.get_mut(&page) {
+                *written = true;
+            }
+        }
+    }
+
+    fn give_back(&mut self, first: u64, count: u64) {
+        let host = Arc::clone(&self.host);
+        let mut punch = || {
+            host.ask()?;
+            (first..first + count).for_each(|page| host.pages.lock().unwrap()[page as usize].bytes = None);
+            Ok(0)
+        };
+        if self.core.forget(first, count, &mut punch).is_ok() {
+            for page in first..first + count {
+                self.model[page as usize] = [0; PAGE_BYTES as usize];
+                if let Some(written) = self.watched.get_mut(&page) {
+                    *written = true;
+                }
+            }
+        }
+    }
+
+    fn leave(&mut self, mut pages: Vec<u64>, writes: &[(u64, u16)], given: Option<u64>) {
+        if self.core.limit().is_none() {
+            return;
+        }
+        self.core.begin_leaving(&mut pages);
+        match pack_up(&*self.host, &pages) {
+            Ok(parcels) => {
+                writes.iter().for_each(|&(page, value)| self.write(page, value % 40));
+                if let Some(page) = given {
+                    self.give_back(page, 1);
+                }
+                let _ = self.core.commit(parcels);
+            }
+            Err(_) => {
+                let _ = self.core.abandon(&pages);
+            }
+        }
+        assert!(!self.core.pages.contains(&Page::Leaving), "nothing leaves for ever");
+    }
+
+    fn look(&self, page: u64) {
+        let bytes = match self.core.look(page) {
+            Ok(bytes) => *bytes,
+            Err(Looked::InFile(in_file)) => match in_file.read() {
+                Ok(bytes) => bytes,
+                Err(error) => return assert!(matches!(error, ReadError::Read(_))),
+            },
+            Err(Looked::Broken(broken)) => return assert!(broken.may_pass(), "{broken:?}"),
+        };
+        assert!(bytes == self.model[page as usize], "a look at page {page}");
+    }
+
+    fn watch(&mut self, page: u64) {
+        if let Ok(written) = self.core.ask_written(page, 8) {
+            let known = self.watched.insert(page, false);
+            // It may say written without need, never the other way round.
+            assert!(written || known == Some(false), "a write to page {page} was not noticed");
+            if self.watched.len() > 8 {
+                self.watched.remove(&page);
+            }
+        } else {
+            self.watched.remove(&page);
+        }
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Write(page, value) => self.write(page, value),
+            Step::Read(page) => {
+                if self.touch(page, false) {
+                    let got = self.host.pages.lock().unwrap()[page as usize].bytes.unwrap();
+                    assert!(got == self.model[page as usize], "page {page} is another");
+                }
+            }
+            Step::Leave(pages, writes, given) => self.leave(pages, &writes, given),
+            Step::GiveBack(first, count) => self.give_back(first, count),
+            Step::Limit(limit) => {
+                let _ = self.core.set_limit(limit);
+                let _ = self.core.stop_tracking_if_idle();
+            }
+            Step::FetchAhead(page) => {
+                if self.core.room() > 0 {
+                    let _ = self.core.fetch_ahead(page);
+                }
+            }
+            Step::Spill => {
+                if let Some(mut batch) = self.core.store.begin_spill() {
+                    let written = batch.write().is_ok();
+                    self.core.store.end_spill(batch, written);
+                }
+            }
+            Step::Look(page) => self.look(page),
+            Step::Watch(page) => self.watch(page),
+            Step::Sample(pages) => {
+                let _ = self.core.turn_write_sample(&pages);
+            }
+            Step::Refusals(list) => *self.host.refusals.lock().unwrap() = list,
+        }
+        self.core.punch_again();
+        self.check_accounts();
+    }
+
+    fn check_accounts(&self) {
+        if !self.core.is_tracking {
+            return;
+        }
+        let held = self.host.pages.lock().unwrap().iter().filter(|page| page.bytes.is_some()).count() as u64;
+        // Of what could not be punched, a part may be.
+        let sure = self.core.taken() - self.core.unpunched.len() as u64;
+        assert!((sure..=self.core.taken()).contains(&held), "what the host holds is what we say it holds");
+        assert!(held <= self.core.ceiling, "and no more than it may");
+        let zeros = self.core.pages.iter().filter(|&&page| page == Page::Zeros).count();
+        assert_eq!(zeros as u64, self.core.zeros);
+        let totals = self.core.store.totals();
+        let kept = totals.memory_pages + totals.file_pages + totals.repeating_pages + totals.shared_pages;
+        assert_eq!(kept, self.core.out, "every page away is kept once");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    #[test]
+    fn a_guest_never_reads_a_wrong_page(steps in steps()) {
+        let mut scene = Scene::new();
+        for step in steps {
+            scene.step(step);
+        }
+        // In the end the host plays along, and every byte is there.
+        scene.host.refusals.lock().unwrap().clear();
+        scene.core.lift_ceiling();
+        for page in 0..PAGES {
+            scene.look(page);
+            scene.step(Step::Read(page));
+        }
+    }
+}
+
+/// The limit is one for real: a guest that wants more waits.
+#[test]
+fn no_more_pages_come_than_the_limit_allows() {
+    let mut scene = Scene::new();
+    scene.core.set_limit(Some(5)).unwrap();
+    for page in 0..5 {
+        scene.write(page, 9);
+    }
+    assert!(!scene.touch(7, true), "there is no room");
+    scene.leave(vec![3], &[], None);
+    assert!(scene.touch(7, true), "there is now");
+    assert!(!scene.touch(3, false));
+    scene.core.set_limit(Some(6)).unwrap();
+    assert!(scene.touch(3, false));
+}
+
+/// A limit below what is resident is reached from above, and never missed again.
+#[test]
+fn a_lower_limit_is_approached_without_stopping_the_guest() {
+    let mut scene = Scene::new();
+    (0..10).for_each(|page| scene.write(page, 9));
+    scene.core.set_limit(Some(4)).unwrap();
+    assert_eq!(scene.core.excess(0), 6);
+    assert!(!scene.touch(20, true), "nothing comes before something has gone");
+    scene.leave(vec![0, 1], &[], None);
+    assert!(!scene.touch(20, true), "and what has gone does not make room above the limit");
+    scene.leave(vec![2, 3, 4, 5, 6], &[], None);
+    assert!(scene.touch(20, true));
+}

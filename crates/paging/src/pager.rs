@@ -1,0 +1,298 @@
+//! A pager around one guest memory: its two threads, what is asked of it and what it tells.
+
+use std::fs::File;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use host::userfault::OpenError;
+use mem::{GuestMemory, PageKeeper, PagedMemory};
+use rustix::event::{EventfdFlags, eventfd};
+use thiserror::Error;
+
+use crate::core::{Broken, Core, Counts, Looked};
+use crate::estimate::Estimate;
+use crate::memory::{PAGE_BYTES, PageBytes};
+use crate::shared::{Event, Latency, Shared};
+use crate::store::{Medium, ReadError, Store, StoreTotals, nameless};
+use crate::{reclaim, service};
+
+/// Pages of a guest that one request may ask for.
+const LOOK_PAGES_MAX: usize = 64;
+/// Pages that may be watched for writes.
+const WATCH_PAGES_MAX: usize = 65_536;
+
+/// How a guest's memory is paged.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// How much of it the host may hold; `None`: all.
+    pub limit_bytes: Option<u64>,
+    /// Memory that compressed pages may take.
+    pub store_memory_bytes: u64,
+    /// Folder of the page file, and how much may lie in it.
+    pub file: Option<(PathBuf, u64)>,
+}
+
+/// Why paging cannot start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// Faults cannot be handled.
+    #[error("cannot handle faults of guest memory")]
+    Faults(#[source] OpenError),
+    /// The page file cannot be made.
+    #[error("cannot make a page file in {folder}")]
+    File {
+        /// Where.
+        folder: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The host gives no thread, memory or descriptor.
+    #[error("cannot start the pager")]
+    Start(#[source] io::Error),
+}
+
+/// The pager's accounts.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Books {
+    /// How many bytes may be resident.
+    pub limit_bytes: Option<u64>,
+    /// How many bytes are, by the memory file's own account.
+    pub resident_bytes: u64,
+    /// Bytes of guest pages that are in the store.
+    pub out_bytes: u64,
+    /// Bytes of guest pages that were put away as zeros, for which nothing is stored.
+    pub zero_bytes: u64,
+    /// What is stored for them.
+    pub store: StoreTotals,
+    /// Memory that the store may take.
+    pub store_memory_budget: u64,
+    /// What happened so far.
+    pub counts: Counts,
+    /// The working set.
+    pub working_set: Option<Estimate>,
+    /// Pages written.
+    pub dirty: Option<Estimate>,
+    /// Why the guest waits, if it does.
+    pub stalled: Option<String>,
+    /// How long the pager took from hearing of a fault to having the page back: median and 99 of 100, in microseconds.
+    pub fault_in_us: Option<(u64, u64)>,
+    /// CPU time of the pager's threads.
+    pub cpu: Duration,
+}
+
+impl PageKeeper for Shared<PagedMemory> {
+    fn forget(&self, first: u64, count: u64, punch: &mut dyn FnMut() -> io::Result<u64>) -> io::Result<u64> {
+        let mut core = self.core().map_err(io::Error::other)?;
+        let given_back = core.forget(first, count, punch)?;
+        drop(core);
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            self.ring();
+        }
+        Ok(given_back)
+    }
+}
+
+/// See the module. Dropped when no vCPU and no device uses the memory any more.
+pub struct Pager {
+    shared: Arc<Shared<PagedMemory>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Pager {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pager").finish_non_exhaustive()
+    }
+}
+
+impl Pager {
+    /// Pages `memory` from now on. `listener` hears what the pager has to say, on one of its threads; it must not touch
+    /// guest memory.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn start(
+        memory: Arc<GuestMemory>,
+        settings: &Settings,
+        listener: Box<dyn Fn(Event) + Send + Sync>,
+    ) -> Result<Pager, StartError> {
+        let file = match &settings.file {
+            None => None,
+            Some((folder, budget)) => {
+                let failed = |source| StartError::File { folder: folder.clone(), source };
+                let medium: Arc<dyn Medium> = Arc::<File>::new(nameless(folder).map_err(failed)?);
+                Some((medium, *budget))
+            }
+        };
+        let memory = Arc::new(PagedMemory::new(memory).map_err(StartError::Faults)?);
+        let store = Store::new(settings.store_memory_bytes, file);
+        let core = Core::new(Arc::clone(&memory), store).map_err(StartError::Start)?;
+        let call = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|errno| StartError::Start(errno.into()))?;
+        let shared = Arc::new(Shared {
+            memory,
+            core: Mutex::new(core),
+            call,
+            is_stopping: AtomicBool::new(false),
+            room: Mutex::new(false),
+            room_wanted: Condvar::new(),
+            waiting: AtomicUsize::new(0),
+            waiting_since: Mutex::new(None),
+            told: Mutex::default(),
+            latency: Latency::default(),
+            listener,
+            cpu_ns: Default::default(),
+        });
+        let weak: Weak<Shared<PagedMemory>> = Arc::downgrade(&shared);
+        shared.memory.keep_with(weak);
+        let mut pager = Pager { shared, threads: Vec::new() };
+        pager.spawn("pager", service::serve).map_err(StartError::Start)?;
+        pager.spawn("reclaim", reclaim::reclaim).map_err(StartError::Start)?;
+        pager.set_limit(settings.limit_bytes).map_err(StartError::Start)?;
+        Ok(pager)
+    }
+
+    fn spawn(&mut self, name: &str, body: fn(&Shared<PagedMemory>)) -> io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            if catch_unwind(AssertUnwindSafe(|| body(&shared))).is_err() {
+                shared.broke("a thread of the pager panicked; its message is in the log");
+            }
+        });
+        self.threads.push(thread?);
+        Ok(())
+    }
+
+    /// The host may hold so many bytes of the guest's memory from now on, or all of it. What is too much leaves by and
+    /// by.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn set_limit(&self, bytes: Option<u64>) -> io::Result<()> {
+        let pages = bytes.map(|bytes| bytes / PAGE_BYTES);
+        self.shared.core().map_err(io::Error::other)?.set_limit(pages)?;
+        self.shared.want_room();
+        self.shared.ring();
+        Ok(())
+    }
+
+    /// Compressed pages may take so much memory from now on.
+    ///
+    /// # Errors
+    /// If the pager is broken.
+    pub fn set_store_memory(&self, bytes: u64) -> io::Result<()> {
+        self.shared.core().map_err(io::Error::other)?.store.set_memory_budget(bytes);
+        self.shared.want_room();
+        Ok(())
+    }
+
+    /// Whether nothing more has to leave: the limit is kept.
+    pub fn is_within_limit(&self) -> bool {
+        self.shared.core().is_ok_and(|core| core.excess(0) == 0)
+    }
+
+    /// Lets everybody go on who waits for a page, whatever the limit: the guest is about to end.
+    pub fn let_all_in(&self) {
+        if let Ok(mut core) = self.shared.core() {
+            core.lift_ceiling();
+        }
+        self.shared.ring();
+    }
+
+    /// Why nobody is served any more, if so.
+    pub fn broken(&self) -> Option<String> {
+        self.shared.told().broken.clone()
+    }
+
+    /// The accounts.
+    pub fn books(&self) -> Books {
+        let core = self.shared.core.lock().unwrap_or_else(PoisonError::into_inner);
+        let (limit, out, zeros, counts) = (core.limit(), core.out(), core.zeros(), core.counts);
+        let (store, store_memory_budget) = (core.store_totals(), core.store.memory_budget());
+        drop(core);
+        let told = self.shared.told();
+        let latency = &self.shared.latency;
+        Books {
+            limit_bytes: limit.map(|pages| pages * PAGE_BYTES),
+            resident_bytes: self.shared.memory.memory().resident_bytes().unwrap_or(0),
+            out_bytes: out * PAGE_BYTES,
+            zero_bytes: zeros * PAGE_BYTES,
+            store,
+            store_memory_budget,
+            counts,
+            working_set: told.working_set,
+            dirty: told.dirty,
+            stalled: told.stalled.clone(),
+            fault_in_us: latency.quantile(0.5).zip(latency.quantile(0.99)),
+            cpu: Duration::from_nanos(self.shared.cpu_ns.iter().map(|ns| ns.load(Ordering::Relaxed)).sum()),
+        }
+    }
+
+    /// The bytes of pages of the memory file, wherever they are; nothing is brought in. `None` for a page that there is
+    /// not.
+    ///
+    /// # Errors
+    /// [`Broken`] if one cannot be read.
+    pub fn look(&self, pages: &[u64]) -> Result<Vec<Option<Box<PageBytes>>>, Broken> {
+        pages.iter().take(LOOK_PAGES_MAX).map(|&page| self.look_at(page)).collect()
+    }
+
+    fn look_at(&self, page: u64) -> Result<Option<Box<PageBytes>>, Broken> {
+        let mut trouble = ReadError::Checksum;
+        for _ in 0..8 {
+            let core = self.shared.core()?;
+            if page >= core.page_count() {
+                return Ok(None);
+            }
+            let in_file = match core.look(page) {
+                Ok(bytes) => return Ok(Some(bytes)),
+                Err(Looked::Broken(broken)) => return Err(broken),
+                Err(Looked::InFile(in_file)) => in_file,
+            };
+            drop(core);
+            // Meanwhile it may be elsewhere, and something else where it was.
+            match in_file.read() {
+                Ok(bytes) => return Ok(Some(Box::new(bytes))),
+                Err(source) => trouble = source,
+            }
+        }
+        Err(Broken::Lost { page, source: trouble })
+    }
+
+    /// Which of these pages were written since they were asked for last; all of them, the first time. At most
+    /// 65,536 pages can be asked for in all; those beyond count as written.
+    ///
+    /// # Errors
+    /// [`Broken`] if a page cannot be watched.
+    pub fn written(&self, pages: &[u64]) -> Result<Vec<bool>, Broken> {
+        pages.iter().map(|&page| self.shared.core()?.ask_written(page, WATCH_PAGES_MAX)).collect()
+    }
+
+    /// A descriptor of the residency map; see `residency` for how to read it.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn residency_map(&self) -> io::Result<File> {
+        let core = self.shared.core().map_err(io::Error::other)?;
+        core.residency_file().try_clone()
+    }
+}
+
+impl Drop for Pager {
+    fn drop(&mut self) {
+        self.shared.is_stopping.store(true, Ordering::Release);
+        self.shared.ring();
+        self.shared.want_room();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "pager_tests.rs"]
+mod tests;

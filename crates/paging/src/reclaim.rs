@@ -1,0 +1,253 @@
+//! The thread that makes room: it chooses cold pages, puts them away, and keeps the store in order.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use mem::PagedMemory;
+
+use crate::clock::Clock;
+use crate::core::{Broken, Page, pack_up};
+use crate::estimate::Sampler;
+use crate::memory::Memory;
+use crate::shared::{Shared, note_cpu, with_causes};
+
+/// How often it looks by itself.
+const TICK: Duration = Duration::from_millis(250);
+/// Pages that leave together.
+const BATCH: usize = 32;
+/// How long a fault may wait before that is told.
+const PATIENCE: Duration = Duration::from_millis(300);
+/// How long between two attempts to write to a page file that failed.
+const FILE_PAUSE: Duration = Duration::from_secs(1);
+/// Pages brought back at a time when there is no limit any more.
+const BACK_BATCH: u64 = 16;
+
+/// What the thread remembers from time to time.
+struct Reclaimer<'a> {
+    shared: &'a Shared<PagedMemory>,
+    clock: Clock,
+    sampler: Sampler,
+    /// Pages that were cold when the hand passed, and were not needed then.
+    cold: VecDeque<u64>,
+    /// Why the page file was not written, and when.
+    file_trouble: Option<(String, Instant)>,
+    /// Why pages did not leave.
+    trouble: Option<String>,
+    /// Where bringing back goes on.
+    back_from: u64,
+}
+
+/// Makes room until told to stop.
+pub(crate) fn reclaim(shared: &Shared<PagedMemory>) {
+    let mut reclaimer = Reclaimer {
+        shared,
+        clock: Clock::new(shared.memory.page_count()),
+        sampler: Sampler::new(),
+        cold: VecDeque::new(),
+        file_trouble: None,
+        trouble: None,
+        back_from: 0,
+    };
+    while !reclaimer.is_stopping() {
+        shared.wait_for_work(if reclaimer.has_more_to_do() { Duration::from_millis(1) } else { TICK });
+        if let Err(broken) = reclaimer.turn() {
+            // Pages stay where they are; only what cannot be believed ends it.
+            if matches!(broken, Broken::Panicked) {
+                return shared.broke(&with_causes(&broken));
+            }
+            reclaimer.trouble = Some(with_causes(&broken));
+        }
+        reclaimer.tell();
+        note_cpu(shared, 1);
+    }
+}
+
+impl Reclaimer<'_> {
+    fn is_stopping(&self) -> bool {
+        self.shared.is_stopping.load(std::sync::atomic::Ordering::Acquire)
+    }
+
+    fn has_more_to_do(&self) -> bool {
+        self.shared.core().is_ok_and(|core| core.limit().is_none() && core.out() > 0)
+    }
+
+    fn turn(&mut self) -> Result<(), Broken> {
+        self.shared.core()?.punch_again();
+        let made = self.make_room();
+        // Whoever waits tries again in any case: room may have come from elsewhere.
+        if self.shared.waiting_for().is_some() {
+            self.shared.ring();
+        }
+        made?;
+        self.bring_back()?;
+        let mut core = self.shared.core()?;
+        core.settle_residency();
+        let _ = core.stop_tracking_if_idle();
+        drop(core);
+        self.sample()
+    }
+
+    /// If less is free below the limit than faults may need soon, puts pages away until it is twice that.
+    fn make_room(&mut self) -> Result<(), Broken> {
+        let page_count = self.shared.memory.page_count();
+        let core = self.shared.core()?;
+        let spare = self.shared.headroom(core.limit());
+        if core.excess(spare) == 0 {
+            self.trouble = None;
+            drop(core);
+            return self.spill();
+        }
+        drop(core);
+        let mut passed = 0;
+        loop {
+            self.spill()?;
+            let excess = self.shared.core()?.excess(2 * spare);
+            if excess == 0 {
+                self.trouble = None;
+                return Ok(());
+            }
+            // A few times round, and everything is either cold or gone, or does not go.
+            if self.is_stopping() || passed > 3 * page_count {
+                return Ok(());
+            }
+            if self.cold.is_empty() {
+                passed += self.pass()?;
+            }
+            let left = self.put_cold_away(excess)?;
+            if left > 0 {
+                passed = 0;
+                if self.shared.waiting_for().is_some() {
+                    self.shared.ring();
+                }
+            }
+        }
+    }
+
+    /// The hand goes on and finds cold pages. How many pages it passed.
+    fn pass(&mut self) -> Result<u64, Broken> {
+        let (first, count) = self.clock.stretch();
+        let core = self.shared.core()?;
+        let resident: Vec<bool> =
+            (first..first + count).map(|page| core.page(page) == Page::Resident).collect();
+        drop(core);
+        let sampler = &mut self.sampler;
+        let cold = self.clock.pass(&*self.shared.memory, &resident, |page| sampler.note_used(page));
+        let cold = cold.map_err(|source| Broken::Host { act: "look at", page: first, source })?;
+        self.cold.extend(cold);
+        Ok(count)
+    }
+
+    /// Puts a batch of the cold pages away that still are, at most `wanted`. How many left.
+    fn put_cold_away(&mut self, wanted: u64) -> Result<u64, Broken> {
+        let mut batch = Vec::new();
+        while batch.len() < BATCH.min(wanted as usize) {
+            let Some(page) = self.cold.pop_front() else { break };
+            let mut used = [false];
+            let looked = Memory::used(&*self.shared.memory, page, &mut used);
+            looked.map_err(|source| Broken::Host { act: "look at", page, source })?;
+            if !used[0] {
+                batch.push(page);
+            }
+        }
+        if batch.is_empty() { Ok(0) } else { self.put_away(batch) }
+    }
+
+    /// Puts pages away; see `core` for the four steps. Returns how many left.
+    fn put_away(&mut self, mut pages: Vec<u64>) -> Result<u64, Broken> {
+        self.shared.core()?.begin_leaving(&mut pages);
+        let parcels = match pack_up(&*self.shared.memory, &pages) {
+            Ok(parcels) => parcels,
+            Err(broken) => {
+                self.shared.core()?.abandon(&pages)?;
+                return Err(broken);
+            }
+        };
+        let mut core = self.shared.core()?;
+        let refused = core.counts.refused;
+        let left = core.commit(parcels);
+        if core.counts.refused > refused {
+            self.trouble = Some(match &self.file_trouble {
+                Some((why, _)) => format!("the page store is full: {why}"),
+                None => "the page store is full".to_owned(),
+            });
+        }
+        left
+    }
+
+    /// Writes the oldest pages to the file, ahead of need.
+    fn spill(&mut self) -> Result<(), Broken> {
+        if self.file_trouble.as_ref().is_some_and(|(_, since)| since.elapsed() < FILE_PAUSE) {
+            return Ok(());
+        }
+        while !self.is_stopping() {
+            let mut core = self.shared.core()?;
+            if !core.store.wants_to_spill() {
+                return Ok(());
+            }
+            let Some(mut batch) = core.store.begin_spill() else { return Ok(()) };
+            drop(core);
+            let written = batch.write();
+            self.shared.core()?.store.end_spill(batch, written.is_ok());
+            if let Err(error) = written {
+                self.file_trouble = Some((format!("cannot write to the page file: {error}"), Instant::now()));
+                return Ok(());
+            }
+            self.file_trouble = None;
+        }
+        Ok(())
+    }
+
+    /// Without a limit, what is away comes back, a little at a time.
+    fn bring_back(&mut self) -> Result<(), Broken> {
+        let mut core = self.shared.core()?;
+        if core.limit().is_some() || core.out() == 0 {
+            return Ok(());
+        }
+        let page_count = core.page_count();
+        let mut came = 0;
+        for _ in 0..page_count {
+            let page = self.back_from;
+            self.back_from = (page + 1) % page_count;
+            if let Page::Out(_) = core.page(page) {
+                if !core.fetch_ahead(page)? {
+                    drop(core);
+                    crate::service::serve_one(self.shared, page, false)?;
+                    return Ok(());
+                }
+                came += 1;
+                if came == BACK_BATCH {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a window of the estimates and begins the next.
+    fn sample(&mut self) -> Result<(), Broken> {
+        if !self.sampler.is_due() {
+            return Ok(());
+        }
+        let window = self.sampler.elapsed();
+        let page_count = self.shared.memory.page_count();
+        let failed = |source| Broken::Host { act: "sample", page: 0, source };
+        let working_set = self.sampler.turn(&*self.shared.memory).map_err(failed)?;
+        let pages = self.sampler.pages_to_protect(page_count);
+        let dirty = self.shared.core()?.turn_write_sample(&pages)?;
+        let dirty = dirty.map(|(count, hits)| crate::Estimate::of(hits, count, page_count, window));
+        let mut told = self.shared.told();
+        told.working_set = working_set.or(told.working_set);
+        told.dirty = dirty.or(told.dirty);
+        Ok(())
+    }
+
+    /// Says whether the guest waits for something that does not come.
+    fn tell(&self) {
+        let waits = self.shared.waiting_for();
+        match (waits, &self.trouble) {
+            (Some(time), Some(trouble)) if time > PATIENCE => self.shared.set_stalled(Some(trouble.clone())),
+            (None, _) => self.shared.set_stalled(None),
+            _ => {}
+        }
+    }
+}
