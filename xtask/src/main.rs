@@ -8,6 +8,7 @@
 mod bench;
 mod check;
 mod differential;
+mod nest;
 mod report;
 mod smp;
 mod source;
@@ -26,6 +27,8 @@ usage: cargo xtask TASK
   check    formatting, lints, house rules, documentation
   tidy     the house rules alone
   test     check, then every test; the last line counts them
+  test-kvm [--quick]
+           guests on KVM inside of QEMU, beside the same guests on the software CPU
   guest    fetch the default guest, which whole-guest tests run
   debian   make the image debian:12, which a whole-guest test runs
   bench boot [--runs N]
@@ -48,6 +51,8 @@ fn main() -> ExitCode {
         ["check"] => steps::run(check::steps()),
         ["tidy"] => tidy::print_complaints(),
         ["test"] => steps::run(test::steps()),
+        ["test-kvm"] => nest::run(nest::Set::All),
+        ["test-kvm", "--quick"] => nest::run(nest::Set::Quick),
         ["guest"] => test::fetch_guest(),
         ["debian"] => test::make_debian(),
         ["bench", "boot", options @ ..] => bench::runs(options).and_then(bench::boot),

@@ -96,18 +96,23 @@ pub(crate) fn extract(package: &Path, wanted: Wanted, to: &Path) -> Result<(), P
 
 /// Copies the drivers in a kernel's package into the folder `to`, which is there.
 pub(crate) fn extract_drivers(package: &Path, to: &Path) -> Result<(), PackageError> {
+    extract_modules(package, &DRIVERS, to)
+}
+
+/// Copies the modules of these names in a kernel's package into the folder `to`, which is there.
+pub(crate) fn extract_modules(package: &Path, names: &[&'static str], to: &Path) -> Result<(), PackageError> {
     apt::with_package_archive(package, |archive| {
-        drivers_from_tar(archive, to)
+        modules_from_tar(archive, names, to)
             .map_err(|source| PackageError::Io { package: package.to_owned(), source })
     })
 }
 
-fn drivers_from_tar(archive: &mut dyn Read, to: &Path) -> io::Result<()> {
+fn modules_from_tar(archive: &mut dyn Read, names: &[&'static str], to: &Path) -> io::Result<()> {
     let mut archive = tar::Archive::new(archive);
     for entry in archive.entries()? {
         let mut entry = entry?;
         let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-        if let Some(driver) = driver(&path).filter(|_| entry.header().entry_type().is_file()) {
+        if let Some(driver) = module(&path, names).filter(|_| entry.header().entry_type().is_file()) {
             let mut bytes = Vec::new();
             entry.read_to_end(&mut bytes)?;
             let mut file = File::create(to.join(format!("{driver}.ko")))?;
@@ -118,12 +123,12 @@ fn drivers_from_tar(archive: &mut dyn Read, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Which driver lies at a path of the archive.
-fn driver(path: &str) -> Option<&'static str> {
+/// Which of these modules lies at a path of the archive.
+fn module(path: &str, names: &[&'static str]) -> Option<&'static str> {
     let path = path.trim_start_matches("./").trim_start_matches("usr/");
     let (_, file) = path.strip_prefix("lib/modules/")?.rsplit_once('/')?;
     let name = modules::module_name(file)?;
-    DRIVERS.into_iter().find(|driver| *driver == name)
+    names.iter().copied().find(|wanted| *wanted == name)
 }
 
 fn extract_from_tar(archive: &mut dyn Read, wanted: Wanted, to: &Path) -> io::Result<bool> {
@@ -193,7 +198,7 @@ mod tests {
 
     #[test]
     fn drivers_are_found_among_the_modules_only() {
-        let check = |path: &str, expected| assert_eq!(driver(path), expected, "{path}");
+        let check = |path: &str, expected| assert_eq!(module(path, &DRIVERS), expected, "{path}");
         let folder = "lib/modules/6.1.0-56-cloud-amd64/kernel/drivers";
         check(&format!("./{folder}/block/virtio_blk.ko"), Some("virtio_blk"));
         check(&format!("./usr/{folder}/block/virtio_blk.ko"), Some("virtio_blk"));

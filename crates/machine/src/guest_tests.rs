@@ -12,9 +12,11 @@ use api::VmSpec;
 
 use crate::build::build;
 use crate::console::Console;
-use crate::control::{MachineControl, StopCause};
+use crate::control::{MachineControl, Phase, StopCause};
+use crate::engine::EngineKind;
 use crate::plan::plan;
 use crate::report::{Ending, Report};
+use crate::switch::SwitchError;
 
 /// Where the code starts, behind the header.
 const CODE: u32 = 0x10_0020;
@@ -266,6 +268,51 @@ fn nothing_runs_in_a_pause_and_no_clock_jumps_over_it() {
     };
     let (report, _) = run_image_and(&image(clock_watcher(), &[]), |_| (), act);
     assert_eq!(report.ending, Ending::Stopped(StopCause::Left));
+}
+
+#[test]
+fn a_guest_whose_vcpus_are_made_anew_goes_on_and_no_clock_jumps() {
+    let act = |control: MachineControl, printed: Printed| {
+        let len = || printed.0.lock().unwrap().len();
+        let patience = Duration::from_secs(20);
+        assert!(control.wait_until_started());
+        for _ in 0..5 {
+            let start = len();
+            while len() < start + 10 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            control.change_engine(EngineKind::Soft, patience).unwrap();
+        }
+        // Of a paused VM: it stays so.
+        control.pause(patience).unwrap();
+        control.change_engine(EngineKind::Soft, patience).unwrap();
+        assert_eq!(control.phase(), Phase::Paused);
+        control.resume(patience).unwrap();
+        let start = len();
+        while len() == start {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(matches!(control.switch("soft", patience), Err(SwitchError::Already(EngineKind::Soft))));
+        control.stop();
+        assert!(matches!(control.change_engine(EngineKind::Soft, patience), Err(SwitchError::Ended)));
+    };
+    let (report, _) = run_image_and(&image(clock_watcher(), &[]), |_| (), act);
+    assert_eq!(report.ending, Ending::Stopped(StopCause::Left));
+}
+
+#[test]
+fn a_sleeping_guest_is_woken_by_its_timer_on_a_new_vcpu() {
+    // As above, but the vCPU is made anew while it sleeps.
+    let code = start_pic(Code::default().stack().load_idt()).out(0x43, 0x30).out(0x40, 0).out(0x40, 0xff);
+    let code = code.out(0x3f8, b'.').bytes(&[0xfb, 0xf4]).out(0xf4, 1);
+    let act = |control: MachineControl, _| {
+        assert!(control.wait_until_started());
+        // It may be over before: what counts is that it is not lost.
+        let _ = control.change_engine(EngineKind::Soft, Duration::from_secs(20));
+    };
+    let handlers = [(0x20, Code::default().out(0xf4, 2))];
+    let (report, _) = run_image_and(&image(code, &handlers), |_| (), act);
+    assert_eq!(report.ending, Ending::DebugExit(5));
 }
 
 #[test]

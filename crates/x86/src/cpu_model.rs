@@ -147,7 +147,8 @@ pub fn narrow(table: &mut CpuidTable, supported: &CpuidTable) {
             (7, 0) => [u32::MAX, 0, 0, 0],
             (0xd, 0) => [0, u32::MAX, u32::MAX, 0],
             (0xd, 1) => [0, u32::MAX, 0, 0],
-            (0x8000_0001, _) => [u32::MAX, u32::MAX, 0, 0],
+            // Every processor with long mode executes PREFETCHW, and kernels know that, whatever the bit says.
+            (0x8000_0001, _) => [u32::MAX, u32::MAX, 1 << 8, 0],
             _ => continue,
         };
         leaf.eax &= has[0] | kept[0];

@@ -19,7 +19,8 @@ const COMMAND_LINE: &str = "console=ttyS0 rdinit=/bench";
 /// Memory of every guest that is compared.
 pub const MEMORY: &str = "512M";
 const LIMIT: Duration = Duration::from_secs(180);
-const QEMU: &str = "qemu-system-x86_64";
+/// The program that everything is compared with.
+pub const QEMU: &str = "qemu-system-x86_64";
 
 /// Memory beyond guest pages that `/init` may cost, in KiB.
 const MEMORY_LIMIT_KIB: u64 = 96 * 1024;

@@ -10,7 +10,7 @@ mod watch;
 
 use anyhow::Result;
 
-pub use boot::run as boot;
+pub use boot::{QEMU, build_mother, ensure_qemu, run as boot};
 pub use io::run as io;
 
 /// Middle one of `values`, which are not empty.

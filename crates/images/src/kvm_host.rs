@@ -1,0 +1,71 @@
+//! What a host needs to be one for guests on KVM: Debian's cloud kernel with the modules of KVM, for tests that bring
+//! a host of their own.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use crate::OnProgress;
+use crate::Progress;
+use crate::apt::Apt;
+use crate::cache::{Cache, CacheError};
+use crate::file::{create_folder, error, rename};
+use crate::package::{self, Wanted};
+use crate::work::Work;
+
+/// The link to the folder in use.
+const LINK: &str = "kvm-host";
+/// In the order in which they are to be loaded.
+const MODULES: [&str; 3] = ["irqbypass", "kvm", "kvm-amd"];
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KvmHost {
+    /// A bzImage.
+    pub kernel: PathBuf,
+    /// KVM's modules for a processor with SVM, in the order in which they are to be loaded.
+    pub modules: Vec<PathBuf>,
+}
+
+impl Cache {
+    /// The kernel and KVM's modules; downloaded if they are not here yet.
+    ///
+    /// # Errors
+    /// If the host has no apt, apt finds no mirror, or the cache folder cannot be written.
+    pub fn kvm_host(&self, on_progress: OnProgress) -> Result<KvmHost, CacheError> {
+        let folder = self.folder().join(LINK);
+        let host = KvmHost {
+            kernel: folder.join("vmlinuz"),
+            modules: MODULES.iter().map(|name| folder.join(format!("{name}.ko"))).collect(),
+        };
+        let is_here = || host.kernel.is_file() && host.modules.iter().all(|module| module.is_file());
+        if is_here() {
+            return Ok(host);
+        }
+        let _lock = self.lock(on_progress)?;
+        if !is_here() {
+            let work = Work::new(self.folder().join("work"))?;
+            let [kernel, _] = Apt::new(work.path())?.download(on_progress)?;
+            on_progress(Progress::Unpacking);
+            self.keep_kvm_host(&work, &kernel)?;
+        }
+        Ok(host)
+    }
+
+    fn keep_kvm_host(&self, work: &Work, kernel: &Path) -> Result<(), CacheError> {
+        let title = format!("{}-{LINK}", kernel.file_stem().unwrap_or_default().to_string_lossy());
+        let made = work.path().join(&title);
+        create_folder(&made)?;
+        package::extract(kernel, Wanted::Kernel, &made.join("vmlinuz"))?;
+        package::extract_modules(kernel, &MODULES, &made)?;
+        create_folder(&self.folder().join("packages"))?;
+        let kept = self.folder().join("packages").join(&title);
+        if kept.exists() {
+            fs::remove_dir_all(&kept).map_err(error("remove", &kept))?;
+        }
+        rename(&made, &kept)?;
+        let link = work.path().join(LINK);
+        symlink(Path::new("packages").join(&title), &link).map_err(error("create", &link))?;
+        Ok(rename(&link, &self.folder().join(LINK))?)
+    }
+}
