@@ -29,6 +29,9 @@ pub enum Blind {
     /// The guest's structures cannot be what they should be.
     #[error("the guest's {0}")]
     Nonsense(String),
+    /// What an earlier look left could not be used.
+    #[error("the baseline in {0} cannot be used: {1}")]
+    Baseline(String, String),
     /// Needs something that was not given.
     #[error("{0}")]
     NotGiven(&'static str),

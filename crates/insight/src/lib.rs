@@ -36,6 +36,7 @@ mod cache;
 mod counters;
 pub mod cpu;
 pub mod hidden;
+pub mod integrity;
 pub mod kallsyms;
 pub mod kernel;
 pub mod layout;

@@ -1,0 +1,296 @@
+//! What a kernel looked like when boot had settled: a fingerprint of every page of its code, the code itself, and what
+//! registers said. Kept in two files, so that one run can compare with another's: `integrity.json`, and
+//! `integrity.text` with the pages, of which only those are read again that changed.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufReader, BufWriter};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use x86::Gpa;
+
+use super::entries::Pinned;
+use crate::blind::Blind;
+use crate::modules::Stretch;
+
+/// What is watched is compared by pages of this size.
+pub(super) const PAGE: usize = 4096;
+/// Largest file of code: what modules come and go with beyond that is watched, and not kept.
+const MAX_TEXT: u64 = 256 << 20;
+/// Version of the files.
+const VERSION: u32 = 1;
+
+/// What a check looks at.
+#[derive(Clone, Copy)]
+pub enum Scope<'a> {
+    /// Everything.
+    All,
+    /// Pages that were written since the last check; the caller knows.
+    Written(&'a dyn Fn(Gpa) -> bool),
+    /// At most so many bytes, going on where the last check ended.
+    Part(u64),
+}
+
+impl Scope<'_> {
+    /// For another look at what was found.
+    pub(super) fn again(self) -> Self {
+        match self {
+            // Where the last check ended is behind what it found.
+            Scope::Part(_) => Scope::All,
+            other => other,
+        }
+    }
+}
+
+/// A watched stretch of memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Watched {
+    /// The kernel's code.
+    Kernel,
+    /// A module's code, with where its `struct module` is.
+    Module {
+        /// Its name.
+        name: String,
+        /// Its `struct module`.
+        address: u64,
+    },
+    /// A table of the kernel.
+    Table(String),
+}
+
+/// A stretch with its fingerprints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Region {
+    /// What it is.
+    pub what: Watched,
+    /// Where it was.
+    pub stretch: Stretch,
+    /// Where its pages are in the file of code; none if they are not kept.
+    pub position: Option<u64>,
+    /// SHA-256 of every page.
+    #[serde(with = "fingerprints")]
+    pub pages: Vec<[u8; 32]>,
+}
+
+/// The part that is in JSON.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Head {
+    version: u32,
+    life: String,
+    kernel: Option<String>,
+    pinned: Vec<Pinned>,
+    regions: Vec<Region>,
+    /// Where the next part of a check by parts begins, in pages of all regions.
+    cursor: u64,
+    text_bytes: u64,
+}
+
+/// The baseline. Locked while it is open: one check at a time.
+pub(super) struct Baseline {
+    path: PathBuf,
+    head: Head,
+    text: File,
+    is_changed: bool,
+}
+
+impl Baseline {
+    /// The one in `folder`; an empty one if that is another life's or damaged.
+    pub(super) fn open(folder: &Path, life: &str) -> Result<Baseline, Blind> {
+        let path = folder.join("integrity.json");
+        let open = || -> io::Result<File> {
+            fs::create_dir_all(folder)?;
+            let mut options = OpenOptions::new();
+            let text = options
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(folder.join("integrity.text"))?;
+            flock(&text, FlockOperation::LockExclusive)?;
+            Ok(text)
+        };
+        let text =
+            open().map_err(|error| Blind::Baseline(folder.display().to_string(), error.to_string()))?;
+        let head = File::open(&path).ok().and_then(|file| serde_json::from_reader(BufReader::new(file)).ok());
+        let head = head.filter(|head: &Head| head.version == VERSION && head.life == life);
+        let empty = || Head { version: VERSION, life: life.to_owned(), ..Head::default() };
+        Ok(Baseline { path, head: head.unwrap_or_else(empty), text, is_changed: false })
+    }
+
+    /// Whether nothing was seen yet.
+    pub(super) fn is_empty(&self) -> bool {
+        self.head.regions.is_empty()
+    }
+
+    /// Forgets everything but the life.
+    pub(super) fn clear(&mut self) {
+        let life = std::mem::take(&mut self.head.life);
+        self.head = Head { version: VERSION, life, kernel: self.head.kernel.take(), ..Head::default() };
+        self.is_changed = true;
+    }
+
+    /// Remembers which kernel runs; the one before, if it was another.
+    pub(super) fn kernel(&mut self, now: &str) -> Option<String> {
+        if self.head.kernel.as_deref() == Some(now) {
+            return None;
+        }
+        self.is_changed = true;
+        self.head.kernel.replace(now.to_owned())
+    }
+
+    /// What was seen first of each vCPU.
+    pub(super) fn pinned(&mut self) -> &mut Vec<Pinned> {
+        // Whoever asks may change it.
+        &mut self.head.pinned
+    }
+
+    /// What is watched.
+    pub(super) fn regions(&self) -> &[Region] {
+        &self.head.regions
+    }
+
+    /// Watches a stretch that looks so now.
+    pub(super) fn add(&mut self, what: Watched, stretch: Stretch, bytes: &[u8]) -> Result<(), Blind> {
+        let pages = bytes.chunks(PAGE).map(fingerprint).collect();
+        let end = self.head.text_bytes + bytes.len() as u64;
+        let position = (end <= MAX_TEXT).then_some(self.head.text_bytes);
+        if let Some(position) = position {
+            self.text.write_all_at(bytes, position).map_err(|error| self.failed(&error))?;
+            self.head.text_bytes = end;
+        }
+        self.head.regions.push(Region { what, stretch, position, pages });
+        self.is_changed = true;
+        Ok(())
+    }
+
+    /// Watches no longer what `keep` does not want.
+    pub(super) fn retain(&mut self, keep: impl Fn(&Region) -> bool) {
+        let before = self.head.regions.len();
+        self.head.regions.retain(keep);
+        self.is_changed |= self.head.regions.len() != before;
+    }
+
+    /// A page as it was, if it was kept and is what its fingerprint says.
+    pub(super) fn page(&self, region: &Region, number: usize, len: usize) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        let position = region.position?.checked_add((number * PAGE) as u64)?;
+        self.text.read_exact_at(&mut bytes, position).ok()?;
+        (region.pages.get(number) == Some(&fingerprint(&bytes))).then_some(bytes)
+    }
+
+    /// Where a check by parts goes on, and remembers where the next one does.
+    pub(super) fn advance(&mut self, pages: u64) -> u64 {
+        let total: u64 = self.head.regions.iter().map(|region| region.pages.len() as u64).sum();
+        let start = if self.head.cursor < total { self.head.cursor } else { 0 };
+        self.head.cursor = start.saturating_add(pages);
+        self.is_changed = true;
+        start
+    }
+
+    /// Writes what changed. Whatever has its final name is complete.
+    pub(super) fn save(&mut self) -> Result<(), Blind> {
+        let work = self.path.with_extension("new");
+        let write = || -> io::Result<()> {
+            serde_json::to_writer(BufWriter::new(File::create(&work)?), &self.head)?;
+            fs::rename(&work, &self.path)
+        };
+        if self.is_changed {
+            write().map_err(|error| self.failed(&error))?;
+            self.is_changed = false;
+        }
+        Ok(())
+    }
+
+    fn failed(&self, error: &io::Error) -> Blind {
+        Blind::Baseline(self.path.display().to_string(), error.to_string())
+    }
+}
+
+/// Of one page.
+pub(super) fn fingerprint(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
+/// Fingerprints in one text, as JSON would make long lists of numbers of them.
+mod fingerprints {
+    use std::fmt::Write;
+
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(pages: &[[u8; 32]], serializer: S) -> Result<S::Ok, S::Error> {
+        let mut text = String::with_capacity(pages.len() * 64);
+        for byte in pages.iter().flatten() {
+            let _ = write!(text, "{byte:02x}");
+        }
+        serializer.serialize_str(&text)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<[u8; 32]>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let digit = |digit: u8| (digit as char).to_digit(16).map(|digit| digit as u8);
+        let byte = |pair: &[u8]| Some(digit(*pair.first()?)? << 4 | digit(*pair.get(1)?)?);
+        let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(byte).collect();
+        let bytes = bytes.ok_or_else(|| D::Error::custom("fingerprints are hexadecimal"))?;
+        let pages = bytes.chunks(32).map(|page| page.try_into().ok()).collect::<Option<Vec<[u8; 32]>>>();
+        pages.ok_or_else(|| D::Error::custom("a fingerprint is cut off"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(folder: &Path, life: &str) -> Baseline {
+        Baseline::open(folder, life).unwrap()
+    }
+
+    #[test]
+    fn what_was_seen_is_known_to_the_next_run_of_the_same_life() {
+        let folder = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = (0..2 * PAGE + 100).map(|at| (at % 251) as u8).collect();
+        let stretch = Stretch { start: 0xffff_ffff_8100_0000, len_bytes: bytes.len() as u64 };
+        let mut first = open(folder.path(), "1");
+        assert!(first.is_empty());
+        assert_eq!(first.kernel("6.1"), None);
+        first.add(Watched::Kernel, stretch, &bytes).unwrap();
+        first.save().unwrap();
+        drop(first);
+        let mut second = open(folder.path(), "1");
+        let region = second.regions()[0].clone();
+        assert_eq!((region.stretch, region.pages.len()), (stretch, 3));
+        assert_eq!(second.page(&region, 1, PAGE).as_deref(), Some(&bytes[PAGE..2 * PAGE]));
+        assert_eq!(second.page(&region, 2, 100).as_deref(), Some(&bytes[2 * PAGE..]));
+        assert_eq!(second.page(&region, 3, PAGE), None);
+        assert_eq!(second.kernel("7.0"), Some("6.1".to_owned()));
+        drop(second);
+        assert!(open(folder.path(), "2").is_empty(), "a reset makes another life");
+        fs::write(folder.path().join("integrity.json"), "{").unwrap();
+        assert!(open(folder.path(), "1").is_empty(), "damaged");
+    }
+
+    #[test]
+    fn kept_code_that_is_not_what_it_was_is_not_believed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut baseline = open(folder.path(), "1");
+        let stretch = Stretch { start: 0, len_bytes: PAGE as u64 };
+        baseline.add(Watched::Kernel, stretch, &[7; PAGE]).unwrap();
+        let region = baseline.regions()[0].clone();
+        assert!(baseline.page(&region, 0, PAGE).is_some());
+        fs::write(folder.path().join("integrity.text"), vec![8; PAGE]).unwrap();
+        assert_eq!(baseline.page(&region, 0, PAGE), None);
+    }
+
+    #[test]
+    fn a_check_by_parts_comes_round() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut baseline = open(folder.path(), "1");
+        let stretch = Stretch { start: 0, len_bytes: 3 * PAGE as u64 };
+        baseline.add(Watched::Kernel, stretch, &[7; 3 * PAGE]).unwrap();
+        assert_eq!([2, 2, 2, 2].map(|pages| baseline.advance(pages)), [0, 2, 0, 2]);
+    }
+}

@@ -1,0 +1,199 @@
+//! Where system calls, faults and interrupts enter the kernel, and what the CPU protects it from.
+
+use serde::{Deserialize, Serialize};
+use x86::Gva;
+
+use super::baseline::Baseline;
+use super::{Finding, FindingKind};
+use crate::anchor::gate_target;
+use crate::blind::Blind;
+use crate::look::Look;
+use crate::observed::{Observed, Rung};
+use crate::registers::Registers;
+
+/// CR0.WP: the kernel cannot write what is read-only.
+const WP: u64 = 1 << 16;
+/// Bits of CR4 that protect a kernel (SDM vol. 3, 2.5).
+const PROTECTIONS: [(u64, &str); 3] = [(11, "UMIP"), (20, "SMEP"), (21, "SMAP")];
+/// Entries of the interrupt descriptor table, and bytes of each.
+const VECTORS: usize = 256;
+const GATE: usize = 16;
+/// What the registers must lead to, in any kernel since 4.14. A register may also be zero, if system calls of that kind
+/// cannot be made.
+const LSTAR: &[&str] = &["entry_SYSCALL_64", "entry_SYSCALL_64_trampoline"];
+const CSTAR: &[&str] = &["entry_SYSCALL_compat", "ignore_sysret", "entry_SYSCALL32_ignore"];
+const SYSENTER: &[&str] = &["entry_SYSENTER_compat"];
+
+/// One way into the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntryPoint {
+    /// Which vCPU.
+    pub vcpu_id: u32,
+    /// Which way: `LSTAR`, `vector 14`.
+    pub way: String,
+    /// Where it leads.
+    pub address: u64,
+    /// What is there.
+    pub target: String,
+}
+
+/// What was seen first of a vCPU, which must not become weaker or lead elsewhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Pinned {
+    vcpu_id: u32,
+    cr4: u64,
+    idt_base: u64,
+    gates: Vec<u64>,
+}
+
+impl Registers {
+    /// Whether the kernel has set the CPU up: until then nothing about it is judged.
+    fn runs_kernel(&self) -> bool {
+        self.is_long_mode() && self.lstar >> 63 != 0 && self.idt_base >> 63 != 0
+    }
+}
+
+impl Look<'_> {
+    /// Where SYSCALL, SYSENTER, faults and interrupts lead.
+    pub fn entry_points(&self) -> Observed<Vec<EntryPoint>> {
+        Observed::new(self.read_entry_points(), Rung::Registers)
+    }
+
+    fn read_entry_points(&self) -> Result<Vec<EntryPoint>, Blind> {
+        let mut points = Vec::new();
+        for vcpu in self.judged()? {
+            let mut add = |way: String, address: u64| {
+                let target = self.whereabouts(address);
+                points.push(EntryPoint { vcpu_id: vcpu.vcpu_id, way, address, target });
+            };
+            for (way, address) in
+                [("LSTAR", vcpu.lstar), ("CSTAR", vcpu.cstar), ("SYSENTER_EIP", vcpu.sysenter_eip)]
+            {
+                if address != 0 {
+                    add(way.to_owned(), address);
+                }
+            }
+            for (vector, gate) in self.gates(vcpu)?.into_iter().enumerate().filter(|(_, gate)| *gate != 0) {
+                add(format!("vector {vector}"), gate);
+            }
+        }
+        Ok(points)
+    }
+
+    fn judged(&self) -> Result<Vec<&Registers>, Blind> {
+        let judged: Vec<&Registers> = self.registers().iter().filter(|vcpu| vcpu.runs_kernel()).collect();
+        if judged.is_empty() {
+            return Err(Blind::NotGiven("no registers of a vCPU that runs the kernel were given"));
+        }
+        Ok(judged)
+    }
+
+    /// Where each gate leads; 0 if it is not there.
+    fn gates(&self, vcpu: &Registers) -> Result<Vec<u64>, Blind> {
+        let count = (usize::from(vcpu.idt_limit) + 1) / GATE;
+        let table = self.space().bytes(Gva(vcpu.idt_base), count.min(VECTORS) * GATE)?;
+        Ok(table.chunks_exact(GATE).map(|gate| gate_target(gate).map_or(0, |target| target.0)).collect())
+    }
+
+    pub(super) fn check_registers(&self, baseline: &mut Baseline) -> Result<Vec<Finding>, Blind> {
+        let mut findings = Vec::new();
+        for vcpu in self.judged()? {
+            let id = vcpu.vcpu_id;
+            let mut find = |register: &str, what: String| {
+                findings.push(Finding {
+                    kind: FindingKind::Register,
+                    subject: format!("{register} of vCPU {id}"),
+                    what,
+                    address: None,
+                    before: None,
+                    after: None,
+                });
+            };
+            for (register, value, expected) in [
+                ("LSTAR", vcpu.lstar, LSTAR),
+                ("CSTAR", vcpu.cstar, CSTAR),
+                ("SYSENTER_EIP", vcpu.sysenter_eip, SYSENTER),
+            ] {
+                let is_right = |name: &&str| self.symbol(name).is_ok_and(|symbol| symbol.0 == value);
+                if value != 0 && !expected.iter().any(is_right) {
+                    let place = self.whereabouts(value);
+                    find(register, format!("leads to {place}, not to {}", expected.join(" or ")));
+                }
+            }
+            if vcpu.cr0 & WP == 0 {
+                find("CR0.WP", "is off: the kernel can write into its own code".to_owned());
+            }
+            let pinned = pin(baseline, id);
+            for (bit, name) in PROTECTIONS {
+                if pinned.cr4 >> bit & 1 != 0 && vcpu.cr4 >> bit & 1 == 0 {
+                    find(&format!("CR4.{name}"), "was on and is off".to_owned());
+                }
+            }
+            pinned.cr4 |= vcpu.cr4;
+            if pinned.idt_base == 0 {
+                pinned.idt_base = vcpu.idt_base;
+            } else if pinned.idt_base != vcpu.idt_base {
+                let (before, now) = (pinned.idt_base, vcpu.idt_base);
+                find("IDTR", format!("was {before:#x} and is {now:#x}"));
+            }
+        }
+        Ok(findings)
+    }
+
+    /// Gates lead into the entry code, and where they led first. Those of vectors that the kernel never took lead to the
+    /// handlers of early boot, whose memory was given away.
+    pub(super) fn check_interrupt_table(&self, baseline: &mut Baseline) -> Result<Vec<Finding>, Blind> {
+        let range = |start: &str, end: &str| Ok::<_, Blind>(self.symbol(start)?.0..self.symbol(end)?.0);
+        let entry = range("__entry_text_start", "__entry_text_end").or_else(|_| range("_stext", "_etext"))?;
+        let early =
+            self.symbol("early_idt_handler_array").ok().map(|start| start.0..start.0 + self.room(start));
+        let mut findings = Vec::new();
+        for vcpu in self.judged()? {
+            let gates = self.gates(vcpu)?;
+            let pinned = pin(baseline, vcpu.vcpu_id);
+            for (vector, gate) in gates.iter().enumerate().filter(|(_, gate)| **gate != 0) {
+                let is_early = early.as_ref().is_some_and(|early| early.contains(gate));
+                let first = pinned.gates.get(vector).copied();
+                let what = if first.is_some_and(|first| first != *gate) {
+                    let first = self.whereabouts(first.unwrap_or_default());
+                    format!("led to {first} and leads to {}", self.whereabouts(*gate))
+                } else if !entry.contains(gate) && !is_early {
+                    format!("leads to {}, which is no entry of the kernel", self.whereabouts(*gate))
+                } else {
+                    continue;
+                };
+                findings.push(Finding {
+                    kind: FindingKind::InterruptTable,
+                    subject: format!("vector {vector} of vCPU {}", vcpu.vcpu_id),
+                    what,
+                    address: Some(vcpu.idt_base + (vector * GATE) as u64),
+                    before: None,
+                    after: None,
+                });
+            }
+            if pinned.gates.is_empty() {
+                pinned.gates = gates;
+            }
+        }
+        Ok(findings)
+    }
+
+    /// Bytes from a symbol to the next one.
+    pub(super) fn room(&self, symbol: Gva) -> u64 {
+        const MOST: u64 = 1 << 20;
+        let text = self.symbol("_text").map_or(0, |text| text.0);
+        let offset = symbol.0.wrapping_sub(text) as i64;
+        let next = self.kernel().profile().symbols.next_place(offset);
+        next.map_or(0, |next| next.wrapping_sub(offset) as u64).min(MOST)
+    }
+}
+
+fn pin(baseline: &mut Baseline, vcpu_id: u32) -> &mut Pinned {
+    let pinned = baseline.pinned();
+    if let Some(at) = pinned.iter().position(|pinned| pinned.vcpu_id == vcpu_id) {
+        return &mut pinned[at];
+    }
+    pinned.push(Pinned { vcpu_id, ..Pinned::default() });
+    let last = pinned.len() - 1;
+    &mut pinned[last]
+}

@@ -1,0 +1,201 @@
+//! Whether the kernel still is what it was: where system calls and interrupts enter, what a system call runs, and the
+//! code itself, page by page.
+//!
+//! [`entries`] checks registers and the interrupt descriptor table: facts of the machine, which no guest can forge.
+//! [`syscalls`] follows a system call from its entry to the functions that serve it. [`text`] compares code with a
+//! [`baseline`] taken when boot had settled. A kernel rewrites its own code all the time and legally: [`sites`] knows the
+//! places where it may, [`patches`] what may stand there. Everything else is a finding, named by symbol, offset and bytes.
+//!
+//! What this cannot see: a change that was there before the first look and leads nowhere strange; and lies in the kernel's
+//! data. The tables of places are compared too, so that no place can be added to those of the kernel's own code.
+//!
+//! A change counts only when it is still there in further looks: code that is just being rewritten looks like neither.
+
+mod baseline;
+mod entries;
+mod patches;
+mod sites;
+mod syscalls;
+mod text;
+
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::blind::Blind;
+use crate::look::Look;
+use crate::observed::Observed;
+
+pub use baseline::Scope;
+pub use entries::EntryPoint;
+pub use patches::PatchKind;
+
+use baseline::Baseline;
+
+/// How often a finding is looked at again before it is one, and the pause before each time.
+const AGAIN: u32 = 2;
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// What kind of thing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FindingKind {
+    /// A register leads to where it should not, or protects no more.
+    Register,
+    /// The interrupt descriptor table.
+    InterruptTable,
+    /// The table of system calls.
+    SyscallTable,
+    /// Code that every system call runs leads out of the kernel.
+    SyscallPath,
+    /// The kernel's code.
+    KernelText,
+    /// A module's code.
+    ModuleText,
+    /// A table of the kernel that says where its code may be rewritten.
+    PatchTable,
+    /// A module left the list, and its code is still there.
+    HiddenModule,
+    /// Another kernel runs than before, without a reset.
+    KernelReplaced,
+}
+
+/// Something that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// What kind of thing.
+    pub kind: FindingKind,
+    /// Which: `do_syscall_64+0x1b`, `vector 14`, `LSTAR of vCPU 0`.
+    pub subject: String,
+    /// What is wrong with it.
+    pub what: String,
+    /// Where, if that is in memory.
+    pub address: Option<u64>,
+    /// Bytes before, in hexadecimal.
+    pub before: Option<String>,
+    /// Bytes now, in hexadecimal.
+    pub after: Option<String>,
+}
+
+/// Places where the kernel rewrote its own code, legally.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Patch {
+    /// By what.
+    pub kind: PatchKind,
+    /// Where.
+    pub subject: String,
+    /// Where that leads now, if it leads somewhere.
+    pub target: Option<String>,
+}
+
+/// The result of a check.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Integrity {
+    /// Whether the baseline was taken now: what needs one could not be checked.
+    pub is_first: bool,
+    /// What is not as it should be.
+    pub findings: Vec<Finding>,
+    /// In how many places code differs from the baseline and may.
+    pub patch_count: u64,
+    /// The first of them.
+    pub patches: Vec<Patch>,
+    /// Bytes of code and tables that are watched.
+    pub watched_bytes: u64,
+    /// Bytes of them that were compared this time.
+    pub compared_bytes: u64,
+    /// What could not be checked, and why.
+    pub not_checked: Vec<String>,
+}
+
+impl Look<'_> {
+    /// Checks the kernel against the baseline in `folder`, which is taken if there is none for this `life` of the guest:
+    /// any text that is another one after a reset.
+    pub fn integrity(&self, folder: &Path, life: &str, scope: Scope<'_>) -> Observed<Integrity> {
+        self.observed(self.check_integrity(folder, life, scope))
+    }
+
+    fn check_integrity(&self, folder: &Path, life: &str, scope: Scope<'_>) -> Result<Integrity, Blind> {
+        self.require_booted()?;
+        let mut baseline = Baseline::open(folder, life)?;
+        let mut result = self.compare(&mut baseline, scope)?;
+        for _ in 0..AGAIN {
+            if result.findings.is_empty() {
+                break;
+            }
+            thread::sleep(PAUSE);
+            // Anew: what was mapped may be gone.
+            let look = self.kernel().look(self.space().account(), self.registers());
+            let again = look.compare(&mut baseline, scope.again())?;
+            let is_still = |finding: &Finding| again.findings.contains(finding);
+            result.findings.retain(is_still);
+        }
+        baseline.save()?;
+        Ok(result)
+    }
+
+    /// A kernel that boots rewrites itself everywhere.
+    fn require_booted(&self) -> Result<(), Blind> {
+        let state = self.space().u32(self.symbol("system_state")?)?;
+        let running = self.layouts()?.enumerator("system_states", "SYSTEM_RUNNING")?;
+        if i64::from(state) < running {
+            return Err(Blind::NotGiven("the guest is still booting"));
+        }
+        Ok(())
+    }
+
+    fn compare(&self, baseline: &mut Baseline, scope: Scope<'_>) -> Result<Integrity, Blind> {
+        let mut result = Integrity { is_first: baseline.is_empty(), ..Integrity::default() };
+        result.findings.extend(self.is_same_kernel(baseline));
+        let mut part = |what: &str, found: Result<Vec<Finding>, Blind>| match found {
+            Ok(findings) => {
+                result.findings.extend(findings);
+                Ok(())
+            }
+            Err(Blind::OverBudget(what)) => Err(Blind::OverBudget(what)),
+            Err(blind) => {
+                result.not_checked.push(format!("{what}: {blind}"));
+                Ok(())
+            }
+        };
+        part("registers", self.check_registers(baseline))?;
+        part("interrupt descriptor table", self.check_interrupt_table(baseline))?;
+        part("table of system calls", self.check_syscall_table())?;
+        part("path of system calls", self.check_syscall_path())?;
+        self.compare_text(baseline, scope, &mut result)?;
+        result.findings.sort_by(|a, b| (a.kind, a.address, &a.subject).cmp(&(b.kind, b.address, &b.subject)));
+        result.findings.dedup();
+        Ok(result)
+    }
+
+    fn is_same_kernel(&self, baseline: &mut Baseline) -> Option<Finding> {
+        let now = format!("{} at {}", self.kernel().banner(), self.symbol("_stext").ok()?);
+        let before = baseline.kernel(&now)?;
+        baseline.clear();
+        Some(Finding {
+            kind: FindingKind::KernelReplaced,
+            subject: "kernel".to_owned(),
+            what: format!("{before} became {now}, without a reset (kexec?)"),
+            address: None,
+            before: None,
+            after: None,
+        })
+    }
+
+    /// Where an address lies, for people.
+    pub(crate) fn whereabouts(&self, address: u64) -> String {
+        if let Some((name, offset)) = self.kernel().describe(x86::Gva(address)) {
+            return if offset == 0 { name } else { format!("{name}+{offset:#x}") };
+        }
+        let modules = self.read_modules().unwrap_or_default();
+        match modules.iter().find(|module| module.memory.iter().any(|part| part.contains(address))) {
+            Some(module) => format!("module {}+{:#x}", module.name, address.wrapping_sub(module.text.start)),
+            None => format!("{address:#x}, which is no code of the kernel or of a listed module"),
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
+}

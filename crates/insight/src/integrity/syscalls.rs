@@ -1,0 +1,110 @@
+//! The way of a system call through the kernel: its table, and the code that every call runs.
+//!
+//! Newer kernels do not read the table any more (`x64_sys_call` is a switch), so a clean table proves nothing there:
+//! the code is followed. No baseline is needed: every branch must stay in the function or lead to where a function of
+//! the kernel starts.
+
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, OpKind};
+use x86::Gva;
+
+use super::{Finding, FindingKind, hex};
+use crate::blind::Blind;
+use crate::look::Look;
+
+/// Entries of a table, at most.
+const MAX_CALLS: u64 = 1024;
+/// What every system call runs.
+const PATH: [&str; 3] = ["entry_SYSCALL_64", "do_syscall_64", "x64_sys_call"];
+/// What serves system calls is called so.
+const SERVER: &str = "__x64_sys_";
+/// What serves those that there are not.
+const NONE: &str = "sys_ni_syscall";
+
+impl Look<'_> {
+    /// Entries of `sys_call_table` lead to functions for system calls. The end is where the next symbol is, and some
+    /// kernels leave the last ones empty.
+    pub(super) fn check_syscall_table(&self) -> Result<Vec<Finding>, Blind> {
+        let table = self.symbol("sys_call_table")?;
+        let count = (self.room(table) / 8).min(MAX_CALLS);
+        let bytes = self.space().bytes(table, count as usize * 8)?;
+        let mut findings = Vec::new();
+        for (number, entry) in bytes.chunks_exact(8).enumerate() {
+            let target = entry.iter().rev().fold(0, |target, &byte| target << 8 | u64::from(byte));
+            let names = self.names_at(Gva(target));
+            let is_server = |name: &String| name.starts_with(SERVER) || name == NONE;
+            if target != 0 && !names.iter().any(is_server) {
+                findings.push(Finding {
+                    kind: FindingKind::SyscallTable,
+                    subject: format!("system call {number}"),
+                    what: format!("leads to {}", self.whereabouts(target)),
+                    address: Some(table.0 + 8 * number as u64),
+                    before: None,
+                    after: Some(hex(entry)),
+                });
+            }
+        }
+        Ok(findings)
+    }
+
+    /// Every name of a place.
+    fn names_at(&self, gva: Gva) -> Vec<String> {
+        let symbols = &self.kernel().profile().symbols;
+        let offset = gva.0.wrapping_sub(self.symbol("_text").map_or(0, |text| text.0)) as i64;
+        let Some((last, _)) = symbols.before(offset) else { return Vec::new() };
+        let here =
+            (0..=last).rev().map_while(|number| symbols.entry(number).filter(|kept| kept.value == offset));
+        here.take(4096).map(|kept| String::from_utf8_lossy(kept.name).into_owned()).collect()
+    }
+
+    /// Branches of what every system call runs lead to where functions of the kernel start.
+    pub(super) fn check_syscall_path(&self) -> Result<Vec<Finding>, Blind> {
+        let mut findings = Vec::new();
+        for name in PATH {
+            // Not every kernel has each.
+            let Ok(start) = self.symbol(name) else { continue };
+            let code = self.space().bytes(start, self.room(start) as usize)?;
+            let mut decoder = Decoder::with_ip(64, &code, start.0, DecoderOptions::NONE);
+            let mut instruction = Instruction::default();
+            while decoder.can_decode() {
+                decoder.decode_out(&mut instruction);
+                let target = match instruction.flow_control() {
+                    FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch | FlowControl::Call
+                        if instruction.op0_kind() == OpKind::NearBranch64 =>
+                    {
+                        instruction.near_branch64()
+                    }
+                    _ => continue,
+                };
+                let offset = instruction.ip() - start.0;
+                if target.wrapping_sub(start.0) < code.len() as u64 || self.is_legal_branch(name, target) {
+                    continue;
+                }
+                let bytes = code.get(offset as usize..offset as usize + instruction.len());
+                findings.push(Finding {
+                    kind: FindingKind::SyscallPath,
+                    subject: format!("{name}+{offset:#x}"),
+                    what: format!("leads to {}", self.whereabouts(target)),
+                    address: Some(instruction.ip()),
+                    before: None,
+                    after: bytes.map(hex),
+                });
+            }
+        }
+        Ok(findings)
+    }
+
+    /// To the start of a function; within the entry code, which is one piece; or into the part of the same function that
+    /// the compiler put elsewhere.
+    fn is_legal_branch(&self, name: &str, target: u64) -> bool {
+        let within = |start: &str, end: &str| {
+            self.symbol(start).is_ok_and(|start| start.0 <= target)
+                && self.symbol(end).is_ok_and(|end| target < end.0)
+        };
+        let is_cold = |other: &str| other.strip_suffix(".cold").is_some_and(|whole| whole == name);
+        match self.kernel().describe(Gva(target)) {
+            Some((_, 0)) => within("_stext", "_etext"),
+            Some((other, _)) => is_cold(&other) || within("__entry_text_start", "__entry_text_end"),
+            None => false,
+        }
+    }
+}

@@ -1,0 +1,399 @@
+//! Code, page by page, against the baseline.
+
+use std::collections::HashSet;
+
+use x86::Gva;
+
+use super::baseline::{Baseline, PAGE, Region, Scope, Watched, fingerprint};
+use super::patches::{Ground, Legal, judge};
+use super::sites::{LONGEST, Sites};
+use super::{Finding, FindingKind, Integrity, Patch, hex};
+use crate::blind::Blind;
+use crate::look::Look;
+use crate::modules::{Module, Stretch};
+
+/// Most code of the kernel, and of one module.
+const MAX_TEXT: u64 = 128 << 20;
+/// Pages read at once.
+const AT_ONCE: usize = 64;
+/// Changed bytes with no more unchanged ones between them are one finding.
+const GAP: u64 = 8;
+/// Bytes that a finding shows.
+const SHOWN: usize = 32;
+/// Findings of one kind of memory, at most: somebody who changes more has made the point.
+const MAX_FINDINGS: usize = 256;
+/// Changed bytes that are told apart in one region, at most.
+const MAX_STRANGE: usize = 1 << 16;
+/// Legal changes that are named, at most: tracing everything changes every function.
+const MAX_PATCHES: usize = 256;
+/// Tables that say where code may be rewritten or where system calls go: written when the kernel boots, never after.
+const TABLES: [(&str, &str); 3] = [
+    ("__start___jump_table", "__stop___jump_table"),
+    ("__start_static_call_sites", "__stop_static_call_sites"),
+    ("sys_call_table", ""),
+];
+
+/// A changed page.
+struct Changed {
+    start: u64,
+    before: Option<Vec<u8>>,
+    now: Vec<u8>,
+}
+
+impl Look<'_> {
+    pub(super) fn compare_text(
+        &self,
+        baseline: &mut Baseline,
+        scope: Scope<'_>,
+        result: &mut Integrity,
+    ) -> Result<(), Blind> {
+        let modules = self.read_modules()?;
+        if baseline.is_empty() {
+            self.watch_kernel(baseline)?;
+        }
+        self.follow_modules(baseline, &modules, result)?;
+        result.watched_bytes = baseline.regions().iter().map(|region| region.stretch.len_bytes).sum();
+        let (mut from, mut left) = match scope {
+            Scope::Part(bytes) => {
+                let pages = (bytes / PAGE as u64).max(1);
+                (baseline.advance(pages), pages)
+            }
+            _ => (0, u64::MAX),
+        };
+        let mut sites = None;
+        for region in baseline.regions().to_vec() {
+            let pages = region.pages.len() as u64;
+            let skip = from.min(pages);
+            let count = (pages - skip).min(left);
+            (from, left) = (from - skip, left - count);
+            let numbers = skip as usize..(skip + count) as usize;
+            let changed = match self.changed_pages(baseline, &region, numbers, scope, result) {
+                Ok(changed) => changed,
+                Err(Blind::OverBudget(what)) => return Err(Blind::OverBudget(what)),
+                Err(blind) => {
+                    result.not_checked.push(format!("{}: {blind}", self.title(&region)));
+                    continue;
+                }
+            };
+            if changed.is_empty() {
+                continue;
+            }
+            if sites.is_none() {
+                sites = Some(self.patch_sites(&modules)?);
+            }
+            if let Some(sites) = &sites {
+                self.explain(&region, &changed, sites, result);
+            }
+        }
+        if let Some(sites) = sites {
+            result.not_checked.extend(sites.missing);
+        }
+        Ok(())
+    }
+
+    fn title(&self, region: &Region) -> String {
+        match &region.what {
+            Watched::Kernel => "the kernel's code".to_owned(),
+            Watched::Module { name, .. } => format!("code of module {name}"),
+            Watched::Table(name) => name.clone(),
+        }
+    }
+
+    fn watch_kernel(&self, baseline: &mut Baseline) -> Result<(), Blind> {
+        let (start, end) = (self.symbol("_stext")?.0, self.symbol("_etext")?.0);
+        let stretch = Stretch { start, len_bytes: end.wrapping_sub(start) };
+        if stretch.len_bytes > MAX_TEXT {
+            return Err(Blind::nonsense("kernel has more code than any can have"));
+        }
+        baseline.add(Watched::Kernel, stretch, &self.bytes_of(stretch)?)?;
+        for (first, last) in TABLES {
+            let Ok(start) = self.symbol(first) else { continue };
+            let len_bytes = match self.symbol(last) {
+                Ok(end) => end.0.wrapping_sub(start.0),
+                Err(_) => self.room(start),
+            };
+            let stretch = Stretch { start: start.0, len_bytes };
+            if len_bytes > 0 && len_bytes <= MAX_TEXT {
+                baseline.add(Watched::Table(first.to_owned()), stretch, &self.bytes_of(stretch)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn bytes_of(&self, stretch: Stretch) -> Result<Vec<u8>, Blind> {
+        self.space().bytes(Gva(stretch.start), stretch.len_bytes as usize)
+    }
+
+    /// Modules that came are watched from now on; those that went are not, if their code went too.
+    fn follow_modules(
+        &self,
+        baseline: &mut Baseline,
+        modules: &[Module],
+        result: &mut Integrity,
+    ) -> Result<(), Blind> {
+        let is_listed = |region: &Region| match &region.what {
+            Watched::Module { name, address } => modules.iter().any(|module| {
+                module.name == *name && module.address == *address && module.text == region.stretch
+            }),
+            _ => true,
+        };
+        let mut hidden = HashSet::new();
+        for region in baseline.regions().iter().filter(|region| !is_listed(region)) {
+            let Watched::Module { name, .. } = &region.what else { continue };
+            // What took its place is somebody else's.
+            let is_taken = modules.iter().any(|module| module.text.contains(region.stretch.start));
+            let is_there = !is_taken && self.is_unchanged(region);
+            if is_there {
+                hidden.insert(region.stretch.start);
+                result.findings.push(Finding {
+                    kind: FindingKind::HiddenModule,
+                    subject: format!("module {name}"),
+                    what: "is not in the list of modules any more, and its code is still there".to_owned(),
+                    address: Some(region.stretch.start),
+                    before: None,
+                    after: None,
+                });
+            }
+        }
+        baseline.retain(|region| is_listed(region) || hidden.contains(&region.stretch.start));
+        for module in modules.iter().filter(|module| module.state == "live") {
+            let what = Watched::Module { name: module.name.clone(), address: module.address };
+            let is_known =
+                baseline.regions().iter().any(|region| region.what == what && region.stretch == module.text);
+            if is_known || module.text.len_bytes == 0 || module.text.len_bytes > MAX_TEXT {
+                continue;
+            }
+            match self.bytes_of(module.text) {
+                Ok(bytes) => baseline.add(what, module.text, &bytes)?,
+                Err(Blind::OverBudget(what)) => return Err(Blind::OverBudget(what)),
+                // On its way out.
+                Err(_) => self.space().account().torn(),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the first pages of a module's code are what they were and can be run.
+    fn is_unchanged(&self, region: &Region) -> bool {
+        let first = region.pages.iter().zip(0u64..).take(4);
+        let mut is_same = false;
+        for (page, number) in first {
+            let start = region.stretch.start + number * PAGE as u64;
+            let len = (region.stretch.len_bytes - number * PAGE as u64).min(PAGE as u64);
+            let is_executable = self.space().walk(Gva(start)).is_ok_and(|mapped| mapped.is_executable);
+            let bytes = self.space().bytes(Gva(start), len as usize);
+            is_same |= is_executable && bytes.is_ok_and(|bytes| fingerprint(&bytes) == *page);
+        }
+        is_same
+    }
+
+    /// Pages that are not what they were.
+    fn changed_pages(
+        &self,
+        baseline: &Baseline,
+        region: &Region,
+        numbers: std::ops::Range<usize>,
+        scope: Scope<'_>,
+        result: &mut Integrity,
+    ) -> Result<Vec<Changed>, Blind> {
+        let mut changed = Vec::new();
+        let mut first = numbers.start;
+        while first < numbers.end {
+            let place = |number: usize| region.stretch.start + (number * PAGE) as u64;
+            let mut count = AT_ONCE.min(numbers.end - first);
+            if let Scope::Written(is_written) = scope {
+                // A region need not begin where a page does.
+                let (low, high) = (Gva(place(first)), Gva(place(first) + PAGE as u64 - 1));
+                let is_written = |gva| self.space().translate(gva).map(|gpa| is_written(gpa));
+                if !is_written(low)? && !is_written(high).unwrap_or(false) {
+                    first += 1;
+                    continue;
+                }
+                count = 1;
+            }
+            let end = (place(first + count)).min(region.stretch.start + region.stretch.len_bytes);
+            let bytes = self.space().bytes(Gva(place(first)), (end - place(first)) as usize)?;
+            result.compared_bytes += bytes.len() as u64;
+            for (now, number) in bytes.chunks(PAGE).zip(first..) {
+                if region.pages.get(number) != Some(&fingerprint(now)) {
+                    let before = baseline.page(region, number, now.len());
+                    changed.push(Changed { start: place(number), before, now: now.to_vec() });
+                }
+            }
+            first += count;
+        }
+        Ok(changed)
+    }
+
+    /// Tells legal changes from others.
+    fn explain(&self, region: &Region, changed: &[Changed], sites: &Sites, result: &mut Integrity) {
+        let kind = match region.what {
+            Watched::Kernel => FindingKind::KernelText,
+            Watched::Module { .. } => FindingKind::ModuleText,
+            Watched::Table(ref name) if name == "sys_call_table" => FindingKind::SyscallTable,
+            Watched::Table(_) => FindingKind::PatchTable,
+        };
+        let mut legal_ends = 0;
+        let mut strange: Vec<u64> = Vec::new();
+        for page in changed {
+            let Some(before) = &page.before else {
+                let what = "changed, and what it was is not known any more".to_owned();
+                let subject = self.named(region, page.start);
+                result.findings.push(Finding {
+                    kind,
+                    subject,
+                    what,
+                    address: Some(page.start),
+                    before: None,
+                    after: None,
+                });
+                continue;
+            };
+            let differs = before.iter().zip(&page.now).zip(page.start..).filter(|((a, b), _)| a != b);
+            for address in differs.map(|(_, address)| address) {
+                if address < legal_ends {
+                    continue;
+                }
+                let legal = match region.what {
+                    Watched::Table(_) => None,
+                    _ => self.legal(region, address, sites),
+                };
+                match legal {
+                    Some((start, legal)) => {
+                        legal_ends = start + legal.len as u64;
+                        result.patch_count += 1;
+                        if result.patches.len() >= MAX_PATCHES {
+                            continue;
+                        }
+                        result.patches.push(Patch {
+                            kind: legal.kind,
+                            subject: self.named(region, start),
+                            target: legal.target.map(|target| self.target(target, sites)),
+                        });
+                    }
+                    None if strange.len() < MAX_STRANGE => strange.push(address),
+                    None => return self.give_up(region, kind, result),
+                }
+            }
+        }
+        let groups = strange.chunk_by(|a, b| b - a <= GAP);
+        let groups: Vec<(u64, u64)> =
+            groups.filter_map(|group| Some((*group.first()?, *group.last()? + 1))).collect();
+        for (start, end) in groups.into_iter().take(MAX_FINDINGS) {
+            result.findings.push(self.finding(region, changed, kind, start..end));
+        }
+    }
+
+    /// Somebody changed more than can be told apart.
+    fn give_up(&self, region: &Region, kind: FindingKind, result: &mut Integrity) {
+        result.findings.push(Finding {
+            kind,
+            subject: self.title(region),
+            what: format!("more than {MAX_STRANGE} bytes changed"),
+            address: Some(region.stretch.start),
+            before: None,
+            after: None,
+        });
+    }
+
+    /// Where a legal branch leads, for people.
+    fn target(&self, target: u64, sites: &Sites) -> String {
+        if self.kernel().describe(Gva(target)).is_some() {
+            return self.whereabouts(target);
+        }
+        let what = match self.ground(target, sites) {
+            Ground::Tracer => "a tracer's own code",
+            Ground::Bpf => "BPF code",
+            Ground::Function => "a module",
+            Ground::Probe | Ground::Nowhere => "other code",
+        };
+        format!("{what} at {target:#x}")
+    }
+
+    /// The legal place that explains a changed byte.
+    fn legal(&self, region: &Region, address: u64, sites: &Sites) -> Option<(u64, Legal)> {
+        let end = region.stretch.start + region.stretch.len_bytes;
+        sites.covering(address).find_map(|(start, site)| {
+            let len = LONGEST.min(end.checked_sub(start)?);
+            let now = self.space().bytes(Gva(start), len as usize).ok()?;
+            let legal = judge(site, start, &now, &|target| self.ground(target, sites))?;
+            (address < start + legal.len as u64).then_some((start, legal))
+        })
+    }
+
+    fn ground(&self, target: u64, sites: &Sites) -> Ground {
+        let is_in = |ranges: &[std::ops::Range<u64>]| ranges.iter().any(|range| range.contains(&target));
+        let within = |start: &str, end: &str| {
+            self.symbol(start).is_ok_and(|start| start.0 <= target)
+                && self.symbol(end).is_ok_and(|end| target < end.0)
+        };
+        let name = if within("_stext", "_etext") { self.kernel().describe(Gva(target)) } else { None };
+        match name {
+            Some((name, 0)) if ["ftrace_caller", "ftrace_regs_caller"].contains(&name.as_str()) => {
+                Ground::Tracer
+            }
+            // Behind a landing instruction for indirect branches; before a function, where the compiler left room.
+            Some((_, 0 | 4)) => Ground::Function,
+            Some((name, _)) if name.starts_with("__pfx_") => Ground::Function,
+            _ if is_in(&sites.tracers) => Ground::Tracer,
+            _ if is_in(&sites.bpf) => Ground::Bpf,
+            _ if is_in(&sites.probes) => Ground::Probe,
+            _ if is_in(&sites.modules) => Ground::Function,
+            _ => Ground::Nowhere,
+        }
+    }
+
+    /// A place by its name.
+    fn named(&self, region: &Region, address: u64) -> String {
+        match &region.what {
+            Watched::Module { name, .. } => format!("{name}+{:#x}", address - region.stretch.start),
+            Watched::Table(name) => format!("{name}+{:#x}", address - region.stretch.start),
+            Watched::Kernel => match self.kernel().describe(Gva(address)) {
+                Some((name, offset)) => format!("{name}+{offset:#x}"),
+                None => format!("{address:#x}"),
+            },
+        }
+    }
+
+    fn finding(
+        &self,
+        region: &Region,
+        changed: &[Changed],
+        kind: FindingKind,
+        range: std::ops::Range<u64>,
+    ) -> Finding {
+        let bytes = |of: fn(&Changed) -> &[u8]| {
+            let pages = changed.iter().map(|page| (page.start, of(page)));
+            let bytes = pages.flat_map(|(start, bytes)| bytes.iter().copied().zip(start..));
+            bytes.filter(|(_, at)| range.contains(at)).map(|(byte, _)| byte).take(SHOWN).collect::<Vec<u8>>()
+        };
+        let before = bytes(|page| page.before.as_deref().unwrap_or_default());
+        let now = bytes(|page| &page.now);
+        let count = range.end - range.start;
+        let mut what = format!("{count} byte{} changed", if count == 1 { "" } else { "s" });
+        if matches!(kind, FindingKind::KernelText | FindingKind::ModuleText) {
+            if let Some(target) = self.branch_at(region, range.start) {
+                what = format!("{what}: it now leads to {}", self.whereabouts(target));
+            }
+        }
+        Finding {
+            kind,
+            subject: self.named(region, range.start),
+            what,
+            address: Some(range.start),
+            before: Some(hex(&before)),
+            after: Some(hex(&now)),
+        }
+    }
+
+    /// Where the branch leads that a changed byte belongs to; it may begin a byte or two before.
+    fn branch_at(&self, region: &Region, address: u64) -> Option<u64> {
+        let start = [0, 1, 2].into_iter().find(|back| {
+            let code = self.space().bytes(Gva(address - back), 1).unwrap_or_default();
+            address - back >= region.stretch.start && matches!(code.first(), Some(0xe8 | 0xe9))
+        })?;
+        let bytes = self.space().bytes(Gva(address - start + 1), 4).ok()?;
+        let distance = i32::from_le_bytes(bytes.try_into().ok()?);
+        Some((address - start + 5).wrapping_add(i64::from(distance) as u64))
+    }
+}
