@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use x86::Gva;
+use x86::{Gpa, Gva};
 
 use crate::account::{Account, Cost, Limits};
 use crate::blind::Blind;
@@ -53,6 +53,14 @@ impl<'k> Look<'k> {
     /// The kernel's address space.
     pub(crate) fn space(&self) -> &Space<'k> {
         &self.space
+    }
+
+    /// Where a byte of the kernel's address space lies in physical memory.
+    ///
+    /// # Errors
+    /// If nothing is mapped there.
+    pub fn physical(&self, gva: Gva) -> Result<Gpa, Blind> {
+        self.space.translate(gva)
     }
 
     /// Spent so far.

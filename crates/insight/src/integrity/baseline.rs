@@ -2,6 +2,7 @@
 //! registers said. Kept in two files, so that one run can compare with another's: `integrity.json`, and
 //! `integrity.text` with the pages, of which only those are read again that changed.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter};
 use std::os::unix::fs::FileExt;
@@ -12,7 +13,6 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use x86::Gpa;
 
-use super::entries::Pinned;
 use crate::blind::Blind;
 use crate::modules::Stretch;
 
@@ -20,6 +20,8 @@ use crate::modules::Stretch;
 pub(super) const PAGE: usize = 4096;
 /// Largest file of code: what modules come and go with beyond that is watched, and not kept.
 const MAX_TEXT: u64 = 256 << 20;
+/// Changed pages that are remembered, at most.
+const MAX_SUSPECTS: usize = 4096;
 /// Version of the files.
 const VERSION: u32 = 1;
 
@@ -32,17 +34,6 @@ pub enum Scope<'a> {
     Written(&'a dyn Fn(Gpa) -> bool),
     /// At most so many bytes, going on where the last check ended.
     Part(u64),
-}
-
-impl Scope<'_> {
-    /// For another look at what was found.
-    pub(super) fn again(self) -> Self {
-        match self {
-            // Where the last check ended is behind what it found.
-            Scope::Part(_) => Scope::All,
-            other => other,
-        }
-    }
 }
 
 /// A watched stretch of memory.
@@ -60,6 +51,19 @@ pub(super) enum Watched {
     },
     /// A table of the kernel.
     Table(String),
+}
+
+/// What was seen first of a vCPU, which must not become weaker or lead elsewhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Pinned {
+    /// Which vCPU.
+    pub vcpu_id: u32,
+    /// Every bit of CR4 that was ever on.
+    pub cr4: u64,
+    /// Where its interrupt descriptor table is.
+    pub idt_base: u64,
+    /// Where each gate of that leads; 0 for none.
+    pub gates: Vec<u64>,
 }
 
 /// A stretch with its fingerprints.
@@ -86,6 +90,8 @@ struct Head {
     regions: Vec<Region>,
     /// Where the next part of a check by parts begins, in pages of all regions.
     cursor: u64,
+    /// Pages that were found changed: every check looks at them.
+    suspects: BTreeSet<u64>,
     text_bytes: u64,
 }
 
@@ -142,10 +148,26 @@ impl Baseline {
         self.head.kernel.replace(now.to_owned())
     }
 
-    /// What was seen first of each vCPU.
-    pub(super) fn pinned(&mut self) -> &mut Vec<Pinned> {
-        // Whoever asks may change it.
-        &mut self.head.pinned
+    /// What was seen first of a vCPU.
+    pub(super) fn pinned(&self, vcpu_id: u32) -> Pinned {
+        let pinned = self.head.pinned.iter().find(|pinned| pinned.vcpu_id == vcpu_id).cloned();
+        pinned.unwrap_or_else(|| Pinned { vcpu_id, ..Pinned::default() })
+    }
+
+    /// Remembers it.
+    pub(super) fn pin(&mut self, now: Pinned) {
+        let pinned = &mut self.head.pinned;
+        match pinned.iter_mut().find(|pinned| pinned.vcpu_id == now.vcpu_id) {
+            Some(pinned) if *pinned == now => {}
+            Some(pinned) => {
+                *pinned = now;
+                self.is_changed = true;
+            }
+            None => {
+                pinned.push(now);
+                self.is_changed = true;
+            }
+        }
     }
 
     /// What is watched.
@@ -189,6 +211,21 @@ impl Baseline {
         self.head.cursor = start.saturating_add(pages);
         self.is_changed = true;
         start
+    }
+
+    /// Whether the page that starts at `address` was found changed before.
+    pub(super) fn is_suspect(&self, address: u64) -> bool {
+        self.head.suspects.contains(&address)
+    }
+
+    /// Remembers whether a page is.
+    pub(super) fn suspect(&mut self, address: u64, is_changed: bool) {
+        let suspects = &mut self.head.suspects;
+        let is_new = match is_changed {
+            true => suspects.len() < MAX_SUSPECTS && suspects.insert(address),
+            false => suspects.remove(&address),
+        };
+        self.is_changed |= is_new;
     }
 
     /// Writes what changed. Whatever has its final name is complete.

@@ -37,15 +37,6 @@ pub struct EntryPoint {
     pub target: String,
 }
 
-/// What was seen first of a vCPU, which must not become weaker or lead elsewhere.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Pinned {
-    vcpu_id: u32,
-    cr4: u64,
-    idt_base: u64,
-    gates: Vec<u64>,
-}
-
 impl Registers {
     /// Whether the kernel has set the CPU up: until then nothing about it is judged.
     fn runs_kernel(&self) -> bool {
@@ -123,7 +114,7 @@ impl Look<'_> {
             if vcpu.cr0 & WP == 0 {
                 find("CR0.WP", "is off: the kernel can write into its own code".to_owned());
             }
-            let pinned = pin(baseline, id);
+            let mut pinned = baseline.pinned(id);
             for (bit, name) in PROTECTIONS {
                 if pinned.cr4 >> bit & 1 != 0 && vcpu.cr4 >> bit & 1 == 0 {
                     find(&format!("CR4.{name}"), "was on and is off".to_owned());
@@ -136,6 +127,7 @@ impl Look<'_> {
                 let (before, now) = (pinned.idt_base, vcpu.idt_base);
                 find("IDTR", format!("was {before:#x} and is {now:#x}"));
             }
+            baseline.pin(pinned);
         }
         Ok(findings)
     }
@@ -150,7 +142,7 @@ impl Look<'_> {
         let mut findings = Vec::new();
         for vcpu in self.judged()? {
             let gates = self.gates(vcpu)?;
-            let pinned = pin(baseline, vcpu.vcpu_id);
+            let mut pinned = baseline.pinned(vcpu.vcpu_id);
             for (vector, gate) in gates.iter().enumerate().filter(|(_, gate)| **gate != 0) {
                 let is_early = early.as_ref().is_some_and(|early| early.contains(gate));
                 let first = pinned.gates.get(vector).copied();
@@ -174,6 +166,7 @@ impl Look<'_> {
             if pinned.gates.is_empty() {
                 pinned.gates = gates;
             }
+            baseline.pin(pinned);
         }
         Ok(findings)
     }
@@ -186,14 +179,4 @@ impl Look<'_> {
         let next = self.kernel().profile().symbols.next_place(offset);
         next.map_or(0, |next| next.wrapping_sub(offset) as u64).min(MOST)
     }
-}
-
-fn pin(baseline: &mut Baseline, vcpu_id: u32) -> &mut Pinned {
-    let pinned = baseline.pinned();
-    if let Some(at) = pinned.iter().position(|pinned| pinned.vcpu_id == vcpu_id) {
-        return &mut pinned[at];
-    }
-    pinned.push(Pinned { vcpu_id, ..Pinned::default() });
-    let last = pinned.len() - 1;
-    &mut pinned[last]
 }

@@ -127,7 +127,7 @@ impl Look<'_> {
             thread::sleep(PAUSE);
             // Anew: what was mapped may be gone.
             let look = self.kernel().look(self.space().account(), self.registers());
-            let again = look.compare(&mut baseline, scope.again())?;
+            let again = look.compare(&mut baseline, scope)?;
             let is_still = |finding: &Finding| again.findings.contains(finding);
             result.findings.retain(is_still);
         }
@@ -183,10 +183,21 @@ impl Look<'_> {
         })
     }
 
+    /// Whether an address lies in the kernel's code.
+    pub(crate) fn is_text(&self, address: u64) -> bool {
+        self.lies_between("_stext", "_etext", address)
+    }
+
+    fn lies_between(&self, start: &str, end: &str, address: u64) -> bool {
+        self.symbol(start).is_ok_and(|start| start.0 <= address)
+            && self.symbol(end).is_ok_and(|end| address < end.0)
+    }
+
     /// Where an address lies, for people.
     pub(crate) fn whereabouts(&self, address: u64) -> String {
         if let Some((name, offset)) = self.kernel().describe(x86::Gva(address)) {
-            return if offset == 0 { name } else { format!("{name}+{offset:#x}") };
+            let place = if offset == 0 { name } else { format!("{name}+{offset:#x}") };
+            return if self.is_text(address) { place } else { format!("{place}, which is no code") };
         }
         let modules = self.read_modules().unwrap_or_default();
         match modules.iter().find(|module| module.memory.iter().any(|part| part.contains(address))) {

@@ -71,6 +71,11 @@ impl Sites {
         self.sites.range(first..=address).flat_map(|(start, sites)| sites.iter().map(|site| (*start, *site)))
     }
 
+    /// Whether a probe is anywhere in `range`.
+    pub(super) fn has_probe(&self, range: Range<u64>) -> bool {
+        self.sites.range(range).any(|(_, sites)| sites.iter().any(|site| matches!(site, Site::Probe { .. })))
+    }
+
     fn add(&mut self, start: u64, site: Site) {
         self.sites.entry(start).or_default().push(site);
     }

@@ -56,37 +56,35 @@ impl Look<'_> {
         here.take(4096).map(|kept| String::from_utf8_lossy(kept.name).into_owned()).collect()
     }
 
-    /// Branches of what every system call runs lead to where functions of the kernel start.
+    /// Branches of what every system call runs lead to where functions of the kernel start, or where tracers and others
+    /// may have put a branch of theirs.
     pub(super) fn check_syscall_path(&self) -> Result<Vec<Finding>, Blind> {
         let mut findings = Vec::new();
+        let mut sites = None;
         for name in PATH {
             // Not every kernel has each.
             let Ok(start) = self.symbol(name) else { continue };
             let code = self.space().bytes(start, self.room(start) as usize)?;
-            let mut decoder = Decoder::with_ip(64, &code, start.0, DecoderOptions::NONE);
-            let mut instruction = Instruction::default();
-            while decoder.can_decode() {
-                decoder.decode_out(&mut instruction);
-                let target = match instruction.flow_control() {
-                    FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch | FlowControl::Call
-                        if instruction.op0_kind() == OpKind::NearBranch64 =>
-                    {
-                        instruction.near_branch64()
-                    }
-                    _ => continue,
-                };
-                let offset = instruction.ip() - start.0;
-                if target.wrapping_sub(start.0) < code.len() as u64 || self.is_legal_branch(name, target) {
+            let end = start.0 + code.len() as u64;
+            for (ip, bytes, target) in branches(&code, start.0) {
+                if (start.0..end).contains(&target) || self.is_legal_branch(name, target) {
                     continue;
                 }
-                let bytes = code.get(offset as usize..offset as usize + instruction.len());
+                if sites.is_none() {
+                    sites = Some(self.patch_sites(&self.read_modules()?)?);
+                }
+                let Some(sites) = &sites else { continue };
+                // A probe replaces part of an instruction: what follows it is not what is run.
+                if sites.has_probe(start.0..ip + 1) || self.legal(end, ip, sites).is_some() {
+                    continue;
+                }
                 findings.push(Finding {
                     kind: FindingKind::SyscallPath,
-                    subject: format!("{name}+{offset:#x}"),
+                    subject: format!("{name}+{:#x}", ip - start.0),
                     what: format!("leads to {}", self.whereabouts(target)),
-                    address: Some(instruction.ip()),
+                    address: Some(ip),
                     before: None,
-                    after: bytes.map(hex),
+                    after: Some(hex(&bytes)),
                 });
             }
         }
@@ -96,15 +94,48 @@ impl Look<'_> {
     /// To the start of a function; within the entry code, which is one piece; or into the part of the same function that
     /// the compiler put elsewhere.
     fn is_legal_branch(&self, name: &str, target: u64) -> bool {
-        let within = |start: &str, end: &str| {
-            self.symbol(start).is_ok_and(|start| start.0 <= target)
-                && self.symbol(end).is_ok_and(|end| target < end.0)
-        };
         let is_cold = |other: &str| other.strip_suffix(".cold").is_some_and(|whole| whole == name);
         match self.kernel().describe(Gva(target)) {
-            Some((_, 0)) => within("_stext", "_etext"),
-            Some((other, _)) => is_cold(&other) || within("__entry_text_start", "__entry_text_end"),
+            Some((_, 0)) => self.is_text(target),
+            Some((other, _)) => {
+                is_cold(&other) || self.lies_between("__entry_text_start", "__entry_text_end", target)
+            }
             None => false,
         }
+    }
+}
+
+/// Every branch to a fixed place: where it is, its bytes, where it leads.
+fn branches(code: &[u8], start: u64) -> Vec<(u64, Vec<u8>, u64)> {
+    let mut decoder = Decoder::with_ip(64, code, start, DecoderOptions::NONE);
+    let mut instruction = Instruction::default();
+    let mut found = Vec::new();
+    while decoder.can_decode() {
+        decoder.decode_out(&mut instruction);
+        let is_branch = matches!(
+            instruction.flow_control(),
+            FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch | FlowControl::Call
+        );
+        if is_branch && instruction.op0_kind() == OpKind::NearBranch64 {
+            let at = (instruction.ip() - start) as usize;
+            let bytes = code.get(at..at + instruction.len()).unwrap_or_default().to_vec();
+            found.push((instruction.ip(), bytes, instruction.near_branch64()));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn branches_are_found_and_nothing_else() {
+        // push rbp; call +0x10; jmp -2; ret; je +5; jmp rax; call [rip]
+        let code =
+            [0x55, 0xe8, 0x10, 0, 0, 0, 0xeb, 0xfe, 0xc3, 0x74, 0x05, 0xff, 0xe0, 0xff, 0x15, 0, 0, 0, 0];
+        let found: Vec<(u64, u64)> =
+            branches(&code, 0x1000).into_iter().map(|(ip, _, target)| (ip, target)).collect();
+        assert_eq!(found, [(0x1001, 0x1016), (0x1006, 0x1006), (0x1009, 0x1010)]);
     }
 }

@@ -1,6 +1,7 @@
 //! Code, page by page, against the baseline.
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 use x86::Gva;
 
@@ -67,7 +68,7 @@ impl Look<'_> {
             let count = (pages - skip).min(left);
             (from, left) = (from - skip, left - count);
             let numbers = skip as usize..(skip + count) as usize;
-            let changed = match self.changed_pages(baseline, &region, numbers, scope, result) {
+            let mut changed = match self.changed_pages(baseline, &region, &numbers, scope, result) {
                 Ok(changed) => changed,
                 Err(Blind::OverBudget(what)) => return Err(Blind::OverBudget(what)),
                 Err(blind) => {
@@ -78,6 +79,7 @@ impl Look<'_> {
             if changed.is_empty() {
                 continue;
             }
+            changed.sort_by_key(|page| page.start);
             if sites.is_none() {
                 sites = Some(self.patch_sites(&modules)?);
             }
@@ -190,39 +192,62 @@ impl Look<'_> {
     /// Pages that are not what they were.
     fn changed_pages(
         &self,
-        baseline: &Baseline,
+        baseline: &mut Baseline,
         region: &Region,
-        numbers: std::ops::Range<usize>,
+        numbers: &Range<usize>,
         scope: Scope<'_>,
         result: &mut Integrity,
     ) -> Result<Vec<Changed>, Blind> {
         let mut changed = Vec::new();
+        let place = |number: usize| region.stretch.start + (number * PAGE) as u64;
+        // What changed once is looked at every time.
+        let others = (0..region.pages.len())
+            .filter(|number| baseline.is_suspect(place(*number)) && !numbers.contains(number));
+        let others: Vec<usize> = others.collect();
+        for number in others {
+            self.compare_pages(baseline, region, number..number + 1, result, &mut changed)?;
+        }
         let mut first = numbers.start;
         while first < numbers.end {
-            let place = |number: usize| region.stretch.start + (number * PAGE) as u64;
             let mut count = AT_ONCE.min(numbers.end - first);
             if let Scope::Written(is_written) = scope {
                 // A region need not begin where a page does.
                 let (low, high) = (Gva(place(first)), Gva(place(first) + PAGE as u64 - 1));
                 let is_written = |gva| self.space().translate(gva).map(|gpa| is_written(gpa));
-                if !is_written(low)? && !is_written(high).unwrap_or(false) {
+                let is_suspect = baseline.is_suspect(low.0);
+                if !is_suspect && !is_written(low)? && !is_written(high).unwrap_or(false) {
                     first += 1;
                     continue;
                 }
                 count = 1;
             }
-            let end = (place(first + count)).min(region.stretch.start + region.stretch.len_bytes);
-            let bytes = self.space().bytes(Gva(place(first)), (end - place(first)) as usize)?;
-            result.compared_bytes += bytes.len() as u64;
-            for (now, number) in bytes.chunks(PAGE).zip(first..) {
-                if region.pages.get(number) != Some(&fingerprint(now)) {
-                    let before = baseline.page(region, number, now.len());
-                    changed.push(Changed { start: place(number), before, now: now.to_vec() });
-                }
-            }
+            self.compare_pages(baseline, region, first..first + count, result, &mut changed)?;
             first += count;
         }
         Ok(changed)
+    }
+
+    fn compare_pages(
+        &self,
+        baseline: &mut Baseline,
+        region: &Region,
+        numbers: Range<usize>,
+        result: &mut Integrity,
+        changed: &mut Vec<Changed>,
+    ) -> Result<(), Blind> {
+        let place = |number: usize| region.stretch.start + (number * PAGE) as u64;
+        let end = place(numbers.end).min(region.stretch.start + region.stretch.len_bytes);
+        let bytes = self.space().bytes(Gva(place(numbers.start)), (end - place(numbers.start)) as usize)?;
+        result.compared_bytes += bytes.len() as u64;
+        for (now, number) in bytes.chunks(PAGE).zip(numbers) {
+            let is_changed = region.pages.get(number) != Some(&fingerprint(now));
+            baseline.suspect(place(number), is_changed);
+            if is_changed {
+                let before = baseline.page(region, number, now.len());
+                changed.push(Changed { start: place(number), before, now: now.to_vec() });
+            }
+        }
+        Ok(())
     }
 
     /// Tells legal changes from others.
@@ -233,6 +258,7 @@ impl Look<'_> {
             Watched::Table(ref name) if name == "sys_call_table" => FindingKind::SyscallTable,
             Watched::Table(_) => FindingKind::PatchTable,
         };
+        let end = region.stretch.start + region.stretch.len_bytes;
         let mut legal_ends = 0;
         let mut strange: Vec<u64> = Vec::new();
         for page in changed {
@@ -256,7 +282,7 @@ impl Look<'_> {
                 }
                 let legal = match region.what {
                     Watched::Table(_) => None,
-                    _ => self.legal(region, address, sites),
+                    _ => self.legal(end, address, sites),
                 };
                 match legal {
                     Some((start, legal)) => {
@@ -310,9 +336,8 @@ impl Look<'_> {
         format!("{what} at {target:#x}")
     }
 
-    /// The legal place that explains a changed byte.
-    fn legal(&self, region: &Region, address: u64, sites: &Sites) -> Option<(u64, Legal)> {
-        let end = region.stretch.start + region.stretch.len_bytes;
+    /// The legal place that explains the byte at `address`, in code that ends at `end`.
+    pub(super) fn legal(&self, end: u64, address: u64, sites: &Sites) -> Option<(u64, Legal)> {
         sites.covering(address).find_map(|(start, site)| {
             let len = LONGEST.min(end.checked_sub(start)?);
             let now = self.space().bytes(Gva(start), len as usize).ok()?;
@@ -322,12 +347,8 @@ impl Look<'_> {
     }
 
     fn ground(&self, target: u64, sites: &Sites) -> Ground {
-        let is_in = |ranges: &[std::ops::Range<u64>]| ranges.iter().any(|range| range.contains(&target));
-        let within = |start: &str, end: &str| {
-            self.symbol(start).is_ok_and(|start| start.0 <= target)
-                && self.symbol(end).is_ok_and(|end| target < end.0)
-        };
-        let name = if within("_stext", "_etext") { self.kernel().describe(Gva(target)) } else { None };
+        let is_in = |ranges: &[Range<u64>]| ranges.iter().any(|range| range.contains(&target));
+        let name = if self.is_text(target) { self.kernel().describe(Gva(target)) } else { None };
         match name {
             Some((name, 0)) if ["ftrace_caller", "ftrace_regs_caller"].contains(&name.as_str()) => {
                 Ground::Tracer
@@ -355,13 +376,7 @@ impl Look<'_> {
         }
     }
 
-    fn finding(
-        &self,
-        region: &Region,
-        changed: &[Changed],
-        kind: FindingKind,
-        range: std::ops::Range<u64>,
-    ) -> Finding {
+    fn finding(&self, region: &Region, changed: &[Changed], kind: FindingKind, range: Range<u64>) -> Finding {
         let bytes = |of: fn(&Changed) -> &[u8]| {
             let pages = changed.iter().map(|page| (page.start, of(page)));
             let bytes = pages.flat_map(|(start, bytes)| bytes.iter().copied().zip(start..));

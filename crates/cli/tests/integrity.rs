@@ -1,0 +1,257 @@
+//! A guest's kernel against what it was: whoever rewrites it without right is found and named, and nobody else is.
+//!
+//! The attacker is the harness, which writes into the guest's memory file as a kernel module of the guest's could, while
+//! the guest is paused: what is found must not depend on what the guest still does.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![allow(unreachable_pub, reason = "a test has no outside; `pub` marks what other modules use")]
+
+#[path = "integrity/guest.rs"]
+mod guest;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use api::Command;
+use guest::Guest;
+use images::{Cache, DefaultGuest};
+use insight::integrity::{FindingKind, Integrity, PatchKind, Scope};
+use insight::{Kernel, Look, Registers};
+use x86::Gva;
+
+/// The default guest, or a loud word that there is none.
+fn files() -> Option<DefaultGuest> {
+    let cache = Cache::of_user().ok().filter(|cache| cache.kernel_package().is_some());
+    if cache.is_none() {
+        let mut stderr = std::io::stderr();
+        writeln!(stderr, "skipped: the default guest is not in the cache; `cargo xtask guest`").unwrap();
+    }
+    cache.map(|cache| cache.default_guest(&mut |_| {}).unwrap())
+}
+
+fn look<T>(kernel: &Kernel, registers: &[Registers], read: impl FnOnce(&Look<'_>) -> T) -> T {
+    let account = kernel.account();
+    read(&kernel.look(&account, registers))
+}
+
+fn check(guest: &Guest, kernel: &Kernel, folder: &Path, scope: Scope<'_>) -> Integrity {
+    let result = look(kernel, &guest.registers(), |look| look.integrity(folder, "1", scope));
+    result.into_value().unwrap()
+}
+
+/// The memory of a paused guest, in the attacker's hands.
+struct Attacker<'a> {
+    guest: &'a Guest,
+    kernel: &'a Kernel,
+    memory: File,
+}
+
+impl<'a> Attacker<'a> {
+    fn new(guest: &'a Guest, kernel: &'a Kernel) -> Attacker<'a> {
+        guest.client().order(Command::Pause).unwrap();
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", guest.pid())).unwrap();
+        let is_memory = |path: &Path| {
+            fs::read_link(path).is_ok_and(|to| to.to_string_lossy().contains("mother-guest-memory"))
+        };
+        let path = descriptors.map(|entry| entry.unwrap().path()).find(|path| is_memory(path)).unwrap();
+        let memory = OpenOptions::new().read(true).write(true).open(path).unwrap();
+        Attacker { guest, kernel, memory }
+    }
+
+    fn symbol(&self, name: &str) -> u64 {
+        self.kernel.address(name).unwrap().0
+    }
+
+    fn file_offset(&self, gva: u64) -> u64 {
+        let gpa = look(self.kernel, &[], |look| look.physical(Gva(gva))).unwrap();
+        let files = self.guest.client().memory().unwrap();
+        let slot =
+            files.view.slots.iter().find(|slot| gpa.0.wrapping_sub(slot.gpa) < slot.len_bytes).unwrap();
+        slot.file_offset + (gpa.0 - slot.gpa)
+    }
+
+    fn read(&self, gva: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        self.memory.read_exact_at(&mut bytes, self.file_offset(gva)).unwrap();
+        bytes
+    }
+
+    fn pointer(&self, gva: u64) -> u64 {
+        u64::from_le_bytes(self.read(gva, 8).try_into().unwrap())
+    }
+
+    fn write(&self, gva: u64, bytes: &[u8]) {
+        self.memory.write_all_at(bytes, self.file_offset(gva)).unwrap();
+    }
+
+    /// The start and the `struct module` of a module, and where its link in the list is.
+    fn module(&self, name: &str) -> (u64, u64) {
+        let modules = look(self.kernel, &[], |look| look.modules()).into_value().unwrap();
+        let module = modules.iter().find(|module| module.name == name).unwrap();
+        let layouts = self.kernel.profile().layouts.as_ref().unwrap();
+        (module.text.start, module.address + layouts.place("module", "list").unwrap().offset as u64)
+    }
+}
+
+/// A jump or call from `at` to `target`.
+fn branch(opcode: u8, at: u64, target: u64) -> Vec<u8> {
+    let distance = target.wrapping_sub(at + 5) as u32;
+    [&[opcode][..], &distance.to_le_bytes()].concat()
+}
+
+#[test]
+fn whoever_rewrites_the_kernel_is_found_and_named() {
+    let Some(files) = files() else { return };
+    let guest = Guest::boot(&files, &["--memory", "256M"]);
+    let kernel = guest.attach(None).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let first = check(&guest, &kernel, folder.path(), Scope::All);
+    assert!(first.is_first && first.findings.is_empty(), "{first:?}");
+    let attacker = Attacker::new(&guest, &kernel);
+    let (balloon, link) = attacker.module("virtio_balloon");
+    // A place of nobody's: behind the kernel's own code.
+    let nowhere = attacker.symbol("_etext") + 0x1_0000;
+    let try_out = |writes: &[(u64, Vec<u8>)], kind: FindingKind, subject: &str, text: &str| {
+        let before: Vec<Vec<u8>> = writes.iter().map(|(at, bytes)| attacker.read(*at, bytes.len())).collect();
+        for (at, bytes) in writes {
+            attacker.write(*at, bytes);
+        }
+        for scope in [Scope::All, Scope::Written(&|_| true)] {
+            let result = check(&guest, &kernel, folder.path(), scope);
+            let found = |finding: &&insight::integrity::Finding| {
+                finding.kind == kind && finding.subject == subject && finding.what.contains(text)
+            };
+            let finding = result.findings.iter().find(found);
+            let finding = finding.unwrap_or_else(|| panic!("{kind:?} {subject}: {:#?}", result.findings));
+            if matches!(kind, FindingKind::KernelText | FindingKind::ModuleText) {
+                assert!(finding.before.is_some() && finding.before != finding.after, "{finding:?}");
+            }
+        }
+        for ((at, _), bytes) in writes.iter().zip(&before) {
+            attacker.write(*at, bytes);
+        }
+        let after = check(&guest, &kernel, folder.path(), Scope::Part(4096));
+        assert!(after.findings.is_empty(), "{subject} was put right: {:#?}", after.findings);
+    };
+    let jump = |name: &str, target: u64| {
+        let at = attacker.symbol(name);
+        (at, branch(0xe9, at, target))
+    };
+
+    // Hooks at the beginning of functions: out of the kernel, and to another function of the kernel.
+    let hooked = "__x64_sys_getdents64";
+    try_out(&[jump(hooked, nowhere)], FindingKind::KernelText, "__x64_sys_getdents64+0x0", "no code");
+    let other = attacker.symbol("__x64_sys_getpid");
+    try_out(&[jump(hooked, other)], FindingKind::KernelText, "__x64_sys_getdents64+0x0", "__x64_sys_getpid");
+    // As tracing does it, but to nobody's code.
+    let at = attacker.symbol(hooked);
+    let call = vec![(at, branch(0xe8, at, nowhere))];
+    try_out(&call, FindingKind::KernelText, "__x64_sys_getdents64+0x0", "no code");
+    // One byte.
+    let byte = vec![(at + 0x21, vec![attacker.read(at + 0x21, 1)[0] ^ 0x40])];
+    try_out(&byte, FindingKind::KernelText, "__x64_sys_getdents64+0x21", "1 byte changed");
+
+    // The path of system calls, known without a baseline too.
+    for name in ["entry_SYSCALL_64", "do_syscall_64"] {
+        let subject = format!("{name}+0x0");
+        try_out(&[jump(name, nowhere)], FindingKind::KernelText, &subject, "no code");
+        try_out(&[jump(name, nowhere)], FindingKind::SyscallPath, &subject, "no code");
+    }
+    if kernel.address("x64_sys_call").is_ok() {
+        let at = attacker.symbol("x64_sys_call") + 0x40;
+        try_out(&[(at, branch(0xe8, at, nowhere))], FindingKind::KernelText, "x64_sys_call+0x40", "");
+    }
+    // The table: somebody else's code, and another system call's.
+    let entry = attacker.symbol("sys_call_table") + 8 * 217;
+    let strange = vec![(entry, balloon.to_le_bytes().to_vec())];
+    try_out(&strange, FindingKind::SyscallTable, "system call 217", "module virtio_balloon");
+    try_out(&[(entry, other.to_le_bytes().to_vec())], FindingKind::SyscallTable, "sys_call_table+0x6c8", "");
+    // Interrupts: vector 4 leads elsewhere.
+    let idt = guest.registers()[0].idt_base + 4 * 16;
+    let low = [nowhere as u8, (nowhere >> 8) as u8].to_vec();
+    let gate = vec![(idt, low), (idt + 6, nowhere.to_le_bytes()[2..8].to_vec())];
+    try_out(&gate, FindingKind::InterruptTable, "vector 4 of vCPU 0", "no code");
+
+    // A module's code, and a module that hides.
+    let code = vec![(balloon + 0x100, vec![attacker.read(balloon + 0x100, 1)[0] ^ 1])];
+    try_out(&code, FindingKind::ModuleText, "virtio_balloon+0x100", "1 byte changed");
+    let (next, previous) = (attacker.pointer(link), attacker.pointer(link + 8));
+    let unlinked = vec![(next + 8, previous.to_le_bytes().to_vec()), (previous, next.to_le_bytes().to_vec())];
+    try_out(&unlinked, FindingKind::HiddenModule, "module virtio_balloon", "is still there");
+
+    // A place is added to those that may be rewritten.
+    let table = attacker.symbol("__start___jump_table");
+    let entry = vec![(table, (at.wrapping_sub(table) as u32).to_le_bytes().to_vec())];
+    try_out(&entry, FindingKind::PatchTable, "__start___jump_table+0x0", "");
+}
+
+#[test]
+fn a_protection_that_is_switched_off_is_seen() {
+    let Some(files) = files() else { return };
+    let guest = Guest::boot(&files, &["--memory", "256M"]);
+    let kernel = guest.attach(None).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let registers = guest.registers();
+    let check = |change: &dyn Fn(&mut Registers), expected: &[&str]| {
+        let mut registers = registers.clone();
+        change(&mut registers[0]);
+        let result = look(&kernel, &registers, |look| look.integrity(folder.path(), "1", Scope::Part(4096)));
+        let findings = result.into_value().unwrap().findings;
+        let subjects: Vec<&str> = findings.iter().map(|finding| finding.subject.as_str()).collect();
+        assert_eq!(subjects, expected);
+    };
+    // Whatever the engine's CPU has.
+    let on = |vcpu: &mut Registers| vcpu.cr4 |= 1 << 20 | 1 << 21;
+    check(&on, &[]);
+    check(&|vcpu| vcpu.cr4 &= !(1 << 20 | 1 << 21), &["CR4.SMAP of vCPU 0", "CR4.SMEP of vCPU 0"]);
+    check(&on, &[]);
+    check(&|vcpu| (on(vcpu), vcpu.cr0 &= !(1 << 16)).0, &["CR0.WP of vCPU 0"]);
+    check(&|vcpu| (on(vcpu), vcpu.lstar += 1).0, &["LSTAR of vCPU 0"]);
+    check(&|vcpu| (on(vcpu), vcpu.cstar = vcpu.lstar).0, &["CSTAR of vCPU 0"]);
+    check(&|vcpu| (on(vcpu), vcpu.sysenter_eip = 0).0, &[]);
+    let points = look(&kernel, &registers, |look| look.entry_points()).into_value().unwrap();
+    let target = |way: &str| points.iter().find(|point| point.way == way).map(|point| point.target.clone());
+    assert_eq!(target("LSTAR").as_deref(), Some("entry_SYSCALL_64"));
+    assert_eq!(target("vector 14").as_deref(), Some("asm_exc_page_fault"));
+}
+
+#[test]
+fn a_guest_that_rewrites_itself_legally_raises_no_alarm() {
+    let Some(files) = files() else { return };
+    let mut guest = Guest::boot(&files, &["--memory", "256M"]);
+    let kernel = guest.attach(None).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let first = check(&guest, &kernel, folder.path(), Scope::All);
+    assert!(first.findings.is_empty() && first.not_checked.is_empty(), "{first:#?}");
+    guest.ask("mkdir /t; mount -t tracefs t /t");
+    let mut kinds = Vec::new();
+    for line in [
+        "rmmod virtio_balloon; rmmod evdev",
+        "insmod /modules/failover.ko; insmod /modules/virtio_balloon.ko",
+        "rmmod failover; insmod /modules/failover.ko",
+        "echo 1 >/t/events/sched/enable",
+        "echo p:one do_sys_openat2 >/t/kprobe_events; echo 1 >/t/events/kprobes/enable",
+        "echo 'vfs_*' >/t/set_ftrace_filter; echo function >/t/current_tracer; cat /proc/version",
+        "echo >/t/set_ftrace_filter; echo function_graph >/t/current_tracer",
+        "insmod /modules/virtio-rng.ko; rmmod virtio_balloon",
+        "echo 1 >/proc/sys/kernel/sched_schedstats; echo nop >/t/current_tracer",
+        "echo 0 >/t/events/kprobes/enable; echo >/t/kprobe_events; echo 0 >/t/events/sched/enable",
+    ] {
+        guest.ask(&format!("{line} 2>/dev/null"));
+        let result = check(&guest, &kernel, folder.path(), Scope::All);
+        assert!(result.findings.is_empty() && result.not_checked.is_empty(), "{line}: {result:#?}");
+        kinds.extend(result.patches.iter().map(|patch| patch.kind));
+    }
+    for kind in [PatchKind::JumpLabel, PatchKind::StaticCall, PatchKind::Trace] {
+        assert!(kinds.contains(&kind), "nothing was rewritten by {kind:?}");
+    }
+    // While it does so, not only between.
+    guest.send("for n in 1 2 3 4 5 6 7 8 9; do echo function >/t/current_tracer; echo nop >/t/current_tracer; done; echo done");
+    for _ in 0..8 {
+        let result = check(&guest, &kernel, folder.path(), Scope::All);
+        assert!(result.findings.is_empty(), "{result:#?}");
+    }
+    guest.expect("done");
+}

@@ -1,0 +1,154 @@
+//! A guest with a shell on a pipe that is asked one thing after the other, and looked at from outside.
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use api::VmName;
+use daemon::{Client, Inventory};
+use images::DefaultGuest;
+use insight::{FileMemory, FileSlot, Kernel, NotRecognised, Registers, attach};
+use tempfile::TempDir;
+use x86::Gpa;
+
+/// How long a guest may take for anything, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+const NAME: &str = "seen";
+
+/// The guest. It is gone when this is dropped.
+pub struct Guest {
+    child: Child,
+    keys: ChildStdin,
+    shown: Receiver<Vec<u8>>,
+    text: String,
+    asked: usize,
+    runtime: TempDir,
+}
+
+impl Guest {
+    /// Boots a kernel to its shell.
+    pub fn boot(files: &DefaultGuest, words: &[&str]) -> Guest {
+        let runtime = tempfile::tempdir().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mother"));
+        command.args(["run", "--name", NAME, "--timeout", "2400s", "--engine", "soft"]);
+        command.arg("--kernel").arg(&files.kernel).arg("--initrd").arg(&files.initrd);
+        command.args(["--cmdline", "console=ttyS0 rdinit=/pipe mother.name=seen"]).args(words);
+        command.env("XDG_RUNTIME_DIR", runtime.path()).env("XDG_STATE_HOME", runtime.path());
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+        let (keys, mut output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let (sender, shown) = mpsc::channel();
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = output.read(&mut buffer) {
+                if sender.send(buffer[..count].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut guest = Guest { child, keys, shown, text: String::new(), asked: 0, runtime };
+        guest.expect("mother: /init started");
+        guest.ask("dmesg -n 1; echo 0 >/proc/sys/kernel/kptr_restrict");
+        guest
+    }
+
+    /// Types without waiting for anything.
+    pub fn send(&mut self, line: &str) {
+        self.keys.write_all(format!("{line}\n").as_bytes()).unwrap();
+        self.keys.flush().unwrap();
+    }
+
+    /// Waits for `text`; everything that came before it.
+    pub fn expect(&mut self, text: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(at) = self.text.find(text) {
+                let before = self.text[..at].to_owned();
+                self.text.drain(..at + text.len());
+                return before;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let bytes = self.shown.recv_timeout(left);
+            let bytes = bytes.unwrap_or_else(|_| panic!("the guest does not say {text:?}: {}", self.text));
+            self.text.push_str(&String::from_utf8_lossy(&bytes).replace('\r', ""));
+        }
+    }
+
+    /// What a command prints.
+    pub fn ask(&mut self, line: &str) -> String {
+        self.asked += 1;
+        let number = self.asked;
+        self.send(&format!("echo begin {number}; {line}\necho end {number}"));
+        self.expect(&format!("begin {number}\n"));
+        self.expect(&format!("end {number}\n"))
+    }
+
+    /// The process that is the VM.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Talks to the VM's process.
+    pub fn client(&self) -> Client {
+        let vms = self.runtime.path().join("mother");
+        Client::connect(&Inventory::at(&vms).record(&VmName::new(NAME).unwrap())).unwrap()
+    }
+
+    /// The guest's memory.
+    pub fn memory(&self) -> Arc<FileMemory> {
+        let files = self.client().memory().unwrap();
+        let slot = |slot: &api::SlotView| FileSlot {
+            gpa: Gpa(slot.gpa),
+            len_bytes: slot.len_bytes,
+            file_offset: slot.file_offset,
+        };
+        Arc::new(FileMemory::new(files.memory, files.view.slots.iter().map(slot).collect()))
+    }
+
+    /// The registers of its vCPUs.
+    pub fn registers(&self) -> Vec<Registers> {
+        let (_, vcpus) = self.client().registers().unwrap();
+        let registers = vcpus.into_iter().filter(|vcpu| !vcpu.waits_for_startup).map(|vcpu| Registers {
+            vcpu_id: vcpu.vcpu_id,
+            cr0: vcpu.cr0,
+            cr2: vcpu.cr2,
+            cr3: vcpu.cr3,
+            cr4: vcpu.cr4,
+            efer: vcpu.efer,
+            idt_base: vcpu.idtr.base,
+            idt_limit: vcpu.idtr.limit,
+            gdt_base: vcpu.gdtr.base,
+            gdt_limit: vcpu.gdtr.limit,
+            fs_base: vcpu.fs_base,
+            gs_base: vcpu.gs_base,
+            kernel_gs_base: vcpu.kernel_gs_base,
+            lstar: vcpu.lstar,
+            cstar: vcpu.cstar,
+            star: vcpu.star,
+            sysenter_eip: vcpu.sysenter_eip,
+            rip: vcpu.rip,
+            rsp: vcpu.rsp,
+            rflags: vcpu.rflags,
+            cpl: vcpu.cpl,
+            is_halted: vcpu.halted,
+            age_ms: vcpu.age_ms,
+        });
+        registers.collect()
+    }
+
+    /// Recognises its kernel.
+    pub fn attach(&self, cache: Option<&Path>) -> Result<Kernel, NotRecognised> {
+        attach(self.memory(), &self.registers(), cache)
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
