@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 #![allow(unreachable_pub, reason = "a test has no outside; `pub` marks what other modules use")]
 
+#[path = "integrity/connections.rs"]
+mod connections;
 #[path = "integrity/guest.rs"]
 mod guest;
 
@@ -254,4 +256,35 @@ fn a_guest_that_rewrites_itself_legally_raises_no_alarm() {
         assert!(result.findings.is_empty(), "{result:#?}");
     }
     guest.expect("done");
+}
+
+#[test]
+fn two_guests_of_one_build_run_the_same_code() {
+    let Some(files) = files() else { return };
+    let guests = [(); 2].map(|()| Guest::boot(&files, &["--memory", "256M"]));
+    let kernels = guests.each_ref().map(|guest| guest.attach(None).unwrap());
+    let compare = || {
+        let accounts = kernels.each_ref().map(Kernel::account);
+        let [one, other] = [0, 1].map(|number: usize| kernels[number].look(&accounts[number], &[]));
+        one.compare_with(&other).into_value().unwrap()
+    };
+    assert_eq!(compare(), []);
+    let attacker = Attacker::new(&guests[0], &kernels[0]);
+    let at = attacker.symbol("__x64_sys_getdents64") + 0x21;
+    let byte = attacker.read(at, 1)[0];
+    attacker.write(at, &[byte ^ 0x40]);
+    let findings = compare();
+    assert_eq!(findings.len(), 1, "{findings:#?}");
+    assert_eq!(findings[0].subject, "__x64_sys_getdents64+0x21");
+}
+
+#[test]
+fn sockets_and_mounts_are_those_that_the_guest_prints() {
+    let Some(files) = files() else { return };
+    let mut guest = Guest::boot(&files, &["--memory", "256M"]);
+    connections::prepare(&mut guest);
+    let kernel = guest.attach(None).unwrap();
+    let complaints =
+        [connections::sockets(&mut guest, &kernel), connections::mounts(&mut guest, &kernel)].concat();
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
 }

@@ -31,6 +31,7 @@ mod observer;
 mod place;
 mod reading;
 mod record;
+mod views;
 mod watcher;
 
 pub use claim::{Claim, ClaimError};

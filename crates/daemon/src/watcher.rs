@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 
 use api::{HostBooks, VcpuView};
+use insight::integrity::Scope;
 use insight::verdict::{READINGS_NEEDED, Reading, Row, judge};
 use insight::{Cost, Rung};
 use serde::Serialize;
@@ -13,14 +14,21 @@ use crate::live::LiveCost;
 use crate::observer::Observer;
 use crate::reading::reading;
 use crate::record::Record;
+use crate::views;
 
 /// Readings that are kept.
 const READINGS_KEPT: usize = 2 * READINGS_NEEDED;
 
+/// Bytes of the guest's code that are compared in one reading, after the first one has compared all.
+const COMPARED_BYTES: u64 = 2 << 20;
+
 /// Judges one VM.
 pub struct Watcher {
     observer: Observer,
+    record: Record,
     life: u64,
+    /// Whether all of the guest's code has been compared in this life.
+    has_compared_all: bool,
     readings: VecDeque<Reading>,
 }
 
@@ -75,8 +83,8 @@ impl Watcher {
     /// # Errors
     /// [`ClientError`].
     pub fn connect(record: Record, cache: Option<PathBuf>) -> Result<Watcher, ClientError> {
-        let observer = Observer::connect(record, cache)?;
-        Ok(Watcher { observer, life: 0, readings: VecDeque::new() })
+        let observer = Observer::connect(record.clone(), cache)?;
+        Ok(Watcher { observer, record, life: 0, has_compared_all: false, readings: VecDeque::new() })
     }
 
     /// One more reading.
@@ -85,11 +93,20 @@ impl Watcher {
     /// [`ClientError`]: the VM has ended, or its process does not answer.
     pub fn glance(&mut self) -> Result<Glance, ClientError> {
         let moment = self.observer.observe()?;
+        if moment.books.life != self.life {
+            self.readings.clear();
+            self.life = moment.books.life;
+            self.has_compared_all = false;
+        }
         let (reading, kernel, look, attach) = match moment.kernel {
             Ok(kernel) => {
                 let account = kernel.account();
                 let look = kernel.look(&account, &moment.registers);
-                let reading = reading(&moment.books, Ok(&look));
+                let mut reading = reading(&moment.books, Ok(&look));
+                let scope = if self.has_compared_all { Scope::Part(COMPARED_BYTES) } else { Scope::All };
+                let life = life(&self.record, self.life);
+                reading.kernel.views.extend(views::integrity(&look, self.record.folder(), &life, scope));
+                self.has_compared_all = true;
                 let facts = KernelFacts {
                     release: Some(kernel.release().to_owned()),
                     build_id: kernel.build_id(),
@@ -107,10 +124,6 @@ impl Watcher {
         };
         let cost = WatchCost { look, attach, memory: moment.cost };
         let (books, vcpus) = (moment.books, moment.vcpus);
-        if books.life != self.life {
-            self.readings.clear();
-            self.life = books.life;
-        }
         self.readings.push_back(reading.clone());
         if self.readings.len() > READINGS_KEPT {
             self.readings.pop_front();
@@ -123,4 +136,10 @@ impl Watcher {
     pub fn observer(&mut self) -> &mut Observer {
         &mut self.observer
     }
+}
+
+/// Which life of which VM: a name is used again.
+fn life(record: &Record, life: u64) -> String {
+    let vm = record.info().map(|info| format!("{} {}", info.pid, info.started_at));
+    format!("{} {life}", vm.unwrap_or_default())
 }

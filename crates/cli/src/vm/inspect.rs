@@ -3,6 +3,7 @@
 use api::HostBooks;
 use clap::Args;
 use daemon::{Glance, LiveCost, Moment};
+use insight::sockets::SocketState;
 use insight::{Look, Observed};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -64,6 +65,9 @@ fn guest(look: &Look<'_>) -> Value {
         "cpu": look.cpu_times(),
         "processes": look.processes(),
         "modules": look.modules(),
+        "sockets": look.sockets(),
+        "mounts": look.mounts(),
+        "entries": look.entry_points(),
         "log": look.kernel_log(),
     })
 }
@@ -176,10 +180,39 @@ fn inside(look: &Look<'_>) -> String {
             text.push_str(&format!("modules  not observable: {}\n", modules.why_not().unwrap_or_default()))
         }
     }
+    text.push_str(&connections(look));
     match look.processes() {
         Observed::Seen { value, .. } => text.push_str(&format!("\n{}", processes::table(&value))),
         Observed::NotObservable { why } => {
             text.push_str(&format!("\nprocesses not observable: {}\n", printable(&why)))
+        }
+    }
+    text
+}
+
+/// How many sockets and mounts, and who listens.
+fn connections(look: &Look<'_>) -> String {
+    let mut text = String::new();
+    match look.sockets() {
+        Observed::Seen { value, .. } => {
+            text.push_str(&format!("sockets  {} TCP and UDP, {} Unix\n", value.inet.len(), value.unix.len()));
+            for socket in value.inet.iter().filter(|socket| socket.state == SocketState::Listen) {
+                let owners = socket.owners.iter().map(|owner| format!("{} ({})", owner.comm, owner.pid));
+                let owners: Vec<String> = owners.map(|owner| printable(&owner)).collect();
+                text.push_str(&format!("listens  {}: {}\n", socket.local, owners.join(", ")));
+            }
+        }
+        Observed::NotObservable { why } => {
+            text.push_str(&format!("sockets  not observable: {}\n", printable(&why)))
+        }
+    }
+    match look.mounts() {
+        Observed::Seen { value, .. } => {
+            let counts: Vec<String> = value.iter().map(|space| space.mounts.len().to_string()).collect();
+            text.push_str(&format!("mounts   {} in {} namespace(s)\n", counts.join(" + "), value.len()));
+        }
+        Observed::NotObservable { why } => {
+            text.push_str(&format!("mounts   not observable: {}\n", printable(&why)))
         }
     }
     text

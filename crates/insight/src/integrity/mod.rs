@@ -4,7 +4,8 @@
 //! [`entries`] checks registers and the interrupt descriptor table: facts of the machine, which no guest can forge.
 //! [`syscalls`] follows a system call from its entry to the functions that serve it. [`text`] compares code with a
 //! [`baseline`] taken when boot had settled. A kernel rewrites its own code all the time and legally: [`sites`] knows the
-//! places where it may, [`patches`] what may stand there. Everything else is a finding, named by symbol, offset and bytes.
+//! places where it may, [`patches`] what may stand there. Everything else is a finding, named by symbol, offset and bytes. [`twins`] compares two guests that
+//! run the same build, without a baseline.
 //!
 //! What this cannot see: a change that was there before the first look and leads nowhere strange; and lies in the kernel's
 //! data. The tables of places are compared too, so that no place can be added to those of the kernel's own code.
@@ -17,6 +18,7 @@ mod patches;
 mod sites;
 mod syscalls;
 mod text;
+mod twins;
 
 use std::path::Path;
 use std::thread;

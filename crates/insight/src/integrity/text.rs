@@ -213,7 +213,7 @@ impl Look<'_> {
             if let Scope::Written(is_written) = scope {
                 // A region need not begin where a page does.
                 let (low, high) = (Gva(place(first)), Gva(place(first) + PAGE as u64 - 1));
-                let is_written = |gva| self.space().translate(gva).map(|gpa| is_written(gpa));
+                let is_written = |gva| self.space().translate(gva).map(is_written);
                 let is_suspect = baseline.is_suspect(low.0);
                 if !is_suspect && !is_written(low)? && !is_written(high).unwrap_or(false) {
                     first += 1;
@@ -386,10 +386,10 @@ impl Look<'_> {
         let now = bytes(|page| &page.now);
         let count = range.end - range.start;
         let mut what = format!("{count} byte{} changed", if count == 1 { "" } else { "s" });
-        if matches!(kind, FindingKind::KernelText | FindingKind::ModuleText) {
-            if let Some(target) = self.branch_at(region, range.start) {
-                what = format!("{what}: it now leads to {}", self.whereabouts(target));
-            }
+        if matches!(kind, FindingKind::KernelText | FindingKind::ModuleText)
+            && let Some(target) = self.branch_at(region, range.start)
+        {
+            what = format!("{what}: it now leads to {}", self.whereabouts(target));
         }
         Finding {
             kind,
