@@ -35,6 +35,8 @@ usage: cargo xtask TASK
            start to /init on the software CPU and on QEMU's TCG, and memory
   bench io [disk|network|login] [--runs N]
            a guest's disk and network, and Debian to its login prompt, on the software CPU and on QEMU's TCG
+  bench exits [--nested]
+           what it costs to leave the guest, on this host's engines or on both in QEMU
   bench smp [--runs N]
            what a second vCPU is worth, on 2 cores that nobody else uses
   stress [--minutes N | --seconds N] [--cpus N]
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         ["debian"] => test::make_debian(),
         ["bench", "boot", options @ ..] => bench::runs(options).and_then(bench::boot),
         ["bench", "io", words @ ..] => bench::io(words),
+        ["bench", "exits", options @ ..] => nest::bench_exits(options),
         ["bench", "smp", options @ ..] => smp::run("bench", options),
         ["stress", options @ ..] => smp::run("stress", options),
         ["differential", options @ ..] => differential::run(options),

@@ -25,7 +25,8 @@ pub struct Guest {
 }
 
 /// Every bare guest.
-pub const GUESTS: [Guest; 3] = [
+pub const GUESTS: [Guest; 4] = [
+    Guest { name: "exits", sources: &["exits.c"] },
     Guest { name: "hello", sources: &["hello.c"] },
     Guest { name: "hostile", sources: &["hostile.c"] },
     Guest {

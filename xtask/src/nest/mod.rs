@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use images::{AppRequest, Cache};
 
 use crate::bench;
@@ -19,6 +19,9 @@ use crate::workspace;
 
 /// How long the nested machine may take.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
+
+/// What the guest that measures exits leaves with.
+const EXITS_STATUS: i32 = 0x21;
 
 /// The files that the nested machine's tests consist of.
 const SCRIPTS: [(&str, &str); 2] =
@@ -31,6 +34,8 @@ pub enum Set {
     All,
     /// Without moving between engines.
     Quick,
+    /// No tests: what it costs to leave the guest.
+    Exits,
 }
 
 /// Runs the tests and prints what came of them; `true` if none failed.
@@ -55,6 +60,32 @@ pub fn run(set: Set) -> Result<bool> {
     watch(&mut qemu(&host.kernel, &initrd, &folder.join("init"), set))
 }
 
+/// `cargo xtask bench exits`: what it costs to leave the guest, on this host's engines, or with `--nested` in QEMU.
+pub fn bench_exits(words: &[&str]) -> Result<bool> {
+    match words {
+        [] => {}
+        ["--nested"] => return run(Set::Exits),
+        _ => bail!("the only option is --nested"),
+    }
+    let mother = bench::build_mother()?;
+    let folder = workspace::root().join("target/xtask/nest");
+    fs::create_dir_all(&folder)?;
+    build_guests(&folder)?;
+    for engine in ["kvm", "soft"] {
+        println!("{engine}, ticks of the TSC for each:");
+        let mut command = Command::new(&mother);
+        command.args(["run", "--engine", engine, "--debug-exit", "--memory", "32M", "--kernel"]);
+        command.arg(folder.join("exits.bin")).stdin(Stdio::null());
+        let output = command.output().context("start `mother`")?;
+        let (said, why) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        match output.status.code() {
+            Some(EXITS_STATUS) => print!("{}", said.replace("ticks ", "  ").replace('\r', "")),
+            _ => print!("  not here: {why}"),
+        }
+    }
+    Ok(true)
+}
+
 /// Everything that the tests need, in one folder that lies at the same place in the nested machine.
 fn fill(folder: &Path, mother: &Path, modules: &[PathBuf], files: &[(&PathBuf, &str)]) -> Result<()> {
     let init = include_str!("init.sh").replace("@NEST@", &folder.to_string_lossy());
@@ -72,6 +103,10 @@ fn fill(folder: &Path, mother: &Path, modules: &[PathBuf], files: &[(&PathBuf, &
         let name = module.file_name().context("a module has a name")?;
         fs::copy(module, folder.join(name)).with_context(|| format!("copy {}", module.display()))?;
     }
+    build_guests(folder)
+}
+
+fn build_guests(folder: &Path) -> Result<()> {
     let build = ["run", "--quiet", "--release", "--package", "proof", "--bin", "guest", "--", "--build"];
     let status = cargo(&build).arg(folder).stdout(Stdio::null()).status()?;
     ensure!(status.success(), "the bare guests do not build");
@@ -85,7 +120,11 @@ fn make_executable(path: &Path) -> Result<()> {
 
 /// The machine: two CPUs on two threads of ours. Its TSC is the host's on both, which the kernel cannot know.
 fn qemu(kernel: &Path, initrd: &Path, init: &Path, set: Set) -> Command {
-    let set = if set == Set::Quick { "quick" } else { "all" };
+    let set = match set {
+        Set::All => "all",
+        Set::Quick => "quick",
+        Set::Exits => "exits",
+    };
     let append = format!(
         "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable rdinit={} mother.set={set} ",
         init.display()
