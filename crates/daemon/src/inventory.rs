@@ -204,6 +204,8 @@ fn describe(name: VmName, record: &Record, is_held: bool) -> Vm {
             Err(_) if info.is_none() => (VmState::Starting, None),
             Err(_) => (VmState::Unresponsive, None),
         };
+        // What it says itself is newer: a guest may have changed its engine.
+        let info = status.as_ref().map(|status: &VmStatus| status.info.clone()).or(info);
         return Vm { name, state, info, status, end: None };
     }
     match record.end() {

@@ -11,7 +11,7 @@ use crate::gate::Gate;
 use crate::observe::Rest;
 
 /// How long threads may take to come to the table; they are outside already.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) enum Table {
     Empty,

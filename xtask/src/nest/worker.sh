@@ -1,12 +1,20 @@
 ip link set lo up
 touch /tmp/go
-nc -l -p 7000 > /tmp/got &
+# The listener must not see the end of its own input, or it would hang up.
+mkfifo /tmp/hold
+sleep 100000 > /tmp/hold &
+holder=$!
+nc -l -p 7000 < /tmp/hold > /tmp/got &
 sleep 1
 produce() { i=0; while [ -e /tmp/go ]; do i=$((i + 1)); echo "$i $(echo "line $i" | md5sum | cut -c1-32)"; done; echo end; }
 produce | nc 127.0.0.1 7000 &
+producer=$!
 beat() { while [ -e /tmp/go ]; do cut -d' ' -f1 /proc/uptime >> /tmp/beats; sleep 0.5; done; }
 beat &
 finish() {
+    wait $producer
+    sleep 1
+    kill $holder
     wait
     n=0; wrong=0
     while read -r i sum; do

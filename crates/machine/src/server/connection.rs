@@ -15,6 +15,9 @@ use crate::switch::SwitchError;
 /// How long a guest's threads may take to come to rest.
 const PAUSE_TIME: Duration = Duration::from_secs(10);
 
+/// How long each part of a change of engine may take: the pause, the change, going on.
+const SWITCH_TIME: Duration = Duration::from_secs(25);
+
 /// Serves a client until it is done.
 pub(super) fn serve(shared: &Arc<Shared>, stream: UnixStream) {
     let mut lines = Lines::new(&stream);
@@ -70,7 +73,7 @@ fn perform(shared: &Shared, command: Command) -> Outcome {
         Command::Balloon { target_bytes } => balloon(shared, target_bytes),
         Command::Pause => paused(control.pause(PAUSE_TIME)),
         Command::Resume => paused(control.resume(PAUSE_TIME)),
-        Command::Switch { engine } => switched(control.switch(&engine, PAUSE_TIME)),
+        Command::Switch { engine } => switched(control.switch(&engine, SWITCH_TIME)),
         Command::Resize { rows, columns } => {
             control.resize_window(rows, columns);
             Outcome::Done
