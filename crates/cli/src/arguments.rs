@@ -8,7 +8,8 @@ use clap::{Args, Parser, Subcommand};
 use crate::disk::disk;
 use crate::vm::{
     BalloonArguments, ConsoleArguments, DmesgArguments, InspectArguments, LimitArguments, LogsArguments,
-    NamesArguments, PsArguments, RemoveArguments, StopArguments, SwitchArguments, TruthArguments,
+    NamesArguments, PsArguments, RemoveArguments, StopArguments, SwitchArguments, TopArguments,
+    TruthArguments,
 };
 
 /// A hypervisor that runs guests with or without hardware virtualization.
@@ -44,6 +45,8 @@ pub enum Command {
     Inspect(InspectArguments),
     /// Print the log of a guest's kernel, read from outside, also after a panic
     Dmesg(DmesgArguments),
+    /// Watch all guests on one screen, claim beside truth
+    Top(TopArguments),
     /// Press the power button of VMs, and end those that still run after a grace time
     Stop(StopArguments),
     /// End VMs at once

@@ -65,6 +65,7 @@ fn perform(command: Command) -> Result<u8, Failure> {
         Command::Truth(arguments) => vm::truth(&arguments),
         Command::Inspect(arguments) => vm::inspect(&arguments),
         Command::Dmesg(arguments) => vm::dmesg(&arguments),
+        Command::Top(arguments) => vm::top(&arguments),
         Command::Stop(arguments) => vm::stop(&arguments),
         Command::Kill(arguments) => vm::kill(&arguments),
         Command::Switch(arguments) => vm::switch(&arguments),

@@ -24,6 +24,7 @@
 
 mod claim;
 mod client;
+mod hidden;
 mod inventory;
 mod live;
 mod log;

@@ -2,14 +2,16 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use api::{HostBooks, VcpuView};
 use insight::integrity::Scope;
-use insight::verdict::{READINGS_NEEDED, Reading, Row, judge};
+use insight::verdict::{READINGS_NEEDED, Reading, Row, View, judge};
 use insight::{Cost, Rung};
 use serde::Serialize;
 
 use crate::client::ClientError;
+use crate::hidden;
 use crate::live::LiveCost;
 use crate::observer::Observer;
 use crate::reading::reading;
@@ -22,6 +24,9 @@ const READINGS_KEPT: usize = 2 * READINGS_NEEDED;
 /// Bytes of the guest's code that are compared in one reading, after the first one has compared all.
 const COMPARED_BYTES: u64 = 2 << 20;
 
+/// How long a search for hidden modules that found nothing holds: it reads all memory where modules are mapped.
+const MODULES_HOLD: Duration = Duration::from_secs(15);
+
 /// Judges one VM.
 pub struct Watcher {
     observer: Observer,
@@ -30,6 +35,20 @@ pub struct Watcher {
     /// Whether all of the guest's code has been compared in this life.
     has_compared_all: bool,
     readings: VecDeque<Reading>,
+    modules: Option<Modules>,
+}
+
+/// The last search for hidden modules.
+struct Modules {
+    view: View,
+    at: Instant,
+}
+
+impl Modules {
+    /// A search that found something is repeated at once: it may have been skew.
+    fn is_due(&self) -> bool {
+        !self.view.findings.is_empty() || self.at.elapsed() > MODULES_HOLD
+    }
 }
 
 /// What a watcher knows after one more reading.
@@ -84,7 +103,14 @@ impl Watcher {
     /// [`ClientError`].
     pub fn connect(record: Record, cache: Option<PathBuf>) -> Result<Watcher, ClientError> {
         let observer = Observer::connect(record.clone(), cache)?;
-        Ok(Watcher { observer, record, life: 0, has_compared_all: false, readings: VecDeque::new() })
+        Ok(Watcher {
+            observer,
+            record,
+            life: 0,
+            has_compared_all: false,
+            readings: VecDeque::new(),
+            modules: None,
+        })
     }
 
     /// One more reading.
@@ -97,6 +123,7 @@ impl Watcher {
             self.readings.clear();
             self.life = moment.books.life;
             self.has_compared_all = false;
+            self.modules = None;
         }
         let (reading, kernel, look, attach) = match moment.kernel {
             Ok(kernel) => {
@@ -107,6 +134,11 @@ impl Watcher {
                 let life = life(&self.record, self.life);
                 reading.kernel.views.extend(views::integrity(&look, self.record.folder(), &life, scope));
                 self.has_compared_all = true;
+                if self.modules.as_ref().is_none_or(Modules::is_due) {
+                    self.modules = Some(Modules { view: hidden::modules(&look), at: Instant::now() });
+                }
+                reading.kernel.views.push(hidden::tasks(&look));
+                reading.kernel.views.extend(self.modules.as_ref().map(|known| known.view.clone()));
                 let facts = KernelFacts {
                     release: Some(kernel.release().to_owned()),
                     build_id: kernel.build_id(),

@@ -146,6 +146,14 @@ fn host(books: &HostBooks) -> String {
         size(balloon.inflated_bytes),
         size(balloon.reported_bytes)
     ));
+    let estimate = |name: &str, estimate: &Option<api::Estimate>, unit: &str| {
+        estimate.map_or(String::new(), |estimate| {
+            let bytes = |value: f64| size(value.max(0.0) as u64);
+            format!("{name}  {} +- {}{unit}\n", bytes(estimate.value), bytes(estimate.error))
+        })
+    };
+    text.push_str(&estimate("uses   ", &books.working_set, " working set"));
+    text.push_str(&estimate("writes ", &books.dirty_rate, " a second"));
     for vcpu in &books.vcpus {
         let exits: u64 = vcpu.exits.iter().map(|exit| exit.value).sum();
         text.push_str(&format!(

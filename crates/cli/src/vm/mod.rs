@@ -9,6 +9,7 @@ mod observe;
 mod orders;
 mod processes;
 mod ps;
+mod top;
 mod truth;
 mod wait;
 mod words;
@@ -23,5 +24,6 @@ pub use orders::{
     remove, resume, stop, switch,
 };
 pub use ps::{PsArguments, ps};
+pub use top::{TopArguments, top};
 pub use truth::{TruthArguments, truth};
 pub use wait::wait;
