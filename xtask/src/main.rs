@@ -37,6 +37,8 @@ usage: cargo xtask TASK
            a guest's disk and network, and Debian to its login prompt, on the software CPU and on QEMU's TCG
   bench exits [--nested]
            what it costs to leave the guest, on this host's engines or on both in QEMU
+  bench paging [codec|fault|hot|many]
+           what it costs that pages of a guest lie somewhere else
   bench smp [--runs N]
            what a second vCPU is worth, on 2 cores that nobody else uses
   stress [--minutes N | --seconds N] [--cpus N]
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
         ["bench", "boot", options @ ..] => bench::runs(options).and_then(bench::boot),
         ["bench", "io", words @ ..] => bench::io(words),
         ["bench", "exits", options @ ..] => nest::bench_exits(options),
+        ["bench", "paging", words @ ..] => bench::paging(words),
         ["bench", "smp", options @ ..] => smp::run("bench", options),
         ["stress", options @ ..] => smp::run("stress", options),
         ["differential", options @ ..] => differential::run(options),

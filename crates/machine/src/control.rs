@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use api::{ClaimBook, Counter, DeviceStatus};
 use devices::virtio::balloon::BalloonReading;
+use paging::Books as PagingBooks;
 use thiserror::Error;
 use vcpu::Kick;
 
@@ -369,6 +370,11 @@ impl MachineControl {
     /// Why the guest waits for room for its pages, if it does.
     pub fn stalled(&self) -> Option<String> {
         self.0.paging.stalled()
+    }
+
+    /// The pager's accounts of the present life; none where guest memory is not paged.
+    pub fn paging_books(&self) -> Option<PagingBooks> {
+        Some(self.0.paging.pager()?.books())
     }
 
     /// Calls `act`, with the reason, when pages of the guest do not come back.

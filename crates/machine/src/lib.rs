@@ -51,6 +51,7 @@ mod switch;
 mod time;
 mod vcpu_thread;
 
+pub use ::paging::Books as PagingBooks;
 pub use attach::AttachError;
 pub use build::{BuildError, Machine, MachineError, build};
 pub use console::{Closed, Console, ConsoleInput};

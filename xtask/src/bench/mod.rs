@@ -6,12 +6,14 @@ mod io;
 mod login;
 mod memory;
 mod network;
+mod paging;
 mod watch;
 
 use anyhow::Result;
 
 pub use boot::{QEMU, build_mother, ensure_qemu, run as boot};
 pub use io::run as io;
+pub use paging::run as paging;
 
 /// Middle one of `values`, which are not empty.
 fn median(mut values: Vec<f64>) -> f64 {

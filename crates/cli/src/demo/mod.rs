@@ -1,9 +1,11 @@
 //! `mother demo`: a guest introduces itself, and Mother says what she knows about it.
 //!
 //! What the guest says comes over its console, as `crates/images/guest/demo.sh` prints it; what Mother knows comes
-//! from the machine's report. The two meet only in the table at the end, and neither is changed on the way.
+//! from the machine's report. The two meet only in the table at the end, and neither is changed on the way. A second
+//! guest then fills memory that it was never given ([`less`]).
 
 mod account;
+mod less;
 mod transcript;
 
 use std::io::IsTerminal;
@@ -46,7 +48,13 @@ pub fn run(arguments: &DemoArguments) -> Result<u8, Failure> {
     say(&account::introduction(&plan, &guest))?;
     let (report, said) = boot(plan, arguments)?;
     say(&account::account(&said, &report, &guest))?;
-    Ok(verdict(&report, &said))
+    let status = verdict(&report, &said);
+    if status != 0 {
+        return Ok(status);
+    }
+    let (text, is_right) = less::show(arguments, &guest)?;
+    say(&text)?;
+    Ok(if is_right { 0 } else { ANSWER_IS_NO })
 }
 
 /// Boots the guest and shows its work as it comes; what was measured and what was said.
