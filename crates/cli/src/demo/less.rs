@@ -35,8 +35,9 @@ const WHAT: usize = 30;
 const WORK: &str = "mount -t tmpfs -o size=100% none /mnt
 of() { while read key number unit; do [ $key != $1: ] || echo $number; done < /proc/meminfo; }
 total=$(of MemTotal); i=0
-while [ $(($(of MemAvailable) * 20)) -gt $total ]; do (echo $i; cat /bin/busybox; yes \"line of file $i\") | head -c 2097152 > /mnt/$i; i=$((i + 1)); done
+while [ $(($(of MemAvailable) * 20)) -gt $total ]; do (echo $i; head -c $((i * 37)) /dev/zero; cat /bin/busybox; yes \"line of file $i\") | head -c 2097152 > /mnt/$i; i=$((i + 1)); done
 echo claims memory $total $((total - $(of MemAvailable)))
+while :; do md5sum /bin/busybox > /dev/null; done
 ";
 
 /// What the guest said it has and uses, in bytes.
@@ -166,7 +167,7 @@ fn table(claim: Claim, books: &PagingBooks) -> String {
     };
     row("resident", pages(books.resident_bytes / PAGE_BYTES));
     row("compressed", format!("{} in {}", pages(store.memory_pages), size(store.memory_bytes)));
-    row("the same as another, or one word", pages(store.shared_pages + store.repeating_pages));
+    row("the same as another one", pages(store.shared_pages + store.repeating_pages));
     row("zeros, stored nowhere", pages(books.zero_bytes / PAGE_BYTES));
     row("on disk", pages(store.file_pages));
     if let Some(set) = &books.working_set {
