@@ -8,6 +8,7 @@
 mod bench;
 mod check;
 mod differential;
+mod insight;
 mod nest;
 mod report;
 mod smp;
@@ -41,6 +42,14 @@ usage: cargo xtask TASK
            what it costs that pages of a guest lie somewhere else
   bench smp [--runs N]
            what a second vCPU is worth, on 2 cores that nobody else uses
+  bench insight
+           what it costs to recognise a guest's kernel and to read it
+  test-insight [--all | --kernels RELEASE,RELEASE]
+           what is read of guests against what they print: a few kernels, all that mirrors offer, or these
+  fuzz insight --seconds N
+           memory made to mislead: mutated where it is read, and noise
+  honest --minutes N
+           a guest at honest work, in which nothing may look hidden
   stress [--minutes N | --seconds N] [--cpus N]
            a guest of several CPUs under everything at once, 30 seconds and 4 vCPUs if not told
   differential [OPTIONS]
@@ -64,6 +73,10 @@ fn main() -> ExitCode {
         ["bench", "exits", options @ ..] => nest::bench_exits(options),
         ["bench", "paging", words @ ..] => bench::paging(words),
         ["bench", "smp", options @ ..] => smp::run("bench", options),
+        ["bench", "insight"] => insight::bench(),
+        ["test-insight", options @ ..] => insight::test_all(options),
+        ["fuzz", "insight", options @ ..] => insight::fuzz(options),
+        ["honest", options @ ..] => insight::honest(options),
         ["stress", options @ ..] => smp::run("stress", options),
         ["differential", options @ ..] => differential::run(options),
         ["report"] => Workspace::load().map(|workspace| {

@@ -38,7 +38,7 @@ pub fn steps() -> Vec<Step> {
     steps.push(Step {
         name: "tests",
         command: cargo(&["test", "--workspace", "--no-fail-fast"]),
-        limit: Duration::from_secs(900),
+        limit: Duration::from_secs(1200),
         counts: Counts::CargoTest,
     });
     for (name, options) in DIFFERENTIAL {

@@ -1,15 +1,23 @@
 //! Insight against the guests' own words, kernel by kernel: everything read from outside equals what the guest prints.
 //!
+//! Beside that: guests that lie, hang and panic (`liars`), memory made to mislead (`fuzz`), and costs (`bench`).
+//!
 //! `MOTHER_KERNELS` says which: unset, one of each of a few series; `all`, every cloud kernel that the mirrors offer; or
 //! releases with commas between.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 #![allow(unreachable_pub, reason = "a test has no outside; `pub` marks what other modules use")]
 
+#[path = "kernels/bench.rs"]
+mod bench;
 #[path = "kernels/compare.rs"]
 mod compare;
+#[path = "kernels/fuzz.rs"]
+mod fuzz;
 #[path = "kernels/guest.rs"]
 mod guest;
+#[path = "kernels/liars.rs"]
+mod liars;
 
 use std::io::Write;
 use std::time::Instant;
@@ -106,4 +114,64 @@ fn compare(guest: &mut Guest) -> Vec<String> {
     complaints.extend(compare::memory(guest, &kernel));
     complaints.extend(compare::log(guest, &kernel));
     complaints
+}
+
+/// The default guest, or a loud word that there is none.
+fn with_default_guest(words: &[&str], act: impl FnOnce(&mut Guest)) {
+    let cache = Cache::of_user().unwrap();
+    if cache.kernel_package().is_none() {
+        return say("skipped: the default guest is not in the cache; `cargo xtask guest`");
+    }
+    act(&mut Guest::boot(&cache.default_guest(&mut |_| {}).unwrap(), words));
+}
+
+fn seconds(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+#[test]
+fn a_process_that_was_taken_out_of_the_kernels_books_is_found() {
+    with_default_guest(&["--memory", "256M"], liars::hidden_processes);
+}
+
+#[test]
+fn a_panicked_guest_still_tells_what_went_on() {
+    with_default_guest(&["--memory", "256M"], liars::panicked);
+}
+
+#[test]
+fn a_hung_guest_still_tells_what_goes_on() {
+    with_default_guest(&["--memory", "256M"], liars::hung);
+}
+
+/// `MOTHER_HONEST_SECONDS` says for how long.
+#[test]
+fn an_honest_guest_at_work_raises_no_alarm() {
+    let seconds = seconds("MOTHER_HONEST_SECONDS", 30);
+    with_default_guest(&["--memory", "256M", "--cpus", "2"], |guest| liars::honest(guest, seconds));
+}
+
+/// `MOTHER_FUZZ_SECONDS` says for how long.
+#[test]
+fn no_memory_makes_insight_fail_or_hang() {
+    let seconds = seconds("MOTHER_FUZZ_SECONDS", 60);
+    let folder = tempfile::tempdir().unwrap();
+    with_default_guest(&["--memory", "128M"], |guest| {
+        let tried = fuzz::run(guest, seconds, folder.path());
+        say(&format!("{tried} hostile guests in {seconds} s"));
+        assert!(tried > 0);
+    });
+}
+
+/// Numbers, not a test: `cargo xtask bench insight`.
+#[test]
+#[ignore = "a benchmark"]
+fn what_attaching_and_looking_costs() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::of_user().unwrap();
+    for release in releases(&cache).unwrap() {
+        let files = cache.kernel_guest(&release, &mut |_| {}).unwrap();
+        let (cold, warm) = bench::run(&mut Guest::boot(&files, &["--memory", "1G"]), &release, folder.path());
+        say(&format!("{release}: cold {cold:.1} ms of 540, warm {warm:.2} ms of 20"));
+    }
 }

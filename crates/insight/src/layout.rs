@@ -129,6 +129,8 @@ const LOOSE: &[&str] = &["MM_FILEPAGES"];
 
 /// Most members kept.
 const MAX_MEMBERS: usize = 100_000;
+/// Longest name that is given to a structure without one.
+const MAX_NAME: usize = 200;
 /// Deepest nest of anonymous structures.
 const MAX_NEST: usize = 12;
 
@@ -286,6 +288,10 @@ fn flatten(
     found: &mut dyn FnMut(&str, u32),
 ) {
     for member in types.members(id) {
+        if *budget == 0 {
+            return;
+        }
+        *budget -= 1;
         let Some(bit_offset) = base.checked_add(member.bit_offset) else { continue };
         let Some(element_id) = types.element(member.type_id) else { continue };
         let is_struct = matches!(types.kind(element_id), Some(Kind::Struct | Kind::Union));
@@ -295,13 +301,10 @@ fn flatten(
             }
             continue;
         }
-        if *budget == 0 {
-            return;
-        }
-        *budget -= 1;
         let inner = match (is_struct, types.name(element_id)) {
             (false, _) => String::new(),
-            // A structure without a name is known by where it is.
+            // A structure without a name is known by where it is; one that contains itself has no end.
+            (true, "") if name.len() > MAX_NAME => String::new(),
             (true, "") => format!("{name}.{}", member.name),
             (true, inner) => inner.to_owned(),
         };

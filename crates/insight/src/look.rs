@@ -18,7 +18,7 @@ use crate::space::Space;
 /// Most vCPUs that per-CPU variables are read of.
 const MAX_CPUS: u32 = 8192;
 /// Most elements of one list.
-pub const MAX_LIST: usize = 1 << 20;
+pub const MAX_LIST: usize = 1 << 18;
 
 /// A look. Make a new one for every moment.
 pub struct Look<'k> {
@@ -143,6 +143,22 @@ impl<'k> Look<'k> {
             last = self.list(head, link_offset);
         }
         last
+    }
+
+    /// Where a kernel address lies in physical memory.
+    ///
+    /// # Errors
+    /// If nothing is mapped there.
+    pub fn physical(&self, gva: Gva) -> Result<Gpa, Blind> {
+        self.space.translate(gva)
+    }
+
+    /// The 64-bit number at a kernel address.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn number_at(&self, gva: Gva) -> Result<u64, Blind> {
+        self.space.u64(gva)
     }
 
     /// The kernel's type information, byte by byte, as it lies in memory.

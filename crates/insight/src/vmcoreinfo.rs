@@ -19,6 +19,9 @@ const NOTE_HEADER: usize = 0x18;
 /// The text is at most a page long.
 const MAX_BYTES: usize = PAGE_SIZE as usize;
 
+/// Most different texts that are kept: a kernel and those that were there before it.
+const MAX_FOUND: usize = 8;
+
 /// The lines, by key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VmCoreInfo {
@@ -112,6 +115,7 @@ pub fn scan(memory: &dyn Memory, account: &Account) -> Result<Vec<VmCoreInfo>, B
                 if memory.read(Gpa(at), &mut page).is_ok()
                     && let Some(info) = VmCoreInfo::at(&page)
                     && !found.contains(&info)
+                    && found.len() < MAX_FOUND
                 {
                     found.push(info);
                 }

@@ -1,7 +1,8 @@
 //! A guest with a shell on a pipe that is asked one thing after the other, and looked at from outside.
 
+use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
@@ -101,6 +102,25 @@ impl Guest {
             file_offset: slot.file_offset,
         };
         Arc::new(FileMemory::new(files.memory, files.view.slots.iter().map(slot).collect()))
+    }
+
+    /// The file of the guest's memory as the VM's process has it, for a harness that plays the rootkit. Guest memory
+    /// below 3 GiB lies in it from its beginning.
+    pub fn memory_for_writing(&self) -> File {
+        let folder = format!("/proc/{}/fd", self.child.id());
+        let is_memory = |path: &PathBuf| {
+            fs::read_link(path).is_ok_and(|target| target.to_string_lossy().contains("mother-guest-memory"))
+        };
+        let path = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).find(is_memory).unwrap();
+        File::options().read(true).write(true).open(path).unwrap()
+    }
+
+    /// What `mother` with these words says.
+    pub fn mother(&self, words: &[&str]) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mother"));
+        command.args(words).env("XDG_RUNTIME_DIR", self.runtime.path());
+        let output = command.env("XDG_STATE_HOME", self.runtime.path()).output().unwrap();
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
     }
 
     /// The registers of its vCPUs.

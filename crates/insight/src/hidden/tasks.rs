@@ -13,7 +13,7 @@ use crate::observed::{Observed, Rung};
 /// Most tasks.
 const MAX_TASKS: usize = 1 << 20;
 /// Deepest tree of numbers.
-const MAX_DEPTH: u32 = 12;
+const MAX_DEPTH: u32 = 6;
 /// Children of one node of the tree.
 const SLOTS: u64 = 64;
 
@@ -85,9 +85,8 @@ impl Look<'_> {
 
     /// Every thread that the table of numbers leads to, with its number.
     pub(crate) fn numbered_tasks(&self) -> Result<BTreeMap<u64, i32>, Blind> {
-        let root = Gva(self.symbol("init_pid_ns")?.0 + self.offset("pid_namespace", "idr.idr_rt.xa_head")?);
         let mut pids = Vec::new();
-        self.xarray(self.space().u64(root)?, MAX_DEPTH, &mut pids)?;
+        self.xarray(self.pid_table()?, MAX_DEPTH, &mut |_, pid| pids.push(pid))?;
         let link = self.offset("task_struct", "pid_links")?;
         let tasks = self.place("pid", "tasks")?;
         let mut found = BTreeMap::new();
@@ -105,13 +104,42 @@ impl Look<'_> {
         Ok(found)
     }
 
-    /// What an xarray holds (kernel documentation, core-api/xarray): an entry whose low bits are 2 is a node.
-    pub(crate) fn xarray(&self, entry: u64, depth: u32, found: &mut Vec<Gva>) -> Result<(), Blind> {
-        const NODE: u64 = 2;
-        if entry & 3 == 0 {
-            if entry != 0 && found.len() < MAX_TASKS {
-                found.push(Gva(entry));
+    /// The place in the table of numbers that holds a `struct pid`, if one does.
+    ///
+    /// # Errors
+    /// If the table cannot be read.
+    pub fn pid_table_entry(&self, pid: Gva) -> Result<Option<Gva>, Blind> {
+        let mut found = None;
+        self.xarray(self.pid_table()?, MAX_DEPTH, &mut |at, entry| {
+            if entry == pid {
+                found = Some(at);
             }
+        })?;
+        Ok(found)
+    }
+
+    /// Where the entry at the head of the table of numbers lies.
+    fn pid_table(&self) -> Result<Gva, Blind> {
+        Ok(Gva(self.symbol("init_pid_ns")?.0 + self.offset("pid_namespace", "idr.idr_rt.xa_head")?))
+    }
+
+    /// What an xarray holds (kernel documentation, core-api/xarray): an entry whose low bits are 2 is a node.
+    /// `found` is told where an entry lies and what it is.
+    fn xarray(&self, at: Gva, depth: u32, found: &mut dyn FnMut(Gva, Gva)) -> Result<(), Blind> {
+        self.xarray_entry((at, self.space().u64(at)?), depth, &mut { MAX_TASKS }, found)
+    }
+
+    fn xarray_entry(
+        &self,
+        (at, entry): (Gva, u64),
+        depth: u32,
+        left: &mut usize,
+        found: &mut dyn FnMut(Gva, Gva),
+    ) -> Result<(), Blind> {
+        const NODE: u64 = 2;
+        if entry & 3 == 0 && entry != 0 {
+            *left = left.checked_sub(1).ok_or(Blind::OverBudget("tasks"))?;
+            found(at, Gva(entry));
             return Ok(());
         }
         if entry & 3 != NODE || entry < 4096 || depth == 0 {
@@ -119,10 +147,11 @@ impl Look<'_> {
         }
         let slots = Gva((entry - NODE).wrapping_add(self.offset("xa_node", "slots")?));
         let bytes = self.space().bytes(slots, (8 * SLOTS) as usize)?;
-        for slot in bytes.chunks_exact(8) {
+        for (index, slot) in bytes.chunks_exact(8).enumerate() {
             let slot = slot.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte));
             if slot != 0 {
-                self.xarray(slot, depth - 1, found)?;
+                let at = Gva(slots.0.wrapping_add(8 * index as u64));
+                self.xarray_entry((at, slot), depth - 1, left, found)?;
             }
         }
         Ok(())

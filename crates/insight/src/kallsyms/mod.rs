@@ -59,8 +59,9 @@ pub struct Image<'a> {
 
 /// Finds and decodes the tables in an image. `None` if it has none that prove themselves.
 pub fn decode(image: Image<'_>) -> Option<Decoded> {
+    let mut work = names::Work::new();
     find::token_tables(image.bytes).into_iter().find_map(|tokens| {
-        let names = names::locate(image.bytes, &tokens)?;
+        let names = names::locate(image.bytes, &tokens, &mut work)?;
         let (addresses, form) = addresses::decode(image, &tokens, &names)?;
         let symbols = names
             .entries

@@ -23,19 +23,36 @@ pub(crate) struct Names {
     pub entries: Vec<(u8, Vec<u8>)>,
 }
 
-/// Finds the names that belong to `tokens`.
-pub(crate) fn locate(bytes: &[u8], tokens: &Tokens) -> Option<Names> {
-    [4, 8].into_iter().find_map(|width| locate_with(bytes, tokens, width))
+/// Steps that may be spent on one search: a real kernel takes a few million, a made-up one as many as it likes.
+#[derive(Debug)]
+pub(crate) struct Work(u64);
+
+impl Work {
+    /// Enough for any kernel.
+    pub(crate) fn new() -> Work {
+        Work(300_000_000)
+    }
+
+    fn spend(&mut self, steps: u64) -> Option<()> {
+        self.0 = self.0.checked_sub(steps)?;
+        Some(())
+    }
 }
 
-fn locate_with(bytes: &[u8], tokens: &Tokens, width: usize) -> Option<Names> {
+/// Finds the names that belong to `tokens`.
+pub(crate) fn locate(bytes: &[u8], tokens: &Tokens, work: &mut Work) -> Option<Names> {
+    [4, 8].into_iter().find_map(|width| locate_with(bytes, tokens, width, work))
+}
+
+fn locate_with(bytes: &[u8], tokens: &Tokens, width: usize, work: &mut Work) -> Option<Names> {
     // Behind the markers there is at most padding and three bytes per symbol.
     let lowest = tokens.start.saturating_sub(3 * MAX_SYMBOLS + MAX_SYMBOLS / PER_MARKER * width);
     let mut at = (tokens.start & !(width - 1)).checked_sub(3 * width)?;
     while at > lowest {
         if number(bytes, at, width) == Some(0) && is_marker_array(bytes, at, width) {
             let markers = markers(bytes, at, width, tokens.start);
-            if let Some(names) = names_before(bytes, at, &markers, tokens) {
+            work.spend(markers.len() as u64)?;
+            if let Some(names) = names_before(bytes, at, &markers, tokens, work) {
                 return Some(names);
             }
         }
@@ -73,7 +90,13 @@ fn markers(bytes: &[u8], at: usize, width: usize, end: usize) -> Vec<usize> {
 
 /// The names that end right before the markers. Their beginning is where a count precedes that the markers allow, and
 /// from where the names come out at every marker.
-fn names_before(bytes: &[u8], markers_at: usize, markers: &[usize], tokens: &Tokens) -> Option<Names> {
+fn names_before(
+    bytes: &[u8],
+    markers_at: usize,
+    markers: &[usize],
+    tokens: &Tokens,
+    work: &mut Work,
+) -> Option<Names> {
     // The array of markers may have run on into what follows by chance, by one or two at most.
     for count in (markers.len().saturating_sub(2).max(3)..=markers.len()).rev() {
         let markers = &markers[..count];
@@ -83,13 +106,13 @@ fn names_before(bytes: &[u8], markers_at: usize, markers: &[usize], tokens: &Tok
         let allowed = (count - 1) * PER_MARKER + 1..=count * PER_MARKER;
         let mut start = highest & !3;
         while start > lowest.max(8) {
+            work.spend(2)?;
             for count_at in [start - 4, start - 8] {
                 let symbols = number(bytes, count_at, 4)? as usize;
                 if allowed.contains(&symbols) && symbols <= MAX_SYMBOLS {
-                    let forms = [true, false];
-                    let parse =
-                        |has_long| parse(bytes, start..markers_at, symbols, markers, tokens, has_long);
-                    if let Some(entries) = forms.into_iter().find_map(parse) {
+                    let table = bytes.get(start..markers_at)?;
+                    let mut parse = |has_long| parse(table, symbols, markers, tokens, has_long, work);
+                    if let Some(entries) = [true, false].into_iter().find_map(&mut parse) {
                         return Some(Names { count_at, entries });
                     }
                 }
@@ -102,17 +125,17 @@ fn names_before(bytes: &[u8], markers_at: usize, markers: &[usize], tokens: &Tok
 
 /// All names, if every marker and the end come out right.
 fn parse(
-    bytes: &[u8],
-    range: std::ops::Range<usize>,
+    table: &[u8],
     count: usize,
     markers: &[usize],
     tokens: &Tokens,
     has_long: bool,
+    work: &mut Work,
 ) -> Option<Vec<(u8, Vec<u8>)>> {
-    let mut entries = Vec::with_capacity(count);
-    let table = bytes.get(range)?;
+    let mut entries = Vec::new();
     let mut at = 0;
     for index in 0..count {
+        work.spend(20)?;
         if index % PER_MARKER == 0 && markers.get(index / PER_MARKER) != Some(&at) {
             return None;
         }

@@ -1,0 +1,188 @@
+//! Guests that lie, hang or panic: insight is not taken in, and goes on answering.
+//!
+//! The lies are told by writing guest memory from outside, as a rootkit would from inside.
+
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use insight::hidden::{Depth, HiddenTask};
+use insight::{Kernel, Look};
+use x86::Gva;
+
+use crate::compare::look;
+use crate::guest::Guest;
+
+/// How often a guest is looked at before a difference counts.
+const LOOKS: usize = 3;
+
+/// What all of several looks see.
+fn hidden(guest: &Guest, kernel: &Kernel, depth: Depth) -> Vec<HiddenTask> {
+    let looks: Vec<Vec<HiddenTask>> = (0..LOOKS)
+        .map(|_| look(kernel, &guest.registers(), |look| look.hidden_tasks(depth).into_value().unwrap()))
+        .collect();
+    insight::hidden::confirmed(&looks, |task| task.address)
+}
+
+/// Where a member of a structure in the guest lies, in the kernel's addresses.
+fn place(kernel: &Kernel, address: u64, of: &str, path: &str) -> Gva {
+    let place = kernel.profile().layouts.as_ref().unwrap().place(of, path).unwrap();
+    Gva(address + place.offset as u64)
+}
+
+fn write(guest: &Guest, look: &Look<'_>, at: Gva, value: u64) {
+    let gpa = look.physical(at).unwrap();
+    guest.memory_for_writing().write_all_at(&value.to_le_bytes(), gpa.0).unwrap();
+}
+
+fn read(look: &Look<'_>, at: Gva) -> u64 {
+    look.number_at(at).unwrap()
+}
+
+/// Takes a task out of the list of tasks.
+fn unlink(guest: &Guest, kernel: &Kernel, task: u64) {
+    let link = place(kernel, task, "task_struct", "tasks");
+    look(kernel, &[], |look| {
+        let (next, previous) = (read(look, link), read(look, Gva(link.0 + 8)));
+        write(guest, look, Gva(previous), next);
+        write(guest, look, Gva(next + 8), previous);
+    });
+}
+
+fn pid_of(guest: &mut Guest, line: &str) -> i32 {
+    guest.ask(line).trim().parse().unwrap()
+}
+
+fn seen(kernel: &Kernel, pid: i32) -> Option<u64> {
+    let processes = look(kernel, &[], |look| look.processes().into_value().unwrap());
+    processes.into_iter().find(|process| process.pid == pid).map(|process| process.address)
+}
+
+/// A process that was taken out of the list, and one that was also taken out of the table of numbers.
+pub fn hidden_processes(guest: &mut Guest) {
+    let kernel = guest.attach(None).unwrap();
+    assert_eq!(hidden(guest, &kernel, Depth::Slabs), [], "before anything was hidden");
+    let sleeper = pid_of(guest, "sleep 100000 >/dev/null & echo $!");
+    let worker = pid_of(guest, "(while :; do :; done) >/dev/null & echo $!");
+    let (sleeper_at, worker_at) = (seen(&kernel, sleeper).unwrap(), seen(&kernel, worker).unwrap());
+    for task in [sleeper_at, worker_at] {
+        unlink(guest, &kernel, task);
+    }
+    assert_eq!(
+        (seen(&kernel, sleeper), seen(&kernel, worker)),
+        (None, None),
+        "the list is what a liar changed"
+    );
+    let found = hidden(guest, &kernel, Depth::Books);
+    let pids: Vec<i32> = found.iter().map(|task| task.pid).collect();
+    assert!(pids.contains(&sleeper) && pids.contains(&worker) && pids.len() == 2, "{found:?}");
+    assert!(found.iter().all(|task| !task.in_list && task.in_pid_table), "{found:?}");
+    // The number's entry in the table, found as the kernel's own `find_pid_ns` would.
+    look(&kernel, &[], |look| {
+        let number = read(look, place(&kernel, sleeper_at, "task_struct", "thread_pid"));
+        let entry = look.pid_table_entry(Gva(number)).unwrap().expect("the table has it");
+        write(guest, look, entry, 0);
+    });
+    let find = |found: &[HiddenTask]| found.iter().find(|task| task.pid == sleeper).cloned();
+    assert_eq!(find(&hidden(guest, &kernel, Depth::Books)), None, "nothing of the books is left");
+    let found = find(&hidden(guest, &kernel, Depth::Slabs)).expect("the slab still has it");
+    assert!(!found.in_list && !found.in_pid_table && found.in_slab, "{found:?}");
+    assert!(guest.ask("ps").contains("sh"), "the guest lives on");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let is_seen = |guest: &Guest| {
+        let registers = guest.registers();
+        let found = look(&kernel, &registers, |look| look.hidden_tasks(Depth::Books).into_value().unwrap());
+        found.iter().any(|task| task.pid == worker && task.seen_running)
+    };
+    while !is_seen(guest) {
+        assert!(Instant::now() < deadline, "what runs all the time is never seen running");
+    }
+}
+
+/// What is asked of a guest that no longer answers.
+fn still_answers(guest: &Guest, kernel: &Kernel, log: &str) {
+    let registers = guest.registers();
+    look(kernel, &registers, |look| {
+        let processes = look.processes().into_value().unwrap();
+        assert!(processes.iter().any(|process| process.pid == 1), "the first process is seen");
+        let records = look.kernel_log().into_value().unwrap();
+        assert!(records.iter().any(|record| record.text.contains(log)), "the log says {log:?}");
+        assert!(look.memory_counters().value().is_some_and(|counters| counters.get("MemTotal").is_some()));
+    });
+    // Also for somebody who comes only now.
+    let late = guest.attach(None).unwrap();
+    assert_eq!(late.rung(), kernel.rung());
+    for (words, expected) in
+        [(["ps", "seen"], "PID"), (["dmesg", "seen"], log), (["truth", "seen"], "memory")]
+    {
+        let said = guest.mother(&words);
+        assert!(said.contains(expected), "`mother {}` says: {said}", words.join(" "));
+    }
+}
+
+/// A guest whose kernel has panicked.
+pub fn panicked(guest: &mut Guest) {
+    let kernel = guest.attach(None).unwrap();
+    guest.ask("echo 1 >/proc/sys/kernel/sysrq");
+    guest.send("echo c >/proc/sysrq-trigger");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let has_panicked = || {
+        let records = look(&kernel, &[], |look| look.kernel_log().into_value()).unwrap_or_default();
+        records.iter().any(|record| record.text.contains("end Kernel panic"))
+    };
+    while !has_panicked() {
+        assert!(Instant::now() < deadline, "the guest does not panic");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    still_answers(guest, &kernel, "Kernel panic - not syncing");
+}
+
+/// A guest that spins with interrupts off: the code of a system call that nobody has used yet is replaced by
+/// `cli; jmp self`.
+pub fn hung(guest: &mut Guest) {
+    const HANG: u64 = 0xfe_eb_fa;
+    let kernel = guest.attach(None).unwrap();
+    let entry = kernel.address("__x64_sys_swapon").unwrap();
+    look(&kernel, &[], |look| write(guest, look, entry, HANG));
+    guest.send("swapon /dev/null");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let is_hung = |guest: &Guest| {
+        guest.registers().iter().any(|vcpu| vcpu.rip == entry.0 + 1 && vcpu.rflags & 0x200 == 0)
+    };
+    while !is_hung(guest) {
+        assert!(Instant::now() < deadline, "the guest does not hang: {:x?}", guest.registers());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    still_answers(guest, &kernel, "Linux version");
+}
+
+/// A guest that works honestly for so long; whatever is hidden according to us is a false alarm.
+pub fn honest(guest: &mut Guest, seconds: u64) {
+    let kernel = guest.attach(None).unwrap();
+    guest.ask("insmod /modules/dummy.ko 2>/dev/null; true");
+    // Processes that come and go, files, pipes, modules in and out, sockets.
+    guest.send(
+        "(while :; do for i in 1 2 3 4 5 6 7 8; do (sha256sum /bin/busybox; ls -lR /sys/kernel | gzip | gunzip | wc) \
+         >/dev/null 2>&1 & done; wait; rmmod dummy; insmod /modules/dummy.ko; cat /proc/*/status | sort | tail -1; \
+         done) >/dev/null 2>&1 &",
+    );
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    let (mut looks, mut alarms) = (0, Vec::new());
+    while Instant::now() < deadline {
+        let tasks = hidden(guest, &kernel, Depth::Slabs);
+        let modules: Vec<Vec<insight::hidden::HiddenModule>> = (0..LOOKS)
+            .map(|_| look(&kernel, &[], |look| look.hidden_modules().into_value().unwrap()))
+            .collect();
+        let spaces: Vec<Vec<insight::hidden::UnknownSpace>> = (0..LOOKS)
+            .map(|_| look(&kernel, &guest.registers(), |look| look.unknown_spaces().into_value().unwrap()))
+            .collect();
+        alarms.extend(tasks.iter().map(|task| format!("{task:?}")));
+        let modules = insight::hidden::confirmed(&modules, |module| module.address);
+        alarms.extend(modules.iter().map(|module| format!("{module:?}")));
+        let spaces = insight::hidden::confirmed(&spaces, |space| *space);
+        alarms.extend(spaces.iter().map(|space| format!("{space:?}")));
+        looks += LOOKS;
+        std::thread::sleep(Duration::from_millis(250));
+    }
+    crate::say(&format!("{looks} looks at a guest that works for {seconds} s, {} alarms", alarms.len()));
+    assert!(looks > 0 && alarms.is_empty(), "false alarms: {}", alarms.join("\n"));
+}
