@@ -116,6 +116,7 @@ pub(crate) fn from_vmcoreinfo(info: &VmCoreInfo) -> Option<Anchor> {
     let table = info.symbol("init_top_pgt").or_else(|| info.symbol("swapper_pg_dir"))?;
     let root = Root { gpa: image_gpa(phys_base, table)?, levels: info.levels().unwrap_or(4) };
     let text = info.symbol("_stext")?;
+    image_gpa(phys_base, text)?;
     Some(Anchor { phys_base, handlers: vec![text], root, disputes: Vec::new() })
 }
 

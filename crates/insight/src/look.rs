@@ -145,14 +145,6 @@ impl<'k> Look<'k> {
         last
     }
 
-    /// Where a kernel address lies in physical memory.
-    ///
-    /// # Errors
-    /// If nothing is mapped there.
-    pub fn physical(&self, gva: Gva) -> Result<Gpa, Blind> {
-        self.space.translate(gva)
-    }
-
     /// The 64-bit number at a kernel address.
     ///
     /// # Errors

@@ -91,13 +91,13 @@ impl Look<'_> {
         all.add("MemAvailable", self.available(free))?;
         all.add("Buffers", buffers.clone())?;
         let files = self.node_counter("NR_FILE_PAGES")?;
-        all.add("Cached", buffers.map(|buffers| files - swap_cached - buffers))?;
+        all.add("Cached", buffers.map(|buffers| files.saturating_sub(swap_cached).saturating_sub(buffers)))?;
         all.add("SwapCached", Ok(swap_cached))?;
         let lists = ["NR_ACTIVE_ANON", "NR_INACTIVE_ANON", "NR_ACTIVE_FILE", "NR_INACTIVE_FILE"];
         let [active_anon, inactive_anon, active_file, inactive_file] = lists.map(|name| {
             self.layouts()?.enumerator("node_stat_item", name).and_then(|_| self.node_counter(name))
         });
-        let sum = |a: &Result<i64, Blind>, b: &Result<i64, Blind>| Ok(a.clone()? + b.clone()?);
+        let sum = |a: &Result<i64, Blind>, b: &Result<i64, Blind>| Ok(a.clone()?.saturating_add(b.clone()?));
         all.add("Active", sum(&active_anon, &active_file))?;
         all.add("Inactive", sum(&inactive_anon, &inactive_file))?;
         all.add("Active(anon)", active_anon)?;
@@ -152,7 +152,7 @@ impl Look<'_> {
     /// What CPUs have not added yet may make it negative; the kernel shows 0 then.
     fn counter(&self, array: &str, of: &str, name: &str) -> Result<i64, Blind> {
         let index = self.layouts()?.enumerator(of, name)?.clamp(0, 4096) as u64;
-        let value = self.space().u64(Gva(self.symbol(array)?.0 + 8 * index))? as i64;
+        let value = self.space().u64(Gva(self.symbol(array)?.0.wrapping_add(8 * index)))? as i64;
         Ok(value.max(0))
     }
 
@@ -160,11 +160,13 @@ impl Look<'_> {
     /// kernel keeps for itself.
     fn available(&self, free: i64) -> Result<i64, Blind> {
         let low = self.low_watermarks()?;
-        let part = |pages: i64| pages - (pages / 2).min(low);
-        let cache = self.node_counter("NR_ACTIVE_FILE")? + self.node_counter("NR_INACTIVE_FILE")?;
+        let part = |pages: i64| pages.saturating_sub((pages / 2).min(low));
+        let cache =
+            self.node_counter("NR_ACTIVE_FILE")?.saturating_add(self.node_counter("NR_INACTIVE_FILE")?);
         let slab = self.node_counter("NR_SLAB_RECLAIMABLE_B")?;
-        let reclaimable = slab + self.node_counter("NR_KERNEL_MISC_RECLAIMABLE").unwrap_or(0);
-        Ok((free - self.pages_of("totalreserve_pages")? + part(cache) + part(reclaimable)).max(0))
+        let reclaimable = slab.saturating_add(self.node_counter("NR_KERNEL_MISC_RECLAIMABLE").unwrap_or(0));
+        let kept = self.pages_of("totalreserve_pages")?;
+        Ok(free.saturating_sub(kept).saturating_add(part(cache)).saturating_add(part(reclaimable)).max(0))
     }
 
     /// The low watermarks of all zones together.
@@ -176,8 +178,8 @@ impl Look<'_> {
         let mut sum = 0i64;
         for node in self.nodes()? {
             for zone in 0..(zones.size / zones.element.max(1)).min(16) {
-                let zone = Gva(node.0 + (zones.offset + zone * zones.element) as u64);
-                let mark = self.space().u64(Gva(zone.0 + marks.offset as u64 + 8 * low))? as i64;
+                let zone = Gva(node.0.wrapping_add((zones.offset + zone * zones.element) as u64));
+                let mark = self.space().u64(Gva(zone.0.wrapping_add(marks.offset as u64 + 8 * low)))? as i64;
                 let boost = self.member("zone", zone, "watermark_boost").unwrap_or(0) as i64;
                 sum = sum.saturating_add(mark).saturating_add(boost);
             }
@@ -191,7 +193,7 @@ impl Look<'_> {
         let count = self.space().u32(self.symbol("nr_node_ids")?).map_or(1, u64::from).min(MAX_NODES);
         let mut nodes = Vec::new();
         for index in 0..count {
-            let node = self.space().u64(Gva(array.0 + 8 * index))?;
+            let node = self.space().u64(Gva(array.0.wrapping_add(8 * index)))?;
             if node != 0 {
                 nodes.push(Gva(node));
             }
@@ -202,7 +204,7 @@ impl Look<'_> {
     /// Pages that cache block devices themselves.
     fn block_device_pages(&self) -> Result<i64, Blind> {
         let superblock = Gva(self.space().u64(self.symbol("blockdev_superblock")?)?);
-        let head = Gva(superblock.0 + self.offset("super_block", "s_inodes")?);
+        let head = Gva(superblock.0.wrapping_add(self.offset("super_block", "s_inodes")?));
         let inodes = self.steady_list(head, self.offset("inode", "i_sb_list")?)?;
         let mut pages = 0i64;
         for inode in inodes.into_iter().take(MAX_BLOCK_DEVICES) {
@@ -223,10 +225,10 @@ impl Look<'_> {
         let swap = self.pages_of("total_swap_pages")?;
         let fixed = self.space().u64(self.symbol("sysctl_overcommit_kbytes")?)? as i64;
         if fixed != 0 {
-            return Ok(fixed / 4 + swap);
+            return Ok((fixed / 4).saturating_add(swap));
         }
         let ratio = i64::from(self.space().u32(self.symbol("sysctl_overcommit_ratio")?)?);
-        Ok(total.saturating_mul(ratio) / 100 + swap)
+        Ok((total.saturating_mul(ratio) / 100).saturating_add(swap))
     }
 
     fn percpu_pages(&self) -> Result<i64, Blind> {

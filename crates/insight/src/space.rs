@@ -17,6 +17,8 @@ use crate::memory::Memory;
 pub(crate) const IMAGE_VA: u64 = 0xffff_ffff_8000_0000;
 /// Longest stretch that the kernel image can be mapped in: where modules begin, at the latest.
 pub(crate) const IMAGE_MAX: u64 = 0x4000_0000;
+/// Most bytes that are read in one piece.
+const MAX_PIECE: usize = 256 << 20;
 /// Walks remembered in one look; more are walked again.
 const REMEMBERED: usize = 1 << 20;
 
@@ -176,6 +178,10 @@ impl<'a> Space<'a> {
     /// # Errors
     /// As [`Space::read`].
     pub(crate) fn bytes(&self, gva: Gva, len: usize) -> Result<Vec<u8>, Blind> {
+        // A length may be a hostile guest's: nothing is allocated for more than is ever read in one piece.
+        if len > MAX_PIECE {
+            return Err(Blind::OverBudget("bytes in one piece"));
+        }
         let mut bytes = vec![0; len];
         self.read(gva, &mut bytes)?;
         Ok(bytes)

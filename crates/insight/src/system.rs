@@ -73,7 +73,7 @@ impl Look<'_> {
         let offset = self.offset("tk_data", "timekeeper").unwrap_or(TIMEKEEPER);
         for _ in 0..4 {
             let before = self.space().u32(core)?;
-            let keeper = self.object("timekeeper", Gva(core.0 + offset))?;
+            let keeper = self.object("timekeeper", Gva(core.0.wrapping_add(offset)))?;
             if before % 2 != 0 || self.space().u32(core)? != before {
                 self.space().account().torn();
                 continue;
@@ -95,7 +95,8 @@ impl Look<'_> {
         let array = self.symbol("avenrun")?;
         let mut load = [0.0; 3];
         for (number, index) in load.iter_mut().zip(0..) {
-            *number = self.space().u64(Gva(array.0 + 8 * index))? as f64 / f64::from(1 << LOAD_BITS);
+            *number =
+                self.space().u64(Gva(array.0.wrapping_add(8 * index)))? as f64 / f64::from(1 << LOAD_BITS);
         }
         Ok(load)
     }

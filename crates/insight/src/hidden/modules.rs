@@ -71,7 +71,7 @@ impl Look<'_> {
     /// Modules that `/sys/module` has; parts of the kernel that are built in have no module there.
     fn shown_modules(&self) -> Result<BTreeSet<u64>, Blind> {
         let set = Gva(self.space().u64(self.symbol("module_kset")?)?);
-        let head = Gva(set.0 + self.offset("kset", "list")?);
+        let head = Gva(set.0.wrapping_add(self.offset("kset", "list")?));
         let entry = self.offset("module_kobject", "kobj")? + self.offset("kobject", "entry")?;
         let mut shown = BTreeSet::new();
         for object in self.steady_list(head, entry)?.into_iter().take(MAX_OBJECTS) {

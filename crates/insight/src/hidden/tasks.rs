@@ -120,7 +120,8 @@ impl Look<'_> {
 
     /// Where the entry at the head of the table of numbers lies.
     fn pid_table(&self) -> Result<Gva, Blind> {
-        Ok(Gva(self.symbol("init_pid_ns")?.0 + self.offset("pid_namespace", "idr.idr_rt.xa_head")?))
+        let head = self.offset("pid_namespace", "idr.idr_rt.xa_head")?;
+        Ok(Gva(self.symbol("init_pid_ns")?.0.wrapping_add(head)))
     }
 
     /// What an xarray holds (kernel documentation, core-api/xarray): an entry whose low bits are 2 is a node.

@@ -137,8 +137,10 @@ impl Look<'_> {
     pub(super) fn check_interrupt_table(&self, baseline: &mut Baseline) -> Result<Vec<Finding>, Blind> {
         let range = |start: &str, end: &str| Ok::<_, Blind>(self.symbol(start)?.0..self.symbol(end)?.0);
         let entry = range("__entry_text_start", "__entry_text_end").or_else(|_| range("_stext", "_etext"))?;
-        let early =
-            self.symbol("early_idt_handler_array").ok().map(|start| start.0..start.0 + self.room(start));
+        let early = self
+            .symbol("early_idt_handler_array")
+            .ok()
+            .map(|start| start.0..start.0.saturating_add(self.room(start)));
         let mut findings = Vec::new();
         for vcpu in self.judged()? {
             let gates = self.gates(vcpu)?;

@@ -179,7 +179,7 @@ impl Look<'_> {
                 sites.add(address.0, Site::StaticCall);
             } else if name.starts_with(b"bpf_dispatcher_") && name.ends_with(b"_func") {
                 sites.add(address.0, Site::Dispatcher);
-                sites.add(address.0 + 4, Site::Dispatcher);
+                sites.add(address.0.wrapping_add(4), Site::Dispatcher);
             }
         }
         Ok(())
@@ -237,7 +237,7 @@ impl Look<'_> {
         let table = self.symbol("kprobe_table")?;
         let link = self.offset("kprobe", "hlist")?;
         for list in 0..PROBE_LISTS {
-            let mut node = self.space().u64(Gva(table.0 + 8 * list))?;
+            let mut node = self.space().u64(Gva(table.0.wrapping_add(8 * list)))?;
             for _ in 0..MAX_LIST {
                 if node == 0 {
                     break;
@@ -252,7 +252,10 @@ impl Look<'_> {
     }
 
     fn probe_jumps(&self, sites: &mut Sites, _: &[Module]) -> Result<(), Blind> {
-        let pages = Gva(self.symbol("kprobe_optinsn_slots")?.0 + self.offset("kprobe_insn_cache", "pages")?);
+        let pages = Gva(self
+            .symbol("kprobe_optinsn_slots")?
+            .0
+            .wrapping_add(self.offset("kprobe_insn_cache", "pages")?));
         for page in self.steady_list(pages, self.offset("kprobe_insn_page", "list")?)? {
             let start = self.member("kprobe_insn_page", page, "insns")?;
             sites.probes.push(start..start.saturating_add(4096));

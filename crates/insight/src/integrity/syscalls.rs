@@ -37,7 +37,7 @@ impl Look<'_> {
                     kind: FindingKind::SyscallTable,
                     subject: format!("system call {number}"),
                     what: format!("leads to {}", self.whereabouts(target)),
-                    address: Some(table.0 + 8 * number as u64),
+                    address: Some(table.0.wrapping_add(8 * number as u64)),
                     before: None,
                     after: Some(hex(entry)),
                 });
@@ -65,7 +65,7 @@ impl Look<'_> {
             // Not every kernel has each.
             let Ok(start) = self.symbol(name) else { continue };
             let code = self.space().bytes(start, self.room(start) as usize)?;
-            let end = start.0 + code.len() as u64;
+            let end = start.0.saturating_add(code.len() as u64);
             for (ip, bytes, target) in branches(&code, start.0) {
                 if (start.0..end).contains(&target) || self.is_legal_branch(name, target) {
                     continue;

@@ -125,8 +125,10 @@ impl Look<'_> {
                 .map(i64::from_le_bytes)
                 .ok_or_else(|| Blind::NoType("mm_rss_stat.count".to_owned()));
         }
-        let counter =
-            Gva(mm.at("rss_stat")?.0 + index as u64 * self.layouts()?.size("percpu_counter")? as u64);
+        let counter = Gva(mm
+            .at("rss_stat")?
+            .0
+            .wrapping_add(index as u64 * self.layouts()?.size("percpu_counter")? as u64));
         self.percpu_counter(counter)
     }
 }
