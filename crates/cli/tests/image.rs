@@ -5,8 +5,9 @@
 mod common;
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use common::{Mother, Ran, with_guest};
 
@@ -197,4 +198,55 @@ fn check_hardware<'a>(of: &dyn Fn(&str) -> Vec<&'a str>) {
     let memory: Vec<usize> =
         of("memory").iter().filter_map(|line| words(line).get(1)?.parse().ok()).collect();
     assert!((900..1024).contains(&memory[0]) && memory[1] == 0, "{memory:?}");
+}
+
+/// Writes files with their sums, and says of each when it is on the disk.
+const WRITER: &str = "cd /root; n=0; while :; do n=$((n + 1)); head -c 300000 /dev/urandom > f$n\n\
+    sha256sum f$n > f$n.sum; mkdir d$n; mv f$n.sum d$n; sync; echo durable $n; done\n";
+
+/// Checks the file system as its own tools do, and every file that is there.
+const CHECKER: &str = "e2fsck -fp /dev/vdb; echo \"repaired $?\"; e2fsck -fn /dev/vdb; echo \"clean $?\"\n\
+    mount -o ro /dev/vdb /mnt && cd /mnt/root && cat d*/*.sum | sha256sum -c --quiet; echo \"whole $?\"\n\
+    echo \"files $(ls d*/*.sum | wc -l)\"\n";
+
+#[test]
+fn what_debian_has_flushed_survives_the_death_of_its_vm() {
+    let Some(mother) = with_debian() else { return };
+    let data = tempfile::tempdir().unwrap();
+    let mut command = mother.command(env!("CARGO_BIN_EXE_mother"));
+    command.args(["run", "debian:12", "--keep", "kept", "--net", "none", "--name", "web"]);
+    command
+        .env("XDG_DATA_HOME", data.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let mut run = command.spawn().unwrap();
+    let mut stdin = run.stdin.take().unwrap();
+    stdin.write_all(WRITER.as_bytes()).unwrap();
+    let mut durable = 0;
+    for line in BufReader::new(run.stdout.take().unwrap()).lines() {
+        let line = line.unwrap();
+        durable = line.strip_prefix("durable ").map_or(durable, |n| n.trim().parse().unwrap());
+        if durable == 12 {
+            let vms: serde_json::Value =
+                serde_json::from_str(&mother.call(&["ps", "--json"]).stdout).unwrap();
+            let kill = mother.shell(&format!("kill -9 {}", vms[0]["pid"]));
+            assert_eq!(kill.status, Some(0), "{}", kill.stderr);
+        }
+    }
+    assert!(durable >= 12, "the guest ended after {durable} files");
+    drop(stdin);
+    run.wait().unwrap();
+    let image = images::Cache::of_user().unwrap().store().find("debian:12").unwrap().unwrap();
+    let overlay = data.path().join("mother/kept/kept/overlay.qcow2");
+    let disk = format!("{},base={},base-format=raw", overlay.display(), image.disk().display());
+    let ran = mother.type_into(&["debian:12", "--net", "none", "--disk", &disk], CHECKER);
+    let number = |word: &str| {
+        let mut numbers =
+            ran.stdout.lines().filter_map(|line| line.strip_prefix(word)?.trim().parse::<u64>().ok());
+        numbers.next().unwrap_or_else(|| panic!("no {word:?} in {}{}", ran.stdout, ran.stderr))
+    };
+    assert!(number("repaired ") <= 1, "more than the journal was to be done: {}", ran.stdout);
+    assert_eq!((number("clean "), number("whole ")), (0, 0), "{}", ran.stdout);
+    assert!(number("files ") >= durable, "{}", ran.stdout);
 }

@@ -146,3 +146,43 @@ fn without_leave_a_guest_does_not_reach_this_hosts_loopback() {
     assert!(ran.stdout.contains("end of the attempts"), "{}", ran.stdout);
     assert!(listener.accept().is_err(), "nobody may have come");
 }
+
+/// In a network of its own: a tap, a guest behind it, and much over TCP both ways, so that the tap's kernel and the
+/// guest's cut and sum for each other.
+const TAP: &str = r#"
+mount -t sysfs sysfs /sys && ip tuntap add tap0 mode tap && ip address add 10.9.0.1/24 dev tap0 && ip link set tap0 up || exit
+printf '%s\n' 'ip address add 10.9.0.2/24 dev eth0; ip link set eth0 up' \
+    'nc -l -p 80 -e /bin/dd if=/dev/zero bs=64k count=512 2>/dev/null; nc -l -p 81 | md5sum' \
+    'cat /sys/class/net/eth0/mtu' |
+    $MOTHER run --net tap=tap0 --mac 02:00:00:00:00:09 > out 2> err &
+n=0
+reach() {
+    until exec 3<> /dev/tcp/10.9.0.2/$1; do n=$((n + 1)); [ $n = 300 ] && exit 1; sleep 0.2; done 2>/dev/null
+}
+reach 80; md5sum <&3; exec 3>&-
+reach 81; head -c 33554432 /dev/zero >&3; exec 3>&-
+ip neighbour show dev tap0
+wait
+cat err >&2
+grep -v '^\[' out
+"#;
+
+#[test]
+fn a_tap_carries_a_guests_traffic_both_ways() {
+    let mut stderr = std::io::stderr();
+    let Some(mother) = with_guest() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mother = mother.in_folder(folder.path());
+    let can = mother.shell("unshare --net --mount ip tuntap add tap0 mode tap");
+    if can.status != Some(0) {
+        writeln!(stderr, "skipped: no tap in a network of its own without root: {}", can.stderr.trim())
+            .unwrap();
+        return;
+    }
+    std::fs::write(folder.path().join("tap"), TAP).unwrap();
+    let ran = mother.shell("unshare --net --mount bash ./tap");
+    let sums = ran.stdout.matches("58f06dd588d8ffb3beb46ada6309436b").count();
+    assert_eq!(sums, 2, "32 MiB of zeros came over both ways: {}{}", ran.stdout, ran.stderr);
+    assert!(ran.stdout.contains("10.9.0.2 lladdr 02:00:00:00:00:09"), "{}", ran.stdout);
+    assert!(ran.stdout.lines().any(|line| line == "1500"), "{}", ran.stdout);
+}
