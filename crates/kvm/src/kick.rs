@@ -65,7 +65,9 @@ impl Kicker {
     pub(crate) fn entering(&self) {
         // SAFETY: gettid has no operands and cannot fail.
         let thread = unsafe { libc::gettid() };
-        self.thread.store(thread, Ordering::Relaxed);
+        if self.thread.swap(thread, Ordering::Relaxed) != thread {
+            unblock();
+        }
         self.is_inside.store(true, Ordering::SeqCst);
     }
 
@@ -89,6 +91,18 @@ impl Kick for Kicker {
             unsafe { libc::syscall(libc::SYS_tgkill, process, thread, libc::SIGRTMIN()) };
         }
     }
+}
+
+/// Lets the signal through to this thread: one that ran translated code before has shut all signals out.
+fn unblock() {
+    // SAFETY: an all-zero sigset is valid for sigemptyset to overwrite.
+    let mut set: libc::sigset_t = unsafe { mem::zeroed() };
+    // SAFETY: `set` is a valid sigset.
+    unsafe { libc::sigemptyset(&mut set) };
+    // SAFETY: `set` is a valid sigset and the signal number exists.
+    unsafe { libc::sigaddset(&mut set, libc::SIGRTMIN()) };
+    // SAFETY: `set` is a valid sigset; the old mask is not wanted.
+    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, ptr::null_mut()) };
 }
 
 extern "C" fn on_kick(_signal: libc::c_int) {}
