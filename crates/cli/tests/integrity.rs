@@ -40,7 +40,8 @@ fn look<T>(kernel: &Kernel, registers: &[Registers], read: impl FnOnce(&Look<'_>
 
 fn check(guest: &Guest, kernel: &Kernel, folder: &Path, scope: Scope<'_>) -> Integrity {
     let result = look(kernel, &guest.registers(), |look| look.integrity(folder, "1", scope));
-    result.into_value().unwrap()
+    let why = result.why_not().map(str::to_owned);
+    result.into_value().unwrap_or_else(|| panic!("{why:?}"))
 }
 
 /// The memory of a paused guest, in the attacker's hands.
@@ -187,6 +188,26 @@ fn whoever_rewrites_the_kernel_is_found_and_named() {
     let table = attacker.symbol("__start___jump_table");
     let entry = vec![(table, (at.wrapping_sub(table) as u32).to_le_bytes().to_vec())];
     try_out(&entry, FindingKind::PatchTable, "__start___jump_table+0x0", "");
+}
+
+#[test]
+fn a_hook_that_comes_between_two_commands_is_told_by_the_second() {
+    let Some(files) = files() else { return };
+    let guest = Guest::boot(&files, &["--memory", "256M"]);
+    let kernel = guest.attach(None).unwrap();
+    let before = guest.mother(&["truth", "seen"]);
+    assert!(before.contains("kernel code") && !before.contains("text-changed"), "{before}");
+    let attacker = Attacker::new(&guest, &kernel);
+    let at = attacker.symbol("__x64_sys_getdents64");
+    attacker.write(at, &branch(0xe9, at, attacker.symbol("__x64_sys_getpid")));
+    let after = guest.mother(&["truth", "seen"]);
+    for text in
+        ["CONTRADICTS", "text-changed", "__x64_sys_getdents64+0x0", "it now leads to __x64_sys_getpid"]
+    {
+        assert!(after.contains(text), "{text}: {after}");
+    }
+    let inspected = guest.mother(&["inspect", "seen"]);
+    assert!(inspected.contains("__x64_sys_getdents64+0x0") && inspected.contains("mounts"), "{inspected}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::layout::{Layout, Layouts, Member};
+use crate::layout::{self, Layout, Layouts, Member};
 use crate::profile::{MAX_BANNER, Profile};
 use crate::symbols::Symbols;
 
@@ -143,11 +143,10 @@ pub(crate) fn store(folder: &Path, profile: &Profile) -> io::Result<()> {
     written
 }
 
-/// Against accidents on disk. The bytes are summed in four lanes, as a whole profile must not cost more than a few
+/// Against accidents on disk, and against files that a version of Mother wrote which kept other layouts. The bytes are summed in four lanes, as a whole profile must not cost more than a few
 /// milliseconds, and the sums are hashed.
 fn checksum(bytes: &[u8]) -> [u8; 32] {
-    let mut lanes =
-        [0x9e37_79b9_7f4a_7c15_u64, 0xc2b2_ae3d_27d4_eb4f, 0x1656_67b1_9e37_79f9, bytes.len() as u64];
+    let mut lanes = [0x9e37_79b9_7f4a_7c15_u64, 0xc2b2_ae3d_27d4_eb4f, layout::wanted(), bytes.len() as u64];
     let mut chunks = bytes.chunks_exact(32);
     for chunk in &mut chunks {
         for (lane, word) in lanes.iter_mut().zip(chunk.chunks_exact(8)) {

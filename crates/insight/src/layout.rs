@@ -134,6 +134,15 @@ const MAX_NAME: usize = 200;
 /// Deepest nest of anonymous structures.
 const MAX_NEST: usize = 12;
 
+/// A fingerprint of what readers ask for: layouts that were kept for other readers lack what these need.
+pub(crate) fn wanted() -> u64 {
+    let names = STRUCTS.iter().chain(ENUMS).chain(LOOSE);
+    // FNV-1a, with the end of each name.
+    let bytes = names.flat_map(|name| name.bytes().chain([0]));
+    bytes
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+}
+
 /// Where something lies in a structure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {

@@ -92,6 +92,14 @@ impl Guest {
         self.child.id()
     }
 
+    /// What `mother` with these words says.
+    pub fn mother(&self, words: &[&str]) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mother"));
+        command.args(words).env("XDG_RUNTIME_DIR", self.runtime.path());
+        let output = command.env("XDG_STATE_HOME", self.runtime.path()).output().unwrap();
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    }
+
     /// Talks to the VM's process.
     pub fn client(&self) -> Client {
         let vms = self.runtime.path().join("mother");
