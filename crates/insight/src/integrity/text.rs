@@ -378,7 +378,9 @@ impl Look<'_> {
 
     fn finding(&self, region: &Region, changed: &[Changed], kind: FindingKind, range: Range<u64>) -> Finding {
         let bytes = |of: fn(&Changed) -> &[u8]| {
-            let pages = changed.iter().map(|page| (page.start, of(page)));
+            // Thousands of pages may have changed, and this is asked for every finding.
+            let has_part = |page: &&Changed| page.start < range.end && range.start < page.start + PAGE as u64;
+            let pages = changed.iter().filter(has_part).map(|page| (page.start, of(page)));
             let bytes = pages.flat_map(|(start, bytes)| bytes.iter().copied().zip(start..));
             bytes.filter(|(_, at)| range.contains(at)).map(|(byte, _)| byte).take(SHOWN).collect::<Vec<u8>>()
         };
