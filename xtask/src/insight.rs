@@ -45,6 +45,9 @@ pub fn fuzz(options: &[&str]) -> Result<bool> {
     let seconds: u64 = seconds.parse().context("--seconds is a number")?;
     let mut command = test("no_memory_makes_insight", &[]);
     command.env("MOTHER_FUZZ_SECONDS", seconds.to_string());
+    if std::env::var_os("MOTHER_FUZZ_SEED").is_none() {
+        command.env("MOTHER_FUZZ_SEED", (u64::from(std::process::id()) << 32).to_string());
+    }
     run(command)
 }
 

@@ -8,13 +8,16 @@ mod gather;
 mod model;
 
 use std::io::{self, IsTerminal};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use clap::Args;
 use daemon::Inventory;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
+use rustix::event::{PollFd, PollFlags};
+use signal_hook::consts::{SIGHUP, SIGTERM};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level::emulate_default_handler;
 
 use crate::failure::Failure;
 
@@ -47,16 +50,12 @@ pub fn top(_arguments: &TopArguments) -> Result<u8, Failure> {
     }
     let inventory = Inventory::of_user()?;
     let failed = |source| Failure::Terminal { act: "use", source };
-    let leave = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
-        signal_hook::flag::register(signal, Arc::clone(&leave)).map_err(Failure::Signals)?;
-    }
+    leave_when_told().map_err(Failure::Signals)?;
     let news = gather::start(inventory, super::observe::cache());
     let mut terminal = ratatui::try_init().map_err(failed)?;
     let mut screen = model::Screen::default();
     let mut shown = || -> io::Result<()> {
-        // A terminal that has gone is none any more, and does not say so otherwise.
-        while !leave.load(Ordering::Relaxed) && io::stdin().is_terminal() {
+        loop {
             screen.hear(news.take());
             news.ask_for(screen.wanted());
             terminal.draw(|frame| draw::draw(frame, &screen))?;
@@ -76,4 +75,25 @@ pub fn top(_arguments: &TopArguments) -> Result<u8, Failure> {
     ratatui::restore();
     result.map_err(failed)?;
     Ok(0)
+}
+
+/// Ends the process, the terminal as it was, on a signal or when the terminal has gone. Threads of their own do it:
+/// who waits for keys of a terminal that has gone reads its end again and again and never comes back.
+fn leave_when_told() -> io::Result<()> {
+    let die = |signal| {
+        let _ = ratatui::try_restore();
+        let _ = emulate_default_handler(signal);
+    };
+    let mut signals = Signals::new([SIGTERM, SIGHUP])?;
+    thread::Builder::new().name("signals".to_owned()).spawn(move || signals.forever().for_each(die))?;
+    let watch = move || {
+        let stdin = io::stdin();
+        // No event is asked for: what is left is that the other side has gone.
+        while !matches!(
+            rustix::event::poll(&mut [PollFd::new(&stdin, PollFlags::empty())], None),
+            Ok(1..) | Err(rustix::io::Errno::BADF)
+        ) {}
+        die(SIGHUP);
+    };
+    thread::Builder::new().name("terminal".to_owned()).spawn(watch).map(drop)
 }
