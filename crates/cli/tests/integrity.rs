@@ -8,10 +8,10 @@
 
 #[path = "integrity/connections.rs"]
 mod connections;
-#[path = "integrity/guest.rs"]
+#[path = "kernels/guest.rs"]
 mod guest;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -54,12 +54,7 @@ struct Attacker<'a> {
 impl<'a> Attacker<'a> {
     fn new(guest: &'a Guest, kernel: &'a Kernel) -> Attacker<'a> {
         guest.client().order(Command::Pause).unwrap();
-        let descriptors = fs::read_dir(format!("/proc/{}/fd", guest.pid())).unwrap();
-        let is_memory = |path: &Path| {
-            fs::read_link(path).is_ok_and(|to| to.to_string_lossy().contains("mother-guest-memory"))
-        };
-        let path = descriptors.map(|entry| entry.unwrap().path()).find(|path| is_memory(path)).unwrap();
-        let memory = OpenOptions::new().read(true).write(true).open(path).unwrap();
+        let memory = guest.memory_for_writing();
         Attacker { guest, kernel, memory }
     }
 

@@ -1,5 +1,7 @@
 //! A guest with a shell on a pipe that is asked one thing after the other, and looked at from outside.
 
+#![allow(dead_code, reason = "every test file uses its part")]
+
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -88,7 +90,8 @@ impl Guest {
         self.expect(&format!("end {number}\n"))
     }
 
-    fn client(&self) -> Client {
+    /// Talks to the VM's process.
+    pub fn client(&self) -> Client {
         let vms = self.runtime.path().join("mother");
         Client::connect(&Inventory::at(&vms).record(&VmName::new(NAME).unwrap())).unwrap()
     }
