@@ -1,23 +1,24 @@
 //! The threads that virtio workers run on, one for each.
 //!
 //! A thread waits for its doorbell, its worker's files and its worker's deadline, lets the worker serve, and waits
-//! again. Everything a worker does to guest memory happens inside the [`Gate`], so a paused VM's memory stays as it is.
+//! again. Whoever rings the doorbell writes to an event only if the thread is asleep or about to be. Everything a worker does to guest memory happens inside the [`Gate`], so a paused VM's memory stays as it is.
 //! A worker that panics is our mistake: its thread notes the panic, the attendant ends the life, and the panic goes
 //! on in the thread that runs the machine, as a vCPU's does.
 
 use std::any::Any;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use devices::virtio::{Broken, Doorbell, RunningWorkers, StartWorkers, Wake, Worker};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use vcpu::Kick;
 
 use crate::gate::Gate;
+use crate::patience::Patience;
 
 type OnBroken = dyn Fn(&Broken) + Send + Sync;
 type Panic = Box<dyn Any + Send>;
@@ -32,12 +33,15 @@ pub(crate) struct DeviceThreads {
     threads: Threads,
     /// Called when a worker panicked.
     attendant: Arc<dyn Kick>,
+    /// What each thread starts with.
+    patience: Patience,
 }
 
 impl DeviceThreads {
-    pub(crate) fn new(gate: Arc<Gate>, attendant: Arc<dyn Kick>) -> DeviceThreads {
+    pub(crate) fn new(gate: Arc<Gate>, attendant: Arc<dyn Kick>, patience: Patience) -> DeviceThreads {
         DeviceThreads {
             gate,
+            patience,
             panic: Arc::default(),
             has_panicked: Arc::default(),
             threads: Arc::default(),
@@ -69,6 +73,8 @@ impl DeviceThreads {
 /// How a thread is called.
 struct Bell {
     queues: Vec<(u16, AtomicBool)>,
+    /// The thread looks at nothing but its event, or is about to.
+    is_asleep: AtomicBool,
     stop: AtomicBool,
     done: AtomicBool,
     broken: Mutex<Option<Broken>>,
@@ -76,6 +82,30 @@ struct Bell {
 }
 
 impl Bell {
+    /// Something is to be served. Only the first who says so has to wake the thread.
+    fn notify(&self, place: &AtomicBool) {
+        // A flag that is up already is heard: it is taken down after the event was emptied.
+        if place.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        // Pairs with the fence in `fall_asleep`: either this look sees the thread asleep, or it sees the flag.
+        fence(Ordering::SeqCst);
+        if self.is_asleep.load(Ordering::SeqCst) {
+            self.ring();
+        }
+    }
+
+    fn is_called(&self) -> bool {
+        self.stop.load(Ordering::Acquire) || self.queues.iter().any(|(_, rung)| rung.load(Ordering::SeqCst))
+    }
+
+    /// From here on a notification writes to the event. True if one came before.
+    fn fall_asleep(&self) -> bool {
+        self.is_asleep.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        self.is_called()
+    }
+
     fn ring(&self) {
         // The counter is full only if nobody ever reads it; then it rings already.
         let _ = rustix::io::write(&self.event, &1_u64.to_ne_bytes());
@@ -130,15 +160,22 @@ impl DeviceThreads {
         let queues = worker.queues().into_iter().map(|queue| (queue, AtomicBool::new(false))).collect();
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let (stop, done) = (AtomicBool::new(false), AtomicBool::new(false));
-        let bell = Arc::new(Bell { queues, stop, done, broken: Mutex::new(None), event });
+        let bell = Arc::new(Bell {
+            queues,
+            is_asleep: AtomicBool::new(false),
+            stop,
+            done,
+            broken: Mutex::new(None),
+            event,
+        });
         let (panic, has_panicked) = (Arc::clone(&self.panic), Arc::clone(&self.has_panicked));
-        let attendant = Arc::clone(&self.attendant);
+        let (attendant, patience) = (Arc::clone(&self.attendant), self.patience);
         let thread = {
             let (bell, gate) = (Arc::clone(&bell), Arc::clone(&self.gate));
             let on_broken = Arc::clone(on_broken);
             std::thread::Builder::new().name(name.to_owned()).spawn(move || {
                 // The worker is gone when this returns or has caught a panic, and only then is the thread done.
-                let result = catch_unwind(AssertUnwindSafe(|| run(worker, &bell, &gate)));
+                let result = catch_unwind(AssertUnwindSafe(|| run(worker, &bell, &gate, patience)));
                 match result {
                     Ok(Ok(())) => {}
                     Ok(Err(broken)) => {
@@ -161,7 +198,7 @@ impl DeviceThreads {
 }
 
 /// What a thread does.
-fn run(mut worker: Box<dyn Worker>, bell: &Bell, gate: &Gate) -> Result<(), Broken> {
+fn run(mut worker: Box<dyn Worker>, bell: &Bell, gate: &Gate, mut patience: Patience) -> Result<(), Broken> {
     let mut wakes = vec![Wake::Start];
     loop {
         for wake in wakes.drain(..) {
@@ -172,7 +209,7 @@ fn run(mut worker: Box<dyn Worker>, bell: &Bell, gate: &Gate) -> Result<(), Brok
             worker.serve(wake)?;
             drop(inside);
         }
-        wait(&*worker, bell, &mut wakes);
+        wait(&*worker, bell, &mut patience, &mut wakes);
         if bell.stop.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -180,40 +217,56 @@ fn run(mut worker: Box<dyn Worker>, bell: &Bell, gate: &Gate) -> Result<(), Brok
 }
 
 /// Waits until there is something to serve.
-fn wait(worker: &dyn Worker, bell: &Bell, wakes: &mut Vec<Wake>) {
+fn wait(worker: &dyn Worker, bell: &Bell, patience: &mut Patience, wakes: &mut Vec<Wake>) {
     let (sources, sinks) = (worker.sources(), worker.sinks());
-    let mut files = vec![PollFd::new(&bell.event, PollFlags::IN)];
-    files.extend(sources.iter().map(|file| PollFd::from_borrowed_fd(file.as_fd(), PollFlags::IN)));
-    files.extend(sinks.iter().map(|file| PollFd::from_borrowed_fd(file.as_fd(), PollFlags::OUT)));
     let deadline = worker.deadline();
-    let timeout = deadline.map(|at| {
-        let left = at.saturating_duration_since(Instant::now());
-        Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) }
-    });
-    // Interrupted by a signal: nothing is ready, and the loop comes back.
-    if poll(&mut files, timeout.as_ref()).is_err() {
-        return;
+    let start = Instant::now();
+    // While it looks at its bell alone it would not hear its files.
+    let span = if sources.is_empty() && sinks.is_empty() { patience.span() } else { Duration::ZERO };
+    while !bell.is_called() && start.elapsed() < span {
+        std::hint::spin_loop();
     }
-    let is_ready = |n: usize| !files[n].revents().is_empty();
-    if is_ready(0) {
-        bell.silence();
-        let rung = bell.queues.iter().filter(|(_, rung)| rung.swap(false, Ordering::AcqRel));
-        wakes.extend(rung.map(|(queue, _)| Wake::Notified(*queue)));
+    let is_called = bell.fall_asleep();
+    // Files are looked at also when there is no need to sleep: a busy queue must not keep them from being served.
+    if !is_called || !sources.is_empty() || !sinks.is_empty() {
+        let mut files = vec![PollFd::new(&bell.event, PollFlags::IN)];
+        files.extend(sources.iter().map(|file| PollFd::from_borrowed_fd(file.as_fd(), PollFlags::IN)));
+        files.extend(sinks.iter().map(|file| PollFd::from_borrowed_fd(file.as_fd(), PollFlags::OUT)));
+        // Interrupted by a signal: nothing is ready, and the loop comes back.
+        let is_ready = poll(&mut files, time_left(is_called, deadline).as_ref()).is_ok();
+        let is_ready = |n: usize| is_ready && !files[n].revents().is_empty();
+        if is_ready(0) {
+            bell.silence();
+        }
+        wakes.extend((0..sources.len()).filter(|n| is_ready(1 + n)).map(Wake::Readable));
+        wakes.extend((0..sinks.len()).filter(|n| is_ready(1 + sources.len() + n)).map(Wake::Writable));
     }
-    wakes.extend((0..sources.len()).filter(|n| is_ready(1 + n)).map(Wake::Readable));
-    wakes.extend((0..sinks.len()).filter(|n| is_ready(1 + sources.len() + n)).map(Wake::Writable));
+    bell.is_asleep.store(false, Ordering::SeqCst);
+    let rung = bell.queues.iter().filter(|(_, rung)| rung.swap(false, Ordering::SeqCst));
+    let others = wakes.len();
+    wakes.extend(rung.map(|(queue, _)| Wake::Notified(*queue)));
+    if wakes.len() > others {
+        patience.called(start.elapsed());
+    }
     if deadline.is_some_and(|at| at <= Instant::now()) {
         wakes.push(Wake::Deadline);
     }
 }
 
+/// How long a thread may sleep; for ever if nothing is said.
+fn time_left(is_called: bool, deadline: Option<Instant>) -> Option<Timespec> {
+    if is_called {
+        return Some(Timespec { tv_sec: 0, tv_nsec: 0 });
+    }
+    let left = deadline?.saturating_duration_since(Instant::now());
+    Some(Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) })
+}
+
 impl Doorbell for Running {
     fn notify(&self, queue: u16) {
         for bell in &self.bells {
-            let place = bell.queues.iter().find(|(served, _)| *served == queue);
-            // A bell that rings already is heard: the flag is taken after the event is.
-            if place.is_some_and(|(_, rung)| !rung.swap(true, Ordering::AcqRel)) {
-                bell.ring();
+            if let Some((_, place)) = bell.queues.iter().find(|(served, _)| *served == queue) {
+                bell.notify(place);
             }
         }
     }

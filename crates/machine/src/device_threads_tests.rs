@@ -58,7 +58,8 @@ struct Scene {
 impl Scene {
     fn new() -> Scene {
         let (gate, attendant) = (Arc::<Gate>::default(), Arc::<Attendant>::default());
-        let threads = DeviceThreads::new(Arc::clone(&gate), Arc::clone(&attendant) as Arc<dyn Kick>);
+        let kick = Arc::clone(&attendant) as Arc<dyn Kick>;
+        let threads = DeviceThreads::new(Arc::clone(&gate), kick, Patience::new(1, 2));
         let (calls, broken, gone) = (Arc::default(), Arc::default(), Arc::default());
         Scene { gate, attendant, threads, calls, broken, gone }
     }

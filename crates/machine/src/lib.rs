@@ -38,6 +38,7 @@ mod observe;
 mod output;
 mod paging;
 mod passt;
+mod patience;
 mod plan;
 mod recent;
 mod report;

@@ -7,6 +7,7 @@
 //! code or a write to the console), then the console's queues, an alarm or a bell. The end is under its own lock.
 
 use std::io::Write;
+use std::num::NonZero;
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,6 +36,7 @@ use crate::mailbox::{Mailbox, Sender};
 use crate::msr::MachineMsrs;
 use crate::observe::{Observed, Seat};
 use crate::output::Output;
+use crate::patience::Patience;
 use crate::plan::{ConsoleKind, ImagePlan, VmPlan};
 use crate::report::Ending;
 use crate::time::GuestTime;
@@ -192,7 +194,9 @@ impl Life {
         let alarm = Arc::new(Alarm::default());
         let gate = Arc::new(Gate::default());
         let attendant = Arc::clone(&alarm) as Arc<dyn vcpu::Kick>;
-        let threads = Arc::new(DeviceThreads::new(Arc::clone(&gate), attendant));
+        let core_count = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let patience = Patience::new(plan.vcpu_count, core_count);
+        let threads = Arc::new(DeviceThreads::new(Arc::clone(&gate), attendant, patience));
         let mailbox = Arc::new(Mailbox::default());
         let interrupts = Arc::new(Sender(Arc::clone(&mailbox)));
         let links =

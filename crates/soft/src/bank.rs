@@ -18,9 +18,9 @@ use x86::{Gva, PAGE_SIZE};
 use crate::code_cache::HostPc;
 
 /// Entries of each TLB.
-pub(crate) const TLB_ENTRIES: usize = 4096;
+pub(crate) const TLB_ENTRIES: usize = 8192;
 /// Entries of the jump cache.
-pub(crate) const JUMP_ENTRIES: usize = 8192;
+pub(crate) const JUMP_ENTRIES: usize = 32768;
 /// Size of the filter that tells which pages may have jump-cache entries.
 const CODE_PAGE_BITS: usize = 16384;
 /// Address spaces kept at once.

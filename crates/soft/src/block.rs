@@ -17,7 +17,7 @@ pub(crate) enum ExitReason {
     Lookup = 0,
     /// As `Lookup`, and the direct jump with link number `exit_info` can be chained to it.
     Chain = 1,
-    /// The instruction at `rip` is for the interpreter.
+    /// The instruction at `rip` is for the interpreter; `exit_info` is the exit's offset in the code cache.
     Interpret = 2,
     /// The memory access of site `exit_info` missed the TLB.
     Memory = 3,

@@ -13,6 +13,7 @@ use x86::{CpuidTable, Cr0, Cr4, DescriptorTable, Efer, Exception, Rflags, Segmen
 use crate::Soft;
 use crate::bank::{BankKey, Banks};
 use crate::block::VcpuBlock;
+use crate::decoded::{Decoded, DecodedCache};
 use crate::door::Door;
 use crate::mode::Mode;
 
@@ -108,6 +109,10 @@ pub struct SoftVcpu {
     /// Answers that the current instruction already got, in the order it asked.
     pub(crate) answers: Vec<u64>,
     pub(crate) answers_used: usize,
+    /// The instruction that asked, to start over with the answer.
+    pub(crate) asking: Option<Decoded>,
+    /// What the interpreter decoded lately.
+    pub(crate) decoded: DecodedCache,
     /// The last exit wants an answer.
     pub(crate) asked: bool,
     /// Writes to devices that completed instructions left behind, to be reported before anything else.
@@ -149,6 +154,8 @@ impl SoftVcpu {
             window_wanted: false,
             answers: Vec::new(),
             answers_used: 0,
+            asking: None,
+            decoded: DecodedCache::new(),
             asked: false,
             posted: Vec::new(),
             generation: 0,

@@ -34,6 +34,7 @@ mod block;
 mod bounce;
 mod code_cache;
 mod cpu;
+mod decoded;
 mod door;
 mod emit;
 mod enter;

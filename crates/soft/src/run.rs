@@ -12,14 +12,13 @@ use x86::{Exception, Gpa, Gva, PAGE_SIZE, Rflags};
 use crate::block::{ExitReason, PAUSES_AT_ONCE};
 use crate::code_cache::HostPc;
 use crate::cpu::{GP0, SoftVcpu, Stop, seg};
+use crate::decoded::{Decoded, MAX_INSTRUCTION_BYTES, Place};
 use crate::enter::Left;
 use crate::exceptions::{Event, Source};
 use crate::mode::Mode;
 use crate::translate::{DECODER_OPTIONS, Site, fp_level};
 use crate::translations::BlockKey;
 
-/// Longest instruction (APM vol. 3, 1.2).
-const MAX_INSTRUCTION_BYTES: usize = 15;
 /// Most bytes shown to the translator at once.
 const WINDOW_BYTES: usize = 512;
 
@@ -93,7 +92,11 @@ impl SoftVcpu {
     /// Runs from RIP until translated code comes back for good.
     fn execute(&mut self) -> Result<Turn, EngineError> {
         if !self.answers.is_empty() {
-            return Ok(self.interpret_here());
+            let restarted = self.asking.take().filter(|decoded| decoded.instruction.ip() == self.block.rip);
+            return Ok(match restarted {
+                Some(decoded) => self.interpret_decoded(&decoded),
+                None => self.interpret_here(),
+            });
         }
         let mut pc = match self.find_code(true) {
             Ok(pc) => pc,
@@ -129,7 +132,9 @@ impl SoftVcpu {
                     }
                 }
                 Some(ExitReason::Poll) => return Ok(Turn::Progress),
-                Some(ExitReason::Interpret) => return Ok(self.interpret_here()),
+                Some(ExitReason::Interpret) => {
+                    return Ok(self.interpret_at(Place::of_exit(self.block.exit_info)));
+                }
                 Some(ExitReason::Pause) => {
                     self.block.pauses_left = PAUSES_AT_ONCE;
                     std::thread::yield_now();
@@ -178,12 +183,36 @@ impl SoftVcpu {
 
     /// Executes the instruction at RIP by hand.
     fn interpret_here(&mut self) -> Turn {
+        match self.decode_and_judge() {
+            Ok(decoded) => self.interpret_decoded(&decoded),
+            Err(stop) => self.stopped(stop),
+        }
+    }
+
+    /// Executes the instruction at RIP by hand, which translated code has left at `place`.
+    fn interpret_at(&mut self, place: Place) -> Turn {
+        let generation = self.generation;
+        if let Some(decoded) = self.decoded.get(place, generation) {
+            return self.interpret_decoded(&decoded);
+        }
+        match self.decode_and_judge() {
+            Ok(decoded) => {
+                self.decoded.add(place, generation, decoded);
+                self.interpret_decoded(&decoded)
+            }
+            Err(stop) => self.stopped(stop),
+        }
+    }
+
+    fn decode_and_judge(&mut self) -> Result<Decoded, Stop> {
         let mut bytes = [0; MAX_INSTRUCTION_BYTES];
-        let done = self.decode_here(&mut bytes).and_then(|instruction| {
-            self.answers_used = 0;
-            self.interpret(&instruction, &bytes[..instruction.len()])
-        });
-        match done {
+        let instruction = self.decode_here(&mut bytes)?;
+        Ok(self.judge(instruction, bytes))
+    }
+
+    fn interpret_decoded(&mut self, decoded: &Decoded) -> Turn {
+        self.answers_used = 0;
+        match self.interpret(decoded) {
             Ok(()) => {
                 self.answers.clear();
                 Turn::Progress
@@ -192,7 +221,12 @@ impl SoftVcpu {
                 self.answers.clear();
                 Turn::Again
             }
-            Err(stop) => self.stopped(stop),
+            Err(stop) => {
+                if matches!(stop, Stop::Ask(_)) {
+                    self.asking = Some(*decoded);
+                }
+                self.stopped(stop)
+            }
         }
     }
 
@@ -350,7 +384,7 @@ impl SoftVcpu {
                 }
             }
         }
-        Ok(Err(self.interpret_here()))
+        Ok(Err(self.interpret_at(Place::of_site(self.block.exit_info))))
     }
 
     /// The fault that comes first when an x87 or MMX instruction's operand faults: a pending x87 exception wins.

@@ -98,6 +98,7 @@ impl SoftVcpu {
             breakpoints: 0,
         };
         self.answers.clear();
+        self.asking = None;
         self.answers_used = 0;
         self.posted.clear();
         self.in_shutdown = false;

@@ -22,30 +22,38 @@ use iced_x86::{Code, Instruction, InstructionInfoFactory, Mnemonic, OpKind};
 use x86::{Exception, Rflags};
 
 use crate::cpu::{GP0, SoftVcpu, Step};
+use crate::decoded::{Decoded, MAX_INSTRUCTION_BYTES};
 use crate::translate::{Kind, classify};
 
 impl SoftVcpu {
+    /// What the interpreter needs to know of an instruction.
+    pub(crate) fn judge(&self, instruction: Instruction, bytes: [u8; MAX_INSTRUCTION_BYTES]) -> Decoded {
+        let features = self.soft.features();
+        // Bits of the mode that only slow translation down do not change what an instruction is.
+        let mut factory = InstructionInfoFactory::new();
+        let kind = classify(&instruction, factory.info(&instruction), self.mode, &features);
+        Decoded { instruction, bytes, kind, is_known: features.allows(&instruction) }
+    }
+
     /// Executes the instruction at RIP and moves RIP behind it (or where it goes).
-    pub(crate) fn interpret(&mut self, instruction: &Instruction, bytes: &[u8]) -> Step {
+    pub(crate) fn interpret(&mut self, decoded: &Decoded) -> Step {
         self.counters.interpreted += 1;
+        let Decoded { instruction, bytes, kind, is_known } = decoded;
         if instruction.is_invalid() {
             // Prefixes without end: more than 15 bytes are too long an instruction (APM vol. 3, 1.2).
-            let is_too_long = bytes.len() == 15 && bytes.iter().all(|&byte| is_prefix(byte));
+            let is_too_long =
+                instruction.len() == MAX_INSTRUCTION_BYTES && bytes.iter().all(|&byte| is_prefix(byte));
             return Err(if is_too_long { GP0 } else { Exception::InvalidOpcode }.into());
         }
-        let features = self.soft.features();
-        // Bits that only slow translation down do not change what an instruction is.
-        let mut factory = InstructionInfoFactory::new();
-        let kind = classify(instruction, factory.info(instruction), self.mode, &features);
-        match kind {
+        match *kind {
             Kind::Copy(Some(operand)) => {
-                return self.bounce(instruction, bytes, operand.size, operand.write);
+                return self.bounce(instruction, &bytes[..instruction.len()], operand.size, operand.write);
             }
             Kind::BitTest(_) => self.bit_test(instruction)?,
             Kind::Nothing | Kind::Pause => {}
             Kind::Lea => self.load_effective_address(instruction)?,
             Kind::Copy(None) => return Err(Exception::InvalidOpcode.into()),
-            _ if !features.allows(instruction) => return Err(Exception::InvalidOpcode.into()),
+            _ if !is_known => return Err(Exception::InvalidOpcode.into()),
             _ => return self.special(instruction),
         }
         self.block.rip = instruction.next_ip();

@@ -439,6 +439,10 @@ impl Builder {
         if reason == ExitReason::Lookup {
             self.e.jump_to(exit.lookup);
         } else {
+            if reason == ExitReason::Interpret {
+                let place = self.e.address().wrapping_sub(exit.cache) as u32;
+                self.e.store_gs_imm32(offset_of!(VcpuBlock, exit_info) as i32, place);
+            }
             self.e.store_gs_imm32(offset_of!(VcpuBlock, exit_reason) as i32, reason as u32);
             self.e.jump_to(exit.exit);
         }
