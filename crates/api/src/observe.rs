@@ -13,9 +13,10 @@ pub const CLAIMS_PORT: u32 = 6684;
 /// How to read guest memory: the descriptors come with the same message, opened for reading only, first the memory
 /// file, then the residency map if there is one.
 ///
-/// A reader uses `pread` and never maps: a read through a mapping would allocate guest memory. With a residency map (one
-/// byte for each page of the memory file) it looks at a page's byte before and after it reads: 0 means that what it read
-/// is the page, a hole being zeros; anything else means that the contents are with the pager.
+/// A reader uses `pread` and never maps: a read through a mapping would allocate guest memory. With a residency map (a
+/// little-endian 32-bit number for each page of the memory file) it looks at a page's number before and after it reads:
+/// even and the same means that what it read is the page, a hole being zeros; odd means that the contents are with the
+/// pager; another number than before means that the page was there meanwhile.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct MemoryView {
     /// Which life of the guest this is the memory of: a guest that starts again gets another file.

@@ -1,8 +1,8 @@
 //! The memory of a VM that runs, read with `pread` over the descriptors its process gave.
 //!
 //! Nothing is mapped: a read through a mapping would allocate guest memory where the guest never wrote. Where a pager
-//! has taken pages, the residency map says so; a page is believed only if the map said before and after the read that the
-//! file has it. The contents of others are asked of the VM's process, which takes them from its store and brings nothing
+//! has taken pages, the residency map says so; a page is believed only if the map said the same before and after the
+//! read, namely that the file has it. The contents of others are asked of the VM's process, which takes them from its store and brings nothing
 //! in: looking changes nothing.
 
 use std::fs::File;
@@ -33,6 +33,12 @@ pub struct LiveCost {
     pub torn: u64,
     /// Pages that the pager had, and gave.
     pub stored: u64,
+}
+
+/// Whether a page with this number in the residency map is in the file; another number later means that it was elsewhere
+/// meanwhile.
+fn is_here(number: u32) -> bool {
+    number.is_multiple_of(2)
 }
 
 /// Guest memory as it is now and goes on to be.
@@ -91,45 +97,44 @@ impl LiveMemory {
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// What the residency map says of pages from `file_page` on.
+    /// What the residency map says of pages from `file_page` on; see [`is_here`].
     fn whereabouts(
         residency: &File,
         gpa: Gpa,
         file_page: u64,
         page_count: u64,
-    ) -> Result<Vec<u8>, Unreadable> {
-        let mut bytes = vec![0; page_count as usize];
-        let read = residency.read_exact_at(&mut bytes, file_page);
+    ) -> Result<Vec<u32>, Unreadable> {
+        const LEN: usize = size_of::<u32>();
+        let mut bytes = vec![0; page_count as usize * LEN];
+        let read = residency.read_exact_at(&mut bytes, file_page * LEN as u64);
         read.map_err(|source| Unreadable::Host(gpa, source.to_string()))?;
-        Ok(bytes)
+        Ok(bytes.as_chunks::<LEN>().0.iter().map(|number| u32::from_le_bytes(*number)).collect())
     }
 
     /// Reads a stretch of a slot; false if the pager had a page of it.
     fn read_stretch(&self, residency: &File, gpa: Gpa, bytes: &mut [u8]) -> Result<bool, Unreadable> {
         let first = self.file_page(gpa).ok_or(Unreadable::NoMemory(gpa))?;
         let count = (gpa.page_offset() + bytes.len() as u64).div_ceil(PAGE_SIZE);
-        let all_here = || -> Result<bool, Unreadable> {
-            Ok(LiveMemory::whereabouts(residency, gpa, first, count)?.iter().all(|byte| *byte == 0))
-        };
-        if !all_here()? {
+        let before = LiveMemory::whereabouts(residency, gpa, first, count)?;
+        if !before.iter().copied().all(is_here) {
             return Ok(false);
         }
         self.memory.read(gpa, bytes)?;
         self.count(3, bytes.len());
-        all_here()
+        Ok(LiveMemory::whereabouts(residency, gpa, first, count)? == before)
     }
 
     /// Reads what lies in one page, wherever that is.
     fn read_page(&self, residency: &File, gpa: Gpa, bytes: &mut [u8]) -> Result<(), Unreadable> {
         let file_page = self.file_page(gpa).ok_or(Unreadable::NoMemory(gpa))?;
-        let is_away = || Ok(LiveMemory::whereabouts(residency, gpa, file_page, 1)? != [0]);
         for _ in 0..TRIES {
-            if is_away()? {
+            let before = LiveMemory::whereabouts(residency, gpa, file_page, 1)?;
+            if !before.iter().copied().all(is_here) {
                 return self.read_stored(gpa, file_page, bytes);
             }
             self.memory.read(gpa, bytes)?;
             self.count(3, bytes.len());
-            if !is_away()? {
+            if LiveMemory::whereabouts(residency, gpa, file_page, 1)? == before {
                 return Ok(());
             }
             self.torn.fetch_add(1, Ordering::Relaxed);
@@ -220,10 +225,10 @@ impl Memory for LiveMemory {
         let slot = self.slots.iter().find(|slot| gpa >= slot.gpa && gpa.0 - slot.gpa.0 < slot.len_bytes)?;
         let end = in_file.map_or(slot.gpa.0 + slot.len_bytes, |data| data.0);
         let count = end.saturating_sub(gpa.0).div_ceil(PAGE_SIZE);
-        let Ok(bytes) = LiveMemory::whereabouts(residency, gpa, self.file_page(gpa)?, count) else {
+        let Ok(numbers) = LiveMemory::whereabouts(residency, gpa, self.file_page(gpa)?, count) else {
             return Some(gpa);
         };
-        match bytes.iter().position(|byte| *byte != 0) {
+        match numbers.iter().position(|&number| !is_here(number)) {
             Some(0) => Some(gpa),
             Some(pages) => Some(Gpa(gpa.0 - gpa.page_offset() + pages as u64 * PAGE_SIZE)),
             None => in_file,
@@ -243,7 +248,10 @@ mod tests {
         memory.set_len(0x4000).unwrap();
         // Over the border of two pages; the third is a hole, and the fourth is away.
         memory.write_all_at(b"here", 0x0ffe).unwrap();
-        residency.write_all_at(&[0, 0, 0, 1], 0).unwrap();
+        // The first has been away and is back.
+        [2_u32, 0, 0, 1].iter().zip(0..).for_each(|(number, page)| {
+            residency.write_all_at(&number.to_le_bytes(), page * 4).unwrap();
+        });
         let slots = vec![SlotView { gpa: 0x10_0000, len_bytes: 0x4000, file_offset: 0 }];
         let view = MemoryView { life: 0, slots, has_residency: true };
         let live = LiveMemory::new(MemoryFiles { view, memory, residency: Some(residency) }, None);

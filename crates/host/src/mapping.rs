@@ -71,15 +71,15 @@ impl MemFd {
         }
     }
 
-    /// Start and end of every stretch that the host holds memory for, in order.
+    /// Start and end of every stretch between `from` and `to` that the host holds memory for, in order.
     ///
     /// # Errors
     /// What `lseek` says.
-    pub fn data(&self) -> io::Result<Vec<(u64, u64)>> {
-        let (mut stretches, mut at) = (Vec::new(), 0);
-        while let Some(start) = self.seek(at, libc::SEEK_DATA)? {
+    pub fn data(&self, from: u64, to: u64) -> io::Result<Vec<(u64, u64)>> {
+        let (mut stretches, mut at) = (Vec::new(), from);
+        while let Some(start) = self.seek(at, libc::SEEK_DATA)?.filter(|start| *start < to) {
             let Some(end) = self.seek(start, libc::SEEK_HOLE)?.filter(|end| *end > start) else { break };
-            stretches.push((start, end));
+            stretches.push((start, end.min(to)));
             at = end;
         }
         Ok(stretches)

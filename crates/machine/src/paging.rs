@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mem::GuestMemory;
-use paging::{Event, Pager, Settings, StartError};
+use paging::{AHEAD_PAGES, Event, Pager, Settings, StartError};
 
 use crate::plan::PagingPlan;
 
@@ -28,7 +28,7 @@ struct State {
 impl Paging {
     pub(crate) fn new(plan: &PagingPlan) -> Paging {
         let PagingPlan { limit_bytes, store_memory_bytes, file } = plan.clone();
-        let settings = Settings { limit_bytes, store_memory_bytes, file };
+        let settings = Settings { limit_bytes, store_memory_bytes, file, ahead_pages: AHEAD_PAGES };
         let state = State { settings, pager: None, why_not: None, stalled: None, broken: None };
         Paging(Arc::new(Mutex::new(state)))
     }

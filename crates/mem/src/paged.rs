@@ -149,12 +149,13 @@ impl PagedMemory {
         Ok(())
     }
 
-    /// Calls `each` with first page and count of every stretch of pages that the host holds.
+    /// Calls `each` with first page and count of every stretch of pages that the host holds, among the `count` pages from
+    /// `first` on.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn each_resident(&self, mut each: impl FnMut(u64, u64)) -> io::Result<()> {
-        for (start, end) in self.memory.memfd().data()? {
+    pub fn each_resident(&self, first: u64, count: u64, mut each: impl FnMut(u64, u64)) -> io::Result<()> {
+        for (start, end) in self.memory.memfd().data(first * PAGE_SIZE, (first + count) * PAGE_SIZE)? {
             each(start / PAGE_SIZE, (end - start).div_ceil(PAGE_SIZE));
         }
         Ok(())
@@ -166,7 +167,7 @@ impl PagedMemory {
     }
 }
 
-/// A byte for each page, in a memory file that other processes can read.
+/// A number for each page, in a memory file that other processes can read.
 #[derive(Debug)]
 pub struct PageMap {
     fd: MemFd,
@@ -180,7 +181,7 @@ impl PageMap {
     /// # Errors
     /// If the host gives no memory.
     pub fn new(page_count: u64) -> io::Result<PageMap> {
-        let len_bytes = page_count.next_multiple_of(PAGE_SIZE).max(PAGE_SIZE);
+        let len_bytes = (page_count * size_of::<u32>() as u64).next_multiple_of(PAGE_SIZE).max(PAGE_SIZE);
         let fd = MemFd::new(c"mother-residency", len_bytes)?;
         let mapping = Mapping::new(&fd, len_bytes as usize, Protection::ReadWrite)?;
         Ok(PageMap { fd, mapping, page_count })
@@ -191,15 +192,19 @@ impl PageMap {
         self.fd.file()
     }
 
-    /// Sets the byte of a page; other processes see it before anything that this thread does later.
+    /// Counts the number of a page up if it is even and `odd` is wanted, or the other way round; other processes see it
+    /// before anything that this thread does later. One thread at a time counts.
     ///
     /// # Panics
     /// If there is no such page.
-    pub fn set(&self, page: u64, value: u8) {
+    pub fn make(&self, page: u64, odd: bool) {
         assert!(page < self.page_count, "pages are counted by the same memory file");
-        let at = (self.mapping.address() as u64 + page) as *mut u8;
-        // SAFETY: the byte lies in our mapping and is accessed atomically only.
-        let byte = unsafe { std::sync::atomic::AtomicU8::from_ptr(at) };
-        byte.store(value, std::sync::atomic::Ordering::SeqCst);
+        let at = (self.mapping.address() as u64 + page * size_of::<u32>() as u64) as *mut u32;
+        // SAFETY: the number lies in our mapping, aligned, and is accessed atomically only.
+        let number = unsafe { std::sync::atomic::AtomicU32::from_ptr(at) };
+        let now = number.load(std::sync::atomic::Ordering::SeqCst);
+        if (now % 2 == 1) != odd {
+            number.store(now.wrapping_add(1), std::sync::atomic::Ordering::SeqCst);
+        }
     }
 }

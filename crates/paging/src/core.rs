@@ -209,8 +209,30 @@ impl<M: Memory> Core<M> {
         self.out
     }
 
-    pub(crate) fn zeros(&self) -> u64 {
+    /// Pages that were put away as zeros and that nobody has used since.
+    pub(crate) fn zeros(&mut self) -> u64 {
+        // What cannot be looked at now is counted as it was.
+        let _ = self.find_used_zeros(0, self.page_count());
         self.zeros
+    }
+
+    /// Without tracking the kernel fills pages that were put away as zeros, and does not say so: finds those among these
+    /// pages.
+    fn find_used_zeros(&mut self, first: u64, count: u64) -> io::Result<()> {
+        if self.is_tracking || self.zeros == 0 {
+            return Ok(());
+        }
+        let (pages, mut used) = (&mut self.pages, 0);
+        self.memory.each_resident(first, count, &mut |first, count| {
+            for page in &mut pages[first as usize..(first + count) as usize] {
+                if *page == Page::Zeros {
+                    *page = Page::Empty;
+                    used += 1;
+                }
+            }
+        })?;
+        self.zeros -= used;
+        Ok(())
     }
 
     pub(crate) fn limit(&self) -> Option<u64> {
@@ -224,12 +246,6 @@ impl<M: Memory> Core<M> {
     /// The residency map's file.
     pub(crate) fn residency_file(&self) -> &std::fs::File {
         self.residency.map().file()
-    }
-
-    /// Readers may trust in pages again that came back a while ago.
-    pub(crate) fn settle_residency(&mut self) {
-        let pages = &self.pages;
-        self.residency.settle(|page| matches!(pages[page as usize], Page::Out(_)));
     }
 
     /// Whether a page was written since it was last asked for; from now on its next write is noticed.
@@ -306,15 +322,16 @@ impl<M: Memory> Core<M> {
     /// Learns what is resident. From the first call on holes are ours, so nothing changes unseen while we look.
     fn start_tracking(&mut self) -> io::Result<()> {
         self.memory.handle_missing(true)?;
-        self.pages.fill(Page::Empty);
-        let (pages, mut resident) = (&mut self.pages, 0);
-        self.memory.each_resident(&mut |first, count| {
-            for page in first..(first + count).min(pages.len() as u64) {
-                pages[page as usize] = Page::Resident;
-                resident += 1;
-            }
-        })?;
-        self.resident = resident;
+        let page_count = self.page_count();
+        let (mut resident, mut zeros) = (Vec::new(), 0);
+        self.memory
+            .each_resident(0, page_count, &mut |first, count| resident.extend(first..first + count))?;
+        for &page in &resident {
+            zeros += u64::from(self.page(page) == Page::Zeros);
+            self.pages[page as usize] = Page::Resident;
+        }
+        self.resident = resident.len() as u64;
+        self.zeros -= zeros;
         self.is_tracking = true;
         Ok(())
     }
@@ -325,10 +342,17 @@ impl<M: Memory> Core<M> {
         if self.limit.is_some() || !self.is_tracking || self.out > 0 || self.pages.iter().any(is_leaving) {
             return Ok(());
         }
+        // The kernel fills holes from now on: it has to know which of them are watched.
+        for page in self.watches.wanted() {
+            if self.memory.protect(page, 1, true).is_err() {
+                // Not protected, so nobody can tell.
+                self.watches.written(page);
+            }
+        }
         self.memory.handle_missing(false)?;
         self.is_tracking = false;
-        self.zeros = 0;
-        self.pages.fill(Page::Empty);
+        self.resident = 0;
+        self.pages.iter_mut().filter(|page| **page == Page::Resident).for_each(|page| *page = Page::Empty);
         // Who waited for a hole that was ours finds that the kernel fills it now.
         self.memory.wake(0, self.page_count())
     }
@@ -401,6 +425,11 @@ impl<M: Memory> Core<M> {
         Ok(Served::Back)
     }
 
+    /// A page could not be read from the file: whether that is because it was moved meanwhile.
+    pub(crate) fn was_moved(&self, page: u64, id: EntryId, read: &InFile) -> bool {
+        self.page(page) != Page::Out(id) || !self.store.is_still_at(id, read)
+    }
+
     /// Brings a page back that nobody waits for yet, if it is at hand. Returns whether it did.
     pub(crate) fn fetch_ahead(&mut self, page: u64) -> Result<bool, Broken> {
         match self.page(page) {
@@ -430,7 +459,7 @@ impl<M: Memory> Core<M> {
         self.pages[page as usize] = Page::Resident;
         self.resident += 1;
         self.out -= 1;
-        self.residency.came_back(page);
+        self.residency.is_in_file(page);
         self.store.release(id);
         Ok(())
     }
@@ -583,6 +612,7 @@ impl<M: Memory> Core<M> {
         count: u64,
         punch: &mut dyn FnMut() -> io::Result<u64>,
     ) -> io::Result<u64> {
+        self.find_used_zeros(first, count)?;
         let mut given_back = punch()?;
         for page in first..(first + count).min(self.page_count()) {
             self.watches.written(page);
@@ -597,7 +627,7 @@ impl<M: Memory> Core<M> {
                     self.out -= 1;
                     given_back += PAGE_BYTES;
                     self.counts.dropped += 1;
-                    self.residency.is_empty(page);
+                    self.residency.is_in_file(page);
                     self.store.release(id);
                 }
             }

@@ -60,10 +60,11 @@ impl Memory for Host {
         Ok(())
     }
 
-    fn each_resident(&self, each: &mut dyn FnMut(u64, u64)) -> io::Result<()> {
+    fn each_resident(&self, first: u64, count: u64, each: &mut dyn FnMut(u64, u64)) -> io::Result<()> {
         self.ask()?;
         let pages = self.pages.lock().unwrap();
-        (0..).zip(&*pages).filter(|(_, page)| page.bytes.is_some()).for_each(|(page, _)| each(page, 1));
+        let held = |&page: &u64| pages[page as usize].bytes.is_some();
+        (first..first + count).filter(held).for_each(|page| each(page, 1));
         Ok(())
     }
 
@@ -343,7 +344,10 @@ impl Scene {
         self.check_accounts();
     }
 
-    fn check_accounts(&self) {
+    fn check_accounts(&mut self) {
+        let zeros = self.core.zeros();
+        let marked = self.core.pages.iter().filter(|&&page| page == Page::Zeros).count();
+        assert_eq!(marked as u64, zeros);
         if !self.core.is_tracking {
             return;
         }
@@ -352,8 +356,6 @@ impl Scene {
         let sure = self.core.taken() - self.core.unpunched.len() as u64;
         assert!((sure..=self.core.taken()).contains(&held), "what the host holds is what we say it holds");
         assert!(held <= self.core.ceiling, "and no more than it may");
-        let zeros = self.core.pages.iter().filter(|&&page| page == Page::Zeros).count();
-        assert_eq!(zeros as u64, self.core.zeros);
         let totals = self.core.store.totals();
         let kept = totals.memory_pages + totals.file_pages + totals.repeating_pages + totals.shared_pages;
         assert_eq!(kept, self.core.out, "every page away is kept once");
@@ -392,6 +394,40 @@ fn no_more_pages_come_than_the_limit_allows() {
     assert!(!scene.touch(3, false));
     scene.core.set_limit(Some(6)).unwrap();
     assert!(scene.touch(3, false));
+}
+
+/// The kernel fills holes itself again when there is no limit, and has to tell of those that are watched.
+#[test]
+fn a_write_is_noticed_though_the_limit_was_lifted_meanwhile() {
+    let mut scene = Scene::new();
+    scene.core.set_limit(Some(2)).unwrap();
+    assert!(scene.core.ask_written(9, 8).unwrap(), "the first time nobody knows");
+    scene.core.set_limit(None).unwrap();
+    scene.core.stop_tracking_if_idle().unwrap();
+    assert!(!scene.core.ask_written(9, 8).unwrap());
+    scene.write(9, 1);
+    assert!(scene.core.ask_written(9, 8).unwrap());
+}
+
+/// What was given once stays given when there is no limit any more.
+#[test]
+fn pages_of_zeros_are_still_known_when_the_limit_is_lifted() {
+    let mut scene = Scene::new();
+    (0..10).for_each(|page| scene.write(page, 8));
+    scene.core.set_limit(Some(20)).unwrap();
+    scene.leave((0..10).collect(), &[], None);
+    assert_eq!((scene.core.zeros(), scene.core.taken()), (10, 0));
+    scene.core.set_limit(None).unwrap();
+    scene.core.stop_tracking_if_idle().unwrap();
+    assert!(!scene.core.is_tracking);
+    assert_eq!(scene.core.zeros(), 10);
+    scene.write(3, 9);
+    assert!(scene.touch(4, false));
+    assert_eq!(scene.core.zeros(), 8, "what is used is in memory");
+    let given_back = scene.core.forget(4, 3, &mut || Ok(0)).unwrap();
+    assert_eq!((scene.core.zeros(), given_back), (6, 2 * PAGE_BYTES), "one of the three was in memory");
+    scene.core.set_limit(Some(20)).unwrap();
+    assert_eq!(scene.core.zeros(), 6);
 }
 
 /// A limit below what is resident is reached from above, and never missed again.

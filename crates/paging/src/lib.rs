@@ -26,6 +26,6 @@ mod watch;
 pub use crate::core::{Broken, Counts};
 pub use estimate::Estimate;
 pub use memory::{PAGE_BYTES, PageBytes};
-pub use pager::{Books, Pager, Settings, StartError};
+pub use pager::{AHEAD_PAGES, Books, Pager, Settings, StartError};
 pub use shared::Event;
 pub use store::{ReadError, StoreTotals};

@@ -26,6 +26,9 @@ const LOOK_PAGES_MAX: usize = 64;
 /// Pages that may be watched for writes.
 const WATCH_PAGES_MAX: usize = 65_536;
 
+/// Pages brought in ahead that are worth it; `docs/decisions/0016` has the measurement.
+pub const AHEAD_PAGES: u64 = 16;
+
 /// How a guest's memory is paged.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Settings {
@@ -35,6 +38,8 @@ pub struct Settings {
     pub store_memory_bytes: u64,
     /// Folder of the page file, and how much may lie in it.
     pub file: Option<(PathBuf, u64)>,
+    /// Most pages brought in ahead of a guest that goes through memory in order; usually [`AHEAD_PAGES`].
+    pub ahead_pages: u64,
 }
 
 /// Why paging cannot start.
@@ -146,6 +151,8 @@ impl Pager {
             latency: Latency::default(),
             listener,
             cpu_ns: Default::default(),
+            threads: Mutex::default(),
+            ahead_pages: settings.ahead_pages,
         });
         let weak: Weak<Shared<PagedMemory>> = Arc::downgrade(&shared);
         shared.memory.keep_with(weak);
@@ -159,6 +166,7 @@ impl Pager {
     fn spawn(&mut self, name: &str, body: fn(&Shared<PagedMemory>)) -> io::Result<()> {
         let shared = Arc::clone(&self.shared);
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            shared.note_thread();
             if catch_unwind(AssertUnwindSafe(|| body(&shared))).is_err() {
                 shared.broke("a thread of the pager panicked; its message is in the log");
             }
@@ -210,7 +218,7 @@ impl Pager {
 
     /// The accounts.
     pub fn books(&self) -> Books {
-        let core = self.shared.core.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut core = self.shared.core.lock().unwrap_or_else(PoisonError::into_inner);
         let (limit, out, zeros, counts) = (core.limit(), core.out(), core.zeros(), core.counts);
         let (store, store_memory_budget) = (core.store_totals(), core.store.memory_budget());
         drop(core);

@@ -9,7 +9,8 @@ use crate::clock::Clock;
 use crate::core::{Broken, Page, pack_up};
 use crate::estimate::Sampler;
 use crate::memory::Memory;
-use crate::shared::{Shared, note_cpu, with_causes};
+use crate::shared::{LOST, Shared, note_cpu, with_causes};
+use crate::store::Batch;
 
 /// How often it looks by itself.
 const TICK: Duration = Duration::from_millis(250);
@@ -19,6 +20,8 @@ const BATCH: usize = 32;
 const PATIENCE: Duration = Duration::from_millis(300);
 /// How long between two attempts to write to a page file that failed.
 const FILE_PAUSE: Duration = Duration::from_secs(1);
+/// Segments of the page file that are written at a time to tidy it up.
+const TIDY_BATCHES: u32 = 8;
 /// Pages brought back at a time when there is no limit any more.
 const BACK_BATCH: u64 = 16;
 
@@ -35,6 +38,8 @@ struct Reclaimer<'a> {
     trouble: Option<String>,
     /// Where bringing back goes on.
     back_from: u64,
+    /// When it looked whether the other thread is there.
+    last_look: Instant,
 }
 
 /// Makes room until told to stop.
@@ -47,9 +52,16 @@ pub(crate) fn reclaim(shared: &Shared<PagedMemory>) {
         file_trouble: None,
         trouble: None,
         back_from: 0,
+        last_look: Instant::now(),
     };
     while !reclaimer.is_stopping() {
         shared.wait_for_work(if reclaimer.has_more_to_do() { Duration::from_millis(1) } else { TICK });
+        if reclaimer.last_look.elapsed() >= TICK {
+            reclaimer.last_look = Instant::now();
+            if shared.has_lost_thread() {
+                return shared.broke(LOST);
+            }
+        }
         if let Err(broken) = reclaimer.turn() {
             // Pages stay where they are; only what cannot be believed ends it.
             if matches!(broken, Broken::Panicked) {
@@ -80,10 +92,8 @@ impl Reclaimer<'_> {
         }
         made?;
         self.bring_back()?;
-        let mut core = self.shared.core()?;
-        core.settle_residency();
-        let _ = core.stop_tracking_if_idle();
-        drop(core);
+        self.tidy()?;
+        let _ = self.shared.core()?.stop_tracking_if_idle();
         self.sample()
     }
 
@@ -184,17 +194,41 @@ impl Reclaimer<'_> {
             if !core.store.wants_to_spill() {
                 return Ok(());
             }
-            let Some(mut batch) = core.store.begin_spill() else { return Ok(()) };
+            let Some(batch) = core.store.begin_spill() else { return Ok(()) };
             drop(core);
-            let written = batch.write();
-            self.shared.core()?.store.end_spill(batch, written.is_ok());
-            if let Err(error) = written {
-                self.file_trouble = Some((format!("cannot write to the page file: {error}"), Instant::now()));
+            if !self.write(batch)? {
                 return Ok(());
             }
-            self.file_trouble = None;
         }
         Ok(())
+    }
+
+    /// Makes gaps in the page file room again, a little at a time.
+    fn tidy(&mut self) -> Result<(), Broken> {
+        if self.file_trouble.is_some() {
+            return Ok(());
+        }
+        for _ in 0..TIDY_BATCHES {
+            let mut core = self.shared.core()?;
+            if !core.store.wants_to_tidy() {
+                return Ok(());
+            }
+            let Some(batch) = core.store.begin_tidying() else { return Ok(()) };
+            drop(core);
+            if self.is_stopping() || !self.write(batch)? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a batch to the page file; whether the host did.
+    fn write(&mut self, mut batch: Batch) -> Result<bool, Broken> {
+        let written = batch.write();
+        self.shared.core()?.store.end_spill(batch, written.is_ok());
+        let trouble = |error| (format!("cannot write to the page file: {error}"), Instant::now());
+        self.file_trouble = written.err().map(trouble);
+        Ok(self.file_trouble.is_none())
     }
 
     /// Without a limit, what is away comes back, a little at a time.

@@ -1,32 +1,22 @@
-//! What other processes are told about where pages are: a byte for each in a memory file of its own.
+//! What other processes are told about where pages are: a number for each in a memory file of its own.
 //!
-//! Zero means: read the memory file, a hole there is zeros. Anything else: ask the VM, which answers from the store and
-//! from memory alike. A reader looks at the byte, reads, and looks again. The byte is set before a page leaves; when it
-//! has come back the byte stays set for a while, so that a page which left and came back between the two looks of a
-//! reader is not taken for one that was there all the time.
+//! Even means: read the memory file, a hole there is zeros. Odd means: ask the VM, which answers from the store and
+//! from memory alike. A reader looks at the number, reads, and looks again: what it read is the page if the number was
+//! even and still is the same. It is counted up before a page leaves and when it has come back, so a page that left and
+//! came back between the two looks shows, however long the reader takes: the number comes round after 2^31 journeys.
 
-use std::collections::VecDeque;
 use std::io;
-use std::time::{Duration, Instant};
 
 use mem::PageMap;
-
-/// How long a reader may take between its two looks.
-const GRACE: Duration = Duration::from_secs(1);
-
-const HERE: u8 = 0;
-const AWAY: u8 = 1;
 
 #[derive(Debug)]
 pub(crate) struct Residency {
     map: PageMap,
-    /// Pages that came back, and when.
-    back: VecDeque<(Instant, u64)>,
 }
 
 impl Residency {
     pub(crate) fn new(page_count: u64) -> io::Result<Residency> {
-        Ok(Residency { map: PageMap::new(page_count)?, back: VecDeque::new() })
+        Ok(Residency { map: PageMap::new(page_count)? })
     }
 
     /// The map, for who hands it to readers.
@@ -35,30 +25,38 @@ impl Residency {
     }
 
     /// Before it leaves.
-    pub(crate) fn leaves(&mut self, page: u64) {
-        self.map.set(page, AWAY);
+    pub(crate) fn leaves(&self, page: u64) {
+        self.map.make(page, true);
     }
 
-    /// After it has come back.
-    pub(crate) fn came_back(&mut self, page: u64) {
-        self.back.push_back((Instant::now(), page));
+    /// After it has come back, or its contents are gone for good and it is a hole.
+    pub(crate) fn is_in_file(&self, page: u64) {
+        self.map.make(page, false);
     }
+}
 
-    /// Its contents are gone for good.
-    pub(crate) fn is_empty(&mut self, page: u64) {
-        self.came_back(page);
-    }
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
 
-    /// Tells that pages are here which came back long enough ago and have not left again.
-    pub(crate) fn settle(&mut self, is_away: impl Fn(u64) -> bool) {
-        while let Some(&(since, page)) = self.back.front() {
-            if since.elapsed() < GRACE {
-                return;
-            }
-            self.back.pop_front();
-            if !is_away(page) {
-                self.map.set(page, HERE);
-            }
-        }
+    use super::*;
+
+    #[test]
+    fn a_page_that_left_and_came_back_shows_however_late_one_looks() {
+        let residency = Residency::new(3000).unwrap();
+        let number = |page: u64| {
+            let mut bytes = [0; 4];
+            residency.map().file().read_exact_at(&mut bytes, page * 4).unwrap();
+            u32::from_le_bytes(bytes)
+        };
+        let first = number(2999);
+        assert_eq!(first, 0);
+        residency.leaves(2999);
+        residency.leaves(2999);
+        assert_eq!(number(2999), 1, "leaving twice is leaving");
+        residency.is_in_file(2999);
+        assert_eq!(number(2999), 2, "it is here as before, and not as before");
+        residency.is_in_file(2999);
+        assert_eq!((number(2999), number(2998)), (2, 0));
     }
 }

@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::core::{Broken, Served};
 use crate::memory::{Memory, PAGE_BYTES};
-use crate::shared::{Shared, note_cpu};
+use crate::shared::{LOST, Shared, note_cpu};
 
 /// A fault that was not answered yet.
 #[derive(Clone, Copy, Debug)]
@@ -27,29 +27,33 @@ struct Waiting {
 const ATTEMPTS_MAX: u32 = 50;
 /// How long between two attempts.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Most pages brought in ahead of a guest that goes through memory in order.
-const AHEAD_MAX: u64 = 16;
-
+/// How often it looks whether the other thread is there.
+const LOOK: Duration = Duration::from_secs(1);
 /// What the thread knows from fault to fault.
-#[derive(Default)]
 struct Service {
     waiting: VecDeque<Waiting>,
     ahead: Ahead,
+    last_look: Instant,
 }
 
 /// Whether the guest goes through its memory in order, and how far it is worth going ahead.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Ahead {
     /// Where the next fault comes if it does.
     expected: u64,
     window: u64,
+    window_max: u64,
 }
 
 impl Ahead {
+    pub(crate) fn new(window_max: u64) -> Ahead {
+        Ahead { expected: 0, window: 0, window_max }
+    }
+
     /// A fault at `page`: how many pages behind it to bring in too.
     pub(crate) fn after(&mut self, page: u64) -> u64 {
         let is_in_order = page == self.expected;
-        self.window = if is_in_order { (self.window * 2).clamp(2, AHEAD_MAX) } else { 0 };
+        self.window = if is_in_order { (self.window * 2).max(2).min(self.window_max) } else { 0 };
         self.expected = page + 1 + self.window;
         self.window
     }
@@ -57,10 +61,20 @@ impl Ahead {
 
 /// Answers until told to stop.
 pub(crate) fn serve(shared: &Shared<PagedMemory>) {
-    let mut service = Service::default();
+    let mut service = Service {
+        waiting: VecDeque::new(),
+        ahead: Ahead::new(shared.ahead_pages),
+        last_look: Instant::now(),
+    };
     while !shared.is_stopping.load(Ordering::Acquire) {
-        let timeout = service.waiting.iter().any(|one| one.attempts > 0).then_some(PAUSE);
-        wait(shared, timeout);
+        let tries_again = service.waiting.iter().any(|one| one.attempts > 0);
+        wait(shared, if tries_again { PAUSE } else { LOOK });
+        if service.last_look.elapsed() >= LOOK {
+            service.last_look = Instant::now();
+            if shared.has_lost_thread() {
+                return shared.broke(LOST);
+            }
+        }
         let mut faults = Vec::new();
         if let Err(error) = shared.memory.take_faults(&mut faults) {
             shared.broke(&format!("cannot hear of faults: {error}"));
@@ -86,8 +100,8 @@ pub(crate) fn serve(shared: &Shared<PagedMemory>) {
     }
 }
 
-fn wait(shared: &Shared<PagedMemory>, timeout: Option<Duration>) {
-    let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+fn wait(shared: &Shared<PagedMemory>, timeout: Duration) {
+    let timeout = Timespec::try_from(timeout).ok();
     let mut fds = [
         PollFd::from_borrowed_fd(shared.memory.waits(), PollFlags::IN),
         PollFd::new(&shared.call, PollFlags::IN),
@@ -159,8 +173,13 @@ pub(crate) fn serve_one(
 ) -> Result<Served, Broken> {
     let served = shared.core()?.fault(page, is_protected)?;
     let Served::Read(id, in_file) = served else { return Ok(served) };
-    let bytes = in_file.read().map_err(|source| Broken::Lost { page, source })?;
+    let read = in_file.read();
     let mut core = shared.core()?;
+    let bytes = match read {
+        Ok(bytes) => bytes,
+        Err(_) if core.was_moved(page, id, &in_file) => return Ok(Served::NoRoom),
+        Err(source) => return Err(Broken::Lost { page, source }),
+    };
     match core.finish(page, id, in_file.born, &bytes)? {
         // It was in another place of the file meanwhile: the next attempt finds it.
         Served::Read(..) => Ok(Served::NoRoom),
@@ -175,7 +194,7 @@ mod tests {
     #[test]
     fn a_guest_that_goes_in_order_is_met_ahead_of_it() {
         let check = |pages: &[u64], expected: &[u64]| {
-            let mut ahead = Ahead::default();
+            let mut ahead = Ahead::new(16);
             let got: Vec<u64> = pages.iter().map(|&page| ahead.after(page)).collect();
             assert_eq!(got, expected, "{pages:?}");
         };

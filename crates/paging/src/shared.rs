@@ -1,6 +1,7 @@
 //! What a pager's two threads and everybody who asks it share.
 
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,6 +20,9 @@ pub enum Event {
     Broken(String),
 }
 
+/// What is said when a thread is gone.
+pub(crate) const LOST: &str = "a thread of the pager is gone";
+
 /// What the two threads and everybody else share.
 pub(crate) struct Shared<M> {
     pub(crate) memory: Arc<M>,
@@ -34,6 +38,10 @@ pub(crate) struct Shared<M> {
     pub(crate) latency: Latency,
     pub(crate) listener: Box<dyn Fn(Event) + Send + Sync>,
     pub(crate) cpu_ns: [AtomicU64; 2],
+    /// Most pages brought in ahead of a guest that goes through memory in order.
+    pub(crate) ahead_pages: u64,
+    /// Where the host shows each of the pager's threads as long as it lives.
+    pub(crate) threads: Mutex<Vec<PathBuf>>,
 }
 
 /// What is known beside the core.
@@ -129,6 +137,22 @@ impl<M> Shared<M> {
         told.stalled.clone_from(&reason);
         drop(told);
         (self.listener)(reason.map_or(Event::Flowing, Event::Stalled));
+    }
+
+    /// The calling thread is one of the pager's.
+    pub(crate) fn note_thread(&self) {
+        // On a host that shows no threads nobody looks for them.
+        if let Ok(link) = std::fs::read_link("/proc/thread-self") {
+            let shown = Path::new("/proc").join(link);
+            self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(shown);
+        }
+    }
+
+    /// Whether a thread of the pager is gone that nobody told to stop: it was killed, without a last word.
+    pub(crate) fn has_lost_thread(&self) -> bool {
+        let is_lost = |shown: &PathBuf| !shown.exists();
+        let any = self.threads.lock().unwrap_or_else(PoisonError::into_inner).iter().any(is_lost);
+        any && !self.is_stopping.load(Ordering::Acquire)
     }
 
     /// Nobody is served any more.

@@ -16,6 +16,12 @@ impl Watches {
         self.watched.get(&page) == Some(&false) || self.sampled.get(&page) == Some(&false)
     }
 
+    /// Every page that has to be protected while it is in memory.
+    pub(crate) fn wanted(&self) -> Vec<u64> {
+        let unwritten = |(&page, &written): (&u64, &bool)| (!written).then_some(page);
+        self.watched.iter().chain(&self.sampled).filter_map(unwritten).collect()
+    }
+
     /// It is being written.
     pub(crate) fn written(&mut self, page: u64) {
         for kind in [&mut self.watched, &mut self.sampled] {

@@ -16,6 +16,10 @@ use rustix::fs::{FallocateFlags, OFlags, fallocate};
 /// Bytes of a segment: what is written at once.
 pub(crate) const SEGMENT_BYTES: u64 = 256 * 1024;
 
+/// The file may hold this much of gaps before it is tidied up: a part of what is alive in it, and some segments.
+const GAPS_PART: u64 = 4;
+const GAPS_SEGMENTS: u64 = 16;
+
 /// Where bytes lie in the file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Extent {
@@ -116,6 +120,12 @@ impl Segments {
     /// Bytes that the file takes.
     pub(crate) fn held_bytes(&self) -> u64 {
         (self.segments.len() - self.free.len()) as u64 * SEGMENT_BYTES
+    }
+
+    /// Whether the file is more gaps than it may be.
+    pub(crate) fn is_untidy(&self) -> bool {
+        let gaps = self.held_bytes() - self.live_bytes;
+        gaps > self.live_bytes / GAPS_PART + GAPS_SEGMENTS * SEGMENT_BYTES
     }
 
     /// A segment to write; the last one only `to_tidy`.

@@ -231,6 +231,12 @@ impl Store {
         self.entries.get(id.0 as usize).is_some_and(|entry| entry.as_ref().is_some_and(|e| e.born == born))
     }
 
+    /// Whether an entry still lies where it was to be read: if not, what was read there means nothing.
+    pub(crate) fn is_still_at(&self, id: EntryId, read: &InFile) -> bool {
+        self.is_still(id, read.born)
+            && matches!(self.entry(id).place, Place::File(extent) if extent == read.extent)
+    }
+
     /// One page less uses an entry.
     pub(crate) fn release(&mut self, id: EntryId) {
         let entry = self.entry_mut(id);
@@ -309,8 +315,13 @@ impl Store {
         Some(batch)
     }
 
+    /// Whether so much of what the file holds is gaps that it should be tidied up.
+    pub(crate) fn wants_to_tidy(&self) -> bool {
+        self.file.as_ref().is_some_and(Segments::is_untidy)
+    }
+
     /// Takes what is alive in the emptiest segments, to write it to the one that is kept for this.
-    fn begin_tidying(&mut self) -> Option<Batch> {
+    pub(crate) fn begin_tidying(&mut self) -> Option<Batch> {
         let file = self.file.as_mut()?;
         let sources = file.worth_tidying();
         if sources.is_empty() {

@@ -109,6 +109,7 @@ enum Step {
     Release(usize),
     Read(usize),
     Spill,
+    Tidy,
     DropBetween(usize),
     Refuse(bool),
 }
@@ -119,15 +120,16 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => any::<usize>().prop_map(Step::Release),
         3 => any::<usize>().prop_map(Step::Read),
         2 => Just(Step::Spill),
+        1 => Just(Step::Tidy),
         1 => any::<usize>().prop_map(Step::DropBetween),
         1 => any::<bool>().prop_map(Step::Refuse),
     ];
     prop::collection::vec(step, 1..600)
 }
 
-/// Spills once; the entry at `dropped` is released while the batch is on its way.
-fn spill(store: &mut Store, model: &mut Vec<(EntryId, u16)>, dropped: Option<usize>) {
-    let Some(mut batch) = store.begin_spill() else { return };
+/// Writes a batch, if there is one; the entry at `dropped` is released while it is on its way.
+fn write(store: &mut Store, model: &mut Vec<(EntryId, u16)>, batch: Option<Batch>, dropped: Option<usize>) {
+    let Some(mut batch) = batch else { return };
     if let Some(which) = dropped.filter(|_| !model.is_empty()) {
         let (id, _) = model.swap_remove(which % model.len());
         store.release(id);
@@ -138,6 +140,39 @@ fn spill(store: &mut Store, model: &mut Vec<(EntryId, u16)>, dropped: Option<usi
     }
     let written = batch.write().is_ok();
     store.end_spill(batch, written);
+}
+
+/// A file that is mostly gaps is made small again, and what is in it stays.
+#[test]
+fn a_file_full_of_gaps_is_tidied_up() {
+    let disk = Arc::new(Disk::default());
+    let mut store = Store::new(1 << 20, Some((Arc::<Disk>::clone(&disk), 64 * SEGMENT_BYTES)));
+    let mut kept = Vec::new();
+    for number in 0..2400_u64 {
+        let mut page = page(108);
+        page[..8].copy_from_slice(&number.to_le_bytes());
+        kept.push((keep(&mut store, &page).unwrap(), page));
+        while store.wants_to_spill() {
+            let batch = store.begin_spill();
+            write(&mut store, &mut Vec::new(), batch, None);
+        }
+    }
+    let all = store.totals().file_held_bytes;
+    assert!(!store.wants_to_tidy() && all > 24 * SEGMENT_BYTES, "{:?}", store.totals());
+    // Every segment loses most of what it had.
+    let (rest, gone): (Vec<_>, Vec<_>) = kept.into_iter().zip(0..).partition(|(_, at)| at % 5 == 0);
+    gone.into_iter().for_each(|((id, _), _)| store.release(id));
+    assert!(store.wants_to_tidy() && store.totals().file_held_bytes == all);
+    while store.wants_to_tidy() {
+        let batch = store.begin_tidying();
+        assert!(batch.is_some(), "{:?}", store.totals());
+        write(&mut store, &mut Vec::new(), batch, None);
+    }
+    let totals = store.totals();
+    assert!(totals.file_held_bytes <= totals.file_bytes * 5 / 4 + 16 * SEGMENT_BYTES, "{totals:?}");
+    for ((id, page), _) in rest {
+        assert_eq!(read(&store, id).unwrap(), page);
+    }
 }
 
 proptest! {
@@ -163,8 +198,18 @@ proptest! {
                         Err(error) => prop_assert!(matches!(error, ReadError::Read(_))),
                     }
                 }
-                Step::Spill => spill(&mut store, &mut model, None),
-                Step::DropBetween(which) => spill(&mut store, &mut model, Some(which)),
+                Step::Spill => {
+                    let batch = store.begin_spill();
+                    write(&mut store, &mut model, batch, None);
+                }
+                Step::Tidy => {
+                    let batch = store.begin_tidying();
+                    write(&mut store, &mut model, batch, None);
+                }
+                Step::DropBetween(which) => {
+                    let batch = store.begin_spill();
+                    write(&mut store, &mut model, batch, Some(which));
+                }
                 Step::Refuse(refuses) => disk.refuses.store(refuses, Ordering::Relaxed),
                 Step::Release(_) | Step::Read(_) => {}
             }
