@@ -51,7 +51,7 @@ pub enum Phase {
 }
 
 /// Why a VM was not paused or resumed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum PauseError {
     /// It has ended.
     #[error("the VM has ended")]
@@ -59,6 +59,12 @@ pub enum PauseError {
     /// It took too long; the request is taken back.
     #[error("the guest's threads did not come to rest in time")]
     TimedOut,
+    /// It stands still already, in the middle of things, because there is no room for its pages; the request is taken
+    /// back.
+    #[error(
+        "the guest waits for room for its pages ({0}); it can be paused when there is some: raise its limit or its page memory"
+    )]
+    Stalled(String),
 }
 
 /// Stops a VM, pauses it, or presses its power button. Cheap to clone; any thread may use it, also before and after
@@ -187,8 +193,8 @@ impl MachineControl {
     pub fn pause(&self, patience: Duration) -> Result<(), PauseError> {
         self.0.pause.store(true, Ordering::Release);
         self.call_attention();
-        let reached = self.wait_for(|phase| phase == Phase::Paused, patience);
-        if reached == Err(PauseError::TimedOut) {
+        let reached = self.wait_for(Phase::Paused, patience, true);
+        if matches!(reached, Err(PauseError::TimedOut | PauseError::Stalled(_))) {
             self.0.pause.store(false, Ordering::Release);
             self.call_attention();
         }
@@ -202,7 +208,7 @@ impl MachineControl {
     pub fn resume(&self, patience: Duration) -> Result<(), PauseError> {
         self.0.pause.store(false, Ordering::Release);
         self.call_attention();
-        self.wait_for(|phase| phase == Phase::Running, patience)
+        self.wait_for(Phase::Running, patience, false)
     }
 
     /// The engine that the VM runs on.
@@ -230,6 +236,7 @@ impl MachineControl {
         let failed = |error| match error {
             PauseError::Ended => SwitchError::Ended,
             PauseError::TimedOut => SwitchError::TimedOut,
+            PauseError::Stalled(why) => SwitchError::Stalled(why),
         };
         self.pause(patience).map_err(failed)?;
         self.notes().switch_to = Some(kind);
@@ -274,13 +281,17 @@ impl MachineControl {
         notes.has_run
     }
 
-    fn wait_for(&self, wanted: impl Fn(Phase) -> bool, patience: Duration) -> Result<(), PauseError> {
-        let wait = |notes: &mut Notes| !wanted(notes.phase) && notes.phase != Phase::Ended;
+    /// Waits for a phase; in vain, if `moves`, as long as the guest waits for room: its threads do not come to rest.
+    fn wait_for(&self, wanted: Phase, patience: Duration, moves: bool) -> Result<(), PauseError> {
+        let stalled = || self.stalled().filter(|_| moves);
+        let wait =
+            |notes: &mut Notes| notes.phase != wanted && notes.phase != Phase::Ended && stalled().is_none();
         let waited = self.0.phase_changed.wait_timeout_while(self.notes(), patience, wait);
         let phase = waited.unwrap_or_else(PoisonError::into_inner).0.phase;
-        match phase {
-            phase if wanted(phase) => Ok(()),
-            Phase::Ended => Err(PauseError::Ended),
+        match (phase, stalled()) {
+            (phase, _) if phase == wanted => Ok(()),
+            (Phase::Ended, _) => Err(PauseError::Ended),
+            (_, Some(why)) => Err(PauseError::Stalled(why)),
             _ => Err(PauseError::TimedOut),
         }
     }
@@ -391,6 +402,9 @@ impl MachineControl {
             act(why);
         }
         self.call_attention();
+        // Who waits for a pause waits in vain now. Taking the lock orders this after a look that comes before a wait.
+        drop(self.notes());
+        self.0.phase_changed.notify_all();
     }
 
     /// Has the attendant look.

@@ -43,6 +43,9 @@ pub enum SwitchError {
     /// A thread did not come.
     #[error("the guest's threads did not come to rest in time")]
     TimedOut,
+    /// It stands still in the middle of things.
+    #[error("the guest waits for room for its pages ({0}); raise its limit or its page memory first")]
+    Stalled(String),
     /// It has ended.
     #[error("the VM has ended")]
     Ended,

@@ -103,7 +103,9 @@ fn balloon(shared: &Shared, target_bytes: u64) -> Outcome {
 fn paused(result: Result<(), PauseError>) -> Outcome {
     match result {
         Ok(()) => Outcome::Done,
-        Err(error @ PauseError::Ended) => refusal(RefusalCode::WrongState, error.to_string()),
+        Err(error @ (PauseError::Ended | PauseError::Stalled(_))) => {
+            refusal(RefusalCode::WrongState, error.to_string())
+        }
         Err(error @ PauseError::TimedOut) => refusal(RefusalCode::TimedOut, error.to_string()),
     }
 }
