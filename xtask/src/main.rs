@@ -12,6 +12,7 @@ mod insight;
 mod nest;
 mod report;
 mod smp;
+mod soak;
 mod source;
 mod steps;
 mod test;
@@ -38,7 +39,7 @@ usage: cargo xtask TASK
            a guest's disk and network, and Debian to its login prompt, on the software CPU and on QEMU's TCG
   bench exits [--nested]
            what it costs to leave the guest, on this host's engines or on both in QEMU
-  bench paging [codec|fault|hot|many]
+  bench paging [codec|fault|ahead|sampling|hot|many|swap]
            what it costs that pages of a guest lie somewhere else
   bench smp [--runs N]
            what a second vCPU is worth, on 2 cores that nobody else uses
@@ -52,6 +53,8 @@ usage: cargo xtask TASK
            a guest at honest work, in which nothing may look hidden
   stress [--minutes N | --seconds N] [--cpus N]
            a guest of several CPUs under everything at once, 30 seconds and 4 vCPUs if not told
+  soak paging [--minutes N]
+           a guest that checks all it has while the limit of its memory moves, 10 minutes if not told
   differential [OPTIONS]
            random instructions on the silicon and on the software CPU
   report   longest files and functions, unsafe blocks, dependencies
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         ["fuzz", "insight", options @ ..] => insight::fuzz(options),
         ["honest", options @ ..] => insight::honest(options),
         ["stress", options @ ..] => smp::run("stress", options),
+        ["soak", "paging", options @ ..] => soak::paging(options),
         ["differential", options @ ..] => differential::run(options),
         ["report"] => Workspace::load().map(|workspace| {
             report::print(&workspace);

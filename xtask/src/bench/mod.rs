@@ -13,7 +13,7 @@ use anyhow::Result;
 
 pub use boot::{QEMU, build_mother, ensure_qemu, run as boot};
 pub use io::run as io;
-pub use paging::run as paging;
+pub use paging::{Guest, mother, run as paging};
 
 /// Middle one of `values`, which are not empty.
 fn median(mut values: Vec<f64>) -> f64 {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use mem::GuestMemory;
-use paging::{Pager, Settings};
+use paging::{AHEAD_PAGES, Pager, Settings};
 use x86::Gpa;
 
 use super::super::median;
@@ -32,7 +32,7 @@ pub fn measure() -> Result<bool> {
 fn from(name: &str, store_memory_bytes: u64, file: Option<(PathBuf, u64)>, most_us: f64) -> Result<bool> {
     let in_file = file.is_some();
     let memory = Arc::new(GuestMemory::flat(PAGE_COUNT * PAGE_BYTES)?);
-    let settings = Settings { limit_bytes: None, store_memory_bytes, file };
+    let settings = Settings { limit_bytes: None, store_memory_bytes, file, ahead_pages: AHEAD_PAGES };
     let pager = Pager::start(Arc::clone(&memory), &settings, Box::new(|event| eprintln!("{event:?}")))?;
     let pages = sample()?;
     ensure!(!pages.is_empty(), "there are pages to sample");

@@ -1,5 +1,7 @@
 //! A guest whose hot set fits its limit: the same work without a limit and with most of its memory away, in turns.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use api::VmName;
 use daemon::{Client, Inventory};
@@ -12,6 +14,8 @@ const SPEED: f64 = 0.95;
 const AWAY: f64 = 0.80;
 const NAME: &str = "bench-hot";
 const ROUNDS: usize = 3;
+/// A guest that takes longer than this hangs.
+const LIMIT: Duration = Duration::from_secs(350);
 
 /// The hot work, and how long it took by the guest's clock.
 const WORK: &str = "a=$(cut -d' ' -f1 /proc/uptime); i=0; while [ $i -lt 40 ]; do cat /mnt/hot | md5sum >/dev/null; i=$((i+1)); done; \
@@ -20,7 +24,7 @@ const WORK: &str = "a=$(cut -d' ' -f1 /proc/uptime); i=0; while [ $i -lt 40 ]; d
 /// Measures.
 pub fn measure() -> Result<bool> {
     println!("hot: 512 MiB, 360 MiB of files, work on 8 MiB of them");
-    let mut guest = Guest::start(NAME, &["--memory", "512M"])?;
+    let mut guest = Guest::start(NAME, &["--memory", "512M"], LIMIT)?;
     guest.say(
         "mount -t tmpfs -o size=450m none /mnt; head -c 8388608 /dev/urandom > /mnt/hot; i=0; \
          while [ $i -lt 22 ]; do (echo $i; cat /bin/busybox; head -c 4194304 /dev/urandom; yes $i) | head -c 16777216 > /mnt/f$i; \
