@@ -3,6 +3,7 @@
 mod balloon;
 mod console;
 mod dmesg;
+mod given;
 mod inspect;
 mod logs;
 mod observe;

@@ -9,6 +9,7 @@ use daemon::{Glance, Watcher};
 use insight::verdict::{READINGS_NEEDED, Row, Verdict, worst};
 use serde_json::json;
 
+use super::given;
 use super::observe::{failed, watch};
 use super::words::{columns, printable};
 use crate::failure::{ANSWER_IS_NO, Failure};
@@ -109,14 +110,23 @@ fn watch_on(name: &VmName, watcher: &mut Watcher, is_json: bool) -> Result<u8, F
 
 /// Documented in docs/insight.md.
 fn value(name: &VmName, glance: &Glance) -> serde_json::Value {
-    json!({ "name": name, "worst": worst(&glance.rows), "kernel": glance.kernel, "rows": glance.rows, "cost": glance.cost })
+    json!({
+        "name": name,
+        "worst": worst(&glance.rows),
+        "kernel": glance.kernel,
+        "rows": glance.rows,
+        "memory": glance.books.memory,
+        "working_set": glance.books.working_set,
+        "cost": glance.cost,
+    })
 }
 
 const HEADS: [&str; 5] = ["SUBJECT", "CLAIM", "KERNEL", "TRUTH", "VERDICT"];
 
 /// The table, and below it every difference in words.
 pub(super) fn table(name: &VmName, glance: &Glance) -> String {
-    format!("{}\n\n{}", headline(name, glance), rows(&glance.rows))
+    let given = given::lines(&glance.books.memory, glance.books.working_set).unwrap_or_default();
+    format!("{}\n{given}\n{}", headline(name, glance), rows(&glance.rows))
 }
 
 /// What the table stands on.

@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub, reason = "every test file uses its part")]
 
 pub mod host;
+pub mod limited;
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -142,7 +142,8 @@ fn process_lines(screen: &Screen) -> String {
 fn truth_lines(screen: &Screen) -> String {
     let Some(guest) = screen.chosen() else { return String::new() };
     let trouble = guest.trouble.as_ref().map_or(String::new(), |why| format!("{}\n\n", printable(why)));
-    trouble + &truth::rows(&guest.rows)
+    let given = guest.given_lines.as_ref().map_or(String::new(), |lines| format!("{lines}\n"));
+    trouble + &given + &truth::rows(&guest.rows)
 }
 
 /// Text that may be longer than the screen; contradictions in colour.

@@ -9,6 +9,7 @@ use insight::tasks::Process;
 use insight::verdict::{Row, Verdict, worst};
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
+use super::super::given;
 use super::gather::{Found, Taken};
 
 /// Points of a trend.
@@ -62,6 +63,8 @@ pub(super) struct Guest {
     /// The trend is of the working set, not of what is held.
     pub(super) is_working_set: bool,
     pub(super) rows: Vec<Row>,
+    /// What it was given, of a guest with a limit.
+    pub(super) given_lines: Option<String>,
     pub(super) processes: Option<Result<Vec<Process>, String>>,
     /// Why nothing is known.
     pub(super) trouble: Option<String>,
@@ -197,6 +200,7 @@ fn guest(name: VmName, found: Found, known: Option<Guest>) -> Guest {
         trend: VecDeque::new(),
         is_working_set: false,
         rows: Vec::new(),
+        given_lines: None,
         processes: found.processes,
         trouble: None,
         run,
@@ -234,6 +238,7 @@ fn guest(name: VmName, found: Found, known: Option<Guest>) -> Guest {
         verdict: Some(worst(&glance.rows)),
         trend,
         is_working_set: working_set.is_some(),
+        given_lines: given::lines(&books.memory, books.working_set),
         rows: glance.rows,
         trouble: glance.kernel.why_not,
         run: now,

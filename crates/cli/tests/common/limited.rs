@@ -1,0 +1,107 @@
+//! A guest that runs detached and is given less memory than it believes to have.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use api::VmName;
+use daemon::{Client, Inventory};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{Mother, Ran, with_guest};
+
+/// How long anything may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Gone when this is dropped, however the test went.
+pub struct Limited {
+    pub mother: Mother,
+    pub folder: TempDir,
+    name: &'static str,
+}
+
+impl Drop for Limited {
+    fn drop(&mut self) {
+        self.call(&["rm", "--all", "--force"]);
+    }
+}
+
+impl Limited {
+    /// A place for such a guest; `None`, said aloud, where there can be none.
+    pub fn new(name: &'static str) -> Option<Limited> {
+        let mother = with_guest()?;
+        if !machine::paging_finding().0 {
+            eprintln!("SKIPPED: guest memory cannot be paged here");
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let mother = mother.in_folder(folder.path());
+        Some(Limited { mother, folder, name })
+    }
+
+    pub fn call(&self, words: &[&str]) -> Ran {
+        self.mother.call(words)
+    }
+
+    /// Starts it, without waiting for anything.
+    pub fn launch(&self, words: &[&str]) {
+        let always = ["-d", "--name", self.name, "--memory", "128M", "--timeout", "115s"];
+        let ran = self.mother.run(&[&always, words].concat());
+        assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    }
+
+    /// Starts it and waits for its shell.
+    pub fn start(&self, words: &[&str]) {
+        self.launch(words);
+        self.until("the shell", || self.log().contains("guest:~#"));
+    }
+
+    pub fn log(&self) -> String {
+        self.call(&["logs", self.name]).stdout
+    }
+
+    pub fn client(&self) -> Client {
+        let name = VmName::new(self.name).unwrap();
+        Client::connect(&Inventory::at(&self.mother.vms()).record(&name)).unwrap()
+    }
+
+    /// Types a line into its console.
+    pub fn type_line(&self, line: &str) {
+        use std::io::Write;
+        let mut client = self.client();
+        client.order(api::Command::Console { replay_bytes: 0, types: true }).unwrap();
+        let (_, mut stream) = client.into_console().unwrap();
+        stream.write_all(format!("{line}\n").as_bytes()).unwrap();
+        thread::sleep(Duration::from_millis(200));
+    }
+
+    pub fn until(&self, what: &str, done: impl Fn() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !done() {
+            assert!(Instant::now() < deadline, "{what}: not in time; {}", self.log());
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// What `ps -a --json` says of it.
+    pub fn ps(&self) -> Value {
+        let vms: Vec<Value> = serde_json::from_str(&self.call(&["ps", "-a", "--json"]).stdout).unwrap();
+        vms.into_iter().find(|vm| vm["name"] == self.name).unwrap_or(Value::Null)
+    }
+
+    pub fn pid(&self) -> String {
+        self.ps()["pid"].to_string()
+    }
+
+    /// The page file of its process: a file in `folder` that has no name.
+    pub fn page_file(&self, folder: &Path) -> PathBuf {
+        let fds = fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap();
+        let is_it = |fd: &PathBuf| {
+            fs::read_link(fd)
+                .is_ok_and(|to| to.starts_with(folder) && to.to_string_lossy().contains("deleted"))
+        };
+        fds.flatten().map(|fd| fd.path()).find(is_it).unwrap()
+    }
+}

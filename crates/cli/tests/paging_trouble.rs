@@ -1,0 +1,162 @@
+//! Guests whose pages have no room, do not come back, or whose VM is killed: they wait, or end with a report, and never
+//! read a wrong page.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod common;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::limited::Limited;
+
+/// Room for 4 MiB in memory; the guest works on more than that beside its limit.
+const LITTLE: [&str; 4] = ["--resident-limit", "40M", "--page-memory", "4M"];
+
+/// Fills 48 MiB that do not become smaller, and says whether it reads twice the same. The word is not in what is typed.
+const WORK: &str = "mkdir /m; mount -t tmpfs none /m; head -c 48M /dev/urandom > /m/f; echo fil''led; \
+                    md5sum /m/f > /a; md5sum /m/f > /b; cmp /a /b && echo reads the sa''me";
+
+/// Waits until the guest waits for room, asks what a user would ask then, makes room, and waits until it is done.
+fn stalls_and_goes_on(guest: &Limited, why: &str, make_room: impl FnOnce()) {
+    guest.until("a stall", || guest.ps()["state"] == "waiting");
+    let start = Instant::now();
+    let paused = guest.call(&["pause", "short"]);
+    assert_eq!(paused.status, Some(1), "{}", paused.stderr);
+    assert!(paused.stderr.contains("the guest waits for room for its pages"), "{}", paused.stderr);
+    assert!(start.elapsed() < Duration::from_secs(5), "the answer took {:?}", start.elapsed());
+    let books = guest.client().books().unwrap();
+    let waits = books.memory.paging.unwrap().waits.unwrap_or_default();
+    assert!(waits.contains(why), "{waits}");
+    assert!(books.memory.resident_bytes <= 41 << 20, "{}", books.memory.resident_bytes);
+    assert!(!guest.log().contains("reads the same"));
+    make_room();
+    guest.until("the end of the stall", || guest.log().contains("reads the same"));
+    guest.until("running", || guest.ps()["state"] == "running");
+    assert_eq!(guest.call(&["pause", "short"]).status, Some(0));
+    assert_eq!(guest.call(&["kill", "short"]).status, Some(0));
+}
+
+#[test]
+fn a_guest_waits_while_the_store_is_full() {
+    let Some(guest) = Limited::new("short") else { return };
+    guest.start(&LITTLE);
+    guest.type_line(WORK);
+    stalls_and_goes_on(&guest, "the page store is full", || {
+        let more = guest.call(&["limit", "short", "--page-memory", "100M"]);
+        assert_eq!(more.status, Some(0), "{}", more.stderr);
+    });
+}
+
+#[test]
+fn a_guest_waits_while_the_disk_is_full() {
+    let Some(guest) = Limited::new("short") else { return };
+    let disk = guest.folder.path().join("disk");
+    fs::create_dir(&disk).unwrap();
+    let mount = |options: &str| {
+        let mut command = Command::new("mount");
+        command
+            .args(["-t", "tmpfs", "-o", options, "none"])
+            .arg(&disk)
+            .status()
+            .is_ok_and(|done| done.success())
+    };
+    if !mount("size=6m") {
+        return eprintln!("SKIPPED: a small file system cannot be mounted here");
+    }
+    guest.start(&[&LITTLE[..], &["--page-file", "disk", "--page-file-size", "1G"]].concat());
+    guest.type_line(WORK);
+    stalls_and_goes_on(&guest, "cannot write to the page file: No space left on device", || {
+        assert!(mount("remount,size=200m"));
+    });
+    drop(guest.call(&["rm", "--all", "--force"]));
+    // What is still open goes with its process.
+    assert!(Command::new("umount").arg("--lazy").arg(&disk).status().unwrap().success());
+}
+
+/// The page file is spoilt behind the back of the VM while much of the guest is in it.
+#[test]
+fn a_guest_never_reads_a_page_that_is_not_what_it_was() {
+    let check = |spoil: &dyn Fn(&File), why: &str| {
+        let Some(guest) = Limited::new("spoilt") else { return };
+        let file = ["--page-file", ".", "--page-file-size", "200M"];
+        guest.start(&[&LITTLE[..], &file].concat());
+        guest.type_line("mkdir /m; mount -t tmpfs none /m; head -c 48M /dev/urandom > /m/f; echo fil''led");
+        guest.until("a full guest", || guest.log().contains("filled"));
+        let pages = guest.page_file(guest.folder.path());
+        spoil(&OpenOptions::new().read(true).write(true).open(pages).unwrap());
+        guest.type_line("md5sum /m/f; echo got throu''gh");
+        let waited = guest.call(&["wait", "spoilt"]);
+        assert_eq!(waited.status, Some(1), "{}", waited.stdout);
+        let logs = guest.call(&["logs", "spoilt"]);
+        assert!(logs.stderr.contains("pages of its memory do not come back"), "{}", logs.stderr);
+        assert!(logs.stderr.contains(why), "{}", logs.stderr);
+        assert!(!logs.stdout.contains("got through"), "{}", logs.stdout);
+    };
+    check(&|file| file.set_len(0).unwrap(), "cannot read a page from the page file");
+    let flip = |file: &File| {
+        for position in (0..file.metadata().unwrap().len()).step_by(512) {
+            let mut byte = [0];
+            if file.read_at(&mut byte, position).unwrap() == 1 {
+                file.write_at(&[byte[0] ^ 1], position).unwrap();
+            }
+        }
+    };
+    check(&flip, "its checksum is wrong");
+}
+
+#[test]
+fn a_vm_that_is_killed_at_any_time_leaves_nothing_and_the_next_one_works() {
+    let Some(guest) = Limited::new("killed") else { return };
+    let pages = guest.folder.path().join("pages");
+    fs::create_dir(&pages).unwrap();
+    let words = [&LITTLE[..], &["--page-file", "pages", "--page-file-size", "200M"]].concat();
+    let kill = || {
+        let mut command = Command::new("kill");
+        assert!(command.args(["-9", &guest.pid()]).status().unwrap().success());
+        guest.until("the end", || guest.ps()["state"] == "died");
+        assert_eq!(fs::read_dir(&pages).unwrap().count(), 0);
+    };
+    // While it starts, while it fills its memory, and while it reads it.
+    guest.launch(&words);
+    thread::sleep(Duration::from_millis(300));
+    kill();
+    for wait in ["", "filled"] {
+        guest.start(&words);
+        guest.type_line(WORK);
+        thread::sleep(Duration::from_millis(700));
+        guest.until(wait, || guest.log().contains(wait));
+        kill();
+    }
+    guest.start(&words);
+    guest.type_line(WORK);
+    guest.until("the next one", || guest.log().contains("reads the same"));
+}
+
+/// A thread of the pager is ended from outside, as no program would: nobody brings pages back any more.
+#[test]
+fn a_vm_whose_pager_lost_a_thread_ends_with_a_report() {
+    if Command::new("gdb").arg("--version").output().is_err() {
+        // Written, not printed: the test harness would keep what is printed to itself.
+        return writeln!(std::io::stderr(), "skipped: a thread cannot be ended without gdb").unwrap();
+    }
+    for thread in ["pager", "reclaim"] {
+        let Some(guest) = Limited::new("lost") else { return };
+        guest.start(&["--resident-limit", "60M"]);
+        let choose = format!(
+            "python [each.switch() for each in gdb.selected_inferior().threads() if each.name == '{thread}']"
+        );
+        let mut gdb = guest.mother.command("gdb");
+        gdb.args(["-nx", "-batch", "-p", &guest.pid(), "-ex", &choose, "-ex", "call (long)syscall(60, 0)"]);
+        let output = gdb.output().unwrap();
+        let waited = guest.call(&["wait", "lost"]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(waited.status, Some(1), "{thread}: {}{said}", waited.stdout);
+        let logs = guest.call(&["logs", "lost"]);
+        assert!(logs.stderr.contains("a thread of the pager is gone"), "{thread}: {}{said}", logs.stderr);
+    }
+}
