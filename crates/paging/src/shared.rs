@@ -150,9 +150,10 @@ impl<M> Shared<M> {
 
     /// Whether a thread of the pager is gone that nobody told to stop: it was killed, without a last word.
     pub(crate) fn has_lost_thread(&self) -> bool {
-        let is_lost = |shown: &PathBuf| !shown.exists();
-        let any = self.threads.lock().unwrap_or_else(PoisonError::into_inner).iter().any(is_lost);
-        any && !self.is_stopping.load(Ordering::Acquire)
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        let (there, lost): (Vec<_>, Vec<_>) = threads.iter().partition(|shown| shown.exists());
+        // The caller is one of those that are there, or the host shows none any more.
+        !there.is_empty() && !lost.is_empty() && !self.is_stopping.load(Ordering::Acquire)
     }
 
     /// Nobody is served any more.
