@@ -8,7 +8,8 @@ mod common;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
-use std::process::Command;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,24 @@ fn stalls_and_goes_on(guest: &Limited, why: &str, make_room: impl FnOnce()) {
     assert_eq!(guest.call(&["kill", "short"]).status, Some(0));
 }
 
+/// A file system in memory at this place, gone when this is dropped.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(&self, options: &str) -> bool {
+        let mut command = Command::new("mount");
+        command.args(["-t", "tmpfs", "-o", options, "none"]).arg(&self.0);
+        command.status().is_ok_and(|done| done.success())
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // What is still open in it goes with its process.
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).stderr(Stdio::null()).status();
+    }
+}
+
 #[test]
 fn a_guest_waits_while_the_store_is_full() {
     let Some(guest) = Limited::new("short") else { return };
@@ -55,27 +74,16 @@ fn a_guest_waits_while_the_store_is_full() {
 #[test]
 fn a_guest_waits_while_the_disk_is_full() {
     let Some(guest) = Limited::new("short") else { return };
-    let disk = guest.folder.path().join("disk");
-    fs::create_dir(&disk).unwrap();
-    let mount = |options: &str| {
-        let mut command = Command::new("mount");
-        command
-            .args(["-t", "tmpfs", "-o", options, "none"])
-            .arg(&disk)
-            .status()
-            .is_ok_and(|done| done.success())
-    };
-    if !mount("size=6m") {
+    let disk = Disk(guest.folder.path().join("disk"));
+    fs::create_dir(&disk.0).unwrap();
+    if !disk.mount("size=6m") {
         return eprintln!("SKIPPED: a small file system cannot be mounted here");
     }
     guest.start(&[&LITTLE[..], &["--page-file", "disk", "--page-file-size", "1G"]].concat());
     guest.type_line(WORK);
     stalls_and_goes_on(&guest, "cannot write to the page file: No space left on device", || {
-        assert!(mount("remount,size=200m"));
+        assert!(disk.mount("remount,size=200m"));
     });
-    drop(guest.call(&["rm", "--all", "--force"]));
-    // What is still open goes with its process.
-    assert!(Command::new("umount").arg("--lazy").arg(&disk).status().unwrap().success());
 }
 
 /// The page file is spoilt behind the back of the VM while much of the guest is in it.
