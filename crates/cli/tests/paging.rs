@@ -9,10 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use api::{HostBooks, VmName};
-use common::limited::Limited;
-use common::{Mother, Terminal, with_guest};
+use common::{Mother, with_guest};
 use daemon::{Client, Inventory};
-use serde_json::Value;
 
 const NAME: &str = "paged";
 
@@ -74,58 +72,6 @@ fn a_guest_reads_what_it_wrote_while_the_limit_moves() {
     let left: Vec<_> =
         fs::read_dir(folder.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
     assert!(left.iter().all(|name| !name.to_string_lossy().contains("pages")), "{left:?}");
-}
-
-/// What a guest says of itself, what its kernel has in its books and what it was given, in all three views.
-#[test]
-fn what_a_limited_guest_has_and_what_it_believes_stand_side_by_side() {
-    let Some(guest) = Limited::new("less") else { return };
-    guest.start(&["--resident-limit", "40M"]);
-    guest.type_line("mkdir /m; mount -t tmpfs none /m; while read l; do echo $l$l$l; done < /proc/kallsyms | head -c 40M > /m/f; \
-                     head -c 2M /dev/zero > /m/z; echo fil''led");
-    guest.until("a full guest", || guest.log().contains("filled"));
-    let ps = guest.ps();
-    assert_eq!(ps["memory_given_bytes"], 128 << 20);
-    let resident = ps["memory_resident_bytes"].as_u64().unwrap();
-    assert!(resident <= (40 << 20) * 102 / 100, "{ps}");
-
-    let truth: Value = serde_json::from_str(&guest.call(&["truth", "--json", "less"]).stdout).unwrap();
-    let row = |rule: &str| truth["rows"].as_array().unwrap().iter().find(|row| row["rule"] == rule).unwrap();
-    let paged = row("free-while-paged-out");
-    assert_eq!(paged["verdict"], "costs", "{truth:#}");
-    assert!(paged["kernel"].as_str().unwrap().ends_with("free"), "{paged:#}");
-    assert!(paged["truth"].as_str().unwrap().ends_with("paged out"), "{paged:#}");
-    let used = row("dead-memory");
-    assert!(used["truth"].as_str().unwrap().ends_with("held"), "{used:#}");
-    let table = guest.call(&["truth", "less"]).stdout;
-    assert!(table.contains("nothing that the guest still wants"), "{table}");
-    assert!(table.contains("\ngiven    40M at a time of the 128M that it believes to have; "), "{table}");
-    assert!(table.contains(" compressed") && table.contains("\nuses     "), "{table}");
-    let memory = &truth["memory"];
-    let number = |name: &str| memory[name].as_u64().unwrap();
-    let away: u64 =
-        memory["paged_out"].as_array().unwrap().iter().map(|place| place["value"].as_u64().unwrap()).sum();
-    assert_eq!(number("given_bytes"), number("resident_bytes") + number("given_back_bytes") + away);
-    assert!(away > 40 << 20 && number("resident_bytes") <= (40 << 20) * 102 / 100, "{memory:#}");
-
-    let mut top = Terminal::new(&guest.mother, "stty rows 30 cols 100; $MOTHER top");
-    // Only what changes is drawn, so words and not sentences.
-    top.expect("128M given");
-    top.expect("costs");
-    top.send("t");
-    top.expect("believes");
-    top.expect("compressed");
-    top.expect("paged-out");
-    top.send("qq");
-    top.finish();
-
-    // What was given stays given when the limit is lifted, and nothing is away any more but zeros.
-    let given = || guest.client().books().unwrap().memory.given_bytes;
-    let before = given();
-    assert_eq!(guest.call(&["limit", "less", "--resident", "none"]).status, Some(0));
-    let away = || guest.client().books().unwrap().memory.paged_out;
-    guest.until("everything coming back", || away().iter().all(|place| place.name == "zeros"));
-    assert!(given() >= before, "{} after {before}", given());
 }
 
 #[test]
