@@ -2,6 +2,7 @@
  *
  *   vsock echo PORT          takes connections one after another and sends everything back; says when it listens
  *   vsock send PORT BYTES    connects to the host, sends so many bytes that count up, and says what came back
+ *   vsock pipe PORT          connects to the host and sends what comes on standard input
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -83,11 +84,25 @@ static int send_and_count(unsigned port, unsigned long total) {
     return count < 0 ? fail("receive") : 0;
 }
 
+static int pipe_to_host(unsigned port) {
+    struct sockaddr_vm host = address(VMADDR_CID_HOST, port);
+    int peer = socket(AF_VSOCK, SOCK_STREAM, 0);
+    if (peer < 0 || connect(peer, (struct sockaddr *)&host, sizeof host) < 0)
+        return fail("connect");
+    ssize_t count;
+    while ((count = read(0, bytes, PIECE)) > 0)
+        if (send_all(peer, bytes, (size_t)count) < 0)
+            return fail("send");
+    return 0;
+}
+
 int main(int count, char **words) {
     if (count == 3 && !strcmp(words[1], "echo"))
         return echo((unsigned)atoi(words[2]));
     if (count == 4 && !strcmp(words[1], "send"))
         return send_and_count((unsigned)atoi(words[2]), strtoul(words[3], 0, 10));
-    fputs("usage: vsock echo PORT | send PORT BYTES\n", stderr);
+    if (count == 3 && !strcmp(words[1], "pipe"))
+        return pipe_to_host((unsigned)atoi(words[2]));
+    fputs("usage: vsock echo PORT | send PORT BYTES | pipe PORT\n", stderr);
     return 2;
 }

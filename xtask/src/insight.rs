@@ -18,7 +18,8 @@ fn run(mut command: Command) -> Result<bool> {
     Ok(command.status().context("start cargo")?.success())
 }
 
-/// Everything that is read against what guests print: a few kernels, or all that the mirrors offer.
+/// Everything that is read against what guests print: a few kernels, or all that the mirrors offer, going on where the
+/// last run ended.
 pub fn test_all(options: &[&str]) -> Result<bool> {
     let mut command = test("everything_that_is_read", &[]);
     match options {
@@ -26,10 +27,13 @@ pub fn test_all(options: &[&str]) -> Result<bool> {
         ["--all"] => {
             command.env("MOTHER_KERNELS", "all");
         }
+        ["--all", "--again"] => {
+            command.env("MOTHER_KERNELS", "all").env("MOTHER_KERNELS_AGAIN", "1");
+        }
         ["--kernels", list] => {
             command.env("MOTHER_KERNELS", list);
         }
-        _ => bail!("test-insight knows --all and --kernels RELEASE,RELEASE"),
+        _ => bail!("test-insight knows --all [--again] and --kernels RELEASE,RELEASE"),
     }
     run(command)
 }
@@ -51,11 +55,18 @@ pub fn fuzz(options: &[&str]) -> Result<bool> {
     run(command)
 }
 
-/// An honest guest at work for so long.
+/// An honest guest at work for so long: Debian, or the small guest, deeper.
 pub fn honest(options: &[&str]) -> Result<bool> {
-    let ["--minutes", minutes] = options else { bail!("honest needs --minutes N") };
+    let (mut command, minutes) = match options {
+        ["--minutes", minutes] => {
+            let mut command = cargo(&["test", "--package", "cli", "--test", "honest", "--"]);
+            command.args(["--nocapture", "--ignored"]);
+            (command, minutes)
+        }
+        ["--small", "--minutes", minutes] => (test("an_honest_guest", &[]), minutes),
+        _ => bail!("honest knows [--small] --minutes N"),
+    };
     let minutes: u64 = minutes.parse().context("--minutes is a number")?;
-    let mut command = test("an_honest_guest", &[]);
     command.env("MOTHER_HONEST_SECONDS", (60 * minutes).to_string());
     run(command)
 }

@@ -45,12 +45,14 @@ usage: cargo xtask TASK
            what a second vCPU is worth, on 2 cores that nobody else uses
   bench insight
            what it costs to recognise a guest's kernel and to read it
-  test-insight [--all | --kernels RELEASE,RELEASE]
-           what is read of guests against what they print: a few kernels, all that mirrors offer, or these
+  test-insight [--all [--again] | --kernels RELEASE,RELEASE]
+           what is read of guests against what they print: a few kernels, all that mirrors offer but those that a run
+           before found no fault with, or these
   fuzz insight --seconds N
            memory made to mislead: mutated where it is read, and noise
-  honest --minutes N
-           a guest at honest work, in which nothing may look hidden
+  honest [--small] --minutes N
+           Debian at honest work (packages, compiler, modules, BPF, tracing), watched once a second: no alarm; or the
+           small guest, in which nothing may look hidden
   stress [--minutes N | --seconds N] [--cpus N]
            a guest of several CPUs under everything at once, 30 seconds and 4 vCPUs if not told
   soak paging [--minutes N]

@@ -46,6 +46,17 @@ impl Registrar {
     pub fn register(&self, plan: &mut VmPlan, arguments: &RunArguments) -> Result<Registration, Failure> {
         let asked = arguments.name.as_deref().and_then(|name| VmName::new(name).ok());
         let is_kept = asked.is_some() || arguments.detach;
+        let mut registration = self.take(plan, asked, is_kept)?;
+        registration.info.detached = arguments.detach;
+        Ok(registration)
+    }
+
+    /// Takes a free name for a VM that leaves nothing behind when it ends well.
+    pub fn register_in_passing(&self, plan: &mut VmPlan) -> Result<Registration, Failure> {
+        self.take(plan, None, false)
+    }
+
+    fn take(&self, plan: &mut VmPlan, asked: Option<VmName>, is_kept: bool) -> Result<Registration, Failure> {
         let claim = self
             .inventory
             .claim(asked)?
@@ -59,7 +70,7 @@ impl Registrar {
             vcpus: plan.vcpu_count,
             memory_given_bytes: plan.memory_bytes,
             started_at: now(),
-            detached: arguments.detach,
+            detached: false,
             program: false,
         };
         Ok(Registration { claim, is_kept, info })

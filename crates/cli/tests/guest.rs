@@ -171,8 +171,15 @@ fn the_demo_runs_every_program_and_prints_what_mother_knows() {
         {
             assert!(ran.stdout.contains(text), "{text:?} in {}", ran.stdout);
         }
+        // The same guest as `mother truth` sees it.
+        let truth = ran.stdout.split_once("SUBJECT").unwrap().1;
+        for text in ["CLAIM", "KERNEL", "TRUTH", "VERDICT", "used memory, as a program says", "paged out"] {
+            assert!(truth.contains(text), "{text:?} in {truth}");
+        }
+        assert!(!truth.contains("CONTRADICTS"), "{truth}");
     }
-    assert!(!ran.stdout.contains("nothing") && !ran.stdout.contains("never seen"), "{}", ran.stdout);
+    let claims = ran.stdout.split("SUBJECT").next().unwrap();
+    assert!(!claims.contains("nothing") && !claims.contains("never seen"), "{}", ran.stdout);
 }
 
 #[test]

@@ -101,6 +101,20 @@ fn a_clean_guest_shows_its_processes_and_raises_no_alarm() {
             assert_eq!(rows(&truth, rule)[0]["verdict"], "agrees", "{truth:#}");
         }
     }
+    let all = host.call(&["truth"]);
+    assert_eq!(all.status, Some(0), "{}", all.stderr);
+    for text in ["clean", "256M", "memory of all guests", "256.0M believed", "host has"] {
+        assert!(all.stdout.contains(text), "{text:?} in {}", all.stdout);
+    }
+    let all: Value = serde_json::from_str(&host.call(&["truth", "--json"]).stdout).unwrap();
+    assert_eq!(
+        (&all["guests"][0]["name"], &all["rows"][0]["rule"]),
+        (&"clean".into(), &"beliefs-against-host".into())
+    );
+    let text = host.call(&["inspect", "clean"]).stdout;
+    for head in ["SOCKET", "HELD BY", "MOUNT", "proc ", "sysfs"] {
+        assert!(text.contains(head), "{head:?} in {text}");
+    }
     let everything = host.call(&["inspect", "--json", "clean"]).stdout;
     let everything: Value = serde_json::from_str(&everything).unwrap();
     let modules = everything["guest"]["modules"]["seen"]["value"].as_array().unwrap();
@@ -237,6 +251,7 @@ fn top_shows_all_guests_at_a_terminal_of_80_by_24() {
     let Some(host) = Host::with_guest("shown") else { return };
     let mut terminal =
         Terminal::new(&host.mother, "stty rows 24 cols 80; $MOTHER top; echo status $?; stty -a");
+    terminal.expect("believed, ");
     terminal.expect("VERDICT");
     terminal.expect("shown");
     terminal.expect("256M");

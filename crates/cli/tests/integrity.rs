@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 #![allow(unreachable_pub, reason = "a test has no outside; `pub` marks what other modules use")]
 
-#[path = "integrity/connections.rs"]
+#[path = "kernels/connections.rs"]
 mod connections;
 #[path = "kernels/guest.rs"]
 mod guest;
@@ -116,7 +116,7 @@ fn whoever_rewrites_the_kernel_is_found_and_named() {
         for (at, bytes) in writes {
             attacker.write(*at, bytes);
         }
-        for scope in [Scope::All, Scope::Written(&|_| true)] {
+        for scope in [Scope::All, Scope::Written(&|pages| vec![true; pages.len()])] {
             let result = check(&guest, &kernel, folder.path(), scope);
             let found = |finding: &&insight::integrity::Finding| {
                 finding.kind == kind && finding.subject == subject && finding.what.contains(text)
@@ -201,8 +201,58 @@ fn a_hook_that_comes_between_two_commands_is_told_by_the_second() {
     {
         assert!(after.contains(text), "{text}: {after}");
     }
+    // A module that left the list is told once, though its code and its description both tell it.
+    let (_, link) = attacker.module("virtio_balloon");
+    let (next, previous) = (attacker.pointer(link), attacker.pointer(link + 8));
+    attacker.write(next + 8, &previous.to_le_bytes());
+    attacker.write(previous, &next.to_le_bytes());
+    let hidden: serde_json::Value =
+        serde_json::from_str(&guest.mother(&["truth", "--json", "seen"])).unwrap();
+    let rows = hidden["rows"].as_array().unwrap().iter().filter(|row| row["rule"] == "hidden-module");
+    let rows: Vec<&serde_json::Value> = rows.collect();
+    assert_eq!(rows.len(), 1, "{rows:#?}");
+    assert!(
+        rows[0]["verdict"] == "contradicts" && rows[0].to_string().contains("virtio_balloon"),
+        "{rows:#?}"
+    );
     let inspected = guest.mother(&["inspect", "seen"]);
-    assert!(inspected.contains("__x64_sys_getdents64+0x0") && inspected.contains("mounts"), "{inspected}");
+    assert!(inspected.contains("__x64_sys_getdents64+0x0") && inspected.contains("MOUNT "), "{inspected}");
+}
+
+/// Who watches is told by the VM's process what was written, and reads nothing else of the code again.
+#[test]
+fn a_hook_that_comes_while_somebody_watches_is_told_by_the_next_reading() {
+    let Some(files) = files() else { return };
+    let guest = Guest::boot(&files, &["--memory", "256M"]);
+    let kernel = guest.attach(None).unwrap();
+    let attacker = Attacker::new(&guest, &kernel);
+    let at = attacker.symbol("__x64_sys_getdents64");
+    let (mut readings, mut read_bytes, mut hooked_at) = (0, 0, None);
+    guest.watch_until(|reading| {
+        let rows = reading["rows"].as_array().unwrap();
+        let changed: Vec<_> = rows.iter().filter(|row| row["rule"] == "text-changed").collect();
+        let is_found = changed.iter().any(|row| row["verdict"] == "contradicts");
+        readings += 1;
+        let bytes = reading["cost"]["memory"]["bytes"].as_u64().unwrap() - read_bytes;
+        read_bytes += bytes;
+        if let Some(before) = hooked_at {
+            assert!(readings <= before + 2, "the hook was there before reading {readings}: {changed:#?}");
+            return is_found
+                && changed.iter().any(|row| row.to_string().contains("__x64_sys_getdents64+0x0"));
+        }
+        assert!(!is_found, "before there was a hook: {changed:#?}");
+        // The first readings compare everything, the second because nobody watched the pages before the first.
+        if readings == 6 {
+            if machine::paging_finding().0 {
+                // A part of the code would be 2 MiB by itself.
+                assert!(bytes < 2 << 20, "{bytes} bytes of a guest that stands still");
+            }
+            let hook = branch(0xe9, at, attacker.symbol("__x64_sys_getpid"));
+            guest.write_through_mapping(attacker.file_offset(at), &hook);
+            hooked_at = Some(readings);
+        }
+        false
+    });
 }
 
 #[test]

@@ -6,14 +6,17 @@
 
 mod common;
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::host::Host;
+use serde_json::Value;
 
 /// More than all buffers on the way hold together.
 const MUCH: usize = 8 << 20;
@@ -123,4 +126,39 @@ fn a_program_in_the_guest_talks_to_a_server_on_the_host() {
     assert!(server.join().unwrap() == pattern(MUCH));
     let ran = host.mother.run(&[&common[..], &["send", "7001", "1"]].concat());
     assert_eq!(ran.status, Some(1), "nobody listens there: {}{}", ran.stdout, ran.stderr);
+}
+
+/// What a shell script in the guest says over vsock, line by line, is set against the guest's own kernel.
+#[test]
+fn a_shell_script_in_the_guest_claims_over_vsock() {
+    let Some(host) = host() else { return };
+    let script = "#!/bin/sh\n(while :; do echo claim memory_used_percent 95; echo claim 'colour  blue'; echo no claim\n\
+                  sleep 0.5; done) | ./vsock pipe 6684\n";
+    let path = host.folder().join("agent");
+    fs::write(&path, script).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    let words = ["-d", "--name", "agent", "--vsock", "socket", "--timeout", "100s", "--include", "./vsock"];
+    let folder = host.folder().to_str().unwrap().to_owned();
+    let ran = host.mother.run(&[&words[..], &["--workdir", &folder, "--app", "./agent"]].concat());
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let (truth, row) = loop {
+        let ran = host.call(&["truth", "--json", "agent"]);
+        let truth: Value = serde_json::from_str(&ran.stdout).unwrap_or_default();
+        let rows = truth["rows"].as_array().cloned().unwrap_or_default();
+        let lies = |row: &Value| row["rule"] == "agent-against-kernel" && row["verdict"] == "contradicts";
+        if let Some(row) = rows.iter().find(|row| lies(row)) {
+            break (truth.clone(), row.clone());
+        }
+        assert!(Instant::now() < deadline, "{}{truth:#}", ran.stderr);
+        thread::sleep(Duration::from_millis(500));
+    };
+    assert_eq!((&row["claim"], &truth["worst"]), (&Value::from("95 %"), &Value::from("contradicts")));
+    let seen = host.call(&["inspect", "--json", "agent"]).stdout;
+    let seen: Value = serde_json::from_str(&seen).unwrap();
+    let book = &seen["books"]["claims"];
+    let claims = book["claims"].as_array().unwrap();
+    let colour = claims.iter().find(|claim| claim["key"] == "colour").unwrap();
+    assert_eq!((&colour["value"], &colour["way"]), (&Value::from("blue"), &Value::from("vsock")));
+    assert!(book["refused_lines"].as_u64().unwrap() > 0, "{book}");
 }

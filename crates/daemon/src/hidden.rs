@@ -4,6 +4,10 @@ use insight::hidden::{Depth, HiddenModule, HiddenTask, UnknownSpace};
 use insight::verdict::{Finding, View};
 use insight::{Look, Observed};
 
+/// The rule about modules, and what the search for their descriptions is about.
+const RULE: &str = "hidden-module";
+const MODULES: &str = "modules";
+
 /// Tasks: the list that tools walk, the table by number, what runs, and the address spaces that vCPUs have loaded.
 pub(crate) fn tasks(look: &Look<'_>) -> View {
     let view =
@@ -32,8 +36,7 @@ pub(crate) fn tasks(look: &Look<'_>) -> View {
 
 /// Modules: the list, `/sys/module`, and descriptions in executable memory.
 pub(crate) fn modules(look: &Look<'_>) -> View {
-    let view =
-        view("hidden-module", "modules", "list of modules, /sys/module, memory where modules are mapped");
+    let view = view(RULE, MODULES, "list of modules, /sys/module, memory where modules are mapped");
     let hidden = look.hidden_modules();
     let Observed::Seen { value: hidden, .. } = hidden else { return unseen(view, &hidden) };
     let module = |module: &HiddenModule| Finding {
@@ -54,6 +57,26 @@ pub(crate) fn modules(look: &Look<'_>) -> View {
     View { findings, truth: "all views".to_owned(), kernel: "list of modules".to_owned(), ..view }
 }
 
+/// Whether the code of a module is still there that left the list.
+pub(crate) fn has_module_that_left(view: &View) -> bool {
+    view.rule == RULE && !view.findings.is_empty()
+}
+
+/// A module that is told by its description is not told again by its code.
+pub(crate) fn tell_once(views: &mut Vec<View>) {
+    let described: Vec<String> = views
+        .iter()
+        .filter(|view| view.subject == MODULES)
+        .flat_map(|view| &view.findings)
+        .filter_map(|finding| Some(finding.name.rsplit_once(" at ")?.0.to_owned()))
+        .collect();
+    views.retain_mut(|view| {
+        let is_other = view.rule != RULE || view.subject == MODULES || view.findings.is_empty();
+        view.findings.retain(|finding| is_other || !described.contains(&finding.name));
+        is_other || !view.findings.is_empty()
+    });
+}
+
 fn view(rule: &str, subject: &str, method: &str) -> View {
     View { rule: rule.to_owned(), subject: subject.to_owned(), method: method.to_owned(), ..View::default() }
 }
@@ -64,4 +87,30 @@ fn unseen<T>(view: View, observed: &Observed<T>) -> View {
 
 fn yes(is: bool) -> &'static str {
     if is { "yes" } else { "no" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_ways_to_the_same_hidden_module_are_one_row() {
+        let with = |subject: &str, names: &[&str]| {
+            let finding = |name: &&str| Finding { name: (*name).to_owned(), ..Finding::default() };
+            View { findings: names.iter().map(finding).collect(), ..view(RULE, subject, "") }
+        };
+        let check = |left: &[&str], described: &[&str], expected: &[(&str, usize)]| {
+            let mut views = vec![with("modules that left", left), with(MODULES, described)];
+            tell_once(&mut views);
+            let seen: Vec<(&str, usize)> =
+                views.iter().map(|view| (view.subject.as_str(), view.findings.len())).collect();
+            assert_eq!(seen, expected);
+        };
+        let (left, both) = ("modules that left", [("modules that left", 1), (MODULES, 1)]);
+        check(&[], &[], &[(left, 0), (MODULES, 0)]);
+        check(&["module a"], &["module a at 0xffffffffc0000000"], &[(MODULES, 1)]);
+        check(&["module a"], &["module b at 0xffffffffc0000000"], &both);
+        check(&["module a", "module b"], &["module b at 0x1"], &both);
+        check(&["module a"], &[], &[(left, 1), (MODULES, 0)]);
+    }
 }

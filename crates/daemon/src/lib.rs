@@ -22,6 +22,7 @@
 //! memory over descriptors that the VM's process gives, so the parser (`insight`) runs here, outside that process.
 #![forbid(unsafe_code)]
 
+mod checks;
 mod claim;
 mod client;
 mod hidden;

@@ -5,6 +5,7 @@
 //! read, namely that the file has it. The contents of others are asked of the VM's process, which takes them from its store and brings nothing
 //! in: looking changes nothing.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,11 +15,13 @@ use insight::{Extent, FileMemory, FileSlot, Memory, Unreadable};
 use serde::Serialize;
 use x86::{Gpa, PAGE_SIZE};
 
-use crate::client::{Client, MemoryFiles};
+use crate::client::{Client, ClientError, MemoryFiles};
 use crate::record::Record;
 
 /// Pages that are read at once if the pager has none of them.
 const STRETCH_PAGES: u64 = 256;
+/// Pages that are asked about at once: a line holds so many, wherever they are.
+const ASKED_PAGES: usize = 2048;
 /// How often a page that comes and goes is read again.
 const TRIES: u32 = 4;
 
@@ -186,10 +189,42 @@ impl LiveMemory {
         Ok(())
     }
 
+    /// Which of these pages were written since anybody asked for them last, which is all of them the first time. What
+    /// was told is not told again: after an error any page may have been written.
+    ///
+    /// # Errors
+    /// [`ClientError`]; a host that allows no paging refuses.
+    pub fn written(&self, pages: &[Gpa]) -> Result<Vec<bool>, ClientError> {
+        let file_pages: Option<Vec<u64>> = pages.iter().map(|page| self.file_page(*page)).collect();
+        let (Some(file_pages), Some(record)) = (file_pages, &self.record) else {
+            return Err(ClientError::Strange);
+        };
+        let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut written = HashSet::new();
+        for some in file_pages.chunks(ASKED_PAGES) {
+            let asked = match client.take() {
+                Some(client) => client,
+                None => Client::connect(record)?,
+            };
+            let found = client.insert(asked).written_pages(&stretches(some));
+            if found.is_err() {
+                *client = None;
+            }
+            written.extend(found?.into_iter().flat_map(|(first, count)| first..first + count));
+        }
+        Ok(file_pages.iter().map(|page| written.contains(page)).collect())
+    }
+
     fn file_page(&self, gpa: Gpa) -> Option<u64> {
         let slot = self.slots.iter().find(|slot| gpa >= slot.gpa && gpa.0 - slot.gpa.0 < slot.len_bytes)?;
         Some((slot.file_offset + (gpa.0 - slot.gpa.0)) / PAGE_SIZE)
     }
+}
+
+/// Ascending numbers as first and count.
+fn stretches(pages: &[u64]) -> Vec<(u64, u64)> {
+    let runs = pages.chunk_by(|page, next| page + 1 == *next);
+    runs.filter_map(|run| Some((*run.first()?, run.len() as u64))).collect()
 }
 
 impl Memory for LiveMemory {

@@ -45,6 +45,8 @@ pub struct Moment<'a> {
     pub registers: Vec<Registers>,
     /// The guest's kernel, or why it is not known.
     pub kernel: Result<&'a Kernel, &'a NotRecognised>,
+    /// The guest's memory.
+    pub memory: &'a LiveMemory,
     /// What reading this guest has cost so far.
     pub cost: LiveCost,
 }
@@ -88,7 +90,7 @@ impl Observer {
         cost.reads += self.spent.reads;
         cost.torn += self.spent.torn;
         cost.stored += self.spent.stored;
-        Ok(Moment { books, vcpus, registers, kernel: guest.kernel.as_ref(), cost })
+        Ok(Moment { books, vcpus, registers, kernel: guest.kernel.as_ref(), memory: &guest.memory, cost })
     }
 
     fn ask(&mut self) -> Result<(u64, Vec<VcpuView>, HostBooks), ClientError> {
@@ -129,7 +131,8 @@ impl Observer {
     }
 
     fn meet_later(&mut self, life: u64, files: crate::client::MemoryFiles) -> Result<(), ClientError> {
-        let kernel = Err(NotRecognised { tried: vec!["the guest starts again just now".to_owned()] });
+        let tried = vec!["the guest starts again just now".to_owned()];
+        let kernel = Err(NotRecognised { tried, banner: None });
         let memory = Arc::new(LiveMemory::new(files, Some(self.record.clone())));
         self.guest = Some(Guest { life, memory, kernel, tried: Instant::now() });
         Ok(())

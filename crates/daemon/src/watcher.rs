@@ -2,53 +2,27 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use api::{HostBooks, VcpuView};
-use insight::integrity::Scope;
-use insight::verdict::{READINGS_NEEDED, Reading, Row, View, judge};
+use insight::verdict::{READINGS_NEEDED, Reading, Row, judge};
 use insight::{Cost, Rung};
 use serde::Serialize;
 
+use crate::checks::Checks;
 use crate::client::ClientError;
-use crate::hidden;
 use crate::live::LiveCost;
 use crate::observer::Observer;
 use crate::reading::reading;
 use crate::record::Record;
-use crate::views;
 
 /// Readings that are kept.
 const READINGS_KEPT: usize = 2 * READINGS_NEEDED;
 
-/// Bytes of the guest's code that are compared in one reading, after the first one has compared all.
-const COMPARED_BYTES: u64 = 2 << 20;
-
-/// How long a search for hidden modules that found nothing holds: it reads all memory where modules are mapped.
-const MODULES_HOLD: Duration = Duration::from_secs(15);
-
 /// Judges one VM.
 pub struct Watcher {
     observer: Observer,
-    record: Record,
-    life: u64,
-    /// Whether all of the guest's code has been compared in this life.
-    has_compared_all: bool,
+    checks: Checks,
     readings: VecDeque<Reading>,
-    modules: Option<Modules>,
-}
-
-/// The last search for hidden modules.
-struct Modules {
-    view: View,
-    at: Instant,
-}
-
-impl Modules {
-    /// A search that found something is repeated at once: it may have been skew.
-    fn is_due(&self) -> bool {
-        !self.view.findings.is_empty() || self.at.elapsed() > MODULES_HOLD
-    }
 }
 
 /// What a watcher knows after one more reading.
@@ -103,14 +77,14 @@ impl Watcher {
     /// [`ClientError`].
     pub fn connect(record: Record, cache: Option<PathBuf>) -> Result<Watcher, ClientError> {
         let observer = Observer::connect(record.clone(), cache)?;
-        Ok(Watcher {
-            observer,
-            record,
-            life: 0,
-            has_compared_all: false,
-            readings: VecDeque::new(),
-            modules: None,
-        })
+        Ok(Watcher { observer, checks: Checks::new(record), readings: VecDeque::new() })
+    }
+
+    /// The same for many readings: code is compared again when it was written, not because time has passed.
+    #[must_use]
+    pub fn for_long(mut self) -> Watcher {
+        self.checks.hear_of_writes();
+        self
     }
 
     /// One more reading.
@@ -119,26 +93,15 @@ impl Watcher {
     /// [`ClientError`]: the VM has ended, or its process does not answer.
     pub fn glance(&mut self) -> Result<Glance, ClientError> {
         let moment = self.observer.observe()?;
-        if moment.books.life != self.life {
+        if self.checks.meet(moment.books.life) {
             self.readings.clear();
-            self.life = moment.books.life;
-            self.has_compared_all = false;
-            self.modules = None;
         }
         let (reading, kernel, look, attach) = match moment.kernel {
             Ok(kernel) => {
                 let account = kernel.account();
                 let look = kernel.look(&account, &moment.registers);
                 let mut reading = reading(&moment.books, Ok(&look));
-                let scope = if self.has_compared_all { Scope::Part(COMPARED_BYTES) } else { Scope::All };
-                let life = life(&self.record, self.life);
-                reading.kernel.views.extend(views::integrity(&look, self.record.folder(), &life, scope));
-                self.has_compared_all = true;
-                if self.modules.as_ref().is_none_or(Modules::is_due) {
-                    self.modules = Some(Modules { view: hidden::modules(&look), at: Instant::now() });
-                }
-                reading.kernel.views.push(hidden::tasks(&look));
-                reading.kernel.views.extend(self.modules.as_ref().map(|known| known.view.clone()));
+                reading.kernel.views = self.checks.views(&look, moment.memory);
                 let facts = KernelFacts {
                     release: Some(kernel.release().to_owned()),
                     build_id: kernel.build_id(),
@@ -150,7 +113,12 @@ impl Watcher {
                 (reading, facts, look.cost(), kernel.attach_cost())
             }
             Err(not) => {
-                let facts = KernelFacts { why_not: Some(not.to_string()), ..KernelFacts::default() };
+                let facts = KernelFacts {
+                    release: not.release().map(str::to_owned),
+                    rung: not.banner.as_ref().map(|_| Rung::Banner),
+                    why_not: Some(not.to_string()),
+                    ..KernelFacts::default()
+                };
                 (reading(&moment.books, Err(not)), facts, Cost::default(), Cost::default())
             }
         };
@@ -168,10 +136,4 @@ impl Watcher {
     pub fn observer(&mut self) -> &mut Observer {
         &mut self.observer
     }
-}
-
-/// Which life of which VM: a name is used again.
-fn life(record: &Record, life: u64) -> String {
-    let vm = record.info().map(|info| format!("{} {}", info.pid, info.started_at));
-    format!("{} {life}", vm.unwrap_or_default())
 }

@@ -46,6 +46,7 @@ pub struct Account {
     start: Instant,
     bytes: Cell<u64>,
     reads: Cell<u64>,
+    steps: Cell<u64>,
     walks: Cell<u64>,
     torn: Cell<u64>,
 }
@@ -54,7 +55,15 @@ impl Account {
     /// Nothing spent yet; the clock runs.
     pub fn new(limits: Limits) -> Account {
         let zero = || Cell::new(0);
-        Account { limits, start: Instant::now(), bytes: zero(), reads: zero(), walks: zero(), torn: zero() }
+        Account {
+            limits,
+            start: Instant::now(),
+            bytes: zero(),
+            reads: zero(),
+            steps: zero(),
+            walks: zero(),
+            torn: zero(),
+        }
     }
 
     /// One read of `len` bytes is about to happen.
@@ -74,6 +83,18 @@ impl Account {
             self.check_time()?;
         }
         Ok(())
+    }
+
+    /// Something was looked up without a read: hostile lists must end here too.
+    ///
+    /// # Errors
+    /// If that would be over a limit.
+    pub fn step(&self) -> Result<(), Blind> {
+        self.steps.set(self.steps.get() + 1);
+        if self.steps.get() > self.limits.reads {
+            return Err(Blind::OverBudget("steps"));
+        }
+        if self.steps.get().is_multiple_of(1024) { self.check_time() } else { Ok(()) }
     }
 
     /// For loops that compute much and read little.

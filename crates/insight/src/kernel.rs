@@ -8,6 +8,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use memchr::memmem;
 use thiserror::Error;
 use x86::{Gpa, Gva};
 
@@ -25,6 +26,10 @@ use crate::vmcoreinfo::{self, VmCoreInfo};
 
 /// Largest image that is copied to be decoded.
 const MAX_IMAGE: u64 = 256 << 20;
+/// How a kernel's banner begins, its greatest length, and how often these words are looked at.
+const BANNER: &str = "Linux version ";
+const MAX_BANNER: usize = 512;
+const MAX_PLACES: usize = 64;
 /// Where `_text` is linked in kernels as distributions build them (CONFIG_PHYSICAL_START).
 const LINKED_TEXT: u64 = IMAGE_VA + 0x100_0000;
 
@@ -34,6 +39,15 @@ const LINKED_TEXT: u64 = IMAGE_VA + 0x100_0000;
 pub struct NotRecognised {
     /// What was tried, and what stood in the way of each.
     pub tried: Vec<String>,
+    /// What the image that registers lead to calls itself, if that is all that is known: the lowest rung.
+    pub banner: Option<String>,
+}
+
+impl NotRecognised {
+    /// The release in the banner, `6.1.0-56-cloud-amd64`.
+    pub fn release(&self) -> Option<&str> {
+        self.banner.as_deref()?.split(' ').nth(2)
+    }
 }
 
 /// A recognised kernel. It knows where everything is and holds nothing of what the guest does; see
@@ -94,7 +108,7 @@ pub fn attach_within(
     if let Some(kernel) = anchors.collect::<Vec<_>>().iter().find_map(&mut attempt) {
         return Ok(kernel);
     }
-    if let Err(blind) = from_registers {
+    if let Err(blind) = &from_registers {
         tried.insert(0, format!("by registers: {blind}"));
     }
     match infos {
@@ -102,7 +116,29 @@ pub fn attach_within(
         Ok(_) => {}
         Err(blind) => tried.push(format!("by VMCOREINFO: {blind}")),
     }
-    Err(NotRecognised { tried })
+    let banner = from_registers.ok().and_then(|anchor| banner(&*memory, &account, &anchor).ok()?);
+    tried.dedup();
+    if let Some(banner) = &banner {
+        tried.push(format!("it calls itself \"{banner}\""));
+    }
+    Err(NotRecognised { tried, banner })
+}
+
+/// What an image without symbols calls itself.
+fn banner(memory: &dyn Memory, account: &Account, anchor: &Anchor) -> Result<Option<String>, Blind> {
+    Ok(banner_in(&image(&Space::new(memory, account, Some(anchor.root)), anchor)?.1))
+}
+
+/// The first "Linux version " that a number and a line's end follow.
+fn banner_in(bytes: &[u8]) -> Option<String> {
+    let places = memmem::find_iter(bytes, BANNER.as_bytes());
+    places.take(MAX_PLACES).find_map(|at| {
+        let line = bytes.get(at..)?.get(..MAX_BANNER)?;
+        let end = line.iter().position(|byte| b"\0\n".contains(byte))?;
+        let line = std::str::from_utf8(&line[..end]).ok()?;
+        let is_release = line.as_bytes().get(BANNER.len()).is_some_and(u8::is_ascii_digit);
+        (is_release && !line.chars().any(char::is_control)).then(|| line.to_owned())
+    })
 }
 
 /// The tables that a vCPU has, and those of the kernel if these are the ones for user mode (page-table isolation keeps
@@ -183,15 +219,20 @@ fn known_profile(space: &Space<'_>, anchor: &Anchor, folder: &Path) -> Option<(P
 }
 
 fn decode(space: &Space<'_>, anchor: &Anchor) -> Result<(Profile, Gva), Blind> {
+    let (start, bytes) = image(space, anchor)?;
+    Profile::decode(Image { bytes: &bytes, start: Some(start) })
+        .ok_or_else(|| Blind::nonsense("kernel image has no symbol tables that prove themselves"))
+}
+
+/// The image, and where it starts.
+fn image(space: &Space<'_>, anchor: &Anchor) -> Result<(Gva, Vec<u8>), Blind> {
     let range = anchor::image_range(space, anchor)?;
     let start =
         anchor::image_gpa(anchor.phys_base, Gva(range.start)).ok_or(Blind::Unmapped(Gva(range.start)))?;
     let len = (range.end - range.start).min(MAX_IMAGE) as usize;
     let mut bytes = vec![0; len];
     space.read_physical(start, &mut bytes)?;
-    let image = Image { bytes: &bytes, start: Some(Gva(range.start)) };
-    Profile::decode(image)
-        .ok_or_else(|| Blind::nonsense("kernel image has no symbol tables that prove themselves"))
+    Ok((Gva(range.start), bytes))
 }
 
 impl Kernel {
@@ -326,5 +367,26 @@ impl Kernel {
     /// How many of the symbols that registers lead to are there; none means that registers lead elsewhere.
     pub fn known_entries(&self) -> Vec<(&'static str, Gva)> {
         ANCHORS.iter().filter_map(|name| Some((*name, self.address(name).ok()?))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_banner_is_a_line_with_a_release() {
+        let check = |text: &str, expected: Option<&str>| {
+            let bytes = [text.as_bytes(), &[0; MAX_BANNER]].concat();
+            assert_eq!(banner_in(&bytes).as_deref(), expected, "{text:?}");
+        };
+        check(
+            "x\0Linux version %s\nLinux version 6.1.0-56 (gcc) #1\n",
+            Some("Linux version 6.1.0-56 (gcc) #1"),
+        );
+        check("Linux version 6.1\x1b[2J\n", None);
+        check("Linux versions 6", None);
+        let not = NotRecognised { tried: vec![], banner: Some("Linux version 6.1.0 (x)".to_owned()) };
+        assert_eq!(not.release(), Some("6.1.0"));
     }
 }

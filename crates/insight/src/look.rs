@@ -139,7 +139,7 @@ impl<'k> Look<'k> {
             if last.is_ok() || matches!(last, Err(Blind::OverBudget(_))) {
                 break;
             }
-            self.space.account().torn();
+            self.space.torn();
             last = self.list(head, link_offset);
         }
         last

@@ -50,6 +50,11 @@ pub trait Memory: Send + Sync {
     fn next_data(&self, gpa: Gpa) -> Option<Gpa> {
         Some(gpa)
     }
+
+    /// Whether a little read costs little: no system call, so that nothing is won by reading whole pages.
+    fn is_cheap(&self) -> bool {
+        false
+    }
 }
 
 /// Where a stretch of guest memory lies in a file.

@@ -58,9 +58,7 @@ impl Look<'_> {
             match self.module(address) {
                 Ok(module) => modules.push(module),
                 Err(Blind::OverBudget(what)) => return Err(Blind::OverBudget(what)),
-                Err(Blind::Unmapped(_) | Blind::Unreadable(_) | Blind::Nonsense(_)) => {
-                    self.space().account().torn()
-                }
+                Err(Blind::Unmapped(_) | Blind::Unreadable(_) | Blind::Nonsense(_)) => self.space().torn(),
                 Err(blind) => return Err(blind),
             }
         }

@@ -55,7 +55,13 @@ pub struct Mount {
     pub options: Vec<String>,
     /// Whether nothing can be written through it: by its own flag, or by the file system's.
     pub is_read_only: bool,
+    /// Whether the first process of the namespace can get there from its root, so that its mountinfo shows it; absent if
+    /// its root cannot be read. What a system was started from often lies below its root.
+    pub is_reachable: Option<bool>,
 }
+
+/// Numbers of processes, and where their first tasks are.
+type Tasks = Vec<(i32, Gva)>;
 
 /// A mount namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,15 +82,18 @@ impl Look<'_> {
 
     fn read_mounts(&self) -> Result<Vec<MountNamespace>, Blind> {
         let mut namespaces = Vec::new();
-        for (at, pids) in self.mount_namespaces()? {
+        for (at, tasks) in self.mount_namespaces()? {
+            let first = tasks.iter().min_by_key(|(pid, _)| *pid);
+            let root = first.and_then(|(_, task)| self.root_of(*task).ok());
+            let pids = tasks.into_iter().map(|(pid, _)| pid).collect();
             let number = self.member("mnt_namespace", at, "ns.inum")? as u32;
             let mut mounts = Vec::new();
             for mount in self.mounts_in(at)? {
-                match self.mount(mount) {
+                match self.mount(mount, root) {
                     Ok(mount) => mounts.extend(mount),
                     Err(Blind::OverBudget(what)) => return Err(Blind::OverBudget(what)),
                     Err(Blind::NoType(what)) => return Err(Blind::NoType(what)),
-                    Err(_) => self.space().account().torn(),
+                    Err(_) => self.space().torn(),
                 }
             }
             mounts.sort_by_key(|mount| mount.id);
@@ -93,9 +102,9 @@ impl Look<'_> {
         Ok(namespaces)
     }
 
-    /// Namespaces of all processes, in the order of their first process.
-    fn mount_namespaces(&self) -> Result<Vec<(Gva, Vec<i32>)>, Blind> {
-        let mut pids: BTreeMap<u64, Vec<i32>> = BTreeMap::new();
+    /// Namespaces of all processes, with those, in the order of their first process.
+    fn mount_namespaces(&self) -> Result<Vec<(Gva, Tasks)>, Blind> {
+        let mut tasks: BTreeMap<u64, Tasks> = BTreeMap::new();
         for task in self.listed_tasks()? {
             let read = (|| {
                 let proxy = self.member("task_struct", task, "nsproxy")?;
@@ -104,16 +113,41 @@ impl Look<'_> {
                 Ok((!has_ended).then_some((self.member("nsproxy", Gva(proxy), "mnt_ns").ok(), pid)))
             })();
             match read {
-                Ok(Some((Some(namespace), pid))) => pids.entry(namespace).or_default().push(pid),
+                Ok(Some((Some(namespace), pid))) => tasks.entry(namespace).or_default().push((pid, task)),
                 Ok(_) => {}
                 Err(Blind::OverBudget(what)) => return Err(Blind::OverBudget(what)),
                 Err(Blind::NoType(what)) => return Err(Blind::NoType(what)),
-                Err(_) => self.space().account().torn(),
+                Err(_) => self.space().torn(),
             }
         }
-        let mut found: Vec<(Gva, Vec<i32>)> = pids.into_iter().map(|(at, pids)| (Gva(at), pids)).collect();
-        found.sort_by_key(|(_, pids)| pids.iter().min().copied());
+        let mut found: Vec<_> = tasks.into_iter().map(|(at, tasks)| (Gva(at), tasks)).collect();
+        found.sort_by_key(|(_, tasks)| tasks.iter().map(|(pid, _)| *pid).min());
         Ok(found)
+    }
+
+    /// Where a process has its root: a mount, and a directory entry in it.
+    fn root_of(&self, task: Gva) -> Result<(Gva, Gva), Blind> {
+        let fs = self.object("fs_struct", Gva(self.member("task_struct", task, "fs")?))?;
+        let mount = fs.number("root.mnt")?.wrapping_sub(self.offset("mount", "mnt")?);
+        Ok((Gva(mount), fs.pointer("root.dentry")?))
+    }
+
+    /// Whether a path leads from a root to a mount.
+    fn is_reachable(&self, (root, entry): (Gva, Gva), mount: Gva) -> Result<bool, Blind> {
+        let mut at = mount;
+        let mut dentry = Gva(self.member("mount", at, "mnt.mnt_root")?);
+        for _ in 0..MAX_MOUNTS {
+            if at == root {
+                return self.is_below(entry, dentry);
+            }
+            let parent = Gva(self.member("mount", at, "mnt_parent")?);
+            if parent == at {
+                return Ok(false);
+            }
+            dentry = Gva(self.member("mount", at, "mnt_mountpoint")?);
+            at = parent;
+        }
+        Err(Blind::nonsense("mounts lie on each other without an end"))
     }
 
     fn mounts_in(&self, namespace: Gva) -> Result<Vec<Gva>, Blind> {
@@ -134,7 +168,7 @@ impl Look<'_> {
             if last.is_ok() || matches!(last, Err(Blind::OverBudget(_))) {
                 break;
             }
-            self.space().account().torn();
+            self.space().torn();
             last = self.tree_once(root);
         }
         last
@@ -159,7 +193,7 @@ impl Look<'_> {
     }
 
     /// One mount; `None` for a reader's place holder.
-    fn mount(&self, at: Gva) -> Result<Option<Mount>, Blind> {
+    fn mount(&self, at: Gva, seen_from: Option<(Gva, Gva)>) -> Result<Option<Mount>, Blind> {
         let mount = self.object("mount", at)?;
         let flags = mount.number("mnt.mnt_flags")?;
         if flags & CURSOR != 0 && !self.layouts()?.has("mnt_namespace", "mounts.rb_node") {
@@ -194,6 +228,7 @@ impl Look<'_> {
                 .map(str::to_owned)
                 .collect(),
             is_read_only: read_only || block.number("s_flags")? & SYSTEM_READ_ONLY != 0,
+            is_reachable: seen_from.and_then(|root| self.is_reachable(root, at).ok()),
         }))
     }
 }

@@ -16,7 +16,7 @@ pub enum Rung {
     Content,
     /// Symbols only: no layouts are known.
     Symbols,
-    /// The kernel's banner and registers.
+    /// Registers lead to an image that calls itself a kernel, and nothing in it proves itself.
     Banner,
 }
 
@@ -28,7 +28,7 @@ impl Rung {
             Rung::Profile => "kallsyms+BTF, VMCOREINFO agrees",
             Rung::Content => "kallsyms+BTF by content",
             Rung::Symbols => "kallsyms only",
-            Rung::Banner => "banner",
+            Rung::Banner => "its banner only",
         }
     }
 }

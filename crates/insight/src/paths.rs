@@ -65,6 +65,21 @@ impl Look<'_> {
         Err(Blind::nonsense("path does not end"))
     }
 
+    /// Whether a directory entry is another one, or lies somewhere below it in the same file system.
+    pub(crate) fn is_below(&self, upper: Gva, mut dentry: Gva) -> Result<bool, Blind> {
+        for _ in 0..MAX_DEPTH {
+            if dentry == upper {
+                return Ok(true);
+            }
+            let parent = Gva(self.member("dentry", dentry, "d_parent")?);
+            if parent == dentry {
+                return Ok(false);
+            }
+            dentry = parent;
+        }
+        Err(Blind::nonsense("path does not end"))
+    }
+
     /// Name and parent of a directory entry.
     pub(crate) fn dentry(&self, dentry: Gva) -> Result<(String, Gva), Blind> {
         let object = self.object("dentry", dentry)?;

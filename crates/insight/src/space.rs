@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use x86::paging::{ADDRESS, P, PS};
 use x86::{Gpa, Gva, PAGE_SIZE};
@@ -19,6 +20,9 @@ pub(crate) const IMAGE_VA: u64 = 0xffff_ffff_8000_0000;
 pub(crate) const IMAGE_MAX: u64 = 0x4000_0000;
 /// Most bytes that are read in one piece.
 const MAX_PIECE: usize = 256 << 20;
+/// Reads that are no longer than this are little, and pages that are kept for them.
+const LITTLE: usize = 512;
+const HELD: usize = 4096;
 /// Walks remembered in one look; more are walked again.
 const REMEMBERED: usize = 1 << 20;
 
@@ -54,12 +58,16 @@ pub(crate) struct Space<'a> {
     /// Physical address of `IMAGE_VA`, wrapping, and the stretch that is mapped linearly from there.
     image: Option<(u64, std::ops::Range<u64>)>,
     walked: RefCell<HashMap<u64, u64>>,
+    /// Pages read while somebody reads many little things at once.
+    held: RefCell<Option<HashMap<u64, Page>>>,
 }
+
+type Page = Box<[u8; PAGE_SIZE as usize]>;
 
 impl<'a> Space<'a> {
     /// The space behind `root`. Before a root is known only the image can be read.
     pub(crate) fn new(memory: &'a dyn Memory, account: &'a Account, root: Option<Root>) -> Space<'a> {
-        Space { memory, account, root, image: None, walked: RefCell::default() }
+        Space { memory, account, root, image: None, walked: RefCell::default(), held: RefCell::default() }
     }
 
     /// The kernel image is mapped linearly: `IMAGE_VA` at `phys_base` (which may be negative), in `range`.
@@ -76,6 +84,7 @@ impl<'a> Space<'a> {
             root: Some(root),
             image: None,
             walked: RefCell::default(),
+            held: RefCell::default(),
         }
     }
 
@@ -89,11 +98,54 @@ impl<'a> Space<'a> {
         self.root
     }
 
+    /// Reads many little things as they are at one moment, or nearly: a page that a little is read of is read as a whole
+    /// and kept until `read` is done. Not for what is read twice to see whether it changed.
+    pub(crate) fn at_once<T>(&self, read: impl FnOnce() -> T) -> T {
+        let is_held = self.held.borrow().is_some() || self.memory.is_cheap();
+        if !is_held {
+            *self.held.borrow_mut() = Some(HashMap::new());
+        }
+        let value = read();
+        if !is_held {
+            *self.held.borrow_mut() = None;
+        }
+        value
+    }
+
+    /// A structure was seen changing: what is kept is of before.
+    pub(crate) fn torn(&self) {
+        self.account.torn();
+        if let Some(held) = self.held.borrow_mut().as_mut() {
+            held.clear();
+        }
+    }
+
     /// Fills `bytes` from physical memory.
     ///
     /// # Errors
     /// If there is no memory, or the limit is reached.
     pub(crate) fn read_physical(&self, gpa: Gpa, bytes: &mut [u8]) -> Result<(), Blind> {
+        let at = gpa.page_offset() as usize;
+        let is_little = bytes.len() <= LITTLE && at + bytes.len() <= PAGE_SIZE as usize;
+        if let Some(held) = self.held.borrow_mut().as_mut()
+            && is_little
+        {
+            self.account.step()?;
+            if held.len() >= HELD {
+                held.clear();
+            }
+            let page = match held.entry(gpa.0 - at as u64) {
+                Entry::Occupied(page) => page.into_mut(),
+                Entry::Vacant(place) => {
+                    let mut page: Page = Box::new([0; PAGE_SIZE as usize]);
+                    self.account.read(page.len())?;
+                    self.memory.read(Gpa(gpa.0 - at as u64), page.as_mut_slice())?;
+                    place.insert(page)
+                }
+            };
+            bytes.copy_from_slice(&page[at..at + bytes.len()]);
+            return Ok(());
+        }
         self.account.read(bytes.len())?;
         Ok(self.memory.read(gpa, bytes)?)
     }

@@ -75,7 +75,7 @@ impl Look<'_> {
             let before = self.space().u32(core)?;
             let keeper = self.object("timekeeper", Gva(core.0.wrapping_add(offset)))?;
             if before % 2 != 0 || self.space().u32(core)? != before {
-                self.space().account().torn();
+                self.space().torn();
                 continue;
             }
             let shift = keeper.number("tkr_mono.shift")? as u32;

@@ -1,7 +1,7 @@
 //! The demo's second guest: it fills its memory and says so, and was given a tenth of it.
 //!
 //! It is the small guest with a shell; what it says comes over its console, what Mother knows from the pager's books, and
-//! the two meet in the table.
+//! the two meet in the table. The same guest is then seen as a user would see it ([`seen`](super::seen)).
 
 use std::fmt::Write as _;
 use std::io::Write;
@@ -16,7 +16,10 @@ use machine::{Console, ConsoleInput, MachineControl, PagingBooks, build, plan};
 use crate::arguments::DemoArguments;
 use crate::ending::finish;
 use crate::failure::Failure;
+use crate::registration::Registrar;
 use crate::signals;
+
+use super::seen::truth;
 
 const NAME: &str = "demo-less";
 const COMMAND_LINE: &str = "console=ttyS0 rdinit=/pipe panic=-1";
@@ -37,6 +40,8 @@ of() { while read key number unit; do [ $key != $1: ] || echo $number; done < /p
 total=$(of MemTotal); i=0
 while [ $(($(of MemAvailable) * 20)) -gt $total ]; do (echo $i; head -c $((i * 37)) /dev/zero; cat /bin/busybox; yes \"line of file $i\") | head -c 2097152 > /mnt/$i; i=$((i + 1)); done
 echo claims memory $total $((total - $(of MemAvailable)))
+for p in /sys/class/virtio-ports/*; do [ \"$(cat $p/name)\" = mother.claims ] && port=/dev/${p##*/}; done
+(while :; do echo claim memory_used_percent $(((total - $(of MemAvailable)) * 100 / total)) >$port; sleep 1; done) &
 while :; do md5sum /bin/busybox > /dev/null; done
 ";
 
@@ -80,24 +85,30 @@ pub fn show(arguments: &DemoArguments, guest: &DefaultGuest) -> Result<(String, 
         no_reboot: true,
         ..VmSpec::default()
     };
-    let plan = plan(&spec)?;
+    let mut plan = plan(&spec)?;
+    let registration = Registrar::new(None)?.register_in_passing(&mut plan)?;
+    let name = plan.name.clone();
     let (lines, heard) = channel();
     let console = Console::new(Box::new(Lines { lines, line: Vec::new() }));
     let input = console.input();
     let machine = build(plan, console).map_err(|source| Failure::Build { name: NAME.to_owned(), source })?;
     let control = machine.control();
     let received = signals::listen(machine.control()).map_err(Failure::Signals)?;
+    let registration = registration.serve(&machine)?;
     let watcher = thread::spawn(move || {
         let seen = watch(&heard, &input, &control);
+        let seen = seen.map(|(claim, books)| (claim, books, truth(&name)));
         control.stop();
         seen
     });
     let ended = finish(machine, NAME, None);
     let seen = watcher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    registration.leave(&ended, None)?;
     received.die_of_it();
     ended?;
     match seen {
-        Some((claim, books)) => Ok((table(claim, &books), true)),
+        Some((claim, books, Ok(truth))) => Ok((table(claim, &books) + &truth, true)),
+        Some((claim, books, Err(trouble))) => Ok((table(claim, &books) + &trouble, false)),
         None => Ok((
             "error: the guest that was given less than it believes did not fill its memory\n\n".to_owned(),
             false,

@@ -2,10 +2,11 @@
 //!
 //! What the guest says comes over its console, as `crates/images/guest/demo.sh` prints it; what Mother knows comes
 //! from the machine's report. The two meet only in the table at the end, and neither is changed on the way. A second
-//! guest then fills memory that it was never given ([`less`]).
+//! guest then fills memory that it was never given ([`less`]), and is looked into from outside ([`seen`]).
 
 mod account;
 mod less;
+mod seen;
 mod transcript;
 
 use std::io::IsTerminal;

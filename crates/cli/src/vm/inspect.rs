@@ -3,15 +3,16 @@
 use api::HostBooks;
 use clap::Args;
 use daemon::{Glance, LiveCost, Moment};
-use insight::sockets::SocketState;
 use insight::{Look, Observed};
 use serde::Serialize;
 use serde_json::{Value, json};
 use x86::Gva;
 
+use super::connections;
 use super::observe::{failed, watch};
 use super::processes;
 use super::truth;
+use super::verdicts::settled;
 use super::words::{printable, size, time};
 use crate::failure::Failure;
 use crate::output::say;
@@ -34,7 +35,7 @@ pub struct InspectArguments {
 /// Prints everything; the exit status.
 pub fn inspect(arguments: &InspectArguments) -> Result<u8, Failure> {
     let (name, mut watcher) = watch(&arguments.name)?;
-    let glance = truth::settled(&name, &mut watcher)?;
+    let glance = settled(&mut watcher).map_err(failed(&name))?;
     let moment = watcher.observer().observe().map_err(failed(&name))?;
     let account = moment.kernel.ok().map(insight::Kernel::account);
     let look = account.as_ref().and_then(|account| moment.look(account));
@@ -188,40 +189,11 @@ fn inside(look: &Look<'_>) -> String {
             text.push_str(&format!("modules  not observable: {}\n", modules.why_not().unwrap_or_default()))
         }
     }
-    text.push_str(&connections(look));
     match look.processes() {
         Observed::Seen { value, .. } => text.push_str(&format!("\n{}", processes::table(&value))),
         Observed::NotObservable { why } => {
             text.push_str(&format!("\nprocesses not observable: {}\n", printable(&why)))
         }
     }
-    text
-}
-
-/// How many sockets and mounts, and who listens.
-fn connections(look: &Look<'_>) -> String {
-    let mut text = String::new();
-    match look.sockets() {
-        Observed::Seen { value, .. } => {
-            text.push_str(&format!("sockets  {} TCP and UDP, {} Unix\n", value.inet.len(), value.unix.len()));
-            for socket in value.inet.iter().filter(|socket| socket.state == SocketState::Listen) {
-                let owners = socket.owners.iter().map(|owner| format!("{} ({})", owner.comm, owner.pid));
-                let owners: Vec<String> = owners.map(|owner| printable(&owner)).collect();
-                text.push_str(&format!("listens  {}: {}\n", socket.local, owners.join(", ")));
-            }
-        }
-        Observed::NotObservable { why } => {
-            text.push_str(&format!("sockets  not observable: {}\n", printable(&why)))
-        }
-    }
-    match look.mounts() {
-        Observed::Seen { value, .. } => {
-            let counts: Vec<String> = value.iter().map(|space| space.mounts.len().to_string()).collect();
-            text.push_str(&format!("mounts   {} in {} namespace(s)\n", counts.join(" + "), value.len()));
-        }
-        Observed::NotObservable { why } => {
-            text.push_str(&format!("mounts   not observable: {}\n", printable(&why)))
-        }
-    }
-    text
+    text + &format!("\n{}\n{}", connections::sockets(look), connections::mounts(look))
 }

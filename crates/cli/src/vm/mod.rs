@@ -1,8 +1,10 @@
 //! Commands about VMs that run or have run: each asks the inventory and the VM's control socket, and prints.
 
 mod balloon;
+mod connections;
 mod console;
 mod dmesg;
+mod everybody;
 mod given;
 mod inspect;
 mod logs;
@@ -12,6 +14,7 @@ mod processes;
 mod ps;
 mod top;
 mod truth;
+mod verdicts;
 mod wait;
 mod words;
 

@@ -108,8 +108,17 @@ impl Mother {
 
     /// `program`, to be ended after a while whatever happens.
     pub fn command(&self, program: &str) -> Command {
+        self.command_within(LIMIT_SECONDS, program)
+    }
+
+    /// The same for what takes hours.
+    pub fn command_for_long(&self, program: &str) -> Command {
+        self.command_within("3h", program)
+    }
+
+    fn command_within(&self, limit: &str, program: &str) -> Command {
         let mut command = Command::new("/usr/bin/timeout");
-        command.args(["--kill-after=5", LIMIT_SECONDS, program]).current_dir(&self.folder);
+        command.args(["--kill-after=5", limit, program]).current_dir(&self.folder);
         command.env("XDG_RUNTIME_DIR", self.runtime.path());
         command.env("MOTHER", env!("CARGO_BIN_EXE_mother"));
         if self.has_own_cache {

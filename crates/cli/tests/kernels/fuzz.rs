@@ -3,11 +3,13 @@
 //!
 //! What a clean run reads is recorded, and mutations go there: at random places a fuzzer would hit free memory.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use insight::hidden::Depth;
+use insight::integrity::Scope;
 use insight::{Account, Extent, Kernel, Limits, Look, Memory, Registers, Unreadable, attach_within};
 use x86::Gpa;
 
@@ -19,6 +21,8 @@ const LIMITS: Limits = Limits { bytes: 512 << 20, reads: 2_000_000, time: Durati
 const TOO_LONG: Duration = Duration::from_secs(40);
 /// How much of what is read a clean run remembers.
 const MAX_READS: usize = 1 << 20;
+/// One guest of so many is compared with its baseline: a finding is looked at again after a pause.
+const COMPARED: u64 = 8;
 
 /// A small generator that needs no crate (SplitMix64).
 struct Random(u64);
@@ -67,6 +71,11 @@ impl Memory for Captured {
 
     fn extents(&self) -> Vec<Extent> {
         vec![Extent { start: Gpa(0), len_bytes: self.bytes.len() as u64 }]
+    }
+
+    /// What is recorded is what was wanted, not a page around it.
+    fn is_cheap(&self) -> bool {
+        true
     }
 }
 
@@ -122,6 +131,37 @@ fn look_at_everything(kernel: &Kernel, registers: &[Registers]) {
     }
 }
 
+/// A baseline of the clean guest, and a copy for each check: what a hostile guest adds to it is not for the next one.
+struct Baseline {
+    clean: PathBuf,
+    work: PathBuf,
+}
+
+impl Baseline {
+    /// Takes it; a guest whose code was changed where `change` says has the tables read that explain changes.
+    fn take(memory: &Captured, kernel: &Kernel, registers: &[Registers], folder: &Path) -> Baseline {
+        let baseline = Baseline { clean: folder.join("clean"), work: folder.join("work") };
+        let account = Account::new(LIMITS);
+        let look = kernel.look(&account, registers);
+        let first = look.integrity(&baseline.clean, "1", Scope::All).into_value().unwrap();
+        assert!(first.is_first && first.findings.is_empty(), "{first:?}");
+        let code = look.physical(kernel.address("do_syscall_64").unwrap()).unwrap();
+        memory.changes.lock().unwrap().push((code.0 & !7, 0));
+        baseline.compare(kernel, registers);
+        memory.changes.lock().unwrap().clear();
+        baseline
+    }
+
+    fn compare(&self, kernel: &Kernel, registers: &[Registers]) {
+        fs::create_dir_all(&self.work).unwrap();
+        for name in ["integrity.json", "integrity.text"] {
+            fs::copy(self.clean.join(name), self.work.join(name)).unwrap();
+        }
+        let account = Account::new(LIMITS);
+        kernel.look(&account, registers).integrity(&self.work, "1", Scope::All);
+    }
+}
+
 fn word_at(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..at + 8).map_or(0, |word| u64::from_le_bytes(word.try_into().unwrap()))
 }
@@ -157,6 +197,7 @@ pub fn run(guest: &mut Guest, seconds: u64, cache: &Path) -> u64 {
     let attach_reads = memory.reads.lock().unwrap().replace(Vec::new()).unwrap();
     let account = Account::new(LIMITS);
     read_everything(&kernel.look(&account, &registers));
+    let baseline = Baseline::take(&memory, &kernel, &registers, cache);
     let reads = memory.reads.lock().unwrap().take().unwrap();
     let seed = std::env::var("MOTHER_FUZZ_SEED").ok().and_then(|seed| seed.parse().ok());
     // The same in every test run, so that what fails is news; `cargo xtask fuzz` brings another each time.
@@ -168,7 +209,7 @@ pub fn run(guest: &mut Guest, seconds: u64, cache: &Path) -> u64 {
         let mut random = Random(seed);
         let start = Instant::now();
         // Known if this never comes back or panics.
-        std::fs::write(cache.join("seed"), seed.to_string()).unwrap();
+        fs::write(cache.join("seed"), seed.to_string()).unwrap();
         let is_attach = tried % 16 == 0;
         let places = if is_attach { &attach_reads } else { &reads };
         let changes = (0..1 + random.below(12)).map(|_| {
@@ -188,6 +229,8 @@ pub fn run(guest: &mut Guest, seconds: u64, cache: &Path) -> u64 {
             if let Ok(kernel) = attach_within(memory.clone(), &registers, cache, LIMITS) {
                 look_at_everything(&kernel, &registers);
             }
+        } else if tried % COMPARED == COMPARED - 1 {
+            baseline.compare(&kernel, &registers);
         } else {
             look_at_everything(&kernel, &registers);
         }

@@ -3,7 +3,8 @@
 #![allow(dead_code, reason = "every test file uses its part")]
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
@@ -35,11 +36,20 @@ pub struct Guest {
 impl Guest {
     /// Boots a kernel to its shell.
     pub fn boot(files: &DefaultGuest, words: &[&str]) -> Guest {
+        Guest::boot_with("", files, words)
+    }
+
+    /// The same with more words for the kernel.
+    pub fn boot_with(options: &str, files: &DefaultGuest, words: &[&str]) -> Guest {
         let runtime = tempfile::tempdir().unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_mother"));
-        command.args(["run", "--name", NAME, "--timeout", "2400s", "--engine", "soft"]);
+        command.args(["run", "--name", NAME, "--engine", "soft"]);
+        if !words.contains(&"--timeout") {
+            command.args(["--timeout", "2400s"]);
+        }
         command.arg("--kernel").arg(&files.kernel).arg("--initrd").arg(&files.initrd);
-        command.args(["--cmdline", "console=ttyS0 rdinit=/pipe mother.name=seen"]).args(words);
+        let line = format!("console=ttyS0 rdinit=/pipe mother.name=seen {options}");
+        command.args(["--cmdline", line.trim_end()]).args(words);
         command.env("XDG_RUNTIME_DIR", runtime.path()).env("XDG_STATE_HOME", runtime.path());
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
@@ -118,12 +128,67 @@ impl Guest {
         File::options().read(true).write(true).open(path).unwrap()
     }
 
+    /// Writes to the guest's memory through its process's own mapping, as the guest does: who watches pages for writes
+    /// notices it. `offset` is that in the file of the memory.
+    pub fn write_through_mapping(&self, offset: u64, bytes: &[u8]) {
+        let maps = fs::read_to_string(format!("/proc/{}/maps", self.child.id())).unwrap();
+        let hex = |text: &str| u64::from_str_radix(text, 16).unwrap();
+        let place = |line: &str| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let (start, end) = words[0].split_once('-')?;
+            let (start, end, first) = (hex(start), hex(end), hex(words[2]));
+            let is_it = line.contains("mother-guest-memory") && words[1].starts_with("rw");
+            (is_it && (first..first + (end - start)).contains(&offset)).then(|| start + (offset - first))
+        };
+        let address = maps.lines().find_map(place).expect("the memory is mapped");
+        let memory = File::options().write(true).open(format!("/proc/{}/mem", self.child.id())).unwrap();
+        memory.write_all_at(bytes, address).unwrap();
+    }
+
+    /// `mother truth --watch --json`, reading by reading, until `is_enough`.
+    pub fn watch_until(&self, mut is_enough: impl FnMut(&serde_json::Value) -> bool) {
+        let mut command = Command::new("/usr/bin/timeout");
+        command.args(["90", env!("CARGO_BIN_EXE_mother"), "truth", "--watch", "--json", NAME]);
+        command.env("XDG_RUNTIME_DIR", self.runtime.path()).env("XDG_STATE_HOME", self.runtime.path());
+        let mut watcher = command.stdout(Stdio::piped()).spawn().unwrap();
+        let output = BufReader::new(watcher.stdout.take().unwrap());
+        let is_seen = output.lines().any(|line| is_enough(&serde_json::from_str(&line.unwrap()).unwrap()));
+        // Its output is closed: the next reading ends it.
+        watcher.wait().unwrap();
+        assert!(is_seen, "the watcher has ended");
+    }
+
     /// What `mother` with these words says.
     pub fn mother(&self, words: &[&str]) -> String {
+        self.say(words, |command| command)
+    }
+
+    /// The same where nothing is known of kernels but what is in this folder.
+    pub fn mother_with_cache(&self, words: &[&str], cache: &Path) -> String {
+        self.say(words, |command| command.env("XDG_CACHE_HOME", cache))
+    }
+
+    fn say(&self, words: &[&str], change: impl FnOnce(&mut Command) -> &mut Command) -> String {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mother"));
         command.args(words).env("XDG_RUNTIME_DIR", self.runtime.path());
+        change(&mut command);
         let output = command.env("XDG_STATE_HOME", self.runtime.path()).output().unwrap();
         String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    }
+
+    /// `mother truth --watch` for so long, and what share of a core it takes once it has looked around.
+    pub fn watched_for(&self, time: Duration) -> f64 {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mother"));
+        command.args(["truth", "--watch", "--json", NAME]).stdout(Stdio::null());
+        command.env("XDG_RUNTIME_DIR", self.runtime.path()).env("XDG_STATE_HOME", self.runtime.path());
+        let mut watcher = command.spawn().unwrap();
+        thread::sleep(Duration::from_secs(5));
+        let (start, before) = (Instant::now(), cpu_seconds(watcher.id()));
+        thread::sleep(time);
+        let share = (cpu_seconds(watcher.id()) - before) / start.elapsed().as_secs_f64();
+        watcher.kill().unwrap();
+        watcher.wait().unwrap();
+        share
     }
 
     /// The registers of its vCPUs.
@@ -161,6 +226,16 @@ impl Guest {
     pub fn attach(&self, cache: Option<&Path>) -> Result<Kernel, NotRecognised> {
         attach(self.memory(), &self.registers(), cache)
     }
+}
+
+/// CPU time of a process so far: what its threads ran, to the nanosecond (Documentation/scheduler/sched-stats.rst).
+fn cpu_seconds(pid: u32) -> f64 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let run = |thread: std::io::Result<fs::DirEntry>| {
+        let text = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse::<f64>().ok()
+    };
+    threads.filter_map(run).sum::<f64>() / 1e9
 }
 
 impl Drop for Guest {

@@ -119,6 +119,48 @@ fn still_answers(guest: &Guest, kernel: &Kernel, log: &str) {
     }
 }
 
+/// No liar: with page-table isolation a process that runs has tables in which its kernel is not.
+pub fn isolated(guest: &mut Guest) {
+    assert!(guest.ask("dmesg").contains("page tables isolation: enabled"));
+    guest.send("(while :; do :; done) &");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    // In the tables for user mode, which lie behind those for the kernel.
+    let registers = loop {
+        let registers = guest.registers();
+        if registers[0].cpl == 3 && registers[0].cr3 & 0x1000 != 0 {
+            break registers;
+        }
+        assert!(Instant::now() < deadline, "the process is never seen: {registers:x?}");
+    };
+    let kernel = insight::attach(guest.memory(), &registers, None).unwrap();
+    assert_eq!((kernel.rung(), kernel.disputes()), (insight::Rung::Profile, &[][..]));
+    look(&kernel, &registers, |look| {
+        let processes = look.processes().into_value().unwrap();
+        assert!(processes.iter().any(|process| process.pid == 1), "the first process is seen");
+        assert_eq!(look.unknown_spaces().into_value(), Some(Vec::new()));
+    });
+    assert_eq!(hidden(guest, &kernel, Depth::Books), []);
+}
+
+/// A guest whose kernel's symbols are nonsense: what is left is that it calls itself a kernel, and what the host knows.
+pub fn without_symbols(guest: &mut Guest) {
+    let kernel = guest.attach(None).unwrap();
+    let release = kernel.release().to_owned();
+    let tokens = kernel.vmcoreinfo().unwrap().symbol("kallsyms_token_table").unwrap();
+    look(&kernel, &[], |look| {
+        (0..128).for_each(|word| write(guest, look, Gva(tokens.0 + 8 * word), u64::MAX))
+    });
+    let not = guest.attach(None).err().expect("no symbols prove themselves");
+    assert_eq!(not.release(), Some(release.as_str()), "{not}");
+    let empty = tempfile::tempdir().unwrap();
+    let truth = guest.mother_with_cache(&["truth", "seen"], empty.path());
+    let head = format!("VM seen: Linux {release} (its banner only): no Linux kernel was recognised: ");
+    assert!(truth.starts_with(&head), "{truth}");
+    for text in ["256.0M", "not observable", "nothing paged out"] {
+        assert!(truth.contains(text), "{text:?} in {truth}");
+    }
+}
+
 /// A guest whose kernel has panicked.
 pub fn panicked(guest: &mut Guest) {
     let kernel = guest.attach(None).unwrap();

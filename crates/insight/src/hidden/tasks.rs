@@ -71,6 +71,10 @@ impl Look<'_> {
 
     /// Every thread of every process of the list.
     fn listed_threads(&self) -> Result<HashSet<u64>, Blind> {
+        self.space().at_once(|| self.read_listed_threads())
+    }
+
+    fn read_listed_threads(&self) -> Result<HashSet<u64>, Blind> {
         let mut threads = HashSet::new();
         let node = self.offset("task_struct", "thread_node")?;
         let head = self.offset("signal_struct", "thread_head")?;
@@ -85,6 +89,10 @@ impl Look<'_> {
 
     /// Every thread that the table of numbers leads to, with its number.
     pub(crate) fn numbered_tasks(&self) -> Result<BTreeMap<u64, i32>, Blind> {
+        self.space().at_once(|| self.read_numbered_tasks())
+    }
+
+    fn read_numbered_tasks(&self) -> Result<BTreeMap<u64, i32>, Blind> {
         let mut pids = Vec::new();
         self.xarray(self.pid_table()?, MAX_DEPTH, &mut |_, pid| pids.push(pid))?;
         let link = self.offset("task_struct", "pid_links")?;
@@ -175,7 +183,7 @@ impl Look<'_> {
 
     /// vCPUs whose page tables belong to no task of any book. Registers are facts: what runs cannot hide that it runs.
     pub fn unknown_spaces(&self) -> Observed<Vec<UnknownSpace>> {
-        Observed::new(self.read_unknown_spaces(), Rung::Registers)
+        Observed::new(self.space().at_once(|| self.read_unknown_spaces()), Rung::Registers)
     }
 
     fn read_unknown_spaces(&self) -> Result<Vec<UnknownSpace>, Blind> {

@@ -30,8 +30,9 @@ const VERSION: u32 = 1;
 pub enum Scope<'a> {
     /// Everything.
     All,
-    /// Pages that were written since the last check; the caller knows.
-    Written(&'a dyn Fn(Gpa) -> bool),
+    /// Pages that were written since the last check, and those that were found changed before. Asked once, while the
+    /// baseline is locked, for every page that is watched; from the answer on, the next write to each must be noticed.
+    Written(&'a dyn Fn(&[Gpa]) -> Vec<bool>),
     /// At most so many bytes, going on where the last check ended.
     Part(u64),
 }
@@ -101,6 +102,9 @@ pub(super) struct Baseline {
     head: Head,
     text: File,
     is_changed: bool,
+    /// Written pages were asked for by somebody who did not come to compare them.
+    is_missed: bool,
+    has_asked: bool,
 }
 
 impl Baseline {
@@ -124,7 +128,23 @@ impl Baseline {
         let head = File::open(&path).ok().and_then(|file| serde_json::from_reader(BufReader::new(file)).ok());
         let head = head.filter(|head: &Head| head.version == VERSION && head.life == life);
         let empty = || Head { version: VERSION, life: life.to_owned(), ..Head::default() };
-        Ok(Baseline { path, head: head.unwrap_or_else(empty), text, is_changed: false })
+        let is_missed = path.with_extension("asked").exists();
+        Ok(Baseline {
+            path,
+            head: head.unwrap_or_else(empty),
+            text,
+            is_changed: false,
+            is_missed,
+            has_asked: false,
+        })
+    }
+
+    /// Written pages are about to be asked for, which are told only once: whoever ends before [`Baseline::save`] leaves
+    /// a word for the next. True if somebody has.
+    pub(super) fn ask(&mut self) -> Result<bool, Blind> {
+        File::create(self.path.with_extension("asked")).map_err(|error| self.failed(&error))?;
+        self.has_asked = true;
+        Ok(std::mem::take(&mut self.is_missed))
     }
 
     /// Whether nothing was seen yet.
@@ -239,6 +259,10 @@ impl Baseline {
             write().map_err(|error| self.failed(&error))?;
             self.is_changed = false;
         }
+        if std::mem::take(&mut self.has_asked) {
+            // A word too much costs a comparison, and nothing else.
+            let _ = fs::remove_file(self.path.with_extension("asked"));
+        }
         Ok(())
     }
 
@@ -320,6 +344,19 @@ mod tests {
         assert!(baseline.page(&region, 0, PAGE).is_some());
         fs::write(folder.path().join("integrity.text"), vec![8; PAGE]).unwrap();
         assert_eq!(baseline.page(&region, 0, PAGE), None);
+    }
+
+    #[test]
+    fn what_somebody_asked_for_and_did_not_compare_is_known_to_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut dies = open(folder.path(), "1");
+        assert!(!dies.ask().unwrap());
+        drop(dies);
+        let mut next = open(folder.path(), "1");
+        assert!(next.ask().unwrap(), "the one before never saved");
+        next.save().unwrap();
+        drop(next);
+        assert!(!open(folder.path(), "1").ask().unwrap());
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Code, page by page, against the baseline.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 
-use x86::Gva;
+use x86::{Gpa, Gva, PAGE_SIZE};
 
 use super::baseline::{Baseline, PAGE, Region, Scope, Watched, fingerprint};
 use super::patches::{Ground, Legal, judge};
@@ -61,6 +61,10 @@ impl Look<'_> {
             }
             _ => (0, u64::MAX),
         };
+        let written = match scope {
+            Scope::Written(ask) => self.written_pages(baseline, ask)?,
+            _ => None,
+        };
         let mut sites = None;
         for region in baseline.regions().to_vec() {
             let pages = region.pages.len() as u64;
@@ -68,7 +72,8 @@ impl Look<'_> {
             let count = (pages - skip).min(left);
             (from, left) = (from - skip, left - count);
             let numbers = skip as usize..(skip + count) as usize;
-            let mut changed = match self.changed_pages(baseline, &region, &numbers, scope, result) {
+            let mut changed = match self.changed_pages(baseline, &region, &numbers, written.as_ref(), result)
+            {
                 Ok(changed) => changed,
                 Err(Blind::OverBudget(what)) => return Err(Blind::OverBudget(what)),
                 Err(blind) => {
@@ -162,14 +167,15 @@ impl Look<'_> {
             let what = Watched::Module { name: module.name.clone(), address: module.address };
             let is_known =
                 baseline.regions().iter().any(|region| region.what == what && region.stretch == module.text);
-            if is_known || module.text.len_bytes == 0 || module.text.len_bytes > MAX_TEXT {
+            let has_end = module.text.start.checked_add(module.text.len_bytes).is_some();
+            if is_known || !has_end || module.text.len_bytes == 0 || module.text.len_bytes > MAX_TEXT {
                 continue;
             }
             match self.bytes_of(module.text) {
                 Ok(bytes) => baseline.add(what, module.text, &bytes)?,
                 Err(Blind::OverBudget(what)) => return Err(Blind::OverBudget(what)),
                 // On its way out.
-                Err(_) => self.space().account().torn(),
+                Err(_) => self.space().torn(),
             }
         }
         Ok(())
@@ -189,13 +195,45 @@ impl Look<'_> {
         is_same
     }
 
+    /// Frames of watched pages that were written; none if everything has to be compared.
+    fn written_pages(
+        &self,
+        baseline: &mut Baseline,
+        ask: &dyn Fn(&[Gpa]) -> Vec<bool>,
+    ) -> Result<Option<HashSet<u64>>, Blind> {
+        let is_missed = baseline.ask()?;
+        let frames: BTreeSet<u64> =
+            baseline.regions().iter().flat_map(|region| self.frames_of(region)).flatten().collect();
+        let pages: Vec<Gpa> = frames.iter().map(|frame| Gpa(frame * PAGE_SIZE)).collect();
+        let written = ask(&pages);
+        let written = frames.into_iter().zip(written).filter_map(|(frame, written)| written.then_some(frame));
+        Ok((!is_missed).then(|| written.collect()))
+    }
+
+    /// The frames behind the pages of a region; none for what is not mapped.
+    fn frames_of<'r>(&'r self, region: &'r Region) -> impl Iterator<Item = Option<u64>> + 'r {
+        // A region need not begin where a page does.
+        let (first, last) =
+            (region.stretch.start, region.stretch.start.saturating_add(region.stretch.len_bytes.max(1) - 1));
+        let pages = (first & !(PAGE_SIZE - 1)..=last).step_by(PAGE_SIZE as usize);
+        pages.map(|page| Some(self.space().translate(Gva(page)).ok()?.0 / PAGE_SIZE))
+    }
+
+    /// Whether one of the frames of a page was written, or cannot be told.
+    fn may_be_written(&self, written: &HashSet<u64>, start: u64, end: u64) -> bool {
+        [start, end - 1].into_iter().any(|at| match self.space().translate(Gva(at)) {
+            Ok(gpa) => written.contains(&(gpa.0 / PAGE_SIZE)),
+            Err(_) => true,
+        })
+    }
+
     /// Pages that are not what they were.
     fn changed_pages(
         &self,
         baseline: &mut Baseline,
         region: &Region,
         numbers: &Range<usize>,
-        scope: Scope<'_>,
+        written: Option<&HashSet<u64>>,
         result: &mut Integrity,
     ) -> Result<Vec<Changed>, Blind> {
         let mut changed = Vec::new();
@@ -210,12 +248,9 @@ impl Look<'_> {
         let mut first = numbers.start;
         while first < numbers.end {
             let mut count = AT_ONCE.min(numbers.end - first);
-            if let Scope::Written(is_written) = scope {
-                // A region need not begin where a page does.
-                let (low, high) = (Gva(place(first)), Gva(place(first) + PAGE as u64 - 1));
-                let is_written = |gva| self.space().translate(gva).map(is_written);
-                let is_suspect = baseline.is_suspect(low.0);
-                if !is_suspect && !is_written(low)? && !is_written(high).unwrap_or(false) {
+            if let Some(written) = written {
+                let end = (place(first) + PAGE as u64).min(region.stretch.start + region.stretch.len_bytes);
+                if !baseline.is_suspect(place(first)) && !self.may_be_written(written, place(first), end) {
                     first += 1;
                     continue;
                 }

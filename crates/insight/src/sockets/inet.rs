@@ -103,7 +103,7 @@ impl Look<'_> {
                     Err(Blind::OverBudget(what)) => return Err(Blind::OverBudget(what)),
                     Err(Blind::NoType(what)) => return Err(Blind::NoType(what)),
                     // Gone, or made something else of, while it was read.
-                    Err(_) => self.space().account().torn(),
+                    Err(_) => self.space().torn(),
                 }
             }
         }

@@ -36,7 +36,7 @@ impl Look<'_> {
                 Ok(()) => {}
                 Err(Blind::OverBudget(what)) => return Err(Blind::OverBudget(what)),
                 Err(Blind::NoType(what)) => return Err(Blind::NoType(what)),
-                Err(_) => self.space().account().torn(),
+                Err(_) => self.space().torn(),
             }
         }
         Ok(owners)

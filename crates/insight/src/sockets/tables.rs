@@ -49,7 +49,7 @@ impl Look<'_> {
             match self.member("net", at, "ns.inum") {
                 Ok(inum) => nets.push(Net { at, inum: inum as u32 }),
                 Err(Blind::OverBudget(what)) => return Err(Blind::OverBudget(what)),
-                Err(_) => self.space().account().torn(),
+                Err(_) => self.space().torn(),
             }
         }
         Ok(nets)
@@ -96,14 +96,14 @@ impl Look<'_> {
             }
             // What was moved to another list while it was read leads into that one: it will be, or was, read itself.
             if !seen.insert(at) {
-                self.space().account().torn();
+                self.space().torn();
                 return Ok(());
             }
             let next = match self.space().u64(Gva(at)) {
                 Ok(next) => next,
                 Err(Blind::OverBudget(what)) => return Err(Blind::OverBudget(what)),
                 Err(_) => {
-                    self.space().account().torn();
+                    self.space().torn();
                     return Ok(());
                 }
             };

@@ -82,7 +82,7 @@ impl Look<'_> {
             match read {
                 Ok(thread) => threads.push(thread),
                 Err(Blind::OverBudget(what)) => return Err(Blind::OverBudget(what)),
-                Err(_) => self.space().account().torn(),
+                Err(_) => self.space().torn(),
             }
         }
         if threads.is_empty() {

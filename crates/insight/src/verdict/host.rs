@@ -11,7 +11,7 @@ pub struct Belief {
     pub resident_bytes: u64,
 }
 
-/// Compares the sum of what guests believe with what the host has.
+/// Compares the sum of what guests believe with what the host has, 0 if that is not known.
 pub fn judge_host(beliefs: &[Belief], host_bytes: u64) -> Row {
     let sum = |pick: fn(&Belief) -> u64| beliefs.iter().map(pick).fold(0, u64::saturating_add);
     let (believed, held) = (sum(|belief| belief.configured_bytes), sum(|belief| belief.resident_bytes));
@@ -25,6 +25,9 @@ pub fn judge_host(beliefs: &[Belief], host_bytes: u64) -> Row {
             "the sum of what guests were told against the host's memory",
         )
     };
+    if host_bytes == 0 {
+        return row.is(Verdict::NotObservable, "the host does not say how much memory it has");
+    }
     if believed > host_bytes {
         let row = Row { difference: Some(size(believed - host_bytes)), ..row };
         return row.is(

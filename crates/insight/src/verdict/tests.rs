@@ -185,4 +185,5 @@ fn guests_that_believe_in_more_than_there_is_cost() {
     let guest = Belief { configured_bytes: 4096 * MIB, resident_bytes: 100 * MIB };
     assert_eq!(judge_host(&[guest; 3], 8192 * MIB).difference.as_deref(), Some("4096.0M"));
     assert_eq!(judge_host(&[guest; 2], 8192 * MIB).verdict, Verdict::Agrees);
+    assert_eq!(judge_host(&[guest; 2], 0).verdict, Verdict::NotObservable);
 }

@@ -8,7 +8,7 @@ use ratatui::text::{Line, Span, Text};
 use ratatui::widgets::{Cell, Paragraph, Row, Table, Wrap};
 
 use super::super::words::{printable, size};
-use super::super::{processes, truth};
+use super::super::{processes, verdicts};
 use super::model::{Column, Guest, Page, Screen, TREND};
 
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
@@ -17,7 +17,7 @@ const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█']
 pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen) {
     let areas = Layout::vertical([Constraint::Length(1), Constraint::Min(1), Constraint::Length(1)]);
     let [head, body, foot] = areas.areas(frame.area());
-    frame.render_widget(Paragraph::new(headline(screen)).style(Style::new().bold()), head);
+    frame.render_widget(Paragraph::new(headline(screen)).bold(), head);
     match screen.page {
         Page::Guests => guests(frame, body, screen),
         Page::Processes => page(frame, body, screen, process_lines(screen)),
@@ -30,22 +30,22 @@ pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen) {
     frame.render_widget(Paragraph::new(keys).style(Style::new().add_modifier(Modifier::REVERSED)), foot);
 }
 
-fn headline(screen: &Screen) -> String {
+fn headline(screen: &Screen) -> Line<'static> {
     if let Some(trouble) = &screen.trouble {
-        return format!("mother top  {}", printable(trouble));
+        return Line::from(format!("mother top  {}", printable(trouble)));
     }
     match (screen.page, screen.chosen()) {
-        (Page::Processes, Some(guest)) => format!("processes in {}, read from outside", guest.name),
-        (Page::Truth, Some(guest)) => format!("truth about {}", guest.name),
+        (Page::Processes, Some(guest)) => {
+            Line::from(format!("processes in {}, read from outside", guest.name))
+        }
+        (Page::Truth, Some(guest)) => Line::from(format!("truth about {}", guest.name)),
         _ => {
-            let guests = screen.sorted();
-            let sum = |pick: fn(&Guest) -> Option<u64>| guests.iter().filter_map(|guest| pick(guest)).sum();
-            format!(
-                "mother top  {} guest(s), {} given, {} held",
-                guests.len(),
-                size(sum(|guest| guest.given)),
-                size(sum(|guest| guest.held))
-            )
+            // All guests together are a subject too: what they believe, and what there is.
+            let host = screen.host();
+            let word = |text: Option<String>| text.unwrap_or_default();
+            let (believed, truth) = (word(host.kernel), word(host.truth));
+            let text = format!("mother top  {} guest(s): {believed}, {truth}: ", screen.sorted().len());
+            Line::from(vec![Span::raw(text), Span::styled(host.verdict.words(), colour(host.verdict))])
         }
     }
 }
@@ -143,7 +143,7 @@ fn truth_lines(screen: &Screen) -> String {
     let Some(guest) = screen.chosen() else { return String::new() };
     let trouble = guest.trouble.as_ref().map_or(String::new(), |why| format!("{}\n\n", printable(why)));
     let given = guest.given_lines.as_ref().map_or(String::new(), |lines| format!("{lines}\n"));
-    trouble + &given + &truth::rows(&guest.rows)
+    trouble + &given + &verdicts::rows(&guest.rows)
 }
 
 /// Text that may be longer than the screen; contradictions in colour.

@@ -11,6 +11,8 @@ use daemon::{ClientError, Glance, Inventory, Watcher};
 use insight::Observed;
 use insight::tasks::Process;
 
+use super::super::everybody::host_memory_bytes;
+
 /// Between two looks at one VM, and at the list of VMs.
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -34,12 +36,15 @@ struct Shared {
     found: BTreeMap<VmName, Found>,
     wanted: Option<VmName>,
     trouble: Option<String>,
+    host_bytes: u64,
 }
 
 /// Everything that was found since last asked.
 pub(super) struct Taken {
     pub(super) found: BTreeMap<VmName, Found>,
     pub(super) trouble: Option<String>,
+    /// All memory of the host; 0 if that is not known.
+    pub(super) host_bytes: u64,
 }
 
 impl News {
@@ -50,7 +55,7 @@ impl News {
     /// What is known now.
     pub(super) fn take(&self) -> Taken {
         let shared = self.lock();
-        Taken { found: shared.found.clone(), trouble: shared.trouble.clone() }
+        Taken { found: shared.found.clone(), trouble: shared.trouble.clone(), host_bytes: shared.host_bytes }
     }
 
     /// Whose processes are wanted.
@@ -73,6 +78,8 @@ pub(super) fn start(inventory: Inventory, cache: Option<PathBuf>) -> News {
 /// Watches which VMs there are, and starts a thread for each new one.
 fn list(inventory: &Inventory, cache: Option<&PathBuf>, news: &News) {
     loop {
+        let host_bytes = host_memory_bytes();
+        news.lock().host_bytes = host_bytes;
         match inventory.list() {
             Ok(vms) => {
                 let alive = vms.into_iter().filter(|vm| !matches!(vm.state, VmState::Ended | VmState::Died));
@@ -131,7 +138,7 @@ fn look(
     let mut connected = match watcher.take() {
         Some(watcher) => watcher,
         None => match Watcher::connect(inventory.record(name), cache) {
-            Ok(watcher) => watcher,
+            Ok(watcher) => watcher.for_long(),
             Err(error) => return (Err(error.to_string()), None),
         },
     };

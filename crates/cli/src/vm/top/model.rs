@@ -6,9 +6,10 @@ use std::time::Instant;
 
 use api::{VmName, VmState};
 use insight::tasks::Process;
-use insight::verdict::{Row, Verdict, worst};
+use insight::verdict::{Belief, Row, Verdict, judge_host, worst};
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
+use super::super::everybody::used;
 use super::super::given;
 use super::gather::{Found, Taken};
 
@@ -83,12 +84,14 @@ pub(super) struct Screen {
     /// First line of a long page.
     pub(super) scroll: u16,
     pub(super) trouble: Option<String>,
+    host_bytes: u64,
 }
 
 impl Screen {
     /// Takes news in.
     pub(super) fn hear(&mut self, taken: Taken) {
         self.trouble = taken.trouble;
+        self.host_bytes = taken.host_bytes;
         self.guests.retain(|name, _| taken.found.contains_key(name));
         for (name, found) in taken.found {
             let known = self.guests.remove(&name);
@@ -108,6 +111,13 @@ impl Screen {
             guests.reverse();
         }
         guests
+    }
+
+    /// What all of them believe together, against what the host has.
+    pub(super) fn host(&self) -> Row {
+        let belief =
+            |guest: &Guest| Some(Belief { configured_bytes: guest.given?, resident_bytes: guest.held? });
+        judge_host(&self.guests.values().filter_map(belief).collect::<Vec<_>>(), self.host_bytes)
     }
 
     /// The chosen one.
@@ -209,7 +219,7 @@ fn guest(name: VmName, found: Found, known: Option<Guest>) -> Guest {
         Ok(glance) => glance,
         Err(trouble) => return Guest { trend, trouble: Some(trouble), ..blank },
     };
-    let (books, reading) = (&glance.books, &glance.reading);
+    let books = &glance.books;
     let now = books.vcpus.iter().map(|vcpu| vcpu.run_seconds).sum::<Option<f64>>().map(|run| (found.at, run));
     let is_new = run.is_none_or(|(at, _)| at != found.at);
     let cpu = match (run, now) {
@@ -227,12 +237,11 @@ fn guest(name: VmName, found: Found, known: Option<Guest>) -> Guest {
             trend.pop_front();
         }
     }
-    let used = |total: Option<u64>, free: Option<u64>| total?.checked_sub(free?);
-    let balloon = reading.claims.balloon;
+    let (claim, kernel) = used(&glance);
     Guest {
         cpu,
-        claim: balloon.and_then(|balloon| used(balloon.total_bytes, balloon.free_bytes)),
-        kernel: used(reading.kernel.total_bytes, reading.kernel.free_bytes),
+        claim,
+        kernel,
         held: Some(held),
         given: Some(books.memory.configured_bytes),
         verdict: Some(worst(&glance.rows)),

@@ -1,0 +1,144 @@
+//! `mother truth` without a name: every VM in a line, and what all of them together believe beside what the host has.
+
+use std::fs;
+use std::thread;
+
+use api::VmState;
+use daemon::{Glance, Inventory, Vm, Watcher};
+use insight::verdict::{Belief, Row, Verdict, judge_host, worst};
+use serde_json::json;
+
+use super::verdicts::{rows, settled};
+use super::words::{columns, printable, size};
+use crate::failure::{ANSWER_IS_NO, Failure};
+use crate::output::say;
+
+/// One VM: what was seen, or why nothing.
+struct Asked {
+    vm: Vm,
+    seen: Result<Glance, String>,
+}
+
+/// Prints the table; the exit status.
+pub(super) fn everybody(is_json: bool) -> Result<u8, Failure> {
+    let inventory = Inventory::of_user()?;
+    let mut vms = inventory.list()?;
+    vms.retain(|vm| !matches!(vm.state, VmState::Ended | VmState::Died));
+    let asked: Vec<Asked> = thread::scope(|scope| {
+        let ask = |vm: Vm| {
+            let inventory = &inventory;
+            scope.spawn(move || ask(inventory, vm))
+        };
+        let threads: Vec<_> = vms.into_iter().map(ask).collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    });
+    let beliefs: Vec<Belief> =
+        asked.iter().filter_map(|asked| asked.seen.as_ref().ok()).map(belief).collect();
+    let host = judge_host(&beliefs, host_memory_bytes());
+    say(&if is_json { value(&asked, &host) } else { table(&asked, &host) })?;
+    let lies = asked.iter().any(|asked| verdict(asked) == Some(Verdict::Contradicts));
+    Ok(if lies { ANSWER_IS_NO } else { 0 })
+}
+
+/// Each on a thread of its own: one that does not answer holds up nobody for longer than itself.
+fn ask(inventory: &Inventory, vm: Vm) -> Asked {
+    let seen = Watcher::connect(inventory.record(&vm.name), super::observe::cache());
+    let seen = seen
+        .map_err(|error| error.to_string())
+        .and_then(|mut watcher| settled(&mut watcher).map_err(|error| error.to_string()));
+    Asked { vm, seen }
+}
+
+fn belief(glance: &Glance) -> Belief {
+    let memory = &glance.books.memory;
+    Belief { configured_bytes: memory.configured_bytes, resident_bytes: memory.resident_bytes }
+}
+
+fn verdict(asked: &Asked) -> Option<Verdict> {
+    asked.seen.as_ref().ok().map(|glance| worst(&glance.rows))
+}
+
+const HEADS: [&str; 7] = ["NAME", "STATE", "CLAIM", "KERNEL", "HELD", "GIVEN", "VERDICT"];
+
+fn table(all: &[Asked], host: &Row) -> String {
+    if all.is_empty() {
+        return "No guest runs. `mother run -d` starts one.\n".to_owned();
+    }
+    let lines: Vec<[String; 7]> = all.iter().map(line).collect();
+    let mut text = format!("{}\n{}", columns(&HEADS, &lines), rows(std::slice::from_ref(host)));
+    for asked in all {
+        if let Err(why) = &asked.seen {
+            text.push_str(&format!("\n{} does not answer: {}\n", asked.vm.name, printable(why)));
+        }
+    }
+    if all.iter().any(|asked| verdict(asked).is_some_and(|verdict| verdict > Verdict::NotObservable)) {
+        text.push_str("\n`mother truth NAME` says more of one of them.\n");
+    }
+    text
+}
+
+fn line(asked: &Asked) -> [String; 7] {
+    let bytes = |bytes: Option<u64>| bytes.map_or("-".to_owned(), size);
+    let (name, state) = (asked.vm.name.to_string(), asked.vm.state.as_str().to_owned());
+    let Ok(glance) = &asked.seen else {
+        let nothing = || "-".to_owned();
+        return [name, state, nothing(), nothing(), nothing(), nothing(), "no answer".to_owned()];
+    };
+    let (claim, kernel) = used(glance);
+    [
+        name,
+        state,
+        bytes(claim),
+        bytes(kernel),
+        size(glance.books.memory.resident_bytes),
+        size(glance.books.memory.configured_bytes),
+        worst(&glance.rows).words().to_owned(),
+    ]
+}
+
+/// Memory in use: as the balloon driver says, and as the kernel counts.
+pub(super) fn used(glance: &Glance) -> (Option<u64>, Option<u64>) {
+    let used = |total: Option<u64>, free: Option<u64>| total?.checked_sub(free?);
+    let reading = &glance.reading;
+    let claim = reading.claims.balloon.and_then(|balloon| used(balloon.total_bytes, balloon.free_bytes));
+    (claim, used(reading.kernel.total_bytes, reading.kernel.free_bytes))
+}
+
+/// Documented in docs/insight.md.
+fn value(all: &[Asked], host: &Row) -> String {
+    let guest = |asked: &Asked| match &asked.seen {
+        Ok(glance) => json!({
+            "name": asked.vm.name, "state": asked.vm.state, "worst": worst(&glance.rows), "rows": glance.rows,
+            "kernel": glance.kernel, "cost": glance.cost,
+        }),
+        Err(why) => json!({ "name": asked.vm.name, "state": asked.vm.state, "why_not": why }),
+    };
+    let guests: Vec<_> = all.iter().map(guest).collect();
+    format!("{:#}\n", json!({ "rows": [host], "guests": guests }))
+}
+
+/// All memory of this host; 0 where the host does not say.
+pub(super) fn host_memory_bytes() -> u64 {
+    total(&fs::read_to_string("/proc/meminfo").unwrap_or_default()).unwrap_or(0)
+}
+
+/// MemTotal (proc_meminfo(5)).
+fn total(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hosts_memory_is_what_its_kernel_counts() {
+        assert_eq!(total("MemTotal:       24653324 kB\nMemFree: 1 kB\n"), Some(24_653_324 << 10));
+        assert_eq!(total("MemFree: 1 kB\n"), None);
+        assert!(host_memory_bytes() > 0);
+    }
+}

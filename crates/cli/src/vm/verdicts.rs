@@ -1,0 +1,73 @@
+//! Verdicts, and how many readings it takes to be sure of them.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use daemon::{ClientError, Glance, Watcher};
+use insight::verdict::{READINGS_NEEDED, Row, Verdict};
+
+use super::words::{columns, printable};
+
+/// Time between readings when only one answer is wanted.
+const BETWEEN: Duration = Duration::from_millis(150);
+/// And when something differs that more readings may settle: so long, so often.
+const SETTLING: Duration = Duration::from_secs(3);
+const SETTLING_BETWEEN: Duration = Duration::from_millis(400);
+
+/// As many readings as it takes to tell skew from contradiction.
+pub(super) fn settled(watcher: &mut Watcher) -> Result<Glance, ClientError> {
+    let mut glance = watcher.glance()?;
+    for _ in 1..READINGS_NEEDED {
+        thread::sleep(BETWEEN);
+        glance = watcher.glance()?;
+    }
+    let until = Instant::now() + SETTLING;
+    while Instant::now() < until && glance.rows.iter().any(|row| row.verdict == Verdict::Differs) {
+        thread::sleep(SETTLING_BETWEEN);
+        glance = watcher.glance()?;
+    }
+    Ok(glance)
+}
+
+const HEADS: [&str; 5] = ["SUBJECT", "CLAIM", "KERNEL", "TRUTH", "VERDICT"];
+
+/// Rows as people read them.
+pub(crate) fn rows(rows: &[Row]) -> String {
+    let cell = |text: &Option<String>| text.as_deref().map_or("-".to_owned(), printable);
+    let line = |row: &Row| {
+        [
+            printable(&row.subject),
+            cell(&row.claim),
+            cell(&row.kernel),
+            cell(&row.truth),
+            row.verdict.words().to_owned(),
+        ]
+    };
+    let mut text = columns(&HEADS, &rows.iter().map(line).collect::<Vec<_>>());
+    let told = rows.iter().filter(|row| !matches!(row.verdict, Verdict::Agrees | Verdict::NotObservable));
+    for row in told {
+        let by = row.difference.as_ref().map_or(String::new(), |difference| format!("{difference}: "));
+        let confidence = format!("{:?}", row.confidence).to_lowercase();
+        text.push_str(&format!(
+            "\n{} {}: {}{}\n  rule {}, {} reading(s), confidence {confidence}, {:.1}s old; {}\n",
+            printable(&row.subject),
+            row.verdict.words(),
+            printable(&by),
+            printable(&row.meaning),
+            row.rule,
+            row.readings,
+            row.age_ms as f64 / 1000.0,
+            row.method,
+        ));
+    }
+    let mut reasons: Vec<&str> = Vec::new();
+    for row in rows.iter().filter(|row| row.verdict == Verdict::NotObservable) {
+        if !reasons.contains(&row.meaning.as_str()) {
+            reasons.push(&row.meaning);
+        }
+    }
+    for reason in reasons {
+        text.push_str(&format!("\nnot observable: {}\n", printable(reason)));
+    }
+    text
+}
