@@ -58,7 +58,7 @@ services() {
         systemd-run --wait --quiet -p PrivateTmp=yes -p PrivateNetwork=yes -p SystemCallFilter=@system-service true &&
         systemd-run --wait --quiet -p IPAddressDeny=any -p DevicePolicy=closed ls / &&
         unshare --fork --pid --mount --net --mount-proc sh -c 'ps ax; mount -t tmpfs inner /mnt; ip link set lo up' &&
-        [ $(find /usr/lib -xdev -type f | head -n 1500 | xargs sha256sum | wc -l) = 1500 ]
+        [ $(find /usr/lib -xdev -type f -print0 | head -z -n 1500 | xargs -0 sha256sum | wc -l) = 1500 ]
 }
 
 round=0
