@@ -67,8 +67,35 @@ impl Registers {
         if self.cr4 & LA57 != 0 { 5 } else { 4 }
     }
 
+    /// Where SYSENTER would lead. AMD's processors know it in 32-bit mode only and keep no more of the register than that
+    /// needs (APM vol. 2, 6.1.1), so on them, and on KVM there, the upper half of what Linux writes is lost; its code
+    /// lies in the topmost 2 GiB.
+    pub fn sysenter_target(&self) -> u64 {
+        let has_upper_half = self.sysenter_eip >> 31 != 1;
+        if has_upper_half { self.sysenter_eip } else { self.sysenter_eip | 0xffff_ffff_0000_0000 }
+    }
+
     /// The kernel's GS base, whoever runs: the one of the two that is a kernel address.
     pub fn kernel_gs(&self) -> u64 {
         if self.cpl == 0 && self.gs_base >> 63 != 0 { self.gs_base } else { self.kernel_gs_base }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_of_a_sysenter_register_is_the_kernels_address() {
+        let check = |sysenter_eip, expected| {
+            let registers = Registers { sysenter_eip, ..Registers::default() };
+            assert_eq!(registers.sysenter_target(), expected, "{sysenter_eip:#x}");
+        };
+        check(0xffff_ffff_b480_17b0, 0xffff_ffff_b480_17b0);
+        check(0xb480_17b0, 0xffff_ffff_b480_17b0);
+        check(0, 0);
+        // No half of an address in the kernel's code.
+        check(0x1234_5678, 0x1234_5678);
+        check(0x7fff_b480_17b0, 0x7fff_b480_17b0);
     }
 }

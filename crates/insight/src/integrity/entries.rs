@@ -58,7 +58,7 @@ impl Look<'_> {
                 points.push(EntryPoint { vcpu_id: vcpu.vcpu_id, way, address, target });
             };
             for (way, address) in
-                [("LSTAR", vcpu.lstar), ("CSTAR", vcpu.cstar), ("SYSENTER_EIP", vcpu.sysenter_eip)]
+                [("LSTAR", vcpu.lstar), ("CSTAR", vcpu.cstar), ("SYSENTER_EIP", vcpu.sysenter_target())]
             {
                 if address != 0 {
                     add(way.to_owned(), address);
@@ -103,7 +103,7 @@ impl Look<'_> {
             for (register, value, expected) in [
                 ("LSTAR", vcpu.lstar, LSTAR),
                 ("CSTAR", vcpu.cstar, CSTAR),
-                ("SYSENTER_EIP", vcpu.sysenter_eip, SYSENTER),
+                ("SYSENTER_EIP", vcpu.sysenter_target(), SYSENTER),
             ] {
                 let is_right = |name: &&str| self.symbol(name).is_ok_and(|symbol| symbol.0 == value);
                 if value != 0 && !expected.iter().any(is_right) {
