@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use images::Cache;
-use machine::EngineFinding;
+use machine::{EngineFinding, TscStability as Stability};
 
 use crate::failure::{ANSWER_IS_NO, Failure};
 use crate::output::say;
@@ -12,6 +12,7 @@ use crate::output::say;
 pub fn run() -> Result<u8, Failure> {
     let findings = machine::findings();
     say(&engines(&findings))?;
+    say(&time(machine::tsc_stability()))?;
     say(&paging(machine::paging_finding()))?;
     say(&default_guest(Cache::of_user().ok().as_ref(), images::has_apt()))?;
     Ok(if findings.iter().any(|finding| finding.usable) { 0 } else { ANSWER_IS_NO })
@@ -30,6 +31,22 @@ fn engines(findings: &[EngineFinding]) -> String {
     let auto = best.map_or("finds none".to_owned(), |finding| format!("takes {}", finding.kind));
     let _ = writeln!(text, "  auto  {auto}");
     text
+}
+
+fn time(stability: Stability) -> String {
+    let (answer, help) = match stability {
+        Stability::Stable => ("is stable: the host's kernel would keep its own time by it", ""),
+        Stability::Promised => {
+            ("should be stable: the processor promises it, and the kernel does not say", "")
+        }
+        Stability::Unstable => (
+            "is not stable: the host's kernel does not keep its time by it, so guests' clocks may jump or drift",
+            "look into the kernel's log for what it says of the TSC; a host that is a VM needs one whose TSC is stable",
+        ),
+        Stability::Unknown => ("may not be stable: neither the processor nor the kernel says so", ""),
+    };
+    let help = if help.is_empty() { String::new() } else { format!("        help: {help}\n") };
+    format!("time\n  TSC   {answer}\n{help}")
 }
 
 fn paging((works, why, help): (bool, String, Option<String>)) -> String {
@@ -79,6 +96,18 @@ mod tests {
         let expected = "engines\n  kvm   does not work: because\n        help: load it\n  soft  works: because\n  auto  takes soft\n";
         assert_eq!(engines(&both), expected);
         assert!(engines(&both[..1]).ends_with("  auto  finds none\n"));
+    }
+
+    #[test]
+    fn a_tsc_that_guests_cannot_rely_on_is_named() {
+        assert_eq!(
+            time(Stability::Stable),
+            "time\n  TSC   is stable: the host's kernel would keep its own time by it\n"
+        );
+        assert!(
+            time(Stability::Unstable).contains("is not stable")
+                && time(Stability::Unstable).contains("help: ")
+        );
     }
 
     #[test]

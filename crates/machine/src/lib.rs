@@ -60,6 +60,7 @@ pub use control::{MachineControl, PauseError, Phase, StopCause};
 pub use crash::{Crash, CrashCause};
 pub use devices::virtio::balloon::BalloonReading;
 pub use engine::{EngineChoice, EngineFinding, EngineKind, findings};
+pub use host::tsc::{Stability as TscStability, stability as tsc_stability};
 pub use paging::paging_finding;
 pub use plan::{
     BasePlan, Complaint, ConsoleKind, DiskPlan, Forward, ImagePlan, NetBackend, NetPlan, OnReset, PagingPlan,
