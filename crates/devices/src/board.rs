@@ -87,6 +87,9 @@ pub struct Board {
     times: Vec<VcpuTime>,
     wall_clock_msr: u64,
     counters: BoardCounters,
+    /// The engine, if it takes notifications, and what it was told.
+    wires: Option<Arc<dyn vcpu::Wires>>,
+    laid: Vec<vcpu::Wire>,
 }
 
 /// Who answers at a port.
@@ -145,6 +148,8 @@ impl Board {
             mmio: MmioBus::default(),
             wall_clock_msr: 0,
             counters: BoardCounters::default(),
+            wires: None,
+            laid: Vec::new(),
         };
         board.add_devices(Nanos(0)).expect("the layout gives every port once");
         board.settle();
@@ -178,6 +183,7 @@ impl Board {
     fn settle(&mut self) {
         if self.pci.take_touched() {
             self.set_pci_lines();
+            self.lay_wires();
         }
         self.controllers.settle(self.lines.take_edges());
     }
@@ -185,6 +191,16 @@ impl Board {
     fn set_pci_lines(&mut self) {
         for (line, high) in self.pci_lines.iter().zip(self.pci.lines()) {
             line.set(high);
+        }
+    }
+
+    /// Tells the engine where notifications go now, if that has changed.
+    fn lay_wires(&mut self) {
+        let Some(wires) = &self.wires else { return };
+        let wanted = self.pci.wires();
+        if wanted != self.laid {
+            wires.set_wires(&wanted);
+            self.laid = wanted;
         }
     }
 
@@ -335,6 +351,13 @@ impl Board {
     /// [`Board::set_apic_state`] carry what they are.
     pub fn set_apics(&mut self, elsewhere: Option<Arc<dyn vcpu::LocalApics>>) {
         self.controllers.set_apics(elsewhere);
+    }
+
+    /// From now on the engine takes notifications to devices, or none does and they are visits of the board.
+    pub fn set_wires(&mut self, wires: Option<Arc<dyn vcpu::Wires>>) {
+        self.wires = wires;
+        self.laid.clear();
+        self.lay_wires();
     }
 
     /// The state of a vCPU's local APIC, as far as the board has it.

@@ -9,6 +9,7 @@
 use x86::Gpa;
 
 use crate::event::{BoardEvent, BoardEvents};
+use crate::layout;
 
 /// Devices on a bus, functions in a device.
 const DEVICE_COUNT: u8 = 32;
@@ -40,6 +41,11 @@ pub trait PciFunction: Send {
 
     /// Writes likewise.
     fn write_memory(&mut self, _offset: u64, _size: u8, _value: u64) {}
+
+    /// Places in its memory where a store is nothing but a notification.
+    fn wires(&self) -> Vec<vcpu::Wire> {
+        Vec::new()
+    }
 
     /// Whether it asserts its interrupt pin, INTA.
     fn has_interrupt(&self) -> bool {
@@ -259,6 +265,13 @@ impl PciBus {
     /// Whether a guest touched a function since last asked, so that its interrupt pin may have changed.
     pub fn take_touched(&mut self) -> bool {
         std::mem::take(&mut self.touched)
+    }
+
+    /// Notifications of all functions. Where others of the board may be there are none: those would answer.
+    pub fn wires(&self) -> Vec<vcpu::Wire> {
+        let end = layout::PCI_WINDOW.0 + layout::PCI_WINDOW_BYTES;
+        let is_alone = |wire: &vcpu::Wire| (layout::PCI_WINDOW.0..end).contains(&wire.gpa.0);
+        self.functions.iter().flat_map(|(_, function)| function.wires()).filter(is_alone).collect()
     }
 
     /// Which lines are asserted: each is what all pins on it say together.

@@ -9,7 +9,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, MsrExitReason, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd};
 use mem::GuestMemory;
-use vcpu::{Engine, EngineError, LocalApics, Vcpu};
+use vcpu::{Engine, EngineError, LocalApics, Vcpu, Wires};
 use x86::{CpuidTable, msr};
 
 use crate::apic::KernelApics;
@@ -17,6 +17,7 @@ use crate::cpuid;
 use crate::dirty::{self, DirtyLog};
 use crate::error::host;
 use crate::vcpu_fd::KvmVcpu;
+use crate::wires::KernelWires;
 
 /// Pins of the board's IOAPIC.
 const IOAPIC_PINS: u64 = 24;
@@ -102,7 +103,8 @@ impl Kvm {
         let make = |(id, table)| self.vcpu(id, table).map(|vcpu| Box::new(vcpu) as Box<dyn Vcpu>);
         let vcpus = (0..).zip(tables).map(make).collect::<Result<_, _>>()?;
         let local_apics = Some(Arc::clone(&self.apics) as Arc<dyn LocalApics>);
-        Ok(Engine { vcpus, local_apics })
+        let wires = Some(Arc::new(KernelWires::new(Arc::clone(&self.vm))) as Arc<dyn Wires>);
+        Ok(Engine { vcpus, local_apics, wires })
     }
 
     /// KVM's log of written pages.

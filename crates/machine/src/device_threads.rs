@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use devices::virtio::{Broken, Doorbell, RunningWorkers, StartWorkers, Wake, Worker};
+use devices::virtio::{Broken, DeviceMetrics, Doorbell, RunningWorkers, StartWorkers, Wake, Worker};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use vcpu::Kick;
 
@@ -70,18 +70,56 @@ impl DeviceThreads {
     }
 }
 
+/// One queue's notifications.
+struct QueueBell {
+    queue: u16,
+    /// The front has rung, and the thread has not heard yet.
+    rung: AtomicBool,
+    /// Rings past the front: an engine that takes notifications itself adds to it, and sets no flag.
+    wire: Arc<OwnedFd>,
+}
+
+impl QueueBell {
+    /// How often it rang past the front since last asked.
+    fn take_wired(&self) -> u64 {
+        let mut count = [0_u8; 8];
+        // Nothing to read is nothing rung.
+        let read = rustix::io::read(&*self.wire, &mut count);
+        if read.is_ok() { u64::from_ne_bytes(count) } else { 0 }
+    }
+}
+
 /// How a thread is called.
 struct Bell {
-    queues: Vec<(u16, AtomicBool)>,
+    queues: Vec<QueueBell>,
     /// The thread looks at nothing but its event, or is about to.
     is_asleep: AtomicBool,
     stop: AtomicBool,
     done: AtomicBool,
     broken: Mutex<Option<Broken>>,
     event: OwnedFd,
+    /// The device's counters, for what its front does not see.
+    metrics: Arc<DeviceMetrics>,
 }
 
 impl Bell {
+    fn new(worker: &dyn Worker, metrics: Arc<DeviceMetrics>) -> std::io::Result<Bell> {
+        let event = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let mut queues = Vec::new();
+        for queue in worker.queues() {
+            queues.push(QueueBell { queue, rung: AtomicBool::new(false), wire: Arc::new(event()?) });
+        }
+        Ok(Bell {
+            queues,
+            is_asleep: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            done: AtomicBool::new(false),
+            broken: Mutex::new(None),
+            event: event()?,
+            metrics,
+        })
+    }
+
     /// Something is to be served. Only the first who says so has to wake the thread.
     fn notify(&self, place: &AtomicBool) {
         // A flag that is up already is heard: it is taken down after the event was emptied.
@@ -96,7 +134,7 @@ impl Bell {
     }
 
     fn is_called(&self) -> bool {
-        self.stop.load(Ordering::Acquire) || self.queues.iter().any(|(_, rung)| rung.load(Ordering::SeqCst))
+        self.stop.load(Ordering::Acquire) || self.queues.iter().any(|queue| queue.rung.load(Ordering::SeqCst))
     }
 
     /// From here on a notification writes to the event. True if one came before.
@@ -133,13 +171,18 @@ impl StartWorkers for DeviceThreads {
         &self,
         name: &str,
         workers: Vec<Box<dyn Worker>>,
+        metrics: &Arc<DeviceMetrics>,
         on_broken: Box<dyn Fn(&Broken) + Send + Sync>,
     ) -> Box<dyn RunningWorkers> {
         let on_broken: Arc<OnBroken> = Arc::from(on_broken);
         let (threads, gate) = (Arc::clone(&self.threads), Arc::clone(&self.gate));
         let mut running = Running { bells: Vec::new(), threads, gate };
         for (n, worker) in workers.into_iter().enumerate() {
-            if let Err(error) = self.start_one(&mut running, &format!("{name}.{n}"), worker, &on_broken) {
+            let thread = format!("{name}.{n}");
+            let bell = Bell::new(&*worker, Arc::clone(metrics));
+            let started =
+                bell.and_then(|bell| self.start_one(&mut running, &thread, worker, bell, &on_broken));
+            if let Err(error) = started {
                 tracing::error!("cannot start a thread for {name}: {error}");
                 let queue = running.bells.len() as u16;
                 on_broken(&Broken { queue, what: "the host gives no thread".to_owned() });
@@ -155,19 +198,10 @@ impl DeviceThreads {
         running: &mut Running,
         name: &str,
         worker: Box<dyn Worker>,
+        bell: Bell,
         on_broken: &Arc<OnBroken>,
     ) -> std::io::Result<()> {
-        let queues = worker.queues().into_iter().map(|queue| (queue, AtomicBool::new(false))).collect();
-        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let (stop, done) = (AtomicBool::new(false), AtomicBool::new(false));
-        let bell = Arc::new(Bell {
-            queues,
-            is_asleep: AtomicBool::new(false),
-            stop,
-            done,
-            broken: Mutex::new(None),
-            event,
-        });
+        let bell = Arc::new(bell);
         let (panic, has_panicked) = (Arc::clone(&self.panic), Arc::clone(&self.has_panicked));
         let (attendant, patience) = (Arc::clone(&self.attendant), self.patience);
         let thread = {
@@ -227,9 +261,12 @@ fn wait(worker: &dyn Worker, bell: &Bell, patience: &mut Patience, wakes: &mut V
         std::hint::spin_loop();
     }
     let is_called = bell.fall_asleep();
+    let mut wired = false;
     // Files are looked at also when there is no need to sleep: a busy queue must not keep them from being served.
     if !is_called || !sources.is_empty() || !sinks.is_empty() {
         let mut files = vec![PollFd::new(&bell.event, PollFlags::IN)];
+        files.extend(bell.queues.iter().map(|queue| PollFd::new(&*queue.wire, PollFlags::IN)));
+        let first_source = files.len();
         files.extend(sources.iter().map(|file| PollFd::from_borrowed_fd(file.as_fd(), PollFlags::IN)));
         files.extend(sinks.iter().map(|file| PollFd::from_borrowed_fd(file.as_fd(), PollFlags::OUT)));
         // Interrupted by a signal: nothing is ready, and the loop comes back.
@@ -238,14 +275,23 @@ fn wait(worker: &dyn Worker, bell: &Bell, patience: &mut Patience, wakes: &mut V
         if is_ready(0) {
             bell.silence();
         }
-        wakes.extend((0..sources.len()).filter(|n| is_ready(1 + n)).map(Wake::Readable));
-        wakes.extend((0..sinks.len()).filter(|n| is_ready(1 + sources.len() + n)).map(Wake::Writable));
+        for (_, queue) in bell.queues.iter().enumerate().filter(|(n, _)| is_ready(1 + n)) {
+            DeviceMetrics::add(&bell.metrics.notifications, queue.take_wired());
+            wakes.push(Wake::Notified(queue.queue));
+            wired = true;
+        }
+        wakes.extend((0..sources.len()).filter(|n| is_ready(first_source + n)).map(Wake::Readable));
+        let first_sink = first_source + sources.len();
+        wakes.extend((0..sinks.len()).filter(|n| is_ready(first_sink + n)).map(Wake::Writable));
     }
     bell.is_asleep.store(false, Ordering::SeqCst);
-    let rung = bell.queues.iter().filter(|(_, rung)| rung.swap(false, Ordering::SeqCst));
+    let rung = bell.queues.iter().filter(|queue| queue.rung.swap(false, Ordering::SeqCst));
     let others = wakes.len();
-    wakes.extend(rung.map(|(queue, _)| Wake::Notified(*queue)));
-    if wakes.len() > others {
+    wakes.extend(rung.map(|queue| Wake::Notified(queue.queue)));
+    if wired {
+        // What rings past the front sets no flag that a look would see.
+        patience.called(Duration::MAX);
+    } else if wakes.len() > others {
         patience.called(start.elapsed());
     }
     if deadline.is_some_and(|at| at <= Instant::now()) {
@@ -265,10 +311,15 @@ fn time_left(is_called: bool, deadline: Option<Instant>) -> Option<Timespec> {
 impl Doorbell for Running {
     fn notify(&self, queue: u16) {
         for bell in &self.bells {
-            if let Some((_, place)) = bell.queues.iter().find(|(served, _)| *served == queue) {
-                bell.notify(place);
+            if let Some(place) = bell.queues.iter().find(|place| place.queue == queue) {
+                bell.notify(&place.rung);
             }
         }
+    }
+
+    fn events(&self) -> Vec<(u16, Arc<OwnedFd>)> {
+        let queues = self.bells.iter().flat_map(|bell| &bell.queues);
+        queues.map(|queue| (queue.queue, Arc::clone(&queue.wire))).collect()
     }
 }
 

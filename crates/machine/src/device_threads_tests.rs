@@ -53,6 +53,7 @@ struct Scene {
     calls: Arc<AtomicU32>,
     broken: Arc<Mutex<Vec<Broken>>>,
     gone: Arc<()>,
+    metrics: Arc<DeviceMetrics>,
 }
 
 impl Scene {
@@ -61,7 +62,7 @@ impl Scene {
         let kick = Arc::clone(&attendant) as Arc<dyn Kick>;
         let threads = DeviceThreads::new(Arc::clone(&gate), kick, Patience::new(1, 2));
         let (calls, broken, gone) = (Arc::default(), Arc::default(), Arc::default());
-        Scene { gate, attendant, threads, calls, broken, gone }
+        Scene { gate, attendant, threads, calls, broken, gone, metrics: Arc::default() }
     }
 
     fn start(&self, act: fn() -> Result<(), Broken>, deadline: Option<Instant>) -> Box<dyn RunningWorkers> {
@@ -69,7 +70,7 @@ impl Scene {
         let worker = Counting { calls, act, deadline, _gone: gone };
         let broken = Arc::clone(&self.broken);
         let on_broken = Box::new(move |what: &Broken| broken.lock().unwrap().push(what.clone()));
-        self.threads.start("test", vec![Box::new(worker)], on_broken)
+        self.threads.start("test", vec![Box::new(worker)], &self.metrics, on_broken)
     }
 
     fn wait_for_calls(&self, count: u32) {
@@ -94,6 +95,29 @@ fn a_worker_hears_its_start_its_queue_and_its_deadline() {
     running.notify(3);
     scene.wait_for_calls(3);
     assert!(!running.have_stopped());
+}
+
+#[test]
+fn a_notification_past_the_front_is_heard_and_counted() {
+    let scene = Scene::new();
+    let running = scene.start(|| Ok(()), None);
+    scene.wait_for_calls(1);
+    let (queues, events): (Vec<u16>, Vec<_>) = running.events().into_iter().unzip();
+    assert_eq!(queues, [3]);
+    let ring = |event: &OwnedFd| drop(rustix::io::write(event, &1_u64.to_ne_bytes()));
+    let counted = || scene.metrics.notifications.load(Ordering::Relaxed);
+    ring(&events[0]);
+    wait_until(|| counted() == 1);
+    scene.wait_for_calls(2);
+    // The front counts what comes its way itself.
+    running.notify(3);
+    scene.wait_for_calls(3);
+    assert_eq!(counted(), 1);
+    // Several may come as one; each is counted.
+    assert!(scene.gate.close(|| (), || true));
+    (0..3).for_each(|_| ring(&events[0]));
+    scene.gate.open();
+    wait_until(|| counted() == 4);
 }
 
 #[test]

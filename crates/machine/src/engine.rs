@@ -245,7 +245,7 @@ pub(crate) fn make(
             let engine = soft::Soft::new(Arc::clone(memory), soft::Config::default())?;
             let make = |table| engine.create_vcpu(table).map(|vcpu| Box::new(vcpu) as Box<dyn Vcpu>);
             let vcpus = tables.into_iter().map(make).collect::<Result<_, _>>()?;
-            Ok(Engine { vcpus, local_apics: None })
+            Ok(Engine { vcpus, local_apics: None, wires: None })
         }
     }
 }

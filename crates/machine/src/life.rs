@@ -178,7 +178,7 @@ impl Life {
         let cpuid: Vec<CpuidTable> =
             (0..plan.vcpu_count).map(|id| cpuid(plan.vcpu_count, id, maker.limit.as_ref())).collect();
         let engine = (maker.make)(maker.kind, &memory, cpuid.clone()).map_err(AssemblyError::Engine)?;
-        let Engine { mut vcpus, local_apics } = engine;
+        let Engine { mut vcpus, local_apics, wires } = engine;
         let bells = Arc::new(Bells::default());
         bells.set(vcpus.iter().map(|vcpu| Bell::new(vcpu.kicker())).collect());
         let seats = Arc::new(vcpus.iter().map(|_| Seat::new()).collect());
@@ -191,6 +191,7 @@ impl Life {
         let mut board = Board::new(board_plan, Arc::clone(&memory), serial, sink);
         set_first_states(&mut vcpus, &mut state, &board, &time).map_err(AssemblyError::Engine)?;
         board.set_apics(local_apics);
+        board.set_wires(wires);
         let alarm = Arc::new(Alarm::default());
         let gate = Arc::new(Gate::default());
         let attendant = Arc::clone(&alarm) as Arc<dyn vcpu::Kick>;

@@ -157,7 +157,7 @@ pub(crate) fn machine(
             runs: 0,
         };
         let vcpus = tables.into_iter().map(scripted).map(|vcpu| Box::new(vcpu) as Box<dyn Vcpu>).collect();
-        Ok(Engine { vcpus, local_apics: None })
+        Ok(Engine { vcpus, local_apics: None, wires: None })
     });
     let maker = VcpuMaker { kind: EngineKind::Soft, make, limit: None };
     (build_on(plan, console, maker).unwrap(), injected)

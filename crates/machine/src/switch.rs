@@ -108,6 +108,7 @@ fn hand_over(life: &Life, engine: &mut Engine, mut states: Vec<VcpuState>) -> Re
         }
     }
     board.set_apics(engine.local_apics.clone());
+    board.set_wires(engine.wires.clone());
     set_all(engine, &states)?;
     let has_apics = engine.local_apics.is_some();
     let rest = |state: &VcpuState| match () {

@@ -22,6 +22,7 @@ mod exit;
 mod local_apic;
 mod state;
 mod statistics;
+mod wires;
 
 use std::sync::Arc;
 
@@ -31,6 +32,7 @@ pub use exit::{Exit, Injection, Reply, TripleFault, Unrunnable};
 pub use local_apic::{LOCAL_APIC_REGISTERS, LocalApicState, LocalApics};
 pub use state::{DebugRegisters, Msrs, VcpuState, XSAVE_BYTES, gpr};
 pub use statistics::{EngineStatistics, Unit};
+pub use wires::{Wire, Wires};
 
 /// One virtual CPU, driven by one thread at a time.
 pub trait Vcpu: Send {
@@ -92,6 +94,8 @@ pub struct Engine {
     pub vcpus: Vec<Box<dyn Vcpu>>,
     /// Their local APICs, if the engine has its own.
     pub local_apics: Option<Arc<dyn LocalApics>>,
+    /// Who takes notifications to devices, if the engine can.
+    pub wires: Option<Arc<dyn Wires>>,
 }
 
 /// Makes a running vCPU come back. Any thread may do so.

@@ -225,6 +225,13 @@ impl PciFunction for VirtioFunction {
         self.write_part((offset - within) as u32, within, size, value);
     }
 
+    fn wires(&self) -> Vec<vcpu::Wire> {
+        let Some((start, _)) = self.window() else { return Vec::new() };
+        let place = |queue: u16| Gpa(start.0 + u64::from(NOTIFY) + u64::from(queue) * u64::from(NOTIFY_STEP));
+        let events = self.transport.events().into_iter();
+        events.map(|(queue, event)| vcpu::Wire { gpa: place(queue), event }).collect()
+    }
+
     fn has_interrupt(&self) -> bool {
         let is_on = self.config.word(COMMAND) & PIN_DISABLE == 0;
         is_on && self.transport.shared.has_status() && !self.transport.shared.vectors().msix.is_enabled()

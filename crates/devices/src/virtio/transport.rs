@@ -9,6 +9,7 @@
 //! Every write is checked against the status (2.1, 3.1.1, 4.1.4.3.2). What a driver may not do changes nothing and
 //! is counted.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::virtio::device::{Setup, VirtioDevice};
@@ -241,7 +242,7 @@ impl Transport {
             tracing::debug!("{name}: {broken}");
             shared.set_broken();
         });
-        self.workers = Some(self.links.threads.start(self.device.name(), workers, on_broken));
+        self.workers = Some(self.links.threads.start(self.device.name(), workers, &self.metrics, on_broken));
     }
 
     fn reset(&mut self) {
@@ -272,6 +273,14 @@ impl Transport {
                 workers.notify(index);
             }
             _ => self.shared.violation("notified a queue that does not run"),
+        }
+    }
+
+    /// For each queue that can be notified now, an event that does it without us.
+    pub(super) fn events(&self) -> Vec<(u16, Arc<OwnedFd>)> {
+        match &self.workers {
+            Some(workers) if !self.is_resetting => workers.events(),
+            _ => Vec::new(),
         }
     }
 

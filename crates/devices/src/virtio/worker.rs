@@ -1,9 +1,12 @@
 //! The back of a virtio device: what runs on a thread of the machine between `DRIVER_OK` and reset.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Instant;
 
 use thiserror::Error;
+
+use crate::virtio::metrics::DeviceMetrics;
 
 /// Why a worker is called.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,6 +67,11 @@ pub trait Worker: Send {
 pub trait Doorbell: Send {
     /// The driver notified `queue`.
     fn notify(&self, queue: u16);
+
+    /// For each queue an eventfd: adding to it is a notification too, by whoever cannot call.
+    fn events(&self) -> Vec<(u16, Arc<OwnedFd>)> {
+        Vec::new()
+    }
 }
 
 /// The running workers of one device.
@@ -82,11 +90,12 @@ pub trait RunningWorkers: Doorbell {
 /// Puts workers on threads; the machine does it for guests, tests run them in place.
 pub trait StartWorkers: Send + Sync {
     /// Starts the workers of the device called `name`. `on_broken` is called, on any thread, when one ends with
-    /// [`Broken`].
+    /// [`Broken`]. Notifications that come by [`Doorbell::events`] are counted in `metrics`.
     fn start(
         &self,
         name: &str,
         workers: Vec<Box<dyn Worker>>,
+        metrics: &Arc<DeviceMetrics>,
         on_broken: Box<dyn Fn(&Broken) + Send + Sync>,
     ) -> Box<dyn RunningWorkers>;
 }

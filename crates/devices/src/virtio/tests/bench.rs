@@ -1,16 +1,18 @@
 //! A test bench for any virtio device: a PCI function, memory, and workers that run in place.
 
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use mem::GuestMemory;
+use rustix::event::{EventfdFlags, eventfd};
 use x86::Gpa;
 
 use crate::pci::PciFunction;
 use crate::virtio::{
-    Broken, Doorbell, Links, RunningWorkers, SendMsi, StartWorkers, VirtioDevice, VirtioFunction, Wake,
-    Worker,
+    Broken, DeviceMetrics, Doorbell, Links, RunningWorkers, SendMsi, StartWorkers, VirtioDevice,
+    VirtioFunction, Wake, Worker,
 };
 
 /// Registers of the common configuration, by their offsets in the function's window (4.1.4.3).
@@ -62,6 +64,7 @@ type OnBroken = Box<dyn Fn(&Broken) + Send + Sync>;
 struct Team {
     workers: Vec<Box<dyn Worker>>,
     notified: Vec<u16>,
+    events: Vec<(u16, Arc<OwnedFd>)>,
     is_stopping: bool,
     on_broken: Option<OnBroken>,
 }
@@ -76,7 +79,13 @@ struct Running(Arc<Mutex<Team>>);
 pub(super) struct NoThreads;
 
 impl StartWorkers for NoThreads {
-    fn start(&self, name: &str, _: Vec<Box<dyn Worker>>, _: OnBroken) -> Box<dyn RunningWorkers> {
+    fn start(
+        &self,
+        name: &str,
+        _: Vec<Box<dyn Worker>>,
+        _: &Arc<DeviceMetrics>,
+        _: OnBroken,
+    ) -> Box<dyn RunningWorkers> {
         panic!("nobody starts {name}")
     }
 }
@@ -86,9 +95,12 @@ impl StartWorkers for InPlace {
         &self,
         _name: &str,
         workers: Vec<Box<dyn Worker>>,
+        _metrics: &Arc<DeviceMetrics>,
         on_broken: OnBroken,
     ) -> Box<dyn RunningWorkers> {
-        let team = Team { workers, on_broken: Some(on_broken), ..Team::default() };
+        let event = |queue| (queue, Arc::new(eventfd(0, EventfdFlags::CLOEXEC).unwrap()));
+        let events = workers.iter().flat_map(|worker| worker.queues()).map(event).collect();
+        let team = Team { workers, events, on_broken: Some(on_broken), ..Team::default() };
         let team = Arc::new(Mutex::new(team));
         self.0.lock().unwrap().push(Arc::clone(&team));
         Box::new(Running(team))
@@ -101,6 +113,10 @@ impl Doorbell for Running {
         if !team.notified.contains(&queue) {
             team.notified.push(queue);
         }
+    }
+
+    fn events(&self) -> Vec<(u16, Arc<OwnedFd>)> {
+        self.0.lock().unwrap().events.clone()
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::bench::*;
+use crate::layout;
 use crate::pci::PciFunction;
 use crate::virtio::DeviceMetrics;
 use crate::virtio::entropy::Entropy;
@@ -223,4 +224,25 @@ fn every_queue_has_a_place_and_the_one_behind_the_last_has_none() {
     bench.write(QUEUE_SELECT, 2, 1);
     assert_eq!(bench.read(QUEUE_SIZE, 2), 0);
     assert_eq!(bench.read(CONFIG, 8), 0);
+}
+
+#[test]
+fn a_notification_has_a_wire_as_long_as_it_means_something() {
+    let (mut bench, _) = bench();
+    let check = |bench: &Bench, expected: &[u64], why: &str| {
+        let wires = bench.function.wires();
+        let places: Vec<u64> = wires.iter().map(|wire| wire.gpa.0 - layout::PCI_WINDOW.0).collect();
+        assert_eq!(places, expected, "{why}");
+    };
+    check(&bench, &[], "nobody drives it");
+    bench.set_up(0, |_| Some(RINGS));
+    check(&bench, &[0x8000 + 0x3000], "it runs");
+    bench.function.write_config(0x10, 4, layout::PCI_WINDOW.0 as u32 + 0x10_0000);
+    check(&bench, &[0x10_3000], "it moves with the window");
+    bench.function.write_config(4, 2, 0x4);
+    check(&bench, &[], "the window is closed");
+    bench.function.write_config(4, 2, 0x6);
+    check(&bench, &[0x10_3000], "the window is open again");
+    bench.reset();
+    check(&bench, &[], "the driver has reset it");
 }
