@@ -10,6 +10,8 @@
  *   void      jumps to mapped pages that no memory is behind
  *   triple    loads an empty IDT and faults
  *   random    executes random bytes in ring 0
+ *   nested    tries to be a hypervisor itself, with every instruction of SVM and VMX, and says what came of each
+ *   emulate   has a device's memory as the operand of instructions that no device is for
  *
  * Modes that come to an end say `survived` and leave with 0x20; `random` and `void` may end in any way a processor can.
  */
@@ -209,6 +211,68 @@ static void nowhere(void)
         jump(places[index]);
 }
 
+/* Handlers that keep the vector. */
+__asm__(".globl fault_ud, fault_gp\n"
+        "fault_ud:\n  movq $6, vector(%rip)\n  jmp any_fault\n"
+        "fault_gp:\n  movq $13, vector(%rip)\n  jmp any_fault\n");
+extern char fault_ud[], fault_gp[];
+u64 vector;
+
+static void told(const char *name)
+{
+    put(name);
+    put(vector == 6 ? ": #UD\n" : vector == 13 ? ": #GP\n" : ": no fault\n");
+    vector = 0;
+}
+
+/* The operands are addresses of memory, so that nothing but the instruction itself can be wrong. */
+static void nested(void)
+{
+    static u64 page[512] __attribute__((aligned(4096)));
+    register u64 low __asm__("r12") = (u64)page;
+    register u64 value __asm__("r13") = 1 << 12;
+    set_gate(6, fault_ud);
+    set_gate(13, fault_gp);
+#define TRY(name, statement)                                                                      \
+    SURVIVE("movq %%r12, %%rax\n movq %%r12, %%rcx\n" statement);                                 \
+    told(name)
+    TRY("EFER.SVME", "movl $0xc0000080, %%ecx\n rdmsr\n orl %%r13d, %%eax\n wrmsr");
+    TRY("CR4.VMXE", "movq %%cr4, %%rax\n orq $0x2000, %%rax\n movq %%rax, %%cr4");
+    TRY("vmrun", "vmrun");
+    TRY("vmload", "vmload");
+    TRY("vmsave", "vmsave");
+    TRY("stgi", "stgi");
+    TRY("clgi", "clgi");
+    TRY("skinit", "skinit");
+    TRY("invlpga", "invlpga %%rax, %%ecx");
+    TRY("vmxon", "vmxon (%%r12)");
+    TRY("vmclear", "vmclear (%%r12)");
+    TRY("vmptrld", "vmptrld (%%r12)");
+    TRY("vmptrst", "vmptrst (%%r12)");
+    TRY("vmlaunch", "vmlaunch");
+    TRY("vmresume", "vmresume");
+    TRY("vmread", "vmread %%rax, %%rbx");
+    TRY("vmwrite", "vmwrite %%rax, %%rbx");
+    TRY("vmxoff", "vmxoff");
+    TRY("invept", "invept (%%r12), %%rax");
+    TRY("invvpid", "invvpid (%%r12), %%rax");
+}
+
+/* Loads and stores of kinds that a hypervisor has to carry out itself, if it can. */
+static void emulate(void)
+{
+    static u64 high_pd[512] __attribute__((aligned(4096)));
+    extern u64 pdpt[];
+    for (int index = 0; index < 512; index++)
+        high_pd[index] = 0xc0000000ul + index * 0x200000ul + 0x83;
+    pdpt[3] = (u64)high_pd | 7;
+    register u64 low __asm__("r12") = 0xfec00000;
+    register u64 value __asm__("r13") = 0;
+    SURVIVE("fninit\n fldl (%%r12)\n fstpl (%%r12)");
+    SURVIVE("cvtsi2sdq (%%r12), %%xmm0");
+    SURVIVE("fxsave (%%r12)");
+}
+
 static void triple(void)
 {
     struct pointer empty = { 0, 0 };
@@ -251,6 +315,10 @@ void guest_main(u32 *info)
         random_code();
     else if (is_mode(words, "triple"))
         triple();
+    else if (is_mode(words, "nested"))
+        nested();
+    else if (is_mode(words, "emulate"))
+        emulate();
     else if (is_mode(words, "faults")) {
         set_gate(14, bad_handler);
         *(volatile u8 *)0x40000000 = 1;

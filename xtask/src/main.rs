@@ -29,8 +29,10 @@ usage: cargo xtask TASK
   check    formatting, lints, house rules, documentation
   tidy     the house rules alone
   test     check, then every test; the last line counts them
-  test-kvm [--quick]
-           guests on KVM inside of QEMU, beside the same guests on the software CPU
+  test-kvm [--quick | NAME,NAME]
+           guests on KVM inside of QEMU, beside the same guests on the software CPU: all, those that `test` has
+           time for, or these of engines, bare, hostile, linux, again, limited, moving1, moving2, looking;
+           `boots` alone counts how often Linux comes up, also under QEMU's own KVM
   guest    fetch the default guest, which whole-guest tests run
   debian   make the image debian:12, which a whole-guest test runs
   bench boot [--runs N]
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
         ["test"] => steps::run(test::steps()),
         ["test-kvm"] => nest::run(nest::Set::All),
         ["test-kvm", "--quick"] => nest::run(nest::Set::Quick),
+        ["test-kvm", names] => nest::run(nest::Set::Named(names)),
         ["guest"] => test::fetch_guest(),
         ["debian"] => test::make_debian(),
         ["bench", "boot", options @ ..] => bench::runs(options).and_then(bench::boot),

@@ -120,18 +120,28 @@ impl Apt {
         packages: &[&str],
         on_progress: OnProgress,
     ) -> Result<(Vec<PathBuf>, [PathBuf; 2]), AptError> {
-        self.get(&["update"], Progress::Listing, on_progress)?;
+        let files = self.download_with_needs(packages, on_progress)?;
         let kernel = self.kernel_package()?;
+        self.get(&["download", &kernel, BUSYBOX_PACKAGE], Progress::Downloading, on_progress)?;
+        Ok((files, [self.package_file(&kernel)?, self.package_file(BUSYBOX_PACKAGE)?]))
+    }
+
+    /// Downloads packages with all that they depend on, as for an empty machine; the files.
+    pub(crate) fn download_with_needs(
+        &self,
+        packages: &[&str],
+        on_progress: OnProgress,
+    ) -> Result<Vec<PathBuf>, AptError> {
+        self.get(&["update"], Progress::Listing, on_progress)?;
         let words = ["--yes", "--no-install-recommends", "--download-only", "install"];
         self.get(&[&words[..], packages].concat(), Progress::Downloading, on_progress)?;
-        self.get(&["download", &kernel, BUSYBOX_PACKAGE], Progress::Downloading, on_progress)?;
         let folder = self.folder.join("cache/archives");
         let entries =
             fs::read_dir(&folder).map_err(|source| io_error(format!("read {}", folder.display()), source))?;
         let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
         files.retain(|path| path.extension().is_some_and(|extension| extension == "deb"));
         files.sort();
-        Ok((files, [self.package_file(&kernel)?, self.package_file(BUSYBOX_PACKAGE)?]))
+        Ok(files)
     }
 
     /// Downloads the newest kernel and busybox packages; the two files.
@@ -255,6 +265,14 @@ impl Apt {
             said: format!("it left no package {package}"),
         })
     }
+}
+
+/// Unpacks all files of a package into the folder `to`, without installing it.
+pub(crate) fn unpack(package: &Path, to: &Path) -> Result<(), AptError> {
+    let mut command = Command::new("dpkg-deb");
+    command.arg("--extract").arg(package).arg(to).env("LC_ALL", "C").stdin(Stdio::null());
+    let output = command.output().map_err(|source| start_error("dpkg-deb", source))?;
+    check("dpkg-deb --extract", output.status, &String::from_utf8_lossy(&output.stderr))
 }
 
 /// Opens the tar archive inside a package and gives it to `read`.

@@ -1,5 +1,5 @@
 //! What a host needs to be one for guests on KVM: Debian's cloud kernel with the modules of KVM, for tests that bring
-//! a host of their own.
+//! a host of their own. `dummy` and `tun` give that host and its guests a network.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -16,14 +16,14 @@ use crate::work::Work;
 /// The link to the folder in use.
 const LINK: &str = "kvm-host";
 /// In the order in which they are to be loaded.
-const MODULES: [&str; 3] = ["irqbypass", "kvm", "kvm-amd"];
+const MODULES: [&str; 5] = ["irqbypass", "kvm", "kvm-amd", "dummy", "tun"];
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KvmHost {
     /// A bzImage.
     pub kernel: PathBuf,
-    /// KVM's modules for a processor with SVM, in the order in which they are to be loaded.
+    /// KVM's modules for a processor with SVM and the network's, in the order in which they are to be loaded.
     pub modules: Vec<PathBuf>,
 }
 

@@ -26,6 +26,7 @@ mod kvm_host;
 mod modules;
 mod package;
 mod passt;
+mod qemu;
 mod runs;
 mod store;
 mod tree;
@@ -43,6 +44,7 @@ pub use guest_config::{GREETING, GuestCommand};
 pub use initrd::INIT_MARKER;
 pub use kvm_host::KvmHost;
 pub use package::PackageError;
+pub use qemu::Qemu;
 pub use runs::RunFolder;
 pub use store::{Freed, Image, ImageKind, Kept, Listed, Store, StoreError};
 

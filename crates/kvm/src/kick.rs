@@ -122,3 +122,50 @@ fn install_handler() -> io::Result<()> {
     });
     result
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A page like the one that a vCPU shares, and a wait like the one inside `KVM_RUN`: it ends when a signal comes.
+    #[test]
+    fn a_thread_that_shut_all_signals_out_hears_its_kick() {
+        // SAFETY: the name ends with a zero byte, and the call keeps nothing of it.
+        let page = unsafe { libc::memfd_create(c"page".as_ptr(), libc::MFD_CLOEXEC) };
+        assert!(page >= 0);
+        // SAFETY: the descriptor is the one just made; the call takes numbers only.
+        assert_eq!(unsafe { libc::ftruncate(page, 4096) }, 0);
+        let kicker = Arc::new(Kicker::new(page, 4096).unwrap());
+        let is_done = Arc::new(AtomicBool::new(false));
+        let thread = {
+            let (kicker, is_done) = (Arc::clone(&kicker), Arc::clone(&is_done));
+            std::thread::spawn(move || {
+                // SAFETY: an all-zero sigset is valid for sigfillset to overwrite.
+                let mut all: libc::sigset_t = unsafe { mem::zeroed() };
+                // SAFETY: `all` is a valid sigset.
+                unsafe { libc::sigfillset(&mut all) };
+                // SAFETY: `all` is a valid sigset; the old mask is not wanted.
+                unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &all, ptr::null_mut()) };
+                kicker.entering();
+                // SAFETY: no descriptors are waited for, so the null pointer is not read.
+                let ended = unsafe { libc::poll(ptr::null_mut(), 0, 10_000) };
+                let error = io::Error::last_os_error().raw_os_error();
+                is_done.store(true, Ordering::SeqCst);
+                (ended, error)
+            })
+        };
+        // More than one: the thread may not have come to its wait yet.
+        while !is_done.load(Ordering::SeqCst) {
+            kicker.kick();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(thread.join().unwrap(), (-1, Some(libc::EINTR)), "the wait was not ended by the kick");
+        assert!(kicker.take());
+        // SAFETY: nobody uses the descriptor any more.
+        unsafe { libc::close(page) };
+    }
+}

@@ -1,0 +1,45 @@
+# One boot of the same kernel and initrd on KVM, by `mother` or by QEMU.
+
+# Hundredths of a second.
+now() { cut -d' ' -f1 /proc/uptime | tr -d .; }
+append="console=ttyS0 noxsave rdinit=/bench"
+start() {
+    case $1 in
+        mother) timeout 100 "$MOTHER" run --engine kvm --kernel kernel --initrd initrd --memory 512M --cmdline "$append" ;;
+        qemu-*)
+            timeout 100 sh ./qemu -accel kvm -cpu max -M "${1#qemu-}" -m 512M -smp 1 -nodefaults -display none -monitor none \
+                -serial stdio -no-reboot -kernel kernel -initrd initrd -append "$append panic=-1"
+            ;;
+    esac
+}
+# Starts a VMM, and when its guest has reached /init, says the time and what KVM counted of it.
+boot() {
+    start=$(now)
+    start "$1" < /dev/null > /tmp/booted 2>/tmp/booted.err &
+    vmm=$!
+    until grep -q '^mother: /init started' /tmp/booted || [ ! -d /proc/$vmm ]; do usleep 20000; done
+    line="BOOT $1 time $(($(now) - start))"
+    for kind in exits io_exits mmio_exits halt_exits irq_exits irq_window_exits insn_emulation; do
+        line="$line $kind $(cat /sys/kernel/debug/kvm/$kind)"
+    done
+    if grep -q '^mother: /init started' /tmp/booted; then
+        echo "$line"
+        wait $vmm
+    else
+        wait $vmm
+        echo "BOOT $1 failed: exit status $?"
+        tail -n 15 /tmp/booted /tmp/booted.err | tr -d '\r' | sed 's/^/     | /'
+        return 1
+    fi
+}
+
+# How often Linux comes up, in many boots in turns: by `mother` and by QEMU.
+boots() {
+    ours=0 theirs=0
+    for round in 1 2 3 4 5 6 7 8 9 10; do
+        boot mother && ours=$((ours + 1))
+        boot qemu-q35 && theirs=$((theirs + 1))
+    done
+    if [ $ours = 10 ]; then pass "ten boots in ten reach /init on KVM"; else fail "ten boots in ten reach /init on KVM" "$ours of mother, $theirs of QEMU"; fi
+    echo "BOOTS mother $ours of 10, qemu $theirs of 10"
+}

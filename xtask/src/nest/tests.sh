@@ -1,0 +1,220 @@
+# The tests of the nested machine, each a function.
+
+pass() { echo "PASS $1 ($(cut -d' ' -f1 /proc/uptime) s)"; }
+fail() { echo "FAIL $1: $2"; [ -z "$3" ] || tail -n "${4:-15}" "$3" | tr -d '\r' | sed 's/^/     | /'; }
+# Whether a condition holds: `check NAME WHY FILE CONDITION...`.
+check() {
+    name=$1 why=$2 file=$3
+    shift 3
+    if "$@"; then pass "$name"; else fail "$name" "$why" "$file"; fi
+}
+# What is the same on every run: no colours, no carriage returns, no times of the kernel's, no word of Mother's.
+plain() { tr -d '\r' | sed -e 's/^\[ *[0-9.]*\] //' -e '/^mother: /d'; }
+# Waits for a line in a file: `await PATTERN FILE SECONDS`; not longer than the process `$vmm` lives.
+vmm=
+await() {
+    waited=0
+    until grep -q "$1" "$2" 2>/dev/null; do
+        [ $waited -lt "$3" ] && { [ -z "$vmm" ] || [ -d /proc/$vmm ]; } || return 1
+        sleep 1
+        waited=$((waited + 1))
+    done
+}
+# Types a file when the guest says that it listens; with LIVES=2 in its second life too.
+typed() {
+    [ -n "$1" ] || return
+    await '^mother: /init started' "$2" 140
+    sleep 1
+    cat "$1"
+    [ "$LIVES" = 2 ] || return
+    waited=0
+    until [ "$(grep -c '^mother: /init started' "$2")" = 2 ] || [ $waited -gt 90 ]; do sleep 1; waited=$((waited + 1)); done
+    sleep 1
+    cat "$1"
+}
+
+# One guest on one engine; its transcript is left in /tmp/ENGINE.
+one() {
+    engine=$1
+    shift
+    : > /tmp/$engine.raw
+    typed "$INPUT" /tmp/$engine.raw |
+        timeout 150 "$MOTHER" run --engine $engine --timeout "${LIMIT:-140s}" "$@" > /tmp/$engine.raw 2>/tmp/$engine.err
+    echo "exit status $?" >> /tmp/$engine.raw
+    plain < /tmp/$engine.raw | sed -n "${KEEP:-p}" > /tmp/$engine
+}
+
+# A guest on both engines, with the same words: same console, same exit status.
+both() {
+    name=$1
+    shift
+    for engine in kvm soft; do
+        [ -z "$DISK" ] || cp "$DISK" /tmp/disk
+        one $engine "$@"
+        [ -z "$DISK" ] || md5sum < /tmp/disk >> /tmp/$engine
+    done
+    if ! grep -q "${WANTED:-^exit status 0$}" /tmp/kvm; then
+        fail "$name" "not as expected on kvm" /tmp/kvm.raw
+        tail -n 3 /tmp/kvm.err
+    elif cmp -s /tmp/kvm /tmp/soft; then
+        pass "$name"
+    else
+        fail "$name" "kvm and soft differ"
+        diff /tmp/kvm /tmp/soft | head -n 20 | sed 's/^/     | /'
+    fi
+}
+
+engines() {
+    "$MOTHER" doctor > /tmp/doctor 2>&1
+    check "auto takes kvm here" "" /tmp/doctor grep -q '^  auto .*kvm' /tmp/doctor
+    # The vCPU's own tests, one by one: one that hangs takes no other with it.
+    for test in $(./kvm-tests --list 2>/dev/null | sed -n 's/: test$//p'); do
+        timeout 30 ./kvm-tests --exact "$test" > /tmp/kvm-test 2>&1
+        status=$?
+        [ $status = 0 ] && grep -q '^skipped: ' /tmp/kvm-test && status=skipped
+        check "kvm: $(echo "${test##*::}" | tr _ ' ')" "$status" /tmp/kvm-test [ $status = 0 ]
+    done
+}
+
+bare() {
+    WANTED='^exit status 33' both "a bare guest says hello" --kernel hello.bin --debug-exit --memory 32M
+}
+
+hostile() {
+    # Not `nowhere`: its jump to the last canonical address stops QEMU's software CPU itself.
+    for mode in msrs control devices; do
+        WANTED='^exit status 65$' KEEP='/survived/p;/exit status/p' both "a hostile guest survives: $mode" \
+            --kernel hostile.bin --cmdline "$mode" --debug-exit --memory 32M
+    done
+    # STGI and CLGI apart: where the processor has a GIF for guests, Linux 6.1's KVM lets every guest change its own.
+    WANTED='^exit status 65$' KEEP='/^..gi: /!p' both "a guest cannot nest: every instruction of SVM and VMX" \
+        --kernel hostile.bin --cmdline nested --debug-exit --memory 32M
+    WANTED='^exit status 3$' KEEP='/exit status/p' both "a hostile guest crashes alone: triple" \
+        --kernel hostile.bin --cmdline triple --debug-exit --memory 32M
+    check "a triple fault has a report" "" /tmp/kvm.err grep -q -i 'triple fault' /tmp/kvm.err
+    one kvm --kernel hostile.bin --cmdline emulate --debug-exit --memory 32M
+    check "what KVM cannot emulate is a crash of the guest" "" /tmp/kvm.raw grep -q '^exit status 3$' /tmp/kvm.raw
+    check "with registers in its report" "" /tmp/kvm.err grep -q -i 'cannot emulate' /tmp/kvm.err
+    # These end as the processor has it, or go round for ever and are ended.
+    for mode in void random; do
+        LIMIT=20s one kvm --kernel hostile.bin --cmdline $mode --debug-exit --memory 32M
+        check "a hostile guest comes to an end: $mode" "" /tmp/kvm.raw grep -q -E '^exit status (3|65|124)$' /tmp/kvm.raw
+    done
+}
+
+# XSAVE is left out where a guest starts on KVM: QEMU's software CPU does not tell KVM when a guest writes XCR0.
+LINUX="console=ttyS0 quiet noxsave rdinit=/pipe"
+
+linux() {
+    dd if=/dev/urandom of=/tmp/disk.first bs=64k count=32 2>/dev/null
+    INPUT=commands KEEP='/^OUT/p;/^exit status/p' DISK=/tmp/disk.first both "Linux with two CPUs, typed commands and a disk" \
+        --kernel kernel --initrd initrd --cpus 2 --disk /tmp/disk,format=raw --cmdline "$LINUX"
+    want=$(head -c 1048576 /tmp/disk.first | md5sum | cut -c1-32)
+    check "the disk is read right" "" /tmp/kvm grep -q "OUT disk $want" /tmp/kvm
+    want=$(seq 1 200000 | head -c 1048576 | md5sum | cut -c1-32)
+    found=$(tail -c 1048576 /tmp/disk | md5sum | cut -c1-32)
+    check "the disk is written right" "$found" /tmp/kvm [ "$want" = "$found" ]
+}
+
+# A guest resets itself: what it wrote before is on its disk afterwards, and it powers off.
+again() {
+    dd if=/dev/zero of=/tmp/disk.first bs=64k count=16 2>/dev/null
+    LIVES=2 INPUT=again-commands KEEP='/^OUT/p;/^exit status/p' DISK=/tmp/disk.first both "a guest resets, finds its disk and powers off" \
+        --kernel kernel --initrd initrd --disk /tmp/disk,format=raw --cmdline "$LINUX"
+    check "there were two lives" "" /tmp/kvm grep -q "OUT second life" /tmp/kvm
+}
+
+# A guest that is given less than it believes, on KVM.
+limited() {
+    INPUT=fill KEEP='/^OUT/p;/^exit status/p' both "a guest with 64 MiB of its 256 keeps its bytes" \
+        --kernel kernel --initrd initrd --memory 256M --resident-limit 64M --cmdline "$LINUX"
+    check "its sums are right" "" /tmp/kvm [ "$(grep -c 'OUT same' /tmp/kvm)" = 2 ]
+}
+
+# A guest computes, holds a connection over its network card and a timer, and changes its engine twenty times.
+moving() {
+    name="a guest of $1 vCPU moves"
+    rm -f /tmp/keys /tmp/heard
+    mkfifo /tmp/keys
+    mkfifo /tmp/hold
+    sleep 100000 > /tmp/hold &
+    holder=$!
+    nc -l -p 7000 < /tmp/hold > /tmp/heard &
+    listener=$!
+    # The default guest's initrd, and the program with the vector registers behind it.
+    mkdir -p /tmp/more/bin
+    cp vectors /tmp/more/bin/
+    {
+        cat initrd
+        head -c $(((4 - $(stat -c %s initrd) % 4) % 4)) /dev/zero
+        (cd /tmp/more && find bin | cpio -o -H newc 2>/dev/null)
+    } > /tmp/moving-initrd
+    # On the software CPU first, with XSAVE: KVM is told of XCR0 with the state.
+    "$MOTHER" run --name mover --engine soft --timeout 400s --kernel kernel --initrd /tmp/moving-initrd --cpus "$1" --memory 256M \
+        --net user,host --cmdline "console=ttyS0 quiet rdinit=/pipe" < /tmp/keys > /tmp/moved 2> /tmp/moved.err &
+    vmm=$!
+    exec 3> /tmp/keys
+    typed worker /tmp/moved >&3
+    await '^WORKING' /tmp/moved 90
+    moves=0
+    while [ $moves -lt 20 ]; do
+        if [ $((moves % 2)) = 0 ]; then engine=kvm; else engine=soft; fi
+        timeout 100 "$MOTHER" switch mover --engine $engine >/tmp/switch 2>&1 || break
+        "$MOTHER" ps > /tmp/ps; grep -q "^mover *$engine" /tmp/ps || break
+        moves=$((moves + 1))
+        sleep 1
+    done
+    echo 'rm /tmp/go; finish' >&3
+    await '^VERDICT' /tmp/moved 120
+    exec 3>&-
+    timeout 20 "$MOTHER" kill mover >/dev/null 2>&1
+    kill $holder $listener 2>/dev/null
+    wait
+    vmm=
+    rm -f /tmp/hold
+    check "$name twenty times" "the one after $moves" /tmp/switch [ $moves = 20 ]
+    if grep -q '^VERDICT right' /tmp/moved; then
+        pass "$name and computes and beats on: $(grep '^VERDICT' /tmp/moved | tr -d '\r')"
+    else
+        fail "$name and computes and beats on" "$(grep '^VERDICT' /tmp/moved)" /tmp/moved 30
+        tail -n 5 /tmp/moved.err | sed 's/^/     | /'
+    fi
+    # What came over the connection, counted here.
+    n=0 wrong=0 last=
+    while read -r i sum; do
+        last=$i
+        [ "$i" = end ] && continue
+        n=$((n + 1))
+        [ "$i" = $n ] && [ "$sum" = "$(echo "line $n" | md5sum | cut -c1-32)" ] || wrong=$((wrong + 1))
+    done < /tmp/heard
+    verdict="$n sums over the network card, $wrong wrong, end \"$last\""
+    if [ $n -gt 20 ] && [ $wrong = 0 ] && [ "$last" = end ]; then
+        pass "$name with its connection: $verdict"
+    else
+        fail "$name with its connection" "$verdict" /tmp/moved.err
+    fi
+}
+
+# Looking into a guest on KVM.
+looking() {
+    rm -f /tmp/keys
+    mkfifo /tmp/keys
+    "$MOTHER" run --name seen --engine kvm --timeout 300s --kernel kernel --initrd initrd --memory 256M --cmdline "$LINUX" \
+        < /tmp/keys > /tmp/seen 2> /tmp/seen.err &
+    vmm=$!
+    exec 3> /tmp/keys
+    await '^mother: /init started' /tmp/seen 140
+    sleep 1
+    echo 'sleep 98765 & echo SLEEPS' >&3
+    await '^SLEEPS' /tmp/seen 30
+    timeout 100 "$MOTHER" ps seen > /tmp/processes 2>&1
+    check "mother ps sees a guest's processes on KVM" "" /tmp/processes grep -q sleep /tmp/processes
+    timeout 100 "$MOTHER" truth seen > /tmp/truth 2>&1
+    status=$?
+    check "mother truth finds nothing wrong with an honest guest on KVM" "status $status" /tmp/truth [ $status = 0 ]
+    check "mother truth knows the guest's kernel" "" /tmp/truth grep -q agrees /tmp/truth
+    exec 3>&-
+    timeout 20 "$MOTHER" kill seen >/dev/null 2>&1
+    wait
+    vmm=
+}
