@@ -52,7 +52,7 @@ pub fn steps() -> Vec<Step> {
     steps.push(Step {
         name: "test-kvm",
         command: cargo(&["xtask", "test-kvm", "--quick"]),
-        limit: Duration::from_secs(480),
+        limit: Duration::from_secs(720),
         counts: Counts::LastLine,
     });
     steps.push(Step {

@@ -23,7 +23,7 @@ await() {
 # Types a file when the guest says that it listens; with LIVES=2 in its second life too.
 typed() {
     [ -n "$1" ] || return
-    await '^mother: /init started' "$2" 140
+    await '^mother: /init started' "$2" 220
     sleep 1
     cat "$1"
     [ "$LIVES" = 2 ] || return
@@ -39,7 +39,7 @@ one() {
     shift
     : > /tmp/$engine.raw
     typed "$INPUT" /tmp/$engine.raw |
-        timeout 150 "$MOTHER" run --engine $engine --timeout "${LIMIT:-140s}" "$@" > /tmp/$engine.raw 2>/tmp/$engine.err
+        timeout 260 "$MOTHER" run --engine $engine --timeout "${LIMIT:-240s}" "$@" > /tmp/$engine.raw 2>/tmp/$engine.err
     echo "exit status $?" >> /tmp/$engine.raw
     plain < /tmp/$engine.raw | sed -n "${KEEP:-p}" > /tmp/$engine
 }
