@@ -104,7 +104,7 @@ fn a_notification_past_the_front_is_heard_and_counted() {
     scene.wait_for_calls(1);
     let (queues, events): (Vec<u16>, Vec<_>) = running.events().into_iter().unzip();
     assert_eq!(queues, [3]);
-    let ring = |event: &OwnedFd| drop(rustix::io::write(event, &1_u64.to_ne_bytes()));
+    let ring = |event: &OwnedFd| assert_eq!(rustix::io::write(event, &1_u64.to_ne_bytes()), Ok(8));
     let counted = || scene.metrics.notifications.load(Ordering::Relaxed);
     ring(&events[0]);
     wait_until(|| counted() == 1);
