@@ -11,7 +11,7 @@ mod watch;
 
 use anyhow::Result;
 
-pub use boot::{build_mother, run as boot};
+pub use boot::{QEMU, build_mother, ensure_qemu, run as boot};
 pub use io::run as io;
 pub use paging::{Guest, mother, run as paging};
 
