@@ -273,10 +273,11 @@ impl Store {
         Ok(freed)
     }
 
-    /// Removes what no run needs any more: folders of dead runs, images that a newer one of their name has replaced,
+    /// Removes what no run needs any more: folders of dead runs and cancelled builds, images that a newer one of their name has replaced,
     /// and with `all` every image. What runs, is kept, or something is kept over stays.
     pub fn prune(&self, all: bool) -> Freed {
-        let mut freed = Freed { names: Vec::new(), bytes: runs::sweep(&self.runs) };
+        let bytes = runs::sweep(&self.runs) + self.sweep_work();
+        let mut freed = Freed { names: Vec::new(), bytes };
         for folder in folders(&self.images) {
             let Ok(text) = description(&folder.join(DESCRIPTION)) else {
                 // Nothing complete is without a description.
@@ -292,6 +293,15 @@ impl Store {
             }
         }
         freed
+    }
+
+    /// Removes what a cancelled download or build left, if nobody makes anything now; its bytes.
+    fn sweep_work(&self) -> u64 {
+        let Some(cache) = self.images.parent() else { return 0 };
+        let work = cache.join("work");
+        let Ok(Some(_lock)) = lock(cache, FlockOperation::NonBlockingLockExclusive) else { return 0 };
+        let bytes = runs::allocated_bytes(&work);
+        if fs::remove_dir_all(&work).is_ok() { bytes } else { 0 }
     }
 
     /// What is kept over the image in this folder.
@@ -456,6 +466,20 @@ mod tests {
         assert_eq!(store.prune(false).names, ["box", "an incomplete image"]);
         assert!(store.images.join("box-2").is_dir());
         assert_eq!(store.prune(true).names, ["box"]);
+    }
+
+    #[test]
+    fn pruning_takes_what_a_cancelled_build_left_but_not_what_one_makes() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path());
+        let work = folder.path().join("work");
+        fs::create_dir_all(work.join("packages")).unwrap();
+        fs::write(work.join("packages/half.deb"), [1; 10_000]).unwrap();
+        let maker = lock(folder.path(), FlockOperation::LockExclusive).unwrap();
+        assert_eq!(store.prune(true).bytes, 0, "somebody is at work");
+        drop(maker);
+        assert!(store.prune(false).bytes >= 10_000);
+        assert!(!work.exists());
     }
 
     #[test]

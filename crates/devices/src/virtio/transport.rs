@@ -11,6 +11,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::virtio::device::{Setup, VirtioDevice};
 use crate::virtio::metrics::DeviceMetrics;
@@ -24,6 +25,10 @@ use crate::virtio::worker::RunningWorkers;
 const RING_INDIRECT_DESC: u64 = 1 << 28;
 const RING_EVENT_IDX: u64 = 1 << 29;
 const VERSION_1: u64 = 1 << 32;
+
+/// How long a reset waits for its workers before it leaves that to the driver. Linux looks once and then sleeps for
+/// milliseconds, device after device, while the rest of it already works with devices that are shut down.
+const RESET_GRACE: Duration = Duration::from_micros(300);
 
 /// One device and the state of its driver's conversation with it.
 pub(super) struct Transport {
@@ -249,6 +254,10 @@ impl Transport {
         self.is_resetting = true;
         if let Some(workers) = &mut self.workers {
             workers.stop();
+            let start = Instant::now();
+            while !workers.have_stopped() && start.elapsed() < RESET_GRACE {
+                std::thread::yield_now();
+            }
         }
         self.status();
     }
