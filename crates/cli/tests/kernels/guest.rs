@@ -3,10 +3,9 @@
 #![allow(dead_code, reason = "every test file uses its part")]
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::FileExt;
+use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -128,34 +127,14 @@ impl Guest {
         File::options().read(true).write(true).open(path).unwrap()
     }
 
-    /// Writes to the guest's memory through its process's own mapping, as the guest does: who watches pages for writes
-    /// notices it. `offset` is that in the file of the memory.
-    pub fn write_through_mapping(&self, offset: u64, bytes: &[u8]) {
-        let maps = fs::read_to_string(format!("/proc/{}/maps", self.child.id())).unwrap();
-        let hex = |text: &str| u64::from_str_radix(text, 16).unwrap();
-        let place = |line: &str| {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            let (start, end) = words[0].split_once('-')?;
-            let (start, end, first) = (hex(start), hex(end), hex(words[2]));
-            let is_it = line.contains("mother-guest-memory") && words[1].starts_with("rw");
-            (is_it && (first..first + (end - start)).contains(&offset)).then(|| start + (offset - first))
-        };
-        let address = maps.lines().find_map(place).expect("the memory is mapped");
-        let memory = File::options().write(true).open(format!("/proc/{}/mem", self.child.id())).unwrap();
-        memory.write_all_at(bytes, address).unwrap();
-    }
-
-    /// `mother truth --watch --json`, reading by reading, until `is_enough`.
-    pub fn watch_until(&self, mut is_enough: impl FnMut(&serde_json::Value) -> bool) {
+    /// `mother truth --watch --json`, reading by reading.
+    pub fn watch(&self) -> Watch {
         let mut command = Command::new("/usr/bin/timeout");
         command.args(["90", env!("CARGO_BIN_EXE_mother"), "truth", "--watch", "--json", NAME]);
         command.env("XDG_RUNTIME_DIR", self.runtime.path()).env("XDG_STATE_HOME", self.runtime.path());
-        let mut watcher = command.stdout(Stdio::piped()).spawn().unwrap();
-        let output = BufReader::new(watcher.stdout.take().unwrap());
-        let is_seen = output.lines().any(|line| is_enough(&serde_json::from_str(&line.unwrap()).unwrap()));
-        // Its output is closed: the next reading ends it.
-        watcher.wait().unwrap();
-        assert!(is_seen, "the watcher has ended");
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let lines = child.stdout.take().map(|output| BufReader::new(output).lines());
+        Watch { child, lines }
     }
 
     /// What `mother` with these words says.
@@ -225,6 +204,27 @@ impl Guest {
     /// Recognises its kernel.
     pub fn attach(&self, cache: Option<&Path>) -> Result<Kernel, NotRecognised> {
         attach(self.memory(), &self.registers(), cache)
+    }
+}
+
+/// Somebody who watches. When this is dropped, the next reading has nowhere to go and ends it.
+pub struct Watch {
+    child: Child,
+    lines: Option<Lines<BufReader<ChildStdout>>>,
+}
+
+impl Iterator for Watch {
+    type Item = serde_json::Value;
+
+    fn next(&mut self) -> Option<serde_json::Value> {
+        Some(serde_json::from_str(&self.lines.as_mut()?.next()?.unwrap()).unwrap())
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.lines = None;
+        let _ = self.child.wait();
     }
 }
 
