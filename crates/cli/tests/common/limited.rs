@@ -47,7 +47,7 @@ impl Limited {
 
     /// Starts it, without waiting for anything.
     pub fn launch(&self, words: &[&str]) {
-        let always = ["-d", "--name", self.name, "--memory", "128M", "--timeout", "115s"];
+        let always = ["-d", "--name", self.name, "--memory", "160M", "--timeout", "115s"];
         let ran = self.mother.run(&[&always, words].concat());
         assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     }

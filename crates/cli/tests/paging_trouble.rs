@@ -1,0 +1,114 @@
+//! Guests whose pages do not come back, or whose VM is killed: they end with a report, and never read a wrong page.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod common;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use common::limited::Limited;
+
+/// Most of what has no room in memory goes to a file.
+const IN_FILE: [&str; 6] = ["--resident-limit", "40M", "--page-memory", "4M", "--page-file-size", "200M"];
+
+/// Fills 64 MiB that do not become smaller, and says whether it reads twice the same. The word is not in what is typed.
+const WORK: &str = "mkdir /m; mount -t tmpfs -o size=90% none /m; head -c 67108864 /dev/urandom > /m/f; echo fil''led; \
+                    md5sum /m/f > /a; md5sum /m/f > /b; cmp /a /b && echo reads the sa''me";
+
+/// The page file is spoilt behind the back of the VM while much of the guest is in it.
+#[test]
+fn a_guest_never_reads_a_page_that_is_not_what_it_was() {
+    let check = |spoil: &dyn Fn(&File), why: &str| {
+        let Some(guest) = Limited::new("spoilt") else { return };
+        guest.start(&[&IN_FILE[..], &["--page-file", "."]].concat());
+        guest.type_line("mkdir /m; mount -t tmpfs -o size=90% none /m; head -c 67108864 /dev/urandom > /m/f; echo fil''led");
+        guest.until("a full guest", || guest.log().contains("filled"));
+        let pages = guest.page_file(guest.folder.path());
+        spoil(&OpenOptions::new().read(true).write(true).open(pages).unwrap());
+        guest.type_line("md5sum /m/f; echo got throu''gh");
+        let waited = guest.call(&["wait", "spoilt"]);
+        assert_eq!(waited.status, Some(1), "{}", waited.stdout);
+        let logs = guest.call(&["logs", "spoilt"]);
+        assert!(logs.stderr.contains("pages of its memory do not come back"), "{}", logs.stderr);
+        assert!(logs.stderr.contains(why), "{}", logs.stderr);
+        assert!(!logs.stdout.contains("got through"), "{}", logs.stdout);
+    };
+    check(&|file| file.set_len(0).unwrap(), "cannot read a page from the page file");
+    let flip = |file: &File| {
+        for position in (0..file.metadata().unwrap().len()).step_by(512) {
+            let mut byte = [0];
+            if file.read_at(&mut byte, position).unwrap() == 1 {
+                file.write_at(&[byte[0] ^ 1], position).unwrap();
+            }
+        }
+    };
+    check(&flip, "its checksum is wrong");
+}
+
+#[test]
+fn a_vm_that_is_killed_at_any_time_leaves_nothing_and_the_next_one_works() {
+    let Some(guest) = Limited::new("killed") else { return };
+    let pages = guest.folder.path().join("pages");
+    fs::create_dir(&pages).unwrap();
+    let words = [&IN_FILE[..], &["--page-file", "pages"]].concat();
+    let kill = || {
+        let mut command = Command::new("kill");
+        assert!(command.args(["-9", &guest.pid()]).status().unwrap().success());
+        guest.until("the end", || guest.ps()["state"] == "died");
+        assert_eq!(fs::read_dir(&pages).unwrap().count(), 0);
+    };
+    // While it starts, while it fills its memory, and while it reads it.
+    guest.launch(&words);
+    thread::sleep(Duration::from_millis(300));
+    kill();
+    for wait in ["", "filled"] {
+        guest.start(&words);
+        guest.type_line(WORK);
+        thread::sleep(Duration::from_millis(700));
+        guest.until(wait, || guest.log().contains(wait));
+        kill();
+    }
+    guest.start(&words);
+    guest.type_line(WORK);
+    guest.until("the next one", || guest.log().contains("reads the same"));
+}
+
+/// A thread of the pager is ended from outside, as no program would: nobody brings pages back any more.
+#[test]
+fn a_vm_whose_pager_lost_a_thread_ends_with_a_report() {
+    if Command::new("gdb").arg("--version").output().is_err() {
+        // Written, not printed: the test harness would keep what is printed to itself.
+        return writeln!(std::io::stderr(), "skipped: a thread cannot be ended without gdb").unwrap();
+    }
+    for thread in ["pager", "reclaim"] {
+        let Some(guest) = Limited::new("lost") else { return };
+        guest.start(&["--resident-limit", "60M"]);
+        let choose = format!(
+            "python [each.switch() for each in gdb.selected_inferior().threads() if each.name == '{thread}']"
+        );
+        let mut gdb = guest.mother.command("gdb");
+        gdb.args([
+            "-nx",
+            "-batch",
+            "-p",
+            &guest.pid(),
+            "-ex",
+            &choose,
+            "-ex",
+            "set language c",
+            "-ex",
+            "call (long)syscall(60, 0)",
+        ]);
+        let output = gdb.output().unwrap();
+        let waited = guest.call(&["wait", "lost"]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(waited.status, Some(1), "{thread}: {}{said}", waited.stdout);
+        let logs = guest.call(&["logs", "lost"]);
+        assert!(logs.stderr.contains("a thread of the pager is gone"), "{thread}: {}{said}", logs.stderr);
+    }
+}
