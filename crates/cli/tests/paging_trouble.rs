@@ -1,4 +1,5 @@
-//! Guests whose pages do not come back, or whose VM is killed: they end with a report, and never read a wrong page.
+//! Guests whose pages have no room, do not come back, or whose VM is killed: they wait, or end with a report, and never
+//! read a wrong page.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
@@ -7,18 +8,85 @@ mod common;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
-use std::process::Command;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::limited::Limited;
 
-/// Most of what has no room in memory goes to a file.
+/// Enough to start with; the guest works on more than that.
+const LITTLE: [&str; 4] = ["--resident-limit", "40M", "--page-memory", "32M"];
+/// The same where most goes to a file.
 const IN_FILE: [&str; 6] = ["--resident-limit", "40M", "--page-memory", "4M", "--page-file-size", "200M"];
 
 /// Fills 64 MiB that do not become smaller, and says whether it reads twice the same. The word is not in what is typed.
 const WORK: &str = "mkdir /m; mount -t tmpfs -o size=90% none /m; head -c 67108864 /dev/urandom > /m/f; echo fil''led; \
                     md5sum /m/f > /a; md5sum /m/f > /b; cmp /a /b && echo reads the sa''me";
+
+/// Waits until the guest waits for room, asks what a user would ask then, makes room, and waits until it is done.
+fn stalls_and_goes_on(guest: &Limited, why: &str, make_room: impl FnOnce()) {
+    guest.until("a stall", || guest.ps()["state"] == "waiting");
+    let start = Instant::now();
+    let paused = guest.call(&["pause", "short"]);
+    assert_eq!(paused.status, Some(1), "{}", paused.stderr);
+    assert!(paused.stderr.contains("the guest waits for room for its pages"), "{}", paused.stderr);
+    assert!(start.elapsed() < Duration::from_secs(5), "the answer took {:?}", start.elapsed());
+    let books = guest.client().books().unwrap();
+    let waits = books.memory.paging.unwrap().waits.unwrap_or_default();
+    assert!(waits.contains(why), "{waits}");
+    assert!(books.memory.resident_bytes <= 41 << 20, "{}", books.memory.resident_bytes);
+    assert!(!guest.log().contains("reads the same"));
+    make_room();
+    guest.until("the end of the stall", || guest.log().contains("reads the same"));
+    guest.until("running", || guest.ps()["state"] == "running");
+    assert_eq!(guest.call(&["pause", "short"]).status, Some(0));
+    assert_eq!(guest.call(&["kill", "short"]).status, Some(0));
+}
+
+/// A file system in memory at this place, gone when this is dropped.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(&self, options: &str) -> bool {
+        let mut command = Command::new("mount");
+        command.args(["-t", "tmpfs", "-o", options, "none"]).arg(&self.0);
+        command.status().is_ok_and(|done| done.success())
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // What is still open in it goes with its process.
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).stderr(Stdio::null()).status();
+    }
+}
+
+#[test]
+fn a_guest_waits_while_the_store_is_full() {
+    let Some(guest) = Limited::new("short") else { return };
+    guest.start(&LITTLE);
+    guest.type_line(WORK);
+    stalls_and_goes_on(&guest, "the page store is full", || {
+        let more = guest.call(&["limit", "short", "--page-memory", "100M"]);
+        assert_eq!(more.status, Some(0), "{}", more.stderr);
+    });
+}
+
+#[test]
+fn a_guest_waits_while_the_disk_is_full() {
+    let Some(guest) = Limited::new("short") else { return };
+    let disk = Disk(guest.folder.path().join("disk"));
+    fs::create_dir(&disk.0).unwrap();
+    if !disk.mount("size=36m") {
+        return eprintln!("SKIPPED: a small file system cannot be mounted here");
+    }
+    guest.start(&[&IN_FILE[..], &["--page-file", "disk"]].concat());
+    guest.type_line(WORK);
+    stalls_and_goes_on(&guest, "cannot write to the page file: No space left on device", || {
+        assert!(disk.mount("remount,size=200m"));
+    });
+}
 
 /// The page file is spoilt behind the back of the VM while much of the guest is in it.
 #[test]

@@ -20,6 +20,7 @@ mod reclaim;
 mod residency;
 mod service;
 mod shared;
+mod stall;
 mod store;
 mod watch;
 

@@ -10,14 +10,15 @@ use crate::core::{Broken, Page, pack_up};
 use crate::estimate::Sampler;
 use crate::memory::Memory;
 use crate::shared::{LOST, Shared, note_cpu, with_causes};
+use crate::stall::Stall;
 use crate::store::Batch;
 
 /// How often it looks by itself.
 const TICK: Duration = Duration::from_millis(250);
 /// Pages that leave together.
 const BATCH: usize = 32;
-/// How long a fault may wait before that is told.
-const PATIENCE: Duration = Duration::from_millis(300);
+/// How long between two attempts while the store takes nothing.
+const REFUSED_PAUSE: Duration = Duration::from_millis(1);
 /// How long between two attempts to write to a page file that failed.
 const FILE_PAUSE: Duration = Duration::from_secs(1);
 /// Segments of the page file that are written at a time to tidy it up.
@@ -36,6 +37,7 @@ struct Reclaimer<'a> {
     file_trouble: Option<(String, Instant)>,
     /// Why pages did not leave.
     trouble: Option<String>,
+    stall: Stall,
     /// Where bringing back goes on.
     back_from: u64,
     /// When it looked whether the other thread is there.
@@ -51,6 +53,7 @@ pub(crate) fn reclaim(shared: &Shared<PagedMemory>) {
         cold: VecDeque::new(),
         file_trouble: None,
         trouble: None,
+        stall: Stall::new(Instant::now()),
         back_from: 0,
         last_look: Instant::now(),
     };
@@ -109,6 +112,7 @@ impl Reclaimer<'_> {
         }
         drop(core);
         let mut passed = 0;
+        let mut rounds = 3;
         loop {
             self.spill()?;
             let excess = self.shared.core()?.excess(2 * spare);
@@ -117,18 +121,27 @@ impl Reclaimer<'_> {
                 return Ok(());
             }
             // A few times round, and everything is either cold or gone, or does not go.
-            if self.is_stopping() || passed > 3 * page_count {
+            if self.is_stopping() || passed > rounds * page_count {
                 return Ok(());
             }
             if self.cold.is_empty() {
                 passed += self.pass()?;
             }
+            let refused_before = self.shared.core()?.counts.refused;
             let left = self.put_cold_away(excess)?;
-            if left > 0 {
+            let is_refused = self.shared.core()?.counts.refused > refused_before;
+            if left > 0 && self.shared.waiting_for().is_some() {
+                self.shared.ring();
+            }
+            if is_refused {
+                // Some pages may still fit, and each that comes back makes room for one: once round for those.
+                rounds = 1;
+                self.tell();
+            } else if left > 0 {
                 passed = 0;
-                if self.shared.waiting_for().is_some() {
-                    self.shared.ring();
-                }
+            }
+            if is_refused && left == 0 {
+                std::thread::sleep(REFUSED_PAUSE);
             }
         }
     }
@@ -276,12 +289,14 @@ impl Reclaimer<'_> {
     }
 
     /// Says whether the guest waits for something that does not come.
-    fn tell(&self) {
+    fn tell(&mut self) {
         let waits = self.shared.waiting_for();
-        match (waits, &self.trouble) {
-            (Some(time), Some(trouble)) if time > PATIENCE => self.shared.set_stalled(Some(trouble.clone())),
-            (None, _) => self.shared.set_stalled(None),
-            _ => {}
+        let is_stalled = self.stall.look(Instant::now(), waits, self.trouble.is_some());
+        match (&self.trouble, is_stalled) {
+            (Some(trouble), true) => self.shared.set_stalled(Some(trouble.clone())),
+            // It still waits for what leaves now.
+            (None, true) => {}
+            (_, false) => self.shared.set_stalled(None),
         }
     }
 }
