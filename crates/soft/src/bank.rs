@@ -8,7 +8,7 @@
 //! A bank holds what the guest's page tables said when they were walked. The guest says when it changed them
 //! (INVLPG, INVPCID, MOV CR3, MOV CR4), and until then a real TLB may be stale too.
 //!
-//! The entry for page `p` lies at index `p mod 1024`. An empty entry holds a tag with other index bits, which no
+//! The entry for page `p` lies at index `p mod` [`TLB_ENTRIES`]. An empty entry holds a tag with other index bits, which no
 //! address that hashes there can match, so the check of translated code needs no valid bit: `address ^ tag` is the
 //! offset in the page on a hit and more than a page otherwise; comparing it with `4096 - size` also catches
 //! accesses that cross into the next page.
