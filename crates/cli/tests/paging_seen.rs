@@ -42,7 +42,7 @@ fn what_a_limited_guest_has_and_what_it_believes_stand_side_by_side() {
 
     let mut top = Terminal::new(&guest.mother, "stty rows 30 cols 100; $MOTHER top");
     // Only what changes is drawn, so words and not sentences.
-    top.expect("160M given");
+    top.expect("160M");
     top.expect("costs");
     top.send("t");
     top.expect("believes");

@@ -104,7 +104,7 @@ impl Look<'_> {
             }
             pages = pages.saturating_add(count.max(0));
         }
-        Ok((pages as u64 * PAGE, object.number("total_vm")?.saturating_mul(PAGE)))
+        Ok(((pages as u64).saturating_mul(PAGE), object.number("total_vm")?.saturating_mul(PAGE)))
     }
 
     /// What a thread has not yet added to a counter of its address space: until 6.1 threads count for themselves and
