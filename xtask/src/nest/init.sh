@@ -14,7 +14,6 @@ export PATH=/bin:/usr/bin HOME=/root XDG_RUNTIME_DIR=/run
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev 2>/dev/null
-mount -t tmpfs tmp /tmp
 mount -t debugfs debug /sys/kernel/debug
 . @NEST@/places
 cd "$NEST" || poweroff -f
