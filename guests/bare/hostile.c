@@ -162,13 +162,19 @@ static void control(void)
     }
 }
 
-static void devices(void)
+/* The fourth GiB, where devices are, one to one. */
+static void map_devices(void)
 {
     static u64 high_pd[512] __attribute__((aligned(4096)));
     extern u64 pdpt[];
     for (int index = 0; index < 512; index++)
         high_pd[index] = 0xc0000000ul + index * 0x200000ul + 0x83;
     pdpt[3] = (u64)high_pd | 7;
+}
+
+static void devices(void)
+{
+    map_devices();
     for (int count = 0; count < 200000; count++) {
         u64 page = random_bits() % 4;
         u64 at = page == 0 ? 0xfee00000 : page == 1 ? 0xfec00000 : 0xc0000000 + (random_bits() & 0x3fffffff);
@@ -261,11 +267,7 @@ static void nested(void)
 /* Loads and stores of kinds that a hypervisor has to carry out itself, if it can. */
 static void emulate(void)
 {
-    static u64 high_pd[512] __attribute__((aligned(4096)));
-    extern u64 pdpt[];
-    for (int index = 0; index < 512; index++)
-        high_pd[index] = 0xc0000000ul + index * 0x200000ul + 0x83;
-    pdpt[3] = (u64)high_pd | 7;
+    map_devices();
     register u64 low __asm__("r12") = 0xfec00000;
     register u64 value __asm__("r13") = 0;
     SURVIVE("fninit\n fldl (%%r12)\n fstpl (%%r12)");

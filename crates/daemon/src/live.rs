@@ -2,8 +2,8 @@
 //!
 //! Nothing is mapped: a read through a mapping would allocate guest memory where the guest never wrote. Where a pager
 //! has taken pages, the residency map says so; a page is believed only if the map said the same before and after the
-//! read, namely that the file has it. The contents of others are asked of the VM's process, which takes them from its store and brings nothing
-//! in: looking changes nothing.
+//! read, namely that the file has it. The contents of others are asked of the VM's process, which takes them from its
+//! store and brings nothing in: looking changes nothing.
 
 use std::collections::HashSet;
 use std::fs::File;

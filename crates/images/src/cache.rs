@@ -260,17 +260,30 @@ impl Cache {
             let wanted = made.join(DRIVERS_WANTED);
             fs::write(&wanted, package::DRIVERS.join("\n")).map_err(error("write", &wanted))?;
         }
-        let kept = self.folder.join("packages").join(&title);
-        create_folder(&self.folder.join("packages"))?;
+        self.publish(work, &title, (link, &Path::new(&title).join(name)))?;
+        Ok(title)
+    }
+
+    /// Gives the folder `title` that was made in `work` its place among the packages, and lets `link` point to `target`
+    /// in there. The link changes at once, so nobody sees half a thing. Where the link is.
+    pub(crate) fn publish(
+        &self,
+        work: &Work,
+        title: &str,
+        (link, target): (&str, &Path),
+    ) -> Result<PathBuf, FileError> {
+        let packages = self.folder.join("packages");
+        create_folder(&packages)?;
+        let kept = packages.join(title);
         if kept.exists() {
             fs::remove_dir_all(&kept).map_err(error("remove", &kept))?;
         }
-        rename(&made, &kept)?;
-        let new_link = work.path().join(link);
-        symlink(Path::new("packages").join(&title).join(name), &new_link)
-            .map_err(error("create", &new_link))?;
-        rename(&new_link, &self.folder.join(link))?;
-        Ok(title)
+        rename(&work.path().join(title), &kept)?;
+        let new_link = work.path().join(format!("{link}.link"));
+        symlink(Path::new("packages").join(target), &new_link).map_err(error("create", &new_link))?;
+        let link = self.folder.join(link);
+        rename(&new_link, &link)?;
+        Ok(link)
     }
 
     /// The drivers that lie beside the kernel: file names and bytes.

@@ -1,15 +1,13 @@
 //! What a host needs to be one for guests on KVM: Debian's cloud kernel with the modules of KVM, for tests that bring
 //! a host of their own. `dummy` and `tun` give that host and its guests a network.
 
-use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use crate::OnProgress;
 use crate::Progress;
 use crate::apt::Apt;
 use crate::cache::{Cache, CacheError};
-use crate::file::{create_folder, error, rename};
+use crate::file::create_folder;
 use crate::package::{self, Wanted};
 use crate::work::Work;
 
@@ -58,14 +56,7 @@ impl Cache {
         create_folder(&made)?;
         package::extract(kernel, Wanted::Kernel, &made.join("vmlinuz"))?;
         package::extract_modules(kernel, &MODULES, &made)?;
-        create_folder(&self.folder().join("packages"))?;
-        let kept = self.folder().join("packages").join(&title);
-        if kept.exists() {
-            fs::remove_dir_all(&kept).map_err(error("remove", &kept))?;
-        }
-        rename(&made, &kept)?;
-        let link = work.path().join(LINK);
-        symlink(Path::new("packages").join(&title), &link).map_err(error("create", &link))?;
-        Ok(rename(&link, &self.folder().join(LINK))?)
+        self.publish(work, &title, (LINK, Path::new(&title)))?;
+        Ok(())
     }
 }

@@ -1,12 +1,12 @@
 //! passt, the program behind a guest's network: the host's, or Debian's in the cache.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::apt::{self, Apt};
 use crate::cache::{Cache, CacheError};
-use crate::file::{create_folder, error, rename};
+use crate::file::{create_folder, error};
 use crate::package::{self, Wanted};
 use crate::work::Work;
 use crate::{OnProgress, Progress};
@@ -50,19 +50,7 @@ impl Cache {
             Err(CacheError::Package(package::PackageError::Absent { .. })) | Ok(()) => {}
             Err(other) => return Err(other),
         }
-        let packages = self.folder().join("packages");
-        create_folder(&packages)?;
-        let kept = packages.join(&title);
-        if kept.exists() {
-            fs::remove_dir_all(&kept).map_err(error("remove", &kept))?;
-        }
-        rename(&made, &kept)?;
-        let new_link = work.path().join(PASST);
-        symlink(Path::new("packages").join(&title).join(PASST), &new_link)
-            .map_err(error("create", &new_link))?;
-        let link = self.folder().join(PASST);
-        rename(&new_link, &link)?;
-        Ok(link)
+        Ok(self.publish(work, &title, (PASST, &Path::new(&title).join(PASST)))?)
     }
 }
 

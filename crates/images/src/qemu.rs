@@ -3,15 +3,13 @@
 //! The cached one is its packages, all that they depend on included, unpacked into a folder and never installed: it
 //! runs with its own dynamic loader and its own libraries, whatever the host has.
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::apt::{self, Apt};
 use crate::cache::{Cache, CacheError};
-use crate::file::{create_folder, error, rename};
+use crate::file::create_folder;
 use crate::work::Work;
 use crate::{OnProgress, Progress};
 
@@ -45,9 +43,7 @@ impl Qemu {
         }
         command
     }
-}
 
-impl Qemu {
     /// The libraries that the program is linked with, and its loader.
     ///
     /// # Errors
@@ -134,15 +130,8 @@ impl Cache {
         for package in packages {
             apt::unpack(package, &made)?;
         }
-        create_folder(&self.folder().join("packages"))?;
-        let kept = self.folder().join("packages").join(&title);
-        if kept.exists() {
-            fs::remove_dir_all(&kept).map_err(error("remove", &kept))?;
-        }
-        rename(&made, &kept)?;
-        let link = work.path().join(LINK);
-        symlink(Path::new("packages").join(&title), &link).map_err(error("create", &link))?;
-        Ok(rename(&link, &self.folder().join(LINK))?)
+        self.publish(work, &title, (LINK, Path::new(&title)))?;
+        Ok(())
     }
 }
 

@@ -9,7 +9,8 @@
 //! interprocessor interrupts and HLT cost no way to this process; the IOAPIC, the 8259 pair and the PIT are the
 //! board's, as on the software CPU, and speak to the local APICs in messages (`apic`). MSRs are split the same way: the
 //! processor's own are KVM's, everything else comes out as an exit, so that a guest finds the same registers on both
-//! engines (`vm`). Of stores to devices, KVM takes the notifications (`wires`). The paravirtual clock is one of those, so there is one implementation of it, the board's.
+//! engines (`vm`). The paravirtual clock is one of those, so there is one implementation of it, the board's. Of stores to
+//! devices, KVM takes the notifications (`wires`).
 //!
 //! Invariants: the memory that KVM maps is kept alive by whoever keeps a vCPU; a kick only ever writes one byte of the
 //! shared page and sends a signal whose handler does nothing (`kick`); nothing that a guest does is an error of

@@ -1,9 +1,10 @@
 //! The threads that virtio workers run on, one for each.
 //!
 //! A thread waits for its doorbell, its worker's files and its worker's deadline, lets the worker serve, and waits
-//! again. Whoever rings the doorbell writes to an event only if the thread is asleep or about to be. Everything a worker does to guest memory happens inside the [`Gate`], so a paused VM's memory stays as it is.
-//! A worker that panics is our mistake: its thread notes the panic, the attendant ends the life, and the panic goes
-//! on in the thread that runs the machine, as a vCPU's does.
+//! again. Whoever rings the doorbell writes to an event only if the thread is asleep or about to be. Everything a worker
+//! does to guest memory happens inside the [`Gate`], so a paused VM's memory stays as it is. A worker that panics is our
+//! mistake: its thread notes the panic, the attendant ends the life, and the panic goes on in the thread that runs the
+//! machine, as a vCPU's does.
 
 use std::any::Any;
 use std::os::fd::{AsFd, OwnedFd};

@@ -29,6 +29,7 @@ const ATTEMPTS_MAX: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(20);
 /// How often it looks whether the other thread is there.
 const LOOK: Duration = Duration::from_secs(1);
+
 /// What the thread knows from fault to fault.
 struct Service {
     waiting: VecDeque<Waiting>,

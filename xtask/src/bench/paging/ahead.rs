@@ -1,18 +1,14 @@
 //! What it is worth to bring pages in ahead: a walk through memory in order, and one in no order, with it and without.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Result, bail, ensure};
-use mem::GuestMemory;
-use paging::{AHEAD_PAGES, Pager, Settings};
+use anyhow::{Result, ensure};
+use paging::{AHEAD_PAGES, Settings};
 use x86::Gpa;
 
 use super::super::median;
-use super::codec::sample;
+use super::pages::{PAGE_BYTES, PAGE_COUNT, paged, word};
 
-const PAGE_COUNT: u64 = 16 * 1024;
-const PAGE_BYTES: u64 = 4096;
 const ROUNDS: usize = 3;
 
 /// Prints the time of a page for each; whether it is worth it.
@@ -36,27 +32,12 @@ pub fn measure() -> Result<bool> {
 
 /// Microseconds that a page took.
 fn walk(ahead_pages: u64, step: u64) -> Result<f64> {
-    let memory = Arc::new(GuestMemory::flat(PAGE_COUNT * PAGE_BYTES)?);
     let settings = Settings { limit_bytes: None, store_memory_bytes: 1 << 30, file: None, ahead_pages };
-    let pager = Pager::start(Arc::clone(&memory), &settings, Box::new(|event| eprintln!("{event:?}")))?;
-    let pages = sample()?;
-    for page in 0..PAGE_COUNT {
-        let mut bytes = pages[page as usize % pages.len()];
-        bytes[..8].copy_from_slice(&page.to_le_bytes());
-        memory.write(Gpa(page * PAGE_BYTES), &bytes)?;
-    }
-    pager.set_limit(Some(PAGE_COUNT * PAGE_BYTES / 10))?;
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !pager.is_within_limit() {
-        if Instant::now() > deadline {
-            bail!("pages do not leave: {:?}", pager.books());
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    let (memory, _pager) = paged(&settings)?;
     let start = Instant::now();
     for at in 0..PAGE_COUNT {
         let page = at * step % PAGE_COUNT;
-        ensure!(memory.read_value(Gpa(page * PAGE_BYTES), 8)? == page, "page {page} is another");
+        ensure!(memory.read_value(Gpa(page * PAGE_BYTES), 8)? == word(page), "page {page} is another");
     }
     Ok(start.elapsed().as_secs_f64() * 1e6 / PAGE_COUNT as f64)
 }

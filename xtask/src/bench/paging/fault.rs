@@ -1,19 +1,15 @@
 //! How long somebody waits for a page that is away: measured by who waits, from the access to its end.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Result, bail, ensure};
-use mem::GuestMemory;
-use paging::{AHEAD_PAGES, Pager, Settings};
+use anyhow::{Result, ensure};
+use paging::{AHEAD_PAGES, Settings};
 use x86::Gpa;
 
 use super::super::median;
-use super::codec::sample;
+use super::pages::{PAGE_BYTES, PAGE_COUNT, paged, word};
 
-const PAGE_COUNT: u64 = 16 * 1024;
-const PAGE_BYTES: u64 = 4096;
 /// What a page may take from memory, and from a file that the host has in its page cache.
 const MEMORY_US: f64 = 25.0;
 const FILE_US: f64 = 150.0;
@@ -31,25 +27,8 @@ pub fn measure() -> Result<bool> {
 
 fn from(name: &str, store_memory_bytes: u64, file: Option<(PathBuf, u64)>, most_us: f64) -> Result<bool> {
     let in_file = file.is_some();
-    let memory = Arc::new(GuestMemory::flat(PAGE_COUNT * PAGE_BYTES)?);
     let settings = Settings { limit_bytes: None, store_memory_bytes, file, ahead_pages: AHEAD_PAGES };
-    let pager = Pager::start(Arc::clone(&memory), &settings, Box::new(|event| eprintln!("{event:?}")))?;
-    let pages = sample()?;
-    ensure!(!pages.is_empty(), "there are pages to sample");
-    for page in 0..PAGE_COUNT {
-        let mut bytes = pages[page as usize % pages.len()];
-        // Each one is another.
-        bytes[..8].copy_from_slice(&(page * 3 + 1).to_le_bytes());
-        memory.write(Gpa(page * PAGE_BYTES), &bytes)?;
-    }
-    pager.set_limit(Some(PAGE_COUNT * PAGE_BYTES / 10))?;
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !pager.is_within_limit() {
-        if Instant::now() > deadline {
-            bail!("pages do not leave: {:?}", pager.books());
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    let (memory, pager) = paged(&settings)?;
     let mut times = Vec::new();
     let mut page = 1;
     for _ in 0..6000 {
@@ -57,9 +36,9 @@ fn from(name: &str, store_memory_bytes: u64, file: Option<(PathBuf, u64)>, most_
         page = (page * 5 + 4099) % PAGE_COUNT;
         let before = pager.books().counts.page_ins;
         let start = Instant::now();
-        let word = memory.read_value(Gpa(page * PAGE_BYTES), 8)?;
+        let found = memory.read_value(Gpa(page * PAGE_BYTES), 8)?;
         let time = start.elapsed();
-        ensure!(word == page * 3 + 1, "page {page} is another");
+        ensure!(found == word(page), "page {page} is another");
         if pager.books().counts.page_ins > before {
             times.push(time.as_secs_f64() * 1e6);
         }

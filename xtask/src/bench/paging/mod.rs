@@ -6,6 +6,7 @@ mod fault;
 mod guest;
 mod hot;
 mod many;
+mod pages;
 mod sampling;
 mod swap;
 
