@@ -4,30 +4,27 @@
 //! console shows the landmark. Nothing that the VMM says about itself enters the times.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use images::{Cache, DefaultGuest};
 
 use super::median;
+use super::qemu::{MEMORY, qemu, qemu_command};
 use super::watch::{self, Boot};
 use crate::steps::cargo;
 use crate::workspace;
 
 const COMMAND_LINE: &str = "console=ttyS0 rdinit=/bench";
-/// Memory of every guest that is compared.
-pub const MEMORY: &str = "512M";
 const LIMIT: Duration = Duration::from_secs(180);
-/// The program that everything is compared with.
-pub const QEMU: &str = "qemu-system-x86_64";
 
 /// Memory beyond guest pages that `/init` may cost, in KiB.
 const MEMORY_LIMIT_KIB: u64 = 96 * 1024;
 
 /// Prints the comparison; `true` if both promises hold: not slower, and not over the memory limit.
 pub fn run(run_count: usize) -> Result<bool> {
-    ensure_qemu()?;
+    let qemu = qemu()?;
     let mother = build_mother()?;
     let guest = Cache::of_user()?.default_guest(&mut |_| {})?;
     println!("{} with \"{COMMAND_LINE}\", {MEMORY}, 1 vCPU, {run_count} runs each", guest.kernel_package);
@@ -35,7 +32,8 @@ pub fn run(run_count: usize) -> Result<bool> {
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for run in 1..=run_count {
         let our = watch::boot(&mut mother_command(&mother, &guest), LIMIT).context("boot on `mother`")?;
-        let their = watch::boot(&mut qemu_command(&guest, COMMAND_LINE), LIMIT).context("boot on QEMU")?;
+        let their =
+            watch::boot(&mut qemu_command(&qemu, &guest, COMMAND_LINE), LIMIT).context("boot on QEMU")?;
         println!("{run:<5}{:>26}{:>26}", pair(our.kernel, our.init), pair(their.kernel, their.init));
         ours.push(our);
         theirs.push(their);
@@ -102,42 +100,4 @@ fn mother_command(mother: &Path, guest: &DefaultGuest) -> Command {
     command.args(["run", "--engine", "soft", "--memory", MEMORY, "--cmdline", COMMAND_LINE]);
     command.arg("--kernel").arg(&guest.kernel).arg("--initrd").arg(&guest.initrd);
     command
-}
-
-/// QEMU with the same guest.
-pub fn qemu_command(guest: &DefaultGuest, cmdline: &str) -> Command {
-    let mut command = Command::new(QEMU);
-    command.args(["-accel", "tcg", "-cpu", "max", "-M", "q35", "-m", MEMORY, "-smp", "1", "-nodefaults"]);
-    command.args([
-        "-display",
-        "none",
-        "-monitor",
-        "none",
-        "-serial",
-        "stdio",
-        "-no-reboot",
-        "-append",
-        cmdline,
-    ]);
-    command.arg("-kernel").arg(&guest.kernel).arg("-initrd").arg(&guest.initrd);
-    command
-}
-
-/// QEMU is the yardstick, never a part: if it is absent, root gets it from apt, others are told how.
-pub fn ensure_qemu() -> Result<()> {
-    if is_there(QEMU) {
-        return Ok(());
-    }
-    if !rustix::process::geteuid().is_root() {
-        bail!("{QEMU} is not here; `apt-get install qemu-system-x86` brings it");
-    }
-    println!("{QEMU} is not here; running `apt-get install --yes --no-install-recommends qemu-system-x86`");
-    let mut install = Command::new("apt-get");
-    install.args(["install", "--yes", "--quiet", "--no-install-recommends", "qemu-system-x86"]);
-    ensure!(install.status()?.success() && is_there(QEMU), "apt-get did not bring {QEMU}");
-    Ok(())
-}
-
-fn is_there(program: &str) -> bool {
-    Command::new(program).arg("--version").stdout(Stdio::null()).status().is_ok_and(|status| status.success())
 }

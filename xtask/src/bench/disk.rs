@@ -13,10 +13,11 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use images::{Cache, DefaultGuest};
+use images::{Cache, DefaultGuest, Qemu};
 
-use super::boot::{MEMORY, build_mother, ensure_qemu, qemu_command};
+use super::boot::build_mother;
 use super::median;
+use super::qemu::{MEMORY, limited, qemu, qemu_command};
 use crate::workspace;
 
 const COMMAND_LINE: &str = "console=ttyS0 quiet rdinit=/io";
@@ -44,7 +45,7 @@ type Rates = BTreeMap<String, f64>;
 
 /// Prints the comparison; whether nothing is slower.
 pub fn compare(run_count: usize) -> Result<bool> {
-    ensure_qemu()?;
+    let qemu = qemu()?;
     let mother = build_mother()?;
     let guest = Cache::of_user()?.default_guest(&mut |_| {})?;
     println!(
@@ -57,7 +58,7 @@ pub fn compare(run_count: usize) -> Result<bool> {
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..run_count {
         ours.push(run(&mut mother_command(&mother, &guest, &disk.0)).context("on `mother`")?);
-        theirs.push(run(&mut qemu_with_disk(&guest, &disk.0)).context("on QEMU")?);
+        theirs.push(run(&mut qemu_with_disk(&qemu, &guest, &disk.0)).context("on QEMU")?);
     }
     println!("\n{:<34}{:>10}{:>10}{:>12}", "medians", "soft", "tcg", "soft / tcg");
     let mut is_fast = true;
@@ -96,18 +97,15 @@ impl Drop for DiskFile {
 }
 
 fn mother_command(mother: &Path, guest: &DefaultGuest, disk: &Path) -> Command {
-    let mut command = Command::new("timeout");
-    command.args(["--kill-after=5", LIMIT_SECONDS]).arg(mother);
+    let mut command = limited(LIMIT_SECONDS, &Command::new(mother));
     command.args(["run", "--engine", "soft", "--memory", MEMORY, "--cmdline", COMMAND_LINE]);
     command.arg("--kernel").arg(&guest.kernel).arg("--initrd").arg(&guest.initrd);
     command.arg("--disk").arg(format!("{},format=raw", disk.display()));
     command
 }
 
-fn qemu_with_disk(guest: &DefaultGuest, disk: &Path) -> Command {
-    let qemu = qemu_command(guest, COMMAND_LINE);
-    let mut command = Command::new("timeout");
-    command.args(["--kill-after=5", LIMIT_SECONDS]).arg(qemu.get_program()).args(qemu.get_args());
+fn qemu_with_disk(qemu: &Qemu, guest: &DefaultGuest, disk: &Path) -> Command {
+    let mut command = limited(LIMIT_SECONDS, &qemu_command(qemu, guest, COMMAND_LINE));
     command.arg("-drive");
     command.arg(format!("file={},format=raw,if=none,id=disk,cache=writeback", disk.display()));
     command.args(["-device", "virtio-blk-pci,drive=disk,disable-legacy=on"]);

@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use devices::virtio::blk::{ImageFormat, create_overlay};
-use images::{Cache, DefaultGuest, Image};
+use images::{Cache, DefaultGuest, Image, Qemu};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::boot::{MEMORY, build_mother, ensure_qemu, qemu_command};
+use super::boot::build_mother;
 use super::median;
+use super::qemu::{MEMORY, limited, qemu, qemu_command};
 
 const IMAGE: &str = "debian:12";
 /// What `mother run` gives a system that a person starts at a terminal.
@@ -28,6 +29,7 @@ const TARGET: f64 = 0.7;
 
 /// What both run.
 struct Bench {
+    qemu: Qemu,
     mother: PathBuf,
     guest: DefaultGuest,
     disk: PathBuf,
@@ -36,7 +38,6 @@ struct Bench {
 
 /// Prints the comparison; whether the promise holds.
 pub fn compare(run_count: usize) -> Result<bool> {
-    ensure_qemu()?;
     let mother = build_mother()?;
     let cache = Cache::of_user()?;
     let image = image(&cache, &mother)?;
@@ -44,7 +45,8 @@ pub fn compare(run_count: usize) -> Result<bool> {
     let initrd = cache.system_initrd(&image, &run)?;
     let kernel = image.kernel().context("the image has no kernel")?;
     let guest = DefaultGuest { kernel, initrd, kernel_package: image.name.clone() };
-    let bench = Bench { mother, guest, disk: image.disk(), overlay: run.path().join("overlay.qcow2") };
+    let bench =
+        Bench { qemu: qemu()?, mother, guest, disk: image.disk(), overlay: run.path().join("overlay.qcow2") };
     println!(
         "{} to its login prompt with \"{COMMAND_LINE}\", {MEMORY}, 1 vCPU, no network, {run_count} runs each, in turns",
         image.name
@@ -80,8 +82,8 @@ fn image(cache: &Cache, mother: &Path) -> Result<Image> {
 
 impl Bench {
     fn mother_command(&self) -> Command {
-        let mut command = limited();
-        command.arg(&self.mother).args(["run", "--engine", "soft", "--net", "none", "--memory", MEMORY]);
+        let mut command = limited(LIMIT_SECONDS, &Command::new(&self.mother));
+        command.args(["run", "--engine", "soft", "--net", "none", "--memory", MEMORY]);
         command.args(["--cmdline", COMMAND_LINE]);
         command.arg("--kernel").arg(&self.guest.kernel).arg("--initrd").arg(&self.guest.initrd);
         let (overlay, base) = (self.overlay.display(), self.disk.display());
@@ -91,9 +93,8 @@ impl Bench {
     }
 
     fn qemu_with_disk(&self) -> Command {
-        let qemu = qemu_command(&self.guest, COMMAND_LINE);
-        let mut command = limited();
-        command.arg(qemu.get_program()).args(qemu.get_args()).arg("-drive");
+        let mut command = limited(LIMIT_SECONDS, &qemu_command(&self.qemu, &self.guest, COMMAND_LINE));
+        command.arg("-drive");
         let overlay = self.overlay.display();
         command.arg(format!("file={overlay},format=qcow2,if=none,id=disk,cache=writeback"));
         command.args(["-device", "virtio-blk-pci,drive=disk,disable-legacy=on,serial=root"]);
@@ -119,13 +120,6 @@ impl Bench {
         end(child)?;
         seen
     }
-}
-
-/// `timeout` hands on the signal that ends it, so nothing outlives a measurement.
-fn limited() -> Command {
-    let mut command = Command::new("timeout");
-    command.args(["--kill-after=5", LIMIT_SECONDS]);
-    command
 }
 
 fn watch(child: &mut Child, start: Instant) -> Result<Duration> {

@@ -7,13 +7,15 @@ mod login;
 mod memory;
 mod network;
 mod paging;
+mod qemu;
 mod watch;
 
 use anyhow::Result;
 
-pub use boot::{QEMU, build_mother, ensure_qemu, run as boot};
+pub use boot::{build_mother, run as boot};
 pub use io::run as io;
 pub use paging::{Guest, mother, run as paging};
+pub use qemu::limited;
 
 /// Middle one of `values`, which are not empty.
 fn median(mut values: Vec<f64>) -> f64 {

@@ -15,10 +15,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use images::{Cache, DefaultGuest};
+use images::{Cache, DefaultGuest, Qemu};
 
-use super::boot::{MEMORY, build_mother, ensure_qemu, qemu_command};
+use super::boot::build_mother;
 use super::median;
+use super::qemu::{MEMORY, limited, qemu, qemu_command};
 
 /// Sizes of packets, and what goes each way with them: enough for a second or so.
 const PACKETS: [(u16, u64); 2] = [(65_520, 1 << 30), (1500, 256 << 20)];
@@ -31,6 +32,7 @@ const PASST_START: Duration = Duration::from_secs(10);
 
 /// What everybody runs.
 struct Bench {
+    qemu: Qemu,
     mother: PathBuf,
     passt: PathBuf,
     guest: DefaultGuest,
@@ -38,10 +40,9 @@ struct Bench {
 
 /// Prints the comparison; whether nothing is slower.
 pub fn compare(run_count: usize) -> Result<bool> {
-    ensure_qemu()?;
     let cache = Cache::of_user()?;
     let guest = cache.default_guest(&mut |_| {})?;
-    let bench = Bench { mother: build_mother()?, passt: cache.passt(&mut |_| {})?, guest };
+    let bench = Bench { qemu: qemu()?, mother: build_mother()?, passt: cache.passt(&mut |_| {})?, guest };
     println!(
         "TCP between busybox in the guest and this host's loopback, both through passt;\n{} with {MEMORY}, 1 vCPU, \
          {run_count} runs each, in turns",
@@ -70,7 +71,7 @@ pub fn compare(run_count: usize) -> Result<bool> {
 impl Bench {
     fn ours(&self, mtu: u16, bytes: u64) -> Result<[f64; 2]> {
         measure(mtu, bytes, |cmdline| {
-            let mut command = limited(&self.mother);
+            let mut command = limited(LIMIT_SECONDS, &Command::new(&self.mother));
             command.args(["run", "--engine", "soft", "--memory", MEMORY, "--cmdline", cmdline]);
             command.arg("--kernel").arg(&self.guest.kernel).arg("--initrd").arg(&self.guest.initrd);
             command.args(["--net", "user,host"]);
@@ -81,9 +82,7 @@ impl Bench {
     fn theirs(&self, mtu: u16, bytes: u64) -> Result<[f64; 2]> {
         let passt = Passt::start(&self.passt)?;
         measure(mtu, bytes, |cmdline| {
-            let qemu = qemu_command(&self.guest, cmdline);
-            let mut command = limited(Path::new(qemu.get_program()));
-            command.args(qemu.get_args());
+            let mut command = limited(LIMIT_SECONDS, &qemu_command(&self.qemu, &self.guest, cmdline));
             let socket = passt.socket.display();
             let net = format!("stream,id=net,server=off,addr.type=unix,addr.path={socket}");
             let card =
@@ -92,12 +91,6 @@ impl Bench {
             command
         })
     }
-}
-
-fn limited(program: &Path) -> Command {
-    let mut command = Command::new("timeout");
-    command.args(["--kill-after=5", LIMIT_SECONDS]).arg(program);
-    command
 }
 
 /// A passt for QEMU. Gone when this is dropped.

@@ -130,13 +130,7 @@ fn machine(parts: &Parts, initrd: &Path, init: &Path, set: Set<'_>) -> Command {
         "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable rdinit={} mother.set={set} ",
         init.display()
     );
-    let qemu = parts.qemu.command();
-    let mut command = Command::new("timeout");
-    command
-        .args(["--kill-after=10", &LIMIT.as_secs().to_string()])
-        .arg(qemu.get_program())
-        .args(qemu.get_args());
-    command.envs(qemu.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut command = bench::limited(&LIMIT.as_secs().to_string(), &parts.qemu.command());
     command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-M", "q35", "-m", "2G", "-smp", "2"]);
     command.args(["-nodefaults", "-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot"]);
     command.arg("-kernel").arg(&parts.host.kernel).arg("-initrd").arg(initrd).args(["-append", &append]);

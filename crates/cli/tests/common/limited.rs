@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use api::VmName;
-use daemon::{Client, Inventory};
+use daemon::{Client, ClientError, Inventory};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -63,18 +63,30 @@ impl Limited {
     }
 
     pub fn client(&self) -> Client {
+        self.connect().unwrap()
+    }
+
+    fn connect(&self) -> Result<Client, ClientError> {
         let name = VmName::new(self.name).unwrap();
-        Client::connect(&Inventory::at(&self.mother.vms()).record(&name)).unwrap()
+        Client::connect(&Inventory::at(&self.mother.vms()).record(&name))
     }
 
     /// Types a line into its console.
     pub fn type_line(&self, line: &str) {
-        use std::io::Write;
-        let mut client = self.client();
-        client.order(api::Command::Console { replay_bytes: 0, types: true }).unwrap();
-        let (_, mut stream) = client.into_console().unwrap();
-        stream.write_all(format!("{line}\n").as_bytes()).unwrap();
+        self.type_into(self.client(), line).unwrap();
+    }
+
+    /// The same for a guest that may have ended by now.
+    pub fn type_line_if_alive(&self, line: &str) {
+        let _ended = self.connect().and_then(|client| self.type_into(client, line));
+    }
+
+    fn type_into(&self, mut client: Client, line: &str) -> Result<(), ClientError> {
+        client.order(api::Command::Console { replay_bytes: 0, types: true })?;
+        let (_, mut stream) = client.into_console()?;
+        stream.write_all(format!("{line}\n").as_bytes())?;
         thread::sleep(Duration::from_millis(200));
+        Ok(())
     }
 
     pub fn until(&self, what: &str, done: impl Fn() -> bool) {

@@ -9,9 +9,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use images::{Cache, DefaultGuest};
+use images::{Cache, DefaultGuest, Qemu};
 
-use super::super::{QEMU, ensure_qemu};
+use super::super::limited;
+use super::super::qemu::qemu as get_qemu;
 use super::guest::Guest;
 
 const MEMORY: &str = "512M";
@@ -34,7 +35,7 @@ const PHASES: [&str; 3] = ["fill 256 MiB", "read them twice", "work on 2 MiB"];
 
 /// Prints the comparison. Nothing is promised of it.
 pub fn compare() -> Result<bool> {
-    ensure_qemu()?;
+    let qemu = get_qemu()?;
     println!("swap: 512 MiB, {} MiB may be resident, seconds", LIMIT_BYTES >> 20);
     let group = match Group::new() {
         Ok(group) => Some(group),
@@ -48,7 +49,7 @@ pub fn compare() -> Result<bool> {
     let ours = [mother(&[])?, mother(&["--resident-limit", &limit])?];
     print("mother", &ours);
     if let Some(group) = group {
-        let theirs = [qemu(&guest, None)?, qemu(&guest, Some(&group))?];
+        let theirs = [in_qemu(&qemu, &guest, None)?, in_qemu(&qemu, &guest, Some(&group))?];
         print("QEMU's TCG, in a cgroup", &theirs);
         println!("  QEMU's cgroup held at most {} MiB", group.most()? >> 20);
     }
@@ -66,14 +67,17 @@ fn mother(words: &[&str]) -> Result<[f64; 3]> {
     work(Guest::start("bench-swap", &[&["--memory", MEMORY], words].concat(), LIMIT)?)
 }
 
-fn qemu(guest: &DefaultGuest, group: Option<&Group>) -> Result<[f64; 3]> {
-    let mut command = Command::new("timeout");
-    command.args(["--kill-after=5", &LIMIT.as_secs().to_string(), "sh", "-c"]);
+fn in_qemu(qemu: &Qemu, guest: &DefaultGuest, group: Option<&Group>) -> Result<[f64; 3]> {
+    let mut shell = Command::new("sh");
     let enter = match group {
         Some(group) => format!("echo $$ > {}/cgroup.procs && ", group.folder.display()),
         None => String::new(),
     };
-    command.arg(format!("{enter}exec \"$@\"")).args(["sh", QEMU, "-accel", "tcg,tb-size=32", "-cpu", "max"]);
+    let qemu = qemu.command();
+    shell.args(["-c", &format!("{enter}exec \"$@\""), "sh"]).arg(qemu.get_program()).args(qemu.get_args());
+    shell.envs(qemu.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut command = limited(&LIMIT.as_secs().to_string(), &shell);
+    command.args(["-accel", "tcg,tb-size=32", "-cpu", "max"]);
     command.args([
         "-M",
         "q35",
