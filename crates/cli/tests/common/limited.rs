@@ -1,6 +1,7 @@
 //! A guest that runs detached and is given less memory than it believes to have.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -84,7 +85,7 @@ impl Limited {
     fn type_into(&self, mut client: Client, line: &str) -> Result<(), ClientError> {
         client.order(api::Command::Console { replay_bytes: 0, types: true })?;
         let (_, mut stream) = client.into_console()?;
-        stream.write_all(format!("{line}\n").as_bytes())?;
+        stream.write_all(format!("{line}\n").as_bytes()).map_err(ClientError::Connection)?;
         thread::sleep(Duration::from_millis(200));
         Ok(())
     }
