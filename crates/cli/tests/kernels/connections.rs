@@ -16,7 +16,9 @@ const TRIES: usize = 3;
 /// Gives the guest sockets of every kind and mounts with every option, some in namespaces of their own.
 pub fn prepare(guest: &mut Guest) {
     for line in [
-        "ifconfig lo 127.0.0.1 up; mkdir '/tmp/a b' /tmp/sys; syslogd -R 127.0.0.1:999; logger hello",
+        "ifconfig lo 127.0.0.1 up; mkdir '/tmp/a b' /tmp/sys; syslogd -R 127.0.0.1:999",
+        // It opens its socket with the first line that it hears, once it listens itself.
+        "i=0; until grep -q :03E7 /proc/net/udp || [ $i = 50 ]; do logger hello; sleep 0.1; i=$((i+1)); done",
         "(sleep 900 | nc -l -p 5555) >/dev/null 2>&1 &",
         "(sleep 900 | nc -l -p 5556) >/dev/null 2>&1 & sleep 1",
         "(sleep 900 | nc 127.0.0.1 5556) >/dev/null 2>&1 &",

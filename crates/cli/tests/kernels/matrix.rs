@@ -21,6 +21,8 @@ use crate::{compare, connections, look, say};
 
 /// Series that stand for all in a short run: the oldest form of everything, and each that changed something.
 const SHORT: [&str; 4] = ["5.10.", "6.1.", "6.12.", "7."];
+/// What apt says of a package that the mirror's list has and the mirror has not.
+const ABSENT: &str = "404  Not Found";
 /// A guest is given so long for all of it.
 const LIMIT: &str = "900s";
 
@@ -54,14 +56,18 @@ pub fn run(cache: &Cache, releases: &[String]) -> Vec<String> {
         let _ = fs::remove_file(&path);
     }
     let mut compared = Compared::open(&path);
-    let mut complaints = Vec::new();
+    let (mut complaints, mut absent) = (Vec::new(), 0);
     for release in releases {
         let files = match cache.kernel_guest(release, &mut |_| {}) {
             Ok(files) => files,
             Err(error) => {
                 let why = format!("{release}: {error}: {:?}", std::error::Error::source(&error));
                 say(&why);
-                complaints.push(why);
+                if why.contains(ABSENT) {
+                    absent += 1;
+                } else {
+                    complaints.push(why);
+                }
                 continue;
             }
         };
@@ -84,7 +90,10 @@ pub fn run(cache: &Cache, releases: &[String]) -> Vec<String> {
         }
         complaints.extend(found.into_iter().map(|complaint| format!("{release}: {complaint}")));
     }
-    say(&format!("{} kernels, {} complaints", releases.len(), complaints.len()));
+    let (count, complained) = (releases.len(), complaints.len());
+    say(&format!(
+        "{count} kernels, {absent} of them listed by a mirror that has them no more, {complained} complaints"
+    ));
     complaints
 }
 
