@@ -7,7 +7,11 @@ start() {
     case $1 in
         mother) timeout 100 "$MOTHER" run --engine kvm --kernel kernel --initrd initrd --memory 512M --cmdline "$append" ;;
         qemu-*)
-            timeout 100 sh ./qemu -accel kvm -cpu max -M "${1#qemu-}" -m 512M -smp 1 -nodefaults -display none -monitor none \
+            # Memory that others can look at, as Mother's is, is in a file and in pages of 4 KiB; other memory may be in huge
+            # pages, which leave the guest once for 512 small ones.
+            machine=${1#qemu-}
+            [ $machine = shared ] && machine="q35,memory-backend=all -object memory-backend-memfd,id=all,size=512M"
+            timeout 100 sh ./qemu -accel kvm -cpu max -M $machine -m 512M -smp 1 -nodefaults -display none -monitor none \
                 -serial stdio -no-reboot -kernel kernel -initrd initrd -append "$append panic=-1"
             ;;
     esac

@@ -9,6 +9,6 @@ exits() {
         done
     done
     for round in 1 2 3; do
-        for vmm in mother qemu-q35 qemu-microvm; do boot $vmm; done
+        for vmm in mother qemu-q35 qemu-shared qemu-microvm; do boot $vmm; done
     done
 }
