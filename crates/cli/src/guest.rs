@@ -140,7 +140,7 @@ pub fn plan_run(arguments: &RunArguments, user: &User) -> Result<Planned, Failur
     let is_default = spec.initrd.is_none();
     let mut words = vec![console_word(&spec).to_owned()];
     if is_default {
-        words.extend(words_for(user, spec.name.as_deref()));
+        words.extend(words_for(user, spec.name.as_deref(), is_on_user_network(&spec)));
     }
     words.extend(spec.cmdline.take());
     spec.cmdline = Some(words.join(" "));
@@ -186,7 +186,7 @@ pub fn spec(arguments: &RunArguments) -> VmSpec {
 
 /// Has passt here if the guest's network needs it: the host's, or Debian's, downloaded once.
 pub fn bring_passt(spec: &mut VmSpec) -> Result<(), Failure> {
-    let is_user = spec.net.as_deref().is_some_and(|net| net == "user" || net.starts_with("user,"));
+    let is_user = is_on_user_network(spec);
     if is_user && spec.passt.is_none() {
         // Whatever else is wrong is told before anything is downloaded.
         check_before_download(&VmSpec { passt: Some("passt".into()), ..spec.clone() })?;
@@ -222,9 +222,16 @@ fn complaint(spec: &VmSpec, field: &'static str, what: &str, help: &str) -> Fail
     SpecErrors { name, complaints: vec![complaint] }.into()
 }
 
+fn is_on_user_network(spec: &VmSpec) -> bool {
+    spec.net.as_deref().is_some_and(|net| net == "user" || net.starts_with("user,"))
+}
+
 /// What our own initrd wants to know.
-fn words_for(user: &User, name: Option<&str>) -> Vec<String> {
+fn words_for(user: &User, name: Option<&str>, is_on_user_network: bool) -> Vec<String> {
     let mut words = Vec::new();
+    if is_on_user_network {
+        words.push("mother.net=user".to_owned());
+    }
     if let Some(name) = name {
         words.push(format!("mother.name={name}"));
     }
@@ -249,16 +256,17 @@ pub fn is_plain(term: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn check(user: &User, name: Option<&str>, expected: &str) {
-        assert_eq!(words_for(user, name).join(" "), expected);
+    fn check(user: &User, name: Option<&str>, net: bool, expected: &str) {
+        assert_eq!(words_for(user, name, net).join(" "), expected);
     }
 
     #[test]
     fn the_guest_hears_of_the_terminal_only_what_is_harmless() {
         let person = |term: &str| User::Person { term: Some(term.to_owned()), size: Some((24, 80)) };
-        check(&person("xterm-256color"), None, "mother.term=xterm-256color mother.size=24x80");
-        check(&person("x init=/bin/sh"), None, "mother.size=24x80");
-        check(&person("$(reboot)"), Some("web1"), "mother.name=web1 mother.size=24x80");
-        check(&User::Pipe, None, "rdinit=/pipe");
+        check(&person("xterm-256color"), None, false, "mother.term=xterm-256color mother.size=24x80");
+        check(&person("x init=/bin/sh"), None, false, "mother.size=24x80");
+        check(&person("$(reboot)"), Some("web1"), false, "mother.name=web1 mother.size=24x80");
+        check(&User::Pipe, None, false, "rdinit=/pipe");
+        check(&User::Pipe, None, true, "mother.net=user rdinit=/pipe");
     }
 }

@@ -123,7 +123,7 @@ fn a_reset_ends_the_guest_or_starts_it_again_as_asked() {
     let Some(ran) = run(&["--no-reboot"], "reboot; sleep 30\n") else { return };
     assert_eq!((ran.status, ran.stdout.matches(images::INIT_MARKER).count()), (Some(0), 1));
     // The second life reads no end of input: it was in the first.
-    let Some(ran) = run(&["--timeout", "8s"], "reboot; sleep 30\n") else { return };
+    let Some(ran) = run(&["--timeout", "25s"], "reboot; sleep 30\n") else { return };
     assert_eq!((ran.status, ran.stdout.matches(images::INIT_MARKER).count()), (Some(124), 2));
 }
 

@@ -35,7 +35,7 @@ const FOLDERS: [&str; 14] = [
 ];
 
 /// Scripts and other texts.
-const SCRIPTS: [(&str, &str); 15] = [
+const SCRIPTS: [(&str, &str); 17] = [
     ("init", include_str!("../guest/init.sh")),
     ("pipe", include_str!("../guest/pipe.sh")),
     ("demo", include_str!("../guest/demo.sh")),
@@ -44,6 +44,8 @@ const SCRIPTS: [(&str, &str); 15] = [
     ("net", include_str!("../guest/net.sh")),
     ("etc/acpi/PWRF/00000080", include_str!("../guest/power_off.sh")),
     ("etc/drivers", include_str!("../guest/drivers.sh")),
+    ("etc/connect", include_str!("../guest/connect.sh")),
+    ("etc/network", include_str!("../guest/network.sh")),
     ("etc/inittab", "::once:/etc/session\n"),
     ("etc/session", include_str!("../guest/session.sh")),
     ("etc/mounts", include_str!("../guest/mounts.sh")),
