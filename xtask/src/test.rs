@@ -50,6 +50,12 @@ pub fn steps() -> Vec<Step> {
         });
     }
     steps.push(Step {
+        name: "test-kvm",
+        command: cargo(&["xtask", "test-kvm", "--quick"]),
+        limit: Duration::from_secs(720),
+        counts: Counts::LastLine,
+    });
+    steps.push(Step {
         name: "stress",
         command: smp::command("stress", &["--seconds", "30"]),
         limit: Duration::from_secs(400),

@@ -52,7 +52,7 @@ fn any_cpu_may_end_the_guest() {
 fn a_guest_of_several_cpus_starts_again() {
     // The second life finds what the first one found, and is ended by its time.
     let input = "nproc\ntaskset 2 reboot -f\nsleep 100\n";
-    let Some(ran) = run(&["--cpus", "2", "--timeout", "8s"], input) else { return };
+    let Some(ran) = run(&["--cpus", "2", "--timeout", "25s"], input) else { return };
     assert_eq!(ran.status, Some(124), "{}", ran.stderr);
     let starts = ran.stdout.matches("smp: Brought up 1 node, 2 CPUs").count();
     assert!(starts >= 2, "{}", ran.stdout);

@@ -1,4 +1,4 @@
-//! A pager around one guest memory: its two threads, what is asked of it and what it tells.
+//! A pager around one guest memory: its threads, what is asked of it and what it tells.
 
 use std::fs::File;
 use std::io;
@@ -19,7 +19,7 @@ use crate::estimate::Estimate;
 use crate::memory::{PAGE_BYTES, PageBytes};
 use crate::shared::{Event, Latency, Shared};
 use crate::store::{Medium, ReadError, Store, StoreTotals, nameless};
-use crate::{reclaim, service};
+use crate::{guard, reclaim, service};
 
 /// Pages of a guest that one request may ask for.
 const LOOK_PAGES_MAX: usize = 64;
@@ -159,6 +159,7 @@ impl Pager {
         let mut pager = Pager { shared, threads: Vec::new() };
         pager.spawn("pager", service::serve).map_err(StartError::Start)?;
         pager.spawn("reclaim", reclaim::reclaim).map_err(StartError::Start)?;
+        pager.spawn("pager-guard", guard::guard).map_err(StartError::Start)?;
         pager.set_limit(settings.limit_bytes).map_err(StartError::Start)?;
         Ok(pager)
     }
@@ -296,6 +297,7 @@ impl Drop for Pager {
         self.shared.ring();
         self.shared.want_room();
         for thread in self.threads.drain(..) {
+            thread.thread().unpark();
             let _ = thread.join();
         }
     }

@@ -208,3 +208,20 @@ fn a_write_is_noticed_once() {
     assert_eq!(pager.written(&[3, 4, 900]).unwrap(), [false, false, false]);
     assert_eq!(pager.written(&[5000]).unwrap(), [true], "there is no such page");
 }
+
+/// A thread is ended from outside while it has the lock, which nobody gets any more.
+#[test]
+fn a_thread_that_is_gone_is_noticed_also_when_it_takes_the_lock_with_it() {
+    let memory = Arc::new(GuestMemory::flat(MIB).unwrap());
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let tell = Box::new(move |event| drop(sender.send(event)));
+    let pager = match Pager::start(memory, &settings(Some(MIB)), tell) {
+        Ok(pager) => pager,
+        Err(error) => return eprintln!("SKIPPED: {error}"),
+    };
+    let held = pager.shared.core.lock().unwrap();
+    pager.shared.threads.lock().unwrap().push("/proc/self/task/0".into());
+    let event = receiver.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert_eq!(event, Event::Broken("a thread of the pager is gone".to_owned()));
+    drop(held);
+}

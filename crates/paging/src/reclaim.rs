@@ -9,7 +9,7 @@ use crate::clock::Clock;
 use crate::core::{Broken, Page, pack_up};
 use crate::estimate::Sampler;
 use crate::memory::Memory;
-use crate::shared::{LOST, Shared, note_cpu, with_causes};
+use crate::shared::{Shared, note_cpu, with_causes};
 use crate::stall::Stall;
 use crate::store::Batch;
 
@@ -40,8 +40,6 @@ struct Reclaimer<'a> {
     stall: Stall,
     /// Where bringing back goes on.
     back_from: u64,
-    /// When it looked whether the other thread is there.
-    last_look: Instant,
 }
 
 /// Makes room until told to stop.
@@ -55,16 +53,9 @@ pub(crate) fn reclaim(shared: &Shared<PagedMemory>) {
         trouble: None,
         stall: Stall::new(Instant::now()),
         back_from: 0,
-        last_look: Instant::now(),
     };
     while !reclaimer.is_stopping() {
         shared.wait_for_work(if reclaimer.has_more_to_do() { Duration::from_millis(1) } else { TICK });
-        if reclaimer.last_look.elapsed() >= TICK {
-            reclaimer.last_look = Instant::now();
-            if shared.has_lost_thread() {
-                return shared.broke(LOST);
-            }
-        }
         if let Err(broken) = reclaimer.turn() {
             // Pages stay where they are; only what cannot be believed ends it.
             if matches!(broken, Broken::Panicked) {

@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::core::{Broken, Served};
 use crate::memory::{Memory, PAGE_BYTES};
-use crate::shared::{LOST, Shared, note_cpu};
+use crate::shared::{Shared, note_cpu};
 
 /// A fault that was not answered yet.
 #[derive(Clone, Copy, Debug)]
@@ -27,14 +27,13 @@ struct Waiting {
 const ATTEMPTS_MAX: u32 = 50;
 /// How long between two attempts.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How often it looks whether the other thread is there.
-const LOOK: Duration = Duration::from_secs(1);
+/// How long it waits for faults at a time; whoever wants something rings.
+const WAIT: Duration = Duration::from_secs(60);
 
 /// What the thread knows from fault to fault.
 struct Service {
     waiting: VecDeque<Waiting>,
     ahead: Ahead,
-    last_look: Instant,
 }
 
 /// Whether the guest goes through its memory in order, and how far it is worth going ahead.
@@ -62,20 +61,10 @@ impl Ahead {
 
 /// Answers until told to stop.
 pub(crate) fn serve(shared: &Shared<PagedMemory>) {
-    let mut service = Service {
-        waiting: VecDeque::new(),
-        ahead: Ahead::new(shared.ahead_pages),
-        last_look: Instant::now(),
-    };
+    let mut service = Service { waiting: VecDeque::new(), ahead: Ahead::new(shared.ahead_pages) };
     while !shared.is_stopping.load(Ordering::Acquire) {
         let tries_again = service.waiting.iter().any(|one| one.attempts > 0);
-        wait(shared, if tries_again { PAUSE } else { LOOK });
-        if service.last_look.elapsed() >= LOOK {
-            service.last_look = Instant::now();
-            if shared.has_lost_thread() {
-                return shared.broke(LOST);
-            }
-        }
+        wait(shared, if tries_again { PAUSE } else { WAIT });
         let mut faults = Vec::new();
         if let Err(error) = shared.memory.take_faults(&mut faults) {
             shared.broke(&format!("cannot hear of faults: {error}"));

@@ -1,4 +1,4 @@
-//! What a pager's two threads and everybody who asks it share.
+//! What a pager's threads and everybody who asks it share.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ pub enum Event {
 /// What is said when a thread is gone.
 pub(crate) const LOST: &str = "a thread of the pager is gone";
 
-/// What the two threads and everybody else share.
+/// What the threads and everybody else share.
 pub(crate) struct Shared<M> {
     pub(crate) memory: Arc<M>,
     pub(crate) core: Mutex<Core<M>>,
