@@ -57,6 +57,9 @@ const EXT1_EDX_ADDED: u32 = bits(&[11, 20, 26, 27, 29]);
 const EXT1_ECX: u32 = bits(&[0, 4, 5, 6, 7, 8]);
 const EXT1_ECX_OURS: u32 = bits(&[0, 4, 8]);
 
+// In leaf 8000_0021 EAX. Kernels that see it set EFER.AIBRSE, with which a processor without it enters no guest.
+const AUTOMATIC_IBRS: u32 = 1 << 8;
+
 // FMA AVX F16C, in leaf 1 ECX
 const AVX_FEATURES: u32 = bits(&[12, 28, 29]);
 // Bytes of an XSAVE area with x87 and SSE.
@@ -126,9 +129,8 @@ pub fn table(topology: Topology, host: impl Fn(u32, u32) -> [u32; 4], host_xcr0:
     // Physical and linear address bits; CLZERO is not offered; XSAVEERPTR; SSB_NO.
     let sizes = 48 << 8 | crate::paging::PHYSICAL_BITS;
     add(0x8000_0008, None, [sizes, 1 << 2 | 1 << 26, vcpu_count - 1, 0]);
-    // No nested data breakpoints, LFENCE always serialising, null selector clears base, automatic IBRS,
-    // SRSO_NO; TSA_SQ_NO and TSA_L1_NO.
-    add(0x8000_0021, None, [bits(&[0, 2, 6, 8, 29]), 0, bits(&[1, 2]), 0]);
+    // No nested data breakpoints, LFENCE always serialising, null selector clears base, SRSO_NO; TSA_SQ_NO and TSA_L1_NO.
+    add(0x8000_0021, None, [bits(&[0, 2, 6, 29]) | AUTOMATIC_IBRS, 0, bits(&[1, 2]), 0]);
     CpuidTable::new(leaves)
 }
 
@@ -149,6 +151,8 @@ pub fn narrow(table: &mut CpuidTable, supported: &CpuidTable) {
             (0xd, 1) => [0, u32::MAX, 0, 0],
             // Every processor with long mode executes PREFETCHW, and kernels know that, whatever the bit says.
             (0x8000_0001, _) => [u32::MAX, u32::MAX, 1 << 8, 0],
+            // The rest says what the processor need not be protected from.
+            (0x8000_0021, _) => [!AUTOMATIC_IBRS, u32::MAX, u32::MAX, u32::MAX],
             _ => continue,
         };
         leaf.eax &= has[0] | kept[0];
@@ -212,6 +216,7 @@ mod tests {
                 (1, _) => leaf.ecx &= !(1 << 17 | HYPERVISOR),
                 (7, 0) => leaf.ebx &= !(1 << 10),
                 (0xd, 0) => leaf.eax = 3,
+                (0x8000_0021, _) => (leaf.eax, leaf.ecx) = (0, 0),
                 _ => {}
             }
         }
@@ -220,6 +225,8 @@ mod tests {
         assert_eq!((leaf1 & 1 << 17, leaf1 & AVX_FEATURES), (0, 0));
         assert_ne!((leaf1 & HYPERVISOR, leaf1 & TSC_DEADLINE), (0, 0));
         assert_eq!(table.get(7, 0)[1] & (1 << 10 | 1 << 5), 0);
+        let said = model(u32::MAX, 7).get(0x8000_0021, 0);
+        assert_eq!(table.get(0x8000_0021, 0), [said[0] & !AUTOMATIC_IBRS, 0, said[2], 0]);
         assert_eq!((table.get(0xd, 0), table.get(0xd, 2)), ([3, 576, 576, 0], [0; 4]));
         let whole = model(u32::MAX, 7);
         let mut same = whole.clone();

@@ -126,8 +126,8 @@ again() {
 
 # A guest that is given less than it believes, on KVM.
 limited() {
-    INPUT=fill KEEP='/^OUT/p;/^exit status/p' both "a guest with 64 MiB of its 256 keeps its bytes" \
-        --kernel kernel --initrd initrd --memory 256M --resident-limit 64M --cmdline "$LINUX"
+    INPUT=fill KEEP='/^OUT/p;/^exit status/p' both "a guest with 40 MiB of its 160 keeps its bytes" \
+        --kernel kernel --initrd initrd --memory 160M --resident-limit 40M --cmdline "$LINUX"
     check "its sums are right" "" /tmp/kvm [ "$(grep -c 'OUT same' /tmp/kvm)" = 2 ]
 }
 
