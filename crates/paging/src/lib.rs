@@ -7,8 +7,8 @@
 //! ```
 //!
 //! `core` is the state machine of every page, and says why no byte is lost; `service` is the thread that answers
-//! faults, `reclaim` the one that puts pages away and keeps `store` in order, `guard` sees whether they live; `clock` and `estimate` are their choices and
-//! measures, as plain values. [`Pager`] is all of it around one guest memory.
+//! faults, `reclaim` the one that puts pages away and keeps `store` in order, and `guard` sees whether they live; `clock` and
+//! `estimate` are their choices and measures, as plain values. [`Pager`] is all of it around one guest memory.
 #![forbid(unsafe_code)]
 
 mod clock;

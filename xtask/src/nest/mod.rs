@@ -118,7 +118,8 @@ pub fn bench_exits(words: &[&str]) -> Result<bool> {
     Ok(true)
 }
 
-/// The machine: two CPUs on two threads of ours. Its TSC is the host's on both, which the kernel cannot know.
+/// The machine: two CPUs that take turns on one thread of QEMU's, which errs on two (`docs/engines.md`). Its TSC is the
+/// host's on both, which the kernel cannot know.
 fn machine(parts: &Parts, initrd: &Path, init: &Path, set: Set<'_>) -> Command {
     let set = match set {
         Set::All => "all",

@@ -90,6 +90,9 @@ pub fn run(cache: &Cache, releases: &[String]) -> Vec<String> {
         }
         complaints.extend(found.into_iter().map(|complaint| format!("{release}: {complaint}")));
     }
+    if absent == releases.len() {
+        complaints.push("the mirror has none of the kernels that it lists: nothing was compared".to_owned());
+    }
     let (count, complained) = (releases.len(), complaints.len());
     say(&format!(
         "{count} kernels, {absent} of them listed by a mirror that has them no more, {complained} complaints"
