@@ -4,8 +4,11 @@
 //! has taken pages, the residency map says so; a page is believed only if the map said the same before and after the
 //! read, namely that the file has it. The contents of others are asked of the VM's process, which takes them from its
 //! store and brings nothing in: looking changes nothing.
+//!
+//! The map counts how often a page went and came, so any number that it ever gave for a page stands for the one before:
+//! what it says after one read is kept for the next. A page that it never said anything of began with zero, in the file.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,6 +27,8 @@ const STRETCH_PAGES: u64 = 256;
 const ASKED_PAGES: usize = 2048;
 /// How often a page that comes and goes is read again.
 const TRIES: u32 = 4;
+/// Most pages that a stretch touches: it may begin and end within one.
+const NUMBERS: usize = STRETCH_PAGES as usize + 1;
 
 /// What reading cost.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
@@ -44,12 +49,23 @@ fn is_here(number: u32) -> bool {
     number.is_multiple_of(2)
 }
 
+/// What the residency map says of some pages.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    /// All are in the file.
+    are_here: bool,
+    /// None has gone or come since the map was asked before.
+    are_as_before: bool,
+}
+
 /// Guest memory as it is now and goes on to be.
 #[derive(Debug)]
 pub struct LiveMemory {
     memory: FileMemory,
     slots: Vec<FileSlot>,
     residency: Option<File>,
+    /// The last number that the residency map gave for a page of the file, where that is not zero.
+    last: Mutex<HashMap<u64, u32>>,
     bytes: AtomicU64,
     reads: AtomicU64,
     torn: AtomicU64,
@@ -74,6 +90,7 @@ impl LiveMemory {
             memory: FileMemory::new(files.memory, slots.clone()),
             slots,
             residency: files.residency,
+            last: Mutex::default(),
             bytes: zero(),
             reads: zero(),
             torn: zero(),
@@ -114,33 +131,49 @@ impl LiveMemory {
         Ok(bytes.as_chunks::<LEN>().0.iter().map(|number| u32::from_le_bytes(*number)).collect())
     }
 
+    /// Reads what the file has of pages from `file_page` on, and then asks the residency map of them: only what is here,
+    /// and was when the map was last asked, is what the guest has. Not for more than [`NUMBERS`] pages.
+    fn read_here(&self, residency: &File, gpa: Gpa, file_page: u64, bytes: &mut [u8]) -> Result<Found, Unreadable> {
+        const LEN: usize = size_of::<u32>();
+        // Over both reads: who asks meanwhile would put a number of later in the place of the one before.
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        self.memory.read(gpa, bytes)?;
+        self.count(2, bytes.len());
+        let page_count = (gpa.page_offset() + bytes.len() as u64).div_ceil(PAGE_SIZE) as usize;
+        let mut numbers = [0; NUMBERS * LEN];
+        let numbers = &mut numbers[..page_count * LEN];
+        let asked = residency.read_exact_at(numbers, file_page * LEN as u64);
+        asked.map_err(|source| Unreadable::Host(gpa, source.to_string()))?;
+        let mut found = Found { are_here: true, are_as_before: true };
+        for (number, page) in numbers.as_chunks::<LEN>().0.iter().zip(file_page..) {
+            let number = u32::from_le_bytes(*number);
+            let before = if number == 0 { last.remove(&page) } else { last.insert(page, number) };
+            found.are_here &= is_here(number);
+            found.are_as_before &= before.unwrap_or_default() == number;
+        }
+        Ok(found)
+    }
+
     /// Reads a stretch of a slot; false if the pager had a page of it.
     fn read_stretch(&self, residency: &File, gpa: Gpa, bytes: &mut [u8]) -> Result<bool, Unreadable> {
         let first = self.file_page(gpa).ok_or(Unreadable::NoMemory(gpa))?;
-        let count = (gpa.page_offset() + bytes.len() as u64).div_ceil(PAGE_SIZE);
-        let before = LiveMemory::whereabouts(residency, gpa, first, count)?;
-        if !before.iter().copied().all(is_here) {
-            return Ok(false);
-        }
-        self.memory.read(gpa, bytes)?;
-        self.count(3, bytes.len());
-        Ok(LiveMemory::whereabouts(residency, gpa, first, count)? == before)
+        let found = self.read_here(residency, gpa, first, bytes)?;
+        Ok(found.are_here && found.are_as_before)
     }
 
     /// Reads what lies in one page, wherever that is.
     fn read_page(&self, residency: &File, gpa: Gpa, bytes: &mut [u8]) -> Result<(), Unreadable> {
         let file_page = self.file_page(gpa).ok_or(Unreadable::NoMemory(gpa))?;
-        for _ in 0..TRIES {
-            let before = LiveMemory::whereabouts(residency, gpa, file_page, 1)?;
-            if !before.iter().copied().all(is_here) {
-                return self.read_stored(gpa, file_page, bytes);
+        for attempt in 0..TRIES {
+            let found = self.read_here(residency, gpa, file_page, bytes)?;
+            if !found.are_here {
+                break;
             }
-            self.memory.read(gpa, bytes)?;
-            self.count(3, bytes.len());
-            if LiveMemory::whereabouts(residency, gpa, file_page, 1)? == before {
+            if found.are_as_before {
                 return Ok(());
             }
-            self.torn.fetch_add(1, Ordering::Relaxed);
+            // The first time it may have moved long ago.
+            self.torn.fetch_add(u64::from(attempt > 0), Ordering::Relaxed);
         }
         // The VM's process knows, however it comes and goes.
         self.read_stored(gpa, file_page, bytes)

@@ -132,7 +132,7 @@ fn machine(parts: &Parts, initrd: &Path, init: &Path, set: Set<'_>) -> Command {
         init.display()
     );
     let mut command = bench::limited(&LIMIT.as_secs().to_string(), &parts.qemu.command());
-    command.args(["-accel", "tcg,thread=single", "-cpu", "max", "-M", "q35", "-m", "2G", "-smp", "2"]);
+    command.args(["-accel", "tcg,thread=single", "-cpu", "max", "-M", "q35", "-m", "2G", "-smp", "1"]);
     command.args(["-nodefaults", "-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot"]);
     command.arg("-kernel").arg(&parts.host.kernel).arg("-initrd").arg(initrd).args(["-append", &append]);
     command
