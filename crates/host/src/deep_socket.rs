@@ -4,11 +4,13 @@
 //! (`net.core.wmem_max`, 208 KiB as Linux comes). A sender that drops what does not fit, as passt does, then drops most
 //! of each burst. Whoever has CAP_NET_ADMIN over the socket's network namespace is not bound (socket(7),
 //! `SO_SNDBUFFORCE`), and in a user namespace of its own every process has: so the pair is made by a short-lived
-//! process in such namespaces, which shares our table of descriptors.
+//! process in such namespaces.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
+
+use crate::namespace::open_in_namespaces;
 
 /// Two connected sockets, each of which takes about `len_bytes` before it blocks; less where the host forbids user
 /// namespaces.
@@ -43,59 +45,26 @@ fn set(fd: RawFd, option: libc::c_int, len_bytes: u32) -> bool {
 
 /// The pair, made where this user is bound by nothing; `None` where the host does not allow that.
 fn pair_from_namespace(len_bytes: u32) -> Option<(UnixStream, UnixStream)> {
-    let (mut reader, writer) = io::pipe().ok()?;
-    let flags = libc::CLONE_FILES | libc::CLONE_NEWUSER | libc::CLONE_NEWNET | libc::SIGCHLD;
-    // SAFETY: without CLONE_VM this is fork: the child has its own copy of this thread's stack and of all memory, and
-    // does nothing below but system calls, so no lock that another thread held is touched.
-    let child =
-        unsafe { libc::syscall(libc::SYS_clone, flags as libc::c_ulong, 0_usize, 0_usize, 0_usize, 0_usize) };
-    if child == 0 {
-        make_pair_and_exit(writer.as_raw_fd(), len_bytes);
-    }
-    if child < 0 {
-        return None;
-    }
-    // It shares our descriptors, the pipe's too, so nothing is closed before it is gone.
-    wait_for(child as libc::pid_t);
-    drop(writer);
-    let mut bytes = [0; 8];
-    io::Read::read_exact(&mut reader, &mut bytes).ok()?;
-    let own = |bytes: [u8; 4]| {
-        // SAFETY: the child made this descriptor in the table that it shared with us, and told only us of it.
-        UnixStream::from(unsafe { OwnedFd::from_raw_fd(RawFd::from_ne_bytes(bytes)) })
-    };
-    let [a, b, c, d, e, f, g, h] = bytes;
-    Some((own([a, b, c, d]), own([e, f, g, h])))
-}
-
-fn wait_for(child: libc::pid_t) {
-    loop {
-        let mut status = 0;
-        // SAFETY: `child` is our child, and `status` lives through the call.
-        let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
-        if waited >= 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
-            return;
-        }
-    }
+    let [ours, theirs] = open_in_namespaces(libc::CLONE_NEWNET, || make_pair(len_bytes))?;
+    Some((UnixStream::from(ours), UnixStream::from(theirs)))
 }
 
 /// What the short-lived process does: system calls only, no memory is taken.
-fn make_pair_and_exit(writer: RawFd, len_bytes: u32) -> ! {
+fn make_pair(len_bytes: u32) -> Option<[RawFd; 2]> {
     let mut fds = [-1, -1];
     let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
     // SAFETY: the call writes two ints, and there are two.
-    let made = unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) } == 0;
-    if made && fds.iter().all(|fd| force(*fd, len_bytes)) {
-        // SAFETY: the call reads the array, eight bytes.
-        unsafe { libc::write(writer, fds.as_ptr().cast(), size_of_val(&fds)) };
-    } else if made {
-        for fd in fds {
-            // SAFETY: this descriptor was made above and nobody else knows of it.
-            unsafe { libc::close(fd) };
-        }
+    if unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) } != 0 {
+        return None;
     }
-    // SAFETY: ends this process at once, without the parent's destructors and exit handlers.
-    unsafe { libc::_exit(0) }
+    if fds.iter().all(|fd| force(*fd, len_bytes)) {
+        return Some(fds);
+    }
+    for fd in fds {
+        // SAFETY: this descriptor was made above and nobody else knows of it.
+        unsafe { libc::close(fd) };
+    }
+    None
 }
 
 #[cfg(test)]

@@ -22,7 +22,11 @@ impl MemFd {
         }
         // SAFETY: the kernel has just given us this descriptor and nobody else owns it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        let file = File::from(fd);
+        MemFd::of_file(File::from(fd), len_bytes)
+    }
+
+    /// A file of a tmpfs's that has no name any more, which is the same thing, with this length from now on.
+    pub(crate) fn of_file(file: File, len_bytes: u64) -> io::Result<MemFd> {
         file.set_len(len_bytes)?;
         Ok(MemFd(file))
     }
@@ -142,6 +146,20 @@ impl Mapping {
     /// # Errors
     /// What `madvise` says; the range must consist of whole pages inside the mapping.
     pub fn unmap_until_used(&self, offset: u64, len_bytes: u64) -> io::Result<()> {
+        self.advise(offset, len_bytes, libc::MADV_DONTNEED)
+    }
+
+    /// Has the kernel split huge pages that a range is a part of: they are mapped as a whole or not at all, and one access
+    /// would speak for all of it. It does so when it is told that a part is cold; a page that it uses just now stays whole.
+    ///
+    /// # Errors
+    /// As [`Mapping::unmap_until_used`].
+    pub fn split_huge_pages(&self, offset: u64, len_bytes: u64) -> io::Result<()> {
+        self.advise(offset, len_bytes, libc::MADV_COLD)
+    }
+
+    /// `advice` is one that keeps every byte of a shared mapping.
+    fn advise(&self, offset: u64, len_bytes: u64, advice: libc::c_int) -> io::Result<()> {
         let end = offset.checked_add(len_bytes).filter(|&end| end <= self.len_bytes as u64);
         if end.is_none() {
             return Err(io::Error::from_raw_os_error(libc::EFAULT));
@@ -149,7 +167,7 @@ impl Mapping {
         let at = (self.address as u64 + offset) as *mut libc::c_void;
         // SAFETY: the range lies in our mapping. It is shared, so the bytes stay in the file, and whoever accesses them
         // meanwhile waits for the kernel to map them again.
-        let result = unsafe { libc::madvise(at, len_bytes as usize, libc::MADV_DONTNEED) };
+        let result = unsafe { libc::madvise(at, len_bytes as usize, advice) };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 }

@@ -7,7 +7,7 @@ use std::fs;
 use crate::report::VmmMemory;
 
 /// Names of the memory files as `mem` and `host` give them.
-const GUEST: &str = "/memfd:mother-guest-memory";
+const GUEST: &str = "mother-guest-memory";
 const CODE: &str = "/memfd:mother-code";
 
 /// What this process holds now; `None` where there is no `/proc`.
@@ -37,7 +37,8 @@ fn add_up(smaps: &str) -> VmmMemory {
 }
 
 fn part<'a>(memory: &'a mut VmmMemory, name: &str) -> &'a mut u64 {
-    if name.starts_with(GUEST) {
+    // In a tmpfs of its own it has no `memfd:` before its name.
+    if name.trim_start_matches("/memfd:").trim_start_matches('/').starts_with(GUEST) {
         &mut memory.guest_bytes
     } else if name.starts_with(CODE) {
         &mut memory.code_cache_bytes
@@ -59,6 +60,8 @@ Pss:                 600 kB
 Pss_Dirty:             0 kB
 7f0000000000-7f0020000000 rw-s 00000000 00:01 44                         /memfd:mother-guest-memory (deleted)
 Pss:                4096 kB
+7f0021000000-7f0022000000 rw-s 00000000 00:2d 2                          /mother-guest-memory (deleted)
+Pss:                2048 kB
 7f0030000000-7f0030100000 rw-s 00000000 00:01 45                         /memfd:mother-code (deleted)
 Pss:                  32 kB
 7f0040000000-7f0040100000 r-xs 00000000 00:01 45                         /memfd:mother-code (deleted)
@@ -74,9 +77,9 @@ VmFlags: rd wr mr mw me ac
     fn every_mapping_belongs_to_one_part() {
         let memory = add_up(SMAPS);
         let kib = |bytes: u64| bytes / 1024;
-        assert_eq!((kib(memory.guest_bytes), kib(memory.code_cache_bytes)), (4096, 64));
+        assert_eq!((kib(memory.guest_bytes), kib(memory.code_cache_bytes)), (6144, 64));
         assert_eq!((kib(memory.heap_bytes), kib(memory.program_bytes)), (120, 600));
-        assert_eq!((kib(memory.total_bytes), kib(memory.overhead_bytes())), (4880, 784));
+        assert_eq!((kib(memory.total_bytes), kib(memory.overhead_bytes())), (6928, 784));
     }
 
     #[test]

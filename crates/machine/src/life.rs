@@ -169,7 +169,11 @@ impl Life {
     ) -> Result<(Life, Vec<Box<dyn Vcpu>>), AssemblyError> {
         let slots = boot::slots(plan.memory_bytes);
         let map = boot::guest_map(&slots);
-        let memory = Arc::new(GuestMemory::new(slots).map_err(AssemblyError::Memory)?);
+        // On KVM every first touch leaves the guest once, and the processor's TLBs hold what is large: small pages are for
+        // guests whose pages are counted.
+        let is_counted = plan.paging.limit_bytes.is_some() || maker.kind == EngineKind::Soft;
+        let memory = if is_counted { GuestMemory::new(slots) } else { GuestMemory::in_huge_pages(slots) };
+        let memory = Arc::new(memory.map_err(AssemblyError::Memory)?);
         // Before the images are loaded: a limit holds from the first byte on.
         begin_paging(&memory).map_err(AssemblyError::Paging)?;
         let rsdp = place_acpi(plan.vcpu_count, &memory);

@@ -1,5 +1,6 @@
 //! The guest memory of one VM and its accesses.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
@@ -14,6 +15,9 @@ use x86::{Gpa, PAGE_SIZE};
 use crate::VmMemory;
 use crate::keeper::PageKeeper;
 use crate::notes::{PageNotes, SlotNotes};
+
+/// What the memory file is called in `/proc/PID/maps`.
+const NAME: &CStr = c"mother-guest-memory";
 
 /// Host virtual address of a byte of guest memory: a number for generated code and for KVM, not a pointer to use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -108,6 +112,7 @@ pub enum MemoryError {
 pub struct GuestMemory {
     fd: MemFd,
     mapping: Mapping,
+    is_in_huge_pages: bool,
     slots: Slots,
     notes: Arc<PageNotes>,
     vm_memory: VmMemory,
@@ -130,8 +135,27 @@ impl GuestMemory {
     /// [`MemoryError::Map`] if the host gives no address space.
     pub fn new(slots: Slots) -> Result<GuestMemory, MemoryError> {
         let len_bytes = slots.len_bytes();
+        let fd = MemFd::new(NAME, len_bytes).map_err(|source| MemoryError::Map { len_bytes, source })?;
+        GuestMemory::of_file(slots, fd, false)
+    }
+
+    /// The same in huge pages, where the host can: the first touch costs 2 MiB and takes them all. For who is not counting
+    /// pages.
+    ///
+    /// # Errors
+    /// As [`GuestMemory::new`].
+    pub fn in_huge_pages(slots: Slots) -> Result<GuestMemory, MemoryError> {
+        let len_bytes = slots.len_bytes();
+        let file = host::huge::file(NAME, len_bytes);
+        match file.map_err(|source| MemoryError::Map { len_bytes, source })? {
+            Some(fd) => GuestMemory::of_file(slots, fd, true),
+            None => GuestMemory::new(slots),
+        }
+    }
+
+    fn of_file(slots: Slots, fd: MemFd, is_in_huge_pages: bool) -> Result<GuestMemory, MemoryError> {
+        let len_bytes = slots.len_bytes();
         let map_error = |source| MemoryError::Map { len_bytes, source };
-        let fd = MemFd::new(c"mother-guest-memory", len_bytes).map_err(map_error)?;
         let mapping = Mapping::new(&fd, len_bytes as usize, Protection::ReadWrite).map_err(map_error)?;
         let page = |bytes| (bytes / PAGE_SIZE) as usize;
         let notes = slots.0.iter().map(|slot| (slot.gpa.gfn(), page(slot.file_offset), page(slot.len_bytes)));
@@ -157,7 +181,7 @@ impl GuestMemory {
         }
         let vm_memory = VmMemory::from_regions(regions).map_err(|_| MemoryError::Describe { gpa: Gpa(0) })?;
         let (given_back_bytes, keeper) = (AtomicU64::new(0), Mutex::new(None));
-        Ok(GuestMemory { fd, mapping, slots, notes, vm_memory, given_back_bytes, keeper })
+        Ok(GuestMemory { fd, mapping, is_in_huge_pages, slots, notes, vm_memory, given_back_bytes, keeper })
     }
 
     /// One slot from address 0: what tests and tiny guests need.
@@ -191,6 +215,11 @@ impl GuestMemory {
 
     pub(crate) fn mapping(&self) -> &Mapping {
         &self.mapping
+    }
+
+    /// Whether the host may back it with huge pages.
+    pub fn is_in_huge_pages(&self) -> bool {
+        self.is_in_huge_pages
     }
 
     pub(crate) fn set_keeper(&self, keeper: Weak<dyn PageKeeper>) {

@@ -127,11 +127,19 @@ impl PagedMemory {
         self.memory.memfd().punch_hole(first * PAGE_SIZE, count * PAGE_SIZE)
     }
 
+    /// Whether the host may back it with huge pages; [`PagedMemory::watch_use`] has it split those that it meets.
+    pub fn is_in_huge_pages(&self) -> bool {
+        self.memory.is_in_huge_pages()
+    }
+
     /// Takes pages out of our page tables, so that the next access to them shows in [`PagedMemory::used`].
     ///
     /// # Errors
     /// What the kernel says.
     pub fn watch_use(&self, first: u64, count: u64) -> io::Result<()> {
+        if self.is_in_huge_pages() {
+            self.memory.mapping().split_huge_pages(first * PAGE_SIZE, count * PAGE_SIZE)?;
+        }
         self.memory.mapping().unmap_until_used(first * PAGE_SIZE, count * PAGE_SIZE)
     }
 

@@ -93,6 +93,12 @@ impl Sampler {
         self.pages.is_empty() || self.since.elapsed() >= WINDOW
     }
 
+    /// Gives the window up, if there is one: true then.
+    pub(crate) fn stop(&mut self) -> bool {
+        self.used.clear();
+        !std::mem::take(&mut self.pages).is_empty()
+    }
+
     /// The clock found a page used.
     pub(crate) fn note_used(&mut self, page: u64) {
         if self.pages.binary_search(&page).is_ok() {

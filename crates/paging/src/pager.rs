@@ -150,6 +150,7 @@ impl Pager {
             told: Mutex::default(),
             latency: Latency::default(),
             listener,
+            asked: Mutex::default(),
             cpu_ns: Default::default(),
             threads: Mutex::default(),
             ahead_pages: settings.ahead_pages,
@@ -217,8 +218,10 @@ impl Pager {
         self.shared.told().broken.clone()
     }
 
-    /// The accounts.
+    /// The accounts. While a guest in huge pages has no limit, its working set and dirty rate are known only from some
+    /// seconds after somebody asked until a minute after nobody does: to sample them breaks up huge pages.
     pub fn books(&self) -> Books {
+        self.shared.note_asked();
         let mut core = self.shared.core.lock().unwrap_or_else(PoisonError::into_inner);
         let (limit, out, zeros, counts) = (core.limit(), core.out(), core.zeros(), core.counts);
         let (store, store_memory_budget) = (core.store_totals(), core.store.memory_budget());

@@ -261,8 +261,22 @@ impl Reclaimer<'_> {
         Ok(())
     }
 
+    /// Not where it would cost the guest its huge pages for nobody.
+    fn is_sample_wanted(&self) -> Result<bool, Broken> {
+        let is_free = !self.shared.memory.is_in_huge_pages() || self.shared.is_asked();
+        Ok(is_free || self.shared.core()?.limit().is_some())
+    }
+
     /// Ends a window of the estimates and begins the next.
     fn sample(&mut self) -> Result<(), Broken> {
+        if !self.is_sample_wanted()? {
+            if self.sampler.stop() {
+                self.shared.core()?.turn_write_sample(&[])?;
+                let mut told = self.shared.told();
+                (told.working_set, told.dirty) = (None, None);
+            }
+            return Ok(());
+        }
         if !self.sampler.is_due() {
             return Ok(());
         }

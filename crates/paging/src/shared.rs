@@ -20,6 +20,9 @@ pub enum Event {
     Broken(String),
 }
 
+/// For how long somebody who asked for the accounts is expected to ask again.
+const ASKED_HOLDS: Duration = Duration::from_secs(60);
+
 /// What is said when a thread is gone.
 pub(crate) const LOST: &str = "a thread of the pager is gone";
 
@@ -35,6 +38,8 @@ pub(crate) struct Shared<M> {
     pub(crate) waiting: AtomicUsize,
     pub(crate) waiting_since: Mutex<Option<Instant>>,
     pub(crate) told: Mutex<Told>,
+    /// When somebody last asked for the accounts.
+    pub(crate) asked: Mutex<Option<Instant>>,
     pub(crate) latency: Latency,
     pub(crate) listener: Box<dyn Fn(Event) + Send + Sync>,
     pub(crate) cpu_ns: [AtomicU64; 2],
@@ -88,6 +93,17 @@ impl<M> Shared<M> {
 
     pub(crate) fn told(&self) -> MutexGuard<'_, Told> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Somebody asks for the accounts.
+    pub(crate) fn note_asked(&self) {
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether anybody asked for the accounts not long ago.
+    pub(crate) fn is_asked(&self) -> bool {
+        let asked = *self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.is_some_and(|asked| asked.elapsed() < ASKED_HOLDS)
     }
 
     /// Has the service thread look.

@@ -53,7 +53,7 @@ impl Memory {
     fn kind(&mut self, name: &str) -> &mut u64 {
         match name {
             _ if name.starts_with("/memfd:mother-code") => &mut self.code_cache,
-            _ if name.starts_with("/memfd:mother") => &mut self.guest,
+            _ if name.starts_with("/memfd:mother") || name == "/mother-guest-memory" => &mut self.guest,
             "[stack]" => &mut self.stacks,
             _ if name.starts_with('/') || name == "[vdso]" => &mut self.program,
             _ => &mut self.heap,

@@ -31,7 +31,8 @@ ip route add default via 192.0.2.1 dev dummy0
 set=$(sed 's/.*mother.set=//; s/ .*//' /proc/cmdline)
 # The worst case ends without words here and with a summary outside.
 case $set in
-    exits | boots) . ./exits; $set ;;
+    exits) . ./exits; exits ;;
+    boots) . ./boot; boots ;;
     quick) engines; bare; hostile; linux ;;
     all) engines; bare; hostile; linux; again; limited; moving 1; moving 2; looking ;;
     *) for test in $(echo "$set" | tr , ' '); do case $test in moving?) moving "${test#moving}" ;; *) "$test" ;; esac; done ;;

@@ -86,7 +86,7 @@ pub fn run(set: Set<'_>) -> Result<bool> {
 pub fn bench_exits(words: &[&str]) -> Result<bool> {
     match words {
         [] => {}
-        ["--nested"] => return run(Set::Exits),
+        ["--nested"] => return Ok(run(Set::Exits)? & run(Set::Named("boots"))?),
         _ => bail!("the only option is --nested"),
     }
     let mother = bench::build_mother()?;
@@ -118,9 +118,10 @@ pub fn bench_exits(words: &[&str]) -> Result<bool> {
     Ok(true)
 }
 
-/// The machine: two CPUs that take turns on one thread of QEMU's, which errs on two (`docs/engines.md`). Its TSC is the
-/// host's on both, which the kernel cannot know.
+/// The machine. One CPU: with more, QEMU delivers some interrupts twice (`docs/engines.md`). Where two vCPUs are to run at
+/// once, two that take turns on one thread of QEMU's.
 fn machine(parts: &Parts, initrd: &Path, init: &Path, set: Set<'_>) -> Command {
+    let cpus = if set == Set::Exits { "2" } else { "1" };
     let set = match set {
         Set::All => "all",
         Set::Quick => "quick",
@@ -132,7 +133,7 @@ fn machine(parts: &Parts, initrd: &Path, init: &Path, set: Set<'_>) -> Command {
         init.display()
     );
     let mut command = bench::limited(&LIMIT.as_secs().to_string(), &parts.qemu.command());
-    command.args(["-accel", "tcg,thread=single", "-cpu", "max", "-M", "q35", "-m", "2G", "-smp", "1"]);
+    command.args(["-accel", "tcg,thread=single", "-cpu", "max", "-M", "q35", "-m", "2G", "-smp", cpus]);
     command.args(["-nodefaults", "-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot"]);
     command.arg("-kernel").arg(&parts.host.kernel).arg("-initrd").arg(initrd).args(["-append", &append]);
     command

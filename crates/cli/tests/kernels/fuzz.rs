@@ -154,7 +154,7 @@ impl Baseline {
 
     fn compare(&self, kernel: &Kernel, registers: &[Registers]) {
         fs::create_dir_all(&self.work).unwrap();
-        for name in ["integrity.json", "integrity.text"] {
+        for name in ["integrity.head", "integrity.text"] {
             fs::copy(self.clean.join(name), self.work.join(name)).unwrap();
         }
         let account = Account::new(LIMITS);

@@ -1,10 +1,11 @@
 //! What a kernel looked like when boot had settled: a fingerprint of every page of its code, the code itself, and what
-//! registers said. Kept in two files, so that one run can compare with another's: `integrity.json`, and
-//! `integrity.text` with the pages, of which only those are read again that changed.
+//! registers said. Kept in two files, so that one run can compare with another's: `integrity.head`, which is a line of JSON
+//! and then the fingerprints, 32 bytes each, as they are; and `integrity.text` with the pages, of which only those are
+//! read again that changed. Who watches reads and writes the first every second.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, BufWriter};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -23,7 +24,7 @@ const MAX_TEXT: u64 = 256 << 20;
 /// Changed pages that are remembered, at most.
 const MAX_SUSPECTS: usize = 4096;
 /// Version of the files.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What a check looks at.
 #[derive(Clone, Copy)]
@@ -77,11 +78,11 @@ pub(super) struct Region {
     /// Where its pages are in the file of code; none if they are not kept.
     pub position: Option<u64>,
     /// SHA-256 of every page.
-    #[serde(with = "fingerprints")]
+    #[serde(skip)]
     pub pages: Vec<[u8; 32]>,
 }
 
-/// The part that is in JSON.
+/// The part that is in JSON, but for the fingerprints.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Head {
     version: u32,
@@ -94,6 +95,30 @@ struct Head {
     /// Pages that were found changed: every check looks at them.
     suspects: BTreeSet<u64>,
     text_bytes: u64,
+}
+
+impl Head {
+    /// As it is in the file.
+    fn to_bytes(&self) -> serde_json::Result<Vec<u8>> {
+        let mut bytes = serde_json::to_vec(self)?;
+        bytes.push(b'\n');
+        self.regions.iter().for_each(|region| bytes.extend(region.pages.as_flattened()));
+        Ok(bytes)
+    }
+
+    /// Reads it; `None` if it is damaged or cut off.
+    fn parse(bytes: &[u8]) -> Option<Head> {
+        let end = bytes.iter().position(|&byte| byte == b'\n')?;
+        let mut head: Head = serde_json::from_slice(&bytes[..end]).ok()?;
+        let mut rest = &bytes[end + 1..];
+        for region in &mut head.regions {
+            let len = usize::try_from(region.stretch.len_bytes.div_ceil(PAGE as u64).checked_mul(32)?).ok()?;
+            let (pages, later) = rest.split_at_checked(len)?;
+            region.pages = pages.as_chunks().0.to_vec();
+            rest = later;
+        }
+        rest.is_empty().then_some(head)
+    }
 }
 
 /// The baseline. Locked while it is open: one check at a time.
@@ -110,7 +135,7 @@ pub(super) struct Baseline {
 impl Baseline {
     /// The one in `folder`; an empty one if that is another life's or damaged.
     pub(super) fn open(folder: &Path, life: &str) -> Result<Baseline, Blind> {
-        let path = folder.join("integrity.json");
+        let path = folder.join("integrity.head");
         let open = || -> io::Result<File> {
             fs::create_dir_all(folder)?;
             let mut options = OpenOptions::new();
@@ -125,8 +150,8 @@ impl Baseline {
         };
         let text =
             open().map_err(|error| Blind::Baseline(folder.display().to_string(), error.to_string()))?;
-        let head = File::open(&path).ok().and_then(|file| serde_json::from_reader(BufReader::new(file)).ok());
-        let head = head.filter(|head: &Head| head.version == VERSION && head.life == life);
+        let head = fs::read(&path).ok().and_then(|bytes| Head::parse(&bytes));
+        let head = head.filter(|head| head.version == VERSION && head.life == life);
         let empty = || Head { version: VERSION, life: life.to_owned(), ..Head::default() };
         let is_missed = path.with_extension("asked").exists();
         Ok(Baseline {
@@ -252,7 +277,7 @@ impl Baseline {
     pub(super) fn save(&mut self) -> Result<(), Blind> {
         let work = self.path.with_extension("new");
         let write = || -> io::Result<()> {
-            serde_json::to_writer(BufWriter::new(File::create(&work)?), &self.head)?;
+            fs::write(&work, self.head.to_bytes()?)?;
             fs::rename(&work, &self.path)
         };
         if self.is_changed {
@@ -274,32 +299,6 @@ impl Baseline {
 /// Of one page.
 pub(super) fn fingerprint(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
-}
-
-/// Fingerprints in one text, as JSON would make long lists of numbers of them.
-mod fingerprints {
-    use std::fmt::Write;
-
-    use serde::de::Error;
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(pages: &[[u8; 32]], serializer: S) -> Result<S::Ok, S::Error> {
-        let mut text = String::with_capacity(pages.len() * 64);
-        for byte in pages.iter().flatten() {
-            let _ = write!(text, "{byte:02x}");
-        }
-        serializer.serialize_str(&text)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<[u8; 32]>, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let digit = |digit: u8| (digit as char).to_digit(16).map(|digit| digit as u8);
-        let byte = |pair: &[u8]| Some(digit(*pair.first()?)? << 4 | digit(*pair.get(1)?)?);
-        let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(byte).collect();
-        let bytes = bytes.ok_or_else(|| D::Error::custom("fingerprints are hexadecimal"))?;
-        let pages = bytes.chunks(32).map(|page| page.try_into().ok()).collect::<Option<Vec<[u8; 32]>>>();
-        pages.ok_or_else(|| D::Error::custom("a fingerprint is cut off"))
-    }
 }
 
 #[cfg(test)]
@@ -330,8 +329,16 @@ mod tests {
         assert_eq!(second.kernel("7.0"), Some("6.1".to_owned()));
         drop(second);
         assert!(open(folder.path(), "2").is_empty(), "a reset makes another life");
-        fs::write(folder.path().join("integrity.json"), "{").unwrap();
-        assert!(open(folder.path(), "1").is_empty(), "damaged");
+        let path = folder.path().join("integrity.head");
+        let whole = fs::read(&path).unwrap();
+        let damaged = |bytes: &[u8]| {
+            fs::write(&path, bytes).unwrap();
+            open(folder.path(), "1").is_empty()
+        };
+        assert!(!damaged(&whole));
+        assert!(damaged(b"{"));
+        assert!(damaged(&whole[..whole.len() - 1]), "a fingerprint is cut off");
+        assert!(damaged(&[&whole[..], b"x"].concat()), "something is behind them");
     }
 
     #[test]
