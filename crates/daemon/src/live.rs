@@ -133,7 +133,13 @@ impl LiveMemory {
 
     /// Reads what the file has of pages from `file_page` on, and then asks the residency map of them: only what is here,
     /// and was when the map was last asked, is what the guest has. Not for more than [`NUMBERS`] pages.
-    fn read_here(&self, residency: &File, gpa: Gpa, file_page: u64, bytes: &mut [u8]) -> Result<Found, Unreadable> {
+    fn read_here(
+        &self,
+        residency: &File,
+        gpa: Gpa,
+        file_page: u64,
+        bytes: &mut [u8],
+    ) -> Result<Found, Unreadable> {
         const LEN: usize = size_of::<u32>();
         // Over both reads: who asks meanwhile would put a number of later in the place of the one before.
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);

@@ -33,12 +33,14 @@ const OPTIONS: [(&CStr, &CStr); 2] = [(c"huge", c"within_size"), (c"size", c"0")
 /// What the kernel says of the file.
 pub fn file(name: &CStr, len_bytes: u64) -> io::Result<Option<MemFd>> {
     static FOLDER: OnceLock<Option<OwnedFd>> = OnceLock::new();
-    let Some(folder) = FOLDER.get_or_init(|| own(mount()).or_else(mount_in_namespace)) else { return Ok(None) };
+    let Some(folder) = FOLDER.get_or_init(|| own(mount()).or_else(mount_in_namespace)) else {
+        return Ok(None);
+    };
     let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_CLOEXEC;
     // SAFETY: the call reads a C string, which lives through it.
     let fd = unsafe { libc::openat(folder.as_raw_fd(), name.as_ptr(), flags, 0o600) };
     let fd = own((fd >= 0).then_some(fd)).ok_or_else(io::Error::last_os_error)?;
-    // SAFETY: as above. The name was for `/proc` only, and the next file has the same.
+    // SAFETY: the call reads a C string, which lives through it. The name was for `/proc` only, and the next file has the same.
     if unsafe { libc::unlinkat(folder.as_raw_fd(), name.as_ptr(), 0) } != 0 {
         return Err(io::Error::last_os_error());
     }
@@ -62,7 +64,8 @@ fn mount() -> Option<RawFd> {
     });
     let none = std::ptr::null::<libc::c_char>();
     // SAFETY: this command takes no strings.
-    let create = || unsafe { libc::syscall(libc::SYS_fsconfig, context, FSCONFIG_CMD_CREATE, none, none, 0) == 0 };
+    let create =
+        || unsafe { libc::syscall(libc::SYS_fsconfig, context, FSCONFIG_CMD_CREATE, none, none, 0) == 0 };
     let mount = if is_set && create() {
         // SAFETY: the call takes numbers only.
         fd(unsafe {
@@ -78,8 +81,10 @@ fn mount() -> Option<RawFd> {
 
 fn mount_in_namespace() -> Option<OwnedFd> {
     // Files belong to this user there as here. Another user's group list is not ours to change, so that is forbidden first.
-    // SAFETY: the calls take nothing and cannot fail.
-    let (user, group) = unsafe { (libc::geteuid(), libc::getegid()) };
+    // SAFETY: the call takes nothing and cannot fail.
+    let user = unsafe { libc::geteuid() };
+    // SAFETY: as above.
+    let group = unsafe { libc::getegid() };
     let maps = [
         (c"/proc/self/setgroups", "deny".to_owned()),
         (c"/proc/self/uid_map", format!("{user} {user} 1")),
@@ -99,12 +104,11 @@ fn write(path: &CStr, bytes: &[u8]) -> bool {
     if fd < 0 {
         return false;
     }
-    // SAFETY: the calls read `bytes`, which lives through them; the descriptor was made above.
-    unsafe {
-        let written = libc::write(fd, bytes.as_ptr().cast(), bytes.len());
-        libc::close(fd);
-        written == bytes.len() as isize
-    }
+    // SAFETY: the call reads `bytes`, which lives through it.
+    let written = unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
+    // SAFETY: the descriptor was made above and nobody else knows of it.
+    unsafe { libc::close(fd) };
+    written == bytes.len() as isize
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use devices::acpi::AcpiPlan;
 use devices::virtio::{Links, VirtioFunction};
 use devices::{Board, BoardEvent, BoardPlan, IrqSink, Nanos};
-use mem::GuestMemory;
+use mem::{GuestMemory, MemoryError, Slots};
 use paging::StartError;
 use vcpu::{Engine, EngineError, Vcpu, VcpuState};
 use x86::cpu_model::{self, Topology};
@@ -157,6 +157,13 @@ pub(crate) struct Life {
     end: Mutex<Option<End>>,
 }
 
+/// On KVM every first touch leaves the guest once, and the processor's TLBs hold what is large: small pages are for guests
+/// whose pages are counted.
+fn guest_memory(plan: &VmPlan, kind: EngineKind, slots: Slots) -> Result<GuestMemory, MemoryError> {
+    let is_counted = plan.paging.limit_bytes.is_some() || kind == EngineKind::Soft;
+    if is_counted { GuestMemory::new(slots) } else { GuestMemory::in_huge_pages(slots) }
+}
+
 impl Life {
     /// Assembles everything that `plan` says, ready to run, with its vCPUs.
     pub(crate) fn assemble(
@@ -169,11 +176,7 @@ impl Life {
     ) -> Result<(Life, Vec<Box<dyn Vcpu>>), AssemblyError> {
         let slots = boot::slots(plan.memory_bytes);
         let map = boot::guest_map(&slots);
-        // On KVM every first touch leaves the guest once, and the processor's TLBs hold what is large: small pages are for
-        // guests whose pages are counted.
-        let is_counted = plan.paging.limit_bytes.is_some() || maker.kind == EngineKind::Soft;
-        let memory = if is_counted { GuestMemory::new(slots) } else { GuestMemory::in_huge_pages(slots) };
-        let memory = Arc::new(memory.map_err(AssemblyError::Memory)?);
+        let memory = Arc::new(guest_memory(plan, maker.kind, slots).map_err(AssemblyError::Memory)?);
         // Before the images are loaded: a limit holds from the first byte on.
         begin_paging(&memory).map_err(AssemblyError::Paging)?;
         let rsdp = place_acpi(plan.vcpu_count, &memory);

@@ -19,6 +19,7 @@ start() {
 # Starts a VMM, and when its guest has reached /init, says the time and what KVM counted of it.
 boot() {
     start=$(now)
+    : > /tmp/booted
     start "$1" < /dev/null > /tmp/booted 2>/tmp/booted.err &
     vmm=$!
     until grep -q '^mother: /init started' /tmp/booted || [ ! -d /proc/$vmm ]; do usleep 20000; done

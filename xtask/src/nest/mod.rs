@@ -129,7 +129,7 @@ fn machine(parts: &Parts, initrd: &Path, init: &Path, set: Set<'_>) -> Command {
         Set::Exits => "exits",
     };
     let append = format!(
-        "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable rdinit={} mother.set={set} ",
+        "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable nohz=off highres=off rdinit={} mother.set={set} ",
         init.display()
     );
     let mut command = bench::limited(&LIMIT.as_secs().to_string(), &parts.qemu.command());

@@ -112,7 +112,8 @@ impl Head {
         let mut head: Head = serde_json::from_slice(&bytes[..end]).ok()?;
         let mut rest = &bytes[end + 1..];
         for region in &mut head.regions {
-            let len = usize::try_from(region.stretch.len_bytes.div_ceil(PAGE as u64).checked_mul(32)?).ok()?;
+            let len =
+                usize::try_from(region.stretch.len_bytes.div_ceil(PAGE as u64).checked_mul(32)?).ok()?;
             let (pages, later) = rest.split_at_checked(len)?;
             region.pages = pages.as_chunks().0.to_vec();
             rest = later;
