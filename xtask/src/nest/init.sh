@@ -33,7 +33,7 @@ set=$(sed 's/.*mother.set=//; s/ .*//' /proc/cmdline)
 case $set in
     exits) . ./exits; exits ;;
     boots) . ./boot; boots ;;
-    quick) engines; bare; hostile; linux ;;
+    quick) engines; bare; hostile; linux; moving 1 ;;
     all) engines; bare; hostile; linux; again; limited; moving 1; moving 2; looking ;;
     *) for test in $(echo "$set" | tr , ' '); do case $test in moving?) moving "${test#moving}" ;; *) "$test" ;; esac; done ;;
 esac
