@@ -1,4 +1,4 @@
-//! Thin safe wrappers for the Linux calls we need: memfd mappings, executable memory, signals, userfaultfd,
+//! Thin safe wrappers for the Linux calls we need: memory files and mappings, executable memory, signals, userfaultfd,
 //! the TSC.
 //!
 //! One of the unsafe rooms. Nothing here knows of guests.
