@@ -46,6 +46,8 @@ pub struct VmSpec {
     pub page_file: Option<PathBuf>,
     /// How much may lie in the page file. Default: as much as the guest has.
     pub page_file_size: Option<String>,
+    /// Whether guest memory comes in huge pages, where the host has them. Not with a resident limit.
+    pub huge_pages: bool,
     /// Number of vCPUs. Default: `1`.
     pub cpus: Option<String>,
     /// `auto`, `kvm` or `soft`. Default: `auto`.

@@ -135,6 +135,9 @@ pub struct RunArguments {
     /// How much may lie in the page file [default: as much as the guest has]
     #[arg(long, value_name = "SIZE", help_heading = "Memory")]
     pub page_file_size: Option<String>,
+    /// Take guest memory in huge pages of 2 MiB, where the host has them: fast on KVM; the guest gets no resident limit
+    #[arg(long, help_heading = "Memory")]
+    pub huge_pages: bool,
     /// Number of vCPUs [default: 1]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub cpus: Option<String>,

@@ -179,6 +179,7 @@ pub fn spec(arguments: &RunArguments) -> VmSpec {
         page_memory: arguments.page_memory.clone(),
         page_file: arguments.page_file.clone(),
         page_file_size: arguments.page_file_size.clone(),
+        huge_pages: arguments.huge_pages,
         console: arguments.console.clone(),
         ..VmSpec::default()
     }

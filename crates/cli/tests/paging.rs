@@ -74,6 +74,38 @@ fn a_guest_reads_what_it_wrote_while_the_limit_moves() {
     assert!(left.iter().all(|name| !name.to_string_lossy().contains("pages")), "{left:?}");
 }
 
+/// A page that leaves must leave a hole, and a huge page that the host cannot split leaves zeros.
+#[test]
+fn a_guest_in_huge_pages_works_and_gets_no_limit() {
+    const NAME: &str = "huge";
+    const WORK: &str = "head -c 40000000 /dev/urandom > /tmp/f; md5sum < /tmp/f > /tmp/sum; sleep 4
+md5sum < /tmp/f | cmp - /tmp/sum && echo it is the $((1)) same\n";
+    let Some(mother) = with_guest() else { return };
+    if !machine::paging_finding().0 {
+        return eprintln!("SKIPPED: guest memory cannot be paged here");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mother = mother.in_folder(folder.path());
+    let words = ["--name", NAME, "--memory", "256M", "--huge-pages", "--timeout", "120s"];
+    let (ran, refused) = thread::scope(|scope| {
+        let guest = scope.spawn(|| mother.type_into(&words, WORK));
+        let mut refused = None;
+        while !guest.is_finished() && refused.is_none() {
+            thread::sleep(Duration::from_millis(200));
+            let set = mother.call(&["limit", NAME, "--resident", "40M"]);
+            // It may not have begun.
+            refused = Some(set).filter(|set| set.status == Some(0) || set.stderr.contains("paged"));
+        }
+        (guest.join().unwrap(), refused.unwrap())
+    });
+    assert!(ran.stdout.contains("it is the 1 same"), "{}", ran.stdout);
+    if ran.stderr.contains("this host gives no huge pages") {
+        return eprintln!("SKIPPED: no huge pages here");
+    }
+    assert_ne!(refused.status, Some(0));
+    assert!(refused.stderr.contains("it is in huge pages"), "{}", refused.stderr);
+}
+
 #[test]
 fn a_limit_that_makes_no_sense_is_explained() {
     let folder = tempfile::tempdir().unwrap();
@@ -86,6 +118,7 @@ fn a_limit_that_makes_no_sense_is_explained() {
     };
     check(&["--resident-limit", "much"], "resident-limit: \"much\" is no limit");
     check(&["--resident-limit", "1M"], "resident-limit: 1M is too little");
+    check(&["--resident-limit", "50M", "--huge-pages"], "resident-limit: memory in huge pages has no limit");
     check(&["--page-memory", "x"], "page-memory: \"x\" is not a size");
     check(&["--page-file", "nowhere"], "page-file: nowhere is not a folder");
     check(&["--page-file-size", "1G"], "page-file: a size is given, but no place for it");

@@ -157,11 +157,18 @@ pub(crate) struct Life {
     end: Mutex<Option<End>>,
 }
 
-/// On KVM every first touch leaves the guest once, and the processor's TLBs hold what is large: small pages are for guests
-/// whose pages are counted.
-fn guest_memory(plan: &VmPlan, kind: EngineKind, slots: Slots) -> Result<GuestMemory, MemoryError> {
-    let is_counted = plan.paging.limit_bytes.is_some() || kind == EngineKind::Soft;
-    if is_counted { GuestMemory::new(slots) } else { GuestMemory::in_huge_pages(slots) }
+fn guest_memory(plan: &VmPlan, slots: Slots) -> Result<GuestMemory, MemoryError> {
+    if !plan.paging.huge_pages {
+        return GuestMemory::new(slots);
+    }
+    let memory = GuestMemory::in_huge_pages(slots)?;
+    if !memory.is_in_huge_pages() {
+        tracing::warn!(
+            "{}: this host gives no huge pages to this user; guest memory is in small ones",
+            plan.name
+        );
+    }
+    Ok(memory)
 }
 
 impl Life {
@@ -176,7 +183,7 @@ impl Life {
     ) -> Result<(Life, Vec<Box<dyn Vcpu>>), AssemblyError> {
         let slots = boot::slots(plan.memory_bytes);
         let map = boot::guest_map(&slots);
-        let memory = Arc::new(guest_memory(plan, maker.kind, slots).map_err(AssemblyError::Memory)?);
+        let memory = Arc::new(guest_memory(plan, slots).map_err(AssemblyError::Memory)?);
         // Before the images are loaded: a limit holds from the first byte on.
         begin_paging(&memory).map_err(AssemblyError::Paging)?;
         let rsdp = place_acpi(plan.vcpu_count, &memory);

@@ -27,7 +27,7 @@ struct State {
 
 impl Paging {
     pub(crate) fn new(plan: &PagingPlan) -> Paging {
-        let PagingPlan { limit_bytes, store_memory_bytes, file } = plan.clone();
+        let PagingPlan { limit_bytes, store_memory_bytes, file, .. } = plan.clone();
         let settings = Settings { limit_bytes, store_memory_bytes, file, ahead_pages: AHEAD_PAGES };
         let state = State { settings, pager: None, why_not: None, stalled: None, broken: None };
         Paging(Arc::new(Mutex::new(state)))
@@ -113,6 +113,13 @@ impl Paging {
         let mut state = self.state();
         if let Some(why_not) = &state.why_not {
             return Err(why_not.clone());
+        }
+        let is_in_huge_pages = state.pager.as_ref().is_some_and(|pager| pager.is_in_huge_pages());
+        if matches!(limit_bytes, Some(Some(_))) && is_in_huge_pages {
+            return Err(
+                "it is in huge pages; a guest that was started without `--huge-pages` can have a limit"
+                    .to_owned(),
+            );
         }
         if let Some(limit_bytes) = limit_bytes {
             state.settings.limit_bytes = limit_bytes;

@@ -125,7 +125,7 @@ pub(crate) fn plan(kernel: &host::MemFd) -> VmPlan {
         console: ConsoleKind::Serial,
         markers: Vec::new(),
         disks: Vec::new(),
-        paging: PagingPlan { limit_bytes: None, store_memory_bytes: 64 << 20, file: None },
+        paging: PagingPlan { limit_bytes: None, huge_pages: false, store_memory_bytes: 64 << 20, file: None },
     }
 }
 

@@ -218,6 +218,12 @@ impl Pager {
         self.shared.told().broken.clone()
     }
 
+    /// Whether guest memory comes in huge pages. It can have no limit then: a page that leaves must leave a hole, and the
+    /// kernel, where it cannot split a huge page, leaves zeros in its place.
+    pub fn is_in_huge_pages(&self) -> bool {
+        self.shared.memory.is_in_huge_pages()
+    }
+
     /// The accounts. While a guest in huge pages has no limit, its working set and dirty rate are known only from some
     /// seconds after somebody asked until a minute after nobody does: to sample them breaks up huge pages.
     pub fn books(&self) -> Books {

@@ -262,14 +262,13 @@ impl Reclaimer<'_> {
     }
 
     /// Not where it would cost the guest its huge pages for nobody.
-    fn is_sample_wanted(&self) -> Result<bool, Broken> {
-        let is_free = !self.shared.memory.is_in_huge_pages() || self.shared.is_asked();
-        Ok(is_free || self.shared.core()?.limit().is_some())
+    fn is_sample_wanted(&self) -> bool {
+        !self.shared.memory.is_in_huge_pages() || self.shared.is_asked()
     }
 
     /// Ends a window of the estimates and begins the next.
     fn sample(&mut self) -> Result<(), Broken> {
-        if !self.is_sample_wanted()? {
+        if !self.is_sample_wanted() {
             if self.sampler.stop() {
                 self.shared.core()?.turn_write_sample(&[])?;
                 let mut told = self.shared.told();

@@ -129,24 +129,6 @@ limited() {
     INPUT=fill KEEP='/^OUT/p;/^exit status/p' both "a guest with 40 MiB of its 160 keeps its bytes" \
         --kernel kernel --initrd initrd --memory 160M --resident-limit 40M --cmdline "$LINUX"
     check "its sums are right" "" /tmp/kvm [ "$(grep -c 'OUT same' /tmp/kvm)" = 2 ]
-    # The limit comes when the guest has its memory already, and in huge pages.
-    rm -f /tmp/keys
-    mkfifo /tmp/keys
-    "$MOTHER" run --name late --engine kvm --timeout 240s --kernel kernel --initrd initrd --memory 160M --cmdline "$LINUX" \
-        < /tmp/keys > /tmp/late 2> /tmp/late.err &
-    vmm=$!
-    exec 3> /tmp/keys
-    await '^mother: /init started' /tmp/late 140
-    sleep 1
-    timeout 60 "$MOTHER" limit late --resident 40M > /tmp/limit 2>&1
-    "$MOTHER" truth late >> /tmp/limit 2>&1
-    check "a guest in huge pages gets a limit" "" /tmp/limit grep -q -E '^given +40M at a time of the 160M' /tmp/limit
-    cat fill >&3
-    exec 3>&-
-    wait
-    vmm=
-    same=$(grep -c '^OUT same' /tmp/late)
-    check "it keeps its bytes" "$same times the same" /tmp/late [ "$same" = 2 ]
 }
 
 # A guest computes, holds a connection over its network card and a timer, and changes its engine twenty times.
@@ -219,7 +201,7 @@ moving() {
 looking() {
     rm -f /tmp/keys
     mkfifo /tmp/keys
-    "$MOTHER" run --name seen --engine kvm --timeout 300s --kernel kernel --initrd initrd --memory 256M --cmdline "$LINUX" \
+    "$MOTHER" run --name seen --engine kvm --huge-pages --timeout 300s --kernel kernel --initrd initrd --memory 256M --cmdline "$LINUX" \
         < /tmp/keys > /tmp/seen 2> /tmp/seen.err &
     vmm=$!
     exec 3> /tmp/keys

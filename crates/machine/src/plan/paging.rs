@@ -18,6 +18,8 @@ const ROOM_MIN_BYTES: u64 = 1 << 20;
 pub struct PagingPlan {
     /// How much of it the host may hold; `None`: all.
     pub limit_bytes: Option<u64>,
+    /// Whether it comes in huge pages; without a limit only.
+    pub huge_pages: bool,
     /// Memory that compressed pages may take.
     pub store_memory_bytes: u64,
     /// Folder of the page file, and how much may lie in it.
@@ -26,14 +28,30 @@ pub struct PagingPlan {
 
 pub(super) fn paging(spec: &VmSpec, memory_bytes: u64, complaints: &mut Complaints) -> Option<PagingPlan> {
     let limit = resident_limit(spec.resident_limit.as_deref().unwrap_or("none"), memory_bytes);
-    let limit_bytes = complaints.take("resident-limit", limit);
+    let limit_bytes =
+        complaints.take("resident-limit", limit.and_then(|limit| without_huge_pages(spec, limit)));
     let store = spec.page_memory.as_deref().map_or(Ok(memory_bytes), room);
     let store_memory_bytes = complaints.take("page-memory", store);
     let file_bytes = spec.page_file_size.as_deref().map_or(Ok(memory_bytes), room);
     let file_bytes = complaints.take("page-file-size", file_bytes);
     let folder = complaints.take("page-file", folder(spec));
     let file = folder?.zip(file_bytes);
-    Some(PagingPlan { limit_bytes: limit_bytes?, store_memory_bytes: store_memory_bytes?, file })
+    Some(PagingPlan {
+        limit_bytes: limit_bytes?,
+        huge_pages: spec.huge_pages,
+        store_memory_bytes: store_memory_bytes?,
+        file,
+    })
+}
+
+/// A page that leaves must leave a hole, and the host may keep a huge page with zeros in the place of one.
+fn without_huge_pages(spec: &VmSpec, limit: Option<u64>) -> Result<Option<u64>, Trouble> {
+    match limit {
+        Some(_) if spec.huge_pages => {
+            trouble("memory in huge pages has no limit", "leave out `--huge-pages`, or the limit")
+        }
+        limit => Ok(limit),
+    }
 }
 
 fn folder(spec: &VmSpec) -> Result<Option<PathBuf>, Trouble> {
