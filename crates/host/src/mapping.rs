@@ -149,6 +149,13 @@ impl Mapping {
         self.advise(offset, len_bytes, libc::MADV_DONTNEED)
     }
 
+    /// No access through this mapping brings a huge page into the file, whatever the administrator has set for memory
+    /// files, and the kernel joins none later.
+    pub fn keep_pages_small(&self) {
+        // A kernel without huge pages refuses, and is right.
+        let _ = self.advise(0, self.len_bytes as u64, libc::MADV_NOHUGEPAGE);
+    }
+
     /// Has the kernel split huge pages that a range is a part of: they are mapped as a whole or not at all, and one access
     /// would speak for all of it. It does so when it is told that a part is cold; a page that it uses just now stays whole.
     ///

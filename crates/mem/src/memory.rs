@@ -157,6 +157,10 @@ impl GuestMemory {
         let len_bytes = slots.len_bytes();
         let map_error = |source| MemoryError::Map { len_bytes, source };
         let mapping = Mapping::new(&fd, len_bytes as usize, Protection::ReadWrite).map_err(map_error)?;
+        if !is_in_huge_pages {
+            // Part of a huge page cannot always be taken back, and the pager would believe that it was.
+            mapping.keep_pages_small();
+        }
         let page = |bytes| (bytes / PAGE_SIZE) as usize;
         let notes = slots.0.iter().map(|slot| (slot.gpa.gfn(), page(slot.file_offset), page(slot.len_bytes)));
         let notes = Arc::new(PageNotes::new(notes.collect()));
@@ -252,7 +256,10 @@ impl GuestMemory {
         let mut punch = || {
             let held_bytes = self.fd.held_bytes(offset, end - start)?;
             self.fd.punch_hole(offset, end - start)?;
-            Ok(held_bytes)
+            // A huge page that the kernel cannot split stays, with zeros.
+            let kept_bytes =
+                if self.is_in_huge_pages { self.fd.held_bytes(offset, end - start)? } else { 0 };
+            Ok(held_bytes.saturating_sub(kept_bytes))
         };
         let given_back = match keeper.and_then(|keeper| keeper.upgrade()) {
             Some(keeper) => keeper.forget(offset / PAGE_SIZE, (end - start) / PAGE_SIZE, &mut punch),
