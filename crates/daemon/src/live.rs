@@ -326,6 +326,7 @@ mod tests {
         [2_u32, 0, 0, 1].iter().zip(0..).for_each(|(number, page)| {
             residency.write_all_at(&number.to_le_bytes(), page * 4).unwrap();
         });
+        let (map, live_memory) = (residency.try_clone().unwrap(), memory.try_clone().unwrap());
         let slots = vec![SlotView { gpa: 0x10_0000, len_bytes: 0x4000, file_offset: 0 }];
         let view = MemoryView { life: 0, slots, has_residency: true };
         let live = LiveMemory::new(MemoryFiles { view, memory, residency: Some(residency) }, None);
@@ -339,5 +340,11 @@ mod tests {
         assert!(matches!(read(0x10_4000, 1), Err(Unreadable::NoMemory(_))));
         assert_eq!(live.next_data(Gpa(0x10_2004)), Some(Gpa(0x10_3000)), "a page that is away is no hole");
         assert!(live.cost().bytes >= 6 && live.cost().torn == 0);
+        // A page that was here goes, and comes back with other bytes.
+        map.write_all_at(&3_u32.to_le_bytes(), 0).unwrap();
+        assert!(matches!(read(0x10_0ffe, 2), Err(Unreadable::PagedOut(..))));
+        map.write_all_at(&4_u32.to_le_bytes(), 0).unwrap();
+        live_memory.write_all_at(b"HE", 0x0ffe).unwrap();
+        assert_eq!(read(0x10_0ffe, 4).unwrap(), b"HEre");
     }
 }

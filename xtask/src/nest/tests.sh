@@ -226,4 +226,3 @@ looking() {
     wait
     vmm=
 }
-
