@@ -161,8 +161,12 @@ moving() {
     moves=0
     while [ $moves -lt 20 ]; do
         if [ $((moves % 2)) = 0 ]; then engine=kvm; else engine=soft; fi
+        # Every fifth move is one of a paused VM, which stays paused.
+        state=running
+        [ $((moves % 5)) != 4 ] || { state=paused; timeout 60 "$MOTHER" pause mover >/tmp/switch 2>&1 || break; }
         timeout 100 "$MOTHER" switch mover --engine $engine >/tmp/switch 2>&1 || break
-        "$MOTHER" ps > /tmp/ps; grep -q "^mover *$engine" /tmp/ps || break
+        "$MOTHER" ps > /tmp/ps; grep -q "^mover *$engine *$state" /tmp/ps || break
+        [ $state = running ] || timeout 60 "$MOTHER" resume mover >/tmp/switch 2>&1 || break
         moves=$((moves + 1))
         sleep 1
     done
