@@ -23,13 +23,15 @@ fn link(program: &str) {
     let source = format!("../../guests/{program}/src/main.rs");
     println!("cargo::rerun-if-changed={source}");
     let rustc = env::var_os("RUSTC").expect("cargo tells build scripts the compiler");
-    let output =
-        PathBuf::from(env::var_os("OUT_DIR").expect("cargo gives build scripts a folder")).join(program);
+    let output = PathBuf::from(env::var_os("OUT_DIR").expect("cargo gives build scripts a folder"))
+        .join(program);
     let mut command = Command::new(rustc);
     command.args(["--edition=2024", "--crate-name", program]);
     command.args(["-Copt-level=2", "-Cpanic=abort", "-Cstrip=symbols"]);
     command.args(["-Ctarget-feature=+crt-static", "-Crelocation-model=static"]);
-    command.arg("--target").arg(env::var_os("TARGET").expect("cargo tells build scripts the target"));
+    command
+        .arg("--target")
+        .arg(env::var_os("TARGET").expect("cargo tells build scripts the target"));
     if let Some(linker) = env::var_os("RUSTC_LINKER") {
         let mut option = OsString::from("-Clinker=");
         option.push(linker);

@@ -21,16 +21,31 @@ pub fn steps() -> Vec<Step> {
         },
         Step {
             name: "clippy",
-            command: cargo(&["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]),
+            command: cargo(&[
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--",
+                "--deny",
+                "warnings",
+            ]),
             limit: Duration::from_secs(600),
             counts: Counts::One,
         },
         Step {
             name: "docs",
             command: {
-                let mut command = cargo(&["doc", "--workspace", "--no-deps", "--document-private-items"]);
+                let mut command = cargo(&[
+                    "doc",
+                    "--workspace",
+                    "--no-deps",
+                    "--document-private-items",
+                ]);
                 // Readers of our own code see private items too.
-                command.env("RUSTDOCFLAGS", "--deny warnings --allow rustdoc::private_intra_doc_links");
+                command.env(
+                    "RUSTDOCFLAGS",
+                    "--deny warnings --allow rustdoc::private_intra_doc_links",
+                );
                 command
             },
             limit: Duration::from_secs(600),

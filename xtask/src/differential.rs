@@ -8,12 +8,24 @@ use crate::steps::cargo;
 
 /// The harness with these options, built for speed.
 pub fn command(options: &[&str]) -> Command {
-    let mut words = vec!["run", "--quiet", "--release", "--package", "proof", "--bin", "differential", "--"];
+    let mut words = vec![
+        "run",
+        "--quiet",
+        "--release",
+        "--package",
+        "proof",
+        "--bin",
+        "differential",
+        "--",
+    ];
     words.extend(options);
     cargo(&words)
 }
 
 /// Runs the harness with these options, in the foreground; `true` if nothing differed.
 pub fn run(options: &[&str]) -> Result<bool> {
-    Ok(command(options).status().context("start the differential harness")?.success())
+    Ok(command(options)
+        .status()
+        .context("start the differential harness")?
+        .success())
 }

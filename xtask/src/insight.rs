@@ -10,7 +10,9 @@ use crate::steps::cargo;
 /// One test of the file, seen while it runs.
 fn test(name: &str, words: &[&str]) -> Command {
     let mut command = cargo(&["test", "--package", "cli", "--test", "kernels", name, "--"]);
-    command.args(["--nocapture", "--test-threads", "1"]).args(words);
+    command
+        .args(["--nocapture", "--test-threads", "1"])
+        .args(words);
     command
 }
 
@@ -28,7 +30,9 @@ pub fn test_all(options: &[&str]) -> Result<bool> {
             command.env("MOTHER_KERNELS", "all");
         }
         ["--all", "--again"] => {
-            command.env("MOTHER_KERNELS", "all").env("MOTHER_KERNELS_AGAIN", "1");
+            command
+                .env("MOTHER_KERNELS", "all")
+                .env("MOTHER_KERNELS_AGAIN", "1");
         }
         ["--kernels", list] => {
             command.env("MOTHER_KERNELS", list);
@@ -45,12 +49,17 @@ pub fn bench() -> Result<bool> {
 
 /// Hostile memory for so long.
 pub fn fuzz(options: &[&str]) -> Result<bool> {
-    let ["--seconds", seconds] = options else { bail!("fuzz insight needs --seconds N") };
+    let ["--seconds", seconds] = options else {
+        bail!("fuzz insight needs --seconds N")
+    };
     let seconds: u64 = seconds.parse().context("--seconds is a number")?;
     let mut command = test("no_memory_makes_insight", &[]);
     command.env("MOTHER_FUZZ_SECONDS", seconds.to_string());
     if std::env::var_os("MOTHER_FUZZ_SEED").is_none() {
-        command.env("MOTHER_FUZZ_SEED", (u64::from(std::process::id()) << 32).to_string());
+        command.env(
+            "MOTHER_FUZZ_SEED",
+            (u64::from(std::process::id()) << 32).to_string(),
+        );
     }
     run(command)
 }

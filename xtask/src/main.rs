@@ -3,7 +3,10 @@
 //! `check` asks whether the code has the agreed shape, `test` whether it is right, `bench` how fast it is, and
 //! `report` shows where it grows. CI calls `cargo xtask test` and nothing else.
 #![forbid(unsafe_code)]
-#![allow(unreachable_pub, reason = "a program has no outside; `pub` marks what other modules use")]
+#![allow(
+    unreachable_pub,
+    reason = "a program has no outside; `pub` marks what other modules use"
+)]
 
 mod bench;
 mod check;

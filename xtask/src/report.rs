@@ -13,12 +13,18 @@ pub fn print(workspace: &Workspace) {
 }
 
 fn print_files(workspace: &Workspace) {
-    let mut files: Vec<_> =
-        workspace.sources.iter().map(|source| (source.line_count(), &source.path)).collect();
+    let mut files: Vec<_> = workspace
+        .sources
+        .iter()
+        .map(|source| (source.line_count(), &source.path))
+        .collect();
     files.sort_by(|a, b| b.cmp(a));
     let lines: usize = files.iter().map(|(count, _)| count).sum();
     let median = files.get(files.len() / 2).map_or(0, |(count, _)| *count);
-    println!("{} files, {lines} lines, median {median}; longest:", files.len());
+    println!(
+        "{} files, {lines} lines, median {median}; longest:",
+        files.len()
+    );
     for (count, path) in files.iter().take(ROWS) {
         println!("{count:>6}  {path}");
     }
@@ -27,10 +33,19 @@ fn print_files(workspace: &Workspace) {
 fn print_functions(workspace: &Workspace) {
     let mut functions = Vec::new();
     for source in &workspace.sources {
-        functions.extend(source.functions().into_iter().map(|f| (f.line_count, f.name, &source.path)));
+        functions.extend(
+            source
+                .functions()
+                .into_iter()
+                .map(|f| (f.line_count, f.name, &source.path)),
+        );
     }
     functions.sort_by(|a, b| b.cmp(a));
-    let at = |percent: usize| functions.get(functions.len() * (100 - percent) / 100).map_or(0, |f| f.0);
+    let at = |percent: usize| {
+        functions
+            .get(functions.len() * (100 - percent) / 100)
+            .map_or(0, |f| f.0)
+    };
     println!(
         "\n{} functions, median {} lines, p90 {}, p99 {}; longest:",
         functions.len(),
@@ -50,12 +65,26 @@ fn print_members(workspace: &Workspace) {
     );
     let ours = |name: &String| workspace.members.iter().any(|member| member.name == *name);
     for member in &workspace.members {
-        let sources: Vec<_> = workspace.sources.iter().filter(|source| member.owns(&source.path)).collect();
+        let sources: Vec<_> = workspace
+            .sources
+            .iter()
+            .filter(|source| member.owns(&source.path))
+            .collect();
         let lines: usize = sources.iter().map(|source| source.line_count()).sum();
-        let blocks: usize = sources.iter().map(|source| source.unsafe_block_count()).sum();
+        let blocks: usize = sources
+            .iter()
+            .map(|source| source.unsafe_block_count())
+            .sum();
         let inside = member.dependencies.iter().filter(|name| ours(name)).count();
         let outside = member.dependencies.len() - inside;
-        println!("{:<14}{:>7}{lines:>7}{blocks:>15}{inside:>10}{outside:>11}", member.name, sources.len());
+        println!(
+            "{:<14}{:>7}{lines:>7}{blocks:>15}{inside:>10}{outside:>11}",
+            member.name,
+            sources.len()
+        );
     }
-    println!("\n{} external packages locked", workspace.locked_package_count);
+    println!(
+        "\n{} external packages locked",
+        workspace.locked_package_count
+    );
 }

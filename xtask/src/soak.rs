@@ -64,23 +64,50 @@ pub fn paging(words: &[&str]) -> Result<bool> {
     fs::File::create(&disk)?.set_len(16 << 20)?;
     let traffic = Arc::new(Traffic::default());
     let ports = serve(&traffic)?;
-    let (disk, pages) = (format!("{},format=raw", disk.display()), folder.display().to_string());
-    let words = ["--memory", "512M", "--cpus", "2", "--disk", &disk, "--net", "user,host"];
+    let (disk, pages) = (
+        format!("{},format=raw", disk.display()),
+        folder.display().to_string(),
+    );
+    let words = [
+        "--memory",
+        "512M",
+        "--cpus",
+        "2",
+        "--disk",
+        &disk,
+        "--net",
+        "user,host",
+    ];
     let store = ["--page-memory", "64M", "--page-file", &pages];
     let mut guest = Guest::start(NAME, &[&words[..], &store].concat(), time + 2 * PATIENCE)?;
     let done = soak(&mut guest, time, ports, &traffic);
     let _ = guest.finish();
-    let left: Vec<_> = fs::read_dir(&folder)?.flatten().map(|entry| entry.file_name()).collect();
+    let left: Vec<_> = fs::read_dir(&folder)?
+        .flatten()
+        .map(|entry| entry.file_name())
+        .collect();
     fs::remove_dir_all(&folder)?;
-    ensure!(left == ["disk.raw"], "the page file left something: {left:?}");
+    ensure!(
+        left == ["disk.raw"],
+        "the page file left something: {left:?}"
+    );
     done
 }
 
-fn soak(guest: &mut Guest, time: Duration, (source, sink): (u16, u16), traffic: &Traffic) -> Result<bool> {
-    let work = WORK.replace("@SOURCE@", &source.to_string()).replace("@SINK@", &sink.to_string());
+fn soak(
+    guest: &mut Guest,
+    time: Duration,
+    (source, sink): (u16, u16),
+    traffic: &Traffic,
+) -> Result<bool> {
+    let work = WORK
+        .replace("@SOURCE@", &source.to_string())
+        .replace("@SINK@", &sink.to_string());
     guest.say(&work)?;
     guest.hear("working")?;
-    println!("soak: 512 MiB, 2 vCPUs, 320 MiB of files read by two, network and disk beside; {time:.0?}");
+    println!(
+        "soak: 512 MiB, 2 vCPUs, 320 MiB of files read by two, network and disk beside; {time:.0?}"
+    );
     let (start, mut moves, mut most) = (Instant::now(), 0, 0.0_f64);
     for limit in LIMITS.iter().cycle() {
         if start.elapsed() >= time {
@@ -101,17 +128,26 @@ fn soak(guest: &mut Guest, time: Duration, (source, sink): (u16, u16), traffic: 
     guest.say("finish")?;
     let said = guest.hear("counted")?;
     let books = books()?;
-    println!("  {moves} changes of the limit in {:.0?}; rounds: {said}", start.elapsed());
+    println!(
+        "  {moves} changes of the limit in {:.0?}; rounds: {said}",
+        start.elapsed()
+    );
     let (given, right, wrong) = (
         traffic.given.load(Ordering::Relaxed),
         traffic.right.load(Ordering::Relaxed),
         traffic.wrong.load(Ordering::Relaxed),
     );
     println!("  network: {given} times given, {right} times back as given, {wrong} not");
-    println!("  at {TENTH} at most {:.1} % of the limit resident", most * 100.0);
+    println!(
+        "  at {TENTH} at most {:.1} % of the limit resident",
+        most * 100.0
+    );
     if let Some(paging) = &books.memory.paging {
-        let counters: Vec<String> =
-            paging.counters.iter().map(|counter| format!("{} {}", counter.name, counter.value)).collect();
+        let counters: Vec<String> = paging
+            .counters
+            .iter()
+            .map(|counter| format!("{} {}", counter.name, counter.value))
+            .collect();
         println!("  {}", counters.join(", "));
         println!(
             "  store {:.1} MiB of memory, {:.1} MiB of file; pager {:.0} s of CPU",
@@ -120,7 +156,10 @@ fn soak(guest: &mut Guest, time: Duration, (source, sink): (u16, u16), traffic: 
             paging.cpu_seconds
         );
     }
-    let counts: Vec<u64> = said.split(' ').filter_map(|word| word.parse().ok()).collect();
+    let counts: Vec<u64> = said
+        .split(' ')
+        .filter_map(|word| word.parse().ok())
+        .collect();
     let worked = counts.len() == 4 && counts[..3].iter().all(|count| *count > 0) && right > 0;
     Ok(worked && counts[3] == 0 && wrong == 0 && most <= 1.02)
 }
@@ -137,7 +176,10 @@ fn serve(traffic: &Arc<Traffic>) -> Result<(u16, u16)> {
         fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
         Arc::new(random)
     };
-    let (giver, taker) = (TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?);
+    let (giver, taker) = (
+        TcpListener::bind("127.0.0.1:0")?,
+        TcpListener::bind("127.0.0.1:0")?,
+    );
     let ports = (giver.local_addr()?.port(), taker.local_addr()?.port());
     let (counts, given) = (Arc::clone(traffic), Arc::clone(&bytes));
     thread::spawn(move || {
@@ -152,7 +194,11 @@ fn serve(traffic: &Arc<Traffic>) -> Result<(u16, u16)> {
         taker.incoming().flatten().for_each(|mut stream| {
             let mut got = Vec::new();
             let is_right = stream.read_to_end(&mut got).is_ok() && got == *bytes;
-            let counter = if is_right { &counts.right } else { &counts.wrong };
+            let counter = if is_right {
+                &counts.right
+            } else {
+                &counts.wrong
+            };
             counter.fetch_add(1, Ordering::Relaxed);
         });
     });

@@ -30,7 +30,11 @@ impl Source {
     pub fn parse(path: &str, text: String) -> Result<Source> {
         let syntax = syn::parse_file(&text)
             .map_err(|error| anyhow!("{path}:{}: {error}", error.span().start().line))?;
-        Ok(Source { path: path.to_owned(), text, syntax })
+        Ok(Source {
+            path: path.to_owned(),
+            text,
+            syntax,
+        })
     }
 
     /// Number of lines, tests included.
@@ -50,7 +54,9 @@ impl Source {
 
     /// Whether the whole file is a test.
     pub fn is_test(&self) -> bool {
-        self.path.split('/').any(|part| part == "tests" || part == "tests.rs")
+        self.path
+            .split('/')
+            .any(|part| part == "tests" || part == "tests.rs")
             || self.path.ends_with("_tests.rs")
     }
 
@@ -69,8 +75,7 @@ impl Source {
     pub fn unsafe_block_count(&self) -> usize {
         let mut count = 0;
         walk_tokens(self.tokens(), &mut |tree, next| {
-            let opens =
-                matches!(next, Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Brace);
+            let opens = matches!(next, Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Brace);
             if opens && matches!(tree, TokenTree::Ident(ident) if ident == "unsafe") {
                 count += 1;
             }
@@ -88,7 +93,9 @@ pub fn is_test_item(attributes: &[syn::Attribute]) -> bool {
     attributes.iter().any(|attribute| {
         attribute.path().is_ident("test")
             || attribute.path().is_ident("cfg")
-                && attribute.parse_args::<syn::Path>().is_ok_and(|path| path.is_ident("test"))
+                && attribute
+                    .parse_args::<syn::Path>()
+                    .is_ok_and(|path| path.is_ident("test"))
     })
 }
 
@@ -107,7 +114,10 @@ struct Functions(Vec<Function>);
 impl Functions {
     fn add(&mut self, signature: &syn::Signature, block: &syn::Block) {
         let lines = signature.span().start().line..=block.span().end().line;
-        self.0.push(Function { name: signature.ident.to_string(), line_count: lines.count() });
+        self.0.push(Function {
+            name: signature.ident.to_string(),
+            line_count: lines.count(),
+        });
     }
 }
 

@@ -98,7 +98,11 @@ fn run_one(step: Step) -> Result<Tally> {
     let tally = step.counts.read(&output, status);
     let word = if tally.failed == 0 { "ok" } else { "FAILED" };
     print_skips(&output);
-    println!("{word:<7}{:<14}{:>7.1} s   {tally}", step.name, start.elapsed().as_secs_f64());
+    println!(
+        "{word:<7}{:<14}{:>7.1} s   {tally}",
+        step.name,
+        start.elapsed().as_secs_f64()
+    );
     if tally.failed > 0 {
         if status.code() == Some(TIMED_OUT) {
             println!("       ended after its limit of {} s", step.limit.as_secs());
@@ -111,7 +115,10 @@ fn run_one(step: Step) -> Result<Tally> {
 
 /// What was skipped is never passed over in silence.
 fn print_skips(output: &str) {
-    for line in output.lines().filter(|line| line.to_ascii_lowercase().starts_with("skipped: ")) {
+    for line in output
+        .lines()
+        .filter(|line| line.to_ascii_lowercase().starts_with("skipped: "))
+    {
         println!("       {line}");
     }
 }
@@ -120,7 +127,9 @@ fn print_skips(output: &str) {
 fn bounded(step: &Step) -> Command {
     let mut command = Command::new("timeout");
     command.args(["--kill-after=10", &step.limit.as_secs().to_string()]);
-    command.arg(step.command.get_program()).args(step.command.get_args());
+    command
+        .arg(step.command.get_program())
+        .args(step.command.get_args());
     if let Some(folder) = step.command.get_current_dir() {
         command.current_dir(folder);
     }
@@ -172,9 +181,16 @@ impl Counts {
 
     fn read_output(self, output: &str, success: bool) -> Tally {
         let mut tally = match self {
-            Counts::One => Tally { passed: u64::from(success), ..Tally::default() },
+            Counts::One => Tally {
+                passed: u64::from(success),
+                ..Tally::default()
+            },
             Counts::CargoTest => count_cargo_test(output),
-            Counts::LastLine => output.lines().rev().find_map(parse_last_line).unwrap_or_default(),
+            Counts::LastLine => output
+                .lines()
+                .rev()
+                .find_map(parse_last_line)
+                .unwrap_or_default(),
         };
         let counted_nothing = tally == Tally::default();
         if tally.failed == 0 && (!success || counted_nothing) {
@@ -185,9 +201,14 @@ impl Counts {
 }
 
 fn count_cargo_test(output: &str) -> Tally {
-    let mut tally = output.lines().filter_map(parse_cargo_line).fold(Tally::default(), add);
-    let said =
-        output.lines().filter(|line| line.to_ascii_lowercase().starts_with("skipped: ")).count() as u64;
+    let mut tally = output
+        .lines()
+        .filter_map(parse_cargo_line)
+        .fold(Tally::default(), add);
+    let said = output
+        .lines()
+        .filter(|line| line.to_ascii_lowercase().starts_with("skipped: "))
+        .count() as u64;
     let skipped = said.min(tally.passed);
     tally.passed -= skipped;
     tally.skipped += skipped;
@@ -195,16 +216,25 @@ fn count_cargo_test(output: &str) -> Tally {
 }
 
 fn add(a: Tally, b: Tally) -> Tally {
-    Tally { passed: a.passed + b.passed, failed: a.failed + b.failed, skipped: a.skipped + b.skipped }
+    Tally {
+        passed: a.passed + b.passed,
+        failed: a.failed + b.failed,
+        skipped: a.skipped + b.skipped,
+    }
 }
 
 fn parse_cargo_line(line: &str) -> Option<Tally> {
-    let numbers = line.trim_start().strip_prefix("test result: ")?.split_once(". ")?.1;
+    let numbers = line
+        .trim_start()
+        .strip_prefix("test result: ")?
+        .split_once(". ")?
+        .1;
     Some(parse_numbers(numbers.split("; "), "ignored"))
 }
 
 fn parse_last_line(line: &str) -> Option<Tally> {
-    let is_count = line.contains(" passed, ") && line.starts_with(|first: char| first.is_ascii_digit());
+    let is_count =
+        line.contains(" passed, ") && line.starts_with(|first: char| first.is_ascii_digit());
     is_count.then(|| parse_numbers(line.split(", "), "skipped"))
 }
 
@@ -212,7 +242,9 @@ fn parse_last_line(line: &str) -> Option<Tally> {
 fn parse_numbers<'a>(parts: impl Iterator<Item = &'a str>, skipped: &str) -> Tally {
     let mut tally = Tally::default();
     for part in parts {
-        let Some((number, word)) = part.trim().split_once(' ') else { continue };
+        let Some((number, word)) = part.trim().split_once(' ') else {
+            continue;
+        };
         let Ok(number) = number.parse() else { continue };
         match word {
             "passed" => tally.passed = number,
@@ -240,30 +272,48 @@ mod tests {
 
     #[test]
     fn cargo_test_lines_add_up() {
-        let ok =
-            "test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s";
-        let bad =
-            "test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1s";
+        let ok = "test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s";
+        let bad = "test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1s";
         check(Counts::CargoTest, ok, true, "5 passed, 0 failed, 1 skipped");
-        check(Counts::CargoTest, &format!("{ok}\n{bad}"), false, "8 passed, 2 failed, 1 skipped");
+        check(
+            Counts::CargoTest,
+            &format!("{ok}\n{bad}"),
+            false,
+            "8 passed, 2 failed, 1 skipped",
+        );
     }
 
     #[test]
     fn a_test_that_says_it_was_skipped_has_not_passed() {
         let ok = "test result: ok. 5 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out";
-        check(Counts::CargoTest, &format!("skipped: no guest\n{ok}"), true, "4 passed, 0 failed, 1 skipped");
+        check(
+            Counts::CargoTest,
+            &format!("skipped: no guest\n{ok}"),
+            true,
+            "4 passed, 0 failed, 1 skipped",
+        );
     }
 
     #[test]
     fn a_build_that_breaks_is_a_failure_though_nothing_was_counted() {
-        check(Counts::CargoTest, "error: could not compile", false, "0 passed, 1 failed");
+        check(
+            Counts::CargoTest,
+            "error: could not compile",
+            false,
+            "0 passed, 1 failed",
+        );
         check(Counts::CargoTest, "", true, "0 passed, 1 failed");
     }
 
     #[test]
     fn a_crash_after_good_lines_is_a_failure() {
         let ok = "test result: ok. 5 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out";
-        check(Counts::CargoTest, &format!("{ok}\nsignal: 11"), false, "5 passed, 1 failed");
+        check(
+            Counts::CargoTest,
+            &format!("{ok}\nsignal: 11"),
+            false,
+            "5 passed, 1 failed",
+        );
     }
 
     #[test]
@@ -271,7 +321,10 @@ mod tests {
         let log = "test a ... FAILED\n\nfailures:\n\n---- a stdout ----\npanicked at b\nstack backtrace:\n  0: c\n\n\
                    failures:\n    a\n";
         let lines: Vec<&str> = log.lines().collect();
-        assert_eq!(failed_tests(&lines), ["---- a stdout ----", "panicked at b"]);
+        assert_eq!(
+            failed_tests(&lines),
+            ["---- a stdout ----", "panicked at b"]
+        );
     }
 
     #[test]
@@ -282,7 +335,12 @@ mod tests {
             true,
             "100000 passed, 0 failed, 12 skipped",
         );
-        check(Counts::LastLine, "9 passed, 1 failed", false, "9 passed, 1 failed");
+        check(
+            Counts::LastLine,
+            "9 passed, 1 failed",
+            false,
+            "9 passed, 1 failed",
+        );
         check(Counts::LastLine, "no numbers", true, "0 passed, 1 failed");
     }
 }

@@ -71,7 +71,10 @@ pub fn fetch_guest() -> Result<bool> {
         Err(error) => {
             let causes = iter::successors(Some(&error as &dyn Error), |error| (*error).source());
             let causes: Vec<String> = causes.map(ToString::to_string).collect();
-            println!("no default guest: {}\n0 passed, 0 failed, 1 skipped", causes.join(": "));
+            println!(
+                "no default guest: {}\n0 passed, 0 failed, 1 skipped",
+                causes.join(": ")
+            );
         }
     }
     Ok(true)
@@ -82,18 +85,37 @@ pub fn fetch_guest() -> Result<bool> {
 pub fn make_debian() -> Result<bool> {
     let cache = Cache::of_user()?;
     if let Err(error) = cache.default_guest(&mut |_| {}) {
-        println!("skipped: no mirror for the image {DEBIAN}: {error}\n0 passed, 0 failed, 1 skipped");
+        println!(
+            "skipped: no mirror for the image {DEBIAN}: {error}\n0 passed, 0 failed, 1 skipped"
+        );
         return Ok(true);
     }
     if cache.store().find(DEBIAN)?.is_none() {
-        let words = ["run", "--quiet", "--package", "cli", "--", "run", DEBIAN, "--net", "none"];
+        let words = [
+            "run",
+            "--quiet",
+            "--package",
+            "cli",
+            "--",
+            "run",
+            DEBIAN,
+            "--net",
+            "none",
+        ];
         let mut command = cargo(&words);
         command.args(["--timeout", "120s"]).stdin(Stdio::null());
         let status = command.status().context("start `mother run`")?;
-        ensure!(status.success(), "`mother run {DEBIAN}` ended with {status}");
+        ensure!(
+            status.success(),
+            "`mother run {DEBIAN}` ended with {status}"
+        );
     }
     let is_made = cache.store().find(DEBIAN)?.is_some();
-    println!("{DEBIAN}\n{} passed, {} failed", u8::from(is_made), u8::from(!is_made));
+    println!(
+        "{DEBIAN}\n{} passed, {} failed",
+        u8::from(is_made),
+        u8::from(!is_made)
+    );
     Ok(is_made)
 }
 
@@ -103,5 +125,8 @@ const DEBIAN: &str = "debian:12";
 /// Random instructions on the silicon and on the software CPU, from seeds that stay: a failure here is news.
 const DIFFERENTIAL: [(&str, &[&str]); 2] = [
     ("instructions", &["--cases", "100000", "--seed", "1"]),
-    ("instructions32", &["--cases", "50000", "--seed", "1", "--bits", "32"]),
+    (
+        "instructions32",
+        &["--cases", "50000", "--seed", "1", "--bits", "32"],
+    ),
 ];

@@ -35,7 +35,8 @@ pub struct Member {
 impl Member {
     /// Whether the file at `path` belongs to this member.
     pub fn owns(&self, path: &str) -> bool {
-        path.strip_prefix(&self.folder).is_some_and(|rest| rest.starts_with('/'))
+        path.strip_prefix(&self.folder)
+            .is_some_and(|rest| rest.starts_with('/'))
     }
 }
 
@@ -44,7 +45,9 @@ impl Workspace {
     pub fn load() -> Result<Workspace> {
         let root = root();
         let manifest = read_toml(&root.join("Cargo.toml"))?;
-        let folders = manifest["workspace"]["members"].as_array().context("workspace.members is a list")?;
+        let folders = manifest["workspace"]["members"]
+            .as_array()
+            .context("workspace.members is a list")?;
         let mut members = Vec::new();
         for folder in folders.iter().filter_map(Value::as_str) {
             members.push(read_member(&root, folder)?);
@@ -55,35 +58,55 @@ impl Workspace {
         }
         sources.sort_by(|a, b| a.path.cmp(&b.path));
         let lock = read_toml(&root.join("Cargo.lock"))?;
-        let packages = lock.get("package").and_then(Value::as_array).map_or(0, Vec::len);
-        Ok(Workspace { locked_package_count: packages.saturating_sub(members.len()), members, sources })
+        let packages = lock
+            .get("package")
+            .and_then(Value::as_array)
+            .map_or(0, Vec::len);
+        Ok(Workspace {
+            locked_package_count: packages.saturating_sub(members.len()),
+            members,
+            sources,
+        })
     }
 }
 
 /// The folder of the root manifest.
 pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the root folder").to_path_buf()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("xtask lies in the root folder")
+        .to_path_buf()
 }
 
 fn read_member(root: &Path, folder: &str) -> Result<Member> {
     let manifest = read_toml(&root.join(folder).join("Cargo.toml"))?;
-    let name = manifest["package"]["name"].as_str().context("package.name is a string")?.to_owned();
+    let name = manifest["package"]["name"]
+        .as_str()
+        .context("package.name is a string")?
+        .to_owned();
     let mut dependencies = Vec::new();
     for kind in ["dependencies", "dev-dependencies", "build-dependencies"] {
         if let Some(table) = manifest.get(kind).and_then(Value::as_table) {
             dependencies.extend(table.keys().cloned());
         }
     }
-    Ok(Member { name, folder: folder.to_owned(), dependencies })
+    Ok(Member {
+        name,
+        folder: folder.to_owned(),
+        dependencies,
+    })
 }
 
 fn read_toml(path: &Path) -> Result<Table> {
     let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-    text.parse().with_context(|| format!("parse {}", path.display()))
+    text.parse()
+        .with_context(|| format!("parse {}", path.display()))
 }
 
 fn read_sources(root: &Path, folder: &Path, into: &mut Vec<Source>) -> Result<()> {
-    let Ok(entries) = fs::read_dir(root.join(folder)) else { return Ok(()) };
+    let Ok(entries) = fs::read_dir(root.join(folder)) else {
+        return Ok(());
+    };
     for entry in entries {
         let entry = entry?;
         let path = folder.join(entry.file_name());

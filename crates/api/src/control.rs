@@ -194,13 +194,19 @@ pub enum RefusalCode {
 impl Request {
     /// A request in our version.
     pub fn new(command: Command) -> Request {
-        Request { version: PROTOCOL_VERSION, command }
+        Request {
+            version: PROTOCOL_VERSION,
+            command,
+        }
     }
 }
 
 impl Reply {
     /// A reply in our version.
     pub fn new(outcome: Outcome) -> Reply {
-        Reply { version: PROTOCOL_VERSION, outcome }
+        Reply {
+            version: PROTOCOL_VERSION,
+            outcome,
+        }
     }
 }

@@ -11,13 +11,13 @@ mod spec;
 mod status;
 
 pub use control::{
-    Command, LINE_BYTES_MAX, Outcome, PROTOCOL_VERSION, RefusalCode, Reply, Request, STORED_PAGES_MAX,
-    WRITTEN_PAGES_MAX,
+    Command, LINE_BYTES_MAX, Outcome, PROTOCOL_VERSION, RefusalCode, Reply, Request,
+    STORED_PAGES_MAX, WRITTEN_PAGES_MAX,
 };
 pub use name::{NameError, VmName};
 pub use observe::{
-    BalloonBook, CLAIMS_PORT, CLAIMS_PORT_NAME, ClaimBook, ClockBook, Estimate, GuestClaim, HostBooks,
-    MemoryBook, MemoryView, PagingBook, SlotView, TableView, VcpuBook, VcpuView,
+    BalloonBook, CLAIMS_PORT, CLAIMS_PORT_NAME, ClaimBook, ClockBook, Estimate, GuestClaim,
+    HostBooks, MemoryBook, MemoryView, PagingBook, SlotView, TableView, VcpuBook, VcpuView,
 };
 pub use spec::{DiskSpec, VmSpec};
 pub use status::{Counter, DeviceStatus, EndKind, VmEnd, VmInfo, VmState, VmStatus};

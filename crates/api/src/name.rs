@@ -25,7 +25,9 @@ pub struct NameError {
 impl NameError {
     /// What a name may be.
     pub fn help() -> String {
-        format!("use 1 to {BYTES_MAX} of a-z, A-Z, 0-9, `-`, `_` and `.`, the first a letter or digit")
+        format!(
+            "use 1 to {BYTES_MAX} of a-z, A-Z, 0-9, `-`, `_` and `.`, the first a letter or digit"
+        )
     }
 }
 
@@ -41,12 +43,18 @@ impl VmName {
             return bad("the name is empty".to_owned());
         }
         if name.len() > BYTES_MAX {
-            return bad(format!("the name has {} bytes, more than {BYTES_MAX}", name.len()));
+            return bad(format!(
+                "the name has {} bytes, more than {BYTES_MAX}",
+                name.len()
+            ));
         }
         if !name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
             return bad(format!("\"{shown}\" does not start with a letter or digit"));
         }
-        match name.chars().find(|c| !c.is_ascii_alphanumeric() && !"-_.".contains(*c)) {
+        match name
+            .chars()
+            .find(|c| !c.is_ascii_alphanumeric() && !"-_.".contains(*c))
+        {
             Some(c) => bad(format!("\"{shown}\" has the character {c:?}")),
             None => Ok(VmName(name.to_owned())),
         }
@@ -93,13 +101,22 @@ mod tests {
         check("9-lives_of.cats", Ok(()));
         check(&"n".repeat(63), Ok(()));
         check("", Err("the name is empty"));
-        check(&"n".repeat(300), Err("the name has 300 bytes, more than 63"));
+        check(
+            &"n".repeat(300),
+            Err("the name has 300 bytes, more than 63"),
+        );
         check("..", Err("\"..\" does not start with a letter or digit"));
         check("-rf", Err("\"-rf\" does not start with a letter or digit"));
-        check("/etc", Err("\"/etc\" does not start with a letter or digit"));
+        check(
+            "/etc",
+            Err("\"/etc\" does not start with a letter or digit"),
+        );
         check("a/../b", Err("\"a/../b\" has the character '/'"));
         check("a b", Err("\"a b\" has the character ' '"));
-        check("a\u{1b}[2J", Err("\"a\\u{1b}[2J\" has the character '\\u{1b}'"));
+        check(
+            "a\u{1b}[2J",
+            Err("\"a\\u{1b}[2J\" has the character '\\u{1b}'"),
+        );
         check("größe", Err("\"größe\" has the character 'ö'"));
     }
 }

@@ -35,14 +35,24 @@ const FRAME_BYTES_MAX: usize = 1 << 20;
 const LOG_BYTES: usize = 16 * 1024;
 
 /// Runs the program; its exit status.
-pub fn run(plan: VmPlan, registration: Registration, arguments: &RunArguments) -> Result<u8, Failure> {
+pub fn run(
+    plan: VmPlan,
+    registration: Registration,
+    arguments: &RunArguments,
+) -> Result<u8, Failure> {
     let name = plan.name.clone();
     let heard = Arc::new(Heard::default());
     let (greeted, ready) = mpsc::channel();
-    let streams = Streams { log: Box::new(registration.log()?), is_detached: arguments.detach };
+    let streams = Streams {
+        log: Box::new(registration.log()?),
+        is_detached: arguments.detach,
+    };
     let console = Console::new(Box::new(Frames::new(heard.clone(), greeted, streams)));
     let input = console.input();
-    let machine = build(plan, console).map_err(|source| Failure::Build { name: name.clone(), source })?;
+    let machine = build(plan, console).map_err(|source| Failure::Build {
+        name: name.clone(),
+        source,
+    })?;
     // Nobody has set it before: the frames begin with the run.
     let _ = heard.control.set(machine.control());
     let received = signals::listen(machine.control()).map_err(Failure::Signals)?;
@@ -59,9 +69,19 @@ pub fn run(plan: VmPlan, registration: Registration, arguments: &RunArguments) -
         return Ok(status);
     }
     let log = String::from_utf8_lossy(&lock(&heard.log)).into_owned();
-    eprint!("{log}{}", if log.is_empty() || log.ends_with('\n') { "" } else { "\n" });
+    eprint!(
+        "{log}{}",
+        if log.is_empty() || log.ends_with('\n') {
+            ""
+        } else {
+            "\n"
+        }
+    );
     let status = say_ending(&report);
-    if matches!(report.ending, Ending::PoweredOff | Ending::Stopped(StopCause::Left)) {
+    if matches!(
+        report.ending,
+        Ending::PoweredOff | Ending::Stopped(StopCause::Left)
+    ) {
         eprintln!("error: the guest ended before the program in it did");
         return Ok(crate::failure::OUR_FAULT);
     }
@@ -77,13 +97,21 @@ struct Streams {
 impl Streams {
     fn output(&mut self, payload: &[u8]) -> io::Result<()> {
         self.log.write_all(payload)?;
-        if self.is_detached { Ok(()) } else { write_all(&mut io::stdout().lock(), payload) }
+        if self.is_detached {
+            Ok(())
+        } else {
+            write_all(&mut io::stdout().lock(), payload)
+        }
     }
 
     fn errors(&mut self, payload: &[u8]) -> io::Result<()> {
         self.log.write_all(payload)?;
         // Whoever closed standard error wants to hear no more; the program is not told.
-        if self.is_detached { Ok(()) } else { write_all(&mut io::stderr().lock(), payload).or(Ok(())) }
+        if self.is_detached {
+            Ok(())
+        } else {
+            write_all(&mut io::stderr().lock(), payload).or(Ok(()))
+        }
     }
 }
 
@@ -122,7 +150,13 @@ struct Frames {
 
 impl Frames {
     fn new(heard: Arc<Heard>, greeted: Sender<()>, streams: Streams) -> Frames {
-        Frames { heard, state: State::Greeting, bytes: Vec::new(), greeted, streams }
+        Frames {
+            heard,
+            state: State::Greeting,
+            bytes: Vec::new(),
+            greeted,
+            streams,
+        }
     }
 
     /// Takes one greeting or frame; whether there was one.
@@ -130,7 +164,9 @@ impl Frames {
         if self.state == State::Greeting {
             return Ok(self.greeting());
         }
-        let Some(head) = self.bytes.first_chunk::<HEAD_BYTES>() else { return Ok(false) };
+        let Some(head) = self.bytes.first_chunk::<HEAD_BYTES>() else {
+            return Ok(false);
+        };
         let kind = head[0];
         let len = u32::from_le_bytes([head[1], head[2], head[3], head[4]]) as usize;
         if !matches!(kind, OUTPUT | ERRORS | EXIT) || len > FRAME_BYTES_MAX {
@@ -148,7 +184,10 @@ impl Frames {
 
     fn greeting(&mut self) -> bool {
         let greeting = images::GREETING;
-        let found = self.bytes.windows(greeting.len()).position(|window| window == greeting);
+        let found = self
+            .bytes
+            .windows(greeting.len())
+            .position(|window| window == greeting);
         let Some(at) = found else { return false };
         self.bytes.drain(..at + greeting.len());
         lock(&self.heard.log).clear();
@@ -163,7 +202,9 @@ impl Frames {
             OUTPUT => self.streams.output(payload),
             ERRORS => self.streams.errors(payload),
             _ => {
-                let status = payload.first_chunk::<4>().map_or(0, |bytes| i32::from_le_bytes(*bytes));
+                let status = payload
+                    .first_chunk::<4>()
+                    .map_or(0, |bytes| i32::from_le_bytes(*bytes));
                 *lock(&self.heard.status) = Some((status & 0xff) as u8);
                 self.state = State::Over;
                 if let Some(control) = self.heard.control.get() {
@@ -176,7 +217,11 @@ impl Frames {
 
     /// Keeps the end of what nobody understands.
     fn log(&mut self) {
-        let keep = if self.state == State::Greeting { images::GREETING.len() } else { 0 };
+        let keep = if self.state == State::Greeting {
+            images::GREETING.len()
+        } else {
+            0
+        };
         let known = self.bytes.len().saturating_sub(keep);
         let mut log = lock(&self.heard.log);
         log.extend(self.bytes.drain(..known));
@@ -225,7 +270,10 @@ fn send_input(input: ConsoleInput, ready: Receiver<()>) -> io::Result<()> {
             }
         }
     };
-    thread::Builder::new().name("program-input".to_owned()).spawn(send).map(drop)
+    thread::Builder::new()
+        .name("program-input".to_owned())
+        .spawn(send)
+        .map(drop)
 }
 
 fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
@@ -240,7 +288,10 @@ mod tests {
     use super::*;
 
     fn streams() -> Streams {
-        Streams { log: Box::new(io::sink()), is_detached: false }
+        Streams {
+            log: Box::new(io::sink()),
+            is_detached: false,
+        }
     }
 
     /// Feeds the bytes in pieces; the status and what was not understood.
@@ -261,14 +312,32 @@ mod tests {
     #[test]
     fn the_exit_status_is_heard_however_the_console_cuts_it() {
         let exit = frame(EXIT, &42_i32.to_le_bytes());
-        check(&[b"[0.1] boot\r\n", images::GREETING, &frame(ERRORS, b""), &exit].concat(), Some(42), "");
-        check(&[images::GREETING, &frame(EXIT, &256_i32.to_le_bytes())].concat(), Some(0), "");
+        check(
+            &[
+                b"[0.1] boot\r\n",
+                images::GREETING,
+                &frame(ERRORS, b""),
+                &exit,
+            ]
+            .concat(),
+            Some(42),
+            "",
+        );
+        check(
+            &[images::GREETING, &frame(EXIT, &256_i32.to_le_bytes())].concat(),
+            Some(0),
+            "",
+        );
     }
 
     #[test]
     fn a_guest_that_dies_leaves_its_last_words() {
         check(b"no init found\n", None, "no init found\n");
-        check(&[images::GREETING, b"[9.9] Kernel panic"].concat(), None, "[9.9] Kernel panic");
+        check(
+            &[images::GREETING, b"[9.9] Kernel panic"].concat(),
+            None,
+            "[9.9] Kernel panic",
+        );
         check(
             &[images::GREETING, &[OUTPUT, 255, 255, 255, 255], b"x"].concat(),
             None,

@@ -7,9 +7,9 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::disk::disk;
 use crate::vm::{
-    BalloonArguments, ConsoleArguments, DmesgArguments, InspectArguments, LimitArguments, LogsArguments,
-    NamesArguments, PsArguments, RemoveArguments, StopArguments, SwitchArguments, TopArguments,
-    TruthArguments,
+    BalloonArguments, ConsoleArguments, DmesgArguments, InspectArguments, LimitArguments,
+    LogsArguments, NamesArguments, PsArguments, RemoveArguments, StopArguments, SwitchArguments,
+    TopArguments, TruthArguments,
 };
 
 /// A hypervisor that runs guests with or without hardware virtualization.

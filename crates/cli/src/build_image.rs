@@ -4,7 +4,9 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use api::{DiskSpec, VmSpec};
-use images::{Begun, CONFIGURED_MARKER, Cache, DebianBuild, DebianError, DebianRelease, Image, Progress};
+use images::{
+    Begun, CONFIGURED_MARKER, Cache, DebianBuild, DebianError, DebianRelease, Image, Progress,
+};
 use machine::{Console, Ending, build, plan};
 
 use crate::failure::{Failure, ImageFailure};
@@ -21,7 +23,10 @@ const LOG_LINES: usize = 60;
 pub fn debian(cache: &Cache, release: DebianRelease) -> Result<Image, Failure> {
     eprintln!("mother: making the image {release}, once");
     let mut shown = Shown::new("packages");
-    match cache.begin_debian(release, &mut |progress| shown.show(progress)).map_err(ImageFailure::Debian)? {
+    match cache
+        .begin_debian(release, &mut |progress| shown.show(progress))
+        .map_err(ImageFailure::Debian)?
+    {
         Begun::Found(image) => Ok(image),
         Begun::Build(build) => {
             configure(&build, shown)?;
@@ -33,7 +38,9 @@ pub fn debian(cache: &Cache, release: DebianRelease) -> Result<Image, Failure> {
 /// Has a guest configure the packages.
 fn configure(debian: &DebianBuild, shown: Shown) -> Result<(), Failure> {
     let name = "image-build".to_owned();
-    let initrd = debian.initrd().map_err(|error| ImageFailure::Debian(error.into()))?;
+    let initrd = debian
+        .initrd()
+        .map_err(|error| ImageFailure::Debian(error.into()))?;
     let disk = DiskSpec {
         path: debian.disk(),
         format: Some("raw".to_owned()),
@@ -52,10 +59,18 @@ fn configure(debian: &DebianBuild, shown: Shown) -> Result<(), Failure> {
     };
     let plan = plan(&spec)?;
     let watched = Arc::new(Mutex::new(Watched::new(shown, debian.package_count)));
-    let console = Console::new(Box::new(Lines { watched: watched.clone(), line: Vec::new() }));
-    let machine = build(plan, console).map_err(|source| Failure::Build { name: name.clone(), source })?;
+    let console = Console::new(Box::new(Lines {
+        watched: watched.clone(),
+        line: Vec::new(),
+    }));
+    let machine = build(plan, console).map_err(|source| Failure::Build {
+        name: name.clone(),
+        source,
+    })?;
     let received = signals::listen(machine.control()).map_err(Failure::Signals)?;
-    let report = machine.run().map_err(|source| Failure::Machine { name, source })?;
+    let report = machine
+        .run()
+        .map_err(|source| Failure::Machine { name, source })?;
     received.die_of_it();
     let watched = watched.lock().unwrap_or_else(PoisonError::into_inner);
     if watched.configured && report.ending == Ending::PoweredOff {
@@ -76,7 +91,13 @@ struct Watched {
 
 impl Watched {
     fn new(shown: Shown, total: usize) -> Watched {
-        Watched { shown, total, done: 0, configured: false, log: Vec::new() }
+        Watched {
+            shown,
+            total,
+            done: 0,
+            configured: false,
+            log: Vec::new(),
+        }
     }
 
     fn take(&mut self, line: &str) {
@@ -105,7 +126,10 @@ impl Write for Lines {
         for &byte in bytes {
             if byte == b'\n' {
                 let line = String::from_utf8_lossy(&self.line).trim_end().to_owned();
-                self.watched.lock().unwrap_or_else(PoisonError::into_inner).take(&line);
+                self.watched
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .take(&line);
                 self.line.clear();
             } else if self.line.len() < 4096 {
                 self.line.push(byte);

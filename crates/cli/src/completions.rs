@@ -12,8 +12,8 @@ use crate::output::say;
 
 /// Commands that take names of VMs that run, and those that take any.
 const OF_RUNNING: [&str; 12] = [
-    "stop", "kill", "pause", "resume", "switch", "balloon", "console", "attach", "ps", "truth", "inspect",
-    "dmesg",
+    "stop", "kill", "pause", "resume", "switch", "balloon", "console", "attach", "ps", "truth",
+    "inspect", "dmesg",
 ];
 const OF_ALL: [&str; 4] = ["logs", "wait", "rm", "remove"];
 
@@ -27,23 +27,33 @@ fn script(shell: &str) -> String {
     let (running, all) = (OF_RUNNING.join("|"), OF_ALL.join("|"));
     match shell {
         "bash" => {
-            let names =
-                include_str!("shell/names.bash").replace("OF_RUNNING", &running).replace("OF_ALL", &all);
+            let names = include_str!("shell/names.bash")
+                .replace("OF_RUNNING", &running)
+                .replace("OF_ALL", &all);
             generated(Shell::Bash) + &names
         }
         "zsh" => {
-            let names =
-                include_str!("shell/names.zsh").replace("OF_RUNNING", &running).replace("OF_ALL", &all);
+            let names = include_str!("shell/names.zsh")
+                .replace("OF_RUNNING", &running)
+                .replace("OF_ALL", &all);
             // The generator completes files for what is a name; ours is called instead.
             let script = generated(Shell::Zsh);
             let lines = script.lines().map(|line| {
-                let is_name =
-                    line.contains("::name ") || line.contains("::names ") || line.contains(":name ");
-                if is_name { line.replace(":_default'", ":_mother_vms'") } else { line.to_owned() }
+                let is_name = line.contains("::name ")
+                    || line.contains("::names ")
+                    || line.contains(":name ");
+                if is_name {
+                    line.replace(":_default'", ":_mother_vms'")
+                } else {
+                    line.to_owned()
+                }
             });
             let script = lines.collect::<Vec<_>>().join("\n");
             let head = "#compdef mother\n";
-            format!("{head}\n{names}\n{}\n", script.strip_prefix(head).unwrap_or(&script))
+            format!(
+                "{head}\n{names}\n{}\n",
+                script.strip_prefix(head).unwrap_or(&script)
+            )
         }
         _ => {
             let line = |commands: &[&str], list: &str| {
@@ -52,7 +62,9 @@ fn script(shell: &str) -> String {
                     "complete -c mother -f -n '__fish_seen_subcommand_from {commands}' -a '({list} 2>/dev/null)'\n"
                 )
             };
-            generated(Shell::Fish) + &line(&OF_RUNNING, "mother ps -q") + &line(&OF_ALL, "mother ps -aq")
+            generated(Shell::Fish)
+                + &line(&OF_RUNNING, "mother ps -q")
+                + &line(&OF_ALL, "mother ps -aq")
         }
     }
 }
@@ -62,8 +74,12 @@ fn generated(shell: Shell) -> String {
     generate(shell, &mut Arguments::command(), "mother", &mut script);
     let script = String::from_utf8(script).expect("our help is text");
     // Generators know nothing of hidden options: one that stands on a line of its own, and among words in bash.
-    let lines = script.lines().filter(|line| shell == Shell::Bash || !line.contains("detached-child"));
-    lines.map(|line| line.replace(" --detached-child", "") + "\n").collect()
+    let lines = script
+        .lines()
+        .filter(|line| shell == Shell::Bash || !line.contains("detached-child"));
+    lines
+        .map(|line| line.replace(" --detached-child", "") + "\n")
+        .collect()
 }
 
 #[cfg(test)]
@@ -72,12 +88,18 @@ mod tests {
 
     #[test]
     fn every_shell_asks_for_names() {
-        for (shell, asks) in [("bash", "mother ps -aq"), ("zsh", ":_mother_vms'"), ("fish", "(mother ps -aq")]
-        {
+        for (shell, asks) in [
+            ("bash", "mother ps -aq"),
+            ("zsh", ":_mother_vms'"),
+            ("fish", "(mother ps -aq"),
+        ] {
             let script = script(shell);
             assert!(script.contains(asks), "{shell}");
             assert!(script.contains("detach"), "{shell}: options are there");
-            assert!(!script.contains("detached-child"), "{shell}: hidden ones are not");
+            assert!(
+                !script.contains("detached-child"),
+                "{shell}: hidden ones are not"
+            );
         }
     }
 }

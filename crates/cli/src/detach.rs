@@ -35,12 +35,17 @@ pub fn start() -> Result<u8, Failure> {
         command.arg0(program);
     }
     // Behind the command's name, before anything that is the guest's.
-    command.args(words.next()).arg("--detached-child").args(words);
+    command
+        .args(words.next())
+        .arg("--detached-child")
+        .args(words);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = command.spawn().map_err(failed("start"))?;
     let mut name = String::new();
     if let Some(mut stdout) = child.stdout.take() {
-        stdout.read_to_string(&mut name).map_err(failed("hear from"))?;
+        stdout
+            .read_to_string(&mut name)
+            .map_err(failed("hear from"))?;
     }
     if !name.is_empty() {
         say(&name)?;
@@ -48,7 +53,11 @@ pub fn start() -> Result<u8, Failure> {
     }
     let status = child.wait().map_err(failed("wait for"))?;
     let signal = status.signal().map(|signal| 128 + signal);
-    Ok(status.code().or(signal).and_then(|code| u8::try_from(code).ok()).unwrap_or(crate::failure::OUR_FAULT))
+    Ok(status
+        .code()
+        .or(signal)
+        .and_then(|code| u8::try_from(code).ok())
+        .unwrap_or(crate::failure::OUR_FAULT))
 }
 
 /// Tells whoever waits for the start of a detached VM about it.
@@ -73,17 +82,31 @@ pub fn let_go_if_asked(
     if !arguments.detach {
         return Ok(Start(None));
     }
-    let failed = |source| Failure::Detach { act: "let go of", source };
+    let failed = |source| Failure::Detach {
+        act: "let go of",
+        source,
+    };
     let messages = served.record().messages();
-    let messages = OpenOptions::new().create(true).append(true).mode(0o600).open(messages).map_err(failed)?;
-    let nowhere = OpenOptions::new().write(true).open("/dev/null").map_err(failed)?;
+    let messages = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(messages)
+        .map_err(failed)?;
+    let nowhere = OpenOptions::new()
+        .write(true)
+        .open("/dev/null")
+        .map_err(failed)?;
     let (control, name) = (machine.control(), served.name().to_string());
     let wait = move || {
         if control.wait_until_started() {
             let_go(&messages, &nowhere, &name);
         }
     };
-    let thread = thread::Builder::new().name("start".to_owned()).spawn(wait).map_err(failed)?;
+    let thread = thread::Builder::new()
+        .name("start".to_owned())
+        .spawn(wait)
+        .map_err(failed)?;
     Ok(Start(Some(thread)))
 }
 

@@ -37,7 +37,10 @@ pub fn disk(text: &str) -> Result<DiskSpec, DiskTextError> {
     if path.as_os_str().is_empty() {
         return Err(DiskTextError::NoFile);
     }
-    let mut spec = DiskSpec { path, ..DiskSpec::default() };
+    let mut spec = DiskSpec {
+        path,
+        ..DiskSpec::default()
+    };
     let (mut base, mut is_read_only) = (None, None);
     for word in words {
         let (key, value) = match word.split_once('=') {
@@ -65,7 +68,9 @@ fn set(
     example: &'static str,
     value: Option<&str>,
 ) -> Result<(), DiskTextError> {
-    let value = value.filter(|value| !value.is_empty()).ok_or(DiskTextError::NoValue(key, example))?;
+    let value = value
+        .filter(|value| !value.is_empty())
+        .ok_or(DiskTextError::NoValue(key, example))?;
     match place.replace(value.to_owned()) {
         Some(_) => Err(DiskTextError::Twice(key)),
         None => Ok(()),
@@ -91,7 +96,10 @@ mod tests {
     use super::*;
 
     fn spec(path: &str) -> DiskSpec {
-        DiskSpec { path: path.into(), ..DiskSpec::default() }
+        DiskSpec {
+            path: path.into(),
+            ..DiskSpec::default()
+        }
     }
 
     #[test]
@@ -100,7 +108,13 @@ mod tests {
         check("a.img", spec("a.img"));
         check("/x/a=b.img", spec("/x/a=b.img"));
         check("a,,b", spec("a,b"));
-        check("a,,,readonly", DiskSpec { read_only: true, ..spec("a,") });
+        check(
+            "a,,,readonly",
+            DiskSpec {
+                read_only: true,
+                ..spec("a,")
+            },
+        );
         check(
             "a,format=qcow2,readonly,serial=one",
             DiskSpec {
@@ -112,20 +126,33 @@ mod tests {
         );
         check(
             "top,base=under,base-format=raw",
-            DiskSpec { base: Some("under".into()), base_format: Some("raw".to_owned()), ..spec("top") },
+            DiskSpec {
+                base: Some("under".into()),
+                base_format: Some("raw".to_owned()),
+                ..spec("top")
+            },
         );
     }
 
     #[test]
     fn a_typing_mistake_is_named() {
         let check = |text: &str, expected: &str| {
-            assert_eq!(disk(text).map_err(|error| error.to_string()), Err(expected.to_owned()));
+            assert_eq!(
+                disk(text).map_err(|error| error.to_string()),
+                Err(expected.to_owned())
+            );
         };
         check("", "it names no file; write FILE first, then its options");
-        check(",readonly", "it names no file; write FILE first, then its options");
+        check(
+            ",readonly",
+            "it names no file; write FILE first, then its options",
+        );
         check("a,format", "format needs a value, such as format=raw");
         check("a,serial=", "serial needs a value, such as serial=data1");
-        check("a,readonly=no", "readonly takes no value; leave it out for a disk that the guest may write");
+        check(
+            "a,readonly=no",
+            "readonly takes no value; leave it out for a disk that the guest may write",
+        );
         check("a,readonly,readonly", "readonly is given twice");
         check("a,format=raw,format=raw", "format is given twice");
         let options = "is no option of a disk; there are format=, readonly, serial=, base= and base-format= (a comma \

@@ -14,44 +14,75 @@ pub fn run() -> Result<u8, Failure> {
     say(&engines(&findings))?;
     say(&time(machine::tsc_stability()))?;
     say(&paging(machine::paging_finding()))?;
-    say(&default_guest(Cache::of_user().ok().as_ref(), images::has_apt()))?;
-    Ok(if findings.iter().any(|finding| finding.usable) { 0 } else { ANSWER_IS_NO })
+    say(&default_guest(
+        Cache::of_user().ok().as_ref(),
+        images::has_apt(),
+    ))?;
+    Ok(if findings.iter().any(|finding| finding.usable) {
+        0
+    } else {
+        ANSWER_IS_NO
+    })
 }
 
 fn engines(findings: &[EngineFinding]) -> String {
     let mut text = String::from("engines\n");
     for finding in findings {
-        let answer = if finding.usable { "works" } else { "does not work" };
-        let _ = writeln!(text, "  {:<5} {answer}: {}", finding.kind.to_string(), finding.why);
+        let answer = if finding.usable {
+            "works"
+        } else {
+            "does not work"
+        };
+        let _ = writeln!(
+            text,
+            "  {:<5} {answer}: {}",
+            finding.kind.to_string(),
+            finding.why
+        );
         if let Some(help) = &finding.help {
             let _ = writeln!(text, "        help: {help}");
         }
     }
     let best = findings.iter().find(|finding| finding.usable);
-    let auto = best.map_or("finds none".to_owned(), |finding| format!("takes {}", finding.kind));
+    let auto = best.map_or("finds none".to_owned(), |finding| {
+        format!("takes {}", finding.kind)
+    });
     let _ = writeln!(text, "  auto  {auto}");
     text
 }
 
 fn time(stability: Stability) -> String {
     let (answer, help) = match stability {
-        Stability::Stable => ("is stable: the host's kernel would keep its own time by it", ""),
-        Stability::Promised => {
-            ("should be stable: the processor promises it, and the kernel does not say", "")
-        }
+        Stability::Stable => (
+            "is stable: the host's kernel would keep its own time by it",
+            "",
+        ),
+        Stability::Promised => (
+            "should be stable: the processor promises it, and the kernel does not say",
+            "",
+        ),
         Stability::Unstable => (
             "is not stable: the host's kernel does not keep its time by it, so guests' clocks may jump or drift",
             "look into the kernel's log for what it says of the TSC; a host that is a VM needs one whose TSC is stable",
         ),
-        Stability::Unknown => ("may not be stable: neither the processor nor the kernel says so", ""),
+        Stability::Unknown => (
+            "may not be stable: neither the processor nor the kernel says so",
+            "",
+        ),
     };
-    let help = if help.is_empty() { String::new() } else { format!("        help: {help}\n") };
+    let help = if help.is_empty() {
+        String::new()
+    } else {
+        format!("        help: {help}\n")
+    };
     format!("time\n  TSC   {answer}\n{help}")
 }
 
 fn paging((works, why, help): (bool, String, Option<String>)) -> String {
     let answer = if works { "works" } else { "does not work" };
-    let help = help.map(|help| format!("        help: {help}\n")).unwrap_or_default();
+    let help = help
+        .map(|help| format!("        help: {help}\n"))
+        .unwrap_or_default();
     format!("paging\n  limit {answer}: {why}\n{help}")
 }
 
@@ -64,9 +95,15 @@ fn default_guest(cache: Option<&Cache>, has_apt: bool) -> String {
             let _ = writeln!(text, "  cache {} holds {package}", cache.folder().display());
         }
         (_, Some(cache)) => {
-            let _ = writeln!(text, "  cache {} holds no guest yet", cache.folder().display());
+            let _ = writeln!(
+                text,
+                "  cache {} holds no guest yet",
+                cache.folder().display()
+            );
         }
-        (_, None) => text.push_str("  cache has no place: neither XDG_CACHE_HOME nor HOME is set\n"),
+        (_, None) => {
+            text.push_str("  cache has no place: neither XDG_CACHE_HOME nor HOME is set\n")
+        }
     }
     let _ = writeln!(text, "  apt   {apt}");
     let outlook = match (package, cache, has_apt) {
@@ -92,7 +129,10 @@ mod tests {
             why: "because".to_owned(),
             help: help.map(str::to_owned),
         };
-        let both = [finding(EngineKind::Kvm, false, Some("load it")), finding(EngineKind::Soft, true, None)];
+        let both = [
+            finding(EngineKind::Kvm, false, Some("load it")),
+            finding(EngineKind::Soft, true, None),
+        ];
         let expected = "engines\n  kvm   does not work: because\n        help: load it\n  soft  works: because\n  auto  takes soft\n";
         assert_eq!(engines(&both), expected);
         assert!(engines(&both[..1]).ends_with("  auto  finds none\n"));

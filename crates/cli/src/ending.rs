@@ -21,7 +21,10 @@ pub const KILLED: u8 = 137;
 pub fn finish(machine: Machine, name: &str, report_path: Option<&Path>) -> Result<Report, Failure> {
     let ended = machine.run();
     terminal::restore();
-    let report = ended.map_err(|source| Failure::Machine { name: name.to_owned(), source })?;
+    let report = ended.map_err(|source| Failure::Machine {
+        name: name.to_owned(),
+        source,
+    })?;
     if let Some(path) = report_path {
         report::write(&report, path)?;
     }
@@ -37,16 +40,24 @@ pub fn say_ending(report: &Report) -> u8 {
             0
         }
         Ending::DebugExit(status) => {
-            eprintln!("mother: the guest ended through the debug-exit port after {after}: status {status}");
+            eprintln!(
+                "mother: the guest ended through the debug-exit port after {after}: status {status}"
+            );
             *status
         }
         Ending::Crashed(crash) => {
             let crash = crash.to_string().replace('\n', "\n  ");
-            eprintln!("error: the guest of VM \"{}\" crashed after {after}\n  {crash}", report.name);
+            eprintln!(
+                "error: the guest of VM \"{}\" crashed after {after}\n  {crash}",
+                report.name
+            );
             CRASHED
         }
         Ending::TimedOut => {
-            eprintln!("error: VM \"{}\" ran out of time after {after}", report.name);
+            eprintln!(
+                "error: VM \"{}\" ran out of time after {after}",
+                report.name
+            );
             TIMED_OUT
         }
         Ending::Stopped(StopCause::Left | StopCause::Signal(_)) => {

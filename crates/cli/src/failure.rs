@@ -218,7 +218,9 @@ impl ImageFailure {
         match self {
             ImageFailure::Debian(_) | ImageFailure::Overlay(_) => false,
             ImageFailure::Container { source, .. } => source.is_bad_input(),
-            ImageFailure::Store(error) => matches!(error, StoreError::Unknown(_) | StoreError::BadName(_)),
+            ImageFailure::Store(error) => {
+                matches!(error, StoreError::Unknown(_) | StoreError::BadName(_))
+            }
             _ => true,
         }
     }
@@ -229,13 +231,15 @@ impl ImageFailure {
                 "there are debian, debian:12 and debian:13, what `mother images` lists, and paths: a file in this \
                  folder is ./FILE",
             ),
-            ImageFailure::Debian(DebianError::NoMirror | DebianError::NoRelease(..)) => {
-                Some("add a source with this release to apt's, or name a release that your mirror has")
-            }
+            ImageFailure::Debian(DebianError::NoMirror | DebianError::NoRelease(..)) => Some(
+                "add a source with this release to apt's, or name a release that your mirror has",
+            ),
             ImageFailure::Debian(DebianError::Apt(_)) => {
                 Some("Debian images are made with the host's apt and its mirrors")
             }
-            ImageFailure::CommandMissing(_) => Some("say it: mother run IMAGE -- PROGRAM ARGUMENTS"),
+            ImageFailure::CommandMissing(_) => {
+                Some("say it: mother run IMAGE -- PROGRAM ARGUMENTS")
+            }
             ImageFailure::AlreadyKept(_) => Some("leave `--keep` out"),
             _ => None,
         }
@@ -264,9 +268,11 @@ impl Failure {
     /// Whether whoever read our output went away.
     fn is_closed_pipe(&self) -> bool {
         match self {
-            Failure::Output(error) | Failure::Machine { source: MachineError::Console(error), .. } => {
-                error.kind() == io::ErrorKind::BrokenPipe
-            }
+            Failure::Output(error)
+            | Failure::Machine {
+                source: MachineError::Console(error),
+                ..
+            } => error.kind() == io::ErrorKind::BrokenPipe,
             _ => false,
         }
     }
@@ -293,7 +299,10 @@ impl Failure {
         let help = match self {
             Failure::Name { .. } => return Some(NameError::help()),
             Failure::NotNow { help, .. } => help,
-            Failure::Claim { source: ClaimError::Taken(_), .. } => {
+            Failure::Claim {
+                source: ClaimError::Taken(_),
+                ..
+            } => {
                 "give another name with `--name`, or end that one with `mother stop` or `mother kill`"
             }
             Failure::Inventory(InventoryError::NoSuchVm(_)) => "`mother ps -a` lists all there are",
@@ -334,15 +343,20 @@ mod tests {
 
     #[test]
     fn every_cause_has_its_own_line_and_the_last_says_what_to_do() {
-        let help =
-            "help: bring a guest of your own with `--kernel FILE --initrd FILE`: that needs no download";
+        let help = "help: bring a guest of your own with `--kernel FILE --initrd FILE`: that needs no download";
         let missing = CacheError::Apt(AptError::Missing("apt-get"));
         check(
             missing.into(),
             &format!("error: cannot get the default guest\n  this host has no `apt-get`\n  {help}"),
         );
         let denied = io::Error::from(io::ErrorKind::PermissionDenied);
-        let failure = Failure::Report { path: "/report.json".into(), source: denied };
-        check(failure, "error: cannot write the report /report.json\n  permission denied");
+        let failure = Failure::Report {
+            path: "/report.json".into(),
+            source: denied,
+        };
+        check(
+            failure,
+            "error: cannot write the report /report.json\n  permission denied",
+        );
     }
 }

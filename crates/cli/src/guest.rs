@@ -80,17 +80,24 @@ pub fn plan_app(arguments: &RunArguments, program: &Path) -> Result<PlannedApp, 
     spec.no_reboot = true;
     // The program's files are in memory twice while the kernel unpacks them.
     let needed = (len >> 20) * 2 + APP_MEMORY_MIB;
-    spec.memory.get_or_insert_with(|| format!("{}M", needed.max(DEFAULT_MEMORY_MIB)));
-    Ok(PlannedApp { plan: plan(&spec)?, _run: run })
+    spec.memory
+        .get_or_insert_with(|| format!("{}M", needed.max(DEFAULT_MEMORY_MIB)));
+    Ok(PlannedApp {
+        plan: plan(&spec)?,
+        _run: run,
+    })
 }
 
 /// The program's environment: how to find programs, the user's language and terminal, and what was asked for.
 fn environment(arguments: &RunArguments) -> Vec<String> {
     let mut variables = vec![format!("PATH={APP_PATH}"), "HOME=/root".to_owned()];
     let passed_on = |name: &str| matches!(name, "LANG" | "TERM" | "TZ") || name.starts_with("LC_");
-    let host =
-        std::env::vars_os().filter_map(|(name, value)| name.into_string().ok().zip(value.into_string().ok()));
-    variables.extend(host.filter(|(name, _)| passed_on(name)).map(|(name, value)| format!("{name}={value}")));
+    let host = std::env::vars_os()
+        .filter_map(|(name, value)| name.into_string().ok().zip(value.into_string().ok()));
+    variables.extend(
+        host.filter(|(name, _)| passed_on(name))
+            .map(|(name, value)| format!("{name}={value}")),
+    );
     variables.extend(arguments.environment.iter().cloned());
     variables
 }
@@ -121,11 +128,19 @@ pub fn plan_run(arguments: &RunArguments, user: &User) -> Result<Planned, Failur
     ] {
         if is_given {
             let what = "there is no program that it could be for";
-            return Err(complaint(&spec, field, what, "name one with `--app`, or a container image"));
+            return Err(complaint(
+                &spec,
+                field,
+                what,
+                "name one with `--app`, or a container image",
+            ));
         }
     }
     if spec.kernel.is_some() {
-        return Ok(Planned { plan: plan_own(spec)?, is_default: false });
+        return Ok(Planned {
+            plan: plan_own(spec)?,
+            is_default: false,
+        });
     }
     if !spec.modules.is_empty() {
         return Err(complaint(
@@ -140,24 +155,46 @@ pub fn plan_run(arguments: &RunArguments, user: &User) -> Result<Planned, Failur
     let is_default = spec.initrd.is_none();
     let mut words = vec![console_word(&spec).to_owned()];
     if is_default {
-        words.extend(words_for(user, spec.name.as_deref(), is_on_user_network(&spec)));
+        words.extend(words_for(
+            user,
+            spec.name.as_deref(),
+            is_on_user_network(&spec),
+        ));
     }
     words.extend(spec.cmdline.take());
     spec.cmdline = Some(words.join(" "));
     spec.kernel = Some(guest.kernel);
     spec.initrd = spec.initrd.or(Some(guest.initrd));
-    Ok(Planned { plan: plan(&spec)?, is_default })
+    Ok(Planned {
+        plan: plan(&spec)?,
+        is_default,
+    })
 }
 
 /// What Linux needs to talk to the console that is connected.
 fn console_word(spec: &VmSpec) -> &'static str {
-    if spec.console.as_deref() == Some("virtio") { VIRTIO_CONSOLE } else { CONSOLE }
+    if spec.console.as_deref() == Some("virtio") {
+        VIRTIO_CONSOLE
+    } else {
+        CONSOLE
+    }
 }
 
 /// A spec with nothing but what was typed.
 pub fn spec(arguments: &RunArguments) -> VmSpec {
-    let RunArguments { kernel, initrd, modules, cmdline, memory, cpus, engine, disks, timeout, name, .. } =
-        arguments.clone();
+    let RunArguments {
+        kernel,
+        initrd,
+        modules,
+        cmdline,
+        memory,
+        cpus,
+        engine,
+        disks,
+        timeout,
+        name,
+        ..
+    } = arguments.clone();
     VmSpec {
         name,
         kernel,
@@ -190,7 +227,10 @@ pub fn bring_passt(spec: &mut VmSpec) -> Result<(), Failure> {
     let is_user = is_on_user_network(spec);
     if is_user && spec.passt.is_none() {
         // Whatever else is wrong is told before anything is downloaded.
-        check_before_download(&VmSpec { passt: Some("passt".into()), ..spec.clone() })?;
+        check_before_download(&VmSpec {
+            passt: Some("passt".into()),
+            ..spec.clone()
+        })?;
         spec.passt = Some(progress::passt().map_err(Failure::Passt)?);
     }
     Ok(())
@@ -202,29 +242,51 @@ fn plan_own(spec: VmSpec) -> Result<VmPlan, SpecErrors> {
     if spec.cmdline.is_some() || first.protocol == Protocol::Multiboot {
         return Ok(first);
     }
-    plan(&VmSpec { cmdline: Some(console_word(&spec).to_owned()), ..spec })
+    plan(&VmSpec {
+        cmdline: Some(console_word(&spec).to_owned()),
+        ..spec
+    })
 }
 
 /// The folder that a file should go to, if it is not there.
 fn missing_folder(file: &Path) -> Option<&Path> {
-    file.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir())
+    file.parent()
+        .filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir())
 }
 
 /// Complaints about everything but the missing kernel, before anything is downloaded for nothing.
 pub fn check_before_download(spec: &VmSpec) -> Result<(), SpecErrors> {
-    let Err(mut errors) = plan(spec) else { return Ok(()) };
-    errors.complaints.retain(|complaint| complaint.field != "kernel");
-    if errors.complaints.is_empty() { Ok(()) } else { Err(errors) }
+    let Err(mut errors) = plan(spec) else {
+        return Ok(());
+    };
+    errors
+        .complaints
+        .retain(|complaint| complaint.field != "kernel");
+    if errors.complaints.is_empty() {
+        Ok(())
+    } else {
+        Err(errors)
+    }
 }
 
 fn complaint(spec: &VmSpec, field: &'static str, what: &str, help: &str) -> Failure {
     let name = spec.name.clone().unwrap_or_else(|| "guest".to_owned());
-    let complaint = machine::Complaint { field, what: what.to_owned(), help: help.to_owned() };
-    SpecErrors { name, complaints: vec![complaint] }.into()
+    let complaint = machine::Complaint {
+        field,
+        what: what.to_owned(),
+        help: help.to_owned(),
+    };
+    SpecErrors {
+        name,
+        complaints: vec![complaint],
+    }
+    .into()
 }
 
 fn is_on_user_network(spec: &VmSpec) -> bool {
-    spec.net.as_deref().is_some_and(|net| net == "user" || net.starts_with("user,"))
+    spec.net
+        .as_deref()
+        .is_some_and(|net| net == "user" || net.starts_with("user,"))
 }
 
 /// What our own initrd wants to know.
@@ -239,8 +301,15 @@ fn words_for(user: &User, name: Option<&str>, is_on_user_network: bool) -> Vec<S
     match user {
         User::Pipe => words.push("rdinit=/pipe".to_owned()),
         User::Person { term, size } => {
-            words.extend(term.iter().filter(|term| is_plain(term)).map(|term| format!("mother.term={term}")));
-            words.extend(size.iter().map(|(rows, columns)| format!("mother.size={rows}x{columns}")));
+            words.extend(
+                term.iter()
+                    .filter(|term| is_plain(term))
+                    .map(|term| format!("mother.term={term}")),
+            );
+            words.extend(
+                size.iter()
+                    .map(|(rows, columns)| format!("mother.size={rows}x{columns}")),
+            );
         }
     }
     words
@@ -250,7 +319,9 @@ fn words_for(user: &User, name: Option<&str>, is_on_user_network: bool) -> Vec<S
 pub fn is_plain(term: &str) -> bool {
     !term.is_empty()
         && term.len() < 64
-        && term.chars().all(|c| c.is_ascii_alphanumeric() || "-+._".contains(c))
+        && term
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-+._".contains(c))
 }
 
 #[cfg(test)]
@@ -263,10 +334,23 @@ mod tests {
 
     #[test]
     fn the_guest_hears_of_the_terminal_only_what_is_harmless() {
-        let person = |term: &str| User::Person { term: Some(term.to_owned()), size: Some((24, 80)) };
-        check(&person("xterm-256color"), None, false, "mother.term=xterm-256color mother.size=24x80");
+        let person = |term: &str| User::Person {
+            term: Some(term.to_owned()),
+            size: Some((24, 80)),
+        };
+        check(
+            &person("xterm-256color"),
+            None,
+            false,
+            "mother.term=xterm-256color mother.size=24x80",
+        );
         check(&person("x init=/bin/sh"), None, false, "mother.size=24x80");
-        check(&person("$(reboot)"), Some("web1"), false, "mother.name=web1 mother.size=24x80");
+        check(
+            &person("$(reboot)"),
+            Some("web1"),
+            false,
+            "mother.name=web1 mother.size=24x80",
+        );
         check(&User::Pipe, None, false, "rdinit=/pipe");
         check(&User::Pipe, None, true, "mother.net=user rdinit=/pipe");
     }

@@ -13,7 +13,9 @@ use machine::{VmPlan, plan};
 use crate::arguments::RunArguments;
 use crate::build_image;
 use crate::failure::{Failure, ImageFailure};
-use crate::guest::{CONSOLE, User, bring_passt, check_before_download, check_report, is_plain, spec};
+use crate::guest::{
+    CONSOLE, User, bring_passt, check_before_download, check_report, is_plain, spec,
+};
 use crate::progress;
 
 /// Memory of a system for which nothing was said; what it does not touch costs nothing.
@@ -86,7 +88,11 @@ fn meaning(word: &str, store: &Store) -> Meaning {
     if store.find(word).is_ok_and(|image| image.is_some()) {
         return Meaning::Made;
     }
-    if Path::new(word).exists() { Meaning::File(word.into()) } else { Meaning::Unknown }
+    if Path::new(word).exists() {
+        Meaning::File(word.into())
+    } else {
+        Meaning::Unknown
+    }
 }
 
 fn release(word: &str) -> Option<DebianRelease> {
@@ -98,7 +104,11 @@ fn release(word: &str) -> Option<DebianRelease> {
 }
 
 /// Finds or makes the image, gives it an overlay, and plans its machine.
-pub fn plan_image(arguments: &RunArguments, word: &str, user: &User) -> Result<PlannedImage, Failure> {
+pub fn plan_image(
+    arguments: &RunArguments,
+    word: &str,
+    user: &User,
+) -> Result<PlannedImage, Failure> {
     let mut spec = spec(arguments);
     check_report(arguments, &spec)?;
     bring_network(&mut spec)?;
@@ -121,7 +131,10 @@ pub fn plan_image(arguments: &RunArguments, word: &str, user: &User) -> Result<P
             Some(debian(&cache, release)?)
         }
     };
-    let keep = arguments.keep.as_deref().or(image.is_none().then_some(word));
+    let keep = arguments
+        .keep
+        .as_deref()
+        .or(image.is_none().then_some(word));
     let run = cache.run_folder()?;
     let (base, overlay) = match (keep, image) {
         (Some(name), image) => {
@@ -145,7 +158,12 @@ fn check_same_base(store: &Store, name: &str, asked: &str) -> Result<(), Failure
     if over == asked {
         return Ok(());
     }
-    Err(ImageFailure::OtherBase { name: name.to_owned(), over, asked: asked.to_owned() }.into())
+    Err(ImageFailure::OtherBase {
+        name: name.to_owned(),
+        over,
+        asked: asked.to_owned(),
+    }
+    .into())
 }
 
 fn plan_base(
@@ -190,7 +208,12 @@ fn plan_base(
     spec.initrd = spec.initrd.or(Some(initrd));
     words.extend(spec.cmdline.take());
     spec.cmdline = Some(words.join(" "));
-    Ok(PlannedImage { plan: plan(&spec)?, speaks, _run: Some(run), _base: Some(base) })
+    Ok(PlannedImage {
+        plan: plan(&spec)?,
+        speaks,
+        _run: Some(run),
+        _base: Some(base),
+    })
 }
 
 /// What a container image runs: its own command, with the user's words in place of its arguments.
@@ -204,7 +227,9 @@ fn command(arguments: &RunArguments, image: &Image) -> Result<GuestCommand, Fail
     }
     for variable in &arguments.environment {
         let name = variable.split('=').next().unwrap_or_default();
-        command.environment.retain(|known| known.split('=').next() != Some(name));
+        command
+            .environment
+            .retain(|known| known.split('=').next() != Some(name));
         command.environment.push(variable.clone());
     }
     if let Some(folder) = &arguments.workdir {
@@ -226,7 +251,14 @@ fn plan_disk(
     if !arguments.words.is_empty() {
         return Err(ImageFailure::NoCommand(path.display().to_string()).into());
     }
-    spec.disks.insert(0, DiskSpec { path, serial: Some(ROOT_SERIAL.to_owned()), ..DiskSpec::default() });
+    spec.disks.insert(
+        0,
+        DiskSpec {
+            path,
+            serial: Some(ROOT_SERIAL.to_owned()),
+            ..DiskSpec::default()
+        },
+    );
     if spec.kernel.is_some() {
         let cmdline = spec.cmdline.take();
         spec.cmdline = Some(cmdline.unwrap_or_else(|| format!("{CONSOLE} root=/dev/vda rw")));
@@ -249,12 +281,20 @@ fn plan_disk(
     spec.kernel = Some(guest.kernel);
     spec.initrd = spec.initrd.or(Some(initrd));
     let speaks = Speaks::Console(*user == User::Pipe);
-    Ok(PlannedImage { plan: plan(&spec)?, speaks, _run: Some(run), _base: None })
+    Ok(PlannedImage {
+        plan: plan(&spec)?,
+        speaks,
+        _run: Some(run),
+        _base: None,
+    })
 }
 
 /// The image of a release, made if it is not there.
 pub fn debian(cache: &Cache, release: DebianRelease) -> Result<Image, Failure> {
-    let found = cache.store().find(&release.to_string()).map_err(ImageFailure::Store)?;
+    let found = cache
+        .store()
+        .find(&release.to_string())
+        .map_err(ImageFailure::Store)?;
     match found {
         Some(image) => Ok(image),
         None => build_image::debian(cache, release),
@@ -278,7 +318,10 @@ fn bring_network(spec: &mut VmSpec) -> Result<(), Failure> {
 
 /// Whether a file is a disk and not an archive or a folder of layers.
 fn is_disk(path: &Path) -> Result<bool, Failure> {
-    let absent = |source| ImageFailure::Open { path: path.to_owned(), source };
+    let absent = |source| ImageFailure::Open {
+        path: path.to_owned(),
+        source,
+    };
     let metadata = std::fs::metadata(path).map_err(absent)?;
     Ok(metadata.is_file() && !images::is_archive(path).map_err(absent)?)
 }
@@ -288,11 +331,19 @@ fn lay_over(base: &Path, overlay: &Path) -> Result<(), Failure> {
     if overlay.exists() {
         return Ok(());
     }
-    let open = |path: &Path, source| ImageFailure::Open { path: path.to_owned(), source };
+    let open = |path: &Path, source| ImageFailure::Open {
+        path: path.to_owned(),
+        source,
+    };
     let disk = File::open(base).map_err(|source| open(base, source))?;
     // A half overlay never has the name of a whole one.
     let new = overlay.with_extension("new");
-    let file = File::options().read(true).write(true).create(true).truncate(true).open(&new);
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(&new);
     let file = file.map_err(|source| open(&new, source))?;
     create_overlay(file, &disk, &base.to_string_lossy(), ImageFormat::Raw, None)
         .map_err(ImageFailure::Overlay)?;
@@ -301,13 +352,23 @@ fn lay_over(base: &Path, overlay: &Path) -> Result<(), Failure> {
 
 /// What a system in our care is told: who reads its console, and what it is called.
 fn system_words(user: &User, name: Option<&str>) -> Vec<String> {
-    let mut words: Vec<String> = name.iter().map(|name| format!("systemd.hostname={name}")).collect();
+    let mut words: Vec<String> = name
+        .iter()
+        .map(|name| format!("systemd.hostname={name}"))
+        .collect();
     match user {
         // A pipe answers no questions about its size and colours, and systemd would wait for answers.
         User::Pipe => words.push("mother.console=pipe systemd.show_status=no TERM=dumb".to_owned()),
         User::Person { term, size } => {
-            words.extend(term.iter().filter(|term| is_plain(term)).map(|term| format!("mother.term={term}")));
-            words.extend(size.iter().map(|(rows, columns)| format!("mother.size={rows}x{columns}")));
+            words.extend(
+                term.iter()
+                    .filter(|term| is_plain(term))
+                    .map(|term| format!("mother.term={term}")),
+            );
+            words.extend(
+                size.iter()
+                    .map(|(rows, columns)| format!("mother.size={rows}x{columns}")),
+            );
         }
     }
     words
@@ -320,10 +381,17 @@ mod tests {
     #[test]
     fn words_mean_what_a_user_would_think() {
         let Ok(cache) = Cache::of_user() else { return };
-        let check =
-            |word: &str, expected: Meaning| assert_eq!(meaning(word, &cache.store()), expected, "{word}");
-        check("debian:13", Meaning::Release(DebianRelease::parse("13").unwrap()));
-        check("debian:bookworm", Meaning::Release(DebianRelease::parse("12").unwrap()));
+        let check = |word: &str, expected: Meaning| {
+            assert_eq!(meaning(word, &cache.store()), expected, "{word}")
+        };
+        check(
+            "debian:13",
+            Meaning::Release(DebianRelease::parse("13").unwrap()),
+        );
+        check(
+            "debian:bookworm",
+            Meaning::Release(DebianRelease::parse("12").unwrap()),
+        );
         check("debian:99", Meaning::Unknown);
         check("./debian", Meaning::File("./debian".into()));
         check("/disk.raw", Meaning::File("/disk.raw".into()));

@@ -43,10 +43,19 @@ fn list(images: &[Listed], is_json: bool) -> String {
     if images.is_empty() {
         return "no images; `mother run debian` makes the first\n".to_owned();
     }
-    let width = images.iter().map(|image| image.name.len()).max().unwrap_or(0).max(4);
+    let width = images
+        .iter()
+        .map(|image| image.name.len())
+        .max()
+        .unwrap_or(0)
+        .max(4);
     let mut text = format!("{:<width$}  {:>9}  {:<15}  WHAT\n", "NAME", "SIZE", "USED");
     for image in images {
-        let used = if image.in_use { "now".to_owned() } else { ago(image.used) };
+        let used = if image.in_use {
+            "now".to_owned()
+        } else {
+            ago(image.used)
+        };
         text.push_str(&format!(
             "{:<width$}  {:>9}  {used:<15}  {}\n",
             image.name,
@@ -59,9 +68,16 @@ fn list(images: &[Listed], is_json: bool) -> String {
 
 fn freed(freed: &Freed, is_json: bool) -> String {
     if is_json {
-        return format!("{:#}\n", json!({ "removed": freed.names, "freed_bytes": freed.bytes }));
+        return format!(
+            "{:#}\n",
+            json!({ "removed": freed.names, "freed_bytes": freed.bytes })
+        );
     }
-    let names = if freed.names.is_empty() { "no image".to_owned() } else { freed.names.join(", ") };
+    let names = if freed.names.is_empty() {
+        "no image".to_owned()
+    } else {
+        freed.names.join(", ")
+    };
     format!("removed {names}; {} freed\n", size(freed.bytes))
 }
 
@@ -74,11 +90,16 @@ fn size(bytes: u64) -> String {
 }
 
 fn unix(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+    time.duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
 }
 
 fn ago(time: SystemTime) -> String {
-    let passed = SystemTime::now().duration_since(time).unwrap_or(Duration::ZERO).as_secs();
+    let passed = SystemTime::now()
+        .duration_since(time)
+        .unwrap_or(Duration::ZERO)
+        .as_secs();
     match passed {
         0..120 => "just now".to_owned(),
         120..7200 => format!("{} minutes ago", passed / 60),
@@ -101,10 +122,16 @@ mod tests {
             in_use: false,
         };
         let text = list(std::slice::from_ref(&image), false);
-        assert_eq!(text.lines().nth(1), Some("debian:12    300 MiB  3 hours ago      Debian"));
+        assert_eq!(
+            text.lines().nth(1),
+            Some("debian:12    300 MiB  3 hours ago      Debian")
+        );
         let parsed: serde_json::Value = serde_json::from_str(&list(&[image], true)).unwrap();
         assert_eq!(parsed[0]["size_bytes"], 300 << 20);
-        assert_eq!(freed(&Freed::default(), false), "removed no image; 0 KiB freed\n");
+        assert_eq!(
+            freed(&Freed::default(), false),
+            "removed no image; 0 KiB freed\n"
+        );
         assert_eq!(list(&[], true), "[]\n");
     }
 }

@@ -22,12 +22,18 @@ pub struct Keys {
 impl Keys {
     /// Keys at the terminal that the guest was started from: leaving ends the guest.
     pub fn of_owner() -> Keys {
-        Keys { escaped: false, leaving: b"xX" }
+        Keys {
+            escaped: false,
+            leaving: b"xX",
+        }
     }
 
     /// Keys at an attached console: leaving detaches, as in screen.
     pub fn of_console() -> Keys {
-        Keys { escaped: false, leaving: b"xXdD" }
+        Keys {
+            escaped: false,
+            leaving: b"xXdD",
+        }
     }
 
     /// Bytes for the guest, and whether the person wants to leave.
@@ -62,7 +68,10 @@ pub fn send_keys(input: ConsoleInput, control: MachineControl) -> io::Result<()>
             !leave && input.send(&typed).is_ok()
         });
     };
-    thread::Builder::new().name("console-input".to_owned()).spawn(send).map(drop)
+    thread::Builder::new()
+        .name("console-input".to_owned())
+        .spawn(send)
+        .map(drop)
 }
 
 /// Sends a pipe or a file to the guest, once `ready` says so or its sender is gone, and then the end of input.
@@ -79,12 +88,19 @@ pub fn send_pipe(input: ConsoleInput, ready: Option<Receiver<()>>) -> io::Result
         });
         let _ = input.send(end_after(last));
     };
-    thread::Builder::new().name("console-input".to_owned()).spawn(send).map(drop)
+    thread::Builder::new()
+        .name("console-input".to_owned())
+        .spawn(send)
+        .map(drop)
 }
 
 /// In the middle of a line the first Ctrl-D only ends the line.
 fn end_after(last: u8) -> &'static [u8] {
-    if last == b'\n' { &[END_OF_INPUT] } else { &[END_OF_INPUT, END_OF_INPUT] }
+    if last == b'\n' {
+        &[END_OF_INPUT]
+    } else {
+        &[END_OF_INPUT, END_OF_INPUT]
+    }
 }
 
 /// Gives standard input to `take` as it comes, until its end or until `take` wants no more.

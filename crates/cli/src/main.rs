@@ -7,7 +7,10 @@
 //! Exit status: 0 done, 1 Mother failed or the answer is no, 2 bad input; of a run also 3 the guest crashed, 124 the time
 //! was up, 137 it was killed; the value of the debug-exit port if the guest wrote it.
 #![forbid(unsafe_code)]
-#![allow(unreachable_pub, reason = "a program has no outside; `pub` marks what other modules use")]
+#![allow(
+    unreachable_pub,
+    reason = "a program has no outside; `pub` marks what other modules use"
+)]
 
 mod app;
 mod arguments;
@@ -44,7 +47,10 @@ use crate::failure::Failure;
 fn main() -> ExitCode {
     terminal::restore_on_panic();
     let filter = EnvFilter::try_from_env("MOTHER_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(terminal::log_writer).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(terminal::log_writer)
+        .init();
     let arguments = Arguments::parse();
     // A panic of ours has printed itself; to the caller it is Mother's failure like any other.
     let done = panic::catch_unwind(|| perform(arguments.command)).unwrap_or(Ok(failure::OUR_FAULT));

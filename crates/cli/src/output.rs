@@ -10,7 +10,10 @@ use crate::failure::Failure;
 /// Says something of ours.
 pub fn say(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(Failure::Output)
+    stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+        .map_err(Failure::Output)
 }
 
 /// Standard output without Rust's line buffer: a prompt has no line end.
@@ -29,7 +32,12 @@ pub struct Watch<W> {
 impl<W: Write> Watch<W> {
     /// Watches what is written to `to` for `text`.
     pub fn new(to: W, text: &'static str, tell: Sender<()>) -> Watch<W> {
-        Watch { to, text: text.as_bytes(), seen: 0, tell: Some(tell) }
+        Watch {
+            to,
+            text: text.as_bytes(),
+            seen: 0,
+            tell: Some(tell),
+        }
     }
 
     fn look_at(&mut self, byte: u8) {
@@ -95,6 +103,12 @@ mod tests {
     fn the_watched_text_starts_with_a_byte_that_it_has_once() {
         // What `look_at` relies on.
         let first = images::INIT_MARKER.as_bytes()[0];
-        assert_eq!(images::INIT_MARKER.bytes().filter(|&byte| byte == first).count(), 1);
+        assert_eq!(
+            images::INIT_MARKER
+                .bytes()
+                .filter(|&byte| byte == first)
+                .count(),
+            1
+        );
     }
 }

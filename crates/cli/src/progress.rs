@@ -27,7 +27,10 @@ pub fn passt() -> Result<PathBuf, CacheError> {
 pub fn container(cache: &Cache, path: &Path) -> Result<Image, ImageFailure> {
     let mut shown = Shown::new("the container image");
     let image = cache.container(path, &mut |progress| shown.show(progress));
-    image.map_err(|source| ImageFailure::Container { path: path.to_owned(), source })
+    image.map_err(|source| ImageFailure::Container {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Shows how far something is: a bar for a person, lines for a log.
@@ -48,22 +51,31 @@ impl Drop for Shown {
 impl Shown {
     /// Nothing of `what` is shown yet.
     pub fn new(what: &str) -> Shown {
-        Shown { what: what.to_owned(), bar: None, line: String::new() }
+        Shown {
+            what: what.to_owned(),
+            bar: None,
+            line: String::new(),
+        }
     }
 
     /// Shows this from now on.
     pub fn show(&mut self, progress: Progress) {
         let what = &self.what;
         let (line, percent) = match progress {
-            Progress::Waiting => {
-                ("waiting for another mother that makes or downloads something".to_owned(), None)
+            Progress::Waiting => (
+                "waiting for another mother that makes or downloads something".to_owned(),
+                None,
+            ),
+            Progress::Listing(percent) => {
+                (format!("asking apt's mirrors for {what}"), Some(percent))
             }
-            Progress::Listing(percent) => (format!("asking apt's mirrors for {what}"), Some(percent)),
             Progress::Downloading(percent) => (format!("downloading {what}"), Some(percent)),
             Progress::Unpacking => ("unpacking".to_owned(), None),
             Progress::Assembling(percent) => ("unpacking packages".to_owned(), Some(percent)),
             Progress::Layers(percent) => ("unpacking layers".to_owned(), Some(percent)),
-            Progress::Configuring(percent) => ("configuring packages in a guest".to_owned(), Some(percent)),
+            Progress::Configuring(percent) => {
+                ("configuring packages in a guest".to_owned(), Some(percent))
+            }
             Progress::WritingDisk => ("writing the disk".to_owned(), None),
         };
         if !std::io::stderr().is_terminal() {
@@ -80,8 +92,8 @@ impl Shown {
 }
 
 fn new_bar() -> ProgressBar {
-    let style =
-        ProgressStyle::with_template("{spinner} {msg} [{bar:30}] {pos}%").expect("the template is constant");
+    let style = ProgressStyle::with_template("{spinner} {msg} [{bar:30}] {pos}%")
+        .expect("the template is constant");
     let bar = ProgressBar::new(100).with_style(style.progress_chars("=> "));
     bar.enable_steady_tick(Duration::from_millis(120));
     bar

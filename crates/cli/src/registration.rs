@@ -43,8 +43,15 @@ impl Registrar {
     }
 
     /// Takes the name that was asked for, or a free one, which becomes the plan's.
-    pub fn register(&self, plan: &mut VmPlan, arguments: &RunArguments) -> Result<Registration, Failure> {
-        let asked = arguments.name.as_deref().and_then(|name| VmName::new(name).ok());
+    pub fn register(
+        &self,
+        plan: &mut VmPlan,
+        arguments: &RunArguments,
+    ) -> Result<Registration, Failure> {
+        let asked = arguments
+            .name
+            .as_deref()
+            .and_then(|name| VmName::new(name).ok());
         let is_kept = asked.is_some() || arguments.detach;
         let mut registration = self.take(plan, asked, is_kept)?;
         registration.info.detached = arguments.detach;
@@ -56,11 +63,19 @@ impl Registrar {
         self.take(plan, None, false)
     }
 
-    fn take(&self, plan: &mut VmPlan, asked: Option<VmName>, is_kept: bool) -> Result<Registration, Failure> {
+    fn take(
+        &self,
+        plan: &mut VmPlan,
+        asked: Option<VmName>,
+        is_kept: bool,
+    ) -> Result<Registration, Failure> {
         let claim = self
             .inventory
             .claim(asked)?
-            .map_err(|source| Failure::Claim { name: plan.name.clone(), source })?;
+            .map_err(|source| Failure::Claim {
+                name: plan.name.clone(),
+                source,
+            })?;
         plan.name = claim.name().to_string();
         let info = VmInfo {
             name: claim.name().clone(),
@@ -73,7 +88,11 @@ impl Registrar {
             detached: false,
             program: false,
         };
-        Ok(Registration { claim, is_kept, info })
+        Ok(Registration {
+            claim,
+            is_kept,
+            info,
+        })
     }
 }
 
@@ -85,14 +104,19 @@ impl Registration {
     }
 
     /// A writer that keeps a log of what goes to `output`.
-    pub fn log_beside(&self, output: Box<dyn Write + Send>) -> Result<Box<dyn Write + Send>, Failure> {
+    pub fn log_beside(
+        &self,
+        output: Box<dyn Write + Send>,
+    ) -> Result<Box<dyn Write + Send>, Failure> {
         let log = self.log()?;
         Ok(Box::new(Logged { log, output }))
     }
 
     /// The log alone.
     pub fn log(&self) -> Result<LogWriter, Failure> {
-        self.claim.log().map_err(|source| claim_failure(self.claim.name(), source))
+        self.claim
+            .log()
+            .map_err(|source| claim_failure(self.claim.name(), source))
     }
 
     /// Opens the control socket of `machine`.
@@ -100,9 +124,14 @@ impl Registration {
         let failed = |source| claim_failure(&self.info.name, source);
         let listener = self.claim.listen().map_err(failed)?;
         self.claim.describe(&self.info).map_err(failed)?;
-        let server = ControlServer::start(listener, machine, self.info).map_err(Failure::Control)?;
+        let server =
+            ControlServer::start(listener, machine, self.info).map_err(Failure::Control)?;
         self.claim.started();
-        Ok(Served { claim: self.claim, is_kept: self.is_kept, server })
+        Ok(Served {
+            claim: self.claim,
+            is_kept: self.is_kept,
+            server,
+        })
     }
 }
 
@@ -133,19 +162,28 @@ impl Served {
         // A run at a terminal has said everything there; what went wrong is kept all the same.
         let is_kept = self.is_kept || matches!(end.kind, EndKind::Crashed | EndKind::Failed);
         let name = self.claim.name().clone();
-        let left = self.claim.finish(&end, is_kept).map_err(|source| claim_failure(&name, source));
+        let left = self
+            .claim
+            .finish(&end, is_kept)
+            .map_err(|source| claim_failure(&name, source));
         self.server.finish(&end);
         left
     }
 }
 
 fn claim_failure(name: &VmName, source: ClaimError) -> Failure {
-    Failure::Claim { name: name.to_string(), source }
+    Failure::Claim {
+        name: name.to_string(),
+        source,
+    }
 }
 
 /// Seconds since 1970.
 fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs_f64()
 }
 
 fn end_of(report: &Report) -> VmEnd {
@@ -157,7 +195,11 @@ fn end_of(report: &Report) -> VmEnd {
             *status,
         ),
         Ending::Crashed(_) => (EndKind::Crashed, "the guest crashed".to_owned(), CRASHED),
-        Ending::TimedOut => (EndKind::TimedOut, "it ran out of time".to_owned(), TIMED_OUT),
+        Ending::TimedOut => (
+            EndKind::TimedOut,
+            "it ran out of time".to_owned(),
+            TIMED_OUT,
+        ),
         Ending::Stopped(cause) => stopped(*cause),
     };
     let detail = match &report.ending {
@@ -178,11 +220,15 @@ fn end_of(report: &Report) -> VmEnd {
 fn stopped(cause: StopCause) -> (EndKind, String, u8) {
     let (message, status) = match cause {
         StopCause::Left => ("whoever started it left it".to_owned(), 0),
-        StopCause::Signal(signal) => {
-            (format!("its process got signal {signal}"), u8::try_from(128 + signal).unwrap_or(KILLED))
-        }
+        StopCause::Signal(signal) => (
+            format!("its process got signal {signal}"),
+            u8::try_from(128 + signal).unwrap_or(KILLED),
+        ),
         StopCause::Killed => ("it was killed".to_owned(), KILLED),
-        StopCause::GraceOver => ("it was ended: it did not power off in its grace time".to_owned(), KILLED),
+        StopCause::GraceOver => (
+            "it was ended: it did not power off in its grace time".to_owned(),
+            KILLED,
+        ),
     };
     (EndKind::Stopped, message, status)
 }

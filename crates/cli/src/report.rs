@@ -13,7 +13,10 @@ use crate::failure::Failure;
 /// Writes the report to `path`.
 pub fn write(report: &Report, path: &Path) -> Result<(), Failure> {
     let text = format!("{:#}\n", json_of(report));
-    fs::write(path, text).map_err(|source| Failure::Report { path: path.to_owned(), source })
+    fs::write(path, text).map_err(|source| Failure::Report {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn json_of(report: &Report) -> Value {
@@ -22,7 +25,11 @@ fn json_of(report: &Report) -> Value {
         .iter()
         .map(|marker| json!({ "text": marker.text, "seen": marker.seen.as_ref().map(sample) }))
         .collect();
-    let exits = report.exits.by_kind().into_iter().map(|(kind, count)| (kind.to_owned(), count.into()));
+    let exits = report
+        .exits
+        .by_kind()
+        .into_iter()
+        .map(|(kind, count)| (kind.to_owned(), count.into()));
     json!({
         "name": report.name,
         "ending": ending(&report.ending),
@@ -52,7 +59,10 @@ fn json_of(report: &Report) -> Value {
 fn devices(report: &Report) -> Value {
     let mut devices = Map::new();
     for device in &report.devices {
-        let counters = device.counters.iter().map(|counter| (counter.name.clone(), counter.value.into()));
+        let counters = device
+            .counters
+            .iter()
+            .map(|counter| (counter.name.clone(), counter.value.into()));
         devices.insert(device.name.clone(), counters.collect::<Map<_, _>>().into());
     }
     devices.into()
@@ -89,7 +99,11 @@ fn vmm_memory(memory: &VmmMemory) -> Value {
 }
 
 fn statistics(statistics: &EngineStatistics) -> Map<String, Value> {
-    statistics.0.iter().map(|&(name, _, value)| (name.to_owned(), value.into())).collect()
+    statistics
+        .0
+        .iter()
+        .map(|&(name, _, value)| (name.to_owned(), value.into()))
+        .collect()
 }
 
 fn seconds(time: Duration) -> f64 {

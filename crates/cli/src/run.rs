@@ -26,9 +26,17 @@ pub fn run(arguments: &RunArguments) -> Result<u8, Failure> {
         let registration = registrar.register(&mut planned.plan, arguments)?;
         return app::run(planned.plan.clone(), registration, arguments);
     }
-    let user = if arguments.detach { absent_user() } else { user() };
+    let user = if arguments.detach {
+        absent_user()
+    } else {
+        user()
+    };
     // What a run stands on is held until it has ended.
-    let image = arguments.image.as_deref().map(|word| plan_image(arguments, word, &user)).transpose()?;
+    let image = arguments
+        .image
+        .as_deref()
+        .map(|word| plan_image(arguments, word, &user))
+        .transpose()?;
     let (mut plan, is_watched) = match &image {
         Some(image) if image.speaks == Speaks::Frames => {
             let mut plan = image.plan.clone();
@@ -47,7 +55,10 @@ pub fn run(arguments: &RunArguments) -> Result<u8, Failure> {
     let console = Console::new(registration.log_beside(output)?);
     let console_input = console.input();
     let name = plan.name.clone();
-    let machine = build(plan, console).map_err(|source| Failure::Build { name: name.clone(), source })?;
+    let machine = build(plan, console).map_err(|source| Failure::Build {
+        name: name.clone(),
+        source,
+    })?;
     let received = signals::listen(machine.control()).map_err(Failure::Signals)?;
     let registration = registration.serve(&machine)?;
     let start = detach::let_go_if_asked(arguments, &machine, &registration)?;
@@ -55,7 +66,10 @@ pub fn run(arguments: &RunArguments) -> Result<u8, Failure> {
         // Nobody types; a console may be attached.
     } else if terminal::is_interactive() {
         eprintln!("mother: every key goes to the guest; Ctrl-A x leaves");
-        terminal::make_raw().map_err(|source| Failure::Terminal { act: "take", source })?;
+        terminal::make_raw().map_err(|source| Failure::Terminal {
+            act: "take",
+            source,
+        })?;
         input::send_keys(console_input, machine.control()).map_err(Failure::Input)?;
     } else {
         input::send_pipe(console_input, ready).map_err(Failure::Input)?;
@@ -70,7 +84,10 @@ pub fn run(arguments: &RunArguments) -> Result<u8, Failure> {
 /// Who will type.
 fn user() -> User {
     if io::stdin().is_terminal() {
-        User::Person { term: std::env::var("TERM").ok(), size: terminal::size() }
+        User::Person {
+            term: std::env::var("TERM").ok(),
+            size: terminal::size(),
+        }
     } else {
         User::Pipe
     }
@@ -78,7 +95,10 @@ fn user() -> User {
 
 /// Nobody, until somebody attaches: a person then, at a terminal like this one.
 fn absent_user() -> User {
-    User::Person { term: std::env::var("TERM").ok(), size: None }
+    User::Person {
+        term: std::env::var("TERM").ok(),
+        size: None,
+    }
 }
 
 /// Where the console goes, and who tells when the guest is ready for a pipe.
@@ -89,10 +109,16 @@ fn output(arguments: &RunArguments, is_watched: bool) -> Result<Output, Failure>
         // Standard output is for the name; the console is in the log.
         return Ok((Box::new(io::sink()), None));
     }
-    let output = standard_output().map_err(|source| Failure::Terminal { act: "write to", source })?;
+    let output = standard_output().map_err(|source| Failure::Terminal {
+        act: "write to",
+        source,
+    })?;
     if !is_watched {
         return Ok((Box::new(output), None));
     }
     let (sender, receiver) = mpsc::channel();
-    Ok((Box::new(Watch::new(output, images::INIT_MARKER, sender)), Some(receiver)))
+    Ok((
+        Box::new(Watch::new(output, images::INIT_MARKER, sender)),
+        Some(receiver),
+    ))
 }

@@ -44,30 +44,32 @@ pub fn listen(control: MachineControl) -> io::Result<Received> {
     tell_size(&control);
     let received = Received::default();
     let first = received.clone();
-    thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        let mut was_raw = false;
-        for signal in &mut signals {
-            match signal {
-                SIGTSTP => {
-                    was_raw = terminal::is_raw();
-                    terminal::restore();
-                    let _ = emulate_default_handler(SIGTSTP);
-                }
-                SIGCONT if was_raw => {
-                    // In the background the guest still runs; the keys come back with the foreground.
-                    was_raw = terminal::make_raw().is_err();
-                }
-                SIGCONT => {}
-                SIGWINCH => tell_size(&control),
-                _ => {
-                    if first.0.swap(signal, Ordering::AcqRel) != 0 {
-                        first.die_of_it();
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            let mut was_raw = false;
+            for signal in &mut signals {
+                match signal {
+                    SIGTSTP => {
+                        was_raw = terminal::is_raw();
+                        terminal::restore();
+                        let _ = emulate_default_handler(SIGTSTP);
                     }
-                    control.stop_because(StopCause::Signal(signal));
+                    SIGCONT if was_raw => {
+                        // In the background the guest still runs; the keys come back with the foreground.
+                        was_raw = terminal::make_raw().is_err();
+                    }
+                    SIGCONT => {}
+                    SIGWINCH => tell_size(&control),
+                    _ => {
+                        if first.0.swap(signal, Ordering::AcqRel) != 0 {
+                            first.die_of_it();
+                        }
+                        control.stop_because(StopCause::Signal(signal));
+                    }
                 }
             }
-        }
-    })?;
+        })?;
     Ok(received)
 }
 
@@ -92,5 +94,8 @@ pub fn leave_in_order(resize: impl Fn() + Send + 'static) -> io::Result<()> {
             }
         }
     };
-    thread::Builder::new().name("signals".to_owned()).spawn(handle).map(drop)
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(handle)
+        .map(drop)
 }

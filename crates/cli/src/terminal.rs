@@ -99,7 +99,9 @@ struct LogWriter;
 impl Write for LogWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let take = |room: u64| Some(room.saturating_sub(bytes.len() as u64));
-        let room = LOG_ROOM.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).unwrap_or(0);
+        let room = LOG_ROOM
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+            .unwrap_or(0);
         if room < bytes.len() as u64 {
             return Ok(bytes.len());
         }

@@ -19,11 +19,18 @@ fn check_named(name: &str, words: &[&str], complaints: &[&str]) {
     write_images(folder.path());
     let before = names_in(folder.path());
     let ran = Mother::new(folder.path()).run(words);
-    let expected = format!("error: cannot start VM \"{name}\"\n  {}\n", complaints.join("\n  "));
+    let expected = format!(
+        "error: cannot start VM \"{name}\"\n  {}\n",
+        complaints.join("\n  ")
+    );
     assert_eq!(ran.stderr, expected, "{words:?}");
     assert_eq!(ran.stdout, "", "{words:?}");
     assert_eq!(ran.status, Some(2), "{words:?}");
-    assert_eq!(names_in(folder.path()), before, "{words:?} left something behind");
+    assert_eq!(
+        names_in(folder.path()),
+        before,
+        "{words:?} left something behind"
+    );
 }
 
 /// Kernels that look like kernels just long enough to be refused, or to be accepted.
@@ -34,10 +41,16 @@ fn write_images(folder: &Path) {
     write("truncated", &whole[..whole.len() - 4096]);
     write("head", &whole[..0x230]);
     write("bzImage32", &bzimage(0));
-    write("text", b"This is not a kernel, and long enough to be looked at with care.\n");
+    write(
+        "text",
+        b"This is not a kernel, and long enough to be looked at with care.\n",
+    );
     write("empty", b"");
     write("initrd", &[0; 5000]);
-    fs::File::create(folder.join("large")).unwrap().set_len(600 << 20).unwrap();
+    fs::File::create(folder.join("large"))
+        .unwrap()
+        .set_len(600 << 20)
+        .unwrap();
 }
 
 /// The setup header's fields that matter (Linux Documentation/arch/x86/boot.rst) before 64 KiB of nothing.
@@ -60,12 +73,27 @@ fn bzimage(xloadflags: u8) -> Vec<u8> {
 
 #[test]
 fn a_kernel_that_is_not_there() {
-    check(&["--kernel", "nowhere"], &["kernel: cannot open nowhere: no such file", "help: check the path"]);
+    check(
+        &["--kernel", "nowhere"],
+        &[
+            "kernel: cannot open nowhere: no such file",
+            "help: check the path",
+        ],
+    );
     check(
         &["--kernel", "no\u{1b}[31mwhere\n"],
-        &["kernel: cannot open no\\u{1b}[31mwhere\\n: no such file", "help: check the path"],
+        &[
+            "kernel: cannot open no\\u{1b}[31mwhere\\n: no such file",
+            "help: check the path",
+        ],
     );
-    check(&["--kernel", "."], &["kernel: cannot use .: it is not a regular file", "help: name a file"]);
+    check(
+        &["--kernel", "."],
+        &[
+            "kernel: cannot use .: it is not a regular file",
+            "help: name a file",
+        ],
+    );
 }
 
 const KERNELS: &str = "help: name a bzImage, an ELF kernel with a PVH note, or a multiboot kernel";
@@ -73,8 +101,14 @@ const KERNELS: &str = "help: name a bzImage, an ELF kernel with a PVH note, or a
 #[test]
 fn a_file_that_is_no_kernel() {
     let why = "it is not a kernel: no bzImage header, no multiboot header, no ELF file";
-    check(&["--kernel", "text"], &[&format!("kernel: cannot use text: {why}"), KERNELS]);
-    check(&["--kernel", "empty"], &[&format!("kernel: cannot use empty: {why}"), KERNELS]);
+    check(
+        &["--kernel", "text"],
+        &[&format!("kernel: cannot use text: {why}"), KERNELS],
+    );
+    check(
+        &["--kernel", "empty"],
+        &[&format!("kernel: cannot use empty: {why}"), KERNELS],
+    );
 }
 
 #[test]
@@ -117,11 +151,17 @@ fn an_initrd_that_does_not_fit_or_is_not_there() {
     );
     check(
         &["--kernel", "bzImage", "--initrd", "empty"],
-        &["initrd: empty is empty", "help: name a file with something in it"],
+        &[
+            "initrd: empty is empty",
+            "help: name a file with something in it",
+        ],
     );
     check(
         &["--kernel", "bzImage", "--initrd", "nowhere"],
-        &["initrd: cannot open nowhere: no such file", "help: check the path"],
+        &[
+            "initrd: cannot open nowhere: no such file",
+            "help: check the path",
+        ],
     );
 }
 
@@ -129,21 +169,34 @@ fn an_initrd_that_does_not_fit_or_is_not_there() {
 fn memory_that_no_guest_can_have() {
     let limits = "help: give between 32M and 16G";
     let check_memory = |text: &str, what: &str| {
-        check(&["--kernel", "bzImage", "--memory", text], &[&format!("memory: {what}"), limits]);
+        check(
+            &["--kernel", "bzImage", "--memory", text],
+            &[&format!("memory: {what}"), limits],
+        );
     };
     check_memory("0", "a guest cannot run without memory");
     check_memory("3M", "3M is too little for a guest to start");
     check_memory("10T", "10T is more than a guest can have");
-    let help = "help: write a number with K, M or G behind it, such as 512M; give between 32M and 16G";
-    check(&["--kernel", "bzImage", "--memory", "abc"], &["memory: \"abc\" is not a memory size", help]);
-    check(&["--kernel", "bzImage", "--memory", "-5M"], &["memory: \"-5M\" is not a memory size", help]);
+    let help =
+        "help: write a number with K, M or G behind it, such as 512M; give between 32M and 16G";
+    check(
+        &["--kernel", "bzImage", "--memory", "abc"],
+        &["memory: \"abc\" is not a memory size", help],
+    );
+    check(
+        &["--kernel", "bzImage", "--memory", "-5M"],
+        &["memory: \"-5M\" is not a memory size", help],
+    );
 }
 
 #[test]
 fn an_engine_that_nobody_knows() {
     check(
         &["--kernel", "bzImage", "--engine", "xen"],
-        &["engine: there is no engine \"xen\"", "help: write auto, kvm or soft"],
+        &[
+            "engine: there is no engine \"xen\"",
+            "help: write auto, kvm or soft",
+        ],
     );
 }
 
@@ -151,7 +204,10 @@ fn an_engine_that_nobody_knows() {
 fn a_command_line_that_is_too_long() {
     check(
         &["--kernel", "bzImage", "--cmdline", &"x".repeat(2048)],
-        &["cmdline: the command line has 2048 bytes; this kernel takes 2047", "help: shorten it by 1 bytes"],
+        &[
+            "cmdline: the command line has 2048 bytes; this kernel takes 2047",
+            "help: shorten it by 1 bytes",
+        ],
     );
 }
 
@@ -159,16 +215,31 @@ fn a_command_line_that_is_too_long() {
 fn a_report_that_has_no_place() {
     check(
         &["--kernel", "bzImage", "--report", "nowhere/report.json"],
-        &["report: there is no folder nowhere", "help: make the folder, or name a file in one that is there"],
+        &[
+            "report: there is no folder nowhere",
+            "help: make the folder, or name a file in one that is there",
+        ],
     );
-    check(&["--kernel", "bzImage", "--report", "."], &["report: . is a folder", "help: name a file in it"]);
+    check(
+        &["--kernel", "bzImage", "--report", "."],
+        &["report: . is a folder", "help: name a file in it"],
+    );
 }
 
 #[test]
 fn everything_that_is_wrong_is_said_at_once() {
     check_named(
         "x y",
-        &["--name", "x y", "--kernel", "nowhere", "--cpus", "0", "--timeout", "soon"],
+        &[
+            "--name",
+            "x y",
+            "--kernel",
+            "nowhere",
+            "--cpus",
+            "0",
+            "--timeout",
+            "soon",
+        ],
         &[
             "name: \"x y\" has the character ' '",
             "help: use 1 to 63 of a-z, A-Z, 0-9, `-`, `_` and `.`, the first a letter or digit",
@@ -184,11 +255,18 @@ fn everything_that_is_wrong_is_said_at_once() {
 
 #[test]
 fn nothing_is_downloaded_for_a_spec_that_is_wrong_anyway() {
-    let help = "help: write a number with K, M or G behind it, such as 512M; give between 32M and 16G";
-    check(&["--memory", "abc"], &["memory: \"abc\" is not a memory size", help]);
+    let help =
+        "help: write a number with K, M or G behind it, such as 512M; give between 32M and 16G";
+    check(
+        &["--memory", "abc"],
+        &["memory: \"abc\" is not a memory size", help],
+    );
     check(
         &["--module", "text"],
-        &["module: the default kernel takes no modules", "help: name a kernel with `--kernel`"],
+        &[
+            "module: the default kernel takes no modules",
+            "help: name a kernel with `--kernel`",
+        ],
     );
 }
 
@@ -198,7 +276,11 @@ fn words_that_mother_does_not_know() {
     let mother = Mother::new(folder.path());
     for words in [&["frob"][..], &["run", "--frob"], &["run", "--memory"], &[]] {
         let ran = mother.call(words);
-        assert_eq!((ran.status, ran.stdout.as_str()), (Some(2), ""), "{words:?}");
+        assert_eq!(
+            (ran.status, ran.stdout.as_str()),
+            (Some(2), ""),
+            "{words:?}"
+        );
         assert!(ran.stderr.contains("--help"), "{words:?}: {}", ran.stderr);
     }
 }

@@ -20,8 +20,21 @@ const MIB: u64 = 1 << 20;
 /// A guest of 512 MiB with a disk, at its prompt, and its console.
 fn guest() -> Option<(Host, UnixStream)> {
     let host = Host::with_guest()?;
-    File::create(host.folder().join("disk")).unwrap().set_len(200 * MIB).unwrap();
-    let words = ["-d", "--name", "web", "--memory", "512M", "--disk", "disk,format=raw", "--timeout", "110s"];
+    File::create(host.folder().join("disk"))
+        .unwrap()
+        .set_len(200 * MIB)
+        .unwrap();
+    let words = [
+        "-d",
+        "--name",
+        "web",
+        "--memory",
+        "512M",
+        "--disk",
+        "disk,format=raw",
+        "--timeout",
+        "110s",
+    ];
     let ran = host.mother.run(&words);
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     host.expect_log("web", ":~# ");
@@ -32,7 +45,9 @@ fn guest() -> Option<(Host, UnixStream)> {
 /// Types a line; what the guest answers until it says that it is done.
 fn ask(host: &Host, console: &mut UnixStream, line: &str, mark: &str) -> String {
     // In two pieces, so that the echo of the line is not the answer.
-    console.write_all(format!("echo {mark}'<'; {line}; echo {mark}'>'\n").as_bytes()).unwrap();
+    console
+        .write_all(format!("echo {mark}'<'; {line}; echo {mark}'>'\n").as_bytes())
+        .unwrap();
     let (start, end) = (format!("{mark}<"), format!("{mark}>"));
     host.expect_log("web", &end);
     let log = host.call(&["logs", "web"]).stdout;
@@ -43,7 +58,13 @@ fn ask(host: &Host, console: &mut UnixStream, line: &str, mark: &str) -> String 
 /// `mother balloon web` with these words.
 fn balloon(host: &Host, words: &[&str], status: i32) -> Value {
     let ran = host.call(&[&["balloon", "--json", "web"], words].concat());
-    assert_eq!(ran.status, Some(status), "{words:?}: {}{}", ran.stdout, ran.stderr);
+    assert_eq!(
+        ran.status,
+        Some(status),
+        "{words:?}: {}{}",
+        ran.stdout,
+        ran.stderr
+    );
     serde_json::from_str(&ran.stdout).unwrap()
 }
 
@@ -61,18 +82,41 @@ fn wait_until(what: &str, is_so: impl Fn() -> bool) {
 
 #[test]
 fn what_the_guest_caches_goes_back_to_the_host_when_it_is_asked() {
-    let Some((host, mut console)) = guest() else { return };
+    let Some((host, mut console)) = guest() else {
+        return;
+    };
     // Pages of the cache are in use for the guest: nothing but the balloon has it give them back.
-    ask(&host, &mut console, "dd if=/dev/vda of=/dev/null bs=1M 2>/dev/null", "read");
+    ask(
+        &host,
+        &mut console,
+        "dd if=/dev/vda of=/dev/null bs=1M 2>/dev/null",
+        "read",
+    );
     let before = resident(&host);
     assert!(before > 150 * MIB, "{before}");
     let known = balloon(&host, &["400M"], 0);
-    assert_eq!((&known["balloon_bytes"], &known["reached"]), (&(400 * MIB).into(), &true.into()));
+    assert_eq!(
+        (&known["balloon_bytes"], &known["reached"]),
+        (&(400 * MIB).into(), &true.into())
+    );
     // What is not in the balloon, and a little for the table of what is.
-    wait_until("the host holds more than the guest has left", || resident(&host) < 120 * MIB);
-    let left = ask(&host, &mut console, "grep MemAvailable /proc/meminfo", "left");
-    let left: u64 = left.split_whitespace().find_map(|word| word.parse().ok()).unwrap();
-    assert!(left < 120 * 1024, "the guest says that it has {left} KiB for programs");
+    wait_until("the host holds more than the guest has left", || {
+        resident(&host) < 120 * MIB
+    });
+    let left = ask(
+        &host,
+        &mut console,
+        "grep MemAvailable /proc/meminfo",
+        "left",
+    );
+    let left: u64 = left
+        .split_whitespace()
+        .find_map(|word| word.parse().ok())
+        .unwrap();
+    assert!(
+        left < 120 * 1024,
+        "the guest says that it has {left} KiB for programs"
+    );
     let known = balloon(&host, &["0"], 0);
     assert_eq!(known["balloon_bytes"], 0);
     let sum = ask(
@@ -87,15 +131,22 @@ fn what_the_guest_caches_goes_back_to_the_host_when_it_is_asked() {
 
 #[test]
 fn a_guest_takes_pages_out_of_its_balloon_before_it_kills_a_program() {
-    let Some((host, mut console)) = guest() else { return };
-    let full = balloon(&host, &["420M"], 0)["balloon_bytes"].as_u64().unwrap();
+    let Some((host, mut console)) = guest() else {
+        return;
+    };
+    let full = balloon(&host, &["420M"], 0)["balloon_bytes"]
+        .as_u64()
+        .unwrap();
     let said = ask(
         &host,
         &mut console,
         "dd if=/dev/zero of=/tmp/f bs=1M count=150 2>/dev/null; wc -c </tmp/f; dmesg | grep -c 'Out of memory'",
         "full",
     );
-    let numbers: Vec<u64> = said.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    let numbers: Vec<u64> = said
+        .split_whitespace()
+        .filter_map(|word| word.parse().ok())
+        .collect();
     assert_eq!(numbers, [150 * MIB, 0], "{said}");
     let left = balloon(&host, &[], 0)["balloon_bytes"].as_u64().unwrap();
     assert!(left < full, "{left} of {full} are still in the balloon");
@@ -114,13 +165,20 @@ fn a_balloon_that_nobody_blows_up_is_told_from_one_that_is_slow() {
             ran.stderr
         );
     };
-    check(&["web", "16M"], 1, "the guest has no driver for its balloon");
+    check(
+        &["web", "16M"],
+        1,
+        "the guest has no driver for its balloon",
+    );
     check(&["web", "33M"], 2, "more than the 32M that its guest has");
     check(&["web", "much"], 2, "write a number with K, M or G");
     check(&["web", "5000"], 2, "whole pages");
     check(&["nobody", "16M"], 1, "nobody");
     check(&["../x"], 2, "cannot be the name");
-    assert_eq!(host.call(&["balloon", "web"]).stdout.split(';').next(), Some("web: 0 of 0 in the balloon"));
+    assert_eq!(
+        host.call(&["balloon", "web"]).stdout.split(';').next(),
+        Some("web: 0 of 0 in the balloon")
+    );
     assert_eq!(host.call(&["stop", "web"]).status, Some(0));
     check(&["web", "0"], 1, "it has ended");
 }

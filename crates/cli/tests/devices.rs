@@ -15,7 +15,11 @@ fn run(words: &[&str], commands: &str) -> Option<Ran> {
 
 /// The console's lines after the kernel's own.
 fn answers(ran: &Ran) -> Vec<&str> {
-    let lines = ran.stdout.lines().skip_while(|line| *line != images::INIT_MARKER).skip(1);
+    let lines = ran
+        .stdout
+        .lines()
+        .skip_while(|line| *line != images::INIT_MARKER)
+        .skip(1);
     lines.filter(|line| !line.starts_with('[')).collect()
 }
 
@@ -24,7 +28,9 @@ fn the_board_is_complete_and_the_kernel_has_nothing_to_complain_about() {
     let commands = "cd /sys/bus/pci/devices; for f in *; do echo $f $(cat $f/vendor $f/device $f/class); done\n\
         for d in /sys/bus/virtio/devices/*; do basename $(readlink $d/driver); done | sort\n\
         dmesg -r | grep '^<[0-4]>'; echo complaints end\n";
-    let Some(ran) = run(&[], commands) else { return };
+    let Some(ran) = run(&[], commands) else {
+        return;
+    };
     let expected = [
         "0000:00:00.0 0x4d4f 0x0001 0x060000",
         "0000:00:01.0 0x1af4 0x1043 0x078000",
@@ -41,7 +47,12 @@ fn the_board_is_complete_and_the_kernel_has_nothing_to_complain_about() {
         .into_iter()
         .filter(|line| !line.starts_with("0000:00:03.0") && *line != "virtio_net")
         .collect();
-    assert_eq!((relevant, ran.status), (expected.to_vec(), Some(0)), "{}", ran.stdout);
+    assert_eq!(
+        (relevant, ran.status),
+        (expected.to_vec(), Some(0)),
+        "{}",
+        ran.stdout
+    );
 }
 
 #[test]
@@ -49,9 +60,18 @@ fn random_numbers_come_with_messages_and_without() {
     for words in [vec![], vec!["--cmdline", "pci=nomsi"]] {
         let commands = "dd if=/dev/hwrng bs=4k count=16 2>/dev/null | gzip | wc -c\n\
             grep -c virtio /proc/interrupts\n";
-        let Some(ran) = run(&words, commands) else { return };
-        let answers: Vec<u64> = answers(&ran).iter().filter_map(|line| line.parse().ok()).collect();
-        assert!(answers[0] > 64 * 1024, "{words:?}: random bytes do not get shorter: {}", ran.stdout);
+        let Some(ran) = run(&words, commands) else {
+            return;
+        };
+        let answers: Vec<u64> = answers(&ran)
+            .iter()
+            .filter_map(|line| line.parse().ok())
+            .collect();
+        assert!(
+            answers[0] > 64 * 1024,
+            "{words:?}: random bytes do not get shorter: {}",
+            ran.stdout
+        );
         assert!(answers[1] >= 1, "{words:?}: {}", ran.stdout);
     }
 }
@@ -69,13 +89,30 @@ fn several_cpus_share_devices_that_have_pins_only() {
         dd if=/dev/hwrng bs=4k count=64 2>/dev/null | wc -c &\nwait\n\
         dd if=/dev/zero of=/dev/vda bs=64k oflag=direct 2>/dev/null; sync; dd if=/dev/vda bs=64k iflag=direct 2>/dev/null | md5sum\n\
         grep -c MSI /proc/interrupts; grep -c ^processor /proc/cpuinfo; dmesg -r | grep '^<[0-4]>'; echo complaints end\n";
-    let words = ["--cpus", "4", "--cmdline", "pci=nomsi", "--disk", &disks[0], "--disk", &disks[1]];
-    let Some(ran) = run(&words, commands) else { return };
+    let words = [
+        "--cpus",
+        "4",
+        "--cmdline",
+        "pci=nomsi",
+        "--disk",
+        &disks[0],
+        "--disk",
+        &disks[1],
+    ];
+    let Some(ran) = run(&words, commands) else {
+        return;
+    };
     let mut answers = answers(&ran);
     answers.sort_unstable();
     let sevens = "9e88dfea6f1a4e035a540063cd7b0965  -";
     let mut expected = vec![sevens; 8];
-    expected.extend(["2c7ab85a893283e98c931e9511add182  -", "262144", "0", "4", "complaints end"]);
+    expected.extend([
+        "2c7ab85a893283e98c931e9511add182  -",
+        "262144",
+        "0",
+        "4",
+        "complaints end",
+    ]);
     expected.sort_unstable();
     assert_eq!((answers, ran.status), (expected, Some(0)), "{}", ran.stdout);
 }
@@ -85,6 +122,13 @@ fn a_device_works_again_after_its_driver_let_it_go() {
     let commands = "cd /sys/bus/virtio/drivers/virtio_rng\nd=$(ls -d virtio*)\n\
         for n in 1 2 3; do echo $d > unbind; echo $d > bind; done\n\
         dd if=/dev/hwrng bs=1k count=4 2>/dev/null | wc -c\n";
-    let Some(ran) = run(&[], commands) else { return };
-    assert_eq!((answers(&ran), ran.status), (vec!["4096"], Some(0)), "{}", ran.stdout);
+    let Some(ran) = run(&[], commands) else {
+        return;
+    };
+    assert_eq!(
+        (answers(&ran), ran.status),
+        (vec!["4096"], Some(0)),
+        "{}",
+        ran.stdout
+    );
 }

@@ -33,7 +33,10 @@ fn raw_disk(folder: &Path, name: &str, len_bytes: u64) -> String {
 /// A disk with an empty ext4 file system.
 fn ext4_disk(folder: &Path, mke2fs: &Path) -> String {
     let disk = raw_disk(folder, "ext4", 96 << 20);
-    let made = Command::new(mke2fs).args(["-q", "-t", "ext4", &disk]).status().unwrap();
+    let made = Command::new(mke2fs)
+        .args(["-q", "-t", "ext4", &disk])
+        .status()
+        .unwrap();
     assert!(made.success());
     disk
 }
@@ -48,14 +51,35 @@ fn a_guest_sees_its_disks_as_they_were_given() {
                   printf 'written by the guest' | dd of=/dev/vda bs=512 seek=7 conv=fsync 2>/dev/null && echo wrote\n\
                   dd if=/dev/zero of=/dev/vdb bs=512 count=1 conv=fsync 2>/dev/null || echo refused\n\
                   ls /sys/block/vda/mq | wc -l\n";
-    let disks = ["--disk", &format!("{one},serial=first"), "--disk", &format!("{two},readonly")];
-    let ran = mother.type_into(&[&disks[..], &["--cpus", "2", "--timeout", "100s"]].concat(), script);
-    let shown = ran.stdout.split("mother: /init started\n").nth(1).unwrap_or(&ran.stdout);
+    let disks = [
+        "--disk",
+        &format!("{one},serial=first"),
+        "--disk",
+        &format!("{two},readonly"),
+    ];
+    let ran = mother.type_into(
+        &[&disks[..], &["--cpus", "2", "--timeout", "100s"]].concat(),
+        script,
+    );
+    let shown = ran
+        .stdout
+        .split("mother: /init started\n")
+        .nth(1)
+        .unwrap_or(&ran.stdout);
     // Between them stands what the kernel says.
-    let shown: Vec<&str> = shown.lines().filter(|line| !line.is_empty() && !line.starts_with('[')).collect();
+    let shown: Vec<&str> = shown
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('['))
+        .collect();
     assert_eq!(
         shown,
-        ["vda 10240 first 0 4096", "vdb 6144 disk1 1 4096", "wrote", "refused", "2"],
+        [
+            "vda 10240 first 0 4096",
+            "vdb 6144 disk1 1 4096",
+            "wrote",
+            "refused",
+            "2"
+        ],
         "{}\n{}",
         ran.stdout,
         ran.stderr
@@ -79,7 +103,8 @@ fn a_disk_that_is_in_use_is_refused_with_its_holder() {
 
 #[test]
 fn what_was_flushed_survives_the_death_of_the_vm() {
-    let (Some(mother), Some(mke2fs), Some(e2fsck)) = (with_guest(), e2fs("mke2fs"), e2fs("e2fsck")) else {
+    let (Some(mother), Some(mke2fs), Some(e2fsck)) = (with_guest(), e2fs("mke2fs"), e2fs("e2fsck"))
+    else {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
@@ -87,20 +112,51 @@ fn what_was_flushed_survives_the_death_of_the_vm() {
     let base = folder.path().join("base");
     std::fs::copy(&raw, &base).unwrap();
     let overlay = folder.path().join("overlay");
-    let file = File::options().read(true).write(true).create_new(true).open(&overlay).unwrap();
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&overlay)
+        .unwrap();
     let base_name = base.display().to_string();
-    create_overlay(file, &File::open(&base).unwrap(), &base_name, ImageFormat::Raw, None).unwrap();
-    for disk in [format!("{raw},format=raw"), format!("{},base={base_name}", overlay.display())] {
+    create_overlay(
+        file,
+        &File::open(&base).unwrap(),
+        &base_name,
+        ImageFormat::Raw,
+        None,
+    )
+    .unwrap();
+    for disk in [
+        format!("{raw},format=raw"),
+        format!("{},base={base_name}", overlay.display()),
+    ] {
         let durable = killed_while_writing(&disk);
-        let script = "mount -t ext4 /dev/vda /mnt && clerk verify /mnt && umount /mnt && echo unmounted\n";
+        let script =
+            "mount -t ext4 /dev/vda /mnt && clerk verify /mnt && umount /mnt && echo unmounted\n";
         let ran = mother.type_into(&["--disk", &disk, "--timeout", "100s"], script);
-        assert!(ran.stdout.contains("unmounted"), "{disk}: {}{}", ran.stdout, ran.stderr);
+        assert!(
+            ran.stdout.contains("unmounted"),
+            "{disk}: {}{}",
+            ran.stdout,
+            ran.stderr
+        );
         let whole = number_behind(&ran.stdout, "clerk: whole ").unwrap();
-        assert!(whole > durable, "{disk}: {durable} was said to be durable, {whole} are whole");
+        assert!(
+            whole > durable,
+            "{disk}: {durable} was said to be durable, {whole} are whole"
+        );
     }
     // The journal has been played back: a full check finds nothing to say.
-    let checked = Command::new(&e2fsck).args(["-f", "-n", &raw]).output().unwrap();
-    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
+    let checked = Command::new(&e2fsck)
+        .args(["-f", "-n", &raw])
+        .output()
+        .unwrap();
+    assert!(
+        checked.status.success(),
+        "{}",
+        String::from_utf8_lossy(&checked.stdout)
+    );
     check_overlay(&overlay);
 }
 
@@ -123,9 +179,17 @@ fn check_overlay(overlay: &Path) {
 fn killed_while_writing(disk: &str) -> u64 {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mother"));
     command.args(["run", "--disk", disk, "--timeout", "100s"]);
-    let mut vm = Killed(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
+    let mut vm = Killed(
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
     let mut stdin = vm.0.stdin.take().unwrap();
-    stdin.write_all(b"mount -t ext4 /dev/vda /mnt && clerk write /mnt\n").unwrap();
+    stdin
+        .write_all(b"mount -t ext4 /dev/vda /mnt && clerk write /mnt\n")
+        .unwrap();
     // The shell reads on only when the clerk has ended, which it does not.
     drop(stdin);
     let mut last = None;
@@ -151,5 +215,11 @@ impl Drop for Killed {
 }
 
 fn number_behind(text: &str, words: &str) -> Option<u64> {
-    text.split(words).nth(1)?.lines().next()?.trim().parse().ok()
+    text.split(words)
+        .nth(1)?
+        .lines()
+        .next()?
+        .trim()
+        .parse()
+        .ok()
 }

@@ -18,23 +18,39 @@ fn run(words: &[&str], input: &str) -> Option<Ran> {
 
 /// The console's lines after the kernel's own.
 fn answers(ran: &Ran) -> Vec<&str> {
-    let lines = ran.stdout.lines().skip_while(|line| *line != images::INIT_MARKER).skip(1);
+    let lines = ran
+        .stdout
+        .lines()
+        .skip_while(|line| *line != images::INIT_MARKER)
+        .skip(1);
     lines.filter(|line| !line.starts_with('[')).collect()
 }
 
 #[test]
 fn a_pipe_is_typed_into_the_guest_and_its_end_ends_it() {
-    let Some(ran) = run(&["--name", "web1"], "uname -s\nhostname\necho $((6 * 7))\n") else { return };
+    let Some(ran) = run(&["--name", "web1"], "uname -s\nhostname\necho $((6 * 7))\n") else {
+        return;
+    };
     assert_eq!(answers(&ran), ["Linux", "web1", "42"], "{}", ran.stdout);
     assert_eq!(ran.status, Some(0));
-    assert!(!ran.stdout.contains("mother: engine"), "standard output is the guest's");
+    assert!(
+        !ran.stdout.contains("mother: engine"),
+        "standard output is the guest's"
+    );
     assert!(ran.stderr.starts_with("mother: engine "), "{}", ran.stderr);
-    assert!(ran.stderr.contains("\nmother: the guest powered off after "), "{}", ran.stderr);
+    assert!(
+        ran.stderr
+            .contains("\nmother: the guest powered off after "),
+        "{}",
+        ran.stderr
+    );
 }
 
 #[test]
 fn a_pipe_may_end_inside_a_line_or_be_empty() {
-    let Some(ran) = run(&[], "echo whole") else { return };
+    let Some(ran) = run(&[], "echo whole") else {
+        return;
+    };
     assert_eq!((answers(&ran), ran.status), (vec!["whole"], Some(0)));
     let Some(ran) = run(&[], "") else { return };
     assert_eq!((answers(&ran), ran.status), (vec![], Some(0)));
@@ -56,33 +72,57 @@ fn a_program_that_waits_for_each_answer_gets_it() {
         echo all"#;
     let Some(mother) = with_guest() else { return };
     let ran = mother.shell(script);
-    assert_eq!((ran.stdout.as_str(), ran.status), ("all\n", Some(0)), "{}", ran.stderr);
+    assert_eq!(
+        (ran.stdout.as_str(), ran.status),
+        ("all\n", Some(0)),
+        "{}",
+        ran.stderr
+    );
 }
 
 #[test]
 fn a_long_pipe_arrives_whole() {
     let text = "All that is typed arrives, in order and once.\n".repeat(4000);
-    let Some(ran) = run(&[], &format!("wc -c <<'END'\n{text}END\n")) else { return };
-    assert_eq!((answers(&ran), ran.status), (vec![text.len().to_string().as_str()], Some(0)));
+    let Some(ran) = run(&[], &format!("wc -c <<'END'\n{text}END\n")) else {
+        return;
+    };
+    assert_eq!(
+        (answers(&ran), ran.status),
+        (vec![text.len().to_string().as_str()], Some(0))
+    );
 }
 
 #[test]
 fn poweroff_in_the_guest_ends_it() {
-    let Some(ran) = run(&[], "poweroff; sleep 30\necho unreachable\n") else { return };
+    let Some(ran) = run(&[], "poweroff; sleep 30\necho unreachable\n") else {
+        return;
+    };
     assert_eq!((answers(&ran), ran.status), (vec![], Some(0)));
 }
 
 #[test]
 fn words_on_the_command_line_are_added_to_those_of_the_default_guest() {
-    let Some(ran) = run(&["--cmdline", "quiet mine=1"], "grep -o mine=1 /proc/cmdline\n") else { return };
+    let Some(ran) = run(
+        &["--cmdline", "quiet mine=1"],
+        "grep -o mine=1 /proc/cmdline\n",
+    ) else {
+        return;
+    };
     assert_eq!((answers(&ran), ran.status), (vec!["mine=1"], Some(0)));
 }
 
 #[test]
 fn the_time_is_up() {
-    let Some(ran) = run(&["--timeout", "2s"], "sleep 100\n") else { return };
+    let Some(ran) = run(&["--timeout", "2s"], "sleep 100\n") else {
+        return;
+    };
     assert_eq!(ran.status, Some(124));
-    assert!(ran.stderr.contains("error: VM \"guest\" ran out of time after 2."), "{}", ran.stderr);
+    assert!(
+        ran.stderr
+            .contains("error: VM \"guest\" ran out of time after 2."),
+        "{}",
+        ran.stderr
+    );
 }
 
 /// Runs a kernel of these instructions.
@@ -98,7 +138,12 @@ fn a_write_to_the_debug_exit_port_ends_the_guest_with_its_status() {
     let code = [0xb0, 0x10, 0xe6, 0xf4, 0x0f, 0x0b];
     let ran = run_code(&code, &["--debug-exit"]);
     assert_eq!(ran.status, Some(0x21), "{}", ran.stderr);
-    assert!(ran.stderr.contains("mother: the guest ended through the debug-exit port"), "{}", ran.stderr);
+    assert!(
+        ran.stderr
+            .contains("mother: the guest ended through the debug-exit port"),
+        "{}",
+        ran.stderr
+    );
     // Without the port the write goes nowhere and the guest crashes behind it.
     assert_eq!(run_code(&code, &[]).status, Some(3));
 }
@@ -106,7 +151,10 @@ fn a_write_to_the_debug_exit_port_ends_the_guest_with_its_status() {
 #[test]
 fn a_guest_that_crashes_shows_its_registers() {
     // mov eax, 0x12345678; ud2, with no interrupt table
-    let ran = run_code(&[0xb8, 0x78, 0x56, 0x34, 0x12, 0x0f, 0x0b], &["--name", "db1"]);
+    let ran = run_code(
+        &[0xb8, 0x78, 0x56, 0x34, 0x12, 0x0f, 0x0b],
+        &["--name", "db1"],
+    );
     assert_eq!(ran.status, Some(3));
     for text in [
         "error: the guest of VM \"db1\" crashed after",
@@ -120,20 +168,41 @@ fn a_guest_that_crashes_shows_its_registers() {
 
 #[test]
 fn a_reset_ends_the_guest_or_starts_it_again_as_asked() {
-    let Some(ran) = run(&["--no-reboot"], "reboot; sleep 30\n") else { return };
-    assert_eq!((ran.status, ran.stdout.matches(images::INIT_MARKER).count()), (Some(0), 1));
+    let Some(ran) = run(&["--no-reboot"], "reboot; sleep 30\n") else {
+        return;
+    };
+    assert_eq!(
+        (ran.status, ran.stdout.matches(images::INIT_MARKER).count()),
+        (Some(0), 1)
+    );
     // The second life reads no end of input: it was in the first.
-    let Some(ran) = run(&["--timeout", "25s"], "reboot; sleep 30\n") else { return };
-    assert_eq!((ran.status, ran.stdout.matches(images::INIT_MARKER).count()), (Some(124), 2));
+    let Some(ran) = run(&["--timeout", "25s"], "reboot; sleep 30\n") else {
+        return;
+    };
+    assert_eq!(
+        (ran.status, ran.stdout.matches(images::INIT_MARKER).count()),
+        (Some(124), 2)
+    );
 }
 
 #[test]
 fn a_reader_that_goes_away_ends_the_guest() {
     let Some(mother) = with_guest() else { return };
     for (words, count) in [("run </dev/null", 1), ("demo", 10), ("demo", 0)] {
-        let ran = mother.shell(&format!("$MOTHER {words} | head -n {count}; echo ${{PIPESTATUS[0]}}"));
-        assert_eq!(ran.stdout.lines().last(), Some("141"), "{words}: {}", ran.stdout);
-        assert!(!ran.stderr.contains("error") && !ran.stderr.contains("panic"), "{words}: {}", ran.stderr);
+        let ran = mother.shell(&format!(
+            "$MOTHER {words} | head -n {count}; echo ${{PIPESTATUS[0]}}"
+        ));
+        assert_eq!(
+            ran.stdout.lines().last(),
+            Some("141"),
+            "{words}: {}",
+            ran.stdout
+        );
+        assert!(
+            !ran.stderr.contains("error") && !ran.stderr.contains("panic"),
+            "{words}: {}",
+            ran.stderr
+        );
     }
 }
 
@@ -141,9 +210,12 @@ fn a_reader_that_goes_away_ends_the_guest() {
 fn the_report_says_what_was_measured() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("report.json");
-    let Some(ran) = run(&["--report", path.to_str().unwrap()], "") else { return };
+    let Some(ran) = run(&["--report", path.to_str().unwrap()], "") else {
+        return;
+    };
     assert_eq!(ran.status, Some(0));
-    let report: serde_json::Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let report: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
     assert_eq!(report["ending"]["kind"], "powered off");
     assert_eq!(report["guest_memory"]["configured"], 512 << 20);
     assert!(report["guest_memory"]["touched"].as_u64().unwrap() > 16 << 20);
@@ -157,29 +229,53 @@ fn the_demo_runs_every_program_and_prints_what_mother_knows() {
     let ran = mother.call(&["demo"]);
     assert_eq!(ran.status, Some(0), "{}{}", ran.stdout, ran.stderr);
     for name in ["hashing", "sorting", "float", "threads", "processes"] {
-        let line = ran.stdout.lines().find(|line| line.trim_start().starts_with(name)).unwrap();
+        let line = ran
+            .stdout
+            .lines()
+            .find(|line| line.trim_start().starts_with(name))
+            .unwrap();
         assert!(line.contains("right"), "{line}");
     }
-    for text in
-        ["the guest says", "Mother knows", "start to /init", "exits to Mother", "code cache", "ever touched"]
-    {
+    for text in [
+        "the guest says",
+        "Mother knows",
+        "start to /init",
+        "exits to Mother",
+        "code cache",
+        "ever touched",
+    ] {
         assert!(ran.stdout.contains(text), "{text:?} in {}", ran.stdout);
     }
     if machine::paging_finding().0 {
-        for text in
-            ["a full guest says", "used, 9", "given 51.2 MiB at a time", "working set", "it does not know"]
-        {
+        for text in [
+            "a full guest says",
+            "used, 9",
+            "given 51.2 MiB at a time",
+            "working set",
+            "it does not know",
+        ] {
             assert!(ran.stdout.contains(text), "{text:?} in {}", ran.stdout);
         }
         // The same guest as `mother truth` sees it.
         let truth = ran.stdout.split_once("SUBJECT").unwrap().1;
-        for text in ["CLAIM", "KERNEL", "TRUTH", "VERDICT", "used memory, as a program says", "paged out"] {
+        for text in [
+            "CLAIM",
+            "KERNEL",
+            "TRUTH",
+            "VERDICT",
+            "used memory, as a program says",
+            "paged out",
+        ] {
             assert!(truth.contains(text), "{text:?} in {truth}");
         }
         assert!(!truth.contains("CONTRADICTS"), "{truth}");
     }
     let claims = ran.stdout.split("SUBJECT").next().unwrap();
-    assert!(!claims.contains("nothing") && !claims.contains("never seen"), "{}", ran.stdout);
+    assert!(
+        !claims.contains("nothing") && !claims.contains("never seen"),
+        "{}",
+        ran.stdout
+    );
 }
 
 #[test]
@@ -199,7 +295,10 @@ fn on_a_terminal_keys_reach_the_guest_and_the_terminal_comes_back() {
         terminal.send(last);
         terminal.expect(status);
         let lines = terminal.finish();
-        let modes: Vec<&str> = lines.lines().filter(|line| line.matches(':').count() > 20).collect();
+        let modes: Vec<&str> = lines
+            .lines()
+            .filter(|line| line.matches(':').count() > 20)
+            .collect();
         assert_eq!(modes.len(), 2, "{lines}");
         assert_eq!(modes[0], modes[1], "the terminal is as it was");
     };
@@ -214,6 +313,9 @@ fn a_signal_ends_the_guest_and_gives_the_terminal_back() {
     let mut terminal = Terminal::new(&mother, &format!("set -m; {script}"));
     terminal.expect("status 143");
     let lines = terminal.finish();
-    let modes: Vec<&str> = lines.lines().filter(|line| line.matches(':').count() > 20).collect();
+    let modes: Vec<&str> = lines
+        .lines()
+        .filter(|line| line.matches(':').count() > 20)
+        .collect();
     assert_eq!((modes.len(), modes.first()), (2, modes.last()), "{lines}");
 }

@@ -26,7 +26,9 @@ const BPF: &str = include_str!("honest/bpf.c");
 /// How long it may take until it works: packages are fetched and unpacked on the software CPU.
 const PREPARATION: Duration = Duration::from_secs(900);
 /// Kinds of work.
-const KINDS: [&str; 6] = ["packages", "compiler", "modules", "./bpf", "tracing", "services"];
+const KINDS: [&str; 6] = [
+    "packages", "compiler", "modules", "./bpf", "tracing", "services",
+];
 
 fn say(text: &str) {
     // Written, not printed: the test harness would keep what is printed to itself.
@@ -44,7 +46,10 @@ impl Lines {
     /// `mother` with these words, for as long as it takes.
     fn of(mother: &Mother, words: &[&str], input: &str) -> Lines {
         let mut command = mother.command_for_long(env!("CARGO_BIN_EXE_mother"));
-        command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command
+            .args(words)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
         let (input, output) = (input.to_owned(), child.stdout.take().unwrap());
@@ -97,7 +102,8 @@ impl Watched {
                 }
                 "differs" => *self.differs.entry(text("rule")).or_default() += 1,
                 "not-observable" => {
-                    self.unseen.insert(format!("{}: {}", text("rule"), text("meaning")));
+                    self.unseen
+                        .insert(format!("{}: {}", text("rule"), text("meaning")));
                 }
                 _ => {}
             }
@@ -109,8 +115,16 @@ impl Watched {
 /// User and system time of a process so far (proc_pid_stat(5)), in seconds.
 fn cpu_seconds(pid: u32) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let rest = stat.rsplit_once(") ").map(|(_, rest)| rest).unwrap_or_default();
-    let ticks = rest.split(' ').skip(11).take(2).filter_map(|word| word.parse::<f64>().ok()).sum::<f64>();
+    let rest = stat
+        .rsplit_once(") ")
+        .map(|(_, rest)| rest)
+        .unwrap_or_default();
+    let ticks = rest
+        .split(' ')
+        .skip(11)
+        .take(2)
+        .filter_map(|word| word.parse::<f64>().ok())
+        .sum::<f64>();
     ticks / 100.0
 }
 
@@ -118,17 +132,35 @@ fn cpu_seconds(pid: u32) -> f64 {
 #[test]
 #[ignore = "takes as long as one asks, and packages from a mirror"]
 fn debian_at_work_raises_no_alarm() {
-    let seconds =
-        std::env::var("MOTHER_HONEST_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(300);
-    let Some(host) = Host::with_guest() else { return };
-    let input =
-        format!("cat >/root/bpf.c <<'END'\n{BPF}END\ncat >/root/work <<'END'\n{WORK}END\nbash /root/work\n");
+    let seconds = std::env::var("MOTHER_HONEST_SECONDS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(300);
+    let Some(host) = Host::with_guest() else {
+        return;
+    };
+    let input = format!(
+        "cat >/root/bpf.c <<'END'\n{BPF}END\ncat >/root/work <<'END'\n{WORK}END\nbash /root/work\n"
+    );
     let timeout = format!("{}s", PREPARATION.as_secs() + seconds + 300);
-    let words = ["run", "debian:12", "--net", "user", "--name", "work", "--cpus", "2", "--timeout", &timeout];
+    let words = [
+        "run",
+        "debian:12",
+        "--net",
+        "user",
+        "--name",
+        "work",
+        "--cpus",
+        "2",
+        "--timeout",
+        &timeout,
+    ];
     let guest = Lines::of(&host.mother, &words, &input);
     let begin = Instant::now();
     loop {
-        let line = guest.lines.recv_timeout(PREPARATION.saturating_sub(begin.elapsed()));
+        let line = guest
+            .lines
+            .recv_timeout(PREPARATION.saturating_sub(begin.elapsed()));
         let line = line.expect("the guest is not ready for work in time");
         say(&line);
         assert!(!line.contains("cannot prepare: "), "the guest cannot work");
@@ -136,7 +168,10 @@ fn debian_at_work_raises_no_alarm() {
             break;
         }
     }
-    say(&format!("ready after {:.0} s", begin.elapsed().as_secs_f64()));
+    say(&format!(
+        "ready after {:.0} s",
+        begin.elapsed().as_secs_f64()
+    ));
     let watcher = Lines::of(&host.mother, &["truth", "--watch", "--json", "work"], "");
     let start = Instant::now();
     let mut watched = Watched::default();
@@ -148,7 +183,9 @@ fn debian_at_work_raises_no_alarm() {
         for line in guest.lines.try_iter() {
             say(&line);
             if let Some(work) = line.strip_prefix("did ") {
-                *done.entry(work.split(' ').next().unwrap().to_owned()).or_default() += 1;
+                *done
+                    .entry(work.split(' ').next().unwrap().to_owned())
+                    .or_default() += 1;
             }
         }
     }
@@ -166,13 +203,26 @@ fn debian_at_work_raises_no_alarm() {
     for kind in KINDS {
         assert!(done.contains_key(kind), "no {kind} was done");
     }
-    assert!(watched.readings * 10 >= seconds * 8, "{} readings in {seconds} s", watched.readings);
+    assert!(
+        watched.readings * 10 >= seconds * 8,
+        "{} readings in {seconds} s",
+        watched.readings
+    );
     assert!(watched.patched > 0, "the kernel never rewrote itself");
-    assert!(watched.alarms.is_empty(), "false alarms: {}", watched.alarms.join("\n"));
+    assert!(
+        watched.alarms.is_empty(),
+        "false alarms: {}",
+        watched.alarms.join("\n")
+    );
 }
 
 /// The command itself below timeout(1).
 fn mother_of(timeout: u32) -> u32 {
-    let children = fs::read_to_string(format!("/proc/{timeout}/task/{timeout}/children")).unwrap_or_default();
-    children.split_whitespace().next().and_then(|pid| pid.parse().ok()).unwrap_or(timeout)
+    let children =
+        fs::read_to_string(format!("/proc/{timeout}/task/{timeout}/children")).unwrap_or_default();
+    children
+        .split_whitespace()
+        .next()
+        .and_then(|pid| pid.parse().ok())
+        .unwrap_or(timeout)
 }

@@ -27,12 +27,17 @@ fn saved(folder: &Path, entrypoint: &[&str], command: &[&str], user: &str) -> Pa
         "config": { "Entrypoint": entrypoint, "Cmd": command, "Env": ["GREETING=hello"], "WorkingDir": "/srv",
                     "User": user },
     });
-    let manifest = serde_json::json!([{ "Config": "config.json", "Layers": ["lower.tar", "upper.tar"] }]);
+    let manifest =
+        serde_json::json!([{ "Config": "config.json", "Layers": ["lower.tar", "upper.tar"] }]);
     let mut archive = tar::Builder::new(Vec::new());
     add(&mut archive, "lower.tar", &lower.into_inner().unwrap());
     add(&mut archive, "upper.tar", &upper.into_inner().unwrap());
     add(&mut archive, "config.json", config.to_string().as_bytes());
-    add(&mut archive, "manifest.json", manifest.to_string().as_bytes());
+    add(
+        &mut archive,
+        "manifest.json",
+        manifest.to_string().as_bytes(),
+    );
     let path = folder.join("box.tar");
     fs::write(&path, archive.into_inner().unwrap()).unwrap();
     path
@@ -67,13 +72,27 @@ fn a_container_image_runs_its_command_and_returns_its_status() {
     let _removed = Removed(path.clone());
     let image = path.to_str().unwrap();
     let check = |ran: &Ran, stdout: &str, status: i32| {
-        assert_eq!((ran.stdout.as_str(), ran.status), (stdout, Some(status)), "{}", ran.stderr);
+        assert_eq!(
+            (ran.stdout.as_str(), ran.status),
+            (stdout, Some(status)),
+            "{}",
+            ran.stderr
+        );
     };
     let ran = mother.run(&[image, "--net", "none"]);
     check(&ran, "1000\n100\n/srv\ndata\nhello\n", 9);
     assert!(ran.stderr.contains("/gone: No such file"), "{}", ran.stderr);
     // Words replace the command, not the entrypoint; what is written is gone with the run.
-    let again = ["--net", "none", "--env", "GREETING=bye", "--workdir", "/", "--", "echo $GREETING; pwd"];
+    let again = [
+        "--net",
+        "none",
+        "--env",
+        "GREETING=bye",
+        "--workdir",
+        "/",
+        "--",
+        "echo $GREETING; pwd",
+    ];
     check(&mother.run(&[&[image][..], &again].concat()), "bye\n/\n", 0);
 }
 
@@ -84,13 +103,29 @@ fn what_is_no_image_is_bad_input() {
     let check = |words: &[&str], expected: &str| {
         let ran = mother.run(words);
         assert_eq!(ran.status, Some(2), "{}", ran.stderr);
-        assert!(ran.stderr.contains(expected), "{expected:?} in {}", ran.stderr);
+        assert!(
+            ran.stderr.contains(expected),
+            "{expected:?} in {}",
+            ran.stderr
+        );
     };
-    check(&["no-such-image", "--net", "none"], "there is no image \"no-such-image\"");
-    check(&["debian:99", "--net", "none"], "there are debian, debian:12 and debian:13");
-    check(&["./absent.raw", "--net", "none"], "cannot open ./absent.raw");
+    check(
+        &["no-such-image", "--net", "none"],
+        "there is no image \"no-such-image\"",
+    );
+    check(
+        &["debian:99", "--net", "none"],
+        "there are debian, debian:12 and debian:13",
+    );
+    check(
+        &["./absent.raw", "--net", "none"],
+        "cannot open ./absent.raw",
+    );
     fs::create_dir(folder.path().join("empty")).unwrap();
-    check(&["./empty", "--net", "none"], "neither an OCI image layout nor");
+    check(
+        &["./empty", "--net", "none"],
+        "neither an OCI image layout nor",
+    );
     check(&["--", "words"], "there is no program that it could be for");
 }
 
@@ -98,18 +133,35 @@ fn what_is_no_image_is_bad_input() {
 fn an_empty_list_says_how_to_begin_and_unknown_names_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let mother = Mother::new(folder.path());
-    assert_eq!(mother.call(&["images", "--json", "rm", "nothing"]).status, Some(2));
-    assert!(mother.call(&["images", "prune"]).stdout.contains("removed no image"));
+    assert_eq!(
+        mother.call(&["images", "--json", "rm", "nothing"]).status,
+        Some(2)
+    );
+    assert!(
+        mother
+            .call(&["images", "prune"])
+            .stdout
+            .contains("removed no image")
+    );
 }
 
 /// The command, or a loud word that no Debian image has been made here.
 fn with_debian() -> Option<Mother> {
     let mother = with_guest()?;
-    let is_there = images::Cache::of_user().unwrap().store().find("debian:12").unwrap().is_some();
+    let is_there = images::Cache::of_user()
+        .unwrap()
+        .store()
+        .find("debian:12")
+        .unwrap()
+        .is_some();
     if !is_there {
         // Written, not printed: the test harness would keep what is printed to itself.
         let mut stderr = std::io::stderr();
-        writeln!(stderr, "skipped: there is no image debian:12; `mother run debian:12`").unwrap();
+        writeln!(
+            stderr,
+            "skipped: there is no image debian:12; `mother run debian:12`"
+        )
+        .unwrap();
     }
     is_there.then_some(mother)
 }
@@ -118,13 +170,22 @@ fn with_debian() -> Option<Mother> {
 const QUESTIONS: [(&str, &str); 12] = [
     ("state", "systemctl is-system-running --wait"),
     ("failed units", "systemctl --failed --no-legend --plain"),
-    ("warnings", "dmesg --level=emerg,alert,crit,err,warn --notime"),
+    (
+        "warnings",
+        "dmesg --level=emerg,alert,crit,err,warn --notime",
+    ),
     ("name", "hostname"),
     ("root", "findmnt -no FSTYPE,SOURCE /; touch /forgotten"),
-    ("modules", "ls /lib/modules/$(uname -r)/modules.dep >/dev/null && echo there"),
+    (
+        "modules",
+        "ls /lib/modules/$(uname -r)/modules.dep >/dev/null && echo there",
+    ),
     ("route", "ip -4 route show default"),
     ("address", "ip -4 -brief address show scope global up"),
-    ("disks", "lsblk --noheadings --output NAME,TYPE,SIZE,MOUNTPOINTS"),
+    (
+        "disks",
+        "lsblk --noheadings --output NAME,TYPE,SIZE,MOUNTPOINTS",
+    ),
     ("functions", "lspci -n"),
     ("cpus", "lscpu"),
     ("memory", "free --mebi"),
@@ -135,36 +196,66 @@ const KNOWN_WARNING: &str = "CONFIG_IMA_DISABLE_HTABLE is disabled";
 
 /// The lines behind one question.
 fn answer<'a>(output: &'a str, question: &str) -> Vec<&'a str> {
-    let lines = output.lines().skip_while(|line| *line != format!("== {question}")).skip(1);
+    let lines = output
+        .lines()
+        .skip_while(|line| *line != format!("== {question}"))
+        .skip(1);
     lines.take_while(|line| !line.starts_with("== ")).collect()
 }
 
 #[test]
 fn debian_boots_with_systemd_and_forgets_what_is_not_kept() {
     let Some(mother) = with_debian() else { return };
-    let mut script: String = QUESTIONS.map(|(name, line)| format!("echo '== {name}'; {line}\n")).concat();
+    let mut script: String = QUESTIONS
+        .map(|(name, line)| format!("echo '== {name}'; {line}\n"))
+        .concat();
     script.push_str("echo '== end'\n");
-    let ran = mother.type_into(&["debian:12", "--net", "user", "--name", "web9", "--cpus", "2"], &script);
+    let ran = mother.type_into(
+        &[
+            "debian:12",
+            "--net",
+            "user",
+            "--name",
+            "web9",
+            "--cpus",
+            "2",
+        ],
+        &script,
+    );
     assert_eq!(ran.status, Some(0), "{}\n{}", ran.stdout, ran.stderr);
     let of = |question: &str| answer(&ran.stdout, question);
-    let check = |question: &str, expected: &[&str]| assert_eq!(of(question), expected, "{}", ran.stdout);
+    let check =
+        |question: &str, expected: &[&str]| assert_eq!(of(question), expected, "{}", ran.stdout);
     check("state", &["running"]);
     check("failed units", &[]);
     check("name", &["web9"]);
     check("root", &["ext4   /dev/vda"]);
     check("modules", &["there"]);
     let warnings = of("warnings");
-    assert!(warnings.iter().all(|line| line.contains(KNOWN_WARNING)), "{warnings:#?}");
+    assert!(
+        warnings.iter().all(|line| line.contains(KNOWN_WARNING)),
+        "{warnings:#?}"
+    );
     check_network(&of("route"), &of("address"));
     check_hardware(&of);
-    let ran = mother.type_into(&["debian:12", "--net", "none"], "ls /forgotten || echo forgotten\n");
+    let ran = mother.type_into(
+        &["debian:12", "--net", "none"],
+        "ls /forgotten || echo forgotten\n",
+    );
     assert!(ran.stdout.contains("\nforgotten\n"), "{}", ran.stdout);
 }
 
 fn check_network(route: &[&str], address: &[&str]) {
-    let [route] = route else { panic!("not one default route: {route:?}") };
-    assert!(route.starts_with("default via ") && route.contains(" proto dhcp "), "{route}");
-    let [address] = address else { panic!("not one address: {address:?}") };
+    let [route] = route else {
+        panic!("not one default route: {route:?}")
+    };
+    assert!(
+        route.starts_with("default via ") && route.contains(" proto dhcp "),
+        "{route}"
+    );
+    let [address] = address else {
+        panic!("not one address: {address:?}")
+    };
     let words: Vec<&str> = address.split_whitespace().collect();
     assert!(words[0].starts_with("en") && words[1] == "UP", "{address}");
     assert!(route.contains(&format!(" dev {} ", words[0])), "{route}");
@@ -177,27 +268,52 @@ fn check_hardware<'a>(of: &dyn Fn(&str) -> Vec<&'a str>) {
     assert_eq!(disks, [["vda", "disk", "4G", "/"]]);
 
     // Host bridge, then virtio 1.0 (4.1.2.1: 0x1040 and the device's number): network and disk among them.
-    let functions: Vec<&str> =
-        of("functions").into_iter().filter_map(|line| line.split(' ').nth(2)).collect();
+    let functions: Vec<&str> = of("functions")
+        .into_iter()
+        .filter_map(|line| line.split(' ').nth(2))
+        .collect();
     let is_ours = |id: &&str| *id == "4d4f:0001" || id.starts_with("1af4:10");
     assert!(functions.iter().all(is_ours), "{functions:?}");
-    assert!(functions.contains(&"1af4:1041") && functions.contains(&"1af4:1042"), "{functions:?}");
+    assert!(
+        functions.contains(&"1af4:1041") && functions.contains(&"1af4:1042"),
+        "{functions:?}"
+    );
 
     let cpus = of("cpus");
     let field = |name: &str| {
-        let values = cpus.iter().filter_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'));
+        let values = cpus
+            .iter()
+            .filter_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'));
         values.map(str::trim).next().unwrap_or_default()
     };
-    assert_eq!((field("CPU(s)"), field("On-line CPU(s) list")), ("2", "0,1"), "{cpus:#?}");
-    assert!(field("Model name").starts_with("Mother Virtual CPU"), "{cpus:#?}");
+    assert_eq!(
+        (field("CPU(s)"), field("On-line CPU(s) list")),
+        ("2", "0,1"),
+        "{cpus:#?}"
+    );
+    assert!(
+        field("Model name").starts_with("Mother Virtual CPU"),
+        "{cpus:#?}"
+    );
     let host = fs::read_to_string("/proc/cpuinfo").unwrap();
-    let host = host.lines().find_map(|line| line.strip_prefix("model name\t: ")).unwrap_or("no such word");
-    assert!(!cpus.iter().any(|line| line.contains(host)), "{host} in {cpus:#?}");
+    let host = host
+        .lines()
+        .find_map(|line| line.strip_prefix("model name\t: "))
+        .unwrap_or("no such word");
+    assert!(
+        !cpus.iter().any(|line| line.contains(host)),
+        "{host} in {cpus:#?}"
+    );
 
     // 1 GiB less what the kernel keeps for itself.
-    let memory: Vec<usize> =
-        of("memory").iter().filter_map(|line| words(line).get(1)?.parse().ok()).collect();
-    assert!((900..1024).contains(&memory[0]) && memory[1] == 0, "{memory:?}");
+    let memory: Vec<usize> = of("memory")
+        .iter()
+        .filter_map(|line| words(line).get(1)?.parse().ok())
+        .collect();
+    assert!(
+        (900..1024).contains(&memory[0]) && memory[1] == 0,
+        "{memory:?}"
+    );
 }
 
 /// Writes files with their sums, and says of each when it is on the disk.
@@ -214,7 +330,16 @@ fn what_debian_has_flushed_survives_the_death_of_its_vm() {
     let Some(mother) = with_debian() else { return };
     let data = tempfile::tempdir().unwrap();
     let mut command = mother.command(env!("CARGO_BIN_EXE_mother"));
-    command.args(["run", "debian:12", "--keep", "kept", "--net", "none", "--name", "web"]);
+    command.args([
+        "run",
+        "debian:12",
+        "--keep",
+        "kept",
+        "--net",
+        "none",
+        "--name",
+        "web",
+    ]);
     command
         .env("XDG_DATA_HOME", data.path())
         .stdin(Stdio::piped())
@@ -226,7 +351,9 @@ fn what_debian_has_flushed_survives_the_death_of_its_vm() {
     let mut durable = 0;
     for line in BufReader::new(run.stdout.take().unwrap()).lines() {
         let line = line.unwrap();
-        durable = line.strip_prefix("durable ").map_or(durable, |n| n.trim().parse().unwrap());
+        durable = line
+            .strip_prefix("durable ")
+            .map_or(durable, |n| n.trim().parse().unwrap());
         if durable == 12 {
             let vms: serde_json::Value =
                 serde_json::from_str(&mother.call(&["ps", "--json"]).stdout).unwrap();
@@ -237,16 +364,38 @@ fn what_debian_has_flushed_survives_the_death_of_its_vm() {
     assert!(durable >= 12, "the guest ended after {durable} files");
     drop(stdin);
     run.wait().unwrap();
-    let image = images::Cache::of_user().unwrap().store().find("debian:12").unwrap().unwrap();
+    let image = images::Cache::of_user()
+        .unwrap()
+        .store()
+        .find("debian:12")
+        .unwrap()
+        .unwrap();
     let overlay = data.path().join("mother/kept/kept/overlay.qcow2");
-    let disk = format!("{},base={},base-format=raw", overlay.display(), image.disk().display());
+    let disk = format!(
+        "{},base={},base-format=raw",
+        overlay.display(),
+        image.disk().display()
+    );
     let ran = mother.type_into(&["debian:12", "--net", "none", "--disk", &disk], CHECKER);
     let number = |word: &str| {
-        let mut numbers =
-            ran.stdout.lines().filter_map(|line| line.strip_prefix(word)?.trim().parse::<u64>().ok());
-        numbers.next().unwrap_or_else(|| panic!("no {word:?} in {}{}", ran.stdout, ran.stderr))
+        let mut numbers = ran
+            .stdout
+            .lines()
+            .filter_map(|line| line.strip_prefix(word)?.trim().parse::<u64>().ok());
+        numbers
+            .next()
+            .unwrap_or_else(|| panic!("no {word:?} in {}{}", ran.stdout, ran.stderr))
     };
-    assert!(number("repaired ") <= 1, "more than the journal was to be done: {}", ran.stdout);
-    assert_eq!((number("clean "), number("whole ")), (0, 0), "{}", ran.stdout);
+    assert!(
+        number("repaired ") <= 1,
+        "more than the journal was to be done: {}",
+        ran.stdout
+    );
+    assert_eq!(
+        (number("clean "), number("whole ")),
+        (0, 0),
+        "{}",
+        ran.stdout
+    );
     assert!(number("files ") >= durable, "{}", ran.stdout);
 }

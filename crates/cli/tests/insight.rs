@@ -35,10 +35,23 @@ impl Drop for Host {
 impl Host {
     /// With the default guest running as `name`, its shell ready.
     fn with_guest(name: &str) -> Option<Host> {
-        let host = Host { mother: with_guest()?, _folder: tempfile::tempdir().unwrap() };
-        let ran = host.mother.run(&["-d", "--name", name, "--memory", "256M", "--timeout", "110s"]);
+        let host = Host {
+            mother: with_guest()?,
+            _folder: tempfile::tempdir().unwrap(),
+        };
+        let ran = host.mother.run(&[
+            "-d",
+            "--name",
+            name,
+            "--memory",
+            "256M",
+            "--timeout",
+            "110s",
+        ]);
         assert_eq!(ran.status, Some(0), "{}", ran.stderr);
-        host.until(name, |host| host.call(&["logs", name]).stdout.contains("guest:~#"));
+        host.until(name, |host| {
+            host.call(&["logs", name]).stdout.contains("guest:~#")
+        });
         Some(host)
     }
 
@@ -47,13 +60,19 @@ impl Host {
     }
 
     fn client(&self, name: &str) -> Client {
-        Client::connect(&Inventory::at(&self.mother.vms()).record(&VmName::new(name).unwrap())).unwrap()
+        Client::connect(&Inventory::at(&self.mother.vms()).record(&VmName::new(name).unwrap()))
+            .unwrap()
     }
 
     /// Types a line into the guest's console.
     fn type_line(&self, name: &str, line: &str) {
         let mut client = self.client(name);
-        client.order(api::Command::Console { replay_bytes: 0, types: true }).unwrap();
+        client
+            .order(api::Command::Console {
+                replay_bytes: 0,
+                types: true,
+            })
+            .unwrap();
         let (_, mut stream) = client.into_console().unwrap();
         stream.write_all(format!("{line}\n").as_bytes()).unwrap();
         thread::sleep(Duration::from_millis(300));
@@ -69,41 +88,73 @@ impl Host {
 
     fn truth(&self, name: &str) -> (Value, Option<i32>) {
         let ran = self.call(&["truth", "--json", name]);
-        (serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("{}", ran.stderr)), ran.status)
+        (
+            serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("{}", ran.stderr)),
+            ran.status,
+        )
     }
 }
 
 fn rows<'a>(truth: &'a Value, rule: &str) -> Vec<&'a Value> {
-    truth["rows"].as_array().unwrap().iter().filter(|row| row["rule"] == rule).collect()
+    truth["rows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|row| row["rule"] == rule)
+        .collect()
 }
 
 #[test]
 fn a_clean_guest_shows_its_processes_and_raises_no_alarm() {
-    let Some(host) = Host::with_guest("clean") else { return };
+    let Some(host) = Host::with_guest("clean") else {
+        return;
+    };
     host.type_line("clean", "sleep 1234 &");
-    host.until("the process", |host| host.call(&["ps", "clean"]).stdout.contains("sleep 1234"));
-    let processes: Vec<Value> = serde_json::from_str(&host.call(&["ps", "--json", "clean"]).stdout).unwrap();
+    host.until("the process", |host| {
+        host.call(&["ps", "clean"]).stdout.contains("sleep 1234")
+    });
+    let processes: Vec<Value> =
+        serde_json::from_str(&host.call(&["ps", "--json", "clean"]).stdout).unwrap();
     assert!(
-        processes.iter().any(|process| process["pid"] == 1 && process["comm"] == "init"),
+        processes
+            .iter()
+            .any(|process| process["pid"] == 1 && process["comm"] == "init"),
         "{processes:?}"
     );
-    assert!(processes.iter().any(|process| process["comm"] == "kthreadd" && process["is_kernel"] == true));
+    assert!(
+        processes
+            .iter()
+            .any(|process| process["comm"] == "kthreadd" && process["is_kernel"] == true)
+    );
     let log = host.call(&["dmesg", "clean"]).stdout;
-    assert!(log.contains("Linux version ") && log.contains("Free page reporting enabled"), "{log}");
+    assert!(
+        log.contains("Linux version ") && log.contains("Free page reporting enabled"),
+        "{log}"
+    );
     for _ in 0..5 {
         let (truth, status) = host.truth("clean");
         assert!(
             status == Some(0) && truth["worst"] != "contradicts" && truth["worst"] != "differs",
             "{truth:#}"
         );
-        assert_eq!(truth["kernel"]["disputes"].as_array().map(Vec::len), Some(0), "{truth:#}");
+        assert_eq!(
+            truth["kernel"]["disputes"].as_array().map(Vec::len),
+            Some(0),
+            "{truth:#}"
+        );
         for rule in ["hidden-task", "hidden-module", "table-changed"] {
             assert_eq!(rows(&truth, rule)[0]["verdict"], "agrees", "{truth:#}");
         }
     }
     let all = host.call(&["truth"]);
     assert_eq!(all.status, Some(0), "{}", all.stderr);
-    for text in ["clean", "256M", "memory of all guests", "256.0M believed", "host has"] {
+    for text in [
+        "clean",
+        "256M",
+        "memory of all guests",
+        "256.0M believed",
+        "host has",
+    ] {
         assert!(all.stdout.contains(text), "{text:?} in {}", all.stdout);
     }
     let all: Value = serde_json::from_str(&host.call(&["truth", "--json"]).stdout).unwrap();
@@ -117,31 +168,58 @@ fn a_clean_guest_shows_its_processes_and_raises_no_alarm() {
     }
     let everything = host.call(&["inspect", "--json", "clean"]).stdout;
     let everything: Value = serde_json::from_str(&everything).unwrap();
-    let modules = everything["guest"]["modules"]["seen"]["value"].as_array().unwrap();
-    assert!(modules.iter().any(|module| module["name"] == "virtio_balloon"), "{modules:?}");
+    let modules = everything["guest"]["modules"]["seen"]["value"]
+        .as_array()
+        .unwrap();
+    assert!(
+        modules
+            .iter()
+            .any(|module| module["name"] == "virtio_balloon"),
+        "{modules:?}"
+    );
     let memory = &everything["books"]["memory"];
     let number = |name: &str| memory[name].as_u64().unwrap();
-    assert_eq!(number("given_bytes"), number("resident_bytes") + number("given_back_bytes"));
+    assert_eq!(
+        number("given_bytes"),
+        number("resident_bytes") + number("given_back_bytes")
+    );
     assert!(everything["cost"]["everything"]["bytes"].as_u64().unwrap() > 0);
 }
 
 #[test]
 fn to_look_into_a_guest_costs_it_no_page() {
-    let Some(host) = Host::with_guest("still") else { return };
+    let Some(host) = Host::with_guest("still") else {
+        return;
+    };
     // Nothing of the guest's own may change the number.
     assert_eq!(host.call(&["pause", "still"]).status, Some(0));
     let memory = host.client("still").memory().unwrap().memory;
     let before = memory.metadata().unwrap().blocks();
-    for words in [["ps", "still"], ["truth", "still"], ["inspect", "still"], ["dmesg", "still"]] {
+    for words in [
+        ["ps", "still"],
+        ["truth", "still"],
+        ["inspect", "still"],
+        ["dmesg", "still"],
+    ] {
         let ran = host.call(&words);
-        assert!(ran.status == Some(0) && !ran.stdout.is_empty(), "{words:?}: {}", ran.stderr);
+        assert!(
+            ran.status == Some(0) && !ran.stdout.is_empty(),
+            "{words:?}: {}",
+            ran.stderr
+        );
     }
-    assert_eq!(memory.metadata().unwrap().blocks(), before, "blocks of the memory file");
+    assert_eq!(
+        memory.metadata().unwrap().blocks(),
+        before,
+        "blocks of the memory file"
+    );
 }
 
 #[test]
 fn an_agent_that_says_95_percent_is_told_from_its_kernel() {
-    let Some(host) = Host::with_guest("liar") else { return };
+    let Some(host) = Host::with_guest("liar") else {
+        return;
+    };
     let lie = "for p in /sys/class/virtio-ports/*; do [ \"$(cat $p/name)\" = mother.claims ] && p=/dev/${p##*/} && \
                while :; do echo claim memory_used_percent 95 >$p; sleep 1; done & done";
     host.type_line("liar", lie);
@@ -153,33 +231,59 @@ fn an_agent_that_says_95_percent_is_told_from_its_kernel() {
     let (truth, _) = host.truth("liar");
     let row = rows(&truth, "agent-against-kernel")[0];
     assert_eq!(row["claim"], "95 %", "{row:#}");
-    let others = truth["rows"].as_array().unwrap().iter().filter(|row| row["verdict"] == "contradicts");
+    let others = truth["rows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|row| row["verdict"] == "contradicts");
     assert_eq!(others.count(), 1, "only the liar is one: {truth:#}");
     let table = host.call(&["truth", "liar"]).stdout;
-    assert!(table.contains("CONTRADICTS") && table.contains("rule agent-against-kernel"), "{table}");
+    assert!(
+        table.contains("CONTRADICTS") && table.contains("rule agent-against-kernel"),
+        "{table}"
+    );
 }
 
 #[test]
 fn a_panicked_guest_still_answers() {
-    let Some(host) = Host::with_guest("dead") else { return };
+    let Some(host) = Host::with_guest("dead") else {
+        return;
+    };
     host.type_line("dead", "echo c >/proc/sysrq-trigger");
-    host.until("the panic", |host| host.call(&["dmesg", "dead"]).stdout.contains("Kernel panic"));
+    host.until("the panic", |host| {
+        host.call(&["dmesg", "dead"])
+            .stdout
+            .contains("Kernel panic")
+    });
     let ps = host.call(&["ps", "dead"]);
-    assert!(ps.status == Some(0) && ps.stdout.contains("kthreadd"), "{}", ps.stderr);
+    assert!(
+        ps.status == Some(0) && ps.stdout.contains("kthreadd"),
+        "{}",
+        ps.stderr
+    );
     let (truth, _) = host.truth("dead");
-    assert_eq!(rows(&truth, "memory-size")[0]["verdict"], "agrees", "{truth:#}");
+    assert_eq!(
+        rows(&truth, "memory-size")[0]["verdict"],
+        "agrees",
+        "{truth:#}"
+    );
 }
 
 /// A guest whose vCPU spins in its kernel with interrupts off: the harness writes `cli; jmp` to itself over a system
 /// call that nobody has made yet, and makes it.
 #[test]
 fn a_hung_guest_still_answers() {
-    let Some(host) = Host::with_guest("hung") else { return };
+    let Some(host) = Host::with_guest("hung") else {
+        return;
+    };
     let mut client = host.client("hung");
     let files = client.memory().unwrap();
     let kernel = insight::attach(Arc::new(LiveMemory::new(files, None)), &[], None).unwrap();
     let call = kernel.address("__x64_sys_chroot").unwrap().0;
-    let base = kernel.vmcoreinfo().and_then(insight::vmcoreinfo::VmCoreInfo::phys_base).unwrap();
+    let base = kernel
+        .vmcoreinfo()
+        .and_then(insight::vmcoreinfo::VmCoreInfo::phys_base)
+        .unwrap();
     let gpa = (call - 0xffff_ffff_8000_0000).wrapping_add(base);
     write_memory(&host, "hung", gpa, &[0xfa, 0xeb, 0xfe]);
     host.type_line("hung", "chroot never");
@@ -191,10 +295,23 @@ fn a_hung_guest_still_answers() {
     let ps = host.call(&["ps", "--json", "hung"]);
     let processes: Vec<Value> = serde_json::from_str(&ps.stdout).unwrap();
     // The shell does this command in a copy of itself.
-    assert!(processes.iter().any(|process| process["state"] == "running"), "{processes:#?}");
-    assert!(host.call(&["dmesg", "hung"]).stdout.contains("Linux version "));
+    assert!(
+        processes
+            .iter()
+            .any(|process| process["state"] == "running"),
+        "{processes:#?}"
+    );
+    assert!(
+        host.call(&["dmesg", "hung"])
+            .stdout
+            .contains("Linux version ")
+    );
     let (truth, _) = host.truth("hung");
-    assert_eq!(rows(&truth, "memory-size")[0]["verdict"], "agrees", "{truth:#}");
+    assert_eq!(
+        rows(&truth, "memory-size")[0]["verdict"],
+        "agrees",
+        "{truth:#}"
+    );
     let inspected = host.call(&["inspect", "hung"]).stdout;
     assert!(inspected.contains("__x64_sys_chroot"), "{inspected}");
     assert!(is_spinning(&host), "it is as hung as before");
@@ -203,15 +320,23 @@ fn a_hung_guest_still_answers() {
 /// Writes into a guest's memory file, which only who owns the VM's process can.
 fn write_memory(host: &Host, name: &str, gpa: u64, bytes: &[u8]) {
     let view = host.client(name).memory().unwrap().view;
-    let slot = view.slots.iter().find(|slot| (slot.gpa..slot.gpa + slot.len_bytes).contains(&gpa)).unwrap();
+    let slot = view
+        .slots
+        .iter()
+        .find(|slot| (slot.gpa..slot.gpa + slot.len_bytes).contains(&gpa))
+        .unwrap();
     let pid = host.client(name).status().unwrap().info.pid;
     let is_memory = |path: &std::path::Path| {
-        fs::read_link(path).is_ok_and(|target| target.to_string_lossy().contains("mother-guest-memory"))
+        fs::read_link(path)
+            .is_ok_and(|target| target.to_string_lossy().contains("mother-guest-memory"))
     };
-    let mut descriptors = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().map(|entry| entry.unwrap().path());
+    let mut descriptors = fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
     let file = descriptors.find(|path| is_memory(path)).unwrap();
     let file = OpenOptions::new().write(true).open(file).unwrap();
-    file.write_all_at(bytes, slot.file_offset + (gpa - slot.gpa)).unwrap();
+    file.write_all_at(bytes, slot.file_offset + (gpa - slot.gpa))
+        .unwrap();
 }
 
 #[test]
@@ -219,38 +344,71 @@ fn who_cannot_be_looked_into_is_told_why() {
     let folder = tempfile::tempdir().unwrap();
     // cli; jmp to itself
     fs::write(folder.path().join("bare"), multiboot(&[0xfa, 0xeb, 0xfe])).unwrap();
-    let host = Host { mother: Mother::new(folder.path()), _folder: folder };
+    let host = Host {
+        mother: Mother::new(folder.path()),
+        _folder: folder,
+    };
     for command in ["ps", "truth", "inspect", "dmesg"] {
         let ran = host.call(&[command, "nobody"]);
         assert_eq!(ran.status, Some(1), "{command}");
         assert!(
-            ran.stderr.starts_with("error: there is no VM \"nobody\"\n  help: "),
+            ran.stderr
+                .starts_with("error: there is no VM \"nobody\"\n  help: "),
             "{command}: {}",
             ran.stderr
         );
         let ran = host.call(&[command, "../nobody"]);
-        assert!(ran.status == Some(2) && ran.stderr.contains("cannot be the name of a VM"), "{}", ran.stderr);
+        assert!(
+            ran.status == Some(2) && ran.stderr.contains("cannot be the name of a VM"),
+            "{}",
+            ran.stderr
+        );
     }
-    let ran =
-        host.mother.run(&["-d", "--name", "bare", "--kernel", "bare", "--memory", "32M", "--timeout", "90s"]);
+    let ran = host.mother.run(&[
+        "-d",
+        "--name",
+        "bare",
+        "--kernel",
+        "bare",
+        "--memory",
+        "32M",
+        "--timeout",
+        "90s",
+    ]);
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     for command in ["ps", "dmesg"] {
         let ran = host.call(&[command, "bare"]);
         let why = "error: cannot look into VM \"bare\": no Linux kernel was recognised: ";
-        assert!(ran.status == Some(1) && ran.stderr.starts_with(why), "{command}: {}", ran.stderr);
+        assert!(
+            ran.status == Some(1) && ran.stderr.starts_with(why),
+            "{command}: {}",
+            ran.stderr
+        );
     }
     let ran = host.call(&["truth", "bare"]);
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
-    assert!(ran.stdout.contains("32.0M") && ran.stdout.contains("not observable"), "{}", ran.stdout);
+    assert!(
+        ran.stdout.contains("32.0M") && ran.stdout.contains("not observable"),
+        "{}",
+        ran.stdout
+    );
     let ran = host.call(&["top"]);
-    assert!(ran.status == Some(1) && ran.stderr.contains("`mother top` is for people"), "{}", ran.stderr);
+    assert!(
+        ran.status == Some(1) && ran.stderr.contains("`mother top` is for people"),
+        "{}",
+        ran.stderr
+    );
 }
 
 #[test]
 fn top_shows_all_guests_at_a_terminal_of_80_by_24() {
-    let Some(host) = Host::with_guest("shown") else { return };
-    let mut terminal =
-        Terminal::new(&host.mother, "stty rows 24 cols 80; $MOTHER top; echo status $?; stty -a");
+    let Some(host) = Host::with_guest("shown") else {
+        return;
+    };
+    let mut terminal = Terminal::new(
+        &host.mother,
+        "stty rows 24 cols 80; $MOTHER top; echo status $?; stty -a",
+    );
     terminal.expect("believed, ");
     terminal.expect("VERDICT");
     terminal.expect("shown");
@@ -265,7 +423,10 @@ fn top_shows_all_guests_at_a_terminal_of_80_by_24() {
     terminal.send("q");
     terminal.expect("status 0");
     let rest = terminal.finish();
-    assert!(rest.contains(" echo ") && rest.contains(" icanon "), "the terminal is as it was: {rest}");
+    assert!(
+        rest.contains(" echo ") && rest.contains(" icanon "),
+        "the terminal is as it was: {rest}"
+    );
 }
 
 #[test]

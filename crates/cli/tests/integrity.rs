@@ -4,7 +4,10 @@
 //! the guest is paused: what is found must not depend on what the guest still does.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
-#![allow(unreachable_pub, reason = "a test has no outside; `pub` marks what other modules use")]
+#![allow(
+    unreachable_pub,
+    reason = "a test has no outside; `pub` marks what other modules use"
+)]
 
 #[path = "kernels/connections.rs"]
 mod connections;
@@ -25,10 +28,16 @@ use x86::Gva;
 
 /// The default guest, or a loud word that there is none.
 fn files() -> Option<DefaultGuest> {
-    let cache = Cache::of_user().ok().filter(|cache| cache.kernel_package().is_some());
+    let cache = Cache::of_user()
+        .ok()
+        .filter(|cache| cache.kernel_package().is_some());
     if cache.is_none() {
         let mut stderr = std::io::stderr();
-        writeln!(stderr, "skipped: the default guest is not in the cache; `cargo xtask guest`").unwrap();
+        writeln!(
+            stderr,
+            "skipped: the default guest is not in the cache; `cargo xtask guest`"
+        )
+        .unwrap();
     }
     cache.map(|cache| cache.default_guest(&mut |_| {}).unwrap())
 }
@@ -39,7 +48,9 @@ fn look<T>(kernel: &Kernel, registers: &[Registers], read: impl FnOnce(&Look<'_>
 }
 
 fn check(guest: &Guest, kernel: &Kernel, folder: &Path, scope: Scope<'_>) -> Integrity {
-    let result = look(kernel, &guest.registers(), |look| look.integrity(folder, "1", scope));
+    let result = look(kernel, &guest.registers(), |look| {
+        look.integrity(folder, "1", scope)
+    });
     let why = result.why_not().map(str::to_owned);
     result.into_value().unwrap_or_else(|| panic!("{why:?}"))
 }
@@ -55,7 +66,11 @@ impl<'a> Attacker<'a> {
     fn new(guest: &'a Guest, kernel: &'a Kernel) -> Attacker<'a> {
         guest.client().order(Command::Pause).unwrap();
         let memory = guest.memory_for_writing();
-        Attacker { guest, kernel, memory }
+        Attacker {
+            guest,
+            kernel,
+            memory,
+        }
     }
 
     fn symbol(&self, name: &str) -> u64 {
@@ -65,14 +80,20 @@ impl<'a> Attacker<'a> {
     fn file_offset(&self, gva: u64) -> u64 {
         let gpa = look(self.kernel, &[], |look| look.physical(Gva(gva))).unwrap();
         let files = self.guest.client().memory().unwrap();
-        let slot =
-            files.view.slots.iter().find(|slot| gpa.0.wrapping_sub(slot.gpa) < slot.len_bytes).unwrap();
+        let slot = files
+            .view
+            .slots
+            .iter()
+            .find(|slot| gpa.0.wrapping_sub(slot.gpa) < slot.len_bytes)
+            .unwrap();
         slot.file_offset + (gpa.0 - slot.gpa)
     }
 
     fn read(&self, gva: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
-        self.memory.read_exact_at(&mut bytes, self.file_offset(gva)).unwrap();
+        self.memory
+            .read_exact_at(&mut bytes, self.file_offset(gva))
+            .unwrap();
         bytes
     }
 
@@ -81,15 +102,22 @@ impl<'a> Attacker<'a> {
     }
 
     fn write(&self, gva: u64, bytes: &[u8]) {
-        self.memory.write_all_at(bytes, self.file_offset(gva)).unwrap();
+        self.memory
+            .write_all_at(bytes, self.file_offset(gva))
+            .unwrap();
     }
 
     /// The start and the `struct module` of a module, and where its link in the list is.
     fn module(&self, name: &str) -> (u64, u64) {
-        let modules = look(self.kernel, &[], |look| look.modules()).into_value().unwrap();
+        let modules = look(self.kernel, &[], |look| look.modules())
+            .into_value()
+            .unwrap();
         let module = modules.iter().find(|module| module.name == name).unwrap();
         let layouts = self.kernel.profile().layouts.as_ref().unwrap();
-        (module.text.start, module.address + layouts.place("module", "list").unwrap().offset as u64)
+        (
+            module.text.start,
+            module.address + layouts.place("module", "list").unwrap().offset as u64,
+        )
     }
 }
 
@@ -112,7 +140,10 @@ fn whoever_rewrites_the_kernel_is_found_and_named() {
     // A place of nobody's: behind the kernel's own code.
     let nowhere = attacker.symbol("_etext") + 0x1_0000;
     let try_out = |writes: &[(u64, Vec<u8>)], kind: FindingKind, subject: &str, text: &str| {
-        let before: Vec<Vec<u8>> = writes.iter().map(|(at, bytes)| attacker.read(*at, bytes.len())).collect();
+        let before: Vec<Vec<u8>> = writes
+            .iter()
+            .map(|(at, bytes)| attacker.read(*at, bytes.len()))
+            .collect();
         for (at, bytes) in writes {
             attacker.write(*at, bytes);
         }
@@ -122,16 +153,24 @@ fn whoever_rewrites_the_kernel_is_found_and_named() {
                 finding.kind == kind && finding.subject == subject && finding.what.contains(text)
             };
             let finding = result.findings.iter().find(found);
-            let finding = finding.unwrap_or_else(|| panic!("{kind:?} {subject}: {:#?}", result.findings));
+            let finding =
+                finding.unwrap_or_else(|| panic!("{kind:?} {subject}: {:#?}", result.findings));
             if matches!(kind, FindingKind::KernelText | FindingKind::ModuleText) {
-                assert!(finding.before.is_some() && finding.before != finding.after, "{finding:?}");
+                assert!(
+                    finding.before.is_some() && finding.before != finding.after,
+                    "{finding:?}"
+                );
             }
         }
         for ((at, _), bytes) in writes.iter().zip(&before) {
             attacker.write(*at, bytes);
         }
         let after = check(&guest, &kernel, folder.path(), Scope::Part(4096));
-        assert!(after.findings.is_empty(), "{subject} was put right: {:#?}", after.findings);
+        assert!(
+            after.findings.is_empty(),
+            "{subject} was put right: {:#?}",
+            after.findings
+        );
     };
     let jump = |name: &str, target: u64| {
         let at = attacker.symbol(name);
@@ -140,49 +179,123 @@ fn whoever_rewrites_the_kernel_is_found_and_named() {
 
     // Hooks at the beginning of functions: out of the kernel, and to another function of the kernel.
     let hooked = "__x64_sys_getdents64";
-    try_out(&[jump(hooked, nowhere)], FindingKind::KernelText, "__x64_sys_getdents64+0x0", "no code");
+    try_out(
+        &[jump(hooked, nowhere)],
+        FindingKind::KernelText,
+        "__x64_sys_getdents64+0x0",
+        "no code",
+    );
     let other = attacker.symbol("__x64_sys_getpid");
-    try_out(&[jump(hooked, other)], FindingKind::KernelText, "__x64_sys_getdents64+0x0", "__x64_sys_getpid");
+    try_out(
+        &[jump(hooked, other)],
+        FindingKind::KernelText,
+        "__x64_sys_getdents64+0x0",
+        "__x64_sys_getpid",
+    );
     // As tracing does it, but to nobody's code.
     let at = attacker.symbol(hooked);
     let call = vec![(at, branch(0xe8, at, nowhere))];
-    try_out(&call, FindingKind::KernelText, "__x64_sys_getdents64+0x0", "no code");
+    try_out(
+        &call,
+        FindingKind::KernelText,
+        "__x64_sys_getdents64+0x0",
+        "no code",
+    );
     // One byte.
     let byte = vec![(at + 0x21, vec![attacker.read(at + 0x21, 1)[0] ^ 0x40])];
-    try_out(&byte, FindingKind::KernelText, "__x64_sys_getdents64+0x21", "1 byte changed");
+    try_out(
+        &byte,
+        FindingKind::KernelText,
+        "__x64_sys_getdents64+0x21",
+        "1 byte changed",
+    );
 
     // The path of system calls, known without a baseline too.
     for name in ["entry_SYSCALL_64", "do_syscall_64"] {
         let subject = format!("{name}+0x0");
-        try_out(&[jump(name, nowhere)], FindingKind::KernelText, &subject, "no code");
-        try_out(&[jump(name, nowhere)], FindingKind::SyscallPath, &subject, "no code");
+        try_out(
+            &[jump(name, nowhere)],
+            FindingKind::KernelText,
+            &subject,
+            "no code",
+        );
+        try_out(
+            &[jump(name, nowhere)],
+            FindingKind::SyscallPath,
+            &subject,
+            "no code",
+        );
     }
     if kernel.address("x64_sys_call").is_ok() {
         let at = attacker.symbol("x64_sys_call") + 0x40;
-        try_out(&[(at, branch(0xe8, at, nowhere))], FindingKind::KernelText, "x64_sys_call+0x40", "");
+        try_out(
+            &[(at, branch(0xe8, at, nowhere))],
+            FindingKind::KernelText,
+            "x64_sys_call+0x40",
+            "",
+        );
     }
     // The table: somebody else's code, and another system call's.
     let entry = attacker.symbol("sys_call_table") + 8 * 217;
     let strange = vec![(entry, balloon.to_le_bytes().to_vec())];
-    try_out(&strange, FindingKind::SyscallTable, "system call 217", "module virtio_balloon");
-    try_out(&[(entry, other.to_le_bytes().to_vec())], FindingKind::SyscallTable, "sys_call_table+0x6c8", "");
+    try_out(
+        &strange,
+        FindingKind::SyscallTable,
+        "system call 217",
+        "module virtio_balloon",
+    );
+    try_out(
+        &[(entry, other.to_le_bytes().to_vec())],
+        FindingKind::SyscallTable,
+        "sys_call_table+0x6c8",
+        "",
+    );
     // Interrupts: vector 4 leads elsewhere.
     let idt = guest.registers()[0].idt_base + 4 * 16;
     let low = [nowhere as u8, (nowhere >> 8) as u8].to_vec();
     let gate = vec![(idt, low), (idt + 6, nowhere.to_le_bytes()[2..8].to_vec())];
-    try_out(&gate, FindingKind::InterruptTable, "vector 4 of vCPU 0", "no code");
+    try_out(
+        &gate,
+        FindingKind::InterruptTable,
+        "vector 4 of vCPU 0",
+        "no code",
+    );
 
     // A module's code, and a module that hides.
-    let code = vec![(balloon + 0x100, vec![attacker.read(balloon + 0x100, 1)[0] ^ 1])];
-    try_out(&code, FindingKind::ModuleText, "virtio_balloon+0x100", "1 byte changed");
+    let code = vec![(
+        balloon + 0x100,
+        vec![attacker.read(balloon + 0x100, 1)[0] ^ 1],
+    )];
+    try_out(
+        &code,
+        FindingKind::ModuleText,
+        "virtio_balloon+0x100",
+        "1 byte changed",
+    );
     let (next, previous) = (attacker.pointer(link), attacker.pointer(link + 8));
-    let unlinked = vec![(next + 8, previous.to_le_bytes().to_vec()), (previous, next.to_le_bytes().to_vec())];
-    try_out(&unlinked, FindingKind::HiddenModule, "module virtio_balloon", "is still there");
+    let unlinked = vec![
+        (next + 8, previous.to_le_bytes().to_vec()),
+        (previous, next.to_le_bytes().to_vec()),
+    ];
+    try_out(
+        &unlinked,
+        FindingKind::HiddenModule,
+        "module virtio_balloon",
+        "is still there",
+    );
 
     // A place is added to those that may be rewritten.
     let table = attacker.symbol("__start___jump_table");
-    let entry = vec![(table, (at.wrapping_sub(table) as u32).to_le_bytes().to_vec())];
-    try_out(&entry, FindingKind::PatchTable, "__start___jump_table+0x0", "");
+    let entry = vec![(
+        table,
+        (at.wrapping_sub(table) as u32).to_le_bytes().to_vec(),
+    )];
+    try_out(
+        &entry,
+        FindingKind::PatchTable,
+        "__start___jump_table+0x0",
+        "",
+    );
 }
 
 #[test]
@@ -191,14 +304,20 @@ fn a_hook_that_comes_between_two_commands_is_told_by_the_second() {
     let guest = Guest::boot(&files, &["--memory", "256M"]);
     let kernel = guest.attach(None).unwrap();
     let before = guest.mother(&["truth", "seen"]);
-    assert!(before.contains("kernel code") && !before.contains("text-changed"), "{before}");
+    assert!(
+        before.contains("kernel code") && !before.contains("text-changed"),
+        "{before}"
+    );
     let attacker = Attacker::new(&guest, &kernel);
     let at = attacker.symbol("__x64_sys_getdents64");
     attacker.write(at, &branch(0xe9, at, attacker.symbol("__x64_sys_getpid")));
     let after = guest.mother(&["truth", "seen"]);
-    for text in
-        ["CONTRADICTS", "text-changed", "__x64_sys_getdents64+0x0", "it now leads to __x64_sys_getpid"]
-    {
+    for text in [
+        "CONTRADICTS",
+        "text-changed",
+        "__x64_sys_getdents64+0x0",
+        "it now leads to __x64_sys_getpid",
+    ] {
         assert!(after.contains(text), "{text}: {after}");
     }
     // A module that left the list is told once, though its code and its description both tell it.
@@ -208,7 +327,11 @@ fn a_hook_that_comes_between_two_commands_is_told_by_the_second() {
     attacker.write(previous, &next.to_le_bytes());
     let hidden: serde_json::Value =
         serde_json::from_str(&guest.mother(&["truth", "--json", "seen"])).unwrap();
-    let rows = hidden["rows"].as_array().unwrap().iter().filter(|row| row["rule"] == "hidden-module");
+    let rows = hidden["rows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|row| row["rule"] == "hidden-module");
     let rows: Vec<&serde_json::Value> = rows.collect();
     assert_eq!(rows.len(), 1, "{rows:#?}");
     assert!(
@@ -216,7 +339,10 @@ fn a_hook_that_comes_between_two_commands_is_told_by_the_second() {
         "{rows:#?}"
     );
     let inspected = guest.mother(&["inspect", "seen"]);
-    assert!(inspected.contains("__x64_sys_getdents64+0x0") && inspected.contains("MOUNT "), "{inspected}");
+    assert!(
+        inspected.contains("__x64_sys_getdents64+0x0") && inspected.contains("MOUNT "),
+        "{inspected}"
+    );
 }
 
 /// Who watches is told by the VM's process what was written, and reads nothing else of the code again: a change that came
@@ -230,7 +356,10 @@ fn code_is_compared_again_when_the_guest_has_written_to_it() {
     let mut read_bytes = 0;
     for (reading, number) in guest.watch().zip(1..) {
         let rows = reading["rows"].as_array().unwrap();
-        let code: Vec<_> = rows.iter().filter(|row| row["rule"] == "text-changed").collect();
+        let code: Vec<_> = rows
+            .iter()
+            .filter(|row| row["rule"] == "text-changed")
+            .collect();
         let bytes = reading["cost"]["memory"]["bytes"].as_u64().unwrap() - read_bytes;
         read_bytes += bytes;
         let finding = "__x64_sys_swapon+0x11 1 byte changed";
@@ -239,14 +368,20 @@ fn code_is_compared_again_when_the_guest_has_written_to_it() {
             5 if !machine::paging_finding().0 => return,
             5 => {
                 // A part of the code would be 2 MiB by itself.
-                assert!(bytes < 2 << 20, "{bytes} bytes though nothing was written to the code");
+                assert!(
+                    bytes < 2 << 20,
+                    "{bytes} bytes though nothing was written to the code"
+                );
                 let attacker = Attacker::new(&guest, &kernel);
                 let at = attacker.symbol("__x64_sys_swapon") + 0x11;
                 assert!(at % 4096 >= 0x11, "both places are in one page");
                 attacker.write(at, &[attacker.read(at, 1)[0] ^ 0x40]);
                 guest.client().order(Command::Resume).unwrap();
             }
-            6 => assert_eq!(code[0]["verdict"], "agrees", "nobody has written as guests do: {code:#?}"),
+            6 => assert_eq!(
+                code[0]["verdict"], "agrees",
+                "nobody has written as guests do: {code:#?}"
+            ),
             // The kernel patches the function's beginning.
             7 => drop(guest.ask("echo function >/t/current_tracer")),
             _ if code.iter().any(|row| row.to_string().contains(finding)) => return,
@@ -266,22 +401,43 @@ fn a_protection_that_is_switched_off_is_seen() {
     let check = |change: &dyn Fn(&mut Registers), expected: &[&str]| {
         let mut registers = registers.clone();
         change(&mut registers[0]);
-        let result = look(&kernel, &registers, |look| look.integrity(folder.path(), "1", Scope::Part(4096)));
+        let result = look(&kernel, &registers, |look| {
+            look.integrity(folder.path(), "1", Scope::Part(4096))
+        });
         let findings = result.into_value().unwrap().findings;
-        let subjects: Vec<&str> = findings.iter().map(|finding| finding.subject.as_str()).collect();
+        let subjects: Vec<&str> = findings
+            .iter()
+            .map(|finding| finding.subject.as_str())
+            .collect();
         assert_eq!(subjects, expected);
     };
     // Whatever the engine's CPU has.
     let on = |vcpu: &mut Registers| vcpu.cr4 |= 1 << 20 | 1 << 21;
     check(&on, &[]);
-    check(&|vcpu| vcpu.cr4 &= !(1 << 20 | 1 << 21), &["CR4.SMAP of vCPU 0", "CR4.SMEP of vCPU 0"]);
+    check(
+        &|vcpu| vcpu.cr4 &= !(1 << 20 | 1 << 21),
+        &["CR4.SMAP of vCPU 0", "CR4.SMEP of vCPU 0"],
+    );
     check(&on, &[]);
-    check(&|vcpu| (on(vcpu), vcpu.cr0 &= !(1 << 16)).0, &["CR0.WP of vCPU 0"]);
+    check(
+        &|vcpu| (on(vcpu), vcpu.cr0 &= !(1 << 16)).0,
+        &["CR0.WP of vCPU 0"],
+    );
     check(&|vcpu| (on(vcpu), vcpu.lstar += 1).0, &["LSTAR of vCPU 0"]);
-    check(&|vcpu| (on(vcpu), vcpu.cstar = vcpu.lstar).0, &["CSTAR of vCPU 0"]);
+    check(
+        &|vcpu| (on(vcpu), vcpu.cstar = vcpu.lstar).0,
+        &["CSTAR of vCPU 0"],
+    );
     check(&|vcpu| (on(vcpu), vcpu.sysenter_eip = 0).0, &[]);
-    let points = look(&kernel, &registers, |look| look.entry_points()).into_value().unwrap();
-    let target = |way: &str| points.iter().find(|point| point.way == way).map(|point| point.target.clone());
+    let points = look(&kernel, &registers, |look| look.entry_points())
+        .into_value()
+        .unwrap();
+    let target = |way: &str| {
+        points
+            .iter()
+            .find(|point| point.way == way)
+            .map(|point| point.target.clone())
+    };
     assert_eq!(target("LSTAR").as_deref(), Some("entry_SYSCALL_64"));
     assert_eq!(target("vector 14").as_deref(), Some("asm_exc_page_fault"));
 }
@@ -293,7 +449,10 @@ fn a_guest_that_rewrites_itself_legally_raises_no_alarm() {
     let kernel = guest.attach(None).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let first = check(&guest, &kernel, folder.path(), Scope::All);
-    assert!(first.findings.is_empty() && first.not_checked.is_empty(), "{first:#?}");
+    assert!(
+        first.findings.is_empty() && first.not_checked.is_empty(),
+        "{first:#?}"
+    );
     guest.ask("mkdir /t; mount -t tracefs t /t");
     let mut kinds = Vec::new();
     for line in [
@@ -310,10 +469,17 @@ fn a_guest_that_rewrites_itself_legally_raises_no_alarm() {
     ] {
         guest.ask(&format!("{line} 2>/dev/null"));
         let result = check(&guest, &kernel, folder.path(), Scope::All);
-        assert!(result.findings.is_empty() && result.not_checked.is_empty(), "{line}: {result:#?}");
+        assert!(
+            result.findings.is_empty() && result.not_checked.is_empty(),
+            "{line}: {result:#?}"
+        );
         kinds.extend(result.patches.iter().map(|patch| patch.kind));
     }
-    for kind in [PatchKind::JumpLabel, PatchKind::StaticCall, PatchKind::Trace] {
+    for kind in [
+        PatchKind::JumpLabel,
+        PatchKind::StaticCall,
+        PatchKind::Trace,
+    ] {
         assert!(kinds.contains(&kind), "nothing was rewritten by {kind:?}");
     }
     // While it does so, not only between.
@@ -351,7 +517,10 @@ fn sockets_and_mounts_are_those_that_the_guest_prints() {
     let mut guest = Guest::boot(&files, &["--memory", "256M"]);
     connections::prepare(&mut guest);
     let kernel = guest.attach(None).unwrap();
-    let complaints =
-        [connections::sockets(&mut guest, &kernel), connections::mounts(&mut guest, &kernel)].concat();
+    let complaints = [
+        connections::sockets(&mut guest, &kernel),
+        connections::mounts(&mut guest, &kernel),
+    ]
+    .concat();
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
 }

@@ -6,7 +6,10 @@
 //! offer and two for everything; or releases with commas between.
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
-#![allow(unreachable_pub, reason = "a test has no outside; `pub` marks what other modules use")]
+#![allow(
+    unreachable_pub,
+    reason = "a test has no outside; `pub` marks what other modules use"
+)]
 
 #[path = "kernels/bench.rs"]
 mod bench;
@@ -58,11 +61,18 @@ fn with_default_guest_and(options: &str, words: &[&str], act: impl FnOnce(&mut G
     if cache.kernel_package().is_none() {
         return say("skipped: the default guest is not in the cache; `cargo xtask guest`");
     }
-    act(&mut Guest::boot_with(options, &cache.default_guest(&mut |_| {}).unwrap(), words));
+    act(&mut Guest::boot_with(
+        options,
+        &cache.default_guest(&mut |_| {}).unwrap(),
+        words,
+    ));
 }
 
 fn seconds(variable: &str, default: u64) -> u64 {
-    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+    std::env::var(variable)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(default)
 }
 
 #[test]
@@ -94,7 +104,9 @@ fn a_hung_guest_still_tells_what_goes_on() {
 #[test]
 fn an_honest_guest_at_work_raises_no_alarm() {
     let seconds = seconds("MOTHER_HONEST_SECONDS", 30);
-    with_default_guest(&["--memory", "256M", "--cpus", "2"], |guest| liars::honest(guest, seconds));
+    with_default_guest(&["--memory", "256M", "--cpus", "2"], |guest| {
+        liars::honest(guest, seconds)
+    });
 }
 
 /// `MOTHER_FUZZ_SECONDS` says for how long.

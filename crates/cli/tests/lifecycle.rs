@@ -24,21 +24,55 @@ fn a_detached_vm_is_listed_stopped_remembered_and_removed() {
     host.expect_log("web", "ready\r\n".replace('\r', "").as_str());
     assert_eq!(host.call(&["ps", "-q"]).stdout, "web\n");
     let vm = host.ps("web");
-    let got = (&vm["state"], &vm["engine"], &vm["detached"], &vm["memory_given_bytes"]);
-    assert_eq!(got, (&"running".into(), &"soft".into(), &true.into(), &(32 << 20).into()));
-    assert!(vm["memory_resident_bytes"].as_u64().unwrap() > 0 && vm["cpu_seconds"].as_f64().unwrap() > 0.0);
+    let got = (
+        &vm["state"],
+        &vm["engine"],
+        &vm["detached"],
+        &vm["memory_given_bytes"],
+    );
+    assert_eq!(
+        got,
+        (
+            &"running".into(),
+            &"soft".into(),
+            &true.into(),
+            &(32 << 20).into()
+        )
+    );
+    assert!(
+        vm["memory_resident_bytes"].as_u64().unwrap() > 0
+            && vm["cpu_seconds"].as_f64().unwrap() > 0.0
+    );
     let again = host.run(&["--name", "web"]);
     assert_eq!(again.status, Some(1));
-    assert!(again.stderr.contains("a VM with the name \"web\" is running\n  help: "), "{}", again.stderr);
+    assert!(
+        again
+            .stderr
+            .contains("a VM with the name \"web\" is running\n  help: "),
+        "{}",
+        again.stderr
+    );
     let stopped = host.call(&["stop", "web"]);
-    assert_eq!((stopped.status, stopped.stdout.as_str()), (Some(0), "web\n"), "{}", stopped.stderr);
+    assert_eq!(
+        (stopped.status, stopped.stdout.as_str()),
+        (Some(0), "web\n"),
+        "{}",
+        stopped.stderr
+    );
     assert_eq!(host.call(&["ps", "-q"]).stdout, "");
     let (waited, logs) = (host.call(&["wait", "web"]), host.call(&["logs", "web"]));
-    assert_eq!((waited.status, waited.stdout.as_str()), (Some(0), "web: the guest powered off\n"));
+    assert_eq!(
+        (waited.status, waited.stdout.as_str()),
+        (Some(0), "web: the guest powered off\n")
+    );
     assert_eq!((logs.stdout.as_str(), logs.status), ("ready\n", Some(0)));
     for command in ["stop", "kill", "pause", "resume", "console"] {
         let ran = host.call(&[command, "web"]);
-        assert!(ran.stderr.contains("VM \"web\": it has ended"), "{command}: {}", ran.stderr);
+        assert!(
+            ran.stderr.contains("VM \"web\": it has ended"),
+            "{command}: {}",
+            ran.stderr
+        );
         assert_eq!(ran.status, Some(1), "{command}");
     }
     assert_eq!(host.call(&["rm", "web"]).status, Some(0));
@@ -50,14 +84,30 @@ fn what_goes_wrong_before_the_start_is_said_where_it_was_typed() {
     let host = Host::new();
     let ran = host.mother.run(&["-d", "--kernel", "nowhere"]);
     assert_eq!((ran.status, ran.stdout.as_str()), (Some(2), ""));
-    assert!(ran.stderr.contains("kernel: cannot open nowhere"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("kernel: cannot open nowhere"),
+        "{}",
+        ran.stderr
+    );
     assert_eq!(host.call(&["ps", "-a", "-q"]).stdout, "", "nothing is left");
     // A crash comes after the start.
-    let ran = host.mother.run(&["-d", "--kernel", "crash", "--name", "bad"]);
-    assert_eq!((ran.status, ran.stdout.as_str()), (Some(0), "bad\n"), "{}", ran.stderr);
+    let ran = host
+        .mother
+        .run(&["-d", "--kernel", "crash", "--name", "bad"]);
+    assert_eq!(
+        (ran.status, ran.stdout.as_str()),
+        (Some(0), "bad\n"),
+        "{}",
+        ran.stderr
+    );
     assert_eq!(host.call(&["wait", "bad"]).status, Some(3));
     let logs = host.call(&["logs", "bad"]);
-    assert!(logs.stderr.contains("has ended: the guest crashed\n  triple fault"), "{}", logs.stderr);
+    assert!(
+        logs.stderr
+            .contains("has ended: the guest crashed\n  triple fault"),
+        "{}",
+        logs.stderr
+    );
 }
 
 #[test]
@@ -69,12 +119,22 @@ fn a_process_that_is_killed_leaves_a_report_and_no_stale_entry() {
     assert_eq!(host.mother.shell(&format!("kill -9 {pid}")).status, Some(0));
     let waited = host.call(&["wait", "web"]);
     assert_eq!(waited.status, Some(1));
-    assert!(waited.stdout.starts_with("web: its process vanished without a word"), "{}", waited.stdout);
+    assert!(
+        waited
+            .stdout
+            .starts_with("web: its process vanished without a word"),
+        "{}",
+        waited.stdout
+    );
     assert_eq!(host.call(&["ps", "-q"]).stdout, "");
     assert_eq!(host.ps("web")["state"], "died");
     let logs = host.call(&["logs", "web"]);
     assert_eq!(logs.stdout, "ready\n");
-    assert!(logs.stderr.contains("its process vanished without a word"), "{}", logs.stderr);
+    assert!(
+        logs.stderr.contains("its process vanished without a word"),
+        "{}",
+        logs.stderr
+    );
     // The name is free, and what was left goes with its next use.
     host.start("web");
     assert_eq!(host.ps("web")["state"], "running");
@@ -84,13 +144,23 @@ fn a_process_that_is_killed_leaves_a_report_and_no_stale_entry() {
 fn of_many_who_want_a_name_one_gets_it() {
     let host = Host::new();
     let ran: Vec<Ran> = thread::scope(|scope| {
-        let threads: Vec<_> = (0..5).map(|_| scope.spawn(|| host.run(&["-d", "--name", "web"]))).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        let threads: Vec<_> = (0..5)
+            .map(|_| scope.spawn(|| host.run(&["-d", "--name", "web"])))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
     });
     assert_eq!(ran.iter().filter(|ran| ran.status == Some(0)).count(), 1);
     for lost in ran.iter().filter(|ran| ran.status != Some(0)) {
         assert_eq!((lost.status, lost.stdout.as_str()), (Some(1), ""));
-        assert!(lost.stderr.contains("a VM with the name \"web\" is running"), "{}", lost.stderr);
+        assert!(
+            lost.stderr
+                .contains("a VM with the name \"web\" is running"),
+            "{}",
+            lost.stderr
+        );
     }
     assert_eq!(host.call(&["ps", "-a", "-q"]).stdout, "web\n");
 }
@@ -99,17 +169,35 @@ fn of_many_who_want_a_name_one_gets_it() {
 fn strange_names_are_refused_and_unknown_ones_are_not_found() {
     let host = Host::new();
     let long = "n".repeat(300);
-    for command in ["stop", "kill", "pause", "resume", "console", "logs", "wait", "rm"] {
-        for name in ["", "..", ".", "a/b", "/etc", "a b", "a\u{1b}[2J", long.as_str(), "-x", "--", "größe"]
-        {
+    for command in [
+        "stop", "kill", "pause", "resume", "console", "logs", "wait", "rm",
+    ] {
+        for name in [
+            "",
+            "..",
+            ".",
+            "a/b",
+            "/etc",
+            "a b",
+            "a\u{1b}[2J",
+            long.as_str(),
+            "-x",
+            "--",
+            "größe",
+        ] {
             let ran = host.call(&[command, name]);
             assert_eq!(ran.status, Some(2), "{command} {name:?}: {}", ran.stderr);
-            assert!(ran.stderr.starts_with("error: "), "{command} {name:?}: {}", ran.stderr);
+            assert!(
+                ran.stderr.starts_with("error: "),
+                "{command} {name:?}: {}",
+                ran.stderr
+            );
             assert!(!ran.stderr.contains('\u{1b}'), "{command} {name:?}");
         }
         let ran = host.call(&[command, "nosuch"]);
         assert_eq!(ran.status, Some(1), "{command}");
-        let expected = "error: there is no VM \"nosuch\"\n  help: `mother ps -a` lists all there are\n";
+        let expected =
+            "error: there is no VM \"nosuch\"\n  help: `mother ps -a` lists all there are\n";
         assert_eq!(ran.stderr, expected, "{command}");
     }
     assert_eq!(host.call(&["ps", "--json"]).stdout, "[]\n");
@@ -122,13 +210,27 @@ fn several_vms_are_handled_at_once_and_each_is_answered_for() {
     host.start("two");
     let ran = host.call(&["pause", "one", "nosuch", "two", "one", "--json"]);
     let results: Value = serde_json::from_str(&ran.stdout).unwrap();
-    let done: Vec<_> = results.as_array().unwrap().iter().map(|one| (&one["name"], &one["done"])).collect();
-    let expected =
-        [("one", true), ("nosuch", false), ("two", true)].map(|(name, done)| (name.into(), done.into()));
-    assert_eq!(done, expected.iter().map(|(name, done): &(Value, Value)| (name, done)).collect::<Vec<_>>());
+    let done: Vec<_> = results
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| (&one["name"], &one["done"]))
+        .collect();
+    let expected = [("one", true), ("nosuch", false), ("two", true)]
+        .map(|(name, done)| (name.into(), done.into()));
+    assert_eq!(
+        done,
+        expected
+            .iter()
+            .map(|(name, done): &(Value, Value)| (name, done))
+            .collect::<Vec<_>>()
+    );
     assert_eq!(ran.status, Some(1));
     let killed = host.call(&["kill", "one", "two"]);
-    assert_eq!((killed.status, killed.stdout.as_str()), (Some(0), "one\ntwo\n"));
+    assert_eq!(
+        (killed.status, killed.stdout.as_str()),
+        (Some(0), "one\ntwo\n")
+    );
     assert_eq!(host.call(&["wait", "one"]).status, Some(137));
     assert_eq!(host.call(&["rm", "--all"]).stdout, "one\ntwo\n");
 }
@@ -144,7 +246,10 @@ fn a_paused_guest_does_nothing_costs_nothing_and_goes_on() {
     let before = host.ps("web");
     thread::sleep(Duration::from_secs(1));
     let after = host.ps("web");
-    assert_eq!((&before["state"], &after["state"]), (&"paused".into(), &"paused".into()));
+    assert_eq!(
+        (&before["state"], &after["state"]),
+        (&"paused".into(), &"paused".into())
+    );
     let used = after["cpu_seconds"].as_f64().unwrap() - before["cpu_seconds"].as_f64().unwrap();
     assert!(used < 0.02, "a paused VM used {used} s of CPU in a second");
     assert!(!host.call(&["logs", "web"]).stdout.contains("typed"));
@@ -154,7 +259,10 @@ fn a_paused_guest_does_nothing_costs_nothing_and_goes_on() {
     // A guest that is to hear its power button has to run.
     let ran = host.call(&["stop", "web"]);
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
-    assert_eq!(host.call(&["wait", "web"]).stdout, "web: the guest powered off\n");
+    assert_eq!(
+        host.call(&["wait", "web"]).stdout,
+        "web: the guest powered off\n"
+    );
 }
 
 #[test]
@@ -202,16 +310,26 @@ fn a_log_is_followed_to_its_end() {
     let host = Host::new();
     host.start("web");
     let mut command = host.mother.command(env!("CARGO_BIN_EXE_mother"));
-    command.args(["logs", "-f", "web"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(["logs", "-f", "web"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let follower = command.spawn().unwrap();
     host.attach("web").write_all(b"one\ntwo\nthree\n").unwrap();
     host.expect_log("web", "three\n");
-    assert_eq!(host.call(&["logs", "--tail", "2", "web"]).stdout, "two\nthree\n");
+    assert_eq!(
+        host.call(&["logs", "--tail", "2", "web"]).stdout,
+        "two\nthree\n"
+    );
     assert_eq!(host.call(&["stop", "web"]).status, Some(0));
     let output = follower.wait_with_output().unwrap();
     let stdout = String::from_utf8(output.stdout).unwrap();
     assert_eq!(stdout, "ready\r\none\ntwo\nthree\n");
-    assert!(String::from_utf8(output.stderr).unwrap().contains("the guest powered off"));
+    assert!(
+        String::from_utf8(output.stderr)
+            .unwrap()
+            .contains("the guest powered off")
+    );
 }
 
 #[test]
@@ -251,9 +369,13 @@ fn clients_that_are_slow_silent_or_hostile_hold_up_nobody() {
         deaf
     });
     let mut refused = connect();
-    refused.write_all(b"{\"version\":99,\"command\":\"status\"}\nnonsense\n").unwrap();
+    refused
+        .write_all(b"{\"version\":99,\"command\":\"status\"}\nnonsense\n")
+        .unwrap();
     let mut answers = String::new();
-    refused.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    refused
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
     while answers.lines().count() < 2 || !answers.ends_with('\n') {
         let mut bytes = [0; 1000];
         let count = refused.read(&mut bytes).unwrap();
@@ -270,15 +392,23 @@ fn clients_that_are_slow_silent_or_hostile_hold_up_nobody() {
     drop(deaf);
     // More than there is room for.
     let crowd: Vec<UnixStream> = (0..40).map(|_| connect()).collect();
-    assert_eq!(host.call(&["kill", "web"]).status, Some(0), "a VM can be killed whoever is connected");
+    assert_eq!(
+        host.call(&["kill", "web"]).status,
+        Some(0),
+        "a VM can be killed whoever is connected"
+    );
     drop(crowd);
     assert_eq!(host.call(&["ps", "-q"]).stdout, "");
 }
 
 #[test]
 fn a_guest_with_two_vcpus_does_not_notice_a_pause() {
-    let Some(host) = Host::with_guest() else { return };
-    let ran = host.mother.run(&["-d", "--name", "web", "--cpus", "2", "--timeout", "100s"]);
+    let Some(host) = Host::with_guest() else {
+        return;
+    };
+    let ran = host
+        .mother
+        .run(&["-d", "--name", "web", "--cpus", "2", "--timeout", "100s"]);
     assert_eq!(ran.stdout, "web\n", "{}", ran.stderr);
     host.expect_log("web", ":~# ");
     let mut console = host.attach("web");
@@ -311,37 +441,69 @@ fn a_guest_with_two_vcpus_does_not_notice_a_pause() {
 #[test]
 fn a_guest_that_was_still_starting_hears_the_power_button_later() {
     let host = Host::new();
-    let ran =
-        host.mother.run(&["-d", "--name", "web", "--kernel", "late", "--memory", "32M", "--timeout", "90s"]);
+    let ran = host.mother.run(&[
+        "-d",
+        "--name",
+        "web",
+        "--kernel",
+        "late",
+        "--memory",
+        "32M",
+        "--timeout",
+        "90s",
+    ]);
     assert_eq!(ran.stdout, "web\n", "{}", ran.stderr);
     host.expect_log("web", "ready");
-    assert_eq!(host.call(&["stop", "--grace", "60s", "web"]).status, Some(0));
+    assert_eq!(
+        host.call(&["stop", "--grace", "60s", "web"]).status,
+        Some(0)
+    );
     assert_eq!(host.ps("web")["end"]["kind"], "powered-off");
 }
 
 #[test]
 fn small_guests_obey_the_power_button() {
-    let Some(host) = Host::with_guest() else { return };
+    let Some(host) = Host::with_guest() else {
+        return;
+    };
     // With a grace time that is over long after the test's own.
     let stop = ["stop", "--grace", "1h", "web"];
     let check = |words: &[&str], ready: &str, status: i32, message: &str| {
-        let ran = host.mother.run(&[&["-d", "--name", "web", "--timeout", "100s"], words].concat());
+        let ran = host
+            .mother
+            .run(&[&["-d", "--name", "web", "--timeout", "100s"], words].concat());
         assert_eq!(ran.stdout, "web\n", "{}", ran.stderr);
         host.expect_log("web", ready);
         assert_eq!(host.call(&stop).status, Some(0));
         let end = &host.ps("web")["end"];
         assert_eq!(end["exit_status"], status, "{words:?}: {end}");
-        assert!(end["message"].as_str().unwrap().contains(message), "{words:?}: {end}");
+        assert!(
+            end["message"].as_str().unwrap().contains(message),
+            "{words:?}: {end}"
+        );
     };
     check(&[], ":~# ", 0, "powered off");
     // A program is asked to end as a container is, and may say how it does.
-    check(&["--app", "/bin/sh", "--", "-c", "echo up; sleep 1000"], "up", 143, "exit status 143");
+    check(
+        &["--app", "/bin/sh", "--", "-c", "echo up; sleep 1000"],
+        "up",
+        143,
+        "exit status 143",
+    );
     let trap = "trap 'echo bye; exit 7' TERM; echo up; while :; do sleep 0.1; done";
-    check(&["--app", "/bin/sh", "--", "-c", trap], "up", 7, "exit status 7");
+    check(
+        &["--app", "/bin/sh", "--", "-c", trap],
+        "up",
+        7,
+        "exit status 7",
+    );
     // Commands from a pipe; the first one takes longer than anybody waits.
     thread::scope(|scope| {
         let run = scope.spawn(|| {
-            host.mother.type_into(&["--name", "web", "--timeout", "100s"], "echo up; sleep 1000\n")
+            host.mother.type_into(
+                &["--name", "web", "--timeout", "100s"],
+                "echo up; sleep 1000\n",
+            )
         });
         host.wait_for("web", "running");
         host.expect_log("web", "up");
@@ -354,8 +516,9 @@ fn small_guests_obey_the_power_button() {
 #[test]
 fn completions_are_scripts_that_shells_can_read() {
     let host = Host::new();
-    let check =
-        host.mother.shell("set -e; $MOTHER completions bash > c; bash -n c; . ./c; complete -p mother");
+    let check = host
+        .mother
+        .shell("set -e; $MOTHER completions bash > c; bash -n c; . ./c; complete -p mother");
     assert_eq!(check.status, Some(0), "{}", check.stderr);
     assert!(check.stdout.contains("_mother_names"), "{}", check.stdout);
     host.start("web");

@@ -21,7 +21,11 @@ fn run(words: &[&str], commands: &str) -> Option<Ran> {
     if cache.and_then(|cache| cache.installed_passt()).is_none() {
         // Written, not printed: the test harness would keep what is printed to itself.
         let mut stderr = std::io::stderr();
-        writeln!(stderr, "skipped: passt is neither on the PATH nor in the cache").unwrap();
+        writeln!(
+            stderr,
+            "skipped: passt is neither on the PATH nor in the cache"
+        )
+        .unwrap();
         return None;
     }
     with_guest().map(|mother| mother.type_into(words, commands))
@@ -35,7 +39,11 @@ fn listen() -> (TcpListener, String) {
 
 /// A port that was free a moment ago.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 /// Takes one connection and everything that comes over it; how many bytes that were, all of them zero.
@@ -44,7 +52,10 @@ fn count_zeros(listener: TcpListener) -> JoinHandle<usize> {
         let (mut stream, _) = listener.accept().unwrap();
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).unwrap();
-        assert!(bytes.iter().all(|byte| *byte == 0), "nothing but zeros was sent");
+        assert!(
+            bytes.iter().all(|byte| *byte == 0),
+            "nothing but zeros was sent"
+        );
         bytes.len()
     })
 }
@@ -67,14 +78,22 @@ fn much_goes_both_ways_between_the_guest_and_a_server_on_this_host() {
          tail -c 3 /tmp/got.bin | od -A n -t u1\n",
         MUCH >> 16
     );
-    let Some(ran) = run(&["--net", "user,host"], &commands) else { return };
+    let Some(ran) = run(&["--net", "user,host"], &commands) else {
+        return;
+    };
     assert!(ran.stdout.contains("inet 10.0.2.15"), "{}", ran.stdout);
-    assert!(ran.stdout.contains("default via 10.0.2.2"), "{}", ran.stdout);
+    assert!(
+        ran.stdout.contains("default via 10.0.2.2"),
+        "{}",
+        ran.stdout
+    );
     let lines: Vec<&str> = ran.stdout.lines().map(str::trim).collect();
     assert!(lines.contains(&MUCH.to_string().as_str()), "{}", ran.stdout);
     let last: Vec<String> = (MUCH - 3..MUCH).map(|n| (n % 251).to_string()).collect();
     assert!(
-        lines.iter().any(|line| line.split_whitespace().eq(last.iter().map(String::as_str))),
+        lines
+            .iter()
+            .any(|line| line.split_whitespace().eq(last.iter().map(String::as_str))),
         "{}",
         ran.stdout
     );
@@ -120,9 +139,17 @@ fn a_forwarded_port_leads_to_a_server_in_the_guest() {
     let asked = thread::spawn(move || ask(&ready, port));
     let forward = format!("{port}:80");
     let words = ["--net", "user,host", "-p", &forward];
-    let Some(ran) = run(&words, &server(&ready_port)) else { return };
+    let Some(ran) = run(&words, &server(&ready_port)) else {
+        return;
+    };
     let answer = asked.join().unwrap();
-    assert_eq!(answer.unwrap(), "hello\nLinux\n", "{}{}", ran.stdout, ran.stderr);
+    assert_eq!(
+        answer.unwrap(),
+        "hello\nLinux\n",
+        "{}{}",
+        ran.stdout,
+        ran.stderr
+    );
 }
 
 #[test]
@@ -136,7 +163,9 @@ fn without_leave_a_guest_does_not_reach_this_hosts_loopback() {
          echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet\n\
          timeout 3 nc 127.0.0.1 {port} < /dev/null && echo reached\necho end of the attempts\n"
     );
-    let Some(ran) = run(&["--net", "user"], &commands) else { return };
+    let Some(ran) = run(&["--net", "user"], &commands) else {
+        return;
+    };
     assert!(ran.stdout.contains("end of the attempts"), "{}", ran.stdout);
     assert!(listener.accept().is_err(), "nobody may have come");
 }
@@ -169,14 +198,33 @@ fn a_tap_carries_a_guests_traffic_both_ways() {
     let mother = mother.in_folder(folder.path());
     let can = mother.shell("unshare --net --mount ip tuntap add tap0 mode tap");
     if can.status != Some(0) {
-        writeln!(stderr, "skipped: no tap in a network of its own without root: {}", can.stderr.trim())
-            .unwrap();
+        writeln!(
+            stderr,
+            "skipped: no tap in a network of its own without root: {}",
+            can.stderr.trim()
+        )
+        .unwrap();
         return;
     }
     std::fs::write(folder.path().join("tap"), TAP).unwrap();
     let ran = mother.shell("unshare --net --mount bash ./tap");
-    let sums = ran.stdout.matches("58f06dd588d8ffb3beb46ada6309436b").count();
-    assert_eq!(sums, 2, "32 MiB of zeros came over both ways: {}{}", ran.stdout, ran.stderr);
-    assert!(ran.stdout.contains("10.9.0.2 lladdr 02:00:00:00:00:09"), "{}", ran.stdout);
-    assert!(ran.stdout.lines().any(|line| line == "1500"), "{}", ran.stdout);
+    let sums = ran
+        .stdout
+        .matches("58f06dd588d8ffb3beb46ada6309436b")
+        .count();
+    assert_eq!(
+        sums, 2,
+        "32 MiB of zeros came over both ways: {}{}",
+        ran.stdout, ran.stderr
+    );
+    assert!(
+        ran.stdout.contains("10.9.0.2 lladdr 02:00:00:00:00:09"),
+        "{}",
+        ran.stdout
+    );
+    assert!(
+        ran.stdout.lines().any(|line| line == "1500"),
+        "{}",
+        ran.stdout
+    );
 }

@@ -36,16 +36,34 @@ impl Vm {
         let folder = tempfile::tempdir().unwrap();
         // cli; mov dword [WORD_AT], 0x600df00d
         let start = [0xfa, 0xc7, 0x05, 0, 0, 0x20, 0, 0x0d, 0xf0, 0x0d, 0x60];
-        fs::write(folder.path().join("guest"), multiboot(&[&start, code].concat())).unwrap();
-        let vm = Vm { mother: Mother::new(folder.path()), _folder: folder };
-        let usual = ["-d", "--name", "seen", "--kernel", "guest", "--memory", "32M", "--timeout", "90s"];
+        fs::write(
+            folder.path().join("guest"),
+            multiboot(&[&start, code].concat()),
+        )
+        .unwrap();
+        let vm = Vm {
+            mother: Mother::new(folder.path()),
+            _folder: folder,
+        };
+        let usual = [
+            "-d",
+            "--name",
+            "seen",
+            "--kernel",
+            "guest",
+            "--memory",
+            "32M",
+            "--timeout",
+            "90s",
+        ];
         let ran = vm.mother.run(&[&usual, words].concat());
         assert_eq!(ran.status, Some(0), "{}", ran.stderr);
         vm
     }
 
     fn client(&self) -> Client {
-        Client::connect(&Inventory::at(&self.mother.vms()).record(&VmName::new("seen").unwrap())).unwrap()
+        Client::connect(&Inventory::at(&self.mother.vms()).record(&VmName::new("seen").unwrap()))
+            .unwrap()
     }
 
     /// Waits until the guest has left its word.
@@ -99,7 +117,14 @@ fn registers_are_seen_whatever_a_vcpu_does() {
         };
         assert!(vcpus.iter().all(|vcpu| vcpu.age_ms < 5000), "{vcpus:?}");
         assert_eq!(vcpus[0].cr0 & 1, 1, "protected mode");
-        assert_eq!((vcpus.len(), vcpus[1].waits_for_startup, vcpus[0].waits_for_startup), (2, true, false));
+        assert_eq!(
+            (
+                vcpus.len(),
+                vcpus[1].waits_for_startup,
+                vcpus[0].waits_for_startup
+            ),
+            (2, true, false)
+        );
         // Asked again and again, the guest goes on.
         for _ in 0..20 {
             assert!(expected(&vm.registers()[0]));
@@ -110,10 +135,14 @@ fn registers_are_seen_whatever_a_vcpu_does() {
     check(&[0xeb, 0xfe], false, spins);
     check(&[0xeb, 0xfe], true, spins);
     // hlt with interrupts off; jmp back
-    check(&[0xf4, 0xeb, 0xfd], false, |vcpu| vcpu.halted && vcpu.rflags & 0x200 == 0);
+    check(&[0xf4, 0xeb, 0xfd], false, |vcpu| {
+        vcpu.halted && vcpu.rflags & 0x200 == 0
+    });
     check(&[0xf4, 0xeb, 0xfd], true, |vcpu| vcpu.halted);
     // out 0x80 for ever: exits all the time
-    check(&[0xe6, 0x80, 0xeb, 0xfc], false, |vcpu| (CODE_AT..CODE_AT + 4).contains(&vcpu.rip));
+    check(&[0xe6, 0x80, 0xeb, 0xfc], false, |vcpu| {
+        (CODE_AT..CODE_AT + 4).contains(&vcpu.rip)
+    });
 }
 
 #[test]
@@ -121,18 +150,39 @@ fn to_read_a_guest_costs_it_nothing_and_to_write_it_is_impossible() {
     let vm = Vm::of_code(&[0xeb, 0xfe], &[]);
     vm.wait_for_word();
     let files = vm.client().memory().unwrap();
-    assert!(files.memory.write_at(b"no", WORD_AT).is_err(), "opened for reading only");
+    assert!(
+        files.memory.write_at(b"no", WORD_AT).is_err(),
+        "opened for reading only"
+    );
     // Where the host has userfaultfd there is a map of what is away, for reading only too.
     assert_eq!(files.view.has_residency, files.residency.is_some());
-    assert!(files.residency.as_ref().is_none_or(|map| map.write_at(&[0], 0).is_err()));
+    assert!(
+        files
+            .residency
+            .as_ref()
+            .is_none_or(|map| map.write_at(&[0], 0).is_err())
+    );
     let slots = &files.view.slots;
-    assert_eq!(slots.iter().map(|slot| slot.len_bytes).sum::<u64>(), 32 << 20);
-    let (before, resident) = (files.memory.metadata().unwrap().blocks(), vm.books().memory.resident_bytes);
+    assert_eq!(
+        slots.iter().map(|slot| slot.len_bytes).sum::<u64>(),
+        32 << 20
+    );
+    let (before, resident) = (
+        files.memory.metadata().unwrap().blocks(),
+        vm.books().memory.resident_bytes,
+    );
     let mut bytes = vec![0; 1 << 20];
     for mebibyte in 0..32 {
-        files.memory.read_exact_at(&mut bytes, mebibyte << 20).unwrap();
+        files
+            .memory
+            .read_exact_at(&mut bytes, mebibyte << 20)
+            .unwrap();
     }
-    assert_eq!(files.memory.metadata().unwrap().blocks(), before, "reading allocates nothing");
+    assert_eq!(
+        files.memory.metadata().unwrap().blocks(),
+        before,
+        "reading allocates nothing"
+    );
     assert_eq!(vm.books().memory.resident_bytes, resident);
 }
 
@@ -150,14 +200,32 @@ fn the_hosts_books_add_up() {
         memory.given_bytes,
         memory.resident_bytes + memory.given_back_bytes + memory.paged_out_bytes()
     );
-    assert!(memory.resident_bytes > 0 && memory.given_back_bytes == 0, "{memory:?}");
-    let exits =
-        |books: &HostBooks| books.vcpus[0].exits.iter().find(|exit| exit.name == "pio write").unwrap().value;
+    assert!(
+        memory.resident_bytes > 0 && memory.given_back_bytes == 0,
+        "{memory:?}"
+    );
+    let exits = |books: &HostBooks| {
+        books.vcpus[0]
+            .exits
+            .iter()
+            .find(|exit| exit.name == "pio write")
+            .unwrap()
+            .value
+    };
     assert!(exits(&second) > exits(&first));
     let (busy, idle) = (&second.vcpus[0], &second.vcpus[1]);
-    assert!(busy.run_seconds > first.vcpus[0].run_seconds && busy.wait_seconds.is_some(), "{busy:?}");
-    assert!((busy.halted_seconds, busy.waiting_for_startup_seconds) == (0.0, 0.0), "{busy:?}");
-    assert!(idle.waiting_for_startup_seconds > 0.5 && idle.halted_seconds == 0.0, "{idle:?}");
+    assert!(
+        busy.run_seconds > first.vcpus[0].run_seconds && busy.wait_seconds.is_some(),
+        "{busy:?}"
+    );
+    assert!(
+        (busy.halted_seconds, busy.waiting_for_startup_seconds) == (0.0, 0.0),
+        "{busy:?}"
+    );
+    assert!(
+        idle.waiting_for_startup_seconds > 0.5 && idle.halted_seconds == 0.0,
+        "{idle:?}"
+    );
     let guest = second.clock.guest_seconds - first.clock.guest_seconds;
     let host = second.uptime_seconds - first.uptime_seconds;
     assert!((guest - host).abs() < 0.2, "{guest} {host}");
@@ -167,15 +235,30 @@ fn the_hosts_books_add_up() {
         vm.books()
     });
     assert!(second.paused && second.clock.guest_seconds == first.clock.guest_seconds);
-    assert!(second.clock.paused_seconds > first.clock.paused_seconds + 0.2, "{:?}", second.clock);
+    assert!(
+        second.clock.paused_seconds > first.clock.paused_seconds + 0.2,
+        "{:?}",
+        second.clock
+    );
 }
 
 #[test]
 fn a_linux_guest_is_seen_without_its_help() {
     let Some(mother) = with_guest() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let vm = Vm { mother, _folder: folder };
-    let ran = vm.mother.run(&["-d", "--name", "seen", "--memory", "256M", "--timeout", "110s"]);
+    let vm = Vm {
+        mother,
+        _folder: folder,
+    };
+    let ran = vm.mother.run(&[
+        "-d",
+        "--name",
+        "seen",
+        "--memory",
+        "256M",
+        "--timeout",
+        "110s",
+    ]);
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     let deadline = Instant::now() + Duration::from_secs(60);
     // Its kernel has told the CPU where system calls enter it.
@@ -184,14 +267,22 @@ fn a_linux_guest_is_seen_without_its_help() {
         thread::sleep(Duration::from_millis(100));
     }
     let vcpu = vm.registers()[0];
-    assert!(vcpu.lstar >> 47 == 0x1_ffff && vcpu.idtr.base >> 47 == 0x1_ffff, "{vcpu:x?}");
+    assert!(
+        vcpu.lstar >> 47 == 0x1_ffff && vcpu.idtr.base >> 47 == 0x1_ffff,
+        "{vcpu:x?}"
+    );
     assert_eq!(vcpu.cr4 & 0x20, 0x20, "PAE");
 }
 
 /// Types a line into the guest's console.
 fn type_line(vm: &Vm, line: &str) {
     let mut client = vm.client();
-    client.order(api::Command::Console { replay_bytes: 0, types: true }).unwrap();
+    client
+        .order(api::Command::Console {
+            replay_bytes: 0,
+            types: true,
+        })
+        .unwrap();
     let (_, mut stream) = client.into_console().unwrap();
     stream.write_all(format!("{line}\n").as_bytes()).unwrap();
     // What is typed is taken before the connection is seen to end.
@@ -201,8 +292,19 @@ fn type_line(vm: &Vm, line: &str) {
 #[test]
 fn what_a_shell_script_claims_is_heard_and_marked_as_a_claim() {
     let Some(mother) = with_guest() else { return };
-    let vm = Vm { mother, _folder: tempfile::tempdir().unwrap() };
-    let ran = vm.mother.run(&["-d", "--name", "seen", "--memory", "256M", "--timeout", "110s"]);
+    let vm = Vm {
+        mother,
+        _folder: tempfile::tempdir().unwrap(),
+    };
+    let ran = vm.mother.run(&[
+        "-d",
+        "--name",
+        "seen",
+        "--memory",
+        "256M",
+        "--timeout",
+        "110s",
+    ]);
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     let claim = "for p in /sys/class/virtio-ports/*; do [ \"$(cat $p/name)\" = mother.claims ] && \
         echo claim memory_used_percent 95 >/dev/${p##*/}; done";
@@ -218,6 +320,9 @@ fn what_a_shell_script_claims_is_heard_and_marked_as_a_claim() {
     };
     let claim = &claims[0];
     let got = (claim.key.as_str(), claim.value.as_str(), claim.way.as_str());
-    assert_eq!((got, claims.len()), (("memory_used_percent", "95", "port"), 1));
+    assert_eq!(
+        (got, claims.len()),
+        (("memory_used_percent", "95", "port"), 1)
+    );
     assert!(claim.age_ms < 60_000 && claim.times > 0, "{claim:?}");
 }

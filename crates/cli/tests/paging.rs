@@ -37,8 +37,18 @@ fn a_guest_reads_what_it_wrote_while_the_limit_moves() {
     let folder = tempfile::tempdir().unwrap();
     let mother = mother.in_folder(folder.path());
     fs::write(folder.path().join("disk.raw"), vec![0x5a; 8 << 20]).unwrap();
-    let words =
-        ["--name", NAME, "--memory", "256M", "--cpus", "2", "--disk", "disk.raw", "--timeout", "300s"];
+    let words = [
+        "--name",
+        NAME,
+        "--memory",
+        "256M",
+        "--cpus",
+        "2",
+        "--disk",
+        "disk.raw",
+        "--timeout",
+        "300s",
+    ];
     let store = ["--page-memory", "32M", "--page-file", "."];
     let ran = thread::scope(|scope| {
         let guest = scope.spawn(|| mother.type_into(&[&words[..], &store].concat(), WORK));
@@ -57,21 +67,34 @@ fn a_guest_reads_what_it_wrote_while_the_limit_moves() {
             if let (Some(0), "20%", Some(book)) = (set.status, *limit, book) {
                 let most = (256 << 20) / 5 * 102 / 100;
                 assert!(book.memory.resident_bytes <= most, "{:?}", book.memory);
-                let sum =
-                    book.memory.resident_bytes + book.memory.given_back_bytes + book.memory.paged_out_bytes();
+                let sum = book.memory.resident_bytes
+                    + book.memory.given_back_bytes
+                    + book.memory.paged_out_bytes();
                 assert_eq!(book.memory.given_bytes, sum);
             }
         }
         guest.join().unwrap()
     });
-    let said = ran.stdout.lines().find_map(|line| line.trim().strip_prefix("rounds: ")).unwrap_or("");
-    let (rounds, wrong) =
-        said.split_once(", wrong: ").unwrap_or_else(|| panic!("{}{}", ran.stdout, ran.stderr));
+    let said = ran
+        .stdout
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("rounds: "))
+        .unwrap_or("");
+    let (rounds, wrong) = said
+        .split_once(", wrong: ")
+        .unwrap_or_else(|| panic!("{}{}", ran.stdout, ran.stderr));
     assert!(rounds.parse::<u32>().unwrap() >= 1, "{said}");
     assert_eq!(wrong, "0", "{}", ran.stdout);
-    let left: Vec<_> =
-        fs::read_dir(folder.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
-    assert!(left.iter().all(|name| !name.to_string_lossy().contains("pages")), "{left:?}");
+    let left: Vec<_> = fs::read_dir(folder.path())
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.file_name())
+        .collect();
+    assert!(
+        left.iter()
+            .all(|name| !name.to_string_lossy().contains("pages")),
+        "{left:?}"
+    );
 }
 
 /// A page that leaves must leave a hole, and a huge page that the host cannot split leaves zeros.
@@ -86,7 +109,15 @@ md5sum < /tmp/f | cmp - /tmp/sum && echo it is the $((1)) same\n";
     }
     let folder = tempfile::tempdir().unwrap();
     let mother = mother.in_folder(folder.path());
-    let words = ["--name", NAME, "--memory", "256M", "--huge-pages", "--timeout", "120s"];
+    let words = [
+        "--name",
+        NAME,
+        "--memory",
+        "256M",
+        "--huge-pages",
+        "--timeout",
+        "120s",
+    ];
     let (ran, refused) = thread::scope(|scope| {
         let guest = scope.spawn(|| mother.type_into(&words, WORK));
         let mut refused = None;
@@ -103,7 +134,11 @@ md5sum < /tmp/f | cmp - /tmp/sum && echo it is the $((1)) same\n";
         return eprintln!("SKIPPED: no huge pages here");
     }
     assert_ne!(refused.status, Some(0));
-    assert!(refused.stderr.contains("it is in huge pages"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("it is in huge pages"),
+        "{}",
+        refused.stderr
+    );
 }
 
 #[test]
@@ -116,10 +151,25 @@ fn a_limit_that_makes_no_sense_is_explained() {
         assert_eq!(ran.status, Some(2), "{}", ran.stderr);
         assert!(ran.stderr.contains(text), "{}", ran.stderr);
     };
-    check(&["--resident-limit", "much"], "resident-limit: \"much\" is no limit");
-    check(&["--resident-limit", "1M"], "resident-limit: 1M is too little");
-    check(&["--resident-limit", "50M", "--huge-pages"], "resident-limit: memory in huge pages has no limit");
+    check(
+        &["--resident-limit", "much"],
+        "resident-limit: \"much\" is no limit",
+    );
+    check(
+        &["--resident-limit", "1M"],
+        "resident-limit: 1M is too little",
+    );
+    check(
+        &["--resident-limit", "50M", "--huge-pages"],
+        "resident-limit: memory in huge pages has no limit",
+    );
     check(&["--page-memory", "x"], "page-memory: \"x\" is not a size");
-    check(&["--page-file", "nowhere"], "page-file: nowhere is not a folder");
-    check(&["--page-file-size", "1G"], "page-file: a size is given, but no place for it");
+    check(
+        &["--page-file", "nowhere"],
+        "page-file: nowhere is not a folder",
+    );
+    check(
+        &["--page-file-size", "1G"],
+        "page-file: a size is given, but no place for it",
+    );
 }

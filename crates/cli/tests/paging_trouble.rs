@@ -18,7 +18,14 @@ use common::limited::Limited;
 /// Enough to start with; the guest works on more than that.
 const LITTLE: [&str; 4] = ["--resident-limit", "40M", "--page-memory", "32M"];
 /// The same where most goes to a file.
-const IN_FILE: [&str; 6] = ["--resident-limit", "40M", "--page-memory", "4M", "--page-file-size", "200M"];
+const IN_FILE: [&str; 6] = [
+    "--resident-limit",
+    "40M",
+    "--page-memory",
+    "4M",
+    "--page-file-size",
+    "200M",
+];
 
 /// Fills 64 MiB that do not become smaller, and says whether it reads twice the same. The word is not in what is typed.
 const WORK: &str = "mkdir /m; mount -t tmpfs -o size=90% none /m; head -c 67108864 /dev/urandom > /m/f; echo fil''led; \
@@ -30,15 +37,31 @@ fn stalls_and_goes_on(guest: &Limited, why: &str, make_room: impl FnOnce()) {
     let start = Instant::now();
     let paused = guest.call(&["pause", "short"]);
     assert_eq!(paused.status, Some(1), "{}", paused.stderr);
-    assert!(paused.stderr.contains("the guest waits for room for its pages"), "{}", paused.stderr);
-    assert!(start.elapsed() < Duration::from_secs(5), "the answer took {:?}", start.elapsed());
+    assert!(
+        paused
+            .stderr
+            .contains("the guest waits for room for its pages"),
+        "{}",
+        paused.stderr
+    );
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "the answer took {:?}",
+        start.elapsed()
+    );
     let books = guest.client().books().unwrap();
     let waits = books.memory.paging.unwrap().waits.unwrap_or_default();
     assert!(waits.contains(why), "{waits}");
-    assert!(books.memory.resident_bytes <= 41 << 20, "{}", books.memory.resident_bytes);
+    assert!(
+        books.memory.resident_bytes <= 41 << 20,
+        "{}",
+        books.memory.resident_bytes
+    );
     assert!(!guest.log().contains("reads the same"));
     make_room();
-    guest.until("the end of the stall", || guest.log().contains("reads the same"));
+    guest.until("the end of the stall", || {
+        guest.log().contains("reads the same")
+    });
     guest.until("running", || guest.ps()["state"] == "running");
     assert_eq!(guest.call(&["pause", "short"]).status, Some(0));
     assert_eq!(guest.call(&["kill", "short"]).status, Some(0));
@@ -50,7 +73,9 @@ struct Disk(PathBuf);
 impl Disk {
     fn mount(&self, options: &str) -> bool {
         let mut command = Command::new("mount");
-        command.args(["-t", "tmpfs", "-o", options, "none"]).arg(&self.0);
+        command
+            .args(["-t", "tmpfs", "-o", options, "none"])
+            .arg(&self.0);
         command.status().is_ok_and(|done| done.success())
     }
 }
@@ -58,13 +83,19 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         // What is still open in it goes with its process.
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).stderr(Stdio::null()).status();
+        let _ = Command::new("umount")
+            .arg("--lazy")
+            .arg(&self.0)
+            .stderr(Stdio::null())
+            .status();
     }
 }
 
 #[test]
 fn a_guest_waits_while_the_store_is_full() {
-    let Some(guest) = Limited::new("short") else { return };
+    let Some(guest) = Limited::new("short") else {
+        return;
+    };
     guest.start(&LITTLE);
     guest.type_line(WORK);
     stalls_and_goes_on(&guest, "the page store is full", || {
@@ -75,7 +106,9 @@ fn a_guest_waits_while_the_store_is_full() {
 
 #[test]
 fn a_guest_waits_while_the_disk_is_full() {
-    let Some(guest) = Limited::new("short") else { return };
+    let Some(guest) = Limited::new("short") else {
+        return;
+    };
     let disk = Disk(guest.folder.path().join("disk"));
     fs::create_dir(&disk.0).unwrap();
     if !disk.mount("size=36m") {
@@ -83,31 +116,50 @@ fn a_guest_waits_while_the_disk_is_full() {
     }
     guest.start(&[&IN_FILE[..], &["--page-file", "disk"]].concat());
     guest.type_line(WORK);
-    stalls_and_goes_on(&guest, "cannot write to the page file: No space left on device", || {
-        assert!(disk.mount("remount,size=200m"));
-    });
+    stalls_and_goes_on(
+        &guest,
+        "cannot write to the page file: No space left on device",
+        || {
+            assert!(disk.mount("remount,size=200m"));
+        },
+    );
 }
 
 /// The page file is spoilt behind the back of the VM while much of the guest is in it.
 #[test]
 fn a_guest_never_reads_a_page_that_is_not_what_it_was() {
     let check = |spoil: &dyn Fn(&File), why: &str| {
-        let Some(guest) = Limited::new("spoilt") else { return };
+        let Some(guest) = Limited::new("spoilt") else {
+            return;
+        };
         guest.start(&[&IN_FILE[..], &["--page-file", "."]].concat());
         guest.type_line("mkdir /m; mount -t tmpfs -o size=90% none /m; head -c 67108864 /dev/urandom > /m/f; echo fil''led");
         guest.until("a full guest", || guest.log().contains("filled"));
         let pages = guest.page_file(guest.folder.path());
-        spoil(&OpenOptions::new().read(true).write(true).open(pages).unwrap());
+        spoil(
+            &OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(pages)
+                .unwrap(),
+        );
         // Its kernel may have been the first to want a page.
         guest.type_line_if_alive("md5sum /m/f; echo got throu''gh");
         let waited = guest.call(&["wait", "spoilt"]);
         assert_eq!(waited.status, Some(1), "{}", waited.stdout);
         let logs = guest.call(&["logs", "spoilt"]);
-        assert!(logs.stderr.contains("pages of its memory do not come back"), "{}", logs.stderr);
+        assert!(
+            logs.stderr.contains("pages of its memory do not come back"),
+            "{}",
+            logs.stderr
+        );
         assert!(logs.stderr.contains(why), "{}", logs.stderr);
         assert!(!logs.stdout.contains("got through"), "{}", logs.stdout);
     };
-    check(&|file| file.set_len(0).unwrap(), "cannot read a page from the page file");
+    check(
+        &|file| file.set_len(0).unwrap(),
+        "cannot read a page from the page file",
+    );
     let flip = |file: &File| {
         for position in (0..file.metadata().unwrap().len()).step_by(512) {
             let mut byte = [0];
@@ -121,13 +173,21 @@ fn a_guest_never_reads_a_page_that_is_not_what_it_was() {
 
 #[test]
 fn a_vm_that_is_killed_at_any_time_leaves_nothing_and_the_next_one_works() {
-    let Some(guest) = Limited::new("killed") else { return };
+    let Some(guest) = Limited::new("killed") else {
+        return;
+    };
     let pages = guest.folder.path().join("pages");
     fs::create_dir(&pages).unwrap();
     let words = [&IN_FILE[..], &["--page-file", "pages"]].concat();
     let kill = || {
         let mut command = Command::new("kill");
-        assert!(command.args(["-9", &guest.pid()]).status().unwrap().success());
+        assert!(
+            command
+                .args(["-9", &guest.pid()])
+                .status()
+                .unwrap()
+                .success()
+        );
         guest.until("the end", || guest.ps()["state"] == "died");
         assert_eq!(fs::read_dir(&pages).unwrap().count(), 0);
     };
@@ -152,10 +212,16 @@ fn a_vm_that_is_killed_at_any_time_leaves_nothing_and_the_next_one_works() {
 fn a_vm_whose_pager_lost_a_thread_ends_with_a_report() {
     if Command::new("gdb").arg("--version").output().is_err() {
         // Written, not printed: the test harness would keep what is printed to itself.
-        return writeln!(std::io::stderr(), "skipped: a thread cannot be ended without gdb").unwrap();
+        return writeln!(
+            std::io::stderr(),
+            "skipped: a thread cannot be ended without gdb"
+        )
+        .unwrap();
     }
     for thread in ["pager", "reclaim"] {
-        let Some(guest) = Limited::new("lost") else { return };
+        let Some(guest) = Limited::new("lost") else {
+            return;
+        };
         guest.start(&["--resident-limit", "60M"]);
         let choose = format!(
             "python [each.switch() for each in gdb.selected_inferior().threads() if each.name == '{thread}']"
@@ -178,6 +244,10 @@ fn a_vm_whose_pager_lost_a_thread_ends_with_a_report() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(waited.status, Some(1), "{thread}: {}{said}", waited.stdout);
         let logs = guest.call(&["logs", "lost"]);
-        assert!(logs.stderr.contains("a thread of the pager is gone"), "{thread}: {}{said}", logs.stderr);
+        assert!(
+            logs.stderr.contains("a thread of the pager is gone"),
+            "{thread}: {}{said}",
+            logs.stderr
+        );
     }
 }

@@ -12,7 +12,11 @@ fn run(words: &[&str], input: &str) -> Option<Ran> {
 }
 
 fn answers(ran: &Ran) -> Vec<&str> {
-    let lines = ran.stdout.lines().skip_while(|line| *line != images::INIT_MARKER).skip(1);
+    let lines = ran
+        .stdout
+        .lines()
+        .skip_while(|line| *line != images::INIT_MARKER)
+        .skip(1);
     lines.filter(|line| !line.starts_with('[')).collect()
 }
 
@@ -25,7 +29,9 @@ fn every_cpu_is_there_and_the_kernel_is_content() {
         cat /sys/devices/system/cpu/cpu1/topology/thread_siblings_list\n\
         for cpu in 1 2 4 8; do taskset $cpu sh -c 'echo works'; done\n\
         dmesg -r | grep -E '^<[0-4]>' | grep -v 'hrtimer: interrupt took'\n";
-    let Some(ran) = run(&["--cpus", "4"], commands) else { return };
+    let Some(ran) = run(&["--cpus", "4"], commands) else {
+        return;
+    };
     let expected = ["4", "tsc", "0-3", "1", "works", "works", "works", "works"];
     assert_eq!((answers(&ran), ran.status), (expected.to_vec(), Some(0)));
 }
@@ -34,25 +40,53 @@ fn every_cpu_is_there_and_the_kernel_is_content() {
 fn any_cpu_may_end_the_guest() {
     let check = |name: &str, words: &[&str], input: &str, status: i32, said: &str| {
         let words: Vec<&str> = ["--cpus", "3"].iter().chain(words).copied().collect();
-        let Some(ran) = run(&words, input) else { return };
-        assert_eq!(ran.status, Some(status), "{name}: {}{}", ran.stdout, ran.stderr);
+        let Some(ran) = run(&words, input) else {
+            return;
+        };
+        assert_eq!(
+            ran.status,
+            Some(status),
+            "{name}: {}{}",
+            ran.stdout,
+            ran.stderr
+        );
         assert!(ran.stderr.contains(said), "{name}: {}", ran.stderr);
     };
     let busy = "taskset 1 sh -c 'while :; do :; done' & taskset 2 sh -c 'while :; do :; done' &\n";
     let on_last = |command: &str| format!("{busy}taskset 4 sh -c '{command}'\nsleep 100\n");
     check("power-off", &[], &on_last("poweroff -f"), 0, "powered off");
-    check("reset", &["--no-reboot"], &on_last("reboot -f"), 0, "powered off");
+    check(
+        "reset",
+        &["--no-reboot"],
+        &on_last("reboot -f"),
+        0,
+        "powered off",
+    );
     let crash = on_last("echo -1 >/proc/sys/kernel/panic; echo c >/proc/sysrq-trigger");
     check("panic", &["--no-reboot"], &crash, 0, "powered off");
-    check("triple fault", &["--cmdline", "reboot=t"], &on_last("reboot -f"), 3, "triple fault");
-    check("time is up", &["--timeout", "4s"], &on_last("true"), 124, "ran out of time");
+    check(
+        "triple fault",
+        &["--cmdline", "reboot=t"],
+        &on_last("reboot -f"),
+        3,
+        "triple fault",
+    );
+    check(
+        "time is up",
+        &["--timeout", "4s"],
+        &on_last("true"),
+        124,
+        "ran out of time",
+    );
 }
 
 #[test]
 fn a_guest_of_several_cpus_starts_again() {
     // The second life finds what the first one found, and is ended by its time.
     let input = "nproc\ntaskset 2 reboot -f\nsleep 100\n";
-    let Some(ran) = run(&["--cpus", "2", "--timeout", "25s"], input) else { return };
+    let Some(ran) = run(&["--cpus", "2", "--timeout", "25s"], input) else {
+        return;
+    };
     assert_eq!(ran.status, Some(124), "{}", ran.stderr);
     let starts = ran.stdout.matches("smp: Brought up 1 node, 2 CPUs").count();
     assert!(starts >= 2, "{}", ran.stdout);

@@ -36,8 +36,18 @@ fn host() -> Option<Host> {
 
 /// Starts the guest's end, which runs until it is killed.
 fn start(host: &Host, words: &[&str]) {
-    let common =
-        ["-d", "--name", "talker", "--vsock", "socket", "--timeout", "100s", "--app", "./vsock", "--"];
+    let common = [
+        "-d",
+        "--name",
+        "talker",
+        "--vsock",
+        "socket",
+        "--timeout",
+        "100s",
+        "--app",
+        "./vsock",
+        "--",
+    ];
     let ran = host.mother.run(&[&common, words].concat());
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
 }
@@ -45,8 +55,12 @@ fn start(host: &Host, words: &[&str]) {
 /// Connects to a port of the guest; the line that the device answers, `None` if it closes.
 fn connect(host: &Host, port: u32) -> Option<UnixStream> {
     let mut stream = UnixStream::connect(host.folder().join("socket")).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    stream.write_all(format!("CONNECT {port}\n").as_bytes()).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
+    stream
+        .write_all(format!("CONNECT {port}\n").as_bytes())
+        .unwrap();
     let mut line = Vec::new();
     let mut byte = [0];
     while !line.ends_with(b"\n") {
@@ -85,7 +99,10 @@ fn a_program_of_the_host_talks_to_a_server_in_the_guest() {
     for len in [0, 1, 100, MUCH] {
         let stream = connect(&host, 5000).expect("the guest listens");
         let sent = pattern(len);
-        assert!(exchange(&stream, &sent) == sent, "{len} bytes did not come back as they were");
+        assert!(
+            exchange(&stream, &sent) == sent,
+            "{len} bytes did not come back as they were"
+        );
     }
     assert!(connect(&host, 5001).is_none(), "nobody listens there");
     // One that is not served yet waits for the one before it.
@@ -94,7 +111,10 @@ fn a_program_of_the_host_talks_to_a_server_in_the_guest() {
     assert_eq!(exchange(&first, b"first"), b"first");
     assert_eq!(exchange(&second, b""), b"second");
     assert_eq!(host.call(&["kill", "talker"]).status, Some(0));
-    assert!(!host.folder().join("socket").exists(), "the socket goes with the VM");
+    assert!(
+        !host.folder().join("socket").exists(),
+        "the socket goes with the VM"
+    );
 }
 
 #[test]
@@ -120,12 +140,35 @@ fn a_program_in_the_guest_talks_to_a_server_on_the_host() {
         got
     });
     let much = MUCH.to_string();
-    let common = ["--vsock", "socket", "--timeout", "100s", "--app", "./vsock", "--"];
-    let ran = host.mother.run(&[&common[..], &["send", "7000", &much]].concat());
-    assert_eq!((ran.stdout, ran.status), (format!("came {MUCH} wrong 0\n"), Some(0)), "{}", ran.stderr);
+    let common = [
+        "--vsock",
+        "socket",
+        "--timeout",
+        "100s",
+        "--app",
+        "./vsock",
+        "--",
+    ];
+    let ran = host
+        .mother
+        .run(&[&common[..], &["send", "7000", &much]].concat());
+    assert_eq!(
+        (ran.stdout, ran.status),
+        (format!("came {MUCH} wrong 0\n"), Some(0)),
+        "{}",
+        ran.stderr
+    );
     assert!(server.join().unwrap() == pattern(MUCH));
-    let ran = host.mother.run(&[&common[..], &["send", "7001", "1"]].concat());
-    assert_eq!(ran.status, Some(1), "nobody listens there: {}{}", ran.stdout, ran.stderr);
+    let ran = host
+        .mother
+        .run(&[&common[..], &["send", "7001", "1"]].concat());
+    assert_eq!(
+        ran.status,
+        Some(1),
+        "nobody listens there: {}{}",
+        ran.stdout,
+        ran.stderr
+    );
 }
 
 /// What a shell script in the guest says over vsock, line by line, is set against the guest's own kernel.
@@ -137,28 +180,50 @@ fn a_shell_script_in_the_guest_claims_over_vsock() {
     let path = host.folder().join("agent");
     fs::write(&path, script).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    let words = ["-d", "--name", "agent", "--vsock", "socket", "--timeout", "100s", "--include", "./vsock"];
+    let words = [
+        "-d",
+        "--name",
+        "agent",
+        "--vsock",
+        "socket",
+        "--timeout",
+        "100s",
+        "--include",
+        "./vsock",
+    ];
     let folder = host.folder().to_str().unwrap().to_owned();
-    let ran = host.mother.run(&[&words[..], &["--workdir", &folder, "--app", "./agent"]].concat());
+    let ran = host
+        .mother
+        .run(&[&words[..], &["--workdir", &folder, "--app", "./agent"]].concat());
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     let deadline = Instant::now() + Duration::from_secs(60);
     let (truth, row) = loop {
         let ran = host.call(&["truth", "--json", "agent"]);
         let truth: Value = serde_json::from_str(&ran.stdout).unwrap_or_default();
         let rows = truth["rows"].as_array().cloned().unwrap_or_default();
-        let lies = |row: &Value| row["rule"] == "agent-against-kernel" && row["verdict"] == "contradicts";
+        let lies =
+            |row: &Value| row["rule"] == "agent-against-kernel" && row["verdict"] == "contradicts";
         if let Some(row) = rows.iter().find(|row| lies(row)) {
             break (truth.clone(), row.clone());
         }
         assert!(Instant::now() < deadline, "{}{truth:#}", ran.stderr);
         thread::sleep(Duration::from_millis(500));
     };
-    assert_eq!((&row["claim"], &truth["worst"]), (&Value::from("95 %"), &Value::from("contradicts")));
+    assert_eq!(
+        (&row["claim"], &truth["worst"]),
+        (&Value::from("95 %"), &Value::from("contradicts"))
+    );
     let seen = host.call(&["inspect", "--json", "agent"]).stdout;
     let seen: Value = serde_json::from_str(&seen).unwrap();
     let book = &seen["books"]["claims"];
     let claims = book["claims"].as_array().unwrap();
-    let colour = claims.iter().find(|claim| claim["key"] == "colour").unwrap();
-    assert_eq!((&colour["value"], &colour["way"]), (&Value::from("blue"), &Value::from("vsock")));
+    let colour = claims
+        .iter()
+        .find(|claim| claim["key"] == "colour")
+        .unwrap();
+    assert_eq!(
+        (&colour["value"], &colour["way"]),
+        (&Value::from("blue"), &Value::from("vsock"))
+    );
     assert!(book["refused_lines"].as_u64().unwrap() > 0, "{book}");
 }

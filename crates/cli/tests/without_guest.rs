@@ -8,8 +8,7 @@ use std::fs;
 
 use common::Mother;
 
-const WAY_ON: &str =
-    "  help: bring a guest of your own with `--kernel FILE --initrd FILE`: that needs no download\n";
+const WAY_ON: &str = "  help: bring a guest of your own with `--kernel FILE --initrd FILE`: that needs no download\n";
 
 #[test]
 fn no_apt_says_so_and_names_the_way_on() {
@@ -18,8 +17,18 @@ fn no_apt_says_so_and_names_the_way_on() {
     fs::create_dir(&empty).unwrap();
     for words in [&["run"][..], &["demo"]] {
         let ran = Mother::new(folder.path()).with_path(&empty).call(words);
-        let lines: Vec<&str> = ran.stderr.lines().filter(|line| !line.starts_with("mother: ")).collect();
-        assert_eq!(lines[..2], ["error: cannot get the default guest", "  this host has no `apt-get`"]);
+        let lines: Vec<&str> = ran
+            .stderr
+            .lines()
+            .filter(|line| !line.starts_with("mother: "))
+            .collect();
+        assert_eq!(
+            lines[..2],
+            [
+                "error: cannot get the default guest",
+                "  this host has no `apt-get`"
+            ]
+        );
         assert!(ran.stderr.ends_with(WAY_ON), "{}", ran.stderr);
         assert_eq!((ran.status, ran.stdout.as_str()), (Some(1), ""));
     }
@@ -35,13 +44,17 @@ fn no_mirror_says_so_and_leaves_nothing_half() {
     write_program(&bin.join("apt-get"), apt);
     let ran = Mother::new(folder.path()).with_path(&bin).call(&["run"]);
     assert!(
-        ran.stderr.contains("  `apt-get update` failed: Failed to fetch the index: no route\n"),
+        ran.stderr
+            .contains("  `apt-get update` failed: Failed to fetch the index: no route\n"),
         "{}",
         ran.stderr
     );
     assert!(ran.stderr.ends_with(WAY_ON), "{}", ran.stderr);
     assert_eq!(ran.status, Some(1));
-    assert_eq!(common::names_in(&folder.path().join("cache/mother")), ["lock".to_owned()].into());
+    assert_eq!(
+        common::names_in(&folder.path().join("cache/mother")),
+        ["lock".to_owned()].into()
+    );
 }
 
 fn write_program(path: &std::path::Path, text: &str) {
@@ -54,7 +67,14 @@ fn write_program(path: &std::path::Path, text: &str) {
 fn doctor_answers_for_every_engine() {
     let folder = tempfile::tempdir().unwrap();
     let ran = Mother::new(folder.path()).call(&["doctor"]);
-    for word in ["engines\n", "  kvm   ", "  soft  ", "  auto  ", "default guest\n", "holds no guest yet"] {
+    for word in [
+        "engines\n",
+        "  kvm   ",
+        "  soft  ",
+        "  auto  ",
+        "default guest\n",
+        "holds no guest yet",
+    ] {
         assert!(ran.stdout.contains(word), "{word:?} in {}", ran.stdout);
     }
     let works = ran.stdout.contains("auto  takes ");
@@ -65,9 +85,11 @@ fn doctor_answers_for_every_engine() {
 fn help_and_version_are_for_standard_output() {
     let folder = tempfile::tempdir().unwrap();
     let mother = Mother::new(folder.path());
-    for (words, expected) in
-        [(&["--help"][..], "Examples:"), (&["run", "--help"], "Exit status:"), (&["--version"], "mother ")]
-    {
+    for (words, expected) in [
+        (&["--help"][..], "Examples:"),
+        (&["run", "--help"], "Exit status:"),
+        (&["--version"], "mother "),
+    ] {
         let ran = mother.call(words);
         assert!(ran.stdout.contains(expected), "{words:?}");
         assert_eq!((ran.status, ran.stderr.as_str()), (Some(0), ""));

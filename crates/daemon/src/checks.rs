@@ -60,7 +60,13 @@ impl Modules {
 
 impl Checks {
     pub(crate) fn new(record: Record) -> Checks {
-        Checks { record, life: 0, has_compared_all: false, writes: Writes::Unasked, modules: None }
+        Checks {
+            record,
+            life: 0,
+            has_compared_all: false,
+            writes: Writes::Unasked,
+            modules: None,
+        }
     }
 
     /// From now on the VM's process is asked which pages were written.
@@ -86,7 +92,10 @@ impl Checks {
         // A module that left the list is looked for at once, in every other way too.
         let has_left = all.iter().any(hidden::has_module_that_left);
         if has_left || self.modules.as_ref().is_none_or(Modules::is_due) {
-            self.modules = Some(Modules { view: hidden::modules(look), at: Instant::now() });
+            self.modules = Some(Modules {
+                view: hidden::modules(look),
+                at: Instant::now(),
+            });
         }
         all.push(hidden::tasks(look));
         all.extend(self.modules.as_ref().map(|known| known.view.clone()));
@@ -101,7 +110,9 @@ impl Checks {
             let told = memory.written(pages);
             is_untold.set(matches!(told, Err(ClientError::Refused { .. })));
             // Who begins, or was told nothing, compares everything; the next write is noticed.
-            told.ok().filter(|_| has_compared_all).unwrap_or_else(|| vec![true; pages.len()])
+            told.ok()
+                .filter(|_| has_compared_all)
+                .unwrap_or_else(|| vec![true; pages.len()])
         };
         let scope = match (self.writes, self.has_compared_all) {
             (Writes::Asked, _) => Scope::Written(&written),
@@ -119,7 +130,10 @@ impl Checks {
 
     /// Which life of which VM: a name is used again.
     fn name_of_life(&self) -> String {
-        let vm = self.record.info().map(|info| format!("{} {}", info.pid, info.started_at));
+        let vm = self
+            .record
+            .info()
+            .map(|info| format!("{} {}", info.pid, info.started_at));
         format!("{} {}", vm.unwrap_or_default(), self.life)
     }
 }

@@ -50,7 +50,9 @@ impl Claim {
             move |source| ClaimError::Folder { name, act, source }
         };
         match DirBuilder::new().mode(0o700).create(record.folder()) {
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(failed("make")(error)),
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                return Err(failed("make")(error));
+            }
             _ => {}
         }
         let alive = open_alive(&record.alive()).map_err(failed("lock"))?;
@@ -60,7 +62,13 @@ impl Claim {
             Err(error) => return Err(failed("lock")(error.into())),
         }
         record.clear().map_err(failed("clear"))?;
-        Ok(Claim { name, record, _alive: alive, has_started: false, is_finished: false })
+        Ok(Claim {
+            name,
+            record,
+            _alive: alive,
+            has_started: false,
+            is_finished: false,
+        })
     }
 
     /// The name.
@@ -78,7 +86,9 @@ impl Claim {
     /// # Errors
     /// [`ClaimError::Folder`].
     pub fn describe(&self, info: &VmInfo) -> Result<(), ClaimError> {
-        self.record.write_info(info).map_err(|source| self.failed("write to", source))
+        self.record
+            .write_info(info)
+            .map_err(|source| self.failed("write to", source))
     }
 
     /// The control socket.
@@ -118,7 +128,11 @@ impl Claim {
     }
 
     fn failed(&self, act: &'static str, source: io::Error) -> ClaimError {
-        ClaimError::Folder { name: self.name.clone(), act, source }
+        ClaimError::Folder {
+            name: self.name.clone(),
+            act,
+            source,
+        }
     }
 }
 
@@ -146,12 +160,19 @@ impl Drop for Claim {
 }
 
 fn open_alive(path: &Path) -> io::Result<File> {
-    File::options().read(true).write(true).create(true).truncate(false).open(path)
+    File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
 }
 
 /// Whether a process holds the name whose folder is `record`. The register is locked.
 pub(crate) fn is_held(record: &Record) -> bool {
-    let Ok(alive) = File::open(record.alive()) else { return false };
+    let Ok(alive) = File::open(record.alive()) else {
+        return false;
+    };
     // Held for a moment only, and under the register's lock, so that nobody who takes the name sees it.
     flock(&alive, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
 }

@@ -8,7 +8,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 use api::{
-    Command, HostBooks, LINE_BYTES_MAX, MemoryView, Outcome, RefusalCode, Reply, Request, VcpuView, VmStatus,
+    Command, HostBooks, LINE_BYTES_MAX, MemoryView, Outcome, RefusalCode, Reply, Request, VcpuView,
+    VmStatus,
 };
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use thiserror::Error;
@@ -60,7 +61,12 @@ impl Read for Channel {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::CMSG_CLOEXEC;
-        let received = recvmsg(&self.stream, &mut [IoSliceMut::new(bytes)], &mut ancillary, flags)?;
+        let received = recvmsg(
+            &self.stream,
+            &mut [IoSliceMut::new(bytes)],
+            &mut ancillary,
+            flags,
+        )?;
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(descriptors) = message {
                 // What nobody asked for is closed.
@@ -100,10 +106,20 @@ impl Client {
     /// # Errors
     /// [`ClientError::Connection`].
     pub fn connect(record: &Record) -> Result<Client, ClientError> {
-        let stream = with_short_path(record, UnixStream::connect).map_err(ClientError::Connection)?;
-        stream.set_read_timeout(Some(PATIENCE)).map_err(ClientError::Connection)?;
-        stream.set_write_timeout(Some(PATIENCE)).map_err(ClientError::Connection)?;
-        Ok(Client { stream: BufReader::new(Channel { stream, descriptors: Vec::new() }) })
+        let stream =
+            with_short_path(record, UnixStream::connect).map_err(ClientError::Connection)?;
+        stream
+            .set_read_timeout(Some(PATIENCE))
+            .map_err(ClientError::Connection)?;
+        stream
+            .set_write_timeout(Some(PATIENCE))
+            .map_err(ClientError::Connection)?;
+        Ok(Client {
+            stream: BufReader::new(Channel {
+                stream,
+                descriptors: Vec::new(),
+            }),
+        })
     }
 
     /// Asks and waits for the answer; [`Command::Wait`] for as long as it takes.
@@ -120,13 +136,20 @@ impl Client {
         };
         self.stream.get_mut().descriptors.clear();
         let stream = &mut self.stream.get_mut().stream;
-        stream.set_read_timeout(patience).map_err(ClientError::Connection)?;
-        let mut line = serde_json::to_string(&Request::new(command)).map_err(|_| ClientError::Strange)?;
+        stream
+            .set_read_timeout(patience)
+            .map_err(ClientError::Connection)?;
+        let mut line =
+            serde_json::to_string(&Request::new(command)).map_err(|_| ClientError::Strange)?;
         line.push('\n');
-        stream.write_all(line.as_bytes()).map_err(ClientError::Connection)?;
+        stream
+            .write_all(line.as_bytes())
+            .map_err(ClientError::Connection)?;
         let mut answer = Vec::new();
         let mut limited = (&mut self.stream).take(LINE_BYTES_MAX as u64);
-        limited.read_until(b'\n', &mut answer).map_err(ClientError::Connection)?;
+        limited
+            .read_until(b'\n', &mut answer)
+            .map_err(ClientError::Connection)?;
         if answer.is_empty() {
             return Err(ClientError::Connection(io::ErrorKind::UnexpectedEof.into()));
         }
@@ -164,12 +187,21 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub fn memory(&mut self) -> Result<MemoryFiles, ClientError> {
-        let Outcome::View { view } = self.ask(Command::View)? else { return Err(ClientError::Strange) };
+        let Outcome::View { view } = self.ask(Command::View)? else {
+            return Err(ClientError::Strange);
+        };
         let mut files = self.stream.get_mut().descriptors.drain(..).map(File::from);
         let memory = files.next().ok_or(ClientError::Strange)?;
-        let residency =
-            if view.has_residency { Some(files.next().ok_or(ClientError::Strange)?) } else { None };
-        Ok(MemoryFiles { view, memory, residency })
+        let residency = if view.has_residency {
+            Some(files.next().ok_or(ClientError::Strange)?)
+        } else {
+            None
+        };
+        Ok(MemoryFiles {
+            view,
+            memory,
+            residency,
+        })
     }
 
     /// The contents of pages that are with the pager of the guest's life number `life`, by index in the memory file, at
@@ -177,10 +209,22 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub fn stored_pages(&mut self, life: u64, file_pages: &[u64]) -> Result<Vec<Vec<u8>>, ClientError> {
-        let asked = Command::StoredPages { life, file_pages: file_pages.to_vec() };
-        let Outcome::StoredPages { pages } = self.ask(asked)? else { return Err(ClientError::Strange) };
-        let page = |text: Option<String>| text.and_then(|text| from_hex(&text)).ok_or(ClientError::Strange);
+    pub fn stored_pages(
+        &mut self,
+        life: u64,
+        file_pages: &[u64],
+    ) -> Result<Vec<Vec<u8>>, ClientError> {
+        let asked = Command::StoredPages {
+            life,
+            file_pages: file_pages.to_vec(),
+        };
+        let Outcome::StoredPages { pages } = self.ask(asked)? else {
+            return Err(ClientError::Strange);
+        };
+        let page = |text: Option<String>| {
+            text.and_then(|text| from_hex(&text))
+                .ok_or(ClientError::Strange)
+        };
         pages.into_iter().map(page).collect()
     }
 
@@ -188,8 +232,13 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`]; a host that allows no paging refuses.
-    pub fn written_pages(&mut self, stretches: &[(u64, u64)]) -> Result<Vec<(u64, u64)>, ClientError> {
-        match self.ask(Command::WrittenPages { stretches: stretches.to_vec() })? {
+    pub fn written_pages(
+        &mut self,
+        stretches: &[(u64, u64)],
+    ) -> Result<Vec<(u64, u64)>, ClientError> {
+        match self.ask(Command::WrittenPages {
+            stretches: stretches.to_vec(),
+        })? {
             Outcome::WrittenPages { stretches } => Ok(stretches),
             _ => Err(ClientError::Strange),
         }
@@ -224,8 +273,12 @@ impl Client {
     pub fn into_console(self) -> Result<(Vec<u8>, UnixStream), ClientError> {
         let read = self.stream.buffer().to_vec();
         let Channel { stream, .. } = self.stream.into_inner();
-        stream.set_read_timeout(None).map_err(ClientError::Connection)?;
-        stream.set_write_timeout(None).map_err(ClientError::Connection)?;
+        stream
+            .set_read_timeout(None)
+            .map_err(ClientError::Connection)?;
+        stream
+            .set_write_timeout(None)
+            .map_err(ClientError::Connection)?;
         Ok((read, stream))
     }
 }
@@ -234,5 +287,9 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
     let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
     let (pairs, rest) = text.as_bytes().as_chunks::<2>();
     let byte = |[high, low]: &[u8; 2]| Some(digit(*high)? << 4 | digit(*low)?);
-    if rest.is_empty() { pairs.iter().map(byte).collect() } else { None }
+    if rest.is_empty() {
+        pairs.iter().map(byte).collect()
+    } else {
+        None
+    }
 }

@@ -10,10 +10,15 @@ const MODULES: &str = "modules";
 
 /// Tasks: the list that tools walk, the table by number, what runs, and the address spaces that vCPUs have loaded.
 pub(crate) fn tasks(look: &Look<'_>) -> View {
-    let view =
-        view("hidden-task", "processes", "list of tasks, table of PIDs, running tasks, CR3 of each vCPU");
+    let view = view(
+        "hidden-task",
+        "processes",
+        "list of tasks, table of PIDs, running tasks, CR3 of each vCPU",
+    );
     let (hidden, spaces) = (look.hidden_tasks(Depth::Books), look.unknown_spaces());
-    let Observed::Seen { value: hidden, .. } = hidden else { return unseen(view, &hidden) };
+    let Observed::Seen { value: hidden, .. } = hidden else {
+        return unseen(view, &hidden);
+    };
     let task = |task: &HiddenTask| Finding {
         name: format!("task {} ({}) at {:#x}", task.pid, task.comm, task.address),
         what: format!(
@@ -26,19 +31,37 @@ pub(crate) fn tasks(look: &Look<'_>) -> View {
     };
     let space = |space: &UnknownSpace| Finding {
         name: format!("address space at {:#x}", space.tables),
-        what: format!("vCPU {} runs in an address space that no task has", space.vcpu_id),
+        what: format!(
+            "vCPU {} runs in an address space that no task has",
+            space.vcpu_id
+        ),
         is_certain: false,
     };
     let spaces = spaces.into_value().unwrap_or_default();
-    let findings = hidden.iter().map(task).chain(spaces.iter().map(space)).collect();
-    View { findings, truth: "all views".to_owned(), kernel: "list of tasks".to_owned(), ..view }
+    let findings = hidden
+        .iter()
+        .map(task)
+        .chain(spaces.iter().map(space))
+        .collect();
+    View {
+        findings,
+        truth: "all views".to_owned(),
+        kernel: "list of tasks".to_owned(),
+        ..view
+    }
 }
 
 /// Modules: the list, `/sys/module`, and descriptions in executable memory.
 pub(crate) fn modules(look: &Look<'_>) -> View {
-    let view = view(RULE, MODULES, "list of modules, /sys/module, memory where modules are mapped");
+    let view = view(
+        RULE,
+        MODULES,
+        "list of modules, /sys/module, memory where modules are mapped",
+    );
     let hidden = look.hidden_modules();
-    let Observed::Seen { value: hidden, .. } = hidden else { return unseen(view, &hidden) };
+    let Observed::Seen { value: hidden, .. } = hidden else {
+        return unseen(view, &hidden);
+    };
     let module = |module: &HiddenModule| Finding {
         name: format!(
             "module {} at {:#x}",
@@ -54,7 +77,12 @@ pub(crate) fn modules(look: &Look<'_>) -> View {
         is_certain: false,
     };
     let findings = hidden.iter().map(module).collect();
-    View { findings, truth: "all views".to_owned(), kernel: "list of modules".to_owned(), ..view }
+    View {
+        findings,
+        truth: "all views".to_owned(),
+        kernel: "list of modules".to_owned(),
+        ..view
+    }
 }
 
 /// Whether the code of a module is still there that left the list.
@@ -72,17 +100,26 @@ pub(crate) fn tell_once(views: &mut Vec<View>) {
         .collect();
     views.retain_mut(|view| {
         let is_other = view.rule != RULE || view.subject == MODULES || view.findings.is_empty();
-        view.findings.retain(|finding| is_other || !described.contains(&finding.name));
+        view.findings
+            .retain(|finding| is_other || !described.contains(&finding.name));
         is_other || !view.findings.is_empty()
     });
 }
 
 fn view(rule: &str, subject: &str, method: &str) -> View {
-    View { rule: rule.to_owned(), subject: subject.to_owned(), method: method.to_owned(), ..View::default() }
+    View {
+        rule: rule.to_owned(),
+        subject: subject.to_owned(),
+        method: method.to_owned(),
+        ..View::default()
+    }
 }
 
 fn unseen<T>(view: View, observed: &Observed<T>) -> View {
-    View { why_not: Some(observed.why_not().unwrap_or("nothing was seen").to_owned()), ..view }
+    View {
+        why_not: Some(observed.why_not().unwrap_or("nothing was seen").to_owned()),
+        ..view
+    }
 }
 
 fn yes(is: bool) -> &'static str {
@@ -96,19 +133,34 @@ mod tests {
     #[test]
     fn two_ways_to_the_same_hidden_module_are_one_row() {
         let with = |subject: &str, names: &[&str]| {
-            let finding = |name: &&str| Finding { name: (*name).to_owned(), ..Finding::default() };
-            View { findings: names.iter().map(finding).collect(), ..view(RULE, subject, "") }
+            let finding = |name: &&str| Finding {
+                name: (*name).to_owned(),
+                ..Finding::default()
+            };
+            View {
+                findings: names.iter().map(finding).collect(),
+                ..view(RULE, subject, "")
+            }
         };
         let check = |left: &[&str], described: &[&str], expected: &[(&str, usize)]| {
             let mut views = vec![with("modules that left", left), with(MODULES, described)];
             tell_once(&mut views);
-            let seen: Vec<(&str, usize)> =
-                views.iter().map(|view| (view.subject.as_str(), view.findings.len())).collect();
+            let seen: Vec<(&str, usize)> = views
+                .iter()
+                .map(|view| (view.subject.as_str(), view.findings.len()))
+                .collect();
             assert_eq!(seen, expected);
         };
-        let (left, both) = ("modules that left", [("modules that left", 1), (MODULES, 1)]);
+        let (left, both) = (
+            "modules that left",
+            [("modules that left", 1), (MODULES, 1)],
+        );
         check(&[], &[], &[(left, 0), (MODULES, 0)]);
-        check(&["module a"], &["module a at 0xffffffffc0000000"], &[(MODULES, 1)]);
+        check(
+            &["module a"],
+            &["module a at 0xffffffffc0000000"],
+            &[(MODULES, 1)],
+        );
         check(&["module a"], &["module b at 0xffffffffc0000000"], &both);
         check(&["module a", "module b"], &["module b at 0x1"], &both);
         check(&["module a"], &[], &[(left, 1), (MODULES, 0)]);

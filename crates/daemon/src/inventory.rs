@@ -78,7 +78,9 @@ impl Inventory {
 
     /// Of another folder, which has been looked at: whoever can write there can be asked instead of a VM.
     pub fn at(folder: &Path) -> Inventory {
-        Inventory { folder: folder.to_owned() }
+        Inventory {
+            folder: folder.to_owned(),
+        }
     }
 
     /// The folder of a VM.
@@ -107,10 +109,16 @@ impl Inventory {
             return Ok(Claim::take(name, record));
         }
         let usual = |number: u32| {
-            let name = if number == 1 { USUAL_NAME.to_owned() } else { format!("{USUAL_NAME}-{number}") };
+            let name = if number == 1 {
+                USUAL_NAME.to_owned()
+            } else {
+                format!("{USUAL_NAME}-{number}")
+            };
             VmName::new(&name).expect("a letter, letters, a dash and digits")
         };
-        let unused = (1..=USUAL_NAMES).map(usual).find(|name| !self.record(name).folder().exists());
+        let unused = (1..=USUAL_NAMES)
+            .map(usual)
+            .find(|name| !self.record(name).folder().exists());
         let mut ended = (1..).map(usual).filter(|name| !is_held(&self.record(name)));
         let name = unused.or_else(|| ended.next()).expect("numbers do not end");
         let record = self.record(&name);
@@ -132,7 +140,9 @@ impl Inventory {
             // Asked all at once: one that does not answer must not hold up the others.
             let asked: Vec<_> = names.into_iter().map(ask).collect();
             for thread in asked {
-                let vm = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                let vm = thread
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
                 vms.insert(vm.name.clone(), vm);
             }
         });
@@ -168,23 +178,31 @@ impl Inventory {
         if is_held(&record) {
             return Err(InventoryError::Running(name.clone()));
         }
-        record.remove().map_err(|source| self.failed("remove", record.folder(), source))
+        record
+            .remove()
+            .map_err(|source| self.failed("remove", record.folder(), source))
     }
 
     /// Names with whether they are held.
     fn names(&self) -> Result<Vec<(VmName, bool)>, InventoryError> {
         let _register = self.lock()?;
-        let entries =
-            fs::read_dir(&self.folder).map_err(|source| self.failed("read", &self.folder, source))?;
+        let entries = fs::read_dir(&self.folder)
+            .map_err(|source| self.failed("read", &self.folder, source))?;
         let folders = entries.filter_map(|entry| entry.ok().filter(|entry| entry.path().is_dir()));
         let names = folders.filter_map(|entry| VmName::new(entry.file_name().to_str()?).ok());
-        Ok(names.map(|name| (name.clone(), is_held(&self.record(&name)))).collect())
+        Ok(names
+            .map(|name| (name.clone(), is_held(&self.record(&name))))
+            .collect())
     }
 
     /// Locks the register until the file is dropped.
     fn lock(&self) -> Result<File, InventoryError> {
         let path = self.folder.join("register");
-        let open = File::options().write(true).create(true).truncate(false).open(&path);
+        let open = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path);
         let register = open.map_err(|source| self.failed("open", &path, source))?;
         flock(&register, FlockOperation::LockExclusive)
             .map_err(|error| self.failed("lock", &path, error.into()))?;
@@ -192,7 +210,11 @@ impl Inventory {
     }
 
     fn failed(&self, act: &'static str, path: &Path, source: io::Error) -> InventoryError {
-        InventoryError::Folder { act, path: path.to_owned(), source }
+        InventoryError::Folder {
+            act,
+            path: path.to_owned(),
+            source,
+        }
     }
 }
 
@@ -205,12 +227,33 @@ fn describe(name: VmName, record: &Record, is_held: bool) -> Vm {
             Err(_) => (VmState::Unresponsive, None),
         };
         // What it says itself is newer: a guest may have changed its engine.
-        let info = status.as_ref().map(|status: &VmStatus| status.info.clone()).or(info);
-        return Vm { name, state, info, status, end: None };
+        let info = status
+            .as_ref()
+            .map(|status: &VmStatus| status.info.clone())
+            .or(info);
+        return Vm {
+            name,
+            state,
+            info,
+            status,
+            end: None,
+        };
     }
     match record.end() {
-        Some(end) => Vm { name, state: VmState::Ended, info, status: None, end: Some(end) },
-        None => Vm { name, state: VmState::Died, info, status: None, end: Some(died()) },
+        Some(end) => Vm {
+            name,
+            state: VmState::Ended,
+            info,
+            status: None,
+            end: Some(end),
+        },
+        None => Vm {
+            name,
+            state: VmState::Died,
+            info,
+            status: None,
+            end: Some(died()),
+        },
     }
 }
 

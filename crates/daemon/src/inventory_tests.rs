@@ -9,12 +9,20 @@ fn name(text: &str) -> VmName {
 }
 
 fn end() -> VmEnd {
-    VmEnd { kind: EndKind::PoweredOff, message: "the guest powered off".to_owned(), exit_status: 0, ..died() }
+    VmEnd {
+        kind: EndKind::PoweredOff,
+        message: "the guest powered off".to_owned(),
+        exit_status: 0,
+        ..died()
+    }
 }
 
 fn states(inventory: &Inventory) -> String {
     let vms = inventory.list().unwrap();
-    vms.iter().map(|vm| format!("{} {}", vm.name, vm.state.as_str())).collect::<Vec<_>>().join(", ")
+    vms.iter()
+        .map(|vm| format!("{} {}", vm.name, vm.state.as_str()))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 #[test]
@@ -32,10 +40,18 @@ fn one_of_many_gets_a_name_and_the_others_hear_so() {
         for _ in 0..100 {
             inventory.is_running(&name("web")).unwrap();
         }
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
     });
     assert_eq!(claims.iter().filter(|claim| claim.is_ok()).count(), 1);
-    let words = claims.iter().filter_map(|claim| claim.as_ref().err()).next().unwrap().to_string();
+    let words = claims
+        .iter()
+        .filter_map(|claim| claim.as_ref().err())
+        .next()
+        .unwrap()
+        .to_string();
     assert_eq!(words, "a VM with the name \"web\" is running");
 }
 
@@ -46,9 +62,16 @@ fn a_name_is_free_again_whichever_way_its_vm_ended() {
     let claim = || inventory.claim(Some(name("web"))).unwrap().unwrap();
     let taken = claim();
     assert_eq!(states(&inventory), "web starting");
-    assert!(matches!(inventory.remove(&name("web")), Err(InventoryError::Running(_))));
+    assert!(matches!(
+        inventory.remove(&name("web")),
+        Err(InventoryError::Running(_))
+    ));
     drop(taken);
-    assert_eq!(states(&inventory), "", "it never started, so nothing is left");
+    assert_eq!(
+        states(&inventory),
+        "",
+        "it never started, so nothing is left"
+    );
     claim().finish(&end(), false).unwrap();
     assert_eq!(states(&inventory), "", "nothing is to be kept");
     claim().finish(&end(), true).unwrap();
@@ -57,7 +80,10 @@ fn a_name_is_free_again_whichever_way_its_vm_ended() {
     let mut started = claim();
     started.started();
     drop(started);
-    assert_eq!(inventory.find(&name("web")).unwrap().end.unwrap().kind, EndKind::Failed);
+    assert_eq!(
+        inventory.find(&name("web")).unwrap().end.unwrap().kind,
+        EndKind::Failed
+    );
     // A process that vanishes drops nothing: only its lock goes.
     let vanished = claim();
     fs::remove_file(vanished.record().alive()).unwrap();
@@ -65,8 +91,14 @@ fn a_name_is_free_again_whichever_way_its_vm_ended() {
     fs::write(inventory.record(&name("web")).alive(), "").unwrap();
     assert_eq!(states(&inventory), "web died");
     inventory.remove(&name("web")).unwrap();
-    assert!(matches!(inventory.remove(&name("web")), Err(InventoryError::NoSuchVm(_))));
-    assert!(matches!(inventory.find(&name("web")), Err(InventoryError::NoSuchVm(_))));
+    assert!(matches!(
+        inventory.remove(&name("web")),
+        Err(InventoryError::NoSuchVm(_))
+    ));
+    assert!(matches!(
+        inventory.find(&name("web")),
+        Err(InventoryError::NoSuchVm(_))
+    ));
 }
 
 #[test]
@@ -75,13 +107,24 @@ fn vms_without_a_name_get_the_first_that_is_free() {
     let inventory = Inventory::at(folder.path());
     let claim = || inventory.claim(None).unwrap().unwrap();
     let (first, second) = (claim(), claim());
-    assert_eq!((first.name().as_str(), second.name().as_str()), ("guest", "guest-2"));
+    assert_eq!(
+        (first.name().as_str(), second.name().as_str()),
+        ("guest", "guest-2")
+    );
     first.finish(&end(), true).unwrap();
-    assert_eq!(claim().name().as_str(), "guest-3", "a report is not thrown away while there are other names");
+    assert_eq!(
+        claim().name().as_str(),
+        "guest-3",
+        "a report is not thrown away while there are other names"
+    );
     second.finish(&end(), false).unwrap();
     assert_eq!(claim().name().as_str(), "guest-2");
     let kept: Vec<Claim> = (0..USUAL_NAMES - 1).map(|_| claim()).collect();
-    assert_eq!(claim().name().as_str(), "guest", "reports of VMs without a name have a greatest number");
+    assert_eq!(
+        claim().name().as_str(),
+        "guest",
+        "reports of VMs without a name have a greatest number"
+    );
     drop(kept);
 }
 

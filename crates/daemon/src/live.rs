@@ -128,7 +128,12 @@ impl LiveMemory {
         let mut bytes = vec![0; page_count as usize * LEN];
         let read = residency.read_exact_at(&mut bytes, file_page * LEN as u64);
         read.map_err(|source| Unreadable::Host(gpa, source.to_string()))?;
-        Ok(bytes.as_chunks::<LEN>().0.iter().map(|number| u32::from_le_bytes(*number)).collect())
+        Ok(bytes
+            .as_chunks::<LEN>()
+            .0
+            .iter()
+            .map(|number| u32::from_le_bytes(*number))
+            .collect())
     }
 
     /// Reads what the file has of pages from `file_page` on, and then asks the residency map of them: only what is here,
@@ -150,10 +155,17 @@ impl LiveMemory {
         let numbers = &mut numbers[..page_count * LEN];
         let asked = residency.read_exact_at(numbers, file_page * LEN as u64);
         asked.map_err(|source| Unreadable::Host(gpa, source.to_string()))?;
-        let mut found = Found { are_here: true, are_as_before: true };
+        let mut found = Found {
+            are_here: true,
+            are_as_before: true,
+        };
         for (number, page) in numbers.as_chunks::<LEN>().0.iter().zip(file_page..) {
             let number = u32::from_le_bytes(*number);
-            let before = if number == 0 { last.remove(&page) } else { last.insert(page, number) };
+            let before = if number == 0 {
+                last.remove(&page)
+            } else {
+                last.insert(page, number)
+            };
             found.are_here &= is_here(number);
             found.are_as_before &= before.unwrap_or_default() == number;
         }
@@ -161,7 +173,12 @@ impl LiveMemory {
     }
 
     /// Reads a stretch of a slot; false if the pager had a page of it.
-    fn read_stretch(&self, residency: &File, gpa: Gpa, bytes: &mut [u8]) -> Result<bool, Unreadable> {
+    fn read_stretch(
+        &self,
+        residency: &File,
+        gpa: Gpa,
+        bytes: &mut [u8],
+    ) -> Result<bool, Unreadable> {
         let first = self.file_page(gpa).ok_or(Unreadable::NoMemory(gpa))?;
         let found = self.read_here(residency, gpa, first, bytes)?;
         Ok(found.are_here && found.are_as_before)
@@ -179,7 +196,8 @@ impl LiveMemory {
                 return Ok(());
             }
             // The first time it may have moved long ago.
-            self.torn.fetch_add(u64::from(attempt > 0), Ordering::Relaxed);
+            self.torn
+                .fetch_add(u64::from(attempt > 0), Ordering::Relaxed);
         }
         // The VM's process knows, however it comes and goes.
         self.read_stored(gpa, file_page, bytes)
@@ -191,7 +209,10 @@ impl LiveMemory {
             let len = ((PAGE_SIZE - at.page_offset()) as usize).min(rest.len());
             let (now, later) = rest.split_at_mut(len);
             self.read_page(residency, at, now)?;
-            at = Gpa(at.0.checked_add(len as u64).ok_or(Unreadable::NoMemory(at))?);
+            at = Gpa(at
+                .0
+                .checked_add(len as u64)
+                .ok_or(Unreadable::NoMemory(at))?);
             rest = later;
         }
         Ok(())
@@ -221,8 +242,12 @@ impl LiveMemory {
         });
         let pages = pages.map_err(|error| paged_out(error.to_string()))?;
         let at = gpa.page_offset() as usize;
-        let page = pages.first().and_then(|page| page.get(at..at + bytes.len()));
-        bytes.copy_from_slice(page.ok_or_else(|| paged_out("the VM's process gave no page".to_owned()))?);
+        let page = pages
+            .first()
+            .and_then(|page| page.get(at..at + bytes.len()));
+        bytes.copy_from_slice(
+            page.ok_or_else(|| paged_out("the VM's process gave no page".to_owned()))?,
+        );
         self.stored.fetch_add(1, Ordering::Relaxed);
         self.count(1, bytes.len());
         Ok(())
@@ -249,13 +274,23 @@ impl LiveMemory {
             if found.is_err() {
                 *client = None;
             }
-            written.extend(found?.into_iter().flat_map(|(first, count)| first..first + count));
+            written.extend(
+                found?
+                    .into_iter()
+                    .flat_map(|(first, count)| first..first + count),
+            );
         }
-        Ok(file_pages.iter().map(|page| written.contains(page)).collect())
+        Ok(file_pages
+            .iter()
+            .map(|page| written.contains(page))
+            .collect())
     }
 
     fn file_page(&self, gpa: Gpa) -> Option<u64> {
-        let slot = self.slots.iter().find(|slot| gpa >= slot.gpa && gpa.0 - slot.gpa.0 < slot.len_bytes)?;
+        let slot = self
+            .slots
+            .iter()
+            .find(|slot| gpa >= slot.gpa && gpa.0 - slot.gpa.0 < slot.len_bytes)?;
         Some((slot.file_offset + (gpa.0 - slot.gpa.0)) / PAGE_SIZE)
     }
 }
@@ -263,7 +298,8 @@ impl LiveMemory {
 /// Ascending numbers as first and count.
 fn stretches(pages: &[u64]) -> Vec<(u64, u64)> {
     let runs = pages.chunk_by(|page, next| page + 1 == *next);
-    runs.filter_map(|run| Some((*run.first()?, run.len() as u64))).collect()
+    runs.filter_map(|run| Some((*run.first()?, run.len() as u64)))
+        .collect()
 }
 
 impl Memory for LiveMemory {
@@ -274,7 +310,10 @@ impl Memory for LiveMemory {
         };
         let (mut at, mut rest) = (gpa, bytes);
         while !rest.is_empty() {
-            let slot = self.slots.iter().find(|slot| at >= slot.gpa && at.0 - slot.gpa.0 < slot.len_bytes);
+            let slot = self
+                .slots
+                .iter()
+                .find(|slot| at >= slot.gpa && at.0 - slot.gpa.0 < slot.len_bytes);
             let slot = slot.ok_or(Unreadable::NoMemory(at))?;
             let in_slot = slot.len_bytes - (at.0 - slot.gpa.0);
             let stretch = (STRETCH_PAGES * PAGE_SIZE - at.page_offset()).min(in_slot);
@@ -282,7 +321,10 @@ impl Memory for LiveMemory {
             if !self.read_stretch(residency, at, now)? {
                 self.read_by_page(residency, at, now)?;
             }
-            at = Gpa(at.0.checked_add(now.len() as u64).ok_or(Unreadable::NoMemory(at))?);
+            at = Gpa(at
+                .0
+                .checked_add(now.len() as u64)
+                .ok_or(Unreadable::NoMemory(at))?);
             rest = later;
         }
         Ok(())
@@ -294,12 +336,18 @@ impl Memory for LiveMemory {
 
     fn next_data(&self, gpa: Gpa) -> Option<Gpa> {
         let in_file = self.memory.next_data(gpa);
-        let Some(residency) = &self.residency else { return in_file };
+        let Some(residency) = &self.residency else {
+            return in_file;
+        };
         // A hole may be pages that are elsewhere. If the map cannot be read, nothing is passed over.
-        let slot = self.slots.iter().find(|slot| gpa >= slot.gpa && gpa.0 - slot.gpa.0 < slot.len_bytes)?;
+        let slot = self
+            .slots
+            .iter()
+            .find(|slot| gpa >= slot.gpa && gpa.0 - slot.gpa.0 < slot.len_bytes)?;
         let end = in_file.map_or(slot.gpa.0 + slot.len_bytes, |data| data.0);
         let count = end.saturating_sub(gpa.0).div_ceil(PAGE_SIZE);
-        let Ok(numbers) = LiveMemory::whereabouts(residency, gpa, self.file_page(gpa)?, count) else {
+        let Ok(numbers) = LiveMemory::whereabouts(residency, gpa, self.file_page(gpa)?, count)
+        else {
             return Some(gpa);
         };
         match numbers.iter().position(|&number| !is_here(number)) {
@@ -324,21 +372,45 @@ mod tests {
         memory.write_all_at(b"here", 0x0ffe).unwrap();
         // The first has been away and is back.
         [2_u32, 0, 0, 1].iter().zip(0..).for_each(|(number, page)| {
-            residency.write_all_at(&number.to_le_bytes(), page * 4).unwrap();
+            residency
+                .write_all_at(&number.to_le_bytes(), page * 4)
+                .unwrap();
         });
         let (map, live_memory) = (residency.try_clone().unwrap(), memory.try_clone().unwrap());
-        let slots = vec![SlotView { gpa: 0x10_0000, len_bytes: 0x4000, file_offset: 0 }];
-        let view = MemoryView { life: 0, slots, has_residency: true };
-        let live = LiveMemory::new(MemoryFiles { view, memory, residency: Some(residency) }, None);
+        let slots = vec![SlotView {
+            gpa: 0x10_0000,
+            len_bytes: 0x4000,
+            file_offset: 0,
+        }];
+        let view = MemoryView {
+            life: 0,
+            slots,
+            has_residency: true,
+        };
+        let live = LiveMemory::new(
+            MemoryFiles {
+                view,
+                memory,
+                residency: Some(residency),
+            },
+            None,
+        );
         let read = |gpa, len| {
             let mut bytes = vec![0; len];
             live.read(Gpa(gpa), &mut bytes).map(|()| bytes)
         };
         assert_eq!(read(0x10_0ffe, 4).unwrap(), b"here");
         assert_eq!(read(0x10_2100, 2).unwrap(), [0, 0], "a hole is zeros");
-        assert!(matches!(read(0x10_2ffe, 4), Err(Unreadable::PagedOut(Gpa(0x10_3000), _))));
+        assert!(matches!(
+            read(0x10_2ffe, 4),
+            Err(Unreadable::PagedOut(Gpa(0x10_3000), _))
+        ));
         assert!(matches!(read(0x10_4000, 1), Err(Unreadable::NoMemory(_))));
-        assert_eq!(live.next_data(Gpa(0x10_2004)), Some(Gpa(0x10_3000)), "a page that is away is no hole");
+        assert_eq!(
+            live.next_data(Gpa(0x10_2004)),
+            Some(Gpa(0x10_3000)),
+            "a page that is away is no hole"
+        );
         assert!(live.cost().bytes >= 6 && live.cost().torn == 0);
         // A page that was here goes, and comes back with other bytes.
         map.write_all_at(&3_u32.to_le_bytes(), 0).unwrap();

@@ -24,7 +24,12 @@ pub struct LogWriter {
 impl LogWriter {
     pub(crate) fn new(record: &Record) -> io::Result<LogWriter> {
         let file = File::create(record.console())?;
-        Ok(LogWriter { record: record.clone(), file, written: 0, half_bytes: HALF_BYTES })
+        Ok(LogWriter {
+            record: record.clone(),
+            file,
+            written: 0,
+            half_bytes: HALF_BYTES,
+        })
     }
 
     fn turn_over(&mut self) -> io::Result<()> {
@@ -95,7 +100,13 @@ pub fn follow(record: &Record, tail: Tail) -> io::Result<(Vec<u8>, Follow)> {
         let at = last_lines(&bytes, count);
         bytes.drain(..at);
     }
-    Ok((bytes, Follow { record: record.clone(), file }))
+    Ok((
+        bytes,
+        Follow {
+            record: record.clone(),
+            file,
+        },
+    ))
 }
 
 impl Follow {
@@ -158,7 +169,11 @@ mod tests {
     #[test]
     fn the_last_lines_are_whole_ones() {
         let check = |text: &str, count, expected: &str| {
-            assert_eq!(&text[last_lines(text.as_bytes(), count)..], expected, "{text:?} {count}");
+            assert_eq!(
+                &text[last_lines(text.as_bytes(), count)..],
+                expected,
+                "{text:?} {count}"
+            );
         };
         check("a\nb\nc\n", 2, "b\nc\n");
         check("a\nb\nc", 2, "b\nc");

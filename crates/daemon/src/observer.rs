@@ -54,7 +54,9 @@ pub struct Moment<'a> {
 impl Moment<'_> {
     /// A look through the kernel; none if it is not known.
     pub fn look<'k>(&'k self, account: &'k Account) -> Option<Look<'k>> {
-        self.kernel.ok().map(|kernel| kernel.look(account, &self.registers))
+        self.kernel
+            .ok()
+            .map(|kernel| kernel.look(account, &self.registers))
     }
 }
 
@@ -65,7 +67,13 @@ impl Observer {
     /// [`ClientError`].
     pub fn connect(record: Record, cache: Option<PathBuf>) -> Result<Observer, ClientError> {
         let client = Client::connect(&record)?;
-        Ok(Observer { record, cache, client, guest: None, spent: LiveCost::default() })
+        Ok(Observer {
+            record,
+            cache,
+            client,
+            guest: None,
+            spent: LiveCost::default(),
+        })
     }
 
     /// What is known now.
@@ -90,7 +98,14 @@ impl Observer {
         cost.reads += self.spent.reads;
         cost.torn += self.spent.torn;
         cost.stored += self.spent.stored;
-        Ok(Moment { books, vcpus, registers, kernel: guest.kernel.as_ref(), memory: &guest.memory, cost })
+        Ok(Moment {
+            books,
+            vcpus,
+            registers,
+            kernel: guest.kernel.as_ref(),
+            memory: &guest.memory,
+            cost,
+        })
     }
 
     fn ask(&mut self) -> Result<(u64, Vec<VcpuView>, HostBooks), ClientError> {
@@ -126,15 +141,32 @@ impl Observer {
         let shared = Arc::<LiveMemory>::clone(&memory) as Arc<dyn insight::Memory>;
         // A vCPU that waits to be started has nothing to say about the kernel.
         let kernel = insight::attach(shared, registers, self.cache.as_deref());
-        self.guest = Some(Guest { life, memory, kernel, tried: Instant::now() });
+        self.guest = Some(Guest {
+            life,
+            memory,
+            kernel,
+            tried: Instant::now(),
+        });
         Ok(())
     }
 
-    fn meet_later(&mut self, life: u64, files: crate::client::MemoryFiles) -> Result<(), ClientError> {
+    fn meet_later(
+        &mut self,
+        life: u64,
+        files: crate::client::MemoryFiles,
+    ) -> Result<(), ClientError> {
         let tried = vec!["the guest starts again just now".to_owned()];
-        let kernel = Err(NotRecognised { tried, banner: None });
+        let kernel = Err(NotRecognised {
+            tried,
+            banner: None,
+        });
         let memory = Arc::new(LiveMemory::new(files, Some(self.record.clone())));
-        self.guest = Some(Guest { life, memory, kernel, tried: Instant::now() });
+        self.guest = Some(Guest {
+            life,
+            memory,
+            kernel,
+            tried: Instant::now(),
+        });
         Ok(())
     }
 }

@@ -41,7 +41,9 @@ pub(crate) fn find(runtime: Option<PathBuf>) -> Result<PathBuf, PlaceError> {
     let user = geteuid().as_raw();
     let of_login = PathBuf::from(format!("/run/user/{user}"));
     // The XDG specification has relative paths ignored.
-    let parent = runtime.filter(|path| path.is_absolute()).or_else(|| of_login.is_dir().then_some(of_login));
+    let parent = runtime
+        .filter(|path| path.is_absolute())
+        .or_else(|| of_login.is_dir().then_some(of_login));
     match parent {
         Some(parent) => make(&parent.join("mother"), user),
         None => make(&PathBuf::from(format!("/tmp/mother-{user}")), user),
@@ -50,7 +52,10 @@ pub(crate) fn find(runtime: Option<PathBuf>) -> Result<PathBuf, PlaceError> {
 
 /// Makes `path` if it is not there, and checks it.
 fn make(path: &Path, user: u32) -> Result<PathBuf, PlaceError> {
-    let failed = |source| PlaceError::Folder { path: path.to_owned(), source };
+    let failed = |source| PlaceError::Folder {
+        path: path.to_owned(),
+        source,
+    };
     match DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(failed(error)),
         _ => {}
@@ -66,7 +71,10 @@ fn make(path: &Path, user: u32) -> Result<PathBuf, PlaceError> {
     } else {
         return Ok(path.to_owned());
     };
-    Err(PlaceError::Unsafe { path: path.to_owned(), what })
+    Err(PlaceError::Unsafe {
+        path: path.to_owned(),
+        what,
+    })
 }
 
 #[cfg(test)]
@@ -86,7 +94,11 @@ mod tests {
                 Err(PlaceError::Unsafe { what, .. }) => Some(*what),
                 Err(other) => panic!("{other}"),
             };
-            assert_eq!(what.map(|what| what.split(" (").next().unwrap()), expected, "{name}");
+            assert_eq!(
+                what.map(|what| what.split(" (").next().unwrap()),
+                expected,
+                "{name}"
+            );
         };
         check("new", user, None);
         let mode = fs::metadata(parent.path().join("new")).unwrap().mode();
@@ -98,7 +110,11 @@ mod tests {
         symlink(parent.path().join("new"), parent.path().join("link")).unwrap();
         check("link", user, Some("it is not a folder"));
         fs::create_dir(parent.path().join("open")).unwrap();
-        fs::set_permissions(parent.path().join("open"), fs::Permissions::from_mode(0o750)).unwrap();
+        fs::set_permissions(
+            parent.path().join("open"),
+            fs::Permissions::from_mode(0o750),
+        )
+        .unwrap();
         check("open", user, Some("other users may enter it"));
     }
 

@@ -8,7 +8,11 @@ use insight::{Look, NotRecognised, Rung};
 
 /// One reading; `look` is none where the guest's kernel is not known, and `why_not` says why.
 pub(crate) fn reading(books: &HostBooks, look: Result<&Look<'_>, &NotRecognised>) -> Reading {
-    Reading { claims: claims(books), kernel: kernel(look), host: host(books) }
+    Reading {
+        claims: claims(books),
+        kernel: kernel(look),
+        host: host(books),
+    }
 }
 
 fn claims(books: &HostBooks) -> Claims {
@@ -18,8 +22,14 @@ fn claims(books: &HostBooks) -> Claims {
         age_ms: claim.age_ms,
         times: claim.times,
     };
-    let statistic =
-        |name: &str| books.balloon.claims.iter().find(|claim| claim.name == name).map(|claim| claim.value);
+    let statistic = |name: &str| {
+        books
+            .balloon
+            .claims
+            .iter()
+            .find(|claim| claim.name == name)
+            .map(|claim| claim.value)
+    };
     let balloon = books.balloon.claims_age_ms.map(|age_ms| BalloonClaims {
         total_bytes: statistic("total"),
         free_bytes: statistic("free"),
@@ -27,20 +37,30 @@ fn claims(books: &HostBooks) -> Claims {
         age_ms,
     });
     let agent = books.claims.claims.iter().map(claim).collect();
-    Claims { agent, balloon, balloon_bytes: books.balloon.claimed_bytes }
+    Claims {
+        agent,
+        balloon,
+        balloon_bytes: books.balloon.claimed_bytes,
+    }
 }
 
 fn kernel(look: Result<&Look<'_>, &NotRecognised>) -> KernelBook {
     let look = match look {
         Ok(look) => look,
-        Err(not) => return KernelBook { why_not: Some(not.to_string()), ..KernelBook::default() },
+        Err(not) => {
+            return KernelBook {
+                why_not: Some(not.to_string()),
+                ..KernelBook::default()
+            };
+        }
     };
     let (memory, system, cpu) = (look.memory_counters(), look.system(), look.cpu_times());
     let why_not = memory.why_not().map(str::to_owned);
     let memory = memory.into_value().unwrap_or_default();
     let seconds = |ns: u64| ns as f64 / 1e9;
     let clocks = system.clocks.value();
-    let sum = |pick: fn(&insight::cpu::CpuTimes) -> u64| cpu.value().map(|times| seconds(pick(times)));
+    let sum =
+        |pick: fn(&insight::cpu::CpuTimes) -> u64| cpu.value().map(|times| seconds(pick(times)));
     KernelBook {
         why_not,
         method: look.rung().words().to_owned(),
@@ -59,14 +79,19 @@ fn kernel(look: Result<&Look<'_>, &NotRecognised>) -> KernelBook {
 
 fn confidence(look: &Look<'_>) -> Confidence {
     match look.rung() {
-        Rung::Registers | Rung::Profile if look.kernel().disputes().is_empty() => Confidence::Medium,
+        Rung::Registers | Rung::Profile if look.kernel().disputes().is_empty() => {
+            Confidence::Medium
+        }
         _ => Confidence::Low,
     }
 }
 
 fn host(books: &HostBooks) -> HostBook {
-    let sum = |pick: fn(&api::VcpuBook) -> Option<f64>| books.vcpus.iter().map(pick).sum::<Option<f64>>();
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let sum =
+        |pick: fn(&api::VcpuBook) -> Option<f64>| books.vcpus.iter().map(pick).sum::<Option<f64>>();
+    let wall = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     HostBook {
         configured_bytes: books.memory.configured_bytes,
         resident_bytes: books.memory.resident_bytes,

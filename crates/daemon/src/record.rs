@@ -77,8 +77,14 @@ impl Record {
 
     /// Removes what an earlier VM of the name left, except the file that is locked.
     pub(crate) fn clear(&self) -> io::Result<()> {
-        let files =
-            [self.socket(), self.console(), self.old_console(), self.messages(), self.vm(), self.ended()];
+        let files = [
+            self.socket(),
+            self.console(),
+            self.old_console(),
+            self.messages(),
+            self.vm(),
+            self.ended(),
+        ];
         for file in files {
             match fs::remove_file(&file) {
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
@@ -99,7 +105,11 @@ impl Record {
 /// A value, if the file is there and whole: what has its name has all its bytes.
 fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
     let mut text = String::new();
-    File::open(path).ok()?.take(JSON_BYTES_MAX).read_to_string(&mut text).ok()?;
+    File::open(path)
+        .ok()?
+        .take(JSON_BYTES_MAX)
+        .read_to_string(&mut text)
+        .ok()?;
     serde_json::from_str(&text).ok()
 }
 

@@ -19,7 +19,11 @@ const KINDS: [Kind; 4] = [
         rule: "entry-changed",
         subject: "kernel entries",
         method: "registers, interrupt descriptor table and code of system calls, by symbol and against the first look",
-        kinds: &[FindingKind::Register, FindingKind::InterruptTable, FindingKind::SyscallPath],
+        kinds: &[
+            FindingKind::Register,
+            FindingKind::InterruptTable,
+            FindingKind::SyscallPath,
+        ],
     },
     Kind {
         rule: "table-changed",
@@ -31,7 +35,11 @@ const KINDS: [Kind; 4] = [
         rule: "text-changed",
         subject: "kernel code",
         method: "SHA-256 of pages against the first look, legal patching told apart by the kernel's own tables",
-        kinds: &[FindingKind::KernelText, FindingKind::ModuleText, FindingKind::KernelReplaced],
+        kinds: &[
+            FindingKind::KernelText,
+            FindingKind::ModuleText,
+            FindingKind::KernelReplaced,
+        ],
     },
     Kind {
         rule: "hidden-module",
@@ -56,9 +64,17 @@ fn view(kind: &Kind, seen: &Observed<Integrity>) -> View {
     };
     let integrity = match seen {
         Observed::Seen { value, .. } => value,
-        Observed::NotObservable { why } => return View { why_not: Some(why.clone()), ..view },
+        Observed::NotObservable { why } => {
+            return View {
+                why_not: Some(why.clone()),
+                ..view
+            };
+        }
     };
-    let findings = integrity.findings.iter().filter(|finding| kind.kinds.contains(&finding.kind));
+    let findings = integrity
+        .findings
+        .iter()
+        .filter(|finding| kind.kinds.contains(&finding.kind));
     let findings: Vec<Finding> = findings
         .map(|finding| Finding {
             name: finding.subject.clone(),
@@ -67,14 +83,21 @@ fn view(kind: &Kind, seen: &Observed<Integrity>) -> View {
             is_certain: true,
         })
         .collect();
-    View { truth: truth(kind, integrity, findings.len()), findings, ..view }
+    View {
+        truth: truth(kind, integrity, findings.len()),
+        findings,
+        ..view
+    }
 }
 
 fn truth(kind: &Kind, integrity: &Integrity, count: usize) -> String {
     match (count, integrity.is_first, kind.rule) {
         (0, true, _) => "seen for the first time".to_owned(),
         (0, _, "text-changed") if integrity.patch_count > 0 => {
-            format!("as it was, {} places patched legally", integrity.patch_count)
+            format!(
+                "as it was, {} places patched legally",
+                integrity.patch_count
+            )
         }
         (0, ..) => "as it was".to_owned(),
         (count, ..) => format!("{count} changed"),

@@ -77,7 +77,11 @@ impl Watcher {
     /// [`ClientError`].
     pub fn connect(record: Record, cache: Option<PathBuf>) -> Result<Watcher, ClientError> {
         let observer = Observer::connect(record.clone(), cache)?;
-        Ok(Watcher { observer, checks: Checks::new(record), readings: VecDeque::new() })
+        Ok(Watcher {
+            observer,
+            checks: Checks::new(record),
+            readings: VecDeque::new(),
+        })
     }
 
     /// The same for many readings: code is compared again when it was written, not because time has passed.
@@ -119,17 +123,33 @@ impl Watcher {
                     why_not: Some(not.to_string()),
                     ..KernelFacts::default()
                 };
-                (reading(&moment.books, Err(not)), facts, Cost::default(), Cost::default())
+                (
+                    reading(&moment.books, Err(not)),
+                    facts,
+                    Cost::default(),
+                    Cost::default(),
+                )
             }
         };
-        let cost = WatchCost { look, attach, memory: moment.cost };
+        let cost = WatchCost {
+            look,
+            attach,
+            memory: moment.cost,
+        };
         let (books, vcpus) = (moment.books, moment.vcpus);
         self.readings.push_back(reading.clone());
         if self.readings.len() > READINGS_KEPT {
             self.readings.pop_front();
         }
         let rows = judge(self.readings.make_contiguous());
-        Ok(Glance { books, vcpus, kernel, reading, rows, cost })
+        Ok(Glance {
+            books,
+            vcpus,
+            kernel,
+            reading,
+            rows,
+            cost,
+        })
     }
 
     /// For questions that verdicts do not ask.

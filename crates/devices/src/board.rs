@@ -130,7 +130,10 @@ impl Board {
         sink: Arc<dyn IrqSink>,
     ) -> Board {
         let events = BoardEvents::default();
-        let time = VcpuTime { clock: plan.clock, system_time: SystemTime::default() };
+        let time = VcpuTime {
+            clock: plan.clock,
+            system_time: SystemTime::default(),
+        };
         let lines = IrqLines::default();
         let mut board = Board {
             pci_lines: [0, 1, 2, 3].map(|n| lines.line(irq::PCI_FIRST + n)),
@@ -151,30 +154,75 @@ impl Board {
             wires: None,
             laid: Vec::new(),
         };
-        board.add_devices(Nanos(0)).expect("the layout gives every port once");
+        board
+            .add_devices(Nanos(0))
+            .expect("the layout gives every port once");
         board.settle();
         board
     }
 
     fn add_devices(&mut self, now: Nanos) -> Result<(), Overlap> {
-        let Board { lines, events, pio, plan, .. } = self;
+        let Board {
+            lines,
+            events,
+            pio,
+            plan,
+            ..
+        } = self;
         let ram = ram_sizes(&self.memory);
         let pit = Pit::new(now, lines.line(irq::PIT));
-        let i8042 = I8042::new(lines.line(irq::KEYBOARD), lines.line(irq::MOUSE), events.clone());
+        let i8042 = I8042::new(
+            lines.line(irq::KEYBOARD),
+            lines.line(irq::MOUSE),
+            events.clone(),
+        );
         let rtc = Rtc::new(now, plan.clock, ram, lines.line(irq::RTC));
-        let serial = Serial::new(self.input.clone(), self.output.clone(), lines.line(irq::COM1));
-        let pm = PowerManagement::new(now, self.button.clone(), events.clone(), lines.line(irq::SCI));
-        pio.add("timer", &[(port::PIT, 4), (port::SYSTEM_CONTROL_B, 1)], Box::new(pit))?;
-        pio.add("keyboard controller", &[(port::I8042_DATA, 1), (port::I8042_COMMAND, 1)], Box::new(i8042))?;
+        let serial = Serial::new(
+            self.input.clone(),
+            self.output.clone(),
+            lines.line(irq::COM1),
+        );
+        let pm = PowerManagement::new(
+            now,
+            self.button.clone(),
+            events.clone(),
+            lines.line(irq::SCI),
+        );
+        pio.add(
+            "timer",
+            &[(port::PIT, 4), (port::SYSTEM_CONTROL_B, 1)],
+            Box::new(pit),
+        )?;
+        pio.add(
+            "keyboard controller",
+            &[(port::I8042_DATA, 1), (port::I8042_COMMAND, 1)],
+            Box::new(i8042),
+        )?;
         pio.add("clock", &[(port::RTC, 2)], Box::new(rtc))?;
         pio.add("serial port", &[(port::COM1, 8)], Box::new(serial))?;
         pio.add("power management", &pm::PLACES, Box::new(pm))?;
-        pio.add("POST and DMA pages", &[(port::POST, 16)], Box::new(Latches::default()))?;
-        pio.add("coprocessor", &[(port::COPROCESSOR, 2)], Box::new(Latches::default()))?;
+        pio.add(
+            "POST and DMA pages",
+            &[(port::POST, 16)],
+            Box::new(Latches::default()),
+        )?;
+        pio.add(
+            "coprocessor",
+            &[(port::COPROCESSOR, 2)],
+            Box::new(Latches::default()),
+        )?;
         let control_a = SystemControlA::new(events.clone());
-        pio.add("system control A", &[(port::SYSTEM_CONTROL_A, 1)], Box::new(control_a))?;
+        pio.add(
+            "system control A",
+            &[(port::SYSTEM_CONTROL_A, 1)],
+            Box::new(control_a),
+        )?;
         if plan.has_debug_exit {
-            pio.add("debug exit", &[(port::DEBUG_EXIT, 4)], Box::new(DebugExit::new(events.clone())))?;
+            pio.add(
+                "debug exit",
+                &[(port::DEBUG_EXIT, 4)],
+                Box::new(DebugExit::new(events.clone())),
+            )?;
         }
         Ok(())
     }
@@ -245,7 +293,12 @@ impl Board {
             }
             None => {
                 for n in 0..size {
-                    self.pio_write(now, at.wrapping_add(u16::from(n)), 1, value >> (8 * n) & 0xff);
+                    self.pio_write(
+                        now,
+                        at.wrapping_add(u16::from(n)),
+                        1,
+                        value >> (8 * n) & 0xff,
+                    );
                 }
             }
         }
@@ -282,7 +335,11 @@ impl Board {
 
     /// A load from a device: one that has its place for good, or else a PCI function.
     fn read_memory_of_devices(&mut self, now: Nanos, gpa: Gpa, size: u8) -> u64 {
-        let of_pci = if self.mmio.has(gpa) { None } else { self.pci.read_memory(gpa, size) };
+        let of_pci = if self.mmio.has(gpa) {
+            None
+        } else {
+            self.pci.read_memory(gpa, size)
+        };
         of_pci.unwrap_or_else(|| self.mmio.read(now, gpa, size))
     }
 
@@ -295,9 +352,10 @@ impl Board {
         self.counters.msr_accesses += 1;
         let time = self.times.get(vcpu_id as usize);
         let result = match number {
-            msr::APIC_BASE | msr::TSC_DEADLINE | msr::X2APIC_BASE..=msr::X2APIC_LAST => {
-                self.controllers.msr_read(vcpu_id, now, number).map_err(|_| MsrFault)
-            }
+            msr::APIC_BASE | msr::TSC_DEADLINE | msr::X2APIC_BASE..=msr::X2APIC_LAST => self
+                .controllers
+                .msr_read(vcpu_id, now, number)
+                .map_err(|_| MsrFault),
             msr::KVM_SYSTEM_TIME => time.map(|time| time.system_time.msr()).ok_or(MsrFault),
             msr::KVM_WALL_CLOCK => Ok(self.wall_clock_msr),
             _ => Err(MsrFault),
@@ -310,14 +368,22 @@ impl Board {
     ///
     /// # Errors
     /// [`MsrFault`], also for values that the register does not take.
-    pub fn msr_write(&mut self, vcpu_id: u32, now: Nanos, number: u32, value: u64) -> Result<(), MsrFault> {
+    pub fn msr_write(
+        &mut self,
+        vcpu_id: u32,
+        now: Nanos,
+        number: u32,
+        value: u64,
+    ) -> Result<(), MsrFault> {
         self.counters.msr_accesses += 1;
         let result = match (number, self.times.get_mut(vcpu_id as usize)) {
-            (msr::APIC_BASE | msr::TSC_DEADLINE | msr::X2APIC_BASE..=msr::X2APIC_LAST, _) => {
-                self.controllers.msr_write(vcpu_id, now, number, value).map_err(|_| MsrFault)
-            }
+            (msr::APIC_BASE | msr::TSC_DEADLINE | msr::X2APIC_BASE..=msr::X2APIC_LAST, _) => self
+                .controllers
+                .msr_write(vcpu_id, now, number, value)
+                .map_err(|_| MsrFault),
             (msr::KVM_SYSTEM_TIME, Some(time)) => {
-                time.system_time.set_msr(&self.memory, &time.clock, now, value);
+                time.system_time
+                    .set_msr(&self.memory, &time.clock, now, value);
                 Ok(())
             }
             (msr::KVM_WALL_CLOCK, Some(time)) => {
@@ -383,7 +449,10 @@ impl Board {
 
     /// The vCPU's TSC was moved: `tsc_at_start` is now what it would have been at time zero.
     pub fn set_tsc(&mut self, vcpu_id: u32, now: Nanos, tsc_at_start: u64) {
-        let clock = GuestClock { tsc_at_start, ..self.plan.clock };
+        let clock = GuestClock {
+            tsc_at_start,
+            ..self.plan.clock
+        };
         self.controllers.set_clock(vcpu_id, clock);
         if let Some(time) = self.times.get_mut(vcpu_id as usize) {
             time.clock = clock;
@@ -456,16 +525,26 @@ impl Board {
 }
 
 fn ecam_offset(gpa: Gpa) -> Option<u64> {
-    gpa.0.checked_sub(layout::ECAM.0).filter(|offset| *offset < layout::ECAM_BYTES)
+    gpa.0
+        .checked_sub(layout::ECAM.0)
+        .filter(|offset| *offset < layout::ECAM_BYTES)
 }
 
 /// RAM below and above 4 GiB.
 fn ram_sizes(memory: &GuestMemory) -> RamSizes {
     let slots = memory.slots().as_slice();
-    let low = slots.iter().filter(|slot| slot.gpa < layout::HIGH_RAM_START);
-    let high = slots.iter().filter(|slot| slot.gpa >= layout::HIGH_RAM_START);
+    let low = slots
+        .iter()
+        .filter(|slot| slot.gpa < layout::HIGH_RAM_START);
+    let high = slots
+        .iter()
+        .filter(|slot| slot.gpa >= layout::HIGH_RAM_START);
     RamSizes {
-        low_bytes: low.map(|slot| slot.end().0).max().unwrap_or(0).min(layout::LOW_RAM_LIMIT.0),
+        low_bytes: low
+            .map(|slot| slot.end().0)
+            .max()
+            .unwrap_or(0)
+            .min(layout::LOW_RAM_LIMIT.0),
         high_bytes: high.map(|slot| slot.len_bytes).sum(),
     }
 }

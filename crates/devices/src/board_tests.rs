@@ -14,14 +14,25 @@ impl IrqSink for Told {
     }
 }
 
-const CLOCK: GuestClock = GuestClock { tsc_khz: 2_000_000, tsc_at_start: 1000, wall_at_start_ns: 0 };
+const CLOCK: GuestClock = GuestClock {
+    tsc_khz: 2_000_000,
+    tsc_at_start: 1000,
+    wall_at_start_ns: 0,
+};
 
 fn board(vcpu_count: u32) -> (Board, Arc<Told>) {
-    let plan = BoardPlan { vcpu_count, clock: CLOCK, has_debug_exit: true };
+    let plan = BoardPlan {
+        vcpu_count,
+        clock: CLOCK,
+        has_debug_exit: true,
+    };
     let told = Arc::new(Told::default());
     let memory = Arc::new(GuestMemory::flat(1 << 20).unwrap());
     let sink: Arc<dyn IrqSink> = Arc::<Told>::clone(&told);
-    (Board::new(plan, memory, Box::new(std::io::sink()), sink), told)
+    (
+        Board::new(plan, memory, Box::new(std::io::sink()), sink),
+        told,
+    )
 }
 
 const MILLISECOND: u64 = 1_000_000;
@@ -36,11 +47,17 @@ struct Guest {
 impl Guest {
     fn new(vcpu_count: u32) -> Guest {
         let (board, told) = board(vcpu_count);
-        Guest { board, told, now: Nanos(0) }
+        Guest {
+            board,
+            told,
+            now: Nanos(0),
+        }
     }
 
     fn out(&mut self, at: u16, values: &[u8]) {
-        values.iter().for_each(|&value| self.board.pio_write(self.now, at, 1, u32::from(value)));
+        values
+            .iter()
+            .for_each(|&value| self.board.pio_write(self.now, at, 1, u32::from(value)));
     }
 
     fn input(&mut self, at: u16) -> u8 {
@@ -148,7 +165,11 @@ fn the_power_button_is_a_level_that_stays_until_answered() {
         guest.apic(0, 0xb0, 0);
     }
     guest.out(0x601, &[0x01]);
-    assert_eq!(guest.board.acknowledge(0), Some(0x51), "sent at the last end");
+    assert_eq!(
+        guest.board.acknowledge(0),
+        Some(0x51),
+        "sent at the last end"
+    );
     guest.apic(0, 0xb0, 0);
     assert!(!guest.board.has_interrupt(0));
 }
@@ -157,16 +178,36 @@ fn the_power_button_is_a_level_that_stays_until_answered() {
 fn every_way_to_end_the_vm_works() {
     let check = |name, at, size, values: &[u32], expected| {
         let mut guest = Guest::new(1);
-        values.iter().for_each(|&value| guest.board.pio_write(guest.now, at, size, value));
+        values
+            .iter()
+            .for_each(|&value| guest.board.pio_write(guest.now, at, size, value));
         assert_eq!(guest.board.take_event(), expected, "{name}");
         assert_eq!(guest.board.take_event(), None, "{name}: taken once");
     };
     check("ACPI", 0x604, 2, &[0x3401], Some(BoardEvent::PowerOff));
     check("0xcf9", 0xcf9, 1, &[0x02, 0x06], Some(BoardEvent::Reset));
-    check("keyboard controller", 0x64, 1, &[0xfe], Some(BoardEvent::Reset));
+    check(
+        "keyboard controller",
+        0x64,
+        1,
+        &[0xfe],
+        Some(BoardEvent::Reset),
+    );
     check("fast reset", 0x92, 1, &[0x01], Some(BoardEvent::Reset));
-    check("debug exit", 0xf4, 4, &[0x10], Some(BoardEvent::DebugExit(0x21)));
-    check("debug exit, a byte", 0xf4, 1, &[0], Some(BoardEvent::DebugExit(1)));
+    check(
+        "debug exit",
+        0xf4,
+        4,
+        &[0x10],
+        Some(BoardEvent::DebugExit(0x21)),
+    );
+    check(
+        "debug exit, a byte",
+        0xf4,
+        1,
+        &[0],
+        Some(BoardEvent::DebugExit(1)),
+    );
     check("nothing", 0x80, 1, &[0xfe], None);
 }
 
@@ -177,7 +218,10 @@ fn two_vcpus_interrupt_each_other() {
     guest.apic(0, 0x310, 1 << 24);
     guest.apic(0, 0x300, 0x40fd);
     assert_eq!(guest.told(), [1]);
-    assert_eq!((guest.board.acknowledge(0), guest.board.acknowledge(1)), (None, Some(0xfd)));
+    assert_eq!(
+        (guest.board.acknowledge(0), guest.board.acknowledge(1)),
+        (None, Some(0xfd))
+    );
     guest.apic(1, 0x300, 0xc_4020);
     assert_eq!(guest.board.acknowledge(0), Some(0x20), "all but self");
     guest.apic(0, 0x300, 0xc_0400);
@@ -218,7 +262,10 @@ fn the_lowest_priority_goes_to_whom_has_least_to_do() {
     guest.ioapic_entry(4, 0x0300_0000_0000_0941);
     guest.out(0x3fc, &[0x08]);
     guest.out(0x3f9, &[0x02]);
-    assert_eq!((guest.board.acknowledge(0), guest.board.acknowledge(1)), (None, Some(0x41)));
+    assert_eq!(
+        (guest.board.acknowledge(0), guest.board.acknowledge(1)),
+        (None, Some(0x41))
+    );
 }
 
 #[test]
@@ -226,10 +273,16 @@ fn a_moved_tsc_moves_its_deadline() {
     let mut guest = Guest::new(1);
     guest.enable_apics(1);
     guest.apic(0, 0x320, 0x400ec);
-    guest.board.msr_write(0, guest.now, msr::TSC_DEADLINE, 1000 + 2_000_000).unwrap();
+    guest
+        .board
+        .msr_write(0, guest.now, msr::TSC_DEADLINE, 1000 + 2_000_000)
+        .unwrap();
     assert_eq!(guest.board.controllers.deadline(), Some(Nanos(MILLISECOND)));
     guest.board.set_tsc(0, guest.now, 0);
-    assert_eq!(guest.board.controllers.deadline(), Some(Nanos(MILLISECOND + 500)));
+    assert_eq!(
+        guest.board.controllers.deadline(),
+        Some(Nanos(MILLISECOND + 500))
+    );
     guest.pass(2 * MILLISECOND);
     assert_eq!(guest.board.acknowledge(0), Some(0xec));
     assert_eq!(guest.board.msr_read(0, guest.now, msr::TSC_DEADLINE), Ok(0));
@@ -241,7 +294,10 @@ fn a_deadline_that_has_passed_interrupts_at_once() {
     guest.enable_apics(1);
     guest.apic(0, 0x320, 0x400ec);
     guest.now = Nanos(MILLISECOND);
-    guest.board.msr_write(0, guest.now, msr::TSC_DEADLINE, 1001).unwrap();
+    guest
+        .board
+        .msr_write(0, guest.now, msr::TSC_DEADLINE, 1001)
+        .unwrap();
     assert_eq!(guest.board.acknowledge(0), Some(0xec));
 }
 
@@ -286,16 +342,32 @@ impl Numbers {
 
 /// One thing that a hostile guest can do.
 fn act(board: &mut Board, numbers: &mut Numbers, now: Nanos) {
-    const PORTS: [u16; 14] =
-        [0x20, 0x40, 0x60, 0x70, 0x80, 0x92, 0xa0, 0xf0, 0x3f8, 0x4d0, 0x600, 0x620, 0xcf8, 0xffff];
-    const PAGES: [u64; 5] = [0xe000_0000, 0xfec0_0000, 0xfee0_0000, 0xc000_0000, u64::MAX - 15];
+    const PORTS: [u16; 14] = [
+        0x20, 0x40, 0x60, 0x70, 0x80, 0x92, 0xa0, 0xf0, 0x3f8, 0x4d0, 0x600, 0x620, 0xcf8, 0xffff,
+    ];
+    const PAGES: [u64; 5] = [
+        0xe000_0000,
+        0xfec0_0000,
+        0xfee0_0000,
+        0xc000_0000,
+        u64::MAX - 15,
+    ];
     const MSRS: [u32; 6] = [0x1b, 0x6e0, 0x800, 0x830, 0x4b56_4d00, 0x4b56_4d01];
     let vcpu_id = (numbers.next() >> 62) as u32;
     let value = numbers.value();
-    let at = numbers.of(&PORTS).wrapping_add((numbers.next() >> 59) as u16 & 0xf);
-    let gpa = Gpa(numbers.of(&PAGES).wrapping_add(numbers.next() >> 52 & 0xfff & numbers.value()));
-    let number = numbers.of(&MSRS).wrapping_add((numbers.next() >> 58) as u32 & numbers.value() as u32);
-    let (small, any) = (numbers.of(&[1, 2, 4]), numbers.of(&[1, 2, 3, 4, 5, 6, 7, 8]));
+    let at = numbers
+        .of(&PORTS)
+        .wrapping_add((numbers.next() >> 59) as u16 & 0xf);
+    let gpa = Gpa(numbers
+        .of(&PAGES)
+        .wrapping_add(numbers.next() >> 52 & 0xfff & numbers.value()));
+    let number = numbers
+        .of(&MSRS)
+        .wrapping_add((numbers.next() >> 58) as u32 & numbers.value() as u32);
+    let (small, any) = (
+        numbers.of(&[1, 2, 4]),
+        numbers.of(&[1, 2, 3, 4, 5, 6, 7, 8]),
+    );
     match numbers.next() >> 60 {
         0..=3 => board.pio_write(now, at, small, value as u32),
         4 | 5 => drop(board.pio_read(now, at, small)),
@@ -303,7 +375,11 @@ fn act(board: &mut Board, numbers: &mut Numbers, now: Nanos) {
         9 => drop(board.mmio_read(vcpu_id, now, gpa, any)),
         10 | 11 => drop(board.msr_write(vcpu_id, now, number, value)),
         12 => drop(board.msr_read(vcpu_id, now, number)),
-        13 => drop(board.has_interrupt(vcpu_id).then(|| board.acknowledge(vcpu_id).expect("announced"))),
+        13 => drop(
+            board
+                .has_interrupt(vcpu_id)
+                .then(|| board.acknowledge(vcpu_id).expect("announced")),
+        ),
         14 => board.advance(now),
         _ => {
             board.take_startup(vcpu_id);
@@ -323,7 +399,11 @@ fn a_million_hostile_accesses_do_no_harm() {
         let mut now = Nanos(0);
         for step in 1..=10_000_u64 {
             // Mostly moments pass, sometimes ages; the end of time is reached too.
-            now = now.after(if step % 1000 == 0 { numbers.next() >> 4 } else { numbers.next() >> 50 });
+            now = now.after(if step % 1000 == 0 {
+                numbers.next() >> 4
+            } else {
+                numbers.next() >> 50
+            });
             act(&mut board, &mut numbers, now);
             assert!(board.deadline().is_none_or(|at| at.0 > 0));
             events += u64::from(board.take_event().is_some());

@@ -123,7 +123,10 @@ struct Found<'a, D: ?Sized> {
 
 impl<D: ?Sized> Spans<D> {
     fn new() -> Spans<D> {
-        Spans { spans: Vec::new(), devices: Vec::new() }
+        Spans {
+            spans: Vec::new(),
+            devices: Vec::new(),
+        }
     }
 
     fn add(
@@ -135,16 +138,33 @@ impl<D: ?Sized> Spans<D> {
         self.devices.push(device);
         let mut offset = 0;
         for (start, len) in places {
-            assert!(len > 0 && start.checked_add(len).is_some(), "a layout has no empty or wrapping stretch");
+            assert!(
+                len > 0 && start.checked_add(len).is_some(),
+                "a layout has no empty or wrapping stretch"
+            );
             let next = self.spans.partition_point(|span| span.start < start);
             let before = next.checked_sub(1).map(|at| &self.spans[at]);
             let before = before.filter(|span| span.start + span.len > start);
             let after = self.spans.get(next).filter(|span| span.start < start + len);
             if let Some(old) = before.or(after) {
-                return Err(Overlap { new: name, old: old.name, start, len });
+                return Err(Overlap {
+                    new: name,
+                    old: old.name,
+                    start,
+                    len,
+                });
             }
             let device = self.devices.len() - 1;
-            self.spans.insert(next, Span { name, start, len, device, offset });
+            self.spans.insert(
+                next,
+                Span {
+                    name,
+                    start,
+                    len,
+                    device,
+                    offset,
+                },
+            );
             offset += len;
         }
         Ok(())
@@ -152,21 +172,33 @@ impl<D: ?Sized> Spans<D> {
 
     fn has(&self, at: u64) -> bool {
         let next = self.spans.partition_point(|span| span.start <= at);
-        self.spans[..next].last().is_some_and(|span| at - span.start < span.len)
+        self.spans[..next]
+            .last()
+            .is_some_and(|span| at - span.start < span.len)
     }
 
     fn find(&mut self, at: u64) -> Option<Found<'_, D>> {
         let next = self.spans.partition_point(|span| span.start <= at);
-        let span = self.spans[..next].last().filter(|span| at - span.start < span.len)?;
+        let span = self.spans[..next]
+            .last()
+            .filter(|span| at - span.start < span.len)?;
         let within = at - span.start;
         let device = &mut *self.devices[span.device];
-        Some(Found { device, offset: span.offset + within, room: span.len - within })
+        Some(Found {
+            device,
+            offset: span.offset + within,
+            room: span.len - within,
+        })
     }
 }
 
 /// The low `size` bytes.
 pub(crate) fn low_bytes(size: u8) -> u64 {
-    if size >= 8 { u64::MAX } else { (1 << (8 * u32::from(size))) - 1 }
+    if size >= 8 {
+        u64::MAX
+    } else {
+        (1 << (8 * u32::from(size))) - 1
+    }
 }
 
 /// The I/O ports.
@@ -177,7 +209,10 @@ pub struct PioBus {
 
 impl Default for PioBus {
     fn default() -> PioBus {
-        PioBus { spans: Spans::new(), counters: BusCounters::default() }
+        PioBus {
+            spans: Spans::new(),
+            counters: BusCounters::default(),
+        }
     }
 }
 
@@ -192,7 +227,9 @@ impl PioBus {
         places: &[(u16, u16)],
         device: Box<dyn PioDevice>,
     ) -> Result<(), Overlap> {
-        let places = places.iter().map(|&(start, len)| (u64::from(start), u64::from(len)));
+        let places = places
+            .iter()
+            .map(|&(start, len)| (u64::from(start), u64::from(len)));
         self.spans.add(name, places, device)
     }
 
@@ -233,7 +270,9 @@ impl PioBus {
                     found.device.advance(now);
                     found.device.write(found.offset as u16, piece, part);
                 }
-                None => self.counters.unmapped_write("port", u64::from(at), u64::from(part)),
+                None => self
+                    .counters
+                    .unmapped_write("port", u64::from(at), u64::from(part)),
             }
             done += piece;
         }
@@ -241,7 +280,9 @@ impl PioBus {
 
     /// How many of `left` bytes go to the device at `port` in one piece. Never 0.
     fn piece(&mut self, port: u16, left: u8) -> u8 {
-        let Some(found) = self.spans.find(u64::from(port)) else { return 1 };
+        let Some(found) = self.spans.find(u64::from(port)) else {
+            return 1;
+        };
         let most = u64::from(left.min(found.device.width())).min(found.room);
         let fits = |size: u8| u64::from(size) <= most;
         [4, 2].into_iter().find(|&size| fits(size)).unwrap_or(1)
@@ -249,12 +290,19 @@ impl PioBus {
 
     /// Tells every device the time.
     pub fn advance(&mut self, now: Nanos) {
-        self.spans.devices.iter_mut().for_each(|device| device.advance(now));
+        self.spans
+            .devices
+            .iter_mut()
+            .for_each(|device| device.advance(now));
     }
 
     /// The first moment at which a device wants to be told the time.
     pub fn deadline(&self) -> Option<Nanos> {
-        self.spans.devices.iter().filter_map(|device| device.deadline()).min()
+        self.spans
+            .devices
+            .iter()
+            .filter_map(|device| device.deadline())
+            .min()
     }
 
     /// What was counted.
@@ -271,7 +319,10 @@ pub struct MmioBus {
 
 impl Default for MmioBus {
     fn default() -> MmioBus {
-        MmioBus { spans: Spans::new(), counters: BusCounters::default() }
+        MmioBus {
+            spans: Spans::new(),
+            counters: BusCounters::default(),
+        }
     }
 }
 
@@ -319,17 +370,26 @@ impl MmioBus {
     }
 
     fn find(&mut self, gpa: x86::Gpa, size: u8) -> Option<Found<'_, dyn MmioDevice>> {
-        self.spans.find(gpa.0).filter(|found| u64::from(size) <= found.room)
+        self.spans
+            .find(gpa.0)
+            .filter(|found| u64::from(size) <= found.room)
     }
 
     /// Tells every device the time.
     pub fn advance(&mut self, now: Nanos) {
-        self.spans.devices.iter_mut().for_each(|device| device.advance(now));
+        self.spans
+            .devices
+            .iter_mut()
+            .for_each(|device| device.advance(now));
     }
 
     /// The first moment at which a device wants to be told the time.
     pub fn deadline(&self) -> Option<Nanos> {
-        self.spans.devices.iter().filter_map(|device| device.deadline()).min()
+        self.spans
+            .devices
+            .iter()
+            .filter_map(|device| device.deadline())
+            .min()
     }
 
     /// What was counted.
@@ -354,7 +414,10 @@ mod tests {
         }
 
         fn write(&mut self, offset: u16, size: u8, value: u32) {
-            self.1.lock().unwrap().push(format!("w{offset}:{size}={value:x}"));
+            self.1
+                .lock()
+                .unwrap()
+                .push(format!("w{offset}:{size}={value:x}"));
         }
 
         fn width(&self) -> u8 {
@@ -365,9 +428,16 @@ mod tests {
     fn bus() -> (PioBus, Arc<Mutex<Vec<String>>>) {
         let log = Arc::new(Mutex::new(Vec::new()));
         let mut bus = PioBus::default();
-        bus.add("bytes", &[(0x60, 4)], Box::new(Probe(1, Arc::clone(&log)))).unwrap();
-        bus.add("words", &[(0x70, 3), (0x75, 1)], Box::new(Probe(4, Arc::clone(&log)))).unwrap();
-        bus.add("last", &[(0xffff, 1)], Box::new(Probe(4, Arc::clone(&log)))).unwrap();
+        bus.add("bytes", &[(0x60, 4)], Box::new(Probe(1, Arc::clone(&log))))
+            .unwrap();
+        bus.add(
+            "words",
+            &[(0x70, 3), (0x75, 1)],
+            Box::new(Probe(4, Arc::clone(&log))),
+        )
+        .unwrap();
+        bus.add("last", &[(0xffff, 1)], Box::new(Probe(4, Arc::clone(&log))))
+            .unwrap();
         (bus, log)
     }
 
@@ -375,8 +445,16 @@ mod tests {
     fn wide_accesses_are_split_as_the_device_wants() {
         let check = |port, size, expected_value, expected_log: &str| {
             let (mut bus, log) = bus();
-            assert_eq!(bus.read(Nanos(0), port, size), expected_value, "port {port:#x} size {size}");
-            assert_eq!(log.lock().unwrap().join(" "), expected_log, "port {port:#x} size {size}");
+            assert_eq!(
+                bus.read(Nanos(0), port, size),
+                expected_value,
+                "port {port:#x} size {size}"
+            );
+            assert_eq!(
+                log.lock().unwrap().join(" "),
+                expected_log,
+                "port {port:#x} size {size}"
+            );
         };
         check(0x61, 1, 0x01, "r1:1");
         check(0x60, 4, 0x0302_0100, "r0:1 r1:1 r2:1 r3:1");
@@ -395,7 +473,15 @@ mod tests {
         bus.write(Nanos(0), 0x90, 2, 0x1234);
         bus.read(Nanos(0), 0x63, 2);
         let counters = bus.counters();
-        assert_eq!(counters, BusCounters { reads: 1, writes: 1, unmapped_reads: 1, unmapped_writes: 2 });
+        assert_eq!(
+            counters,
+            BusCounters {
+                reads: 1,
+                writes: 1,
+                unmapped_reads: 1,
+                unmapped_writes: 2
+            }
+        );
     }
 
     #[test]
@@ -403,7 +489,11 @@ mod tests {
         let check = |start, len, expected: Option<&str>| {
             let (mut bus, log) = bus();
             let result = bus.add("new", &[(start, len)], Box::new(Probe(1, log)));
-            assert_eq!(result.err().map(|overlap| overlap.old), expected, "{start:#x}+{len}");
+            assert_eq!(
+                result.err().map(|overlap| overlap.old),
+                expected,
+                "{start:#x}+{len}"
+            );
         };
         check(0x64, 4, None);
         check(0x5e, 2, None);
@@ -428,9 +518,14 @@ mod tests {
     #[test]
     fn loads_that_leave_the_device_read_all_ones() {
         let mut bus = MmioBus::default();
-        bus.add("memory", x86::Gpa(0x1000), 0x10, Box::new(Memory(0x100))).unwrap();
+        bus.add("memory", x86::Gpa(0x1000), 0x10, Box::new(Memory(0x100)))
+            .unwrap();
         let mut check = |gpa, size, expected| {
-            assert_eq!(bus.read(Nanos(0), x86::Gpa(gpa), size), expected, "{gpa:#x} {size}");
+            assert_eq!(
+                bus.read(Nanos(0), x86::Gpa(gpa), size),
+                expected,
+                "{gpa:#x} {size}"
+            );
         };
         check(0x1004, 4, 0x104);
         check(0x1008, 8, 0x108);

@@ -30,7 +30,8 @@ impl Nanos {
 
     /// The first moment at which [`Nanos::ticks`] is `ticks`.
     pub fn of_ticks(ticks: u64, hz: u64) -> Nanos {
-        let nanos = (u128::from(ticks) * u128::from(NANOS_PER_SECOND)).div_ceil(u128::from(hz.max(1)));
+        let nanos =
+            (u128::from(ticks) * u128::from(NANOS_PER_SECOND)).div_ceil(u128::from(hz.max(1)));
         Nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 }
@@ -84,13 +85,25 @@ mod tests {
 
     #[test]
     fn a_deadline_is_never_before_its_tsc() {
-        for (khz, start) in [(2_000_000, 0), (2_399_990, 77), (1, 5), (3_000_001, u64::MAX / 2)] {
-            let clock = GuestClock { tsc_khz: khz, tsc_at_start: start, wall_at_start_ns: 0 };
+        for (khz, start) in [
+            (2_000_000, 0),
+            (2_399_990, 77),
+            (1, 5),
+            (3_000_001, u64::MAX / 2),
+        ] {
+            let clock = GuestClock {
+                tsc_khz: khz,
+                tsc_at_start: start,
+                wall_at_start_ns: 0,
+            };
             for ticks in [1, 2, 3, 999, 1_000_003, 1 << 40] {
                 let tsc = start + ticks;
                 let at = clock.time_of_tsc(tsc);
                 assert!(clock.tsc(at) >= tsc, "{khz} kHz, tick {ticks}");
-                assert!(at <= clock.now(tsc).after(1), "{khz} kHz, tick {ticks}: not late either");
+                assert!(
+                    at <= clock.now(tsc).after(1),
+                    "{khz} kHz, tick {ticks}: not late either"
+                );
             }
         }
     }
@@ -108,7 +121,11 @@ mod tests {
 
     #[test]
     fn the_end_of_time_is_reached_and_not_passed() {
-        let clock = GuestClock { tsc_khz: 1, tsc_at_start: 1, wall_at_start_ns: u64::MAX };
+        let clock = GuestClock {
+            tsc_khz: 1,
+            tsc_at_start: 1,
+            wall_at_start_ns: u64::MAX,
+        };
         assert_eq!(clock.time_of_tsc(u64::MAX), Nanos(u64::MAX));
         assert_eq!(clock.wall_ns(Nanos(u64::MAX)), u64::MAX);
         assert_eq!(clock.now(0), Nanos(0));

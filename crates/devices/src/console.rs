@@ -31,12 +31,18 @@ impl ConsoleInput {
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty()
     }
 
     /// Takes the next byte.
     pub fn pop(&self) -> Option<u8> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop_front()
     }
 }
 
@@ -51,7 +57,12 @@ impl Output {
         if self.chunk.is_empty() {
             return;
         }
-        if self.sink.write_all(&self.chunk).and_then(|()| self.sink.flush()).is_err() {
+        if self
+            .sink
+            .write_all(&self.chunk)
+            .and_then(|()| self.sink.flush())
+            .is_err()
+        {
             self.lost_bytes += self.chunk.len() as u64;
         }
         self.chunk.clear();
@@ -71,7 +82,11 @@ pub struct ConsoleOutput(Arc<Mutex<Output>>);
 impl ConsoleOutput {
     /// Output that ends in `sink`.
     pub fn new(sink: Box<dyn Write + Send>) -> ConsoleOutput {
-        ConsoleOutput(Arc::new(Mutex::new(Output { sink, chunk: Vec::new(), lost_bytes: 0 })))
+        ConsoleOutput(Arc::new(Mutex::new(Output {
+            sink,
+            chunk: Vec::new(),
+            lost_bytes: 0,
+        })))
     }
 
     /// Takes a byte, to be handed on at the end of the line, of the chunk, or with [`ConsoleOutput::flush`].
@@ -86,11 +101,17 @@ impl ConsoleOutput {
     /// Hands on what waits. A sink that fails loses bytes, which are counted; the guest does not notice, as with
     /// a cable pulled out.
     pub fn flush(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).flush();
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .flush();
     }
 
     /// Bytes that the sink did not take.
     pub fn lost_bytes(&self) -> u64 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).lost_bytes
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .lost_bytes
     }
 }

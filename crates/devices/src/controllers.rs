@@ -67,11 +67,21 @@ pub struct Controllers {
 impl Controllers {
     /// The controllers of a board with this many vCPUs, as firmware leaves them.
     pub fn new(vcpu_count: u32, clock: GuestClock, sink: Arc<dyn IrqSink>) -> Controllers {
-        let local = (0..vcpu_count).map(|id| LocalApic::new(id, clock)).collect();
+        let local = (0..vcpu_count)
+            .map(|id| LocalApic::new(id, clock))
+            .collect();
         // An IOAPIC id is four bits: with many vCPUs it cannot be one that no vCPU has, and need not be.
         let ioapic = IoApic::new(layout::ioapic_id(vcpu_count));
         let counters = InterruptCounters::default();
-        Controllers { local, ioapic, pics: PicPair::default(), high: 0, sink, elsewhere: None, counters }
+        Controllers {
+            local,
+            ioapic,
+            pics: PicPair::default(),
+            high: 0,
+            sink,
+            elsewhere: None,
+            counters,
+        }
     }
 
     /// From now on the engine's own local APICs count, or those here again. Their state is carried by the caller.
@@ -95,7 +105,10 @@ impl Controllers {
     fn tell_pins(&self) {
         if let Some(apics) = &self.elsewhere {
             apics.set_pins(
-                &self.ioapic.messages().map(|message| message.and_then(|message| message.to_msi())),
+                &self
+                    .ioapic
+                    .messages()
+                    .map(|message| message.and_then(|message| message.to_msi())),
             );
         }
     }
@@ -130,9 +143,17 @@ impl Controllers {
 
     fn set_line(&mut self, irq: u8, high: bool) {
         let bit = 1 << irq;
-        self.high = if high { self.high | bit } else { self.high & !bit };
+        self.high = if high {
+            self.high | bit
+        } else {
+            self.high & !bit
+        };
         self.pics.set_line(irq, high);
-        let pin = if irq == layout::irq::PIT { PIT_PIN } else { irq };
+        let pin = if irq == layout::irq::PIT {
+            PIT_PIN
+        } else {
+            irq
+        };
         if let Some(message) = self.ioapic.set_pin(usize::from(pin), high) {
             self.send_from_ioapic(message);
         }
@@ -141,7 +162,9 @@ impl Controllers {
     /// Carries the output of the 8259 pair to the bootstrap processor.
     fn settle_pics(&mut self) {
         let high = self.pics.has_interrupt();
-        let Some(first) = self.local.first_mut() else { return };
+        let Some(first) = self.local.first_mut() else {
+            return;
+        };
         let is_new = first.set_lint0(high);
         if is_new || high && self.elsewhere.is_some() {
             self.sink.notify(0);
@@ -175,7 +198,11 @@ impl Controllers {
         if message.delivery == Delivery::LowestPriority {
             return self.send_to_lowest(message, sender);
         }
-        for apic in self.local.iter_mut().filter(|apic| apic.is_addressed(message.destination, sender)) {
+        for apic in self
+            .local
+            .iter_mut()
+            .filter(|apic| apic.is_addressed(message.destination, sender))
+        {
             if apic.receive(&message) {
                 self.sink.notify(apic.id());
             }
@@ -183,8 +210,12 @@ impl Controllers {
     }
 
     fn send_to_lowest(&mut self, message: Message, sender: Option<u32>) {
-        let addressed = self.local.iter_mut().filter(|apic| apic.is_addressed(message.destination, sender));
-        let ranked = addressed.filter_map(|apic| apic.arbitration().map(|priority| (priority, apic)));
+        let addressed = self
+            .local
+            .iter_mut()
+            .filter(|apic| apic.is_addressed(message.destination, sender));
+        let ranked =
+            addressed.filter_map(|apic| apic.arbitration().map(|priority| (priority, apic)));
         if let Some((_, apic)) = ranked.min_by_key(|(priority, apic)| (*priority, apic.id()))
             && apic.receive(&message)
         {
@@ -209,7 +240,11 @@ impl Controllers {
 
     /// A local APIC that counts.
     fn own_apic(&mut self, vcpu_id: u32) -> Option<&mut LocalApic> {
-        if self.elsewhere.is_some() { None } else { self.local.get_mut(vcpu_id as usize) }
+        if self.elsewhere.is_some() {
+            None
+        } else {
+            self.local.get_mut(vcpu_id as usize)
+        }
     }
 
     /// The local APIC whose registers are at `gpa` for this vCPU, and the offset there.
@@ -240,7 +275,9 @@ impl Controllers {
             return true;
         }
         self.advance_one(vcpu_id, now);
-        let Some((apic, offset)) = self.apic_page(vcpu_id, gpa) else { return false };
+        let Some((apic, offset)) = self.apic_page(vcpu_id, gpa) else {
+            return false;
+        };
         let effect = apic.mmio_write(now, offset, size, value);
         self.carry_out(vcpu_id, effect);
         self.advance_one(vcpu_id, now);
@@ -251,10 +288,19 @@ impl Controllers {
     ///
     /// # Errors
     /// If there is no such register now.
-    pub fn msr_read(&mut self, vcpu_id: u32, now: Nanos, number: u32) -> Result<u64, RegisterFault> {
+    pub fn msr_read(
+        &mut self,
+        vcpu_id: u32,
+        now: Nanos,
+        number: u32,
+    ) -> Result<u64, RegisterFault> {
         self.advance_one(vcpu_id, now);
         let apic = self.own_apic(vcpu_id).ok_or(RegisterFault)?;
-        if number == msr::APIC_BASE { Ok(apic.base()) } else { apic.msr_read(now, number) }
+        if number == msr::APIC_BASE {
+            Ok(apic.base())
+        } else {
+            apic.msr_read(now, number)
+        }
     }
 
     /// WRMSR of an APIC register.
@@ -306,7 +352,8 @@ impl Controllers {
         if self.elsewhere.is_some() {
             return vcpu_id == 0 && self.pics.has_interrupt();
         }
-        self.apic(vcpu_id).is_some_and(|apic| apic.wants_extint() || apic.pending().is_some())
+        self.apic(vcpu_id)
+            .is_some_and(|apic| apic.wants_extint() || apic.pending().is_some())
     }
 
     /// Takes the interrupt that waits.
@@ -323,7 +370,9 @@ impl Controllers {
 
     /// Takes the NMI that waits.
     pub fn take_nmi(&mut self, vcpu_id: u32) -> bool {
-        self.local.get_mut(vcpu_id as usize).is_some_and(LocalApic::take_nmi)
+        self.local
+            .get_mut(vcpu_id as usize)
+            .is_some_and(LocalApic::take_nmi)
     }
 
     /// Takes the startup request that waits; INIT before SIPI.
@@ -339,7 +388,15 @@ impl Controllers {
     pub fn pulse_nmi(&mut self) {
         if self.elsewhere.is_some() {
             let (delivery, destination) = (Delivery::Nmi, Destination::All);
-            return self.send(Message { delivery, vector: 2, destination, is_level: false }, None);
+            return self.send(
+                Message {
+                    delivery,
+                    vector: 2,
+                    destination,
+                    is_level: false,
+                },
+                None,
+            );
         }
         for apic in &mut self.local {
             if apic.pulse_lint1() {
@@ -389,6 +446,9 @@ impl Controllers {
     /// What was counted.
     pub fn counters(&self) -> InterruptCounters {
         let accepted = self.local.iter().map(LocalApic::accepted).sum();
-        InterruptCounters { accepted, ..self.counters }
+        InterruptCounters {
+            accepted,
+            ..self.counters
+        }
     }
 }

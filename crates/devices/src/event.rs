@@ -22,7 +22,10 @@ pub struct BoardEvents(Arc<Mutex<Option<BoardEvent>>>);
 impl BoardEvents {
     /// Leaves an event, unless one waits.
     pub fn post(&self, event: BoardEvent) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(event);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(event);
     }
 
     /// Takes the event that waits.

@@ -108,10 +108,16 @@ impl I8042 {
         }
         if self.output.is_none() && self.command_byte() & KEYBOARD_DISABLED == 0 {
             let translated = self.command_byte() & TRANSLATED != 0;
-            self.output = self.keyboard.pop(translated).map(|value| Byte { value, is_mouse: false });
+            self.output = self.keyboard.pop(translated).map(|value| Byte {
+                value,
+                is_mouse: false,
+            });
         }
         if self.output.is_none() && self.command_byte() & MOUSE_DISABLED == 0 {
-            self.output = self.mouse.pop(false).map(|value| Byte { value, is_mouse: true });
+            self.output = self.mouse.pop(false).map(|value| Byte {
+                value,
+                is_mouse: true,
+            });
         }
         let wants = |enabled: u8, is_mouse: bool| {
             let is_its = self.output.is_some_and(|byte| byte.is_mouse == is_mouse);
@@ -132,10 +138,16 @@ impl I8042 {
     fn status(&self) -> u8 {
         let full = match self.output {
             None => 0,
-            Some(Byte { is_mouse: false, .. }) => STATUS_FULL,
+            Some(Byte {
+                is_mouse: false, ..
+            }) => STATUS_FULL,
             Some(Byte { is_mouse: true, .. }) => STATUS_FULL | STATUS_MOUSE,
         };
-        let command = if self.last_was_command { STATUS_COMMAND } else { 0 };
+        let command = if self.last_was_command {
+            STATUS_COMMAND
+        } else {
+            0
+        };
         full | command | STATUS_UNLOCKED | self.command_byte() & SYSTEM & STATUS_SYSTEM
     }
 
@@ -188,7 +200,11 @@ impl I8042 {
 
 impl PioDevice for I8042 {
     fn read(&mut self, offset: u16, _size: u8) -> u32 {
-        let value = if offset == DATA { self.read_data() } else { self.status() };
+        let value = if offset == DATA {
+            self.read_data()
+        } else {
+            self.status()
+        };
         self.fill();
         u32::from(value)
     }
@@ -220,12 +236,18 @@ mod tests {
                 Some(("c", value)) => device.write(1, 1, hex(value)),
                 Some(("d", value)) => device.write(0, 1, hex(value)),
                 Some((whose, value)) => {
-                    let expected = if whose == "m" { STATUS_FULL | STATUS_MOUSE } else { STATUS_FULL };
+                    let expected = if whose == "m" {
+                        STATUS_FULL | STATUS_MOUSE
+                    } else {
+                        STATUS_FULL
+                    };
                     assert_eq!(status, expected, "{name}: {word}");
                     assert_eq!(device.read(0, 1), hex(value), "{name}: {word}");
                 }
                 None if word == "-" => assert_eq!(status, 0, "{name}"),
-                None if word == "reset" => assert_eq!(events.take(), Some(BoardEvent::Reset), "{name}"),
+                None if word == "reset" => {
+                    assert_eq!(events.take(), Some(BoardEvent::Reset), "{name}")
+                }
                 None => {
                     let rose = lines.take_edges().rose;
                     assert_eq!(rose, 1 << word.parse::<u32>().unwrap(), "{name}: {word}");
@@ -242,7 +264,10 @@ mod tests {
         check("aux loop", "c=d3 d=5a m:5a -");
         check("aux on and off", "c=a7 c=20 :65 c=a8 c=20 :45");
         check("aux interrupt test", "c=60 d=47 c=d3 d=a5 12 m:a5");
-        check("no interrupts while probing", "c=60 d=74 c=d3 d=a5 m:a5 c=60 d=77 c=d3 d=a5 12");
+        check(
+            "no interrupts while probing",
+            "c=60 d=74 c=d3 d=a5 m:a5 c=60 d=77 c=d3 d=a5 12",
+        );
     }
 
     #[test]
@@ -268,7 +293,10 @@ mod tests {
         );
         check("interrupts", "c=60 d=47 c=d4 d=f4 12 m:fa");
         check("unknown", "c=60 d=47 c=d4 d=e1 m:fe");
-        check("poll: nothing moved", "c=60 d=47 c=d4 d=eb m:fa m:08 m:00 m:00 -");
+        check(
+            "poll: nothing moved",
+            "c=60 d=47 c=d4 d=eb m:fa m:08 m:00 m:00 -",
+        );
     }
 
     #[test]
@@ -289,6 +317,9 @@ mod tests {
             device.write(0, 1, 0xe9);
         }
         assert!(device.replies.len() <= REPLY_LIMIT);
-        assert!(device.keyboard.waiting() <= ps2::QUEUE_LIMIT && device.mouse.waiting() <= ps2::QUEUE_LIMIT);
+        assert!(
+            device.keyboard.waiting() <= ps2::QUEUE_LIMIT
+                && device.mouse.waiting() <= ps2::QUEUE_LIMIT
+        );
     }
 }

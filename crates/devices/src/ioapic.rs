@@ -47,7 +47,12 @@ pub struct IoApic {
 impl IoApic {
     /// An IOAPIC after reset: everything masked.
     pub fn new(id: u8) -> IoApic {
-        IoApic { id, index: 0, entries: [MASKED; PIN_COUNT], asserted: 0 }
+        IoApic {
+            id,
+            index: 0,
+            entries: [MASKED; PIN_COUNT],
+            asserted: 0,
+        }
     }
 
     /// A load.
@@ -77,7 +82,11 @@ impl IoApic {
             VERSION => VERSION_VALUE,
             TABLE..=TABLE_LAST => {
                 let entry = self.entries[usize::from(self.index - TABLE) / 2];
-                if self.index.is_multiple_of(2) { entry as u32 } else { (entry >> 32) as u32 }
+                if self.index.is_multiple_of(2) {
+                    entry as u32
+                } else {
+                    (entry >> 32) as u32
+                }
             }
             _ => 0,
         }
@@ -121,12 +130,20 @@ impl IoApic {
             return self.service_level(pin);
         }
         // An edge at a masked pin is lost (82093AA, 3.2.4, interrupt mask).
-        (rose && entry & MASKED == 0).then(|| message(entry)).flatten()
+        (rose && entry & MASKED == 0)
+            .then(|| message(entry))
+            .flatten()
     }
 
     /// What each pin sends when it is asserted; `None` where it is masked.
     pub fn messages(&self) -> [Option<Message>; PIN_COUNT] {
-        self.entries.map(|entry| if entry & MASKED == 0 { message(entry) } else { None })
+        self.entries.map(|entry| {
+            if entry & MASKED == 0 {
+                message(entry)
+            } else {
+                None
+            }
+        })
     }
 
     /// A level-triggered interrupt with this vector ended at a local APIC: pins that are still asserted send again.
@@ -175,7 +192,10 @@ mod tests {
     fn with_entry(pin: u8, entry: u64) -> IoApic {
         let mut ioapic = IoApic::new(1);
         for (half, value) in [(1, entry >> 32), (0, entry & 0xffff_ffff)] {
-            assert_eq!(ioapic.write(IOREGSEL, 4, u64::from(TABLE + 2 * pin + half)), None);
+            assert_eq!(
+                ioapic.write(IOREGSEL, 4, u64::from(TABLE + 2 * pin + half)),
+                None
+            );
             assert_eq!(ioapic.write(IOWIN, 4, value), None);
         }
         ioapic
@@ -199,13 +219,20 @@ mod tests {
     fn an_edge_is_sent_once_and_lost_while_masked() {
         let mut ioapic = with_entry(4, 0x41);
         let sent = ioapic.set_pin(4, true).unwrap();
-        assert_eq!((sent.vector, sent.is_level, sent.destination), (0x41, false, Destination::Physical(0)));
+        assert_eq!(
+            (sent.vector, sent.is_level, sent.destination),
+            (0x41, false, Destination::Physical(0))
+        );
         assert_eq!(ioapic.set_pin(4, true), None);
         assert_eq!(ioapic.set_pin(4, false), None);
         assert!(ioapic.set_pin(4, true).is_some());
         let mut ioapic = with_entry(4, MASKED | 0x41);
         assert_eq!(ioapic.set_pin(4, true), None);
-        assert_eq!(ioapic.write(IOWIN, 4, 0x41), None, "unmasking does not bring the edge back");
+        assert_eq!(
+            ioapic.write(IOWIN, 4, 0x41),
+            None,
+            "unmasking does not bring the edge back"
+        );
     }
 
     #[test]
@@ -225,7 +252,10 @@ mod tests {
     fn unmasking_an_asserted_level_sends_it() {
         let mut ioapic = with_entry(9, LEVEL | MASKED | 0x51);
         assert_eq!(ioapic.set_pin(9, true), None);
-        assert_eq!(ioapic.write(IOWIN, 4, LEVEL | 0x51).map(|sent| sent.vector), Some(0x51));
+        assert_eq!(
+            ioapic.write(IOWIN, 4, LEVEL | 0x51).map(|sent| sent.vector),
+            Some(0x51)
+        );
     }
 
     #[test]
@@ -240,11 +270,19 @@ mod tests {
     #[test]
     fn destinations_are_bytes() {
         let check = |entry, expected| {
-            assert_eq!(with_entry(1, entry).set_pin(1, true).unwrap().destination, expected, "{entry:#x}");
+            assert_eq!(
+                with_entry(1, entry).set_pin(1, true).unwrap().destination,
+                expected,
+                "{entry:#x}"
+            );
         };
         check(0x0300_0000_0000_0041, Destination::Physical(3));
         check(0x0300_0000_0000_0841, Destination::Logical(3));
         check(0xff00_0000_0000_0041, Destination::All);
-        assert_eq!(with_entry(1, 0x341).set_pin(1, true), None, "reserved delivery mode");
+        assert_eq!(
+            with_entry(1, 0x341).set_pin(1, true),
+            None,
+            "reserved delivery mode"
+        );
     }
 }

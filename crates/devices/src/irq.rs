@@ -51,13 +51,19 @@ impl IrqLines {
     /// If the board's layout names a line that does not exist.
     pub fn line(&self, irq: u8) -> IrqLine {
         assert!(irq < LINE_COUNT, "the board has {LINE_COUNT} lines");
-        IrqLine { levels: Arc::clone(&self.0), bit: 1 << irq }
+        IrqLine {
+            levels: Arc::clone(&self.0),
+            bit: 1 << irq,
+        }
     }
 
     /// What happened since the last call.
     pub fn take_edges(&self) -> Edges {
         let rose = self.0.rose.swap(0, Ordering::AcqRel);
-        Edges { rose, high: self.0.high.load(Ordering::Acquire) }
+        Edges {
+            rose,
+            high: self.0.high.load(Ordering::Acquire),
+        }
     }
 }
 

@@ -42,7 +42,12 @@ impl SystemTime {
         let _ = self.write(memory, clock, now);
     }
 
-    fn write(&self, memory: &GuestMemory, clock: &GuestClock, now: Nanos) -> Result<(), MemoryError> {
+    fn write(
+        &self,
+        memory: &GuestMemory,
+        clock: &GuestClock,
+        now: Nanos,
+    ) -> Result<(), MemoryError> {
         let gpa = Gpa(self.msr & !ENABLED);
         let (multiplier, shift) = scale(clock.tsc_khz);
         // The pair must be exact: take the TSC first and the time it stands for.
@@ -61,8 +66,10 @@ impl SystemTime {
 
 /// Writes the wall clock's time at time zero to `gpa`.
 pub fn write_wall_clock(memory: &GuestMemory, clock: &GuestClock, gpa: u64) {
-    let (seconds, nanos) =
-        (clock.wall_at_start_ns / NANOS_PER_SECOND, clock.wall_at_start_ns % NANOS_PER_SECOND);
+    let (seconds, nanos) = (
+        clock.wall_at_start_ns / NANOS_PER_SECOND,
+        clock.wall_at_start_ns % NANOS_PER_SECOND,
+    );
     let mut time = [0; 12];
     time[0..4].copy_from_slice(&2_u32.to_le_bytes());
     time[4..8].copy_from_slice(&(seconds as u32).to_le_bytes());
@@ -78,7 +85,11 @@ fn scale(tsc_khz: u64) -> (u32, i8) {
     let mut shift = 0_i8;
     let multiplier = |shift: i8| {
         let nanos = u128::from(NANOS_PER_SECOND) << 64;
-        let shifted = if shift >= 0 { nanos >> shift } else { nanos << -shift };
+        let shifted = if shift >= 0 {
+            nanos >> shift
+        } else {
+            nanos << -shift
+        };
         (shifted / tsc_hz) >> 32
     };
     while multiplier(shift) > u128::from(u32::MAX) {
@@ -100,7 +111,11 @@ mod tests {
         assert_eq!(value(0, 4) % 2, 0);
         let delta = tsc - value(8, 8);
         let shift = value(28, 1) as i8;
-        let delta = if shift < 0 { delta >> -shift } else { delta << shift };
+        let delta = if shift < 0 {
+            delta >> -shift
+        } else {
+            delta << shift
+        };
         value(16, 8) + ((u128::from(delta) * u128::from(value(24, 4))) >> 32) as u64
     }
 
@@ -108,7 +123,11 @@ mod tests {
     fn a_guest_computes_the_board_s_time() {
         let memory = GuestMemory::flat(0x2000).unwrap();
         for tsc_khz in [1_000, 999_999, 1_000_000, 2_399_980, 5_000_000] {
-            let clock = GuestClock { tsc_khz, tsc_at_start: 12_345, wall_at_start_ns: 0 };
+            let clock = GuestClock {
+                tsc_khz,
+                tsc_at_start: 12_345,
+                wall_at_start_ns: 0,
+            };
             let mut time = SystemTime::default();
             time.set_msr(&memory, &clock, Nanos(3_000_000_001), 0x1001);
             for later in [0, 1_000_000, 100_000_000_000] {
@@ -116,16 +135,26 @@ mod tests {
                 let seen = read(&memory, 0x1000, tsc);
                 // A tick is up to a microsecond at 1 MHz; the multiplier is good to 2^-31.
                 let slack = 2 + 2_000_000 / tsc_khz + later / (1 << 31);
-                assert!(seen.abs_diff(clock.now(tsc).0) <= slack, "{tsc_khz} kHz after {later}: {seen}");
+                assert!(
+                    seen.abs_diff(clock.now(tsc).0) <= slack,
+                    "{tsc_khz} kHz after {later}: {seen}"
+                );
             }
-            assert_eq!(memory.read_value(Gpa(0x101d), 1).unwrap(), u64::from(TSC_STABLE));
+            assert_eq!(
+                memory.read_value(Gpa(0x101d), 1).unwrap(),
+                u64::from(TSC_STABLE)
+            );
         }
     }
 
     #[test]
     fn wall_time_is_that_of_time_zero() {
         let memory = GuestMemory::flat(0x1000).unwrap();
-        let clock = GuestClock { tsc_khz: 1, tsc_at_start: 0, wall_at_start_ns: 1_700_000_000_000_000_007 };
+        let clock = GuestClock {
+            tsc_khz: 1,
+            tsc_at_start: 0,
+            wall_at_start_ns: 1_700_000_000_000_000_007,
+        };
         write_wall_clock(&memory, &clock, 0x10);
         assert_eq!(memory.read_value(Gpa(0x14), 4).unwrap(), 1_700_000_000);
         assert_eq!(memory.read_value(Gpa(0x18), 4).unwrap(), 7);
@@ -134,7 +163,11 @@ mod tests {
     #[test]
     fn addresses_without_memory_write_nothing_and_do_no_harm() {
         let memory = GuestMemory::flat(0x1000).unwrap();
-        let clock = GuestClock { tsc_khz: 1_000_000, tsc_at_start: 0, wall_at_start_ns: 0 };
+        let clock = GuestClock {
+            tsc_khz: 1_000_000,
+            tsc_at_start: 0,
+            wall_at_start_ns: 0,
+        };
         for address in [0xfff, 0x1000, u64::MAX, u64::MAX - 8] {
             write_wall_clock(&memory, &clock, address);
             SystemTime::default().set_msr(&memory, &clock, Nanos(0), address | 1);

@@ -55,8 +55,14 @@ pub struct Reserved {
 
 /// What the memory map given to a guest lists as reserved, lowest first. RAM is everything else that memslots back.
 pub const RESERVED: [Reserved; 2] = [
-    Reserved { start: EBDA_START, len_bytes: EXTENDED_START.0 - EBDA_START.0 },
-    Reserved { start: ECAM, len_bytes: ECAM_BYTES },
+    Reserved {
+        start: EBDA_START,
+        len_bytes: EXTENDED_START.0 - EBDA_START.0,
+    },
+    Reserved {
+        start: ECAM,
+        len_bytes: ECAM_BYTES,
+    },
 ];
 
 /// Id of the IOAPIC: one that no vCPU has, as long as four bits allow (82093AA, 3.2.1).

@@ -84,7 +84,10 @@ pub struct Identity {
 impl ConfigSpace {
     /// The header of a plain function (type 0) without BARs and capabilities.
     pub fn new(identity: Identity) -> ConfigSpace {
-        let mut config = ConfigSpace { bytes: [0; 256], writable: [0; 256] };
+        let mut config = ConfigSpace {
+            bytes: [0; 256],
+            writable: [0; 256],
+        };
         let [base, sub, interface] = identity.class;
         config.set(0x00, &identity.vendor.to_le_bytes());
         config.set(0x02, &identity.device.to_le_bytes());
@@ -121,7 +124,12 @@ impl PciFunction for ConfigSpace {
     }
 
     fn write_config(&mut self, offset: u16, size: u8, value: u32) {
-        for (n, byte) in value.to_le_bytes().into_iter().enumerate().take(usize::from(size)) {
+        for (n, byte) in value
+            .to_le_bytes()
+            .into_iter()
+            .enumerate()
+            .take(usize::from(size))
+        {
             let at = usize::from(offset) + n;
             if let (Some(old), Some(writable)) = (self.bytes.get_mut(at), self.writable.get(at)) {
                 *old = *old & !writable | byte & writable;
@@ -157,7 +165,13 @@ impl PciBus {
     /// A bus with the host bridge as device 0.
     pub fn new(events: BoardEvents) -> PciBus {
         let functions: Vec<(u8, Box<dyn PciFunction>)> = vec![(0, Box::new(host_bridge()))];
-        PciBus { functions, address: 0, reset_control: 0, events, touched: false }
+        PciBus {
+            functions,
+            address: 0,
+            reset_control: 0,
+            events,
+            touched: false,
+        }
     }
 
     /// Adds a function at `device` and `function`.
@@ -165,14 +179,23 @@ impl PciBus {
     /// # Panics
     /// If there is no such place or somebody is there: the plan gives places.
     pub fn add(&mut self, device: u8, function: u8, what: Box<dyn PciFunction>) {
-        assert!(device < DEVICE_COUNT && function < FUNCTION_COUNT, "a bus has 32 devices of 8 functions");
+        assert!(
+            device < DEVICE_COUNT && function < FUNCTION_COUNT,
+            "a bus has 32 devices of 8 functions"
+        );
         let place = device << 3 | function;
-        assert!(self.functions.iter().all(|(taken, _)| *taken != place), "the plan gives each place once");
+        assert!(
+            self.functions.iter().all(|(taken, _)| *taken != place),
+            "the plan gives each place once"
+        );
         self.functions.push((place, what));
     }
 
     fn function(&mut self, place: u8) -> Option<&mut dyn PciFunction> {
-        let (_, function) = self.functions.iter_mut().find(|(taken, _)| *taken == place)?;
+        let (_, function) = self
+            .functions
+            .iter_mut()
+            .find(|(taken, _)| *taken == place)?;
         Some(&mut **function)
     }
 
@@ -219,7 +242,8 @@ impl PciBus {
 
     /// A load from the memory-mapped configuration space.
     pub fn ecam_read(&mut self, offset: u64, size: u8) -> u64 {
-        let low = u64::from(self.read_config((offset >> 12) as u8, offset as u16 & 0xfff, size.min(4)));
+        let low =
+            u64::from(self.read_config((offset >> 12) as u8, offset as u16 & 0xfff, size.min(4)));
         if size <= 4 {
             return low;
         }
@@ -230,15 +254,24 @@ impl PciBus {
     /// A store to the memory-mapped configuration space. Wider than a word is not a thing there.
     pub fn ecam_write(&mut self, offset: u64, size: u8, value: u64) {
         if size <= 4 {
-            self.write_config((offset >> 12) as u8, offset as u16 & 0xfff, size, value as u32);
+            self.write_config(
+                (offset >> 12) as u8,
+                offset as u16 & 0xfff,
+                size,
+                value as u32,
+            );
         }
     }
 
     /// The function whose window all of an access is in, and where in it.
     fn behind(&mut self, gpa: Gpa, size: u8) -> Option<(u64, &mut dyn PciFunction)> {
         for (_, function) in &mut self.functions {
-            let Some((start, len_bytes)) = function.window() else { continue };
-            let Some(offset) = gpa.0.checked_sub(start.0) else { continue };
+            let Some((start, len_bytes)) = function.window() else {
+                continue;
+            };
+            let Some(offset) = gpa.0.checked_sub(start.0) else {
+                continue;
+            };
             if offset < len_bytes && u64::from(size) <= len_bytes - offset {
                 return Some((offset, &mut **function));
             }
@@ -256,7 +289,9 @@ impl PciBus {
 
     /// A store of 1 to 8 bytes; whether a function has memory there.
     pub fn write_memory(&mut self, gpa: Gpa, size: u8, value: u64) -> bool {
-        let Some((offset, function)) = self.behind(gpa, size) else { return false };
+        let Some((offset, function)) = self.behind(gpa, size) else {
+            return false;
+        };
         function.write_memory(offset, size, value);
         self.touched = true;
         true
@@ -271,7 +306,11 @@ impl PciBus {
     pub fn wires(&self) -> Vec<vcpu::Wire> {
         let end = layout::PCI_WINDOW.0 + layout::PCI_WINDOW_BYTES;
         let is_alone = |wire: &vcpu::Wire| (layout::PCI_WINDOW.0..end).contains(&wire.gpa.0);
-        self.functions.iter().flat_map(|(_, function)| function.wires()).filter(is_alone).collect()
+        self.functions
+            .iter()
+            .flat_map(|(_, function)| function.wires())
+            .filter(is_alone)
+            .collect()
     }
 
     /// Which lines are asserted: each is what all pins on it say together.
@@ -285,7 +324,9 @@ impl PciBus {
 
     fn read_config(&mut self, place: u8, register: u16, size: u8) -> u32 {
         match self.function(place) {
-            Some(function) if is_within_word(register, size) => function.read_config(register, size),
+            Some(function) if is_within_word(register, size) => {
+                function.read_config(register, size)
+            }
             _ => u32::MAX,
         }
     }
@@ -334,7 +375,11 @@ mod tests {
         let check = |device, register, offset: u16, size, expected| {
             let mut bus = bus();
             bus.pio_write(0, 4, address(device, register));
-            assert_eq!(bus.pio_read(4 + offset, size), expected, "device {device} register {register:#x}");
+            assert_eq!(
+                bus.pio_read(4 + offset, size),
+                expected,
+                "device {device} register {register:#x}"
+            );
             let place = u64::from(device) << 15 | u64::from(register) | u64::from(offset);
             assert_eq!(bus.ecam_read(place, size) as u32, expected, "by memory");
         };
@@ -365,7 +410,11 @@ mod tests {
             bus.pio_write(0, 4, closed);
             assert_eq!(bus.pio_read(4, 4), u32::MAX);
         }
-        assert_eq!(bus.pio_read(0, 4), address(0, 0) | 1 << 16, "the address reads back");
+        assert_eq!(
+            bus.pio_read(0, 4),
+            address(0, 0) | 1 << 16,
+            "the address reads back"
+        );
     }
 
     #[test]

@@ -55,9 +55,17 @@ impl Chip {
     fn set_line(&mut self, line: u8, high: bool) {
         let bit = 1 << line;
         let rose = high && self.lines & bit == 0;
-        self.lines = if high { self.lines | bit } else { self.lines & !bit };
+        self.lines = if high {
+            self.lines | bit
+        } else {
+            self.lines & !bit
+        };
         if self.elcr & bit != 0 {
-            self.irr = if high { self.irr | bit } else { self.irr & !bit };
+            self.irr = if high {
+                self.irr | bit
+            } else {
+                self.irr & !bit
+            };
         } else if rose {
             self.irr |= bit;
         }
@@ -65,7 +73,9 @@ impl Chip {
 
     /// Distance of the most urgent of these inputs from the highest priority; 8 if there is none.
     fn priority(&self, inputs: u8) -> u8 {
-        inputs.rotate_right(u32::from(self.highest)).trailing_zeros() as u8
+        inputs
+            .rotate_right(u32::from(self.highest))
+            .trailing_zeros() as u8
     }
 
     /// The input that may interrupt now.
@@ -161,10 +171,24 @@ impl Chip {
             Step::Ready => self.imr = value,
             Step::Base => {
                 self.vector_base = value & 0xf8;
-                let after_cascade = if self.wants_mode { Step::Mode } else { Step::Ready };
-                self.step = if self.is_single { after_cascade } else { Step::Cascade };
+                let after_cascade = if self.wants_mode {
+                    Step::Mode
+                } else {
+                    Step::Ready
+                };
+                self.step = if self.is_single {
+                    after_cascade
+                } else {
+                    Step::Cascade
+                };
             }
-            Step::Cascade => self.step = if self.wants_mode { Step::Mode } else { Step::Ready },
+            Step::Cascade => {
+                self.step = if self.wants_mode {
+                    Step::Mode
+                } else {
+                    Step::Ready
+                }
+            }
             Step::Mode => {
                 self.is_special_fully_nested = value & 0x10 != 0;
                 self.is_auto_eoi = value & 2 != 0;
@@ -199,8 +223,18 @@ impl Default for PicPair {
     /// As firmware leaves them: everything masked, vectors 8 to 15 and 0x70 to 0x77, the ACPI interrupt
     /// level-triggered.
     fn default() -> PicPair {
-        let first = Chip { imr: 0xff, vector_base: 0x08, is_first: true, ..Chip::default() };
-        let second = Chip { imr: 0xff, vector_base: 0x70, elcr: 0x02, ..Chip::default() };
+        let first = Chip {
+            imr: 0xff,
+            vector_base: 0x08,
+            is_first: true,
+            ..Chip::default()
+        };
+        let second = Chip {
+            imr: 0xff,
+            vector_base: 0x70,
+            elcr: 0x02,
+            ..Chip::default()
+        };
         PicPair([first, second])
     }
 }
@@ -279,7 +313,9 @@ impl PicPair {
 
     /// The processor asks for the vector. If the request went away meanwhile, that of input 7 (8259A, default IR7).
     pub fn acknowledge(&mut self) -> Vector {
-        let Some(input) = self.0[0].requesting() else { return self.0[0].vector_base | 7 };
+        let Some(input) = self.0[0].requesting() else {
+            return self.0[0].vector_base | 7;
+        };
         self.0[0].acknowledge(input);
         let vector = if input == CASCADE {
             let second = &mut self.0[1];

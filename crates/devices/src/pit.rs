@@ -68,10 +68,16 @@ impl Channel {
     }
 
     fn output(&self, tick: u64) -> bool {
-        let Some(elapsed) = self.elapsed(tick) else { return self.mode != 0 };
+        let Some(elapsed) = self.elapsed(tick) else {
+            return self.mode != 0;
+        };
         match self.mode {
             0 | 1 => elapsed >= self.reload,
-            2 => self.paused.is_some() || elapsed % self.reload != self.reload - 1 || self.reload == 1,
+            2 => {
+                self.paused.is_some()
+                    || elapsed % self.reload != self.reload - 1
+                    || self.reload == 1
+            }
             3 => self.paused.is_some() || elapsed % self.reload < self.reload.div_ceil(2),
             _ => elapsed != self.reload,
         }
@@ -97,7 +103,11 @@ impl Channel {
             3 => self.reload - 2 * elapsed % self.reload,
             _ => (self.reload + round - elapsed % round) % round,
         };
-        if self.is_bcd { to_bcd(count % round) } else { count as u16 }
+        if self.is_bcd {
+            to_bcd(count % round)
+        } else {
+            count as u16
+        }
     }
 
     fn write_control(&mut self, tick: u64, value: u8) {
@@ -111,7 +121,11 @@ impl Channel {
             _ => Access::LowThenHigh,
         };
         // Modes 6 and 7 are 2 and 3.
-        self.mode = if value & 0b1000 != 0 && value & 0b0100 != 0 { value >> 1 & 3 } else { value >> 1 & 7 };
+        self.mode = if value & 0b1000 != 0 && value & 0b0100 != 0 {
+            value >> 1 & 3
+        } else {
+            value >> 1 & 7
+        };
         self.is_bcd = value & 1 != 0;
         self.start = None;
         self.paused = None;
@@ -132,7 +146,11 @@ impl Channel {
     }
 
     fn load(&mut self, tick: u64, count: u16) {
-        let (count, round) = if self.is_bcd { (of_bcd(count), 10_000) } else { (u64::from(count), 0x1_0000) };
+        let (count, round) = if self.is_bcd {
+            (of_bcd(count), 10_000)
+        } else {
+            (u64::from(count), 0x1_0000)
+        };
         self.reload = if count == 0 { round } else { count };
         // Modes 1 and 5 wait for the gate to rise.
         if !matches!(self.mode, 1 | 5) {
@@ -151,7 +169,9 @@ impl Channel {
                     self.start = Some(start + tick.saturating_sub(paused));
                 }
             }
-            (false, true, 2 | 3) if self.start.is_some() => (self.start, self.paused) = (Some(tick), None),
+            (false, true, 2 | 3) if self.start.is_some() => {
+                (self.start, self.paused) = (Some(tick), None)
+            }
             (false, true, 1 | 5) => self.start = Some(tick),
             _ => {}
         }
@@ -173,7 +193,11 @@ impl Channel {
         if is_high || self.access != Access::LowThenHigh {
             self.latched = None;
         }
-        if is_high { (count >> 8) as u8 } else { count as u8 }
+        if is_high {
+            (count >> 8) as u8
+        } else {
+            count as u8
+        }
     }
 
     /// Status byte of the read-back command.
@@ -193,12 +217,16 @@ impl Channel {
 }
 
 fn to_bcd(value: u64) -> u16 {
-    [1000, 100, 10, 1].iter().fold(0, |bcd, place| bcd << 4 | (value / place % 10) as u16)
+    [1000, 100, 10, 1]
+        .iter()
+        .fold(0, |bcd, place| bcd << 4 | (value / place % 10) as u16)
 }
 
 /// Digits above nine count as what they are, as the chip's adders do.
 fn of_bcd(bcd: u16) -> u64 {
-    [12, 8, 4, 0].iter().fold(0, |value, shift| value * 10 + u64::from(bcd >> shift & 0xf))
+    [12, 8, 4, 0]
+        .iter()
+        .fold(0, |value, shift| value * 10 + u64::from(bcd >> shift & 0xf))
 }
 
 /// The timer.
@@ -216,7 +244,12 @@ impl Pit {
     pub fn new(now: Nanos, line: IrqLine) -> Pit {
         let mut channels = [Channel::new(true), Channel::new(true), Channel::new(false)];
         channels[0].load(now.ticks(PIT_HZ), 0);
-        Pit { channels, control_b: 0, now, line }
+        Pit {
+            channels,
+            control_b: 0,
+            now,
+            line,
+        }
     }
 
     fn tick(&self) -> u64 {
@@ -279,7 +312,10 @@ impl PioDevice for Pit {
         if tick == last {
             return;
         }
-        if self.channels[0].next_rise(last).is_some_and(|rise| rise <= tick) {
+        if self.channels[0]
+            .next_rise(last)
+            .is_some_and(|rise| rise <= tick)
+        {
             self.line.lower();
             self.line.raise();
         }
@@ -289,7 +325,11 @@ impl PioDevice for Pit {
     fn deadline(&self) -> Option<Nanos> {
         let rise = Nanos::of_ticks(self.channels[0].next_rise(self.tick())?, PIT_HZ);
         let is_periodic = matches!(self.channels[0].mode, 2 | 3);
-        Some(if is_periodic { rise.max(self.now.after(PERIOD_MIN_NS)) } else { rise })
+        Some(if is_periodic {
+            rise.max(self.now.after(PERIOD_MIN_NS))
+        } else {
+            rise
+        })
     }
 }
 

@@ -35,7 +35,11 @@ fn channel_0_interrupts_at_the_rate_asked_for() {
     let check = |name, control, count, expected| {
         let (mut pit, lines) = pit();
         program(&mut pit, 0, control, count);
-        assert_eq!(interrupts(&mut pit, &lines, 1000 * MILLISECOND), expected, "{name}");
+        assert_eq!(
+            interrupts(&mut pit, &lines, 1000 * MILLISECOND),
+            expected,
+            "{name}"
+        );
     };
     check("rate generator, 100 Hz", 0x34, 11_932, 99);
     check("square wave, 1000 Hz", 0x36, 1_193, 1000);
@@ -51,7 +55,10 @@ fn a_guest_that_wants_a_million_interrupts_a_second_gets_fewer() {
     let (mut pit, lines) = pit();
     program(&mut pit, 0, 0x34, 1);
     let seen = interrupts(&mut pit, &lines, 100 * MILLISECOND);
-    assert!((1..=100 * MILLISECOND / PERIOD_MIN_NS + 1).contains(&seen), "{seen}");
+    assert!(
+        (1..=100 * MILLISECOND / PERIOD_MIN_NS + 1).contains(&seen),
+        "{seen}"
+    );
 }
 
 #[test]
@@ -73,7 +80,13 @@ fn the_counter_can_be_read() {
     check("one-shot goes on past zero", 0x30, None, 1001, 0xffff);
     check("latched", 0x34, Some(0x00), 300, 700);
     check("latched by read-back", 0x34, Some(0xd2), 300, 700);
-    check("status, then count", 0x34, Some(0xe2), 0, 950 << 8 & 0xff00 | 0xb4);
+    check(
+        "status, then count",
+        0x34,
+        Some(0xe2),
+        0,
+        950 << 8 & 0xff00 | 0xb4,
+    );
 }
 
 #[test]
@@ -111,5 +124,8 @@ fn linux_calibrates_its_tsc_within_a_thousandth() {
     }
     let measured = changed_at[2] - changed_at[1];
     let exact = 13 * 256 * 1_000_000_000 / PIT_HZ;
-    assert!(measured.abs_diff(exact) < exact / 1000, "{measured} {exact}");
+    assert!(
+        measured.abs_diff(exact) < exact / 1000,
+        "{measured} {exact}"
+    );
 }

@@ -20,8 +20,12 @@ pub const S5_SLEEP_TYPE: u8 = 5;
 pub const GPE0_BYTES: u8 = 4;
 
 /// The ports, in the order in which offsets count through them.
-pub const PLACES: [(u16, u16); 4] =
-    [(port::PM1_EVENT, 4), (port::PM1_CONTROL, 2), (port::PM_TIMER, 4), (port::GPE0, GPE0_BYTES as u16)];
+pub const PLACES: [(u16, u16); 4] = [
+    (port::PM1_EVENT, 4),
+    (port::PM1_CONTROL, 2),
+    (port::PM_TIMER, 4),
+    (port::GPE0, GPE0_BYTES as u16),
+];
 
 /// Registers behind the ports, by offset.
 const BYTES: usize = 14;
@@ -68,7 +72,12 @@ pub struct PowerManagement {
 
 impl PowerManagement {
     /// Registers after reset.
-    pub fn new(now: Nanos, button: PowerButton, events: BoardEvents, line: IrqLine) -> PowerManagement {
+    pub fn new(
+        now: Nanos,
+        button: PowerButton,
+        events: BoardEvents,
+        line: IrqLine,
+    ) -> PowerManagement {
         PowerManagement {
             status: 0,
             enable: 0,
@@ -123,7 +132,8 @@ impl PowerManagement {
     /// The interrupt is a level: it stays while an enabled event is unanswered.
     fn update_line(&self) {
         let fixed = self.status & self.enable & STATUS_BITS != 0;
-        self.line.set(fixed || self.gpe_status & self.gpe_enable != 0);
+        self.line
+            .set(fixed || self.gpe_status & self.gpe_enable != 0);
     }
 
     /// The timer's top bit, whose changes are the timer event.
@@ -137,11 +147,17 @@ impl PioDevice for PowerManagement {
         let bytes = self.bytes();
         let byte = |at: usize| bytes.get(at).copied().unwrap_or(0);
         let at = usize::from(offset);
-        u32::from_le_bytes([byte(at), byte(at + 1), byte(at + 2), byte(at + 3)]) & low_bytes(size) as u32
+        u32::from_le_bytes([byte(at), byte(at + 1), byte(at + 2), byte(at + 3)])
+            & low_bytes(size) as u32
     }
 
     fn write(&mut self, offset: u16, size: u8, value: u32) {
-        for (n, byte) in value.to_le_bytes().into_iter().enumerate().take(usize::from(size)) {
+        for (n, byte) in value
+            .to_le_bytes()
+            .into_iter()
+            .enumerate()
+            .take(usize::from(size))
+        {
             self.write_byte(usize::from(offset) + n, byte);
         }
         self.update_line();
@@ -182,20 +198,35 @@ mod tests {
     }
 
     fn setup() -> Setup {
-        let (button, events, lines) = (PowerButton::default(), BoardEvents::default(), IrqLines::default());
+        let (button, events, lines) = (
+            PowerButton::default(),
+            BoardEvents::default(),
+            IrqLines::default(),
+        );
         let pm = PowerManagement::new(Nanos(0), button.clone(), events.clone(), lines.line(9));
-        Setup { pm, button, events, lines }
+        Setup {
+            pm,
+            button,
+            events,
+            lines,
+        }
     }
 
     #[test]
     fn linux_switches_off() {
         let check = |name, writes: &[(usize, u8, u32)], expected| {
             let mut setup = setup();
-            writes.iter().for_each(|&(at, size, value)| setup.pm.write(at as u16, size, value));
+            writes
+                .iter()
+                .for_each(|&(at, size, value)| setup.pm.write(at as u16, size, value));
             assert_eq!(setup.events.take(), expected, "{name}");
         };
         let off = Some(BoardEvent::PowerOff);
-        check("type first, then enable", &[(CONTROL, 2, 0x1401), (CONTROL, 2, 0x3401)], off);
+        check(
+            "type first, then enable",
+            &[(CONTROL, 2, 0x1401), (CONTROL, 2, 0x3401)],
+            off,
+        );
         check("at once", &[(CONTROL, 2, 0x3400)], off);
         check("by bytes", &[(CONTROL + 1, 1, 0x34)], off);
         check("another sleep state", &[(CONTROL, 2, 0x2401)], None);
@@ -215,7 +246,9 @@ mod tests {
         setup.button.press();
         setup.pm.advance(Nanos(1));
         assert_eq!(setup.lines.take_edges().high, 0, "not enabled");
-        setup.pm.write(ENABLE as u16, 2, u32::from(POWER_BUTTON_EVENT));
+        setup
+            .pm
+            .write(ENABLE as u16, 2, u32::from(POWER_BUTTON_EVENT));
         assert_eq!(setup.lines.take_edges().high, 1 << 9);
         assert_eq!(setup.pm.read(STATUS as u16, 4), 0x0100_0100);
         setup.pm.write(STATUS as u16, 2, 0x0100);

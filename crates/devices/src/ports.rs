@@ -12,7 +12,10 @@ pub struct SystemControlA {
 impl SystemControlA {
     /// The port after reset.
     pub fn new(events: BoardEvents) -> SystemControlA {
-        SystemControlA { value: 0x02, events }
+        SystemControlA {
+            value: 0x02,
+            events,
+        }
     }
 }
 
@@ -91,7 +94,11 @@ mod tests {
         let check = |value, expected| {
             let events = BoardEvents::default();
             DebugExit::new(events.clone()).write(0, 4, value);
-            assert_eq!(events.take(), Some(BoardEvent::DebugExit(expected)), "{value:#x}");
+            assert_eq!(
+                events.take(),
+                Some(BoardEvent::DebugExit(expected)),
+                "{value:#x}"
+            );
         };
         check(0, 1);
         check(0x10, 0x21);

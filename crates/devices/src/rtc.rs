@@ -90,7 +90,15 @@ impl Rtc {
         store(0x30, above(1 << 20, 1 << 10), 0xfc00, 2);
         store(0x34, above(16 << 20, 1 << 16), 0xffff, 2);
         store(0x5b, ram.high_bytes >> 16, 0xff_ffff, 3);
-        Rtc { memory, index: 0, clock, offset_s: 0, held: None, now, line }
+        Rtc {
+            memory,
+            index: 0,
+            clock,
+            offset_s: 0,
+            held: None,
+            now,
+            line,
+        }
     }
 
     /// Seconds since 1970 on the guest's clock.
@@ -99,16 +107,25 @@ impl Rtc {
     }
 
     fn calendar(&self) -> Calendar {
-        self.held.unwrap_or_else(|| Calendar::of_seconds(self.seconds(self.now)))
+        self.held
+            .unwrap_or_else(|| Calendar::of_seconds(self.seconds(self.now)))
     }
 
     /// A number as the registers show it: BCD unless register B says binary.
     fn encode(&self, value: u8) -> u8 {
-        if self.memory[B] & B_BINARY != 0 { value } else { ((value / 10 % 10) << 4) | (value % 10) }
+        if self.memory[B] & B_BINARY != 0 {
+            value
+        } else {
+            ((value / 10 % 10) << 4) | (value % 10)
+        }
     }
 
     fn decode(&self, value: u8) -> u8 {
-        if self.memory[B] & B_BINARY != 0 { value } else { (value >> 4) * 10 + (value & 0xf) }
+        if self.memory[B] & B_BINARY != 0 {
+            value
+        } else {
+            (value >> 4) * 10 + (value & 0xf)
+        }
     }
 
     fn encode_hours(&self, hours: u8) -> u8 {
@@ -154,7 +171,9 @@ impl Rtc {
 
     fn write_register(&mut self, value: u8) {
         match self.index {
-            SECONDS | MINUTES | HOURS | WEEKDAY | DAY | MONTH | YEAR | CENTURY_AT => self.set_time(value),
+            SECONDS | MINUTES | HOURS | WEEKDAY | DAY | MONTH | YEAR | CENTURY_AT => {
+                self.set_time(value)
+            }
             A => self.memory[A] = value & !A_UPDATING,
             B => self.write_b(value),
             C | D => {}
@@ -209,8 +228,15 @@ impl Rtc {
     }
 
     fn matches_alarm(&self, seconds: i64) -> bool {
-        let Calendar { hour, minute, second, .. } = Calendar::of_seconds(seconds);
-        let is = |register: usize, value: u8| self.memory[register] >= ANY || self.memory[register] == value;
+        let Calendar {
+            hour,
+            minute,
+            second,
+            ..
+        } = Calendar::of_seconds(seconds);
+        let is = |register: usize, value: u8| {
+            self.memory[register] >= ANY || self.memory[register] == value
+        };
         // In 12-hour mode an afternoon hour looks like "any" only from 0xc0 on, so one test does for both.
         is(SECONDS_ALARM, self.encode(second))
             && is(MINUTES_ALARM, self.encode(minute))
@@ -234,7 +260,11 @@ impl Rtc {
 impl PioDevice for Rtc {
     fn read(&mut self, offset: u16, _size: u8) -> u32 {
         // The index cannot be read back on a PC.
-        u32::from(if offset == 0 { 0xff } else { self.read_register() })
+        u32::from(if offset == 0 {
+            0xff
+        } else {
+            self.read_register()
+        })
     }
 
     fn write(&mut self, offset: u16, _size: u8, value: u32) {

@@ -118,7 +118,11 @@ pub struct Serial {
 impl Serial {
     /// A serial port after reset, at 9600 baud.
     pub fn new(input: ConsoleInput, output: ConsoleOutput, line: IrqLine) -> Serial {
-        let registers = Registers { divisor: [12, 0], trigger: 1, ..Registers::default() };
+        let registers = Registers {
+            divisor: [12, 0],
+            trigger: 1,
+            ..Registers::default()
+        };
         let counters = SerialCounters::default();
         Serial {
             registers,
@@ -138,13 +142,27 @@ impl Serial {
     }
 
     fn capacity(&self) -> usize {
-        if self.registers.fifos_on { FIFO_BYTES } else { 1 }
+        if self.registers.fifos_on {
+            FIFO_BYTES
+        } else {
+            1
+        }
     }
 
     /// Whether the terminal may send. In loopback the wire is cut.
     fn is_listening(&self) -> bool {
-        let Registers { mcr, ier, is_set_up, uses_rts, .. } = &self.registers;
-        let takes = if *uses_rts { mcr & MCR_RTS != 0 } else { ier & IER_RECEIVED != 0 || !is_set_up };
+        let Registers {
+            mcr,
+            ier,
+            is_set_up,
+            uses_rts,
+            ..
+        } = &self.registers;
+        let takes = if *uses_rts {
+            mcr & MCR_RTS != 0
+        } else {
+            ier & IER_RECEIVED != 0 || !is_set_up
+        };
         mcr & MCR_LOOP == 0 && takes
     }
 
@@ -206,13 +224,23 @@ impl Serial {
         if mcr & MCR_LOOP == 0 {
             return MSR_CTS | MSR_DSR | MSR_DCD;
         }
-        let pairs = [(MCR_RTS, MSR_CTS), (MCR_DTR, MSR_DSR), (MCR_OUT1, MSR_RI), (MCR_OUT2, MSR_DCD)];
-        pairs.iter().filter(|(output, _)| mcr & output != 0).fold(0, |inputs, (_, input)| inputs | input)
+        let pairs = [
+            (MCR_RTS, MSR_CTS),
+            (MCR_DTR, MSR_DSR),
+            (MCR_OUT1, MSR_RI),
+            (MCR_OUT2, MSR_DCD),
+        ];
+        pairs
+            .iter()
+            .filter(|(output, _)| mcr & output != 0)
+            .fold(0, |inputs, (_, input)| inputs | input)
     }
 
     fn read_register(&mut self, offset: u16) -> u8 {
         match offset {
-            DATA | IER if self.registers.lcr & LCR_DLAB != 0 => self.registers.divisor[usize::from(offset)],
+            DATA | IER if self.registers.lcr & LCR_DLAB != 0 => {
+                self.registers.divisor[usize::from(offset)]
+            }
             DATA => {
                 let byte = self.registers.received.pop_front();
                 self.counters.received += u64::from(byte.is_some());
@@ -232,13 +260,26 @@ impl Serial {
                 if cause == IIR_TRANSMITTED {
                     self.registers.transmitted = false;
                 }
-                cause | if self.registers.fifos_on { IIR_FIFOS_ON } else { 0 }
+                cause
+                    | if self.registers.fifos_on {
+                        IIR_FIFOS_ON
+                    } else {
+                        0
+                    }
             }
             LCR => self.registers.lcr,
             MCR => self.registers.mcr,
             LSR => {
-                let ready = if self.registers.received.is_empty() { 0 } else { LSR_READY };
-                let overrun = if std::mem::take(&mut self.registers.overrun) { LSR_OVERRUN } else { 0 };
+                let ready = if self.registers.received.is_empty() {
+                    0
+                } else {
+                    LSR_READY
+                };
+                let overrun = if std::mem::take(&mut self.registers.overrun) {
+                    LSR_OVERRUN
+                } else {
+                    0
+                };
                 LSR_TRANSMITTER_EMPTY | ready | overrun
             }
             MSR => self.modem_inputs() | std::mem::take(&mut self.registers.msr_delta),
@@ -303,7 +344,11 @@ impl Serial {
         }
         self.registers.fifos_on = fifos_on;
         let triggers = [1, 4, 8, 14];
-        self.registers.trigger = if fifos_on { triggers[usize::from(value >> 6)] } else { 1 };
+        self.registers.trigger = if fifos_on {
+            triggers[usize::from(value >> 6)]
+        } else {
+            1
+        };
         self.receive();
     }
 }
@@ -333,7 +378,8 @@ impl PioDevice for Serial {
     }
 
     fn deadline(&self) -> Option<Nanos> {
-        let waits = self.registers.received.is_empty() && self.is_listening() && !self.input.is_empty();
+        let waits =
+            self.registers.received.is_empty() && self.is_listening() && !self.input.is_empty();
         let refill_at = (waits && self.refill_at > self.now).then_some(self.refill_at);
         self.flush_at.into_iter().chain(refill_at).min()
     }

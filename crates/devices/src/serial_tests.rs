@@ -28,10 +28,19 @@ struct Setup {
 }
 
 fn setup() -> Setup {
-    let (input, sent, lines) = (ConsoleInput::default(), Shared::default(), IrqLines::default());
+    let (input, sent, lines) = (
+        ConsoleInput::default(),
+        Shared::default(),
+        IrqLines::default(),
+    );
     let output = ConsoleOutput::new(Box::new(sent.clone()));
     let serial = Serial::new(input.clone(), output, lines.line(4));
-    Setup { serial, input, sent, lines }
+    Setup {
+        serial,
+        input,
+        sent,
+        lines,
+    }
 }
 
 /// Runs a script of register accesses: `1=02` writes, `2:c1` reads and expects, `!` and `_` expect the line high
@@ -46,16 +55,27 @@ fn check(name: &str, script: &str) {
         } else if let Some((offset, value)) = word.split_once('=') {
             setup.serial.write(hex(offset) as u16, 1, hex(value));
         } else if let Some((offset, value)) = word.split_once(':') {
-            assert_eq!(setup.serial.read(hex(offset) as u16, 1), hex(value), "{name}: {word}");
+            assert_eq!(
+                setup.serial.read(hex(offset) as u16, 1),
+                hex(value),
+                "{name}: {word}"
+            );
         } else {
-            assert_eq!(setup.lines.take_edges().high != 0, word == "!", "{name}: {word}");
+            assert_eq!(
+                setup.lines.take_edges().high != 0,
+                word == "!",
+                "{name}: {word}"
+            );
         }
     }
 }
 
 #[test]
 fn linux_finds_a_16550a() {
-    check("no FIFO before it is switched on", "2:01 2=01 2:c1 2=00 2:01");
+    check(
+        "no FIFO before it is switched on",
+        "2:01 2=01 2:c1 2=00 2:01",
+    );
     check("it is not a 16750", "2=01 3=80 2=21 2:c1 3=00");
     check("it is not an XScale: no enable bit 6", "1=4f 1:0f 1=00");
     check("scratch", "7=5a 7:5a 7=a5 7:a5");
@@ -65,7 +85,10 @@ fn linux_finds_a_16550a() {
 
 #[test]
 fn the_transmitter_interrupt_comes_when_enabled_and_after_every_byte() {
-    check("driver's test", "4=08 1=02 ! 2:02 2:01 _ 1=00 1=02 2:02 1=00");
+    check(
+        "driver's test",
+        "4=08 1=02 ! 2:02 2:01 _ 1=00 1=02 2:02 1=00",
+    );
     check("after a byte", "4=08 1=02 2:02 _ 0=41 ! 2:02 _");
     check("no interrupt without OUT2", "1=02 _ 2:02");
     check("transmitter is always empty", "5:60 0=41 5:60");
@@ -73,11 +96,23 @@ fn the_transmitter_interrupt_comes_when_enabled_and_after_every_byte() {
 
 #[test]
 fn received_bytes_interrupt_until_they_are_read() {
-    check("one byte", "4=08 2=01 1=01 \"a ! 2:c4 5:61 0:61 _ 5:60 2:c1");
-    check("below the trigger", "4=08 2=81 1=01 \"abc ! 2:cc 0:61 0:62 ! 0:63 _");
+    check(
+        "one byte",
+        "4=08 2=01 1=01 \"a ! 2:c4 5:61 0:61 _ 5:60 2:c1",
+    );
+    check(
+        "below the trigger",
+        "4=08 2=81 1=01 \"abc ! 2:cc 0:61 0:62 ! 0:63 _",
+    );
     check("at the trigger", "4=08 2=41 1=01 \"abcd 2:c4");
-    check("a reset loses nothing", "4=08 2=01 1=01 \"abc 0:61 2=03 5:61 0:62 0:63 5:60 _");
-    check("receiver before transmitter", "4=08 1=03 \"a 2:04 0:61 2:02 2:01");
+    check(
+        "a reset loses nothing",
+        "4=08 2=01 1=01 \"abc 0:61 2=03 5:61 0:62 0:63 5:60 _",
+    );
+    check(
+        "receiver before transmitter",
+        "4=08 1=03 \"a 2:04 0:61 2:02 2:01",
+    );
 }
 
 #[test]
@@ -102,7 +137,10 @@ fn pasted_text_arrives_whole() {
 
 #[test]
 fn what_was_typed_before_linux_opens_the_console_is_not_lost() {
-    check("driver start", "\"abc 4=00 5:60 2=07 0:00 4=08 0:00 1=05 ! 4=0b 0:61 0:62 0:63 _");
+    check(
+        "driver start",
+        "\"abc 4=00 5:60 2=07 0:00 4=08 0:00 1=05 ! 4=0b 0:61 0:62 0:63 _",
+    );
     check(
         "closed and opened again",
         "\"abc 4=0b 2=01 1=01 0:61 1=00 4=08 2=07 0:00 1=01 0:00 4=0b 0:62 0:63",
@@ -134,8 +172,14 @@ fn a_driver_gets_a_moment_between_two_full_fifos() {
 
 #[test]
 fn a_guest_that_lowers_rts_is_sent_nothing_until_it_raises_it() {
-    check("interrupts stay on", "4=0b 2=01 1=01 4=09 \"a _ 5:60 4=0b ! 5:61 0:61 _");
-    check("a guest that never raised it", "4=09 2=01 1=01 \"a ! 0:61 _");
+    check(
+        "interrupts stay on",
+        "4=0b 2=01 1=01 4=09 \"a _ 5:60 4=0b ! 5:61 0:61 _",
+    );
+    check(
+        "a guest that never raised it",
+        "4=09 2=01 1=01 \"a ! 0:61 _",
+    );
 }
 
 #[test]
@@ -150,7 +194,8 @@ fn output_is_handed_on_at_line_ends_and_soon() {
     let mut setup = setup();
     let seen = |setup: &Setup| String::from_utf8(setup.sent.0.lock().unwrap().clone()).unwrap();
     let send = |setup: &mut Setup, text: &str| {
-        text.bytes().for_each(|byte| setup.serial.write(DATA, 1, u32::from(byte)));
+        text.bytes()
+            .for_each(|byte| setup.serial.write(DATA, 1, u32::from(byte)));
     };
     send(&mut setup, "one\ntwo");
     assert_eq!(seen(&setup), "one\n");

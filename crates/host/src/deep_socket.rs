@@ -40,7 +40,15 @@ fn set(fd: RawFd, option: libc::c_int, len_bytes: u32) -> bool {
     let value = len_bytes as libc::c_int;
     let size = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the option reads one int, which lives through the call; a wrong descriptor is an error, nothing more.
-    unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, option, (&raw const value).cast(), size) == 0 }
+    unsafe {
+        libc::setsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            option,
+            (&raw const value).cast(),
+            size,
+        ) == 0
+    }
 }
 
 /// The pair, made where this user is bound by nothing; `None` where the host does not allow that.

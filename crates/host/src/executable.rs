@@ -21,7 +21,10 @@ impl ExecutableMemory {
         let fd = MemFd::new(c"mother-code", len_bytes as u64)?;
         let writable = Mapping::new(&fd, len_bytes, Protection::ReadWrite)?;
         let executable = Mapping::new(&fd, len_bytes, Protection::ReadExecute)?;
-        Ok(ExecutableMemory { writable, executable })
+        Ok(ExecutableMemory {
+            writable,
+            executable,
+        })
     }
 
     /// Address of the view to write through.

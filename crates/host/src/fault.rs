@@ -63,10 +63,19 @@ impl FaultRegion {
     /// # Safety
     /// Whenever a thread executes in `start..end`, its GS base must point to memory in which a [`FaultRecord`] may
     /// be written at `record_offset`, and `landing` must be code that can follow any instruction in the range.
-    pub unsafe fn new(start: u64, end: u64, landing: u64, record_offset: u64) -> io::Result<FaultRegion> {
+    pub unsafe fn new(
+        start: u64,
+        end: u64,
+        landing: u64,
+        record_offset: u64,
+    ) -> io::Result<FaultRegion> {
         install_handlers()?;
         for (index, region) in REGIONS.iter().enumerate() {
-            if region.start.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            if region
+                .start
+                .compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+            {
                 region.landing.store(landing, Ordering::Relaxed);
                 region.record_offset.store(record_offset, Ordering::Relaxed);
                 region.end.store(end, Ordering::Relaxed);
@@ -74,7 +83,10 @@ impl FaultRegion {
                 return Ok(FaultRegion(index));
             }
         }
-        Err(io::Error::new(io::ErrorKind::QuotaExceeded, "too many code caches in one process"))
+        Err(io::Error::new(
+            io::ErrorKind::QuotaExceeded,
+            "too many code caches in one process",
+        ))
     }
 }
 
@@ -86,7 +98,13 @@ impl Drop for FaultRegion {
     }
 }
 
-const SIGNALS: [libc::c_int; 5] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP];
+const SIGNALS: [libc::c_int; 5] = [
+    libc::SIGSEGV,
+    libc::SIGBUS,
+    libc::SIGFPE,
+    libc::SIGILL,
+    libc::SIGTRAP,
+];
 
 /// Handlers that were there before ours, by position in [`SIGNALS`].
 static PREVIOUS: [AtomicU64; SIGNALS.len()] = [const { AtomicU64::new(0) }; SIGNALS.len()];
@@ -122,7 +140,11 @@ fn install_handler(signal: libc::c_int) -> io::Result<u64> {
 
 type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
 
-extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+extern "C" fn on_fault(
+    signal: libc::c_int,
+    info: *mut libc::siginfo_t,
+    context: *mut libc::c_void,
+) {
     let context_ptr = context.cast::<libc::ucontext_t>();
     // SAFETY: the kernel passes a valid ucontext that belongs to this handler until it returns.
     let context_ref = unsafe { &mut *context_ptr };
@@ -157,13 +179,18 @@ extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, context:
 unsafe fn gs_base() -> u64 {
     let base: u64;
     // SAFETY: RDGSBASE reads a register and nothing else; the caller vouches that it exists.
-    unsafe { std::arch::asm!("rdgsbase {}", out(reg) base, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        std::arch::asm!("rdgsbase {}", out(reg) base, options(nomem, nostack, preserves_flags))
+    };
     base
 }
 
 /// Gives the signal to the handler that was there before, or lets it end the process as if we were not there.
 fn forward(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    let index = SIGNALS.iter().position(|&known| known == signal).unwrap_or(0);
+    let index = SIGNALS
+        .iter()
+        .position(|&known| known == signal)
+        .unwrap_or(0);
     let previous = PREVIOUS[index].load(Ordering::Acquire) as usize;
     if previous == libc::SIG_DFL || previous == libc::SIG_IGN {
         // SAFETY: resetting to the default action is always allowed; the faulting instruction runs again.
@@ -185,7 +212,11 @@ struct AlternateStack(#[expect(dead_code, reason = "owned for the kernel's use")
 
 impl Drop for AlternateStack {
     fn drop(&mut self) {
-        let none = libc::stack_t { ss_sp: std::ptr::null_mut(), ss_flags: libc::SS_DISABLE, ss_size: 0 };
+        let none = libc::stack_t {
+            ss_sp: std::ptr::null_mut(),
+            ss_flags: libc::SS_DISABLE,
+            ss_size: 0,
+        };
         // SAFETY: `none` is a valid description; the thread is ending and runs no generated code any more.
         unsafe { libc::sigaltstack(&none, std::ptr::null_mut()) };
     }

@@ -56,20 +56,43 @@ fn own(fd: Option<RawFd>) -> Option<OwnedFd> {
 fn mount() -> Option<RawFd> {
     let fd = |result: libc::c_long| RawFd::try_from(result).ok().filter(|fd| *fd >= 0);
     // SAFETY: the call reads a C string, which lives through it.
-    let context = fd(unsafe { libc::syscall(libc::SYS_fsopen, c"tmpfs".as_ptr(), FSOPEN_CLOEXEC) })?;
+    let context =
+        fd(unsafe { libc::syscall(libc::SYS_fsopen, c"tmpfs".as_ptr(), FSOPEN_CLOEXEC) })?;
     let is_set = OPTIONS.iter().all(|(key, value)| {
         let (key, value) = (key.as_ptr(), value.as_ptr());
         // SAFETY: as above.
-        unsafe { libc::syscall(libc::SYS_fsconfig, context, FSCONFIG_SET_STRING, key, value, 0) == 0 }
+        unsafe {
+            libc::syscall(
+                libc::SYS_fsconfig,
+                context,
+                FSCONFIG_SET_STRING,
+                key,
+                value,
+                0,
+            ) == 0
+        }
     });
     let none = std::ptr::null::<libc::c_char>();
     // SAFETY: this command takes no strings.
-    let create =
-        || unsafe { libc::syscall(libc::SYS_fsconfig, context, FSCONFIG_CMD_CREATE, none, none, 0) == 0 };
+    let create = || unsafe {
+        libc::syscall(
+            libc::SYS_fsconfig,
+            context,
+            FSCONFIG_CMD_CREATE,
+            none,
+            none,
+            0,
+        ) == 0
+    };
     let mount = if is_set && create() {
         // SAFETY: the call takes numbers only.
         fd(unsafe {
-            libc::syscall(libc::SYS_fsmount, context, FSMOUNT_CLOEXEC, NO_SUID_NO_DEVICES_NO_PROGRAMS)
+            libc::syscall(
+                libc::SYS_fsmount,
+                context,
+                FSMOUNT_CLOEXEC,
+                NO_SUID_NO_DEVICES_NO_PROGRAMS,
+            )
         })
     } else {
         None
@@ -92,7 +115,11 @@ fn mount_in_namespace() -> Option<OwnedFd> {
     ];
     let [mount] = open_in_namespaces(libc::CLONE_NEWNS, || {
         let is_mapped = maps.iter().all(|(path, text)| write(path, text.as_bytes()));
-        if is_mapped { mount().map(|fd| [fd]) } else { None }
+        if is_mapped {
+            mount().map(|fd| [fd])
+        } else {
+            None
+        }
     })?;
     Some(mount)
 }
@@ -131,8 +158,15 @@ mod tests {
         };
         let held = || memory.file().metadata().unwrap().blocks() * 512;
         assert_eq!(held(), 0);
-        memory.file().write_all_at(b"x", HUGE_PAGE_BYTES + 5).unwrap();
-        assert!([4096, HUGE_PAGE_BYTES].contains(&held()), "{} bytes", held());
+        memory
+            .file()
+            .write_all_at(b"x", HUGE_PAGE_BYTES + 5)
+            .unwrap();
+        assert!(
+            [4096, HUGE_PAGE_BYTES].contains(&held()),
+            "{} bytes",
+            held()
+        );
         // A second file has the same name, and is another one.
         let second = file(c"memory", HUGE_PAGE_BYTES).unwrap().unwrap();
         assert_eq!(second.file().metadata().unwrap().blocks(), 0);

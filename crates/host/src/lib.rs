@@ -2,7 +2,10 @@
 //! the TSC.
 //!
 //! One of the unsafe rooms. Nothing here knows of guests.
-#![allow(unsafe_code, reason = "system calls and mappings have no safe form; every block says why it holds")]
+#![allow(
+    unsafe_code,
+    reason = "system calls and mappings have no safe form; every block says why it holds"
+)]
 
 pub mod cpu;
 pub mod deep_socket;

@@ -42,7 +42,11 @@ impl MemFd {
         let (offset, len_bytes) = (number(offset)?, number(len_bytes)?);
         // SAFETY: the call takes numbers only; the descriptor is ours and open.
         let result = unsafe { libc::fallocate(self.0.as_raw_fd(), mode, offset, len_bytes) };
-        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
     }
 
     /// How many bytes of a range the file holds, in whole pages: what a hole punched there would give back.
@@ -52,7 +56,9 @@ impl MemFd {
     pub fn held_bytes(&self, offset: u64, len_bytes: u64) -> io::Result<u64> {
         let (end, mut at, mut held) = (offset + len_bytes, offset, 0);
         while at < end {
-            let Some(data) = self.seek(at, libc::SEEK_DATA)?.filter(|data| *data < end) else { break };
+            let Some(data) = self.seek(at, libc::SEEK_DATA)?.filter(|data| *data < end) else {
+                break;
+            };
             // Behind the last byte of every file is a hole.
             let hole = self.seek(data, libc::SEEK_HOLE)?.unwrap_or(end).min(end);
             held += hole - data;
@@ -82,7 +88,12 @@ impl MemFd {
     pub fn data(&self, from: u64, to: u64) -> io::Result<Vec<(u64, u64)>> {
         let (mut stretches, mut at) = (Vec::new(), from);
         while let Some(start) = self.seek(at, libc::SEEK_DATA)?.filter(|start| *start < to) {
-            let Some(end) = self.seek(start, libc::SEEK_HOLE)?.filter(|end| *end > start) else { break };
+            let Some(end) = self
+                .seek(start, libc::SEEK_HOLE)?
+                .filter(|end| *end > start)
+            else {
+                break;
+            };
             stretches.push((start, end.min(to)));
             at = end;
         }
@@ -123,11 +134,15 @@ impl Mapping {
         };
         let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
         // SAFETY: the kernel chooses the address, so no existing mapping is replaced.
-        let at = unsafe { libc::mmap(ptr::null_mut(), len_bytes, bits, flags, fd.0.as_raw_fd(), 0) };
+        let at =
+            unsafe { libc::mmap(ptr::null_mut(), len_bytes, bits, flags, fd.0.as_raw_fd(), 0) };
         if at == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        Ok(Mapping { address: at as usize, len_bytes })
+        Ok(Mapping {
+            address: at as usize,
+            len_bytes,
+        })
     }
 
     /// Where it lies in this process.
@@ -167,7 +182,9 @@ impl Mapping {
 
     /// `advice` is one that keeps every byte of a shared mapping.
     fn advise(&self, offset: u64, len_bytes: u64, advice: libc::c_int) -> io::Result<()> {
-        let end = offset.checked_add(len_bytes).filter(|&end| end <= self.len_bytes as u64);
+        let end = offset
+            .checked_add(len_bytes)
+            .filter(|&end| end <= self.len_bytes as u64);
         if end.is_none() {
             return Err(io::Error::from_raw_os_error(libc::EFAULT));
         }
@@ -175,7 +192,11 @@ impl Mapping {
         // SAFETY: the range lies in our mapping. It is shared, so the bytes stay in the file, and whoever accesses them
         // meanwhile waits for the kernel to map them again.
         let result = unsafe { libc::madvise(at, len_bytes as usize, advice) };
-        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
     }
 }
 

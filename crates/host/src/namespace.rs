@@ -19,8 +19,16 @@ pub(crate) fn open_in_namespaces<const N: usize>(
     let flags = libc::CLONE_FILES | libc::CLONE_NEWUSER | kinds | libc::SIGCHLD;
     // SAFETY: without CLONE_VM this is fork: the child has its own copy of this thread's stack and of all memory, and
     // does nothing below but system calls, so no lock that another thread held is touched.
-    let child =
-        unsafe { libc::syscall(libc::SYS_clone, flags as libc::c_ulong, 0_usize, 0_usize, 0_usize, 0_usize) };
+    let child = unsafe {
+        libc::syscall(
+            libc::SYS_clone,
+            flags as libc::c_ulong,
+            0_usize,
+            0_usize,
+            0_usize,
+            0_usize,
+        )
+    };
     if child == 0 {
         if let Some(fds) = work() {
             // SAFETY: the call reads the array, four bytes for each descriptor.

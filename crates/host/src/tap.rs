@@ -43,19 +43,29 @@ impl Tap {
         if !exists(name) {
             return Err(io::Error::from(io::ErrorKind::NotFound));
         }
-        let file =
-            OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open("/dev/net/tun")?;
         // SAFETY: `ifreq` is plain data for which zeros are a value.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
         for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
             *to = from as libc::c_char;
         }
-        request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+        request.ifr_ifru.ifru_flags =
+            (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
         // SAFETY: the descriptor is open, and TUNSETIFF reads and writes one `ifreq`, which lives through the call.
         check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
         let header_bytes = HEADER_BYTES;
         // SAFETY: the descriptor is open, and TUNSETVNETHDRSZ reads one int, which lives through the call.
-        check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const header_bytes) })?;
+        check(unsafe {
+            libc::ioctl(
+                file.as_raw_fd(),
+                libc::TUNSETVNETHDRSZ,
+                &raw const header_bytes,
+            )
+        })?;
         Ok(Tap(file))
     }
 
@@ -70,7 +80,13 @@ impl Tap {
             | bit(offloads.checksum && offloads.tso6, libc::TUN_F_TSO6)
             | bit(offloads.checksum && offloads.ecn, libc::TUN_F_TSO_ECN);
         // SAFETY: the descriptor is open, and TUNSETOFFLOAD takes its argument by value.
-        check(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(bits)) })
+        check(unsafe {
+            libc::ioctl(
+                self.0.as_raw_fd(),
+                libc::TUNSETOFFLOAD,
+                libc::c_ulong::from(bits),
+            )
+        })
     }
 
     /// The file: each read and write is a packet with its header.
@@ -82,7 +98,11 @@ impl Tap {
 /// Whether this can be the name of an interface (`dev_valid_name` of Linux).
 pub fn is_name(name: &str) -> bool {
     let is_plain = |b: u8| b.is_ascii_graphic() && b != b'/' && b != b':' && b != b'%';
-    !name.is_empty() && name.len() < IFNAMSIZ && name != "." && name != ".." && name.bytes().all(is_plain)
+    !name.is_empty()
+        && name.len() < IFNAMSIZ
+        && name != "."
+        && name != ".."
+        && name.bytes().all(is_plain)
 }
 
 /// Whether there is such an interface.
@@ -91,7 +111,11 @@ pub fn exists(name: &str) -> bool {
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -113,6 +137,9 @@ mod tests {
 
     #[test]
     fn a_tap_that_is_not_there_is_not_made() {
-        assert_eq!(Tap::open("mothernotap9").unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(
+            Tap::open("mothernotap9").unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
     }
 }

@@ -26,10 +26,14 @@ pub enum Stability {
 
 /// Asks the kernel, which watches the counter all the time, and the processor.
 pub fn stability() -> Stability {
-    let clocks =
-        std::fs::read_to_string("/sys/devices/system/clocksource/clocksource0/available_clocksource");
+    let clocks = std::fs::read_to_string(
+        "/sys/devices/system/clocksource/clocksource0/available_clocksource",
+    );
     let has_leaf = crate::cpu::cpuid(0x8000_0000, 0)[0] >= 0x8000_0007;
-    judge(clocks.ok().as_deref(), has_leaf && crate::cpu::cpuid(0x8000_0007, 0)[3] & 1 << 8 != 0)
+    judge(
+        clocks.ok().as_deref(),
+        has_leaf && crate::cpu::cpuid(0x8000_0007, 0)[3] & 1 << 8 != 0,
+    )
 }
 
 /// `clocks` are those that the kernel would use: a counter found to be unstable is not among them any more.
@@ -76,8 +80,9 @@ mod tests {
 
     #[test]
     fn the_kernels_word_counts_before_the_processors() {
-        let check =
-            |clocks, is_invariant, expected| assert_eq!(judge(clocks, is_invariant), expected, "{clocks:?}");
+        let check = |clocks, is_invariant, expected| {
+            assert_eq!(judge(clocks, is_invariant), expected, "{clocks:?}")
+        };
         check(Some("tsc hpet acpi_pm \n"), false, Stability::Stable);
         check(Some("kvm-clock tsc acpi_pm \n"), true, Stability::Stable);
         check(Some("hpet acpi_pm \n"), true, Stability::Unstable);

@@ -141,7 +141,11 @@ impl UserFault {
         };
         let fault = UserFault(fd);
         let features = FEATURE_PAGEFAULT_FLAG_WP | FEATURE_MISSING_SHMEM | FEATURE_WP_SHMEM;
-        let mut api = UffdApi { api: API, features, ioctls: 0 };
+        let mut api = UffdApi {
+            api: API,
+            features,
+            ioctls: 0,
+        };
         fault
             .ioctl(number(READ_WRITE, 0x3f, size_of::<UffdApi>()), &mut api)
             .map_err(OpenError::Unsupported)?;
@@ -151,8 +155,13 @@ impl UserFault {
     fn ioctl<T>(&self, request: libc::c_ulong, argument: &mut T) -> io::Result<()> {
         // SAFETY: every caller in this module passes the struct that belongs to `request`, whose size is a part of the
         // number; addresses in it were made by `range` from a mapping that is borrowed for the call.
-        let result = unsafe { libc::ioctl(self.0.as_raw_fd(), request, std::ptr::from_mut(argument)) };
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        let result =
+            unsafe { libc::ioctl(self.0.as_raw_fd(), request, std::ptr::from_mut(argument)) };
+        if result < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     }
 
     /// Handles faults of the whole mapping from now on: writes to protected pages, and `missing` pages too if asked.
@@ -163,8 +172,15 @@ impl UserFault {
     pub fn register(&self, mapping: &Mapping, missing: bool) -> io::Result<()> {
         let range = range(mapping, 0, mapping.len_bytes() as u64)?;
         let mode = MODE_WP | if missing { MODE_MISSING } else { 0 };
-        let mut register = Register { range, mode, ioctls: 0 };
-        self.ioctl(number(READ_WRITE, 0x00, size_of::<Register>()), &mut register)
+        let mut register = Register {
+            range,
+            mode,
+            ioctls: 0,
+        };
+        self.ioctl(
+            number(READ_WRITE, 0x00, size_of::<Register>()),
+            &mut register,
+        )
     }
 
     /// Handles none any more; who waits tries again and finds what is there.
@@ -198,7 +214,13 @@ impl UserFault {
     ) -> io::Result<()> {
         let to = range(mapping, offset, bytes.len() as u64)?;
         let mode = if protected { COPY_MODE_WP } else { 0 };
-        let mut copy = Copy { dst: to.start, src: bytes.as_ptr() as u64, len: to.len, mode, copied: 0 };
+        let mut copy = Copy {
+            dst: to.start,
+            src: bytes.as_ptr() as u64,
+            len: to.len,
+            mode,
+            copied: 0,
+        };
         self.ioctl(number(READ_WRITE, 0x03, size_of::<Copy>()), &mut copy)
     }
 
@@ -207,7 +229,11 @@ impl UserFault {
     /// # Errors
     /// As [`UserFault::copy_page`].
     pub fn zero_page(&self, mapping: &Mapping, offset: u64) -> io::Result<()> {
-        let mut zero = ZeroPage { range: range(mapping, offset, 4096)?, mode: 0, zeroed: 0 };
+        let mut zero = ZeroPage {
+            range: range(mapping, offset, 4096)?,
+            mode: 0,
+            zeroed: 0,
+        };
         self.ioctl(number(READ_WRITE, 0x04, size_of::<ZeroPage>()), &mut zero)
     }
 
@@ -216,10 +242,22 @@ impl UserFault {
     ///
     /// # Errors
     /// What the kernel says; a part may be done.
-    pub fn protect(&self, mapping: &Mapping, offset: u64, len_bytes: u64, protected: bool) -> io::Result<()> {
+    pub fn protect(
+        &self,
+        mapping: &Mapping,
+        offset: u64,
+        len_bytes: u64,
+        protected: bool,
+    ) -> io::Result<()> {
         let mode = if protected { WRITEPROTECT_MODE_WP } else { 0 };
-        let mut protect = WriteProtect { range: range(mapping, offset, len_bytes)?, mode };
-        self.ioctl(number(READ_WRITE, 0x06, size_of::<WriteProtect>()), &mut protect)
+        let mut protect = WriteProtect {
+            range: range(mapping, offset, len_bytes)?,
+            mode,
+        };
+        self.ioctl(
+            number(READ_WRITE, 0x06, size_of::<WriteProtect>()),
+            &mut protect,
+        )
     }
 
     /// Takes the faults that wait to be handled, without waiting itself. Those outside the mapping are not ours.
@@ -227,7 +265,13 @@ impl UserFault {
     /// # Errors
     /// What the kernel says.
     pub fn take_faults(&self, mapping: &Mapping, faults: &mut Vec<Fault>) -> io::Result<()> {
-        let none = Message { event: 0, reserved: [0; 7], flags: 0, address: 0, rest: 0 };
+        let none = Message {
+            event: 0,
+            reserved: [0; 7],
+            flags: 0,
+            address: 0,
+            rest: 0,
+        };
         let mut messages = [none; 32];
         let len = size_of_val(&messages);
         // SAFETY: the buffer is ours and as long as we say; any bytes are a valid `Message`.
@@ -260,23 +304,42 @@ impl AsFd for UserFault {
 }
 
 fn range(mapping: &Mapping, offset: u64, len_bytes: u64) -> io::Result<Range> {
-    let is_inside = offset.checked_add(len_bytes).is_some_and(|end| end <= mapping.len_bytes() as u64);
+    let is_inside = offset
+        .checked_add(len_bytes)
+        .is_some_and(|end| end <= mapping.len_bytes() as u64);
     if !is_inside {
         return Err(io::Error::from_raw_os_error(libc::EFAULT));
     }
-    Ok(Range { start: mapping.address() as u64 + offset, len: len_bytes })
+    Ok(Range {
+        start: mapping.address() as u64 + offset,
+        len: len_bytes,
+    })
 }
 
 fn open_by_call(more: libc::c_int) -> io::Result<OwnedFd> {
     // SAFETY: the call takes flags only.
-    let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK | more) };
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_userfaultfd,
+            libc::O_CLOEXEC | libc::O_NONBLOCK | more,
+        )
+    };
     owned(fd as libc::c_int)
 }
 
 fn open_by_device() -> io::Result<OwnedFd> {
-    let device = File::options().read(true).write(true).open("/dev/userfaultfd")?;
+    let device = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/userfaultfd")?;
     // SAFETY: this ioctl takes flags in place of a pointer.
-    let fd = unsafe { libc::ioctl(device.as_raw_fd(), IOC_NEW, libc::O_CLOEXEC | libc::O_NONBLOCK) };
+    let fd = unsafe {
+        libc::ioctl(
+            device.as_raw_fd(),
+            IOC_NEW,
+            libc::O_CLOEXEC | libc::O_NONBLOCK,
+        )
+    };
     owned(fd)
 }
 
@@ -315,7 +378,10 @@ mod tests {
         let fd = MemFd::new(c"test", 0x4000).unwrap();
         let mapping = Mapping::new(&fd, 0x4000, Protection::ReadWrite).unwrap();
         fault.register(&mapping, true).unwrap();
-        let place = crate::vectored::Place { address: mapping.address() + 0x1ffc, len_bytes: 8 };
+        let place = crate::vectored::Place {
+            address: mapping.address() + 0x1ffc,
+            len_bytes: 8,
+        };
         let source = File::open("/proc/self/exe").unwrap();
         std::thread::scope(|scope| {
             // SAFETY: the place lies in the mapping, which outlives the scope, and nobody refers to it.
@@ -326,7 +392,9 @@ mod tests {
                 fault.take_faults(&mapping, &mut faults).unwrap();
                 for one in &faults {
                     assert!(!one.is_protected);
-                    fault.copy_page(&mapping, one.offset & !0xfff, &[7; 4096], false).unwrap();
+                    fault
+                        .copy_page(&mapping, one.offset & !0xfff, &[7; 4096], false)
+                        .unwrap();
                     seen.push(one.offset & !0xfff);
                 }
                 std::thread::yield_now();

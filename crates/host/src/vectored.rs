@@ -44,8 +44,14 @@ pub unsafe fn read_at(file: &File, places: &[Place], offset: u64) -> io::Result<
     let offset = file_offset(offset)?;
     // SAFETY: the caller keeps the places writable and free of references; the list itself is ours, and its length
     // is at most 1024.
-    let result =
-        unsafe { libc::preadv(file.as_raw_fd(), vectors.as_ptr(), vectors.len() as libc::c_int, offset) };
+    let result = unsafe {
+        libc::preadv(
+            file.as_raw_fd(),
+            vectors.as_ptr(),
+            vectors.len() as libc::c_int,
+            offset,
+        )
+    };
     moved_bytes(result)
 }
 
@@ -60,7 +66,13 @@ pub unsafe fn write_at(file: &File, places: &[Place], offset: u64) -> io::Result
     let vectors = vectors(places);
     let offset = file_offset(offset)?;
     // SAFETY: the caller keeps the places readable; the list itself is ours, and its length is at most 1024.
-    let result =
-        unsafe { libc::pwritev(file.as_raw_fd(), vectors.as_ptr(), vectors.len() as libc::c_int, offset) };
+    let result = unsafe {
+        libc::pwritev(
+            file.as_raw_fd(),
+            vectors.as_ptr(),
+            vectors.len() as libc::c_int,
+            offset,
+        )
+    };
     moved_bytes(result)
 }

@@ -11,7 +11,10 @@ const SCRIPTS: [(&str, &str); 4] = [
     ("/init", include_str!("../guest/app.sh")),
     ("/.mother/drivers", include_str!("../guest/drivers.sh")),
     ("/.mother/network", include_str!("../guest/network.sh")),
-    ("/.mother/acpi/PWRF/00000080", include_str!("../guest/end_program.sh")),
+    (
+        "/.mother/acpi/PWRF/00000080",
+        include_str!("../guest/end_program.sh"),
+    ),
 ];
 
 /// Texts that programs look for, where the host's own were not asked for.
@@ -42,7 +45,11 @@ pub(crate) fn tree(
         for (name, bytes) in drivers {
             tree.put_bytes(&format!("/.mother/modules/{name}"), 0o644, bytes)?;
         }
-        let console = Kind::Device { is_block: false, major: 5, minor: 1 };
+        let console = Kind::Device {
+            is_block: false,
+            major: 5,
+            minor: 1,
+        };
         tree.put(b"/dev/console", Attributes::of_root(0o600), console)?;
         for (path, mode) in [("/tmp", 0o1777), ("/root", 0o700)] {
             if tree.find(path.as_bytes(), true).is_none() {
@@ -60,6 +67,9 @@ pub(crate) fn tree(
         }
         Ok(())
     };
-    put(&mut tree).map_err(|error| AppError::Place { path: "/.mother".into(), reason: error.to_string() })?;
+    put(&mut tree).map_err(|error| AppError::Place {
+        path: "/.mother".into(),
+        reason: error.to_string(),
+    })?;
     Ok(tree)
 }

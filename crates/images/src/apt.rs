@@ -12,7 +12,11 @@ use thiserror::Error;
 use crate::{OnProgress, Progress};
 
 /// Metapackages that lead to a kernel for virtual machines, Debian's first; the others are what Ubuntu has.
-const KERNEL_PACKAGES: [&str; 3] = ["linux-image-cloud-amd64", "linux-image-virtual", "linux-image-generic"];
+const KERNEL_PACKAGES: [&str; 3] = [
+    "linux-image-cloud-amd64",
+    "linux-image-virtual",
+    "linux-image-generic",
+];
 
 /// The package with a statically linked busybox.
 const BUSYBOX_PACKAGE: &str = "busybox-static";
@@ -46,7 +50,9 @@ pub enum AptError {
 
 /// Whether this host has the programs we call.
 pub fn has_apt() -> bool {
-    ["apt-get", "apt-cache", "dpkg-deb"].iter().all(|program| is_installed(program))
+    ["apt-get", "apt-cache", "dpkg-deb"]
+        .iter()
+        .all(|program| is_installed(program))
 }
 
 fn is_installed(program: &str) -> bool {
@@ -56,7 +62,9 @@ fn is_installed(program: &str) -> bool {
 /// Where a program of the host is.
 pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.is_file())
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(program))
+        .find(|path| path.is_file())
 }
 
 /// apt with private folders.
@@ -69,15 +77,19 @@ impl Apt {
     pub(crate) fn new(folder: &Path) -> Result<Apt, AptError> {
         let make = |name: &str| {
             let path = folder.join(name);
-            fs::create_dir_all(&path).map_err(|source| io_error(format!("create {}", path.display()), source))
+            fs::create_dir_all(&path)
+                .map_err(|source| io_error(format!("create {}", path.display()), source))
         };
         for name in ["state/lists/partial", "cache/archives/partial", "packages"] {
             make(name)?;
         }
-        let apt = Apt { folder: folder.to_owned() };
+        let apt = Apt {
+            folder: folder.to_owned(),
+        };
         // Nothing is installed; apt also locks the folder of this file, which must be ours for that.
         let status = folder.join("state/status");
-        fs::write(&status, "").map_err(|source| io_error(format!("write {}", status.display()), source))?;
+        fs::write(&status, "")
+            .map_err(|source| io_error(format!("write {}", status.display()), source))?;
         let path = apt.configuration();
         fs::write(&path, configuration(folder))
             .map_err(|source| io_error(format!("write {}", path.display()), source))?;
@@ -99,7 +111,8 @@ impl Apt {
     /// Uses these sources (sources.list(5)) and none of the host's.
     pub(crate) fn use_sources(&self, text: &str) -> Result<(), AptError> {
         let list = self.folder.join("sources.list");
-        fs::write(&list, text).map_err(|source| io_error(format!("write {}", list.display()), source))?;
+        fs::write(&list, text)
+            .map_err(|source| io_error(format!("write {}", list.display()), source))?;
         let path = self.configuration();
         let more = format!(
             "Dir::Etc::sourcelist \"{}\";\nDir::Etc::sourceparts \"/dev/null\";\nDir::Etc::preferencesparts \"/dev/null\";\n",
@@ -122,8 +135,18 @@ impl Apt {
     ) -> Result<(Vec<PathBuf>, [PathBuf; 2]), AptError> {
         let files = self.download_with_needs(packages, on_progress)?;
         let kernel = self.kernel_package()?;
-        self.get(&["download", &kernel, BUSYBOX_PACKAGE], Progress::Downloading, on_progress)?;
-        Ok((files, [self.package_file(&kernel)?, self.package_file(BUSYBOX_PACKAGE)?]))
+        self.get(
+            &["download", &kernel, BUSYBOX_PACKAGE],
+            Progress::Downloading,
+            on_progress,
+        )?;
+        Ok((
+            files,
+            [
+                self.package_file(&kernel)?,
+                self.package_file(BUSYBOX_PACKAGE)?,
+            ],
+        ))
     }
 
     /// Downloads packages with all that they depend on, as for an empty machine; the files.
@@ -133,11 +156,20 @@ impl Apt {
         on_progress: OnProgress,
     ) -> Result<Vec<PathBuf>, AptError> {
         self.get(&["update"], Progress::Listing, on_progress)?;
-        let words = ["--yes", "--no-install-recommends", "--download-only", "install"];
-        self.get(&[&words[..], packages].concat(), Progress::Downloading, on_progress)?;
+        let words = [
+            "--yes",
+            "--no-install-recommends",
+            "--download-only",
+            "install",
+        ];
+        self.get(
+            &[&words[..], packages].concat(),
+            Progress::Downloading,
+            on_progress,
+        )?;
         let folder = self.folder.join("cache/archives");
-        let entries =
-            fs::read_dir(&folder).map_err(|source| io_error(format!("read {}", folder.display()), source))?;
+        let entries = fs::read_dir(&folder)
+            .map_err(|source| io_error(format!("read {}", folder.display()), source))?;
         let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
         files.retain(|path| path.extension().is_some_and(|extension| extension == "deb"));
         files.sort();
@@ -148,8 +180,15 @@ impl Apt {
     pub(crate) fn download(&self, on_progress: OnProgress) -> Result<[PathBuf; 2], AptError> {
         self.get(&["update"], Progress::Listing, on_progress)?;
         let kernel = self.kernel_package()?;
-        self.get(&["download", &kernel, BUSYBOX_PACKAGE], Progress::Downloading, on_progress)?;
-        Ok([self.package_file(&kernel)?, self.package_file(BUSYBOX_PACKAGE)?])
+        self.get(
+            &["download", &kernel, BUSYBOX_PACKAGE],
+            Progress::Downloading,
+            on_progress,
+        )?;
+        Ok([
+            self.package_file(&kernel)?,
+            self.package_file(BUSYBOX_PACKAGE)?,
+        ])
     }
 
     /// Downloads the newest version of one package; the file.
@@ -177,7 +216,10 @@ impl Apt {
             .map_err(|source| start_error("apt-cache", source))?;
         let said = String::from_utf8_lossy(&output.stderr);
         check("apt-cache pkgnames", output.status, &said)?;
-        Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
+        Ok(String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .map(str::to_owned)
+            .collect())
     }
 
     /// Downloads the newest version of each package; the files.
@@ -186,9 +228,15 @@ impl Apt {
         packages: &[String],
         on_progress: OnProgress,
     ) -> Result<Vec<PathBuf>, AptError> {
-        let words: Vec<&str> = ["download"].into_iter().chain(packages.iter().map(String::as_str)).collect();
+        let words: Vec<&str> = ["download"]
+            .into_iter()
+            .chain(packages.iter().map(String::as_str))
+            .collect();
         self.get(&words, Progress::Downloading, on_progress)?;
-        packages.iter().map(|package| self.package_file(package)).collect()
+        packages
+            .iter()
+            .map(|package| self.package_file(package))
+            .collect()
     }
 
     fn configuration(&self) -> PathBuf {
@@ -203,11 +251,15 @@ impl Apt {
         on_progress: OnProgress,
     ) -> Result<(), AptError> {
         let is_update = words.contains(&"update");
-        let program = if is_update { "apt-get update" } else { "apt-get download" };
+        let program = if is_update {
+            "apt-get update"
+        } else {
+            "apt-get download"
+        };
         on_progress(progress(0.0));
         let log = self.folder.join("apt.log");
-        let stderr =
-            File::create(&log).map_err(|source| io_error(format!("create {}", log.display()), source))?;
+        let stderr = File::create(&log)
+            .map_err(|source| io_error(format!("create {}", log.display()), source))?;
         let mut child = self
             .command("apt-get")
             .args(["-q", "-o", "APT::Status-Fd=1"])
@@ -224,7 +276,9 @@ impl Apt {
                 }
             }
         }
-        let status = child.wait().map_err(|source| io_error(format!("wait for {program}"), source))?;
+        let status = child
+            .wait()
+            .map_err(|source| io_error(format!("wait for {program}"), source))?;
         let said = fs::read(&log).unwrap_or_default();
         check(program, status, &String::from_utf8_lossy(&said))
     }
@@ -247,32 +301,54 @@ impl Apt {
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         // Messages are read below, so they must be in one language.
-        command.env("LC_ALL", "C").stdin(Stdio::null()).arg("-c").arg(self.configuration());
+        command
+            .env("LC_ALL", "C")
+            .stdin(Stdio::null())
+            .arg("-c")
+            .arg(self.configuration());
         command
     }
 
     /// Where apt put `package`.
     fn package_file(&self, package: &str) -> Result<PathBuf, AptError> {
         let folder = self.folder.join("packages");
-        let entries =
-            fs::read_dir(&folder).map_err(|source| io_error(format!("read {}", folder.display()), source))?;
+        let entries = fs::read_dir(&folder)
+            .map_err(|source| io_error(format!("read {}", folder.display()), source))?;
         let is_wanted = |path: &PathBuf| {
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let name = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
             name.ends_with(".deb") && name.split('_').next() == Some(package)
         };
-        entries.flatten().map(|entry| entry.path()).find(is_wanted).ok_or_else(|| AptError::Failed {
-            program: "apt-get download",
-            said: format!("it left no package {package}"),
-        })
+        entries
+            .flatten()
+            .map(|entry| entry.path())
+            .find(is_wanted)
+            .ok_or_else(|| AptError::Failed {
+                program: "apt-get download",
+                said: format!("it left no package {package}"),
+            })
     }
 }
 
 /// Unpacks all files of a package into the folder `to`, without installing it.
 pub(crate) fn unpack(package: &Path, to: &Path) -> Result<(), AptError> {
     let mut command = Command::new("dpkg-deb");
-    command.arg("--extract").arg(package).arg(to).env("LC_ALL", "C").stdin(Stdio::null());
-    let output = command.output().map_err(|source| start_error("dpkg-deb", source))?;
-    check("dpkg-deb --extract", output.status, &String::from_utf8_lossy(&output.stderr))
+    command
+        .arg("--extract")
+        .arg(package)
+        .arg(to)
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null());
+    let output = command
+        .output()
+        .map_err(|source| start_error("dpkg-deb", source))?;
+    check(
+        "dpkg-deb --extract",
+        output.status,
+        &String::from_utf8_lossy(&output.stderr),
+    )
 }
 
 /// Opens the tar archive inside a package and gives it to `read`.
@@ -304,7 +380,10 @@ fn with_archive<T, E: From<AptError>>(
         .stderr(Stdio::null())
         .spawn()
         .map_err(|source| start_error("dpkg-deb", source))?;
-    let mut output = child.stdout.take().expect("the output was asked for as a pipe");
+    let mut output = child
+        .stdout
+        .take()
+        .expect("the output was asked for as a pipe");
     let result = read(&mut output);
     // The rest is not wanted; a closed pipe ends dpkg-deb, and its status then says only that.
     drop(output);
@@ -355,20 +434,31 @@ fn check(program: &'static str, status: ExitStatus, said: &str) -> Result<(), Ap
     if status.success() {
         return Ok(());
     }
-    let complaint = said.lines().find(|line| line.starts_with("E: ") || line.starts_with("W: "));
+    let complaint = said
+        .lines()
+        .find(|line| line.starts_with("E: ") || line.starts_with("W: "));
     let said = complaint.map_or_else(|| status.to_string(), |line| line[3..].trim().to_owned());
     Err(AptError::Failed { program, said })
 }
 
 /// Reads a line like `dlstatus:2:12.6863:Retrieving file 2 of 2`.
 fn parse_percent(line: &str) -> Option<f64> {
-    line.strip_prefix("dlstatus:")?.split(':').nth(1)?.parse().ok()
+    line.strip_prefix("dlstatus:")?
+        .split(':')
+        .nth(1)?
+        .parse()
+        .ok()
 }
 
 /// The kernel that a metapackage depends on, from what `apt-cache depends` prints.
 fn parse_kernel_package(output: &str) -> Option<String> {
-    let packages = output.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
-    packages.map(str::trim).find(|package| package.starts_with("linux-image-")).map(str::to_owned)
+    let packages = output
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("Depends: "));
+    packages
+        .map(str::trim)
+        .find(|package| package.starts_with("linux-image-"))
+        .map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -385,12 +475,12 @@ mod tests {
 
     #[test]
     fn the_metapackage_leads_to_the_real_kernel() {
-        let check =
-            |output, expected: Option<&str>| assert_eq!(parse_kernel_package(output).as_deref(), expected);
+        let check = |output, expected: Option<&str>| {
+            assert_eq!(parse_kernel_package(output).as_deref(), expected)
+        };
         let debian = "linux-image-cloud-amd64\n  Depends: linux-image-6.1.0-56-cloud-amd64\n";
         check(debian, Some("linux-image-6.1.0-56-cloud-amd64"));
-        let ubuntu =
-            "linux-image-virtual\n  Depends: linux-firmware\n  Depends: linux-image-6.8.0-71-generic\n";
+        let ubuntu = "linux-image-virtual\n  Depends: linux-firmware\n  Depends: linux-image-6.8.0-71-generic\n";
         check(ubuntu, Some("linux-image-6.8.0-71-generic"));
         check("<linux-image-virtual>\n", None);
     }

@@ -18,7 +18,11 @@ const FIFO: u32 = 0o010_000;
 /// Writes all of a tree. The root folder's own attributes are the kernel's affair. A file with several names is
 /// written once for each.
 pub(crate) fn write(tree: &Tree, to: &mut impl Write) -> io::Result<()> {
-    let mut writer = Archive { tree, to, next_inode: 1 };
+    let mut writer = Archive {
+        tree,
+        to,
+        next_inode: 1,
+    };
     writer.folder(ROOT, "")?;
     cpio::newc::trailer(writer.to)?;
     Ok(())
@@ -34,7 +38,11 @@ impl<W: Write> Archive<'_, W> {
     fn folder(&mut self, folder: NodeId, path: &str) -> io::Result<()> {
         for (name, entry) in self.tree.folder(folder) {
             let name = std::str::from_utf8(name).map_err(|_| strange_name())?;
-            let path = if path.is_empty() { name.to_owned() } else { format!("{path}/{name}") };
+            let path = if path.is_empty() {
+                name.to_owned()
+            } else {
+                format!("{path}/{name}")
+            };
             self.node(self.tree.node(entry.node), &path)?;
             if self.tree.is_folder(entry.node) {
                 self.folder(entry.node, &path)?;
@@ -49,15 +57,25 @@ impl<W: Write> Archive<'_, W> {
         self.next_inode += 1;
         let mtime = u32::try_from(attributes.mtime.max(0)).unwrap_or(u32::MAX);
         let builder = |kind: u32| {
-            let builder = Builder::new(path).ino(inode).mode(kind | u32::from(attributes.mode));
+            let builder = Builder::new(path)
+                .ino(inode)
+                .mode(kind | u32::from(attributes.mode));
             builder.uid(attributes.uid).gid(attributes.gid).mtime(mtime)
         };
         match &node.kind {
             Kind::Folder(_) => self.bytes(builder(FOLDER), &[]),
             Kind::Fifo => self.bytes(builder(FIFO), &[]),
             Kind::Symlink(target) => self.bytes(builder(SYMLINK), target),
-            Kind::Device { is_block, major, minor } => {
-                let kind = if *is_block { BLOCK_DEVICE } else { CHARACTER_DEVICE };
+            Kind::Device {
+                is_block,
+                major,
+                minor,
+            } => {
+                let kind = if *is_block {
+                    BLOCK_DEVICE
+                } else {
+                    CHARACTER_DEVICE
+                };
                 self.bytes(builder(kind).rdev_major(*major).rdev_minor(*minor), &[])
             }
             Kind::File(content) => {
@@ -82,7 +100,10 @@ fn strange_name() -> io::Error {
 }
 
 fn too_large(path: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::FileTooLarge, format!("{path} is too large for an initrd"))
+    io::Error::new(
+        io::ErrorKind::FileTooLarge,
+        format!("{path} is too large for an initrd"),
+    )
 }
 
 #[cfg(test)]
@@ -95,8 +116,13 @@ mod tests {
         let mut tree = Tree::new();
         tree.put_bytes("bin/tool", 0o4755, *b"program").unwrap();
         tree.put_symlink("sbin", "bin").unwrap();
-        let kind = Kind::Device { is_block: false, major: 5, minor: 1 };
-        tree.put(b"dev/console", Attributes::of_root(0o600), kind).unwrap();
+        let kind = Kind::Device {
+            is_block: false,
+            major: 5,
+            minor: 1,
+        };
+        tree.put(b"dev/console", Attributes::of_root(0o600), kind)
+            .unwrap();
         let mut archive = Vec::new();
         write(&tree, &mut archive).unwrap();
         let mut rest = archive.as_slice();
@@ -119,7 +145,8 @@ mod tests {
             ("dev/console", 0o020_600, ""),
             ("sbin", 0o120_777, "bin"),
         ];
-        let expected = expected.map(|(name, mode, bytes)| (name.to_owned(), mode, bytes.to_owned()));
+        let expected =
+            expected.map(|(name, mode, bytes)| (name.to_owned(), mode, bytes.to_owned()));
         assert_eq!(seen, expected);
     }
 }

@@ -27,8 +27,8 @@ use crate::runs::RunFolder;
 use crate::store::Store;
 use crate::work::Work;
 use crate::{
-    AppError, AppRequest, ContainerError, DebianBuild, DebianError, DebianRelease, GuestCommand, Image,
-    OnProgress, Progress, app_guest, archive, container, disk_guest, initrd,
+    AppError, AppRequest, ContainerError, DebianBuild, DebianError, DebianRelease, GuestCommand,
+    Image, OnProgress, Progress, app_guest, archive, container, disk_guest, initrd,
 };
 
 /// The folder of drivers beside a kernel.
@@ -96,9 +96,17 @@ impl Cache {
     /// # Errors
     /// If the environment says neither the cache folder nor the home folder.
     pub fn of_user() -> Result<Cache, CacheError> {
-        let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        let base = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
-        base.map(|base| Cache { folder: base.join("mother") }).ok_or(CacheError::NoFolder)
+        let absolute = |name| {
+            std::env::var_os(name)
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute())
+        };
+        let base =
+            absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
+        base.map(|base| Cache {
+            folder: base.join("mother"),
+        })
+        .ok_or(CacheError::NoFolder)
     }
 
     /// Where it is.
@@ -130,17 +138,29 @@ impl Cache {
             None => self.fill(on_progress)?,
         };
         let initrd = self.initrd()?;
-        Ok(DefaultGuest { kernel: self.folder.join("kernel"), initrd, kernel_package: package })
+        Ok(DefaultGuest {
+            kernel: self.folder.join("kernel"),
+            initrd,
+            kernel_package: package,
+        })
     }
 
     /// Images and kept overlays.
     pub fn store(&self) -> Store {
-        let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let absolute = |name| {
+            std::env::var_os(name)
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute())
+        };
         let data = absolute("XDG_DATA_HOME")
             .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
             .map_or_else(|| self.folder.join("data"), |data| data.join("mother"));
         let at = |name: &str| self.folder.join(name);
-        Store { images: at("images"), kept: data.join("kept"), runs: at("runs") }
+        Store {
+            images: at("images"),
+            kept: data.join("kept"),
+            runs: at("runs"),
+        }
     }
 
     /// Begins to make an image of a release, or finds it made by another process in the meantime.
@@ -167,7 +187,12 @@ impl Cache {
     pub fn system_initrd(&self, image: &Image, run: &RunFolder) -> Result<PathBuf, FileError> {
         let path = run.path().join("initrd");
         let folder = image.folder();
-        disk_guest::write(&folder.join("busybox"), &folder.join("modules"), None, &path)?;
+        disk_guest::write(
+            &folder.join("busybox"),
+            &folder.join("modules"),
+            None,
+            &path,
+        )?;
         Ok(path)
     }
 
@@ -182,9 +207,16 @@ impl Cache {
         run: &RunFolder,
     ) -> Result<PathBuf, CacheError> {
         let link = self.folder.join("kernel");
-        let kernel = self.folder.join(fs::read_link(&link).map_err(error("read", &link))?);
+        let kernel = self
+            .folder
+            .join(fs::read_link(&link).map_err(error("read", &link))?);
         let path = run.path().join("initrd");
-        disk_guest::write(&self.folder.join("busybox"), &kernel.with_file_name(DRIVERS), command, &path)?;
+        disk_guest::write(
+            &self.folder.join("busybox"),
+            &kernel.with_file_name(DRIVERS),
+            command,
+            &path,
+        )?;
         Ok(path)
     }
 
@@ -215,14 +247,19 @@ impl Cache {
     ///
     /// # Errors
     /// If the program or what it needs cannot be read, or the initrd cannot be written.
-    pub fn app_initrd(&self, request: &AppRequest, run: &RunFolder) -> Result<(PathBuf, u64), AppImageError> {
+    pub fn app_initrd(
+        &self,
+        request: &AppRequest,
+        run: &RunFolder,
+    ) -> Result<(PathBuf, u64), AppImageError> {
         let busybox = self.folder.join("busybox");
         let busybox = fs::read(&busybox).map_err(error("read", &busybox))?;
         let tree = app_guest::tree(request, busybox, self.drivers()?)?;
         let path = run.path().join("initrd");
         let file = File::create_new(&path).map_err(error("create", &path))?;
         let mut writer = io::BufWriter::with_capacity(1 << 20, file);
-        let written = archive::write(&tree, &mut writer).and_then(|()| io::Write::flush(&mut writer));
+        let written =
+            archive::write(&tree, &mut writer).and_then(|()| io::Write::flush(&mut writer));
         written.map_err(error("write", &path))?;
         let len = fs::metadata(&path).map_err(error("read", &path))?.len();
         Ok((path, len))
@@ -250,7 +287,11 @@ impl Cache {
         wanted: Wanted,
         (name, link): (&str, &str),
     ) -> Result<String, CacheError> {
-        let title = package.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let title = package
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         let made = work.path().join(&title);
         create_folder(&made)?;
         package::extract(package, wanted, &made.join(name))?;
@@ -280,7 +321,8 @@ impl Cache {
         }
         rename(&work.path().join(title), &kept)?;
         let new_link = work.path().join(format!("{link}.link"));
-        symlink(Path::new("packages").join(target), &new_link).map_err(error("create", &new_link))?;
+        symlink(Path::new("packages").join(target), &new_link)
+            .map_err(error("create", &new_link))?;
         let link = self.folder.join(link);
         rename(&new_link, &link)?;
         Ok(link)
@@ -289,7 +331,9 @@ impl Cache {
     /// The drivers that lie beside the kernel: file names and bytes.
     fn drivers(&self) -> Result<Vec<(String, Vec<u8>)>, FileError> {
         let link = self.folder.join("kernel");
-        let kernel = self.folder.join(fs::read_link(&link).map_err(error("read", &link))?);
+        let kernel = self
+            .folder
+            .join(fs::read_link(&link).map_err(error("read", &link))?);
         let folder = kernel.with_file_name(DRIVERS);
         let mut drivers = Vec::new();
         for entry in fs::read_dir(&folder).map_err(error("read", &folder))? {
@@ -308,7 +352,8 @@ impl Cache {
         let archive = initrd::build(&busybox, &self.drivers()?);
         let folder = self.folder.join("initrd");
         let path = folder.join(format!("guest-{:016x}.cpio", hash(&archive)));
-        let is_whole = fs::metadata(&path).is_ok_and(|metadata| metadata.len() == archive.len() as u64);
+        let is_whole =
+            fs::metadata(&path).is_ok_and(|metadata| metadata.len() == archive.len() as u64);
         if !is_whole {
             create_folder(&folder)?;
             let new = folder.join(format!("new-{}", std::process::id()));
@@ -322,7 +367,11 @@ impl Cache {
     pub(crate) fn lock(&self, on_progress: OnProgress) -> Result<File, FileError> {
         create_folder(&self.folder)?;
         let path = self.folder.join("lock");
-        let open = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let open = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path);
         let file = open.map_err(error("open", &path))?;
         if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             on_progress(Progress::Waiting);
@@ -344,19 +393,29 @@ mod tests {
     use super::*;
 
     fn cache_in(folder: &Path) -> Cache {
-        Cache { folder: folder.to_owned() }
+        Cache {
+            folder: folder.to_owned(),
+        }
     }
 
     /// What a finished download leaves.
     fn warm(folder: &Path) {
-        for (title, file, link) in
-            [("linux-image-6_1_amd64", "vmlinuz", "kernel"), ("busybox_1", "busybox", "busybox")]
-        {
+        for (title, file, link) in [
+            ("linux-image-6_1_amd64", "vmlinuz", "kernel"),
+            ("busybox_1", "busybox", "busybox"),
+        ] {
             fs::create_dir_all(folder.join("packages").join(title).join("modules")).unwrap();
             fs::write(folder.join("packages").join(title).join(file), file).unwrap();
-            fs::write(folder.join("packages").join(title).join(DRIVERS_WANTED), package::DRIVERS.join("\n"))
-                .unwrap();
-            symlink(Path::new("packages").join(title).join(file), folder.join(link)).unwrap();
+            fs::write(
+                folder.join("packages").join(title).join(DRIVERS_WANTED),
+                package::DRIVERS.join("\n"),
+            )
+            .unwrap();
+            symlink(
+                Path::new("packages").join(title).join(file),
+                folder.join(link),
+            )
+            .unwrap();
         }
     }
 
@@ -370,7 +429,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         warm(folder.path());
         let mut seen = Vec::new();
-        let guest = cache_in(folder.path()).default_guest(&mut |progress| seen.push(progress)).unwrap();
+        let guest = cache_in(folder.path())
+            .default_guest(&mut |progress| seen.push(progress))
+            .unwrap();
         assert_eq!(guest.kernel_package, "linux-image-6_1_amd64");
         assert_eq!(fs::read_to_string(guest.kernel).unwrap(), "vmlinuz");
         assert!(guest.initrd.is_file());
@@ -387,7 +448,10 @@ mod tests {
         fs::write(&path, "cut").unwrap();
         assert_eq!(cache.initrd().unwrap(), path);
         assert_eq!(fs::read(&path).unwrap(), whole);
-        assert_eq!(fs::read_dir(folder.path().join("initrd")).unwrap().count(), 1);
+        assert_eq!(
+            fs::read_dir(folder.path().join("initrd")).unwrap().count(),
+            1
+        );
     }
 
     #[test]
@@ -398,12 +462,23 @@ mod tests {
         assert_eq!(cache_in(folder.path()).kernel_package(), None);
         warm_again(folder.path());
         assert!(cache_in(folder.path()).kernel_package().is_some());
-        let wanted = folder.path().join("packages/linux-image-6_1_amd64").join(DRIVERS_WANTED);
+        let wanted = folder
+            .path()
+            .join("packages/linux-image-6_1_amd64")
+            .join(DRIVERS_WANTED);
         fs::write(&wanted, "virtio").unwrap();
-        assert_eq!(cache_in(folder.path()).kernel_package(), None, "a cache of a Mother that wanted less");
+        assert_eq!(
+            cache_in(folder.path()).kernel_package(),
+            None,
+            "a cache of a Mother that wanted less"
+        );
         fs::write(&wanted, package::DRIVERS.join("\n")).unwrap();
         fs::remove_dir(folder.path().join("packages/linux-image-6_1_amd64/modules")).unwrap();
-        assert_eq!(cache_in(folder.path()).kernel_package(), None, "a cache from before there were drivers");
+        assert_eq!(
+            cache_in(folder.path()).kernel_package(),
+            None,
+            "a cache from before there were drivers"
+        );
         fs::remove_dir_all(folder.path().join("packages")).unwrap();
         assert_eq!(cache_in(folder.path()).kernel_package(), None);
     }

@@ -93,7 +93,12 @@ impl DebianBuild {
             return Err(DebianError::NoMirror);
         }
         let has_keyring = SourceLine::has_keyring();
-        apt.use_sources(&sources.iter().map(|line| line.to_text(has_keyring)).collect::<String>())?;
+        apt.use_sources(
+            &sources
+                .iter()
+                .map(|line| line.to_text(has_keyring))
+                .collect::<String>(),
+        )?;
         let downloaded = apt.download_system(&debian::PACKAGES, on_progress);
         let (packages, [kernel, busybox]) = downloaded.map_err(|error| match error {
             AptError::Failed { .. } | AptError::NoKernel => DebianError::NoRelease(release, error),
@@ -113,14 +118,34 @@ impl DebianBuild {
         package::extract(&busybox, Wanted::Busybox, &folder.join("busybox"))?;
         on_progress(Progress::WritingDisk);
         let disk = folder.join("disk.raw");
-        let file = File::options().read(true).write(true).create_new(true).open(&disk);
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&disk);
         let file = file.map_err(error("create", &disk))?;
-        let options = Ext4Options { len_bytes: DISK_BYTES, label: LABEL, uuid: uuid(), made: now() };
-        ext4::write(&tree, &options, &file).map_err(|source| DebianError::Disk { path: disk, source })?;
-        let kernel_name = kernel.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let what =
-            format!("Debian {} ({}), {count} packages, {kernel_name}", release.number, release.codename);
-        let folder_name = format!("debian-{}-{:016x}", release.number, hash(&packages, &kernel));
+        let options = Ext4Options {
+            len_bytes: DISK_BYTES,
+            label: LABEL,
+            uuid: uuid(),
+            made: now(),
+        };
+        ext4::write(&tree, &options, &file)
+            .map_err(|source| DebianError::Disk { path: disk, source })?;
+        let kernel_name = kernel
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let what = format!(
+            "Debian {} ({}), {count} packages, {kernel_name}",
+            release.number, release.codename
+        );
+        let folder_name = format!(
+            "debian-{}-{:016x}",
+            release.number,
+            hash(&packages, &kernel)
+        );
         Ok(DebianBuild {
             release,
             folder_name,
@@ -149,7 +174,12 @@ impl DebianBuild {
     /// If it cannot be written.
     pub fn initrd(&self) -> Result<PathBuf, FileError> {
         let path = self._work.path().join("initrd");
-        disk_guest::write(&self.folder.join("busybox"), &self.folder.join("modules"), None, &path)?;
+        disk_guest::write(
+            &self.folder.join("busybox"),
+            &self.folder.join("modules"),
+            None,
+            &path,
+        )?;
         Ok(path)
     }
 
@@ -162,7 +192,12 @@ impl DebianBuild {
         let file = File::open(&disk).map_err(error("open", &disk))?;
         file.sync_all().map_err(error("write", &disk))?;
         let name = self.release.to_string();
-        Ok(self.store.add(&self.folder, &self.folder_name, (&name, &self.what, ImageKind::System), None)?)
+        Ok(self.store.add(
+            &self.folder,
+            &self.folder_name,
+            (&name, &self.what, ImageKind::System),
+            None,
+        )?)
     }
 }
 
@@ -180,8 +215,8 @@ fn hash(packages: &[PathBuf], kernel: &Path) -> u64 {
 pub(crate) fn uuid() -> [u8; 16] {
     let mut bytes = [0; 16];
     // Every Linux has this file; without it the number is the time's, which differs too.
-    let read =
-        File::open("/dev/urandom").and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes));
+    let read = File::open("/dev/urandom")
+        .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes));
     if read.is_err() {
         bytes[..4].copy_from_slice(&now().to_le_bytes());
     }
@@ -192,6 +227,8 @@ pub(crate) fn uuid() -> [u8; 16] {
 }
 
 pub(crate) fn now() -> u32 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
 }

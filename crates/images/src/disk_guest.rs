@@ -18,7 +18,10 @@ const SCRIPTS: [(&str, &str); 6] = [
     ("/configure", include_str!("../guest/configure.sh")),
     ("/command", include_str!("../guest/command.sh")),
     ("/network", include_str!("../guest/network.sh")),
-    ("/acpi/PWRF/00000080", include_str!("../guest/end_program.sh")),
+    (
+        "/acpi/PWRF/00000080",
+        include_str!("../guest/end_program.sh"),
+    ),
 ];
 
 /// Keeps modules in a folder of their own.
@@ -35,8 +38,15 @@ fn read_modules(folder: &Path) -> Result<Vec<Module>, FileError> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).map_err(error("read", folder))? {
         let path = entry.map_err(error("read", folder))?.path();
-        let file_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        found.push(Module { bytes: fs::read(&path).map_err(error("read", &path))?, file_name });
+        let file_name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        found.push(Module {
+            bytes: fs::read(&path).map_err(error("read", &path))?,
+            file_name,
+        });
     }
     found.sort_by(|a, b| a.file_name.cmp(&b.file_name));
     modules::order(found).map_err(error("read", folder))
@@ -51,10 +61,19 @@ pub(crate) fn write(
 ) -> Result<(), FileError> {
     let bytes = fs::read(busybox).map_err(error("read", busybox))?;
     let modules = read_modules(modules)?;
-    let order: String = modules.iter().map(|module| format!("{}\n", module.file_name)).collect();
-    let mut files =
-        vec![("/bin/busybox".to_owned(), bytes), ("/modules/order".to_owned(), order.into_bytes())];
-    files.extend(modules.into_iter().map(|module| (format!("/modules/{}", module.file_name), module.bytes)));
+    let order: String = modules
+        .iter()
+        .map(|module| format!("{}\n", module.file_name))
+        .collect();
+    let mut files = vec![
+        ("/bin/busybox".to_owned(), bytes),
+        ("/modules/order".to_owned(), order.into_bytes()),
+    ];
+    files.extend(
+        modules
+            .into_iter()
+            .map(|module| (format!("/modules/{}", module.file_name), module.bytes)),
+    );
     files.push(("/warden".to_owned(), WARDEN.to_vec()));
     files.extend(command.map(|command| ("/words".to_owned(), command.to_bytes())));
     let tree = tree(files).map_err(|reason| error("put together", to)(io::Error::other(reason)))?;
@@ -72,7 +91,11 @@ fn tree(files: Vec<(String, Vec<u8>)>) -> Result<Tree, TreeError> {
     for (path, bytes) in files {
         tree.put_bytes(&path, 0o755, bytes)?;
     }
-    let console = Kind::Device { is_block: false, major: 5, minor: 1 };
+    let console = Kind::Device {
+        is_block: false,
+        major: 5,
+        minor: 1,
+    };
     tree.put(b"/dev/console", Attributes::of_root(0o600), console)?;
     Ok(tree)
 }
@@ -86,7 +109,11 @@ mod tests {
     #[test]
     fn the_scripts_are_ones_that_a_shell_understands() {
         for (name, text) in SCRIPTS {
-            let mut sh = Command::new("sh").arg("-n").stdin(Stdio::piped()).spawn().unwrap();
+            let mut sh = Command::new("sh")
+                .arg("-n")
+                .stdin(Stdio::piped())
+                .spawn()
+                .unwrap();
             io::Write::write_all(&mut sh.stdin.take().unwrap(), text.as_bytes()).unwrap();
             assert!(sh.wait().unwrap().success(), "{name}");
         }
@@ -98,10 +125,23 @@ mod tests {
         let at = |name: &str| folder.path().join(name);
         save_modules(&[], &at("modules")).unwrap();
         fs::write(at("busybox"), "busybox").unwrap();
-        let command = GuestCommand { arguments: vec!["/prog".into()], ..GuestCommand::default() };
-        write(&at("busybox"), &at("modules"), Some(&command), &at("initrd")).unwrap();
+        let command = GuestCommand {
+            arguments: vec!["/prog".into()],
+            ..GuestCommand::default()
+        };
+        write(
+            &at("busybox"),
+            &at("modules"),
+            Some(&command),
+            &at("initrd"),
+        )
+        .unwrap();
         let archive = fs::read(at("initrd")).unwrap();
-        let contains = |text: &str| archive.windows(text.len()).any(|window| window == text.as_bytes());
+        let contains = |text: &str| {
+            archive
+                .windows(text.len())
+                .any(|window| window == text.as_bytes())
+        };
         assert!(contains("bin/busybox") && contains("arg=/prog\0"));
     }
 }

@@ -61,6 +61,9 @@ mod tests {
             ..GuestCommand::default()
         };
         let text = String::from_utf8(command.to_bytes()).unwrap();
-        assert_eq!(text, "cwd=/x y\0uid=0\0gid=0\0env=A=1\0arg=/bin/sh\0arg=-c\0arg=a\nb=c\0");
+        assert_eq!(
+            text,
+            "cwd=/x y\0uid=0\0gid=0\0env=A=1\0arg=/bin/sh\0arg=-c\0arg=a\nb=c\0"
+        );
     }
 }

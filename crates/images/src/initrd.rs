@@ -42,7 +42,10 @@ const SCRIPTS: [(&str, &str); 17] = [
     ("bench", include_str!("../guest/bench.sh")),
     ("io", include_str!("../guest/io.sh")),
     ("net", include_str!("../guest/net.sh")),
-    ("etc/acpi/PWRF/00000080", include_str!("../guest/power_off.sh")),
+    (
+        "etc/acpi/PWRF/00000080",
+        include_str!("../guest/power_off.sh"),
+    ),
     ("etc/drivers", include_str!("../guest/drivers.sh")),
     ("etc/connect", include_str!("../guest/connect.sh")),
     ("etc/network", include_str!("../guest/network.sh")),
@@ -66,14 +69,32 @@ fn write(busybox: &[u8], drivers: &[(String, Vec<u8>)]) -> io::Result<Vec<u8>> {
         add(&mut archive, entry(folder, ModeFileType::Directory), &[])?;
     }
     // The kernel gives /init its console through this node, before anybody can mount devtmpfs.
-    add(&mut archive, entry("dev/console", ModeFileType::Char).rdev_major(5).rdev_minor(1), &[])?;
+    add(
+        &mut archive,
+        entry("dev/console", ModeFileType::Char)
+            .rdev_major(5)
+            .rdev_minor(1),
+        &[],
+    )?;
     for (name, text) in SCRIPTS {
-        add(&mut archive, entry(name, ModeFileType::Regular), text.as_bytes())?;
+        add(
+            &mut archive,
+            entry(name, ModeFileType::Regular),
+            text.as_bytes(),
+        )?;
     }
     for (name, bytes) in drivers {
-        add(&mut archive, entry(&format!("modules/{name}"), ModeFileType::Regular), bytes)?;
+        add(
+            &mut archive,
+            entry(&format!("modules/{name}"), ModeFileType::Regular),
+            bytes,
+        )?;
     }
-    for (name, bytes) in [("bin/busybox", busybox), ("bin/visitor", VISITOR), ("bin/clerk", CLERK)] {
+    for (name, bytes) in [
+        ("bin/busybox", busybox),
+        ("bin/visitor", VISITOR),
+        ("bin/clerk", CLERK),
+    ] {
         add(&mut archive, entry(name, ModeFileType::Regular), bytes)?;
     }
     cpio::newc::trailer(archive)
@@ -101,7 +122,10 @@ mod tests {
     use super::*;
 
     fn names_and_modes() -> BTreeMap<String, (u32, Vec<u8>)> {
-        let archive = build(b"busybox", &[("virtio_blk.ko".to_owned(), b"driver".to_vec())]);
+        let archive = build(
+            b"busybox",
+            &[("virtio_blk.ko".to_owned(), b"driver".to_vec())],
+        );
         let mut rest = archive.as_slice();
         let mut files = BTreeMap::new();
         loop {
@@ -137,7 +161,9 @@ mod tests {
         for name in ["init", "pipe", "demo", "bench", "io", "net"] {
             let script = String::from_utf8(files[name].1.clone()).unwrap();
             let mut lines = script.lines().filter(|line| !line.starts_with('#'));
-            let first = lines.find(|line| !line.starts_with("/bin/busybox stty")).unwrap();
+            let first = lines
+                .find(|line| !line.starts_with("/bin/busybox stty"))
+                .unwrap();
             assert_eq!(first, format!("echo \"{INIT_MARKER}\""), "{name}");
         }
     }
@@ -146,8 +172,17 @@ mod tests {
     fn the_scripts_are_ones_that_a_shell_understands() {
         for (name, text) in SCRIPTS.iter().filter(|(_, text)| text.starts_with('#')) {
             let mut sh = std::process::Command::new("sh");
-            let mut child = sh.arg("-n").stdin(std::process::Stdio::piped()).spawn().unwrap();
-            child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+            let mut child = sh
+                .arg("-n")
+                .stdin(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            child
+                .stdin
+                .take()
+                .unwrap()
+                .write_all(text.as_bytes())
+                .unwrap();
             assert!(child.wait().unwrap().success(), "{name}");
         }
     }

@@ -73,7 +73,11 @@ impl Cache {
     ///
     /// # Errors
     /// If the mirrors have no such kernel, or the cache folder cannot be written.
-    pub fn kernel_guest(&self, release: &str, on_progress: OnProgress) -> Result<DefaultGuest, CacheError> {
+    pub fn kernel_guest(
+        &self,
+        release: &str,
+        on_progress: OnProgress,
+    ) -> Result<DefaultGuest, CacheError> {
         let folder = self.folder().join("kernels").join(release);
         let guest = DefaultGuest {
             kernel: folder.join("vmlinuz"),
@@ -89,11 +93,16 @@ impl Cache {
         // Newer releases have the kernel and its modules in packages of their own.
         for part in ["linux-binary-", "linux-modules-"] {
             names.extend(
-                apt.names(&format!("{part}{release}"))?.into_iter().filter(|name| name.ends_with(release)),
+                apt.names(&format!("{part}{release}"))?
+                    .into_iter()
+                    .filter(|name| name.ends_with(release)),
             );
         }
         let files = apt.download_named(&names, on_progress)?;
-        let work = self.folder().join("kernels").join(format!("{release}.work"));
+        let work = self
+            .folder()
+            .join("kernels")
+            .join(format!("{release}.work"));
         if work.exists() {
             fs::remove_dir_all(&work).map_err(error("empty", &work))?;
         }
@@ -104,7 +113,11 @@ impl Cache {
             fs::remove_file(file).map_err(error("remove", file))?;
         }
         if !work.join("vmlinuz").is_file() {
-            return Err(PackageError::Absent { package: package.into(), wanted: "kernel" }.into());
+            return Err(PackageError::Absent {
+                package: package.into(),
+                wanted: "kernel",
+            }
+            .into());
         }
         modules.sort();
         let busybox = self.folder().join("busybox");
@@ -124,18 +137,36 @@ impl Cache {
         let release = DebianRelease::all()[0];
         let mirrors = source_lines(&apt.update_addresses()?, release);
         let mirror = |is_security: bool| {
-            let suite = format!("{}{}", release.codename, if is_security { "-security" } else { "" });
-            mirrors.iter().find(|line| line.suite == suite).map(|line| line.uri.clone())
+            let suite = format!(
+                "{}{}",
+                release.codename,
+                if is_security { "-security" } else { "" }
+            );
+            mirrors
+                .iter()
+                .find(|line| line.suite == suite)
+                .map(|line| line.uri.clone())
         };
         let lines = SUITES.iter().filter_map(|(suite, is_security)| {
-            Some(SourceLine { uri: mirror(*is_security)?, suite: (*suite).to_owned() })
+            Some(SourceLine {
+                uri: mirror(*is_security)?,
+                suite: (*suite).to_owned(),
+            })
         });
         let has_keyring = SourceLine::has_keyring();
-        apt.use_sources(&lines.map(|line| line.to_text(has_keyring)).collect::<String>())?;
+        apt.use_sources(
+            &lines
+                .map(|line| line.to_text(has_keyring))
+                .collect::<String>(),
+        )?;
         let stamp = folder.join("listed");
         let is_fresh = fs::metadata(&stamp)
             .and_then(|metadata| metadata.modified())
-            .is_ok_and(|time| SystemTime::now().duration_since(time).is_ok_and(|age| age < LIST_AGE));
+            .is_ok_and(|time| {
+                SystemTime::now()
+                    .duration_since(time)
+                    .is_ok_and(|age| age < LIST_AGE)
+            });
         if !is_fresh {
             // A release that has left the mirrors is no reason to do without the others.
             let _ = apt.update(on_progress);
@@ -153,13 +184,25 @@ fn is_flavour(release: &str, flavour: &str) -> bool {
 
 /// Numbers of a release in the order of their weight.
 fn version(release: &str) -> Vec<u32> {
-    release.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
+    release
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|part| part.parse().ok())
+        .collect()
 }
 
 /// Takes the kernel and the modules out of a package, whichever it has.
-fn take(package: &Path, kernel: &Path, modules: &mut Vec<(String, Vec<u8>)>) -> Result<(), PackageError> {
-    let broken = |source| PackageError::Io { package: package.to_owned(), source };
-    apt::with_package_archive(package, |archive| take_from_tar(archive, kernel, modules).map_err(broken))
+fn take(
+    package: &Path,
+    kernel: &Path,
+    modules: &mut Vec<(String, Vec<u8>)>,
+) -> Result<(), PackageError> {
+    let broken = |source| PackageError::Io {
+        package: package.to_owned(),
+        source,
+    };
+    apt::with_package_archive(package, |archive| {
+        take_from_tar(archive, kernel, modules).map_err(broken)
+    })
 }
 
 fn take_from_tar(
@@ -174,7 +217,10 @@ fn take_from_tar(
             continue;
         }
         let path = PathBuf::from(String::from_utf8_lossy(&entry.path_bytes()).into_owned());
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = path
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
         if name == "vmlinuz" || name.starts_with("vmlinuz-") {
             io::copy(&mut entry, &mut File::create(kernel)?)?;
         } else if let Some((module, packed)) = name.split_once(".ko")
@@ -184,7 +230,8 @@ fn take_from_tar(
             entry.read_to_end(&mut bytes)?;
             if packed == ".xz" {
                 let mut plain = Vec::new();
-                lzma_rs::xz_decompress(&mut bytes.as_slice(), &mut plain).map_err(io::Error::other)?;
+                lzma_rs::xz_decompress(&mut bytes.as_slice(), &mut plain)
+                    .map_err(io::Error::other)?;
                 bytes = plain;
             }
             modules.push((format!("{module}.ko"), bytes));
@@ -199,8 +246,11 @@ mod tests {
 
     #[test]
     fn kernels_are_in_the_order_of_their_versions() {
-        let mut releases =
-            ["6.12.117+deb12-cloud-amd64", "6.1.0-56-cloud-amd64", "6.12.43+deb12-cloud-amd64"];
+        let mut releases = [
+            "6.12.117+deb12-cloud-amd64",
+            "6.1.0-56-cloud-amd64",
+            "6.12.43+deb12-cloud-amd64",
+        ];
         releases.sort_by_key(|release| version(release));
         assert_eq!(releases[0], "6.1.0-56-cloud-amd64");
         assert_eq!(releases[1], "6.12.43+deb12-cloud-amd64");
@@ -208,8 +258,9 @@ mod tests {
 
     #[test]
     fn flavours_are_told_apart() {
-        let check =
-            |release, flavour, expected| assert_eq!(is_flavour(release, flavour), expected, "{release}");
+        let check = |release, flavour, expected| {
+            assert_eq!(is_flavour(release, flavour), expected, "{release}")
+        };
         check("6.1.0-56-cloud-amd64", "-cloud-amd64", true);
         check("6.1.0-56-cloud-amd64", "-amd64", false);
         check("6.1.0-56-amd64", "-amd64", true);

@@ -34,9 +34,13 @@ impl Cache {
         let folder = self.folder().join(LINK);
         let host = KvmHost {
             kernel: folder.join("vmlinuz"),
-            modules: MODULES.iter().map(|name| folder.join(format!("{name}.ko"))).collect(),
+            modules: MODULES
+                .iter()
+                .map(|name| folder.join(format!("{name}.ko")))
+                .collect(),
         };
-        let is_here = || host.kernel.is_file() && host.modules.iter().all(|module| module.is_file());
+        let is_here =
+            || host.kernel.is_file() && host.modules.iter().all(|module| module.is_file());
         if is_here() {
             return Ok(host);
         }
@@ -51,7 +55,10 @@ impl Cache {
     }
 
     fn keep_kvm_host(&self, work: &Work, kernel: &Path) -> Result<(), CacheError> {
-        let title = format!("{}-{LINK}", kernel.file_stem().unwrap_or_default().to_string_lossy());
+        let title = format!(
+            "{}-{LINK}",
+            kernel.file_stem().unwrap_or_default().to_string_lossy()
+        );
         let made = work.path().join(&title);
         create_folder(&made)?;
         package::extract(kernel, Wanted::Kernel, &made.join("vmlinuz"))?;

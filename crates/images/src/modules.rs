@@ -8,7 +8,14 @@ use goblin::elf::Elf;
 use crate::tree::{Kind, NodeId, Tree};
 
 /// What a guest needs to see its disks, its consoles and its network. A system brings the rest.
-const WANTED: [&str; 6] = ["virtio_pci", "virtio_blk", "virtio_console", "virtio_net", "af_packet", "ext4"];
+const WANTED: [&str; 6] = [
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_console",
+    "virtio_net",
+    "af_packet",
+    "ext4",
+];
 
 /// A module in the order in which it is to be loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,13 +47,17 @@ pub(crate) fn order(modules: Vec<Module>) -> io::Result<Vec<Module>> {
     let present: BTreeSet<String> = modules.iter().map(name).collect();
     for module in modules {
         let needed = depends(&module.bytes)?;
-        let needed = needed.iter().map(|name| name.replace('-', "_")).filter(|name| present.contains(name));
+        let needed = needed
+            .iter()
+            .map(|name| name.replace('-', "_"))
+            .filter(|name| present.contains(name));
         waiting.push((module, needed.collect()));
     }
     let mut ordered: Vec<Module> = Vec::new();
     while !waiting.is_empty() {
         let loaded: BTreeSet<String> = ordered.iter().map(name).collect();
-        let is_ready = |entry: &(Module, Vec<String>)| entry.1.iter().all(|name| loaded.contains(name));
+        let is_ready =
+            |entry: &(Module, Vec<String>)| entry.1.iter().all(|name| loaded.contains(name));
         // A circle cannot be loaded at all; the guest will say so.
         let next = waiting.iter().position(is_ready).unwrap_or(0);
         ordered.push(waiting.remove(next).0);
@@ -62,7 +73,9 @@ fn add(
     picked: &mut Vec<Module>,
 ) -> io::Result<()> {
     let name = name.replace('-', "_");
-    let Some((file_name, node)) = files.get(&name) else { return Ok(()) };
+    let Some((file_name, node)) = files.get(&name) else {
+        return Ok(());
+    };
     if !seen.insert(name) {
         return Ok(());
     }
@@ -89,7 +102,10 @@ fn find_all(tree: &Tree, folder: NodeId, files: &mut BTreeMap<String, (String, N
 
 fn read(tree: &Tree, node: NodeId, file_name: &str) -> io::Result<Vec<u8>> {
     let Kind::File(content) = &tree.node(node).kind else {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{file_name} is no file")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{file_name} is no file"),
+        ));
     };
     let mut bytes = Vec::new();
     content.read(|part| {
@@ -104,7 +120,10 @@ const ENDS: [&str; 3] = ["", ".xz", ".zst"];
 
 /// The module's name if a file of this name is one.
 pub(crate) fn module_name(file_name: &str) -> Option<&str> {
-    file_name.rsplit_once(".ko").filter(|(_, end)| ENDS.contains(end)).map(|(name, _)| name)
+    file_name
+        .rsplit_once(".ko")
+        .filter(|(_, end)| ENDS.contains(end))
+        .map(|(name, _)| name)
 }
 
 /// The bytes of a module that lies in a file of this name, without compression.
@@ -113,7 +132,8 @@ pub(crate) fn plain(bytes: Vec<u8>, file_name: &str) -> io::Result<Vec<u8>> {
     if file_name.ends_with(".xz") {
         lzma_rs::xz_decompress(&mut bytes.as_slice(), &mut plain).map_err(io::Error::other)?;
     } else if file_name.ends_with(".zst") {
-        let decoder = ruzstd::decoding::StreamingDecoder::new(bytes.as_slice()).map_err(io::Error::other)?;
+        let decoder =
+            ruzstd::decoding::StreamingDecoder::new(bytes.as_slice()).map_err(io::Error::other)?;
         io::copy(&mut { decoder }, &mut plain)?;
     } else {
         return Ok(bytes);
@@ -123,18 +143,29 @@ pub(crate) fn plain(bytes: Vec<u8>, file_name: &str) -> io::Result<Vec<u8>> {
 
 /// What a module says in its `.modinfo` that it depends on.
 fn depends(bytes: &[u8]) -> io::Result<Vec<String>> {
-    let broken =
-        |error| io::Error::new(io::ErrorKind::InvalidData, format!("a kernel module is broken: {error}"));
+    let broken = |error| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("a kernel module is broken: {error}"),
+        )
+    };
     let elf = Elf::parse(bytes).map_err(broken)?;
     let is_modinfo = |name: usize| elf.shdr_strtab.get_at(name) == Some(".modinfo");
-    let section = elf.section_headers.iter().find(|section| is_modinfo(section.sh_name));
+    let section = elf
+        .section_headers
+        .iter()
+        .find(|section| is_modinfo(section.sh_name));
     let range = section.and_then(|section| section.file_range());
     let mut words = Vec::new();
     let part = range.and_then(|range| bytes.get(range)).unwrap_or_default();
     for word in part.split(|&byte| byte == 0) {
         if let Some(list) = word.strip_prefix(b"depends=") {
             let list = String::from_utf8_lossy(list).into_owned();
-            words.extend(list.split(',').filter(|name| !name.is_empty()).map(str::to_owned));
+            words.extend(
+                list.split(',')
+                    .filter(|name| !name.is_empty())
+                    .map(str::to_owned),
+            );
         }
     }
     Ok(words)
@@ -173,15 +204,32 @@ mod tests {
         section(0, 0, 0, 0);
         section(1, 1, modinfo_at, modinfo.len());
         section(10, 3, names_at, names.len());
-        Module { file_name: name.to_owned(), bytes }
+        Module {
+            file_name: name.to_owned(),
+            bytes,
+        }
     }
 
     #[test]
     fn modules_come_after_those_that_they_need() {
-        let modules = vec![module("a.ko", "b-c,built-in"), module("b_c.ko", "z"), module("z.ko", "")];
-        let names: Vec<String> = order(modules).unwrap().into_iter().map(|module| module.file_name).collect();
+        let modules = vec![
+            module("a.ko", "b-c,built-in"),
+            module("b_c.ko", "z"),
+            module("z.ko", ""),
+        ];
+        let names: Vec<String> = order(modules)
+            .unwrap()
+            .into_iter()
+            .map(|module| module.file_name)
+            .collect();
         assert_eq!(names, ["z.ko", "b_c.ko", "a.ko"]);
-        assert!(order(vec![Module { file_name: "x.ko".into(), bytes: b"no ELF".to_vec() }]).is_err());
+        assert!(
+            order(vec![Module {
+                file_name: "x.ko".into(),
+                bytes: b"no ELF".to_vec()
+            }])
+            .is_err()
+        );
     }
 
     #[test]
@@ -197,7 +245,14 @@ mod tests {
             let path = format!("usr/lib/modules/6.1/kernel/{folder}/{}", module.file_name);
             tree.put_bytes(&path, 0o644, module.bytes).unwrap();
         }
-        let names: Vec<String> = pick(&tree).unwrap().into_iter().map(|module| module.file_name).collect();
-        assert_eq!(names, ["virtio_ring.ko", "virtio_blk.ko", "mbcache.ko", "ext4.ko"]);
+        let names: Vec<String> = pick(&tree)
+            .unwrap()
+            .into_iter()
+            .map(|module| module.file_name)
+            .collect();
+        assert_eq!(
+            names,
+            ["virtio_ring.ko", "virtio_blk.ko", "mbcache.ko", "ext4.ko"]
+        );
     }
 }

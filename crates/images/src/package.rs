@@ -84,13 +84,18 @@ pub enum PackageError {
 /// Copies the wanted file of `package` to `to`.
 pub(crate) fn extract(package: &Path, wanted: Wanted, to: &Path) -> Result<(), PackageError> {
     let found = apt::with_package_archive(package, |archive| {
-        extract_from_tar(archive, wanted, to)
-            .map_err(|source| PackageError::Io { package: package.to_owned(), source })
+        extract_from_tar(archive, wanted, to).map_err(|source| PackageError::Io {
+            package: package.to_owned(),
+            source,
+        })
     })?;
     if found {
         Ok(())
     } else {
-        Err(PackageError::Absent { package: package.to_owned(), wanted: wanted.name() })
+        Err(PackageError::Absent {
+            package: package.to_owned(),
+            wanted: wanted.name(),
+        })
     }
 }
 
@@ -100,10 +105,16 @@ pub(crate) fn extract_drivers(package: &Path, to: &Path) -> Result<(), PackageEr
 }
 
 /// Copies the modules of these names in a kernel's package into the folder `to`, which is there.
-pub(crate) fn extract_modules(package: &Path, names: &[&'static str], to: &Path) -> Result<(), PackageError> {
+pub(crate) fn extract_modules(
+    package: &Path,
+    names: &[&'static str],
+    to: &Path,
+) -> Result<(), PackageError> {
     apt::with_package_archive(package, |archive| {
-        modules_from_tar(archive, names, to)
-            .map_err(|source| PackageError::Io { package: package.to_owned(), source })
+        modules_from_tar(archive, names, to).map_err(|source| PackageError::Io {
+            package: package.to_owned(),
+            source,
+        })
     })
 }
 
@@ -112,7 +123,8 @@ fn modules_from_tar(archive: &mut dyn Read, names: &[&'static str], to: &Path) -
     for entry in archive.entries()? {
         let mut entry = entry?;
         let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-        if let Some(driver) = module(&path, names).filter(|_| entry.header().entry_type().is_file()) {
+        if let Some(driver) = module(&path, names).filter(|_| entry.header().entry_type().is_file())
+        {
             let mut bytes = Vec::new();
             entry.read_to_end(&mut bytes)?;
             let mut file = File::create(to.join(format!("{driver}.ko")))?;
@@ -149,7 +161,9 @@ fn extract_from_tar(archive: &mut dyn Read, wanted: Wanted, to: &Path) -> io::Re
 fn is_wanted(path: &str, wanted: Wanted) -> bool {
     let path = path.trim_start_matches("./");
     match wanted {
-        Wanted::Kernel => path.strip_prefix("boot/vmlinuz-").is_some_and(|rest| !rest.contains('/')),
+        Wanted::Kernel => path
+            .strip_prefix("boot/vmlinuz-")
+            .is_some_and(|rest| !rest.contains('/')),
         Wanted::Busybox => path == "bin/busybox" || path == "usr/bin/busybox",
         Wanted::Passt => path == "usr/bin/passt",
         Wanted::PasstAvx2 => path == "usr/bin/passt.avx2",
@@ -165,7 +179,9 @@ mod tests {
         for path in paths {
             let mut header = tar::Header::new_gnu();
             header.set_size(path.len() as u64);
-            builder.append_data(&mut header, path, path.as_bytes()).unwrap();
+            builder
+                .append_data(&mut header, path, path.as_bytes())
+                .unwrap();
         }
         let archive = builder.into_inner().unwrap();
         let folder = tempfile::tempdir().unwrap();
@@ -178,14 +194,22 @@ mod tests {
     #[test]
     fn the_kernel_is_found_by_its_folder() {
         let kernel = "./boot/vmlinuz-6.1.0-56-cloud-amd64";
-        check(&["./boot/config-6.1.0", kernel], Wanted::Kernel, Some("./boot/vmlinuz-6.1.0-56-cloud-amd64"));
+        check(
+            &["./boot/config-6.1.0", kernel],
+            Wanted::Kernel,
+            Some("./boot/vmlinuz-6.1.0-56-cloud-amd64"),
+        );
         check(&["./usr/share/boot/vmlinuz-6.1.0"], Wanted::Kernel, None);
     }
 
     #[test]
     fn busybox_is_found_where_old_and_new_releases_have_it() {
         check(&["./bin/busybox"], Wanted::Busybox, Some("./bin/busybox"));
-        check(&["./usr/bin/busybox"], Wanted::Busybox, Some("./usr/bin/busybox"));
+        check(
+            &["./usr/bin/busybox"],
+            Wanted::Busybox,
+            Some("./usr/bin/busybox"),
+        );
         check(&["./usr/share/doc/busybox"], Wanted::Busybox, None);
     }
 
@@ -193,18 +217,32 @@ mod tests {
     fn a_broken_archive_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let mut rubbish: &[u8] = &[7; 2048];
-        assert!(extract_from_tar(&mut rubbish, Wanted::Kernel, &folder.path().join("file")).is_err());
+        assert!(
+            extract_from_tar(&mut rubbish, Wanted::Kernel, &folder.path().join("file")).is_err()
+        );
     }
 
     #[test]
     fn drivers_are_found_among_the_modules_only() {
         let check = |path: &str, expected| assert_eq!(module(path, &DRIVERS), expected, "{path}");
         let folder = "lib/modules/6.1.0-56-cloud-amd64/kernel/drivers";
-        check(&format!("./{folder}/block/virtio_blk.ko"), Some("virtio_blk"));
-        check(&format!("./usr/{folder}/block/virtio_blk.ko"), Some("virtio_blk"));
+        check(
+            &format!("./{folder}/block/virtio_blk.ko"),
+            Some("virtio_blk"),
+        );
+        check(
+            &format!("./usr/{folder}/block/virtio_blk.ko"),
+            Some("virtio_blk"),
+        );
         check(&format!("./{folder}/block/nbd.ko"), None);
-        check(&format!("./{folder}/block/virtio_blk.ko.xz"), Some("virtio_blk"));
-        check(&format!("./{folder}/block/virtio_blk.ko.zst"), Some("virtio_blk"));
+        check(
+            &format!("./{folder}/block/virtio_blk.ko.xz"),
+            Some("virtio_blk"),
+        );
+        check(
+            &format!("./{folder}/block/virtio_blk.ko.zst"),
+            Some("virtio_blk"),
+        );
         check(&format!("./{folder}/block/virtio_blk.ko.sig"), None);
         check("./usr/share/virtio_blk.ko", None);
     }

@@ -41,7 +41,11 @@ impl Cache {
 
     /// Takes both programs out of the package; the one to start.
     fn keep_passt(&self, work: &Work, package: &Path) -> Result<PathBuf, CacheError> {
-        let title = package.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let title = package
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         let made = work.path().join(&title);
         create_folder(&made)?;
         take(package, Wanted::Passt, &made.join(PASST))?;
@@ -57,5 +61,6 @@ impl Cache {
 /// One program out of a package, to be run.
 fn take(package: &Path, wanted: Wanted, to: &Path) -> Result<(), CacheError> {
     package::extract(package, wanted, to)?;
-    Ok(fs::set_permissions(to, Permissions::from_mode(0o755)).map_err(error("make executable", to))?)
+    Ok(fs::set_permissions(to, Permissions::from_mode(0o755))
+        .map_err(error("make executable", to))?)
 }

@@ -35,9 +35,13 @@ pub struct Qemu {
 impl Qemu {
     /// A command that starts it; options follow.
     pub fn command(&self) -> Command {
-        let Some(folder) = &self.folder else { return Command::new(&self.program) };
+        let Some(folder) = &self.folder else {
+            return Command::new(&self.program);
+        };
         let mut command = loader(folder);
-        command.arg(&self.program).env("QEMU_MODULE_DIR", folder.join(LIBRARIES[0]).join("qemu"));
+        command
+            .arg(&self.program)
+            .env("QEMU_MODULE_DIR", folder.join(LIBRARIES[0]).join("qemu"));
         for firmware in self.firmware_folders() {
             command.arg("-L").arg(firmware);
         }
@@ -68,13 +72,18 @@ impl Qemu {
 fn loader(folder: &Path) -> Command {
     let name = Path::new(LOADER).file_name().unwrap_or_default();
     let folders = LIBRARIES.map(|libraries| folder.join(libraries));
-    let found = folders.iter().map(|libraries| libraries.join(name)).find(|path| path.is_file());
+    let found = folders
+        .iter()
+        .map(|libraries| libraries.join(name))
+        .find(|path| path.is_file());
     let mut command = Command::new(found.unwrap_or_else(|| PathBuf::from(LOADER)));
     // Some have folders of their own, to which an installation has links.
     let path = folders.iter().flat_map(|libraries| {
         ["", "pulseaudio", "blas", "lapack"].map(|name| libraries.join(name).display().to_string())
     });
-    command.arg("--library-path").arg(path.collect::<Vec<_>>().join(":"));
+    command
+        .arg("--library-path")
+        .arg(path.collect::<Vec<_>>().join(":"));
     command
 }
 
@@ -83,7 +92,8 @@ fn parse_libraries(output: &str) -> Vec<PathBuf> {
     let place = |line: &str| {
         let line = line.trim();
         let path = line.split_once("=> ").map_or(line, |(_, path)| path);
-        path.starts_with('/').then(|| PathBuf::from(path.split(' ').next().unwrap_or_default()))
+        path.starts_with('/')
+            .then(|| PathBuf::from(path.split(' ').next().unwrap_or_default()))
     };
     output.lines().filter_map(place).collect()
 }
@@ -95,7 +105,10 @@ impl Cache {
     /// If the host has no apt, apt finds no such package, or the cache folder cannot be written.
     pub fn qemu(&self, on_progress: OnProgress) -> Result<Qemu, CacheError> {
         if let Some(program) = apt::on_path(PROGRAM) {
-            return Ok(Qemu { program, folder: None });
+            return Ok(Qemu {
+                program,
+                folder: None,
+            });
         }
         self.cached_qemu(on_progress)
     }
@@ -111,20 +124,30 @@ impl Cache {
             let _lock = self.lock(on_progress)?;
             if !program.is_file() {
                 let work = Work::new(self.folder().join("work"))?;
-                let packages = Apt::new(work.path())?.download_with_needs(&[PACKAGE], on_progress)?;
+                let packages =
+                    Apt::new(work.path())?.download_with_needs(&[PACKAGE], on_progress)?;
                 on_progress(Progress::Unpacking);
                 self.keep_qemu(&work, &packages)?;
             }
         }
-        Ok(Qemu { program, folder: Some(folder) })
+        Ok(Qemu {
+            program,
+            folder: Some(folder),
+        })
     }
 
     fn keep_qemu(&self, work: &Work, packages: &[PathBuf]) -> Result<(), CacheError> {
         let is_it = |path: &&PathBuf| {
-            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("qemu-system-x86_"))
+            path.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with("qemu-system-x86_"))
         };
-        let title = packages.iter().find(is_it).and_then(|path| path.file_stem());
-        let title = title.map_or(PACKAGE.to_owned(), |title| title.to_string_lossy().into_owned());
+        let title = packages
+            .iter()
+            .find(is_it)
+            .and_then(|path| path.file_stem());
+        let title = title.map_or(PACKAGE.to_owned(), |title| {
+            title.to_string_lossy().into_owned()
+        });
         let made = work.path().join(&title);
         create_folder(&made)?;
         for package in packages {
@@ -143,7 +166,11 @@ mod tests {
     fn libraries_and_the_loader_are_read_from_what_the_loader_lists() {
         let output = "\tlinux-vdso.so.1 (0x00007ffd)\n\tlibz.so.1 => /lib/x86_64-linux-gnu/libz.so.1 (0x00007f)\n\
                       \tlibx.so => not found\n\t/lib64/ld-linux-x86-64.so.2 (0x00007f)\n";
-        let expected = ["/lib/x86_64-linux-gnu/libz.so.1", "/lib64/ld-linux-x86-64.so.2"].map(PathBuf::from);
+        let expected = [
+            "/lib/x86_64-linux-gnu/libz.so.1",
+            "/lib64/ld-linux-x86-64.so.2",
+        ]
+        .map(PathBuf::from);
         assert_eq!(parse_libraries(output), expected);
     }
 }

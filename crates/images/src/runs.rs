@@ -37,7 +37,11 @@ impl RunFolder {
         let _ = fs::remove_dir_all(&new);
         create_folder(&new)?;
         let lock = new.join("lock");
-        let open = OpenOptions::new().create(true).truncate(false).write(true).open(&lock);
+        let open = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock);
         let file = open.map_err(error("create", &lock))?;
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
             .map_err(|errno| error("lock", &lock)(errno.into()))?;
@@ -62,11 +66,17 @@ impl Drop for RunFolder {
 /// Removes the folders of runs that are dead; how many bytes that gave back.
 pub(crate) fn sweep(runs: &Path) -> u64 {
     let mut freed = 0;
-    let Ok(entries) = fs::read_dir(runs) else { return 0 };
+    let Ok(entries) = fs::read_dir(runs) else {
+        return 0;
+    };
     for path in entries.flatten().map(|entry| entry.path()) {
         if is_dead(&path) {
             let bytes = allocated_bytes(&path);
-            freed += if fs::remove_dir_all(&path).is_ok() { bytes } else { 0 };
+            freed += if fs::remove_dir_all(&path).is_ok() {
+                bytes
+            } else {
+                0
+            };
         }
     }
     freed
@@ -75,22 +85,31 @@ pub(crate) fn sweep(runs: &Path) -> u64 {
 fn is_dead(run: &Path) -> bool {
     if run.extension().is_some_and(|extension| extension == "new") {
         // Half made: dead if the process of its name is.
-        let name = run.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = run
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         let process = name.split('-').next().unwrap_or_default().to_owned();
         return !Path::new("/proc").join(process).exists();
     }
-    let Ok(file) = File::open(run.join("lock")) else { return true };
+    let Ok(file) = File::open(run.join("lock")) else {
+        return true;
+    };
     rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
 }
 
 /// What a file, or a folder with all that is in it, takes on the disk.
 pub(crate) fn allocated_bytes(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
-    let Ok(metadata) = fs::symlink_metadata(path) else { return 0 };
+    let Ok(metadata) = fs::symlink_metadata(path) else {
+        return 0;
+    };
     let inside = match fs::read_dir(path) {
-        Ok(entries) if metadata.is_dir() => {
-            entries.flatten().map(|entry| allocated_bytes(&entry.path())).sum()
-        }
+        Ok(entries) if metadata.is_dir() => entries
+            .flatten()
+            .map(|entry| allocated_bytes(&entry.path()))
+            .sum(),
         _ => 0,
     };
     // st_blocks counts 512 bytes each (stat(2)).

@@ -159,7 +159,10 @@ impl Store {
     /// The image in this folder, if it is complete.
     pub(crate) fn find_folder(&self, folder: &str) -> Result<Option<Image>, StoreError> {
         let path = self.images.join(folder);
-        path.join(DESCRIPTION).is_file().then(|| open_image(&path)).transpose()
+        path.join(DESCRIPTION)
+            .is_file()
+            .then(|| open_image(&path))
+            .transpose()
     }
 
     /// Gives a complete folder its final place; it gets its description here.
@@ -170,7 +173,11 @@ impl Store {
         (name, what, kind): (&str, &str, ImageKind),
         command: Option<&GuestCommand>,
     ) -> Result<Image, StoreError> {
-        let kind = if kind == ImageKind::System { "system" } else { "container" };
+        let kind = if kind == ImageKind::System {
+            "system"
+        } else {
+            "container"
+        };
         let command = command.map(|command| {
             json!({ "arguments": command.arguments, "environment": command.environment, "folder": command.folder,
                     "uid": command.uid, "gid": command.gid, "entrypoint_count": command.entrypoint_count })
@@ -199,19 +206,30 @@ impl Store {
         let path = folder.join(KEPT_DESCRIPTION);
         let image = if path.is_file() {
             let text = description(&path)?;
-            let base = text["image"].as_str().ok_or_else(|| StoreError::Damaged(path.clone()))?;
+            let base = text["image"]
+                .as_str()
+                .ok_or_else(|| StoreError::Damaged(path.clone()))?;
             open_image(&self.images.join(base))?
         } else {
             let image = image.ok_or_else(|| StoreError::Unknown(name.to_owned()))?;
             create_folder(&folder)?;
-            let base = image.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let base = image
+                .folder
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             let text = json!({ "image": base, "over": image.name });
             fs::write(&path, format!("{text:#}\n")).map_err(error("write", &path))?;
             image
         };
         let lock = lock(&folder, FlockOperation::NonBlockingLockExclusive)?;
         let lock = lock.ok_or_else(|| StoreError::InUse(name.to_owned()))?;
-        Ok(Kept { image, overlay: folder.join("overlay.qcow2"), _lock: lock })
+        Ok(Kept {
+            image,
+            overlay: folder.join("overlay.qcow2"),
+            _lock: lock,
+        })
     }
 
     /// Whether something is kept under this name.
@@ -225,20 +243,36 @@ impl Store {
     /// If nothing is kept under this name.
     pub fn over(&self, name: &str) -> Result<String, StoreError> {
         let path = self.kept.join(name).join(KEPT_DESCRIPTION);
-        Ok(description(&path)?["over"].as_str().unwrap_or_default().to_owned())
+        Ok(description(&path)?["over"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned())
     }
 
     /// Everything there is, by name.
     pub fn list(&self) -> Vec<Listed> {
         let mut list = Vec::new();
         for folder in folders(&self.images) {
-            let Ok(text) = description(&folder.join(DESCRIPTION)) else { continue };
+            let Ok(text) = description(&folder.join(DESCRIPTION)) else {
+                continue;
+            };
             let what = text["what"].as_str().unwrap_or_default().to_owned();
-            list.push(listed(&folder, text["name"].as_str().unwrap_or_default().to_owned(), what, "used"));
+            list.push(listed(
+                &folder,
+                text["name"].as_str().unwrap_or_default().to_owned(),
+                what,
+                "used",
+            ));
         }
         for folder in folders(&self.kept) {
-            let Ok(text) = description(&folder.join(KEPT_DESCRIPTION)) else { continue };
-            let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let Ok(text) = description(&folder.join(KEPT_DESCRIPTION)) else {
+                continue;
+            };
+            let name = folder
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             let what = format!("kept, over {}", text["over"].as_str().unwrap_or("?"));
             list.push(listed(&folder, name, what, "overlay.qcow2"));
         }
@@ -256,15 +290,22 @@ impl Store {
             remove(&self.kept.join(name), name, &mut freed)?;
             return Ok(freed);
         }
-        let is_called =
-            |folder: &PathBuf| description(&folder.join(DESCRIPTION)).is_ok_and(|text| text["name"] == name);
-        let folders: Vec<PathBuf> = folders(&self.images).into_iter().filter(is_called).collect();
+        let is_called = |folder: &PathBuf| {
+            description(&folder.join(DESCRIPTION)).is_ok_and(|text| text["name"] == name)
+        };
+        let folders: Vec<PathBuf> = folders(&self.images)
+            .into_iter()
+            .filter(is_called)
+            .collect();
         if folders.is_empty() {
             return Err(StoreError::Unknown(name.to_owned()));
         }
         for folder in &folders {
             if let Some(kept) = self.kept_over(folder) {
-                return Err(StoreError::Kept { name: name.to_owned(), kept });
+                return Err(StoreError::Kept {
+                    name: name.to_owned(),
+                    kept,
+                });
             }
         }
         for folder in folders {
@@ -277,7 +318,10 @@ impl Store {
     /// and with `all` every image. What runs, is kept, or something is kept over stays.
     pub fn prune(&self, all: bool) -> Freed {
         let bytes = runs::sweep(&self.runs) + self.sweep_work();
-        let mut freed = Freed { names: Vec::new(), bytes };
+        let mut freed = Freed {
+            names: Vec::new(),
+            bytes,
+        };
         for folder in folders(&self.images) {
             let Ok(text) = description(&folder.join(DESCRIPTION)) else {
                 // Nothing complete is without a description.
@@ -297,11 +341,19 @@ impl Store {
 
     /// Removes what a cancelled download or build left, if nobody makes anything now; its bytes.
     fn sweep_work(&self) -> u64 {
-        let Some(cache) = self.images.parent() else { return 0 };
+        let Some(cache) = self.images.parent() else {
+            return 0;
+        };
         let work = cache.join("work");
-        let Ok(Some(_lock)) = lock(cache, FlockOperation::NonBlockingLockExclusive) else { return 0 };
+        let Ok(Some(_lock)) = lock(cache, FlockOperation::NonBlockingLockExclusive) else {
+            return 0;
+        };
         let bytes = runs::allocated_bytes(&work);
-        if fs::remove_dir_all(&work).is_ok() { bytes } else { 0 }
+        if fs::remove_dir_all(&work).is_ok() {
+            bytes
+        } else {
+            0
+        }
     }
 
     /// What is kept over the image in this folder.
@@ -330,15 +382,29 @@ fn open_image(folder: &Path) -> Result<Image, StoreError> {
     let lock = lock.ok_or_else(|| StoreError::InUse(name.clone()))?;
     // When it was used is of interest to a list only.
     let _ = fs::write(folder.join("used"), "");
-    Ok(Image { name, kind, command, folder: folder.to_owned(), _lock: lock })
+    Ok(Image {
+        name,
+        kind,
+        command,
+        folder: folder.to_owned(),
+        _lock: lock,
+    })
 }
 
 fn command(text: &Value) -> GuestCommand {
     let words = |key: &str| -> Vec<String> {
         let list = text[key].as_array().map(Vec::as_slice).unwrap_or_default();
-        list.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+        list.iter()
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect()
     };
-    let number = |key: &str| text[key].as_u64().and_then(|number| u32::try_from(number).ok()).unwrap_or(0);
+    let number = |key: &str| {
+        text[key]
+            .as_u64()
+            .and_then(|number| u32::try_from(number).ok())
+            .unwrap_or(0)
+    };
     GuestCommand {
         arguments: words("arguments"),
         environment: words("environment"),
@@ -358,7 +424,11 @@ fn description(path: &Path) -> Result<Value, StoreError> {
 /// The lock of a folder, if nobody holds it in another way.
 fn lock(folder: &Path, how: FlockOperation) -> Result<Option<File>, FileError> {
     let path = folder.join("lock");
-    let open = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let open = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path);
     let file = open.map_err(error("open", &path))?;
     Ok(rustix::fs::flock(&file, how).is_ok().then_some(file))
 }
@@ -378,18 +448,30 @@ fn remove(folder: &Path, name: &str, freed: &mut Freed) -> Result<(), StoreError
 }
 
 fn listed(folder: &Path, name: String, what: String, used: &str) -> Listed {
-    let is_free = lock(folder, FlockOperation::NonBlockingLockExclusive).is_ok_and(|lock| lock.is_some());
+    let is_free =
+        lock(folder, FlockOperation::NonBlockingLockExclusive).is_ok_and(|lock| lock.is_some());
     let used = modified(&folder.join(used)).max(modified(&folder.join(DESCRIPTION)));
-    Listed { name, what, size_bytes: runs::allocated_bytes(folder), used, in_use: !is_free }
+    Listed {
+        name,
+        what,
+        size_bytes: runs::allocated_bytes(folder),
+        used,
+        in_use: !is_free,
+    }
 }
 
 fn modified(path: &Path) -> SystemTime {
-    fs::metadata(path).and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
+    fs::metadata(path)
+        .and_then(|metadata| metadata.modified())
+        .unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 fn folders(path: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(path).into_iter().flatten().flatten();
-    let mut folders: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    let mut folders: Vec<PathBuf> = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir())
+        .collect();
     folders.sort();
     folders
 }
@@ -398,7 +480,9 @@ fn folders(path: &Path) -> Vec<PathBuf> {
 fn is_plain_name(name: &str) -> bool {
     name.len() <= 63
         && name.starts_with(|first: char| first.is_ascii_alphabetic())
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
 }
 
 #[cfg(test)]
@@ -407,16 +491,30 @@ mod tests {
 
     fn store(folder: &Path) -> Store {
         let at = |name: &str| folder.join(name);
-        Store { images: at("images"), kept: at("kept"), runs: at("runs") }
+        Store {
+            images: at("images"),
+            kept: at("kept"),
+            runs: at("runs"),
+        }
     }
 
     fn add(store: &Store, folder: &str, name: &str) -> Image {
         let made = store.images.with_file_name("made");
         fs::create_dir_all(&made).unwrap();
         fs::write(made.join("disk.raw"), [1; 10_000]).unwrap();
-        let command =
-            GuestCommand { arguments: vec!["/sh".into()], folder: "/x".into(), ..GuestCommand::default() };
-        store.add(&made, folder, (name, "a test", ImageKind::Container), Some(&command)).unwrap()
+        let command = GuestCommand {
+            arguments: vec!["/sh".into()],
+            folder: "/x".into(),
+            ..GuestCommand::default()
+        };
+        store
+            .add(
+                &made,
+                folder,
+                (name, "a test", ImageKind::Container),
+                Some(&command),
+            )
+            .unwrap()
     }
 
     #[test]
@@ -442,7 +540,10 @@ mod tests {
         assert!(matches!(store.remove("box"), Err(StoreError::InUse(_))));
         assert!(store.list()[0].in_use);
         let kept = store.keep("mine", Some(image)).unwrap();
-        assert!(matches!(store.keep("mine", None), Err(StoreError::InUse(_))));
+        assert!(matches!(
+            store.keep("mine", None),
+            Err(StoreError::InUse(_))
+        ));
         drop(kept);
         assert!(matches!(store.remove("box"), Err(StoreError::Kept { .. })));
         assert_eq!(store.prune(true).names, Vec::<String>::new());
@@ -462,7 +563,10 @@ mod tests {
         std::thread::sleep(std::time::Duration::from_millis(20));
         drop(add(&store, "box-2", "box"));
         fs::create_dir_all(store.images.join("cut")).unwrap();
-        assert_eq!(store.find("box").unwrap().unwrap().folder, store.images.join("box-2"));
+        assert_eq!(
+            store.find("box").unwrap().unwrap().folder,
+            store.images.join("box-2")
+        );
         assert_eq!(store.prune(false).names, ["box", "an incomplete image"]);
         assert!(store.images.join("box-2").is_dir());
         assert_eq!(store.prune(true).names, ["box"]);
@@ -486,7 +590,13 @@ mod tests {
     fn names_lead_nowhere() {
         let folder = tempfile::tempdir().unwrap();
         for name in ["", "..", "../x", "a/b", ".hidden", "1st", "a b"] {
-            assert!(matches!(store(folder.path()).keep(name, None), Err(StoreError::BadName(_))), "{name}");
+            assert!(
+                matches!(
+                    store(folder.path()).keep(name, None),
+                    Err(StoreError::BadName(_))
+                ),
+                "{name}"
+            );
         }
     }
 }

@@ -20,7 +20,11 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { bytes: 2 << 30, reads: 20_000_000, time: Duration::from_secs(20) }
+        Limits {
+            bytes: 2 << 30,
+            reads: 20_000_000,
+            time: Duration::from_secs(20),
+        }
     }
 }
 
@@ -94,7 +98,11 @@ impl Account {
         if self.steps.get() > self.limits.reads {
             return Err(Blind::OverBudget("steps"));
         }
-        if self.steps.get().is_multiple_of(1024) { self.check_time() } else { Ok(()) }
+        if self.steps.get().is_multiple_of(1024) {
+            self.check_time()
+        } else {
+            Ok(())
+        }
     }
 
     /// For loops that compute much and read little.
@@ -102,7 +110,11 @@ impl Account {
     /// # Errors
     /// If the time is over.
     pub fn check_time(&self) -> Result<(), Blind> {
-        if self.start.elapsed() > self.limits.time { Err(Blind::OverBudget("time")) } else { Ok(()) }
+        if self.start.elapsed() > self.limits.time {
+            Err(Blind::OverBudget("time"))
+        } else {
+            Ok(())
+        }
     }
 
     /// A page-table walk happened.

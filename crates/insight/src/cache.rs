@@ -27,8 +27,13 @@ const EXTENSION: &str = "profile";
 const HEAD: usize = 2048;
 
 /// Symbols that registers lead to, of which a profile's file tells the places.
-pub(crate) const ANCHORS: [&str; 5] =
-    ["_stext", "entry_SYSCALL_64", "asm_exc_page_fault", "page_fault", "async_page_fault"];
+pub(crate) const ANCHORS: [&str; 5] = [
+    "_stext",
+    "entry_SYSCALL_64",
+    "asm_exc_page_fault",
+    "page_fault",
+    "async_page_fault",
+];
 
 /// The beginning of a profile's file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,20 +51,37 @@ pub(crate) struct Head {
 
 /// The beginnings of the profiles in a folder, newest first.
 pub(crate) fn heads(folder: &Path) -> Vec<Head> {
-    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Vec::new();
+    };
     let mut files: Vec<(std::time::SystemTime, PathBuf)> = entries
         .flatten()
-        .filter(|entry| entry.path().extension().is_some_and(|extension| extension == EXTENSION))
+        .filter(|entry| {
+            entry
+                .path()
+                .extension()
+                .is_some_and(|extension| extension == EXTENSION)
+        })
         .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
         .collect();
     files.sort_by(|a, b| b.cmp(a));
-    files.into_iter().take(MAX_FILES).filter_map(|(_, path)| head(&path)).collect()
+    files
+        .into_iter()
+        .take(MAX_FILES)
+        .filter_map(|(_, path)| head(&path))
+        .collect()
 }
 
 fn head(path: &Path) -> Option<Head> {
     let mut bytes = Vec::new();
-    File::open(path).ok()?.take(HEAD as u64).read_to_end(&mut bytes).ok()?;
-    let mut reader = Reader { bytes: bytes.strip_prefix(MAGIC)? };
+    File::open(path)
+        .ok()?
+        .take(HEAD as u64)
+        .read_to_end(&mut bytes)
+        .ok()?;
+    let mut reader = Reader {
+        bytes: bytes.strip_prefix(MAGIC)?,
+    };
     reader.take(32)?;
     read_head(&mut reader, path)
 }
@@ -101,10 +123,20 @@ pub(crate) fn load(head: &Head) -> Option<Profile> {
     let mut reader = Reader { bytes: rest };
     let head = read_head(&mut reader, &head.path)?;
     let form = reader.text()?;
-    let layouts = if reader.u32()? != 0 { Some(read_layouts(&mut reader)?) } else { None };
+    let layouts = if reader.u32()? != 0 {
+        Some(read_layouts(&mut reader)?)
+    } else {
+        None
+    };
     let len = reader.u32()? as usize;
     let symbols = Symbols::from_bytes(reader.take(len)?.to_vec())?;
-    Some(Profile { banner: head.banner, build_id: head.build_id, form, symbols, layouts })
+    Some(Profile {
+        banner: head.banner,
+        build_id: head.build_id,
+        form,
+        symbols,
+        layouts,
+    })
 }
 
 /// Keeps a profile in `folder`. Whatever has its final name is complete.
@@ -116,7 +148,12 @@ pub(crate) fn store(folder: &Path, profile: &Profile) -> io::Result<()> {
     for anchor in ANCHORS {
         body.extend(profile.offset(anchor).unwrap_or(i64::MIN).to_le_bytes());
     }
-    body.extend(profile.offset("linux_banner").unwrap_or(i64::MIN).to_le_bytes());
+    body.extend(
+        profile
+            .offset("linux_banner")
+            .unwrap_or(i64::MIN)
+            .to_le_bytes(),
+    );
     write_text(&mut body, &profile.banner);
     let (id, offset) = profile.build_id.unwrap_or_default();
     body.extend(u32::from(profile.build_id.is_some()).to_le_bytes());
@@ -132,11 +169,15 @@ pub(crate) fn store(folder: &Path, profile: &Profile) -> io::Result<()> {
     let bytes = [MAGIC.as_slice(), &checksum(&body), &body].concat();
     fs::create_dir_all(folder)?;
     let title = profile.build_id_hex().unwrap_or_else(|| {
-        checksum(profile.banner.as_bytes()).iter().take(20).map(|byte| format!("{byte:02x}")).collect()
+        checksum(profile.banner.as_bytes())
+            .iter()
+            .take(20)
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     });
     let work = folder.join(format!("{title}.{}.work", std::process::id()));
-    let written =
-        fs::write(&work, bytes).and_then(|()| fs::rename(&work, folder.join(format!("{title}.{EXTENSION}"))));
+    let written = fs::write(&work, bytes)
+        .and_then(|()| fs::rename(&work, folder.join(format!("{title}.{EXTENSION}"))));
     if written.is_err() {
         let _ = fs::remove_file(&work);
     }
@@ -146,12 +187,22 @@ pub(crate) fn store(folder: &Path, profile: &Profile) -> io::Result<()> {
 /// Against accidents on disk, and against files that a version of Mother wrote which kept other layouts. The bytes are summed in four lanes, as a whole profile must not cost more than a few
 /// milliseconds, and the sums are hashed.
 fn checksum(bytes: &[u8]) -> [u8; 32] {
-    let mut lanes = [0x9e37_79b9_7f4a_7c15_u64, 0xc2b2_ae3d_27d4_eb4f, layout::wanted(), bytes.len() as u64];
+    let mut lanes = [
+        0x9e37_79b9_7f4a_7c15_u64,
+        0xc2b2_ae3d_27d4_eb4f,
+        layout::wanted(),
+        bytes.len() as u64,
+    ];
     let mut chunks = bytes.chunks_exact(32);
     for chunk in &mut chunks {
         for (lane, word) in lanes.iter_mut().zip(chunk.chunks_exact(8)) {
-            let word = word.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
-            *lane = (*lane ^ word).wrapping_mul(0x9fb2_1c65_1e98_df25).rotate_left(29);
+            let word = word
+                .iter()
+                .rev()
+                .fold(0, |word, &byte| word << 8 | u64::from(byte));
+            *lane = (*lane ^ word)
+                .wrapping_mul(0x9fb2_1c65_1e98_df25)
+                .rotate_left(29);
         }
     }
     let mut hasher = Sha256::new();
@@ -175,7 +226,12 @@ fn write_layouts(to: &mut Vec<u8>, layouts: &Layouts) {
         to.extend((layout.members.len() as u32).to_le_bytes());
         for (name, member) in &layout.members {
             write_text(to, name);
-            for number in [member.bit_offset, member.bit_size, member.size, member.element] {
+            for number in [
+                member.bit_offset,
+                member.bit_size,
+                member.size,
+                member.element,
+            ] {
                 to.extend(number.to_le_bytes());
             }
             write_text(to, &member.inner);
@@ -202,7 +258,16 @@ fn read_layouts(reader: &mut Reader<'_>) -> Option<Layouts> {
             let name = reader.text()?;
             let [bit_offset, bit_size, size, element] =
                 [reader.u32()?, reader.u32()?, reader.u32()?, reader.u32()?];
-            members.insert(name, Member { bit_offset, bit_size, size, element, inner: reader.text()? });
+            members.insert(
+                name,
+                Member {
+                    bit_offset,
+                    bit_size,
+                    size,
+                    element,
+                    inner: reader.text()?,
+                },
+            );
         }
         structs.insert(name, Layout { size, members });
     }
@@ -262,12 +327,23 @@ mod tests {
             symbol(text + 64, "entry_SYSCALL_64"),
             symbol(text + 999, "linux_banner"),
         ];
-        let member =
-            Member { bit_offset: 64, bit_size: 0, size: 16, element: 16, inner: "list_head".to_owned() };
-        let layout = Layout { size: 4096, members: BTreeMap::from([("tasks".to_owned(), member)]) };
+        let member = Member {
+            bit_offset: 64,
+            bit_size: 0,
+            size: 16,
+            element: 16,
+            inner: "list_head".to_owned(),
+        };
+        let layout = Layout {
+            size: 4096,
+            members: BTreeMap::from([("tasks".to_owned(), member)]),
+        };
         let layouts = Layouts {
             structs: HashMap::from([("task_struct".to_owned(), layout)]),
-            enums: HashMap::from([("pid_type".to_owned(), BTreeMap::from([("PIDTYPE_TGID".to_owned(), 1)]))]),
+            enums: HashMap::from([(
+                "pid_type".to_owned(),
+                BTreeMap::from([("PIDTYPE_TGID".to_owned(), 1)]),
+            )]),
         };
         Profile {
             banner: "Linux version 6.1.0-56-cloud-amd64 (debian)".to_owned(),

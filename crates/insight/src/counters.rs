@@ -12,7 +12,9 @@ impl Look<'_> {
         let mut sum = object.number("count")? as i64;
         let parts = object.pointer("counters")?;
         for cpu in self.possible_cpus()? {
-            sum = sum.saturating_add(i64::from(self.space().u32(self.per_cpu(parts, cpu)?)? as i32));
+            sum = sum.saturating_add(i64::from(
+                self.space().u32(self.per_cpu(parts, cpu)?)? as i32
+            ));
         }
         Ok(sum)
     }

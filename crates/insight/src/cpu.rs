@@ -27,9 +27,14 @@ pub struct CpuTimes {
 impl CpuTimes {
     /// Everything that is work.
     pub fn busy_ns(&self) -> u64 {
-        [self.user_ns, self.nice_ns, self.system_ns, self.interrupts_ns]
-            .iter()
-            .fold(0, |sum, ns| sum.saturating_add(*ns))
+        [
+            self.user_ns,
+            self.nice_ns,
+            self.system_ns,
+            self.interrupts_ns,
+        ]
+        .iter()
+        .fold(0, |sum, ns| sum.saturating_add(*ns))
     }
 }
 
@@ -58,7 +63,9 @@ impl Look<'_> {
             let array = self.per_cpu(variable, cpu)?;
             let mut times = [0; 6];
             for (time, place) in times.iter_mut().zip(places) {
-                *time = self.space().u64(Gva(array.0.wrapping_add(8 * (place as u64 & 0xff))))?;
+                *time = self
+                    .space()
+                    .u64(Gva(array.0.wrapping_add(8 * (place as u64 & 0xff))))?;
             }
             let [user, nice, system, soft, hard, steal] = times;
             sum.user_ns = sum.user_ns.saturating_add(user);

@@ -95,11 +95,19 @@ pub fn attach_within(
 ) -> Result<Kernel, NotRecognised> {
     let account = Account::new(limits);
     let mut tried = Vec::new();
-    let mut attempt =
-        |anchor: &Anchor| recognise(&memory, &account, anchor, cache_dir).map_err(|why| tried.push(why)).ok();
+    let mut attempt = |anchor: &Anchor| {
+        recognise(&memory, &account, anchor, cache_dir)
+            .map_err(|why| tried.push(why))
+            .ok()
+    };
     let from_registers = anchor::from_registers(&*memory, &account, registers);
     if let Ok(anchor) = &from_registers
-        && let Some(kernel) = roots(anchor.root).find_map(|root| attempt(&Anchor { root, ..anchor.clone() }))
+        && let Some(kernel) = roots(anchor.root).find_map(|root| {
+            attempt(&Anchor {
+                root,
+                ..anchor.clone()
+            })
+        })
     {
         return Ok(kernel);
     }
@@ -116,7 +124,9 @@ pub fn attach_within(
         Ok(_) => {}
         Err(blind) => tried.push(format!("by VMCOREINFO: {blind}")),
     }
-    let banner = from_registers.ok().and_then(|anchor| banner(&*memory, &account, &anchor).ok()?);
+    let banner = from_registers
+        .ok()
+        .and_then(|anchor| banner(&*memory, &account, &anchor).ok()?);
     tried.dedup();
     if let Some(banner) = &banner {
         tried.push(format!("it calls itself \"{banner}\""));
@@ -125,8 +135,14 @@ pub fn attach_within(
 }
 
 /// What an image without symbols calls itself.
-fn banner(memory: &dyn Memory, account: &Account, anchor: &Anchor) -> Result<Option<String>, Blind> {
-    Ok(banner_in(&image(&Space::new(memory, account, Some(anchor.root)), anchor)?.1))
+fn banner(
+    memory: &dyn Memory,
+    account: &Account,
+    anchor: &Anchor,
+) -> Result<Option<String>, Blind> {
+    Ok(banner_in(
+        &image(&Space::new(memory, account, Some(anchor.root)), anchor)?.1,
+    ))
 }
 
 /// The first "Linux version " that a number and a line's end follow.
@@ -136,7 +152,10 @@ fn banner_in(bytes: &[u8]) -> Option<String> {
         let line = bytes.get(at..)?.get(..MAX_BANNER)?;
         let end = line.iter().position(|byte| b"\0\n".contains(byte))?;
         let line = std::str::from_utf8(&line[..end]).ok()?;
-        let is_release = line.as_bytes().get(BANNER.len()).is_some_and(u8::is_ascii_digit);
+        let is_release = line
+            .as_bytes()
+            .get(BANNER.len())
+            .is_some_and(u8::is_ascii_digit);
         (is_release && !line.chars().any(char::is_control)).then(|| line.to_owned())
     })
 }
@@ -144,7 +163,10 @@ fn banner_in(bytes: &[u8]) -> Option<String> {
 /// The tables that a vCPU has, and those of the kernel if these are the ones for user mode (page-table isolation keeps
 /// the two side by side, the kernel's first).
 fn roots(root: Root) -> impl Iterator<Item = Root> {
-    let kernel = Root { gpa: Gpa(root.gpa.0 & !0x1fff), ..root };
+    let kernel = Root {
+        gpa: Gpa(root.gpa.0 & !0x1fff),
+        ..root
+    };
     std::iter::once(root).chain((kernel != root).then_some(kernel))
 }
 
@@ -159,7 +181,8 @@ fn recognise(
     let is_from_cache = known.is_some();
     let (profile, text) = match known {
         Some(known) => known,
-        None => decode(&space, anchor).map_err(|blind| format!("at {:#x}: {blind}", anchor.phys_base))?,
+        None => decode(&space, anchor)
+            .map_err(|blind| format!("at {:#x}: {blind}", anchor.phys_base))?,
     };
     if let Some(folder) = cache_dir.filter(|_| !is_from_cache) {
         // A cache that cannot be written costs time at the next attach, nothing else.
@@ -170,14 +193,20 @@ fn recognise(
         root: anchor.root,
         text,
         phys_base: anchor.phys_base,
-        rung: if profile.layouts.is_some() { Rung::Content } else { Rung::Symbols },
+        rung: if profile.layouts.is_some() {
+            Rung::Content
+        } else {
+            Rung::Symbols
+        },
         profile: Arc::new(profile),
         disputes: anchor.disputes.clone(),
         is_from_cache,
         cost: Cost::default(),
         vmcoreinfo: None,
     };
-    let table = ["init_top_pgt", "init_level4_pgt"].into_iter().find_map(|name| kernel.address(name).ok());
+    let table = ["init_top_pgt", "init_level4_pgt"]
+        .into_iter()
+        .find_map(|name| kernel.address(name).ok());
     if let Some(gpa) = table.and_then(|table| anchor::image_gpa(anchor.phys_base, table)) {
         kernel.root.gpa = gpa;
     }
@@ -190,23 +219,32 @@ fn recognise(
 fn known_profile(space: &Space<'_>, anchor: &Anchor, folder: &Path) -> Option<(Profile, Gva)> {
     let linear = |gva: Gva, len: usize| {
         let mut bytes = vec![0; len];
-        space.read_physical(anchor::image_gpa(anchor.phys_base, gva)?, &mut bytes).ok()?;
+        space
+            .read_physical(anchor::image_gpa(anchor.phys_base, gva)?, &mut bytes)
+            .ok()?;
         Some(bytes)
     };
     for head in cache::heads(folder) {
-        for (handler, offset) in
-            anchor.handlers.iter().flat_map(|handler| head.anchors.map(|offset| (handler, offset)))
+        for (handler, offset) in anchor
+            .handlers
+            .iter()
+            .flat_map(|handler| head.anchors.map(|offset| (handler, offset)))
         {
-            let Some(text) = (handler.0 as i64).checked_sub(offset).map(|text| text as u64) else { continue };
+            let Some(text) = (handler.0 as i64)
+                .checked_sub(offset)
+                .map(|text| text as u64)
+            else {
+                continue;
+            };
             if !(IMAGE_VA..IMAGE_VA + IMAGE_MAX).contains(&text) {
                 continue;
             }
             let at = |offset: i64| Gva(text.wrapping_add(offset as u64));
             let has_banner = linear(at(head.banner_offset), head.banner.len())
                 .is_some_and(|banner| banner == head.banner.as_bytes());
-            let has_build_id = head
-                .build_id
-                .is_none_or(|(id, offset)| linear(at(offset), id.len()).is_some_and(|bytes| bytes == id));
+            let has_build_id = head.build_id.is_none_or(|(id, offset)| {
+                linear(at(offset), id.len()).is_some_and(|bytes| bytes == id)
+            });
             if has_banner
                 && has_build_id
                 && let Some(profile) = cache::load(&head)
@@ -220,15 +258,18 @@ fn known_profile(space: &Space<'_>, anchor: &Anchor, folder: &Path) -> Option<(P
 
 fn decode(space: &Space<'_>, anchor: &Anchor) -> Result<(Profile, Gva), Blind> {
     let (start, bytes) = image(space, anchor)?;
-    Profile::decode(Image { bytes: &bytes, start: Some(start) })
-        .ok_or_else(|| Blind::nonsense("kernel image has no symbol tables that prove themselves"))
+    Profile::decode(Image {
+        bytes: &bytes,
+        start: Some(start),
+    })
+    .ok_or_else(|| Blind::nonsense("kernel image has no symbol tables that prove themselves"))
 }
 
 /// The image, and where it starts.
 fn image(space: &Space<'_>, anchor: &Anchor) -> Result<(Gva, Vec<u8>), Blind> {
     let range = anchor::image_range(space, anchor)?;
-    let start =
-        anchor::image_gpa(anchor.phys_base, Gva(range.start)).ok_or(Blind::Unmapped(Gva(range.start)))?;
+    let start = anchor::image_gpa(anchor.phys_base, Gva(range.start))
+        .ok_or(Blind::Unmapped(Gva(range.start)))?;
     let len = (range.end - range.start).min(MAX_IMAGE) as usize;
     let mut bytes = vec![0; len];
     space.read_physical(start, &mut bytes)?;
@@ -252,19 +293,43 @@ impl Kernel {
             if let (Some(ours), Some(theirs)) = (ours, theirs)
                 && ours != theirs
             {
-                disputes.push(format!("{what} is {ours} by content and {theirs} by VMCOREINFO"));
+                disputes.push(format!(
+                    "{what} is {ours} by content and {theirs} by VMCOREINFO"
+                ));
             }
         };
-        for name in ["_stext", "init_top_pgt", "init_uts_ns", "node_online_map", "swapper_pg_dir"] {
+        for name in [
+            "_stext",
+            "init_top_pgt",
+            "init_uts_ns",
+            "node_online_map",
+            "swapper_pg_dir",
+        ] {
             let ours = self.address(name).ok().map(|gva| gva.to_string());
             check(name, ours, info.symbol(name).map(|gva| gva.to_string()));
         }
         let hex = |number: u64| format!("{number:#x}");
-        check("phys_base", Some(hex(self.phys_base)), info.phys_base().map(hex));
-        check("the release", Some(self.profile.release().to_owned()), info.release().map(str::to_owned));
-        check("the build-id", self.profile.build_id_hex(), info.build_id().map(str::to_owned));
+        check(
+            "phys_base",
+            Some(hex(self.phys_base)),
+            info.phys_base().map(hex),
+        );
+        check(
+            "the release",
+            Some(self.profile.release().to_owned()),
+            info.release().map(str::to_owned),
+        );
+        check(
+            "the build-id",
+            self.profile.build_id_hex(),
+            info.build_id().map(str::to_owned),
+        );
         if let Some(levels) = info.levels() {
-            check("the depth of page tables", Some(self.root.levels.to_string()), Some(levels.to_string()));
+            check(
+                "the depth of page tables",
+                Some(self.root.levels.to_string()),
+                Some(levels.to_string()),
+            );
         }
         self.disputes.extend(disputes);
         if self.disputes.is_empty() && self.rung == Rung::Content {
@@ -275,7 +340,9 @@ impl Kernel {
 
     /// The kernel's address space.
     pub(crate) fn space<'a>(&'a self, account: &'a Account) -> Space<'a> {
-        let end = ["_end", "__brk_limit"].into_iter().find_map(|name| self.address(name).ok());
+        let end = ["_end", "__brk_limit"]
+            .into_iter()
+            .find_map(|name| self.address(name).ok());
         let start = self.address("_text").map_or(self.text.0, |text| text.0);
         let end = end.map_or(start, |end| end.0.clamp(start, IMAGE_VA + IMAGE_MAX));
         Space::new(&*self.memory, account, Some(self.root)).with_image(self.phys_base, start..end)
@@ -286,12 +353,21 @@ impl Kernel {
     /// # Errors
     /// If the kernel has no such symbol.
     pub fn address(&self, name: &str) -> Result<Gva, Blind> {
-        let kept = self.profile.symbols.named(name).next().ok_or_else(|| Blind::NoSymbol(name.to_owned()))?;
+        let kept = self
+            .profile
+            .symbols
+            .named(name)
+            .next()
+            .ok_or_else(|| Blind::NoSymbol(name.to_owned()))?;
         Ok(self.place(kept.value, kept.is_relative))
     }
 
     fn place(&self, value: i64, is_relative: bool) -> Gva {
-        Gva(if is_relative { self.text.0.wrapping_add(value as u64) } else { value as u64 })
+        Gva(if is_relative {
+            self.text.0.wrapping_add(value as u64)
+        } else {
+            value as u64
+        })
     }
 
     /// Every symbol: address, nm's letter, name. The order is that of the addresses.
@@ -299,7 +375,11 @@ impl Kernel {
         let symbols = &self.profile.symbols;
         (0..symbols.len()).filter_map(move |number| {
             let kept = symbols.entry(number)?;
-            Some((self.place(kept.value, kept.is_relative), kept.kind, kept.name))
+            Some((
+                self.place(kept.value, kept.is_relative),
+                kept.kind,
+                kept.name,
+            ))
         })
     }
 
@@ -311,7 +391,10 @@ impl Kernel {
             return None;
         }
         let (_, kept) = self.profile.symbols.before(offset)?;
-        Some((String::from_utf8_lossy(kept.name).into_owned(), (offset - kept.value) as u64))
+        Some((
+            String::from_utf8_lossy(kept.name).into_owned(),
+            (offset - kept.value) as u64,
+        ))
     }
 
     /// The build: symbols and structures.
@@ -366,7 +449,10 @@ impl Kernel {
 
     /// How many of the symbols that registers lead to are there; none means that registers lead elsewhere.
     pub fn known_entries(&self) -> Vec<(&'static str, Gva)> {
-        ANCHORS.iter().filter_map(|name| Some((*name, self.address(name).ok()?))).collect()
+        ANCHORS
+            .iter()
+            .filter_map(|name| Some((*name, self.address(name).ok()?)))
+            .collect()
     }
 }
 
@@ -386,7 +472,10 @@ mod tests {
         );
         check("Linux version 6.1\x1b[2J\n", None);
         check("Linux versions 6", None);
-        let not = NotRecognised { tried: vec![], banner: Some("Linux version 6.1.0 (x)".to_owned()) };
+        let not = NotRecognised {
+            tried: vec![],
+            banner: Some("Linux version 6.1.0 (x)".to_owned()),
+        };
         assert_eq!(not.release(), Some("6.1.0"));
     }
 }

@@ -139,8 +139,9 @@ pub(crate) fn wanted() -> u64 {
     let names = STRUCTS.iter().chain(ENUMS).chain(LOOSE);
     // FNV-1a, with the end of each name.
     let bytes = names.flat_map(|name| name.bytes().chain([0]));
-    bytes
-        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+    })
 }
 
 /// Where something lies in a structure.
@@ -192,22 +193,37 @@ impl Layouts {
     pub fn collect(types: &Types<'_>) -> Layouts {
         let named = types.named();
         let mut layouts = Layouts::default();
-        let wanted = STRUCTS.iter().filter_map(|name| Some(((*name).to_owned(), *named.get(name)?)));
+        let wanted = STRUCTS
+            .iter()
+            .filter_map(|name| Some(((*name).to_owned(), *named.get(name)?)));
         let mut waiting: Vec<(String, u32)> = wanted.collect();
         let mut seen: HashSet<String> = waiting.iter().map(|(name, _)| name.clone()).collect();
         let mut budget = MAX_MEMBERS;
         while let Some((name, id)) = waiting.pop() {
-            let mut layout = Layout { size: types.size(id).unwrap_or(0), members: BTreeMap::new() };
-            flatten(types, (id, &name), 0, MAX_NEST, &mut layout, &mut budget, &mut |inner, id| {
-                if seen.insert(inner.to_owned()) {
-                    waiting.push((inner.to_owned(), id));
-                }
-            });
+            let mut layout = Layout {
+                size: types.size(id).unwrap_or(0),
+                members: BTreeMap::new(),
+            };
+            flatten(
+                types,
+                (id, &name),
+                0,
+                MAX_NEST,
+                &mut layout,
+                &mut budget,
+                &mut |inner, id| {
+                    if seen.insert(inner.to_owned()) {
+                        waiting.push((inner.to_owned(), id));
+                    }
+                },
+            );
             layouts.structs.insert(name, layout);
         }
         for name in ENUMS {
             if let Some(&id) = named.get(name) {
-                layouts.enums.insert((*name).to_owned(), enumerators(types, id));
+                layouts
+                    .enums
+                    .insert((*name).to_owned(), enumerators(types, id));
             }
         }
         for id in 1..types.len() as u32 {
@@ -262,28 +278,49 @@ impl Layouts {
     /// # Errors
     /// If the enum or the enumerator is not there.
     pub fn enumerator(&self, name: &str, enumerator: &str) -> Result<i64, Blind> {
-        let values = self.enums.get(name).and_then(|values| values.get(enumerator));
-        values.copied().ok_or_else(|| Blind::NoType(format!("{name}::{enumerator}")))
+        let values = self
+            .enums
+            .get(name)
+            .and_then(|values| values.get(enumerator));
+        values
+            .copied()
+            .ok_or_else(|| Blind::NoType(format!("{name}::{enumerator}")))
     }
 
     /// Every structure that is known, with its size and members.
     pub fn structs(&self) -> impl Iterator<Item = (&str, &Layout)> {
-        self.structs.iter().map(|(name, layout)| (name.as_str(), layout))
+        self.structs
+            .iter()
+            .map(|(name, layout)| (name.as_str(), layout))
     }
 }
 
 fn place(bit_offset: u32, member: &Member) -> Place {
     let offset = (bit_offset / 8) as usize;
     if member.bit_size == 0 {
-        return Place { offset, size: member.size as usize, element: member.element as usize, bits: None };
+        return Place {
+            offset,
+            size: member.size as usize,
+            element: member.element as usize,
+            bits: None,
+        };
     }
     let shift = bit_offset % 8;
     let size = (shift + member.bit_size).div_ceil(8) as usize;
-    Place { offset, size, element: size, bits: Some((shift, member.bit_size)) }
+    Place {
+        offset,
+        size,
+        element: size,
+        bits: Some((shift, member.bit_size)),
+    }
 }
 
 fn enumerators(types: &Types<'_>, id: u32) -> BTreeMap<String, i64> {
-    types.enumerators(id).into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    types
+        .enumerators(id)
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
 }
 
 /// Adds the members of a structure to `layout`, those of anonymous ones too; `found` hears of contained structures.
@@ -301,12 +338,24 @@ fn flatten(
             return;
         }
         *budget -= 1;
-        let Some(bit_offset) = base.checked_add(member.bit_offset) else { continue };
-        let Some(element_id) = types.element(member.type_id) else { continue };
+        let Some(bit_offset) = base.checked_add(member.bit_offset) else {
+            continue;
+        };
+        let Some(element_id) = types.element(member.type_id) else {
+            continue;
+        };
         let is_struct = matches!(types.kind(element_id), Some(Kind::Struct | Kind::Union));
         if member.name.is_empty() {
             if is_struct && nest > 0 {
-                flatten(types, (element_id, name), bit_offset, nest - 1, layout, budget, found);
+                flatten(
+                    types,
+                    (element_id, name),
+                    bit_offset,
+                    nest - 1,
+                    layout,
+                    budget,
+                    found,
+                );
             }
             continue;
         }
@@ -327,6 +376,9 @@ fn flatten(
             element: types.size(element_id).unwrap_or(0),
             inner,
         };
-        layout.members.entry(member.name.to_owned()).or_insert(member_layout);
+        layout
+            .members
+            .entry(member.name.to_owned())
+            .or_insert(member_layout);
     }
 }

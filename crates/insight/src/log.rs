@@ -46,23 +46,33 @@ impl Look<'_> {
         let pointer = match self.symbol("prb") {
             // What kernels had before: text with lengths in it, which nothing says how much of to believe.
             Err(Blind::NoSymbol(_)) if self.symbol("log_buf").is_ok() => {
-                return Err(Blind::NotGiven("the log of kernels before 5.10 is not read"));
+                return Err(Blind::NotGiven(
+                    "the log of kernels before 5.10 is not read",
+                ));
             }
             pointer => pointer?,
         };
         let ring = self.object("printk_ringbuffer", Gva(self.space().u64(pointer)?))?;
         let count_bits = ring.number("desc_ring.count_bits")?;
         let text_bits = ring.number("text_data_ring.size_bits")?;
-        if count_bits > MAX_RECORDS.trailing_zeros().into() || text_bits > MAX_TEXT.trailing_zeros().into() {
+        if count_bits > MAX_RECORDS.trailing_zeros().into()
+            || text_bits > MAX_TEXT.trailing_zeros().into()
+        {
             return Err(Blind::nonsense("log is larger than any can be"));
         }
         let count = 1u64 << count_bits;
         let layouts = self.layouts()?;
         let (desc_size, info_size) = (layouts.size("prb_desc")?, layouts.size("printk_info")?);
         // In this order: the text of what is described may be overwritten afterwards, which its number will tell.
-        let descs = self.space().bytes(ring.pointer("desc_ring.descs")?, desc_size * count as usize)?;
-        let infos = self.space().bytes(ring.pointer("desc_ring.infos")?, info_size * count as usize)?;
-        let text = self.space().bytes(ring.pointer("text_data_ring.data")?, 1 << text_bits)?;
+        let descs = self
+            .space()
+            .bytes(ring.pointer("desc_ring.descs")?, desc_size * count as usize)?;
+        let infos = self
+            .space()
+            .bytes(ring.pointer("desc_ring.infos")?, info_size * count as usize)?;
+        let text = self
+            .space()
+            .bytes(ring.pointer("text_data_ring.data")?, 1 << text_bits)?;
         let head = ring.number("desc_ring.head_id.counter")? & ID_MASK;
         let tail = ring.number("desc_ring.tail_id.counter")? & ID_MASK;
         let places = Places::of(self)?;
@@ -107,15 +117,23 @@ impl Places {
 
     fn record(&self, id: u64, desc: &[u8], info: &[u8], ring: &[u8]) -> Option<LogRecord> {
         let word = |bytes: &[u8], at: usize| {
-            Some(u64::from_le_bytes(bytes.get(at..at.checked_add(8)?)?.try_into().ok()?))
+            Some(u64::from_le_bytes(
+                bytes.get(at..at.checked_add(8)?)?.try_into().ok()?,
+            ))
         };
         let state = word(desc, self.state)?;
         if state & ID_MASK != id || ![COMMITTED, FINALIZED].contains(&(state >> STATE_SHIFT)) {
             return None;
         }
         let (begin, next) = (word(desc, self.begin)?, word(desc, self.next)?);
-        let len = usize::from(u16::from_le_bytes(info.get(self.len..self.len + 2)?.try_into().ok()?));
-        let text = if begin & 1 != 0 { &[][..] } else { text(id, (begin, next), len, ring)? };
+        let len = usize::from(u16::from_le_bytes(
+            info.get(self.len..self.len + 2)?.try_into().ok()?,
+        ));
+        let text = if begin & 1 != 0 {
+            &[][..]
+        } else {
+            text(id, (begin, next), len, ring)?
+        };
         Some(LogRecord {
             sequence: word(info, self.sequence)?,
             time_ns: word(info, self.time)?,
@@ -136,7 +154,11 @@ fn text(id: u64, (begin, next): (u64, u64), len: usize, ring: &[u8]) -> Option<&
     if owner & ID_MASK != id {
         return None;
     }
-    let end = if wraps { next % size } else { (next - 1) % size + 1 } as usize;
+    let end = if wraps {
+        next % size
+    } else {
+        (next - 1) % size + 1
+    } as usize;
     let data = ring.get(start + 8..end)?;
     Some(&data[..len.min(data.len())])
 }
@@ -152,7 +174,9 @@ mod tests {
         ring[24..29].copy_from_slice(b"hello");
         ring[..8].copy_from_slice(&9u64.to_le_bytes());
         ring[8..12].copy_from_slice(b"over");
-        let check = |id, lpos, len, expected: Option<&[u8]>| assert_eq!(text(id, lpos, len, &ring), expected);
+        let check = |id, lpos, len, expected: Option<&[u8]>| {
+            assert_eq!(text(id, lpos, len, &ring), expected)
+        };
         check(7, (16, 32), 5, Some(b"hello"));
         check(7, (64 * 5 + 16, 64 * 5 + 32), 5, Some(b"hello"));
         check(8, (16, 32), 5, None);

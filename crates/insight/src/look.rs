@@ -35,7 +35,11 @@ impl Kernel {
 
     /// Looks at the guest; `registers` are those of now, and may be none.
     pub fn look<'k>(&'k self, account: &'k Account, registers: &'k [Registers]) -> Look<'k> {
-        Look { kernel: self, registers, space: self.space(account) }
+        Look {
+            kernel: self,
+            registers,
+            space: self.space(account),
+        }
     }
 }
 
@@ -100,16 +104,26 @@ impl<'k> Look<'k> {
         let layouts = self.layouts()?;
         let size = layouts.size(of)?;
         if size > 1 << 20 {
-            return Err(Blind::nonsense(format!("type information says that {of} is {size} bytes long")));
+            return Err(Blind::nonsense(format!(
+                "type information says that {of} is {size} bytes long"
+            )));
         }
         let bytes = self.space.bytes(gva, size)?;
-        Ok(Object { layouts, of, gva, bytes })
+        Ok(Object {
+            layouts,
+            of,
+            gva,
+            bytes,
+        })
     }
 
     /// Reads one member.
     pub(crate) fn member(&self, of: &str, gva: Gva, path: &str) -> Result<u64, Blind> {
         let place = self.place(of, path)?;
-        let bytes = self.space.bytes(Gva(gva.0.wrapping_add(place.offset as u64)), place.size.min(8))?;
+        let bytes = self.space.bytes(
+            Gva(gva.0.wrapping_add(place.offset as u64)),
+            place.size.min(8),
+        )?;
         Ok(value(&bytes, Place { offset: 0, ..place }).unwrap_or(0))
     }
 
@@ -169,8 +183,14 @@ impl<'k> Look<'k> {
     /// Numbers of the CPUs that the kernel may have.
     pub fn possible_cpus(&self) -> Result<Vec<u32>, Blind> {
         let count = self.space.u32(self.symbol("nr_cpu_ids")?)?.min(MAX_CPUS);
-        let mask = self.space.bytes(self.symbol("__cpu_possible_mask")?, count.div_ceil(64) as usize * 8)?;
-        let is_set = |cpu: &u32| mask.get(*cpu as usize / 8).is_some_and(|byte| byte >> (cpu % 8) & 1 != 0);
+        let mask = self.space.bytes(
+            self.symbol("__cpu_possible_mask")?,
+            count.div_ceil(64) as usize * 8,
+        )?;
+        let is_set = |cpu: &u32| {
+            mask.get(*cpu as usize / 8)
+                .is_some_and(|byte| byte >> (cpu % 8) & 1 != 0)
+        };
         Ok((0..count).filter(is_set).collect())
     }
 
@@ -178,7 +198,9 @@ impl<'k> Look<'k> {
     /// the kernel keeps to per-CPU memory.
     pub(crate) fn per_cpu(&self, variable: Gva, cpu: u32) -> Result<Gva, Blind> {
         let offsets = self.symbol("__per_cpu_offset")?;
-        let offset = self.space.u64(Gva(offsets.0.wrapping_add(8 * u64::from(cpu))))?;
+        let offset = self
+            .space
+            .u64(Gva(offsets.0.wrapping_add(8 * u64::from(cpu))))?;
         Ok(Gva(variable.0.wrapping_add(offset)))
     }
 }
@@ -207,7 +229,8 @@ impl Object<'_> {
     /// A number, at most 64 bits of it.
     pub(crate) fn number(&self, path: &str) -> Result<u64, Blind> {
         let place = self.layouts.place(self.of, path)?;
-        value(&self.bytes, place).ok_or_else(|| Blind::NoType(format!("{}.{path} as a number", self.of)))
+        value(&self.bytes, place)
+            .ok_or_else(|| Blind::NoType(format!("{}.{path} as a number", self.of)))
     }
 
     /// A signed 32-bit number.
@@ -242,7 +265,10 @@ impl Object<'_> {
     /// Text in an array of characters.
     pub(crate) fn text(&self, path: &str) -> Result<String, Blind> {
         let bytes = self.bytes(path)?;
-        let len = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+        let len = bytes
+            .iter()
+            .position(|&byte| byte == 0)
+            .unwrap_or(bytes.len());
         Ok(String::from_utf8_lossy(&bytes[..len]).into_owned())
     }
 }
@@ -251,7 +277,10 @@ impl Object<'_> {
 fn value(bytes: &[u8], place: Place) -> Option<u64> {
     let size = place.size.min(8);
     let bytes = bytes.get(place.offset..place.offset.checked_add(size)?)?;
-    let number = bytes.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte));
+    let number = bytes
+        .iter()
+        .rev()
+        .fold(0, |number, &byte| number << 8 | u64::from(byte));
     Some(match place.bits {
         None => number,
         Some((shift, width)) => number >> shift & (u64::MAX >> (64 - width.clamp(1, 64))),

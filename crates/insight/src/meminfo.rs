@@ -33,14 +33,20 @@ pub struct MemoryCounters(pub Vec<MemoryCounter>);
 impl MemoryCounters {
     /// The counter of this name.
     pub fn get(&self, name: &str) -> Option<u64> {
-        self.0.iter().find(|counter| counter.name == name).map(|counter| counter.bytes)
+        self.0
+            .iter()
+            .find(|counter| counter.name == name)
+            .map(|counter| counter.bytes)
     }
 
     fn add(&mut self, name: &str, pages: Result<i64, Blind>) -> Result<(), Blind> {
         match pages {
             Ok(pages) => {
                 let bytes = pages.max(0).saturating_mul(PAGE) as u64;
-                self.0.push(MemoryCounter { name: name.to_owned(), bytes });
+                self.0.push(MemoryCounter {
+                    name: name.to_owned(),
+                    bytes,
+                });
                 Ok(())
             }
             Err(Blind::NoType(_) | Blind::NoSymbol(_)) => Ok(()),
@@ -91,13 +97,25 @@ impl Look<'_> {
         all.add("MemAvailable", self.available(free))?;
         all.add("Buffers", buffers.clone())?;
         let files = self.node_counter("NR_FILE_PAGES")?;
-        all.add("Cached", buffers.map(|buffers| files.saturating_sub(swap_cached).saturating_sub(buffers)))?;
+        all.add(
+            "Cached",
+            buffers.map(|buffers| files.saturating_sub(swap_cached).saturating_sub(buffers)),
+        )?;
         all.add("SwapCached", Ok(swap_cached))?;
-        let lists = ["NR_ACTIVE_ANON", "NR_INACTIVE_ANON", "NR_ACTIVE_FILE", "NR_INACTIVE_FILE"];
+        let lists = [
+            "NR_ACTIVE_ANON",
+            "NR_INACTIVE_ANON",
+            "NR_ACTIVE_FILE",
+            "NR_INACTIVE_FILE",
+        ];
         let [active_anon, inactive_anon, active_file, inactive_file] = lists.map(|name| {
-            self.layouts()?.enumerator("node_stat_item", name).and_then(|_| self.node_counter(name))
+            self.layouts()?
+                .enumerator("node_stat_item", name)
+                .and_then(|_| self.node_counter(name))
         });
-        let sum = |a: &Result<i64, Blind>, b: &Result<i64, Blind>| Ok(a.clone()?.saturating_add(b.clone()?));
+        let sum = |a: &Result<i64, Blind>, b: &Result<i64, Blind>| {
+            Ok(a.clone()?.saturating_add(b.clone()?))
+        };
         all.add("Active", sum(&active_anon, &active_file))?;
         all.add("Inactive", sum(&inactive_anon, &inactive_file))?;
         all.add("Active(anon)", active_anon)?;
@@ -109,24 +127,37 @@ impl Look<'_> {
         for (name, enumerator) in OF_NODES {
             all.add(name, self.node_counter(enumerator))?;
         }
-        let slab = [("Slab", "NR_SLAB_UNRECLAIMABLE_B"), ("KReclaimable", "NR_KERNEL_MISC_RECLAIMABLE")];
+        let slab = [
+            ("Slab", "NR_SLAB_UNRECLAIMABLE_B"),
+            ("KReclaimable", "NR_KERNEL_MISC_RECLAIMABLE"),
+        ];
         for (name, other) in slab {
             let reclaimable = self.node_counter("NR_SLAB_RECLAIMABLE_B");
             all.add(name, sum(&reclaimable, &self.node_counter(other)))?;
         }
         // Counted in KiB: the only one.
-        all.add("KernelStack", self.node_counter("NR_KERNEL_STACK_KB").map(|kib| kib / 4))?;
+        all.add(
+            "KernelStack",
+            self.node_counter("NR_KERNEL_STACK_KB").map(|kib| kib / 4),
+        )?;
         all.add("Bounce", self.zone_counter("NR_BOUNCE"))?;
-        let committed = self.symbol("vm_committed_as").and_then(|counter| self.percpu_counter(counter));
+        let committed = self
+            .symbol("vm_committed_as")
+            .and_then(|counter| self.percpu_counter(counter));
         all.add("Committed_AS", committed)?;
         all.add("CommitLimit", self.commit_limit(total))?;
         all.add(
             "VmallocUsed",
-            self.pages_of("nr_vmalloc_pages").or_else(|_| self.node_counter("NR_VMALLOC")),
+            self.pages_of("nr_vmalloc_pages")
+                .or_else(|_| self.node_counter("NR_VMALLOC")),
         )?;
         all.add("Percpu", self.percpu_pages())?;
         all.add("HardwareCorrupted", self.pages_of("num_poisoned_pages"))?;
-        if self.layouts()?.enumerator("node_stat_item", "NR_SWAPCACHE").is_ok() {
+        if self
+            .layouts()?
+            .enumerator("node_stat_item", "NR_SWAPCACHE")
+            .is_ok()
+        {
             for (name, enumerator) in HUGE {
                 all.add(name, self.node_counter(enumerator))?;
             }
@@ -152,7 +183,9 @@ impl Look<'_> {
     /// What CPUs have not added yet may make it negative; the kernel shows 0 then.
     fn counter(&self, array: &str, of: &str, name: &str) -> Result<i64, Blind> {
         let index = self.layouts()?.enumerator(of, name)?.clamp(0, 4096) as u64;
-        let value = self.space().u64(Gva(self.symbol(array)?.0.wrapping_add(8 * index)))? as i64;
+        let value = self
+            .space()
+            .u64(Gva(self.symbol(array)?.0.wrapping_add(8 * index)))? as i64;
         Ok(value.max(0))
     }
 
@@ -161,12 +194,18 @@ impl Look<'_> {
     fn available(&self, free: i64) -> Result<i64, Blind> {
         let low = self.low_watermarks()?;
         let part = |pages: i64| pages.saturating_sub((pages / 2).min(low));
-        let cache =
-            self.node_counter("NR_ACTIVE_FILE")?.saturating_add(self.node_counter("NR_INACTIVE_FILE")?);
+        let cache = self
+            .node_counter("NR_ACTIVE_FILE")?
+            .saturating_add(self.node_counter("NR_INACTIVE_FILE")?);
         let slab = self.node_counter("NR_SLAB_RECLAIMABLE_B")?;
-        let reclaimable = slab.saturating_add(self.node_counter("NR_KERNEL_MISC_RECLAIMABLE").unwrap_or(0));
+        let reclaimable =
+            slab.saturating_add(self.node_counter("NR_KERNEL_MISC_RECLAIMABLE").unwrap_or(0));
         let kept = self.pages_of("totalreserve_pages")?;
-        Ok(free.saturating_sub(kept).saturating_add(part(cache)).saturating_add(part(reclaimable)).max(0))
+        Ok(free
+            .saturating_sub(kept)
+            .saturating_add(part(cache))
+            .saturating_add(part(reclaimable))
+            .max(0))
     }
 
     /// The low watermarks of all zones together.
@@ -174,12 +213,19 @@ impl Look<'_> {
         let layouts = self.layouts()?;
         let zones = layouts.place("pglist_data", "node_zones")?;
         let marks = layouts.place("zone", "_watermark")?;
-        let low = layouts.enumerator("zone_watermarks", "WMARK_LOW")?.clamp(0, 16) as u64;
+        let low = layouts
+            .enumerator("zone_watermarks", "WMARK_LOW")?
+            .clamp(0, 16) as u64;
         let mut sum = 0i64;
         for node in self.nodes()? {
             for zone in 0..(zones.size / zones.element.max(1)).min(16) {
-                let zone = Gva(node.0.wrapping_add((zones.offset + zone * zones.element) as u64));
-                let mark = self.space().u64(Gva(zone.0.wrapping_add(marks.offset as u64 + 8 * low)))? as i64;
+                let zone = Gva(node
+                    .0
+                    .wrapping_add((zones.offset + zone * zones.element) as u64));
+                let mark = self
+                    .space()
+                    .u64(Gva(zone.0.wrapping_add(marks.offset as u64 + 8 * low)))?
+                    as i64;
                 let boost = self.member("zone", zone, "watermark_boost").unwrap_or(0) as i64;
                 sum = sum.saturating_add(mark).saturating_add(boost);
             }
@@ -189,8 +235,14 @@ impl Look<'_> {
 
     /// Every node's `struct pglist_data`.
     fn nodes(&self) -> Result<Vec<Gva>, Blind> {
-        let Ok(array) = self.symbol("node_data") else { return Ok(vec![self.symbol("contig_page_data")?]) };
-        let count = self.space().u32(self.symbol("nr_node_ids")?).map_or(1, u64::from).min(MAX_NODES);
+        let Ok(array) = self.symbol("node_data") else {
+            return Ok(vec![self.symbol("contig_page_data")?]);
+        };
+        let count = self
+            .space()
+            .u32(self.symbol("nr_node_ids")?)
+            .map_or(1, u64::from)
+            .min(MAX_NODES);
         let mut nodes = Vec::new();
         for index in 0..count {
             let node = self.space().u64(Gva(array.0.wrapping_add(8 * index)))?;
@@ -204,19 +256,26 @@ impl Look<'_> {
     /// Pages that cache block devices themselves.
     fn block_device_pages(&self) -> Result<i64, Blind> {
         let superblock = Gva(self.space().u64(self.symbol("blockdev_superblock")?)?);
-        let head = Gva(superblock.0.wrapping_add(self.offset("super_block", "s_inodes")?));
+        let head = Gva(superblock
+            .0
+            .wrapping_add(self.offset("super_block", "s_inodes")?));
         let inodes = self.steady_list(head, self.offset("inode", "i_sb_list")?)?;
         let mut pages = 0i64;
         for inode in inodes.into_iter().take(MAX_BLOCK_DEVICES) {
             let mapping = self.member("inode", inode, "i_mapping")?;
-            pages = pages.saturating_add(self.member("address_space", Gva(mapping), "nrpages")? as i64);
+            pages =
+                pages.saturating_add(self.member("address_space", Gva(mapping), "nrpages")? as i64);
         }
         Ok(pages)
     }
 
     fn swap(&self, all: &mut MemoryCounters) -> Result<(), Blind> {
         let total = self.pages_of("total_swap_pages");
-        let free = if total == Ok(0) { Ok(0) } else { self.pages_of("nr_swap_pages") };
+        let free = if total == Ok(0) {
+            Ok(0)
+        } else {
+            self.pages_of("nr_swap_pages")
+        };
         all.add("SwapTotal", total)?;
         all.add("SwapFree", free)
     }

@@ -98,7 +98,9 @@ impl Memory for FileMemory {
             let len = (slot.len_bytes - inside).min(rest.len() as u64) as usize;
             let (now, later) = rest.split_at_mut(len);
             let refused = |source: io::Error| Unreadable::Host(at, source.to_string());
-            self.file.read_exact_at(now, slot.file_offset + inside).map_err(refused)?;
+            self.file
+                .read_exact_at(now, slot.file_offset + inside)
+                .map_err(refused)?;
             at = Gpa(at.0 + len as u64);
             rest = later;
         }
@@ -106,16 +108,22 @@ impl Memory for FileMemory {
     }
 
     fn extents(&self) -> Vec<Extent> {
-        self.slots.iter().map(|slot| Extent { start: slot.gpa, len_bytes: slot.len_bytes }).collect()
+        self.slots
+            .iter()
+            .map(|slot| Extent {
+                start: slot.gpa,
+                len_bytes: slot.len_bytes,
+            })
+            .collect()
     }
 
     fn next_data(&self, gpa: Gpa) -> Option<Gpa> {
         let slot = self.slot(gpa)?;
         let position = slot.file_offset + (gpa.0 - slot.gpa.0);
         match rustix::fs::seek(&self.file, SeekFrom::Data(position)) {
-            Ok(data) if data - slot.file_offset < slot.len_bytes => {
-                Some(Gpa(slot.gpa.0 + (data - slot.file_offset).max(gpa.0 - slot.gpa.0)))
-            }
+            Ok(data) if data - slot.file_offset < slot.len_bytes => Some(Gpa(
+                slot.gpa.0 + (data - slot.file_offset).max(gpa.0 - slot.gpa.0)
+            )),
             Ok(_) | Err(rustix::io::Errno::NXIO) => None,
             // A file system that knows no holes.
             Err(_) => Some(gpa),
@@ -134,7 +142,11 @@ mod tests {
         file.write_all_at(b"low", 0x1ffe).unwrap();
         file.write_all_at(b"high", 0x4000).unwrap();
         let slots = [(0x10_0000, 0x3000, 0x2000), (0, 0x2000, 0)];
-        let slot = |(gpa, len_bytes, file_offset)| FileSlot { gpa: Gpa(gpa), len_bytes, file_offset };
+        let slot = |(gpa, len_bytes, file_offset)| FileSlot {
+            gpa: Gpa(gpa),
+            len_bytes,
+            file_offset,
+        };
         let memory = FileMemory::new(file, slots.map(slot).to_vec());
         let check = |gpa, len, expected: Result<&[u8], Unreadable>| {
             let mut bytes = vec![0; len];
@@ -146,7 +158,12 @@ mod tests {
         check(0x10_0000, 1, Ok(b"w"));
         check(0x10_2000, 4, Ok(b"high"));
         check(0x10_3000, 1, Err(Unreadable::NoMemory(Gpa(0x10_3000))));
-        assert_eq!(memory.next_data(Gpa(0x10_2004)).map(|gpa| gpa.0 <= 0x10_2fff), Some(true));
+        assert_eq!(
+            memory
+                .next_data(Gpa(0x10_2004))
+                .map(|gpa| gpa.0 <= 0x10_2fff),
+            Some(true)
+        );
         assert_eq!(memory.extents()[1].start, Gpa(0x10_0000));
     }
 }

@@ -58,7 +58,9 @@ impl Look<'_> {
             match self.module(address) {
                 Ok(module) => modules.push(module),
                 Err(Blind::OverBudget(what)) => return Err(Blind::OverBudget(what)),
-                Err(Blind::Unmapped(_) | Blind::Unreadable(_) | Blind::Nonsense(_)) => self.space().torn(),
+                Err(Blind::Unmapped(_) | Blind::Unreadable(_) | Blind::Nonsense(_)) => {
+                    self.space().torn()
+                }
                 Err(blind) => return Err(blind),
             }
         }
@@ -69,7 +71,9 @@ impl Look<'_> {
         let module = self.object("module", address)?;
         let name = module.text("name")?;
         if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(Blind::nonsense(format!("module at {address} has no proper name")));
+            return Err(Blind::nonsense(format!(
+                "module at {address} has no proper name"
+            )));
         }
         let state = match module.number("state")? {
             0 => "live",
@@ -77,12 +81,21 @@ impl Look<'_> {
             2 => "going",
             _ => "unformed",
         };
-        let (text, memory) = if module.has("mem") { self.parts(&module)? } else { layouts(&module)? };
+        let (text, memory) = if module.has("mem") {
+            self.parts(&module)?
+        } else {
+            layouts(&module)?
+        };
         let size_bytes = memory.iter().map(|stretch| stretch.len_bytes).sum();
         if size_bytes > MAX_SIZE {
-            return Err(Blind::nonsense(format!("module {name} is longer than any can be")));
+            return Err(Blind::nonsense(format!(
+                "module {name} is longer than any can be"
+            )));
         }
-        let references = module.i32("refcnt.counter").ok().map(|count| i64::from(count) - 1);
+        let references = module
+            .i32("refcnt.counter")
+            .ok()
+            .map(|count| i64::from(count) - 1);
         Ok(Module {
             name,
             state: state.to_owned(),
@@ -98,15 +111,30 @@ impl Look<'_> {
     fn parts(&self, module: &Object<'_>) -> Result<(Stretch, Vec<Stretch>), Blind> {
         let layouts = self.layouts()?;
         let element = layouts.size("module_memory")?;
-        let (base, size) = (layouts.place("module_memory", "base")?, layouts.place("module_memory", "size")?);
+        let (base, size) = (
+            layouts.place("module_memory", "base")?,
+            layouts.place("module_memory", "size")?,
+        );
         let text_index = layouts.enumerator("mod_mem_type", "MOD_TEXT")?;
         let (mut text, mut memory) = (None, Vec::new());
-        for (index, part) in module.bytes("mem")?.chunks_exact(element.max(1)).enumerate() {
+        for (index, part) in module
+            .bytes("mem")?
+            .chunks_exact(element.max(1))
+            .enumerate()
+        {
             let number = |place: crate::layout::Place| {
                 let bytes = part.get(place.offset..place.offset + place.size)?;
-                Some(bytes.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
+                Some(
+                    bytes
+                        .iter()
+                        .rev()
+                        .fold(0, |number, &byte| number << 8 | u64::from(byte)),
+                )
             };
-            let stretch = Stretch { start: number(base).unwrap_or(0), len_bytes: number(size).unwrap_or(0) };
+            let stretch = Stretch {
+                start: number(base).unwrap_or(0),
+                len_bytes: number(size).unwrap_or(0),
+            };
             if index as i64 == text_index {
                 text = Some(stretch);
             }
@@ -127,7 +155,12 @@ fn layouts(module: &Object<'_>) -> Result<(Stretch, Vec<Stretch>), Blind> {
             len_bytes: module.number(&format!("{layout}.{size}"))?,
         })
     };
-    let memory = [stretch("core_layout", "size")?, stretch("init_layout", "size")?];
-    let memory = memory.into_iter().filter(|stretch| stretch.start != 0 && stretch.len_bytes != 0);
+    let memory = [
+        stretch("core_layout", "size")?,
+        stretch("init_layout", "size")?,
+    ];
+    let memory = memory
+        .into_iter()
+        .filter(|stretch| stretch.start != 0 && stretch.len_bytes != 0);
     Ok((stretch("core_layout", "text_size")?, memory.collect()))
 }

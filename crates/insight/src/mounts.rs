@@ -97,7 +97,11 @@ impl Look<'_> {
                 }
             }
             mounts.sort_by_key(|mount| mount.id);
-            namespaces.push(MountNamespace { number, pids, mounts });
+            namespaces.push(MountNamespace {
+                number,
+                pids,
+                mounts,
+            });
         }
         Ok(namespaces)
     }
@@ -106,21 +110,28 @@ impl Look<'_> {
     fn mount_namespaces(&self) -> Result<Vec<(Gva, Tasks)>, Blind> {
         let mut tasks: BTreeMap<u64, Tasks> = BTreeMap::new();
         for task in self.listed_tasks()? {
-            let read = (|| {
-                let proxy = self.member("task_struct", task, "nsproxy")?;
-                let pid = self.member("task_struct", task, "tgid")? as i32;
-                let has_ended = proxy == 0;
-                Ok((!has_ended).then_some((self.member("nsproxy", Gva(proxy), "mnt_ns").ok(), pid)))
-            })();
+            let read =
+                (|| {
+                    let proxy = self.member("task_struct", task, "nsproxy")?;
+                    let pid = self.member("task_struct", task, "tgid")? as i32;
+                    let has_ended = proxy == 0;
+                    Ok((!has_ended)
+                        .then_some((self.member("nsproxy", Gva(proxy), "mnt_ns").ok(), pid)))
+                })();
             match read {
-                Ok(Some((Some(namespace), pid))) => tasks.entry(namespace).or_default().push((pid, task)),
+                Ok(Some((Some(namespace), pid))) => {
+                    tasks.entry(namespace).or_default().push((pid, task))
+                }
                 Ok(_) => {}
                 Err(Blind::OverBudget(what)) => return Err(Blind::OverBudget(what)),
                 Err(Blind::NoType(what)) => return Err(Blind::NoType(what)),
                 Err(_) => self.space().torn(),
             }
         }
-        let mut found: Vec<_> = tasks.into_iter().map(|(at, tasks)| (Gva(at), tasks)).collect();
+        let mut found: Vec<_> = tasks
+            .into_iter()
+            .map(|(at, tasks)| (Gva(at), tasks))
+            .collect();
         found.sort_by_key(|(_, tasks)| tasks.iter().map(|(pid, _)| *pid).min());
         Ok(found)
     }
@@ -128,7 +139,9 @@ impl Look<'_> {
     /// Where a process has its root: a mount, and a directory entry in it.
     fn root_of(&self, task: Gva) -> Result<(Gva, Gva), Blind> {
         let fs = self.object("fs_struct", Gva(self.member("task_struct", task, "fs")?))?;
-        let mount = fs.number("root.mnt")?.wrapping_sub(self.offset("mount", "mnt")?);
+        let mount = fs
+            .number("root.mnt")?
+            .wrapping_sub(self.offset("mount", "mnt")?);
         Ok((Gva(mount), fs.pointer("root.dentry")?))
     }
 
@@ -155,9 +168,14 @@ impl Look<'_> {
             let root = self.member("mnt_namespace", namespace, "mounts.rb_node")?;
             let link = self.offset("mount", "mnt_node")?;
             let nodes = self.tree(Gva(root))?;
-            return Ok(nodes.into_iter().map(|node| Gva(node.0.wrapping_sub(link))).collect());
+            return Ok(nodes
+                .into_iter()
+                .map(|node| Gva(node.0.wrapping_sub(link)))
+                .collect());
         }
-        let head = Gva(namespace.0.wrapping_add(self.offset("mnt_namespace", "list")?));
+        let head = Gva(namespace
+            .0
+            .wrapping_add(self.offset("mnt_namespace", "list")?));
         self.steady_list(head, self.offset("mount", "mnt_list")?)
     }
 
@@ -213,7 +231,10 @@ impl Look<'_> {
         };
         let root = mount.pointer("mnt.mnt_root")?;
         let read_only = flags & MOUNT_READ_ONLY != 0;
-        let named = MOUNT_FLAGS.iter().filter(|(flag, _)| flags & flag != 0).map(|(_, name)| *name);
+        let named = MOUNT_FLAGS
+            .iter()
+            .filter(|(flag, _)| flags & flag != 0)
+            .map(|(_, name)| *name);
         Ok(Some(Mount {
             id: mount.i32("mnt_id")?,
             parent_id: self.member("mount", mount.pointer("mnt_parent")?, "mnt_id")? as i32,

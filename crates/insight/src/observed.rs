@@ -56,7 +56,9 @@ impl<T> Observed<T> {
     pub fn new(result: Result<T, Blind>, rung: Rung) -> Observed<T> {
         match result {
             Ok(value) => Observed::Seen { value, rung },
-            Err(blind) => Observed::NotObservable { why: blind.to_string() },
+            Err(blind) => Observed::NotObservable {
+                why: blind.to_string(),
+            },
         }
     }
 
@@ -87,7 +89,10 @@ impl<T> Observed<T> {
     /// The same evidence for what `f` makes of the value.
     pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Observed<U> {
         match self {
-            Observed::Seen { value, rung } => Observed::Seen { value: f(value), rung },
+            Observed::Seen { value, rung } => Observed::Seen {
+                value: f(value),
+                rung,
+            },
             Observed::NotObservable { why } => Observed::NotObservable { why },
         }
     }

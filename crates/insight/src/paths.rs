@@ -87,14 +87,22 @@ impl Look<'_> {
         if len > MAX_NAME {
             return Err(Blind::nonsense("name of a file is longer than any can be"));
         }
-        let name = self.space().bytes(object.pointer("d_name.name")?, len as usize)?;
-        Ok((String::from_utf8_lossy(&name).into_owned(), object.pointer("d_parent")?))
+        let name = self
+            .space()
+            .bytes(object.pointer("d_name.name")?, len as usize)?;
+        Ok((
+            String::from_utf8_lossy(&name).into_owned(),
+            object.pointer("d_parent")?,
+        ))
     }
 
     /// The path of an open file.
     pub(crate) fn file_path(&self, file: Gva) -> Result<String, Blind> {
         let object = self.object("file", file)?;
-        self.path(object.pointer("f_path.mnt")?, object.pointer("f_path.dentry")?)
+        self.path(
+            object.pointer("f_path.mnt")?,
+            object.pointer("f_path.dentry")?,
+        )
     }
 
     /// The path of a node of a kernel file system (cgroups).
@@ -107,7 +115,10 @@ impl Look<'_> {
             if parent == 0 {
                 return Ok(join(&names));
             }
-            names.push(self.space().text(object.pointer("name")?, MAX_NAME as usize)?);
+            names.push(
+                self.space()
+                    .text(object.pointer("name")?, MAX_NAME as usize)?,
+            );
             node = Gva(parent);
         }
         Err(Blind::nonsense("path of a cgroup does not end"))

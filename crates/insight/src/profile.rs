@@ -33,12 +33,16 @@ impl Profile {
     /// Decodes everything from a copy of the kernel image; also the address of `_text`.
     pub fn decode(image: Image<'_>) -> Option<(Profile, Gva)> {
         let decoded = kallsyms::decode(image)?;
-        let text = decoded.address("_text").or_else(|| decoded.address("_stext"))?;
+        let text = decoded
+            .address("_text")
+            .or_else(|| decoded.address("_stext"))?;
         let at = |address: Gva, len: usize| bytes_at(image, address, len);
         let banner = at(decoded.address("linux_banner")?, MAX_BANNER)?;
         let end = banner.iter().position(|byte| b"\0\n".contains(byte))?;
         let banner = String::from_utf8_lossy(&banner[..end]).into_owned();
-        let layouts = btf_bytes(image, &decoded).and_then(Types::parse).map(|types| Layouts::collect(&types));
+        let layouts = btf_bytes(image, &decoded)
+            .and_then(Types::parse)
+            .map(|types| Layouts::collect(&types));
         let profile = Profile {
             banner,
             build_id: build_id(image, &decoded, text),
@@ -62,7 +66,10 @@ impl Profile {
 
     /// Where a symbol lies from `_text`, if it moves with the image.
     pub fn offset(&self, name: &str) -> Option<i64> {
-        self.symbols.named(name).find(|kept| kept.is_relative).map(|kept| kept.value)
+        self.symbols
+            .named(name)
+            .find(|kept| kept.is_relative)
+            .map(|kept| kept.value)
     }
 }
 
@@ -72,17 +79,30 @@ fn bytes_at(image: Image<'_>, address: Gva, len: usize) -> Option<&[u8]> {
 }
 
 fn btf_bytes<'a>(image: Image<'a>, decoded: &Decoded) -> Option<&'a [u8]> {
-    let (start, stop) = (decoded.address("__start_BTF")?, decoded.address("__stop_BTF")?);
-    let len = usize::try_from(stop.0.checked_sub(start.0)?).ok().filter(|&len| len <= btf::MAX_BYTES)?;
+    let (start, stop) = (
+        decoded.address("__start_BTF")?,
+        decoded.address("__stop_BTF")?,
+    );
+    let len = usize::try_from(stop.0.checked_sub(start.0)?)
+        .ok()
+        .filter(|&len| len <= btf::MAX_BYTES)?;
     bytes_at(image, start, len)
 }
 
 /// The note with the build-id, between the symbols that bound the kernel's notes.
 fn build_id(image: Image<'_>, decoded: &Decoded, text: Gva) -> Option<([u8; BUILD_ID], i64)> {
-    let (start, stop) = (decoded.address("__start_notes")?, decoded.address("__stop_notes")?);
-    let len = usize::try_from(stop.0.checked_sub(start.0)?).ok().filter(|&len| len <= 0x10000)?;
+    let (start, stop) = (
+        decoded.address("__start_notes")?,
+        decoded.address("__stop_notes")?,
+    );
+    let len = usize::try_from(stop.0.checked_sub(start.0)?)
+        .ok()
+        .filter(|&len| len <= 0x10000)?;
     let notes = bytes_at(image, start, len)?;
     let at = memchr::memmem::find(notes, NOTE)? + NOTE.len();
     let id = notes.get(at..at + BUILD_ID)?.try_into().ok()?;
-    Some((id, (start.0.wrapping_sub(text.0) as i64).checked_add(at as i64)?))
+    Some((
+        id,
+        (start.0.wrapping_sub(text.0) as i64).checked_add(at as i64)?,
+    ))
 }

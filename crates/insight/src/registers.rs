@@ -72,12 +72,20 @@ impl Registers {
     /// lies in the topmost 2 GiB.
     pub fn sysenter_target(&self) -> u64 {
         let has_upper_half = self.sysenter_eip >> 31 != 1;
-        if has_upper_half { self.sysenter_eip } else { self.sysenter_eip | 0xffff_ffff_0000_0000 }
+        if has_upper_half {
+            self.sysenter_eip
+        } else {
+            self.sysenter_eip | 0xffff_ffff_0000_0000
+        }
     }
 
     /// The kernel's GS base, whoever runs: the one of the two that is a kernel address.
     pub fn kernel_gs(&self) -> u64 {
-        if self.cpl == 0 && self.gs_base >> 63 != 0 { self.gs_base } else { self.kernel_gs_base }
+        if self.cpl == 0 && self.gs_base >> 63 != 0 {
+            self.gs_base
+        } else {
+            self.kernel_gs_base
+        }
     }
 }
 
@@ -88,7 +96,10 @@ mod tests {
     #[test]
     fn half_of_a_sysenter_register_is_the_kernels_address() {
         let check = |sysenter_eip, expected| {
-            let registers = Registers { sysenter_eip, ..Registers::default() };
+            let registers = Registers {
+                sysenter_eip,
+                ..Registers::default()
+            };
             assert_eq!(registers.sysenter_target(), expected, "{sysenter_eip:#x}");
         };
         check(0xffff_ffff_b480_17b0, 0xffff_ffff_b480_17b0);

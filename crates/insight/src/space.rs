@@ -66,8 +66,19 @@ type Page = Box<[u8; PAGE_SIZE as usize]>;
 
 impl<'a> Space<'a> {
     /// The space behind `root`. Before a root is known only the image can be read.
-    pub(crate) fn new(memory: &'a dyn Memory, account: &'a Account, root: Option<Root>) -> Space<'a> {
-        Space { memory, account, root, image: None, walked: RefCell::default(), held: RefCell::default() }
+    pub(crate) fn new(
+        memory: &'a dyn Memory,
+        account: &'a Account,
+        root: Option<Root>,
+    ) -> Space<'a> {
+        Space {
+            memory,
+            account,
+            root,
+            image: None,
+            walked: RefCell::default(),
+            held: RefCell::default(),
+        }
     }
 
     /// The kernel image is mapped linearly: `IMAGE_VA` at `phys_base` (which may be negative), in `range`.
@@ -139,7 +150,8 @@ impl<'a> Space<'a> {
                 Entry::Vacant(place) => {
                     let mut page: Page = Box::new([0; PAGE_SIZE as usize]);
                     self.account.read(page.len())?;
-                    self.memory.read(Gpa(gpa.0 - at as u64), page.as_mut_slice())?;
+                    self.memory
+                        .read(Gpa(gpa.0 - at as u64), page.as_mut_slice())?;
                     place.insert(page)
                 }
             };
@@ -155,7 +167,9 @@ impl<'a> Space<'a> {
     /// # Errors
     /// If nothing is mapped there or the tables cannot be read.
     pub(crate) fn walk(&self, gva: Gva) -> Result<Mapped, Blind> {
-        let root = self.root.ok_or(Blind::NotGiven("the kernel's page tables are not known"))?;
+        let root = self
+            .root
+            .ok_or(Blind::NotGiven("the kernel's page tables are not known"))?;
         self.account.walk();
         let mut table = root.gpa.0 & ADDRESS;
         let (mut is_executable, mut is_writable, mut is_user) = (true, true, true);
@@ -174,7 +188,13 @@ impl<'a> Space<'a> {
             if level == 0 || level <= 2 && entry & PS != 0 {
                 let page_size = 1u64 << shift;
                 let gpa = Gpa(entry & ADDRESS & !(page_size - 1) | gva.0 & (page_size - 1));
-                return Ok(Mapped { gpa, page_size, is_executable, is_writable, is_user });
+                return Ok(Mapped {
+                    gpa,
+                    page_size,
+                    is_executable,
+                    is_writable,
+                    is_user,
+                });
             }
             table = entry & ADDRESS;
         }
@@ -267,7 +287,9 @@ impl<'a> Space<'a> {
         let mut text = Vec::new();
         let mut at = gva;
         while text.len() < max_bytes {
-            let len = ((PAGE_SIZE - at.page_offset()) as usize).min(256).min(max_bytes - text.len());
+            let len = ((PAGE_SIZE - at.page_offset()) as usize)
+                .min(256)
+                .min(max_bytes - text.len());
             let bytes = self.bytes(at, len)?;
             if let Some(end) = bytes.iter().position(|&byte| byte == 0) {
                 text.extend(&bytes[..end]);

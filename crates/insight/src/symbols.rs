@@ -41,12 +41,19 @@ impl Symbols {
     /// Takes decoded symbols; those that lie further from `_text` than 2 GiB are no image's and are left out.
     pub fn new(decoded: &[Symbol], text: u64) -> Symbols {
         let kept = |symbol: &Symbol| {
-            let value =
-                if symbol.is_relative { symbol.address.wrapping_sub(text) } else { symbol.address } as i64;
-            i32::try_from(value).ok().map(|value| (symbol.is_relative, value))
+            let value = if symbol.is_relative {
+                symbol.address.wrapping_sub(text)
+            } else {
+                symbol.address
+            } as i64;
+            i32::try_from(value)
+                .ok()
+                .map(|value| (symbol.is_relative, value))
         };
-        let mut order: Vec<((bool, i32), &Symbol)> =
-            decoded.iter().filter_map(|symbol| Some((kept(symbol)?, symbol))).collect();
+        let mut order: Vec<((bool, i32), &Symbol)> = decoded
+            .iter()
+            .filter_map(|symbol| Some((kept(symbol)?, symbol)))
+            .collect();
         order.sort_by_key(|(key, _)| *key);
         let (mut entries, mut names): (Vec<u8>, Vec<u8>) = (Vec::new(), Vec::new());
         let mut index: Vec<(u32, u32)> = Vec::new();
@@ -73,7 +80,13 @@ impl Symbols {
     }
 
     fn none() -> Symbols {
-        Symbols { bytes: Vec::new(), entries: 0..0, index: 0..0, names: 0..0, relative_from: 0 }
+        Symbols {
+            bytes: Vec::new(),
+            entries: 0..0,
+            index: 0..0,
+            names: 0..0,
+            relative_from: 0,
+        }
     }
 
     /// From what [`Symbols::as_bytes`] gave; `None` if it is not that.
@@ -86,9 +99,18 @@ impl Symbols {
         if names.end != bytes.len() {
             return None;
         }
-        let mut symbols = Symbols { bytes, entries, index, names, relative_from: 0 };
-        symbols.relative_from =
-            partition(count, |number| symbols.entry(number).is_some_and(|entry| !entry.is_relative));
+        let mut symbols = Symbols {
+            bytes,
+            entries,
+            index,
+            names,
+            relative_from: 0,
+        };
+        symbols.relative_from = partition(count, |number| {
+            symbols
+                .entry(number)
+                .is_some_and(|entry| !entry.is_relative)
+        });
         Some(symbols)
     }
 
@@ -109,21 +131,38 @@ impl Symbols {
 
     /// The symbol with this number.
     pub fn entry(&self, number: usize) -> Option<Kept<'_>> {
-        let entry = self.bytes.get(self.entries.clone())?.get(number * ENTRY..(number + 1) * ENTRY)?;
+        let entry = self
+            .bytes
+            .get(self.entries.clone())?
+            .get(number * ENTRY..(number + 1) * ENTRY)?;
         let start = word(entry, 4)? as usize;
         let len = usize::from(u16::from_le_bytes([entry[8], entry[9]]));
-        let name = self.bytes.get(self.names.clone())?.get(start..start.checked_add(len)?)?;
+        let name = self
+            .bytes
+            .get(self.names.clone())?
+            .get(start..start.checked_add(len)?)?;
         let value = word(entry, 0)? as i32;
         let is_relative = entry[11] != 0;
         // Absolute values are unsigned: per-CPU offsets, sizes.
-        let value = if is_relative { i64::from(value) } else { i64::from(value as u32) };
-        Some(Kept { value, is_relative, kind: entry[10], name })
+        let value = if is_relative {
+            i64::from(value)
+        } else {
+            i64::from(value as u32)
+        };
+        Some(Kept {
+            value,
+            is_relative,
+            kind: entry[10],
+            name,
+        })
     }
 
     /// Every symbol of this name, in the order of their addresses.
     pub fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Kept<'a>> + 'a {
         let wanted = hash(name.as_bytes());
-        let first = partition(self.len(), |at| self.index_entry(at).is_some_and(|(hash, _)| hash < wanted));
+        let first = partition(self.len(), |at| {
+            self.index_entry(at).is_some_and(|(hash, _)| hash < wanted)
+        });
         (first..self.len())
             .map_while(move |at| self.index_entry(at).filter(|(hash, _)| *hash == wanted))
             .filter_map(|(_, number)| self.entry(number as usize))
@@ -134,7 +173,8 @@ impl Symbols {
     pub fn before(&self, offset: i64) -> Option<(usize, Kept<'_>)> {
         let count = self.len() - self.relative_from;
         let after = partition(count, |at| {
-            self.entry(self.relative_from + at).is_some_and(|entry| entry.value <= offset)
+            self.entry(self.relative_from + at)
+                .is_some_and(|entry| entry.value <= offset)
         });
         let number = self.relative_from + after.checked_sub(1)?;
         Some((number, self.entry(number)?))
@@ -144,9 +184,11 @@ impl Symbols {
     pub fn next_place(&self, offset: i64) -> Option<i64> {
         let count = self.len() - self.relative_from;
         let after = partition(count, |at| {
-            self.entry(self.relative_from + at).is_some_and(|entry| entry.value <= offset)
+            self.entry(self.relative_from + at)
+                .is_some_and(|entry| entry.value <= offset)
         });
-        self.entry(self.relative_from + after).map(|entry| entry.value)
+        self.entry(self.relative_from + after)
+            .map(|entry| entry.value)
     }
 
     fn index_entry(&self, at: usize) -> Option<(u32, u32)> {
@@ -156,7 +198,9 @@ impl Symbols {
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
+    Some(u32::from_le_bytes(
+        bytes.get(at..at.checked_add(4)?)?.try_into().ok()?,
+    ))
 }
 
 /// How many of the first numbers below `count` satisfy `is_before`, which none does after the first that does not.
@@ -164,14 +208,20 @@ fn partition(count: usize, is_before: impl Fn(usize) -> bool) -> usize {
     let (mut low, mut high) = (0, count);
     while low < high {
         let middle = low + (high - low) / 2;
-        if is_before(middle) { low = middle + 1 } else { high = middle }
+        if is_before(middle) {
+            low = middle + 1
+        } else {
+            high = middle
+        }
     }
     low
 }
 
 /// FNV-1a: kept on disk, so not the standard library's.
 fn hash(name: &[u8]) -> u32 {
-    name.iter().fold(0x811c_9dc5, |hash: u32, &byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+    name.iter().fold(0x811c_9dc5, |hash: u32, &byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    })
 }
 
 #[cfg(test)]
@@ -200,7 +250,12 @@ mod tests {
     #[test]
     fn symbols_are_found_by_name_and_by_place() {
         let symbols = symbols();
-        let values = |name| symbols.named(name).map(|kept| kept.value).collect::<Vec<_>>();
+        let values = |name| {
+            symbols
+                .named(name)
+                .map(|kept| kept.value)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(values("twice"), [0x100, 0x200]);
         assert_eq!(values("current_task"), [0x1fb80]);
         assert_eq!(values("before"), [-0x1000]);
@@ -225,7 +280,9 @@ mod tests {
             if let Some(broken) = Symbols::from_bytes(bytes) {
                 let _ = broken.named("twice").count();
                 let _ = broken.before(0x123);
-                let _ = (0..broken.len()).filter_map(|number| broken.entry(number)).count();
+                let _ = (0..broken.len())
+                    .filter_map(|number| broken.entry(number))
+                    .count();
             }
         }
     }

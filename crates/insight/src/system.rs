@@ -59,7 +59,8 @@ impl Look<'_> {
     }
 
     fn hostname(&self) -> Result<String, Blind> {
-        self.object("uts_namespace", self.symbol("init_uts_ns")?)?.text("name.nodename")
+        self.object("uts_namespace", self.symbol("init_uts_ns")?)?
+            .text("name.nodename")
     }
 
     fn kernel_command_line(&self) -> Result<String, Blind> {
@@ -69,7 +70,9 @@ impl Look<'_> {
 
     fn clocks(&self) -> Result<Clocks, Blind> {
         // Since 6.17 the first of several.
-        let core = self.symbol("tk_core").or_else(|_| self.symbol("timekeeper_data"))?;
+        let core = self
+            .symbol("tk_core")
+            .or_else(|_| self.symbol("timekeeper_data"))?;
         let offset = self.offset("tk_data", "timekeeper").unwrap_or(TIMEKEEPER);
         for _ in 0..4 {
             let before = self.space().u32(core)?;
@@ -79,7 +82,10 @@ impl Look<'_> {
                 continue;
             }
             let shift = keeper.number("tkr_mono.shift")? as u32;
-            let part = keeper.number("tkr_mono.xtime_nsec")?.checked_shr(shift).unwrap_or(0);
+            let part = keeper
+                .number("tkr_mono.xtime_nsec")?
+                .checked_shr(shift)
+                .unwrap_or(0);
             let monotonic = keeper.number("tkr_mono.base")?.wrapping_add(part);
             let (real, boot) = (keeper.number("offs_real")?, keeper.number("offs_boot")?);
             return Ok(Clocks {
@@ -95,8 +101,8 @@ impl Look<'_> {
         let array = self.symbol("avenrun")?;
         let mut load = [0.0; 3];
         for (number, index) in load.iter_mut().zip(0..) {
-            *number =
-                self.space().u64(Gva(array.0.wrapping_add(8 * index)))? as f64 / f64::from(1 << LOAD_BITS);
+            *number = self.space().u64(Gva(array.0.wrapping_add(8 * index)))? as f64
+                / f64::from(1 << LOAD_BITS);
         }
         Ok(load)
     }

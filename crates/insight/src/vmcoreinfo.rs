@@ -32,16 +32,22 @@ impl VmCoreInfo {
     /// Reads the text; `None` if that is none.
     pub fn parse(bytes: &[u8]) -> Option<VmCoreInfo> {
         let bytes = bytes.get(..MAX_BYTES.min(bytes.len()))?;
-        let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+        let end = bytes
+            .iter()
+            .position(|&byte| byte == 0)
+            .unwrap_or(bytes.len());
         let text = std::str::from_utf8(&bytes[..end]).ok()?;
         if !text.as_bytes().starts_with(START) {
             return None;
         }
         let lines = text.lines().filter_map(|line| line.split_once('='));
-        let lines: HashMap<String, String> =
-            lines.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+        let lines: HashMap<String, String> = lines
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect();
         // A text that happens to begin so is no VMCOREINFO.
-        lines.contains_key("PAGESIZE").then_some(VmCoreInfo { lines })
+        lines
+            .contains_key("PAGESIZE")
+            .then_some(VmCoreInfo { lines })
     }
 
     /// From a place that should hold it: the page, or the note.
@@ -58,13 +64,16 @@ impl VmCoreInfo {
     pub fn build_id(&self) -> Option<&str> {
         let id = self.lines.get("BUILD-ID")?.as_str();
         // Some kernels of 2024 print rubbish there.
-        let is_plain = (16..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let is_plain =
+            (16..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_hexdigit());
         (is_plain && id.bytes().any(|byte| byte != b'0')).then_some(id)
     }
 
     /// Address of a symbol.
     pub fn symbol(&self, name: &str) -> Option<Gva> {
-        u64::from_str_radix(self.lines.get(&format!("SYMBOL({name})"))?, 16).ok().map(Gva)
+        u64::from_str_radix(self.lines.get(&format!("SYMBOL({name})"))?, 16)
+            .ok()
+            .map(Gva)
     }
 
     /// A decimal number.
@@ -84,7 +93,11 @@ impl VmCoreInfo {
 
     /// 4 or 5.
     pub fn levels(&self) -> Option<u32> {
-        Some(if self.number("pgtable_l5_enabled")? == 0 { 4 } else { 5 })
+        Some(if self.number("pgtable_l5_enabled")? == 0 {
+            4
+        } else {
+            5
+        })
     }
 }
 
@@ -140,7 +153,10 @@ mod tests {
         assert_eq!(info.release(), Some("6.1.0-56-cloud-amd64"));
         assert_eq!(info.symbol("_stext"), Some(Gva(0xffff_ffff_9aa0_0000)));
         assert_eq!(info.phys_base(), Some(-130_023_424_i64 as u64));
-        assert_eq!((info.kaslr_slide(), info.levels()), (Some(0x19a0_0000), Some(4)));
+        assert_eq!(
+            (info.kaslr_slide(), info.levels()),
+            (Some(0x19a0_0000), Some(4))
+        );
         assert_eq!(info.build_id().map(str::len), Some(40));
         assert_eq!(info.symbol("nothing"), None);
     }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-use kvm_bindings::{KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_irq_routing_entry, kvm_lapic_state, kvm_msi};
+use kvm_bindings::{
+    KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_irq_routing_entry, kvm_lapic_state, kvm_msi,
+};
 use kvm_ioctls::VmFd;
 use vcpu::{LOCAL_APIC_REGISTERS, LocalApicState, LocalApics};
 
@@ -22,7 +24,10 @@ pub(crate) struct KernelApics {
 
 impl KernelApics {
     pub(crate) fn new(vm: Arc<VmFd>) -> KernelApics {
-        KernelApics { vm, pins: Mutex::default() }
+        KernelApics {
+            vm,
+            pins: Mutex::default(),
+        }
     }
 }
 
@@ -46,17 +51,26 @@ impl LocalApics for KernelApics {
         messages.clone_into(&mut pins);
         let entry = |(pin, message): (usize, &Option<(u64, u32)>)| {
             let (address, data) = (*message)?;
-            let mut entry = kvm_irq_routing_entry { gsi: pin as u32, ..kvm_irq_routing_entry::default() };
+            let mut entry = kvm_irq_routing_entry {
+                gsi: pin as u32,
+                ..kvm_irq_routing_entry::default()
+            };
             entry.type_ = KVM_IRQ_ROUTING_MSI;
             entry.u.msi.address_lo = address as u32;
             entry.u.msi.address_hi = (address >> 32) as u32;
             entry.u.msi.data = data;
             Some(entry)
         };
-        let entries: Vec<kvm_irq_routing_entry> = messages.iter().enumerate().filter_map(entry).collect();
-        let done = KvmIrqRouting::from_entries(&entries).ok().map(|table| self.vm.set_gsi_routing(&table));
+        let entries: Vec<kvm_irq_routing_entry> =
+            messages.iter().enumerate().filter_map(entry).collect();
+        let done = KvmIrqRouting::from_entries(&entries)
+            .ok()
+            .map(|table| self.vm.set_gsi_routing(&table));
         // Without it, the end of a level-triggered interrupt would not be told: the line would stay quiet for ever.
-        assert!(matches!(done, Some(Ok(()))), "KVM takes a route for each of 24 pins: {done:?}");
+        assert!(
+            matches!(done, Some(Ok(()))),
+            "KVM takes a route for each of 24 pins: {done:?}"
+        );
     }
 }
 
@@ -64,13 +78,22 @@ impl LocalApics for KernelApics {
 pub(crate) fn of_kvm(page: &kvm_lapic_state, base: u64, tsc_deadline: u64) -> LocalApicState {
     let mut registers = [0; LOCAL_APIC_REGISTERS];
     for (register, bytes) in registers.iter_mut().zip(page.regs.chunks_exact(16)) {
-        *register = u32::from_le_bytes([bytes[0] as u8, bytes[1] as u8, bytes[2] as u8, bytes[3] as u8]);
+        *register = u32::from_le_bytes([
+            bytes[0] as u8,
+            bytes[1] as u8,
+            bytes[2] as u8,
+            bytes[3] as u8,
+        ]);
     }
     // KVM shows the id in xAPIC form in both modes unless asked otherwise.
     if base & BASE_X2APIC != 0 {
         registers[ID] >>= 24;
     }
-    LocalApicState { base, registers, tsc_deadline }
+    LocalApicState {
+        base,
+        registers,
+        tsc_deadline,
+    }
 }
 
 /// The way back.

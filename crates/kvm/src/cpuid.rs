@@ -11,7 +11,11 @@ pub(crate) fn to_kvm(table: &CpuidTable) -> Option<CpuId> {
         .map(|leaf| kvm_cpuid_entry2 {
             function: leaf.function,
             index: leaf.index,
-            flags: if leaf.has_index { KVM_CPUID_FLAG_SIGNIFCANT_INDEX } else { 0 },
+            flags: if leaf.has_index {
+                KVM_CPUID_FLAG_SIGNIFCANT_INDEX
+            } else {
+                0
+            },
             eax: leaf.eax,
             ebx: leaf.ebx,
             ecx: leaf.ecx,

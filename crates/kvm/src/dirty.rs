@@ -54,7 +54,10 @@ impl DirtyLog {
     /// What KVM says, also if the log is off.
     pub fn take(&self, mut note: impl FnMut(Gfn)) -> io::Result<()> {
         for (index, slot) in (0..).zip(self.memory.slots().as_slice()) {
-            let words = self.vm.get_dirty_log(index, slot.len_bytes as usize).map_err(io::Error::from)?;
+            let words = self
+                .vm
+                .get_dirty_log(index, slot.len_bytes as usize)
+                .map_err(io::Error::from)?;
             let first = slot.gpa.0 / PAGE_SIZE;
             for (at, mut word) in (0_u64..).zip(words) {
                 while word != 0 {

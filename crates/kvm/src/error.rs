@@ -6,5 +6,8 @@ use vcpu::EngineError;
 
 /// `what` we were doing, with what KVM said.
 pub(crate) fn host(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> EngineError {
-    move |error| EngineError::Host { what, source: io::Error::from(error) }
+    move |error| EngineError::Host {
+        what,
+        source: io::Error::from(error),
+    }
 }

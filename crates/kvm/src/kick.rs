@@ -29,7 +29,10 @@ impl SharedPage {
         if at == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        Ok(SharedPage { address: at as usize, len_bytes })
+        Ok(SharedPage {
+            address: at as usize,
+            len_bytes,
+        })
     }
 
     fn immediate_exit(&self) -> &AtomicU8 {
@@ -58,7 +61,11 @@ impl Kicker {
     pub(crate) fn new(vcpu: RawFd, len_bytes: usize) -> io::Result<Kicker> {
         install_handler()?;
         let page = SharedPage::new(vcpu, len_bytes)?;
-        Ok(Kicker { page, thread: AtomicI32::new(0), is_inside: AtomicBool::new(false) })
+        Ok(Kicker {
+            page,
+            thread: AtomicI32::new(0),
+            is_inside: AtomicBool::new(false),
+        })
     }
 
     /// This thread calls `KVM_RUN` next.
@@ -163,7 +170,11 @@ mod tests {
             kicker.kick();
             std::thread::sleep(Duration::from_millis(1));
         }
-        assert_eq!(thread.join().unwrap(), (-1, Some(libc::EINTR)), "the wait was not ended by the kick");
+        assert_eq!(
+            thread.join().unwrap(),
+            (-1, Some(libc::EINTR)),
+            "the wait was not ended by the kick"
+        );
         assert!(kicker.take());
         // SAFETY: nobody uses the descriptor any more.
         unsafe { libc::close(page) };

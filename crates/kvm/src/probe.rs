@@ -32,7 +32,9 @@ const DATA: u64 = 0x5000;
 const MEMORY_BYTES: u64 = 0x8000;
 
 /// `1: call rax; dec rcx; jnz 1b; hlt` and, at `FUNCTION`, `add [rbx], rcx; ret`.
-const PROGRAM: [u8; 12] = [0xff, 0xd0, 0x48, 0xff, 0xc9, 0x75, 0xf9, 0xf4, 0x48, 0x01, 0x0b, 0xc3];
+const PROGRAM: [u8; 12] = [
+    0xff, 0xd0, 0x48, 0xff, 0xc9, 0x75, 0xf9, 0xf4, 0x48, 0x01, 0x0b, 0xc3,
+];
 const FUNCTION: u64 = CODE + 8;
 
 /// How long the program took.
@@ -47,7 +49,8 @@ pub struct Speed {
 impl Speed {
     /// Whether that is the speed of silicon.
     pub fn is_native(&self) -> bool {
-        self.guest.is_some_and(|guest| guest <= self.native * 2 + SLACK)
+        self.guest
+            .is_some_and(|guest| guest <= self.native * 2 + SLACK)
     }
 }
 
@@ -93,38 +96,60 @@ fn native() -> Duration {
 }
 
 fn in_guest() -> Result<Option<Duration>, EngineError> {
-    let memory = GuestMemory::flat(MEMORY_BYTES).map_err(|error| EngineError::Internal(error.to_string()))?;
+    let memory = GuestMemory::flat(MEMORY_BYTES)
+        .map_err(|error| EngineError::Internal(error.to_string()))?;
     let write = |gpa: u64, bytes: &[u8]| {
-        memory.write(Gpa(gpa), bytes).map_err(|error| EngineError::Internal(error.to_string()))
+        memory
+            .write(Gpa(gpa), bytes)
+            .map_err(|error| EngineError::Internal(error.to_string()))
     };
     // One 2 MiB page, present and writable.
-    for (table, entry) in
-        [(TABLES, (TABLES + 0x1000) | 3), (TABLES + 0x1000, (TABLES + 0x2000) | 3), (TABLES + 0x2000, 0x83)]
-    {
+    for (table, entry) in [
+        (TABLES, (TABLES + 0x1000) | 3),
+        (TABLES + 0x1000, (TABLES + 0x2000) | 3),
+        (TABLES + 0x2000, 0x83),
+    ] {
         write(table, &entry.to_le_bytes())?;
     }
     write(CODE, &PROGRAM)?;
     let kvm = kvm_ioctls::Kvm::new().map_err(host("cannot open /dev/kvm"))?;
-    let page_bytes = kvm.get_vcpu_mmap_size().map_err(host("cannot ask KVM for the size of its page"))?;
+    let page_bytes = kvm
+        .get_vcpu_mmap_size()
+        .map_err(host("cannot ask KVM for the size of its page"))?;
     let vm = kvm.create_vm().map_err(host("cannot make a VM on KVM"))?;
-    dirty::set_slots(&vm, &memory, false)
-        .map_err(|source| EngineError::Host { what: "cannot give KVM the guest's memory", source })?;
-    let mut vcpu = vm.create_vcpu(0).map_err(host("cannot make a vCPU on KVM"))?;
+    dirty::set_slots(&vm, &memory, false).map_err(|source| EngineError::Host {
+        what: "cannot give KVM the guest's memory",
+        source,
+    })?;
+    let mut vcpu = vm
+        .create_vcpu(0)
+        .map_err(host("cannot make a vCPU on KVM"))?;
     let cpuid = kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES);
     let cpuid = cpuid.map_err(host("cannot ask KVM for its CPUID"))?;
-    vcpu.set_cpuid2(&cpuid).map_err(host("cannot set a vCPU's CPUID"))?;
-    let mut state = VcpuState { rip: CODE, ..VcpuState::long_mode(TABLES) };
+    vcpu.set_cpuid2(&cpuid)
+        .map_err(host("cannot set a vCPU's CPUID"))?;
+    let mut state = VcpuState {
+        rip: CODE,
+        ..VcpuState::long_mode(TABLES)
+    };
     state.gprs[gpr::RAX] = FUNCTION;
     state.gprs[gpr::RCX] = ROUNDS;
     state.gprs[gpr::RBX] = DATA;
     state.gprs[gpr::RSP] = MEMORY_BYTES;
-    let old = vcpu.get_sregs().map_err(host("cannot read a vCPU's state"))?;
+    let old = vcpu
+        .get_sregs()
+        .map_err(host("cannot read a vCPU's state"))?;
     vcpu.set_sregs(&crate::state::sregs_to(&state, old.apic_base))
         .map_err(host("cannot set a vCPU's state"))?;
-    vcpu.set_regs(&crate::state::regs_to(&state)).map_err(host("cannot set a vCPU's state"))?;
+    vcpu.set_regs(&crate::state::regs_to(&state))
+        .map_err(host("cannot set a vCPU's state"))?;
     let kicker = Arc::new(
-        Kicker::new(std::os::fd::AsRawFd::as_raw_fd(&vcpu), page_bytes)
-            .map_err(|source| EngineError::Host { what: "cannot map a vCPU's page", source })?,
+        Kicker::new(std::os::fd::AsRawFd::as_raw_fd(&vcpu), page_bytes).map_err(|source| {
+            EngineError::Host {
+                what: "cannot map a vCPU's page",
+                source,
+            }
+        })?,
     );
     let (done, is_done) = mpsc::channel::<()>();
     std::thread::scope(|scope| {

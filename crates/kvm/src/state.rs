@@ -4,10 +4,11 @@
 //! then the TSC, then the APIC, whose timer counts by it, and last what waits to be delivered.
 
 use kvm_bindings::{
-    KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_UNINITIALIZED,
-    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW,
-    KVM_X86_SHADOW_INT_STI, Msrs, kvm_debugregs, kvm_device_attr, kvm_dtable, kvm_mp_state, kvm_msr_entry,
-    kvm_regs, kvm_segment, kvm_sregs, kvm_vcpu_events, kvm_xcr, kvm_xcrs, kvm_xsave,
+    KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE,
+    KVM_MP_STATE_UNINITIALIZED, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET,
+    KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW, KVM_X86_SHADOW_INT_STI, Msrs,
+    kvm_debugregs, kvm_device_attr, kvm_dtable, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_segment,
+    kvm_sregs, kvm_vcpu_events, kvm_xcr, kvm_xcrs, kvm_xsave,
 };
 use vcpu::{DebugRegisters, EngineError, VcpuState, XSAVE_BYTES};
 use vmm_sys_util::ioctl::ioctl_with_ref;
@@ -17,8 +18,18 @@ use crate::apic;
 use crate::error::host;
 use crate::vcpu_fd::KvmVcpu;
 
-vmm_sys_util::ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, kvm_bindings::KVMIO, 0xe1, kvm_device_attr);
-vmm_sys_util::ioctl_iow_nr!(KVM_GET_DEVICE_ATTR, kvm_bindings::KVMIO, 0xe2, kvm_device_attr);
+vmm_sys_util::ioctl_iow_nr!(
+    KVM_SET_DEVICE_ATTR,
+    kvm_bindings::KVMIO,
+    0xe1,
+    kvm_device_attr
+);
+vmm_sys_util::ioctl_iow_nr!(
+    KVM_GET_DEVICE_ATTR,
+    kvm_bindings::KVMIO,
+    0xe2,
+    kvm_device_attr
+);
 
 /// The MSRs of [`vcpu::Msrs`] that KVM keeps as MSRs, in the order of [`own_msrs`].
 const OWN: [u32; 14] = [
@@ -67,7 +78,12 @@ fn segment_of(segment: &kvm_segment) -> Segment {
         | bit(segment.l, 13)
         | bit(segment.db, 14)
         | bit(segment.g, 15);
-    Segment { selector: segment.selector, base: segment.base, limit: segment.limit, attributes }
+    Segment {
+        selector: segment.selector,
+        base: segment.base,
+        limit: segment.limit,
+        attributes,
+    }
 }
 
 fn segment_to(segment: &Segment) -> kvm_segment {
@@ -90,22 +106,85 @@ fn segment_to(segment: &Segment) -> kvm_segment {
 }
 
 fn table_to(table: DescriptorTable) -> kvm_dtable {
-    kvm_dtable { base: table.base, limit: table.limit, ..kvm_dtable::default() }
+    kvm_dtable {
+        base: table.base,
+        limit: table.limit,
+        ..kvm_dtable::default()
+    }
 }
 
 fn table_of(table: kvm_dtable) -> DescriptorTable {
-    DescriptorTable { base: table.base, limit: table.limit }
+    DescriptorTable {
+        base: table.base,
+        limit: table.limit,
+    }
 }
 
 pub(crate) fn regs_to(state: &VcpuState) -> kvm_regs {
-    let [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15] = state.gprs;
+    let [
+        rax,
+        rcx,
+        rdx,
+        rbx,
+        rsp,
+        rbp,
+        rsi,
+        rdi,
+        r8,
+        r9,
+        r10,
+        r11,
+        r12,
+        r13,
+        r14,
+        r15,
+    ] = state.gprs;
     let (rip, rflags) = (state.rip, (state.rflags | Rflags::ONE).bits());
-    kvm_regs { rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags }
+    kvm_regs {
+        rax,
+        rcx,
+        rdx,
+        rbx,
+        rsp,
+        rbp,
+        rsi,
+        rdi,
+        r8,
+        r9,
+        r10,
+        r11,
+        r12,
+        r13,
+        r14,
+        r15,
+        rip,
+        rflags,
+    }
 }
 
 fn gprs_of(regs: &kvm_regs) -> [u64; 16] {
-    let kvm_regs { rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15, .. } = *regs;
-    [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15]
+    let kvm_regs {
+        rax,
+        rcx,
+        rdx,
+        rbx,
+        rsp,
+        rbp,
+        rsi,
+        rdi,
+        r8,
+        r9,
+        r10,
+        r11,
+        r12,
+        r13,
+        r14,
+        r15,
+        ..
+    } = *regs;
+    [
+        rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15,
+    ]
 }
 
 impl KvmVcpu {
@@ -126,7 +205,11 @@ impl KvmVcpu {
         if unsafe { ioctl_with_ref(&self.fd, KVM_SET_DEVICE_ATTR(), &attribute) } != 0 {
             return Err(host("cannot set the TSC offset")(kvm_ioctls::Error::last()));
         }
-        if deadline != 0 { self.set_msr(msr::TSC_DEADLINE, deadline) } else { Ok(()) }
+        if deadline != 0 {
+            self.set_msr(msr::TSC_DEADLINE, deadline)
+        } else {
+            Ok(())
+        }
     }
 
     pub(crate) fn tsc_offset(&self) -> Result<u64, EngineError> {
@@ -185,14 +268,19 @@ impl KvmVcpu {
             cr3: sregs.cr3,
             cr4: Cr4::from_bits_retain(sregs.cr4),
             efer: Efer::from_bits_retain(sregs.efer),
-            debug: DebugRegisters { address: debug.db, dr6: debug.dr6, dr7: debug.dr7 },
+            debug: DebugRegisters {
+                address: debug.db,
+                dr6: debug.dr6,
+                dr7: debug.dr7,
+            },
             msrs,
             xcr0: xcrs.xcrs[0].value,
             xsave: xsave_of(&xsave),
             interrupt_shadow: interrupt.shadow != 0,
             nmi_blocked: events.nmi.masked != 0,
             nmi_pending: events.nmi.pending != 0 || events.nmi.injected != 0,
-            interrupt_pending: (interrupt.injected != 0 && interrupt.soft == 0).then_some(interrupt.nr),
+            interrupt_pending: (interrupt.injected != 0 && interrupt.soft == 0)
+                .then_some(interrupt.nr),
             exception_pending,
             halted: mp == KVM_MP_STATE_HALTED,
             waits_for_sipi: mp == KVM_MP_STATE_UNINITIALIZED || mp == KVM_MP_STATE_INIT_RECEIVED,
@@ -202,28 +290,55 @@ impl KvmVcpu {
 
     /// One MSR; `None` if this vCPU has none of that number.
     fn msr(&self, number: u32) -> Result<Option<u64>, EngineError> {
-        let entry = kvm_msr_entry { index: number, ..kvm_msr_entry::default() };
-        let mut list =
-            Msrs::from_entries(&[entry]).map_err(|_| EngineError::State("one MSR is not too many"))?;
-        let count = self.fd.get_msrs(&mut list).map_err(host("cannot read an MSR"))?;
+        let entry = kvm_msr_entry {
+            index: number,
+            ..kvm_msr_entry::default()
+        };
+        let mut list = Msrs::from_entries(&[entry])
+            .map_err(|_| EngineError::State("one MSR is not too many"))?;
+        let count = self
+            .fd
+            .get_msrs(&mut list)
+            .map_err(host("cannot read an MSR"))?;
         Ok((count == 1).then(|| list.as_slice()[0].data))
     }
 
     fn set_msr(&self, number: u32, value: u64) -> Result<(), EngineError> {
-        let entry = kvm_msr_entry { index: number, data: value, ..kvm_msr_entry::default() };
-        let list = Msrs::from_entries(&[entry]).map_err(|_| EngineError::State("one MSR is not too many"))?;
-        let count = self.fd.set_msrs(&list).map_err(host("cannot write an MSR"))?;
+        let entry = kvm_msr_entry {
+            index: number,
+            data: value,
+            ..kvm_msr_entry::default()
+        };
+        let list = Msrs::from_entries(&[entry])
+            .map_err(|_| EngineError::State("one MSR is not too many"))?;
+        let count = self
+            .fd
+            .set_msrs(&list)
+            .map_err(host("cannot write an MSR"))?;
         // Features that the guest was not offered have no MSR either: nothing is lost if nothing was in it.
-        if count == 1 || value == 0 { Ok(()) } else { Err(EngineError::State("KVM refuses an MSR's value")) }
+        if count == 1 || value == 0 {
+            Ok(())
+        } else {
+            Err(EngineError::State("KVM refuses an MSR's value"))
+        }
     }
 
     pub(crate) fn load_state(&mut self, state: &VcpuState) -> Result<(), EngineError> {
         let cannot = || host("cannot set the state of a vCPU");
         let old = self.fd.get_sregs().map_err(cannot())?;
-        self.fd.set_sregs(&sregs_to(state, old.apic_base)).map_err(cannot())?;
+        self.fd
+            .set_sregs(&sregs_to(state, old.apic_base))
+            .map_err(cannot())?;
         self.fd.set_regs(&regs_to(state)).map_err(cannot())?;
-        let xcr0 = kvm_xcr { xcr: 0, value: state.xcr0, ..kvm_xcr::default() };
-        let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..kvm_xcrs::default() };
+        let xcr0 = kvm_xcr {
+            xcr: 0,
+            value: state.xcr0,
+            ..kvm_xcr::default()
+        };
+        let mut xcrs = kvm_xcrs {
+            nr_xcrs: 1,
+            ..kvm_xcrs::default()
+        };
         xcrs.xcrs[0] = xcr0;
         self.fd.set_xcrs(&xcrs).map_err(cannot())?;
         // SAFETY: the area is complete up to AVX-512, which is all that KVM was asked to give guests; no state
@@ -239,14 +354,21 @@ impl KvmVcpu {
             self.set_msr(msr::TSC_DEADLINE, apic.tsc_deadline)?;
         }
         let DebugRegisters { address, dr6, dr7 } = state.debug;
-        let debug = kvm_debugregs { db: address, dr6, dr7, ..kvm_debugregs::default() };
+        let debug = kvm_debugregs {
+            db: address,
+            dr6,
+            dr7,
+            ..kvm_debugregs::default()
+        };
         self.fd.set_debug_regs(&debug).map_err(cannot())?;
         let mp_state = match (state.waits_for_sipi, state.halted) {
             (true, _) => KVM_MP_STATE_UNINITIALIZED,
             (false, true) => KVM_MP_STATE_HALTED,
             (false, false) => KVM_MP_STATE_RUNNABLE,
         };
-        self.fd.set_mp_state(kvm_mp_state { mp_state }).map_err(cannot())?;
+        self.fd
+            .set_mp_state(kvm_mp_state { mp_state })
+            .map_err(cannot())?;
         self.fd.set_vcpu_events(&events_to(state)).map_err(cannot())
     }
 }
@@ -276,7 +398,10 @@ pub(crate) fn sregs_to(state: &VcpuState, old_base: u64) -> kvm_sregs {
 
 fn events_to(state: &VcpuState) -> kvm_vcpu_events {
     let flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW;
-    let mut events = kvm_vcpu_events { flags, ..kvm_vcpu_events::default() };
+    let mut events = kvm_vcpu_events {
+        flags,
+        ..kvm_vcpu_events::default()
+    };
     if let Some(exception) = state.exception_pending {
         events.exception.injected = 1;
         events.exception.nr = exception.vector();
@@ -287,7 +412,11 @@ fn events_to(state: &VcpuState) -> kvm_vcpu_events {
         events.interrupt.injected = 1;
         events.interrupt.nr = vector;
     }
-    events.interrupt.shadow = if state.interrupt_shadow { KVM_X86_SHADOW_INT_STI as u8 } else { 0 };
+    events.interrupt.shadow = if state.interrupt_shadow {
+        KVM_X86_SHADOW_INT_STI as u8
+    } else {
+        0
+    };
     events.nmi.pending = u8::from(state.nmi_pending);
     events.nmi.masked = u8::from(state.nmi_blocked);
     events

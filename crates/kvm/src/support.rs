@@ -6,8 +6,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use kvm_bindings::{
     KVM_API_VERSION, KVM_CAP_BINARY_STATS_FD, KVM_CAP_IMMEDIATE_EXIT, KVM_CAP_SIGNAL_MSI,
-    KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_VCPU_ATTRIBUTES, KVM_CAP_X86_MSR_FILTER, KVM_CAP_X86_USER_SPACE_MSR,
-    KVM_CAP_XCRS, KVM_CAP_XSAVE,
+    KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_VCPU_ATTRIBUTES, KVM_CAP_X86_MSR_FILTER,
+    KVM_CAP_X86_USER_SPACE_MSR, KVM_CAP_XCRS, KVM_CAP_XSAVE,
 };
 
 /// How `/dev/kvm` answers.
@@ -51,7 +51,10 @@ const NEEDED: [(u32, &str); 9] = [
 
 /// Looks at `/dev/kvm`; if `tries`, by making a VM, which another hypervisor on this host may prevent.
 pub fn look(tries: bool) -> Findings {
-    let found = |node| Findings { node, missing: None };
+    let found = |node| Findings {
+        node,
+        missing: None,
+    };
     let file = match OpenOptions::new().read(true).write(true).open("/dev/kvm") {
         Ok(file) => file,
         Err(error) => {
@@ -74,7 +77,10 @@ pub fn look(tries: bool) -> Findings {
         let answer = unsafe { libc::ioctl(fd, CHECK_EXTENSION, libc::c_ulong::from(capability)) };
         answer > 0
     };
-    let missing = NEEDED.into_iter().find(|(capability, _)| !has(*capability)).map(|(_, words)| words);
+    let missing = NEEDED
+        .into_iter()
+        .find(|(capability, _)| !has(*capability))
+        .map(|(_, words)| words);
     if missing.is_none() && tries {
         // SAFETY: the descriptor is open, and the call takes a number.
         let vm = unsafe { libc::ioctl(fd, CREATE_VM, 0) };
@@ -85,7 +91,10 @@ pub fn look(tries: bool) -> Findings {
         // SAFETY: the kernel has just given us this descriptor and nobody else owns it.
         drop(unsafe { OwnedFd::from_raw_fd(vm) });
     }
-    Findings { node: Node::Opens, missing }
+    Findings {
+        node: Node::Opens,
+        missing,
+    }
 }
 
 /// `KVM_GET_API_VERSION`, `KVM_CREATE_VM` and `KVM_CHECK_EXTENSION` (`linux/kvm.h`).

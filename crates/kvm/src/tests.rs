@@ -31,22 +31,29 @@ fn vm(program: &[u8]) -> Option<(Kvm, Box<dyn Vcpu>, VcpuState)> {
     let opens = found.node == Node::Opens && found.missing.is_none();
     if !opens || !has_extension && !measure().is_ok_and(|speed| speed.is_native()) {
         // Written, not printed: the test harness would keep what is printed to itself.
-        let _ =
-            writeln!(std::io::stderr(), "skipped: this host's /dev/kvm is not there or not real: {found:?}");
+        let _ = writeln!(
+            std::io::stderr(),
+            "skipped: this host's /dev/kvm is not there or not real: {found:?}"
+        );
         return None;
     }
     let memory = Arc::new(GuestMemory::flat(MEMORY_BYTES).unwrap());
     // One 2 MiB page, present and writable.
-    for (table, entry) in
-        [(TABLES, (TABLES + 0x1000) | 3), (TABLES + 0x1000, (TABLES + 0x2000) | 3), (TABLES + 0x2000, 0x83)]
-    {
+    for (table, entry) in [
+        (TABLES, (TABLES + 0x1000) | 3),
+        (TABLES + 0x1000, (TABLES + 0x2000) | 3),
+        (TABLES + 0x2000, 0x83),
+    ] {
         memory.write(Gpa(table), &entry.to_le_bytes()).unwrap();
     }
     memory.write(Gpa(CODE), program).unwrap();
     let kvm = Kvm::new(memory).unwrap();
     let mut engine = kvm.engine(&[supported_cpuid().unwrap()]).unwrap();
     let mut vcpu = engine.vcpus.remove(0);
-    let mut state = VcpuState { rip: CODE, ..VcpuState::long_mode(TABLES) };
+    let mut state = VcpuState {
+        rip: CODE,
+        ..VcpuState::long_mode(TABLES)
+    };
     state.gprs[gpr::RBX] = DATA;
     vcpu.set_state(&state).unwrap();
     Some((kvm, vcpu, state))
@@ -75,7 +82,9 @@ fn shut_signals_out() {
 #[test]
 fn a_spinning_guest_comes_out_when_it_is_kicked_also_from_a_thread_that_shut_signals_out() {
     // jmp to itself
-    let Some((_kvm, mut vcpu, _)) = vm(&[0xeb, 0xfe]) else { return };
+    let Some((_kvm, mut vcpu, _)) = vm(&[0xeb, 0xfe]) else {
+        return;
+    };
     let kicker = vcpu.kicker();
     let (tell, told) = mpsc::channel();
     let thread = std::thread::spawn(move || {
@@ -92,7 +101,8 @@ fn a_spinning_guest_comes_out_when_it_is_kicked_also_from_a_thread_that_shut_sig
         // It is deep in the guest by then.
         std::thread::sleep(Duration::from_millis(50));
         kicker.kick();
-        told.recv_timeout(LIMIT).expect("the guest comes out when it is kicked");
+        told.recv_timeout(LIMIT)
+            .expect("the guest comes out when it is kicked");
     }
     let mut vcpu = thread.join().unwrap();
     assert_eq!(vcpu.state().unwrap().rip, CODE);
@@ -101,8 +111,12 @@ fn a_spinning_guest_comes_out_when_it_is_kicked_also_from_a_thread_that_shut_sig
 #[test]
 fn the_dirty_log_names_the_pages_that_the_guest_wrote_and_no_others() {
     // 1: mov [rbx], rax; mov [rbx + 0x3000], rax; out 0x80, al; jmp 1b
-    let program = [0x48, 0x89, 0x03, 0x48, 0x89, 0x83, 0, 0x30, 0, 0, 0xe6, 0x80, 0xeb, 0xf2];
-    let Some((kvm, mut vcpu, _)) = vm(&program) else { return };
+    let program = [
+        0x48, 0x89, 0x03, 0x48, 0x89, 0x83, 0, 0x30, 0, 0, 0xe6, 0x80, 0xeb, 0xf2,
+    ];
+    let Some((kvm, mut vcpu, _)) = vm(&program) else {
+        return;
+    };
     let log = kvm.dirty_log();
     let written = || {
         let mut pages = BTreeSet::new();
@@ -120,10 +134,20 @@ fn the_dirty_log_names_the_pages_that_the_guest_wrote_and_no_others() {
     let _ = written().unwrap();
     assert_eq!(written().unwrap(), BTreeSet::new(), "nothing ran");
     run(&mut *vcpu);
-    assert_eq!(written().unwrap(), BTreeSet::from([DATA >> 12, (DATA >> 12) + 3]));
-    assert_eq!(written().unwrap(), BTreeSet::new(), "what was told is told once");
+    assert_eq!(
+        written().unwrap(),
+        BTreeSet::from([DATA >> 12, (DATA >> 12) + 3])
+    );
+    assert_eq!(
+        written().unwrap(),
+        BTreeSet::new(),
+        "what was told is told once"
+    );
     run(&mut *vcpu);
-    assert_eq!(written().unwrap(), BTreeSet::from([DATA >> 12, (DATA >> 12) + 3]));
+    assert_eq!(
+        written().unwrap(),
+        BTreeSet::from([DATA >> 12, (DATA >> 12) + 3])
+    );
     log.set_on(false).unwrap();
     run(&mut *vcpu);
     assert!(written().is_err());
@@ -132,13 +156,19 @@ fn the_dirty_log_names_the_pages_that_the_guest_wrote_and_no_others() {
 #[test]
 fn a_state_that_no_processor_enters_is_an_exit_and_stays_one() {
     // out 0x80, al
-    let Some((_kvm, mut vcpu, state)) = vm(&[0xe6, 0x80]) else { return };
+    let Some((_kvm, mut vcpu, state)) = vm(&[0xe6, 0x80]) else {
+        return;
+    };
     // Long mode with a code segment that is 64 and 32 bits wide at once (APM vol. 2, 15.5.1).
     let mut impossible = state.clone();
     impossible.cs.attributes |= 1 << 13 | 1 << 14;
-    let Ok(()) = vcpu.set_state(&impossible) else { return };
+    let Ok(()) = vcpu.set_state(&impossible) else {
+        return;
+    };
     for _ in 0..3 {
-        let Exit::Unrunnable(what) = run(&mut *vcpu) else { panic!("the processor entered it") };
+        let Exit::Unrunnable(what) = run(&mut *vcpu) else {
+            panic!("the processor entered it")
+        };
         assert!(what.what.contains("refuses to enter"), "{}", what.what);
     }
     // Registers for a report can be had. Not which: QEMU's software CPU loses some where a processor keeps all.
@@ -151,7 +181,9 @@ fn a_state_that_no_processor_enters_is_an_exit_and_stays_one() {
 #[test]
 fn a_triple_fault_is_an_exit_and_stays_one() {
     // ud2, without an IDT
-    let Some((_kvm, mut vcpu, mut state)) = vm(&[0x0f, 0x0b]) else { return };
+    let Some((_kvm, mut vcpu, mut state)) = vm(&[0x0f, 0x0b]) else {
+        return;
+    };
     state.idtr.limit = 0;
     vcpu.set_state(&state).unwrap();
     for _ in 0..3 {
@@ -162,7 +194,9 @@ fn a_triple_fault_is_an_exit_and_stays_one() {
 #[test]
 fn an_instruction_that_kvm_cannot_emulate_is_an_exit_with_its_place() {
     // fld qword [rax], where no memory is
-    let Some((_kvm, mut vcpu, mut state)) = vm(&[0xdd, 0x00]) else { return };
+    let Some((_kvm, mut vcpu, mut state)) = vm(&[0xdd, 0x00]) else {
+        return;
+    };
     state.gprs[gpr::RAX] = MEMORY_BYTES + 0x1000;
     vcpu.set_state(&state).unwrap();
     match run(&mut *vcpu) {
@@ -177,7 +211,9 @@ fn an_instruction_that_kvm_cannot_emulate_is_an_exit_with_its_place() {
 
 #[test]
 fn what_was_set_is_what_is_read() {
-    let Some((_kvm, mut vcpu, mut state)) = vm(&[0xf4]) else { return };
+    let Some((_kvm, mut vcpu, mut state)) = vm(&[0xf4]) else {
+        return;
+    };
     let mut now = vcpu.state().unwrap();
     // Every register has a value of its own; the XSAVE area has x87 and SSE in use.
     for (number, register) in (0_u64..).zip(&mut now.gprs) {

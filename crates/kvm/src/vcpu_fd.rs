@@ -11,8 +11,8 @@ use kvm_bindings::{KVMIO, kvm_interrupt};
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use mem::GuestMemory;
 use vcpu::{
-    EngineError, EngineStatistics, Exit, Injection, Kick, Reply, TripleFault, Unit, Unrunnable, Vcpu,
-    VcpuState,
+    EngineError, EngineStatistics, Exit, Injection, Kick, Reply, TripleFault, Unit, Unrunnable,
+    Vcpu, VcpuState,
 };
 use vmm_sys_util::ioctl::ioctl_with_ref;
 use x86::Gpa;
@@ -64,8 +64,11 @@ impl KvmVcpu {
         vm: Arc<VmFd>,
         memory: Arc<GuestMemory>,
     ) -> Result<KvmVcpu, EngineError> {
-        let kicker = Kicker::new(fd.as_raw_fd(), page_bytes)
-            .map_err(|source| EngineError::Host { what: "cannot map a vCPU's page", source })?;
+        let kicker =
+            Kicker::new(fd.as_raw_fd(), page_bytes).map_err(|source| EngineError::Host {
+                what: "cannot map a vCPU's page",
+                source,
+            })?;
         let statistics = Statistics::open(&fd).ok();
         Ok(KvmVcpu {
             fd,
@@ -100,15 +103,32 @@ impl KvmVcpu {
 
     /// Hands the machine's answer to KVM; the next value of a string instruction, if there is one.
     fn answer(&mut self, reply: Reply) -> Option<Exit> {
-        let value = if let Reply::Value(value) = reply { value } else { 0 };
+        let value = if let Reply::Value(value) = reply {
+            value
+        } else {
+            0
+        };
         match self.asked {
             Asked::Nothing => {}
-            Asked::Pio { is_in, port, size, index, count } => {
+            Asked::Pio {
+                is_in,
+                port,
+                size,
+                index,
+                count,
+            } => {
                 if is_in {
-                    self.pio_bytes(index, size).copy_from_slice(&value.to_le_bytes()[..usize::from(size)]);
+                    self.pio_bytes(index, size)
+                        .copy_from_slice(&value.to_le_bytes()[..usize::from(size)]);
                 }
                 if index + 1 < count {
-                    self.asked = Asked::Pio { is_in, port, size, index: index + 1, count };
+                    self.asked = Asked::Pio {
+                        is_in,
+                        port,
+                        size,
+                        index: index + 1,
+                        count,
+                    };
                     return Some(self.pio_exit());
                 }
             }
@@ -123,7 +143,11 @@ impl KvmVcpu {
                 // SAFETY: the last exit was an MSR access, so this is the member that KVM reads next; it is plain numbers.
                 let msr = unsafe { &mut union.msr };
                 msr.error = u8::from(reply == Reply::Fault);
-                msr.data = if self.asked == Asked::MsrRead { value } else { msr.data };
+                msr.data = if self.asked == Asked::MsrRead {
+                    value
+                } else {
+                    msr.data
+                };
             }
         }
         self.asked = Asked::Nothing;
@@ -131,7 +155,14 @@ impl KvmVcpu {
     }
 
     fn pio_exit(&mut self) -> Exit {
-        let Asked::Pio { is_in, port, size, index, .. } = self.asked else {
+        let Asked::Pio {
+            is_in,
+            port,
+            size,
+            index,
+            ..
+        } = self.asked
+        else {
             return Exit::Kicked;
         };
         if is_in {
@@ -139,7 +170,11 @@ impl KvmVcpu {
         }
         let mut bytes = [0; 4];
         bytes[..usize::from(size)].copy_from_slice(self.pio_bytes(index, size));
-        Exit::PioWrite { port, size, value: u32::from_le_bytes(bytes) }
+        Exit::PioWrite {
+            port,
+            size,
+            value: u32::from_le_bytes(bytes),
+        }
     }
 
     fn enter(&mut self) -> Result<Option<Exit>, EngineError> {
@@ -163,9 +198,10 @@ impl KvmVcpu {
                 self.kicker.take();
                 Ok(Some(Exit::Kicked))
             }
-            Err(error) => {
-                Err(EngineError::Host { what: "KVM cannot run guest code", source: io::Error::from(error) })
-            }
+            Err(error) => Err(EngineError::Host {
+                what: "KVM cannot run guest code",
+                source: io::Error::from(error),
+            }),
         }
     }
 
@@ -178,16 +214,29 @@ impl KvmVcpu {
                 let io = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.io };
                 let is_in = matches!(exit, Exit::PioRead { .. });
                 let count = io.count as usize;
-                self.asked = Asked::Pio { is_in, port, size: io.size, index: 0, count };
+                self.asked = Asked::Pio {
+                    is_in,
+                    port,
+                    size: io.size,
+                    index: 0,
+                    count,
+                };
                 self.pio_exit()
             }
             Exit::TripleFault(_) => {
                 let rip = rip(self).map_err(host("cannot read registers"))?;
-                Exit::TripleFault(TripleFault { first_vector: None, rip })
+                Exit::TripleFault(TripleFault {
+                    first_vector: None,
+                    rip,
+                })
             }
             Exit::Unrunnable(what) => {
                 let rip = rip(self).map_err(host("cannot read registers"))?;
-                let code = if what.what == INTERNAL { self.internal_error() } else { what.code };
+                let code = if what.what == INTERNAL {
+                    self.internal_error()
+                } else {
+                    what.code
+                };
                 Exit::Unrunnable(Unrunnable { rip, code, ..what })
             }
             exit => return Ok(exit),
@@ -214,16 +263,27 @@ fn understand(exit: VcpuExit<'_>) -> Result<(Option<Exit>, Asked), kvm_ioctls::E
     let mut asked = Asked::Nothing;
     let exit = match exit {
         VcpuExit::IoIn(port, _) => Exit::PioRead { port, size: 0 },
-        VcpuExit::IoOut(port, _) => Exit::PioWrite { port, size: 0, value: 0 },
+        VcpuExit::IoOut(port, _) => Exit::PioWrite {
+            port,
+            size: 0,
+            value: 0,
+        },
         VcpuExit::MmioRead(address, data) => {
             asked = Asked::MmioRead { len: data.len() };
-            Exit::MmioRead { gpa: Gpa(address), size: data.len() as u8 }
+            Exit::MmioRead {
+                gpa: Gpa(address),
+                size: data.len() as u8,
+            }
         }
         VcpuExit::MmioWrite(address, data) => {
             let mut bytes = [0; 8];
             bytes[..data.len()].copy_from_slice(data);
             let value = u64::from_le_bytes(bytes);
-            Exit::MmioWrite { gpa: Gpa(address), size: data.len() as u8, value }
+            Exit::MmioWrite {
+                gpa: Gpa(address),
+                size: data.len() as u8,
+                value,
+            }
         }
         VcpuExit::X86Rdmsr(read) => {
             asked = Asked::MsrRead;
@@ -231,20 +291,30 @@ fn understand(exit: VcpuExit<'_>) -> Result<(Option<Exit>, Asked), kvm_ioctls::E
         }
         VcpuExit::X86Wrmsr(write) => {
             asked = Asked::MsrWrite;
-            Exit::MsrWrite { msr: write.index, value: write.data }
+            Exit::MsrWrite {
+                msr: write.index,
+                value: write.data,
+            }
         }
         VcpuExit::IrqWindowOpen => Exit::InterruptWindow,
         VcpuExit::IoapicEoi(vector) => Exit::EndOfInterrupt { vector },
         VcpuExit::Hlt => Exit::Halt,
-        VcpuExit::Shutdown => Exit::TripleFault(TripleFault { first_vector: None, rip: 0 }),
-        VcpuExit::FailEntry(reason, _) => {
-            unrunnable("the processor refuses to enter the guest in this state", reason)
-        }
+        VcpuExit::Shutdown => Exit::TripleFault(TripleFault {
+            first_vector: None,
+            rip: 0,
+        }),
+        VcpuExit::FailEntry(reason, _) => unrunnable(
+            "the processor refuses to enter the guest in this state",
+            reason,
+        ),
         VcpuExit::InternalError => unrunnable(INTERNAL, 0),
-        VcpuExit::Unknown => {
-            unrunnable("the processor left the guest for a reason that KVM does not know", 0)
+        VcpuExit::Unknown => unrunnable(
+            "the processor left the guest for a reason that KVM does not know",
+            0,
+        ),
+        VcpuExit::SystemEvent(kind, _) => {
+            unrunnable("KVM reports an event of the system", kind.into())
         }
-        VcpuExit::SystemEvent(kind, _) => unrunnable("KVM reports an event of the system", kind.into()),
         VcpuExit::Unsupported(reason) => {
             unrunnable("KVM left the guest for an unknown reason", reason.into())
         }
@@ -323,7 +393,11 @@ impl Vcpu for KvmVcpu {
     }
 
     fn statistics(&self) -> EngineStatistics {
-        let mut list = self.statistics.as_ref().map(Statistics::read).unwrap_or_default();
+        let mut list = self
+            .statistics
+            .as_ref()
+            .map(Statistics::read)
+            .unwrap_or_default();
         list.0.insert(0, ("calls of KVM", Unit::Count, self.runs));
         list
     }

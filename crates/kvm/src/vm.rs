@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use kvm_bindings::{
-    KVM_CAP_DISABLE_QUIRKS2, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X86_USER_SPACE_MSR, KVM_MAX_CPUID_ENTRIES,
-    KVM_X86_QUIRK_CD_NW_CLEARED, KVM_X86_QUIRK_LINT0_REENABLED, KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS,
-    kvm_enable_cap,
+    KVM_CAP_DISABLE_QUIRKS2, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X86_USER_SPACE_MSR,
+    KVM_MAX_CPUID_ENTRIES, KVM_X86_QUIRK_CD_NW_CLEARED, KVM_X86_QUIRK_LINT0_REENABLED,
+    KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS, kvm_enable_cap,
 };
-use kvm_ioctls::{Cap, MsrExitReason, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd};
+use kvm_ioctls::{
+    Cap, MsrExitReason, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd,
+};
 use mem::GuestMemory;
 use vcpu::{Engine, EngineError, LocalApics, Vcpu, Wires};
 use x86::{CpuidTable, msr};
@@ -55,12 +57,17 @@ pub struct Kvm {
 /// If `/dev/kvm` does not open or does not say.
 pub fn supported_cpuid() -> Result<CpuidTable, EngineError> {
     let kvm = kvm_ioctls::Kvm::new().map_err(host("cannot open /dev/kvm"))?;
-    let supported =
-        kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(host("cannot ask KVM for its CPUID"))?;
+    let supported = kvm
+        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+        .map_err(host("cannot ask KVM for its CPUID"))?;
     let mut table = cpuid::of_kvm(&supported);
     // This one has a capability of its own instead of its bit.
     if kvm.check_extension(Cap::TscDeadlineTimer) {
-        for leaf in table.leaves_mut().iter_mut().filter(|leaf| leaf.function == 1) {
+        for leaf in table
+            .leaves_mut()
+            .iter_mut()
+            .filter(|leaf| leaf.function == 1)
+        {
             leaf.ecx |= x86::cpu_model::TSC_DEADLINE;
         }
     }
@@ -74,10 +81,14 @@ impl Kvm {
     /// If the host refuses something.
     pub fn new(memory: Arc<GuestMemory>) -> Result<Kvm, EngineError> {
         let kvm = kvm_ioctls::Kvm::new().map_err(host("cannot open /dev/kvm"))?;
-        let page_bytes = kvm.get_vcpu_mmap_size().map_err(host("cannot ask KVM for the size of its page"))?;
+        let page_bytes = kvm
+            .get_vcpu_mmap_size()
+            .map_err(host("cannot ask KVM for the size of its page"))?;
         let vm = Arc::new(kvm.create_vm().map_err(host("cannot make a VM on KVM"))?);
-        vm.set_identity_map_address(IDENTITY_MAP_ADDRESS).map_err(host("cannot place KVM's identity map"))?;
-        vm.set_tss_address(TSS_ADDRESS).map_err(host("cannot place KVM's TSS"))?;
+        vm.set_identity_map_address(IDENTITY_MAP_ADDRESS)
+            .map_err(host("cannot place KVM's identity map"))?;
+        vm.set_tss_address(TSS_ADDRESS)
+            .map_err(host("cannot place KVM's TSS"))?;
         enable(&vm, KVM_CAP_SPLIT_IRQCHIP, IOAPIC_PINS)
             .map_err(host("cannot have local APICs in the kernel"))?;
         let out = MsrExitReason::Unknown | MsrExitReason::Inval | MsrExitReason::Filter;
@@ -85,14 +96,26 @@ impl Kvm {
             .map_err(host("cannot take MSRs to user space"))?;
         filter_msrs(&vm).map_err(host("cannot divide the MSRs"))?;
         // Old habits of KVM that no processor has. Kernels before 5.18 keep them, and nothing of ours minds.
-        let quirks =
-            KVM_X86_QUIRK_LINT0_REENABLED | KVM_X86_QUIRK_CD_NW_CLEARED | KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS;
+        let quirks = KVM_X86_QUIRK_LINT0_REENABLED
+            | KVM_X86_QUIRK_CD_NW_CLEARED
+            | KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS;
         let known = vm.check_extension_raw(KVM_CAP_DISABLE_QUIRKS2.into());
-        let _ = enable(&vm, KVM_CAP_DISABLE_QUIRKS2, u64::from(quirks & known as u32));
-        dirty::set_slots(&vm, &memory, false)
-            .map_err(|source| EngineError::Host { what: "cannot give KVM the guest's memory", source })?;
+        let _ = enable(
+            &vm,
+            KVM_CAP_DISABLE_QUIRKS2,
+            u64::from(quirks & known as u32),
+        );
+        dirty::set_slots(&vm, &memory, false).map_err(|source| EngineError::Host {
+            what: "cannot give KVM the guest's memory",
+            source,
+        })?;
         let apics = Arc::new(KernelApics::new(Arc::clone(&vm)));
-        Ok(Kvm { vm, memory, apics, page_bytes })
+        Ok(Kvm {
+            vm,
+            memory,
+            apics,
+            page_bytes,
+        })
     }
 
     /// The engine: a vCPU for each table, in the state after RESET.
@@ -100,11 +123,18 @@ impl Kvm {
     /// # Errors
     /// If the host refuses something.
     pub fn engine(&self, tables: &[CpuidTable]) -> Result<Engine, EngineError> {
-        let make = |(id, table)| self.vcpu(id, table).map(|vcpu| Box::new(vcpu) as Box<dyn Vcpu>);
+        let make = |(id, table)| {
+            self.vcpu(id, table)
+                .map(|vcpu| Box::new(vcpu) as Box<dyn Vcpu>)
+        };
         let vcpus = (0..).zip(tables).map(make).collect::<Result<_, _>>()?;
         let local_apics = Some(Arc::clone(&self.apics) as Arc<dyn LocalApics>);
         let wires = Some(Arc::new(KernelWires::new(Arc::clone(&self.vm))) as Arc<dyn Wires>);
-        Ok(Engine { vcpus, local_apics, wires })
+        Ok(Engine {
+            vcpus,
+            local_apics,
+            wires,
+        })
     }
 
     /// KVM's log of written pages.
@@ -113,15 +143,29 @@ impl Kvm {
     }
 
     pub(crate) fn vcpu(&self, id: u64, table: &CpuidTable) -> Result<KvmVcpu, EngineError> {
-        let fd = self.vm.create_vcpu(id).map_err(host("cannot make a vCPU on KVM"))?;
-        let cpuid = cpuid::to_kvm(table).ok_or(EngineError::State("more CPUID leaves than KVM takes"))?;
-        fd.set_cpuid2(&cpuid).map_err(host("cannot set a vCPU's CPUID"))?;
-        KvmVcpu::new(fd, self.page_bytes, Arc::clone(&self.vm), Arc::clone(&self.memory))
+        let fd = self
+            .vm
+            .create_vcpu(id)
+            .map_err(host("cannot make a vCPU on KVM"))?;
+        let cpuid =
+            cpuid::to_kvm(table).ok_or(EngineError::State("more CPUID leaves than KVM takes"))?;
+        fd.set_cpuid2(&cpuid)
+            .map_err(host("cannot set a vCPU's CPUID"))?;
+        KvmVcpu::new(
+            fd,
+            self.page_bytes,
+            Arc::clone(&self.vm),
+            Arc::clone(&self.memory),
+        )
     }
 }
 
 fn enable(vm: &VmFd, capability: u32, argument: u64) -> Result<(), kvm_ioctls::Error> {
-    vm.enable_cap(&kvm_enable_cap { cap: capability, args: [argument, 0, 0, 0], ..kvm_enable_cap::default() })
+    vm.enable_cap(&kvm_enable_cap {
+        cap: capability,
+        args: [argument, 0, 0, 0],
+        ..kvm_enable_cap::default()
+    })
 }
 
 fn filter_msrs(vm: &VmFd) -> Result<(), kvm_ioctls::Error> {

@@ -17,7 +17,10 @@ pub(crate) struct KernelWires {
 
 impl KernelWires {
     pub(crate) fn new(vm: Arc<VmFd>) -> KernelWires {
-        KernelWires { vm, laid: Mutex::default() }
+        KernelWires {
+            vm,
+            laid: Mutex::default(),
+        }
     }
 
     fn change(&self, wire: &Wire, is_wanted: bool) -> io::Result<()> {
@@ -39,7 +42,8 @@ impl Wires for KernelWires {
     fn set_wires(&self, wires: &[Wire]) {
         let mut laid = self.laid.lock().unwrap_or_else(PoisonError::into_inner);
         // One that cannot be taken away is one that KVM does not have.
-        laid.extract_if(.., |wire| !wires.contains(wire)).for_each(|wire| drop(self.change(&wire, false)));
+        laid.extract_if(.., |wire| !wires.contains(wire))
+            .for_each(|wire| drop(self.change(&wire, false)));
         for wire in wires {
             // A place that is taken, or one too many, stays an exit.
             if !laid.contains(wire) && self.change(wire, true).is_ok() {

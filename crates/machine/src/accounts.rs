@@ -8,7 +8,9 @@ use vcpu::EngineStatistics;
 use crate::life::Life;
 use crate::output::Output;
 use crate::plan::VmPlan;
-use crate::report::{Ending, ExitCounts, Marker, MemoryReport, Report, Sample, Unmapped, VmmMemory};
+use crate::report::{
+    Ending, ExitCounts, Marker, MemoryReport, Report, Sample, Unmapped, VmmMemory,
+};
 use crate::sums;
 use crate::vcpu_thread::VcpuAccount;
 
@@ -73,7 +75,10 @@ impl Accounts {
         output: &Output,
         devices: Vec<DeviceStatus>,
     ) -> Report {
-        let marker = |text: &String| Marker { text: text.clone(), seen: None };
+        let marker = |text: &String| Marker {
+            text: text.clone(),
+            seen: None,
+        };
         let mut markers: Vec<Marker> = plan.markers.iter().map(marker).collect();
         for (at, sample) in self.samples {
             markers[at].seen = Some(sample);
@@ -84,7 +89,10 @@ impl Accounts {
             engine: plan.engine.clone(),
             first_output: output.first_byte(),
             markers,
-            memory: MemoryReport { configured_bytes: plan.memory_bytes, resident_bytes: self.resident_bytes },
+            memory: MemoryReport {
+                configured_bytes: plan.memory_bytes,
+                resident_bytes: self.resident_bytes,
+            },
             vmm_memory: self.vmm_memory,
             exits: self.exits,
             vcpu_time: self.vcpu_time,

@@ -25,7 +25,11 @@ pub(crate) struct Alarm {
 
 impl Default for Alarm {
     fn default() -> Alarm {
-        Alarm { deadline: AtomicU64::new(NEVER), called: Mutex::new(false), changed: Condvar::new() }
+        Alarm {
+            deadline: AtomicU64::new(NEVER),
+            called: Mutex::new(false),
+            changed: Condvar::new(),
+        }
     }
 }
 
@@ -56,7 +60,10 @@ impl Alarm {
                 let waited = self.changed.wait_timeout_while(called, left, wait);
                 waited.unwrap_or_else(PoisonError::into_inner).0
             }
-            None => self.changed.wait_while(called, wait).unwrap_or_else(PoisonError::into_inner),
+            None => self
+                .changed
+                .wait_while(called, wait)
+                .unwrap_or_else(PoisonError::into_inner),
         };
         *called = false;
     }
@@ -67,7 +74,8 @@ impl Alarm {
         let mut patience = SHORTEST;
         while !*called {
             let deadline = self.deadline.load(Ordering::Acquire);
-            let to_deadline = (deadline != NEVER).then(|| time.until(Nanos(deadline)).max(patience));
+            let to_deadline =
+                (deadline != NEVER).then(|| time.until(Nanos(deadline)).max(patience));
             let to_end = end.map(|end| end.saturating_duration_since(Instant::now()));
             if to_end.is_some_and(|left| left.is_zero()) {
                 break;
@@ -76,11 +84,18 @@ impl Alarm {
             let timed_out;
             (called, timed_out) = match wait {
                 Some(wait) => {
-                    let (called, result) =
-                        self.changed.wait_timeout(called, wait).unwrap_or_else(PoisonError::into_inner);
+                    let (called, result) = self
+                        .changed
+                        .wait_timeout(called, wait)
+                        .unwrap_or_else(PoisonError::into_inner);
                     (called, result.timed_out())
                 }
-                None => (self.changed.wait(called).unwrap_or_else(PoisonError::into_inner), false),
+                None => (
+                    self.changed
+                        .wait(called)
+                        .unwrap_or_else(PoisonError::into_inner),
+                    false,
+                ),
             };
             if timed_out {
                 break;
@@ -119,7 +134,10 @@ mod tests {
         alarm.set(Some(time.now().after(50_000_000_000)));
         alarm.set(Some(soon));
         let woke = waiter.join().unwrap();
-        assert!(woke >= soon && woke.since(soon) < 10_000_000_000, "{woke:?} for {soon:?}");
+        assert!(
+            woke >= soon && woke.since(soon) < 10_000_000_000,
+            "{woke:?} for {soon:?}"
+        );
     }
 
     #[test]

@@ -12,7 +12,12 @@ use crate::report::Ending;
 use crate::switch;
 
 /// Looks after `life` until it is over. `time_up` is when the VM's time is.
-pub(crate) fn attend(life: &Life, control: &MachineControl, make: &MakeVcpus, time_up: Option<Instant>) {
+pub(crate) fn attend(
+    life: &Life,
+    control: &MachineControl,
+    make: &MakeVcpus,
+    time_up: Option<Instant>,
+) {
     let (mut is_paused, mut is_held) = (false, false);
     loop {
         end_if_due(life, control, time_up);
@@ -37,8 +42,16 @@ pub(crate) fn attend(life: &Life, control: &MachineControl, make: &MakeVcpus, ti
             continue;
         }
         if control.is_pause_wanted() != is_paused {
-            is_paused = if is_paused { resume(life) } else { pause(life, control) };
-            control.set_phase(if is_paused { Phase::Paused } else { Phase::Running });
+            is_paused = if is_paused {
+                resume(life)
+            } else {
+                pause(life, control)
+            };
+            control.set_phase(if is_paused {
+                Phase::Paused
+            } else {
+                Phase::Running
+            });
             continue;
         }
         if is_paused && let Some(kind) = control.switch_wanted() {

@@ -64,7 +64,10 @@ impl Bell {
     }
 
     fn kick(&self) {
-        self.kicker.lock().unwrap_or_else(PoisonError::into_inner).kick();
+        self.kicker
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .kick();
     }
 
     /// From now on the vCPU is kicked like this.
@@ -80,7 +83,10 @@ impl Bell {
     /// Sleeps until somebody rings; returns at once if somebody did since the last [`Bell::answered`].
     pub(crate) fn sleep(&self) {
         let rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut rung = self.changed.wait_while(rung, |rung| !*rung).unwrap_or_else(PoisonError::into_inner);
+        let mut rung = self
+            .changed
+            .wait_while(rung, |rung| !*rung)
+            .unwrap_or_else(PoisonError::into_inner);
         *rung = false;
     }
 }

@@ -106,7 +106,9 @@ struct Outside {
 
 impl fmt::Debug for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Machine").field("plan", &self.plan).finish_non_exhaustive()
+        f.debug_struct("Machine")
+            .field("plan", &self.plan)
+            .finish_non_exhaustive()
     }
 }
 
@@ -115,25 +117,50 @@ impl fmt::Debug for Machine {
 /// # Errors
 /// [`BuildError`] when the host refuses something or a file changed since it was planned.
 pub fn build(plan: VmPlan, console: Console) -> Result<Machine, BuildError> {
-    let maker =
-        VcpuMaker { kind: plan.engine.kind, make: Box::new(engine::make), limit: engine::cpuid_limit() };
+    let maker = VcpuMaker {
+        kind: plan.engine.kind,
+        make: Box::new(engine::make),
+        limit: engine::cpuid_limit(),
+    };
     build_on(plan, console, maker)
 }
 
 /// Builds on an engine of the caller's choice.
-pub(crate) fn build_on(plan: VmPlan, console: Console, maker: VcpuMaker) -> Result<Machine, BuildError> {
+pub(crate) fn build_on(
+    plan: VmPlan,
+    console: Console,
+    maker: VcpuMaker,
+) -> Result<Machine, BuildError> {
     let start = Instant::now();
-    let Console { output: sink, input } = console;
+    let Console {
+        output: sink,
+        input,
+    } = console;
     let output = Output::new(start, &plan.markers);
     let handles = Handles::new().map_err(BuildError::Attach)?;
     let attachments = attach::open(&plan, &input, &output, &handles).map_err(BuildError::Attach)?;
     let paging = Paging::new(&plan.paging);
     let control = MachineControl::new(plan.engine.kind, paging.clone());
-    let mut outside = Outside { input, output, attachments, maker, paging, control: control.clone() };
+    let mut outside = Outside {
+        input,
+        output,
+        attachments,
+        maker,
+        paging,
+        control: control.clone(),
+    };
     let first = outside.assemble(&plan)?;
     control.set_devices(first.0.counters.clone(), handles);
     let recent = Recent::default();
-    Ok(Machine { plan, start, control, recent, sink, outside, first })
+    Ok(Machine {
+        plan,
+        start,
+        control,
+        recent,
+        sink,
+        outside,
+        first,
+    })
 }
 
 impl Outside {
@@ -142,7 +169,11 @@ impl Outside {
         let (input, output) = (self.input.clone(), self.output.clone());
         let begin_paging = |memory: &Arc<GuestMemory>| {
             let control = self.control.clone();
-            self.paging.begin(&plan.name, memory, Arc::new(move || control.paging_changed()))
+            self.paging.begin(
+                &plan.name,
+                memory,
+                Arc::new(move || control.paging_changed()),
+            )
         };
         let (attachments, maker) = (&mut self.attachments, &self.maker);
         let assembled = Life::assemble(plan, input, output, attachments, maker, begin_paging);
@@ -154,7 +185,10 @@ impl Outside {
             AssemblyError::Image { path, source } => BuildError::Image { path, source },
             AssemblyError::Attach(source) => BuildError::Attach(source),
             AssemblyError::Paging(source) => BuildError::Paging(source),
-            AssemblyError::Engine(source) => BuildError::Engine { kind: self.maker.kind, source },
+            AssemblyError::Engine(source) => BuildError::Engine {
+                kind: self.maker.kind,
+                source,
+            },
         })
     }
 }
@@ -175,17 +209,36 @@ impl Machine {
     /// # Errors
     /// [`MachineError`] when Mother failed; whatever the guest does is an [`Ending`].
     pub fn run(self) -> Result<Report, MachineError> {
-        let Machine { plan, start, control, recent, sink, outside, first } = self;
-        let mut sink = Shown { recent: recent.clone(), sink };
+        let Machine {
+            plan,
+            start,
+            control,
+            recent,
+            sink,
+            outside,
+            first,
+        } = self;
+        let mut sink = Shown {
+            recent: recent.clone(),
+            sink,
+        };
         let (input, output) = (outside.input.clone(), outside.output.clone());
         let writer_output = output.clone();
         let writer_control = control.clone();
-        let writer = std::thread::Builder::new().name("console".to_owned()).spawn(move || {
-            writer_output.write_to(&mut sink);
-            writer_control.call_attention();
-        });
+        let writer = std::thread::Builder::new()
+            .name("console".to_owned())
+            .spawn(move || {
+                writer_output.write_to(&mut sink);
+                writer_control.call_attention();
+            });
         writer.map_err(MachineError::Thread)?;
-        let lived = live(plan.clone(), control.clone(), outside, first, Accounts::new(start));
+        let lived = live(
+            plan.clone(),
+            control.clone(),
+            outside,
+            first,
+            Accounts::new(start),
+        );
         let (ending, accounts) = match lived {
             Ok((ending, accounts)) => (ending, Some(accounts)),
             Err(error) => (Err(error), None),
@@ -193,8 +246,7 @@ impl Machine {
         control.set_phase(Phase::Ended);
         input.close();
         // Whoever stopped the VM or set it a limit is not made to wait for a console that nobody reads.
-        let patient =
-            matches!(&ending, Ok(ending) if !matches!(ending, Ending::Stopped(_) | Ending::TimedOut));
+        let patient = matches!(&ending, Ok(ending) if !matches!(ending, Ending::Stopped(_) | Ending::TimedOut));
         let drained = output.finish(|| patient && !control.is_stopped());
         recent.close();
         let ending = ending?;
@@ -237,15 +289,20 @@ fn live(
     let (sender, receiver) = mpsc::channel();
     let broken = sender.clone();
     control.when_broken(Box::new(move |why| drop(broken.send(Err(why)))));
-    let thread = std::thread::Builder::new().name("attendant".to_owned()).spawn(move || {
-        let lives = || run_lives(&plan, &control, &mut outside, first, &mut accounts);
-        let ending = catch_unwind(AssertUnwindSafe(lives));
-        outside.paging.end();
-        // Nobody listens any more if the VM broke.
-        let _ = sender.send(Ok((ending, accounts)));
-    });
+    let thread = std::thread::Builder::new()
+        .name("attendant".to_owned())
+        .spawn(move || {
+            let lives = || run_lives(&plan, &control, &mut outside, first, &mut accounts);
+            let ending = catch_unwind(AssertUnwindSafe(lives));
+            outside.paging.end();
+            // Nobody listens any more if the VM broke.
+            let _ = sender.send(Ok((ending, accounts)));
+        });
     thread.map_err(MachineError::Thread)?;
-    match receiver.recv().expect("the thread says something before it ends") {
+    match receiver
+        .recv()
+        .expect("the thread says something before it ends")
+    {
         Ok((Ok(ending), accounts)) => Ok((ending, accounts)),
         Ok((Err(panic), _)) => resume_unwind(panic),
         Err(why) => Err(MachineError::Paging(why)),
@@ -307,7 +364,9 @@ fn run_life(
     control.set_observed(Some(Arc::new(life.observed(accounts.reboots))));
     control.set_attention(Arc::clone(&life.alarm) as Arc<dyn vcpu::Kick>);
     let alarm = Arc::clone(&life.alarm);
-    outside.input.on_arrival(Box::new(move || vcpu::Kick::kick(&*alarm)));
+    outside
+        .input
+        .on_arrival(Box::new(move || vcpu::Kick::kick(&*alarm)));
     let results: Vec<Result<VcpuAccount, MachineError>> = std::thread::scope(|scope| {
         let mut threads = Vec::new();
         for (vcpu_id, vcpu) in (0..).zip(vcpus) {
@@ -330,10 +389,13 @@ fn run_life(
         resume_unwind(panic);
     }
     // Without a reason only a thread that failed ends a life, and that has been returned above.
-    Ok(life.take_end().unwrap_or(End::Ending(Ending::Stopped(StopCause::Left))))
+    Ok(life
+        .take_end()
+        .unwrap_or(End::Ending(Ending::Stopped(StopCause::Left))))
 }
 
-type Spawned<'a> = std::io::Result<std::thread::ScopedJoinHandle<'a, Result<VcpuAccount, EngineError>>>;
+type Spawned<'a> =
+    std::io::Result<std::thread::ScopedJoinHandle<'a, Result<VcpuAccount, EngineError>>>;
 
 fn join(thread: Spawned<'_>) -> Result<VcpuAccount, MachineError> {
     match thread.map_err(MachineError::Thread)?.join() {

@@ -65,7 +65,10 @@ impl Claims {
             age_ms: claim.at.elapsed().as_millis() as u64,
             times: claim.times,
         };
-        ClaimBook { claims: kept.claims.iter().map(claim).collect(), refused_lines: kept.refused_lines }
+        ClaimBook {
+            claims: kept.claims.iter().map(claim).collect(),
+            refused_lines: kept.refused_lines,
+        }
     }
 
     fn hear(&self, line: &[u8], way: &'static str) {
@@ -76,9 +79,24 @@ impl Claims {
         };
         let (at, known) = (Instant::now(), kept.claims.len());
         match kept.claims.get_mut(&key) {
-            Some(claim) => *claim = Claim { value, way, at, times: claim.times.saturating_add(1) },
+            Some(claim) => {
+                *claim = Claim {
+                    value,
+                    way,
+                    at,
+                    times: claim.times.saturating_add(1),
+                }
+            }
             None if known < KEYS_MAX => {
-                kept.claims.insert(key, Claim { value, way, at, times: 1 });
+                kept.claims.insert(
+                    key,
+                    Claim {
+                        value,
+                        way,
+                        at,
+                        times: 1,
+                    },
+                );
             }
             None => kept.refused_lines += 1,
         }
@@ -108,7 +126,12 @@ pub(crate) struct ClaimReader {
 
 impl ClaimReader {
     pub(crate) fn new(claims: Claims, way: &'static str) -> ClaimReader {
-        ClaimReader { claims, way, line: Vec::new(), is_too_long: false }
+        ClaimReader {
+            claims,
+            way,
+            line: Vec::new(),
+            is_too_long: false,
+        }
     }
 
     /// Takes bytes as they come.
@@ -160,8 +183,14 @@ impl ClaimListener {
         let listener = UnixListener::bind(&path)?;
         let (accepted, claims) = (listener.try_clone()?, claims.clone());
         let accept = move || accept(&accepted, &claims);
-        let accepting = thread::Builder::new().name("claims".to_owned()).spawn(accept)?;
-        Ok(Some(ClaimListener { path, listener, accepting: Some(accepting) }))
+        let accepting = thread::Builder::new()
+            .name("claims".to_owned())
+            .spawn(accept)?;
+        Ok(Some(ClaimListener {
+            path,
+            listener,
+            accepting: Some(accepting),
+        }))
     }
 }
 
@@ -196,7 +225,11 @@ fn accept(listener: &UnixListener, claims: &Claims) {
             hear(stream, claims);
             counted.fetch_sub(1, Ordering::Relaxed);
         };
-        if thread::Builder::new().name("claims".to_owned()).spawn(hear).is_err() {
+        if thread::Builder::new()
+            .name("claims".to_owned())
+            .spawn(hear)
+            .is_err()
+        {
             connections.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -227,7 +260,10 @@ mod tests {
         text.chunks(7).for_each(|piece| reader.take(piece));
         let book = claims.book();
         (
-            book.claims.into_iter().map(|claim| (claim.key, claim.value, claim.times)).collect(),
+            book.claims
+                .into_iter()
+                .map(|claim| (claim.key, claim.value, claim.times))
+                .collect(),
             book.refused_lines,
         )
     }
@@ -241,12 +277,24 @@ mod tests {
                 .collect();
             assert_eq!(heard(text.as_bytes()), (expected, refused), "{text:?}");
         };
-        check("claim memory_used_percent 95\n", &[("memory_used_percent", "95", 1)], 0);
-        check("claim a 1\r\nclaim a 2\n\nclaim b  two words \n", &[("a", "2", 2), ("b", "two words", 1)], 0);
+        check(
+            "claim memory_used_percent 95\n",
+            &[("memory_used_percent", "95", 1)],
+            0,
+        );
+        check(
+            "claim a 1\r\nclaim a 2\n\nclaim b  two words \n",
+            &[("a", "2", 2), ("b", "two words", 1)],
+            0,
+        );
         check("claim a 1", &[], 0);
         check("hello\nclaim\nclaim a\nclaim A 1\nclaim ../x 1\n", &[], 5);
         check("claim a \x1b[2J\x07x\n", &[("a", "[2Jx", 1)], 0);
-        check(&format!("claim a {}\nclaim b 1\n", "x".repeat(5000)), &[("b", "1", 1)], 1);
+        check(
+            &format!("claim a {}\nclaim b 1\n", "x".repeat(5000)),
+            &[("b", "1", 1)],
+            1,
+        );
         check(&format!("claim {} 1\n", "k".repeat(41)), &[], 1);
     }
 
@@ -264,13 +312,19 @@ mod tests {
         let (claims, path) = (Claims::default(), folder.path().join("v"));
         let listener = ClaimListener::open(&path, &claims).unwrap().unwrap();
         let socket = folder.path().join(format!("v_{}", api::CLAIMS_PORT));
-        UnixStream::connect(&socket).unwrap().write_all(b"claim processes 12\n").unwrap();
+        UnixStream::connect(&socket)
+            .unwrap()
+            .write_all(b"claim processes 12\n")
+            .unwrap();
         let deadline = Instant::now() + Duration::from_secs(20);
         while claims.book().claims.is_empty() {
             assert!(Instant::now() < deadline);
             thread::sleep(Duration::from_millis(5));
         }
-        assert!(ClaimListener::open(&path, &claims).unwrap().is_none(), "whoever listens there keeps it");
+        assert!(
+            ClaimListener::open(&path, &claims).unwrap().is_none(),
+            "whoever listens there keeps it"
+        );
         drop(listener);
         assert!(!socket.exists());
     }

@@ -24,7 +24,10 @@ pub struct Console {
 impl Console {
     /// A console that writes to `output`; take its [`Console::input`] to send bytes.
     pub fn new(output: Box<dyn Write + Send>) -> Console {
-        Console { output, input: ConsoleInput::new() }
+        Console {
+            output,
+            input: ConsoleInput::new(),
+        }
     }
 
     /// A handle to send bytes to the guest.
@@ -35,7 +38,9 @@ impl Console {
 
 impl fmt::Debug for Console {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Console").field("input", &self.input).finish_non_exhaustive()
+        f.debug_struct("Console")
+            .field("input", &self.input)
+            .finish_non_exhaustive()
     }
 }
 
@@ -74,8 +79,16 @@ impl fmt::Debug for Queue {
 
 impl ConsoleInput {
     fn new() -> ConsoleInput {
-        let queue = Queue { bytes: VecDeque::new(), closed: false, wake: None, arrival: None };
-        ConsoleInput(Arc::new(Shared { queue: Mutex::new(queue), changed: Condvar::new() }))
+        let queue = Queue {
+            bytes: VecDeque::new(),
+            closed: false,
+            wake: None,
+            arrival: None,
+        };
+        ConsoleInput(Arc::new(Shared {
+            queue: Mutex::new(queue),
+            changed: Condvar::new(),
+        }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -90,7 +103,11 @@ impl ConsoleInput {
         while !bytes.is_empty() {
             let mut queue = self.lock();
             while !queue.closed && queue.bytes.len() >= QUEUE_BYTES {
-                queue = self.0.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                queue = self
+                    .0
+                    .changed
+                    .wait(queue)
+                    .unwrap_or_else(PoisonError::into_inner);
             }
             if queue.closed {
                 return Err(Closed);

@@ -144,7 +144,9 @@ impl MachineControl {
 impl fmt::Debug for MachineControl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stop = self.0.stop.load(Ordering::Relaxed);
-        f.debug_struct("MachineControl").field("stop", &stop).finish_non_exhaustive()
+        f.debug_struct("MachineControl")
+            .field("stop", &stop)
+            .finish_non_exhaustive()
     }
 }
 
@@ -230,8 +232,16 @@ impl MachineControl {
     }
 
     /// The same without asking whether it makes sense.
-    pub(crate) fn change_engine(&self, kind: EngineKind, patience: Duration) -> Result<(), SwitchError> {
-        let _one_at_a_time = self.0.switching.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn change_engine(
+        &self,
+        kind: EngineKind,
+        patience: Duration,
+    ) -> Result<(), SwitchError> {
+        let _one_at_a_time = self
+            .0
+            .switching
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let was_paused = self.is_pause_wanted();
         let failed = |error| match error {
             PauseError::Ended => SwitchError::Ended,
@@ -241,13 +251,21 @@ impl MachineControl {
         self.pause(patience).map_err(failed)?;
         self.notes().switch_to = Some(kind);
         self.call_attention();
-        let waits = |notes: &mut Notes| notes.switch_result.is_none() && notes.phase != Phase::Ended;
-        let waited = self.0.phase_changed.wait_timeout_while(self.notes(), patience, waits);
+        let waits =
+            |notes: &mut Notes| notes.switch_result.is_none() && notes.phase != Phase::Ended;
+        let waited = self
+            .0
+            .phase_changed
+            .wait_timeout_while(self.notes(), patience, waits);
         let result = {
             let mut notes = waited.unwrap_or_else(PoisonError::into_inner).0;
             notes.switch_to = None;
             let has_ended = notes.phase == Phase::Ended;
-            let none = if has_ended { SwitchError::Ended } else { SwitchError::TimedOut };
+            let none = if has_ended {
+                SwitchError::Ended
+            } else {
+                SwitchError::TimedOut
+            };
             notes.switch_result.take().unwrap_or(Err(none))
         };
         if !was_paused {
@@ -277,16 +295,24 @@ impl MachineControl {
     pub fn wait_until_started(&self) -> bool {
         let notes = self.notes();
         let wait = |notes: &mut Notes| notes.phase == Phase::Built;
-        let notes = self.0.phase_changed.wait_while(notes, wait).unwrap_or_else(PoisonError::into_inner);
+        let notes = self
+            .0
+            .phase_changed
+            .wait_while(notes, wait)
+            .unwrap_or_else(PoisonError::into_inner);
         notes.has_run
     }
 
     /// Waits for a phase; in vain, if `moves`, as long as the guest waits for room: its threads do not come to rest.
     fn wait_for(&self, wanted: Phase, patience: Duration, moves: bool) -> Result<(), PauseError> {
         let stalled = || self.stalled().filter(|_| moves);
-        let wait =
-            |notes: &mut Notes| notes.phase != wanted && notes.phase != Phase::Ended && stalled().is_none();
-        let waited = self.0.phase_changed.wait_timeout_while(self.notes(), patience, wait);
+        let wait = |notes: &mut Notes| {
+            notes.phase != wanted && notes.phase != Phase::Ended && stalled().is_none()
+        };
+        let waited = self
+            .0
+            .phase_changed
+            .wait_timeout_while(self.notes(), patience, wait);
         let phase = waited.unwrap_or_else(PoisonError::into_inner).0.phase;
         match (phase, stalled()) {
             (phase, _) if phase == wanted => Ok(()),
@@ -323,7 +349,10 @@ impl MachineControl {
 
     /// What every device counted; the console printed this much.
     pub(crate) fn devices(&self, printed_bytes: u64) -> Vec<DeviceStatus> {
-        let counter = |name: &str, value| Counter { name: name.to_owned(), value };
+        let counter = |name: &str, value| Counter {
+            name: name.to_owned(),
+            value,
+        };
         let console = DeviceStatus {
             name: "console".to_owned(),
             counters: vec![counter("bytes_from_guest", printed_bytes)],
@@ -344,17 +373,27 @@ impl MachineControl {
     /// Asks the guest for so much of its memory: its balloon takes pages until it holds that many bytes, as far as the
     /// guest can spare them. 0 gives all back. False, and nothing is asked, if the guest has no driver for it.
     pub fn set_balloon_target(&self, bytes: u64) -> bool {
-        self.notes().devices.as_ref().is_some_and(|(_, handles)| handles.balloon.set_target(bytes))
+        self.notes()
+            .devices
+            .as_ref()
+            .is_some_and(|(_, handles)| handles.balloon.set_target(bytes))
     }
 
     /// What is known of the balloon; `None` before the VM is built.
     pub fn balloon(&self) -> Option<BalloonReading> {
-        self.notes().devices.as_ref().map(|(_, handles)| handles.balloon.read())
+        self.notes()
+            .devices
+            .as_ref()
+            .map(|(_, handles)| handles.balloon.read())
     }
 
     /// What programs in the guest say of it.
     pub(crate) fn claims(&self) -> ClaimBook {
-        self.notes().devices.as_ref().map(|(_, handles)| handles.claims.book()).unwrap_or_default()
+        self.notes()
+            .devices
+            .as_ref()
+            .map(|(_, handles)| handles.claims.book())
+            .unwrap_or_default()
     }
 
     /// The window that the console is shown in has this size now. Only the virtio console tells the guest.
@@ -390,14 +429,22 @@ impl MachineControl {
 
     /// Calls `act`, with the reason, when pages of the guest do not come back.
     pub(crate) fn when_broken(&self, act: WhenBroken) {
-        *self.0.when_broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(act);
+        *self
+            .0
+            .when_broken
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(act);
         self.paging_changed();
     }
 
     /// The pager said something.
     pub(crate) fn paging_changed(&self) {
         if let Some(why) = self.0.paging.broken()
-            && let Some(act) = &*self.0.when_broken.lock().unwrap_or_else(PoisonError::into_inner)
+            && let Some(act) = &*self
+                .0
+                .when_broken
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
         {
             act(why);
         }
@@ -409,14 +456,23 @@ impl MachineControl {
 
     /// Has the attendant look.
     pub(crate) fn call_attention(&self) {
-        if let Some(attendant) = &*self.0.attention.lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(attendant) = &*self
+            .0
+            .attention
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+        {
             attendant.kick();
         }
     }
 
     /// Has `attendant` called after every request from now on.
     pub(crate) fn set_attention(&self, attendant: Arc<dyn Kick>) {
-        *self.0.attention.lock().unwrap_or_else(PoisonError::into_inner) = Some(attendant);
+        *self
+            .0
+            .attention
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(attendant);
     }
 
     /// A life begins, of which this is shown, or one is over.
@@ -470,6 +526,7 @@ impl MachineControl {
             }
             is_due
         };
-        self.0.power_button.swap(false, Ordering::AcqRel) | self.notes().press_at.as_mut().is_some_and(is_due)
+        self.0.power_button.swap(false, Ordering::AcqRel)
+            | self.notes().press_at.as_mut().is_some_and(is_due)
     }
 }

@@ -12,8 +12,8 @@ const BEFORE_BYTES: u64 = 16;
 const BEHIND_BYTES: u64 = 32;
 /// General registers in encoding order.
 const NAMES: [&str; 16] = [
-    "RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI", "R8 ", "R9 ", "R10", "R11", "R12", "R13", "R14",
-    "R15",
+    "RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI", "R8 ", "R9 ", "R10", "R11", "R12",
+    "R13", "R14", "R15",
 ];
 
 /// What a guest cannot survive.
@@ -40,12 +40,19 @@ impl Crash {
     /// Takes down what there is to see.
     pub(crate) fn new(cause: CrashCause, state: VcpuState, memory: &GuestMemory) -> Crash {
         let start = linear_rip(&state).wrapping_sub(BEFORE_BYTES);
-        let code = (0..BEFORE_BYTES + BEHIND_BYTES).map(|n| byte_at(&state, memory, start.wrapping_add(n)));
-        Crash { cause, code: code.collect(), state }
+        let code = (0..BEFORE_BYTES + BEHIND_BYTES)
+            .map(|n| byte_at(&state, memory, start.wrapping_add(n)));
+        Crash {
+            cause,
+            code: code.collect(),
+            state,
+        }
     }
 
     fn is_as_after_reset(&self) -> bool {
-        self.state.cs.base == 0xffff_0000 && self.state.rip == 0xfff0 && !self.state.cr0.contains(Cr0::PE)
+        self.state.cs.base == 0xffff_0000
+            && self.state.rip == 0xfff0
+            && !self.state.cr0.contains(Cr0::PE)
     }
 
     fn mode(&self) -> &'static str {
@@ -53,7 +60,11 @@ impl Crash {
         if !state.cr0.contains(Cr0::PE) {
             "real mode"
         } else if state.efer.contains(Efer::LMA) {
-            if state.cs.is_long() { "64-bit long mode" } else { "long mode, compatibility" }
+            if state.cs.is_long() {
+                "64-bit long mode"
+            } else {
+                "long mode, compatibility"
+            }
         } else if state.rflags.contains(Rflags::VM) {
             "virtual-8086 mode"
         } else if state.cs.is_big() {
@@ -72,8 +83,18 @@ fn linear_rip(state: &VcpuState) -> u64 {
 }
 
 fn byte_at(state: &VcpuState, memory: &GuestMemory, address: u64) -> Option<u8> {
-    let paging = Paging { cr0: state.cr0, cr3: state.cr3, cr4: state.cr4, efer: state.efer };
-    let access = Access { write: false, fetch: true, user: false, smap_override: false };
+    let paging = Paging {
+        cr0: state.cr0,
+        cr3: state.cr3,
+        cr4: state.cr4,
+        efer: state.efer,
+    };
+    let access = Access {
+        write: false,
+        fetch: true,
+        user: false,
+        smap_override: false,
+    };
     let read = |gpa, size| memory.read_value(gpa, size).unwrap_or(u64::MAX);
     let found = walk(&paging, Gva(address), access, read).ok()?;
     memory.read_value(found.gpa, 1).ok().map(|byte| byte as u8)
@@ -81,10 +102,13 @@ fn byte_at(state: &VcpuState, memory: &GuestMemory, address: u64) -> Option<u8> 
 
 fn exception_name(vector: u8) -> &'static str {
     const NAMES: [&str; 20] = [
-        "#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "?", "#TS", "#NP", "#SS", "#GP",
-        "#PF", "?", "#MF", "#AC", "#MC", "#XM",
+        "#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "?", "#TS", "#NP", "#SS",
+        "#GP", "#PF", "?", "#MF", "#AC", "#MC", "#XM",
     ];
-    NAMES.get(usize::from(vector)).copied().unwrap_or("interrupt")
+    NAMES
+        .get(usize::from(vector))
+        .copied()
+        .unwrap_or("interrupt")
 }
 
 impl fmt::Display for Crash {
@@ -92,9 +116,15 @@ impl fmt::Display for Crash {
         let state = &self.state;
         let (mode, cpl) = (self.mode(), state.cpl());
         match self.cause {
-            CrashCause::TripleFault(TripleFault { first_vector: Some(vector), rip }) => {
+            CrashCause::TripleFault(TripleFault {
+                first_vector: Some(vector),
+                rip,
+            }) => {
                 let name = exception_name(vector);
-                writeln!(f, "triple fault in {mode}, CPL {cpl}, after {name} (vector {vector}) at {rip:#x}")?;
+                writeln!(
+                    f,
+                    "triple fault in {mode}, CPL {cpl}, after {name} (vector {vector}) at {rip:#x}"
+                )?;
             }
             // AMD processors do not keep the registers of a shutdown, and KVM resets the vCPU then.
             CrashCause::TripleFault(TripleFault { .. }) if self.is_as_after_reset() => {
@@ -103,16 +133,25 @@ impl fmt::Display for Crash {
                     "triple fault; the processor did not keep the registers, and shows those after RESET"
                 )?;
             }
-            CrashCause::TripleFault(TripleFault { first_vector: None, rip }) => {
+            CrashCause::TripleFault(TripleFault {
+                first_vector: None,
+                rip,
+            }) => {
                 writeln!(f, "triple fault in {mode}, CPL {cpl}, at {rip:#x}")?;
             }
             CrashCause::Unrunnable(Unrunnable { what, code, rip }) => {
                 writeln!(f, "{what} (code {code}), in {mode}, CPL {cpl}, at {rip:#x}")?;
             }
         }
-        writeln!(f, "  RIP {:016x}  RFLAGS {:08x}", state.rip, state.rflags.bits())?;
+        writeln!(
+            f,
+            "  RIP {:016x}  RFLAGS {:08x}",
+            state.rip,
+            state.rflags.bits()
+        )?;
         for row in 0..4 {
-            let four = (row * 4..row * 4 + 4).map(|at| format!("{} {:016x}", NAMES[at], state.gprs[at]));
+            let four =
+                (row * 4..row * 4 + 4).map(|at| format!("{} {:016x}", NAMES[at], state.gprs[at]));
             writeln!(f, "  {}", four.collect::<Vec<_>>().join("  "))?;
         }
         let (cr0, cr4, efer) = (state.cr0.bits(), state.cr4.bits(), state.efer.bits());
@@ -131,14 +170,27 @@ impl fmt::Display for Crash {
             ("TR ", state.tr),
             ("LDT", state.ldtr),
         ];
-        for (name, Segment { selector, base, limit, attributes }) in segments {
+        for (
+            name,
+            Segment {
+                selector,
+                base,
+                limit,
+                attributes,
+            },
+        ) in segments
+        {
             writeln!(
                 f,
                 "  {name} {selector:04x}  base {base:016x}  limit {limit:08x}  attributes {attributes:04x}"
             )?;
         }
         for (name, table) in [("GDT", state.gdtr), ("IDT", state.idtr)] {
-            writeln!(f, "  {name}       base {:016x}  limit {:08x}", table.base, table.limit)?;
+            writeln!(
+                f,
+                "  {name}       base {:016x}  limit {:08x}",
+                table.base, table.limit
+            )?;
         }
         write!(f, "  code")?;
         for (at, byte) in self.code.iter().enumerate() {

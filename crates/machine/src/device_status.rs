@@ -16,7 +16,10 @@ pub(crate) struct DeviceCounters {
 }
 
 fn counter(name: &str, value: u64) -> Counter {
-    Counter { name: name.to_owned(), value }
+    Counter {
+        name: name.to_owned(),
+        value,
+    }
 }
 
 /// A reading of every device; the balloon's has what is known of the balloon.
@@ -26,7 +29,10 @@ pub(crate) fn read(devices: &[DeviceCounters], balloon: &BalloonReading) -> Vec<
         if device.name == "balloon" {
             counters.extend(balloon_counters(balloon));
         }
-        DeviceStatus { name: device.name.clone(), counters }
+        DeviceStatus {
+            name: device.name.clone(),
+            counters,
+        }
     };
     devices.iter().map(status).collect()
 }
@@ -43,7 +49,9 @@ fn counters(metrics: &DeviceMetrics) -> Vec<Counter> {
         counter("interrupts", reading.interrupts),
     ];
     let latency = reading.latency.iter();
-    counters.extend(latency.map(|(micros, count)| counter(&format!("requests_under_{micros}_us"), *count)));
+    counters.extend(
+        latency.map(|(micros, count)| counter(&format!("requests_under_{micros}_us"), *count)),
+    );
     counters
 }
 
@@ -57,7 +65,9 @@ fn balloon_counters(balloon: &BalloonReading) -> Vec<Counter> {
     // What a guest says of itself is a claim, and is marked as one.
     let claims = balloon.statistics.iter();
     counters.extend(
-        claims.map(|(name, value)| counter(&format!("guest_says_{}", name.replace(' ', "_")), *value)),
+        claims.map(|(name, value)| {
+            counter(&format!("guest_says_{}", name.replace(' ', "_")), *value)
+        }),
     );
     counters
 }

@@ -14,7 +14,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use devices::virtio::{Broken, DeviceMetrics, Doorbell, RunningWorkers, StartWorkers, Wake, Worker};
+use devices::virtio::{
+    Broken, DeviceMetrics, Doorbell, RunningWorkers, StartWorkers, Wake, Worker,
+};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use vcpu::Kick;
 
@@ -39,7 +41,11 @@ pub(crate) struct DeviceThreads {
 }
 
 impl DeviceThreads {
-    pub(crate) fn new(gate: Arc<Gate>, attendant: Arc<dyn Kick>, patience: Patience) -> DeviceThreads {
+    pub(crate) fn new(
+        gate: Arc<Gate>,
+        attendant: Arc<dyn Kick>,
+        patience: Patience,
+    ) -> DeviceThreads {
         DeviceThreads {
             gate,
             patience,
@@ -52,7 +58,8 @@ impl DeviceThreads {
 
     /// Ends every worker and waits for it. Not to be called from a worker's thread, nor from inside the room.
     pub(crate) fn stop_all(&self) {
-        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         threads.iter().for_each(|(bell, _)| bell.stop());
         self.gate.call();
         for (_, thread) in threads {
@@ -67,7 +74,10 @@ impl DeviceThreads {
 
     /// The first panic of a worker.
     pub(crate) fn take_panic(&self) -> Option<Panic> {
-        self.panic.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.panic
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 }
 
@@ -86,7 +96,11 @@ impl QueueBell {
         let mut count = [0_u8; 8];
         // Nothing to read is nothing rung.
         let read = rustix::io::read(&*self.wire, &mut count);
-        if read.is_ok() { u64::from_ne_bytes(count) } else { 0 }
+        if read.is_ok() {
+            u64::from_ne_bytes(count)
+        } else {
+            0
+        }
     }
 }
 
@@ -108,7 +122,11 @@ impl Bell {
         let event = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let mut queues = Vec::new();
         for queue in worker.queues() {
-            queues.push(QueueBell { queue, rung: AtomicBool::new(false), wire: Arc::new(event()?) });
+            queues.push(QueueBell {
+                queue,
+                rung: AtomicBool::new(false),
+                wire: Arc::new(event()?),
+            });
         }
         Ok(Bell {
             queues,
@@ -135,7 +153,11 @@ impl Bell {
     }
 
     fn is_called(&self) -> bool {
-        self.stop.load(Ordering::Acquire) || self.queues.iter().any(|queue| queue.rung.load(Ordering::SeqCst))
+        self.stop.load(Ordering::Acquire)
+            || self
+                .queues
+                .iter()
+                .any(|queue| queue.rung.load(Ordering::SeqCst))
     }
 
     /// From here on a notification writes to the event. True if one came before.
@@ -177,16 +199,23 @@ impl StartWorkers for DeviceThreads {
     ) -> Box<dyn RunningWorkers> {
         let on_broken: Arc<OnBroken> = Arc::from(on_broken);
         let (threads, gate) = (Arc::clone(&self.threads), Arc::clone(&self.gate));
-        let mut running = Running { bells: Vec::new(), threads, gate };
+        let mut running = Running {
+            bells: Vec::new(),
+            threads,
+            gate,
+        };
         for (n, worker) in workers.into_iter().enumerate() {
             let thread = format!("{name}.{n}");
             let bell = Bell::new(&*worker, Arc::clone(metrics));
-            let started =
-                bell.and_then(|bell| self.start_one(&mut running, &thread, worker, bell, &on_broken));
+            let started = bell
+                .and_then(|bell| self.start_one(&mut running, &thread, worker, bell, &on_broken));
             if let Err(error) = started {
                 tracing::error!("cannot start a thread for {name}: {error}");
                 let queue = running.bells.len() as u16;
-                on_broken(&Broken { queue, what: "the host gives no thread".to_owned() });
+                on_broken(&Broken {
+                    queue,
+                    what: "the host gives no thread".to_owned(),
+                });
             }
         }
         Box::new(running)
@@ -208,32 +237,47 @@ impl DeviceThreads {
         let thread = {
             let (bell, gate) = (Arc::clone(&bell), Arc::clone(&self.gate));
             let on_broken = Arc::clone(on_broken);
-            std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-                // The worker is gone when this returns or has caught a panic, and only then is the thread done.
-                let result = catch_unwind(AssertUnwindSafe(|| run(worker, &bell, &gate, patience)));
-                match result {
-                    Ok(Ok(())) => {}
-                    Ok(Err(broken)) => {
-                        *bell.broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(broken.clone());
-                        on_broken(&broken);
+            std::thread::Builder::new()
+                .name(name.to_owned())
+                .spawn(move || {
+                    // The worker is gone when this returns or has caught a panic, and only then is the thread done.
+                    let result =
+                        catch_unwind(AssertUnwindSafe(|| run(worker, &bell, &gate, patience)));
+                    match result {
+                        Ok(Ok(())) => {}
+                        Ok(Err(broken)) => {
+                            *bell.broken.lock().unwrap_or_else(PoisonError::into_inner) =
+                                Some(broken.clone());
+                            on_broken(&broken);
+                        }
+                        Err(caught) => {
+                            panic
+                                .lock()
+                                .unwrap_or_else(PoisonError::into_inner)
+                                .get_or_insert(caught);
+                            has_panicked.store(true, Ordering::Release);
+                            attendant.kick();
+                        }
                     }
-                    Err(caught) => {
-                        panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(caught);
-                        has_panicked.store(true, Ordering::Release);
-                        attendant.kick();
-                    }
-                }
-                bell.done.store(true, Ordering::Release);
-            })?
+                    bell.done.store(true, Ordering::Release);
+                })?
         };
         running.bells.push(Arc::clone(&bell));
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push((bell, thread));
+        self.threads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((bell, thread));
         Ok(())
     }
 }
 
 /// What a thread does.
-fn run(mut worker: Box<dyn Worker>, bell: &Bell, gate: &Gate, mut patience: Patience) -> Result<(), Broken> {
+fn run(
+    mut worker: Box<dyn Worker>,
+    bell: &Bell,
+    gate: &Gate,
+    mut patience: Patience,
+) -> Result<(), Broken> {
     let mut wakes = vec![Wake::Start];
     loop {
         for wake in wakes.drain(..) {
@@ -257,7 +301,11 @@ fn wait(worker: &dyn Worker, bell: &Bell, patience: &mut Patience, wakes: &mut V
     let deadline = worker.deadline();
     let start = Instant::now();
     // While it looks at its bell alone it would not hear its files.
-    let span = if sources.is_empty() && sinks.is_empty() { patience.span() } else { Duration::ZERO };
+    let span = if sources.is_empty() && sinks.is_empty() {
+        patience.span()
+    } else {
+        Duration::ZERO
+    };
     while !bell.is_called() && start.elapsed() < span {
         std::hint::spin_loop();
     }
@@ -266,27 +314,55 @@ fn wait(worker: &dyn Worker, bell: &Bell, patience: &mut Patience, wakes: &mut V
     // Files are looked at also when there is no need to sleep: a busy queue must not keep them from being served.
     if !is_called || !sources.is_empty() || !sinks.is_empty() {
         let mut files = vec![PollFd::new(&bell.event, PollFlags::IN)];
-        files.extend(bell.queues.iter().map(|queue| PollFd::new(&*queue.wire, PollFlags::IN)));
+        files.extend(
+            bell.queues
+                .iter()
+                .map(|queue| PollFd::new(&*queue.wire, PollFlags::IN)),
+        );
         let first_source = files.len();
-        files.extend(sources.iter().map(|file| PollFd::from_borrowed_fd(file.as_fd(), PollFlags::IN)));
-        files.extend(sinks.iter().map(|file| PollFd::from_borrowed_fd(file.as_fd(), PollFlags::OUT)));
+        files.extend(
+            sources
+                .iter()
+                .map(|file| PollFd::from_borrowed_fd(file.as_fd(), PollFlags::IN)),
+        );
+        files.extend(
+            sinks
+                .iter()
+                .map(|file| PollFd::from_borrowed_fd(file.as_fd(), PollFlags::OUT)),
+        );
         // Interrupted by a signal: nothing is ready, and the loop comes back.
         let is_ready = poll(&mut files, time_left(is_called, deadline).as_ref()).is_ok();
         let is_ready = |n: usize| is_ready && !files[n].revents().is_empty();
         if is_ready(0) {
             bell.silence();
         }
-        for (_, queue) in bell.queues.iter().enumerate().filter(|(n, _)| is_ready(1 + n)) {
+        for (_, queue) in bell
+            .queues
+            .iter()
+            .enumerate()
+            .filter(|(n, _)| is_ready(1 + n))
+        {
             DeviceMetrics::add(&bell.metrics.notifications, queue.take_wired());
             wakes.push(Wake::Notified(queue.queue));
             wired = true;
         }
-        wakes.extend((0..sources.len()).filter(|n| is_ready(first_source + n)).map(Wake::Readable));
+        wakes.extend(
+            (0..sources.len())
+                .filter(|n| is_ready(first_source + n))
+                .map(Wake::Readable),
+        );
         let first_sink = first_source + sources.len();
-        wakes.extend((0..sinks.len()).filter(|n| is_ready(first_sink + n)).map(Wake::Writable));
+        wakes.extend(
+            (0..sinks.len())
+                .filter(|n| is_ready(first_sink + n))
+                .map(Wake::Writable),
+        );
     }
     bell.is_asleep.store(false, Ordering::SeqCst);
-    let rung = bell.queues.iter().filter(|queue| queue.rung.swap(false, Ordering::SeqCst));
+    let rung = bell
+        .queues
+        .iter()
+        .filter(|queue| queue.rung.swap(false, Ordering::SeqCst));
     let others = wakes.len();
     wakes.extend(rung.map(|queue| Wake::Notified(queue.queue)));
     if wired {
@@ -303,10 +379,16 @@ fn wait(worker: &dyn Worker, bell: &Bell, patience: &mut Patience, wakes: &mut V
 /// How long a thread may sleep; for ever if nothing is said.
 fn time_left(is_called: bool, deadline: Option<Instant>) -> Option<Timespec> {
     if is_called {
-        return Some(Timespec { tv_sec: 0, tv_nsec: 0 });
+        return Some(Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        });
     }
     let left = deadline?.saturating_duration_since(Instant::now());
-    Some(Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) })
+    Some(Timespec {
+        tv_sec: left.as_secs() as i64,
+        tv_nsec: i64::from(left.subsec_nanos()),
+    })
 }
 
 impl Doorbell for Running {
@@ -320,7 +402,9 @@ impl Doorbell for Running {
 
     fn events(&self) -> Vec<(u16, Arc<OwnedFd>)> {
         let queues = self.bells.iter().flat_map(|bell| &bell.queues);
-        queues.map(|queue| (queue.queue, Arc::clone(&queue.wire))).collect()
+        queues
+            .map(|queue| (queue.queue, Arc::clone(&queue.wire)))
+            .collect()
     }
 }
 
@@ -331,11 +415,18 @@ impl RunningWorkers for Running {
     }
 
     fn have_stopped(&self) -> bool {
-        self.bells.iter().all(|bell| bell.done.load(Ordering::Acquire))
+        self.bells
+            .iter()
+            .all(|bell| bell.done.load(Ordering::Acquire))
     }
 
     fn take_broken(&mut self) -> Option<Broken> {
-        let take = |bell: &Arc<Bell>| bell.broken.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let take = |bell: &Arc<Bell>| {
+            bell.broken
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take()
+        };
         self.bells.iter().find_map(take)
     }
 }

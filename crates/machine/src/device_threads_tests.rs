@@ -62,15 +62,33 @@ impl Scene {
         let kick = Arc::clone(&attendant) as Arc<dyn Kick>;
         let threads = DeviceThreads::new(Arc::clone(&gate), kick, Patience::new(1, 2));
         let (calls, broken, gone) = (Arc::default(), Arc::default(), Arc::default());
-        Scene { gate, attendant, threads, calls, broken, gone, metrics: Arc::default() }
+        Scene {
+            gate,
+            attendant,
+            threads,
+            calls,
+            broken,
+            gone,
+            metrics: Arc::default(),
+        }
     }
 
-    fn start(&self, act: fn() -> Result<(), Broken>, deadline: Option<Instant>) -> Box<dyn RunningWorkers> {
+    fn start(
+        &self,
+        act: fn() -> Result<(), Broken>,
+        deadline: Option<Instant>,
+    ) -> Box<dyn RunningWorkers> {
         let (calls, gone) = (Arc::clone(&self.calls), Arc::clone(&self.gone));
-        let worker = Counting { calls, act, deadline, _gone: gone };
+        let worker = Counting {
+            calls,
+            act,
+            deadline,
+            _gone: gone,
+        };
         let broken = Arc::clone(&self.broken);
         let on_broken = Box::new(move |what: &Broken| broken.lock().unwrap().push(what.clone()));
-        self.threads.start("test", vec![Box::new(worker)], &self.metrics, on_broken)
+        self.threads
+            .start("test", vec![Box::new(worker)], &self.metrics, on_broken)
     }
 
     fn wait_for_calls(&self, count: u32) {
@@ -151,7 +169,15 @@ fn a_paused_worker_does_nothing_until_it_is_let_go_or_stopped() {
 #[test]
 fn a_broken_queue_is_told_once_and_ends_the_worker() {
     let scene = Scene::new();
-    let mut running = scene.start(|| Err(Broken { queue: 3, what: "a loop".to_owned() }), None);
+    let mut running = scene.start(
+        || {
+            Err(Broken {
+                queue: 3,
+                what: "a loop".to_owned(),
+            })
+        },
+        None,
+    );
     running.notify(3);
     wait_until(|| running.have_stopped());
     assert_eq!(scene.broken.lock().unwrap().len(), 1);
@@ -169,5 +195,8 @@ fn a_panic_of_a_worker_is_brought_to_the_attendant() {
     assert!(scene.threads.has_panicked() && scene.attendant.0.load(Ordering::SeqCst) > 0);
     let panic = scene.threads.take_panic().expect("it was kept");
     assert_eq!(panic.downcast_ref::<&str>(), Some(&"our mistake"));
-    assert!(scene.broken.lock().unwrap().is_empty(), "the driver did nothing wrong");
+    assert!(
+        scene.broken.lock().unwrap().is_empty(),
+        "the driver did nothing wrong"
+    );
 }

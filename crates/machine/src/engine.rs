@@ -89,7 +89,11 @@ fn look(thorough: bool) -> HostFacts {
     let is_suspicious = kvm.node == Node::Opens && kvm.missing.is_none() && !has_vmx && !has_svm;
     HostFacts {
         kvm,
-        probe: if thorough && is_suspicious { probe() } else { Probe::NotAsked },
+        probe: if thorough && is_suspicious {
+            probe()
+        } else {
+            Probe::NotAsked
+        },
         has_vmx,
         has_svm,
         is_guest: host::cpu::cpuid(1, 0)[2] & 1 << 31 != 0,
@@ -101,9 +105,10 @@ fn probe() -> Probe {
     match kvm::measure() {
         Err(_) => Probe::Refused,
         Ok(speed) if speed.is_native() => Probe::Native,
-        Ok(kvm::Speed { guest: Some(guest), native }) => {
-            Probe::Slow(guest.as_nanos().div_ceil(native.as_nanos().max(1)))
-        }
+        Ok(kvm::Speed {
+            guest: Some(guest),
+            native,
+        }) => Probe::Slow(guest.as_nanos().div_ceil(native.as_nanos().max(1))),
         Ok(_) => Probe::Unfinished,
     }
 }
@@ -164,7 +169,12 @@ fn judge_kvm(facts: HostFacts) -> EngineFinding {
         ),
     };
     let help = (!help.is_empty()).then(|| help.to_owned());
-    EngineFinding { kind: EngineKind::Kvm, usable, why, help }
+    EngineFinding {
+        kind: EngineKind::Kvm,
+        usable,
+        why,
+        help,
+    }
 }
 
 /// A `/dev/kvm` that opens on a CPU that shows no virtualization.
@@ -198,7 +208,10 @@ fn judge_suspicious(probe: Probe) -> (bool, String, &'static str) {
 
 fn judge_soft(facts: HostFacts) -> EngineFinding {
     let (why, help) = if facts.has_fsgsbase {
-        ("needs nothing but an x86-64 CPU and a kernel that lets programs use FSGSBASE; both are here", None)
+        (
+            "needs nothing but an x86-64 CPU and a kernel that lets programs use FSGSBASE; both are here",
+            None,
+        )
     } else {
         (
             "the host's kernel does not let programs use FSGSBASE, which the software CPU keeps its state behind",
@@ -208,7 +221,12 @@ fn judge_soft(facts: HostFacts) -> EngineFinding {
             ),
         )
     };
-    EngineFinding { kind: EngineKind::Soft, usable: facts.has_fsgsbase, why: why.to_owned(), help }
+    EngineFinding {
+        kind: EngineKind::Soft,
+        usable: facts.has_fsgsbase,
+        why: why.to_owned(),
+        help,
+    }
 }
 
 fn judge(facts: HostFacts) -> Vec<EngineFinding> {
@@ -229,7 +247,9 @@ pub(crate) fn findings_for(wanted: &str) -> Vec<EngineFinding> {
 /// software CPU is the only one.
 pub(crate) fn cpuid_limit() -> Option<CpuidTable> {
     let [kvm, _] = judge(look(false)).try_into().ok()?;
-    let EngineFinding { usable: true, .. } = kvm else { return None };
+    let EngineFinding { usable: true, .. } = kvm else {
+        return None;
+    };
     kvm::supported_cpuid().ok()
 }
 
@@ -243,9 +263,17 @@ pub(crate) fn make(
         EngineKind::Kvm => kvm::Kvm::new(Arc::clone(memory))?.engine(&tables),
         EngineKind::Soft => {
             let engine = soft::Soft::new(Arc::clone(memory), soft::Config::default())?;
-            let make = |table| engine.create_vcpu(table).map(|vcpu| Box::new(vcpu) as Box<dyn Vcpu>);
+            let make = |table| {
+                engine
+                    .create_vcpu(table)
+                    .map(|vcpu| Box::new(vcpu) as Box<dyn Vcpu>)
+            };
             let vcpus = tables.into_iter().map(make).collect::<Result<_, _>>()?;
-            Ok(Engine { vcpus, local_apics: None, wires: None })
+            Ok(Engine {
+                vcpus,
+                local_apics: None,
+                wires: None,
+            })
         }
     }
 }
@@ -259,7 +287,11 @@ pub(crate) struct NoEngine {
 
 /// The engine that `wanted` (`auto`, `kvm` or `soft`) means on a host with these findings.
 pub(crate) fn choose(wanted: &str, findings: &[EngineFinding]) -> Result<EngineChoice, NoEngine> {
-    let find = |kind| findings.iter().find(|finding: &&EngineFinding| finding.kind == kind);
+    let find = |kind| {
+        findings
+            .iter()
+            .find(|finding: &&EngineFinding| finding.kind == kind)
+    };
     let kind = match wanted {
         "auto" => return choose_best(findings),
         "kvm" => EngineKind::Kvm,
@@ -272,10 +304,16 @@ pub(crate) fn choose(wanted: &str, findings: &[EngineFinding]) -> Result<EngineC
         }
     };
     match find(kind) {
-        Some(finding) if finding.usable => Ok(EngineChoice { kind, why: "asked for".to_owned() }),
+        Some(finding) if finding.usable => Ok(EngineChoice {
+            kind,
+            why: "asked for".to_owned(),
+        }),
         Some(finding) => Err(NoEngine {
             what: format!("the engine {kind} cannot be used: {}", finding.why),
-            help: finding.help.clone().unwrap_or_else(|| "use `--engine auto`".to_owned()),
+            help: finding
+                .help
+                .clone()
+                .unwrap_or_else(|| "use `--engine auto`".to_owned()),
         }),
         None => Err(NoEngine {
             what: format!("nothing is known about the engine {kind}"),
@@ -287,16 +325,29 @@ pub(crate) fn choose(wanted: &str, findings: &[EngineFinding]) -> Result<EngineC
 fn choose_best(findings: &[EngineFinding]) -> Result<EngineChoice, NoEngine> {
     if let Some(best) = findings.iter().find(|finding| finding.usable) {
         let passed_over = findings.iter().take_while(|finding| !finding.usable);
-        let reasons: Vec<String> =
-            passed_over.map(|other| format!("not {}: {}", other.kind, other.why)).collect();
-        let why = if reasons.is_empty() { best.why.clone() } else { reasons.join("; ") };
-        return Ok(EngineChoice { kind: best.kind, why });
+        let reasons: Vec<String> = passed_over
+            .map(|other| format!("not {}: {}", other.kind, other.why))
+            .collect();
+        let why = if reasons.is_empty() {
+            best.why.clone()
+        } else {
+            reasons.join("; ")
+        };
+        return Ok(EngineChoice {
+            kind: best.kind,
+            why,
+        });
     }
-    let reasons: Vec<String> =
-        findings.iter().map(|finding| format!("{}: {}", finding.kind, finding.why)).collect();
+    let reasons: Vec<String> = findings
+        .iter()
+        .map(|finding| format!("{}: {}", finding.kind, finding.why))
+        .collect();
     Err(NoEngine {
         what: format!("no engine works on this host ({})", reasons.join("; ")),
-        help: findings.iter().find_map(|finding| finding.help.clone()).unwrap_or_default(),
+        help: findings
+            .iter()
+            .find_map(|finding| finding.help.clone())
+            .unwrap_or_default(),
     })
 }
 
@@ -316,14 +367,24 @@ mod tests {
         has_fsgsbase: bool,
     ) -> Vec<EngineFinding> {
         let kvm = kvm::Findings { node, missing };
-        judge(HostFacts { kvm, probe, has_vmx, has_svm: false, is_guest: false, has_fsgsbase })
+        judge(HostFacts {
+            kvm,
+            probe,
+            has_vmx,
+            has_svm: false,
+            is_guest: false,
+            has_fsgsbase,
+        })
     }
 
     #[test]
     fn auto_says_why_it_passed_over_kvm() {
         let check = |findings: Vec<EngineFinding>, expected: &str| {
             let choice = choose("auto", &findings).unwrap();
-            assert_eq!((choice.kind, choice.why.as_str()), (EngineKind::Soft, expected));
+            assert_eq!(
+                (choice.kind, choice.why.as_str()),
+                (EngineKind::Soft, expected)
+            );
         };
         check(
             host(Node::Opens, false, true),
@@ -336,34 +397,58 @@ mod tests {
              guest: software answers behind it",
         );
         check(
-            host_with(Node::Opens, Some("MSR filters"), true, Probe::NotAsked, true),
+            host_with(
+                Node::Opens,
+                Some("MSR filters"),
+                true,
+                Probe::NotAsked,
+                true,
+            ),
             "not kvm: /dev/kvm opens, but this kernel is too old: its KVM has no MSR filters",
         );
         check(
             host(Node::Absent, false, true),
             "not kvm: there is no /dev/kvm, and the CPU shows no vmx and no svm",
         );
-        check(host(Node::Denied, true, true), "not kvm: permission to open /dev/kvm is denied");
+        check(
+            host(Node::Denied, true, true),
+            "not kvm: permission to open /dev/kvm is denied",
+        );
         check(
             host(Node::Busy, true, true),
             "not kvm: /dev/kvm is there, but another hypervisor has taken the CPU's virtualization for itself",
         );
-        check(host(Node::NotKvm, true, true), "not kvm: /dev/kvm opens, but what answers there is not KVM");
-        check(host(Node::Fails, true, true), "not kvm: /dev/kvm exists, but no VM can be made with it");
+        check(
+            host(Node::NotKvm, true, true),
+            "not kvm: /dev/kvm opens, but what answers there is not KVM",
+        );
+        check(
+            host(Node::Fails, true, true),
+            "not kvm: /dev/kvm exists, but no VM can be made with it",
+        );
     }
 
     #[test]
     fn auto_takes_kvm_where_it_is_real() {
         let check = |findings: Vec<EngineFinding>, expected: &str| {
             let choice = choose("auto", &findings).unwrap();
-            assert_eq!((choice.kind, choice.why.as_str()), (EngineKind::Kvm, expected));
+            assert_eq!(
+                (choice.kind, choice.why.as_str()),
+                (EngineKind::Kvm, expected)
+            );
         };
-        check(host(Node::Opens, true, true), "/dev/kvm opens and the CPU has vmx");
+        check(
+            host(Node::Opens, true, true),
+            "/dev/kvm opens and the CPU has vmx",
+        );
         check(
             host_with(Node::Opens, None, false, Probe::Native, true),
             "/dev/kvm opens, and although the CPU shows no vmx and no svm, guest code runs at its full speed",
         );
-        let kvm = kvm::Findings { node: Node::Opens, missing: None };
+        let kvm = kvm::Findings {
+            node: Node::Opens,
+            missing: None,
+        };
         let nested = HostFacts {
             kvm,
             probe: Probe::NotAsked,
@@ -381,10 +466,20 @@ mod tests {
 
     #[test]
     fn what_keeps_kvm_from_working_has_a_way_on() {
-        for node in [Node::Denied, Node::Busy, Node::NotKvm, Node::Fails, Node::Absent] {
+        for node in [
+            Node::Denied,
+            Node::Busy,
+            Node::NotKvm,
+            Node::Fails,
+            Node::Absent,
+        ] {
             assert!(host(node, true, true)[0].help.is_some(), "{node:?}");
         }
-        assert!(host_with(Node::Opens, Some("x"), true, Probe::NotAsked, true)[0].help.is_some());
+        assert!(
+            host_with(Node::Opens, Some("x"), true, Probe::NotAsked, true)[0]
+                .help
+                .is_some()
+        );
         assert!(host(Node::Opens, false, true)[0].help.is_some());
     }
 
@@ -393,7 +488,11 @@ mod tests {
         let check = |wanted, findings: Vec<EngineFinding>, expected: &str| {
             assert_eq!(choose(wanted, &findings).unwrap_err().what, expected);
         };
-        check("xen", host(Node::Opens, true, true), "there is no engine \"xen\"");
+        check(
+            "xen",
+            host(Node::Opens, true, true),
+            "there is no engine \"xen\"",
+        );
         check(
             "kvm",
             host(Node::Absent, true, true),

@@ -30,7 +30,11 @@ pub(crate) struct Exchange {
 
 impl Default for Exchange {
     fn default() -> Exchange {
-        Exchange { is_open: AtomicBool::new(false), table: Mutex::new(Table::Empty), changed: Condvar::new() }
+        Exchange {
+            is_open: AtomicBool::new(false),
+            table: Mutex::new(Table::Empty),
+            changed: Condvar::new(),
+        }
     }
 }
 
@@ -73,7 +77,12 @@ impl Exchange {
     }
 
     /// Puts `table` up and waits until every thread has done with it what it should.
-    pub(crate) fn put(&self, table: Table, gate: &Gate, is_over: impl Fn() -> bool) -> Option<Table> {
+    pub(crate) fn put(
+        &self,
+        table: Table,
+        gate: &Gate,
+        is_over: impl Fn() -> bool,
+    ) -> Option<Table> {
         *self.table() = table;
         self.is_open.store(true, Ordering::Release);
         gate.call();
@@ -87,7 +96,11 @@ impl Exchange {
         while !is_done(&table) && Instant::now() < deadline && !is_over() {
             // Looked at again soon: a life may be over without anybody saying so here.
             let wait = Duration::from_millis(100);
-            table = self.changed.wait_timeout(table, wait).unwrap_or_else(PoisonError::into_inner).0;
+            table = self
+                .changed
+                .wait_timeout(table, wait)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
         self.is_open.store(false, Ordering::Release);
         let table = std::mem::replace(&mut *table, Table::Empty);

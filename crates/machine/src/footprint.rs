@@ -29,7 +29,11 @@ fn add_up(smaps: &str) -> VmmMemory {
         if first != "Pss:" {
             continue;
         }
-        let bytes = words.next().and_then(|number| number.parse::<u64>().ok()).unwrap_or(0) * 1024;
+        let bytes = words
+            .next()
+            .and_then(|number| number.parse::<u64>().ok())
+            .unwrap_or(0)
+            * 1024;
         memory.total_bytes += bytes;
         *part(&mut memory, name) += bytes;
     }
@@ -38,7 +42,11 @@ fn add_up(smaps: &str) -> VmmMemory {
 
 fn part<'a>(memory: &'a mut VmmMemory, name: &str) -> &'a mut u64 {
     // In a tmpfs of its own it has no `memfd:` before its name.
-    if name.trim_start_matches("/memfd:").trim_start_matches('/').starts_with(GUEST) {
+    if name
+        .trim_start_matches("/memfd:")
+        .trim_start_matches('/')
+        .starts_with(GUEST)
+    {
         &mut memory.guest_bytes
     } else if name.starts_with(CODE) {
         &mut memory.code_cache_bytes
@@ -77,14 +85,26 @@ VmFlags: rd wr mr mw me ac
     fn every_mapping_belongs_to_one_part() {
         let memory = add_up(SMAPS);
         let kib = |bytes: u64| bytes / 1024;
-        assert_eq!((kib(memory.guest_bytes), kib(memory.code_cache_bytes)), (6144, 64));
-        assert_eq!((kib(memory.heap_bytes), kib(memory.program_bytes)), (120, 600));
-        assert_eq!((kib(memory.total_bytes), kib(memory.overhead_bytes())), (6928, 784));
+        assert_eq!(
+            (kib(memory.guest_bytes), kib(memory.code_cache_bytes)),
+            (6144, 64)
+        );
+        assert_eq!(
+            (kib(memory.heap_bytes), kib(memory.program_bytes)),
+            (120, 600)
+        );
+        assert_eq!(
+            (kib(memory.total_bytes), kib(memory.overhead_bytes())),
+            (6928, 784)
+        );
     }
 
     #[test]
     fn this_process_can_be_measured() {
         let memory = measure().unwrap();
-        assert!(memory.heap_bytes > 0 && memory.program_bytes > 0, "{memory:?}");
+        assert!(
+            memory.heap_bytes > 0 && memory.program_bytes > 0,
+            "{memory:?}"
+        );
     }
 }

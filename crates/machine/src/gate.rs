@@ -39,7 +39,10 @@ impl Gate {
     pub(crate) fn enter(&self, goes_on: impl Fn() -> bool) -> Inside<'_> {
         let mut inside = self.lock();
         while self.is_closed() && goes_on() {
-            inside = self.changed.wait(inside).unwrap_or_else(PoisonError::into_inner);
+            inside = self
+                .changed
+                .wait(inside)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         *inside += 1;
         Inside(self)
@@ -91,7 +94,11 @@ impl Inside<'_> {
         *inside -= 1;
         self.0.changed.notify_all();
         while self.0.is_closed() && goes_on() {
-            inside = self.0.changed.wait(inside).unwrap_or_else(PoisonError::into_inner);
+            inside = self
+                .0
+                .changed
+                .wait(inside)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         *inside += 1;
     }

@@ -48,7 +48,8 @@ impl Code {
 
     /// `lidt` of the IDT's page. The descriptor lies in front of it.
     fn load_idt(self) -> Code {
-        self.bytes(&[0x0f, 0x01, 0x1d]).bytes(&(IDT - 8).to_le_bytes())
+        self.bytes(&[0x0f, 0x01, 0x1d])
+            .bytes(&(IDT - 8).to_le_bytes())
     }
 
     /// `mov esp, 0x100000`: a stack.
@@ -58,7 +59,9 @@ impl Code {
 
     /// Ends through ACPI: `mov edx, 0x604; mov ax, S5; out dx, ax`, then sleep in case that was not enough.
     fn power_off(self) -> Code {
-        self.bytes(&[0xba, 0x04, 0x06, 0, 0, 0x66, 0xb8, 0x00, 0x34, 0x66, 0xef, 0xf4])
+        self.bytes(&[
+            0xba, 0x04, 0x06, 0, 0, 0x66, 0xb8, 0x00, 0x34, 0x66, 0xef, 0xf4,
+        ])
     }
 }
 
@@ -66,17 +69,30 @@ impl Code {
 fn image(code: Code, handlers: &[(usize, Code)]) -> Vec<u8> {
     let flags = 1_u32 << 16;
     let checksum = 0_u32.wrapping_sub(0x1bad_b002).wrapping_sub(flags);
-    let header = [0x1bad_b002, flags, checksum, 0x10_0000, 0x10_0000, 0, 0x10_8000, CODE];
+    let header = [
+        0x1bad_b002,
+        flags,
+        checksum,
+        0x10_0000,
+        0x10_0000,
+        0,
+        0x10_8000,
+        CODE,
+    ];
     let mut image: Vec<u8> = header.iter().flat_map(|word| word.to_le_bytes()).collect();
     image.extend(code.0);
     let mut idt = vec![0; 0x800];
     for (vector, handler) in handlers {
         let at = 0x10_0000 + image.len() as u32;
-        let gate = u64::from(at & 0xffff | CODE_SELECTOR << 16) | u64::from(at & 0xffff_0000 | 0x8e00) << 32;
+        let gate = u64::from(at & 0xffff | CODE_SELECTOR << 16)
+            | u64::from(at & 0xffff_0000 | 0x8e00) << 32;
         idt[vector * 8..][..8].copy_from_slice(&gate.to_le_bytes());
         image.extend(&handler.0);
     }
-    assert!(image.len() <= 0xff8, "code and handlers fit into the first page");
+    assert!(
+        image.len() <= 0xff8,
+        "code and handlers fit into the first page"
+    );
     image.resize(0xff8, 0);
     image.extend(0x7ff_u16.to_le_bytes());
     image.extend(IDT.to_le_bytes());
@@ -122,7 +138,11 @@ fn run_image_and(
     };
     adjust(&mut spec);
     let printed = Printed::default();
-    let machine = build(plan(&spec).unwrap(), Console::new(Box::new(printed.clone()))).unwrap();
+    let machine = build(
+        plan(&spec).unwrap(),
+        Console::new(Box::new(printed.clone())),
+    )
+    .unwrap();
     let (control, seen) = (machine.control(), printed.clone());
     let actor = std::thread::spawn(move || act(control, seen));
     let report = machine.run().unwrap();
@@ -137,27 +157,50 @@ fn run(code: Code, handlers: &[(usize, Code)]) -> Report {
 
 /// The first 8259 started with vectors from 0x20, the timer let through.
 fn start_pic(code: Code) -> Code {
-    let words = [(0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 1), (0x21, 0xfe), (0xa1, 0xff)];
-    words.into_iter().fold(code, |code, (port, value)| code.out(port, value))
+    let words = [
+        (0x20, 0x11),
+        (0x21, 0x20),
+        (0x21, 4),
+        (0x21, 1),
+        (0x21, 0xfe),
+        (0xa1, 0xff),
+    ];
+    words
+        .into_iter()
+        .fold(code, |code, (port, value)| code.out(port, value))
 }
 
 #[test]
 fn a_guest_says_hello_and_ends_with_its_status() {
-    let code = b"hello\n".iter().fold(Code::default(), |code, &byte| code.out(0x3f8, byte));
+    let code = b"hello\n"
+        .iter()
+        .fold(Code::default(), |code, &byte| code.out(0x3f8, byte));
     let (report, printed) = run_image(&image(code.out(0xf4, 0x10), &[]), |_| ());
-    assert_eq!((report.ending, printed.as_str()), (Ending::DebugExit(0x21), "hello\n"));
+    assert_eq!(
+        (report.ending, printed.as_str()),
+        (Ending::DebugExit(0x21), "hello\n")
+    );
     assert_eq!(report.exits.pio_write, 7);
 }
 
 #[test]
 fn a_sleeping_guest_is_woken_by_its_timer() {
     // Counter 0 in mode 0, 0xff00 ticks: about 55 ms, so that a busy host gets to HLT before they are over.
-    let code = start_pic(Code::default().stack().load_idt()).out(0x43, 0x30).out(0x40, 0).out(0x40, 0xff);
+    let code = start_pic(Code::default().stack().load_idt())
+        .out(0x43, 0x30)
+        .out(0x40, 0)
+        .out(0x40, 0xff);
     let code = code.bytes(&[0xfb, 0xf4]).out(0xf4, 1);
     // On a busy host the timer may be first for all that; then the guest never sleeps.
     let sleeps = || Some(run(code.clone(), &[(0x20, Code::default().out(0xf4, 2))]));
-    let report = (0..5).filter_map(|_| sleeps()).find(|report| report.exits.halt > 0).unwrap();
-    assert_eq!((report.ending, report.exits.halt), (Ending::DebugExit(5), 1));
+    let report = (0..5)
+        .filter_map(|_| sleeps())
+        .find(|report| report.exits.halt > 0)
+        .unwrap();
+    assert_eq!(
+        (report.ending, report.exits.halt),
+        (Ending::DebugExit(5), 1)
+    );
     assert!(report.wall_time.as_millis() >= 54, "{:?}", report.wall_time);
 }
 
@@ -165,10 +208,15 @@ fn a_sleeping_guest_is_woken_by_its_timer() {
 fn a_guest_that_touches_every_port_is_survived() {
     // xor edx, edx; 1: mov al, 0; out dx, al; in eax, dx; add edx, 1; cmp edx, 0x10000; jne 1b
     let code = Code::default().bytes(&[0x31, 0xd2, 0xb0, 0x00, 0xee, 0xed, 0x83, 0xc2, 0x01]);
-    let code = code.bytes(&[0x81, 0xfa, 0x00, 0x00, 0x01, 0x00, 0x75, 0xf1]).power_off();
+    let code = code
+        .bytes(&[0x81, 0xfa, 0x00, 0x00, 0x01, 0x00, 0x75, 0xf1])
+        .power_off();
     let (report, _) = run_image(&image(code, &[]), |spec| spec.debug_exit = false);
     assert_eq!(report.ending, Ending::PoweredOff);
-    assert_eq!((report.exits.pio_read, report.exits.pio_write), (0x1_0000, 0x1_0001));
+    assert_eq!(
+        (report.exits.pio_read, report.exits.pio_write),
+        (0x1_0000, 0x1_0001)
+    );
     assert!(report.unmapped.pio > 0x1_0000, "{:?}", report.unmapped);
 }
 
@@ -176,7 +224,9 @@ fn a_guest_that_touches_every_port_is_survived() {
 fn a_guest_that_reads_every_msr_is_survived() {
     // 1: rdmsr; add ecx, 1; cmp ecx, end; jne 1b
     let scan = |code: Code, start: u32, end: u32| {
-        let code = code.mov_ecx(start).bytes(&[0x0f, 0x32, 0x83, 0xc1, 0x01, 0x81, 0xf9]);
+        let code = code
+            .mov_ecx(start)
+            .bytes(&[0x0f, 0x32, 0x83, 0xc1, 0x01, 0x81, 0xf9]);
         code.bytes(&end.to_le_bytes()).bytes(&[0x75, 0xf3])
     };
     let code = scan(Code::default().stack().load_idt(), 0, 0x2000);
@@ -194,7 +244,9 @@ fn a_guest_that_faults_for_ever_is_stopped_when_its_time_is_up() {
     // A handler that returns to where the fault was.
     let again = Code::default().bytes(&[0xcf]);
     let code = Code::default().stack().load_idt().bytes(&[0x0f, 0x0b]);
-    let (report, _) = run_image(&image(code, &[(6, again)]), |spec| spec.timeout = Some("1s".to_owned()));
+    let (report, _) = run_image(&image(code, &[(6, again)]), |spec| {
+        spec.timeout = Some("1s".to_owned())
+    });
     assert_eq!(report.ending, Ending::TimedOut);
 }
 
@@ -202,11 +254,21 @@ fn a_guest_that_faults_for_ever_is_stopped_when_its_time_is_up() {
 fn a_guest_that_jumps_into_nowhere_crashes_alone() {
     let check = |code: &[u8], what: &str| {
         let report = run(Code::default().stack().bytes(code), &[]);
-        assert!(matches!(report.ending, Ending::Crashed(_)), "{what}: {:?}", report.ending);
+        assert!(
+            matches!(report.ending, Ending::Crashed(_)),
+            "{what}: {:?}",
+            report.ending
+        );
     };
     check(&[0x0f, 0x0b], "an instruction that does not exist");
-    check(&[0xb8, 0, 0, 0, 0xd0, 0xff, 0xe0], "a jump to where no memory is");
-    check(&[0xb8, 0xf0, 0xff, 0xff, 0xff, 0xff, 0xe0], "a jump to the reset vector");
+    check(
+        &[0xb8, 0, 0, 0, 0xd0, 0xff, 0xe0],
+        "a jump to where no memory is",
+    );
+    check(
+        &[0xb8, 0xf0, 0xff, 0xff, 0xff, 0xff, 0xe0],
+        "a jump to the reset vector",
+    );
 }
 
 #[test]
@@ -227,16 +289,25 @@ fn clock_watcher() -> Code {
     // jbe over the exit; the exit
     let exit_if_above = |code: Code| code.bytes(&[0x76, 0x08]).out(0xf4, 1);
     // rdtsc; mov esi, eax; mov edx, 0x608; in eax, dx; mov edi, eax
-    let start = [0x0f, 0x31, 0x89, 0xc6, 0xba, 0x08, 0x06, 0, 0, 0xed, 0x89, 0xc7];
+    let start = [
+        0x0f, 0x31, 0x89, 0xc6, 0xba, 0x08, 0x06, 0, 0, 0xed, 0x89, 0xc7,
+    ];
     // rdtsc; mov ebx, eax; sub eax, esi; mov esi, ebx; cmp eax, ..
     let tsc = Code::default().bytes(&[0x0f, 0x31, 0x89, 0xc3, 0x29, 0xf0, 0x89, 0xde, 0x3d]);
     let body = exit_if_above(tsc.bytes(&half_second_of_tsc.to_le_bytes()));
     // mov edx, 0x608; in eax, dx; mov ebx, eax; sub eax, edi; mov edi, ebx; and eax, 0xffffff; cmp eax, ..
-    let body = body.bytes(&[0xba, 0x08, 0x06, 0, 0, 0xed, 0x89, 0xc3, 0x29, 0xf8, 0x89, 0xdf]);
-    let body = body.bytes(&[0x25, 0xff, 0xff, 0xff, 0, 0x3d]).bytes(&half_second_of_pm.to_le_bytes());
+    let body = body.bytes(&[
+        0xba, 0x08, 0x06, 0, 0, 0xed, 0x89, 0xc3, 0x29, 0xf8, 0x89, 0xdf,
+    ]);
+    let body = body
+        .bytes(&[0x25, 0xff, 0xff, 0xff, 0, 0x3d])
+        .bytes(&half_second_of_pm.to_le_bytes());
     let body = exit_if_above(body).out(0x3f8, b'.');
     let back = -(body.0.len() as i8 + 2);
-    Code::default().bytes(&start).bytes(&body.0).bytes(&[0xeb, back as u8])
+    Code::default()
+        .bytes(&start)
+        .bytes(&body.0)
+        .bytes(&[0xeb, back as u8])
 }
 
 #[test]
@@ -292,9 +363,15 @@ fn a_guest_whose_vcpus_are_made_anew_goes_on_and_no_clock_jumps() {
         while len() == start {
             std::thread::sleep(Duration::from_millis(1));
         }
-        assert!(matches!(control.switch("soft", patience), Err(SwitchError::Already(EngineKind::Soft))));
+        assert!(matches!(
+            control.switch("soft", patience),
+            Err(SwitchError::Already(EngineKind::Soft))
+        ));
         control.stop();
-        assert!(matches!(control.change_engine(EngineKind::Soft, patience), Err(SwitchError::Ended)));
+        assert!(matches!(
+            control.change_engine(EngineKind::Soft, patience),
+            Err(SwitchError::Ended)
+        ));
     };
     let (report, _) = run_image_and(&image(clock_watcher(), &[]), |_| (), act);
     assert_eq!(report.ending, Ending::Stopped(StopCause::Left));
@@ -303,7 +380,10 @@ fn a_guest_whose_vcpus_are_made_anew_goes_on_and_no_clock_jumps() {
 #[test]
 fn a_sleeping_guest_is_woken_by_its_timer_on_a_new_vcpu() {
     // As above, but the vCPU is made anew while it sleeps.
-    let code = start_pic(Code::default().stack().load_idt()).out(0x43, 0x30).out(0x40, 0).out(0x40, 0xff);
+    let code = start_pic(Code::default().stack().load_idt())
+        .out(0x43, 0x30)
+        .out(0x40, 0)
+        .out(0x40, 0xff);
     let code = code.out(0x3f8, b'.').bytes(&[0xfb, 0xf4]).out(0xf4, 1);
     let act = |control: MachineControl, _| {
         assert!(control.wait_until_started());

@@ -63,8 +63,8 @@ pub use engine::{EngineChoice, EngineFinding, EngineKind, findings};
 pub use host::tsc::{Stability as TscStability, stability as tsc_stability};
 pub use paging::paging_finding;
 pub use plan::{
-    BasePlan, Complaint, ConsoleKind, DiskPlan, Forward, ImagePlan, NetBackend, NetPlan, OnReset, PagingPlan,
-    SpecErrors, Transport, UserNetwork, VmPlan, plan,
+    BasePlan, Complaint, ConsoleKind, DiskPlan, Forward, ImagePlan, NetBackend, NetPlan, OnReset,
+    PagingPlan, SpecErrors, Transport, UserNetwork, VmPlan, plan,
 };
 pub use report::{Ending, ExitCounts, Marker, MemoryReport, Report, Sample, Unmapped, VmmMemory};
 pub use server::ControlServer;

@@ -102,13 +102,17 @@ impl Deref for Visit<'_> {
     type Target = Room;
 
     fn deref(&self) -> &Room {
-        self.inside.as_ref().expect("a visit is inside until it ends")
+        self.inside
+            .as_ref()
+            .expect("a visit is inside until it ends")
     }
 }
 
 impl DerefMut for Visit<'_> {
     fn deref_mut(&mut self) -> &mut Room {
-        self.inside.as_mut().expect("a visit is inside until it ends")
+        self.inside
+            .as_mut()
+            .expect("a visit is inside until it ends")
     }
 }
 
@@ -189,19 +193,31 @@ impl Life {
         let rsdp = place_acpi(plan.vcpu_count, &memory);
         let mut state = load_images(plan, &memory, &map, rsdp)?;
         let time = GuestTime::start();
-        let cpuid: Vec<CpuidTable> =
-            (0..plan.vcpu_count).map(|id| cpuid(plan.vcpu_count, id, maker.limit.as_ref())).collect();
-        let engine = (maker.make)(maker.kind, &memory, cpuid.clone()).map_err(AssemblyError::Engine)?;
-        let Engine { mut vcpus, local_apics, wires } = engine;
+        let cpuid: Vec<CpuidTable> = (0..plan.vcpu_count)
+            .map(|id| cpuid(plan.vcpu_count, id, maker.limit.as_ref()))
+            .collect();
+        let engine =
+            (maker.make)(maker.kind, &memory, cpuid.clone()).map_err(AssemblyError::Engine)?;
+        let Engine {
+            mut vcpus,
+            local_apics,
+            wires,
+        } = engine;
         let bells = Arc::new(Bells::default());
         bells.set(vcpus.iter().map(|vcpu| Bell::new(vcpu.kicker())).collect());
         let seats = Arc::new(vcpus.iter().map(|_| Seat::new()).collect());
-        let board_plan =
-            BoardPlan { vcpu_count: plan.vcpu_count, clock: time.clock(), has_debug_exit: plan.debug_exit };
+        let board_plan = BoardPlan {
+            vcpu_count: plan.vcpu_count,
+            clock: time.clock(),
+            has_debug_exit: plan.debug_exit,
+        };
         let sink = Arc::clone(&bells) as Arc<dyn IrqSink>;
         let is_serial = plan.console == ConsoleKind::Serial;
-        let serial: Box<dyn Write + Send> =
-            if is_serial { Box::new(output.clone()) } else { Box::new(std::io::sink()) };
+        let serial: Box<dyn Write + Send> = if is_serial {
+            Box::new(output.clone())
+        } else {
+            Box::new(std::io::sink())
+        };
         let mut board = Board::new(board_plan, Arc::clone(&memory), serial, sink);
         set_first_states(&mut vcpus, &mut state, &board, &time).map_err(AssemblyError::Engine)?;
         board.set_apics(local_apics);
@@ -214,11 +230,20 @@ impl Life {
         let threads = Arc::new(DeviceThreads::new(Arc::clone(&gate), attendant, patience));
         let mailbox = Arc::new(Mailbox::default());
         let interrupts = Arc::new(Sender(Arc::clone(&mailbox)));
-        let links =
-            Links { memory: Arc::clone(&memory), interrupts, threads: Arc::<DeviceThreads>::clone(&threads) };
-        let counters = add_devices(&mut board, attachments, &links).map_err(AssemblyError::Attach)?;
+        let links = Links {
+            memory: Arc::clone(&memory),
+            interrupts,
+            threads: Arc::<DeviceThreads>::clone(&threads),
+        };
+        let counters =
+            add_devices(&mut board, attachments, &links).map_err(AssemblyError::Attach)?;
         let msrs = MachineMsrs::default();
-        let room = Room { board, msrs, typed: Vec::new(), mailbox: Arc::clone(&mailbox) };
+        let room = Room {
+            board,
+            msrs,
+            typed: Vec::new(),
+            mailbox: Arc::clone(&mailbox),
+        };
         let room = Arc::new(Mutex::new(room));
         open_mailbox(&mailbox, &room);
         let (over, end) = (AtomicBool::new(false), Mutex::new(None));
@@ -247,7 +272,11 @@ impl Life {
     /// Enters the room.
     pub(crate) fn room(&self) -> Visit<'_> {
         let inside = Some(self.room.lock().unwrap_or_else(PoisonError::into_inner));
-        Visit { inside, cell: &self.room, mailbox: &self.mailbox }
+        Visit {
+            inside,
+            cell: &self.room,
+            mailbox: &self.mailbox,
+        }
     }
 
     /// What is shown of it; it is life number `life`.
@@ -269,7 +298,10 @@ impl Life {
 
     /// Ends this life and calls all its threads. The first reason counts.
     pub(crate) fn end(&self, reason: End) {
-        self.end.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
+        self.end
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(reason);
         self.call_off();
     }
 
@@ -283,7 +315,10 @@ impl Life {
 
     /// Why it ended.
     pub(crate) fn take_end(&self) -> Option<End> {
-        self.end.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.end
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 }
 
@@ -332,8 +367,15 @@ fn add_devices(
     let mut counters = Vec::new();
     for attachment in attachments {
         let (slot, device) = (attachment.slot(), attachment.device()?);
-        counters.push(DeviceCounters { name: device.name().to_owned(), metrics: attachment.metrics() });
-        board.pci().add(slot, 0, Box::new(VirtioFunction::new(slot, device, links.clone())));
+        counters.push(DeviceCounters {
+            name: device.name().to_owned(),
+            metrics: attachment.metrics(),
+        });
+        board.pci().add(
+            slot,
+            0,
+            Box::new(VirtioFunction::new(slot, device, links.clone())),
+        );
     }
     Ok(counters)
 }
@@ -349,7 +391,10 @@ fn open_mailbox(mailbox: &Arc<Mailbox>, room: &Arc<Mutex<Room>>) {
 }
 
 fn cpuid(vcpu_count: u32, vcpu_id: u32, limit: Option<&CpuidTable>) -> CpuidTable {
-    let topology = Topology { vcpu_count, vcpu_id };
+    let topology = Topology {
+        vcpu_count,
+        vcpu_id,
+    };
     let mut table = cpu_model::table(topology, host::cpu::cpuid, host::cpu::xcr0());
     if let Some(limit) = limit {
         cpu_model::narrow(&mut table, limit);
@@ -365,8 +410,15 @@ fn set_first_states(
     time: &GuestTime,
 ) -> Result<(), EngineError> {
     for (vcpu_id, vcpu) in (0..).zip(vcpus) {
-        let mut waiting = VcpuState { waits_for_sipi: true, ..VcpuState::reset() };
-        let state = if vcpu_id == 0 { &mut *first } else { &mut waiting };
+        let mut waiting = VcpuState {
+            waits_for_sipi: true,
+            ..VcpuState::reset()
+        };
+        let state = if vcpu_id == 0 {
+            &mut *first
+        } else {
+            &mut waiting
+        };
         set_firmware_msrs(state, time);
         if vcpu.has_local_apic() {
             state.local_apic = board.apic_state(vcpu_id, time.now());
@@ -381,7 +433,10 @@ fn set_first_states(
 
 /// Where a vCPU starts that got SIPI with this page.
 pub(crate) fn sipi_state(page: Vector, time: &GuestTime) -> VcpuState {
-    let mut state = VcpuState { rip: 0, ..VcpuState::reset() };
+    let mut state = VcpuState {
+        rip: 0,
+        ..VcpuState::reset()
+    };
     state.cs = Segment::real(u16::from(page) << 8, 0x9b);
     set_firmware_msrs(&mut state, time);
     state
@@ -397,7 +452,9 @@ fn set_firmware_msrs(state: &mut VcpuState, time: &GuestTime) {
 fn place_acpi(vcpu_count: u32, memory: &GuestMemory) -> Gpa {
     let tables = devices::acpi::build(&AcpiPlan { vcpu_count });
     for table in &tables {
-        memory.write(table.gpa, &table.bytes).expect("tables lie in the first MiB, which every plan has");
+        memory
+            .write(table.gpa, &table.bytes)
+            .expect("tables lie in the first MiB, which every plan has");
     }
     tables[0].gpa
 }
@@ -408,12 +465,16 @@ fn load_images(
     map: &[boot::Range],
     rsdp: Gpa,
 ) -> Result<VcpuState, AssemblyError> {
-    let open =
-        |image: &ImagePlan| Image::open(&image.path).map_err(|source| image_error(&image.path, source));
+    let open = |image: &ImagePlan| {
+        Image::open(&image.path).map_err(|source| image_error(&image.path, source))
+    };
     let kernel = open(&plan.kernel)?;
     let mut modules = Vec::new();
     for module in &plan.modules {
-        modules.push(Module { image: open(module)?, string: module.string.clone() });
+        modules.push(Module {
+            image: open(module)?,
+            string: module.string.clone(),
+        });
     }
     let handover = Handover {
         memory,
@@ -428,5 +489,8 @@ fn load_images(
 }
 
 fn image_error(path: &Path, source: ImageError) -> AssemblyError {
-    AssemblyError::Image { path: path.display().to_string(), source }
+    AssemblyError::Image {
+        path: path.display().to_string(),
+        source,
+    }
 }

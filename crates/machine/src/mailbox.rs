@@ -33,7 +33,10 @@ pub(crate) struct Mailbox {
 impl Mailbox {
     /// Says how to get into the room.
     pub(crate) fn set_way(&self, try_deliver: impl Fn() + Send + Sync + 'static) {
-        assert!(self.try_deliver.set(Box::new(try_deliver)).is_ok(), "a life is assembled once");
+        assert!(
+            self.try_deliver.set(Box::new(try_deliver)).is_ok(),
+            "a life is assembled once"
+        );
     }
 
     /// Whether something lies here. Ask after leaving the room.

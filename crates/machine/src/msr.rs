@@ -133,7 +133,10 @@ impl MachineMsrs {
         self.unknown_count += 1;
         if self.logged.is_none_or(|at| at.elapsed() >= LOG_EVERY) {
             self.logged = Some(Instant::now());
-            tracing::debug!("{act} unknown MSR {number:#x}: #GP ({} so far)", self.unknown_count);
+            tracing::debug!(
+                "{act} unknown MSR {number:#x}: #GP ({} so far)",
+                self.unknown_count
+            );
         }
     }
 

@@ -106,14 +106,22 @@ impl Seat {
     }
 
     /// Lays the registers down if somebody asked. Called by the vCPU's thread wherever a call can find it.
-    pub(crate) fn serve(&self, vcpu_id: u32, vcpu: &mut dyn Vcpu, rest: Rest) -> Result<(), EngineError> {
+    pub(crate) fn serve(
+        &self,
+        vcpu_id: u32,
+        vcpu: &mut dyn Vcpu,
+        rest: Rest,
+    ) -> Result<(), EngineError> {
         let asked = self.asked.load(Ordering::Acquire);
         if asked == self.answered.load(Ordering::Relaxed) {
             return Ok(());
         }
         let view = view(vcpu_id, &vcpu.state()?, rest);
         let mut shown = self.shown();
-        *shown = Some(Shown { view, at: Instant::now() });
+        *shown = Some(Shown {
+            view,
+            at: Instant::now(),
+        });
         self.answered.store(asked, Ordering::Release);
         drop(shown);
         self.changed.notify_all();
@@ -138,8 +146,10 @@ impl Seat {
             sum.fetch_add(self.now_ns().saturating_sub(since), Ordering::AcqRel);
         }
         if rest != Rest::None {
-            self.rests_for_startup.store((rest == Rest::WaitsForSipi).into(), Ordering::Relaxed);
-            self.resting_since_ns.store(self.now_ns(), Ordering::Release);
+            self.rests_for_startup
+                .store((rest == Rest::WaitsForSipi).into(), Ordering::Relaxed);
+            self.resting_since_ns
+                .store(self.now_ns(), Ordering::Release);
         }
     }
 
@@ -149,19 +159,28 @@ impl Seat {
             thread => schedule_times(thread),
         };
         let seconds = |ns: u64| Duration::from_nanos(ns).as_secs_f64();
-        let (mut halted, mut waiting) =
-            (self.halted_ns.load(Ordering::Acquire), self.waiting_ns.load(Ordering::Acquire));
+        let (mut halted, mut waiting) = (
+            self.halted_ns.load(Ordering::Acquire),
+            self.waiting_ns.load(Ordering::Acquire),
+        );
         let since = self.resting_since_ns.load(Ordering::Acquire);
         if since != NOT_RESTING {
             let now = self.now_ns().saturating_sub(since);
             let is_startup = self.rests_for_startup.load(Ordering::Relaxed) != 0;
-            *(if is_startup { &mut waiting } else { &mut halted }) += now;
+            *(if is_startup {
+                &mut waiting
+            } else {
+                &mut halted
+            }) += now;
         }
         let names = ExitCounts::default().by_kind();
-        let exits = names.iter().zip(&self.exits).map(|((name, _), count)| Counter {
-            name: (*name).to_owned(),
-            value: count.load(Ordering::Relaxed),
-        });
+        let exits = names
+            .iter()
+            .zip(&self.exits)
+            .map(|((name, _), count)| Counter {
+                name: (*name).to_owned(),
+                value: count.load(Ordering::Relaxed),
+            });
         VcpuBook {
             vcpu_id,
             run_seconds: times.map(|(run, _)| seconds(run)),
@@ -177,8 +196,11 @@ impl Observed {
     /// Every vCPU's registers as of now, or as of when it last answered if it does not in time.
     pub(crate) fn registers(&self, patience: Duration) -> Vec<VcpuView> {
         let deadline = Instant::now() + patience;
-        let asked: Vec<u64> =
-            self.seats.iter().map(|seat| seat.asked.fetch_add(1, Ordering::AcqRel) + 1).collect();
+        let asked: Vec<u64> = self
+            .seats
+            .iter()
+            .map(|seat| seat.asked.fetch_add(1, Ordering::AcqRel) + 1)
+            .collect();
         self.bells.all().iter().for_each(Bell::ring_always);
         self.gate.call();
         let answer = |(seat, asked): (&Seat, u64)| {
@@ -186,26 +208,37 @@ impl Observed {
             let left = deadline.saturating_duration_since(Instant::now());
             let waited = seat.changed.wait_timeout_while(seat.shown(), left, waits);
             let shown = (*waited.unwrap_or_else(PoisonError::into_inner).0)?;
-            Some(VcpuView { age_ms: shown.at.elapsed().as_millis() as u64, ..shown.view })
+            Some(VcpuView {
+                age_ms: shown.at.elapsed().as_millis() as u64,
+                ..shown.view
+            })
         };
         self.seats.iter().zip(asked).filter_map(answer).collect()
     }
 
     /// Every vCPU's book.
     pub(crate) fn vcpu_books(&self) -> Vec<VcpuBook> {
-        (0..).zip(self.seats.iter()).map(|(vcpu_id, seat)| seat.book(vcpu_id)).collect()
+        (0..)
+            .zip(self.seats.iter())
+            .map(|(vcpu_id, seat)| seat.book(vcpu_id))
+            .collect()
     }
 }
 
 /// Nanoseconds that a thread of ours ran, and that it was ready and did not run.
 fn schedule_times(thread: u32) -> Option<(u64, u64)> {
     let text = std::fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).ok()?;
-    let mut numbers = text.split_ascii_whitespace().map_while(|word| word.parse().ok());
+    let mut numbers = text
+        .split_ascii_whitespace()
+        .map_while(|word| word.parse().ok());
     Some((numbers.next()?, numbers.next()?))
 }
 
 fn view(vcpu_id: u32, state: &VcpuState, rest: Rest) -> VcpuView {
-    let table = |table: DescriptorTable| TableView { base: table.base, limit: table.limit };
+    let table = |table: DescriptorTable| TableView {
+        base: table.base,
+        limit: table.limit,
+    };
     VcpuView {
         vcpu_id,
         cr0: state.cr0.bits(),

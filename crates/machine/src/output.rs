@@ -56,7 +56,13 @@ pub(crate) struct Output(Arc<Shared>);
 impl Output {
     /// An output for a VM that started at `start`.
     pub(crate) fn new(start: Instant, markers: &[String]) -> Output {
-        let watched = markers.iter().map(|text| Watched { text: text.clone(), seen: None }).collect();
+        let watched = markers
+            .iter()
+            .map(|text| Watched {
+                text: text.clone(),
+                seen: None,
+            })
+            .collect();
         let state = State {
             queue: Vec::new(),
             writing: false,
@@ -97,7 +103,11 @@ impl Output {
     }
 
     fn wait<'a>(&'a self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.0.changed.wait_timeout(state, PATIENCE).unwrap_or_else(PoisonError::into_inner).0
+        self.0
+            .changed
+            .wait_timeout(state, PATIENCE)
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
     }
 
     /// The markers seen since last asked, by position, with the time of each.
@@ -108,7 +118,10 @@ impl Output {
         let mut state = self.lock();
         self.0.seen.store(false, Ordering::Relaxed);
         let fresh = std::mem::take(&mut state.fresh);
-        fresh.into_iter().filter_map(|at| Some((at, state.watched[at].seen?))).collect()
+        fresh
+            .into_iter()
+            .filter_map(|at| Some((at, state.watched[at].seen?)))
+            .collect()
     }
 
     /// When the first byte came.
@@ -121,7 +134,11 @@ impl Output {
         loop {
             let mut state = self.lock();
             while state.queue.is_empty() && !state.closed {
-                state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = self
+                    .0
+                    .changed
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
             }
             if state.queue.is_empty() {
                 return;
@@ -137,8 +154,8 @@ impl Output {
             drop(state);
             // A sink that panics is one that failed: the guest must not wait for ever for room.
             let write = AssertUnwindSafe(|| sink.write_all(&bytes).and_then(|()| sink.flush()));
-            let written =
-                catch_unwind(write).unwrap_or_else(|_| Err(io::Error::other("its writer panicked")));
+            let written = catch_unwind(write)
+                .unwrap_or_else(|_| Err(io::Error::other("its writer panicked")));
             let mut state = self.lock();
             state.writing = false;
             let failed = written.is_err();
@@ -262,7 +279,9 @@ mod tests {
 
     impl Write for Gate {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.recv().map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+            self.0
+                .recv()
+                .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
             self.1.extend_from_slice(bytes);
             Ok(bytes.len())
         }
@@ -305,6 +324,9 @@ mod tests {
         output.write_all(b"lost").unwrap();
         output.write_to(&mut Gate(gate, Vec::new()));
         output.wait_for_room(|| true);
-        assert_eq!(output.finish(|| true).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        assert_eq!(
+            output.finish(|| true).unwrap_err().kind(),
+            io::ErrorKind::BrokenPipe
+        );
     }
 }

@@ -27,9 +27,25 @@ struct State {
 
 impl Paging {
     pub(crate) fn new(plan: &PagingPlan) -> Paging {
-        let PagingPlan { limit_bytes, store_memory_bytes, file, .. } = plan.clone();
-        let settings = Settings { limit_bytes, store_memory_bytes, file, ahead_pages: AHEAD_PAGES };
-        let state = State { settings, pager: None, why_not: None, stalled: None, broken: None };
+        let PagingPlan {
+            limit_bytes,
+            store_memory_bytes,
+            file,
+            ..
+        } = plan.clone();
+        let settings = Settings {
+            limit_bytes,
+            store_memory_bytes,
+            file,
+            ahead_pages: AHEAD_PAGES,
+        };
+        let state = State {
+            settings,
+            pager: None,
+            why_not: None,
+            stalled: None,
+            broken: None,
+        };
         Paging(Arc::new(Mutex::new(state)))
     }
 
@@ -114,7 +130,10 @@ impl Paging {
         if let Some(why_not) = &state.why_not {
             return Err(why_not.clone());
         }
-        let is_in_huge_pages = state.pager.as_ref().is_some_and(|pager| pager.is_in_huge_pages());
+        let is_in_huge_pages = state
+            .pager
+            .as_ref()
+            .is_some_and(|pager| pager.is_in_huge_pages());
         if matches!(limit_bytes, Some(Some(_))) && is_in_huge_pages {
             return Err(
                 "it is in huge pages; a guest that was started without `--huge-pages` can have a limit"
@@ -131,7 +150,9 @@ impl Paging {
         drop(state);
         if let Some(pager) = &pager {
             if let Some(bytes) = store_memory_bytes {
-                pager.set_store_memory(bytes).map_err(|error| error.to_string())?;
+                pager
+                    .set_store_memory(bytes)
+                    .map_err(|error| error.to_string())?;
             }
             pager.set_limit(limit).map_err(|error| error.to_string())?;
         }
@@ -142,7 +163,10 @@ impl Paging {
 /// An error with what is behind it.
 pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    causes
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
 }
 
 /// Whether memory of guests can be paged here, as a sentence, and what to do if not.

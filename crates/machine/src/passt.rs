@@ -106,7 +106,10 @@ impl Passt {
     ///
     /// # Errors
     /// [`PasstError`] if it does not start or is not ready in time.
-    pub(crate) fn start(network: &UserNetwork, mac: MacAddress) -> Result<(Passt, UnixStream), PasstError> {
+    pub(crate) fn start(
+        network: &UserNetwork,
+        mac: MacAddress,
+    ) -> Result<(Passt, UnixStream), PasstError> {
         match start_once(network, mac, None) {
             Err(PasstError::Ended { said }) if said.contains(NO_ROUTE) => {
                 tracing::warn!(
@@ -147,7 +150,9 @@ fn start_once(
     // The command holds passt's end of the socket, and would hold it open after passt is gone.
     drop(command);
     let program = network.passt.clone();
-    let mut passt = Passt { child: child.map_err(|source| PasstError::Start { program, source })? };
+    let mut passt = Passt {
+        child: child.map_err(|source| PasstError::Start { program, source })?,
+    };
     let mut socket = ours;
     wait_until_ready(&mut passt, &mut socket, mac)?;
     log_what_it_says(&mut passt.child).map_err(PasstError::Thread)?;
@@ -156,18 +161,24 @@ fn start_once(
 
 /// Reads its complaints for as long as it lives: a full pipe would stop it, a closed one end it.
 fn log_what_it_says(child: &mut Child) -> io::Result<()> {
-    let Some(stderr) = child.stderr.take() else { return Ok(()) };
+    let Some(stderr) = child.stderr.take() else {
+        return Ok(());
+    };
     let read = move || {
         let lines = BufReader::new(stderr).split(b'\n').map_while(Result::ok);
         lines.for_each(|line| tracing::debug!("passt: {}", String::from_utf8_lossy(&line)));
     };
-    thread::Builder::new().name("passt".to_owned()).spawn(read).map(drop)
+    thread::Builder::new()
+        .name("passt".to_owned())
+        .spawn(read)
+        .map(drop)
 }
 
 /// What passt is told (passt(1)).
 fn arguments(network: &UserNetwork, resolver: Option<Ipv4Addr>) -> Vec<String> {
-    let mut words: Vec<String> =
-        ["--quiet", "--foreground", "--fd", "0", "--ipv4-only"].map(String::from).into();
+    let mut words: Vec<String> = ["--quiet", "--foreground", "--fd", "0", "--ipv4-only"]
+        .map(String::from)
+        .into();
     let mut option = |name: &str, value: String| words.extend([name.to_owned(), value]);
     option("--address", GUEST.to_string());
     option("--netmask", NETMASK_BITS.to_owned());
@@ -179,9 +190,16 @@ fn arguments(network: &UserNetwork, resolver: Option<Ipv4Addr>) -> Vec<String> {
         option("--dns", RESOLVER.to_string());
         option("--dns-forward", RESOLVER.to_string());
     }
-    for (name, transport) in [("--tcp-ports", Transport::Tcp), ("--udp-ports", Transport::Udp)] {
-        let mut specs: Vec<String> =
-            network.forwards.iter().filter(|forward| forward.transport == transport).map(port_spec).collect();
+    for (name, transport) in [
+        ("--tcp-ports", Transport::Tcp),
+        ("--udp-ports", Transport::Udp),
+    ] {
+        let mut specs: Vec<String> = network
+            .forwards
+            .iter()
+            .filter(|forward| forward.transport == transport)
+            .map(port_spec)
+            .collect();
         if specs.is_empty() {
             // Else it forwards UDP wherever it forwards TCP.
             specs.push("none".to_owned());
@@ -195,20 +213,35 @@ fn arguments(network: &UserNetwork, resolver: Option<Ipv4Addr>) -> Vec<String> {
 }
 
 fn port_spec(forward: &Forward) -> String {
-    format!("{}/{}:{}", forward.host.ip(), forward.host.port(), forward.guest_port)
+    format!(
+        "{}/{}:{}",
+        forward.host.ip(),
+        forward.host.port(),
+        forward.guest_port
+    )
 }
 
 /// The host's first resolver, if it is one that a guest cannot reach itself.
 fn loopback_resolver(resolv_conf: &str) -> Option<Ipv4Addr> {
-    let servers = resolv_conf.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
-    let first = servers.filter_map(|server| server.trim().parse::<Ipv4Addr>().ok()).next();
+    let servers = resolv_conf
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("nameserver"));
+    let first = servers
+        .filter_map(|server| server.trim().parse::<Ipv4Addr>().ok())
+        .next();
     first.filter(Ipv4Addr::is_loopback)
 }
 
 /// Asks until it answers or ends.
-fn wait_until_ready(passt: &mut Passt, socket: &mut UnixStream, mac: MacAddress) -> Result<(), PasstError> {
+fn wait_until_ready(
+    passt: &mut Passt,
+    socket: &mut UnixStream,
+    mac: MacAddress,
+) -> Result<(), PasstError> {
     let give_up = Instant::now() + START_TIME;
-    socket.set_read_timeout(Some(PATIENCE)).map_err(PasstError::Socket)?;
+    socket
+        .set_read_timeout(Some(PATIENCE))
+        .map_err(PasstError::Socket)?;
     let asked = socket.write_all(&arp_request(mac));
     let mut answer = Vec::new();
     let mut part = [0; 256];
@@ -216,11 +249,17 @@ fn wait_until_ready(passt: &mut Passt, socket: &mut UnixStream, mac: MacAddress)
         match socket.read(&mut part) {
             Ok(0) => break,
             Ok(count) => answer.extend(&part[..count]),
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) => {}
             Err(_) => break,
         }
         // The only thing it can have to say, so what comes is the answer, whole when its last byte is there.
-        let len = answer.first_chunk().map(|prefix| u32::from_be_bytes(*prefix) as usize);
+        let len = answer
+            .first_chunk()
+            .map(|prefix| u32::from_be_bytes(*prefix) as usize);
         if len.is_some_and(|len| answer.len() >= 4 + len) {
             socket.set_read_timeout(None).map_err(PasstError::Socket)?;
             return Ok(());
@@ -242,10 +281,20 @@ fn wait_until_ready(passt: &mut Passt, socket: &mut UnixStream, mac: MacAddress)
 /// Its last word that is a complaint.
 fn complaint(said: &str) -> String {
     let is_chatter = |line: &&str| {
-        line.is_empty() || line.starts_with("Failed to send") || line.starts_with("Don't run as root")
+        line.is_empty()
+            || line.starts_with("Failed to send")
+            || line.starts_with("Don't run as root")
     };
-    let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !is_chatter(line)).collect();
-    if lines.is_empty() { "it does not say why".to_owned() } else { lines.join("; ") }
+    let lines: Vec<&str> = said
+        .lines()
+        .map(str::trim)
+        .filter(|line| !is_chatter(line))
+        .collect();
+    if lines.is_empty() {
+        "it does not say why".to_owned()
+    } else {
+        lines.join("; ")
+    }
 }
 
 fn classify(said: String) -> PasstError {
@@ -281,11 +330,24 @@ mod tests {
     #[test]
     fn only_a_resolver_on_the_loopback_needs_a_stand_in() {
         let check = |text, expected: Option<[u8; 4]>| {
-            assert_eq!(loopback_resolver(text), expected.map(Ipv4Addr::from), "{text}");
+            assert_eq!(
+                loopback_resolver(text),
+                expected.map(Ipv4Addr::from),
+                "{text}"
+            );
         };
-        check("nameserver 127.0.0.53\noptions edns0\n", Some([127, 0, 0, 53]));
-        check("# a comment\nnameserver 192.0.2.53\nnameserver 127.0.0.1\n", None);
-        check("nameserver ::1\nnameserver 127.0.0.1\n", Some([127, 0, 0, 1]));
+        check(
+            "nameserver 127.0.0.53\noptions edns0\n",
+            Some([127, 0, 0, 53]),
+        );
+        check(
+            "# a comment\nnameserver 192.0.2.53\nnameserver 127.0.0.1\n",
+            None,
+        );
+        check(
+            "nameserver ::1\nnameserver 127.0.0.1\n",
+            Some([127, 0, 0, 1]),
+        );
         check("", None);
     }
 
@@ -297,23 +359,43 @@ mod tests {
             transport,
         };
         let check = |forwards: Vec<Forward>, expected: &str| {
-            let network = UserNetwork { passt: PathBuf::new(), forwards, reaches_host: false };
+            let network = UserNetwork {
+                passt: PathBuf::new(),
+                forwards,
+                reaches_host: false,
+            };
             let words = arguments(&network, None).join(" ");
-            let ports = words.split_once("--tcp-ports").map(|(_, ports)| ports.trim());
+            let ports = words
+                .split_once("--tcp-ports")
+                .map(|(_, ports)| ports.trim());
             assert_eq!(ports, Some(expected));
         };
         check(Vec::new(), "none --udp-ports none --no-map-gw");
         check(
-            vec![forward(8080, 80, Transport::Tcp), forward(2222, 22, Transport::Tcp)],
+            vec![
+                forward(8080, 80, Transport::Tcp),
+                forward(2222, 22, Transport::Tcp),
+            ],
             "127.0.0.1/8080:80 --tcp-ports 127.0.0.1/2222:22 --udp-ports none --no-map-gw",
         );
-        check(vec![forward(53, 5353, Transport::Udp)], "none --udp-ports 127.0.0.1/53:5353 --no-map-gw");
+        check(
+            vec![forward(53, 5353, Transport::Udp)],
+            "none --udp-ports 127.0.0.1/53:5353 --no-map-gw",
+        );
     }
 
     #[test]
     fn what_passt_says_becomes_a_sentence() {
         let check = |said: &str, expected: &str| {
-            assert_eq!(classify(complaint(said)).to_string().split_once(':').unwrap().0, expected, "{said}");
+            assert_eq!(
+                classify(complaint(said))
+                    .to_string()
+                    .split_once(':')
+                    .unwrap()
+                    .0,
+                expected,
+                "{said}"
+            );
         };
         check(
             "Don't run as root. Changing to nobody...\nFailed to bind any port for '-t 127.0.0.1/80:80', exiting\n",

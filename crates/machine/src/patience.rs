@@ -23,7 +23,10 @@ pub(crate) struct Patience {
 impl Patience {
     /// For a VM of `vcpu_count` vCPUs on a host that gives us `core_count` cores.
     pub(crate) fn new(vcpu_count: u32, core_count: usize) -> Patience {
-        Patience { has_spare_core: core_count > vcpu_count as usize, span: Duration::ZERO }
+        Patience {
+            has_spare_core: core_count > vcpu_count as usize,
+            span: Duration::ZERO,
+        }
     }
 
     /// How long to look before the next sleep.
@@ -45,10 +48,21 @@ impl Patience {
 mod tests {
     use super::*;
 
-    fn check(name: &str, (vcpu_count, core_count): (u32, usize), calls_us: &[u64], expected_us: u64) {
+    fn check(
+        name: &str,
+        (vcpu_count, core_count): (u32, usize),
+        calls_us: &[u64],
+        expected_us: u64,
+    ) {
         let mut patience = Patience::new(vcpu_count, core_count);
-        calls_us.iter().for_each(|&after| patience.called(Duration::from_micros(after)));
-        assert_eq!(patience.span(), Duration::from_micros(expected_us), "{name}");
+        calls_us
+            .iter()
+            .for_each(|&after| patience.called(Duration::from_micros(after)));
+        assert_eq!(
+            patience.span(),
+            Duration::from_micros(expected_us),
+            "{name}"
+        );
     }
 
     #[test]

@@ -66,7 +66,9 @@ impl Recent {
     pub(crate) fn push(&self, bytes: &[u8]) {
         let mut state = self.lock();
         state.end += bytes.len() as u64;
-        state.kept.extend(&bytes[bytes.len().saturating_sub(KEPT_BYTES)..]);
+        state
+            .kept
+            .extend(&bytes[bytes.len().saturating_sub(KEPT_BYTES)..]);
         let surplus = state.kept.len().saturating_sub(KEPT_BYTES);
         state.kept.drain(..surplus);
         self.0.changed.notify_all();
@@ -94,7 +96,10 @@ impl Recent {
         let state = self.lock();
         let at = state.end.saturating_sub(back_bytes).max(state.start());
         drop(state);
-        Reader { recent: self.clone(), at }
+        Reader {
+            recent: self.clone(),
+            at,
+        }
     }
 }
 
@@ -104,7 +109,10 @@ impl Reader {
         let shared = &self.recent.0;
         let mut state = self.recent.lock();
         while state.end == self.at && !state.closed && goes_on() {
-            state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = shared
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         if state.end == self.at || !goes_on() {
             return None;
@@ -112,7 +120,12 @@ impl Reader {
         let missed = state.start().saturating_sub(self.at);
         self.at += missed;
         let skip = (self.at - state.start()) as usize;
-        let bytes: Vec<u8> = state.kept.range(skip..).take(PIECE_BYTES).copied().collect();
+        let bytes: Vec<u8> = state
+            .kept
+            .range(skip..)
+            .take(PIECE_BYTES)
+            .copied()
+            .collect();
         self.at += bytes.len() as u64;
         Some(Piece { missed, bytes })
     }
@@ -148,7 +161,10 @@ mod tests {
         recent.push(b"end");
         recent.close();
         let first = slow.next(|| true).unwrap();
-        assert_eq!((first.missed, first.bytes[0], first.bytes.len()), (1003, b'b', PIECE_BYTES));
+        assert_eq!(
+            (first.missed, first.bytes[0], first.bytes.len()),
+            (1003, b'b', PIECE_BYTES)
+        );
         let mut last = first;
         while let Some(piece) = slow.next(|| true) {
             assert_eq!(piece.missed, 0);

@@ -3,7 +3,9 @@
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use vcpu::{Engine, EngineError, EngineStatistics, Exit, Injection, Kick, Reply, Unit, Vcpu, VcpuState};
+use vcpu::{
+    Engine, EngineError, EngineStatistics, Exit, Injection, Kick, Reply, Unit, Vcpu, VcpuState,
+};
 
 use crate::boot::Protocol;
 use crate::boot::test_images::bzimage;
@@ -66,7 +68,11 @@ impl Vcpu for Scripted {
             return Ok(Exit::Halt);
         }
         let kicked = self.kicker.kicked.lock().unwrap();
-        let mut kicked = self.kicker.changed.wait_while(kicked, |kicked| !*kicked).unwrap();
+        let mut kicked = self
+            .kicker
+            .changed
+            .wait_while(kicked, |kicked| !*kicked)
+            .unwrap();
         *kicked = false;
         Ok(Exit::Kicked)
     }
@@ -112,20 +118,32 @@ pub(crate) fn plan(kernel: &host::MemFd) -> VmPlan {
         network: None,
         vsock: None,
         name: "test".to_owned(),
-        kernel: ImagePlan { path, len_bytes: bytes.len() as u64, string: String::new() },
+        kernel: ImagePlan {
+            path,
+            len_bytes: bytes.len() as u64,
+            string: String::new(),
+        },
         protocol: Protocol::Linux64,
         modules: Vec::new(),
         cmdline: "console=ttyS0".to_owned(),
         memory_bytes: 64 << 20,
         vcpu_count: 1,
-        engine: EngineChoice { kind: EngineKind::Soft, why: "scripted".to_owned() },
+        engine: EngineChoice {
+            kind: EngineKind::Soft,
+            why: "scripted".to_owned(),
+        },
         timeout: Some(Duration::from_secs(60)),
         debug_exit: true,
         on_reset: OnReset::End,
         console: ConsoleKind::Serial,
         markers: Vec::new(),
         disks: Vec::new(),
-        paging: PagingPlan { limit_bytes: None, huge_pages: false, store_memory_bytes: 64 << 20, file: None },
+        paging: PagingPlan {
+            limit_bytes: None,
+            huge_pages: false,
+            store_memory_bytes: 64 << 20,
+            file: None,
+        },
     }
 }
 
@@ -156,9 +174,21 @@ pub(crate) fn machine(
             halted: false,
             runs: 0,
         };
-        let vcpus = tables.into_iter().map(scripted).map(|vcpu| Box::new(vcpu) as Box<dyn Vcpu>).collect();
-        Ok(Engine { vcpus, local_apics: None, wires: None })
+        let vcpus = tables
+            .into_iter()
+            .map(scripted)
+            .map(|vcpu| Box::new(vcpu) as Box<dyn Vcpu>)
+            .collect();
+        Ok(Engine {
+            vcpus,
+            local_apics: None,
+            wires: None,
+        })
     });
-    let maker = VcpuMaker { kind: EngineKind::Soft, make, limit: None };
+    let maker = VcpuMaker {
+        kind: EngineKind::Soft,
+        make,
+        limit: None,
+    };
     (build_on(plan, console, maker).unwrap(), injected)
 }

@@ -44,7 +44,9 @@ pub enum SwitchError {
     #[error("the guest's threads did not come to rest in time")]
     TimedOut,
     /// It stands still in the middle of things.
-    #[error("the guest waits for room for its pages ({0}); raise its limit or its page memory first")]
+    #[error(
+        "the guest waits for room for its pages ({0}); raise its limit or its page memory first"
+    )]
     Stalled(String),
     /// It has ended.
     #[error("the VM has ended")]
@@ -58,12 +60,15 @@ pub(crate) fn switch(life: &Life, kind: EngineKind, make: &MakeVcpus) -> Result<
     }
     let count = life.cpuid.len();
     let is_over = || life.is_over();
-    let states =
-        match life.exchange.put(Table::States((0..count).map(|_| None).collect()), &life.gate, is_over) {
-            Some(Table::States(states)) => states.into_iter().flatten().collect::<Vec<_>>(),
-            _ if life.is_over() => return Err(SwitchError::Ended),
-            _ => return Err(SwitchError::TimedOut),
-        };
+    let states = match life.exchange.put(
+        Table::States((0..count).map(|_| None).collect()),
+        &life.gate,
+        is_over,
+    ) {
+        Some(Table::States(states)) => states.into_iter().flatten().collect::<Vec<_>>(),
+        _ if life.is_over() => return Err(SwitchError::Ended),
+        _ => return Err(SwitchError::TimedOut),
+    };
     let refused = |source| SwitchError::Engine { kind, source };
     let mut engine = make(kind, &life.memory, life.cpuid.clone()).map_err(refused)?;
     // First only to see whether they are taken: what follows cannot be undone.
@@ -81,21 +86,35 @@ pub(crate) fn switch(life: &Life, kind: EngineKind, make: &MakeVcpus) -> Result<
 
 /// The guest may use whatever its CPUID shows.
 fn check_features(life: &Life) -> Result<(), SwitchError> {
-    let Some(limit) = engine::cpuid_limit() else { return Ok(()) };
+    let Some(limit) = engine::cpuid_limit() else {
+        return Ok(());
+    };
     let fits = life.cpuid.iter().all(|table| {
         let mut narrowed = table.clone();
         cpu_model::narrow(&mut narrowed, &limit);
         narrowed == *table
     });
-    if fits { Ok(()) } else { Err(SwitchError::Features) }
+    if fits {
+        Ok(())
+    } else {
+        Err(SwitchError::Features)
+    }
 }
 
 fn set_all(engine: &mut Engine, states: &[VcpuState]) -> Result<(), EngineError> {
-    engine.vcpus.iter_mut().zip(states).try_for_each(|(vcpu, state)| vcpu.set_state(state))
+    engine
+        .vcpus
+        .iter_mut()
+        .zip(states)
+        .try_for_each(|(vcpu, state)| vcpu.set_state(state))
 }
 
 /// Carries the local APICs between engine and board, and gives the vCPUs their final states.
-fn hand_over(life: &Life, engine: &mut Engine, mut states: Vec<VcpuState>) -> Result<Vec<Rest>, EngineError> {
+fn hand_over(
+    life: &Life,
+    engine: &mut Engine,
+    mut states: Vec<VcpuState>,
+) -> Result<Vec<Rest>, EngineError> {
     let mut room = life.room();
     let (board, now) = (&mut room.board, life.time.now());
     for (vcpu_id, state) in (0..).zip(&mut states) {

@@ -34,10 +34,23 @@ impl GuestTime {
     /// Time that starts now.
     pub(crate) fn start() -> GuestTime {
         let tsc_khz = host::tsc::frequency_khz();
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let clock = GuestClock { tsc_khz, tsc_at_start: 0, wall_at_start_ns: wall.as_nanos() as u64 };
-        let pauses = Pauses { frozen_at: AtomicU64::new(NOT_FROZEN), lost_ticks: AtomicU64::new(0) };
-        GuestTime { clock, first_offset: 0_u64.wrapping_sub(host::tsc::read()), shared: Arc::new(pauses) }
+        let wall = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let clock = GuestClock {
+            tsc_khz,
+            tsc_at_start: 0,
+            wall_at_start_ns: wall.as_nanos() as u64,
+        };
+        let pauses = Pauses {
+            frozen_at: AtomicU64::new(NOT_FROZEN),
+            lost_ticks: AtomicU64::new(0),
+        };
+        GuestTime {
+            clock,
+            first_offset: 0_u64.wrapping_sub(host::tsc::read()),
+            shared: Arc::new(pauses),
+        }
     }
 
     /// How the board sees it.
@@ -81,7 +94,9 @@ impl GuestTime {
 
     /// Stops. Nobody runs guest code.
     pub(crate) fn freeze(&self) {
-        self.shared.frozen_at.store(host::tsc::read(), Ordering::Release);
+        self.shared
+            .frozen_at
+            .store(host::tsc::read(), Ordering::Release);
     }
 
     /// Goes on from where it stopped. Nobody runs guest code yet, and nobody asks what time it is.
@@ -108,9 +123,16 @@ mod tests {
         assert_eq!(time.now(), stopped);
         time.thaw();
         let after = time.now();
-        assert!(after >= stopped && after.since(stopped) < 100_000_000, "{stopped:?} {after:?}");
+        assert!(
+            after >= stopped && after.since(stopped) < 100_000_000,
+            "{stopped:?} {after:?}"
+        );
         assert_eq!(offset.wrapping_sub(time.tsc_offset()), time.lost_ticks());
         time.thaw();
-        assert_eq!(offset.wrapping_sub(time.tsc_offset()), time.lost_ticks(), "once");
+        assert_eq!(
+            offset.wrapping_sub(time.tsc_offset()),
+            time.lost_ticks(),
+            "once"
+        );
     }
 }

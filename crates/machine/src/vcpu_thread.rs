@@ -41,12 +41,24 @@ struct VcpuThread<'a> {
 }
 
 /// Runs a vCPU until its life is over.
-pub(crate) fn run(life: &Life, vcpu_id: u32, vcpu: Box<dyn Vcpu>) -> Result<VcpuAccount, EngineError> {
+pub(crate) fn run(
+    life: &Life,
+    vcpu_id: u32,
+    vcpu: Box<dyn Vcpu>,
+) -> Result<VcpuAccount, EngineError> {
     // An engine with local APICs knows itself which vCPUs wait.
     let runs = vcpu_id == 0 || vcpu.has_local_apic();
     let rest = if runs { Rest::None } else { Rest::WaitsForSipi };
     let (seat, account) = (&life.seats[vcpu_id as usize], VcpuAccount::default());
-    let mut thread = VcpuThread { life, seat, vcpu_id, vcpu, rest, lost_ticks: 0, account };
+    let mut thread = VcpuThread {
+        life,
+        seat,
+        vcpu_id,
+        vcpu,
+        rest,
+        lost_ticks: 0,
+        account,
+    };
     seat.take();
     let result = thread.go();
     seat.leave();
@@ -110,7 +122,8 @@ impl VcpuThread<'_> {
         served?;
         let lost = life.time.lost_ticks();
         if lost != self.lost_ticks {
-            self.vcpu.hold_tsc_back(lost.wrapping_sub(self.lost_ticks))?;
+            self.vcpu
+                .hold_tsc_back(lost.wrapping_sub(self.lost_ticks))?;
             self.lost_ticks = lost;
         }
         Ok(())
@@ -119,7 +132,10 @@ impl VcpuThread<'_> {
     /// In a pause: shows the vCPU to who looks on, and takes part in a change of engine.
     fn serve(&mut self) -> Result<(), EngineError> {
         self.seat.serve(self.vcpu_id, &mut *self.vcpu, self.rest)?;
-        let old = self.life.exchange.take_part(self.vcpu_id, &mut self.vcpu, &mut self.rest)?;
+        let old = self
+            .life
+            .exchange
+            .take_part(self.vcpu_id, &mut self.vcpu, &mut self.rest)?;
         if let Some(old) = old {
             sums::add_vcpu(&mut self.account.statistics, &old.statistics());
         }
@@ -216,7 +232,8 @@ impl VcpuThread<'_> {
                 self.rest = Rest::None;
             }
         }
-        self.vcpu.set_interrupt_window(board.has_interrupt(self.vcpu_id));
+        self.vcpu
+            .set_interrupt_window(board.has_interrupt(self.vcpu_id));
         Ok(())
     }
 
@@ -228,7 +245,8 @@ impl VcpuThread<'_> {
         {
             self.vcpu.inject(Injection::Interrupt(vector));
         }
-        self.vcpu.set_interrupt_window(board.has_interrupt(self.vcpu_id));
+        self.vcpu
+            .set_interrupt_window(board.has_interrupt(self.vcpu_id));
     }
 
     fn start_up(&mut self, startup: Startup) -> Result<(), EngineError> {

@@ -15,5 +15,10 @@ pub trait PageKeeper: Send + Sync {
     ///
     /// # Errors
     /// What `punch` says.
-    fn forget(&self, first: u64, count: u64, punch: &mut dyn FnMut() -> io::Result<u64>) -> io::Result<u64>;
+    fn forget(
+        &self,
+        first: u64,
+        count: u64,
+        punch: &mut dyn FnMut() -> io::Result<u64>,
+    ) -> io::Result<u64>;
 }

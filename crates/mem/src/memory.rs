@@ -56,10 +56,15 @@ impl Slots {
             "the plan rounds slots to pages"
         );
         assert!(len_bytes > 0, "a slot has pages");
-        let (end, file_offset) =
-            self.0.last().map_or((Gpa(0), 0), |last| (last.end(), last.file_offset + last.len_bytes));
+        let (end, file_offset) = self.0.last().map_or((Gpa(0), 0), |last| {
+            (last.end(), last.file_offset + last.len_bytes)
+        });
         assert!(gpa >= end, "slots are laid out lowest first");
-        self.0.push(Memslot { gpa, len_bytes, file_offset });
+        self.0.push(Memslot {
+            gpa,
+            len_bytes,
+            file_offset,
+        });
     }
 
     /// The slots.
@@ -124,7 +129,9 @@ pub struct GuestMemory {
 
 impl std::fmt::Debug for GuestMemory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("GuestMemory").field("slots", &self.slots).finish_non_exhaustive()
+        f.debug_struct("GuestMemory")
+            .field("slots", &self.slots)
+            .finish_non_exhaustive()
     }
 }
 
@@ -135,7 +142,8 @@ impl GuestMemory {
     /// [`MemoryError::Map`] if the host gives no address space.
     pub fn new(slots: Slots) -> Result<GuestMemory, MemoryError> {
         let len_bytes = slots.len_bytes();
-        let fd = MemFd::new(NAME, len_bytes).map_err(|source| MemoryError::Map { len_bytes, source })?;
+        let fd =
+            MemFd::new(NAME, len_bytes).map_err(|source| MemoryError::Map { len_bytes, source })?;
         GuestMemory::of_file(slots, fd, false)
     }
 
@@ -153,16 +161,24 @@ impl GuestMemory {
         }
     }
 
-    fn of_file(slots: Slots, fd: MemFd, is_in_huge_pages: bool) -> Result<GuestMemory, MemoryError> {
+    fn of_file(
+        slots: Slots,
+        fd: MemFd,
+        is_in_huge_pages: bool,
+    ) -> Result<GuestMemory, MemoryError> {
         let len_bytes = slots.len_bytes();
         let map_error = |source| MemoryError::Map { len_bytes, source };
-        let mapping = Mapping::new(&fd, len_bytes as usize, Protection::ReadWrite).map_err(map_error)?;
+        let mapping =
+            Mapping::new(&fd, len_bytes as usize, Protection::ReadWrite).map_err(map_error)?;
         if !is_in_huge_pages {
             // Part of a huge page cannot always be taken back, and the pager would believe that it was.
             mapping.keep_pages_small();
         }
         let page = |bytes| (bytes / PAGE_SIZE) as usize;
-        let notes = slots.0.iter().map(|slot| (slot.gpa.gfn(), page(slot.file_offset), page(slot.len_bytes)));
+        let notes = slots
+            .0
+            .iter()
+            .map(|slot| (slot.gpa.gfn(), page(slot.file_offset), page(slot.len_bytes)));
         let notes = Arc::new(PageNotes::new(notes.collect()));
         let mut regions = Vec::new();
         for slot in &slots.0 {
@@ -183,9 +199,19 @@ impl GuestMemory {
                 .ok_or(MemoryError::Describe { gpa: slot.gpa })?;
             regions.push(region);
         }
-        let vm_memory = VmMemory::from_regions(regions).map_err(|_| MemoryError::Describe { gpa: Gpa(0) })?;
+        let vm_memory =
+            VmMemory::from_regions(regions).map_err(|_| MemoryError::Describe { gpa: Gpa(0) })?;
         let (given_back_bytes, keeper) = (AtomicU64::new(0), Mutex::new(None));
-        Ok(GuestMemory { fd, mapping, is_in_huge_pages, slots, notes, vm_memory, given_back_bytes, keeper })
+        Ok(GuestMemory {
+            fd,
+            mapping,
+            is_in_huge_pages,
+            slots,
+            notes,
+            vm_memory,
+            given_back_bytes,
+            keeper,
+        })
     }
 
     /// One slot from address 0: what tests and tiny guests need.
@@ -248,24 +274,41 @@ impl GuestMemory {
         if start >= end {
             return Ok(0);
         }
-        let slot = self.slots.0.iter().find(|slot| gpa >= slot.gpa && gpa < slot.end());
+        let slot = self
+            .slots
+            .0
+            .iter()
+            .find(|slot| gpa >= slot.gpa && gpa < slot.end());
         let slot = slot.ok_or(MemoryError::NotMemory { gpa, len_bytes })?;
         let offset = slot.file_offset + (start - slot.gpa.0);
-        let refused = |source| MemoryError::Discard { gpa: Gpa(start), source };
-        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let refused = |source| MemoryError::Discard {
+            gpa: Gpa(start),
+            source,
+        };
+        let keeper = self
+            .keeper
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let mut punch = || {
             let held_bytes = self.fd.held_bytes(offset, end - start)?;
             self.fd.punch_hole(offset, end - start)?;
             // A huge page that the kernel cannot split stays, with zeros.
-            let kept_bytes =
-                if self.is_in_huge_pages { self.fd.held_bytes(offset, end - start)? } else { 0 };
+            let kept_bytes = if self.is_in_huge_pages {
+                self.fd.held_bytes(offset, end - start)?
+            } else {
+                0
+            };
             Ok(held_bytes.saturating_sub(kept_bytes))
         };
         let given_back = match keeper.and_then(|keeper| keeper.upgrade()) {
-            Some(keeper) => keeper.forget(offset / PAGE_SIZE, (end - start) / PAGE_SIZE, &mut punch),
+            Some(keeper) => {
+                keeper.forget(offset / PAGE_SIZE, (end - start) / PAGE_SIZE, &mut punch)
+            }
             None => punch(),
         };
-        self.given_back_bytes.fetch_add(given_back.map_err(refused)?, Ordering::Relaxed);
+        self.given_back_bytes
+            .fetch_add(given_back.map_err(refused)?, Ordering::Relaxed);
         for gfn in start / PAGE_SIZE..end / PAGE_SIZE {
             self.notes.wrote(x86::Gfn(gfn));
         }
@@ -288,7 +331,11 @@ impl GuestMemory {
 
     /// Host address of `gpa` and how many bytes follow it in its slot; `None` where there is no memory.
     pub fn hva(&self, gpa: Gpa) -> Option<(Hva, u64)> {
-        let slot = self.slots.0.iter().find(|slot| gpa >= slot.gpa && gpa < slot.end())?;
+        let slot = self
+            .slots
+            .0
+            .iter()
+            .find(|slot| gpa >= slot.gpa && gpa < slot.end())?;
         let offset = gpa.0 - slot.gpa.0;
         let hva = self.mapping.address() as u64 + slot.file_offset + offset;
         Some((Hva(hva), slot.len_bytes - offset))
@@ -297,11 +344,9 @@ impl GuestMemory {
     /// Guest address of a host address inside guest memory, the reverse of [`GuestMemory::hva`].
     pub fn gpa(&self, hva: Hva) -> Option<Gpa> {
         let offset = hva.0.checked_sub(self.mapping.address() as u64)?;
-        let slot = self
-            .slots
-            .0
-            .iter()
-            .find(|slot| offset >= slot.file_offset && offset < slot.file_offset + slot.len_bytes)?;
+        let slot = self.slots.0.iter().find(|slot| {
+            offset >= slot.file_offset && offset < slot.file_offset + slot.len_bytes
+        })?;
         Some(Gpa(slot.gpa.0 + (offset - slot.file_offset)))
     }
 
@@ -400,10 +445,19 @@ impl GuestMemory {
     ///
     /// # Errors
     /// [`MemoryError::NotMemory`], also for an address that is not aligned.
-    pub fn compare_exchange(&self, gpa: Gpa, size: u8, old: u64, new: u64) -> Result<bool, MemoryError> {
+    pub fn compare_exchange(
+        &self,
+        gpa: Gpa,
+        size: u8,
+        old: u64,
+        new: u64,
+    ) -> Result<bool, MemoryError> {
         let at = self.range(gpa, u64::from(size))?;
         if !gpa.0.is_multiple_of(u64::from(size)) {
-            return Err(MemoryError::NotMemory { gpa, len_bytes: u64::from(size) });
+            return Err(MemoryError::NotMemory {
+                gpa,
+                len_bytes: u64::from(size),
+            });
         }
         macro_rules! exchange {
             ($atomic:ty, $value:ty) => {{
@@ -465,8 +519,16 @@ mod tests {
     fn only_memslots_can_be_accessed() {
         let memory = two_slots();
         let check = |gpa, len: usize, ok| {
-            assert_eq!(memory.write(Gpa(gpa), &vec![1; len]).is_ok(), ok, "write {gpa:#x}+{len:#x}");
-            assert_eq!(memory.read(Gpa(gpa), &mut vec![0; len]).is_ok(), ok, "read {gpa:#x}+{len:#x}");
+            assert_eq!(
+                memory.write(Gpa(gpa), &vec![1; len]).is_ok(),
+                ok,
+                "write {gpa:#x}+{len:#x}"
+            );
+            assert_eq!(
+                memory.read(Gpa(gpa), &mut vec![0; len]).is_ok(),
+                ok,
+                "read {gpa:#x}+{len:#x}"
+            );
         };
         check(0, 0x4000, true);
         check(0x3fff, 1, true);
@@ -491,11 +553,16 @@ mod tests {
         use vm_memory::Bytes;
         let memory = two_slots();
         let watcher = Arc::new(Watcher::default());
-        memory.notes().watch_code(Arc::downgrade(&(Arc::clone(&watcher) as Arc<dyn crate::CodeWatch>)));
+        memory.notes().watch_code(Arc::downgrade(
+            &(Arc::clone(&watcher) as Arc<dyn crate::CodeWatch>),
+        ));
         memory.notes().add_code(Gpa(0x10_1000).gfn());
         memory.write(Gpa(0x10_0ffe), &[1, 2, 3, 4]).unwrap();
         assert_eq!(*watcher.0.lock().unwrap(), [Gpa(0x10_1000).gfn()]);
-        memory.vm_memory().write_obj(0x1234_5678_u32, GuestAddress(0x10_1010)).unwrap();
+        memory
+            .vm_memory()
+            .write_obj(0x1234_5678_u32, GuestAddress(0x10_1010))
+            .unwrap();
         assert_eq!(memory.read_value(Gpa(0x10_1010), 4).unwrap(), 0x1234_5678);
         assert_eq!(watcher.0.lock().unwrap().len(), 2);
     }
@@ -508,10 +575,17 @@ mod tests {
             memory.write(Gpa(0x40), &[0xff; 16]).unwrap();
             assert!(!memory.compare_exchange(Gpa(0x48), size, 1, 2).unwrap());
             assert!(memory.compare_exchange(Gpa(0x48), size, all, 3).unwrap());
-            assert_eq!(memory.read_value(Gpa(0x48), size).unwrap(), 3, "{size} bytes");
+            assert_eq!(
+                memory.read_value(Gpa(0x48), size).unwrap(),
+                3,
+                "{size} bytes"
+            );
             assert_eq!(memory.read_value(Gpa(0x40), 8).unwrap(), u64::MAX);
         }
-        assert!(memory.compare_exchange(Gpa(0x49), 2, 0, 0).is_err(), "not aligned");
+        assert!(
+            memory.compare_exchange(Gpa(0x49), 2, 0, 0).is_err(),
+            "not aligned"
+        );
     }
 
     /// Values of two kinds are stored from one side and loaded from the other: never a mixture.
@@ -520,21 +594,35 @@ mod tests {
         let memory = Arc::new(two_slots());
         let (a, b) = (u64::from_le_bytes([0x11; 8]), u64::from_le_bytes([0xee; 8]));
         // Aligned ones of every size, and what lies inside a cache line.
-        for (gpa, len) in [(0x100, 8), (0x104, 4), (0x10a, 2), (0x101, 8), (0x109, 4), (0x131, 2)] {
+        for (gpa, len) in [
+            (0x100, 8),
+            (0x104, 4),
+            (0x10a, 2),
+            (0x101, 8),
+            (0x109, 4),
+            (0x131, 2),
+        ] {
             memory.write(Gpa(gpa), &a.to_le_bytes()[..len]).unwrap();
             let stop = std::sync::atomic::AtomicBool::new(false);
             std::thread::scope(|scope| {
                 scope.spawn(|| {
                     for _ in 0..50_000 {
-                        memory.write_by_vcpu(Gpa(gpa), &a.to_le_bytes()[..len]).unwrap();
-                        memory.write_by_vcpu(Gpa(gpa), &b.to_le_bytes()[..len]).unwrap();
+                        memory
+                            .write_by_vcpu(Gpa(gpa), &a.to_le_bytes()[..len])
+                            .unwrap();
+                        memory
+                            .write_by_vcpu(Gpa(gpa), &b.to_le_bytes()[..len])
+                            .unwrap();
                     }
                     stop.store(true, Ordering::Relaxed);
                 });
                 while !stop.load(Ordering::Relaxed) {
                     let mut bytes = [0; 8];
                     memory.read(Gpa(gpa), &mut bytes[..len]).unwrap();
-                    assert!(bytes[..len].iter().all(|&byte| byte == bytes[0]), "{gpa:#x}+{len}: {bytes:x?}");
+                    assert!(
+                        bytes[..len].iter().all(|&byte| byte == bytes[0]),
+                        "{gpa:#x}+{len}: {bytes:x?}"
+                    );
                 }
             });
         }
@@ -545,8 +633,16 @@ mod tests {
         let memory = two_slots();
         let check = |gpa, len_bytes, given: Option<u64>, left| {
             memory.write(Gpa(0), &[7; 0x4000]).unwrap();
-            assert_eq!(memory.discard(Gpa(gpa), len_bytes).ok(), given, "{gpa:#x}+{len_bytes:#x}");
-            assert_eq!(memory.resident_bytes().unwrap(), left, "{gpa:#x}+{len_bytes:#x}");
+            assert_eq!(
+                memory.discard(Gpa(gpa), len_bytes).ok(),
+                given,
+                "{gpa:#x}+{len_bytes:#x}"
+            );
+            assert_eq!(
+                memory.resident_bytes().unwrap(),
+                left,
+                "{gpa:#x}+{len_bytes:#x}"
+            );
         };
         check(0x1000, 0x2000, Some(0x2000), 0x2000);
         assert_eq!(memory.read_value(Gpa(0xfff), 1).unwrap(), 7);
@@ -556,7 +652,9 @@ mod tests {
         check(0x3000, 0x2000, None, 0x4000);
         check(u64::MAX, 0x2000, None, 0x4000);
         let watcher = Arc::new(Watcher::default());
-        memory.notes().watch_code(Arc::downgrade(&(Arc::clone(&watcher) as Arc<dyn crate::CodeWatch>)));
+        memory.notes().watch_code(Arc::downgrade(
+            &(Arc::clone(&watcher) as Arc<dyn crate::CodeWatch>),
+        ));
         memory.write(Gpa(0), &[7; 0x4000]).unwrap();
         memory.notes().add_code(Gpa(0x2000).gfn());
         assert_eq!(memory.discard(Gpa(0x1000), 0x3000).unwrap(), 0x3000);

@@ -55,26 +55,44 @@ pub struct PageNotes {
 
 impl std::fmt::Debug for PageNotes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PageNotes").field("slots", &self.slots).finish_non_exhaustive()
+        f.debug_struct("PageNotes")
+            .field("slots", &self.slots)
+            .finish_non_exhaustive()
     }
 }
 
 impl PageNotes {
     pub(crate) fn new(slots: Vec<(Gfn, usize, usize)>) -> PageNotes {
-        let count = slots.iter().map(|&(_, first, count)| first + count).max().unwrap_or(0);
+        let count = slots
+            .iter()
+            .map(|&(_, first, count)| first + count)
+            .max()
+            .unwrap_or(0);
         let pages = (0..count).map(|_| AtomicU16::new(0)).collect();
-        PageNotes { pages, slots, watchers: RwLock::default() }
+        PageNotes {
+            pages,
+            slots,
+            watchers: RwLock::default(),
+        }
     }
 
     fn page(&self, gfn: Gfn) -> Option<&AtomicU16> {
-        let &(first_gfn, first, count) = self.slots.iter().rev().find(|(first, ..)| *first <= gfn)?;
+        let &(first_gfn, first, count) =
+            self.slots.iter().rev().find(|(first, ..)| *first <= gfn)?;
         let offset = (gfn.0 - first_gfn.0) as usize;
-        if offset < count { self.pages.get(first + offset) } else { None }
+        if offset < count {
+            self.pages.get(first + offset)
+        } else {
+            None
+        }
     }
 
     /// From now on `watcher` hears of writes to code pages, as long as it lives.
     pub fn watch_code(&self, watcher: Weak<dyn CodeWatch>) {
-        let mut watchers = self.watchers.write().unwrap_or_else(PoisonError::into_inner);
+        let mut watchers = self
+            .watchers
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         watchers.retain(|watcher| watcher.strong_count() > 0);
         watchers.push(watcher);
     }
@@ -82,9 +100,13 @@ impl PageNotes {
     /// Marks a frame as holding translated code. Returns who may still write it unseen and must be kept from that
     /// before its bytes are read; they are forgotten here.
     pub fn add_code(&self, gfn: Gfn) -> Writers {
-        let Some(page) = self.page(gfn) else { return Writers::NONE };
+        let Some(page) = self.page(gfn) else {
+            return Writers::NONE;
+        };
         let mark = |old| Some((old | CODE) & ((1 << WRITERS_SHIFT) - 1));
-        let old = page.fetch_update(Ordering::SeqCst, Ordering::SeqCst, mark).unwrap_or(0);
+        let old = page
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, mark)
+            .unwrap_or(0);
         Writers((old >> WRITERS_SHIFT) as u8)
     }
 
@@ -97,12 +119,15 @@ impl PageNotes {
 
     /// Whether the frame holds translated code.
     pub fn is_code(&self, gfn: Gfn) -> bool {
-        self.page(gfn).is_some_and(|page| page.load(Ordering::SeqCst) & CODE != 0)
+        self.page(gfn)
+            .is_some_and(|page| page.load(Ordering::SeqCst) & CODE != 0)
     }
 
     /// Notes that vCPU `index` is going to write the frame unseen; false if it must not, because of its code.
     pub fn add_writer(&self, gfn: Gfn, index: usize) -> bool {
-        let Some(page) = self.page(gfn) else { return false };
+        let Some(page) = self.page(gfn) else {
+            return false;
+        };
         let writer = 1 << (WRITERS_SHIFT + index as u32 % WRITER_BITS);
         // The usual case costs no locked instruction. Marking the page takes the bit away, so the bit says that
         // whoever marks it later knows of this writer.
@@ -157,11 +182,16 @@ impl Bitmap for SlotNotes {
 
     fn dirty_at(&self, offset: usize) -> bool {
         let gfn = Gfn((self.base + offset as u64) / PAGE_SIZE);
-        self.notes.page(gfn).is_some_and(|page| page.load(Ordering::SeqCst) & DIRTY != 0)
+        self.notes
+            .page(gfn)
+            .is_some_and(|page| page.load(Ordering::SeqCst) & DIRTY != 0)
     }
 
     fn slice_at(&self, offset: usize) -> SlotNotes {
-        SlotNotes { notes: Arc::clone(&self.notes), base: self.base + offset as u64 }
+        SlotNotes {
+            notes: Arc::clone(&self.notes),
+            base: self.base + offset as u64,
+        }
     }
 }
 
@@ -173,7 +203,9 @@ mod tests {
     fn a_page_that_becomes_code_knows_its_writers_and_takes_no_new_ones() {
         let notes = PageNotes::new(vec![(Gfn(0), 0, 4)]);
         let page = Gfn(2);
-        assert!(notes.add_writer(page, 1) && notes.add_writer(page, 1) && notes.add_writer(page, 3));
+        assert!(
+            notes.add_writer(page, 1) && notes.add_writer(page, 1) && notes.add_writer(page, 3)
+        );
         let writers = notes.add_code(page);
         let found: Vec<usize> = (0..8).filter(|&index| writers.may_have(index)).collect();
         assert_eq!(found, [1, 3]);

@@ -36,8 +36,14 @@ impl PagedMemory {
     pub fn new(memory: Arc<GuestMemory>) -> Result<PagedMemory, OpenError> {
         let fault = UserFault::open()?;
         let pagemap = File::open("/proc/self/pagemap").map_err(OpenError::Unsupported)?;
-        fault.register(memory.mapping(), false).map_err(OpenError::Unsupported)?;
-        Ok(PagedMemory { memory, fault, pagemap })
+        fault
+            .register(memory.mapping(), false)
+            .map_err(OpenError::Unsupported)?;
+        Ok(PagedMemory {
+            memory,
+            fault,
+            pagemap,
+        })
     }
 
     /// The memory.
@@ -84,7 +90,8 @@ impl PagedMemory {
     /// # Errors
     /// `EEXIST` if it is there, otherwise what the kernel says.
     pub fn fill(&self, page: u64, bytes: &PageBytes, protected: bool) -> io::Result<()> {
-        self.fault.copy_page(self.memory.mapping(), page * PAGE_SIZE, bytes, protected)
+        self.fault
+            .copy_page(self.memory.mapping(), page * PAGE_SIZE, bytes, protected)
     }
 
     /// The same with zeros, not protected.
@@ -92,7 +99,8 @@ impl PagedMemory {
     /// # Errors
     /// As [`PagedMemory::fill`].
     pub fn fill_with_zeros(&self, page: u64) -> io::Result<()> {
-        self.fault.zero_page(self.memory.mapping(), page * PAGE_SIZE)
+        self.fault
+            .zero_page(self.memory.mapping(), page * PAGE_SIZE)
     }
 
     /// Protects pages against writing, or no more, which has waiting writers go on.
@@ -100,7 +108,12 @@ impl PagedMemory {
     /// # Errors
     /// What the kernel says; a part may be done.
     pub fn protect(&self, first: u64, count: u64, protected: bool) -> io::Result<()> {
-        self.fault.protect(self.memory.mapping(), first * PAGE_SIZE, count * PAGE_SIZE, protected)
+        self.fault.protect(
+            self.memory.mapping(),
+            first * PAGE_SIZE,
+            count * PAGE_SIZE,
+            protected,
+        )
     }
 
     /// Has who waits for these pages try again.
@@ -108,7 +121,8 @@ impl PagedMemory {
     /// # Errors
     /// What the kernel says.
     pub fn wake(&self, first: u64, count: u64) -> io::Result<()> {
-        self.fault.wake(self.memory.mapping(), first * PAGE_SIZE, count * PAGE_SIZE)
+        self.fault
+            .wake(self.memory.mapping(), first * PAGE_SIZE, count * PAGE_SIZE)
     }
 
     /// Reads a page through the file. A hole reads as zeros and stays a hole.
@@ -124,7 +138,9 @@ impl PagedMemory {
     /// # Errors
     /// What the kernel says; a part may be done.
     pub fn punch(&self, first: u64, count: u64) -> io::Result<()> {
-        self.memory.memfd().punch_hole(first * PAGE_SIZE, count * PAGE_SIZE)
+        self.memory
+            .memfd()
+            .punch_hole(first * PAGE_SIZE, count * PAGE_SIZE)
     }
 
     /// Whether the host may back it with huge pages; [`PagedMemory::watch_use`] has it split those that it meets.
@@ -138,9 +154,13 @@ impl PagedMemory {
     /// What the kernel says.
     pub fn watch_use(&self, first: u64, count: u64) -> io::Result<()> {
         if self.is_in_huge_pages() {
-            self.memory.mapping().split_huge_pages(first * PAGE_SIZE, count * PAGE_SIZE)?;
+            self.memory
+                .mapping()
+                .split_huge_pages(first * PAGE_SIZE, count * PAGE_SIZE)?;
         }
-        self.memory.mapping().unmap_until_used(first * PAGE_SIZE, count * PAGE_SIZE)
+        self.memory
+            .mapping()
+            .unmap_until_used(first * PAGE_SIZE, count * PAGE_SIZE)
     }
 
     /// For each page whether it is in our page tables: it was accessed since it was last taken out of them.
@@ -162,8 +182,17 @@ impl PagedMemory {
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn each_resident(&self, first: u64, count: u64, mut each: impl FnMut(u64, u64)) -> io::Result<()> {
-        for (start, end) in self.memory.memfd().data(first * PAGE_SIZE, (first + count) * PAGE_SIZE)? {
+    pub fn each_resident(
+        &self,
+        first: u64,
+        count: u64,
+        mut each: impl FnMut(u64, u64),
+    ) -> io::Result<()> {
+        for (start, end) in self
+            .memory
+            .memfd()
+            .data(first * PAGE_SIZE, (first + count) * PAGE_SIZE)?
+        {
             each(start / PAGE_SIZE, (end - start).div_ceil(PAGE_SIZE));
         }
         Ok(())
@@ -189,10 +218,16 @@ impl PageMap {
     /// # Errors
     /// If the host gives no memory.
     pub fn new(page_count: u64) -> io::Result<PageMap> {
-        let len_bytes = (page_count * size_of::<u32>() as u64).next_multiple_of(PAGE_SIZE).max(PAGE_SIZE);
+        let len_bytes = (page_count * size_of::<u32>() as u64)
+            .next_multiple_of(PAGE_SIZE)
+            .max(PAGE_SIZE);
         let fd = MemFd::new(c"mother-residency", len_bytes)?;
         let mapping = Mapping::new(&fd, len_bytes as usize, Protection::ReadWrite)?;
-        Ok(PageMap { fd, mapping, page_count })
+        Ok(PageMap {
+            fd,
+            mapping,
+            page_count,
+        })
     }
 
     /// The file.
@@ -206,7 +241,10 @@ impl PageMap {
     /// # Panics
     /// If there is no such page.
     pub fn make(&self, page: u64, odd: bool) {
-        assert!(page < self.page_count, "pages are counted by the same memory file");
+        assert!(
+            page < self.page_count,
+            "pages are counted by the same memory file"
+        );
         let at = (self.mapping.address() as u64 + page * size_of::<u32>() as u64) as *mut u32;
         // SAFETY: the number lies in our mapping, aligned, and is accessed atomically only.
         let number = unsafe { std::sync::atomic::AtomicU32::from_ptr(at) };

@@ -35,12 +35,17 @@ pub enum TransferError {
 impl GuestMemory {
     fn places(&self, buffers: &[Buffer]) -> Result<Vec<Place>, MemoryError> {
         let place = |&Buffer { gpa, len_bytes }: &Buffer| match self.hva(gpa) {
-            Some((hva, left)) if len_bytes <= left => {
-                Ok(Place { address: hva.0 as usize, len_bytes: len_bytes as usize })
-            }
+            Some((hva, left)) if len_bytes <= left => Ok(Place {
+                address: hva.0 as usize,
+                len_bytes: len_bytes as usize,
+            }),
             _ => Err(MemoryError::NotMemory { gpa, len_bytes }),
         };
-        buffers.iter().filter(|buffer| buffer.len_bytes > 0).map(place).collect()
+        buffers
+            .iter()
+            .filter(|buffer| buffer.len_bytes > 0)
+            .map(place)
+            .collect()
     }
 
     fn wrote_buffers(&self, buffers: &[Buffer]) {
@@ -57,12 +62,18 @@ impl GuestMemory {
     ///
     /// # Errors
     /// [`TransferError::Memory`] if a buffer does not lie in one slot, otherwise what the host says.
-    pub fn read_from_file(&self, buffers: &[Buffer], file: &File, offset: u64) -> Result<u64, TransferError> {
+    pub fn read_from_file(
+        &self,
+        buffers: &[Buffer],
+        file: &File,
+        offset: u64,
+    ) -> Result<u64, TransferError> {
         let mut places = self.places(buffers)?;
         // SAFETY: `places` checked that each lies in the mapping that `self` owns and keeps; it is writable, and no
         // reference into it exists anywhere.
-        let moved =
-            move_all(&mut places, offset, |places, at| unsafe { vectored::read_at(file, places, at) });
+        let moved = move_all(&mut places, offset, |places, at| unsafe {
+            vectored::read_at(file, places, at)
+        });
         // Also after a failure: a part may have come.
         self.wrote_buffers(buffers);
         Ok(moved?)
@@ -72,12 +83,18 @@ impl GuestMemory {
     ///
     /// # Errors
     /// [`TransferError::Memory`] if a buffer does not lie in one slot, otherwise what the host says.
-    pub fn write_to_file(&self, buffers: &[Buffer], file: &File, offset: u64) -> Result<(), TransferError> {
+    pub fn write_to_file(
+        &self,
+        buffers: &[Buffer],
+        file: &File,
+        offset: u64,
+    ) -> Result<(), TransferError> {
         let mut places = self.places(buffers)?;
         let wanted: u64 = places.iter().map(|place| place.len_bytes as u64).sum();
         // SAFETY: `places` checked that each lies in the mapping that `self` owns and keeps.
-        let moved =
-            move_all(&mut places, offset, |places, at| unsafe { vectored::write_at(file, places, at) })?;
+        let moved = move_all(&mut places, offset, |places, at| unsafe {
+            vectored::write_at(file, places, at)
+        })?;
         if moved < wanted {
             return Err(io::Error::from(io::ErrorKind::WriteZero).into());
         }
@@ -137,13 +154,22 @@ mod tests {
     }
 
     fn file(bytes: &[u8]) -> File {
-        let mut file = host::MemFd::new(c"test", 0).unwrap().file().try_clone().unwrap();
+        let mut file = host::MemFd::new(c"test", 0)
+            .unwrap()
+            .file()
+            .try_clone()
+            .unwrap();
         file.write_all(bytes).unwrap();
         file
     }
 
     fn buffers(list: &[(u64, u64)]) -> Vec<Buffer> {
-        list.iter().map(|&(gpa, len_bytes)| Buffer { gpa: Gpa(gpa), len_bytes }).collect()
+        list.iter()
+            .map(|&(gpa, len_bytes)| Buffer {
+                gpa: Gpa(gpa),
+                len_bytes,
+            })
+            .collect()
     }
 
     #[test]
@@ -168,8 +194,16 @@ mod tests {
     fn more_buffers_than_one_call_takes_are_all_moved() {
         let memory = GuestMemory::flat(0x10_0000).unwrap();
         let bytes: Vec<u8> = (0..6000_u32).map(|n| (n / 3) as u8).collect();
-        let list: Vec<Buffer> = (0..2000).map(|n| Buffer { gpa: Gpa(n * 64), len_bytes: 3 }).collect();
-        assert_eq!(memory.read_from_file(&list, &file(&bytes), 0).unwrap(), 6000);
+        let list: Vec<Buffer> = (0..2000)
+            .map(|n| Buffer {
+                gpa: Gpa(n * 64),
+                len_bytes: 3,
+            })
+            .collect();
+        assert_eq!(
+            memory.read_from_file(&list, &file(&bytes), 0).unwrap(),
+            6000
+        );
         let mut last = [0; 3];
         memory.read(Gpa(1999 * 64), &mut last).unwrap();
         assert_eq!(last, bytes[5997..]);
@@ -179,8 +213,14 @@ mod tests {
     fn a_short_file_fills_what_it_can() {
         let memory = GuestMemory::flat(0x10_0000).unwrap();
         let list = buffers(&[(0, 300), (0x1000, 300)]);
-        assert_eq!(memory.read_from_file(&list, &file(&[5; 400]), 0).unwrap(), 400);
-        assert_eq!(memory.read_from_file(&list, &file(&[5; 400]), 400).unwrap(), 0);
+        assert_eq!(
+            memory.read_from_file(&list, &file(&[5; 400]), 0).unwrap(),
+            400
+        );
+        assert_eq!(
+            memory.read_from_file(&list, &file(&[5; 400]), 400).unwrap(),
+            0
+        );
     }
 
     #[test]
@@ -188,7 +228,9 @@ mod tests {
         let memory = GuestMemory::flat(0x4000).unwrap();
         let check = |gpa, len| {
             let list = buffers(&[(0x1000, 16), (gpa, len)]);
-            let error = memory.read_from_file(&list, &file(&[9; 64]), 0).unwrap_err();
+            let error = memory
+                .read_from_file(&list, &file(&[9; 64]), 0)
+                .unwrap_err();
             assert!(matches!(error, TransferError::Memory(_)), "{gpa:#x}");
             assert_eq!(memory.read_value(Gpa(0x1000), 8).unwrap(), 0);
         };
@@ -203,8 +245,12 @@ mod tests {
         let memory = GuestMemory::flat(0x4000).unwrap();
         memory.notes().add_code(Gfn(2));
         let watcher = Arc::new(Watcher::default());
-        memory.notes().watch_code(Arc::downgrade(&(Arc::clone(&watcher) as Arc<dyn CodeWatch>)));
-        memory.read_from_file(&buffers(&[(0x1ff0, 32)]), &file(&[9; 64]), 0).unwrap();
+        memory.notes().watch_code(Arc::downgrade(
+            &(Arc::clone(&watcher) as Arc<dyn CodeWatch>),
+        ));
+        memory
+            .read_from_file(&buffers(&[(0x1ff0, 32)]), &file(&[9; 64]), 0)
+            .unwrap();
         assert_eq!(*watcher.0.lock().unwrap(), [Gfn(2)]);
     }
 
@@ -212,7 +258,9 @@ mod tests {
     fn a_file_that_takes_nothing_is_an_error() {
         let memory = GuestMemory::flat(0x4000).unwrap();
         let full = File::options().write(true).open("/dev/full").unwrap();
-        let error = memory.write_to_file(&buffers(&[(0, 16)]), &full, 0).unwrap_err();
+        let error = memory
+            .write_to_file(&buffers(&[(0, 16)]), &full, 0)
+            .unwrap_err();
         assert!(matches!(error, TransferError::File(_)));
     }
 }

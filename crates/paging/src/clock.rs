@@ -22,7 +22,10 @@ pub(crate) struct Clock {
 
 impl Clock {
     pub(crate) fn new(page_count: u64) -> Clock {
-        Clock { hand: 0, watched: vec![false; page_count as usize] }
+        Clock {
+            hand: 0,
+            watched: vec![false; page_count as usize],
+        }
     }
 
     /// The stretch that the hand passes next: first page and count.

@@ -98,7 +98,13 @@ pub enum Broken {
 impl Broken {
     /// Whether trying again may help.
     pub(crate) fn may_pass(&self) -> bool {
-        !matches!(self, Broken::Lost { source: ReadError::Checksum, .. } | Broken::Panicked)
+        !matches!(
+            self,
+            Broken::Lost {
+                source: ReadError::Checksum,
+                ..
+            } | Broken::Panicked
+        )
     }
 }
 
@@ -223,14 +229,15 @@ impl<M: Memory> Core<M> {
             return Ok(());
         }
         let (pages, mut used) = (&mut self.pages, 0);
-        self.memory.each_resident(first, count, &mut |first, count| {
-            for page in &mut pages[first as usize..(first + count) as usize] {
-                if *page == Page::Zeros {
-                    *page = Page::Empty;
-                    used += 1;
+        self.memory
+            .each_resident(first, count, &mut |first, count| {
+                for page in &mut pages[first as usize..(first + count) as usize] {
+                    if *page == Page::Zeros {
+                        *page = Page::Empty;
+                        used += 1;
+                    }
                 }
-            }
-        })?;
+            })?;
         self.zeros -= used;
         Ok(())
     }
@@ -265,7 +272,10 @@ impl<M: Memory> Core<M> {
 
     /// Ends the sample of pages whose writes are counted: how many there were and how many were written. Begins the
     /// next one.
-    pub(crate) fn turn_write_sample(&mut self, pages: &[u64]) -> Result<Option<(u64, u64)>, Broken> {
+    pub(crate) fn turn_write_sample(
+        &mut self,
+        pages: &[u64],
+    ) -> Result<Option<(u64, u64)>, Broken> {
         let (old, counted) = self.watches.end_sample();
         for page in old {
             if matches!(self.page(page), Page::Resident | Page::Empty | Page::Zeros) {
@@ -273,7 +283,9 @@ impl<M: Memory> Core<M> {
             }
         }
         self.watches.begin_sample(pages);
-        pages.iter().try_for_each(|&page| self.protect_if_wanted(page))?;
+        pages
+            .iter()
+            .try_for_each(|&page| self.protect_if_wanted(page))?;
         Ok((counted.0 > 0).then_some(counted))
     }
 
@@ -283,9 +295,10 @@ impl<M: Memory> Core<M> {
             Page::Leaving | Page::Out(_) => Ok(()),
             // A hole that is ours is protected when it is filled; the kernel remembers it for those that are its own.
             Page::Empty | Page::Zeros if self.is_tracking => Ok(()),
-            Page::Empty | Page::Zeros | Page::Resident => {
-                self.memory.protect(page, 1, true).map_err(refused("protect", page))
-            }
+            Page::Empty | Page::Zeros | Page::Resident => self
+                .memory
+                .protect(page, 1, true)
+                .map_err(refused("protect", page)),
         }
     }
 
@@ -325,7 +338,9 @@ impl<M: Memory> Core<M> {
         let page_count = self.page_count();
         let (mut resident, mut zeros) = (Vec::new(), 0);
         self.memory
-            .each_resident(0, page_count, &mut |first, count| resident.extend(first..first + count))?;
+            .each_resident(0, page_count, &mut |first, count| {
+                resident.extend(first..first + count)
+            })?;
         for &page in &resident {
             zeros += u64::from(self.page(page) == Page::Zeros);
             self.pages[page as usize] = Page::Resident;
@@ -339,7 +354,11 @@ impl<M: Memory> Core<M> {
     /// Without a limit and with nothing away, the kernel fills holes by itself again.
     pub(crate) fn stop_tracking_if_idle(&mut self) -> io::Result<()> {
         let is_leaving = |page: &Page| *page == Page::Leaving;
-        if self.limit.is_some() || !self.is_tracking || self.out > 0 || self.pages.iter().any(is_leaving) {
+        if self.limit.is_some()
+            || !self.is_tracking
+            || self.out > 0
+            || self.pages.iter().any(is_leaving)
+        {
             return Ok(());
         }
         // The kernel fills holes from now on: it has to know which of them are watched.
@@ -352,7 +371,10 @@ impl<M: Memory> Core<M> {
         self.memory.handle_missing(false)?;
         self.is_tracking = false;
         self.resident = 0;
-        self.pages.iter_mut().filter(|page| **page == Page::Resident).for_each(|page| *page = Page::Empty);
+        self.pages
+            .iter_mut()
+            .filter(|page| **page == Page::Resident)
+            .for_each(|page| *page = Page::Empty);
         // Who waited for a hole that was ours finds that the kernel fills it now.
         self.memory.wake(0, self.page_count())
     }
@@ -381,7 +403,10 @@ impl<M: Memory> Core<M> {
                         self.counts.page_ins += 1;
                         Ok(Served::Back)
                     }
-                    Kept::Here(None) => Err(Broken::Lost { page, source: ReadError::Checksum }),
+                    Kept::Here(None) => Err(Broken::Lost {
+                        page,
+                        source: ReadError::Checksum,
+                    }),
                     Kept::InFile(in_file) => Ok(Served::Read(id, in_file)),
                 }
             }
@@ -434,7 +459,9 @@ impl<M: Memory> Core<M> {
     pub(crate) fn fetch_ahead(&mut self, page: u64) -> Result<bool, Broken> {
         match self.page(page) {
             Page::Out(id) => {
-                let Kept::Here(Some(bytes)) = self.store.get(id) else { return Ok(false) };
+                let Kept::Here(Some(bytes)) = self.store.get(id) else {
+                    return Ok(false);
+                };
                 self.bring_back(page, id, &bytes)?;
                 self.counts.prefetched += 1;
                 Ok(true)
@@ -452,7 +479,9 @@ impl<M: Memory> Core<M> {
         match self.memory.fill(page, bytes, protected) {
             Ok(()) => {}
             // It is there: the host would not punch it. It is protected since before it was read, so it is the same.
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::EXIST) => self.unprotect(page)?,
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::EXIST) => {
+                self.unprotect(page)?
+            }
             Err(error) => return Err(refused("bring back", page)(error)),
         }
         self.unpunched.retain(|&other| other != page);
@@ -488,9 +517,15 @@ impl<M: Memory> Core<M> {
 
     fn unprotect(&self, page: u64) -> Result<(), Broken> {
         let protected = self.watches.wants(page);
-        self.memory.protect(page, 1, protected).map_err(refused("unprotect", page))?;
+        self.memory
+            .protect(page, 1, protected)
+            .map_err(refused("unprotect", page))?;
         // Protecting wakes nobody.
-        if protected { self.memory.wake(page, 1).map_err(refused("wake", page)) } else { Ok(()) }
+        if protected {
+            self.memory.wake(page, 1).map_err(refused("wake", page))
+        } else {
+            Ok(())
+        }
     }
 
     /// First step: those of `pages` that are resident begin to leave.
@@ -525,7 +560,9 @@ impl<M: Memory> Core<M> {
             }
         }
         let mut runs = Vec::new();
-        each_run(leaving.iter().map(|&(page, _)| page), |first, count| runs.push((first, count as usize)));
+        each_run(leaving.iter().map(|&(page, _)| page), |first, count| {
+            runs.push((first, count as usize))
+        });
         let mut rest = &mut leaving[..];
         for (first, count) in runs {
             let (run, behind) = rest.split_at_mut(count);
@@ -549,7 +586,9 @@ impl<M: Memory> Core<M> {
                 self.unpunched.push(*page);
                 if *to == Page::Zeros {
                     let zeros = [0; PAGE_BYTES as usize];
-                    let kept = self.store.keep(&zeros, store::checksum(&zeros), &Packed::Repeats(0));
+                    let kept =
+                        self.store
+                            .keep(&zeros, store::checksum(&zeros), &Packed::Repeats(0));
                     *to = Page::Out(kept.expect("pages of one word need no room"));
                     self.residency.leaves(*page);
                 }
@@ -642,12 +681,18 @@ impl<M: Memory> Core<M> {
         if let Page::Out(id) = self.page(page) {
             return match self.store.get(id) {
                 Kept::Here(Some(bytes)) => Ok(bytes),
-                Kept::Here(None) => Err(Looked::Broken(Broken::Lost { page, source: ReadError::Checksum })),
+                Kept::Here(None) => Err(Looked::Broken(Broken::Lost {
+                    page,
+                    source: ReadError::Checksum,
+                })),
                 Kept::InFile(in_file) => Err(Looked::InFile(in_file)),
             };
         }
         let mut bytes = Box::new([0; PAGE_BYTES as usize]);
-        self.memory.read(page, &mut bytes).map_err(refused("read", page)).map_err(Looked::Broken)?;
+        self.memory
+            .read(page, &mut bytes)
+            .map_err(refused("read", page))
+            .map_err(Looked::Broken)?;
         Ok(bytes)
     }
 }
@@ -666,15 +711,24 @@ pub(crate) fn pack_up<M: Memory>(memory: &M, pages: &[u64]) -> Result<Vec<Parcel
     let mut protected = Ok(());
     each_run(pages.iter().copied(), |first, count| {
         if protected.is_ok() {
-            protected = memory.protect(first, count, true).map_err(refused("protect", first));
+            protected = memory
+                .protect(first, count, true)
+                .map_err(refused("protect", first));
         }
     });
     protected?;
     let read = |&page: &u64| {
         let mut bytes = Box::new([0; PAGE_BYTES as usize]);
-        memory.read(page, &mut bytes).map_err(refused("read", page))?;
+        memory
+            .read(page, &mut bytes)
+            .map_err(refused("read", page))?;
         let (sum, packed) = (store::checksum(&bytes), store::pack(&bytes));
-        Ok(Parcel { page, bytes, sum, packed })
+        Ok(Parcel {
+            page,
+            bytes,
+            sum,
+            packed,
+        })
     };
     pages.iter().map(read).collect()
 }

@@ -26,8 +26,18 @@ struct Host {
 
 impl Host {
     fn new() -> Host {
-        let pages = vec![HostPage { bytes: None, is_protected: false }; PAGES as usize];
-        Host { pages: Mutex::new(pages), missing: Mutex::new(false), refusals: Mutex::default() }
+        let pages = vec![
+            HostPage {
+                bytes: None,
+                is_protected: false
+            };
+            PAGES as usize
+        ];
+        Host {
+            pages: Mutex::new(pages),
+            missing: Mutex::new(false),
+            refusals: Mutex::default(),
+        }
     }
 
     /// Whether the host plays along this time.
@@ -44,7 +54,10 @@ impl Host {
         if place.bytes.is_some() {
             return Err(Errno::EXIST.into());
         }
-        *place = HostPage { bytes: Some(bytes), is_protected };
+        *place = HostPage {
+            bytes: Some(bytes),
+            is_protected,
+        };
         Ok(())
     }
 }
@@ -60,11 +73,18 @@ impl Memory for Host {
         Ok(())
     }
 
-    fn each_resident(&self, first: u64, count: u64, each: &mut dyn FnMut(u64, u64)) -> io::Result<()> {
+    fn each_resident(
+        &self,
+        first: u64,
+        count: u64,
+        each: &mut dyn FnMut(u64, u64),
+    ) -> io::Result<()> {
         self.ask()?;
         let pages = self.pages.lock().unwrap();
         let held = |&page: &u64| pages[page as usize].bytes.is_some();
-        (first..first + count).filter(held).for_each(|page| each(page, 1));
+        (first..first + count)
+            .filter(held)
+            .for_each(|page| each(page, 1));
         Ok(())
     }
 
@@ -92,7 +112,9 @@ impl Memory for Host {
 
     fn read(&self, page: u64, bytes: &mut PageBytes) -> io::Result<()> {
         self.ask()?;
-        *bytes = self.pages.lock().unwrap()[page as usize].bytes.unwrap_or([0; PAGE_BYTES as usize]);
+        *bytes = self.pages.lock().unwrap()[page as usize]
+            .bytes
+            .unwrap_or([0; PAGE_BYTES as usize]);
         Ok(())
     }
 
@@ -123,7 +145,9 @@ struct Disk(Arc<Host>, Mutex<Vec<u8>>);
 impl Medium for Disk {
     fn read(&self, bytes: &mut [u8], position: u64) -> io::Result<()> {
         self.0.ask()?;
-        bytes.copy_from_slice(&self.1.lock().unwrap()[position as usize..position as usize + bytes.len()]);
+        bytes.copy_from_slice(
+            &self.1.lock().unwrap()[position as usize..position as usize + bytes.len()],
+        );
         Ok(())
     }
 
@@ -182,7 +206,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 fn contents(value: u16) -> PageBytes {
     let mut bytes = [0; PAGE_BYTES as usize];
     if !value.is_multiple_of(8) {
-        for (at, byte) in bytes.iter_mut().enumerate().step_by(usize::from(value) % 5 + 1) {
+        for (at, byte) in bytes
+            .iter_mut()
+            .enumerate()
+            .step_by(usize::from(value) % 5 + 1)
+        {
             *byte = (at as u16 ^ value) as u8;
         }
     }
@@ -204,7 +232,12 @@ impl Scene {
         let store = Store::new(128 * 1024, Some((disk, 4 * SEGMENT_BYTES)));
         let core = Core::new(Arc::clone(&host), store).unwrap();
         let model = vec![[0; PAGE_BYTES as usize]; PAGES as usize];
-        Scene { host, core, model, watched: Default::default() }
+        Scene {
+            host,
+            core,
+            model,
+            watched: Default::default(),
+        }
     }
 
     /// The guest uses a page until it is there, as a processor does. False if there is no room for it.
@@ -216,7 +249,8 @@ impl Scene {
                 Some(_) => return true,
                 None if *self.host.missing.lock().unwrap() => false,
                 None => {
-                    self.host.pages.lock().unwrap()[page as usize].bytes = Some([0; PAGE_BYTES as usize]);
+                    self.host.pages.lock().unwrap()[page as usize].bytes =
+                        Some([0; PAGE_BYTES as usize]);
                     continue;
                 }
             };
@@ -249,7 +283,8 @@ impl Scene {
         let host = Arc::clone(&self.host);
         let mut punch = || {
             host.ask()?;
-            (first..first + count).for_each(|page| host.pages.lock().unwrap()[page as usize].bytes = None);
+            (first..first + count)
+                .for_each(|page| host.pages.lock().unwrap()[page as usize].bytes = None);
             Ok(0)
         };
         if self.core.forget(first, count, &mut punch).is_ok() {
@@ -269,7 +304,9 @@ impl Scene {
         self.core.begin_leaving(&mut pages);
         match pack_up(&*self.host, &pages) {
             Ok(parcels) => {
-                writes.iter().for_each(|&(page, value)| self.write(page, value % 40));
+                writes
+                    .iter()
+                    .for_each(|&(page, value)| self.write(page, value % 40));
                 if let Some(page) = given {
                     self.give_back(page, 1);
                 }
@@ -279,7 +316,10 @@ impl Scene {
                 let _ = self.core.abandon(&pages);
             }
         }
-        assert!(!self.core.pages.contains(&Page::Leaving), "nothing leaves for ever");
+        assert!(
+            !self.core.pages.contains(&Page::Leaving),
+            "nothing leaves for ever"
+        );
     }
 
     fn look(&self, page: u64) {
@@ -298,7 +338,10 @@ impl Scene {
         if let Ok(written) = self.core.ask_written(page, 8) {
             let known = self.watched.insert(page, false);
             // It may say written without need, never the other way round.
-            assert!(written || known == Some(false), "a write to page {page} was not noticed");
+            assert!(
+                written || known == Some(false),
+                "a write to page {page} was not noticed"
+            );
             if self.watched.len() > 8 {
                 self.watched.remove(&page);
             }
@@ -312,7 +355,9 @@ impl Scene {
             Step::Write(page, value) => self.write(page, value),
             Step::Read(page) => {
                 if self.touch(page, false) {
-                    let got = self.host.pages.lock().unwrap()[page as usize].bytes.unwrap();
+                    let got = self.host.pages.lock().unwrap()[page as usize]
+                        .bytes
+                        .unwrap();
                     assert!(got == self.model[page as usize], "page {page} is another");
                 }
             }
@@ -346,18 +391,34 @@ impl Scene {
 
     fn check_accounts(&mut self) {
         let zeros = self.core.zeros();
-        let marked = self.core.pages.iter().filter(|&&page| page == Page::Zeros).count();
+        let marked = self
+            .core
+            .pages
+            .iter()
+            .filter(|&&page| page == Page::Zeros)
+            .count();
         assert_eq!(marked as u64, zeros);
         if !self.core.is_tracking {
             return;
         }
-        let held = self.host.pages.lock().unwrap().iter().filter(|page| page.bytes.is_some()).count() as u64;
+        let held = self
+            .host
+            .pages
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|page| page.bytes.is_some())
+            .count() as u64;
         // Of what could not be punched, a part may be.
         let sure = self.core.taken() - self.core.unpunched.len() as u64;
-        assert!((sure..=self.core.taken()).contains(&held), "what the host holds is what we say it holds");
+        assert!(
+            (sure..=self.core.taken()).contains(&held),
+            "what the host holds is what we say it holds"
+        );
         assert!(held <= self.core.ceiling, "and no more than it may");
         let totals = self.core.store.totals();
-        let kept = totals.memory_pages + totals.file_pages + totals.repeating_pages + totals.shared_pages;
+        let kept =
+            totals.memory_pages + totals.file_pages + totals.repeating_pages + totals.shared_pages;
         assert_eq!(kept, self.core.out, "every page away is kept once");
     }
 }
@@ -401,7 +462,10 @@ fn no_more_pages_come_than_the_limit_allows() {
 fn a_write_is_noticed_though_the_limit_was_lifted_meanwhile() {
     let mut scene = Scene::new();
     scene.core.set_limit(Some(2)).unwrap();
-    assert!(scene.core.ask_written(9, 8).unwrap(), "the first time nobody knows");
+    assert!(
+        scene.core.ask_written(9, 8).unwrap(),
+        "the first time nobody knows"
+    );
     scene.core.set_limit(None).unwrap();
     scene.core.stop_tracking_if_idle().unwrap();
     assert!(!scene.core.ask_written(9, 8).unwrap());
@@ -425,7 +489,11 @@ fn pages_of_zeros_are_still_known_when_the_limit_is_lifted() {
     assert!(scene.touch(4, false));
     assert_eq!(scene.core.zeros(), 8, "what is used is in memory");
     let given_back = scene.core.forget(4, 3, &mut || Ok(0)).unwrap();
-    assert_eq!((scene.core.zeros(), given_back), (6, 2 * PAGE_BYTES), "one of the three was in memory");
+    assert_eq!(
+        (scene.core.zeros(), given_back),
+        (6, 2 * PAGE_BYTES),
+        "one of the three was in memory"
+    );
     scene.core.set_limit(Some(20)).unwrap();
     assert_eq!(scene.core.zeros(), 6);
 }
@@ -437,9 +505,15 @@ fn a_lower_limit_is_approached_without_stopping_the_guest() {
     (0..10).for_each(|page| scene.write(page, 9));
     scene.core.set_limit(Some(4)).unwrap();
     assert_eq!(scene.core.excess(0), 6);
-    assert!(!scene.touch(20, true), "nothing comes before something has gone");
+    assert!(
+        !scene.touch(20, true),
+        "nothing comes before something has gone"
+    );
     scene.leave(vec![0, 1], &[], None);
-    assert!(!scene.touch(20, true), "and what has gone does not make room above the limit");
+    assert!(
+        !scene.touch(20, true),
+        "and what has gone does not make room above the limit"
+    );
     scene.leave(vec![2, 3, 4, 5, 6], &[], None);
     assert!(scene.touch(20, true));
 }

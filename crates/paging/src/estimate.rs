@@ -41,7 +41,13 @@ impl Estimate {
         // A whole sample says no more of the rest than that; none at all is not certainty either.
         let error = (share * (1.0 - share) / n).sqrt().max(1.0 / n);
         let error = if sample >= page_count { 0.0 } else { error };
-        Estimate { pages: share * all, error_pages: error * all, window, sample, ended: Instant::now() }
+        Estimate {
+            pages: share * all,
+            error_pages: error * all,
+            window,
+            sample,
+            ended: Instant::now(),
+        }
     }
 }
 
@@ -83,9 +89,16 @@ pub(crate) struct Sampler {
 
 impl Sampler {
     pub(crate) fn new() -> Sampler {
-        let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let seed = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
         let dice = Dice(seed.as_nanos() as u64 | 1);
-        Sampler { dice, since: Instant::now(), pages: Vec::new(), used: HashSet::new() }
+        Sampler {
+            dice,
+            since: Instant::now(),
+            pages: Vec::new(),
+            used: HashSet::new(),
+        }
     }
 
     /// Whether the window is over.
@@ -163,9 +176,14 @@ mod tests {
         let (all, in_use) = (50_000, 7_000);
         let mut within = 0;
         for _ in 0..100 {
-            let hits = dice.pages(USE_SAMPLE, all).iter().filter(|&&page| page % all < in_use).count() as u64;
+            let hits = dice
+                .pages(USE_SAMPLE, all)
+                .iter()
+                .filter(|&&page| page % all < in_use)
+                .count() as u64;
             let estimate = Estimate::of(hits, USE_SAMPLE, all, WINDOW);
-            within += u64::from((estimate.pages - in_use as f64).abs() < 1.65 * estimate.error_pages);
+            within +=
+                u64::from((estimate.pages - in_use as f64).abs() < 1.65 * estimate.error_pages);
         }
         assert!(within >= 80, "{within} of 100");
     }

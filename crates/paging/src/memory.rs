@@ -16,7 +16,12 @@ pub(crate) trait Memory: Send + Sync {
     /// Whether faults of missing pages come to us.
     fn handle_missing(&self, missing: bool) -> io::Result<()>;
     /// Every stretch among these pages that the host holds: first page and count.
-    fn each_resident(&self, first: u64, count: u64, each: &mut dyn FnMut(u64, u64)) -> io::Result<()>;
+    fn each_resident(
+        &self,
+        first: u64,
+        count: u64,
+        each: &mut dyn FnMut(u64, u64),
+    ) -> io::Result<()>;
     /// Puts a missing page in its place.
     fn fill(&self, page: u64, bytes: &PageBytes, protected: bool) -> io::Result<()>;
     /// Puts a page of zeros in its place.
@@ -44,7 +49,12 @@ impl Memory for PagedMemory {
         PagedMemory::handle_missing(self, missing)
     }
 
-    fn each_resident(&self, first: u64, count: u64, each: &mut dyn FnMut(u64, u64)) -> io::Result<()> {
+    fn each_resident(
+        &self,
+        first: u64,
+        count: u64,
+        each: &mut dyn FnMut(u64, u64),
+    ) -> io::Result<()> {
         PagedMemory::each_resident(self, first, count, each)
     }
 

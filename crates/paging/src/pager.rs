@@ -91,7 +91,12 @@ pub struct Books {
 }
 
 impl PageKeeper for Shared<PagedMemory> {
-    fn forget(&self, first: u64, count: u64, punch: &mut dyn FnMut() -> io::Result<u64>) -> io::Result<u64> {
+    fn forget(
+        &self,
+        first: u64,
+        count: u64,
+        punch: &mut dyn FnMut() -> io::Result<u64>,
+    ) -> io::Result<u64> {
         let mut core = self.core().map_err(io::Error::other)?;
         let given_back = core.forget(first, count, punch)?;
         drop(core);
@@ -128,7 +133,10 @@ impl Pager {
         let file = match &settings.file {
             None => None,
             Some((folder, budget)) => {
-                let failed = |source| StartError::File { folder: folder.clone(), source };
+                let failed = |source| StartError::File {
+                    folder: folder.clone(),
+                    source,
+                };
                 let medium: Arc<dyn Medium> = Arc::<File>::new(nameless(folder).map_err(failed)?);
                 Some((medium, *budget))
             }
@@ -157,22 +165,35 @@ impl Pager {
         });
         let weak: Weak<Shared<PagedMemory>> = Arc::downgrade(&shared);
         shared.memory.keep_with(weak);
-        let mut pager = Pager { shared, threads: Vec::new() };
-        pager.spawn("pager", service::serve).map_err(StartError::Start)?;
-        pager.spawn("reclaim", reclaim::reclaim).map_err(StartError::Start)?;
-        pager.spawn("pager-guard", guard::guard).map_err(StartError::Start)?;
-        pager.set_limit(settings.limit_bytes).map_err(StartError::Start)?;
+        let mut pager = Pager {
+            shared,
+            threads: Vec::new(),
+        };
+        pager
+            .spawn("pager", service::serve)
+            .map_err(StartError::Start)?;
+        pager
+            .spawn("reclaim", reclaim::reclaim)
+            .map_err(StartError::Start)?;
+        pager
+            .spawn("pager-guard", guard::guard)
+            .map_err(StartError::Start)?;
+        pager
+            .set_limit(settings.limit_bytes)
+            .map_err(StartError::Start)?;
         Ok(pager)
     }
 
     fn spawn(&mut self, name: &str, body: fn(&Shared<PagedMemory>)) -> io::Result<()> {
         let shared = Arc::clone(&self.shared);
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            shared.note_thread();
-            if catch_unwind(AssertUnwindSafe(|| body(&shared))).is_err() {
-                shared.broke("a thread of the pager panicked; its message is in the log");
-            }
-        });
+        let thread = std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || {
+                shared.note_thread();
+                if catch_unwind(AssertUnwindSafe(|| body(&shared))).is_err() {
+                    shared.broke("a thread of the pager panicked; its message is in the log");
+                }
+            });
         self.threads.push(thread?);
         Ok(())
     }
@@ -184,7 +205,10 @@ impl Pager {
     /// What the host says.
     pub fn set_limit(&self, bytes: Option<u64>) -> io::Result<()> {
         let pages = bytes.map(|bytes| bytes / PAGE_BYTES);
-        self.shared.core().map_err(io::Error::other)?.set_limit(pages)?;
+        self.shared
+            .core()
+            .map_err(io::Error::other)?
+            .set_limit(pages)?;
         self.shared.want_room();
         self.shared.ring();
         Ok(())
@@ -195,7 +219,11 @@ impl Pager {
     /// # Errors
     /// If the pager is broken.
     pub fn set_store_memory(&self, bytes: u64) -> io::Result<()> {
-        self.shared.core().map_err(io::Error::other)?.store.set_memory_budget(bytes);
+        self.shared
+            .core()
+            .map_err(io::Error::other)?
+            .store
+            .set_memory_budget(bytes);
         self.shared.want_room();
         Ok(())
     }
@@ -228,7 +256,11 @@ impl Pager {
     /// seconds after somebody asked until a minute after nobody does: to sample them breaks up huge pages.
     pub fn books(&self) -> Books {
         self.shared.note_asked();
-        let mut core = self.shared.core.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut core = self
+            .shared
+            .core
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let (limit, out, zeros, counts) = (core.limit(), core.out(), core.zeros(), core.counts);
         let (store, store_memory_budget) = (core.store_totals(), core.store.memory_budget());
         drop(core);
@@ -246,7 +278,13 @@ impl Pager {
             dirty: told.dirty,
             stalled: told.stalled.clone(),
             fault_in_us: latency.quantile(0.5).zip(latency.quantile(0.99)),
-            cpu: Duration::from_nanos(self.shared.cpu_ns.iter().map(|ns| ns.load(Ordering::Relaxed)).sum()),
+            cpu: Duration::from_nanos(
+                self.shared
+                    .cpu_ns
+                    .iter()
+                    .map(|ns| ns.load(Ordering::Relaxed))
+                    .sum(),
+            ),
         }
     }
 
@@ -256,7 +294,11 @@ impl Pager {
     /// # Errors
     /// [`Broken`] if one cannot be read.
     pub fn look(&self, pages: &[u64]) -> Result<Vec<Option<Box<PageBytes>>>, Broken> {
-        pages.iter().take(LOOK_PAGES_MAX).map(|&page| self.look_at(page)).collect()
+        pages
+            .iter()
+            .take(LOOK_PAGES_MAX)
+            .map(|&page| self.look_at(page))
+            .collect()
     }
 
     fn look_at(&self, page: u64) -> Result<Option<Box<PageBytes>>, Broken> {
@@ -278,7 +320,10 @@ impl Pager {
                 Err(source) => trouble = source,
             }
         }
-        Err(Broken::Lost { page, source: trouble })
+        Err(Broken::Lost {
+            page,
+            source: trouble,
+        })
     }
 
     /// Which of these pages were written since they were asked for last; all of them, the first time. At most
@@ -287,7 +332,10 @@ impl Pager {
     /// # Errors
     /// [`Broken`] if a page cannot be watched.
     pub fn written(&self, pages: &[u64]) -> Result<Vec<bool>, Broken> {
-        pages.iter().map(|&page| self.shared.core()?.ask_written(page, WATCH_PAGES_MAX)).collect()
+        pages
+            .iter()
+            .map(|&page| self.shared.core()?.ask_written(page, WATCH_PAGES_MAX))
+            .collect()
     }
 
     /// A descriptor of the residency map; see `residency` for how to read it.

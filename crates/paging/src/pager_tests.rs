@@ -10,7 +10,12 @@ use super::*;
 const MIB: u64 = 1 << 20;
 
 fn settings(limit_bytes: Option<u64>) -> Settings {
-    Settings { limit_bytes, store_memory_bytes: 256 * MIB, file: None, ahead_pages: AHEAD_PAGES }
+    Settings {
+        limit_bytes,
+        store_memory_bytes: 256 * MIB,
+        file: None,
+        ahead_pages: AHEAD_PAGES,
+    }
 }
 
 fn quiet() -> Box<dyn Fn(Event) + Send + Sync> {
@@ -45,7 +50,12 @@ fn word(page: u64, round: u64) -> u64 {
 /// Writes a few words that nobody else writes into each page.
 fn write_page(memory: &GuestMemory, page: u64, round: u64) {
     for at in [0, 8, 2048, 4088] {
-        memory.write(Gpa(page * PAGE_BYTES + at), &word(page, round).to_le_bytes()).unwrap();
+        memory
+            .write(
+                Gpa(page * PAGE_BYTES + at),
+                &word(page, round).to_le_bytes(),
+            )
+            .unwrap();
     }
 }
 
@@ -58,7 +68,9 @@ fn check_page(memory: &GuestMemory, page: u64, round: u64) {
 
 #[test]
 fn a_guest_has_all_its_memory_and_the_host_a_tenth_of_it() {
-    let Some((memory, pager)) = start(64 * MIB, &settings(Some(6 * MIB))) else { return };
+    let Some((memory, pager)) = start(64 * MIB, &settings(Some(6 * MIB))) else {
+        return;
+    };
     let most = std::sync::atomic::AtomicU64::new(0);
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -76,14 +88,19 @@ fn a_guest_has_all_its_memory_and_the_host_a_tenth_of_it() {
     let most = most.into_inner();
     assert!(most <= 6 * MIB, "the host held {most} bytes");
     let books = pager.books();
-    assert!(books.counts.page_ins > 1000 && books.counts.page_outs > 10_000, "{books:?}");
+    assert!(
+        books.counts.page_ins > 1000 && books.counts.page_outs > 10_000,
+        "{books:?}"
+    );
     assert!(books.out_bytes > 50 * MIB, "{books:?}");
 }
 
 /// Four threads write and check their own pages while the limit goes up and down and pages are given back.
 #[test]
 fn nothing_is_lost_while_the_limit_moves() {
-    let Some((memory, pager)) = start(32 * MIB, &settings(None)) else { return };
+    let Some((memory, pager)) = start(32 * MIB, &settings(None)) else {
+        return;
+    };
     let end = Instant::now() + Duration::from_secs(4);
     std::thread::scope(|scope| {
         for thread in 0..4_u64 {
@@ -103,9 +120,13 @@ fn nothing_is_lost_while_the_limit_moves() {
                 assert!(round > 0);
             });
         }
-        let mut limits = [Some(3), Some(20), None, Some(1), Some(31), Some(8)].into_iter().cycle();
+        let mut limits = [Some(3), Some(20), None, Some(1), Some(31), Some(8)]
+            .into_iter()
+            .cycle();
         while Instant::now() < end {
-            pager.set_limit(limits.next().flatten().map(|limit| limit * MIB)).unwrap();
+            pager
+                .set_limit(limits.next().flatten().map(|limit| limit * MIB))
+                .unwrap();
             std::thread::sleep(Duration::from_millis(60));
         }
         pager.set_limit(None).unwrap();
@@ -116,7 +137,9 @@ fn nothing_is_lost_while_the_limit_moves() {
 
 #[test]
 fn a_look_from_outside_brings_nothing_in() {
-    let Some((memory, pager)) = start(16 * MIB, &settings(None)) else { return };
+    let Some((memory, pager)) = start(16 * MIB, &settings(None)) else {
+        return;
+    };
     (0..2048).for_each(|page| write_page(&memory, page, 5));
     pager.set_limit(Some(2 * MIB)).unwrap();
     wait_until(|| pager.is_within_limit(), "the limit");
@@ -132,7 +155,11 @@ fn a_look_from_outside_brings_nothing_in() {
             away += u64::from(number[0] % 2 == 1);
         }
     }
-    assert_eq!(pager.look(&[4096]).unwrap(), [None], "there is no such page");
+    assert_eq!(
+        pager.look(&[4096]).unwrap(),
+        [None],
+        "there is no such page"
+    );
     assert!(away >= 1500, "{away} pages away");
     assert_eq!(pager.books().counts.page_ins, before.counts.page_ins);
     assert!(memory.resident_bytes().unwrap() <= 2 * MIB);
@@ -142,7 +169,10 @@ fn a_look_from_outside_brings_nothing_in() {
 fn a_guest_waits_when_the_store_is_full_and_goes_on_when_there_is_room() {
     let (sender, events) = std::sync::mpsc::channel();
     let memory = Arc::new(GuestMemory::flat(16 * MIB).unwrap());
-    let settings = Settings { store_memory_bytes: MIB, ..settings(Some(4 * MIB)) };
+    let settings = Settings {
+        store_memory_bytes: MIB,
+        ..settings(Some(4 * MIB))
+    };
     let listener = Box::new(move |event| sender.send(event).unwrap());
     let Ok(pager) = Pager::start(Arc::clone(&memory), &settings, listener) else {
         return eprintln!("SKIPPED: faults cannot be handled here");
@@ -153,7 +183,9 @@ fn a_guest_waits_when_the_store_is_full_and_goes_on_when_there_is_room() {
             for page in 0..4096 {
                 let mut bytes = [0; PAGE_BYTES as usize];
                 for byte in &mut bytes {
-                    noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    noise = noise
+                        .wrapping_mul(6_364_136_223_846_793_005)
+                        .wrapping_add(1);
                     *byte = (noise >> 56) as u8;
                 }
                 memory.write(Gpa(page * PAGE_BYTES), &bytes).unwrap();
@@ -164,14 +196,19 @@ fn a_guest_waits_when_the_store_is_full_and_goes_on_when_there_is_room() {
         assert!(!guest.is_finished());
         assert!(memory.resident_bytes().unwrap() <= 4 * MIB);
         pager.set_store_memory(64 * MIB).unwrap();
-        assert_eq!(events.recv_timeout(Duration::from_secs(60)).unwrap(), Event::Flowing);
+        assert_eq!(
+            events.recv_timeout(Duration::from_secs(60)).unwrap(),
+            Event::Flowing
+        );
     });
     assert!(memory.resident_bytes().unwrap() <= 4 * MIB);
 }
 
 #[test]
 fn the_working_set_is_what_the_guest_uses() {
-    let Some((memory, pager)) = start(64 * MIB, &settings(None)) else { return };
+    let Some((memory, pager)) = start(64 * MIB, &settings(None)) else {
+        return;
+    };
     (0..16384).for_each(|page| write_page(&memory, page, 1));
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -183,21 +220,41 @@ fn the_working_set_is_what_the_guest_uses() {
             }
         });
         // The first window began with everything being written.
-        wait_until(|| pager.books().working_set.is_some_and(|estimate| estimate.pages < 8192.0), "a window");
+        wait_until(
+            || {
+                pager
+                    .books()
+                    .working_set
+                    .is_some_and(|estimate| estimate.pages < 8192.0)
+            },
+            "a window",
+        );
         let (books, begun) = (pager.books(), Instant::now());
         done.store(true, Ordering::Relaxed);
         let (used, written) = (books.working_set.unwrap(), books.dirty.unwrap());
-        assert!((used.pages - 4096.0).abs() < 5.0 * used.error_pages, "{used:?}");
-        assert!((written.pages - 512.0).abs() < 5.0 * written.error_pages, "{written:?}");
+        assert!(
+            (used.pages - 4096.0).abs() < 5.0 * used.error_pages,
+            "{used:?}"
+        );
+        assert!(
+            (written.pages - 512.0).abs() < 5.0 * written.error_pages,
+            "{written:?}"
+        );
         assert!(begun.elapsed() < Duration::from_secs(1));
     });
 }
 
 #[test]
 fn a_write_is_noticed_once() {
-    let Some((memory, pager)) = start(4 * MIB, &settings(Some(MIB))) else { return };
+    let Some((memory, pager)) = start(4 * MIB, &settings(Some(MIB))) else {
+        return;
+    };
     (0..1024).for_each(|page| write_page(&memory, page, 1));
-    assert_eq!(pager.written(&[3, 4, 900]).unwrap(), [true, true, true], "the first time nobody knows");
+    assert_eq!(
+        pager.written(&[3, 4, 900]).unwrap(),
+        [true, true, true],
+        "the first time nobody knows"
+    );
     assert_eq!(pager.written(&[3, 4, 900]).unwrap(), [false, false, false]);
     // Away and back: not written.
     (0..1024).for_each(|page| check_page(&memory, page, 1));
@@ -206,7 +263,11 @@ fn a_write_is_noticed_once() {
     memory.discard(Gpa(900 * PAGE_BYTES), PAGE_BYTES).unwrap();
     assert_eq!(pager.written(&[3, 4, 900]).unwrap(), [false, true, true]);
     assert_eq!(pager.written(&[3, 4, 900]).unwrap(), [false, false, false]);
-    assert_eq!(pager.written(&[5000]).unwrap(), [true], "there is no such page");
+    assert_eq!(
+        pager.written(&[5000]).unwrap(),
+        [true],
+        "there is no such page"
+    );
 }
 
 /// A thread is ended from outside while it has the lock, which nobody gets any more.
@@ -220,8 +281,16 @@ fn a_thread_that_is_gone_is_noticed_also_when_it_takes_the_lock_with_it() {
         Err(error) => return eprintln!("SKIPPED: {error}"),
     };
     let held = pager.shared.core.lock().unwrap();
-    pager.shared.threads.lock().unwrap().push("/proc/self/task/0".into());
+    pager
+        .shared
+        .threads
+        .lock()
+        .unwrap()
+        .push("/proc/self/task/0".into());
     let event = receiver.recv_timeout(Duration::from_secs(20)).unwrap();
-    assert_eq!(event, Event::Broken("a thread of the pager is gone".to_owned()));
+    assert_eq!(
+        event,
+        Event::Broken("a thread of the pager is gone".to_owned())
+    );
     drop(held);
 }

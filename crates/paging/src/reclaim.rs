@@ -55,7 +55,11 @@ pub(crate) fn reclaim(shared: &Shared<PagedMemory>) {
         back_from: 0,
     };
     while !reclaimer.is_stopping() {
-        shared.wait_for_work(if reclaimer.has_more_to_do() { Duration::from_millis(1) } else { TICK });
+        shared.wait_for_work(if reclaimer.has_more_to_do() {
+            Duration::from_millis(1)
+        } else {
+            TICK
+        });
         if let Err(broken) = reclaimer.turn() {
             // Pages stay where they are; only what cannot be believed ends it.
             if matches!(broken, Broken::Panicked) {
@@ -70,11 +74,15 @@ pub(crate) fn reclaim(shared: &Shared<PagedMemory>) {
 
 impl Reclaimer<'_> {
     fn is_stopping(&self) -> bool {
-        self.shared.is_stopping.load(std::sync::atomic::Ordering::Acquire)
+        self.shared
+            .is_stopping
+            .load(std::sync::atomic::Ordering::Acquire)
     }
 
     fn has_more_to_do(&self) -> bool {
-        self.shared.core().is_ok_and(|core| core.limit().is_none() && core.out() > 0)
+        self.shared
+            .core()
+            .is_ok_and(|core| core.limit().is_none() && core.out() > 0)
     }
 
     fn turn(&mut self) -> Result<(), Broken> {
@@ -141,12 +149,19 @@ impl Reclaimer<'_> {
     fn pass(&mut self) -> Result<u64, Broken> {
         let (first, count) = self.clock.stretch();
         let core = self.shared.core()?;
-        let resident: Vec<bool> =
-            (first..first + count).map(|page| core.page(page) == Page::Resident).collect();
+        let resident: Vec<bool> = (first..first + count)
+            .map(|page| core.page(page) == Page::Resident)
+            .collect();
         drop(core);
         let sampler = &mut self.sampler;
-        let cold = self.clock.pass(&*self.shared.memory, &resident, |page| sampler.note_used(page));
-        let cold = cold.map_err(|source| Broken::Host { act: "look at", page: first, source })?;
+        let cold = self.clock.pass(&*self.shared.memory, &resident, |page| {
+            sampler.note_used(page)
+        });
+        let cold = cold.map_err(|source| Broken::Host {
+            act: "look at",
+            page: first,
+            source,
+        })?;
         self.cold.extend(cold);
         Ok(count)
     }
@@ -155,15 +170,25 @@ impl Reclaimer<'_> {
     fn put_cold_away(&mut self, wanted: u64) -> Result<u64, Broken> {
         let mut batch = Vec::new();
         while batch.len() < BATCH.min(wanted as usize) {
-            let Some(page) = self.cold.pop_front() else { break };
+            let Some(page) = self.cold.pop_front() else {
+                break;
+            };
             let mut used = [false];
             let looked = Memory::used(&*self.shared.memory, page, &mut used);
-            looked.map_err(|source| Broken::Host { act: "look at", page, source })?;
+            looked.map_err(|source| Broken::Host {
+                act: "look at",
+                page,
+                source,
+            })?;
             if !used[0] {
                 batch.push(page);
             }
         }
-        if batch.is_empty() { Ok(0) } else { self.put_away(batch) }
+        if batch.is_empty() {
+            Ok(0)
+        } else {
+            self.put_away(batch)
+        }
     }
 
     /// Puts pages away; see `core` for the four steps. Returns how many left.
@@ -190,7 +215,11 @@ impl Reclaimer<'_> {
 
     /// Writes the oldest pages to the file, ahead of need.
     fn spill(&mut self) -> Result<(), Broken> {
-        if self.file_trouble.as_ref().is_some_and(|(_, since)| since.elapsed() < FILE_PAUSE) {
+        if self
+            .file_trouble
+            .as_ref()
+            .is_some_and(|(_, since)| since.elapsed() < FILE_PAUSE)
+        {
             return Ok(());
         }
         while !self.is_stopping() {
@@ -198,7 +227,9 @@ impl Reclaimer<'_> {
             if !core.store.wants_to_spill() {
                 return Ok(());
             }
-            let Some(batch) = core.store.begin_spill() else { return Ok(()) };
+            let Some(batch) = core.store.begin_spill() else {
+                return Ok(());
+            };
             drop(core);
             if !self.write(batch)? {
                 return Ok(());
@@ -217,7 +248,9 @@ impl Reclaimer<'_> {
             if !core.store.wants_to_tidy() {
                 return Ok(());
             }
-            let Some(batch) = core.store.begin_tidying() else { return Ok(()) };
+            let Some(batch) = core.store.begin_tidying() else {
+                return Ok(());
+            };
             drop(core);
             if self.is_stopping() || !self.write(batch)? {
                 return Ok(());
@@ -230,7 +263,12 @@ impl Reclaimer<'_> {
     fn write(&mut self, mut batch: Batch) -> Result<bool, Broken> {
         let written = batch.write();
         self.shared.core()?.store.end_spill(batch, written.is_ok());
-        let trouble = |error| (format!("cannot write to the page file: {error}"), Instant::now());
+        let trouble = |error| {
+            (
+                format!("cannot write to the page file: {error}"),
+                Instant::now(),
+            )
+        };
         self.file_trouble = written.err().map(trouble);
         Ok(self.file_trouble.is_none())
     }
@@ -281,7 +319,11 @@ impl Reclaimer<'_> {
         }
         let window = self.sampler.elapsed();
         let page_count = self.shared.memory.page_count();
-        let failed = |source| Broken::Host { act: "sample", page: 0, source };
+        let failed = |source| Broken::Host {
+            act: "sample",
+            page: 0,
+            source,
+        };
         let working_set = self.sampler.turn(&*self.shared.memory).map_err(failed)?;
         let pages = self.sampler.pages_to_protect(page_count);
         let dirty = self.shared.core()?.turn_write_sample(&pages)?;
@@ -295,7 +337,9 @@ impl Reclaimer<'_> {
     /// Says whether the guest waits for something that does not come.
     fn tell(&mut self) {
         let waits = self.shared.waiting_for();
-        let is_stalled = self.stall.look(Instant::now(), waits, self.trouble.is_some());
+        let is_stalled = self
+            .stall
+            .look(Instant::now(), waits, self.trouble.is_some());
         match (&self.trouble, is_stalled) {
             (Some(trouble), true) => self.shared.set_stalled(Some(trouble.clone())),
             // It still waits for what leaves now.

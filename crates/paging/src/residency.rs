@@ -16,7 +16,9 @@ pub(crate) struct Residency {
 
 impl Residency {
     pub(crate) fn new(page_count: u64) -> io::Result<Residency> {
-        Ok(Residency { map: PageMap::new(page_count)? })
+        Ok(Residency {
+            map: PageMap::new(page_count)?,
+        })
     }
 
     /// The map, for who hands it to readers.
@@ -46,7 +48,11 @@ mod tests {
         let residency = Residency::new(3000).unwrap();
         let number = |page: u64| {
             let mut bytes = [0; 4];
-            residency.map().file().read_exact_at(&mut bytes, page * 4).unwrap();
+            residency
+                .map()
+                .file()
+                .read_exact_at(&mut bytes, page * 4)
+                .unwrap();
             u32::from_le_bytes(bytes)
         };
         let first = number(2999);

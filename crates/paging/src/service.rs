@@ -47,13 +47,21 @@ pub(crate) struct Ahead {
 
 impl Ahead {
     pub(crate) fn new(window_max: u64) -> Ahead {
-        Ahead { expected: 0, window: 0, window_max }
+        Ahead {
+            expected: 0,
+            window: 0,
+            window_max,
+        }
     }
 
     /// A fault at `page`: how many pages behind it to bring in too.
     pub(crate) fn after(&mut self, page: u64) -> u64 {
         let is_in_order = page == self.expected;
-        self.window = if is_in_order { (self.window * 2).max(2).min(self.window_max) } else { 0 };
+        self.window = if is_in_order {
+            (self.window * 2).max(2).min(self.window_max)
+        } else {
+            0
+        };
         self.expected = page + 1 + self.window;
         self.window
     }
@@ -61,7 +69,10 @@ impl Ahead {
 
 /// Answers until told to stop.
 pub(crate) fn serve(shared: &Shared<PagedMemory>) {
-    let mut service = Service { waiting: VecDeque::new(), ahead: Ahead::new(shared.ahead_pages) };
+    let mut service = Service {
+        waiting: VecDeque::new(),
+        ahead: Ahead::new(shared.ahead_pages),
+    };
     while !shared.is_stopping.load(Ordering::Acquire) {
         let tries_again = service.waiting.iter().any(|one| one.attempts > 0);
         wait(shared, if tries_again { PAUSE } else { WAIT });
@@ -162,7 +173,9 @@ pub(crate) fn serve_one(
     is_protected: bool,
 ) -> Result<Served, Broken> {
     let served = shared.core()?.fault(page, is_protected)?;
-    let Served::Read(id, in_file) = served else { return Ok(served) };
+    let Served::Read(id, in_file) = served else {
+        return Ok(served);
+    };
     let read = in_file.read();
     let mut core = shared.core()?;
     let bytes = match read {
@@ -188,7 +201,10 @@ mod tests {
             let got: Vec<u64> = pages.iter().map(|&page| ahead.after(page)).collect();
             assert_eq!(got, expected, "{pages:?}");
         };
-        check(&[100, 101, 104, 109, 118, 135, 152], &[0, 2, 4, 8, 16, 16, 16]);
+        check(
+            &[100, 101, 104, 109, 118, 135, 152],
+            &[0, 2, 4, 8, 16, 16, 16],
+        );
         check(&[100, 50, 7, 8], &[0, 0, 0, 2]);
         check(&[100, 101, 500, 501], &[0, 2, 0, 2]);
     }

@@ -75,7 +75,11 @@ impl Latency {
 
     /// Upper end of the step in which `share` of all lie.
     pub(crate) fn quantile(&self, share: f64) -> Option<u64> {
-        let counts: Vec<u64> = self.0.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+        let counts: Vec<u64> = self
+            .0
+            .iter()
+            .map(|count| count.load(Ordering::Relaxed))
+            .collect();
         let all: u64 = counts.iter().sum();
         let mut seen = 0;
         counts.iter().enumerate().find_map(|(step, count)| {
@@ -121,7 +125,9 @@ impl<M> Shared<M> {
     /// Waits until somebody wants room, at most so long.
     pub(crate) fn wait_for_work(&self, patience: Duration) {
         let wanted = self.room.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.room_wanted.wait_timeout_while(wanted, patience, |wanted| !*wanted);
+        let waited = self
+            .room_wanted
+            .wait_timeout_while(wanted, patience, |wanted| !*wanted);
         *waited.unwrap_or_else(PoisonError::into_inner).0 = false;
     }
 
@@ -136,12 +142,18 @@ impl<M> Shared<M> {
 
     pub(crate) fn note_waiting(&self, count: usize, oldest: Option<Instant>) {
         self.waiting.store(count, Ordering::Relaxed);
-        *self.waiting_since.lock().unwrap_or_else(PoisonError::into_inner) = oldest;
+        *self
+            .waiting_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = oldest;
     }
 
     /// How long the one has waited that waits longest.
     pub(crate) fn waiting_for(&self) -> Option<Duration> {
-        self.waiting_since.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed())
+        self.waiting_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .map(|since| since.elapsed())
     }
 
     /// Somebody waits that cannot go on, or can again.
@@ -160,7 +172,10 @@ impl<M> Shared<M> {
         // On a host that shows no threads nobody looks for them.
         if let Ok(link) = std::fs::read_link("/proc/thread-self") {
             let shown = Path::new("/proc").join(link);
-            self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(shown);
+            self.threads
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(shown);
         }
     }
 
@@ -182,10 +197,16 @@ impl<M> Shared<M> {
 /// An error with what is behind it.
 pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    causes
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
 }
 
 /// Notes the CPU time of the calling thread, which is the `which`th of the pager's.
 pub(crate) fn note_cpu(shared: &Shared<impl Sized>, which: usize) {
-    shared.cpu_ns[which].store(host::cpu::thread_cpu_time().as_nanos() as u64, Ordering::Relaxed);
+    shared.cpu_ns[which].store(
+        host::cpu::thread_cpu_time().as_nanos() as u64,
+        Ordering::Relaxed,
+    );
 }

@@ -24,7 +24,12 @@ pub(crate) struct Stall {
 
 impl Stall {
     pub(crate) fn new(now: Instant) -> Stall {
-        Stall { window_start: now, last_look: now, waited: Duration::ZERO, is_stalled: false }
+        Stall {
+            window_start: now,
+            last_look: now,
+            waited: Duration::ZERO,
+            is_stalled: false,
+        }
     }
 
     /// A look: how long the one has waited who waits longest now, and whether pages do not leave that should. Returns
@@ -71,13 +76,43 @@ mod tests {
     #[test]
     fn a_guest_that_waits_most_of_the_time_waits() {
         check("nobody waits", 500, |_| (None, true), false);
-        check("one waits, but pages leave", 500, |_| (Some(400), false), false);
+        check(
+            "one waits, but pages leave",
+            500,
+            |_| (Some(400), false),
+            false,
+        );
         check("one waits for long", 2, |_| (Some(400), true), true);
-        check("many wait shortly, one after another", 150, |_| (Some(8), true), true);
+        check(
+            "many wait shortly, one after another",
+            150,
+            |_| (Some(8), true),
+            true,
+        );
         check("not yet", 50, |_| (Some(8), true), false);
-        check("one in four looks sees one wait", 500, |n| (n.is_multiple_of(4).then_some(8), true), false);
-        check("there is room again", 151, |n| (Some(8).filter(|_| n < 150), n < 150), false);
-        check("it is still waited for what has left", 151, |n| (Some(8), n < 150), true);
-        check("who was stopped waits for room", 400, |n| (Some(8).filter(|_| n < 150), true), true);
+        check(
+            "one in four looks sees one wait",
+            500,
+            |n| (n.is_multiple_of(4).then_some(8), true),
+            false,
+        );
+        check(
+            "there is room again",
+            151,
+            |n| (Some(8).filter(|_| n < 150), n < 150),
+            false,
+        );
+        check(
+            "it is still waited for what has left",
+            151,
+            |n| (Some(8), n < 150),
+            true,
+        );
+        check(
+            "who was stopped waits for room",
+            400,
+            |n| (Some(8).filter(|_| n < 150), true),
+            true,
+        );
     }
 }

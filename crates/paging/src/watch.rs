@@ -19,7 +19,11 @@ impl Watches {
     /// Every page that has to be protected while it is in memory.
     pub(crate) fn wanted(&self) -> Vec<u64> {
         let unwritten = |(&page, &written): (&u64, &bool)| (!written).then_some(page);
-        self.watched.iter().chain(&self.sampled).filter_map(unwritten).collect()
+        self.watched
+            .iter()
+            .chain(&self.sampled)
+            .filter_map(unwritten)
+            .collect()
     }
 
     /// It is being written.
@@ -50,7 +54,10 @@ impl Watches {
     /// Ends a sample: its pages that were not written, and how many it had and how many were.
     pub(crate) fn end_sample(&mut self) -> (Vec<u64>, (u64, u64)) {
         let all = self.sampled.len() as u64;
-        let unwritten = self.sampled.drain().filter_map(|(page, written)| (!written).then_some(page));
+        let unwritten = self
+            .sampled
+            .drain()
+            .filter_map(|(page, written)| (!written).then_some(page));
         let unwritten: Vec<u64> = unwritten.collect();
         let written = all - unwritten.len() as u64;
         (unwritten, (all, written))

@@ -29,18 +29,35 @@ pub struct DataPage {
 
 /// The data pages in address order: two writable ones, a read-only one, a hole, two writable ones, a hole.
 pub const DATA_MAP: [DataPage; 5] = [
-    DataPage { address: DATA, writable: true },
-    DataPage { address: DATA + PAGE, writable: true },
-    DataPage { address: DATA + 2 * PAGE, writable: false },
-    DataPage { address: DATA + 4 * PAGE, writable: true },
-    DataPage { address: DATA + 5 * PAGE, writable: true },
+    DataPage {
+        address: DATA,
+        writable: true,
+    },
+    DataPage {
+        address: DATA + PAGE,
+        writable: true,
+    },
+    DataPage {
+        address: DATA + 2 * PAGE,
+        writable: false,
+    },
+    DataPage {
+        address: DATA + 4 * PAGE,
+        writable: true,
+    },
+    DataPage {
+        address: DATA + 5 * PAGE,
+        writable: true,
+    },
 ];
 /// Bytes of data, the pages of [`DATA_MAP`] one after the other.
 pub const DATA_BYTES: usize = DATA_MAP.len() * PAGE as usize;
 
 /// Where a data address lies among the [`DATA_BYTES`], if it is mapped.
 pub fn data_offset(address: u64) -> Option<usize> {
-    let index = DATA_MAP.iter().position(|page| page.address == address & !(PAGE - 1))?;
+    let index = DATA_MAP
+        .iter()
+        .position(|page| page.address == address & !(PAGE - 1))?;
     Some(index * PAGE as usize + (address & (PAGE - 1)) as usize)
 }
 

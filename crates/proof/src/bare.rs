@@ -26,9 +26,18 @@ pub struct Guest {
 
 /// Every bare guest.
 pub const GUESTS: [Guest; 4] = [
-    Guest { name: "exits", sources: &["exits.c"] },
-    Guest { name: "hello", sources: &["hello.c"] },
-    Guest { name: "hostile", sources: &["hostile.c"] },
+    Guest {
+        name: "exits",
+        sources: &["exits.c"],
+    },
+    Guest {
+        name: "hello",
+        sources: &["hello.c"],
+    },
+    Guest {
+        name: "hostile",
+        sources: &["hostile.c"],
+    },
     Guest {
         name: "processor",
         sources: &[
@@ -80,14 +89,23 @@ impl Guest {
         let output = Command::new("cc")
             .current_dir(&sources)
             .args(COMPILER)
-            .args(["-Wl,--oformat=binary", "-Wl,--build-id=none", "-Wl,-T,flat.ld", "-o"])
+            .args([
+                "-Wl,--oformat=binary",
+                "-Wl,--build-id=none",
+                "-Wl,-T,flat.ld",
+                "-o",
+            ])
             .arg(&image)
             .arg("start.S")
             .args(self.sources)
             .output()
             .context("start the C compiler `cc`")?;
         let complaints = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "cannot build guest {}: {complaints}", self.name);
+        ensure!(
+            output.status.success(),
+            "cannot build guest {}: {complaints}",
+            self.name
+        );
         Ok(image)
     }
 }
@@ -127,7 +145,12 @@ const HEADER_MAGIC: u32 = 0x1bad_b002;
 ///
 /// # Errors
 /// When the image is no flat multiboot kernel, or the engine cannot go on.
-pub fn run(make: &MakeVcpu, image: &[u8], command_line: &str, limit: Duration) -> anyhow::Result<Run> {
+pub fn run(
+    make: &MakeVcpu,
+    image: &[u8],
+    command_line: &str,
+    limit: Duration,
+) -> anyhow::Result<Run> {
     let memory = Arc::new(GuestMemory::flat(MEMORY_BYTES)?);
     let state = boot(&memory, image, command_line)?;
     let mut vcpu = make(memory)?;
@@ -146,7 +169,11 @@ pub fn run(make: &MakeVcpu, image: &[u8], command_line: &str, limit: Duration) -
 }
 
 /// Loads an image with its command line; returns the state in which its first processor starts.
-pub(crate) fn boot(memory: &GuestMemory, image: &[u8], command_line: &str) -> anyhow::Result<VcpuState> {
+pub(crate) fn boot(
+    memory: &GuestMemory,
+    image: &[u8],
+    command_line: &str,
+) -> anyhow::Result<VcpuState> {
     let entry = load(memory, image)?;
     memory.write(Gpa(INFO), &4_u32.to_le_bytes())?;
     memory.write(Gpa(INFO + 16), &(COMMAND_LINE as u32).to_le_bytes())?;
@@ -161,14 +188,20 @@ pub(crate) fn boot(memory: &GuestMemory, image: &[u8], command_line: &str) -> an
 /// Loads the image as its multiboot header says; returns the entry point.
 fn load(memory: &GuestMemory, image: &[u8]) -> anyhow::Result<u32> {
     let word = |at: usize| -> Option<u32> {
-        Some(u32::from_le_bytes(image.get(at..at + 4)?.try_into().expect("four bytes")))
+        Some(u32::from_le_bytes(
+            image.get(at..at + 4)?.try_into().expect("four bytes"),
+        ))
     };
-    let header = (0..8192).step_by(4).find(|&at| word(at) == Some(HEADER_MAGIC));
+    let header = (0..8192)
+        .step_by(4)
+        .find(|&at| word(at) == Some(HEADER_MAGIC));
     let at = header.context("the image has no multiboot header")?;
     let field = |n: usize| word(at + 4 * n).context("the multiboot header is cut off");
     let (header_address, load_address, entry) = (field(3)?, field(4)?, field(7)?);
     let skipped = (header_address - load_address) as usize;
-    let start = at.checked_sub(skipped).context("the multiboot header lies before its image")?;
+    let start = at
+        .checked_sub(skipped)
+        .context("the multiboot header lies before its image")?;
     memory.write(Gpa(u64::from(load_address)), &image[start..])?;
     Ok(entry)
 }
@@ -179,8 +212,16 @@ fn serve(vcpu: &mut dyn Vcpu) -> anyhow::Result<Run> {
     let mut reply = Reply::Done;
     let ending = loop {
         reply = match vcpu.run(reply)? {
-            Exit::PioWrite { port: DEBUG_EXIT, value, .. } => break Ending::DebugExit(value as u8),
-            Exit::PioWrite { port: SERIAL, value, .. } => {
+            Exit::PioWrite {
+                port: DEBUG_EXIT,
+                value,
+                ..
+            } => break Ending::DebugExit(value as u8),
+            Exit::PioWrite {
+                port: SERIAL,
+                value,
+                ..
+            } => {
                 console.push(value as u8);
                 Reply::Done
             }
@@ -193,5 +234,8 @@ fn serve(vcpu: &mut dyn Vcpu) -> anyhow::Result<Run> {
             _ => Reply::Done,
         };
     };
-    Ok(Run { console: String::from_utf8_lossy(&console).into_owned(), ending })
+    Ok(Run {
+        console: String::from_utf8_lossy(&console).into_owned(),
+        ending,
+    })
 }

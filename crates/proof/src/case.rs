@@ -54,7 +54,11 @@ impl Registers {
         xsave[..2].copy_from_slice(&0x37f_u16.to_le_bytes());
         xsave[24..28].copy_from_slice(&0x1f80_u32.to_le_bytes());
         xsave[512] = 7;
-        let (cs, data) = if bits == 64 { (USER_CS, 0) } else { (USER32_CS, USER_DS) };
+        let (cs, data) = if bits == 64 {
+            (USER_CS, 0)
+        } else {
+            (USER32_CS, USER_DS)
+        };
         Registers {
             gprs: [0; 16],
             rip: arena::CODE,
@@ -97,7 +101,12 @@ impl Registers {
 
     /// MXCSR.
     pub fn mxcsr(&self) -> u32 {
-        u32::from_le_bytes([self.xsave[24], self.xsave[25], self.xsave[26], self.xsave[27]])
+        u32::from_le_bytes([
+            self.xsave[24],
+            self.xsave[25],
+            self.xsave[26],
+            self.xsave[27],
+        ])
     }
 }
 

@@ -19,24 +19,34 @@ pub struct Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: native {} engine {}", self.what, self.native, self.engine)
+        write!(
+            f,
+            "{}: native {} engine {}",
+            self.what, self.native, self.engine
+        )
     }
 }
 
 /// Names of [`crate::case::Registers::gprs`].
 pub const GPR_NAMES: [&str; 16] = [
-    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
-    "r15",
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13",
+    "r14", "r15",
 ];
 /// Names of [`crate::case::Registers::selectors`].
 pub const SELECTOR_NAMES: [&str; 6] = ["cs", "ss", "ds", "es", "fs", "gs"];
 
 /// The named fields of the XSAVE area: name, first byte, length.
 pub fn xsave_fields() -> Vec<(String, usize, usize)> {
-    let mut fields: Vec<(String, usize, usize)> =
-        [("fcw", 0, 2), ("fsw", 2, 2), ("ftw", 4, 2), ("fop", 6, 2), ("fip", 8, 8), ("fdp", 16, 8)]
-            .map(|(name, at, len)| (name.to_owned(), at, len))
-            .to_vec();
+    let mut fields: Vec<(String, usize, usize)> = [
+        ("fcw", 0, 2),
+        ("fsw", 2, 2),
+        ("ftw", 4, 2),
+        ("fop", 6, 2),
+        ("fip", 8, 8),
+        ("fdp", 16, 8),
+    ]
+    .map(|(name, at, len)| (name.to_owned(), at, len))
+    .to_vec();
     fields.push(("mxcsr".to_owned(), 24, 4));
     fields.extend((0..8).map(|n| (format!("st{n}"), 32 + n * 16, 10)));
     fields.extend((0..16).map(|n| (format!("xmm{n}"), 160 + n * 16, 16)));
@@ -53,7 +63,11 @@ fn selector_text(selector: u16) -> String {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().rev().map(|byte| format!("{byte:02x}")).collect()
+    bytes
+        .iter()
+        .rev()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// Every difference that counts, or nothing if the engine was right.
@@ -64,7 +78,11 @@ pub fn differences(case: &Case, native: &Outcome, engine: &Outcome) -> Vec<Diffe
     }
     let mut check = |what: &str, native: String, engine: String| {
         if native != engine {
-            found.push(Difference { what: what.to_owned(), native, engine });
+            found.push(Difference {
+                what: what.to_owned(),
+                native,
+                engine,
+            });
         }
     };
     let latitude = Latitude::of(case, native);
@@ -80,39 +98,79 @@ pub fn differences(case: &Case, native: &Outcome, engine: &Outcome) -> Vec<Diffe
             if latitude.any_gprs && *name != "rsp" {
                 continue;
             }
-            let text =
-                |value: u64| format!("{:#x}", if latitude.low_gprs { value & 0xffff_ffff } else { value });
+            let text = |value: u64| {
+                format!(
+                    "{:#x}",
+                    if latitude.low_gprs {
+                        value & 0xffff_ffff
+                    } else {
+                        value
+                    }
+                )
+            };
             check(name, text(ours.gprs[index]), text(theirs.gprs[index]));
         }
         if !latitude.steps_on_int1 {
-            check("rip", format!("{:#x}", ours.rip), format!("{:#x}", theirs.rip));
+            check(
+                "rip",
+                format!("{:#x}", ours.rip),
+                format!("{:#x}", theirs.rip),
+            );
         }
         let defined = |rflags: u64| format!("{:#x}", rflags & !latitude.undefined_flags);
         check("rflags", defined(ours.rflags), defined(theirs.rflags));
-        check("fs_base", format!("{:#x}", ours.fs_base), format!("{:#x}", theirs.fs_base));
-        check("gs_base", format!("{:#x}", ours.gs_base), format!("{:#x}", theirs.gs_base));
+        check(
+            "fs_base",
+            format!("{:#x}", ours.fs_base),
+            format!("{:#x}", theirs.fs_base),
+        );
+        check(
+            "gs_base",
+            format!("{:#x}", ours.gs_base),
+            format!("{:#x}", theirs.gs_base),
+        );
         for (index, name) in SELECTOR_NAMES.iter().enumerate() {
-            check(name, selector_text(ours.selectors[index]), selector_text(theirs.selectors[index]));
+            check(
+                name,
+                selector_text(ours.selectors[index]),
+                selector_text(theirs.selectors[index]),
+            );
         }
-        let differs =
-            XSAVE_REGISTERS.iter().any(|&(from, to)| ours.xsave[from..to] != theirs.xsave[from..to]);
+        let differs = XSAVE_REGISTERS
+            .iter()
+            .any(|&(from, to)| ours.xsave[from..to] != theirs.xsave[from..to]);
         for (name, at, len) in if differs { xsave_fields() } else { Vec::new() } {
             if !X87_POINTERS.contains(&name.as_str()) {
                 let text = |bytes: &[u8]| hex(&latitude.without_leftovers(at, bytes));
-                check(&name, text(&ours.xsave[at..at + len]), text(&theirs.xsave[at..at + len]));
+                check(
+                    &name,
+                    text(&ours.xsave[at..at + len]),
+                    text(&theirs.xsave[at..at + len]),
+                );
             }
         }
     }
-    let pushed = if latitude.pushes_all { 32 } else { u64::from(latitude.pushes_first) * 8 };
+    let pushed = if latitude.pushes_all {
+        32
+    } else {
+        u64::from(latitude.pushes_first) * 8
+    };
     let stack = native.registers.gprs[vcpu::gpr::RSP];
     let is_ignored = |at: usize| stack.wrapping_sub(arena::data_address(at) + 1) < pushed;
     let differs = |at: usize| native.data[at] != engine.data[at] && !is_ignored(at);
-    let first =
-        if native.data == engine.data { None } else { (0..native.data.len()).find(|&at| differs(at)) };
+    let first = if native.data == engine.data {
+        None
+    } else {
+        (0..native.data.len()).find(|&at| differs(at))
+    };
     if let Some(first) = first {
         let until = (first + 16).min(native.data.len());
         let what = format!("memory at {:#x}", arena::data_address(first));
-        check(&what, hex(&native.data[first..until]), hex(&engine.data[first..until]));
+        check(
+            &what,
+            hex(&native.data[first..until]),
+            hex(&engine.data[first..until]),
+        );
     }
     found
 }
@@ -120,7 +178,11 @@ pub fn differences(case: &Case, native: &Outcome, engine: &Outcome) -> Vec<Diffe
 /// How an outcome ended, in words.
 pub fn end_text(outcome: &Outcome) -> String {
     match outcome.end {
-        End::Exception { vector, error_code, address } => {
+        End::Exception {
+            vector,
+            error_code,
+            address,
+        } => {
             format!("vector {vector} code {error_code:#x} address {address:#x}")
         }
         End::Hang => "did not end".to_owned(),

@@ -81,7 +81,13 @@ impl Engine {
         let vcpu = make(Arc::clone(&memory)).context("start the engine")?;
         let progress = Arc::new(AtomicU64::new(0));
         watch(Arc::downgrade(&progress), vcpu.kicker());
-        Ok(Engine { make, memory, vcpu, template: template(), progress })
+        Ok(Engine {
+            make,
+            memory,
+            vcpu,
+            template: template(),
+            progress,
+        })
     }
 
     fn state_for(&self, case: &Case) -> VcpuState {
@@ -92,8 +98,14 @@ impl Engine {
         state.rflags = Rflags::from_bits_retain(start.rflags | 0x202);
         let segment = |place: usize, base: u64| {
             let selector = start.selectors[place];
-            let descriptor = GDT_ENTRIES.get(usize::from(selector >> 3)).copied().unwrap_or(0);
-            Segment { base, ..Segment::from_descriptor(selector, descriptor) }
+            let descriptor = GDT_ENTRIES
+                .get(usize::from(selector >> 3))
+                .copied()
+                .unwrap_or(0);
+            Segment {
+                base,
+                ..Segment::from_descriptor(selector, descriptor)
+            }
         };
         state.cs = segment(selector::CS, 0);
         state.ss = segment(selector::SS, 0);
@@ -106,8 +118,14 @@ impl Engine {
     }
 
     fn run_one(&mut self, case: &Case) -> anyhow::Result<Outcome> {
-        for (index, page) in case.image.data.chunks_exact(arena::PAGE as usize).enumerate() {
-            self.memory.write(Gpa(DATA + index as u64 * arena::PAGE), page)?;
+        for (index, page) in case
+            .image
+            .data
+            .chunks_exact(arena::PAGE as usize)
+            .enumerate()
+        {
+            self.memory
+                .write(Gpa(DATA + index as u64 * arena::PAGE), page)?;
         }
         let state = self.state_for(case);
         self.vcpu.set_state(&state)?;
@@ -116,7 +134,9 @@ impl Engine {
         self.progress.fetch_add(1, Ordering::Release);
         let mut note = String::new();
         let end = match exit {
-            Ok(Ok(Exit::PioWrite { port, size: 1, .. })) if port < 256 => self.exception(port as u8)?,
+            Ok(Ok(Exit::PioWrite { port, size: 1, .. })) if port < 256 => {
+                self.exception(port as u8)?
+            }
             Ok(Ok(Exit::Kicked)) => End::Hang,
             Ok(other) => {
                 note = format!("{other:?}");
@@ -132,14 +152,27 @@ impl Engine {
         let registers = self.registers(matches!(end, End::Exception { .. }))?;
         let mut data = vec![0; arena::DATA_BYTES];
         self.memory.read(Gpa(DATA), &mut data)?;
-        Ok(Outcome { end, registers, data, note })
+        Ok(Outcome {
+            end,
+            registers,
+            data,
+            note,
+        })
     }
 
     fn exception(&mut self, vector: u8) -> anyhow::Result<End> {
         let has_code = matches!(vector, 8 | 10..=14 | 17);
         let error_code = if has_code { self.frame(6)? as u32 } else { 0 };
-        let address = if vector == 14 { self.vcpu.state()?.cr2 } else { 0 };
-        Ok(End::Exception { vector, error_code, address })
+        let address = if vector == 14 {
+            self.vcpu.state()?.cr2
+        } else {
+            0
+        };
+        Ok(End::Exception {
+            vector,
+            error_code,
+            address,
+        })
     }
 
     /// The `n`th 8-byte word below the top of the ring-0 stack.
@@ -156,7 +189,9 @@ impl Engine {
         registers.rflags = state.rflags.bits();
         registers.fs_base = state.fs.base;
         registers.gs_base = state.gs.base;
-        let segments = [&state.cs, &state.ss, &state.ds, &state.es, &state.fs, &state.gs];
+        let segments = [
+            &state.cs, &state.ss, &state.ds, &state.es, &state.fs, &state.gs,
+        ];
         for (selector, segment) in registers.selectors.iter_mut().zip(segments) {
             *selector = segment.selector;
         }
@@ -211,9 +246,20 @@ fn template() -> VcpuState {
         | Cr4::SMAP;
     state.efer |= Efer::SCE | Efer::NXE;
     state.xcr0 = 7;
-    state.gdtr = DescriptorTable { base: KERNEL + GDT, limit: GDT_LIMIT };
-    state.idtr = DescriptorTable { base: KERNEL + IDT, limit: 0xfff };
-    state.tr = Segment { selector: TSS_SELECTOR, base: KERNEL + TSS, limit: 0x67, attributes: 0x8b };
+    state.gdtr = DescriptorTable {
+        base: KERNEL + GDT,
+        limit: GDT_LIMIT,
+    };
+    state.idtr = DescriptorTable {
+        base: KERNEL + IDT,
+        limit: 0xfff,
+    };
+    state.tr = Segment {
+        selector: TSS_SELECTOR,
+        base: KERNEL + TSS,
+        limit: 0x67,
+        attributes: 0x8b,
+    };
     state
 }
 
@@ -222,7 +268,12 @@ fn build_tables(memory: &GuestMemory) -> anyhow::Result<()> {
     for (index, entry) in GDT_ENTRIES.iter().enumerate() {
         put(GDT + index as u64 * 8, *entry)?;
     }
-    let tss = Segment { selector: 0, base: (KERNEL + TSS) & 0xffff_ffff, limit: 0x67, attributes: 0x8b };
+    let tss = Segment {
+        selector: 0,
+        base: (KERNEL + TSS) & 0xffff_ffff,
+        limit: 0x67,
+        attributes: 0x8b,
+    };
     put(GDT + u64::from(TSS_SELECTOR), tss.to_descriptor())?;
     put(GDT + u64::from(TSS_SELECTOR) + 8, (KERNEL + TSS) >> 32)?;
     put(TSS + 4, KERNEL + STACK_TOP)?;
@@ -235,11 +286,15 @@ fn build_tables(memory: &GuestMemory) -> anyhow::Result<()> {
         // Ring 3 may raise #BP and #OF by instruction.
         let dpl = if matches!(vector, 3 | 4) { 3 } else { 0 };
         let at = KERNEL + stub;
-        let low = at & 0xffff | KERNEL_CS << 16 | (0x8e00 | dpl << 13) << 32 | (at >> 16 & 0xffff) << 48;
+        let low =
+            at & 0xffff | KERNEL_CS << 16 | (0x8e00 | dpl << 13) << 32 | (at >> 16 & 0xffff) << 48;
         put(IDT + vector * 16, low)?;
         put(IDT + vector * 16 + 8, at >> 32)?;
     }
-    let mut tables = Tables { memory, next: TABLES + arena::PAGE };
+    let mut tables = Tables {
+        memory,
+        next: TABLES + arena::PAGE,
+    };
     for page in (0..TABLES).step_by(arena::PAGE as usize) {
         tables.map(KERNEL + page, page, x86::paging::W)?;
     }
@@ -275,7 +330,8 @@ impl Tables<'_> {
             table = entry & x86::paging::ADDRESS;
         }
         let entry = gpa | flags | x86::paging::P;
-        self.memory.write(Gpa(table + (gva >> 12 & 0x1ff) * 8), &entry.to_le_bytes())?;
+        self.memory
+            .write(Gpa(table + (gva >> 12 & 0x1ff) * 8), &entry.to_le_bytes())?;
         Ok(())
     }
 }

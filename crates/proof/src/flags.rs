@@ -17,7 +17,10 @@ const BITS: [(u32, u64); 6] = [
 
 /// `bits` of iced as RFLAGS bits.
 fn rflags(bits: u32) -> u64 {
-    BITS.iter().filter(|(iced, _)| bits & iced != 0).map(|(_, real)| real).sum()
+    BITS.iter()
+        .filter(|(iced, _)| bits & iced != 0)
+        .map(|(_, real)| real)
+        .sum()
 }
 
 /// RFLAGS bits that `instruction` leaves undefined.
@@ -25,8 +28,9 @@ pub fn undefined_by(instruction: &Instruction) -> u64 {
     use Mnemonic::{Rcl, Rcr, Rol, Ror};
     let rotates = matches!(instruction.mnemonic(), Rcl | Rcr | Rol | Ror);
     // iced takes a rotation by a multiple of the width for none at all.
-    let by_many =
-        rotates && instruction.op1_kind() == OpKind::Immediate8 && instruction.immediate8() & 0x1f != 1;
+    let by_many = rotates
+        && instruction.op1_kind() == OpKind::Immediate8
+        && instruction.immediate8() & 0x1f != 1;
     rflags(instruction.rflags_undefined()) | if by_many { 1 << 11 } else { 0 }
 }
 
@@ -43,14 +47,18 @@ pub fn read_by(instruction: &Instruction) -> u64 {
 /// repeated comparisons of no element.
 fn is_conditional(instruction: &Instruction) -> bool {
     use Mnemonic::{Rcl, Rcr, Rol, Ror, Sal, Sar, Shl, Shld, Shr, Shrd};
-    let is_shift =
-        matches!(instruction.mnemonic(), Rcl | Rcr | Rol | Ror | Sal | Sar | Shl | Shld | Shr | Shrd);
+    let is_shift = matches!(
+        instruction.mnemonic(),
+        Rcl | Rcr | Rol | Ror | Sal | Sar | Shl | Shld | Shr | Shrd
+    );
     is_shift || instruction.has_rep_prefix() || instruction.has_repne_prefix()
 }
 
 /// RFLAGS bits that mean nothing after these instructions, whichever of them ran.
 pub fn undefined_after(instructions: &[Instruction]) -> u64 {
-    let jumps = instructions.iter().any(|instruction| instruction.flow_control() != FlowControl::Next);
+    let jumps = instructions
+        .iter()
+        .any(|instruction| instruction.flow_control() != FlowControl::Next);
     let mut undefined = 0;
     for instruction in instructions {
         if !jumps && !is_conditional(instruction) {
@@ -63,7 +71,10 @@ pub fn undefined_after(instructions: &[Instruction]) -> u64 {
 
 /// RFLAGS bits that may mean nothing when an exception stopped these instructions somewhere on the way.
 pub fn undefined_anywhere(instructions: &[Instruction]) -> u64 {
-    instructions.iter().map(undefined_by).fold(0, |all, one| all | one)
+    instructions
+        .iter()
+        .map(undefined_by)
+        .fold(0, |all, one| all | one)
 }
 
 /// The instructions in `code`, which starts at `rip`.

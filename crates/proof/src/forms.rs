@@ -7,13 +7,19 @@ use x86::cpu_model::{self, Topology};
 
 /// The CPU model as this host can present it.
 pub fn model() -> CpuidTable {
-    let topology = Topology { vcpu_count: 1, vcpu_id: 0 };
+    let topology = Topology {
+        vcpu_count: 1,
+        vcpu_id: 0,
+    };
     cpu_model::table(topology, host::cpu::cpuid, host::cpu::xcr0())
 }
 
 /// The whole CPU model, as a host that has everything would present it.
 pub fn whole_model() -> CpuidTable {
-    let topology = Topology { vcpu_count: 1, vcpu_id: 0 };
+    let topology = Topology {
+        vcpu_count: 1,
+        vcpu_id: 0,
+    };
     cpu_model::table(topology, |_, _| [u32::MAX; 4], 7)
 }
 
@@ -32,8 +38,12 @@ pub fn host_cannot() -> Option<&'static str> {
 /// the vendor that guests see; another vendor's silicon chooses otherwise without either being wrong.
 pub fn other_vendor() -> Option<&'static str> {
     let [_, b, c, d] = host::cpu::cpuid(0, 0);
-    let name: Vec<u8> = [b, d, c].iter().flat_map(|word| word.to_le_bytes()).collect();
-    (name != b"AuthenticAMD").then_some("its CPU is not of the vendor that guests see (AuthenticAMD)")
+    let name: Vec<u8> = [b, d, c]
+        .iter()
+        .flat_map(|word| word.to_le_bytes())
+        .collect();
+    (name != b"AuthenticAMD")
+        .then_some("its CPU is not of the vendor that guests see (AuthenticAMD)")
 }
 
 /// A CPUID bit: leaf, register (EAX to EDX), bit.
@@ -46,11 +56,17 @@ fn bit(feature: CpuidFeature) -> Result<bool, Bit> {
     const LEAF7: u32 = 7;
     const EXTENDED: u32 = 0x8000_0001;
     Err(match feature {
-        F::INTEL8086 | F::INTEL186 | F::INTEL286 | F::INTEL386 | F::INTEL486 | F::X64 => return Ok(true),
-        F::CPUID | F::FPU | F::FPU287 | F::FPU387 | F::MULTIBYTENOP | F::PAUSE | F::SMM => return Ok(true),
+        F::INTEL8086 | F::INTEL186 | F::INTEL286 | F::INTEL386 | F::INTEL486 | F::X64 => {
+            return Ok(true);
+        }
+        F::CPUID | F::FPU | F::FPU287 | F::FPU387 | F::MULTIBYTENOP | F::PAUSE | F::SMM => {
+            return Ok(true);
+        }
         // Without CET in CR4, or without the feature at all, its hints are no-operations.
         F::CET_IBT => return Ok(true),
-        F::TSC | F::MSR | F::SYSCALL | F::SEP | F::CX8 | F::CMOV | F::CLFSH | F::FXSR => return Ok(true),
+        F::TSC | F::MSR | F::SYSCALL | F::SEP | F::CX8 | F::CMOV | F::CLFSH | F::FXSR => {
+            return Ok(true);
+        }
         F::MMX | F::SSE | F::SSE2 | F::RDTSCP => return Ok(true),
         F::SSE3 => (LEAF1, 2, 0),
         F::PCLMULQDQ => (LEAF1, 2, 1),
@@ -102,14 +118,23 @@ fn has(table: &CpuidTable, feature: CpuidFeature) -> bool {
 /// Whether the presented CPU has this form in this mode.
 pub fn is_presented(code: Code, bits: u32, table: &CpuidTable) -> bool {
     let op_code = code.op_code();
-    let in_mode = if bits == 64 { op_code.mode64() } else { op_code.mode32() };
-    let encoding =
-        matches!(op_code.encoding(), EncodingKind::Legacy | EncodingKind::VEX | EncodingKind::D3NOW);
+    let in_mode = if bits == 64 {
+        op_code.mode64()
+    } else {
+        op_code.mode32()
+    };
+    let encoding = matches!(
+        op_code.encoding(),
+        EncodingKind::Legacy | EncodingKind::VEX | EncodingKind::D3NOW
+    );
     op_code.is_instruction()
         && in_mode
         && encoding
         && !is_other_vendors(code)
-        && code.cpuid_features().iter().all(|&feature| has(table, feature))
+        && code
+            .cpuid_features()
+            .iter()
+            .all(|&feature| has(table, feature))
 }
 
 /// Forms under a feature name that we have, which only processors of another maker or age know.
@@ -121,7 +146,9 @@ fn is_other_vendors(code: Code) -> bool {
 pub fn reason_not_covered(code: Code, bits: u32) -> Option<&'static str> {
     use Mnemonic as M;
     Some(match code.mnemonic() {
-        M::Syscall | M::Sysenter => "enters the host's kernel when run natively; guest programs cover it",
+        M::Syscall | M::Sysenter => {
+            "enters the host's kernel when run natively; guest programs cover it"
+        }
         M::Cpuid | M::Xgetbv => "the answer is the presented model's, not the host's",
         M::Rdtsc | M::Rdtscp | M::Rdpid => "the answer differs every time; guest programs cover it",
         M::Rdrand | M::Rdseed => "the answer differs every time; guest programs cover it",
@@ -132,7 +159,9 @@ pub fn reason_not_covered(code: Code, bits: u32) -> Option<&'static str> {
         M::Lar | M::Lsl | M::Verr | M::Verw => {
             "the answer depends on the host's own descriptor table; the processor guest covers it"
         }
-        M::Int1 => "a host that is a guest itself reports it at the instruction, bare metal behind it",
+        M::Int1 => {
+            "a host that is a guest itself reports it at the instruction, bare metal behind it"
+        }
         M::Vmcall | M::Vmmcall => "a host that is a guest itself hands it to its hypervisor",
         M::Rsm => "is for system management mode, which no guest has",
         M::Ud0 if code == Code::Ud0 => "makers differ on its length",
@@ -145,15 +174,24 @@ pub fn reason_not_covered(code: Code, bits: u32) -> Option<&'static str> {
 fn is_prefetch_of_register(code: Code) -> bool {
     matches!(
         code,
-        Code::Reservednop_rm16_r16_0F0D | Code::Reservednop_rm32_r32_0F0D | Code::Reservednop_rm64_r64_0F0D
+        Code::Reservednop_rm16_r16_0F0D
+            | Code::Reservednop_rm32_r32_0F0D
+            | Code::Reservednop_rm64_r64_0F0D
     )
 }
 
 fn branch_reason(code: Code, bits: u32) -> Option<&'static str> {
     use OpCodeOperandKind as K;
-    let is_relative_16 = code.op_code().op_kinds().iter().any(|kind| matches!(kind, K::br16_1 | K::br16_2));
-    let is_near_16 =
-        is_relative_16 || matches!(code, Code::Retnw | Code::Retnw_imm16 | Code::Call_rm16 | Code::Jmp_rm16);
+    let is_relative_16 = code
+        .op_code()
+        .op_kinds()
+        .iter()
+        .any(|kind| matches!(kind, K::br16_1 | K::br16_2));
+    let is_near_16 = is_relative_16
+        || matches!(
+            code,
+            Code::Retnw | Code::Retnw_imm16 | Code::Call_rm16 | Code::Jmp_rm16
+        );
     (is_near_16 && bits == 64).then_some("makers differ on 16-bit branches in long mode")
 }
 
@@ -195,6 +233,9 @@ mod tests {
     #[test]
     fn the_list_of_forms_not_covered_is_the_committed_one() {
         let committed = include_str!("../not_covered.txt");
-        assert!(not_covered_text(&whole_model()) == committed, "run `differential --list-not-covered`");
+        assert!(
+            not_covered_text(&whole_model()) == committed,
+            "run `differential --list-not-covered`"
+        );
     }
 }

@@ -65,13 +65,27 @@ impl Generator {
         let forms = forms::covered(wish.bits, &table);
         let mut mnemonics: BTreeMap<u32, Vec<Code>> = BTreeMap::new();
         for &code in &forms {
-            mnemonics.entry(code.mnemonic() as u32).or_default().push(code);
+            mnemonics
+                .entry(code.mnemonic() as u32)
+                .or_default()
+                .push(code);
         }
-        let basic = forms.iter().copied().filter(|&code| is_basic(code)).collect();
+        let basic = forms
+            .iter()
+            .copied()
+            .filter(|&code| is_basic(code))
+            .collect();
         let is_wanted = |code: &Code| wish.only.is_none_or(|only| code.mnemonic() == only);
         let only: Vec<Code> = forms.iter().copied().filter(is_wanted).collect();
         anyhow::ensure!(!only.is_empty(), "no covered form has this mnemonic");
-        Ok(Generator { wish, table, forms, mnemonics: mnemonics.into_values().collect(), basic, only })
+        Ok(Generator {
+            wish,
+            table,
+            forms,
+            mnemonics: mnemonics.into_values().collect(),
+            basic,
+            only,
+        })
     }
 
     /// The forms it draws from.
@@ -93,12 +107,17 @@ impl Generator {
     /// The batch with this seed: up to [`BATCH`] cases that share an image and the code pages.
     pub fn batch(&self, seed: u64) -> Vec<Case> {
         let mut random = Random::new(seed);
-        let image = Arc::new(Image { data: image::build(&mut random) });
-        (0..BATCH as u64).map(|index| self.case(&mut random, index, &image)).collect()
+        let image = Arc::new(Image {
+            data: image::build(&mut random),
+        });
+        (0..BATCH as u64)
+            .map(|index| self.case(&mut random, index, &image))
+            .collect()
     }
 
     fn case(&self, random: &mut Random, index: u64, image: &Arc<Image>) -> Case {
-        let place = arena::CODE + index * PLACE_BYTES + random.below(PLACE_BYTES - MOST_CODE_BYTES - 8);
+        let place =
+            arena::CODE + index * PLACE_BYTES + random.below(PLACE_BYTES - MOST_CODE_BYTES - 8);
         let mut draft = Draft::new(random, self.wish.bits, place);
         if self.wish.only.is_none() && draft.random.percent(self.wish.raw_percent) {
             self.add_bytes(&mut draft);
@@ -112,17 +131,30 @@ impl Generator {
             code.truncate(keep);
             start.rip = arena::CODE + arena::CODE_BYTES as u64 - keep as u64;
         }
-        Case { bits: self.wish.bits, code, start, image: Arc::clone(image) }
+        Case {
+            bits: self.wish.bits,
+            code,
+            start,
+            image: Arc::clone(image),
+        }
     }
 
     fn add_forms(&self, draft: &mut Draft) {
         let alone = draft.random.percent(50);
-        let count = if alone { 1 } else { 2 + draft.random.below(MOST_INSTRUCTIONS - 1) };
+        let count = if alone {
+            1
+        } else {
+            2 + draft.random.below(MOST_INSTRUCTIONS - 1)
+        };
         let wanted = draft.random.below(count);
         for index in 0..count {
             for _ in 0..10 {
                 let is_wanted = self.wish.only.is_some() && index == wanted;
-                let code = if is_wanted { *draft.random.pick(&self.only) } else { self.form(draft.random) };
+                let code = if is_wanted {
+                    *draft.random.pick(&self.only)
+                } else {
+                    self.form(draft.random)
+                };
                 if compose::add(draft, code) {
                     break;
                 }
@@ -147,7 +179,9 @@ impl Generator {
         let code = instruction.code();
         if code == Code::INVALID {
             // An EVEX prefix, or one of XOP, may mean something to the host that the guest's CPU does not have.
-            return !bytes.iter().any(|byte| matches!(byte, 0x62 | 0x8f | 0xc4 | 0xc5))
+            return !bytes
+                .iter()
+                .any(|byte| matches!(byte, 0x62 | 0x8f | 0xc4 | 0xc5))
                 && !has_host_only(bytes);
         }
         forms::is_presented(code, self.wish.bits, &self.table)
@@ -163,7 +197,9 @@ impl Generator {
 fn is_misread(instruction: &Instruction, bytes: &[u8], bits: u32) -> bool {
     let bytes = &bytes[..instruction.len()];
     let is_long_pause = instruction.mnemonic() == Mnemonic::Pause && bytes.len() > 2;
-    let has_vex_w = bytes.windows(3).any(|part| part[0] == 0xc4 && part[2] & 0x80 != 0);
+    let has_vex_w = bytes
+        .windows(3)
+        .any(|part| part[0] == 0xc4 && part[2] & 0x80 != 0);
     is_long_pause || bits == 32 && has_vex_w
 }
 
@@ -180,14 +216,16 @@ fn is_narrow_branch(instruction: &Instruction, bytes: &[u8]) -> bool {
         |byte| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3),
     );
     instruction.flow_control() != FlowControl::Next
-        && prefixes.clone().any(|&byte| matches!(byte, 0x66 | 0xf2 | 0xf3))
+        && prefixes
+            .clone()
+            .any(|&byte| matches!(byte, 0x66 | 0xf2 | 0xf3))
 }
 
 /// Opcodes without a meaning for iced that some host may give one: AMD's 0F 01 group, 3DNow!, and UD-like gaps.
 fn has_host_only(bytes: &[u8]) -> bool {
-    bytes
-        .windows(2)
-        .any(|pair| pair[0] == 0x0f && matches!(pair[1], 0x01 | 0x0e | 0x0f | 0x24..=0x27 | 0xa6 | 0xa7))
+    bytes.windows(2).any(|pair| {
+        pair[0] == 0x0f && matches!(pair[1], 0x01 | 0x0e | 0x0f | 0x24..=0x27 | 0xa6 | 0xa7)
+    })
 }
 
 /// Whether a form is of the integer core, which deserves more cases than its share of the forms.
@@ -213,7 +251,9 @@ fn is_basic(code: Code) -> bool {
 }
 
 fn random_bytes(random: &mut Random, bits: u32) -> [u8; 15] {
-    const PREFIXES: [u8; 11] = [0x66, 0x66, 0x67, 0xf2, 0xf3, 0xf0, 0x2e, 0x36, 0x3e, 0x64, 0x65];
+    const PREFIXES: [u8; 11] = [
+        0x66, 0x66, 0x67, 0xf2, 0xf3, 0xf0, 0x2e, 0x36, 0x3e, 0x64, 0x65,
+    ];
     let mut bytes = [0; 15];
     for byte in &mut bytes {
         *byte = random.bits() as u8;
@@ -251,7 +291,11 @@ mod tests {
     use crate::flags;
 
     fn wish(bits: u32) -> Wish {
-        Wish { bits, only: None, raw_percent: 0 }
+        Wish {
+            bits,
+            only: None,
+            raw_percent: 0,
+        }
     }
 
     #[test]
@@ -265,7 +309,8 @@ mod tests {
     fn every_covered_form_can_be_made() {
         for bits in [64, 32] {
             let generator = Generator::new(wish(bits)).unwrap();
-            let mut missing: BTreeSet<u32> = generator.forms().iter().map(|&code| code as u32).collect();
+            let mut missing: BTreeSet<u32> =
+                generator.forms().iter().map(|&code| code as u32).collect();
             for seed in 0..40 {
                 let mut random = Random::new(seed);
                 missing.retain(|&code| {
@@ -275,11 +320,15 @@ mod tests {
                         return true;
                     }
                     let (bytes, _) = draft.finish();
-                    !flags::decode(&bytes, arena::CODE, bits).iter().any(|made| is_made_as(made.code(), code))
+                    !flags::decode(&bytes, arena::CODE, bits)
+                        .iter()
+                        .any(|made| is_made_as(made.code(), code))
                 });
             }
-            let names: Vec<Code> =
-                missing.iter().map(|&code| Code::try_from(code as usize).unwrap()).collect();
+            let names: Vec<Code> = missing
+                .iter()
+                .map(|&code| Code::try_from(code as usize).unwrap())
+                .collect();
             assert!(names.is_empty(), "{bits} bits: {names:?}");
         }
     }

@@ -33,7 +33,10 @@ pub enum GoldenError {
 pub fn disassembly(case: &Case) -> String {
     let mut formatter = IntelFormatter::new();
     let mut text = String::new();
-    for (index, instruction) in flags::decode(&case.code, case.start.rip, case.bits).iter().enumerate() {
+    for (index, instruction) in flags::decode(&case.code, case.start.rip, case.bits)
+        .iter()
+        .enumerate()
+    {
         if index > 0 {
             text.push_str("; ");
         }
@@ -57,7 +60,11 @@ pub fn line(case: &Case, truth: &Outcome) -> String {
     write_memory(&mut text, &[], &case.image.data);
     text.push_str(" =>");
     match truth.end {
-        End::Exception { vector, error_code, address } => {
+        End::Exception {
+            vector,
+            error_code,
+            address,
+        } => {
             let _ = write!(text, " end={vector:x}:{error_code:x}:{address:x}");
         }
         End::Hang | End::Lost => text.push_str(" end=none"),
@@ -82,7 +89,11 @@ fn write_registers(text: &mut String, from: &Registers, to: &Registers) {
     field("fs_base", from.fs_base, to.fs_base);
     field("gs_base", from.gs_base, to.gs_base);
     for (index, name) in SELECTOR_NAMES.iter().enumerate() {
-        field(name, u64::from(from.selectors[index]), u64::from(to.selectors[index]));
+        field(
+            name,
+            u64::from(from.selectors[index]),
+            u64::from(to.selectors[index]),
+        );
     }
     for (name, at, len) in xsave_fields() {
         let bytes = &to.xsave[at..at + len];
@@ -123,13 +134,23 @@ fn write_memory(text: &mut String, from: &[u8], to: &[u8]) {
 /// # Errors
 /// [`GoldenError`] naming what is wrong with the line.
 pub fn parse(line: &str) -> Result<(Case, Outcome), GoldenError> {
-    let (head, tail) = line.split_once(" ; ").ok_or(GoldenError::Missing("disassembly"))?;
+    let (head, tail) = line
+        .split_once(" ; ")
+        .ok_or(GoldenError::Missing("disassembly"))?;
     let (_, states) = tail.split_once(" ;").ok_or(GoldenError::Missing("state"))?;
-    let (before, after) = states.split_once(" =>").ok_or(GoldenError::Missing("outcome"))?;
+    let (before, after) = states
+        .split_once(" =>")
+        .ok_or(GoldenError::Missing("outcome"))?;
     let mut head = head.split(' ');
-    let bits = head.next().and_then(|bits| bits.parse().ok()).ok_or(GoldenError::Missing("bits"))?;
+    let bits = head
+        .next()
+        .and_then(|bits| bits.parse().ok())
+        .ok_or(GoldenError::Missing("bits"))?;
     let code = bytes(head.next().ok_or(GoldenError::Missing("code"))?)?;
-    let rip = head.next().and_then(|at| at.strip_prefix('@')).ok_or(GoldenError::Missing("address"))?;
+    let rip = head
+        .next()
+        .and_then(|at| at.strip_prefix('@'))
+        .ok_or(GoldenError::Missing("address"))?;
     let mut start = Registers::calm(bits);
     start.rip = number(rip)?;
     let mut data = vec![0; arena::DATA_BYTES];
@@ -138,14 +159,27 @@ pub fn parse(line: &str) -> Result<(Case, Outcome), GoldenError> {
         read_field(field, &mut start, &mut data, &mut end)?;
     }
     let image = Arc::new(Image { data: data.clone() });
-    let case = Case { bits, code, start: start.clone(), image };
+    let case = Case {
+        bits,
+        code,
+        start: start.clone(),
+        image,
+    };
     let mut registers = start;
     registers.rflags &= !0x200;
     for field in after.split_whitespace() {
         read_field(field, &mut registers, &mut data, &mut end)?;
     }
     registers.normalize();
-    Ok((case, Outcome { end, registers, data, note: String::new() }))
+    Ok((
+        case,
+        Outcome {
+            end,
+            registers,
+            data,
+            note: String::new(),
+        },
+    ))
 }
 
 fn number(text: &str) -> Result<u64, GoldenError> {
@@ -169,25 +203,42 @@ fn read_field(
     data: &mut [u8],
     end: &mut End,
 ) -> Result<(), GoldenError> {
-    let (name, value) = field.split_once('=').ok_or_else(|| GoldenError::Field(field.to_owned()))?;
+    let (name, value) = field
+        .split_once('=')
+        .ok_or_else(|| GoldenError::Field(field.to_owned()))?;
     let unknown = || GoldenError::Field(name.to_owned());
-    if let Some(address) = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')) {
+    if let Some(address) = name
+        .strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'))
+    {
         let from = arena::data_offset(number(address)?).ok_or_else(unknown)?;
         let bytes = bytes(value)?;
-        data.get_mut(from..from + bytes.len()).ok_or_else(unknown)?.copy_from_slice(&bytes);
+        data.get_mut(from..from + bytes.len())
+            .ok_or_else(unknown)?
+            .copy_from_slice(&bytes);
     } else if name == "end" {
         let parts: Vec<&str> = value.split(':').collect();
-        let [vector, error_code, address] = parts[..] else { return Err(unknown()) };
+        let [vector, error_code, address] = parts[..] else {
+            return Err(unknown());
+        };
         let (vector, error_code) = (number(vector)? as u8, number(error_code)? as u32);
-        *end = End::Exception { vector, error_code, address: number(address)? };
+        *end = End::Exception {
+            vector,
+            error_code,
+            address: number(address)?,
+        };
     } else if let Some(index) = GPR_NAMES.iter().position(|known| *known == name) {
         registers.gprs[index] = number(value)?;
     } else if let Some(index) = SELECTOR_NAMES.iter().position(|known| *known == name) {
         registers.selectors[index] = number(value)? as u16;
-    } else if let Some((_, at, len)) = xsave_fields().into_iter().find(|(known, ..)| known == name) {
+    } else if let Some((_, at, len)) = xsave_fields().into_iter().find(|(known, ..)| known == name)
+    {
         let mut bytes = bytes(value)?;
         bytes.reverse();
-        let field = registers.xsave.get_mut(at..at + len).filter(|field| field.len() == bytes.len());
+        let field = registers
+            .xsave
+            .get_mut(at..at + len)
+            .filter(|field| field.len() == bytes.len());
         field.ok_or_else(unknown)?.copy_from_slice(&bytes);
     } else {
         let value = number(value)?;
@@ -214,7 +265,12 @@ mod tests {
         if crate::forms::host_cannot().is_some() {
             return;
         }
-        let generator = Generator::new(Wish { bits: 64, only: None, raw_percent: 10 }).unwrap();
+        let generator = Generator::new(Wish {
+            bits: 64,
+            only: None,
+            raw_percent: 10,
+        })
+        .unwrap();
         let cases = generator.batch(3);
         let outcomes = Native::new().unwrap().run(&cases).unwrap();
         for (case, outcome) in cases.iter().zip(&outcomes) {
@@ -234,7 +290,13 @@ mod tests {
     fn a_broken_line_is_refused_with_its_reason() {
         let check = |text, error| assert_eq!(parse(text).unwrap_err(), error, "{text}");
         check("64 90 @10000000", GoldenError::Missing("disassembly"));
-        check("64 90 @10000000 ; nop ; rax=x => end=3:0:0", GoldenError::Number("x".to_owned()));
-        check("64 90 @10000000 ; nop ; raz=1 => end=3:0:0", GoldenError::Field("raz".to_owned()));
+        check(
+            "64 90 @10000000 ; nop ; rax=x => end=3:0:0",
+            GoldenError::Number("x".to_owned()),
+        );
+        check(
+            "64 90 @10000000 ; nop ; raz=1 => end=3:0:0",
+            GoldenError::Field("raz".to_owned()),
+        );
     }
 }

@@ -56,8 +56,11 @@ impl Latitude {
         } else {
             flags::undefined_anywhere(&instructions)
         };
-        let gather_masks =
-            if ran_through { Vec::new() } else { instructions.iter().filter_map(gather_mask).collect() };
+        let gather_masks = if ran_through {
+            Vec::new()
+        } else {
+            instructions.iter().filter_map(gather_mask).collect()
+        };
         let stopped = &instruction_at(case, native.registers.rip);
         let is_call = stopped.is_some_and(|one| one.is_call_near_indirect());
         let start_cs = case.start.selectors[selector::CS];
@@ -69,14 +72,17 @@ impl Latitude {
                     || one.is_call_far()
                     || one.is_call_far_indirect()
             }),
-            any_length: stopped.is_some_and(|one| one.is_invalid() || is_undefined_on_purpose(&one)),
+            any_length: stopped
+                .is_some_and(|one| one.is_invalid() || is_undefined_on_purpose(&one)),
             any_fault: stopped.is_some_and(|one| has_two_accesses(&one) || is_microcoded(&one)),
-            any_gprs: stopped.is_some_and(|one| matches!(one.mnemonic(), Mnemonic::Popa | Mnemonic::Popad)),
+            any_gprs: stopped
+                .is_some_and(|one| matches!(one.mnemonic(), Mnemonic::Popa | Mnemonic::Popad)),
             any_page_fault: instructions.iter().any(stores_under_mask),
             gather_masks,
             pushes_all: stopped
                 .is_some_and(|one| matches!(one.mnemonic(), Mnemonic::Pusha | Mnemonic::Pushad)),
-            is_based: stopped.is_some_and(|one| matches!(one.memory_segment(), Register::FS | Register::GS)),
+            is_based: stopped
+                .is_some_and(|one| matches!(one.memory_segment(), Register::FS | Register::GS)),
             pushes_first: is_call && matches!(native.end, End::Exception { vector: 13, .. }),
             low_gprs: start_cs == USER_CS && native.registers.selectors[selector::CS] == USER32_CS,
             steps_on_int1: instruction_at(case, native.registers.rip)
@@ -87,7 +93,9 @@ impl Latitude {
     /// Whether there is no comparing at all: alignment checks, which are listed as missing, and gathers that a single
     /// step interrupts between any two elements.
     pub(crate) fn is_beyond(case: &Case, native: &Outcome) -> bool {
-        let End::Exception { vector, .. } = native.end else { return false };
+        let End::Exception { vector, .. } = native.end else {
+            return false;
+        };
         let stopped = instruction_at(case, native.registers.rip);
         vector == 17 || vector == 1 && stopped.is_some_and(|one| one.is_vsib())
     }
@@ -95,8 +103,14 @@ impl Latitude {
     /// Whether these two ends, which are not equal, are both right.
     pub(crate) fn allows(&self, native: End, engine: End) -> bool {
         let (
-            End::Exception { vector, error_code, .. },
-            End::Exception { vector: ours, error_code: our_code, address: our_address },
+            End::Exception {
+                vector, error_code, ..
+            },
+            End::Exception {
+                vector: ours,
+                error_code: our_code,
+                address: our_address,
+            },
         ) = (native, engine)
         else {
             return false;
@@ -111,7 +125,13 @@ impl Latitude {
 
     /// Whether registers may differ too because the ends do.
     pub(crate) fn is_other_way(&self, native: End, engine: End) -> bool {
-        let vector = |end| if let End::Exception { vector, .. } = end { vector } else { 0 };
+        let vector = |end| {
+            if let End::Exception { vector, .. } = end {
+                vector
+            } else {
+                0
+            }
+        };
         self.any_page_fault && (vector(native) == 14) != (vector(engine) == 14)
     }
 
@@ -178,14 +198,23 @@ fn has_two_accesses(instruction: &Instruction) -> bool {
             M::Movsb | M::Movsw | M::Movsd | M::Movsq | M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq
         );
     is_string
-        || matches!(instruction.mnemonic(), M::Retf | M::Iret | M::Iretd | M::Iretq | M::Pusha | M::Pushad)
-        || matches!(instruction.mnemonic(), M::Lds | M::Les | M::Lfs | M::Lgs | M::Lss)
+        || matches!(
+            instruction.mnemonic(),
+            M::Retf | M::Iret | M::Iretd | M::Iretq | M::Pusha | M::Pushad
+        )
+        || matches!(
+            instruction.mnemonic(),
+            M::Lds | M::Les | M::Lfs | M::Lgs | M::Lss
+        )
         || instruction.is_call_far()
         || instruction.is_call_far_indirect()
 }
 
 fn stores_under_mask(instruction: &Instruction) -> bool {
-    matches!(instruction.mnemonic(), Mnemonic::Maskmovdqu | Mnemonic::Vmaskmovdqu | Mnemonic::Maskmovq)
+    matches!(
+        instruction.mnemonic(),
+        Mnemonic::Maskmovdqu | Mnemonic::Vmaskmovdqu | Mnemonic::Maskmovq
+    )
 }
 
 /// The mask register of a gather, and its element's bytes.

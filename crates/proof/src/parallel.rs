@@ -24,7 +24,10 @@ const TICK: Duration = Duration::from_millis(5);
 /// Processors of the guest.
 pub const CPUS: usize = 4;
 /// The guest that is made for this.
-pub const GUEST: Guest = Guest { name: "parallel", sources: &["parallel.c"] };
+pub const GUEST: Guest = Guest {
+    name: "parallel",
+    sources: &["parallel.c"],
+};
 
 /// What the device is asked to do: copy, then store a flag.
 struct Copy {
@@ -47,12 +50,19 @@ struct Board {
 
 impl Board {
     fn end(&self, ending: Ending) {
-        self.ending.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(ending);
+        self.ending
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(ending);
         self.over.store(true, Ordering::SeqCst);
     }
 
     fn words<const COUNT: usize>(&self, at: u64) -> [u64; COUNT] {
-        std::array::from_fn(|n| self.memory.read_value(Gpa(at + 8 * n as u64), 8).unwrap_or(0))
+        std::array::from_fn(|n| {
+            self.memory
+                .read_value(Gpa(at + 8 * n as u64), 8)
+                .unwrap_or(0)
+        })
     }
 
     /// Starts processor `number` in the mode of the one that asks.
@@ -74,14 +84,33 @@ impl Board {
             let exit = vcpu.run(reply)?;
             reply = Reply::Done;
             match exit {
-                Exit::PioWrite { port: DEBUG_EXIT, value, .. } => self.end(Ending::DebugExit(value as u8)),
-                Exit::PioWrite { port: SERIAL, value, .. } => {
-                    self.console.lock().unwrap_or_else(PoisonError::into_inner).push(value as u8);
+                Exit::PioWrite {
+                    port: DEBUG_EXIT,
+                    value,
+                    ..
+                } => self.end(Ending::DebugExit(value as u8)),
+                Exit::PioWrite {
+                    port: SERIAL,
+                    value,
+                    ..
+                } => {
+                    self.console
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .push(value as u8);
                 }
-                Exit::PioWrite { port: START, value, .. } => self.start(value, vcpu)?,
+                Exit::PioWrite {
+                    port: START, value, ..
+                } => self.start(value, vcpu)?,
                 Exit::PioWrite { port: DEVICE, .. } => {
                     let [to, from, bytes, flag, value] = self.words(DEVICE_BLOCK);
-                    self.device.send(Copy { to, from, bytes, flag, value })?;
+                    self.device.send(Copy {
+                        to,
+                        from,
+                        bytes,
+                        flag,
+                        value,
+                    })?;
                 }
                 Exit::PioRead { port, .. } if port == SERIAL + 5 => reply = Reply::Value(0x60),
                 Exit::PioRead { .. } | Exit::MmioRead { .. } => reply = Reply::Value(u64::MAX),
@@ -99,7 +128,16 @@ impl Board {
 fn serve(board: &Board, orders: &Receiver<Copy>) {
     let memory = &board.memory;
     while !board.over.load(Ordering::SeqCst) {
-        let Ok(Copy { to, from, bytes, flag, value }) = orders.recv_timeout(TICK) else { continue };
+        let Ok(Copy {
+            to,
+            from,
+            bytes,
+            flag,
+            value,
+        }) = orders.recv_timeout(TICK)
+        else {
+            continue;
+        };
         let mut data = vec![0; bytes as usize];
         if memory.read(Gpa(from), &mut data).is_ok() && memory.write(Gpa(to), &data).is_ok() {
             // A guest that gave no address for a flag learns nothing.
@@ -112,7 +150,12 @@ fn serve(board: &Board, orders: &Receiver<Copy>) {
 ///
 /// # Errors
 /// When the guest cannot be built or the engine cannot go on.
-pub fn run(folder: &Path, code_cache_bytes: usize, words: &str, limit: Duration) -> anyhow::Result<Run> {
+pub fn run(
+    folder: &Path,
+    code_cache_bytes: usize,
+    words: &str,
+    limit: Duration,
+) -> anyhow::Result<Run> {
     let image = std::fs::read(GUEST.build(folder)?)?;
     let memory = Arc::new(GuestMemory::flat(MEMORY_BYTES)?);
     let state = boot(&memory, &image, words)?;
@@ -120,7 +163,9 @@ pub fn run(folder: &Path, code_cache_bytes: usize, words: &str, limit: Duration)
     let (starts, waiting): (Vec<_>, Vec<_>) = (0..CPUS).map(|_| channel()).unzip();
     let (device, orders) = channel();
     starts[0].send(state)?;
-    let vcpus: Result<Vec<_>, _> = (0..CPUS).map(|_| soft.create_vcpu(crate::forms::model())).collect();
+    let vcpus: Result<Vec<_>, _> = (0..CPUS)
+        .map(|_| soft.create_vcpu(crate::forms::model()))
+        .collect();
     let vcpus = vcpus?;
     let kickers: Vec<Arc<dyn Kick>> = vcpus.iter().map(|vcpu| vcpu.kicker()).collect();
     let board = Board {
@@ -162,11 +207,18 @@ pub fn run(folder: &Path, code_cache_bytes: usize, words: &str, limit: Duration)
         }
         kickers.iter().for_each(|kicker| kicker.kick());
         device.join().expect("the device's thread does not panic");
-        threads.into_iter().map(|thread| thread.join().expect("a vCPU thread does not panic")).collect()
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("a vCPU thread does not panic"))
+            .collect()
     });
     results.into_iter().collect::<anyhow::Result<()>>()?;
     let console = board.console.lock().unwrap_or_else(PoisonError::into_inner);
-    let ending = board.ending.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let ending = board
+        .ending
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
     Ok(Run {
         console: String::from_utf8_lossy(&console).into_owned(),
         ending: ending.unwrap_or(Ending::Halted),

@@ -40,14 +40,26 @@ pub fn build(folder: &Path) -> anyhow::Result<PathBuf> {
     let program = folder.join("suite");
     let output = Command::new("cc")
         .current_dir(source_folder())
-        .args(["-std=gnu11", "-O2", "-Wall", "-Wextra", "-static", "-no-pie", "-pthread", "-o"])
+        .args([
+            "-std=gnu11",
+            "-O2",
+            "-Wall",
+            "-Wextra",
+            "-static",
+            "-no-pie",
+            "-pthread",
+            "-o",
+        ])
         .arg(&program)
         .args(SOURCES)
         .arg("-lm")
         .output()
         .context("start the C compiler `cc`")?;
     let complaints = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "cannot build the program suite: {complaints}");
+    ensure!(
+        output.status.success(),
+        "cannot build the program suite: {complaints}"
+    );
     Ok(program)
 }
 
@@ -56,8 +68,16 @@ pub fn build(folder: &Path) -> anyhow::Result<PathBuf> {
 /// # Errors
 /// When it cannot be started or does not come to its end.
 pub fn run_natively(program: &Path) -> anyhow::Result<String> {
-    let output = Command::new("timeout").arg("60").arg(program).output().context("start the suite")?;
-    ensure!(output.status.success(), "the suite ended with {}", output.status);
+    let output = Command::new("timeout")
+        .arg("60")
+        .arg(program)
+        .output()
+        .context("start the suite")?;
+    ensure!(
+        output.status.success(),
+        "the suite ended with {}",
+        output.status
+    );
     Ok(String::from_utf8(output.stdout)?)
 }
 
@@ -66,7 +86,13 @@ pub fn run_natively(program: &Path) -> anyhow::Result<String> {
 /// # Errors
 /// When the program cannot be read.
 pub fn add_to(initrd: Vec<u8>, program: &Path) -> io::Result<Vec<u8>> {
-    add_files(initrd, &[("suite", &std::fs::read(program)?), ("suite-init", INIT_SCRIPT.as_bytes())])
+    add_files(
+        initrd,
+        &[
+            ("suite", &std::fs::read(program)?),
+            ("suite-init", INIT_SCRIPT.as_bytes()),
+        ],
+    )
 }
 
 /// `initrd` with more files in it, which everybody may run.
@@ -77,8 +103,10 @@ pub fn add_files(mut initrd: Vec<u8>, files: &[(&str, &[u8])]) -> io::Result<Vec
     initrd.resize(initrd.len().next_multiple_of(ALIGNMENT), 0);
     let mut archive = Vec::new();
     for (number, (name, bytes)) in files.iter().enumerate() {
-        let entry =
-            Builder::new(name).mode(0o755).set_mode_file_type(ModeFileType::Regular).ino(number as u32);
+        let entry = Builder::new(name)
+            .mode(0o755)
+            .set_mode_file_type(ModeFileType::Regular)
+            .ino(number as u32);
         let mut writer = entry.write(&mut archive, bytes.len() as u32);
         writer.write_all(bytes)?;
         writer.finish()?;

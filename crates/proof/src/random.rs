@@ -74,7 +74,11 @@ impl Random {
     /// The bits of a double, often one at which arithmetic goes wrong.
     pub fn double(&mut self) -> u64 {
         let sign = self.bits() & 1 << 63;
-        let fraction = if self.percent(40) { 0 } else { self.bits() >> 12 };
+        let fraction = if self.percent(40) {
+            0
+        } else {
+            self.bits() >> 12
+        };
         let exponent = match self.below(10) {
             0 => 0,
             1 => 0x7ff,
@@ -89,7 +93,11 @@ impl Random {
     /// The bits of a single, likewise.
     pub fn single(&mut self) -> u32 {
         let sign = self.bits() as u32 & 1 << 31;
-        let fraction = if self.percent(40) { 0 } else { self.bits() as u32 >> 9 };
+        let fraction = if self.percent(40) {
+            0
+        } else {
+            self.bits() as u32 >> 9
+        };
         let exponent = match self.below(10) {
             0 => 0,
             1 => 0xff,

@@ -91,7 +91,9 @@ fn batch(
     let before = Instant::now();
     let mut truths = native.run(&cases)?;
     report.native_time += before.elapsed();
-    let mut keep = truths.iter().map(|truth| matches!(truth.end, End::Exception { .. }));
+    let mut keep = truths
+        .iter()
+        .map(|truth| matches!(truth.end, End::Exception { .. }));
     cases.retain(|_| keep.next().expect("as many outcomes as cases"));
     truths.retain(|truth| matches!(truth.end, End::Exception { .. }));
     report.skipped += (BATCH - cases.len()) as u64;
@@ -125,7 +127,12 @@ fn batch(
             shrink::Verdict::Wrong => {
                 let case = shrink::shrink(case, native, engine)?;
                 let (truth, differences) = shrink::ask(&case, native, engine)?;
-                report.mismatches.push(Mismatch { seed, case, native: truth, differences });
+                report.mismatches.push(Mismatch {
+                    seed,
+                    case,
+                    native: truth,
+                    differences,
+                });
             }
         }
     }

@@ -40,7 +40,11 @@ pub fn ask(
 ///
 /// # Errors
 /// When a runner cannot go on.
-pub fn confirm(case: &Case, native: &mut dyn Runner, engine: &mut dyn Runner) -> anyhow::Result<Verdict> {
+pub fn confirm(
+    case: &Case,
+    native: &mut dyn Runner,
+    engine: &mut dyn Runner,
+) -> anyhow::Result<Verdict> {
     let cases = std::slice::from_ref(case);
     let first = native.run(cases)?.remove(0);
     for _ in 0..3 {
@@ -50,14 +54,22 @@ pub fn confirm(case: &Case, native: &mut dyn Runner, engine: &mut dyn Runner) ->
         }
     }
     let (_, found) = ask(case, native, engine)?;
-    Ok(if found.is_empty() { Verdict::Gone } else { Verdict::Wrong })
+    Ok(if found.is_empty() {
+        Verdict::Gone
+    } else {
+        Verdict::Wrong
+    })
 }
 
 /// The smallest case that still fails which a few hundred tries find. `case` must fail.
 ///
 /// # Errors
 /// When a runner cannot go on.
-pub fn shrink(case: &Case, native: &mut dyn Runner, engine: &mut dyn Runner) -> anyhow::Result<Case> {
+pub fn shrink(
+    case: &Case,
+    native: &mut dyn Runner,
+    engine: &mut dyn Runner,
+) -> anyhow::Result<Case> {
     let mut best = case.clone();
     let (_, found) = ask(&best, native, engine)?;
     let kind = kinds(&found);
@@ -74,7 +86,9 @@ pub fn shrink(case: &Case, native: &mut dyn Runner, engine: &mut dyn Runner) -> 
     // State saves write what is not in its initial configuration: calm registers would change what they do.
     let is_state_saved = flags::decode(&best.code, best.start.rip, best.bits)
         .iter()
-        .any(|one| one.is_save_restore_instruction() && one.mnemonic() != iced_x86::Mnemonic::Fnstenv);
+        .any(|one| {
+            one.is_save_restore_instruction() && one.mnemonic() != iced_x86::Mnemonic::Fnstenv
+        });
     let registers = best.start.clone();
     for calmer in calmer_registers(&registers, best.bits, is_state_saved) {
         let mut smaller = best.clone();
@@ -106,7 +120,10 @@ pub fn shrink(case: &Case, native: &mut dyn Runner, engine: &mut dyn Runner) -> 
 
 /// Names of what differs, without addresses.
 fn kinds(found: &[Difference]) -> Vec<String> {
-    found.iter().map(|one| one.what.split(' ').next().unwrap_or("").to_owned()).collect()
+    found
+        .iter()
+        .map(|one| one.what.split(' ').next().unwrap_or("").to_owned())
+        .collect()
 }
 
 fn instruction_bytes<'a>(case: &'a Case, one: &Instruction) -> &'a [u8] {
@@ -124,14 +141,29 @@ fn fewer_instructions(case: &Case) -> Vec<Case> {
     let mut smaller: Vec<Case> = ranges
         .into_iter()
         .map(|(from, to)| {
-            let code = instructions[from..to].iter().flat_map(|one| instruction_bytes(case, one)).copied();
-            Case { code: code.collect(), ..case.clone() }
+            let code = instructions[from..to]
+                .iter()
+                .flat_map(|one| instruction_bytes(case, one))
+                .copied();
+            Case {
+                code: code.collect(),
+                ..case.clone()
+            }
         })
         .collect();
     for left_out in 0..count {
-        let kept = instructions.iter().enumerate().filter(|&(index, _)| index != left_out);
-        let code: Vec<u8> = kept.flat_map(|(_, one)| instruction_bytes(case, one)).copied().collect();
-        smaller.push(Case { code, ..case.clone() });
+        let kept = instructions
+            .iter()
+            .enumerate()
+            .filter(|&(index, _)| index != left_out);
+        let code: Vec<u8> = kept
+            .flat_map(|(_, one)| instruction_bytes(case, one))
+            .copied()
+            .collect();
+        smaller.push(Case {
+            code,
+            ..case.clone()
+        });
     }
     smaller.retain(|case| !case.code.is_empty());
     smaller.sort_by_key(|case| case.code.len());
@@ -144,9 +176,20 @@ type Calm = Box<dyn Fn(&mut Registers)>;
 fn calmer_registers(start: &Registers, bits: u32, is_state_saved: bool) -> Vec<Calm> {
     let calm = Registers::calm(bits);
     let mut ways: Vec<Calm> = Vec::new();
-    for (from, to) in [(0, 28), (24, 28), (32, 160), (160, 416), (576, 832), (0, 2), (2, 4), (4, 6)] {
+    for (from, to) in [
+        (0, 28),
+        (24, 28),
+        (32, 160),
+        (160, 416),
+        (576, 832),
+        (0, 2),
+        (2, 4),
+        (4, 6),
+    ] {
         let bytes = calm.xsave[from..to].to_vec();
-        ways.push(Box::new(move |registers| registers.xsave[from..to].copy_from_slice(&bytes)));
+        ways.push(Box::new(move |registers| {
+            registers.xsave[from..to].copy_from_slice(&bytes)
+        }));
     }
     if is_state_saved {
         ways.clear();
@@ -158,7 +201,12 @@ fn calmer_registers(start: &Registers, bits: u32, is_state_saved: bool) -> Vec<C
         ways.push(Box::new(move |registers| registers.rflags &= !(1 << bit)));
     }
     for index in 0..16 {
-        for value in [0, 1, start.gprs[index] & 0xff, start.gprs[index] & 0xffff_ffff] {
+        for value in [
+            0,
+            1,
+            start.gprs[index] & 0xff,
+            start.gprs[index] & 0xffff_ffff,
+        ] {
             if value < start.gprs[index] {
                 ways.push(Box::new(move |registers| {
                     if value < registers.gprs[index] {
@@ -168,8 +216,12 @@ fn calmer_registers(start: &Registers, bits: u32, is_state_saved: bool) -> Vec<C
             }
         }
         let (low, high) = (160 + index * 16, 576 + index * 16);
-        ways.push(Box::new(move |registers| registers.xsave[low..low + 16].fill(0)));
-        ways.push(Box::new(move |registers| registers.xsave[high..high + 16].fill(0)));
+        ways.push(Box::new(move |registers| {
+            registers.xsave[low..low + 16].fill(0)
+        }));
+        ways.push(Box::new(move |registers| {
+            registers.xsave[high..high + 16].fill(0)
+        }));
     }
     ways
 }

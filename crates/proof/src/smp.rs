@@ -88,7 +88,10 @@ struct Kept(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Kept {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(bytes);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(bytes);
         Ok(bytes.len())
     }
 
@@ -105,7 +108,11 @@ impl Guest {
     pub fn prepare(folder: &Path) -> anyhow::Result<Guest> {
         let default = images::Cache::of_user()?.default_guest(&mut |_| {})?;
         let program = std::fs::read(build(folder)?)?;
-        Ok(Guest { default, program, folder: folder.to_owned() })
+        Ok(Guest {
+            default,
+            program,
+            folder: folder.to_owned(),
+        })
     }
 
     /// Runs the program with these words on so many vCPUs, for `limit` at most.
@@ -115,8 +122,14 @@ impl Guest {
     pub fn run(&self, words: &str, vcpu_count: u32, limit: Duration) -> anyhow::Result<Done> {
         let initrd = self.folder.join("initrd");
         // The kernel hands words behind `--` to init.
-        let files: [(&str, &[u8]); 2] = [("stress", &self.program), ("stress-init", SCRIPT.as_bytes())];
-        std::fs::write(&initrd, add_files(std::fs::read(&self.default.initrd)?, &files)?)?;
+        let files: [(&str, &[u8]); 2] = [
+            ("stress", &self.program),
+            ("stress-init", SCRIPT.as_bytes()),
+        ];
+        std::fs::write(
+            &initrd,
+            add_files(std::fs::read(&self.default.initrd)?, &files)?,
+        )?;
         let spec = api::VmSpec {
             kernel: Some(self.default.kernel.clone()),
             initrd: Some(initrd),
@@ -130,24 +143,51 @@ impl Guest {
         let kept = Kept::default();
         let machine = machine::build(machine::plan(&spec)?, Console::new(Box::new(kept.clone())))?;
         let report = machine.run()?;
-        let console = kept.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let console = kept
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let console = String::from_utf8_lossy(&console).replace('\r', "");
-        ensure!(report.ending == Ending::PoweredOff, "the guest ended with {:?}:\n{console}", report.ending);
+        ensure!(
+            report.ending == Ending::PoweredOff,
+            "the guest ended with {:?}:\n{console}",
+            report.ending
+        );
         let starting = |mark: &str| -> Vec<String> {
-            console.lines().filter_map(|line| line.strip_prefix(mark)).map(str::to_owned).collect()
+            console
+                .lines()
+                .filter_map(|line| line.strip_prefix(mark))
+                .map(str::to_owned)
+                .collect()
         };
         let (warnings, lines) = (starting(KERNEL), starting(MARK));
-        ensure!(lines.last().is_some_and(|line| line == "end"), "the guest breaks off:\n{console}");
-        let lines = lines.into_iter().filter(|line| !line.starts_with("kernel: ")).collect();
-        Ok(Done { lines, warnings, console, report })
+        ensure!(
+            lines.last().is_some_and(|line| line == "end"),
+            "the guest breaks off:\n{console}"
+        );
+        let lines = lines
+            .into_iter()
+            .filter(|line| !line.starts_with("kernel: "))
+            .collect();
+        Ok(Done {
+            lines,
+            warnings,
+            console,
+            report,
+        })
     }
 }
 
 impl Done {
     /// What is wrong, in sentences; nothing if the guest was well.
     pub fn complaints(&self, vcpu_count: u32) -> Vec<String> {
-        let mut complaints: Vec<String> =
-            self.lines.iter().filter(|line| line.contains("WRONG")).cloned().collect();
+        let mut complaints: Vec<String> = self
+            .lines
+            .iter()
+            .filter(|line| line.contains("WRONG"))
+            .cloned()
+            .collect();
         let processors = format!("processors {vcpu_count}");
         let expected = [processors.as_str(), ", rounds done, 0 wrong"];
         for text in expected {
@@ -155,7 +195,10 @@ impl Done {
                 complaints.push(format!("no line says \"{text}\""));
             }
         }
-        let warnings = self.warnings.iter().filter(|warning| !warning.contains(LOST_ITS_CORE));
+        let warnings = self
+            .warnings
+            .iter()
+            .filter(|warning| !warning.contains(LOST_ITS_CORE));
         complaints.extend(warnings.map(|warning| format!("the kernel says {warning}")));
         complaints
     }
@@ -165,12 +208,24 @@ fn build(folder: &Path) -> anyhow::Result<PathBuf> {
     let program = folder.join("stress");
     let output = Command::new("cc")
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guests/stress"))
-        .args(["-std=gnu11", "-O2", "-Wall", "-Wextra", "-static", "-no-pie", "-pthread", "-o"])
+        .args([
+            "-std=gnu11",
+            "-O2",
+            "-Wall",
+            "-Wextra",
+            "-static",
+            "-no-pie",
+            "-pthread",
+            "-o",
+        ])
         .arg(&program)
         .args(SOURCES)
         .output()
         .context("start the C compiler `cc`")?;
     let complaints = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "cannot build the stress program: {complaints}");
+    ensure!(
+        output.status.success(),
+        "cannot build the stress program: {complaints}"
+    );
     Ok(program)
 }

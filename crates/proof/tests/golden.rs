@@ -18,8 +18,12 @@ fn lines() -> Vec<(String, Case, Outcome)> {
     for file in std::fs::read_dir(folder).unwrap() {
         let path = file.unwrap().path();
         let text = std::fs::read_to_string(&path).unwrap();
-        for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
-            let (case, truth) = golden::parse(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        for line in text
+            .lines()
+            .filter(|line| !line.starts_with('#') && !line.is_empty())
+        {
+            let (case, truth) =
+                golden::parse(line).unwrap_or_else(|error| panic!("{error}: {line}"));
             cases.push((line.to_owned(), case, truth));
         }
     }
@@ -34,7 +38,9 @@ fn can_run(case: &Case) -> bool {
     while decoder.can_decode() {
         codes.push(decoder.decode().code());
     }
-    codes.iter().all(|&code| code == Code::INVALID || forms::is_presented(code, case.bits, &table))
+    codes
+        .iter()
+        .all(|&code| code == Code::INVALID || forms::is_presented(code, case.bits, &table))
 }
 
 fn replay(runner: &mut dyn Runner) {
@@ -47,7 +53,13 @@ fn replay(runner: &mut dyn Runner) {
             wrong.push(format!("{line}\n    {found:?}"));
         }
     }
-    assert!(wrong.is_empty(), "{} of {} lines:\n{}", wrong.len(), lines.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} of {} lines:\n{}",
+        wrong.len(),
+        lines.len(),
+        wrong.join("\n")
+    );
 }
 
 /// Whether this host can tell right from wrong; says so if not.

@@ -11,7 +11,11 @@ fn check(test: &str, code_cache_bytes: usize, words: &str) {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(test);
     std::fs::create_dir_all(&folder).unwrap();
     let run = run(&folder, code_cache_bytes, words, Duration::from_secs(120)).unwrap();
-    let wrong: Vec<&str> = run.console.lines().filter(|line| !line.ends_with(": right")).collect();
+    let wrong: Vec<&str> = run
+        .console
+        .lines()
+        .filter(|line| !line.ends_with(": right"))
+        .collect();
     assert!(wrong.is_empty(), "{}", run.console);
     assert_eq!(run.ending, Ending::DebugExit(0), "{}", run.console);
     assert_eq!(run.console.lines().count(), 9, "{}", run.console);

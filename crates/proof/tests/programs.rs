@@ -51,16 +51,30 @@ fn programs_print_the_same_in_a_guest() {
     std::fs::create_dir_all(&folder).unwrap();
     let program = programs::build(&folder).unwrap();
     let native = programs::run_natively(&program).unwrap();
-    assert_eq!(native, programs::run_natively(&program).unwrap(), "the suite itself must be deterministic");
-    let cache = images::Cache::of_user().ok().filter(|cache| cache.kernel_package().is_some());
+    assert_eq!(
+        native,
+        programs::run_natively(&program).unwrap(),
+        "the suite itself must be deterministic"
+    );
+    let cache = images::Cache::of_user()
+        .ok()
+        .filter(|cache| cache.kernel_package().is_some());
     let Some(guest) = cache.and_then(|cache| cache.default_guest(&mut |_| {}).ok()) else {
         let mut stderr = io::stderr();
-        writeln!(stderr, "skipped: the default guest is not in the cache; `cargo xtask guest`").unwrap();
+        writeln!(
+            stderr,
+            "skipped: the default guest is not in the cache; `cargo xtask guest`"
+        )
+        .unwrap();
         return;
     };
     let inside = run_in_guest(&guest, &program, &folder);
     for (line, right) in inside.lines().zip(native.lines()) {
         assert_eq!(line, right);
     }
-    assert_eq!(inside.lines().count(), native.lines().count(), "the suite breaks off:\n{inside}");
+    assert_eq!(
+        inside.lines().count(),
+        native.lines().count(),
+        "the suite breaks off:\n{inside}"
+    );
 }

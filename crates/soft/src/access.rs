@@ -14,7 +14,10 @@ const WALK_ATTEMPTS: usize = 1000;
 impl SoftVcpu {
     /// Walks the guest's page tables, checks the access, sets accessed and dirty bits.
     pub(crate) fn walk(&mut self, gva: Gva, access: Access) -> Result<Walk, Exception> {
-        let fault = |code| Exception::PageFault { address: gva.0, code };
+        let fault = |code| Exception::PageFault {
+            address: gva.0,
+            code,
+        };
         let paging = self.paging();
         for _ in 0..WALK_ATTEMPTS {
             let memory = &self.memory;
@@ -60,7 +63,11 @@ impl SoftVcpu {
         let is_default = access == self.access(access.write);
         if is_default {
             let bank = self.banks.current();
-            let tlb = if access.write { &bank.write } else { &bank.read };
+            let tlb = if access.write {
+                &bank.write
+            } else {
+                &bank.read
+            };
             if let Some(host) = tlb.lookup(gva)
                 && let Some(gpa) = self.memory.gpa(Hva(host))
             {
@@ -83,7 +90,9 @@ impl SoftVcpu {
     /// not memory, it is watched by a data breakpoint, or it is to be written and holds translated code.
     pub(crate) fn fill_tlb(&mut self, gva: Gva, walk: &Walk, write: bool) -> bool {
         let page = Gpa(walk.gpa.0 & !(PAGE_SIZE - 1));
-        let Some((Hva(host), _)) = self.memory.hva(page) else { return false };
+        let Some((Hva(host), _)) = self.memory.hva(page) else {
+            return false;
+        };
         if self.is_watched(gva) {
             return false;
         }
@@ -134,7 +143,12 @@ impl SoftVcpu {
     }
 
     /// Physical addresses of an access: one piece, or two if it crosses a page.
-    pub(crate) fn pieces(&mut self, gva: u64, len: usize, access: Access) -> Step<[(Gpa, usize); 2]> {
+    pub(crate) fn pieces(
+        &mut self,
+        gva: u64,
+        len: usize,
+        access: Access,
+    ) -> Step<[(Gpa, usize); 2]> {
         let first = SoftVcpu::in_page(gva, len);
         let head = self.translate(Gva(gva), access)?;
         let mut pieces = [(head, first), (Gpa(0), 0)];
@@ -179,7 +193,10 @@ impl SoftVcpu {
         }
         let mut gpa = gpa;
         for chunk in bytes.chunks_mut(8) {
-            let value = self.ask(Exit::MmioRead { gpa, size: chunk.len() as u8 })?;
+            let value = self.ask(Exit::MmioRead {
+                gpa,
+                size: chunk.len() as u8,
+            })?;
             chunk.copy_from_slice(&value.to_le_bytes()[..chunk.len()]);
             gpa = Gpa(gpa.0 + chunk.len() as u64);
         }
@@ -191,7 +208,10 @@ impl SoftVcpu {
         if bytes.is_empty() {
             return;
         }
-        if self.store_slowly(|memory| memory.write_by_vcpu(gpa, bytes)).is_ok() {
+        if self
+            .store_slowly(|memory| memory.write_by_vcpu(gpa, bytes))
+            .is_ok()
+        {
             return self.stored(gpa, bytes.len() as u64);
         }
         let mut gpa = gpa;
@@ -199,7 +219,11 @@ impl SoftVcpu {
             let mut value = [0; 8];
             value[..chunk.len()].copy_from_slice(chunk);
             let value = u64::from_le_bytes(value);
-            self.posted.push(Exit::MmioWrite { gpa, size: chunk.len() as u8, value });
+            self.posted.push(Exit::MmioWrite {
+                gpa,
+                size: chunk.len() as u8,
+                value,
+            });
             gpa = Gpa(gpa.0 + chunk.len() as u64);
         }
     }
@@ -225,6 +249,11 @@ impl SoftVcpu {
 
     /// Supervisor access as the CPU itself makes it to descriptor tables and TSS: never overrides SMAP.
     pub(crate) fn system_access(write: bool) -> Access {
-        Access { write, fetch: false, user: false, smap_override: false }
+        Access {
+            write,
+            fetch: false,
+            user: false,
+            smap_override: false,
+        }
     }
 }

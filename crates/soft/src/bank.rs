@@ -84,11 +84,18 @@ impl IndexSet {
 impl Tlb {
     fn new() -> Tlb {
         let entries = (0..TLB_ENTRIES).map(Tlb::empty).collect();
-        Tlb { entries, filled: Vec::with_capacity(TLB_ENTRIES), global: IndexSet([0; JUMP_ENTRIES / 64]) }
+        Tlb {
+            entries,
+            filled: Vec::with_capacity(TLB_ENTRIES),
+            global: IndexSet([0; JUMP_ENTRIES / 64]),
+        }
     }
 
     fn empty(index: usize) -> TlbEntry {
-        TlbEntry { tag: (index as u64 ^ 1) * PAGE_SIZE, host: 0 }
+        TlbEntry {
+            tag: (index as u64 ^ 1) * PAGE_SIZE,
+            host: 0,
+        }
     }
 
     pub(crate) fn address(&self) -> u64 {
@@ -101,7 +108,10 @@ impl Tlb {
         if self.entries[index].host == 0 {
             self.filled.push(index as u16);
         }
-        self.entries[index] = TlbEntry { tag: gva.page().0, host };
+        self.entries[index] = TlbEntry {
+            tag: gva.page().0,
+            host,
+        };
         self.global.set(index, global);
     }
 
@@ -167,7 +177,10 @@ pub(crate) struct Bank {
 
 impl Bank {
     fn new(lookup_stub: HostPc) -> Bank {
-        let empty = JumpEntry { pc: u64::MAX, host: lookup_stub };
+        let empty = JumpEntry {
+            pc: u64::MAX,
+            host: lookup_stub,
+        };
         Bank {
             read: Tlb::new(),
             write: Tlb::new(),
@@ -205,7 +218,10 @@ impl Bank {
     }
 
     fn clear_jumps(&mut self) {
-        let empty = JumpEntry { pc: u64::MAX, host: self.lookup_stub };
+        let empty = JumpEntry {
+            pc: u64::MAX,
+            host: self.lookup_stub,
+        };
         for index in self.jumps_filled.drain(..) {
             self.jumps[usize::from(index)] = empty;
         }
@@ -215,7 +231,10 @@ impl Bank {
     fn clear_local(&mut self) {
         self.read.clear_local();
         self.write.clear_local();
-        let empty = JumpEntry { pc: u64::MAX, host: self.lookup_stub };
+        let empty = JumpEntry {
+            pc: u64::MAX,
+            host: self.lookup_stub,
+        };
         let (jumps, global) = (&mut self.jumps, &self.jumps_global);
         self.jumps_filled.retain(|&index| {
             let index = usize::from(index);
@@ -248,7 +267,10 @@ impl Bank {
 
     /// Forgets jumps into a page and into the one before it.
     fn clear_jumps_of(&mut self, page: u64) {
-        let empty = JumpEntry { pc: u64::MAX, host: self.lookup_stub };
+        let empty = JumpEntry {
+            pc: u64::MAX,
+            host: self.lookup_stub,
+        };
         let jumps = &mut self.jumps;
         self.jumps_filled.retain(|&index| {
             let entry = &mut jumps[usize::from(index)];
@@ -291,9 +313,22 @@ pub(crate) struct Banks {
 
 impl Banks {
     pub(crate) fn new(lookup_stub: HostPc) -> Banks {
-        let mut banks =
-            Banks { spaces: Vec::new(), current_space: 0, current_bank: 0, uses: 0, lookup_stub, flushes: 0 };
-        banks.select(0, BankKey { user: false, smap_override: false, mode: 0 });
+        let mut banks = Banks {
+            spaces: Vec::new(),
+            current_space: 0,
+            current_bank: 0,
+            uses: 0,
+            lookup_stub,
+            flushes: 0,
+        };
+        banks.select(
+            0,
+            BankKey {
+                user: false,
+                smap_override: false,
+                mode: 0,
+            },
+        );
         banks
     }
 
@@ -317,12 +352,18 @@ impl Banks {
     }
 
     fn add_space(&mut self, pcid: u16) -> usize {
-        let space = Space { pcid, last_use: 0, banks: Vec::new() };
+        let space = Space {
+            pcid,
+            last_use: 0,
+            banks: Vec::new(),
+        };
         if self.spaces.len() < SPACES {
             self.spaces.push(space);
             return self.spaces.len() - 1;
         }
-        let oldest = (0..SPACES).min_by_key(|&index| self.spaces[index].last_use).unwrap_or(0);
+        let oldest = (0..SPACES)
+            .min_by_key(|&index| self.spaces[index].last_use)
+            .unwrap_or(0);
         self.spaces[oldest].pcid = pcid;
         self.clear_space(oldest);
         oldest
@@ -394,7 +435,10 @@ impl Banks {
     /// Bytes in all banks.
     pub(crate) fn len_bytes(&self) -> usize {
         let bank = 2 * TLB_ENTRIES * size_of::<TlbEntry>() + JUMP_ENTRIES * size_of::<JumpEntry>();
-        self.spaces.iter().map(|space| space.banks.len() * bank).sum()
+        self.spaces
+            .iter()
+            .map(|space| space.banks.len() * bank)
+            .sum()
     }
 }
 
@@ -406,8 +450,15 @@ mod tests {
         Banks::new(1)
     }
 
-    const KERNEL: BankKey = BankKey { user: false, smap_override: false, mode: 0 };
-    const USER: BankKey = BankKey { user: true, ..KERNEL };
+    const KERNEL: BankKey = BankKey {
+        user: false,
+        smap_override: false,
+        mode: 0,
+    };
+    const USER: BankKey = BankKey {
+        user: true,
+        ..KERNEL
+    };
 
     #[test]
     fn an_empty_entry_matches_no_address_that_hashes_to_it() {
@@ -443,7 +494,10 @@ mod tests {
         bank.add_jump(0x6000, 88, false);
         banks.flush_local(1);
         let bank = banks.current();
-        assert_eq!((bank.read.lookup(Gva(0x5000)), bank.read.lookup(Gva(0x6000))), (Some(0x7000), None));
+        assert_eq!(
+            (bank.read.lookup(Gva(0x5000)), bank.read.lookup(Gva(0x6000))),
+            (Some(0x7000), None)
+        );
         assert_eq!((bank.jump(0x5000), bank.jump(0x6000)), (Some(77), None));
         banks.flush_all();
         assert_eq!(banks.current().read.lookup(Gva(0x5000)), None);
@@ -470,7 +524,10 @@ mod tests {
         let mut banks = banks();
         for pcid in 0..40 {
             banks.select(pcid, USER);
-            banks.current().read.fill(Gva(0x5000), u64::from(pcid) + 1, false);
+            banks
+                .current()
+                .read
+                .fill(Gva(0x5000), u64::from(pcid) + 1, false);
         }
         banks.select(39, USER);
         assert_eq!(banks.current().read.lookup(Gva(0x5000)), Some(40));

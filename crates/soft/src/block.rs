@@ -36,9 +36,19 @@ pub(crate) enum ExitReason {
 impl ExitReason {
     pub(crate) fn from_raw(raw: u32) -> Option<ExitReason> {
         use ExitReason as E;
-        [E::Lookup, E::Chain, E::Interpret, E::Memory, E::FpState, E::Poll, E::Fault, E::Bounced, E::Pause]
-            .into_iter()
-            .find(|&reason| reason as u32 == raw)
+        [
+            E::Lookup,
+            E::Chain,
+            E::Interpret,
+            E::Memory,
+            E::FpState,
+            E::Poll,
+            E::Fault,
+            E::Bounced,
+            E::Pause,
+        ]
+        .into_iter()
+        .find(|&reason| reason as u32 == raw)
     }
 }
 

@@ -17,13 +17,23 @@ const THUNK_ENTRIES: usize = 4;
 
 impl SoftVcpu {
     /// Runs one instruction whose memory operand has `size` bytes through the bounce buffer.
-    pub(crate) fn bounce(&mut self, instruction: &Instruction, bytes: &[u8], size: u8, write: bool) -> Step {
+    pub(crate) fn bounce(
+        &mut self,
+        instruction: &Instruction,
+        bytes: &[u8],
+        size: u8,
+        write: bool,
+    ) -> Step {
         self.counters.bounced += 1;
         let len = usize::from(size);
         self.check_pending_x87(instruction)?;
         let (reads, needs_alignment) = operand_needs(instruction);
         // Alignment is judged before anything else about the address.
-        if needs_alignment && !self.unchecked_linear(instruction).is_multiple_of(u64::from(size)) {
+        if needs_alignment
+            && !self
+                .unchecked_linear(instruction)
+                .is_multiple_of(u64::from(size))
+        {
             return Err(crate::cpu::GP0.into());
         }
         let linear = self.operand_linear(instruction, u64::from(size), write)?;
@@ -61,7 +71,11 @@ impl SoftVcpu {
         Ok(())
     }
 
-    pub(crate) fn thunk(&mut self, instruction: &Instruction, bytes: &[u8]) -> Result<HostPc, Stop> {
+    pub(crate) fn thunk(
+        &mut self,
+        instruction: &Instruction,
+        bytes: &[u8],
+    ) -> Result<HostPc, Stop> {
         let mode = self.mode;
         let thunk = self.make_translation(&[], |translations, _| {
             Ok(translations.bounce_thunk(instruction, bytes, mode))
@@ -120,7 +134,8 @@ impl SoftVcpu {
 fn operand_needs(instruction: &Instruction) -> (bool, bool) {
     let mut factory = InstructionInfoFactory::new();
     let info = factory.info(instruction);
-    let memory_op = (0..instruction.op_count()).find(|&op| instruction.op_kind(op) == OpKind::Memory);
+    let memory_op =
+        (0..instruction.op_count()).find(|&op| instruction.op_kind(op) == OpKind::Memory);
     // An x87 store with an unmasked exception stores nothing: what was there goes back.
     let reads = memory_op.is_none_or(|op| !matches!(info.op_access(op), OpAccess::Write))
         || crate::translate::fp_level(instruction) == 1;
@@ -158,7 +173,9 @@ fn must_be_aligned(instruction: &Instruction) -> bool {
             let register = instruction.op_register(op);
             register.is_xmm() || register.is_mm()
         });
-    let is_sha = instruction.cpuid_features().contains(&iced_x86::CpuidFeature::SHA);
+    let is_sha = instruction
+        .cpuid_features()
+        .contains(&iced_x86::CpuidFeature::SHA);
     is_legacy_sse
         && !is_sha
         && !matches!(

@@ -60,8 +60,15 @@ impl CodeCache {
         let record = offset_of!(VcpuBlock, fault) as u64;
         // SAFETY: code in the range runs only inside `run`, with GS base at a VcpuBlock; the landing stub saves
         // the registers of whatever instruction faulted.
-        let faults = unsafe { FaultRegion::new(base, base + len_bytes as u64, stubs.fault, record) }?;
-        let mut cache = CodeCache { memory, _faults: faults, stubs, start: 0, used: 0 };
+        let faults =
+            unsafe { FaultRegion::new(base, base + len_bytes as u64, stubs.fault, record) }?;
+        let mut cache = CodeCache {
+            memory,
+            _faults: faults,
+            stubs,
+            start: 0,
+            used: 0,
+        };
         cache.append(emitter.bytes());
         cache.start = cache.used;
         Ok(cache)
@@ -106,7 +113,10 @@ impl CodeCache {
 
     fn writable(&self, pc: HostPc, len_bytes: u64) -> usize {
         let offset = pc - self.memory.executable_address() as u64;
-        assert!(offset + len_bytes <= self.used as u64 && pc.is_multiple_of(len_bytes), "patch inside code");
+        assert!(
+            offset + len_bytes <= self.used as u64 && pc.is_multiple_of(len_bytes),
+            "patch inside code"
+        );
         self.memory.writable_address() + offset as usize
     }
 
@@ -127,7 +137,10 @@ impl CodeCache {
         // SAFETY: as in `patch_jump`.
         let word = unsafe { AtomicU64::from_ptr(at) };
         let rest = word.load(Ordering::Relaxed) & !0xff_ffff_ffff;
-        word.store(rest | u64::from(displacement) << 8 | 0xe9, Ordering::Release);
+        word.store(
+            rest | u64::from(displacement) << 8 | 0xe9,
+            Ordering::Release,
+        );
     }
 
     /// Runs translated code from `pc` until it exits.
@@ -136,8 +149,9 @@ impl CodeCache {
         let enter = stubs.enter as *const ();
         // SAFETY: `enter` is the trampoline emitted by `emit_stubs`, which has this signature and follows the
         // System V calling convention.
-        let enter =
-            unsafe { std::mem::transmute::<*const (), extern "sysv64" fn(*mut VcpuBlock, u64)>(enter) };
+        let enter = unsafe {
+            std::mem::transmute::<*const (), extern "sysv64" fn(*mut VcpuBlock, u64)>(enter)
+        };
         enter(block, pc);
         Ok(())
     }
@@ -170,10 +184,16 @@ fn emit_stubs(e: &mut Emitter, xsave_mask: u64) -> Stubs {
 
     e.align(16, 0);
     let fault = e.address();
-    e.store_gs_imm32(field(offset_of!(VcpuBlock, exit_reason)), ExitReason::Fault as u32);
+    e.store_gs_imm32(
+        field(offset_of!(VcpuBlock, exit_reason)),
+        ExitReason::Fault as u32,
+    );
     let fault_to_exit = e.jump();
     let lookup = e.address();
-    e.store_gs_imm32(field(offset_of!(VcpuBlock, exit_reason)), ExitReason::Lookup as u32);
+    e.store_gs_imm32(
+        field(offset_of!(VcpuBlock, exit_reason)),
+        ExitReason::Lookup as u32,
+    );
     e.bind(fault_to_exit);
     let exit = e.address();
     for register in 0..16 {
@@ -196,7 +216,13 @@ fn emit_stubs(e: &mut Emitter, xsave_mask: u64) -> Stubs {
         pop(e, register);
     }
     e.raw(&[0xc3]);
-    Stubs { cache: enter, enter, exit, lookup, fault }
+    Stubs {
+        cache: enter,
+        enter,
+        exit,
+        lookup,
+        fault,
+    }
 }
 
 /// XSAVE64 (`/4`) or XRSTOR64 (`/5`) of an area in the block.

@@ -124,7 +124,12 @@ pub struct SoftVcpu {
 }
 
 impl SoftVcpu {
-    pub(crate) fn new(soft: Arc<Soft>, cpuid: CpuidTable, index: usize, door: Arc<Door>) -> SoftVcpu {
+    pub(crate) fn new(
+        soft: Arc<Soft>,
+        cpuid: CpuidTable,
+        index: usize,
+        door: Arc<Door>,
+    ) -> SoftVcpu {
         let (memory, lookup) = (Arc::clone(&soft.memory), soft.stubs().lookup);
         let mut block = VcpuBlock::new();
         block.kick = door.address();
@@ -146,7 +151,11 @@ impl SoftVcpu {
             cr3: 0,
             cr4: Cr4::empty(),
             efer: Efer::empty(),
-            debug: DebugRegisters { address: [0; 4], dr6: 0xffff_0ff0, dr7: 0x400 },
+            debug: DebugRegisters {
+                address: [0; 4],
+                dr6: 0xffff_0ff0,
+                dr7: 0x400,
+            },
             msrs: Msrs::default(),
             xcr0: 1,
             mode: Mode::default(),
@@ -210,17 +219,31 @@ impl SoftVcpu {
     }
 
     pub(crate) fn paging(&self) -> Paging {
-        Paging { cr0: self.cr0, cr3: self.cr3, cr4: self.cr4, efer: self.efer }
+        Paging {
+            cr0: self.cr0,
+            cr3: self.cr3,
+            cr4: self.cr4,
+            efer: self.efer,
+        }
     }
 
     /// The access that the current privilege makes.
     pub(crate) fn access(&self, write: bool) -> Access {
         let smap_override = self.block.system_flags & Rflags::AC.bits() != 0;
-        Access { write, fetch: false, user: self.cpl() == 3, smap_override }
+        Access {
+            write,
+            fetch: false,
+            user: self.cpl() == 3,
+            smap_override,
+        }
     }
 
     pub(crate) fn pcid(&self) -> u16 {
-        if self.cr4.contains(Cr4::PCIDE) { (self.cr3 & 0xfff) as u16 } else { 0 }
+        if self.cr4.contains(Cr4::PCIDE) {
+            (self.cr3 & 0xfff) as u16
+        } else {
+            0
+        }
     }
 
     /// Brings everything derived from control registers, segments and RFLAGS up to date: the code mode, the
@@ -235,15 +258,28 @@ impl SoftVcpu {
             let is_simple = segment.is_present()
                 && segment.is_code_or_data()
                 && (!self.is_protected() || !segment.is_code() && segment.kind() & 6 == 2);
-            self.block.segment_limit[index] = if is_simple { u64::from(segment.limit) + 1 } else { 0 };
+            self.block.segment_limit[index] = if is_simple {
+                u64::from(segment.limit) + 1
+            } else {
+                0
+            };
         }
         let user = self.cpl() == 3;
-        let smap_override =
-            !user && self.cr4.contains(Cr4::SMAP) && self.block.system_flags & Rflags::AC.bits() != 0;
-        let key = BankKey { user, smap_override, mode: self.mode.0 };
+        let smap_override = !user
+            && self.cr4.contains(Cr4::SMAP)
+            && self.block.system_flags & Rflags::AC.bits() != 0;
+        let key = BankKey {
+            user,
+            smap_override,
+            mode: self.mode.0,
+        };
         self.banks.select(self.pcid(), key);
         let bank = self.banks.current();
-        let (read, write, jumps) = (bank.read.address(), bank.write.address(), bank.jumps_address());
+        let (read, write, jumps) = (
+            bank.read.address(),
+            bank.write.address(),
+            bank.jumps_address(),
+        );
         self.block.read_tlb = read;
         self.block.write_tlb = write;
         self.block.jump_cache = jumps;
@@ -255,18 +291,21 @@ impl SoftVcpu {
         if !self.is_64_bit() {
             let is_big = self.segments[seg::CS].is_big() && !self.is_real_or_v86();
             bits |= if is_big { Mode::CODE32 } else { Mode::CODE16 };
-            let is_flat =
-                |segment: &Segment| segment.base == 0 && segment.limit == u32::MAX && segment.is_present();
+            let is_flat = |segment: &Segment| {
+                segment.base == 0 && segment.limit == u32::MAX && segment.is_present()
+            };
             let is_data = |segment: &Segment| !segment.is_code() && segment.kind() & 6 == 2;
             let data_segments = [seg::ES, seg::SS, seg::DS];
             let flat = self.is_protected()
                 && !self.is_v86()
                 && self.segments[..seg::FS].iter().all(is_flat)
-                && data_segments.iter().all(|&index| is_data(&self.segments[index]))
-                && self.segments[seg::SS].is_big()
-                && self.segments[seg::FS..]
+                && data_segments
                     .iter()
-                    .all(|segment| segment.limit == u32::MAX && segment.is_present() && is_data(segment));
+                    .all(|&index| is_data(&self.segments[index]))
+                && self.segments[seg::SS].is_big()
+                && self.segments[seg::FS..].iter().all(|segment| {
+                    segment.limit == u32::MAX && segment.is_present() && is_data(segment)
+                });
             if !flat {
                 bits |= Mode::SEGMENTED;
             }
@@ -284,7 +323,11 @@ impl SoftVcpu {
         if !self.cr4.contains(Cr4::OSFXSR) || self.cr0.contains(Cr0::EM) {
             bits |= Mode::NO_SSE;
         }
-        if !self.cr4.contains(Cr4::OSXSAVE) || self.xcr0 & 6 != 6 || !self.is_protected() || self.is_v86() {
+        if !self.cr4.contains(Cr4::OSXSAVE)
+            || self.xcr0 & 6 != 6
+            || !self.is_protected()
+            || self.is_v86()
+        {
             bits |= Mode::NO_AVX;
         }
         let breakpoints = self.debug.dr7 & 0xff != 0;

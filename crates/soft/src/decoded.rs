@@ -53,7 +53,10 @@ pub(crate) struct DecodedCache {
 
 impl DecodedCache {
     pub(crate) fn new() -> DecodedCache {
-        DecodedCache { slots: vec![None; SLOTS].into_boxed_slice(), generation: 0 }
+        DecodedCache {
+            slots: vec![None; SLOTS].into_boxed_slice(),
+            generation: 0,
+        }
     }
 
     /// What was decoded at `place` in this generation of the code cache.
@@ -80,7 +83,12 @@ mod tests {
         let mut padded = [0; MAX_INSTRUCTION_BYTES];
         padded[..bytes.len()].copy_from_slice(bytes);
         let instruction = iced_x86::Decoder::new(64, bytes, 0).decode();
-        Decoded { instruction, bytes: padded, kind: Kind::Interpret, is_known: true }
+        Decoded {
+            instruction,
+            bytes: padded,
+            kind: Kind::Interpret,
+            is_known: true,
+        }
     }
 
     #[test]
@@ -90,14 +98,20 @@ mod tests {
         cache.add(exit, 1, decoded(&[0x0f, 0x01, 0xf8]));
         cache.add(site, 1, decoded(&[0xf4]));
         let bytes = |cache: &DecodedCache, place, generation| {
-            cache.get(place, generation).map(|decoded: Decoded| decoded.bytes[0])
+            cache
+                .get(place, generation)
+                .map(|decoded: Decoded| decoded.bytes[0])
         };
         assert_eq!(bytes(&cache, exit, 1), Some(0x0f));
         assert_eq!(bytes(&cache, site, 1), Some(0xf4));
         assert_eq!(bytes(&cache, Place::of_exit(6), 1), None);
         assert_eq!(bytes(&cache, exit, 2), None, "an older code cache's");
         cache.add(Place::of_exit(6), 2, decoded(&[0xfa]));
-        assert_eq!(bytes(&cache, exit, 2), None, "forgotten with the first of a new one");
+        assert_eq!(
+            bytes(&cache, exit, 2),
+            None,
+            "forgotten with the first of a new one"
+        );
         assert_eq!(bytes(&cache, Place::of_exit(6), 2), Some(0xfa));
     }
 }

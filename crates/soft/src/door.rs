@@ -86,7 +86,10 @@ impl Door {
             self.come_out();
             let mut orders = self.orders();
             while orders.is_shut {
-                orders = self.opened.wait(orders).unwrap_or_else(PoisonError::into_inner);
+                orders = self
+                    .opened
+                    .wait(orders)
+                    .unwrap_or_else(PoisonError::into_inner);
             }
             self.wanted.fetch_and(!CALLED, Ordering::SeqCst);
             orders.protect.drain(..).for_each(&mut protect);
@@ -128,7 +131,10 @@ pub(crate) struct Doors {
 
 impl Doors {
     pub(crate) fn new(all: Vec<Arc<Door>>) -> Doors {
-        Doors { all, ..Doors::default() }
+        Doors {
+            all,
+            ..Doors::default()
+        }
     }
 
     /// How many there are.
@@ -147,7 +153,10 @@ impl Doors {
     /// Takes write access to the host page `page` away from those of `writers` that are not vCPU `mine`. When this
     /// returns, what they have stored there can be seen, and they store no more unseen.
     pub(crate) fn call_out(&self, mine: usize, writers: Writers, page: Hva) {
-        let called = || self.others(mine).filter(|(index, _)| writers.may_have(*index));
+        let called = || {
+            self.others(mine)
+                .filter(|(index, _)| writers.may_have(*index))
+        };
         for (_, door) in called() {
             self.calls.fetch_add(1, Ordering::Relaxed);
             door.order(|orders| orders.protect.push(page));
@@ -157,9 +166,12 @@ impl Doors {
 
     /// Has everybody but vCPU `mine` out of translated code until the guard is dropped.
     pub(crate) fn shut(&self, mine: usize) -> Shut<'_> {
-        self.stops.fetch_add(u64::from(self.count() > 1), Ordering::Relaxed);
-        self.others(mine).for_each(|(_, door)| door.order(|orders| orders.is_shut = true));
-        self.others(mine).for_each(|(_, door)| door.wait_until_out());
+        self.stops
+            .fetch_add(u64::from(self.count() > 1), Ordering::Relaxed);
+        self.others(mine)
+            .for_each(|(_, door)| door.order(|orders| orders.is_shut = true));
+        self.others(mine)
+            .for_each(|(_, door)| door.wait_until_out());
         Shut { doors: self, mine }
     }
 }

@@ -213,7 +213,8 @@ impl Emitter {
     pub(crate) fn lea_sum(&mut self, to: Reg, base: Reg, index: Reg, is_64: bool) {
         // RSP cannot be an index, RBP and R13 cannot be a base without displacement.
         debug_assert!(index.0 != 4 && base.low() != 5);
-        let rex = (if is_64 { 0x48 } else { 0x40 }) | to.high() << 2 | index.high() << 1 | base.high();
+        let rex =
+            (if is_64 { 0x48 } else { 0x40 }) | to.high() << 2 | index.high() << 1 | base.high();
         if rex != 0x40 {
             self.raw(&[rex]);
         }
@@ -410,13 +411,19 @@ impl Emitter {
     /// `jcc` forward, bound later.
     pub(crate) fn jcc(&mut self, condition: u8) -> Fixup {
         self.raw(&[0x0f, 0x80 | condition, 0, 0, 0, 0]);
-        Fixup { at: self.offset() - 4, is_short: false }
+        Fixup {
+            at: self.offset() - 4,
+            is_short: false,
+        }
     }
 
     /// `jmp` forward, bound later.
     pub(crate) fn jump(&mut self) -> Fixup {
         self.raw(&[0xe9, 0, 0, 0, 0]);
-        Fixup { at: self.offset() - 4, is_short: false }
+        Fixup {
+            at: self.offset() - 4,
+            is_short: false,
+        }
     }
 
     /// `jecxz` (or `jrcxz`) a short way forward: branches on RCX without touching flags.
@@ -425,7 +432,10 @@ impl Emitter {
             self.raw(&[0x67]);
         }
         self.raw(&[0xe3, 0]);
-        Fixup { at: self.offset() - 1, is_short: true }
+        Fixup {
+            at: self.offset() - 1,
+            is_short: true,
+        }
     }
 
     /// A short form of loop instructions (opcode 0xe0 to 0xe3), with the address-size prefix if `is_32`.
@@ -434,7 +444,10 @@ impl Emitter {
             self.raw(&[0x67]);
         }
         self.raw(&[opcode, 0]);
-        Fixup { at: self.offset() - 1, is_short: true }
+        Fixup {
+            at: self.offset() - 1,
+            is_short: true,
+        }
     }
 
     /// The jump goes here.
@@ -442,7 +455,8 @@ impl Emitter {
         let after = fixup.at + if fixup.is_short { 1 } else { 4 };
         let distance = self.offset() - after;
         if fixup.is_short {
-            let distance = i8::try_from(distance).expect("short jumps are only made over short code");
+            let distance =
+                i8::try_from(distance).expect("short jumps are only made over short code");
             self.bytes[fixup.at] = distance as u8;
         } else {
             self.bytes[fixup.at..after].copy_from_slice(&(distance as i32).to_le_bytes());

@@ -43,7 +43,10 @@ impl SoftVcpu {
         let ran = CodeCache::run(self.soft.stubs(), &mut self.block, pc);
         let reason = ExitReason::from_raw(self.block.exit_reason);
         let site = match reason {
-            Some(ExitReason::Fault) => self.soft.sites.at(self.block.fault.rip, self.soft.stubs().cache),
+            Some(ExitReason::Fault) => self
+                .soft
+                .sites
+                .at(self.block.fault.rip, self.soft.stubs().cache),
             Some(ExitReason::Memory | ExitReason::FpState | ExitReason::Lookup) => {
                 self.soft.sites.get(self.block.exit_info)
             }

@@ -45,7 +45,9 @@ impl SoftVcpu {
         let rip = self.block.rip;
         let mut current = exception;
         loop {
-            let Err(next) = self.deliver_exception(current) else { return Ok(()) };
+            let Err(next) = self.deliver_exception(current) else {
+                return Ok(());
+            };
             let is_fault_like = |exception: Exception| {
                 exception.is_contributory() || matches!(exception, Exception::PageFault { .. })
             };
@@ -108,7 +110,11 @@ impl SoftVcpu {
         let address = self.idtr.base.wrapping_add(at);
         let access = SoftVcpu::system_access(false);
         let low = self.read_linear(address, 8, access)?;
-        let high = if size == 16 { self.read_linear(address.wrapping_add(8), 8, access)? } else { 0 };
+        let high = if size == 16 {
+            self.read_linear(address.wrapping_add(8), 8, access)?
+        } else {
+            0
+        };
         let kind = (low >> 40 & 0x1f) as u8;
         let gate = Gate {
             offset: low & 0xffff | low >> 32 & 0xffff_0000 | high << 32,
@@ -137,10 +143,14 @@ impl SoftVcpu {
         if gate.selector & !3 == 0 {
             return Err(Exception::GeneralProtection(ext).into());
         }
-        let segment = self.read_descriptor(gate.selector).map_err(|stop| match stop {
-            Stop::Exception(Exception::GeneralProtection(_)) => Exception::GeneralProtection(error).into(),
-            other => other,
-        })?;
+        let segment = self
+            .read_descriptor(gate.selector)
+            .map_err(|stop| match stop {
+                Stop::Exception(Exception::GeneralProtection(_)) => {
+                    Exception::GeneralProtection(error).into()
+                }
+                other => other,
+            })?;
         if !segment.is_code() || segment.dpl() > self.cpl() {
             return Err(Exception::GeneralProtection(error).into());
         }
@@ -151,7 +161,11 @@ impl SoftVcpu {
             return Err(Exception::GeneralProtection(error).into());
         }
         let is_conforming = segment.kind() & 4 != 0;
-        let cpl = if is_conforming { self.cpl() } else { segment.dpl() };
+        let cpl = if is_conforming {
+            self.cpl()
+        } else {
+            segment.dpl()
+        };
         Ok((segment, cpl))
     }
 
@@ -232,7 +246,11 @@ impl SoftVcpu {
         if offset + 7 > u64::from(self.tr.limit) {
             return Err(Exception::InvalidTss(u32::from(self.tr.selector & !3)).into());
         }
-        let rsp = self.read_linear(self.tr.base.wrapping_add(offset), 8, SoftVcpu::system_access(false))?;
+        let rsp = self.read_linear(
+            self.tr.base.wrapping_add(offset),
+            8,
+            SoftVcpu::system_access(false),
+        )?;
         if !x86::Gva(rsp).is_canonical() {
             return Err(Exception::StackFault(0).into());
         }
@@ -246,12 +264,21 @@ impl SoftVcpu {
         }
         let access = SoftVcpu::system_access(false);
         let pointer = self.read_linear(self.idtr.base + at, 4, access)?;
-        let words = [self.rflags().bits() as u16, self.segments[seg::CS].selector, event.return_rip as u16];
+        let words = [
+            self.rflags().bits() as u16,
+            self.segments[seg::CS].selector,
+            event.return_rip as u16,
+        ];
         let mut sp = self.block.gprs[vcpu::gpr::RSP] as u16;
         let base = self.segments[seg::SS].base;
         for word in words {
             sp = sp.wrapping_sub(2);
-            self.write_linear(base + u64::from(sp), 2, u64::from(word), SoftVcpu::system_access(true))?;
+            self.write_linear(
+                base + u64::from(sp),
+                2,
+                u64::from(word),
+                SoftVcpu::system_access(true),
+            )?;
         }
         let rsp = &mut self.block.gprs[vcpu::gpr::RSP];
         *rsp = *rsp & !0xffff | u64::from(sp);
@@ -276,12 +303,20 @@ impl SoftVcpu {
         let (old_ss, old_esp) = (self.segments[seg::SS], self.block.gprs[vcpu::gpr::RSP]);
         let changes_stack = new_cpl < self.cpl();
         let flags = self.pushed_flags(event);
-        let (ss, mut esp) = if changes_stack { self.tss_stack_32(new_cpl)? } else { (old_ss, old_esp) };
+        let (ss, mut esp) = if changes_stack {
+            self.tss_stack_32(new_cpl)?
+        } else {
+            (old_ss, old_esp)
+        };
         let mut words = Vec::with_capacity(6);
         if changes_stack {
             words.extend([u64::from(old_ss.selector), old_esp]);
         }
-        words.extend([flags, u64::from(self.segments[seg::CS].selector), event.return_rip]);
+        words.extend([
+            flags,
+            u64::from(self.segments[seg::CS].selector),
+            event.return_rip,
+        ]);
         words.extend(event.error_code.map(u64::from));
         let mask = if ss.is_big() { 0xffff_ffff } else { 0xffff };
         let mut access = SoftVcpu::system_access(true);
@@ -295,7 +330,11 @@ impl SoftVcpu {
         self.block.gprs[vcpu::gpr::RSP] = esp;
         let selector = gate.selector & !3 | u16::from(new_cpl);
         self.segments[seg::CS] = Segment { selector, ..code };
-        self.block.rip = if size == 4 { gate.offset & 0xffff_ffff } else { gate.offset & 0xffff };
+        self.block.rip = if size == 4 {
+            gate.offset & 0xffff_ffff
+        } else {
+            gate.offset & 0xffff
+        };
         self.enter_handler(gate.kind);
         Ok(())
     }
@@ -305,7 +344,11 @@ impl SoftVcpu {
         let access = SoftVcpu::system_access(false);
         let error = u32::from(self.tr.selector & !3);
         let is_32 = self.tr.kind() & 8 != 0;
-        let (at, size) = if is_32 { (u64::from(cpl) * 8 + 4, 4) } else { (u64::from(cpl) * 4 + 2, 2) };
+        let (at, size) = if is_32 {
+            (u64::from(cpl) * 8 + 4, 4)
+        } else {
+            (u64::from(cpl) * 4 + 2, 2)
+        };
         if at + 2 * u64::from(size) - 1 > u64::from(self.tr.limit) {
             return Err(Exception::InvalidTss(error).into());
         }
@@ -322,7 +365,12 @@ impl SoftVcpu {
     /// Takes an external interrupt.
     pub(crate) fn deliver_interrupt(&mut self, vector: Vector) -> Result<(), TripleFault> {
         self.counters.interrupts += 1;
-        let event = Event { vector, error_code: None, source: Source::External, return_rip: self.block.rip };
+        let event = Event {
+            vector,
+            error_code: None,
+            source: Source::External,
+            return_rip: self.block.rip,
+        };
         match self.deliver(event) {
             Ok(()) => Ok(()),
             Err(exception) => self.raise(exception),

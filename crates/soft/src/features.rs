@@ -101,6 +101,9 @@ impl Features {
 
     /// Whether the presented CPU knows the instruction.
     pub(crate) fn allows(&self, instruction: &Instruction) -> bool {
-        instruction.cpuid_features().iter().all(|&feature| self.has(feature))
+        instruction
+            .cpuid_features()
+            .iter()
+            .all(|&feature| self.has(feature))
     }
 }

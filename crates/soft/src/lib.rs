@@ -71,7 +71,9 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Config {
-        Config { code_cache_bytes: 64 << 20 }
+        Config {
+            code_cache_bytes: 64 << 20,
+        }
     }
 }
 
@@ -96,12 +98,21 @@ impl Soft {
     /// If the host cannot run translated code: no FSGSBASE for user code, or no executable memory.
     pub fn new(memory: Arc<GuestMemory>, config: Config) -> Result<Arc<Soft>, EngineError> {
         if !host::cpu::has_user_fsgsbase() {
-            let source = std::io::Error::other("the host kernel does not allow FSGSBASE in user mode");
-            return Err(EngineError::Host { what: "cannot prepare the software CPU", source });
+            let source =
+                std::io::Error::other("the host kernel does not allow FSGSBASE in user mode");
+            return Err(EngineError::Host {
+                what: "cannot prepare the software CPU",
+                source,
+            });
         }
         let xsave_mask = host::cpu::xcr0() & cpu_model::XCR0_MASK;
-        let translations = Translations::new(config.code_cache_bytes, xsave_mask)
-            .map_err(|source| EngineError::Host { what: "cannot get memory for translated code", source })?;
+        let translations =
+            Translations::new(config.code_cache_bytes, xsave_mask).map_err(|source| {
+                EngineError::Host {
+                    what: "cannot get memory for translated code",
+                    source,
+                }
+            })?;
         let (stubs, sites) = (translations.stubs(), translations.sites());
         let soft = Arc::new(Soft {
             memory,
@@ -125,10 +136,14 @@ impl Soft {
     pub fn create_vcpu(self: &Arc<Soft>, cpuid: CpuidTable) -> Result<SoftVcpu, EngineError> {
         let features = Features::new(&cpuid);
         if self.features.get_or_init(|| features.clone()) != &features {
-            return Err(EngineError::State("vCPUs of one VM with different instruction sets"));
+            return Err(EngineError::State(
+                "vCPUs of one VM with different instruction sets",
+            ));
         }
         if self.doors.get().is_some() {
-            return Err(EngineError::State("a vCPU that comes after others have run"));
+            return Err(EngineError::State(
+                "a vCPU that comes after others have run",
+            ));
         }
         let door = Arc::new(Door::default());
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
@@ -142,7 +157,9 @@ impl Soft {
     }
 
     fn translations(&self) -> MutexGuard<'_, Translations> {
-        self.translations.lock().unwrap_or_else(PoisonError::into_inner)
+        self.translations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn stubs(&self) -> Stubs {
@@ -160,7 +177,9 @@ impl Soft {
     /// The doors of all vCPUs. Whoever asks runs, so from now on there are no more.
     fn doors(&self) -> &Doors {
         self.doors.get_or_init(|| {
-            Doors::new(std::mem::take(&mut self.made.lock().unwrap_or_else(PoisonError::into_inner)))
+            Doors::new(std::mem::take(
+                &mut self.made.lock().unwrap_or_else(PoisonError::into_inner),
+            ))
         })
     }
 

@@ -64,17 +64,27 @@ fn store(memory: &GuestMemory, translations: &mut Translations, pieces: &Pieces,
 }
 
 fn value_of(data: &[u8; BOUNCE_BYTES]) -> u64 {
-    u64::from_le_bytes([data[0], data[1], data[2], data[3], data[4], data[5], data[6], data[7]])
+    u64::from_le_bytes([
+        data[0], data[1], data[2], data[3], data[4], data[5], data[6], data[7],
+    ])
 }
 
 impl SoftVcpu {
     /// Whether all of an operand is memory that other vCPUs may use too.
     pub(crate) fn is_shared_memory(&self, pieces: &Pieces) -> bool {
-        !self.soft.is_alone() && pieces.iter().all(|&(gpa, len)| len == 0 || self.memory.hva(gpa).is_some())
+        !self.soft.is_alone()
+            && pieces
+                .iter()
+                .all(|&(gpa, len)| len == 0 || self.memory.hva(gpa).is_some())
     }
 
     /// Runs a locked instruction through the bounce buffer.
-    pub(crate) fn bounce_locked(&mut self, instruction: &Instruction, bytes: &[u8], pieces: Pieces) -> Step {
+    pub(crate) fn bounce_locked(
+        &mut self,
+        instruction: &Instruction,
+        bytes: &[u8],
+        pieces: Pieces,
+    ) -> Step {
         match exchangeable(&pieces) {
             Some((gpa, size)) => self.bounce_exchanged(instruction, bytes, gpa, size)?,
             None => self.bounce_alone(instruction, bytes, pieces)?,
@@ -83,7 +93,13 @@ impl SoftVcpu {
         Ok(())
     }
 
-    fn bounce_exchanged(&mut self, instruction: &Instruction, bytes: &[u8], gpa: Gpa, size: u8) -> Step {
+    fn bounce_exchanged(
+        &mut self,
+        instruction: &Instruction,
+        bytes: &[u8],
+        gpa: Gpa,
+        size: u8,
+    ) -> Step {
         let (gprs, rflags) = (self.block.gprs, self.block.rflags);
         for _ in 0..ATTEMPTS {
             let data = load(&self.memory, &[(gpa, usize::from(size)), (Gpa(0), 0)]);
@@ -93,8 +109,8 @@ impl SoftVcpu {
                 continue;
             }
             let new = value_of(&self.block.bounce.0);
-            let is_done =
-                self.store_slowly(|memory| memory.compare_exchange(gpa, size, value_of(&data), new));
+            let is_done = self
+                .store_slowly(|memory| memory.compare_exchange(gpa, size, value_of(&data), new));
             if is_done.is_ok_and(|is_done| is_done) {
                 self.stored(gpa, u64::from(size));
                 return Ok(());
@@ -118,7 +134,12 @@ impl SoftVcpu {
         if !self.run_thunk(instruction, thunk)? {
             return Err(Stop::Again);
         }
-        store(&self.memory, &mut translations, &pieces, &self.block.bounce.0);
+        store(
+            &self.memory,
+            &mut translations,
+            &pieces,
+            &self.block.bounce.0,
+        );
         drop(shut);
         Ok(())
     }
@@ -143,12 +164,18 @@ impl SoftVcpu {
             let mut translations = soft.translations();
             let _shut = soft.doors().shut(self.index);
             let value = value_of(&load(&self.memory, &pieces));
-            store(&self.memory, &mut translations, &pieces, &change(value).to_le_bytes());
+            store(
+                &self.memory,
+                &mut translations,
+                &pieces,
+                &change(value).to_le_bytes(),
+            );
             return Ok(value);
         };
         for _ in 0..ATTEMPTS {
             let old = value_of(&load(&self.memory, &pieces));
-            let is_done = self.store_slowly(|memory| memory.compare_exchange(gpa, size, old, change(old)));
+            let is_done =
+                self.store_slowly(|memory| memory.compare_exchange(gpa, size, old, change(old)));
             if is_done.is_ok_and(|is_done| is_done) {
                 self.stored(gpa, u64::from(size));
                 return Ok(old);

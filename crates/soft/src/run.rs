@@ -5,7 +5,9 @@ use std::sync::atomic::Ordering;
 
 use iced_x86::{Decoder, Instruction};
 use mem::GuestMemory;
-use vcpu::{EngineError, EngineStatistics, Exit, Injection, Kick, Reply, TripleFault, Unit, Vcpu, VcpuState};
+use vcpu::{
+    EngineError, EngineStatistics, Exit, Injection, Kick, Reply, TripleFault, Unit, Vcpu, VcpuState,
+};
 use x86::paging::{Access, Walk};
 use x86::{Exception, Gpa, Gva, PAGE_SIZE, Rflags};
 
@@ -80,19 +82,30 @@ impl SoftVcpu {
         let hits = (0..4).fold(0, |hits, n| {
             let is_enabled = self.debug.dr7 >> (2 * n) & 3 != 0;
             let is_execute = self.debug.dr7 >> (16 + 4 * n) & 3 == 0;
-            if is_enabled && is_execute && self.debug.address[n] == at { hits | 1 << n } else { hits }
+            if is_enabled && is_execute && self.debug.address[n] == at {
+                hits | 1 << n
+            } else {
+                hits
+            }
         });
         (hits != 0).then_some(hits)
     }
 
     fn code_linear(&self, rip: u64) -> u64 {
-        if self.is_64_bit() { rip } else { self.segments[seg::CS].base.wrapping_add(rip) & 0xffff_ffff }
+        if self.is_64_bit() {
+            rip
+        } else {
+            self.segments[seg::CS].base.wrapping_add(rip) & 0xffff_ffff
+        }
     }
 
     /// Runs from RIP until translated code comes back for good.
     fn execute(&mut self) -> Result<Turn, EngineError> {
         if !self.answers.is_empty() {
-            let restarted = self.asking.take().filter(|decoded| decoded.instruction.ip() == self.block.rip);
+            let restarted = self
+                .asking
+                .take()
+                .filter(|decoded| decoded.instruction.ip() == self.block.rip);
             return Ok(match restarted {
                 Some(decoded) => self.interpret_decoded(&decoded),
                 None => self.interpret_here(),
@@ -112,8 +125,12 @@ impl SoftVcpu {
             };
             let is_careful = self.mode.has(Mode::CAREFUL);
             match reason {
-                Some(ExitReason::Lookup) if self.jumped_nowhere(site) => return Ok(self.raise_or_exit(GP0)),
-                Some(ExitReason::Lookup | ExitReason::Chain) if is_careful => return Ok(Turn::Progress),
+                Some(ExitReason::Lookup) if self.jumped_nowhere(site) => {
+                    return Ok(self.raise_or_exit(GP0));
+                }
+                Some(ExitReason::Lookup | ExitReason::Chain) if is_careful => {
+                    return Ok(Turn::Progress);
+                }
                 Some(ExitReason::Lookup | ExitReason::Chain) => {
                     self.counters.lookups += 1;
                     self.block.fp_loaded = self.block.fp_was_loaded;
@@ -150,7 +167,9 @@ impl SoftVcpu {
                 },
                 Some(ExitReason::Fault) => return self.fault(site),
                 Some(ExitReason::Bounced) | None => {
-                    return Err(EngineError::Internal("translated code left for no known reason".into()));
+                    return Err(EngineError::Internal(
+                        "translated code left for no known reason".into(),
+                    ));
                 }
             }
         }
@@ -231,7 +250,10 @@ impl SoftVcpu {
     }
 
     /// Decodes the instruction at RIP. A page fault counts only if the instruction really reaches into that page.
-    fn decode_here(&mut self, bytes: &mut [u8; MAX_INSTRUCTION_BYTES]) -> Result<Instruction, Stop> {
+    fn decode_here(
+        &mut self,
+        bytes: &mut [u8; MAX_INSTRUCTION_BYTES],
+    ) -> Result<Instruction, Stop> {
         let rip = self.block.rip;
         let linear = self.code_linear(rip);
         let first = MAX_INSTRUCTION_BYTES.min((PAGE_SIZE - linear % PAGE_SIZE) as usize);
@@ -243,11 +265,18 @@ impl SoftVcpu {
         let decode = |bytes: &[u8]| {
             let mut decoder = Decoder::with_ip(bitness, bytes, rip, DECODER_OPTIONS);
             let instruction = decoder.decode();
-            (instruction, decoder.last_error() == iced_x86::DecoderError::NoMoreBytes)
+            (
+                instruction,
+                decoder.last_error() == iced_x86::DecoderError::NoMoreBytes,
+            )
         };
         let (instruction, is_cut_off) = decode(&bytes[..first]);
         if !is_cut_off || first == MAX_INSTRUCTION_BYTES {
-            return if is_cut_off { Err(GP0.into()) } else { Ok(instruction) };
+            return if is_cut_off {
+                Err(GP0.into())
+            } else {
+                Ok(instruction)
+            };
         }
         let gpa = self.fetch_address(rip.wrapping_add(first as u64))?;
         if self.memory.read(gpa, &mut bytes[first..]).is_err() {
@@ -270,7 +299,10 @@ impl SoftVcpu {
         } else if rip > u64::from(self.segments[seg::CS].limit) {
             return Err(GP0.into());
         }
-        let access = Access { fetch: true, ..self.access(false) };
+        let access = Access {
+            fetch: true,
+            ..self.access(false)
+        };
         Ok(self.walk(linear, access)?)
     }
 
@@ -286,7 +318,11 @@ impl SoftVcpu {
             return Ok(pc);
         }
         let walk = self.fetch_walk(rip)?;
-        let key = BlockKey { gpa: walk.gpa.0, rip, mode: self.mode };
+        let key = BlockKey {
+            gpa: walk.gpa.0,
+            rip,
+            mode: self.mode,
+        };
         let pc = match self.find_translation(|translations| translations.find(key)) {
             Some(pc) => pc,
             None => self.translate_at(key)?,
@@ -360,9 +396,15 @@ impl SoftVcpu {
         self.counters.tlb_misses += 1;
         let site = known(site)?;
         let Some(access) = site.access() else {
-            return Err(EngineError::Internal("a memory exit without an access".into()));
+            return Err(EngineError::Internal(
+                "a memory exit without an access".into(),
+            ));
         };
-        let linear = if access.is_segmented { None } else { Some(self.missed_address(&access)) };
+        let linear = if access.is_segmented {
+            None
+        } else {
+            Some(self.missed_address(&access))
+        };
         self.restore_site(&site);
         if let Some(linear) = linear {
             let crosses = linear % PAGE_SIZE + u64::from(access.size.max(1)) > PAGE_SIZE;
@@ -372,7 +414,11 @@ impl SoftVcpu {
                 let filled = match self.walk(Gva(linear), kind) {
                     Ok(walk) => self.fill_tlb(Gva(linear), &walk, access.write),
                     // Where alignment matters it is judged before the page tables: a closer look decides.
-                    Err(_) if access.size >= 16 && !linear.is_multiple_of(u64::from(access.size)) => false,
+                    Err(_)
+                        if access.size >= 16 && !linear.is_multiple_of(u64::from(access.size)) =>
+                    {
+                        false
+                    }
                     Err(exception) => {
                         let exception = self.first_fault(exception);
                         return Ok(Err(self.raise_or_exit(exception)));
@@ -397,7 +443,11 @@ impl SoftVcpu {
             use iced_x86::Mnemonic as M;
             fp_level(&instruction) == 1 && !matches!(instruction.mnemonic(), M::Fnstcw | M::Fnstsw)
         });
-        if waits { Exception::X87Fault } else { exception }
+        if waits {
+            Exception::X87Fault
+        } else {
+            exception
+        }
     }
 
     /// The linear address whose check failed: the check left `address ^ tag` and the entry's position.
@@ -405,7 +455,11 @@ impl SoftVcpu {
         let mixed = self.block.gprs[usize::from(access.address.0)];
         let entry = self.block.gprs[usize::from(access.entry.0)];
         let bank = self.banks.current();
-        let tlb = if access.write { &bank.write } else { &bank.read };
+        let tlb = if access.write {
+            &bank.write
+        } else {
+            &bank.read
+        };
         mixed ^ tlb.tag_at(entry)
     }
 
@@ -414,7 +468,9 @@ impl SoftVcpu {
         let site = known(site)?;
         self.restore_site(&site);
         let mut bytes = [0; MAX_INSTRUCTION_BYTES];
-        let checked = self.decode_here(&mut bytes).and_then(|instruction| Ok(self.check_fp(&instruction)?));
+        let checked = self
+            .decode_here(&mut bytes)
+            .and_then(|instruction| Ok(self.check_fp(&instruction)?));
         match checked {
             Ok(()) => {
                 self.block.fp_loaded = 1;
@@ -451,8 +507,12 @@ impl SoftVcpu {
         if self.pending.nmi && !self.pending.nmi_blocked {
             self.pending.nmi = false;
             self.pending.nmi_blocked = true;
-            let event =
-                Event { vector: 2, error_code: None, source: Source::External, return_rip: self.block.rip };
+            let event = Event {
+                vector: 2,
+                error_code: None,
+                source: Source::External,
+                return_rip: self.block.rip,
+            };
             if let Err(exception) = self.deliver(event) {
                 self.raise(exception)?;
             }
@@ -482,17 +542,24 @@ impl SoftVcpu {
 
 /// Reads guest code. Fetching where there is no memory reads all ones, which is no instruction.
 fn read_code(memory: &GuestMemory, gpa: Gpa, bytes: &mut [u8]) -> Result<(), Stop> {
-    memory.read(gpa, bytes).map_err(|_| Exception::InvalidOpcode.into())
+    memory
+        .read(gpa, bytes)
+        .map_err(|_| Exception::InvalidOpcode.into())
 }
 
 fn known(site: Option<Site>) -> Result<Site, EngineError> {
-    site.ok_or_else(|| EngineError::Internal("translated code left at a site that is not there".into()))
+    site.ok_or_else(|| {
+        EngineError::Internal("translated code left at a site that is not there".into())
+    })
 }
 
 impl Vcpu for SoftVcpu {
     fn run(&mut self, reply: Reply) -> Result<Exit, EngineError> {
         if self.in_shutdown {
-            return Ok(Exit::TripleFault(TripleFault { first_vector: None, rip: self.block.rip }));
+            return Ok(Exit::TripleFault(TripleFault {
+                first_vector: None,
+                rip: self.block.rip,
+            }));
         }
         if let Some(Turn::Exit(exit)) = self.take_reply(reply) {
             return Ok(exit);
@@ -588,12 +655,24 @@ impl Vcpu for SoftVcpu {
             ("translation tables", Unit::SharedBytes, tables as u64),
             ("software TLBs", Unit::Bytes, self.banks.len_bytes() as u64),
             ("translated blocks", Unit::SharedCount, shared.translated),
-            ("translated guest bytes", Unit::SharedBytes, shared.guest_bytes),
+            (
+                "translated guest bytes",
+                Unit::SharedBytes,
+                shared.guest_bytes,
+            ),
             ("invalidated blocks", Unit::SharedCount, shared.invalidated),
             ("code cache clears", Unit::SharedCount, shared.cache_clears),
             ("bounce thunks", Unit::SharedCount, shared.bounce_thunks),
-            ("vCPUs called out", Unit::SharedCount, doors.calls.load(Ordering::Relaxed)),
-            ("stops of all vCPUs", Unit::SharedCount, doors.stops.load(Ordering::Relaxed)),
+            (
+                "vCPUs called out",
+                Unit::SharedCount,
+                doors.calls.load(Ordering::Relaxed),
+            ),
+            (
+                "stops of all vCPUs",
+                Unit::SharedCount,
+                doors.stops.load(Ordering::Relaxed),
+            ),
             ("block look-ups", Unit::Count, own.lookups),
             ("chained jumps", Unit::Count, own.chained),
             ("TLB misses", Unit::Count, own.tlb_misses),

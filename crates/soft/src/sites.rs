@@ -31,7 +31,11 @@ pub(crate) struct Sites {
 impl Sites {
     pub(crate) fn new() -> Sites {
         let chunks = (0..CHUNKS).map(|_| OnceLock::new()).collect();
-        Sites { chunks, len: AtomicUsize::new(0), generation: AtomicU64::new(0) }
+        Sites {
+            chunks,
+            len: AtomicUsize::new(0),
+            generation: AtomicU64::new(0),
+        }
     }
 
     /// How often the numbers have started anew.
@@ -72,12 +76,16 @@ impl Sites {
     /// The site with this number.
     pub(crate) fn get(&self, number: u32) -> Option<Site> {
         let number = number as usize;
-        (number < self.len.load(Ordering::Acquire)).then(|| self.read(number)).flatten()
+        (number < self.len.load(Ordering::Acquire))
+            .then(|| self.read(number))
+            .flatten()
     }
 
     fn read(&self, number: usize) -> Option<Site> {
         let slot = &self.chunks[number / CHUNK_SITES].get()?[number % CHUNK_SITES];
-        Some(Site::unpack([0, 1, 2].map(|word: usize| slot.0[word].load(Ordering::Relaxed))))
+        Some(Site::unpack(
+            [0, 1, 2].map(|word: usize| slot.0[word].load(Ordering::Relaxed)),
+        ))
     }
 
     /// The site whose own code a host fault at `pc` came from, in a cache that lies at `cache`.
@@ -85,7 +93,11 @@ impl Sites {
         let (mut low, mut high) = (0, self.len.load(Ordering::Acquire));
         while low < high {
             let middle = low + (high - low) / 2;
-            if self.read(middle)?.start(cache) <= pc { low = middle + 1 } else { high = middle }
+            if self.read(middle)?.start(cache) <= pc {
+                low = middle + 1
+            } else {
+                high = middle
+            }
         }
         let start = self.read(low.checked_sub(1)?)?.start(cache);
         let mut found = None;
@@ -104,6 +116,11 @@ impl Sites {
 
     /// Bytes of the table.
     pub(crate) fn len_bytes(&self) -> usize {
-        self.chunks.iter().filter(|chunk| chunk.get().is_some()).count() * CHUNK_SITES * size_of::<Slot>()
+        self.chunks
+            .iter()
+            .filter(|chunk| chunk.get().is_some())
+            .count()
+            * CHUNK_SITES
+            * size_of::<Slot>()
     }
 }

@@ -51,16 +51,40 @@ impl SoftVcpu {
 
     /// Refuses what no processor can be in and what translated code could not survive.
     pub(crate) fn check_state(state: &VcpuState) -> Result<(), EngineError> {
-        let has = |condition: bool, what| if condition { Err(EngineError::State(what)) } else { Ok(()) };
-        has(state.cr0.contains(Cr0::PG) && !state.cr0.contains(Cr0::PE), "paging without protected mode")?;
+        let has = |condition: bool, what| {
+            if condition {
+                Err(EngineError::State(what))
+            } else {
+                Ok(())
+            }
+        };
+        has(
+            state.cr0.contains(Cr0::PG) && !state.cr0.contains(Cr0::PE),
+            "paging without protected mode",
+        )?;
         let lma = state.efer.contains(Efer::LMA);
         let is_long = state.cr0.contains(Cr0::PG) && state.efer.contains(Efer::LME);
-        has(lma != is_long, "EFER.LMA does not follow from CR0.PG and EFER.LME")?;
-        has(lma && !state.cr4.contains(Cr4::PAE), "long mode without PAE")?;
-        has(state.cr4.contains(Cr4::LA57), "5-level paging is not offered")?;
+        has(
+            lma != is_long,
+            "EFER.LMA does not follow from CR0.PG and EFER.LME",
+        )?;
+        has(
+            lma && !state.cr4.contains(Cr4::PAE),
+            "long mode without PAE",
+        )?;
+        has(
+            state.cr4.contains(Cr4::LA57),
+            "5-level paging is not offered",
+        )?;
         let xstate_bv = u64::from_le_bytes(state.xsave[XSTATE_BV].try_into().expect("eight bytes"));
-        has(xstate_bv & !cpu_model::XCR0_MASK != 0, "FP state components that are not offered")?;
-        has(state.xsave[520..576].iter().any(|&byte| byte != 0), "reserved bytes of the XSAVE header")?;
+        has(
+            xstate_bv & !cpu_model::XCR0_MASK != 0,
+            "FP state components that are not offered",
+        )?;
+        has(
+            state.xsave[520..576].iter().any(|&byte| byte != 0),
+            "reserved bytes of the XSAVE header",
+        )?;
         let mxcsr = u32::from_le_bytes(state.xsave[24..28].try_into().expect("four bytes"));
         has(mxcsr & !0x2_ffff != 0, "reserved bits of MXCSR")
     }

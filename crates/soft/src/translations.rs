@@ -179,10 +179,17 @@ impl Translations {
         bytes: &[u8],
         second_page: Option<Gfn>,
     ) -> Option<HostPc> {
-        let request = Request { rip: key.rip, mode: key.mode, bytes, straddles: second_page.is_some() };
+        let request = Request {
+            rip: key.rip,
+            mode: key.mode,
+            bytes,
+            straddles: second_page.is_some(),
+        };
         let base = self.cache.next_pc();
         let (site, link) = (self.sites.next(), self.links.len() as u32);
-        let done = self.translator.translate(&request, base, self.cache.stubs(), site, link)?;
+        let done = self
+            .translator
+            .translate(&request, base, self.cache.stubs(), site, link)?;
         let builder = &self.translator.builder;
         self.cache.append(builder.e.bytes());
         self.sites.extend(&builder.sites);
@@ -200,7 +207,10 @@ impl Translations {
         if let Some(replaced) = self.by_key.insert(key, index) {
             self.drop_block(replaced);
         }
-        self.by_page.entry(key.gpa / PAGE_SIZE).or_default().push(index);
+        self.by_page
+            .entry(key.gpa / PAGE_SIZE)
+            .or_default()
+            .push(index);
         if let Some(gfn) = second_page {
             self.by_page.entry(gfn.0).or_default().push(index);
         } else if let Some(old_head) = self.stale.insert(key, base) {
@@ -241,7 +251,13 @@ impl Translations {
     }
 
     fn drop_block(&mut self, index: u32) {
-        let Block { key, head, stale_exit, second_page, .. } = self.blocks[index as usize];
+        let Block {
+            key,
+            head,
+            stale_exit,
+            second_page,
+            ..
+        } = self.blocks[index as usize];
         if self.by_key.get(&key) == Some(&index) {
             self.by_key.remove(&key);
         }
@@ -266,7 +282,14 @@ impl Translations {
         let base = self.cache.next_pc();
         let first_site = self.sites.next();
         let stubs = self.cache.stubs();
-        if !translate::bounce(&mut self.translator.builder, base, stubs, mode, instruction, first_site) {
+        if !translate::bounce(
+            &mut self.translator.builder,
+            base,
+            stubs,
+            mode,
+            instruction,
+            first_site,
+        ) {
             return None;
         }
         let builder = &self.translator.builder;

@@ -18,14 +18,23 @@ fn vcpu(code: &[u8]) -> (SoftVcpu, Arc<GuestMemory>) {
 
 fn vcpu_with(code: &[u8], config: Config) -> (SoftVcpu, Arc<GuestMemory>) {
     let memory = Arc::new(GuestMemory::flat(4 << 20).unwrap());
-    memory.write(Gpa(0x1000), &0x2003_u64.to_le_bytes()).unwrap();
-    memory.write(Gpa(0x2000), &0x3003_u64.to_le_bytes()).unwrap();
+    memory
+        .write(Gpa(0x1000), &0x2003_u64.to_le_bytes())
+        .unwrap();
+    memory
+        .write(Gpa(0x2000), &0x3003_u64.to_le_bytes())
+        .unwrap();
     for page in 0..512_u64 {
-        memory.write(Gpa(0x3000 + page * 8), &(page << 21 | 0x83).to_le_bytes()).unwrap();
+        memory
+            .write(Gpa(0x3000 + page * 8), &(page << 21 | 0x83).to_le_bytes())
+            .unwrap();
     }
     memory.write(Gpa(CODE), code).unwrap();
     let engine = Soft::new(Arc::clone(&memory), config).unwrap();
-    let topology = Topology { vcpu_count: 1, vcpu_id: 0 };
+    let topology = Topology {
+        vcpu_count: 1,
+        vcpu_id: 0,
+    };
     let cpuid = cpu_model::table(topology, host::cpu::cpuid, host::cpu::xcr0());
     let mut vcpu = engine.create_vcpu(cpuid).unwrap();
     let mut state = VcpuState::long_mode(0x1000);
@@ -78,8 +87,18 @@ fn an_access_may_cross_a_page() {
 fn ports_reach_the_machine() {
     // mov dx, 0x3f8; in al, dx; inc al; out dx, al; hlt
     let (mut vcpu, _memory) = vcpu(b"\x66\xba\xf8\x03\xec\xfe\xc0\xee\xf4");
-    assert_eq!(vcpu.run(Reply::Done).unwrap(), Exit::PioRead { port: 0x3f8, size: 1 });
-    let write = Exit::PioWrite { port: 0x3f8, size: 1, value: 0x42 };
+    assert_eq!(
+        vcpu.run(Reply::Done).unwrap(),
+        Exit::PioRead {
+            port: 0x3f8,
+            size: 1
+        }
+    );
+    let write = Exit::PioWrite {
+        port: 0x3f8,
+        size: 1,
+        value: 0x42,
+    };
     assert_eq!(vcpu.run(Reply::Value(0x41)).unwrap(), write);
     assert_eq!(vcpu.run(Reply::Done).unwrap(), Exit::Halt);
 }
@@ -89,8 +108,18 @@ fn device_memory_reaches_the_machine() {
     // mov ebx, 0x3f000000; add dword [rbx], 5; hlt
     let (mut vcpu, _memory) = vcpu(b"\xbb\0\0\0\x3f\x83\x03\x05\xf4");
     let gpa = Gpa(0x3f00_0000);
-    assert_eq!(vcpu.run(Reply::Done).unwrap(), Exit::MmioRead { gpa, size: 4 });
-    assert_eq!(vcpu.run(Reply::Value(37)).unwrap(), Exit::MmioWrite { gpa, size: 4, value: 42 });
+    assert_eq!(
+        vcpu.run(Reply::Done).unwrap(),
+        Exit::MmioRead { gpa, size: 4 }
+    );
+    assert_eq!(
+        vcpu.run(Reply::Value(37)).unwrap(),
+        Exit::MmioWrite {
+            gpa,
+            size: 4,
+            value: 42
+        }
+    );
     assert_eq!(vcpu.run(Reply::Done).unwrap(), Exit::Halt);
 }
 
@@ -130,9 +159,17 @@ fn a_fault_without_a_handler_is_a_triple_fault() {
 #[test]
 fn rep_stosq_fills_across_pages() {
     // mov edi, 0x5f00; mov ecx, 0x400; mov eax, 0x55; rep stosq; mov rbx, [0x7ef8]; hlt
-    let state =
-        run(b"\xbf\0\x5f\0\0\xb9\0\x04\0\0\xb8\x55\0\0\0\xf3\x48\xab\x48\x8b\x1c\x25\xf8\x7e\0\0\xf4");
-    assert_eq!((state.gprs[gpr::RBX], state.gprs[gpr::RCX], state.gprs[gpr::RDI]), (0x55, 0, 0x7f00));
+    let state = run(
+        b"\xbf\0\x5f\0\0\xb9\0\x04\0\0\xb8\x55\0\0\0\xf3\x48\xab\x48\x8b\x1c\x25\xf8\x7e\0\0\xf4",
+    );
+    assert_eq!(
+        (
+            state.gprs[gpr::RBX],
+            state.gprs[gpr::RCX],
+            state.gprs[gpr::RDI]
+        ),
+        (0x55, 0, 0x7f00)
+    );
 }
 
 #[test]
@@ -152,7 +189,10 @@ fn a_moved_tsc_says_by_how_much() {
     // The TSC was set to what it had been a moment before.
     let adjust = state.gprs[gpr::RDX] << 32 | state.gprs[gpr::RAX];
     assert_eq!(state.msrs.tsc_adjust, adjust);
-    assert!(adjust <= 0x1_0000_0005 && adjust > 0x1_0000_0005 - (1 << 31), "{adjust:#x}");
+    assert!(
+        adjust <= 0x1_0000_0005 && adjust > 0x1_0000_0005 - (1 << 31),
+        "{adjust:#x}"
+    );
 }
 
 #[test]
@@ -162,11 +202,21 @@ fn sti_lets_an_interrupt_in_after_the_next_instruction() {
     // An IDT at 0x6000 whose vector 0x40 leads to a HLT at 0x7000, through a GDT at 0x8000.
     memory.write(Gpa(0x7000), b"\xf4").unwrap();
     let gate = 0x7000 | 0x10 << 16 | 0x8e00_u64 << 32;
-    memory.write(Gpa(0x6000 + 0x40 * 16), &gate.to_le_bytes()).unwrap();
-    memory.write(Gpa(0x8010), &0x00af_9b00_0000_ffff_u64.to_le_bytes()).unwrap();
+    memory
+        .write(Gpa(0x6000 + 0x40 * 16), &gate.to_le_bytes())
+        .unwrap();
+    memory
+        .write(Gpa(0x8010), &0x00af_9b00_0000_ffff_u64.to_le_bytes())
+        .unwrap();
     let mut state = vcpu.state().unwrap();
-    state.idtr = x86::DescriptorTable { base: 0x6000, limit: 0xfff };
-    state.gdtr = x86::DescriptorTable { base: 0x8000, limit: 0x1f };
+    state.idtr = x86::DescriptorTable {
+        base: 0x6000,
+        limit: 0xfff,
+    };
+    state.gdtr = x86::DescriptorTable {
+        base: 0x8000,
+        limit: 0x1f,
+    };
     vcpu.set_state(&state).unwrap();
     vcpu.set_interrupt_window(true);
     assert_eq!(vcpu.run(Reply::Done).unwrap(), Exit::InterruptWindow);
@@ -199,14 +249,21 @@ fn a_full_code_cache_is_started_over_and_nobody_notices() {
     let block_count = 6000;
     for _ in 0..block_count {
         // inc rax; mov [rbx + 0xffc], rax; add rdx, [rbx + 0xffc]; jmp +1; nop
-        code.extend_from_slice(b"\x48\xff\xc0\x48\x89\x83\xfc\x0f\0\0\x48\x03\x93\xfc\x0f\0\0\xeb\x01\x90");
+        code.extend_from_slice(
+            b"\x48\xff\xc0\x48\x89\x83\xfc\x0f\0\0\x48\x03\x93\xfc\x0f\0\0\xeb\x01\x90",
+        );
     }
     // dec rcx; jnz start; hlt
     code.extend_from_slice(b"\x48\xff\xc9\x0f\x85");
     let back = -(code.len() as i32 + 4);
     code.extend_from_slice(&back.to_le_bytes());
     code.push(0xf4);
-    let (mut vcpu, _memory) = vcpu_with(&code, Config { code_cache_bytes: 256 << 10 });
+    let (mut vcpu, _memory) = vcpu_with(
+        &code,
+        Config {
+            code_cache_bytes: 256 << 10,
+        },
+    );
     let mut state = vcpu.state().unwrap();
     state.gprs[gpr::RBX] = 0x30_0000;
     state.gprs[gpr::RCX] = 4;

@@ -20,6 +20,9 @@ pub struct EngineStatistics(pub Vec<(&'static str, Unit, u64)>);
 impl EngineStatistics {
     /// The number called `name`.
     pub fn get(&self, name: &str) -> Option<u64> {
-        self.0.iter().find(|(key, ..)| *key == name).map(|&(.., value)| value)
+        self.0
+            .iter()
+            .find(|(key, ..)| *key == name)
+            .map(|&(.., value)| value)
     }
 }

@@ -85,7 +85,8 @@ mod tests {
 
     #[test]
     fn canonical_addresses_repeat_bit_47() {
-        let check = |address, expected| assert_eq!(Gva(address).is_canonical(), expected, "{address:#x}");
+        let check =
+            |address, expected| assert_eq!(Gva(address).is_canonical(), expected, "{address:#x}");
         check(0, true);
         check(0x0000_7fff_ffff_ffff, true);
         check(0x0000_8000_0000_0000, false);

@@ -34,9 +34,13 @@ const fn bits(list: &[u32]) -> u32 {
 }
 
 // FPU DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFLUSH MMX FXSR SSE SSE2
-const LEAF1_EDX: u32 = bits(&[0, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19, 23, 24, 25, 26]);
+const LEAF1_EDX: u32 = bits(&[
+    0, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19, 23, 24, 25, 26,
+]);
 // SSE3 PCLMULQDQ SSSE3 FMA CX16 PCID SSE4.1 SSE4.2 X2APIC MOVBE POPCNT TSC-DEADLINE AES XSAVE AVX F16C RDRAND
-const LEAF1_ECX: u32 = bits(&[0, 1, 9, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 28, 29, 30]);
+const LEAF1_ECX: u32 = bits(&[
+    0, 1, 9, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 28, 29, 30,
+]);
 // Bits of LEAF1_ECX that need nothing of the host: the engines emulate them.
 const LEAF1_ECX_OURS: u32 = bits(&[17, 21, 24, 26]);
 const HYPERVISOR: u32 = 1 << 31;
@@ -70,13 +74,28 @@ pub const XCR0_MASK: u64 = 7;
 
 /// The leaves of `mother-v1` for one vCPU. `host` is the host's CPUID and decides only what the silicon executes
 /// for the guest; `host_xcr0` what state the host's kernel saves.
-pub fn table(topology: Topology, host: impl Fn(u32, u32) -> [u32; 4], host_xcr0: u64) -> CpuidTable {
+pub fn table(
+    topology: Topology,
+    host: impl Fn(u32, u32) -> [u32; 4],
+    host_xcr0: u64,
+) -> CpuidTable {
     let mut leaves = Vec::new();
     let mut add = |function, index: Option<u32>, [eax, ebx, ecx, edx]: [u32; 4]| {
         let (has_index, index) = (index.is_some(), index.unwrap_or(0));
-        leaves.push(CpuidLeaf { function, index, has_index, eax, ebx, ecx, edx });
+        leaves.push(CpuidLeaf {
+            function,
+            index,
+            has_index,
+            eax,
+            ebx,
+            ecx,
+            edx,
+        });
     };
-    let Topology { vcpu_count, vcpu_id } = topology;
+    let Topology {
+        vcpu_count,
+        vcpu_id,
+    } = topology;
     let xcr0 = host_xcr0 & XCR0_MASK;
     let has_avx = xcr0 & 4 != 0;
     let [vendor_b, vendor_d, vendor_c] = words(b"AuthenticAMD");
@@ -99,7 +118,16 @@ pub fn table(topology: Topology, host: impl Fn(u32, u32) -> [u32; 4], host_xcr0:
     }
     add(7, Some(0), [0, ebx, ecx, LEAF7_EDX]);
     add(0xb, Some(0), [0, 1, 1 << 8, vcpu_id]);
-    add(0xb, Some(1), [vcpu_count.next_power_of_two().trailing_zeros(), vcpu_count, 2 << 8 | 1, vcpu_id]);
+    add(
+        0xb,
+        Some(1),
+        [
+            vcpu_count.next_power_of_two().trailing_zeros(),
+            vcpu_count,
+            2 << 8 | 1,
+            vcpu_id,
+        ],
+    );
     let area_bytes = if has_avx { 832 } else { AREA_WITHOUT_AVX };
     add(0xd, Some(0), [xcr0 as u32, area_bytes, area_bytes, 0]);
     // XSAVEOPT, XSAVEC, XGETBV with ECX=1.
@@ -111,26 +139,55 @@ pub fn table(topology: Topology, host: impl Fn(u32, u32) -> [u32; 4], host_xcr0:
     add(0x4000_0000, None, [0x4000_0001, b, c, d]);
     // CLOCKSOURCE2 and CLOCKSOURCE_STABLE.
     add(0x4000_0001, None, [1 << 3 | 1 << 24, 0, 0, 0]);
-    add(0x8000_0000, None, [0x8000_0021, vendor_b, vendor_c, vendor_d]);
+    add(
+        0x8000_0000,
+        None,
+        [0x8000_0021, vendor_b, vendor_c, vendor_d],
+    );
     let same_as_leaf1 = LEAF1_EDX & 0x0183_f3ff;
     let ecx = EXT1_ECX & (host(0x8000_0001, 0)[2] | EXT1_ECX_OURS);
-    add(0x8000_0001, None, [signature, 0, ecx, same_as_leaf1 | EXT1_EDX_ADDED]);
+    add(
+        0x8000_0001,
+        None,
+        [signature, 0, ecx, same_as_leaf1 | EXT1_EDX_ADDED],
+    );
     let mut brand = [0; 48];
     brand[..BRAND.len()].copy_from_slice(BRAND.as_bytes());
     for (at, chunk) in brand.chunks_exact(16).enumerate() {
-        let word = |n: usize| u32::from_le_bytes([chunk[n], chunk[n + 1], chunk[n + 2], chunk[n + 3]]);
-        add(0x8000_0002 + at as u32, None, [word(0), word(4), word(8), word(12)]);
+        let word =
+            |n: usize| u32::from_le_bytes([chunk[n], chunk[n + 1], chunk[n + 2], chunk[n + 3]]);
+        add(
+            0x8000_0002 + at as u32,
+            None,
+            [word(0), word(4), word(8), word(12)],
+        );
     }
     // L1 32 KiB 8-way each, 64-byte lines; L2 512 KiB 8-way; abstract values.
-    add(0x8000_0005, None, [0xff40_ff40, 0xff40_ff40, 0x2008_0140, 0x2008_0140]);
-    add(0x8000_0006, None, [0x4800_6400, 0x6800_6400, 0x0200_6140, 0]);
+    add(
+        0x8000_0005,
+        None,
+        [0xff40_ff40, 0xff40_ff40, 0x2008_0140, 0x2008_0140],
+    );
+    add(
+        0x8000_0006,
+        None,
+        [0x4800_6400, 0x6800_6400, 0x0200_6140, 0],
+    );
     // Invariant TSC.
     add(0x8000_0007, None, [0, 0, 0, 1 << 8]);
     // Physical and linear address bits; CLZERO is not offered; XSAVEERPTR; SSB_NO.
     let sizes = 48 << 8 | crate::paging::PHYSICAL_BITS;
-    add(0x8000_0008, None, [sizes, 1 << 2 | 1 << 26, vcpu_count - 1, 0]);
+    add(
+        0x8000_0008,
+        None,
+        [sizes, 1 << 2 | 1 << 26, vcpu_count - 1, 0],
+    );
     // No nested data breakpoints, LFENCE always serialising, null selector clears base, SRSO_NO; TSA_SQ_NO and TSA_L1_NO.
-    add(0x8000_0021, None, [bits(&[0, 2, 6, 29]) | AUTOMATIC_IBRS, 0, bits(&[1, 2]), 0]);
+    add(
+        0x8000_0021,
+        None,
+        [bits(&[0, 2, 6, 29]) | AUTOMATIC_IBRS, 0, bits(&[1, 2]), 0],
+    );
     CpuidTable::new(leaves)
 }
 
@@ -173,7 +230,9 @@ pub fn narrow(table: &mut CpuidTable, supported: &CpuidTable) {
         }
     }
     if lost_avx {
-        table.leaves_mut().retain(|leaf| (leaf.function, leaf.index) != (0xd, 2));
+        table
+            .leaves_mut()
+            .retain(|leaf| (leaf.function, leaf.index) != (0xd, 2));
     }
 }
 
@@ -188,7 +247,10 @@ mod tests {
     use super::*;
 
     fn model(host_has: u32, host_xcr0: u64) -> CpuidTable {
-        let topology = Topology { vcpu_count: 2, vcpu_id: 1 };
+        let topology = Topology {
+            vcpu_count: 2,
+            vcpu_id: 1,
+        };
         table(topology, |_, _| [host_has; 4], host_xcr0)
     }
 
@@ -202,7 +264,10 @@ mod tests {
     #[test]
     fn the_vendor_is_the_model_s_and_not_the_host_s() {
         let [_, b, c, d] = model(0, 0).get(0, 0);
-        let text: Vec<u8> = [b, d, c].iter().flat_map(|word| word.to_le_bytes()).collect();
+        let text: Vec<u8> = [b, d, c]
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .collect();
         assert_eq!(text, b"AuthenticAMD");
     }
 
@@ -226,8 +291,14 @@ mod tests {
         assert_ne!((leaf1 & HYPERVISOR, leaf1 & TSC_DEADLINE), (0, 0));
         assert_eq!(table.get(7, 0)[1] & (1 << 10 | 1 << 5), 0);
         let said = model(u32::MAX, 7).get(0x8000_0021, 0);
-        assert_eq!(table.get(0x8000_0021, 0), [said[0] & !AUTOMATIC_IBRS, 0, said[2], 0]);
-        assert_eq!((table.get(0xd, 0), table.get(0xd, 2)), ([3, 576, 576, 0], [0; 4]));
+        assert_eq!(
+            table.get(0x8000_0021, 0),
+            [said[0] & !AUTOMATIC_IBRS, 0, said[2], 0]
+        );
+        assert_eq!(
+            (table.get(0xd, 0), table.get(0xd, 2)),
+            ([3, 576, 576, 0], [0; 4])
+        );
         let whole = model(u32::MAX, 7);
         let mut same = whole.clone();
         narrow(&mut same, &whole);

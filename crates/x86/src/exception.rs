@@ -106,7 +106,10 @@ impl Exception {
             11 => Exception::SegmentNotPresent(error_code),
             12 => Exception::StackFault(error_code),
             13 => Exception::GeneralProtection(error_code),
-            14 => Exception::PageFault { address, code: PageFaultCode::from_bits_retain(error_code) },
+            14 => Exception::PageFault {
+                address,
+                code: PageFaultCode::from_bits_retain(error_code),
+            },
             16 => Exception::X87Fault,
             17 => Exception::AlignmentCheck,
             19 => Exception::SimdFault,

@@ -125,8 +125,12 @@ bitflags! {
 
 impl Rflags {
     /// The six status flags and DF: what application code can always change.
-    pub const ARITHMETIC: Rflags =
-        Rflags::CF.union(Rflags::PF).union(Rflags::AF).union(Rflags::ZF).union(Rflags::SF).union(Rflags::OF);
+    pub const ARITHMETIC: Rflags = Rflags::CF
+        .union(Rflags::PF)
+        .union(Rflags::AF)
+        .union(Rflags::ZF)
+        .union(Rflags::SF)
+        .union(Rflags::OF);
 
     /// I/O privilege level, 0 to 3.
     pub fn iopl(self) -> u8 {

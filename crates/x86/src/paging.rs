@@ -119,12 +119,17 @@ impl Paging {
         let denied = if access.user {
             !walk.user || access.write && !walk.writable || access.fetch && !walk.executable
         } else {
-            let smap = self.cr4.contains(Cr4::SMAP) && walk.user && !access.fetch && !access.smap_override;
+            let smap =
+                self.cr4.contains(Cr4::SMAP) && walk.user && !access.fetch && !access.smap_override;
             let smep = self.cr4.contains(Cr4::SMEP) && walk.user && access.fetch;
             let read_only = access.write && !walk.writable && self.cr0.contains(Cr0::WP);
             smap || smep || read_only || access.fetch && !walk.executable
         };
-        if denied { Err(self.fault_code(access) | PageFaultCode::PRESENT) } else { Ok(()) }
+        if denied {
+            Err(self.fault_code(access) | PageFaultCode::PRESENT)
+        } else {
+            Ok(())
+        }
     }
 
     fn fault_code(&self, access: Access) -> PageFaultCode {
@@ -144,10 +149,19 @@ struct Level {
 }
 
 const fn level(shift: u32, index_bits: u32, may_be_leaf: bool) -> Level {
-    Level { shift, index_bits, may_be_leaf }
+    Level {
+        shift,
+        index_bits,
+        may_be_leaf,
+    }
 }
 
-const LONG: [Level; 4] = [level(39, 9, false), level(30, 9, true), level(21, 9, true), level(12, 9, true)];
+const LONG: [Level; 4] = [
+    level(39, 9, false),
+    level(30, 9, true),
+    level(21, 9, true),
+    level(12, 9, true),
+];
 const PAE: [Level; 3] = [level(30, 2, false), level(21, 9, true), level(12, 9, true)];
 const LEGACY: [Level; 2] = [level(22, 10, true), level(12, 10, true)];
 
@@ -204,7 +218,9 @@ pub fn walk(
                 && value & PS != 0
                 && (layout != Layout::Legacy || paging.cr4.contains(Cr4::PSE));
         if has_reserved_bits(paging, layout, value, level.shift, is_leaf, is_pdpte) {
-            return Err(paging.fault_code(access) | PageFaultCode::PRESENT | PageFaultCode::RESERVED);
+            return Err(paging.fault_code(access)
+                | PageFaultCode::PRESENT
+                | PageFaultCode::RESERVED);
         }
         if !is_pdpte {
             writable &= value & W != 0;
@@ -264,35 +280,78 @@ mod tests {
     use super::*;
     use std::collections::HashMap;
 
-    const READ: Access = Access { write: false, fetch: false, user: false, smap_override: false };
-    const WRITE: Access = Access { write: true, ..READ };
+    const READ: Access = Access {
+        write: false,
+        fetch: false,
+        user: false,
+        smap_override: false,
+    };
+    const WRITE: Access = Access {
+        write: true,
+        ..READ
+    };
     const USER: Access = Access { user: true, ..READ };
 
     fn long(cr4: Cr4) -> Paging {
         let cr0 = Cr0::PE | Cr0::PG | Cr0::WP;
-        Paging { cr0, cr3: 0x1000, cr4: cr4 | Cr4::PAE, efer: Efer::LMA | Efer::LME | Efer::NXE }
+        Paging {
+            cr0,
+            cr3: 0x1000,
+            cr4: cr4 | Cr4::PAE,
+            efer: Efer::LMA | Efer::LME | Efer::NXE,
+        }
     }
 
     /// Tables: PML4 at 0x1000, PDPT 0x2000, PD 0x3000, PT 0x4000; `leaf` in slot 0 of the level with this shift.
-    fn check(paging: Paging, shift: u32, leaf: u64, gva: u64, access: Access, expected: Result<u64, u32>) {
+    fn check(
+        paging: Paging,
+        shift: u32,
+        leaf: u64,
+        gva: u64,
+        access: Access,
+        expected: Result<u64, u32>,
+    ) {
         let mut memory = HashMap::new();
         for (depth, level) in LONG.iter().enumerate() {
             let table = 0x1000 * (depth as u64 + 1);
-            let value = if level.shift == shift { leaf } else { (table + 0x1000) | P | W | U };
+            let value = if level.shift == shift {
+                leaf
+            } else {
+                (table + 0x1000) | P | W | U
+            };
             memory.insert(table, value);
         }
-        let result = walk(&paging, Gva(gva), access, |gpa, _| *memory.get(&gpa.0).unwrap_or(&0))
-            .and_then(|walk| paging.check(&walk, access).map(|()| walk.gpa.0))
-            .map_err(|code| code.bits());
-        assert_eq!(result, expected, "leaf {leaf:#x} at shift {shift}, {access:?}");
+        let result = walk(&paging, Gva(gva), access, |gpa, _| {
+            *memory.get(&gpa.0).unwrap_or(&0)
+        })
+        .and_then(|walk| paging.check(&walk, access).map(|()| walk.gpa.0))
+        .map_err(|code| code.bits());
+        assert_eq!(
+            result, expected,
+            "leaf {leaf:#x} at shift {shift}, {access:?}"
+        );
     }
 
     #[test]
     fn pages_of_every_size_translate() {
         let all = long(Cr4::empty());
         check(all, 12, 0x77000 | P | W, 0x123, READ, Ok(0x77123));
-        check(all, 21, 0x60_0000 | P | W | PS, 0x1f_f123, READ, Ok(0x7f_f123));
-        check(all, 30, 0x4000_0000 | P | W | PS, 0x3fff_f123, READ, Ok(0x7fff_f123));
+        check(
+            all,
+            21,
+            0x60_0000 | P | W | PS,
+            0x1f_f123,
+            READ,
+            Ok(0x7f_f123),
+        );
+        check(
+            all,
+            30,
+            0x4000_0000 | P | W | PS,
+            0x3fff_f123,
+            READ,
+            Ok(0x7fff_f123),
+        );
     }
 
     #[test]
@@ -304,16 +363,32 @@ mod tests {
         check(plain, 12, 0x5000 | P | W, 0, USER, Err(5));
         check(plain, 21, 0x60_2000 | P | W | PS, 0, READ, Err(9));
         check(plain, 12, 0x5000 | P | W | 1 << 45, 0, READ, Err(9));
-        let fetch = Access { fetch: true, ..READ };
+        let fetch = Access {
+            fetch: true,
+            ..READ
+        };
         check(plain, 12, 0x5000 | P | W | NX, 0, fetch, Err(0x11));
     }
 
     #[test]
     fn smap_and_smep_keep_the_kernel_off_user_pages() {
         let strict = long(Cr4::SMAP | Cr4::SMEP);
-        let fetch = Access { fetch: true, ..READ };
+        let fetch = Access {
+            fetch: true,
+            ..READ
+        };
         check(strict, 12, 0x5000 | P | W | U, 0, READ, Err(1));
-        check(strict, 12, 0x5000 | P | W | U, 0, Access { smap_override: true, ..READ }, Ok(0x5000));
+        check(
+            strict,
+            12,
+            0x5000 | P | W | U,
+            0,
+            Access {
+                smap_override: true,
+                ..READ
+            },
+            Ok(0x5000),
+        );
         check(strict, 12, 0x5000 | P | W | U, 0, fetch, Err(0x11));
         check(strict, 12, 0x5000 | P | W | U, 0, USER, Ok(0x5000));
     }

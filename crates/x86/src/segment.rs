@@ -24,12 +24,22 @@ impl Segment {
 
     /// A flat segment: base 0, limit 4 GiB.
     pub fn flat(selector: u16, attributes: u16) -> Segment {
-        Segment { selector, base: 0, limit: u32::MAX, attributes }
+        Segment {
+            selector,
+            base: 0,
+            limit: u32::MAX,
+            attributes,
+        }
     }
 
     /// A real-mode segment: base is the selector times 16, limit 64 KiB.
     pub fn real(selector: u16, attributes: u16) -> Segment {
-        Segment { selector, base: u64::from(selector) << 4, limit: 0xffff, attributes }
+        Segment {
+            selector,
+            base: u64::from(selector) << 4,
+            limit: 0xffff,
+            attributes,
+        }
     }
 
     /// What a descriptor says. `selector` is kept; granularity is applied to the limit.
@@ -37,13 +47,26 @@ impl Segment {
         let base = (descriptor >> 16 & 0xff_ffff) | (descriptor >> 56 & 0xff) << 24;
         let raw_limit = (descriptor & 0xffff | descriptor >> 32 & 0xf_0000) as u32;
         let attributes = (descriptor >> 40 & 0xf0ff) as u16;
-        let limit = if attributes & 0x8000 != 0 { raw_limit << 12 | 0xfff } else { raw_limit };
-        Segment { selector, base, limit, attributes }
+        let limit = if attributes & 0x8000 != 0 {
+            raw_limit << 12 | 0xfff
+        } else {
+            raw_limit
+        };
+        Segment {
+            selector,
+            base,
+            limit,
+            attributes,
+        }
     }
 
     /// The segment as a descriptor (base bits above 31 are lost).
     pub fn to_descriptor(self) -> u64 {
-        let limit = if self.attributes & 0x8000 != 0 { self.limit >> 12 } else { self.limit };
+        let limit = if self.attributes & 0x8000 != 0 {
+            self.limit >> 12
+        } else {
+            self.limit
+        };
         let limit = u64::from(limit);
         (limit & 0xffff)
             | (self.base & 0xff_ffff) << 16
@@ -105,7 +128,15 @@ mod tests {
     fn descriptors_survive_the_round_trip() {
         let check = |descriptor: u64, base, limit, attributes| {
             let segment = Segment::from_descriptor(8, descriptor);
-            assert_eq!(segment, Segment { selector: 8, base, limit, attributes });
+            assert_eq!(
+                segment,
+                Segment {
+                    selector: 8,
+                    base,
+                    limit,
+                    attributes
+                }
+            );
             assert_eq!(segment.to_descriptor(), descriptor);
         };
         check(0x00af_9b00_0000_ffff, 0, u32::MAX, Segment::CODE64);

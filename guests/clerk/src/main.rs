@@ -40,7 +40,9 @@ fn main() -> ExitCode {
         ["measure", device] => measure(device),
         ["write", folder] => write_records(Path::new(folder)),
         ["verify", folder] => verify_records(Path::new(folder)),
-        _ => Err(io::Error::other("usage: clerk measure DEVICE | write FOLDER | verify FOLDER")),
+        _ => Err(io::Error::other(
+            "usage: clerk measure DEVICE | write FOLDER | verify FOLDER",
+        )),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -66,14 +68,26 @@ fn aligned(len: usize, byte: u8) -> (Vec<u8>, usize) {
 }
 
 fn measure(device: &str) -> io::Result<()> {
-    let file = OpenOptions::new().read(true).write(true).custom_flags(DIRECT).open(device)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(DIRECT)
+        .open(device)?;
     let size = io::Seek::seek(&mut &file, io::SeekFrom::End(0))?;
     let (large, small) = (size / LARGE as u64, size / SMALL as u64);
     // Writes come first: what is read afterwards is there on the host, not a hole.
-    timed("sequential-write", LARGE, |n, buffer| file.write_all_at(buffer, n % large * LARGE as u64))?;
-    timed("sequential-read", LARGE, |n, buffer| file.read_exact_at(buffer, n % large * LARGE as u64))?;
-    timed("random-write", SMALL, |n, buffer| file.write_all_at(buffer, mix(n) % small * SMALL as u64))?;
-    timed("random-read", SMALL, |n, buffer| file.read_exact_at(buffer, mix(n) % small * SMALL as u64))?;
+    timed("sequential-write", LARGE, |n, buffer| {
+        file.write_all_at(buffer, n % large * LARGE as u64)
+    })?;
+    timed("sequential-read", LARGE, |n, buffer| {
+        file.read_exact_at(buffer, n % large * LARGE as u64)
+    })?;
+    timed("random-write", SMALL, |n, buffer| {
+        file.write_all_at(buffer, mix(n) % small * SMALL as u64)
+    })?;
+    timed("random-read", SMALL, |n, buffer| {
+        file.read_exact_at(buffer, mix(n) % small * SMALL as u64)
+    })?;
     several_readers(&file, small)
 }
 
@@ -83,7 +97,11 @@ fn mix(n: u64) -> u64 {
     (x ^ (x >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 13
 }
 
-fn timed(name: &str, len: usize, mut act: impl FnMut(u64, &mut [u8]) -> io::Result<()>) -> io::Result<()> {
+fn timed(
+    name: &str,
+    len: usize,
+    mut act: impl FnMut(u64, &mut [u8]) -> io::Result<()>,
+) -> io::Result<()> {
     let (mut buffer, start) = aligned(len, 0x6d);
     let part = &mut buffer[start..start + len];
     say(&format!("clerk: begin {name}"))?;
@@ -112,11 +130,19 @@ fn several_readers(file: &File, small: u64) -> io::Result<()> {
                 Ok(count)
             }
         };
-        let threads: Vec<_> = (0..READERS).map(|reader| scope.spawn(read(reader))).collect();
-        threads.into_iter().map(|thread| thread.join().expect("a reader does not panic")).collect()
+        let threads: Vec<_> = (0..READERS)
+            .map(|reader| scope.spawn(read(reader)))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("a reader does not panic"))
+            .collect()
     });
     let count: u64 = counts?.iter().sum();
-    say(&format!("clerk: end {name} {count} {}", count * SMALL as u64))
+    say(&format!(
+        "clerk: end {name} {count} {}",
+        count * SMALL as u64
+    ))
 }
 
 fn record(number: u64) -> Vec<u8> {
@@ -145,8 +171,9 @@ fn write_records(folder: &Path) -> io::Result<()> {
 fn verify_records(folder: &Path) -> io::Result<()> {
     for number in 0.. {
         let mut bytes = vec![0; RECORD];
-        let read = File::open(name_of(folder, number))
-            .and_then(|file| file.read_exact_at(&mut bytes, number % RECORDS_PER_FILE * RECORD as u64));
+        let read = File::open(name_of(folder, number)).and_then(|file| {
+            file.read_exact_at(&mut bytes, number % RECORDS_PER_FILE * RECORD as u64)
+        });
         if read.is_err() || bytes != record(number) {
             return say(&format!("clerk: whole {number}"));
         }

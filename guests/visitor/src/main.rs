@@ -51,7 +51,9 @@ fn threads() -> String {
                 atomic.fetch_add(round ^ id, Ordering::Relaxed);
                 *locked.lock().expect("no worker panics") += 1;
             }
-            sender.send(id).expect("the receiver lives until all have sent");
+            sender
+                .send(id)
+                .expect("the receiver lives until all have sent");
         })
     });
     let workers: Vec<_> = workers.collect();
@@ -61,7 +63,10 @@ fn threads() -> String {
     drop(sender);
     let ids: u64 = receiver.iter().sum();
     let locked = *locked.lock().expect("no worker panicked");
-    format!("{THREADS} threads, sum {}, locked {locked}, ids {ids}", atomic.load(Ordering::Relaxed))
+    format!(
+        "{THREADS} threads, sum {}, locked {locked}, ids {ids}",
+        atomic.load(Ordering::Relaxed)
+    )
 }
 
 const CHILDREN: u32 = 240;
@@ -73,7 +78,12 @@ fn storm() -> std::io::Result<String> {
     let numbers: Vec<u32> = (0..CHILDREN).collect();
     let mut sum = 0;
     for batch in numbers.chunks(CHILDREN_AT_ONCE) {
-        let start = |number: &u32| Command::new(&me).arg("leave").arg((number % 251).to_string()).spawn();
+        let start = |number: &u32| {
+            Command::new(&me)
+                .arg("leave")
+                .arg((number % 251).to_string())
+                .spawn()
+        };
         let children: Vec<Child> = batch.iter().map(start).collect::<Result<_, _>>()?;
         for mut child in children {
             sum += child.wait()?.code().unwrap_or(1000);
@@ -92,6 +102,9 @@ mod tests {
         // 8 only permutes the rounds, and every thread adds 0 + 1 + .. + 19,999.
         let sum: u64 = THREADS * (0..ROUNDS).sum::<u64>();
         assert_eq!(sum, 1_599_920_000);
-        assert_eq!(threads(), "8 threads, sum 1599920000, locked 160000, ids 28");
+        assert_eq!(
+            threads(),
+            "8 threads, sum 1599920000, locked 160000, ids 28"
+        );
     }
 }

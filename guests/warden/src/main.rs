@@ -67,11 +67,17 @@ fn main() -> io::Result<()> {
     let to_host = Arc::new(Mutex::new(from_host.try_clone()?));
     lock(&to_host).write_all(GREETING)?;
     let status = match run(&configuration, from_host, &to_host) {
-        Ok(status) => status.code().unwrap_or_else(|| ENDED_BY_SIGNAL + status.signal().unwrap_or(0)),
+        Ok(status) => status
+            .code()
+            .unwrap_or_else(|| ENDED_BY_SIGNAL + status.signal().unwrap_or(0)),
         Err(error) => {
             let text = format!("mother: cannot start the program in the guest: {error}\n");
             send(&to_host, ERRORS, text.as_bytes())?;
-            if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE }
+            if error.kind() == io::ErrorKind::NotFound {
+                NOT_FOUND
+            } else {
+                NOT_EXECUTABLE
+            }
         }
     };
     send(&to_host, EXIT, &status.to_le_bytes())
@@ -80,12 +86,22 @@ fn main() -> io::Result<()> {
 /// Runs the program to its end and all its output to the host.
 fn run(configuration: &[u8], from_host: File, to_host: &Stream) -> io::Result<ExitStatus> {
     let mut command = command(configuration)?;
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
     // The thread ends with this process: the program may end before its input does.
     let stdin = child.stdin.take();
     thread::spawn(move || feed(from_host, stdin));
-    let stdout = child.stdout.take().map(|pipe| pass_on(pipe, to_host.clone(), OUTPUT));
-    let stderr = child.stderr.take().map(|pipe| pass_on(pipe, to_host.clone(), ERRORS));
+    let stdout = child
+        .stdout
+        .take()
+        .map(|pipe| pass_on(pipe, to_host.clone(), OUTPUT));
+    let stderr = child
+        .stderr
+        .take()
+        .map(|pipe| pass_on(pipe, to_host.clone(), ERRORS));
     let status = child.wait()?;
     wait_for_rest(&[stdout, stderr].into_iter().flatten().collect::<Vec<_>>());
     Ok(status)
@@ -117,10 +133,16 @@ fn command(configuration: &[u8]) -> io::Result<Command> {
     let (mut root, mut folder, mut uid, mut gid) = (None, "/".to_owned(), 0, 0);
     for word in configuration.split(|&byte| byte == 0) {
         let word = String::from_utf8_lossy(word).into_owned();
-        let Some((key, value)) = word.split_once('=') else { continue };
+        let Some((key, value)) = word.split_once('=') else {
+            continue;
+        };
         match key {
             "arg" => arguments.push(value.to_owned()),
-            "env" => environment.extend(value.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned()))),
+            "env" => environment.extend(
+                value
+                    .split_once('=')
+                    .map(|(k, v)| (k.to_owned(), v.to_owned())),
+            ),
             "root" => root = Some(value.to_owned()),
             "cwd" => folder = value.to_owned(),
             "uid" => uid = value.parse().map_err(io::Error::other)?,
@@ -133,10 +155,20 @@ fn command(configuration: &[u8]) -> io::Result<Command> {
         env::set_current_dir("/")?;
     }
     fs::create_dir_all(&folder)?;
-    let (program, rest) = arguments.split_first().ok_or_else(|| io::Error::other("no program"))?;
-    let path = environment.iter().find(|(key, _)| key == "PATH").map(|(_, path)| path.clone());
+    let (program, rest) = arguments
+        .split_first()
+        .ok_or_else(|| io::Error::other("no program"))?;
+    let path = environment
+        .iter()
+        .find(|(key, _)| key == "PATH")
+        .map(|(_, path)| path.clone());
     let mut command = Command::new(find(program, path.as_deref().unwrap_or_default()));
-    command.arg0(program).args(rest).env_clear().envs(environment).current_dir(folder);
+    command
+        .arg0(program)
+        .args(rest)
+        .env_clear()
+        .envs(environment)
+        .current_dir(folder);
     if (uid, gid) != (0, 0) {
         command.gid(gid).uid(uid);
     }
@@ -149,7 +181,10 @@ fn find(program: &str, path: &str) -> String {
         return program.to_owned();
     }
     let candidates = path.split(':').map(|folder| format!("{folder}/{program}"));
-    candidates.into_iter().find(|file| fs::metadata(file).is_ok()).unwrap_or_else(|| program.to_owned())
+    candidates
+        .into_iter()
+        .find(|file| fs::metadata(file).is_ok())
+        .unwrap_or_else(|| program.to_owned())
 }
 
 /// Gives frames of input to the program until their end; a program that reads no more is not fed.
@@ -158,7 +193,11 @@ fn feed(mut from_host: File, mut stdin: Option<impl Write>) {
     while from_host.read_exact(&mut head).is_ok() {
         let len = u32::from_le_bytes([head[1], head[2], head[3], head[4]]);
         let mut bytes = Vec::new();
-        if (&mut from_host).take(u64::from(len)).read_to_end(&mut bytes).is_err() {
+        if (&mut from_host)
+            .take(u64::from(len))
+            .read_to_end(&mut bytes)
+            .is_err()
+        {
             return;
         }
         let is_fed = match (head[0], &mut stdin) {

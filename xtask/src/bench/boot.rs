@@ -27,14 +27,25 @@ pub fn run(run_count: usize) -> Result<bool> {
     let qemu = qemu()?;
     let mother = build_mother()?;
     let guest = Cache::of_user()?.default_guest(&mut |_| {})?;
-    println!("{} with \"{COMMAND_LINE}\", {MEMORY}, 1 vCPU, {run_count} runs each", guest.kernel_package);
-    println!("{:<5}{:>26}{:>26}", "run", "soft: kernel / init", "tcg: kernel / init");
+    println!(
+        "{} with \"{COMMAND_LINE}\", {MEMORY}, 1 vCPU, {run_count} runs each",
+        guest.kernel_package
+    );
+    println!(
+        "{:<5}{:>26}{:>26}",
+        "run", "soft: kernel / init", "tcg: kernel / init"
+    );
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for run in 1..=run_count {
-        let our = watch::boot(&mut mother_command(&mother, &guest), LIMIT).context("boot on `mother`")?;
-        let their =
-            watch::boot(&mut qemu_command(&qemu, &guest, COMMAND_LINE), LIMIT).context("boot on QEMU")?;
-        println!("{run:<5}{:>26}{:>26}", pair(our.kernel, our.init), pair(their.kernel, their.init));
+        let our =
+            watch::boot(&mut mother_command(&mother, &guest), LIMIT).context("boot on `mother`")?;
+        let their = watch::boot(&mut qemu_command(&qemu, &guest, COMMAND_LINE), LIMIT)
+            .context("boot on QEMU")?;
+        println!(
+            "{run:<5}{:>26}{:>26}",
+            pair(our.kernel, our.init),
+            pair(their.kernel, their.init)
+        );
         ours.push(our);
         theirs.push(their);
     }
@@ -48,10 +59,15 @@ fn summarize(ours: &[Boot], theirs: &[Boot]) -> bool {
     let seconds = |boots: &[Boot], of: fn(&Boot) -> Duration| {
         median(boots.iter().map(|b| of(b).as_secs_f64()).collect())
     };
-    println!("\n{:<34}{:>9}{:>9}{:>12}", "medians", "soft", "tcg", "soft / tcg");
+    println!(
+        "\n{:<34}{:>9}{:>9}{:>12}",
+        "medians", "soft", "tcg", "soft / tcg"
+    );
     let mut ratio = 0.0;
-    let landmarks: [(&str, Landmark); 2] =
-        [("start to first kernel line, s", |boot| boot.kernel), ("start to /init, s", |boot| boot.init)];
+    let landmarks: [(&str, Landmark); 2] = [
+        ("start to first kernel line, s", |boot| boot.kernel),
+        ("start to /init, s", |boot| boot.init),
+    ];
     for (name, of) in landmarks {
         let (our, their) = (seconds(ours, of), seconds(theirs, of));
         ratio = our / their;
@@ -63,7 +79,11 @@ fn summarize(ours: &[Boot], theirs: &[Boot]) -> bool {
     println!("\nmemory of `mother` at /init (the median run), MiB");
     let mib = |kib: u64| kib as f64 / 1024.0;
     println!("{:<34}{:>9.1}", "guest pages", mib(memory.guest));
-    println!("{:<34}{:>9.1}", "beyond guest pages", mib(memory.beyond_guest()));
+    println!(
+        "{:<34}{:>9.1}",
+        "beyond guest pages",
+        mib(memory.beyond_guest())
+    );
     let parts = [
         ("code cache", memory.code_cache),
         ("heap and tables", memory.heap),
@@ -76,7 +96,11 @@ fn summarize(ours: &[Boot], theirs: &[Boot]) -> bool {
     let fast = ratio <= 1.0;
     let small = memory.beyond_guest() < MEMORY_LIMIT_KIB;
     println!("\nnot slower than tcg: {}", yes_or_no(fast));
-    println!("under {} MiB beyond guest pages: {}", MEMORY_LIMIT_KIB / 1024, yes_or_no(small));
+    println!(
+        "under {} MiB beyond guest pages: {}",
+        MEMORY_LIMIT_KIB / 1024,
+        yes_or_no(small)
+    );
     fast && small
 }
 
@@ -97,7 +121,19 @@ pub fn build_mother() -> Result<PathBuf> {
 
 fn mother_command(mother: &Path, guest: &DefaultGuest) -> Command {
     let mut command = Command::new(mother);
-    command.args(["run", "--engine", "soft", "--memory", MEMORY, "--cmdline", COMMAND_LINE]);
-    command.arg("--kernel").arg(&guest.kernel).arg("--initrd").arg(&guest.initrd);
+    command.args([
+        "run",
+        "--engine",
+        "soft",
+        "--memory",
+        MEMORY,
+        "--cmdline",
+        COMMAND_LINE,
+    ]);
+    command
+        .arg("--kernel")
+        .arg(&guest.kernel)
+        .arg("--initrd")
+        .arg(&guest.initrd);
     command
 }

@@ -31,7 +31,11 @@ const MEASUREMENTS: [(&str, &str, Unit); 5] = [
     ("sequential-write", "sequential write, MiB/s", Unit::Mib),
     ("random-read", "random 4K read, per second", Unit::Count),
     ("random-write", "random 4K write, per second", Unit::Count),
-    ("random-read-4", "random 4K read by 4, per second", Unit::Count),
+    (
+        "random-read-4",
+        "random 4K read by 4, per second",
+        Unit::Count,
+    ),
 ];
 
 #[derive(Clone, Copy)]
@@ -60,7 +64,10 @@ pub fn compare(run_count: usize) -> Result<bool> {
         ours.push(run(&mut mother_command(&mother, &guest, &disk.0)).context("on `mother`")?);
         theirs.push(run(&mut qemu_with_disk(&qemu, &guest, &disk.0)).context("on QEMU")?);
     }
-    println!("\n{:<34}{:>10}{:>10}{:>12}", "medians", "soft", "tcg", "soft / tcg");
+    println!(
+        "\n{:<34}{:>10}{:>10}{:>12}",
+        "medians", "soft", "tcg", "soft / tcg"
+    );
     let mut is_fast = true;
     for (name, title, _) in MEASUREMENTS {
         let middle = |runs: &[Rates]| median(runs.iter().map(|run| run[name]).collect());
@@ -68,7 +75,10 @@ pub fn compare(run_count: usize) -> Result<bool> {
         is_fast &= our >= their;
         println!("{title:<34}{our:>10.0}{their:>10.0}{:>12.2}", our / their);
     }
-    println!("\nno slower than tcg: {}", if is_fast { "yes" } else { "NO" });
+    println!(
+        "\nno slower than tcg: {}",
+        if is_fast { "yes" } else { "NO" }
+    );
     Ok(is_fast)
 }
 
@@ -98,25 +108,50 @@ impl Drop for DiskFile {
 
 fn mother_command(mother: &Path, guest: &DefaultGuest, disk: &Path) -> Command {
     let mut command = limited(LIMIT_SECONDS, &Command::new(mother));
-    command.args(["run", "--engine", "soft", "--memory", MEMORY, "--cmdline", COMMAND_LINE]);
-    command.arg("--kernel").arg(&guest.kernel).arg("--initrd").arg(&guest.initrd);
-    command.arg("--disk").arg(format!("{},format=raw", disk.display()));
+    command.args([
+        "run",
+        "--engine",
+        "soft",
+        "--memory",
+        MEMORY,
+        "--cmdline",
+        COMMAND_LINE,
+    ]);
+    command
+        .arg("--kernel")
+        .arg(&guest.kernel)
+        .arg("--initrd")
+        .arg(&guest.initrd);
+    command
+        .arg("--disk")
+        .arg(format!("{},format=raw", disk.display()));
     command
 }
 
 fn qemu_with_disk(qemu: &Qemu, guest: &DefaultGuest, disk: &Path) -> Command {
     let mut command = limited(LIMIT_SECONDS, &qemu_command(qemu, guest, COMMAND_LINE));
     command.arg("-drive");
-    command.arg(format!("file={},format=raw,if=none,id=disk,cache=writeback", disk.display()));
+    command.arg(format!(
+        "file={},format=raw,if=none,id=disk,cache=writeback",
+        disk.display()
+    ));
     command.args(["-device", "virtio-blk-pci,drive=disk,disable-legacy=on"]);
     command
 }
 
 /// Runs one guest and takes the times of what it measures.
 fn run(command: &mut Command) -> Result<Rates> {
-    let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
-    let mut child = spawned.with_context(|| format!("start {}", command.get_program().display()))?;
-    let output = child.stdout.take().context("the output was asked for as a pipe")?;
+    let spawned = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn();
+    let mut child =
+        spawned.with_context(|| format!("start {}", command.get_program().display()))?;
+    let output = child
+        .stdout
+        .take()
+        .context("the output was asked for as a pipe")?;
     let mut rates = Rates::new();
     let mut begun: Option<(String, Instant)> = None;
     let mut last = String::new();
@@ -135,13 +170,21 @@ fn run(command: &mut Command) -> Result<Rates> {
         last = line.into_owned();
     }
     child.wait()?;
-    let missing = MEASUREMENTS.iter().find(|(name, ..)| !rates.contains_key(*name));
-    ensure!(missing.is_none(), "the guest ended early; its last line: {last}");
+    let missing = MEASUREMENTS
+        .iter()
+        .find(|(name, ..)| !rates.contains_key(*name));
+    ensure!(
+        missing.is_none(),
+        "the guest ended early; its last line: {last}"
+    );
     Ok(rates)
 }
 
 fn rate(name: &str, count: &str, bytes: &str, took: Duration) -> Result<f64> {
-    let unit = MEASUREMENTS.iter().find(|(known, ..)| known == &name).map(|(.., unit)| *unit);
+    let unit = MEASUREMENTS
+        .iter()
+        .find(|(known, ..)| known == &name)
+        .map(|(.., unit)| *unit);
     let amount = match unit.with_context(|| format!("the guest measured {name}"))? {
         Unit::Mib => bytes.parse::<f64>()? / f64::from(1 << 20),
         Unit::Count => count.parse::<f64>()?,

@@ -7,7 +7,11 @@ use super::{disk, login, network, runs};
 /// A part: how it is called on the command line, and what measures it.
 type Part = (&'static str, fn(usize) -> Result<bool>);
 
-const PARTS: [Part; 3] = [("disk", disk::compare), ("network", network::compare), ("login", login::compare)];
+const PARTS: [Part; 3] = [
+    ("disk", disk::compare),
+    ("network", network::compare),
+    ("login", login::compare),
+];
 
 /// Measures the part that is named, or every one; whether all keep their promises.
 pub fn run(words: &[&str]) -> Result<bool> {
@@ -16,8 +20,10 @@ pub fn run(words: &[&str]) -> Result<bool> {
         options => (None, options),
     };
     let run_count = runs(options)?;
-    let wanted: Vec<Part> =
-        PARTS.into_iter().filter(|(name, _)| named.is_none_or(|named| named == *name)).collect();
+    let wanted: Vec<Part> = PARTS
+        .into_iter()
+        .filter(|(name, _)| named.is_none_or(|named| named == *name))
+        .collect();
     if wanted.is_empty() {
         bail!("the parts of `bench io` are disk, network and login");
     }

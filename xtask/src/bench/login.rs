@@ -44,27 +44,51 @@ pub fn compare(run_count: usize) -> Result<bool> {
     let run = cache.run_folder()?;
     let initrd = cache.system_initrd(&image, &run)?;
     let kernel = image.kernel().context("the image has no kernel")?;
-    let guest = DefaultGuest { kernel, initrd, kernel_package: image.name.clone() };
-    let bench =
-        Bench { qemu: qemu()?, mother, guest, disk: image.disk(), overlay: run.path().join("overlay.qcow2") };
+    let guest = DefaultGuest {
+        kernel,
+        initrd,
+        kernel_package: image.name.clone(),
+    };
+    let bench = Bench {
+        qemu: qemu()?,
+        mother,
+        guest,
+        disk: image.disk(),
+        overlay: run.path().join("overlay.qcow2"),
+    };
     println!(
         "{} to its login prompt with \"{COMMAND_LINE}\", {MEMORY}, 1 vCPU, no network, {run_count} runs each, in turns",
         image.name
     );
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for run in 1..=run_count {
-        let our = bench.time(&mut bench.mother_command()).context("on `mother`")?.as_secs_f64();
-        let their = bench.time(&mut bench.qemu_with_disk()).context("on QEMU")?.as_secs_f64();
+        let our = bench
+            .time(&mut bench.mother_command())
+            .context("on `mother`")?
+            .as_secs_f64();
+        let their = bench
+            .time(&mut bench.qemu_with_disk())
+            .context("on QEMU")?
+            .as_secs_f64();
         println!("run {run:<30}{our:>10.2}{their:>10.2}{:>12.2}", our / their);
         ours.push(our);
         theirs.push(their);
     }
     let (our, their) = (median(ours), median(theirs));
     let ratio = our / their;
-    println!("\n{:<34}{:>10}{:>10}{:>12}", "medians", "soft", "tcg", "soft / tcg");
-    println!("{:<34}{our:>10.2}{their:>10.2}{ratio:>12.2}", "start to login prompt, s");
+    println!(
+        "\n{:<34}{:>10}{:>10}{:>12}",
+        "medians", "soft", "tcg", "soft / tcg"
+    );
+    println!(
+        "{:<34}{our:>10.2}{their:>10.2}{ratio:>12.2}",
+        "start to login prompt, s"
+    );
     let is_fast = ratio <= TARGET;
-    println!("\nat most {TARGET} of tcg's time: {}", if is_fast { "yes" } else { "NO" });
+    println!(
+        "\nat most {TARGET} of tcg's time: {}",
+        if is_fast { "yes" } else { "NO" }
+    );
     Ok(is_fast)
 }
 
@@ -74,18 +98,32 @@ fn image(cache: &Cache, mother: &Path) -> Result<Image> {
         return Ok(image);
     }
     let mut command = Command::new(mother);
-    command.args(["run", IMAGE, "--net", "none", "--timeout", LIMIT_SECONDS]).stdin(Stdio::null());
-    let status = command.stdout(Stdio::null()).status().context("start `mother run`")?;
+    command
+        .args(["run", IMAGE, "--net", "none", "--timeout", LIMIT_SECONDS])
+        .stdin(Stdio::null());
+    let status = command
+        .stdout(Stdio::null())
+        .status()
+        .context("start `mother run`")?;
     ensure!(status.success(), "`mother run {IMAGE}` ended with {status}");
-    cache.store().find(IMAGE)?.with_context(|| format!("`mother run` made no {IMAGE}"))
+    cache
+        .store()
+        .find(IMAGE)?
+        .with_context(|| format!("`mother run` made no {IMAGE}"))
 }
 
 impl Bench {
     fn mother_command(&self) -> Command {
         let mut command = limited(LIMIT_SECONDS, &Command::new(&self.mother));
-        command.args(["run", "--engine", "soft", "--net", "none", "--memory", MEMORY]);
+        command.args([
+            "run", "--engine", "soft", "--net", "none", "--memory", MEMORY,
+        ]);
         command.args(["--cmdline", COMMAND_LINE]);
-        command.arg("--kernel").arg(&self.guest.kernel).arg("--initrd").arg(&self.guest.initrd);
+        command
+            .arg("--kernel")
+            .arg(&self.guest.kernel)
+            .arg("--initrd")
+            .arg(&self.guest.initrd);
         let (overlay, base) = (self.overlay.display(), self.disk.display());
         let disk = format!("{overlay},format=qcow2,base={base},base-format=raw,serial=root");
         command.arg("--disk").arg(disk);
@@ -93,11 +131,19 @@ impl Bench {
     }
 
     fn qemu_with_disk(&self) -> Command {
-        let mut command = limited(LIMIT_SECONDS, &qemu_command(&self.qemu, &self.guest, COMMAND_LINE));
+        let mut command = limited(
+            LIMIT_SECONDS,
+            &qemu_command(&self.qemu, &self.guest, COMMAND_LINE),
+        );
         command.arg("-drive");
         let overlay = self.overlay.display();
-        command.arg(format!("file={overlay},format=qcow2,if=none,id=disk,cache=writeback"));
-        command.args(["-device", "virtio-blk-pci,drive=disk,disable-legacy=on,serial=root"]);
+        command.arg(format!(
+            "file={overlay},format=qcow2,if=none,id=disk,cache=writeback"
+        ));
+        command.args([
+            "-device",
+            "virtio-blk-pci,drive=disk,disable-legacy=on,serial=root",
+        ]);
         command
     }
 
@@ -105,17 +151,27 @@ impl Bench {
     fn time(&self, command: &mut Command) -> Result<Duration> {
         let overlay = &self.overlay;
         if overlay.exists() {
-            std::fs::remove_file(overlay).with_context(|| format!("remove {}", overlay.display()))?;
+            std::fs::remove_file(overlay)
+                .with_context(|| format!("remove {}", overlay.display()))?;
         }
-        let base =
-            std::fs::File::open(&self.disk).with_context(|| format!("open {}", self.disk.display()))?;
-        let file = std::fs::File::options().read(true).write(true).create_new(true).open(overlay);
+        let base = std::fs::File::open(&self.disk)
+            .with_context(|| format!("open {}", self.disk.display()))?;
+        let file = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(overlay);
         let file = file.with_context(|| format!("make {}", overlay.display()))?;
         let name = self.disk.to_string_lossy();
         create_overlay(file, &base, &name, ImageFormat::Raw, None).context("make the overlay")?;
         let start = Instant::now();
-        let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
-        let mut child = spawned.with_context(|| format!("start {}", command.get_program().display()))?;
+        let spawned = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn();
+        let mut child =
+            spawned.with_context(|| format!("start {}", command.get_program().display()))?;
         let seen = watch(&mut child, start);
         end(child)?;
         seen
@@ -123,7 +179,10 @@ impl Bench {
 }
 
 fn watch(child: &mut Child, start: Instant) -> Result<Duration> {
-    let output = child.stdout.as_mut().context("the output was asked for as a pipe")?;
+    let output = child
+        .stdout
+        .as_mut()
+        .context("the output was asked for as a pipe")?;
     let mut text = String::new();
     let mut buffer = [0; 4096];
     loop {
@@ -143,8 +202,9 @@ fn watch(child: &mut Child, start: Instant) -> Result<Duration> {
 /// Ends the guest. What it still says is thrown away, or it would wait for us.
 fn end(mut child: Child) -> Result<()> {
     let output = child.stdout.take();
-    let reader =
-        std::thread::spawn(move || output.map(|mut output| std::io::copy(&mut output, &mut std::io::sink())));
+    let reader = std::thread::spawn(move || {
+        output.map(|mut output| std::io::copy(&mut output, &mut std::io::sink()))
+    });
     kill_process(Pid::from_child(&child), Signal::TERM).context("end the guest")?;
     child.wait()?;
     drop(reader.join());

@@ -53,7 +53,9 @@ impl Memory {
     fn kind(&mut self, name: &str) -> &mut u64 {
         match name {
             _ if name.starts_with("/memfd:mother-code") => &mut self.code_cache,
-            _ if name.starts_with("/memfd:mother") || name == "/mother-guest-memory" => &mut self.guest,
+            _ if name.starts_with("/memfd:mother") || name == "/mother-guest-memory" => {
+                &mut self.guest
+            }
             "[stack]" => &mut self.stacks,
             _ if name.starts_with('/') || name == "[vdso]" => &mut self.program,
             _ => &mut self.heap,
@@ -84,7 +86,13 @@ Pss:                 500 kB
 7f7-7f8 rw-p 00000000 00:00 0 [stack]
 Pss:                  12 kB
 ";
-        let memory = Memory { guest: 90_000, code_cache: 4_000, heap: 730, stacks: 12, program: 500 };
+        let memory = Memory {
+            guest: 90_000,
+            code_cache: 4_000,
+            heap: 730,
+            stacks: 12,
+            program: 500,
+        };
         assert_eq!(Memory::parse(smaps), memory);
         assert_eq!(memory.beyond_guest(), 5_242);
     }

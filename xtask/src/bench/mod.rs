@@ -21,7 +21,11 @@ pub use qemu::limited;
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
-    if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
+    if values.len() % 2 == 1 {
+        values[middle]
+    } else {
+        (values[middle - 1] + values[middle]) / 2.0
+    }
 }
 
 /// The number after `--runs`, or the usual one.
@@ -39,8 +43,9 @@ mod tests {
 
     #[test]
     fn the_median_is_the_middle_one() {
-        let check =
-            |values: &[f64], expected: f64| assert!((median(values.to_vec()) - expected).abs() < 1e-9);
+        let check = |values: &[f64], expected: f64| {
+            assert!((median(values.to_vec()) - expected).abs() < 1e-9)
+        };
         check(&[3.0, 1.0, 2.0], 2.0);
         check(&[4.0, 1.0, 2.0, 3.0], 2.5);
         check(&[7.0], 7.0);

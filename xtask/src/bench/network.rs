@@ -42,13 +42,21 @@ struct Bench {
 pub fn compare(run_count: usize) -> Result<bool> {
     let cache = Cache::of_user()?;
     let guest = cache.default_guest(&mut |_| {})?;
-    let bench = Bench { qemu: qemu()?, mother: build_mother()?, passt: cache.passt(&mut |_| {})?, guest };
+    let bench = Bench {
+        qemu: qemu()?,
+        mother: build_mother()?,
+        passt: cache.passt(&mut |_| {})?,
+        guest,
+    };
     println!(
         "TCP between busybox in the guest and this host's loopback, both through passt;\n{} with {MEMORY}, 1 vCPU, \
          {run_count} runs each, in turns",
         bench.guest.kernel_package
     );
-    println!("\n{:<34}{:>10}{:>10}{:>12}", "medians", "soft", "tcg", "soft / tcg");
+    println!(
+        "\n{:<34}{:>10}{:>10}{:>12}",
+        "medians", "soft", "tcg", "soft / tcg"
+    );
     let mut is_fast = true;
     for (mtu, bytes) in PACKETS {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
@@ -64,7 +72,10 @@ pub fn compare(run_count: usize) -> Result<bool> {
             println!("{title:<34}{our:>10.0}{their:>10.0}{:>12.2}", our / their);
         }
     }
-    println!("\nno slower than tcg: {}", if is_fast { "yes" } else { "NO" });
+    println!(
+        "\nno slower than tcg: {}",
+        if is_fast { "yes" } else { "NO" }
+    );
     Ok(is_fast)
 }
 
@@ -72,8 +83,20 @@ impl Bench {
     fn ours(&self, mtu: u16, bytes: u64) -> Result<[f64; 2]> {
         measure(mtu, bytes, |cmdline| {
             let mut command = limited(LIMIT_SECONDS, &Command::new(&self.mother));
-            command.args(["run", "--engine", "soft", "--memory", MEMORY, "--cmdline", cmdline]);
-            command.arg("--kernel").arg(&self.guest.kernel).arg("--initrd").arg(&self.guest.initrd);
+            command.args([
+                "run",
+                "--engine",
+                "soft",
+                "--memory",
+                MEMORY,
+                "--cmdline",
+                cmdline,
+            ]);
+            command
+                .arg("--kernel")
+                .arg(&self.guest.kernel)
+                .arg("--initrd")
+                .arg(&self.guest.initrd);
             command.args(["--net", "user,host"]);
             command
         })
@@ -82,11 +105,16 @@ impl Bench {
     fn theirs(&self, mtu: u16, bytes: u64) -> Result<[f64; 2]> {
         let passt = Passt::start(&self.passt)?;
         measure(mtu, bytes, |cmdline| {
-            let mut command = limited(LIMIT_SECONDS, &qemu_command(&self.qemu, &self.guest, cmdline));
+            let mut command = limited(
+                LIMIT_SECONDS,
+                &qemu_command(&self.qemu, &self.guest, cmdline),
+            );
             let socket = passt.socket.display();
             let net = format!("stream,id=net,server=off,addr.type=unix,addr.path={socket}");
-            let card =
-                format!("virtio-net-pci,netdev=net,disable-legacy=on,romfile=,host_mtu={}", PACKETS[0].0);
+            let card = format!(
+                "virtio-net-pci,netdev=net,disable-legacy=on,romfile=,host_mtu={}",
+                PACKETS[0].0
+            );
             command.args(["-netdev", &net, "-device", &card]);
             command
         })
@@ -108,18 +136,44 @@ impl Passt {
     }
 
     fn start_on(program: &Path, interface: &[&str]) -> Result<Passt> {
-        let folder = std::env::temp_dir().join(format!("mother-bench-passt-{}", std::process::id()));
+        let folder =
+            std::env::temp_dir().join(format!("mother-bench-passt-{}", std::process::id()));
         std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
         std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o777))?;
         let socket = folder.join("socket");
         let _ = std::fs::remove_file(&socket);
         let mut command = Command::new(program);
-        command.args(["--quiet", "--foreground", "--one-off", "--ipv4-only", "--socket"]).arg(&socket);
-        command.args(["--address", "10.0.2.15", "--netmask", "24", "--gateway", "10.0.2.2"]);
+        command
+            .args([
+                "--quiet",
+                "--foreground",
+                "--one-off",
+                "--ipv4-only",
+                "--socket",
+            ])
+            .arg(&socket);
+        command.args([
+            "--address",
+            "10.0.2.15",
+            "--netmask",
+            "24",
+            "--gateway",
+            "10.0.2.2",
+        ]);
         command.args(["--tcp-ports", "none", "--udp-ports", "none"]);
-        command.args(interface).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn().with_context(|| format!("start {}", program.display()))?;
-        let mut passt = Passt { child, folder, socket };
+        command
+            .args(interface)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let child = command
+            .spawn()
+            .with_context(|| format!("start {}", program.display()))?;
+        let mut passt = Passt {
+            child,
+            folder,
+            socket,
+        };
         let give_up = Instant::now() + PASST_START;
         while !passt.socket.exists() {
             ensure!(passt.child.try_wait()?.is_none(), "passt ends at once");
@@ -147,11 +201,16 @@ fn measure(mtu: u16, bytes: u64, command: impl FnOnce(&str) -> Command) -> Resul
         "console=ttyS0 quiet rdinit=/net mother.mtu={mtu} mother.blocks={blocks} mother.sink={sink_port} \
          mother.source={source_port}"
     );
-    let mut child =
-        command(&cmdline).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    let mut child = command(&cmdline)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
     child.wait()?;
     let rate = |done: Receiver<Result<Duration>>| -> Result<f64> {
-        let took = done.recv_timeout(Duration::from_secs(1)).context("the guest did not do its part")??;
+        let took = done
+            .recv_timeout(Duration::from_secs(1))
+            .context("the guest did not do its part")??;
         Ok((bytes >> 20) as f64 / took.as_secs_f64())
     };
     Ok([rate(received)?, rate(sent)?])
@@ -165,7 +224,10 @@ fn serve(
     let port = listener.local_addr()?.port();
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
-        let served = listener.accept().context("accept").and_then(|(stream, _)| serve(stream));
+        let served = listener
+            .accept()
+            .context("accept")
+            .and_then(|(stream, _)| serve(stream));
         // Whoever waits no longer has said why.
         let _ = sender.send(served);
     });

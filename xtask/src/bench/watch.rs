@@ -37,7 +37,10 @@ pub fn boot(command: &mut Command, limit: Duration) -> Result<Boot> {
 }
 
 fn watch(child: &mut Child, start: Instant) -> Result<Boot> {
-    let mut output = child.stdout.take().context("the output was asked for as a pipe")?;
+    let mut output = child
+        .stdout
+        .take()
+        .context("the output was asked for as a pipe")?;
     let mut text = String::new();
     let mut kernel = None;
     let mut buffer = [0; 4096];

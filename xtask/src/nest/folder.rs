@@ -44,7 +44,12 @@ pub(super) fn empty() -> Result<PathBuf> {
 }
 
 /// Everything that the tests need.
-pub(super) fn fill(folder: &Path, mother: &Path, host: &KvmHost, guest: &DefaultGuest) -> Result<()> {
+pub(super) fn fill(
+    folder: &Path,
+    mother: &Path,
+    host: &KvmHost,
+    guest: &DefaultGuest,
+) -> Result<()> {
     let init = include_str!("init.sh").replace("@NEST@", &folder.to_string_lossy());
     fs::write(folder.join("init"), init)?;
     make_executable(&folder.join("init"))?;
@@ -67,8 +72,18 @@ pub(super) fn fill(folder: &Path, mother: &Path, host: &KvmHost, guest: &Default
 
 /// The bare guests.
 pub(super) fn build_guests(folder: &Path) -> Result<()> {
-    let build =
-        ["run", "--quiet", "--profile", "test", "--package", "proof", "--bin", "guest", "--", "--build"];
+    let build = [
+        "run",
+        "--quiet",
+        "--profile",
+        "test",
+        "--package",
+        "proof",
+        "--bin",
+        "guest",
+        "--",
+        "--build",
+    ];
     let status = cargo(&build).arg(folder).stdout(Stdio::null()).status()?;
     ensure!(status.success(), "the bare guests do not build");
     Ok(())
@@ -77,36 +92,73 @@ pub(super) fn build_guests(folder: &Path) -> Result<()> {
 /// The program that keeps values in vector registers.
 fn build_vectors(folder: &Path) -> Result<()> {
     let mut compiler = Command::new("cc");
-    compiler.args(["-std=gnu11", "-O2", "-Wall", "-Wextra", "-static", "-o"]).arg(folder.join("vectors"));
-    let status = compiler.arg(workspace::root().join("guests/vectors/main.c")).status();
-    ensure!(status.context("start the C compiler `cc`")?.success(), "guests/vectors does not build");
+    compiler
+        .args(["-std=gnu11", "-O2", "-Wall", "-Wextra", "-static", "-o"])
+        .arg(folder.join("vectors"));
+    let status = compiler
+        .arg(workspace::root().join("guests/vectors/main.c"))
+        .status();
+    ensure!(
+        status.context("start the C compiler `cc`")?.success(),
+        "guests/vectors does not build"
+    );
     Ok(())
 }
 
 /// `mother` as the tests have it, built already where they have run.
 pub(super) fn build_for_tests() -> Result<PathBuf> {
-    let build = ["build", "--quiet", "--profile", "test", "--workspace", "--bins"];
-    ensure!(cargo(&build).status().context("start cargo")?.success(), "`mother` does not build");
+    let build = [
+        "build",
+        "--quiet",
+        "--profile",
+        "test",
+        "--workspace",
+        "--bins",
+    ];
+    ensure!(
+        cargo(&build).status().context("start cargo")?.success(),
+        "`mother` does not build"
+    );
     Ok(workspace::root().join("target/debug/mother"))
 }
 
 /// The tests of the crate `kvm`, as a program; built with all others, so that nothing is built twice.
 fn build_kvm_tests() -> Result<PathBuf> {
-    let words = ["test", "--quiet", "--workspace", "--lib", "--no-run", "--message-format", "json"];
-    let output = cargo(&words).stderr(Stdio::inherit()).output().context("start cargo")?;
+    let words = [
+        "test",
+        "--quiet",
+        "--workspace",
+        "--lib",
+        "--no-run",
+        "--message-format",
+        "json",
+    ];
+    let output = cargo(&words)
+        .stderr(Stdio::inherit())
+        .output()
+        .context("start cargo")?;
     ensure!(output.status.success(), "the tests of `kvm` do not build");
     let text = String::from_utf8_lossy(&output.stdout);
-    let of_kvm = |line: &&str| line.contains("\"name\":\"kvm\"") && line.contains("\"executable\":\"");
-    let path = text.lines().find(of_kvm).and_then(|line| line.split("\"executable\":\"").nth(1));
+    let of_kvm =
+        |line: &&str| line.contains("\"name\":\"kvm\"") && line.contains("\"executable\":\"");
+    let path = text
+        .lines()
+        .find(of_kvm)
+        .and_then(|line| line.split("\"executable\":\"").nth(1));
     let path = path.and_then(|rest| rest.split('"').next());
-    Ok(PathBuf::from(path.context("cargo does not say where the tests of `kvm` are")?))
+    Ok(PathBuf::from(path.context(
+        "cargo does not say where the tests of `kvm` are",
+    )?))
 }
 
 /// Has the nested machine find programs in a further folder, which is in it too.
 pub(super) fn add_to_path(folder: &Path, programs: &Path) -> Result<()> {
     let places = folder.join("places");
     let text = fs::read_to_string(&places)?;
-    Ok(fs::write(places, format!("{text}PATH=\"$PATH:{}\"\n", programs.display()))?)
+    Ok(fs::write(
+        places,
+        format!("{text}PATH=\"$PATH:{}\"\n", programs.display()),
+    )?)
 }
 
 /// QEMU with what it needs to run, in a folder; a script `qemu` starts it.
@@ -115,17 +167,25 @@ pub(super) fn add_qemu(folder: &Path, qemu: &Qemu) -> Result<()> {
     fs::create_dir_all(&to)?;
     copy(&qemu.program, &to.join("qemu"))?;
     for library in qemu.libraries().context("ask for QEMU's libraries")? {
-        copy(&library, &to.join(library.file_name().context("a library has a name")?))?;
+        copy(
+            &library,
+            &to.join(library.file_name().context("a library has a name")?),
+        )?;
     }
     for name in FIRMWARE {
-        let found = qemu.firmware_folders().iter().map(|place| place.join(name)).find(|path| path.exists());
+        let found = qemu
+            .firmware_folders()
+            .iter()
+            .map(|place| place.join(name))
+            .find(|path| path.exists());
         if let Some(path) = found {
             copy(&path, &to.join(name))?;
         }
     }
     let place = to.display();
-    let script =
-        format!("exec {place}/ld-linux-x86-64.so.2 --library-path {place} {place}/qemu -L {place} \"$@\"\n");
+    let script = format!(
+        "exec {place}/ld-linux-x86-64.so.2 --library-path {place} {place}/qemu -L {place} \"$@\"\n"
+    );
     Ok(fs::write(folder.join("qemu"), script)?)
 }
 
@@ -143,5 +203,8 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 }
 
 fn make_executable(path: &Path) -> Result<()> {
-    Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
+    Ok(fs::set_permissions(
+        path,
+        fs::Permissions::from_mode(0o755),
+    )?)
 }

@@ -47,7 +47,11 @@ impl Parts {
         let guest = cache.default_guest(&mut |_| {})?;
         // The nested machine's guests have a network; passt is found in the cache.
         cache.passt(&mut |_| {})?;
-        Ok(Parts { host: cache.kvm_host(&mut |_| {})?, guest, qemu: cache.qemu(&mut |_| {})? })
+        Ok(Parts {
+            host: cache.kvm_host(&mut |_| {})?,
+            guest,
+            qemu: cache.qemu(&mut |_| {})?,
+        })
     }
 }
 
@@ -65,7 +69,11 @@ pub fn run(set: Set<'_>) -> Result<bool> {
         }
     };
     let is_measurement = matches!(set, Set::Exits | Set::Named("boots"));
-    let mother = if is_measurement { bench::build_mother()? } else { folder::build_for_tests()? };
+    let mother = if is_measurement {
+        bench::build_mother()?
+    } else {
+        folder::build_for_tests()?
+    };
     let folder = folder::empty()?;
     folder::fill(&folder, &mother, &parts.host, &parts.guest)?;
     let passt = cache.passt(&mut |_| {})?.canonicalize()?;
@@ -77,7 +85,11 @@ pub fn run(set: Set<'_>) -> Result<bool> {
     // The one for newer CPUs lies beside it, and is what it becomes.
     let mut include = vec![folder.clone(), passt.with_extension("avx2"), passt];
     include.retain(|path| path.exists());
-    let request = AppRequest { program: folder.join("mother"), include, ..AppRequest::default() };
+    let request = AppRequest {
+        program: folder.join("mother"),
+        include,
+        ..AppRequest::default()
+    };
     let (initrd, _) = cache.app_initrd(&request, &run)?;
     watch(&mut machine(&parts, &initrd, &folder.join("init"), set))
 }
@@ -109,7 +121,10 @@ pub fn bench_exits(words: &[&str]) -> Result<bool> {
         ]);
         command.arg(folder.join("exits.bin")).stdin(Stdio::null());
         let output = command.output().context("start `mother`")?;
-        let (said, why) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let (said, why) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
         match output.status.code() {
             Some(EXITS_STATUS) => print!("{}", said.replace("ticks ", "  ").replace('\r', "")),
             _ => print!("  not here: {why}"),
@@ -122,7 +137,11 @@ pub fn bench_exits(words: &[&str]) -> Result<bool> {
 /// stood still (`docs/engines.md`). Where two vCPUs are to run at once and timers are measured, two that take turns on one
 /// thread of QEMU's.
 fn machine(parts: &Parts, initrd: &Path, init: &Path, set: Set<'_>) -> Command {
-    let (cpus, timers) = if set == Set::Exits { ("2", "") } else { ("1", "nohz=off highres=off ") };
+    let (cpus, timers) = if set == Set::Exits {
+        ("2", "")
+    } else {
+        ("1", "nohz=off highres=off ")
+    };
     let set = match set {
         Set::All => "all",
         Set::Quick => "quick",
@@ -134,17 +153,49 @@ fn machine(parts: &Parts, initrd: &Path, init: &Path, set: Set<'_>) -> Command {
         init.display()
     );
     let mut command = bench::limited(&LIMIT.as_secs().to_string(), &parts.qemu.command());
-    command.args(["-accel", "tcg,thread=single", "-cpu", "max", "-M", "q35", "-m", "2G", "-smp", cpus]);
-    command.args(["-nodefaults", "-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot"]);
-    command.arg("-kernel").arg(&parts.host.kernel).arg("-initrd").arg(initrd).args(["-append", &append]);
+    command.args([
+        "-accel",
+        "tcg,thread=single",
+        "-cpu",
+        "max",
+        "-M",
+        "q35",
+        "-m",
+        "2G",
+        "-smp",
+        cpus,
+    ]);
+    command.args([
+        "-nodefaults",
+        "-display",
+        "none",
+        "-monitor",
+        "none",
+        "-serial",
+        "stdio",
+        "-no-reboot",
+    ]);
+    command
+        .arg("-kernel")
+        .arg(&parts.host.kernel)
+        .arg("-initrd")
+        .arg(initrd)
+        .args(["-append", &append]);
     command
 }
 
 /// Shows what the machine says and counts.
 fn watch(command: &mut Command) -> Result<bool> {
     let start = Instant::now();
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("start QEMU")?;
-    let output = child.stdout.take().context("the output was asked for as a pipe")?;
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("start QEMU")?;
+    let output = child
+        .stdout
+        .take()
+        .context("the output was asked for as a pipe")?;
     let (mut passed, mut failed, mut is_done) = (0_u32, 0_u32, false);
     for line in BufReader::new(output).split(b'\n') {
         let line = String::from_utf8_lossy(&line?).trim_end().to_owned();
@@ -155,7 +206,10 @@ fn watch(command: &mut Command) -> Result<bool> {
     }
     child.wait()?;
     if !is_done {
-        println!("the nested machine ended before its tests were done, after {:.0?}", start.elapsed());
+        println!(
+            "the nested machine ended before its tests were done, after {:.0?}",
+            start.elapsed()
+        );
         failed += 1;
     }
     println!("{passed} passed, {failed} failed");

@@ -34,17 +34,29 @@ impl Allowances {
 }
 
 fn paths(table: &Table, kind: &str) -> Result<Vec<String>> {
-    Ok(entries(table, kind)?.into_iter().map(|(path, _)| path).collect())
+    Ok(entries(table, kind)?
+        .into_iter()
+        .map(|(path, _)| path)
+        .collect())
 }
 
 fn entries<'t>(table: &'t Table, kind: &str) -> Result<Vec<(String, &'t Table)>> {
-    let list = table.get(kind).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let list = table
+        .get(kind)
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     let mut entries = Vec::new();
     for entry in list {
-        let entry = entry.as_table().with_context(|| format!("{kind} is a list of tables"))?;
+        let entry = entry
+            .as_table()
+            .with_context(|| format!("{kind} is a list of tables"))?;
         let path = entry.get("path").and_then(Value::as_str);
         let path = path.with_context(|| format!("an entry of {kind} has no path"))?;
-        let reason = entry.get("reason").and_then(Value::as_str).unwrap_or_default();
+        let reason = entry
+            .get("reason")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
         ensure!(!reason.trim().is_empty(), "{kind} {path} has no reason");
         entries.push((path.to_owned(), entry));
     }

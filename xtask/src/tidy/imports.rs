@@ -17,14 +17,26 @@ type Module = Vec<String>;
 
 /// Every pair of sibling modules that import each other.
 pub fn complaints(workspace: &Workspace) -> Vec<String> {
-    workspace.members.iter().flat_map(|member| mutual_pairs(workspace, member)).collect()
+    workspace
+        .members
+        .iter()
+        .flat_map(|member| mutual_pairs(workspace, member))
+        .collect()
 }
 
 fn mutual_pairs(workspace: &Workspace, member: &Member) -> Vec<String> {
     let mut files: BTreeMap<Module, Imports> = BTreeMap::new();
-    for source in workspace.sources.iter().filter(|source| member.owns(&source.path)) {
+    for source in workspace
+        .sources
+        .iter()
+        .filter(|source| member.owns(&source.path))
+    {
         if let Some(module) = module_of(source, member) {
-            let mut imports = Imports { module: module.clone(), paths: Vec::new(), names: BTreeMap::new() };
+            let mut imports = Imports {
+                module: module.clone(),
+                paths: Vec::new(),
+                names: BTreeMap::new(),
+            };
             imports.visit_file(&source.syntax);
             files.insert(module, imports);
         }
@@ -35,18 +47,27 @@ fn mutual_pairs(workspace: &Workspace, member: &Member) -> Vec<String> {
             edges.extend(parting(module, &defining_module(path, &files)));
         }
     }
-    let mutual = edges.iter().filter(|(from, to)| from < to && edges.contains(&(to.clone(), from.clone())));
+    let mutual = edges
+        .iter()
+        .filter(|(from, to)| from < to && edges.contains(&(to.clone(), from.clone())));
     mutual
         .map(|(from, to)| {
             let (from, to) = (from.join("::"), to.join("::"));
-            format!("`{}`: modules `{from}` and `{to}` import each other", member.name)
+            format!(
+                "`{}`: modules `{from}` and `{to}` import each other",
+                member.name
+            )
         })
         .collect()
 }
 
 /// Which module of `member` the file is; programs beside the library are not modules of it.
 fn module_of(source: &Source, member: &Member) -> Option<Module> {
-    let inside = source.path.strip_prefix(&member.folder)?.strip_prefix("/src/")?.strip_suffix(".rs")?;
+    let inside = source
+        .path
+        .strip_prefix(&member.folder)?
+        .strip_prefix("/src/")?
+        .strip_suffix(".rs")?;
     if source.is_test() || inside.starts_with("bin/") {
         return None;
     }
@@ -62,9 +83,14 @@ fn defining_module(path: &[String], files: &BTreeMap<Module, Imports>) -> Module
     let mut path = path.to_vec();
     // A re-export may name another; a chain longer than this would be a riddle anyway.
     for _ in 0..8 {
-        let depth = (0..=path.len()).rev().find(|&depth| files.contains_key(&path[..depth])).unwrap_or(0);
+        let depth = (0..=path.len())
+            .rev()
+            .find(|&depth| files.contains_key(&path[..depth]))
+            .unwrap_or(0);
         let module = path[..depth].to_vec();
-        let next = path.get(depth).and_then(|name| files.get(&module)?.names.get(name));
+        let next = path
+            .get(depth)
+            .and_then(|name| files.get(&module)?.names.get(name));
         match next {
             Some(target) if *target != path => path = target.clone(),
             _ => return module,
@@ -117,7 +143,10 @@ impl Imports {
                 words.push(path.ident.to_string());
                 self.add_use(&path.tree, &words);
             }
-            syn::UseTree::Group(group) => group.items.iter().for_each(|item| self.add_use(item, before)),
+            syn::UseTree::Group(group) => group
+                .items
+                .iter()
+                .for_each(|item| self.add_use(item, before)),
             syn::UseTree::Name(name) => {
                 words.push(name.ident.to_string());
                 self.add_name(&words, name.ident.to_string());
@@ -154,7 +183,11 @@ impl<'ast> Visit<'ast> for Imports {
     }
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
-        let words: Vec<String> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
+        let words: Vec<String> = path
+            .segments
+            .iter()
+            .map(|segment| segment.ident.to_string())
+            .collect();
         self.paths.extend(self.absolute(&words));
         visit::visit_path(self, path);
     }

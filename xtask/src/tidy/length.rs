@@ -19,25 +19,42 @@ pub fn complaints(workspace: &Workspace, allowances: &Allowances) -> Vec<String>
             long_files.push(source.path.clone());
             if !allowances.long_files.contains(&source.path) {
                 let count = source.line_count();
-                complaints.push(format!("{} has {count} lines, the limit is {FILE_LIMIT}", source.path));
+                complaints.push(format!(
+                    "{} has {count} lines, the limit is {FILE_LIMIT}",
+                    source.path
+                ));
             }
         }
-        for function in source.functions().into_iter().filter(|function| function.line_count > FUNCTION_LIMIT)
+        for function in source
+            .functions()
+            .into_iter()
+            .filter(|function| function.line_count > FUNCTION_LIMIT)
         {
             let key = (source.path.clone(), function.name);
             if !allowances.long_functions.contains(&key) {
                 let (path, name, count) = (&key.0, &key.1, function.line_count);
-                complaints
-                    .push(format!("{path}: fn {name} has {count} lines, the limit is {FUNCTION_LIMIT}"));
+                complaints.push(format!(
+                    "{path}: fn {name} has {count} lines, the limit is {FUNCTION_LIMIT}"
+                ));
             }
             long_functions.push(key);
         }
     }
-    for stale in allowances.long_files.iter().filter(|path| !long_files.contains(path)) {
+    for stale in allowances
+        .long_files
+        .iter()
+        .filter(|path| !long_files.contains(path))
+    {
         complaints.push(format!("tidy.toml: long_file {stale} is not long"));
     }
-    for (path, name) in allowances.long_functions.iter().filter(|key| !long_functions.contains(key)) {
-        complaints.push(format!("tidy.toml: long_function {name} in {path} is not long"));
+    for (path, name) in allowances
+        .long_functions
+        .iter()
+        .filter(|key| !long_functions.contains(key))
+    {
+        complaints.push(format!(
+            "tidy.toml: long_function {name} in {path} is not long"
+        ));
     }
     complaints
 }

@@ -29,7 +29,10 @@ pub fn print_complaints() -> Result<bool> {
     for complaint in rules.iter().flatten() {
         println!("tidy: {complaint}");
     }
-    let broken = rules.iter().filter(|complaints| !complaints.is_empty()).count();
+    let broken = rules
+        .iter()
+        .filter(|complaints| !complaints.is_empty())
+        .count();
     println!("{} passed, {broken} failed", rules.len() - broken);
     Ok(broken == 0)
 }

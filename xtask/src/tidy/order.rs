@@ -4,12 +4,20 @@ use crate::workspace::Workspace;
 
 /// Every dependency that points down the list.
 pub fn complaints(workspace: &Workspace) -> Vec<String> {
-    let position = |name: &str| workspace.members.iter().position(|member| member.name == name);
+    let position = |name: &str| {
+        workspace
+            .members
+            .iter()
+            .position(|member| member.name == name)
+    };
     let mut complaints = Vec::new();
     for (index, member) in workspace.members.iter().enumerate() {
         for dependency in &member.dependencies {
             if position(dependency).is_some_and(|other| other >= index) {
-                complaints.push(format!("`{}` depends on `{dependency}`, which is below it", member.name));
+                complaints.push(format!(
+                    "`{}` depends on `{dependency}`, which is below it",
+                    member.name
+                ));
             }
         }
     }

@@ -26,10 +26,16 @@ fn unnumbered(source: &Source) -> Vec<String> {
     let mut complaints = Vec::new();
     for (index, line) in source.text.lines().enumerate() {
         for word in LATER {
-            let Some((_, rest)) = line.split_once(word) else { continue };
+            let Some((_, rest)) = line.split_once(word) else {
+                continue;
+            };
             let number = rest.trim_start_matches(['(', '#', ' ']);
             if !number.starts_with(|first: char| first.is_ascii_digit()) {
-                complaints.push(format!("{}:{}: {word} without a number", source.path, index + 1));
+                complaints.push(format!(
+                    "{}:{}: {word} without a number",
+                    source.path,
+                    index + 1
+                ));
             }
         }
     }

@@ -22,9 +22,22 @@ const ANSWER_CHARS: usize = 50;
 /// What is about to happen.
 pub fn introduction(plan: &VmPlan, guest: &DefaultGuest) -> String {
     let mut text = String::from("A guest that was not made for Mother\n\n");
-    let _ = writeln!(text, "  kernel    {}, as Debian ships it", guest.kernel_package);
-    let _ = writeln!(text, "  machine   {} of memory, {} vCPU", size(plan.memory_bytes), plan.vcpu_count);
-    let _ = writeln!(text, "  engine    {} ({})", plan.engine.kind, plan.engine.why);
+    let _ = writeln!(
+        text,
+        "  kernel    {}, as Debian ships it",
+        guest.kernel_package
+    );
+    let _ = writeln!(
+        text,
+        "  machine   {} of memory, {} vCPU",
+        size(plan.memory_bytes),
+        plan.vcpu_count
+    );
+    let _ = writeln!(
+        text,
+        "  engine    {} ({})",
+        plan.engine.kind, plan.engine.why
+    );
     text.push_str("\nReal programs in it, timed by the guest's own clock\n\n");
     text
 }
@@ -33,7 +46,11 @@ pub fn introduction(plan: &VmPlan, guest: &DefaultGuest) -> String {
 pub fn program_line(ran: &Ran) -> String {
     let verdict = if ran.is_right { "right" } else { "WRONG" };
     let answer: String = ran.answer.chars().take(ANSWER_CHARS).collect();
-    format!("  {:<10}{verdict}{:>8.2} s   {answer}", ran.name, ran.guest_ms as f64 / 1000.0)
+    format!(
+        "  {:<10}{verdict}{:>8.2} s   {answer}",
+        ran.name,
+        ran.guest_ms as f64 / 1000.0
+    )
 }
 
 /// What the guest says beside what Mother knows, and what only she knows.
@@ -42,8 +59,18 @@ pub fn account(said: &Said, report: &Report, guest: &DefaultGuest) -> String {
     text.push_str("\nWhat only Mother knows\n\n");
     boot_times(&mut text, report);
     text.push_str(&memory_at_init(report));
-    let _ = writeln!(text, "  {:<WHAT$}{}", "exits to Mother", report.exits.total());
-    for (kind, count) in report.exits.by_kind().into_iter().filter(|(_, count)| *count > 0) {
+    let _ = writeln!(
+        text,
+        "  {:<WHAT$}{}",
+        "exits to Mother",
+        report.exits.total()
+    );
+    for (kind, count) in report
+        .exits
+        .by_kind()
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+    {
         let _ = writeln!(text, "    {kind:<PART$}{count}");
     }
     let _ = writeln!(text, "  inside the engine {}", report.engine.kind);
@@ -60,14 +87,23 @@ pub fn account(said: &Said, report: &Report, guest: &DefaultGuest) -> String {
 
 /// What the VMM itself took when the guest reached `/init`.
 fn memory_at_init(report: &Report) -> String {
-    let seen = report.markers.get(1).and_then(|marker| marker.seen.as_ref());
-    let Some(memory) = seen.and_then(|sample| sample.vmm_memory) else { return String::new() };
+    let seen = report
+        .markers
+        .get(1)
+        .and_then(|marker| marker.seen.as_ref());
+    let Some(memory) = seen.and_then(|sample| sample.vmm_memory) else {
+        return String::new();
+    };
     let parts = [
         ("code cache", memory.code_cache_bytes),
         ("heap and tables", memory.heap_bytes),
         ("program and libraries", memory.program_bytes),
     ];
-    let mut text = format!("  {:<WHAT$}{}\n", "Mother's memory at /init", size(memory.overhead_bytes()));
+    let mut text = format!(
+        "  {:<WHAT$}{}\n",
+        "Mother's memory at /init",
+        size(memory.overhead_bytes())
+    );
     for (name, bytes) in parts {
         let _ = writeln!(text, "    {name:<PART$}{}", size(bytes));
     }
@@ -76,15 +112,33 @@ fn memory_at_init(report: &Report) -> String {
 
 /// The table of claims and knowledge.
 fn beside(said: &Said, report: &Report, guest: &DefaultGuest) -> String {
-    let mut text = format!("\n  {:<11}{:<SAYS$}{}\n\n", "", "the guest says", "Mother knows");
+    let mut text = format!(
+        "\n  {:<11}{:<SAYS$}{}\n\n",
+        "", "the guest says", "Mother knows"
+    );
     let claim = |key| said.claim(key).unwrap_or("nothing").to_owned();
-    let kib = |key| said.number(key).map_or("nothing".to_owned(), |kib| size(kib * 1024));
-    let ms = |key| said.number(key).map_or("nothing".to_owned(), |ms| seconds(Duration::from_millis(ms)));
-    let kernel: String = claim("kernel").split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+    let kib = |key| {
+        said.number(key)
+            .map_or("nothing".to_owned(), |kib| size(kib * 1024))
+    };
+    let ms = |key| {
+        said.number(key).map_or("nothing".to_owned(), |ms| {
+            seconds(Duration::from_millis(ms))
+        })
+    };
+    let kernel: String = claim("kernel")
+        .split_whitespace()
+        .take(2)
+        .collect::<Vec<_>>()
+        .join(" ");
     let memory = &report.memory;
     let rows = [
         ("kernel", kernel, guest.kernel_package.clone()),
-        ("CPU", format!("{} of {}", claim("cpus"), claim("cpu")), format!("engine {}", report.engine.kind)),
+        (
+            "CPU",
+            format!("{} of {}", claim("cpus"), claim("cpu")),
+            format!("engine {}", report.engine.kind),
+        ),
         (
             "memory",
             format!("{} in all", kib("memory_total_kib")),
@@ -95,8 +149,16 @@ fn beside(said: &Said, report: &Report, guest: &DefaultGuest) -> String {
             format!("{} used", kib("memory_used_kib")),
             format!("{} ever touched", size(memory.resident_bytes)),
         ),
-        ("time", format!("{} up", ms("uptime_ms")), format!("{} since the start", seconds(report.wall_time))),
-        ("CPU time", format!("{} busy", ms("cpu_ms")), format!("{} of host CPU", seconds(report.vcpu_time))),
+        (
+            "time",
+            format!("{} up", ms("uptime_ms")),
+            format!("{} since the start", seconds(report.wall_time)),
+        ),
+        (
+            "CPU time",
+            format!("{} busy", ms("cpu_ms")),
+            format!("{} of host CPU", seconds(report.vcpu_time)),
+        ),
     ];
     for (topic, says, knows) in rows {
         let _ = writeln!(text, "  {topic:<11}{says:<SAYS$}{knows}");
@@ -107,14 +169,20 @@ fn beside(said: &Said, report: &Report, guest: &DefaultGuest) -> String {
 /// When each marker was seen.
 fn boot_times(text: &mut String, report: &Report) {
     let at = |marker: Option<&Marker>| {
-        marker.and_then(|marker| marker.seen.as_ref()).map(|sample: &Sample| sample.at)
+        marker
+            .and_then(|marker| marker.seen.as_ref())
+            .map(|sample: &Sample| sample.at)
     };
     let lines = [
         ("start to first kernel line", at(report.markers.first())),
         ("start to /init", at(report.markers.get(1))),
     ];
     for (name, time) in lines {
-        let _ = writeln!(text, "  {name:<WHAT$}{}", time.map_or("never seen".to_owned(), seconds));
+        let _ = writeln!(
+            text,
+            "  {name:<WHAT$}{}",
+            time.map_or("never seen".to_owned(), seconds)
+        );
     }
 }
 

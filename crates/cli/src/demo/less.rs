@@ -54,13 +54,22 @@ struct Claim {
 
 impl Claim {
     fn parse(line: &str) -> Option<Claim> {
-        let mut numbers = line.trim().strip_prefix(CLAIM)?.split(' ').map(|word| word.parse::<u64>().ok());
+        let mut numbers = line
+            .trim()
+            .strip_prefix(CLAIM)?
+            .split(' ')
+            .map(|word| word.parse::<u64>().ok());
         let mut bytes = || numbers.next()??.checked_mul(1024);
-        Some(Claim { total_bytes: bytes()?, used_bytes: bytes()? })
+        Some(Claim {
+            total_bytes: bytes()?,
+            used_bytes: bytes()?,
+        })
     }
 
     fn percent(&self) -> u64 {
-        (self.used_bytes * 100).checked_div(self.total_bytes).unwrap_or(0)
+        (self.used_bytes * 100)
+            .checked_div(self.total_bytes)
+            .unwrap_or(0)
     }
 }
 
@@ -89,9 +98,15 @@ pub fn show(arguments: &DemoArguments, guest: &DefaultGuest) -> Result<(String, 
     let registration = Registrar::new(None)?.register_in_passing(&mut plan)?;
     let name = plan.name.clone();
     let (lines, heard) = channel();
-    let console = Console::new(Box::new(Lines { lines, line: Vec::new() }));
+    let console = Console::new(Box::new(Lines {
+        lines,
+        line: Vec::new(),
+    }));
     let input = console.input();
-    let machine = build(plan, console).map_err(|source| Failure::Build { name: NAME.to_owned(), source })?;
+    let machine = build(plan, console).map_err(|source| Failure::Build {
+        name: NAME.to_owned(),
+        source,
+    })?;
     let control = machine.control();
     let received = signals::listen(machine.control()).map_err(Failure::Signals)?;
     let registration = registration.serve(&machine)?;
@@ -102,7 +117,9 @@ pub fn show(arguments: &DemoArguments, guest: &DefaultGuest) -> Result<(String, 
         seen
     });
     let ended = finish(machine, NAME, None);
-    let seen = watcher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    let seen = watcher
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     registration.leave(&ended, None)?;
     received.die_of_it();
     ended?;
@@ -110,7 +127,8 @@ pub fn show(arguments: &DemoArguments, guest: &DefaultGuest) -> Result<(String, 
         Some((claim, books, Ok(truth))) => Ok((table(claim, &books) + &truth, true)),
         Some((claim, books, Err(trouble))) => Ok((table(claim, &books) + &trouble, false)),
         None => Ok((
-            "error: the guest that was given less than it believes did not fill its memory\n\n".to_owned(),
+            "error: the guest that was given less than it believes did not fill its memory\n\n"
+                .to_owned(),
             false,
         )),
     }
@@ -127,7 +145,9 @@ impl Write for Lines {
         for &byte in bytes {
             if byte == b'\n' {
                 // Whoever listens no more has heard enough.
-                let _ = self.lines.send(String::from_utf8_lossy(&self.line).into_owned());
+                let _ = self
+                    .lines
+                    .send(String::from_utf8_lossy(&self.line).into_owned());
                 self.line.clear();
             } else if self.line.len() < 1024 {
                 self.line.push(byte);
@@ -147,7 +167,9 @@ fn watch(
     input: &ConsoleInput,
     control: &MachineControl,
 ) -> Option<(Claim, PagingBooks)> {
-    heard.iter().find(|line| line.contains(images::INIT_MARKER))?;
+    heard
+        .iter()
+        .find(|line| line.contains(images::INIT_MARKER))?;
     input.send(WORK.as_bytes()).ok()?;
     let claim = heard.iter().find_map(|line| Claim::parse(&line))?;
     let end = Instant::now() + WATCHED;
@@ -160,7 +182,10 @@ fn watch(
 /// What the guest says beside what Mother knows.
 fn table(claim: Claim, books: &PagingBooks) -> String {
     const PAGE_BYTES: u64 = 4096;
-    let mut text = format!("\n  {:<11}{:<SAYS$}{}\n\n", "", "a full guest says", "Mother knows");
+    let mut text = format!(
+        "\n  {:<11}{:<SAYS$}{}\n\n",
+        "", "a full guest says", "Mother knows"
+    );
     let limit = books.limit_bytes.unwrap_or(0);
     let says = format!("{} in all", size(claim.total_bytes));
     let _ = writeln!(
@@ -170,25 +195,55 @@ fn table(claim: Claim, books: &PagingBooks) -> String {
         size(limit)
     );
     let says = format!("{} used, {} %", size(claim.used_bytes), claim.percent());
-    let _ = writeln!(text, "  {:<11}{says:<SAYS$}resident {}\n", "", size(books.resident_bytes));
+    let _ = writeln!(
+        text,
+        "  {:<11}{says:<SAYS$}resident {}\n",
+        "",
+        size(books.resident_bytes)
+    );
     let store = &books.store;
     let pages = |count: u64| format!("{count} pages, {}", size(count * PAGE_BYTES));
     let mut row = |name: &str, value: String| {
         let _ = writeln!(text, "  {name:<WHAT$}{value}");
     };
     row("resident", pages(books.resident_bytes / PAGE_BYTES));
-    row("compressed", format!("{} in {}", pages(store.memory_pages), size(store.memory_bytes)));
-    row("the same as another one", pages(store.shared_pages + store.repeating_pages));
-    row("zeros, stored nowhere", pages(books.zero_bytes / PAGE_BYTES));
+    row(
+        "compressed",
+        format!(
+            "{} in {}",
+            pages(store.memory_pages),
+            size(store.memory_bytes)
+        ),
+    );
+    row(
+        "the same as another one",
+        pages(store.shared_pages + store.repeating_pages),
+    );
+    row(
+        "zeros, stored nowhere",
+        pages(books.zero_bytes / PAGE_BYTES),
+    );
     row("on disk", pages(store.file_pages));
     if let Some(set) = &books.working_set {
         let bytes = |pages: f64| size((pages * PAGE_BYTES as f64) as u64);
         let window = set.window.as_secs_f64();
-        row("working set", format!("{} +- {} in {window:.0} s", bytes(set.pages), bytes(set.error_pages)));
+        row(
+            "working set",
+            format!(
+                "{} +- {} in {window:.0} s",
+                bytes(set.pages),
+                bytes(set.error_pages)
+            ),
+        );
     }
-    row("brought back so far", format!("{} pages", books.counts.page_ins + books.counts.prefetched));
+    row(
+        "brought back so far",
+        format!("{} pages", books.counts.page_ins + books.counts.prefetched),
+    );
     let away = books.out_bytes + books.zero_bytes;
-    let share = (away * 100).checked_div(away + books.resident_bytes).unwrap_or(0);
+    let share = (away * 100)
+        .checked_div(away + books.resident_bytes)
+        .unwrap_or(0);
     let _ = writeln!(
         text,
         "\n  It says that it uses {} % of its memory. It holds a tenth: {share} % of what it ever touched lies\n  somewhere else, and it does not know.\n",
@@ -208,14 +263,27 @@ mod tests {
     #[test]
     fn a_claim_is_understood_or_is_none() {
         let check = |line, expected: Option<(u64, u64)>| {
-            let expected = expected.map(|(total_bytes, used_bytes)| Claim { total_bytes, used_bytes });
+            let expected = expected.map(|(total_bytes, used_bytes)| Claim {
+                total_bytes,
+                used_bytes,
+            });
             assert_eq!(Claim::parse(line), expected, "{line}");
         };
-        check("claims memory 480000 456000\r", Some((480_000 << 10, 456_000 << 10)));
+        check(
+            "claims memory 480000 456000\r",
+            Some((480_000 << 10, 456_000 << 10)),
+        );
         check("claims memory 480000", None);
         check("claims memory much more", None);
         check("claims memory 18446744073709551615 1", None);
         check("echo claims memory 1 1", None);
-        assert_eq!(Claim { total_bytes: 0, used_bytes: 1 }.percent(), 0);
+        assert_eq!(
+            Claim {
+                total_bytes: 0,
+                used_bytes: 1
+            }
+            .percent(),
+            0
+        );
     }
 }

@@ -37,14 +37,23 @@ pub fn run(arguments: &DemoArguments) -> Result<u8, Failure> {
         cmdline: Some(COMMAND_LINE.to_owned()),
         memory: arguments.memory.clone(),
         engine: arguments.engine.clone(),
-        timeout: Some(arguments.timeout.clone().unwrap_or_else(|| TIMEOUT.to_owned())),
+        timeout: Some(
+            arguments
+                .timeout
+                .clone()
+                .unwrap_or_else(|| TIMEOUT.to_owned()),
+        ),
         no_reboot: true,
         markers: vec![FIRST_KERNEL_LINE.to_owned(), images::INIT_MARKER.to_owned()],
         ..VmSpec::default()
     };
     check_before_download(&spec)?;
     let guest = progress::default_guest()?;
-    let spec = VmSpec { kernel: Some(guest.kernel.clone()), initrd: Some(guest.initrd.clone()), ..spec };
+    let spec = VmSpec {
+        kernel: Some(guest.kernel.clone()),
+        initrd: Some(guest.initrd.clone()),
+        ..spec
+    };
     let plan = plan(&spec)?;
     say(&account::introduction(&plan, &guest))?;
     let (report, said) = boot(plan, arguments)?;
@@ -64,7 +73,10 @@ fn boot(plan: VmPlan, arguments: &DemoArguments) -> Result<(Report, Said), Failu
     let bar = booting_bar();
     let transcript = Transcript::new(Arc::clone(&said), bar.clone(), account::program_line);
     let console = Console::new(Box::new(transcript));
-    let machine = build(plan, console).map_err(|source| Failure::Build { name: NAME.to_owned(), source })?;
+    let machine = build(plan, console).map_err(|source| Failure::Build {
+        name: NAME.to_owned(),
+        source,
+    })?;
     let received = signals::listen(machine.control()).map_err(Failure::Signals)?;
     let ended = finish(machine, NAME, arguments.report.as_deref());
     bar.finish_and_clear();
@@ -79,8 +91,8 @@ fn booting_bar() -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let style =
-        ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}").expect("the template is constant");
+    let style = ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}")
+        .expect("the template is constant");
     let bar = ProgressBar::new_spinner().with_style(style);
     bar.enable_steady_tick(Duration::from_millis(120));
     bar

@@ -11,7 +11,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The table of the VM of this name, or what is said instead of it.
 pub(super) fn truth(name: &str) -> Result<String, String> {
-    let failed = |why: String| format!("error: `mother truth {name}` did not go as it should: {why}\n\n");
+    let failed =
+        |why: String| format!("error: `mother truth {name}` did not go as it should: {why}\n\n");
     let text = ask(name).map_err(failed)?;
     Ok(format!(
         "The same guest from outside: what it claims, what its own kernel counts, what the host knows. Nobody asked it\n\n\
@@ -22,7 +23,11 @@ pub(super) fn truth(name: &str) -> Result<String, String> {
 fn ask(name: &str) -> Result<String, String> {
     let words = |error: std::io::Error| error.to_string();
     let mut command = Command::new(std::env::current_exe().map_err(words)?);
-    command.args(["truth", name]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(["truth", name])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().map_err(words)?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let text = thread::spawn(move || read(stdout));
@@ -39,8 +44,15 @@ fn ask(name: &str) -> Result<String, String> {
             None => thread::sleep(Duration::from_millis(20)),
         }
     };
-    let (text, trouble) = (text.join().unwrap_or_default(), trouble.join().unwrap_or_default());
-    if status.success() { Ok(text) } else { Err(format!("{status}: {trouble}{text}")) }
+    let (text, trouble) = (
+        text.join().unwrap_or_default(),
+        trouble.join().unwrap_or_default(),
+    );
+    if status.success() {
+        Ok(text)
+    } else {
+        Err(format!("{status}: {trouble}{text}"))
+    }
 }
 
 fn read(stream: Option<impl Read>) -> String {

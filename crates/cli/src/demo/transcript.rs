@@ -63,7 +63,9 @@ impl Said {
             self.last.pop_front();
         }
         self.last.push_back(line.to_owned());
-        if let Some((key, value)) = line.strip_prefix("mother: claim ").and_then(|rest| rest.split_once(' '))
+        if let Some((key, value)) = line
+            .strip_prefix("mother: claim ")
+            .and_then(|rest| rest.split_once(' '))
         {
             self.claims.insert(key.to_owned(), value.to_owned());
         }
@@ -96,7 +98,12 @@ pub struct Transcript {
 impl Transcript {
     /// Keeps what is said in `said`, shows the latest line on `bar`, and prints what `show` makes of each program.
     pub fn new(said: Arc<Mutex<Said>>, bar: ProgressBar, show: fn(&Ran) -> String) -> Transcript {
-        Transcript { said, bar, show, line: Vec::new() }
+        Transcript {
+            said,
+            bar,
+            show,
+            line: Vec::new(),
+        }
     }
 
     fn end_line(&mut self) -> io::Result<()> {
@@ -105,7 +112,11 @@ impl Transcript {
         if line.is_empty() {
             return Ok(());
         }
-        let ran = self.said.lock().unwrap_or_else(PoisonError::into_inner).hear(&line);
+        let ran = self
+            .said
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .hear(&line);
         if let Some(ran) = ran {
             let show = || writeln!(io::stdout(), "{}", (self.show)(&ran));
             self.bar.suspend(show)?;
@@ -144,8 +155,9 @@ mod tests {
 
     fn hear(text: &str) -> Said {
         let said = Arc::new(Mutex::new(Said::default()));
-        let mut transcript =
-            Transcript::new(Arc::clone(&said), ProgressBar::hidden(), |ran| ran.name.clone());
+        let mut transcript = Transcript::new(Arc::clone(&said), ProgressBar::hidden(), |ran| {
+            ran.name.clone()
+        });
         transcript.write_all(text.as_bytes()).unwrap();
         let said = said.lock().unwrap();
         said.clone()
@@ -158,8 +170,12 @@ mod tests {
         );
         assert_eq!(said.claim("cpu"), Some("Some CPU"));
         assert_eq!(said.number("cpus"), Some(1));
-        let ran =
-            Ran { name: "float".to_owned(), is_right: true, guest_ms: 37, answer: "pi is near 3".to_owned() };
+        let ran = Ran {
+            name: "float".to_owned(),
+            is_right: true,
+            guest_ms: 37,
+            answer: "pi is near 3".to_owned(),
+        };
         assert_eq!(said.ran, [ran]);
         assert!(!said.is_complete());
     }

@@ -60,8 +60,12 @@ impl Balloon {
     fn of(status: &VmStatus) -> Balloon {
         let counters = status.devices.iter().filter(|device| device.name == DEVICE);
         let counters: Vec<_> = counters.flat_map(|device| &device.counters).collect();
-        let value =
-            |name: &str| counters.iter().find(|counter| counter.name == name).map_or(0, |it| it.value);
+        let value = |name: &str| {
+            counters
+                .iter()
+                .find(|counter| counter.name == name)
+                .map_or(0, |it| it.value)
+        };
         Balloon {
             target_bytes: value("target_bytes"),
             balloon_bytes: value("balloon_bytes"),
@@ -79,11 +83,23 @@ impl Balloon {
 pub fn balloon(arguments: &BalloonArguments) -> Result<u8, Failure> {
     let inventory = Inventory::of_user()?;
     let vm = find(&inventory, &arguments.name)?;
-    let act = if arguments.target.is_some() { "ask the balloon of" } else { "look at the balloon of" };
+    let act = if arguments.target.is_some() {
+        "ask the balloon of"
+    } else {
+        "look at the balloon of"
+    };
     check_alive(&vm, act)?;
     let record = inventory.record(&vm.name);
-    let failed = |source| Failure::Vm { act, name: vm.name.clone(), source };
-    let status = || Client::connect(&record).and_then(|mut client| client.status()).map_err(failed);
+    let failed = |source| Failure::Vm {
+        act,
+        name: vm.name.clone(),
+        source,
+    };
+    let status = || {
+        Client::connect(&record)
+            .and_then(|mut client| client.status())
+            .map_err(failed)
+    };
     let mut known = Balloon::of(&status()?);
     if let Some(target) = arguments.target {
         if target > known.given_bytes {
@@ -97,7 +113,11 @@ pub fn balloon(arguments: &BalloonArguments) -> Result<u8, Failure> {
             known = Balloon::of(&status()?);
         }
     }
-    say(&if arguments.json { as_json(&vm.name, &known) } else { as_text(&vm.name, &known) })?;
+    say(&if arguments.json {
+        as_json(&vm.name, &known)
+    } else {
+        as_text(&vm.name, &known)
+    })?;
     let is_asked = arguments.target.is_some();
     if is_asked && !known.is_reached() {
         let left = size(known.balloon_bytes.abs_diff(known.target_bytes));
@@ -106,7 +126,11 @@ pub fn balloon(arguments: &BalloonArguments) -> Result<u8, Failure> {
             arguments.wait.as_secs()
         );
     }
-    Ok(if is_asked && !known.is_reached() { ANSWER_IS_NO } else { 0 })
+    Ok(if is_asked && !known.is_reached() {
+        ANSWER_IS_NO
+    } else {
+        0
+    })
 }
 
 fn order(record: &Record, target_bytes: u64) -> Result<(), daemon::ClientError> {
@@ -114,14 +138,25 @@ fn order(record: &Record, target_bytes: u64) -> Result<(), daemon::ClientError> 
 }
 
 fn too_much(name: &VmName, target: u64, given: u64) -> Failure {
-    let why = format!("{} is more than the {} that its guest has", size(target), size(given));
-    Failure::BadAmount { act: "ask the balloon of", name: name.clone(), why }
+    let why = format!(
+        "{} is more than the {} that its guest has",
+        size(target),
+        size(given)
+    );
+    Failure::BadAmount {
+        act: "ask the balloon of",
+        name: name.clone(),
+        why,
+    }
 }
 
 fn as_text(name: &VmName, known: &Balloon) -> String {
     let resident = known.resident_bytes.map_or_else(|| "-".to_owned(), size);
-    let (holds, target, given) =
-        (size(known.balloon_bytes), size(known.target_bytes), size(known.given_bytes));
+    let (holds, target, given) = (
+        size(known.balloon_bytes),
+        size(known.target_bytes),
+        size(known.given_bytes),
+    );
     format!("{name}: {holds} of {target} in the balloon; given {given}, resident {resident}\n")
 }
 
@@ -151,7 +186,9 @@ fn bytes(text: &str) -> Result<u64, String> {
         _ => return Err(wrong()),
     };
     let number: u64 = number.parse().map_err(|_| wrong())?;
-    let bytes = number.checked_mul(1 << shift).ok_or_else(|| "that is more than any guest has".to_owned())?;
+    let bytes = number
+        .checked_mul(1 << shift)
+        .ok_or_else(|| "that is more than any guest has".to_owned())?;
     if !bytes.is_multiple_of(4096) {
         return Err("a balloon holds whole pages of 4096 bytes".to_owned());
     }
@@ -164,7 +201,8 @@ mod tests {
 
     #[test]
     fn an_amount_is_understood_or_explained() {
-        let check = |text, expected: Option<u64>| assert_eq!(bytes(text).ok(), expected, "{text:?}");
+        let check =
+            |text, expected: Option<u64>| assert_eq!(bytes(text).ok(), expected, "{text:?}");
         check("0", Some(0));
         check("256M", Some(256 << 20));
         check("1g", Some(1 << 30));
@@ -187,7 +225,10 @@ mod tests {
             given_bytes: 512 << 20,
             resident_bytes: Some(100 << 20),
         };
-        assert_eq!(as_text(&name, &known), "web: 200M of 256M in the balloon; given 512M, resident 100M\n");
+        assert_eq!(
+            as_text(&name, &known),
+            "web: 200M of 256M in the balloon; given 512M, resident 100M\n"
+        );
         let value: serde_json::Value = serde_json::from_str(&as_json(&name, &known)).unwrap();
         assert_eq!(value["balloon_bytes"], 200 << 20);
         assert_eq!(value["reached"], false);

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use insight::mounts::{Mount, MountNamespace};
-use insight::sockets::{InetSocket, Owner, Protocol, SocketState, Sockets, UnixAddress, UnixSocket};
+use insight::sockets::{
+    InetSocket, Owner, Protocol, SocketState, Sockets, UnixAddress, UnixSocket,
+};
 use insight::{Look, Observed};
 
 use super::words::{columns, printable};
@@ -25,7 +27,11 @@ pub(super) fn mounts(look: &Look<'_>) -> String {
 }
 
 fn socket_table(sockets: &Sockets) -> String {
-    let named: Vec<&UnixSocket> = sockets.unix.iter().filter(|socket| socket.name.is_some()).collect();
+    let named: Vec<&UnixSocket> = sockets
+        .unix
+        .iter()
+        .filter(|socket| socket.name.is_some())
+        .collect();
     let unnamed = sockets.unix.len() - named.len();
     let mut rows: Vec<[String; 5]> = sockets.inet.iter().map(inet).collect();
     rows.sort();
@@ -58,7 +64,13 @@ fn inet(socket: &InetSocket) -> [String; 5] {
         (Protocol::Udp, SocketState::Closed) => "-",
         (_, state) => words(state),
     };
-    [kind.to_owned(), state.to_owned(), socket.local.to_string(), remote, held_by(&socket.owners)]
+    [
+        kind.to_owned(),
+        state.to_owned(),
+        socket.local.to_string(),
+        remote,
+        held_by(&socket.owners),
+    ]
 }
 
 fn unix_row(socket: &UnixSocket) -> [String; 5] {
@@ -67,15 +79,31 @@ fn unix_row(socket: &UnixSocket) -> [String; 5] {
         Some(UnixAddress::Abstract(name)) => printable(&format!("@{}", name.replace('\0', "@"))),
         None => "-".to_owned(),
     };
-    let state = if socket.state == SocketState::Closed { "-" } else { words(socket.state) };
+    let state = if socket.state == SocketState::Closed {
+        "-"
+    } else {
+        words(socket.state)
+    };
     let kind = format!("unix {}", printable(&socket.kind));
-    [kind, state.to_owned(), name, "-".to_owned(), held_by(&socket.owners)]
+    [
+        kind,
+        state.to_owned(),
+        name,
+        "-".to_owned(),
+        held_by(&socket.owners),
+    ]
 }
 
 fn held_by(owners: &[Owner]) -> String {
-    let owners: BTreeSet<String> =
-        owners.iter().map(|owner| printable(&format!("{} ({})", owner.comm, owner.pid))).collect();
-    if owners.is_empty() { "-".to_owned() } else { owners.into_iter().collect::<Vec<_>>().join(", ") }
+    let owners: BTreeSet<String> = owners
+        .iter()
+        .map(|owner| printable(&format!("{} ({})", owner.comm, owner.pid)))
+        .collect();
+    if owners.is_empty() {
+        "-".to_owned()
+    } else {
+        owners.into_iter().collect::<Vec<_>>().join(", ")
+    }
 }
 
 fn words(state: SocketState) -> &'static str {
@@ -93,19 +121,31 @@ fn words(state: SocketState) -> &'static str {
 }
 
 fn mount_table(namespaces: &[MountNamespace]) -> String {
-    let Some((own, others)) = namespaces.split_first() else { return "no mounts\n".to_owned() };
+    let Some((own, others)) = namespaces.split_first() else {
+        return "no mounts\n".to_owned();
+    };
     let heads = ["MOUNT", "TYPE", "SOURCE", "OPTIONS"];
-    let mut text = columns(&heads, &own.mounts.iter().map(mount_row).collect::<Vec<_>>());
+    let mut text = columns(
+        &heads,
+        &own.mounts.iter().map(mount_row).collect::<Vec<_>>(),
+    );
     let known: BTreeSet<[String; 4]> = own.mounts.iter().map(mount_row).collect();
     for other in others {
-        let more: Vec<[String; 4]> =
-            other.mounts.iter().map(mount_row).filter(|row| !known.contains(row)).collect();
+        let more: Vec<[String; 4]> = other
+            .mounts
+            .iter()
+            .map(mount_row)
+            .filter(|row| !known.contains(row))
+            .collect();
         let pids: Vec<String> = other.pids.iter().map(ToString::to_string).collect();
         let who = format!("namespace {} of {}", other.number, pids.join(" "));
         if more.is_empty() {
             text.push_str(&format!("\n{who}: nothing that is not above\n"));
         } else {
-            text.push_str(&format!("\n{who}, beside that:\n{}", columns(&heads, &more)));
+            text.push_str(&format!(
+                "\n{who}, beside that:\n{}",
+                columns(&heads, &more)
+            ));
         }
     }
     text
@@ -119,9 +159,17 @@ fn mount_row(mount: &Mount) -> [String; 4] {
     if mount.is_reachable == Some(false) {
         options.push("out of reach");
     }
-    let source =
-        if mount.root == "/" { mount.source.clone() } else { format!("{}[{}]", mount.source, mount.root) };
-    [printable(&mount.point), printable(&mount.system), printable(&source), printable(&options.join(","))]
+    let source = if mount.root == "/" {
+        mount.source.clone()
+    } else {
+        format!("{}[{}]", mount.source, mount.root)
+    };
+    [
+        printable(&mount.point),
+        printable(&mount.system),
+        printable(&source),
+        printable(&options.join(",")),
+    ]
 }
 
 #[cfg(test)]
@@ -145,11 +193,18 @@ mod tests {
 
     #[test]
     fn a_namespace_shows_only_what_the_first_has_not() {
-        let space = |number, pids: &[i32], mounts| MountNamespace { number, pids: pids.to_vec(), mounts };
+        let space = |number, pids: &[i32], mounts| MountNamespace {
+            number,
+            pids: pids.to_vec(),
+            mounts,
+        };
         let first = space(1, &[1], vec![mount("/", "root")]);
         let check = |other: MountNamespace, expected: &str| {
             let text = mount_table(&[first.clone(), other]);
-            assert!(text.starts_with("MOUNT  TYPE   SOURCE  OPTIONS\n/      tmpfs  root    rw\n"), "{text}");
+            assert!(
+                text.starts_with("MOUNT  TYPE   SOURCE  OPTIONS\n/      tmpfs  root    rw\n"),
+                "{text}"
+            );
             assert!(text.ends_with(expected), "{text}");
         };
         check(
@@ -170,12 +225,18 @@ mod tests {
             inode: 5,
             uid: Some(0),
             net_namespace: 1,
-            owners: vec![Owner { pid: 7, comm: "nginx".to_owned() }],
+            owners: vec![Owner {
+                pid: 7,
+                comm: "nginx".to_owned(),
+            }],
             address: 1,
         };
         let check = |socket: InetSocket, expected: [&str; 5]| assert_eq!(inet(&socket), expected);
         let listens = socket(Protocol::Tcp, SocketState::Listen, "0.0.0.0:0");
-        check(listens, ["tcp", "listens", "10.0.2.15:80", "-", "nginx (7)"]);
+        check(
+            listens,
+            ["tcp", "listens", "10.0.2.15:80", "-", "nginx (7)"],
+        );
         let talks = socket(Protocol::Udp, SocketState::Closed, "[::1]:53");
         check(talks, ["udp", "-", "10.0.2.15:80", "[::1]:53", "nginx (7)"]);
     }

@@ -56,26 +56,46 @@ pub fn console(arguments: &ConsoleArguments) -> Result<u8, Failure> {
     let vm = find(&inventory, &arguments.name)?;
     check_alive(&vm, "attach to")?;
     let record = inventory.record(&vm.name);
-    let failed = |source| Failure::Vm { act: "attach to", name: vm.name.clone(), source };
+    let failed = |source| Failure::Vm {
+        act: "attach to",
+        name: vm.name.clone(),
+        source,
+    };
     let replay_bytes = if arguments.no_replay { 0 } else { REPLAY_BYTES };
-    let command = Command::Console { replay_bytes, types: !arguments.read_only };
+    let command = Command::Console {
+        replay_bytes,
+        types: !arguments.read_only,
+    };
     let mut client = Client::connect(&record).map_err(failed)?;
     client.order(command).map_err(failed)?;
     let (first, stream) = client.into_console().map_err(failed)?;
     let is_interactive = terminal::is_interactive();
     let resize = move || drop(tell_size(&record));
     if is_interactive {
-        eprintln!("mother: at the console of VM \"{}\"; Ctrl-A d leaves it running", vm.name);
+        eprintln!(
+            "mother: at the console of VM \"{}\"; Ctrl-A d leaves it running",
+            vm.name
+        );
         resize();
     }
     signals::leave_in_order(resize).map_err(Failure::Signals)?;
     if is_interactive {
-        terminal::make_raw().map_err(|source| Failure::Terminal { act: "take", source })?;
+        terminal::make_raw().map_err(|source| Failure::Terminal {
+            act: "take",
+            source,
+        })?;
     }
     let end = hear_of_end(inventory.clone(), vm.name.clone())?;
     let has_left = Arc::new(AtomicBool::new(false));
-    let keys = stream.try_clone().map_err(|error| failed(ClientError::Connection(error)))?;
-    send_input(keys, is_interactive, arguments.read_only, Arc::clone(&has_left))?;
+    let keys = stream
+        .try_clone()
+        .map_err(|error| failed(ClientError::Connection(error)))?;
+    send_input(
+        keys,
+        is_interactive,
+        arguments.read_only,
+        Arc::clone(&has_left),
+    )?;
     show(&first, stream)?;
     terminal::restore();
     if has_left.load(Ordering::Acquire) {
@@ -83,19 +103,27 @@ pub fn console(arguments: &ConsoleArguments) -> Result<u8, Failure> {
         return Ok(0);
     }
     // The connection may also have been closed for another reason: then this waits for the VM's real end.
-    let end = end.recv().unwrap_or_else(|_| end_of(&inventory, &vm.name))?;
+    let end = end
+        .recv()
+        .unwrap_or_else(|_| end_of(&inventory, &vm.name))?;
     eprintln!("mother: VM \"{}\" has ended: {}", vm.name, end.message);
     Ok(end.exit_status)
 }
 
 /// Waits for the VM's end on a connection of its own, from now on: one that leaves nothing says it only there.
-fn hear_of_end(inventory: Inventory, name: VmName) -> Result<Receiver<Result<VmEnd, Failure>>, Failure> {
+fn hear_of_end(
+    inventory: Inventory,
+    name: VmName,
+) -> Result<Receiver<Result<VmEnd, Failure>>, Failure> {
     let (sender, receiver) = mpsc::channel();
     let wait = move || {
         // Nobody listens any more when the person has left.
         let _ = sender.send(end_of(&inventory, &name));
     };
-    thread::Builder::new().name("end".to_owned()).spawn(wait).map_err(Failure::Input)?;
+    thread::Builder::new()
+        .name("end".to_owned())
+        .spawn(wait)
+        .map_err(Failure::Input)?;
     Ok(receiver)
 }
 
@@ -120,7 +148,11 @@ fn send_input(
     let send = move || {
         let mut keys = Keys::of_console();
         each_chunk(|bytes| {
-            let (typed, leaves) = if is_interactive { keys.read(bytes) } else { (bytes.to_vec(), false) };
+            let (typed, leaves) = if is_interactive {
+                keys.read(bytes)
+            } else {
+                (bytes.to_vec(), false)
+            };
             if leaves {
                 has_left.store(true, Ordering::Release);
                 let _ = to.shutdown(Shutdown::Both);
@@ -128,7 +160,11 @@ fn send_input(
             !leaves && (is_read_only || to.write_all(&typed).is_ok())
         });
     };
-    thread::Builder::new().name("console-input".to_owned()).spawn(send).map(drop).map_err(Failure::Input)
+    thread::Builder::new()
+        .name("console-input".to_owned())
+        .spawn(send)
+        .map(drop)
+        .map_err(Failure::Input)
 }
 
 /// Shows what comes until nothing comes any more.

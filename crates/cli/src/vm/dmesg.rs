@@ -28,7 +28,9 @@ pub struct DmesgArguments {
 /// Prints the log; the exit status.
 pub fn dmesg(arguments: &DmesgArguments) -> Result<u8, Failure> {
     let (name, mut watcher) = watch(&arguments.name)?;
-    let log = look(&name, &mut watcher, |_, look| seen(&name, look.kernel_log()))?;
+    let log = look(&name, &mut watcher, |_, look| {
+        seen(&name, look.kernel_log())
+    })?;
     if arguments.json {
         say(&format!("{:#}\n", serde_json::json!(log)))?;
         return Ok(0);

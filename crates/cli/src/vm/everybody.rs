@@ -32,14 +32,27 @@ pub(super) fn everybody(is_json: bool) -> Result<u8, Failure> {
         let threads: Vec<_> = vms.into_iter().map(ask).collect();
         threads
             .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .map(|thread| {
+                thread
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
             .collect()
     });
-    let beliefs: Vec<Belief> =
-        asked.iter().filter_map(|asked| asked.seen.as_ref().ok()).map(belief).collect();
+    let beliefs: Vec<Belief> = asked
+        .iter()
+        .filter_map(|asked| asked.seen.as_ref().ok())
+        .map(belief)
+        .collect();
     let host = judge_host(&beliefs, host_memory_bytes());
-    say(&if is_json { value(&asked, &host) } else { table(&asked, &host) })?;
-    let lies = asked.iter().any(|asked| verdict(asked) == Some(Verdict::Contradicts));
+    say(&if is_json {
+        value(&asked, &host)
+    } else {
+        table(&asked, &host)
+    })?;
+    let lies = asked
+        .iter()
+        .any(|asked| verdict(asked) == Some(Verdict::Contradicts));
     Ok(if lies { ANSWER_IS_NO } else { 0 })
 }
 
@@ -54,27 +67,43 @@ fn ask(inventory: &Inventory, vm: Vm) -> Asked {
 
 fn belief(glance: &Glance) -> Belief {
     let memory = &glance.books.memory;
-    Belief { configured_bytes: memory.configured_bytes, resident_bytes: memory.resident_bytes }
+    Belief {
+        configured_bytes: memory.configured_bytes,
+        resident_bytes: memory.resident_bytes,
+    }
 }
 
 fn verdict(asked: &Asked) -> Option<Verdict> {
     asked.seen.as_ref().ok().map(|glance| worst(&glance.rows))
 }
 
-const HEADS: [&str; 7] = ["NAME", "STATE", "CLAIM", "KERNEL", "HELD", "GIVEN", "VERDICT"];
+const HEADS: [&str; 7] = [
+    "NAME", "STATE", "CLAIM", "KERNEL", "HELD", "GIVEN", "VERDICT",
+];
 
 fn table(all: &[Asked], host: &Row) -> String {
     if all.is_empty() {
         return "No guest runs. `mother run -d` starts one.\n".to_owned();
     }
     let lines: Vec<[String; 7]> = all.iter().map(line).collect();
-    let mut text = format!("{}\n{}", columns(&HEADS, &lines), rows(std::slice::from_ref(host)));
+    let mut text = format!(
+        "{}\n{}",
+        columns(&HEADS, &lines),
+        rows(std::slice::from_ref(host))
+    );
     for asked in all {
         if let Err(why) = &asked.seen {
-            text.push_str(&format!("\n{} does not answer: {}\n", asked.vm.name, printable(why)));
+            text.push_str(&format!(
+                "\n{} does not answer: {}\n",
+                asked.vm.name,
+                printable(why)
+            ));
         }
     }
-    if all.iter().any(|asked| verdict(asked).is_some_and(|verdict| verdict > Verdict::NotObservable)) {
+    if all
+        .iter()
+        .any(|asked| verdict(asked).is_some_and(|verdict| verdict > Verdict::NotObservable))
+    {
         text.push_str("\n`mother truth NAME` says more of one of them.\n");
     }
     text
@@ -82,10 +111,21 @@ fn table(all: &[Asked], host: &Row) -> String {
 
 fn line(asked: &Asked) -> [String; 7] {
     let bytes = |bytes: Option<u64>| bytes.map_or("-".to_owned(), size);
-    let (name, state) = (asked.vm.name.to_string(), asked.vm.state.as_str().to_owned());
+    let (name, state) = (
+        asked.vm.name.to_string(),
+        asked.vm.state.as_str().to_owned(),
+    );
     let Ok(glance) = &asked.seen else {
         let nothing = || "-".to_owned();
-        return [name, state, nothing(), nothing(), nothing(), nothing(), "no answer".to_owned()];
+        return [
+            name,
+            state,
+            nothing(),
+            nothing(),
+            nothing(),
+            nothing(),
+            "no answer".to_owned(),
+        ];
     };
     let (claim, kernel) = used(glance);
     [
@@ -103,8 +143,14 @@ fn line(asked: &Asked) -> [String; 7] {
 pub(super) fn used(glance: &Glance) -> (Option<u64>, Option<u64>) {
     let used = |total: Option<u64>, free: Option<u64>| total?.checked_sub(free?);
     let reading = &glance.reading;
-    let claim = reading.claims.balloon.and_then(|balloon| used(balloon.total_bytes, balloon.free_bytes));
-    (claim, used(reading.kernel.total_bytes, reading.kernel.free_bytes))
+    let claim = reading
+        .claims
+        .balloon
+        .and_then(|balloon| used(balloon.total_bytes, balloon.free_bytes));
+    (
+        claim,
+        used(reading.kernel.total_bytes, reading.kernel.free_bytes),
+    )
 }
 
 /// Documented in docs/insight.md.
@@ -127,8 +173,14 @@ pub(super) fn host_memory_bytes() -> u64 {
 
 /// MemTotal (proc_meminfo(5)).
 fn total(text: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim()
+        .strip_suffix(" kB")?
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(1024)
 }
 
 #[cfg(test)]
@@ -137,7 +189,10 @@ mod tests {
 
     #[test]
     fn the_hosts_memory_is_what_its_kernel_counts() {
-        assert_eq!(total("MemTotal:       24653324 kB\nMemFree: 1 kB\n"), Some(24_653_324 << 10));
+        assert_eq!(
+            total("MemTotal:       24653324 kB\nMemFree: 1 kB\n"),
+            Some(24_653_324 << 10)
+        );
         assert_eq!(total("MemFree: 1 kB\n"), None);
         assert!(host_memory_bytes() > 0);
     }

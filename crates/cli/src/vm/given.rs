@@ -16,12 +16,19 @@ pub(super) fn lines(memory: &MemoryBook, working_set: Option<Estimate>) -> Optio
     );
     let places: Vec<String> = memory.paged_out.iter().map(place).collect();
     if !places.is_empty() {
-        text.push_str(&format!("away     {}: {}\n", size(memory.paged_out_bytes()), places.join(", ")));
+        text.push_str(&format!(
+            "away     {}: {}\n",
+            size(memory.paged_out_bytes()),
+            places.join(", ")
+        ));
         let file = match paging.store_file_bytes {
             0 => String::new(),
             bytes => format!(", {} of file", size(bytes)),
         };
-        text.push_str(&format!("         for {} of memory{file}\n", size(paging.store_memory_bytes)));
+        text.push_str(&format!(
+            "         for {} of memory{file}\n",
+            size(paging.store_memory_bytes)
+        ));
     }
     if let Some(set) = working_set {
         let bytes = |value: f64| size(value.max(0.0) as u64);
@@ -33,7 +40,10 @@ pub(super) fn lines(memory: &MemoryBook, working_set: Option<Estimate>) -> Optio
         ));
     }
     if let Some(why) = &paging.waits {
-        text.push_str(&format!("waits    there is no room for its pages: {}\n", printable(why)));
+        text.push_str(&format!(
+            "waits    there is no room for its pages: {}\n",
+            printable(why)
+        ));
     }
     Some(text)
 }
@@ -59,11 +69,18 @@ mod tests {
     #[test]
     fn a_limited_guest_is_told_in_lines_and_another_in_none() {
         let check = |limit_bytes, waits: Option<&str>, expected: Option<&str>| {
-            let place = |name: &str, value: u64| Counter { name: name.to_owned(), value: value << 20 };
+            let place = |name: &str, value: u64| Counter {
+                name: name.to_owned(),
+                value: value << 20,
+            };
             let memory = MemoryBook {
                 configured_bytes: 1 << 30,
                 resident_bytes: 99 << 20,
-                paged_out: vec![place("zeros", 10), place("compressed_in_memory", 500), place("in_file", 90)],
+                paged_out: vec![
+                    place("zeros", 10),
+                    place("compressed_in_memory", 500),
+                    place("in_file", 90),
+                ],
                 paging: Some(PagingBook {
                     limit_bytes,
                     store_memory_bytes: 200 << 20,
@@ -73,8 +90,12 @@ mod tests {
                 }),
                 ..MemoryBook::default()
             };
-            let estimate =
-                Estimate { value: 52_428_800.0, error: 2_097_152.0, period_seconds: 4.0, age_ms: 0 };
+            let estimate = Estimate {
+                value: 52_428_800.0,
+                error: 2_097_152.0,
+                period_seconds: 4.0,
+                age_ms: 0,
+            };
             assert_eq!(lines(&memory, Some(estimate)).as_deref(), expected);
         };
         check(None, None, None);

@@ -103,9 +103,13 @@ fn text(glance: &Glance, moment: &Moment<'_>, look: Option<&Look<'_>>) -> String
             (_, true) => "halted",
             _ => "runs",
         };
-        let at = moment.kernel.ok().and_then(|kernel| kernel.describe(Gva(vcpu.rip)));
-        let at =
-            at.map_or(String::new(), |(symbol, offset)| format!(" ({}+{offset:#x})", printable(&symbol)));
+        let at = moment
+            .kernel
+            .ok()
+            .and_then(|kernel| kernel.describe(Gva(vcpu.rip)));
+        let at = at.map_or(String::new(), |(symbol, offset)| {
+            format!(" ({}+{offset:#x})", printable(&symbol))
+        });
         text.push_str(&format!(
             "vcpu{}    {doing}, rip {:#x}{at}, cpl {}\n",
             vcpu.vcpu_id, vcpu.rip, vcpu.cpl
@@ -150,7 +154,11 @@ fn host(books: &HostBooks) -> String {
     let estimate = |name: &str, estimate: &Option<api::Estimate>, unit: &str| {
         estimate.map_or(String::new(), |estimate| {
             let bytes = |value: f64| size(value.max(0.0) as u64);
-            format!("{name}  {} +- {}{unit}\n", bytes(estimate.value), bytes(estimate.error))
+            format!(
+                "{name}  {} +- {}{unit}\n",
+                bytes(estimate.value),
+                bytes(estimate.error)
+            )
         })
     };
     text.push_str(&estimate("uses   ", &books.working_set, " working set"));
@@ -174,26 +182,38 @@ fn inside(look: &Look<'_>) -> String {
         Observed::Seen { value, .. } => printable(value),
         Observed::NotObservable { why } => format!("not observable: {}", printable(why)),
     };
-    let mut text =
-        format!("\nhost     {}\ncmdline  {}\n", show(&system.hostname), show(&system.command_line));
+    let mut text = format!(
+        "\nhost     {}\ncmdline  {}\n",
+        show(&system.hostname),
+        show(&system.command_line)
+    );
     if let Some([one, five, fifteen]) = system.load.value() {
         text.push_str(&format!("load     {one:.2} {five:.2} {fifteen:.2}\n"));
     }
     let modules = look.modules();
     match modules.value() {
         Some(modules) => {
-            let names: Vec<String> = modules.iter().map(|module| printable(&module.name)).collect();
+            let names: Vec<String> = modules
+                .iter()
+                .map(|module| printable(&module.name))
+                .collect();
             text.push_str(&format!("modules  {}: {}\n", names.len(), names.join(" ")));
         }
-        None => {
-            text.push_str(&format!("modules  not observable: {}\n", modules.why_not().unwrap_or_default()))
-        }
+        None => text.push_str(&format!(
+            "modules  not observable: {}\n",
+            modules.why_not().unwrap_or_default()
+        )),
     }
     match look.processes() {
         Observed::Seen { value, .. } => text.push_str(&format!("\n{}", processes::table(&value))),
-        Observed::NotObservable { why } => {
-            text.push_str(&format!("\nprocesses not observable: {}\n", printable(&why)))
-        }
+        Observed::NotObservable { why } => text.push_str(&format!(
+            "\nprocesses not observable: {}\n",
+            printable(&why)
+        )),
     }
-    text + &format!("\n{}\n{}", connections::sockets(look), connections::mounts(look))
+    text + &format!(
+        "\n{}\n{}",
+        connections::sockets(look),
+        connections::mounts(look)
+    )
 }

@@ -44,7 +44,10 @@ pub fn logs(arguments: &LogsArguments) -> Result<u8, Failure> {
     let inventory = Inventory::of_user()?;
     let vm = find(&inventory, &arguments.name)?;
     let record = inventory.record(&vm.name);
-    let failed = |source| Failure::Log { name: vm.name.clone(), source };
+    let failed = |source| Failure::Log {
+        name: vm.name.clone(),
+        source,
+    };
     let tail = arguments.tail.map_or(Tail::All, Tail::Lines);
     let (bytes, mut rest) = follow(&record, tail).map_err(failed)?;
     let mut output = standard_output().map_err(Failure::Output)?;
@@ -64,7 +67,14 @@ pub fn logs(arguments: &LogsArguments) -> Result<u8, Failure> {
 }
 
 fn say_end(inventory: &Inventory, vm: &Vm) {
-    let Ok(Vm { state, end: Some(end), .. }) = inventory.find(&vm.name) else { return };
+    let Ok(Vm {
+        state,
+        end: Some(end),
+        ..
+    }) = inventory.find(&vm.name)
+    else {
+        return;
+    };
     eprintln!("mother: VM \"{}\" has ended: {}", vm.name, end.message);
     for line in end.detail.iter().flat_map(|detail| detail.lines()) {
         eprintln!("  {line}");

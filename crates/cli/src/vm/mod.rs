@@ -24,8 +24,8 @@ pub use dmesg::{DmesgArguments, dmesg};
 pub use inspect::{InspectArguments, inspect};
 pub use logs::{LogsArguments, logs};
 pub use orders::{
-    LimitArguments, NamesArguments, RemoveArguments, StopArguments, SwitchArguments, kill, limit, pause,
-    remove, resume, stop, switch,
+    LimitArguments, NamesArguments, RemoveArguments, StopArguments, SwitchArguments, kill, limit,
+    pause, remove, resume, stop, switch,
 };
 pub use ps::{PsArguments, ps};
 pub use top::{TopArguments, top};

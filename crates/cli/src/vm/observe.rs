@@ -16,7 +16,9 @@ const ACT: &str = "look into";
 
 /// Where what is learned about kernels is kept; nowhere where there is no cache.
 pub(super) fn cache() -> Option<PathBuf> {
-    Cache::of_user().ok().map(|cache| cache.folder().join("kernels"))
+    Cache::of_user()
+        .ok()
+        .map(|cache| cache.folder().join("kernels"))
 }
 
 /// Somebody who watches the VM of this name.
@@ -24,14 +26,19 @@ pub(super) fn watch(typed: &str) -> Result<(VmName, Watcher), Failure> {
     let inventory = Inventory::of_user()?;
     let vm = find(&inventory, typed)?;
     check_alive(&vm, ACT)?;
-    let watcher = Watcher::connect(inventory.record(&vm.name), cache()).map_err(failed(&vm.name))?;
+    let watcher =
+        Watcher::connect(inventory.record(&vm.name), cache()).map_err(failed(&vm.name))?;
     Ok((vm.name, watcher))
 }
 
 /// What is said when a VM does not answer.
 pub(super) fn failed(name: &VmName) -> impl Fn(ClientError) -> Failure {
     let name = name.clone();
-    move |source| Failure::Vm { act: ACT, name: name.clone(), source }
+    move |source| Failure::Vm {
+        act: ACT,
+        name: name.clone(),
+        source,
+    }
 }
 
 /// Looks through the guest's kernel once.
@@ -60,5 +67,10 @@ pub(super) fn seen<T>(name: &VmName, observed: Observed<T>) -> Result<T, Failure
 
 fn blind(name: &VmName, why: String) -> Failure {
     let help = "a guest that boots is known when its kernel runs; `mother truth` says what the host knows without it";
-    Failure::NotNow { act: ACT, name: name.clone(), why, help }
+    Failure::NotNow {
+        act: ACT,
+        name: name.clone(),
+        why,
+        help,
+    }
 }

@@ -73,7 +73,11 @@ pub struct LimitArguments {
     #[command(flatten)]
     who: NamesArguments,
     /// How much of its memory the host may hold: a size such as 100M, a share such as 10%, or none for no limit
-    #[arg(long, value_name = "SIZE|SHARE", required_unless_present = "page_memory")]
+    #[arg(
+        long,
+        value_name = "SIZE|SHARE",
+        required_unless_present = "page_memory"
+    )]
     resident: Option<String>,
     /// Memory that compressed pages may take
     #[arg(long, value_name = "SIZE")]
@@ -109,24 +113,32 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
         "h" => 3600,
         _ => 0,
     };
-    match digits.parse::<u64>().ok().filter(|_| unit > 0).and_then(|number| number.checked_mul(unit)) {
+    match digits
+        .parse::<u64>()
+        .ok()
+        .filter(|_| unit > 0)
+        .and_then(|number| number.checked_mul(unit))
+    {
         Some(seconds) if seconds <= TIME_SECONDS_MAX => Ok(Duration::from_secs(seconds)),
         Some(_) => Err("more than a day".to_owned()),
-        None => Err("write seconds, or a number with s, m or h behind it, such as 30s or 2m".to_owned()),
+        None => {
+            Err("write seconds, or a number with s, m or h behind it, such as 30s or 2m".to_owned())
+        }
     }
 }
 
 /// Stops VMs.
 pub fn stop(arguments: &StopArguments) -> Result<u8, Failure> {
-    let command = Command::Stop { grace_ms: u64::try_from(arguments.grace.as_millis()).unwrap_or(u64::MAX) };
+    let command = Command::Stop {
+        grace_ms: u64::try_from(arguments.grace.as_millis()).unwrap_or(u64::MAX),
+    };
     each(&arguments.who, |inventory, vm| {
         match order(inventory, vm, "stop", command.clone()) {
             // A guest that is quick is gone before its process has answered.
-            Err(Failure::Vm { source: ClientError::Connection(_), .. })
-                if buried(inventory, &vm.name).is_ok() && !inventory.is_running(&vm.name)? =>
-            {
-                Ok(())
-            }
+            Err(Failure::Vm {
+                source: ClientError::Connection(_),
+                ..
+            }) if buried(inventory, &vm.name).is_ok() && !inventory.is_running(&vm.name)? => Ok(()),
             Err(failure) => Err(failure),
             Ok(()) => wait_for_end(inventory, &vm.name, "stop"),
         }
@@ -140,33 +152,56 @@ pub fn kill(arguments: &NamesArguments) -> Result<u8, Failure> {
 
 /// Pauses VMs.
 pub fn pause(arguments: &NamesArguments) -> Result<u8, Failure> {
-    each(arguments, |inventory, vm| order(inventory, vm, "pause", Command::Pause))
+    each(arguments, |inventory, vm| {
+        order(inventory, vm, "pause", Command::Pause)
+    })
 }
 
 /// Lets VMs go on.
 pub fn resume(arguments: &NamesArguments) -> Result<u8, Failure> {
-    each(arguments, |inventory, vm| order(inventory, vm, "resume", Command::Resume))
+    each(arguments, |inventory, vm| {
+        order(inventory, vm, "resume", Command::Resume)
+    })
 }
 
 /// Moves VMs to another engine.
 pub fn switch(arguments: &SwitchArguments) -> Result<u8, Failure> {
-    let command = Command::Switch { engine: arguments.engine.clone() };
-    each(&arguments.who, |inventory, vm| order(inventory, vm, "switch", command.clone()))
+    let command = Command::Switch {
+        engine: arguments.engine.clone(),
+    };
+    each(&arguments.who, |inventory, vm| {
+        order(inventory, vm, "switch", command.clone())
+    })
 }
 
 /// Sets limits.
 pub fn limit(arguments: &LimitArguments) -> Result<u8, Failure> {
-    let LimitArguments { who, resident, page_memory } = arguments;
-    let command = Command::Limit { resident: resident.clone(), page_memory: page_memory.clone() };
-    each(who, |inventory, vm| order(inventory, vm, "limit", command.clone()))
+    let LimitArguments {
+        who,
+        resident,
+        page_memory,
+    } = arguments;
+    let command = Command::Limit {
+        resident: resident.clone(),
+        page_memory: page_memory.clone(),
+    };
+    each(who, |inventory, vm| {
+        order(inventory, vm, "limit", command.clone())
+    })
 }
 
 /// Removes what VMs left.
 pub fn remove(arguments: &RemoveArguments) -> Result<u8, Failure> {
     let inventory = Inventory::of_user()?;
     let names = if arguments.all {
-        let has_ended = |vm: &Vm| arguments.force || matches!(vm.state, VmState::Ended | VmState::Died);
-        inventory.list()?.into_iter().filter(has_ended).map(|vm| vm.name).collect()
+        let has_ended =
+            |vm: &Vm| arguments.force || matches!(vm.state, VmState::Ended | VmState::Died);
+        inventory
+            .list()?
+            .into_iter()
+            .filter(has_ended)
+            .map(|vm| vm.name)
+            .collect()
     } else {
         names(&arguments.names)?
     };
@@ -197,15 +232,29 @@ fn perform(
     is_json: bool,
     act: impl Fn(&Inventory, &Vm) -> Result<(), Failure> + Sync,
 ) -> Result<u8, Failure> {
-    let act = |name: &VmName| inventory.find(name).map_err(Failure::from).and_then(|vm| act(inventory, &vm));
+    let act = |name: &VmName| {
+        inventory
+            .find(name)
+            .map_err(Failure::from)
+            .and_then(|vm| act(inventory, &vm))
+    };
     let results: Vec<(&VmName, Result<(), Failure>)> = thread::scope(|scope| {
-        let threads: Vec<_> = names.iter().map(|name| (name, scope.spawn(|| act(name)))).collect();
+        let threads: Vec<_> = names
+            .iter()
+            .map(|name| (name, scope.spawn(|| act(name))))
+            .collect();
         let join = |panic| std::panic::resume_unwind(panic);
-        threads.into_iter().map(|(name, thread)| (name, thread.join().unwrap_or_else(join))).collect()
+        threads
+            .into_iter()
+            .map(|(name, thread)| (name, thread.join().unwrap_or_else(join)))
+            .collect()
     });
     if is_json {
         let object = |(name, result): &(&VmName, Result<(), Failure>)| json!({ "name": name, "done": result.is_ok(), "error": result.as_ref().err().map(Failure::text) });
-        say(&format!("{:#}\n", results.iter().map(object).collect::<Value>()))?;
+        say(&format!(
+            "{:#}\n",
+            results.iter().map(object).collect::<Value>()
+        ))?;
     }
     for (name, result) in &results {
         match result {
@@ -214,7 +263,11 @@ fn perform(
             Err(failure) => failure.print(),
         }
     }
-    Ok(if results.iter().all(|(_, result)| result.is_ok()) { 0 } else { ANSWER_IS_NO })
+    Ok(if results.iter().all(|(_, result)| result.is_ok()) {
+        0
+    } else {
+        ANSWER_IS_NO
+    })
 }
 
 pub(super) fn is_alive(vm: &Vm) -> bool {
@@ -227,41 +280,64 @@ pub(super) fn check_alive(vm: &Vm, act: &'static str) -> Result<(), Failure> {
         return Ok(());
     }
     let why = "it has ended".to_owned();
-    Err(Failure::NotNow { act, name: vm.name.clone(), why, help: "`mother ps` lists those that run" })
-}
-
-fn order(inventory: &Inventory, vm: &Vm, act: &'static str, command: Command) -> Result<(), Failure> {
-    check_alive(vm, act)?;
-    let client = Client::connect(&inventory.record(&vm.name));
-    client.and_then(|mut client| client.order(command)).map_err(|source| Failure::Vm {
+    Err(Failure::NotNow {
         act,
         name: vm.name.clone(),
-        source,
+        why,
+        help: "`mother ps` lists those that run",
     })
+}
+
+fn order(
+    inventory: &Inventory,
+    vm: &Vm,
+    act: &'static str,
+    command: Command,
+) -> Result<(), Failure> {
+    check_alive(vm, act)?;
+    let client = Client::connect(&inventory.record(&vm.name));
+    client
+        .and_then(|mut client| client.order(command))
+        .map_err(|source| Failure::Vm {
+            act,
+            name: vm.name.clone(),
+            source,
+        })
 }
 
 fn wait_for_end(inventory: &Inventory, name: &VmName, act: &'static str) -> Result<(), Failure> {
     // A connection that fails is one whose VM has ended meanwhile.
-    let _ = Client::connect(&inventory.record(name)).and_then(|mut client| client.ask(Command::Wait));
+    let _ =
+        Client::connect(&inventory.record(name)).and_then(|mut client| client.ask(Command::Wait));
     buried(inventory, name)?;
     if !inventory.is_running(name)? {
         return Ok(());
     }
     let why = "its process does not end".to_owned();
-    Err(Failure::NotNow { act, name: name.clone(), why, help: "`mother kill` ends it at once" })
+    Err(Failure::NotNow {
+        act,
+        name: name.clone(),
+        why,
+        help: "`mother kill` ends it at once",
+    })
 }
 
 fn kill_one(inventory: &Inventory, vm: &Vm) -> Result<(), Failure> {
     check_alive(vm, "kill")?;
     let record = inventory.record(&vm.name);
-    if Client::connect(&record).and_then(|mut client| client.order(Command::Kill)).is_ok() {
+    if Client::connect(&record)
+        .and_then(|mut client| client.order(Command::Kill))
+        .is_ok()
+    {
         buried(inventory, &vm.name)?;
     }
     if !inventory.is_running(&vm.name)? {
         return Ok(());
     }
     // It does not answer or does not end. Its process holds the name, so the number is still its own.
-    let pid = record.info().and_then(|info| Pid::from_raw(i32::try_from(info.pid).ok()?));
+    let pid = record
+        .info()
+        .and_then(|info| Pid::from_raw(i32::try_from(info.pid).ok()?));
     if let Some(pid) = pid {
         let killed = kill_process(pid, Signal::KILL);
         killed.map_err(|error| Failure::Vm {
@@ -280,7 +356,11 @@ mod tests {
     #[test]
     fn a_time_is_understood_or_explained() {
         let check = |text, expected: Option<u64>| {
-            assert_eq!(time(text).ok().map(|time| time.as_secs()), expected, "{text:?}");
+            assert_eq!(
+                time(text).ok().map(|time| time.as_secs()),
+                expected,
+                "{text:?}"
+            );
         };
         check("30", Some(30));
         check("0", Some(0));

@@ -19,7 +19,16 @@ pub(super) fn processes(typed: &str, is_json: bool) -> Result<u8, Failure> {
     Ok(0)
 }
 
-const HEADS: [&str; 8] = ["PID", "PPID", "UID", "S", "CPU", "RESIDENT", "CONTAINER", "COMMAND"];
+const HEADS: [&str; 8] = [
+    "PID",
+    "PPID",
+    "UID",
+    "S",
+    "CPU",
+    "RESIDENT",
+    "CONTAINER",
+    "COMMAND",
+];
 
 /// A line for each process.
 pub(super) fn table(processes: &[Process]) -> String {
@@ -28,10 +37,18 @@ pub(super) fn table(processes: &[Process]) -> String {
 
 /// What ps(1) would show.
 pub(super) fn row(process: &Process) -> [String; 8] {
-    let container = process.container.as_ref().map_or("-".to_owned(), |container| {
-        let short: String = container.id.chars().take(12).collect();
-        printable(&container.runtime.as_ref().map_or(short.clone(), |runtime| format!("{runtime}:{short}")))
-    });
+    let container = process
+        .container
+        .as_ref()
+        .map_or("-".to_owned(), |container| {
+            let short: String = container.id.chars().take(12).collect();
+            printable(
+                &container
+                    .runtime
+                    .as_ref()
+                    .map_or(short.clone(), |runtime| format!("{runtime}:{short}")),
+            )
+        });
     [
         process.pid.to_string(),
         process.parent_pid.to_string(),
@@ -46,6 +63,9 @@ pub(super) fn row(process: &Process) -> [String; 8] {
 
 /// The command line, or the name in brackets where there is none.
 fn command(process: &Process) -> String {
-    let words = process.command_line.value().filter(|words| !words.is_empty());
+    let words = process
+        .command_line
+        .value()
+        .filter(|words| !words.is_empty());
     printable(&words.map_or_else(|| format!("[{}]", process.comm), |words| words.join(" ")))
 }

@@ -43,9 +43,15 @@ pub fn ps(arguments: &PsArguments) -> Result<u8, Failure> {
     let mut vms = Inventory::of_user()?.list()?;
     vms.retain(|vm| arguments.all || !has_ended(vm));
     if arguments.json {
-        say(&format!("{:#}\n", vms.iter().map(json_of).collect::<Value>()))?;
+        say(&format!(
+            "{:#}\n",
+            vms.iter().map(json_of).collect::<Value>()
+        ))?;
     } else if arguments.quiet {
-        say(&vms.iter().map(|vm| format!("{}\n", vm.name)).collect::<String>())?;
+        say(&vms
+            .iter()
+            .map(|vm| format!("{}\n", vm.name))
+            .collect::<String>())?;
     } else {
         say(&table(&vms))?;
     }
@@ -56,7 +62,9 @@ fn has_ended(vm: &Vm) -> bool {
     matches!(vm.state, VmState::Ended | VmState::Died)
 }
 
-const HEADS: [&str; 7] = ["NAME", "ENGINE", "STATE", "UPTIME", "CPU", "GIVEN", "RESIDENT"];
+const HEADS: [&str; 7] = [
+    "NAME", "ENGINE", "STATE", "UPTIME", "CPU", "GIVEN", "RESIDENT",
+];
 
 fn table(vms: &[Vm]) -> String {
     columns(&HEADS, &vms.iter().map(row).collect::<Vec<_>>())
@@ -65,8 +73,12 @@ fn table(vms: &[Vm]) -> String {
 fn row(vm: &Vm) -> [String; 7] {
     let unknown = || "-".to_owned();
     let (info, status, end) = (vm.info.as_ref(), vm.status.as_ref(), vm.end.as_ref());
-    let uptime = status.map(|status| status.uptime_seconds).or(end.and_then(|end| end.uptime_seconds));
-    let cpu = status.map(|status| status.cpu_seconds).or(end.and_then(|end| end.cpu_seconds));
+    let uptime = status
+        .map(|status| status.uptime_seconds)
+        .or(end.and_then(|end| end.uptime_seconds));
+    let cpu = status
+        .map(|status| status.cpu_seconds)
+        .or(end.and_then(|end| end.cpu_seconds));
     let state = match end {
         Some(end) if vm.state == VmState::Ended => format!("ended ({})", end.exit_status),
         _ => vm.state.as_str().to_owned(),
@@ -78,15 +90,21 @@ fn row(vm: &Vm) -> [String; 7] {
         uptime.map_or_else(unknown, time),
         cpu.map_or_else(unknown, time),
         info.map_or_else(unknown, |info| size(info.memory_given_bytes)),
-        status.and_then(|status| status.memory_resident_bytes).map_or_else(unknown, size),
+        status
+            .and_then(|status| status.memory_resident_bytes)
+            .map_or_else(unknown, size),
     ]
 }
 
 /// Documented in docs/lifecycle.md.
 fn json_of(vm: &Vm) -> Value {
     let (info, status, end) = (vm.info.as_ref(), vm.status.as_ref(), vm.end.as_ref());
-    let uptime = status.map(|status| status.uptime_seconds).or(end.and_then(|end| end.uptime_seconds));
-    let cpu = status.map(|status| status.cpu_seconds).or(end.and_then(|end| end.cpu_seconds));
+    let uptime = status
+        .map(|status| status.uptime_seconds)
+        .or(end.and_then(|end| end.uptime_seconds));
+    let cpu = status
+        .map(|status| status.cpu_seconds)
+        .or(end.and_then(|end| end.cpu_seconds));
     json!({
         "name": vm.name,
         "state": vm.state,
@@ -126,7 +144,13 @@ mod tests {
             detached: true,
             program: false,
         };
-        Vm { name, state, info: Some(info), status: None, end: None }
+        Vm {
+            name,
+            state,
+            info: Some(info),
+            status: None,
+            end: None,
+        }
     }
 
     fn running() -> Vm {
@@ -141,7 +165,10 @@ mod tests {
             consoles: 1,
             devices: Vec::new(),
         };
-        Vm { status: Some(status), ..vm }
+        Vm {
+            status: Some(status),
+            ..vm
+        }
     }
 
     fn ended() -> Vm {
@@ -154,7 +181,10 @@ mod tests {
             uptime_seconds: Some(7.5),
             cpu_seconds: Some(7.25),
         };
-        Vm { end: Some(end), ..vm("a-longer-name", VmState::Ended) }
+        Vm {
+            end: Some(end),
+            ..vm("a-longer-name", VmState::Ended)
+        }
     }
 
     #[test]
@@ -165,20 +195,33 @@ web            soft    running    1m15s   3.1s  512M   83.3M
 a-longer-name  soft    ended (3)  7.5s    7.2s  512M   -
 new            -       starting   -       -     -      -
 ";
-        let new = Vm { info: None, ..vm("new", VmState::Starting) };
+        let new = Vm {
+            info: None,
+            ..vm("new", VmState::Starting)
+        };
         assert_eq!(table(&[running(), ended(), new]), expected);
     }
 
     #[test]
     fn programs_find_every_field_in_every_object() {
         let (running, ended) = (json_of(&running()), json_of(&ended()));
-        let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        let keys = |value: &Value| {
+            value
+                .as_object()
+                .unwrap()
+                .keys()
+                .cloned()
+                .collect::<Vec<_>>()
+        };
         assert_eq!(keys(&running), keys(&ended));
         assert_eq!(
             (&running["state"], &running["pid"], &running["end"]),
             (&json!("running"), &json!(4242), &Value::Null)
         );
-        assert_eq!((&ended["state"], &ended["pid"]), (&json!("ended"), &Value::Null));
+        assert_eq!(
+            (&ended["state"], &ended["pid"]),
+            (&json!("ended"), &Value::Null)
+        );
         assert_eq!(ended["end"]["kind"], "crashed");
     }
 }

@@ -52,23 +52,37 @@ pub struct TruthArguments {
 
 /// Prints the table; the exit status.
 pub fn truth(arguments: &TruthArguments) -> Result<u8, Failure> {
-    let Some(name) = &arguments.name else { return everybody(arguments.json) };
+    let Some(name) = &arguments.name else {
+        return everybody(arguments.json);
+    };
     let (name, mut watcher) = watch(name)?;
     if arguments.watch {
         return watch_on(&name, &mut watcher.for_long(), arguments.json);
     }
     let glance = settled(&mut watcher).map_err(failed(&name))?;
-    let text = if arguments.json { format!("{:#}\n", value(&name, &glance)) } else { table(&name, &glance) };
+    let text = if arguments.json {
+        format!("{:#}\n", value(&name, &glance))
+    } else {
+        table(&name, &glance)
+    };
     say(&text)?;
     Ok(status(&glance))
 }
 
 fn status(glance: &Glance) -> u8 {
-    if worst(&glance.rows) == Verdict::Contradicts { ANSWER_IS_NO } else { 0 }
+    if worst(&glance.rows) == Verdict::Contradicts {
+        ANSWER_IS_NO
+    } else {
+        0
+    }
 }
 
 fn watch_on(name: &VmName, watcher: &mut Watcher, is_json: bool) -> Result<u8, Failure> {
-    let clear = if std::io::stdout().is_terminal() { CLEAR } else { "" };
+    let clear = if std::io::stdout().is_terminal() {
+        CLEAR
+    } else {
+        ""
+    };
     let mut last = 0;
     loop {
         let start = Instant::now();
@@ -109,7 +123,11 @@ fn value(name: &VmName, glance: &Glance) -> serde_json::Value {
 /// The table, and below it every difference in words.
 pub(super) fn table(name: &VmName, glance: &Glance) -> String {
     let given = given::lines(&glance.books.memory, glance.books.working_set).unwrap_or_default();
-    format!("{}\n{given}\n{}", headline(name, glance), rows(&glance.rows))
+    format!(
+        "{}\n{given}\n{}",
+        headline(name, glance),
+        rows(&glance.rows)
+    )
 }
 
 /// What the table stands on.
@@ -117,9 +135,17 @@ fn headline(name: &VmName, glance: &Glance) -> String {
     let kernel = &glance.kernel;
     let release = kernel.release.as_ref().map(|release| {
         let rung = kernel.rung.map_or("", insight::Rung::words);
-        let disputed = if kernel.disputes.is_empty() { "" } else { ", profile DISPUTED" };
+        let disputed = if kernel.disputes.is_empty() {
+            ""
+        } else {
+            ", profile DISPUTED"
+        };
         format!("Linux {} ({rung}{disputed})", printable(release))
     });
     let why = kernel.why_not.as_ref().map(|why| printable(why));
-    [Some(format!("VM {name}")), release, why].into_iter().flatten().collect::<Vec<_>>().join(": ")
+    [Some(format!("VM {name}")), release, why]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join(": ")
 }

@@ -22,7 +22,12 @@ pub(super) fn settled(watcher: &mut Watcher) -> Result<Glance, ClientError> {
         glance = watcher.glance()?;
     }
     let until = Instant::now() + SETTLING;
-    while Instant::now() < until && glance.rows.iter().any(|row| row.verdict == Verdict::Differs) {
+    while Instant::now() < until
+        && glance
+            .rows
+            .iter()
+            .any(|row| row.verdict == Verdict::Differs)
+    {
         thread::sleep(SETTLING_BETWEEN);
         glance = watcher.glance()?;
     }
@@ -44,9 +49,14 @@ pub(crate) fn rows(rows: &[Row]) -> String {
         ]
     };
     let mut text = columns(&HEADS, &rows.iter().map(line).collect::<Vec<_>>());
-    let told = rows.iter().filter(|row| !matches!(row.verdict, Verdict::Agrees | Verdict::NotObservable));
+    let told = rows
+        .iter()
+        .filter(|row| !matches!(row.verdict, Verdict::Agrees | Verdict::NotObservable));
     for row in told {
-        let by = row.difference.as_ref().map_or(String::new(), |difference| format!("{difference}: "));
+        let by = row
+            .difference
+            .as_ref()
+            .map_or(String::new(), |difference| format!("{difference}: "));
         let confidence = format!("{:?}", row.confidence).to_lowercase();
         text.push_str(&format!(
             "\n{} {}: {}{}\n  rule {}, {} reading(s), confidence {confidence}, {:.1}s old; {}\n",
@@ -61,7 +71,10 @@ pub(crate) fn rows(rows: &[Row]) -> String {
         ));
     }
     let mut reasons: Vec<&str> = Vec::new();
-    for row in rows.iter().filter(|row| row.verdict == Verdict::NotObservable) {
+    for row in rows
+        .iter()
+        .filter(|row| row.verdict == Verdict::NotObservable)
+    {
         if !reasons.contains(&row.meaning.as_str()) {
             reasons.push(&row.meaning);
         }

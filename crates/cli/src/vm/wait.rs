@@ -16,7 +16,11 @@ pub fn wait(arguments: &NamesArguments) -> Result<u8, Failure> {
     // All are there before anything is waited for.
     let ended: Vec<Option<VmEnd>> = names
         .iter()
-        .map(|name| Ok(Some(inventory.find(name)?).filter(|vm| !is_alive(vm)).and_then(|vm| vm.end)))
+        .map(|name| {
+            Ok(Some(inventory.find(name)?)
+                .filter(|vm| !is_alive(vm))
+                .and_then(|vm| vm.end))
+        })
         .collect::<Result<_, Failure>>()?;
     let mut ends = Vec::new();
     for (name, ended) in names.iter().zip(ended) {
@@ -26,19 +30,27 @@ pub fn wait(arguments: &NamesArguments) -> Result<u8, Failure> {
         });
     }
     if arguments.json {
-        let objects = names.iter().zip(&ends).map(|(name, end)| json!({ "name": name, "end": end }));
+        let objects = names
+            .iter()
+            .zip(&ends)
+            .map(|(name, end)| json!({ "name": name, "end": end }));
         say(&format!("{:#}\n", objects.collect::<Value>()))?;
     } else {
         for (name, end) in names.iter().zip(&ends) {
             say(&format!("{name}: {}\n", end.message))?;
         }
     }
-    Ok(ends.iter().map(|end| end.exit_status).find(|status| *status != 0).unwrap_or(0))
+    Ok(ends
+        .iter()
+        .map(|end| end.exit_status)
+        .find(|status| *status != 0)
+        .unwrap_or(0))
 }
 
 /// Waits for a VM that runs; how it ended.
 pub(super) fn end_of(inventory: &Inventory, name: &VmName) -> Result<VmEnd, Failure> {
-    let told = Client::connect(&inventory.record(name)).and_then(|mut client| client.ask(Command::Wait));
+    let told =
+        Client::connect(&inventory.record(name)).and_then(|mut client| client.ask(Command::Wait));
     let left = buried(inventory, name)?;
     match (told, left) {
         (Ok(Outcome::Ended { end }), _) | (_, Some(end)) => Ok(end),

@@ -15,7 +15,10 @@ const BURIAL: Duration = Duration::from_secs(5);
 pub(super) fn names(typed: &[String]) -> Result<Vec<VmName>, Failure> {
     let mut names: Vec<VmName> = Vec::new();
     for name in typed {
-        let name = VmName::new(name).map_err(|source| Failure::Name { name: name.clone(), source })?;
+        let name = VmName::new(name).map_err(|source| Failure::Name {
+            name: name.clone(),
+            source,
+        })?;
         if !names.contains(&name) {
             names.push(name);
         }
@@ -25,7 +28,10 @@ pub(super) fn names(typed: &[String]) -> Result<Vec<VmName>, Failure> {
 
 /// The one that is meant.
 pub(super) fn find(inventory: &Inventory, typed: &str) -> Result<Vm, Failure> {
-    let name = VmName::new(typed).map_err(|source| Failure::Name { name: typed.to_owned(), source })?;
+    let name = VmName::new(typed).map_err(|source| Failure::Name {
+        name: typed.to_owned(),
+        source,
+    })?;
     Ok(inventory.find(&name)?)
 }
 
@@ -41,18 +47,28 @@ pub(super) fn buried(inventory: &Inventory, name: &VmName) -> Result<Option<VmEn
 
 /// What a guest wrote, as something that cannot move the cursor of whoever reads it.
 pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
 }
 
 /// Rows under heads, each column as wide as it must be.
 pub(super) fn columns<const N: usize>(heads: &[&str; N], rows: &[[String; N]]) -> String {
     let heads = heads.map(str::to_owned);
     let all: Vec<&[String; N]> = std::iter::once(&heads).chain(rows).collect();
-    let width = |column: usize| all.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let width = |column: usize| {
+        all.iter()
+            .map(|row| row[column].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
     let widths: Vec<usize> = (0..N).map(width).collect();
     let line = |row: &&[String; N]| {
-        let cells: Vec<String> =
-            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let cells: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
         format!("{}\n", cells.join("  ").trim_end())
     };
     all.iter().map(line).collect()
@@ -73,7 +89,9 @@ pub(super) fn time(seconds: f64) -> String {
 pub(super) fn size(bytes: u64) -> String {
     let units = [(30, "G"), (20, "M"), (10, "K")];
     match units.iter().find(|(shift, _)| bytes >> shift > 0) {
-        Some((shift, unit)) if bytes.is_multiple_of(1 << shift) => format!("{}{unit}", bytes >> shift),
+        Some((shift, unit)) if bytes.is_multiple_of(1 << shift) => {
+            format!("{}{unit}", bytes >> shift)
+        }
         Some((shift, unit)) => format!("{:.1}{unit}", bytes as f64 / f64::from(1_u32 << shift)),
         None => format!("{bytes}"),
     }

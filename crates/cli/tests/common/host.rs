@@ -33,13 +33,19 @@ impl Host {
         // ud2 without an interrupt table
         fs::write(folder.path().join("crash"), multiboot(&[0x0f, 0x0b])).unwrap();
         fs::write(folder.path().join("late"), multiboot(&late())).unwrap();
-        Host { mother: Mother::new(folder.path()), folder }
+        Host {
+            mother: Mother::new(folder.path()),
+            folder,
+        }
     }
 
     /// The command with the default guest, or a loud word that there is none.
     pub fn with_guest() -> Option<Host> {
         let folder = tempfile::tempdir().unwrap();
-        with_guest().map(|mother| Host { mother: mother.in_folder(folder.path()), folder })
+        with_guest().map(|mother| Host {
+            mother: mother.in_folder(folder.path()),
+            folder,
+        })
     }
 
     /// Where the command is started.
@@ -54,7 +60,13 @@ impl Host {
 
     /// `mother run` of the echoing guest.
     pub fn run(&self, words: &[&str]) -> Ran {
-        self.mother.run(&[&["--kernel", "echo", "--memory", "32M", "--timeout", "90s"], words].concat())
+        self.mother.run(
+            &[
+                &["--kernel", "echo", "--memory", "32M", "--timeout", "90s"],
+                words,
+            ]
+            .concat(),
+        )
     }
 
     /// A detached echoing guest.
@@ -72,7 +84,9 @@ impl Host {
     pub fn ps(&self, name: &str) -> Value {
         let ran = self.call(&["ps", "-a", "--json"]);
         let vms: Vec<Value> = serde_json::from_str(&ran.stdout).unwrap();
-        vms.into_iter().find(|vm| vm["name"] == name).unwrap_or(Value::Null)
+        vms.into_iter()
+            .find(|vm| vm["name"] == name)
+            .unwrap_or(Value::Null)
     }
 
     /// Waits until what is logged has `text`.
@@ -100,12 +114,17 @@ impl Host {
     /// Types into a VM through its control socket.
     pub fn attach(&self, name: &str) -> UnixStream {
         let mut stream = UnixStream::connect(self.mother.vms().join(name).join("control")).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .unwrap();
         let request = "{\"version\":1,\"command\":\"console\",\"replay_bytes\":0,\"types\":true}\n";
         stream.write_all(request.as_bytes()).unwrap();
         let mut reply = [0; 29];
         stream.read_exact(&mut reply).unwrap();
-        assert_eq!(std::str::from_utf8(&reply).unwrap(), "{\"version\":1,\"reply\":\"done\"}\n");
+        assert_eq!(
+            std::str::from_utf8(&reply).unwrap(),
+            "{\"version\":1,\"reply\":\"done\"}\n"
+        );
         stream
     }
 }
@@ -114,10 +133,14 @@ impl Host {
 /// off through S5.
 fn echo() -> Vec<u8> {
     // mov edx, 0x3f8; mov al, byte; out dx, al
-    let mut code: Vec<u8> =
-        b"ready\r\n".iter().flat_map(|&byte| [0xba, 0xf8, 3, 0, 0, 0xb0, byte, 0xee]).collect();
+    let mut code: Vec<u8> = b"ready\r\n"
+        .iter()
+        .flat_map(|&byte| [0xba, 0xf8, 3, 0, 0, 0xb0, byte, 0xee])
+        .collect();
     // 1: mov edx, 0x3fd; in al, dx; test al, 1; jz 2f; mov edx, 0x3f8; in al, dx; out dx, al
-    code.extend([0xba, 0xfd, 3, 0, 0, 0xec, 0xa8, 1, 0x74, 7, 0xba, 0xf8, 3, 0, 0, 0xec, 0xee]);
+    code.extend([
+        0xba, 0xfd, 3, 0, 0, 0xec, 0xa8, 1, 0x74, 7, 0xba, 0xf8, 3, 0, 0, 0xec, 0xee,
+    ]);
     // 2: mov edx, 0x600; in ax, dx; test ah, 1; jz 1b
     code.extend([0xba, 0, 6, 0, 0, 0x66, 0xed, 0xf6, 0xc4, 1, 0x74, 0xe3]);
     // mov edx, 0x604; mov ax, 0x3400; out dx, ax; hlt
@@ -127,13 +150,18 @@ fn echo() -> Vec<u8> {
 
 /// Prints `ready`, clears the power button's first press as a kernel does that starts, and powers off at the second.
 fn late() -> Vec<u8> {
-    let mut code: Vec<u8> =
-        b"ready\r\n".iter().flat_map(|&byte| [0xba, 0xf8, 3, 0, 0, 0xb0, byte, 0xee]).collect();
+    let mut code: Vec<u8> = b"ready\r\n"
+        .iter()
+        .flat_map(|&byte| [0xba, 0xf8, 3, 0, 0, 0xb0, byte, 0xee])
+        .collect();
     // mov edx, 0x600; 1: in ax, dx; test ah, 1; jz 1b; mov ax, 0x100; out dx, ax
-    code.extend([0xba, 0, 6, 0, 0, 0x66, 0xed, 0xf6, 0xc4, 1, 0x74, 0xf9, 0x66, 0xb8, 0, 1, 0x66, 0xef]);
+    code.extend([
+        0xba, 0, 6, 0, 0, 0x66, 0xed, 0xf6, 0xc4, 1, 0x74, 0xf9, 0x66, 0xb8, 0, 1, 0x66, 0xef,
+    ]);
     // 2: in ax, dx; test ah, 1; jz 2b; mov edx, 0x604; mov ax, 0x3400; out dx, ax; hlt
     code.extend([
-        0x66, 0xed, 0xf6, 0xc4, 1, 0x74, 0xf9, 0xba, 4, 6, 0, 0, 0x66, 0xb8, 0, 0x34, 0x66, 0xef, 0xf4,
+        0x66, 0xed, 0xf6, 0xc4, 1, 0x74, 0xf9, 0xba, 4, 6, 0, 0, 0x66, 0xb8, 0, 0x34, 0x66, 0xef,
+        0xf4,
     ]);
     code
 }

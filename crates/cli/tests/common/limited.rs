@@ -39,7 +39,11 @@ impl Limited {
         }
         let folder = tempfile::tempdir().unwrap();
         let mother = mother.in_folder(folder.path());
-        Some(Limited { mother, folder, name })
+        Some(Limited {
+            mother,
+            folder,
+            name,
+        })
     }
 
     pub fn call(&self, words: &[&str]) -> Ran {
@@ -48,7 +52,15 @@ impl Limited {
 
     /// Starts it, without waiting for anything.
     pub fn launch(&self, words: &[&str]) {
-        let always = ["-d", "--name", self.name, "--memory", "160M", "--timeout", "115s"];
+        let always = [
+            "-d",
+            "--name",
+            self.name,
+            "--memory",
+            "160M",
+            "--timeout",
+            "115s",
+        ];
         let ran = self.mother.run(&[&always, words].concat());
         assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     }
@@ -79,13 +91,20 @@ impl Limited {
 
     /// The same for a guest that may have ended by now.
     pub fn type_line_if_alive(&self, line: &str) {
-        let _ended = self.connect().and_then(|client| self.type_into(client, line));
+        let _ended = self
+            .connect()
+            .and_then(|client| self.type_into(client, line));
     }
 
     fn type_into(&self, mut client: Client, line: &str) -> Result<(), ClientError> {
-        client.order(api::Command::Console { replay_bytes: 0, types: true })?;
+        client.order(api::Command::Console {
+            replay_bytes: 0,
+            types: true,
+        })?;
         let (_, mut stream) = client.into_console()?;
-        stream.write_all(format!("{line}\n").as_bytes()).map_err(ClientError::Connection)?;
+        stream
+            .write_all(format!("{line}\n").as_bytes())
+            .map_err(ClientError::Connection)?;
         thread::sleep(Duration::from_millis(200));
         Ok(())
     }
@@ -93,15 +112,22 @@ impl Limited {
     pub fn until(&self, what: &str, done: impl Fn() -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !done() {
-            assert!(Instant::now() < deadline, "{what}: not in time; {}", self.log());
+            assert!(
+                Instant::now() < deadline,
+                "{what}: not in time; {}",
+                self.log()
+            );
             thread::sleep(Duration::from_millis(100));
         }
     }
 
     /// What `ps -a --json` says of it.
     pub fn ps(&self) -> Value {
-        let vms: Vec<Value> = serde_json::from_str(&self.call(&["ps", "-a", "--json"]).stdout).unwrap();
-        vms.into_iter().find(|vm| vm["name"] == self.name).unwrap_or(Value::Null)
+        let vms: Vec<Value> =
+            serde_json::from_str(&self.call(&["ps", "-a", "--json"]).stdout).unwrap();
+        vms.into_iter()
+            .find(|vm| vm["name"] == self.name)
+            .unwrap_or(Value::Null)
     }
 
     pub fn pid(&self) -> String {

@@ -35,11 +35,17 @@ fn runtime() -> TempDir {
 
 /// The command, or a loud word that there is no default guest.
 pub fn with_guest() -> Option<Mother> {
-    let cache = images::Cache::of_user().ok().filter(|cache| cache.kernel_package().is_some());
+    let cache = images::Cache::of_user()
+        .ok()
+        .filter(|cache| cache.kernel_package().is_some());
     if cache.is_none() {
         // Written, not printed: the test harness would keep what is printed to itself.
         let mut stderr = std::io::stderr();
-        writeln!(stderr, "skipped: the default guest is not in the cache; `cargo xtask guest`").unwrap();
+        writeln!(
+            stderr,
+            "skipped: the default guest is not in the cache; `cargo xtask guest`"
+        )
+        .unwrap();
     }
     cache.map(|_| Mother::with_guest())
 }
@@ -57,22 +63,38 @@ pub struct Ran {
 impl Mother {
     /// The command in `folder`, with an empty cache.
     pub fn new(folder: &Path) -> Mother {
-        Mother { folder: folder.to_owned(), has_own_cache: true, path: None, runtime: runtime() }
+        Mother {
+            folder: folder.to_owned(),
+            has_own_cache: true,
+            path: None,
+            runtime: runtime(),
+        }
     }
 
     /// The command with the user's cache.
     pub fn with_guest() -> Mother {
-        Mother { folder: "/".into(), has_own_cache: false, path: None, runtime: runtime() }
+        Mother {
+            folder: "/".into(),
+            has_own_cache: false,
+            path: None,
+            runtime: runtime(),
+        }
     }
 
     /// The same, started in another folder.
     pub fn in_folder(self, folder: &Path) -> Mother {
-        Mother { folder: folder.to_owned(), ..self }
+        Mother {
+            folder: folder.to_owned(),
+            ..self
+        }
     }
 
     /// The same on a host that has only the programs in `path`.
     pub fn with_path(self, path: &Path) -> Mother {
-        Mother { path: Some(path.to_owned()), ..self }
+        Mother {
+            path: Some(path.to_owned()),
+            ..self
+        }
     }
 
     /// The folder of its VMs.
@@ -118,7 +140,9 @@ impl Mother {
 
     fn command_within(&self, limit: &str, program: &str) -> Command {
         let mut command = Command::new("/usr/bin/timeout");
-        command.args(["--kill-after=5", limit, program]).current_dir(&self.folder);
+        command
+            .args(["--kill-after=5", limit, program])
+            .current_dir(&self.folder);
         command.env("XDG_RUNTIME_DIR", self.runtime.path());
         command.env("MOTHER", env!("CARGO_BIN_EXE_mother"));
         if self.has_own_cache {
@@ -132,7 +156,10 @@ impl Mother {
 }
 
 fn finish(mut command: Command, input: &str) -> Ran {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let (mut stdin, input) = (child.stdin.take().unwrap(), input.to_owned());
     // A command that ends without reading everything is no surprise here.
@@ -140,7 +167,11 @@ fn finish(mut command: Command, input: &str) -> Ran {
     let output = child.wait_with_output().unwrap();
     writer.join().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).replace('\r', "");
-    Ran { status: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    Ran {
+        status: output.status.code(),
+        stdout: text(output.stdout),
+        stderr: text(output.stderr),
+    }
 }
 
 /// A line for bash on a terminal of its own, which script(1) makes.
@@ -157,9 +188,20 @@ impl Terminal {
     pub fn new(mother: &Mother, line: &str) -> Terminal {
         let mut command = mother.command("script");
         // In the foreground, or `timeout` keeps script from its terminal.
-        command.args(["--quiet", "--flush", "--return", "--command", line, "/dev/null"]);
+        command.args([
+            "--quiet",
+            "--flush",
+            "--return",
+            "--command",
+            line,
+            "/dev/null",
+        ]);
         command.env("SHELL", "/bin/bash").env("TERM", "xterm");
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let (keys, mut output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
         let (sender, shown) = mpsc::channel();
         thread::spawn(move || {
@@ -170,7 +212,13 @@ impl Terminal {
                 }
             }
         });
-        Terminal { child, keys, shown, text: String::new(), read: 0 }
+        Terminal {
+            child,
+            keys,
+            shown,
+            text: String::new(),
+            read: 0,
+        }
     }
 
     /// Presses keys.
@@ -189,7 +237,8 @@ impl Terminal {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             let bytes = self.shown.recv_timeout(left);
-            let bytes = bytes.unwrap_or_else(|_| panic!("no {text:?} in: {}", &self.text[self.read..]));
+            let bytes =
+                bytes.unwrap_or_else(|_| panic!("no {text:?} in: {}", &self.text[self.read..]));
             self.text.push_str(&String::from_utf8_lossy(&bytes));
         }
     }
@@ -211,12 +260,27 @@ pub fn multiboot(code: &[u8]) -> Vec<u8> {
     let end = LOAD + HEADER_BYTES + code.len() as u32;
     let (magic, flags) = (0x1bad_b002_u32, 1_u32 << 16);
     let checksum = 0_u32.wrapping_sub(magic.wrapping_add(flags));
-    let header = [magic, flags, checksum, LOAD, LOAD, end, end, LOAD + HEADER_BYTES];
-    header.iter().flat_map(|word| word.to_le_bytes()).chain(code.iter().copied()).collect()
+    let header = [
+        magic,
+        flags,
+        checksum,
+        LOAD,
+        LOAD,
+        end,
+        end,
+        LOAD + HEADER_BYTES,
+    ];
+    header
+        .iter()
+        .flat_map(|word| word.to_le_bytes())
+        .chain(code.iter().copied())
+        .collect()
 }
 
 /// Names of everything in a folder.
 pub fn names_in(folder: &Path) -> BTreeSet<String> {
     let entries = fs::read_dir(folder).unwrap();
-    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect()
 }

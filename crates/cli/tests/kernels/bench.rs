@@ -41,8 +41,9 @@ pub fn run(guest: &mut Guest, name: &str, cache: &Path) -> Costs {
     let kernel = attach(memory.clone(), &registers, Some(cache)).unwrap();
     let warm = median(|| timed(|| attach(memory.clone(), &registers, Some(cache)).unwrap()));
     let blind = median(|| timed(|| attach(memory.clone(), &[], None).unwrap()));
-    let say =
-        |what: &str, milliseconds: f64| crate::say(&format!("{name:30} {what:34} {milliseconds:8.2} ms"));
+    let say = |what: &str, milliseconds: f64| {
+        crate::say(&format!("{name:30} {what:34} {milliseconds:8.2} ms"))
+    };
     say("attach, nothing kept", cold);
     say("attach, profile kept", warm);
     say("attach without registers", blind);
@@ -52,8 +53,12 @@ pub fn run(guest: &mut Guest, name: &str, cache: &Path) -> Costs {
         ("memory counters", |look| drop(look.memory_counters())),
         ("modules", |look| drop(look.modules())),
         ("kernel log", |look| drop(look.kernel_log())),
-        ("hidden tasks, by books", |look| drop(look.hidden_tasks(insight::hidden::Depth::Books))),
-        ("hidden tasks, by slabs", |look| drop(look.hidden_tasks(insight::hidden::Depth::Slabs))),
+        ("hidden tasks, by books", |look| {
+            drop(look.hidden_tasks(insight::hidden::Depth::Books))
+        }),
+        ("hidden tasks, by slabs", |look| {
+            drop(look.hidden_tasks(insight::hidden::Depth::Slabs))
+        }),
         ("hidden modules", |look| drop(look.hidden_modules())),
         ("sockets", |look| drop(look.sockets())),
         ("mounts", |look| drop(look.mounts())),
@@ -63,7 +68,10 @@ pub fn run(guest: &mut Guest, name: &str, cache: &Path) -> Costs {
     }
     // Its own guest's clock ticks meanwhile, and nothing else.
     let share = guest.watched_for(WATCHED) * 100.0;
-    crate::say(&format!("{name:30} {:34} {share:8.2} % of a core", "watching once a second"));
+    crate::say(&format!(
+        "{name:30} {:34} {share:8.2} % of a core",
+        "watching once a second"
+    ));
     Costs { cold, warm, share }
 }
 

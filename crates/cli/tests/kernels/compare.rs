@@ -18,25 +18,39 @@ pub fn look<T>(kernel: &Kernel, registers: &[Registers], read: impl FnOnce(&Look
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 fn word(text: &str) -> String {
-    text.split_whitespace().next().unwrap_or_default().to_owned()
+    text.split_whitespace()
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 /// Every symbol of the kernel's own, by a hash of all lines.
 pub fn symbols(guest: &mut Guest, kernel: &Kernel) -> Vec<String> {
     let mut lines = String::new();
     for (address, kind, name) in kernel.symbols() {
-        lines += &format!("{:016x} {} {}\n", address.0, char::from(kind), String::from_utf8_lossy(name));
+        lines += &format!(
+            "{:016x} {} {}\n",
+            address.0,
+            char::from(kind),
+            String::from_utf8_lossy(name)
+        );
     }
     let theirs = word(&guest.ask("grep -v '\\[' /proc/kallsyms | sha256sum"));
     if sha256(lines.as_bytes()) == theirs {
         return Vec::new();
     }
     let count = word(&guest.ask("grep -vc '\\[' /proc/kallsyms"));
-    vec![format!("symbols differ: {} here, {count} in the guest", kernel.symbols().count())]
+    vec![format!(
+        "symbols differ: {} here, {count} in the guest",
+        kernel.symbols().count()
+    )]
 }
 
 /// The type information, byte by byte, and the facts of structures that stand in it.
@@ -59,8 +73,12 @@ pub fn processes(guest: &mut Guest, kernel: &Kernel) -> Vec<String> {
     let mut complaints = Vec::new();
     let mut theirs = BTreeMap::new();
     for line in stat.lines() {
-        let Some((pid, rest)) = line.split_once(" (") else { continue };
-        let Some((comm, rest)) = rest.rsplit_once(") ") else { continue };
+        let Some((pid, rest)) = line.split_once(" (") else {
+            continue;
+        };
+        let Some((comm, rest)) = rest.rsplit_once(") ") else {
+            continue;
+        };
         let words: Vec<&str> = rest.split(' ').collect();
         theirs.insert(
             pid.parse::<i32>().unwrap(),
@@ -69,14 +87,24 @@ pub fn processes(guest: &mut Guest, kernel: &Kernel) -> Vec<String> {
     }
     let steady: Vec<&Process> = before
         .values()
-        .filter(|process| after.get(&process.pid).is_some_and(|now| now.address == process.address))
+        .filter(|process| {
+            after
+                .get(&process.pid)
+                .is_some_and(|now| now.address == process.address)
+        })
         .collect();
     for process in &steady {
         let Some((comm, parent, threads)) = theirs.get(&process.pid) else {
-            complaints.push(format!("the guest does not show {} {}", process.pid, process.comm));
+            complaints.push(format!(
+                "the guest does not show {} {}",
+                process.pid, process.comm
+            ));
             continue;
         };
-        let ours = (process.parent_pid.to_string(), process.threads.len().to_string());
+        let ours = (
+            process.parent_pid.to_string(),
+            process.threads.len().to_string(),
+        );
         // Threads of the kernel show what they work on behind their names.
         if !comm.starts_with(process.comm.as_str()) && !process.is_kernel
             || ours != (parent.clone(), threads.clone())
@@ -88,8 +116,9 @@ pub fn processes(guest: &mut Guest, kernel: &Kernel) -> Vec<String> {
         }
     }
     let newest = before.keys().max().copied().unwrap_or(0);
-    for pid in
-        theirs.keys().filter(|pid| **pid <= newest && !before.contains_key(pid) && !after.contains_key(pid))
+    for pid in theirs
+        .keys()
+        .filter(|pid| **pid <= newest && !before.contains_key(pid) && !after.contains_key(pid))
     {
         complaints.push(format!("process {pid} of the guest is not seen"));
     }
@@ -102,7 +131,10 @@ pub fn processes(guest: &mut Guest, kernel: &Kernel) -> Vec<String> {
 }
 
 fn by_pid(processes: Vec<Process>) -> BTreeMap<i32, Process> {
-    processes.into_iter().map(|process| (process.pid, process)).collect()
+    processes
+        .into_iter()
+        .map(|process| (process.pid, process))
+        .collect()
 }
 
 fn resident(steady: &[&Process], status: &str) -> Vec<String> {
@@ -135,12 +167,20 @@ fn command_lines(guest: &mut Guest, steady: &[&Process]) -> Vec<String> {
     let mut complaints = Vec::new();
     for process in steady.iter().filter(|process| !process.is_kernel) {
         let pid = process.pid;
-        let theirs = guest.ask(&format!("tr '\\0' '|' </proc/{pid}/cmdline; echo; readlink /proc/{pid}/exe"));
+        let theirs = guest.ask(&format!(
+            "tr '\\0' '|' </proc/{pid}/cmdline; echo; readlink /proc/{pid}/exe"
+        ));
         let mut lines = theirs.lines();
-        let words = lines.next().unwrap_or_default().trim_end_matches('|').to_owned();
+        let words = lines
+            .next()
+            .unwrap_or_default()
+            .trim_end_matches('|')
+            .to_owned();
         let ours = process.command_line.value().map(|words| words.join("|"));
         if ours.as_deref() != Some(words.as_str()) {
-            complaints.push(format!("command line of {pid} is {ours:?} here and {words:?} there"));
+            complaints.push(format!(
+                "command line of {pid} is {ours:?} here and {words:?} there"
+            ));
         }
         if process.executable.value().map(String::as_str) != lines.next() {
             complaints.push(format!("program of {pid} is {:?} here", process.executable));
@@ -166,11 +206,16 @@ pub fn modules(guest: &mut Guest, kernel: &Kernel) -> Vec<String> {
         .iter()
         .map(|module| {
             let references = module.references.unwrap_or(-1);
-            format!("{} {} {references} 0x{:016x}", module.name, module.size_bytes, module.text.start)
+            format!(
+                "{} {} {references} 0x{:016x}",
+                module.name, module.size_bytes, module.text.start
+            )
         })
         .collect();
-    let mut complaints: Vec<String> =
-        ours.symmetric_difference(&theirs).map(|line| format!("module on one side only: {line}")).collect();
+    let mut complaints: Vec<String> = ours
+        .symmetric_difference(&theirs)
+        .map(|line| format!("module on one side only: {line}"))
+        .collect();
     if ours.is_empty() && !guest.ask("ls /modules").trim().is_empty() {
         complaints.push("no modules, though the guest has some to load".to_owned());
     }
@@ -186,14 +231,26 @@ pub fn memory(guest: &mut Guest, kernel: &Kernel) -> Vec<String> {
     let mut complaints = Vec::new();
     let mut compared = 0;
     for line in text.lines() {
-        let Some((name, rest)) = line.split_once(':') else { continue };
-        let Ok(theirs) = word(rest).parse::<u64>() else { continue };
-        let (Some(before), Some(after)) = (before.get(name), after.get(name)) else { continue };
+        let Some((name, rest)) = line.split_once(':') else {
+            continue;
+        };
+        let Ok(theirs) = word(rest).parse::<u64>() else {
+            continue;
+        };
+        let (Some(before), Some(after)) = (before.get(name), after.get(name)) else {
+            continue;
+        };
         compared += 1;
         let (low, high) = (before.min(after) / 1024, before.max(after) / 1024);
-        let slack = if name == "MemTotal" || name == "CommitLimit" { 0 } else { SLACK_KIB };
+        let slack = if name == "MemTotal" || name == "CommitLimit" {
+            0
+        } else {
+            SLACK_KIB
+        };
         if theirs + slack < low || theirs > high + slack {
-            complaints.push(format!("{name} is {low}..{high} KiB here and {theirs} there"));
+            complaints.push(format!(
+                "{name} is {low}..{high} KiB here and {theirs} there"
+            ));
         }
     }
     if compared < 30 {
@@ -207,12 +264,19 @@ pub fn system(guest: &mut Guest, kernel: &Kernel) -> Vec<String> {
     let mut complaints = Vec::new();
     let mut equal = |what: &str, ours: String, theirs: &str| {
         if ours != theirs.trim() {
-            complaints.push(format!("{what} is {ours:?} here and {:?} there", theirs.trim()));
+            complaints.push(format!(
+                "{what} is {ours:?} here and {:?} there",
+                theirs.trim()
+            ));
         }
     };
     let before = look(kernel, &[], |look| look.system());
     equal("release", before.release.clone(), &guest.ask("uname -r"));
-    equal("hostname", before.hostname.value().cloned().unwrap_or_default(), &guest.ask("hostname"));
+    equal(
+        "hostname",
+        before.hostname.value().cloned().unwrap_or_default(),
+        &guest.ask("hostname"),
+    );
     equal(
         "command line",
         before.command_line.value().cloned().unwrap_or_default(),
@@ -230,7 +294,13 @@ pub fn system(guest: &mut Guest, kernel: &Kernel) -> Vec<String> {
     let within = |what: &str, low: u64, value: f64, high: u64| {
         // A tick may be late by the time an idle guest sleeps.
         let is_within = value > seconds(low) - 3.0 && value < seconds(high) + 5.0;
-        (!is_within).then(|| format!("{what} is {}..{} here and {value} there", seconds(low), seconds(high)))
+        (!is_within).then(|| {
+            format!(
+                "{what} is {}..{} here and {value} there",
+                seconds(low),
+                seconds(high)
+            )
+        })
     };
     complaints.extend(within("uptime", before.uptime_ns, uptime, after.uptime_ns));
     complaints.extend(within("time", before.wall_ns, wall, after.wall_ns));
@@ -252,7 +322,10 @@ pub fn log(guest: &mut Guest, kernel: &Kernel) -> Vec<String> {
     let mut complaints = Vec::new();
     let missing: Vec<&String> = theirs.difference(&ours).collect();
     if !missing.is_empty() || records.len() < 100 {
-        complaints.push(format!("{} records, lines that are not seen: {missing:?}", records.len()));
+        complaints.push(format!(
+            "{} records, lines that are not seen: {missing:?}",
+            records.len()
+        ));
     }
     complaints
 }

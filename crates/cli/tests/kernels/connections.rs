@@ -40,9 +40,17 @@ fn again(mut compare: impl FnMut() -> Vec<String>) -> Vec<String> {
     complaints
 }
 
-fn differ<T: Ord + std::fmt::Debug>(what: &str, ours: &BTreeSet<T>, theirs: &BTreeSet<T>) -> Vec<String> {
-    let more = ours.difference(theirs).map(|item| format!("{what}: only here: {item:?}"));
-    let less = theirs.difference(ours).map(|item| format!("{what}: only in the guest: {item:?}"));
+fn differ<T: Ord + std::fmt::Debug>(
+    what: &str,
+    ours: &BTreeSet<T>,
+    theirs: &BTreeSet<T>,
+) -> Vec<String> {
+    let more = ours
+        .difference(theirs)
+        .map(|item| format!("{what}: only here: {item:?}"));
+    let less = theirs
+        .difference(ours)
+        .map(|item| format!("{what}: only in the guest: {item:?}"));
     more.chain(less).collect()
 }
 
@@ -50,7 +58,9 @@ fn differ<T: Ord + std::fmt::Debug>(what: &str, ours: &BTreeSet<T>, theirs: &BTr
 pub fn sockets(guest: &mut Guest, kernel: &Kernel) -> Vec<String> {
     again(|| {
         let seen = look(kernel, &[], |look| look.sockets());
-        let Some(ours) = seen.value() else { return vec![format!("{:?}", seen.why_not())] };
+        let Some(ours) = seen.value() else {
+            return vec![format!("{:?}", seen.why_not())];
+        };
         let mut complaints: Vec<String> = ours.missing.clone();
         complaints.extend(inet(guest, ours));
         complaints.extend(unix(guest, ours));
@@ -66,7 +76,11 @@ pub fn sockets(guest: &mut Guest, kernel: &Kernel) -> Vec<String> {
 
 fn own_namespace(guest: &mut Guest) -> u32 {
     let link = guest.ask("readlink /proc/1/ns/net");
-    link.chars().filter(char::is_ascii_digit).collect::<String>().parse().unwrap_or(0)
+    link.chars()
+        .filter(char::is_ascii_digit)
+        .collect::<String>()
+        .parse()
+        .unwrap_or(0)
 }
 
 /// As `/proc/net` writes them: words of 32 bits as the CPU has them.
@@ -120,17 +134,27 @@ fn inet(guest: &mut Guest, ours: &Sockets) -> Vec<String> {
                 ))
             })
             .collect();
-        let here =
-            ours.inet.iter().filter(|socket| socket.protocol == protocol && socket.net_namespace == own);
+        let here = ours
+            .inet
+            .iter()
+            .filter(|socket| socket.protocol == protocol && socket.net_namespace == own);
         let here: BTreeSet<_> = here
             .map(|socket| {
                 let uid = socket.uid.unwrap_or(0).to_string();
-                (socket.local, socket.remote, number(socket.state), socket.inode.to_string(), uid)
+                (
+                    socket.local,
+                    socket.remote,
+                    number(socket.state),
+                    socket.inode.to_string(),
+                    uid,
+                )
             })
             .collect();
         complaints.extend(differ(what, &here, &theirs));
         if theirs.is_empty() {
-            complaints.push(format!("the guest shows no sockets of {what}: nothing was compared"));
+            complaints.push(format!(
+                "the guest shows no sockets of {what}: nothing was compared"
+            ));
         }
     }
     complaints
@@ -150,17 +174,31 @@ fn unix(guest: &mut Guest, ours: &Sockets) -> Vec<String> {
                 _ => "seqpacket",
             };
             let name = words.get(7).copied().unwrap_or_default();
-            Some((kind.to_owned(), words[3] == "00010000", (*words.get(6)?).to_owned(), name.to_owned()))
+            Some((
+                kind.to_owned(),
+                words[3] == "00010000",
+                (*words.get(6)?).to_owned(),
+                name.to_owned(),
+            ))
         })
         .collect();
-    let here = ours.unix.iter().filter(|socket| socket.net_namespace == own).map(|socket| {
-        let name = match &socket.name {
-            Some(UnixAddress::Path(path)) => path.clone(),
-            Some(UnixAddress::Abstract(name)) => format!("@{}", name.replace('\0', "@")),
-            None => String::new(),
-        };
-        (socket.kind.clone(), socket.state == SocketState::Listen, socket.inode.to_string(), name)
-    });
+    let here = ours
+        .unix
+        .iter()
+        .filter(|socket| socket.net_namespace == own)
+        .map(|socket| {
+            let name = match &socket.name {
+                Some(UnixAddress::Path(path)) => path.clone(),
+                Some(UnixAddress::Abstract(name)) => format!("@{}", name.replace('\0', "@")),
+                None => String::new(),
+            };
+            (
+                socket.kind.clone(),
+                socket.state == SocketState::Listen,
+                socket.inode.to_string(),
+                name,
+            )
+        });
     differ("unix", &here.collect(), &theirs)
 }
 
@@ -169,16 +207,30 @@ fn owners(guest: &mut Guest, ours: &Sockets) -> Vec<String> {
     let mut theirs: BTreeMap<u64, BTreeSet<i32>> = BTreeMap::new();
     let mut pid = 0;
     for line in text.lines() {
-        let digits = |text: &str| text.chars().filter(char::is_ascii_digit).collect::<String>();
+        let digits = |text: &str| {
+            text.chars()
+                .filter(char::is_ascii_digit)
+                .collect::<String>()
+        };
         match line.split_once("socket:[") {
             Some((_, inode)) => {
-                theirs.entry(digits(inode).parse().unwrap_or(0)).or_default().insert(pid);
+                theirs
+                    .entry(digits(inode).parse().unwrap_or(0))
+                    .or_default()
+                    .insert(pid);
             }
             None => pid = digits(line).parse().unwrap_or(0),
         }
     }
-    let inet = ours.inet.iter().map(|socket| (socket.inode, &socket.owners));
-    let all = inet.chain(ours.unix.iter().map(|socket| (socket.inode, &socket.owners)));
+    let inet = ours
+        .inet
+        .iter()
+        .map(|socket| (socket.inode, &socket.owners));
+    let all = inet.chain(
+        ours.unix
+            .iter()
+            .map(|socket| (socket.inode, &socket.owners)),
+    );
     let mut complaints = Vec::new();
     let mut count = 0;
     for (inode, owners) in all.filter(|(inode, _)| *inode != 0) {
@@ -186,7 +238,9 @@ fn owners(guest: &mut Guest, ours: &Sockets) -> Vec<String> {
         let there = theirs.get(&inode).cloned().unwrap_or_default();
         count += there.len();
         if here != there {
-            complaints.push(format!("socket {inode} is held by {here:?}, in the guest by {there:?}"));
+            complaints.push(format!(
+                "socket {inode} is held by {here:?}, in the guest by {there:?}"
+            ));
         }
     }
     if count == 0 {
@@ -195,26 +249,50 @@ fn owners(guest: &mut Guest, ours: &Sockets) -> Vec<String> {
     complaints
 }
 
-type Row = (i32, i32, String, String, String, Vec<String>, String, String, bool);
+type Row = (
+    i32,
+    i32,
+    String,
+    String,
+    String,
+    Vec<String>,
+    String,
+    String,
+    bool,
+);
 
 /// Mounts of the first process's namespace, and that another one's are its own.
 pub fn mounts(guest: &mut Guest, kernel: &Kernel) -> Vec<String> {
     again(|| {
         let seen = look(kernel, &[], |look| look.mounts());
-        let Some(namespaces) = seen.value() else { return vec![format!("{:?}", seen.why_not())] };
-        let Some(own) = namespaces.iter().find(|namespace| namespace.pids.contains(&1)) else {
+        let Some(namespaces) = seen.value() else {
+            return vec![format!("{:?}", seen.why_not())];
+        };
+        let Some(own) = namespaces
+            .iter()
+            .find(|namespace| namespace.pids.contains(&1))
+        else {
             return vec!["the first process is in no mount namespace".to_owned()];
         };
-        let theirs: BTreeSet<Row> =
-            guest.ask("cat /proc/self/mountinfo").lines().filter_map(mountinfo).collect();
+        let theirs: BTreeSet<Row> = guest
+            .ask("cat /proc/self/mountinfo")
+            .lines()
+            .filter_map(mountinfo)
+            .collect();
         // The guest shows what it can get to.
-        let shown = own.mounts.iter().filter(|mount| mount.is_reachable == Some(true));
+        let shown = own
+            .mounts
+            .iter()
+            .filter(|mount| mount.is_reachable == Some(true));
         let mut complaints = differ("mounts", &shown.map(row).collect(), &theirs);
         if theirs.len() < 5 {
             complaints.push(format!("the guest shows {} mounts", theirs.len()));
         }
         let has_inner = |namespace: &MountNamespace| {
-            namespace.mounts.iter().any(|mount| mount.source == "inner" && mount.point == "/mnt")
+            namespace
+                .mounts
+                .iter()
+                .any(|mount| mount.source == "inner" && mount.point == "/mnt")
         };
         if has_inner(own) || !namespaces.iter().any(has_inner) {
             complaints.push("the mount of another namespace is not where it is".to_owned());
@@ -240,7 +318,10 @@ fn row(mount: &Mount) -> Row {
 /// A line of mountinfo (proc_pid_mountinfo(5)).
 fn mountinfo(line: &str) -> Option<Row> {
     let (mount, system) = line.split_once(" - ")?;
-    let words: Vec<String> = mount.split(' ').map(|word| word.replace("\\040", " ")).collect();
+    let words: Vec<String> = mount
+        .split(' ')
+        .map(|word| word.replace("\\040", " "))
+        .collect();
     let system: Vec<&str> = system.split(' ').collect();
     let options: Vec<String> = words.get(5)?.split(',').map(str::to_owned).collect();
     let is_read_only = options[0] == "ro" || system.get(2)?.split(',').any(|option| option == "ro");

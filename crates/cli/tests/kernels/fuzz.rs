@@ -10,13 +10,19 @@ use std::time::{Duration, Instant};
 
 use insight::hidden::Depth;
 use insight::integrity::Scope;
-use insight::{Account, Extent, Kernel, Limits, Look, Memory, Registers, Unreadable, attach_within};
+use insight::{
+    Account, Extent, Kernel, Limits, Look, Memory, Registers, Unreadable, attach_within,
+};
 use x86::Gpa;
 
 use crate::guest::Guest;
 
 /// What one look may cost here.
-const LIMITS: Limits = Limits { bytes: 512 << 20, reads: 2_000_000, time: Duration::from_secs(2) };
+const LIMITS: Limits = Limits {
+    bytes: 512 << 20,
+    reads: 2_000_000,
+    time: Duration::from_secs(2),
+};
 /// How long it may take at most, on a machine that does other things too.
 const TOO_LONG: Duration = Duration::from_secs(40);
 /// How much of what is read a clean run remembers.
@@ -52,7 +58,9 @@ struct Captured {
 impl Memory for Captured {
     fn read(&self, gpa: Gpa, bytes: &mut [u8]) -> Result<(), Unreadable> {
         let start = usize::try_from(gpa.0).map_err(|_| Unreadable::NoMemory(gpa))?;
-        let end = start.checked_add(bytes.len()).filter(|end| *end <= self.bytes.len());
+        let end = start
+            .checked_add(bytes.len())
+            .filter(|end| *end <= self.bytes.len());
         bytes.copy_from_slice(&self.bytes[start..end.ok_or(Unreadable::NoMemory(gpa))?]);
         if let Some(reads) = self.reads.lock().unwrap().as_mut()
             && reads.len() < MAX_READS
@@ -61,7 +69,10 @@ impl Memory for Captured {
         }
         for (at, word) in self.changes.lock().unwrap().iter() {
             for (byte, at) in word.to_le_bytes().into_iter().zip(*at..) {
-                if let Some(place) = at.checked_sub(gpa.0).and_then(|at| bytes.get_mut(at as usize)) {
+                if let Some(place) = at
+                    .checked_sub(gpa.0)
+                    .and_then(|at| bytes.get_mut(at as usize))
+                {
                     *place = byte;
                 }
             }
@@ -70,7 +81,10 @@ impl Memory for Captured {
     }
 
     fn extents(&self) -> Vec<Extent> {
-        vec![Extent { start: Gpa(0), len_bytes: self.bytes.len() as u64 }]
+        vec![Extent {
+            start: Gpa(0),
+            len_bytes: self.bytes.len() as u64,
+        }]
     }
 
     /// What is recorded is what was wanted, not a page around it.
@@ -91,7 +105,10 @@ impl Memory for Noise {
     }
 
     fn extents(&self) -> Vec<Extent> {
-        vec![Extent { start: Gpa(0), len_bytes: 1 << 20 }]
+        vec![Extent {
+            start: Gpa(0),
+            len_bytes: 1 << 20,
+        }]
     }
 }
 
@@ -139,13 +156,26 @@ struct Baseline {
 
 impl Baseline {
     /// Takes it; a guest whose code was changed where `change` says has the tables read that explain changes.
-    fn take(memory: &Captured, kernel: &Kernel, registers: &[Registers], folder: &Path) -> Baseline {
-        let baseline = Baseline { clean: folder.join("clean"), work: folder.join("work") };
+    fn take(
+        memory: &Captured,
+        kernel: &Kernel,
+        registers: &[Registers],
+        folder: &Path,
+    ) -> Baseline {
+        let baseline = Baseline {
+            clean: folder.join("clean"),
+            work: folder.join("work"),
+        };
         let account = Account::new(LIMITS);
         let look = kernel.look(&account, registers);
-        let first = look.integrity(&baseline.clean, "1", Scope::All).into_value().unwrap();
+        let first = look
+            .integrity(&baseline.clean, "1", Scope::All)
+            .into_value()
+            .unwrap();
         assert!(first.is_first && first.findings.is_empty(), "{first:?}");
-        let code = look.physical(kernel.address("do_syscall_64").unwrap()).unwrap();
+        let code = look
+            .physical(kernel.address("do_syscall_64").unwrap())
+            .unwrap();
         memory.changes.lock().unwrap().push((code.0 & !7, 0));
         baseline.compare(kernel, registers);
         memory.changes.lock().unwrap().clear();
@@ -158,12 +188,16 @@ impl Baseline {
             fs::copy(self.clean.join(name), self.work.join(name)).unwrap();
         }
         let account = Account::new(LIMITS);
-        kernel.look(&account, registers).integrity(&self.work, "1", Scope::All);
+        kernel
+            .look(&account, registers)
+            .integrity(&self.work, "1", Scope::All);
     }
 }
 
 fn word_at(bytes: &[u8], at: usize) -> u64 {
-    bytes.get(at..at + 8).map_or(0, |word| u64::from_le_bytes(word.try_into().unwrap()))
+    bytes
+        .get(at..at + 8)
+        .map_or(0, |word| u64::from_le_bytes(word.try_into().unwrap()))
 }
 
 /// A word that is likely to lead somewhere bad.
@@ -180,7 +214,9 @@ fn evil(random: &mut Random, memory: &Captured, reads: &[(u64, usize)]) -> u64 {
         4 => random.next() | 0xffff_8880_0000_0000,
         // A number or a pointer that makes sense somewhere else.
         5 | 6 => elsewhere(random),
-        _ => elsewhere(random).wrapping_add(random.next() % 4096).wrapping_sub(2048),
+        _ => elsewhere(random)
+            .wrapping_add(random.next() % 4096)
+            .wrapping_sub(2048),
     }
 }
 
@@ -192,14 +228,20 @@ pub fn run(guest: &mut Guest, seconds: u64, cache: &Path) -> u64 {
     let len = live.extents()[0].len_bytes as usize;
     let mut bytes = vec![0; len];
     live.read(Gpa(0), &mut bytes).unwrap();
-    let memory = Arc::new(Captured { bytes, changes: Mutex::default(), reads: Mutex::new(Some(Vec::new())) });
+    let memory = Arc::new(Captured {
+        bytes,
+        changes: Mutex::default(),
+        reads: Mutex::new(Some(Vec::new())),
+    });
     let kernel = attach_within(memory.clone(), &registers, Some(cache), LIMITS).unwrap();
     let attach_reads = memory.reads.lock().unwrap().replace(Vec::new()).unwrap();
     let account = Account::new(LIMITS);
     read_everything(&kernel.look(&account, &registers));
     let baseline = Baseline::take(&memory, &kernel, &registers, cache);
     let reads = memory.reads.lock().unwrap().take().unwrap();
-    let seed = std::env::var("MOTHER_FUZZ_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = std::env::var("MOTHER_FUZZ_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok());
     // The same in every test run, so that what fails is news; `cargo xtask fuzz` brings another each time.
     let mut seed: u64 = seed.unwrap_or(1 << 32);
     crate::say(&format!("{} reads to mutate, seed {seed}", reads.len()));
@@ -214,7 +256,10 @@ pub fn run(guest: &mut Guest, seconds: u64, cache: &Path) -> u64 {
         let places = if is_attach { &attach_reads } else { &reads };
         let changes = (0..1 + random.below(12)).map(|_| {
             let (at, len) = places[random.below(places.len())];
-            (at + (random.below(len) as u64 & !7), evil(&mut random, &memory, &reads))
+            (
+                at + (random.below(len) as u64 & !7),
+                evil(&mut random, &memory, &reads),
+            )
         });
         *memory.changes.lock().unwrap() = changes.collect();
         if tried % 64 == 1 {
@@ -234,7 +279,11 @@ pub fn run(guest: &mut Guest, seconds: u64, cache: &Path) -> u64 {
         } else {
             look_at_everything(&kernel, &registers);
         }
-        assert!(start.elapsed() < TOO_LONG, "seed {seed} took {:?}", start.elapsed());
+        assert!(
+            start.elapsed() < TOO_LONG,
+            "seed {seed} took {:?}",
+            start.elapsed()
+        );
         tried += 1;
         seed += 1;
     }

@@ -46,12 +46,22 @@ impl Guest {
         if !words.contains(&"--timeout") {
             command.args(["--timeout", "2400s"]);
         }
-        command.arg("--kernel").arg(&files.kernel).arg("--initrd").arg(&files.initrd);
+        command
+            .arg("--kernel")
+            .arg(&files.kernel)
+            .arg("--initrd")
+            .arg(&files.initrd);
         let line = format!("console=ttyS0 rdinit=/pipe mother.name=seen {options}");
         command.args(["--cmdline", line.trim_end()]).args(words);
-        command.env("XDG_RUNTIME_DIR", runtime.path()).env("XDG_STATE_HOME", runtime.path());
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+        command
+            .env("XDG_RUNTIME_DIR", runtime.path())
+            .env("XDG_STATE_HOME", runtime.path());
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap();
         let (keys, mut output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
         let (sender, shown) = mpsc::channel();
         thread::spawn(move || {
@@ -62,7 +72,14 @@ impl Guest {
                 }
             }
         });
-        let mut guest = Guest { child, keys, shown, text: String::new(), asked: 0, runtime };
+        let mut guest = Guest {
+            child,
+            keys,
+            shown,
+            text: String::new(),
+            asked: 0,
+            runtime,
+        };
         guest.expect("mother: /init started");
         guest.ask("dmesg -n 1; echo 0 >/proc/sys/kernel/kptr_restrict");
         guest
@@ -85,8 +102,10 @@ impl Guest {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             let bytes = self.shown.recv_timeout(left);
-            let bytes = bytes.unwrap_or_else(|_| panic!("the guest does not say {text:?}: {}", self.text));
-            self.text.push_str(&String::from_utf8_lossy(&bytes).replace('\r', ""));
+            let bytes =
+                bytes.unwrap_or_else(|_| panic!("the guest does not say {text:?}: {}", self.text));
+            self.text
+                .push_str(&String::from_utf8_lossy(&bytes).replace('\r', ""));
         }
     }
 
@@ -113,7 +132,10 @@ impl Guest {
             len_bytes: slot.len_bytes,
             file_offset: slot.file_offset,
         };
-        Arc::new(FileMemory::new(files.memory, files.view.slots.iter().map(slot).collect()))
+        Arc::new(FileMemory::new(
+            files.memory,
+            files.view.slots.iter().map(slot).collect(),
+        ))
     }
 
     /// The file of the guest's memory as the VM's process has it, for a harness that plays the rootkit. Guest memory
@@ -121,19 +143,36 @@ impl Guest {
     pub fn memory_for_writing(&self) -> File {
         let folder = format!("/proc/{}/fd", self.child.id());
         let is_memory = |path: &PathBuf| {
-            fs::read_link(path).is_ok_and(|target| target.to_string_lossy().contains("mother-guest-memory"))
+            fs::read_link(path)
+                .is_ok_and(|target| target.to_string_lossy().contains("mother-guest-memory"))
         };
-        let path = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).find(is_memory).unwrap();
+        let path = fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .find(is_memory)
+            .unwrap();
         File::options().read(true).write(true).open(path).unwrap()
     }
 
     /// `mother truth --watch --json`, reading by reading.
     pub fn watch(&self) -> Watch {
         let mut command = Command::new("/usr/bin/timeout");
-        command.args(["90", env!("CARGO_BIN_EXE_mother"), "truth", "--watch", "--json", NAME]);
-        command.env("XDG_RUNTIME_DIR", self.runtime.path()).env("XDG_STATE_HOME", self.runtime.path());
+        command.args([
+            "90",
+            env!("CARGO_BIN_EXE_mother"),
+            "truth",
+            "--watch",
+            "--json",
+            NAME,
+        ]);
+        command
+            .env("XDG_RUNTIME_DIR", self.runtime.path())
+            .env("XDG_STATE_HOME", self.runtime.path());
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let lines = child.stdout.take().map(|output| BufReader::new(output).lines());
+        let lines = child
+            .stdout
+            .take()
+            .map(|output| BufReader::new(output).lines());
         Watch { child, lines }
     }
 
@@ -149,17 +188,26 @@ impl Guest {
 
     fn say(&self, words: &[&str], change: impl FnOnce(&mut Command) -> &mut Command) -> String {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mother"));
-        command.args(words).env("XDG_RUNTIME_DIR", self.runtime.path());
+        command
+            .args(words)
+            .env("XDG_RUNTIME_DIR", self.runtime.path());
         change(&mut command);
-        let output = command.env("XDG_STATE_HOME", self.runtime.path()).output().unwrap();
+        let output = command
+            .env("XDG_STATE_HOME", self.runtime.path())
+            .output()
+            .unwrap();
         String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
     }
 
     /// `mother truth --watch` for so long, and what share of a core it takes once it has looked around.
     pub fn watched_for(&self, time: Duration) -> f64 {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mother"));
-        command.args(["truth", "--watch", "--json", NAME]).stdout(Stdio::null());
-        command.env("XDG_RUNTIME_DIR", self.runtime.path()).env("XDG_STATE_HOME", self.runtime.path());
+        command
+            .args(["truth", "--watch", "--json", NAME])
+            .stdout(Stdio::null());
+        command
+            .env("XDG_RUNTIME_DIR", self.runtime.path())
+            .env("XDG_STATE_HOME", self.runtime.path());
         let mut watcher = command.spawn().unwrap();
         thread::sleep(Duration::from_secs(5));
         let (start, before) = (Instant::now(), cpu_seconds(watcher.id()));
@@ -173,31 +221,34 @@ impl Guest {
     /// The registers of its vCPUs.
     pub fn registers(&self) -> Vec<Registers> {
         let (_, vcpus) = self.client().registers().unwrap();
-        let registers = vcpus.into_iter().filter(|vcpu| !vcpu.waits_for_startup).map(|vcpu| Registers {
-            vcpu_id: vcpu.vcpu_id,
-            cr0: vcpu.cr0,
-            cr2: vcpu.cr2,
-            cr3: vcpu.cr3,
-            cr4: vcpu.cr4,
-            efer: vcpu.efer,
-            idt_base: vcpu.idtr.base,
-            idt_limit: vcpu.idtr.limit,
-            gdt_base: vcpu.gdtr.base,
-            gdt_limit: vcpu.gdtr.limit,
-            fs_base: vcpu.fs_base,
-            gs_base: vcpu.gs_base,
-            kernel_gs_base: vcpu.kernel_gs_base,
-            lstar: vcpu.lstar,
-            cstar: vcpu.cstar,
-            star: vcpu.star,
-            sysenter_eip: vcpu.sysenter_eip,
-            rip: vcpu.rip,
-            rsp: vcpu.rsp,
-            rflags: vcpu.rflags,
-            cpl: vcpu.cpl,
-            is_halted: vcpu.halted,
-            age_ms: vcpu.age_ms,
-        });
+        let registers = vcpus
+            .into_iter()
+            .filter(|vcpu| !vcpu.waits_for_startup)
+            .map(|vcpu| Registers {
+                vcpu_id: vcpu.vcpu_id,
+                cr0: vcpu.cr0,
+                cr2: vcpu.cr2,
+                cr3: vcpu.cr3,
+                cr4: vcpu.cr4,
+                efer: vcpu.efer,
+                idt_base: vcpu.idtr.base,
+                idt_limit: vcpu.idtr.limit,
+                gdt_base: vcpu.gdtr.base,
+                gdt_limit: vcpu.gdtr.limit,
+                fs_base: vcpu.fs_base,
+                gs_base: vcpu.gs_base,
+                kernel_gs_base: vcpu.kernel_gs_base,
+                lstar: vcpu.lstar,
+                cstar: vcpu.cstar,
+                star: vcpu.star,
+                sysenter_eip: vcpu.sysenter_eip,
+                rip: vcpu.rip,
+                rsp: vcpu.rsp,
+                rflags: vcpu.rflags,
+                cpl: vcpu.cpl,
+                is_halted: vcpu.halted,
+                age_ms: vcpu.age_ms,
+            });
         registers.collect()
     }
 

@@ -18,20 +18,33 @@ const LOOKS: usize = 3;
 /// What all of several looks see.
 fn hidden(guest: &Guest, kernel: &Kernel, depth: Depth) -> Vec<HiddenTask> {
     let looks: Vec<Vec<HiddenTask>> = (0..LOOKS)
-        .map(|_| look(kernel, &guest.registers(), |look| look.hidden_tasks(depth).into_value().unwrap()))
+        .map(|_| {
+            look(kernel, &guest.registers(), |look| {
+                look.hidden_tasks(depth).into_value().unwrap()
+            })
+        })
         .collect();
     insight::hidden::confirmed(&looks, |task| task.address)
 }
 
 /// Where a member of a structure in the guest lies, in the kernel's addresses.
 fn place(kernel: &Kernel, address: u64, of: &str, path: &str) -> Gva {
-    let place = kernel.profile().layouts.as_ref().unwrap().place(of, path).unwrap();
+    let place = kernel
+        .profile()
+        .layouts
+        .as_ref()
+        .unwrap()
+        .place(of, path)
+        .unwrap();
     Gva(address + place.offset as u64)
 }
 
 fn write(guest: &Guest, look: &Look<'_>, at: Gva, value: u64) {
     let gpa = look.physical(at).unwrap();
-    guest.memory_for_writing().write_all_at(&value.to_le_bytes(), gpa.0).unwrap();
+    guest
+        .memory_for_writing()
+        .write_all_at(&value.to_le_bytes(), gpa.0)
+        .unwrap();
 }
 
 fn read(look: &Look<'_>, at: Gva) -> u64 {
@@ -54,16 +67,26 @@ fn pid_of(guest: &mut Guest, line: &str) -> i32 {
 
 fn seen(kernel: &Kernel, pid: i32) -> Option<u64> {
     let processes = look(kernel, &[], |look| look.processes().into_value().unwrap());
-    processes.into_iter().find(|process| process.pid == pid).map(|process| process.address)
+    processes
+        .into_iter()
+        .find(|process| process.pid == pid)
+        .map(|process| process.address)
 }
 
 /// A process that was taken out of the list, and one that was also taken out of the table of numbers.
 pub fn hidden_processes(guest: &mut Guest) {
     let kernel = guest.attach(None).unwrap();
-    assert_eq!(hidden(guest, &kernel, Depth::Slabs), [], "before anything was hidden");
+    assert_eq!(
+        hidden(guest, &kernel, Depth::Slabs),
+        [],
+        "before anything was hidden"
+    );
     let sleeper = pid_of(guest, "sleep 100000 >/dev/null & echo $!");
     let worker = pid_of(guest, "(while :; do :; done) >/dev/null & echo $!");
-    let (sleeper_at, worker_at) = (seen(&kernel, sleeper).unwrap(), seen(&kernel, worker).unwrap());
+    let (sleeper_at, worker_at) = (
+        seen(&kernel, sleeper).unwrap(),
+        seen(&kernel, worker).unwrap(),
+    );
     for task in [sleeper_at, worker_at] {
         unlink(guest, &kernel, task);
     }
@@ -74,27 +97,53 @@ pub fn hidden_processes(guest: &mut Guest) {
     );
     let found = hidden(guest, &kernel, Depth::Books);
     let pids: Vec<i32> = found.iter().map(|task| task.pid).collect();
-    assert!(pids.contains(&sleeper) && pids.contains(&worker) && pids.len() == 2, "{found:?}");
-    assert!(found.iter().all(|task| !task.in_list && task.in_pid_table), "{found:?}");
+    assert!(
+        pids.contains(&sleeper) && pids.contains(&worker) && pids.len() == 2,
+        "{found:?}"
+    );
+    assert!(
+        found.iter().all(|task| !task.in_list && task.in_pid_table),
+        "{found:?}"
+    );
     // The number's entry in the table, found as the kernel's own `find_pid_ns` would.
     look(&kernel, &[], |look| {
-        let number = read(look, place(&kernel, sleeper_at, "task_struct", "thread_pid"));
-        let entry = look.pid_table_entry(Gva(number)).unwrap().expect("the table has it");
+        let number = read(
+            look,
+            place(&kernel, sleeper_at, "task_struct", "thread_pid"),
+        );
+        let entry = look
+            .pid_table_entry(Gva(number))
+            .unwrap()
+            .expect("the table has it");
         write(guest, look, entry, 0);
     });
     let find = |found: &[HiddenTask]| found.iter().find(|task| task.pid == sleeper).cloned();
-    assert_eq!(find(&hidden(guest, &kernel, Depth::Books)), None, "nothing of the books is left");
+    assert_eq!(
+        find(&hidden(guest, &kernel, Depth::Books)),
+        None,
+        "nothing of the books is left"
+    );
     let found = find(&hidden(guest, &kernel, Depth::Slabs)).expect("the slab still has it");
-    assert!(!found.in_list && !found.in_pid_table && found.in_slab, "{found:?}");
+    assert!(
+        !found.in_list && !found.in_pid_table && found.in_slab,
+        "{found:?}"
+    );
     assert!(guest.ask("ps").contains("sh"), "the guest lives on");
     let deadline = Instant::now() + Duration::from_secs(60);
     let is_seen = |guest: &Guest| {
         let registers = guest.registers();
-        let found = look(&kernel, &registers, |look| look.hidden_tasks(Depth::Books).into_value().unwrap());
-        found.iter().any(|task| task.pid == worker && task.seen_running)
+        let found = look(&kernel, &registers, |look| {
+            look.hidden_tasks(Depth::Books).into_value().unwrap()
+        });
+        found
+            .iter()
+            .any(|task| task.pid == worker && task.seen_running)
     };
     while !is_seen(guest) {
-        assert!(Instant::now() < deadline, "what runs all the time is never seen running");
+        assert!(
+            Instant::now() < deadline,
+            "what runs all the time is never seen running"
+        );
     }
 }
 
@@ -103,25 +152,45 @@ fn still_answers(guest: &Guest, kernel: &Kernel, log: &str) {
     let registers = guest.registers();
     look(kernel, &registers, |look| {
         let processes = look.processes().into_value().unwrap();
-        assert!(processes.iter().any(|process| process.pid == 1), "the first process is seen");
+        assert!(
+            processes.iter().any(|process| process.pid == 1),
+            "the first process is seen"
+        );
         let records = look.kernel_log().into_value().unwrap();
-        assert!(records.iter().any(|record| record.text.contains(log)), "the log says {log:?}");
-        assert!(look.memory_counters().value().is_some_and(|counters| counters.get("MemTotal").is_some()));
+        assert!(
+            records.iter().any(|record| record.text.contains(log)),
+            "the log says {log:?}"
+        );
+        assert!(
+            look.memory_counters()
+                .value()
+                .is_some_and(|counters| counters.get("MemTotal").is_some())
+        );
     });
     // Also for somebody who comes only now.
     let late = guest.attach(None).unwrap();
     assert_eq!(late.rung(), kernel.rung());
-    for (words, expected) in
-        [(["ps", "seen"], "PID"), (["dmesg", "seen"], log), (["truth", "seen"], "memory")]
-    {
+    for (words, expected) in [
+        (["ps", "seen"], "PID"),
+        (["dmesg", "seen"], log),
+        (["truth", "seen"], "memory"),
+    ] {
         let said = guest.mother(&words);
-        assert!(said.contains(expected), "`mother {}` says: {said}", words.join(" "));
+        assert!(
+            said.contains(expected),
+            "`mother {}` says: {said}",
+            words.join(" ")
+        );
     }
 }
 
 /// No liar: with page-table isolation a process that runs has tables in which its kernel is not.
 pub fn isolated(guest: &mut Guest) {
-    assert!(guest.ask("dmesg").contains("page tables isolation: enabled"));
+    assert!(
+        guest
+            .ask("dmesg")
+            .contains("page tables isolation: enabled")
+    );
     guest.send("(while :; do :; done) &");
     let deadline = Instant::now() + Duration::from_secs(60);
     // In the tables for user mode, which lie behind those for the kernel.
@@ -130,13 +199,22 @@ pub fn isolated(guest: &mut Guest) {
         if registers[0].cpl == 3 && registers[0].cr3 & 0x1000 != 0 {
             break registers;
         }
-        assert!(Instant::now() < deadline, "the process is never seen: {registers:x?}");
+        assert!(
+            Instant::now() < deadline,
+            "the process is never seen: {registers:x?}"
+        );
     };
     let kernel = insight::attach(guest.memory(), &registers, None).unwrap();
-    assert_eq!((kernel.rung(), kernel.disputes()), (insight::Rung::Profile, &[][..]));
+    assert_eq!(
+        (kernel.rung(), kernel.disputes()),
+        (insight::Rung::Profile, &[][..])
+    );
     look(&kernel, &registers, |look| {
         let processes = look.processes().into_value().unwrap();
-        assert!(processes.iter().any(|process| process.pid == 1), "the first process is seen");
+        assert!(
+            processes.iter().any(|process| process.pid == 1),
+            "the first process is seen"
+        );
         assert_eq!(look.unknown_spaces().into_value(), Some(Vec::new()));
     });
     assert_eq!(hidden(guest, &kernel, Depth::Books), []);
@@ -146,15 +224,23 @@ pub fn isolated(guest: &mut Guest) {
 pub fn without_symbols(guest: &mut Guest) {
     let kernel = guest.attach(None).unwrap();
     let release = kernel.release().to_owned();
-    let tokens = kernel.vmcoreinfo().unwrap().symbol("kallsyms_token_table").unwrap();
+    let tokens = kernel
+        .vmcoreinfo()
+        .unwrap()
+        .symbol("kallsyms_token_table")
+        .unwrap();
     look(&kernel, &[], |look| {
         (0..128).for_each(|word| write(guest, look, Gva(tokens.0 + 8 * word), u64::MAX))
     });
-    let not = guest.attach(None).err().expect("no symbols prove themselves");
+    let not = guest
+        .attach(None)
+        .err()
+        .expect("no symbols prove themselves");
     assert_eq!(not.release(), Some(release.as_str()), "{not}");
     let empty = tempfile::tempdir().unwrap();
     let truth = guest.mother_with_cache(&["truth", "seen"], empty.path());
-    let head = format!("VM seen: Linux {release} (its banner only): no Linux kernel was recognised: ");
+    let head =
+        format!("VM seen: Linux {release} (its banner only): no Linux kernel was recognised: ");
     assert!(truth.starts_with(&head), "{truth}");
     for text in ["256.0M", "not observable", "nothing paged out"] {
         assert!(truth.contains(text), "{text:?} in {truth}");
@@ -169,7 +255,9 @@ pub fn panicked(guest: &mut Guest) {
     let deadline = Instant::now() + Duration::from_secs(60);
     let has_panicked = || {
         let records = look(&kernel, &[], |look| look.kernel_log().into_value()).unwrap_or_default();
-        records.iter().any(|record| record.text.contains("end Kernel panic"))
+        records
+            .iter()
+            .any(|record| record.text.contains("end Kernel panic"))
     };
     while !has_panicked() {
         assert!(Instant::now() < deadline, "the guest does not panic");
@@ -188,10 +276,17 @@ pub fn hung(guest: &mut Guest) {
     guest.send("swapon /dev/null");
     let deadline = Instant::now() + Duration::from_secs(60);
     let is_hung = |guest: &Guest| {
-        guest.registers().iter().any(|vcpu| vcpu.rip == entry.0 + 1 && vcpu.rflags & 0x200 == 0)
+        guest
+            .registers()
+            .iter()
+            .any(|vcpu| vcpu.rip == entry.0 + 1 && vcpu.rflags & 0x200 == 0)
     };
     while !is_hung(guest) {
-        assert!(Instant::now() < deadline, "the guest does not hang: {:x?}", guest.registers());
+        assert!(
+            Instant::now() < deadline,
+            "the guest does not hang: {:x?}",
+            guest.registers()
+        );
         std::thread::sleep(Duration::from_millis(100));
     }
     still_answers(guest, &kernel, "Linux version");
@@ -212,10 +307,18 @@ pub fn honest(guest: &mut Guest, seconds: u64) {
     while Instant::now() < deadline {
         let tasks = hidden(guest, &kernel, Depth::Slabs);
         let modules: Vec<Vec<insight::hidden::HiddenModule>> = (0..LOOKS)
-            .map(|_| look(&kernel, &[], |look| look.hidden_modules().into_value().unwrap()))
+            .map(|_| {
+                look(&kernel, &[], |look| {
+                    look.hidden_modules().into_value().unwrap()
+                })
+            })
             .collect();
         let spaces: Vec<Vec<insight::hidden::UnknownSpace>> = (0..LOOKS)
-            .map(|_| look(&kernel, &guest.registers(), |look| look.unknown_spaces().into_value().unwrap()))
+            .map(|_| {
+                look(&kernel, &guest.registers(), |look| {
+                    look.unknown_spaces().into_value().unwrap()
+                })
+            })
             .collect();
         alarms.extend(tasks.iter().map(|task| format!("{task:?}")));
         let modules = insight::hidden::confirmed(&modules, |module| module.address);
@@ -225,6 +328,13 @@ pub fn honest(guest: &mut Guest, seconds: u64) {
         looks += LOOKS;
         std::thread::sleep(Duration::from_millis(250));
     }
-    crate::say(&format!("{looks} looks at a guest that works for {seconds} s, {} alarms", alarms.len()));
-    assert!(looks > 0 && alarms.is_empty(), "false alarms: {}", alarms.join("\n"));
+    crate::say(&format!(
+        "{looks} looks at a guest that works for {seconds} s, {} alarms",
+        alarms.len()
+    ));
+    assert!(
+        looks > 0 && alarms.is_empty(),
+        "false alarms: {}",
+        alarms.join("\n")
+    );
 }

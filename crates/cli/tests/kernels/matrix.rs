@@ -28,24 +28,36 @@ const LIMIT: &str = "900s";
 
 /// The kernels to try, or why there are none.
 pub fn releases(cache: &Cache) -> Result<Vec<String>, String> {
-    cache.kernel_package().ok_or("the default guest is not in the cache; `cargo xtask guest`")?;
+    cache
+        .kernel_package()
+        .ok_or("the default guest is not in the cache; `cargo xtask guest`")?;
     let wish = std::env::var("MOTHER_KERNELS").unwrap_or_default();
     if !wish.is_empty() && wish != "all" {
         return Ok(wish.split(',').map(str::to_owned).collect());
     }
-    let offered =
-        cache.offered_kernels(&mut |_| {}).map_err(|error| format!("no mirror of kernels: {error}"))?;
-    let (cloud, whole): (Vec<String>, Vec<String>) =
-        offered.into_iter().partition(|release| release.contains("-cloud-"));
+    let offered = cache
+        .offered_kernels(&mut |_| {})
+        .map_err(|error| format!("no mirror of kernels: {error}"))?;
+    let (cloud, whole): (Vec<String>, Vec<String>) = offered
+        .into_iter()
+        .partition(|release| release.contains("-cloud-"));
     let newest = |releases: &[String], series: &str| {
-        releases.iter().rfind(|release| release.starts_with(series)).cloned()
+        releases
+            .iter()
+            .rfind(|release| release.starts_with(series))
+            .cloned()
     };
     if wish == "all" {
         // Kernels for everything are as those for the cloud, with more in them.
-        let whole = ["6.1.", "7."].into_iter().filter_map(|series| newest(&whole, series));
+        let whole = ["6.1.", "7."]
+            .into_iter()
+            .filter_map(|series| newest(&whole, series));
         return Ok(whole.chain(cloud.iter().rev().cloned()).collect());
     }
-    Ok(SHORT.into_iter().filter_map(|series| newest(&cloud, series)).collect())
+    Ok(SHORT
+        .into_iter()
+        .filter_map(|series| newest(&cloud, series))
+        .collect())
 }
 
 /// Compares all of them, and returns every complaint.
@@ -61,7 +73,10 @@ pub fn run(cache: &Cache, releases: &[String]) -> Vec<String> {
         let files = match cache.kernel_guest(release, &mut |_| {}) {
             Ok(files) => files,
             Err(error) => {
-                let why = format!("{release}: {error}: {:?}", std::error::Error::source(&error));
+                let why = format!(
+                    "{release}: {error}: {:?}",
+                    std::error::Error::source(&error)
+                );
                 say(&why);
                 if why.contains(ABSENT) {
                     absent += 1;
@@ -79,19 +94,33 @@ pub fn run(cache: &Cache, releases: &[String]) -> Vec<String> {
         let start = Instant::now();
         // One kernel that fails must not keep the others from being tried.
         let found = catch_unwind(AssertUnwindSafe(|| {
-            compare(&mut Guest::boot(&files, &["--memory", "256M", "--timeout", LIMIT]))
+            compare(&mut Guest::boot(
+                &files,
+                &["--memory", "256M", "--timeout", LIMIT],
+            ))
         }));
         let found = found.unwrap_or_else(|panic| vec![words_of(panic.as_ref())]);
         let seconds = start.elapsed().as_secs_f64();
-        say(&format!("{release}: {} complaints, {seconds:.1} s", found.len()));
-        found.iter().for_each(|complaint| say(&format!("    {complaint}")));
+        say(&format!(
+            "{release}: {} complaints, {seconds:.1} s",
+            found.len()
+        ));
+        found
+            .iter()
+            .for_each(|complaint| say(&format!("    {complaint}")));
         if found.is_empty() {
             compared.add(&build, release);
         }
-        complaints.extend(found.into_iter().map(|complaint| format!("{release}: {complaint}")));
+        complaints.extend(
+            found
+                .into_iter()
+                .map(|complaint| format!("{release}: {complaint}")),
+        );
     }
     if absent == releases.len() {
-        complaints.push("the mirror has none of the kernels that it lists: nothing was compared".to_owned());
+        complaints.push(
+            "the mirror has none of the kernels that it lists: nothing was compared".to_owned(),
+        );
     }
     let (count, complained) = (releases.len(), complaints.len());
     say(&format!(
@@ -102,13 +131,17 @@ pub fn run(cache: &Cache, releases: &[String]) -> Vec<String> {
 
 fn words_of(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
-    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+        .unwrap_or_default()
 }
 
 /// A kernel's bytes are what it is: a release may be built again.
 fn build(files: &DefaultGuest) -> String {
     let bytes = fs::read(&files.kernel).unwrap();
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// Kernels that had no complaint.
@@ -120,8 +153,13 @@ struct Compared {
 impl Compared {
     fn open(path: &Path) -> Compared {
         let text = fs::read_to_string(path).unwrap_or_default();
-        let builds = text.lines().filter_map(|line| Some(line.split_once(' ')?.0.to_owned()));
-        Compared { path: path.to_owned(), builds: builds.collect() }
+        let builds = text
+            .lines()
+            .filter_map(|line| Some(line.split_once(' ')?.0.to_owned()));
+        Compared {
+            path: path.to_owned(),
+            builds: builds.collect(),
+        }
     }
 
     fn has(&self, build: &str) -> bool {
@@ -169,14 +207,21 @@ fn recognised(guest: &Guest, kernel: &Kernel, folder: &Path) -> Vec<String> {
             complaints.push(what.to_owned());
         }
     };
-    check(kernel.rung() == Rung::Profile, "the kernel's word about itself was not found or does not agree");
+    check(
+        kernel.rung() == Rung::Profile,
+        "the kernel's word about itself was not found or does not agree",
+    );
     let again = guest.attach(Some(folder)).unwrap();
     check(again.is_from_cache(), "the profile was not kept");
-    check(again.profile() == kernel.profile(), "the kept profile is another");
+    check(
+        again.profile() == kernel.profile(),
+        "the kept profile is another",
+    );
     match attach(guest.memory(), &[], None) {
-        Ok(blind) => {
-            check(blind.kaslr_slide() == kernel.kaslr_slide(), "content leads elsewhere than registers")
-        }
+        Ok(blind) => check(
+            blind.kaslr_slide() == kernel.kaslr_slide(),
+            "content leads elsewhere than registers",
+        ),
         Err(error) => check(false, &error.to_string()),
     }
     complaints
@@ -186,13 +231,30 @@ fn recognised(guest: &Guest, kernel: &Kernel, folder: &Path) -> Vec<String> {
 fn is_unchanged(guest: &Guest, kernel: &Kernel, folder: &Path, is_first: bool) -> Vec<String> {
     let check = |look: &insight::Look<'_>| look.integrity(folder, "1", Scope::All);
     let result = look(kernel, &guest.registers(), check);
-    let Some(Integrity { findings, not_checked, .. }) = result.value() else {
-        return vec![format!("integrity: {}", result.why_not().unwrap_or_default())];
+    let Some(Integrity {
+        findings,
+        not_checked,
+        ..
+    }) = result.value()
+    else {
+        return vec![format!(
+            "integrity: {}",
+            result.why_not().unwrap_or_default()
+        )];
     };
-    let mut complaints: Vec<String> =
-        findings.iter().map(|finding| format!("looks changed: {finding:?}")).collect();
-    complaints.extend(not_checked.iter().map(|what| format!("not checked: {what}")));
-    if result.value().is_some_and(|result| result.is_first != is_first) {
+    let mut complaints: Vec<String> = findings
+        .iter()
+        .map(|finding| format!("looks changed: {finding:?}"))
+        .collect();
+    complaints.extend(
+        not_checked
+            .iter()
+            .map(|what| format!("not checked: {what}")),
+    );
+    if result
+        .value()
+        .is_some_and(|result| result.is_first != is_first)
+    {
         complaints.push("the baseline was not kept".to_owned());
     }
     complaints

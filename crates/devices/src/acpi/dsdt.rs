@@ -27,39 +27,71 @@ fn ports(start: u16, count: u8) -> IO {
 }
 
 fn resources(children: Vec<&dyn Aml>) -> Raw {
-    Raw(bytes_of(&Name::new("_CRS".into(), &ResourceTemplate::new(children))))
+    Raw(bytes_of(&Name::new(
+        "_CRS".into(),
+        &ResourceTemplate::new(children),
+    )))
 }
 
 /// A device with an identity from the plug and play list and its resources.
 fn device(name: &str, identity: &str, children: Vec<&dyn Aml>) -> Raw {
     let identity = Name::new("_HID".into(), &EISAName::new(identity));
     let resources = resources(children);
-    Raw(bytes_of(&Device::new(name.into(), vec![&identity, &resources])))
+    Raw(bytes_of(&Device::new(
+        name.into(),
+        vec![&identity, &resources],
+    )))
 }
 
 /// The table.
 pub(super) fn build() -> Vec<u8> {
     let sleep_type = S5_SLEEP_TYPE;
-    let off = Name::new("_S5_".into(), &Package::new(vec![&sleep_type, &sleep_type, &ZERO, &ZERO]));
+    let off = Name::new(
+        "_S5_".into(),
+        &Package::new(vec![&sleep_type, &sleep_type, &ZERO, &ZERO]),
+    );
     let parts = [
         pci_root(),
         board(),
-        device("COM1", "PNP0501", vec![&ports(port::COM1, 8), &Irq(irq::COM1)]),
-        device("RTC_", "PNP0B00", vec![&ports(port::RTC, 2), &Irq(irq::RTC)]),
+        device(
+            "COM1",
+            "PNP0501",
+            vec![&ports(port::COM1, 8), &Irq(irq::COM1)],
+        ),
+        device(
+            "RTC_",
+            "PNP0B00",
+            vec![&ports(port::RTC, 2), &Irq(irq::RTC)],
+        ),
         device(
             "KBD_",
             "PNP0303",
-            vec![&ports(port::I8042_DATA, 1), &ports(port::I8042_COMMAND, 1), &Irq(irq::KEYBOARD)],
+            vec![
+                &ports(port::I8042_DATA, 1),
+                &ports(port::I8042_COMMAND, 1),
+                &Irq(irq::KEYBOARD),
+            ],
         ),
         device("MOU_", "PNP0F13", vec![&Irq(irq::MOUSE)]),
-        device("TIMR", "PNP0100", vec![&ports(port::PIT, 4), &Irq(irq::PIT)]),
+        device(
+            "TIMR",
+            "PNP0100",
+            vec![&ports(port::PIT, 4), &Irq(irq::PIT)],
+        ),
         device(
             "PIC_",
             "PNP0000",
-            vec![&ports(port::PIC_PRIMARY, 2), &ports(port::PIC_SECONDARY, 2), &ports(port::PIC_ELCR, 2)],
+            vec![
+                &ports(port::PIC_PRIMARY, 2),
+                &ports(port::PIC_SECONDARY, 2),
+                &ports(port::PIC_ELCR, 2),
+            ],
         ),
     ];
-    let system_bus = Scope::new("_SB_".into(), parts.iter().map(|part| part as &dyn Aml).collect());
+    let system_bus = Scope::new(
+        "_SB_".into(),
+        parts.iter().map(|part| part as &dyn Aml).collect(),
+    );
     let mut table = Sdt::new(*b"DSDT", 36, 2, OEM, OEM_TABLE, OEM_REVISION);
     table.append_slice(&bytes_of(&off));
     table.append_slice(&bytes_of(&system_bus));
@@ -71,7 +103,16 @@ fn board() -> Raw {
     let ecam = Memory32Fixed::new(true, layout::ECAM.0 as u32, layout::ECAM_BYTES as u32);
     let power_management = ports(port::PM1_EVENT, 0x0c);
     let events = ports(port::GPE0, crate::pm::GPE0_BYTES);
-    device("MBRD", "PNP0C02", vec![&ecam, &power_management, &events, &ports(port::SYSTEM_CONTROL_A, 1)])
+    device(
+        "MBRD",
+        "PNP0C02",
+        vec![
+            &ecam,
+            &power_management,
+            &events,
+            &ports(port::SYSTEM_CONTROL_A, 1),
+        ],
+    )
 }
 
 /// PCI bus 0 with what its functions may use. It says "PCI", not "PCI Express": there is no native control of
@@ -106,7 +147,9 @@ fn pci_routing() -> Raw {
         for pin in 0..4_u8 {
             let line = u32::from(irq::PCI_FIRST) + crate::pci::line_of(device as u8, pin) as u32;
             let address = device << 16 | 0xffff;
-            entries.push(Raw(bytes_of(&Package::new(vec![&address, &pin, &ZERO, &line]))));
+            entries.push(Raw(bytes_of(&Package::new(vec![
+                &address, &pin, &ZERO, &line,
+            ]))));
         }
     }
     // A package of up to 255 elements.

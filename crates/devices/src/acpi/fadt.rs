@@ -45,7 +45,13 @@ pub(super) fn build(facs: u32, dsdt: u32) -> Vec<u8> {
     table.century = rtc::CENTURY;
     table.iapc_boot_arch = (LEGACY_DEVICES | KEYBOARD_CONTROLLER | NO_VGA).into();
     let reset_port = u64::from(port::RESET_CONTROL);
-    table.reset_reg = GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, reset_port);
+    table.reset_reg = GAS::new(
+        AddressSpace::SystemIo,
+        8,
+        0,
+        AccessSize::ByteAccess,
+        reset_port,
+    );
     table.reset_value = RESET_VALUE;
     bytes_of(&table.finalize())
 }

@@ -33,7 +33,10 @@ pub(super) fn build(vcpu_count: u32) -> Vec<u8> {
     table.append_slice(&(layout::IOAPIC.0 as u32).to_le_bytes());
     // First interrupt of the IOAPIC.
     table.append_slice(&0_u32.to_le_bytes());
-    for (source, pin, flags) in [(irq::PIT, PIT_PIN, AS_ISA), (irq::SCI, irq::SCI, HIGH_LEVEL)] {
+    for (source, pin, flags) in [
+        (irq::PIT, PIT_PIN, AS_ISA),
+        (irq::SCI, irq::SCI, HIGH_LEVEL),
+    ] {
         table.append_slice(&[SOURCE_OVERRIDE, 10, 0, source]);
         table.append_slice(&u32::from(pin).to_le_bytes());
         table.append_slice(&flags.to_le_bytes());

@@ -58,8 +58,15 @@ impl Placer {
     fn place(&mut self, name: &'static str, bytes: Vec<u8>) -> u32 {
         let start = self.next.next_multiple_of(64);
         self.next = start + bytes.len() as u64;
-        assert!(self.next <= layout::EXTENDED_START.0, "tables for 255 vCPUs fit below 1 MiB");
-        self.tables.push(AcpiTable { name, gpa: Gpa(start), bytes });
+        assert!(
+            self.next <= layout::EXTENDED_START.0,
+            "tables for 255 vCPUs fit below 1 MiB"
+        );
+        self.tables.push(AcpiTable {
+            name,
+            gpa: Gpa(start),
+            bytes,
+        });
         start as u32
     }
 }
@@ -67,7 +74,10 @@ impl Placer {
 /// The tables for a board, the RSDP first, at [`layout::ACPI_START`].
 pub fn build(plan: &AcpiPlan) -> Vec<AcpiTable> {
     let rsdp_bytes = Rsdp::len() as u64;
-    let mut placer = Placer { next: layout::ACPI_START.0 + rsdp_bytes, tables: Vec::new() };
+    let mut placer = Placer {
+        next: layout::ACPI_START.0 + rsdp_bytes,
+        tables: Vec::new(),
+    };
     let facs = placer.place("FACS", bytes_of(&FACS::new()));
     let dsdt = placer.place("DSDT", dsdt::build());
     let mut mcfg = MCFG::new(OEM, OEM_TABLE, OEM_REVISION);
@@ -78,10 +88,16 @@ pub fn build(plan: &AcpiPlan) -> Vec<AcpiTable> {
         placer.place("MCFG", bytes_of(&mcfg)),
     ];
     let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
-    pointed_at.iter().for_each(|&gpa| xsdt.add_entry(u64::from(gpa)));
+    pointed_at
+        .iter()
+        .for_each(|&gpa| xsdt.add_entry(u64::from(gpa)));
     let xsdt = placer.place("XSDT", bytes_of(&xsdt));
     let rsdp = bytes_of(&Rsdp::new(OEM, u64::from(xsdt)));
-    let mut tables = vec![AcpiTable { name: "RSD PTR ", gpa: layout::ACPI_START, bytes: rsdp }];
+    let mut tables = vec![AcpiTable {
+        name: "RSD PTR ",
+        gpa: layout::ACPI_START,
+        bytes: rsdp,
+    }];
     tables.append(&mut placer.tables);
     tables
 }
@@ -143,12 +159,22 @@ mod tests {
         let at = |name: &str| named(&tables, name).gpa.0;
         assert_eq!(word(&tables[0].bytes, 24), at("XSDT"));
         let xsdt = &named(&tables, "XSDT").bytes;
-        assert_eq!([word(xsdt, 36), word(xsdt, 44), word(xsdt, 52)], [at("FACP"), at("APIC"), at("MCFG")]);
+        assert_eq!(
+            [word(xsdt, 36), word(xsdt, 44), word(xsdt, 52)],
+            [at("FACP"), at("APIC"), at("MCFG")]
+        );
         let fadt = &named(&tables, "FACP").bytes;
-        assert_eq!((word(fadt, 36), word(fadt, 40), word(fadt, 140)), (at("FACS"), at("DSDT"), at("DSDT")));
+        assert_eq!(
+            (word(fadt, 36), word(fadt, 40), word(fadt, 140)),
+            (at("FACS"), at("DSDT"), at("DSDT"))
+        );
         assert!(at("FACS").is_multiple_of(64));
         for pair in tables.windows(2) {
-            assert!(pair[0].gpa.0 + pair[0].bytes.len() as u64 <= pair[1].gpa.0, "{}", pair[1].name);
+            assert!(
+                pair[0].gpa.0 + pair[0].bytes.len() as u64 <= pair[1].gpa.0,
+                "{}",
+                pair[1].name
+            );
         }
         let last = tables.last().unwrap();
         assert!(last.gpa.0 + last.bytes.len() as u64 <= layout::EXTENDED_START.0);

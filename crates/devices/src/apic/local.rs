@@ -213,7 +213,8 @@ impl LocalApic {
     /// Whether the vCPU should ask the 8259 pair for a vector. With the APIC off, LINT0 is the processor's INTR pin.
     pub fn wants_extint(&self) -> bool {
         let lint0 = self.lvt[LvtEntry::Lint0 as usize];
-        let passes = lint0 & LVT_MASKED == 0 && self.lvt_delivery(LvtEntry::Lint0) == Some(Delivery::ExtInt);
+        let passes =
+            lint0 & LVT_MASKED == 0 && self.lvt_delivery(LvtEntry::Lint0) == Some(Delivery::ExtInt);
         self.lint0 && (!self.is_enabled() || passes)
     }
 
@@ -272,7 +273,9 @@ impl LocalApic {
             return false;
         }
         match message.delivery {
-            Delivery::Fixed | Delivery::LowestPriority => self.accept(message.vector, message.is_level),
+            Delivery::Fixed | Delivery::LowestPriority => {
+                self.accept(message.vector, message.is_level)
+            }
             Delivery::Nmi => !std::mem::replace(&mut self.nmi, true),
             Delivery::Init => {
                 self.startup = None;
@@ -291,7 +294,11 @@ impl LocalApic {
     /// Processor priority (SDM vol. 3, 11.8.3.1).
     pub fn ppr(&self) -> u8 {
         let in_service = self.isr.highest().unwrap_or(0) & 0xf0;
-        if self.tpr & 0xf0 >= in_service { self.tpr } else { in_service }
+        if self.tpr & 0xf0 >= in_service {
+            self.tpr
+        } else {
+            in_service
+        }
     }
 
     /// The interrupt that waits and has priority over what the vCPU does.
@@ -299,7 +306,9 @@ impl LocalApic {
         if !self.is_enabled() {
             return None;
         }
-        self.irr.highest().filter(|vector| vector & 0xf0 > self.ppr() & 0xf0)
+        self.irr
+            .highest()
+            .filter(|vector| vector & 0xf0 > self.ppr() & 0xf0)
     }
 
     /// Takes the interrupt that [`LocalApic::pending`] shows: it is in service from now on.
@@ -314,7 +323,9 @@ impl LocalApic {
     pub(super) fn end_of_interrupt(&mut self) -> Option<Effect> {
         let vector = self.isr.highest()?;
         self.isr.remove(vector);
-        self.tmr.contains(vector).then_some(Effect::EndOfInterrupt(vector))
+        self.tmr
+            .contains(vector)
+            .then_some(Effect::EndOfInterrupt(vector))
     }
 
     /// Whether an NMI or a startup request waits.

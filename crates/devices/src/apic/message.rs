@@ -142,7 +142,12 @@ impl Message {
             _ => Destination::of_byte((icr >> 56) as u8, is_logical),
         };
         // Interprocessor interrupts are edges, whatever the trigger bit says (SDM vol. 3, table 11-3).
-        Some(Message { delivery, vector: low as u8, destination, is_level: false })
+        Some(Message {
+            delivery,
+            vector: low as u8,
+            destination,
+            is_level: false,
+        })
     }
 }
 
@@ -154,18 +159,51 @@ mod tests {
     fn the_command_register_says_who_and_what() {
         let check = |icr, is_x2apic, expected: Option<(Delivery, Vector, Destination)>| {
             let message = Message::of_icr(icr, is_x2apic);
-            let seen = message.map(|message| (message.delivery, message.vector, message.destination));
+            let seen =
+                message.map(|message| (message.delivery, message.vector, message.destination));
             assert_eq!(seen, expected, "{icr:#x}");
         };
-        check(0x0300_0000_0000_00fd, false, Some((Delivery::Fixed, 0xfd, Destination::Physical(3))));
-        check(0x0000_0003_0000_00fd, true, Some((Delivery::Fixed, 0xfd, Destination::Physical(3))));
-        check(0xff00_0000_0000_0400, false, Some((Delivery::Nmi, 0, Destination::All)));
-        check(0x0000_00ff_0000_0400, true, Some((Delivery::Nmi, 0, Destination::Physical(255))));
-        check(0x0500_0000_0000_0830, false, Some((Delivery::Fixed, 0x30, Destination::Logical(5))));
-        check(0x000c_4500, false, Some((Delivery::Init, 0, Destination::AllButSelf)));
+        check(
+            0x0300_0000_0000_00fd,
+            false,
+            Some((Delivery::Fixed, 0xfd, Destination::Physical(3))),
+        );
+        check(
+            0x0000_0003_0000_00fd,
+            true,
+            Some((Delivery::Fixed, 0xfd, Destination::Physical(3))),
+        );
+        check(
+            0xff00_0000_0000_0400,
+            false,
+            Some((Delivery::Nmi, 0, Destination::All)),
+        );
+        check(
+            0x0000_00ff_0000_0400,
+            true,
+            Some((Delivery::Nmi, 0, Destination::Physical(255))),
+        );
+        check(
+            0x0500_0000_0000_0830,
+            false,
+            Some((Delivery::Fixed, 0x30, Destination::Logical(5))),
+        );
+        check(
+            0x000c_4500,
+            false,
+            Some((Delivery::Init, 0, Destination::AllButSelf)),
+        );
         check(0x0000_8500, false, None);
-        check(0x000c_0699, false, Some((Delivery::Startup, 0x99, Destination::AllButSelf)));
-        check(0x0004_0020, false, Some((Delivery::Fixed, 0x20, Destination::SelfOnly)));
+        check(
+            0x000c_0699,
+            false,
+            Some((Delivery::Startup, 0x99, Destination::AllButSelf)),
+        );
+        check(
+            0x0004_0020,
+            false,
+            Some((Delivery::Fixed, 0x20, Destination::SelfOnly)),
+        );
         check(0x0000_0300, false, None);
     }
 
@@ -173,11 +211,20 @@ mod tests {
     fn only_the_interrupt_range_is_a_message_address() {
         let check = |address, data, expected: Option<(Vector, Destination, bool)>| {
             let message = Message::of_msi(address, data);
-            let seen = message.map(|message| (message.vector, message.destination, message.is_level));
+            let seen =
+                message.map(|message| (message.vector, message.destination, message.is_level));
             assert_eq!(seen, expected, "{address:#x} {data:#x}");
         };
-        check(0xfee0_1000, 0x41, Some((0x41, Destination::Physical(1), false)));
-        check(0xfee0_3004, 0x8141, Some((0x41, Destination::Logical(3), true)));
+        check(
+            0xfee0_1000,
+            0x41,
+            Some((0x41, Destination::Physical(1), false)),
+        );
+        check(
+            0xfee0_3004,
+            0x8141,
+            Some((0x41, Destination::Logical(3), true)),
+        );
         check(0xfed0_1000, 0x41, None);
         check(0x1_fee0_1000, 0x41, None);
     }

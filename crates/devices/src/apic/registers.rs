@@ -110,10 +110,12 @@ impl LocalApic {
                 self.dfr = value | 0x0fff_ffff;
                 None
             }
-            _ => self.write_register(now, register, value).unwrap_or_else(|RegisterFault| {
-                self.report(ESR_ILLEGAL_REGISTER);
-                None
-            }),
+            _ => self
+                .write_register(now, register, value)
+                .unwrap_or_else(|RegisterFault| {
+                    self.report(ESR_ILLEGAL_REGISTER);
+                    None
+                }),
         }
     }
 
@@ -135,7 +137,10 @@ impl LocalApic {
         match number.wrapping_sub(msr::X2APIC_BASE) {
             ICR => Ok(self.icr),
             ICR_HIGH | DFR | RRD | APR => Err(RegisterFault),
-            register => self.read_register(now, register).map(u64::from).ok_or(RegisterFault),
+            register => self
+                .read_register(now, register)
+                .map(u64::from)
+                .ok_or(RegisterFault),
         }
     }
 
@@ -150,7 +155,8 @@ impl LocalApic {
         value: u64,
     ) -> Result<Option<Effect>, RegisterFault> {
         if number == msr::TSC_DEADLINE {
-            self.timer.set_tsc_deadline(value, self.clock.time_of_tsc(value));
+            self.timer
+                .set_tsc_deadline(value, self.clock.time_of_tsc(value));
             return Ok(None);
         }
         if number != msr::X2APIC_TPR && !self.is_x2apic() {

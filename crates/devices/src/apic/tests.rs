@@ -5,7 +5,11 @@ use x86::msr;
 use super::*;
 use crate::clock::{GuestClock, Nanos};
 
-const CLOCK: GuestClock = GuestClock { tsc_khz: 1_000_000, tsc_at_start: 0, wall_at_start_ns: 0 };
+const CLOCK: GuestClock = GuestClock {
+    tsc_khz: 1_000_000,
+    tsc_at_start: 0,
+    wall_at_start_ns: 0,
+};
 const BASE: u64 = 0xfee0_0000;
 const BSP: u64 = 1 << 8;
 const X2APIC: u64 = 1 << 10;
@@ -32,7 +36,12 @@ fn get(apic: &mut LocalApic, offset: u64) -> u64 {
 }
 
 fn fixed(vector: u8, is_level: bool) -> Message {
-    Message { delivery: Delivery::Fixed, vector, destination: Destination::All, is_level }
+    Message {
+        delivery: Delivery::Fixed,
+        vector,
+        destination: Destination::All,
+        is_level,
+    }
 }
 
 #[test]
@@ -45,7 +54,11 @@ fn registers_read_as_a_kernel_expects() {
     check(0x320, 0x1_0000);
     check(0x350, 0x1_0000);
     check(0x3f0, 0);
-    assert_eq!(get(&mut apic(0), 0x350), 0x700, "the bootstrap processor has the 8259 pair on LINT0");
+    assert_eq!(
+        get(&mut apic(0), 0x350),
+        0x700,
+        "the bootstrap processor has the 8259 pair on LINT0"
+    );
     assert_eq!(get(&mut apic(0), 0x360), 0x400, "and NMI on LINT1");
 }
 
@@ -78,7 +91,11 @@ fn a_higher_vector_interrupts_a_lower_one_and_not_the_other_way_round() {
     assert!(apic.receive(&fixed(0x41, false)));
     assert!(!apic.receive(&fixed(0x41, false)), "waits already");
     assert_eq!(apic.acknowledge(), Some(0x41));
-    assert_eq!((get(&mut apic, 0x120), get(&mut apic, 0xa0)), (0x2, 0x40), "in service, priority");
+    assert_eq!(
+        (get(&mut apic, 0x120), get(&mut apic, 0xa0)),
+        (0x2, 0x40),
+        "in service, priority"
+    );
     apic.receive(&fixed(0x4f, false));
     assert_eq!(apic.acknowledge(), None, "the same priority class waits");
     apic.receive(&fixed(0x51, false));
@@ -95,7 +112,11 @@ fn the_task_priority_holds_interrupts_back() {
         let mut apic = apic(0);
         set(&mut apic, 0x80, tpr);
         apic.receive(&fixed(vector, false));
-        assert_eq!(apic.pending(), expected, "priority {tpr:#x}, vector {vector:#x}");
+        assert_eq!(
+            apic.pending(),
+            expected,
+            "priority {tpr:#x}, vector {vector:#x}"
+        );
     };
     check(0x00, 0x10, Some(0x10));
     check(0x10, 0x1f, None);
@@ -125,7 +146,10 @@ fn software_can_switch_it_off() {
     set(&mut apic, 0x320, 0xec);
     assert_eq!(get(&mut apic, 0x320), 0x1_00ec, "and stay so");
     assert!(!apic.receive(&fixed(0x41, false)));
-    let nmi = Message { delivery: Delivery::Nmi, ..fixed(0, false) };
+    let nmi = Message {
+        delivery: Delivery::Nmi,
+        ..fixed(0, false)
+    };
     assert!(apic.receive(&nmi) && apic.take_nmi());
 }
 
@@ -141,7 +165,11 @@ fn errors_are_collected_and_reported() {
     apic.receive(&fixed(0x0f, false));
     get(&mut apic, 0x3f0);
     set(&mut apic, 0x280, 0);
-    assert_eq!(get(&mut apic, 0x280), 0xc0, "received illegal vector, no such register");
+    assert_eq!(
+        get(&mut apic, 0x280),
+        0xc0,
+        "received illegal vector, no such register"
+    );
     set(&mut apic, 0x280, 0);
     assert_eq!(get(&mut apic, 0x280), 0);
 }
@@ -168,7 +196,9 @@ fn the_timer_interrupts_when_its_entry_lets_it() {
 fn modes_change_only_along_the_arrows_of_the_manual() {
     let check = |path: &[u64], expected| {
         let mut apic = LocalApic::new(0, CLOCK);
-        let result = path.iter().try_for_each(|flags| apic.set_base(BASE | BSP | flags));
+        let result = path
+            .iter()
+            .try_for_each(|flags| apic.set_base(BASE | BSP | flags));
         assert_eq!(result.is_ok(), expected, "{path:x?}");
     };
     check(&[ENABLED], true);
@@ -235,7 +265,10 @@ fn msrs_fault_where_the_manual_says_so() {
     check(0x3e, Some(0x10), false);
     let mut in_memory = apic(0);
     assert!(in_memory.msr_read(Nanos(0), msr::X2APIC_BASE + 2).is_err());
-    assert!(in_memory.msr_read(Nanos(0), msr::X2APIC_TPR).is_ok(), "CR8 works in every mode");
+    assert!(
+        in_memory.msr_read(Nanos(0), msr::X2APIC_TPR).is_ok(),
+        "CR8 works in every mode"
+    );
 }
 
 #[test]
@@ -244,10 +277,16 @@ fn x2apic_ids_are_whole_words() {
     assert_eq!(apic.msr_read(Nanos(0), 0x802), Ok(0x23));
     assert_eq!(apic.msr_read(Nanos(0), 0x80d), Ok(0x2_0008));
     let sent = apic.msr_write(Nanos(0), 0x830, 0x23_0000_00fd);
-    let message = Message { destination: Destination::Physical(0x23), ..fixed(0xfd, false) };
+    let message = Message {
+        destination: Destination::Physical(0x23),
+        ..fixed(0xfd, false)
+    };
     assert_eq!(sent, Ok(Some(Effect::Send(message))));
     let sent = apic.msr_write(Nanos(0), 0x83f, 0xf2);
-    let message = Message { destination: Destination::SelfOnly, ..fixed(0xf2, false) };
+    let message = Message {
+        destination: Destination::SelfOnly,
+        ..fixed(0xf2, false)
+    };
     assert_eq!(sent, Ok(Some(Effect::Send(message))));
 }
 
@@ -275,22 +314,53 @@ fn everybody_knows_whether_a_message_is_for_him() {
     check("flat", flat(0x04), Destination::Logical(0x06), true);
     check("flat, not", flat(0x04), Destination::Logical(0x03), false);
     check("cluster", cluster(0x14), Destination::Logical(0x16), true);
-    check("other cluster", cluster(0x14), Destination::Logical(0x26), false);
-    check("x2apic cluster", x2apic(0x23), Destination::Logical(0x2_0008), true);
-    check("other x2apic cluster", x2apic(0x23), Destination::Logical(0x1_0008), false);
+    check(
+        "other cluster",
+        cluster(0x14),
+        Destination::Logical(0x26),
+        false,
+    );
+    check(
+        "x2apic cluster",
+        x2apic(0x23),
+        Destination::Logical(0x2_0008),
+        true,
+    );
+    check(
+        "other x2apic cluster",
+        x2apic(0x23),
+        Destination::Logical(0x1_0008),
+        false,
+    );
 }
 
 #[test]
 fn init_resets_all_but_id_and_mode() {
     let mut apic = x2apic(0x11);
     apic.receive(&fixed(0x41, false));
-    apic.receive(&Message { delivery: Delivery::Init, ..fixed(0, false) });
-    apic.receive(&Message { delivery: Delivery::Startup, ..fixed(0x9a, false) });
+    apic.receive(&Message {
+        delivery: Delivery::Init,
+        ..fixed(0, false)
+    });
+    apic.receive(&Message {
+        delivery: Delivery::Startup,
+        ..fixed(0x9a, false)
+    });
     assert!(apic.take_init() && !apic.take_init());
     assert_eq!(apic.pending(), None);
     assert_eq!(apic.msr_read(Nanos(0), 0x80f), Ok(0xff));
-    assert_eq!((apic.msr_read(Nanos(0), 0x802), apic.msr_read(Nanos(0), 0x80d)), (Ok(0x11), Ok(0x1_0002)));
-    assert_eq!(apic.take_startup(), Some(0x9a), "a startup that came after is kept");
+    assert_eq!(
+        (
+            apic.msr_read(Nanos(0), 0x802),
+            apic.msr_read(Nanos(0), 0x80d)
+        ),
+        (Ok(0x11), Ok(0x1_0002))
+    );
+    assert_eq!(
+        apic.take_startup(),
+        Some(0x9a),
+        "a startup that came after is kept"
+    );
 }
 
 #[test]
@@ -302,7 +372,11 @@ fn the_8259_pair_reaches_the_processor_as_lint0_says() {
             set(&mut apic, 0x350, lint0);
         }
         apic.set_lint0(true);
-        assert_eq!((apic.wants_extint(), apic.pending()), (expected_extint, expected_vector), "{name}");
+        assert_eq!(
+            (apic.wants_extint(), apic.pending()),
+            (expected_extint, expected_vector),
+            "{name}"
+        );
     };
     check("virtual wire", BASE | ENABLED, 0x700, true, None);
     check("masked", BASE | ENABLED, 0x1_0700, false, None);

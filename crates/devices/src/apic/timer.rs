@@ -49,7 +49,13 @@ pub struct ApicTimer {
 
 impl Default for ApicTimer {
     fn default() -> ApicTimer {
-        ApicTimer { mode: TimerMode::OneShot, divide: 0, initial_count: 0, tsc_deadline: 0, expires: None }
+        ApicTimer {
+            mode: TimerMode::OneShot,
+            divide: 0,
+            initial_count: 0,
+            tsc_deadline: 0,
+            expires: None,
+        }
     }
 }
 
@@ -61,7 +67,9 @@ impl ApicTimer {
 
     /// Lets time pass; whether the timer expired. Expiries that nobody looked at in time count as one.
     pub fn advance(&mut self, now: Nanos) -> bool {
-        let Some(expired) = self.expires.filter(|&at| at <= now) else { return false };
+        let Some(expired) = self.expires.filter(|&at| at <= now) else {
+            return false;
+        };
         self.tsc_deadline = 0;
         self.expires = match self.mode {
             TimerMode::Periodic => {
@@ -119,7 +127,9 @@ impl ApicTimer {
         match self.expires {
             Some(at) if self.mode != TimerMode::TscDeadline => {
                 let ticks = at.since(now).div_ceil(1 << self.shift());
-                u32::try_from(ticks).unwrap_or(u32::MAX).min(self.initial_count)
+                u32::try_from(ticks)
+                    .unwrap_or(u32::MAX)
+                    .min(self.initial_count)
             }
             _ => 0,
         }
@@ -179,7 +189,11 @@ mod tests {
     fn the_divisor_slows_the_count() {
         let check = |divide, expected: u64| {
             let timer = started(TimerMode::OneShot, divide, 100_000);
-            assert_eq!(timer.deadline(), Some(Nanos(1000 + expected * 100_000)), "divide {divide:#b}");
+            assert_eq!(
+                timer.deadline(),
+                Some(Nanos(1000 + expected * 100_000)),
+                "divide {divide:#b}"
+            );
             assert_eq!(timer.current_count(Nanos(1000)), 100_000);
             assert_eq!(timer.current_count(Nanos(1000 + expected * 40_000)), 60_000);
         };
@@ -198,7 +212,10 @@ mod tests {
         let mut timer = started(TimerMode::OneShot, 0b1011, 500);
         assert!(!timer.advance(Nanos(1499)));
         assert!(timer.advance(Nanos(1500)));
-        assert_eq!((timer.deadline(), timer.current_count(Nanos(1500))), (None, 0));
+        assert_eq!(
+            (timer.deadline(), timer.current_count(Nanos(1500))),
+            (None, 0)
+        );
         assert!(!timer.advance(Nanos(9999)));
     }
 
@@ -228,9 +245,16 @@ mod tests {
     #[test]
     fn tsc_deadline_disarms_itself_and_other_modes_ignore_it() {
         let mut timer = started(TimerMode::TscDeadline, 0, 100);
-        assert_eq!(timer.deadline(), None, "the initial count means nothing in this mode");
+        assert_eq!(
+            timer.deadline(),
+            None,
+            "the initial count means nothing in this mode"
+        );
         timer.set_tsc_deadline(777, Nanos(50));
-        assert_eq!((timer.tsc_deadline(), timer.deadline()), (777, Some(Nanos(50))));
+        assert_eq!(
+            (timer.tsc_deadline(), timer.deadline()),
+            (777, Some(Nanos(50)))
+        );
         assert!(timer.advance(Nanos(50)));
         assert_eq!((timer.tsc_deadline(), timer.deadline()), (0, None));
         timer.set_tsc_deadline(888, Nanos(60));

@@ -65,7 +65,9 @@ mod tests {
     fn the_highest_vector_wins() {
         let check = |vectors: &[Vector], expected| {
             let mut set = VectorSet::default();
-            vectors.iter().for_each(|&vector| assert!(set.insert(vector)));
+            vectors
+                .iter()
+                .for_each(|&vector| assert!(set.insert(vector)));
             assert_eq!(set.highest(), expected, "{vectors:?}");
         };
         check(&[], None);

@@ -35,7 +35,15 @@ pub(super) struct Ps2 {
 impl Ps2 {
     /// A device after power-on.
     pub(super) fn new(kind: Kind) -> Ps2 {
-        Ps2 { kind, awaits: None, queue: VecDeque::new(), last: 0, resolution: 2, rate: 100, reports: false }
+        Ps2 {
+            kind,
+            awaits: None,
+            queue: VecDeque::new(),
+            last: 0,
+            resolution: 2,
+            rate: 100,
+            reports: false,
+        }
     }
 
     /// Bytes that wait.
@@ -48,7 +56,11 @@ impl Ps2 {
     pub(super) fn pop(&mut self, translated: bool) -> Option<u8> {
         let byte = self.queue.pop_front()?;
         self.last = byte;
-        Some(if translated && byte == 0x83 { 0x41 } else { byte })
+        Some(if translated && byte == 0x83 {
+            0x41
+        } else {
+            byte
+        })
     }
 
     fn answer(&mut self, bytes: &[u8]) {

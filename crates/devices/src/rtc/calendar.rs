@@ -29,7 +29,10 @@ impl Calendar {
     pub(super) fn of_seconds(seconds: i64) -> Calendar {
         let last = days_to_march(10_000) * SECONDS_PER_DAY - 1;
         let seconds = seconds.clamp(days_to_march(0) * SECONDS_PER_DAY, last);
-        let (days, rest) = (seconds.div_euclid(SECONDS_PER_DAY), seconds.rem_euclid(SECONDS_PER_DAY));
+        let (days, rest) = (
+            seconds.div_euclid(SECONDS_PER_DAY),
+            seconds.rem_euclid(SECONDS_PER_DAY),
+        );
         // 400 years have 146097 days: the estimate is at most one year too late.
         let mut year = (days + 719_468) * 400 / 146_097;
         while days_to_march(year) > days {
@@ -55,8 +58,10 @@ impl Calendar {
     pub(super) fn seconds(self) -> i64 {
         let months = i64::from(self.month) - 3;
         let year = i64::from(self.year) + months.div_euclid(12);
-        let days = days_to_march(year) + days_into_year(months.rem_euclid(12)) + i64::from(self.day) - 1;
-        let time = i64::from(self.hour) * 3600 + i64::from(self.minute) * 60 + i64::from(self.second);
+        let days =
+            days_to_march(year) + days_into_year(months.rem_euclid(12)) + i64::from(self.day) - 1;
+        let time =
+            i64::from(self.hour) * 3600 + i64::from(self.minute) * 60 + i64::from(self.second);
         days * SECONDS_PER_DAY + time
     }
 
@@ -76,8 +81,16 @@ mod tests {
     fn dates_and_seconds_agree() {
         let check = |seconds, date: (u16, u8, u8), time: (u8, u8, u8), weekday| {
             let calendar = Calendar::of_seconds(seconds);
-            assert_eq!((calendar.year, calendar.month, calendar.day), date, "{seconds}");
-            assert_eq!((calendar.hour, calendar.minute, calendar.second), time, "{seconds}");
+            assert_eq!(
+                (calendar.year, calendar.month, calendar.day),
+                date,
+                "{seconds}"
+            );
+            assert_eq!(
+                (calendar.hour, calendar.minute, calendar.second),
+                time,
+                "{seconds}"
+            );
             assert_eq!(calendar.weekday(), weekday, "{seconds}");
             assert_eq!(calendar.seconds(), seconds);
         };
@@ -94,17 +107,34 @@ mod tests {
         for days in -200_000..100_000 {
             let calendar = Calendar::of_seconds(days * SECONDS_PER_DAY);
             assert_eq!(calendar.seconds(), days * SECONDS_PER_DAY, "{calendar:?}");
-            assert!((1..=12).contains(&calendar.month) && (1..=31).contains(&calendar.day), "{calendar:?}");
+            assert!(
+                (1..=12).contains(&calendar.month) && (1..=31).contains(&calendar.day),
+                "{calendar:?}"
+            );
         }
     }
 
     #[test]
     fn nonsense_carries_over_and_never_overflows() {
-        let nonsense = Calendar { year: u16::MAX, month: 255, day: 255, hour: 255, minute: 255, second: 255 };
+        let nonsense = Calendar {
+            year: u16::MAX,
+            month: 255,
+            day: 255,
+            hour: 255,
+            minute: 255,
+            second: 255,
+        };
         assert!(Calendar::of_seconds(nonsense.seconds()).year >= 9999);
         Calendar::of_seconds(i64::MAX);
         Calendar::of_seconds(i64::MIN);
-        let zero = Calendar { year: 0, month: 0, day: 0, hour: 0, minute: 0, second: 0 };
+        let zero = Calendar {
+            year: 0,
+            month: 0,
+            day: 0,
+            hour: 0,
+            minute: 0,
+            second: 0,
+        };
         Calendar::of_seconds(zero.seconds());
     }
 }

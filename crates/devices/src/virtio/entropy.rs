@@ -65,7 +65,11 @@ impl VirtioDevice for Entropy {
             queue,
             has_more: false,
         };
-        setup.queues.into_iter().map(|queue| Box::new(worker(queue)) as Box<dyn Worker>).collect()
+        setup
+            .queues
+            .into_iter()
+            .map(|queue| Box::new(worker(queue)) as Box<dyn Worker>)
+            .collect()
     }
 
     fn reset(&mut self) {}
@@ -137,9 +141,14 @@ impl EntropyWorker {
         let mut done = 0;
         while done < u64::from(len_bytes) {
             let len = PIECE_BYTES.min((u64::from(len_bytes) - done) as usize);
-            getrandom(&mut piece[..len], GetRandomFlags::empty()).ok().filter(|got| *got == len)?;
+            getrandom(&mut piece[..len], GetRandomFlags::empty())
+                .ok()
+                .filter(|got| *got == len)?;
             let at = vm_memory::GuestAddress(start.0.checked_add(done)?);
-            self.memory.vm_memory().write_slice(&piece[..len], at).ok()?;
+            self.memory
+                .vm_memory()
+                .write_slice(&piece[..len], at)
+                .ok()?;
             done += len as u64;
         }
         Some(())

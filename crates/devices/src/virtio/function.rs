@@ -84,7 +84,10 @@ impl VirtioFunction {
     /// If the device has more queues than a function can.
     pub fn new(slot: u8, device: Box<dyn VirtioDevice>, links: Links) -> VirtioFunction {
         let queue_count = device.queue_sizes().len();
-        assert!(queue_count <= QUEUES_MAX, "a device has at most {QUEUES_MAX} queues");
+        assert!(
+            queue_count <= QUEUES_MAX,
+            "a device has at most {QUEUES_MAX} queues"
+        );
         let kind = device.kind();
         let mut config = ConfigSpace::new(Identity {
             vendor: 0x1af4,
@@ -101,7 +104,10 @@ impl VirtioFunction {
         config.set(BAR, &window.to_le_bytes());
         config.set_writable(BAR, &(!(WINDOW_BYTES - 1)).to_le_bytes());
         add_capabilities(&mut config, queue_count as u16);
-        VirtioFunction { config, transport: Transport::new(device, links) }
+        VirtioFunction {
+            config,
+            transport: Transport::new(device, links),
+        }
     }
 
     fn read_part(&mut self, part: u32, within: u64, size: u8) -> u64 {
@@ -109,8 +115,18 @@ impl VirtioFunction {
             COMMON => self.transport.read_common(within, size),
             STATUS if within == 0 => u64::from(self.transport.shared.take_status()),
             DEVICE => self.transport.read_config(within, size),
-            TABLE => self.transport.shared.vectors().msix.read_table(within, size),
-            PENDING => self.transport.shared.vectors().msix.read_pending(within, size),
+            TABLE => self
+                .transport
+                .shared
+                .vectors()
+                .msix
+                .read_table(within, size),
+            PENDING => self
+                .transport
+                .shared
+                .vectors()
+                .msix
+                .read_pending(within, size),
             _ => 0,
         }
     }
@@ -121,7 +137,12 @@ impl VirtioFunction {
             DEVICE => self.transport.write_config(within, size, value),
             NOTIFY => self.transport.notify(within / u64::from(NOTIFY_STEP)),
             TABLE => {
-                let message = self.transport.shared.vectors().msix.write_table(within, size, value);
+                let message = self
+                    .transport
+                    .shared
+                    .vectors()
+                    .msix
+                    .write_table(within, size, value);
                 self.transport.shared.send(message);
             }
             _ => {}
@@ -135,7 +156,9 @@ impl VirtioFunction {
         let size = self.config.word(CONFIG_ACCESS + 12);
         let fits = matches!(size, 1 | 2 | 4)
             && offset.is_multiple_of(size)
-            && offset.checked_add(size).is_some_and(|end| end <= WINDOW_BYTES);
+            && offset
+                .checked_add(size)
+                .is_some_and(|end| end <= WINDOW_BYTES);
         (bar == 0 && fits).then_some((u64::from(offset), size as u8))
     }
 }
@@ -151,7 +174,10 @@ fn add_capabilities(config: &mut ConfigSpace, queue_count: u16) {
     // The size field is one less than the number of entries, and there is one more than there are queues.
     config.set(MSIX, &[MSIX_ID, FIRST as u8]);
     config.set(MSIX + 2, &queue_count.to_le_bytes());
-    config.set_writable(MSIX + 2, &(msix::ENABLE | msix::FUNCTION_MASK).to_le_bytes());
+    config.set_writable(
+        MSIX + 2,
+        &(msix::ENABLE | msix::FUNCTION_MASK).to_le_bytes(),
+    );
     config.set(MSIX + 4, &TABLE.to_le_bytes());
     config.set(MSIX + 8, &PENDING.to_le_bytes());
     let notify_bytes = u32::from(queue_count) * NOTIFY_STEP;
@@ -164,7 +190,11 @@ fn add_capabilities(config: &mut ConfigSpace, queue_count: u16) {
     ];
     let mut at = FIRST;
     for (n, (kind, offset, len_bytes, own_bytes)) in parts.into_iter().enumerate() {
-        let next = if n + 1 < parts.len() { at as u8 + own_bytes } else { 0 };
+        let next = if n + 1 < parts.len() {
+            at as u8 + own_bytes
+        } else {
+            0
+        };
         config.set(at, &[VENDOR_ID, next, own_bytes, kind]);
         config.set(at + 8, &offset.to_le_bytes());
         config.set(at + 12, &len_bytes.to_le_bytes());
@@ -178,7 +208,11 @@ fn add_capabilities(config: &mut ConfigSpace, queue_count: u16) {
         }
         at += usize::from(own_bytes);
     }
-    debug_assert_eq!(at, CONFIG_ACCESS + usize::from(LONG_BYTES), "the last one is where it is looked for");
+    debug_assert_eq!(
+        at,
+        CONFIG_ACCESS + usize::from(LONG_BYTES),
+        "the last one is where it is looked for"
+    );
 }
 
 impl PciFunction for VirtioFunction {
@@ -226,14 +260,25 @@ impl PciFunction for VirtioFunction {
     }
 
     fn wires(&self) -> Vec<vcpu::Wire> {
-        let Some((start, _)) = self.window() else { return Vec::new() };
-        let place = |queue: u16| Gpa(start.0 + u64::from(NOTIFY) + u64::from(queue) * u64::from(NOTIFY_STEP));
+        let Some((start, _)) = self.window() else {
+            return Vec::new();
+        };
+        let place = |queue: u16| {
+            Gpa(start.0 + u64::from(NOTIFY) + u64::from(queue) * u64::from(NOTIFY_STEP))
+        };
         let events = self.transport.events().into_iter();
-        events.map(|(queue, event)| vcpu::Wire { gpa: place(queue), event }).collect()
+        events
+            .map(|(queue, event)| vcpu::Wire {
+                gpa: place(queue),
+                event,
+            })
+            .collect()
     }
 
     fn has_interrupt(&self) -> bool {
         let is_on = self.config.word(COMMAND) & PIN_DISABLE == 0;
-        is_on && self.transport.shared.has_status() && !self.transport.shared.vectors().msix.is_enabled()
+        is_on
+            && self.transport.shared.has_status()
+            && !self.transport.shared.vectors().msix.is_enabled()
     }
 }

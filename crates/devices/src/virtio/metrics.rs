@@ -23,14 +23,22 @@ impl LatencyHistogram {
         let micros = took.as_micros() as u64;
         let bucket = (u64::BITS - micros.leading_zeros()) as usize;
         self.buckets[bucket.min(BUCKETS - 1)].fetch_add(1, Ordering::Relaxed);
-        self.total_ns.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
+        self.total_ns
+            .fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
     }
 
     /// Each bucket that counted something: requests that took less than this many microseconds (and not less than
     /// half of it), and how many.
     pub fn read(&self) -> Vec<(u64, u64)> {
-        let counts = self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed));
-        counts.enumerate().filter(|(_, count)| *count > 0).map(|(n, count)| (1 << n, count)).collect()
+        let counts = self
+            .buckets
+            .iter()
+            .map(|bucket| bucket.load(Ordering::Relaxed));
+        counts
+            .enumerate()
+            .filter(|(_, count)| *count > 0)
+            .map(|(n, count)| (1 << n, count))
+            .collect()
     }
 
     /// Time of all requests together.

@@ -29,8 +29,16 @@ pub(super) struct Msix {
 impl Msix {
     /// A table of `count` entries, all masked, the whole switched off.
     pub(super) fn new(count: u16) -> Msix {
-        let entry = Entry { address: 0, data: 0, masked: true, pending: false };
-        Msix { control: 0, entries: vec![entry; usize::from(count)] }
+        let entry = Entry {
+            address: 0,
+            data: 0,
+            masked: true,
+            pending: false,
+        };
+        Msix {
+            control: 0,
+            entries: vec![entry; usize::from(count)],
+        }
     }
 
     pub(super) fn is_enabled(&self) -> bool {
@@ -53,10 +61,15 @@ impl Msix {
     pub(super) fn set_control(&mut self, control: u16) -> Vec<Message> {
         self.control = control & (ENABLE | FUNCTION_MASK);
         if !self.is_enabled() {
-            self.entries.iter_mut().for_each(|entry| entry.pending = false);
+            self.entries
+                .iter_mut()
+                .for_each(|entry| entry.pending = false);
         }
         let is_masked = self.control & FUNCTION_MASK != 0;
-        self.entries.iter_mut().filter_map(|entry| entry.release(is_masked)).collect()
+        self.entries
+            .iter_mut()
+            .filter_map(|entry| entry.release(is_masked))
+            .collect()
     }
 
     /// Reads an aligned word or double word of the table.
@@ -69,7 +82,9 @@ impl Msix {
     }
 
     fn table_word(&self, offset: u64) -> u32 {
-        let Some(entry) = self.entries.get((offset / ENTRY_BYTES) as usize) else { return 0 };
+        let Some(entry) = self.entries.get((offset / ENTRY_BYTES) as usize) else {
+            return 0;
+        };
         match offset % ENTRY_BYTES {
             0 => entry.address as u32,
             4 => (entry.address >> 32) as u32,
@@ -101,7 +116,12 @@ impl Msix {
     /// Reads the pending bits.
     pub(super) fn read_pending(&self, offset: u64, size: u8) -> u64 {
         let first = (8 * offset) as usize;
-        let bits = self.entries.iter().skip(first).take(8 * usize::from(size)).enumerate();
+        let bits = self
+            .entries
+            .iter()
+            .skip(first)
+            .take(8 * usize::from(size))
+            .enumerate();
         bits.fold(0, |bits, (n, entry)| bits | u64::from(entry.pending) << n)
     }
 }
@@ -148,7 +168,9 @@ mod tests {
     #[test]
     fn the_table_reads_back_in_words_and_double_words() {
         let msix = table();
-        let check = |offset, size, expected| assert_eq!(msix.read_table(offset, size), expected, "{offset}");
+        let check = |offset, size, expected| {
+            assert_eq!(msix.read_table(offset, size), expected, "{offset}")
+        };
         check(0, 8, 0);
         check(12, 4, 1);
         check(16, 4, 0xfee0_1000);

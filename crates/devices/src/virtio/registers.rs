@@ -43,7 +43,14 @@ pub(super) struct QueueRegisters {
 
 impl QueueRegisters {
     pub(super) fn new(size_max: u16) -> QueueRegisters {
-        QueueRegisters { size_max, size: size_max, is_enabled: false, descriptors: 0, available: 0, used: 0 }
+        QueueRegisters {
+            size_max,
+            size: size_max,
+            is_enabled: false,
+            descriptors: 0,
+            available: 0,
+            used: 0,
+        }
     }
 
     /// The rings, if they are aligned and lie in guest memory.
@@ -94,7 +101,10 @@ pub(super) struct Registers {
 impl Registers {
     pub(super) fn new(sizes: &[u16]) -> Registers {
         Registers {
-            queues: sizes.iter().map(|&size| QueueRegisters::new(size)).collect(),
+            queues: sizes
+                .iter()
+                .map(|&size| QueueRegisters::new(size))
+                .collect(),
             ..Registers::default()
         }
     }

@@ -44,7 +44,8 @@ impl Segments {
                 return;
             }
             if descriptor.is_write_only() == (half == Half::Writable) {
-                self.list.push((descriptor.addr(), descriptor.len() as usize));
+                self.list
+                    .push((descriptor.addr(), descriptor.len() as usize));
                 self.len_bytes = self.len_bytes.saturating_add(descriptor.len() as usize);
             }
         }

@@ -55,9 +55,17 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(device: &dyn VirtioDevice, queue_count: u16, sink: Arc<dyn SendMsi>) -> Arc<Shared> {
+    pub(super) fn new(
+        device: &dyn VirtioDevice,
+        queue_count: u16,
+        sink: Arc<dyn SendMsi>,
+    ) -> Arc<Shared> {
         let queues = vec![NO_VECTOR; usize::from(queue_count)];
-        let vectors = Vectors { msix: Msix::new(queue_count + 1), config: NO_VECTOR, queues };
+        let vectors = Vectors {
+            msix: Msix::new(queue_count + 1),
+            config: NO_VECTOR,
+            queues,
+        };
         Arc::new(Shared {
             status: AtomicU8::new(0),
             broken: AtomicBool::new(false),
@@ -89,14 +97,22 @@ impl Shared {
             let mut vectors = self.vectors();
             let vector = match cause {
                 Cause::Config => vectors.config,
-                Cause::Queue(index) => vectors.queues.get(usize::from(index)).copied().unwrap_or(NO_VECTOR),
+                Cause::Queue(index) => vectors
+                    .queues
+                    .get(usize::from(index))
+                    .copied()
+                    .unwrap_or(NO_VECTOR),
             };
             vectors.msix.is_enabled().then(|| vectors.msix.fire(vector))
         };
         match message {
             Some(message) => self.send(message),
             None => {
-                let bit = if matches!(cause, Cause::Config) { CONFIG } else { QUEUE };
+                let bit = if matches!(cause, Cause::Config) {
+                    CONFIG
+                } else {
+                    QUEUE
+                };
                 self.status.fetch_or(bit, Ordering::AcqRel);
                 self.sink.pin_changed();
             }
@@ -105,7 +121,9 @@ impl Shared {
 
     /// Sends messages that were set free.
     pub(super) fn send(&self, messages: impl IntoIterator<Item = Message>) {
-        messages.into_iter().for_each(|(address, data)| self.sink.send_msi(address, data));
+        messages
+            .into_iter()
+            .for_each(|(address, data)| self.sink.send_msi(address, data));
     }
 
     /// A queue is broken: the driver is told that the device needs a reset (2.1.2).

@@ -48,7 +48,16 @@ impl Transport {
         let sizes = device.queue_sizes();
         let shared = Shared::new(&*device, sizes.len() as u16, Arc::clone(&links.interrupts));
         let (metrics, registers) = (device.metrics(), Registers::new(&sizes));
-        Transport { device, links, shared, metrics, registers, sizes, workers: None, is_resetting: false }
+        Transport {
+            device,
+            links,
+            shared,
+            metrics,
+            registers,
+            sizes,
+            workers: None,
+            is_resetting: false,
+        }
     }
 
     fn features(&self) -> u64 {
@@ -71,14 +80,26 @@ impl Transport {
         };
         let offered = feature_half(self.features(), registers.device_feature_select);
         let accepted = feature_half(registers.driver_features, registers.driver_feature_select);
-        put(register::DEVICE_FEATURE_SELECT, &registers.device_feature_select.to_le_bytes());
+        put(
+            register::DEVICE_FEATURE_SELECT,
+            &registers.device_feature_select.to_le_bytes(),
+        );
         put(register::DEVICE_FEATURE, &offered.to_le_bytes());
-        put(register::DRIVER_FEATURE_SELECT, &registers.driver_feature_select.to_le_bytes());
+        put(
+            register::DRIVER_FEATURE_SELECT,
+            &registers.driver_feature_select.to_le_bytes(),
+        );
         put(register::DRIVER_FEATURE, &accepted.to_le_bytes());
-        put(register::QUEUE_COUNT, &(self.sizes.len() as u16).to_le_bytes());
+        put(
+            register::QUEUE_COUNT,
+            &(self.sizes.len() as u16).to_le_bytes(),
+        );
         put(register::STATUS, &[status]);
         put(register::GENERATION, &[self.shared.generation()]);
-        put(register::QUEUE_SELECT, &registers.queue_select.to_le_bytes());
+        put(
+            register::QUEUE_SELECT,
+            &registers.queue_select.to_le_bytes(),
+        );
         let vectors = self.shared.vectors();
         put(register::CONFIG_VECTOR, &vectors.config.to_le_bytes());
         // A queue that is not there has size 0 (4.1.4.3.1).
@@ -86,9 +107,18 @@ impl Transport {
             let vector = vectors.queues[usize::from(registers.queue_select)];
             put(register::QUEUE_VECTOR, &vector.to_le_bytes());
             put(register::QUEUE_SIZE, &queue.size.to_le_bytes());
-            put(register::QUEUE_ENABLE, &u16::from(queue.is_enabled).to_le_bytes());
-            put(register::QUEUE_NOTIFY_OFFSET, &registers.queue_select.to_le_bytes());
-            put(register::QUEUE_DESCRIPTORS, &queue.descriptors.to_le_bytes());
+            put(
+                register::QUEUE_ENABLE,
+                &u16::from(queue.is_enabled).to_le_bytes(),
+            );
+            put(
+                register::QUEUE_NOTIFY_OFFSET,
+                &registers.queue_select.to_le_bytes(),
+            );
+            put(
+                register::QUEUE_DESCRIPTORS,
+                &queue.descriptors.to_le_bytes(),
+            );
             put(register::QUEUE_AVAILABLE, &queue.available.to_le_bytes());
             put(register::QUEUE_USED, &queue.used.to_le_bytes());
         } else {
@@ -99,17 +129,28 @@ impl Transport {
 
     /// The status, which becomes 0 once the workers have ended.
     fn status(&mut self) -> u8 {
-        if self.is_resetting && self.workers.as_ref().is_none_or(|workers| workers.have_stopped()) {
+        if self.is_resetting
+            && self
+                .workers
+                .as_ref()
+                .is_none_or(|workers| workers.have_stopped())
+        {
             self.finish_reset();
         }
-        let needs_reset = if self.shared.is_broken() { register::NEEDS_RESET } else { 0 };
+        let needs_reset = if self.shared.is_broken() {
+            register::NEEDS_RESET
+        } else {
+            0
+        };
         self.registers.status | needs_reset
     }
 
     /// Writes the common configuration: a register in its own width (4.1.3.1), a 64-bit one also in halves.
     pub(super) fn write_common(&mut self, offset: u64, size: u8, value: u64) {
         if self.is_resetting && self.status() != 0 {
-            return self.shared.violation("wrote to a register before the reset was over");
+            return self
+                .shared
+                .violation("wrote to a register before the reset was over");
         }
         let (word, half) = (value as u32, value as u16);
         match (offset, size) {
@@ -118,38 +159,57 @@ impl Transport {
             (register::DRIVER_FEATURE, 4) => self.write_driver_feature(word),
             (register::CONFIG_VECTOR, 2) => {
                 let mut vectors = self.shared.vectors();
-                vectors.config = if vectors.msix.has_vector(half) { half } else { NO_VECTOR };
+                vectors.config = if vectors.msix.has_vector(half) {
+                    half
+                } else {
+                    NO_VECTOR
+                };
             }
             (register::STATUS, 1) => self.write_status(value as u8),
             (register::QUEUE_SELECT, 2) => self.registers.queue_select = half,
             (register::QUEUE_VECTOR, 2) => self.write_queue_vector(half),
             (register::QUEUE_SIZE, 2) => self.write_queue_size(half),
             (register::QUEUE_ENABLE, 2) => self.write_queue_enable(half),
-            (register::QUEUE_DESCRIPTORS..=0x37, 4 | 8) if offset.is_multiple_of(u64::from(size)) => {
+            (register::QUEUE_DESCRIPTORS..=0x37, 4 | 8)
+                if offset.is_multiple_of(u64::from(size)) =>
+            {
                 self.write_queue_address(offset, size, value);
             }
-            _ => self.shared.violation("wrote to what is not a register, or in another width"),
+            _ => self
+                .shared
+                .violation("wrote to what is not a register, or in another width"),
         }
     }
 
     fn write_driver_feature(&mut self, value: u32) {
         let registers = &mut self.registers;
         if registers.status & (register::DRIVER | register::FEATURES_OK) != register::DRIVER {
-            return self.shared.violation("wrote features outside of their negotiation");
+            return self
+                .shared
+                .violation("wrote features outside of their negotiation");
         }
         let value = u64::from(value);
         match registers.driver_feature_select {
             0 => registers.driver_features = registers.driver_features & !0xffff_ffff | value,
             1 => registers.driver_features = registers.driver_features & 0xffff_ffff | value << 32,
             _ if value == 0 => {}
-            _ => self.shared.violation("accepted features that no device has"),
+            _ => self
+                .shared
+                .violation("accepted features that no device has"),
         }
     }
 
     fn write_queue_vector(&mut self, vector: u16) {
         let mut vectors = self.shared.vectors();
-        let known = if vectors.msix.has_vector(vector) { vector } else { NO_VECTOR };
-        if let Some(place) = vectors.queues.get_mut(usize::from(self.registers.queue_select)) {
+        let known = if vectors.msix.has_vector(vector) {
+            vector
+        } else {
+            NO_VECTOR
+        };
+        if let Some(place) = vectors
+            .queues
+            .get_mut(usize::from(self.registers.queue_select))
+        {
             *place = known;
         }
     }
@@ -157,19 +217,28 @@ impl Transport {
     /// The selected queue, if the driver may change it now.
     fn queue_in_set_up(&mut self) -> Option<&mut register::QueueRegisters> {
         let may = self.registers.may_set_up();
-        self.registers.selected_mut().filter(|queue| may && !queue.is_enabled)
+        self.registers
+            .selected_mut()
+            .filter(|queue| may && !queue.is_enabled)
     }
 
     fn write_queue_size(&mut self, size: u16) {
         match self.queue_in_set_up() {
             Some(queue) if size.is_power_of_two() && size <= queue.size_max => queue.size = size,
-            Some(_) => self.shared.violation("gave a queue a size that it cannot have"),
-            None => self.shared.violation("changed a queue's size outside of its set-up"),
+            Some(_) => self
+                .shared
+                .violation("gave a queue a size that it cannot have"),
+            None => self
+                .shared
+                .violation("changed a queue's size outside of its set-up"),
         }
     }
 
     fn write_queue_address(&mut self, offset: u64, size: u8, value: u64) {
-        let Some(address) = self.queue_in_set_up().and_then(|queue| queue.address(offset)) else {
+        let Some(address) = self
+            .queue_in_set_up()
+            .and_then(|queue| queue.address(offset))
+        else {
             return self.shared.violation("moved a queue outside of its set-up");
         };
         *address = match (size, offset & 4) {
@@ -190,7 +259,9 @@ impl Transport {
                     self.shared.set_broken();
                 }
             }
-            _ => self.shared.violation("enabled a queue outside of its set-up, or wrote what is not 1"),
+            _ => self
+                .shared
+                .violation("enabled a queue outside of its set-up, or wrote what is not 1"),
         }
     }
 
@@ -203,11 +274,18 @@ impl Transport {
         if old & !(value | register::NEEDS_RESET) != 0 {
             return self.shared.violation("cleared a bit of the status");
         }
-        let order = [register::ACKNOWLEDGE, register::DRIVER, register::FEATURES_OK, register::DRIVER_OK];
+        let order = [
+            register::ACKNOWLEDGE,
+            register::DRIVER,
+            register::FEATURES_OK,
+            register::DRIVER_OK,
+        ];
         for (n, &bit) in order.iter().enumerate().filter(|(_, bit)| new & **bit != 0) {
             let before = order[..n].iter().fold(0, |bits, bit| bits | bit);
             if self.registers.status & before != before {
-                return self.shared.violation("skipped a step of the initialisation");
+                return self
+                    .shared
+                    .violation("skipped a step of the initialisation");
             }
             match bit {
                 register::FEATURES_OK if !self.are_features_right() => {
@@ -233,21 +311,39 @@ impl Transport {
         let features = self.registers.driver_features;
         let memory = &self.links.memory;
         let mut queues = Vec::new();
-        for (index, registers) in (0..).zip(&self.registers.queues).filter(|(_, queue)| queue.is_enabled) {
-            let Some(queue) = registers.queue(memory.vm_memory(), features & RING_EVENT_IDX != 0) else {
+        for (index, registers) in (0..)
+            .zip(&self.registers.queues)
+            .filter(|(_, queue)| queue.is_enabled)
+        {
+            let Some(queue) = registers.queue(memory.vm_memory(), features & RING_EVENT_IDX != 0)
+            else {
                 continue;
             };
-            queues.push(Virtqueue { index, queue, interrupt: self.shared.interrupt(Cause::Queue(index)) });
+            queues.push(Virtqueue {
+                index,
+                queue,
+                interrupt: self.shared.interrupt(Cause::Queue(index)),
+            });
         }
         let config_changed = self.shared.interrupt(Cause::Config);
-        let setup = Setup { memory: Arc::clone(memory), features, queues, config_changed };
+        let setup = Setup {
+            memory: Arc::clone(memory),
+            features,
+            queues,
+            config_changed,
+        };
         let workers = self.device.activate(setup);
         let (shared, name) = (Arc::clone(&self.shared), self.device.name().to_owned());
         let on_broken = Box::new(move |broken: &crate::virtio::worker::Broken| {
             tracing::debug!("{name}: {broken}");
             shared.set_broken();
         });
-        self.workers = Some(self.links.threads.start(self.device.name(), workers, &self.metrics, on_broken));
+        self.workers = Some(self.links.threads.start(
+            self.device.name(),
+            workers,
+            &self.metrics,
+            on_broken,
+        ));
     }
 
     fn reset(&mut self) {
@@ -296,15 +392,19 @@ impl Transport {
     /// Reads the device's own configuration.
     pub(super) fn read_config(&self, offset: u64, size: u8) -> u64 {
         let mut bytes = [0; 8];
-        self.device.read_config(offset, &mut bytes[..usize::from(size)]);
+        self.device
+            .read_config(offset, &mut bytes[..usize::from(size)]);
         u64::from_le_bytes(bytes)
     }
 
     /// Writes it. Drivers may from the moment they said that they are there.
     pub(super) fn write_config(&mut self, offset: u64, size: u8, value: u64) {
         if self.is_resetting || self.registers.status & register::DRIVER == 0 {
-            return self.shared.violation("wrote configuration before it said that it is a driver");
+            return self
+                .shared
+                .violation("wrote configuration before it said that it is a driver");
         }
-        self.device.write_config(offset, &value.to_le_bytes()[..usize::from(size)]);
+        self.device
+            .write_config(offset, &value.to_le_bytes()[..usize::from(size)]);
     }
 }

@@ -40,11 +40,19 @@ impl Virtqueue {
     pub fn pop<'a>(&mut self, memory: &'a GuestMemory) -> Result<Option<Chain<'a>>, Broken> {
         let index = self.index;
         let broken = |what: String| Broken { queue: index, what };
-        let mut chains = self.queue.iter(memory.vm_memory()).map_err(|error| broken(error.to_string()))?;
-        let Some(chain) = chains.next() else { return Ok(None) };
+        let mut chains = self
+            .queue
+            .iter(memory.vm_memory())
+            .map_err(|error| broken(error.to_string()))?;
+        let Some(chain) = chains.next() else {
+            return Ok(None);
+        };
         match chain.clone().last() {
             Some(last) if is_end(&last) => Ok(Some(chain)),
-            _ => Err(broken(format!("the chain at descriptor {} has no end", chain.head_index()))),
+            _ => Err(broken(format!(
+                "the chain at descriptor {} has no end",
+                chain.head_index()
+            ))),
         }
     }
 
@@ -53,7 +61,9 @@ impl Virtqueue {
     /// # Errors
     /// [`Broken`] if the chain's head is not a descriptor of the queue.
     pub fn push(&mut self, memory: &GuestMemory, head: u16, written: u32) -> Result<(), Broken> {
-        self.queue.add_used(memory.vm_memory(), head, written).map_err(|error| self.broken(&error))
+        self.queue
+            .add_used(memory.vm_memory(), head, written)
+            .map_err(|error| self.broken(&error))
     }
 
     /// Interrupts the driver if it wants to hear of what was pushed since the last call. Once for a batch.
@@ -62,12 +72,17 @@ impl Virtqueue {
     /// [`Broken`] if the rings cannot be read.
     pub fn signal(&mut self, memory: &GuestMemory) -> Result<(), Broken> {
         let wanted = if self.queue.event_idx_enabled() {
-            self.queue.needs_notification(memory.vm_memory()).map_err(|error| self.broken(&error))?
+            self.queue
+                .needs_notification(memory.vm_memory())
+                .map_err(|error| self.broken(&error))?
         } else {
             // The store of the used index comes before the look at the flag (2.7.13.4).
             std::sync::atomic::fence(Ordering::SeqCst);
             let flags = GuestAddress(self.queue.avail_ring());
-            let flags: u16 = memory.vm_memory().load(flags, Ordering::Relaxed).unwrap_or(0);
+            let flags: u16 = memory
+                .vm_memory()
+                .load(flags, Ordering::Relaxed)
+                .unwrap_or(0);
             flags & NO_INTERRUPT == 0
         };
         if wanted {
@@ -81,7 +96,11 @@ impl Virtqueue {
     /// # Errors
     /// As [`Virtqueue::signal`].
     pub fn signal_since(&mut self, before: u16, memory: &GuestMemory) -> Result<(), Broken> {
-        if self.queue.next_used() == before { Ok(()) } else { self.signal(memory) }
+        if self.queue.next_used() == before {
+            Ok(())
+        } else {
+            self.signal(memory)
+        }
     }
 
     /// Asks the driver to notify of new chains. Whether some came before it could know: look again then.
@@ -89,7 +108,9 @@ impl Virtqueue {
     /// # Errors
     /// [`Broken`] if the rings cannot be reached.
     pub fn enable_notification(&mut self, memory: &GuestMemory) -> Result<bool, Broken> {
-        self.queue.enable_notification(memory.vm_memory()).map_err(|error| self.broken(&error))
+        self.queue
+            .enable_notification(memory.vm_memory())
+            .map_err(|error| self.broken(&error))
     }
 
     /// Spares the driver notifications while a worker is busy anyway.
@@ -97,12 +118,17 @@ impl Virtqueue {
     /// # Errors
     /// [`Broken`] if the rings cannot be reached.
     pub fn disable_notification(&mut self, memory: &GuestMemory) -> Result<(), Broken> {
-        self.queue.disable_notification(memory.vm_memory()).map_err(|error| self.broken(&error))
+        self.queue
+            .disable_notification(memory.vm_memory())
+            .map_err(|error| self.broken(&error))
     }
 
     /// That the driver broke this queue, in the words of `what`.
     pub fn broken(&self, what: &dyn std::fmt::Display) -> Broken {
-        Broken { queue: self.index, what: what.to_string() }
+        Broken {
+            queue: self.index,
+            what: what.to_string(),
+        }
     }
 }
 

@@ -49,7 +49,11 @@ pub(super) fn needs(bytes: &[u8]) -> Result<Needs, ElfError> {
     };
     let runpath = paths(&elf.runpaths);
     // A file with a RUNPATH has no RPATH (ld.so(8)).
-    let rpath = if runpath.is_empty() { paths(&elf.rpaths) } else { Vec::new() };
+    let rpath = if runpath.is_empty() {
+        paths(&elf.rpaths)
+    } else {
+        Vec::new()
+    };
     Ok(Needs {
         interpreter: elf.interpreter.map(str::to_owned),
         libraries: elf.libraries.iter().map(|&name| name.to_owned()).collect(),
@@ -67,7 +71,11 @@ mod tests {
         let bytes = std::fs::read(std::env::current_exe().unwrap()).unwrap();
         let needs = needs(&bytes).unwrap();
         assert!(needs.interpreter.is_some_and(|path| path.contains("ld-")));
-        assert!(needs.libraries.iter().any(|name| name.starts_with("libc.")), "{:?}", needs.libraries);
+        assert!(
+            needs.libraries.iter().any(|name| name.starts_with("libc.")),
+            "{:?}",
+            needs.libraries
+        );
     }
 
     #[test]

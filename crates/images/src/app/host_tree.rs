@@ -18,7 +18,10 @@ pub(super) struct HostTree {
 
 impl HostTree {
     pub(super) fn new() -> HostTree {
-        HostTree { tree: Tree::new(), candidates: Vec::new() }
+        HostTree {
+            tree: Tree::new(),
+            candidates: Vec::new(),
+        }
     }
 
     pub(super) fn into_tree(self) -> Tree {
@@ -29,16 +32,27 @@ impl HostTree {
     pub(super) fn add(&mut self, path: &Path) -> Result<(), AppError> {
         let real = self.add_links(path)?;
         let metadata = fs::symlink_metadata(&real).map_err(read_error(path))?;
-        if metadata.is_dir() { self.add_folder(&real) } else { self.add_file(&real, &metadata, true) }
+        if metadata.is_dir() {
+            self.add_folder(&real)
+        } else {
+            self.add_file(&real, &metadata, true)
+        }
     }
 
     /// ELF files in the tree, and whether each was asked for by itself.
     pub(super) fn elf_files(&self) -> Vec<(PathBuf, bool)> {
         let is_elf = |path: &Path| {
             let mut head = [0; 4];
-            fs::File::open(path).and_then(|mut file| file.read_exact(&mut head)).is_ok() && elf::is_elf(&head)
+            fs::File::open(path)
+                .and_then(|mut file| file.read_exact(&mut head))
+                .is_ok()
+                && elf::is_elf(&head)
         };
-        self.candidates.iter().filter(|(path, _)| is_elf(path)).cloned().collect()
+        self.candidates
+            .iter()
+            .filter(|(path, _)| is_elf(path))
+            .cloned()
+            .collect()
     }
 
     /// Puts every symbolic link along a path into the tree; the path without links.
@@ -76,7 +90,9 @@ impl HostTree {
     fn add_folder(&mut self, folder: &Path) -> Result<(), AppError> {
         let metadata = fs::metadata(folder).map_err(read_error(folder))?;
         let path = folder.as_os_str().as_bytes();
-        self.tree.put_folder(path, attributes(&metadata)).map_err(place_error(folder))?;
+        self.tree
+            .put_folder(path, attributes(&metadata))
+            .map_err(place_error(folder))?;
         for entry in fs::read_dir(folder).map_err(read_error(folder))? {
             let path = entry.map_err(read_error(folder))?.path();
             let metadata = fs::symlink_metadata(&path).map_err(read_error(&path))?;
@@ -93,7 +109,12 @@ impl HostTree {
         Ok(())
     }
 
-    fn add_file(&mut self, path: &Path, metadata: &Metadata, is_asked_for: bool) -> Result<(), AppError> {
+    fn add_file(
+        &mut self,
+        path: &Path,
+        metadata: &Metadata,
+        is_asked_for: bool,
+    ) -> Result<(), AppError> {
         // Sockets and the like are nothing that a copy of would be of use.
         if !metadata.is_file() {
             return Ok(());
@@ -102,7 +123,10 @@ impl HostTree {
         if !is_asked_for && fs::File::open(path).is_err() {
             return Ok(());
         }
-        let content = Content::Path { path: path.to_owned(), len: metadata.len() };
+        let content = Content::Path {
+            path: path.to_owned(),
+            len: metadata.len(),
+        };
         self.put(path, metadata, Kind::File(content))?;
         self.candidates.push((path.to_owned(), is_asked_for));
         Ok(())
@@ -110,7 +134,10 @@ impl HostTree {
 
     fn put(&mut self, path: &Path, metadata: &Metadata, kind: Kind) -> Result<(), AppError> {
         let bytes = path.as_os_str().as_bytes();
-        self.tree.put(bytes, attributes(metadata), kind).map(drop).map_err(place_error(path))
+        self.tree
+            .put(bytes, attributes(metadata), kind)
+            .map(drop)
+            .map_err(place_error(path))
     }
 }
 
@@ -128,7 +155,10 @@ fn parts(path: &Path) -> Vec<PathBuf> {
 
 /// The guest has root alone: what the owner may do, root may.
 fn attributes(metadata: &Metadata) -> Attributes {
-    Attributes { mtime: metadata.mtime(), ..Attributes::of_root((metadata.mode() & 0o7777) as u16) }
+    Attributes {
+        mtime: metadata.mtime(),
+        ..Attributes::of_root((metadata.mode() & 0o7777) as u16)
+    }
 }
 
 #[cfg(test)]

@@ -34,9 +34,18 @@ pub(super) fn add_for_all(tree: &mut HostTree) -> Result<(), AppError> {
     let mut seen: HashSet<PathBuf> = HashSet::new();
     let mut wanting: Vec<Wanting> = Vec::new();
     for (path, is_asked_for) in tree.elf_files() {
-        wanting.push(Wanting { path, rpath: Vec::new(), is_optional: !is_asked_for });
+        wanting.push(Wanting {
+            path,
+            rpath: Vec::new(),
+            is_optional: !is_asked_for,
+        });
     }
-    while let Some(Wanting { path, rpath, is_optional }) = wanting.pop() {
+    while let Some(Wanting {
+        path,
+        rpath,
+        is_optional,
+    }) = wanting.pop()
+    {
         if !seen.insert(path.clone()) {
             continue;
         }
@@ -47,19 +56,35 @@ pub(super) fn add_for_all(tree: &mut HostTree) -> Result<(), AppError> {
             Err(source) => return Err(AppError::Elf { path, source }),
         };
         let mut rpath = rpath;
-        rpath.splice(0..0, needs.rpath.iter().map(|folder| with_origin(folder, &path)));
-        let interpreter = needs.interpreter.iter().map(PathBuf::from).filter(|loader| loader.is_file());
+        rpath.splice(
+            0..0,
+            needs.rpath.iter().map(|folder| with_origin(folder, &path)),
+        );
+        let interpreter = needs
+            .interpreter
+            .iter()
+            .map(PathBuf::from)
+            .filter(|loader| loader.is_file());
         let mut found: Vec<PathBuf> = interpreter.collect();
         for library in &needs.libraries {
             match find(library, &needs, &rpath, &path, &cache) {
                 Some(library) => found.push(library),
                 None if is_optional => {}
-                None => return Err(AppError::MissingLibrary { library: library.clone(), needed_by: path }),
+                None => {
+                    return Err(AppError::MissingLibrary {
+                        library: library.clone(),
+                        needed_by: path,
+                    });
+                }
             }
         }
         for library in found {
             tree.add(&library)?;
-            wanting.push(Wanting { path: library, rpath: rpath.clone(), is_optional });
+            wanting.push(Wanting {
+                path: library,
+                rpath: rpath.clone(),
+                is_optional,
+            });
         }
     }
     Ok(())
@@ -79,19 +104,34 @@ fn find(
     let from_environment = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
     let folders = rpath.iter().cloned();
     let folders = folders.chain(from_environment.split(':').map(str::to_owned));
-    let mut folders = folders.chain(needs.runpath.iter().map(|folder| with_origin(folder, needed_by)));
+    let mut folders = folders.chain(
+        needs
+            .runpath
+            .iter()
+            .map(|folder| with_origin(folder, needed_by)),
+    );
     let is_ours = |path: &PathBuf| path.is_file();
     folders
         .find_map(|folder| Some(Path::new(&folder).join(library)).filter(is_ours))
         .or_else(|| cache.find(library).filter(is_ours))
-        .or_else(|| FOLDERS.iter().map(|folder| Path::new(folder).join(library)).find(is_ours))
+        .or_else(|| {
+            FOLDERS
+                .iter()
+                .map(|folder| Path::new(folder).join(library))
+                .find(is_ours)
+        })
 }
 
 /// Replaces `$ORIGIN` by the folder of the file that says it.
 fn with_origin(text: &str, file: &Path) -> String {
     let real = file.canonicalize().unwrap_or_else(|_| file.to_owned());
-    let folder = real.parent().unwrap_or(Path::new("/")).to_string_lossy().into_owned();
-    text.replace("${ORIGIN}", &folder).replace("$ORIGIN", &folder)
+    let folder = real
+        .parent()
+        .unwrap_or(Path::new("/"))
+        .to_string_lossy()
+        .into_owned();
+    text.replace("${ORIGIN}", &folder)
+        .replace("$ORIGIN", &folder)
 }
 
 #[cfg(test)]
@@ -107,12 +147,32 @@ mod tests {
         }
         let program = at("bin/program");
         std::fs::write(&program, "").unwrap();
-        let needs = Needs { runpath: vec!["$ORIGIN/../runpath".to_owned()], ..Needs::default() };
+        let needs = Needs {
+            runpath: vec!["$ORIGIN/../runpath".to_owned()],
+            ..Needs::default()
+        };
         let rpath = [at("rpath").to_string_lossy().into_owned()];
-        let look = || find("libx.so", &needs, &rpath, &program, &LibraryCache::default());
+        let look = || {
+            find(
+                "libx.so",
+                &needs,
+                &rpath,
+                &program,
+                &LibraryCache::default(),
+            )
+        };
         assert_eq!(look(), None);
         std::fs::write(at("runpath/libx.so"), "").unwrap();
-        assert_eq!(look(), Some(folder.path().canonicalize().unwrap().join("bin/../runpath/libx.so")));
+        assert_eq!(
+            look(),
+            Some(
+                folder
+                    .path()
+                    .canonicalize()
+                    .unwrap()
+                    .join("bin/../runpath/libx.so")
+            )
+        );
         std::fs::write(at("rpath/libx.so"), "").unwrap();
         assert_eq!(look(), Some(at("rpath/libx.so")));
     }

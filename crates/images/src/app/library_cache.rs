@@ -28,10 +28,21 @@ impl LibraryCache {
 
     fn read(bytes: &[u8]) -> LibraryCache {
         let mut libraries = HashMap::new();
-        let count = if bytes.starts_with(MAGIC) { word(bytes, MAGIC.len()).unwrap_or(0) } else { 0 };
+        let count = if bytes.starts_with(MAGIC) {
+            word(bytes, MAGIC.len()).unwrap_or(0)
+        } else {
+            0
+        };
         for index in 0..count as usize {
-            let Some(at) = index.checked_mul(ENTRY_BYTES).map(|offset| HEADER_BYTES + offset) else { break };
-            let Some(entry) = bytes.get(at..at + ENTRY_BYTES) else { break };
+            let Some(at) = index
+                .checked_mul(ENTRY_BYTES)
+                .map(|offset| HEADER_BYTES + offset)
+            else {
+                break;
+            };
+            let Some(entry) = bytes.get(at..at + ENTRY_BYTES) else {
+                break;
+            };
             // Variants for newer processors (a hwcap) are left out: the guest may have another processor.
             let is_plain = entry[16..24] == [0; 8];
             if word(entry, 0) != Some(IS_64_BIT) || !is_plain {
@@ -78,7 +89,10 @@ mod tests {
     #[test]
     fn a_library_is_found_if_it_is_for_any_64_bit_pc() {
         let check = |bytes: &[u8], expected: Option<&str>| {
-            assert_eq!(LibraryCache::read(bytes).find("libx.so"), expected.map(PathBuf::from));
+            assert_eq!(
+                LibraryCache::read(bytes).find("libx.so"),
+                expected.map(PathBuf::from)
+            );
         };
         check(&cache(IS_64_BIT, 0), Some("/opt/libx.so"));
         check(&cache(0x0003, 0), None);

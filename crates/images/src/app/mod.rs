@@ -135,13 +135,15 @@ pub(crate) fn gather(request: &AppRequest) -> Result<App, AppError> {
     let command = GuestCommand {
         arguments,
         environment: request.environment.clone(),
-        folder: request
-            .folder
-            .as_ref()
-            .map_or("/".to_owned(), |folder| folder.to_string_lossy().into_owned()),
+        folder: request.folder.as_ref().map_or("/".to_owned(), |folder| {
+            folder.to_string_lossy().into_owned()
+        }),
         ..GuestCommand::default()
     };
-    Ok(App { tree: tree.into_tree(), command })
+    Ok(App {
+        tree: tree.into_tree(),
+        command,
+    })
 }
 
 /// Adds one program; its interpreter if it is a script.
@@ -154,14 +156,21 @@ fn add_program(tree: &mut HostTree, path: &Path) -> Result<Option<PathBuf>, AppE
     if elf::is_elf(&head) {
         return Ok(None);
     }
-    let (interpreter, argument) = interpreter(&head).ok_or_else(|| AppError::NoProgram(path.to_owned()))?;
-    let is_env = Path::new(&interpreter).file_name().is_some_and(|name| name == "env");
+    let (interpreter, argument) =
+        interpreter(&head).ok_or_else(|| AppError::NoProgram(path.to_owned()))?;
+    let is_env = Path::new(&interpreter)
+        .file_name()
+        .is_some_and(|name| name == "env");
     match argument.filter(|_| is_env) {
         // `env` itself is a program that needs libraries; what it starts comes next.
         Some(name) => {
             tree.add(Path::new(&interpreter))?;
             let name = name.strip_prefix("-S ").unwrap_or(&name).trim().to_owned();
-            let first = name.split_ascii_whitespace().next().unwrap_or_default().to_owned();
+            let first = name
+                .split_ascii_whitespace()
+                .next()
+                .unwrap_or_default()
+                .to_owned();
             look_up(Path::new(&first)).map(Some)
         }
         None => look_up(Path::new(&interpreter)).map(Some),
@@ -182,7 +191,9 @@ fn read_head(path: &Path) -> Result<Vec<u8>, AppError> {
     use std::io::Read;
     let mut head = Vec::new();
     let file = std::fs::File::open(path).map_err(read_error(path))?;
-    file.take(INTERPRETER_LINE_BYTES as u64).read_to_end(&mut head).map_err(read_error(path))?;
+    file.take(INTERPRETER_LINE_BYTES as u64)
+        .read_to_end(&mut head)
+        .map_err(read_error(path))?;
     Ok(head)
 }
 
@@ -191,8 +202,9 @@ fn look_up(program: &Path) -> Result<PathBuf, AppError> {
     let is_name = program.components().count() == 1 && !program.to_string_lossy().contains('/');
     if is_name && !program.is_file() {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let found =
-            std::env::split_paths(&path).map(|folder| folder.join(program)).find(|path| is_executable(path));
+        let found = std::env::split_paths(&path)
+            .map(|folder| folder.join(program))
+            .find(|path| is_executable(path));
         return found.ok_or_else(|| AppError::Absent(program.to_owned()));
     }
     let absolute = std::path::absolute(program).map_err(read_error(program))?;
@@ -206,7 +218,8 @@ fn look_up(program: &Path) -> Result<PathBuf, AppError> {
 
 fn is_executable(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
-    std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    std::fs::metadata(path)
+        .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
 }
 
 fn read_error(path: &Path) -> impl FnOnce(io::Error) -> AppError {
@@ -216,7 +229,10 @@ fn read_error(path: &Path) -> impl FnOnce(io::Error) -> AppError {
 
 fn place_error(path: &Path) -> impl FnOnce(TreeError) -> AppError {
     let path = path.to_owned();
-    move |error| AppError::Place { path, reason: error.to_string() }
+    move |error| AppError::Place {
+        path,
+        reason: error.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -226,12 +242,15 @@ mod tests {
     #[test]
     fn the_interpreter_is_read_as_linux_reads_it() {
         let check = |head: &str, expected: Option<(&str, Option<&str>)>| {
-            let expected =
-                expected.map(|(program, argument)| (program.to_owned(), argument.map(str::to_owned)));
+            let expected = expected
+                .map(|(program, argument)| (program.to_owned(), argument.map(str::to_owned)));
             assert_eq!(interpreter(head.as_bytes()), expected, "{head:?}");
         };
         check("#!/bin/sh\necho", Some(("/bin/sh", None)));
-        check("#! /usr/bin/env python3 -u \n", Some(("/usr/bin/env", Some("python3 -u"))));
+        check(
+            "#! /usr/bin/env python3 -u \n",
+            Some(("/usr/bin/env", Some("python3 -u"))),
+        );
         check("#!/bin/sh", Some(("/bin/sh", None)));
         check("#!\n", None);
         check("echo", None);
@@ -243,20 +262,29 @@ mod tests {
         let text = folder.path().join("text");
         std::fs::write(&text, "just words").unwrap();
         let check = |path: &Path, expected: &str| {
-            let request = AppRequest { program: path.to_owned(), ..AppRequest::default() };
+            let request = AppRequest {
+                program: path.to_owned(),
+                ..AppRequest::default()
+            };
             let error = gather(&request).map(drop).unwrap_err();
             assert!(error.is_bad_input());
             assert!(error.to_string().contains(expected), "{error}");
         };
         check(&folder.path().join("absent"), "there is no program");
-        check(Path::new("no-such-name-in-path"), "there is no program no-such-name-in-path");
+        check(
+            Path::new("no-such-name-in-path"),
+            "there is no program no-such-name-in-path",
+        );
         check(&text, "is not executable");
         check(folder.path(), "is neither an ELF program nor a script");
     }
 
     #[test]
     fn a_dynamic_program_comes_with_its_loader_and_libraries() {
-        let request = AppRequest { program: "/bin/ls".into(), ..AppRequest::default() };
+        let request = AppRequest {
+            program: "/bin/ls".into(),
+            ..AppRequest::default()
+        };
         let app = gather(&request).unwrap();
         assert_eq!(app.command.arguments, ["/bin/ls"]);
         for path in ["/bin/ls", "/lib64/ld-linux-x86-64.so.2"] {

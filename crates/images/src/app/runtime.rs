@@ -15,9 +15,16 @@ const PLACES: [&str; 5] = ["lib", "lib64", "lib/x86_64-linux-gnu", "libexec", "s
 pub(super) fn folders(program: &Path) -> Vec<PathBuf> {
     let mut found = BTreeSet::new();
     for path in names(program) {
-        let Some((prefix, name)) = prefix_and_name(&path) else { continue };
+        let Some((prefix, name)) = prefix_and_name(&path) else {
+            continue;
+        };
         for place in PLACES {
-            for name in [name.clone(), format!("{name}-base"), format!("{name}js"), format!("{name}5")] {
+            for name in [
+                name.clone(),
+                format!("{name}-base"),
+                format!("{name}js"),
+                format!("{name}5"),
+            ] {
                 let folder = prefix.join(place).join(name);
                 if folder.is_dir() {
                     found.insert(folder);
@@ -32,7 +39,10 @@ pub(super) fn folders(program: &Path) -> Vec<PathBuf> {
 fn names(program: &Path) -> Vec<PathBuf> {
     let mut paths = vec![program.to_owned()];
     while let Ok(target) = std::fs::read_link(&paths[paths.len() - 1]) {
-        let folder = paths[paths.len() - 1].parent().unwrap_or(Path::new("/")).to_owned();
+        let folder = paths[paths.len() - 1]
+            .parent()
+            .unwrap_or(Path::new("/"))
+            .to_owned();
         paths.push(folder.join(target));
         if paths.len() > 8 {
             break;
@@ -44,9 +54,15 @@ fn names(program: &Path) -> Vec<PathBuf> {
 /// `/usr` and `python3` of `/usr/bin/python3`. `/bin` is a part of `/usr` nowadays.
 fn prefix_and_name(path: &Path) -> Option<(PathBuf, String)> {
     let folder = path.parent()?;
-    let is_bin = folder.file_name().is_some_and(|name| name == "bin" || name == "sbin");
+    let is_bin = folder
+        .file_name()
+        .is_some_and(|name| name == "bin" || name == "sbin");
     let prefix = folder.parent().filter(|_| is_bin)?;
-    let prefix = if prefix == Path::new("/") { Path::new("/usr") } else { prefix };
+    let prefix = if prefix == Path::new("/") {
+        Path::new("/usr")
+    } else {
+        prefix
+    };
     Some((prefix.to_owned(), path.file_name()?.to_str()?.to_owned()))
 }
 
@@ -61,7 +77,13 @@ mod tests {
     fn a_runtime_is_found_by_every_name_of_its_program() {
         let root = tempfile::tempdir().unwrap();
         let at = |name: &str| root.path().join(name);
-        for folder in ["bin", "lib/tongue3", "lib/tongue3.1", "lib/other", "share/tongue3.1"] {
+        for folder in [
+            "bin",
+            "lib/tongue3",
+            "lib/tongue3.1",
+            "lib/other",
+            "share/tongue3.1",
+        ] {
             fs::create_dir_all(at(folder)).unwrap();
         }
         fs::write(at("bin/tongue3.1"), "").unwrap();

@@ -25,7 +25,10 @@ pub(super) struct Digesting<R> {
 
 impl<R: Read> Digesting<R> {
     pub(super) fn new(from: R) -> Digesting<R> {
-        Digesting { from, hasher: Sha256::new() }
+        Digesting {
+            from,
+            hasher: Sha256::new(),
+        }
     }
 
     /// Reads what is left; the digest of everything.

@@ -31,8 +31,16 @@ pub(super) struct Manifest {
 
 impl Manifest {
     pub(super) fn read(source: &Source, path: &Path) -> Result<Manifest, ContainerError> {
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let name = if name.is_empty() { "container".to_owned() } else { name };
+        let name = path
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let name = if name.is_empty() {
+            "container".to_owned()
+        } else {
+            name
+        };
         let manifest = if let Some(bytes) = source.read("index.json")? {
             oci(source, &parse("index.json", &bytes)?, name)?
         } else if let Some(bytes) = source.read("manifest.json")? {
@@ -51,7 +59,9 @@ fn oci(source: &Source, index: &Value, name: String) -> Result<Manifest, Contain
     let mut index = index.clone();
     let mut name = name;
     for _ in 0..INDEXES_MAX {
-        let Some(list) = index["manifests"].as_array() else { break };
+        let Some(list) = index["manifests"].as_array() else {
+            break;
+        };
         let descriptor = choose(list)?;
         let annotation = &descriptor["annotations"]["org.opencontainers.image.ref.name"];
         // A bare tag such as `latest` says less than the file's name.
@@ -61,21 +71,33 @@ fn oci(source: &Source, index: &Value, name: String) -> Result<Manifest, Contain
         let (path, bytes) = blob(source, descriptor)?;
         index = parse(&path, &bytes)?;
     }
-    let layers = index["layers"].as_array().ok_or_else(|| damaged("the manifest", "it has no layers"))?;
+    let layers = index["layers"]
+        .as_array()
+        .ok_or_else(|| damaged("the manifest", "it has no layers"))?;
     let layers = layers.iter().map(|layer| {
         let (path, digest) = place(layer)?;
-        Ok(Layer { path, digest: Some(digest) })
+        Ok(Layer {
+            path,
+            digest: Some(digest),
+        })
     });
     let layers = layers.collect::<Result<Vec<Layer>, ContainerError>>()?;
     let (path, digest) = place(&index["config"])?;
-    Ok(Manifest { name, config: (path, Some(digest)), layers })
+    Ok(Manifest {
+        name,
+        config: (path, Some(digest)),
+        layers,
+    })
 }
 
 /// The manifest for this kind of machine; one that does not say what it is for will do.
 fn choose(list: &[Value]) -> Result<&Value, ContainerError> {
     let machine = |entry: &Value| -> Option<(String, String)> {
         let platform = &entry["platform"];
-        Some((platform["os"].as_str()?.to_owned(), platform["architecture"].as_str()?.to_owned()))
+        Some((
+            platform["os"].as_str()?.to_owned(),
+            platform["architecture"].as_str()?.to_owned(),
+        ))
     };
     let is_ours = |entry: &&Value| {
         machine(entry).is_none_or(|(os, architecture)| os == "linux" && architecture == "amd64")
@@ -97,23 +119,38 @@ fn choose(list: &[Value]) -> Result<&Value, ContainerError> {
 fn docker(list: &Value, name: String) -> Result<Manifest, ContainerError> {
     let entry = &list[0];
     let text = |value: &Value, what: &str| {
-        value.as_str().map(str::to_owned).ok_or_else(|| damaged("manifest.json", what))
+        value
+            .as_str()
+            .map(str::to_owned)
+            .ok_or_else(|| damaged("manifest.json", what))
     };
     let config = text(&entry["Config"], "it names no configuration")?;
-    let layers = entry["Layers"].as_array().ok_or_else(|| damaged("manifest.json", "it has no layers"))?;
-    let layers =
-        layers.iter().map(|layer| Ok(Layer { path: text(layer, "a layer has no name")?, digest: None }));
+    let layers = entry["Layers"]
+        .as_array()
+        .ok_or_else(|| damaged("manifest.json", "it has no layers"))?;
+    let layers = layers.iter().map(|layer| {
+        Ok(Layer {
+            path: text(layer, "a layer has no name")?,
+            digest: None,
+        })
+    });
     let layers = layers.collect::<Result<Vec<Layer>, ContainerError>>()?;
     let name = entry["RepoTags"][0].as_str().map_or(name, str::to_owned);
-    Ok(Manifest { name, config: (config, None), layers })
+    Ok(Manifest {
+        name,
+        config: (config, None),
+        layers,
+    })
 }
 
 /// A descriptor's file and SHA-256 (image-spec, descriptor.md).
 fn place(descriptor: &Value) -> Result<(String, String), ContainerError> {
     let text = descriptor["digest"].as_str().unwrap_or_default();
     let digest = text.strip_prefix("sha256:").unwrap_or_default();
-    let is_digest =
-        digest.len() == 64 && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let is_digest = digest.len() == 64
+        && digest
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     if !is_digest {
         return Err(damaged("a descriptor", &format!("{text:?} is no SHA-256")));
     }
@@ -133,12 +170,15 @@ pub(super) fn read_checked(
     path: &str,
     digest: Option<&String>,
 ) -> Result<Vec<u8>, ContainerError> {
-    let bytes = source.read(path)?.ok_or_else(|| damaged(path, "it is not there"))?;
+    let bytes = source
+        .read(path)?
+        .ok_or_else(|| damaged(path, "it is not there"))?;
     let found = digest::sha256(&bytes);
     match digest {
-        Some(digest) if *digest != found => {
-            Err(damaged(path, &format!("its SHA-256 is {found}, not {digest}")))
-        }
+        Some(digest) if *digest != found => Err(damaged(
+            path,
+            &format!("its SHA-256 is {found}, not {digest}"),
+        )),
         _ => Ok(bytes),
     }
 }
@@ -148,5 +188,8 @@ pub(super) fn parse(part: &str, bytes: &[u8]) -> Result<Value, ContainerError> {
 }
 
 pub(super) fn damaged(part: &str, what: &str) -> ContainerError {
-    ContainerError::Damaged { part: part.to_owned(), what: what.to_owned() }
+    ContainerError::Damaged {
+        part: part.to_owned(),
+        what: what.to_owned(),
+    }
 }

@@ -85,7 +85,10 @@ pub enum ContainerError {
 impl ContainerError {
     /// Whether the image is to blame, and not the host.
     pub fn is_bad_input(&self) -> bool {
-        !matches!(self, ContainerError::Disk(_) | ContainerError::File(_) | ContainerError::Store(_))
+        !matches!(
+            self,
+            ContainerError::Disk(_) | ContainerError::File(_) | ContainerError::Store(_)
+        )
     }
 }
 
@@ -115,7 +118,11 @@ pub(crate) fn open(path: &Path) -> Result<Opened, ContainerError> {
     let source = Source::open(path)?;
     let manifest = Manifest::read(&source, path)?;
     let config = Config::read(&source, &manifest)?;
-    Ok(Opened { source, manifest, config })
+    Ok(Opened {
+        source,
+        manifest,
+        config,
+    })
 }
 
 impl Opened {
@@ -147,13 +154,31 @@ impl Opened {
         let command = self.config.command(&tree)?;
         on_progress(Progress::WritingDisk);
         let disk = folder.join("disk.raw");
-        let file = File::options().read(true).write(true).create_new(true).open(&disk);
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&disk);
         let file = file.map_err(error("create", &disk))?;
-        let len_bytes = (2 * spool.len()).next_multiple_of(GROUP_BYTES).max(DISK_BYTES_MIN);
-        let options = Ext4Options { len_bytes, label: "mother-image", uuid: uuid(), made: now() };
+        let len_bytes = (2 * spool.len())
+            .next_multiple_of(GROUP_BYTES)
+            .max(DISK_BYTES_MIN);
+        let options = Ext4Options {
+            len_bytes,
+            label: "mother-image",
+            uuid: uuid(),
+            made: now(),
+        };
         ext4::write(&tree, &options, &file)?;
-        let what = format!("container image, {count} layers, {}", command.arguments.join(" "));
-        let name = (self.manifest.name.as_str(), what.as_str(), ImageKind::Container);
+        let what = format!(
+            "container image, {count} layers, {}",
+            command.arguments.join(" ")
+        );
+        let name = (
+            self.manifest.name.as_str(),
+            what.as_str(),
+            ImageKind::Container,
+        );
         let image = store.add(&folder, &self.folder_name(), name, Some(&command))?;
         // The spool has no name any more; what is left of the folder goes with the work.
         let _ = fs::remove_dir(&folder);
@@ -161,9 +186,17 @@ impl Opened {
     }
 
     /// Puts one layer over the others.
-    fn layer(&self, index: usize, tree: &mut Tree, spool: &mut Spool) -> Result<(), ContainerError> {
+    fn layer(
+        &self,
+        index: usize,
+        tree: &mut Tree,
+        spool: &mut Spool,
+    ) -> Result<(), ContainerError> {
         let layer = &self.manifest.layers[index];
-        let failed = |source| ContainerError::Layer { number: index + 1, source };
+        let failed = |source| ContainerError::Layer {
+            number: index + 1,
+            source,
+        };
         let blob = self.source.reader(&layer.path).map_err(failed)?;
         let mut blob = Digesting::new(blob);
         {
@@ -182,7 +215,12 @@ impl Opened {
         self.check(index, layer.digest.as_ref(), &digest)
     }
 
-    fn check(&self, index: usize, expected: Option<&String>, found: &str) -> Result<(), ContainerError> {
+    fn check(
+        &self,
+        index: usize,
+        expected: Option<&String>,
+        found: &str,
+    ) -> Result<(), ContainerError> {
         match expected {
             Some(expected) if expected != found => Err(ContainerError::Damaged {
                 part: format!("layer {}", index + 1),

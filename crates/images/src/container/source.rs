@@ -18,7 +18,10 @@ const MEMBERS_MAX: usize = 1 << 16;
 /// A folder or an archive.
 pub(super) enum Source {
     Folder(PathBuf),
-    Archive { path: PathBuf, members: HashMap<String, Member> },
+    Archive {
+        path: PathBuf,
+        members: HashMap<String, Member>,
+    },
 }
 
 /// What an archive has under a name.
@@ -29,7 +32,10 @@ pub(super) enum Member {
 
 impl Source {
     pub(super) fn open(path: &Path) -> Result<Source, ContainerError> {
-        let failed = |source| ContainerError::Read { part: path.display().to_string(), source };
+        let failed = |source| ContainerError::Read {
+            part: path.display().to_string(),
+            source,
+        };
         if path.is_dir() {
             return Ok(Source::Folder(path.to_owned()));
         }
@@ -37,12 +43,19 @@ impl Source {
         let mut head = [0; 4];
         let count = file.read(&mut head).map_err(failed)?;
         if head[..count].starts_with(&digest::GZIP) || head[..count].starts_with(&digest::ZSTD) {
-            let what = "unpack its compression first: parts of it are read more than once".to_owned();
-            return Err(ContainerError::Damaged { part: "the archive".to_owned(), what });
+            let what =
+                "unpack its compression first: parts of it are read more than once".to_owned();
+            return Err(ContainerError::Damaged {
+                part: "the archive".to_owned(),
+                what,
+            });
         }
         file.rewind().map_err(failed)?;
         let members = members(&file).map_err(failed)?;
-        Ok(Source::Archive { path: path.to_owned(), members })
+        Ok(Source::Archive {
+            path: path.to_owned(),
+            members,
+        })
     }
 
     /// Reads a part.
@@ -75,14 +88,20 @@ impl Source {
 
     /// The whole of a part; `None` if it is not there.
     pub(super) fn read(&self, part: &str) -> Result<Option<Vec<u8>>, ContainerError> {
-        let failed = |source| ContainerError::Read { part: part.to_owned(), source };
+        let failed = |source| ContainerError::Read {
+            part: part.to_owned(),
+            source,
+        };
         let mut bytes = Vec::new();
         match self.reader(part) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(failed(error)),
             Ok(reader) if reader.limit() > PART_BYTES_MAX => {
                 let what = "it is too large to be a description".to_owned();
-                Err(ContainerError::Damaged { part: part.to_owned(), what })
+                Err(ContainerError::Damaged {
+                    part: part.to_owned(),
+                    what,
+                })
             }
             Ok(mut reader) => {
                 reader.read_to_end(&mut bytes).map_err(failed)?;
@@ -105,11 +124,20 @@ fn members(file: &File) -> io::Result<HashMap<String, Member>> {
                 let target = String::from_utf8_lossy(&target).into_owned();
                 let folder = Path::new(&name).parent().unwrap_or(Path::new(""));
                 let is_symlink = entry.header().entry_type() == EntryType::Symlink;
-                let target = if is_symlink { folder.join(target) } else { target.into() };
-                let Some(target) = normal(&target.to_string_lossy()) else { continue };
+                let target = if is_symlink {
+                    folder.join(target)
+                } else {
+                    target.into()
+                };
+                let Some(target) = normal(&target.to_string_lossy()) else {
+                    continue;
+                };
                 Member::Link(target)
             }
-            kind if kind.is_file() => Member::File { offset: entry.raw_file_position(), len: entry.size() },
+            kind if kind.is_file() => Member::File {
+                offset: entry.raw_file_position(),
+                len: entry.size(),
+            },
             _ => continue,
         };
         members.insert(name, member);

@@ -20,7 +20,9 @@ fn layer(files: &[(&str, &str)]) -> Vec<u8> {
         header.set_gid(0);
         header.set_mtime(0);
         header.set_entry_type(tar::EntryType::Regular);
-        builder.append_data(&mut header, path, text.as_bytes()).unwrap();
+        builder
+            .append_data(&mut header, path, text.as_bytes())
+            .unwrap();
     }
     builder.into_inner().unwrap()
 }
@@ -33,13 +35,19 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 
 fn layers() -> Vec<Vec<u8>> {
     vec![
-        layer(&[("etc/passwd", "app:x:1000:100::/srv:/bin/sh\n"), ("old", "1")]),
+        layer(&[
+            ("etc/passwd", "app:x:1000:100::/srv:/bin/sh\n"),
+            ("old", "1"),
+        ]),
         layer(&[(".wh.old", ""), ("new", "2")]),
     ]
 }
 
 fn config(user: &str, layers: &[Vec<u8>]) -> Vec<u8> {
-    let ids: Vec<String> = layers.iter().map(|layer| format!("sha256:{}", sha256(layer))).collect();
+    let ids: Vec<String> = layers
+        .iter()
+        .map(|layer| format!("sha256:{}", sha256(layer)))
+        .collect();
     let config = json!({
         "architecture": "amd64", "os": "linux",
         "config": { "Entrypoint": ["/entry"], "Cmd": ["a", "b"], "Env": ["X=1"], "WorkingDir": "/srv", "User": user },
@@ -58,10 +66,12 @@ fn oci(folder: &Path, user: &str, pack: fn(&[u8]) -> Vec<u8>) -> PathBuf {
     };
     let plain = layers();
     let packed: Vec<_> = plain.iter().map(|layer| blob(&pack(layer))).collect();
-    let manifest = json!({ "schemaVersion": 2, "config": blob(&config(user, &plain)), "layers": packed });
+    let manifest =
+        json!({ "schemaVersion": 2, "config": blob(&config(user, &plain)), "layers": packed });
     let mut descriptor = blob(&serde_json::to_vec(&manifest).unwrap());
     descriptor["platform"] = json!({ "os": "linux", "architecture": "amd64" });
-    let other = json!({ "digest": "sha256:0", "platform": { "os": "linux", "architecture": "arm64" } });
+    let other =
+        json!({ "digest": "sha256:0", "platform": { "os": "linux", "architecture": "arm64" } });
     let index = json!({ "schemaVersion": 2, "manifests": [other, descriptor] });
     fs::write(root.join("index.json"), index.to_string()).unwrap();
     fs::write(root.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
@@ -89,7 +99,11 @@ fn docker(folder: &Path) -> PathBuf {
 
 fn make(folder: &Path, path: &Path) -> Result<Image, ContainerError> {
     let at = |name: &str| folder.join(name);
-    let store = Store { images: at("images"), kept: at("kept"), runs: at("runs") };
+    let store = Store {
+        images: at("images"),
+        kept: at("kept"),
+        runs: at("runs"),
+    };
     let work = at("work");
     let _ = fs::remove_dir_all(&work);
     fs::create_dir(&work).unwrap();
@@ -104,15 +118,27 @@ fn both_forms_become_a_disk_that_knows_its_command() {
         let command = image.command.clone().unwrap();
         assert_eq!(image.name, name);
         assert_eq!(command.arguments, ["/entry", "a", "b"]);
-        assert_eq!((command.folder.as_str(), command.uid, command.gid), ("/srv", ids.0, ids.1));
+        assert_eq!(
+            (command.folder.as_str(), command.uid, command.gid),
+            ("/srv", ids.0, ids.1)
+        );
         assert!(command.environment.contains(&"X=1".to_owned()));
-        assert!(command.environment.iter().any(|variable| variable.starts_with("PATH=")));
+        assert!(
+            command
+                .environment
+                .iter()
+                .any(|variable| variable.starts_with("PATH="))
+        );
         let mut other = command;
         other.replace_arguments(&["c".to_owned()]);
         assert_eq!(other.arguments, ["/entry", "c"]);
         assert!(image.disk().is_file());
     };
-    check(&oci(folder.path(), "app", <[u8]>::to_vec), "layout", (1000, 100));
+    check(
+        &oci(folder.path(), "app", <[u8]>::to_vec),
+        "layout",
+        (1000, 100),
+    );
     check(&oci(folder.path(), "7:8", gzip), "layout", (7, 8));
     check(&docker(folder.path()), "box:1", (0, 0));
 }
@@ -120,7 +146,9 @@ fn both_forms_become_a_disk_that_knows_its_command() {
 #[test]
 fn zstd_layers_are_read() {
     // Made by `printf x | zstd`.
-    let frame = [0x28, 0xb5, 0x2f, 0xfd, 0x04, 0x58, 0x09, 0x00, 0x00, 0x78, 0x23, 0x42, 0xdd, 0x1a];
+    let frame = [
+        0x28, 0xb5, 0x2f, 0xfd, 0x04, 0x58, 0x09, 0x00, 0x00, 0x78, 0x23, 0x42, 0xdd, 0x1a,
+    ];
     let mut text = Vec::new();
     let plain = container::digest::decompress(&frame[..]);
     // The checksum at the end is not ours to judge here; the content is.
@@ -143,7 +171,11 @@ fn whatever_is_damaged_is_named() {
     check(&root, "layer 1 is damaged: its SHA-256 is ");
     fs::write(blob(&config("", &layers())), "{}").unwrap();
     check(&root, "is damaged: its SHA-256 is ");
-    fs::write(root.join("index.json"), r#"{"manifests":[{"digest":"sha256:../../etc/passwd"}]}"#).unwrap();
+    fs::write(
+        root.join("index.json"),
+        r#"{"manifests":[{"digest":"sha256:../../etc/passwd"}]}"#,
+    )
+    .unwrap();
     check(&root, "is no SHA-256");
     let other = r#"{"manifests":[{"platform":{"os":"linux","architecture":"arm64"}}]}"#;
     fs::write(root.join("index.json"), other).unwrap();

@@ -19,11 +19,23 @@ const MERGED: [&str; 3] = ["bin", "sbin", "lib"];
 /// Files of the machine that no package brings. The network asks for an address and is not waited for.
 const FILES: [(&str, &str); 6] = [
     ("/etc/hostname", "debian\n"),
-    ("/etc/hosts", "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"),
-    ("/etc/fstab", "LABEL=mother-root / ext4 errors=remount-ro 0 0\n"),
+    (
+        "/etc/hosts",
+        "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n",
+    ),
+    (
+        "/etc/fstab",
+        "LABEL=mother-root / ext4 errors=remount-ro 0 0\n",
+    ),
     ("/etc/machine-id", ""),
-    ("/etc/systemd/network/80-dhcp.network", "[Match]\nType=ether\n\n[Network]\nDHCP=yes\n"),
-    ("/etc/apt/apt.conf.d/80mother", "APT::Install-Recommends \"false\";\nAcquire::Languages \"none\";\n"),
+    (
+        "/etc/systemd/network/80-dhcp.network",
+        "[Match]\nType=ether\n\n[Network]\nDHCP=yes\n",
+    ),
+    (
+        "/etc/apt/apt.conf.d/80mother",
+        "APT::Install-Recommends \"false\";\nAcquire::Languages \"none\";\n",
+    ),
 ];
 
 /// Why packages did not become a root file system.
@@ -74,7 +86,9 @@ pub(crate) fn assemble(
         let rename = |path: &[u8]| {
             let path = String::from_utf8_lossy(path);
             let absolute = path.trim_start_matches('.');
-            configuration_files.contains(absolute).then(|| format!("{absolute}{NEW_SUFFIX}").into_bytes())
+            configuration_files
+                .contains(absolute)
+                .then(|| format!("{absolute}{NEW_SUFFIX}").into_bytes())
         };
         let paths = unpack(package, &mut tree, spool, &rename)?;
         database.add(&mut tree, &control, &paths)?;
@@ -87,7 +101,10 @@ pub(crate) fn assemble(
     let sources: String = sources.iter().map(|line| line.to_text(true)).collect();
     tree.put_bytes("/etc/apt/sources.list", 0o644, sources.into_bytes())?;
     // Nothing is waited for that a guest without a network would wait for in vain.
-    tree.put_symlink("/etc/systemd/system/systemd-networkd-wait-online.service", "/dev/null")?;
+    tree.put_symlink(
+        "/etc/systemd/system/systemd-networkd-wait-online.service",
+        "/dev/null",
+    )?;
     Ok(tree)
 }
 
@@ -108,7 +125,10 @@ fn unpack_error(package: &Path, error: UnpackError) -> AssembleError {
         UnpackError::Io(source) => source,
         UnpackError::Tree(error) => io::Error::other(error),
     };
-    AssembleError::Unpack { package: package.to_owned(), source }
+    AssembleError::Unpack {
+        package: package.to_owned(),
+        source,
+    }
 }
 
 /// A kernel's modules; its image is loaded by Mother and its other files are nobody's concern.
@@ -124,7 +144,10 @@ fn add_modules(kernel: &Path, tree: &mut Tree, spool: &mut Spool) -> Result<(), 
 }
 
 fn control(package: &Path) -> Result<Control, AssembleError> {
-    let broken = |source| AssembleError::Unpack { package: package.to_owned(), source };
+    let broken = |source| AssembleError::Unpack {
+        package: package.to_owned(),
+        source,
+    };
     apt::with_control_archive(package, |archive| {
         let mut control = Control::default();
         let mut archive = tar::Archive::new(archive);
@@ -136,7 +159,10 @@ fn control(package: &Path) -> Result<Control, AssembleError> {
             let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
             let name = path.trim_start_matches("./").to_owned();
             let mut bytes = Vec::new();
-            entry.take(CONTROL_BYTES_MAX).read_to_end(&mut bytes).map_err(broken)?;
+            entry
+                .take(CONTROL_BYTES_MAX)
+                .read_to_end(&mut bytes)
+                .map_err(broken)?;
             if name == "control" {
                 control.fields = String::from_utf8_lossy(&bytes).into_owned();
             } else if !name.contains('/') {

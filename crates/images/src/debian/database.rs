@@ -21,7 +21,10 @@ pub(super) struct Control {
 impl Control {
     /// The value of a field that has one line.
     fn field(&self, name: &str) -> Option<&str> {
-        let line = self.fields.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let line = self
+            .fields
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         line.map(str::trim)
     }
 
@@ -37,14 +40,27 @@ impl Control {
 
     /// Absolute paths of configuration files. Those that the package wants removed are not there.
     pub(super) fn configuration_files(&self) -> BTreeSet<String> {
-        let list = self.files.get("conffiles").map(|bytes| text(bytes)).unwrap_or_default();
-        list.lines().map(str::trim).filter(|line| line.starts_with('/')).map(str::to_owned).collect()
+        let list = self
+            .files
+            .get("conffiles")
+            .map(|bytes| text(bytes))
+            .unwrap_or_default();
+        list.lines()
+            .map(str::trim)
+            .filter(|line| line.starts_with('/'))
+            .map(str::to_owned)
+            .collect()
     }
 
     /// The package's paragraph in dpkg's status file.
     fn status(&self) -> String {
         let mut status = String::new();
-        for line in self.fields.trim_end().lines().filter(|line| !line.trim().is_empty()) {
+        for line in self
+            .fields
+            .trim_end()
+            .lines()
+            .filter(|line| !line.trim().is_empty())
+        {
             status.push_str(line);
             status.push('\n');
             if line.starts_with("Package:") {
@@ -54,14 +70,20 @@ impl Control {
         let files = self.configuration_files();
         if !files.is_empty() {
             status.push_str("Conffiles:\n");
-            files.iter().for_each(|file| status.push_str(&format!(" {file} newconffile\n")));
+            files
+                .iter()
+                .for_each(|file| status.push_str(&format!(" {file} newconffile\n")));
         }
         status + "\n"
     }
 
     /// What the package wants to be told of: the name of each trigger and who is interested.
     fn interests(&self) -> Vec<(String, String)> {
-        let list = self.files.get("triggers").map(|bytes| text(bytes)).unwrap_or_default();
+        let list = self
+            .files
+            .get("triggers")
+            .map(|bytes| text(bytes))
+            .unwrap_or_default();
         let interest = |line: &str| {
             let (verb, trigger) = line.trim().split_once(char::is_whitespace)?;
             let suffix = match verb {
@@ -94,7 +116,10 @@ impl Database {
         self.status.push_str(&control.status());
         let info = |name: &str| format!("/var/lib/dpkg/info/{}.{name}", control.key());
         for (name, bytes) in &control.files {
-            let mode = if matches!(name.as_str(), "preinst" | "postinst" | "prerm" | "postrm" | "config") {
+            let mode = if matches!(
+                name.as_str(),
+                "preinst" | "postinst" | "prerm" | "postrm" | "config"
+            ) {
                 0o755
             } else {
                 0o644
@@ -113,7 +138,10 @@ impl Database {
             if trigger.starts_with('/') {
                 self.file_triggers.push_str(&format!("{trigger} {who}\n"));
             } else {
-                self.named_triggers.entry(trigger).or_default().push_str(&format!("{who}\n"));
+                self.named_triggers
+                    .entry(trigger)
+                    .or_default()
+                    .push_str(&format!("{who}\n"));
             }
         }
         Ok(())
@@ -145,7 +173,10 @@ mod tests {
     fn control() -> Control {
         let files = [
             ("conffiles", "/etc/a\nremove-on-upgrade /etc/old\n"),
-            ("triggers", "# why\ninterest-noawait /usr/lib\ninterest reload\nactivate other\n"),
+            (
+                "triggers",
+                "# why\ninterest-noawait /usr/lib\ninterest reload\nactivate other\n",
+            ),
             ("postinst", "#!/bin/sh\n"),
         ];
         Control {
@@ -161,12 +192,18 @@ mod tests {
         let mut tree = Tree::new();
         let mut database = Database::default();
         database
-            .add(&mut tree, &control(), &[b"./".to_vec(), b"./etc/a".to_vec(), b"./usr/".to_vec()])
+            .add(
+                &mut tree,
+                &control(),
+                &[b"./".to_vec(), b"./etc/a".to_vec(), b"./usr/".to_vec()],
+            )
             .unwrap();
         database.finish(&mut tree).unwrap();
         let read = |path: &str| {
             let node = tree.find(path.as_bytes(), false).unwrap();
-            let crate::tree::Kind::File(content) = &tree.node(node).kind else { panic!("{path}") };
+            let crate::tree::Kind::File(content) = &tree.node(node).kind else {
+                panic!("{path}")
+            };
             let mut bytes = Vec::new();
             content
                 .read(|part| {
@@ -177,11 +214,26 @@ mod tests {
             String::from_utf8(bytes).unwrap()
         };
         let status = read("/var/lib/dpkg/status");
-        assert!(status.starts_with("Package: libx\nStatus: install ok unpacked\nVersion: 1\n"), "{status}");
-        assert!(status.ends_with("\n more\nConffiles:\n /etc/a newconffile\n\n"), "{status}");
-        assert_eq!(read("/var/lib/dpkg/info/libx:amd64.list"), "/.\n/etc/a\n/usr\n");
-        assert_eq!(read("/var/lib/dpkg/info/libx:amd64.postinst"), "#!/bin/sh\n");
-        assert_eq!(read("/var/lib/dpkg/triggers/File"), "/usr/lib libx:amd64/noawait\n");
+        assert!(
+            status.starts_with("Package: libx\nStatus: install ok unpacked\nVersion: 1\n"),
+            "{status}"
+        );
+        assert!(
+            status.ends_with("\n more\nConffiles:\n /etc/a newconffile\n\n"),
+            "{status}"
+        );
+        assert_eq!(
+            read("/var/lib/dpkg/info/libx:amd64.list"),
+            "/.\n/etc/a\n/usr\n"
+        );
+        assert_eq!(
+            read("/var/lib/dpkg/info/libx:amd64.postinst"),
+            "#!/bin/sh\n"
+        );
+        assert_eq!(
+            read("/var/lib/dpkg/triggers/File"),
+            "/usr/lib libx:amd64/noawait\n"
+        );
         assert_eq!(read("/var/lib/dpkg/triggers/reload"), "libx:amd64\n");
     }
 }

@@ -68,9 +68,18 @@ pub struct DebianRelease {
 
 /// Releases with a merged `/usr` and a cloud kernel.
 const RELEASES: [DebianRelease; 3] = [
-    DebianRelease { number: 12, codename: "bookworm" },
-    DebianRelease { number: 13, codename: "trixie" },
-    DebianRelease { number: 14, codename: "forky" },
+    DebianRelease {
+        number: 12,
+        codename: "bookworm",
+    },
+    DebianRelease {
+        number: 13,
+        codename: "trixie",
+    },
+    DebianRelease {
+        number: 14,
+        codename: "forky",
+    },
 ];
 
 /// What plain `debian` means where the host does not tell.
@@ -79,19 +88,24 @@ const DEFAULT_RELEASE: DebianRelease = RELEASES[0];
 impl DebianRelease {
     /// Reads `12`, `bookworm`.
     pub fn parse(text: &str) -> Option<DebianRelease> {
-        RELEASES.into_iter().find(|release| release.codename == text || text.parse() == Ok(release.number))
+        RELEASES
+            .into_iter()
+            .find(|release| release.codename == text || text.parse() == Ok(release.number))
     }
 
     /// The host's own release, or the oldest that we know.
     pub fn of_host() -> DebianRelease {
         let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
         let value = |key: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+            let line = text
+                .lines()
+                .find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
             line.map(|value| value.trim_matches('"').to_owned())
         };
         let is_debian = value("ID").as_deref() == Some("debian");
-        let own =
-            value("VERSION_CODENAME").filter(|_| is_debian).and_then(|name| DebianRelease::parse(&name));
+        let own = value("VERSION_CODENAME")
+            .filter(|_| is_debian)
+            .and_then(|name| DebianRelease::parse(&name));
         own.unwrap_or(DEFAULT_RELEASE)
     }
 

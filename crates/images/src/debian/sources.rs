@@ -6,8 +6,15 @@ use crate::debian::{DebianRelease, RELEASES};
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// Names of suites that are not releases of their own.
-const OTHER_SUITES: [&str; 7] =
-    ["stable", "oldstable", "oldoldstable", "testing", "unstable", "sid", "bullseye"];
+const OTHER_SUITES: [&str; 7] = [
+    "stable",
+    "oldstable",
+    "oldoldstable",
+    "testing",
+    "unstable",
+    "sid",
+    "bullseye",
+];
 
 /// A mirror and one of its suites.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,7 +26,11 @@ pub(crate) struct SourceLine {
 impl SourceLine {
     /// As apt's sources.list(5) has it.
     pub(crate) fn to_text(&self, has_keyring: bool) -> String {
-        let options = if has_keyring { format!("[signed-by={KEYRING}] ") } else { String::new() };
+        let options = if has_keyring {
+            format!("[signed-by={KEYRING}] ")
+        } else {
+            String::new()
+        };
         format!("deb {options}{} {} main\n", self.uri, self.suite)
     }
 
@@ -31,8 +42,10 @@ impl SourceLine {
 
 /// The release's sources, from what an update of the host's would fetch (`apt-get update --print-uris`).
 pub(crate) fn source_lines(addresses: &str, release: DebianRelease) -> Vec<SourceLine> {
-    let mut lines: Vec<SourceLine> =
-        addresses.lines().filter_map(|line| source_line(line, release)).collect();
+    let mut lines: Vec<SourceLine> = addresses
+        .lines()
+        .filter_map(|line| source_line(line, release))
+        .collect();
     lines.sort();
     lines.dedup();
     lines
@@ -47,13 +60,17 @@ fn source_line(line: &str, release: DebianRelease) -> Option<SourceLine> {
         return None;
     }
     let base = suite.split(['-', '/']).next().unwrap_or_default();
-    let is_debian = RELEASES.iter().any(|known| known.codename == base) || OTHER_SUITES.contains(&base);
+    let is_debian =
+        RELEASES.iter().any(|known| known.codename == base) || OTHER_SUITES.contains(&base);
     // Backports and proposals are nobody's default.
     let rest = &suite[base.len()..];
     if !is_debian || !matches!(rest, "" | "-updates" | "-security") {
         return None;
     }
-    Some(SourceLine { uri: uri.to_owned(), suite: format!("{}{rest}", release.codename) })
+    Some(SourceLine {
+        uri: uri.to_owned(),
+        suite: format!("{}{rest}", release.codename),
+    })
 }
 
 #[cfg(test)]
@@ -62,17 +79,26 @@ mod tests {
 
     #[test]
     fn the_hosts_mirrors_serve_every_release() {
-        let line =
-            |uri: &str, suite: &str, index: &str| format!("'{uri}/dists/{suite}/{index}' some_file 0 \n");
+        let line = |uri: &str, suite: &str, index: &str| {
+            format!("'{uri}/dists/{suite}/{index}' some_file 0 \n")
+        };
         let packages = "main/binary-amd64/Packages.xz";
         let addresses = [
             line("http://mirror/debian", "bookworm", "InRelease"),
             line("http://mirror/debian", "bookworm", packages),
-            line("http://mirror/debian", "bookworm", "main/binary-all/Packages.xz"),
+            line(
+                "http://mirror/debian",
+                "bookworm",
+                "main/binary-all/Packages.xz",
+            ),
             line("http://mirror/debian", "bookworm-updates", packages),
             line("http://mirror/debian", "bookworm-backports", packages),
             line("http://mirror/security", "bookworm-security", packages),
-            line("http://mirror/security", "bookworm-security", "contrib/binary-amd64/Packages.xz"),
+            line(
+                "http://mirror/security",
+                "bookworm-security",
+                "contrib/binary-amd64/Packages.xz",
+            ),
             line("https://other/apt", "cloud-sdk-bookworm", packages),
             line("http://ubuntu", "noble", packages),
         ];

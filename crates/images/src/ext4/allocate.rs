@@ -41,7 +41,11 @@ impl Geometry {
     }
 
     pub(super) fn block_bitmap(self, group: u64) -> u64 {
-        let head = if Geometry::has_superblock(group) { 1 + self.descriptor_blocks() } else { 0 };
+        let head = if Geometry::has_superblock(group) {
+            1 + self.descriptor_blocks()
+        } else {
+            0
+        };
         group * GROUP_BLOCKS + head
     }
 
@@ -68,7 +72,10 @@ pub(super) struct Allocator {
 
 impl Allocator {
     pub(super) fn new(geometry: Geometry) -> Allocator {
-        Allocator { geometry, next: geometry.data(0) }
+        Allocator {
+            geometry,
+            next: geometry.data(0),
+        }
     }
 
     /// So many blocks in as few runs as there can be; `None` if the disk is full.
@@ -82,8 +89,13 @@ impl Allocator {
             }
             // Past a group's end the next group's data begins behind its metadata.
             self.next = self.next.max(self.geometry.data(group));
-            let here = left.min((group + 1) * GROUP_BLOCKS - self.next).min(EXTENT_BLOCKS_MAX);
-            runs.push(Run { start: self.next, count: here });
+            let here = left
+                .min((group + 1) * GROUP_BLOCKS - self.next)
+                .min(EXTENT_BLOCKS_MAX);
+            runs.push(Run {
+                start: self.next,
+                count: here,
+            });
             self.next += here;
             left -= here;
         }
@@ -92,7 +104,8 @@ impl Allocator {
 
     /// The first block of a group that nobody has.
     pub(super) fn first_free(&self, group: u64) -> u64 {
-        self.next.clamp(self.geometry.data(group), (group + 1) * GROUP_BLOCKS)
+        self.next
+            .clamp(self.geometry.data(group), (group + 1) * GROUP_BLOCKS)
     }
 }
 
@@ -102,7 +115,9 @@ mod tests {
 
     #[test]
     fn superblocks_are_where_the_kernel_looks_for_them() {
-        let with: Vec<u64> = (0..60).filter(|&group| Geometry::has_superblock(group)).collect();
+        let with: Vec<u64> = (0..60)
+            .filter(|&group| Geometry::has_superblock(group))
+            .collect();
         assert_eq!(with, [0, 1, 3, 5, 7, 9, 25, 27, 49]);
     }
 

@@ -28,7 +28,10 @@ pub(super) struct FolderBlocks {
 impl FolderBlocks {
     /// A folder with its two own names.
     pub(super) fn new(own: u32, parent: u32) -> FolderBlocks {
-        let mut blocks = FolderBlocks { bytes: Vec::new(), last: 0 };
+        let mut blocks = FolderBlocks {
+            bytes: Vec::new(),
+            last: 0,
+        };
         blocks.add(b".", own, FileType::Folder);
         blocks.add(b"..", parent, FileType::Folder);
         blocks
@@ -85,8 +88,9 @@ mod tests {
     #[test]
     fn entries_fill_their_blocks_without_gaps() {
         let mut blocks = FolderBlocks::new(2, 2);
-        let names: Vec<String> =
-            (0..300).map(|number| format!("{number}{}", "x".repeat(number % 200))).collect();
+        let names: Vec<String> = (0..300)
+            .map(|number| format!("{number}{}", "x".repeat(number % 200)))
+            .collect();
         for name in &names {
             blocks.add(name.as_bytes(), 12, FileType::File);
         }

@@ -36,7 +36,13 @@ impl Inode {
         bytes.put16(2, low16(attributes.uid));
         bytes.put16(24, low16(attributes.gid));
         // A folder with more subfolders than can be counted has one link ("dir_nlink").
-        bytes.put16(26, u16::try_from(links).ok().filter(|&links| links < 65_000).unwrap_or(1));
+        bytes.put16(
+            26,
+            u16::try_from(links)
+                .ok()
+                .filter(|&links| links < 65_000)
+                .unwrap_or(1),
+        );
         bytes.put16(120, low16(attributes.uid >> 16));
         bytes.put16(122, low16(attributes.gid >> 16));
         bytes.put16(128, EXTRA_BYTES);
@@ -54,7 +60,10 @@ impl Inode {
         if major < 256 && minor < 256 {
             self.bytes.put32(40, major << 8 | minor);
         } else {
-            self.bytes.put32(44, (minor & 0xff) | (major & 0xfff) << 8 | (minor & 0xf_ff00) << 12);
+            self.bytes.put32(
+                44,
+                (minor & 0xff) | (major & 0xfff) << 8 | (minor & 0xf_ff00) << 12,
+            );
         }
     }
 
@@ -99,7 +108,9 @@ impl Inode {
 
     /// What stands in the i_block array: a copy for the superblock's backup of the journal's.
     pub(super) fn block_array(&self) -> [u8; 60] {
-        self.bytes[40..100].try_into().expect("the array has 15 numbers of four bytes")
+        self.bytes[40..100]
+            .try_into()
+            .expect("the array has 15 numbers of four bytes")
     }
 
     pub(super) fn to_bytes(&self) -> [u8; INODE_BYTES as usize] {
@@ -149,7 +160,8 @@ mod tests {
 
     #[test]
     fn times_before_and_after_2038_are_told_apart() {
-        let check = |seconds: i64, expected: (u32, u32)| assert_eq!(time(seconds), expected, "{seconds}");
+        let check =
+            |seconds: i64, expected: (u32, u32)| assert_eq!(time(seconds), expected, "{seconds}");
         check(0, (0, 0));
         check(-1, (0xffff_ffff, 0));
         check(0x7fff_ffff, (0x7fff_ffff, 0));

@@ -2,8 +2,8 @@
 
 use crate::ext4::allocate::Geometry;
 use crate::ext4::{
-    BLOCK_BYTES, FIRST_INODE, Fields, GROUP_BLOCKS, GROUP_INODES, INODE_BYTES, JOURNAL_BLOCKS, JOURNAL_INODE,
-    low32,
+    BLOCK_BYTES, FIRST_INODE, Fields, GROUP_BLOCKS, GROUP_INODES, INODE_BYTES, JOURNAL_BLOCKS,
+    JOURNAL_INODE, low32,
 };
 
 /// Bytes of a superblock.

@@ -60,7 +60,10 @@ pub(crate) struct Ext4Options<'a> {
 /// If the files do not fit, cannot be read, or the host's disk is full.
 pub(crate) fn write(tree: &Tree, options: &Ext4Options<'_>, to: &File) -> Result<(), Ext4Error> {
     let groups = options.len_bytes / GROUP_BYTES;
-    if groups == 0 || !options.len_bytes.is_multiple_of(GROUP_BYTES) || options.len_bytes > DISK_BYTES_MAX {
+    if groups == 0
+        || !options.len_bytes.is_multiple_of(GROUP_BYTES)
+        || options.len_bytes > DISK_BYTES_MAX
+    {
         return Err(Ext4Error::Size(options.len_bytes));
     }
     to.set_len(options.len_bytes)?;
@@ -120,7 +123,10 @@ impl Image<'_> {
     fn journal(&mut self) -> Result<[u8; 60], Ext4Error> {
         let mut inode = Inode::new(TYPE_FILE, &Attributes::of_root(0o600), 1);
         let runs = self.allocate(JOURNAL_BLOCKS)?;
-        self.to.write_all_at(&superblock::journal(self.options.uuid), runs[0].start * BLOCK_BYTES)?;
+        self.to.write_all_at(
+            &superblock::journal(self.options.uuid),
+            runs[0].start * BLOCK_BYTES,
+        )?;
         inode.set_len(JOURNAL_BLOCKS * BLOCK_BYTES);
         self.set_extents(&mut inode, &runs)?;
         self.put_inode(JOURNAL_INODE, &inode)?;
@@ -130,7 +136,12 @@ impl Image<'_> {
     fn lost_and_found(&mut self) -> Result<(), Ext4Error> {
         let mut blocks = FolderBlocks::new(LOST_AND_FOUND_INODE, ROOT_INODE);
         blocks.reserve(LOST_AND_FOUND_BLOCKS - 1);
-        self.put_folder(LOST_AND_FOUND_INODE, &Attributes::of_root(0o700), 2, &blocks.into_bytes())
+        self.put_folder(
+            LOST_AND_FOUND_INODE,
+            &Attributes::of_root(0o700),
+            2,
+            &blocks.into_bytes(),
+        )
     }
 
     fn folder(&mut self, folder: NodeId, parent: u32) -> Result<(), Ext4Error> {
@@ -185,8 +196,16 @@ impl Image<'_> {
                 }
                 inode
             }
-            Kind::Device { is_block, major, minor } => {
-                let mut inode = new(if *is_block { TYPE_BLOCK } else { TYPE_CHARACTER });
+            Kind::Device {
+                is_block,
+                major,
+                minor,
+            } => {
+                let mut inode = new(if *is_block {
+                    TYPE_BLOCK
+                } else {
+                    TYPE_CHARACTER
+                });
                 inode.set_device(*major, *minor);
                 inode
             }
@@ -235,7 +254,9 @@ impl Image<'_> {
     }
 
     fn allocate(&mut self, blocks: u64) -> Result<Vec<Run>, Ext4Error> {
-        self.allocator.take(blocks).ok_or(Ext4Error::Full(self.options.len_bytes))
+        self.allocator
+            .take(blocks)
+            .ok_or(Ext4Error::Full(self.options.len_bytes))
     }
 
     fn set_extents(&mut self, inode: &mut Inode, runs: &[Run]) -> Result<(), Ext4Error> {
@@ -248,7 +269,10 @@ impl Image<'_> {
     }
 
     fn put_inode(&mut self, number: u32, inode: &Inode) -> Result<(), Ext4Error> {
-        let (group, index) = (u64::from(number - 1) / GROUP_INODES, u64::from(number - 1) % GROUP_INODES);
+        let (group, index) = (
+            u64::from(number - 1) / GROUP_INODES,
+            u64::from(number - 1) % GROUP_INODES,
+        );
         if group >= self.geometry.groups {
             return Err(Ext4Error::Full(self.options.len_bytes));
         }
@@ -266,12 +290,18 @@ impl Image<'_> {
             let start = group * GROUP_BLOCKS;
             let first_free = self.allocator.first_free(group);
             let blocks = GROUP_BLOCKS - (first_free - start);
-            self.to.write_all_at(&bitmap(first_free - start), geometry.block_bitmap(group) * BLOCK_BYTES)?;
-            let used = used_inodes.saturating_sub(group * GROUP_INODES).min(GROUP_INODES);
+            self.to.write_all_at(
+                &bitmap(first_free - start),
+                geometry.block_bitmap(group) * BLOCK_BYTES,
+            )?;
+            let used = used_inodes
+                .saturating_sub(group * GROUP_INODES)
+                .min(GROUP_INODES);
             let mut inodes = bitmap(used);
             // Bits behind the group's inodes stand for nothing and are set.
             inodes[(GROUP_INODES / 8) as usize..].fill(0xff);
-            self.to.write_all_at(&inodes, geometry.inode_bitmap(group) * BLOCK_BYTES)?;
+            self.to
+                .write_all_at(&inodes, geometry.inode_bitmap(group) * BLOCK_BYTES)?;
             let descriptor = &mut descriptors[(group * DESCRIPTOR_BYTES) as usize..];
             descriptor.put32(0, low32(geometry.block_bitmap(group)));
             descriptor.put32(4, low32(geometry.inode_bitmap(group)));
@@ -285,13 +315,28 @@ impl Image<'_> {
         let mut hash_seed = self.options.uuid;
         hash_seed.reverse();
         let (label, uuid, made) = (self.options.label, self.options.uuid, self.options.made);
-        let facts = Facts { geometry, free_blocks, free_inodes, label, uuid, hash_seed, made, journal };
+        let facts = Facts {
+            geometry,
+            free_blocks,
+            free_inodes,
+            label,
+            uuid,
+            hash_seed,
+            made,
+            journal,
+        };
         for group in (0..geometry.groups).filter(|&group| Geometry::has_superblock(group)) {
             let block = group * GROUP_BLOCKS;
             // The first 1024 bytes of the disk are the boot loader's.
-            let at = if group == 0 { 1024 } else { block * BLOCK_BYTES };
-            self.to.write_all_at(&superblock::superblock(&facts, group), at)?;
-            self.to.write_all_at(&descriptors, (block + 1) * BLOCK_BYTES)?;
+            let at = if group == 0 {
+                1024
+            } else {
+                block * BLOCK_BYTES
+            };
+            self.to
+                .write_all_at(&superblock::superblock(&facts, group), at)?;
+            self.to
+                .write_all_at(&descriptors, (block + 1) * BLOCK_BYTES)?;
         }
         Ok(self.to.sync_all()?)
     }

@@ -20,8 +20,13 @@ pub(super) fn write<'a>(xattrs: &'a [(String, Vec<u8>)], area: &mut [u8]) -> Vec
     // Entries are sorted by index, length of name and name; they grow from the front and values from the back.
     let mut sorted: Vec<Numbered<'a>> = Vec::new();
     for xattr in xattrs {
-        match PREFIXES.iter().find_map(|(index, prefix)| Some((*index, xattr.0.strip_prefix(prefix)?))) {
-            Some((index, name)) if !name.is_empty() && name.len() <= 255 => sorted.push((index, name, xattr)),
+        match PREFIXES
+            .iter()
+            .find_map(|(index, prefix)| Some((*index, xattr.0.strip_prefix(prefix)?)))
+        {
+            Some((index, name)) if !name.is_empty() && name.len() <= 255 => {
+                sorted.push((index, name, xattr))
+            }
             _ => left_out.push(xattr.0.as_str()),
         }
     }
@@ -44,7 +49,8 @@ pub(super) fn write<'a>(xattrs: &'a [(String, Vec<u8>)], area: &mut [u8]) -> Vec
         // Offsets are counted from the first entry.
         area.put16(front + 2, (back - 4) as u16);
         area.put32(front + 8, value.len() as u32);
-        area[front + ENTRY_BYTES..front + ENTRY_BYTES + name.len()].copy_from_slice(name.as_bytes());
+        area[front + ENTRY_BYTES..front + ENTRY_BYTES + name.len()]
+            .copy_from_slice(name.as_bytes());
         front += entry;
     }
     if front > 4 {

@@ -78,7 +78,13 @@ pub(crate) struct Attributes {
 impl Attributes {
     /// Root's, from 1970.
     pub(crate) fn of_root(mode: u16) -> Attributes {
-        Attributes { mode, uid: 0, gid: 0, mtime: 0, xattrs: Vec::new() }
+        Attributes {
+            mode,
+            uid: 0,
+            gid: 0,
+            mtime: 0,
+            xattrs: Vec::new(),
+        }
     }
 }
 
@@ -95,7 +101,11 @@ pub(crate) enum Kind {
     Folder(BTreeMap<Vec<u8>, Entry>),
     File(Content),
     Symlink(Vec<u8>),
-    Device { is_block: bool, major: u32, minor: u32 },
+    Device {
+        is_block: bool,
+        major: u32,
+        minor: u32,
+    },
     Fifo,
 }
 
@@ -113,7 +123,11 @@ pub(crate) enum Content {
     /// Here.
     Bytes(Arc<[u8]>),
     /// In a part of an open file.
-    Part { file: Arc<File>, offset: u64, len: u64 },
+    Part {
+        file: Arc<File>,
+        offset: u64,
+        len: u64,
+    },
     /// In a file of the host, which is opened when it is needed.
     Path { path: PathBuf, len: u64 },
 }
@@ -131,7 +145,10 @@ impl Content {
         match self {
             Content::Bytes(bytes) => take(bytes),
             Content::Part { file, offset, len } => {
-                let mut reader = PartReader { file, offset: *offset };
+                let mut reader = PartReader {
+                    file,
+                    offset: *offset,
+                };
                 read_exactly(&mut reader, *len, take)
             }
             Content::Path { path, len } => read_exactly(&mut File::open(path)?, *len, take),
@@ -160,7 +177,9 @@ fn read_exactly(
     let mut buffer = vec![0; 1 << 20];
     let mut left = len;
     while left > 0 {
-        let count = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let count = buffer
+            .len()
+            .min(usize::try_from(left).unwrap_or(usize::MAX));
         from.read_exact(&mut buffer[..count])?;
         take(&buffer[..count])?;
         left -= count as u64;
@@ -179,8 +198,14 @@ pub(crate) struct Tree {
 impl Tree {
     /// An empty root folder.
     pub(crate) fn new() -> Tree {
-        let root = Node { attributes: Attributes::of_root(0o755), kind: Kind::Folder(BTreeMap::new()) };
-        Tree { nodes: vec![root], layer: 0 }
+        let root = Node {
+            attributes: Attributes::of_root(0o755),
+            kind: Kind::Folder(BTreeMap::new()),
+        };
+        Tree {
+            nodes: vec![root],
+            layer: 0,
+        }
     }
 
     pub(crate) fn node(&self, id: NodeId) -> &Node {
@@ -188,7 +213,11 @@ impl Tree {
     }
 
     /// Puts a folder there, or gives the one that is there these attributes.
-    pub(crate) fn put_folder(&mut self, path: &[u8], attributes: Attributes) -> Result<NodeId, TreeError> {
+    pub(crate) fn put_folder(
+        &mut self,
+        path: &[u8],
+        attributes: Attributes,
+    ) -> Result<NodeId, TreeError> {
         let Some((parent, name)) = self.parent_of(path)? else {
             self.nodes[ROOT].attributes = attributes;
             return Ok(ROOT);
@@ -199,7 +228,14 @@ impl Tree {
             self.set_entry(parent, name, node);
             return Ok(node);
         }
-        self.add(parent, name, Node { attributes, kind: Kind::Folder(BTreeMap::new()) })
+        self.add(
+            parent,
+            name,
+            Node {
+                attributes,
+                kind: Kind::Folder(BTreeMap::new()),
+            },
+        )
     }
 
     /// Puts something there that is no folder, in place of whatever is there.
@@ -222,13 +258,15 @@ impl Tree {
         bytes: impl Into<Arc<[u8]>>,
     ) -> Result<(), TreeError> {
         let kind = Kind::File(Content::Bytes(bytes.into()));
-        self.put(path.as_bytes(), Attributes::of_root(mode), kind).map(drop)
+        self.put(path.as_bytes(), Attributes::of_root(mode), kind)
+            .map(drop)
     }
 
     /// A symbolic link of root's.
     pub(crate) fn put_symlink(&mut self, path: &str, target: &str) -> Result<(), TreeError> {
         let kind = Kind::Symlink(target.as_bytes().to_vec());
-        self.put(path.as_bytes(), Attributes::of_root(0o777), kind).map(drop)
+        self.put(path.as_bytes(), Attributes::of_root(0o777), kind)
+            .map(drop)
     }
 
     /// A second name for a file.
@@ -244,7 +282,12 @@ impl Tree {
     }
 
     /// Copies what is below a folder of another tree into a folder of this one.
-    pub(crate) fn graft(&mut self, path: &str, from: &Tree, folder: NodeId) -> Result<(), TreeError> {
+    pub(crate) fn graft(
+        &mut self,
+        path: &str,
+        from: &Tree,
+        folder: NodeId,
+    ) -> Result<(), TreeError> {
         for (name, entry) in from.folder(folder) {
             let path = format!("{path}/{}", text(name));
             let node = from.node(entry.node).clone();
@@ -281,7 +324,9 @@ impl Tree {
 
     /// Hides one name. A lower layer's folder stays if this layer has put something into it.
     fn hide(&mut self, folder: NodeId, name: &[u8]) {
-        let Some(entry) = self.entry(folder, name) else { return };
+        let Some(entry) = self.entry(folder, name) else {
+            return;
+        };
         let is_folder = self.is_folder(entry.node);
         if is_folder {
             self.hide_inside(entry.node);

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::tree::{
-    Attributes, DEPTH_MAX, Kind, LINK_BYTES_MAX, NAME_BYTES_MAX, Node, NodeId, ROOT, Tree, TreeError, text,
+    Attributes, DEPTH_MAX, Kind, LINK_BYTES_MAX, NAME_BYTES_MAX, Node, NodeId, ROOT, Tree,
+    TreeError, text,
 };
 
 /// Symbolic links on one path, as Linux allows (`MAXSYMLINKS`).
@@ -44,13 +45,19 @@ impl Tree {
     ///
     /// # Errors
     /// If the path cannot be one, or leads through a file or in circles.
-    pub(crate) fn parent_of(&mut self, path: &[u8]) -> Result<Option<(NodeId, Vec<u8>)>, TreeError> {
+    pub(crate) fn parent_of(
+        &mut self,
+        path: &[u8],
+    ) -> Result<Option<(NodeId, Vec<u8>)>, TreeError> {
         let mut parts = split(path);
-        let is_bad = |part: &Vec<u8>| part == b".." || part.len() > NAME_BYTES_MAX || part.contains(&0);
+        let is_bad =
+            |part: &Vec<u8>| part == b".." || part.len() > NAME_BYTES_MAX || part.contains(&0);
         if parts.iter().any(is_bad) || parts.len() > DEPTH_MAX {
             return Err(TreeError::BadPath(text(path)));
         }
-        let Some(name) = parts.pop_back() else { return Ok(None) };
+        let Some(name) = parts.pop_back() else {
+            return Ok(None);
+        };
         let mut walked = vec![ROOT];
         let mut links = 0;
         while let Some(part) = parts.pop_front() {
@@ -81,11 +88,19 @@ impl Tree {
         Ok(walked.last().map(|&folder| (folder, name)))
     }
 
-    fn add_folder(&mut self, parent: NodeId, name: Vec<u8>, path: &[u8]) -> Result<NodeId, TreeError> {
+    fn add_folder(
+        &mut self,
+        parent: NodeId,
+        name: Vec<u8>,
+        path: &[u8],
+    ) -> Result<NodeId, TreeError> {
         if name.len() > NAME_BYTES_MAX {
             return Err(TreeError::BadPath(text(path)));
         }
-        let folder = Node { attributes: Attributes::of_root(0o755), kind: Kind::Folder(BTreeMap::new()) };
+        let folder = Node {
+            attributes: Attributes::of_root(0o755),
+            kind: Kind::Folder(BTreeMap::new()),
+        };
         self.add(parent, name, folder)
     }
 }
@@ -104,7 +119,10 @@ fn prepend(parts: &mut VecDeque<Vec<u8>>, walked: &mut Vec<NodeId>, target: &[u8
 /// The names of a path; empty ones and `.` mean nothing.
 fn split(path: &[u8]) -> VecDeque<Vec<u8>> {
     let parts = path.split(|&byte| byte == b'/');
-    parts.filter(|part| !part.is_empty() && *part != b".").map(<[u8]>::to_vec).collect()
+    parts
+        .filter(|part| !part.is_empty() && *part != b".")
+        .map(<[u8]>::to_vec)
+        .collect()
 }
 
 #[cfg(test)]
@@ -125,7 +143,14 @@ mod tests {
         let mut tree = tree();
         tree.put_bytes("lib/a/b", 0o644, *b"1").unwrap();
         tree.put_bytes("up/c", 0o644, *b"2").unwrap();
-        for path in ["usr/lib/a/b", "lib/a/b", "/usr/./lib//a/b", "usr/c", "lib/../c", "../../usr/c"] {
+        for path in [
+            "usr/lib/a/b",
+            "lib/a/b",
+            "/usr/./lib//a/b",
+            "usr/c",
+            "lib/../c",
+            "../../usr/c",
+        ] {
             let node = tree.find(path.as_bytes(), true);
             assert!(node.is_some_and(|node| !tree.is_folder(node)), "{path}");
         }

@@ -39,9 +39,16 @@ pub(crate) struct Spool {
 impl Spool {
     /// A new file at `path`, which is unlinked at once: whatever happens, it leaves nothing behind.
     pub(crate) fn new(path: &Path) -> io::Result<Spool> {
-        let file = File::options().read(true).write(true).create_new(true).open(path)?;
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(path)?;
         std::fs::remove_file(path)?;
-        Ok(Spool { file: Arc::new(file), len: 0 })
+        Ok(Spool {
+            file: Arc::new(file),
+            len: 0,
+        })
     }
 
     /// Bytes of all files so far.
@@ -53,7 +60,11 @@ impl Spool {
         let offset = self.len;
         let len = io::copy(from, &mut &*self.file)?;
         self.len += len;
-        Ok(Content::Part { file: self.file.clone(), offset, len })
+        Ok(Content::Part {
+            file: self.file.clone(),
+            offset,
+            len,
+        })
     }
 }
 
@@ -77,13 +88,23 @@ impl<'a> Unpacker<'a> {
         spool: &'a mut Spool,
         rename: impl Fn(&[u8]) -> Option<Vec<u8>> + 'a,
     ) -> Unpacker<'a> {
-        Unpacker { tree, spool, rename: Box::new(rename), is_layer: false }
+        Unpacker {
+            tree,
+            spool,
+            rename: Box::new(rename),
+            is_layer: false,
+        }
     }
 
     /// For a layer over what is there.
     pub(crate) fn of_layer(tree: &'a mut Tree, spool: &'a mut Spool) -> Unpacker<'a> {
         tree.next_layer();
-        Unpacker { tree, spool, rename: Box::new(|_| None), is_layer: true }
+        Unpacker {
+            tree,
+            spool,
+            rename: Box::new(|_| None),
+            is_layer: true,
+        }
     }
 
     /// Reads the archive to its end; the paths of all that was put.
@@ -99,7 +120,11 @@ impl<'a> Unpacker<'a> {
         Ok(paths)
     }
 
-    fn put<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>, path: &[u8]) -> Result<(), UnpackError> {
+    fn put<R: Read>(
+        &mut self,
+        entry: &mut tar::Entry<'_, R>,
+        path: &[u8],
+    ) -> Result<(), UnpackError> {
         if self.is_layer && self.is_whiteout(path)? {
             return Ok(());
         }
@@ -146,13 +171,18 @@ impl<'a> Unpacker<'a> {
     /// Does what a whiteout asks for.
     fn is_whiteout(&mut self, path: &[u8]) -> Result<bool, UnpackError> {
         let trimmed = path.strip_suffix(b"/").unwrap_or(path);
-        let at = trimmed.iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
+        let at = trimmed
+            .iter()
+            .rposition(|&byte| byte == b'/')
+            .map_or(0, |slash| slash + 1);
         let (folder, name) = trimmed.split_at(at);
         if name == OPAQUE {
             self.tree.white_out_inside(folder);
             return Ok(true);
         }
-        let Some(hidden) = name.strip_prefix(WHITEOUT) else { return Ok(false) };
+        let Some(hidden) = name.strip_prefix(WHITEOUT) else {
+            return Ok(false);
+        };
         if hidden.is_empty() || hidden == b"." || hidden == b".." {
             return Err(TreeError::BadPath(text(path)).into());
         }
@@ -162,7 +192,10 @@ impl<'a> Unpacker<'a> {
 }
 
 fn link_target<R: Read>(entry: &tar::Entry<'_, R>, path: &[u8]) -> Result<Vec<u8>, UnpackError> {
-    let target = entry.link_name_bytes().map(|target| target.into_owned()).unwrap_or_default();
+    let target = entry
+        .link_name_bytes()
+        .map(|target| target.into_owned())
+        .unwrap_or_default();
     if target.is_empty() || target.len() > LINK_BYTES_MAX {
         return Err(TreeError::BadPath(text(path)).into());
     }
@@ -174,7 +207,10 @@ fn attributes<R: Read>(entry: &mut tar::Entry<'_, R>) -> Result<Attributes, Unpa
     if let Some(extensions) = entry.pax_extensions()? {
         for extension in extensions {
             let extension = extension?;
-            let name = extension.key().ok().and_then(|key| key.strip_prefix(PAX_XATTR));
+            let name = extension
+                .key()
+                .ok()
+                .and_then(|key| key.strip_prefix(PAX_XATTR));
             if let Some(name) = name {
                 xattrs.push((name.to_owned(), extension.value_bytes().to_vec()));
             }

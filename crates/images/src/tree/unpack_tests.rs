@@ -44,7 +44,11 @@ impl Layers {
     fn new() -> Layers {
         let folder = tempfile::tempdir().unwrap();
         let spool = Spool::new(&folder.path().join("spool")).unwrap();
-        Layers { tree: Tree::new(), spool, _folder: folder }
+        Layers {
+            tree: Tree::new(),
+            spool,
+            _folder: folder,
+        }
     }
 
     fn put(&mut self, files: &[File<'_>]) -> Result<(), UnpackError> {
@@ -53,11 +57,15 @@ impl Layers {
     }
 
     fn node(&self, path: &str) -> Option<&Node> {
-        self.tree.find(path.as_bytes(), false).map(|node| self.tree.node(node))
+        self.tree
+            .find(path.as_bytes(), false)
+            .map(|node| self.tree.node(node))
     }
 
     fn text(&self, path: &str) -> Option<String> {
-        let Kind::File(content) = &self.node(path)?.kind else { return None };
+        let Kind::File(content) = &self.node(path)?.kind else {
+            return None;
+        };
         let mut bytes = Vec::new();
         content
             .read(|part| {
@@ -73,18 +81,34 @@ impl Layers {
 fn files_come_with_owner_mode_and_links() {
     let mut layers = Layers::new();
     layers
-        .put(&[(FILE, "./a/b", "text"), (LINK, "a/c", "a/b"), (SYMLINK, "d", "a"), (FILE, "d/e", "through")])
+        .put(&[
+            (FILE, "./a/b", "text"),
+            (LINK, "a/c", "a/b"),
+            (SYMLINK, "d", "a"),
+            (FILE, "d/e", "through"),
+        ])
         .unwrap();
     assert_eq!(layers.text("a/b").as_deref(), Some("text"));
-    assert_eq!(layers.tree.find(b"a/c", false), layers.tree.find(b"a/b", false));
+    assert_eq!(
+        layers.tree.find(b"a/c", false),
+        layers.tree.find(b"a/b", false)
+    );
     assert_eq!(layers.text("a/e").as_deref(), Some("through"));
     let attributes = &layers.node("a/b").unwrap().attributes;
-    assert_eq!((attributes.mode, attributes.uid, attributes.gid), (0o755, 1000, 100));
+    assert_eq!(
+        (attributes.mode, attributes.uid, attributes.gid),
+        (0o755, 1000, 100)
+    );
 }
 
 #[test]
 fn whiteouts_hide_what_lower_layers_have_and_nothing_else() {
-    let lower = [(FILE, "d/old", "1"), (FILE, "d/sub/old", "2"), (FILE, "keep", "3"), (FILE, "gone", "4")];
+    let lower = [
+        (FILE, "d/old", "1"),
+        (FILE, "d/sub/old", "2"),
+        (FILE, "keep", "3"),
+        (FILE, "gone", "4"),
+    ];
     let check = |upper: &[File<'_>], present: &[&str], absent: &[&str]| {
         let mut layers = Layers::new();
         layers.put(&lower).unwrap();
@@ -96,22 +120,43 @@ fn whiteouts_hide_what_lower_layers_have_and_nothing_else() {
             assert!(layers.node(path).is_none(), "{path} after {upper:?}");
         }
     };
-    check(&[(FILE, ".wh.gone", "")], &["keep", "d/old"], &["gone", ".wh.gone"]);
+    check(
+        &[(FILE, ".wh.gone", "")],
+        &["keep", "d/old"],
+        &["gone", ".wh.gone"],
+    );
     check(&[(FILE, "d/.wh.sub", "")], &["d/old"], &["d/sub"]);
     // In any order, an opaque folder keeps what its own layer has.
     let new = (FILE, "d/sub/new", "5");
     let opaque = (FILE, "d/.wh..wh..opq", "");
-    check(&[new, opaque], &["d/sub/new", "keep"], &["d/old", "d/sub/old"]);
-    check(&[opaque, new], &["d/sub/new", "keep"], &["d/old", "d/sub/old"]);
-    check(&[(FILE, "gone", "6"), (FILE, ".wh.gone", "")], &["gone"], &[]);
+    check(
+        &[new, opaque],
+        &["d/sub/new", "keep"],
+        &["d/old", "d/sub/old"],
+    );
+    check(
+        &[opaque, new],
+        &["d/sub/new", "keep"],
+        &["d/old", "d/sub/old"],
+    );
+    check(
+        &[(FILE, "gone", "6"), (FILE, ".wh.gone", "")],
+        &["gone"],
+        &[],
+    );
 }
 
 #[test]
 fn a_layer_may_put_a_folder_where_a_link_was_and_a_package_may_not() {
     let files: [File<'_>; 2] = [(FOLDER, "lib/", ""), (FILE, "lib/x", "x")];
     let mut layers = Layers::new();
-    layers.put(&[(FOLDER, "usr/lib", ""), (SYMLINK, "lib", "usr/lib")]).unwrap();
-    let mut package = Layers { tree: layers.tree.clone(), ..Layers::new() };
+    layers
+        .put(&[(FOLDER, "usr/lib", ""), (SYMLINK, "lib", "usr/lib")])
+        .unwrap();
+    let mut package = Layers {
+        tree: layers.tree.clone(),
+        ..Layers::new()
+    };
     layers.put(&files).unwrap();
     assert!(layers.node("usr/lib/x").is_none());
     let unpacked = Unpacker::of_package(&mut package.tree, &mut package.spool, |_| None)
@@ -133,7 +178,13 @@ fn hostile_archives_lead_nowhere() {
     refused(&[(FILE, ".wh...", "")]);
     // A link out of the tree ends at the tree's own root.
     let mut layers = Layers::new();
-    layers.put(&[(SYMLINK, "out", "/../../tmp"), (FILE, "out/x", "x"), (FILE, "/abs", "y")]).unwrap();
+    layers
+        .put(&[
+            (SYMLINK, "out", "/../../tmp"),
+            (FILE, "out/x", "x"),
+            (FILE, "/abs", "y"),
+        ])
+        .unwrap();
     assert_eq!(layers.text("tmp/x").as_deref(), Some("x"));
     assert_eq!(layers.text("abs").as_deref(), Some("y"));
 }

@@ -79,7 +79,8 @@ impl<'a> Types<'a> {
         if u16_at(0)? != MAGIC || *bytes.get(2)? != 1 {
             return None;
         }
-        let [header, type_off, type_len, str_off, str_len] = [4, 8, 12, 16, 20].map(|at| word(bytes, at));
+        let [header, type_off, type_len, str_off, str_len] =
+            [4, 8, 12, 16, 20].map(|at| word(bytes, at));
         let header = header? as usize;
         let part = |offset: u32, len: u32| {
             let start = header.checked_add(offset as usize)?;
@@ -88,7 +89,14 @@ impl<'a> Types<'a> {
         let types = part(type_off?, type_len?)?;
         let strings = part(str_off?, str_len?)?;
         // Type 0 is void and has no record.
-        let void = Record { kind: Kind::Other, name: 0, flag: false, count: 0, size_or_type: 0, extra: 0 };
+        let void = Record {
+            kind: Kind::Other,
+            name: 0,
+            flag: false,
+            count: 0,
+            size_or_type: 0,
+            extra: 0,
+        };
         let mut records = vec![void];
         let mut at = 0;
         while at < types.len() {
@@ -112,7 +120,11 @@ impl<'a> Types<'a> {
                 extra: extra as u32,
             });
         }
-        Some(Types { records, types, strings })
+        Some(Types {
+            records,
+            types,
+            strings,
+        })
     }
 
     /// How many types there are, void included.
@@ -136,12 +148,17 @@ impl<'a> Types<'a> {
 
     /// A type's own name; empty if it has none.
     pub fn name(&self, id: u32) -> &'a str {
-        self.record(id).map_or("", |record| self.string(record.name))
+        self.record(id)
+            .map_or("", |record| self.string(record.name))
     }
 
     fn string(&self, offset: u32) -> &'a str {
         let rest = self.strings.get(offset as usize..).unwrap_or_default();
-        let len = rest.iter().take(512).position(|&byte| byte == 0).unwrap_or(0);
+        let len = rest
+            .iter()
+            .take(512)
+            .position(|&byte| byte == 0)
+            .unwrap_or(0);
         std::str::from_utf8(&rest[..len]).unwrap_or_default()
     }
 
@@ -200,23 +217,35 @@ impl<'a> Types<'a> {
 
     /// Members of a structure or union, in their order.
     pub fn members(&self, id: u32) -> impl Iterator<Item = RawMember<'a>> + '_ {
-        let record =
-            self.record(id).filter(|record| matches!(record.kind, Kind::Struct | Kind::Union)).copied();
+        let record = self
+            .record(id)
+            .filter(|record| matches!(record.kind, Kind::Struct | Kind::Union))
+            .copied();
         let count = record.map_or(0, |record| record.count);
         (0..count).filter_map(move |index| {
             let record = record?;
             let at = record.extra as usize + 12 * index as usize;
             let offset = word(self.types, at + 8)?;
-            let (bit_offset, bit_size) =
-                if record.flag { (offset & 0xff_ffff, offset >> 24) } else { (offset, 0) };
+            let (bit_offset, bit_size) = if record.flag {
+                (offset & 0xff_ffff, offset >> 24)
+            } else {
+                (offset, 0)
+            };
             let name = self.string(word(self.types, at)?);
-            Some(RawMember { name, bit_offset, bit_size, type_id: word(self.types, at + 4)? })
+            Some(RawMember {
+                name,
+                bit_offset,
+                bit_size,
+                type_id: word(self.types, at + 4)?,
+            })
         })
     }
 
     /// Names and values of an enum.
     pub fn enumerators(&self, id: u32) -> Vec<(&'a str, i64)> {
-        let Some(record) = self.record(id) else { return Vec::new() };
+        let Some(record) = self.record(id) else {
+            return Vec::new();
+        };
         let value = |index: u32| {
             let wide = record.kind == Kind::Enum64;
             let at = record.extra as usize + if wide { 12 } else { 8 } * index as usize;
@@ -239,8 +268,10 @@ impl<'a> Types<'a> {
     pub fn named(&self) -> HashMap<&'a str, u32> {
         let mut named = HashMap::new();
         for (id, record) in self.records.iter().enumerate() {
-            let has_body = matches!(record.kind, Kind::Struct | Kind::Union | Kind::Enum | Kind::Enum64)
-                && record.count > 0
+            let has_body = matches!(
+                record.kind,
+                Kind::Struct | Kind::Union | Kind::Enum | Kind::Enum64
+            ) && record.count > 0
                 || record.kind == Kind::Variable;
             if has_body && record.name != 0 {
                 named.entry(self.string(record.name)).or_insert(id as u32);
@@ -259,7 +290,9 @@ impl<'a> Types<'a> {
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
+    Some(u32::from_le_bytes(
+        bytes.get(at..at.checked_add(4)?)?.try_into().ok()?,
+    ))
 }
 
 /// The kind with this number and how many bytes follow the header of such a record.

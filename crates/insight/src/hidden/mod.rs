@@ -70,9 +70,18 @@ pub struct UnknownSpace {
 
 /// What all of `looks` have.
 pub fn confirmed<T: Clone, K: Ord>(looks: &[Vec<T>], key: impl Fn(&T) -> K) -> Vec<T> {
-    let Some((first, rest)) = looks.split_first() else { return Vec::new() };
-    let sets: Vec<BTreeSet<K>> = rest.iter().map(|look| look.iter().map(&key).collect()).collect();
-    first.iter().filter(|item| sets.iter().all(|set| set.contains(&key(item)))).cloned().collect()
+    let Some((first, rest)) = looks.split_first() else {
+        return Vec::new();
+    };
+    let sets: Vec<BTreeSet<K>> = rest
+        .iter()
+        .map(|look| look.iter().map(&key).collect())
+        .collect();
+    first
+        .iter()
+        .filter(|item| sets.iter().all(|set| set.contains(&key(item))))
+        .cloned()
+        .collect()
 }
 
 #[cfg(test)]
@@ -81,8 +90,9 @@ mod tests {
 
     #[test]
     fn only_what_stays_is_confirmed() {
-        let check =
-            |looks: &[Vec<u32>], expected: &[u32]| assert_eq!(confirmed(looks, |item| *item), expected);
+        let check = |looks: &[Vec<u32>], expected: &[u32]| {
+            assert_eq!(confirmed(looks, |item| *item), expected)
+        };
         check(&[vec![1, 2], vec![2, 3], vec![2]], &[2]);
         check(&[vec![1], vec![]], &[]);
         check(&[vec![1]], &[1]);

@@ -42,7 +42,12 @@ impl Look<'_> {
         // Read again: what came or went meanwhile is no difference.
         let listed_again = self.listed_modules()?;
         let shown_again = self.shown_modules()?;
-        let all: BTreeSet<u64> = listed.iter().chain(&shown).chain(described.keys()).copied().collect();
+        let all: BTreeSet<u64> = listed
+            .iter()
+            .chain(&shown)
+            .chain(described.keys())
+            .copied()
+            .collect();
         let mut hidden = Vec::new();
         for address in all {
             let in_list = listed.contains(&address) || listed_again.contains(&address);
@@ -56,9 +61,16 @@ impl Look<'_> {
                 continue;
             }
             let text = module.as_ref().map(|module| module.text);
-            let executable_bytes = text.map_or(0, |text| self.executable_bytes(text.start, text.len_bytes));
+            let executable_bytes =
+                text.map_or(0, |text| self.executable_bytes(text.start, text.len_bytes));
             let name = module.map(|module| module.name);
-            hidden.push(HiddenModule { name, address, in_list, in_sysfs, executable_bytes });
+            hidden.push(HiddenModule {
+                name,
+                address,
+                in_list,
+                in_sysfs,
+                executable_bytes,
+            });
         }
         Ok(hidden)
     }
@@ -91,9 +103,15 @@ impl Look<'_> {
         let mut budget = MAX_BYTES;
         for run in self.module_pages()? {
             let len = run.frames.len() * PAGE_SIZE as usize;
-            budget = budget.checked_sub(len).ok_or(Blind::OverBudget("bytes of modules"))?;
+            budget = budget
+                .checked_sub(len)
+                .ok_or(Blind::OverBudget("bytes of modules"))?;
             let mut bytes = vec![0; len];
-            for (frame, page) in run.frames.iter().zip(bytes.chunks_exact_mut(PAGE_SIZE as usize)) {
+            for (frame, page) in run
+                .frames
+                .iter()
+                .zip(bytes.chunks_exact_mut(PAGE_SIZE as usize))
+            {
                 self.space().read_physical(*frame, page)?;
             }
             for at in (0..len.saturating_sub(size)).step_by(ALIGN) {
@@ -122,7 +140,10 @@ impl Look<'_> {
                         Some(run) if run.start + run.frames.len() as u64 * PAGE_SIZE == gva => {
                             run.frames.push(frame)
                         }
-                        _ => runs.push(Run { start: gva, frames: vec![frame] }),
+                        _ => runs.push(Run {
+                            start: gva,
+                            frames: vec![frame],
+                        }),
                     }
                 }
             }
@@ -133,12 +154,15 @@ impl Look<'_> {
 
     /// What the table for these 2 MiB maps.
     fn small_pages(&self, piece: u64) -> Result<Vec<(u64, Gpa)>, Blind> {
-        let Some(root) = self.space().root() else { return Ok(Vec::new()) };
+        let Some(root) = self.space().root() else {
+            return Ok(Vec::new());
+        };
         let mut table = root.gpa.0 & ADDRESS;
         for level in (1..root.levels).rev() {
             let index = piece >> (12 + 9 * level) & 511;
             let mut entry = [0; 8];
-            self.space().read_physical(Gpa(table + 8 * index), &mut entry)?;
+            self.space()
+                .read_physical(Gpa(table + 8 * index), &mut entry)?;
             let entry = u64::from_le_bytes(entry);
             if entry & P == 0 {
                 return Ok(Vec::new());
@@ -151,17 +175,28 @@ impl Look<'_> {
         }
         let mut entries = vec![0; PAGE_SIZE as usize];
         self.space().read_physical(Gpa(table), &mut entries)?;
-        let entries = entries
-            .chunks_exact(8)
-            .map(|entry| entry.iter().rev().fold(0, |n, &byte| n << 8 | u64::from(byte)));
-        let pages = entries.zip(0..).filter(|(entry, _): &(u64, u64)| entry & P != 0);
-        Ok(pages.map(|(entry, index)| (piece + index * PAGE_SIZE, Gpa(entry & ADDRESS & !NX))).collect())
+        let entries = entries.chunks_exact(8).map(|entry| {
+            entry
+                .iter()
+                .rev()
+                .fold(0, |n, &byte| n << 8 | u64::from(byte))
+        });
+        let pages = entries
+            .zip(0..)
+            .filter(|(entry, _): &(u64, u64)| entry & P != 0);
+        Ok(pages
+            .map(|(entry, index)| (piece + index * PAGE_SIZE, Gpa(entry & ADDRESS & !NX)))
+            .collect())
     }
 
     fn executable_bytes(&self, start: u64, len_bytes: u64) -> u64 {
-        let pages = (start..start.saturating_add(len_bytes.min(1 << 28))).step_by(PAGE_SIZE as usize);
-        let is_executable =
-            |page: &u64| self.space().walk(Gva(*page)).is_ok_and(|mapped| mapped.is_executable);
+        let pages =
+            (start..start.saturating_add(len_bytes.min(1 << 28))).step_by(PAGE_SIZE as usize);
+        let is_executable = |page: &u64| {
+            self.space()
+                .walk(Gva(*page))
+                .is_ok_and(|mapped| mapped.is_executable)
+        };
         pages.filter(is_executable).count() as u64 * PAGE_SIZE
     }
 }

@@ -44,7 +44,10 @@ impl Look<'_> {
     fn slabs_of(&self, cache: u64) -> Result<Vec<u64>, Blind> {
         let notes = self.space().u64(self.symbol("vmemmap_base")?)?;
         let size = self.layouts()?.size("page")? as u64;
-        let owner = self.place("slab", "slab_cache").or_else(|_| self.place("page", "slab_cache"))?.offset;
+        let owner = self
+            .place("slab", "slab_cache")
+            .or_else(|_| self.place("page", "slab_cache"))?
+            .offset;
         if size == 0 || size > 1024 || owner as u64 + 8 > size {
             return Err(Blind::nonsense("notes about pages have an impossible size"));
         }
@@ -64,8 +67,9 @@ impl Look<'_> {
                     Err(_) => continue,
                 };
                 let notes = piece.chunks_exact(size as usize).zip(frame..);
-                let found =
-                    notes.filter(|(note, _)| note[owner..owner + 8] == wanted).map(|(_, frame)| frame);
+                let found = notes
+                    .filter(|(note, _)| note[owner..owner + 8] == wanted)
+                    .map(|(_, frame)| frame);
                 frames.extend(found.take(MAX_SLABS.saturating_sub(frames.len())));
             }
         }

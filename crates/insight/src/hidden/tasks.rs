@@ -26,7 +26,11 @@ impl Look<'_> {
     fn read_hidden_tasks(&self, depth: Depth) -> Result<Vec<HiddenTask>, Blind> {
         let listed = self.listed_threads()?;
         let numbered = self.numbered_tasks()?;
-        let running: HashSet<u64> = self.running_tasks().into_iter().map(|(_, task)| task.0).collect();
+        let running: HashSet<u64> = self
+            .running_tasks()
+            .into_iter()
+            .map(|(_, task)| task.0)
+            .collect();
         let slab: HashSet<u64> = match depth {
             Depth::Books => HashSet::new(),
             Depth::Slabs => self.slab_tasks()?.into_iter().map(|task| task.0).collect(),
@@ -34,20 +38,34 @@ impl Look<'_> {
         // Read again: what came or went between the readings is no difference.
         let listed_again = self.listed_threads()?;
         let numbered_again = self.numbered_tasks()?;
-        let everything: BTreeSet<u64> =
-            numbered.keys().chain(&listed).chain(&running).chain(&slab).copied().collect();
+        let everything: BTreeSet<u64> = numbered
+            .keys()
+            .chain(&listed)
+            .chain(&running)
+            .chain(&slab)
+            .copied()
+            .collect();
         let idle = self.idle_tasks();
         let mut hidden = Vec::new();
         for address in everything {
             let in_list = listed.contains(&address) || listed_again.contains(&address);
-            let in_pid_table = numbered.contains_key(&address) || numbered_again.contains_key(&address);
+            let in_pid_table =
+                numbered.contains_key(&address) || numbered_again.contains_key(&address);
             if in_list && in_pid_table || idle.contains(&address) {
                 continue;
             }
             // A task that has ended, or is being made, is in no book for a while.
             if let Ok((pid, comm)) = self.living_task(Gva(address)) {
                 let (seen_running, in_slab) = (running.contains(&address), slab.contains(&address));
-                hidden.push(HiddenTask { pid, comm, address, in_list, in_pid_table, seen_running, in_slab });
+                hidden.push(HiddenTask {
+                    pid,
+                    comm,
+                    address,
+                    in_list,
+                    in_pid_table,
+                    seen_running,
+                    in_slab,
+                });
             }
         }
         Ok(hidden)
@@ -58,7 +76,11 @@ impl Look<'_> {
         let object = self.object("task_struct", task)?;
         let pid = object.i32("pid")?;
         let number = object.pointer("thread_pid")?;
-        if pid <= 0 || object.number("exit_state")? != 0 || number.0 == 0 || object.number("stack")? == 0 {
+        if pid <= 0
+            || object.number("exit_state")? != 0
+            || number.0 == 0
+            || object.number("stack")? == 0
+        {
             return Err(Blind::NotGiven("the task has ended"));
         }
         // A copy that is being made, or was thrown away, has its original's number, which leads to the original.
@@ -80,7 +102,9 @@ impl Look<'_> {
         let head = self.offset("signal_struct", "thread_head")?;
         for task in self.listed_tasks()? {
             threads.insert(task.0);
-            let Ok(signal) = self.member("task_struct", task, "signal") else { continue };
+            let Ok(signal) = self.member("task_struct", task, "signal") else {
+                continue;
+            };
             let others = self.list(Gva(signal.wrapping_add(head)), node);
             threads.extend(others.unwrap_or_default().into_iter().map(|task| task.0));
         }
@@ -100,7 +124,12 @@ impl Look<'_> {
         let mut found = BTreeMap::new();
         for pid in pids {
             // Type 0 is the thread itself.
-            let Ok(first) = self.space().u64(Gva(pid.0.wrapping_add(tasks.offset as u64))) else { continue };
+            let Ok(first) = self
+                .space()
+                .u64(Gva(pid.0.wrapping_add(tasks.offset as u64)))
+            else {
+                continue;
+            };
             if first == 0 {
                 continue;
             }
@@ -135,7 +164,12 @@ impl Look<'_> {
     /// What an xarray holds (kernel documentation, core-api/xarray): an entry whose low bits are 2 is a node.
     /// `found` is told where an entry lies and what it is.
     fn xarray(&self, at: Gva, depth: u32, found: &mut dyn FnMut(Gva, Gva)) -> Result<(), Blind> {
-        self.xarray_entry((at, self.space().u64(at)?), depth, &mut { MAX_TASKS }, found)
+        self.xarray_entry(
+            (at, self.space().u64(at)?),
+            depth,
+            &mut { MAX_TASKS },
+            found,
+        )
     }
 
     fn xarray_entry(
@@ -157,7 +191,10 @@ impl Look<'_> {
         let slots = Gva((entry - NODE).wrapping_add(self.offset("xa_node", "slots")?));
         let bytes = self.space().bytes(slots, (8 * SLOTS) as usize)?;
         for (index, slot) in bytes.chunks_exact(8).enumerate() {
-            let slot = slot.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte));
+            let slot = slot
+                .iter()
+                .rev()
+                .fold(0, |number, &byte| number << 8 | u64::from(byte));
             if slot != 0 {
                 let at = Gva(slots.0.wrapping_add(8 * index as u64));
                 self.xarray_entry((at, slot), depth - 1, left, found)?;
@@ -168,11 +205,15 @@ impl Look<'_> {
 
     /// What runs on each CPU right now: its number, and the task.
     pub fn running_tasks(&self) -> Vec<(u32, Gva)> {
-        let Ok(cpus) = self.possible_cpus() else { return Vec::new() };
+        let Ok(cpus) = self.possible_cpus() else {
+            return Vec::new();
+        };
         let current = |cpu| {
             let variable = match (self.symbol("current_task"), self.symbol("pcpu_hot")) {
                 (Ok(variable), _) => variable,
-                (_, Ok(hot)) => Gva(hot.0.wrapping_add(self.offset("pcpu_hot", "current_task").ok()?)),
+                (_, Ok(hot)) => Gva(hot
+                    .0
+                    .wrapping_add(self.offset("pcpu_hot", "current_task").ok()?)),
                 _ => self.symbol("const_current_task").ok()?,
             };
             let task = self.space().u64(self.per_cpu(variable, cpu).ok()?).ok()?;
@@ -183,7 +224,10 @@ impl Look<'_> {
 
     /// vCPUs whose page tables belong to no task of any book. Registers are facts: what runs cannot hide that it runs.
     pub fn unknown_spaces(&self) -> Observed<Vec<UnknownSpace>> {
-        Observed::new(self.space().at_once(|| self.read_unknown_spaces()), Rung::Registers)
+        Observed::new(
+            self.space().at_once(|| self.read_unknown_spaces()),
+            Rung::Registers,
+        )
     }
 
     fn read_unknown_spaces(&self) -> Result<Vec<UnknownSpace>, Blind> {
@@ -201,11 +245,17 @@ impl Look<'_> {
         for task in tasks {
             // A thread of the kernel borrows the address space of whoever ran before it.
             for member in ["mm", "active_mm"] {
-                spaces.extend(self.member("task_struct", Gva(task), member).ok().filter(|mm| *mm != 0));
+                spaces.extend(
+                    self.member("task_struct", Gva(task), member)
+                        .ok()
+                        .filter(|mm| *mm != 0),
+                );
             }
         }
         for name in ["init_mm", "efi_mm", "poking_mm", "text_poke_mm"] {
-            let Ok(symbol) = self.symbol(name) else { continue };
+            let Ok(symbol) = self.symbol(name) else {
+                continue;
+            };
             spaces.insert(if name.contains("poke") || name == "poking_mm" {
                 self.space().u64(symbol)?
             } else {
@@ -213,24 +263,38 @@ impl Look<'_> {
             });
         }
         for mm in spaces {
-            let tables =
-                self.member("mm_struct", Gva(mm), "pgd").and_then(|pgd| self.space().translate(Gva(pgd)));
+            let tables = self
+                .member("mm_struct", Gva(mm), "pgd")
+                .and_then(|pgd| self.space().translate(Gva(pgd)));
             known.extend(tables.into_iter().map(|tables| tables.0));
         }
-        let unknown = self.registers().iter().filter(|vcpu| vcpu.is_long_mode()).filter_map(|vcpu| {
-            let tables = vcpu.cr3 & ADDRESS;
-            // With page-table isolation the tables for user mode lie right behind the kernel's.
-            let is_known = known.contains(&tables) || known.contains(&(tables & !0x1000));
-            (!is_known).then_some(UnknownSpace { vcpu_id: vcpu.vcpu_id, tables })
-        });
+        let unknown = self
+            .registers()
+            .iter()
+            .filter(|vcpu| vcpu.is_long_mode())
+            .filter_map(|vcpu| {
+                let tables = vcpu.cr3 & ADDRESS;
+                // With page-table isolation the tables for user mode lie right behind the kernel's.
+                let is_known = known.contains(&tables) || known.contains(&(tables & !0x1000));
+                (!is_known).then_some(UnknownSpace {
+                    vcpu_id: vcpu.vcpu_id,
+                    tables,
+                })
+            });
         Ok(unknown.collect())
     }
 
     /// The idle tasks, which are in no book: one for each CPU.
     fn idle_tasks(&self) -> HashSet<u64> {
-        let mut idle: HashSet<u64> = self.symbol("init_task").into_iter().map(|task| task.0).collect();
+        let mut idle: HashSet<u64> = self
+            .symbol("init_task")
+            .into_iter()
+            .map(|task| task.0)
+            .collect();
         for cpu in self.possible_cpus().unwrap_or_default() {
-            let queue = self.symbol("runqueues").and_then(|queues| self.per_cpu(queues, cpu));
+            let queue = self
+                .symbol("runqueues")
+                .and_then(|queues| self.per_cpu(queues, cpu));
             if let Ok(task) = queue.and_then(|queue| self.member("rq", queue, "idle")) {
                 idle.insert(task);
             }

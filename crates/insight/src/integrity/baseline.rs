@@ -102,7 +102,9 @@ impl Head {
     fn to_bytes(&self) -> serde_json::Result<Vec<u8>> {
         let mut bytes = serde_json::to_vec(self)?;
         bytes.push(b'\n');
-        self.regions.iter().for_each(|region| bytes.extend(region.pages.as_flattened()));
+        self.regions
+            .iter()
+            .for_each(|region| bytes.extend(region.pages.as_flattened()));
         Ok(bytes)
     }
 
@@ -112,8 +114,14 @@ impl Head {
         let mut head: Head = serde_json::from_slice(&bytes[..end]).ok()?;
         let mut rest = &bytes[end + 1..];
         for region in &mut head.regions {
-            let len =
-                usize::try_from(region.stretch.len_bytes.div_ceil(PAGE as u64).checked_mul(32)?).ok()?;
+            let len = usize::try_from(
+                region
+                    .stretch
+                    .len_bytes
+                    .div_ceil(PAGE as u64)
+                    .checked_mul(32)?,
+            )
+            .ok()?;
             let (pages, later) = rest.split_at_checked(len)?;
             region.pages = pages.as_chunks().0.to_vec();
             rest = later;
@@ -149,11 +157,15 @@ impl Baseline {
             flock(&text, FlockOperation::LockExclusive)?;
             Ok(text)
         };
-        let text =
-            open().map_err(|error| Blind::Baseline(folder.display().to_string(), error.to_string()))?;
+        let text = open()
+            .map_err(|error| Blind::Baseline(folder.display().to_string(), error.to_string()))?;
         let head = fs::read(&path).ok().and_then(|bytes| Head::parse(&bytes));
         let head = head.filter(|head| head.version == VERSION && head.life == life);
-        let empty = || Head { version: VERSION, life: life.to_owned(), ..Head::default() };
+        let empty = || Head {
+            version: VERSION,
+            life: life.to_owned(),
+            ..Head::default()
+        };
         let is_missed = path.with_extension("asked").exists();
         Ok(Baseline {
             path,
@@ -181,7 +193,12 @@ impl Baseline {
     /// Forgets everything but the life.
     pub(super) fn clear(&mut self) {
         let life = std::mem::take(&mut self.head.life);
-        self.head = Head { version: VERSION, life, kernel: self.head.kernel.take(), ..Head::default() };
+        self.head = Head {
+            version: VERSION,
+            life,
+            kernel: self.head.kernel.take(),
+            ..Head::default()
+        };
         self.is_changed = true;
     }
 
@@ -196,14 +213,25 @@ impl Baseline {
 
     /// What was seen first of a vCPU.
     pub(super) fn pinned(&self, vcpu_id: u32) -> Pinned {
-        let pinned = self.head.pinned.iter().find(|pinned| pinned.vcpu_id == vcpu_id).cloned();
-        pinned.unwrap_or_else(|| Pinned { vcpu_id, ..Pinned::default() })
+        let pinned = self
+            .head
+            .pinned
+            .iter()
+            .find(|pinned| pinned.vcpu_id == vcpu_id)
+            .cloned();
+        pinned.unwrap_or_else(|| Pinned {
+            vcpu_id,
+            ..Pinned::default()
+        })
     }
 
     /// Remembers it.
     pub(super) fn pin(&mut self, now: Pinned) {
         let pinned = &mut self.head.pinned;
-        match pinned.iter_mut().find(|pinned| pinned.vcpu_id == now.vcpu_id) {
+        match pinned
+            .iter_mut()
+            .find(|pinned| pinned.vcpu_id == now.vcpu_id)
+        {
             Some(pinned) if *pinned == now => {}
             Some(pinned) => {
                 *pinned = now;
@@ -222,15 +250,27 @@ impl Baseline {
     }
 
     /// Watches a stretch that looks so now.
-    pub(super) fn add(&mut self, what: Watched, stretch: Stretch, bytes: &[u8]) -> Result<(), Blind> {
+    pub(super) fn add(
+        &mut self,
+        what: Watched,
+        stretch: Stretch,
+        bytes: &[u8],
+    ) -> Result<(), Blind> {
         let pages = bytes.chunks(PAGE).map(fingerprint).collect();
         let end = self.head.text_bytes + bytes.len() as u64;
         let position = (end <= MAX_TEXT).then_some(self.head.text_bytes);
         if let Some(position) = position {
-            self.text.write_all_at(bytes, position).map_err(|error| self.failed(&error))?;
+            self.text
+                .write_all_at(bytes, position)
+                .map_err(|error| self.failed(&error))?;
             self.head.text_bytes = end;
         }
-        self.head.regions.push(Region { what, stretch, position, pages });
+        self.head.regions.push(Region {
+            what,
+            stretch,
+            position,
+            pages,
+        });
         self.is_changed = true;
         Ok(())
     }
@@ -252,8 +292,17 @@ impl Baseline {
 
     /// Where a check by parts goes on, and remembers where the next one does.
     pub(super) fn advance(&mut self, pages: u64) -> u64 {
-        let total: u64 = self.head.regions.iter().map(|region| region.pages.len() as u64).sum();
-        let start = if self.head.cursor < total { self.head.cursor } else { 0 };
+        let total: u64 = self
+            .head
+            .regions
+            .iter()
+            .map(|region| region.pages.len() as u64)
+            .sum();
+        let start = if self.head.cursor < total {
+            self.head.cursor
+        } else {
+            0
+        };
         self.head.cursor = start.saturating_add(pages);
         self.is_changed = true;
         start
@@ -314,7 +363,10 @@ mod tests {
     fn what_was_seen_is_known_to_the_next_run_of_the_same_life() {
         let folder = tempfile::tempdir().unwrap();
         let bytes: Vec<u8> = (0..2 * PAGE + 100).map(|at| (at % 251) as u8).collect();
-        let stretch = Stretch { start: 0xffff_ffff_8100_0000, len_bytes: bytes.len() as u64 };
+        let stretch = Stretch {
+            start: 0xffff_ffff_8100_0000,
+            len_bytes: bytes.len() as u64,
+        };
         let mut first = open(folder.path(), "1");
         assert!(first.is_empty());
         assert_eq!(first.kernel("6.1"), None);
@@ -324,12 +376,21 @@ mod tests {
         let mut second = open(folder.path(), "1");
         let region = second.regions()[0].clone();
         assert_eq!((region.stretch, region.pages.len()), (stretch, 3));
-        assert_eq!(second.page(&region, 1, PAGE).as_deref(), Some(&bytes[PAGE..2 * PAGE]));
-        assert_eq!(second.page(&region, 2, 100).as_deref(), Some(&bytes[2 * PAGE..]));
+        assert_eq!(
+            second.page(&region, 1, PAGE).as_deref(),
+            Some(&bytes[PAGE..2 * PAGE])
+        );
+        assert_eq!(
+            second.page(&region, 2, 100).as_deref(),
+            Some(&bytes[2 * PAGE..])
+        );
         assert_eq!(second.page(&region, 3, PAGE), None);
         assert_eq!(second.kernel("7.0"), Some("6.1".to_owned()));
         drop(second);
-        assert!(open(folder.path(), "2").is_empty(), "a reset makes another life");
+        assert!(
+            open(folder.path(), "2").is_empty(),
+            "a reset makes another life"
+        );
         let path = folder.path().join("integrity.head");
         let whole = fs::read(&path).unwrap();
         let damaged = |bytes: &[u8]| {
@@ -338,15 +399,24 @@ mod tests {
         };
         assert!(!damaged(&whole));
         assert!(damaged(b"{"));
-        assert!(damaged(&whole[..whole.len() - 1]), "a fingerprint is cut off");
-        assert!(damaged(&[&whole[..], b"x"].concat()), "something is behind them");
+        assert!(
+            damaged(&whole[..whole.len() - 1]),
+            "a fingerprint is cut off"
+        );
+        assert!(
+            damaged(&[&whole[..], b"x"].concat()),
+            "something is behind them"
+        );
     }
 
     #[test]
     fn kept_code_that_is_not_what_it_was_is_not_believed() {
         let folder = tempfile::tempdir().unwrap();
         let mut baseline = open(folder.path(), "1");
-        let stretch = Stretch { start: 0, len_bytes: PAGE as u64 };
+        let stretch = Stretch {
+            start: 0,
+            len_bytes: PAGE as u64,
+        };
         baseline.add(Watched::Kernel, stretch, &[7; PAGE]).unwrap();
         let region = baseline.regions()[0].clone();
         assert!(baseline.page(&region, 0, PAGE).is_some());
@@ -371,8 +441,16 @@ mod tests {
     fn a_check_by_parts_comes_round() {
         let folder = tempfile::tempdir().unwrap();
         let mut baseline = open(folder.path(), "1");
-        let stretch = Stretch { start: 0, len_bytes: 3 * PAGE as u64 };
-        baseline.add(Watched::Kernel, stretch, &[7; 3 * PAGE]).unwrap();
-        assert_eq!([2, 2, 2, 2].map(|pages| baseline.advance(pages)), [0, 2, 0, 2]);
+        let stretch = Stretch {
+            start: 0,
+            len_bytes: 3 * PAGE as u64,
+        };
+        baseline
+            .add(Watched::Kernel, stretch, &[7; 3 * PAGE])
+            .unwrap();
+        assert_eq!(
+            [2, 2, 2, 2].map(|pages| baseline.advance(pages)),
+            [0, 2, 0, 2]
+        );
     }
 }

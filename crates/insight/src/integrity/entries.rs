@@ -21,7 +21,11 @@ const GATE: usize = 16;
 /// What the registers must lead to, in any kernel since 4.14. A register may also be zero, if system calls of that kind
 /// cannot be made.
 const LSTAR: &[&str] = &["entry_SYSCALL_64", "entry_SYSCALL_64_trampoline"];
-const CSTAR: &[&str] = &["entry_SYSCALL_compat", "ignore_sysret", "entry_SYSCALL32_ignore"];
+const CSTAR: &[&str] = &[
+    "entry_SYSCALL_compat",
+    "ignore_sysret",
+    "entry_SYSCALL32_ignore",
+];
 const SYSENTER: &[&str] = &["entry_SYSENTER_compat"];
 
 /// One way into the kernel.
@@ -55,16 +59,28 @@ impl Look<'_> {
         for vcpu in self.judged()? {
             let mut add = |way: String, address: u64| {
                 let target = self.whereabouts(address);
-                points.push(EntryPoint { vcpu_id: vcpu.vcpu_id, way, address, target });
+                points.push(EntryPoint {
+                    vcpu_id: vcpu.vcpu_id,
+                    way,
+                    address,
+                    target,
+                });
             };
-            for (way, address) in
-                [("LSTAR", vcpu.lstar), ("CSTAR", vcpu.cstar), ("SYSENTER_EIP", vcpu.sysenter_target())]
-            {
+            for (way, address) in [
+                ("LSTAR", vcpu.lstar),
+                ("CSTAR", vcpu.cstar),
+                ("SYSENTER_EIP", vcpu.sysenter_target()),
+            ] {
                 if address != 0 {
                     add(way.to_owned(), address);
                 }
             }
-            for (vector, gate) in self.gates(vcpu)?.into_iter().enumerate().filter(|(_, gate)| *gate != 0) {
+            for (vector, gate) in self
+                .gates(vcpu)?
+                .into_iter()
+                .enumerate()
+                .filter(|(_, gate)| *gate != 0)
+            {
                 add(format!("vector {vector}"), gate);
             }
         }
@@ -72,9 +88,15 @@ impl Look<'_> {
     }
 
     fn judged(&self) -> Result<Vec<&Registers>, Blind> {
-        let judged: Vec<&Registers> = self.registers().iter().filter(|vcpu| vcpu.runs_kernel()).collect();
+        let judged: Vec<&Registers> = self
+            .registers()
+            .iter()
+            .filter(|vcpu| vcpu.runs_kernel())
+            .collect();
         if judged.is_empty() {
-            return Err(Blind::NotGiven("no registers of a vCPU that runs the kernel were given"));
+            return Err(Blind::NotGiven(
+                "no registers of a vCPU that runs the kernel were given",
+            ));
         }
         Ok(judged)
     }
@@ -82,8 +104,13 @@ impl Look<'_> {
     /// Where each gate leads; 0 if it is not there.
     fn gates(&self, vcpu: &Registers) -> Result<Vec<u64>, Blind> {
         let count = (usize::from(vcpu.idt_limit) + 1) / GATE;
-        let table = self.space().bytes(Gva(vcpu.idt_base), count.min(VECTORS) * GATE)?;
-        Ok(table.chunks_exact(GATE).map(|gate| gate_target(gate).map_or(0, |target| target.0)).collect())
+        let table = self
+            .space()
+            .bytes(Gva(vcpu.idt_base), count.min(VECTORS) * GATE)?;
+        Ok(table
+            .chunks_exact(GATE)
+            .map(|gate| gate_target(gate).map_or(0, |target| target.0))
+            .collect())
     }
 
     pub(super) fn check_registers(&self, baseline: &mut Baseline) -> Result<Vec<Finding>, Blind> {
@@ -105,14 +132,21 @@ impl Look<'_> {
                 ("CSTAR", vcpu.cstar, CSTAR),
                 ("SYSENTER_EIP", vcpu.sysenter_target(), SYSENTER),
             ] {
-                let is_right = |name: &&str| self.symbol(name).is_ok_and(|symbol| symbol.0 == value);
+                let is_right =
+                    |name: &&str| self.symbol(name).is_ok_and(|symbol| symbol.0 == value);
                 if value != 0 && !expected.iter().any(is_right) {
                     let place = self.whereabouts(value);
-                    find(register, format!("leads to {place}, not to {}", expected.join(" or ")));
+                    find(
+                        register,
+                        format!("leads to {place}, not to {}", expected.join(" or ")),
+                    );
                 }
             }
             if vcpu.cr0 & WP == 0 {
-                find("CR0.WP", "is off: the kernel can write into its own code".to_owned());
+                find(
+                    "CR0.WP",
+                    "is off: the kernel can write into its own code".to_owned(),
+                );
             }
             let mut pinned = baseline.pinned(id);
             for (bit, name) in PROTECTIONS {
@@ -134,9 +168,14 @@ impl Look<'_> {
 
     /// Gates lead into the entry code, and where they led first. Those of vectors that the kernel never took lead to the
     /// handlers of early boot, whose memory was given away.
-    pub(super) fn check_interrupt_table(&self, baseline: &mut Baseline) -> Result<Vec<Finding>, Blind> {
-        let range = |start: &str, end: &str| Ok::<_, Blind>(self.symbol(start)?.0..self.symbol(end)?.0);
-        let entry = range("__entry_text_start", "__entry_text_end").or_else(|_| range("_stext", "_etext"))?;
+    pub(super) fn check_interrupt_table(
+        &self,
+        baseline: &mut Baseline,
+    ) -> Result<Vec<Finding>, Blind> {
+        let range =
+            |start: &str, end: &str| Ok::<_, Blind>(self.symbol(start)?.0..self.symbol(end)?.0);
+        let entry = range("__entry_text_start", "__entry_text_end")
+            .or_else(|_| range("_stext", "_etext"))?;
         let early = self
             .symbol("early_idt_handler_array")
             .ok()
@@ -152,7 +191,10 @@ impl Look<'_> {
                     let first = self.whereabouts(first.unwrap_or_default());
                     format!("led to {first} and leads to {}", self.whereabouts(*gate))
                 } else if !entry.contains(gate) && !is_early {
-                    format!("leads to {}, which is no entry of the kernel", self.whereabouts(*gate))
+                    format!(
+                        "leads to {}, which is no entry of the kernel",
+                        self.whereabouts(*gate)
+                    )
                 } else {
                     continue;
                 };
@@ -179,6 +221,7 @@ impl Look<'_> {
         let text = self.symbol("_text").map_or(0, |text| text.0);
         let offset = symbol.0.wrapping_sub(text) as i64;
         let next = self.kernel().profile().symbols.next_place(offset);
-        next.map_or(0, |next| next.wrapping_sub(offset) as u64).min(MOST)
+        next.map_or(0, |next| next.wrapping_sub(offset) as u64)
+            .min(MOST)
     }
 }

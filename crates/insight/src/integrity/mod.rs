@@ -118,7 +118,12 @@ impl Look<'_> {
         self.observed(self.check_integrity(folder, life, scope))
     }
 
-    fn check_integrity(&self, folder: &Path, life: &str, scope: Scope<'_>) -> Result<Integrity, Blind> {
+    fn check_integrity(
+        &self,
+        folder: &Path,
+        life: &str,
+        scope: Scope<'_>,
+    ) -> Result<Integrity, Blind> {
         self.require_booted()?;
         let mut baseline = Baseline::open(folder, life)?;
         let mut result = self.compare(&mut baseline, scope)?;
@@ -140,7 +145,9 @@ impl Look<'_> {
     /// A kernel that boots rewrites itself everywhere.
     fn require_booted(&self) -> Result<(), Blind> {
         let state = self.space().u32(self.symbol("system_state")?)?;
-        let running = self.layouts()?.enumerator("system_states", "SYSTEM_RUNNING")?;
+        let running = self
+            .layouts()?
+            .enumerator("system_states", "SYSTEM_RUNNING")?;
         if i64::from(state) < running {
             return Err(Blind::NotGiven("the guest is still booting"));
         }
@@ -148,7 +155,10 @@ impl Look<'_> {
     }
 
     fn compare(&self, baseline: &mut Baseline, scope: Scope<'_>) -> Result<Integrity, Blind> {
-        let mut result = Integrity { is_first: baseline.is_empty(), ..Integrity::default() };
+        let mut result = Integrity {
+            is_first: baseline.is_empty(),
+            ..Integrity::default()
+        };
         result.findings.extend(self.is_same_kernel(baseline));
         let mut part = |what: &str, found: Result<Vec<Finding>, Blind>| match found {
             Ok(findings) => {
@@ -162,17 +172,26 @@ impl Look<'_> {
             }
         };
         part("registers", self.check_registers(baseline))?;
-        part("interrupt descriptor table", self.check_interrupt_table(baseline))?;
+        part(
+            "interrupt descriptor table",
+            self.check_interrupt_table(baseline),
+        )?;
         part("table of system calls", self.check_syscall_table())?;
         part("path of system calls", self.check_syscall_path())?;
         self.compare_text(baseline, scope, &mut result)?;
-        result.findings.sort_by(|a, b| (a.kind, a.address, &a.subject).cmp(&(b.kind, b.address, &b.subject)));
+        result
+            .findings
+            .sort_by(|a, b| (a.kind, a.address, &a.subject).cmp(&(b.kind, b.address, &b.subject)));
         result.findings.dedup();
         Ok(result)
     }
 
     fn is_same_kernel(&self, baseline: &mut Baseline) -> Option<Finding> {
-        let now = format!("{} at {}", self.kernel().banner(), self.symbol("_stext").ok()?);
+        let now = format!(
+            "{} at {}",
+            self.kernel().banner(),
+            self.symbol("_stext").ok()?
+        );
         let before = baseline.kernel(&now)?;
         baseline.clear();
         Some(Finding {
@@ -198,17 +217,36 @@ impl Look<'_> {
     /// Where an address lies, for people.
     pub(crate) fn whereabouts(&self, address: u64) -> String {
         if let Some((name, offset)) = self.kernel().describe(x86::Gva(address)) {
-            let place = if offset == 0 { name } else { format!("{name}+{offset:#x}") };
-            return if self.is_text(address) { place } else { format!("{place}, which is no code") };
+            let place = if offset == 0 {
+                name
+            } else {
+                format!("{name}+{offset:#x}")
+            };
+            return if self.is_text(address) {
+                place
+            } else {
+                format!("{place}, which is no code")
+            };
         }
         let modules = self.read_modules().unwrap_or_default();
-        match modules.iter().find(|module| module.memory.iter().any(|part| part.contains(address))) {
-            Some(module) => format!("module {}+{:#x}", module.name, address.wrapping_sub(module.text.start)),
+        match modules
+            .iter()
+            .find(|module| module.memory.iter().any(|part| part.contains(address)))
+        {
+            Some(module) => format!(
+                "module {}+{:#x}",
+                module.name,
+                address.wrapping_sub(module.text.start)
+            ),
             None => format!("{address:#x}, which is no code of the kernel or of a listed module"),
         }
     }
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
+    bytes
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect::<Vec<_>>()
+        .join(" ")
 }

@@ -62,8 +62,16 @@ pub(super) struct Legal {
 }
 
 /// Judges what stands at a place now.
-pub(super) fn judge(site: Site, start: u64, now: &[u8], ground: &dyn Fn(u64) -> Ground) -> Option<Legal> {
-    let nop = NOPS.iter().find(|nop| now.starts_with(nop)).map(|nop| nop.len());
+pub(super) fn judge(
+    site: Site,
+    start: u64,
+    now: &[u8],
+    ground: &dyn Fn(u64) -> Ground,
+) -> Option<Legal> {
+    let nop = NOPS
+        .iter()
+        .find(|nop| now.starts_with(nop))
+        .map(|nop| nop.len());
     let branch = branch(start, now);
     let legal = |kind, len, target| Some(Legal { kind, len, target });
     match (site, branch) {
@@ -71,14 +79,23 @@ pub(super) fn judge(site: Site, start: u64, now: &[u8], ground: &dyn Fn(u64) -> 
             legal(PatchKind::JumpLabel, branch.len, Some(target))
         }
         (Site::JumpLabel { .. }, None) => legal(PatchKind::JumpLabel, nop?, None),
-        (Site::StaticCall, Some(branch)) => (ground(branch.target) != Ground::Nowhere).then_some(Legal {
-            kind: PatchKind::StaticCall,
-            len: branch.len,
-            target: Some(branch.target),
-        }),
+        (Site::StaticCall, Some(branch)) => {
+            (ground(branch.target) != Ground::Nowhere).then_some(Legal {
+                kind: PatchKind::StaticCall,
+                len: branch.len,
+                target: Some(branch.target),
+            })
+        }
         (Site::StaticCall, None) => {
-            let nothing = CALLS_NOTHING.iter().find(|bytes| now.starts_with(bytes)).map(|bytes| bytes.len());
-            legal(PatchKind::StaticCall, nop.filter(|len| *len >= 5).or(nothing)?, None)
+            let nothing = CALLS_NOTHING
+                .iter()
+                .find(|bytes| now.starts_with(bytes))
+                .map(|bytes| bytes.len());
+            legal(
+                PatchKind::StaticCall,
+                nop.filter(|len| *len >= 5).or(nothing)?,
+                None,
+            )
         }
         (Site::Tracing, Some(branch)) if !branch.is_jump => {
             matches!(ground(branch.target), Ground::Tracer | Ground::Bpf).then_some(Legal {
@@ -106,12 +123,16 @@ pub(super) fn judge(site: Site, start: u64, now: &[u8], ground: &dyn Fn(u64) -> 
         }
         // One byte: the rest of the instruction stays as it was, or is a difference of its own.
         (Site::Probe { .. }, _) if now.first() == Some(&0xcc) => legal(PatchKind::Probe, 1, None),
-        (Site::Dispatcher, Some(branch)) => (ground(branch.target) == Ground::Bpf).then_some(Legal {
-            kind: PatchKind::BpfDispatcher,
-            len: branch.len,
-            target: Some(branch.target),
-        }),
-        (Site::Dispatcher, None) => legal(PatchKind::BpfDispatcher, nop.filter(|len| *len == 5)?, None),
+        (Site::Dispatcher, Some(branch)) => {
+            (ground(branch.target) == Ground::Bpf).then_some(Legal {
+                kind: PatchKind::BpfDispatcher,
+                len: branch.len,
+                target: Some(branch.target),
+            })
+        }
+        (Site::Dispatcher, None) => {
+            legal(PatchKind::BpfDispatcher, nop.filter(|len| *len == 5)?, None)
+        }
         _ => None,
     }
 }
@@ -137,7 +158,11 @@ fn branch(start: u64, code: &[u8]) -> Option<Branch> {
         [0x0f, 0x80..=0x8f, ..] => (true, far(2)?),
         _ => return None,
     };
-    Some(Branch { target: start.wrapping_add(len as u64).wrapping_add(distance as u64), len, is_jump })
+    Some(Branch {
+        target: start.wrapping_add(len as u64).wrapping_add(distance as u64),
+        len,
+        is_jump,
+    })
 }
 
 #[cfg(test)]
@@ -157,7 +182,14 @@ mod tests {
     }
 
     fn to(opcode: u8, target: u64) -> Vec<u8> {
-        [&[opcode], (target as i64 - START as i64 - 5).to_le_bytes().get(..4).unwrap()].concat()
+        [
+            &[opcode],
+            (target as i64 - START as i64 - 5)
+                .to_le_bytes()
+                .get(..4)
+                .unwrap(),
+        ]
+        .concat()
     }
 
     fn check(site: Site, now: &[u8], expected: Option<PatchKind>) {
@@ -173,7 +205,11 @@ mod tests {
         check(site, NOP, Some(PatchKind::JumpLabel));
         check(site, &[0x66, 0x90], Some(PatchKind::JumpLabel));
         check(site, &to(0xe9, 0x2000), Some(PatchKind::JumpLabel));
-        check(Site::JumpLabel { target: 0x1012 }, &[0xeb, 0x10], Some(PatchKind::JumpLabel));
+        check(
+            Site::JumpLabel { target: 0x1012 },
+            &[0xeb, 0x10],
+            Some(PatchKind::JumpLabel),
+        );
         check(site, &to(0xe9, 0x2001), None);
         check(site, &to(0xe8, 0x2000), None);
         check(site, &[0xcc, 0, 0, 0, 0], None);
@@ -186,8 +222,16 @@ mod tests {
         check(site, &to(0xe8, 0x2000), Some(PatchKind::StaticCall));
         check(site, &to(0xe9, 0x4000), Some(PatchKind::StaticCall));
         check(site, NOP, Some(PatchKind::StaticCall));
-        check(site, &[0x2e, 0x2e, 0x2e, 0x31, 0xc0], Some(PatchKind::StaticCall));
-        check(site, &[0xc3, 0xcc, 0xcc, 0xcc, 0xcc], Some(PatchKind::StaticCall));
+        check(
+            site,
+            &[0x2e, 0x2e, 0x2e, 0x31, 0xc0],
+            Some(PatchKind::StaticCall),
+        );
+        check(
+            site,
+            &[0xc3, 0xcc, 0xcc, 0xcc, 0xcc],
+            Some(PatchKind::StaticCall),
+        );
         check(site, &to(0xe8, 0x6000), None);
         check(site, &[0x66, 0x90, 0, 0, 0], None);
     }
@@ -207,12 +251,32 @@ mod tests {
 
     #[test]
     fn a_probe_is_a_breakpoint_or_jumps_to_its_own_code() {
-        check(Site::Probe { is_optimized: false }, &[0xcc, 0x48], Some(PatchKind::Probe));
-        check(Site::Probe { is_optimized: true }, &to(0xe9, 0x5000), Some(PatchKind::Probe));
-        check(Site::Probe { is_optimized: false }, &to(0xe9, 0x5000), None);
+        check(
+            Site::Probe {
+                is_optimized: false,
+            },
+            &[0xcc, 0x48],
+            Some(PatchKind::Probe),
+        );
+        check(
+            Site::Probe { is_optimized: true },
+            &to(0xe9, 0x5000),
+            Some(PatchKind::Probe),
+        );
+        check(
+            Site::Probe {
+                is_optimized: false,
+            },
+            &to(0xe9, 0x5000),
+            None,
+        );
         check(Site::Probe { is_optimized: true }, &to(0xe9, 0x6000), None);
         check(Site::Probe { is_optimized: true }, NOP, None);
-        check(Site::Dispatcher, &to(0xe9, 0x4000), Some(PatchKind::BpfDispatcher));
+        check(
+            Site::Dispatcher,
+            &to(0xe9, 0x4000),
+            Some(PatchKind::BpfDispatcher),
+        );
         check(Site::Dispatcher, &to(0xe9, 0x2000), None);
     }
 }

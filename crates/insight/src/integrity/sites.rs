@@ -22,8 +22,12 @@ const OPTIMIZED: u64 = 4;
 /// Longest thing that is rewritten in one piece.
 pub(super) const LONGEST: u64 = 6;
 /// Places in the tracers' own entry code where what they call is written.
-const TRACER_CALLS: [&str; 4] =
-    ["ftrace_call", "ftrace_regs_call", "ftrace_graph_call", "ftrace_regs_caller_op_ptr"];
+const TRACER_CALLS: [&str; 4] = [
+    "ftrace_call",
+    "ftrace_regs_call",
+    "ftrace_graph_call",
+    "ftrace_regs_caller_op_ptr",
+];
 
 /// A place where code may be rewritten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,12 +72,16 @@ impl Sites {
     /// Places that begin close enough to cover `address`, the nearest last.
     pub(super) fn covering(&self, address: u64) -> impl Iterator<Item = (u64, Site)> + '_ {
         let first = address.saturating_sub(LONGEST - 1);
-        self.sites.range(first..=address).flat_map(|(start, sites)| sites.iter().map(|site| (*start, *site)))
+        self.sites
+            .range(first..=address)
+            .flat_map(|(start, sites)| sites.iter().map(|site| (*start, *site)))
     }
 
     /// Whether a probe is anywhere in `range`.
     pub(super) fn has_probe(&self, range: Range<u64>) -> bool {
-        self.sites.range(range).any(|(_, sites)| sites.iter().any(|site| matches!(site, Site::Probe { .. })))
+        self.sites
+            .range(range)
+            .any(|(_, sites)| sites.iter().any(|site| matches!(site, Site::Probe { .. })))
     }
 
     fn add(&mut self, start: u64, site: Site) {
@@ -86,8 +94,10 @@ impl Look<'_> {
     pub(super) fn patch_sites(&self, modules: &[Module]) -> Result<Sites, Blind> {
         let mut sites = Sites::default();
         let range = |start: u64, len: u64| start..start.saturating_add(len);
-        sites.modules =
-            modules.iter().map(|module| range(module.text.start, module.text.len_bytes)).collect();
+        sites.modules = modules
+            .iter()
+            .map(|module| range(module.text.start, module.text.len_bytes))
+            .collect();
         type Reader<'k> = fn(&Look<'k>, &mut Sites, &[Module]) -> Result<(), Blind>;
         let tables: [(&str, Reader<'_>); 8] = [
             ("jump labels", Look::jump_labels),
@@ -113,18 +123,26 @@ impl Look<'_> {
     /// Entries of 32-bit distances, each from where itself stands.
     fn distances(&self, start: u64, count: u64, stride: u64) -> Result<Vec<(u64, u64)>, Blind> {
         if count > MAX_SITES {
-            return Err(Blind::nonsense("table of places to rewrite is longer than any can be"));
+            return Err(Blind::nonsense(
+                "table of places to rewrite is longer than any can be",
+            ));
         }
         let bytes = self.space().bytes(Gva(start), (count * stride) as usize)?;
-        let entries = bytes.chunks_exact(stride as usize).enumerate().map(|(number, entry)| {
-            let at = start.wrapping_add(number as u64 * stride);
-            let distance = |offset: usize| {
-                let bytes =
-                    entry.get(offset..offset + 4).and_then(|bytes| bytes.try_into().ok()).unwrap_or_default();
-                at.wrapping_add(offset as u64).wrapping_add(i64::from(i32::from_le_bytes(bytes)) as u64)
-            };
-            (distance(0), distance(4))
-        });
+        let entries = bytes
+            .chunks_exact(stride as usize)
+            .enumerate()
+            .map(|(number, entry)| {
+                let at = start.wrapping_add(number as u64 * stride);
+                let distance = |offset: usize| {
+                    let bytes = entry
+                        .get(offset..offset + 4)
+                        .and_then(|bytes| bytes.try_into().ok())
+                        .unwrap_or_default();
+                    at.wrapping_add(offset as u64)
+                        .wrapping_add(i64::from(i32::from_le_bytes(bytes)) as u64)
+                };
+                (distance(0), distance(4))
+            });
         Ok(entries.collect())
     }
 
@@ -151,7 +169,12 @@ impl Look<'_> {
     fn jump_labels(&self, sites: &mut Sites, modules: &[Module]) -> Result<(), Blind> {
         const STRIDE: u64 = 16;
         let bounds = ["__start___jump_table", "__stop___jump_table"];
-        for (start, count) in self.tables(bounds, STRIDE, modules, ["jump_entries", "num_jump_entries"])? {
+        for (start, count) in self.tables(
+            bounds,
+            STRIDE,
+            modules,
+            ["jump_entries", "num_jump_entries"],
+        )? {
             for (site, target) in self.distances(start, count, STRIDE)? {
                 sites.add(site, Site::JumpLabel { target });
             }
@@ -162,9 +185,12 @@ impl Look<'_> {
     fn static_calls(&self, sites: &mut Sites, modules: &[Module]) -> Result<(), Blind> {
         const STRIDE: u64 = 8;
         let bounds = ["__start_static_call_sites", "__stop_static_call_sites"];
-        for (start, count) in
-            self.tables(bounds, STRIDE, modules, ["static_call_sites", "num_static_call_sites"])?
-        {
+        for (start, count) in self.tables(
+            bounds,
+            STRIDE,
+            modules,
+            ["static_call_sites", "num_static_call_sites"],
+        )? {
             for (site, _) in self.distances(start, count, STRIDE)? {
                 sites.add(site, Site::StaticCall);
             }
@@ -200,9 +226,14 @@ impl Look<'_> {
             left = left
                 .checked_sub(count)
                 .ok_or_else(|| Blind::nonsense("list of traced functions does not end"))?;
-            let bytes = self.space().bytes(page.pointer("records")?, count as usize * record)?;
+            let bytes = self
+                .space()
+                .bytes(page.pointer("records")?, count as usize * record)?;
             for record in bytes.chunks_exact(record.max(1)) {
-                let ip = record.get(ip..ip + 8).and_then(|ip| ip.try_into().ok()).unwrap_or_default();
+                let ip = record
+                    .get(ip..ip + 8)
+                    .and_then(|ip| ip.try_into().ok())
+                    .unwrap_or_default();
                 sites.add(u64::from_le_bytes(ip), Site::Tracing);
             }
             group = page.number("next")?;
@@ -226,7 +257,9 @@ impl Look<'_> {
             let object = self.object("ftrace_ops", Gva(tracer))?;
             let start = object.number("trampoline")?;
             if start != 0 {
-                sites.tracers.push(start..start.saturating_add(object.number("trampoline_size")?));
+                sites
+                    .tracers
+                    .push(start..start.saturating_add(object.number("trampoline_size")?));
             }
             tracer = object.number("next")?;
         }
@@ -267,7 +300,9 @@ impl Look<'_> {
         let link = self.offset("bpf_ksym", "lnode")?;
         for symbol in self.steady_list(self.symbol("bpf_kallsyms")?, link)? {
             let symbol: Object<'_> = self.object("bpf_ksym", symbol)?;
-            sites.bpf.push(symbol.number("start")?..symbol.number("end")?);
+            sites
+                .bpf
+                .push(symbol.number("start")?..symbol.number("end")?);
         }
         Ok(())
     }
@@ -283,7 +318,13 @@ mod tests {
         sites.add(100, Site::Tracing);
         sites.add(103, Site::StaticCall);
         let check = |address, expected: &[u64]| {
-            assert_eq!(sites.covering(address).map(|(start, _)| start).collect::<Vec<_>>(), expected);
+            assert_eq!(
+                sites
+                    .covering(address)
+                    .map(|(start, _)| start)
+                    .collect::<Vec<_>>(),
+                expected
+            );
         };
         check(99, &[]);
         check(100, &[100]);

@@ -29,7 +29,10 @@ impl Look<'_> {
         let bytes = self.space().bytes(table, count as usize * 8)?;
         let mut findings = Vec::new();
         for (number, entry) in bytes.chunks_exact(8).enumerate() {
-            let target = entry.iter().rev().fold(0, |target, &byte| target << 8 | u64::from(byte));
+            let target = entry
+                .iter()
+                .rev()
+                .fold(0, |target, &byte| target << 8 | u64::from(byte));
             let names = self.names_at(Gva(target));
             let is_server = |name: &String| name.starts_with(SERVER) || name == NONE;
             if target != 0 && !names.iter().any(is_server) {
@@ -49,11 +52,18 @@ impl Look<'_> {
     /// Every name of a place.
     fn names_at(&self, gva: Gva) -> Vec<String> {
         let symbols = &self.kernel().profile().symbols;
-        let offset = gva.0.wrapping_sub(self.symbol("_text").map_or(0, |text| text.0)) as i64;
-        let Some((last, _)) = symbols.before(offset) else { return Vec::new() };
-        let here =
-            (0..=last).rev().map_while(|number| symbols.entry(number).filter(|kept| kept.value == offset));
-        here.take(4096).map(|kept| String::from_utf8_lossy(kept.name).into_owned()).collect()
+        let offset =
+            gva.0
+                .wrapping_sub(self.symbol("_text").map_or(0, |text| text.0)) as i64;
+        let Some((last, _)) = symbols.before(offset) else {
+            return Vec::new();
+        };
+        let here = (0..=last)
+            .rev()
+            .map_while(|number| symbols.entry(number).filter(|kept| kept.value == offset));
+        here.take(4096)
+            .map(|kept| String::from_utf8_lossy(kept.name).into_owned())
+            .collect()
     }
 
     /// Branches of what every system call runs lead to where functions of the kernel start, or where tracers and others
@@ -63,7 +73,9 @@ impl Look<'_> {
         let mut sites = None;
         for name in PATH {
             // Not every kernel has each.
-            let Ok(start) = self.symbol(name) else { continue };
+            let Ok(start) = self.symbol(name) else {
+                continue;
+            };
             let code = self.space().bytes(start, self.room(start) as usize)?;
             let end = start.0.saturating_add(code.len() as u64);
             for (ip, bytes, target) in branches(&code, start.0) {
@@ -94,11 +106,16 @@ impl Look<'_> {
     /// To the start of a function; within the entry code, which is one piece; or into the part of the same function that
     /// the compiler put elsewhere.
     fn is_legal_branch(&self, name: &str, target: u64) -> bool {
-        let is_cold = |other: &str| other.strip_suffix(".cold").is_some_and(|whole| whole == name);
+        let is_cold = |other: &str| {
+            other
+                .strip_suffix(".cold")
+                .is_some_and(|whole| whole == name)
+        };
         match self.kernel().describe(Gva(target)) {
             Some((_, 0)) => self.is_text(target),
             Some((other, _)) => {
-                is_cold(&other) || self.lies_between("__entry_text_start", "__entry_text_end", target)
+                is_cold(&other)
+                    || self.lies_between("__entry_text_start", "__entry_text_end", target)
             }
             None => false,
         }
@@ -118,7 +135,10 @@ fn branches(code: &[u8], start: u64) -> Vec<(u64, Vec<u8>, u64)> {
         );
         if is_branch && instruction.op0_kind() == OpKind::NearBranch64 {
             let at = (instruction.ip() - start) as usize;
-            let bytes = code.get(at..at + instruction.len()).unwrap_or_default().to_vec();
+            let bytes = code
+                .get(at..at + instruction.len())
+                .unwrap_or_default()
+                .to_vec();
             found.push((instruction.ip(), bytes, instruction.near_branch64()));
         }
     }
@@ -132,10 +152,17 @@ mod tests {
     #[test]
     fn branches_are_found_and_nothing_else() {
         // push rbp; call +0x10; jmp -2; ret; je +5; jmp rax; call [rip]
-        let code =
-            [0x55, 0xe8, 0x10, 0, 0, 0, 0xeb, 0xfe, 0xc3, 0x74, 0x05, 0xff, 0xe0, 0xff, 0x15, 0, 0, 0, 0];
-        let found: Vec<(u64, u64)> =
-            branches(&code, 0x1000).into_iter().map(|(ip, _, target)| (ip, target)).collect();
-        assert_eq!(found, [(0x1001, 0x1016), (0x1006, 0x1006), (0x1009, 0x1010)]);
+        let code = [
+            0x55, 0xe8, 0x10, 0, 0, 0, 0xeb, 0xfe, 0xc3, 0x74, 0x05, 0xff, 0xe0, 0xff, 0x15, 0, 0,
+            0, 0,
+        ];
+        let found: Vec<(u64, u64)> = branches(&code, 0x1000)
+            .into_iter()
+            .map(|(ip, _, target)| (ip, target))
+            .collect();
+        assert_eq!(
+            found,
+            [(0x1001, 0x1016), (0x1006, 0x1006), (0x1009, 0x1010)]
+        );
     }
 }

@@ -53,7 +53,11 @@ impl Look<'_> {
             self.watch_kernel(baseline)?;
         }
         self.follow_modules(baseline, &modules, result)?;
-        result.watched_bytes = baseline.regions().iter().map(|region| region.stretch.len_bytes).sum();
+        result.watched_bytes = baseline
+            .regions()
+            .iter()
+            .map(|region| region.stretch.len_bytes)
+            .sum();
         let (mut from, mut left) = match scope {
             Scope::Part(bytes) => {
                 let pages = (bytes / PAGE as u64).max(1);
@@ -72,15 +76,17 @@ impl Look<'_> {
             let count = (pages - skip).min(left);
             (from, left) = (from - skip, left - count);
             let numbers = skip as usize..(skip + count) as usize;
-            let mut changed = match self.changed_pages(baseline, &region, &numbers, written.as_ref(), result)
-            {
-                Ok(changed) => changed,
-                Err(Blind::OverBudget(what)) => return Err(Blind::OverBudget(what)),
-                Err(blind) => {
-                    result.not_checked.push(format!("{}: {blind}", self.title(&region)));
-                    continue;
-                }
-            };
+            let mut changed =
+                match self.changed_pages(baseline, &region, &numbers, written.as_ref(), result) {
+                    Ok(changed) => changed,
+                    Err(Blind::OverBudget(what)) => return Err(Blind::OverBudget(what)),
+                    Err(blind) => {
+                        result
+                            .not_checked
+                            .push(format!("{}: {blind}", self.title(&region)));
+                        continue;
+                    }
+                };
             if changed.is_empty() {
                 continue;
             }
@@ -108,27 +114,40 @@ impl Look<'_> {
 
     fn watch_kernel(&self, baseline: &mut Baseline) -> Result<(), Blind> {
         let (start, end) = (self.symbol("_stext")?.0, self.symbol("_etext")?.0);
-        let stretch = Stretch { start, len_bytes: end.wrapping_sub(start) };
+        let stretch = Stretch {
+            start,
+            len_bytes: end.wrapping_sub(start),
+        };
         if stretch.len_bytes > MAX_TEXT {
             return Err(Blind::nonsense("kernel has more code than any can have"));
         }
         baseline.add(Watched::Kernel, stretch, &self.bytes_of(stretch)?)?;
         for (first, last) in TABLES {
-            let Ok(start) = self.symbol(first) else { continue };
+            let Ok(start) = self.symbol(first) else {
+                continue;
+            };
             let len_bytes = match self.symbol(last) {
                 Ok(end) => end.0.wrapping_sub(start.0),
                 Err(_) => self.room(start),
             };
-            let stretch = Stretch { start: start.0, len_bytes };
+            let stretch = Stretch {
+                start: start.0,
+                len_bytes,
+            };
             if len_bytes > 0 && len_bytes <= MAX_TEXT {
-                baseline.add(Watched::Table(first.to_owned()), stretch, &self.bytes_of(stretch)?)?;
+                baseline.add(
+                    Watched::Table(first.to_owned()),
+                    stretch,
+                    &self.bytes_of(stretch)?,
+                )?;
             }
         }
         Ok(())
     }
 
     fn bytes_of(&self, stretch: Stretch) -> Result<Vec<u8>, Blind> {
-        self.space().bytes(Gva(stretch.start), stretch.len_bytes as usize)
+        self.space()
+            .bytes(Gva(stretch.start), stretch.len_bytes as usize)
     }
 
     /// Modules that came are watched from now on; those that went are not, if their code went too.
@@ -145,17 +164,26 @@ impl Look<'_> {
             _ => true,
         };
         let mut hidden = HashSet::new();
-        for region in baseline.regions().iter().filter(|region| !is_listed(region)) {
-            let Watched::Module { name, .. } = &region.what else { continue };
+        for region in baseline
+            .regions()
+            .iter()
+            .filter(|region| !is_listed(region))
+        {
+            let Watched::Module { name, .. } = &region.what else {
+                continue;
+            };
             // What took its place is somebody else's.
-            let is_taken = modules.iter().any(|module| module.text.contains(region.stretch.start));
+            let is_taken = modules
+                .iter()
+                .any(|module| module.text.contains(region.stretch.start));
             let is_there = !is_taken && self.is_unchanged(region);
             if is_there {
                 hidden.insert(region.stretch.start);
                 result.findings.push(Finding {
                     kind: FindingKind::HiddenModule,
                     subject: format!("module {name}"),
-                    what: "is not in the list of modules any more, and its code is still there".to_owned(),
+                    what: "is not in the list of modules any more, and its code is still there"
+                        .to_owned(),
                     address: Some(region.stretch.start),
                     before: None,
                     after: None,
@@ -164,11 +192,24 @@ impl Look<'_> {
         }
         baseline.retain(|region| is_listed(region) || hidden.contains(&region.stretch.start));
         for module in modules.iter().filter(|module| module.state == "live") {
-            let what = Watched::Module { name: module.name.clone(), address: module.address };
-            let is_known =
-                baseline.regions().iter().any(|region| region.what == what && region.stretch == module.text);
-            let has_end = module.text.start.checked_add(module.text.len_bytes).is_some();
-            if is_known || !has_end || module.text.len_bytes == 0 || module.text.len_bytes > MAX_TEXT {
+            let what = Watched::Module {
+                name: module.name.clone(),
+                address: module.address,
+            };
+            let is_known = baseline
+                .regions()
+                .iter()
+                .any(|region| region.what == what && region.stretch == module.text);
+            let has_end = module
+                .text
+                .start
+                .checked_add(module.text.len_bytes)
+                .is_some();
+            if is_known
+                || !has_end
+                || module.text.len_bytes == 0
+                || module.text.len_bytes > MAX_TEXT
+            {
                 continue;
             }
             match self.bytes_of(module.text) {
@@ -188,7 +229,10 @@ impl Look<'_> {
         for (page, number) in first {
             let start = region.stretch.start + number * PAGE as u64;
             let len = (region.stretch.len_bytes - number * PAGE as u64).min(PAGE as u64);
-            let is_executable = self.space().walk(Gva(start)).is_ok_and(|mapped| mapped.is_executable);
+            let is_executable = self
+                .space()
+                .walk(Gva(start))
+                .is_ok_and(|mapped| mapped.is_executable);
             let bytes = self.space().bytes(Gva(start), len as usize);
             is_same |= is_executable && bytes.is_ok_and(|bytes| fingerprint(&bytes) == *page);
         }
@@ -202,29 +246,43 @@ impl Look<'_> {
         ask: &dyn Fn(&[Gpa]) -> Vec<bool>,
     ) -> Result<Option<HashSet<u64>>, Blind> {
         let is_missed = baseline.ask()?;
-        let frames: BTreeSet<u64> =
-            baseline.regions().iter().flat_map(|region| self.frames_of(region)).flatten().collect();
+        let frames: BTreeSet<u64> = baseline
+            .regions()
+            .iter()
+            .flat_map(|region| self.frames_of(region))
+            .flatten()
+            .collect();
         let pages: Vec<Gpa> = frames.iter().map(|frame| Gpa(frame * PAGE_SIZE)).collect();
         let written = ask(&pages);
-        let written = frames.into_iter().zip(written).filter_map(|(frame, written)| written.then_some(frame));
+        let written = frames
+            .into_iter()
+            .zip(written)
+            .filter_map(|(frame, written)| written.then_some(frame));
         Ok((!is_missed).then(|| written.collect()))
     }
 
     /// The frames behind the pages of a region; none for what is not mapped.
     fn frames_of<'r>(&'r self, region: &'r Region) -> impl Iterator<Item = Option<u64>> + 'r {
         // A region need not begin where a page does.
-        let (first, last) =
-            (region.stretch.start, region.stretch.start.saturating_add(region.stretch.len_bytes.max(1) - 1));
+        let (first, last) = (
+            region.stretch.start,
+            region
+                .stretch
+                .start
+                .saturating_add(region.stretch.len_bytes.max(1) - 1),
+        );
         let pages = (first & !(PAGE_SIZE - 1)..=last).step_by(PAGE_SIZE as usize);
         pages.map(|page| Some(self.space().translate(Gva(page)).ok()?.0 / PAGE_SIZE))
     }
 
     /// Whether one of the frames of a page was written, or cannot be told.
     fn may_be_written(&self, written: &HashSet<u64>, start: u64, end: u64) -> bool {
-        [start, end - 1].into_iter().any(|at| match self.space().translate(Gva(at)) {
-            Ok(gpa) => written.contains(&(gpa.0 / PAGE_SIZE)),
-            Err(_) => true,
-        })
+        [start, end - 1]
+            .into_iter()
+            .any(|at| match self.space().translate(Gva(at)) {
+                Ok(gpa) => written.contains(&(gpa.0 / PAGE_SIZE)),
+                Err(_) => true,
+            })
     }
 
     /// Pages that are not what they were.
@@ -249,8 +307,11 @@ impl Look<'_> {
         while first < numbers.end {
             let mut count = AT_ONCE.min(numbers.end - first);
             if let Some(written) = written {
-                let end = (place(first) + PAGE as u64).min(region.stretch.start + region.stretch.len_bytes);
-                if !baseline.is_suspect(place(first)) && !self.may_be_written(written, place(first), end) {
+                let end = (place(first) + PAGE as u64)
+                    .min(region.stretch.start + region.stretch.len_bytes);
+                if !baseline.is_suspect(place(first))
+                    && !self.may_be_written(written, place(first), end)
+                {
                     first += 1;
                     continue;
                 }
@@ -272,14 +333,21 @@ impl Look<'_> {
     ) -> Result<(), Blind> {
         let place = |number: usize| region.stretch.start + (number * PAGE) as u64;
         let end = place(numbers.end).min(region.stretch.start + region.stretch.len_bytes);
-        let bytes = self.space().bytes(Gva(place(numbers.start)), (end - place(numbers.start)) as usize)?;
+        let bytes = self.space().bytes(
+            Gva(place(numbers.start)),
+            (end - place(numbers.start)) as usize,
+        )?;
         result.compared_bytes += bytes.len() as u64;
         for (now, number) in bytes.chunks(PAGE).zip(numbers) {
             let is_changed = region.pages.get(number) != Some(&fingerprint(now));
             baseline.suspect(place(number), is_changed);
             if is_changed {
                 let before = baseline.page(region, number, now.len());
-                changed.push(Changed { start: place(number), before, now: now.to_vec() });
+                changed.push(Changed {
+                    start: place(number),
+                    before,
+                    now: now.to_vec(),
+                });
             }
         }
         Ok(())
@@ -310,7 +378,11 @@ impl Look<'_> {
                 });
                 continue;
             };
-            let differs = before.iter().zip(&page.now).zip(page.start..).filter(|((a, b), _)| a != b);
+            let differs = before
+                .iter()
+                .zip(&page.now)
+                .zip(page.start..)
+                .filter(|((a, b), _)| a != b);
             for address in differs.map(|(_, address)| address) {
                 if address < legal_ends {
                     continue;
@@ -338,10 +410,13 @@ impl Look<'_> {
             }
         }
         let groups = strange.chunk_by(|a, b| b - a <= GAP);
-        let groups: Vec<(u64, u64)> =
-            groups.filter_map(|group| Some((*group.first()?, *group.last()? + 1))).collect();
+        let groups: Vec<(u64, u64)> = groups
+            .filter_map(|group| Some((*group.first()?, *group.last()? + 1)))
+            .collect();
         for (start, end) in groups.into_iter().take(MAX_FINDINGS) {
-            result.findings.push(self.finding(region, changed, kind, start..end));
+            result
+                .findings
+                .push(self.finding(region, changed, kind, start..end));
         }
     }
 
@@ -383,7 +458,11 @@ impl Look<'_> {
 
     fn ground(&self, target: u64, sites: &Sites) -> Ground {
         let is_in = |ranges: &[Range<u64>]| ranges.iter().any(|range| range.contains(&target));
-        let name = if self.is_text(target) { self.kernel().describe(Gva(target)) } else { None };
+        let name = if self.is_text(target) {
+            self.kernel().describe(Gva(target))
+        } else {
+            None
+        };
         match name {
             Some((name, 0)) if ["ftrace_caller", "ftrace_regs_caller"].contains(&name.as_str()) => {
                 Ground::Tracer
@@ -411,13 +490,27 @@ impl Look<'_> {
         }
     }
 
-    fn finding(&self, region: &Region, changed: &[Changed], kind: FindingKind, range: Range<u64>) -> Finding {
+    fn finding(
+        &self,
+        region: &Region,
+        changed: &[Changed],
+        kind: FindingKind,
+        range: Range<u64>,
+    ) -> Finding {
         let bytes = |of: fn(&Changed) -> &[u8]| {
             // Thousands of pages may have changed, and this is asked for every finding.
-            let has_part = |page: &&Changed| page.start < range.end && range.start < page.start + PAGE as u64;
-            let pages = changed.iter().filter(has_part).map(|page| (page.start, of(page)));
+            let has_part =
+                |page: &&Changed| page.start < range.end && range.start < page.start + PAGE as u64;
+            let pages = changed
+                .iter()
+                .filter(has_part)
+                .map(|page| (page.start, of(page)));
             let bytes = pages.flat_map(|(start, bytes)| bytes.iter().copied().zip(start..));
-            bytes.filter(|(_, at)| range.contains(at)).map(|(byte, _)| byte).take(SHOWN).collect::<Vec<u8>>()
+            bytes
+                .filter(|(_, at)| range.contains(at))
+                .map(|(byte, _)| byte)
+                .take(SHOWN)
+                .collect::<Vec<u8>>()
         };
         let before = bytes(|page| page.before.as_deref().unwrap_or_default());
         let now = bytes(|page| &page.now);
@@ -441,7 +534,10 @@ impl Look<'_> {
     /// Where the branch leads that a changed byte belongs to; it may begin a byte or two before.
     fn branch_at(&self, region: &Region, address: u64) -> Option<u64> {
         let start = [0, 1, 2].into_iter().find(|back| {
-            let code = self.space().bytes(Gva(address - back), 1).unwrap_or_default();
+            let code = self
+                .space()
+                .bytes(Gva(address - back), 1)
+                .unwrap_or_default();
             address - back >= region.stretch.start && matches!(code.first(), Some(0xe8 | 0xe9))
         })?;
         let bytes = self.space().bytes(Gva(address - start + 1), 4).ok()?;

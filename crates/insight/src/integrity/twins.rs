@@ -38,7 +38,11 @@ impl Look<'_> {
     fn differences(&self, other: &Look<'_>) -> Result<Vec<Finding>, Blind> {
         match (self.kernel().build_id(), other.kernel().build_id()) {
             (Some(ours), Some(theirs)) if ours == theirs => {}
-            _ => return Err(Blind::NotGiven("the two guests do not run the same build of a kernel")),
+            _ => {
+                return Err(Blind::NotGiven(
+                    "the two guests do not run the same build of a kernel",
+                ));
+            }
         }
         let (start, end) = (self.symbol("_stext")?.0, self.symbol("_etext")?.0);
         let slide = start.wrapping_sub(other.symbol("_stext")?.0);
@@ -52,8 +56,15 @@ impl Look<'_> {
         let their_end = end.wrapping_sub(slide);
         // In one piece: an address may lie across any border.
         let ours = self.space().bytes(Gva(start), len as usize)?;
-        let theirs = other.space().bytes(Gva(start.wrapping_sub(slide)), len as usize)?;
-        let pair = Pair { start, ours: &ours, theirs: &theirs, slide };
+        let theirs = other
+            .space()
+            .bytes(Gva(start.wrapping_sub(slide)), len as usize)?;
+        let pair = Pair {
+            start,
+            ours: &ours,
+            theirs: &theirs,
+            slide,
+        };
         let mut findings: Vec<Finding> = Vec::new();
         let (mut last, mut next) = (0, 0);
         while let Some(index) = pair.next_difference(next) {
@@ -64,7 +75,11 @@ impl Look<'_> {
                     .map(|(start, legal)| (start + legal.len as u64 - address) as usize)
             };
             let skip = moved
-                .or_else(|| constants.iter().find_map(|constant| pair.holds(index, constant)))
+                .or_else(|| {
+                    constants
+                        .iter()
+                        .find_map(|constant| pair.holds(index, constant))
+                })
                 .or_else(|| self.is_same_cache(other, &pair, index))
                 .or_else(|| legal(self, &sites, end, address))
                 .or_else(|| legal(other, &their_sites, their_end, address.wrapping_sub(slide)));
@@ -100,7 +115,10 @@ impl Look<'_> {
         let (rest, ours, theirs) = pair.loaded_value(index)?;
         let name = |look: &Look<'_>, cache: u64| {
             let name = look.member("kmem_cache", Gva(cache), "name").ok()?;
-            look.space().text(Gva(name), 64).ok().filter(|name| !name.is_empty())
+            look.space()
+                .text(Gva(name), 64)
+                .ok()
+                .filter(|name| !name.is_empty())
         };
         (name(self, ours)? == name(other, theirs)?).then_some(rest)
     }
@@ -113,8 +131,12 @@ impl Look<'_> {
             pointer.or_else(|| name.strip_prefix(SHIFTS).map(|name| (name.to_owned(), 1)))
         });
         let value = |look: &Look<'_>, name: &str, len| look.space().bytes(look.symbol(name)?, len);
-        let values = names
-            .filter_map(|(name, len)| Some([value(self, &name, len).ok()?, value(other, &name, len).ok()?]));
+        let values = names.filter_map(|(name, len)| {
+            Some([
+                value(self, &name, len).ok()?,
+                value(other, &name, len).ok()?,
+            ])
+        });
         values.collect()
     }
 }
@@ -122,7 +144,9 @@ impl Look<'_> {
 impl Pair<'_> {
     fn next_difference(&self, from: usize) -> Option<usize> {
         let rest = self.ours.get(from..)?.iter().zip(self.theirs.get(from..)?);
-        rest.into_iter().position(|(a, b)| a != b).map(|index| from + index)
+        rest.into_iter()
+            .position(|(a, b)| a != b)
+            .map(|index| from + index)
     }
 
     /// The 64-bit value that an instruction loads (`movabs`), if the byte at `index` belongs to one: bytes to its end, and
@@ -131,7 +155,11 @@ impl Pair<'_> {
         (0..8).find_map(|back| {
             let start = index.checked_sub(back)?;
             let opcode = self.ours.get(start.checked_sub(2)?..start)?;
-            let read = |bytes: &[u8]| Some(u64::from_le_bytes(bytes.get(start..start + 8)?.try_into().ok()?));
+            let read = |bytes: &[u8]| {
+                Some(u64::from_le_bytes(
+                    bytes.get(start..start + 8)?.try_into().ok()?,
+                ))
+            };
             matches!(opcode, [0x48 | 0x49, 0xb8..=0xbf]).then_some((
                 8 - back,
                 read(self.ours)?,
@@ -144,8 +172,8 @@ impl Pair<'_> {
     fn holds(&self, index: usize, [ours, theirs]: &[Vec<u8>; 2]) -> Option<usize> {
         (0..ours.len()).find_map(|back| {
             let start = index.checked_sub(back)?;
-            let is_there =
-                self.ours.get(start..)?.starts_with(ours) && self.theirs.get(start..)?.starts_with(theirs);
+            let is_there = self.ours.get(start..)?.starts_with(ours)
+                && self.theirs.get(start..)?.starts_with(theirs);
             is_there.then_some(ours.len() - back)
         })
     }
@@ -155,7 +183,11 @@ impl Pair<'_> {
     fn moved(&self, index: usize) -> Option<usize> {
         (0..4).find_map(|back| {
             let start = index.checked_sub(back)?;
-            let read = |bytes: &[u8]| Some(u32::from_le_bytes(bytes.get(start..start + 4)?.try_into().ok()?));
+            let read = |bytes: &[u8]| {
+                Some(u32::from_le_bytes(
+                    bytes.get(start..start + 4)?.try_into().ok()?,
+                ))
+            };
             let difference = read(self.ours)?.wrapping_sub(read(self.theirs)?);
             let slide = self.slide as u32;
             (difference == slide || difference == slide.wrapping_neg()).then_some(4 - back)
@@ -172,14 +204,25 @@ mod tests {
         // mov rdi, 0x81200000 in one, 0x81a00000 in the other; and a changed byte.
         let ours = [0x48, 0xc7, 0xc7, 0, 0, 0xa0, 0x81, 0x90, 0x90, 0x90];
         let theirs = [0x48, 0xc7, 0xc7, 0, 0, 0x20, 0x81, 0x90, 0xcc, 0x90];
-        let pair = Pair { start: 0, ours: &ours, theirs: &theirs, slide: 0x80_0000 };
+        let pair = Pair {
+            start: 0,
+            ours: &ours,
+            theirs: &theirs,
+            slide: 0x80_0000,
+        };
         assert_eq!(pair.next_difference(0), Some(5));
         assert_eq!(pair.moved(5), Some(2));
         assert_eq!(pair.next_difference(7), Some(8));
         assert_eq!(pair.moved(8), None);
         assert_eq!(pair.next_difference(9), None);
-        assert_eq!(pair.holds(8, &[vec![0x90, 0x90], vec![0xcc, 0x90]]), Some(2));
-        assert_eq!(pair.holds(8, &[vec![0x81, 0x90, 0x90], vec![0x81, 0x90, 0xcc]]), Some(1));
+        assert_eq!(
+            pair.holds(8, &[vec![0x90, 0x90], vec![0xcc, 0x90]]),
+            Some(2)
+        );
+        assert_eq!(
+            pair.holds(8, &[vec![0x81, 0x90, 0x90], vec![0x81, 0x90, 0xcc]]),
+            Some(1)
+        );
         assert_eq!(pair.holds(8, &[vec![0x91], vec![0xcc]]), None);
     }
 }

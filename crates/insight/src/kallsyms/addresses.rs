@@ -28,22 +28,37 @@ pub(crate) fn decode(
     tokens: &Tokens,
     names: &Names,
 ) -> Option<(Vec<(u64, bool)>, AddressForm)> {
-    let banner = names.entries.iter().position(|(_, name)| name == b"linux_banner")?;
+    let banner = names
+        .entries
+        .iter()
+        .position(|(_, name)| name == b"linux_banner")?;
     let count = names.entries.len();
     let candidates = candidates(image, tokens, names.count_at, count);
-    let table = candidates
-        .into_iter()
-        .find(|table| table.address(image, banner).is_some_and(|(address, _)| proves(image, address)))?;
-    let addresses: Option<Vec<(u64, bool)>> = (0..count).map(|index| table.address(image, index)).collect();
+    let table = candidates.into_iter().find(|table| {
+        table
+            .address(image, banner)
+            .is_some_and(|(address, _)| proves(image, address))
+    })?;
+    let addresses: Option<Vec<(u64, bool)>> = (0..count)
+        .map(|index| table.address(image, index))
+        .collect();
     Some((addresses?, table.form))
 }
 
 /// Whether the banner is there.
 fn proves(image: Image<'_>, address: u64) -> bool {
-    let Some(start) = image.start else { return false };
-    let Some(at) = address.checked_sub(start.0) else { return false };
-    let Ok(at) = usize::try_from(at) else { return false };
-    at.checked_add(BANNER.len()).and_then(|end| image.bytes.get(at..end)) == Some(BANNER)
+    let Some(start) = image.start else {
+        return false;
+    };
+    let Some(at) = address.checked_sub(start.0) else {
+        return false;
+    };
+    let Ok(at) = usize::try_from(at) else {
+        return false;
+    };
+    at.checked_add(BANNER.len())
+        .and_then(|end| image.bytes.get(at..end))
+        == Some(BANNER)
 }
 
 struct Table {
@@ -63,12 +78,20 @@ impl Table {
         let offset = i32::from_le_bytes(bytes.try_into().ok()?);
         Some(match self.form {
             AddressForm::AbsolutePerCpu if offset >= 0 => (offset as u64, false),
-            AddressForm::AbsolutePerCpu => {
-                (self.base.wrapping_sub(1).wrapping_sub(i64::from(offset) as u64), true)
-            }
+            AddressForm::AbsolutePerCpu => (
+                self.base
+                    .wrapping_sub(1)
+                    .wrapping_sub(i64::from(offset) as u64),
+                true,
+            ),
             AddressForm::SelfRelative => {
                 let Gva(start) = image.start?;
-                (start.wrapping_add(at as u64).wrapping_add(i64::from(offset) as u64), true)
+                (
+                    start
+                        .wrapping_add(at as u64)
+                        .wrapping_add(i64::from(offset) as u64),
+                    true,
+                )
             }
             AddressForm::Relative | AddressForm::Absolute => {
                 (self.base.wrapping_add(u64::from(offset as u32)), true)
@@ -82,7 +105,11 @@ fn candidates(image: Image<'_>, tokens: &Tokens, count_at: usize, count: usize) 
     let mut tables = Vec::new();
     let mut add = |at: Option<usize>, base: Option<u64>, form| {
         if let Some(at) = at {
-            tables.push(Table { at, base: base.unwrap_or(0), form });
+            tables.push(Table {
+                at,
+                base: base.unwrap_or(0),
+                form,
+            });
         }
     };
     let based = [AddressForm::AbsolutePerCpu, AddressForm::Relative];
@@ -91,10 +118,18 @@ fn candidates(image: Image<'_>, tokens: &Tokens, count_at: usize, count: usize) 
     for offsets_len in [(4 * count).next_multiple_of(8), 4 * count] {
         for form in based {
             let base = base_at.and_then(|at| u64_at(image.bytes, at));
-            add(base_at.and_then(|at| at.checked_sub(offsets_len)), base, form);
+            add(
+                base_at.and_then(|at| at.checked_sub(offsets_len)),
+                base,
+                form,
+            );
         }
     }
-    add(count_at.checked_sub(8 * count).map(|at| at & !7), None, AddressForm::Absolute);
+    add(
+        count_at.checked_sub(8 * count).map(|at| at & !7),
+        None,
+        AddressForm::Absolute,
+    );
     // Since 6.4: behind the tokens.
     for align in [8, 4] {
         let at = tokens.end.next_multiple_of(align);
@@ -108,5 +143,9 @@ fn candidates(image: Image<'_>, tokens: &Tokens, count_at: usize, count: usize) 
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    bytes.get(at..at.checked_add(8)?)?.try_into().ok().map(u64::from_le_bytes)
+    bytes
+        .get(at..at.checked_add(8)?)?
+        .try_into()
+        .ok()
+        .map(u64::from_le_bytes)
 }

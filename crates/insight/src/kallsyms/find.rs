@@ -23,7 +23,10 @@ pub(crate) struct Tokens {
 /// Every token table in `bytes`.
 pub(crate) fn token_tables(bytes: &[u8]) -> Vec<Tokens> {
     let digits = b"0\x001\x002\x003\x004\x005\x006\x007\x008\x009\x00";
-    memmem::find_iter(bytes, digits).take(64).filter_map(|zero| table_around(bytes, zero)).collect()
+    memmem::find_iter(bytes, digits)
+        .take(64)
+        .filter_map(|zero| table_around(bytes, zero))
+        .collect()
 }
 
 /// The table in which the token "0" begins at `zero`.
@@ -36,7 +39,11 @@ fn table_around(bytes: &[u8], zero: usize) -> Option<Tokens> {
     // `at` is the start of token 1; token 0 ends right before it.
     let first_end = at.checked_sub(1)?;
     let lowest = first_end.saturating_sub(MAX_TOKEN);
-    let run = bytes[lowest..first_end].iter().rev().take_while(|&&byte| byte != 0).count();
+    let run = bytes[lowest..first_end]
+        .iter()
+        .rev()
+        .take_while(|&&byte| byte != 0)
+        .count();
     let starts = (first_end - run..first_end).filter(|start| start.is_multiple_of(4));
     starts.filter_map(|start| confirmed(bytes, start)).next()
 }
@@ -45,7 +52,11 @@ fn table_around(bytes: &[u8], zero: usize) -> Option<Tokens> {
 fn previous_start(bytes: &[u8], start: usize) -> Option<usize> {
     let end = start.checked_sub(1)?;
     let lowest = end.saturating_sub(MAX_TOKEN);
-    let back = bytes.get(lowest..end)?.iter().rev().position(|&byte| byte == 0)?;
+    let back = bytes
+        .get(lowest..end)?
+        .iter()
+        .rev()
+        .position(|&byte| byte == 0)?;
     Some(end - back)
 }
 
@@ -62,8 +73,14 @@ fn confirmed(bytes: &[u8], start: usize) -> Option<Tokens> {
         at += len + 1;
     }
     let index = [4, 8].map(|align: usize| at.next_multiple_of(align));
-    let index = index.into_iter().find(|&index| bytes.get(index..index + 512) == Some(&offsets[..]))?;
-    Some(Tokens { start, end: index + 512, tokens })
+    let index = index
+        .into_iter()
+        .find(|&index| bytes.get(index..index + 512) == Some(&offsets[..]))?;
+    Some(Tokens {
+        start,
+        end: index + 512,
+        tokens,
+    })
 }
 
 #[cfg(test)]
@@ -79,7 +96,11 @@ pub(super) mod tests {
             let single = [token as u8];
             let own = format!("x{token}_");
             let is_itself = (0x2e..0x7b).contains(&token);
-            bytes.extend(if is_itself { &single[..] } else { own.as_bytes() });
+            bytes.extend(if is_itself {
+                &single[..]
+            } else {
+                own.as_bytes()
+            });
             bytes.push(0);
         }
         bytes.resize(bytes.len().next_multiple_of(8), 0);

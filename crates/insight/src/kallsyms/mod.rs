@@ -43,7 +43,10 @@ pub struct Decoded {
 impl Decoded {
     /// Address of the first symbol of this name.
     pub fn address(&self, name: &str) -> Option<Gva> {
-        let found = self.symbols.iter().find(|symbol| symbol.name == name.as_bytes())?;
+        let found = self
+            .symbols
+            .iter()
+            .find(|symbol| symbol.name == name.as_bytes())?;
         Some(Gva(found.address))
     }
 }
@@ -60,14 +63,22 @@ pub struct Image<'a> {
 /// Finds and decodes the tables in an image. `None` if it has none that prove themselves.
 pub fn decode(image: Image<'_>) -> Option<Decoded> {
     let mut work = names::Work::new();
-    find::token_tables(image.bytes).into_iter().find_map(|tokens| {
-        let names = names::locate(image.bytes, &tokens, &mut work)?;
-        let (addresses, form) = addresses::decode(image, &tokens, &names)?;
-        let symbols = names
-            .entries
-            .into_iter()
-            .zip(addresses)
-            .map(|((kind, name), (address, is_relative))| Symbol { address, is_relative, kind, name });
-        Some(Decoded { symbols: symbols.collect(), form })
-    })
+    find::token_tables(image.bytes)
+        .into_iter()
+        .find_map(|tokens| {
+            let names = names::locate(image.bytes, &tokens, &mut work)?;
+            let (addresses, form) = addresses::decode(image, &tokens, &names)?;
+            let symbols = names.entries.into_iter().zip(addresses).map(
+                |((kind, name), (address, is_relative))| Symbol {
+                    address,
+                    is_relative,
+                    kind,
+                    name,
+                },
+            );
+            Some(Decoded {
+                symbols: symbols.collect(),
+                form,
+            })
+        })
 }

@@ -41,12 +41,16 @@ impl Work {
 
 /// Finds the names that belong to `tokens`.
 pub(crate) fn locate(bytes: &[u8], tokens: &Tokens, work: &mut Work) -> Option<Names> {
-    [4, 8].into_iter().find_map(|width| locate_with(bytes, tokens, width, work))
+    [4, 8]
+        .into_iter()
+        .find_map(|width| locate_with(bytes, tokens, width, work))
 }
 
 fn locate_with(bytes: &[u8], tokens: &Tokens, width: usize, work: &mut Work) -> Option<Names> {
     // Behind the markers there is at most padding and three bytes per symbol.
-    let lowest = tokens.start.saturating_sub(3 * MAX_SYMBOLS + MAX_SYMBOLS / PER_MARKER * width);
+    let lowest = tokens
+        .start
+        .saturating_sub(3 * MAX_SYMBOLS + MAX_SYMBOLS / PER_MARKER * width);
     let mut at = (tokens.start & !(width - 1)).checked_sub(3 * width)?;
     while at > lowest {
         if number(bytes, at, width) == Some(0) && is_marker_array(bytes, at, width) {
@@ -63,13 +67,22 @@ fn locate_with(bytes: &[u8], tokens: &Tokens, width: usize, work: &mut Work) -> 
 
 fn number(bytes: &[u8], at: usize, width: usize) -> Option<u64> {
     let bytes = bytes.get(at..at.checked_add(width)?)?;
-    Some(bytes.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
+    Some(
+        bytes
+            .iter()
+            .rev()
+            .fold(0, |number, &byte| number << 8 | u64::from(byte)),
+    )
 }
 
 /// Whether the second and third numbers are plausible; two are enough, as all are checked against the names.
 fn is_marker_array(bytes: &[u8], at: usize, width: usize) -> bool {
-    let Some(first) = number(bytes, at + width, width) else { return false };
-    let Some(second) = number(bytes, at + 2 * width, width) else { return false };
+    let Some(first) = number(bytes, at + width, width) else {
+        return false;
+    };
+    let Some(second) = number(bytes, at + 2 * width, width) else {
+        return false;
+    };
     MARKER_STEP.contains(&first) && second > first && MARKER_STEP.contains(&(second - first))
 }
 
@@ -77,7 +90,9 @@ fn markers(bytes: &[u8], at: usize, width: usize, end: usize) -> Vec<usize> {
     let mut markers = vec![0];
     let mut position = at + width;
     while position + width <= end {
-        let Some(value) = number(bytes, position, width) else { break };
+        let Some(value) = number(bytes, position, width) else {
+            break;
+        };
         let last = *markers.last().unwrap_or(&0) as u64;
         if value <= last || !MARKER_STEP.contains(&(value - last)) {
             break;
@@ -111,7 +126,8 @@ fn names_before(
                 let symbols = number(bytes, count_at, 4)? as usize;
                 if allowed.contains(&symbols) && symbols <= MAX_SYMBOLS {
                     let table = bytes.get(start..markers_at)?;
-                    let mut parse = |has_long| parse(table, symbols, markers, tokens, has_long, work);
+                    let mut parse =
+                        |has_long| parse(table, symbols, markers, tokens, has_long, work);
                     if let Some(entries) = [true, false].into_iter().find_map(&mut parse) {
                         return Some(Names { count_at, entries });
                     }
@@ -154,7 +170,10 @@ fn parse(
 }
 
 fn expand(parts: &[u8], tokens: &Tokens) -> Option<(u8, Vec<u8>)> {
-    let len: usize = parts.iter().map(|&part| tokens.tokens[usize::from(part)].len()).sum();
+    let len: usize = parts
+        .iter()
+        .map(|&part| tokens.tokens[usize::from(part)].len())
+        .sum();
     if !(2..=MAX_NAME).contains(&len) {
         return None;
     }

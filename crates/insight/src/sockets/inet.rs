@@ -17,7 +17,12 @@ const AF_INET6: u64 = 10;
 
 impl Look<'_> {
     /// TCP sockets: those with a peer, and those that listen.
-    pub(super) fn tcp(&self, nets: &[Net], owners: &Owners, to: &mut Vec<InetSocket>) -> Result<(), Blind> {
+    pub(super) fn tcp(
+        &self,
+        nets: &[Net],
+        owners: &Owners,
+        to: &mut Vec<InetSocket>,
+    ) -> Result<(), Blind> {
         let mut tables = HashSet::new();
         for hash in self.tcp_hashes(nets)? {
             let info = self.object("inet_hashinfo", hash)?;
@@ -28,8 +33,14 @@ impl Look<'_> {
                 head_offset: self.offset("inet_ehash_bucket", "chain")?,
                 link_offset: self.offset("sock_common", "skc_nulls_node")?,
             });
-            let (head, link) = if self.layouts()?.has("inet_connection_sock", "icsk_listen_portaddr_node") {
-                ("head", self.offset("inet_connection_sock", "icsk_listen_portaddr_node")?)
+            let (head, link) = if self
+                .layouts()?
+                .has("inet_connection_sock", "icsk_listen_portaddr_node")
+            {
+                (
+                    "head",
+                    self.offset("inet_connection_sock", "icsk_listen_portaddr_node")?,
+                )
             } else {
                 ("nulls_head", self.offset("sock_common", "skc_nulls_node")?)
             };
@@ -51,7 +62,11 @@ impl Look<'_> {
         for net in nets {
             let row = Gva(net.at.0.wrapping_add(row.offset as u64));
             let is_pointer = !self.layouts()?.has("net", "ipv4.tcp_death_row.hashinfo");
-            let row = if is_pointer { Gva(self.space().u64(row)?) } else { row };
+            let row = if is_pointer {
+                Gva(self.space().u64(row)?)
+            } else {
+                row
+            };
             let hash = self.member("inet_timewait_death_row", row, "hashinfo")?;
             if hash != 0 {
                 hashes.insert(Gva(hash));
@@ -61,7 +76,12 @@ impl Look<'_> {
     }
 
     /// UDP sockets.
-    pub(super) fn udp(&self, nets: &[Net], owners: &Owners, to: &mut Vec<InetSocket>) -> Result<(), Blind> {
+    pub(super) fn udp(
+        &self,
+        nets: &[Net],
+        owners: &Owners,
+        to: &mut Vec<InetSocket>,
+    ) -> Result<(), Blind> {
         let mut starts: HashSet<Gva> = self.symbol("udp_table").into_iter().collect();
         if self.layouts()?.has("net", "ipv4.udp_table") {
             for net in nets {
@@ -125,7 +145,9 @@ impl Look<'_> {
         }
         let net = common.pointer("skc_net.net")?;
         let Some(net) = nets.iter().find(|candidate| candidate.at == net) else {
-            return Err(Blind::nonsense(format!("socket at {at} is in no network namespace")));
+            return Err(Blind::nonsense(format!(
+                "socket at {at} is in no network namespace"
+            )));
         };
         let number = common.number("skc_state")?;
         let state = SocketState::new(number)?;
@@ -133,14 +155,23 @@ impl Look<'_> {
         let is_whole = number != 12 && state != SocketState::TimeWait;
         let (uid, inode) = if is_whole {
             let sock = self.object("sock", at)?;
-            (Some(sock.number("sk_uid.val")? as u32), self.socket_inode(sock.pointer("sk_socket")?)?)
+            (
+                Some(sock.number("sk_uid.val")? as u32),
+                self.socket_inode(sock.pointer("sk_socket")?)?,
+            )
         } else {
             (None, 0)
         };
         Ok(Some(InetSocket {
             protocol,
             state,
-            local: address(&common, family, "skc_rcv_saddr", "skc_v6_rcv_saddr", port(&common, "skc_num")?)?,
+            local: address(
+                &common,
+                family,
+                "skc_rcv_saddr",
+                "skc_v6_rcv_saddr",
+                port(&common, "skc_num")?,
+            )?,
             remote: address(
                 &common,
                 family,
@@ -170,7 +201,13 @@ fn port(common: &Object<'_>, path: &str) -> Result<u16, Blind> {
     Ok(common.number(path)? as u16)
 }
 
-fn address(common: &Object<'_>, family: u64, v4: &str, v6: &str, port: u16) -> Result<SocketAddr, Blind> {
+fn address(
+    common: &Object<'_>,
+    family: u64,
+    v4: &str,
+    v6: &str,
+    port: u16,
+) -> Result<SocketAddr, Blind> {
     let ip = if family == AF_INET6 {
         let bytes: [u8; 16] = common
             .bytes(v6)?

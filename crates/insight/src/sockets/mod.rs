@@ -65,7 +65,11 @@ impl SocketState {
             9 => SocketState::LastAck,
             10 => SocketState::Listen,
             11 => SocketState::Closing,
-            _ => return Err(Blind::nonsense(format!("socket has the impossible state {number}"))),
+            _ => {
+                return Err(Blind::nonsense(format!(
+                    "socket has the impossible state {number}"
+                )));
+            }
         })
     }
 }

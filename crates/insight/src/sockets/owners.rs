@@ -53,15 +53,25 @@ impl Look<'_> {
         if files == 0 {
             return Ok(());
         }
-        let table = self.object("fdtable", Gva(self.member("files_struct", Gva(files), "fdt")?))?;
+        let table = self.object(
+            "fdtable",
+            Gva(self.member("files_struct", Gva(files), "fdt")?),
+        )?;
         let count = table.number("max_fds")?.min(MAX_FILES) as usize;
         let start = table.pointer("fd")?;
         let mut held = BTreeSet::new();
         for first in (0..count * 8).step_by(PIECE) {
-            let bytes =
-                self.space().bytes(Gva(start.0.wrapping_add(first as u64)), PIECE.min(count * 8 - first))?;
-            let pointers = bytes.chunks_exact(8).filter_map(|pointer| pointer.try_into().ok());
-            for file in pointers.map(u64::from_le_bytes).filter(|pointer| *pointer != 0) {
+            let bytes = self.space().bytes(
+                Gva(start.0.wrapping_add(first as u64)),
+                PIECE.min(count * 8 - first),
+            )?;
+            let pointers = bytes
+                .chunks_exact(8)
+                .filter_map(|pointer| pointer.try_into().ok());
+            for file in pointers
+                .map(u64::from_le_bytes)
+                .filter(|pointer| *pointer != 0)
+            {
                 let sock = match sockets.get(&file) {
                     Some(sock) => *sock,
                     None => {
@@ -82,7 +92,10 @@ impl Look<'_> {
             return Ok(());
         }
         let leader = self.object("task_struct", task)?;
-        let owner = Owner { pid: leader.i32("tgid")?, comm: leader.text("comm")? };
+        let owner = Owner {
+            pid: leader.i32("tgid")?,
+            comm: leader.text("comm")?,
+        };
         for sock in held {
             owners.0.entry(sock).or_default().insert(owner.clone());
         }

@@ -45,9 +45,16 @@ impl Look<'_> {
     pub(super) fn net_namespaces(&self) -> Result<Vec<Net>, Blind> {
         let head = self.symbol("net_namespace_list")?;
         let mut nets = Vec::new();
-        for at in self.steady_list(head, self.offset("net", "list")?)?.into_iter().take(MAX_NETS) {
+        for at in self
+            .steady_list(head, self.offset("net", "list")?)?
+            .into_iter()
+            .take(MAX_NETS)
+        {
             match self.member("net", at, "ns.inum") {
-                Ok(inum) => nets.push(Net { at, inum: inum as u32 }),
+                Ok(inum) => nets.push(Net {
+                    at,
+                    inum: inum as u32,
+                }),
                 Err(Blind::OverBudget(what)) => return Err(Blind::OverBudget(what)),
                 Err(_) => self.space().torn(),
             }
@@ -59,7 +66,9 @@ impl Look<'_> {
     /// is followed again, and then taken as far as it goes.
     pub(super) fn elements(&self, table: Table) -> Result<Vec<Gva>, Blind> {
         if table.count > MAX_BUCKETS || table.stride == 0 || table.stride > 1 << 12 {
-            return Err(Blind::nonsense("table of sockets is larger than any can be"));
+            return Err(Blind::nonsense(
+                "table of sockets is larger than any can be",
+            ));
         }
         let mut found = Vec::new();
         let mut seen = HashSet::new();
@@ -71,7 +80,10 @@ impl Look<'_> {
             let bytes = self.space().bytes(start, (count * table.stride) as usize)?;
             for bucket in bytes.chunks_exact(table.stride as usize) {
                 let head = bucket.get(table.head_offset as usize..table.head_offset as usize + 8);
-                let Some(head) = head.and_then(|head| head.try_into().ok()).map(u64::from_le_bytes) else {
+                let Some(head) = head
+                    .and_then(|head| head.try_into().ok())
+                    .map(u64::from_le_bytes)
+                else {
                     return Err(Blind::nonsense("table of sockets has lists that overlap"));
                 };
                 self.chain(head, table.link_offset, &mut seen, &mut found)?;

@@ -28,7 +28,12 @@ pub enum UnixAddress {
 
 impl Look<'_> {
     /// Unix sockets: of every namespace since 6.0, of one table before.
-    pub(super) fn unix(&self, nets: &[Net], owners: &Owners, to: &mut Vec<UnixSocket>) -> Result<(), Blind> {
+    pub(super) fn unix(
+        &self,
+        nets: &[Net],
+        owners: &Owners,
+        to: &mut Vec<UnixSocket>,
+    ) -> Result<(), Blind> {
         let starts = if self.layouts()?.has("net", "unx.table.buckets") {
             nets.iter()
                 .map(|net| self.member("net", net.at, "unx.table.buckets").map(Gva))
@@ -38,7 +43,13 @@ impl Look<'_> {
         };
         let link_offset = self.offset("sock_common", "skc_node")?;
         for start in starts.into_iter().filter(|start| start.0 != 0) {
-            let table = Table { start, count: BUCKETS, stride: 8, head_offset: 0, link_offset };
+            let table = Table {
+                start,
+                count: BUCKETS,
+                stride: 8,
+                head_offset: 0,
+                link_offset,
+            };
             for at in self.elements(table)? {
                 match self.unix_socket(at, nets, owners) {
                     Ok(socket) => to.push(socket),
@@ -55,13 +66,19 @@ impl Look<'_> {
         let sock = self.object("unix_sock", at)?;
         let net = sock.pointer("sk.__sk_common.skc_net.net")?;
         let Some(net) = nets.iter().find(|candidate| candidate.at == net) else {
-            return Err(Blind::nonsense(format!("socket at {at} is in no network namespace")));
+            return Err(Blind::nonsense(format!(
+                "socket at {at} is in no network namespace"
+            )));
         };
         let kind = match sock.number("sk.sk_type")? {
             1 => "stream",
             2 => "datagram",
             5 => "seqpacket",
-            number => return Err(Blind::nonsense(format!("Unix socket has the impossible type {number}"))),
+            number => {
+                return Err(Blind::nonsense(format!(
+                    "Unix socket has the impossible type {number}"
+                )));
+            }
         };
         let peer = sock.pointer("peer")?;
         let peer_inode = if peer.0 == 0 {
@@ -89,14 +106,20 @@ impl Look<'_> {
         }
         let len = self.member("unix_address", address, "len")?;
         if !(FAMILY..=MAX_NAME).contains(&len) {
-            return Err(Blind::nonsense(format!("Unix socket has a name of {len} bytes")));
+            return Err(Blind::nonsense(format!(
+                "Unix socket has a name of {len} bytes"
+            )));
         }
         let name = self.offset("unix_address", "name")?.wrapping_add(FAMILY);
-        let bytes = self.space().bytes(Gva(address.0.wrapping_add(name)), (len - FAMILY) as usize)?;
+        let bytes = self
+            .space()
+            .bytes(Gva(address.0.wrapping_add(name)), (len - FAMILY) as usize)?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Ok(Some(match bytes.split_first() {
             Some((0, name)) => UnixAddress::Abstract(text(name)),
-            _ => UnixAddress::Path(text(bytes.split(|&byte| byte == 0).next().unwrap_or_default())),
+            _ => UnixAddress::Path(text(
+                bytes.split(|&byte| byte == 0).next().unwrap_or_default(),
+            )),
         }))
     }
 }

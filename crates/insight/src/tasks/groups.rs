@@ -46,11 +46,15 @@ impl Look<'_> {
     pub(super) fn namespaces(&self, task: &Object<'_>) -> Result<Namespaces, Blind> {
         let proxy = task.pointer("nsproxy")?;
         if proxy.0 == 0 {
-            return Err(Blind::NotGiven("a process that has ended is in no namespaces"));
+            return Err(Blind::NotGiven(
+                "a process that has ended is in no namespaces",
+            ));
         }
         let proxy = self.object("nsproxy", proxy)?;
-        let number =
-            |pointer: u64, of: &str| self.member(of, Gva(pointer), "ns.inum").map(|inum| inum as u32);
+        let number = |pointer: u64, of: &str| {
+            self.member(of, Gva(pointer), "ns.inum")
+                .map(|inum| inum as u32)
+        };
         let cred = self.object("cred", task.pointer("cred")?)?;
         let (pid, inner_pid) = self.pid_namespace(task.pointer("thread_pid")?)?;
         Ok(Namespaces {
@@ -60,7 +64,10 @@ impl Look<'_> {
             uts: number(proxy.number("uts_ns")?, "uts_namespace")?,
             ipc: number(proxy.number("ipc_ns")?, "ipc_namespace")?,
             user: number(cred.number("user_ns")?, "user_namespace")?,
-            cgroup: proxy.number("cgroup_ns").and_then(|pointer| number(pointer, "cgroup_namespace")).ok(),
+            cgroup: proxy
+                .number("cgroup_ns")
+                .and_then(|pointer| number(pointer, "cgroup_namespace"))
+                .ok(),
             inner_pid,
         })
     }
@@ -69,10 +76,14 @@ impl Look<'_> {
     fn pid_namespace(&self, pid: Gva) -> Result<(u32, i32), Blind> {
         let level = self.member("pid", pid, "level")?;
         if level > 32 {
-            return Err(Blind::nonsense("PID namespaces are nested deeper than they can be"));
+            return Err(Blind::nonsense(
+                "PID namespaces are nested deeper than they can be",
+            ));
         }
         let size = self.layouts()?.size("upid")? as u64;
-        let upid = Gva(pid.0.wrapping_add(self.offset("pid", "numbers")? + level * size));
+        let upid = Gva(pid
+            .0
+            .wrapping_add(self.offset("pid", "numbers")? + level * size));
         let namespace = self.member("upid", upid, "ns")?;
         let inum = self.member("pid_namespace", Gva(namespace), "ns.inum")? as u32;
         Ok((inum, self.member("upid", upid, "nr")? as i32))
@@ -96,15 +107,21 @@ impl Look<'_> {
         }
         // A PID namespace and a mount namespace of its own: what a container is to its processes.
         let (own, host) = (namespaces?, host?);
-        (own.pid != host.pid && own.mnt != host.mnt)
-            .then(|| Container { runtime: None, id: format!("pid:[{}]", own.pid) })
+        (own.pid != host.pid && own.mnt != host.mnt).then(|| Container {
+            runtime: None,
+            id: format!("pid:[{}]", own.pid),
+        })
     }
 }
 
 /// What runtimes call the cgroups of their containers.
 fn container_of_cgroup(path: &str) -> Option<Container> {
-    let found =
-        |runtime: &str, id: &str| Some(Container { runtime: Some(runtime.to_owned()), id: id.to_owned() });
+    let found = |runtime: &str, id: &str| {
+        Some(Container {
+            runtime: Some(runtime.to_owned()),
+            id: id.to_owned(),
+        })
+    };
     let is_kubernetes = path.contains("kubepods");
     for part in path.split('/').rev() {
         let name = part.strip_suffix(".scope").unwrap_or(part);
@@ -122,7 +139,14 @@ fn container_of_cgroup(path: &str) -> Option<Container> {
             return found("lxc", id);
         }
         if is_id(name) && (path.contains("/docker/") || is_kubernetes) {
-            return found(if is_kubernetes { "kubernetes" } else { "docker" }, name);
+            return found(
+                if is_kubernetes {
+                    "kubernetes"
+                } else {
+                    "docker"
+                },
+                name,
+            );
         }
     }
     None
@@ -141,16 +165,31 @@ mod tests {
         let id = "0123456789abcdef".repeat(4);
         let check = |path: String, expected: Option<(&str, &str)>| {
             let found = container_of_cgroup(&path);
-            let found = found
-                .as_ref()
-                .map(|container| (container.runtime.as_deref().unwrap_or(""), container.id.as_str()));
+            let found = found.as_ref().map(|container| {
+                (
+                    container.runtime.as_deref().unwrap_or(""),
+                    container.id.as_str(),
+                )
+            });
             assert_eq!(found, expected, "{path}");
         };
-        check(format!("/system.slice/docker-{id}.scope"), Some(("docker", &id)));
+        check(
+            format!("/system.slice/docker-{id}.scope"),
+            Some(("docker", &id)),
+        );
         check(format!("/docker/{id}"), Some(("docker", &id)));
-        check(format!("/kubepods.slice/x/cri-containerd-{id}.scope"), Some(("kubernetes", &id)));
-        check(format!("/machine.slice/libpod-{id}.scope/container"), Some(("podman", &id)));
-        check("/lxc.payload.web1/init.scope".to_owned(), Some(("lxc", "web1")));
+        check(
+            format!("/kubepods.slice/x/cri-containerd-{id}.scope"),
+            Some(("kubernetes", &id)),
+        );
+        check(
+            format!("/machine.slice/libpod-{id}.scope/container"),
+            Some(("podman", &id)),
+        );
+        check(
+            "/lxc.payload.web1/init.scope".to_owned(),
+            Some(("lxc", "web1")),
+        );
         check("/system.slice/docker.service".to_owned(), None);
         check("/".to_owned(), None);
     }

@@ -17,18 +17,26 @@ impl Look<'_> {
         let len = end.saturating_sub(start).min(MAX_COMMAND_LINE);
         let table = self.space().translate(object.pointer("pgd")?)?;
         let levels = self.space().root().map_or(4, |root| root.levels);
-        let own = self.space().through(Root { gpa: Gpa(table.0), levels });
-        let bytes = own.bytes(Gva(start), len as usize).map_err(|blind| match blind {
-            Blind::Unmapped(_) => {
-                Blind::NotGiven("the page with the command line is not in the guest's memory")
-            }
-            blind => blind,
-        })?;
+        let own = self.space().through(Root {
+            gpa: Gpa(table.0),
+            levels,
+        });
+        let bytes = own
+            .bytes(Gva(start), len as usize)
+            .map_err(|blind| match blind {
+                Blind::Unmapped(_) => {
+                    Blind::NotGiven("the page with the command line is not in the guest's memory")
+                }
+                blind => blind,
+            })?;
         let text = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
         if text.is_empty() {
             return Ok(Vec::new());
         }
-        Ok(text.split(|&byte| byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect())
+        Ok(text
+            .split(|&byte| byte == 0)
+            .map(|word| String::from_utf8_lossy(word).into_owned())
+            .collect())
     }
 
     /// The path of a process's program.

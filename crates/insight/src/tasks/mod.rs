@@ -128,7 +128,9 @@ impl Look<'_> {
                 Ok(process) => processes.push(process),
                 Err(Blind::OverBudget(what)) => return Err(Blind::OverBudget(what)),
                 // Gone or changing while it was read.
-                Err(Blind::Unmapped(_) | Blind::Unreadable(_) | Blind::Nonsense(_)) => self.space().torn(),
+                Err(Blind::Unmapped(_) | Blind::Unreadable(_) | Blind::Nonsense(_)) => {
+                    self.space().torn()
+                }
                 Err(blind) => return Err(blind),
             }
         }

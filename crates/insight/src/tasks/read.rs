@@ -20,7 +20,9 @@ impl Look<'_> {
         let leader = self.object("task_struct", task)?;
         let pid = leader.i32("tgid")?;
         if !(0..=1 << 22).contains(&pid) {
-            return Err(Blind::nonsense(format!("task at {task} has the impossible number {pid}")));
+            return Err(Blind::nonsense(format!(
+                "task at {task} has the impossible number {pid}"
+            )));
         }
         let signal = self.object("signal_struct", leader.pointer("signal")?)?;
         let threads = self.threads(&leader, signal.gva())?;
@@ -30,13 +32,20 @@ impl Look<'_> {
         let is_kernel = leader.number("flags")? & KERNEL_THREAD != 0;
         let mm = leader.pointer("mm")?;
         let tasks: Vec<Gva> = threads.iter().map(|thread| Gva(thread.address)).collect();
-        let (resident_bytes, virtual_bytes) =
-            if mm.0 == 0 || is_kernel { (0, 0) } else { self.footprint(mm, &tasks)? };
+        let (resident_bytes, virtual_bytes) = if mm.0 == 0 || is_kernel {
+            (0, 0)
+        } else {
+            self.footprint(mm, &tasks)?
+        };
         let namespaces = self.namespaces(&leader);
         let cgroup = self.cgroup(&leader);
         let container = self.container(namespaces.as_ref().ok(), cgroup.as_deref().ok(), host);
         let without = |what: &str| {
-            let who = if is_kernel { "a thread of the kernel" } else { "a process that has ended" };
+            let who = if is_kernel {
+                "a thread of the kernel"
+            } else {
+                "a process that has ended"
+            };
             format!("{who} has no {what}")
         };
         Ok(Process {
@@ -47,17 +56,23 @@ impl Look<'_> {
             comm: leader.text("comm")?,
             is_kernel,
             state: state(&leader)?,
-            cpu_time_ns: threads.iter().fold(ended_ns, |sum, thread| sum.saturating_add(thread.cpu_time_ns)),
+            cpu_time_ns: threads.iter().fold(ended_ns, |sum, thread| {
+                sum.saturating_add(thread.cpu_time_ns)
+            }),
             started_ns: leader.first(&["start_boottime", "real_start_time"])?,
             resident_bytes,
             virtual_bytes,
             command_line: if mm.0 == 0 {
-                Observed::NotObservable { why: without("command line") }
+                Observed::NotObservable {
+                    why: without("command line"),
+                }
             } else {
                 self.observed(self.command_line(mm))
             },
             executable: if mm.0 == 0 {
-                Observed::NotObservable { why: without("program") }
+                Observed::NotObservable {
+                    why: without("program"),
+                }
             } else {
                 self.observed(self.executable(mm))
             },
@@ -70,14 +85,17 @@ impl Look<'_> {
     }
 
     fn threads(&self, leader: &Object<'_>, signal: Gva) -> Result<Vec<Thread>, Blind> {
-        let head = Gva(signal.0.wrapping_add(self.offset("signal_struct", "thread_head")?));
+        let head = Gva(signal
+            .0
+            .wrapping_add(self.offset("signal_struct", "thread_head")?));
         let tasks = self.steady_list(head, self.offset("task_struct", "thread_node")?);
         let mut threads = Vec::new();
         for task in tasks.unwrap_or_default().into_iter().take(MAX_THREADS) {
             let read = if task == leader.gva() {
                 thread(leader)
             } else {
-                self.object("task_struct", task).and_then(|object| thread(&object))
+                self.object("task_struct", task)
+                    .and_then(|object| thread(&object))
             };
             match read {
                 Ok(thread) => threads.push(thread),
@@ -104,14 +122,21 @@ impl Look<'_> {
             }
             pages = pages.saturating_add(count.max(0));
         }
-        Ok(((pages as u64).saturating_mul(PAGE), object.number("total_vm")?.saturating_mul(PAGE)))
+        Ok((
+            (pages as u64).saturating_mul(PAGE),
+            object.number("total_vm")?.saturating_mul(PAGE),
+        ))
     }
 
     /// What a thread has not yet added to a counter of its address space: until 6.1 threads count for themselves and
     /// add up now and then.
     fn own_counter(&self, task: Gva, index: i64) -> Result<i64, Blind> {
-        let Ok(counts) = self.place("task_struct", "rss_stat.count") else { return Ok(0) };
-        let at = task.0.wrapping_add((counts.offset + counts.element * index.clamp(0, 16) as usize) as u64);
+        let Ok(counts) = self.place("task_struct", "rss_stat.count") else {
+            return Ok(0);
+        };
+        let at = task
+            .0
+            .wrapping_add((counts.offset + counts.element * index.clamp(0, 16) as usize) as u64);
         Ok(i64::from(self.space().u32(Gva(at))? as i32))
     }
 
@@ -120,7 +145,9 @@ impl Look<'_> {
         let index = index.clamp(0, 16) as usize;
         if !mm.has("rss_stat.counters") {
             let counts = mm.bytes("rss_stat.count")?;
-            let bytes = counts.get(index * 8..index * 8 + 8).and_then(|bytes| bytes.try_into().ok());
+            let bytes = counts
+                .get(index * 8..index * 8 + 8)
+                .and_then(|bytes| bytes.try_into().ok());
             return bytes
                 .map(i64::from_le_bytes)
                 .ok_or_else(|| Blind::NoType("mm_rss_stat.count".to_owned()));

@@ -14,10 +14,17 @@ pub struct Belief {
 /// Compares the sum of what guests believe with what the host has, 0 if that is not known.
 pub fn judge_host(beliefs: &[Belief], host_bytes: u64) -> Row {
     let sum = |pick: fn(&Belief) -> u64| beliefs.iter().map(pick).fold(0, u64::saturating_add);
-    let (believed, held) = (sum(|belief| belief.configured_bytes), sum(|belief| belief.resident_bytes));
+    let (believed, held) = (
+        sum(|belief| belief.configured_bytes),
+        sum(|belief| belief.resident_bytes),
+    );
     let row = Row {
         kernel: Some(format!("{} believed", size(believed))),
-        truth: Some(format!("{} held, host has {}", size(held), size(host_bytes))),
+        truth: Some(format!(
+            "{} held, host has {}",
+            size(held),
+            size(host_bytes)
+        )),
         confidence: Confidence::High,
         ..row(
             "beliefs-against-host",
@@ -26,10 +33,16 @@ pub fn judge_host(beliefs: &[Belief], host_bytes: u64) -> Row {
         )
     };
     if host_bytes == 0 {
-        return row.is(Verdict::NotObservable, "the host does not say how much memory it has");
+        return row.is(
+            Verdict::NotObservable,
+            "the host does not say how much memory it has",
+        );
     }
     if believed > host_bytes {
-        let row = Row { difference: Some(size(believed - host_bytes)), ..row };
+        let row = Row {
+            difference: Some(size(believed - host_bytes)),
+            ..row
+        };
         return row.is(
             Verdict::Costs,
             "the guests believe to have more than there is; if all want it, some must wait",

@@ -97,7 +97,9 @@ pub struct Row {
 
 /// Judges readings, the newest last. Without any there is nothing to say.
 pub fn judge(readings: &[Reading]) -> Vec<Row> {
-    let Some(now) = readings.last() else { return Vec::new() };
+    let Some(now) = readings.last() else {
+        return Vec::new();
+    };
     let mut rows = vec![memory::size_of(now), memory::used(readings)];
     rows.extend(memory::claims(readings));
     rows.extend(memory::balloon_statistics(readings));
@@ -114,7 +116,10 @@ pub fn judge(readings: &[Reading]) -> Vec<Row> {
 
 /// The worst of the rows.
 pub fn worst(rows: &[Row]) -> Verdict {
-    rows.iter().map(|row| row.verdict).max().unwrap_or(Verdict::NotObservable)
+    rows.iter()
+        .map(|row| row.verdict)
+        .max()
+        .unwrap_or(Verdict::NotObservable)
 }
 
 /// A row that is still to be filled in.
@@ -137,13 +142,20 @@ fn row(rule: &str, subject: &str, method: &str) -> Row {
 
 impl Row {
     fn is(self, verdict: Verdict, meaning: impl Into<String>) -> Row {
-        Row { verdict, meaning: meaning.into(), ..self }
+        Row {
+            verdict,
+            meaning: meaning.into(),
+            ..self
+        }
     }
 
     /// Nothing to compare, since `now` has no view into the guest.
     fn blind(self, now: &Reading) -> Row {
-        let why =
-            now.kernel.why_not.clone().unwrap_or_else(|| "the guest's kernel keeps no such book".to_owned());
+        let why = now
+            .kernel
+            .why_not
+            .clone()
+            .unwrap_or_else(|| "the guest's kernel keeps no such book".to_owned());
         self.is(Verdict::NotObservable, why)
     }
 
@@ -154,9 +166,20 @@ impl Row {
         wrong: impl Fn(&Reading) -> bool,
         meaning: impl Into<String>,
     ) -> Row {
-        let count = readings.iter().rev().take_while(|reading| wrong(reading)).count();
-        let verdict = if count >= READINGS_NEEDED { Verdict::Contradicts } else { Verdict::Differs };
-        Row { readings: count, ..self.is(verdict, meaning) }
+        let count = readings
+            .iter()
+            .rev()
+            .take_while(|reading| wrong(reading))
+            .count();
+        let verdict = if count >= READINGS_NEEDED {
+            Verdict::Contradicts
+        } else {
+            Verdict::Differs
+        };
+        Row {
+            readings: count,
+            ..self.is(verdict, meaning)
+        }
     }
 }
 

@@ -37,11 +37,23 @@ fn clean() -> Reading {
         free_bytes: Some(851 * MIB),
         ..BalloonClaims::default()
     };
-    Reading { claims: Claims { balloon: Some(balloon), ..Claims::default() }, kernel, host }
+    Reading {
+        claims: Claims {
+            balloon: Some(balloon),
+            ..Claims::default()
+        },
+        kernel,
+        host,
+    }
 }
 
 fn claim(key: &str, value: &str, times: u64) -> Claim {
-    Claim { key: key.to_owned(), value: value.to_owned(), age_ms: 200, times }
+    Claim {
+        key: key.to_owned(),
+        value: value.to_owned(),
+        age_ms: 200,
+        times,
+    }
 }
 
 /// The row of a rule after three readings, in each of which `change` was done; it gets the reading's number.
@@ -52,13 +64,18 @@ fn judged(rule: &str, change: impl Fn(&mut Reading, u64)) -> Row {
         reading
     };
     let rows = judge(&[reading(0), reading(1), reading(2)]);
-    rows.into_iter().find(|row| row.rule == rule).unwrap_or_else(|| panic!("no row for {rule}"))
+    rows.into_iter()
+        .find(|row| row.rule == rule)
+        .unwrap_or_else(|| panic!("no row for {rule}"))
 }
 
 #[test]
 fn a_clean_guest_raises_no_alarm() {
     let rows = judge(&[clean(), clean(), clean()]);
-    assert!(rows.iter().all(|row| row.verdict == Verdict::Agrees), "{rows:#?}");
+    assert!(
+        rows.iter().all(|row| row.verdict == Verdict::Agrees),
+        "{rows:#?}"
+    );
     assert_eq!(worst(&rows), Verdict::Agrees);
     // Also when one program is honest, in either meaning of "used".
     for used in ["8", "12", "10 %"] {
@@ -71,71 +88,169 @@ fn a_clean_guest_raises_no_alarm() {
 
 #[test]
 fn every_rule_says_what_it_should() {
-    let check =
-        |rule: &str, expected: Verdict, difference: Option<&str>, change: &dyn Fn(&mut Reading, u64)| {
-            let row = judged(rule, change);
-            assert_eq!((row.verdict, row.difference.as_deref()), (expected, difference), "{row:#?}");
-        };
+    let check = |rule: &str,
+                 expected: Verdict,
+                 difference: Option<&str>,
+                 change: &dyn Fn(&mut Reading, u64)| {
+        let row = judged(rule, change);
+        assert_eq!(
+            (row.verdict, row.difference.as_deref()),
+            (expected, difference),
+            "{row:#?}"
+        );
+    };
     use Verdict::{Agrees, Contradicts, Costs, Differs, NotObservable};
-    check("memory-size", Contradicts, Some("1024.0M"), &|now, _| now.kernel.total_bytes = Some(2048 * MIB));
-    check("memory-size", NotObservable, None, &|now, _| now.kernel.total_bytes = None);
-    check("dead-memory", Costs, Some("326.0M"), &|now, _| now.host.resident_bytes = 500 * MIB);
-    check("dead-memory", Agrees, None, &|now, _| now.host.resident_bytes = 200 * MIB);
-    check("dead-memory", NotObservable, None, &|now, _| now.kernel.free_bytes = None);
-    check("agent-against-kernel", Contradicts, Some("801.5M"), &|now, n| {
-        now.claims.agent.push(claim("memory_used_percent", "95", n));
+    check("memory-size", Contradicts, Some("1024.0M"), &|now, _| {
+        now.kernel.total_bytes = Some(2048 * MIB)
     });
-    check("agent-against-kernel", Differs, Some("801.5M"), &|now, _| {
-        // The same old claim in every reading.
-        now.claims.agent.push(claim("memory_used_percent", "95", 1));
+    check("memory-size", NotObservable, None, &|now, _| {
+        now.kernel.total_bytes = None
     });
-    check("agent-against-kernel", Differs, Some("801.5M"), &|now, n| {
-        now.claims.agent.push(Claim { age_ms: 60_000, ..claim("memory_used_percent", "95", n) });
+    check("dead-memory", Costs, Some("326.0M"), &|now, _| {
+        now.host.resident_bytes = 500 * MIB
     });
-    check("agent-against-kernel", Differs, Some("801.5M"), &|now, n| {
-        // In the last two readings only.
-        let used = if n == 0 { "10" } else { "95" };
-        now.claims.agent.push(claim("memory_used_percent", used, n));
+    check("dead-memory", Agrees, None, &|now, _| {
+        now.host.resident_bytes = 200 * MIB
     });
+    check("dead-memory", NotObservable, None, &|now, _| {
+        now.kernel.free_bytes = None
+    });
+    check(
+        "agent-against-kernel",
+        Contradicts,
+        Some("801.5M"),
+        &|now, n| {
+            now.claims.agent.push(claim("memory_used_percent", "95", n));
+        },
+    );
+    check(
+        "agent-against-kernel",
+        Differs,
+        Some("801.5M"),
+        &|now, _| {
+            // The same old claim in every reading.
+            now.claims.agent.push(claim("memory_used_percent", "95", 1));
+        },
+    );
+    check(
+        "agent-against-kernel",
+        Differs,
+        Some("801.5M"),
+        &|now, n| {
+            now.claims.agent.push(Claim {
+                age_ms: 60_000,
+                ..claim("memory_used_percent", "95", n)
+            });
+        },
+    );
+    check(
+        "agent-against-kernel",
+        Differs,
+        Some("801.5M"),
+        &|now, n| {
+            // In the last two readings only.
+            let used = if n == 0 { "10" } else { "95" };
+            now.claims.agent.push(claim("memory_used_percent", used, n));
+        },
+    );
     check("agent-against-kernel", NotObservable, None, &|now, n| {
-        now.claims.agent.push(claim("memory_used_percent", "plenty", n));
+        now.claims
+            .agent
+            .push(claim("memory_used_percent", "plenty", n));
     });
-    check("agent-against-kernel", Contradicts, Some("1024.0M"), &|now, n| {
-        now.claims.agent.push(claim("memory_total_bytes", "2147483648", n));
+    check(
+        "agent-against-kernel",
+        Contradicts,
+        Some("1024.0M"),
+        &|now, n| {
+            now.claims
+                .agent
+                .push(claim("memory_total_bytes", "2147483648", n));
+        },
+    );
+    check(
+        "balloon-against-kernel",
+        Contradicts,
+        Some("550.0M"),
+        &|now, n| {
+            let balloon = BalloonClaims {
+                free_bytes: Some(300 * MIB + n),
+                ..BalloonClaims::default()
+            };
+            now.claims.balloon = Some(BalloonClaims {
+                free_bytes: Some(300 * MIB - (2 - n)),
+                ..balloon
+            });
+        },
+    );
+    check(
+        "balloon-against-kernel",
+        Differs,
+        Some("550.0M"),
+        &|now, _| {
+            now.claims.balloon = Some(BalloonClaims {
+                free_bytes: Some(300 * MIB),
+                ..BalloonClaims::default()
+            });
+        },
+    );
+    check("free-while-paged-out", Costs, Some("300.0M"), &|now, _| {
+        now.host.paged_out_bytes = 300 * MIB
     });
-    check("balloon-against-kernel", Contradicts, Some("550.0M"), &|now, n| {
-        let balloon = BalloonClaims { free_bytes: Some(300 * MIB + n), ..BalloonClaims::default() };
-        now.claims.balloon = Some(BalloonClaims { free_bytes: Some(300 * MIB - (2 - n)), ..balloon });
+    check("balloon-target", Costs, Some("200.0M"), &|now, _| {
+        now.host.balloon_target_bytes = 200 * MIB
     });
-    check("balloon-against-kernel", Differs, Some("550.0M"), &|now, _| {
-        now.claims.balloon = Some(BalloonClaims { free_bytes: Some(300 * MIB), ..BalloonClaims::default() });
-    });
-    check("free-while-paged-out", Costs, Some("300.0M"), &|now, _| now.host.paged_out_bytes = 300 * MIB);
-    check("balloon-target", Costs, Some("200.0M"), &|now, _| now.host.balloon_target_bytes = 200 * MIB);
     check("balloon-target", Contradicts, Some("100.0M"), &|now, _| {
         (now.claims.balloon_bytes, now.host.balloon_target_bytes) = (200 * MIB, 200 * MIB);
         now.host.balloon_taken_bytes = 100 * MIB;
     });
-    check("steal-against-wait", Costs, Some("4.0s"), &|now, _| now.host.wait_seconds = Some(4.0));
+    check("steal-against-wait", Costs, Some("4.0s"), &|now, _| {
+        now.host.wait_seconds = Some(4.0)
+    });
     check("steal-against-wait", Agrees, None, &|now, _| {
         (now.kernel.steal_seconds, now.host.wait_seconds) = (Some(3.9), Some(4.0));
     });
-    check("steal-against-wait", Contradicts, Some("29.6s"), &|now, _| now.kernel.steal_seconds = Some(30.0));
-    check("steal-against-wait", NotObservable, None, &|now, _| now.host.wait_seconds = None);
-    check("busy-against-run", Costs, Some("32.0s"), &|now, _| now.kernel.busy_seconds = Some(40.0));
-    check("uptime-drift", Contradicts, Some("400.0s"), &|now, _| now.kernel.uptime_seconds = Some(500.0));
-    check("uptime-drift", Agrees, Some("99.0s"), &|now, _| now.kernel.uptime_seconds = Some(1.0));
-    check("clock-drift", Costs, Some("3600.1s"), &|now, _| now.kernel.wall_seconds = Some(996_498.4));
-    check("clock-drift", Costs, Some("899.9s"), &|now, _| now.kernel.wall_seconds = Some(1_000_999.9));
-    check("agent-against-host", Contradicts, Some("900.0s"), &|now, n| {
-        now.claims.agent.push(claim("uptime_seconds", "1000", n));
+    check(
+        "steal-against-wait",
+        Contradicts,
+        Some("29.6s"),
+        &|now, _| now.kernel.steal_seconds = Some(30.0),
+    );
+    check("steal-against-wait", NotObservable, None, &|now, _| {
+        now.host.wait_seconds = None
     });
+    check("busy-against-run", Costs, Some("32.0s"), &|now, _| {
+        now.kernel.busy_seconds = Some(40.0)
+    });
+    check("uptime-drift", Contradicts, Some("400.0s"), &|now, _| {
+        now.kernel.uptime_seconds = Some(500.0)
+    });
+    check("uptime-drift", Agrees, Some("99.0s"), &|now, _| {
+        now.kernel.uptime_seconds = Some(1.0)
+    });
+    check("clock-drift", Costs, Some("3600.1s"), &|now, _| {
+        now.kernel.wall_seconds = Some(996_498.4)
+    });
+    check("clock-drift", Costs, Some("899.9s"), &|now, _| {
+        now.kernel.wall_seconds = Some(1_000_999.9)
+    });
+    check(
+        "agent-against-host",
+        Contradicts,
+        Some("900.0s"),
+        &|now, n| {
+            now.claims.agent.push(claim("uptime_seconds", "1000", n));
+        },
+    );
 }
 
 #[test]
 fn what_is_hidden_must_stay_hidden_for_three_readings_or_be_certain() {
-    let finding =
-        |is_certain| Finding { name: "pid 7".to_owned(), what: "in no list".to_owned(), is_certain };
+    let finding = |is_certain| Finding {
+        name: "pid 7".to_owned(),
+        what: "in no list".to_owned(),
+        is_certain,
+    };
     let check = |from: u64, is_certain, expected| {
         let row = judged("hidden-task", |now, n| {
             if n >= from {
@@ -153,37 +268,60 @@ fn what_is_hidden_must_stay_hidden_for_three_readings_or_be_certain() {
     check(2, true, Verdict::Contradicts);
     // Another one each time is what a busy guest looks like.
     let row = judged("hidden-task", |now, n| {
-        now.kernel.views[0].findings.push(Finding { name: format!("pid {n}"), ..finding(false) });
+        now.kernel.views[0].findings.push(Finding {
+            name: format!("pid {n}"),
+            ..finding(false)
+        });
     });
     assert_eq!((row.verdict, row.readings), (Verdict::Differs, 1));
 }
 
 #[test]
 fn a_guest_that_cannot_be_read_has_rows_all_the_same() {
-    let kernel = KernelBook { why_not: Some("no Linux kernel".to_owned()), ..KernelBook::default() };
+    let kernel = KernelBook {
+        why_not: Some("no Linux kernel".to_owned()),
+        ..KernelBook::default()
+    };
     let rows = judge(&[Reading { kernel, ..clean() }]);
-    let blind: Vec<&Row> = rows.iter().filter(|row| row.verdict == Verdict::NotObservable).collect();
-    assert!(blind.len() >= 6 && blind.iter().all(|row| row.meaning == "no Linux kernel"), "{rows:#?}");
+    let blind: Vec<&Row> = rows
+        .iter()
+        .filter(|row| row.verdict == Verdict::NotObservable)
+        .collect();
+    assert!(
+        blind.len() >= 6 && blind.iter().all(|row| row.meaning == "no Linux kernel"),
+        "{rows:#?}"
+    );
     assert!(judge(&[]).is_empty());
     // Numbers that cannot be are no panic.
     let mut wild = clean();
     wild.kernel.total_bytes = Some(u64::MAX);
     wild.kernel.available_bytes = Some(u64::MAX);
-    wild.claims.agent =
-        ["memory_used_percent", "memory_used_bytes", "memory_total_bytes", "uptime_seconds", "steal_seconds"]
-            .iter()
-            .flat_map(|key| {
-                ["-1e308", "1e308", "nan", "inf", "", "18446744073709551615"]
-                    .map(|value| claim(key, value, 1))
-            })
-            .collect();
+    wild.claims.agent = [
+        "memory_used_percent",
+        "memory_used_bytes",
+        "memory_total_bytes",
+        "uptime_seconds",
+        "steal_seconds",
+    ]
+    .iter()
+    .flat_map(|key| {
+        ["-1e308", "1e308", "nan", "inf", "", "18446744073709551615"]
+            .map(|value| claim(key, value, 1))
+    })
+    .collect();
     assert!(!judge(&[wild.clone(), wild.clone(), wild]).is_empty());
 }
 
 #[test]
 fn guests_that_believe_in_more_than_there_is_cost() {
-    let guest = Belief { configured_bytes: 4096 * MIB, resident_bytes: 100 * MIB };
-    assert_eq!(judge_host(&[guest; 3], 8192 * MIB).difference.as_deref(), Some("4096.0M"));
+    let guest = Belief {
+        configured_bytes: 4096 * MIB,
+        resident_bytes: 100 * MIB,
+    };
+    assert_eq!(
+        judge_host(&[guest; 3], 8192 * MIB).difference.as_deref(),
+        Some("4096.0M")
+    );
     assert_eq!(judge_host(&[guest; 2], 8192 * MIB).verdict, Verdict::Agrees);
     assert_eq!(judge_host(&[guest; 2], 0).verdict, Verdict::NotObservable);
 }

@@ -18,7 +18,10 @@ pub(super) fn steal(readings: &[Reading]) -> Row {
     let row = Row {
         claim: claim.map(|(steal, _)| seconds(steal)),
         kernel: now.kernel.steal_seconds.map(seconds),
-        truth: now.host.wait_seconds.map(|wait| format!("{} waited", seconds(wait))),
+        truth: now
+            .host
+            .wait_seconds
+            .map(|wait| format!("{} waited", seconds(wait))),
         confidence: Confidence::High,
         age_ms: claim.map_or(0, |(_, claim)| claim.age_ms),
         ..row(
@@ -32,26 +35,49 @@ pub(super) fn steal(readings: &[Reading]) -> Row {
     };
     let bound = |wait: f64| wait * (1.0 + PART) + SECONDS_MIN;
     if steal > bound(wait) {
-        let wrong = |reading: &Reading| match (reading.kernel.steal_seconds, reading.host.wait_seconds) {
-            (Some(steal), Some(wait)) => steal > bound(wait),
-            _ => false,
+        let wrong =
+            |reading: &Reading| match (reading.kernel.steal_seconds, reading.host.wait_seconds) {
+                (Some(steal), Some(wait)) => steal > bound(wait),
+                _ => false,
+            };
+        let row = Row {
+            difference: Some(seconds(steal - wait)),
+            ..row
         };
-        let row = Row { difference: Some(seconds(steal - wait)), ..row };
-        return row.lasting(readings, wrong, "its kernel says that more was kept from it than was");
+        return row.lasting(
+            readings,
+            wrong,
+            "its kernel says that more was kept from it than was",
+        );
     }
     let run = now.host.run_seconds.unwrap_or(0.0);
     if wait - steal > SECONDS_MIN && wait - steal > PART * run {
-        let row = Row { difference: Some(seconds(wait - steal)), ..row };
-        return row.is(Verdict::Costs, "it was ready and the host had no CPU for it, which it does not know");
+        let row = Row {
+            difference: Some(seconds(wait - steal)),
+            ..row
+        };
+        return row.is(
+            Verdict::Costs,
+            "it was ready and the host had no CPU for it, which it does not know",
+        );
     }
-    row.is(Verdict::Agrees, "it got the CPU when it wanted it, or knows that it did not")
+    row.is(
+        Verdict::Agrees,
+        "it got the CPU when it wanted it, or knows that it did not",
+    )
 }
 
 /// CPU time that the guest believes to have used.
 pub(super) fn cpu(now: &Reading) -> Row {
     let row = Row {
-        kernel: now.kernel.busy_seconds.map(|busy| format!("{} busy", seconds(busy))),
-        truth: now.host.run_seconds.map(|run| format!("{} run", seconds(run))),
+        kernel: now
+            .kernel
+            .busy_seconds
+            .map(|busy| format!("{} busy", seconds(busy))),
+        truth: now
+            .host
+            .run_seconds
+            .map(|run| format!("{} run", seconds(run))),
         confidence: Confidence::High,
         ..row(
             "busy-against-run",
@@ -63,10 +89,19 @@ pub(super) fn cpu(now: &Reading) -> Row {
         return row.blind(now);
     };
     if busy - run > SECONDS_MIN && busy - run > PART * run {
-        let row = Row { difference: Some(seconds(busy - run)), ..row };
-        return row.is(Verdict::Costs, "it counts time as its own work in which it waited for the host");
+        let row = Row {
+            difference: Some(seconds(busy - run)),
+            ..row
+        };
+        return row.is(
+            Verdict::Costs,
+            "it counts time as its own work in which it waited for the host",
+        );
     }
-    row.is(Verdict::Agrees, "the host spent what the guest counts, and what its exits and idling cost")
+    row.is(
+        Verdict::Agrees,
+        "the host spent what the guest counts, and what its exits and idling cost",
+    )
 }
 
 /// How long the guest is up.
@@ -82,13 +117,21 @@ pub(super) fn uptime(readings: &[Reading]) -> Row {
             "the kernel's clock at its last tick against the time that the guest was given",
         )
     };
-    let Some(uptime) = now.kernel.uptime_seconds else { return row.blind(now) };
+    let Some(uptime) = now.kernel.uptime_seconds else {
+        return row.blind(now);
+    };
     let over = |reading: &Reading| {
-        reading.kernel.uptime_seconds.map_or(0.0, |uptime| uptime - reading.host.guest_seconds)
+        reading
+            .kernel
+            .uptime_seconds
+            .map_or(0.0, |uptime| uptime - reading.host.guest_seconds)
     };
     let bound = SECONDS_MIN + now.host.guest_seconds * 0.001;
     if over(now) > bound {
-        let row = Row { difference: Some(seconds(over(now))), ..row };
+        let row = Row {
+            difference: Some(seconds(over(now))),
+            ..row
+        };
         return row.lasting(
             readings,
             |reading| over(reading) > bound,
@@ -98,8 +141,15 @@ pub(super) fn uptime(readings: &[Reading]) -> Row {
     let behind = now.host.guest_seconds - uptime;
     if behind > BOOT_SECONDS_MAX {
         // A guest that sleeps has no ticks; one that cannot take its timer's interrupts has none either.
-        let row = Row { difference: Some(seconds(behind)), confidence: Confidence::Medium, ..row };
-        return row.is(Verdict::Agrees, "its clock was last brought up to date so long ago: asleep, or hung");
+        let row = Row {
+            difference: Some(seconds(behind)),
+            confidence: Confidence::Medium,
+            ..row
+        };
+        return row.is(
+            Verdict::Agrees,
+            "its clock was last brought up to date so long ago: asleep, or hung",
+        );
     }
     row.is(
         Verdict::Agrees,
@@ -113,7 +163,11 @@ pub(super) fn wall(now: &Reading) -> Row {
         kernel: now.kernel.wall_seconds.map(clock),
         truth: Some(clock(now.host.wall_seconds)),
         confidence: Confidence::High,
-        ..row("clock-drift", "clock", "the kernel's wall clock, brought up to now, against the host's")
+        ..row(
+            "clock-drift",
+            "clock",
+            "the kernel's wall clock, brought up to now, against the host's",
+        )
     };
     let (Some(wall), Some(uptime)) = (now.kernel.wall_seconds, now.kernel.uptime_seconds) else {
         return row.blind(now);
@@ -128,10 +182,18 @@ pub(super) fn wall(now: &Reading) -> Row {
         } else {
             "its clock is behind"
         };
-        return Row { difference: Some(seconds(off - since_tick)), ..row }.is(Verdict::Costs, meaning);
+        return Row {
+            difference: Some(seconds(off - since_tick)),
+            ..row
+        }
+        .is(Verdict::Costs, meaning);
     }
     if off < -WALL_SECONDS {
-        return Row { difference: Some(seconds(-off)), ..row }.is(Verdict::Costs, "its clock is ahead");
+        return Row {
+            difference: Some(seconds(-off)),
+            ..row
+        }
+        .is(Verdict::Costs, "its clock is ahead");
     }
     row.is(Verdict::Agrees, "its clock is the host's")
 }
@@ -166,7 +228,10 @@ pub(super) fn claims(readings: &[Reading]) -> Option<Row> {
     };
     let bound = SECONDS_MIN + now.host.guest_seconds * 0.001;
     if over(now) > bound {
-        let row = Row { difference: Some(seconds(over(now))), ..row };
+        let row = Row {
+            difference: Some(seconds(over(now))),
+            ..row
+        };
         return Some(row.lasting(
             readings,
             |reading| over(reading) > bound,

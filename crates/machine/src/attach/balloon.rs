@@ -15,7 +15,10 @@ pub(super) struct BalloonAttachment {
 
 impl BalloonAttachment {
     pub(super) fn new(control: BalloonControl) -> BalloonAttachment {
-        BalloonAttachment { control, metrics: Arc::default() }
+        BalloonAttachment {
+            control,
+            metrics: Arc::default(),
+        }
     }
 }
 

@@ -59,11 +59,21 @@ pub(super) struct DiskAttachment {
 
 impl DiskAttachment {
     /// Opens and locks the disk number `n` of a VM with so many vCPUs.
-    pub(super) fn open(plan: &DiskPlan, n: u8, vcpu_count: u32) -> Result<DiskAttachment, AttachError> {
-        let disk = open_disk(plan)
-            .map_err(|source| AttachError { device: plan.name.clone(), source: Box::new(source) })?;
+    pub(super) fn open(
+        plan: &DiskPlan,
+        n: u8,
+        vcpu_count: u32,
+    ) -> Result<DiskAttachment, AttachError> {
+        let disk = open_disk(plan).map_err(|source| AttachError {
+            device: plan.name.clone(),
+            source: Box::new(source),
+        })?;
         let queue_count = u16::try_from(vcpu_count).unwrap_or(u16::MAX);
-        Ok(DiskAttachment { disk: Arc::new(disk), slot: slot::FIRST_DISK + n, queue_count })
+        Ok(DiskAttachment {
+            disk: Arc::new(disk),
+            slot: slot::FIRST_DISK + n,
+            queue_count,
+        })
     }
 }
 
@@ -73,7 +83,10 @@ impl Attachment for DiskAttachment {
     }
 
     fn device(&mut self) -> Result<Box<dyn VirtioDevice>, AttachError> {
-        Ok(Box::new(VirtioBlock::new(Arc::clone(&self.disk), self.queue_count)))
+        Ok(Box::new(VirtioBlock::new(
+            Arc::clone(&self.disk),
+            self.queue_count,
+        )))
     }
 
     fn metrics(&self) -> Arc<DeviceMetrics> {
@@ -87,8 +100,12 @@ fn open_disk(plan: &DiskPlan) -> Result<Disk, DiskError> {
     if let Some(plan) = &plan.base {
         base = Some((open_locked(&plan.path, false)?, plan.format));
     }
-    let image = Image::open(file, plan.format, base, !plan.is_read_only)
-        .map_err(|source| DiskError::Image { path: plan.path.clone(), source })?;
+    let image = Image::open(file, plan.format, base, !plan.is_read_only).map_err(|source| {
+        DiskError::Image {
+            path: plan.path.clone(),
+            source,
+        }
+    })?;
     let options = DiskOptions {
         name: plan.name.clone(),
         serial: plan.serial.clone(),
@@ -99,8 +116,15 @@ fn open_disk(plan: &DiskPlan) -> Result<Disk, DiskError> {
 }
 
 fn open_locked(path: &Path, for_writing: bool) -> Result<File, DiskError> {
-    let open_error = |source| DiskError::Open { path: path.to_owned(), source };
-    let file = File::options().read(true).write(for_writing).open(path).map_err(open_error)?;
+    let open_error = |source| DiskError::Open {
+        path: path.to_owned(),
+        source,
+    };
+    let file = File::options()
+        .read(true)
+        .write(for_writing)
+        .open(path)
+        .map_err(open_error)?;
     let operation = if for_writing {
         FlockOperation::NonBlockingLockExclusive
     } else {
@@ -110,12 +134,17 @@ fn open_locked(path: &Path, for_writing: bool) -> Result<File, DiskError> {
         Ok(()) => Ok(file),
         // A file system without locks: nobody can be kept out there.
         Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOLCK) => {
-            tracing::warn!("{}: its file system has no locks; see that nobody else uses it", path.display());
+            tracing::warn!(
+                "{}: its file system has no locks; see that nobody else uses it",
+                path.display()
+            );
             Ok(file)
         }
         Err(Errno::WOULDBLOCK) => Err(DiskError::Busy {
             path: path.to_owned(),
-            holder: holder(&file).map(|holder| format!(" by {holder}")).unwrap_or_default(),
+            holder: holder(&file)
+                .map(|holder| format!(" by {holder}"))
+                .unwrap_or_default(),
             advice: if for_writing {
                 "end that first, or give the disk read-only to both"
             } else {
@@ -130,14 +159,19 @@ fn open_locked(path: &Path, for_writing: bool) -> Result<File, DiskError> {
 fn holder(file: &File) -> Option<String> {
     let metadata = file.metadata().ok()?;
     let locks = std::fs::read_to_string("/proc/locks").ok()?;
-    let pid = locks.lines().find_map(|line| pid_of_lock(line, metadata.dev(), metadata.ino()))?;
+    let pid = locks
+        .lines()
+        .find_map(|line| pid_of_lock(line, metadata.dev(), metadata.ino()))?;
     let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     Some(format!("process {pid} ({})", name.trim()))
 }
 
 /// The process of a line such as `1: FLOCK  ADVISORY  WRITE 7219 fe:00:3674263 0 EOF`, if it is about this file.
 fn pid_of_lock(line: &str, device: u64, inode: u64) -> Option<u32> {
-    let mut words = line.split_whitespace().skip_while(|word| *word != "FLOCK").skip(3);
+    let mut words = line
+        .split_whitespace()
+        .skip_while(|word| *word != "FLOCK")
+        .skip(3);
     let pid = words.next()?.parse().ok()?;
     let mut numbers = words.next()?.split(':');
     let major = u32::from_str_radix(numbers.next()?, 16).ok()?;
@@ -183,15 +217,25 @@ mod tests {
         check(true, false, false);
         check(false, true, false);
         check(false, false, false);
-        assert!(open_disk(&plan(&path, false)).is_ok(), "and the lock goes with the disk");
+        assert!(
+            open_disk(&plan(&path, false)).is_ok(),
+            "and the lock goes with the disk"
+        );
     }
 
     #[test]
     fn the_kernels_list_of_locks_is_read() {
         let check = |line: &str, expected| {
-            assert_eq!(pid_of_lock(line, rustix::fs::makedev(0xfe, 3), 3674263), expected, "{line}");
+            assert_eq!(
+                pid_of_lock(line, rustix::fs::makedev(0xfe, 3), 3674263),
+                expected,
+                "{line}"
+            );
         };
-        check("1: FLOCK  ADVISORY  WRITE 7219 fe:03:3674263 0 EOF", Some(7219));
+        check(
+            "1: FLOCK  ADVISORY  WRITE 7219 fe:03:3674263 0 EOF",
+            Some(7219),
+        );
         check("12: FLOCK  ADVISORY  READ 7 fe:03:3674263 0 EOF", Some(7));
         check("1: FLOCK  ADVISORY  WRITE 7219 fe:03:3674264 0 EOF", None);
         check("1: FLOCK  ADVISORY  WRITE 7219 fe:04:3674263 0 EOF", None);

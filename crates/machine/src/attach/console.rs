@@ -29,16 +29,31 @@ impl ConsoleAttachment {
         claims: &Claims,
         window: Window,
     ) -> Result<ConsoleAttachment, AttachError> {
-        let arrival = input
-            .arrival()
-            .map_err(|source| AttachError { device: "the console".to_owned(), source: Box::new(source) })?;
-        let end = Connected { input: input.clone(), output: output.clone(), arrival };
-        Ok(ConsoleAttachment { end: share(end), claims: claims.clone(), window, metrics: Arc::default() })
+        let arrival = input.arrival().map_err(|source| AttachError {
+            device: "the console".to_owned(),
+            source: Box::new(source),
+        })?;
+        let end = Connected {
+            input: input.clone(),
+            output: output.clone(),
+            arrival,
+        };
+        Ok(ConsoleAttachment {
+            end: share(end),
+            claims: claims.clone(),
+            window,
+            metrics: Arc::default(),
+        })
     }
 
     /// A console with nothing behind it.
     pub(super) fn loose(claims: &Claims, window: Window) -> ConsoleAttachment {
-        ConsoleAttachment { end: share(Loose), claims: claims.clone(), window, metrics: Arc::default() }
+        ConsoleAttachment {
+            end: share(Loose),
+            claims: claims.clone(),
+            window,
+            metrics: Arc::default(),
+        }
     }
 }
 
@@ -48,12 +63,22 @@ impl Attachment for ConsoleAttachment {
     }
 
     fn device(&mut self) -> Result<Box<dyn VirtioDevice>, AttachError> {
-        let console = Port { name: String::new(), end: Arc::clone(&self.end) };
+        let console = Port {
+            name: String::new(),
+            end: Arc::clone(&self.end),
+        };
         // A reader for each life: half a line of the one before is nobody's.
         let reader = ClaimReader::new(self.claims.clone(), "port");
-        let claims = Port { name: api::CLAIMS_PORT_NAME.to_owned(), end: share(ClaimEnd(reader)) };
+        let claims = Port {
+            name: api::CLAIMS_PORT_NAME.to_owned(),
+            end: share(ClaimEnd(reader)),
+        };
         self.claims.forget();
-        Ok(Box::new(Console::new(vec![console, claims], self.window.clone(), self.metrics())))
+        Ok(Box::new(Console::new(
+            vec![console, claims],
+            self.window.clone(),
+            self.metrics(),
+        )))
     }
 
     fn metrics(&self) -> Arc<DeviceMetrics> {

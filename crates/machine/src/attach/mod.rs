@@ -72,9 +72,15 @@ pub(crate) struct Handles {
 impl Handles {
     /// Handles for devices that are still to be opened.
     pub(crate) fn new() -> Result<Handles, AttachError> {
-        let window = Window::new()
-            .map_err(|source| AttachError { device: "the console".to_owned(), source: Box::new(source) })?;
-        Ok(Handles { balloon: BalloonControl::default(), window, claims: Claims::default() })
+        let window = Window::new().map_err(|source| AttachError {
+            device: "the console".to_owned(),
+            source: Box::new(source),
+        })?;
+        Ok(Handles {
+            balloon: BalloonControl::default(),
+            window,
+            claims: Claims::default(),
+        })
     }
 }
 
@@ -87,7 +93,9 @@ pub(crate) fn open(
 ) -> Result<Vec<Box<dyn Attachment>>, AttachError> {
     let window = handles.window.clone();
     let console = match plan.console {
-        ConsoleKind::Virtio => console::ConsoleAttachment::connected(input, output, &handles.claims, window)?,
+        ConsoleKind::Virtio => {
+            console::ConsoleAttachment::connected(input, output, &handles.claims, window)?
+        }
         ConsoleKind::Serial => console::ConsoleAttachment::loose(&handles.claims, window),
     };
     let mut attachments: Vec<Box<dyn Attachment>> = vec![
@@ -96,13 +104,20 @@ pub(crate) fn open(
         Box::new(balloon::BalloonAttachment::new(handles.balloon.clone())),
     ];
     for (n, disk) in (0..).zip(&plan.disks) {
-        attachments.push(Box::new(block::DiskAttachment::open(disk, n, plan.vcpu_count)?));
+        attachments.push(Box::new(block::DiskAttachment::open(
+            disk,
+            n,
+            plan.vcpu_count,
+        )?));
     }
     if let Some(network) = &plan.network {
         attachments.push(Box::new(network::NetworkAttachment::open(network)?));
     }
     if let Some(path) = &plan.vsock {
-        attachments.push(Box::new(vsock::VsockAttachment::open(path, &handles.claims)?));
+        attachments.push(Box::new(vsock::VsockAttachment::open(
+            path,
+            &handles.claims,
+        )?));
     }
     Ok(attachments)
 }

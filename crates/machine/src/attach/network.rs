@@ -31,12 +31,21 @@ impl NetworkAttachment {
                 (NetPort::stream(socket).map_err(failed)?, Some(passt))
             }
             NetBackend::Tap(name) => {
-                let tap =
-                    Tap::open(name).map_err(|source| failed(TapError { name: name.clone(), source }))?;
+                let tap = Tap::open(name).map_err(|source| {
+                    failed(TapError {
+                        name: name.clone(),
+                        source,
+                    })
+                })?;
                 (NetPort::tap(tap).map_err(failed)?, None)
             }
         };
-        Ok(NetworkAttachment { mac: plan.mac, port, metrics: Arc::default(), _passt: passt })
+        Ok(NetworkAttachment {
+            mac: plan.mac,
+            port,
+            metrics: Arc::default(),
+            _passt: passt,
+        })
     }
 }
 
@@ -49,7 +58,10 @@ struct TapError {
 }
 
 fn failed(source: impl std::error::Error + Send + Sync + 'static) -> AttachError {
-    AttachError { device: "the network".to_owned(), source: Box::new(source) }
+    AttachError {
+        device: "the network".to_owned(),
+        source: Box::new(source),
+    }
 }
 
 impl Attachment for NetworkAttachment {
@@ -58,7 +70,12 @@ impl Attachment for NetworkAttachment {
     }
 
     fn device(&mut self) -> Result<Box<dyn VirtioDevice>, AttachError> {
-        Ok(Box::new(Net::new(NAME, self.mac, self.port.clone(), self.metrics())))
+        Ok(Box::new(Net::new(
+            NAME,
+            self.mac,
+            self.port.clone(),
+            self.metrics(),
+        )))
     }
 
     fn metrics(&self) -> Arc<DeviceMetrics> {

@@ -35,7 +35,12 @@ impl VsockAttachment {
         }
         let listener = UnixListener::bind(path).map_err(failed)?;
         let claims = ClaimListener::open(path, claims).map_err(failed)?;
-        Ok(VsockAttachment { path: path.to_owned(), listener, _claims: claims, metrics: Arc::default() })
+        Ok(VsockAttachment {
+            path: path.to_owned(),
+            listener,
+            _claims: claims,
+            metrics: Arc::default(),
+        })
     }
 }
 
@@ -47,7 +52,10 @@ impl Drop for VsockAttachment {
 }
 
 fn failed(source: io::Error) -> AttachError {
-    AttachError { device: "the vsock device".to_owned(), source: Box::new(source) }
+    AttachError {
+        device: "the vsock device".to_owned(),
+        source: Box::new(source),
+    }
 }
 
 impl Attachment for VsockAttachment {

@@ -65,7 +65,9 @@ impl Header {
             return Err(ImageError::Only32Bit);
         }
         if fields.u8(0x211) & LOADED_HIGH == 0 {
-            return Err(ImageError::Nonsense { what: "setup header (64-bit entry, but not loaded high)" });
+            return Err(ImageError::Nonsense {
+                what: "setup header (64-bit entry, but not loaded high)",
+            });
         }
         let setup_sectors = match fields.u8(HEADER) {
             0 => 4,
@@ -74,7 +76,9 @@ impl Header {
         let offset = (setup_sectors + 1) * 512;
         let len_bytes = u64::from(fields.u32(0x1f4)) * 16;
         if len_bytes <= 0x200 {
-            return Err(ImageError::Nonsense { what: "setup header (no kernel behind it)" });
+            return Err(ImageError::Nonsense {
+                what: "setup header (no kernel behind it)",
+            });
         }
         check_length(image, offset, len_bytes)?;
         // The byte at 0x201 is the jump over the header, so it says where the header ends.
@@ -103,16 +107,30 @@ impl Header {
 /// `syssize` counts paragraphs, so a whole file may be up to 15 bytes shorter than it says.
 fn check_length(image: &Image, offset: u64, len_bytes: u64) -> Result<(), ImageError> {
     match image.check("protected-mode kernel", offset, len_bytes) {
-        Err(ImageError::Truncated { needed, len_bytes, .. }) if needed - len_bytes < 16 => Ok(()),
+        Err(ImageError::Truncated {
+            needed, len_bytes, ..
+        }) if needed - len_bytes < 16 => Ok(()),
         other => other,
     }
 }
 
 /// Loads the kernel and its initrd and fills the zero page.
 pub(super) fn load(handover: &Handover<'_>, header: &Header) -> Result<VcpuState, ImageError> {
-    let Handover { memory, map, kernel, .. } = *handover;
-    let no_memory = |what, gpa, len_bytes| ImageError::NoMemory { what, gpa: Gpa(gpa), len_bytes };
-    for (gpa, len_bytes) in [(LOAD.0, header.len_bytes), (header.pref_address, u64::from(header.init_size))] {
+    let Handover {
+        memory,
+        map,
+        kernel,
+        ..
+    } = *handover;
+    let no_memory = |what, gpa, len_bytes| ImageError::NoMemory {
+        what,
+        gpa: Gpa(gpa),
+        len_bytes,
+    };
+    for (gpa, len_bytes) in [
+        (LOAD.0, header.len_bytes),
+        (header.pref_address, u64::from(header.init_size)),
+    ] {
         if !is_ram(map, gpa, len_bytes) {
             return Err(no_memory("kernel", gpa, len_bytes));
         }
@@ -125,14 +143,18 @@ pub(super) fn load(handover: &Handover<'_>, header: &Header) -> Result<VcpuState
     params.hdr.code32_start = LOAD.0 as u32;
     params.e820_entries = map.len() as u8;
     for (entry, range) in params.e820_table.iter_mut().zip(map) {
-        *entry = boot_e820_entry { addr: range.start, size: range.len_bytes, r#type: range.kind as u32 };
+        *entry = boot_e820_entry {
+            addr: range.start,
+            size: range.len_bytes,
+            r#type: range.kind as u32,
+        };
     }
     if let Some(initrd) = handover.modules.first() {
         let len_bytes = initrd.image.len_bytes();
         let kernel_end = header.pref_address + u64::from(header.init_size);
         let end = u64::from(header.initrd_addr_max) + 1;
-        let gpa =
-            place_high(map, len_bytes, kernel_end, end).ok_or(no_memory("initrd", kernel_end, len_bytes))?;
+        let gpa = place_high(map, len_bytes, kernel_end, end)
+            .ok_or(no_memory("initrd", kernel_end, len_bytes))?;
         initrd.image.load(memory, "initrd", 0, gpa, len_bytes)?;
         // Both fit: the place lies below `initrd_addr_max`, which has 32 bits.
         params.hdr.ramdisk_image = gpa.0 as u32;
@@ -153,7 +175,9 @@ impl Header {
         let mut page = vec![0; size_of::<boot_params>()];
         page[HEADER..HEADER + self.bytes.len()].copy_from_slice(&self.bytes);
         let params = boot_params::from_slice(&page).copied();
-        params.ok_or(ImageError::Nonsense { what: "setup header" })
+        params.ok_or(ImageError::Nonsense {
+            what: "setup header",
+        })
     }
 }
 
@@ -164,14 +188,29 @@ mod tests {
 
     #[test]
     fn a_bzimage_finds_its_zero_page() {
-        let (memory, state) = handed_over(&bzimage(), "console=ttyS0", &[(&[7; 0x1800], "")]).unwrap();
-        assert_eq!((state.rip, state.gprs[gpr::RSI], state.cs.is_long()), (0x10_0200, 0x7000, true));
+        let (memory, state) =
+            handed_over(&bzimage(), "console=ttyS0", &[(&[7; 0x1800], "")]).unwrap();
+        assert_eq!(
+            (state.rip, state.gprs[gpr::RSI], state.cs.is_long()),
+            (0x10_0200, 0x7000, true)
+        );
         let value = |at: u64, size| memory.read_value(Gpa(0x7000 + at), size).unwrap();
-        assert_eq!((value(0x202, 4), value(0x206, 2), value(0x210, 1)), (u64::from(MAGIC), 0x20f, 0xff));
+        assert_eq!(
+            (value(0x202, 4), value(0x206, 2), value(0x210, 1)),
+            (u64::from(MAGIC), 0x20f, 0xff)
+        );
         assert_eq!(text_at(&memory, value(0x228, 4)), "console=ttyS0");
         assert_eq!(value(0x70, 8), 0xf_0000);
         assert_eq!((value(0x218, 4), value(0x21c, 4)), (0x3ff_e000, 0x1800));
-        assert_eq!((value(0x1e8, 1), value(0x2d0, 8), value(0x2d8, 8), value(0x2e0, 4)), (5, 0, 0x9_fc00, 1));
+        assert_eq!(
+            (
+                value(0x1e8, 1),
+                value(0x2d0, 8),
+                value(0x2d8, 8),
+                value(0x2e0, 4)
+            ),
+            (5, 0, 0x9_fc00, 1)
+        );
         // What the header does not have stays zero: "sentinel" decides whether the kernel trusts the page.
         assert_eq!(value(0x1ef, 1), 0);
         assert_eq!(memory.read_value(Gpa(0x10_0200), 2).unwrap(), 0x0ff4);
@@ -182,11 +221,23 @@ mod tests {
     fn the_first_4_gib_are_mapped_to_themselves() {
         use x86::paging::{Access, Paging, walk};
         let (memory, state) = handed_over(&bzimage(), "", &[]).unwrap();
-        let paging = Paging { cr0: state.cr0, cr3: state.cr3, cr4: state.cr4, efer: state.efer };
-        let access = Access { write: true, fetch: false, user: false, smap_override: false };
+        let paging = Paging {
+            cr0: state.cr0,
+            cr3: state.cr3,
+            cr4: state.cr4,
+            efer: state.efer,
+        };
+        let access = Access {
+            write: true,
+            fetch: false,
+            user: false,
+            smap_override: false,
+        };
         let check = |address: u64, expected: Option<u64>| {
             let read = |gpa, size| memory.read_value(gpa, size).unwrap_or(u64::MAX);
-            let found = walk(&paging, x86::Gva(address), access, read).ok().filter(|found| found.writable);
+            let found = walk(&paging, x86::Gva(address), access, read)
+                .ok()
+                .filter(|found| found.writable);
             assert_eq!(found.map(|found| found.gpa.0), expected);
         };
         check(0, Some(0));

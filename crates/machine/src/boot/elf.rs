@@ -67,11 +67,15 @@ impl Elf {
         };
         let (size, count) = (fields.u16(size_at), u64::from(fields.u16(size_at + 2)));
         if size != expected || count == 0 || count > SEGMENTS_MAX {
-            return Err(ImageError::Nonsense { what: "ELF header (program header table)" });
+            return Err(ImageError::Nonsense {
+                what: "ELF header (program header table)",
+            });
         }
         let bytes = image.read("program header table", table, count * u64::from(size))?;
-        let segments =
-            bytes.chunks_exact(usize::from(size)).map(|entry| segment(&Fields(entry), is_64)).collect();
+        let segments = bytes
+            .chunks_exact(usize::from(size))
+            .map(|entry| segment(&Fields(entry), is_64))
+            .collect();
         let elf = Elf { entry, segments };
         elf.check(image)?;
         Ok(Some(elf))
@@ -81,8 +85,12 @@ impl Elf {
         for segment in &self.segments {
             image.check("segment", segment.offset, segment.file_bytes)?;
             let end = segment.gpa.checked_add(segment.memory_bytes);
-            if segment.kind == PT_LOAD && (segment.file_bytes > segment.memory_bytes || end.is_none()) {
-                return Err(ImageError::Nonsense { what: "program header table (segment sizes)" });
+            if segment.kind == PT_LOAD
+                && (segment.file_bytes > segment.memory_bytes || end.is_none())
+            {
+                return Err(ImageError::Nonsense {
+                    what: "program header table (segment sizes)",
+                });
             }
         }
         Ok(())
@@ -90,20 +98,34 @@ impl Elf {
 
     /// The segments that go to memory.
     pub(super) fn loads(&self) -> impl Iterator<Item = &Segment> {
-        self.segments.iter().filter(|segment| segment.kind == PT_LOAD && segment.memory_bytes > 0)
+        self.segments
+            .iter()
+            .filter(|segment| segment.kind == PT_LOAD && segment.memory_bytes > 0)
     }
 
     /// First address behind the loaded segments.
     pub(super) fn end(&self) -> u64 {
-        self.loads().map(|segment| segment.gpa + segment.memory_bytes).max().unwrap_or(0)
+        self.loads()
+            .map(|segment| segment.gpa + segment.memory_bytes)
+            .max()
+            .unwrap_or(0)
     }
 
     /// Copies the segments to memory; what the file does not fill is zeros there already.
-    pub(super) fn load(&self, image: &Image, memory: &GuestMemory, map: &[Range]) -> Result<(), ImageError> {
+    pub(super) fn load(
+        &self,
+        image: &Image,
+        memory: &GuestMemory,
+        map: &[Range],
+    ) -> Result<(), ImageError> {
         for segment in self.loads() {
             let gpa = Gpa(segment.gpa);
             if !is_ram(map, segment.gpa, segment.memory_bytes) {
-                return Err(ImageError::NoMemory { what: "segment", gpa, len_bytes: segment.memory_bytes });
+                return Err(ImageError::NoMemory {
+                    what: "segment",
+                    gpa,
+                    len_bytes: segment.memory_bytes,
+                });
             }
             image.load(memory, "segment", segment.offset, gpa, segment.file_bytes)?;
         }
@@ -111,8 +133,17 @@ impl Elf {
     }
 
     /// Contents of the note with this owner and type.
-    pub(super) fn note(&self, image: &Image, owner: &[u8], kind: u32) -> Result<Option<Vec<u8>>, ImageError> {
-        for segment in self.segments.iter().filter(|segment| segment.kind == PT_NOTE) {
+    pub(super) fn note(
+        &self,
+        image: &Image,
+        owner: &[u8],
+        kind: u32,
+    ) -> Result<Option<Vec<u8>>, ImageError> {
+        for segment in self
+            .segments
+            .iter()
+            .filter(|segment| segment.kind == PT_NOTE)
+        {
             let bytes = image.head(segment.offset, segment.file_bytes.min(NOTES_BYTES_MAX))?;
             let align = if segment.align == 8 { 8 } else { 4 };
             if let Some(found) = find_note(&bytes, align, owner, kind) {
@@ -127,12 +158,26 @@ fn segment(fields: &Fields<'_>, is_64: bool) -> Segment {
     if is_64 {
         let (offset, gpa) = (fields.u64(8), fields.u64(24));
         let (file_bytes, memory_bytes, align) = (fields.u64(32), fields.u64(40), fields.u64(48));
-        Segment { kind: fields.u32(0), offset, gpa, file_bytes, memory_bytes, align }
+        Segment {
+            kind: fields.u32(0),
+            offset,
+            gpa,
+            file_bytes,
+            memory_bytes,
+            align,
+        }
     } else {
         let word = |at| u64::from(fields.u32(at));
         let (offset, gpa, file_bytes, memory_bytes, align) =
             (word(4), word(12), word(16), word(20), word(28));
-        Segment { kind: fields.u32(0), offset, gpa, file_bytes, memory_bytes, align }
+        Segment {
+            kind: fields.u32(0),
+            offset,
+            gpa,
+            file_bytes,
+            memory_bytes,
+            align,
+        }
     }
 }
 
@@ -140,7 +185,9 @@ fn find_note(mut bytes: &[u8], align: usize, owner: &[u8], kind: u32) -> Option<
     while bytes.len() >= 12 {
         let fields = Fields(bytes);
         let (name_bytes, content_bytes) = (fields.u32(0) as usize, fields.u32(4) as usize);
-        let content_at = 12_usize.checked_add(name_bytes)?.checked_next_multiple_of(align)?;
+        let content_at = 12_usize
+            .checked_add(name_bytes)?
+            .checked_next_multiple_of(align)?;
         let content_end = content_at.checked_add(content_bytes)?;
         let name = bytes.get(12..12 + name_bytes)?;
         let content = bytes.get(content_at..content_end)?;

@@ -44,21 +44,45 @@ pub(super) fn put_bios_data(memory: &GuestMemory) {
 /// Writes a GDT for the segments of `state` and points the state at it. A 64-bit TSS descriptor would take two
 /// slots; the second stays zero, as the base is zero.
 pub(super) fn set_gdt(memory: &GuestMemory, state: &mut VcpuState, gpa: Gpa) {
-    let busy_tss = Segment { selector: 0x20, base: 0, limit: 0x67, attributes: 0x8b };
-    let table = [0, 0, state.cs.to_descriptor(), state.ds.to_descriptor(), busy_tss.to_descriptor(), 0];
-    let bytes: Vec<u8> = table.iter().flat_map(|entry: &u64| entry.to_le_bytes()).collect();
-    state.gdtr = DescriptorTable { base: gpa.0, limit: (bytes.len() - 1) as u16 };
+    let busy_tss = Segment {
+        selector: 0x20,
+        base: 0,
+        limit: 0x67,
+        attributes: 0x8b,
+    };
+    let table = [
+        0,
+        0,
+        state.cs.to_descriptor(),
+        state.ds.to_descriptor(),
+        busy_tss.to_descriptor(),
+        0,
+    ];
+    let bytes: Vec<u8> = table
+        .iter()
+        .flat_map(|entry: &u64| entry.to_le_bytes())
+        .collect();
+    state.gdtr = DescriptorTable {
+        base: gpa.0,
+        limit: (bytes.len() - 1) as u16,
+    };
     // Multiboot puts it behind the kernel, where the caller has checked that there is memory.
-    memory.write(gpa, &bytes).expect("the caller has found memory for the GDT");
+    memory
+        .write(gpa, &bytes)
+        .expect("the caller has found memory for the GDT");
 }
 
 /// Maps the first 4 GiB to themselves with 2 MiB pages and returns the root.
 pub(super) fn identity_map(memory: &GuestMemory) -> u64 {
     let page = |n: u64| TABLES.0 + n * x86::PAGE_SIZE;
     put(memory, TABLES, &(page(1) | P | W).to_le_bytes());
-    let level3: Vec<u8> = (2..6).flat_map(|n| (page(n) | P | W).to_le_bytes()).collect();
+    let level3: Vec<u8> = (2..6)
+        .flat_map(|n| (page(n) | P | W).to_le_bytes())
+        .collect();
     put(memory, Gpa(page(1)), &level3);
-    let level2: Vec<u8> = (0..4 * 512_u64).flat_map(|n| (n << 21 | P | W | PS).to_le_bytes()).collect();
+    let level2: Vec<u8> = (0..4 * 512_u64)
+        .flat_map(|n| (n << 21 | P | W | PS).to_le_bytes())
+        .collect();
     put(memory, Gpa(page(2)), &level2);
     TABLES.0
 }
@@ -67,7 +91,11 @@ pub(super) fn identity_map(memory: &GuestMemory) -> u64 {
 pub(super) fn put_cmdline(memory: &GuestMemory, text: &str) -> Result<(), ImageError> {
     let len_bytes = text.len() as u64 + 1;
     if len_bytes > CMDLINE_BYTES {
-        return Err(ImageError::NoMemory { what: "command line", gpa: CMDLINE, len_bytes });
+        return Err(ImageError::NoMemory {
+            what: "command line",
+            gpa: CMDLINE,
+            len_bytes,
+        });
     }
     put(memory, CMDLINE, &[text.as_bytes(), &[0]].concat());
     Ok(())

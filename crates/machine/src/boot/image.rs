@@ -110,7 +110,9 @@ impl Image {
     /// [`ImageError::Open`] or [`ImageError::NotAFile`].
     pub fn open(path: &Path) -> Result<Image, ImageError> {
         // Looking before opening: to open a FIFO would wait for its other end.
-        let kind = std::fs::metadata(path).map_err(ImageError::Open)?.file_type();
+        let kind = std::fs::metadata(path)
+            .map_err(ImageError::Open)?
+            .file_type();
         if !kind.is_file() {
             return Err(ImageError::NotAFile);
         }
@@ -132,10 +134,21 @@ impl Image {
     }
 
     /// Whether `len_bytes` at `offset` lie in the file; `what` names them in the complaint.
-    pub(super) fn check(&self, what: &'static str, offset: u64, len_bytes: u64) -> Result<(), ImageError> {
-        let needed = offset.checked_add(len_bytes).ok_or(ImageError::Nonsense { what })?;
+    pub(super) fn check(
+        &self,
+        what: &'static str,
+        offset: u64,
+        len_bytes: u64,
+    ) -> Result<(), ImageError> {
+        let needed = offset
+            .checked_add(len_bytes)
+            .ok_or(ImageError::Nonsense { what })?;
         if needed > self.len_bytes {
-            return Err(ImageError::Truncated { what, needed, len_bytes: self.len_bytes });
+            return Err(ImageError::Truncated {
+                what,
+                needed,
+                len_bytes: self.len_bytes,
+            });
         }
         Ok(())
     }
@@ -145,7 +158,11 @@ impl Image {
         let len_bytes = len_bytes.min(self.len_bytes.saturating_sub(offset));
         let mut bytes = vec![0; len_bytes as usize];
         let read = self.file.read_exact_at(&mut bytes, offset);
-        read.map_err(|source| ImageError::Read { offset, len_bytes, source })?;
+        read.map_err(|source| ImageError::Read {
+            offset,
+            len_bytes,
+            source,
+        })?;
         Ok(bytes)
     }
 
@@ -173,8 +190,16 @@ impl Image {
         let mut done = 0;
         while done < len_bytes {
             let bytes = self.head(offset + done, CHUNK_BYTES.min(len_bytes - done))?;
-            let to = gpa.checked_add(done).ok_or(ImageError::NoMemory { what, gpa, len_bytes })?;
-            memory.write(to, &bytes).map_err(|_| ImageError::NoMemory { what, gpa, len_bytes })?;
+            let to = gpa.checked_add(done).ok_or(ImageError::NoMemory {
+                what,
+                gpa,
+                len_bytes,
+            })?;
+            memory.write(to, &bytes).map_err(|_| ImageError::NoMemory {
+                what,
+                gpa,
+                len_bytes,
+            })?;
             done += bytes.len() as u64;
         }
         Ok(())

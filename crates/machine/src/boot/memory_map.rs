@@ -28,7 +28,11 @@ pub struct Range {
 impl Range {
     /// A range from its first address to the first address behind it.
     pub fn new(start: u64, end: u64, kind: RangeKind) -> Range {
-        Range { start, len_bytes: end - start, kind }
+        Range {
+            start,
+            len_bytes: end - start,
+            kind,
+        }
     }
 
     /// First address behind it.
@@ -64,14 +68,19 @@ pub(super) fn memory_map(slots: &Slots, board: &[Range]) -> Vec<Range> {
 
 /// Whether every byte of a range is memory to use.
 pub(super) fn is_ram(map: &[Range], start: u64, len_bytes: u64) -> bool {
-    let Some(end) = start.checked_add(len_bytes) else { return false };
+    let Some(end) = start.checked_add(len_bytes) else {
+        return false;
+    };
     let mut ram = map.iter().filter(|range| range.kind == RangeKind::Ram);
     ram.any(|range| start >= range.start && end <= range.end())
 }
 
 /// The highest page-aligned place for `len_bytes` of memory to use that lies in `from..end`.
 pub(super) fn place_high(map: &[Range], len_bytes: u64, from: u64, end: u64) -> Option<Gpa> {
-    let ram = map.iter().rev().filter(|range| range.kind == RangeKind::Ram);
+    let ram = map
+        .iter()
+        .rev()
+        .filter(|range| range.kind == RangeKind::Ram);
     let place = |range: &Range| {
         let start = range.end().min(end).checked_sub(len_bytes)? & !x86::address::PAGE_MASK;
         (start >= range.start.max(from)).then_some(Gpa(start))
@@ -92,8 +101,10 @@ mod tests {
     ];
 
     fn map(memory_bytes: u64) -> Vec<Range> {
-        let board: Vec<Range> =
-            BOARD.iter().map(|&(start, end, kind)| Range::new(start, end, kind)).collect();
+        let board: Vec<Range> = BOARD
+            .iter()
+            .map(|&(start, end, kind)| Range::new(start, end, kind))
+            .collect();
         let mut slots = Slots::default();
         slots.push(Gpa(0), memory_bytes.min(3 << 30));
         if memory_bytes > 3 << 30 {
@@ -106,15 +117,25 @@ mod tests {
     fn the_map_has_holes_where_the_board_is() {
         let check = |memory_bytes, expected: &str| {
             let lines = map(memory_bytes);
-            let text = lines.iter().map(|line| format!("{:x}..{:x} {:?}", line.start, line.end(), line.kind));
+            let text = lines
+                .iter()
+                .map(|line| format!("{:x}..{:x} {:?}", line.start, line.end(), line.kind));
             assert_eq!(text.collect::<Vec<_>>().join("\n"), expected);
         };
         let low = "0..9fc00 Ram\n9fc00..a0000 Reserved\na0000..e0000 Ram\ne0000..100000 Acpi\n";
-        check(32 << 20, &format!("{low}100000..2000000 Ram\ne0000000..f0000000 Reserved"));
-        check(3 << 30, &format!("{low}100000..c0000000 Ram\ne0000000..f0000000 Reserved"));
+        check(
+            32 << 20,
+            &format!("{low}100000..2000000 Ram\ne0000000..f0000000 Reserved"),
+        );
+        check(
+            3 << 30,
+            &format!("{low}100000..c0000000 Ram\ne0000000..f0000000 Reserved"),
+        );
         check(
             16 << 30,
-            &format!("{low}100000..c0000000 Ram\ne0000000..f0000000 Reserved\n100000000..440000000 Ram"),
+            &format!(
+                "{low}100000..c0000000 Ram\ne0000000..f0000000 Reserved\n100000000..440000000 Ram"
+            ),
         );
     }
 
@@ -130,6 +151,12 @@ mod tests {
         check(64 << 20, 0x1000, 0x3ff_f001, any, None);
         check(64 << 20, 64 << 20, 0, any, None);
         check(16 << 30, 0x1000, 0, 1 << 32, Some(0xbfff_f000));
-        check(16 << 30, 0x1000, 0x10_0000, 0x7fff_ffff + 1, Some(0x7fff_f000));
+        check(
+            16 << 30,
+            0x1000,
+            0x10_0000,
+            0x7fff_ffff + 1,
+            Some(0x7fff_f000),
+        );
     }
 }

@@ -137,9 +137,13 @@ mod tests {
     /// A stock kernel that the command line has fetched before, if it has.
     fn stock_kernel() -> Option<PathBuf> {
         let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-        let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
+        let cache =
+            cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
         let packages = std::fs::read_dir(cache.join("mother/packages")).ok()?;
-        packages.flatten().map(|package| package.path().join("vmlinuz")).find(|path| path.is_file())
+        packages
+            .flatten()
+            .map(|package| package.path().join("vmlinuz"))
+            .find(|path| path.is_file())
     }
 
     #[test]
@@ -172,9 +176,23 @@ mod tests {
 
     #[test]
     fn a_damaged_image_is_refused_or_loaded_and_never_more() {
-        let note = [4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0, b'X', b'e', b'n', 0, 0, 0, 0x10, 0];
-        let multiboot = [0x1bad_b002, 0x1_0003, 0xe451_4ffb_u32, 0x10_0000, 0x10_0000, 0, 0, 0x10_0020];
-        let multiboot: Vec<u8> = multiboot.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let note = [
+            4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0, b'X', b'e', b'n', 0, 0, 0, 0x10, 0,
+        ];
+        let multiboot = [
+            0x1bad_b002,
+            0x1_0003,
+            0xe451_4ffb_u32,
+            0x10_0000,
+            0x10_0000,
+            0,
+            0,
+            0x10_0020,
+        ];
+        let multiboot: Vec<u8> = multiboot
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .collect();
         let with_zeros = |bytes: &[u8]| [bytes, &[0; 64]].concat();
         let images = [
             bzimage(),
@@ -210,6 +228,9 @@ mod tests {
                 *(if is_loaded { &mut loaded } else { &mut refused }) += 1;
             }
         }
-        assert!(loaded > 1000 && refused > 1000, "{loaded} loaded, {refused} refused");
+        assert!(
+            loaded > 1000 && refused > 1000,
+            "{loaded} loaded, {refused} refused"
+        );
     }
 }

@@ -61,9 +61,17 @@ impl Header {
         let fields = Fields(&head);
         let is_header = |&at: &usize| {
             fields.u32(at) == MAGIC
-                && MAGIC.wrapping_add(fields.u32(at + 4)).wrapping_add(fields.u32(at + 8)) == 0
+                && MAGIC
+                    .wrapping_add(fields.u32(at + 4))
+                    .wrapping_add(fields.u32(at + 8))
+                    == 0
         };
-        let Some(at) = (0..head.len().saturating_sub(11)).step_by(4).find(is_header) else { return Ok(None) };
+        let Some(at) = (0..head.len().saturating_sub(11))
+            .step_by(4)
+            .find(is_header)
+        else {
+            return Ok(None);
+        };
         let flags = fields.u32(at + 4);
         let unknown = flags & FLAGS_REQUIRED & !FLAGS_KNOWN;
         if unknown != 0 {
@@ -73,16 +81,23 @@ impl Header {
             return Ok(Some(Header { addresses: None }));
         }
         image.check("multiboot header", at as u64, 32)?;
-        let addresses =
-            addresses(image, at as u64, &Fields(&image.read("multiboot header", at as u64, 32)?))?;
-        Ok(Some(Header { addresses: Some(addresses) }))
+        let addresses = addresses(
+            image,
+            at as u64,
+            &Fields(&image.read("multiboot header", at as u64, 32)?),
+        )?;
+        Ok(Some(Header {
+            addresses: Some(addresses),
+        }))
     }
 }
 
 fn addresses(image: &Image, at: u64, fields: &Fields<'_>) -> Result<Addresses, ImageError> {
     let word = |at| u64::from(fields.u32(at));
     let (header, load, load_end, bss_end) = (word(12), word(16), word(20), word(24));
-    let nonsense = || ImageError::Nonsense { what: "multiboot header (load addresses)" };
+    let nonsense = || ImageError::Nonsense {
+        what: "multiboot header (load addresses)",
+    };
     let before_header = match header.checked_sub(load) {
         Some(before) if before <= at => before,
         _ => return Err(nonsense()),
@@ -96,14 +111,25 @@ fn addresses(image: &Image, at: u64, fields: &Fields<'_>) -> Result<Addresses, I
     };
     image.check("multiboot kernel", offset, file_bytes)?;
     let loaded_end = load + file_bytes;
-    let end = if bss_end == 0 { loaded_end } else { bss_end.max(loaded_end) };
-    Ok(Addresses { offset, file_bytes, load, end, entry: fields.u32(28) })
+    let end = if bss_end == 0 {
+        loaded_end
+    } else {
+        bss_end.max(loaded_end)
+    };
+    Ok(Addresses {
+        offset,
+        file_bytes,
+        load,
+        end,
+        entry: fields.u32(28),
+    })
 }
 
 /// The ELF executable behind a header without addresses.
 pub(super) fn elf(image: &Image) -> Result<Elf, ImageError> {
-    Elf::find(image)?
-        .ok_or(ImageError::Nonsense { what: "multiboot header (no addresses, and the file is no ELF)" })
+    Elf::find(image)?.ok_or(ImageError::Nonsense {
+        what: "multiboot header (no addresses, and the file is no ELF)",
+    })
 }
 
 pub(super) fn inspected(image: &Image, header: &Header) -> Result<Inspected, ImageError> {
@@ -111,12 +137,22 @@ pub(super) fn inspected(image: &Image, header: &Header) -> Result<Inspected, Ima
         Some(addresses) => addresses.end,
         None => elf(image)?.end(),
     };
-    Ok(Inspected { protocol: Protocol::Multiboot, cmdline_bytes: None, kernel_end, initrd_last: None })
+    Ok(Inspected {
+        protocol: Protocol::Multiboot,
+        cmdline_bytes: None,
+        kernel_end,
+        initrd_last: None,
+    })
 }
 
 /// Loads the kernel; behind it, on page boundaries, the information and the modules.
 pub(super) fn load(handover: &Handover<'_>, header: &Header) -> Result<VcpuState, ImageError> {
-    let Handover { memory, map, kernel, .. } = *handover;
+    let Handover {
+        memory,
+        map,
+        kernel,
+        ..
+    } = *handover;
     let (entry_point, kernel_end) = load_kernel(handover, header)?;
     let info_at = kernel_end.max(INFO_START_MIN).next_multiple_of(PAGE_SIZE);
     let modules_at = (info_at + information_bytes(handover)).next_multiple_of(PAGE_SIZE);
@@ -125,7 +161,9 @@ pub(super) fn load(handover: &Handover<'_>, header: &Header) -> Result<VcpuState
     for module in handover.modules {
         let len_bytes = module.image.len_bytes();
         check_place(map, "module", next, len_bytes)?;
-        module.image.load(memory, "module", 0, Gpa(next), len_bytes)?;
+        module
+            .image
+            .load(memory, "module", 0, Gpa(next), len_bytes)?;
         places.push((next, next + len_bytes));
         next = (next + len_bytes).next_multiple_of(PAGE_SIZE);
     }
@@ -133,11 +171,13 @@ pub(super) fn load(handover: &Handover<'_>, header: &Header) -> Result<VcpuState
     let mut state = VcpuState::protected_mode();
     entry::set_gdt(memory, &mut state, Gpa(info_at));
     let information = information(handover, info_at + GDT_BYTES, &places);
-    memory.write(Gpa(info_at + GDT_BYTES), &information).map_err(|_| ImageError::NoMemory {
-        what: "boot information",
-        gpa: Gpa(info_at),
-        len_bytes: kernel.len_bytes(),
-    })?;
+    memory
+        .write(Gpa(info_at + GDT_BYTES), &information)
+        .map_err(|_| ImageError::NoMemory {
+            what: "boot information",
+            gpa: Gpa(info_at),
+            len_bytes: kernel.len_bytes(),
+        })?;
     state.rip = entry_point.into();
     state.gprs[gpr::RAX] = BOOT_MAGIC;
     state.gprs[gpr::RBX] = info_at + GDT_BYTES;
@@ -147,37 +187,66 @@ pub(super) fn load(handover: &Handover<'_>, header: &Header) -> Result<VcpuState
 /// Room for the GDT in front of the information.
 const GDT_BYTES: u64 = 64;
 
-fn check_place(map: &[Range], what: &'static str, gpa: u64, len_bytes: u64) -> Result<(), ImageError> {
+fn check_place(
+    map: &[Range],
+    what: &'static str,
+    gpa: u64,
+    len_bytes: u64,
+) -> Result<(), ImageError> {
     // Addresses in the information structure have 32 bits.
     let is_low = gpa.checked_add(len_bytes).is_some_and(|end| end <= 1 << 32);
     if is_low && is_ram(map, gpa, len_bytes) {
         return Ok(());
     }
-    Err(ImageError::NoMemory { what, gpa: Gpa(gpa), len_bytes })
+    Err(ImageError::NoMemory {
+        what,
+        gpa: Gpa(gpa),
+        len_bytes,
+    })
 }
 
 /// Entry and end of the kernel after it has been loaded.
 fn load_kernel(handover: &Handover<'_>, header: &Header) -> Result<(u32, u64), ImageError> {
-    let Handover { memory, map, kernel, .. } = *handover;
-    if let Some(Addresses { offset, file_bytes, load, end, entry }) = header.addresses {
+    let Handover {
+        memory,
+        map,
+        kernel,
+        ..
+    } = *handover;
+    if let Some(Addresses {
+        offset,
+        file_bytes,
+        load,
+        end,
+        entry,
+    }) = header.addresses
+    {
         check_place(map, "multiboot kernel", load, end - load)?;
         kernel.load(memory, "multiboot kernel", offset, Gpa(load), file_bytes)?;
         return Ok((entry, end));
     }
     let elf = elf(kernel)?;
     elf.load(kernel, memory, map)?;
-    let entry = u32::try_from(elf.entry).map_err(|_| ImageError::Nonsense { what: "entry above 4 GiB" })?;
+    let entry = u32::try_from(elf.entry).map_err(|_| ImageError::Nonsense {
+        what: "entry above 4 GiB",
+    })?;
     Ok((entry, elf.end()))
 }
 
 /// The command line starts with the kernel's name, as boot loaders have it.
 fn cmdline(handover: &Handover<'_>) -> String {
-    format!("{} {}", handover.kernel_name, handover.cmdline).trim_end().to_owned()
+    format!("{} {}", handover.kernel_name, handover.cmdline)
+        .trim_end()
+        .to_owned()
 }
 
 /// More than [`information`] will take.
 fn information_bytes(handover: &Handover<'_>) -> u64 {
-    let strings: usize = handover.modules.iter().map(|module| module.string.len() + 1 + 16).sum();
+    let strings: usize = handover
+        .modules
+        .iter()
+        .map(|module| module.string.len() + 1 + 16)
+        .sum();
     let fixed = GDT_BYTES as usize + INFO_BYTES + LOADER_NAME.len() + 1;
     (fixed + strings + handover.map.len() * 24 + cmdline(handover).len() + 1) as u64
 }
@@ -211,8 +280,12 @@ fn information(handover: &Handover<'_>, at: u64, modules: &[(u64, u64)]) -> Vec<
     let name_at = address(&behind);
     behind.extend(LOADER_NAME.bytes().chain([0]));
     let ram_end = |from: u64| {
-        let mut ram = handover.map.iter().filter(|range| range.kind == RangeKind::Ram);
-        ram.find(|range| range.start <= from && from < range.end()).map_or(from, Range::end)
+        let mut ram = handover
+            .map
+            .iter()
+            .filter(|range| range.kind == RangeKind::Ram);
+        ram.find(|range| range.start <= from && from < range.end())
+            .map_or(from, Range::end)
     };
     let mut info = vec![0; INFO_BYTES];
     let mut put = |at: usize, word: u32| info[at..at + 4].copy_from_slice(&word.to_le_bytes());
@@ -236,13 +309,20 @@ mod tests {
 
     fn header(flags: u32, rest: &[u32]) -> Vec<u8> {
         let checksum = 0_u32.wrapping_sub(MAGIC).wrapping_sub(flags);
-        [MAGIC, flags, checksum].iter().chain(rest).flat_map(|word| word.to_le_bytes()).collect()
+        [MAGIC, flags, checksum]
+            .iter()
+            .chain(rest)
+            .flat_map(|word| word.to_le_bytes())
+            .collect()
     }
 
     fn check_information(image: &[u8], entry: u64, expected_at: u64) {
         let modules: [(&[u8], &str); 2] = [(&[7; 0x1800], "one a=b"), (&[8; 16], "two")];
         let (memory, state) = handed_over(image, "x y", &modules).unwrap();
-        assert_eq!((state.rip, state.gprs[gpr::RAX], state.gprs[gpr::RBX]), (entry, BOOT_MAGIC, expected_at));
+        assert_eq!(
+            (state.rip, state.gprs[gpr::RAX], state.gprs[gpr::RBX]),
+            (entry, BOOT_MAGIC, expected_at)
+        );
         let word = |at| memory.read_value(Gpa(at), 4).unwrap();
         let info = |at| word(expected_at + at);
         assert_eq!((info(0), info(4), info(8)), (0x24d, 639, 63 * 1024));
@@ -252,14 +332,26 @@ mod tests {
         assert_eq!(text_at(&memory, info(64)), "mother");
         let mods = info(24);
         let page = expected_at & !0xfff;
-        assert_eq!((info(20), word(mods), word(mods + 4)), (2, page + 0x1000, page + 0x2800));
-        assert_eq!((word(mods + 16), word(mods + 20)), (page + 0x3000, page + 0x3010));
+        assert_eq!(
+            (info(20), word(mods), word(mods + 4)),
+            (2, page + 0x1000, page + 0x2800)
+        );
+        assert_eq!(
+            (word(mods + 16), word(mods + 20)),
+            (page + 0x3000, page + 0x3010)
+        );
         assert_eq!(text_at(&memory, word(mods + 8)), "one a=b");
         assert_eq!(text_at(&memory, word(mods + 24)), "two");
         assert_eq!(memory.read_value(Gpa(page + 0x300f), 2).unwrap(), 8);
         let map = info(48);
         assert_eq!(
-            (info(44), word(map), word(map + 4), word(map + 12), word(map + 20)),
+            (
+                info(44),
+                word(map),
+                word(map + 4),
+                word(map + 12),
+                word(map + 20)
+            ),
             (120, 20, 0, 0x9_fc00, 1)
         );
     }
@@ -275,20 +367,29 @@ mod tests {
     fn a_flat_kernel_is_loaded_where_its_header_says() {
         // Header at 16 of the file and at 0x20_0010 in memory; loaded to the end of the file, zeros to 0x20_3000.
         let mut image = vec![0x90; 16];
-        image.extend(header(FLAG_ADDRESSES | 1, &[0x20_0010, 0x20_0000, 0, 0x20_3000, 0x20_0004]));
+        image.extend(header(
+            FLAG_ADDRESSES | 1,
+            &[0x20_0010, 0x20_0000, 0, 0x20_3000, 0x20_0004],
+        ));
         check_information(&image, 0x20_0004, 0x20_3040);
     }
 
     #[test]
     fn a_kernel_that_asks_too_much_is_refused() {
         let check = |image: &[u8], expected: &str| {
-            assert_eq!(handed_over(image, "", &[]).unwrap_err().to_string(), expected);
+            assert_eq!(
+                handed_over(image, "", &[]).unwrap_err().to_string(),
+                expected
+            );
         };
         check(
             &header(1 << 5, &[]),
             "it is a multiboot kernel that requires features we do not have (flags 0x20)",
         );
-        check(&header(1, &[]), "its multiboot header (no addresses, and the file is no ELF) makes no sense");
+        check(
+            &header(1, &[]),
+            "its multiboot header (no addresses, and the file is no ELF) makes no sense",
+        );
         let addresses = |words: &[u32]| header(FLAG_ADDRESSES, words);
         check(
             &addresses(&[0x10_0000, 0x20_0000, 0, 0, 0]),

@@ -40,9 +40,10 @@ pub(super) fn elf64(gpa: u64, code: &[u8], notes: &[u8]) -> Vec<u8> {
     }
     bytes.extend([0, 0, 0, 0, 64, 0, 56, 0, 2, 0, 0, 0, 0, 0, 0, 0]);
     let code_bytes = code.len() as u64;
-    for (kind, offset, gpa, file_bytes) in
-        [(1_u64, header_bytes, gpa, code_bytes), (4, notes_at, 0, notes.len() as u64)]
-    {
+    for (kind, offset, gpa, file_bytes) in [
+        (1_u64, header_bytes, gpa, code_bytes),
+        (4, notes_at, 0, notes.len() as u64),
+    ] {
         for value in [kind, offset, gpa, gpa, file_bytes, file_bytes, 4] {
             bytes.extend(u64::to_le_bytes(value));
         }
@@ -84,8 +85,10 @@ pub(super) fn handed_over(
     ];
     let map = memory_map(&slots, &board);
     let memory = GuestMemory::new(slots).unwrap();
-    let module =
-        |&(bytes, string): &(&[u8], &str)| Module { image: image_of(bytes), string: string.to_owned() };
+    let module = |&(bytes, string): &(&[u8], &str)| Module {
+        image: image_of(bytes),
+        string: string.to_owned(),
+    };
     let modules: Vec<Module> = modules.iter().map(module).collect();
     let state = load(&Handover {
         memory: &memory,
@@ -101,6 +104,8 @@ pub(super) fn handed_over(
 
 /// The text that ends with a NUL at `gpa`.
 pub(super) fn text_at(memory: &GuestMemory, gpa: u64) -> String {
-    let bytes = (gpa..).map(|at| memory.read_value(Gpa(at), 1).unwrap() as u8).take_while(|&byte| byte != 0);
+    let bytes = (gpa..)
+        .map(|at| memory.read_value(Gpa(at), 1).unwrap() as u8)
+        .take_while(|&byte| byte != 0);
     String::from_utf8(bytes.collect()).unwrap()
 }

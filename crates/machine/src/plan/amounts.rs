@@ -24,7 +24,8 @@ fn split(text: &str) -> Option<(u64, &str)> {
 /// Bytes as the largest unit that divides them.
 pub(super) fn shown(bytes: u64) -> String {
     let units = [(40, "T"), (30, "G"), (20, "M"), (10, "K")];
-    let fits = |&&(shift, _): &&(u32, &str)| bytes >= 1 << shift && bytes.is_multiple_of(1 << shift);
+    let fits =
+        |&&(shift, _): &&(u32, &str)| bytes >= 1 << shift && bytes.is_multiple_of(1 << shift);
     match units.iter().find(fits) {
         Some((shift, unit)) => format!("{}{unit}", bytes >> shift),
         None => format!("{bytes} bytes"),
@@ -47,7 +48,11 @@ pub(super) fn size(text: &str) -> Option<u64> {
 
 /// Guest memory in bytes.
 pub(super) fn memory(text: &str) -> Result<u64, Trouble> {
-    let limits = format!("give between {} and {}", shown(MEMORY_MIN_BYTES), shown(MEMORY_MAX_BYTES));
+    let limits = format!(
+        "give between {} and {}",
+        shown(MEMORY_MIN_BYTES),
+        shown(MEMORY_MAX_BYTES)
+    );
     let not_a_size = || {
         trouble(
             format!("\"{}\" is not a memory size", text.escape_debug()),
@@ -63,14 +68,24 @@ pub(super) fn memory(text: &str) -> Result<u64, Trouble> {
         return trouble("a guest cannot run without memory", limits);
     }
     if bytes < MEMORY_MIN_BYTES {
-        return trouble(format!("{} is too little for a guest to start", shown(bytes)), limits);
+        return trouble(
+            format!("{} is too little for a guest to start", shown(bytes)),
+            limits,
+        );
     }
     if bytes > MEMORY_MAX_BYTES {
-        let asked = if bytes == u64::MAX { text.to_owned() } else { shown(bytes) };
+        let asked = if bytes == u64::MAX {
+            text.to_owned()
+        } else {
+            shown(bytes)
+        };
         return trouble(format!("{asked} is more than a guest can have"), limits);
     }
     if !bytes.is_multiple_of(PAGE_SIZE) {
-        return trouble(format!("{bytes} bytes are not whole pages of {PAGE_SIZE} bytes"), limits);
+        return trouble(
+            format!("{bytes} bytes are not whole pages of {PAGE_SIZE} bytes"),
+            limits,
+        );
     }
     Ok(bytes)
 }
@@ -79,7 +94,9 @@ pub(super) fn memory(text: &str) -> Result<u64, Trouble> {
 pub(super) fn timeout(text: &str) -> Result<Duration, Trouble> {
     let help = "write seconds, or a number with s, m or h behind it, such as 60s, 5m or 1h";
     let not_a_time = || trouble(format!("\"{}\" is not a time", text.escape_debug()), help);
-    let Some((number, unit)) = split(text) else { return not_a_time() };
+    let Some((number, unit)) = split(text) else {
+        return not_a_time();
+    };
     let seconds = match unit {
         "" | "s" => 1,
         "m" => 60,
@@ -121,19 +138,30 @@ mod tests {
         check("512", Err("512 bytes is too little for a guest to start"));
         check("17G", Err("17G is more than a guest can have"));
         check("10T", Err("10T is more than a guest can have"));
-        check("99999999999G", Err("99999999999G is more than a guest can have"));
-        check("33554433", Err("33554433 bytes are not whole pages of 4096 bytes"));
+        check(
+            "99999999999G",
+            Err("99999999999G is more than a guest can have"),
+        );
+        check(
+            "33554433",
+            Err("33554433 bytes are not whole pages of 4096 bytes"),
+        );
         check("abc", Err("\"abc\" is not a memory size"));
         check("", Err("\"\" is not a memory size"));
         check("-5M", Err("\"-5M\" is not a memory size"));
         check("1.5G", Err("\"1.5G\" is not a memory size"));
-        check("99999999999999999999", Err("\"99999999999999999999\" is not a memory size"));
+        check(
+            "99999999999999999999",
+            Err("\"99999999999999999999\" is not a memory size"),
+        );
     }
 
     #[test]
     fn a_timeout_is_understood_or_explained() {
         let check = |text, expected: Result<u64, &str>| {
-            let got = timeout(text).map(|limit| limit.as_secs()).map_err(|trouble| trouble.what);
+            let got = timeout(text)
+                .map(|limit| limit.as_secs())
+                .map_err(|trouble| trouble.what);
             assert_eq!(got, expected.map_err(str::to_owned), "{text}");
         };
         check("60s", Ok(60));

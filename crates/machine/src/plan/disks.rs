@@ -56,7 +56,10 @@ struct Looked {
 pub(super) fn disks(specs: &[DiskSpec], complaints: &mut Complaints) -> Option<Vec<DiskPlan>> {
     if specs.len() > DISKS_MAX {
         let what = format!("{} disks are more than a guest can have", specs.len());
-        complaints.take("disk", trouble::<()>(what, format!("name at most {DISKS_MAX}")));
+        complaints.take(
+            "disk",
+            trouble::<()>(what, format!("name at most {DISKS_MAX}")),
+        );
     }
     let mut files: Vec<(FileId, bool)> = Vec::new();
     let mut serials: Vec<String> = Vec::new();
@@ -86,7 +89,9 @@ pub(super) fn disks(specs: &[DiskSpec], complaints: &mut Complaints) -> Option<V
 }
 
 fn serial(spec: &DiskSpec, n: usize, earlier: &[String]) -> Result<String, Trouble> {
-    let Some(serial) = &spec.serial else { return Ok(format!("disk{n}")) };
+    let Some(serial) = &spec.serial else {
+        return Ok(format!("disk{n}"));
+    };
     let shown = serial.escape_debug();
     if serial.len() > SERIAL_BYTES {
         let what = format!(
@@ -97,11 +102,17 @@ fn serial(spec: &DiskSpec, n: usize, earlier: &[String]) -> Result<String, Troub
     }
     if serial.is_empty() || !serial.chars().all(|c| c.is_ascii_graphic()) {
         let help = "use letters, digits and signs of ASCII, no spaces";
-        return trouble(format!("the serial number \"{shown}\" cannot be shown to a guest"), help);
+        return trouble(
+            format!("the serial number \"{shown}\" cannot be shown to a guest"),
+            help,
+        );
     }
     if earlier.contains(serial) {
         let what = format!("the serial number \"{shown}\" is given twice");
-        return trouble(what, "give each disk its own, so that the guest can tell them apart");
+        return trouble(
+            what,
+            "give each disk its own, so that the guest can tell them apart",
+        );
     }
     Ok(serial.clone())
 }
@@ -111,9 +122,10 @@ fn format(text: Option<&str>) -> Result<Option<ImageFormat>, Trouble> {
         None => Ok(None),
         Some("raw") => Ok(Some(ImageFormat::Raw)),
         Some("qcow2") => Ok(Some(ImageFormat::Qcow2)),
-        Some(other) => {
-            trouble(format!("\"{}\" is no format of disks", other.escape_debug()), "write `raw` or `qcow2`")
-        }
+        Some(other) => trouble(
+            format!("\"{}\" is no format of disks", other.escape_debug()),
+            "write `raw` or `qcow2`",
+        ),
     }
 }
 
@@ -129,7 +141,10 @@ fn image(spec: &DiskSpec, files: &mut Vec<(FileId, bool)>) -> Result<Head, Troub
     }
     if head.size_bytes > SIZE_BYTES_MAX {
         let what = format!("{shown} is a disk of {} TiB", head.size_bytes >> 40);
-        return trouble(what, format!("disks have at most {} TiB", SIZE_BYTES_MAX >> 40));
+        return trouble(
+            what,
+            format!("disks have at most {} TiB", SIZE_BYTES_MAX >> 40),
+        );
     }
     let left = head.size_bytes % SECTOR_BYTES;
     if left != 0 && !spec.read_only {
@@ -148,11 +163,17 @@ fn image(spec: &DiskSpec, files: &mut Vec<(FileId, bool)>) -> Result<Head, Troub
 }
 
 /// What the base is, if one was named.
-fn base(spec: &DiskSpec, files: &mut Vec<(FileId, bool)>) -> Result<Option<(PathBuf, Head)>, Trouble> {
+fn base(
+    spec: &DiskSpec,
+    files: &mut Vec<(FileId, bool)>,
+) -> Result<Option<(PathBuf, Head)>, Trouble> {
     let format = format(spec.base_format.as_deref())?;
     let Some(path) = &spec.base else {
         return match format {
-            Some(_) => trouble("a base's format was given, and no base", "name the base with `base=FILE`"),
+            Some(_) => trouble(
+                "a base's format was given, and no base",
+                "name the base with `base=FILE`",
+            ),
             None => Ok(None),
         };
     };
@@ -174,15 +195,19 @@ fn check_overlay(
 ) -> Result<Option<BasePlan>, Trouble> {
     let shown = spec.path.display();
     match (image.format, &image.backing, base) {
-        (ImageFormat::Raw, _, Some(_)) => {
-            trouble(format!("{shown} is a raw image and cannot lie over a base"), "leave the base out")
-        }
+        (ImageFormat::Raw, _, Some(_)) => trouble(
+            format!("{shown} is a raw image and cannot lie over a base"),
+            "leave the base out",
+        ),
         (ImageFormat::Qcow2, Some(name), None) => {
             let what = format!("{shown} is an overlay; its header names \"{name}\" as the base");
             let help = format!("if you trust that, name it yourself: `--disk {shown},base=FILE`");
             trouble(what, help)
         }
-        (_, _, base) => Ok(base.map(|(path, head)| BasePlan { path, format: head.format })),
+        (_, _, base) => Ok(base.map(|(path, head)| BasePlan {
+            path,
+            format: head.format,
+        })),
     }
 }
 
@@ -193,37 +218,53 @@ fn look(path: &Path, format: Option<ImageFormat>, for_writing: bool) -> Result<L
     // A look at a pipe must not wait for its writer.
     let metadata = path.metadata().map_err(|error| refused(&error))?;
     if metadata.is_dir() {
-        return trouble(format!("{shown} is a folder"), "name the file of a disk image");
+        return trouble(
+            format!("{shown} is a folder"),
+            "name the file of a disk image",
+        );
     }
     if !metadata.is_file() && !metadata.file_type().is_block_device() {
         let what = format!("{shown} is neither a file nor a block device");
         return trouble(what, "name the file of a disk image, or a block device");
     }
-    let file = File::options().read(true).write(for_writing).open(path).map_err(|error| refused(&error))?;
+    let file = File::options()
+        .read(true)
+        .write(for_writing)
+        .open(path)
+        .map_err(|error| refused(&error))?;
     let metadata = file.metadata().map_err(|error| refused(&error))?;
     let head = Head::read(&file, format).map_err(|error| explain_head(path, &error))?;
-    Ok(Looked { id: (metadata.dev(), metadata.ino()), head })
+    Ok(Looked {
+        id: (metadata.dev(), metadata.ino()),
+        head,
+    })
 }
 
 fn cannot_open(path: &Path, for_writing: bool, error: &io::Error) -> Trouble {
     let shown = path.display();
     let (why, help) = match error.kind() {
-        ErrorKind::NotFound => {
-            ("no such file".to_owned(), format!("check the path, or make one with `truncate -s 10G {shown}`"))
-        }
+        ErrorKind::NotFound => (
+            "no such file".to_owned(),
+            format!("check the path, or make one with `truncate -s 10G {shown}`"),
+        ),
         ErrorKind::PermissionDenied if for_writing && File::open(path).is_ok() => (
             "you may read it and not write it".to_owned(),
             "give yourself permission, or add `,readonly`".to_owned(),
         ),
-        ErrorKind::PermissionDenied => {
-            ("permission denied".to_owned(), "give yourself permission to read it".to_owned())
-        }
-        ErrorKind::ReadOnlyFilesystem => {
-            ("its file system is read-only".to_owned(), "add `,readonly`".to_owned())
-        }
+        ErrorKind::PermissionDenied => (
+            "permission denied".to_owned(),
+            "give yourself permission to read it".to_owned(),
+        ),
+        ErrorKind::ReadOnlyFilesystem => (
+            "its file system is read-only".to_owned(),
+            "add `,readonly`".to_owned(),
+        ),
         _ => (error.to_string(), "check the path".to_owned()),
     };
-    Trouble { what: format!("cannot open {shown}: {why}"), help }
+    Trouble {
+        what: format!("cannot open {shown}: {why}"),
+        help,
+    }
 }
 
 fn explain_head(path: &Path, error: &HeadError) -> Trouble {
@@ -236,7 +277,9 @@ fn explain_head(path: &Path, error: &HeadError) -> Trouble {
         | HeadError::Version(_) => {
             format!("make a qcow2 of it: `qemu-img convert -O qcow2 {shown} NEW.qcow2`")
         }
-        HeadError::Corrupt | HeadError::Damaged(_) => format!("look at it with `qemu-img check {shown}`"),
+        HeadError::Corrupt | HeadError::Damaged(_) => {
+            format!("look at it with `qemu-img check {shown}`")
+        }
         HeadError::Read(_) => "check the file".to_owned(),
     };
     let mut what = format!("cannot use {shown}: {error}");
@@ -253,8 +296,14 @@ fn take_file(
     is_written: bool,
     files: &mut Vec<(FileId, bool)>,
 ) -> Result<(), Trouble> {
-    if files.iter().any(|(other, other_written)| *other == id && (is_written || *other_written)) {
-        let what = format!("{} is used twice, and the guest would write to it", path.display());
+    if files
+        .iter()
+        .any(|(other, other_written)| *other == id && (is_written || *other_written))
+    {
+        let what = format!(
+            "{} is used twice, and the guest would write to it",
+            path.display()
+        );
         return trouble(what, "name it once, or give it read-only each time");
     }
     files.push((id, is_written));

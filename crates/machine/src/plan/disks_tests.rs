@@ -37,7 +37,10 @@ fn qcow2(backing: Option<&str>, encryption: u8) -> Vec<u8> {
 }
 
 fn spec(folder: &Path, name: &str) -> DiskSpec {
-    DiskSpec { path: folder.join(name), ..DiskSpec::default() }
+    DiskSpec {
+        path: folder.join(name),
+        ..DiskSpec::default()
+    }
 }
 
 /// What a user reads about these disks, with the folder's name taken out.
@@ -45,8 +48,12 @@ fn complaints(folder: &Path, specs: &[DiskSpec]) -> String {
     let mut complaints = Complaints::default();
     let plans = disks(specs, &mut complaints);
     assert_eq!(plans.is_none(), !complaints.0.is_empty());
-    let told = complaints.0.iter().map(|complaint| format!("{}\n  {}\n", complaint.what, complaint.help));
-    told.collect::<String>().replace(&folder.display().to_string(), "DIR")
+    let told = complaints
+        .0
+        .iter()
+        .map(|complaint| format!("{}\n  {}\n", complaint.what, complaint.help));
+    told.collect::<String>()
+        .replace(&folder.display().to_string(), "DIR")
 }
 
 #[test]
@@ -55,15 +62,27 @@ fn everything_that_is_wrong_with_disks_is_told_at_once() {
     let path = folder.path();
     let specs = [
         spec(path, "none"),
-        DiskSpec { path: path.to_owned(), ..DiskSpec::default() },
+        DiskSpec {
+            path: path.to_owned(),
+            ..DiskSpec::default()
+        },
         spec(path, "empty"),
         spec(path, "odd"),
         spec(path, "other"),
         spec(path, "locked"),
         spec(path, "overlay"),
-        DiskSpec { format: Some("vmdk".to_owned()), ..spec(path, "disk") },
-        DiskSpec { serial: Some("123456789012345678901".to_owned()), ..spec(path, "clusters") },
-        DiskSpec { path: "/dev/null".into(), ..DiskSpec::default() },
+        DiskSpec {
+            format: Some("vmdk".to_owned()),
+            ..spec(path, "disk")
+        },
+        DiskSpec {
+            serial: Some("123456789012345678901".to_owned()),
+            ..spec(path, "clusters")
+        },
+        DiskSpec {
+            path: "/dev/null".into(),
+            ..DiskSpec::default()
+        },
     ];
     let expected = r#"cannot open DIR/none: no such file
   check the path, or make one with `truncate -s 10G DIR/none`
@@ -93,7 +112,10 @@ the serial number "123456789012345678901" has 21 characters, more than 20
 fn a_file_that_is_written_is_used_once() {
     let folder = folder();
     let path = folder.path();
-    let read_only = |name| DiskSpec { read_only: true, ..spec(path, name) };
+    let read_only = |name| DiskSpec {
+        read_only: true,
+        ..spec(path, name)
+    };
     let twice = "DIR/link is used twice, and the guest would write to it\n  name it once, or give it read-only each \
                  time\n";
     let check = |specs: &[DiskSpec], expected| assert_eq!(complaints(path, specs), expected);
@@ -101,7 +123,10 @@ fn a_file_that_is_written_is_used_once() {
     check(&[read_only("disk"), spec(path, "link")], twice);
     check(&[spec(path, "disk"), read_only("link")], twice);
     check(&[read_only("disk"), read_only("link")], "");
-    let over = |name| DiskSpec { base: Some(path.join(name)), ..spec(path, "clusters") };
+    let over = |name| DiskSpec {
+        base: Some(path.join(name)),
+        ..spec(path, "clusters")
+    };
     check(&[spec(path, "disk"), over("link")], twice);
     check(&[read_only("disk"), over("link")], "");
 }
@@ -110,7 +135,10 @@ fn a_file_that_is_written_is_used_once() {
 fn overlays_lie_over_what_the_user_named() {
     let folder = folder();
     let path = folder.path();
-    let over = |name: &str, base: &str| DiskSpec { base: Some(path.join(base)), ..spec(path, name) };
+    let over = |name: &str, base: &str| DiskSpec {
+        base: Some(path.join(base)),
+        ..spec(path, name)
+    };
     let check = |spec: DiskSpec, expected: &str| assert_eq!(complaints(path, &[spec]), expected);
     check(over("overlay", "disk"), "");
     check(over("clusters", "disk"), "");
@@ -124,7 +152,10 @@ fn overlays_lie_over_what_the_user_named() {
         "DIR/disk is a raw image and cannot lie over a base\n  leave the base out\n",
     );
     check(
-        DiskSpec { base_format: Some("raw".to_owned()), ..spec(path, "clusters") },
+        DiskSpec {
+            base_format: Some("raw".to_owned()),
+            ..spec(path, "clusters")
+        },
         "a base's format was given, and no base\n  name the base with `base=FILE`\n",
     );
     check(
@@ -139,14 +170,29 @@ fn a_plan_says_how_each_disk_is_opened() {
     let path = folder.path();
     let specs = [
         spec(path, "disk"),
-        DiskSpec { format: Some("raw".to_owned()), read_only: true, ..spec(path, "overlay") },
-        DiskSpec { base: Some(path.join("link")), serial: Some("root".to_owned()), ..spec(path, "clusters") },
-        DiskSpec { read_only: true, ..spec(path, "odd") },
+        DiskSpec {
+            format: Some("raw".to_owned()),
+            read_only: true,
+            ..spec(path, "overlay")
+        },
+        DiskSpec {
+            base: Some(path.join("link")),
+            serial: Some("root".to_owned()),
+            ..spec(path, "clusters")
+        },
+        DiskSpec {
+            read_only: true,
+            ..spec(path, "odd")
+        },
     ];
     // The base is also the first disk, which is written: leave that one out here.
     let plans = disks(&specs[1..], &mut Complaints::default()).unwrap();
     let shown = |plan: &DiskPlan| {
-        let base = plan.base.as_ref().map(|base| base.format.to_string()).unwrap_or_default();
+        let base = plan
+            .base
+            .as_ref()
+            .map(|base| base.format.to_string())
+            .unwrap_or_default();
         format!(
             "{} {} guessed={} ro={} {} [{base}]",
             plan.name, plan.format, plan.is_guessed_raw, plan.is_read_only, plan.serial
@@ -167,7 +213,13 @@ fn a_plan_says_how_each_disk_is_opened() {
 #[test]
 fn a_guest_has_only_so_many_disks() {
     let folder = folder();
-    let specs = vec![DiskSpec { read_only: true, ..spec(folder.path(), "disk") }; 17];
+    let specs = vec![
+        DiskSpec {
+            read_only: true,
+            ..spec(folder.path(), "disk")
+        };
+        17
+    ];
     assert_eq!(complaints(folder.path(), &specs[..16]), "");
     assert_eq!(
         complaints(folder.path(), &specs),

@@ -22,12 +22,19 @@ pub(super) struct Kernel {
 
 pub(super) fn kernel(path: Option<&Path>) -> Result<Kernel, Trouble> {
     let Some(path) = path else {
-        return trouble("there is no kernel to start", "name one with `--kernel FILE`");
+        return trouble(
+            "there is no kernel to start",
+            "name one with `--kernel FILE`",
+        );
     };
     let image = Image::open(path).map_err(|error| explain(path, &error))?;
     let found = inspect(&image).map_err(|error| explain(path, &error))?;
     Ok(Kernel {
-        image: ImagePlan { path: path.to_owned(), len_bytes: image.len_bytes(), string: String::new() },
+        image: ImagePlan {
+            path: path.to_owned(),
+            len_bytes: image.len_bytes(),
+            string: String::new(),
+        },
         protocol: found.protocol,
         cmdline_bytes: found.cmdline_bytes,
         kernel_end: found.kernel_end,
@@ -44,16 +51,27 @@ pub(super) fn modules(
     let mut found = Vec::new();
     if let Some(path) = &spec.initrd {
         let is_multiboot = kernel.is_some_and(|kernel| kernel.protocol == Protocol::Multiboot);
-        let string = if is_multiboot { path.to_string_lossy().into_owned() } else { String::new() };
+        let string = if is_multiboot {
+            path.to_string_lossy().into_owned()
+        } else {
+            String::new()
+        };
         found.push(complaints.take("initrd", module(path.clone(), string)));
     }
-    if !spec.modules.is_empty() && kernel.is_some_and(|kernel| kernel.protocol == Protocol::Linux64) {
-        let refused = trouble::<()>("a bzImage takes an initrd and no modules", "use `--initrd FILE`");
+    if !spec.modules.is_empty() && kernel.is_some_and(|kernel| kernel.protocol == Protocol::Linux64)
+    {
+        let refused = trouble::<()>(
+            "a bzImage takes an initrd and no modules",
+            "use `--initrd FILE`",
+        );
         complaints.take("module", refused);
     }
     for text in &spec.modules {
         let path = text.split_whitespace().next().unwrap_or_default();
-        found.push(complaints.take("module", module(PathBuf::from(path), text.trim().to_owned())));
+        found.push(complaints.take(
+            "module",
+            module(PathBuf::from(path), text.trim().to_owned()),
+        ));
     }
     found.into_iter().collect()
 }
@@ -61,9 +79,16 @@ pub(super) fn modules(
 fn module(path: PathBuf, string: String) -> Result<ImagePlan, Trouble> {
     let image = Image::open(&path).map_err(|error| explain(&path, &error))?;
     if image.len_bytes() == 0 {
-        return trouble(format!("{} is empty", path.display()), "name a file with something in it");
+        return trouble(
+            format!("{} is empty", path.display()),
+            "name a file with something in it",
+        );
     }
-    Ok(ImagePlan { path, len_bytes: image.len_bytes(), string })
+    Ok(ImagePlan {
+        path,
+        len_bytes: image.len_bytes(),
+        string,
+    })
 }
 
 /// Complains if kernel and modules do not fit into low memory together.
@@ -80,27 +105,51 @@ pub(super) fn check_fit(
             kernel.kernel_end.div_ceil(1 << 20),
             low_end >> 20
         );
-        complaints.take("memory", trouble::<()>(what, more_memory(kernel.kernel_end, low_end_max(kernel))));
+        complaints.take(
+            "memory",
+            trouble::<()>(what, more_memory(kernel.kernel_end, low_end_max(kernel))),
+        );
         return;
     }
-    let top = kernel.initrd_last.map_or(low_end, |last| low_end.min(last.saturating_add(1)));
+    let top = kernel
+        .initrd_last
+        .map_or(low_end, |last| low_end.min(last.saturating_add(1)));
     let room = top.saturating_sub(kernel.kernel_end.next_multiple_of(PAGE_SIZE));
-    let wanted: u64 = modules.iter().map(|module| module.len_bytes.next_multiple_of(PAGE_SIZE)).sum();
+    let wanted: u64 = modules
+        .iter()
+        .map(|module| module.len_bytes.next_multiple_of(PAGE_SIZE))
+        .sum();
     if wanted > room {
-        let field = if modules.len() == 1 { "initrd" } else { "module" };
+        let field = if modules.len() == 1 {
+            "initrd"
+        } else {
+            "module"
+        };
         let what = format!(
             "{} needs {wanted} bytes of memory; behind the kernel {room} are left",
-            modules.iter().map(|module| module.path.display().to_string()).collect::<Vec<_>>().join(", ")
+            modules
+                .iter()
+                .map(|module| module.path.display().to_string())
+                .collect::<Vec<_>>()
+                .join(", ")
         );
-        let needed = kernel.kernel_end.next_multiple_of(PAGE_SIZE).saturating_add(wanted);
-        complaints.take(field, trouble::<()>(what, more_memory(needed, low_end_max(kernel))));
+        let needed = kernel
+            .kernel_end
+            .next_multiple_of(PAGE_SIZE)
+            .saturating_add(wanted);
+        complaints.take(
+            field,
+            trouble::<()>(what, more_memory(needed, low_end_max(kernel))),
+        );
     }
 }
 
 /// Where low memory that this kernel can use for an initrd ends in the largest guest.
 fn low_end_max(kernel: &Kernel) -> u64 {
     let low_end = boot::low_bytes(u64::MAX);
-    kernel.initrd_last.map_or(low_end, |last| low_end.min(last.saturating_add(1)))
+    kernel
+        .initrd_last
+        .map_or(low_end, |last| low_end.min(last.saturating_add(1)))
 }
 
 fn more_memory(needed: u64, limit: u64) -> String {
@@ -110,7 +159,10 @@ fn more_memory(needed: u64, limit: u64) -> String {
             limit >> 20
         );
     }
-    format!("give the guest more memory with `--memory`, at least {}M", needed.div_ceil(1 << 20))
+    format!(
+        "give the guest more memory with `--memory`, at least {}M",
+        needed.div_ceil(1 << 20)
+    )
 }
 
 /// One sentence about `path` with the causes behind it, and what to do.
@@ -121,11 +173,16 @@ fn explain(path: &Path, error: &ImageError) -> Trouble {
     };
     let mut cause = error.source();
     while let Some(inner) = cause {
-        let text = inner.downcast_ref::<io::Error>().map_or_else(|| inner.to_string(), plain);
+        let text = inner
+            .downcast_ref::<io::Error>()
+            .map_or_else(|| inner.to_string(), plain);
         what.push_str(&format!(": {text}"));
         cause = inner.source();
     }
-    Trouble { what, help: help(path, error).to_owned() }
+    Trouble {
+        what,
+        help: help(path, error).to_owned(),
+    }
 }
 
 /// The host's words without their number.
@@ -146,12 +203,18 @@ fn help(path: &Path, error: &ImageError) -> &'static str {
         ImageError::Open(_) | ImageError::Read { .. } => "check the file and the disk it lies on",
         ImageError::NotAFile => "name a file",
         ImageError::NotAKernel if is_compressed(path) => "unpack it first",
-        ImageError::NotAKernel => "name a bzImage, an ELF kernel with a PVH note, or a multiboot kernel",
+        ImageError::NotAKernel => {
+            "name a bzImage, an ELF kernel with a PVH note, or a multiboot kernel"
+        }
         ImageError::Truncated { .. } => "copy or download the file again",
-        ImageError::OldProtocol { .. } | ImageError::Only32Bit => "use a 64-bit kernel, Linux 3.8 or later",
+        ImageError::OldProtocol { .. } | ImageError::Only32Bit => {
+            "use a 64-bit kernel, Linux 3.8 or later"
+        }
         ImageError::ForeignElf { .. } => "use a kernel for x86-64",
         ImageError::NoPvhNote => "build the kernel with CONFIG_PVH=y, or use its bzImage",
-        ImageError::Nonsense { .. } => "the file is damaged or not a kernel: copy or build it again",
+        ImageError::Nonsense { .. } => {
+            "the file is damaged or not a kernel: copy or build it again"
+        }
         ImageError::MultibootFlags { .. } => "this kernel cannot run here",
         ImageError::TooManyModules { .. } => "use fewer modules",
         ImageError::NoMemory { .. } => "give the guest more memory with `--memory`",
@@ -162,5 +225,6 @@ fn help(path: &Path, error: &ImageError) -> &'static str {
 fn is_compressed(path: &Path) -> bool {
     let mut head = [0; 4];
     let read = File::open(path).and_then(|mut file| io::Read::read_exact(&mut file, &mut head));
-    read.is_ok() && (head[..2] == [0x1f, 0x8b] || head == *b"\xfd7zX" || head == [0x28, 0xb5, 0x2f, 0xfd])
+    read.is_ok()
+        && (head[..2] == [0x1f, 0x8b] || head == *b"\xfd7zX" || head == [0x28, 0xb5, 0x2f, 0xfd])
 }

@@ -131,7 +131,13 @@ impl fmt::Display for SpecErrors {
 
 /// Control characters as escapes: the name of a file must not move the cursor of who reads about it.
 fn visible(text: &str) -> String {
-    let show = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    let show = |c: char| {
+        if c.is_control() {
+            c.escape_default().to_string()
+        } else {
+            c.to_string()
+        }
+    };
     text.chars().map(show).collect()
 }
 
@@ -162,7 +168,10 @@ pub(crate) struct Trouble {
 }
 
 fn trouble<T>(what: impl Into<String>, help: impl Into<String>) -> Result<T, Trouble> {
-    Err(Trouble { what: what.into(), help: help.into() })
+    Err(Trouble {
+        what: what.into(),
+        help: help.into(),
+    })
 }
 
 /// Checks `spec` against this host.
@@ -172,17 +181,26 @@ fn trouble<T>(what: impl Into<String>, help: impl Into<String>) -> Result<T, Tro
 pub fn plan(spec: &VmSpec) -> Result<VmPlan, SpecErrors> {
     // The TSC's frequency is measured while the plan is made, not after.
     host::tsc::begin_calibration();
-    plan_on(spec, &findings_for(spec.engine.as_deref().unwrap_or("auto")))
+    plan_on(
+        spec,
+        &findings_for(spec.engine.as_deref().unwrap_or("auto")),
+    )
 }
 
 fn plan_on(spec: &VmSpec, engines: &[EngineFinding]) -> Result<VmPlan, SpecErrors> {
     let mut complaints = Complaints::default();
     let asked_name = spec.name.clone().unwrap_or_else(|| "guest".to_owned());
     let name = complaints.take("name", check_name(&asked_name));
-    let memory = complaints.take("memory", amounts::memory(spec.memory.as_deref().unwrap_or("512M")));
+    let memory = complaints.take(
+        "memory",
+        amounts::memory(spec.memory.as_deref().unwrap_or("512M")),
+    );
     let cpus = complaints.take("cpus", check_cpus(spec.cpus.as_deref().unwrap_or("1")));
     let wanted = spec.engine.as_deref().unwrap_or("auto");
-    let engine = choose(wanted, engines).map_err(|none| Trouble { what: none.what, help: none.help });
+    let engine = choose(wanted, engines).map_err(|none| Trouble {
+        what: none.what,
+        help: none.help,
+    });
     let engine = complaints.take("engine", engine);
     let timeout = spec.timeout.as_deref().map(amounts::timeout).transpose();
     let timeout = complaints.take("timeout", timeout);
@@ -191,11 +209,20 @@ fn plan_on(spec: &VmSpec, engines: &[EngineFinding]) -> Result<VmPlan, SpecError
     let network = network::network(spec, &asked_name, &mut complaints);
     let vsock = complaints.take("vsock", vsock::vsock(spec.vsock.as_deref()));
     let paging = memory.and_then(|bytes| paging::paging(spec, bytes, &mut complaints));
-    let console = complaints.take("console", check_console(spec.console.as_deref().unwrap_or("serial")));
+    let console = complaints.take(
+        "console",
+        check_console(spec.console.as_deref().unwrap_or("serial")),
+    );
     let kernel = complaints.take("kernel", images::kernel(spec.kernel.as_deref()));
     let modules = images::modules(spec, kernel.as_ref(), &mut complaints);
-    let limit = kernel.as_ref().and_then(|kernel| kernel.cmdline_bytes).unwrap_or(CMDLINE_BYTES);
-    let cmdline = complaints.take("cmdline", check_cmdline(spec.cmdline.as_deref().unwrap_or(""), limit));
+    let limit = kernel
+        .as_ref()
+        .and_then(|kernel| kernel.cmdline_bytes)
+        .unwrap_or(CMDLINE_BYTES);
+    let cmdline = complaints.take(
+        "cmdline",
+        check_cmdline(spec.cmdline.as_deref().unwrap_or(""), limit),
+    );
     if let (Some(kernel), Some(modules), Some(memory_bytes)) = (&kernel, &modules, memory) {
         images::check_fit(kernel, modules, memory_bytes, &mut complaints);
     }
@@ -212,7 +239,11 @@ fn plan_on(spec: &VmSpec, engines: &[EngineFinding]) -> Result<VmPlan, SpecError
             engine: engine?,
             timeout: timeout?,
             debug_exit: spec.debug_exit,
-            on_reset: if spec.no_reboot { OnReset::End } else { OnReset::Reboot },
+            on_reset: if spec.no_reboot {
+                OnReset::End
+            } else {
+                OnReset::Reboot
+            },
             console: console?,
             markers: markers?,
             disks: disks?,
@@ -223,7 +254,10 @@ fn plan_on(spec: &VmSpec, engines: &[EngineFinding]) -> Result<VmPlan, SpecError
     })();
     match checked {
         Some(plan) if complaints.0.is_empty() => Ok(plan),
-        _ => Err(SpecErrors { name: asked_name, complaints: complaints.0 }),
+        _ => Err(SpecErrors {
+            name: asked_name,
+            complaints: complaints.0,
+        }),
     }
 }
 
@@ -237,11 +271,15 @@ fn check_name(name: &str) -> Result<String, Trouble> {
 fn check_cpus(text: &str) -> Result<u32, Trouble> {
     let help = format!("write a number from 1 to {VCPUS_MAX}");
     match text.parse::<u32>() {
-        Err(_) => trouble(format!("\"{}\" is not a number of vCPUs", text.escape_debug()), help),
+        Err(_) => trouble(
+            format!("\"{}\" is not a number of vCPUs", text.escape_debug()),
+            help,
+        ),
         Ok(0) => trouble("a guest needs a vCPU", help),
-        Ok(count) if count > VCPUS_MAX => {
-            trouble(format!("{count} vCPUs are more than a guest can have"), help)
-        }
+        Ok(count) if count > VCPUS_MAX => trouble(
+            format!("{count} vCPUs are more than a guest can have"),
+            help,
+        ),
         Ok(count) => Ok(count),
     }
 }
@@ -258,9 +296,15 @@ fn check_console(text: &str) -> Result<ConsoleKind, Trouble> {
 }
 
 fn check_markers(markers: &[String]) -> Result<Vec<String>, Trouble> {
-    match markers.iter().find(|marker| marker.is_empty() || marker.contains('\n')) {
+    match markers
+        .iter()
+        .find(|marker| marker.is_empty() || marker.contains('\n'))
+    {
         Some(bad) => trouble(
-            format!("\"{}\" can never be seen in one line of the console", bad.escape_debug()),
+            format!(
+                "\"{}\" can never be seen in one line of the console",
+                bad.escape_debug()
+            ),
             "give a part of a line",
         ),
         None => Ok(markers.to_vec()),
@@ -269,11 +313,17 @@ fn check_markers(markers: &[String]) -> Result<Vec<String>, Trouble> {
 
 fn check_cmdline(text: &str, limit_bytes: usize) -> Result<String, Trouble> {
     if text.contains('\0') {
-        return trouble("the command line has a NUL byte, where the guest would stop reading", "remove it");
+        return trouble(
+            "the command line has a NUL byte, where the guest would stop reading",
+            "remove it",
+        );
     }
     if text.len() > limit_bytes {
         return trouble(
-            format!("the command line has {} bytes; this kernel takes {limit_bytes}", text.len()),
+            format!(
+                "the command line has {} bytes; this kernel takes {limit_bytes}",
+                text.len()
+            ),
             format!("shorten it by {} bytes", text.len() - limit_bytes),
         );
     }

@@ -26,13 +26,25 @@ pub struct PagingPlan {
     pub file: Option<(PathBuf, u64)>,
 }
 
-pub(super) fn paging(spec: &VmSpec, memory_bytes: u64, complaints: &mut Complaints) -> Option<PagingPlan> {
-    let limit = resident_limit(spec.resident_limit.as_deref().unwrap_or("none"), memory_bytes);
-    let limit_bytes =
-        complaints.take("resident-limit", limit.and_then(|limit| without_huge_pages(spec, limit)));
+pub(super) fn paging(
+    spec: &VmSpec,
+    memory_bytes: u64,
+    complaints: &mut Complaints,
+) -> Option<PagingPlan> {
+    let limit = resident_limit(
+        spec.resident_limit.as_deref().unwrap_or("none"),
+        memory_bytes,
+    );
+    let limit_bytes = complaints.take(
+        "resident-limit",
+        limit.and_then(|limit| without_huge_pages(spec, limit)),
+    );
     let store = spec.page_memory.as_deref().map_or(Ok(memory_bytes), room);
     let store_memory_bytes = complaints.take("page-memory", store);
-    let file_bytes = spec.page_file_size.as_deref().map_or(Ok(memory_bytes), room);
+    let file_bytes = spec
+        .page_file_size
+        .as_deref()
+        .map_or(Ok(memory_bytes), room);
     let file_bytes = complaints.take("page-file-size", file_bytes);
     let folder = complaints.take("page-file", folder(spec));
     let file = folder?.zip(file_bytes);
@@ -47,18 +59,20 @@ pub(super) fn paging(spec: &VmSpec, memory_bytes: u64, complaints: &mut Complain
 /// A page that leaves must leave a hole, and the host may keep a huge page with zeros in the place of one.
 fn without_huge_pages(spec: &VmSpec, limit: Option<u64>) -> Result<Option<u64>, Trouble> {
     match limit {
-        Some(_) if spec.huge_pages => {
-            trouble("memory in huge pages has no limit", "leave out `--huge-pages`, or the limit")
-        }
+        Some(_) if spec.huge_pages => trouble(
+            "memory in huge pages has no limit",
+            "leave out `--huge-pages`, or the limit",
+        ),
         limit => Ok(limit),
     }
 }
 
 fn folder(spec: &VmSpec) -> Result<Option<PathBuf>, Trouble> {
     match &spec.page_file {
-        None if spec.page_file_size.is_some() => {
-            trouble("a size is given, but no place for it", "name a folder with `--page-file FOLDER`")
-        }
+        None if spec.page_file_size.is_some() => trouble(
+            "a size is given, but no place for it",
+            "name a folder with `--page-file FOLDER`",
+        ),
         Some(folder) if !folder.is_dir() => trouble(
             format!("{} is not a folder", folder.display()),
             "name a folder; the page file itself has no name, so that nothing is left of it",
@@ -86,9 +100,10 @@ pub(crate) fn resident_limit(text: &str, memory_bytes: u64) -> Result<Option<u64
     };
     match bytes {
         None => trouble(format!("\"{}\" is no limit", text.escape_debug()), help),
-        Some(bytes) if bytes < LIMIT_MIN_BYTES => {
-            trouble(format!("{} is too little for a guest to get on", shown(bytes)), help)
-        }
+        Some(bytes) if bytes < LIMIT_MIN_BYTES => trouble(
+            format!("{} is too little for a guest to get on", shown(bytes)),
+            help,
+        ),
         // All of it is as good as no limit, but it may be meant to be lowered.
         Some(bytes) => Ok(Some((bytes / PAGE_SIZE * PAGE_SIZE).min(memory_bytes))),
     }
@@ -102,9 +117,10 @@ pub(crate) fn room(text: &str) -> Result<u64, Trouble> {
     );
     match size(text) {
         None => trouble(format!("\"{}\" is not a size", text.escape_debug()), help),
-        Some(bytes) if bytes < ROOM_MIN_BYTES => {
-            trouble(format!("{} is too little to keep pages in", shown(bytes)), help)
-        }
+        Some(bytes) if bytes < ROOM_MIN_BYTES => trouble(
+            format!("{} is too little to keep pages in", shown(bytes)),
+            help,
+        ),
         Some(bytes) => Ok(bytes),
     }
 }
@@ -131,6 +147,9 @@ mod tests {
         check("101%", Err("\"101%\" is no limit"));
         check("ten", Err("\"ten\" is no limit"));
         check("", Err("\"\" is no limit"));
-        check("99999999999999999999", Err("\"99999999999999999999\" is no limit"));
+        check(
+            "99999999999999999999",
+            Err("\"99999999999999999999\" is no limit"),
+        );
     }
 }

@@ -7,8 +7,16 @@ use crate::engine::EngineKind;
 
 /// A host on which `soft` works and KVM does not.
 fn engines() -> Vec<EngineFinding> {
-    let finding = |kind, usable, why: &str| EngineFinding { kind, usable, why: why.to_owned(), help: None };
-    vec![finding(EngineKind::Kvm, false, "not here"), finding(EngineKind::Soft, true, "works")]
+    let finding = |kind, usable, why: &str| EngineFinding {
+        kind,
+        usable,
+        why: why.to_owned(),
+        help: None,
+    };
+    vec![
+        finding(EngineKind::Kvm, false, "not here"),
+        finding(EngineKind::Soft, true, "works"),
+    ]
 }
 
 /// A folder with files, removed on drop.
@@ -23,7 +31,10 @@ impl Folder {
 
     fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
         let path = self.0.join(name);
-        std::fs::File::create(&path).unwrap().write_all(bytes).unwrap();
+        std::fs::File::create(&path)
+            .unwrap()
+            .write_all(bytes)
+            .unwrap();
         path
     }
 }
@@ -99,8 +110,12 @@ fn every_mistake_is_told_at_once() {
 fn each_bad_kernel_has_its_own_complaint() {
     let folder = Folder::new("kernels");
     let check = |name: &str, bytes: &[u8], expected: &str| {
-        let spec = VmSpec { kernel: Some(folder.file(name, bytes)), ..VmSpec::default() };
-        let expected = format!("cannot start VM \"guest\"\n  kernel: cannot use DIR/{name}: {expected}");
+        let spec = VmSpec {
+            kernel: Some(folder.file(name, bytes)),
+            ..VmSpec::default()
+        };
+        let expected =
+            format!("cannot start VM \"guest\"\n  kernel: cannot use DIR/{name}: {expected}");
         assert_eq!(complaints(&folder, &spec), expected);
     };
     let with = |at: usize, value: u8| {
@@ -108,11 +123,16 @@ fn each_bad_kernel_has_its_own_complaint() {
         bytes[at] = value;
         bytes
     };
-    let not_a_kernel = "it is not a kernel: no bzImage header, no multiboot header, no ELF file\n  help: ";
+    let not_a_kernel =
+        "it is not a kernel: no bzImage header, no multiboot header, no ELF file\n  help: ";
     let name_one = "name a bzImage, an ELF kernel with a PVH note, or a multiboot kernel";
     check("text", b"hello", &format!("{not_a_kernel}{name_one}"));
     check("nothing", b"", &format!("{not_a_kernel}{name_one}"));
-    check("packed", &[0x1f, 0x8b, 8, 0], &format!("{not_a_kernel}unpack it first"));
+    check(
+        "packed",
+        &[0x1f, 0x8b, 8, 0],
+        &format!("{not_a_kernel}unpack it first"),
+    );
     check(
         "cut",
         &bzimage()[..3000],
@@ -129,7 +149,9 @@ fn each_bad_kernel_has_its_own_complaint() {
     check(
         "narrow",
         &with(0x236, 0),
-        &format!("it is a 32-bit kernel: its header has no 64-bit entry (XLF_KERNEL_64)\n  help: {use_64}"),
+        &format!(
+            "it is a 32-bit kernel: its header has no 64-bit entry (XLF_KERNEL_64)\n  help: {use_64}"
+        ),
     );
     check(
         "old",
@@ -154,9 +176,15 @@ fn what_does_not_fit_is_told_with_the_numbers() {
             ..VmSpec::default()
         };
         let got = plan_on(&spec, &engines()).map(|plan| plan.memory_bytes >> 20);
-        let told = |error: SpecErrors| format!("{}; {}", error.complaints[0].what, error.complaints[0].help);
+        let told = |error: SpecErrors| {
+            format!("{}; {}", error.complaints[0].what, error.complaints[0].help)
+        };
         let got = got.map_or_else(told, |mib| format!("{mib} MiB"));
-        assert_eq!(got.replace(&folder.0.display().to_string(), "DIR"), expected, "{memory} {cmdline:?}");
+        assert_eq!(
+            got.replace(&folder.0.display().to_string(), "DIR"),
+            expected,
+            "{memory} {cmdline:?}"
+        );
     };
     check("70M", "quiet", "70 MiB");
     check("69M", "quiet", "69 MiB");
@@ -175,7 +203,11 @@ fn what_does_not_fit_is_told_with_the_numbers() {
     check("16G", &"x".repeat(100), "16384 MiB");
     let too_long = "the command line has 101 bytes; this kernel takes 100; shorten it by 1 bytes";
     check("1G", &"x".repeat(101), too_long);
-    check("1G", "a\0b", "the command line has a NUL byte, where the guest would stop reading; remove it");
+    check(
+        "1G",
+        "a\0b",
+        "the command line has a NUL byte, where the guest would stop reading; remove it",
+    );
 }
 
 #[test]
@@ -195,9 +227,18 @@ fn names_are_safe_to_print_and_to_use_in_paths() {
 #[test]
 fn a_plan_has_every_default() {
     let folder = Folder::new("defaults");
-    let spec = VmSpec { kernel: Some(folder.file("vmlinuz", &bzimage())), ..VmSpec::default() };
+    let spec = VmSpec {
+        kernel: Some(folder.file("vmlinuz", &bzimage())),
+        ..VmSpec::default()
+    };
     let plan = plan_on(&spec, &engines()).unwrap();
-    assert_eq!((plan.name.as_str(), plan.memory_bytes, plan.vcpu_count), ("guest", 512 << 20, 1));
-    assert_eq!((plan.engine.kind, plan.timeout, plan.on_reset), (EngineKind::Soft, None, OnReset::Reboot));
+    assert_eq!(
+        (plan.name.as_str(), plan.memory_bytes, plan.vcpu_count),
+        ("guest", 512 << 20, 1)
+    );
+    assert_eq!(
+        (plan.engine.kind, plan.timeout, plan.on_reset),
+        (EngineKind::Soft, None, OnReset::Reboot)
+    );
     assert_eq!(plan.protocol, Protocol::Linux64);
 }

@@ -26,18 +26,26 @@ pub(super) fn vsock(path: Option<&Path>) -> Result<Option<PathBuf>, Trouble> {
             format!("give a path of at most {limit} bytes"),
         );
     }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     if path.file_name().is_none() || !folder.is_dir() {
-        return trouble(format!("{shown}: there is no folder {}", folder.display()), "make the folder");
+        return trouble(
+            format!("{shown}: there is no folder {}", folder.display()),
+            "make the folder",
+        );
     }
     match fs::symlink_metadata(path) {
         Err(_) => Ok(Some(path.to_owned())),
-        Ok(metadata) if !metadata.file_type().is_socket() => {
-            trouble(format!("{shown} is there and is no socket"), "give a path at which nothing is")
-        }
-        Ok(_) if UnixStream::connect(path).is_ok() => {
-            trouble(format!("somebody listens at {shown}"), "give a path of this VM's own")
-        }
+        Ok(metadata) if !metadata.file_type().is_socket() => trouble(
+            format!("{shown} is there and is no socket"),
+            "give a path at which nothing is",
+        ),
+        Ok(_) if UnixStream::connect(path).is_ok() => trouble(
+            format!("somebody listens at {shown}"),
+            "give a path of this VM's own",
+        ),
         Ok(_) => Ok(Some(path.to_owned())),
     }
 }
@@ -52,12 +60,17 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("mother-vsock-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let check = |name: &str, expected: Option<&str>| {
-            let got = vsock(Some(&folder.join(name))).err().map(|trouble| trouble.what);
+            let got = vsock(Some(&folder.join(name)))
+                .err()
+                .map(|trouble| trouble.what);
             let got = got.map(|what| what.replace(&folder.display().to_string(), "DIR"));
             assert_eq!(got.as_deref(), expected, "{name}");
         };
         check("new", None);
-        check("none/new", Some("DIR/none/new: there is no folder DIR/none"));
+        check(
+            "none/new",
+            Some("DIR/none/new: there is no folder DIR/none"),
+        );
         fs::write(folder.join("file"), "").unwrap();
         check("file", Some("DIR/file is there and is no socket"));
         let listener = UnixListener::bind(folder.join("live")).unwrap();

@@ -34,12 +34,16 @@ pub(super) fn serve(shared: &Arc<Shared>, stream: UnixStream) {
         let Request { command, .. } = request;
         match command {
             Command::Console { .. } if shared.info.program => {
-                let why = "the guest is one program: its input and output belong to whoever started it";
+                let why =
+                    "the guest is one program: its input and output belong to whoever started it";
                 if !reply(&stream, refusal(RefusalCode::WrongState, why)) {
                     return;
                 }
             }
-            Command::Console { replay_bytes, types } => {
+            Command::Console {
+                replay_bytes,
+                types,
+            } => {
                 let rest = lines.into_rest();
                 return console::attach(shared, stream, replay_bytes, types.then_some(rest));
             }
@@ -61,7 +65,9 @@ pub(super) fn serve(shared: &Arc<Shared>, stream: UnixStream) {
 fn perform(shared: &Shared, command: Command) -> Outcome {
     let control = &shared.control;
     match command {
-        Command::Status => Outcome::Status { status: Box::new(shared.status()) },
+        Command::Status => Outcome::Status {
+            status: Box::new(shared.status()),
+        },
         Command::Stop { grace_ms } => {
             control.stop_gracefully(Duration::from_millis(grace_ms));
             Outcome::Done
@@ -80,8 +86,13 @@ fn perform(shared: &Shared, command: Command) -> Outcome {
         }
         Command::Registers => observe::registers(shared),
         Command::Books => observe::books(shared),
-        Command::Limit { resident, page_memory } => paging::limit(shared, resident, page_memory),
-        Command::StoredPages { life, file_pages } => paging::stored_pages(shared, life, &file_pages),
+        Command::Limit {
+            resident,
+            page_memory,
+        } => paging::limit(shared, resident, page_memory),
+        Command::StoredPages { life, file_pages } => {
+            paging::stored_pages(shared, life, &file_pages)
+        }
         Command::WrittenPages { stretches } => paging::written_pages(shared, &stretches),
         Command::Console { .. } | Command::Wait | Command::View => {
             unreachable!("these need the connection itself")
@@ -91,12 +102,18 @@ fn perform(shared: &Shared, command: Command) -> Outcome {
 
 fn balloon(shared: &Shared, target_bytes: u64) -> Outcome {
     if target_bytes > shared.info.memory_given_bytes {
-        return refusal(RefusalCode::BadRequest, "that is more than the guest's memory");
+        return refusal(
+            RefusalCode::BadRequest,
+            "that is more than the guest's memory",
+        );
     }
     if shared.control.set_balloon_target(target_bytes) {
         Outcome::Done
     } else {
-        refusal(RefusalCode::WrongState, "the guest has no driver for its balloon, or has not loaded it yet")
+        refusal(
+            RefusalCode::WrongState,
+            "the guest has no driver for its balloon, or has not loaded it yet",
+        )
     }
 }
 
@@ -116,10 +133,13 @@ fn switched(result: Result<(), SwitchError>) -> Outcome {
         Err(SwitchError::NoEngine { what, help }) => {
             refusal(RefusalCode::WrongState, format!("{what}; {help}"))
         }
-        Err(SwitchError::TimedOut) => refusal(RefusalCode::TimedOut, SwitchError::TimedOut.to_string()),
+        Err(SwitchError::TimedOut) => {
+            refusal(RefusalCode::TimedOut, SwitchError::TimedOut.to_string())
+        }
         Err(error) => {
-            let why =
-                std::iter::successors(Some(&error as &dyn std::error::Error), |error| (*error).source());
+            let why = std::iter::successors(Some(&error as &dyn std::error::Error), |error| {
+                (*error).source()
+            });
             let why: Vec<String> = why.map(ToString::to_string).collect();
             refusal(RefusalCode::WrongState, why.join(": "))
         }

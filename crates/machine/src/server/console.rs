@@ -15,24 +15,38 @@ use crate::server::{Counted, Shared};
 
 /// Turns the connection into the console until the client or the VM goes. `typed` is what has been read already of
 /// what is to be typed, or `None` for one that only looks.
-pub(super) fn attach(shared: &Arc<Shared>, stream: UnixStream, replay_bytes: u64, typed: Option<Vec<u8>>) {
+pub(super) fn attach(
+    shared: &Arc<Shared>,
+    stream: UnixStream,
+    replay_bytes: u64,
+    typed: Option<Vec<u8>>,
+) {
     let reader = shared.recent.reader(replay_bytes);
     if !reply(&stream, Outcome::Done) {
         return;
     }
-    let Ok(shown) = stream.try_clone() else { return };
+    let Ok(shown) = stream.try_clone() else {
+        return;
+    };
     // A terminal may be held for as long as its user likes; that holds up nobody but this client.
-    let is_prepared = stream.set_read_timeout(None).and_then(|()| stream.set_write_timeout(None));
+    let is_prepared = stream
+        .set_read_timeout(None)
+        .and_then(|()| stream.set_write_timeout(None));
     if is_prepared.is_err() {
         return;
     }
     let here = Arc::new(AtomicBool::new(true));
-    let (counted, present) = (Counted::new(shared, |shared| &shared.consoles), Arc::clone(&here));
+    let (counted, present) = (
+        Counted::new(shared, |shared| &shared.consoles),
+        Arc::clone(&here),
+    );
     let show = move || {
         show(reader, &shown, &present);
         drop(counted);
     };
-    let showing = thread::Builder::new().name("client-console".to_owned()).spawn(show);
+    let showing = thread::Builder::new()
+        .name("client-console".to_owned())
+        .spawn(show);
     if showing.is_ok() {
         take(shared, &stream, typed);
     }
@@ -47,7 +61,11 @@ fn show(mut reader: Reader, mut to: &UnixStream, here: &AtomicBool) {
             0 => String::new(),
             missed => format!("\r\n[{missed} bytes of the console were not shown]\r\n"),
         };
-        if to.write_all(note.as_bytes()).and_then(|()| to.write_all(&piece.bytes)).is_err() {
+        if to
+            .write_all(note.as_bytes())
+            .and_then(|()| to.write_all(&piece.bytes))
+            .is_err()
+        {
             break;
         }
     }
@@ -65,7 +83,9 @@ fn take(shared: &Shared, mut from: &UnixStream, typed: Option<Vec<u8>>) {
     loop {
         match from.read(&mut bytes) {
             Ok(0) => return,
-            Ok(count) if types && shared.input.send(&bytes[..count]).is_err() => return wait_for_close(from),
+            Ok(count) if types && shared.input.send(&bytes[..count]).is_err() => {
+                return wait_for_close(from);
+            }
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(_) => return,

@@ -27,7 +27,10 @@ pub(super) struct Lines<'a> {
 
 impl<'a> Lines<'a> {
     pub(super) fn new(stream: &'a UnixStream) -> Lines<'a> {
-        Lines { stream, buffer: Vec::new() }
+        Lines {
+            stream,
+            buffer: Vec::new(),
+        }
     }
 
     /// The next line; `None` when the client has gone, is too slow, or never ends its line.
@@ -39,10 +42,15 @@ impl<'a> Lines<'a> {
                 return Some(understand(&line));
             }
             if self.buffer.len() >= LINE_BYTES_MAX {
-                reply(self.stream, refusal(RefusalCode::BadRequest, "the request is too long"));
+                reply(
+                    self.stream,
+                    refusal(RefusalCode::BadRequest, "the request is too long"),
+                );
                 return None;
             }
-            let left = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
+            let left = deadline
+                .checked_duration_since(Instant::now())
+                .filter(|left| !left.is_zero())?;
             self.stream.set_read_timeout(Some(left)).ok()?;
             let mut piece = [0; 4096];
             let room = (LINE_BYTES_MAX - self.buffer.len()).min(piece.len());
@@ -72,8 +80,13 @@ fn understand(line: &[u8]) -> Line {
         Ok(request) if request.version == PROTOCOL_VERSION => Line::Request(request),
         Ok(request) => wrong(RefusalCode::Version, other_version(request.version)),
         Err(error) => match version(line) {
-            Some(other) if other != PROTOCOL_VERSION => wrong(RefusalCode::Version, other_version(other)),
-            _ => wrong(RefusalCode::BadRequest, format!("the request means nothing here: {error}")),
+            Some(other) if other != PROTOCOL_VERSION => {
+                wrong(RefusalCode::Version, other_version(other))
+            }
+            _ => wrong(
+                RefusalCode::BadRequest,
+                format!("the request means nothing here: {error}"),
+            ),
         },
     }
 }
@@ -90,7 +103,10 @@ fn version(line: &[u8]) -> Option<u32> {
 
 /// A refusal.
 pub(super) fn refusal(code: RefusalCode, message: impl Into<String>) -> Outcome {
-    Outcome::Refused { code, message: message.into() }
+    Outcome::Refused {
+        code,
+        message: message.into(),
+    }
 }
 
 /// Sends a reply; whether the client took it.
@@ -100,7 +116,8 @@ pub(super) fn reply(stream: &UnixStream, outcome: Outcome) -> bool {
 
 /// A reply as a line.
 pub(super) fn line(outcome: Outcome) -> String {
-    let mut line = serde_json::to_string(&Reply::new(outcome)).expect("replies have names for keys");
+    let mut line =
+        serde_json::to_string(&Reply::new(outcome)).expect("replies have names for keys");
     line.push('\n');
     line
 }
@@ -127,12 +144,30 @@ mod tests {
             assert_eq!(got, expected, "{line}");
         };
         check(r#"{"version":1,"command":"status"}"#, Ok(Command::Status));
-        check(r#"{"version":1,"command":"status","new":"field"}"#, Ok(Command::Status));
-        check(r#"{"version":1,"command":"stop","grace_ms":500}"#, Ok(Command::Stop { grace_ms: 500 }));
-        check(r#"{"version":2,"command":"status"}"#, Err(RefusalCode::Version));
-        check(r#"{"version":2,"command":"sing"}"#, Err(RefusalCode::Version));
-        check(r#"{"version":1,"command":"sing"}"#, Err(RefusalCode::BadRequest));
-        check(r#"{"version":1,"command":"stop"}"#, Err(RefusalCode::BadRequest));
+        check(
+            r#"{"version":1,"command":"status","new":"field"}"#,
+            Ok(Command::Status),
+        );
+        check(
+            r#"{"version":1,"command":"stop","grace_ms":500}"#,
+            Ok(Command::Stop { grace_ms: 500 }),
+        );
+        check(
+            r#"{"version":2,"command":"status"}"#,
+            Err(RefusalCode::Version),
+        );
+        check(
+            r#"{"version":2,"command":"sing"}"#,
+            Err(RefusalCode::Version),
+        );
+        check(
+            r#"{"version":1,"command":"sing"}"#,
+            Err(RefusalCode::BadRequest),
+        );
+        check(
+            r#"{"version":1,"command":"stop"}"#,
+            Err(RefusalCode::BadRequest),
+        );
         check("", Err(RefusalCode::BadRequest));
         check("GET / HTTP/1.1", Err(RefusalCode::BadRequest));
         check(&"[".repeat(10_000), Err(RefusalCode::BadRequest));

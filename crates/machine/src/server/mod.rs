@@ -73,7 +73,10 @@ impl Shared {
 
     /// What describes it, as of now.
     fn info(&self) -> VmInfo {
-        VmInfo { engine: self.control.engine().to_string(), ..self.info.clone() }
+        VmInfo {
+            engine: self.control.engine().to_string(),
+            ..self.info.clone()
+        }
     }
 
     fn status(&self) -> VmStatus {
@@ -119,7 +122,11 @@ impl ControlServer {
     ///
     /// # Errors
     /// If the host gives no thread.
-    pub fn start(listener: UnixListener, machine: &Machine, info: VmInfo) -> io::Result<ControlServer> {
+    pub fn start(
+        listener: UnixListener,
+        machine: &Machine,
+        info: VmInfo,
+    ) -> io::Result<ControlServer> {
         let (start, input, recent) = machine.ends();
         let shared = Arc::new(Shared {
             info,
@@ -133,8 +140,14 @@ impl ControlServer {
         });
         let (accepted, accepting) = (listener.try_clone()?, Arc::clone(&shared));
         let accept = move || accept(&accepted, &accepting);
-        let accepting = thread::Builder::new().name("control".to_owned()).spawn(accept)?;
-        Ok(ControlServer { shared, listener, accepting: Some(accepting) })
+        let accepting = thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(accept)?;
+        Ok(ControlServer {
+            shared,
+            listener,
+            accepting: Some(accepting),
+        })
     }
 
     /// The VM has ended like this: tells who waits for that, lets consoles have their last bytes, and serves nobody
@@ -185,7 +198,13 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
         let counted = Counted::new(shared, |shared| &shared.clients);
         if shared.clients.load(Ordering::Relaxed) > CLIENTS_MAX {
             let message = format!("{CLIENTS_MAX} clients are connected, and more are not served");
-            lines::reply(&stream, Outcome::Refused { code: RefusalCode::Busy, message });
+            lines::reply(
+                &stream,
+                Outcome::Refused {
+                    code: RefusalCode::Busy,
+                    message,
+                },
+            );
             continue;
         }
         let client = thread::Builder::new().name("client".to_owned());

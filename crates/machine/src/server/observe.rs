@@ -8,7 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use api::{
-    BalloonBook, ClockBook, Counter, HostBooks, MemoryBook, MemoryView, Outcome, RefusalCode, SlotView,
+    BalloonBook, ClockBook, Counter, HostBooks, MemoryBook, MemoryView, Outcome, RefusalCode,
+    SlotView,
 };
 use devices::virtio::balloon::BalloonReading;
 use paging::Books;
@@ -27,12 +28,17 @@ const ANSWER_TIME: Duration = Duration::from_secs(2);
 
 /// No life is there to be shown.
 fn nothing_to_show() -> Outcome {
-    refusal(RefusalCode::WrongState, "the guest is not there now: it is starting again, or has ended")
+    refusal(
+        RefusalCode::WrongState,
+        "the guest is not there now: it is starting again, or has ended",
+    )
 }
 
 /// Sends guest memory; whether the client took it.
 pub(super) fn view(shared: &Shared, stream: &UnixStream) -> bool {
-    let Some(observed) = shared.control.observed() else { return reply(stream, nothing_to_show()) };
+    let Some(observed) = shared.control.observed() else {
+        return reply(stream, nothing_to_show());
+    };
     let file = match read_only(observed.memory.file()) {
         Ok(file) => file,
         Err(error) => {
@@ -45,8 +51,18 @@ pub(super) fn view(shared: &Shared, stream: &UnixStream) -> bool {
         len_bytes: slot.len_bytes,
         file_offset: slot.file_offset,
     };
-    let slots = observed.memory.slots().as_slice().iter().map(slot).collect();
-    let residency = shared.control.paging().pager().map(|pager| pager.residency_map());
+    let slots = observed
+        .memory
+        .slots()
+        .as_slice()
+        .iter()
+        .map(slot)
+        .collect();
+    let residency = shared
+        .control
+        .paging()
+        .pager()
+        .map(|pager| pager.residency_map());
     let residency = residency.map(|map| map.and_then(|map| read_only(&map)));
     let residency = match residency.transpose() {
         Ok(residency) => residency,
@@ -55,8 +71,16 @@ pub(super) fn view(shared: &Shared, stream: &UnixStream) -> bool {
             return reply(stream, refusal(RefusalCode::WrongState, why));
         }
     };
-    let view = MemoryView { life: observed.life, slots, has_residency: residency.is_some() };
-    let files: Vec<BorrowedFd<'_>> = [&file].into_iter().chain(&residency).map(File::as_fd).collect();
+    let view = MemoryView {
+        life: observed.life,
+        slots,
+        has_residency: residency.is_some(),
+    };
+    let files: Vec<BorrowedFd<'_>> = [&file]
+        .into_iter()
+        .chain(&residency)
+        .map(File::as_fd)
+        .collect();
     send_with(stream, Outcome::View { view }, &files).is_ok()
 }
 
@@ -66,26 +90,41 @@ fn read_only(file: &File) -> io::Result<File> {
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     let mut options = OpenOptions::new();
     options.read(true);
-    let without_time = options.clone().custom_flags(OFlags::NOATIME.bits().cast_signed()).open(&path);
+    let without_time = options
+        .clone()
+        .custom_flags(OFlags::NOATIME.bits().cast_signed())
+        .open(&path);
     without_time.or_else(|_| options.open(&path))
 }
 
 /// Sends a reply and descriptors with its first bytes.
-fn send_with(stream: &UnixStream, outcome: Outcome, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+fn send_with(
+    stream: &UnixStream,
+    outcome: Outcome,
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<()> {
     let line = line(outcome);
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    let sent = sendmsg(stream, &[IoSlice::new(line.as_bytes())], &mut ancillary, SendFlags::NOSIGNAL)?;
+    let sent = sendmsg(
+        stream,
+        &[IoSlice::new(line.as_bytes())],
+        &mut ancillary,
+        SendFlags::NOSIGNAL,
+    )?;
     send_rest(stream, &line.as_bytes()[sent..])
 }
 
 /// What is in the registers.
 pub(super) fn registers(shared: &Shared) -> Outcome {
     match shared.control.observed() {
-        Some(observed) => Outcome::Registers { life: observed.life, vcpus: observed.registers(ANSWER_TIME) },
+        Some(observed) => Outcome::Registers {
+            life: observed.life,
+            vcpus: observed.registers(ANSWER_TIME),
+        },
         None => nothing_to_show(),
     }
 }
@@ -93,7 +132,9 @@ pub(super) fn registers(shared: &Shared) -> Outcome {
 /// The host's books.
 pub(super) fn books(shared: &Shared) -> Outcome {
     let control = &shared.control;
-    let Some(observed) = control.observed() else { return nothing_to_show() };
+    let Some(observed) = control.observed() else {
+        return nothing_to_show();
+    };
     let paging = control.paging().pager().map(|pager| pager.books());
     let books = HostBooks {
         life: observed.life,
@@ -108,10 +149,18 @@ pub(super) fn books(shared: &Shared) -> Outcome {
         devices: control.devices(shared.recent.printed_bytes()),
         balloon: control.balloon().map(balloon).unwrap_or_default(),
         claims: control.claims(),
-        working_set: paging.as_ref().and_then(|paging| paging.working_set.as_ref()).map(in_bytes),
-        dirty_rate: paging.as_ref().and_then(|paging| paging.dirty.as_ref()).map(in_bytes_a_second),
+        working_set: paging
+            .as_ref()
+            .and_then(|paging| paging.working_set.as_ref())
+            .map(in_bytes),
+        dirty_rate: paging
+            .as_ref()
+            .and_then(|paging| paging.dirty.as_ref())
+            .map(in_bytes_a_second),
     };
-    Outcome::Books { books: Box::new(books) }
+    Outcome::Books {
+        books: Box::new(books),
+    }
 }
 
 fn clock(observed: &Observed) -> ClockBook {
@@ -142,7 +191,10 @@ fn memory(observed: &Observed, paging: Option<&Books>) -> MemoryBook {
 }
 
 fn balloon(reading: BalloonReading) -> BalloonBook {
-    let claim = |(name, value): (&str, u64)| Counter { name: name.replace(' ', "_"), value };
+    let claim = |(name, value): (&str, u64)| Counter {
+        name: name.replace(' ', "_"),
+        value,
+    };
     BalloonBook {
         target_bytes: reading.target_bytes,
         claimed_bytes: reading.actual_bytes,

@@ -4,7 +4,9 @@ use std::fmt::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use api::{Counter, Estimate, Outcome, PagingBook, RefusalCode, STORED_PAGES_MAX, WRITTEN_PAGES_MAX};
+use api::{
+    Counter, Estimate, Outcome, PagingBook, RefusalCode, STORED_PAGES_MAX, WRITTEN_PAGES_MAX,
+};
 use paging::{Books, PAGE_BYTES};
 
 use crate::plan::{resident_limit, room};
@@ -15,27 +17,44 @@ use crate::server::lines::refusal;
 const LEAVE_TIME: Duration = Duration::from_secs(8);
 
 /// Changes limits.
-pub(super) fn limit(shared: &Shared, resident: Option<String>, page_memory: Option<String>) -> Outcome {
+pub(super) fn limit(
+    shared: &Shared,
+    resident: Option<String>,
+    page_memory: Option<String>,
+) -> Outcome {
     let memory_bytes = shared.info.memory_given_bytes;
-    let limit = resident.map(|text| resident_limit(&text, memory_bytes)).transpose();
+    let limit = resident
+        .map(|text| resident_limit(&text, memory_bytes))
+        .transpose();
     let store = page_memory.map(|text| room(&text)).transpose();
     let (limit, store) = match (limit, store) {
         (Ok(limit), Ok(store)) => (limit, store),
         (Err(trouble), _) | (_, Err(trouble)) => {
-            return refusal(RefusalCode::BadRequest, format!("{}; {}", trouble.what, trouble.help));
+            return refusal(
+                RefusalCode::BadRequest,
+                format!("{}; {}", trouble.what, trouble.help),
+            );
         }
     };
     let pager = match shared.control.paging().set(limit, store) {
         Ok(pager) => pager,
         Err(why) => {
-            return refusal(RefusalCode::WrongState, format!("guest memory cannot be paged here: {why}"));
+            return refusal(
+                RefusalCode::WrongState,
+                format!("guest memory cannot be paged here: {why}"),
+            );
         }
     };
-    let Some(pager) = pager else { return Outcome::Done };
+    let Some(pager) = pager else {
+        return Outcome::Done;
+    };
     let deadline = Instant::now() + LEAVE_TIME;
     while !pager.is_within_limit() {
         if Instant::now() >= deadline {
-            let why = shared.control.stalled().unwrap_or_else(|| "pages are still leaving".to_owned());
+            let why = shared
+                .control
+                .stalled()
+                .unwrap_or_else(|| "pages are still leaving".to_owned());
             let held = pager.books().resident_bytes >> 20;
             return refusal(
                 RefusalCode::TimedOut,
@@ -48,7 +67,10 @@ pub(super) fn limit(shared: &Shared, resident: Option<String>, page_memory: Opti
 }
 
 fn no_pager() -> Outcome {
-    refusal(RefusalCode::WrongState, "nothing pages this guest's memory: read the memory file")
+    refusal(
+        RefusalCode::WrongState,
+        "nothing pages this guest's memory: read the memory file",
+    )
 }
 
 /// The contents of pages.
@@ -59,9 +81,15 @@ pub(super) fn stored_pages(shared: &Shared, life: u64, file_pages: &[u64]) -> Ou
             format!("at most {STORED_PAGES_MAX} pages fit into an answer"),
         );
     }
-    let Some(pager) = shared.control.paging().pager() else { return no_pager() };
+    let Some(pager) = shared.control.paging().pager() else {
+        return no_pager();
+    };
     // The pager first: a life is shown only while its own pager is there.
-    if shared.control.observed().is_none_or(|observed| observed.life != life) {
+    if shared
+        .control
+        .observed()
+        .is_none_or(|observed| observed.life != life)
+    {
         return refusal(RefusalCode::WrongState, "the guest has started again since");
     }
     let hex = |bytes: &paging::PageBytes| {
@@ -72,24 +100,35 @@ pub(super) fn stored_pages(shared: &Shared, life: u64, file_pages: &[u64]) -> Ou
         text
     };
     match pager.look(file_pages) {
-        Ok(pages) => {
-            Outcome::StoredPages { pages: pages.iter().map(|page| page.as_deref().map(hex)).collect() }
-        }
+        Ok(pages) => Outcome::StoredPages {
+            pages: pages.iter().map(|page| page.as_deref().map(hex)).collect(),
+        },
         Err(broken) => refusal(RefusalCode::WrongState, crate::paging::with_causes(&broken)),
     }
 }
 
 /// Which pages were written.
 pub(super) fn written_pages(shared: &Shared, stretches: &[(u64, u64)]) -> Outcome {
-    let count = stretches.iter().fold(0_u64, |sum, &(_, count)| sum.saturating_add(count));
+    let count = stretches
+        .iter()
+        .fold(0_u64, |sum, &(_, count)| sum.saturating_add(count));
     if count > WRITTEN_PAGES_MAX {
-        return refusal(RefusalCode::BadRequest, format!("at most {WRITTEN_PAGES_MAX} pages at a time"));
+        return refusal(
+            RefusalCode::BadRequest,
+            format!("at most {WRITTEN_PAGES_MAX} pages at a time"),
+        );
     }
-    let Some(pager) = shared.control.paging().pager() else { return no_pager() };
-    let pages: Vec<u64> =
-        stretches.iter().flat_map(|&(first, count)| first..first.saturating_add(count)).collect();
+    let Some(pager) = shared.control.paging().pager() else {
+        return no_pager();
+    };
+    let pages: Vec<u64> = stretches
+        .iter()
+        .flat_map(|&(first, count)| first..first.saturating_add(count))
+        .collect();
     match pager.written(&pages) {
-        Ok(written) => Outcome::WrittenPages { stretches: runs(&pages, &written) },
+        Ok(written) => Outcome::WrittenPages {
+            stretches: runs(&pages, &written),
+        },
         Err(broken) => refusal(RefusalCode::WrongState, crate::paging::with_causes(&broken)),
     }
 }
@@ -109,7 +148,10 @@ fn runs(pages: &[u64], written: &[bool]) -> Vec<(u64, u64)> {
 /// Where pages that are away are, in bytes of the guest; together that is all that is away.
 pub(super) fn places(books: &Books) -> Vec<Counter> {
     let store = &books.store;
-    let place = |name: &str, pages: u64| Counter { name: name.to_owned(), value: pages * PAGE_BYTES };
+    let place = |name: &str, pages: u64| Counter {
+        name: name.to_owned(),
+        value: pages * PAGE_BYTES,
+    };
     let places = [
         place("zeros", books.zero_bytes / PAGE_BYTES),
         place("repeating", store.repeating_pages),
@@ -123,7 +165,10 @@ pub(super) fn places(books: &Books) -> Vec<Counter> {
 /// What paging costs and does.
 pub(super) fn paging_book(books: &Books) -> PagingBook {
     let (store, counts) = (&books.store, &books.counts);
-    let counter = |name: &str, value| Counter { name: name.to_owned(), value };
+    let counter = |name: &str, value| Counter {
+        name: name.to_owned(),
+        value,
+    };
     PagingBook {
         limit_bytes: books.limit_bytes,
         store_memory_bytes: store.memory_bytes,
@@ -159,7 +204,17 @@ pub(super) fn in_bytes(estimate: &paging::Estimate) -> Estimate {
 
 /// An estimate in bytes a second.
 pub(super) fn in_bytes_a_second(estimate: &paging::Estimate) -> Estimate {
-    let Estimate { value, error, period_seconds, age_ms } = in_bytes(estimate);
+    let Estimate {
+        value,
+        error,
+        period_seconds,
+        age_ms,
+    } = in_bytes(estimate);
     let seconds = period_seconds.max(0.001);
-    Estimate { value: value / seconds, error: error / seconds, period_seconds, age_ms }
+    Estimate {
+        value: value / seconds,
+        error: error / seconds,
+        period_seconds,
+        age_ms,
+    }
 }

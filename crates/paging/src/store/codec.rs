@@ -26,7 +26,10 @@ pub(crate) fn checksum(page: &PageBytes) -> u64 {
 fn repeated(page: &PageBytes) -> Option<u64> {
     let (words, _) = page.as_chunks::<8>();
     let first = words[0];
-    words.iter().all(|word| *word == first).then(|| u64::from_ne_bytes(first))
+    words
+        .iter()
+        .all(|word| *word == first)
+        .then(|| u64::from_ne_bytes(first))
 }
 
 /// Packs a page.
@@ -76,10 +79,15 @@ mod tests {
     fn a_page_comes_back_whole_or_not_at_all() {
         let mut noise = 1_u64;
         let mut random = move |_| {
-            noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            noise = noise
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             (noise >> 56) as u8
         };
-        let check = |page: PageBytes, len: Option<std::ops::RangeInclusive<usize>>| match (pack(&page), len) {
+        let check = |page: PageBytes, len: Option<std::ops::RangeInclusive<usize>>| match (
+            pack(&page),
+            len,
+        ) {
             (Packed::Repeats(word), None) => assert_eq!(repeat(word), page),
             (Packed::Bytes(bytes), Some(len)) => {
                 assert!(len.contains(&bytes.len()), "{} bytes", bytes.len());

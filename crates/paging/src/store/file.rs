@@ -70,7 +70,11 @@ impl Medium for File {
 pub(crate) fn nameless(folder: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).mode(0o600);
-    match options.clone().custom_flags(OFlags::TMPFILE.bits() as i32).open(folder) {
+    match options
+        .clone()
+        .custom_flags(OFlags::TMPFILE.bits() as i32)
+        .open(folder)
+    {
         Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
         opened => return opened,
     }
@@ -130,7 +134,11 @@ impl Segments {
 
     /// A segment to write; the last one only `to_tidy`.
     pub(crate) fn reserve(&mut self, to_tidy: bool) -> Option<u32> {
-        if self.free.len() <= usize::from(!to_tidy) { None } else { self.free.pop() }
+        if self.free.len() <= usize::from(!to_tidy) {
+            None
+        } else {
+            self.free.pop()
+        }
     }
 
     /// A reserved segment was not written.
@@ -155,14 +163,17 @@ impl Segments {
         if segment.live_bytes == 0 && segment.is_written {
             self.give_back(extent.segment);
             // Costs disk, not correctness, if the file system cannot do it.
-            let _ = self.medium.punch(u64::from(extent.segment) * SEGMENT_BYTES, SEGMENT_BYTES);
+            let _ = self
+                .medium
+                .punch(u64::from(extent.segment) * SEGMENT_BYTES, SEGMENT_BYTES);
         }
     }
 
     /// The segments that are worth emptying: those with the least in them, as long as one segment holds them all.
     pub(crate) fn worth_tidying(&self) -> Vec<u32> {
-        let mut written: Vec<u32> =
-            (0..self.segments.len() as u32).filter(|&at| self.segments[at as usize].is_written).collect();
+        let mut written: Vec<u32> = (0..self.segments.len() as u32)
+            .filter(|&at| self.segments[at as usize].is_written)
+            .collect();
         written.sort_by_key(|&at| self.segments[at as usize].live_bytes);
         let mut total = 0;
         let fitting: Vec<u32> = written
@@ -172,12 +183,18 @@ impl Segments {
                 total <= SEGMENT_BYTES
             })
             .collect();
-        if fitting.len() < 2 { Vec::new() } else { fitting }
+        if fitting.len() < 2 {
+            Vec::new()
+        } else {
+            fitting
+        }
     }
 }
 
 impl std::fmt::Debug for Segments {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Segments").field("live_bytes", &self.live_bytes).finish_non_exhaustive()
+        f.debug_struct("Segments")
+            .field("live_bytes", &self.live_bytes)
+            .finish_non_exhaustive()
     }
 }

@@ -87,7 +87,9 @@ pub(crate) struct InFile {
 
 impl std::fmt::Debug for InFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("InFile").field("extent", &self.extent).finish_non_exhaustive()
+        f.debug_struct("InFile")
+            .field("extent", &self.extent)
+            .finish_non_exhaustive()
     }
 }
 
@@ -118,7 +120,9 @@ impl InFile {
     pub(crate) fn read(&self) -> Result<PageBytes, ReadError> {
         let mut bytes = [0; size_of::<PageBytes>()];
         let bytes = &mut bytes[..usize::from(self.extent.len_bytes)];
-        self.medium.read(bytes, self.extent.position()).map_err(ReadError::Read)?;
+        self.medium
+            .read(bytes, self.extent.position())
+            .map_err(ReadError::Read)?;
         unpack(bytes, self.sum).ok_or(ReadError::Checksum)
     }
 }
@@ -158,7 +162,12 @@ impl Store {
     ///
     /// # Errors
     /// [`Full`].
-    pub(crate) fn keep(&mut self, page: &PageBytes, sum: u64, packed: &Packed) -> Result<EntryId, Full> {
+    pub(crate) fn keep(
+        &mut self,
+        page: &PageBytes,
+        sum: u64,
+        packed: &Packed,
+    ) -> Result<EntryId, Full> {
         if let Some(&id) = self.by_sum.get(&sum)
             && self.is_same(id, page)
         {
@@ -172,7 +181,8 @@ impl Store {
                 Place::Repeats(*word)
             }
             Packed::Bytes(bytes) => {
-                if self.slabs.held_bytes() + self.slabs.cost_bytes(bytes.len()) > self.memory_budget {
+                if self.slabs.held_bytes() + self.slabs.cost_bytes(bytes.len()) > self.memory_budget
+                {
                     return Err(Full);
                 }
                 self.totals.memory_pages += 1;
@@ -181,7 +191,12 @@ impl Store {
         };
         let born = self.next_born;
         self.next_born += 1;
-        let entry = Some(Entry { uses: 1, sum, born, place });
+        let entry = Some(Entry {
+            uses: 1,
+            sum,
+            born,
+            place,
+        });
         let id = match self.free.pop() {
             Some(at) => {
                 self.entries[at as usize] = entry;
@@ -206,11 +221,15 @@ impl Store {
     }
 
     fn entry(&self, id: EntryId) -> &Entry {
-        self.entries[id.0 as usize].as_ref().expect("an entry lives as long as a page uses it")
+        self.entries[id.0 as usize]
+            .as_ref()
+            .expect("an entry lives as long as a page uses it")
     }
 
     fn entry_mut(&mut self, id: EntryId) -> &mut Entry {
-        self.entries[id.0 as usize].as_mut().expect("an entry lives as long as a page uses it")
+        self.entries[id.0 as usize]
+            .as_mut()
+            .expect("an entry lives as long as a page uses it")
     }
 
     /// What an entry is.
@@ -218,17 +237,24 @@ impl Store {
         let entry = self.entry(id);
         match (entry.place, &self.file) {
             (Place::Repeats(word), _) => Kept::Here(Some(Box::new(repeat(word)))),
-            (Place::Memory(slot), _) => Kept::Here(unpack(self.slabs.get(slot), entry.sum).map(Box::new)),
-            (Place::File(extent), Some(file)) => {
-                Kept::InFile(InFile { medium: file.medium(), extent, sum: entry.sum, born: entry.born })
+            (Place::Memory(slot), _) => {
+                Kept::Here(unpack(self.slabs.get(slot), entry.sum).map(Box::new))
             }
+            (Place::File(extent), Some(file)) => Kept::InFile(InFile {
+                medium: file.medium(),
+                extent,
+                sum: entry.sum,
+                born: entry.born,
+            }),
             (Place::File(_), None) => unreachable!("only a store with a file puts pages there"),
         }
     }
 
     /// Whether an entry is the one that was looked at.
     pub(crate) fn is_still(&self, id: EntryId, born: u64) -> bool {
-        self.entries.get(id.0 as usize).is_some_and(|entry| entry.as_ref().is_some_and(|e| e.born == born))
+        self.entries
+            .get(id.0 as usize)
+            .is_some_and(|entry| entry.as_ref().is_some_and(|e| e.born == born))
     }
 
     /// Whether an entry still lies where it was to be read: if not, what was read there means nothing.
@@ -253,7 +279,10 @@ impl Store {
                 self.totals.memory_pages -= 1;
             }
             Place::File(extent) => {
-                self.file.as_mut().expect("the entry is in it").remove(extent);
+                self.file
+                    .as_mut()
+                    .expect("the entry is in it")
+                    .remove(extent);
                 self.totals.file_pages -= 1;
             }
         }
@@ -292,9 +321,17 @@ impl Store {
     /// Takes the oldest entries for the file: as many as a segment holds. `None` if it has no room.
     pub(crate) fn begin_spill(&mut self) -> Option<Batch> {
         let file = self.file.as_mut()?;
-        let Some(segment) = file.reserve(false) else { return self.begin_tidying() };
+        let Some(segment) = file.reserve(false) else {
+            return self.begin_tidying();
+        };
         let medium = file.medium();
-        let mut batch = Batch { medium, segment, bytes: Vec::new(), entries: Vec::new(), reads: Vec::new() };
+        let mut batch = Batch {
+            medium,
+            segment,
+            bytes: Vec::new(),
+            entries: Vec::new(),
+            reads: Vec::new(),
+        };
         while let Some(&(id, born)) = self.queue.front() {
             if self.is_still(id, born)
                 && let Place::Memory(slot) = self.entry(id).place
@@ -309,7 +346,10 @@ impl Store {
             self.queue.pop_front();
         }
         if batch.entries.is_empty() {
-            self.file.as_mut().expect("looked at above").give_back(segment);
+            self.file
+                .as_mut()
+                .expect("looked at above")
+                .give_back(segment);
             return None;
         }
         Some(batch)
@@ -329,14 +369,26 @@ impl Store {
         }
         let segment = file.reserve(true)?;
         let medium = file.medium();
-        let mut batch = Batch { medium, segment, bytes: Vec::new(), entries: Vec::new(), reads: Vec::new() };
+        let mut batch = Batch {
+            medium,
+            segment,
+            bytes: Vec::new(),
+            entries: Vec::new(),
+            reads: Vec::new(),
+        };
         for (index, entry) in self.entries.iter().enumerate() {
-            if let Some(Entry { place: Place::File(extent), born, .. }) = entry
+            if let Some(Entry {
+                place: Place::File(extent),
+                born,
+                ..
+            }) = entry
                 && sources.contains(&extent.segment)
             {
                 batch.reads.push((*extent, batch.bytes.len()));
                 batch.add(EntryId(index as u32), *born, usize::from(extent.len_bytes));
-                batch.bytes.resize(batch.bytes.len() + usize::from(extent.len_bytes), 0);
+                batch
+                    .bytes
+                    .resize(batch.bytes.len() + usize::from(extent.len_bytes), 0);
             }
         }
         Some(batch)
@@ -354,7 +406,9 @@ impl Store {
         }
         let mut is_empty = true;
         for (id, born, extent) in batch.entries {
-            let Some(Some(entry)) = self.entries.get_mut(id.0 as usize) else { continue };
+            let Some(Some(entry)) = self.entries.get_mut(id.0 as usize) else {
+                continue;
+            };
             if entry.born != born {
                 continue;
             }
@@ -379,8 +433,15 @@ impl Store {
 
 impl Batch {
     fn add(&mut self, id: EntryId, born: u64, len: usize) {
-        let offset = self.entries.last().map_or(0, |(_, _, last)| last.offset + u32::from(last.len_bytes));
-        let extent = Extent { segment: self.segment, offset, len_bytes: len as u16 };
+        let offset = self
+            .entries
+            .last()
+            .map_or(0, |(_, _, last)| last.offset + u32::from(last.len_bytes));
+        let extent = Extent {
+            segment: self.segment,
+            offset,
+            len_bytes: len as u16,
+        };
         self.entries.push((id, born, extent));
     }
 
@@ -391,8 +452,10 @@ impl Batch {
     pub(crate) fn write(&mut self) -> io::Result<()> {
         for (extent, at) in &self.reads {
             let end = at + usize::from(extent.len_bytes);
-            self.medium.read(&mut self.bytes[*at..end], extent.position())?;
+            self.medium
+                .read(&mut self.bytes[*at..end], extent.position())?;
         }
-        self.medium.write(&self.bytes, u64::from(self.segment) * SEGMENT_BYTES)
+        self.medium
+            .write(&self.bytes, u64::from(self.segment) * SEGMENT_BYTES)
     }
 }

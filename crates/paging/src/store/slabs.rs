@@ -51,13 +51,22 @@ pub(crate) struct Slabs {
 
 impl Default for Slabs {
     fn default() -> Slabs {
-        let classes = (0..LONGEST_BYTES / STEP_BYTES).map(|_| Class::default()).collect();
-        Slabs { classes, held_bytes: 0, used_bytes: 0 }
+        let classes = (0..LONGEST_BYTES / STEP_BYTES)
+            .map(|_| Class::default())
+            .collect();
+        Slabs {
+            classes,
+            held_bytes: 0,
+            used_bytes: 0,
+        }
     }
 }
 
 fn class_of(len: usize) -> usize {
-    assert!((1..=LONGEST_BYTES).contains(&len), "a packed page is neither empty nor longer than a page");
+    assert!(
+        (1..=LONGEST_BYTES).contains(&len),
+        "a packed page is neither empty nor longer than a page"
+    );
     len.div_ceil(STEP_BYTES) - 1
 }
 
@@ -84,7 +93,11 @@ impl Slabs {
     /// How many bytes more would be held with a string of this length.
     pub(crate) fn cost_bytes(&self, len: usize) -> u64 {
         let class = class_of(len);
-        if self.classes[class].open.is_empty() { (slots_in(class) * slot_bytes(class)) as u64 } else { 0 }
+        if self.classes[class].open.is_empty() {
+            (slots_in(class) * slot_bytes(class)) as u64
+        } else {
+            0
+        }
     }
 
     /// Keeps a string.
@@ -108,7 +121,9 @@ impl Slabs {
                 position
             }
         };
-        let slab = class.slabs[position as usize].as_mut().expect("open slabs are there");
+        let slab = class.slabs[position as usize]
+            .as_mut()
+            .expect("open slabs are there");
         let index = slab.free.pop().expect("open slabs have a free slot");
         if slab.free.is_empty() {
             class.open.pop();
@@ -116,13 +131,20 @@ impl Slabs {
         let at = usize::from(index) * slot_bytes(class_index);
         slab.bytes[at..at + bytes.len()].copy_from_slice(bytes);
         self.used_bytes += bytes.len() as u64;
-        Slot { class: class_index as u8, slab: position, index, len_bytes: bytes.len() as u16 }
+        Slot {
+            class: class_index as u8,
+            slab: position,
+            index,
+            len_bytes: bytes.len() as u16,
+        }
     }
 
     /// A string that is kept.
     pub(crate) fn get(&self, slot: Slot) -> &[u8] {
         let class = usize::from(slot.class);
-        let slab = self.classes[class].slabs[slot.slab as usize].as_ref().expect("kept strings have a slab");
+        let slab = self.classes[class].slabs[slot.slab as usize]
+            .as_ref()
+            .expect("kept strings have a slab");
         let at = usize::from(slot.index) * slot_bytes(class);
         &slab.bytes[at..at + slot.len_bytes()]
     }

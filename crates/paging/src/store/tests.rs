@@ -54,7 +54,9 @@ pub(super) fn page(kind: u16) -> PageBytes {
         if at > noise {
             return kind as u8;
         }
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (state >> 56) as u8
     })
 }
@@ -74,10 +76,19 @@ fn read(store: &Store, id: EntryId) -> Result<PageBytes, ReadError> {
 #[test]
 fn identical_pages_and_pages_of_one_word_cost_nothing() {
     let mut store = Store::new(1 << 20, None);
-    let ids: Vec<_> = (0..50).map(|_| keep(&mut store, &page(77)).unwrap()).collect();
+    let ids: Vec<_> = (0..50)
+        .map(|_| keep(&mut store, &page(77)).unwrap())
+        .collect();
     let word = keep(&mut store, &repeat(0x0101_0202)).unwrap();
     let totals = store.totals();
-    assert_eq!((totals.memory_pages, totals.shared_pages, totals.repeating_pages), (1, 49, 1));
+    assert_eq!(
+        (
+            totals.memory_pages,
+            totals.shared_pages,
+            totals.repeating_pages
+        ),
+        (1, 49, 1)
+    );
     assert!(totals.memory_bytes <= 64 * 1024);
     for id in ids {
         assert_eq!(read(&store, id).unwrap(), page(77));
@@ -128,7 +139,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 /// Writes a batch, if there is one; the entry at `dropped` is released while it is on its way.
-fn write(store: &mut Store, model: &mut Vec<(EntryId, u16)>, batch: Option<Batch>, dropped: Option<usize>) {
+fn write(
+    store: &mut Store,
+    model: &mut Vec<(EntryId, u16)>,
+    batch: Option<Batch>,
+    dropped: Option<usize>,
+) {
     let Some(mut batch) = batch else { return };
     if let Some(which) = dropped.filter(|_| !model.is_empty()) {
         let (id, _) = model.swap_remove(which % model.len());
@@ -146,7 +162,10 @@ fn write(store: &mut Store, model: &mut Vec<(EntryId, u16)>, batch: Option<Batch
 #[test]
 fn a_file_full_of_gaps_is_tidied_up() {
     let disk = Arc::new(Disk::default());
-    let mut store = Store::new(1 << 20, Some((Arc::<Disk>::clone(&disk), 64 * SEGMENT_BYTES)));
+    let mut store = Store::new(
+        1 << 20,
+        Some((Arc::<Disk>::clone(&disk), 64 * SEGMENT_BYTES)),
+    );
     let mut kept = Vec::new();
     for number in 0..2400_u64 {
         let mut page = page(108);
@@ -158,7 +177,11 @@ fn a_file_full_of_gaps_is_tidied_up() {
         }
     }
     let all = store.totals().file_held_bytes;
-    assert!(!store.wants_to_tidy() && all > 24 * SEGMENT_BYTES, "{:?}", store.totals());
+    assert!(
+        !store.wants_to_tidy() && all > 24 * SEGMENT_BYTES,
+        "{:?}",
+        store.totals()
+    );
     // Every segment loses most of what it had.
     let (rest, gone): (Vec<_>, Vec<_>) = kept.into_iter().zip(0..).partition(|(_, at)| at % 5 == 0);
     gone.into_iter().for_each(|((id, _), _)| store.release(id));
@@ -169,7 +192,10 @@ fn a_file_full_of_gaps_is_tidied_up() {
         write(&mut store, &mut Vec::new(), batch, None);
     }
     let totals = store.totals();
-    assert!(totals.file_held_bytes <= totals.file_bytes * 5 / 4 + 16 * SEGMENT_BYTES, "{totals:?}");
+    assert!(
+        totals.file_held_bytes <= totals.file_bytes * 5 / 4 + 16 * SEGMENT_BYTES,
+        "{totals:?}"
+    );
     for ((id, page), _) in rest {
         assert_eq!(read(&store, id).unwrap(), page);
     }

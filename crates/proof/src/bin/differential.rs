@@ -81,11 +81,17 @@ fn main() -> anyhow::Result<ExitCode> {
         return record(path);
     }
     let only = arguments.only.as_deref().map(mnemonic).transpose()?;
-    let generator = Generator::new(Wish { bits: arguments.bits, only, raw_percent: arguments.raw })?;
+    let generator = Generator::new(Wish {
+        bits: arguments.bits,
+        only,
+        raw_percent: arguments.raw,
+    })?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
     let limits = Limits {
         cases: arguments.cases,
-        time: arguments.minutes.map(|minutes| Duration::from_secs_f64(minutes * 60.0)),
+        time: arguments
+            .minutes
+            .map(|minutes| Duration::from_secs_f64(minutes * 60.0)),
         seed: arguments.seed.unwrap_or(now.as_nanos() as u64 >> 10 << 20),
         mismatches: arguments.mismatches,
     };
@@ -93,20 +99,33 @@ fn main() -> anyhow::Result<ExitCode> {
         EngineName::Soft => Box::new(Engine::new(engine::soft())?),
         EngineName::Native => Box::new(Native::new()?),
     };
-    println!("seed {} forms {} bits {}", limits.seed, generator.forms().len(), arguments.bits);
+    println!(
+        "seed {} forms {} bits {}",
+        limits.seed,
+        generator.forms().len(),
+        arguments.bits
+    );
     let mut native = Native::new()?;
     let mut shown = Instant::now();
     let report = run(&generator, &mut native, &mut *engine, &limits, |report| {
         if shown.elapsed() > Duration::from_secs(5) {
             shown = Instant::now();
-            eprintln!("{} cases, {} mismatches", report.compared, report.mismatches.len());
+            eprintln!(
+                "{} cases, {} mismatches",
+                report.compared,
+                report.mismatches.len()
+            );
         }
     })?;
     if let Some(path) = &arguments.keep {
         keep(&report, path)?;
     }
     show(&report, native.starts);
-    Ok(if report.mismatches.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if report.mismatches.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn record(path: &std::path::Path) -> anyhow::Result<ExitCode> {
@@ -124,7 +143,10 @@ fn record(path: &std::path::Path) -> anyhow::Result<ExitCode> {
 }
 
 fn keep(report: &Report, path: &std::path::Path) -> anyhow::Result<()> {
-    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
+    let mut file = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)?;
     for mismatch in &report.mismatches {
         writeln!(file, "{}", golden::line(&mismatch.case, &mismatch.native))?;
     }
@@ -140,7 +162,11 @@ fn mnemonic(name: &str) -> anyhow::Result<Mnemonic> {
 
 fn show(report: &Report, starts: u64) {
     for mismatch in &report.mismatches {
-        println!("mismatch in batch {}: {}", mismatch.seed, golden::disassembly(&mismatch.case));
+        println!(
+            "mismatch in batch {}: {}",
+            mismatch.seed,
+            golden::disassembly(&mismatch.case)
+        );
         println!("    {}", golden::line(&mismatch.case, &mismatch.native));
         for difference in &mismatch.differences {
             println!("    {difference}");
@@ -155,10 +181,19 @@ fn show(report: &Report, starts: u64) {
         per_second(report.native_time),
         per_second(report.engine_time),
     );
-    let vectors = report.vectors.iter().enumerate().filter(|(_, count)| **count > 0);
-    let text: Vec<String> = vectors.map(|(vector, count)| format!("{vector}: {count}")).collect();
+    let vectors = report
+        .vectors
+        .iter()
+        .enumerate()
+        .filter(|(_, count)| **count > 0);
+    let text: Vec<String> = vectors
+        .map(|(vector, count)| format!("{vector}: {count}"))
+        .collect();
     println!("ended with vector {}", text.join(", "));
     let failed = report.mismatches.len() as u64;
     let skipped = report.skipped + report.unstable;
-    println!("{} passed, {failed} failed, {skipped} skipped", report.compared - failed);
+    println!(
+        "{} passed, {failed} failed, {skipped} skipped",
+        report.compared - failed
+    );
 }

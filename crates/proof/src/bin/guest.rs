@@ -22,7 +22,10 @@ fn main() -> anyhow::Result<()> {
             }
         }
         [name, words @ ..] => {
-            let guest = GUESTS.iter().find(|guest| guest.name == *name).context("no such guest")?;
+            let guest = GUESTS
+                .iter()
+                .find(|guest| guest.name == *name)
+                .context("no such guest")?;
             let image = std::fs::read(guest.build(&std::env::temp_dir())?)?;
             let done = run(&engine::soft(), &image, &words.join(" "), LIMIT)?;
             print!("{}", done.console);

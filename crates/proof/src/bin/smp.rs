@@ -50,22 +50,33 @@ const GRACE: Duration = Duration::from_secs(60);
 const LIMIT: Duration = Duration::from_secs(300);
 
 fn main() -> anyhow::Result<ExitCode> {
-    let folder =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../target/smp-{}", std::process::id()));
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join(format!("../../target/smp-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
     let done = run(&Options::parse(), &folder);
     std::fs::remove_dir_all(&folder)?;
-    Ok(if done? { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(if done? {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(1)
+    })
 }
 
 fn run(options: &Options, folder: &Path) -> anyhow::Result<bool> {
     match options.task {
-        Task::Bare { cache_kib, ref words } => {
+        Task::Bare {
+            cache_kib,
+            ref words,
+        } => {
             let done = proof::parallel::run(folder, cache_kib << 10, words, LIMIT)?;
             println!("{}{:?}", done.console, done.ending);
             Ok(!done.console.contains("WRONG"))
         }
-        Task::Stress { seconds, minutes, cpus } => {
+        Task::Stress {
+            seconds,
+            minutes,
+            cpus,
+        } => {
             let guest = match Guest::prepare(folder) {
                 Ok(guest) => guest,
                 Err(error) => {
@@ -73,18 +84,30 @@ fn run(options: &Options, folder: &Path) -> anyhow::Result<bool> {
                     return Ok(true);
                 }
             };
-            stress(&guest, minutes.map_or(seconds, |minutes| minutes * 60), cpus)
+            stress(
+                &guest,
+                minutes.map_or(seconds, |minutes| minutes * 60),
+                cpus,
+            )
         }
         Task::Bench { runs, rounds } => bench(&Guest::prepare(folder)?, runs, rounds),
     }
 }
 
 fn stress(guest: &Guest, seconds: u64, cpus: u32) -> anyhow::Result<bool> {
-    let done = guest.run(&format!("run {seconds}"), cpus, Duration::from_secs(seconds) + GRACE)?;
+    let done = guest.run(
+        &format!("run {seconds}"),
+        cpus,
+        Duration::from_secs(seconds) + GRACE,
+    )?;
     done.lines.iter().for_each(|line| println!("{line}"));
     let report = &done.report;
-    let statistics: Vec<String> =
-        report.statistics.0.iter().map(|(name, _, value)| format!("{name} {value}")).collect();
+    let statistics: Vec<String> = report
+        .statistics
+        .0
+        .iter()
+        .map(|(name, _, value)| format!("{name} {value}"))
+        .collect();
     println!("{}", statistics.join(", "));
     println!(
         "{cpus} vCPUs, {:.1} s, {:.1} s of vCPU time",
@@ -92,8 +115,14 @@ fn stress(guest: &Guest, seconds: u64, cpus: u32) -> anyhow::Result<bool> {
         report.vcpu_time.as_secs_f64()
     );
     let complaints = done.complaints(cpus);
-    complaints.iter().for_each(|complaint| println!("FAILED: {complaint}"));
-    println!("{} passed, {} failed", usize::from(complaints.is_empty()), complaints.len());
+    complaints
+        .iter()
+        .for_each(|complaint| println!("FAILED: {complaint}"));
+    println!(
+        "{} passed, {} failed",
+        usize::from(complaints.is_empty()),
+        complaints.len()
+    );
     Ok(complaints.is_empty())
 }
 
@@ -107,13 +136,20 @@ struct Took {
 }
 
 fn took(done: &Done) -> anyhow::Result<Took> {
-    let line = done.lines.iter().find(|line| line.starts_with("computed ")).context("no result")?;
+    let line = done
+        .lines
+        .iter()
+        .find(|line| line.starts_with("computed "))
+        .context("no result")?;
     if line.contains("WRONG") {
         bail!("the guest computed something else: {line}");
     }
     let (_, rest) = line.split_once(" in ").context("no time")?;
     let (milliseconds, _) = rest.split_once(" ms").context("no time")?;
-    Ok(Took { wall: milliseconds.parse::<f64>()? / 1000.0, cpu: done.report.vcpu_time.as_secs_f64() })
+    Ok(Took {
+        wall: milliseconds.parse::<f64>()? / 1000.0,
+        cpu: done.report.vcpu_time.as_secs_f64(),
+    })
 }
 
 fn bench(guest: &Guest, runs: usize, rounds: u64) -> anyhow::Result<bool> {
@@ -121,7 +157,10 @@ fn bench(guest: &Guest, runs: usize, rounds: u64) -> anyhow::Result<bool> {
     println!(
         "`stress {words}` on 1 and 2 vCPUs, {runs} runs each; seconds of the clock, and of all vCPU threads"
     );
-    println!("{:<5}{:>20}{:>20}{:>10}{:>14}", "run", "1 vCPU", "2 vCPUs", "ratio", "by CPU time");
+    println!(
+        "{:<5}{:>20}{:>20}{:>10}{:>14}",
+        "run", "1 vCPU", "2 vCPUs", "ratio", "by CPU time"
+    );
     let mut ratios = Vec::new();
     for run in 1..=runs {
         let one = took(&guest.run(&words, 1, LIMIT)?)?;

@@ -77,7 +77,11 @@ impl<'a> Draft<'a> {
             return false;
         }
         let index = number(register).expect("free registers are general registers");
-        self.start.gprs[index] = if self.bits == 32 { value & 0xffff_ffff } else { value };
+        self.start.gprs[index] = if self.bits == 32 {
+            value & 0xffff_ffff
+        } else {
+            value
+        };
         self.pinned |= 1 << index;
         true
     }
@@ -94,12 +98,18 @@ impl<'a> Draft<'a> {
     /// Appends what was prepared. `None` if it reads flags that an earlier instruction leaves undefined.
     pub(super) fn append(&mut self, decoded: &[Instruction], bytes: &[u8]) -> Option<()> {
         let undefined = flags::undefined_after(&self.instructions);
-        if decoded.iter().any(|instruction| flags::read_by(instruction) & undefined != 0) {
+        if decoded
+            .iter()
+            .any(|instruction| flags::read_by(instruction) & undefined != 0)
+        {
             return None;
         }
         for instruction in decoded {
             for used in self.facts.info(instruction).used_registers() {
-                let is_write = !matches!(used.access(), OpAccess::Read | OpAccess::CondRead | OpAccess::None);
+                let is_write = !matches!(
+                    used.access(),
+                    OpAccess::Read | OpAccess::CondRead | OpAccess::None
+                );
                 if !is_write {
                     continue;
                 }

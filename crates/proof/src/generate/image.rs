@@ -55,18 +55,30 @@ pub(super) fn build(random: &mut Random) -> Vec<u8> {
     }
     for index in 0..12 {
         for (word, value) in frame(random).into_iter().enumerate() {
-            put(arena::FRAMES + index * 40 + word as u64 * 8, &value.to_le_bytes());
+            put(
+                arena::FRAMES + index * 40 + word as u64 * 8,
+                &value.to_le_bytes(),
+            );
         }
     }
     put(arena::XSAVE_IMAGE, &xsave_image(random));
     for index in 0..16 {
-        put(arena::MXCSR_VALUES + index * 4, &(random.bits() as u32 & 0xffff).to_le_bytes());
-        put(arena::SELECTORS + index * 8, &u64::from(selector(random)).to_le_bytes());
+        put(
+            arena::MXCSR_VALUES + index * 4,
+            &(random.bits() as u32 & 0xffff).to_le_bytes(),
+        );
+        put(
+            arena::SELECTORS + index * 8,
+            &u64::from(selector(random)).to_le_bytes(),
+        );
     }
     for index in 0..8 {
         let landing = landing(random);
         let [low, high] = code_selector(random).to_le_bytes();
-        put(arena::FAR_POINTERS + index * 16, &(landing as u32).to_le_bytes());
+        put(
+            arena::FAR_POINTERS + index * 16,
+            &(landing as u32).to_le_bytes(),
+        );
         put(arena::FAR_POINTERS + index * 16 + 4, &[low, high]);
         put(arena::FAR_POINTERS64 + index * 16, &landing.to_le_bytes());
         put(arena::FAR_POINTERS64 + index * 16 + 8, &[low, high]);
@@ -94,10 +106,24 @@ fn code_selector(random: &mut Random) -> u16 {
 
 /// What IRETQ and far returns pop.
 fn frame(random: &mut Random) -> [u64; 5] {
-    let stack = if random.percent(90) { arena::DATA + 4 * arena::PAGE + 0x800 } else { random.bits() };
-    let selector = if random.percent(85) { USER_DS } else { selector(random) };
+    let stack = if random.percent(90) {
+        arena::DATA + 4 * arena::PAGE + 0x800
+    } else {
+        random.bits()
+    };
+    let selector = if random.percent(85) {
+        USER_DS
+    } else {
+        selector(random)
+    };
     let flags = random.bits() & 0xcd5 | 0x202;
-    [landing(random), u64::from(code_selector(random)), flags, stack + random.below(64), u64::from(selector)]
+    [
+        landing(random),
+        u64::from(code_selector(random)),
+        flags,
+        stack + random.below(64),
+        u64::from(selector),
+    ]
 }
 
 /// An area that XRSTOR and FXRSTOR accept, sometimes just not.

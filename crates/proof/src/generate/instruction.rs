@@ -7,7 +7,13 @@ use super::pick::{numbered, pick_gpr, pick_vector};
 use super::{image, memory};
 use crate::arena;
 
-const SEGMENTS: [Register; 5] = [Register::ES, Register::SS, Register::DS, Register::FS, Register::GS];
+const SEGMENTS: [Register; 5] = [
+    Register::ES,
+    Register::SS,
+    Register::DS,
+    Register::FS,
+    Register::GS,
+];
 
 /// Instructions that must not run natively, whatever the form list says.
 pub(super) fn is_forbidden(instruction: &Instruction, bits: u32) -> bool {
@@ -15,8 +21,8 @@ pub(super) fn is_forbidden(instruction: &Instruction, bits: u32) -> bool {
     let is_system_call = matches!(mnemonic, Mnemonic::Syscall | Mnemonic::Sysenter)
         || mnemonic == Mnemonic::Int && instruction.immediate8() == 0x80;
     // 16-bit operand size on a near branch: makers differ.
-    let is_near_16 =
-        (0..instruction.op_count()).any(|operand| instruction.op_kind(operand) == OpKind::NearBranch16);
+    let is_near_16 = (0..instruction.op_count())
+        .any(|operand| instruction.op_kind(operand) == OpKind::NearBranch16);
     is_system_call || is_near_16 && bits == 64
 }
 
@@ -91,9 +97,17 @@ fn register(draft: &mut Draft, kind: OpCodeOperandKind) -> Option<Register> {
         K::r64_reg | K::r64_reg_mem | K::r64_rm | K::r64_opcode | K::r64_vvvv => pick_gpr(draft, 8),
         K::seg_reg => *draft.random.pick(&SEGMENTS),
         K::mm_reg | K::mm_rm => numbered(Register::MM0, draft.random.below(8)),
-        K::xmm_reg | K::xmm_rm | K::xmm_vvvv | K::xmm_is4 | K::xmm_is5 => pick_vector(draft, Register::XMM0),
-        K::ymm_reg | K::ymm_rm | K::ymm_vvvv | K::ymm_is4 | K::ymm_is5 => pick_vector(draft, Register::YMM0),
-        K::cr_reg => *draft.random.pick(&[Register::CR0, Register::CR2, Register::CR3, Register::CR4]),
+        K::xmm_reg | K::xmm_rm | K::xmm_vvvv | K::xmm_is4 | K::xmm_is5 => {
+            pick_vector(draft, Register::XMM0)
+        }
+        K::ymm_reg | K::ymm_rm | K::ymm_vvvv | K::ymm_is4 | K::ymm_is5 => {
+            pick_vector(draft, Register::YMM0)
+        }
+        K::cr_reg => {
+            *draft
+                .random
+                .pick(&[Register::CR0, Register::CR2, Register::CR3, Register::CR4])
+        }
         K::dr_reg => numbered(Register::DR0, draft.random.below(8)),
         K::es => Register::ES,
         K::cs => Register::CS,
@@ -202,17 +216,29 @@ fn set_memory_or_branch(
             let size = instruction.code().op_code().memory_size().size() as u64;
             memory::set(draft, instruction, operand, size.clamp(1, 64));
         }
-        K::mem_vsib32x | K::mem_vsib64x => memory::set_vsib(draft, instruction, operand, Register::XMM0),
-        K::mem_vsib32y | K::mem_vsib64y => memory::set_vsib(draft, instruction, operand, Register::YMM0),
+        K::mem_vsib32x | K::mem_vsib64x => {
+            memory::set_vsib(draft, instruction, operand, Register::XMM0)
+        }
+        K::mem_vsib32y | K::mem_vsib64y => {
+            memory::set_vsib(draft, instruction, operand, Register::YMM0)
+        }
         K::mem_offs => {
             instruction.set_op_kind(operand, OpKind::Memory);
             let goal = memory::target(draft, Mnemonic::Mov, 8);
             instruction.set_memory_displ_size(if draft.bits == 64 { 8 } else { 4 });
-            instruction.set_memory_displacement64(if draft.bits == 64 { goal } else { goal & 0xffff_ffff });
+            instruction.set_memory_displacement64(if draft.bits == 64 {
+                goal
+            } else {
+                goal & 0xffff_ffff
+            });
         }
         K::seg_rBX_al => {
             instruction.set_op_kind(operand, OpKind::Memory);
-            let base = if draft.bits == 64 { Register::RBX } else { Register::EBX };
+            let base = if draft.bits == 64 {
+                Register::RBX
+            } else {
+                Register::EBX
+            };
             instruction.set_memory_base(base);
             instruction.set_memory_index(Register::AL);
             let goal = memory::target(draft, Mnemonic::Xlatb, 256);
@@ -230,7 +256,11 @@ fn set_memory_or_branch(
             instruction.set_op_kind(operand, OpKind::NearBranch16);
             let is_short = kind == K::br16_1;
             let near = draft.rip() + draft.random.below(100);
-            instruction.set_near_branch16(if is_short { near as u16 } else { draft.random.bits() as u16 });
+            instruction.set_near_branch16(if is_short {
+                near as u16
+            } else {
+                draft.random.bits() as u16
+            });
         }
         K::farbr4_2 => {
             instruction.set_op_kind(operand, OpKind::FarBranch32);

@@ -9,7 +9,9 @@ use crate::arena;
 /// Where an access of `size` bytes should go.
 pub(super) fn target(draft: &mut Draft, mnemonic: Mnemonic, size: u64) -> u64 {
     if let Some((table, count, stride)) = table_for(mnemonic)
-        && draft.random.percent(if loads_selector(mnemonic) { 100 } else { 70 })
+        && draft
+            .random
+            .percent(if loads_selector(mnemonic) { 100 } else { 70 })
     {
         return table + draft.random.below(count) * stride;
     }
@@ -35,7 +37,13 @@ pub(super) fn target(draft: &mut Draft, mnemonic: Mnemonic, size: u64) -> u64 {
 }
 
 fn loads_selector(mnemonic: Mnemonic) -> bool {
-    matches!(table_for(mnemonic), Some((arena::SELECTORS | arena::FAR_POINTERS | arena::FAR_POINTERS64, ..)))
+    matches!(
+        table_for(mnemonic),
+        Some((
+            arena::SELECTORS | arena::FAR_POINTERS | arena::FAR_POINTERS64,
+            ..
+        ))
+    )
 }
 
 /// The table of meaningful operands for an instruction: where, how many, how far apart.
@@ -58,16 +66,23 @@ fn table_for(mnemonic: Mnemonic) -> Option<(u64, u64, u64)> {
 /// Sets a memory operand of `size` bytes.
 pub(super) fn set(draft: &mut Draft, instruction: &mut Instruction, operand: u32, size: u64) {
     instruction.set_op_kind(operand, OpKind::Memory);
-    let is_far = matches!(instruction.memory_size(), MemorySize::SegPtr32 | MemorySize::SegPtr64);
+    let is_far = matches!(
+        instruction.memory_size(),
+        MemorySize::SegPtr32 | MemorySize::SegPtr64
+    );
     let wanted = match (instruction.mnemonic(), instruction.memory_size()) {
         (Mnemonic::Jmp | Mnemonic::Call, MemorySize::SegPtr64) => {
             arena::FAR_POINTERS64 + draft.random.below(8) * 16
         }
-        (Mnemonic::Jmp | Mnemonic::Call, _) if is_far => arena::FAR_POINTERS + draft.random.below(8) * 16,
+        (Mnemonic::Jmp | Mnemonic::Call, _) if is_far => {
+            arena::FAR_POINTERS + draft.random.below(8) * 16
+        }
         (Mnemonic::Lfs | Mnemonic::Lgs | Mnemonic::Lss, MemorySize::SegPtr64) => {
             arena::FAR_POINTERS64 + draft.random.below(8) * 16
         }
-        (Mnemonic::Mov, _) if is_selector_load(instruction) => arena::SELECTORS + draft.random.below(16) * 8,
+        (Mnemonic::Mov, _) if is_selector_load(instruction) => {
+            arena::SELECTORS + draft.random.below(16) * 8
+        }
         (mnemonic, _) => target(draft, mnemonic, size),
     };
     let segment = segment(draft);
@@ -108,7 +123,9 @@ fn segment(draft: &mut Draft) -> Register {
     match draft.random.below(20) {
         0 => Register::FS,
         1 => Register::GS,
-        2 => *draft.random.pick(&[Register::DS, Register::ES, Register::SS]),
+        2 => *draft
+            .random
+            .pick(&[Register::DS, Register::ES, Register::SS]),
         _ => Register::None,
     }
 }
@@ -129,7 +146,13 @@ fn displacement(draft: &mut Draft) -> i64 {
     }
 }
 
-fn with_registers(draft: &mut Draft, instruction: &mut Instruction, goal: u64, width: u64, indexed: bool) {
+fn with_registers(
+    draft: &mut Draft,
+    instruction: &mut Instruction,
+    goal: u64,
+    width: u64,
+    indexed: bool,
+) {
     let base = pick_known(draft, width, false);
     let mut offset = 0;
     if indexed {
@@ -151,20 +174,47 @@ fn with_registers(draft: &mut Draft, instruction: &mut Instruction, goal: u64, w
 /// A displacement that leads from `base` to `goal`; `base` itself is chosen if it still can be.
 fn solve(draft: &mut Draft, base: Register, goal: u64, width: u64) -> i64 {
     let displacement = displacement(draft);
-    let garbage = if width == 4 && draft.bits == 64 { draft.random.bits() << 32 } else { 0 };
+    let garbage = if width == 4 && draft.bits == 64 {
+        draft.random.bits() << 32
+    } else {
+        0
+    };
     let value = goal.wrapping_sub(displacement as u64);
-    let value = if width == 4 { value & 0xffff_ffff | garbage } else { value };
+    let value = if width == 4 {
+        value & 0xffff_ffff | garbage
+    } else {
+        value
+    };
     if draft.choose(base, value) {
         return displacement;
     }
-    let Some(known) = draft.known(base) else { return displacement };
+    let Some(known) = draft.known(base) else {
+        return displacement;
+    };
     let distance = goal.wrapping_sub(known);
-    let distance = if width == 4 { distance as i32 as i64 } else { distance as i64 };
-    if i32::try_from(distance).is_ok() { distance } else { displacement }
+    let distance = if width == 4 {
+        distance as i32 as i64
+    } else {
+        distance as i64
+    };
+    if i32::try_from(distance).is_ok() {
+        distance
+    } else {
+        displacement
+    }
 }
 
-fn set_displacement(draft: &mut Draft, instruction: &mut Instruction, displacement: i64, width: u64) {
-    let bits = if width == 4 { displacement as u32 as u64 } else { displacement as u64 };
+fn set_displacement(
+    draft: &mut Draft,
+    instruction: &mut Instruction,
+    displacement: i64,
+    width: u64,
+) {
+    let bits = if width == 4 {
+        displacement as u32 as u64
+    } else {
+        displacement as u64
+    };
     let is_long = displacement != 0 && draft.random.percent(10);
     let size = match displacement {
         0 => 0,
@@ -189,13 +239,22 @@ fn pick_known(draft: &mut Draft, width: u64, is_index: bool) -> Register {
         register = pick_gpr(draft, width as usize);
     }
     if is_index && matches!(register, Register::RSP | Register::ESP) {
-        return if width == 8 { Register::RAX } else { Register::EAX };
+        return if width == 8 {
+            Register::RAX
+        } else {
+            Register::EAX
+        };
     }
     register
 }
 
 /// Sets a memory operand whose index is a vector: element offsets are mostly small.
-pub(super) fn set_vsib(draft: &mut Draft, instruction: &mut Instruction, operand: u32, first: Register) {
+pub(super) fn set_vsib(
+    draft: &mut Draft,
+    instruction: &mut Instruction,
+    operand: u32,
+    first: Register,
+) {
     instruction.set_op_kind(operand, OpKind::Memory);
     let index = pick_vector(draft, first);
     let is_wide = draft.random.percent(50);
@@ -210,7 +269,11 @@ pub(super) fn set_vsib(draft: &mut Draft, instruction: &mut Instruction, operand
     }
     let goal = target(draft, Mnemonic::Vpgatherdd, 8);
     let base = pick_known(draft, 8, false);
-    let base = if draft.bits == 32 { pick_known(draft, 4, false) } else { base };
+    let base = if draft.bits == 32 {
+        pick_known(draft, 4, false)
+    } else {
+        base
+    };
     let width = base.size() as u64;
     let displacement = solve(draft, base, goal, width);
     instruction.set_memory_base(base);

@@ -17,7 +17,11 @@ pub(super) fn pick_gpr(draft: &mut Draft, width: usize) -> Register {
     match width {
         1 if number < 4 && (draft.bits == 32 || draft.random.percent(25)) => {
             let high = draft.bits == 32 && draft.random.percent(50) || draft.bits == 64;
-            if high { GPR8_HIGH[number as usize] } else { numbered(Register::AL, number) }
+            if high {
+                GPR8_HIGH[number as usize]
+            } else {
+                numbered(Register::AL, number)
+            }
         }
         1 if draft.bits == 32 => numbered(Register::AL, number % 4),
         // AL to BL, then SPL to R15L.

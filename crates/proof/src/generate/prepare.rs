@@ -51,7 +51,9 @@ fn choose_stack(draft: &mut Draft, instruction: &Instruction) -> bool {
         M::Pop if pops_segment => (arena::SELECTORS + random.below(15) * 8, true),
         // Into 32-bit code: the stack pointer loses its upper half, before or behind the push.
         _ if instruction.is_call_far_indirect() => {
-            return draft.known(Register::RSP).is_some_and(|stack| stack >> 32 == 0);
+            return draft
+                .known(Register::RSP)
+                .is_some_and(|stack| stack >> 32 == 0);
         }
         _ => return true,
     };
@@ -99,10 +101,12 @@ fn stores_x87_state(instruction: &Instruction) -> bool {
 }
 
 fn is_xsave(instruction: &Instruction) -> bool {
-    instruction
-        .cpuid_features()
-        .iter()
-        .any(|feature| matches!(feature, CpuidFeature::XSAVE | CpuidFeature::XSAVEOPT | CpuidFeature::XSAVEC))
+    instruction.cpuid_features().iter().any(|feature| {
+        matches!(
+            feature,
+            CpuidFeature::XSAVE | CpuidFeature::XSAVEOPT | CpuidFeature::XSAVEC
+        )
+    })
 }
 
 /// Selectors come from the list that both descriptor tables answer alike.
@@ -120,8 +124,10 @@ fn choose_selector(draft: &mut Draft, instruction: &Instruction) -> bool {
 
 fn choose_count(draft: &mut Draft, instruction: &Instruction) {
     use Mnemonic as M;
-    let is_loop =
-        matches!(instruction.mnemonic(), M::Loop | M::Loope | M::Loopne | M::Jcxz | M::Jecxz | M::Jrcxz);
+    let is_loop = matches!(
+        instruction.mnemonic(),
+        M::Loop | M::Loope | M::Loopne | M::Jcxz | M::Jecxz | M::Jrcxz
+    );
     let is_repeated = instruction.has_rep_prefix() || instruction.has_repne_prefix();
     if (is_repeated || is_loop) && draft.random.percent(90) {
         let most = if is_loop { 3 } else { 70 };
@@ -144,15 +150,22 @@ fn choose_bit_offset(draft: &mut Draft, instruction: &Instruction) {
 
 /// Random dividends overflow nearly always.
 fn choose_dividend(draft: &mut Draft, instruction: &Instruction) {
-    if matches!(instruction.mnemonic(), Mnemonic::Div | Mnemonic::Idiv) && draft.random.percent(60) {
-        let high = if draft.random.percent(70) { 0 } else { u64::MAX };
+    if matches!(instruction.mnemonic(), Mnemonic::Div | Mnemonic::Idiv) && draft.random.percent(60)
+    {
+        let high = if draft.random.percent(70) {
+            0
+        } else {
+            u64::MAX
+        };
         draft.choose(Register::RDX, high);
     }
 }
 
 fn choose_branch_register(draft: &mut Draft, instruction: &Instruction) {
-    let is_indirect =
-        matches!(instruction.flow_control(), FlowControl::IndirectBranch | FlowControl::IndirectCall);
+    let is_indirect = matches!(
+        instruction.flow_control(),
+        FlowControl::IndirectBranch | FlowControl::IndirectCall
+    );
     if is_indirect && instruction.op0_kind() == OpKind::Register {
         let target = image::landing(draft.random);
         draft.choose(instruction.op0_register(), target);

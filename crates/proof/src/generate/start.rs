@@ -9,7 +9,11 @@ use vcpu::gpr;
 pub(super) fn registers(random: &mut Random, bits: u32) -> Registers {
     let mut registers = Registers::calm(bits);
     for value in &mut registers.gprs {
-        *value = if random.percent(35) { pointer(random) } else { random.integer() };
+        *value = if random.percent(35) {
+            pointer(random)
+        } else {
+            random.integer()
+        };
         if bits == 32 {
             *value &= 0xffff_ffff;
         }

@@ -54,13 +54,31 @@ pub(super) fn main(shared: &Shared) -> ! {
     }
     // SAFETY: a plain request about this process.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-    let data_view = map(0, arena::DATA_BYTES, libc::PROT_READ | libc::PROT_WRITE, shared.data, 0);
+    let data_view = map(
+        0,
+        arena::DATA_BYTES,
+        libc::PROT_READ | libc::PROT_WRITE,
+        shared.data,
+        0,
+    );
     DATA_VIEW.store(data_view, Ordering::Relaxed);
-    map(arena::CODE, arena::CODE_BYTES, libc::PROT_READ | libc::PROT_EXEC, shared.code, 0);
+    map(
+        arena::CODE,
+        arena::CODE_BYTES,
+        libc::PROT_READ | libc::PROT_EXEC,
+        shared.code,
+        0,
+    );
     for (index, page) in arena::DATA_MAP.iter().enumerate() {
         let write = if page.writable { libc::PROT_WRITE } else { 0 };
         let offset = index as u64 * arena::PAGE;
-        map(page.address, arena::PAGE as usize, libc::PROT_READ | write, shared.data, offset);
+        map(
+            page.address,
+            arena::PAGE as usize,
+            libc::PROT_READ | write,
+            shared.data,
+            offset,
+        );
     }
     install_handlers();
     // SAFETY: strict mode leaves read, write, exit and sigreturn, which is all the handler needs.
@@ -78,7 +96,11 @@ fn die() -> ! {
 
 /// Maps `fd` shared and touches every page, at `address` if that is not 0. Returns where.
 fn map(address: u64, len_bytes: usize, protection: i32, fd: RawFd, offset: u64) -> usize {
-    let fixed = if address == 0 { 0 } else { libc::MAP_FIXED_NOREPLACE };
+    let fixed = if address == 0 {
+        0
+    } else {
+        libc::MAP_FIXED_NOREPLACE
+    };
     let flags = libc::MAP_SHARED | libc::MAP_POPULATE | fixed;
     let wanted = address as *mut libc::c_void;
     // SAFETY: NOREPLACE keeps existing mappings; without an address the kernel chooses.
@@ -93,8 +115,21 @@ fn install_handlers() {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: the kernel chooses the address.
-    let stack = unsafe { libc::mmap(std::ptr::null_mut(), ALTERNATE_STACK_BYTES, protection, flags, -1, 0) };
-    let stack = libc::stack_t { ss_sp: stack, ss_flags: 0, ss_size: ALTERNATE_STACK_BYTES };
+    let stack = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            ALTERNATE_STACK_BYTES,
+            protection,
+            flags,
+            -1,
+            0,
+        )
+    };
+    let stack = libc::stack_t {
+        ss_sp: stack,
+        ss_flags: 0,
+        ss_size: ALTERNATE_STACK_BYTES,
+    };
     // SAFETY: the stack was just mapped and is never unmapped.
     if unsafe { libc::sigaltstack(&stack, std::ptr::null_mut()) } != 0 {
         die();
@@ -105,15 +140,28 @@ fn install_handlers() {
     action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
     // SAFETY: the set lies in `action`.
     unsafe { libc::sigfillset(&mut action.sa_mask) };
-    let signals = [libc::SIGTRAP, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGALRM];
+    let signals = [
+        libc::SIGTRAP,
+        libc::SIGSEGV,
+        libc::SIGBUS,
+        libc::SIGILL,
+        libc::SIGFPE,
+        libc::SIGALRM,
+    ];
     for signal in signals {
         // SAFETY: `action` is complete, and its handler keeps the rules of this module.
         if unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) } != 0 {
             die();
         }
     }
-    let tick = libc::timeval { tv_sec: 0, tv_usec: TICK_US };
-    let timer = libc::itimerval { it_interval: tick, it_value: tick };
+    let tick = libc::timeval {
+        tv_sec: 0,
+        tv_usec: TICK_US,
+    };
+    let timer = libc::itimerval {
+        it_interval: tick,
+        it_value: tick,
+    };
     // SAFETY: `timer` is complete, and SIGALRM has a handler.
     unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) };
 }
@@ -146,20 +194,36 @@ extern "C" fn handle(signal: i32, _info: *const libc::siginfo_t, context: *mut l
         slot.end.fs_base = fs_base;
         slot.end.gs_base = gs_base;
         slot.end.selectors[2..6].copy_from_slice(&selectors);
-        slot.signal = if signal == libc::SIGALRM { HANG } else { signal as u32 };
-        copy(DATA_VIEW.load(Ordering::Relaxed), slot.data.as_mut_ptr() as usize, arena::DATA_BYTES);
+        slot.signal = if signal == libc::SIGALRM {
+            HANG
+        } else {
+            signal as u32
+        };
+        copy(
+            DATA_VIEW.load(Ordering::Relaxed),
+            slot.data.as_mut_ptr() as usize,
+            arena::DATA_BYTES,
+        );
     }
     let index = next_case(mailbox);
     // SAFETY: as above.
     let slot = unsafe { &*slot(mailbox, index) };
     // SAFETY: only a place in the shared memory is computed.
     let image = unsafe { &raw const (*mailbox).image };
-    copy(image as usize, DATA_VIEW.load(Ordering::Relaxed), arena::DATA_BYTES);
+    copy(
+        image as usize,
+        DATA_VIEW.load(Ordering::Relaxed),
+        arena::DATA_BYTES,
+    );
     load(&slot.start, context);
     SEEN.store(IDLE, Ordering::Relaxed);
     RUNNING.store(index, Ordering::Relaxed);
     let data = &slot.start.selectors[2..6];
-    give_segments(slot.start.fs_base, slot.start.gs_base, &[data[0], data[1], data[2], data[3]]);
+    give_segments(
+        slot.start.fs_base,
+        slot.start.gs_base,
+        &[data[0], data[1], data[2], data[3]],
+    );
 }
 
 fn slot(mailbox: *mut Mailbox, index: u32) -> *mut Slot {
@@ -220,9 +284,17 @@ fn save(slot: &mut Slot, context: *mut libc::ucontext_t) {
     slot.address = machine.gregs[libc::REG_CR2 as usize] as u64;
     let xsave = machine.fpregs.cast::<u8>() as usize;
     for (from, to) in XSAVE_REGISTERS {
-        copy(xsave + from, slot.end.xsave.as_mut_ptr() as usize + from, to - from);
+        copy(
+            xsave + from,
+            slot.end.xsave.as_mut_ptr() as usize + from,
+            to - from,
+        );
     }
-    copy(xsave + XSTATE_BV, slot.end.xsave.as_mut_ptr() as usize + XSTATE_BV, 8);
+    copy(
+        xsave + XSTATE_BV,
+        slot.end.xsave.as_mut_ptr() as usize + XSTATE_BV,
+        8,
+    );
 }
 
 /// Writes a case into the frame, to be loaded by returning.
@@ -238,7 +310,11 @@ fn load(start: &Registers, context: *mut libc::ucontext_t) {
     machine.gregs[libc::REG_CSGSFS as usize] = (u64::from(cs) | u64::from(ss) << 48) as i64;
     let xsave = machine.fpregs.cast::<u8>() as usize;
     for (from, to) in XSAVE_REGISTERS {
-        copy(start.xsave.as_ptr() as usize + from, xsave + from, to - from);
+        copy(
+            start.xsave.as_ptr() as usize + from,
+            xsave + from,
+            to - from,
+        );
     }
     let present: u64 = 7;
     copy((&raw const present) as usize, xsave + XSTATE_BV, 8);
@@ -281,7 +357,11 @@ fn take_segments() -> (u64, u64, [u16; 4]) {
     let runtime = FS_BASE.load(Ordering::Relaxed);
     // SAFETY: the base is the one this process started with.
     unsafe { asm!("wrfsbase {}", in(reg) runtime, options(nostack, preserves_flags)) };
-    (fs_base, gs_base, [ds as u16, es as u16, fs as u16, gs as u16])
+    (
+        fs_base,
+        gs_base,
+        [ds as u16, es as u16, fs as u16, gs as u16],
+    )
 }
 
 /// Loads a case's segment state. Nothing after this may need thread-local storage.

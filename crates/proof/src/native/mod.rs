@@ -109,9 +109,19 @@ impl Native {
             Ok((file, view))
         };
         let (code, code_view) = shared(c"proof-code", arena::CODE_BYTES)?;
-        let (_, mailbox_view) = shared(c"proof-mailbox", size_of::<Mailbox>().next_multiple_of(4096))?;
+        let (_, mailbox_view) = shared(
+            c"proof-mailbox",
+            size_of::<Mailbox>().next_multiple_of(4096),
+        )?;
         let data = MemFd::new(c"proof-data", arena::DATA_BYTES as u64)?;
-        Ok(Native { code, code_view, data, mailbox_view, process: None, starts: 0 })
+        Ok(Native {
+            code,
+            code_view,
+            data,
+            mailbox_view,
+            process: None,
+            starts: 0,
+        })
     }
 
     fn mailbox(&self) -> *mut Mailbox {
@@ -128,12 +138,20 @@ impl Native {
     fn start(&mut self) -> anyhow::Result<()> {
         let (go_read, go_write) = pipe().context("make a pipe")?;
         let (done_read, done_write) = pipe().context("make a pipe")?;
-        let pipes = Pipes { go_read, go_write, done_read, done_write };
+        let pipes = Pipes {
+            go_read,
+            go_write,
+            done_read,
+            done_write,
+        };
         self.starts += 1;
         // SAFETY: the child calls nothing but `child::main`, which neither allocates nor takes locks, so it does
         // not matter what other threads of this process were doing.
         match unsafe { libc::fork() } {
-            -1 => bail!("cannot fork the native process: {}", io::Error::last_os_error()),
+            -1 => bail!(
+                "cannot fork the native process: {}",
+                io::Error::last_os_error()
+            ),
             0 => child::main(&child::Shared {
                 code: self.code.file().as_raw_fd(),
                 data: self.data.file().as_raw_fd(),
@@ -142,7 +160,13 @@ impl Native {
                 done: pipes.done_write.as_raw_fd(),
                 parents_ends: [pipes.go_write.as_raw_fd(), pipes.done_read.as_raw_fd()],
             }),
-            pid => self.process = Some(Process { pid, go: pipes.go_write, done: pipes.done_read }),
+            pid => {
+                self.process = Some(Process {
+                    pid,
+                    go: pipes.go_write,
+                    done: pipes.done_read,
+                })
+            }
         }
         Ok(())
     }
@@ -208,7 +232,12 @@ impl Native {
             HANG => End::Hang,
             _ => end(slot, &mut registers),
         };
-        Outcome { end, registers, data: slot.data.to_vec(), note: String::new() }
+        Outcome {
+            end,
+            registers,
+            data: slot.data.to_vec(),
+            note: String::new(),
+        }
     }
 }
 
@@ -223,7 +252,11 @@ fn end(slot: &Slot, registers: &mut Registers) -> End {
         error_code &= !1;
     }
     registers.rflags &= !(1 << 9);
-    End::Exception { vector, error_code, address }
+    End::Exception {
+        vector,
+        error_code,
+        address,
+    }
 }
 
 impl Runner for Native {
@@ -237,7 +270,11 @@ impl Runner for Native {
                 break;
             }
             let next = self.next().load(Ordering::Acquire);
-            failures_without_progress = if next == before { failures_without_progress + 1 } else { 0 };
+            failures_without_progress = if next == before {
+                failures_without_progress + 1
+            } else {
+                0
+            };
             if failures_without_progress > 3 {
                 bail!("the native process does not start");
             }

@@ -34,7 +34,9 @@ enum SaveKind {
 
 impl SoftVcpu {
     fn xstate_bv(&self) -> u64 {
-        let bytes = self.block.xsave.0[HEADER..HEADER + 8].try_into().expect("eight bytes");
+        let bytes = self.block.xsave.0[HEADER..HEADER + 8]
+            .try_into()
+            .expect("eight bytes");
         u64::from_le_bytes(bytes)
     }
 
@@ -70,14 +72,19 @@ impl SoftVcpu {
     }
 
     fn mxcsr(&self) -> u32 {
-        u32::from_le_bytes(self.block.xsave.0[MXCSR..MXCSR + 4].try_into().expect("four bytes"))
+        u32::from_le_bytes(
+            self.block.xsave.0[MXCSR..MXCSR + 4]
+                .try_into()
+                .expect("four bytes"),
+        )
     }
 
     /// Whether the instruction may use FP state now; the fault if not.
     pub(crate) fn check_fp(&self, instruction: &Instruction) -> Result<(), Exception> {
         let level = fp_level(instruction);
         let is_wait = instruction.mnemonic() == Mnemonic::Wait;
-        let is_mmx = level == 1 && (0..instruction.op_count()).any(|op| instruction.op_register(op).is_mm());
+        let is_mmx =
+            level == 1 && (0..instruction.op_count()).any(|op| instruction.op_register(op).is_mm());
         if self.cr0.contains(Cr0::EM) && (level >= 2 || is_mmx) {
             return Err(Exception::InvalidOpcode);
         }
@@ -86,7 +93,11 @@ impl SoftVcpu {
         } else {
             self.cr0.contains(Cr0::TS) || self.cr0.contains(Cr0::EM)
         };
-        if traps { Err(Exception::DeviceNotAvailable) } else { Ok(()) }
+        if traps {
+            Err(Exception::DeviceNotAvailable)
+        } else {
+            Ok(())
+        }
     }
 
     /// Marks SSE as in use if MXCSR is not at its default: readers of the area may go by XSTATE_BV alone.
@@ -127,7 +138,14 @@ impl SoftVcpu {
         let status = self.word(2);
         let pending = status & !control & 0x3f != 0;
         self.set_word(0, control);
-        self.set_word(2, if pending { status | 0x8080 } else { status & !0x8080 });
+        self.set_word(
+            2,
+            if pending {
+                status | 0x8080
+            } else {
+                status & !0x8080
+            },
+        );
         let opcode = self.word(6) & 0x7ff;
         self.set_word(6, opcode);
         self.block.xsave.0[5] = 0;
@@ -194,7 +212,13 @@ impl SoftVcpu {
     }
 
     /// Linear address of an area, aligned, with every page of it checked for the access.
-    fn area(&mut self, instruction: &Instruction, len: usize, alignment: u64, write: bool) -> Step<u64> {
+    fn area(
+        &mut self,
+        instruction: &Instruction,
+        len: usize,
+        alignment: u64,
+        write: bool,
+    ) -> Step<u64> {
         if !self.unchecked_linear(instruction).is_multiple_of(alignment) {
             return Err(GP0.into());
         }
@@ -211,7 +235,11 @@ impl SoftVcpu {
         let mut image = [0; 416];
         image.copy_from_slice(&self.block.xsave.0[..416]);
         image[28..32].copy_from_slice(&0x2_ffff_u32.to_le_bytes());
-        let len = if self.cr4.contains(Cr4::OSFXSR) { XMM + self.vectors_bytes() } else { XMM };
+        let len = if self.cr4.contains(Cr4::OSFXSR) {
+            XMM + self.vectors_bytes()
+        } else {
+            XMM
+        };
         self.write_bytes(linear, &image[..len], self.access(true))
     }
 
@@ -256,13 +284,21 @@ impl SoftVcpu {
         let vectors = self.vectors_bytes();
         let image = self.block.xsave.0;
         self.set_xstate_bv(in_use);
-        let stored = if kind == SaveKind::Plain { requested } else { requested & in_use };
+        let stored = if kind == SaveKind::Plain {
+            requested
+        } else {
+            requested & in_use
+        };
         if stored & X87 != 0 {
             self.write_bytes(linear, &image[..24], access)?;
             self.write_bytes(linear.wrapping_add(32), &image[32..160], access)?;
         }
         if stored & SSE != 0 {
-            self.write_bytes(linear.wrapping_add(XMM as u64), &image[XMM..XMM + vectors], access)?;
+            self.write_bytes(
+                linear.wrapping_add(XMM as u64),
+                &image[XMM..XMM + vectors],
+                access,
+            )?;
         }
         let stores_mxcsr = match kind {
             SaveKind::Compacted => stored & SSE != 0,
@@ -276,7 +312,11 @@ impl SoftVcpu {
         }
         if stored & AVX != 0 {
             let start = AVX_AREA.0;
-            self.write_bytes(linear.wrapping_add(start as u64), &image[start..start + vectors], access)?;
+            self.write_bytes(
+                linear.wrapping_add(start as u64),
+                &image[start..start + vectors],
+                access,
+            )?;
         }
         let header = linear.wrapping_add(HEADER as u64);
         if kind == SaveKind::Compacted {
@@ -296,27 +336,40 @@ impl SoftVcpu {
         let access = self.access(false);
         let mut image = [0; XSAVE_BYTES];
         self.read_bytes(linear, &mut image[..576], access)?;
-        let word = |at: usize| u64::from_le_bytes(image[at..at + 8].try_into().expect("eight bytes"));
+        let word =
+            |at: usize| u64::from_le_bytes(image[at..at + 8].try_into().expect("eight bytes"));
         let (xstate_bv, xcomp_bv) = (word(HEADER), word(HEADER + 8));
         let is_compacted = xcomp_bv >> 63 != 0;
-        let rest_is_zero = image[HEADER + 16..HEADER + 64].iter().all(|&byte| byte == 0);
+        let rest_is_zero = image[HEADER + 16..HEADER + 64]
+            .iter()
+            .all(|&byte| byte == 0);
         let is_bad = if is_compacted {
             xcomp_bv & !(1 << 63) & !self.xcr0 != 0 || xstate_bv & !xcomp_bv != 0 || !rest_is_zero
         } else {
             // The standard form looks at the first 24 bytes of the header only.
-            xstate_bv & !self.xcr0 != 0 || xcomp_bv != 0 || image[HEADER + 16..HEADER + 24] != [0; 8]
+            xstate_bv & !self.xcr0 != 0
+                || xcomp_bv != 0
+                || image[HEADER + 16..HEADER + 24] != [0; 8]
         };
         if is_bad {
             return Err(GP0.into());
         }
         let loaded = requested & xstate_bv;
-        let loads_mxcsr = if is_compacted { loaded & SSE != 0 } else { requested & (SSE | AVX) != 0 };
+        let loads_mxcsr = if is_compacted {
+            loaded & SSE != 0
+        } else {
+            requested & (SSE | AVX) != 0
+        };
         if loads_mxcsr && is_bad_mxcsr(&image) {
             return Err(GP0.into());
         }
         if loaded & AVX != 0 {
             let (start, len) = AVX_AREA;
-            self.read_bytes(linear.wrapping_add(start as u64), &mut image[start..start + len], access)?;
+            self.read_bytes(
+                linear.wrapping_add(start as u64),
+                &mut image[start..start + len],
+                access,
+            )?;
         }
         let mut kept = self.xstate_bv() & !requested;
         let vectors = self.vectors_bytes();
@@ -407,11 +460,19 @@ impl SoftVcpu {
         let tags = self.full_tags();
         let opcode = self.word(6);
         let (fip, fdp) = (self.word(8), self.word(16));
-        let wide =
-            |at: usize| u32::from_le_bytes(self.block.xsave.0[at..at + 4].try_into().expect("four bytes"));
+        let wide = |at: usize| {
+            u32::from_le_bytes(
+                self.block.xsave.0[at..at + 4]
+                    .try_into()
+                    .expect("four bytes"),
+            )
+        };
         let mut bytes = [0; 28];
         if is_16_bit {
-            for (index, word) in [control, status, tags, fip, 0, fdp, 0].into_iter().enumerate() {
+            for (index, word) in [control, status, tags, fip, 0, fdp, 0]
+                .into_iter()
+                .enumerate()
+            {
                 bytes[index * 2..index * 2 + 2].copy_from_slice(&word.to_le_bytes());
             }
             return (bytes, 14);
@@ -479,10 +540,20 @@ impl SoftVcpu {
         let stride = if is_16_bit { 2 } else { 4 };
         let field = |n: usize| u16::from_le_bytes([bytes[n * stride], bytes[n * stride + 1]]);
         let tags = field(2);
-        let abridged = (0..8).fold(0, |all, n| if tags >> (2 * n) & 3 == 3 { all } else { all | 1 << n });
+        let abridged = (0..8).fold(0, |all, n| {
+            if tags >> (2 * n) & 3 == 3 {
+                all
+            } else {
+                all | 1 << n
+            }
+        });
         let (control, status) = (field(0), field(1));
         let pending = status & !control & 0x3f != 0;
-        let status = if pending { status | 0x8080 } else { status & !0x8080 };
+        let status = if pending {
+            status | 0x8080
+        } else {
+            status & !0x8080
+        };
         self.set_top(usize::from(status >> 11 & 7));
         self.set_word(0, control & 0x1f3f | 0x40);
         self.set_word(2, status);
@@ -499,7 +570,11 @@ impl SoftVcpu {
     fn fldenv(&mut self, instruction: &Instruction) -> Step {
         self.require_fp()?;
         self.check_pending_x87(instruction)?;
-        let len = if SoftVcpu::is_16_bit_form(instruction) { 14 } else { 28 };
+        let len = if SoftVcpu::is_16_bit_form(instruction) {
+            14
+        } else {
+            28
+        };
         let linear = self.operand_linear(instruction, len as u64, false)?;
         let mut bytes = [0; 28];
         self.read_bytes(linear, &mut bytes[..len], self.access(false))?;
@@ -514,7 +589,8 @@ impl SoftVcpu {
         bytes[..len].copy_from_slice(&environment[..len]);
         for n in 0..8 {
             let from = 32 + n * 16;
-            bytes[len + n * 10..len + n * 10 + 10].copy_from_slice(&self.block.xsave.0[from..from + 10]);
+            bytes[len + n * 10..len + n * 10 + 10]
+                .copy_from_slice(&self.block.xsave.0[from..from + 10]);
         }
         let linear = self.operand_linear(instruction, len as u64 + 80, true)?;
         self.write_bytes(linear, &bytes[..len + 80], self.access(true))?;
@@ -528,14 +604,19 @@ impl SoftVcpu {
     fn frstor(&mut self, instruction: &Instruction) -> Step {
         self.require_fp()?;
         self.check_pending_x87(instruction)?;
-        let len = if SoftVcpu::is_16_bit_form(instruction) { 14 } else { 28 };
+        let len = if SoftVcpu::is_16_bit_form(instruction) {
+            14
+        } else {
+            28
+        };
         let linear = self.operand_linear(instruction, len as u64 + 80, false)?;
         let mut bytes = [0; 108];
         self.read_bytes(linear, &mut bytes[..len + 80], self.access(false))?;
         self.load_environment(&bytes[..len]);
         for n in 0..8 {
             let at = 32 + n * 16;
-            self.block.xsave.0[at..at + 10].copy_from_slice(&bytes[len + n * 10..len + n * 10 + 10]);
+            self.block.xsave.0[at..at + 10]
+                .copy_from_slice(&bytes[len + n * 10..len + n * 10 + 10]);
             self.block.xsave.0[at + 10..at + 16].fill(0);
         }
         Ok(())
@@ -571,7 +652,11 @@ impl SoftVcpu {
         self.set_top(0);
         self.block.xsave.0[4] = 0xff;
         let at = 32 + 16 * number;
-        u64::from_le_bytes(self.block.xsave.0[at..at + 8].try_into().expect("eight bytes"))
+        u64::from_le_bytes(
+            self.block.xsave.0[at..at + 8]
+                .try_into()
+                .expect("eight bytes"),
+        )
     }
 }
 

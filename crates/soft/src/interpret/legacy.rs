@@ -34,7 +34,11 @@ impl SoftVcpu {
                 let adds = mnemonic == Mnemonic::Daa;
                 let carries = old_al > 0x99 || old.contains(Rflags::CF);
                 let adjust = if half { 6 } else { 0 } + if carries { 0x60 } else { 0_u8 };
-                let al = if adds { old_al.wrapping_add(adjust) } else { old_al.wrapping_sub(adjust) };
+                let al = if adds {
+                    old_al.wrapping_add(adjust)
+                } else {
+                    old_al.wrapping_sub(adjust)
+                };
                 let borrows = !adds && half && old_al < 6;
                 let mut flags = old;
                 flags.set(Rflags::AF, half);
@@ -129,8 +133,12 @@ impl SoftVcpu {
         let registers: [u64; 8] = self.block.gprs[..8].try_into().expect("eight registers");
         // Probe both ends first: nothing may be pushed if any of it faults.
         let lowest = self.moved_stack_pointer(-8 * i64::from(size));
-        let linear =
-            self.linear(crate::cpu::seg::SS, lowest & self.stack_mask(), u64::from(size) * 8, true)?;
+        let linear = self.linear(
+            crate::cpu::seg::SS,
+            lowest & self.stack_mask(),
+            u64::from(size) * 8,
+            true,
+        )?;
         let access = self.access(true);
         self.pieces(linear, usize::from(size) * 8, access)?;
         for (n, value) in registers.into_iter().enumerate() {
@@ -181,7 +189,8 @@ impl SoftVcpu {
             let mut link = self.block.gprs[gpr::RBP];
             for _ in 1..level {
                 link = link.wrapping_sub(u64::from(size));
-                let linear = self.linear(crate::cpu::seg::SS, link & mask, u64::from(size), false)?;
+                let linear =
+                    self.linear(crate::cpu::seg::SS, link & mask, u64::from(size), false)?;
                 let value = self.read_linear(linear, size, self.access(false))?;
                 self.push(size, value)?;
             }
@@ -203,7 +212,11 @@ impl SoftVcpu {
         let linear = self.linear(crate::cpu::seg::SS, frame, u64::from(size), false)?;
         let value = self.read_linear(linear, size, self.access(false))?;
         let rsp = self.block.gprs[gpr::RSP];
-        self.block.gprs[gpr::RSP] = if mask == 0xffff { rsp & !mask | frame } else { frame };
+        self.block.gprs[gpr::RSP] = if mask == 0xffff {
+            rsp & !mask | frame
+        } else {
+            frame
+        };
         self.drop_stack(u64::from(size));
         self.set_gpr(gpr::RBP, size, value);
         Ok(())
@@ -214,11 +227,21 @@ impl SoftVcpu {
         let size = register.size() as u8;
         let linear = self.operand_linear(instruction, 2 * u64::from(size), false)?;
         let access = self.access(false);
-        let signed = |value: u64| if size == 2 { i64::from(value as i16) } else { i64::from(value as i32) };
+        let signed = |value: u64| {
+            if size == 2 {
+                i64::from(value as i16)
+            } else {
+                i64::from(value as i32)
+            }
+        };
         let low = signed(self.read_linear(linear, size, access)?);
         let high = signed(self.read_linear(linear.wrapping_add(u64::from(size)), size, access)?);
         let index = signed(self.register(register));
-        if index < low || index > high { Err(Exception::BoundRange.into()) } else { Ok(()) }
+        if index < low || index > high {
+            Err(Exception::BoundRange.into())
+        } else {
+            Ok(())
+        }
     }
 
     pub(crate) fn translate_byte(&mut self, instruction: &Instruction) -> Step {
@@ -264,7 +287,9 @@ impl SoftVcpu {
         };
         let shift = bits.trailing_zeros();
         let distance = (signed >> shift).wrapping_mul(i64::from(size));
-        let mut offset = self.effective_address(instruction).wrapping_add(distance as u64);
+        let mut offset = self
+            .effective_address(instruction)
+            .wrapping_add(distance as u64);
         if has_16_bit_address(instruction) {
             offset &= 0xffff;
         } else if has_32_bit_address(instruction) || !self.is_64_bit() {

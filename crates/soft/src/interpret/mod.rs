@@ -27,27 +27,56 @@ use crate::translate::{Kind, classify};
 
 impl SoftVcpu {
     /// What the interpreter needs to know of an instruction.
-    pub(crate) fn judge(&self, instruction: Instruction, bytes: [u8; MAX_INSTRUCTION_BYTES]) -> Decoded {
+    pub(crate) fn judge(
+        &self,
+        instruction: Instruction,
+        bytes: [u8; MAX_INSTRUCTION_BYTES],
+    ) -> Decoded {
         let features = self.soft.features();
         // Bits of the mode that only slow translation down do not change what an instruction is.
         let mut factory = InstructionInfoFactory::new();
-        let kind = classify(&instruction, factory.info(&instruction), self.mode, &features);
-        Decoded { instruction, bytes, kind, is_known: features.allows(&instruction) }
+        let kind = classify(
+            &instruction,
+            factory.info(&instruction),
+            self.mode,
+            &features,
+        );
+        Decoded {
+            instruction,
+            bytes,
+            kind,
+            is_known: features.allows(&instruction),
+        }
     }
 
     /// Executes the instruction at RIP and moves RIP behind it (or where it goes).
     pub(crate) fn interpret(&mut self, decoded: &Decoded) -> Step {
         self.counters.interpreted += 1;
-        let Decoded { instruction, bytes, kind, is_known } = decoded;
+        let Decoded {
+            instruction,
+            bytes,
+            kind,
+            is_known,
+        } = decoded;
         if instruction.is_invalid() {
             // Prefixes without end: more than 15 bytes are too long an instruction (APM vol. 3, 1.2).
-            let is_too_long =
-                instruction.len() == MAX_INSTRUCTION_BYTES && bytes.iter().all(|&byte| is_prefix(byte));
-            return Err(if is_too_long { GP0 } else { Exception::InvalidOpcode }.into());
+            let is_too_long = instruction.len() == MAX_INSTRUCTION_BYTES
+                && bytes.iter().all(|&byte| is_prefix(byte));
+            return Err(if is_too_long {
+                GP0
+            } else {
+                Exception::InvalidOpcode
+            }
+            .into());
         }
         match *kind {
             Kind::Copy(Some(operand)) => {
-                return self.bounce(instruction, &bytes[..instruction.len()], operand.size, operand.write);
+                return self.bounce(
+                    instruction,
+                    &bytes[..instruction.len()],
+                    operand.size,
+                    operand.write,
+                );
             }
             Kind::BitTest(_) => self.bit_test(instruction)?,
             Kind::Nothing | Kind::Pause => {}
@@ -162,7 +191,9 @@ impl SoftVcpu {
             // No performance counters are offered.
             M::Rdpmc => return Err(GP0.into()),
             M::Swapgs => self.swap_gs()?,
-            M::Rdfsbase | M::Rdgsbase | M::Wrfsbase | M::Wrgsbase => self.segment_base(instruction)?,
+            M::Rdfsbase | M::Rdgsbase | M::Wrfsbase | M::Wrgsbase => {
+                self.segment_base(instruction)?
+            }
             M::Lgdt | M::Lidt | M::Sgdt | M::Sidt => self.descriptor_table(instruction)?,
             M::Lmsw | M::Smsw => self.machine_status_word(instruction)?,
             M::Ltr | M::Lldt => {
@@ -218,7 +249,11 @@ impl SoftVcpu {
         }
         self.require_no_umip()?;
         let is_str = instruction.mnemonic() == Mnemonic::Str;
-        let selector = if is_str { self.tr.selector } else { self.ldtr.selector };
+        let selector = if is_str {
+            self.tr.selector
+        } else {
+            self.ldtr.selector
+        };
         self.write_operand(instruction, 0, 2, u64::from(selector))
     }
 }
@@ -228,13 +263,21 @@ fn is_prefix(byte: u8) -> bool {
 }
 
 fn is_far(instruction: &Instruction) -> bool {
-    matches!(instruction.op0_kind(), OpKind::FarBranch16 | OpKind::FarBranch32)
-        || instruction.is_jmp_far_indirect()
+    matches!(
+        instruction.op0_kind(),
+        OpKind::FarBranch16 | OpKind::FarBranch32
+    ) || instruction.is_jmp_far_indirect()
         || instruction.is_call_far_indirect()
 }
 
 fn moves_system_register(instruction: &Instruction, control: bool) -> bool {
     [instruction.op0_register(), instruction.op1_register()]
         .into_iter()
-        .any(|register| if control { register.is_cr() } else { register.is_dr() })
+        .any(|register| {
+            if control {
+                register.is_cr()
+            } else {
+                register.is_dr()
+            }
+        })
 }

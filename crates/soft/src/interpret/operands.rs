@@ -11,7 +11,11 @@ use crate::translate::segment_index;
 
 /// Which fault a bad address in this segment raises.
 fn segment_fault(index: usize) -> Exception {
-    if index == seg::SS { Exception::StackFault(0) } else { GP0 }
+    if index == seg::SS {
+        Exception::StackFault(0)
+    } else {
+        GP0
+    }
 }
 
 impl SoftVcpu {
@@ -69,10 +73,15 @@ impl SoftVcpu {
         }
         let sum = self
             .register(base)
-            .wrapping_add(self.register(index).wrapping_mul(u64::from(instruction.memory_index_scale())))
+            .wrapping_add(
+                self.register(index)
+                    .wrapping_mul(u64::from(instruction.memory_index_scale())),
+            )
             .wrapping_add(displacement);
         let bits = match (base, index) {
-            (Register::None, Register::None) => return self.cut_to_address_size(instruction, displacement),
+            (Register::None, Register::None) => {
+                return self.cut_to_address_size(instruction, displacement);
+            }
             (Register::None, index) => index.size(),
             (base, _) => base.size(),
         };
@@ -92,7 +101,13 @@ impl SoftVcpu {
     }
 
     /// Linear address of `len` bytes at `offset` in a segment, with the checks of the current mode.
-    pub(crate) fn linear(&self, index: usize, offset: u64, len: u64, write: bool) -> Result<u64, Exception> {
+    pub(crate) fn linear(
+        &self,
+        index: usize,
+        offset: u64,
+        len: u64,
+        write: bool,
+    ) -> Result<u64, Exception> {
         let segment = &self.segments[index];
         if self.is_64_bit() {
             let base = if index >= seg::FS { segment.base } else { 0 };
@@ -116,7 +131,11 @@ impl SoftVcpu {
         let limit = u64::from(segment.limit);
         let expands_down = !segment.is_code() && segment.kind() & 4 != 0 && self.is_protected();
         let is_inside = if expands_down {
-            let top = if segment.is_big() { 0xffff_ffff } else { 0xffff };
+            let top = if segment.is_big() {
+                0xffff_ffff
+            } else {
+                0xffff
+            };
             offset > limit && last <= top
         } else {
             last <= limit
@@ -133,7 +152,11 @@ impl SoftVcpu {
     fn check_alignment(&self, linear: u64, len: u64) -> Result<(), Exception> {
         let is_misaligned = matches!(len, 2 | 4 | 8) && !linear.is_multiple_of(len);
         let is_checked = self.mode.has(Mode::ALIGNED);
-        if is_checked && is_misaligned { Err(Exception::AlignmentCheck) } else { Ok(()) }
+        if is_checked && is_misaligned {
+            Err(Exception::AlignmentCheck)
+        } else {
+            Ok(())
+        }
     }
 
     /// Segment of a memory operand. In 64-bit mode overrides to CS, DS, ES and SS do not count (APM vol. 1, 2.2.1).
@@ -163,7 +186,11 @@ impl SoftVcpu {
     pub(crate) fn unchecked_linear(&self, instruction: &Instruction) -> u64 {
         let index = self.operand_segment(instruction);
         let is_flat = self.is_64_bit() && index < seg::FS;
-        let base = if is_flat { 0 } else { self.segments[index].base };
+        let base = if is_flat {
+            0
+        } else {
+            self.segments[index].base
+        };
         base.wrapping_add(self.effective_address(instruction))
     }
 
@@ -174,13 +201,23 @@ impl SoftVcpu {
     }
 
     /// Writes the memory operand of an instruction.
-    pub(crate) fn write_memory_operand(&mut self, instruction: &Instruction, size: u8, value: u64) -> Step {
+    pub(crate) fn write_memory_operand(
+        &mut self,
+        instruction: &Instruction,
+        size: u8,
+        value: u64,
+    ) -> Step {
         let linear = self.operand_linear(instruction, u64::from(size), true)?;
         self.write_linear(linear, size, value, self.access(true))
     }
 
     /// Reads operand `op` (a general register, an immediate, or memory of `size` bytes).
-    pub(crate) fn read_operand(&mut self, instruction: &Instruction, op: u32, size: u8) -> Step<u64> {
+    pub(crate) fn read_operand(
+        &mut self,
+        instruction: &Instruction,
+        op: u32,
+        size: u8,
+    ) -> Step<u64> {
         match instruction.op_kind(op) {
             OpKind::Register => Ok(self.register(instruction.op_register(op))),
             OpKind::Memory => self.read_memory_operand(instruction, size),
@@ -189,7 +226,13 @@ impl SoftVcpu {
     }
 
     /// Writes operand `op` (a general register, or memory of `size` bytes).
-    pub(crate) fn write_operand(&mut self, instruction: &Instruction, op: u32, size: u8, value: u64) -> Step {
+    pub(crate) fn write_operand(
+        &mut self,
+        instruction: &Instruction,
+        op: u32,
+        size: u8,
+        value: u64,
+    ) -> Step {
         if instruction.op_kind(op) == OpKind::Register {
             self.set_register(instruction.op_register(op), value);
             return Ok(());
@@ -212,7 +255,11 @@ impl SoftVcpu {
     pub(crate) fn moved_stack_pointer(&self, distance: i64) -> u64 {
         let (rsp, mask) = (self.block.gprs[gpr::RSP], self.stack_mask());
         let moved = rsp.wrapping_add(distance as u64);
-        if mask == u64::MAX || mask == 0xffff_ffff { moved & mask } else { rsp & !mask | moved & mask }
+        if mask == u64::MAX || mask == 0xffff_ffff {
+            moved & mask
+        } else {
+            rsp & !mask | moved & mask
+        }
     }
 
     /// Pushes one value; RSP moves only if the store succeeds.

@@ -63,9 +63,18 @@ impl SoftVcpu {
     pub(crate) fn load_segment(&mut self, index: usize, selector: u16) -> Step {
         if self.is_real_or_v86() {
             let attributes = if self.is_v86() { 0xf3 } else { 0x93 };
-            let limit = if self.is_v86() { 0xffff } else { self.segments[index].limit };
+            let limit = if self.is_v86() {
+                0xffff
+            } else {
+                self.segments[index].limit
+            };
             let base = u64::from(selector) << 4;
-            self.segments[index] = Segment { selector, base, limit, attributes };
+            self.segments[index] = Segment {
+                selector,
+                base,
+                limit,
+                attributes,
+            };
             self.update_context();
             return Ok(());
         }
@@ -77,10 +86,19 @@ impl SoftVcpu {
                 return Err(GP0.into());
             }
             // A null SS keeps its DPL: that is where the CPL is kept.
-            let dpl = if index == seg::SS { u16::from(cpl) << 5 } else { 0 };
+            let dpl = if index == seg::SS {
+                u16::from(cpl) << 5
+            } else {
+                0
+            };
             let attributes = if index == seg::SS { 0x93 | dpl } else { 0 };
             let limit = if index == seg::SS { u32::MAX } else { 0 };
-            self.segments[index] = Segment { selector, base: 0, limit, attributes };
+            self.segments[index] = Segment {
+                selector,
+                base: 0,
+                limit,
+                attributes,
+            };
             self.update_context();
             return Ok(());
         }
@@ -175,7 +193,11 @@ impl SoftVcpu {
             self.shadow_stack_change();
         }
         let rsp = &mut self.block.gprs[vcpu::gpr::RSP];
-        *rsp = if mask == 0xffff { *rsp & !0xffff | moved & 0xffff } else { moved };
+        *rsp = if mask == 0xffff {
+            *rsp & !0xffff | moved & 0xffff
+        } else {
+            moved
+        };
         Ok(())
     }
 
@@ -187,7 +209,10 @@ impl SoftVcpu {
             if is_ltr {
                 return Err(GP0.into());
             }
-            self.ldtr = Segment { selector, ..Segment::default() };
+            self.ldtr = Segment {
+                selector,
+                ..Segment::default()
+            };
             return Ok(());
         }
         if selector & 4 != 0 {
@@ -209,7 +234,12 @@ impl SoftVcpu {
             let address = self.descriptor_address(selector, 8)?;
             segment.attributes |= 2;
             let byte = u64::from(segment.attributes & 0xff);
-            self.write_linear(address.wrapping_add(5), 1, byte, SoftVcpu::system_access(true))?;
+            self.write_linear(
+                address.wrapping_add(5),
+                1,
+                byte,
+                SoftVcpu::system_access(true),
+            )?;
             self.tr = segment;
         } else {
             self.ldtr = segment;
@@ -251,8 +281,12 @@ impl SoftVcpu {
         }
         let is_system = !segment.is_code_or_data();
         match mnemonic {
-            Mnemonic::Verr => (!is_system && (!segment.is_code() || segment.kind() & 2 != 0)).then_some(0),
-            Mnemonic::Verw => (!is_system && !segment.is_code() && segment.kind() & 2 != 0).then_some(0),
+            Mnemonic::Verr => {
+                (!is_system && (!segment.is_code() || segment.kind() & 2 != 0)).then_some(0)
+            }
+            Mnemonic::Verw => {
+                (!is_system && !segment.is_code() && segment.kind() & 2 != 0).then_some(0)
+            }
             Mnemonic::Lar => {
                 let is_known = !is_system
                     || match self.is_long_mode() {

@@ -32,7 +32,10 @@ impl SoftVcpu {
         use Mnemonic as M;
         let op = self.string_op(instruction);
         let steps = self.rflags().contains(Rflags::TF);
-        if matches!(instruction.mnemonic(), M::Insb | M::Insw | M::Insd | M::Outsb | M::Outsw | M::Outsd) {
+        if matches!(
+            instruction.mnemonic(),
+            M::Insb | M::Insw | M::Insd | M::Outsb | M::Outsw | M::Outsd
+        ) {
             // Also for no element at all.
             self.check_port(self.block.gprs[gpr::RDX] as u16, op.size)?;
         }
@@ -41,7 +44,11 @@ impl SoftVcpu {
             if op.repeats && self.count(op) == 0 {
                 return Ok(true);
             }
-            let run = if op.repeats && !steps { self.run_of(instruction, op)? } else { 0 };
+            let run = if op.repeats && !steps {
+                self.run_of(instruction, op)?
+            } else {
+                0
+            };
             if run == 0 {
                 self.element(instruction, op)?;
             }
@@ -84,7 +91,11 @@ impl SoftVcpu {
             | Mnemonic::Cmpsw
             | Mnemonic::Insw
             | Mnemonic::Outsw => 2,
-            Mnemonic::Movsq | Mnemonic::Stosq | Mnemonic::Lodsq | Mnemonic::Scasq | Mnemonic::Cmpsq => 8,
+            Mnemonic::Movsq
+            | Mnemonic::Stosq
+            | Mnemonic::Lodsq
+            | Mnemonic::Scasq
+            | Mnemonic::Cmpsq => 8,
             _ => 4,
         };
         let kinds = (0..instruction.op_count()).map(|op| instruction.op_kind(op));
@@ -98,7 +109,11 @@ impl SoftVcpu {
             .next()
             .unwrap_or(8);
         let goes_down = self.block.rflags & Rflags::DF.bits() != 0;
-        let step = if goes_down { -i64::from(size) } else { i64::from(size) };
+        let step = if goes_down {
+            -i64::from(size)
+        } else {
+            i64::from(size)
+        };
         let source_segment = match instruction.memory_segment() {
             Register::FS => seg::FS,
             Register::GS => seg::GS,
@@ -107,7 +122,13 @@ impl SoftVcpu {
             register => segment_index(register),
         };
         let repeats = instruction.has_rep_prefix() || instruction.has_repne_prefix();
-        StringOp { size, address_size, source_segment, step, repeats }
+        StringOp {
+            size,
+            address_size,
+            source_segment,
+            step,
+            repeats,
+        }
     }
 
     fn cut(value: u64, address_size: u8) -> u64 {
@@ -121,7 +142,11 @@ impl SoftVcpu {
     fn advance(&mut self, register: usize, op: StringOp, elements: u64) {
         let distance = op.step.wrapping_mul(elements as i64) as u64;
         let value = self.block.gprs[register].wrapping_add(distance);
-        self.set_gpr(register, op.address_size, SoftVcpu::cut(value, op.address_size));
+        self.set_gpr(
+            register,
+            op.address_size,
+            SoftVcpu::cut(value, op.address_size),
+        );
     }
 
     fn source(&mut self, op: StringOp) -> Step<u64> {
@@ -147,7 +172,12 @@ impl SoftVcpu {
             }
             M::Stosb | M::Stosw | M::Stosd | M::Stosq => {
                 let target = self.target_linear(op, true)?;
-                self.write_linear(target, op.size, self.block.gprs[gpr::RAX], self.access(true))?;
+                self.write_linear(
+                    target,
+                    op.size,
+                    self.block.gprs[gpr::RAX],
+                    self.access(true),
+                )?;
                 self.advance(gpr::RDI, op, 1);
             }
             M::Lodsb | M::Lodsw | M::Lodsd | M::Lodsq => {
@@ -175,14 +205,21 @@ impl SoftVcpu {
                 // The store must be possible before the device is asked.
                 let access = self.access(true);
                 self.pieces(target, usize::from(op.size), access)?;
-                let value = self.ask(Exit::PioRead { port, size: op.size })?;
+                let value = self.ask(Exit::PioRead {
+                    port,
+                    size: op.size,
+                })?;
                 self.write_linear(target, op.size, value, access)?;
                 self.advance(gpr::RDI, op, 1);
             }
             _ => {
                 let port = self.block.gprs[gpr::RDX] as u16;
                 let value = self.source(op)?;
-                self.posted.push(Exit::PioWrite { port, size: op.size, value: value as u32 });
+                self.posted.push(Exit::PioWrite {
+                    port,
+                    size: op.size,
+                    value: value as u32,
+                });
                 self.advance(gpr::RSI, op, 1);
             }
         }
@@ -213,15 +250,27 @@ impl SoftVcpu {
             M::Scasb | M::Scasw | M::Scasd | M::Scasq | M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq
         );
         let is_zero = self.block.rflags & Rflags::ZF.bits() != 0;
-        compares && if instruction.has_repne_prefix() { is_zero } else { !is_zero }
+        compares
+            && if instruction.has_repne_prefix() {
+                is_zero
+            } else {
+                !is_zero
+            }
     }
 
     /// Does as many elements of a REP MOVS or REP STOS at once as can be; returns how many, 0 for "one by one".
     fn run_of(&mut self, instruction: &Instruction, op: StringOp) -> Step<u64> {
         use Mnemonic as M;
-        let is_move = matches!(instruction.mnemonic(), M::Movsb | M::Movsw | M::Movsd | M::Movsq);
-        let is_store = matches!(instruction.mnemonic(), M::Stosb | M::Stosw | M::Stosd | M::Stosq);
-        let is_simple = op.step > 0 && op.address_size == 8 && self.is_64_bit() && self.debug.dr7 & 0xff == 0;
+        let is_move = matches!(
+            instruction.mnemonic(),
+            M::Movsb | M::Movsw | M::Movsd | M::Movsq
+        );
+        let is_store = matches!(
+            instruction.mnemonic(),
+            M::Stosb | M::Stosw | M::Stosd | M::Stosq
+        );
+        let is_simple =
+            op.step > 0 && op.address_size == 8 && self.is_64_bit() && self.debug.dr7 & 0xff == 0;
         if !(is_move || is_store) || !is_simple {
             return Ok(0);
         }
@@ -265,20 +314,26 @@ impl SoftVcpu {
     /// end is not memory.
     fn move_run(&mut self, from: Gpa, to: Gpa, bytes: u64) -> bool {
         let feeds_itself = to > from && to.0 - from.0 < bytes;
-        !feeds_itself && self.store_slowly(|memory| memory.copy_by_vcpu(from, to, bytes)).is_ok()
+        !feeds_itself
+            && self
+                .store_slowly(|memory| memory.copy_by_vcpu(from, to, bytes))
+                .is_ok()
     }
 
     fn store_run(&mut self, to: Gpa, size: u8, bytes: u64) -> bool {
         let value = self.block.gprs[gpr::RAX].to_le_bytes();
         let pattern = &value[..usize::from(size)];
         if pattern.iter().all(|&byte| byte == pattern[0]) {
-            return self.store_slowly(|memory| memory.fill_by_vcpu(to, pattern[0], bytes)).is_ok();
+            return self
+                .store_slowly(|memory| memory.fill_by_vcpu(to, pattern[0], bytes))
+                .is_ok();
         }
         let mut run = [0; PAGE_SIZE as usize];
         let run = &mut run[..bytes as usize];
         for chunk in run.chunks_exact_mut(pattern.len()) {
             chunk.copy_from_slice(pattern);
         }
-        self.store_slowly(|memory| memory.write_by_vcpu(to, run)).is_ok()
+        self.store_slowly(|memory| memory.write_by_vcpu(to, run))
+            .is_ok()
     }
 }

@@ -26,13 +26,21 @@ const CR4_ALLOWED: Cr4 = Cr4::VME
     .union(Cr4::SMAP);
 
 /// EFER bits that the model knows.
-const EFER_ALLOWED: Efer =
-    Efer::SCE.union(Efer::LME).union(Efer::LMA).union(Efer::NXE).union(Efer::FFXSR).union(Efer::AIBRSE);
+const EFER_ALLOWED: Efer = Efer::SCE
+    .union(Efer::LME)
+    .union(Efer::LMA)
+    .union(Efer::NXE)
+    .union(Efer::FFXSR)
+    .union(Efer::AIBRSE);
 
 impl SoftVcpu {
     /// #GP(0) unless at CPL 0.
     pub(crate) fn require_ring_0(&self) -> Step {
-        if self.cpl() != 0 || self.is_v86() { Err(GP0.into()) } else { Ok(()) }
+        if self.cpl() != 0 || self.is_v86() {
+            Err(GP0.into())
+        } else {
+            Ok(())
+        }
     }
 
     pub(crate) fn move_control(&mut self, instruction: &Instruction) -> Step {
@@ -48,7 +56,12 @@ impl SoftVcpu {
             Register::CR2 => self.cr2,
             Register::CR3 => self.cr3,
             Register::CR4 => self.cr4.bits(),
-            Register::CR8 => self.ask(Exit::MsrRead { msr: msr::X2APIC_TPR })? >> 4 & 0xf,
+            Register::CR8 => {
+                self.ask(Exit::MsrRead {
+                    msr: msr::X2APIC_TPR,
+                })? >> 4
+                    & 0xf
+            }
             _ => return Err(Exception::InvalidOpcode.into()),
         };
         self.set_gpr(target.full_register().number(), size, value);
@@ -56,7 +69,11 @@ impl SoftVcpu {
     }
 
     fn cut_to(value: u64, size: u8) -> u64 {
-        if size == 8 { value } else { value & 0xffff_ffff }
+        if size == 8 {
+            value
+        } else {
+            value & 0xffff_ffff
+        }
     }
 
     fn write_control(&mut self, target: Register, value: u64) -> Step {
@@ -69,7 +86,10 @@ impl SoftVcpu {
             Register::CR3 => self.write_cr3(value),
             Register::CR4 => self.write_cr4(value),
             Register::CR8 if value <= 0xf => {
-                self.ask(Exit::MsrWrite { msr: msr::X2APIC_TPR, value: value << 4 })?;
+                self.ask(Exit::MsrWrite {
+                    msr: msr::X2APIC_TPR,
+                    value: value << 4,
+                })?;
                 Ok(())
             }
             Register::CR8 => Err(GP0.into()),
@@ -164,15 +184,22 @@ impl SoftVcpu {
 
     /// UMIP keeps SGDT, SIDT, SLDT, STR and SMSW to CPL 0.
     pub(crate) fn require_no_umip(&self) -> Step {
-        if self.cr4.contains(Cr4::UMIP) && self.cpl() > 0 { Err(GP0.into()) } else { Ok(()) }
+        if self.cr4.contains(Cr4::UMIP) && self.cpl() > 0 {
+            Err(GP0.into())
+        } else {
+            Ok(())
+        }
     }
 
     pub(crate) fn move_debug(&mut self, instruction: &Instruction) -> Step {
         self.require_ring_0()?;
         let number = |register: Register| (register as u32 - Register::DR0 as u32) as usize;
         let target = instruction.op0_register();
-        let (register, is_write) =
-            if target.is_dr() { (number(target), true) } else { (number(instruction.op1_register()), false) };
+        let (register, is_write) = if target.is_dr() {
+            (number(target), true)
+        } else {
+            (number(instruction.op1_register()), false)
+        };
         let register = match register {
             4 | 5 if self.cr4.contains(Cr4::DE) => return Err(Exception::InvalidOpcode.into()),
             4 => 6,
@@ -226,7 +253,10 @@ impl SoftVcpu {
         let access = self.access(false);
         let limit = self.read_linear(linear, 2, access)? as u16;
         let mut base = self.read_linear(linear.wrapping_add(2), base_size, access)?;
-        if instruction.op0_kind() == OpKind::Memory && base_size == 4 && self.operand_is_16_bit(instruction) {
+        if instruction.op0_kind() == OpKind::Memory
+            && base_size == 4
+            && self.operand_is_16_bit(instruction)
+        {
             base &= 0xff_ffff;
         }
         if base_size == 8 && !Gva(base).is_canonical() {
@@ -243,14 +273,21 @@ impl SoftVcpu {
 
     fn operand_is_16_bit(&self, instruction: &Instruction) -> bool {
         use iced_x86::Code;
-        matches!(instruction.code(), Code::Lgdt_m1632_16 | Code::Lidt_m1632_16)
+        matches!(
+            instruction.code(),
+            Code::Lgdt_m1632_16 | Code::Lidt_m1632_16
+        )
     }
 
     pub(crate) fn invalidate_page(&mut self, instruction: &Instruction) -> Step {
         self.require_ring_0()?;
         let index = crate::translate::segment_index(instruction.memory_segment());
         let offset = self.effective_address(instruction);
-        let base = if self.is_64_bit() && index < seg::FS { 0 } else { self.segments[index].base };
+        let base = if self.is_64_bit() && index < seg::FS {
+            0
+        } else {
+            self.segments[index].base
+        };
         let gva = Gva(base.wrapping_add(offset));
         if self.is_64_bit() && !gva.is_canonical() {
             return Ok(());
@@ -333,14 +370,18 @@ impl SoftVcpu {
         self.require_ring_0()?;
         let number = self.block.gprs[gpr::RCX] as u32;
         let value = self.block.gprs[gpr::RAX] & 0xffff_ffff | self.block.gprs[gpr::RDX] << 32;
-        let is_address =
-            matches!(number, msr::LSTAR | msr::CSTAR | msr::FS_BASE | msr::GS_BASE | msr::KERNEL_GS_BASE);
+        let is_address = matches!(
+            number,
+            msr::LSTAR | msr::CSTAR | msr::FS_BASE | msr::GS_BASE | msr::KERNEL_GS_BASE
+        );
         if is_address && !Gva(value).is_canonical() {
             return Err(GP0.into());
         }
         match number {
             msr::TSC => {
-                let distance = value.wrapping_sub(host::tsc::read()).wrapping_sub(self.block.tsc_offset);
+                let distance = value
+                    .wrapping_sub(host::tsc::read())
+                    .wrapping_sub(self.block.tsc_offset);
                 self.move_tsc(distance);
             }
             // Writing one moves the other by as much (SDM vol. 3, 18.17.3).
@@ -360,7 +401,12 @@ impl SoftVcpu {
             msr::SYSENTER_CS => self.msrs.sysenter_cs = value & 0xffff,
             msr::SYSENTER_ESP => self.msrs.sysenter_esp = value,
             msr::SYSENTER_EIP => self.msrs.sysenter_eip = value,
-            msr::PAT if value.to_le_bytes().iter().all(|kind| matches!(kind, 0 | 1 | 4..=7)) => {
+            msr::PAT
+                if value
+                    .to_le_bytes()
+                    .iter()
+                    .all(|kind| matches!(kind, 0 | 1 | 4..=7)) =>
+            {
                 self.msrs.pat = value;
             }
             msr::TSC_AUX | msr::PAT => return Err(GP0.into()),
@@ -418,7 +464,10 @@ impl SoftVcpu {
             Mnemonic::Rdfsbase | Mnemonic::Wrfsbase => seg::FS,
             _ => seg::GS,
         };
-        if matches!(instruction.mnemonic(), Mnemonic::Rdfsbase | Mnemonic::Rdgsbase) {
+        if matches!(
+            instruction.mnemonic(),
+            Mnemonic::Rdfsbase | Mnemonic::Rdgsbase
+        ) {
             self.set_register(register, self.segments[index].base);
             return Ok(());
         }
@@ -447,7 +496,11 @@ impl SoftVcpu {
         }
         let bits = self.read_linear(self.tr.base.wrapping_add(at), 2, access)?;
         let mask = (1 << size) - 1;
-        if bits >> (port % 8) & mask != 0 { Err(GP0.into()) } else { Ok(()) }
+        if bits >> (port % 8) & mask != 0 {
+            Err(GP0.into())
+        } else {
+            Ok(())
+        }
     }
 
     /// IN and OUT.

@@ -39,8 +39,11 @@ impl SoftVcpu {
         let mut segment = self.read_descriptor(selector)?;
         let (cpl, rpl) = (self.cpl(), (selector & 3) as u8);
         let is_conforming = segment.kind() & 4 != 0;
-        let is_allowed =
-            if is_conforming { segment.dpl() <= cpl } else { rpl <= cpl && segment.dpl() == cpl };
+        let is_allowed = if is_conforming {
+            segment.dpl() <= cpl
+        } else {
+            rpl <= cpl && segment.dpl() == cpl
+        };
         // Call gates and task switches end here too: no 64-bit kernel uses them.
         if !segment.is_code() || !is_allowed {
             return Err(gp(selector));
@@ -61,7 +64,12 @@ impl SoftVcpu {
             let attributes = self.segments[seg::CS].attributes;
             let limit = self.segments[seg::CS].limit;
             let base = u64::from(selector) << 4;
-            self.segments[seg::CS] = Segment { selector, base, limit, attributes };
+            self.segments[seg::CS] = Segment {
+                selector,
+                base,
+                limit,
+                attributes,
+            };
             self.block.rip = offset & 0xffff_ffff;
             self.update_context();
             return Ok(());
@@ -76,19 +84,27 @@ impl SoftVcpu {
 
     fn check_target(&self, segment: &Segment, offset: u64) -> Step {
         let is_64 = self.is_long_mode() && segment.is_long();
-        let is_bad = if is_64 { !Gva(offset).is_canonical() } else { offset > u64::from(segment.limit) };
+        let is_bad = if is_64 {
+            !Gva(offset).is_canonical()
+        } else {
+            offset > u64::from(segment.limit)
+        };
         if is_bad { Err(GP0.into()) } else { Ok(()) }
     }
 
     /// Operand of a far branch: selector, offset, operand size.
     fn far_operand(&mut self, instruction: &Instruction) -> Step<(u16, u64, u8)> {
         match instruction.op0_kind() {
-            OpKind::FarBranch16 => {
-                Ok((instruction.far_branch_selector(), u64::from(instruction.far_branch16()), 2))
-            }
-            OpKind::FarBranch32 => {
-                Ok((instruction.far_branch_selector(), u64::from(instruction.far_branch32()), 4))
-            }
+            OpKind::FarBranch16 => Ok((
+                instruction.far_branch_selector(),
+                u64::from(instruction.far_branch16()),
+                2,
+            )),
+            OpKind::FarBranch32 => Ok((
+                instruction.far_branch_selector(),
+                u64::from(instruction.far_branch32()),
+                4,
+            )),
             _ => {
                 let size = (instruction.memory_size().size() - 2) as u8;
                 let linear = self.operand_linear(instruction, u64::from(size) + 2, false)?;
@@ -108,8 +124,10 @@ impl SoftVcpu {
     pub(crate) fn call_far(&mut self, instruction: &Instruction) -> Step {
         let (selector, offset, size) = self.far_operand(instruction)?;
         let old_cs = u64::from(self.segments[seg::CS].selector);
-        let (first, second) =
-            (self.moved_stack_pointer(-i64::from(size)), self.moved_stack_pointer(-2 * i64::from(size)));
+        let (first, second) = (
+            self.moved_stack_pointer(-i64::from(size)),
+            self.moved_stack_pointer(-2 * i64::from(size)),
+        );
         if !self.is_real_or_v86() {
             // Nothing is pushed for a target that cannot be reached.
             let segment = self.far_code_segment(selector)?;
@@ -126,7 +144,11 @@ impl SoftVcpu {
         // The selector is read first, which a fault shows.
         let selector = self.peek(u64::from(size), size)? as u16;
         let offset = self.peek(0, size)?;
-        let extra = if instruction.op_count() == 1 { u64::from(instruction.immediate16()) } else { 0 };
+        let extra = if instruction.op_count() == 1 {
+            u64::from(instruction.immediate16())
+        } else {
+            0
+        };
         if self.is_real_or_v86() {
             self.enter_far(selector, offset)?;
             self.drop_stack(2 * u64::from(size) + extra);
@@ -153,7 +175,11 @@ impl SoftVcpu {
         let (cpl, rpl) = (self.cpl(), (selector & 3) as u8);
         let mut code = self.read_descriptor(selector)?;
         let is_conforming = code.kind() & 4 != 0;
-        let is_dpl_right = if is_conforming { code.dpl() <= rpl } else { code.dpl() == rpl };
+        let is_dpl_right = if is_conforming {
+            code.dpl() <= rpl
+        } else {
+            code.dpl() == rpl
+        };
         let is_bad_long = self.is_long_mode() && code.is_long() && code.is_big();
         if !code.is_code() || rpl < cpl || !is_dpl_right || is_bad_long {
             return Err(gp(selector));
@@ -185,8 +211,11 @@ impl SoftVcpu {
                     0xffff
                 };
                 let old = self.block.gprs[gpr::RSP];
-                self.block.gprs[gpr::RSP] =
-                    if mask == 0xffff { old & !0xffff | rsp & mask } else { rsp & mask };
+                self.block.gprs[gpr::RSP] = if mask == 0xffff {
+                    old & !0xffff | rsp & mask
+                } else {
+                    rsp & mask
+                };
             }
             None => {
                 self.drop_stack(stack_at);
@@ -206,15 +235,22 @@ impl SoftVcpu {
 
     fn returned_stack_segment(&mut self, selector: u16, rpl: u8, code: &Segment) -> Step<Segment> {
         if selector & !3 == 0 {
-            let allowed = self.is_long_mode() && code.is_long() && rpl != 3 && (selector & 3) as u8 == rpl;
+            let allowed =
+                self.is_long_mode() && code.is_long() && rpl != 3 && (selector & 3) as u8 == rpl;
             if !allowed {
                 return Err(GP0.into());
             }
             let attributes = 0x93 | u16::from(rpl) << 5;
-            return Ok(Segment { selector, base: 0, limit: u32::MAX, attributes });
+            return Ok(Segment {
+                selector,
+                base: 0,
+                limit: u32::MAX,
+                attributes,
+            });
         }
         let mut segment = self.read_descriptor(selector)?;
-        let is_writable = segment.is_code_or_data() && !segment.is_code() && segment.kind() & 2 != 0;
+        let is_writable =
+            segment.is_code_or_data() && !segment.is_code() && segment.kind() & 2 != 0;
         if !is_writable || (selector & 3) as u8 != rpl || segment.dpl() != rpl {
             return Err(gp(selector));
         }
@@ -231,7 +267,10 @@ impl SoftVcpu {
             let segment = &mut self.segments[index];
             let is_conforming_code = segment.is_code() && segment.kind() & 4 != 0;
             if segment.dpl() < cpl && !is_conforming_code {
-                *segment = Segment { base: segment.base, ..Segment::default() };
+                *segment = Segment {
+                    base: segment.base,
+                    ..Segment::default()
+                };
             }
         }
     }
@@ -283,14 +322,24 @@ impl SoftVcpu {
 
     /// INT n, INT3, INTO, INT1.
     pub(crate) fn software_interrupt(&mut self, vector: u8, next_rip: u64) -> Step {
-        let event = Event { vector, error_code: None, source: Source::Software, return_rip: next_rip };
+        let event = Event {
+            vector,
+            error_code: None,
+            source: Source::Software,
+            return_rip: next_rip,
+        };
         self.pending.delivered = true;
         self.deliver(event).map_err(Stop::Exception)
     }
 
     /// INT1: like a debug exception of the processor, so the gate's privilege does not matter.
     pub(crate) fn debug_interrupt(&mut self, next_rip: u64) -> Step {
-        let event = Event { vector: 1, error_code: None, source: Source::Exception, return_rip: next_rip };
+        let event = Event {
+            vector: 1,
+            error_code: None,
+            source: Source::Exception,
+            return_rip: next_rip,
+        };
         self.pending.delivered = true;
         self.deliver(event).map_err(Stop::Exception)
     }
@@ -306,7 +355,11 @@ impl SoftVcpu {
         if self.is_long_mode() {
             self.block.gprs[1] = next_rip;
             self.block.gprs[11] = self.rflags().bits() & !Rflags::RF.bits();
-            self.block.rip = if was_64 { self.msrs.lstar } else { self.msrs.cstar };
+            self.block.rip = if was_64 {
+                self.msrs.lstar
+            } else {
+                self.msrs.cstar
+            };
             self.segments[seg::CS] = Segment::flat(selector, Segment::CODE64);
             self.segments[seg::SS] = Segment::flat(selector.wrapping_add(8), Segment::DATA32);
             let mask = Rflags::from_bits_retain(self.msrs.syscall_mask);
@@ -336,7 +389,11 @@ impl SoftVcpu {
         if is_64 && !Gva(rcx).is_canonical() {
             return Err(GP0.into());
         }
-        let (code, attributes) = if is_64 { (base.wrapping_add(16), 0xa0fb) } else { (base, 0xc0fb) };
+        let (code, attributes) = if is_64 {
+            (base.wrapping_add(16), 0xa0fb)
+        } else {
+            (base, 0xc0fb)
+        };
         self.segments[seg::CS] = Segment::flat(code | 3, attributes);
         self.segments[seg::SS] = Segment::flat(base.wrapping_add(8) | 3, 0xc0f3);
         self.block.rip = if is_64 { rcx } else { rcx & 0xffff_ffff };
@@ -406,8 +463,11 @@ impl SoftVcpu {
             }
             Mnemonic::Ret => {
                 let target = self.peek(0, size)?;
-                let extra =
-                    if instruction.op_count() == 1 { u64::from(instruction.immediate16()) } else { 0 };
+                let extra = if instruction.op_count() == 1 {
+                    u64::from(instruction.immediate16())
+                } else {
+                    0
+                };
                 self.jump_near(target, size)?;
                 self.drop_stack(u64::from(size) + extra);
             }

@@ -29,8 +29,12 @@ impl SoftVcpu {
             M::Maskmovdqu | M::Vmaskmovdqu | M::Maskmovq => self.masked_bytes(instruction)?,
             M::Vmaskmovps | M::Vpmaskmovd => self.masked_move(instruction, 4)?,
             M::Vmaskmovpd | M::Vpmaskmovq => self.masked_move(instruction, 8)?,
-            M::Vgatherdps | M::Vgatherqps | M::Vpgatherdd | M::Vpgatherqd => self.gather(instruction, 4)?,
-            M::Vgatherdpd | M::Vgatherqpd | M::Vpgatherdq | M::Vpgatherqq => self.gather(instruction, 8)?,
+            M::Vgatherdps | M::Vgatherqps | M::Vpgatherdd | M::Vpgatherqd => {
+                self.gather(instruction, 4)?
+            }
+            M::Vgatherdpd | M::Vgatherqpd | M::Vpgatherdq | M::Vpgatherqq => {
+                self.gather(instruction, 8)?
+            }
             _ => return Ok(false),
         }
         Ok(true)
@@ -64,7 +68,8 @@ impl SoftVcpu {
         let linear = self.linear(index, offset, len as u64, true)?;
         self.pieces(linear, len, access)?;
         for &n in &selected {
-            let linear = self.linear(index, offset.wrapping_add(n as u64) & address_mask, 1, true)?;
+            let linear =
+                self.linear(index, offset.wrapping_add(n as u64) & address_mask, 1, true)?;
             self.write_bytes(linear, &data[n..=n], access)?;
         }
         Ok(())
@@ -74,17 +79,31 @@ impl SoftVcpu {
         self.check_fp(instruction)?;
         let is_store = instruction.op0_kind() == OpKind::Memory;
         let mask = self.vector(instruction.op1_register().number());
-        let vector = if is_store { instruction.op2_register() } else { instruction.op0_register() };
+        let vector = if is_store {
+            instruction.op2_register()
+        } else {
+            instruction.op0_register()
+        };
         let count = vector.size() / size;
         let offset = self.effective_address(instruction);
         let index = self.operand_segment(instruction);
-        let mut data = if is_store { self.vector(vector.number()) } else { [0; 32] };
+        let mut data = if is_store {
+            self.vector(vector.number())
+        } else {
+            [0; 32]
+        };
         let access = self.access(is_store);
-        let selected: Vec<usize> = (0..count).filter(|&n| is_selected(&mask, n, size)).collect();
+        let selected: Vec<usize> = (0..count)
+            .filter(|&n| is_selected(&mask, n, size))
+            .collect();
         let mut addresses = Vec::with_capacity(selected.len());
         for &n in &selected {
-            let linear =
-                self.element_linear(index, offset.wrapping_add((n * size) as u64), size, is_store)?;
+            let linear = self.element_linear(
+                index,
+                offset.wrapping_add((n * size) as u64),
+                size,
+                is_store,
+            )?;
             self.pieces(linear, size, access)?;
             addresses.push(linear);
         }
@@ -130,7 +149,10 @@ impl SoftVcpu {
         }
         let index_size = if matches!(
             instruction.mnemonic(),
-            Mnemonic::Vgatherdps | Mnemonic::Vgatherdpd | Mnemonic::Vpgatherdd | Mnemonic::Vpgatherdq
+            Mnemonic::Vgatherdps
+                | Mnemonic::Vgatherdpd
+                | Mnemonic::Vpgatherdd
+                | Mnemonic::Vpgatherdq
         ) {
             4
         } else {
@@ -150,7 +172,11 @@ impl SoftVcpu {
                 continue;
             }
             let raw = lane(&indexes, n, index_size);
-            let index = if index_size == 4 { raw as u32 as i32 as i64 as u64 } else { raw };
+            let index = if index_size == 4 {
+                raw as u32 as i32 as i64 as u64
+            } else {
+                raw
+            };
             let mut offset = base
                 .wrapping_add(index.wrapping_mul(u64::from(instruction.memory_index_scale())))
                 .wrapping_add(instruction.memory_displacement64());
@@ -173,7 +199,10 @@ impl SoftVcpu {
                 }
             }
         }
-        data[(count * size).max(if target.is_ymm() { 32 } else { 16 }).min(32)..].fill(0);
+        data[(count * size)
+            .max(if target.is_ymm() { 32 } else { 16 })
+            .min(32)..]
+            .fill(0);
         if count * size < 16 {
             data[count * size..].fill(0);
         }

@@ -47,10 +47,19 @@ impl Site {
 
     /// As three words, for the table of sites.
     pub(crate) fn pack(&self) -> [u64; 3] {
-        let place = u64::from(self.start) | u64::from(self.len) << 32 | u64::from(self.borrowed) << 48;
-        let PackedAccess { registers, size, flags } = self.access;
+        let place =
+            u64::from(self.start) | u64::from(self.len) << 32 | u64::from(self.borrowed) << 48;
+        let PackedAccess {
+            registers,
+            size,
+            flags,
+        } = self.access;
         let rest = u32::from_le_bytes([registers, size, flags, u8::from(self.flags_saved)]);
-        [self.rip, place, u64::from(self.stack_change as u32) | u64::from(rest) << 32]
+        [
+            self.rip,
+            place,
+            u64::from(self.stack_change as u32) | u64::from(rest) << 32,
+        ]
     }
 
     /// The reverse of [`Site::pack`].
@@ -62,7 +71,11 @@ impl Site {
             len: (place >> 32) as u16,
             borrowed: (place >> 48) as u16,
             stack_change: rest as u32 as i32,
-            access: PackedAccess { registers, size, flags },
+            access: PackedAccess {
+                registers,
+                size,
+                flags,
+            },
             flags_saved: flags_saved != 0,
         }
     }
@@ -95,7 +108,11 @@ struct PackedAccess {
 }
 
 impl PackedAccess {
-    const NONE: PackedAccess = PackedAccess { registers: 0, size: 0, flags: 0 };
+    const NONE: PackedAccess = PackedAccess {
+        registers: 0,
+        size: 0,
+        flags: 0,
+    };
 
     fn new(access: SiteAccess) -> PackedAccess {
         PackedAccess {
@@ -130,7 +147,11 @@ enum Tail {
     /// FP state wanted at a site.
     FpState { from: Fixup, site: u32 },
     /// Leave with `rip` and a reason.
-    Leave { from: Fixup, rip: u64, reason: ExitReason },
+    Leave {
+        from: Fixup,
+        rip: u64,
+        reason: ExitReason,
+    },
     /// A chainable jump that starts out as an exit.
     Chain { from: Fixup, rip: u64, link: u32 },
 }
@@ -170,8 +191,12 @@ pub(crate) enum FlagUse {
 }
 
 /// The six status flags as iced's bits.
-const STATUS: u32 =
-    RflagsBits::OF | RflagsBits::SF | RflagsBits::ZF | RflagsBits::AF | RflagsBits::CF | RflagsBits::PF;
+const STATUS: u32 = RflagsBits::OF
+    | RflagsBits::SF
+    | RflagsBits::ZF
+    | RflagsBits::AF
+    | RflagsBits::CF
+    | RflagsBits::PF;
 
 impl FlagUse {
     pub(crate) fn of(instruction: &Instruction) -> FlagUse {
@@ -197,7 +222,9 @@ fn is_certain(instruction: &Instruction) -> bool {
 
 /// Number of the general register that `register` is part of, if it is one.
 pub(crate) fn gpr_number(register: Register) -> Option<u8> {
-    register.is_gpr().then(|| register.full_register().number() as u8)
+    register
+        .is_gpr()
+        .then(|| register.full_register().number() as u8)
 }
 
 impl Builder {
@@ -223,7 +250,14 @@ impl Builder {
     }
 
     /// Starts a block at host address `base`; its sites and links will get numbers from the given ones on.
-    pub(crate) fn begin(&mut self, base: HostPc, stubs: Stubs, mode: Mode, first_site: u32, first_link: u32) {
+    pub(crate) fn begin(
+        &mut self,
+        base: HostPc,
+        stubs: Stubs,
+        mode: Mode,
+        first_site: u32,
+        first_link: u32,
+    ) {
         self.e.start(base);
         self.cache = stubs.cache;
         self.stubs = Some(stubs);
@@ -287,8 +321,13 @@ impl Builder {
 
     /// Takes `from` to the interpreter, for the instruction as a whole.
     pub(crate) fn miss_to_interpreter(&mut self, from: Fixup) {
-        let access =
-            SiteAccess { address: Reg::RAX, entry: Reg::RAX, write: false, size: 1, is_segmented: true };
+        let access = SiteAccess {
+            address: Reg::RAX,
+            entry: Reg::RAX,
+            write: false,
+            size: 1,
+            is_segmented: true,
+        };
         self.miss(from, access);
     }
 
@@ -433,7 +472,10 @@ impl Builder {
 
     /// Leaves the block for `rip` by way of Rust. Everything must have been put back.
     pub(crate) fn leave(&mut self, rip: u64, reason: ExitReason) {
-        debug_assert!(self.borrowed == 0 && !self.flags_saved, "state is canonical between blocks");
+        debug_assert!(
+            self.borrowed == 0 && !self.flags_saved,
+            "state is canonical between blocks"
+        );
         self.e.store_gs_imm64(Builder::rip_offset(), rip);
         let exit = self.stubs();
         if reason == ExitReason::Lookup {
@@ -441,9 +483,11 @@ impl Builder {
         } else {
             if reason == ExitReason::Interpret {
                 let place = self.e.address().wrapping_sub(exit.cache) as u32;
-                self.e.store_gs_imm32(offset_of!(VcpuBlock, exit_info) as i32, place);
+                self.e
+                    .store_gs_imm32(offset_of!(VcpuBlock, exit_info) as i32, place);
             }
-            self.e.store_gs_imm32(offset_of!(VcpuBlock, exit_reason) as i32, reason as u32);
+            self.e
+                .store_gs_imm32(offset_of!(VcpuBlock, exit_reason) as i32, reason as u32);
             self.e.jump_to(exit.exit);
         }
     }
@@ -468,7 +512,9 @@ impl Builder {
     }
 
     fn add_chain(&mut self, from: Fixup, rip: u64) {
-        self.links.push(Link { slot: self.e.address() - 4 });
+        self.links.push(Link {
+            slot: self.e.address() - 4,
+        });
         let link = self.first_link + self.links.len() as u32 - 1;
         self.tails.push(Tail::Chain { from, rip, link });
     }
@@ -493,7 +539,8 @@ impl Builder {
                     self.e.bind(from);
                     self.e.store_gs_imm64(Builder::rip_offset(), rip);
                     self.e.store_gs_imm32(info_offset, link);
-                    self.e.store_gs_imm32(reason_offset, ExitReason::Chain as u32);
+                    self.e
+                        .store_gs_imm32(reason_offset, ExitReason::Chain as u32);
                     self.e.jump_to(stubs.exit);
                     continue;
                 }

@@ -1,6 +1,8 @@
 //! Which way an instruction goes: copied, rebuilt from smaller steps, or left to the interpreter.
 
-use iced_x86::{Code, CpuidFeature, FlowControl, Instruction, InstructionInfo, Mnemonic, OpAccess, OpKind};
+use iced_x86::{
+    Code, CpuidFeature, FlowControl, Instruction, InstructionInfo, Mnemonic, OpAccess, OpKind,
+};
 
 use super::memory::{Operand, operand_size};
 use super::strings::is_simple_string;
@@ -66,8 +68,10 @@ pub(crate) fn classify(
     if is_simple_string(instruction, mode) {
         return Kind::String;
     }
-    let moves_from_segment = matches!(instruction.code(), Code::Mov_r32m16_Sreg | Code::Mov_r64m16_Sreg)
-        && instruction.op0_kind() == OpKind::Register;
+    let moves_from_segment = matches!(
+        instruction.code(),
+        Code::Mov_r32m16_Sreg | Code::Mov_r64m16_Sreg
+    ) && instruction.op0_kind() == OpKind::Register;
     if moves_from_segment && mode.is_64() {
         return Kind::MoveFromSegment;
     }
@@ -81,7 +85,8 @@ pub(crate) fn classify(
 }
 
 fn memory_copy(instruction: &Instruction, info: &InstructionInfo) -> Kind {
-    let memory_op = (0..instruction.op_count()).find(|&op| instruction.op_kind(op) == OpKind::Memory);
+    let memory_op =
+        (0..instruction.op_count()).find(|&op| instruction.op_kind(op) == OpKind::Memory);
     let Some(memory_op) = memory_op else {
         let implicit = (0..instruction.op_count()).any(|op| {
             !matches!(
@@ -98,7 +103,11 @@ fn memory_copy(instruction: &Instruction, info: &InstructionInfo) -> Kind {
                     | OpKind::Immediate32to64
             )
         });
-        return if implicit { Kind::Interpret } else { Kind::Copy(None) };
+        return if implicit {
+            Kind::Interpret
+        } else {
+            Kind::Copy(None)
+        };
     };
     if instruction.is_vsib() {
         return Kind::Interpret;
@@ -108,10 +117,14 @@ fn memory_copy(instruction: &Instruction, info: &InstructionInfo) -> Kind {
         OpAccess::NoMemAccess | OpAccess::None => return Kind::Nothing,
         _ => true,
     };
-    let Some(size) = operand_size(instruction) else { return Kind::Interpret };
+    let Some(size) = operand_size(instruction) else {
+        return Kind::Interpret;
+    };
     let operand = Operand { size, write };
-    let is_bit_test =
-        matches!(instruction.mnemonic(), Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc);
+    let is_bit_test = matches!(
+        instruction.mnemonic(),
+        Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc
+    );
     if is_bit_test && instruction.op1_kind() == OpKind::Register {
         return Kind::BitTest(operand);
     }
@@ -129,7 +142,10 @@ fn is_forbidden(instruction: &Instruction, mode: Mode) -> bool {
 /// 0: no FP state; 1: x87 or MMX; 2: SSE; 3: VEX-encoded.
 pub(crate) fn fp_level(instruction: &Instruction) -> u8 {
     let features = instruction.cpuid_features();
-    if features.iter().any(|feature| matches!(feature, CpuidFeature::AVX | CpuidFeature::AVX2)) {
+    if features
+        .iter()
+        .any(|feature| matches!(feature, CpuidFeature::AVX | CpuidFeature::AVX2))
+    {
         return 3;
     }
     let registers = (0..instruction.op_count())
@@ -137,7 +153,9 @@ pub(crate) fn fp_level(instruction: &Instruction) -> u8 {
         .map(|op| instruction.op_register(op));
     let mut level = 0;
     for register in registers {
-        if register.is_ymm() || register.is_xmm() && instruction.encoding() == iced_x86::EncodingKind::VEX {
+        if register.is_ymm()
+            || register.is_xmm() && instruction.encoding() == iced_x86::EncodingKind::VEX
+        {
             level = level.max(3);
         } else if register.is_xmm() {
             level = level.max(2);
@@ -158,9 +176,12 @@ pub(crate) fn fp_level(instruction: &Instruction) -> u8 {
     if uses_mxcsr {
         level = level.max(2);
     }
-    let is_x87 = features
-        .iter()
-        .any(|feature| matches!(feature, CpuidFeature::FPU | CpuidFeature::FPU287 | CpuidFeature::FPU387));
+    let is_x87 = features.iter().any(|feature| {
+        matches!(
+            feature,
+            CpuidFeature::FPU | CpuidFeature::FPU287 | CpuidFeature::FPU387
+        )
+    });
     if is_x87 || matches!(instruction.mnemonic(), Mnemonic::Emms | Mnemonic::Wait) {
         level = level.max(1);
     }
@@ -168,28 +189,43 @@ pub(crate) fn fp_level(instruction: &Instruction) -> u8 {
 }
 
 fn control_flow(instruction: &Instruction, mode: Mode) -> Option<Kind> {
-    let is_near = !matches!(instruction.op0_kind(), OpKind::FarBranch16 | OpKind::FarBranch32);
+    let is_near = !matches!(
+        instruction.op0_kind(),
+        OpKind::FarBranch16 | OpKind::FarBranch32
+    );
     let operand_is_full = |size: usize| size == if mode.is_64() { 8 } else { 4 };
     let stack_is_ours = !mode.has(Mode::SEGMENTED | Mode::CODE16 | Mode::ALIGNED);
     let kind = match instruction.flow_control() {
         FlowControl::Next => return None,
         FlowControl::UnconditionalBranch if is_near && !is_16_bit_branch(instruction) => Kind::Jump,
         FlowControl::ConditionalBranch if instruction.is_jcc_short_or_near() => {
-            if is_16_bit_branch(instruction) { Kind::Interpret } else { Kind::JumpIf }
+            if is_16_bit_branch(instruction) {
+                Kind::Interpret
+            } else {
+                Kind::JumpIf
+            }
         }
         FlowControl::ConditionalBranch
             if instruction.is_jcx_short() || instruction.is_loop() || instruction.is_loopcc() =>
         {
             let fits = mode.is_64() || counts_in_ecx(instruction);
-            if is_16_bit_branch(instruction) || !fits { Kind::Interpret } else { Kind::JumpCounter }
+            if is_16_bit_branch(instruction) || !fits {
+                Kind::Interpret
+            } else {
+                Kind::JumpCounter
+            }
         }
         FlowControl::Call
-            if is_near && stack_is_ours && !is_16_bit_branch(instruction) && instruction.is_call_near() =>
+            if is_near
+                && stack_is_ours
+                && !is_16_bit_branch(instruction)
+                && instruction.is_call_near() =>
         {
             Kind::Call
         }
         FlowControl::IndirectBranch
-            if instruction.is_jmp_near_indirect() && operand_is_full(branch_operand_size(instruction)) =>
+            if instruction.is_jmp_near_indirect()
+                && operand_is_full(branch_operand_size(instruction)) =>
         {
             Kind::JumpIndirect
         }
@@ -249,7 +285,9 @@ fn special(instruction: &Instruction, mode: Mode) -> Option<Kind> {
                 && instruction.op0_register().size() == word;
             if is_plain { Kind::Pop } else { Kind::Interpret }
         }
-        Mnemonic::Leave if stack_is_ours && matches!(instruction.code(), Code::Leaveq | Code::Leaved) => {
+        Mnemonic::Leave
+            if stack_is_ours && matches!(instruction.code(), Code::Leaveq | Code::Leaved) =>
+        {
             Kind::Leave
         }
         Mnemonic::Pushfq if stack_is_ours && mode.is_64() => Kind::Pushf,
@@ -263,7 +301,9 @@ fn special(instruction: &Instruction, mode: Mode) -> Option<Kind> {
 
 fn push_kind(instruction: &Instruction, word: usize) -> Kind {
     let is_ours = match instruction.op0_kind() {
-        OpKind::Register => instruction.op0_register().is_gpr() && instruction.op0_register().size() == word,
+        OpKind::Register => {
+            instruction.op0_register().is_gpr() && instruction.op0_register().size() == word
+        }
         OpKind::Memory => instruction.memory_size().size() == word,
         _ => instruction.stack_pointer_increment().unsigned_abs() as usize == word,
     };
@@ -272,7 +312,8 @@ fn push_kind(instruction: &Instruction, word: usize) -> Kind {
 
 fn uses_segment_register(instruction: &Instruction) -> bool {
     (0..instruction.op_count()).any(|op| {
-        instruction.op_kind(op) == OpKind::Register && instruction.op_register(op).is_segment_register()
+        instruction.op_kind(op) == OpKind::Register
+            && instruction.op_register(op).is_segment_register()
     })
 }
 

@@ -25,7 +25,9 @@ pub(crate) struct Exits {
 
 impl Exits {
     fn may_chain(self, target: u64, mode: Mode) -> bool {
-        target & !0xfff == self.page && !self.straddles && !mode.has(Mode::CAREFUL | Mode::SEGMENTED)
+        target & !0xfff == self.page
+            && !self.straddles
+            && !mode.has(Mode::CAREFUL | Mode::SEGMENTED)
     }
 }
 
@@ -80,7 +82,8 @@ impl Builder {
         self.e.bind(hit);
         self.e.load_gs(Reg::RCX, jump_cache);
         self.e.load(Reg::RCX, Reg::RCX, entry + 8);
-        self.e.store_gs(offset_of!(VcpuBlock, jump_target) as i32, Reg::RCX);
+        self.e
+            .store_gs(offset_of!(VcpuBlock, jump_target) as i32, Reg::RCX);
         self.e.load_gs(Reg::RCX, spill_offset(1));
         self.e.jump_gs(offset_of!(VcpuBlock, jump_target) as i32);
     }
@@ -107,7 +110,8 @@ impl Builder {
         self.e.alu(Alu::Xor, free, target);
         self.e.alu_imm32(Alu::And, free, (JUMP_ENTRIES - 1) as i32);
         self.e.shl(free, 4);
-        self.e.alu_gs(Alu::Add, free, offset_of!(VcpuBlock, jump_cache) as i32);
+        self.e
+            .alu_gs(Alu::Add, free, offset_of!(VcpuBlock, jump_cache) as i32);
         self.e.alu_load(Alu::Cmp, target, free, 0);
         let miss = self.e.jcc(cond::NE);
         self.e.load(free, free, 8);
@@ -234,7 +238,11 @@ impl Builder {
         } else {
             self.e.load32(target, target, 0);
         }
-        let extra = if instruction.op_count() == 1 { i32::from(instruction.immediate16()) } else { 0 };
+        let extra = if instruction.op_count() == 1 {
+            i32::from(instruction.immediate16())
+        } else {
+            0
+        };
         let change = i32::from(size) + extra;
         self.move_stack_pointer(change);
         self.go_indirect(target, free, change);

@@ -51,7 +51,11 @@ impl Builder {
         // Through iced: every combination of base, index and scale is encoded by somebody who knows them all.
         let mut lea = Instruction::default();
         let is_64 = address_bits == 64;
-        lea.set_code(if is_64 { Code::Lea_r64_m } else { Code::Lea_r32_m });
+        lea.set_code(if is_64 {
+            Code::Lea_r64_m
+        } else {
+            Code::Lea_r32_m
+        });
         lea.set_op0_kind(OpKind::Register);
         lea.set_op0_register(host_register(to, if is_64 { 8 } else { 4 }));
         lea.set_op1_kind(OpKind::Memory);
@@ -130,14 +134,19 @@ impl Builder {
 
     /// Turns a linear address into a host address, or leaves through the miss path.
     pub(crate) fn check_tlb(&mut self, address: Reg, entry: Reg, operand: Operand) {
-        let table =
-            if operand.write { offset_of!(VcpuBlock, write_tlb) } else { offset_of!(VcpuBlock, read_tlb) };
+        let table = if operand.write {
+            offset_of!(VcpuBlock, write_tlb)
+        } else {
+            offset_of!(VcpuBlock, read_tlb)
+        };
         self.e.mov(entry, address);
         self.e.shr(entry, 8);
-        self.e.alu_imm32(Alu::And, entry, ((TLB_ENTRIES - 1) << 4) as i32);
+        self.e
+            .alu_imm32(Alu::And, entry, ((TLB_ENTRIES - 1) << 4) as i32);
         self.e.alu_gs(Alu::Add, entry, table as i32);
         self.e.alu_load(Alu::Xor, address, entry, 0);
-        self.e.alu_imm(Alu::Cmp, address, 4096 - i32::from(operand.size.max(1)));
+        self.e
+            .alu_imm(Alu::Cmp, address, 4096 - i32::from(operand.size.max(1)));
         let from = self.e.jcc(cond::A);
         self.miss(from, self.access(address, entry, operand));
         self.e.alu_load(Alu::Add, address, entry, 8);
@@ -145,7 +154,13 @@ impl Builder {
 
     fn access(&self, address: Reg, entry: Reg, operand: Operand) -> SiteAccess {
         let Operand { size, write } = operand;
-        SiteAccess { address, entry, write, size, is_segmented: self.mode.has(Mode::SEGMENTED) }
+        SiteAccess {
+            address,
+            entry,
+            write,
+            size,
+            is_segmented: self.mode.has(Mode::SEGMENTED),
+        }
     }
 
     /// Host address of an instruction's memory operand, in the returned register. `used` are the registers that
@@ -218,8 +233,15 @@ impl Builder {
     }
 
     /// BT, BTS, BTR and BTC with a register bit offset reach beyond their operand: the offset selects the word.
-    pub(crate) fn copy_bit_test(&mut self, instruction: &Instruction, operand: Operand, used: u16) -> bool {
-        let Some(bit) = gpr_number(instruction.op1_register()) else { return false };
+    pub(crate) fn copy_bit_test(
+        &mut self,
+        instruction: &Instruction,
+        operand: Operand,
+        used: u16,
+    ) -> bool {
+        let Some(bit) = gpr_number(instruction.op1_register()) else {
+            return false;
+        };
         if has_16_bit_address(instruction) {
             return false;
         }
@@ -249,7 +271,8 @@ impl Builder {
         }
         self.check_tlb(address, entry, operand);
         self.e.mov(entry, bit);
-        self.e.alu_imm32(Alu::And, entry, i32::from(operand.size) * 8 - 1);
+        self.e
+            .alu_imm32(Alu::And, entry, i32::from(operand.size) * 8 - 1);
         self.bring_flags_back();
         let mut copy = *instruction;
         copy.set_memory_base(host_register(address, 8));
@@ -290,8 +313,13 @@ impl Builder {
 pub(crate) fn has_32_bit_address(instruction: &Instruction) -> bool {
     let (base, index) = (instruction.memory_base(), instruction.memory_index());
     let is_absolute = base == Register::None && index == Register::None;
-    let narrow = |register: Register| register.size() == 4 && register.is_gpr() || register == Register::EIP;
-    if is_absolute { instruction.memory_displ_size() == 4 } else { narrow(base) || narrow(index) }
+    let narrow =
+        |register: Register| register.size() == 4 && register.is_gpr() || register == Register::EIP;
+    if is_absolute {
+        instruction.memory_displ_size() == 4
+    } else {
+        narrow(base) || narrow(index)
+    }
 }
 
 /// Whether the memory operand has a 16-bit address.
@@ -321,8 +349,9 @@ pub(crate) fn host_register(register: Reg, size: u8) -> Register {
 
 fn uses_high_byte(instruction: &Instruction) -> bool {
     let high = [Register::AH, Register::BH, Register::CH, Register::DH];
-    (0..instruction.op_count())
-        .any(|op| instruction.op_kind(op) == OpKind::Register && high.contains(&instruction.op_register(op)))
+    (0..instruction.op_count()).any(|op| {
+        instruction.op_kind(op) == OpKind::Register && high.contains(&instruction.op_register(op))
+    })
 }
 
 /// The accumulator forms of MOV have an absolute address instead of ModRM: use the general forms.
@@ -347,5 +376,7 @@ pub(crate) fn operand_size(instruction: &Instruction) -> Option<u8> {
     if matches!(size, MemorySize::Unknown) {
         return None;
     }
-    u8::try_from(size.size()).ok().filter(|size| (1..=64).contains(size))
+    u8::try_from(size.size())
+        .ok()
+        .filter(|size| (1..=64).contains(size))
 }

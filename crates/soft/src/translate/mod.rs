@@ -109,7 +109,8 @@ impl Translator {
         first_link: u32,
     ) -> Option<Translated> {
         let len_bytes = self.decode(request)?;
-        self.builder.begin(base, stubs, request.mode, first_site, first_link);
+        self.builder
+            .begin(base, stubs, request.mode, first_site, first_link);
         let mut counts = [0; 16];
         for step in &self.steps {
             for (number, count) in counts.iter_mut().enumerate() {
@@ -126,7 +127,11 @@ impl Translator {
         self.steps.clear();
         let bitness = request.mode.bitness();
         let mut decoder = Decoder::with_ip(bitness, request.bytes, request.rip, DECODER_OPTIONS);
-        let limit = if request.straddles || request.mode.has(Mode::CAREFUL) { 1 } else { MAX_INSTRUCTIONS };
+        let limit = if request.straddles || request.mode.has(Mode::CAREFUL) {
+            1
+        } else {
+            MAX_INSTRUCTIONS
+        };
         while self.steps.len() < limit && decoder.can_decode() {
             let at = decoder.position();
             let instruction = decoder.decode();
@@ -139,8 +144,16 @@ impl Translator {
                 Kind::Pause if !self.has_company => Kind::Copy(None),
                 kind => kind,
             };
-            let used = if kind == Kind::Interpret { 0 } else { used_registers(info) };
-            self.steps.push(Step { instruction, kind, used });
+            let used = if kind == Kind::Interpret {
+                0
+            } else {
+                used_registers(info)
+            };
+            self.steps.push(Step {
+                instruction,
+                kind,
+                used,
+            });
             if ends_block(kind) {
                 break;
             }
@@ -152,10 +165,18 @@ impl Translator {
         let page = request.rip & !0xfff;
         let steps = std::mem::take(&mut self.steps);
         for step in &steps {
-            let Step { ref instruction, kind, used } = *step;
+            let Step {
+                ref instruction,
+                kind,
+                used,
+            } = *step;
             let rip = instruction.ip();
             self.builder.start_instruction(rip);
-            let exits = Exits { rip, page, straddles: request.straddles };
+            let exits = Exits {
+                rip,
+                page,
+                straddles: request.straddles,
+            };
             if ends_block(kind) {
                 self.builder.control(kind, instruction, exits);
                 self.steps = steps;
@@ -169,7 +190,11 @@ impl Translator {
             }
         }
         if let Some(last) = steps.last() {
-            let exits = Exits { rip: last.instruction.ip(), page, straddles: request.straddles };
+            let exits = Exits {
+                rip: last.instruction.ip(),
+                page,
+                straddles: request.straddles,
+            };
             self.builder.put_everything_back();
             self.builder.go(last.instruction.next_ip(), exits);
         }
@@ -191,9 +216,13 @@ impl Translator {
             Kind::Nothing => {}
             Kind::Copy(None) => return self.copy_plain(instruction, used, flag_use),
             Kind::Copy(Some(operand)) => {
-                return self.builder.copy_with_memory(instruction, operand, used, flag_use);
+                return self
+                    .builder
+                    .copy_with_memory(instruction, operand, used, flag_use);
             }
-            Kind::BitTest(operand) => return self.builder.copy_bit_test(instruction, operand, used),
+            Kind::BitTest(operand) => {
+                return self.builder.copy_bit_test(instruction, operand, used);
+            }
             Kind::Lea => return self.lea(instruction, used),
             Kind::String => return self.builder.string(instruction, flag_use),
             Kind::MoveFromSegment => self.move_from_segment(instruction),
@@ -203,7 +232,9 @@ impl Translator {
             Kind::Pushf => self.builder.push_flags(),
             Kind::Sti => self.builder.set_interrupts(),
             Kind::Cli => {
-                self.builder.e.store_gs_imm32(offset_of!(VcpuBlock, interrupts) as i32, 0);
+                self.builder
+                    .e
+                    .store_gs_imm32(offset_of!(VcpuBlock, interrupts) as i32, 0);
             }
             Kind::ReadTsc => self.read_tsc(instruction),
             _ => return false,
@@ -225,10 +256,13 @@ impl Translator {
     fn lea(&mut self, instruction: &Instruction, used: u16) -> bool {
         self.builder.give_back(used);
         if instruction.is_ip_rel_memory_operand()
-            || instruction.memory_base() == Register::None && instruction.memory_index() == Register::None
+            || instruction.memory_base() == Register::None
+                && instruction.memory_index() == Register::None
         {
             let target = instruction.op0_register();
-            let Some(number) = builder::gpr_number(target) else { return false };
+            let Some(number) = builder::gpr_number(target) else {
+                return false;
+            };
             let value = instruction.memory_displacement64();
             match target.size() {
                 8 => self.builder.e.mov_imm(Reg(number), value),
@@ -250,7 +284,9 @@ impl Translator {
     /// MOV from a segment register: selectors are kept in the block.
     fn move_from_segment(&mut self, instruction: &Instruction) {
         let target = instruction.op0_register();
-        let Some(number) = builder::gpr_number(target) else { return };
+        let Some(number) = builder::gpr_number(target) else {
+            return;
+        };
         self.builder.give_back(1 << number);
         let index = segment_index(instruction.op1_register());
         let offset = (offset_of!(VcpuBlock, selector) + index * 4) as i32;
@@ -280,7 +316,9 @@ impl Translator {
 
 /// A store through a CS override outside 64-bit mode faults, however flat the segment is.
 fn writes_code_segment(kind: Kind, instruction: &Instruction, mode: Mode) -> bool {
-    let (Kind::Copy(Some(operand)) | Kind::BitTest(operand)) = kind else { return false };
+    let (Kind::Copy(Some(operand)) | Kind::BitTest(operand)) = kind else {
+        return false;
+    };
     operand.write && !mode.is_64() && instruction.memory_segment() == Register::CS
 }
 
@@ -326,13 +364,15 @@ impl Builder {
         let slot = crate::block::spill_offset(1);
         self.give_back(1 << 1);
         self.e.store_gs(slot, Reg::RCX);
-        self.e.load_gs32(Reg::RCX, offset_of!(VcpuBlock, window_wanted) as i32);
+        self.e
+            .load_gs32(Reg::RCX, offset_of!(VcpuBlock, window_wanted) as i32);
         let nobody_waits = self.e.jump_if_rcx_zero(false);
         let wanted = self.e.jump();
         self.with_spilled(1 << 1, |builder| builder.miss_to_interpreter(wanted));
         self.e.bind(nobody_waits);
         self.e.load_gs(Reg::RCX, slot);
-        self.e.store_gs_imm32(offset_of!(VcpuBlock, interrupts) as i32, 1);
+        self.e
+            .store_gs_imm32(offset_of!(VcpuBlock, interrupts) as i32, 1);
     }
 }
 

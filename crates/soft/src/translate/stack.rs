@@ -101,13 +101,16 @@ impl Builder {
         let other = self.borrow(RSP_BIT | 1 << value.0, false);
         self.bring_flags_back();
         self.e.mov(other, Reg::RSP);
-        self.e.load_gs(Reg::RSP, offset_of!(VcpuBlock, stack_top) as i32);
+        self.e
+            .load_gs(Reg::RSP, offset_of!(VcpuBlock, stack_top) as i32);
         self.e.push_flags_pop(value);
         self.e.mov(Reg::RSP, other);
         self.put_flags_away();
         self.e.alu_imm32(Alu::And, value, HOST_FLAGS);
-        self.e.alu_gs(Alu::Or, value, offset_of!(VcpuBlock, system_flags) as i32);
-        self.e.load_gs32(other, offset_of!(VcpuBlock, interrupts) as i32);
+        self.e
+            .alu_gs(Alu::Or, value, offset_of!(VcpuBlock, system_flags) as i32);
+        self.e
+            .load_gs32(other, offset_of!(VcpuBlock, interrupts) as i32);
         self.e.shl(other, 9);
         self.e.alu(Alu::Or, value, other);
         self.push_register(value, RSP_BIT | 1 << value.0);

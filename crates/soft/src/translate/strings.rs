@@ -61,7 +61,12 @@ fn string_op(instruction: &Instruction) -> Option<StringOp> {
         _ => return None,
     };
     let repeats = instruction.has_rep_prefix() || instruction.has_repne_prefix();
-    Some(StringOp { size, reads_source, target, repeats })
+    Some(StringOp {
+        size,
+        reads_source,
+        target,
+        repeats,
+    })
 }
 
 /// Whether translated code takes this string instruction.
@@ -73,13 +78,19 @@ pub(crate) fn is_simple_string(instruction: &Instruction, mode: Mode) -> bool {
         kinds().any(is_wide) && kinds().all(|kind| is_wide(kind) || kind == OpKind::Register);
     let has_base = matches!(instruction.segment_prefix(), Register::FS | Register::GS);
     let is_looked_at = mode.has(Mode::CAREFUL);
-    mode.is_64() && !is_looked_at && has_wide_pointers && !has_base && string_op(instruction).is_some()
+    mode.is_64()
+        && !is_looked_at
+        && has_wide_pointers
+        && !has_base
+        && string_op(instruction).is_some()
 }
 
 impl Builder {
     /// Emits a string instruction; false if it is none of ours.
     pub(crate) fn string(&mut self, instruction: &Instruction, flag_use: FlagUse) -> bool {
-        let Some(op) = string_op(instruction) else { return false };
+        let Some(op) = string_op(instruction) else {
+            return false;
+        };
         let mut used = RSP_BIT | RAX_BIT;
         if op.reads_source {
             used |= RSI_BIT;
@@ -101,19 +112,38 @@ impl Builder {
                 taken |= 1 << host.0;
                 let distance = self.borrow_free_of_rbp(taken, false);
                 taken |= 1 << distance.0;
-                pointers[slot] = Some(Pointer { register, host, distance });
+                pointers[slot] = Some(Pointer {
+                    register,
+                    host,
+                    distance,
+                });
             }
         }
         let nothing = op.repeats.then(|| self.skip_if_no_count());
         for (pointer, write) in pointers.iter().zip([false, op.target == Some(true)]) {
             if let Some(pointer) = pointer {
                 self.e.mov(pointer.host, pointer.register);
-                self.check_tlb(pointer.host, pointer.distance, Operand { size: op.size, write });
+                self.check_tlb(
+                    pointer.host,
+                    pointer.distance,
+                    Operand {
+                        size: op.size,
+                        write,
+                    },
+                );
             }
         }
         if op.repeats {
-            let free = pointers.iter().flatten().next().map_or(Reg::RDX, |pointer| pointer.distance);
-            let other = pointers.iter().flatten().next().map_or(Reg::RDX, |pointer| pointer.host);
+            let free = pointers
+                .iter()
+                .flatten()
+                .next()
+                .map_or(Reg::RDX, |pointer| pointer.distance);
+            let other = pointers
+                .iter()
+                .flatten()
+                .next()
+                .map_or(Reg::RDX, |pointer| pointer.host);
             self.leave_unless_upwards(free, other);
             for pointer in pointers.iter().flatten() {
                 self.leave_unless_in_page(*pointer, op.size);
@@ -140,7 +170,8 @@ impl Builder {
     fn leave_unless_upwards(&mut self, free: Reg, kept: Reg) {
         self.e.spill_to_stack_slot(kept);
         self.e.mov(kept, Reg::RSP);
-        self.e.load_gs(Reg::RSP, offset_of!(VcpuBlock, stack_top) as i32);
+        self.e
+            .load_gs(Reg::RSP, offset_of!(VcpuBlock, stack_top) as i32);
         self.e.push_flags_pop(free);
         self.e.mov(Reg::RSP, kept);
         self.e.unspill_from_stack_slot(kept);
@@ -190,9 +221,13 @@ impl Builder {
         let mut copy = *instruction;
         copy.set_segment_prefix(Register::None);
         let encoded = self.encode(&copy);
-        debug_assert!(encoded, "string instructions encode as they were: {instruction}");
+        debug_assert!(
+            encoded,
+            "string instructions encode as they were: {instruction}"
+        );
         for pointer in pointers.iter().flatten() {
-            self.e.lea_sum(pointer.register, pointer.distance, pointer.register, true);
+            self.e
+                .lea_sum(pointer.register, pointer.distance, pointer.register, true);
         }
         if keeps_away {
             self.borrow_for_flags();

@@ -24,20 +24,34 @@ pub fn measure() -> Result<bool> {
             with.push(walk(AHEAD_PAGES, step)?);
         }
         let (with, without) = (median(with), median(without));
-        println!("  {name}: {without:.1} us without, {with:.1} us with up to {AHEAD_PAGES} pages ahead");
-        is_worth_it &= if step == 1 { with < without } else { with < without * 1.05 };
+        println!(
+            "  {name}: {without:.1} us without, {with:.1} us with up to {AHEAD_PAGES} pages ahead"
+        );
+        is_worth_it &= if step == 1 {
+            with < without
+        } else {
+            with < without * 1.05
+        };
     }
     Ok(is_worth_it)
 }
 
 /// Microseconds that a page took.
 fn walk(ahead_pages: u64, step: u64) -> Result<f64> {
-    let settings = Settings { limit_bytes: None, store_memory_bytes: 1 << 30, file: None, ahead_pages };
+    let settings = Settings {
+        limit_bytes: None,
+        store_memory_bytes: 1 << 30,
+        file: None,
+        ahead_pages,
+    };
     let (memory, _pager) = paged(&settings)?;
     let start = Instant::now();
     for at in 0..PAGE_COUNT {
         let page = at * step % PAGE_COUNT;
-        ensure!(memory.read_value(Gpa(page * PAGE_BYTES), 8)? == word(page), "page {page} is another");
+        ensure!(
+            memory.read_value(Gpa(page * PAGE_BYTES), 8)? == word(page),
+            "page {page} is another"
+        );
     }
     Ok(start.elapsed().as_secs_f64() * 1e6 / PAGE_COUNT as f64)
 }

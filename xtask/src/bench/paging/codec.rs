@@ -19,7 +19,11 @@ pub(super) fn sample() -> Result<Vec<[u8; PAGE_BYTES]>> {
         }
     }
     let (pages, _) = bytes.as_chunks::<PAGE_BYTES>();
-    Ok(pages.iter().filter(|page| page.iter().any(|byte| *byte != 0)).copied().collect())
+    Ok(pages
+        .iter()
+        .filter(|page| page.iter().any(|byte| *byte != 0))
+        .copied()
+        .collect())
 }
 
 struct Codec {
@@ -42,8 +46,16 @@ const CODECS: [Codec; 3] = [
             Ok(())
         },
     },
-    Codec { name: "zstd -1 (libzstd, C)", pack: |page, packed| zstd(page, packed, -1), unpack: unzstd },
-    Codec { name: "zstd 1 (libzstd, C)", pack: |page, packed| zstd(page, packed, 1), unpack: unzstd },
+    Codec {
+        name: "zstd -1 (libzstd, C)",
+        pack: |page, packed| zstd(page, packed, -1),
+        unpack: unzstd,
+    },
+    Codec {
+        name: "zstd 1 (libzstd, C)",
+        pack: |page, packed| zstd(page, packed, 1),
+        unpack: unzstd,
+    },
 ];
 
 fn zstd(page: &[u8], packed: &mut Vec<u8>, level: i32) -> Result<()> {
@@ -61,8 +73,14 @@ fn unzstd(packed: &[u8], page: &mut [u8]) -> Result<()> {
 /// Prints a line for each codec.
 pub fn compare() -> Result<bool> {
     let pages = sample()?;
-    println!("codec: {} pages of programs and text, median time for a page", pages.len());
-    println!("  {:<28}{:>12}{:>12}{:>14}", "", "pack", "unpack", "of 4096 left");
+    println!(
+        "codec: {} pages of programs and text, median time for a page",
+        pages.len()
+    );
+    println!(
+        "  {:<28}{:>12}{:>12}{:>14}",
+        "", "pack", "unpack", "of 4096 left"
+    );
     for codec in CODECS {
         let (mut pack, mut unpack, mut left) = (Vec::new(), Vec::new(), 0);
         for page in &pages {
@@ -89,5 +107,10 @@ pub fn compare() -> Result<bool> {
 }
 
 fn micros(times: Vec<Duration>) -> f64 {
-    median(times.into_iter().map(|time| time.as_secs_f64() * 1e6).collect())
+    median(
+        times
+            .into_iter()
+            .map(|time| time.as_secs_f64() * 1e6)
+            .collect(),
+    )
 }

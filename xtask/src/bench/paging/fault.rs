@@ -21,13 +21,28 @@ pub fn measure() -> Result<bool> {
     );
     let mut is_kept = from("compressed memory", 1 << 30, None, MEMORY_US)?;
     let folder = std::env::temp_dir();
-    is_kept &= from("page file, in the host's cache", 1 << 20, Some((folder, 1 << 30)), FILE_US)?;
+    is_kept &= from(
+        "page file, in the host's cache",
+        1 << 20,
+        Some((folder, 1 << 30)),
+        FILE_US,
+    )?;
     Ok(is_kept)
 }
 
-fn from(name: &str, store_memory_bytes: u64, file: Option<(PathBuf, u64)>, most_us: f64) -> Result<bool> {
+fn from(
+    name: &str,
+    store_memory_bytes: u64,
+    file: Option<(PathBuf, u64)>,
+    most_us: f64,
+) -> Result<bool> {
     let in_file = file.is_some();
-    let settings = Settings { limit_bytes: None, store_memory_bytes, file, ahead_pages: AHEAD_PAGES };
+    let settings = Settings {
+        limit_bytes: None,
+        store_memory_bytes,
+        file,
+        ahead_pages: AHEAD_PAGES,
+    };
     let (memory, pager) = paged(&settings)?;
     let mut times = Vec::new();
     let mut page = 1;
@@ -47,7 +62,11 @@ fn from(name: &str, store_memory_bytes: u64, file: Option<(PathBuf, u64)>, most_
     times.sort_by(f64::total_cmp);
     let (count, p99) = (times.len(), times[times.len() * 99 / 100]);
     let middle = median(times);
-    let share = if in_file { books.store.file_pages } else { books.store.memory_pages };
+    let share = if in_file {
+        books.store.file_pages
+    } else {
+        books.store.memory_pages
+    };
     println!(
         "  {name}: median {middle:.1} us, 99 of 100 below {p99:.1} us ({count} faults, {share} pages there; promised {most_us} us)"
     );

@@ -20,7 +20,15 @@ impl Guest {
     /// `mother run` with these words; ended after `limit` whatever happens.
     pub fn start(name: &str, words: &[&str], limit: Duration) -> Result<Guest> {
         let mut mother = Command::new(MOTHER);
-        mother.args(["run", "--name", name, "--timeout", &format!("{}s", limit.as_secs())]).args(words);
+        mother
+            .args([
+                "run",
+                "--name",
+                name,
+                "--timeout",
+                &format!("{}s", limit.as_secs()),
+            ])
+            .args(words);
         Guest::spawn(mother)
     }
 
@@ -32,9 +40,19 @@ impl Guest {
             .stderr(Stdio::null())
             .spawn()
             .with_context(|| format!("start {}", program.get_program().to_string_lossy()))?;
-        let input = child.stdin.take().context("the input was asked for as a pipe")?;
-        let output = child.stdout.take().context("the output was asked for as a pipe")?;
-        Ok(Guest { child, input, output: BufReader::new(output) })
+        let input = child
+            .stdin
+            .take()
+            .context("the input was asked for as a pipe")?;
+        let output = child
+            .stdout
+            .take()
+            .context("the output was asked for as a pipe")?;
+        Ok(Guest {
+            child,
+            input,
+            output: BufReader::new(output),
+        })
     }
 
     /// Types commands.
@@ -59,7 +77,11 @@ impl Guest {
 
     /// Its input ends, which ends it.
     pub fn finish(self) -> Result<()> {
-        let Guest { mut child, input, mut output } = self;
+        let Guest {
+            mut child,
+            input,
+            mut output,
+        } = self;
         drop(input);
         let _ = std::io::copy(&mut output, &mut std::io::sink());
         child.wait().context("wait for mother")?;
@@ -69,9 +91,16 @@ impl Guest {
 
 /// Runs `mother` with these words; its output.
 pub fn mother(words: &[&str]) -> Result<String> {
-    let output = Command::new(MOTHER).args(words).output().context("start mother")?;
+    let output = Command::new(MOTHER)
+        .args(words)
+        .output()
+        .context("start mother")?;
     if !output.status.success() {
-        bail!("mother {}: {}", words.join(" "), String::from_utf8_lossy(&output.stderr));
+        bail!(
+            "mother {}: {}",
+            words.join(" "),
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -61,13 +61,20 @@ pub fn measure() -> Result<bool> {
         most * 100.0,
         SPEED * 100.0
     );
-    println!("  {:.1} % of what it touched is away (promised {:.0} %)", away * 100.0, AWAY * 100.0);
+    println!(
+        "  {:.1} % of what it touched is away (promised {:.0} %)",
+        away * 100.0,
+        AWAY * 100.0
+    );
     Ok(ratio >= SPEED && away >= AWAY)
 }
 
 fn work(guest: &mut Guest) -> Result<f64> {
     guest.say(WORK)?;
-    guest.hear("took")?.parse().context("the guest says how long it took")
+    guest
+        .hear("took")?
+        .parse()
+        .context("the guest says how long it took")
 }
 
 fn books() -> Result<HostBooks> {

@@ -43,7 +43,9 @@ pub fn measure() -> Result<bool> {
     print("without a limit", &free);
     let limited = run(&["--resident-limit", &limit]).context("with a limit")?;
     print("with one", &limited);
-    let saved = free.resident_bytes.saturating_sub(limited.resident_bytes + limited.store_bytes);
+    let saved = free
+        .resident_bytes
+        .saturating_sub(limited.resident_bytes + limited.store_bytes);
     println!(
         "  saved: {} MiB of {}, store counted; it cost {:.0} % more time, and {:.1} s of the pagers' CPU for {} page-ins",
         saved >> 20,
@@ -52,7 +54,10 @@ pub fn measure() -> Result<bool> {
         limited.pager_seconds,
         limited.page_ins
     );
-    ensure!(free.said == limited.said, "with a limit the guests read something else");
+    ensure!(
+        free.said == limited.said,
+        "with a limit the guests read something else"
+    );
     Ok(limited.resident_bytes <= BUDGET_BYTES + BUDGET_BYTES / 50)
 }
 
@@ -69,12 +74,17 @@ fn print(name: &str, run: &Run) {
 /// Ten guests with these words, from their start to the last one's word.
 fn run(words: &[&str]) -> Result<Run> {
     let start = Instant::now();
-    let names: Vec<String> = (0..GUEST_COUNT).map(|number| format!("bench-many-{number}")).collect();
+    let names: Vec<String> = (0..GUEST_COUNT)
+        .map(|number| format!("bench-many-{number}"))
+        .collect();
     let (done, finished) = channel();
     let mut threads = Vec::new();
     for name in &names {
-        let mut guest =
-            Guest::start(name, &[&["--memory", "512M"], words].concat(), PATIENCE + Duration::from_secs(20))?;
+        let mut guest = Guest::start(
+            name,
+            &[&["--memory", "512M"], words].concat(),
+            PATIENCE + Duration::from_secs(20),
+        )?;
         guest.say(WORK)?;
         let done = done.clone();
         threads.push(std::thread::spawn(move || -> Result<(Guest, String)> {
@@ -98,16 +108,27 @@ fn run(words: &[&str]) -> Result<Run> {
             Ok(()) => left -= 1,
             Err(RecvTimeoutError::Timeout) if start.elapsed() < PATIENCE => {}
             Err(_) => {
-                bail!("{left} of {GUEST_COUNT} guests have not finished after {} s", PATIENCE.as_secs())
+                bail!(
+                    "{left} of {GUEST_COUNT} guests have not finished after {} s",
+                    PATIENCE.as_secs()
+                )
             }
         }
-        run.add(&names.iter().filter_map(|name| books(name)).collect::<Vec<_>>());
+        run.add(
+            &names
+                .iter()
+                .filter_map(|name| books(name))
+                .collect::<Vec<_>>(),
+        );
     }
     run.seconds = start.elapsed().as_secs_f64();
     for thread in threads {
         let (guest, said) = thread.join().ok().context("a thread panicked")??;
         guest.finish()?;
-        ensure!(run.said.is_empty() || run.said == said, "a guest read something else than another");
+        ensure!(
+            run.said.is_empty() || run.said == said,
+            "a guest read something else than another"
+        );
         run.said = said;
     }
     Ok(run)
@@ -117,24 +138,42 @@ impl Run {
     /// What all guests' books say now.
     fn add(&mut self, books: &[HostBooks]) {
         let sum = |of: fn(&HostBooks) -> u64| books.iter().map(of).sum::<u64>();
-        self.resident_bytes = self.resident_bytes.max(sum(|books| books.memory.resident_bytes));
+        self.resident_bytes = self
+            .resident_bytes
+            .max(sum(|books| books.memory.resident_bytes));
         let away = sum(|books| books.memory.paged_out_bytes());
         if away > self.away_bytes {
             self.away_bytes = away;
-            self.store_bytes =
-                sum(|books| books.memory.paging.as_ref().map_or(0, |paging| paging.store_memory_bytes));
+            self.store_bytes = sum(|books| {
+                books
+                    .memory
+                    .paging
+                    .as_ref()
+                    .map_or(0, |paging| paging.store_memory_bytes)
+            });
         }
-        let paging = || books.iter().filter_map(|books| books.memory.paging.as_ref());
-        self.pager_seconds = self.pager_seconds.max(paging().map(|paging| paging.cpu_seconds).sum());
+        let paging = || {
+            books
+                .iter()
+                .filter_map(|books| books.memory.paging.as_ref())
+        };
+        self.pager_seconds = self
+            .pager_seconds
+            .max(paging().map(|paging| paging.cpu_seconds).sum());
         let is_page_in = |name: &str| matches!(name, "page_ins" | "prefetched");
         let counters = paging().flat_map(|paging| &paging.counters);
-        let page_ins =
-            counters.filter(|counter| is_page_in(&counter.name)).map(|counter| counter.value).sum();
+        let page_ins = counters
+            .filter(|counter| is_page_in(&counter.name))
+            .map(|counter| counter.value)
+            .sum();
         self.page_ins = self.page_ins.max(page_ins);
     }
 }
 
 fn books(name: &str) -> Option<HostBooks> {
     let name = VmName::new(name).ok()?;
-    Client::connect(&Inventory::of_user().ok()?.record(&name)).ok()?.books().ok()
+    Client::connect(&Inventory::of_user().ok()?.record(&name))
+        .ok()?
+        .books()
+        .ok()
 }

@@ -31,11 +31,17 @@ const PARTS: [Part; 7] = [
 pub fn run(words: &[&str]) -> Result<bool> {
     let wanted: Vec<Part> = match words {
         [] => PARTS.to_vec(),
-        [named] => PARTS.into_iter().filter(|(name, _)| name == named).collect(),
+        [named] => PARTS
+            .into_iter()
+            .filter(|(name, _)| name == named)
+            .collect(),
         _ => Vec::new(),
     };
     if wanted.is_empty() {
-        bail!("the parts of `bench paging` are {}", PARTS.map(|(name, _)| name).join(", "));
+        bail!(
+            "the parts of `bench paging` are {}",
+            PARTS.map(|(name, _)| name).join(", ")
+        );
     }
     super::build_mother()?;
     let mut is_kept = true;

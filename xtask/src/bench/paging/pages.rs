@@ -23,7 +23,11 @@ pub(super) fn word(page: u64) -> u64 {
 /// 64 MiB of programs and text, most of it put away.
 pub(super) fn paged(settings: &Settings) -> Result<(Arc<GuestMemory>, Pager)> {
     let memory = Arc::new(GuestMemory::flat(PAGE_COUNT * PAGE_BYTES)?);
-    let pager = Pager::start(Arc::clone(&memory), settings, Box::new(|event| eprintln!("{event:?}")))?;
+    let pager = Pager::start(
+        Arc::clone(&memory),
+        settings,
+        Box::new(|event| eprintln!("{event:?}")),
+    )?;
     let pages = sample()?;
     ensure!(!pages.is_empty(), "there are pages to sample");
     for page in 0..PAGE_COUNT {

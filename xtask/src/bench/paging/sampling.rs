@@ -31,8 +31,12 @@ pub fn measure() -> Result<bool> {
     for page in 0..PAGE_COUNT {
         memory.write(Gpa(page * PAGE_BYTES), &page.to_le_bytes())?;
     }
-    let settings =
-        Settings { limit_bytes: None, store_memory_bytes: 1 << 20, file: None, ahead_pages: AHEAD_PAGES };
+    let settings = Settings {
+        limit_bytes: None,
+        store_memory_bytes: 1 << 20,
+        file: None,
+        ahead_pages: AHEAD_PAGES,
+    };
     work(&memory)?;
     let (mut rates, mut ratios, mut cpu) = (Vec::new(), Vec::new(), 0.0);
     for round in 0..ROUNDS {
@@ -78,7 +82,9 @@ fn work(memory: &GuestMemory) -> Result<f64> {
             // Each once in no order.
             let gpa = Gpa(count * 6151 % HOT_PAGES * PAGE_BYTES);
             memory.read(gpa, &mut bytes)?;
-            let sum = bytes.iter().fold(0_u64, |sum, &byte| sum.wrapping_add(u64::from(byte)));
+            let sum = bytes
+                .iter()
+                .fold(0_u64, |sum, &byte| sum.wrapping_add(u64::from(byte)));
             memory.write(gpa, &sum.to_le_bytes())?;
             count += 1;
         }

@@ -36,7 +36,10 @@ const PHASES: [&str; 3] = ["fill 256 MiB", "read them twice", "work on 2 MiB"];
 /// Prints the comparison. Nothing is promised of it.
 pub fn compare() -> Result<bool> {
     let qemu = get_qemu()?;
-    println!("swap: 512 MiB, {} MiB may be resident, seconds", LIMIT_BYTES >> 20);
+    println!(
+        "swap: 512 MiB, {} MiB may be resident, seconds",
+        LIMIT_BYTES >> 20
+    );
     let group = match Group::new() {
         Ok(group) => Some(group),
         Err(error) => {
@@ -49,7 +52,10 @@ pub fn compare() -> Result<bool> {
     let ours = [mother(&[])?, mother(&["--resident-limit", &limit])?];
     print("mother", &ours);
     if let Some(group) = group {
-        let theirs = [in_qemu(&qemu, &guest, None)?, in_qemu(&qemu, &guest, Some(&group))?];
+        let theirs = [
+            in_qemu(&qemu, &guest, None)?,
+            in_qemu(&qemu, &guest, Some(&group))?,
+        ];
         print("QEMU's TCG, in a cgroup", &theirs);
         println!("  QEMU's cgroup held at most {} MiB", group.most()? >> 20);
     }
@@ -57,14 +63,24 @@ pub fn compare() -> Result<bool> {
 }
 
 fn print(name: &str, runs: &[[f64; 3]; 2]) {
-    println!("  {name:<26}{:>12}{:>12}{:>10}", "no limit", "limit", "ratio");
+    println!(
+        "  {name:<26}{:>12}{:>12}{:>10}",
+        "no limit", "limit", "ratio"
+    );
     for ((phase, free), limited) in PHASES.iter().zip(runs[0]).zip(runs[1]) {
-        println!("    {phase:<24}{free:>12.2}{limited:>12.2}{:>10.2}", limited / free);
+        println!(
+            "    {phase:<24}{free:>12.2}{limited:>12.2}{:>10.2}",
+            limited / free
+        );
     }
 }
 
 fn mother(words: &[&str]) -> Result<[f64; 3]> {
-    work(Guest::start("bench-swap", &[&["--memory", MEMORY], words].concat(), LIMIT)?)
+    work(Guest::start(
+        "bench-swap",
+        &[&["--memory", MEMORY], words].concat(),
+        LIMIT,
+    )?)
 }
 
 fn in_qemu(qemu: &Qemu, guest: &DefaultGuest, group: Option<&Group>) -> Result<[f64; 3]> {
@@ -74,8 +90,14 @@ fn in_qemu(qemu: &Qemu, guest: &DefaultGuest, group: Option<&Group>) -> Result<[
         None => String::new(),
     };
     let qemu = qemu.command();
-    shell.args(["-c", &format!("{enter}exec \"$@\""), "sh"]).arg(qemu.get_program()).args(qemu.get_args());
-    shell.envs(qemu.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    shell
+        .args(["-c", &format!("{enter}exec \"$@\""), "sh"])
+        .arg(qemu.get_program())
+        .args(qemu.get_args());
+    shell.envs(
+        qemu.get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
     let mut command = limited(&LIMIT.as_secs().to_string(), &shell);
     command.args(["-accel", "tcg,tb-size=32", "-cpu", "max"]);
     command.args([
@@ -91,8 +113,18 @@ fn in_qemu(qemu: &Qemu, guest: &DefaultGuest, group: Option<&Group>) -> Result<[
         "-monitor",
         "none",
     ]);
-    command.args(["-serial", "stdio", "-no-reboot", "-append", "console=ttyS0 rdinit=/pipe panic=-1"]);
-    command.arg("-kernel").arg(&guest.kernel).arg("-initrd").arg(&guest.initrd);
+    command.args([
+        "-serial",
+        "stdio",
+        "-no-reboot",
+        "-append",
+        "console=ttyS0 rdinit=/pipe panic=-1",
+    ]);
+    command
+        .arg("-kernel")
+        .arg(&guest.kernel)
+        .arg("-initrd")
+        .arg(&guest.initrd);
     let mut guest = Guest::spawn(command)?;
     // What is typed before somebody reads is lost here.
     guest.hear("mother: /init started")?;
@@ -103,8 +135,13 @@ fn work(mut guest: Guest) -> Result<[f64; 3]> {
     guest.say(WORK)?;
     let said = guest.hear("took")?;
     guest.finish()?;
-    let times: Vec<f64> = said.split(' ').filter_map(|word| word.parse().ok()).collect();
-    let &[a, b, c, d] = &times[..] else { bail!("the guest said \"{said}\" where times were expected") };
+    let times: Vec<f64> = said
+        .split(' ')
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    let &[a, b, c, d] = &times[..] else {
+        bail!("the guest said \"{said}\" where times were expected")
+    };
     Ok([b - a, c - b, d - c])
 }
 
@@ -116,11 +153,13 @@ struct Group {
 
 impl Group {
     fn new() -> Result<Group> {
-        let (root, limit) =
-            [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")]
-                .into_iter()
-                .find(|(root, _)| Path::new(root).join("cgroup.procs").exists())
-                .context("there is no memory cgroup")?;
+        let (root, limit) = [
+            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            ("/sys/fs/cgroup", "memory.max"),
+        ]
+        .into_iter()
+        .find(|(root, _)| Path::new(root).join("cgroup.procs").exists())
+        .context("there is no memory cgroup")?;
         let folder = Path::new(root).join(format!("mother-bench-{}", std::process::id()));
         fs::create_dir(&folder).with_context(|| format!("make {}", folder.display()))?;
         let swap = std::env::temp_dir().join(format!("mother-bench-swap-{}", std::process::id()));
@@ -132,19 +171,30 @@ impl Group {
     }
 
     fn swap_on(&self) -> Result<()> {
-        let line =
-            "fallocate -l \"$1\" \"$0\" && chmod 600 \"$0\" && mkswap \"$0\" >/dev/null && swapon \"$0\"";
+        let line = "fallocate -l \"$1\" \"$0\" && chmod 600 \"$0\" && mkswap \"$0\" >/dev/null && swapon \"$0\"";
         let mut command = Command::new("sh");
-        command.args(["-c", line]).arg(&self.swap).arg(SWAP_BYTES.to_string());
-        ensure!(command.status()?.success(), "`swapon` does not take a file of {} MiB", SWAP_BYTES >> 20);
+        command
+            .args(["-c", line])
+            .arg(&self.swap)
+            .arg(SWAP_BYTES.to_string());
+        ensure!(
+            command.status()?.success(),
+            "`swapon` does not take a file of {} MiB",
+            SWAP_BYTES >> 20
+        );
         Ok(())
     }
 
     /// The most that it held.
     fn most(&self) -> Result<u64> {
         let names = ["memory.max_usage_in_bytes", "memory.peak"];
-        let text = names.iter().find_map(|name| fs::read_to_string(self.folder.join(name)).ok());
-        text.context("the cgroup does not say what it held")?.trim().parse().context("a number of bytes")
+        let text = names
+            .iter()
+            .find_map(|name| fs::read_to_string(self.folder.join(name)).ok());
+        text.context("the cgroup does not say what it held")?
+            .trim()
+            .parse()
+            .context("a number of bytes")
     }
 }
 

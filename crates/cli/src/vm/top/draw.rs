@@ -15,7 +15,11 @@ const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█']
 
 /// Draws everything.
 pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen) {
-    let areas = Layout::vertical([Constraint::Length(1), Constraint::Min(1), Constraint::Length(1)]);
+    let areas = Layout::vertical([
+        Constraint::Length(1),
+        Constraint::Min(1),
+        Constraint::Length(1),
+    ]);
     let [head, body, foot] = areas.areas(frame.area());
     frame.render_widget(Paragraph::new(headline(screen)).bold(), head);
     match screen.page {
@@ -27,7 +31,10 @@ pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen) {
         Page::Guests => "q leave  Enter processes  t truth  s/S sort  r reverse  Up/Down choose",
         _ => "q back  p processes  t truth  Up/Down scroll",
     };
-    frame.render_widget(Paragraph::new(keys).style(Style::new().add_modifier(Modifier::REVERSED)), foot);
+    frame.render_widget(
+        Paragraph::new(keys).style(Style::new().add_modifier(Modifier::REVERSED)),
+        foot,
+    );
 }
 
 fn headline(screen: &Screen) -> Line<'static> {
@@ -44,8 +51,14 @@ fn headline(screen: &Screen) -> Line<'static> {
             let host = screen.host();
             let word = |text: Option<String>| text.unwrap_or_default();
             let (believed, truth) = (word(host.kernel), word(host.truth));
-            let text = format!("mother top  {} guest(s): {believed}, {truth}: ", screen.sorted().len());
-            Line::from(vec![Span::raw(text), Span::styled(host.verdict.words(), colour(host.verdict))])
+            let text = format!(
+                "mother top  {} guest(s): {believed}, {truth}: ",
+                screen.sorted().len()
+            );
+            Line::from(vec![
+                Span::raw(text),
+                Span::styled(host.verdict.words(), colour(host.verdict)),
+            ])
         }
     }
 }
@@ -53,7 +66,11 @@ fn headline(screen: &Screen) -> Line<'static> {
 fn guests(frame: &mut Frame<'_>, area: Rect, screen: &Screen) {
     let mark = |name: &'static str, column: Column| {
         let arrow = if screen.is_reversed { "^" } else { "v" };
-        let text = if screen.sort == column { format!("{name}{arrow}") } else { name.to_owned() };
+        let text = if screen.sort == column {
+            format!("{name}{arrow}")
+        } else {
+            name.to_owned()
+        };
         Cell::from(text).underlined()
     };
     let heads = Row::new([
@@ -81,7 +98,11 @@ fn guests(frame: &mut Frame<'_>, area: Rect, screen: &Screen) {
     let chosen = screen.chosen().map(|guest| guest.name.clone());
     let rows = screen.sorted().into_iter().map(|guest| {
         let row = row(guest);
-        if Some(&guest.name) == chosen.as_ref() { row.add_modifier(Modifier::REVERSED) } else { row }
+        if Some(&guest.name) == chosen.as_ref() {
+            row.add_modifier(Modifier::REVERSED)
+        } else {
+            row
+        }
     });
     let rows: Vec<Row<'_>> = rows.collect();
     if rows.is_empty() {
@@ -114,7 +135,10 @@ fn row(guest: &Guest) -> Row<'static> {
 fn colour(verdict: Verdict) -> Style {
     let style = Style::new();
     match verdict {
-        Verdict::Contradicts => style.fg(Color::White).bg(Color::Red).add_modifier(Modifier::BOLD),
+        Verdict::Contradicts => style
+            .fg(Color::White)
+            .bg(Color::Red)
+            .add_modifier(Modifier::BOLD),
         Verdict::Differs => style.fg(Color::Magenta),
         Verdict::Costs => style.fg(Color::Yellow),
         Verdict::Agrees => style.fg(Color::Green),
@@ -127,11 +151,16 @@ fn trend(guest: &Guest) -> String {
     let highest = guest.trend.iter().copied().max().unwrap_or(0).max(1);
     let bar = |value: &u64| BARS[(u128::from(*value) * 7 / u128::from(highest)) as usize];
     let letter = if guest.is_working_set { 'w' } else { 'r' };
-    format!("{letter} {}", guest.trend.iter().map(bar).collect::<String>())
+    format!(
+        "{letter} {}",
+        guest.trend.iter().map(bar).collect::<String>()
+    )
 }
 
 fn process_lines(screen: &Screen) -> String {
-    let Some(guest) = screen.chosen() else { return String::new() };
+    let Some(guest) = screen.chosen() else {
+        return String::new();
+    };
     match &guest.processes {
         Some(Ok(list)) => processes::table(list),
         Some(Err(why)) => format!("not observable: {}", printable(why)),
@@ -140,9 +169,17 @@ fn process_lines(screen: &Screen) -> String {
 }
 
 fn truth_lines(screen: &Screen) -> String {
-    let Some(guest) = screen.chosen() else { return String::new() };
-    let trouble = guest.trouble.as_ref().map_or(String::new(), |why| format!("{}\n\n", printable(why)));
-    let given = guest.given_lines.as_ref().map_or(String::new(), |lines| format!("{lines}\n"));
+    let Some(guest) = screen.chosen() else {
+        return String::new();
+    };
+    let trouble = guest
+        .trouble
+        .as_ref()
+        .map_or(String::new(), |why| format!("{}\n\n", printable(why)));
+    let given = guest
+        .given_lines
+        .as_ref()
+        .map_or(String::new(), |lines| format!("{lines}\n"));
     trouble + &given + &verdicts::rows(&guest.rows)
 }
 
@@ -150,15 +187,30 @@ fn truth_lines(screen: &Screen) -> String {
 fn page(frame: &mut Frame<'_>, area: Rect, screen: &Screen, text: String) {
     let line = |line: &str| {
         let of = |verdict: Verdict| line.contains(verdict.words()).then(|| colour(verdict));
-        let style = of(Verdict::Contradicts).or_else(|| of(Verdict::Differs)).or_else(|| of(Verdict::Costs));
-        Line::from(line.to_owned()).style(style.filter(|_| screen.page == Page::Truth).unwrap_or_default())
+        let style = of(Verdict::Contradicts)
+            .or_else(|| of(Verdict::Differs))
+            .or_else(|| of(Verdict::Costs));
+        Line::from(line.to_owned()).style(
+            style
+                .filter(|_| screen.page == Page::Truth)
+                .unwrap_or_default(),
+        )
     };
     let lines: Vec<Line<'_>> = text.lines().map(line).collect();
     let width = usize::from(area.width.max(1));
-    let height: usize = lines.iter().map(|line| line.width().div_ceil(width).max(1)).sum();
-    let last = u16::try_from(height).unwrap_or(u16::MAX).saturating_sub(area.height);
+    let height: usize = lines
+        .iter()
+        .map(|line| line.width().div_ceil(width).max(1))
+        .sum();
+    let last = u16::try_from(height)
+        .unwrap_or(u16::MAX)
+        .saturating_sub(area.height);
     let text = Paragraph::new(Text::from(lines)).scroll((screen.scroll.min(last), 0));
     // Tables are cut at the edge; sentences are not.
-    let text = if screen.page == Page::Truth { text.wrap(Wrap { trim: false }) } else { text };
+    let text = if screen.page == Page::Truth {
+        text.wrap(Wrap { trim: false })
+    } else {
+        text
+    };
     frame.render_widget(text, area);
 }

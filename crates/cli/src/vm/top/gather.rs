@@ -55,7 +55,11 @@ impl News {
     /// What is known now.
     pub(super) fn take(&self) -> Taken {
         let shared = self.lock();
-        Taken { found: shared.found.clone(), trouble: shared.trouble.clone(), host_bytes: shared.host_bytes }
+        Taken {
+            found: shared.found.clone(),
+            trouble: shared.trouble.clone(),
+            host_bytes: shared.host_bytes,
+        }
     }
 
     /// Whose processes are wanted.
@@ -82,8 +86,11 @@ fn list(inventory: &Inventory, cache: Option<&PathBuf>, news: &News) {
         news.lock().host_bytes = host_bytes;
         match inventory.list() {
             Ok(vms) => {
-                let alive = vms.into_iter().filter(|vm| !matches!(vm.state, VmState::Ended | VmState::Died));
-                let alive: BTreeMap<VmName, VmState> = alive.map(|vm| (vm.name, vm.state)).collect();
+                let alive = vms
+                    .into_iter()
+                    .filter(|vm| !matches!(vm.state, VmState::Ended | VmState::Died));
+                let alive: BTreeMap<VmName, VmState> =
+                    alive.map(|vm| (vm.name, vm.state)).collect();
                 let mut shared = news.lock();
                 shared.trouble = None;
                 shared.found.retain(|name, _| alive.contains_key(name));
@@ -95,9 +102,14 @@ fn list(inventory: &Inventory, cache: Option<&PathBuf>, news: &News) {
                         processes: None,
                     };
                     let is_new = !shared.found.contains_key(&name);
-                    shared.found.entry(name.clone()).or_insert_with(unknown).state = state;
+                    shared
+                        .found
+                        .entry(name.clone())
+                        .or_insert_with(unknown)
+                        .state = state;
                     if is_new {
-                        let (inventory, cache, news) = (inventory.clone(), cache.cloned(), news.clone());
+                        let (inventory, cache, news) =
+                            (inventory.clone(), cache.cloned(), news.clone());
                         let watch = move || watch(&inventory, &name, cache, &news);
                         let _ = thread::Builder::new().name("guest".to_owned()).spawn(watch);
                     }
@@ -115,7 +127,13 @@ fn watch(inventory: &Inventory, name: &VmName, cache: Option<PathBuf>, news: &Ne
     loop {
         let start = Instant::now();
         let wants_processes = news.lock().wanted.as_ref() == Some(name);
-        let (glance, processes) = look(&mut watcher, inventory, name, cache.clone(), wants_processes);
+        let (glance, processes) = look(
+            &mut watcher,
+            inventory,
+            name,
+            cache.clone(),
+            wants_processes,
+        );
         match news.lock().found.get_mut(name) {
             Some(found) => {
                 (found.at, found.glance, found.processes) = (Instant::now(), glance, processes);
@@ -126,7 +144,10 @@ fn watch(inventory: &Inventory, name: &VmName, cache: Option<PathBuf>, news: &Ne
     }
 }
 
-type Seen = (Result<Box<Glance>, String>, Option<Result<Vec<Process>, String>>);
+type Seen = (
+    Result<Box<Glance>, String>,
+    Option<Result<Vec<Process>, String>>,
+);
 
 fn look(
     watcher: &mut Option<Watcher>,
@@ -154,7 +175,10 @@ fn look(
 }
 
 fn processes(watcher: &mut Watcher) -> Result<Vec<Process>, String> {
-    let moment = watcher.observer().observe().map_err(|error| error.to_string())?;
+    let moment = watcher
+        .observer()
+        .observe()
+        .map_err(|error| error.to_string())?;
     let kernel = moment.kernel.map_err(|not| not.to_string())?;
     let account = kernel.account();
     match kernel.look(&account, &moment.registers).processes() {

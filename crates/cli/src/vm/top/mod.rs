@@ -44,8 +44,9 @@ pub struct TopArguments {}
 /// Shows guests until somebody has seen enough; the exit status.
 pub fn top(_arguments: &TopArguments) -> Result<u8, Failure> {
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
-        let source =
-            io::Error::other("`mother top` is for people; for programs there is `mother truth --json NAME`");
+        let source = io::Error::other(
+            "`mother top` is for people; for programs there is `mother truth --json NAME`",
+        );
         return Err(Failure::Terminal { act: "use", source });
     }
     let inventory = Inventory::of_user()?;
@@ -85,7 +86,9 @@ fn leave_when_told() -> io::Result<()> {
         let _ = emulate_default_handler(signal);
     };
     let mut signals = Signals::new([SIGTERM, SIGHUP])?;
-    thread::Builder::new().name("signals".to_owned()).spawn(move || signals.forever().for_each(die))?;
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || signals.forever().for_each(die))?;
     let watch = move || {
         let stdin = io::stdin();
         // No event is asked for: what is left is that the other side has gone.
@@ -95,5 +98,8 @@ fn leave_when_told() -> io::Result<()> {
         ) {}
         die(SIGHUP);
     };
-    thread::Builder::new().name("terminal".to_owned()).spawn(watch).map(drop)
+    thread::Builder::new()
+        .name("terminal".to_owned())
+        .spawn(watch)
+        .map(drop)
 }

@@ -36,8 +36,15 @@ pub(super) enum Column {
     Verdict,
 }
 
-const COLUMNS: [Column; 7] =
-    [Column::Name, Column::Cpu, Column::Claim, Column::Kernel, Column::Held, Column::Given, Column::Verdict];
+const COLUMNS: [Column; 7] = [
+    Column::Name,
+    Column::Cpu,
+    Column::Claim,
+    Column::Kernel,
+    Column::Held,
+    Column::Given,
+    Column::Verdict,
+];
 
 /// Which page is shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -97,7 +104,11 @@ impl Screen {
             let known = self.guests.remove(&name);
             self.guests.insert(name.clone(), guest(name, found, known));
         }
-        if self.selected.as_ref().is_none_or(|name| !self.guests.contains_key(name)) {
+        if self
+            .selected
+            .as_ref()
+            .is_none_or(|name| !self.guests.contains_key(name))
+        {
             self.selected = self.sorted().first().map(|guest| guest.name.clone());
             self.page = Page::Guests;
         }
@@ -115,9 +126,16 @@ impl Screen {
 
     /// What all of them believe together, against what the host has.
     pub(super) fn host(&self) -> Row {
-        let belief =
-            |guest: &Guest| Some(Belief { configured_bytes: guest.given?, resident_bytes: guest.held? });
-        judge_host(&self.guests.values().filter_map(belief).collect::<Vec<_>>(), self.host_bytes)
+        let belief = |guest: &Guest| {
+            Some(Belief {
+                configured_bytes: guest.given?,
+                resident_bytes: guest.held?,
+            })
+        };
+        judge_host(
+            &self.guests.values().filter_map(belief).collect::<Vec<_>>(),
+            self.host_bytes,
+        )
     }
 
     /// The chosen one.
@@ -127,7 +145,9 @@ impl Screen {
 
     /// Whose processes are wanted.
     pub(super) fn wanted(&self) -> Option<&VmName> {
-        self.selected.as_ref().filter(|_| self.page == Page::Processes)
+        self.selected
+            .as_ref()
+            .filter(|_| self.page == Page::Processes)
     }
 
     /// A key was pressed.
@@ -162,12 +182,27 @@ impl Screen {
     /// One on: the next guest, or the next line of a long page.
     fn go(&mut self, is_down: bool) {
         if self.page != Page::Guests {
-            self.scroll = if is_down { self.scroll.saturating_add(1) } else { self.scroll.saturating_sub(1) };
+            self.scroll = if is_down {
+                self.scroll.saturating_add(1)
+            } else {
+                self.scroll.saturating_sub(1)
+            };
             return;
         }
-        let names: Vec<VmName> = self.sorted().iter().map(|guest| guest.name.clone()).collect();
-        let at = names.iter().position(|name| Some(name) == self.selected.as_ref()).unwrap_or(0);
-        let to = if is_down { at + 1 } else { at.saturating_sub(1) };
+        let names: Vec<VmName> = self
+            .sorted()
+            .iter()
+            .map(|guest| guest.name.clone())
+            .collect();
+        let at = names
+            .iter()
+            .position(|name| Some(name) == self.selected.as_ref())
+            .unwrap_or(0);
+        let to = if is_down {
+            at + 1
+        } else {
+            at.saturating_sub(1)
+        };
         if let Some(name) = names.get(to) {
             self.selected = Some(name.clone());
         }
@@ -175,7 +210,10 @@ impl Screen {
 }
 
 fn next(column: Column, steps: usize) -> Column {
-    let at = COLUMNS.iter().position(|&other| other == column).unwrap_or(0);
+    let at = COLUMNS
+        .iter()
+        .position(|&other| other == column)
+        .unwrap_or(0);
     COLUMNS[(at + steps) % COLUMNS.len()]
 }
 
@@ -196,8 +234,9 @@ fn compare(column: Column, a: &Guest, b: &Guest) -> Ordering {
 }
 
 fn guest(name: VmName, found: Found, known: Option<Guest>) -> Guest {
-    let (run, last_cpu, mut trend) =
-        known.map_or((None, None, VecDeque::new()), |known| (known.run, known.cpu, known.trend));
+    let (run, last_cpu, mut trend) = known.map_or((None, None, VecDeque::new()), |known| {
+        (known.run, known.cpu, known.trend)
+    });
     let blank = Guest {
         name,
         state: found.state,
@@ -217,10 +256,21 @@ fn guest(name: VmName, found: Found, known: Option<Guest>) -> Guest {
     };
     let glance = match found.glance {
         Ok(glance) => glance,
-        Err(trouble) => return Guest { trend, trouble: Some(trouble), ..blank },
+        Err(trouble) => {
+            return Guest {
+                trend,
+                trouble: Some(trouble),
+                ..blank
+            };
+        }
     };
     let books = &glance.books;
-    let now = books.vcpus.iter().map(|vcpu| vcpu.run_seconds).sum::<Option<f64>>().map(|run| (found.at, run));
+    let now = books
+        .vcpus
+        .iter()
+        .map(|vcpu| vcpu.run_seconds)
+        .sum::<Option<f64>>()
+        .map(|run| (found.at, run));
     let is_new = run.is_none_or(|(at, _)| at != found.at);
     let cpu = match (run, now) {
         (Some((then, before)), Some((at, run))) if at > then => {
@@ -229,7 +279,9 @@ fn guest(name: VmName, found: Found, known: Option<Guest>) -> Guest {
         // The same news as before.
         _ => last_cpu.filter(|_| !is_new),
     };
-    let working_set = books.working_set.map(|estimate| estimate.value.max(0.0) as u64);
+    let working_set = books
+        .working_set
+        .map(|estimate| estimate.value.max(0.0) as u64);
     let held = books.memory.resident_bytes;
     if is_new {
         trend.push_back(working_set.unwrap_or(held));
@@ -269,8 +321,11 @@ mod tests {
                 glance: Err("no".to_owned()),
                 processes: None,
             };
-            let guest =
-                Guest { held: Some(held), verdict: Some(verdict), ..guest(name.clone(), found, None) };
+            let guest = Guest {
+                held: Some(held),
+                verdict: Some(verdict),
+                ..guest(name.clone(), found, None)
+            };
             screen.guests.insert(name, guest);
         }
         screen.selected = screen.sorted().first().map(|guest| guest.name.clone());
@@ -290,11 +345,19 @@ mod tests {
 
     #[test]
     fn guests_are_sorted_by_what_was_asked_for() {
-        let all = [("b", 7, Verdict::Agrees), ("a", 5, Verdict::Costs), ("c", 6, Verdict::Contradicts)];
+        let all = [
+            ("b", 7, Verdict::Agrees),
+            ("a", 5, Verdict::Costs),
+            ("c", 6, Verdict::Contradicts),
+        ];
         let check = |keys: &str, expected: &str| {
             let mut screen = screen(&all);
             press(&mut screen, keys);
-            let order: String = screen.sorted().iter().map(|guest| guest.name.as_str()).collect();
+            let order: String = screen
+                .sorted()
+                .iter()
+                .map(|guest| guest.name.as_str())
+                .collect();
             assert_eq!(order, expected, "{keys}");
         };
         check("^", "abc");
@@ -313,17 +376,26 @@ mod tests {
         press(&mut screen, "vvv");
         assert_eq!(name(&screen), "b");
         assert_eq!(press(&mut screen, "\n"), After::Stay);
-        assert_eq!((screen.page, screen.wanted().map(VmName::as_str)), (Page::Processes, Some("b")));
+        assert_eq!(
+            (screen.page, screen.wanted().map(VmName::as_str)),
+            (Page::Processes, Some("b"))
+        );
         press(&mut screen, "t");
         assert_eq!((screen.page, screen.wanted()), (Page::Truth, None));
         assert_eq!(press(&mut screen, "q"), After::Stay);
-        assert_eq!((screen.page, press(&mut screen, "q")), (Page::Guests, After::Leave));
+        assert_eq!(
+            (screen.page, press(&mut screen, "q")),
+            (Page::Guests, After::Leave)
+        );
     }
 
     #[test]
     fn a_screen_without_guests_has_nothing_to_turn_to() {
         let mut screen = Screen::default();
         press(&mut screen, "\nv^tsr");
-        assert_eq!((screen.page, screen.chosen().is_none()), (Page::Guests, true));
+        assert_eq!(
+            (screen.page, screen.chosen().is_none()),
+            (Page::Guests, true)
+        );
     }
 }

@@ -67,8 +67,14 @@ impl BalloonControl {
     /// Asks the guest for so much of its memory, rounded down to pages. False, and nothing is asked, if no driver is
     /// there to hear it.
     pub fn set_target(&self, bytes: u64) -> bool {
-        let changed = self.0.changed.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(changed) = &*changed else { return false };
+        let changed = self
+            .0
+            .changed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(changed) = &*changed else {
+            return false;
+        };
         let pages = u32::try_from(bytes / PAGE_BYTES).unwrap_or(u32::MAX);
         self.0.target_pages.store(pages, Ordering::Release);
         changed.raise();
@@ -77,14 +83,20 @@ impl BalloonControl {
 
     /// What is known.
     pub fn read(&self) -> BalloonReading {
-        let statistics = self.0.statistics.lock().unwrap_or_else(PoisonError::into_inner);
+        let statistics = self
+            .0
+            .statistics
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let named = STATISTICS.iter().zip(&statistics.values);
         BalloonReading {
             target_bytes: u64::from(self.0.target_pages.load(Ordering::Acquire)) * PAGE_BYTES,
             actual_bytes: u64::from(self.0.actual_pages.load(Ordering::Acquire)) * PAGE_BYTES,
             inflated_bytes: self.0.inflated_bytes.load(Ordering::Relaxed),
             reported_bytes: self.0.reported_bytes.load(Ordering::Relaxed),
-            statistics: named.filter_map(|(name, value)| Some((*name, (*value)?))).collect(),
+            statistics: named
+                .filter_map(|(name, value)| Some((*name, (*value)?)))
+                .collect(),
             statistics_age: statistics.at.map(|at| at.elapsed()),
         }
     }
@@ -104,13 +116,25 @@ impl BalloonControl {
     pub(super) fn set_active(&self, changed: Option<Interrupt>) {
         if changed.is_none() {
             self.set_actual(0);
-            *self.0.statistics.lock().unwrap_or_else(PoisonError::into_inner) = Default::default();
+            *self
+                .0
+                .statistics
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = Default::default();
         }
-        *self.0.changed.lock().unwrap_or_else(PoisonError::into_inner) = changed;
+        *self
+            .0
+            .changed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = changed;
     }
 
     pub(super) fn set_statistic(&self, tag: u16, value: u64) {
-        let mut statistics = self.0.statistics.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut statistics = self
+            .0
+            .statistics
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(place) = statistics.values.get_mut(usize::from(tag)) {
             *place = Some(value);
             statistics.at = Some(Instant::now());

@@ -60,7 +60,9 @@ impl VirtioDevice for Balloon {
     fn read_config(&self, offset: u64, bytes: &mut [u8]) {
         let config = self.control.config();
         for (n, byte) in (0_u64..).zip(bytes) {
-            let at = offset.checked_add(n).and_then(|at| usize::try_from(at).ok());
+            let at = offset
+                .checked_add(n)
+                .and_then(|at| usize::try_from(at).ok());
             *byte = at.and_then(|at| config.get(at).copied()).unwrap_or(0);
         }
     }
@@ -74,7 +76,11 @@ impl VirtioDevice for Balloon {
 
     fn activate(&mut self, setup: Setup) -> Vec<Box<dyn Worker>> {
         self.control.set_active(Some(setup.config_changed.clone()));
-        vec![Box::new(BalloonWorker::new(setup, self.control.clone(), Arc::clone(&self.metrics)))]
+        vec![Box::new(BalloonWorker::new(
+            setup,
+            self.control.clone(),
+            Arc::clone(&self.metrics),
+        ))]
     }
 
     fn reset(&mut self) {

@@ -42,9 +42,21 @@ pub(super) struct BalloonWorker {
 }
 
 impl BalloonWorker {
-    pub(super) fn new(setup: Setup, control: BalloonControl, metrics: Arc<DeviceMetrics>) -> BalloonWorker {
+    pub(super) fn new(
+        setup: Setup,
+        control: BalloonControl,
+        metrics: Arc<DeviceMetrics>,
+    ) -> BalloonWorker {
         let Setup { memory, queues, .. } = setup;
-        BalloonWorker { memory, control, metrics, queues, held: None, next_statistics: None, has_more: false }
+        BalloonWorker {
+            memory,
+            control,
+            metrics,
+            queues,
+            held: None,
+            next_statistics: None,
+            has_more: false,
+        }
     }
 
     /// Takes everything from the queue at this position of the list.
@@ -81,7 +93,10 @@ impl BalloonWorker {
         let mut segments = Segments::default();
         segments.add(chain, Half::Readable, PAGES_MAX * 4);
         let mut numbers = vec![0; segments.len_bytes().min(PAGES_MAX * 4) / 4 * 4];
-        if segments.read(self.memory.vm_memory(), 0, &mut numbers).is_none() {
+        if segments
+            .read(self.memory.vm_memory(), 0, &mut numbers)
+            .is_none()
+        {
             DeviceMetrics::add(&self.metrics.errors, 1);
             return Some(head);
         }
@@ -91,25 +106,33 @@ impl BalloonWorker {
         pages.sort_unstable();
         pages.dedup();
         let runs = pages.chunk_by(|page, next| page + 1 == *next);
-        let given =
-            runs.map(|run| self.discard(u64::from(run[0]) * PAGE_BYTES, run.len() as u64 * PAGE_BYTES));
+        let given = runs.map(|run| {
+            self.discard(
+                u64::from(run[0]) * PAGE_BYTES,
+                run.len() as u64 * PAGE_BYTES,
+            )
+        });
         self.control.count_inflated(given.sum());
         Some(head)
     }
 
     /// Free pages, as buffers (5.5.6.8). They may be used again only after their buffers went back.
     fn take_report(&self, chain: Chain<'_>, head: u16) -> Option<u16> {
-        let given = chain.writable().map(|range| self.discard(range.addr().0, u64::from(range.len())));
+        let given = chain
+            .writable()
+            .map(|range| self.discard(range.addr().0, u64::from(range.len())));
         self.control.count_reported(given.sum());
         Some(head)
     }
 
     fn discard(&self, start: u64, len_bytes: u64) -> u64 {
-        self.memory.discard(Gpa(start), len_bytes).unwrap_or_else(|error| {
-            tracing::debug!("balloon: {error}");
-            DeviceMetrics::add(&self.metrics.errors, 1);
-            0
-        })
+        self.memory
+            .discard(Gpa(start), len_bytes)
+            .unwrap_or_else(|error| {
+                tracing::debug!("balloon: {error}");
+                DeviceMetrics::add(&self.metrics.errors, 1);
+                0
+            })
     }
 
     /// Takes statistics and keeps their buffer; the one that was kept before.
@@ -124,14 +147,20 @@ impl BalloonWorker {
         let mut segments = Segments::default();
         segments.add(chain, Half::Readable, STATISTICS_MAX * STATISTIC_BYTES);
         let mut bytes = vec![0; segments.len_bytes().min(STATISTICS_MAX * STATISTIC_BYTES)];
-        if segments.read(self.memory.vm_memory(), 0, &mut bytes).is_none() {
+        if segments
+            .read(self.memory.vm_memory(), 0, &mut bytes)
+            .is_none()
+        {
             return DeviceMetrics::add(&self.metrics.errors, 1);
         }
         DeviceMetrics::add(&self.metrics.bytes_from_guest, bytes.len() as u64);
         for statistic in bytes.chunks_exact(STATISTIC_BYTES) {
             let (tag, value) = statistic.split_at(2);
             let tag = u16::from_le_bytes(tag.try_into().expect("two bytes"));
-            self.control.set_statistic(tag, u64::from_le_bytes(value.try_into().expect("eight bytes")));
+            self.control.set_statistic(
+                tag,
+                u64::from_le_bytes(value.try_into().expect("eight bytes")),
+            );
         }
     }
 
@@ -141,8 +170,13 @@ impl BalloonWorker {
             return Ok(());
         }
         self.next_statistics = None;
-        let queue = self.queues.iter_mut().find(|queue| queue.index == STATISTICS);
-        let (Some(head), Some(queue)) = (self.held.take(), queue) else { return Ok(()) };
+        let queue = self
+            .queues
+            .iter_mut()
+            .find(|queue| queue.index == STATISTICS);
+        let (Some(head), Some(queue)) = (self.held.take(), queue) else {
+            return Ok(());
+        };
         queue.push(&self.memory, head, 0)?;
         queue.signal(&self.memory)
     }
@@ -155,10 +189,12 @@ impl Worker for BalloonWorker {
 
     fn serve(&mut self, wake: Wake) -> Result<(), Broken> {
         match wake {
-            Wake::Notified(index) => match self.queues.iter().position(|queue| queue.index == index) {
-                Some(at) => self.serve_queue(at),
-                None => Ok(()),
-            },
+            Wake::Notified(index) => {
+                match self.queues.iter().position(|queue| queue.index == index) {
+                    Some(at) => self.serve_queue(at),
+                    None => Ok(()),
+                }
+            }
             _ => {
                 self.has_more = false;
                 self.ask_for_statistics()?;
@@ -168,6 +204,10 @@ impl Worker for BalloonWorker {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        if self.has_more { Some(Instant::now()) } else { self.next_statistics }
+        if self.has_more {
+            Some(Instant::now())
+        } else {
+            self.next_statistics
+        }
     }
 }

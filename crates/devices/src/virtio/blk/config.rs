@@ -57,7 +57,11 @@ impl Config {
     /// The device's feature bits.
     pub(super) fn features(&self) -> u64 {
         let always = F_SIZE_MAX | F_SEG_MAX | F_BLK_SIZE | F_FLUSH | F_TOPOLOGY;
-        let writes = if self.is_read_only { F_RO } else { F_CONFIG_WCE | F_DISCARD | F_WRITE_ZEROES };
+        let writes = if self.is_read_only {
+            F_RO
+        } else {
+            F_CONFIG_WCE | F_DISCARD | F_WRITE_ZEROES
+        };
         always | writes | if self.queue_count > 1 { F_MQ } else { 0 }
     }
 

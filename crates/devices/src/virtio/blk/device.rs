@@ -19,7 +19,11 @@ pub struct VirtioBlock {
 impl VirtioBlock {
     /// A front for `disk` with `queue_count` queues, one for each vCPU.
     pub fn new(disk: Arc<Disk>, queue_count: u16) -> VirtioBlock {
-        VirtioBlock { disk, queue_count: queue_count.max(1), is_write_back: Arc::new(AtomicBool::new(true)) }
+        VirtioBlock {
+            disk,
+            queue_count: queue_count.max(1),
+            is_write_back: Arc::new(AtomicBool::new(true)),
+        }
     }
 
     fn config(&self) -> Config {
@@ -52,7 +56,9 @@ impl VirtioDevice for VirtioBlock {
     fn read_config(&self, offset: u64, bytes: &mut [u8]) {
         let config = self.config().bytes();
         for (n, byte) in bytes.iter_mut().enumerate() {
-            let at = usize::try_from(offset).ok().and_then(|offset| offset.checked_add(n));
+            let at = usize::try_from(offset)
+                .ok()
+                .and_then(|offset| offset.checked_add(n));
             *byte = at.and_then(|at| config.get(at)).copied().unwrap_or(0);
         }
     }
@@ -68,7 +74,9 @@ impl VirtioDevice for VirtioBlock {
 
     fn activate(&mut self, setup: Setup) -> Vec<Box<dyn Worker>> {
         let caching = match setup.features {
-            features if features & F_CONFIG_WCE != 0 => Caching::Chosen(Arc::clone(&self.is_write_back)),
+            features if features & F_CONFIG_WCE != 0 => {
+                Caching::Chosen(Arc::clone(&self.is_write_back))
+            }
             features if features & F_FLUSH != 0 => Caching::WriteBack,
             _ => Caching::WriteThrough,
         };

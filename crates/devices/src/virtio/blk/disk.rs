@@ -34,7 +34,11 @@ pub struct Disk {
 impl Disk {
     /// A disk with this image.
     pub fn new(image: Image, options: DiskOptions) -> Disk {
-        Disk { image, options, metrics: Arc::default() }
+        Disk {
+            image,
+            options,
+            metrics: Arc::default(),
+        }
     }
 
     /// What it counts, over all lives of the guest.

@@ -120,7 +120,10 @@ pub(super) fn looks_formatted(bytes: &[u8]) -> bool {
 }
 
 fn other_format(bytes: &[u8]) -> Option<&'static str> {
-    OTHER_MAGICS.iter().find(|(magic, _)| bytes.starts_with(magic)).map(|(_, name)| *name)
+    OTHER_MAGICS
+        .iter()
+        .find(|(magic, _)| bytes.starts_with(magic))
+        .map(|(_, name)| *name)
 }
 
 fn read_start(file: &File, bytes: &mut [u8]) -> Result<usize, HeadError> {
@@ -139,15 +142,24 @@ fn read_start(file: &File, bytes: &mut [u8]) -> Result<usize, HeadError> {
 /// Seeking finds the end of block devices too, whose metadata have no size.
 fn raw_head(mut file: &File) -> Result<Head, HeadError> {
     let size_bytes = file.seek(SeekFrom::End(0)).map_err(HeadError::Read)?;
-    Ok(Head { format: ImageFormat::Raw, size_bytes, backing: None })
+    Ok(Head {
+        format: ImageFormat::Raw,
+        size_bytes,
+        backing: None,
+    })
 }
 
 fn qcow2_head(file: &File, bytes: &[u8]) -> Result<Head, HeadError> {
     let word = |at: usize| {
-        let bytes = bytes.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
-        bytes.map(u32::from_be_bytes).ok_or(HeadError::Damaged("the file ends inside it"))
+        let bytes = bytes
+            .get(at..at + 4)
+            .and_then(|bytes| bytes.try_into().ok());
+        bytes
+            .map(u32::from_be_bytes)
+            .ok_or(HeadError::Damaged("the file ends inside it"))
     };
-    let long = |at: usize| Ok::<u64, HeadError>(u64::from(word(at)?) << 32 | u64::from(word(at + 4)?));
+    let long =
+        |at: usize| Ok::<u64, HeadError>(u64::from(word(at)?) << 32 | u64::from(word(at + 4)?));
     let version = word(4)?;
     if !(2..=3).contains(&version) {
         return Err(HeadError::Version(version));
@@ -163,7 +175,11 @@ fn qcow2_head(file: &File, bytes: &[u8]) -> Result<Head, HeadError> {
         return Err(HeadError::Corrupt);
     }
     let backing = backing_name(file, long(8)?, word(16)?)?;
-    Ok(Head { format: ImageFormat::Qcow2, size_bytes: long(24)?, backing })
+    Ok(Head {
+        format: ImageFormat::Qcow2,
+        size_bytes: long(24)?,
+        backing,
+    })
 }
 
 fn backing_name(file: &File, offset: u64, len_bytes: u32) -> Result<Option<String>, HeadError> {
@@ -171,7 +187,9 @@ fn backing_name(file: &File, offset: u64, len_bytes: u32) -> Result<Option<Strin
         return Ok(None);
     }
     if len_bytes == 0 || len_bytes > BACKING_NAME_BYTES_MAX {
-        return Err(HeadError::Damaged("the backing file's name has an impossible length"));
+        return Err(HeadError::Damaged(
+            "the backing file's name has an impossible length",
+        ));
     }
     let mut name = vec![0; len_bytes as usize];
     file.read_exact_at(&mut name, offset)
@@ -223,8 +241,16 @@ mod tests {
         check(&[], None, "raw 0 None");
         check(b"QF", None, "raw 2 None");
         check(&header(), None, "qcow2 1048576 Some(\"base\")");
-        check(b"KDMV and more", None, "it is a VMDK image, which Mother cannot open");
-        check(b"vhdxfile", None, "it is a VHDX image, which Mother cannot open");
+        check(
+            b"KDMV and more",
+            None,
+            "it is a VMDK image, which Mother cannot open",
+        );
+        check(
+            b"vhdxfile",
+            None,
+            "it is a VHDX image, which Mother cannot open",
+        );
     }
 
     #[test]
@@ -241,11 +267,23 @@ mod tests {
     #[test]
     fn a_bad_header_says_what_is_bad() {
         let damaged = "its qcow2 header is damaged: ";
-        check(&header()[..20], None, &format!("{damaged}the file ends inside it"));
-        check(&with(4, &[0, 0, 0, 4]), None, "its qcow2 version is 4; Mother knows 2 and 3");
+        check(
+            &header()[..20],
+            None,
+            &format!("{damaged}the file ends inside it"),
+        );
+        check(
+            &with(4, &[0, 0, 0, 4]),
+            None,
+            "its qcow2 version is 4; Mother knows 2 and 3",
+        );
         check(&with(32, &[0, 0, 0, 2]), None, "it is encrypted");
         check(&with(79, &[2]), None, "it is marked as corrupt");
-        check(&with(79, &[4]), None, "its data lie in another file, named by the image itself");
+        check(
+            &with(79, &[4]),
+            None,
+            "its data lie in another file, named by the image itself",
+        );
         let length = format!("{damaged}the backing file's name has an impossible length");
         check(&with(16, &[0xff; 4]), None, &length);
         check(&with(16, &[0; 4]), None, &length);

@@ -103,7 +103,12 @@ impl Image {
     }
 
     /// These bytes read as zeros from now on; with `may_unmap` they need not take space.
-    pub(super) fn write_zeroes(&self, offset: u64, len_bytes: u64, may_unmap: bool) -> io::Result<()> {
+    pub(super) fn write_zeroes(
+        &self,
+        offset: u64,
+        len_bytes: u64,
+        may_unmap: bool,
+    ) -> io::Result<()> {
         match self {
             Image::Raw(image) => image.write_zeroes(offset, len_bytes, may_unmap),
             Image::Qcow2(image) => image.write_zeroes(offset, len_bytes, may_unmap),

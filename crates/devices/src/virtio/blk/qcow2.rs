@@ -59,13 +59,24 @@ impl Qcow2Image {
         base: Option<(File, ImageFormat)>,
         is_writable: bool,
     ) -> Result<Qcow2Image, ImageError> {
-        let explain = |source| ImageError::Open { format: ImageFormat::Qcow2, source };
-        let base = base.map(|(file, format)| open_base(file, format)).transpose()?;
+        let explain = |source| ImageError::Open {
+            format: ImageFormat::Qcow2,
+            source,
+        };
+        let base = base
+            .map(|(file, format)| open_base(file, format))
+            .transpose()?;
         let storage = ImageFile::try_from(file).map_err(explain)?;
         let builder = Qcow2::builder(storage).write(is_writable).backing(base);
-        let access = builder.open(DenyImplicitOpenGate::default()).map(FormatAccess::new).map_err(explain)?;
+        let access = builder
+            .open(DenyImplicitOpenGate::default())
+            .map(FormatAccess::new)
+            .map_err(explain)?;
         let size_bytes = access.size();
-        Ok(Qcow2Image { access: RwLock::new(access), size_bytes })
+        Ok(Qcow2Image {
+            access: RwLock::new(access),
+            size_bytes,
+        })
     }
 
     pub(super) fn size_bytes(&self) -> u64 {
@@ -131,7 +142,12 @@ impl Qcow2Image {
         }
     }
 
-    pub(super) fn write_zeroes(&self, offset: u64, len_bytes: u64, may_unmap: bool) -> io::Result<()> {
+    pub(super) fn write_zeroes(
+        &self,
+        offset: u64,
+        len_bytes: u64,
+        may_unmap: bool,
+    ) -> io::Result<()> {
         if may_unmap {
             let mut access = self.access.write().unwrap_or_else(PoisonError::into_inner);
             return access.discard_to_zero(offset, len_bytes);
@@ -153,7 +169,10 @@ fn in_pieces(
         let (mut gpa, mut left) = (buffer.gpa, buffer.len_bytes);
         while left > 0 {
             let now = left.min((bytes.len() - filled) as u64);
-            piece.push(Buffer { gpa, len_bytes: now });
+            piece.push(Buffer {
+                gpa,
+                len_bytes: now,
+            });
             filled += now as usize;
             // Within the slot, or the act will find that this is not memory.
             gpa = x86::Gpa(gpa.0.saturating_add(now));
@@ -181,9 +200,10 @@ fn open_base(file: File, format: ImageFormat) -> Result<FormatAccess<ImageFile>,
     let gate = DenyImplicitOpenGate::default();
     match format {
         ImageFormat::Raw => Raw::builder(storage).open(gate).map(FormatAccess::new),
-        ImageFormat::Qcow2 => {
-            Qcow2::<ImageFile>::builder(storage).backing(None).open(gate).map(FormatAccess::new)
-        }
+        ImageFormat::Qcow2 => Qcow2::<ImageFile>::builder(storage)
+            .backing(None)
+            .open(gate)
+            .map(FormatAccess::new),
     }
     .map_err(explain)
 }
@@ -208,9 +228,14 @@ pub fn create_overlay(
         return Err(OverlayError::DeepBase(name));
     }
     let base_bytes = head.size_bytes.next_multiple_of(super::SECTOR_BYTES);
-    let size_bytes = size_bytes.unwrap_or(base_bytes).next_multiple_of(super::SECTOR_BYTES);
+    let size_bytes = size_bytes
+        .unwrap_or(base_bytes)
+        .next_multiple_of(super::SECTOR_BYTES);
     if size_bytes < base_bytes {
-        return Err(OverlayError::TooSmall { size_bytes, base_bytes });
+        return Err(OverlayError::TooSmall {
+            size_bytes,
+            base_bytes,
+        });
     }
     let storage = ImageFile::try_from(file).map_err(OverlayError::Write)?;
     let builder: imago::qcow2::Qcow2CreateBuilder<ImageFile> = Qcow2::create_builder(storage);

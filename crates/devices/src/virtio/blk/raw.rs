@@ -23,7 +23,10 @@ pub struct RawImage {
 impl RawImage {
     /// A disk in `file`. A last sector that the file has only the start of is there; its rest reads as zeros.
     pub(super) fn new(file: File, file_bytes: u64) -> RawImage {
-        RawImage { file, size_bytes: file_bytes.next_multiple_of(SECTOR_BYTES) }
+        RawImage {
+            file,
+            size_bytes: file_bytes.next_multiple_of(SECTOR_BYTES),
+        }
     }
 
     pub(super) fn size_bytes(&self) -> u64 {
@@ -64,7 +67,12 @@ impl RawImage {
         }
     }
 
-    pub(super) fn write_zeroes(&self, offset: u64, len_bytes: u64, may_unmap: bool) -> io::Result<()> {
+    pub(super) fn write_zeroes(
+        &self,
+        offset: u64,
+        len_bytes: u64,
+        may_unmap: bool,
+    ) -> io::Result<()> {
         if may_unmap && self.punch(offset, len_bytes).is_ok() {
             return Ok(());
         }

@@ -86,7 +86,10 @@ impl Request {
     ) -> Result<Request, Malformed> {
         let (mut readable, mut writable) = (Vec::new(), Vec::new());
         for descriptor in chain {
-            let buffer = Buffer { gpa: Gpa(descriptor.addr().0), len_bytes: u64::from(descriptor.len()) };
+            let buffer = Buffer {
+                gpa: Gpa(descriptor.addr().0),
+                len_bytes: u64::from(descriptor.len()),
+            };
             if descriptor.is_write_only() {
                 writable.push(buffer);
             } else if writable.is_empty() {
@@ -102,7 +105,13 @@ impl Request {
         }
         let word = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|n| header[at + n]));
         let sector = u64::from(word(12)) << 32 | u64::from(word(8));
-        Ok(Request { kind: word(0).into(), sector, readable, writable, status })
+        Ok(Request {
+            kind: word(0).into(),
+            sector,
+            readable,
+            writable,
+            status,
+        })
     }
 }
 
@@ -129,10 +138,15 @@ fn read_header(
             continue;
         }
         let part = &mut header[filled..filled + now as usize];
-        memory.read(buffer.gpa, part).map_err(|_| Malformed::HeaderNotMemory)?;
+        memory
+            .read(buffer.gpa, part)
+            .map_err(|_| Malformed::HeaderNotMemory)?;
         filled += now as usize;
         // No overflow: `now` bytes from here are memory.
-        *buffer = Buffer { gpa: Gpa(buffer.gpa.0 + now), len_bytes: buffer.len_bytes - now };
+        *buffer = Buffer {
+            gpa: Gpa(buffer.gpa.0 + now),
+            len_bytes: buffer.len_bytes - now,
+        };
         if buffer.len_bytes > 0 {
             break;
         }
@@ -152,7 +166,11 @@ fn split_status(writable: &mut Vec<Buffer>) -> Result<Gpa, Malformed> {
     }
     let last = writable.last_mut().ok_or(Malformed::NoStatus)?;
     last.len_bytes -= 1;
-    let status = Gpa(last.gpa.0.checked_add(last.len_bytes).ok_or(Malformed::StatusNotMemory)?);
+    let status = Gpa(last
+        .gpa
+        .0
+        .checked_add(last.len_bytes)
+        .ok_or(Malformed::StatusNotMemory)?);
     if last.len_bytes == 0 {
         writable.pop();
     }

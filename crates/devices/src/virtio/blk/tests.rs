@@ -30,7 +30,11 @@ const WRITE: u16 = 2;
 
 /// A file without a name.
 pub(super) fn memory_file(bytes: &[u8]) -> File {
-    let mut file = host::MemFd::new(c"disk", 0).unwrap().file().try_clone().unwrap();
+    let mut file = host::MemFd::new(c"disk", 0)
+        .unwrap()
+        .file()
+        .try_clone()
+        .unwrap();
     file.write_all(bytes).unwrap();
     file
 }
@@ -87,10 +91,26 @@ impl Driver {
         let interrupt = Interrupt::new(move || {
             count.fetch_add(1, Ordering::Relaxed);
         });
-        let queues = vec![Virtqueue { index: 0, queue, interrupt: interrupt.clone() }];
-        let setup = Setup { memory: Arc::clone(&memory), features, queues, config_changed: interrupt };
+        let queues = vec![Virtqueue {
+            index: 0,
+            queue,
+            interrupt: interrupt.clone(),
+        }];
+        let setup = Setup {
+            memory: Arc::clone(&memory),
+            features,
+            queues,
+            config_changed: interrupt,
+        };
         let worker = device.activate(setup).pop().unwrap();
-        Driver { memory, device, worker, interrupts, available: 0, next_descriptor: 0 }
+        Driver {
+            memory,
+            device,
+            worker,
+            interrupts,
+            available: 0,
+            next_descriptor: 0,
+        }
     }
 
     /// Makes a chain of buffers available: address, length, writable.
@@ -110,7 +130,9 @@ impl Driver {
         let slot = Gpa(AVAIL + 4 + 2 * u64::from(self.available % 256));
         self.memory.write(slot, &first.to_le_bytes()).unwrap();
         self.available = self.available.wrapping_add(1);
-        self.memory.write(Gpa(AVAIL + 2), &self.available.to_le_bytes()).unwrap();
+        self.memory
+            .write(Gpa(AVAIL + 2), &self.available.to_le_bytes())
+            .unwrap();
     }
 
     fn notify(&mut self) -> Result<(), Broken> {
@@ -132,7 +154,12 @@ impl Driver {
     fn used(&self) -> (u16, u32) {
         let index = self.memory.read_value(Gpa(USED + 2), 2).unwrap() as u16;
         let last = u64::from(index.wrapping_sub(1) % 256);
-        (index, self.memory.read_value(Gpa(USED + 4 + 8 * last + 4), 4).unwrap() as u32)
+        (
+            index,
+            self.memory
+                .read_value(Gpa(USED + 4 + 8 * last + 4), 4)
+                .unwrap() as u32,
+        )
     }
 
     /// A request in the usual three buffers; its status. `data` is given or filled.

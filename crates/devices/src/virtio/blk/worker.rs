@@ -67,7 +67,14 @@ impl BlockWorker {
         queue: Virtqueue,
         caching: Caching,
     ) -> BlockWorker {
-        BlockWorker { disk, memory, features, queue, caching, untold_since: None }
+        BlockWorker {
+            disk,
+            memory,
+            features,
+            queue,
+            caching,
+            untold_since: None,
+        }
     }
 
     /// Does every request that is available.
@@ -75,10 +82,14 @@ impl BlockWorker {
         while let Some(chain) = self.queue.pop(memory)? {
             let start = Instant::now();
             let head = chain.head_index();
-            let request = Request::parse(chain, memory).map_err(|malformed| self.queue.broken(&malformed))?;
+            let request =
+                Request::parse(chain, memory).map_err(|malformed| self.queue.broken(&malformed))?;
             let (status, written) = self.perform(&request, memory);
-            memory.write(request.status, &[status as u8]).map_err(|error| self.queue.broken(&error))?;
-            self.queue.push(memory, head, u32::try_from(written + 1).unwrap_or(u32::MAX))?;
+            memory
+                .write(request.status, &[status as u8])
+                .map_err(|error| self.queue.broken(&error))?;
+            self.queue
+                .push(memory, head, u32::try_from(written + 1).unwrap_or(u32::MAX))?;
             let now = Instant::now();
             self.count(status, now - start);
             if now - *self.untold_since.get_or_insert(now) >= SILENCE_MAX {
@@ -111,7 +122,9 @@ impl BlockWorker {
             RequestKind::Write => (self.write(request, memory), 0),
             RequestKind::Flush => (self.host(self.disk.image.flush()), 0),
             RequestKind::GetId => self.get_id(request, memory),
-            RequestKind::Discard if self.features & F_DISCARD != 0 => (self.ranges(request, memory), 0),
+            RequestKind::Discard if self.features & F_DISCARD != 0 => {
+                (self.ranges(request, memory), 0)
+            }
             RequestKind::WriteZeroes if self.features & F_WRITE_ZEROES != 0 => {
                 (self.ranges(request, memory), 0)
             }
@@ -130,7 +143,9 @@ impl BlockWorker {
 
     fn read(&self, request: &Request, memory: &GuestMemory) -> Outcome {
         let len_bytes = len_bytes(&request.writable);
-        let Some(offset) = self.offset(request.sector, len_bytes) else { return (Status::IoError, 0) };
+        let Some(offset) = self.offset(request.sector, len_bytes) else {
+            return (Status::IoError, 0);
+        };
         match self.transferred(self.disk.image.read(memory, &request.writable, offset)) {
             Status::Ok => {
                 DeviceMetrics::add(&self.disk.metrics.bytes_to_guest, len_bytes);
@@ -142,7 +157,9 @@ impl BlockWorker {
 
     fn write(&self, request: &Request, memory: &GuestMemory) -> Status {
         let len_bytes = len_bytes(&request.readable);
-        let Some(offset) = self.offset(request.sector, len_bytes) else { return Status::IoError };
+        let Some(offset) = self.offset(request.sector, len_bytes) else {
+            return Status::IoError;
+        };
         if self.disk.options.is_read_only {
             return Status::IoError;
         }
@@ -165,7 +182,11 @@ impl BlockWorker {
 
     /// Writes to the start of a disk that was taken for raw by its looks. Nothing if it would look otherwise from now
     /// on. The first sector passes through our hands, so that the guest cannot change it after the look.
-    fn write_start(&self, buffers: &[Buffer], memory: &GuestMemory) -> Option<Result<(), TransferError>> {
+    fn write_start(
+        &self,
+        buffers: &[Buffer],
+        memory: &GuestMemory,
+    ) -> Option<Result<(), TransferError>> {
         let mut sector = [0; SECTOR_BYTES as usize];
         let rest = match take(memory, buffers, &mut sector) {
             Ok(rest) => rest,
@@ -185,7 +206,11 @@ impl BlockWorker {
     }
 
     fn after_write(&self) -> Status {
-        if self.caching.is_write_back() { Status::Ok } else { self.host(self.disk.image.flush()) }
+        if self.caching.is_write_back() {
+            Status::Ok
+        } else {
+            self.host(self.disk.image.flush())
+        }
     }
 
     fn get_id(&self, request: &Request, memory: &GuestMemory) -> Outcome {
@@ -205,7 +230,9 @@ impl BlockWorker {
     fn ranges(&self, request: &Request, memory: &GuestMemory) -> Status {
         let len_bytes = len_bytes(&request.readable);
         let whole = len_bytes > 0 && len_bytes.is_multiple_of(RANGE_BYTES as u64);
-        if !whole || len_bytes > u64::from(RANGES_MAX) * RANGE_BYTES as u64 || self.disk.options.is_read_only
+        if !whole
+            || len_bytes > u64::from(RANGES_MAX) * RANGE_BYTES as u64
+            || self.disk.options.is_read_only
         {
             return Status::IoError;
         }
@@ -221,7 +248,10 @@ impl BlockWorker {
                 Err(status) => return status,
             }
         }
-        for (offset, len_bytes, may_unmap) in ranges.into_iter().filter(|(_, len_bytes, _)| *len_bytes > 0) {
+        for (offset, len_bytes, may_unmap) in ranges
+            .into_iter()
+            .filter(|(_, len_bytes, _)| *len_bytes > 0)
+        {
             let done = match request.kind {
                 RequestKind::Discard => self.disk.image.discard(offset, len_bytes),
                 _ => self.disk.image.write_zeroes(offset, len_bytes, may_unmap),
@@ -242,11 +272,17 @@ impl BlockWorker {
         if flags & !UNMAP != 0 || (kind == RequestKind::Discard && flags != 0) {
             return Err(Status::Unsupported);
         }
-        let end = sector.checked_add(u64::from(sectors)).ok_or(Status::IoError)?;
+        let end = sector
+            .checked_add(u64::from(sectors))
+            .ok_or(Status::IoError)?;
         if end > self.disk.capacity_sectors() || sectors > RANGE_SECTORS_MAX {
             return Err(Status::IoError);
         }
-        Ok((sector * SECTOR_BYTES, u64::from(sectors) * SECTOR_BYTES, flags & UNMAP != 0))
+        Ok((
+            sector * SECTOR_BYTES,
+            u64::from(sectors) * SECTOR_BYTES,
+            flags & UNMAP != 0,
+        ))
     }
 
     fn transferred(&self, result: Result<(), TransferError>) -> Status {
@@ -270,7 +306,11 @@ impl BlockWorker {
 }
 
 /// Copies the first bytes of `buffers` out; the buffers behind them.
-fn take(memory: &GuestMemory, buffers: &[Buffer], bytes: &mut [u8]) -> Result<Vec<Buffer>, mem::MemoryError> {
+fn take(
+    memory: &GuestMemory,
+    buffers: &[Buffer],
+    bytes: &mut [u8],
+) -> Result<Vec<Buffer>, mem::MemoryError> {
     let mut rest = bytes;
     let mut behind = Vec::new();
     for buffer in buffers {
@@ -279,7 +319,10 @@ fn take(memory: &GuestMemory, buffers: &[Buffer], bytes: &mut [u8]) -> Result<Ve
         memory.read(buffer.gpa, part)?;
         rest = later;
         if now < buffer.len_bytes {
-            behind.push(Buffer { gpa: Gpa(buffer.gpa.0 + now), len_bytes: buffer.len_bytes - now });
+            behind.push(Buffer {
+                gpa: Gpa(buffer.gpa.0 + now),
+                len_bytes: buffer.len_bytes - now,
+            });
         }
     }
     Ok(behind)

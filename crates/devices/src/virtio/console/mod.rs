@@ -46,8 +46,15 @@ impl Console {
     /// # Panics
     /// Without a port, or with more than a device has here: the plan says which there are.
     pub fn new(ports: Vec<Port>, window: Window, metrics: Arc<DeviceMetrics>) -> Console {
-        assert!((1..=PORTS_MAX).contains(&ports.len()), "a console has 1 to {PORTS_MAX} ports");
-        Console { ports, window, metrics }
+        assert!(
+            (1..=PORTS_MAX).contains(&ports.len()),
+            "a console has 1 to {PORTS_MAX} ports"
+        );
+        Console {
+            ports,
+            window,
+            metrics,
+        }
     }
 
     /// The configuration space (5.3.4).
@@ -82,7 +89,9 @@ impl VirtioDevice for Console {
     fn read_config(&self, offset: u64, bytes: &mut [u8]) {
         let config = self.config();
         for (n, byte) in (0_u64..).zip(bytes) {
-            let at = offset.checked_add(n).and_then(|at| usize::try_from(at).ok());
+            let at = offset
+                .checked_add(n)
+                .and_then(|at| usize::try_from(at).ok());
             *byte = at.and_then(|at| config.get(at).copied()).unwrap_or(0);
         }
     }
@@ -92,7 +101,13 @@ impl VirtioDevice for Console {
     fn activate(&mut self, setup: Setup) -> Vec<Box<dyn Worker>> {
         let is_multiport = setup.features & MULTIPORT != 0;
         let metrics = Arc::clone(&self.metrics);
-        let worker = ConsoleWorker::new(setup, &self.ports, self.window.clone(), is_multiport, metrics);
+        let worker = ConsoleWorker::new(
+            setup,
+            &self.ports,
+            self.window.clone(),
+            is_multiport,
+            metrics,
+        );
         vec![Box::new(worker)]
     }
 

@@ -49,7 +49,10 @@ impl Window {
     /// If the host gives no event descriptor.
     pub fn new() -> io::Result<Window> {
         let changed = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Window(Arc::new(Shared { size: AtomicU32::new(0), changed })))
+        Ok(Window(Arc::new(Shared {
+            size: AtomicU32::new(0),
+            changed,
+        })))
     }
 
     /// The window has this size now.

@@ -43,7 +43,11 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new(end: SharedEnd, receive: Option<Virtqueue>, transmit: Option<Virtqueue>) -> Stream {
+    pub(super) fn new(
+        end: SharedEnd,
+        receive: Option<Virtqueue>,
+        transmit: Option<Virtqueue>,
+    ) -> Stream {
         Stream {
             end,
             receive,
@@ -56,7 +60,10 @@ impl Stream {
     }
 
     pub(super) fn queues(&self) -> impl Iterator<Item = u16> + '_ {
-        self.receive.iter().chain(&self.transmit).map(|queue| queue.index)
+        self.receive
+            .iter()
+            .chain(&self.transmit)
+            .map(|queue| queue.index)
     }
 
     /// Whether output waits for room in the end.
@@ -70,21 +77,37 @@ impl Stream {
     }
 
     /// Brings what the guest wrote to the end, as far as there is room.
-    pub(super) fn transmit(&mut self, memory: &GuestMemory, metrics: &DeviceMetrics) -> Result<(), Broken> {
-        let Some(queue) = &mut self.transmit else { return Ok(()) };
+    pub(super) fn transmit(
+        &mut self,
+        memory: &GuestMemory,
+        metrics: &DeviceMetrics,
+    ) -> Result<(), Broken> {
+        let Some(queue) = &mut self.transmit else {
+            return Ok(());
+        };
         self.has_more = false;
         let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
         let before = queue.queue.next_used();
         for _ in 0..CHAINS_MAX {
             if self.outgoing.is_none() {
-                let Some(chain) = queue.pop(memory)? else { break };
+                let Some(chain) = queue.pop(memory)? else {
+                    break;
+                };
                 let (head, mut segments) = (chain.head_index(), Segments::default());
                 segments.add(chain, Half::Readable, CHAIN_BYTES_MAX);
                 let len_bytes = segments.len_bytes().min(CHAIN_BYTES_MAX);
                 let start = Instant::now();
-                self.outgoing = Some(Outgoing { head, segments, len_bytes, done_bytes: 0, start });
+                self.outgoing = Some(Outgoing {
+                    head,
+                    segments,
+                    len_bytes,
+                    done_bytes: 0,
+                    start,
+                });
             }
-            let Some(outgoing) = &mut self.outgoing else { break };
+            let Some(outgoing) = &mut self.outgoing else {
+                break;
+            };
             if !outgoing.go_on(memory, &mut *end, metrics) {
                 return queue.signal_since(before, memory);
             }
@@ -99,8 +122,14 @@ impl Stream {
     }
 
     /// Brings what the end has to the guest, as far as there are buffers.
-    pub(super) fn receive(&mut self, memory: &GuestMemory, metrics: &DeviceMetrics) -> Result<(), Broken> {
-        let Some(queue) = &mut self.receive else { return Ok(()) };
+    pub(super) fn receive(
+        &mut self,
+        memory: &GuestMemory,
+        metrics: &DeviceMetrics,
+    ) -> Result<(), Broken> {
+        let Some(queue) = &mut self.receive else {
+            return Ok(());
+        };
         if !self.is_open {
             return Ok(());
         }
@@ -125,7 +154,10 @@ impl Stream {
             let (head, mut segments) = (chain.head_index(), Segments::default());
             segments.add(chain, Half::Writable, PIECE_BYTES);
             let len = segments.len_bytes().min(self.incoming.len());
-            if segments.write(memory.vm_memory(), 0, &self.incoming[..len]).is_none() {
+            if segments
+                .write(memory.vm_memory(), 0, &self.incoming[..len])
+                .is_none()
+            {
                 DeviceMetrics::add(&metrics.errors, 1);
             }
             queue.push(memory, head, len as u32)?;
@@ -138,11 +170,18 @@ impl Stream {
 
 impl Outgoing {
     /// Writes on; whether all is written.
-    fn go_on(&mut self, memory: &GuestMemory, end: &mut dyn PortEnd, metrics: &DeviceMetrics) -> bool {
+    fn go_on(
+        &mut self,
+        memory: &GuestMemory,
+        end: &mut dyn PortEnd,
+        metrics: &DeviceMetrics,
+    ) -> bool {
         let mut piece = [0; PIECE_BYTES];
         while self.done_bytes < self.len_bytes {
             let len = PIECE_BYTES.min(self.len_bytes - self.done_bytes);
-            let read = self.segments.read(memory.vm_memory(), self.done_bytes, &mut piece[..len]);
+            let read = self
+                .segments
+                .read(memory.vm_memory(), self.done_bytes, &mut piece[..len]);
             if read.is_none() {
                 // Not memory: the rest of the chain is dropped.
                 DeviceMetrics::add(&metrics.errors, 1);

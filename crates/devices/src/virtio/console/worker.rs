@@ -57,7 +57,12 @@ impl ConsoleWorker {
         is_multiport: bool,
         metrics: Arc<DeviceMetrics>,
     ) -> ConsoleWorker {
-        let Setup { memory, mut queues, config_changed, .. } = setup;
+        let Setup {
+            memory,
+            mut queues,
+            config_changed,
+            ..
+        } = setup;
         let mut take = |index| {
             let at = queues.iter().position(|queue| queue.index == index)?;
             Some(queues.swap_remove(at))
@@ -66,12 +71,17 @@ impl ConsoleWorker {
         let count = if is_multiport { ports.len() } else { 1 };
         for (n, port) in ports.iter().enumerate().take(count) {
             let (receive, transmit) = queues_of(n);
-            streams.push(Stream::new(Arc::clone(&port.end), take(receive), take(transmit)));
+            streams.push(Stream::new(
+                Arc::clone(&port.end),
+                take(receive),
+                take(transmit),
+            ));
         }
         streams[0].is_open = !is_multiport;
         let arrival = |stream: &Stream| {
             let end = stream.end.lock().unwrap_or_else(PoisonError::into_inner);
-            end.arrival().and_then(|file| file.try_clone_to_owned().ok())
+            end.arrival()
+                .and_then(|file| file.try_clone_to_owned().ok())
         };
         ConsoleWorker {
             arrivals: streams.iter().map(arrival).collect(),
@@ -91,7 +101,9 @@ impl ConsoleWorker {
     /// Reads the driver's messages and answers them.
     fn hear(&mut self) -> Result<(), Broken> {
         let memory = Arc::clone(&self.memory);
-        let Some(mut queue) = self.control_transmit.take() else { return Ok(()) };
+        let Some(mut queue) = self.control_transmit.take() else {
+            return Ok(());
+        };
         let result = self.hear_from(&memory, &mut queue);
         self.control_transmit = Some(queue);
         result
@@ -166,7 +178,9 @@ impl ConsoleWorker {
 
     /// Gives the driver what waits for it, as far as it gives buffers.
     fn say(&mut self) -> Result<(), Broken> {
-        let Some(queue) = &mut self.control_receive else { return Ok(()) };
+        let Some(queue) = &mut self.control_receive else {
+            return Ok(());
+        };
         if self.messages.is_empty() {
             return Ok(());
         }
@@ -180,7 +194,10 @@ impl ConsoleWorker {
             let (head, mut segments) = (chain.head_index(), Segments::default());
             segments.add(chain, Half::Writable, message.len());
             let len = segments.len_bytes().min(message.len());
-            if segments.write(self.memory.vm_memory(), 0, &message[..len]).is_none() {
+            if segments
+                .write(self.memory.vm_memory(), 0, &message[..len])
+                .is_none()
+            {
                 DeviceMetrics::add(&self.metrics.errors, 1);
             }
             queue.push(&self.memory, head, len as u32)?;
@@ -201,7 +218,11 @@ impl ConsoleWorker {
     fn arrived(&mut self, source: usize) {
         let listening = self.listening();
         if let Some(&port) = source.checked_sub(1).and_then(|n| listening.get(n)) {
-            self.streams[port].end.lock().unwrap_or_else(PoisonError::into_inner).quiet();
+            self.streams[port]
+                .end
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .quiet();
         }
     }
 
@@ -218,8 +239,16 @@ impl ConsoleWorker {
 
 impl Worker for ConsoleWorker {
     fn queues(&self) -> Vec<u16> {
-        let control = self.control_receive.iter().chain(&self.control_transmit).map(|queue| queue.index);
-        self.streams.iter().flat_map(Stream::queues).chain(control).collect()
+        let control = self
+            .control_receive
+            .iter()
+            .chain(&self.control_transmit)
+            .map(|queue| queue.index);
+        self.streams
+            .iter()
+            .flat_map(Stream::queues)
+            .chain(control)
+            .collect()
     }
 
     fn serve(&mut self, wake: Wake) -> Result<(), Broken> {
@@ -240,7 +269,10 @@ impl Worker for ConsoleWorker {
     fn sources(&self) -> Vec<BorrowedFd<'_>> {
         use std::os::fd::AsFd;
         let mut sources = vec![self.window.changed()];
-        let files = self.listening().into_iter().filter_map(|port| self.arrivals[port].as_ref());
+        let files = self
+            .listening()
+            .into_iter()
+            .filter_map(|port| self.arrivals[port].as_ref());
         sources.extend(files.map(AsFd::as_fd));
         sources
     }

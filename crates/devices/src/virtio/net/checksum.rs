@@ -83,7 +83,11 @@ fn ipv4(packet: &[u8]) -> Option<(&[u8], &[u8], u8)> {
     if header[0] >> 4 != 4 || header_bytes < 20 || fragment != 0 {
         return None;
     }
-    Some((&header[12..20], packet.get(header_bytes..total_bytes)?, header[9]))
+    Some((
+        &header[12..20],
+        packet.get(header_bytes..total_bytes)?,
+        header[9],
+    ))
 }
 
 /// The same of a packet without extension headers (RFC 8200).
@@ -101,7 +105,10 @@ mod tests {
     fn slowly(bytes: &[u8]) -> u16 {
         let mut sum = 0_u32;
         for word in bytes.chunks(2) {
-            sum += u32::from(u16::from_be_bytes([word[0], word.get(1).copied().unwrap_or(0)]));
+            sum += u32::from(u16::from_be_bytes([
+                word[0],
+                word.get(1).copied().unwrap_or(0),
+            ]));
             sum = (sum & 0xffff) + (sum >> 16);
         }
         sum as u16
@@ -111,7 +118,11 @@ mod tests {
     fn the_fast_sum_is_the_plain_sum() {
         let bytes: Vec<u8> = (0..2000_u32).map(|n| (n * 7 + n / 13) as u8).collect();
         for len in (0..200).chain([1460, 1999, 2000]) {
-            assert_eq!(fold(sum(&bytes[..len])), slowly(&bytes[..len]), "{len} bytes");
+            assert_eq!(
+                fold(sum(&bytes[..len])),
+                slowly(&bytes[..len]),
+                "{len} bytes"
+            );
         }
     }
 
@@ -145,7 +156,11 @@ mod tests {
     #[test]
     fn a_field_outside_the_frame_is_refused() {
         let check = |start, offset, ok: bool| {
-            assert_eq!(finish(&mut udp(b"data"), start, offset).is_some(), ok, "{start} + {offset}");
+            assert_eq!(
+                finish(&mut udp(b"data"), start, offset).is_some(),
+                ok,
+                "{start} + {offset}"
+            );
         };
         check(34, 6, true);
         check(34, 10, true);

@@ -45,7 +45,10 @@ impl SharedMac {
     }
 
     pub(super) fn set(&self, MacAddress([a, b, c, d, e, f]): MacAddress) {
-        self.0.store(u64::from_be_bytes([0, 0, a, b, c, d, e, f]), Ordering::Relaxed);
+        self.0.store(
+            u64::from_be_bytes([0, 0, a, b, c, d, e, f]),
+            Ordering::Relaxed,
+        );
     }
 }
 
@@ -58,7 +61,11 @@ pub(super) fn serve(chain: Chain<'_>, memory: &VmMemory, mac: &SharedMac) -> Opt
     let mut command = [0; COMMAND_BYTES];
     let len_bytes = request.len_bytes().min(COMMAND_BYTES);
     request.read(memory, 0, &mut command[..len_bytes])?;
-    let result = if obey(&command[..len_bytes], mac) { OK } else { ERROR };
+    let result = if obey(&command[..len_bytes], mac) {
+        OK
+    } else {
+        ERROR
+    };
     answer.write(memory, 0, &[result]).map(|()| 1)
 }
 

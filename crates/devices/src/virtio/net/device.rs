@@ -59,8 +59,19 @@ pub struct Net {
 
 impl Net {
     /// A device called `name`, plugged into `port`, that counts into `metrics`.
-    pub fn new(name: impl Into<String>, mac: MacAddress, port: NetPort, metrics: Arc<DeviceMetrics>) -> Net {
-        Net { name: name.into(), port, first_mac: mac, mac: SharedMac::new(mac), metrics }
+    pub fn new(
+        name: impl Into<String>,
+        mac: MacAddress,
+        port: NetPort,
+        metrics: Arc<DeviceMetrics>,
+    ) -> Net {
+        Net {
+            name: name.into(),
+            port,
+            first_mac: mac,
+            mac: SharedMac::new(mac),
+            metrics,
+        }
     }
 
     /// The configuration space (5.1.4).
@@ -116,7 +127,9 @@ impl VirtioDevice for Net {
 
     fn read_config(&self, offset: u64, bytes: &mut [u8]) {
         let config = self.config();
-        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(config.len());
+        let from = usize::try_from(offset)
+            .unwrap_or(usize::MAX)
+            .min(config.len());
         let rest = &config[from..];
         let there = rest.len().min(bytes.len());
         bytes[..there].copy_from_slice(&rest[..there]);
@@ -127,7 +140,12 @@ impl VirtioDevice for Net {
     fn write_config(&mut self, _offset: u64, _bytes: &[u8]) {}
 
     fn activate(&mut self, setup: Setup) -> Vec<Box<dyn Worker>> {
-        let Setup { memory, features, queues, config_changed } = setup;
+        let Setup {
+            memory,
+            features,
+            queues,
+            config_changed,
+        } = setup;
         let has = |bit| features & bit != 0;
         self.port.listen(Some(config_changed));
         self.port.set_offloads(Offloads {
@@ -144,7 +162,9 @@ impl VirtioDevice for Net {
                     let metrics = Arc::clone(&self.metrics);
                     let (port, memory) = (self.port.clone(), Arc::clone(&memory));
                     let merges = has(feature::MRG_RXBUF);
-                    workers.push(Box::new(Receiver::new(port, memory, queue, merges, metrics)));
+                    workers.push(Box::new(Receiver::new(
+                        port, memory, queue, merges, metrics,
+                    )));
                 }
                 TRANSMIT => transmit = Some(queue),
                 CONTROL => control = Some(queue),
@@ -153,7 +173,8 @@ impl VirtioDevice for Net {
         }
         if transmit.is_some() || control.is_some() {
             let (mac, metrics) = (self.mac.clone(), Arc::clone(&self.metrics));
-            let worker = Transmitter::new(self.port.clone(), memory, transmit, control, mac, metrics);
+            let worker =
+                Transmitter::new(self.port.clone(), memory, transmit, control, mac, metrics);
             workers.push(Box::new(worker));
         }
         workers

@@ -37,11 +37,18 @@ mod tests {
     fn a_guest_cannot_address_the_hosts_own_side() {
         let check = |destination: &str, expected| {
             let frame = match destination.parse::<IpAddr>().unwrap() {
-                IpAddr::V4(address) => [&[0; 12][..], &[8, 0], &[0; 16], &address.octets()].concat(),
-                IpAddr::V6(address) => [&[0; 12][..], &[0x86, 0xdd], &[0; 24], &address.octets()].concat(),
+                IpAddr::V4(address) => {
+                    [&[0; 12][..], &[8, 0], &[0; 16], &address.octets()].concat()
+                }
+                IpAddr::V6(address) => {
+                    [&[0; 12][..], &[0x86, 0xdd], &[0; 24], &address.octets()].concat()
+                }
             };
             assert_eq!(may_leave(&frame), expected, "{destination}");
-            assert!(!may_leave(&frame[..frame.len() - 1]), "a frame cut before its destination ends");
+            assert!(
+                !may_leave(&frame[..frame.len() - 1]),
+                "a frame cut before its destination ends"
+            );
         };
         check("10.0.2.2", true);
         check("255.255.255.255", true);

@@ -49,7 +49,12 @@ impl Inlet {
     }
 
     fn new(source: Source) -> Inlet {
-        Inlet { source, bytes: vec![0; BUFFER_BYTES].into_boxed_slice(), start: 0, end: 0 }
+        Inlet {
+            source,
+            bytes: vec![0; BUFFER_BYTES].into_boxed_slice(),
+            start: 0,
+            end: 0,
+        }
     }
 
     /// What to wait for.
@@ -67,17 +72,26 @@ impl Inlet {
     pub(super) fn packet(&self) -> Result<Option<Packet<'_>>, Lost> {
         let bytes = &self.bytes[self.start..self.end];
         match self.source {
-            Source::Tap(_) => Ok(bytes.split_first_chunk::<HEADER_BYTES>().map(|(header, frame)| {
-                let header = Header(*header);
-                Packet { header, frame }
-            })),
+            Source::Tap(_) => {
+                Ok(bytes
+                    .split_first_chunk::<HEADER_BYTES>()
+                    .map(|(header, frame)| {
+                        let header = Header(*header);
+                        Packet { header, frame }
+                    }))
+            }
             Source::Stream(_) => {
-                let Some((prefix, rest)) = bytes.split_first_chunk::<PREFIX_BYTES>() else { return Ok(None) };
+                let Some((prefix, rest)) = bytes.split_first_chunk::<PREFIX_BYTES>() else {
+                    return Ok(None);
+                };
                 let len = u32::from_be_bytes(*prefix) as usize;
                 if !(FRAME_BYTES_MIN..=FRAME_BYTES_MAX).contains(&len) {
                     return Err(Lost);
                 }
-                let packet = |frame| Packet { header: Header::received(checksum::is_right(frame)), frame };
+                let packet = |frame| Packet {
+                    header: Header::received(checksum::is_right(frame)),
+                    frame,
+                };
                 Ok(rest.get(..len).map(packet))
             }
         }
@@ -87,7 +101,9 @@ impl Inlet {
     pub(super) fn consume(&mut self, frame_bytes: usize) {
         match self.source {
             Source::Tap(_) => self.start = self.end,
-            Source::Stream(_) => self.start = (self.start + PREFIX_BYTES + frame_bytes).min(self.end),
+            Source::Stream(_) => {
+                self.start = (self.start + PREFIX_BYTES + frame_bytes).min(self.end)
+            }
         }
     }
 
@@ -111,7 +127,11 @@ impl Inlet {
                 self.end += count;
                 Ok(true)
             }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(false),
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+            {
+                Ok(false)
+            }
             Err(_) => Err(Lost),
         }
     }
@@ -164,7 +184,13 @@ mod tests {
 
     #[test]
     fn a_length_that_cannot_be_ends_the_stream() {
-        let check = |len: u32| assert_eq!(frames(&[&framed(60), &len.to_be_bytes()]), "60 lost", "{len}");
+        let check = |len: u32| {
+            assert_eq!(
+                frames(&[&framed(60), &len.to_be_bytes()]),
+                "60 lost",
+                "{len}"
+            )
+        };
         check(0);
         check(13);
         check(FRAME_BYTES_MAX as u32 + 1);

@@ -66,7 +66,11 @@ mod tests {
         assert_ne!(MacAddress::of_vm("web1"), MacAddress::of_vm("web2"));
         for name in ["guest", "web1", "web2", ""] {
             let first = MacAddress::of_vm(name).0[0];
-            assert_eq!(first & 3, 2, "{name} is locally administered and not a group");
+            assert_eq!(
+                first & 3,
+                2,
+                "{name} is locally administered and not a group"
+            );
         }
     }
 }

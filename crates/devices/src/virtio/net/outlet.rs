@@ -15,7 +15,11 @@ use super::wire::{FRAME_BYTES_MAX, Lost, PREFIX_BYTES};
 const FLUSH_BYTES: usize = 128 << 10;
 
 /// The longest that can stand before a frame.
-const LEAD_BYTES: usize = if HEADER_BYTES > PREFIX_BYTES { HEADER_BYTES } else { PREFIX_BYTES };
+const LEAD_BYTES: usize = if HEADER_BYTES > PREFIX_BYTES {
+    HEADER_BYTES
+} else {
+    PREFIX_BYTES
+};
 
 /// Where packets go.
 #[derive(Debug)]
@@ -48,7 +52,12 @@ impl Outlet {
 
     fn new(sink: Sink) -> Outlet {
         let bytes = vec![0; FLUSH_BYTES + LEAD_BYTES + FRAME_BYTES_MAX].into_boxed_slice();
-        Outlet { sink, bytes, start: 0, end: 0 }
+        Outlet {
+            sink,
+            bytes,
+            start: 0,
+            end: 0,
+        }
     }
 
     /// What to wait for when something waits.
@@ -84,7 +93,10 @@ impl Outlet {
         frame_bytes: usize,
         fill: impl FnOnce(&mut [u8]) -> Option<()>,
     ) -> Option<()> {
-        assert!(frame_bytes <= FRAME_BYTES_MAX && !self.is_full(), "the caller asks before");
+        assert!(
+            frame_bytes <= FRAME_BYTES_MAX && !self.is_full(),
+            "the caller asks before"
+        );
         let lead: &[u8] = match self.sink {
             Sink::Stream(_) => &(frame_bytes as u32).to_be_bytes(),
             Sink::Tap(_) => &header.0,

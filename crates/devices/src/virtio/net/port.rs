@@ -58,7 +58,12 @@ impl NetPort {
     pub fn stream(socket: UnixStream) -> io::Result<NetPort> {
         socket.set_nonblocking(true)?;
         let inlet = Inlet::stream(socket.try_clone()?);
-        Ok(NetPort::new(PortKind::Stream, None, Some(inlet), Some(Outlet::stream(socket))))
+        Ok(NetPort::new(
+            PortKind::Stream,
+            None,
+            Some(inlet),
+            Some(Outlet::stream(socket)),
+        ))
     }
 
     /// A tap.
@@ -68,10 +73,20 @@ impl NetPort {
     pub fn tap(tap: Tap) -> io::Result<NetPort> {
         let inlet = Inlet::tap(tap.file().try_clone()?);
         let outlet = Outlet::tap(tap.file().try_clone()?);
-        Ok(NetPort::new(PortKind::Tap, Some(tap), Some(inlet), Some(outlet)))
+        Ok(NetPort::new(
+            PortKind::Tap,
+            Some(tap),
+            Some(inlet),
+            Some(outlet),
+        ))
     }
 
-    fn new(kind: PortKind, tap: Option<Tap>, inlet: Option<Inlet>, outlet: Option<Outlet>) -> NetPort {
+    fn new(
+        kind: PortKind,
+        tap: Option<Tap>,
+        inlet: Option<Inlet>,
+        outlet: Option<Outlet>,
+    ) -> NetPort {
         NetPort(Arc::new(Port {
             kind,
             tap,

@@ -67,7 +67,13 @@ impl Receiver {
             seen_avail: 0,
             is_signal_due: false,
         };
-        Receiver { port, inlet, ring, metrics, is_starved: false }
+        Receiver {
+            port,
+            inlet,
+            ring,
+            metrics,
+            is_starved: false,
+        }
     }
 
     /// Moves packets until the backend has none or the guest has no room.
@@ -92,7 +98,11 @@ impl Receiver {
                 Err(Lost) => return Ok(Err(Lost)),
             };
             let frame_bytes = packet.frame.len();
-            let outcome = if self.port.is_up() { self.ring.deliver(&packet)? } else { Outcome::Dropped };
+            let outcome = if self.port.is_up() {
+                self.ring.deliver(&packet)?
+            } else {
+                Outcome::Dropped
+            };
             match outcome {
                 Outcome::Delivered => {
                     DeviceMetrics::add(&self.metrics.requests, 1);
@@ -118,7 +128,10 @@ impl Ring {
     fn deliver(&mut self, packet: &Packet<'_>) -> Result<Outcome, Broken> {
         let needed_bytes = HEADER_BYTES + packet.frame.len();
         let first = self.queue.queue.next_avail();
-        let available = self.queue.queue.avail_idx(self.memory.vm_memory(), Ordering::Acquire);
+        let available = self
+            .queue
+            .queue
+            .avail_idx(self.memory.vm_memory(), Ordering::Acquire);
         self.seen_avail = available.map_err(|error| self.queue.broken(&error))?.0;
         self.chains.clear();
         self.segments.clear();
@@ -143,7 +156,10 @@ impl Ring {
         let memory = self.memory.vm_memory();
         let wrote = self.segments.write(memory, 0, &header);
         let wrote = wrote.and_then(|()| self.segments.write(memory, HEADER_BYTES, packet.frame));
-        wrote.ok_or_else(|| self.queue.broken(&"a receive buffer is not in guest memory"))?;
+        wrote.ok_or_else(|| {
+            self.queue
+                .broken(&"a receive buffer is not in guest memory")
+        })?;
         for at in 0..self.chains.len() {
             let (head, taken) = self.chains[at];
             self.add_used(head, taken)?;
@@ -170,7 +186,11 @@ impl Ring {
 
     /// Tells the driver about used buffers, if there are any and it wants to hear.
     fn signal(&mut self) -> Result<(), Broken> {
-        if std::mem::take(&mut self.is_signal_due) { self.queue.signal(&self.memory) } else { Ok(()) }
+        if std::mem::take(&mut self.is_signal_due) {
+            self.queue.signal(&self.memory)
+        } else {
+            Ok(())
+        }
     }
 
     /// Asks for a notification about more buffers than the last packet has seen; whether to wait for it, for they
@@ -191,7 +211,9 @@ impl Worker for Receiver {
     }
 
     fn serve(&mut self, wake: Wake) -> Result<(), Broken> {
-        let Some(mut inlet) = self.inlet.take() else { return Ok(()) };
+        let Some(mut inlet) = self.inlet.take() else {
+            return Ok(());
+        };
         if self.is_starved || wake == Wake::Start {
             self.is_starved = false;
             self.ring.queue.disable_notification(&self.ring.memory)?;
@@ -216,7 +238,11 @@ impl Worker for Receiver {
     }
 
     fn sources(&self) -> Vec<BorrowedFd<'_>> {
-        self.inlet.iter().filter(|_| !self.is_starved).map(Inlet::fd).collect()
+        self.inlet
+            .iter()
+            .filter(|_| !self.is_starved)
+            .map(Inlet::fd)
+            .collect()
     }
 }
 

@@ -28,7 +28,12 @@ struct Ring {
 
 impl Ring {
     fn new(base: u64) -> Ring {
-        Ring { base, avail: 0, seen: 0, free: (0..QUEUE_SIZE).collect() }
+        Ring {
+            base,
+            avail: 0,
+            seen: 0,
+            free: (0..QUEUE_SIZE).collect(),
+        }
     }
 
     fn queue(&self, memory: &GuestMemory) -> Queue {
@@ -44,20 +49,28 @@ impl Ring {
 
     /// Makes a chain of buffers available.
     fn add(&mut self, memory: &GuestMemory, buffers: &[(u64, u32, u16)]) {
-        let at: Vec<u16> =
-            buffers.iter().map(|_| self.free.pop_front().expect("a free descriptor")).collect();
+        let at: Vec<u16> = buffers
+            .iter()
+            .map(|_| self.free.pop_front().expect("a free descriptor"))
+            .collect();
         for (n, (address, len, flags)) in buffers.iter().enumerate() {
-            let (next, flags) = at.get(n + 1).map_or((0, *flags), |next| (*next, *flags | NEXT));
+            let (next, flags) = at
+                .get(n + 1)
+                .map_or((0, *flags), |next| (*next, *flags | NEXT));
             let mut bytes = address.to_le_bytes().to_vec();
             bytes.extend(len.to_le_bytes());
             bytes.extend(flags.to_le_bytes());
             bytes.extend(next.to_le_bytes());
-            memory.write(Gpa(self.base + 16 * u64::from(at[n])), &bytes).unwrap();
+            memory
+                .write(Gpa(self.base + 16 * u64::from(at[n])), &bytes)
+                .unwrap();
         }
         let slot = self.base + 0x1004 + 2 * u64::from(self.avail % QUEUE_SIZE);
         memory.write(Gpa(slot), &at[0].to_le_bytes()).unwrap();
         self.avail = self.avail.wrapping_add(1);
-        memory.write(Gpa(self.base + 0x1002), &self.avail.to_le_bytes()).unwrap();
+        memory
+            .write(Gpa(self.base + 0x1002), &self.avail.to_le_bytes())
+            .unwrap();
     }
 
     /// Whether the device wants to hear of the next chain (2.7.10).
@@ -98,7 +111,15 @@ impl Guest {
         let [receive, transmit, control] = [0x1_0000, 0x2_0000, 0x3_0000].map(Ring::new);
         let interrupts = Arc::default();
         let workers = Vec::new();
-        let mut guest = Guest { memory, device, receive, transmit, control, workers, interrupts };
+        let mut guest = Guest {
+            memory,
+            device,
+            receive,
+            transmit,
+            control,
+            workers,
+            interrupts,
+        };
         guest.activate(features);
         guest
     }
@@ -160,14 +181,19 @@ impl Guest {
         let len = frame.len() as u32;
         self.transmit.add(
             &self.memory,
-            &[(at, 5, 0), (at + 5, 7 + len / 3, 0), (at + 12 + u64::from(len / 3), len - len / 3, 0)],
+            &[
+                (at, 5, 0),
+                (at + 5, 7 + len / 3, 0),
+                (at + 12 + u64::from(len / 3), len - len / 3, 0),
+            ],
         );
     }
 
     /// Gives the device `count` receive buffers of `len` bytes.
     fn offer(&mut self, count: u64, len: u32) {
         for n in 0..count {
-            self.receive.add(&self.memory, &[(0x60_0000 + n * 0x1000, len, WRITABLE)]);
+            self.receive
+                .add(&self.memory, &[(0x60_0000 + n * 0x1000, len, WRITABLE)]);
         }
         self.serve(Wake::Notified(0)).unwrap();
     }
@@ -201,7 +227,10 @@ fn a_frame_of_the_guest_arrives_on_the_wire() {
     assert_eq!(received(&mut wire), framed(&frame));
     assert!(guest.transmit.is_watched(&guest.memory));
     assert_eq!(guest.transmit.used(&guest.memory), [(0, 0)]);
-    assert_eq!((guest.reading().requests, guest.reading().bytes_from_guest), (1, 1514));
+    assert_eq!(
+        (guest.reading().requests, guest.reading().bytes_from_guest),
+        (1, 1514)
+    );
 }
 
 #[test]
@@ -212,7 +241,12 @@ fn a_frame_from_the_wire_arrives_in_as_many_buffers_as_it_needs() {
         let frame: Vec<u8> = (0..frame_bytes).map(|n| n as u8).collect();
         wire.write_all(&framed(&frame)).unwrap();
         guest.serve(Wake::Readable(0)).unwrap();
-        let used: Vec<u32> = guest.receive.used(&guest.memory).iter().map(|(_, len)| *len).collect();
+        let used: Vec<u32> = guest
+            .receive
+            .used(&guest.memory)
+            .iter()
+            .map(|(_, len)| *len)
+            .collect();
         assert_eq!(used, expected, "{frame_bytes} bytes");
         let mut got = vec![0; used.iter().sum::<u32>() as usize];
         let memory = &guest.memory;
@@ -220,7 +254,10 @@ fn a_frame_from_the_wire_arrives_in_as_many_buffers_as_it_needs() {
             .zip(0..)
             .for_each(|(chunk, n)| memory.read(Gpa(0x60_0000 + n * 0x1000), chunk).unwrap());
         if !expected.is_empty() {
-            assert_eq!(u16::from_le_bytes([got[10], got[11]]), expected.len() as u16);
+            assert_eq!(
+                u16::from_le_bytes([got[10], got[11]]),
+                expected.len() as u16
+            );
             assert_eq!(got[12..], frame);
         }
     };
@@ -237,15 +274,30 @@ fn a_guest_without_buffers_loses_nothing() {
     let (mut guest, mut wire) = Guest::with_wire(MERGE);
     guest.offer(2, 4096);
     let frames: Vec<Vec<u8>> = (0..4_u8).map(|n| vec![n; 6000]).collect();
-    wire.write_all(&frames.iter().flat_map(|frame| framed(frame)).collect::<Vec<u8>>()).unwrap();
+    wire.write_all(
+        &frames
+            .iter()
+            .flat_map(|frame| framed(frame))
+            .collect::<Vec<u8>>(),
+    )
+    .unwrap();
     guest.serve(Wake::Readable(0)).unwrap();
     assert_eq!(guest.reading().requests, 1);
-    let has_sources = |guest: &Guest| guest.workers.iter().any(|worker| !worker.sources().is_empty());
+    let has_sources = |guest: &Guest| {
+        guest
+            .workers
+            .iter()
+            .any(|worker| !worker.sources().is_empty())
+    };
     assert!(!has_sources(&guest), "a starved worker reads no more");
     assert!(guest.receive.is_watched(&guest.memory));
     guest.offer(1, 4096);
     assert!(guest.receive.is_watched(&guest.memory));
-    assert_eq!(guest.reading().requests, 1, "half a frame's buffers stay where they are");
+    assert_eq!(
+        guest.reading().requests,
+        1,
+        "half a frame's buffers stay where they are"
+    );
     guest.offer(5, 4096);
     assert_eq!(guest.reading().requests, 4);
     assert_eq!(guest.receive.used(&guest.memory).len(), 8);
@@ -262,7 +314,10 @@ fn a_slow_backend_makes_the_guest_wait_and_loses_nothing() {
     }
     guest.serve(Wake::Notified(1)).unwrap();
     let first = guest.transmit.used(&guest.memory).len();
-    assert!(first < usize::from(QUEUE_SIZE / 3), "the socket takes only so much");
+    assert!(
+        first < usize::from(QUEUE_SIZE / 3),
+        "the socket takes only so much"
+    );
     let mut got = 0;
     for _ in 0..1000 {
         got += received(&mut wire).len();
@@ -299,7 +354,11 @@ fn the_hosts_loopback_is_out_of_reach() {
     guest.send([0; 12], &frame).unwrap();
     assert_eq!(received(&mut wire), []);
     assert_eq!(guest.reading().errors, 1);
-    assert_eq!(guest.transmit.used(&guest.memory).len(), 1, "the buffer comes back all the same");
+    assert_eq!(
+        guest.transmit.used(&guest.memory).len(),
+        1,
+        "the buffer comes back all the same"
+    );
 }
 
 #[test]
@@ -325,15 +384,22 @@ fn buffers_outside_guest_memory_break_the_queue() {
     guest.transmit.add(&guest.memory, &[(1 << 40, 100, 0)]);
     assert_eq!(guest.serve(Wake::Notified(1)).unwrap_err().queue, 1);
     let (mut guest, mut wire) = Guest::with_wire(MERGE);
-    guest.receive.add(&guest.memory, &[(u64::MAX - 10, 4096, WRITABLE)]);
+    guest
+        .receive
+        .add(&guest.memory, &[(u64::MAX - 10, 4096, WRITABLE)]);
     wire.write_all(&framed(&[1; 60])).unwrap();
     assert_eq!(guest.serve(Wake::Readable(0)).unwrap_err().queue, 0);
     let (mut guest, mut wire) = Guest::with_wire(MERGE);
-    guest.receive.add(&guest.memory, &[(0x60_0000, 0, WRITABLE)]);
+    guest
+        .receive
+        .add(&guest.memory, &[(0x60_0000, 0, WRITABLE)]);
     wire.write_all(&framed(&[1; 60])).unwrap();
     assert_eq!(guest.serve(Wake::Readable(0)).unwrap_err().queue, 0);
     let (mut guest, _wire) = Guest::with_wire(MERGE);
-    guest.memory.write(Gpa(0x2_1002), &1000_u16.to_le_bytes()).unwrap();
+    guest
+        .memory
+        .write(Gpa(0x2_1002), &1000_u16.to_le_bytes())
+        .unwrap();
     assert_eq!(guest.serve(Wake::Notified(1)).unwrap_err().queue, 1);
 }
 
@@ -349,7 +415,10 @@ fn the_link_goes_down_with_the_backend_and_by_hand() {
     };
     assert_eq!(status(&guest), [1, 0]);
     port.set_link(false);
-    assert_eq!((status(&guest), guest.interrupts.load(Ordering::Relaxed)), ([0, 0], 1));
+    assert_eq!(
+        (status(&guest), guest.interrupts.load(Ordering::Relaxed)),
+        ([0, 0], 1)
+    );
     guest.send([0; 12], &[1; 60]).unwrap();
     assert_eq!(guest.reading().errors, 1);
     port.set_link(true);
@@ -357,7 +426,10 @@ fn the_link_goes_down_with_the_backend_and_by_hand() {
     guest.serve(Wake::Readable(0)).unwrap();
     assert_eq!(status(&guest), [0, 0]);
     assert!(
-        guest.workers.iter().all(|worker| worker.sources().is_empty()),
+        guest
+            .workers
+            .iter()
+            .all(|worker| worker.sources().is_empty()),
         "a dead socket is not waited for"
     );
     guest.send([0; 12], &[1; 60]).unwrap();
@@ -387,14 +459,30 @@ fn a_reset_keeps_the_backend_and_half_a_frame() {
 #[test]
 fn a_driver_may_change_its_address_until_the_reset() {
     let (mut guest, _wire) = Guest::with_wire(MERGE);
-    guest.memory.write(Gpa(0x50_0000), &[1, 1, 2, 9, 8, 7, 6, 5]).unwrap();
-    guest.control.add(&guest.memory, &[(0x50_0000, 2, 0), (0x50_0002, 6, 0), (0x50_0100, 1, WRITABLE)]);
+    guest
+        .memory
+        .write(Gpa(0x50_0000), &[1, 1, 2, 9, 8, 7, 6, 5])
+        .unwrap();
+    guest.control.add(
+        &guest.memory,
+        &[
+            (0x50_0000, 2, 0),
+            (0x50_0002, 6, 0),
+            (0x50_0100, 1, WRITABLE),
+        ],
+    );
     guest.memory.write(Gpa(0x50_0100), &[0xee]).unwrap();
     guest.serve(Wake::Notified(2)).unwrap();
     let mut mac = [0; 6];
     guest.device.read_config(0, &mut mac);
-    assert_eq!((mac, guest.memory.read_value(Gpa(0x50_0100), 1).unwrap()), ([2, 9, 8, 7, 6, 5], 0));
-    assert!(guest.control.is_watched(&guest.memory), "the next command is told too");
+    assert_eq!(
+        (mac, guest.memory.read_value(Gpa(0x50_0100), 1).unwrap()),
+        ([2, 9, 8, 7, 6, 5], 0)
+    );
+    assert!(
+        guest.control.is_watched(&guest.memory),
+        "the next command is told too"
+    );
     guest.device.reset();
     guest.device.read_config(0, &mut mac);
     assert_eq!(MacAddress(mac), MacAddress::of_vm("guest"));

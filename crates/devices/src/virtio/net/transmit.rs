@@ -90,16 +90,26 @@ impl Transmitter {
             }
             let began = Instant::now();
             let Some(chain) = queue.pop(&memory)? else {
-                return Ok(if self.flush() { Pause::Empty } else { Pause::BackendBusy });
+                return Ok(if self.flush() {
+                    Pause::Empty
+                } else {
+                    Pause::BackendBusy
+                });
             };
             let head = chain.head_index();
             self.segments.clear();
-            self.segments.add(chain, Half::Readable, HEADER_BYTES + FRAME_BYTES_MAX + 1);
-            self.push_packet().ok_or_else(|| queue.broken(&"a packet is not in guest memory"))?;
+            self.segments
+                .add(chain, Half::Readable, HEADER_BYTES + FRAME_BYTES_MAX + 1);
+            self.push_packet()
+                .ok_or_else(|| queue.broken(&"a packet is not in guest memory"))?;
             self.give_back(queue, head, 0)?;
             self.metrics.latency.add(began.elapsed());
         }
-        Ok(if self.flush() { Pause::Enough } else { Pause::BackendBusy })
+        Ok(if self.flush() {
+            Pause::Enough
+        } else {
+            Pause::BackendBusy
+        })
     }
 
     /// Gives the packet that lies in the segments to the backend; `None` if guest memory does not have it. What
@@ -125,7 +135,11 @@ impl Transmitter {
         let pushed = outlet.push(header, frame_bytes, |frame| {
             segments.read(memory, HEADER_BYTES, frame)?;
             was_read = true;
-            if is_tap { Some(()) } else { make_whole(header, frame) }
+            if is_tap {
+                Some(())
+            } else {
+                make_whole(header, frame)
+            }
         });
         if pushed.is_none() && was_read {
             DeviceMetrics::add(&self.metrics.errors, 1);
@@ -136,7 +150,9 @@ impl Transmitter {
     /// Writes what waits; whether nothing waits any more. A backend that is gone takes the link down, and packets
     /// with it.
     fn flush(&mut self) -> bool {
-        let Some(outlet) = &mut self.outlet else { return true };
+        let Some(outlet) = &mut self.outlet else {
+            return true;
+        };
         match outlet.flush() {
             Ok(is_empty) => is_empty,
             Err(Lost) => {
@@ -156,7 +172,11 @@ impl Transmitter {
 
     /// Tells the driver about used buffers, if there are any and it wants to hear.
     fn signal(&mut self, queue: &mut Virtqueue) -> Result<(), Broken> {
-        if std::mem::take(&mut self.is_signal_due) { queue.signal(&self.memory) } else { Ok(()) }
+        if std::mem::take(&mut self.is_signal_due) {
+            queue.signal(&self.memory)
+        } else {
+            Ok(())
+        }
     }
 
     fn obey(&mut self, queue: &mut Virtqueue) -> Result<(), Broken> {
@@ -171,7 +191,8 @@ impl Transmitter {
             };
             let head = chain.head_index();
             let wrote = control::serve(chain, memory.vm_memory(), &self.mac);
-            let wrote = wrote.ok_or_else(|| queue.broken(&"a command has no room for its answer"))?;
+            let wrote =
+                wrote.ok_or_else(|| queue.broken(&"a command has no room for its answer"))?;
             self.give_back(queue, head, wrote)?;
         }
     }
@@ -191,12 +212,15 @@ fn make_whole(header: Header, frame: &mut [u8]) -> Option<()> {
 
 impl Worker for Transmitter {
     fn queues(&self) -> Vec<u16> {
-        self.transmit.iter().chain(&self.control).map(|queue| queue.index).collect()
+        self.transmit
+            .iter()
+            .chain(&self.control)
+            .map(|queue| queue.index)
+            .collect()
     }
 
     fn serve(&mut self, wake: Wake) -> Result<(), Broken> {
-        let is_control =
-            matches!((wake, &self.control), (Wake::Notified(index), Some(queue)) if queue.index == index);
+        let is_control = matches!((wake, &self.control), (Wake::Notified(index), Some(queue)) if queue.index == index);
         if (is_control || wake == Wake::Start)
             && let Some(mut queue) = self.control.take()
         {
@@ -217,7 +241,11 @@ impl Worker for Transmitter {
     }
 
     fn sinks(&self) -> Vec<BorrowedFd<'_>> {
-        self.outlet.iter().filter(|outlet| !outlet.is_empty()).map(Outlet::fd).collect()
+        self.outlet
+            .iter()
+            .filter(|outlet| !outlet.is_empty())
+            .map(Outlet::fd)
+            .collect()
     }
 }
 

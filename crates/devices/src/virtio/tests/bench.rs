@@ -99,8 +99,17 @@ impl StartWorkers for InPlace {
         on_broken: OnBroken,
     ) -> Box<dyn RunningWorkers> {
         let event = |queue| (queue, Arc::new(eventfd(0, EventfdFlags::CLOEXEC).unwrap()));
-        let events = workers.iter().flat_map(|worker| worker.queues()).map(event).collect();
-        let team = Team { workers, events, on_broken: Some(on_broken), ..Team::default() };
+        let events = workers
+            .iter()
+            .flat_map(|worker| worker.queues())
+            .map(event)
+            .collect();
+        let team = Team {
+            workers,
+            events,
+            on_broken: Some(on_broken),
+            ..Team::default()
+        };
         let team = Arc::new(Mutex::new(team));
         self.0.lock().unwrap().push(Arc::clone(&team));
         Box::new(Running(team))
@@ -162,7 +171,13 @@ impl Bench {
             threads: Arc::<InPlace>::clone(&threads),
         };
         let function = VirtioFunction::new(1, device, links);
-        Bench { memory, function, heard, queue_count, threads }
+        Bench {
+            memory,
+            function,
+            heard,
+            queue_count,
+            threads,
+        }
     }
 
     pub(super) fn read(&mut self, offset: u64, size: u8) -> u64 {
@@ -212,7 +227,11 @@ impl Bench {
     pub(super) fn reset(&mut self) {
         self.write(STATUS, 1, 0);
         self.serve(false);
-        assert_eq!(self.read(STATUS, 1), 0, "workers that are gone are a reset that is over");
+        assert_eq!(
+            self.read(STATUS, 1),
+            0,
+            "workers that are gone are a reset that is over"
+        );
     }
 
     pub(super) fn put(&self, at: u64, size: usize, value: u64) {
@@ -237,7 +256,11 @@ fn serve_team(team: &mut Team, tick: bool) {
                 Wake::Notified(queue) => worker.queues().contains(&queue),
                 _ => true,
             };
-            let result = if is_concerned { worker.serve(wake) } else { Ok(()) };
+            let result = if is_concerned {
+                worker.serve(wake)
+            } else {
+                Ok(())
+            };
             broken.extend(result.clone().err());
             result.is_ok()
         });

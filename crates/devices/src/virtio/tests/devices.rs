@@ -35,7 +35,11 @@ fn offer(bench: &mut Bench, queue: u16, n: u64, Buffer(address, len, is_filled):
 fn used(bench: &Bench, queue: u16) -> (u64, u64) {
     let [_, _, used] = rings(queue).unwrap();
     let count = bench.memory.read_value(Gpa(used + 2), 2).unwrap();
-    let len = if count == 0 { 0 } else { bench.memory.read_value(Gpa(used + 8 * count), 4).unwrap() };
+    let len = if count == 0 {
+        0
+    } else {
+        bench.memory.read_value(Gpa(used + 8 * count), 4).unwrap()
+    };
     (count, len)
 }
 
@@ -52,14 +56,25 @@ fn pages_in_the_balloon_go_back_to_the_host() {
     let (mut bench, control) = balloon();
     bench.memory.write(Gpa(0x8_0000), &[7; 0x4000]).unwrap();
     // Three pages, not in order, one of them twice, and one that is no memory.
-    for (n, page) in [0x82_u64, 0x80, 0x83, 0x80, 0xffff_ffff].into_iter().enumerate() {
+    for (n, page) in [0x82_u64, 0x80, 0x83, 0x80, 0xffff_ffff]
+        .into_iter()
+        .enumerate()
+    {
         bench.put(0x4_0000 + 4 * n as u64, 4, page);
     }
     offer(&mut bench, 0, 0, Buffer(0x4_0000, 20, false));
     assert_eq!(used(&bench, 0), (1, 0));
     assert_eq!(control.read().inflated_bytes, 0x3000);
     let value = |at| bench.memory.read_value(Gpa(at), 1).unwrap();
-    assert_eq!((value(0x8_0000), value(0x8_1000), value(0x8_2000), value(0x8_3000)), (0, 7, 0, 0));
+    assert_eq!(
+        (
+            value(0x8_0000),
+            value(0x8_1000),
+            value(0x8_2000),
+            value(0x8_3000)
+        ),
+        (0, 7, 0, 0)
+    );
 }
 
 #[test]
@@ -68,8 +83,16 @@ fn reported_pages_go_back_on_either_number_of_the_queue() {
         let (mut bench, control) = balloon();
         bench.memory.write(Gpa(0x8_0000), &[7; 0x4000]).unwrap();
         offer(&mut bench, queue, 0, Buffer(0x8_0000, 0x4000, true));
-        assert_eq!((used(&bench, queue).0, control.read().reported_bytes), (1, 0x4000), "queue {queue}");
-        assert_eq!(bench.memory.read_value(Gpa(0x8_0000), 8).unwrap(), 0, "queue {queue}");
+        assert_eq!(
+            (used(&bench, queue).0, control.read().reported_bytes),
+            (1, 0x4000),
+            "queue {queue}"
+        );
+        assert_eq!(
+            bench.memory.read_value(Gpa(0x8_0000), 8).unwrap(),
+            0,
+            "queue {queue}"
+        );
     }
 }
 
@@ -81,14 +104,23 @@ fn a_target_is_told_and_what_the_guest_says_is_kept_as_its_claim() {
     assert_eq!(bench.read(INTERRUPT_STATUS, 1) & 2, 2, "the driver is told");
     assert_eq!(bench.read(CONFIG, 4), 0x51);
     bench.write(CONFIG + 4, 4, 0x50);
-    assert_eq!((control.read().target_bytes, control.read().actual_bytes), (0x5_1000, 0x5_0000));
+    assert_eq!(
+        (control.read().target_bytes, control.read().actual_bytes),
+        (0x5_1000, 0x5_0000)
+    );
     // Free (tag 4) and total (tag 5), and one that nobody knows.
-    for (n, (tag, value)) in [(4_u64, 1234_u64), (5, 99_999), (777, 1)].into_iter().enumerate() {
+    for (n, (tag, value)) in [(4_u64, 1234_u64), (5, 99_999), (777, 1)]
+        .into_iter()
+        .enumerate()
+    {
         bench.put(0x4_0000 + 10 * n as u64, 2, tag);
         bench.put(0x4_0002 + 10 * n as u64, 8, value);
     }
     offer(&mut bench, 2, 0, Buffer(0x4_0000, 30, false));
-    assert_eq!(control.read().statistics, [("free", 1234), ("total", 99_999)]);
+    assert_eq!(
+        control.read().statistics,
+        [("free", 1234), ("total", 99_999)]
+    );
     assert_eq!(used(&bench, 2).0, 0, "kept until the next ones are wanted");
 }
 
@@ -103,7 +135,11 @@ struct Tape {
 impl Tape {
     fn new() -> Tape {
         let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap();
-        Tape { written: Arc::default(), typed: Arc::default(), event: Arc::new(event) }
+        Tape {
+            written: Arc::default(),
+            typed: Arc::default(),
+            event: Arc::new(event),
+        }
     }
 }
 
@@ -131,8 +167,15 @@ impl PortEnd for Tape {
 fn console() -> (Bench, Tape, Window) {
     let (tape, window) = (Tape::new(), Window::new().unwrap());
     window.resize(33, 101);
-    let port = |name: &str| Port { name: name.to_owned(), end: share(tape.clone()) };
-    let device = Console::new(vec![port(""), port("org.test")], window.clone(), Arc::default());
+    let port = |name: &str| Port {
+        name: name.to_owned(),
+        end: share(tape.clone()),
+    };
+    let device = Console::new(
+        vec![port(""), port("org.test")],
+        window.clone(),
+        Arc::default(),
+    );
     (Bench::new(Box::new(device), MEMORY_BYTES), tape, window)
 }
 
@@ -164,9 +207,15 @@ fn tell(bench: &mut Bench, n: u64, port: u64, event: u64, answers: u64) -> Vec<V
     let (after, _) = used(bench, 2);
     let [_, _, ring] = rings(2).unwrap();
     let message = |answer| {
-        let len = bench.memory.read_value(Gpa(ring + 8 + 8 * answer), 4).unwrap();
+        let len = bench
+            .memory
+            .read_value(Gpa(ring + 8 + 8 * answer), 4)
+            .unwrap();
         let mut bytes = vec![0; len as usize];
-        bench.memory.read(Gpa(0x8_0000 + 64 * answer), &mut bytes).unwrap();
+        bench
+            .memory
+            .read(Gpa(0x8_0000 + 64 * answer), &mut bytes)
+            .unwrap();
         bytes
     };
     (before..after).map(message).collect()
@@ -177,7 +226,10 @@ fn ports_introduce_themselves_and_the_window_has_a_size() {
     let (mut bench, _, window) = console();
     bench.set_up(0, rings);
     // DEVICE_READY: both ports are added. PORT_READY: console, size, open; the other has a name.
-    assert_eq!(tell(&mut bench, 0, 0, 0, 2), [vec![0, 0, 0, 0, 1, 0, 1, 0], vec![1, 0, 0, 0, 1, 0, 1, 0]]);
+    assert_eq!(
+        tell(&mut bench, 0, 0, 0, 2),
+        [vec![0, 0, 0, 0, 1, 0, 1, 0], vec![1, 0, 0, 0, 1, 0, 1, 0]]
+    );
     let expected = [
         vec![0, 0, 0, 0, 4, 0, 1, 0],
         vec![0, 0, 0, 0, 5, 0, 0, 0, 101, 0, 33, 0],
@@ -185,11 +237,21 @@ fn ports_introduce_themselves_and_the_window_has_a_size() {
     ];
     assert_eq!(tell(&mut bench, 1, 0, 3, 3), expected);
     let name = [&[1, 0, 0, 0, 7, 0, 1, 0], b"org.test".as_slice()].concat();
-    assert_eq!(tell(&mut bench, 2, 1, 3, 2), [name, vec![1, 0, 0, 0, 6, 0, 1, 0]]);
-    assert_eq!(tell(&mut bench, 3, 99, 3, 0), Vec::<Vec<u8>>::new(), "there is no such port");
+    assert_eq!(
+        tell(&mut bench, 2, 1, 3, 2),
+        [name, vec![1, 0, 0, 0, 6, 0, 1, 0]]
+    );
+    assert_eq!(
+        tell(&mut bench, 3, 99, 3, 0),
+        Vec::<Vec<u8>>::new(),
+        "there is no such port"
+    );
     window.resize(50, 120);
     offer(&mut bench, 2, 7, Buffer(0x9_0000, 64, true));
     bench.serve(true);
     assert_eq!(used(&bench, 2), (8, 12));
-    assert_eq!(bench.memory.read_value(Gpa(0x9_0008), 4).unwrap(), 50 << 16 | 120);
+    assert_eq!(
+        bench.memory.read_value(Gpa(0x9_0008), 4).unwrap(),
+        50 << 16 | 120
+    );
 }

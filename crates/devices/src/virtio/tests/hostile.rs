@@ -29,7 +29,14 @@ impl Random {
     fn address(&mut self) -> u64 {
         match self.below(8) {
             0 => self.next(),
-            1 => self.of(&[0, MEMORY_BYTES - 16, MEMORY_BYTES, !15, 1 << 63, 0xfee0_0000]),
+            1 => self.of(&[
+                0,
+                MEMORY_BYTES - 16,
+                MEMORY_BYTES,
+                !15,
+                1 << 63,
+                0xfee0_0000,
+            ]),
             2 => self.below(MEMORY_BYTES),
             _ => self.below(MEMORY_BYTES / 64) * 64,
         }
@@ -51,7 +58,11 @@ fn rings(seed: u64, queue: u16) -> Option<[u64; 3]> {
     match random.below(16) {
         0 => None,
         1 => Some([base, base, base]),
-        2 => Some([random.address() & !15, random.address() & !1, random.address() & !3]),
+        2 => Some([
+            random.address() & !15,
+            random.address() & !1,
+            random.address() & !3,
+        ]),
         3 => Some([0x1000, 0x2000, 0x3000]),
         _ => Some([base, base + 0x1000, base + 0x2000]),
     }
@@ -91,24 +102,50 @@ impl Driver {
     fn set_up(&mut self) {
         self.seed = self.random.next();
         let seed = self.seed;
-        let refused = if self.random.below(2) == 0 { 0 } else { self.random.next() & !(1 << 32) };
-        self.bench.function.write_config(MSIX_CONTROL, 2, (self.random.below(4) << 14) as u32);
+        let refused = if self.random.below(2) == 0 {
+            0
+        } else {
+            self.random.next() & !(1 << 32)
+        };
+        self.bench
+            .function
+            .write_config(MSIX_CONTROL, 2, (self.random.below(4) << 14) as u32);
         self.bench.set_up(refused, |queue| rings(seed, queue));
     }
 
     fn write_register(&mut self) {
         let (register, size, value) = match self.random.below(12) {
             0 => (STATUS, 1, self.random.of(&[0, 1, 3, 0xb, 0xf, 0x80, 0xff])),
-            1 => (QUEUE_SELECT, 2, self.random.below(u64::from(self.bench.queue_count) + 2)),
-            2 => (QUEUE_SIZE, 2, self.random.of(&[0, 1, 2, 3, 16, 128, 256, 0x8000, 0xffff])),
+            1 => (
+                QUEUE_SELECT,
+                2,
+                self.random.below(u64::from(self.bench.queue_count) + 2),
+            ),
+            2 => (
+                QUEUE_SIZE,
+                2,
+                self.random.of(&[0, 1, 2, 3, 16, 128, 256, 0x8000, 0xffff]),
+            ),
             3 => (QUEUE_ENABLE, 2, self.random.below(3)),
             4 => (QUEUE_VECTOR, 2, self.random.below(16)),
             5 => (CONFIG_VECTOR, 2, self.random.below(16)),
             6 => (DRIVER_FEATURE_SELECT, 4, self.random.below(3)),
             7 => (DRIVER_FEATURE, 4, self.random.next()),
-            8 => (CONFIG + self.random.below(64), self.random.of(&[1, 2, 4, 8]) as u8, self.random.next()),
-            9 => (TABLE + 4 * self.random.below(64), 4, self.random.of(&[0, 1, 0xfee0_0000])),
-            _ => (DESCRIPTORS + 8 * self.random.below(3), 8, self.random.address()),
+            8 => (
+                CONFIG + self.random.below(64),
+                self.random.of(&[1, 2, 4, 8]) as u8,
+                self.random.next(),
+            ),
+            9 => (
+                TABLE + 4 * self.random.below(64),
+                4,
+                self.random.of(&[0, 1, 0xfee0_0000]),
+            ),
+            _ => (
+                DESCRIPTORS + 8 * self.random.below(3),
+                8,
+                self.random.address(),
+            ),
         };
         self.bench.write(register, size, value);
     }
@@ -124,14 +161,18 @@ impl Driver {
         let size = 1 + self.random.below(8);
         let offset = self.random.below(0x8000 - size + 1);
         self.bench.read(offset, size as u8);
-        self.bench.function.read_config((self.random.below(64) * 4) as u16, 4);
+        self.bench
+            .function
+            .read_config((self.random.below(64) * 4) as u16, 4);
     }
 
     fn write_config_space(&mut self) {
         let size = self.random.of(&[1, 2, 4]);
         let offset = self.random.below(256) & !(size - 1);
         let value = self.random.next() as u32;
-        self.bench.function.write_config(offset as u16, size as u8, value);
+        self.bench
+            .function
+            .write_config(offset as u16, size as u8, value);
     }
 
     /// The table of a queue as this driver set it up.
@@ -141,50 +182,96 @@ impl Driver {
     }
 
     fn write_descriptor(&mut self) {
-        let Some([table, ..]) = self.place() else { return };
-        let table = if self.random.below(4) == 0 { self.random.address() & !15 } else { table };
+        let Some([table, ..]) = self.place() else {
+            return;
+        };
+        let table = if self.random.below(4) == 0 {
+            self.random.address() & !15
+        } else {
+            table
+        };
         let at = table.wrapping_add(16 * self.random.below(16));
         let flags = self.random.of(&[0, 1, 1, 2, 2, 3, 4, 5, 7]);
-        let next =
-            if self.random.below(16) == 0 { self.random.next() & 0xffff } else { self.random.below(16) };
+        let next = if self.random.below(16) == 0 {
+            self.random.next() & 0xffff
+        } else {
+            self.random.below(16)
+        };
         let (address, len) = (self.random.address(), self.random.len());
         self.bench.put(at, 8, address);
-        self.bench.put(at.wrapping_add(8), 8, len & 0xffff_ffff | flags << 32 | next << 48);
+        self.bench.put(
+            at.wrapping_add(8),
+            8,
+            len & 0xffff_ffff | flags << 32 | next << 48,
+        );
     }
 
     /// A chain that begins as requests of disks, networks, consoles and balloons do, and mostly ends: something to
     /// read, something to read or to fill, something to fill.
     fn write_request(&mut self) {
-        let Some([table, ..]) = self.place() else { return };
+        let Some([table, ..]) = self.place() else {
+            return;
+        };
         let header = self.random.below(MEMORY_BYTES / 64) * 64;
         let kind = self.random.of(&[0, 1, 4, 8, 11, 13, 0xffff_ffff]);
         self.bench.put(header, 8, kind);
-        let sector = self.random.of(&[0, 1, 8, 2047, 3 << 32 | 1, 0x7fff_ffff_ffff_ffff, u64::MAX]);
+        let sector = self
+            .random
+            .of(&[0, 1, 8, 2047, 3 << 32 | 1, 0x7fff_ffff_ffff_ffff, u64::MAX]);
         self.bench.put(header + 8, 8, sector);
         let first = 3 * self.random.below(5);
         let is_filled = self.random.below(2) * 2;
-        let parts = [(16, 1), (self.random.len(), 1 | is_filled), (self.random.of(&[1, 1, 16, 2048]), 2)];
+        let parts = [
+            (16, 1),
+            (self.random.len(), 1 | is_filled),
+            (self.random.of(&[1, 1, 16, 2048]), 2),
+        ];
         // Where a device only fills or only reads, a single buffer is a chain too.
         let skipped = self.random.below(3);
         for (n, (len, flags)) in (0..).zip(parts).skip(skipped as usize) {
-            let address = if n == 0 { header } else { self.random.address() };
+            let address = if n == 0 {
+                header
+            } else {
+                self.random.address()
+            };
             let at = table.wrapping_add(16 * (first + n));
             self.bench.put(at, 8, address);
-            self.bench.put(at.wrapping_add(8), 8, len & 0xffff_ffff | flags << 32 | (first + n + 1) << 48);
+            self.bench.put(
+                at.wrapping_add(8),
+                8,
+                len & 0xffff_ffff | flags << 32 | (first + n + 1) << 48,
+            );
         }
         self.head = first + skipped;
     }
 
     /// Makes chains available, sometimes more than there can be.
     fn offer(&mut self) {
-        let Some([_, available, _]) = self.place() else { return };
+        let Some([_, available, _]) = self.place() else {
+            return;
+        };
         let at = available.wrapping_add(4 + 2 * self.random.below(128));
-        let head =
-            if self.random.below(64) == 0 { self.random.next() & 0xffff } else { self.random.below(16) };
+        let head = if self.random.below(64) == 0 {
+            self.random.next() & 0xffff
+        } else {
+            self.random.below(16)
+        };
         self.bench.put(at, 2, head);
-        let index = self.bench.memory.read_value(x86::Gpa(available.wrapping_add(2)), 2).unwrap_or(0);
-        let step = if self.random.below(100) == 0 { self.random.next() } else { self.random.below(3) };
-        self.bench.put(available.wrapping_add(2), 2, index.wrapping_add(step) & 0xffff);
+        let index = self
+            .bench
+            .memory
+            .read_value(x86::Gpa(available.wrapping_add(2)), 2)
+            .unwrap_or(0);
+        let step = if self.random.below(100) == 0 {
+            self.random.next()
+        } else {
+            self.random.below(3)
+        };
+        self.bench.put(
+            available.wrapping_add(2),
+            2,
+            index.wrapping_add(step) & 0xffff,
+        );
     }
 
     fn notify(&mut self) {
@@ -195,7 +282,9 @@ impl Driver {
 
     fn scribble(&mut self) {
         let at = self.random.below(MEMORY_BYTES / 4096) * 4096;
-        let bytes: Vec<u8> = (0..512).flat_map(|_| self.random.next().to_le_bytes()).collect();
+        let bytes: Vec<u8> = (0..512)
+            .flat_map(|_| self.random.next().to_le_bytes())
+            .collect();
         self.bench.memory.write(x86::Gpa(at), &bytes).unwrap();
     }
 }
@@ -204,7 +293,12 @@ impl Driver {
 fn attack(device: Box<dyn VirtioDevice>, seed: u64, mut outside: impl FnMut(u64)) {
     let metrics = device.metrics();
     let name = device.name().to_owned();
-    let mut driver = Driver { random: Random(seed), seed, head: 0, bench: Bench::new(device, MEMORY_BYTES) };
+    let mut driver = Driver {
+        random: Random(seed),
+        seed,
+        head: 0,
+        bench: Bench::new(device, MEMORY_BYTES),
+    };
     let mut longest = Duration::ZERO;
     for n in 0..OPERATIONS {
         let start = Instant::now();
@@ -218,8 +312,14 @@ fn attack(device: Box<dyn VirtioDevice>, seed: u64, mut outside: impl FnMut(u64)
     }
     let reading = metrics.read();
     println!("{name}: {OPERATIONS} operations, longest {longest:?}, {reading:?}");
-    assert!(reading.requests > 100, "{name}: the driver got to requests: {reading:?}");
-    assert!(reading.violations > 100, "{name}: and broke rules: {reading:?}");
+    assert!(
+        reading.requests > 100,
+        "{name}: the driver got to requests: {reading:?}"
+    );
+    assert!(
+        reading.violations > 100,
+        "{name}: and broke rules: {reading:?}"
+    );
     // Whatever was done to it, after a reset it is as new.
     driver.bench.reset();
 }
@@ -247,7 +347,11 @@ impl PortEnd for Moody {
     }
 
     fn read(&mut self, bytes: &mut [u8]) -> usize {
-        if self.0.below(3) == 0 { self.0.below(bytes.len() as u64 + 1) as usize } else { 0 }
+        if self.0.below(3) == 0 {
+            self.0.below(bytes.len() as u64 + 1) as usize
+        } else {
+            0
+        }
     }
 
     fn arrival(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
@@ -263,7 +367,10 @@ fn a_console_survives_a_hostile_driver() {
     let window = Window::new().unwrap();
     let port = |n: u64| {
         let event = rustix::event::eventfd(1, rustix::event::EventfdFlags::NONBLOCK).unwrap();
-        Port { name: format!("port{n}"), end: share(Moody(Random(n + 1), event)) }
+        Port {
+            name: format!("port{n}"),
+            end: share(Moody(Random(n + 1), event)),
+        }
     };
     let device = Console::new((0..3).map(port).collect(), window.clone(), Arc::default());
     attack(Box::new(device), 0x3003, |n| window.resize(n as u16, 80));
@@ -271,7 +378,11 @@ fn a_console_survives_a_hostile_driver() {
 
 #[test]
 fn a_disk_survives_a_hostile_driver() {
-    let file = host::MemFd::new(c"disk", 1 << 20).unwrap().file().try_clone().unwrap();
+    let file = host::MemFd::new(c"disk", 1 << 20)
+        .unwrap()
+        .file()
+        .try_clone()
+        .unwrap();
     let image = Image::open(file, ImageFormat::Raw, None, true).unwrap();
     let options = DiskOptions {
         name: "disk0".to_owned(),

@@ -51,7 +51,11 @@ impl Model {
         });
         Model {
             memory,
-            queue: Virtqueue { index: 0, queue, interrupt },
+            queue: Virtqueue {
+                index: 0,
+                queue,
+                interrupt,
+            },
             raised,
             random: Random(0x9e37_79b9),
             has_event_index,
@@ -64,7 +68,9 @@ impl Model {
     }
 
     fn put(&self, at: u64, size: usize, value: u64) {
-        self.memory.write(Gpa(at), &value.to_le_bytes()[..size]).unwrap();
+        self.memory
+            .write(Gpa(at), &value.to_le_bytes()[..size])
+            .unwrap();
     }
 
     fn descriptor(&self, at: u64, address: u64, len: u32, flags: u64, next: u64) {
@@ -89,7 +95,11 @@ impl Model {
             }
             self.descriptor(at, table, 16 * count as u32, 4, 0);
         }
-        self.put(AVAILABLE + 4 + 2 * u64::from(self.available_index % SIZE), 2, u64::from(head));
+        self.put(
+            AVAILABLE + 4 + 2 * u64::from(self.available_index % SIZE),
+            2,
+            u64::from(head),
+        );
         self.available_index = self.available_index.wrapping_add(1);
         self.put(AVAILABLE + 2, 2, u64::from(self.available_index));
         self.offered.push_back((head, buffers));
@@ -98,10 +108,15 @@ impl Model {
     /// The device takes a chain.
     fn take(&mut self) {
         let chain = self.queue.pop(&self.memory).unwrap();
-        let Some((head, buffers)) = self.offered.pop_front() else { return assert!(chain.is_none()) };
+        let Some((head, buffers)) = self.offered.pop_front() else {
+            return assert!(chain.is_none());
+        };
         let chain = chain.expect("one was offered");
         assert_eq!(chain.head_index(), head);
-        let seen: Vec<(u64, u32)> = chain.writable().map(|part| (part.addr().0, part.len())).collect();
+        let seen: Vec<(u64, u32)> = chain
+            .writable()
+            .map(|part| (part.addr().0, part.len()))
+            .collect();
         assert_eq!(seen, buffers);
         self.taken.push(head);
     }
@@ -116,18 +131,29 @@ impl Model {
         } else {
             self.put(AVAILABLE, 2, u64::from(is_quiet));
         }
-        let (before, raised) = (self.queue.queue.next_used(), self.raised.load(Ordering::Relaxed));
+        let (before, raised) = (
+            self.queue.queue.next_used(),
+            self.raised.load(Ordering::Relaxed),
+        );
         for _ in 0..count {
-            let head = self.taken.swap_remove(self.random.below(self.taken.len() as u64) as usize);
+            let head = self
+                .taken
+                .swap_remove(self.random.below(self.taken.len() as u64) as usize);
             let written = self.random.below(1000) as u32;
             self.queue.push(&self.memory, head, written).unwrap();
             let at = USED + 4 + 8 * u64::from(self.used_index % SIZE);
             let value = |at| self.memory.read_value(Gpa(at), 4).unwrap();
-            assert_eq!((value(at), value(at + 4)), (u64::from(head), u64::from(written)));
+            assert_eq!(
+                (value(at), value(at + 4)),
+                (u64::from(head), u64::from(written))
+            );
             self.used_index = self.used_index.wrapping_add(1);
             self.free.push(head);
         }
-        assert_eq!(self.memory.read_value(Gpa(USED + 2), 2).unwrap(), u64::from(self.used_index));
+        assert_eq!(
+            self.memory.read_value(Gpa(USED + 2), 2).unwrap(),
+            u64::from(self.used_index)
+        );
         self.queue.signal_since(before, &self.memory).unwrap();
         let is_wanted = if self.has_event_index {
             (0..count as u16).any(|n| before.wrapping_add(n) == wanted_at)
@@ -135,7 +161,10 @@ impl Model {
             count > 0 && !is_quiet
         };
         let is_raised = self.raised.load(Ordering::Relaxed) != raised;
-        assert_eq!(is_raised, is_wanted, "{count} from {before}, wanted at {wanted_at}");
+        assert_eq!(
+            is_raised, is_wanted,
+            "{count} from {before}, wanted at {wanted_at}"
+        );
     }
 }
 

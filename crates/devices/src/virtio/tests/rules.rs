@@ -16,7 +16,10 @@ const NEEDS_RESET: u64 = 64;
 
 fn bench() -> (Bench, Arc<DeviceMetrics>) {
     let metrics = Arc::<DeviceMetrics>::default();
-    (Bench::new(Box::new(Entropy::new(Arc::clone(&metrics))), 0x1_0000), metrics)
+    (
+        Bench::new(Box::new(Entropy::new(Arc::clone(&metrics))), 0x1_0000),
+        metrics,
+    )
 }
 
 /// A driver that has asked for 16 random bytes.
@@ -48,12 +51,23 @@ fn a_request_is_served_and_answered_with_a_message() {
     let mut bytes = [0; 16];
     bench.memory.read(x86::Gpa(BUFFER), &mut bytes).unwrap();
     assert_ne!(bytes, [0; 16]);
-    assert_eq!(bench.memory.read_value(x86::Gpa(RINGS[2] + 2), 2).unwrap(), 1, "used index");
-    assert_eq!(bench.memory.read_value(x86::Gpa(RINGS[2] + 8), 4).unwrap(), 16, "used length");
+    assert_eq!(
+        bench.memory.read_value(x86::Gpa(RINGS[2] + 2), 2).unwrap(),
+        1,
+        "used index"
+    );
+    assert_eq!(
+        bench.memory.read_value(x86::Gpa(RINGS[2] + 8), 4).unwrap(),
+        16,
+        "used length"
+    );
     assert_eq!(*bench.heard.messages.lock().unwrap(), [(0xfee0_0000, 0x41)]);
     assert!(!bench.function.has_interrupt());
     let reading = metrics.read();
-    assert_eq!((reading.requests, reading.bytes_to_guest, reading.violations), (1, 16, 0));
+    assert_eq!(
+        (reading.requests, reading.bytes_to_guest, reading.violations),
+        (1, 16, 0)
+    );
 }
 
 #[test]
@@ -63,9 +77,18 @@ fn without_messages_the_pin_tells_until_the_status_is_read() {
     asks(&mut bench);
     assert!(bench.function.has_interrupt() && bench.heard.pins.load(Ordering::Relaxed));
     bench.function.write_config(4, 2, 0x406);
-    assert!(!bench.function.has_interrupt(), "disabled by the command register");
+    assert!(
+        !bench.function.has_interrupt(),
+        "disabled by the command register"
+    );
     bench.function.write_config(4, 2, 0x006);
-    assert_eq!((bench.read(INTERRUPT_STATUS, 1), bench.read(INTERRUPT_STATUS, 1)), (1, 0));
+    assert_eq!(
+        (
+            bench.read(INTERRUPT_STATUS, 1),
+            bench.read(INTERRUPT_STATUS, 1)
+        ),
+        (1, 0)
+    );
     assert!(!bench.function.has_interrupt());
 }
 
@@ -76,7 +99,10 @@ fn a_driver_that_wants_no_interrupts_gets_none() {
     bench.set_up(1 << 29, |_| Some(RINGS));
     bench.put(RINGS[1], 2, 1);
     asks(&mut bench);
-    assert_eq!(bench.memory.read_value(x86::Gpa(RINGS[2] + 2), 2).unwrap(), 1);
+    assert_eq!(
+        bench.memory.read_value(x86::Gpa(RINGS[2] + 2), 2).unwrap(),
+        1
+    );
     assert!(!bench.function.has_interrupt());
 }
 
@@ -88,8 +114,16 @@ fn a_driver_that_breaks_the_rules_changes_nothing_and_is_counted() {
         assert_eq!(bench.read(STATUS, 1), status, "{what}: status");
         assert!(metrics.read().violations > 0, "{what}: counted");
     };
-    check("DRIVER before ACKNOWLEDGE", |bench| bench.write(STATUS, 1, 2), 0);
-    check("DRIVER_OK before FEATURES_OK", |bench| bench.write(STATUS, 1, 7), 3);
+    check(
+        "DRIVER before ACKNOWLEDGE",
+        |bench| bench.write(STATUS, 1, 2),
+        0,
+    );
+    check(
+        "DRIVER_OK before FEATURES_OK",
+        |bench| bench.write(STATUS, 1, 7),
+        3,
+    );
     let without_version_1 = |bench: &mut Bench| {
         bench.write(STATUS, 1, 1);
         bench.write(STATUS, 1, 3);
@@ -117,7 +151,11 @@ fn a_driver_that_breaks_the_rules_changes_nothing_and_is_counted() {
     let late = |bench: &mut Bench| {
         bench.set_up(0, |_| Some(RINGS));
         bench.write(DESCRIPTORS, 8, 0x4000);
-        assert_eq!(bench.read(DESCRIPTORS, 8), RINGS[0], "an enabled queue stays where it is");
+        assert_eq!(
+            bench.read(DESCRIPTORS, 8),
+            RINGS[0],
+            "an enabled queue stays where it is"
+        );
         bench.write(DRIVER_FEATURE, 4, 0);
     };
     check("changes while it runs", late, 0xf);
@@ -131,7 +169,11 @@ fn rings_that_cannot_be_make_the_device_ask_for_a_reset() {
         let (mut bench, metrics) = bench();
         bench.set_up(0, |_| Some(rings));
         assert_eq!(bench.read(STATUS, 1) & NEEDS_RESET, NEEDS_RESET, "{what}");
-        assert_eq!(bench.read(INTERRUPT_STATUS, 1) & 2, 2, "{what}: the driver is told");
+        assert_eq!(
+            bench.read(INTERRUPT_STATUS, 1) & 2,
+            2,
+            "{what}: the driver is told"
+        );
         assert!(metrics.read().violations > 0, "{what}");
         bench.set_up(0, |_| Some(RINGS));
         asks(&mut bench);
@@ -160,7 +202,9 @@ fn a_broken_ring_ends_the_worker_and_asks_for_a_reset() {
         asks(&mut bench);
         assert_eq!(bench.read(STATUS, 1), 0xf, "{what}: after a reset it works");
     };
-    check("the index jumps", |bench| bench.put(RINGS[1] + 2, 2, 0x4000));
+    check("the index jumps", |bench| {
+        bench.put(RINGS[1] + 2, 2, 0x4000)
+    });
     check("a loop", |bench| {
         bench.put(RINGS[0], 8, BUFFER);
         bench.put(RINGS[0] + 8, 8, 16 | 3 << 32);
@@ -231,13 +275,18 @@ fn a_notification_has_a_wire_as_long_as_it_means_something() {
     let (mut bench, _) = bench();
     let check = |bench: &Bench, expected: &[u64], why: &str| {
         let wires = bench.function.wires();
-        let places: Vec<u64> = wires.iter().map(|wire| wire.gpa.0 - layout::PCI_WINDOW.0).collect();
+        let places: Vec<u64> = wires
+            .iter()
+            .map(|wire| wire.gpa.0 - layout::PCI_WINDOW.0)
+            .collect();
         assert_eq!(places, expected, "{why}");
     };
     check(&bench, &[], "nobody drives it");
     bench.set_up(0, |_| Some(RINGS));
     check(&bench, &[0x8000 + 0x3000], "it runs");
-    bench.function.write_config(0x10, 4, layout::PCI_WINDOW.0 as u32 + 0x10_0000);
+    bench
+        .function
+        .write_config(0x10, 4, layout::PCI_WINDOW.0 as u32 + 0x10_0000);
     check(&bench, &[0x10_3000], "it moves with the window");
     bench.function.write_config(4, 2, 0x4);
     check(&bench, &[], "the window is closed");

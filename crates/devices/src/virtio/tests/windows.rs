@@ -19,15 +19,36 @@ impl IrqSink for Nobody {
 
 /// A board with a random number generator in slot 1 (one queue) and a balloon in slot 2 (five).
 fn board() -> Board {
-    let clock = GuestClock { tsc_khz: 2_000_000, tsc_at_start: 0, wall_at_start_ns: 0 };
-    let plan = BoardPlan { vcpu_count: 1, clock, has_debug_exit: false };
+    let clock = GuestClock {
+        tsc_khz: 2_000_000,
+        tsc_at_start: 0,
+        wall_at_start_ns: 0,
+    };
+    let plan = BoardPlan {
+        vcpu_count: 1,
+        clock,
+        has_debug_exit: false,
+    };
     let memory = Arc::new(GuestMemory::flat(1 << 20).unwrap());
-    let mut board = Board::new(plan, Arc::clone(&memory), Box::new(std::io::sink()), Arc::new(Nobody));
-    let links = Links { memory, interrupts: Arc::<Heard>::default(), threads: Arc::new(NoThreads) };
+    let mut board = Board::new(
+        plan,
+        Arc::clone(&memory),
+        Box::new(std::io::sink()),
+        Arc::new(Nobody),
+    );
+    let links = Links {
+        memory,
+        interrupts: Arc::<Heard>::default(),
+        threads: Arc::new(NoThreads),
+    };
     let rng: Box<dyn VirtioDevice> = Box::new(Entropy::default());
     let balloon = Box::new(Balloon::new(BalloonControl::default(), Arc::default()));
     for (slot, device) in [(1, rng), (2, balloon)] {
-        board.pci().add(slot, 0, Box::new(VirtioFunction::new(slot, device, links.clone())));
+        board.pci().add(
+            slot,
+            0,
+            Box::new(VirtioFunction::new(slot, device, links.clone())),
+        );
     }
     board
 }
@@ -37,7 +58,13 @@ fn load(board: &mut Board, gpa: u64, size: u8) -> u64 {
 }
 
 fn move_window(board: &mut Board, slot: u64, to: u64) {
-    board.mmio_write(0, Nanos(0), Gpa(layout::ECAM.0 + (slot << 15) + 0x10), 4, to);
+    board.mmio_write(
+        0,
+        Nanos(0),
+        Gpa(layout::ECAM.0 + (slot << 15) + 0x10),
+        4,
+        to,
+    );
 }
 
 #[test]
@@ -49,7 +76,11 @@ fn what_has_its_place_for_good_answers_there() {
         move_window(&mut board, 1, place);
         assert_eq!(load(&mut board, place + register, 4), before, "{place:#x}");
         move_window(&mut board, 1, 0xc100_0000);
-        assert_eq!(load(&mut board, 0xc100_0000 + QUEUE_COUNT, 2), 1, "{place:#x}: moved away it works");
+        assert_eq!(
+            load(&mut board, 0xc100_0000 + QUEUE_COUNT, 2),
+            1,
+            "{place:#x}: moved away it works"
+        );
     };
     check(layout::ECAM.0, 0);
     check(layout::IOAPIC.0, 0x10);

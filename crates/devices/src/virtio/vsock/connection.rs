@@ -104,7 +104,8 @@ impl Connection {
 
     /// Bytes that the guest still has room for.
     pub(super) fn credit(&self) -> u32 {
-        self.peer_buffer.saturating_sub(self.sent.wrapping_sub(self.peer_forwarded))
+        self.peer_buffer
+            .saturating_sub(self.sent.wrapping_sub(self.peer_forwarded))
     }
 
     /// Whether the host may be asked for bytes for the guest.
@@ -126,7 +127,9 @@ impl Connection {
         let flow = match self.stream.read(bytes) {
             Ok(0) => Flow::End,
             Ok(count) => Flow::Bytes(count),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+            {
                 Flow::Bytes(0)
             }
             Err(_) => Flow::Broken,
@@ -149,7 +152,9 @@ impl Connection {
 
     /// Takes what the guest sends; `false` if it sends more than it was allowed, or after its end.
     pub(super) fn take(&mut self, bytes: &[u8]) -> bool {
-        if self.guest_done || self.pending.len() - self.own_bytes + bytes.len() > BUFFER_BYTES as usize {
+        if self.guest_done
+            || self.pending.len() - self.own_bytes + bytes.len() > BUFFER_BYTES as usize
+        {
             return false;
         }
         self.pending.extend(bytes);
@@ -211,7 +216,9 @@ impl Connection {
 fn parse_greeting(line: &[u8]) -> Option<u32> {
     let text = std::str::from_utf8(line).ok()?;
     let port = text.strip_prefix("CONNECT ")?.trim_end_matches('\r');
-    port.bytes().all(|byte| byte.is_ascii_digit()).then(|| port.parse().ok())?
+    port.bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| port.parse().ok())?
 }
 
 #[cfg(test)]
@@ -220,7 +227,8 @@ mod tests {
 
     #[test]
     fn a_greeting_names_a_port_or_is_none() {
-        let check = |line: &str, expected| assert_eq!(parse_greeting(line.as_bytes()), expected, "{line}");
+        let check =
+            |line: &str, expected| assert_eq!(parse_greeting(line.as_bytes()), expected, "{line}");
         check("CONNECT 52", Some(52));
         check("CONNECT 52\r", Some(52));
         check("CONNECT 4294967295", Some(u32::MAX));
@@ -236,7 +244,11 @@ mod tests {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let mut connection = Connection::new(ours, Phase::Open);
         let check = |connection: &mut Connection, buf_alloc, fwd_cnt, expected| {
-            connection.note_credit(&Header { buf_alloc, fwd_cnt, ..Header::default() });
+            connection.note_credit(&Header {
+                buf_alloc,
+                fwd_cnt,
+                ..Header::default()
+            });
             assert_eq!(connection.credit(), expected, "{buf_alloc} {fwd_cnt}");
         };
         check(&mut connection, 100, 0, 100);
@@ -245,7 +257,12 @@ mod tests {
         check(&mut connection, 100, 0, 40);
         check(&mut connection, 100, 60, 100);
         check(&mut connection, 50, 0, 0);
-        check(&mut connection, u32::MAX, 1 << 31, u32::MAX - (60_u32.wrapping_sub(1 << 31)));
+        check(
+            &mut connection,
+            u32::MAX,
+            1 << 31,
+            u32::MAX - (60_u32.wrapping_sub(1 << 31)),
+        );
     }
 
     #[test]
@@ -255,12 +272,18 @@ mod tests {
         let mut connection = Connection::new(ours, Phase::Asked);
         let forwarded = |connection: &mut Connection| connection.header(Header::default()).fwd_cnt;
         connection.say_open(7);
-        assert!(connection.take(&vec![1; BUFFER_BYTES as usize]), "all that was promised has room");
+        assert!(
+            connection.take(&vec![1; BUFFER_BYTES as usize]),
+            "all that was promised has room"
+        );
         assert!(connection.flush());
         let mut line = [0; 5];
         theirs.read_exact(&mut line).unwrap();
         assert_eq!(&line, b"OK 7\n");
-        assert!(forwarded(&mut connection) <= BUFFER_BYTES, "a guest that is told more takes it for a minus");
+        assert!(
+            forwarded(&mut connection) <= BUFFER_BYTES,
+            "a guest that is told more takes it for a minus"
+        );
         let mut rest = vec![0; BUFFER_BYTES as usize];
         theirs.set_nonblocking(true).unwrap();
         while connection.wants_to_write() {

@@ -14,7 +14,9 @@ use super::connection::BUFFER_BYTES;
 use super::hub::Hub;
 use super::packet::{HEADER_BYTES, Header};
 use crate::virtio::segments::{Half, Segments};
-use crate::virtio::{Broken, DeviceMetrics, Setup, VirtioDevice, VirtioKind, Virtqueue, Wake, Worker};
+use crate::virtio::{
+    Broken, DeviceMetrics, Setup, VirtioDevice, VirtioKind, Virtqueue, Wake, Worker,
+};
 
 /// Queues (5.10.2).
 const RECEIVE: u16 = 0;
@@ -50,7 +52,13 @@ impl Vsock {
         metrics: Arc<DeviceMetrics>,
     ) -> io::Result<Vsock> {
         listener.set_nonblocking(true)?;
-        Ok(Vsock { name: name.into(), guest_cid, path, listener, metrics })
+        Ok(Vsock {
+            name: name.into(),
+            guest_cid,
+            path,
+            listener,
+            metrics,
+        })
     }
 }
 
@@ -75,7 +83,9 @@ impl VirtioDevice for Vsock {
     /// `guest_cid` is all there is (5.10.4).
     fn read_config(&self, offset: u64, bytes: &mut [u8]) {
         let config = self.guest_cid.to_le_bytes();
-        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(config.len());
+        let from = usize::try_from(offset)
+            .unwrap_or(usize::MAX)
+            .min(config.len());
         let there = bytes.len().min(config.len() - from);
         bytes[..there].copy_from_slice(&config[from..from + there]);
         bytes[there..].fill(0);
@@ -102,7 +112,9 @@ impl VirtioDevice for Vsock {
             }
         }
         let hub = Hub::new(self.guest_cid, self.path.clone(), listener);
-        let (Some(receive), Some(transmit)) = (receive, transmit) else { return Vec::new() };
+        let (Some(receive), Some(transmit)) = (receive, transmit) else {
+            return Vec::new();
+        };
         let metrics = Arc::clone(&self.metrics);
         let segments = Segments::default();
         let data = vec![0; DATA_BYTES_MAX.max(BUFFER_BYTES as usize)];
@@ -163,7 +175,8 @@ impl Porter {
             took = true;
             let head = chain.head_index();
             self.segments.clear();
-            self.segments.add(chain, Half::Readable, HEADER_BYTES + self.data.len());
+            self.segments
+                .add(chain, Half::Readable, HEADER_BYTES + self.data.len());
             let taken = self.take_packet();
             taken.ok_or_else(|| self.transmit.broken(&"a packet is not in guest memory"))?;
             self.transmit.push(&memory, head, 0)?;
@@ -185,7 +198,8 @@ impl Porter {
         let is_right = match (is_read, there) {
             (Some(None), _) => return None,
             (Some(Some(())), Some(there)) if len <= there && len <= self.data.len() => {
-                self.segments.read(memory, HEADER_BYTES, &mut self.data[..len])?;
+                self.segments
+                    .read(memory, HEADER_BYTES, &mut self.data[..len])?;
                 self.hub.take(&header, &self.data[..len])
             }
             _ => false,
@@ -214,7 +228,8 @@ impl Porter {
             };
             let head = chain.head_index();
             self.segments.clear();
-            self.segments.add(chain, Half::Writable, HEADER_BYTES + DATA_BYTES_MAX);
+            self.segments
+                .add(chain, Half::Writable, HEADER_BYTES + DATA_BYTES_MAX);
             let Some(room) = self.segments.len_bytes().checked_sub(HEADER_BYTES) else {
                 return Err(self.receive.broken(&"a receive buffer holds no header"));
             };
@@ -223,11 +238,19 @@ impl Porter {
                 self.receive.queue.set_next_avail(first);
                 break;
             };
-            let wrote = self.segments.write(memory.vm_memory(), 0, &header.to_bytes());
-            let wrote =
-                wrote.and_then(|()| self.segments.write(memory.vm_memory(), HEADER_BYTES, &self.data[..len]));
-            wrote.ok_or_else(|| self.receive.broken(&"a receive buffer is not in guest memory"))?;
-            self.receive.push(&memory, head, (HEADER_BYTES + len) as u32)?;
+            let wrote = self
+                .segments
+                .write(memory.vm_memory(), 0, &header.to_bytes());
+            let wrote = wrote.and_then(|()| {
+                self.segments
+                    .write(memory.vm_memory(), HEADER_BYTES, &self.data[..len])
+            });
+            wrote.ok_or_else(|| {
+                self.receive
+                    .broken(&"a receive buffer is not in guest memory")
+            })?;
+            self.receive
+                .push(&memory, head, (HEADER_BYTES + len) as u32)?;
             DeviceMetrics::add(&self.metrics.requests, 1);
             DeviceMetrics::add(&self.metrics.bytes_to_guest, len as u64);
             gave = true;
@@ -256,7 +279,11 @@ impl Worker for Porter {
     }
 
     fn sources(&self) -> Vec<BorrowedFd<'_>> {
-        if self.is_starved { Vec::new() } else { self.hub.sources() }
+        if self.is_starved {
+            Vec::new()
+        } else {
+            self.hub.sources()
+        }
     }
 
     fn deadline(&self) -> Option<Instant> {

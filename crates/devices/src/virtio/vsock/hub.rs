@@ -61,13 +61,20 @@ impl Hub {
     /// What to read from.
     pub(super) fn sources(&self) -> Vec<BorrowedFd<'_>> {
         let all = self.greeting.iter().chain(self.connections.values());
-        let wanted = all.filter(|connection| connection.wants_to_read()).map(|c| c.stream.as_fd());
-        std::iter::once(self.listener.as_fd()).chain(wanted).collect()
+        let wanted = all
+            .filter(|connection| connection.wants_to_read())
+            .map(|c| c.stream.as_fd());
+        std::iter::once(self.listener.as_fd())
+            .chain(wanted)
+            .collect()
     }
 
     /// What to write to.
     pub(super) fn sinks(&self) -> Vec<BorrowedFd<'_>> {
-        let all = self.connections.values().filter(|connection| connection.wants_to_write());
+        let all = self
+            .connections
+            .values()
+            .filter(|connection| connection.wants_to_write());
         all.map(|connection| connection.stream.as_fd()).collect()
     }
 
@@ -154,8 +161,11 @@ impl Hub {
 
     /// The guest wants to talk to a port of the host: whoever listens at the path with that number.
     fn open(&mut self, header: &Header, ports: Ports) {
-        let has_place = self.connections.len() < CONNECTIONS_MAX && !self.connections.contains_key(&ports);
-        let stream = has_place.then(|| connect_to(&port_path(&self.path, ports.0)).ok()).flatten();
+        let has_place =
+            self.connections.len() < CONNECTIONS_MAX && !self.connections.contains_key(&ports);
+        let stream = has_place
+            .then(|| connect_to(&port_path(&self.path, ports.0)).ok())
+            .flatten();
         let Some(stream) = stream else {
             // A second request on open ports resets what is there (5.10.6.6 leaves no other answer).
             self.connections.remove(&ports);
@@ -173,7 +183,9 @@ impl Hub {
         let all: Vec<Ports> = self.connections.keys().copied().collect();
         for ports in all {
             let update = self.plain(ports, op::CREDIT_UPDATE);
-            let Some(connection) = self.connections.get_mut(&ports) else { continue };
+            let Some(connection) = self.connections.get_mut(&ports) else {
+                continue;
+            };
             if !connection.flush() || connection.is_over() {
                 self.close(ports);
             } else if connection.owes_credit() {
@@ -187,11 +199,13 @@ impl Hub {
         if let Some(answer) = self.answers.pop_front() {
             return Some((answer, 0));
         }
-        let behind = self.connections.range((Bound::Excluded(self.last_served), Bound::Unbounded));
+        let behind = self
+            .connections
+            .range((Bound::Excluded(self.last_served), Bound::Unbounded));
         let before = self.connections.range(..=self.last_served);
-        let wanting = behind
-            .chain(before)
-            .filter(|(_, connection)| connection.phase == Phase::Open && connection.wants_to_read());
+        let wanting = behind.chain(before).filter(|(_, connection)| {
+            connection.phase == Phase::Open && connection.wants_to_read()
+        });
         let turns: Vec<Ports> = wanting.map(|(ports, _)| *ports).collect();
         for ports in turns {
             let plain = self.plain(ports, op::RW);
@@ -201,15 +215,31 @@ impl Hub {
                 Flow::Bytes(0) => continue,
                 Flow::Bytes(count) => {
                     self.last_served = ports;
-                    return Some((connection.header(Header { len: count as u32, ..plain }), count));
+                    return Some((
+                        connection.header(Header {
+                            len: count as u32,
+                            ..plain
+                        }),
+                        count,
+                    ));
                 }
                 Flow::End => {
-                    let shutdown = Header { op: op::SHUTDOWN, flags: SHUTDOWN_SEND, ..plain };
+                    let shutdown = Header {
+                        op: op::SHUTDOWN,
+                        flags: SHUTDOWN_SEND,
+                        ..plain
+                    };
                     return Some((connection.header(shutdown), 0));
                 }
                 Flow::Broken => {
                     self.connections.remove(&ports);
-                    return Some((Header { op: op::RST, ..plain }, 0));
+                    return Some((
+                        Header {
+                            op: op::RST,
+                            ..plain
+                        },
+                        0,
+                    ));
                 }
             }
         }
@@ -225,19 +255,35 @@ impl Hub {
     /// Says no, unless what was said is a no.
     fn refuse(&mut self, header: &Header, ports: Ports) {
         if header.op != op::RST {
-            let answer = Header { src_cid: header.dst_cid, kind: header.kind, ..self.plain(ports, op::RST) };
+            let answer = Header {
+                src_cid: header.dst_cid,
+                kind: header.kind,
+                ..self.plain(ports, op::RST)
+            };
             self.answers.push_back(answer);
         }
     }
 
     fn answer(&mut self, ports: Ports, op: u16, flags: u32, connection: Option<&mut Connection>) {
-        let header = Header { flags, ..self.plain(ports, op) };
-        self.answers.push_back(connection.map_or(header, |connection| connection.header(header)));
+        let header = Header {
+            flags,
+            ..self.plain(ports, op)
+        };
+        self.answers
+            .push_back(connection.map_or(header, |connection| connection.header(header)));
     }
 
     fn plain(&self, (src_port, dst_port): Ports, op: u16) -> Header {
         let (src_cid, dst_cid) = (HOST_CID, self.guest_cid);
-        Header { src_cid, dst_cid, src_port, dst_port, kind: STREAM, op, ..Header::default() }
+        Header {
+            src_cid,
+            dst_cid,
+            src_port,
+            dst_port,
+            kind: STREAM,
+            op,
+            ..Header::default()
+        }
     }
 }
 

@@ -83,7 +83,10 @@ mod tests {
     fn a_header_is_read_as_it_is_written() {
         let bytes: [u8; HEADER_BYTES] = std::array::from_fn(|n| n as u8 + 1);
         let header = Header::from_bytes(&bytes);
-        assert_eq!((header.src_port, header.op, header.fwd_cnt), (0x1413_1211, 0x201f, 0x2c2b_2a29));
+        assert_eq!(
+            (header.src_port, header.op, header.fwd_cnt),
+            (0x1413_1211, 0x201f, 0x2c2b_2a29)
+        );
         assert_eq!(header.to_bytes(), bytes);
     }
 }

@@ -23,7 +23,11 @@ impl Bench {
         let path = folder.path().join("vsock");
         let listener = UnixListener::bind(&path).unwrap();
         listener.set_nonblocking(true).unwrap();
-        Bench { _folder: folder, hub: Hub::new(CID, path.clone(), listener), path }
+        Bench {
+            _folder: folder,
+            hub: Hub::new(CID, path.clone(), listener),
+            path,
+        }
     }
 
     /// The guest sends; whether a guest may.
@@ -36,7 +40,11 @@ impl Bench {
             len: data.len() as u32,
             kind: STREAM,
             op,
-            flags: if op == op::SHUTDOWN { SHUTDOWN_RECEIVE | SHUTDOWN_SEND } else { 0 },
+            flags: if op == op::SHUTDOWN {
+                SHUTDOWN_RECEIVE | SHUTDOWN_SEND
+            } else {
+                0
+            },
             buf_alloc: 1000,
             fwd_cnt: 0,
         };
@@ -49,7 +57,10 @@ impl Bench {
     fn got(&mut self) -> Option<(u16, u32, Vec<u8>)> {
         let mut data = vec![0; 4096];
         let (header, len) = self.hub.next(&mut data)?;
-        assert_eq!((header.src_cid, header.dst_cid, header.kind), (HOST_CID, CID, STREAM));
+        assert_eq!(
+            (header.src_cid, header.dst_cid, header.kind),
+            (HOST_CID, CID, STREAM)
+        );
         data.truncate(len);
         Some((header.op, header.src_port, data))
     }
@@ -60,7 +71,9 @@ fn listen(path: &Path, port: u32) -> UnixListener {
 }
 
 fn read(stream: &mut UnixStream) -> Vec<u8> {
-    stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_millis(200)))
+        .unwrap();
     let mut bytes = vec![0; 4096];
     let count = stream.read(&mut bytes).unwrap();
     bytes.truncate(count);
@@ -138,7 +151,11 @@ fn a_host_sends_no_more_than_the_guest_has_room_for() {
     host.write_all(&[7; 1500]).unwrap();
     assert_eq!(bench.got().unwrap().2.len(), 1000);
     assert_eq!(bench.got(), None);
-    assert_eq!(bench.hub.sources().len(), 1, "only the listener is waited for");
+    assert_eq!(
+        bench.hub.sources().len(),
+        1,
+        "only the listener is waited for"
+    );
     let credit = Header {
         src_cid: CID,
         dst_cid: HOST_CID,
@@ -168,7 +185,10 @@ fn a_guest_that_sends_more_than_it_may_is_reset() {
             break;
         }
     }
-    assert!(!right, "{BUFFER_BYTES} bytes and what a socket holds, not more");
+    assert!(
+        !right,
+        "{BUFFER_BYTES} bytes and what a socket holds, not more"
+    );
     while let Some((op, ..)) = bench.got() {
         if op == op::RST {
             return;
@@ -197,6 +217,13 @@ fn a_strange_guest_is_bounded_and_answered() {
             bench.send(operation, (1, port), b"");
         }
     }
-    let other = Header { src_cid: 99, op: op::REQUEST, ..Header::default() };
-    assert!(!bench.hub.take(&other, b""), "a guest speaks for itself only");
+    let other = Header {
+        src_cid: 99,
+        op: op::REQUEST,
+        ..Header::default()
+    };
+    assert!(
+        !bench.hub.take(&other, b""),
+        "a guest speaks for itself only"
+    );
 }

@@ -9,7 +9,11 @@ const SECTOR: usize = 512;
 
 /// Eight sectors, each filled with its number plus one.
 fn numbered() -> File {
-    memory_file(&(0..8 * SECTOR).map(|at| (at / SECTOR) as u8 + 1).collect::<Vec<u8>>())
+    memory_file(
+        &(0..8 * SECTOR)
+            .map(|at| (at / SECTOR) as u8 + 1)
+            .collect::<Vec<u8>>(),
+    )
 }
 
 #[test]
@@ -20,12 +24,21 @@ fn what_is_written_is_read_again() {
     assert_eq!(driver.used(), (1, SECTOR as u32 + 1));
     assert_eq!(driver.write(2, &[0x77; 2 * SECTOR]), OK);
     assert_eq!(driver.used(), (2, 1));
-    assert_eq!(driver.read(1, 4 * SECTOR).1[SECTOR..3 * SECTOR], [0x77; 2 * SECTOR]);
+    assert_eq!(
+        driver.read(1, 4 * SECTOR).1[SECTOR..3 * SECTOR],
+        [0x77; 2 * SECTOR]
+    );
     assert_eq!(contents(&file)[2 * SECTOR..4 * SECTOR], [0x77; 2 * SECTOR]);
     assert_eq!(driver.flush(), OK);
     let metrics = driver.device.metrics().read();
-    assert_eq!((metrics.requests, metrics.errors, metrics.violations), (4, 0, 0));
-    assert_eq!((metrics.bytes_to_guest, metrics.bytes_from_guest), (5 * 512, 2 * 512));
+    assert_eq!(
+        (metrics.requests, metrics.errors, metrics.violations),
+        (4, 0, 0)
+    );
+    assert_eq!(
+        (metrics.bytes_to_guest, metrics.bytes_from_guest),
+        (5 * 512, 2 * 512)
+    );
 }
 
 #[test]
@@ -33,7 +46,11 @@ fn what_is_not_on_the_disk_is_an_io_error() {
     let mut driver = Driver::new(raw(&numbered()), options());
     let mut check = |sector, len, expected| {
         assert_eq!(driver.read(sector, len).0, expected, "read {sector} {len}");
-        assert_eq!(driver.write(sector, &vec![9; len]), expected, "write {sector} {len}");
+        assert_eq!(
+            driver.write(sector, &vec![9; len]),
+            expected,
+            "write {sector} {len}"
+        );
     };
     check(7, SECTOR, OK);
     check(7, 2 * SECTOR, IO_ERROR);
@@ -49,9 +66,17 @@ fn what_is_not_on_the_disk_is_an_io_error() {
 #[test]
 fn an_unknown_request_is_unsupported() {
     let mut driver = Driver::new(raw(&numbered()), options());
-    let mut check = |kind| assert_eq!(driver.request(kind, 0, &mut [0; 512], true), UNSUPPORTED, "{kind}");
+    let mut check = |kind| {
+        assert_eq!(
+            driver.request(kind, 0, &mut [0; 512], true),
+            UNSUPPORTED,
+            "{kind}"
+        )
+    };
     // Secure erase, lifetime and zones are not offered.
-    [2, 3, 5, 6, 7, 9, 10, 12, 14, 24, u32::MAX].into_iter().for_each(&mut check);
+    [2, 3, 5, 6, 7, 9, 10, 12, 14, 24, u32::MAX]
+        .into_iter()
+        .for_each(&mut check);
 }
 
 #[test]
@@ -70,11 +95,22 @@ fn a_request_may_be_cut_anywhere() {
     ]);
     driver.notify().unwrap();
     assert_eq!(driver.used(), (1, 513));
-    assert_eq!((driver.byte(at + 0x1000), driver.byte(at + 0x11ff), driver.byte(at + 0x1200)), (4, 4, OK));
+    assert_eq!(
+        (
+            driver.byte(at + 0x1000),
+            driver.byte(at + 0x11ff),
+            driver.byte(at + 0x1200)
+        ),
+        (4, 4, OK)
+    );
     // Header and data in one, the status alone and followed by nothing.
     driver.header(at, 1, 5);
     driver.memory.write(Gpa(at + 16), &[0x55; SECTOR]).unwrap();
-    driver.offer(&[(at, 16 + 512, false), (at + 0x1000, 1, true), (at + 0x1001, 0, true)]);
+    driver.offer(&[
+        (at, 16 + 512, false),
+        (at + 0x1000, 1, true),
+        (at + 0x1001, 0, true),
+    ]);
     driver.notify().unwrap();
     assert_eq!(driver.byte(at + 0x1000), OK);
     assert_eq!(contents(&file)[5 * SECTOR..6 * SECTOR], [0x55; SECTOR]);
@@ -88,7 +124,11 @@ fn a_request_may_be_cut_anywhere() {
     ]);
     driver.notify().unwrap();
     assert_eq!(
-        (driver.byte(at + 0x21ff), driver.byte(at + 0x3003), driver.byte(at + 0x4000)),
+        (
+            driver.byte(at + 0x21ff),
+            driver.byte(at + 0x3003),
+            driver.byte(at + 0x4000)
+        ),
         (0x55, 0x55, OK)
     );
 }
@@ -103,17 +143,35 @@ fn a_request_that_cannot_be_answered_breaks_the_queue() {
         assert_eq!(broken.what, expected);
     };
     let at = BUFFERS;
-    check(&[(at, 15, false), (at, 1, true)], "a request has no whole header");
-    check(&[(at, 512, true), (at, 1, true)], "a request has no whole header");
+    check(
+        &[(at, 15, false), (at, 1, true)],
+        "a request has no whole header",
+    );
+    check(
+        &[(at, 512, true), (at, 1, true)],
+        "a request has no whole header",
+    );
     check(&[(at, 16, false)], "a request has no room for its status");
-    check(&[(at, 16, false), (at, 0, true)], "a request has no room for its status");
+    check(
+        &[(at, 16, false), (at, 0, true)],
+        "a request has no room for its status",
+    );
     check(
         &[(at, 8, false), (at, 1, true), (at, 8, false)],
         "a request has a readable buffer behind a writable one",
     );
-    check(&[(MEMORY_BYTES - 8, 16, false), (at, 1, true)], "a request's header lies outside memory");
-    check(&[(at, 16, false), (MEMORY_BYTES, 1, true)], "a request's status lies outside memory");
-    check(&[(at, 16, false), (u64::MAX, 2, true)], "a request's status lies outside memory");
+    check(
+        &[(MEMORY_BYTES - 8, 16, false), (at, 1, true)],
+        "a request's header lies outside memory",
+    );
+    check(
+        &[(at, 16, false), (MEMORY_BYTES, 1, true)],
+        "a request's status lies outside memory",
+    );
+    check(
+        &[(at, 16, false), (u64::MAX, 2, true)],
+        "a request's status lies outside memory",
+    );
 }
 
 #[test]
@@ -122,7 +180,11 @@ fn data_outside_memory_are_an_io_error() {
     let mut driver = Driver::new(raw(&file), options());
     let mut check = |kind, gpa, is_writable| {
         driver.header(BUFFERS, kind, 0);
-        driver.offer(&[(BUFFERS, 16, false), (gpa, 512, is_writable), (BUFFERS + 16, 1, true)]);
+        driver.offer(&[
+            (BUFFERS, 16, false),
+            (gpa, 512, is_writable),
+            (BUFFERS + 16, 1, true),
+        ]);
         driver.notify().unwrap();
         assert_eq!(driver.byte(BUFFERS + 16), IO_ERROR, "{kind} {gpa:#x}");
     };
@@ -138,7 +200,13 @@ fn data_outside_memory_are_an_io_error() {
 fn a_read_only_disk_stays_as_it_is() {
     let file = numbered();
     let before = contents(&file);
-    let mut driver = Driver::new(raw(&file), DiskOptions { is_read_only: true, ..options() });
+    let mut driver = Driver::new(
+        raw(&file),
+        DiskOptions {
+            is_read_only: true,
+            ..options()
+        },
+    );
     assert_eq!(driver.device.features() & config::F_RO, config::F_RO);
     assert_eq!(driver.write(0, &[9; SECTOR]), IO_ERROR);
     assert_eq!(driver.ranges(11, &[(0, 8, 0)]), UNSUPPORTED);
@@ -154,7 +222,10 @@ fn a_disk_tells_its_serial_number() {
     assert_eq!(driver.request(8, 0, &mut id, true), OK);
     assert_eq!(&id, b"mother-0\0\0\0\0\0\0\0\0\0\0\0\0");
     assert_eq!(driver.used().1, 21);
-    let long = DiskOptions { serial: "12345678901234567890abc".to_owned(), ..options() };
+    let long = DiskOptions {
+        serial: "12345678901234567890abc".to_owned(),
+        ..options()
+    };
     let mut driver = Driver::new(raw(&numbered()), long);
     let mut short = [0xff; 7];
     assert_eq!(driver.request(8, 0, &mut short, true), OK);
@@ -182,13 +253,20 @@ fn zeroes_and_discards_keep_to_their_ranges() {
     check(13, &[], IO_ERROR);
     check(13, &[(0, 1, 0); 17], IO_ERROR);
     assert_eq!(driver.request(13, 0, &mut [0; 15], false), IO_ERROR);
-    let firsts: Vec<u8> = contents(&file).chunks(SECTOR).map(|sector| sector[0]).collect();
+    let firsts: Vec<u8> = contents(&file)
+        .chunks(SECTOR)
+        .map(|sector| sector[0])
+        .collect();
     assert_eq!(firsts, [1, 0, 0, 4, 0, 6, 0, 8]);
 }
 
 #[test]
 fn a_host_that_fails_is_an_io_error_and_counted() {
-    let full = File::options().read(true).write(true).open("/dev/full").unwrap();
+    let full = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
     let image = Image::Raw(raw::RawImage::new(full, 4096));
     let mut driver = Driver::new(image, options());
     assert_eq!(driver.write(1, &[1; SECTOR]), IO_ERROR);
@@ -205,11 +283,18 @@ fn a_batch_is_told_once() {
     for n in 0..8 {
         let at = BUFFERS + n * 0x1000;
         driver.header(at, 0, n);
-        driver.offer(&[(at, 16, false), (at + 0x100, 512, true), (at + 0x20, 1, true)]);
+        driver.offer(&[
+            (at, 16, false),
+            (at + 0x100, 512, true),
+            (at + 0x20, 1, true),
+        ]);
     }
     driver.notify().unwrap();
     assert_eq!(driver.used().0, 8);
-    assert!(driver.interrupts.load(Ordering::Relaxed) <= 2, "a batch of quick requests");
+    assert!(
+        driver.interrupts.load(Ordering::Relaxed) <= 2,
+        "a batch of quick requests"
+    );
     // A driver that does not want to hear is not told: VIRTQ_AVAIL_F_NO_INTERRUPT (2.7.7).
     let before = driver.interrupts.load(Ordering::Relaxed);
     driver.memory.write(Gpa(AVAIL), &[1, 0]).unwrap();
@@ -252,7 +337,10 @@ fn a_guest_cannot_change_what_a_guessed_disk_looks_like() {
         sector
     };
     let file = numbered();
-    let guessed = DiskOptions { is_guessed_raw: true, ..options() };
+    let guessed = DiskOptions {
+        is_guessed_raw: true,
+        ..options()
+    };
     let mut driver = Driver::new(raw(&file), guessed);
     let mut check = |sector: &[u8], expected| assert_eq!(driver.write(0, sector), expected);
     check(&magic(b"QFI\xfb"), IO_ERROR);
@@ -273,11 +361,18 @@ fn without_a_flush_every_write_is_durable() {
         let device = VirtioBlock::new(Arc::new(Disk::new(Image::Raw(flush_fails()), options())), 1);
         let mut driver = Driver::with_features(device, features);
         // The pipe's end takes no sync, so a write that is made durable fails.
-        assert_eq!(driver.ranges(13, &[(0, 0, 0)]), if writes_back { OK } else { IO_ERROR }, "{features:#x}");
+        assert_eq!(
+            driver.ranges(13, &[(0, 0, 0)]),
+            if writes_back { OK } else { IO_ERROR },
+            "{features:#x}"
+        );
     };
     check(config::F_WRITE_ZEROES | config::F_FLUSH, true);
     check(config::F_WRITE_ZEROES, false);
-    check(config::F_WRITE_ZEROES | config::F_FLUSH | config::F_CONFIG_WCE, true);
+    check(
+        config::F_WRITE_ZEROES | config::F_FLUSH | config::F_CONFIG_WCE,
+        true,
+    );
 }
 
 /// A disk whose file cannot be synced.
