@@ -11,31 +11,18 @@ use std::time::{Duration, Instant};
 use api::{ClaimBook, Counter, DeviceStatus};
 use devices::virtio::balloon::BalloonReading;
 use paging::Books as PagingBooks;
-use thiserror::Error;
 use vcpu::Kick;
 
 use crate::attach::Handles;
-use crate::device_status::{self, DeviceCounters};
+use crate::attach::device_status::{self, DeviceCounters};
 use crate::engine::{self, EngineKind, NoEngine};
-use crate::observe::Observed;
+use crate::outcome::ending::StopCause;
+use crate::outcome::refusal::{PauseError, SwitchError};
 use crate::paging::Paging;
-use crate::switch::SwitchError;
+use crate::threads::observe::Observed;
 
 /// How long a guest that is to stop is given before its power button is pressed again.
 const PRESS_AGAIN: Duration = Duration::from_secs(3);
-
-/// Why a VM was stopped from outside.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum StopCause {
-    /// Whoever started it wants no more.
-    Left,
-    /// The process got this signal.
-    Signal(i32),
-    /// It was to be ended at once.
-    Killed,
-    /// The guest did not power off within its grace time.
-    GraceOver,
-}
 
 /// How far a VM has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,23 +35,6 @@ pub enum Phase {
     Paused,
     /// It has ended.
     Ended,
-}
-
-/// Why a VM was not paused or resumed.
-#[derive(Clone, PartialEq, Eq, Debug, Error)]
-pub enum PauseError {
-    /// It has ended.
-    #[error("the VM has ended")]
-    Ended,
-    /// It took too long; the request is taken back.
-    #[error("the guest's threads did not come to rest in time")]
-    TimedOut,
-    /// It stands still already, in the middle of things, because there is no room for its pages; the request is taken
-    /// back.
-    #[error(
-        "the guest waits for room for its pages ({0}); it can be paused when there is some: raise its limit or its page memory"
-    )]
-    Stalled(String),
 }
 
 /// Stops a VM, pauses it, or presses its power button. Cheap to clone; any thread may use it, also before and after

@@ -12,60 +12,41 @@
 //! sees a vCPU; guest mistakes become what hardware does, are counted, and never stop the VMM.
 #![forbid(unsafe_code)]
 
-mod accounts;
-mod alarm;
 mod attach;
-mod attendant;
-mod bell;
 pub mod boot;
 mod build;
-mod claims;
 mod console;
 mod control;
-mod crash;
-mod device_status;
-mod device_threads;
 mod engine;
-mod exchange;
-mod footprint;
-mod gate;
-#[cfg(test)]
-mod guest_tests;
 mod life;
-mod mailbox;
-mod msr;
-mod observe;
-mod output;
+mod outcome;
 mod paging;
-mod passt;
-mod patience;
 mod plan;
-mod recent;
 mod report;
-#[cfg(test)]
-mod run_tests;
-#[cfg(test)]
-mod scripted;
+mod run;
 mod server;
-mod sums;
-mod switch;
-mod time;
-mod vcpu_thread;
+#[cfg(test)]
+mod tests;
+mod threads;
 
 pub use ::paging::Books as PagingBooks;
 pub use attach::AttachError;
-pub use build::{BuildError, Machine, MachineError, build};
+pub use build::{Machine, build};
 pub use console::{Closed, Console, ConsoleInput};
-pub use control::{MachineControl, PauseError, Phase, StopCause};
-pub use crash::{Crash, CrashCause};
+pub use control::{MachineControl, Phase};
 pub use devices::virtio::balloon::BalloonReading;
 pub use engine::{EngineChoice, EngineFinding, EngineKind, findings};
 pub use host::tsc::{Stability as TscStability, stability as tsc_stability};
+pub use outcome::crash::{Crash, CrashCause};
+pub use outcome::ending::{Ending, StopCause};
+pub use outcome::exits::ExitCounts;
+pub use outcome::refusal::{PauseError, SwitchError};
 pub use paging::paging_finding;
 pub use plan::{
     BasePlan, Complaint, ConsoleKind, DiskPlan, Forward, ImagePlan, NetBackend, NetPlan, OnReset,
     PagingPlan, SpecErrors, Transport, UserNetwork, VmPlan, plan,
 };
-pub use report::{Ending, ExitCounts, Marker, MemoryReport, Report, Sample, Unmapped, VmmMemory};
+pub use report::{Marker, MemoryReport, Report, Sample, Unmapped, VmmMemory};
+pub use run::lives::MachineError;
+pub use run::outside::BuildError;
 pub use server::ControlServer;
-pub use switch::SwitchError;

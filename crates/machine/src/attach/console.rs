@@ -9,9 +9,9 @@ use devices::virtio::console::{Console, Port, PortEnd, SharedEnd, Window, share}
 use devices::virtio::{DeviceMetrics, VirtioDevice};
 
 use super::{AttachError, Attachment, slot};
-use crate::claims::{ClaimReader, Claims};
+use crate::attach::claims::{ClaimReader, Claims};
 use crate::console::ConsoleInput;
-use crate::output::Output;
+use crate::console::output::Output;
 
 /// The console and its window.
 pub(super) struct ConsoleAttachment {

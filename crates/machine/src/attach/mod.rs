@@ -11,9 +11,12 @@
 
 mod balloon;
 mod block;
+pub(crate) mod claims;
 mod console;
+pub(crate) mod device_status;
 mod entropy;
 mod network;
+pub(crate) mod passt;
 mod vsock;
 
 use std::sync::Arc;
@@ -23,9 +26,9 @@ use devices::virtio::console::Window;
 use devices::virtio::{DeviceMetrics, VirtioDevice};
 use thiserror::Error;
 
-use crate::claims::Claims;
+use crate::attach::claims::Claims;
 use crate::console::ConsoleInput;
-use crate::output::Output;
+use crate::console::output::Output;
 use crate::plan::{ConsoleKind, VmPlan};
 
 /// Slots of PCI bus 0. A device has the same one whatever else there is, so that its name in the guest stays.

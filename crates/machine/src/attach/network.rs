@@ -7,7 +7,7 @@ use devices::virtio::{DeviceMetrics, VirtioDevice};
 use host::tap::Tap;
 
 use super::{AttachError, Attachment, slot};
-use crate::passt::Passt;
+use crate::attach::passt::Passt;
 use crate::plan::{NetBackend, NetPlan};
 
 /// What the device is called in messages and metrics.

@@ -10,7 +10,7 @@ use devices::virtio::vsock::Vsock;
 use devices::virtio::{DeviceMetrics, VirtioDevice};
 
 use super::{AttachError, Attachment, slot};
-use crate::claims::{ClaimListener, Claims};
+use crate::attach::claims::{ClaimListener, Claims};
 
 /// What the device is called in messages and metrics.
 const NAME: &str = "vsock0";

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use api::{Command, Outcome, RefusalCode, Request};
 
-use crate::control::{PauseError, StopCause};
+use crate::outcome::ending::StopCause;
+use crate::outcome::refusal::PauseError;
+use crate::outcome::refusal::SwitchError;
 use crate::server::lines::{Line, Lines, refusal, reply};
 use crate::server::{Shared, console, observe, paging};
-use crate::switch::SwitchError;
 
 /// How long a guest's threads may take to come to rest.
 const PAUSE_TIME: Duration = Duration::from_secs(10);

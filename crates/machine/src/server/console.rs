@@ -9,7 +9,7 @@ use std::thread;
 
 use api::Outcome;
 
-use crate::recent::Reader;
+use crate::console::recent::Reader;
 use crate::server::lines::reply;
 use crate::server::{Counted, Shared};
 

@@ -25,8 +25,8 @@ use api::{Outcome, RefusalCode, VmEnd, VmInfo, VmState, VmStatus};
 
 use crate::build::Machine;
 use crate::console::ConsoleInput;
+use crate::console::recent::Recent;
 use crate::control::{MachineControl, Phase};
-use crate::recent::Recent;
 
 /// Clients at one time.
 const CLIENTS_MAX: u64 = 32;

@@ -17,10 +17,10 @@ use rustix::fs::OFlags;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use crate::control::Phase;
-use crate::observe::Observed;
 use crate::server::Shared;
 use crate::server::lines::{line, refusal, reply, send_rest};
 use crate::server::paging::{in_bytes, in_bytes_a_second, paging_book, places};
+use crate::threads::observe::Observed;
 
 /// How long vCPUs may take to show their registers: guest code that is being translated comes out within
 /// milliseconds, but the host may have much else to do.

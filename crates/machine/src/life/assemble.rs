@@ -1,45 +1,39 @@
-//! One life of a guest: from its first instruction to power-off, crash, or reset.
-//!
-//! A reset builds everything anew, memory, board and vCPUs, through the same assembly as the start. So a guest that
-//! starts again finds exactly what it found the first time, and nothing of ours survives that could be stale.
-//!
-//! Locks, in the order in which they may be taken: the room (board and MSRs; held for one visit, never across guest
-//! code or a write to the console), then the console's queues, an alarm or a bell. The end is under its own lock.
+//! From a plan to a life that is ready to run.
 
 use std::io::Write;
 use std::num::NonZero;
-use std::ops::{Deref, DerefMut};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
 use devices::acpi::AcpiPlan;
 use devices::virtio::{Links, VirtioFunction};
-use devices::{Board, BoardEvent, BoardPlan, IrqSink, Nanos};
+use devices::{Board, BoardPlan, IrqSink};
 use mem::{GuestMemory, MemoryError, Slots};
 use paging::StartError;
 use vcpu::{Engine, EngineError, Vcpu, VcpuState};
 use x86::cpu_model::{self, Topology};
 use x86::{CpuidTable, Gpa, Segment, Vector};
 
-use crate::alarm::Alarm;
+use crate::attach::device_status::DeviceCounters;
 use crate::attach::{AttachError, Attachment};
-use crate::bell::{Bell, Bells};
 use crate::boot::{self, Handover, Image, ImageError, Module};
 use crate::console::ConsoleInput;
-use crate::device_status::DeviceCounters;
-use crate::device_threads::DeviceThreads;
+use crate::console::output::Output;
 use crate::engine::EngineKind;
-use crate::exchange::Exchange;
-use crate::gate::Gate;
-use crate::mailbox::{Mailbox, Sender};
-use crate::msr::MachineMsrs;
-use crate::observe::{Observed, Seat};
-use crate::output::Output;
-use crate::patience::Patience;
+use crate::life::Life;
+use crate::life::msr::MachineMsrs;
+use crate::life::room::{Room, open_mailbox};
 use crate::plan::{ConsoleKind, ImagePlan, VmPlan};
-use crate::report::Ending;
-use crate::time::GuestTime;
+use crate::threads::alarm::Alarm;
+use crate::threads::bell::{Bell, Bells};
+use crate::threads::device_threads::DeviceThreads;
+use crate::threads::exchange::Exchange;
+use crate::threads::gate::Gate;
+use crate::threads::mailbox::{Mailbox, Sender};
+use crate::threads::observe::Seat;
+use crate::threads::patience::Patience;
+use crate::threads::time::GuestTime;
 
 /// Makes the vCPUs of one life on an engine, one for each CPUID table.
 pub(crate) type MakeVcpus =
@@ -54,21 +48,8 @@ pub(crate) struct VcpuMaker {
     pub(crate) limit: Option<CpuidTable>,
 }
 
-/// Bytes offered to the serial port at once.
-const OFFERED_BYTES: usize = 64;
 /// MTRR default type: enabled, fixed ranges enabled, write-back (SDM vol. 3, 12.11.2.1), as firmware leaves it.
 const MTRR_WRITE_BACK: u64 = 1 << 11 | 1 << 10 | 6;
-
-/// Why a life is over.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum End {
-    /// And the VM with it.
-    Ending(Ending),
-    /// The guest asked for a reset.
-    Reset,
-    /// The console's writer failed: nobody would see what the guest says.
-    ConsoleLost,
-}
 
 /// Why a life could not be assembled.
 #[derive(Debug)]
@@ -78,87 +59,6 @@ pub(crate) enum AssemblyError {
     Engine(EngineError),
     Attach(AttachError),
     Paging(StartError),
-}
-
-/// Board and MSRs: what vCPUs and the attendant visit one at a time.
-pub(crate) struct Room {
-    pub(crate) board: Board,
-    pub(crate) msrs: MachineMsrs,
-    /// Bytes typed that the serial port has no room for yet.
-    typed: Vec<u8>,
-    /// What devices' threads have to say to the board.
-    mailbox: Arc<Mailbox>,
-}
-
-/// A visit to the room. Who leaves looks whether a device's thread came meanwhile.
-pub(crate) struct Visit<'a> {
-    /// Always there until the visit ends.
-    inside: Option<MutexGuard<'a, Room>>,
-    cell: &'a Mutex<Room>,
-    mailbox: &'a Mailbox,
-}
-
-impl Deref for Visit<'_> {
-    type Target = Room;
-
-    fn deref(&self) -> &Room {
-        self.inside
-            .as_ref()
-            .expect("a visit is inside until it ends")
-    }
-}
-
-impl DerefMut for Visit<'_> {
-    fn deref_mut(&mut self) -> &mut Room {
-        self.inside
-            .as_mut()
-            .expect("a visit is inside until it ends")
-    }
-}
-
-impl Drop for Visit<'_> {
-    fn drop(&mut self) {
-        self.inside = None;
-        deliver_mail(self.cell, self.mailbox);
-    }
-}
-
-/// Delivers what lies in the mailbox, unless somebody is in the room, who will do it then.
-fn deliver_mail(cell: &Mutex<Room>, mailbox: &Mailbox) {
-    while mailbox.has_letters() {
-        let mut room = match cell.try_lock() {
-            Ok(room) => room,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return,
-        };
-        mailbox.deliver(&mut room.board);
-    }
-}
-
-/// What all threads of one life share.
-pub(crate) struct Life {
-    pub(crate) memory: Arc<GuestMemory>,
-    pub(crate) time: GuestTime,
-    pub(crate) bells: Arc<Bells>,
-    /// What each vCPU shows.
-    pub(crate) seats: Arc<Vec<Seat>>,
-    /// What each vCPU's CPUID shows.
-    pub(crate) cpuid: Vec<CpuidTable>,
-    /// Where vCPUs change their engine.
-    pub(crate) exchange: Exchange,
-    pub(crate) alarm: Arc<Alarm>,
-    pub(crate) output: Output,
-    /// What all threads that do something for the guest pass.
-    pub(crate) gate: Arc<Gate>,
-    pub(crate) threads: Arc<DeviceThreads>,
-    /// What each virtio device counts.
-    pub(crate) counters: Vec<DeviceCounters>,
-    /// What is typed on the serial port; none if the console is another.
-    input: Option<ConsoleInput>,
-    room: Arc<Mutex<Room>>,
-    mailbox: Arc<Mailbox>,
-    over: AtomicBool,
-    end: Mutex<Option<End>>,
 }
 
 fn guest_memory(plan: &VmPlan, slots: Slots) -> Result<GuestMemory, MemoryError> {
@@ -268,94 +168,6 @@ impl Life {
         };
         Ok((life, vcpus))
     }
-
-    /// Enters the room.
-    pub(crate) fn room(&self) -> Visit<'_> {
-        let inside = Some(self.room.lock().unwrap_or_else(PoisonError::into_inner));
-        Visit {
-            inside,
-            cell: &self.room,
-            mailbox: &self.mailbox,
-        }
-    }
-
-    /// What is shown of it; it is life number `life`.
-    pub(crate) fn observed(&self, life: u64) -> Observed {
-        Observed {
-            life,
-            memory: Arc::clone(&self.memory),
-            time: self.time.clone(),
-            seats: Arc::clone(&self.seats),
-            bells: Arc::clone(&self.bells),
-            gate: Arc::clone(&self.gate),
-        }
-    }
-
-    /// Whether threads should come to their end.
-    pub(crate) fn is_over(&self) -> bool {
-        self.over.load(Ordering::Acquire)
-    }
-
-    /// Ends this life and calls all its threads. The first reason counts.
-    pub(crate) fn end(&self, reason: End) {
-        self.end
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert(reason);
-        self.call_off();
-    }
-
-    /// Calls all threads to their end, also without a reason: one of them failed.
-    pub(crate) fn call_off(&self) {
-        self.over.store(true, Ordering::Release);
-        self.bells.all().iter().for_each(Bell::ring_always);
-        self.gate.call();
-        vcpu::Kick::kick(&*self.alarm);
-    }
-
-    /// Why it ended.
-    pub(crate) fn take_end(&self) -> Option<End> {
-        self.end
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-    }
-}
-
-impl Drop for Life {
-    fn drop(&mut self) {
-        // Before the room goes: a thread that is just inside must not be the one who drops its own device.
-        self.threads.stop_all();
-    }
-}
-
-impl Room {
-    /// After a visit: offers what was typed, hears what the guest wants of the VM, and sets the alarm.
-    pub(crate) fn settle(&mut self, life: &Life, now: Nanos) {
-        self.mailbox.deliver(&mut self.board);
-        if let Some(input) = &life.input {
-            self.offer_input(input, now);
-        }
-        if let Some(event) = self.board.take_event() {
-            life.end(match event {
-                BoardEvent::PowerOff => End::Ending(Ending::PoweredOff),
-                BoardEvent::Reset => End::Reset,
-                BoardEvent::DebugExit(status) => End::Ending(Ending::DebugExit(status)),
-            });
-        }
-        life.alarm.set(self.board.deadline());
-    }
-
-    fn offer_input(&mut self, input: &ConsoleInput, now: Nanos) {
-        while self.typed.len() < OFFERED_BYTES {
-            let Some(byte) = input.take() else { break };
-            self.typed.push(byte);
-        }
-        if !self.typed.is_empty() {
-            let taken = self.board.type_console(now, &self.typed);
-            self.typed.drain(..taken);
-        }
-    }
 }
 
 /// Puts the devices of all attachments into their slots.
@@ -378,16 +190,6 @@ fn add_devices(
         );
     }
     Ok(counters)
-}
-
-/// Lets devices' threads into the room. They hold it weakly: the room holds the devices, and those their threads.
-fn open_mailbox(mailbox: &Arc<Mailbox>, room: &Arc<Mutex<Room>>) {
-    let (weak_mailbox, weak_room) = (Arc::downgrade(mailbox), Arc::downgrade(room));
-    mailbox.set_way(move || {
-        if let (Some(mailbox), Some(room)) = (weak_mailbox.upgrade(), weak_room.upgrade()) {
-            deliver_mail(&room, &mailbox);
-        }
-    });
 }
 
 fn cpuid(vcpu_count: u32, vcpu_id: u32, limit: Option<&CpuidTable>) -> CpuidTable {

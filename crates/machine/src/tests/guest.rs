@@ -12,11 +12,13 @@ use api::VmSpec;
 
 use crate::build::build;
 use crate::console::Console;
-use crate::control::{MachineControl, Phase, StopCause};
+use crate::control::{MachineControl, Phase};
 use crate::engine::EngineKind;
+use crate::outcome::ending::Ending;
+use crate::outcome::ending::StopCause;
+use crate::outcome::refusal::SwitchError;
 use crate::plan::plan;
-use crate::report::{Ending, Report};
-use crate::switch::SwitchError;
+use crate::report::Report;
 
 /// Where the code starts, behind the header.
 const CODE: u32 = 0x10_0020;

@@ -8,10 +8,11 @@ use vcpu::{Exit, Injection, Reply, TripleFault};
 use x86::Gpa;
 
 use crate::console::Console;
-use crate::control::StopCause;
+use crate::outcome::ending::Ending;
+use crate::outcome::ending::StopCause;
 use crate::plan::OnReset;
-use crate::report::{Ending, Report};
-use crate::scripted::{Step, Then, machine};
+use crate::report::Report;
+use crate::tests::scripted::{Step, Then, machine};
 
 fn quiet() -> Console {
     Console::new(Box::new(io::sink()))

@@ -5,11 +5,12 @@
 
 use std::time::Instant;
 
-use crate::bell::Bell;
-use crate::control::{MachineControl, Phase, StopCause};
+use crate::control::{MachineControl, Phase};
 use crate::life::{End, Life, MakeVcpus};
-use crate::report::Ending;
-use crate::switch;
+use crate::outcome::ending::Ending;
+use crate::outcome::ending::StopCause;
+use crate::run::switch;
+use crate::threads::bell::Bell;
 
 /// Looks after `life` until it is over. `time_up` is when the VM's time is.
 pub(crate) fn attend(

@@ -20,8 +20,8 @@ use devices::virtio::{
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use vcpu::Kick;
 
-use crate::gate::Gate;
-use crate::patience::Patience;
+use crate::threads::gate::Gate;
+use crate::threads::patience::Patience;
 
 type OnBroken = dyn Fn(&Broken) + Send + Sync;
 type Panic = Box<dyn Any + Send>;

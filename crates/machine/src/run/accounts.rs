@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 use api::DeviceStatus;
 use vcpu::EngineStatistics;
 
+use crate::console::output::Output;
 use crate::life::Life;
-use crate::output::Output;
+use crate::outcome::ending::Ending;
+use crate::outcome::exits::ExitCounts;
 use crate::plan::VmPlan;
-use crate::report::{
-    Ending, ExitCounts, Marker, MemoryReport, Report, Sample, Unmapped, VmmMemory,
-};
-use crate::sums;
-use crate::vcpu_thread::VcpuAccount;
+use crate::report::sums;
+use crate::report::{Marker, MemoryReport, Report, Sample, Unmapped, VmmMemory};
+use crate::run::vcpu_thread::VcpuAccount;
 
 /// Sums over all lives so far.
 pub(crate) struct Accounts {

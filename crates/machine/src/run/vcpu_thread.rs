@@ -9,13 +9,16 @@ use std::time::Duration;
 use devices::{Board, Startup};
 use vcpu::{EngineError, EngineStatistics, Exit, Injection, Reply, Vcpu};
 
-use crate::crash::{Crash, CrashCause};
-use crate::footprint;
-use crate::gate::Inside;
 use crate::life::{End, Life, Room, sipi_state};
-use crate::observe::{Rest, Seat};
-use crate::report::{Ending, ExitCounts, Sample, VmmMemory};
-use crate::sums;
+use crate::outcome::crash::{Crash, CrashCause};
+use crate::outcome::ending::Ending;
+use crate::outcome::exits::ExitCounts;
+use crate::outcome::rest::Rest;
+use crate::report::footprint;
+use crate::report::sums;
+use crate::report::{Sample, VmmMemory};
+use crate::threads::gate::Inside;
+use crate::threads::observe::Seat;
 
 /// What one vCPU's thread knows at its end.
 #[derive(Debug, Default)]
@@ -35,7 +38,7 @@ struct VcpuThread<'a> {
     vcpu_id: u32,
     vcpu: Box<dyn Vcpu>,
     rest: Rest,
-    /// What [`crate::time::GuestTime::lost_ticks`] said when the vCPU's TSC was last moved.
+    /// What [`crate::threads::time::GuestTime::lost_ticks`] said when the vCPU's TSC was last moved.
     lost_ticks: u64,
     account: VcpuAccount,
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use vcpu::{EngineError, Vcpu, VcpuState};
 
-use crate::gate::Gate;
-use crate::observe::Rest;
+use crate::outcome::rest::Rest;
+use crate::threads::gate::Gate;
 
 /// How long threads may take to come to the table; they are outside already.
 const PATIENCE: Duration = Duration::from_secs(20);

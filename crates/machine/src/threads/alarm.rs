@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use devices::Nanos;
 use vcpu::Kick;
 
-use crate::time::GuestTime;
+use crate::threads::time::GuestTime;
 
 /// No deadline.
 const NEVER: u64 = u64::MAX;

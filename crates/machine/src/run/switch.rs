@@ -6,52 +6,14 @@
 //! engine that cannot be made, or refuses a state, costs the guest nothing but the pause.
 
 use devices::{Board, Startup};
-use thiserror::Error;
 use vcpu::{Engine, EngineError, VcpuState};
 use x86::cpu_model;
 
 use crate::engine::{self, EngineKind};
-use crate::exchange::Table;
 use crate::life::{Life, MakeVcpus, sipi_state};
-use crate::observe::Rest;
-
-/// Why a guest stays on its engine.
-#[derive(Debug, Error)]
-pub enum SwitchError {
-    /// The other engine does not work on this host.
-    #[error("{what}")]
-    NoEngine {
-        /// Why.
-        what: String,
-        /// What to do.
-        help: String,
-    },
-    /// It runs there already.
-    #[error("the VM runs on the engine {0} already")]
-    Already(EngineKind),
-    /// The guest uses, or may use, what the other engine lacks.
-    #[error("the guest was started with processor features that KVM on this host does not have")]
-    Features,
-    /// The other engine was not made, or refused the state.
-    #[error("the engine {kind} cannot take the guest over")]
-    Engine {
-        /// Which.
-        kind: EngineKind,
-        /// Why.
-        source: EngineError,
-    },
-    /// A thread did not come.
-    #[error("the guest's threads did not come to rest in time")]
-    TimedOut,
-    /// It stands still in the middle of things.
-    #[error(
-        "the guest waits for room for its pages ({0}); raise its limit or its page memory first"
-    )]
-    Stalled(String),
-    /// It has ended.
-    #[error("the VM has ended")]
-    Ended,
-}
+use crate::outcome::refusal::SwitchError;
+use crate::outcome::rest::Rest;
+use crate::threads::exchange::Table;
 
 /// Moves the guest of `life`, which is paused, to the engine `kind`.
 pub(crate) fn switch(life: &Life, kind: EngineKind, make: &MakeVcpus) -> Result<(), SwitchError> {

@@ -13,24 +13,14 @@ use mem::GuestMemory;
 use vcpu::{EngineError, Vcpu, VcpuState};
 use x86::DescriptorTable;
 
-use crate::bell::{Bell, Bells};
-use crate::gate::Gate;
-use crate::report::ExitCounts;
-use crate::time::GuestTime;
+use crate::outcome::exits::ExitCounts;
+use crate::outcome::rest::Rest;
+use crate::threads::bell::{Bell, Bells};
+use crate::threads::gate::Gate;
+use crate::threads::time::GuestTime;
 
 /// A time that is not: nobody rests.
 const NOT_RESTING: u64 = u64::MAX;
-
-/// What keeps a vCPU from running guest code.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Rest {
-    /// Nothing: it runs.
-    None,
-    /// HLT: until an interrupt or NMI.
-    Halted,
-    /// INIT: until SIPI. So are all vCPUs but the first at the start.
-    WaitsForSipi,
-}
 
 /// One life, as it is shown.
 pub(crate) struct Observed {

@@ -1,0 +1,130 @@
+//! One life of a guest: from its first instruction to power-off, crash, or reset.
+//!
+//! A reset builds everything anew, memory, board and vCPUs, through the same assembly as the start. So a guest that
+//! starts again finds exactly what it found the first time, and nothing of ours survives that could be stale.
+//!
+//! Locks, in the order in which they may be taken: the room (board and MSRs; held for one visit, never across guest
+//! code or a write to the console), then the console's queues, an alarm or a bell. The end is under its own lock.
+
+mod assemble;
+mod msr;
+mod room;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mem::GuestMemory;
+use x86::CpuidTable;
+
+use crate::attach::device_status::DeviceCounters;
+use crate::console::ConsoleInput;
+use crate::console::output::Output;
+use crate::outcome::ending::Ending;
+use crate::threads::alarm::Alarm;
+use crate::threads::bell::{Bell, Bells};
+use crate::threads::device_threads::DeviceThreads;
+use crate::threads::exchange::Exchange;
+use crate::threads::gate::Gate;
+use crate::threads::mailbox::Mailbox;
+use crate::threads::observe::{Observed, Seat};
+use crate::threads::time::GuestTime;
+pub(crate) use assemble::{AssemblyError, MakeVcpus, VcpuMaker, sipi_state};
+pub(crate) use room::{Room, Visit};
+
+/// Why a life is over.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum End {
+    /// And the VM with it.
+    Ending(Ending),
+    /// The guest asked for a reset.
+    Reset,
+    /// The console's writer failed: nobody would see what the guest says.
+    ConsoleLost,
+}
+
+/// What all threads of one life share.
+pub(crate) struct Life {
+    pub(crate) memory: Arc<GuestMemory>,
+    pub(crate) time: GuestTime,
+    pub(crate) bells: Arc<Bells>,
+    /// What each vCPU shows.
+    pub(crate) seats: Arc<Vec<Seat>>,
+    /// What each vCPU's CPUID shows.
+    pub(crate) cpuid: Vec<CpuidTable>,
+    /// Where vCPUs change their engine.
+    pub(crate) exchange: Exchange,
+    pub(crate) alarm: Arc<Alarm>,
+    pub(crate) output: Output,
+    /// What all threads that do something for the guest pass.
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) threads: Arc<DeviceThreads>,
+    /// What each virtio device counts.
+    pub(crate) counters: Vec<DeviceCounters>,
+    /// What is typed on the serial port; none if the console is another.
+    input: Option<ConsoleInput>,
+    room: Arc<Mutex<Room>>,
+    mailbox: Arc<Mailbox>,
+    over: AtomicBool,
+    end: Mutex<Option<End>>,
+}
+
+impl Life {
+    /// Enters the room.
+    pub(crate) fn room(&self) -> Visit<'_> {
+        let inside = Some(self.room.lock().unwrap_or_else(PoisonError::into_inner));
+        Visit {
+            inside,
+            cell: &self.room,
+            mailbox: &self.mailbox,
+        }
+    }
+
+    /// What is shown of it; it is life number `life`.
+    pub(crate) fn observed(&self, life: u64) -> Observed {
+        Observed {
+            life,
+            memory: Arc::clone(&self.memory),
+            time: self.time.clone(),
+            seats: Arc::clone(&self.seats),
+            bells: Arc::clone(&self.bells),
+            gate: Arc::clone(&self.gate),
+        }
+    }
+
+    /// Whether threads should come to their end.
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
+    /// Ends this life and calls all its threads. The first reason counts.
+    pub(crate) fn end(&self, reason: End) {
+        self.end
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(reason);
+        self.call_off();
+    }
+
+    /// Calls all threads to their end, also without a reason: one of them failed.
+    pub(crate) fn call_off(&self) {
+        self.over.store(true, Ordering::Release);
+        self.bells.all().iter().for_each(Bell::ring_always);
+        self.gate.call();
+        vcpu::Kick::kick(&*self.alarm);
+    }
+
+    /// Why it ended.
+    pub(crate) fn take_end(&self) -> Option<End> {
+        self.end
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        // Before the room goes: a thread that is just inside must not be the one who drops its own device.
+        self.threads.stop_all();
+    }
+}
