@@ -141,7 +141,10 @@ impl Guest {
             ..api::VmSpec::default()
         };
         let kept = Kept::default();
-        let machine = machine::build(machine::plan(&spec)?, Console::new(Box::new(kept.clone())))?;
+        let machine = machine::build(
+            machine::plan(&spec, &machine::HostFindings::for_spec(&spec))?,
+            Console::new(Box::new(kept.clone())),
+        )?;
         let report = machine.run()?;
         let console = kept
             .0

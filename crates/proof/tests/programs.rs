@@ -37,7 +37,7 @@ fn run_in_guest(guest: &images::DefaultGuest, program: &Path, folder: &Path) -> 
         ..api::VmSpec::default()
     };
     let kept = Kept::default();
-    let plan = machine::plan(&spec).unwrap();
+    let plan = machine::plan(&spec, &machine::HostFindings::for_spec(&spec)).unwrap();
     let machine = machine::build(plan, Console::new(Box::new(kept.clone()))).unwrap();
     let report = machine.run().unwrap();
     let console = String::from_utf8_lossy(&kept.0.lock().unwrap()).replace('\r', "");

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use api::VmSpec;
 use images::DefaultGuest;
-use machine::{Console, ConsoleInput, MachineControl, PagingBooks, build, plan};
+use machine::{Console, ConsoleInput, HostFindings, MachineControl, PagingBooks, build, plan};
 
 use crate::arguments::DemoArguments;
 use crate::ending::finish;
@@ -94,7 +94,7 @@ pub fn show(arguments: &DemoArguments, guest: &DefaultGuest) -> Result<(String, 
         no_reboot: true,
         ..VmSpec::default()
     };
-    let mut plan = plan(&spec)?;
+    let mut plan = plan(&spec, &HostFindings::for_spec(&spec))?;
     let registration = Registrar::new(None)?.register_in_passing(&mut plan)?;
     let name = plan.name.clone();
     let (lines, heard) = channel();

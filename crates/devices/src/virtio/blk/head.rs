@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// A sector: the unit of virtio-blk, whatever the block size is (5.2.4).
@@ -35,7 +36,8 @@ const EXTERNAL_DATA: u64 = 1 << 2;
 const BACKING_NAME_BYTES_MAX: u32 = 1023;
 
 /// How a disk lies in its file.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ImageFormat {
     /// Byte for byte.
     Raw,
