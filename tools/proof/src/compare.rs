@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::arena;
-use crate::case::{Case, End, Outcome, XSAVE_REGISTERS};
+use crate::case::{Case, End, Outcome, Registers, XSAVE_REGISTERS};
 use crate::latitude::Latitude;
 
 /// One thing in which two outcomes differ.
@@ -72,107 +72,100 @@ fn hex(bytes: &[u8]) -> String {
 
 /// Every difference that counts, or nothing if the engine was right.
 pub fn differences(case: &Case, native: &Outcome, engine: &Outcome) -> Vec<Difference> {
-    let mut found = Vec::new();
     if Latitude::is_beyond(case, native) {
-        return found;
+        return Vec::new();
     }
-    let mut check = |what: &str, native: String, engine: String| {
+    let latitude = Latitude::of(case, native);
+    if latitude.is_other_way(native.end, engine.end) {
+        return Vec::new();
+    }
+    let mut found = Differences(Vec::new());
+    if native.end != engine.end && !latitude.allows(native.end, engine.end) {
+        found.check("end", end_text(native), end_text(engine));
+    }
+    if native.registers != engine.registers {
+        found.check_registers(&latitude, &native.registers, &engine.registers);
+        found.check_xsave(&latitude, &native.registers.xsave, &engine.registers.xsave);
+    }
+    if native.data != engine.data {
+        found.check_memory(&latitude, native, engine);
+    }
+    found.0
+}
+
+/// What was found so far.
+struct Differences(Vec<Difference>);
+
+impl Differences {
+    fn check(&mut self, what: &str, native: String, engine: String) {
         if native != engine {
-            found.push(Difference {
+            self.0.push(Difference {
                 what: what.to_owned(),
                 native,
                 engine,
             });
         }
-    };
-    let latitude = Latitude::of(case, native);
-    if native.end != engine.end && !latitude.allows(native.end, engine.end) {
-        check("end", end_text(native), end_text(engine));
     }
-    if latitude.is_other_way(native.end, engine.end) {
-        return Vec::new();
+
+    fn check_number(&mut self, what: &str, native: u64, engine: u64) {
+        self.check(what, format!("{native:#x}"), format!("{engine:#x}"));
     }
-    let (ours, theirs) = (&native.registers, &engine.registers);
-    if ours != theirs {
+
+    fn check_registers(&mut self, latitude: &Latitude, native: &Registers, engine: &Registers) {
+        let compared = if latitude.low_gprs {
+            0xffff_ffff
+        } else {
+            u64::MAX
+        };
         for (index, name) in GPR_NAMES.iter().enumerate() {
-            if latitude.any_gprs && *name != "rsp" {
-                continue;
+            if !latitude.any_gprs || *name == "rsp" {
+                let (native, engine) = (native.gprs[index], engine.gprs[index]);
+                self.check_number(name, native & compared, engine & compared);
             }
-            let text = |value: u64| {
-                format!(
-                    "{:#x}",
-                    if latitude.low_gprs {
-                        value & 0xffff_ffff
-                    } else {
-                        value
-                    }
-                )
-            };
-            check(name, text(ours.gprs[index]), text(theirs.gprs[index]));
         }
         if !latitude.steps_on_int1 {
-            check(
-                "rip",
-                format!("{:#x}", ours.rip),
-                format!("{:#x}", theirs.rip),
-            );
+            self.check_number("rip", native.rip, engine.rip);
         }
-        let defined = |rflags: u64| format!("{:#x}", rflags & !latitude.undefined_flags);
-        check("rflags", defined(ours.rflags), defined(theirs.rflags));
-        check(
-            "fs_base",
-            format!("{:#x}", ours.fs_base),
-            format!("{:#x}", theirs.fs_base),
-        );
-        check(
-            "gs_base",
-            format!("{:#x}", ours.gs_base),
-            format!("{:#x}", theirs.gs_base),
-        );
+        let defined = !latitude.undefined_flags;
+        self.check_number("rflags", native.rflags & defined, engine.rflags & defined);
+        self.check_number("fs_base", native.fs_base, engine.fs_base);
+        self.check_number("gs_base", native.gs_base, engine.gs_base);
         for (index, name) in SELECTOR_NAMES.iter().enumerate() {
-            check(
-                name,
-                selector_text(ours.selectors[index]),
-                selector_text(theirs.selectors[index]),
-            );
+            let native = selector_text(native.selectors[index]);
+            self.check(name, native, selector_text(engine.selectors[index]));
         }
-        let differs = XSAVE_REGISTERS
-            .iter()
-            .any(|&(from, to)| ours.xsave[from..to] != theirs.xsave[from..to]);
-        for (name, at, len) in if differs { xsave_fields() } else { Vec::new() } {
+    }
+
+    fn check_xsave(&mut self, latitude: &Latitude, native: &[u8], engine: &[u8]) {
+        let mut compared = XSAVE_REGISTERS.iter();
+        if compared.all(|&(from, to)| native[from..to] == engine[from..to]) {
+            return;
+        }
+        for (name, at, len) in xsave_fields() {
             if !X87_POINTERS.contains(&name.as_str()) {
-                let text = |bytes: &[u8]| hex(&latitude.without_leftovers(at, bytes));
-                check(
-                    &name,
-                    text(&ours.xsave[at..at + len]),
-                    text(&theirs.xsave[at..at + len]),
-                );
+                let text = |area: &[u8]| hex(&latitude.without_leftovers(at, &area[at..at + len]));
+                self.check(&name, text(native), text(engine));
             }
         }
     }
-    let pushed = if latitude.pushes_all {
-        32
-    } else {
-        u64::from(latitude.pushes_first) * 8
-    };
-    let stack = native.registers.gprs[vcpu::gpr::RSP];
-    let is_ignored = |at: usize| stack.wrapping_sub(arena::data_address(at) + 1) < pushed;
-    let differs = |at: usize| native.data[at] != engine.data[at] && !is_ignored(at);
-    let first = if native.data == engine.data {
-        None
-    } else {
-        (0..native.data.len()).find(|&at| differs(at))
-    };
-    if let Some(first) = first {
-        let until = (first + 16).min(native.data.len());
-        let what = format!("memory at {:#x}", arena::data_address(first));
-        check(
-            &what,
-            hex(&native.data[first..until]),
-            hex(&engine.data[first..until]),
-        );
+
+    /// The first bytes that differ and are not what the case left on its stack.
+    fn check_memory(&mut self, latitude: &Latitude, native: &Outcome, engine: &Outcome) {
+        let pushed = if latitude.pushes_all {
+            32
+        } else {
+            u64::from(latitude.pushes_first) * 8
+        };
+        let stack = native.registers.gprs[vcpu::gpr::RSP];
+        let is_ignored = |at: usize| stack.wrapping_sub(arena::data_address(at) + 1) < pushed;
+        let differs = |at: &usize| native.data[*at] != engine.data[*at] && !is_ignored(*at);
+        if let Some(first) = (0..native.data.len()).find(differs) {
+            let range = first..(first + 16).min(native.data.len());
+            let what = format!("memory at {:#x}", arena::data_address(first));
+            let native = hex(&native.data[range.clone()]);
+            self.check(&what, native, hex(&engine.data[range]));
+        }
     }
-    found
 }
 
 /// How an outcome ended, in words.

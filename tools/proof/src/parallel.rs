@@ -78,6 +78,25 @@ impl Board {
         Ok(())
     }
 
+    /// What a processor's thread does until all is over.
+    fn run_when_started(
+        &self,
+        vcpu: &mut dyn Vcpu,
+        waiting: &Receiver<VcpuState>,
+    ) -> anyhow::Result<()> {
+        while !self.over.load(Ordering::SeqCst) {
+            if let Ok(state) = waiting.recv_timeout(TICK) {
+                vcpu.set_state(&state)?;
+                let done = self.run(vcpu);
+                if done.is_err() {
+                    self.end(Ending::TimedOut);
+                }
+                done?;
+            }
+        }
+        Ok(())
+    }
+
     fn run(&self, vcpu: &mut dyn Vcpu) -> anyhow::Result<()> {
         let mut reply = Reply::Done;
         while !self.over.load(Ordering::SeqCst) {
@@ -182,19 +201,7 @@ pub fn run(
             .into_iter()
             .zip(waiting)
             .map(|(mut vcpu, waiting)| {
-                scope.spawn(move || {
-                    while !board.over.load(Ordering::SeqCst) {
-                        if let Ok(state) = waiting.recv_timeout(TICK) {
-                            vcpu.set_state(&state)?;
-                            let done = board.run(&mut vcpu);
-                            if done.is_err() {
-                                board.end(Ending::TimedOut);
-                            }
-                            done?;
-                        }
-                    }
-                    Ok(())
-                })
+                scope.spawn(move || board.run_when_started(&mut vcpu, &waiting))
             })
             .collect();
         let device = scope.spawn(move || serve(board, &orders));

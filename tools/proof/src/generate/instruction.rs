@@ -244,6 +244,19 @@ fn set_memory_or_branch(
             let goal = memory::target(draft, Mnemonic::Xlatb, 256);
             draft.choose(base, goal);
         }
+        _ => return set_branch(draft, instruction, operand, kind),
+    }
+    Some(())
+}
+
+fn set_branch(
+    draft: &mut Draft,
+    instruction: &mut Instruction,
+    operand: u32,
+    kind: OpCodeOperandKind,
+) -> Option<()> {
+    use OpCodeOperandKind as K;
+    match kind {
         K::br64_1 | K::br64_4 => {
             instruction.set_op_kind(operand, OpKind::NearBranch64);
             instruction.set_near_branch64(branch_target(draft, kind == K::br64_1));
