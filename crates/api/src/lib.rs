@@ -5,7 +5,6 @@
 #![forbid(unsafe_code)]
 
 mod control;
-pub mod host_path;
 mod name;
 mod observe;
 mod spec;

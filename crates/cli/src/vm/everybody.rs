@@ -4,10 +4,9 @@ use std::fs;
 use std::thread;
 
 use api::VmState;
-use fleet::{Inventory, Vm};
+use daemon::{Glance, Inventory, Vm, Watcher};
 use insight::verdict::{Belief, Row, Verdict, judge_host, worst};
 use serde_json::json;
-use watch::{Glance, Watcher};
 
 use super::verdicts::{rows, settled};
 use super::words::{columns, printable, size};

@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 
 use api::VmName;
-use fleet::{ClientError, Inventory};
+use daemon::{ClientError, Inventory, Moment, Watcher};
 use images::Cache;
 use insight::{Look, Observed};
-use watch::{Moment, Watcher};
 
 use super::orders::check_alive;
 use super::words::find;

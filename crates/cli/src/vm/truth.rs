@@ -5,10 +5,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use fleet::ClientError;
+use daemon::{ClientError, Glance, Watcher};
 use insight::verdict::{Verdict, worst};
 use serde_json::json;
-use watch::{Glance, Watcher};
 
 use super::everybody::everybody;
 use super::given;

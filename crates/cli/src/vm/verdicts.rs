@@ -3,9 +3,8 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fleet::ClientError;
+use daemon::{ClientError, Glance, Watcher};
 use insight::verdict::{READINGS_NEEDED, Row, Verdict};
-use watch::{Glance, Watcher};
 
 use super::words::{columns, printable};
 

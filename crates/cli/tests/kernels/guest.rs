@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use api::VmName;
-use fleet::{Client, Inventory};
+use daemon::{Client, Inventory};
 use images::DefaultGuest;
 use insight::{FileMemory, FileSlot, Kernel, NotRecognised, Registers, attach};
 use tempfile::TempDir;

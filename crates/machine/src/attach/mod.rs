@@ -15,6 +15,7 @@ pub(crate) mod claims;
 mod console;
 pub(crate) mod device_status;
 mod entropy;
+mod image_lock;
 mod network;
 pub(crate) mod passt;
 mod vsock;

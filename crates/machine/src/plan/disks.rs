@@ -6,10 +6,9 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use api::DiskSpec;
-use devices::virtio::blk::{Head, HeadError, ImageFormat, SECTOR_BYTES, SERIAL_BYTES};
-use serde::{Deserialize, Serialize};
+use devices::virtio::blk::{Head, ImageFormat, SECTOR_BYTES, SERIAL_BYTES};
 
-use super::{Complaints, Trouble, trouble};
+use super::{Complaints, Trouble, image_help, trouble};
 
 /// Disks that a VM can have.
 const DISKS_MAX: usize = 16;
@@ -17,24 +16,20 @@ const DISKS_MAX: usize = 16;
 const SIZE_BYTES_MAX: u64 = 1 << 50;
 
 /// The image under an overlay.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BasePlan {
     /// Where it is.
-    #[serde(with = "api::host_path")]
     pub path: PathBuf,
     /// How it lies in its file.
     pub format: ImageFormat,
 }
 
 /// A disk to be opened.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DiskPlan {
     /// What it is called in messages: `disk0` and so on.
     pub name: String,
     /// Where its image is.
-    #[serde(with = "api::host_path")]
     pub path: PathBuf,
     /// How it lies in its file.
     pub format: ImageFormat,
@@ -185,8 +180,7 @@ fn base(
     let Looked { id, head } = look(path, format, false)?;
     if let Some(name) = &head.backing {
         let what = format!("{} is an overlay itself, over \"{name}\"", path.display());
-        let help = "make one image of the two with `qemu-img convert`, and use that as the base";
-        return trouble(what, help);
+        return trouble(what, image_help::flatten(path));
     }
     take_file(path, id, false, files)?;
     Ok(Some((path.clone(), head)))
@@ -238,7 +232,7 @@ fn look(path: &Path, format: Option<ImageFormat>, for_writing: bool) -> Result<L
         .open(path)
         .map_err(|error| refused(&error))?;
     let metadata = file.metadata().map_err(|error| refused(&error))?;
-    let head = Head::read(&file, format).map_err(|error| explain_head(path, &error))?;
+    let head = Head::read(&file, format).map_err(|error| image_help::explain(path, &error))?;
     Ok(Looked {
         id: (metadata.dev(), metadata.ino()),
         head,
@@ -270,28 +264,6 @@ fn cannot_open(path: &Path, for_writing: bool, error: &io::Error) -> Trouble {
         what: format!("cannot open {shown}: {why}"),
         help,
     }
-}
-
-fn explain_head(path: &Path, error: &HeadError) -> Trouble {
-    let shown = path.display();
-    let help = match error {
-        HeadError::NotQcow2 => "leave `format=` out, or write `format=raw`".to_owned(),
-        HeadError::OtherFormat(_)
-        | HeadError::Encrypted
-        | HeadError::ExternalData
-        | HeadError::Version(_) => {
-            format!("make a qcow2 of it: `qemu-img convert -O qcow2 {shown} NEW.qcow2`")
-        }
-        HeadError::Corrupt | HeadError::Damaged(_) => {
-            format!("look at it with `qemu-img check {shown}`")
-        }
-        HeadError::Read(_) => "check the file".to_owned(),
-    };
-    let mut what = format!("cannot use {shown}: {error}");
-    if let Some(cause) = std::error::Error::source(error) {
-        what.push_str(&format!(": {cause}"));
-    }
-    Trouble { what, help }
 }
 
 /// Notes a file as used: one that is written must not be used twice.

@@ -93,9 +93,9 @@ DIR/empty is empty
 DIR/odd has 1300 bytes, and a disk is made of sectors of 512: the last 276 would be half a sector
   fill it up with `truncate -s %512 DIR/odd`, or give it read-only, which shows zeros there
 cannot use DIR/other: it is a VMDK image, which Mother cannot open
-  make a qcow2 of it: `qemu-img convert -O qcow2 DIR/other NEW.qcow2`
-cannot use DIR/locked: it is encrypted
-  make a qcow2 of it: `qemu-img convert -O qcow2 DIR/locked NEW.qcow2`
+  make a qcow2 of it: `qemu-img convert -f vmdk -O qcow2 DIR/other NEW.qcow2`
+cannot use DIR/locked: it is encrypted (LUKS)
+  make one that is not, with its passphrase in a file SECRET: `qemu-img convert --object secret,id=key,file=SECRET --image-opts driver=qcow2,file.filename=DIR/locked,encrypt.key-secret=key -O qcow2 NEW.qcow2`
 DIR/overlay is an overlay; its header names "/etc/shadow" as the base
   if you trust that, name it yourself: `--disk DIR/overlay,base=FILE`
 "vmdk" is no format of disks
@@ -144,8 +144,8 @@ fn overlays_lie_over_what_the_user_named() {
     check(over("clusters", "disk"), "");
     check(
         over("clusters", "overlay"),
-        "DIR/overlay is an overlay itself, over \"/etc/shadow\"\n  make one image of the two with `qemu-img convert`, \
-         and use that as the base\n",
+        "DIR/overlay is an overlay itself, over \"/etc/shadow\"\n  if you trust that, make one image of the two: \
+         `qemu-img convert -f qcow2 -O qcow2 DIR/overlay NEW.qcow2`, and give `base=NEW.qcow2`\n",
     );
     check(
         over("disk", "clusters"),

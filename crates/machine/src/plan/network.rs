@@ -7,13 +7,11 @@ use std::path::{Path, PathBuf};
 
 use api::VmSpec;
 use devices::virtio::net::MacAddress;
-use serde::{Deserialize, Serialize};
 
 use super::{Complaints, Trouble, trouble};
 
 /// Where a guest's packets go.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum NetBackend {
     /// A user-mode network without privileges: passt.
     User(UserNetwork),
@@ -22,11 +20,9 @@ pub enum NetBackend {
 }
 
 /// What passt is told.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UserNetwork {
     /// The program.
-    #[serde(with = "api::host_path")]
     pub passt: PathBuf,
     /// Ports of the host that lead into the guest.
     pub forwards: Vec<Forward>,
@@ -35,8 +31,7 @@ pub struct UserNetwork {
 }
 
 /// The VM's network device.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NetPlan {
     /// Where its packets go.
     pub backend: NetBackend,
@@ -45,8 +40,7 @@ pub struct NetPlan {
 }
 
 /// Which transport a forward carries.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs, reason = "the protocols' own names")]
 pub enum Transport {
     Tcp,
@@ -63,8 +57,7 @@ impl fmt::Display for Transport {
 }
 
 /// A port of the host that leads into the guest.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Forward {
     /// Address and port of the host.
     pub host: SocketAddrV4,

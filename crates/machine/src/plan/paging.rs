@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use api::VmSpec;
-use serde::{Deserialize, Serialize};
 use x86::PAGE_SIZE;
 
 use super::amounts::{shown, size};
@@ -15,8 +14,7 @@ const LIMIT_MIN_BYTES: u64 = 4 << 20;
 const ROOM_MIN_BYTES: u64 = 1 << 20;
 
 /// How a VM's memory is paged.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PagingPlan {
     /// How much of it the host may hold; `None`: all.
     pub limit_bytes: Option<u64>,
@@ -25,7 +23,6 @@ pub struct PagingPlan {
     /// Memory that compressed pages may take.
     pub store_memory_bytes: u64,
     /// Folder of the page file, and how much may lie in it.
-    #[serde(with = "api::host_path")]
     pub file: Option<(PathBuf, u64)>,
 }
 

@@ -7,10 +7,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use api::{VmName, VmState};
-use fleet::{ClientError, Inventory};
+use daemon::{ClientError, Glance, Inventory, Watcher};
 use insight::Observed;
 use insight::tasks::Process;
-use watch::{Glance, Watcher};
 
 use super::super::everybody::host_memory_bytes;
 

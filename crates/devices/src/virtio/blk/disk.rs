@@ -1,6 +1,7 @@
 //! An opened disk: its image and what a guest may know of it, one for all lives of the guest.
 
-use std::sync::Arc;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::head::SECTOR_BYTES;
 use super::image::Image;
@@ -29,6 +30,16 @@ pub struct Disk {
     pub(super) image: Image,
     pub(super) options: DiskOptions,
     pub(super) metrics: Arc<DeviceMetrics>,
+    told: Mutex<Vec<Trouble>>,
+}
+
+/// A kind of trouble that a guest can cause as often as it likes, and that is worth a line in the log once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Trouble {
+    /// A write that would make a raw disk look like another format.
+    Disguise,
+    /// An error of the host.
+    Host(io::ErrorKind),
 }
 
 impl Disk {
@@ -38,7 +49,19 @@ impl Disk {
             image,
             options,
             metrics: Arc::default(),
+            told: Mutex::default(),
         }
+    }
+
+    /// Whether this is the first trouble of its kind with this disk, over all lives of the guest: later ones are
+    /// counted among its errors and not told again. There are some forty kinds, so the list is short.
+    pub(super) fn is_news(&self, trouble: Trouble) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.contains(&trouble) {
+            return false;
+        }
+        told.push(trouble);
+        true
     }
 
     /// What it counts, over all lives of the guest.

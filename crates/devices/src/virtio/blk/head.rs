@@ -1,43 +1,111 @@
 //! What the first bytes of a disk image say, read without believing them: format, size, and which other files the
 //! image would lead to.
-//!
-//! Source: QEMU's `docs/interop/qcow2.txt`, "Header".
 
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use super::qcow2_head::{self, Obstacle};
 
 /// A sector: the unit of virtio-blk, whatever the block size is (5.2.4).
 pub const SECTOR_BYTES: u64 = 512;
 
 /// `QFI\xfb`, the magic of qcow2.
 const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
-/// Other formats that have a magic at their start, so that they are not taken for raw disks.
-const OTHER_MAGICS: [(&[u8], &str); 6] = [
-    (b"KDMV", "VMDK"),
-    (b"COWD", "VMDK"),
-    (b"# Disk DescriptorFile", "VMDK"),
-    (b"vhdxfile", "VHDX"),
-    (b"conectix", "VHD"),
-    (b"QED\0", "QED"),
+/// Other formats that have a magic, and where: so that they are not taken for raw disks.
+const OTHER_MAGICS: [(usize, &[u8], OtherFormat); 9] = [
+    (0, b"KDMV", OtherFormat::Vmdk),
+    (0, b"COWD", OtherFormat::Vmdk),
+    (0, b"# Disk DescriptorFile", OtherFormat::Vmdk),
+    (0, b"vhdxfile", OtherFormat::Vhdx),
+    (0, b"conectix", OtherFormat::Vhd),
+    (0, b"QED\0", OtherFormat::Qed),
+    (0, b"WithoutFreeSpace", OtherFormat::Parallels),
+    (0, b"WithouFreSpacExt", OtherFormat::Parallels),
+    (64, b"\x7f\x10\xda\xbe", OtherFormat::Vdi),
+];
+/// What compressed files start with.
+const PACKED_MAGICS: [(usize, &[u8], Packer); 5] = [
+    (0, b"\x1f\x8b\x08", Packer::Gzip),
+    (0, b"\xfd7zXZ\0", Packer::Xz),
+    (0, b"\x28\xb5\x2f\xfd", Packer::Zstd),
+    (0, b"\x04\x22\x4d\x18", Packer::Lz4),
+    // Behind `BZh` and the size of its blocks.
+    (4, b"1AY&SY", Packer::Bzip2),
 ];
 /// Bytes that [`looks_formatted`] wants to see.
-pub(super) const MAGIC_BYTES: usize = 21;
+pub(super) const MAGIC_BYTES: usize = 68;
 
-/// Incompatible feature bit 1: the image was found corrupt.
-const CORRUPT: u64 = 1 << 1;
-/// Incompatible feature bit 2: guest data lie in another file.
-const EXTERNAL_DATA: u64 = 1 << 2;
-/// Longest name of a backing file.
-const BACKING_NAME_BYTES_MAX: u32 = 1023;
+/// Bytes that are looked at first: all of the above, and a qcow2 header with its compression type.
+const START_BYTES: usize = 112;
+
+/// Formats of disk images that Mother knows by their looks and cannot open.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "named as they are called")]
+pub enum OtherFormat {
+    Parallels,
+    Qed,
+    Vdi,
+    Vhd,
+    Vhdx,
+    Vmdk,
+}
+
+impl OtherFormat {
+    /// What `qemu-img` calls it.
+    pub fn qemu_name(self) -> &'static str {
+        match self {
+            OtherFormat::Parallels => "parallels",
+            OtherFormat::Qed => "qed",
+            OtherFormat::Vdi => "vdi",
+            OtherFormat::Vhd => "vpc",
+            OtherFormat::Vhdx => "vhdx",
+            OtherFormat::Vmdk => "vmdk",
+        }
+    }
+}
+
+impl fmt::Display for OtherFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            OtherFormat::Parallels => "Parallels",
+            OtherFormat::Qed => "QED",
+            OtherFormat::Vdi => "VDI",
+            OtherFormat::Vhd => "VHD",
+            OtherFormat::Vhdx => "VHDX",
+            OtherFormat::Vmdk => "VMDK",
+        })
+    }
+}
+
+/// Programs whose compressed files are known by their first bytes. Each unpacks to its standard output with `-dc`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "named as they are called")]
+pub enum Packer {
+    Bzip2,
+    Gzip,
+    Lz4,
+    Xz,
+    Zstd,
+}
+
+impl fmt::Display for Packer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Packer::Bzip2 => "bzip2",
+            Packer::Gzip => "gzip",
+            Packer::Lz4 => "lz4",
+            Packer::Xz => "xz",
+            Packer::Zstd => "zstd",
+        })
+    }
+}
 
 /// How a disk lies in its file.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ImageFormat {
     /// Byte for byte.
     Raw,
@@ -62,7 +130,10 @@ pub enum HeadError {
     Read(#[source] io::Error),
     /// A format that we do not have.
     #[error("it is a {0} image, which Mother cannot open")]
-    OtherFormat(&'static str),
+    OtherFormat(OtherFormat),
+    /// A file that must be unpacked before it is a disk.
+    #[error("it is compressed with {0}")]
+    Packed(Packer),
     /// Asked for as qcow2.
     #[error("it is not a qcow2 image: its first bytes are not QFI\\xfb")]
     NotQcow2,
@@ -72,15 +143,14 @@ pub enum HeadError {
     /// The header contradicts itself or the file.
     #[error("its qcow2 header is damaged: {0}")]
     Damaged(&'static str),
-    /// A check found it so and said so in the header.
-    #[error("it is marked as corrupt")]
-    Corrupt,
-    /// Encrypted images need a secret, for which there is no way in.
-    #[error("it is encrypted")]
-    Encrypted,
-    /// Guest data in a second file, which nobody named.
-    #[error("its data lie in another file, named by the image itself")]
-    ExternalData,
+    /// A qcow2 image of a kind that cannot be opened.
+    #[error("{obstacle}")]
+    Obstacle {
+        /// Of which kind.
+        obstacle: Obstacle,
+        /// The file that the image names as its backing or data file, if any: what reads the image reads that too.
+        leads_to: Option<String>,
+    },
 }
 
 /// The head of an image.
@@ -100,18 +170,19 @@ impl Head {
     /// # Errors
     /// [`HeadError`] for what cannot be a disk of ours.
     pub fn read(file: &File, format: Option<ImageFormat>) -> Result<Head, HeadError> {
-        let mut bytes = [0; 104];
+        let mut bytes = [0; START_BYTES];
         let len = read_start(file, &mut bytes)?;
         let bytes = &bytes[..len];
         let is_qcow2 = bytes.starts_with(&QCOW2_MAGIC);
         match format {
             Some(ImageFormat::Qcow2) if !is_qcow2 => Err(HeadError::NotQcow2),
             Some(ImageFormat::Raw) => raw_head(file),
-            None if !is_qcow2 => match other_format(bytes) {
-                Some(name) => Err(HeadError::OtherFormat(name)),
-                None => raw_head(file),
+            None if !is_qcow2 => match (other_format(bytes), packer(bytes)) {
+                (Some(format), _) => Err(HeadError::OtherFormat(format)),
+                (None, Some(packer)) => Err(HeadError::Packed(packer)),
+                (None, None) => raw_head(file),
             },
-            Some(ImageFormat::Qcow2) | None => qcow2_head(file, bytes),
+            Some(ImageFormat::Qcow2) | None => qcow2_head::read(file, bytes),
         }
     }
 }
@@ -121,11 +192,24 @@ pub(super) fn looks_formatted(bytes: &[u8]) -> bool {
     bytes.starts_with(&QCOW2_MAGIC) || other_format(bytes).is_some()
 }
 
-fn other_format(bytes: &[u8]) -> Option<&'static str> {
+fn other_format(bytes: &[u8]) -> Option<OtherFormat> {
     OTHER_MAGICS
         .iter()
-        .find(|(magic, _)| bytes.starts_with(magic))
-        .map(|(_, name)| *name)
+        .find(|(at, magic, _)| stands_at(bytes, *at, magic))
+        .map(|(_, _, format)| *format)
+}
+
+fn packer(bytes: &[u8]) -> Option<Packer> {
+    PACKED_MAGICS
+        .iter()
+        .find(|(at, magic, _)| stands_at(bytes, *at, magic))
+        .map(|(_, _, packer)| *packer)
+}
+
+fn stands_at(bytes: &[u8], at: usize, magic: &[u8]) -> bool {
+    bytes
+        .get(at..)
+        .is_some_and(|bytes| bytes.starts_with(magic))
 }
 
 fn read_start(file: &File, bytes: &mut [u8]) -> Result<usize, HeadError> {
@@ -151,80 +235,13 @@ fn raw_head(mut file: &File) -> Result<Head, HeadError> {
     })
 }
 
-fn qcow2_head(file: &File, bytes: &[u8]) -> Result<Head, HeadError> {
-    let word = |at: usize| {
-        let bytes = bytes
-            .get(at..at + 4)
-            .and_then(|bytes| bytes.try_into().ok());
-        bytes
-            .map(u32::from_be_bytes)
-            .ok_or(HeadError::Damaged("the file ends inside it"))
-    };
-    let long =
-        |at: usize| Ok::<u64, HeadError>(u64::from(word(at)?) << 32 | u64::from(word(at + 4)?));
-    let version = word(4)?;
-    if !(2..=3).contains(&version) {
-        return Err(HeadError::Version(version));
-    }
-    if word(32)? != 0 {
-        return Err(HeadError::Encrypted);
-    }
-    let incompatible = if version == 3 { long(72)? } else { 0 };
-    if incompatible & EXTERNAL_DATA != 0 {
-        return Err(HeadError::ExternalData);
-    }
-    if incompatible & CORRUPT != 0 {
-        return Err(HeadError::Corrupt);
-    }
-    let backing = backing_name(file, long(8)?, word(16)?)?;
-    Ok(Head {
-        format: ImageFormat::Qcow2,
-        size_bytes: long(24)?,
-        backing,
-    })
-}
-
-fn backing_name(file: &File, offset: u64, len_bytes: u32) -> Result<Option<String>, HeadError> {
-    if offset == 0 {
-        return Ok(None);
-    }
-    if len_bytes == 0 || len_bytes > BACKING_NAME_BYTES_MAX {
-        return Err(HeadError::Damaged(
-            "the backing file's name has an impossible length",
-        ));
-    }
-    let mut name = vec![0; len_bytes as usize];
-    file.read_exact_at(&mut name, offset)
-        .map_err(|_| HeadError::Damaged("the backing file's name lies outside the file"))?;
-    Ok(Some(String::from_utf8_lossy(&name).into_owned()))
-}
-
 #[cfg(test)]
 mod tests {
     use std::error::Error;
 
     use super::*;
+    use crate::virtio::blk::qcow2_head::tests::Qcow2Header;
     use crate::virtio::blk::tests::memory_file;
-
-    /// A version 3 header of a 1 MiB disk with the backing file `base`.
-    fn header() -> Vec<u8> {
-        let mut bytes = vec![0; 200];
-        let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
-        put(0, b"QFI\xfb");
-        put(4, &3_u32.to_be_bytes());
-        put(8, &150_u64.to_be_bytes());
-        put(16, &4_u32.to_be_bytes());
-        put(20, &16_u32.to_be_bytes());
-        put(24, &(1_u64 << 20).to_be_bytes());
-        put(150, b"base");
-        bytes
-    }
-
-    fn with(at: usize, value: &[u8]) -> Vec<u8> {
-        let mut bytes = header();
-        bytes[at..at + value.len()].copy_from_slice(value);
-        bytes
-    }
 
     fn check(bytes: &[u8], format: Option<ImageFormat>, expected: &str) {
         let got = match Head::read(&memory_file(bytes), format) {
@@ -237,59 +254,57 @@ mod tests {
         assert_eq!(got, expected);
     }
 
+    fn header() -> Vec<u8> {
+        Qcow2Header::default().bytes()
+    }
+
     #[test]
     fn an_image_is_what_its_first_bytes_say() {
         check(&[0; 1024], None, "raw 1024 None");
         check(&[], None, "raw 0 None");
         check(b"QF", None, "raw 2 None");
-        check(&header(), None, "qcow2 1048576 Some(\"base\")");
-        check(
-            b"KDMV and more",
-            None,
-            "it is a VMDK image, which Mother cannot open",
-        );
-        check(
-            b"vhdxfile",
-            None,
-            "it is a VHDX image, which Mother cannot open",
-        );
+        check(b"BZ", None, "raw 2 None");
+        check(&header(), None, "qcow2 1048576 None");
+        let other = |name| format!("it is a {name} image, which Mother cannot open");
+        check(b"KDMV and more", None, &other("VMDK"));
+        check(b"vhdxfile", None, &other("VHDX"));
+        check(b"WithouFreSpacExt", None, &other("Parallels"));
+        let mut vdi = vec![b'<'; 512];
+        vdi[64..68].copy_from_slice(b"\x7f\x10\xda\xbe");
+        check(&vdi, None, &other("VDI"));
+        check(&vdi[..67], None, "raw 67 None");
+    }
+
+    #[test]
+    fn a_compressed_file_is_no_disk() {
+        let check_packed = |bytes: &[u8], name: &str| {
+            check(bytes, None, &format!("it is compressed with {name}"));
+            check(
+                bytes,
+                Some(ImageFormat::Raw),
+                &format!("raw {} None", bytes.len()),
+            );
+            assert!(!looks_formatted(bytes), "a guest may write this");
+        };
+        check_packed(b"\x1f\x8b\x08\0\0\0", "gzip");
+        check_packed(b"\xfd7zXZ\0\0", "xz");
+        check_packed(b"\x28\xb5\x2f\xfd\0", "zstd");
+        check_packed(b"BZh91AY&SY", "bzip2");
+        check_packed(b"\x04\x22\x4d\x18@", "lz4");
     }
 
     #[test]
     fn a_format_that_was_named_is_not_guessed() {
-        check(&header(), Some(ImageFormat::Raw), "raw 200 None");
+        check(
+            &header(),
+            Some(ImageFormat::Raw),
+            &format!("raw {} None", header().len()),
+        );
         check(b"KDMV", Some(ImageFormat::Raw), "raw 4 None");
         check(
             &[0; 512],
             Some(ImageFormat::Qcow2),
             "it is not a qcow2 image: its first bytes are not QFI\\xfb",
         );
-    }
-
-    #[test]
-    fn a_bad_header_says_what_is_bad() {
-        let damaged = "its qcow2 header is damaged: ";
-        check(
-            &header()[..20],
-            None,
-            &format!("{damaged}the file ends inside it"),
-        );
-        check(
-            &with(4, &[0, 0, 0, 4]),
-            None,
-            "its qcow2 version is 4; Mother knows 2 and 3",
-        );
-        check(&with(32, &[0, 0, 0, 2]), None, "it is encrypted");
-        check(&with(79, &[2]), None, "it is marked as corrupt");
-        check(
-            &with(79, &[4]),
-            None,
-            "its data lie in another file, named by the image itself",
-        );
-        let length = format!("{damaged}the backing file's name has an impossible length");
-        check(&with(16, &[0xff; 4]), None, &length);
-        check(&with(16, &[0; 4]), None, &length);
-        let outside = format!("{damaged}the backing file's name lies outside the file");
-        check(&with(8, &[0xff; 8]), None, &outside);
     }
 }

@@ -22,6 +22,7 @@ mod error;
 mod head;
 mod image;
 mod qcow2;
+mod qcow2_head;
 mod raw;
 mod request;
 #[cfg(test)]
@@ -31,6 +32,7 @@ mod worker;
 pub use device::VirtioBlock;
 pub use disk::{Disk, DiskOptions, SERIAL_BYTES};
 pub use error::ImageError;
-pub use head::{Head, HeadError, ImageFormat, SECTOR_BYTES};
+pub use head::{Head, HeadError, ImageFormat, OtherFormat, Packer, SECTOR_BYTES};
 pub use image::Image;
 pub use qcow2::{OverlayError, create_overlay};
+pub use qcow2_head::Obstacle;

@@ -148,11 +148,30 @@ impl Qcow2Image {
         len_bytes: u64,
         may_unmap: bool,
     ) -> io::Result<()> {
-        if may_unmap {
+        let done = if may_unmap {
             let mut access = self.access.write().unwrap_or_else(PoisonError::into_inner);
-            return access.discard_to_zero(offset, len_bytes);
+            access.discard_to_zero(offset, len_bytes)
+        } else {
+            self.shared().write_zeroes(offset, len_bytes)
+        };
+        match done {
+            // Images of version 2 have no clusters of zeros.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                self.write_zeros_out(offset, len_bytes)
+            }
+            done => done,
         }
-        self.shared().write_zeroes(offset, len_bytes)
+    }
+
+    fn write_zeros_out(&self, offset: u64, len_bytes: u64) -> io::Result<()> {
+        let zeros = vec![0; PIECE_BYTES.min(len_bytes as usize)];
+        let mut done = 0;
+        while done < len_bytes {
+            let now = (len_bytes - done).min(zeros.len() as u64);
+            self.write_bytes(&zeros[..now as usize], offset + done)?;
+            done += now;
+        }
+        Ok(())
     }
 }
 

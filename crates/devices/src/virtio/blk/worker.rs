@@ -12,7 +12,7 @@ use mem::{Buffer, GuestMemory, TransferError};
 use x86::Gpa;
 
 use super::config::{F_DISCARD, F_WRITE_ZEROES, RANGE_SECTORS_MAX, RANGES_MAX, REQUEST_BYTES_MAX};
-use super::disk::Disk;
+use super::disk::{Disk, Trouble};
 use super::head::{MAGIC_BYTES, SECTOR_BYTES, looks_formatted};
 use super::request::{Request, RequestKind, Status, len_bytes};
 use crate::virtio::{Broken, DeviceMetrics, Virtqueue, Wake, Worker};
@@ -193,11 +193,13 @@ impl BlockWorker {
             Err(error) => return Some(Err(error.into())),
         };
         if looks_formatted(&sector[..MAGIC_BYTES]) {
-            let name = self.disk.name();
-            tracing::warn!(
-                "{name}: refused a write that would make this raw disk look like another format; with `format=raw` \
-                 the guest may write what it likes"
-            );
+            if self.disk.is_news(Trouble::Disguise) {
+                let name = self.disk.name();
+                tracing::warn!(
+                    "{name}: refused a write that would make this raw disk look like another format; with \
+                     `format=raw` the guest may write what it likes (more of these are only counted)"
+                );
+            }
             return None;
         }
         let image = &self.disk.image;
@@ -298,7 +300,12 @@ impl BlockWorker {
         match result {
             Ok(()) => Status::Ok,
             Err(error) => {
-                tracing::warn!("{}: {error}; the guest gets an I/O error", self.disk.name());
+                if self.disk.is_news(Trouble::Host(error.kind())) {
+                    let name = self.disk.name();
+                    tracing::warn!(
+                        "{name}: {error}; the guest gets an I/O error (more of these are only counted)"
+                    );
+                }
                 Status::IoError
             }
         }

@@ -234,6 +234,35 @@ fn qemu_img_agrees_about_our_images() {
         unpacked[4000 * SECTOR..4003 * SECTOR],
         [[0x11; SECTOR], [0x22; SECTOR], [0x11; SECTOR]].concat()
     );
+    // An old one, which has no clusters of zeros: they are written out.
+    qemu_img(&[
+        "convert",
+        "-O",
+        "qcow2",
+        "-o",
+        "compat=0.10",
+        &path("plain"),
+        &path("old"),
+    ]);
+    let mut driver = Driver::new(open(&file("old"), None).unwrap(), options());
+    for may_unmap in [0, 1] {
+        assert_eq!(
+            driver.ranges(13, &[(500 + 200 * may_unmap, 130, may_unmap as u32)]),
+            0
+        );
+    }
+    assert_eq!(driver.ranges(11, &[(1024, 128, 0)]), 0);
+    assert_eq!(driver.flush(), 0);
+    drop(driver);
+    qemu_img(&["check", &path("old")]);
+    qemu_img(&["convert", "-O", "raw", &path("old"), &path("unpacked")]);
+    let unpacked = std::fs::read(path("unpacked")).unwrap();
+    let is_zero = |sector: usize| unpacked[sector * SECTOR..][..SECTOR] == [0; SECTOR];
+    let edges = [499, 500, 629, 630, 699, 700, 829, 830];
+    assert_eq!(
+        edges.map(is_zero),
+        [false, true, true, false, false, true, true, false]
+    );
     // Ours, read by them.
     let base = file("plain");
     create_overlay(

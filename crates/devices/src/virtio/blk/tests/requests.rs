@@ -277,6 +277,73 @@ fn a_host_that_fails_is_an_io_error_and_counted() {
     assert_eq!(driver.read(1, SECTOR).0, IO_ERROR);
 }
 
+/// Counts lines of the log.
+struct Lines(Arc<AtomicU64>);
+
+impl tracing::Subscriber for Lines {
+    fn enabled(&self, _metadata: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _span: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _span: &tracing::span::Id, _values: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _span: &tracing::span::Id, _follows: &tracing::span::Id) {}
+
+    fn event(&self, _event: &tracing::Event<'_>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn enter(&self, _span: &tracing::span::Id) {}
+
+    fn exit(&self, _span: &tracing::span::Id) {}
+}
+
+#[test]
+fn what_a_guest_can_repeat_is_told_once_and_counted() {
+    let lines = Arc::new(AtomicU64::new(0));
+    let check = |disk: Disk, mut act: Box<dyn FnMut(&mut Driver)>| {
+        lines.store(0, Ordering::Relaxed);
+        let disk = Arc::new(disk);
+        for life in 1..=3 {
+            // A reset makes a new front, not a new disk.
+            let device = VirtioBlock::new(Arc::clone(&disk), 1);
+            let features = device.features();
+            let mut driver = Driver::with_features(device, features);
+            for _ in 0..100 {
+                act(&mut driver);
+            }
+            assert_eq!(driver.device.metrics().read().errors, life * 100);
+        }
+        assert_eq!(lines.load(Ordering::Relaxed), 1);
+    };
+    tracing::subscriber::with_default(Lines(Arc::clone(&lines)), || {
+        let guessed = DiskOptions {
+            is_guessed_raw: true,
+            ..options()
+        };
+        let mut disguise = vec![0; SECTOR];
+        disguise[..4].copy_from_slice(b"QFI\xfb");
+        check(
+            Disk::new(raw(&numbered()), guessed),
+            Box::new(move |driver| assert_eq!(driver.write(0, &disguise), IO_ERROR)),
+        );
+        let full = File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/full")
+            .unwrap();
+        let image = Image::Raw(raw::RawImage::new(full, 4096));
+        check(
+            Disk::new(image, options()),
+            Box::new(|driver| assert_eq!(driver.write(1, &[1; SECTOR]), IO_ERROR)),
+        );
+    });
+}
+
 #[test]
 fn a_batch_is_told_once() {
     let mut driver = Driver::new(raw(&numbered()), options());
@@ -345,6 +412,10 @@ fn a_guest_cannot_change_what_a_guessed_disk_looks_like() {
     let mut check = |sector: &[u8], expected| assert_eq!(driver.write(0, sector), expected);
     check(&magic(b"QFI\xfb"), IO_ERROR);
     check(&magic(b"KDMV"), IO_ERROR);
+    let mut vdi = vec![0; SECTOR];
+    vdi[64..68].copy_from_slice(b"\x7f\x10\xda\xbe");
+    check(&vdi, IO_ERROR);
+    check(&magic(b"\x1f\x8b\x08"), OK);
     check(&magic(b"QFI"), OK);
     check(&[7; 3 * SECTOR], OK);
     assert_eq!(driver.write(1, &magic(b"QFI\xfb")), OK);
