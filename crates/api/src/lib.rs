@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod control;
+pub mod host_path;
 mod name;
 mod observe;
 mod spec;

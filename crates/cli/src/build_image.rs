@@ -7,7 +7,7 @@ use api::{DiskSpec, VmSpec};
 use images::{
     Begun, CONFIGURED_MARKER, Cache, DebianBuild, DebianError, DebianRelease, Image, Progress,
 };
-use machine::{Console, Ending, build, plan};
+use machine::{Console, Ending, HostFindings, build, plan};
 
 use crate::failure::{Failure, ImageFailure};
 use crate::progress::Shown;
@@ -57,7 +57,7 @@ fn configure(debian: &DebianBuild, shown: Shown) -> Result<(), Failure> {
         no_reboot: true,
         ..VmSpec::default()
     };
-    let plan = plan(&spec)?;
+    let plan = plan(&spec, &HostFindings::for_spec(&spec))?;
     let watched = Arc::new(Mutex::new(Watched::new(shown, debian.package_count)));
     let console = Console::new(Box::new(Lines {
         watched: watched.clone(),

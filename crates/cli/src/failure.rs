@@ -5,8 +5,8 @@ use std::io;
 use std::path::PathBuf;
 
 use api::{NameError, VmName};
-use daemon::{ClaimError, ClientError, InventoryError};
 use devices::virtio::blk::OverlayError;
+use fleet::{ClaimError, ClientError, InventoryError};
 use images::{AppImageError, CacheError, ContainerError, DebianError, FileError, StoreError};
 use machine::{BuildError, MachineError, SpecErrors};
 use thiserror::Error;

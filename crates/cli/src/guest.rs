@@ -4,7 +4,7 @@ use std::path::Path;
 
 use api::VmSpec;
 use images::{AppRequest, Cache, RunFolder};
-use machine::{SpecErrors, VmPlan, boot::Protocol, plan};
+use machine::{HostFindings, SpecErrors, VmPlan, boot::Protocol, plan};
 
 use crate::arguments::RunArguments;
 use crate::failure::Failure;
@@ -58,8 +58,9 @@ pub struct PlannedApp {
 /// Gathers what a program needs, and plans a guest that is nothing but the program.
 pub fn plan_app(arguments: &RunArguments, program: &Path) -> Result<PlannedApp, Failure> {
     let mut spec = spec(arguments);
-    bring_passt(&mut spec)?;
-    check_before_download(&spec)?;
+    let host = HostFindings::for_spec(&spec);
+    bring_passt(&mut spec, &host)?;
+    check_before_download(&spec, &host)?;
     check_report(arguments, &spec)?;
     let guest = progress::default_guest()?;
     let cache = Cache::of_user()?;
@@ -83,7 +84,7 @@ pub fn plan_app(arguments: &RunArguments, program: &Path) -> Result<PlannedApp, 
     spec.memory
         .get_or_insert_with(|| format!("{}M", needed.max(DEFAULT_MEMORY_MIB)));
     Ok(PlannedApp {
-        plan: plan(&spec)?,
+        plan: plan(&spec, &host)?,
         _run: run,
     })
 }
@@ -120,7 +121,8 @@ pub fn check_report(arguments: &RunArguments, spec: &VmSpec) -> Result<(), Failu
 pub fn plan_run(arguments: &RunArguments, user: &User) -> Result<Planned, Failure> {
     let mut spec = spec(arguments);
     check_report(arguments, &spec)?;
-    bring_passt(&mut spec)?;
+    let host = HostFindings::for_spec(&spec);
+    bring_passt(&mut spec, &host)?;
     for (field, is_given) in [
         ("ARGUMENT", !arguments.words.is_empty()),
         ("env", !arguments.environment.is_empty()),
@@ -138,7 +140,7 @@ pub fn plan_run(arguments: &RunArguments, user: &User) -> Result<Planned, Failur
     }
     if spec.kernel.is_some() {
         return Ok(Planned {
-            plan: plan_own(spec)?,
+            plan: plan_own(spec, &host)?,
             is_default: false,
         });
     }
@@ -150,7 +152,7 @@ pub fn plan_run(arguments: &RunArguments, user: &User) -> Result<Planned, Failur
             "name a kernel with `--kernel`",
         ));
     }
-    check_before_download(&spec)?;
+    check_before_download(&spec, &host)?;
     let guest = progress::default_guest()?;
     let is_default = spec.initrd.is_none();
     let mut words = vec![console_word(&spec).to_owned()];
@@ -166,7 +168,7 @@ pub fn plan_run(arguments: &RunArguments, user: &User) -> Result<Planned, Failur
     spec.kernel = Some(guest.kernel);
     spec.initrd = spec.initrd.or(Some(guest.initrd));
     Ok(Planned {
-        plan: plan(&spec)?,
+        plan: plan(&spec, &host)?,
         is_default,
     })
 }
@@ -223,29 +225,31 @@ pub fn spec(arguments: &RunArguments) -> VmSpec {
 }
 
 /// Has passt here if the guest's network needs it: the host's, or Debian's, downloaded once.
-pub fn bring_passt(spec: &mut VmSpec) -> Result<(), Failure> {
+pub fn bring_passt(spec: &mut VmSpec, host: &HostFindings) -> Result<(), Failure> {
     let is_user = is_on_user_network(spec);
     if is_user && spec.passt.is_none() {
         // Whatever else is wrong is told before anything is downloaded.
-        check_before_download(&VmSpec {
+        let with_one = VmSpec {
             passt: Some("passt".into()),
             ..spec.clone()
-        })?;
+        };
+        check_before_download(&with_one, host)?;
         spec.passt = Some(progress::passt().map_err(Failure::Passt)?);
     }
     Ok(())
 }
 
 /// The plan for a kernel of the user's: a Linux that was given no command line gets its console.
-fn plan_own(spec: VmSpec) -> Result<VmPlan, SpecErrors> {
-    let first = plan(&spec)?;
+fn plan_own(spec: VmSpec, host: &HostFindings) -> Result<VmPlan, SpecErrors> {
+    let first = plan(&spec, host)?;
     if spec.cmdline.is_some() || first.protocol == Protocol::Multiboot {
         return Ok(first);
     }
-    plan(&VmSpec {
+    let with_console = VmSpec {
         cmdline: Some(console_word(&spec).to_owned()),
         ..spec
-    })
+    };
+    plan(&with_console, host)
 }
 
 /// The folder that a file should go to, if it is not there.
@@ -255,8 +259,8 @@ fn missing_folder(file: &Path) -> Option<&Path> {
 }
 
 /// Complaints about everything but the missing kernel, before anything is downloaded for nothing.
-pub fn check_before_download(spec: &VmSpec) -> Result<(), SpecErrors> {
-    let Err(mut errors) = plan(spec) else {
+pub fn check_before_download(spec: &VmSpec, host: &HostFindings) -> Result<(), SpecErrors> {
+    let Err(mut errors) = plan(spec, host) else {
         return Ok(());
     };
     errors

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use api::{DiskSpec, VmSpec};
 use devices::virtio::blk::{ImageFormat, create_overlay};
 use images::{Cache, DebianRelease, GuestCommand, Image, ImageKind, Kept, RunFolder, Store};
-use machine::{VmPlan, plan};
+use machine::{HostFindings, VmPlan, plan};
 
 use crate::arguments::RunArguments;
 use crate::build_image;
@@ -111,14 +111,17 @@ pub fn plan_image(
 ) -> Result<PlannedImage, Failure> {
     let mut spec = spec(arguments);
     check_report(arguments, &spec)?;
-    bring_network(&mut spec)?;
+    let host = HostFindings::for_spec(&spec);
+    bring_network(&mut spec, &host)?;
     let cache = Cache::of_user()?;
     let store = cache.store();
     let image = match meaning(word, &store) {
         Meaning::Unknown => return Err(ImageFailure::Unknown(word.to_owned()).into()),
-        Meaning::File(path) if is_disk(&path)? => return plan_disk(arguments, spec, path, user),
+        Meaning::File(path) if is_disk(&path)? => {
+            return plan_disk(arguments, (spec, &host), path, user);
+        }
         Meaning::File(path) => {
-            check_before_download(&spec)?;
+            check_before_download(&spec, &host)?;
             Some(progress::container(&cache, &path)?)
         }
         Meaning::Kept if arguments.keep.is_some() => {
@@ -127,7 +130,7 @@ pub fn plan_image(
         Meaning::Kept => None,
         Meaning::Made => store.find(word).map_err(ImageFailure::Store)?,
         Meaning::Release(release) => {
-            check_before_download(&spec)?;
+            check_before_download(&spec, &host)?;
             Some(debian(&cache, release)?)
         }
     };
@@ -149,7 +152,7 @@ pub fn plan_image(
         (None, None) => unreachable!("what is no image is kept"),
     };
     lay_over(&base.image().disk(), &overlay)?;
-    plan_base(arguments, spec, (base, overlay, run), user, &cache)
+    plan_base(arguments, (spec, &host), (base, overlay, run), user, &cache)
 }
 
 /// A name that is kept already goes on with what it lies over, and that must be what was asked for.
@@ -168,7 +171,7 @@ fn check_same_base(store: &Store, name: &str, asked: &str) -> Result<(), Failure
 
 fn plan_base(
     arguments: &RunArguments,
-    mut spec: VmSpec,
+    (mut spec, host): (VmSpec, &HostFindings),
     (base, overlay, run): (Base, PathBuf, RunFolder),
     user: &User,
     cache: &Cache,
@@ -209,7 +212,7 @@ fn plan_base(
     words.extend(spec.cmdline.take());
     spec.cmdline = Some(words.join(" "));
     Ok(PlannedImage {
-        plan: plan(&spec)?,
+        plan: plan(&spec, host)?,
         speaks,
         _run: Some(run),
         _base: Some(base),
@@ -241,7 +244,7 @@ fn command(arguments: &RunArguments, image: &Image) -> Result<GuestCommand, Fail
 /// A disk of the user's own: with a kernel of theirs as it stands, else with the default one and our initrd.
 fn plan_disk(
     arguments: &RunArguments,
-    mut spec: VmSpec,
+    (mut spec, host): (VmSpec, &HostFindings),
     path: PathBuf,
     user: &User,
 ) -> Result<PlannedImage, Failure> {
@@ -263,13 +266,13 @@ fn plan_disk(
         let cmdline = spec.cmdline.take();
         spec.cmdline = Some(cmdline.unwrap_or_else(|| format!("{CONSOLE} root=/dev/vda rw")));
         return Ok(PlannedImage {
-            plan: plan(&spec)?,
+            plan: plan(&spec, host)?,
             speaks: Speaks::Console(false),
             _run: None,
             _base: None,
         });
     }
-    check_before_download(&spec)?;
+    check_before_download(&spec, host)?;
     let cache = Cache::of_user()?;
     let guest = progress::default_guest()?;
     let run = cache.run_folder()?;
@@ -282,7 +285,7 @@ fn plan_disk(
     spec.initrd = spec.initrd.or(Some(initrd));
     let speaks = Speaks::Console(*user == User::Pipe);
     Ok(PlannedImage {
-        plan: plan(&spec)?,
+        plan: plan(&spec, host)?,
         speaks,
         _run: Some(run),
         _base: None,
@@ -303,10 +306,10 @@ pub fn debian(cache: &Cache, release: DebianRelease) -> Result<Image, Failure> {
 
 /// A machine has a network unless its user says otherwise. Where its program cannot be had, that is said, and only
 /// who asked for a network gets none of the guest.
-fn bring_network(spec: &mut VmSpec) -> Result<(), Failure> {
+fn bring_network(spec: &mut VmSpec, host: &HostFindings) -> Result<(), Failure> {
     let is_asked_for = spec.net.is_some() || !spec.forwards.is_empty();
     spec.net.get_or_insert_with(|| "user".to_owned());
-    match bring_passt(spec) {
+    match bring_passt(spec, host) {
         Err(failure @ Failure::Passt(_)) if !is_asked_for => {
             eprintln!("mother: the guest has no network: {failure}");
             spec.net = None;

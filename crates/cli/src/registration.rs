@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use api::{EndKind, VmEnd, VmInfo, VmName};
-use daemon::{Claim, ClaimError, Inventory, LogWriter, Record};
+use fleet::{Claim, ClaimError, Inventory, LogWriter, Record};
 use machine::{ControlServer, Ending, Machine, Report, StopCause, VmPlan};
 
 use crate::arguments::RunArguments;

@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 
 use api::VmName;
 use common::{Mother, Ran, Terminal, multiboot, with_guest};
-use daemon::{Client, Inventory, LiveMemory};
+use fleet::{Client, Inventory};
 use serde_json::Value;
 use tempfile::TempDir;
+use watch::LiveMemory;
 
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use api::{HostBooks, VcpuView, VmName};
 use common::{Mother, multiboot, with_guest};
-use daemon::{Client, Inventory};
+use fleet::{Client, Inventory};
 use tempfile::TempDir;
 
 /// Where guests of these tests leave a word.

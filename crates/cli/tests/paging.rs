@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use api::{HostBooks, VmName};
 use common::{Mother, with_guest};
-use daemon::{Client, Inventory};
+use fleet::{Client, Inventory};
 
 const NAME: &str = "paged";
 

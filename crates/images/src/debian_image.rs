@@ -13,7 +13,7 @@ use crate::ext4::{self, Ext4Error, Ext4Options, GROUP_BYTES};
 use crate::file::{FileError, create_folder, error};
 use crate::package::{self, PackageError, Wanted};
 use crate::store::{Image, ImageKind, Store, StoreError};
-use crate::tree::Spool;
+use crate::tree::{Spool, Tree};
 use crate::work::Work;
 use crate::{OnProgress, Progress, disk_guest, modules};
 
@@ -78,15 +78,20 @@ pub struct DebianBuild {
     _lock: File,
 }
 
-impl DebianBuild {
-    /// Downloads and unpacks a release's packages in `work`; whoever calls holds the `lock`.
-    pub(crate) fn begin(
+/// What of Debian the image is made of.
+struct Downloaded {
+    sources: Vec<SourceLine>,
+    packages: Vec<PathBuf>,
+    kernel: PathBuf,
+    busybox: PathBuf,
+}
+
+impl Downloaded {
+    fn get(
         release: DebianRelease,
-        store: Store,
-        work: Work,
-        lock: File,
+        work: &Work,
         on_progress: OnProgress,
-    ) -> Result<DebianBuild, DebianError> {
+    ) -> Result<Downloaded, DebianError> {
         let apt = Apt::new(work.path())?;
         let sources = debian::source_lines(&apt.update_addresses()?, release);
         if sources.is_empty() {
@@ -104,6 +109,50 @@ impl DebianBuild {
             AptError::Failed { .. } | AptError::NoKernel => DebianError::NoRelease(release, error),
             other => other.into(),
         })?;
+        Ok(Downloaded {
+            sources,
+            packages,
+            kernel,
+            busybox,
+        })
+    }
+}
+
+/// The whole tree as an ext4 file system.
+fn write_disk(tree: &Tree, disk: &Path) -> Result<(), DebianError> {
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(disk);
+    let file = file.map_err(error("create", disk))?;
+    let options = Ext4Options {
+        len_bytes: DISK_BYTES,
+        label: LABEL,
+        uuid: uuid(),
+        made: now(),
+    };
+    ext4::write(tree, &options, &file).map_err(|source| DebianError::Disk {
+        path: disk.to_owned(),
+        source,
+    })
+}
+
+impl DebianBuild {
+    /// Downloads and unpacks a release's packages in `work`; whoever calls holds the `lock`.
+    pub(crate) fn begin(
+        release: DebianRelease,
+        store: Store,
+        work: Work,
+        lock: File,
+        on_progress: OnProgress,
+    ) -> Result<DebianBuild, DebianError> {
+        let Downloaded {
+            sources,
+            packages,
+            kernel,
+            busybox,
+        } = Downloaded::get(release, &work, on_progress)?;
         let folder = work.path().join("image");
         create_folder(&folder)?;
         let spool_path = work.path().join("spool");
@@ -117,21 +166,7 @@ impl DebianBuild {
         package::extract(&kernel, Wanted::Kernel, &folder.join("vmlinuz"))?;
         package::extract(&busybox, Wanted::Busybox, &folder.join("busybox"))?;
         on_progress(Progress::WritingDisk);
-        let disk = folder.join("disk.raw");
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&disk);
-        let file = file.map_err(error("create", &disk))?;
-        let options = Ext4Options {
-            len_bytes: DISK_BYTES,
-            label: LABEL,
-            uuid: uuid(),
-            made: now(),
-        };
-        ext4::write(&tree, &options, &file)
-            .map_err(|source| DebianError::Disk { path: disk, source })?;
+        write_disk(&tree, &folder.join("disk.raw"))?;
         let kernel_name = kernel
             .file_stem()
             .unwrap_or_default()

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use kvm_ioctls::VcpuExit;
+use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 use mem::GuestMemory;
 use vcpu::{EngineError, Kick, VcpuState, gpr};
 use x86::Gpa;
@@ -96,23 +96,8 @@ fn native() -> Duration {
 }
 
 fn in_guest() -> Result<Option<Duration>, EngineError> {
-    let memory = GuestMemory::flat(MEMORY_BYTES)
-        .map_err(|error| EngineError::Internal(error.to_string()))?;
-    let write = |gpa: u64, bytes: &[u8]| {
-        memory
-            .write(Gpa(gpa), bytes)
-            .map_err(|error| EngineError::Internal(error.to_string()))
-    };
-    // One 2 MiB page, present and writable.
-    for (table, entry) in [
-        (TABLES, (TABLES + 0x1000) | 3),
-        (TABLES + 0x1000, (TABLES + 0x2000) | 3),
-        (TABLES + 0x2000, 0x83),
-    ] {
-        write(table, &entry.to_le_bytes())?;
-    }
-    write(CODE, &PROGRAM)?;
-    let kvm = kvm_ioctls::Kvm::new().map_err(host("cannot open /dev/kvm"))?;
+    let memory = program_in_memory()?;
+    let kvm = Kvm::new().map_err(host("cannot open /dev/kvm"))?;
     let page_bytes = kvm
         .get_vcpu_mmap_size()
         .map_err(host("cannot ask KVM for the size of its page"))?;
@@ -124,6 +109,37 @@ fn in_guest() -> Result<Option<Duration>, EngineError> {
     let mut vcpu = vm
         .create_vcpu(0)
         .map_err(host("cannot make a vCPU on KVM"))?;
+    set_start(&kvm, &vcpu)?;
+    let kicker = Kicker::new(std::os::fd::AsRawFd::as_raw_fd(&vcpu), page_bytes);
+    let kicker = Arc::new(kicker.map_err(|source| EngineError::Host {
+        what: "cannot map a vCPU's page",
+        source,
+    })?);
+    run_bounded(&mut vcpu, &kicker)
+}
+
+/// A guest's memory with the program and page tables for it: one 2 MiB page, present and writable.
+fn program_in_memory() -> Result<GuestMemory, EngineError> {
+    let memory = GuestMemory::flat(MEMORY_BYTES)
+        .map_err(|error| EngineError::Internal(error.to_string()))?;
+    let write = |gpa: u64, bytes: &[u8]| {
+        memory
+            .write(Gpa(gpa), bytes)
+            .map_err(|error| EngineError::Internal(error.to_string()))
+    };
+    for (table, entry) in [
+        (TABLES, (TABLES + 0x1000) | 3),
+        (TABLES + 0x1000, (TABLES + 0x2000) | 3),
+        (TABLES + 0x2000, 0x83),
+    ] {
+        write(table, &entry.to_le_bytes())?;
+    }
+    write(CODE, &PROGRAM)?;
+    Ok(memory)
+}
+
+/// Puts the vCPU where the program begins, in long mode.
+fn set_start(kvm: &Kvm, vcpu: &VcpuFd) -> Result<(), EngineError> {
     let cpuid = kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES);
     let cpuid = cpuid.map_err(host("cannot ask KVM for its CPUID"))?;
     vcpu.set_cpuid2(&cpuid)
@@ -143,17 +159,14 @@ fn in_guest() -> Result<Option<Duration>, EngineError> {
         .map_err(host("cannot set a vCPU's state"))?;
     vcpu.set_regs(&crate::state::regs_to(&state))
         .map_err(host("cannot set a vCPU's state"))?;
-    let kicker = Arc::new(
-        Kicker::new(std::os::fd::AsRawFd::as_raw_fd(&vcpu), page_bytes).map_err(|source| {
-            EngineError::Host {
-                what: "cannot map a vCPU's page",
-                source,
-            }
-        })?,
-    );
+    Ok(())
+}
+
+/// How long the program takes; nothing if it had to be taken out.
+fn run_bounded(vcpu: &mut VcpuFd, kicker: &Arc<Kicker>) -> Result<Option<Duration>, EngineError> {
     let (done, is_done) = mpsc::channel::<()>();
     std::thread::scope(|scope| {
-        let watched = Arc::clone(&kicker);
+        let watched = Arc::clone(kicker);
         scope.spawn(move || {
             let mut wait = LIMIT;
             while is_done.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {

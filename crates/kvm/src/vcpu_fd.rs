@@ -259,7 +259,6 @@ const INTERNAL: &str = "KVM cannot emulate an instruction of the guest";
 
 /// What KVM's exit means; the parts that need the vCPU come later.
 fn understand(exit: VcpuExit<'_>) -> Result<(Option<Exit>, Asked), kvm_ioctls::Error> {
-    let unrunnable = |what, code| Exit::Unrunnable(Unrunnable { what, code, rip: 0 });
     let mut asked = Asked::Nothing;
     let exit = match exit {
         VcpuExit::IoIn(port, _) => Exit::PioRead { port, size: 0 },
@@ -303,21 +302,6 @@ fn understand(exit: VcpuExit<'_>) -> Result<(Option<Exit>, Asked), kvm_ioctls::E
             first_vector: None,
             rip: 0,
         }),
-        VcpuExit::FailEntry(reason, _) => unrunnable(
-            "the processor refuses to enter the guest in this state",
-            reason,
-        ),
-        VcpuExit::InternalError => unrunnable(INTERNAL, 0),
-        VcpuExit::Unknown => unrunnable(
-            "the processor left the guest for a reason that KVM does not know",
-            0,
-        ),
-        VcpuExit::SystemEvent(kind, _) => {
-            unrunnable("KVM reports an event of the system", kind.into())
-        }
-        VcpuExit::Unsupported(reason) => {
-            unrunnable("KVM left the guest for an unknown reason", reason.into())
-        }
         // With signals, or because KVM wants to look at something: nothing for the machine.
         VcpuExit::Intr => return Err(kvm_ioctls::Error::new(libc::EINTR)),
         VcpuExit::Hypercall(call) => {
@@ -325,9 +309,30 @@ fn understand(exit: VcpuExit<'_>) -> Result<(Option<Exit>, Asked), kvm_ioctls::E
             *call.ret = (-1000_i64) as u64;
             return Ok((None, asked));
         }
-        _ => unrunnable("KVM left the guest for a reason that was not asked for", 0),
+        other => Exit::Unrunnable(unrunnable(&other)),
     };
     Ok((Some(exit), asked))
+}
+
+/// Why KVM cannot go on with the guest; where, is filled in later.
+fn unrunnable(exit: &VcpuExit<'_>) -> Unrunnable {
+    let (what, code) = match exit {
+        VcpuExit::FailEntry(reason, _) => (
+            "the processor refuses to enter the guest in this state",
+            *reason,
+        ),
+        VcpuExit::InternalError => (INTERNAL, 0),
+        VcpuExit::Unknown => (
+            "the processor left the guest for a reason that KVM does not know",
+            0,
+        ),
+        VcpuExit::SystemEvent(kind, _) => ("KVM reports an event of the system", (*kind).into()),
+        VcpuExit::Unsupported(reason) => {
+            ("KVM left the guest for an unknown reason", (*reason).into())
+        }
+        _ => ("KVM left the guest for a reason that was not asked for", 0),
+    };
+    Unrunnable { what, code, rip: 0 }
 }
 
 impl Vcpu for KvmVcpu {

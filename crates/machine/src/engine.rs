@@ -6,13 +6,16 @@
 use std::fmt;
 use std::sync::Arc;
 
+use api::VmSpec;
 use kvm::Node;
 use mem::GuestMemory;
+use serde::{Deserialize, Serialize};
 use vcpu::{Engine, EngineError, Vcpu};
 use x86::CpuidTable;
 
 /// What executes guest code.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum EngineKind {
     /// Hardware virtualization through `/dev/kvm`.
     Kvm,
@@ -30,7 +33,8 @@ impl fmt::Display for EngineKind {
 }
 
 /// What is known about one engine on this host.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct EngineFinding {
     /// Which one.
     pub kind: EngineKind,
@@ -43,12 +47,32 @@ pub struct EngineFinding {
 }
 
 /// The engine of a VM and the reason.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct EngineChoice {
     /// The engine.
     pub kind: EngineKind,
     /// Why, in one line.
     pub why: String,
+}
+
+/// What this host has for VMs, looked at once: a plan is made from it as often as needed, and asks the host no more.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostFindings {
+    /// Every engine with whether and why it works, best one first.
+    pub engines: Vec<EngineFinding>,
+}
+
+impl HostFindings {
+    /// Looks for what the VM of `spec` may need. Where KVM may be the answer this makes a VM, and on a doubtful host
+    /// runs one; it starts the measurement of the TSC's frequency too, which goes on beside what comes next.
+    pub fn for_spec(spec: &VmSpec) -> HostFindings {
+        host::tsc::begin_calibration();
+        HostFindings {
+            engines: findings_for(spec.engine.as_deref().unwrap_or("auto")),
+        }
+    }
 }
 
 /// What came of running a program of a few instructions on KVM.

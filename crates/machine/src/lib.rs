@@ -35,7 +35,7 @@ pub use build::{Machine, build};
 pub use console::{Closed, Console, ConsoleInput};
 pub use control::{MachineControl, Phase};
 pub use devices::virtio::balloon::BalloonReading;
-pub use engine::{EngineChoice, EngineFinding, EngineKind, findings};
+pub use engine::{EngineChoice, EngineFinding, EngineKind, HostFindings, findings};
 pub use host::tsc::{Stability as TscStability, stability as tsc_stability};
 pub use outcome::crash::{Crash, CrashCause};
 pub use outcome::ending::{Ending, StopCause};

@@ -14,6 +14,10 @@ pub const NAME: &str = "mother-v1";
 /// The brand string guests see.
 pub const BRAND: &str = "Mother Virtual CPU v1";
 
+const VENDOR: &[u8; 12] = b"AuthenticAMD";
+/// Family 19h, model 01h: newer models are expected to bring firmware features that this board does not have.
+const SIGNATURE: u32 = 0x00a0_0f10;
+
 /// What of the model depends on the machine.
 #[derive(Clone, Copy, Debug)]
 pub struct Topology {
@@ -79,116 +83,152 @@ pub fn table(
     host: impl Fn(u32, u32) -> [u32; 4],
     host_xcr0: u64,
 ) -> CpuidTable {
-    let mut leaves = Vec::new();
-    let mut add = |function, index: Option<u32>, [eax, ebx, ecx, edx]: [u32; 4]| {
-        let (has_index, index) = (index.is_some(), index.unwrap_or(0));
-        leaves.push(CpuidLeaf {
+    let mut model = Model {
+        topology,
+        host,
+        xcr0: host_xcr0 & XCR0_MASK,
+        leaves: Vec::new(),
+    };
+    model.add_basic();
+    model.add_topology();
+    model.add_xsave_area();
+    model.add_hypervisor();
+    model.add_extended_features();
+    model.add_brand();
+    model.add_caches_and_sizes();
+    CpuidTable::new(model.leaves)
+}
+
+/// The table while it is made.
+struct Model<H> {
+    topology: Topology,
+    /// CPUID of the host, by leaf and subleaf.
+    host: H,
+    /// XSAVE states that the guest may enable.
+    xcr0: u64,
+    leaves: Vec<CpuidLeaf>,
+}
+
+impl<H: Fn(u32, u32) -> [u32; 4]> Model<H> {
+    /// A leaf without subleaves.
+    fn add(&mut self, function: u32, registers: [u32; 4]) {
+        self.push(function, None, registers);
+    }
+
+    fn add_subleaf(&mut self, function: u32, index: u32, registers: [u32; 4]) {
+        self.push(function, Some(index), registers);
+    }
+
+    fn push(&mut self, function: u32, index: Option<u32>, [eax, ebx, ecx, edx]: [u32; 4]) {
+        self.leaves.push(CpuidLeaf {
             function,
-            index,
-            has_index,
+            index: index.unwrap_or(0),
+            has_index: index.is_some(),
             eax,
             ebx,
             ecx,
             edx,
         });
-    };
-    let Topology {
-        vcpu_count,
-        vcpu_id,
-    } = topology;
-    let xcr0 = host_xcr0 & XCR0_MASK;
-    let has_avx = xcr0 & 4 != 0;
-    let [vendor_b, vendor_d, vendor_c] = words(b"AuthenticAMD");
-    // Family 19h, model 01h: newer models are expected to bring firmware features that this board does not have.
-    let signature = 0x00a0_0f10;
-    add(0, None, [0xd, vendor_b, vendor_c, vendor_d]);
-    let ebx = vcpu_id << 24 | vcpu_count << 16 | 8 << 8;
-    let mut ecx = LEAF1_ECX & (host(1, 0)[2] | LEAF1_ECX_OURS) | HYPERVISOR;
-    if !has_avx {
-        ecx &= !AVX_FEATURES;
     }
-    let htt = if vcpu_count > 1 { 1 << 28 } else { 0 };
-    add(1, None, [signature, ebx, ecx, LEAF1_EDX | htt]);
-    let host7 = host(7, 0);
-    let mut ebx = LEAF7_EBX & (host7[1] | LEAF7_EBX_OURS);
-    let mut ecx = LEAF7_ECX & (host7[2] | LEAF7_ECX_OURS);
-    if !has_avx {
-        ebx &= !(1 << 5);
-        ecx &= !bits(&[9, 10]);
+
+    fn has_avx(&self) -> bool {
+        self.xcr0 & 4 != 0
     }
-    add(7, Some(0), [0, ebx, ecx, LEAF7_EDX]);
-    add(0xb, Some(0), [0, 1, 1 << 8, vcpu_id]);
-    add(
-        0xb,
-        Some(1),
-        [
-            vcpu_count.next_power_of_two().trailing_zeros(),
+
+    /// Leaves 0, 1 and 7: the vendor, and features.
+    fn add_basic(&mut self) {
+        let Topology {
             vcpu_count,
-            2 << 8 | 1,
             vcpu_id,
-        ],
-    );
-    let area_bytes = if has_avx { 832 } else { AREA_WITHOUT_AVX };
-    add(0xd, Some(0), [xcr0 as u32, area_bytes, area_bytes, 0]);
-    // XSAVEOPT, XSAVEC, XGETBV with ECX=1.
-    add(0xd, Some(1), [7, area_bytes, 0, 0]);
-    if has_avx {
-        add(0xd, Some(2), [256, 576, 0, 0]);
+        } = self.topology;
+        let [vendor_b, vendor_d, vendor_c] = words(VENDOR);
+        self.add(0, [0xd, vendor_b, vendor_c, vendor_d]);
+        let ebx = vcpu_id << 24 | vcpu_count << 16 | 8 << 8;
+        let mut ecx = LEAF1_ECX & ((self.host)(1, 0)[2] | LEAF1_ECX_OURS) | HYPERVISOR;
+        if !self.has_avx() {
+            ecx &= !AVX_FEATURES;
+        }
+        let htt = if vcpu_count > 1 { 1 << 28 } else { 0 };
+        self.add(1, [SIGNATURE, ebx, ecx, LEAF1_EDX | htt]);
+        let host7 = (self.host)(7, 0);
+        let mut ebx = LEAF7_EBX & (host7[1] | LEAF7_EBX_OURS);
+        let mut ecx = LEAF7_ECX & (host7[2] | LEAF7_ECX_OURS);
+        if !self.has_avx() {
+            ebx &= !(1 << 5);
+            ecx &= !bits(&[9, 10]);
+        }
+        self.add_subleaf(7, 0, [0, ebx, ecx, LEAF7_EDX]);
     }
-    let [b, c, d] = words(b"KVMKVMKVM\0\0\0");
-    add(0x4000_0000, None, [0x4000_0001, b, c, d]);
-    // CLOCKSOURCE2 and CLOCKSOURCE_STABLE.
-    add(0x4000_0001, None, [1 << 3 | 1 << 24, 0, 0, 0]);
-    add(
-        0x8000_0000,
-        None,
-        [0x8000_0021, vendor_b, vendor_c, vendor_d],
-    );
-    let same_as_leaf1 = LEAF1_EDX & 0x0183_f3ff;
-    let ecx = EXT1_ECX & (host(0x8000_0001, 0)[2] | EXT1_ECX_OURS);
-    add(
-        0x8000_0001,
-        None,
-        [signature, 0, ecx, same_as_leaf1 | EXT1_EDX_ADDED],
-    );
-    let mut brand = [0; 48];
-    brand[..BRAND.len()].copy_from_slice(BRAND.as_bytes());
-    for (at, chunk) in brand.chunks_exact(16).enumerate() {
-        let word =
-            |n: usize| u32::from_le_bytes([chunk[n], chunk[n + 1], chunk[n + 2], chunk[n + 3]]);
-        add(
-            0x8000_0002 + at as u32,
-            None,
-            [word(0), word(4), word(8), word(12)],
-        );
+
+    /// Leaf 0xB: one package, every vCPU a core of its own.
+    fn add_topology(&mut self) {
+        let Topology {
+            vcpu_count,
+            vcpu_id,
+        } = self.topology;
+        self.add_subleaf(0xb, 0, [0, 1, 1 << 8, vcpu_id]);
+        let shift = vcpu_count.next_power_of_two().trailing_zeros();
+        self.add_subleaf(0xb, 1, [shift, vcpu_count, 2 << 8 | 1, vcpu_id]);
     }
-    // L1 32 KiB 8-way each, 64-byte lines; L2 512 KiB 8-way; abstract values.
-    add(
-        0x8000_0005,
-        None,
-        [0xff40_ff40, 0xff40_ff40, 0x2008_0140, 0x2008_0140],
-    );
-    add(
-        0x8000_0006,
-        None,
-        [0x4800_6400, 0x6800_6400, 0x0200_6140, 0],
-    );
-    // Invariant TSC.
-    add(0x8000_0007, None, [0, 0, 0, 1 << 8]);
-    // Physical and linear address bits; CLZERO is not offered; XSAVEERPTR; SSB_NO.
-    let sizes = 48 << 8 | crate::paging::PHYSICAL_BITS;
-    add(
-        0x8000_0008,
-        None,
-        [sizes, 1 << 2 | 1 << 26, vcpu_count - 1, 0],
-    );
-    // No nested data breakpoints, LFENCE always serialising, null selector clears base, SRSO_NO; TSA_SQ_NO and TSA_L1_NO.
-    add(
-        0x8000_0021,
-        None,
-        [bits(&[0, 2, 6, 29]) | AUTOMATIC_IBRS, 0, bits(&[1, 2]), 0],
-    );
-    CpuidTable::new(leaves)
+
+    /// Leaf 0xD: the XSAVE area.
+    fn add_xsave_area(&mut self) {
+        let area_bytes = if self.has_avx() {
+            832
+        } else {
+            AREA_WITHOUT_AVX
+        };
+        self.add_subleaf(0xd, 0, [self.xcr0 as u32, area_bytes, area_bytes, 0]);
+        // XSAVEOPT, XSAVEC, XGETBV with ECX=1.
+        self.add_subleaf(0xd, 1, [7, area_bytes, 0, 0]);
+        if self.has_avx() {
+            self.add_subleaf(0xd, 2, [256, 576, 0, 0]);
+        }
+    }
+
+    fn add_hypervisor(&mut self) {
+        let [b, c, d] = words(b"KVMKVMKVM\0\0\0");
+        self.add(0x4000_0000, [0x4000_0001, b, c, d]);
+        // CLOCKSOURCE2 and CLOCKSOURCE_STABLE.
+        self.add(0x4000_0001, [1 << 3 | 1 << 24, 0, 0, 0]);
+    }
+
+    fn add_extended_features(&mut self) {
+        let [vendor_b, vendor_d, vendor_c] = words(VENDOR);
+        self.add(0x8000_0000, [0x8000_0021, vendor_b, vendor_c, vendor_d]);
+        let edx = LEAF1_EDX & 0x0183_f3ff | EXT1_EDX_ADDED;
+        let ecx = EXT1_ECX & ((self.host)(0x8000_0001, 0)[2] | EXT1_ECX_OURS);
+        self.add(0x8000_0001, [SIGNATURE, 0, ecx, edx]);
+        // No nested data breakpoints, LFENCE always serialising, null selector clears base, SRSO_NO; TSA_SQ_NO and
+        // TSA_L1_NO.
+        let eax = bits(&[0, 2, 6, 29]) | AUTOMATIC_IBRS;
+        self.add(0x8000_0021, [eax, 0, bits(&[1, 2]), 0]);
+    }
+
+    fn add_brand(&mut self) {
+        let mut brand = [0; 48];
+        brand[..BRAND.len()].copy_from_slice(BRAND.as_bytes());
+        for (at, chunk) in brand.chunks_exact(16).enumerate() {
+            let word =
+                |n: usize| u32::from_le_bytes([chunk[n], chunk[n + 1], chunk[n + 2], chunk[n + 3]]);
+            let registers = [word(0), word(4), word(8), word(12)];
+            self.add(0x8000_0002 + at as u32, registers);
+        }
+    }
+
+    fn add_caches_and_sizes(&mut self) {
+        // L1 32 KiB 8-way each, 64-byte lines; L2 512 KiB 8-way; abstract values.
+        let l1 = [0xff40_ff40, 0xff40_ff40, 0x2008_0140, 0x2008_0140];
+        self.add(0x8000_0005, l1);
+        let l2 = [0x4800_6400, 0x6800_6400, 0x0200_6140, 0];
+        self.add(0x8000_0006, l2);
+        // Invariant TSC.
+        self.add(0x8000_0007, [0, 0, 0, 1 << 8]);
+        // Physical and linear address bits; CLZERO is not offered; XSAVEERPTR; SSB_NO.
+        let sizes = 48 << 8 | crate::paging::PHYSICAL_BITS;
+        let vcpus = self.topology.vcpu_count - 1;
+        self.add(0x8000_0008, [sizes, 1 << 2 | 1 << 26, vcpus, 0]);
+    }
 }
 
 /// Takes out of the model what another engine does not support: a guest that is shown the rest can run on both.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use api::VmSpec;
 use images::DefaultGuest;
-use machine::{Console, ConsoleInput, MachineControl, PagingBooks, build, plan};
+use machine::{Console, ConsoleInput, HostFindings, MachineControl, PagingBooks, build, plan};
 
 use crate::arguments::DemoArguments;
 use crate::ending::finish;
@@ -94,7 +94,7 @@ pub fn show(arguments: &DemoArguments, guest: &DefaultGuest) -> Result<(String, 
         no_reboot: true,
         ..VmSpec::default()
     };
-    let mut plan = plan(&spec)?;
+    let mut plan = plan(&spec, &HostFindings::for_spec(&spec))?;
     let registration = Registrar::new(None)?.register_in_passing(&mut plan)?;
     let name = plan.name.clone();
     let (lines, heard) = channel();
@@ -181,7 +181,20 @@ fn watch(
 
 /// What the guest says beside what Mother knows.
 fn table(claim: Claim, books: &PagingBooks) -> String {
-    const PAGE_BYTES: u64 = 4096;
+    let away = books.out_bytes + books.zero_bytes;
+    let share = (away * 100)
+        .checked_div(away + books.resident_bytes)
+        .unwrap_or(0);
+    format!(
+        "{}{}\n  It says that it uses {} % of its memory. It holds a tenth: {share} % of what it ever touched lies\n  somewhere else, and it does not know.\n\n",
+        both_sides(claim, books),
+        where_pages_are(books),
+        claim.percent()
+    )
+}
+
+/// The guest's words and Mother's on the same lines.
+fn both_sides(claim: Claim, books: &PagingBooks) -> String {
     let mut text = format!(
         "\n  {:<11}{:<SAYS$}{}\n\n",
         "", "a full guest says", "Mother knows"
@@ -201,6 +214,13 @@ fn table(claim: Claim, books: &PagingBooks) -> String {
         "",
         size(books.resident_bytes)
     );
+    text
+}
+
+/// One row for each place that pages are in.
+fn where_pages_are(books: &PagingBooks) -> String {
+    const PAGE_BYTES: u64 = 4096;
+    let mut text = String::new();
     let store = &books.store;
     let pages = |count: u64| format!("{count} pages, {}", size(count * PAGE_BYTES));
     let mut row = |name: &str, value: String| {
@@ -239,15 +259,6 @@ fn table(claim: Claim, books: &PagingBooks) -> String {
     row(
         "brought back so far",
         format!("{} pages", books.counts.page_ins + books.counts.prefetched),
-    );
-    let away = books.out_bytes + books.zero_bytes;
-    let share = (away * 100)
-        .checked_div(away + books.resident_bytes)
-        .unwrap_or(0);
-    let _ = writeln!(
-        text,
-        "\n  It says that it uses {} % of its memory. It holds a tenth: {share} % of what it ever touched lies\n  somewhere else, and it does not know.\n",
-        claim.percent()
     );
     text
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use api::VmSpec;
 use indicatif::{ProgressBar, ProgressStyle};
-use machine::{Console, Ending, Report, VmPlan, build, plan};
+use machine::{Console, Ending, HostFindings, Report, VmPlan, build, plan};
 
 use self::transcript::{Said, Transcript};
 use crate::arguments::DemoArguments;
@@ -47,14 +47,15 @@ pub fn run(arguments: &DemoArguments) -> Result<u8, Failure> {
         markers: vec![FIRST_KERNEL_LINE.to_owned(), images::INIT_MARKER.to_owned()],
         ..VmSpec::default()
     };
-    check_before_download(&spec)?;
+    let host = HostFindings::for_spec(&spec);
+    check_before_download(&spec, &host)?;
     let guest = progress::default_guest()?;
     let spec = VmSpec {
         kernel: Some(guest.kernel.clone()),
         initrd: Some(guest.initrd.clone()),
         ..spec
     };
-    let plan = plan(&spec)?;
+    let plan = plan(&spec, &host)?;
     say(&account::introduction(&plan, &guest))?;
     let (report, said) = boot(plan, arguments)?;
     say(&account::account(&said, &report, &guest))?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use api::{Command, VmName, VmStatus};
 use clap::Args;
-use daemon::{Client, Inventory, Record};
+use fleet::{Client, Inventory, Record};
 use serde_json::json;
 
 use crate::failure::{ANSWER_IS_NO, Failure};
@@ -133,7 +133,7 @@ pub fn balloon(arguments: &BalloonArguments) -> Result<u8, Failure> {
     })
 }
 
-fn order(record: &Record, target_bytes: u64) -> Result<(), daemon::ClientError> {
+fn order(record: &Record, target_bytes: u64) -> Result<(), fleet::ClientError> {
     Client::connect(record)?.order(Command::Balloon { target_bytes })
 }
 

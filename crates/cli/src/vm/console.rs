@@ -10,7 +10,7 @@ use std::thread;
 
 use api::{Command, VmEnd, VmName};
 use clap::Args;
-use daemon::{Client, ClientError, Inventory, Record};
+use fleet::{Client, ClientError, Inventory, Record};
 
 use crate::failure::Failure;
 use crate::input::{Keys, each_chunk};

@@ -4,9 +4,10 @@ use std::fs;
 use std::thread;
 
 use api::VmState;
-use daemon::{Glance, Inventory, Vm, Watcher};
+use fleet::{Inventory, Vm};
 use insight::verdict::{Belief, Row, Verdict, judge_host, worst};
 use serde_json::json;
+use watch::{Glance, Watcher};
 
 use super::verdicts::{rows, settled};
 use super::words::{columns, printable, size};

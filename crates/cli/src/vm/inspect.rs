@@ -2,10 +2,10 @@
 
 use api::HostBooks;
 use clap::Args;
-use daemon::{Glance, LiveCost, Moment};
 use insight::{Look, Observed};
 use serde::Serialize;
 use serde_json::{Value, json};
+use watch::{Glance, LiveCost, Moment};
 use x86::Gva;
 
 use super::connections;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use api::VmState;
 use clap::Args;
-use daemon::{Inventory, Tail, Vm, follow};
+use fleet::{Inventory, Tail, Vm, follow};
 
 use crate::failure::Failure;
 use crate::output::standard_output;

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use api::VmName;
-use daemon::{ClientError, Inventory, Moment, Watcher};
+use fleet::{ClientError, Inventory};
 use images::Cache;
 use insight::{Look, Observed};
+use watch::{Moment, Watcher};
 
 use super::orders::check_alive;
 use super::words::find;

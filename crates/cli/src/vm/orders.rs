@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use api::{Command, VmName, VmState};
 use clap::Args;
-use daemon::{Client, ClientError, Inventory, InventoryError, Vm};
+use fleet::{Client, ClientError, Inventory, InventoryError, Vm};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 

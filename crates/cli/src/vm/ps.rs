@@ -2,7 +2,7 @@
 
 use api::VmState;
 use clap::Args;
-use daemon::{Inventory, Vm};
+use fleet::{Inventory, Vm};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;

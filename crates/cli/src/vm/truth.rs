@@ -5,9 +5,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use daemon::{ClientError, Glance, Watcher};
+use fleet::ClientError;
 use insight::verdict::{Verdict, worst};
 use serde_json::json;
+use watch::{Glance, Watcher};
 
 use super::everybody::everybody;
 use super::given;

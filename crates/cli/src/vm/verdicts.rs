@@ -3,8 +3,9 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use daemon::{ClientError, Glance, Watcher};
+use fleet::ClientError;
 use insight::verdict::{READINGS_NEEDED, Row, Verdict};
+use watch::{Glance, Watcher};
 
 use super::words::{columns, printable};
 

@@ -1,7 +1,7 @@
 //! `mother wait`: until VMs have ended.
 
 use api::{Command, EndKind, Outcome, VmEnd, VmName};
-use daemon::{Client, Inventory};
+use fleet::{Client, Inventory};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;

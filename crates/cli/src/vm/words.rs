@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use api::{VmEnd, VmName};
-use daemon::{Inventory, Vm};
+use fleet::{Inventory, Vm};
 
 use crate::failure::Failure;
 

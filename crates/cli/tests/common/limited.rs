@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use api::VmName;
-use daemon::{Client, ClientError, Inventory};
+use fleet::{Client, ClientError, Inventory};
 use serde_json::Value;
 use tempfile::TempDir;
 

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use api::VmName;
-use daemon::{Client, Inventory};
+use fleet::{Client, Inventory};
 use images::DefaultGuest;
 use insight::{FileMemory, FileSlot, Kernel, NotRecognised, Registers, attach};
 use tempfile::TempDir;

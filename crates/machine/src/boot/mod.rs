@@ -19,6 +19,7 @@ pub(crate) mod test_images;
 use std::fmt;
 
 use mem::GuestMemory;
+use serde::{Deserialize, Serialize};
 use vcpu::VcpuState;
 use x86::Gpa;
 
@@ -27,7 +28,8 @@ pub(crate) use layout::{guest_map, low_bytes, slots};
 pub use memory_map::{Range, RangeKind};
 
 /// How a kernel wants to be started.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Protocol {
     /// Linux bzImage through its 64-bit entry (Linux Documentation/arch/x86/boot.rst, "64-bit Boot Protocol").
     Linux64,

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use api::DiskSpec;
 use devices::virtio::blk::{Head, ImageFormat, SECTOR_BYTES, SERIAL_BYTES};
+use serde::{Deserialize, Serialize};
 
 use super::{Complaints, Trouble, image_help, trouble};
 
@@ -16,20 +17,24 @@ const DISKS_MAX: usize = 16;
 const SIZE_BYTES_MAX: u64 = 1 << 50;
 
 /// The image under an overlay.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct BasePlan {
     /// Where it is.
+    #[serde(with = "api::host_path")]
     pub path: PathBuf,
     /// How it lies in its file.
     pub format: ImageFormat,
 }
 
 /// A disk to be opened.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DiskPlan {
     /// What it is called in messages: `disk0` and so on.
     pub name: String,
     /// Where its image is.
+    #[serde(with = "api::host_path")]
     pub path: PathBuf,
     /// How it lies in its file.
     pub format: ImageFormat,

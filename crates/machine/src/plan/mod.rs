@@ -17,9 +17,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use api::{NameError, VmName, VmSpec};
+use serde::{Deserialize, Serialize};
 
 use crate::boot::Protocol;
-use crate::engine::{EngineChoice, EngineFinding, choose, findings_for};
+use crate::engine::{EngineChoice, HostFindings, choose};
 
 pub use disks::{BasePlan, DiskPlan};
 pub use paging::PagingPlan;
@@ -33,7 +34,8 @@ const CMDLINE_BYTES: usize = 2048;
 const VCPUS_MAX: u32 = 8;
 
 /// What happens when the guest resets its machine.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum OnReset {
     /// It starts again from its kernel image, as a real machine would.
     Reboot,
@@ -42,7 +44,8 @@ pub enum OnReset {
 }
 
 /// Which of the guest's consoles the VM's terminal or pipe is connected to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ConsoleKind {
     /// COM1: `ttyS0` in Linux. Every kernel knows it, from its first line on.
     Serial,
@@ -51,9 +54,11 @@ pub enum ConsoleKind {
 }
 
 /// An image file to be loaded.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ImagePlan {
     /// Where it is.
+    #[serde(with = "api::host_path")]
     pub path: PathBuf,
     /// How long it was when the plan was made.
     pub len_bytes: u64,
@@ -62,7 +67,8 @@ pub struct ImagePlan {
 }
 
 /// What will be built.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct VmPlan {
     /// What the VM is called in messages.
     pub name: String,
@@ -95,6 +101,7 @@ pub struct VmPlan {
     /// The network device, if there is one.
     pub network: Option<NetPlan>,
     /// Where the socket device's socket is, if there is one.
+    #[serde(with = "api::host_path")]
     pub vsock: Option<PathBuf>,
     /// How its memory is paged.
     pub paging: PagingPlan,
@@ -175,20 +182,11 @@ fn trouble<T>(what: impl Into<String>, help: impl Into<String>) -> Result<T, Tro
     })
 }
 
-/// Checks `spec` against this host.
+/// Checks `spec` against what `host` has, and against its files and ports.
 ///
 /// # Errors
 /// Every complaint at once.
-pub fn plan(spec: &VmSpec) -> Result<VmPlan, SpecErrors> {
-    // The TSC's frequency is measured while the plan is made, not after.
-    host::tsc::begin_calibration();
-    plan_on(
-        spec,
-        &findings_for(spec.engine.as_deref().unwrap_or("auto")),
-    )
-}
-
-fn plan_on(spec: &VmSpec, engines: &[EngineFinding]) -> Result<VmPlan, SpecErrors> {
+pub fn plan(spec: &VmSpec, host: &HostFindings) -> Result<VmPlan, SpecErrors> {
     let mut complaints = Complaints::default();
     let asked_name = spec.name.clone().unwrap_or_else(|| "guest".to_owned());
     let name = complaints.take("name", check_name(&asked_name));
@@ -198,7 +196,7 @@ fn plan_on(spec: &VmSpec, engines: &[EngineFinding]) -> Result<VmPlan, SpecError
     );
     let cpus = complaints.take("cpus", check_cpus(spec.cpus.as_deref().unwrap_or("1")));
     let wanted = spec.engine.as_deref().unwrap_or("auto");
-    let engine = choose(wanted, engines).map_err(|none| Trouble {
+    let engine = choose(wanted, &host.engines).map_err(|none| Trouble {
         what: none.what,
         help: none.help,
     });

@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 
 use api::VmSpec;
 use devices::virtio::net::MacAddress;
+use serde::{Deserialize, Serialize};
 
 use super::{Complaints, Trouble, trouble};
 
 /// Where a guest's packets go.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum NetBackend {
     /// A user-mode network without privileges: passt.
     User(UserNetwork),
@@ -20,9 +22,11 @@ pub enum NetBackend {
 }
 
 /// What passt is told.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct UserNetwork {
     /// The program.
+    #[serde(with = "api::host_path")]
     pub passt: PathBuf,
     /// Ports of the host that lead into the guest.
     pub forwards: Vec<Forward>,
@@ -31,7 +35,8 @@ pub struct UserNetwork {
 }
 
 /// The VM's network device.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct NetPlan {
     /// Where its packets go.
     pub backend: NetBackend,
@@ -40,7 +45,8 @@ pub struct NetPlan {
 }
 
 /// Which transport a forward carries.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[allow(missing_docs, reason = "the protocols' own names")]
 pub enum Transport {
     Tcp,
@@ -57,7 +63,8 @@ impl fmt::Display for Transport {
 }
 
 /// A port of the host that leads into the guest.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Forward {
     /// Address and port of the host.
     pub host: SocketAddrV4,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use api::VmSpec;
+use serde::{Deserialize, Serialize};
 use x86::PAGE_SIZE;
 
 use super::amounts::{shown, size};
@@ -14,7 +15,8 @@ const LIMIT_MIN_BYTES: u64 = 4 << 20;
 const ROOM_MIN_BYTES: u64 = 1 << 20;
 
 /// How a VM's memory is paged.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct PagingPlan {
     /// How much of it the host may hold; `None`: all.
     pub limit_bytes: Option<u64>,
@@ -23,6 +25,7 @@ pub struct PagingPlan {
     /// Memory that compressed pages may take.
     pub store_memory_bytes: u64,
     /// Folder of the page file, and how much may lie in it.
+    #[serde(with = "api::host_path")]
     pub file: Option<(PathBuf, u64)>,
 }
 

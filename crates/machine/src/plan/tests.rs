@@ -3,20 +3,22 @@
 use std::io::Write;
 
 use super::*;
-use crate::engine::EngineKind;
+use crate::engine::{EngineFinding, EngineKind};
 
 /// A host on which `soft` works and KVM does not.
-fn engines() -> Vec<EngineFinding> {
+fn host() -> HostFindings {
     let finding = |kind, usable, why: &str| EngineFinding {
         kind,
         usable,
         why: why.to_owned(),
         help: None,
     };
-    vec![
-        finding(EngineKind::Kvm, false, "not here"),
-        finding(EngineKind::Soft, true, "works"),
-    ]
+    HostFindings {
+        engines: vec![
+            finding(EngineKind::Kvm, false, "not here"),
+            finding(EngineKind::Soft, true, "works"),
+        ],
+    }
 }
 
 /// A folder with files, removed on drop.
@@ -65,7 +67,7 @@ fn bzimage() -> Vec<u8> {
 
 /// What a user reads, with the folder's name taken out.
 fn complaints(folder: &Folder, spec: &VmSpec) -> String {
-    let text = plan_on(spec, &engines()).unwrap_err().to_string();
+    let text = plan(spec, &host()).unwrap_err().to_string();
     text.replace(&folder.0.display().to_string(), "DIR")
 }
 
@@ -175,7 +177,7 @@ fn what_does_not_fit_is_told_with_the_numbers() {
             cmdline: Some(cmdline.to_owned()),
             ..VmSpec::default()
         };
-        let got = plan_on(&spec, &engines()).map(|plan| plan.memory_bytes >> 20);
+        let got = plan(&spec, &host()).map(|plan| plan.memory_bytes >> 20);
         let told = |error: SpecErrors| {
             format!("{}; {}", error.complaints[0].what, error.complaints[0].help)
         };
@@ -231,7 +233,7 @@ fn a_plan_has_every_default() {
         kernel: Some(folder.file("vmlinuz", &bzimage())),
         ..VmSpec::default()
     };
-    let plan = plan_on(&spec, &engines()).unwrap();
+    let plan = plan(&spec, &host()).unwrap();
     assert_eq!(
         (plan.name.as_str(), plan.memory_bytes, plan.vcpu_count),
         ("guest", 512 << 20, 1)
@@ -241,4 +243,32 @@ fn a_plan_has_every_default() {
         (EngineKind::Soft, None, OnReset::Reboot)
     );
     assert_eq!(plan.protocol, Protocol::Linux64);
+}
+
+#[test]
+fn a_plan_can_be_handed_to_another_process() {
+    let folder = Folder::new("handed");
+    let spec = VmSpec {
+        kernel: Some(folder.file("vmlinuz", &bzimage())),
+        initrd: Some(folder.file("initrd", b"x")),
+        timeout: Some("5m".to_owned()),
+        disks: vec![api::DiskSpec {
+            path: folder.file("disk", &[0; 512]),
+            ..api::DiskSpec::default()
+        }],
+        net: Some("user".to_owned()),
+        passt: Some(PathBuf::from("/bin/passt")),
+        forwards: vec!["39011:80/udp".to_owned()],
+        vsock: Some(folder.0.join("vsock")),
+        resident_limit: Some("100M".to_owned()),
+        page_file: Some(folder.0.clone()),
+        markers: vec!["login:".to_owned()],
+        ..VmSpec::default()
+    };
+    let plan = plan(&spec, &host()).unwrap();
+    let text = serde_json::to_string(&plan).unwrap();
+    assert_eq!(serde_json::from_str::<VmPlan>(&text).unwrap(), plan);
+    let with_more = text.replacen('{', "{\"more\":1,", 1);
+    let refused = serde_json::from_str::<VmPlan>(&with_more).unwrap_err();
+    assert!(refused.to_string().contains("unknown field `more`"));
 }

@@ -13,7 +13,7 @@ use api::VmSpec;
 use crate::build::build;
 use crate::console::Console;
 use crate::control::{MachineControl, Phase};
-use crate::engine::EngineKind;
+use crate::engine::{EngineKind, HostFindings};
 use crate::outcome::ending::Ending;
 use crate::outcome::ending::StopCause;
 use crate::outcome::refusal::SwitchError;
@@ -141,7 +141,7 @@ fn run_image_and(
     adjust(&mut spec);
     let printed = Printed::default();
     let machine = build(
-        plan(&spec).unwrap(),
+        plan(&spec, &HostFindings::for_spec(&spec)).unwrap(),
         Console::new(Box::new(printed.clone())),
     )
     .unwrap();

@@ -7,9 +7,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use api::{VmName, VmState};
-use daemon::{ClientError, Glance, Inventory, Watcher};
+use fleet::{ClientError, Inventory};
 use insight::Observed;
 use insight::tasks::Process;
+use watch::{Glance, Watcher};
 
 use super::super::everybody::host_memory_bytes;
 

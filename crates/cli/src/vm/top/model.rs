@@ -233,6 +233,13 @@ fn compare(column: Column, a: &Guest, b: &Guest) -> Ordering {
     order.then_with(by_name)
 }
 
+/// Of one CPU, between two readings of how many seconds all vCPUs ran.
+fn cpu_percent(before: Option<(Instant, f64)>, now: Option<(Instant, f64)>) -> Option<f64> {
+    let (then, before) = before?;
+    let (at, run) = now?;
+    (at > then).then(|| (run - before).max(0.0) * 100.0 / (at - then).as_secs_f64())
+}
+
 fn guest(name: VmName, found: Found, known: Option<Guest>) -> Guest {
     let (run, last_cpu, mut trend) = known.map_or((None, None, VecDeque::new()), |known| {
         (known.run, known.cpu, known.trend)
@@ -272,13 +279,8 @@ fn guest(name: VmName, found: Found, known: Option<Guest>) -> Guest {
         .sum::<Option<f64>>()
         .map(|run| (found.at, run));
     let is_new = run.is_none_or(|(at, _)| at != found.at);
-    let cpu = match (run, now) {
-        (Some((then, before)), Some((at, run))) if at > then => {
-            Some((run - before).max(0.0) * 100.0 / (at - then).as_secs_f64())
-        }
-        // The same news as before.
-        _ => last_cpu.filter(|_| !is_new),
-    };
+    // The same news as before say nothing new.
+    let cpu = cpu_percent(run, now).or(last_cpu.filter(|_| !is_new));
     let working_set = books
         .working_set
         .map(|estimate| estimate.value.max(0.0) as u64);

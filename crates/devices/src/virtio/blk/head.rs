@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::qcow2_head::{self, Obstacle};
@@ -105,7 +106,8 @@ impl fmt::Display for Packer {
 }
 
 /// How a disk lies in its file.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ImageFormat {
     /// Byte for byte.
     Raw,

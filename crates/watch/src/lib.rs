@@ -1,0 +1,23 @@
+//! Observers of running VMs: what a guest's kernel says about itself, what the host's books say, and which claim is wrong.
+//!
+//! An [`Observer`] reads a guest's memory over descriptors that the VM's process gives, so the parser (`insight`) runs
+//! here, outside that process, and nothing is paused. A [`Watcher`] looks again and again and judges what it saw:
+//!
+//! ```text
+//! VM's process ──descriptors, registers, books──> LiveMemory, Observer ──Look──> reading, checks ──> Watcher ──> Glance
+//! ```
+//!
+//! This crate links nothing of the machine: it knows VMs by the words of `api` alone and reaches them through `fleet`.
+#![forbid(unsafe_code)]
+
+mod checks;
+mod hidden;
+mod live;
+mod observer;
+mod reading;
+mod views;
+mod watcher;
+
+pub use live::{LiveCost, LiveMemory};
+pub use observer::{Moment, Observer};
+pub use watcher::{Glance, KernelFacts, WatchCost, Watcher};

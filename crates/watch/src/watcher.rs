@@ -1,0 +1,158 @@
+//! Somebody who judges one VM again and again: the last readings, and what comes of them.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+
+use api::{HostBooks, VcpuView};
+use fleet::{ClientError, Record};
+use insight::verdict::{READINGS_NEEDED, Reading, Row, judge};
+use insight::{Cost, Rung};
+use serde::Serialize;
+
+use crate::checks::Checks;
+use crate::live::LiveCost;
+use crate::observer::Observer;
+use crate::reading::reading;
+
+/// Readings that are kept.
+const READINGS_KEPT: usize = 2 * READINGS_NEEDED;
+
+/// Judges one VM.
+pub struct Watcher {
+    observer: Observer,
+    checks: Checks,
+    readings: VecDeque<Reading>,
+}
+
+/// What a watcher knows after one more reading.
+#[derive(Clone, Debug, Serialize)]
+pub struct Glance {
+    /// The host's own books.
+    pub books: HostBooks,
+    /// Registers.
+    pub vcpus: Vec<VcpuView>,
+    /// The guest's kernel.
+    pub kernel: KernelFacts,
+    /// The reading.
+    pub reading: Reading,
+    /// What comes of the last readings.
+    pub rows: Vec<Row>,
+    /// What watching costs.
+    pub cost: WatchCost,
+}
+
+/// What is known of a guest's kernel as a whole.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct KernelFacts {
+    /// As `uname -r` says.
+    pub release: Option<String>,
+    /// The build-id.
+    pub build_id: Option<String>,
+    /// On what it stands that this is the kernel.
+    pub rung: Option<Rung>,
+    /// What does not agree about it.
+    pub disputes: Vec<String>,
+    /// How far it was moved from where it was linked.
+    pub kaslr_slide: Option<u64>,
+    /// Why it is not known.
+    pub why_not: Option<String>,
+}
+
+/// What watching costs.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct WatchCost {
+    /// The last look.
+    pub look: Cost,
+    /// To find the kernel, once for each life.
+    pub attach: Cost,
+    /// Everything that was read of the guest so far.
+    pub memory: LiveCost,
+}
+
+impl Watcher {
+    /// Connects to the VM of `record`; what is learned about kernels is kept in `cache`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn connect(record: Record, cache: Option<PathBuf>) -> Result<Watcher, ClientError> {
+        let observer = Observer::connect(record.clone(), cache)?;
+        Ok(Watcher {
+            observer,
+            checks: Checks::new(record),
+            readings: VecDeque::new(),
+        })
+    }
+
+    /// The same for many readings: code is compared again when it was written, not because time has passed.
+    #[must_use]
+    pub fn for_long(mut self) -> Watcher {
+        self.checks.hear_of_writes();
+        self
+    }
+
+    /// One more reading.
+    ///
+    /// # Errors
+    /// [`ClientError`]: the VM has ended, or its process does not answer.
+    pub fn glance(&mut self) -> Result<Glance, ClientError> {
+        let moment = self.observer.observe()?;
+        if self.checks.meet(moment.books.life) {
+            self.readings.clear();
+        }
+        let (reading, kernel, look, attach) = match moment.kernel {
+            Ok(kernel) => {
+                let account = kernel.account();
+                let look = kernel.look(&account, &moment.registers);
+                let mut reading = reading(&moment.books, Ok(&look));
+                reading.kernel.views = self.checks.views(&look, moment.memory);
+                let facts = KernelFacts {
+                    release: Some(kernel.release().to_owned()),
+                    build_id: kernel.build_id(),
+                    rung: Some(kernel.rung()),
+                    disputes: kernel.disputes().to_vec(),
+                    kaslr_slide: Some(kernel.kaslr_slide()),
+                    why_not: None,
+                };
+                (reading, facts, look.cost(), kernel.attach_cost())
+            }
+            Err(not) => {
+                let facts = KernelFacts {
+                    release: not.release().map(str::to_owned),
+                    rung: not.banner.as_ref().map(|_| Rung::Banner),
+                    why_not: Some(not.to_string()),
+                    ..KernelFacts::default()
+                };
+                (
+                    reading(&moment.books, Err(not)),
+                    facts,
+                    Cost::default(),
+                    Cost::default(),
+                )
+            }
+        };
+        let cost = WatchCost {
+            look,
+            attach,
+            memory: moment.cost,
+        };
+        let (books, vcpus) = (moment.books, moment.vcpus);
+        self.readings.push_back(reading.clone());
+        if self.readings.len() > READINGS_KEPT {
+            self.readings.pop_front();
+        }
+        let rows = judge(self.readings.make_contiguous());
+        Ok(Glance {
+            books,
+            vcpus,
+            kernel,
+            reading,
+            rows,
+            cost,
+        })
+    }
+
+    /// For questions that verdicts do not ask.
+    pub fn observer(&mut self) -> &mut Observer {
+        &mut self.observer
+    }
+}

@@ -1,0 +1,55 @@
+//! Tasks of `cargo xtask` that need the product's own crates: guests for tests, KVM tests in a nested machine, and how
+//! fast it all is, beside the program that people would use instead, in one run.
+//!
+//! `cargo xtask` starts this program with its own words and tells what they are; alone it is of no use.
+#![forbid(unsafe_code)]
+#![allow(
+    unreachable_pub,
+    reason = "a program has no outside; `pub` marks what other modules use"
+)]
+
+mod boot;
+mod disk;
+mod guests;
+mod io;
+mod login;
+mod memory;
+mod nest;
+mod network;
+mod paging;
+mod qemu;
+mod runs;
+mod soak;
+mod watch;
+mod workspace;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["test-kvm"] => nest::run(nest::Set::All),
+        ["test-kvm", "--quick"] => nest::run(nest::Set::Quick),
+        ["test-kvm", names] => nest::run(nest::Set::Named(names)),
+        ["guest"] => guests::fetch_default(),
+        ["debian"] => guests::make_debian(),
+        ["bench", "boot", options @ ..] => runs::runs(options).and_then(boot::run),
+        ["bench", "io", words @ ..] => io::run(words),
+        ["bench", "exits", options @ ..] => nest::bench_exits(options),
+        ["bench", "paging", words @ ..] => paging::run(words),
+        ["soak", "paging", options @ ..] => soak::paging(options),
+        _ => {
+            eprintln!("error: no such task; `cargo xtask` alone lists them");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}

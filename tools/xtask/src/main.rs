@@ -1,0 +1,100 @@
+//! House tasks, so that one command does on a laptop what it does in CI.
+//!
+//! `check` asks whether the code has the agreed shape, `test` whether it is right, `bench` how fast it is, and
+//! `report` shows where it grows. CI calls `cargo xtask test` and nothing else.
+#![forbid(unsafe_code)]
+#![allow(
+    unreachable_pub,
+    reason = "a program has no outside; `pub` marks what other modules use"
+)]
+
+mod bench;
+mod check;
+mod differential;
+mod insight;
+mod report;
+mod smp;
+mod source;
+mod steps;
+mod test;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use crate::workspace::Workspace;
+
+const USAGE: &str = "\
+usage: cargo xtask TASK
+
+  check    formatting, lints, house rules, documentation
+  tidy     the house rules alone
+  test     check, then every test; the last line counts them
+  test-kvm [--quick | NAME,NAME]
+           guests on KVM inside of QEMU, beside the same guests on the software CPU: all, those that `test` has
+           time for, or these of engines, bare, hostile, linux, again, limited, moving1, moving2, looking;
+           `boots` alone counts how often Linux comes up, also under QEMU's own KVM
+  guest    fetch the default guest, which whole-guest tests run
+  debian   make the image debian:12, which a whole-guest test runs
+  bench boot [--runs N]
+           start to /init on the software CPU and on QEMU's TCG, and memory
+  bench io [disk|network|login] [--runs N]
+           a guest's disk and network, and Debian to its login prompt, on the software CPU and on QEMU's TCG
+  bench exits [--nested]
+           what it costs to leave the guest, on this host's engines or on both in QEMU
+  bench paging [codec|fault|ahead|sampling|hot|many|swap]
+           what it costs that pages of a guest lie somewhere else
+  bench smp [--runs N]
+           what a second vCPU is worth, on 2 cores that nobody else uses
+  bench insight
+           what it costs to recognise a guest's kernel and to read it
+  test-insight [--all [--again] | --kernels RELEASE,RELEASE]
+           what is read of guests against what they print: a few kernels, all that mirrors offer but those that a run
+           before found no fault with, or these
+  fuzz insight --seconds N
+           memory made to mislead: mutated where it is read, and noise
+  honest [--small] --minutes N
+           Debian at honest work (packages, compiler, modules, BPF, tracing), watched once a second: no alarm; or the
+           small guest, in which nothing may look hidden
+  stress [--minutes N | --seconds N] [--cpus N]
+           a guest of several CPUs under everything at once, 30 seconds and 4 vCPUs if not told
+  soak paging [--minutes N]
+           a guest that checks all it has while the limit of its memory moves, 10 minutes if not told
+  differential [OPTIONS]
+           random instructions on the silicon and on the software CPU
+  report   longest files and functions, unsafe blocks, dependencies
+";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["check"] => steps::run(check::steps()),
+        ["tidy"] => tidy::print_complaints(),
+        ["test"] => steps::run(test::steps()),
+        ["bench", "smp", options @ ..] => smp::run("bench", options),
+        ["bench", "insight"] => insight::bench(),
+        ["test-insight", options @ ..] => insight::test_all(options),
+        ["fuzz", "insight", options @ ..] => insight::fuzz(options),
+        ["honest", options @ ..] => insight::honest(options),
+        ["stress", options @ ..] => smp::run("stress", options),
+        ["differential", options @ ..] => differential::run(options),
+        ["test-kvm" | "guest" | "debian" | "bench" | "soak", ..] => bench::run(&words),
+        ["report"] => Workspace::load().map(|workspace| {
+            report::print(&workspace);
+            true
+        }),
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
