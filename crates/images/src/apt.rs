@@ -9,7 +9,7 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use thiserror::Error;
 
-use crate::{OnProgress, Progress};
+use crate::progress::{OnProgress, Progress};
 
 /// Metapackages that lead to a kernel for virtual machines, Debian's first; the others are what Ubuntu has.
 const KERNEL_PACKAGES: [&str; 3] = [

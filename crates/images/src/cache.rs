@@ -20,16 +20,19 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 use thiserror::Error;
 
+use crate::app::{AppError, AppRequest};
 use crate::apt::{Apt, AptError};
+use crate::container::{self, ContainerError};
+use crate::debian::DebianRelease;
+use crate::debian_image::{DebianBuild, DebianError};
 use crate::file::{FileError, create_folder, error, rename};
+use crate::guest_config::GuestCommand;
 use crate::package::{self, PackageError, Wanted};
+use crate::progress::{OnProgress, Progress};
 use crate::runs::RunFolder;
-use crate::store::Store;
+use crate::store::{Image, Store};
 use crate::work::Work;
-use crate::{
-    AppError, AppRequest, ContainerError, DebianBuild, DebianError, DebianRelease, GuestCommand,
-    Image, OnProgress, Progress, app_guest, archive, container, disk_guest, initrd,
-};
+use crate::{app_guest, archive, disk_guest, initrd};
 
 /// The folder of drivers beside a kernel.
 const DRIVERS: &str = "modules";

@@ -12,10 +12,11 @@ use crate::debian::{self, AssembleError, DebianRelease, RECIPE, SourceLine};
 use crate::ext4::{self, Ext4Error, Ext4Options, GROUP_BYTES};
 use crate::file::{FileError, create_folder, error};
 use crate::package::{self, PackageError, Wanted};
+use crate::progress::{OnProgress, Progress};
 use crate::store::{Image, ImageKind, Store, StoreError};
 use crate::tree::{Spool, Tree};
 use crate::work::Work;
-use crate::{OnProgress, Progress, disk_guest, modules};
+use crate::{disk_guest, modules};
 
 /// The disk's size: 4 GiB, of which the image takes what its files need.
 const DISK_BYTES: u64 = 32 * GROUP_BYTES;

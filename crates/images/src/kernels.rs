@@ -13,11 +13,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use crate::apt::{self, Apt};
-use crate::cache::{Cache, CacheError};
+use crate::cache::{Cache, CacheError, DefaultGuest};
 use crate::debian::{DebianRelease, SourceLine, source_lines};
 use crate::file::{create_folder, error, rename};
+use crate::initrd;
 use crate::package::PackageError;
-use crate::{DefaultGuest, OnProgress, initrd};
+use crate::progress::OnProgress;
 
 /// Suites with cloud kernels, and whether a security mirror has them.
 const SUITES: [(&str, bool); 9] = [

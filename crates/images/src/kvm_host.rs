@@ -3,12 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::OnProgress;
-use crate::Progress;
 use crate::apt::Apt;
 use crate::cache::{Cache, CacheError};
 use crate::file::create_folder;
 use crate::package::{self, Wanted};
+use crate::progress::{OnProgress, Progress};
 use crate::work::Work;
 
 /// The link to the folder in use.

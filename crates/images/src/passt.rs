@@ -8,8 +8,8 @@ use crate::apt::{self, Apt};
 use crate::cache::{Cache, CacheError};
 use crate::file::{create_folder, error};
 use crate::package::{self, Wanted};
+use crate::progress::{OnProgress, Progress};
 use crate::work::Work;
-use crate::{OnProgress, Progress};
 
 /// Package and program have one name.
 const PASST: &str = "passt";

@@ -10,8 +10,8 @@ use std::process::Command;
 use crate::apt::{self, Apt};
 use crate::cache::{Cache, CacheError};
 use crate::file::create_folder;
+use crate::progress::{OnProgress, Progress};
 use crate::work::Work;
-use crate::{OnProgress, Progress};
 
 /// The link to the folder in use.
 const LINK: &str = "qemu";

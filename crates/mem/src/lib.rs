@@ -17,10 +17,7 @@ mod paged;
 mod transfer;
 
 pub use keeper::{PageBytes, PageKeeper};
-pub use memory::{GuestMemory, Hva, MemoryError, Memslot, Slots};
+pub use memory::{GuestMemory, Hva, MemoryError, Memslot, Slots, VmMemory};
 pub use notes::{CodeWatch, PageNotes, Writers};
 pub use paged::{PageMap, PagedMemory};
 pub use transfer::{Buffer, TransferError};
-
-/// The shape in which rust-vmm's loaders and virtqueues see guest memory.
-pub type VmMemory = vm_memory::GuestRegionCollection<vm_memory::GuestRegionMmap<notes::SlotNotes>>;

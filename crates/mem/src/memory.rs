@@ -12,9 +12,11 @@ use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{GuestAddress, GuestRegionMmap};
 use x86::{Gpa, PAGE_SIZE};
 
-use crate::VmMemory;
 use crate::keeper::PageKeeper;
 use crate::notes::{PageNotes, SlotNotes};
+
+/// The shape in which rust-vmm's loaders and virtqueues see guest memory.
+pub type VmMemory = vm_memory::GuestRegionCollection<vm_memory::GuestRegionMmap<SlotNotes>>;
 
 /// What the memory file is called in `/proc/PID/maps`.
 const NAME: &CStr = c"mother-guest-memory";

@@ -6,16 +6,17 @@
 use std::sync::Arc;
 
 use mem::GuestMemory;
-use vcpu::{DebugRegisters, Exit, Msrs};
+use vcpu::{DebugRegisters, EngineError, Exit, Msrs, VcpuState};
 use x86::paging::{Access, Paging};
 use x86::{CpuidTable, Cr0, Cr4, DescriptorTable, Efer, Exception, Rflags, Segment};
 
-use crate::Soft;
 use crate::bank::{BankKey, Banks};
 use crate::block::VcpuBlock;
 use crate::decoded::{Decoded, DecodedCache};
 use crate::door::Door;
+use crate::features::Features;
 use crate::mode::Mode;
+use crate::soft::Soft;
 
 /// Why an instruction could not be completed now.
 #[derive(Clone, Debug)]
@@ -121,6 +122,20 @@ pub struct SoftVcpu {
     pub(crate) generation: u64,
     pub(crate) in_shutdown: bool,
     pub(crate) counters: VcpuCounters,
+}
+
+impl Soft {
+    /// A new vCPU in the state after RESET. All vCPUs of a VM have the same instruction set, and are made before the
+    /// first of them runs.
+    ///
+    /// # Errors
+    /// If the CPUID table offers other instructions than the first vCPU's, or one has run.
+    pub fn create_vcpu(self: &Arc<Soft>, cpuid: CpuidTable) -> Result<SoftVcpu, EngineError> {
+        let (index, door) = self.take_in(Features::new(&cpuid))?;
+        let mut vcpu = SoftVcpu::new(Arc::clone(self), cpuid, index, door);
+        vcpu.load_state(&VcpuState::reset());
+        Ok(vcpu)
+    }
 }
 
 impl SoftVcpu {

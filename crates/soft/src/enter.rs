@@ -10,11 +10,11 @@ use mem::{GuestMemory, Hva};
 use vcpu::EngineError;
 use x86::{Exception, Gpa, PAGE_SIZE};
 
-use crate::Soft;
 use crate::bank::Banks;
 use crate::block::ExitReason;
 use crate::code_cache::{CodeCache, HostPc};
 use crate::cpu::{SoftVcpu, Stop};
+use crate::soft::Soft;
 use crate::translate::Site;
 use crate::translations::Translations;
 

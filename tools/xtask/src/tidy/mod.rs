@@ -5,8 +5,10 @@
 //! itself a complaint, so the list only ever describes the code as it is.
 
 mod allowances;
+mod circles;
 mod imports;
 mod length;
+mod names;
 mod order;
 mod prose;
 mod rooms;

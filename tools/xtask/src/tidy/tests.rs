@@ -174,51 +174,129 @@ fn check_imports(files: &[(&str, &str)], expected: &[&str]) {
 
 #[test]
 fn modules_do_not_import_each_other() {
-    let mutual = "`low`: modules `a` and `b` import each other";
-    check_imports(
-        &[("a.rs", "use crate::b::B;"), ("b.rs", "use std::fs;")],
-        &[],
-    );
-    check_imports(
-        &[("a.rs", "use crate::b::B;"), ("b.rs", "use super::a::A;")],
-        &[mutual],
-    );
-    check_imports(
-        &[
-            ("a.rs", "use crate::b::B;"),
-            ("b.rs", "fn b() { crate::a::a() }"),
-        ],
-        &[mutual],
-    );
+    let mutual = "`low`: a circle of imports: `a` uses `b::B`, `b` uses `a::A`";
+    let (to_b, to_a) = (("a.rs", "use crate::b::B;"), ("b.rs", "use super::a::A;"));
+    check_imports(&[to_b, ("b.rs", "use std::fs;")], &[]);
+    check_imports(&[to_b, ("b.rs", "pub(in crate::a) struct B;")], &[]);
+    check_imports(&[to_b, to_a], &[mutual]);
+    let in_code = "`low`: a circle of imports: `a` uses `b::B`, `b` uses `a::a`";
+    check_imports(&[to_b, ("b.rs", "fn b() { crate::a::a() }")], &[in_code]);
+    let whole = "`low`: a circle of imports: `a` uses `b::B`, `b` uses `a`";
     check_imports(
         &[
             ("a/x.rs", "use crate::b::B;"),
             ("a/mod.rs", ""),
             ("b.rs", "use crate::a;"),
         ],
-        &[mutual],
+        &[whole],
+    );
+}
+
+#[test]
+fn modules_do_not_import_each_other_round_three_corners_or_more() {
+    let a = ("a.rs", "use crate::b::B;");
+    let b = ("b.rs", "use crate::c::C;");
+    let three = "`low`: a circle of imports: `a` uses `b::B`, `b` uses `c::C`, `c` uses `a::A`";
+    check_imports(&[a, b, ("c.rs", "")], &[]);
+    check_imports(&[a, b, ("c.rs", "use crate::a::A;")], &[three]);
+    let four = "`low`: a circle of imports: `a` uses `b::B`, `b` uses `c::C`, `c` uses `d::x::X`, \
+                `d` uses `a::A`";
+    check_imports(
+        &[
+            a,
+            b,
+            ("c.rs", "fn c() -> crate::d::x::X {}"),
+            ("d/mod.rs", ""),
+            ("d/x.rs", ""),
+            ("d/y.rs", "use crate::a::A;"),
+        ],
+        &[four],
+    );
+}
+
+#[test]
+fn of_a_knot_a_shortest_circle_is_told_and_every_knot_is() {
+    check_imports(
+        &[
+            ("a.rs", "use crate::b::B;"),
+            ("b.rs", "use crate::c::C;"),
+            ("c.rs", "use crate::a::A;\nuse crate::b::B;"),
+            ("d.rs", "use crate::{a::A, e::E};"),
+            ("e.rs", "use crate::d::D;"),
+        ],
+        &[
+            "`low`: a circle of imports: `b` uses `c::C`, `c` uses `b::B`",
+            "`low`: a circle of imports: `d` uses `e::E`, `e` uses `d::D`",
+        ],
     );
 }
 
 #[test]
 fn an_import_through_a_re_export_is_one_of_the_module_behind_it() {
-    let mutual = "`low`: modules `a` and `b` import each other";
-    let root = (
-        "lib.rs",
-        "mod a;\nmod b;\npub use a::A;\npub use b::{B as Bee};",
+    let root = |reexports| ("lib.rs", reexports);
+    let by_name = root("mod a;\nmod b;\npub use a::A;\npub use b::{B as Bee};");
+    let (a, b) = (("a.rs", "use crate::Bee;"), ("b.rs", "use crate::A;"));
+    let mutual = "`low`: a circle of imports: `a` uses `Bee`, `b` uses `A`";
+    check_imports(&[by_name, a, b], &[mutual]);
+    check_imports(&[by_name, a, ("b.rs", "")], &[]);
+    let all = root("mod a;\nmod b;\npub use a::*;\npub use crate::b::*;");
+    let (a, b) = (
+        ("a.rs", "use crate::B;\npub struct A;"),
+        ("b.rs", "use crate::A;\npub struct B;"),
     );
+    let mutual = "`low`: a circle of imports: `a` uses `B`, `b` uses `A`";
+    check_imports(&[all, a, b], &[mutual]);
+}
+
+#[test]
+fn what_the_root_defines_does_not_lead_back_to_it() {
+    let a = ("a.rs", "use crate::Progress;");
+    let defines = "mod a;\npub enum Progress {}\n";
+    check_imports(&[("lib.rs", defines), a], &[]);
+    let circle = "`low`: a circle of imports: `crate` uses `a::A`, `a` uses `Progress`";
+    for uses in ["use a::A;", "pub use a::A;", "fn root() -> crate::a::A {}"] {
+        check_imports(&[("lib.rs", &format!("{defines}{uses}")), a], &[circle]);
+    }
+    // The root of what a third module imports counts as well.
+    let circle =
+        "`low`: a circle of imports: `crate` uses `b::B`, `b` uses `a::A`, `a` uses `Progress`";
+    let files = [
+        (
+            "lib.rs",
+            "mod a;\nmod b;\npub use b::B;\npub enum Progress {}",
+        ),
+        ("b.rs", "use crate::a::A;"),
+        a,
+    ];
+    check_imports(&files, &[circle]);
+}
+
+#[test]
+fn what_the_root_takes_from_another_crate_is_no_definition_of_its_own() {
+    let root = "mod a;\npub use a::A;\npub use other::Thing;";
+    check_imports(&[("lib.rs", root), ("a.rs", "use crate::Thing;")], &[]);
+}
+
+#[test]
+fn a_module_inside_a_file_is_part_of_it() {
+    let a =
+        "use crate::b::B;\npub mod inner {\n    use super::A;\n    pub struct In;\n}\nstruct A;";
+    let circle = "`low`: a circle of imports: `a` uses `b::B`, `b` uses `a::inner::In`";
+    check_imports(&[("a.rs", a), ("b.rs", "")], &[]);
     check_imports(
-        &[root, ("a.rs", "use crate::Bee;"), ("b.rs", "use crate::A;")],
-        &[mutual],
+        &[("a.rs", a), ("b.rs", "use crate::a::inner::In;")],
+        &[circle],
     );
-    check_imports(&[root, ("a.rs", "use crate::Bee;"), ("b.rs", "")], &[]);
+    let a = "pub mod inner {\n    use super::super::b::B;\n}\nstruct A;";
+    let circle = "`low`: a circle of imports: `a` uses `b::B`, `b` uses `a::A`";
+    check_imports(&[("a.rs", a), ("b.rs", "use crate::a::A;")], &[circle]);
 }
 
 #[test]
 fn a_parent_and_its_child_may_know_each_other_but_siblings_may_not() {
     let child = ("a/x.rs", "use super::A;\nuse crate::a::y::Y;");
     check_imports(&[("a/mod.rs", "use x::X;"), child, ("a/y.rs", "")], &[]);
-    let mutual = "`low`: modules `a::x` and `a::y` import each other";
+    let mutual = "`low`: a circle of imports: `a::x` uses `a::y::Y`, `a::y` uses `a::x::X`";
     check_imports(
         &[
             ("a/mod.rs", "use x::X;"),
