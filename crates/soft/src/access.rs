@@ -97,13 +97,13 @@ impl SoftVcpu {
             return false;
         }
         let bank = self.banks.current();
-        bank.read.fill(gva, host, walk.global);
+        bank.read.fill(gva, host, walk.page_size, walk.global);
         if !write {
             return true;
         }
         let may_write = self.memory.notes().add_writer(page.gfn(), self.index);
         if may_write {
-            bank.write.fill(gva, host, walk.global);
+            bank.write.fill(gva, host, walk.page_size, walk.global);
         }
         may_write
     }

@@ -1,537 +1,396 @@
-//! Banks: the software TLB and the jump cache, one set for each address space and privilege.
+//! Banks: the software TLBs and jump caches of one vCPU, a bounded number of each.
 //!
-//! Translated code looks addresses up in the *current* bank through three pointers in the vCPU block, so switching
-//! address space or privilege is three stores, not a flush. Each process-context identifier (PCID) has a [`Space`];
-//! a space has one [`Bank`] for each [`BankKey`] (user, supervisor, supervisor that may touch user pages, and the code
-//! mode). Without PCIDs every CR3 load flushes space 0, as the architecture demands.
+//! Translated code looks addresses up in the *current* tables through three pointers in the vCPU block, so switching
+//! address space or privilege is three stores, not a flush. What a table may be used for is its key:
 //!
-//! A bank holds what the guest's page tables said when they were walked. The guest says when it changed them
-//! (INVLPG, INVPCID, MOV CR3, MOV CR4), and until then a real TLB may be stale too.
+//! - a pair of TLBs ([`TlbKey`]): the address space (PCID) and what the page tables are judged by, which is user or
+//!   supervisor and whether RFLAGS.AC overrides SMAP;
+//! - a jump cache ([`JumpKey`]): the address space and the code mode, because blocks are translated for one mode. Modes in
+//!   which translated code does not jump by itself have none.
 //!
-//! The entry for page `p` lies at index `p mod` [`TLB_ENTRIES`]. An empty entry holds a tag with other index bits, which no
-//! address that hashes there can match, so the check of translated code needs no valid bit: `address ^ tag` is the
-//! offset in the page on a hit and more than a page otherwise; comparing it with `4096 - size` also catches
-//! accesses that cross into the next page.
+//! Without PCIDs every CR3 load flushes space 0, as the architecture demands.
+//!
+//! A guest reaches 4,096 address spaces and dozens of modes, and each table costs hundreds of KiB. So there are at most
+//! [`TLB_PAIRS`] and [`JUMP_CACHES`] of them, [`MOST_BYTES`] together; one more takes the place of the one that was not
+//! current for longest. Linux keeps six address spaces with PCIDs, each with a user's TLBs, a supervisor's, and a
+//! supervisor's that may touch user pages: they fit.
 
-use x86::{Gva, PAGE_SIZE};
+use x86::Gva;
 
 use crate::code_cache::HostPc;
+use crate::jumps::JumpCache;
+use crate::mode::Mode;
+use crate::tlb::Tlb;
 
-/// Entries of each TLB.
-pub(crate) const TLB_ENTRIES: usize = 8192;
-/// Entries of the jump cache.
-pub(crate) const JUMP_ENTRIES: usize = 32768;
-/// Size of the filter that tells which pages may have jump-cache entries.
-const CODE_PAGE_BITS: usize = 16384;
-/// Address spaces kept at once.
-const SPACES: usize = 10;
+/// Most pairs of TLBs.
+const TLB_PAIRS: usize = 24;
+/// Most jump caches.
+const JUMP_CACHES: usize = 16;
+/// Most bytes that all tables of a vCPU take.
+pub(crate) const MOST_BYTES: usize = TLB_PAIRS * 2 * Tlb::BYTES + JUMP_CACHES * JumpCache::BYTES;
 
-/// One TLB entry: 16 bytes, read by translated code.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct TlbEntry {
-    /// Guest virtual address of the page.
-    pub(crate) tag: u64,
-    /// Host virtual address of the page.
-    pub(crate) host: u64,
-}
-
-/// One jump-cache entry: where the translation of `pc` starts.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct JumpEntry {
-    pub(crate) pc: u64,
-    pub(crate) host: HostPc,
-}
-
-/// Position of a page in a TLB.
-pub(crate) fn tlb_index(gva: u64) -> usize {
-    (gva / PAGE_SIZE) as usize % TLB_ENTRIES
-}
-
-/// Position of a program counter in the jump cache. Translated code computes the same.
-pub(crate) fn jump_index(pc: u64) -> usize {
-    (pc ^ pc >> 11) as usize % JUMP_ENTRIES
-}
-
-/// A TLB for reads or for writes.
-pub(crate) struct Tlb {
-    entries: Box<[TlbEntry]>,
-    /// Indexes that may be filled.
-    filled: Vec<u16>,
-    /// Entries that survive an address-space switch.
-    global: IndexSet,
-}
-
-/// A set of table positions.
-struct IndexSet([u64; JUMP_ENTRIES / 64]);
-
-impl IndexSet {
-    fn set(&mut self, index: usize, member: bool) {
-        let bit = 1 << (index % 64);
-        if member {
-            self.0[index / 64] |= bit;
-        } else {
-            self.0[index / 64] &= !bit;
-        }
-    }
-
-    fn has(&self, index: usize) -> bool {
-        self.0[index / 64] & 1 << (index % 64) != 0
-    }
-}
-
-impl Tlb {
-    fn new() -> Tlb {
-        let entries = (0..TLB_ENTRIES).map(Tlb::empty).collect();
-        Tlb {
-            entries,
-            filled: Vec::with_capacity(TLB_ENTRIES),
-            global: IndexSet([0; JUMP_ENTRIES / 64]),
-        }
-    }
-
-    fn empty(index: usize) -> TlbEntry {
-        TlbEntry {
-            tag: (index as u64 ^ 1) * PAGE_SIZE,
-            host: 0,
-        }
-    }
-
-    pub(crate) fn address(&self) -> u64 {
-        self.entries.as_ptr() as u64
-    }
-
-    /// Maps the page of `gva` to the host page at `host`.
-    pub(crate) fn fill(&mut self, gva: Gva, host: u64, global: bool) {
-        let index = tlb_index(gva.0);
-        if self.entries[index].host == 0 {
-            self.filled.push(index as u16);
-        }
-        self.entries[index] = TlbEntry {
-            tag: gva.page().0,
-            host,
-        };
-        self.global.set(index, global);
-    }
-
-    /// Host page of `gva`, if it is here.
-    pub(crate) fn lookup(&self, gva: Gva) -> Option<u64> {
-        let entry = self.entries[tlb_index(gva.0)];
-        (entry.host != 0 && entry.tag == gva.page().0).then_some(entry.host)
-    }
-
-    /// Tag of the entry at host address `entry`, as translated code computed it.
-    pub(crate) fn tag_at(&self, entry: u64) -> u64 {
-        let index = entry.wrapping_sub(self.address()) as usize / size_of::<TlbEntry>();
-        self.entries.get(index).map_or(0, |entry| entry.tag)
-    }
-
-    fn clear(&mut self) {
-        for index in self.filled.drain(..) {
-            self.entries[usize::from(index)] = Tlb::empty(usize::from(index));
-        }
-    }
-
-    fn clear_local(&mut self) {
-        let (entries, global) = (&mut self.entries, &self.global);
-        self.filled.retain(|&index| {
-            let index = usize::from(index);
-            if !global.has(index) {
-                entries[index] = Tlb::empty(index);
-            }
-            global.has(index)
-        });
-    }
-
-    fn clear_page(&mut self, gva: Gva) {
-        let index = tlb_index(gva.0);
-        if self.entries[index].tag == gva.page().0 {
-            // `host` stays non-zero so that the index is not listed twice.
-            self.entries[index].tag = Tlb::empty(index).tag;
-        }
-    }
-
-    fn clear_host_page(&mut self, host: u64) {
-        for &index in &self.filled {
-            let entry = &mut self.entries[usize::from(index)];
-            if entry.host == host {
-                entry.tag = Tlb::empty(usize::from(index)).tag;
-            }
-        }
-    }
-}
-
-/// TLBs and jump cache of one address space at one privilege.
-pub(crate) struct Bank {
-    pub(crate) read: Tlb,
-    pub(crate) write: Tlb,
-    jumps: Box<[JumpEntry]>,
-    jumps_filled: Vec<u16>,
-    jumps_global: IndexSet,
-    /// Pages that may have jump-cache entries, hashed: most invalidated pages hold no code.
-    code_pages: Box<[u64; CODE_PAGE_BITS / 64]>,
-    /// What an empty jump-cache entry leads to, so that even a false match is harmless.
-    lookup_stub: HostPc,
-}
-
-impl Bank {
-    fn new(lookup_stub: HostPc) -> Bank {
-        let empty = JumpEntry {
-            pc: u64::MAX,
-            host: lookup_stub,
-        };
-        Bank {
-            read: Tlb::new(),
-            write: Tlb::new(),
-            jumps: vec![empty; JUMP_ENTRIES].into_boxed_slice(),
-            jumps_filled: Vec::with_capacity(JUMP_ENTRIES),
-            jumps_global: IndexSet([0; JUMP_ENTRIES / 64]),
-            code_pages: Box::new([0; CODE_PAGE_BITS / 64]),
-            lookup_stub,
-        }
-    }
-
-    pub(crate) fn jumps_address(&self) -> u64 {
-        self.jumps.as_ptr() as u64
-    }
-
-    fn page_bit(pc: u64) -> (usize, u64) {
-        let hash = (pc >> 12 ^ pc >> 26 ^ pc >> 63) as usize % CODE_PAGE_BITS;
-        (hash / 64, 1 << (hash % 64))
-    }
-
-    pub(crate) fn add_jump(&mut self, pc: u64, host: HostPc, global: bool) {
-        let index = jump_index(pc);
-        if self.jumps[index].host == self.lookup_stub {
-            self.jumps_filled.push(index as u16);
-        }
-        self.jumps[index] = JumpEntry { pc, host };
-        self.jumps_global.set(index, global);
-        let (word, bit) = Bank::page_bit(pc);
-        self.code_pages[word] |= bit;
-    }
-
-    pub(crate) fn jump(&self, pc: u64) -> Option<HostPc> {
-        let entry = self.jumps[jump_index(pc)];
-        (entry.pc == pc && entry.host != self.lookup_stub).then_some(entry.host)
-    }
-
-    fn clear_jumps(&mut self) {
-        let empty = JumpEntry {
-            pc: u64::MAX,
-            host: self.lookup_stub,
-        };
-        for index in self.jumps_filled.drain(..) {
-            self.jumps[usize::from(index)] = empty;
-        }
-        self.code_pages.fill(0);
-    }
-
-    fn clear_local(&mut self) {
-        self.read.clear_local();
-        self.write.clear_local();
-        let empty = JumpEntry {
-            pc: u64::MAX,
-            host: self.lookup_stub,
-        };
-        let (jumps, global) = (&mut self.jumps, &self.jumps_global);
-        self.jumps_filled.retain(|&index| {
-            let index = usize::from(index);
-            if !global.has(index) {
-                jumps[index] = empty;
-            }
-            global.has(index)
-        });
-    }
-
-    fn clear(&mut self) {
-        self.read.clear();
-        self.write.clear();
-        self.clear_jumps();
-    }
-
-    fn clear_page(&mut self, gva: Gva) {
-        self.read.clear_page(gva);
-        self.write.clear_page(gva);
-        // A block may start on the page before and straddle into this one.
-        let before = gva.0.wrapping_sub(PAGE_SIZE);
-        let has_code = |pc| {
-            let (word, bit) = Bank::page_bit(pc);
-            self.code_pages[word] & bit != 0
-        };
-        if has_code(gva.0) || has_code(before) {
-            self.clear_jumps_of(gva.page().0);
-        }
-    }
-
-    /// Forgets jumps into a page and into the one before it.
-    fn clear_jumps_of(&mut self, page: u64) {
-        let empty = JumpEntry {
-            pc: u64::MAX,
-            host: self.lookup_stub,
-        };
-        let jumps = &mut self.jumps;
-        self.jumps_filled.retain(|&index| {
-            let entry = &mut jumps[usize::from(index)];
-            let is_near = page.wrapping_sub(entry.pc & !(PAGE_SIZE - 1)) <= PAGE_SIZE;
-            if is_near {
-                *entry = empty;
-            }
-            !is_near
-        });
-    }
-}
-
-/// What selects a bank inside an address space.
+/// What selects a pair of TLBs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct BankKey {
+pub(crate) struct TlbKey {
+    pub(crate) pcid: u16,
     /// CPL 3.
     pub(crate) user: bool,
     /// Supervisor with RFLAGS.AC set under SMAP.
     pub(crate) smap_override: bool,
-    /// Code mode bits, so that the jump cache never mixes modes.
-    pub(crate) mode: u16,
 }
 
-struct Space {
-    pcid: u16,
-    last_use: u64,
-    banks: Vec<(BankKey, Box<Bank>)>,
+/// What selects a jump cache.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct JumpKey {
+    pub(crate) pcid: u16,
+    pub(crate) mode: Mode,
 }
 
-/// Every bank of one vCPU.
-pub(crate) struct Banks {
-    spaces: Vec<Space>,
-    current_space: usize,
-    current_bank: usize,
+/// The TLBs for reads and for writes.
+pub(crate) struct Tlbs {
+    pub(crate) read: Tlb,
+    pub(crate) write: Tlb,
+}
+
+/// Tables by key; the one that was not current for longest is given to a new key when there are enough.
+struct Pool<K, T> {
+    slots: Vec<Slot<K, T>>,
+    current: usize,
+    most: usize,
     uses: u64,
+}
+
+struct Slot<K, T> {
+    key: K,
+    last_use: u64,
+    table: T,
+}
+
+impl<K: Copy + Eq, T> Pool<K, T> {
+    fn new(most: usize, key: K, table: T) -> Pool<K, T> {
+        let first = Slot {
+            key,
+            last_use: 0,
+            table,
+        };
+        Pool {
+            slots: vec![first],
+            current: 0,
+            most,
+            uses: 0,
+        }
+    }
+
+    /// Makes the table for `key` current: an empty one if there was none.
+    fn select(&mut self, key: K, make: impl FnOnce() -> T, clear: impl FnOnce(&mut T)) {
+        if self.slots[self.current].key == key {
+            return;
+        }
+        // The time at which a table stops being current is its last use.
+        self.uses += 1;
+        self.slots[self.current].last_use = self.uses;
+        if let Some(index) = self.slots.iter().position(|slot| slot.key == key) {
+            self.current = index;
+        } else if self.slots.len() < self.most {
+            self.current = self.slots.len();
+            self.slots.push(Slot {
+                key,
+                last_use: 0,
+                table: make(),
+            });
+        } else {
+            let oldest = (0..self.most).min_by_key(|&index| self.slots[index].last_use);
+            self.current = oldest.unwrap_or(0);
+            let slot = &mut self.slots[self.current];
+            slot.key = key;
+            clear(&mut slot.table);
+        }
+    }
+
+    fn current(&mut self) -> &mut T {
+        &mut self.slots[self.current].table
+    }
+
+    fn all(&mut self) -> impl Iterator<Item = (K, &mut T)> {
+        self.slots.iter_mut().map(|slot| (slot.key, &mut slot.table))
+    }
+}
+
+/// Every table of one vCPU.
+pub(crate) struct Banks {
+    tlbs: Pool<TlbKey, Tlbs>,
+    jumps: Pool<JumpKey, JumpCache>,
     lookup_stub: HostPc,
     /// How often something was flushed.
     pub(crate) flushes: u64,
 }
 
+impl Tlbs {
+    fn new() -> Tlbs {
+        Tlbs {
+            read: Tlb::new(),
+            write: Tlb::new(),
+        }
+    }
+
+    fn clear(&mut self) {
+        self.read.clear();
+        self.write.clear();
+    }
+
+    fn clear_local(&mut self) {
+        self.read.clear_local();
+        self.write.clear_local();
+    }
+}
+
 impl Banks {
     pub(crate) fn new(lookup_stub: HostPc) -> Banks {
-        let mut banks = Banks {
-            spaces: Vec::new(),
-            current_space: 0,
-            current_bank: 0,
-            uses: 0,
+        let tlb_key = TlbKey {
+            pcid: 0,
+            user: false,
+            smap_override: false,
+        };
+        let jump_key = JumpKey {
+            pcid: 0,
+            mode: Mode::default(),
+        };
+        Banks {
+            tlbs: Pool::new(TLB_PAIRS, tlb_key, Tlbs::new()),
+            jumps: Pool::new(JUMP_CACHES, jump_key, JumpCache::new(lookup_stub)),
             lookup_stub,
             flushes: 0,
-        };
-        banks.select(
-            0,
-            BankKey {
-                user: false,
-                smap_override: false,
-                mode: 0,
-            },
-        );
-        banks
-    }
-
-    /// Makes the bank of `pcid` and `key` current, empty if it is new.
-    pub(crate) fn select(&mut self, pcid: u16, key: BankKey) {
-        self.uses += 1;
-        self.current_space = match self.spaces.iter().position(|space| space.pcid == pcid) {
-            Some(index) => index,
-            None => self.add_space(pcid),
-        };
-        let lookup_stub = self.lookup_stub;
-        let space = &mut self.spaces[self.current_space];
-        space.last_use = self.uses;
-        self.current_bank = match space.banks.iter().position(|(known, _)| *known == key) {
-            Some(index) => index,
-            None => {
-                space.banks.push((key, Box::new(Bank::new(lookup_stub))));
-                space.banks.len() - 1
-            }
-        };
-    }
-
-    fn add_space(&mut self, pcid: u16) -> usize {
-        let space = Space {
-            pcid,
-            last_use: 0,
-            banks: Vec::new(),
-        };
-        if self.spaces.len() < SPACES {
-            self.spaces.push(space);
-            return self.spaces.len() - 1;
         }
-        let oldest = (0..SPACES)
-            .min_by_key(|&index| self.spaces[index].last_use)
-            .unwrap_or(0);
-        self.spaces[oldest].pcid = pcid;
-        self.clear_space(oldest);
-        oldest
     }
 
-    pub(crate) fn current(&mut self) -> &mut Bank {
-        &mut self.spaces[self.current_space].banks[self.current_bank].1
+    /// Makes the tables for these keys current, empty if they are new. Without a key for it, the current jump cache is
+    /// not to be used.
+    pub(crate) fn select(&mut self, tlbs: TlbKey, jumps: Option<JumpKey>) {
+        self.tlbs.select(tlbs, Tlbs::new, Tlbs::clear);
+        if let Some(key) = jumps {
+            let stub = self.lookup_stub;
+            self.jumps
+                .select(key, || JumpCache::new(stub), JumpCache::clear);
+        }
+    }
+
+    /// The current TLBs.
+    pub(crate) fn tlbs(&mut self) -> &mut Tlbs {
+        self.tlbs.current()
+    }
+
+    /// The current jump cache.
+    pub(crate) fn jumps(&mut self) -> &mut JumpCache {
+        self.jumps.current()
     }
 
     /// Forgets the translations of one PCID but those of global pages.
     pub(crate) fn flush_local(&mut self, pcid: u16) {
-        if let Some(index) = self.spaces.iter().position(|space| space.pcid == pcid) {
-            self.flushes += 1;
-            for (_, bank) in &mut self.spaces[index].banks {
-                bank.clear_local();
-            }
-        }
+        self.flushes += 1;
+        let of_pcid = self.tlbs.all().filter(|(key, _)| key.pcid == pcid);
+        of_pcid.for_each(|(_, tlbs)| tlbs.clear_local());
+        let of_pcid = self.jumps.all().filter(|(key, _)| key.pcid == pcid);
+        of_pcid.for_each(|(_, jumps)| jumps.clear_local());
     }
 
     /// Forgets everything but global pages.
     pub(crate) fn flush_all_local(&mut self) {
         self.flushes += 1;
-        for (_, bank) in self.spaces.iter_mut().flat_map(|space| &mut space.banks) {
-            bank.clear_local();
-        }
-    }
-
-    fn clear_space(&mut self, index: usize) {
-        self.flushes += 1;
-        for (_, bank) in &mut self.spaces[index].banks {
-            bank.clear();
-        }
+        self.tlbs.all().for_each(|(_, tlbs)| tlbs.clear_local());
+        self.jumps.all().for_each(|(_, jumps)| jumps.clear_local());
     }
 
     /// Forgets everything.
     pub(crate) fn flush_all(&mut self) {
-        for index in 0..self.spaces.len() {
-            self.clear_space(index);
-        }
+        self.flushes += 1;
+        self.tlbs.all().for_each(|(_, tlbs)| tlbs.clear());
+        self.jumps.all().for_each(|(_, jumps)| jumps.clear());
     }
 
-    /// Forgets one page in every address space (a global page may be in all of them).
+    /// Forgets one guest page, small or large, in every address space (a global page may be in all of them).
     pub(crate) fn flush_page(&mut self, gva: Gva) {
-        for space in &mut self.spaces {
-            for (_, bank) in &mut space.banks {
-                bank.clear_page(gva);
-            }
+        for (_, tlbs) in self.tlbs.all() {
+            tlbs.read.clear_page(gva);
+            tlbs.write.clear_page(gva);
         }
+        self.jumps.all().for_each(|(_, jumps)| jumps.clear_page(gva));
     }
 
     /// Forgets every jump-cache entry: the code cache was cleared.
     pub(crate) fn forget_code(&mut self) {
-        for space in &mut self.spaces {
-            for (_, bank) in &mut space.banks {
-                bank.clear_jumps();
-            }
-        }
+        self.jumps.all().for_each(|(_, jumps)| jumps.clear());
     }
 
     /// Takes write access to a host page away: it holds translated code now.
     pub(crate) fn protect_host_page(&mut self, host: u64) {
-        for space in &mut self.spaces {
-            for (_, bank) in &mut space.banks {
-                bank.write.clear_host_page(host);
-            }
-        }
+        self.tlbs
+            .all()
+            .for_each(|(_, tlbs)| tlbs.write.clear_host_page(host));
     }
 
-    /// Bytes in all banks.
+    /// Bytes in all tables.
     pub(crate) fn len_bytes(&self) -> usize {
-        let bank = 2 * TLB_ENTRIES * size_of::<TlbEntry>() + JUMP_ENTRIES * size_of::<JumpEntry>();
-        self.spaces
-            .iter()
-            .map(|space| space.banks.len() * bank)
-            .sum()
+        self.tlbs.slots.len() * 2 * Tlb::BYTES + self.jumps.slots.len() * JumpCache::BYTES
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use x86::PAGE_SIZE;
 
-    fn banks() -> Banks {
-        Banks::new(1)
+    use super::*;
+    use crate::jumps::Origin;
+
+    const STUB: HostPc = 1;
+
+    fn kernel(pcid: u16) -> TlbKey {
+        TlbKey {
+            pcid,
+            user: false,
+            smap_override: false,
+        }
     }
 
-    const KERNEL: BankKey = BankKey {
-        user: false,
-        smap_override: false,
-        mode: 0,
-    };
-    const USER: BankKey = BankKey {
-        user: true,
-        ..KERNEL
+    fn user(pcid: u16) -> TlbKey {
+        TlbKey {
+            user: true,
+            ..kernel(pcid)
+        }
+    }
+
+    fn mode(pcid: u16, bits: u16) -> Option<JumpKey> {
+        Some(JumpKey {
+            pcid,
+            mode: Mode(bits),
+        })
+    }
+
+    const LOCAL: Origin = Origin {
+        global: false,
+        page_size: PAGE_SIZE,
+        second_page_size: None,
     };
 
     #[test]
-    fn an_empty_entry_matches_no_address_that_hashes_to_it() {
-        let tlb = Tlb::new();
-        for page in [0, 1, 1023, 1024, 0xf_ffff_ffff_ffff_u64] {
-            let gva = page << 12;
-            let offset = gva ^ tlb.entries[tlb_index(gva)].tag;
-            assert!(offset >= PAGE_SIZE, "page {page:#x}");
+    fn address_spaces_privileges_and_overrides_do_not_see_each_other() {
+        let overrides = TlbKey {
+            smap_override: true,
+            ..kernel(1)
+        };
+        let keys = [user(1), kernel(1), overrides, user(2), kernel(2)];
+        let mut banks = Banks::new(STUB);
+        for (key, host) in keys.into_iter().zip(1..) {
+            banks.select(key, None);
+            assert_eq!(banks.tlbs().read.lookup(Gva(0x5123)), None, "{key:?}");
+            banks.tlbs().read.fill(Gva(0x5000), host, PAGE_SIZE, false);
+        }
+        for (key, host) in keys.into_iter().zip(1..) {
+            banks.select(key, None);
+            assert_eq!(banks.tlbs().read.lookup(Gva(0x5123)), Some(host), "{key:?}");
+        }
+        banks.flush_local(1);
+        for (key, host) in keys.into_iter().zip(1..) {
+            banks.select(key, None);
+            let expected = (key.pcid == 2).then_some(host);
+            assert_eq!(banks.tlbs().read.lookup(Gva(0x5123)), expected, "{key:?}");
         }
     }
 
     #[test]
-    fn address_spaces_do_not_see_each_other() {
-        let mut banks = banks();
-        banks.select(1, USER);
-        banks.current().read.fill(Gva(0x5000), 0x7000, false);
-        banks.select(2, USER);
-        assert_eq!(banks.current().read.lookup(Gva(0x5123)), None);
-        banks.select(1, USER);
-        assert_eq!(banks.current().read.lookup(Gva(0x5123)), Some(0x7000));
-        banks.flush_local(1);
-        assert_eq!(banks.current().read.lookup(Gva(0x5123)), None);
+    fn code_modes_share_tlbs_and_never_a_jump_cache() {
+        let mut banks = Banks::new(STUB);
+        banks.select(user(1), mode(1, Mode::USER));
+        banks.tlbs().read.fill(Gva(0x5000), 7, PAGE_SIZE, false);
+        banks.jumps().add(0x5000, 77, LOCAL);
+        banks.select(user(1), mode(1, Mode::USER | Mode::CODE32));
+        assert_eq!(banks.tlbs().read.lookup(Gva(0x5000)), Some(7));
+        assert_eq!(banks.jumps().find(0x5000), None);
+        banks.select(user(2), mode(2, Mode::USER));
+        assert_eq!(banks.jumps().find(0x5000), None);
+        banks.select(user(1), mode(1, Mode::USER));
+        assert_eq!(banks.jumps().find(0x5000), Some(77));
+        banks.forget_code();
+        assert_eq!(banks.jumps().find(0x5000), None);
+        assert_eq!(banks.tlbs().read.lookup(Gva(0x5000)), Some(7));
     }
 
     #[test]
-    fn global_pages_survive_a_flush_of_their_address_space() {
-        let mut banks = banks();
-        banks.select(1, KERNEL);
-        let bank = banks.current();
-        bank.read.fill(Gva(0x5000), 0x7000, true);
-        bank.read.fill(Gva(0x6000), 0x8000, false);
-        bank.add_jump(0x5000, 77, true);
-        bank.add_jump(0x6000, 88, false);
-        banks.flush_local(1);
-        let bank = banks.current();
-        assert_eq!(
-            (bank.read.lookup(Gva(0x5000)), bank.read.lookup(Gva(0x6000))),
-            (Some(0x7000), None)
-        );
-        assert_eq!((bank.jump(0x5000), bank.jump(0x6000)), (Some(77), None));
-        banks.flush_all();
-        assert_eq!(banks.current().read.lookup(Gva(0x5000)), None);
+    fn global_pages_survive_flushes_of_address_spaces_and_not_of_everything() {
+        let mut banks = Banks::new(STUB);
+        let fill = |banks: &mut Banks| {
+            banks.tlbs().read.fill(Gva(0x5000), 7, PAGE_SIZE, true);
+            banks.tlbs().read.fill(Gva(0x6000), 8, PAGE_SIZE, false);
+        };
+        let look = |banks: &mut Banks| {
+            [0x5000, 0x6000].map(|gva| banks.tlbs().read.lookup(Gva(gva)).is_some())
+        };
+        for (flush, expected) in [
+            (Banks::flush_all_local as fn(&mut Banks), [true, false]),
+            (|banks| banks.flush_local(0), [true, false]),
+            (|banks| banks.flush_local(3), [true, true]),
+            (Banks::flush_all, [false, false]),
+            (|banks| banks.flush_page(Gva(0x5fff)), [false, true]),
+        ] {
+            fill(&mut banks);
+            flush(&mut banks);
+            assert_eq!(look(&mut banks), expected);
+        }
     }
 
     #[test]
     fn a_page_that_becomes_code_loses_its_write_entry_everywhere() {
-        let mut banks = banks();
-        for (pcid, key) in [(1, USER), (1, KERNEL), (2, KERNEL)] {
-            banks.select(pcid, key);
-            banks.current().write.fill(Gva(0x5000), 0x7000, false);
-            banks.current().write.fill(Gva(0x6000), 0x8000, true);
+        let keys = [user(1), kernel(1), kernel(2)];
+        let mut banks = Banks::new(STUB);
+        for key in keys {
+            banks.select(key, None);
+            let write = &mut banks.tlbs().write;
+            write.fill(Gva(0x5000), 0x7000, PAGE_SIZE, false);
+            write.fill(Gva(0x6000), 0x8000, PAGE_SIZE, true);
         }
         banks.protect_host_page(0x7000);
-        for (pcid, key) in [(1, USER), (1, KERNEL), (2, KERNEL)] {
-            banks.select(pcid, key);
-            assert_eq!(banks.current().write.lookup(Gva(0x5000)), None);
-            assert_eq!(banks.current().write.lookup(Gva(0x6000)), Some(0x8000));
+        for key in keys {
+            banks.select(key, None);
+            let write = &banks.tlbs().write;
+            let found = [0x5000, 0x6000].map(|gva| write.lookup(Gva(gva)));
+            assert_eq!(found, [None, Some(0x8000)]);
         }
     }
 
     #[test]
-    fn more_address_spaces_than_banks_reuse_the_oldest() {
-        let mut banks = banks();
-        for pcid in 0..40 {
-            banks.select(pcid, USER);
-            banks
-                .current()
-                .read
-                .fill(Gva(0x5000), u64::from(pcid) + 1, false);
+    fn what_a_guest_selects_never_takes_more_than_the_bound() {
+        let mut banks = Banks::new(STUB);
+        for pcid in 0..4096 {
+            for key in [user(pcid), kernel(pcid)] {
+                banks.select(key, mode(pcid, pcid % 512));
+            }
         }
-        banks.select(39, USER);
-        assert_eq!(banks.current().read.lookup(Gva(0x5000)), Some(40));
-        banks.select(0, USER);
-        assert_eq!(banks.current().read.lookup(Gva(0x5000)), None);
+        assert_eq!(banks.len_bytes(), MOST_BYTES);
+        assert!(MOST_BYTES < 17 << 20, "{MOST_BYTES} bytes: docs/engines.md says 17 MiB");
+    }
+
+    #[test]
+    fn the_table_that_was_not_current_for_longest_is_taken_and_comes_empty() {
+        let mut banks = Banks::new(STUB);
+        let fill = |banks: &mut Banks, pcid| {
+            banks.select(kernel(pcid), mode(pcid, 0));
+            let host = u64::from(pcid) + 1;
+            banks.tlbs().read.fill(Gva(0x5000), host, PAGE_SIZE, true);
+            banks.jumps().add(0x5000, host, LOCAL);
+        };
+        let most = JUMP_CACHES as u16;
+        (0..most).for_each(|pcid| fill(&mut banks, pcid));
+        // Space 0 was first, but is used again: space 1 goes.
+        banks.select(kernel(0), mode(0, 0));
+        fill(&mut banks, most);
+        for (pcid, is_left) in [(0, true), (2, true), (most, true), (1, false)] {
+            banks.select(kernel(pcid), mode(pcid, 0));
+            assert_eq!(banks.jumps().find(0x5000).is_some(), is_left, "space {pcid}");
+        }
+        // There are more TLBs than jump caches: those are all there.
+        banks.select(kernel(1), None);
+        assert_eq!(banks.tlbs().read.lookup(Gva(0x5000)), Some(2));
+        (0..TLB_PAIRS as u16).for_each(|pcid| fill(&mut banks, 100 + pcid));
+        banks.select(kernel(1), None);
+        assert_eq!(banks.tlbs().read.lookup(Gva(0x5000)), None);
     }
 }

@@ -5,7 +5,7 @@
 //! do itself (address memory, jump, touch system state) is rebuilt or interpreted. The parts, bottom up:
 //!
 //! - `block`: what translated code shares with Rust; `emit`, `code_cache`: host code and its one entrance.
-//! - `bank`: software TLBs and jump caches, one set for each address space and privilege.
+//! - `bank`: software TLBs and jump caches, one set for each address space and privilege. `large`: their large pages.
 //! - `translate`: guest code into translation blocks. `translations`: all blocks of a VM, and how they go stale;
 //!   `sites`: where they may fault or miss.
 //! - `door`, `enter`: into translated code and out, and how vCPUs are called out or kept out of it.
@@ -41,6 +41,7 @@ mod enter;
 mod exceptions;
 mod features;
 mod interpret;
+mod large;
 mod locked;
 mod mode;
 mod run;

@@ -11,6 +11,7 @@ use vcpu::{
 use x86::paging::{Access, Walk};
 use x86::{Exception, Gpa, Gva, PAGE_SIZE, Rflags};
 
+use crate::bank::Origin;
 use crate::block::{ExitReason, PAUSES_AT_ONCE};
 use crate::code_cache::HostPc;
 use crate::cpu::{GP0, SoftVcpu, Stop, seg};
@@ -323,17 +324,23 @@ impl SoftVcpu {
             rip,
             mode: self.mode,
         };
-        let pc = match self.find_translation(|translations| translations.find(key)) {
-            Some(pc) => pc,
+        let (pc, second) = match self.find_translation(|translations| translations.find(key)) {
+            Some(pc) => (pc, None),
             None => self.translate_at(key)?,
         };
         if may_cache {
-            self.banks.current().add_jump(rip, pc, walk.global);
+            let origin = Origin {
+                global: walk.global && second.is_none_or(|second| second.global),
+                page_size: walk.page_size,
+                second_page_size: second.map(|second| second.page_size),
+            };
+            self.banks.current().add_jump(rip, pc, origin);
         }
         Ok(pc)
     }
 
-    fn translate_at(&mut self, key: BlockKey) -> Result<HostPc, Stop> {
+    /// Translates; also tells of the page behind, if the block straddles into it.
+    fn translate_at(&mut self, key: BlockKey) -> Result<(HostPc, Option<Walk>), Stop> {
         let gpa = Gpa(key.gpa);
         let linear = self.code_linear(key.rip);
         let left = (PAGE_SIZE - linear % PAGE_SIZE) as usize;
@@ -348,10 +355,11 @@ impl SoftVcpu {
             Ok(translations.translate(key, &window[..len], None))
         })?;
         if let Some(pc) = done {
-            return Ok(pc);
+            return Ok((pc, None));
         }
         // The first instruction straddles into the next page.
-        let second = self.fetch_address(key.rip.wrapping_add(left as u64))?;
+        let walk = self.fetch_walk(key.rip.wrapping_add(left as u64))?;
+        let second = walk.gpa;
         let done = self.make_translation(&[gpa, second], |translations, memory| {
             if let Some(pc) = translations.find_straddling(key, second.gfn()) {
                 return Ok(Some(pc));
@@ -363,11 +371,11 @@ impl SoftVcpu {
             Ok(translations.translate(key, &bytes, Some(second.gfn())))
         })?;
         // Fifteen bytes and still no end: too long an instruction (APM vol. 3, 1.2).
-        done.ok_or_else(|| GP0.into())
+        done.map(|pc| (pc, Some(walk))).ok_or_else(|| GP0.into())
     }
 
-    /// Chains a direct jump. Both ends lie in one page, so the jump holds wherever that page is mapped. `generation` is
-    /// that of the link number.
+    /// Chains a direct jump. Both ends start in one page, so the jump holds wherever that page is mapped; a block that
+    /// goes on into the next page is reached through its guard. `generation` is that of the link number.
     fn chain(&mut self, link: u32, target: HostPc, generation: u64) {
         let mut translations = self.soft.translations();
         if translations.generation() == generation && self.generation == generation {

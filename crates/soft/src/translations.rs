@@ -5,6 +5,13 @@
 //! with blocks drops the blocks it touches, never more. A dropped block's head becomes a jump to its exit, or to
 //! its successor once there is one, so nobody has to know who jumps to it. Memory comes back when the cache is full:
 //! then everything is dropped at once.
+//!
+//! Jumps are chained inside a page only: whoever runs there has had the page's mapping judged. One kind of block needs
+//! more, the instruction that goes on into the page behind. That page may be mapped elsewhere or lose its permission
+//! while nothing happens to the first one, and what the guest then flushes is the second page. So nothing jumps to such
+//! a block but by way of the jump cache, which knows both pages it came from and is flushed with each of them. Where a
+//! chained jump or the head of a predecessor wants to lead there, it leads to the block's *guard*: a few instructions
+//! that look the address up in the jump cache. A guard depends on no bytes and no mapping, so it never goes stale.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -86,6 +93,8 @@ pub(crate) struct Translations {
     stale: AddressMap<BlockKey, HostPc>,
     sites: Arc<Sites>,
     links: Vec<Link>,
+    /// Guards of the blocks that straddle two pages, by their heads.
+    guards: AddressMap<HostPc, HostPc>,
     thunks: HashMap<(Vec<u8>, Mode), HostPc>,
     pub(crate) counters: Counters,
 }
@@ -104,6 +113,7 @@ impl Translations {
             stale: AddressMap::default(),
             sites: Arc::new(Sites::new()),
             links: Vec::new(),
+            guards: AddressMap::default(),
             thunks: HashMap::new(),
             counters: Counters::default(),
         })
@@ -134,6 +144,7 @@ impl Translations {
             + self.blocks.capacity() * size_of::<Block>()
             + self.links.capacity() * size_of::<Link>()
             + (self.by_key.capacity() + self.stale.capacity()) * 48
+            + self.guards.capacity() * 24
             + self.by_page.capacity() * 64;
         (self.cache.used_bytes(), tables)
     }
@@ -168,6 +179,7 @@ impl Translations {
         self.stale.clear();
         self.sites.clear();
         self.links.clear();
+        self.guards.clear();
         self.thunks.clear();
     }
 
@@ -213,14 +225,21 @@ impl Translations {
             .push(index);
         if let Some(gfn) = second_page {
             self.by_page.entry(gfn.0).or_default().push(index);
+            if let Some(guard) = done.guard {
+                self.guards.insert(base, guard);
+                if let Some(&old_head) = self.stale.get(&key) {
+                    self.cache.patch_head(old_head, guard);
+                }
+            }
         } else if let Some(old_head) = self.stale.insert(key, base) {
             self.cache.patch_head(old_head, base);
         }
         Some(base)
     }
 
-    /// Aims the direct jump `link` at the block `target`.
+    /// Aims the direct jump `link` at the block whose head is `target`, or at its guard.
     pub(crate) fn chain(&mut self, link: u32, target: HostPc) {
+        let target = self.guards.get(&target).copied().unwrap_or(target);
         if let Some(link) = self.links.get(link as usize) {
             self.cache.patch_jump(link.slot, target);
         }

@@ -288,8 +288,10 @@ impl SoftVcpu {
         } else {
             self.segments[index].base
         };
-        let gva = Gva(base.wrapping_add(offset));
-        if self.is_64_bit() && !gva.is_canonical() {
+        let mut gva = Gva(base.wrapping_add(offset));
+        if !self.is_64_bit() {
+            gva.0 &= 0xffff_ffff;
+        } else if !gva.is_canonical() {
             return Ok(());
         }
         self.banks.flush_page(gva);

@@ -19,15 +19,19 @@ pub(crate) struct Exits {
     pub(crate) rip: u64,
     /// First address of the page that the block lies in.
     pub(crate) page: u64,
-    /// The block straddles two pages: nothing may be chained to it, so it chains to nothing either.
+    /// The block straddles two pages: what its page is, the jump cache alone knows, so it chains to nothing.
     pub(crate) straddles: bool,
 }
 
 impl Exits {
+    /// Whether translated code may go on by itself: not if each instruction wants a look, nor if where RIP leads
+    /// depends on a segment.
+    pub(crate) fn may_jump(mode: Mode) -> bool {
+        !mode.has(Mode::CAREFUL | Mode::SEGMENTED)
+    }
+
     fn may_chain(self, target: u64, mode: Mode) -> bool {
-        target & !0xfff == self.page
-            && !self.straddles
-            && !mode.has(Mode::CAREFUL | Mode::SEGMENTED)
+        target & !0xfff == self.page && !self.straddles && Exits::may_jump(mode)
     }
 }
 
@@ -35,7 +39,7 @@ impl Builder {
     /// Goes to a known address. Everything must have been put back.
     pub(crate) fn go(&mut self, target: u64, exits: Exits) {
         let is_backward = target <= exits.rip;
-        if self.mode.has(Mode::CAREFUL | Mode::SEGMENTED) {
+        if !Exits::may_jump(self.mode) {
             self.leave(target, ExitReason::Lookup);
         } else if exits.may_chain(target, self.mode) {
             if is_backward {
@@ -64,7 +68,7 @@ impl Builder {
     }
 
     /// Goes to a known address in another page: its jump-cache entry is known, its content is not.
-    fn go_through_jump_cache(&mut self, target: u64) {
+    pub(crate) fn go_through_jump_cache(&mut self, target: u64) {
         let entry = (jump_index(target) * 16) as i32;
         let jump_cache = offset_of!(VcpuBlock, jump_cache) as i32;
         self.e.store_gs(spill_offset(1), Reg::RCX);

@@ -67,6 +67,8 @@ pub(crate) struct Translated {
     pub(crate) len_bytes: u16,
     /// Exit for entries that come after the block went stale.
     pub(crate) stale: HostPc,
+    /// The way to the block through the jump cache, if it straddles two pages and may be chained to.
+    pub(crate) guard: Option<HostPc>,
 }
 
 /// One decoded guest instruction of a block.
@@ -85,6 +87,8 @@ pub(crate) struct Translator {
     pub(crate) has_company: bool,
     info: InstructionInfoFactory,
     steps: Vec<Step>,
+    /// The block ends before an instruction that goes on into the next page.
+    ends_at_straddling: bool,
 }
 
 impl Translator {
@@ -95,6 +99,7 @@ impl Translator {
             has_company: false,
             info: InstructionInfoFactory::new(),
             steps: Vec::with_capacity(MAX_INSTRUCTIONS),
+            ends_at_straddling: false,
         }
     }
 
@@ -119,12 +124,22 @@ impl Translator {
         }
         self.builder.set_use_counts(&counts);
         self.emit(request);
+        let guard = (request.straddles && Exits::may_jump(request.mode)).then(|| {
+            let guard = self.builder.e.address();
+            self.builder.go_through_jump_cache(request.rip);
+            guard
+        });
         let stale = self.builder.finish(request.rip);
-        Some(Translated { len_bytes, stale })
+        Some(Translated {
+            len_bytes,
+            stale,
+            guard,
+        })
     }
 
     fn decode(&mut self, request: &Request<'_>) -> Option<u16> {
         self.steps.clear();
+        self.ends_at_straddling = false;
         let bitness = request.mode.bitness();
         let mut decoder = Decoder::with_ip(bitness, request.bytes, request.rip, DECODER_OPTIONS);
         let limit = if request.straddles || request.mode.has(Mode::CAREFUL) {
@@ -137,6 +152,7 @@ impl Translator {
             let instruction = decoder.decode();
             let is_cut_off = decoder.last_error() == iced_x86::DecoderError::NoMoreBytes;
             if is_cut_off {
+                self.ends_at_straddling = true;
                 return (at > 0).then_some(at as u16);
             }
             let info = self.info.info(&instruction);
@@ -196,7 +212,12 @@ impl Translator {
                 straddles: request.straddles,
             };
             self.builder.put_everything_back();
-            self.builder.go(last.instruction.next_ip(), exits);
+            let next = last.instruction.next_ip();
+            if self.ends_at_straddling && Exits::may_jump(request.mode) {
+                self.builder.go_through_jump_cache(next);
+            } else {
+                self.builder.go(next, exits);
+            }
         }
         self.steps = steps;
     }

@@ -1,5 +1,4 @@
 //! Small programs in long mode, through the engine contract.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
 

@@ -1,0 +1,6 @@
+//! The software engine through its contract: small programs on a vCPU or two, every exit answered by the test.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod basic;
+mod code_pages;
+mod machine;
