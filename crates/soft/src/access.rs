@@ -62,11 +62,11 @@ impl SoftVcpu {
         }
         let is_default = access == self.access(access.write);
         if is_default {
-            let bank = self.banks.current();
+            let tlbs = self.banks.tlbs();
             let tlb = if access.write {
-                &bank.write
+                &tlbs.write
             } else {
-                &bank.read
+                &tlbs.read
             };
             if let Some(host) = tlb.lookup(gva)
                 && let Some(gpa) = self.memory.gpa(Hva(host))
@@ -86,7 +86,7 @@ impl SoftVcpu {
         self.is_long_mode() && !gva.is_canonical()
     }
 
-    /// Enters a translation into the current bank. Returns false if the page must be reached the slow way: it is
+    /// Enters a translation into the current TLBs. Returns false if the page must be reached the slow way: it is
     /// not memory, it is watched by a data breakpoint, or it is to be written and holds translated code.
     pub(crate) fn fill_tlb(&mut self, gva: Gva, walk: &Walk, write: bool) -> bool {
         let page = Gpa(walk.gpa.0 & !(PAGE_SIZE - 1));
@@ -96,14 +96,14 @@ impl SoftVcpu {
         if self.is_watched(gva) {
             return false;
         }
-        let bank = self.banks.current();
-        bank.read.fill(gva, host, walk.page_size, walk.global);
+        let tlbs = self.banks.tlbs();
+        tlbs.read.fill(gva, host, walk.page_size, walk.global);
         if !write {
             return true;
         }
         let may_write = self.memory.notes().add_writer(page.gfn(), self.index);
         if may_write {
-            bank.write.fill(gva, host, walk.page_size, walk.global);
+            tlbs.write.fill(gva, host, walk.page_size, walk.global);
         }
         may_write
     }

@@ -10,7 +10,7 @@ use vcpu::{DebugRegisters, EngineError, Exit, Msrs, VcpuState};
 use x86::paging::{Access, Paging};
 use x86::{CpuidTable, Cr0, Cr4, DescriptorTable, Efer, Exception, Rflags, Segment};
 
-use crate::bank::{BankKey, Banks};
+use crate::bank::{Banks, JumpKey, TlbKey};
 use crate::block::VcpuBlock;
 use crate::decoded::{Decoded, DecodedCache};
 use crate::door::Door;
@@ -283,21 +283,20 @@ impl SoftVcpu {
         let smap_override = !user
             && self.cr4.contains(Cr4::SMAP)
             && self.block.system_flags & Rflags::AC.bits() != 0;
-        let key = BankKey {
+        let pcid = self.pcid();
+        let tlb_key = TlbKey {
+            pcid,
             user,
             smap_override,
-            mode: self.mode.0,
         };
-        self.banks.select(self.pcid(), key);
-        let bank = self.banks.current();
-        let (read, write, jumps) = (
-            bank.read.address(),
-            bank.write.address(),
-            bank.jumps_address(),
-        );
+        let mode = self.mode;
+        let jump_key = mode.may_jump().then_some(JumpKey { pcid, mode });
+        self.banks.select(tlb_key, jump_key);
+        let tlbs = self.banks.tlbs();
+        let (read, write) = (tlbs.read.address(), tlbs.write.address());
         self.block.read_tlb = read;
         self.block.write_tlb = write;
-        self.block.jump_cache = jumps;
+        self.block.jump_cache = self.banks.jumps().address();
     }
 
     /// The mode that registers and segments ask for.

@@ -5,7 +5,8 @@
 //! do itself (address memory, jump, touch system state) is rebuilt or interpreted. The parts, bottom up:
 //!
 //! - `block`: what translated code shares with Rust; `emit`, `code_cache`: host code and its one entrance.
-//! - `bank`: software TLBs and jump caches, one set for each address space and privilege. `large`: their large pages.
+//! - `bank`: software TLBs (`tlb`) and jump caches (`jumps`), of a bounded number of address spaces, privileges and modes.
+//!   `large`: of which large pages they have pieces.
 //! - `translate`: guest code into translation blocks. `translations`: all blocks of a VM, and how they go stale;
 //!   `sites`: where they may fault or miss.
 //! - `door`, `enter`: into translated code and out, and how vCPUs are called out or kept out of it.
@@ -40,7 +41,9 @@ mod emit;
 mod enter;
 mod exceptions;
 mod features;
+mod index_set;
 mod interpret;
+mod jumps;
 mod large;
 mod locked;
 mod mode;
@@ -48,6 +51,7 @@ mod run;
 mod sites;
 mod soft;
 mod state;
+mod tlb;
 mod translate;
 mod translations;
 

@@ -1,6 +1,6 @@
 //! The code mode: everything outside the bytes that a translation depends on.
 
-/// Bits that are part of a translation's key and of its jump-cache bank.
+/// Bits that are part of a translation's key and of its jump cache's.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub(crate) struct Mode(pub(crate) u16);
 
@@ -24,6 +24,12 @@ impl Mode {
 
     /// Every data access is interpreted, because a misaligned one faults (CR0.AM and RFLAGS.AC at CPL 3).
     pub(crate) const ALIGNED: u16 = 1 << 8;
+
+    /// Whether translated code goes on from block to block by itself, through chained jumps and the jump cache. Not if
+    /// each instruction wants a look, nor if where RIP leads depends on a segment.
+    pub(crate) fn may_jump(self) -> bool {
+        !self.has(Mode::CAREFUL | Mode::SEGMENTED)
+    }
 
     pub(crate) fn has(self, bits: u16) -> bool {
         self.0 & bits != 0

@@ -11,13 +11,13 @@ use vcpu::{
 use x86::paging::{Access, Walk};
 use x86::{Exception, Gpa, Gva, PAGE_SIZE, Rflags};
 
-use crate::bank::Origin;
 use crate::block::{ExitReason, PAUSES_AT_ONCE};
 use crate::code_cache::HostPc;
 use crate::cpu::{GP0, SoftVcpu, Stop, seg};
 use crate::decoded::{Decoded, MAX_INSTRUCTION_BYTES, Place};
 use crate::enter::Left;
 use crate::exceptions::{Event, Source};
+use crate::jumps::Origin;
 use crate::mode::Mode;
 use crate::translate::{DECODER_OPTIONS, Site, fp_level};
 use crate::translations::BlockKey;
@@ -311,10 +311,10 @@ impl SoftVcpu {
     /// not just looked up there.
     fn find_code(&mut self, try_jump_cache: bool) -> Result<HostPc, Stop> {
         let rip = self.block.rip;
-        let may_cache = !self.mode.has(Mode::CAREFUL | Mode::SEGMENTED);
+        let may_cache = self.mode.may_jump();
         if try_jump_cache
             && may_cache
-            && let Some(pc) = self.banks.current().jump(rip)
+            && let Some(pc) = self.banks.jumps().find(rip)
         {
             return Ok(pc);
         }
@@ -334,7 +334,7 @@ impl SoftVcpu {
                 page_size: walk.page_size,
                 second_page_size: second.map(|second| second.page_size),
             };
-            self.banks.current().add_jump(rip, pc, origin);
+            self.banks.jumps().add(rip, pc, origin);
         }
         Ok(pc)
     }
@@ -462,11 +462,11 @@ impl SoftVcpu {
     fn missed_address(&mut self, access: &crate::translate::SiteAccess) -> u64 {
         let mixed = self.block.gprs[usize::from(access.address.0)];
         let entry = self.block.gprs[usize::from(access.entry.0)];
-        let bank = self.banks.current();
+        let tlbs = self.banks.tlbs();
         let tlb = if access.write {
-            &bank.write
+            &tlbs.write
         } else {
-            &bank.read
+            &tlbs.read
         };
         mixed ^ tlb.tag_at(entry)
     }

@@ -7,9 +7,9 @@ use iced_x86::{Instruction, Mnemonic, OpKind};
 use super::builder::{Builder, gpr_number};
 use super::classify::{Kind, counts_in_ecx};
 use super::memory::{Operand, address_registers};
-use crate::bank::{JUMP_ENTRIES, jump_index};
 use crate::block::{ExitReason, VcpuBlock, spill_offset};
 use crate::emit::{Alu, Reg, cond};
+use crate::jumps::{JUMP_ENTRIES, jump_index};
 use crate::mode::Mode;
 
 /// Facts about the block that decide how a jump leaves it.
@@ -24,14 +24,8 @@ pub(crate) struct Exits {
 }
 
 impl Exits {
-    /// Whether translated code may go on by itself: not if each instruction wants a look, nor if where RIP leads
-    /// depends on a segment.
-    pub(crate) fn may_jump(mode: Mode) -> bool {
-        !mode.has(Mode::CAREFUL | Mode::SEGMENTED)
-    }
-
     fn may_chain(self, target: u64, mode: Mode) -> bool {
-        target & !0xfff == self.page && !self.straddles && Exits::may_jump(mode)
+        target & !0xfff == self.page && !self.straddles && mode.may_jump()
     }
 }
 
@@ -39,7 +33,7 @@ impl Builder {
     /// Goes to a known address. Everything must have been put back.
     pub(crate) fn go(&mut self, target: u64, exits: Exits) {
         let is_backward = target <= exits.rip;
-        if !Exits::may_jump(self.mode) {
+        if !self.mode.may_jump() {
             self.leave(target, ExitReason::Lookup);
         } else if exits.may_chain(target, self.mode) {
             if is_backward {
@@ -99,7 +93,7 @@ impl Builder {
         let info = offset_of!(VcpuBlock, exit_info) as i32;
         let jump_target = offset_of!(VcpuBlock, jump_target) as i32;
         self.e.store_gs(offset_of!(VcpuBlock, rip) as i32, target);
-        if self.mode.has(Mode::CAREFUL) {
+        if !self.mode.may_jump() {
             self.e.store_gs_imm32(info, site);
             self.put_everything_back();
             return self.e.jump_to(self.stubs().lookup);

@@ -5,10 +5,10 @@ use std::mem::offset_of;
 use iced_x86::{Code, Instruction, MemorySize, OpKind, Register};
 
 use super::builder::{Builder, FlagUse, SiteAccess, gpr_number};
-use crate::bank::TLB_ENTRIES;
 use crate::block::VcpuBlock;
 use crate::emit::{Alu, Reg, cond};
 use crate::mode::Mode;
+use crate::tlb::TLB_ENTRIES;
 
 /// How a copied instruction uses its memory operand.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

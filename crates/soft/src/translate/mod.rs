@@ -124,7 +124,7 @@ impl Translator {
         }
         self.builder.set_use_counts(&counts);
         self.emit(request);
-        let guard = (request.straddles && Exits::may_jump(request.mode)).then(|| {
+        let guard = (request.straddles && request.mode.may_jump()).then(|| {
             let guard = self.builder.e.address();
             self.builder.go_through_jump_cache(request.rip);
             guard
@@ -213,7 +213,7 @@ impl Translator {
             };
             self.builder.put_everything_back();
             let next = last.instruction.next_ip();
-            if self.ends_at_straddling && Exits::may_jump(request.mode) {
+            if self.ends_at_straddling && request.mode.may_jump() {
                 self.builder.go_through_jump_cache(next);
             } else {
                 self.builder.go(next, exits);

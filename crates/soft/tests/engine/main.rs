@@ -2,5 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod basic;
+mod bounds;
 mod code_pages;
 mod machine;
