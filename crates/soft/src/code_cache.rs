@@ -36,6 +36,20 @@ pub(crate) struct Stubs {
     fault: HostPc,
 }
 
+#[cfg(test)]
+impl Stubs {
+    /// Stubs of a cache that is not there: for code that is looked at and never run.
+    pub(crate) fn of_tests(cache: HostPc) -> Stubs {
+        Stubs {
+            cache,
+            enter: cache,
+            exit: cache + 0x100,
+            lookup: cache + 0x200,
+            fault: cache + 0x300,
+        }
+    }
+}
+
 /// See the module's head.
 pub(crate) struct CodeCache {
     memory: ExecutableMemory,

@@ -38,6 +38,8 @@ mod cpu;
 mod decoded;
 mod door;
 mod emit;
+#[cfg(test)]
+mod emit_tests;
 mod enter;
 mod exceptions;
 mod features;

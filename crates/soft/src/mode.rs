@@ -13,7 +13,7 @@ impl Mode {
     pub(crate) const USER: u16 = 1 << 2;
     /// Not every segment is flat and of full size: bases and limits must be applied, stack accesses interpreted.
     pub(crate) const SEGMENTED: u16 = 1 << 3;
-    /// SSE instructions are undefined (CR4.OSFXSR clear, or CR0.EM set).
+    /// Legacy SSE instructions are undefined (CR4.OSFXSR clear, or CR0.EM set); AVX does not depend on that.
     pub(crate) const NO_SSE: u16 = 1 << 4;
     /// AVX instructions are undefined (CR4.OSXSAVE clear, or XCR0 without AVX).
     pub(crate) const NO_AVX: u16 = 1 << 5;

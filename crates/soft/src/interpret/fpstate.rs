@@ -85,11 +85,13 @@ impl SoftVcpu {
         let is_wait = instruction.mnemonic() == Mnemonic::Wait;
         let is_mmx =
             level == 1 && (0..instruction.op_count()).any(|op| instruction.op_register(op).is_mm());
-        if self.cr0.contains(Cr0::EM) && (level >= 2 || is_mmx) {
+        if self.cr0.contains(Cr0::EM) && (level == 2 || is_mmx) {
             return Err(Exception::InvalidOpcode);
         }
         let traps = if is_wait {
             self.cr0.contains(Cr0::TS | Cr0::MP)
+        } else if level >= 3 {
+            self.cr0.contains(Cr0::TS)
         } else {
             self.cr0.contains(Cr0::TS) || self.cr0.contains(Cr0::EM)
         };

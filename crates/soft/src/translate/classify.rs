@@ -135,7 +135,7 @@ fn memory_copy(instruction: &Instruction, info: &InstructionInfo) -> Kind {
 fn is_forbidden(instruction: &Instruction, mode: Mode) -> bool {
     mode.has(Mode::NO_SSE | Mode::NO_AVX) && {
         let level = fp_level(instruction);
-        level >= 2 && mode.has(Mode::NO_SSE) || level >= 3 && mode.has(Mode::NO_AVX)
+        level == 2 && mode.has(Mode::NO_SSE) || level >= 3 && mode.has(Mode::NO_AVX)
     }
 }
 
@@ -264,7 +264,17 @@ fn branch_operand_size(instruction: &Instruction) -> usize {
 fn special(instruction: &Instruction, mode: Mode) -> Option<Kind> {
     let stack_is_ours = !mode.has(Mode::SEGMENTED | Mode::CODE16 | Mode::ALIGNED);
     let word = if mode.is_64() { 8 } else { 4 };
+    let is_prefetch = matches!(
+        instruction.code(),
+        Code::Reservednop_rm16_r16_0F0D
+            | Code::Reservednop_rm32_r32_0F0D
+            | Code::Reservednop_rm64_r64_0F0D
+    );
     let kind = match instruction.mnemonic() {
+        // Prefetches have no register form.
+        Mnemonic::Reservednop if is_prefetch && instruction.op0_kind() == OpKind::Register => {
+            Kind::Interpret
+        }
         Mnemonic::Nop
         | Mnemonic::Endbr64
         | Mnemonic::Endbr32
@@ -275,8 +285,6 @@ fn special(instruction: &Instruction, mode: Mode) -> Option<Kind> {
         | Mnemonic::Prefetchw
         | Mnemonic::Reservednop => Kind::Nothing,
         Mnemonic::Pause => Kind::Pause,
-        // Prefetches have no register form.
-        Mnemonic::Prefetch if instruction.op0_kind() == OpKind::Register => Kind::Interpret,
         Mnemonic::Lea => Kind::Lea,
         Mnemonic::Push if stack_is_ours => push_kind(instruction, word),
         Mnemonic::Pop if stack_is_ours => {

@@ -149,6 +149,9 @@ impl Builder {
             .alu_imm(Alu::Cmp, address, 4096 - i32::from(operand.size.max(1)));
         let from = self.e.jcc(cond::A);
         self.miss(from, self.access(address, entry, operand));
+        // Where the check holds this changes nothing. Where the processor only guesses that it holds, it keeps what is
+        // read ahead inside the page: without it the sum would be any address that the guest likes.
+        self.e.alu_imm32(Alu::And, address, 0xfff);
         self.e.alu_load(Alu::Add, address, entry, 8);
     }
 
@@ -282,7 +285,11 @@ impl Builder {
         copy.set_memory_displ_size(0);
         copy.set_segment_prefix(Register::None);
         copy.set_op1_register(host_register(entry, operand.size));
-        self.encode(&copy)
+        let encoded = self.encode(&copy);
+        if super::may_fault(instruction) {
+            self.fault_site();
+        }
+        encoded
     }
 
     /// Linear address `rsp + displacement` in `address`, checked for an access of the stack's word size.
@@ -372,6 +379,10 @@ fn retarget_absolute(instruction: &mut Instruction) {
 
 /// Size in bytes of what a copied instruction accesses; `None` if it is not a fixed number up to 64.
 pub(crate) fn operand_size(instruction: &Instruction) -> Option<u8> {
+    // The presented vendor's silicon reads four bytes here and throws two away.
+    if instruction.code() == Code::Movsxd_r16_rm16 {
+        return Some(4);
+    }
     let size = instruction.memory_size();
     if matches!(size, MemorySize::Unknown) {
         return None;

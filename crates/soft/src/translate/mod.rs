@@ -17,6 +17,7 @@
 //!                                           xor rcx, [rdx]               offset in the page, if it hits
 //!                                           cmp rcx, 4096-8
 //!                                           ja  miss                     also: crosses the page
+//!                                           and ecx, 0xfff               the same, also for who only guesses
 //!                                           add rcx, [rdx+8]             host address
 //!                                           add rax, [rcx]
 //! ```
@@ -27,6 +28,11 @@ mod control;
 mod memory;
 mod stack;
 mod strings;
+
+#[cfg(test)]
+mod classify_tests;
+#[cfg(test)]
+mod tests;
 
 use std::mem::offset_of;
 
@@ -48,7 +54,8 @@ pub(crate) use memory::{has_16_bit_address, has_32_bit_address, segment_index};
 const MAX_INSTRUCTIONS: usize = 48;
 
 /// How guest bytes are read, for the translator and the interpreter alike: as the presented vendor does.
-pub(crate) const DECODER_OPTIONS: u32 = DecoderOptions::AMD;
+/// All of 0F 18 to 0F 1F are hints, those too that a later processor gives a meaning (APM vol. 3, table A-2).
+pub(crate) const DECODER_OPTIONS: u32 = DecoderOptions::AMD | DecoderOptions::FORCE_RESERVED_NOP;
 
 /// What to translate.
 pub(crate) struct Request<'a> {

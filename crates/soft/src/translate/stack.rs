@@ -15,6 +15,8 @@ const RSP_BIT: u16 = 1 << 4;
 
 /// Status flags and DF: the RFLAGS bits that live in the host's RFLAGS.
 const HOST_FLAGS: i32 = 0xcd5;
+/// RF and VM, which are never pushed (APM vol. 3, PUSHF).
+const NOT_PUSHED: i32 = 1 << 16 | 1 << 17;
 
 impl Builder {
     pub(crate) fn push(&mut self, instruction: &Instruction) {
@@ -108,7 +110,9 @@ impl Builder {
         self.put_flags_away();
         self.e.alu_imm32(Alu::And, value, HOST_FLAGS);
         self.e
-            .alu_gs(Alu::Or, value, offset_of!(VcpuBlock, system_flags) as i32);
+            .load_gs32(other, offset_of!(VcpuBlock, system_flags) as i32);
+        self.e.alu_imm32(Alu::And, other, !NOT_PUSHED);
+        self.e.alu(Alu::Or, value, other);
         self.e
             .load_gs32(other, offset_of!(VcpuBlock, interrupts) as i32);
         self.e.shl(other, 9);
