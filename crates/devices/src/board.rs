@@ -343,8 +343,18 @@ impl Board {
         of_pci.unwrap_or_else(|| self.mmio.read(now, gpa, size))
     }
 
-    /// RDMSR of a register of the local APIC or the paravirtual clock. The task priority (0x808) can be read in
-    /// every mode of the APIC, for CR8.
+    /// CR8 of a vCPU: the upper half of its local APIC's task priority, 0 to 15.
+    pub fn task_priority(&self, vcpu_id: u32) -> u8 {
+        self.controllers.task_priority(vcpu_id)
+    }
+
+    /// Sets it. What now has priority over the vCPU, [`Board::has_interrupt`] says.
+    pub fn set_task_priority(&mut self, vcpu_id: u32, class: u8) {
+        self.controllers.set_task_priority(vcpu_id, class);
+        self.settle();
+    }
+
+    /// RDMSR of a register of the local APIC or the paravirtual clock.
     ///
     /// # Errors
     /// [`MsrFault`] for any other register, and where the APIC's mode forbids it.

@@ -303,6 +303,20 @@ impl Controllers {
         }
     }
 
+    /// Upper half of a local APIC's task priority, 0 to 15.
+    pub fn task_priority(&self, vcpu_id: u32) -> u8 {
+        self.local
+            .get(vcpu_id as usize)
+            .map_or(0, LocalApic::task_priority)
+    }
+
+    /// Sets it.
+    pub fn set_task_priority(&mut self, vcpu_id: u32, class: u8) {
+        if let Some(apic) = self.local.get_mut(vcpu_id as usize) {
+            apic.set_task_priority(class);
+        }
+    }
+
     /// WRMSR of an APIC register.
     ///
     /// # Errors

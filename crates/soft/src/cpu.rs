@@ -55,7 +55,8 @@ pub(crate) mod seg {
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Pending {
     pub(crate) interrupt: Option<u8>,
-    pub(crate) nmi: bool,
+    /// NMIs that wait: two at most, as on silicon one may be taken while another one is latched.
+    pub(crate) nmis: u8,
     pub(crate) nmi_blocked: bool,
     /// STI or MOV SS just ran: nothing is delivered before the next instruction is done.
     pub(crate) shadow: bool,
@@ -64,6 +65,8 @@ pub(crate) struct Pending {
     pub(crate) delivered: bool,
     /// IRET loaded RF: it holds instruction breakpoints off until the next instruction is done.
     pub(crate) resumes: bool,
+    /// SYSRET loaded TF: unlike after POPF and IRET, the single step traps before the next instruction.
+    pub(crate) steps_already: bool,
     /// Data breakpoints hit by the instruction that is being done, as DR6 bits.
     pub(crate) breakpoints: u64,
 }
@@ -104,6 +107,8 @@ pub struct SoftVcpu {
     pub(crate) debug: DebugRegisters,
     pub(crate) msrs: Msrs,
     pub(crate) xcr0: u64,
+    /// The guest has switched its local APIC off in IA32_APIC_BASE, which CPUID shows.
+    pub(crate) apic_is_off: bool,
     pub(crate) mode: Mode,
     pub(crate) pending: Pending,
     pub(crate) window_wanted: bool,
@@ -173,6 +178,7 @@ impl SoftVcpu {
             },
             msrs: Msrs::default(),
             xcr0: 1,
+            apic_is_off: false,
             mode: Mode::default(),
             pending: Pending::default(),
             window_wanted: false,

@@ -43,15 +43,25 @@ impl SoftVcpu {
         if is_careful && let Some(dr6) = self.instruction_breakpoint() {
             return Ok(self.raise_or_exit(Exception::Debug { dr6 }));
         }
+        if !is_careful {
+            // RF holds breakpoints off for one instruction. There are none, so it ends before the many of this turn.
+            self.block.system_flags &= !Rflags::RF.bits();
+        }
         let steps = self.rflags().contains(Rflags::TF);
         self.pending.delivered = false;
         let turn = self.execute()?;
-        if is_careful && matches!(turn, Turn::Progress) {
-            if !std::mem::take(&mut self.pending.resumes) {
+        if matches!(turn, Turn::Progress) {
+            let resumes = std::mem::take(&mut self.pending.resumes);
+            let steps_already = std::mem::take(&mut self.pending.steps_already);
+            if !is_careful && !steps_already {
+                return Ok(turn);
+            }
+            if !resumes {
                 self.block.system_flags &= !Rflags::RF.bits();
             }
             let delivered = std::mem::take(&mut self.pending.delivered);
-            let step = if steps && !delivered { 1 << 14 } else { 0 };
+            let has_stepped = steps && !delivered || steps_already;
+            let step = if has_stepped { 1 << 14 } else { 0 };
             let dr6 = std::mem::take(&mut self.pending.breakpoints) | step;
             if dr6 != 0 {
                 return Ok(self.raise_or_exit(Exception::Debug { dr6 }));
@@ -512,8 +522,8 @@ impl SoftVcpu {
         if self.pending.shadow {
             return Ok(false);
         }
-        if self.pending.nmi && !self.pending.nmi_blocked {
-            self.pending.nmi = false;
+        if self.pending.nmis > 0 && !self.pending.nmi_blocked {
+            self.pending.nmis -= 1;
             self.pending.nmi_blocked = true;
             let event = Event {
                 vector: 2,
@@ -625,7 +635,11 @@ impl Vcpu for SoftVcpu {
     fn inject(&mut self, event: Injection) {
         match event {
             Injection::Interrupt(vector) => self.pending.interrupt = Some(vector),
-            Injection::Nmi => self.pending.nmi = true,
+            Injection::Nmi => {
+                // One may wait behind the one that is being handled, or behind the one that comes next.
+                let most = if self.pending.nmi_blocked { 1 } else { 2 };
+                self.pending.nmis = most.min(self.pending.nmis + 1);
+            }
         }
     }
 

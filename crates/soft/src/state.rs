@@ -39,7 +39,7 @@ impl SoftVcpu {
             xsave: Box::new(self.block.xsave.0),
             interrupt_shadow: self.pending.shadow,
             nmi_blocked: self.pending.nmi_blocked,
-            nmi_pending: self.pending.nmi,
+            nmi_pending: self.pending.nmis > 0,
             interrupt_pending: self.pending.interrupt,
             // The software CPU delivers an exception in the instruction that raises it, and has no APIC.
             exception_pending: None,
@@ -113,12 +113,13 @@ impl SoftVcpu {
         self.set_rflags(state.rflags | Rflags::ONE);
         self.pending = Pending {
             interrupt: state.interrupt_pending,
-            nmi: state.nmi_pending,
+            nmis: u8::from(state.nmi_pending),
             nmi_blocked: state.nmi_blocked,
             shadow: state.interrupt_shadow,
             halted: state.halted,
             delivered: false,
             resumes: false,
+            steps_already: false,
             breakpoints: 0,
         };
         self.answers.clear();

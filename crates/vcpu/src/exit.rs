@@ -43,13 +43,20 @@ pub enum Exit {
         #[allow(missing_docs)]
         msr: u32,
     },
-    /// WRMSR likewise; CR8 is reported as the x2APIC task priority, MSR 0x808.
+    /// WRMSR likewise.
     /// Wants [`Reply::Done`] or [`Reply::Fault`].
     MsrWrite {
         #[allow(missing_docs)]
         msr: u32,
         #[allow(missing_docs)]
         value: u64,
+    },
+    /// MOV from CR8: the local APIC's task priority class, whatever mode the APIC is in. Wants [`Reply::Value`], 0 to 15.
+    TaskPriorityRead,
+    /// MOV to CR8. Wants [`Reply::Done`].
+    TaskPriorityWrite {
+        /// 0 to 15.
+        value: u8,
     },
     /// HLT with nothing to do: run again when there is an event to inject. Wants [`Reply::Done`].
     Halt,

@@ -66,7 +66,7 @@ pub struct LocalApic {
     pub(super) timer: ApicTimer,
     /// Level of LINT0, the 8259 pair's output.
     lint0: bool,
-    nmi: bool,
+    nmis: u8,
     init: bool,
     startup: Option<Vector>,
     /// Interrupts taken in, for reports.
@@ -95,7 +95,7 @@ impl LocalApic {
             tmr: VectorSet::default(),
             timer: ApicTimer::default(),
             lint0: false,
-            nmi: false,
+            nmis: 0,
             init: false,
             startup: None,
             accepted: 0,
@@ -183,7 +183,7 @@ impl LocalApic {
         let is_fixed_only = matches!(entry, LvtEntry::Timer | LvtEntry::Error);
         match Delivery::of_bits(if is_fixed_only { 0 } else { lvt >> 8 }) {
             Some(Delivery::Fixed) => self.accept(lvt as u8, false),
-            Some(Delivery::Nmi) => !std::mem::replace(&mut self.nmi, true),
+            Some(Delivery::Nmi) => self.accept_nmi(),
             _ => false,
         }
     }
@@ -276,7 +276,7 @@ impl LocalApic {
             Delivery::Fixed | Delivery::LowestPriority => {
                 self.accept(message.vector, message.is_level)
             }
-            Delivery::Nmi => !std::mem::replace(&mut self.nmi, true),
+            Delivery::Nmi => self.accept_nmi(),
             Delivery::Init => {
                 self.startup = None;
                 !std::mem::replace(&mut self.init, true)
@@ -330,12 +330,21 @@ impl LocalApic {
 
     /// Whether an NMI or a startup request waits.
     pub fn has_signal(&self) -> bool {
-        self.nmi || self.init || self.startup.is_some()
+        self.nmis > 0 || self.init || self.startup.is_some()
     }
 
     /// Takes the NMI that waits.
     pub fn take_nmi(&mut self) -> bool {
-        std::mem::take(&mut self.nmi)
+        let waits = self.nmis > 0;
+        self.nmis -= u8::from(waits);
+        waits
+    }
+
+    /// An NMI comes: two can be under way, one that is taken next and one latched behind it. Whether it is a new one.
+    fn accept_nmi(&mut self) -> bool {
+        let is_new = self.nmis < 2;
+        self.nmis += u8::from(is_new);
+        is_new
     }
 
     /// Takes the INIT that waits, and puts the APIC itself in the state after INIT.

@@ -119,6 +119,16 @@ impl LocalApic {
         }
     }
 
+    /// Upper half of the task priority, which is CR8 in every mode of the APIC: 0 to 15.
+    pub fn task_priority(&self) -> u8 {
+        self.tpr >> 4
+    }
+
+    /// Sets the task priority as MOV to CR8 does: its lower half becomes 0.
+    pub fn set_task_priority(&mut self, class: u8) {
+        self.tpr = class << 4;
+    }
+
     /// RDMSR of an x2APIC register or TSC_DEADLINE.
     ///
     /// # Errors
@@ -126,10 +136,6 @@ impl LocalApic {
     pub fn msr_read(&mut self, now: Nanos, number: u32) -> Result<u64, RegisterFault> {
         if number == msr::TSC_DEADLINE {
             return Ok(self.timer.tsc_deadline());
-        }
-        // CR8 comes as this register in every mode.
-        if number == msr::X2APIC_TPR {
-            return Ok(u64::from(self.tpr));
         }
         if !self.is_x2apic() {
             return Err(RegisterFault);
@@ -159,7 +165,7 @@ impl LocalApic {
                 .set_tsc_deadline(value, self.clock.time_of_tsc(value));
             return Ok(None);
         }
-        if number != msr::X2APIC_TPR && !self.is_x2apic() {
+        if !self.is_x2apic() {
             return Err(RegisterFault);
         }
         let register = number.wrapping_sub(msr::X2APIC_BASE);

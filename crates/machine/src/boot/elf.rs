@@ -27,6 +27,8 @@ pub(super) struct Segment {
     pub(super) kind: u32,
     pub(super) offset: u64,
     pub(super) file_bytes: u64,
+    /// Virtual address.
+    gva: u64,
     /// Physical address.
     pub(super) gpa: u64,
     /// In memory; what the file does not fill is zeros.
@@ -103,6 +105,19 @@ impl Elf {
             .filter(|segment| segment.kind == PT_LOAD && segment.memory_bytes > 0)
     }
 
+    /// Where the entry lies physically: a kernel that starts without paging may be linked elsewhere than it is loaded.
+    /// An entry that lies in no segment's virtual addresses is taken for a physical one.
+    pub(super) fn physical_entry(&self) -> u64 {
+        let holds = |segment: &&Segment| {
+            self.entry
+                .checked_sub(segment.gva)
+                .is_some_and(|distance| distance < segment.memory_bytes)
+        };
+        self.loads().find(holds).map_or(self.entry, |segment| {
+            segment.gpa + (self.entry - segment.gva)
+        })
+    }
+
     /// First address behind the loaded segments.
     pub(super) fn end(&self) -> u64 {
         self.loads()
@@ -156,11 +171,12 @@ impl Elf {
 
 fn segment(fields: &Fields<'_>, is_64: bool) -> Segment {
     if is_64 {
-        let (offset, gpa) = (fields.u64(8), fields.u64(24));
+        let (offset, gva, gpa) = (fields.u64(8), fields.u64(16), fields.u64(24));
         let (file_bytes, memory_bytes, align) = (fields.u64(32), fields.u64(40), fields.u64(48));
         Segment {
             kind: fields.u32(0),
             offset,
+            gva,
             gpa,
             file_bytes,
             memory_bytes,
@@ -168,11 +184,12 @@ fn segment(fields: &Fields<'_>, is_64: bool) -> Segment {
         }
     } else {
         let word = |at| u64::from(fields.u32(at));
-        let (offset, gpa, file_bytes, memory_bytes, align) =
-            (word(4), word(12), word(16), word(20), word(28));
+        let (offset, gva, gpa) = (word(4), word(8), word(12));
+        let (file_bytes, memory_bytes, align) = (word(16), word(20), word(28));
         Segment {
             kind: fields.u32(0),
             offset,
+            gva,
             gpa,
             file_bytes,
             memory_bytes,

@@ -227,7 +227,7 @@ fn load_kernel(handover: &Handover<'_>, header: &Header) -> Result<(u32, u64), I
     }
     let elf = elf(kernel)?;
     elf.load(kernel, memory, map)?;
-    let entry = u32::try_from(elf.entry).map_err(|_| ImageError::Nonsense {
+    let entry = u32::try_from(elf.physical_entry()).map_err(|_| ImageError::Nonsense {
         what: "entry above 4 GiB",
     })?;
     Ok((entry, elf.end()))
@@ -304,7 +304,7 @@ fn information(handover: &Handover<'_>, at: u64, modules: &[(u64, u64)]) -> Vec<
 
 #[cfg(test)]
 mod tests {
-    use super::super::test_images::{elf32, handed_over, text_at};
+    use super::super::test_images::{elf32, elf32_linked, handed_over, text_at};
     use super::*;
 
     fn header(flags: u32, rest: &[u32]) -> Vec<u8> {
@@ -361,6 +361,43 @@ mod tests {
         let mut code = vec![0x90; 16];
         code.extend(header(3, &[]));
         check_information(&elf32(0x10_0000, &code), 0x10_0000, 0x10_1040);
+    }
+
+    #[test]
+    fn an_elf_kernel_starts_where_its_entry_was_loaded() {
+        let mut code = vec![0x90; 16];
+        code.extend(header(0, &[]));
+        for (name, entry, gva, expected) in [
+            ("linked where it is loaded", 0x10_0004, 0x10_0000, 0x10_0004),
+            (
+                "linked in the higher half",
+                0xc010_0004,
+                0xc010_0000,
+                0x10_0004,
+            ),
+            (
+                "linked there, with a physical entry",
+                0x10_0004,
+                0xc010_0000,
+                0x10_0004,
+            ),
+            (
+                "entered at the last byte",
+                0xc010_001b,
+                0xc010_0000,
+                0x10_001b,
+            ),
+            (
+                "an entry behind it is nobody's",
+                0xc010_001c,
+                0xc010_0000,
+                0xc010_001c,
+            ),
+        ] {
+            let image = elf32_linked(entry, gva, 0x10_0000, &code);
+            let (_, state) = handed_over(&image, "", &[]).unwrap();
+            assert_eq!(state.rip, expected, "{name}");
+        }
     }
 
     #[test]

@@ -53,18 +53,23 @@ pub(super) fn elf64(gpa: u64, code: &[u8], notes: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A 32-bit ELF file with one loaded segment.
+/// A 32-bit ELF file with one loaded segment, entered at its start.
 pub(super) fn elf32(gpa: u32, code: &[u8]) -> Vec<u8> {
+    elf32_linked(gpa, gpa, gpa, code)
+}
+
+/// A 32-bit ELF file with one segment, linked at `gva` and loaded at `gpa`.
+pub(super) fn elf32_linked(entry: u32, gva: u32, gpa: u32, code: &[u8]) -> Vec<u8> {
     let header_bytes = 52 + 32;
     let mut bytes = b"\x7fELF\x01\x01\x01".to_vec();
     bytes.resize(16, 0);
     bytes.extend([2, 0, 3, 0, 1, 0, 0, 0]);
-    for value in [gpa, 52, 0, 0] {
+    for value in [entry, 52, 0, 0] {
         bytes.extend(u32::to_le_bytes(value));
     }
     bytes.extend([52, 0, 32, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
     let len_bytes = code.len() as u32;
-    for value in [1, header_bytes, gpa, gpa, len_bytes, len_bytes, 7, 4] {
+    for value in [1, header_bytes, gva, gpa, len_bytes, len_bytes, 7, 4] {
         bytes.extend(u32::to_le_bytes(value));
     }
     bytes.extend(code);

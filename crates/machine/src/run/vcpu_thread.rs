@@ -196,6 +196,11 @@ impl VcpuThread<'_> {
                 Err(_) if room.msrs.write(msr, value) => Reply::Done,
                 Err(_) => Reply::Fault,
             },
+            Exit::TaskPriorityRead => Reply::Value(board.task_priority(vcpu_id).into()),
+            Exit::TaskPriorityWrite { value } => {
+                board.set_task_priority(vcpu_id, value);
+                Reply::Done
+            }
             Exit::Halt => {
                 self.rest = Rest::Halted;
                 Reply::Done
@@ -224,7 +229,7 @@ impl VcpuThread<'_> {
         if self.rest == Rest::WaitsForSipi {
             return Ok(());
         }
-        if board.take_nmi(self.vcpu_id) {
+        while board.take_nmi(self.vcpu_id) {
             self.vcpu.inject(Injection::Nmi);
             self.rest = Rest::None;
         }
@@ -279,8 +284,8 @@ impl VcpuThread<'_> {
             Exit::PioWrite { .. } => &mut exits.pio_write,
             Exit::MmioRead { .. } => &mut exits.mmio_read,
             Exit::MmioWrite { .. } => &mut exits.mmio_write,
-            Exit::MsrRead { .. } => &mut exits.msr_read,
-            Exit::MsrWrite { .. } => &mut exits.msr_write,
+            Exit::MsrRead { .. } | Exit::TaskPriorityRead => &mut exits.msr_read,
+            Exit::MsrWrite { .. } | Exit::TaskPriorityWrite { .. } => &mut exits.msr_write,
             Exit::Halt => &mut exits.halt,
             Exit::InterruptWindow => &mut exits.interrupt_window,
             Exit::Kicked => &mut exits.kicked,

@@ -83,14 +83,15 @@ impl SoftVcpu {
             Kind::Lea => self.load_effective_address(instruction)?,
             Kind::Copy(None) => return Err(Exception::InvalidOpcode.into()),
             _ if !is_known => return Err(Exception::InvalidOpcode.into()),
-            _ => return self.special(instruction),
+            _ => return self.special(decoded),
         }
         self.block.rip = instruction.next_ip();
         Ok(())
     }
 
-    fn special(&mut self, instruction: &Instruction) -> Step {
-        if self.far_transfer(instruction)? || self.near_transfer(instruction)? {
+    fn special(&mut self, decoded: &Decoded) -> Step {
+        let instruction = &decoded.instruction;
+        if self.far_transfer(decoded)? || self.near_transfer(instruction)? {
             return Ok(());
         }
         if instruction.is_string_instruction() {
@@ -120,15 +121,17 @@ impl SoftVcpu {
     }
 
     /// Transfers that set RIP themselves. True if the instruction was one.
-    fn far_transfer(&mut self, instruction: &Instruction) -> Step<bool> {
+    fn far_transfer(&mut self, decoded: &Decoded) -> Step<bool> {
         use Mnemonic as M;
+        let instruction = &decoded.instruction;
         let next = instruction.next_ip();
         match instruction.mnemonic() {
             M::Jmp | M::Call if is_far(instruction) => {
                 if instruction.mnemonic() == M::Jmp {
                     self.jump_far(instruction)?;
                 } else {
-                    self.call_far(instruction)?;
+                    let is_wide = self.is_64_bit() && has_rex_w(&decoded.bytes);
+                    self.call_far(instruction, is_wide)?;
                 }
             }
             M::Retf => {
@@ -256,6 +259,15 @@ impl SoftVcpu {
         };
         self.write_operand(instruction, 0, 2, u64::from(selector))
     }
+}
+
+/// Whether the instruction, one of 64-bit code, has a REX prefix with W set. It counts only as the last of the prefixes.
+fn has_rex_w(bytes: &[u8]) -> bool {
+    bytes
+        .iter()
+        .take_while(|&&byte| is_prefix(byte))
+        .last()
+        .is_some_and(|byte| byte & 0xf8 == 0x48)
 }
 
 fn is_prefix(byte: u8) -> bool {

@@ -1,7 +1,7 @@
 //! Segment registers and descriptor tables: loading, LAR and its kin, LTR and LLDT (APM vol. 2, chapter 4).
 
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
-use x86::{Exception, Rflags, Segment};
+use x86::{Exception, Gva, Rflags, Segment};
 
 use crate::cpu::{GP0, SoftVcpu, Step, Stop, seg};
 use crate::translate::segment_index;
@@ -44,6 +44,11 @@ impl SoftVcpu {
         let mut segment = Segment::from_descriptor(selector, self.read_linear(address, 8, access)?);
         if len == 16 {
             segment.base |= self.read_linear(address.wrapping_add(8), 4, access)? << 32;
+            // A type of 0 in the upper half keeps it from being taken for a descriptor of its own.
+            let upper_type = self.read_linear(address.wrapping_add(13), 1, access)? & 0x1f;
+            if upper_type != 0 {
+                return Err(gp(selector));
+            }
         }
         Ok(segment)
     }
@@ -229,6 +234,9 @@ impl SoftVcpu {
         }
         if !segment.is_present() {
             return Err(Exception::SegmentNotPresent(u32::from(selector & !3)).into());
+        }
+        if self.is_long_mode() && !Gva(segment.base).is_canonical() {
+            return Err(gp(selector));
         }
         if is_ltr {
             let address = self.descriptor_address(selector, 8)?;

@@ -33,6 +33,9 @@ const EFER_ALLOWED: Efer = Efer::SCE
     .union(Efer::FFXSR)
     .union(Efer::AIBRSE);
 
+/// IA32_APIC_BASE: the local APIC is on.
+const APIC_ENABLE: u64 = 1 << 11;
+
 impl SoftVcpu {
     /// #GP(0) unless at CPL 0.
     pub(crate) fn require_ring_0(&self) -> Step {
@@ -56,12 +59,7 @@ impl SoftVcpu {
             Register::CR2 => self.cr2,
             Register::CR3 => self.cr3,
             Register::CR4 => self.cr4.bits(),
-            Register::CR8 => {
-                self.ask(Exit::MsrRead {
-                    msr: msr::X2APIC_TPR,
-                })? >> 4
-                    & 0xf
-            }
+            Register::CR8 => self.ask(Exit::TaskPriorityRead)? & 0xf,
             _ => return Err(Exception::InvalidOpcode.into()),
         };
         self.set_gpr(target.full_register().number(), size, value);
@@ -86,10 +84,7 @@ impl SoftVcpu {
             Register::CR3 => self.write_cr3(value),
             Register::CR4 => self.write_cr4(value),
             Register::CR8 if value <= 0xf => {
-                self.ask(Exit::MsrWrite {
-                    msr: msr::X2APIC_TPR,
-                    value: value << 4,
-                })?;
+                self.ask(Exit::TaskPriorityWrite { value: value as u8 })?;
                 Ok(())
             }
             Register::CR8 => Err(GP0.into()),
@@ -323,12 +318,17 @@ impl SoftVcpu {
     pub(crate) fn cpuid(&mut self) -> Step {
         let function = self.block.gprs[gpr::RAX] as u32;
         let index = self.block.gprs[gpr::RCX] as u32;
-        let [eax, mut ebx, mut ecx, edx] = self.cpuid.get(function, index);
+        let [eax, mut ebx, mut ecx, mut edx] = self.cpuid.get(function, index);
         match (function, index) {
             (1, _) => {
                 let osxsave = self.cr4.contains(Cr4::OSXSAVE);
                 ecx = ecx & !(1 << 27) | u32::from(osxsave) << 27;
+                if self.apic_is_off {
+                    edx &= !(1 << 9);
+                }
             }
+            // The vendor's own copy of the same bits.
+            (0x8000_0001, _) if self.apic_is_off => edx &= !(1 << 9),
             (0xd, 0) => ebx = self.xsave_size(self.xcr0) as u32,
             (0xd, 1) => ebx = self.xsave_size(self.xcr0) as u32,
             _ => {}
@@ -416,6 +416,9 @@ impl SoftVcpu {
             msr::MTRR_DEF_TYPE => self.msrs.mtrr_def_type = value & 0xcff,
             _ => {
                 self.ask(Exit::MsrWrite { msr: number, value })?;
+                if number == msr::APIC_BASE {
+                    self.apic_is_off = value & APIC_ENABLE == 0;
+                }
             }
         }
         Ok(())

@@ -121,8 +121,11 @@ impl SoftVcpu {
         self.enter_far(selector, offset)
     }
 
-    pub(crate) fn call_far(&mut self, instruction: &Instruction) -> Step {
+    /// `is_wide`: REX.W. The pointer in memory has a 32-bit offset all the same, but what is pushed are 64-bit words
+    /// (APM vol. 3, CALL (Far)).
+    pub(crate) fn call_far(&mut self, instruction: &Instruction, is_wide: bool) -> Step {
         let (selector, offset, size) = self.far_operand(instruction)?;
+        let size = if is_wide { 8 } else { size };
         let old_cs = u64::from(self.segments[seg::CS].selector);
         let (first, second) = (
             self.moved_stack_pointer(-i64::from(size)),
@@ -400,6 +403,7 @@ impl SoftVcpu {
         if self.is_long_mode() {
             let flags = Rflags::from_bits_retain(self.block.gprs[11]) & !(Rflags::RF | Rflags::VM);
             self.set_rflags(flags);
+            self.pending.steps_already = flags.contains(Rflags::TF);
         } else {
             let flags = self.rflags() | Rflags::IF;
             self.set_rflags(flags);

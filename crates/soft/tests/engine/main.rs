@@ -4,4 +4,5 @@
 mod basic;
 mod bounds;
 mod code_pages;
+mod corners;
 mod machine;
