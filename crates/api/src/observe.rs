@@ -11,7 +11,7 @@ pub const CLAIMS_PORT_NAME: &str = "mother.claims";
 pub const CLAIMS_PORT: u32 = 6684;
 
 /// How to read guest memory: the descriptors come with the same message, opened for reading only, first the memory
-/// file, then the residency map if there is one.
+/// file, then the residency map if there is one, then the kernel file if it is still what was loaded.
 ///
 /// A reader uses `pread` and never maps: a read through a mapping would allocate guest memory. With a residency map (a
 /// little-endian 32-bit number for each page of the memory file) it looks at a page's number before and after it reads:
@@ -25,6 +25,10 @@ pub struct MemoryView {
     pub slots: Vec<SlotView>,
     /// Whether there is a residency map.
     pub has_residency: bool,
+    /// SHA-256, in hexadecimal, of the kernel file whose descriptor comes along: what was in guest memory before the first
+    /// instruction. Absent if the file has been changed since.
+    #[serde(default)]
+    pub kernel_sha256: Option<String>,
 }
 
 /// A stretch of guest physical memory.

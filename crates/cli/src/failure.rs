@@ -17,6 +17,9 @@ pub const OUR_FAULT: u8 = 1;
 /// Exit status when the question was understood and the answer is no.
 pub const ANSWER_IS_NO: u8 = 1;
 
+/// Exit status when nothing contradicts, and not everything could be seen: no other command has this number.
+pub const BLIND: u8 = 4;
+
 /// Exit status of a program that writes into a closed pipe: 128 and the number of SIGPIPE.
 const CLOSED_PIPE: u8 = 141;
 

@@ -5,7 +5,8 @@
 //! herself goes to standard error.
 //!
 //! Exit status: 0 done, 1 Mother failed or the answer is no, 2 bad input; of a run also 3 the guest crashed, 124 the time
-//! was up, 137 it was killed; the value of the debug-exit port if the guest wrote it.
+//! was up, 137 it was killed; the value of the debug-exit port if the guest wrote it; of `truth` also 4 not everything
+//! could be seen.
 #![forbid(unsafe_code)]
 #![allow(
     unreachable_pub,

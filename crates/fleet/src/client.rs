@@ -87,6 +87,8 @@ pub struct MemoryFiles {
     pub memory: File,
     /// The residency map, if there is one.
     pub residency: Option<File>,
+    /// The kernel file that was loaded, with the SHA-256 that it had then, if it is still there.
+    pub kernel: Option<(File, [u8; 32])>,
 }
 
 /// Does `act` with a path to `record`'s socket that fits into an address, however long the folder's is.
@@ -197,10 +199,19 @@ impl Client {
         } else {
             None
         };
+        let kernel = match &view.kernel_sha256 {
+            Some(digest) => {
+                let digest = from_hex(digest).and_then(|bytes| bytes.try_into().ok());
+                let file = files.next().ok_or(ClientError::Strange)?;
+                Some((file, digest.ok_or(ClientError::Strange)?))
+            }
+            None => None,
+        };
         Ok(MemoryFiles {
             view,
             memory,
             residency,
+            kernel,
         })
     }
 

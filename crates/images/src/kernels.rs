@@ -12,6 +12,8 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use lzma_rust2::XzReader;
+
 use crate::apt::{self, Apt};
 use crate::cache::{Cache, CacheError, DefaultGuest};
 use crate::debian::{DebianRelease, SourceLine, source_lines};
@@ -231,8 +233,7 @@ fn take_from_tar(
             entry.read_to_end(&mut bytes)?;
             if packed == ".xz" {
                 let mut plain = Vec::new();
-                lzma_rs::xz_decompress(&mut bytes.as_slice(), &mut plain)
-                    .map_err(io::Error::other)?;
+                XzReader::new(bytes.as_slice(), false).read_to_end(&mut plain)?;
                 bytes = plain;
             }
             modules.push((format!("{module}.ko"), bytes));

@@ -1,9 +1,10 @@
 //! Kernel modules: which ones a guest needs before it has a disk, and in which order they go in.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::io::{self, Read};
 
 use goblin::elf::Elf;
+use lzma_rust2::XzReader;
 
 use crate::tree::{Kind, NodeId, Tree};
 
@@ -130,7 +131,7 @@ pub(crate) fn module_name(file_name: &str) -> Option<&str> {
 pub(crate) fn plain(bytes: Vec<u8>, file_name: &str) -> io::Result<Vec<u8>> {
     let mut plain = Vec::new();
     if file_name.ends_with(".xz") {
-        lzma_rs::xz_decompress(&mut bytes.as_slice(), &mut plain).map_err(io::Error::other)?;
+        XzReader::new(bytes.as_slice(), false).read_to_end(&mut plain)?;
     } else if file_name.ends_with(".zst") {
         let decoder =
             ruzstd::decoding::StreamingDecoder::new(bytes.as_slice()).map_err(io::Error::other)?;

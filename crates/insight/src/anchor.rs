@@ -46,7 +46,12 @@ pub(crate) fn from_registers(
 ) -> Result<Anchor, Blind> {
     let mut why = Blind::NotGiven("no registers of vCPUs were given");
     let mut anchor: Option<Anchor> = None;
+    // One that is parked tells where a kernel was.
+    let are_all_parked = vcpus.iter().all(Registers::is_parked);
     for vcpu in vcpus {
+        if vcpu.is_parked() && !are_all_parked {
+            continue;
+        }
         if !vcpu.is_long_mode() {
             why = Blind::NotGiven("no vCPU has 64-bit paging on");
             continue;

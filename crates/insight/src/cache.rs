@@ -1,13 +1,15 @@
-//! Profiles on disk, one file per kernel build, so that the next guest with the same kernel costs milliseconds.
+//! Profiles of kernel files on disk, one for each file by its SHA-256, so that the next guest with the same kernel costs
+//! milliseconds.
 //!
-//! A file begins with what tells whether it fits the guest at hand: where the handlers are that registers lead to, and the
-//! banner and build-id that must then be found in the guest's memory. Only the file that fits is read whole. A file is
-//! believed no more than a guest: a checksum catches accidents, checked reads everything else.
+//! Only what a kernel file says comes in here, never what a guest's memory says: one guest must not be able to tell another
+//! one's observer how to read. A file is believed no more than a guest: a checksum catches accidents, checked reads
+//! everything else.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 
@@ -16,99 +18,22 @@ use crate::profile::{MAX_BANNER, Profile};
 use crate::symbols::Symbols;
 
 /// Bytes at the beginning; the last one is the version of the format.
-const MAGIC: &[u8; 8] = b"MOTHERK\x01";
+const MAGIC: &[u8; 8] = b"MOTHERK\x02";
 /// Largest file that is read.
 const MAX_FILE: u64 = 256 << 20;
-/// Most files that are looked at.
-const MAX_FILES: usize = 256;
+/// Profiles that are kept; the oldest go.
+const MAX_FILES: usize = 32;
 /// How a profile's file ends.
 const EXTENSION: &str = "profile";
-/// Bytes that are read to see whether a file fits.
-const HEAD: usize = 2048;
 
-/// Symbols that registers lead to, of which a profile's file tells the places.
-pub(crate) const ANCHORS: [&str; 5] = [
-    "_stext",
-    "entry_SYSCALL_64",
-    "asm_exc_page_fault",
-    "page_fault",
-    "async_page_fault",
-];
-
-/// The beginning of a profile's file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Head {
-    path: PathBuf,
-    /// Offsets of [`ANCHORS`] from `_text`; `i64::MIN` where the kernel has none.
-    pub anchors: [i64; ANCHORS.len()],
-    /// Offset of the banner.
-    pub banner_offset: i64,
-    /// The banner.
-    pub banner: String,
-    /// The build-id and its offset.
-    pub build_id: Option<([u8; 20], i64)>,
+fn path_of(folder: &Path, digest: &[u8; 32]) -> PathBuf {
+    let name: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    folder.join(name).with_extension(EXTENSION)
 }
 
-/// The beginnings of the profiles in a folder, newest first.
-pub(crate) fn heads(folder: &Path) -> Vec<Head> {
-    let Ok(entries) = fs::read_dir(folder) else {
-        return Vec::new();
-    };
-    let mut files: Vec<(std::time::SystemTime, PathBuf)> = entries
-        .flatten()
-        .filter(|entry| {
-            entry
-                .path()
-                .extension()
-                .is_some_and(|extension| extension == EXTENSION)
-        })
-        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
-        .collect();
-    files.sort_by(|a, b| b.cmp(a));
-    files
-        .into_iter()
-        .take(MAX_FILES)
-        .filter_map(|(_, path)| head(&path))
-        .collect()
-}
-
-fn head(path: &Path) -> Option<Head> {
-    let mut bytes = Vec::new();
-    File::open(path)
-        .ok()?
-        .take(HEAD as u64)
-        .read_to_end(&mut bytes)
-        .ok()?;
-    let mut reader = Reader {
-        bytes: bytes.strip_prefix(MAGIC)?,
-    };
-    reader.take(32)?;
-    read_head(&mut reader, path)
-}
-
-fn read_head(reader: &mut Reader<'_>, path: &Path) -> Option<Head> {
-    let mut anchors = [0; ANCHORS.len()];
-    for anchor in &mut anchors {
-        *anchor = reader.i64()?;
-    }
-    let banner_offset = reader.i64()?;
-    let banner = reader.text()?;
-    let has_build_id = reader.u32()? != 0;
-    let id = reader.take(20)?.try_into().ok()?;
-    let id_offset = reader.i64()?;
-    let build_id = has_build_id.then_some((id, id_offset));
-    (banner.len() <= MAX_BANNER).then(|| Head {
-        path: path.to_owned(),
-        anchors,
-        banner_offset,
-        banner,
-        build_id,
-    })
-}
-
-/// The whole profile behind a beginning; `None` if the file is damaged.
-pub(crate) fn load(head: &Head) -> Option<Profile> {
-    let mut file = File::open(&head.path).ok()?;
+/// The profile of the kernel file with this SHA-256; `None` if there is none, or it is damaged.
+pub(crate) fn load(folder: &Path, digest: &[u8; 32]) -> Option<Profile> {
+    let mut file = File::open(path_of(folder, digest)).ok()?;
     let len = file.metadata().ok()?.len();
     if len > MAX_FILE {
         return None;
@@ -121,7 +46,14 @@ pub(crate) fn load(head: &Head) -> Option<Profile> {
         return None;
     }
     let mut reader = Reader { bytes: rest };
-    let head = read_head(&mut reader, &head.path)?;
+    // A file by another's name is another's.
+    if reader.take(32)? != digest {
+        return None;
+    }
+    let banner = reader.text()?;
+    let has_build_id = reader.u32()? != 0;
+    let id = reader.take(20)?.try_into().ok()?;
+    let id_offset = reader.i64()?;
     let form = reader.text()?;
     let layouts = if reader.u32()? != 0 {
         Some(read_layouts(&mut reader)?)
@@ -130,30 +62,21 @@ pub(crate) fn load(head: &Head) -> Option<Profile> {
     };
     let len = reader.u32()? as usize;
     let symbols = Symbols::from_bytes(reader.take(len)?.to_vec())?;
-    Some(Profile {
-        banner: head.banner,
-        build_id: head.build_id,
+    (banner.len() <= MAX_BANNER).then_some(Profile {
+        banner,
+        build_id: has_build_id.then_some((id, id_offset)),
         form,
         symbols,
         layouts,
     })
 }
 
-/// Keeps a profile in `folder`. Whatever has its final name is complete.
+/// Keeps the profile of the kernel file with this SHA-256 in `folder`. Whatever has its final name is complete.
 ///
 /// # Errors
 /// If the folder or the file cannot be written.
-pub(crate) fn store(folder: &Path, profile: &Profile) -> io::Result<()> {
-    let mut body = Vec::new();
-    for anchor in ANCHORS {
-        body.extend(profile.offset(anchor).unwrap_or(i64::MIN).to_le_bytes());
-    }
-    body.extend(
-        profile
-            .offset("linux_banner")
-            .unwrap_or(i64::MIN)
-            .to_le_bytes(),
-    );
+pub(crate) fn store(folder: &Path, digest: &[u8; 32], profile: &Profile) -> io::Result<()> {
+    let mut body = digest.to_vec();
     write_text(&mut body, &profile.banner);
     let (id, offset) = profile.build_id.unwrap_or_default();
     body.extend(u32::from(profile.build_id.is_some()).to_le_bytes());
@@ -168,24 +91,33 @@ pub(crate) fn store(folder: &Path, profile: &Profile) -> io::Result<()> {
     body.extend(profile.symbols.as_bytes());
     let bytes = [MAGIC.as_slice(), &checksum(&body), &body].concat();
     fs::create_dir_all(folder)?;
-    let title = profile.build_id_hex().unwrap_or_else(|| {
-        checksum(profile.banner.as_bytes())
-            .iter()
-            .take(20)
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
-    });
-    let work = folder.join(format!("{title}.{}.work", std::process::id()));
-    let written = fs::write(&work, bytes)
-        .and_then(|()| fs::rename(&work, folder.join(format!("{title}.{EXTENSION}"))));
+    let path = path_of(folder, digest);
+    let work = path.with_extension(format!("{}.work", std::process::id()));
+    let written = fs::write(&work, bytes).and_then(|()| fs::rename(&work, path));
     if written.is_err() {
         let _ = fs::remove_file(&work);
     }
+    let _ = forget_oldest(folder);
     written
 }
 
-/// Against accidents on disk, and against files that a version of Mother wrote which kept other layouts. The bytes are summed in four lanes, as a whole profile must not cost more than a few
-/// milliseconds, and the sums are hashed.
+/// Whoever builds kernels all day has one of each.
+fn forget_oldest(folder: &Path) -> io::Result<()> {
+    let mut files: Vec<(SystemTime, PathBuf)> = fs::read_dir(folder)?
+        .flatten()
+        .filter(|entry| Path::new(&entry.file_name()).extension() == Some(EXTENSION.as_ref()))
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .collect();
+    files.sort();
+    let surplus = files.len().saturating_sub(MAX_FILES);
+    for (_, path) in files.drain(..surplus) {
+        fs::remove_file(path)?;
+    }
+    Ok(())
+}
+
+/// Against accidents on disk, and against files that a version of Mother wrote which kept other layouts. The bytes are summed
+/// in four lanes, as a whole profile must not cost more than a few milliseconds, and the sums are hashed.
 fn checksum(bytes: &[u8]) -> [u8; 32] {
     let mut lanes = [
         0x9e37_79b9_7f4a_7c15_u64,
@@ -355,28 +287,66 @@ mod tests {
     }
 
     #[test]
-    fn what_was_stored_is_loaded() {
+    fn what_was_stored_is_loaded_by_the_digest_of_its_kernel_file() {
         let folder = tempfile::tempdir().unwrap();
-        store(folder.path(), &profile()).unwrap();
-        let heads = heads(folder.path());
-        assert_eq!(heads.len(), 1);
-        assert_eq!((heads[0].anchors[0], heads[0].anchors[1]), (i64::MIN, 64));
-        assert_eq!(load(&heads[0]), Some(profile()));
+        store(folder.path(), &[1; 32], &profile()).unwrap();
+        assert_eq!(load(folder.path(), &[1; 32]), Some(profile()));
+        assert_eq!(load(folder.path(), &[2; 32]), None);
+        let plain = Profile {
+            build_id: None,
+            layouts: None,
+            ..profile()
+        };
+        store(folder.path(), &[2; 32], &plain).unwrap();
+        assert_eq!(load(folder.path(), &[2; 32]), Some(plain));
+    }
+
+    #[test]
+    fn a_profile_under_the_name_of_another_kernel_file_is_not_believed() {
+        let folder = tempfile::tempdir().unwrap();
+        store(folder.path(), &[1; 32], &profile()).unwrap();
+        fs::rename(
+            path_of(folder.path(), &[1; 32]),
+            path_of(folder.path(), &[2; 32]),
+        )
+        .unwrap();
+        assert_eq!(load(folder.path(), &[2; 32]), None);
+    }
+
+    #[test]
+    fn the_oldest_profiles_go() {
+        let folder = tempfile::tempdir().unwrap();
+        for number in 0..MAX_FILES as u64 + 3 {
+            let digest = [number as u8; 32];
+            store(folder.path(), &digest, &profile()).unwrap();
+            let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(number + 1);
+            let file = File::options()
+                .append(true)
+                .open(path_of(folder.path(), &digest));
+            file.unwrap().set_modified(time).unwrap();
+        }
+        store(folder.path(), &[200; 32], &profile()).unwrap();
+        let is_kept = |number: u8| load(folder.path(), &[number; 32]).is_some();
+        assert_eq!(
+            [0, 2, 3, 4, 34, 200].map(is_kept),
+            [false, false, false, true, true, true]
+        );
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), MAX_FILES);
     }
 
     #[test]
     fn a_damaged_file_is_no_profile() {
         let folder = tempfile::tempdir().unwrap();
-        store(folder.path(), &profile()).unwrap();
-        let head = heads(folder.path()).remove(0);
-        let whole = fs::read(&head.path).unwrap();
+        store(folder.path(), &[1; 32], &profile()).unwrap();
+        let path = path_of(folder.path(), &[1; 32]);
+        let whole = fs::read(&path).unwrap();
         for at in 0..whole.len() {
             let mut bytes = whole.clone();
             bytes[at] ^= 1;
-            fs::write(&head.path, &bytes).unwrap();
-            assert_eq!(load(&head), None, "byte {at} changed");
-            fs::write(&head.path, &whole[..at]).unwrap();
-            assert_eq!(load(&head), None, "only {at} bytes");
+            fs::write(&path, &bytes).unwrap();
+            assert_eq!(load(folder.path(), &[1; 32]), None, "byte {at} changed");
+            fs::write(&path, &whole[..at]).unwrap();
+            assert_eq!(load(folder.path(), &[1; 32]), None, "only {at} bytes");
         }
     }
 }

@@ -1,12 +1,15 @@
 //! A kernel that was recognised in a guest's memory, and how it is recognised.
 //!
-//! [`attach`] goes down a ladder and says on which rung it stands: registers lead to the image, the image has symbols and
-//! type information, the symbols lead to VMCOREINFO, which must agree with all of it. Without registers VMCOREINFO is
-//! looked for in all of memory and leads to the image. A kernel that is known by content, and by nothing that agrees, is
-//! still known, on a lower rung. What disagrees is named in [`Kernel::disputes`].
+//! [`attach`] goes down a ladder and says on which rung it stands. Registers lead to the image in memory. If that is the
+//! kernel that the VMM loaded, symbols and type information are those of the kernel file, and nothing in the guest has a
+//! word in them. If it is another (a guest may start one by kexec), or the file could not be read, they are taken from the
+//! guest's own memory, for this guest alone: the symbols lead to VMCOREINFO, which must agree with all of it. Without
+//! registers VMCOREINFO is looked for in all of memory and leads to the image. A kernel that is known by content, and by
+//! nothing that agrees, is still known, on a lower rung. What disagrees is named in [`Kernel::disputes`].
 
-use std::path::Path;
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use memchr::memmem;
 use thiserror::Error;
@@ -15,7 +18,7 @@ use x86::{Gpa, Gva};
 use crate::account::{Account, Cost, Limits};
 use crate::anchor::{self, Anchor};
 use crate::blind::Blind;
-use crate::cache::{self, ANCHORS};
+use crate::image::Loaded;
 use crate::kallsyms::Image;
 use crate::memory::Memory;
 use crate::observed::Rung;
@@ -30,6 +33,18 @@ const MAX_IMAGE: u64 = 256 << 20;
 const BANNER: &str = "Linux version ";
 const MAX_BANNER: usize = 512;
 const MAX_PLACES: usize = 64;
+/// Symbols that registers lead to.
+const ANCHORS: [&str; 5] = [
+    "_stext",
+    "entry_SYSCALL_64",
+    "asm_exc_page_fault",
+    "page_fault",
+    "async_page_fault",
+];
+/// Pieces in which a kernel is moved (CONFIG_PHYSICAL_ALIGN).
+const PIECE: u64 = 2 << 20;
+/// VMCOREINFO that disagrees is read again so much later: a kernel that boots is just writing it.
+const PAUSE: Duration = Duration::from_millis(20);
 /// Where `_text` is linked in kernels as distributions build them (CONFIG_PHYSICAL_START).
 const LINKED_TEXT: u64 = IMAGE_VA + 0x100_0000;
 
@@ -66,21 +81,24 @@ pub struct Kernel {
     /// On what this stands.
     rung: Rung,
     disputes: Vec<String>,
+    /// The banner of the kernel that was loaded, if another one runs.
+    replaces: Option<String>,
     is_from_cache: bool,
     cost: Cost,
     vmcoreinfo: Option<VmCoreInfo>,
 }
 
-/// Recognises the kernel of a guest. Profiles are kept in `cache_dir`, if one is given.
+/// Recognises the kernel of a guest. `loaded` is what the VMM loaded, if that is known: only from there does anything come
+/// that another guest may have seen too.
 ///
 /// # Errors
 /// If nothing in the guest proves to be a Linux kernel; with everything that was tried.
 pub fn attach(
     memory: Arc<dyn Memory>,
     registers: &[Registers],
-    cache_dir: Option<&Path>,
+    loaded: Option<&Loaded>,
 ) -> Result<Kernel, NotRecognised> {
-    attach_within(memory, registers, cache_dir, Limits::default())
+    attach_within(memory, registers, loaded, Limits::default())
 }
 
 /// [`attach`] that may cost so much.
@@ -90,17 +108,17 @@ pub fn attach(
 pub fn attach_within(
     memory: Arc<dyn Memory>,
     registers: &[Registers],
-    cache_dir: Option<&Path>,
+    loaded: Option<&Loaded>,
     limits: Limits,
 ) -> Result<Kernel, NotRecognised> {
     let account = Account::new(limits);
     let mut tried = Vec::new();
+    let from_registers = anchor::from_registers(&*memory, &account, registers);
     let mut attempt = |anchor: &Anchor| {
-        recognise(&memory, &account, anchor, cache_dir)
+        recognise(&memory, &account, anchor, loaded)
             .map_err(|why| tried.push(why))
             .ok()
     };
-    let from_registers = anchor::from_registers(&*memory, &account, registers);
     if let Ok(anchor) = &from_registers
         && let Some(kernel) = roots(anchor.root).find_map(|root| {
             attempt(&Anchor {
@@ -174,40 +192,48 @@ fn recognise(
     memory: &Arc<dyn Memory>,
     account: &Account,
     anchor: &Anchor,
-    cache_dir: Option<&Path>,
+    loaded: Option<&Loaded>,
 ) -> Result<Kernel, String> {
     let space = Space::new(&**memory, account, Some(anchor.root));
-    let known = cache_dir.and_then(|folder| known_profile(&space, anchor, folder));
-    let is_from_cache = known.is_some();
-    let (profile, text) = match known {
-        Some(known) => known,
-        None => decode(&space, anchor)
-            .map_err(|blind| format!("at {:#x}: {blind}", anchor.phys_base))?,
+    let known = loaded.and_then(|loaded| Some((loaded, placed(&space, anchor, loaded.profile())?)));
+    let (phys_base, text, profile, rung, mut disputes) = match &known {
+        Some((loaded, placed)) => (
+            placed.phys_base,
+            placed.text,
+            Arc::clone(loaded.profile()),
+            Rung::Image,
+            placed.disputes.clone(),
+        ),
+        None => {
+            let (profile, text) = decode(&space, anchor)
+                .map_err(|blind| format!("at {:#x}: {blind}", anchor.phys_base))?;
+            let rung = match profile.layouts {
+                Some(_) => Rung::Content,
+                None => Rung::Symbols,
+            };
+            (anchor.phys_base, text, Arc::new(profile), rung, Vec::new())
+        }
     };
-    if let Some(folder) = cache_dir.filter(|_| !is_from_cache) {
-        // A cache that cannot be written costs time at the next attach, nothing else.
-        let _ = cache::store(folder, &profile);
-    }
+    disputes.extend(anchor.disputes.iter().cloned());
     let mut kernel = Kernel {
         memory: Arc::clone(memory),
         root: anchor.root,
         text,
-        phys_base: anchor.phys_base,
-        rung: if profile.layouts.is_some() {
-            Rung::Content
-        } else {
-            Rung::Symbols
-        },
-        profile: Arc::new(profile),
-        disputes: anchor.disputes.clone(),
-        is_from_cache,
+        phys_base,
+        rung,
+        profile,
+        disputes,
+        replaces: loaded
+            .filter(|_| known.is_none())
+            .map(|loaded| loaded.profile().banner.clone()),
+        is_from_cache: known.is_some_and(|(loaded, _)| loaded.is_from_cache()),
         cost: Cost::default(),
         vmcoreinfo: None,
     };
     let table = ["init_top_pgt", "init_level4_pgt"]
         .into_iter()
         .find_map(|name| kernel.address(name).ok());
-    if let Some(gpa) = table.and_then(|table| anchor::image_gpa(anchor.phys_base, table)) {
+    if let Some(gpa) = table.and_then(|table| anchor::image_gpa(kernel.phys_base, table)) {
         kernel.root.gpa = gpa;
     }
     kernel.cross_check(account);
@@ -215,45 +241,68 @@ fn recognise(
     Ok(kernel)
 }
 
-/// The profile in the cache that the guest's memory confirms.
-fn known_profile(space: &Space<'_>, anchor: &Anchor, folder: &Path) -> Option<(Profile, Gva)> {
-    let linear = |gva: Gva, len: usize| {
-        let mut bytes = vec![0; len];
-        space
-            .read_physical(anchor::image_gpa(anchor.phys_base, gva)?, &mut bytes)
-            .ok()?;
-        Some(bytes)
-    };
-    for head in cache::heads(folder) {
-        for (handler, offset) in anchor
-            .handlers
-            .iter()
-            .flat_map(|handler| head.anchors.map(|offset| (handler, offset)))
-        {
-            let Some(text) = (handler.0 as i64)
-                .checked_sub(offset)
-                .map(|text| text as u64)
-            else {
-                continue;
-            };
-            if !(IMAGE_VA..IMAGE_VA + IMAGE_MAX).contains(&text) {
-                continue;
-            }
-            let at = |offset: i64| Gva(text.wrapping_add(offset as u64));
-            let has_banner = linear(at(head.banner_offset), head.banner.len())
-                .is_some_and(|banner| banner == head.banner.as_bytes());
-            let has_build_id = head.build_id.is_none_or(|(id, offset)| {
-                linear(at(offset), id.len()).is_some_and(|bytes| bytes == id)
-            });
-            if has_banner
-                && has_build_id
-                && let Some(profile) = cache::load(&head)
-            {
-                return Some((profile, Gva(text)));
-            }
-        }
+/// Where the kernel that was loaded lies.
+struct Placed {
+    /// Where `_text` is.
+    text: Gva,
+    /// Physical address of `IMAGE_VA`.
+    phys_base: u64,
+    /// What in memory says that it is another.
+    disputes: Vec<String>,
+}
+
+/// Looks for the kernel of `profile` where registers lead to. If they lead to no entry of it, it is looked for wherever the
+/// guest's tables map something that a kernel may begin at: entries are what is changed first.
+fn placed(space: &Space<'_>, anchor: &Anchor, profile: &Profile) -> Option<Placed> {
+    let handlers = anchor.handlers.iter().flat_map(|handler| {
+        let offsets = ANCHORS.iter().filter_map(|name| profile.offset(name));
+        offsets.filter_map(|offset| (handler.0 as i64).checked_sub(offset))
+    });
+    let by_handler = handlers
+        .map(|text| text as u64)
+        .filter(|text| (IMAGE_VA..IMAGE_VA + IMAGE_MAX).contains(text))
+        .find_map(|text| marked(space, anchor.phys_base, text, profile));
+    if by_handler.is_some() {
+        return by_handler;
     }
-    None
+    let starts = (IMAGE_VA..IMAGE_VA + IMAGE_MAX).step_by(PIECE as usize);
+    starts
+        .filter_map(|start| {
+            let gpa = space.walk(Gva(start)).ok()?.gpa;
+            Some((start, gpa.0.wrapping_sub(start - IMAGE_VA)))
+        })
+        .find_map(|(text, phys_base)| marked(space, phys_base, text, profile))
+}
+
+/// Whether memory at a place has what marks this kernel: its banner, its build-id. One is enough, as a guest can write over
+/// each; then the other is a dispute.
+fn marked(space: &Space<'_>, phys_base: u64, text: u64, profile: &Profile) -> Option<Placed> {
+    let has = |offset: i64, expected: &[u8]| {
+        let gpa = anchor::image_gpa(phys_base, Gva(text.wrapping_add(offset as u64)))?;
+        let mut bytes = vec![0; expected.len()];
+        space.read_physical(gpa, &mut bytes).ok()?;
+        Some(bytes == expected)
+    };
+    let banner = has(profile.offset("linux_banner")?, profile.banner.as_bytes());
+    let build_id = profile
+        .build_id
+        .map(|(id, offset)| has(offset, &id) == Some(true));
+    let has_banner = banner == Some(true);
+    if !has_banner && build_id != Some(true) {
+        return None;
+    }
+    let mut disputes = Vec::new();
+    if !has_banner {
+        disputes.push("the banner in memory is not that of the kernel file".to_owned());
+    }
+    if build_id == Some(false) {
+        disputes.push("the build-id in memory is not that of the kernel file".to_owned());
+    }
+    Some(Placed {
+        text: Gva(text),
+        phys_base,
+        disputes,
+    })
 }
 
 fn decode(space: &Space<'_>, anchor: &Anchor) -> Result<(Profile, Gva), Blind> {
@@ -279,23 +328,41 @@ fn image(space: &Space<'_>, anchor: &Anchor) -> Result<(Gva, Vec<u8>), Blind> {
 impl Kernel {
     /// Compares what was found with what the kernel says of itself.
     fn cross_check(&mut self, account: &Account) {
-        let info = {
-            let space = self.space(account);
-            let page = self.address("vmcoreinfo_data").and_then(|pointer| {
-                let page = space.u64(pointer)?;
-                space.bytes(Gva(page), 4096)
-            });
-            page.ok().and_then(|page| VmCoreInfo::at(&page))
+        let Some(mut info) = self.read_vmcoreinfo(account) else {
+            return;
         };
-        let Some(info) = info else { return };
+        let mut disputes = self.disputed_by(&info);
+        if !disputes.is_empty() {
+            thread::sleep(PAUSE);
+            if let Some(later) = self.read_vmcoreinfo(account) {
+                disputes = self.disputed_by(&later);
+                info = later;
+            }
+        }
+        self.disputes.extend(disputes);
+        if self.disputes.is_empty() && self.rung == Rung::Content {
+            self.rung = Rung::Profile;
+        }
+        self.vmcoreinfo = Some(info);
+    }
+
+    fn read_vmcoreinfo(&self, account: &Account) -> Option<VmCoreInfo> {
+        let space = self.space(account);
+        let page = space.u64(self.address("vmcoreinfo_data").ok()?).ok()?;
+        VmCoreInfo::at(&space.bytes(Gva(page), 4096).ok()?)
+    }
+
+    fn disputed_by(&self, info: &VmCoreInfo) -> Vec<String> {
+        let by = match self.rung {
+            Rung::Image => "by the kernel file and where it lies",
+            _ => "by content",
+        };
         let mut disputes = Vec::new();
         let mut check = |what: &str, ours: Option<String>, theirs: Option<String>| {
             if let (Some(ours), Some(theirs)) = (ours, theirs)
                 && ours != theirs
             {
-                disputes.push(format!(
-                    "{what} is {ours} by content and {theirs} by VMCOREINFO"
-                ));
+                disputes.push(format!("{what} is {ours} {by} and {theirs} by VMCOREINFO"));
             }
         };
         for name in [
@@ -331,11 +398,7 @@ impl Kernel {
                 Some(levels.to_string()),
             );
         }
-        self.disputes.extend(disputes);
-        if self.disputes.is_empty() && self.rung == Rung::Content {
-            self.rung = Rung::Profile;
-        }
-        self.vmcoreinfo = Some(info);
+        disputes
     }
 
     /// The kernel's address space.
@@ -425,6 +488,18 @@ impl Kernel {
     /// What does not agree about where the kernel is or which it is. Not empty: the profile is disputed.
     pub fn disputes(&self) -> &[String] {
         &self.disputes
+    }
+
+    /// The banner of the kernel that the VMM loaded, if another one runs now.
+    pub fn replaces(&self) -> Option<&str> {
+        self.replaces.as_deref()
+    }
+
+    /// Whether what marks this kernel is still where it was found: a guest may start another kernel at any time.
+    pub fn is_still_there(&self) -> bool {
+        let account = self.account();
+        let space = self.space(&account);
+        marked(&space, self.phys_base, self.text.0, &self.profile).is_some()
     }
 
     /// Whether the profile came from the cache.

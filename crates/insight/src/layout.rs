@@ -74,6 +74,7 @@ const STRUCTS: &[&str] = &[
     "printk_ringbuffer",
     "proto",
     "rq",
+    "seqcount_raw_spinlock",
     "sighand_struct",
     "signal_struct",
     "slab",

@@ -4,7 +4,8 @@
 //! # How it is used
 //!
 //! ```text
-//! attach(memory, registers, cache_dir) -> Kernel       which kernel, where; once for each life of a guest
+//! Loaded::open(file, sha256, cache)    -> Loaded       the kernel file that the VMM loaded; once for each file
+//! attach(memory, registers, loaded)    -> Kernel       which kernel, where; once for each life of a guest
 //! kernel.look(&account, registers)     -> Look         one moment; a new one for every refresh
 //! look.processes(), look.modules(), .. -> values       what `serde` can write; each wrapped in `Observed`
 //! look.cost()                          -> Cost         bytes, reads, torn reads, time
@@ -12,6 +13,7 @@
 //!
 //! `memory` is whatever implements [`Memory`]: a live VM's memory file, or a dump ([`FileMemory`]). `registers` may be
 //! none: then VMCOREINFO is looked for in all of memory, which takes longer, and what needs them is not observable.
+//! `loaded` may be none: then everything is taken from the guest's own memory, believed for this guest alone, and not kept.
 //!
 //! # What is believed
 //!
@@ -24,7 +26,7 @@
 //! # Map
 //!
 //! [`memory`], [`registers`]: what is given. `anchor`, `vmcoreinfo`, [`kallsyms`], [`btf`]: how a kernel is found and
-//! understood; [`profile`] and `cache`: what is kept of that. [`kernel`] puts it together, [`look`] reads structures, and
+//! understood; [`image`]: the kernel in its file; [`profile`] and `cache`: what is kept of that. [`kernel`] puts it together, [`look`] reads structures, and
 //! every other module reads one kind of thing.
 #![forbid(unsafe_code)]
 
@@ -36,6 +38,7 @@ mod cache;
 mod counters;
 pub mod cpu;
 pub mod hidden;
+pub mod image;
 pub mod integrity;
 pub mod kallsyms;
 pub mod kernel;
@@ -60,6 +63,7 @@ pub mod vmcoreinfo;
 
 pub use account::{Account, Cost, Limits};
 pub use blind::Blind;
+pub use image::{ImageError, KernelImage, Loaded};
 pub use kernel::{Kernel, NotRecognised, attach, attach_within};
 pub use look::Look;
 pub use memory::{Extent, FileMemory, FileSlot, Memory, Unreadable};

@@ -10,11 +10,14 @@ use crate::blind::Blind;
 pub enum Rung {
     /// Registers of a vCPU: a fact of the machine.
     Registers,
-    /// Symbols and layouts out of the guest's memory, and the kernel's VMCOREINFO agrees with them.
+    /// Symbols, and layouts if it has any, out of the kernel file that was loaded before the guest's first instruction.
+    Image,
+    /// Symbols and layouts out of this guest's own memory, and the kernel's VMCOREINFO agrees with them.
     Profile,
-    /// Symbols and layouts found by content alone; nothing independent agrees or disagrees.
+    /// Symbols and layouts out of this guest's own memory, found by content; nothing independent agrees, or something
+    /// disagrees.
     Content,
-    /// Symbols only: no layouts are known.
+    /// Symbols only, out of this guest's own memory: no layouts are known.
     Symbols,
     /// Registers lead to an image that calls itself a kernel, and nothing in it proves itself.
     Banner,
@@ -25,9 +28,10 @@ impl Rung {
     pub fn words(self) -> &'static str {
         match self {
             Rung::Registers => "registers",
-            Rung::Profile => "kallsyms+BTF, VMCOREINFO agrees",
-            Rung::Content => "kallsyms+BTF by content",
-            Rung::Symbols => "kallsyms only",
+            Rung::Image => "kallsyms+BTF of the kernel file that was loaded",
+            Rung::Profile => "kallsyms+BTF in its own memory, VMCOREINFO agrees",
+            Rung::Content => "kallsyms+BTF in its own memory, by content",
+            Rung::Symbols => "kallsyms only, in its own memory",
             Rung::Banner => "its banner only",
         }
     }

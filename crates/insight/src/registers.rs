@@ -61,6 +61,13 @@ impl Registers {
         self.cr0 & PG != 0 && self.efer & LMA != 0
     }
 
+    /// Whether it sleeps with interrupts off: nothing that it could run will run, until it is started anew. So a kernel leaves
+    /// the other CPUs when it starts another kernel, and CPUs that were taken offline.
+    pub fn is_parked(&self) -> bool {
+        const IF: u64 = 1 << 9;
+        self.is_halted && self.rflags & IF == 0
+    }
+
     /// Levels of page tables that CR4.LA57 selects.
     pub fn levels(&self) -> u32 {
         const LA57: u64 = 1 << 12;
@@ -92,6 +99,21 @@ impl Registers {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cpu_is_parked_that_no_interrupt_can_wake() {
+        let check = |is_halted, rflags, expected| {
+            let registers = Registers {
+                is_halted,
+                rflags,
+                ..Registers::default()
+            };
+            assert_eq!(registers.is_parked(), expected, "{is_halted} {rflags:#x}");
+        };
+        check(true, 0x46, true);
+        check(true, 0x246, false);
+        check(false, 0x46, false);
+    }
 
     #[test]
     fn half_of_a_sysenter_register_is_the_kernels_address() {

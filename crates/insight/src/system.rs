@@ -9,8 +9,15 @@ use crate::observed::Observed;
 
 /// Longest kernel command line.
 const MAX_COMMAND_LINE: usize = 4096;
-/// `struct timekeeper` behind the lock that guards it, where the kernel does not say: the lock's count is one word.
-const TIMEKEEPER: u64 = 8;
+/// What the lock's count that guards `struct timekeeper` is called, and how long it is where the kernel does not say: one word.
+/// With PREEMPT_RT there is a pointer to the lock behind it (include/linux/seqlock_types.h).
+const GUARD: &str = "seqcount_raw_spinlock";
+const GUARD_BYTES: u64 = 4;
+/// Most that a clock source's numbers are shifted by (kernel/time/clocksource.c).
+const MAX_SHIFT: u64 = 32;
+/// Nanoseconds of a second, and most that a clock may be ahead of the second it says.
+const SECOND: u64 = 1_000_000_000;
+const SLACK: u64 = 4 * SECOND;
 /// Fraction bits of the load averages.
 const LOAD_BITS: u32 = 11;
 
@@ -44,6 +51,43 @@ pub struct System {
     pub cpus_online: Observed<u32>,
 }
 
+/// What is read of `struct timekeeper` (include/linux/timekeeper_internal.h).
+#[derive(Clone, Copy, Debug)]
+struct Keeper {
+    /// The clock source, a pointer.
+    clock: u64,
+    shift: u64,
+    /// Nanoseconds of the second that has begun, shifted.
+    part: u64,
+    /// The monotonic clock at the beginning of that second.
+    base: u64,
+    /// The second, since 1970-01-01.
+    second: u64,
+    /// From the monotonic clock to the others.
+    to_real: u64,
+    to_boot: u64,
+}
+
+impl Keeper {
+    /// The clocks; `None` if what was read is no timekeeper. The kernel keeps the time of day twice, as a second and as a
+    /// distance from the monotonic clock: in other memory they do not agree.
+    fn clocks(&self) -> Option<Clocks> {
+        let part = self.part.checked_shr(self.shift as u32)?;
+        let wall = self.base.wrapping_add(self.to_real);
+        let second = self.second.checked_mul(SECOND)?;
+        let is_plausible = self.clock >> 63 != 0
+            && self.shift <= MAX_SHIFT
+            && part <= SLACK
+            && wall.abs_diff(second) <= SLACK;
+        let monotonic = self.base.wrapping_add(part);
+        is_plausible.then(|| Clocks {
+            uptime_ns: monotonic.wrapping_add(self.to_boot),
+            wall_ns: monotonic.wrapping_add(self.to_real),
+            boot_ns: self.to_real.wrapping_sub(self.to_boot),
+        })
+    }
+}
+
 impl Look<'_> {
     /// The guest as a whole.
     pub fn system(&self) -> System {
@@ -73,7 +117,13 @@ impl Look<'_> {
         let core = self
             .symbol("tk_core")
             .or_else(|_| self.symbol("timekeeper_data"))?;
-        let offset = self.offset("tk_data", "timekeeper").unwrap_or(TIMEKEEPER);
+        let offset = self.offset("tk_data", "timekeeper").unwrap_or_else(|_| {
+            let guard = self.layouts().and_then(|layouts| layouts.size(GUARD));
+            guard
+                .map_or(GUARD_BYTES, |size| size as u64)
+                .next_multiple_of(8)
+        });
+        let mut implausible = false;
         for _ in 0..4 {
             let before = self.space().u32(core)?;
             let keeper = self.object("timekeeper", Gva(core.0.wrapping_add(offset)))?;
@@ -81,20 +131,25 @@ impl Look<'_> {
                 self.space().torn();
                 continue;
             }
-            let shift = keeper.number("tkr_mono.shift")? as u32;
-            let part = keeper
-                .number("tkr_mono.xtime_nsec")?
-                .checked_shr(shift)
-                .unwrap_or(0);
-            let monotonic = keeper.number("tkr_mono.base")?.wrapping_add(part);
-            let (real, boot) = (keeper.number("offs_real")?, keeper.number("offs_boot")?);
-            return Ok(Clocks {
-                uptime_ns: monotonic.wrapping_add(boot),
-                wall_ns: monotonic.wrapping_add(real),
-                boot_ns: real.wrapping_sub(boot),
-            });
+            let found = Keeper {
+                clock: keeper.number("tkr_mono.clock")?,
+                shift: keeper.number("tkr_mono.shift")?,
+                part: keeper.number("tkr_mono.xtime_nsec")?,
+                base: keeper.number("tkr_mono.base")?,
+                second: keeper.number("xtime_sec")?,
+                to_real: keeper.number("offs_real")?,
+                to_boot: keeper.number("offs_boot")?,
+            };
+            match found.clocks() {
+                Some(clocks) => return Ok(clocks),
+                None => implausible = true,
+            }
         }
-        Err(Blind::nonsense("clock is never at rest"))
+        Err(Blind::nonsense(if implausible {
+            "clock is none: its own numbers do not fit together"
+        } else {
+            "clock is never at rest"
+        }))
     }
 
     fn load(&self) -> Result<[f64; 3], Blind> {
@@ -109,5 +164,86 @@ impl Look<'_> {
 
     fn cpus_online(&self) -> Result<u32, Blind> {
         self.space().u32(self.symbol("__num_online_cpus")?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A guest that is up 100.5 s, at 10^9 s since 1970.
+    const GOOD: Keeper = Keeper {
+        clock: 0xffff_ffff_8280_1000,
+        shift: 24,
+        part: (SECOND / 2) << 24,
+        base: 100 * SECOND,
+        second: 1_000_000_000,
+        to_real: (1_000_000_000 - 100) * SECOND,
+        to_boot: 0,
+    };
+
+    #[test]
+    fn a_clock_is_one_whose_own_numbers_fit_together() {
+        let clocks = GOOD.clocks().unwrap();
+        assert_eq!(
+            (clocks.uptime_ns, clocks.wall_ns % SECOND),
+            (100_500_000_000, SECOND / 2)
+        );
+        let check = |name: &str, keeper: Keeper, expected: bool| {
+            assert_eq!(keeper.clocks().is_some(), expected, "{name}");
+        };
+        check(
+            "it slept a day",
+            Keeper {
+                to_boot: 86_400 * SECOND,
+                ..GOOD
+            },
+            true,
+        );
+        check("no clock source", Keeper { clock: 0, ..GOOD }, false);
+        check(
+            "a shift that no clock source has",
+            Keeper { shift: 40, ..GOOD },
+            false,
+        );
+        check(
+            "a shift that no number has",
+            Keeper {
+                shift: 4096,
+                ..GOOD
+            },
+            false,
+        );
+        check(
+            "minutes in a second",
+            Keeper {
+                part: (600 * SECOND) << 24,
+                ..GOOD
+            },
+            false,
+        );
+        // As 16 bytes too early: each member is the one before it.
+        check(
+            "what lies beside it",
+            Keeper {
+                second: GOOD.part,
+                base: 1_000_000_000,
+                ..GOOD
+            },
+            false,
+        );
+        check(
+            "zeros",
+            Keeper {
+                clock: 0,
+                shift: 0,
+                part: 0,
+                base: 0,
+                second: 0,
+                to_real: 0,
+                to_boot: 0,
+            },
+            false,
+        );
     }
 }

@@ -37,6 +37,13 @@ pub(crate) fn tasks(look: &Look<'_>) -> View {
         ),
         is_certain: false,
     };
+    let why_not = spaces.why_not().filter(|_| hidden.is_empty());
+    if let Some(why) = why_not {
+        return View {
+            why_not: Some(format!("address spaces of vCPUs: {why}")),
+            ..view
+        };
+    }
     let spaces = spaces.into_value().unwrap_or_default();
     let findings = hidden
         .iter()

@@ -20,4 +20,4 @@ mod watcher;
 
 pub use live::{LiveCost, LiveMemory};
 pub use observer::{Moment, Observer};
-pub use watcher::{Glance, KernelFacts, WatchCost, Watcher};
+pub use watcher::{Glance, KernelFacts, LoadedFacts, WatchCost, Watcher};

@@ -384,12 +384,14 @@ mod tests {
             life: 0,
             slots,
             has_residency: true,
+            kernel_sha256: None,
         };
         let live = LiveMemory::new(
             MemoryFiles {
                 view,
                 memory,
                 residency: Some(residency),
+                kernel: None,
             },
             None,
         );

@@ -1,15 +1,18 @@
 //! Somebody who watches one VM from outside: its books, its registers, and, through its memory, its kernel.
 //!
-//! A kernel is recognised once for each life of a guest. While a guest boots there is none yet; it is tried again, but not
-//! at every look.
+//! A kernel is recognised once for each life of a guest, and again when it is not there any more: a guest may start another
+//! one. While a guest boots there is none yet; it is tried again, but not at every look.
+//!
+//! What is known of the kernel before its first instruction comes from the kernel file that the VM's process loaded, over a
+//! descriptor that it gives: no name is looked up, so that no other file can take its place.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api::{HostBooks, VcpuView};
-use fleet::{Client, ClientError, Record};
-use insight::{Account, Kernel, Look, NotRecognised, Registers};
+use fleet::{Client, ClientError, MemoryFiles, Record};
+use insight::{Account, Kernel, Loaded, Look, NotRecognised, Registers};
 
 use crate::live::{LiveCost, LiveMemory};
 
@@ -30,6 +33,8 @@ pub struct Observer {
 struct Guest {
     life: u64,
     memory: Arc<LiveMemory>,
+    /// The kernel that the VM's process loaded, or why its file tells nothing.
+    loaded: Result<Loaded, String>,
     kernel: Result<Kernel, NotRecognised>,
     tried: Instant,
 }
@@ -44,6 +49,8 @@ pub struct Moment<'a> {
     pub registers: Vec<Registers>,
     /// The guest's kernel, or why it is not known.
     pub kernel: Result<&'a Kernel, &'a NotRecognised>,
+    /// The kernel that was loaded, or why its file tells nothing.
+    pub loaded: Result<&'a Loaded, &'a str>,
     /// The guest's memory.
     pub memory: &'a LiveMemory,
     /// What reading this guest has cost so far.
@@ -102,6 +109,7 @@ impl Observer {
             vcpus,
             registers,
             kernel: guest.kernel.as_ref(),
+            loaded: guest.loaded.as_ref().map_err(String::as_str),
             memory: &guest.memory,
             cost,
         })
@@ -122,34 +130,45 @@ impl Observer {
             self.spent.stored += cost.stored;
         }
         let known = self.guest.take();
-        let memory = match known {
-            Some(guest) if guest.kernel.is_ok() || guest.tried.elapsed() < AGAIN => {
+        let (memory, loaded) = match known {
+            Some(guest) if guest.is_known() => {
                 self.guest = Some(guest);
                 return Ok(());
             }
-            Some(guest) => guest.memory,
+            Some(guest) => (guest.memory, guest.loaded),
             None => {
-                let files = self.client.memory()?;
+                let mut files = self.client.memory()?;
                 if files.view.life != life {
                     // It starts again just now; the next moment will be of the new life.
                     return self.meet_later(life, files);
                 }
-                Arc::new(LiveMemory::new(files, Some(self.record.clone())))
+                let loaded = self.loaded(&mut files);
+                let record = Some(self.record.clone());
+                (Arc::new(LiveMemory::new(files, record)), loaded)
             }
         };
         let shared = Arc::<LiveMemory>::clone(&memory) as Arc<dyn insight::Memory>;
         // A vCPU that waits to be started has nothing to say about the kernel.
-        let kernel = insight::attach(shared, registers, self.cache.as_deref());
+        let kernel = insight::attach(shared, registers, loaded.as_ref().ok());
         self.guest = Some(Guest {
             life,
             memory,
+            loaded,
             kernel,
             tried: Instant::now(),
         });
         Ok(())
     }
 
-    fn meet_later(&mut self, life: u64, files: fleet::MemoryFiles) -> Result<(), ClientError> {
+    /// What the kernel file says.
+    fn loaded(&self, files: &mut MemoryFiles) -> Result<Loaded, String> {
+        let Some((file, digest)) = files.kernel.take() else {
+            return Err("the kernel file was changed after it was loaded".to_owned());
+        };
+        Loaded::open(&file, digest, self.cache.as_deref()).map_err(|error| error.to_string())
+    }
+
+    fn meet_later(&mut self, life: u64, files: MemoryFiles) -> Result<(), ClientError> {
         let tried = vec!["the guest starts again just now".to_owned()];
         let kernel = Err(NotRecognised {
             tried,
@@ -159,10 +178,21 @@ impl Observer {
         self.guest = Some(Guest {
             life,
             memory,
+            loaded: Err("the guest starts again just now".to_owned()),
             kernel,
             tried: Instant::now(),
         });
         Ok(())
+    }
+}
+
+impl Guest {
+    /// Whether its kernel is known and still there, or was looked for just now.
+    fn is_known(&self) -> bool {
+        match &self.kernel {
+            Ok(kernel) => kernel.is_still_there(),
+            Err(_) => self.tried.elapsed() < AGAIN,
+        }
     }
 }
 

@@ -8,11 +8,23 @@ use insight::{Look, NotRecognised, Rung};
 
 /// One reading; `look` is none where the guest's kernel is not known, and `why_not` says why.
 pub(crate) fn reading(books: &HostBooks, look: Result<&Look<'_>, &NotRecognised>) -> Reading {
+    let claims = claims(books);
+    let mut kernel = kernel(look);
+    if claims.agent.iter().any(|claim| claim.key == "processes") {
+        kernel.processes = look.ok().and_then(processes);
+    }
     Reading {
-        claims: claims(books),
-        kernel: kernel(look),
+        claims,
+        kernel,
         host: host(books),
     }
+}
+
+/// Processes that have a program, and all.
+fn processes(look: &Look<'_>) -> Option<(u64, u64)> {
+    let all = look.processes().into_value()?;
+    let programs = all.iter().filter(|process| !process.is_kernel).count();
+    Some((programs as u64, all.len() as u64))
 }
 
 fn claims(books: &HostBooks) -> Claims {
@@ -73,13 +85,14 @@ fn kernel(look: Result<&Look<'_>, &NotRecognised>) -> KernelBook {
         wall_seconds: clocks.map(|clocks| seconds(clocks.wall_ns)),
         steal_seconds: sum(|times| times.steal_ns),
         busy_seconds: sum(insight::cpu::CpuTimes::busy_ns),
+        processes: None,
         views: Vec::new(),
     }
 }
 
 fn confidence(look: &Look<'_>) -> Confidence {
     match look.rung() {
-        Rung::Registers | Rung::Profile if look.kernel().disputes().is_empty() => {
+        Rung::Registers | Rung::Image | Rung::Profile if look.kernel().disputes().is_empty() => {
             Confidence::Medium
         }
         _ => Confidence::Low,

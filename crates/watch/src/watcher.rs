@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use api::{HostBooks, VcpuView};
 use fleet::{ClientError, Record};
 use insight::verdict::{READINGS_NEEDED, Reading, Row, judge};
-use insight::{Cost, Rung};
+use insight::{Cost, Loaded, Rung};
 use serde::Serialize;
 
 use crate::checks::Checks;
 use crate::live::LiveCost;
 use crate::observer::Observer;
 use crate::reading::reading;
+use crate::views;
 
 /// Readings that are kept.
 const READINGS_KEPT: usize = 2 * READINGS_NEEDED;
@@ -54,8 +55,46 @@ pub struct KernelFacts {
     pub disputes: Vec<String>,
     /// How far it was moved from where it was linked.
     pub kaslr_slide: Option<u64>,
+    /// The kernel that was loaded.
+    pub loaded: LoadedFacts,
     /// Why it is not known.
     pub why_not: Option<String>,
+}
+
+/// What is known of the kernel that was loaded, before the guest's first instruction.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct LoadedFacts {
+    /// As `uname -r` says.
+    pub release: Option<String>,
+    /// The build-id.
+    pub build_id: Option<String>,
+    /// SHA-256 of the kernel file.
+    pub sha256: Option<String>,
+    /// Why its file tells nothing.
+    pub why_not: Option<String>,
+}
+
+impl LoadedFacts {
+    fn new(loaded: Result<&Loaded, &str>) -> LoadedFacts {
+        match loaded {
+            Ok(loaded) => LoadedFacts {
+                release: Some(loaded.profile().release().to_owned()),
+                build_id: loaded.profile().build_id_hex(),
+                sha256: Some(
+                    loaded
+                        .digest()
+                        .iter()
+                        .map(|byte| format!("{byte:02x}"))
+                        .collect(),
+                ),
+                why_not: None,
+            },
+            Err(why) => LoadedFacts {
+                why_not: Some(why.to_owned()),
+                ..LoadedFacts::default()
+            },
+        }
+    }
 }
 
 /// What watching costs.
@@ -99,18 +138,22 @@ impl Watcher {
         if self.checks.meet(moment.books.life) {
             self.readings.clear();
         }
+        let loaded = LoadedFacts::new(moment.loaded);
         let (reading, kernel, look, attach) = match moment.kernel {
             Ok(kernel) => {
                 let account = kernel.account();
                 let look = kernel.look(&account, &moment.registers);
                 let mut reading = reading(&moment.books, Ok(&look));
-                reading.kernel.views = self.checks.views(&look, moment.memory);
+                reading.kernel.views = vec![views::identity(Ok(kernel), moment.loaded)];
+                let checked = self.checks.views(&look, moment.memory);
+                reading.kernel.views.extend(checked);
                 let facts = KernelFacts {
                     release: Some(kernel.release().to_owned()),
                     build_id: kernel.build_id(),
                     rung: Some(kernel.rung()),
                     disputes: kernel.disputes().to_vec(),
                     kaslr_slide: Some(kernel.kaslr_slide()),
+                    loaded,
                     why_not: None,
                 };
                 (reading, facts, look.cost(), kernel.attach_cost())
@@ -119,15 +162,13 @@ impl Watcher {
                 let facts = KernelFacts {
                     release: not.release().map(str::to_owned),
                     rung: not.banner.as_ref().map(|_| Rung::Banner),
+                    loaded,
                     why_not: Some(not.to_string()),
                     ..KernelFacts::default()
                 };
-                (
-                    reading(&moment.books, Err(not)),
-                    facts,
-                    Cost::default(),
-                    Cost::default(),
-                )
+                let mut reading = reading(&moment.books, Err(not));
+                reading.kernel.views = vec![views::identity(Err(not), moment.loaded)];
+                (reading, facts, Cost::default(), Cost::default())
             }
         };
         let cost = WatchCost {

@@ -5,13 +5,13 @@ use std::thread;
 
 use api::VmState;
 use fleet::{Inventory, Vm};
-use insight::verdict::{Belief, Row, Verdict, judge_host, worst};
+use insight::verdict::{Belief, Row, Standing, Verdict, judge_host, standing, worst};
 use serde_json::json;
 use watch::{Glance, Watcher};
 
-use super::verdicts::{rows, settled};
+use super::verdicts::{rows, settled, status};
 use super::words::{columns, printable, size};
-use crate::failure::{ANSWER_IS_NO, Failure};
+use crate::failure::Failure;
 use crate::output::say;
 
 /// One VM: what was seen, or why nothing.
@@ -51,10 +51,14 @@ pub(super) fn everybody(is_json: bool) -> Result<u8, Failure> {
     } else {
         table(&asked, &host)
     })?;
-    let lies = asked
-        .iter()
-        .any(|asked| verdict(asked) == Some(Verdict::Contradicts));
-    Ok(if lies { ANSWER_IS_NO } else { 0 })
+    // Who does not answer is not seen.
+    let stands = |asked: &Asked| {
+        let rows = asked.seen.as_ref().map(|glance| standing(&glance.rows));
+        rows.unwrap_or(Standing::Blind)
+    };
+    let of_host = standing(std::slice::from_ref(&host));
+    let all = asked.iter().map(stands).chain([of_host]);
+    Ok(status(all.max().unwrap_or(Standing::Fine)))
 }
 
 /// Each on a thread of its own: one that does not answer holds up nobody for longer than itself.
@@ -71,6 +75,15 @@ fn belief(glance: &Glance) -> Belief {
     Belief {
         configured_bytes: memory.configured_bytes,
         resident_bytes: memory.resident_bytes,
+    }
+}
+
+/// The worst of the rows, and whether some are missing.
+fn verdict_words(glance: &Glance) -> String {
+    let worst = worst(&glance.rows).words();
+    match standing(&glance.rows) {
+        Standing::Blind => format!("{}, {worst}", Standing::Blind.words()),
+        _ => worst.to_owned(),
     }
 }
 
@@ -136,7 +149,7 @@ fn line(asked: &Asked) -> [String; 7] {
         bytes(kernel),
         size(glance.books.memory.resident_bytes),
         size(glance.books.memory.configured_bytes),
-        worst(&glance.rows).words().to_owned(),
+        verdict_words(glance),
     ]
 }
 
@@ -158,7 +171,7 @@ pub(super) fn used(glance: &Glance) -> (Option<u64>, Option<u64>) {
 fn value(all: &[Asked], host: &Row) -> String {
     let guest = |asked: &Asked| match &asked.seen {
         Ok(glance) => json!({
-            "name": asked.vm.name, "state": asked.vm.state, "worst": worst(&glance.rows), "rows": glance.rows,
+            "name": asked.vm.name, "state": asked.vm.state, "worst": worst(&glance.rows), "standing": standing(&glance.rows), "rows": glance.rows,
             "kernel": glance.kernel, "cost": glance.cost,
         }),
         Err(why) => json!({ "name": asked.vm.name, "state": asked.vm.state, "why_not": why }),

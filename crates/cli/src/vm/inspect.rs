@@ -2,6 +2,7 @@
 
 use api::HostBooks;
 use clap::Args;
+use insight::verdict::standing;
 use insight::{Look, Observed};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -48,6 +49,7 @@ pub fn inspect(arguments: &InspectArguments) -> Result<u8, Failure> {
             "kernel": glance.kernel,
             "guest": guest,
             "verdicts": glance.rows,
+            "standing": standing(&glance.rows),
             "cost": cost(&glance, &moment, look.as_ref()),
         });
         format!("{value:#}\n")

@@ -15,11 +15,12 @@ use crate::failure::Failure;
 /// The verb of all that is done here.
 const ACT: &str = "look into";
 
-/// Where what is learned about kernels is kept; nowhere where there is no cache.
+/// Where what is learned about kernels from their files is kept; nowhere where there is no cache. What earlier versions kept,
+/// in `kernels`, came from guests' memory and is not read any more.
 pub(super) fn cache() -> Option<PathBuf> {
     Cache::of_user()
         .ok()
-        .map(|cache| cache.folder().join("kernels"))
+        .map(|cache| cache.folder().join("profiles"))
 }
 
 /// Somebody who watches the VM of this name.

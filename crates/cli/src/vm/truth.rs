@@ -6,16 +6,16 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use fleet::ClientError;
-use insight::verdict::{Verdict, worst};
+use insight::verdict::{standing, worst};
 use serde_json::json;
 use watch::{Glance, Watcher};
 
 use super::everybody::everybody;
 use super::given;
 use super::observe::{failed, watch};
-use super::verdicts::{rows, settled};
+use super::verdicts::{rows, settled, status, summary};
 use super::words::printable;
-use crate::failure::{ANSWER_IS_NO, Failure};
+use crate::failure::Failure;
 use crate::output::say;
 use api::VmName;
 
@@ -32,7 +32,10 @@ in its own books, TRUTH what the host counted. `agrees`; `costs`: no book is wro
 somebody pays for the difference; `differs`: may be skew, was not there often enough yet;
 `CONTRADICTS`: two that must agree do not, again and again.
 
-Exit status: 1 if something contradicts, 0 if not.
+Exit status:
+  0 everything could be compared and nothing contradicts, 1 something contradicts,
+  4 blind: nothing contradicts, and something could not be compared (the kernel is
+  not recognised, memory cannot be read, a check cannot be made)
 
 Examples:
   mother truth
@@ -67,15 +70,7 @@ pub fn truth(arguments: &TruthArguments) -> Result<u8, Failure> {
         table(&name, &glance)
     };
     say(&text)?;
-    Ok(status(&glance))
-}
-
-fn status(glance: &Glance) -> u8 {
-    if worst(&glance.rows) == Verdict::Contradicts {
-        ANSWER_IS_NO
-    } else {
-        0
-    }
+    Ok(status(standing(&glance.rows)))
 }
 
 fn watch_on(name: &VmName, watcher: &mut Watcher, is_json: bool) -> Result<u8, Failure> {
@@ -98,7 +93,7 @@ fn watch_on(name: &VmName, watcher: &mut Watcher, is_json: bool) -> Result<u8, F
             }
             Err(error) => return Err(failed(name)(error)),
         };
-        last = status(&glance);
+        last = status(standing(&glance.rows));
         say(&if is_json {
             format!("{}\n", value(name, &glance))
         } else {
@@ -113,6 +108,7 @@ fn value(name: &VmName, glance: &Glance) -> serde_json::Value {
     json!({
         "name": name,
         "worst": worst(&glance.rows),
+        "standing": standing(&glance.rows),
         "kernel": glance.kernel,
         "rows": glance.rows,
         "memory": glance.books.memory,
@@ -125,9 +121,10 @@ fn value(name: &VmName, glance: &Glance) -> serde_json::Value {
 pub(super) fn table(name: &VmName, glance: &Glance) -> String {
     let given = given::lines(&glance.books.memory, glance.books.working_set).unwrap_or_default();
     format!(
-        "{}\n{given}\n{}",
+        "{}\n{given}\n{}\n{}",
         headline(name, glance),
-        rows(&glance.rows)
+        rows(&glance.rows),
+        summary(&glance.rows)
     )
 }
 

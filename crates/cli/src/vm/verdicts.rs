@@ -4,10 +4,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fleet::ClientError;
-use insight::verdict::{READINGS_NEEDED, Row, Verdict};
+use insight::verdict::{READINGS_NEEDED, Row, Standing, Verdict, standing};
 use watch::{Glance, Watcher};
 
 use super::words::{columns, printable};
+use crate::failure::{ANSWER_IS_NO, BLIND};
 
 /// Time between readings when only one answer is wanted.
 const BETWEEN: Duration = Duration::from_millis(150);
@@ -33,6 +34,34 @@ pub(super) fn settled(watcher: &mut Watcher) -> Result<Glance, ClientError> {
         glance = watcher.glance()?;
     }
     Ok(glance)
+}
+
+/// The exit status that says how a guest stands.
+pub(super) fn status(standing: Standing) -> u8 {
+    match standing {
+        Standing::Fine => 0,
+        Standing::Blind => BLIND,
+        Standing::Contradicts => ANSWER_IS_NO,
+    }
+}
+
+/// How a guest stands, in a line.
+pub(super) fn summary(rows: &[Row]) -> String {
+    let count = |verdict| rows.iter().filter(|row| row.verdict == verdict).count();
+    let (wrong, unseen) = (count(Verdict::Contradicts), count(Verdict::NotObservable));
+    let standing = standing(rows);
+    let what = match standing {
+        Standing::Fine => "everything could be compared and nothing contradicts".to_owned(),
+        Standing::Blind => format!("{unseen} of {} could not be compared", rows.len()),
+        Standing::Contradicts if unseen > 0 => {
+            format!(
+                "{wrong} of {}, and {unseen} could not be compared",
+                rows.len()
+            )
+        }
+        Standing::Contradicts => format!("{wrong} of {}", rows.len()),
+    };
+    format!("{}: {what}\n", standing.words())
 }
 
 const HEADS: [&str; 5] = ["SUBJECT", "CLAIM", "KERNEL", "TRUTH", "VERDICT"];

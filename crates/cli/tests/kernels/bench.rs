@@ -37,14 +37,20 @@ pub struct Costs {
 /// Measures one guest and prints a line for each thing.
 pub fn run(guest: &mut Guest, name: &str, cache: &Path) -> Costs {
     let (memory, registers) = (guest.memory(), guest.registers());
-    let cold = median(|| timed(|| attach(memory.clone(), &registers, None).unwrap()));
-    let kernel = attach(memory.clone(), &registers, Some(cache)).unwrap();
-    let warm = median(|| timed(|| attach(memory.clone(), &registers, Some(cache)).unwrap()));
+    let own = median(|| timed(|| attach(memory.clone(), &registers, None).unwrap()));
+    let by_file = |cache: Option<&Path>| {
+        let loaded = guest.loaded(cache);
+        attach(memory.clone(), &registers, Some(&loaded)).unwrap()
+    };
+    let cold = median(|| timed(|| by_file(None)));
+    let kernel = by_file(Some(cache));
+    let warm = median(|| timed(|| by_file(Some(cache))));
     let blind = median(|| timed(|| attach(memory.clone(), &[], None).unwrap()));
     let say = |what: &str, milliseconds: f64| {
         crate::say(&format!("{name:30} {what:34} {milliseconds:8.2} ms"))
     };
-    say("attach, nothing kept", cold);
+    say("attach by the guest's own memory", own);
+    say("attach by the kernel file", cold);
     say("attach, profile kept", warm);
     say("attach without registers", blind);
     type Reader = fn(&Look<'_>);

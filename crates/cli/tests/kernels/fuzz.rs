@@ -1,9 +1,11 @@
 //! A hostile guest: memory of a real one with mutations where insight reads, and memory of nothing but noise. Whatever is
 //! in there, readers end in time with a value or a reason.
 //!
-//! What a clean run reads is recorded, and mutations go there: at random places a fuzzer would hit free memory.
+//! What a clean run reads is recorded, and mutations go there: at random places a fuzzer would hit free memory. The kernel
+//! file is mutated too, in its headers and where its compressed kernel begins.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -11,7 +13,8 @@ use std::time::{Duration, Instant};
 use insight::hidden::Depth;
 use insight::integrity::Scope;
 use insight::{
-    Account, Extent, Kernel, Limits, Look, Memory, Registers, Unreadable, attach_within,
+    Account, Extent, Kernel, KernelImage, Limits, Look, Memory, Registers, Unreadable,
+    attach_within,
 };
 use x86::Gpa;
 
@@ -220,6 +223,30 @@ fn evil(random: &mut Random, memory: &Captured, reads: &[(u64, usize)]) -> u64 {
     }
 }
 
+/// The kernel file that the guest was loaded from.
+fn kernel_file(guest: &Guest) -> Vec<u8> {
+    let (file, _) = guest.client().memory().unwrap().kernel.unwrap();
+    let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+/// Reads a kernel file that was damaged: where its header is, where the compressed kernel begins, or anywhere.
+fn damaged_file(random: &mut Random, file: &[u8]) {
+    let mut bytes = file.to_vec();
+    for _ in 0..1 + random.below(4) {
+        let head = [0x300, 0x1_0000, file.len()][random.below(3)];
+        let at = random.below(head.min(file.len()));
+        bytes[at] = [0, 1, 0x7f, 0x80, 0xff, random.next() as u8][random.below(6)];
+    }
+    if random.below(8) == 0 {
+        bytes.truncate(random.below(file.len()));
+    }
+    if let Ok(image) = KernelImage::decode(&bytes) {
+        let _ = insight::profile::Profile::decode(image.as_image());
+    }
+}
+
 /// Captures a guest, then mutates for so long. Returns how many guests were tried.
 pub fn run(guest: &mut Guest, seconds: u64, cache: &Path) -> u64 {
     guest.ask("sleep 1000 & sleep 1000 & for module in /modules/*.ko; do insmod $module 2>/dev/null; done");
@@ -233,7 +260,14 @@ pub fn run(guest: &mut Guest, seconds: u64, cache: &Path) -> u64 {
         changes: Mutex::default(),
         reads: Mutex::new(Some(Vec::new())),
     });
-    let kernel = attach_within(memory.clone(), &registers, Some(cache), LIMITS).unwrap();
+    let loaded = guest.loaded(Some(cache));
+    let file = kernel_file(guest);
+    let own = attach_within(memory.clone(), &registers, None, LIMITS).unwrap();
+    let kernel = attach_within(memory.clone(), &registers, Some(&loaded), LIMITS).unwrap();
+    assert!(
+        own.profile() == kernel.profile(),
+        "one kernel, seen two ways"
+    );
     let attach_reads = memory.reads.lock().unwrap().replace(Vec::new()).unwrap();
     let account = Account::new(LIMITS);
     read_everything(&kernel.look(&account, &registers));
@@ -268,10 +302,12 @@ pub fn run(guest: &mut Guest, seconds: u64, cache: &Path) -> u64 {
                 attach_within(noise, &registers, None, LIMITS).is_err(),
                 "seed {seed}: noise is no kernel"
             );
+        } else if tried % 64 == 33 {
+            damaged_file(&mut random, &file);
         } else if is_attach {
-            // With and without what was kept: both ways read the guest.
-            let cache = (tried % 32 == 0).then_some(cache);
-            if let Ok(kernel) = attach_within(memory.clone(), &registers, cache, LIMITS) {
+            // By the kernel file and by memory alone: both ways read the guest.
+            let loaded = (tried % 32 == 0).then_some(&loaded);
+            if let Ok(kernel) = attach_within(memory.clone(), &registers, loaded, LIMITS) {
                 look_at_everything(&kernel, &registers);
             }
         } else if tried % COMPARED == COMPARED - 1 {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use api::VmName;
 use fleet::{Client, Inventory};
 use images::DefaultGuest;
-use insight::{FileMemory, FileSlot, Kernel, NotRecognised, Registers, attach};
+use insight::{FileMemory, FileSlot, Kernel, Loaded, NotRecognised, Registers, attach};
 use tempfile::TempDir;
 use x86::Gpa;
 
@@ -252,9 +252,16 @@ impl Guest {
         registers.collect()
     }
 
-    /// Recognises its kernel.
+    /// Recognises its kernel: with a folder for what is kept by its file, without one by its own memory alone.
     pub fn attach(&self, cache: Option<&Path>) -> Result<Kernel, NotRecognised> {
-        attach(self.memory(), &self.registers(), cache)
+        let loaded = cache.map(|_| self.loaded(cache));
+        attach(self.memory(), &self.registers(), loaded.as_ref())
+    }
+
+    /// What the kernel file says that its process loaded.
+    pub fn loaded(&self, cache: Option<&Path>) -> Loaded {
+        let (file, digest) = self.client().memory().unwrap().kernel.unwrap();
+        Loaded::open(&file, digest, cache).unwrap()
     }
 }
 

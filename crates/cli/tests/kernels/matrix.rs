@@ -208,9 +208,22 @@ fn recognised(guest: &Guest, kernel: &Kernel, folder: &Path) -> Vec<String> {
         }
     };
     check(
-        kernel.rung() == Rung::Profile,
-        "the kernel's word about itself was not found or does not agree",
+        kernel.rung() == Rung::Image && kernel.replaces().is_none(),
+        "the kernel is not the one in its file",
     );
+    match guest.attach(None) {
+        Ok(own) => {
+            check(
+                own.rung() == Rung::Profile,
+                "the kernel's word about itself was not found or does not agree",
+            );
+            check(
+                own.profile() == kernel.profile(),
+                "the kernel file says something else than the kernel's memory",
+            );
+        }
+        Err(error) => check(false, &error.to_string()),
+    }
     let again = guest.attach(Some(folder)).unwrap();
     check(again.is_from_cache(), "the profile was not kept");
     check(

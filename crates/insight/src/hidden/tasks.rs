@@ -271,7 +271,7 @@ impl Look<'_> {
         let unknown = self
             .registers()
             .iter()
-            .filter(|vcpu| vcpu.is_long_mode())
+            .filter(|vcpu| vcpu.is_long_mode() && !vcpu.is_parked())
             .filter_map(|vcpu| {
                 let tables = vcpu.cr3 & ADDRESS;
                 // With page-table isolation the tables for user mode lie right behind the kernel's.

@@ -24,7 +24,7 @@ const MAX_TEXT: u64 = 256 << 20;
 /// Changed pages that are remembered, at most.
 const MAX_SUSPECTS: usize = 4096;
 /// Version of the files.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// What a check looks at.
 #[derive(Clone, Copy)]
@@ -88,6 +88,8 @@ struct Head {
     version: u32,
     life: String,
     kernel: Option<String>,
+    /// The kernel before it, if it was replaced in this life.
+    replaced: Option<String>,
     pinned: Vec<Pinned>,
     regions: Vec<Region>,
     /// Where the next part of a check by parts begins, in pages of all regions.
@@ -190,25 +192,22 @@ impl Baseline {
         self.head.regions.is_empty()
     }
 
-    /// Forgets everything but the life.
-    pub(super) fn clear(&mut self) {
-        let life = std::mem::take(&mut self.head.life);
-        self.head = Head {
-            version: VERSION,
-            life,
-            kernel: self.head.kernel.take(),
-            ..Head::default()
-        };
-        self.is_changed = true;
-    }
-
-    /// Remembers which kernel runs; the one before, if it was another.
+    /// Remembers which kernel runs; the first one of this life, if it was another: that stays so for as long as the life
+    /// lasts. What was known of the one before is forgotten.
     pub(super) fn kernel(&mut self, now: &str) -> Option<String> {
-        if self.head.kernel.as_deref() == Some(now) {
-            return None;
+        if self.head.kernel.as_deref() != Some(now) {
+            let life = std::mem::take(&mut self.head.life);
+            let before = self.head.kernel.take();
+            self.head = Head {
+                version: VERSION,
+                life,
+                kernel: Some(now.to_owned()),
+                replaced: self.head.replaced.take().or(before),
+                ..Head::default()
+            };
+            self.is_changed = true;
         }
-        self.is_changed = true;
-        self.head.kernel.replace(now.to_owned())
+        self.head.replaced.clone()
     }
 
     /// What was seen first of a vCPU.
@@ -373,7 +372,7 @@ mod tests {
         first.add(Watched::Kernel, stretch, &bytes).unwrap();
         first.save().unwrap();
         drop(first);
-        let mut second = open(folder.path(), "1");
+        let second = open(folder.path(), "1");
         let region = second.regions()[0].clone();
         assert_eq!((region.stretch, region.pages.len()), (stretch, 3));
         assert_eq!(
@@ -385,7 +384,6 @@ mod tests {
             Some(&bytes[2 * PAGE..])
         );
         assert_eq!(second.page(&region, 3, PAGE), None);
-        assert_eq!(second.kernel("7.0"), Some("6.1".to_owned()));
         drop(second);
         assert!(
             open(folder.path(), "2").is_empty(),
@@ -407,6 +405,29 @@ mod tests {
             damaged(&[&whole[..], b"x"].concat()),
             "something is behind them"
         );
+    }
+
+    #[test]
+    fn a_kernel_that_was_replaced_is_told_for_the_rest_of_the_life() {
+        let folder = tempfile::tempdir().unwrap();
+        let stretch = Stretch {
+            start: 0,
+            len_bytes: PAGE as u64,
+        };
+        let mut first = open(folder.path(), "1");
+        assert_eq!(first.kernel("6.1"), None);
+        first.add(Watched::Kernel, stretch, &[7; PAGE]).unwrap();
+        assert_eq!(first.kernel("6.1"), None);
+        assert!(!first.is_empty());
+        assert_eq!(first.kernel("7.0").as_deref(), Some("6.1"));
+        assert!(first.is_empty(), "the code of the one before tells nothing");
+        first.save().unwrap();
+        drop(first);
+        let mut second = open(folder.path(), "1");
+        assert_eq!(second.kernel("7.0").as_deref(), Some("6.1"));
+        assert_eq!(second.kernel("7.1").as_deref(), Some("6.1"));
+        drop(second);
+        assert_eq!(open(folder.path(), "2").kernel("7.0"), None);
     }
 
     #[test]

@@ -91,7 +91,7 @@ impl Look<'_> {
         let judged: Vec<&Registers> = self
             .registers()
             .iter()
-            .filter(|vcpu| vcpu.runs_kernel())
+            .filter(|vcpu| vcpu.runs_kernel() && !vcpu.is_parked())
             .collect();
         if judged.is_empty() {
             return Err(Blind::NotGiven(

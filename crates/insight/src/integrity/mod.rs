@@ -193,11 +193,13 @@ impl Look<'_> {
             self.symbol("_stext").ok()?
         );
         let before = baseline.kernel(&now)?;
-        baseline.clear();
         Some(Finding {
             kind: FindingKind::KernelReplaced,
             subject: "kernel".to_owned(),
-            what: format!("{before} became {now}, without a reset (kexec?)"),
+            what: format!(
+                "became {}, without a reset (kexec?): {before}; {now}",
+                self.kernel().release()
+            ),
             address: None,
             before: None,
             after: None,

@@ -84,7 +84,7 @@ fn confirmed(bytes: &[u8], start: usize) -> Option<Tokens> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// A table as a kernel has it, in front of whatever follows.

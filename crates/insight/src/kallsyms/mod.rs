@@ -14,6 +14,8 @@ mod names;
 use x86::Gva;
 
 pub use addresses::AddressForm;
+#[cfg(test)]
+pub(crate) use find::tests::table as test_tokens;
 
 /// Most symbols that a kernel may have here; Debian's 7.x has 190,000.
 pub const MAX_SYMBOLS: usize = 4_000_000;

@@ -77,6 +77,8 @@ pub struct KernelBook {
     pub steal_seconds: Option<f64>,
     /// CPU time that it believes to have used, all CPUs together.
     pub busy_seconds: Option<f64>,
+    /// Processes that have a program, and all. Counted only where a program claims how many there are.
+    pub processes: Option<(u64, u64)>,
     /// Things that several views of the guest were asked for.
     pub views: Vec<View>,
 }
@@ -141,10 +143,10 @@ pub struct HostBook {
 }
 
 impl Claims {
-    /// The last number claimed for a key.
+    /// The last number claimed for a key; none if it is no number, or below nothing.
     pub fn number(&self, key: &str) -> Option<(f64, &Claim)> {
         let claim = self.agent.iter().find(|claim| claim.key == key)?;
         let number: f64 = claim.value.trim_end_matches(['%', ' ']).parse().ok()?;
-        number.is_finite().then_some((number, claim))
+        (number.is_finite() && number >= 0.0).then_some((number, claim))
     }
 }

@@ -9,8 +9,6 @@ const SKEW_BYTES_MIN: u64 = 32 << 20;
 /// Host memory beyond what the guest uses is dead memory from this part on, and this many bytes.
 const DEAD_PART: f64 = 1.25;
 const DEAD_BYTES_MIN: u64 = 16 << 20;
-/// Claims older than this say nothing about now.
-const CLAIM_AGE_MS_MAX: u64 = 15_000;
 
 fn skew(now: &Reading) -> u64 {
     (now.host.configured_bytes / SKEW_PART).max(SKEW_BYTES_MIN)
@@ -171,7 +169,7 @@ fn claim(readings: &[Reading], key: &str, subject: &str) -> Option<Row> {
         return Some(if is_number {
             row.blind(now)
         } else {
-            row.is(Verdict::NotObservable, "the claim is no number")
+            row.no_number()
         });
     };
     let percent =
@@ -202,32 +200,9 @@ fn claim(readings: &[Reading], key: &str, subject: &str) -> Option<Row> {
         difference: Some(size(off)),
         ..row
     };
-    if claim.age_ms > CLAIM_AGE_MS_MAX {
-        return Some(row.is(
-            Verdict::Differs,
-            "the claim is old; its kernel says something else now",
-        ));
-    }
-    let mut times: Vec<u64> = readings
-        .iter()
-        .rev()
-        .take_while(|reading| is_wrong(reading, key))
-        .filter_map(|reading| reading.claims.number(key).map(|(_, claim)| claim.times))
-        .collect();
-    times.dedup();
-    let row = row.lasting(
-        readings,
-        |reading| is_wrong(reading, key),
-        "the program says what its own kernel does not",
-    );
-    Some(if times.len() >= CLAIMS_NEEDED {
-        row
-    } else {
-        Row {
-            verdict: Verdict::Differs,
-            ..row
-        }
-    })
+    let wrong = |reading: &Reading| is_wrong(reading, key);
+    let meaning = "the program says what its own kernel does not";
+    Some(row.said(readings, key, claim, wrong, meaning))
 }
 
 /// The balloon driver's statistics, against the kernel that it is part of.

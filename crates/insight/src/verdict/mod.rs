@@ -7,6 +7,7 @@
 //! What is no lie, but costs somebody something, is a [`Verdict::Costs`]: memory that the guest freed and the host still
 //! holds is not wrong in either book.
 
+mod claims;
 mod host;
 mod input;
 mod memory;
@@ -109,7 +110,7 @@ pub fn judge(readings: &[Reading]) -> Vec<Row> {
     rows.push(time::cpu(now));
     rows.push(time::uptime(readings));
     rows.push(time::wall(now));
-    rows.extend(time::claims(readings));
+    rows.extend(claims::claims(readings));
     rows.extend(things::things(readings));
     rows
 }
@@ -120,6 +121,42 @@ pub fn worst(rows: &[Row]) -> Verdict {
         .map(|row| row.verdict)
         .max()
         .unwrap_or(Verdict::NotObservable)
+}
+
+/// What can be said of a guest as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Standing {
+    /// Everything was compared, and nothing contradicts.
+    Fine,
+    /// Nothing contradicts, and not everything could be compared: the kernel was not recognised, memory could not be read, or
+    /// a check could not be made.
+    Blind,
+    /// Two that must agree do not.
+    Contradicts,
+}
+
+impl Standing {
+    /// For people.
+    pub fn words(self) -> &'static str {
+        match self {
+            Standing::Fine => "fine",
+            Standing::Blind => "BLIND",
+            Standing::Contradicts => "CONTRADICTS",
+        }
+    }
+}
+
+/// What the rows say together; no rows say nothing.
+pub fn standing(rows: &[Row]) -> Standing {
+    let has = |verdict| rows.iter().any(|row| row.verdict == verdict);
+    if has(Verdict::Contradicts) {
+        Standing::Contradicts
+    } else if has(Verdict::NotObservable) || rows.is_empty() {
+        Standing::Blind
+    } else {
+        Standing::Fine
+    }
 }
 
 /// A row that is still to be filled in.

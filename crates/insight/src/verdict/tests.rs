@@ -153,7 +153,7 @@ fn every_rule_says_what_it_should() {
             now.claims.agent.push(claim("memory_used_percent", used, n));
         },
     );
-    check("agent-against-kernel", NotObservable, None, &|now, n| {
+    check("agent-against-kernel", Differs, None, &|now, n| {
         now.claims
             .agent
             .push(claim("memory_used_percent", "plenty", n));
@@ -237,7 +237,7 @@ fn every_rule_says_what_it_should() {
     check(
         "agent-against-host",
         Contradicts,
-        Some("900.0s"),
+        Some("897.9s"),
         &|now, n| {
             now.claims.agent.push(claim("uptime_seconds", "1000", n));
         },
@@ -324,4 +324,79 @@ fn guests_that_believe_in_more_than_there_is_cost() {
     );
     assert_eq!(judge_host(&[guest; 2], 8192 * MIB).verdict, Verdict::Agrees);
     assert_eq!(judge_host(&[guest; 2], 0).verdict, Verdict::NotObservable);
+}
+
+#[test]
+fn a_number_that_a_program_claims_lies_where_kernel_and_host_say() {
+    let check = |key: &str, value: &str, expected: Verdict, difference: Option<&str>| {
+        let mut now = clean();
+        now.kernel.processes = Some((20, 80));
+        now.kernel.steal_seconds = Some(5.0);
+        now.host.wait_seconds = Some(8.0);
+        let readings: Vec<Reading> = (0..3)
+            .map(|n| {
+                let mut reading = now.clone();
+                reading.claims.agent.push(claim(key, value, n));
+                reading
+            })
+            .collect();
+        let rows = judge(&readings);
+        let row = rows.iter().find(|row| row.rule.starts_with("agent-"));
+        let row = row.unwrap_or_else(|| panic!("{key} {value} has no row"));
+        let found = (row.verdict, row.difference.as_deref());
+        assert_eq!(found, (expected, difference), "{key} {value}: {row:#?}");
+    };
+    use Verdict::{Agrees, Contradicts, Differs};
+    check("uptime_seconds", "99", Agrees, None);
+    check("uptime_seconds", "101.9", Agrees, None);
+    check("uptime_seconds", "97", Agrees, None);
+    check("uptime_seconds", "1", Contradicts, Some("95.3s"));
+    check("uptime_seconds", "103", Contradicts, Some("0.9s"));
+    check("steal_seconds", "5", Agrees, None);
+    check("steal_seconds", "8", Agrees, None);
+    check("steal_seconds", "99999", Contradicts, Some("99988.2s"));
+    check("steal_seconds", "0", Contradicts, Some("2.3s"));
+    check("processes", "20", Agrees, None);
+    check("processes", "80", Agrees, None);
+    check("processes", "5000", Contradicts, Some("4904"));
+    check("processes", "1", Contradicts, Some("3"));
+    for key in ["uptime_seconds", "steal_seconds", "processes"] {
+        for value in ["nan", "inf", "-inf", "-5", "", "many"] {
+            check(key, value, Differs, None);
+        }
+    }
+    for value in ["nan", "-5"] {
+        check("memory_used_percent", value, Differs, None);
+        check("memory_free_bytes", value, Differs, None);
+    }
+}
+
+#[test]
+fn nobody_is_fine_whom_nobody_could_see() {
+    let with = |verdicts: &[Verdict]| {
+        let rows: Vec<Row> = verdicts
+            .iter()
+            .map(|verdict| row("rule", "subject", "method").is(*verdict, ""))
+            .collect();
+        standing(&rows)
+    };
+    use Verdict::{Agrees, Contradicts, Costs, Differs, NotObservable};
+    assert_eq!(with(&[Agrees, Costs, Differs]), Standing::Fine);
+    assert_eq!(with(&[Agrees, NotObservable]), Standing::Blind);
+    assert_eq!(with(&[Costs, NotObservable, Differs]), Standing::Blind);
+    assert_eq!(with(&[NotObservable, Contradicts]), Standing::Contradicts);
+    assert_eq!(with(&[]), Standing::Blind);
+    // Whatever the reason is why the kernel has no book.
+    for take in [
+        |kernel: &mut KernelBook| kernel.total_bytes = None,
+        |kernel: &mut KernelBook| kernel.uptime_seconds = None,
+        |kernel: &mut KernelBook| kernel.steal_seconds = None,
+        |kernel: &mut KernelBook| kernel.views[0].why_not = Some("unread".to_owned()),
+        |kernel: &mut KernelBook| *kernel = KernelBook::default(),
+    ] {
+        let mut now = clean();
+        take(&mut now.kernel);
+        assert_eq!(standing(&judge(&[now])), Standing::Blind);
+    }
+    assert_eq!(standing(&judge(&[clean()])), Standing::Fine);
 }

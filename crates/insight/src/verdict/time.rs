@@ -14,16 +14,13 @@ const WALL_SECONDS: f64 = 2.0;
 /// CPU time that the guest did not get.
 pub(super) fn steal(readings: &[Reading]) -> Row {
     let now = &readings[readings.len() - 1];
-    let claim = now.claims.number("steal_seconds");
     let row = Row {
-        claim: claim.map(|(steal, _)| seconds(steal)),
         kernel: now.kernel.steal_seconds.map(seconds),
         truth: now
             .host
             .wait_seconds
             .map(|wait| format!("{} waited", seconds(wait))),
         confidence: Confidence::High,
-        age_ms: claim.map_or(0, |(_, claim)| claim.age_ms),
         ..row(
             "steal-against-wait",
             "CPU time kept from it",
@@ -202,41 +199,4 @@ pub(super) fn wall(now: &Reading) -> Row {
 fn clock(seconds: f64) -> String {
     let day = seconds.rem_euclid(86400.0) as u64;
     format!("{:02}:{:02}:{:02}", day / 3600, day / 60 % 60, day % 60)
-}
-
-/// What programs claim about time.
-pub(super) fn claims(readings: &[Reading]) -> Option<Row> {
-    let now = readings.last()?;
-    let (claimed, claim) = now.claims.number("uptime_seconds")?;
-    let row = Row {
-        claim: Some(seconds(claimed)),
-        kernel: now.kernel.uptime_seconds.map(seconds),
-        truth: Some(seconds(now.host.guest_seconds)),
-        age_ms: claim.age_ms,
-        confidence: Confidence::High,
-        ..row(
-            "agent-against-host",
-            "uptime, as a program says",
-            "claim uptime_seconds against the time that the guest was given",
-        )
-    };
-    let over = |reading: &Reading| {
-        reading
-            .claims
-            .number("uptime_seconds")
-            .map_or(0.0, |(claimed, _)| claimed - reading.host.guest_seconds)
-    };
-    let bound = SECONDS_MIN + now.host.guest_seconds * 0.001;
-    if over(now) > bound {
-        let row = Row {
-            difference: Some(seconds(over(now))),
-            ..row
-        };
-        return Some(row.lasting(
-            readings,
-            |reading| over(reading) > bound,
-            "the program says more time than there was",
-        ));
-    }
-    Some(row.is(Verdict::Agrees, "no more than there was"))
 }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use mem::GuestMemory;
@@ -101,6 +101,39 @@ pub enum ImageError {
 pub struct Image {
     file: File,
     len_bytes: u64,
+    /// What the file's inode said when it was opened.
+    stamp: Stamp,
+}
+
+/// What an inode says of its file's last change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Stamp {
+    len_bytes: u64,
+    /// When the contents were changed last: a program can set this.
+    modified: (i64, i64),
+    /// When anything was changed last, names included: no program can set this.
+    changed: (i64, i64),
+    names: u64,
+}
+
+impl Stamp {
+    fn of(file: &File) -> io::Result<Stamp> {
+        let metadata = file.metadata()?;
+        Ok(Stamp {
+            len_bytes: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            names: metadata.nlink(),
+        })
+    }
+
+    /// Whether the contents are those of `before`: nothing has changed, or the file has lost a name, as one does that is
+    /// replaced by a newer one.
+    fn has_contents_of(&self, before: &Stamp) -> bool {
+        let has_lost_name = self.names < before.names;
+        let is_same = (self.len_bytes, self.modified) == (before.len_bytes, before.modified);
+        is_same && (self.changed == before.changed || has_lost_name)
+    }
 }
 
 impl Image {
@@ -124,8 +157,22 @@ impl Image {
     /// # Errors
     /// [`ImageError::Open`] if its length cannot be had.
     pub fn from_file(file: File) -> Result<Image, ImageError> {
-        let len_bytes = file.metadata().map_err(ImageError::Open)?.len();
-        Ok(Image { file, len_bytes })
+        let stamp = Stamp::of(&file).map_err(ImageError::Open)?;
+        Ok(Image {
+            file,
+            len_bytes: stamp.len_bytes,
+            stamp,
+        })
+    }
+
+    /// The file.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Whether the file's contents are what they were when it was opened.
+    pub(super) fn is_unchanged(&self) -> bool {
+        Stamp::of(&self.file).is_ok_and(|stamp| stamp.has_contents_of(&self.stamp))
     }
 
     /// Length of the file.

@@ -10,6 +10,7 @@ mod elf;
 mod entry;
 mod image;
 mod layout;
+mod loaded_kernel;
 mod memory_map;
 mod multiboot;
 mod pvh;
@@ -25,6 +26,7 @@ use x86::Gpa;
 
 pub use image::{Image, ImageError};
 pub(crate) use layout::{guest_map, low_bytes, slots};
+pub(crate) use loaded_kernel::LoadedKernel;
 pub use memory_map::{Range, RangeKind};
 
 /// How a kernel wants to be started.

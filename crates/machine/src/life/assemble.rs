@@ -17,7 +17,7 @@ use x86::{CpuidTable, Gpa, Segment, Vector};
 
 use crate::attach::device_status::DeviceCounters;
 use crate::attach::{AttachError, Attachment};
-use crate::boot::{self, Handover, Image, ImageError, Module};
+use crate::boot::{self, Handover, Image, ImageError, LoadedKernel, Module};
 use crate::console::ConsoleInput;
 use crate::console::output::Output;
 use crate::engine::EngineKind;
@@ -91,7 +91,7 @@ impl Life {
         // Before the images are loaded: a limit holds from the first byte on.
         begin_paging(&memory).map_err(AssemblyError::Paging)?;
         let rsdp = place_acpi(plan.vcpu_count, &memory);
-        let mut state = load_images(plan, &memory, &map, rsdp)?;
+        let (mut state, kernel) = load_images(plan, &memory, &map, rsdp)?;
         let time = GuestTime::start();
         let cpuid: Vec<CpuidTable> = (0..plan.vcpu_count)
             .map(|id| cpuid(plan.vcpu_count, id, maker.limit.as_ref()))
@@ -150,6 +150,7 @@ impl Life {
         let input = is_serial.then_some(input);
         let life = Life {
             memory,
+            kernel: Arc::new(kernel),
             time,
             bells,
             seats,
@@ -266,7 +267,7 @@ fn load_images(
     memory: &GuestMemory,
     map: &[boot::Range],
     rsdp: Gpa,
-) -> Result<VcpuState, AssemblyError> {
+) -> Result<(VcpuState, LoadedKernel), AssemblyError> {
     let open = |image: &ImagePlan| {
         Image::open(&image.path).map_err(|source| image_error(&image.path, source))
     };
@@ -287,7 +288,8 @@ fn load_images(
         cmdline: &plan.cmdline,
         modules: &modules,
     };
-    boot::load(&handover).map_err(|source| image_error(&plan.kernel.path, source))
+    let state = boot::load(&handover).map_err(|source| image_error(&plan.kernel.path, source))?;
+    Ok((state, LoadedKernel::new(kernel)))
 }
 
 fn image_error(path: &Path, source: ImageError) -> AssemblyError {

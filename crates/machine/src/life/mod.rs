@@ -17,6 +17,7 @@ use mem::GuestMemory;
 use x86::CpuidTable;
 
 use crate::attach::device_status::DeviceCounters;
+use crate::boot::LoadedKernel;
 use crate::console::ConsoleInput;
 use crate::console::output::Output;
 use crate::outcome::ending::Ending;
@@ -45,6 +46,8 @@ pub(crate) enum End {
 /// What all threads of one life share.
 pub(crate) struct Life {
     pub(crate) memory: Arc<GuestMemory>,
+    /// The kernel file that was loaded.
+    kernel: Arc<LoadedKernel>,
     pub(crate) time: GuestTime,
     pub(crate) bells: Arc<Bells>,
     /// What each vCPU shows.
@@ -84,6 +87,7 @@ impl Life {
         Observed {
             life,
             memory: Arc::clone(&self.memory),
+            kernel: Arc::clone(&self.kernel),
             time: self.time.clone(),
             seats: Arc::clone(&self.seats),
             bells: Arc::clone(&self.bells),

@@ -71,14 +71,17 @@ pub(super) fn view(shared: &Shared, stream: &UnixStream) -> bool {
             return reply(stream, refusal(RefusalCode::WrongState, why));
         }
     };
+    let kernel = observed.kernel.file();
     let view = MemoryView {
         life: observed.life,
         slots,
         has_residency: residency.is_some(),
+        kernel_sha256: kernel.map(|(_, digest)| hex(&digest)),
     };
     let files: Vec<BorrowedFd<'_>> = [&file]
         .into_iter()
         .chain(&residency)
+        .chain(kernel.map(|(file, _)| file))
         .map(File::as_fd)
         .collect();
     send_with(stream, Outcome::View { view }, &files).is_ok()
@@ -97,6 +100,10 @@ fn read_only(file: &File) -> io::Result<File> {
     without_time.or_else(|_| options.open(&path))
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Sends a reply and descriptors with its first bytes.
 fn send_with(
     stream: &UnixStream,
@@ -104,7 +111,7 @@ fn send_with(
     descriptors: &[BorrowedFd<'_>],
 ) -> io::Result<()> {
     let line = line(outcome);
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
         return Err(io::ErrorKind::InvalidInput.into());

@@ -13,6 +13,7 @@ use mem::GuestMemory;
 use vcpu::{EngineError, Vcpu, VcpuState};
 use x86::DescriptorTable;
 
+use crate::boot::LoadedKernel;
 use crate::outcome::exits::ExitCounts;
 use crate::outcome::rest::Rest;
 use crate::threads::bell::{Bell, Bells};
@@ -27,6 +28,8 @@ pub(crate) struct Observed {
     /// Which one, counted from 0.
     pub(crate) life: u64,
     pub(crate) memory: Arc<GuestMemory>,
+    /// The kernel file that was loaded.
+    pub(crate) kernel: Arc<LoadedKernel>,
     pub(crate) time: GuestTime,
     pub(crate) seats: Arc<Vec<Seat>>,
     pub(crate) bells: Arc<Bells>,
