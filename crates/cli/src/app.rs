@@ -55,7 +55,8 @@ pub fn run(
     })?;
     // Nobody has set it before: the frames begin with the run.
     let _ = heard.control.set(machine.control());
-    let received = signals::listen(machine.control()).map_err(Failure::Signals)?;
+    let received = signals::listen(machine.control(), signals::OnTerm::PowerButton)
+        .map_err(Failure::Signals)?;
     let registration = registration.of_program().serve(&machine)?;
     send_input(input, ready).map_err(Failure::Input)?;
     let started = detach::let_go_if_asked(arguments, &machine, &registration)?;
@@ -63,7 +64,7 @@ pub fn run(
     started.wait();
     let status = *lock(&heard.status);
     registration.leave(&ended, status)?;
-    received.die_of_it();
+    received.die_if_ended_by_it(&ended);
     let report = ended?;
     if let Some(status) = status {
         return Ok(status);

@@ -50,6 +50,7 @@ fn main() -> ExitCode {
     let filter = EnvFilter::try_from_env("MOTHER_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(terminal::log_has_colours())
         .with_writer(terminal::log_writer)
         .init();
     let arguments = Arguments::parse();

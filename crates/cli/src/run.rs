@@ -59,7 +59,8 @@ pub fn run(arguments: &RunArguments) -> Result<u8, Failure> {
         name: name.clone(),
         source,
     })?;
-    let received = signals::listen(machine.control()).map_err(Failure::Signals)?;
+    let received = signals::listen(machine.control(), signals::OnTerm::PowerButton)
+        .map_err(Failure::Signals)?;
     let registration = registration.serve(&machine)?;
     let start = detach::let_go_if_asked(arguments, &machine, &registration)?;
     if arguments.detach {
@@ -77,7 +78,7 @@ pub fn run(arguments: &RunArguments) -> Result<u8, Failure> {
     let ended = finish(machine, &name, arguments.report.as_deref());
     start.wait();
     registration.leave(&ended, None)?;
-    received.die_of_it();
+    received.die_if_ended_by_it(&ended);
     Ok(say_ending(&ended?))
 }
 

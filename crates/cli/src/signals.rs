@@ -1,34 +1,77 @@
 //! Signals while a guest runs: they end it in good order, with the terminal as it was.
 //!
-//! A signal that would have ended us stops the guest first; the process then dies of that same signal, so that a
-//! shell or a supervisor sees the truth. A second one does not wait. Being suspended gives the terminal back and
-//! being resumed takes it again.
+//! SIGTERM is how a service manager, a container runtime or a host that shuts down asks for an end, so it presses the
+//! guest's power button as `mother stop` does, and the guest has [`GRACE`] to end by itself: then the exit status is
+//! that of its end. Any other signal that would have ended us, and a second SIGTERM, stops the guest at once; the process
+//! then dies of that same signal, so that a shell or a supervisor sees the truth. So it does of a SIGTERM that the guest
+//! did not heed in time. The next signal does not wait for anything. Being suspended gives the terminal back and being
+//! resumed takes it again.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread;
+use std::time::Duration;
 
-use machine::{MachineControl, StopCause};
+use machine::{Ending, MachineControl, Report, StopCause};
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGWINCH};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
+use crate::failure::Failure;
 use crate::terminal;
 
-/// Which signal ended the guest, if one did.
+/// How long a guest may take that is asked to power off.
+pub const GRACE: Duration = Duration::from_secs(30);
+
+/// Which signal is to end the guest, if one is.
 #[derive(Clone, Default)]
 pub struct Received(Arc<AtomicI32>);
 
 impl Received {
-    /// Dies of the signal that ended the guest, if one did.
+    /// Dies of the signal that ended the guest, if one did: not if the guest ended by itself when it was asked to.
+    pub fn die_if_ended_by_it(&self, ended: &Result<Report, Failure>) {
+        let Ok(report) = ended else { return };
+        let by_signal = [StopCause::Signal(self.signal()), StopCause::GraceOver];
+        if matches!(&report.ending, Ending::Stopped(cause) if by_signal.contains(cause)) {
+            self.die_of_it();
+        }
+    }
+
+    /// Dies of the signal, if there was one.
     pub fn die_of_it(&self) {
-        let signal = self.0.load(Ordering::Acquire);
+        let signal = self.signal();
         if signal != 0 {
             terminal::restore();
             let _ = emulate_default_handler(signal);
         }
     }
+
+    fn signal(&self) -> i32 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Does what the signal asks for.
+    fn take(&self, signal: i32, control: &MachineControl, term: OnTerm) {
+        let before = self.0.swap(signal, Ordering::AcqRel);
+        if control.stop_cause().is_some() {
+            self.die_of_it();
+        } else if (before, signal, term) == (0, SIGTERM, OnTerm::PowerButton) {
+            tracing::info!("asked by SIGTERM to end; the guest has {GRACE:?} to power off");
+            control.stop_gracefully(GRACE);
+        } else {
+            control.stop_because(StopCause::Signal(signal));
+        }
+    }
+}
+
+/// What the first SIGTERM means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnTerm {
+    /// The guest is somebody's: it is asked to end.
+    PowerButton,
+    /// The guest is ours, and nothing of it is worth waiting for.
+    End,
 }
 
 /// Tells the guest the size of the window, if there is one.
@@ -39,7 +82,7 @@ fn tell_size(control: &MachineControl) {
 }
 
 /// Listens for signals from now on, for as long as the process lives.
-pub fn listen(control: MachineControl) -> io::Result<Received> {
+pub fn listen(control: MachineControl, term: OnTerm) -> io::Result<Received> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT, SIGWINCH])?;
     tell_size(&control);
     let received = Received::default();
@@ -61,12 +104,7 @@ pub fn listen(control: MachineControl) -> io::Result<Received> {
                     }
                     SIGCONT => {}
                     SIGWINCH => tell_size(&control),
-                    _ => {
-                        if first.0.swap(signal, Ordering::AcqRel) != 0 {
-                            first.die_of_it();
-                        }
-                        control.stop_because(StopCause::Signal(signal));
-                    }
+                    _ => first.take(signal, &control, term),
                 }
             }
         })?;

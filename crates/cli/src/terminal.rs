@@ -86,6 +86,11 @@ pub fn log_writer() -> impl Write {
     LogWriter
 }
 
+/// Whether our own log may be coloured: for a person at a terminal who did not ask for none (no-color.org).
+pub fn log_has_colours() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 /// Lets at most `bytes` more into our own log: nobody is there to make room where that goes.
 pub fn limit_log(bytes: u64) {
     LOG_ROOM.store(bytes, Ordering::Relaxed);

@@ -7,6 +7,7 @@
 
 mod common;
 
+use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
@@ -14,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::host::Host;
-use common::{Ran, Terminal};
+use common::{Ran, Terminal, multiboot};
 use serde_json::Value;
 
 #[test]
@@ -138,6 +139,65 @@ fn a_process_that_is_killed_leaves_a_report_and_no_stale_entry() {
     // The name is free, and what was left goes with its next use.
     host.start("web");
     assert_eq!(host.ps("web")["state"], "running");
+}
+
+#[test]
+fn sigterm_is_the_power_button_and_the_second_one_does_not_wait() {
+    let host = Host::new();
+    // jmp to itself: hears no power button.
+    fs::write(host.folder().join("deaf"), multiboot(&[0xeb, 0xfe])).unwrap();
+    let check = |kernel: &str, signals: &[&str], end: &str, status: i32| {
+        let name = "web";
+        let words = [
+            "-d",
+            "--name",
+            name,
+            "--kernel",
+            kernel,
+            "--memory",
+            "32M",
+            "--timeout",
+            "90s",
+        ];
+        let ran = host.mother.run(&words);
+        assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+        if kernel == "echo" {
+            host.expect_log(name, "ready");
+        }
+        let pid = host.ps(name)["pid"].to_string();
+        for signal in signals {
+            let ran = host.mother.shell(&format!("kill -{signal} {pid}"));
+            assert_eq!(ran.status, Some(0), "{signal}: {}", ran.stderr);
+            // The process takes the same signal once, however often it is sent before that.
+            thread::sleep(Duration::from_millis(200));
+        }
+        let waited = host.call(&["wait", name]);
+        assert_eq!(
+            (waited.stdout.as_str(), waited.status),
+            (format!("web: {end}\n").as_str(), Some(status)),
+            "{kernel} {signals:?}"
+        );
+    };
+    check("echo", &["TERM"], "the guest powered off", 0);
+    check("deaf", &["TERM", "TERM"], "its process got signal 15", 143);
+    check("deaf", &["TERM", "INT"], "its process got signal 2", 130);
+    check("deaf", &["HUP"], "its process got signal 1", 129);
+}
+
+#[test]
+fn what_is_logged_into_a_file_has_no_colours() {
+    let host = Host::new();
+    let mother = &host.mother;
+    let ran = mother.shell(
+        "echo x > echo.typed; MOTHER_LOG=trace timeout 20 $MOTHER run --kernel echo --memory 32M --timeout 1s \
+         < echo.typed 2>&1 >/dev/null",
+    );
+    assert!(
+        ran.stdout.contains("TRACE") || ran.stdout.contains("DEBUG"),
+        "{}",
+        ran.stdout
+    );
+    assert!(!ran.stdout.contains('\u{1b}'), "{}", ran.stdout);
 }
 
 #[test]
