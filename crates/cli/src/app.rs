@@ -1,83 +1,106 @@
 //! A guest that is one program: its three streams are ours, and so is its exit status.
 //!
-//! The warden in the guest (`guests/warden`) speaks in frames over the console. Whatever comes before its greeting is
-//! the kernel's and is kept for the case that the greeting never comes.
+//! The warden in the guest (`guests/warden`) starts the program and says on a port of its own how it ended and how many
+//! bytes of each output came before that. The streams are ports too, so a reader that is slow holds up its own stream and
+//! nothing else, and there is no time after which a byte is given up: the program waits as it would for a pipe. What the
+//! guest's console says is the kernel's; it is kept in the VM's log, and shown when the guest ends before its program.
+//!
+//! ```text
+//! program ─pipe─ warden ─port─ device ─pipe─ outlet ── our standard output, and the log
+//! ```
 
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
-use machine::{Console, ConsoleInput, Ending, MachineControl, StopCause, VmPlan, build};
+use fleet::LogWriter;
+use machine::{Channel, Console, Ending, MachineControl, StopCause, VmPlan, build};
 
 use crate::arguments::RunArguments;
 use crate::ending::{finish, say_ending};
 use crate::failure::Failure;
 use crate::registration::Registration;
-use crate::{detach, signals};
+use crate::signals::Received;
+use crate::streams::{Carried, Outlet, Target, send_input};
+use crate::{detach, report, signals};
 
-/// Kinds of frames to the guest.
-const INPUT: u8 = 0;
-const END_OF_INPUT: u8 = 1;
+/// Kinds of messages to the guest.
+const OUTPUT_IS_CLOSED: u8 = 1;
+const ERRORS_ARE_CLOSED: u8 = 2;
+const GOODBYE: u8 = 3;
 
-/// Kinds of frames from the guest.
-const OUTPUT: u8 = 1;
-const ERRORS: u8 = 2;
+/// Kinds of messages from the guest.
 const EXIT: u8 = 3;
+const INPUT_IS_CLOSED: u8 = 4;
 
-/// A frame's kind and length.
+/// A message's kind and length.
 const HEAD_BYTES: usize = 5;
 
-/// Longest frame that we take; the warden's are shorter.
-const FRAME_BYTES_MAX: usize = 1 << 20;
+/// Longest message that we take.
+const MESSAGE_BYTES_MAX: usize = 4096;
 
-/// How much of what nobody understands is kept, to be shown when something is wrong.
+/// How much of the console is kept, to be shown when something is wrong.
 const LOG_BYTES: usize = 16 * 1024;
+
+/// How often a wait looks whether it still makes sense.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+/// What becomes of the guest when its program has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterExit {
+    /// Nothing of it is kept: it is ended at once.
+    End,
+    /// It has disks that outlive it: it writes what it has to write, and powers off.
+    PowerOff,
+}
 
 /// Runs the program; its exit status.
 pub fn run(
     plan: VmPlan,
     registration: Registration,
     arguments: &RunArguments,
+    after: AfterExit,
 ) -> Result<u8, Failure> {
     let name = plan.name.clone();
-    let heard = Arc::new(Heard::default());
-    let (greeted, ready) = mpsc::channel();
-    let streams = Streams {
-        log: Box::new(registration.log()?),
-        is_detached: arguments.detach,
-    };
-    let console = Console::new(Box::new(Frames::new(heard.clone(), greeted, streams)));
-    let input = console.input();
+    let log = Arc::new(Mutex::new(registration.log()?));
+    let console = KernelLog::new(Arc::clone(&log), arguments.kernel_log && !arguments.detach);
+    let last_words = Arc::clone(&console.last);
+    let (ports, ours) = ports().map_err(Failure::Input)?;
+    let console = Console::new(Box::new(console)).with_channels(ports);
     let machine = build(plan, console).map_err(|source| Failure::Build {
         name: name.clone(),
         source,
     })?;
-    // Nobody has set it before: the frames begin with the run.
-    let _ = heard.control.set(machine.control());
-    let received = signals::listen(machine.control(), signals::OnTerm::PowerButton)
-        .map_err(Failure::Signals)?;
+    let control = machine.control();
+    let received =
+        signals::listen(control.clone(), signals::OnTerm::PowerButton).map_err(Failure::Signals)?;
     let registration = registration.of_program().serve(&machine)?;
-    send_input(input, ready).map_err(Failure::Input)?;
+    let streams = ours
+        .connect(&log, &control, &received, arguments.detach, after)
+        .map_err(Failure::Input)?;
     let started = detach::let_go_if_asked(arguments, &machine, &registration)?;
-    let ended = finish(machine, &name, arguments.report.as_deref());
+    let ended = finish(machine, &name, None);
     started.wait();
-    let status = *lock(&heard.status);
+    let is_patient = matches!(&ended, Ok(report) if !matches!(report.ending, Ending::TimedOut));
+    streams.wait(|| is_patient && control.stop_cause().is_none());
+    let status = *lock(&streams.status);
     registration.leave(&ended, status)?;
     received.die_if_ended_by_it(&ended);
     let report = ended?;
+    if let Some(path) = &arguments.report {
+        report::write(&report, status, path)?;
+    }
+    if let Some(error) = streams.output.take_failure() {
+        return Err(Failure::Output(error));
+    }
     if let Some(status) = status {
         return Ok(status);
     }
-    let log = String::from_utf8_lossy(&lock(&heard.log)).into_owned();
-    eprint!(
-        "{log}{}",
-        if log.is_empty() || log.ends_with('\n') {
-            ""
-        } else {
-            "\n"
-        }
-    );
+    if !arguments.kernel_log {
+        show(&lock(&last_words));
+    }
     let status = say_ending(&report);
     if matches!(
         report.ending,
@@ -89,159 +112,234 @@ pub fn run(
     Ok(status)
 }
 
-/// Where the program's output goes: to the log, and to our own streams unless nobody is there any more.
-struct Streams {
-    log: Box<dyn Write + Send>,
-    is_detached: bool,
-}
-
-impl Streams {
-    fn output(&mut self, payload: &[u8]) -> io::Result<()> {
-        self.log.write_all(payload)?;
-        if self.is_detached {
-            Ok(())
-        } else {
-            write_all(&mut io::stdout().lock(), payload)
-        }
-    }
-
-    fn errors(&mut self, payload: &[u8]) -> io::Result<()> {
-        self.log.write_all(payload)?;
-        // Whoever closed standard error wants to hear no more; the program is not told.
-        if self.is_detached {
-            Ok(())
-        } else {
-            write_all(&mut io::stderr().lock(), payload).or(Ok(()))
-        }
-    }
-}
-
-/// What the guest has told.
-#[derive(Default)]
-struct Heard {
-    status: Mutex<Option<u8>>,
-    log: Mutex<Vec<u8>>,
-    control: OnceLock<MachineControl>,
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum State {
-    /// The warden has not said anything.
-    Greeting,
-    /// Frames come.
-    Frames,
-    /// The program has ended, or the guest talks nonsense; nothing that comes now means anything.
-    Over,
+/// Shows the console's last words.
+fn show(words: &[u8]) {
+    let words = String::from_utf8_lossy(words);
+    let end = if words.is_empty() || words.ends_with('\n') {
+        ""
+    } else {
+        "\n"
+    };
+    eprint!("{words}{end}");
 }
 
-/// Where the guest's console goes.
-struct Frames {
-    heard: Arc<Heard>,
-    state: State,
-    /// Not understood yet.
-    bytes: Vec<u8>,
-    /// Told once that the warden listens.
-    greeted: Sender<()>,
-    streams: Streams,
+/// Our ends of the ports.
+struct Ends {
+    from_control: File,
+    to_control: File,
+    to_input: File,
+    from_output: File,
+    from_errors: File,
 }
 
-impl Frames {
-    fn new(heard: Arc<Heard>, greeted: Sender<()>, streams: Streams) -> Frames {
-        Frames {
-            heard,
-            state: State::Greeting,
-            bytes: Vec::new(),
-            greeted,
-            streams,
-        }
-    }
+/// The ports that the warden opens, and our ends.
+fn ports() -> io::Result<(Vec<Channel>, Ends)> {
+    let mut channels = images::PROGRAM_PORTS.map(Channel::new);
+    let [control, input, output, errors] = &mut channels;
+    let ends = Ends {
+        from_control: control.from_guest()?,
+        to_control: control.to_guest()?,
+        to_input: input.to_guest()?,
+        from_output: output.from_guest()?,
+        from_errors: errors.from_guest()?,
+    };
+    Ok((channels.into(), ends))
+}
 
-    /// Takes one greeting or frame; whether there was one.
-    fn step(&mut self) -> io::Result<bool> {
-        if self.state == State::Greeting {
-            return Ok(self.greeting());
-        }
-        let Some(head) = self.bytes.first_chunk::<HEAD_BYTES>() else {
-            return Ok(false);
+/// The program's streams at work.
+struct Streams {
+    status: Arc<Mutex<Option<u8>>>,
+    output: Arc<Carried>,
+    errors: Arc<Carried>,
+}
+
+impl Ends {
+    /// Connects the streams to ours, or to the log alone where nobody is.
+    fn connect(
+        self,
+        log: &Arc<Mutex<LogWriter>>,
+        control: &MachineControl,
+        received: &Received,
+        is_detached: bool,
+        after: AfterExit,
+    ) -> io::Result<Streams> {
+        let to_guest = Arc::new(Mutex::new(self.to_control));
+        let outlet = |name, from, target, closed_kind| -> io::Result<Arc<Carried>> {
+            let tell = {
+                let to_guest = Arc::clone(&to_guest);
+                // The guest that does not hear it any more needs not.
+                move || drop(lock(&to_guest).write_all(&message(closed_kind, &[])))
+            };
+            let target = if is_detached { Target::Nobody } else { target };
+            Outlet::new(from, target, Arc::clone(log)).start(name, tell)
         };
-        let kind = head[0];
-        let len = u32::from_le_bytes([head[1], head[2], head[3], head[4]]) as usize;
-        if !matches!(kind, OUTPUT | ERRORS | EXIT) || len > FRAME_BYTES_MAX {
-            self.state = State::Over;
-            return Ok(true);
-        }
-        if self.bytes.len() < HEAD_BYTES + len {
-            return Ok(false);
-        }
-        let rest = self.bytes.split_off(HEAD_BYTES + len);
-        let frame = std::mem::replace(&mut self.bytes, rest);
-        self.take(kind, &frame[HEAD_BYTES..])?;
-        Ok(true)
+        let streams = Streams {
+            status: Arc::default(),
+            output: outlet(
+                "program-output",
+                self.from_output,
+                Target::Output,
+                OUTPUT_IS_CLOSED,
+            )?,
+            errors: outlet(
+                "program-errors",
+                self.from_errors,
+                Target::Errors,
+                ERRORS_ARE_CLOSED,
+            )?,
+        };
+        let listener = Listener {
+            from_guest: self.from_control,
+            to_guest,
+            control: control.clone(),
+            received: received.clone(),
+            status: Arc::clone(&streams.status),
+            carried: [Arc::clone(&streams.output), Arc::clone(&streams.errors)],
+            after,
+        };
+        let to_input = self.to_input;
+        let listen = move || {
+            // A guest that talks nonsense is heard no more; it ends in its own way.
+            if let Err(error) = listener.listen(to_input) {
+                tracing::debug!(%error, "the guest says no more of its program");
+            }
+        };
+        thread::Builder::new()
+            .name("program".to_owned())
+            .spawn(listen)?;
+        Ok(streams)
     }
+}
 
-    fn greeting(&mut self) -> bool {
-        let greeting = images::GREETING;
-        let found = self
-            .bytes
-            .windows(greeting.len())
-            .position(|window| window == greeting);
-        let Some(at) = found else { return false };
-        self.bytes.drain(..at + greeting.len());
-        lock(&self.heard.log).clear();
-        self.state = State::Frames;
-        // Nobody listening is as good as told.
-        let _ = self.greeted.send(());
-        true
+impl Streams {
+    /// Waits until all that came out of the guest is where it should be, as long as `goes_on`.
+    fn wait(&self, goes_on: impl Fn() -> bool) {
+        for carried in [&self.output, &self.errors] {
+            carried.wait_for_end(PATIENCE, &goes_on);
+        }
     }
+}
 
-    fn take(&mut self, kind: u8, payload: &[u8]) -> io::Result<()> {
-        match kind {
-            OUTPUT => self.streams.output(payload),
-            ERRORS => self.streams.errors(payload),
-            _ => {
-                let status = payload
-                    .first_chunk::<4>()
-                    .map_or(0, |bytes| i32::from_le_bytes(*bytes));
-                *lock(&self.heard.status) = Some((status & 0xff) as u8);
-                self.state = State::Over;
-                if let Some(control) = self.heard.control.get() {
-                    control.stop();
+/// Hears what the warden says.
+struct Listener {
+    from_guest: File,
+    to_guest: Arc<Mutex<File>>,
+    control: MachineControl,
+    received: Received,
+    status: Arc<Mutex<Option<u8>>>,
+    carried: [Arc<Carried>; 2],
+    after: AfterExit,
+}
+
+impl Listener {
+    fn listen(mut self, to_input: File) -> io::Result<()> {
+        let mut greeting = vec![0; images::GREETING.len()];
+        self.from_guest.read_exact(&mut greeting)?;
+        if greeting != images::GREETING {
+            return Err(io::Error::other("no greeting"));
+        }
+        let input = send_input(to_input)?;
+        loop {
+            let (kind, payload) = read_message(&mut self.from_guest)?;
+            match kind {
+                INPUT_IS_CLOSED => input.close(),
+                EXIT => {
+                    let exit = Exit::parse(&payload).ok_or_else(|| io::Error::other("no exit"))?;
+                    return self.leave(&exit);
                 }
-                Ok(())
+                _ => return Err(io::Error::other("a message of no kind")),
             }
         }
     }
 
-    /// Keeps the end of what nobody understands.
-    fn log(&mut self) {
-        let keep = if self.state == State::Greeting {
-            images::GREETING.len()
-        } else {
-            0
-        };
-        let known = self.bytes.len().saturating_sub(keep);
-        let mut log = lock(&self.heard.log);
-        log.extend(self.bytes.drain(..known));
-        let excess = log.len().saturating_sub(LOG_BYTES);
-        log.drain(..excess);
+    /// The program has ended; when its last byte is where it should be, its status counts.
+    fn leave(&self, exit: &Exit) -> io::Result<()> {
+        self.received.end_at_once();
+        for (carried, &bytes) in self.carried.iter().zip(&exit.sent_bytes) {
+            carried.wait_for(bytes);
+        }
+        *lock(&self.status) = Some(exit.status);
+        match self.after {
+            AfterExit::End => {
+                self.control.stop();
+                Ok(())
+            }
+            AfterExit::PowerOff => lock(&self.to_guest).write_all(&message(GOODBYE, &[])),
+        }
     }
 }
 
-fn write_all(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
-    to.write_all(bytes)?;
-    to.flush()
+/// How the program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Exit {
+    status: u8,
+    /// Bytes of standard output and standard error before.
+    sent_bytes: [u64; 2],
 }
 
-impl Write for Frames {
+impl Exit {
+    fn parse(payload: &[u8]) -> Option<Exit> {
+        let (status, rest) = payload.split_first_chunk::<4>()?;
+        let (output, rest) = rest.split_first_chunk::<8>()?;
+        let errors = rest.first_chunk::<8>()?;
+        Some(Exit {
+            status: (i32::from_le_bytes(*status) & 0xff) as u8,
+            sent_bytes: [u64::from_le_bytes(*output), u64::from_le_bytes(*errors)],
+        })
+    }
+}
+
+fn read_message(from: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
+    let mut head = [0; HEAD_BYTES];
+    from.read_exact(&mut head)?;
+    let len = u32::from_le_bytes([head[1], head[2], head[3], head[4]]) as usize;
+    if len > MESSAGE_BYTES_MAX {
+        return Err(io::Error::other("a message that is too long"));
+    }
+    let mut payload = vec![0; len];
+    from.read_exact(&mut payload)?;
+    Ok((head[0], payload))
+}
+
+fn message(kind: u8, payload: &[u8]) -> Vec<u8> {
+    let mut message = vec![kind];
+    message.extend((payload.len() as u32).to_le_bytes());
+    message.extend(payload);
+    message
+}
+
+/// Where the guest's console goes: into the log, and its end is kept.
+struct KernelLog {
+    log: Arc<Mutex<LogWriter>>,
+    last: Arc<Mutex<Vec<u8>>>,
+    is_shown: bool,
+}
+
+impl KernelLog {
+    fn new(log: Arc<Mutex<LogWriter>>, is_shown: bool) -> KernelLog {
+        KernelLog {
+            log,
+            last: Arc::default(),
+            is_shown,
+        }
+    }
+}
+
+impl Write for KernelLog {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.bytes.extend_from_slice(bytes);
-        while self.state != State::Over && self.step()? {}
-        if self.state != State::Frames {
-            self.log();
+        lock(&self.log).write_all(bytes)?;
+        let mut last = lock(&self.last);
+        last.extend(bytes);
+        let excess = last.len().saturating_sub(LOG_BYTES);
+        last.drain(..excess);
+        drop(last);
+        if self.is_shown {
+            // Whoever closed standard error wants to hear no more.
+            let _ = io::stderr().write_all(bytes);
         }
         Ok(bytes.len())
     }
@@ -251,98 +349,42 @@ impl Write for Frames {
     }
 }
 
-/// Sends standard input to the program until its end, once the warden listens: what is sent before is lost.
-fn send_input(input: ConsoleInput, ready: Receiver<()>) -> io::Result<()> {
-    let send = move || {
-        if ready.recv().is_err() {
-            return;
-        }
-        let mut stdin = io::stdin().lock();
-        let mut buffer = [0; 4096];
-        loop {
-            let count = match stdin.read(&mut buffer) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Ok(count) => count,
-                Err(_) => 0,
-            };
-            let kind = if count == 0 { END_OF_INPUT } else { INPUT };
-            if input.send(&frame(kind, &buffer[..count])).is_err() || count == 0 {
-                return;
-            }
-        }
-    };
-    thread::Builder::new()
-        .name("program-input".to_owned())
-        .spawn(send)
-        .map(drop)
-}
-
-fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
-    let mut frame = vec![kind];
-    frame.extend((payload.len() as u32).to_le_bytes());
-    frame.extend(payload);
-    frame
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn streams() -> Streams {
-        Streams {
-            log: Box::new(io::sink()),
-            is_detached: false,
-        }
-    }
-
-    /// Feeds the bytes in pieces; the status and what was not understood.
-    fn check(bytes: &[u8], status: Option<u8>, log: &str) {
-        for piece in [1, 3, bytes.len()] {
-            let heard = Arc::new(Heard::default());
-            let mut frames = Frames::new(heard.clone(), mpsc::channel().0, streams());
-            for bytes in bytes.chunks(piece) {
-                frames.write_all(bytes).unwrap();
-            }
-            assert_eq!(*lock(&heard.status), status);
-            let mut rest = lock(&heard.log).clone();
-            rest.extend(&frames.bytes);
-            assert_eq!(String::from_utf8_lossy(&rest), log);
-        }
+    #[test]
+    fn an_exit_is_what_the_warden_says_and_nothing_else() {
+        let check = |payload: &[u8], expected: Option<(u8, [u64; 2])>| {
+            let expected = expected.map(|(status, sent_bytes)| Exit { status, sent_bytes });
+            assert_eq!(Exit::parse(payload), expected, "{payload:?}");
+        };
+        let bytes = |status: i32, output: u64, errors: u64| {
+            let mut bytes = status.to_le_bytes().to_vec();
+            bytes.extend(output.to_le_bytes());
+            bytes.extend(errors.to_le_bytes());
+            bytes
+        };
+        check(&bytes(42, 7, 1 << 40), Some((42, [7, 1 << 40])));
+        check(&bytes(256, 0, 0), Some((0, [0, 0])));
+        check(&bytes(42, 0, 0)[..19], None);
+        check(&[], None);
     }
 
     #[test]
-    fn the_exit_status_is_heard_however_the_console_cuts_it() {
-        let exit = frame(EXIT, &42_i32.to_le_bytes());
-        check(
-            &[
-                b"[0.1] boot\r\n",
-                images::GREETING,
-                &frame(ERRORS, b""),
-                &exit,
-            ]
-            .concat(),
-            Some(42),
-            "",
-        );
-        check(
-            &[images::GREETING, &frame(EXIT, &256_i32.to_le_bytes())].concat(),
-            Some(0),
-            "",
-        );
-    }
-
-    #[test]
-    fn a_guest_that_dies_leaves_its_last_words() {
-        check(b"no init found\n", None, "no init found\n");
-        check(
-            &[images::GREETING, b"[9.9] Kernel panic"].concat(),
-            None,
-            "[9.9] Kernel panic",
-        );
-        check(
-            &[images::GREETING, &[OUTPUT, 255, 255, 255, 255], b"x"].concat(),
-            None,
-            "\u{1}\u{fffd}\u{fffd}\u{fffd}\u{fffd}x",
-        );
+    fn a_message_is_whole_or_none() {
+        let check = |bytes: &[u8], expected: Option<(u8, &[u8])>| {
+            let read = read_message(&mut &bytes[..]).ok();
+            assert_eq!(
+                read.as_ref()
+                    .map(|(kind, payload)| (*kind, payload.as_slice())),
+                expected,
+                "{bytes:?}"
+            );
+        };
+        check(&message(3, b"four"), Some((3, b"four")));
+        check(&message(4, b""), Some((4, b"")));
+        check(&message(3, b"four")[..8], None);
+        check(&[3, 255, 255, 255, 255, 1], None);
     }
 }

@@ -97,13 +97,14 @@ pub struct RunArguments {
     /// File or folder of this host that the program needs too; may be given again [with --app]
     #[arg(long, value_name = "PATH", requires = "app")]
     pub include: Vec<PathBuf>,
-    /// Set a variable in the program's environment; may be given again [with --app and container images]
+    /// Set a variable in the program's environment; may be given again [with programs and container images]
     #[arg(long = "env", value_name = "NAME=VALUE")]
     pub environment: Vec<String>,
-    /// Folder in the guest where the program starts [with --app and container images; default: / or the image's own]
+    /// Folder in the guest where the program starts [with programs and container images; default: / or the image's own]
     #[arg(long, value_name = "FOLDER")]
     pub workdir: Option<PathBuf>,
-    /// The program's own arguments, behind `--`; a container image runs them in place of its own
+    /// The program's own arguments, behind `--`; a container image runs them in place of its own, and the small guest
+    /// runs them as a command
     #[arg(last = true, value_name = "ARGUMENT")]
     pub words: Vec<String>,
     /// Kernel: a bzImage, an ELF kernel with a PVH note, or a multiboot kernel [default: Debian's cloud kernel]
@@ -182,6 +183,10 @@ pub struct RunArguments {
     /// window but needs a driver [default: serial]
     #[arg(long, value_name = "KIND")]
     pub console: Option<String>,
+    /// Show on standard error what the guest's kernel says while a program runs [with --app, container images, and
+    /// commands from a pipe or behind `--`]
+    #[arg(long)]
+    pub kernel_log: bool,
     /// Give the guest a debug-exit port at 0xf4: a write ends it with exit status (value << 1) | 1
     #[arg(long)]
     pub debug_exit: bool,
@@ -230,18 +235,25 @@ pub enum ImagesCommand {
 const RUN_NOTES: &str = "\
 Console:
   On a terminal every key goes to the guest, Ctrl-C too. Ctrl-A x leaves,
-  Ctrl-A Ctrl-A sends Ctrl-A. When standard input is a pipe or a file, it is
-  typed into the guest, and its end is sent as Ctrl-D, which ends the default
-  guest. Standard output has the guest's console and nothing else.
+  Ctrl-A Ctrl-A sends Ctrl-A. Standard output has the guest's console and
+  nothing else. When standard input is a pipe or a file, it is typed into the
+  guest, and its end is sent as Ctrl-D.
+
+Programs:
+  Commands from a pipe or a file into the small guest, a command behind `--`,
+  --app and container images have standard streams and an exit status of their
+  own. --kernel-log shows the guest's kernel log beside them; --console serial
+  types a pipe into the console instead.
 
 Exit status:
-  0 the guest powered off or you left it, 1 Mother failed, 2 bad input,
+  that of the program; of other guests 0 the guest powered off or you left it, 1 Mother failed, 2 bad input,
   3 the guest crashed (triple fault), 124 the time was up, 137 it was killed;
   with --debug-exit, what the guest wrote as (value << 1) | 1
 
 Examples:
   mother run
-  printf 'uname -a\\ndf\\n' | mother run --timeout 60s > log
+  printf 'uname -a\\ndf\\n' | mother run --timeout 60s > answers
+  mother run -- sh -c 'uname -a; exit 3'
   mother run --kernel vmlinux --cmdline 'console=ttyS0 panic=-1' --memory 2G
   mother run debian
   mother run debian --keep web1

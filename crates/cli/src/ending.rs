@@ -26,7 +26,7 @@ pub fn finish(machine: Machine, name: &str, report_path: Option<&Path>) -> Resul
         source,
     })?;
     if let Some(path) = report_path {
-        report::write(&report, path)?;
+        report::write(&report, None, path)?;
     }
     Ok(report)
 }

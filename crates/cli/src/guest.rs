@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use api::VmSpec;
-use images::{AppRequest, Cache, RunFolder};
+use images::{AppRequest, Cache, GuestCommand, RunFolder};
 use machine::{HostFindings, SpecErrors, VmPlan, boot::Protocol, plan};
 
 use crate::arguments::RunArguments;
@@ -16,6 +16,9 @@ const VIRTIO_CONSOLE: &str = "console=hvc0";
 
 /// Where a program in a guest looks for others; busybox's come last.
 const APP_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/.mother/bin";
+
+/// Where the small guest looks for programs.
+const SHELL_PATH: &str = "/bin:/sbin:/usr/bin:/usr/sbin";
 
 /// Memory of a guest that is one program, beside its files.
 const APP_MEMORY_MIB: u64 = 384;
@@ -73,7 +76,12 @@ pub fn plan_app(arguments: &RunArguments, program: &Path) -> Result<PlannedApp, 
         folder: arguments.workdir.clone(),
     };
     let (initrd, len) = cache.app_initrd(&request, &run)?;
-    let mut words = vec![CONSOLE.to_owned(), "quiet panic=-1".to_owned()];
+    let quiet = if arguments.kernel_log {
+        "panic=-1"
+    } else {
+        "quiet panic=-1"
+    };
+    let mut words = vec![CONSOLE.to_owned(), quiet.to_owned()];
     words.extend(spec.name.iter().map(|name| format!("mother.name={name}")));
     spec.cmdline = Some(words.join(" "));
     spec.kernel = Some(guest.kernel);
@@ -87,6 +95,62 @@ pub fn plan_app(arguments: &RunArguments, program: &Path) -> Result<PlannedApp, 
         plan: plan(&spec, &host)?,
         _run: run,
     })
+}
+
+/// Whether a run of no image is a program in the small guest: a command, or what a pipe or a file has for its shell.
+pub fn is_program(arguments: &RunArguments, user: &User) -> bool {
+    let is_small = arguments.kernel.is_none() && arguments.initrd.is_none();
+    let is_script = *user == User::Pipe && !arguments.detach && arguments.console.is_none();
+    is_small && (!arguments.words.is_empty() || is_script)
+}
+
+/// Plans the small guest with a program in it: the command that was typed, or a shell for what comes in.
+pub fn plan_program(arguments: &RunArguments) -> Result<PlannedApp, Failure> {
+    let mut spec = spec(arguments);
+    check_report(arguments, &spec)?;
+    let host = HostFindings::for_spec(&spec);
+    bring_passt(&mut spec, &host)?;
+    if !spec.modules.is_empty() {
+        return Err(no_modules(&spec));
+    }
+    check_before_download(&spec, &host)?;
+    let guest = progress::default_guest()?;
+    let cache = Cache::of_user()?;
+    let run = cache.run_folder()?;
+    let mut environment = vec![format!("PATH={SHELL_PATH}"), "HOME=/root".to_owned()];
+    environment.extend(arguments.environment.iter().cloned());
+    let command = GuestCommand {
+        arguments: match arguments.words.as_slice() {
+            [] => vec!["sh".to_owned()],
+            words => words.to_vec(),
+        },
+        environment,
+        folder: arguments.workdir.as_ref().map_or_else(
+            || "/root".to_owned(),
+            |folder| folder.to_string_lossy().into_owned(),
+        ),
+        ..GuestCommand::default()
+    };
+    let initrd = cache.program_initrd(&guest, &command, &run)?;
+    let mut words = vec![CONSOLE.to_owned(), "rdinit=/program panic=-1".to_owned()];
+    words.extend(net_and_name(
+        spec.name.as_deref(),
+        is_on_user_network(&spec),
+    ));
+    words.extend(spec.cmdline.take());
+    spec.cmdline = Some(words.join(" "));
+    spec.kernel = Some(guest.kernel);
+    spec.initrd = Some(initrd);
+    spec.no_reboot = true;
+    Ok(PlannedApp {
+        plan: plan(&spec, &host)?,
+        _run: run,
+    })
+}
+
+fn no_modules(spec: &VmSpec) -> Failure {
+    let what = "the default kernel takes no modules";
+    complaint(spec, "module", what, "name a kernel with `--kernel`")
 }
 
 /// The program's environment: how to find programs, the user's language and terminal, and what was asked for.
@@ -145,12 +209,7 @@ pub fn plan_run(arguments: &RunArguments, user: &User) -> Result<Planned, Failur
         });
     }
     if !spec.modules.is_empty() {
-        return Err(complaint(
-            &spec,
-            "module",
-            "the default kernel takes no modules",
-            "name a kernel with `--kernel`",
-        ));
+        return Err(no_modules(&spec));
     }
     check_before_download(&spec, &host)?;
     let guest = progress::default_guest()?;
@@ -293,15 +352,16 @@ fn is_on_user_network(spec: &VmSpec) -> bool {
         .is_some_and(|net| net == "user" || net.starts_with("user,"))
 }
 
+/// What every guest of our own initrd wants to know.
+fn net_and_name(name: Option<&str>, is_on_user_network: bool) -> Vec<String> {
+    let net = is_on_user_network.then(|| "mother.net=user".to_owned());
+    let name = name.map(|name| format!("mother.name={name}"));
+    net.into_iter().chain(name).collect()
+}
+
 /// What our own initrd wants to know.
 fn words_for(user: &User, name: Option<&str>, is_on_user_network: bool) -> Vec<String> {
-    let mut words = Vec::new();
-    if is_on_user_network {
-        words.push("mother.net=user".to_owned());
-    }
-    if let Some(name) = name {
-        words.push(format!("mother.name={name}"));
-    }
+    let mut words = net_and_name(name, is_on_user_network);
     match user {
         User::Pipe => words.push("rdinit=/pipe".to_owned()),
         User::Person { term, size } => {

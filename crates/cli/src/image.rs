@@ -26,6 +26,7 @@ const ROOT_SERIAL: &str = "root";
 
 /// Kernel options of every guest that our initrd starts: few words on the console, and an end instead of a hang.
 const QUIET: &str = "quiet panic=-1";
+const LOUD: &str = "panic=-1";
 
 /// How the guest and this process speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,10 @@ pub enum Speaks {
     Frames,
 }
 
+fn quiet(arguments: &RunArguments) -> &'static str {
+    if arguments.kernel_log { LOUD } else { QUIET }
+}
+
 /// A checked plan of an image, and what must stay as long as it runs.
 #[derive(Debug)]
 pub struct PlannedImage {
@@ -43,6 +48,8 @@ pub struct PlannedImage {
     pub plan: VmPlan,
     /// How to speak with it.
     pub speaks: Speaks,
+    /// Whether what it writes outlives the run.
+    pub is_kept: bool,
     _run: Option<RunFolder>,
     _base: Option<Base>,
 }
@@ -177,6 +184,7 @@ fn plan_base(
     cache: &Cache,
 ) -> Result<PlannedImage, Failure> {
     let image = base.image();
+    let keeps = matches!(base, Base::Kept(_)) || !spec.disks.is_empty();
     let disk = DiskSpec {
         path: overlay,
         format: Some("qcow2".to_owned()),
@@ -187,7 +195,7 @@ fn plan_base(
     };
     spec.disks.insert(0, disk);
     spec.memory.get_or_insert_with(|| SYSTEM_MEMORY.to_owned());
-    let mut words = vec![CONSOLE.to_owned(), QUIET.to_owned()];
+    let mut words = vec![CONSOLE.to_owned(), quiet(arguments).to_owned()];
     let (kernel, initrd, speaks) = match image.kind {
         ImageKind::System => {
             if !arguments.words.is_empty() {
@@ -214,6 +222,7 @@ fn plan_base(
     Ok(PlannedImage {
         plan: plan(&spec, host)?,
         speaks,
+        is_kept: keeps,
         _run: Some(run),
         _base: Some(base),
     })
@@ -268,6 +277,7 @@ fn plan_disk(
         return Ok(PlannedImage {
             plan: plan(&spec, host)?,
             speaks: Speaks::Console(false),
+            is_kept: true,
             _run: None,
             _base: None,
         });
@@ -287,6 +297,7 @@ fn plan_disk(
     Ok(PlannedImage {
         plan: plan(&spec, host)?,
         speaks,
+        is_kept: true,
         _run: Some(run),
         _base: None,
     })

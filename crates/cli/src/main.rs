@@ -33,6 +33,7 @@ mod registration;
 mod report;
 mod run;
 mod signals;
+mod streams;
 mod terminal;
 mod vm;
 

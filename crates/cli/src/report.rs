@@ -10,9 +10,13 @@ use vcpu::EngineStatistics;
 
 use crate::failure::Failure;
 
-/// Writes the report to `path`.
-pub fn write(report: &Report, path: &Path) -> Result<(), Failure> {
-    let text = format!("{:#}\n", json_of(report));
+/// Writes the report to `path`; `status` is that of the program that the guest was, if it was one that ended.
+pub fn write(report: &Report, status: Option<u8>, path: &Path) -> Result<(), Failure> {
+    let mut json = json_of(report);
+    if let Some(status) = status {
+        json["ending"] = json!({ "kind": "exited", "status": status });
+    }
+    let text = format!("{json:#}\n");
     fs::write(path, text).map_err(|source| Failure::Report {
         path: path.to_owned(),
         source,

@@ -5,10 +5,11 @@ use std::sync::mpsc::{self, Receiver};
 
 use machine::{Console, build};
 
+use crate::app::AfterExit;
 use crate::arguments::RunArguments;
 use crate::ending::{finish, say_ending};
 use crate::failure::Failure;
-use crate::guest::{Planned, User, plan_app, plan_run};
+use crate::guest::{Planned, User, is_program, plan_app, plan_program, plan_run};
 use crate::image::{Speaks, plan_image};
 use crate::output::{Watch, standard_output};
 use crate::registration::Registrar;
@@ -24,7 +25,8 @@ pub fn run(arguments: &RunArguments) -> Result<u8, Failure> {
         // Holds files of the guest until the run is over.
         let mut planned = plan_app(arguments, program)?;
         let registration = registrar.register(&mut planned.plan, arguments)?;
-        return app::run(planned.plan.clone(), registration, arguments);
+        let after = after_exit(planned.plan.disks.is_empty());
+        return app::run(planned.plan.clone(), registration, arguments, after);
     }
     let user = if arguments.detach {
         absent_user()
@@ -41,9 +43,16 @@ pub fn run(arguments: &RunArguments) -> Result<u8, Failure> {
         Some(image) if image.speaks == Speaks::Frames => {
             let mut plan = image.plan.clone();
             let registration = registrar.register(&mut plan, arguments)?;
-            return app::run(plan, registration, arguments);
+            let after = after_exit(!image.is_kept);
+            return app::run(plan, registration, arguments, after);
         }
         Some(image) => (image.plan.clone(), image.speaks == Speaks::Console(true)),
+        None if is_program(arguments, &user) => {
+            let mut planned = plan_program(arguments)?;
+            let registration = registrar.register(&mut planned.plan, arguments)?;
+            let after = after_exit(planned.plan.disks.is_empty());
+            return app::run(planned.plan.clone(), registration, arguments, after);
+        }
         None => {
             let Planned { plan, is_default } = plan_run(arguments, &user)?;
             (plan, is_default && user == User::Pipe)
@@ -80,6 +89,15 @@ pub fn run(arguments: &RunArguments) -> Result<u8, Failure> {
     registration.leave(&ended, None)?;
     received.die_if_ended_by_it(&ended);
     Ok(say_ending(&ended?))
+}
+
+/// What becomes of a guest whose program has ended.
+fn after_exit(is_transient: bool) -> AfterExit {
+    if is_transient {
+        AfterExit::End
+    } else {
+        AfterExit::PowerOff
+    }
 }
 
 /// Who will type.

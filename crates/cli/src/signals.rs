@@ -9,7 +9,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -26,7 +26,11 @@ pub const GRACE: Duration = Duration::from_secs(30);
 
 /// Which signal is to end the guest, if one is.
 #[derive(Clone, Default)]
-pub struct Received(Arc<AtomicI32>);
+pub struct Received {
+    signal: Arc<AtomicI32>,
+    /// There is nothing in the guest any more that could be asked to end.
+    is_over: Arc<AtomicBool>,
+}
 
 impl Received {
     /// Dies of the signal that ended the guest, if one did: not if the guest ended by itself when it was asked to.
@@ -47,16 +51,22 @@ impl Received {
         }
     }
 
+    /// What the guest was for is done: from now on every signal ends it at once.
+    pub fn end_at_once(&self) {
+        self.is_over.store(true, Ordering::Release);
+    }
+
     fn signal(&self) -> i32 {
-        self.0.load(Ordering::Acquire)
+        self.signal.load(Ordering::Acquire)
     }
 
     /// Does what the signal asks for.
     fn take(&self, signal: i32, control: &MachineControl, term: OnTerm) {
-        let before = self.0.swap(signal, Ordering::AcqRel);
+        let is_asked = term == OnTerm::PowerButton && !self.is_over.load(Ordering::Acquire);
+        let before = self.signal.swap(signal, Ordering::AcqRel);
         if control.stop_cause().is_some() {
             self.die_of_it();
-        } else if (before, signal, term) == (0, SIGTERM, OnTerm::PowerButton) {
+        } else if (before, signal, is_asked) == (0, SIGTERM, true) {
             tracing::info!("asked by SIGTERM to end; the guest has {GRACE:?} to power off");
             control.stop_gracefully(GRACE);
         } else {

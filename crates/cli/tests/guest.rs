@@ -9,6 +9,7 @@ mod common;
 
 use std::fs;
 
+use common::host::Host;
 use common::{Mother, Ran, Terminal, multiboot, with_guest};
 
 /// Types `input` into `mother run` with these words.
@@ -16,22 +17,90 @@ fn run(words: &[&str], input: &str) -> Option<Ran> {
     with_guest().map(|mother| mother.type_into(words, input))
 }
 
-/// The console's lines after the kernel's own.
+/// The lines of the answers.
 fn answers(ran: &Ran) -> Vec<&str> {
-    let lines = ran
-        .stdout
-        .lines()
-        .skip_while(|line| *line != images::INIT_MARKER)
-        .skip(1);
-    lines.filter(|line| !line.starts_with('[')).collect()
+    ran.stdout.lines().collect()
 }
 
 #[test]
-fn a_pipe_is_typed_into_the_guest_and_its_end_ends_it() {
-    let Some(ran) = run(&["--name", "web1"], "uname -s\nhostname\necho $((6 * 7))\n") else {
+fn commands_have_streams_and_an_exit_status_of_their_own() {
+    let check = |words: &[&str], input: &str, expected: (&str, &str, i32)| {
+        let Some(ran) = run(words, input) else { return };
+        assert_eq!(
+            (ran.stdout.as_str(), ran.stderr.as_str(), ran.status),
+            (expected.0, expected.1, Some(expected.2)),
+            "{words:?}"
+        );
+    };
+    let script = "uname -s\nhostname\necho $((6 * 7)); echo trouble >&2\nexit 3\n";
+    check(
+        &["--name", "web1"],
+        script,
+        ("Linux\nweb1\n42\n", "trouble\n", 3),
+    );
+    check(&[], "false\n", ("", "", 1));
+    let line = "cat; echo trouble >&2; exit 4";
+    check(&["--", "sh", "-c", line], "in\n", ("in\n", "trouble\n", 4));
+    check(
+        &[
+            "--env",
+            "A=b",
+            "--workdir",
+            "/tmp",
+            "--",
+            "sh",
+            "-c",
+            "echo $A; pwd",
+        ],
+        "",
+        ("b\n/tmp\n", "", 0),
+    );
+    check(
+        &["--", "nosuch"],
+        "",
+        (
+            "",
+            "mother: cannot start the program in the guest: No such file or directory (os error 2)\n",
+            127,
+        ),
+    );
+}
+
+#[test]
+fn the_kernels_log_is_a_flag_away_and_kept() {
+    let Some(ran) = run(&["--kernel-log"], "echo hi\n") else {
         return;
     };
-    assert_eq!(answers(&ran), ["Linux", "web1", "42"], "{}", ran.stdout);
+    assert_eq!((ran.stdout.as_str(), ran.status), ("hi\n", Some(0)));
+    assert!(ran.stderr.contains("Linux version"), "{}", ran.stderr);
+    let Some(host) = Host::with_guest() else {
+        return;
+    };
+    let ran = host.mother.type_into(&["--name", "kept"], "echo hi\n");
+    assert_eq!((ran.stdout.as_str(), ran.status), ("hi\n", Some(0)));
+    let logs = host.call(&["logs", "kept"]);
+    assert!(
+        logs.stdout.contains("Linux version") && logs.stdout.contains("\nhi\n"),
+        "{}",
+        logs.stdout
+    );
+}
+
+#[test]
+fn a_pipe_is_typed_into_the_serial_console_and_its_end_ends_the_guest() {
+    let words = ["--console", "serial", "--name", "web1"];
+    let Some(ran) = run(&words, "uname -s\nhostname\necho $((6 * 7))\n") else {
+        return;
+    };
+    let after = ran
+        .stdout
+        .lines()
+        .skip_while(|line| *line != images::INIT_MARKER);
+    let lines: Vec<&str> = after
+        .skip(1)
+        .filter(|line| !line.starts_with('['))
+        .collect();
+    assert_eq!(lines, ["Linux", "web1", "42"], "{}", ran.stdout);
     assert_eq!(ran.status, Some(0));
     assert!(
         !ran.stdout.contains("mother: engine"),
@@ -64,7 +133,6 @@ fn a_program_that_waits_for_each_answer_gets_it() {
             while read -r -t 20 -u "${GUEST[0]}" line; do [[ $line == *"$1"* ]] && return; done
             echo "no $1"; exit 1
         }
-        wait_for '/init started'
         for n in 1 2 3 4 5 6 7 8; do
             echo "echo answer \$((10 + $n))" >&"${GUEST[1]}"
             wait_for "answer $((10 + n))"
@@ -83,12 +151,21 @@ fn a_program_that_waits_for_each_answer_gets_it() {
 #[test]
 fn a_long_pipe_arrives_whole() {
     let text = "All that is typed arrives, in order and once.\n".repeat(4000);
-    let Some(ran) = run(&[], &format!("wc -c <<'END'\n{text}END\n")) else {
+    let (script, count) = (
+        format!("wc -c <<'END'\n{text}END\n"),
+        text.len().to_string(),
+    );
+    let Some(ran) = run(&[], &script) else {
         return;
     };
-    assert_eq!(
-        (answers(&ran), ran.status),
-        (vec![text.len().to_string().as_str()], Some(0))
+    assert_eq!((answers(&ran), ran.status), (vec![count.as_str()], Some(0)));
+    let Some(ran) = run(&["--console", "serial"], &script) else {
+        return;
+    };
+    assert!(
+        ran.stdout.lines().any(|line| line == count),
+        "{}",
+        ran.stdout
     );
 }
 
@@ -171,12 +248,10 @@ fn a_reset_ends_the_guest_or_starts_it_again_as_asked() {
     let Some(ran) = run(&["--no-reboot"], "reboot; sleep 30\n") else {
         return;
     };
-    assert_eq!(
-        (ran.status, ran.stdout.matches(images::INIT_MARKER).count()),
-        (Some(0), 1)
-    );
+    assert_eq!((ran.status, ran.stdout.as_str()), (Some(0), ""));
     // The second life reads no end of input: it was in the first.
-    let Some(ran) = run(&["--timeout", "25s"], "reboot; sleep 30\n") else {
+    let words = ["--console", "serial", "--timeout", "25s"];
+    let Some(ran) = run(&words, "reboot; sleep 30\n") else {
         return;
     };
     assert_eq!(
@@ -188,7 +263,12 @@ fn a_reset_ends_the_guest_or_starts_it_again_as_asked() {
 #[test]
 fn a_reader_that_goes_away_ends_the_guest() {
     let Some(mother) = with_guest() else { return };
-    for (words, count) in [("run </dev/null", 1), ("demo", 10), ("demo", 0)] {
+    for (words, count) in [
+        ("run --console serial </dev/null", 1),
+        ("run -- yes </dev/null", 1),
+        ("demo", 10),
+        ("demo", 0),
+    ] {
         let ran = mother.shell(&format!(
             "$MOTHER {words} | head -n {count}; echo ${{PIPESTATUS[0]}}"
         ));
@@ -216,7 +296,8 @@ fn the_report_says_what_was_measured() {
     assert_eq!(ran.status, Some(0));
     let report: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
-    assert_eq!(report["ending"]["kind"], "powered off");
+    let ending = serde_json::json!({ "kind": "exited", "status": 0 });
+    assert_eq!(report["ending"], ending);
     assert_eq!(report["guest_memory"]["configured"], 512 << 20);
     assert!(report["guest_memory"]["touched"].as_u64().unwrap() > 16 << 20);
     assert!(report["exits"]["pio write"].as_u64().unwrap() > 1000);
@@ -309,13 +390,19 @@ fn on_a_terminal_keys_reach_the_guest_and_the_terminal_comes_back() {
 #[test]
 fn a_signal_ends_the_guest_and_gives_the_terminal_back() {
     let Some(mother) = with_guest() else { return };
-    let script = "stty -g; $MOTHER run & pid=$!; (sleep 4; kill -TERM $pid) & fg %1 >/dev/null; echo status $?; stty -g";
-    let mut terminal = Terminal::new(&mother, &format!("set -m; {script}"));
-    terminal.expect("status 143");
-    let lines = terminal.finish();
-    let modes: Vec<&str> = lines
-        .lines()
-        .filter(|line| line.matches(':').count() > 20)
-        .collect();
-    assert_eq!((modes.len(), modes.first()), (2, modes.last()), "{lines}");
+    let check = |signal: &str, status: &str| {
+        let kill = format!("(sleep 4; kill -{signal} $pid) & fg %1 >/dev/null");
+        let script = format!("stty -g; $MOTHER run & pid=$!; {kill}; echo status $?; stty -g");
+        let mut terminal = Terminal::new(&mother, &format!("set -m; {script}"));
+        terminal.expect(status);
+        let lines = terminal.finish();
+        let modes: Vec<&str> = lines
+            .lines()
+            .filter(|line| line.matches(':').count() > 20)
+            .collect();
+        assert_eq!((modes.len(), modes.first()), (2, modes.last()), "{lines}");
+    };
+    check("HUP", "status 129");
+    // The guest hears its power button.
+    check("TERM", "status 0");
 }

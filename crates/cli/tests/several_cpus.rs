@@ -12,12 +12,7 @@ fn run(words: &[&str], input: &str) -> Option<Ran> {
 }
 
 fn answers(ran: &Ran) -> Vec<&str> {
-    let lines = ran
-        .stdout
-        .lines()
-        .skip_while(|line| *line != images::INIT_MARKER)
-        .skip(1);
-    lines.filter(|line| !line.starts_with('[')).collect()
+    ran.stdout.lines().collect()
 }
 
 #[test]
@@ -28,7 +23,7 @@ fn every_cpu_is_there_and_the_kernel_is_content() {
         cat /sys/devices/system/cpu/cpu1/topology/core_siblings_list\n\
         cat /sys/devices/system/cpu/cpu1/topology/thread_siblings_list\n\
         for cpu in 1 2 4 8; do taskset $cpu sh -c 'echo works'; done\n\
-        dmesg -r | grep -E '^<[0-4]>' | grep -v 'hrtimer: interrupt took'\n";
+        dmesg -r | grep -E '^<[0-4]>' | grep -v 'hrtimer: interrupt took'; true\n";
     let Some(ran) = run(&["--cpus", "4"], commands) else {
         return;
     };

@@ -12,11 +12,13 @@ mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
 ln -sf /proc/self/fd /dev/fd
 ip link set lo up
+name=guest
 for word in $(cat /proc/cmdline); do
     case $word in
-        mother.name=*) hostname "${word#*=}" ;;
+        mother.name=*) name=${word#*=} ;;
     esac
 done
+hostname "$name"
 modules=/.mother/modules
 . /.mother/drivers
 hear_power_button /.mother/acpi
@@ -25,10 +27,6 @@ if [ -e /sys/class/net/eth0 ]; then
     ip link set eth0 up
     root= udhcpc -i eth0 -q -n -t 5 -T 1 -s /.mother/network >/dev/null 2>&1
 fi
-# From here on the line belongs to the warden; the kernel may use it only to say that it has died.
-dmesg -n 1
-stty -F /dev/ttyS0 raw -echo crtscts
-/.mother/warden /.mother/command /dev/ttyS0
-# The host ends the guest when it hears the exit status.
-sleep 5
+# Returns when the host has everything, if the host does not end the guest then.
+/.mother/warden /.mother/command
 poweroff -f

@@ -223,6 +223,25 @@ impl Cache {
         Ok(path)
     }
 
+    /// The default guest's initrd with a program that `rdinit=/program` starts, written into `run`.
+    ///
+    /// # Errors
+    /// If the cache or `run` cannot be read or written.
+    pub fn program_initrd(
+        &self,
+        guest: &DefaultGuest,
+        command: &GuestCommand,
+        run: &RunFolder,
+    ) -> Result<PathBuf, CacheError> {
+        let mut bytes = fs::read(&guest.initrd).map_err(error("read", &guest.initrd))?;
+        // An archive begins at a multiple of four bytes (kernel documentation, early-userspace/buffer-format).
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes.extend(initrd::command(command));
+        let path = run.path().join("initrd");
+        fs::write(&path, bytes).map_err(error("write", &path))?;
+        Ok(path)
+    }
+
     /// The image made of a container image: a layout folder or an archive. Made once for each content.
     ///
     /// # Errors

@@ -2,8 +2,16 @@
 //!
 //! Each word ends with a zero byte, as arguments and environment do in the kernel, so any text can stand in one.
 
-/// What the warden says first; frames follow (see `guests/warden`).
-pub const GREETING: &[u8] = b"\0mother warden 1\n";
+/// What the warden says first on the control port; messages follow (see `guests/warden`).
+pub const GREETING: &[u8] = b"\0mother warden 2\n";
+
+/// The ports of the console device that the warden opens: control, and the program's three streams.
+pub const PROGRAM_PORTS: [&str; 4] = [
+    "mother.control",
+    "mother.input",
+    "mother.output",
+    "mother.errors",
+];
 
 /// What runs in the guest, and as whom.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

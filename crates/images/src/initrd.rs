@@ -2,7 +2,8 @@
 //! processes (`visitor`) and work with disks (`clerk`).
 //!
 //! One archive serves every use; the kernel's `rdinit=` picks who starts: `/init` (a shell for a person on the
-//! console), `/pipe` (a shell that reads commands to their end), `/demo` (introduces the guest and powers off),
+//! console), `/pipe` (a shell that reads commands from the console to their end), `/program` (a program with streams of its
+//! own; what it is stands in a second archive behind this one), `/demo` (introduces the guest and powers off),
 //! `/bench` (says that user space was reached and powers off), `/io` (measures the first disk and powers off) or `/net`
 //! (sends and receives as much as it can for whoever measures the network).
 
@@ -10,19 +11,27 @@ use std::io::{self, Write};
 
 use cpio::newc::{Builder, ModeFileType};
 
+use crate::app_guest::WARDEN;
+use crate::guest_config::GuestCommand;
+
 /// The first line that every `/init` of ours prints.
 pub const INIT_MARKER: &str = "mother: /init started";
 
 const VISITOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/visitor"));
 const CLERK: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/clerk"));
 
+/// Where the warden finds what it is to start.
+pub(crate) const COMMAND: &str = "etc/command";
+
 /// Folders of the guest's root.
-const FOLDERS: [&str; 14] = [
+const FOLDERS: [&str; 16] = [
     "bin",
     "dev",
     "etc",
     "etc/acpi",
     "etc/acpi/PWRF",
+    "etc/program",
+    "etc/program/PWRF",
     "mnt",
     "modules",
     "proc",
@@ -35,9 +44,10 @@ const FOLDERS: [&str; 14] = [
 ];
 
 /// Scripts and other texts.
-const SCRIPTS: [(&str, &str); 17] = [
+const SCRIPTS: [(&str, &str); 19] = [
     ("init", include_str!("../guest/init.sh")),
     ("pipe", include_str!("../guest/pipe.sh")),
+    ("program", include_str!("../guest/program.sh")),
     ("demo", include_str!("../guest/demo.sh")),
     ("bench", include_str!("../guest/bench.sh")),
     ("io", include_str!("../guest/io.sh")),
@@ -45,6 +55,10 @@ const SCRIPTS: [(&str, &str); 17] = [
     (
         "etc/acpi/PWRF/00000080",
         include_str!("../guest/power_off.sh"),
+    ),
+    (
+        "etc/program/PWRF/00000080",
+        include_str!("../guest/end_program.sh"),
     ),
     ("etc/drivers", include_str!("../guest/drivers.sh")),
     ("etc/connect", include_str!("../guest/connect.sh")),
@@ -94,10 +108,21 @@ fn write(busybox: &[u8], drivers: &[(String, Vec<u8>)]) -> io::Result<Vec<u8>> {
         ("bin/busybox", busybox),
         ("bin/visitor", VISITOR),
         ("bin/clerk", CLERK),
+        ("bin/warden", WARDEN),
     ] {
         add(&mut archive, entry(name, ModeFileType::Regular), bytes)?;
     }
     cpio::newc::trailer(archive)
+}
+
+/// What is put behind the archive for a guest that is to start `command`.
+pub(crate) fn command(command: &GuestCommand) -> Vec<u8> {
+    let mut archive = Vec::new();
+    let bytes = command.to_bytes();
+    let written = add(&mut archive, entry(COMMAND, ModeFileType::Regular), &bytes);
+    written
+        .and_then(|()| cpio::newc::trailer(archive))
+        .expect("writing to memory does not fail")
 }
 
 /// Everybody may read and run, root may write: it is the guest's own memory.
@@ -158,7 +183,7 @@ mod tests {
     #[test]
     fn every_init_says_so_first() {
         let files = names_and_modes();
-        for name in ["init", "pipe", "demo", "bench", "io", "net"] {
+        for name in ["init", "pipe", "program", "demo", "bench", "io", "net"] {
             let script = String::from_utf8(files[name].1.clone()).unwrap();
             let mut lines = script.lines().filter(|line| !line.starts_with('#'));
             let first = lines

@@ -41,7 +41,7 @@ pub use debian::{AssembleError, CONFIGURED_MARKER, DebianRelease};
 pub use debian_image::{DebianBuild, DebianError};
 pub use ext4::Ext4Error;
 pub use file::FileError;
-pub use guest_config::{GREETING, GuestCommand};
+pub use guest_config::{GREETING, GuestCommand, PROGRAM_PORTS};
 pub use initrd::INIT_MARKER;
 pub use kvm_host::KvmHost;
 pub use package::PackageError;

@@ -63,10 +63,12 @@ pub(crate) fn build_on(
     let Console {
         output: sink,
         input,
+        channels,
     } = console;
     let output = Output::new(start, &plan.markers);
     let handles = Handles::new().map_err(BuildError::Attach)?;
-    let attachments = attach::open(&plan, &input, &output, &handles).map_err(BuildError::Attach)?;
+    let attachments = attach::open(&plan, &input, &output, channels, &handles);
+    let attachments = attachments.map_err(BuildError::Attach)?;
     let paging = Paging::new(&plan.paging);
     let control = MachineControl::new(plan.engine.kind, paging.clone());
     let mut outside = Outside {

@@ -32,7 +32,7 @@ mod threads;
 pub use ::paging::Books as PagingBooks;
 pub use attach::AttachError;
 pub use build::{Machine, build};
-pub use console::{Closed, Console, ConsoleInput};
+pub use console::{Channel, Closed, Console, ConsoleInput};
 pub use control::{MachineControl, Phase};
 pub use devices::virtio::balloon::BalloonReading;
 pub use engine::{EngineChoice, EngineFinding, EngineKind, HostFindings, findings};

@@ -1,43 +1,62 @@
-//! Starts one program in a guest and connects it to the host over one stream of bytes.
+//! Starts one program in a guest and connects its streams to the host over ports of the virtio console.
 //!
-//! ```text
-//! host ──> 0 bytes of standard input      guest ──> 1 bytes of standard output
-//!          1 end of standard input                  2 bytes of standard error
-//!                                                   3 exit status, the last frame
-//! ```
+//! | port | from the host | to the host |
+//! |---|---|---|
+//! | `mother.control` | 1 standard output is closed, 2 standard error is closed, 3 the host has everything | `GREETING`, then 3 exit status, 4 standard input is closed |
+//! | `mother.input` | pieces of standard input | |
+//! | `mother.output` | | standard output, byte for byte |
+//! | `mother.errors` | | standard error, byte for byte |
 //!
-//! A frame is its kind (one byte), its length (four bytes, the lowest first) and that many bytes. The guest begins
-//! with `GREETING`, so that the host knows where frames begin and that somebody listens.
+//! A message on the control port is its kind (one byte), its length (four bytes, the lowest first) and that many bytes.
+//! The exit status (four bytes) comes with how many bytes went into `mother.output` and `mother.errors` before it (eight
+//! bytes each): the three ports do not wait for each other, so the host waits until it has so many. A piece of input is
+//! its length (four bytes) and that many bytes; one of length 0 is the end.
 //!
-//! `warden CONFIGURATION STREAM`: the configuration is zero-ended words `key=value` (`crates/images`,
-//! `guest_config.rs`); the stream is a terminal device in raw mode or anything else that can be read and written.
+//! **What a reader does reaches the program as on a pipe.** A port whose other side does not read fills its ring, then
+//! writing to it sleeps here, then the program's pipe is full, and the program sleeps in write(2). Nothing here counts
+//! time against a slow reader. A reader that has gone is told by the host; then the program's pipe is closed, and its next
+//! write gets SIGPIPE. The end of input and a program that reads no more go the same ways in the other direction.
+//!
+//! `warden CONFIGURATION`: zero-ended words `key=value` (`crates/images`, `guest_config.rs`). It returns when the host has
+//! everything.
 #![forbid(unsafe_code)]
 
 use std::env;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::chroot;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// What the guest says first.
-const GREETING: &[u8] = b"\0mother warden 1\n";
+const GREETING: &[u8] = b"\0mother warden 2\n";
 
-/// Kinds of frames from the host.
-const INPUT: u8 = 0;
-const END_OF_INPUT: u8 = 1;
+/// Kinds of messages from the host.
+const OUTPUT_IS_CLOSED: u8 = 1;
+const ERRORS_ARE_CLOSED: u8 = 2;
+const GOODBYE: u8 = 3;
 
-/// Kinds of frames to the host.
-const OUTPUT: u8 = 1;
-const ERRORS: u8 = 2;
+/// Kinds of messages to the host.
 const EXIT: u8 = 3;
+const INPUT_IS_CLOSED: u8 = 4;
 
-/// Bytes in a frame, so that neither output waits long for the other.
-const FRAME_BYTES: usize = 4096;
+/// Longest message that is taken.
+const MESSAGE_BYTES_MAX: u64 = 4096;
+
+/// Bytes read from a pipe at once: what a pipe holds. The driver of a port sends half of it at once.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// Where the kernel lists ports by name, and where their devices are.
+const PORTS: &str = "/sys/class/virtio-ports";
+
+/// How long the kernel may take to find the ports.
+const PORT_TIME: Duration = Duration::from_secs(30);
 
 /// Exit statuses of shells for a program that cannot be started: it is not there, or it is no program.
 const NOT_FOUND: i32 = 127;
@@ -46,33 +65,54 @@ const NOT_EXECUTABLE: i32 = 126;
 /// What a shell adds to the number of the signal that ended a program.
 const ENDED_BY_SIGNAL: i32 = 128;
 
-/// How long nothing may come from a program that has ended, and how long its rest may take.
+/// After how long of nothing new what the program has left behind is not waited for.
 const QUIET: Duration = Duration::from_millis(500);
-const REST: Duration = Duration::from_secs(10);
 
-/// Pieces that were read from the program's pipes, and that were sent to the host.
-static READ: AtomicU64 = AtomicU64::new(0);
-static SENT: AtomicU64 = AtomicU64::new(0);
+/// A file that, if it is there, has the exit status in place of the program's: somebody powered the guest off.
+const STATUS: &str = "/run/mother.status";
 
-/// Where frames go, one at a time.
-type Stream = Arc<Mutex<File>>;
+/// One of the program's two outputs on its way to the host.
+#[derive(Default)]
+struct Outlet {
+    /// Bytes that were read from the program's pipe, and that are in the port.
+    read: AtomicU64,
+    sent: AtomicU64,
+    /// The host's reader has gone.
+    is_closed: AtomicBool,
+    /// The pipe's end here, to wake its thread.
+    pipe: Mutex<Option<RawFd>>,
+}
+
+/// Where messages go, one at a time.
+type Control = Arc<Mutex<File>>;
 
 fn main() -> io::Result<()> {
     let words: Vec<String> = env::args().collect();
-    let [_, configuration, stream] = words.as_slice() else {
-        return Err(io::Error::other("usage: warden CONFIGURATION STREAM"));
+    let [_, configuration] = words.as_slice() else {
+        return Err(io::Error::other("usage: warden CONFIGURATION"));
     };
     let configuration = fs::read(configuration)?;
-    let from_host = File::options().read(true).write(true).open(stream)?;
-    let to_host = Arc::new(Mutex::new(from_host.try_clone()?));
-    lock(&to_host).write_all(GREETING)?;
-    let status = match run(&configuration, from_host, &to_host) {
+    let from_host = open("mother.control")?;
+    let control = Arc::new(Mutex::new(from_host.try_clone()?));
+    let input = open("mother.input")?;
+    let ports = [open("mother.output")?, open("mother.errors")?];
+    lock(&control).write_all(GREETING)?;
+    let outlets = [Arc::new(Outlet::default()), Arc::new(Outlet::default())];
+    let goodbye = {
+        let outlets = outlets.clone();
+        thread::spawn(move || listen(from_host, &outlets))
+    };
+    let mut errors = ports[1].try_clone()?;
+    let status = match run(&configuration, input, ports, &outlets, &control) {
         Ok(status) => status
             .code()
             .unwrap_or_else(|| ENDED_BY_SIGNAL + status.signal().unwrap_or(0)),
         Err(error) => {
             let text = format!("mother: cannot start the program in the guest: {error}\n");
-            send(&to_host, ERRORS, text.as_bytes())?;
+            errors.write_all(text.as_bytes())?;
+            outlets[1]
+                .sent
+                .fetch_add(text.len() as u64, Ordering::AcqRel);
             if error.kind() == io::ErrorKind::NotFound {
                 NOT_FOUND
             } else {
@@ -80,11 +120,117 @@ fn main() -> io::Result<()> {
             }
         }
     };
-    send(&to_host, EXIT, &status.to_le_bytes())
+    let status = fs::read_to_string(STATUS)
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(status);
+    let mut payload = status.to_le_bytes().to_vec();
+    for outlet in &outlets {
+        payload.extend(outlet.sent.load(Ordering::Acquire).to_le_bytes());
+    }
+    send(&control, EXIT, &payload)?;
+    goodbye
+        .join()
+        .unwrap_or_else(|_| Err(io::Error::other("the host was not heard")))
 }
 
-/// Runs the program to its end and all its output to the host.
-fn run(configuration: &[u8], from_host: File, to_host: &Stream) -> io::Result<ExitStatus> {
+/// Opens a port by its name. The driver may still be looking for it.
+fn open(name: &str) -> io::Result<File> {
+    let begun = Instant::now();
+    loop {
+        if let Some(device) = find_port(name) {
+            return File::options().read(true).write(true).open(device);
+        }
+        if begun.elapsed() > PORT_TIME {
+            let text = format!("the kernel shows no port {name}: has it virtio_console?");
+            return Err(io::Error::other(text));
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn find_port(name: &str) -> Option<PathBuf> {
+    let entries = fs::read_dir(PORTS).ok()?;
+    let folders = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let is_it = |folder: &PathBuf| {
+        fs::read_to_string(folder.join("name")).is_ok_and(|text| text.trim_end() == name)
+    };
+    let folder = folders.into_iter().find(is_it)?;
+    let device = Path::new("/dev").join(folder.file_name()?);
+    device.exists().then_some(device)
+}
+
+/// Hears the host until it has everything.
+fn listen(mut from_host: File, outlets: &[Arc<Outlet>; 2]) -> io::Result<()> {
+    loop {
+        let mut head = [0; 5];
+        from_host.read_exact(&mut head)?;
+        let len = u64::from(u32::from_le_bytes([head[1], head[2], head[3], head[4]]));
+        io::copy(
+            &mut (&mut from_host).take(len.min(MESSAGE_BYTES_MAX)),
+            &mut io::sink(),
+        )?;
+        match head[0] {
+            OUTPUT_IS_CLOSED => outlets[0].close(),
+            ERRORS_ARE_CLOSED => outlets[1].close(),
+            GOODBYE => return Ok(()),
+            _ => {}
+        }
+    }
+}
+
+impl Outlet {
+    /// The host's reader has gone: the program's pipe is closed, also while its thread waits for bytes.
+    fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+        // Held, so that the number is still that pipe's.
+        let pipe = self.pipe.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(number) = *pipe else { return };
+        let path = format!("/proc/self/fd/{number}");
+        if let Ok(mut pipe) = File::options().write(true).open(path) {
+            // A byte that nobody sees wakes the thread. A pipe without room for it has woken it already.
+            thread::spawn(move || pipe.write_all(&[0]));
+        }
+    }
+
+    /// Bytes that were read, and that are in the port.
+    fn counts(&self) -> (u64, u64) {
+        (
+            self.read.load(Ordering::Acquire),
+            self.sent.load(Ordering::Acquire),
+        )
+    }
+
+    /// Sends all that comes out of the program's pipe to the host.
+    fn carry(&self, mut pipe: impl Read + AsRawFd, mut port: File) -> io::Result<()> {
+        *self.pipe.lock().unwrap_or_else(PoisonError::into_inner) = Some(pipe.as_raw_fd());
+        let mut buffer = vec![0; PIECE_BYTES];
+        let mut carried = || -> io::Result<()> {
+            while !self.is_closed.load(Ordering::Acquire) {
+                let count = pipe.read(&mut buffer)?;
+                if count == 0 || self.is_closed.load(Ordering::Acquire) {
+                    break;
+                }
+                self.read.fetch_add(count as u64, Ordering::AcqRel);
+                port.write_all(&buffer[..count])?;
+                self.sent.fetch_add(count as u64, Ordering::AcqRel);
+            }
+            Ok(())
+        };
+        let result = carried();
+        *self.pipe.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        result
+    }
+}
+
+/// Runs the program to its end and all its output into the ports.
+fn run(
+    configuration: &[u8],
+    input: File,
+    ports: [File; 2],
+    outlets: &[Arc<Outlet>; 2],
+    control: &Control,
+) -> io::Result<ExitStatus> {
     let mut command = command(configuration)?;
     let mut child = command
         .stdin(Stdio::piped())
@@ -92,37 +238,44 @@ fn run(configuration: &[u8], from_host: File, to_host: &Stream) -> io::Result<Ex
         .stderr(Stdio::piped())
         .spawn()?;
     // The thread ends with this process: the program may end before its input does.
-    let stdin = child.stdin.take();
-    thread::spawn(move || feed(from_host, stdin));
-    let stdout = child
-        .stdout
-        .take()
-        .map(|pipe| pass_on(pipe, to_host.clone(), OUTPUT));
-    let stderr = child
-        .stderr
-        .take()
-        .map(|pipe| pass_on(pipe, to_host.clone(), ERRORS));
+    let (stdin, to_host) = (child.stdin.take(), control.clone());
+    thread::spawn(move || feed(input, stdin, &to_host));
+    let threads = carry_all(&mut child, ports, outlets);
     let status = child.wait()?;
-    wait_for_rest(&[stdout, stderr].into_iter().flatten().collect::<Vec<_>>());
+    wait_for_rest(&threads, outlets);
     Ok(status)
 }
 
-/// Waits until all that the program left in its pipes is with the host. A pipe may never end, for what the program has
+type Carrier = thread::JoinHandle<io::Result<()>>;
+
+fn carry_all(
+    child: &mut Child,
+    [output, errors]: [File; 2],
+    outlets: &[Arc<Outlet>; 2],
+) -> Vec<Carrier> {
+    let [first, second] = outlets.clone();
+    let stdout = child.stdout.take();
+    let stderr = child.stderr.take();
+    let stdout = stdout.map(|pipe| thread::spawn(move || first.carry(pipe, output)));
+    let stderr = stderr.map(|pipe| thread::spawn(move || second.carry(pipe, errors)));
+    stdout.into_iter().chain(stderr).collect()
+}
+
+/// Waits until all that the program left in its pipes is in the ports. A pipe may never end, for what the program has
 /// started and left behind may hold it: then nothing new for a while is the end, as the end of a container's program is
-/// the container's.
-fn wait_for_rest(pipes: &[thread::JoinHandle<io::Result<()>>]) {
-    let begun = Instant::now();
-    let mut quiet_since = begun;
-    let mut seen = (0, 0);
-    while !pipes.iter().all(thread::JoinHandle::is_finished) {
-        let now = (READ.load(Ordering::Acquire), SENT.load(Ordering::Acquire));
-        if now != seen || now.0 != now.1 {
+/// the container's. While a reader lets us wait, that while has not begun.
+fn wait_for_rest(threads: &[Carrier], outlets: &[Arc<Outlet>; 2]) {
+    let mut quiet_since = Instant::now();
+    let mut seen = [(0, 0); 2];
+    while !threads.iter().all(thread::JoinHandle::is_finished) {
+        let now = [outlets[0].counts(), outlets[1].counts()];
+        if now != seen || now.iter().any(|(read, sent)| read != sent) {
             (seen, quiet_since) = (now, Instant::now());
         }
-        if quiet_since.elapsed() > QUIET || begun.elapsed() > REST {
+        if quiet_since.elapsed() > QUIET {
             return;
         }
-        thread::sleep(Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -187,58 +340,41 @@ fn find(program: &str, path: &str) -> String {
         .unwrap_or_else(|| program.to_owned())
 }
 
-/// Gives frames of input to the program until their end; a program that reads no more is not fed.
-fn feed(mut from_host: File, mut stdin: Option<impl Write>) {
-    let mut head = [0; 5];
+/// Gives pieces of input to the program until their end. A program that reads no more is not fed, and the host is told.
+fn feed(mut from_host: File, mut stdin: Option<impl Write>, control: &Control) {
+    let mut head = [0; 4];
     while from_host.read_exact(&mut head).is_ok() {
-        let len = u32::from_le_bytes([head[1], head[2], head[3], head[4]]);
-        let mut bytes = Vec::new();
-        if (&mut from_host)
-            .take(u64::from(len))
-            .read_to_end(&mut bytes)
-            .is_err()
-        {
-            return;
-        }
-        let is_fed = match (head[0], &mut stdin) {
-            (INPUT, Some(pipe)) => pipe.write_all(&bytes).and_then(|()| pipe.flush()).is_ok(),
-            (END_OF_INPUT, _) => false,
-            _ => true,
-        };
-        if !is_fed {
+        let mut left = u64::from(u32::from_le_bytes(head));
+        if left == 0 {
             stdin = None;
+        }
+        let mut buffer = vec![0; PIECE_BYTES];
+        while left > 0 {
+            let room = buffer
+                .len()
+                .min(usize::try_from(left).unwrap_or(usize::MAX));
+            let Ok(count @ 1..) = from_host.read(&mut buffer[..room]) else {
+                return;
+            };
+            left -= count as u64;
+            if let Some(pipe) = &mut stdin
+                && pipe.write_all(&buffer[..count]).is_err()
+            {
+                stdin = None;
+                // The host that is not reached will not be missed.
+                let _ = send(control, INPUT_IS_CLOSED, &[]);
+            }
         }
     }
 }
 
-/// Sends all that comes out of a pipe to the host.
-fn pass_on(
-    mut pipe: impl Read + Send + 'static,
-    to_host: Stream,
-    kind: u8,
-) -> thread::JoinHandle<io::Result<()>> {
-    thread::spawn(move || {
-        let mut buffer = [0; FRAME_BYTES];
-        loop {
-            match pipe.read(&mut buffer)? {
-                0 => return Ok(()),
-                count => {
-                    READ.fetch_add(1, Ordering::AcqRel);
-                    send(&to_host, kind, &buffer[..count])?;
-                    SENT.fetch_add(1, Ordering::AcqRel);
-                }
-            }
-        }
-    })
+fn send(control: &Control, kind: u8, payload: &[u8]) -> io::Result<()> {
+    let mut message = vec![kind];
+    message.extend((payload.len() as u32).to_le_bytes());
+    message.extend(payload);
+    lock(control).write_all(&message)
 }
 
-fn send(to_host: &Stream, kind: u8, bytes: &[u8]) -> io::Result<()> {
-    let mut frame = vec![kind];
-    frame.extend((bytes.len() as u32).to_le_bytes());
-    frame.extend(bytes);
-    lock(to_host).write_all(&frame)
-}
-
-fn lock(stream: &Stream) -> std::sync::MutexGuard<'_, File> {
-    stream.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(control: &Control) -> std::sync::MutexGuard<'_, File> {
+    control.lock().unwrap_or_else(PoisonError::into_inner)
 }

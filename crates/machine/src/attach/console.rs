@@ -10,12 +10,13 @@ use devices::virtio::{DeviceMetrics, VirtioDevice};
 
 use super::{AttachError, Attachment, slot};
 use crate::attach::claims::{ClaimReader, Claims};
-use crate::console::ConsoleInput;
 use crate::console::output::Output;
+use crate::console::{Channel, ConsoleInput};
 
 /// The console and its window.
 pub(super) struct ConsoleAttachment {
     end: SharedEnd,
+    channels: Vec<Port>,
     claims: Claims,
     window: Window,
     metrics: Arc<DeviceMetrics>,
@@ -40,6 +41,7 @@ impl ConsoleAttachment {
         };
         Ok(ConsoleAttachment {
             end: share(end),
+            channels: Vec::new(),
             claims: claims.clone(),
             window,
             metrics: Arc::default(),
@@ -50,9 +52,24 @@ impl ConsoleAttachment {
     pub(super) fn loose(claims: &Claims, window: Window) -> ConsoleAttachment {
         ConsoleAttachment {
             end: share(Loose),
+            channels: Vec::new(),
             claims: claims.clone(),
             window,
             metrics: Arc::default(),
+        }
+    }
+}
+
+impl ConsoleAttachment {
+    /// The same with a port for each channel.
+    pub(super) fn with_channels(self, channels: Vec<Channel>) -> ConsoleAttachment {
+        let port = |channel: Channel| Port {
+            name: channel.name.clone(),
+            end: share(channel),
+        };
+        ConsoleAttachment {
+            channels: channels.into_iter().map(port).collect(),
+            ..self
         }
     }
 }
@@ -74,8 +91,10 @@ impl Attachment for ConsoleAttachment {
             end: share(ClaimEnd(reader)),
         };
         self.claims.forget();
+        let mut ports = vec![console, claims];
+        ports.extend(self.channels.iter().cloned());
         Ok(Box::new(Console::new(
-            vec![console, claims],
+            ports,
             self.window.clone(),
             self.metrics(),
         )))

@@ -28,8 +28,8 @@ use devices::virtio::{DeviceMetrics, VirtioDevice};
 use thiserror::Error;
 
 use crate::attach::claims::Claims;
-use crate::console::ConsoleInput;
 use crate::console::output::Output;
+use crate::console::{Channel, ConsoleInput};
 use crate::plan::{ConsoleKind, VmPlan};
 
 /// Slots of PCI bus 0. A device has the same one whatever else there is, so that its name in the guest stays.
@@ -93,6 +93,7 @@ pub(crate) fn open(
     plan: &VmPlan,
     input: &ConsoleInput,
     output: &Output,
+    channels: Vec<Channel>,
     handles: &Handles,
 ) -> Result<Vec<Box<dyn Attachment>>, AttachError> {
     let window = handles.window.clone();
@@ -102,6 +103,7 @@ pub(crate) fn open(
         }
         ConsoleKind::Serial => console::ConsoleAttachment::loose(&handles.claims, window),
     };
+    let console = console.with_channels(channels);
     let mut attachments: Vec<Box<dyn Attachment>> = vec![
         Box::new(console),
         Box::new(entropy::EntropyAttachment::default()),

@@ -12,6 +12,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use rustix::event::{EventfdFlags, eventfd};
 use thiserror::Error;
 
+use super::channel::Channel;
+
 /// Bytes that may wait for the guest before the sender does.
 const QUEUE_BYTES: usize = 64 * 1024;
 
@@ -19,6 +21,7 @@ const QUEUE_BYTES: usize = 64 * 1024;
 pub struct Console {
     pub(crate) output: Box<dyn Write + Send>,
     pub(crate) input: ConsoleInput,
+    pub(crate) channels: Vec<Channel>,
 }
 
 impl Console {
@@ -27,7 +30,13 @@ impl Console {
         Console {
             output,
             input: ConsoleInput::new(),
+            channels: Vec::new(),
         }
+    }
+
+    /// The same with further ports for the guest.
+    pub fn with_channels(self, channels: Vec<Channel>) -> Console {
+        Console { channels, ..self }
     }
 
     /// A handle to send bytes to the guest.

@@ -16,11 +16,22 @@ pub trait PortEnd: Send {
     fn read(&mut self, bytes: &mut [u8]) -> usize;
 
     /// Readable when there may be bytes to read again; it is asked to be [`PortEnd::quiet`] then. `None` if there never
-    /// are.
+    /// are. The same as long as the end lives.
     fn arrival(&self) -> Option<BorrowedFd<'_>>;
 
-    /// Makes [`PortEnd::arrival`] unreadable until something new arrives.
+    /// Makes [`PortEnd::arrival`] unreadable until something new arrives, if it does not become so by reading.
     fn quiet(&mut self);
+
+    /// Whether there will never be bytes to read any more.
+    fn is_at_end(&self) -> bool {
+        false
+    }
+
+    /// Writable when there may be room again after there was none. `None` if that is to be asked for now and then. The
+    /// same as long as the end lives.
+    fn room(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 }
 
 /// A port's end: the device's front keeps it, the worker of the day uses it.

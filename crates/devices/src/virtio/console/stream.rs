@@ -13,7 +13,7 @@ use crate::virtio::virtqueue::Virtqueue;
 use crate::virtio::worker::Broken;
 
 /// Bytes copied at once.
-const PIECE_BYTES: usize = 4096;
+const PIECE_BYTES: usize = 32 * 1024;
 /// Bytes taken from one chain; a driver that offers more writes again.
 const CHAIN_BYTES_MAX: usize = 1 << 20;
 /// Chains in one call, so that a worker that is to stop hears of it.
@@ -34,8 +34,13 @@ pub(super) struct Stream {
     receive: Option<Virtqueue>,
     transmit: Option<Virtqueue>,
     outgoing: Option<Outgoing>,
-    /// Came from the end, waits for a buffer of the guest.
+    /// Bytes on their way out.
+    piece: Vec<u8>,
+    /// Came from the end, waits for buffers of the guest from `given_bytes` on.
     incoming: Vec<u8>,
+    given_bytes: usize,
+    /// The end will give no more.
+    pub(super) is_at_end: bool,
     /// Whether the guest listens; with several ports it says so.
     pub(super) is_open: bool,
     /// Chains were left for the next call.
@@ -53,7 +58,10 @@ impl Stream {
             receive,
             transmit,
             outgoing: None,
+            piece: vec![0; PIECE_BYTES],
             incoming: Vec::new(),
+            given_bytes: 0,
+            is_at_end: false,
             is_open: false,
             has_more: false,
         }
@@ -73,7 +81,7 @@ impl Stream {
 
     /// Whether input waits for buffers, so that there is no use in hearing of more.
     pub(super) fn is_behind(&self) -> bool {
-        !self.incoming.is_empty()
+        self.given_bytes < self.incoming.len()
     }
 
     /// Brings what the guest wrote to the end, as far as there is room.
@@ -85,7 +93,6 @@ impl Stream {
         let Some(queue) = &mut self.transmit else {
             return Ok(());
         };
-        self.has_more = false;
         let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
         let before = queue.queue.next_used();
         for _ in 0..CHAINS_MAX {
@@ -108,7 +115,7 @@ impl Stream {
             let Some(outgoing) = &mut self.outgoing else {
                 break;
             };
-            if !outgoing.go_on(memory, &mut *end, metrics) {
+            if !outgoing.go_on(memory, &mut *end, &mut self.piece, metrics) {
                 return queue.signal_since(before, memory);
             }
             DeviceMetrics::add(&metrics.requests, 1);
@@ -117,7 +124,7 @@ impl Stream {
             self.outgoing = None;
         }
         queue.signal_since(before, memory)?;
-        self.has_more = queue.enable_notification(memory)?;
+        self.has_more |= queue.enable_notification(memory)?;
         Ok(())
     }
 
@@ -136,34 +143,39 @@ impl Stream {
         let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
         let before = queue.queue.next_used();
         for _ in 0..CHAINS_MAX {
-            if self.incoming.is_empty() {
+            if self.given_bytes == self.incoming.len() {
                 self.incoming.resize(PIECE_BYTES, 0);
                 let len = end.read(&mut self.incoming);
                 self.incoming.truncate(len);
+                self.given_bytes = 0;
             }
             if self.incoming.is_empty() {
-                break;
+                self.is_at_end = end.is_at_end();
+                return queue.signal_since(before, memory);
             }
             let Some(chain) = queue.pop(memory)? else {
                 // The one that comes just now has to be heard of.
                 if queue.enable_notification(memory)? {
                     continue;
                 }
-                break;
+                return queue.signal_since(before, memory);
             };
             let (head, mut segments) = (chain.head_index(), Segments::default());
             segments.add(chain, Half::Writable, PIECE_BYTES);
-            let len = segments.len_bytes().min(self.incoming.len());
+            let waiting = &self.incoming[self.given_bytes..];
+            let len = segments.len_bytes().min(waiting.len());
             if segments
-                .write(memory.vm_memory(), 0, &self.incoming[..len])
+                .write(memory.vm_memory(), 0, &waiting[..len])
                 .is_none()
             {
                 DeviceMetrics::add(&metrics.errors, 1);
             }
             queue.push(memory, head, len as u32)?;
-            self.incoming.drain(..len);
+            self.given_bytes += len;
             DeviceMetrics::add(&metrics.bytes_to_guest, len as u64);
         }
+        // There may be buffers and bytes left, of which nothing tells.
+        self.has_more = true;
         queue.signal_since(before, memory)
     }
 }
@@ -174,11 +186,11 @@ impl Outgoing {
         &mut self,
         memory: &GuestMemory,
         end: &mut dyn PortEnd,
+        piece: &mut [u8],
         metrics: &DeviceMetrics,
     ) -> bool {
-        let mut piece = [0; PIECE_BYTES];
         while self.done_bytes < self.len_bytes {
-            let len = PIECE_BYTES.min(self.len_bytes - self.done_bytes);
+            let len = piece.len().min(self.len_bytes - self.done_bytes);
             let read = self
                 .segments
                 .read(memory.vm_memory(), self.done_bytes, &mut piece[..len]);

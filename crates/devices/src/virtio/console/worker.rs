@@ -1,7 +1,7 @@
 //! Serves a console's ports and its control queues.
 
 use std::collections::VecDeque;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -45,8 +45,9 @@ pub(super) struct ConsoleWorker {
     window: Window,
     config_changed: Interrupt,
     is_multiport: bool,
-    /// Clones of the ends' descriptors would be needed to poll them while they are locked; so these are duplicates.
-    arrivals: Vec<Option<std::os::fd::OwnedFd>>,
+    /// The ends' descriptors could not be lent while the ends are locked; so these are duplicates.
+    arrivals: Vec<Option<OwnedFd>>,
+    rooms: Vec<Option<OwnedFd>>,
 }
 
 impl ConsoleWorker {
@@ -78,13 +79,18 @@ impl ConsoleWorker {
             ));
         }
         streams[0].is_open = !is_multiport;
-        let arrival = |stream: &Stream| {
+        let mut arrivals = Vec::new();
+        let mut rooms = Vec::new();
+        for stream in &streams {
             let end = stream.end.lock().unwrap_or_else(PoisonError::into_inner);
-            end.arrival()
-                .and_then(|file| file.try_clone_to_owned().ok())
-        };
+            let own =
+                |file: Option<BorrowedFd<'_>>| file.and_then(|file| file.try_clone_to_owned().ok());
+            arrivals.push(own(end.arrival()));
+            rooms.push(own(end.room()));
+        }
         ConsoleWorker {
-            arrivals: streams.iter().map(arrival).collect(),
+            arrivals,
+            rooms,
             names: ports.iter().map(|port| port.name.clone()).collect(),
             control_receive: take(CONTROL_RECEIVE).filter(|_| is_multiport),
             control_transmit: take(CONTROL_TRANSMIT).filter(|_| is_multiport),
@@ -231,7 +237,8 @@ impl ConsoleWorker {
         let ports = 0..self.streams.len();
         let is_useful = |port: &usize| {
             let stream = &self.streams[*port];
-            stream.is_open && !stream.is_behind() && self.arrivals[*port].is_some()
+            let is_ready = stream.is_open && !stream.is_behind() && !stream.is_at_end;
+            is_ready && self.arrivals[*port].is_some()
         };
         ports.filter(is_useful).collect()
     }
@@ -260,6 +267,7 @@ impl Worker for ConsoleWorker {
         self.hear()?;
         self.say()?;
         for stream in &mut self.streams {
+            stream.has_more = false;
             stream.transmit(&self.memory, &self.metrics)?;
             stream.receive(&self.memory, &self.metrics)?;
         }
@@ -277,11 +285,21 @@ impl Worker for ConsoleWorker {
         sources
     }
 
+    fn sinks(&self) -> Vec<BorrowedFd<'_>> {
+        use std::os::fd::AsFd;
+        let blocked = self.streams.iter().zip(&self.rooms);
+        blocked
+            .filter(|(stream, _)| stream.is_blocked())
+            .filter_map(|(_, room)| room.as_ref().map(AsFd::as_fd))
+            .collect()
+    }
+
     fn deadline(&self) -> Option<Instant> {
         if self.streams.iter().any(|stream| stream.has_more) {
             return Some(Instant::now());
         }
-        let is_blocked = self.streams.iter().any(Stream::is_blocked);
+        let mut all = self.streams.iter().zip(&self.rooms);
+        let is_blocked = all.any(|(stream, room)| stream.is_blocked() && room.is_none());
         is_blocked.then(|| Instant::now() + ROOM_PATIENCE)
     }
 }
