@@ -1,6 +1,9 @@
 //! What the host's CPU can do, as CPUID says it to this process.
 
 use std::arch::x86_64::{__cpuid_count, _xgetbv};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
 
 /// `[eax, ebx, ecx, edx]` of one leaf.
 pub fn cpuid(function: u32, index: u32) -> [u32; 4] {
@@ -27,29 +30,21 @@ unsafe fn xgetbv() -> u64 {
 
 /// Whether ring 3 may use RDGSBASE and WRGSBASE: the kernel says so in `AT_HWCAP2` bit 1.
 pub fn has_user_fsgsbase() -> bool {
-    // SAFETY: getauxval reads a value that the kernel put there at process start.
-    let hwcap2 = unsafe { libc::getauxval(libc::AT_HWCAP2) };
+    let (_, hwcap2) = rustix::param::linux_hwcap();
     hwcap2 & 2 != 0
 }
 
 /// CPU time that the calling thread has used, user and system.
-pub fn thread_cpu_time() -> std::time::Duration {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: `time` is a valid timespec for the call to fill.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
-    std::time::Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+pub fn thread_cpu_time() -> Duration {
+    time_of(ClockId::ThreadCPUTime)
 }
 
 /// CPU time that this process has used, user and system, all threads together.
-pub fn process_cpu_time() -> std::time::Duration {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: `time` is a valid timespec for the call to fill.
-    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
-    std::time::Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+pub fn process_cpu_time() -> Duration {
+    time_of(ClockId::ProcessCPUTime)
+}
+
+fn time_of(clock: ClockId) -> Duration {
+    let time = clock_gettime(clock);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }

@@ -7,8 +7,11 @@
 //! process in such namespaces.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+
+use rustix::net::sockopt::{set_socket_send_buffer_size, set_socket_send_buffer_size_force};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::namespace::open_in_namespaces;
 
@@ -19,36 +22,22 @@ use crate::namespace::open_in_namespaces;
 /// What `socketpair` says.
 pub fn pair(len_bytes: u32) -> io::Result<(UnixStream, UnixStream)> {
     let (ours, theirs) = UnixStream::pair()?;
-    if force(ours.as_raw_fd(), len_bytes) && force(theirs.as_raw_fd(), len_bytes) {
+    if force(&ours, len_bytes) && force(&theirs, len_bytes) {
         return Ok((ours, theirs));
     }
     if let Some(pair) = pair_from_namespace(len_bytes) {
         return Ok(pair);
     }
     for end in [&ours, &theirs] {
-        set(end.as_raw_fd(), libc::SO_SNDBUF, len_bytes);
+        // As much as there is to have is what an ordinary user gets.
+        let _ = set_socket_send_buffer_size(end, len_bytes as usize);
     }
     Ok((ours, theirs))
 }
 
-fn force(fd: RawFd, len_bytes: u32) -> bool {
-    set(fd, libc::SO_SNDBUFFORCE, len_bytes)
-}
-
 /// The kernel doubles the value for its own books, and half of it is what it holds.
-fn set(fd: RawFd, option: libc::c_int, len_bytes: u32) -> bool {
-    let value = len_bytes as libc::c_int;
-    let size = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: the option reads one int, which lives through the call; a wrong descriptor is an error, nothing more.
-    unsafe {
-        libc::setsockopt(
-            fd,
-            libc::SOL_SOCKET,
-            option,
-            (&raw const value).cast(),
-            size,
-        ) == 0
-    }
+fn force(socket: impl AsFd, len_bytes: u32) -> bool {
+    set_socket_send_buffer_size_force(socket, len_bytes as usize).is_ok()
 }
 
 /// The pair, made where this user is bound by nothing; `None` where the host does not allow that.
@@ -58,21 +47,15 @@ fn pair_from_namespace(len_bytes: u32) -> Option<(UnixStream, UnixStream)> {
 }
 
 /// What the short-lived process does: system calls only, no memory is taken.
-fn make_pair(len_bytes: u32) -> Option<[RawFd; 2]> {
-    let mut fds = [-1, -1];
-    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
-    // SAFETY: the call writes two ints, and there are two.
-    if unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) } != 0 {
-        return None;
-    }
-    if fds.iter().all(|fd| force(*fd, len_bytes)) {
-        return Some(fds);
-    }
-    for fd in fds {
-        // SAFETY: this descriptor was made above and nobody else knows of it.
-        unsafe { libc::close(fd) };
-    }
-    None
+fn make_pair(len_bytes: u32) -> Option<[OwnedFd; 2]> {
+    let (ours, theirs) = socketpair(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .ok()?;
+    (force(&ours, len_bytes) && force(&theirs, len_bytes)).then_some([ours, theirs])
 }
 
 #[cfg(test)]

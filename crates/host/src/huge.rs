@@ -8,8 +8,15 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
+
+use rustix::fs::{AtFlags, Mode, OFlags, open, openat, unlinkat};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
+    fsopen,
+};
+use rustix::process::{getegid, geteuid};
 
 use crate::mapping::MemFd;
 use crate::namespace::open_in_namespaces;
@@ -17,12 +24,6 @@ use crate::namespace::open_in_namespaces;
 /// Bytes of a huge page.
 pub const HUGE_PAGE_BYTES: u64 = 2 << 20;
 
-/// What new mount calls take (mount(2) API of Linux 5.2, `include/uapi/linux/mount.h`).
-const FSOPEN_CLOEXEC: libc::c_uint = 1;
-const FSCONFIG_SET_STRING: libc::c_uint = 1;
-const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
-const FSMOUNT_CLOEXEC: libc::c_uint = 1;
-const NO_SUID_NO_DEVICES_NO_PROGRAMS: libc::c_uint = 2 | 4 | 8;
 /// Huge pages as far as the file reaches, and as many as it wants.
 const OPTIONS: [(&CStr, &CStr); 2] = [(c"huge", c"within_size"), (c"size", c"0")];
 
@@ -33,81 +34,34 @@ const OPTIONS: [(&CStr, &CStr); 2] = [(c"huge", c"within_size"), (c"size", c"0")
 /// What the kernel says of the file.
 pub fn file(name: &CStr, len_bytes: u64) -> io::Result<Option<MemFd>> {
     static FOLDER: OnceLock<Option<OwnedFd>> = OnceLock::new();
-    let Some(folder) = FOLDER.get_or_init(|| own(mount()).or_else(mount_in_namespace)) else {
+    let Some(folder) = FOLDER.get_or_init(|| mount().or_else(mount_in_namespace)) else {
         return Ok(None);
     };
-    let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_CLOEXEC;
-    // SAFETY: the call reads a C string, which lives through it.
-    let fd = unsafe { libc::openat(folder.as_raw_fd(), name.as_ptr(), flags, 0o600) };
-    let fd = own((fd >= 0).then_some(fd)).ok_or_else(io::Error::last_os_error)?;
-    // SAFETY: the call reads a C string, which lives through it. The name was for `/proc` only, and the next file has the same.
-    if unsafe { libc::unlinkat(folder.as_raw_fd(), name.as_ptr(), 0) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    MemFd::of_file(File::from(fd), len_bytes).map(Some)
-}
-
-fn own(fd: Option<RawFd>) -> Option<OwnedFd> {
-    // SAFETY: whoever calls has just got this descriptor from the kernel, and nobody else knows of it.
-    fd.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let file = openat(folder, name, flags, Mode::RUSR | Mode::WUSR)?;
+    // The name was for `/proc` only, and the next file has the same.
+    unlinkat(folder, name, AtFlags::empty())?;
+    MemFd::of_file(File::from(file), len_bytes).map(Some)
 }
 
 /// The tmpfs, by its descriptor. System calls only, no memory is taken.
-fn mount() -> Option<RawFd> {
-    let fd = |result: libc::c_long| RawFd::try_from(result).ok().filter(|fd| *fd >= 0);
-    // SAFETY: the call reads a C string, which lives through it.
-    let context =
-        fd(unsafe { libc::syscall(libc::SYS_fsopen, c"tmpfs".as_ptr(), FSOPEN_CLOEXEC) })?;
-    let is_set = OPTIONS.iter().all(|(key, value)| {
-        let (key, value) = (key.as_ptr(), value.as_ptr());
-        // SAFETY: as above.
-        unsafe {
-            libc::syscall(
-                libc::SYS_fsconfig,
-                context,
-                FSCONFIG_SET_STRING,
-                key,
-                value,
-                0,
-            ) == 0
-        }
-    });
-    let none = std::ptr::null::<libc::c_char>();
-    // SAFETY: this command takes no strings.
-    let create = || unsafe {
-        libc::syscall(
-            libc::SYS_fsconfig,
-            context,
-            FSCONFIG_CMD_CREATE,
-            none,
-            none,
-            0,
-        ) == 0
-    };
-    let mount = if is_set && create() {
-        // SAFETY: the call takes numbers only.
-        fd(unsafe {
-            libc::syscall(
-                libc::SYS_fsmount,
-                context,
-                FSMOUNT_CLOEXEC,
-                NO_SUID_NO_DEVICES_NO_PROGRAMS,
-            )
-        })
-    } else {
-        None
-    };
-    // SAFETY: the descriptor was made above and nobody else knows of it.
-    unsafe { libc::close(context) };
-    mount
+fn mount() -> Option<OwnedFd> {
+    let context = fsopen(c"tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).ok()?;
+    for (key, value) in OPTIONS {
+        fsconfig_set_string(&context, key, value).ok()?;
+    }
+    fsconfig_create(&context).ok()?;
+    let limits = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, limits).ok()
 }
 
 fn mount_in_namespace() -> Option<OwnedFd> {
-    // Files belong to this user there as here. Another user's group list is not ours to change, so that is forbidden first.
-    // SAFETY: the call takes nothing and cannot fail.
-    let user = unsafe { libc::geteuid() };
-    // SAFETY: as above.
-    let group = unsafe { libc::getegid() };
+    let user = geteuid().as_raw();
+    let group = getegid().as_raw();
+    // Files belong to this user there as here. Another user's group list is not ours to change, so that is forbidden
+    // first.
     let maps = [
         (c"/proc/self/setgroups", "deny".to_owned()),
         (c"/proc/self/uid_map", format!("{user} {user} 1")),
@@ -126,16 +80,9 @@ fn mount_in_namespace() -> Option<OwnedFd> {
 
 /// Writes a file by system calls only.
 fn write(path: &CStr, bytes: &[u8]) -> bool {
-    // SAFETY: the call reads a C string, which lives through it.
-    let fd = unsafe { libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
-    if fd < 0 {
-        return false;
-    }
-    // SAFETY: the call reads `bytes`, which lives through it.
-    let written = unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
-    // SAFETY: the descriptor was made above and nobody else knows of it.
-    unsafe { libc::close(fd) };
-    written == bytes.len() as isize
+    open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+        .and_then(|file| rustix::io::write(&file, bytes))
+        .is_ok_and(|written| written == bytes.len())
 }
 
 #[cfg(test)]

@@ -2,8 +2,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::ptr;
+
+use rustix::fs::{FallocateFlags, MemfdFlags, SeekFrom, fallocate, memfd_create, seek};
+use rustix::io::Errno;
 
 /// An anonymous memory file (`memfd_create`), sparse: pages never touched cost nothing.
 #[derive(Debug)]
@@ -15,14 +18,8 @@ impl MemFd {
     /// # Errors
     /// What `memfd_create` or `ftruncate` say.
     pub fn new(name: &std::ffi::CStr, len_bytes: u64) -> io::Result<MemFd> {
-        // SAFETY: `name` is a valid C string for the length of the call.
-        let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the kernel has just given us this descriptor and nobody else owns it.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        MemFd::of_file(File::from(fd), len_bytes)
+        let file = memfd_create(name, MemfdFlags::CLOEXEC)?;
+        MemFd::of_file(File::from(file), len_bytes)
     }
 
     /// A file of a tmpfs's that has no name any more, which is the same thing, with this length from now on.
@@ -37,16 +34,8 @@ impl MemFd {
     /// # Errors
     /// What `fallocate` says.
     pub fn punch_hole(&self, offset: u64, len_bytes: u64) -> io::Result<()> {
-        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        let number = |value: u64| libc::off_t::try_from(value).map_err(io::Error::other);
-        let (offset, len_bytes) = (number(offset)?, number(len_bytes)?);
-        // SAFETY: the call takes numbers only; the descriptor is ours and open.
-        let result = unsafe { libc::fallocate(self.0.as_raw_fd(), mode, offset, len_bytes) };
-        if result == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        Ok(fallocate(&self.0, mode, offset, len_bytes)?)
     }
 
     /// How many bytes of a range the file holds, in whole pages: what a hole punched there would give back.
@@ -56,29 +45,24 @@ impl MemFd {
     pub fn held_bytes(&self, offset: u64, len_bytes: u64) -> io::Result<u64> {
         let (end, mut at, mut held) = (offset + len_bytes, offset, 0);
         while at < end {
-            let Some(data) = self.seek(at, libc::SEEK_DATA)?.filter(|data| *data < end) else {
+            let Some(data) = self.next_data(at)?.filter(|data| *data < end) else {
                 break;
             };
-            // Behind the last byte of every file is a hole.
-            let hole = self.seek(data, libc::SEEK_HOLE)?.unwrap_or(end).min(end);
+            let hole = self.next_hole(data)?.unwrap_or(end).min(end);
             held += hole - data;
             at = hole;
         }
         Ok(held)
     }
 
-    /// Where data or a hole is from `at` on. The file's position means nothing to anybody: all use offsets.
-    fn seek(&self, at: u64, whence: libc::c_int) -> io::Result<Option<u64>> {
-        let at = libc::off_t::try_from(at).map_err(io::Error::other)?;
-        // SAFETY: the call takes numbers only; the descriptor is ours and open.
-        let found = unsafe { libc::lseek(self.0.as_raw_fd(), at, whence) };
-        match u64::try_from(found) {
-            Ok(found) => Ok(Some(found)),
-            Err(_) => match io::Error::last_os_error() {
-                error if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
-                error => Err(error),
-            },
-        }
+    /// Where data is from `at` on, if there is any.
+    fn next_data(&self, at: u64) -> io::Result<Option<u64>> {
+        found(seek(&self.0, SeekFrom::Data(at)))
+    }
+
+    /// Where a hole is from `at` on; behind the last byte of every file is one.
+    fn next_hole(&self, at: u64) -> io::Result<Option<u64>> {
+        found(seek(&self.0, SeekFrom::Hole(at)))
     }
 
     /// Start and end of every stretch between `from` and `to` that the host holds memory for, in order.
@@ -87,11 +71,8 @@ impl MemFd {
     /// What `lseek` says.
     pub fn data(&self, from: u64, to: u64) -> io::Result<Vec<(u64, u64)>> {
         let (mut stretches, mut at) = (Vec::new(), from);
-        while let Some(start) = self.seek(at, libc::SEEK_DATA)?.filter(|start| *start < to) {
-            let Some(end) = self
-                .seek(start, libc::SEEK_HOLE)?
-                .filter(|end| *end > start)
-            else {
+        while let Some(start) = self.next_data(at)?.filter(|start| *start < to) {
+            let Some(end) = self.next_hole(start)?.filter(|end| *end > start) else {
                 break;
             };
             stretches.push((start, end.min(to)));
@@ -103,6 +84,15 @@ impl MemFd {
     /// The file.
     pub fn file(&self) -> &File {
         &self.0
+    }
+}
+
+/// The file's position, which `seek` moves too, means nothing to anybody: all use offsets.
+fn found(place: Result<u64, Errno>) -> io::Result<Option<u64>> {
+    match place {
+        Ok(at) => Ok(Some(at)),
+        Err(Errno::NXIO) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 

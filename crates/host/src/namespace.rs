@@ -6,6 +6,9 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitOptions, waitpid};
+
 /// The descriptors that `work` opened in new namespaces of these kinds (`CLONE_NEW*`; a user namespace always), none of
 /// them known to anybody else; `None` where the host does not allow namespaces, or `work` could not do it.
 ///
@@ -13,7 +16,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 /// a lock.
 pub(crate) fn open_in_namespaces<const N: usize>(
     kinds: libc::c_int,
-    work: impl FnOnce() -> Option<[RawFd; N]>,
+    work: impl FnOnce() -> Option<[OwnedFd; N]>,
 ) -> Option<[OwnedFd; N]> {
     let (mut reader, writer) = io::pipe().ok()?;
     let flags = libc::CLONE_FILES | libc::CLONE_NEWUSER | kinds | libc::SIGCHLD;
@@ -31,8 +34,12 @@ pub(crate) fn open_in_namespaces<const N: usize>(
     };
     if child == 0 {
         if let Some(fds) = work() {
-            // SAFETY: the call reads the array, four bytes for each descriptor.
-            unsafe { libc::write(writer.as_raw_fd(), fds.as_ptr().cast(), size_of_val(&fds)) };
+            for fd in &fds {
+                // If this is not heard, the other side reads too little and has no descriptors.
+                let _ = rustix::io::write(&writer, &fd.as_raw_fd().to_ne_bytes());
+            }
+            // They are the other process's now.
+            std::mem::forget(fds);
         }
         // SAFETY: ends this process at once, without the parent's destructors and exit handlers.
         unsafe { libc::_exit(0) }
@@ -41,7 +48,7 @@ pub(crate) fn open_in_namespaces<const N: usize>(
         return None;
     }
     // It shares our descriptors, the pipe's too, so nothing is closed before it is gone.
-    wait_for(child as libc::pid_t);
+    wait_for(Pid::from_raw(child as libc::pid_t)?);
     drop(writer);
     let mut fds = [-1; N];
     for fd in &mut fds {
@@ -53,13 +60,6 @@ pub(crate) fn open_in_namespaces<const N: usize>(
     Some(fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
-fn wait_for(child: libc::pid_t) {
-    loop {
-        let mut status = 0;
-        // SAFETY: `child` is our child, and `status` lives through the call.
-        let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
-        if waited >= 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
-            return;
-        }
-    }
+fn wait_for(child: Pid) {
+    while let Err(Errno::INTR) = waitpid(Some(child), WaitOptions::empty()) {}
 }

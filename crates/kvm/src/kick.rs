@@ -13,7 +13,9 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
 
 use kvm_bindings::kvm_run;
+use rustix::thread::gettid;
 use vcpu::Kick;
+use vmm_sys_util::signal::{SIGRTMIN, unblock_signal};
 
 /// A vCPU's page that is shared with KVM, mapped for as long as anybody may kick.
 struct SharedPage {
@@ -70,10 +72,10 @@ impl Kicker {
 
     /// This thread calls `KVM_RUN` next.
     pub(crate) fn entering(&self) {
-        // SAFETY: gettid has no operands and cannot fail.
-        let thread = unsafe { libc::gettid() };
+        let thread = gettid().as_raw_nonzero().get();
         if self.thread.swap(thread, Ordering::Relaxed) != thread {
-            unblock();
+            // One that ran translated code before has shut all signals out. The number exists, so nothing can fail.
+            let _ = unblock_signal(SIGRTMIN());
         }
         self.is_inside.store(true, Ordering::SeqCst);
     }
@@ -95,21 +97,9 @@ impl Kick for Kicker {
         if self.is_inside.load(Ordering::SeqCst) {
             let (process, thread) = (std::process::id(), self.thread.load(Ordering::Relaxed));
             // SAFETY: takes numbers only; the signal has a handler, and a thread that is gone is an error we ignore.
-            unsafe { libc::syscall(libc::SYS_tgkill, process, thread, libc::SIGRTMIN()) };
+            unsafe { libc::syscall(libc::SYS_tgkill, process, thread, SIGRTMIN()) };
         }
     }
-}
-
-/// Lets the signal through to this thread: one that ran translated code before has shut all signals out.
-fn unblock() {
-    // SAFETY: an all-zero sigset is valid for sigemptyset to overwrite.
-    let mut set: libc::sigset_t = unsafe { mem::zeroed() };
-    // SAFETY: `set` is a valid sigset.
-    unsafe { libc::sigemptyset(&mut set) };
-    // SAFETY: `set` is a valid sigset and the signal number exists.
-    unsafe { libc::sigaddset(&mut set, libc::SIGRTMIN()) };
-    // SAFETY: `set` is a valid sigset; the old mask is not wanted.
-    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, ptr::null_mut()) };
 }
 
 extern "C" fn on_kick(_signal: libc::c_int) {}
@@ -123,7 +113,7 @@ fn install_handler() -> io::Result<()> {
         action.sa_sigaction = on_kick as *const () as usize;
         action.sa_flags = libc::SA_ONSTACK;
         // SAFETY: the struct is valid, and the handler has the one-argument signature that these flags promise.
-        if unsafe { libc::sigaction(libc::SIGRTMIN(), &action, ptr::null_mut()) } != 0 {
+        if unsafe { libc::sigaction(SIGRTMIN(), &action, ptr::null_mut()) } != 0 {
             result = Err(io::Error::last_os_error());
         }
     });
@@ -132,37 +122,37 @@ fn install_handler() -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
     use std::sync::Arc;
-    use std::sync::atomic::AtomicBool;
     use std::time::Duration;
+
+    use rustix::event::{Timespec, poll};
+    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+    use rustix::io::Errno;
+    use vmm_sys_util::signal::block_signal;
 
     use super::*;
 
     /// A page like the one that a vCPU shares, and a wait like the one inside `KVM_RUN`: it ends when a signal comes.
     #[test]
-    fn a_thread_that_shut_all_signals_out_hears_its_kick() {
-        // SAFETY: the name ends with a zero byte, and the call keeps nothing of it.
-        let page = unsafe { libc::memfd_create(c"page".as_ptr(), libc::MFD_CLOEXEC) };
-        assert!(page >= 0);
-        // SAFETY: the descriptor is the one just made; the call takes numbers only.
-        assert_eq!(unsafe { libc::ftruncate(page, 4096) }, 0);
-        let kicker = Arc::new(Kicker::new(page, 4096).unwrap());
+    fn a_thread_that_shut_the_signal_out_hears_its_kick() {
+        let page = memfd_create("page", MemfdFlags::CLOEXEC).unwrap();
+        ftruncate(&page, 4096).unwrap();
+        let kicker = Arc::new(Kicker::new(page.as_raw_fd(), 4096).unwrap());
         let is_done = Arc::new(AtomicBool::new(false));
         let thread = {
-            let (kicker, is_done) = (Arc::clone(&kicker), Arc::clone(&is_done));
+            let kicker = Arc::clone(&kicker);
+            let is_done = Arc::clone(&is_done);
             std::thread::spawn(move || {
-                // SAFETY: an all-zero sigset is valid for sigfillset to overwrite.
-                let mut all: libc::sigset_t = unsafe { mem::zeroed() };
-                // SAFETY: `all` is a valid sigset.
-                unsafe { libc::sigfillset(&mut all) };
-                // SAFETY: `all` is a valid sigset; the old mask is not wanted.
-                unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &all, ptr::null_mut()) };
+                block_signal(SIGRTMIN()).unwrap();
                 kicker.entering();
-                // SAFETY: no descriptors are waited for, so the null pointer is not read.
-                let ended = unsafe { libc::poll(ptr::null_mut(), 0, 10_000) };
-                let error = io::Error::last_os_error().raw_os_error();
+                let limit = Timespec {
+                    tv_sec: 10,
+                    tv_nsec: 0,
+                };
+                let ended = poll(&mut [], Some(&limit));
                 is_done.store(true, Ordering::SeqCst);
-                (ended, error)
+                ended
             })
         };
         // More than one: the thread may not have come to its wait yet.
@@ -172,11 +162,9 @@ mod tests {
         }
         assert_eq!(
             thread.join().unwrap(),
-            (-1, Some(libc::EINTR)),
+            Err(Errno::INTR),
             "the wait was not ended by the kick"
         );
         assert!(kicker.take());
-        // SAFETY: nobody uses the descriptor any more.
-        unsafe { libc::close(page) };
     }
 }

@@ -1,14 +1,11 @@
 //! What the host's KVM says of itself: whether it opens, and what it lacks.
 
-use std::fs::OpenOptions;
-use std::io::ErrorKind;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-
 use kvm_bindings::{
     KVM_API_VERSION, KVM_CAP_BINARY_STATS_FD, KVM_CAP_IMMEDIATE_EXIT, KVM_CAP_SIGNAL_MSI,
     KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_VCPU_ATTRIBUTES, KVM_CAP_X86_MSR_FILTER,
     KVM_CAP_X86_USER_SPACE_MSR, KVM_CAP_XCRS, KVM_CAP_XSAVE,
 };
+use kvm_ioctls::Kvm;
 
 /// How `/dev/kvm` answers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,49 +52,33 @@ pub fn look(tries: bool) -> Findings {
         node,
         missing: None,
     };
-    let file = match OpenOptions::new().read(true).write(true).open("/dev/kvm") {
-        Ok(file) => file,
+    let kvm = match Kvm::new() {
+        Ok(kvm) => kvm,
         Err(error) => {
-            return found(match (error.kind(), error.raw_os_error()) {
-                (ErrorKind::NotFound, _) | (_, Some(libc::ENXIO | libc::ENODEV)) => Node::Absent,
-                (ErrorKind::PermissionDenied, _) => Node::Denied,
-                (_, Some(libc::EBUSY)) => Node::Busy,
+            return found(match error.errno() {
+                libc::ENOENT | libc::ENXIO | libc::ENODEV => Node::Absent,
+                libc::EACCES | libc::EPERM => Node::Denied,
+                libc::EBUSY => Node::Busy,
                 _ => Node::Fails,
             });
         }
     };
-    let fd = file.as_raw_fd();
-    // SAFETY: the descriptor is open, and the call takes no argument.
-    let version = unsafe { libc::ioctl(fd, GET_API_VERSION, 0) };
-    if version != KVM_API_VERSION as libc::c_int {
+    if kvm.get_api_version() != KVM_API_VERSION as i32 {
         return found(Node::NotKvm);
     }
-    let has = |capability: u32| {
-        // SAFETY: the descriptor is open, and the call takes a number.
-        let answer = unsafe { libc::ioctl(fd, CHECK_EXTENSION, libc::c_ulong::from(capability)) };
-        answer > 0
-    };
     let missing = NEEDED
         .into_iter()
-        .find(|(capability, _)| !has(*capability))
+        .find(|(capability, _)| kvm.check_extension_raw((*capability).into()) <= 0)
         .map(|(_, words)| words);
-    if missing.is_none() && tries {
-        // SAFETY: the descriptor is open, and the call takes a number.
-        let vm = unsafe { libc::ioctl(fd, CREATE_VM, 0) };
-        if vm < 0 {
-            let is_busy = std::io::Error::last_os_error().raw_os_error() == Some(libc::EBUSY);
-            return found(if is_busy { Node::Busy } else { Node::Fails });
-        }
-        // SAFETY: the kernel has just given us this descriptor and nobody else owns it.
-        drop(unsafe { OwnedFd::from_raw_fd(vm) });
+    if missing.is_none()
+        && tries
+        && let Err(error) = kvm.create_vm()
+    {
+        let is_busy = error.errno() == libc::EBUSY;
+        return found(if is_busy { Node::Busy } else { Node::Fails });
     }
     Findings {
         node: Node::Opens,
         missing,
     }
 }
-
-/// `KVM_GET_API_VERSION`, `KVM_CREATE_VM` and `KVM_CHECK_EXTENSION` (`linux/kvm.h`).
-const CREATE_VM: libc::c_ulong = 0xae01;
-const GET_API_VERSION: libc::c_ulong = 0xae00;
-const CHECK_EXTENSION: libc::c_ulong = 0xae03;
