@@ -457,19 +457,6 @@ impl Board {
         self.controllers.take_startup(vcpu_id)
     }
 
-    /// The vCPU's TSC was moved: `tsc_at_start` is now what it would have been at time zero.
-    pub fn set_tsc(&mut self, vcpu_id: u32, now: Nanos, tsc_at_start: u64) {
-        let clock = GuestClock {
-            tsc_at_start,
-            ..self.plan.clock
-        };
-        self.controllers.set_clock(vcpu_id, clock);
-        if let Some(time) = self.times.get_mut(vcpu_id as usize) {
-            time.clock = clock;
-            time.system_time.update(&self.memory, &clock, now);
-        }
-    }
-
     /// When the board next wants [`Board::advance`], if nothing else happens. Ask after every visit.
     pub fn deadline(&self) -> Option<Nanos> {
         let devices = self.pio.deadline().into_iter().chain(self.mmio.deadline());
@@ -506,11 +493,6 @@ impl Board {
         self.button.press();
         self.pio.advance(now);
         self.settle();
-    }
-
-    /// Presses the NMI button.
-    pub fn press_nmi(&mut self) {
-        self.controllers.pulse_nmi();
     }
 
     /// A message-signalled interrupt from a device.

@@ -269,26 +269,6 @@ fn the_lowest_priority_goes_to_whom_has_least_to_do() {
 }
 
 #[test]
-fn a_moved_tsc_moves_its_deadline() {
-    let mut guest = Guest::new(1);
-    guest.enable_apics(1);
-    guest.apic(0, 0x320, 0x400ec);
-    guest
-        .board
-        .msr_write(0, guest.now, msr::TSC_DEADLINE, 1000 + 2_000_000)
-        .unwrap();
-    assert_eq!(guest.board.controllers.deadline(), Some(Nanos(MILLISECOND)));
-    guest.board.set_tsc(0, guest.now, 0);
-    assert_eq!(
-        guest.board.controllers.deadline(),
-        Some(Nanos(MILLISECOND + 500))
-    );
-    guest.pass(2 * MILLISECOND);
-    assert_eq!(guest.board.acknowledge(0), Some(0xec));
-    assert_eq!(guest.board.msr_read(0, guest.now, msr::TSC_DEADLINE), Ok(0));
-}
-
-#[test]
 fn a_deadline_that_has_passed_interrupts_at_once() {
     let mut guest = Guest::new(1);
     guest.enable_apics(1);

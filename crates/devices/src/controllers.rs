@@ -17,7 +17,7 @@ use std::sync::Arc;
 use vcpu::{LocalApicState, LocalApics};
 use x86::{Gpa, Vector, msr};
 
-use crate::apic::{Delivery, Destination, Effect, LocalApic, Message, RegisterFault};
+use crate::apic::{Delivery, Effect, LocalApic, Message, RegisterFault};
 use crate::clock::{GuestClock, Nanos};
 use crate::ioapic::IoApic;
 use crate::irq::{Edges, IrqSink};
@@ -396,34 +396,6 @@ impl Controllers {
             return Some(Startup::Init);
         }
         apic.take_startup().map(Startup::Sipi)
-    }
-
-    /// Presses the NMI button.
-    pub fn pulse_nmi(&mut self) {
-        if self.elsewhere.is_some() {
-            let (delivery, destination) = (Delivery::Nmi, Destination::All);
-            return self.send(
-                Message {
-                    delivery,
-                    vector: 2,
-                    destination,
-                    is_level: false,
-                },
-                None,
-            );
-        }
-        for apic in &mut self.local {
-            if apic.pulse_lint1() {
-                self.sink.notify(apic.id());
-            }
-        }
-    }
-
-    /// The vCPU's TSC was moved.
-    pub fn set_clock(&mut self, vcpu_id: u32, clock: GuestClock) {
-        if let Some(apic) = self.local.get_mut(vcpu_id as usize) {
-            apic.set_clock(clock);
-        }
     }
 
     fn advance_one(&mut self, vcpu_id: u32, now: Nanos) {

@@ -19,8 +19,6 @@ use x86::Gpa;
 
 /// Start of what a PC's firmware keeps at the end of conventional memory.
 pub const EBDA_START: Gpa = Gpa(0x9_fc00);
-/// End of conventional memory.
-pub const CONVENTIONAL_END: Gpa = Gpa(0xa_0000);
 /// Where ACPI tables lie. The RSDP is searched for from here (ACPI 6.5, 5.2.5.1).
 pub const ACPI_START: Gpa = Gpa(0xe_0000);
 /// End of the ACPI tables and start of extended memory.
@@ -37,8 +35,6 @@ pub const ECAM: Gpa = Gpa(0xe000_0000);
 pub const ECAM_BYTES: u64 = 0x10_0000;
 /// IOAPIC registers.
 pub const IOAPIC: Gpa = Gpa(0xfec0_0000);
-/// Length of [`IOAPIC`].
-pub const IOAPIC_BYTES: u64 = 0x1000;
 /// Local APIC registers, the same address for every vCPU.
 pub const LOCAL_APIC: Gpa = Gpa(0xfee0_0000);
 /// RAM that does not fit below [`LOW_RAM_LIMIT`] goes on here.
@@ -92,7 +88,6 @@ pub mod port {
     pub const GPE0: u16 = 0x620;
     pub const PCI_ADDRESS: u16 = 0xcf8;
     pub const RESET_CONTROL: u16 = 0xcf9;
-    pub const PCI_DATA: u16 = 0xcfc;
     pub const PCI_LAST: u16 = 0xcff;
 }
 

@@ -19,9 +19,6 @@ const FEATURE_MISSING_SHMEM: u64 = 1 << 5;
 /// Write protection of shared memory.
 const FEATURE_WP_SHMEM: u64 = 1 << 12;
 
-/// `UFFD_USER_MODE_ONLY`.
-const USER_MODE_ONLY: libc::c_int = 1;
-
 const MODE_MISSING: u64 = 1 << 0;
 const MODE_WP: u64 = 1 << 1;
 
@@ -131,7 +128,7 @@ impl UserFault {
     /// # Errors
     /// [`OpenError`].
     pub fn open() -> Result<UserFault, OpenError> {
-        let fd = match open_by_call(0) {
+        let fd = match open_by_call() {
             Ok(fd) => fd,
             Err(error) if error.raw_os_error() == Some(libc::EPERM) => match open_by_device() {
                 Ok(fd) => fd,
@@ -316,14 +313,9 @@ fn range(mapping: &Mapping, offset: u64, len_bytes: u64) -> io::Result<Range> {
     })
 }
 
-fn open_by_call(more: libc::c_int) -> io::Result<OwnedFd> {
+fn open_by_call() -> io::Result<OwnedFd> {
     // SAFETY: the call takes flags only.
-    let fd = unsafe {
-        libc::syscall(
-            libc::SYS_userfaultfd,
-            libc::O_CLOEXEC | libc::O_NONBLOCK | more,
-        )
-    };
+    let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK) };
     owned(fd as libc::c_int)
 }
 
@@ -349,11 +341,6 @@ fn owned(fd: libc::c_int) -> io::Result<OwnedFd> {
     }
     // SAFETY: the kernel has just given us this descriptor and nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Whether at least faults of user mode can be handled: what an ordinary user gets by default.
-pub fn is_user_mode_permitted() -> bool {
-    open_by_call(USER_MODE_ONLY).is_ok()
 }
 
 #[cfg(test)]

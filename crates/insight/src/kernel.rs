@@ -521,14 +521,6 @@ impl Kernel {
     pub fn vmcoreinfo(&self) -> Option<&VmCoreInfo> {
         self.vmcoreinfo.as_ref()
     }
-
-    /// How many of the symbols that registers lead to are there; none means that registers lead elsewhere.
-    pub fn known_entries(&self) -> Vec<(&'static str, Gva)> {
-        ANCHORS
-            .iter()
-            .filter_map(|name| Some((*name, self.address(name).ok()?)))
-            .collect()
-    }
 }
 
 #[cfg(test)]

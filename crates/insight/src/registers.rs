@@ -85,15 +85,6 @@ impl Registers {
             self.sysenter_eip | 0xffff_ffff_0000_0000
         }
     }
-
-    /// The kernel's GS base, whoever runs: the one of the two that is a kernel address.
-    pub fn kernel_gs(&self) -> u64 {
-        if self.cpl == 0 && self.gs_base >> 63 != 0 {
-            self.gs_base
-        } else {
-            self.kernel_gs_base
-        }
-    }
 }
 
 #[cfg(test)]

@@ -22,10 +22,10 @@
 
 mod apic;
 mod cpuid;
-mod dirty;
 mod error;
 mod kick;
 mod probe;
+mod slots;
 mod state;
 mod statistics;
 mod support;
@@ -35,7 +35,6 @@ mod vcpu_fd;
 mod vm;
 mod wires;
 
-pub use dirty::DirtyLog;
 pub use probe::{Speed, measure};
 pub use support::{Findings, Node, look};
 pub use vm::{Kvm, supported_cpuid};

@@ -14,9 +14,9 @@ use mem::GuestMemory;
 use vcpu::{EngineError, Kick, VcpuState, gpr};
 use x86::Gpa;
 
-use crate::dirty;
 use crate::error::host;
 use crate::kick::Kicker;
+use crate::slots::set_slots;
 
 /// Rounds of the loop: about a millisecond of silicon.
 const ROUNDS: u64 = 400_000;
@@ -102,7 +102,7 @@ fn in_guest() -> Result<Option<Duration>, EngineError> {
         .get_vcpu_mmap_size()
         .map_err(host("cannot ask KVM for the size of its page"))?;
     let vm = kvm.create_vm().map_err(host("cannot make a VM on KVM"))?;
-    dirty::set_slots(&vm, &memory, false).map_err(|source| EngineError::Host {
+    set_slots(&vm, &memory).map_err(|source| EngineError::Host {
         what: "cannot give KVM the guest's memory",
         source,
     })?;

@@ -1,7 +1,6 @@
 //! vCPUs on the real KVM. Where there is none, or software behind it, these say so and are skipped; the nested machine of
 //! `cargo xtask test-kvm` runs them too.
 
-use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -9,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use mem::GuestMemory;
 use vcpu::{Exit, Reply, Vcpu, VcpuState, gpr};
-use x86::{Gfn, Gpa};
+use x86::Gpa;
 
 use crate::{Kvm, Node, look, measure, supported_cpuid};
 
@@ -106,51 +105,6 @@ fn a_spinning_guest_comes_out_when_it_is_kicked_also_from_a_thread_that_shut_sig
     }
     let mut vcpu = thread.join().unwrap();
     assert_eq!(vcpu.state().unwrap().rip, CODE);
-}
-
-#[test]
-fn the_dirty_log_names_the_pages_that_the_guest_wrote_and_no_others() {
-    // 1: mov [rbx], rax; mov [rbx + 0x3000], rax; out 0x80, al; jmp 1b
-    let program = [
-        0x48, 0x89, 0x03, 0x48, 0x89, 0x83, 0, 0x30, 0, 0, 0xe6, 0x80, 0xeb, 0xf2,
-    ];
-    let Some((kvm, mut vcpu, _)) = vm(&program) else {
-        return;
-    };
-    let log = kvm.dirty_log();
-    let written = || {
-        let mut pages = BTreeSet::new();
-        // The processor itself writes to the tables (APM vol. 2, 15.25.5: every walk through them counts as a write).
-        let note = |Gfn(page)| {
-            if page >= CODE >> 12 {
-                pages.insert(page);
-            }
-        };
-        log.take(note).map(|()| pages)
-    };
-    assert!(matches!(run(&mut *vcpu), Exit::PioWrite { port: 0x80, .. }));
-    assert!(written().is_err(), "a log that is off says so");
-    log.set_on(true).unwrap();
-    let _ = written().unwrap();
-    assert_eq!(written().unwrap(), BTreeSet::new(), "nothing ran");
-    run(&mut *vcpu);
-    assert_eq!(
-        written().unwrap(),
-        BTreeSet::from([DATA >> 12, (DATA >> 12) + 3])
-    );
-    assert_eq!(
-        written().unwrap(),
-        BTreeSet::new(),
-        "what was told is told once"
-    );
-    run(&mut *vcpu);
-    assert_eq!(
-        written().unwrap(),
-        BTreeSet::from([DATA >> 12, (DATA >> 12) + 3])
-    );
-    log.set_on(false).unwrap();
-    run(&mut *vcpu);
-    assert!(written().is_err());
 }
 
 #[test]

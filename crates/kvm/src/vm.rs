@@ -16,8 +16,8 @@ use x86::{CpuidTable, msr};
 
 use crate::apic::KernelApics;
 use crate::cpuid;
-use crate::dirty::{self, DirtyLog};
 use crate::error::host;
+use crate::slots::set_slots;
 use crate::vcpu_fd::KvmVcpu;
 use crate::wires::KernelWires;
 
@@ -105,7 +105,7 @@ impl Kvm {
             KVM_CAP_DISABLE_QUIRKS2,
             u64::from(quirks & known as u32),
         );
-        dirty::set_slots(&vm, &memory, false).map_err(|source| EngineError::Host {
+        set_slots(&vm, &memory).map_err(|source| EngineError::Host {
             what: "cannot give KVM the guest's memory",
             source,
         })?;
@@ -135,11 +135,6 @@ impl Kvm {
             local_apics,
             wires,
         })
-    }
-
-    /// KVM's log of written pages.
-    pub fn dirty_log(&self) -> DirtyLog {
-        DirtyLog::new(Arc::clone(&self.vm), Arc::clone(&self.memory))
     }
 
     pub(crate) fn vcpu(&self, id: u64, table: &CpuidTable) -> Result<KvmVcpu, EngineError> {

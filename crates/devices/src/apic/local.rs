@@ -154,15 +154,6 @@ impl LocalApic {
         }
     }
 
-    /// Replaces the clock after the vCPU's TSC was moved.
-    pub fn set_clock(&mut self, clock: GuestClock) {
-        self.clock = clock;
-        let tsc = self.timer.tsc_deadline();
-        if tsc != 0 {
-            self.timer.set_tsc_deadline(tsc, clock.time_of_tsc(tsc));
-        }
-    }
-
     /// Lets time pass for the timer. Whether something new may wait for the vCPU.
     pub fn advance(&mut self, now: Nanos) -> bool {
         self.timer.advance(now) && self.fire(LvtEntry::Timer)
@@ -199,11 +190,6 @@ impl LocalApic {
             return self.fire(LvtEntry::Lint0);
         }
         self.wants_extint()
-    }
-
-    /// Somebody pressed the NMI button, which is wired to LINT1.
-    pub fn pulse_lint1(&mut self) -> bool {
-        self.is_enabled() && self.fire(LvtEntry::Lint1)
     }
 
     fn lvt_delivery(&self, entry: LvtEntry) -> Option<Delivery> {
@@ -326,11 +312,6 @@ impl LocalApic {
         self.tmr
             .contains(vector)
             .then_some(Effect::EndOfInterrupt(vector))
-    }
-
-    /// Whether an NMI or a startup request waits.
-    pub fn has_signal(&self) -> bool {
-        self.nmis > 0 || self.init || self.startup.is_some()
     }
 
     /// Takes the NMI that waits.

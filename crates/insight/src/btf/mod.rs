@@ -279,14 +279,6 @@ impl<'a> Types<'a> {
         }
         named
     }
-
-    /// Typedef names of structures that have no name of their own.
-    pub fn typedef_target(&self, name: &str) -> Option<u32> {
-        let found = self.records.iter().position(|record| {
-            record.kind == Kind::Alias && record.name != 0 && self.string(record.name) == name
-        })?;
-        self.resolve(found as u32)
-    }
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
