@@ -19,14 +19,7 @@ fn books(mother: &Mother) -> Option<HostBooks> {
     Client::connect(&record).ok()?.books().ok()
 }
 
-/// Fills memory, and reads all of it, and a disk, again and again; says how often, and whether anything changed.
-const WORK: &str = "mount -t tmpfs -o size=200m none /mnt
-i=0; while [ $i -lt 24 ]; do (echo $i; head -c 2000000 /dev/urandom; yes $i) | head -c 4194304 > /mnt/f$i; i=$((i+1)); done
-sums() { cat /mnt/* /dev/vda | sha256sum; }
-sums > /tmp/first; rounds=0; wrong=0; end=$(($(cut -d. -f1 /proc/uptime) + 20))
-while [ $(cut -d. -f1 /proc/uptime) -lt $end ]; do sums > /tmp/now & sums > /tmp/too; wait; cmp -s /tmp/first /tmp/now && cmp -s /tmp/first /tmp/too || wrong=$((wrong+1)); rounds=$((rounds+1)); done
-echo \"rounds: $rounds, wrong: $wrong\"
-";
+const WORK: &str = include_str!("paging.sh");
 
 #[test]
 fn a_guest_reads_what_it_wrote_while_the_limit_moves() {

@@ -15,8 +15,7 @@ fn what_a_limited_guest_has_and_what_it_believes_stand_side_by_side() {
         return;
     };
     guest.start(&["--resident-limit", "40M"]);
-    guest.type_line("mkdir /m; mount -t tmpfs -o size=90% none /m; i=0; while [ $i -lt 20 ]; do (echo $i; cat /bin/busybox) | head -c 2097152 > /m/f$i; i=$((i+1)); done; \
-                     head -c 2097152 /dev/zero > /m/z; echo fil''led");
+    guest.type_line(include_str!("paging_seen.sh"));
     guest.until("a full guest", || guest.log().contains("filled"));
     let ps = guest.ps();
     assert_eq!(ps["memory_given_bytes"], 160 << 20);

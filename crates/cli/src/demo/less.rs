@@ -34,16 +34,7 @@ const SAYS: usize = 44;
 /// Width of a name on the left.
 const WHAT: usize = 30;
 
-/// Fills nineteen twentieths of memory with files of programs and text, each another, and says what it has and uses.
-const WORK: &str = "mount -t tmpfs -o size=100% none /mnt
-of() { while read key number unit; do [ $key != $1: ] || echo $number; done < /proc/meminfo; }
-total=$(of MemTotal); i=0
-while [ $(($(of MemAvailable) * 20)) -gt $total ]; do (echo $i; head -c $((i * 37)) /dev/zero; cat /bin/busybox; yes \"line of file $i\") | head -c 2097152 > /mnt/$i; i=$((i + 1)); done
-echo claims memory $total $((total - $(of MemAvailable)))
-for p in /sys/class/virtio-ports/*; do [ \"$(cat $p/name)\" = mother.claims ] && port=/dev/${p##*/}; done
-(while :; do echo claim memory_used_percent $(((total - $(of MemAvailable)) * 100 / total)) >$port; sleep 1; done) &
-while :; do md5sum /bin/busybox > /dev/null; done
-";
+const WORK: &str = include_str!("less.sh");
 
 /// What the guest said it has and uses, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
