@@ -14,8 +14,12 @@
 //!
 //! Invariants: an engine never calls a device, it returns an [`Exit`]; whatever an `Exit` says has been made
 //! precise, so that [`Vcpu::state`] is the architectural state at that moment; the next [`Vcpu::run`] must bring
-//! the [`Reply`] that the last `Exit` asked for. State, exits and replies are plain values, so an engine may live in
-//! another process than the devices, and a paused VM may change engine.
+//! the [`Reply`] that the last `Exit` asked for. State, exits and replies are plain values, so a paused VM may change
+//! engine.
+//!
+//! An engine and the devices share one process. What else passes between them needs that: notes about pages lie on the
+//! heap (`mem::PageNotes`), a write to a page of translated code is told by a call that ends before the write does, and
+//! [`Kick`], [`LocalApics`] and [`Wires`] are objects that are called.
 #![forbid(unsafe_code)]
 
 mod exit;
