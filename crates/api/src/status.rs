@@ -146,3 +146,80 @@ pub struct VmEnd {
     /// CPU time of the whole process.
     pub cpu_seconds: Option<f64>,
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::de::DeserializeOwned;
+
+    use super::*;
+
+    const PAGE: &str = include_str!("../../../docs/lifecycle.md");
+
+    /// The words in backticks of the table row about `field`, which starts with what `field` and `before` say.
+    fn listed<'a>(before: &str, until: &str) -> Vec<&'a str> {
+        let rest = PAGE.split_once(before).expect("the page has the row").1;
+        let list = rest.split_once(until).expect("the list ends").0;
+        list.split('`').skip(1).step_by(2).collect()
+    }
+
+    fn check<T>(words: &[&str], mut kind: Option<T>, after: impl Fn(T) -> Option<T>)
+    where
+        T: Copy + PartialEq + std::fmt::Debug + Serialize + DeserializeOwned,
+    {
+        let mut known = Vec::new();
+        while let Some(next) = kind {
+            let word = serde_json::to_string(&next).unwrap();
+            known.push(word.trim_matches('"').to_owned());
+            kind = after(next);
+        }
+        assert_eq!(words, known);
+    }
+
+    #[test]
+    fn the_page_lists_every_state_that_programs_read() {
+        // Exhaustive: a new state has to be put here, and then the page lacks it.
+        let after = |state| match state {
+            VmState::Starting => Some(VmState::Running),
+            VmState::Running => Some(VmState::Paused),
+            VmState::Paused => Some(VmState::Waiting),
+            VmState::Waiting => Some(VmState::Stopping),
+            VmState::Stopping => Some(VmState::Unresponsive),
+            VmState::Unresponsive => Some(VmState::Ended),
+            VmState::Ended => Some(VmState::Died),
+            VmState::Died => None,
+        };
+        check(
+            &listed("\n| `state` |", " |\n"),
+            Some(VmState::Starting),
+            after,
+        );
+    }
+
+    #[test]
+    fn the_page_lists_every_end_that_programs_read() {
+        let after = |kind| match kind {
+            EndKind::PoweredOff => Some(EndKind::DebugExit),
+            EndKind::DebugExit => Some(EndKind::Exited),
+            EndKind::Exited => Some(EndKind::Crashed),
+            EndKind::Crashed => Some(EndKind::TimedOut),
+            EndKind::TimedOut => Some(EndKind::Stopped),
+            EndKind::Stopped => Some(EndKind::Failed),
+            EndKind::Failed => Some(EndKind::Died),
+            EndKind::Died => None,
+        };
+        check(
+            &listed("\n| `end` | `kind` (", "), "),
+            Some(EndKind::PoweredOff),
+            after,
+        );
+    }
+
+    #[test]
+    fn a_state_is_written_as_it_is_sent() {
+        let states = listed("\n| `state` |", " |\n");
+        for word in states {
+            let state: VmState = serde_json::from_str(&format!("{word:?}")).unwrap();
+            assert_eq!(state.as_str(), word);
+        }
+    }
+}
