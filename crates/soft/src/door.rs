@@ -46,6 +46,8 @@ pub(crate) struct Door {
     wanted: AtomicU32,
     inside: AtomicU32,
     orders: Mutex<Orders>,
+    /// How often orders were carried out.
+    carried_out: AtomicU64,
     opened: Condvar,
 }
 
@@ -93,6 +95,7 @@ impl Door {
             }
             self.wanted.fetch_and(!CALLED, Ordering::SeqCst);
             orders.protect.drain(..).for_each(&mut protect);
+            self.carried_out.fetch_add(1, Ordering::SeqCst);
         }
     }
 
@@ -101,14 +104,30 @@ impl Door {
         self.inside.store(0, Ordering::Release);
     }
 
-    fn order(&self, change: impl FnOnce(&mut Orders)) {
-        change(&mut self.orders());
+    /// Gives an order; returns how often orders had been carried out before.
+    fn order(&self, change: impl FnOnce(&mut Orders)) -> u64 {
+        let mut orders = self.orders();
+        change(&mut orders);
+        let before = self.carried_out.load(Ordering::SeqCst);
+        drop(orders);
         self.wanted.fetch_or(CALLED, Ordering::SeqCst);
+        before
+    }
+
+    /// Waits until the vCPU is out, or has been out and carried out the order that came after `before`: it may have gone
+    /// in again so fast that nobody saw it, and nothing will call it out another time.
+    fn wait_until_carried_out(&self, before: u64) {
+        self.wait_while(|| self.carried_out.load(Ordering::SeqCst) == before);
     }
 
     fn wait_until_out(&self) {
+        self.wait_while(|| true);
+    }
+
+    /// Waits while the vCPU is inside and `waits` says so.
+    fn wait_while(&self, waits: impl Fn() -> bool) {
         let mut looks = 0;
-        while self.inside.load(Ordering::SeqCst) != 0 {
+        while self.inside.load(Ordering::SeqCst) != 0 && waits() {
             looks += 1;
             match looks {
                 ..LOOKS_SPINNING => std::hint::spin_loop(),
@@ -153,23 +172,24 @@ impl Doors {
     /// Takes write access to the host page `page` away from those of `writers` that are not vCPU `mine`. When this
     /// returns, what they have stored there can be seen, and they store no more unseen.
     pub(crate) fn call_out(&self, mine: usize, writers: Writers, page: Hva) {
-        let called = || {
-            self.others(mine)
-                .filter(|(index, _)| writers.may_have(*index))
-        };
-        for (_, door) in called() {
-            self.calls.fetch_add(1, Ordering::Relaxed);
-            door.order(|orders| orders.protect.push(page));
+        let called: Vec<(&Door, u64)> = self
+            .others(mine)
+            .filter(|(index, _)| writers.may_have(*index))
+            .map(|(_, door)| (door, door.order(|orders| orders.protect.push(page))))
+            .collect();
+        self.calls.fetch_add(called.len() as u64, Ordering::Relaxed);
+        for (door, before) in called {
+            door.wait_until_carried_out(before);
         }
-        called().for_each(|(_, door)| door.wait_until_out());
     }
 
     /// Has everybody but vCPU `mine` out of translated code until the guard is dropped.
     pub(crate) fn shut(&self, mine: usize) -> Shut<'_> {
         self.stops
             .fetch_add(u64::from(self.count() > 1), Ordering::Relaxed);
-        self.others(mine)
-            .for_each(|(_, door)| door.order(|orders| orders.is_shut = true));
+        for (_, door) in self.others(mine) {
+            door.order(|orders| orders.is_shut = true);
+        }
         self.others(mine)
             .for_each(|(_, door)| door.wait_until_out());
         Shut { doors: self, mine }
@@ -188,5 +208,140 @@ impl Drop for Shut<'_> {
             door.orders().is_shut = false;
             door.opened.notify_all();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    /// A door and a thread behind it that goes in and comes out until it is told to end; it counts its ways in.
+    struct Visitor {
+        door: Arc<Door>,
+        ways_in: Arc<AtomicU64>,
+        protected: Arc<Mutex<Vec<u64>>>,
+        ends: Arc<AtomicBool>,
+        thread: Option<std::thread::JoinHandle<()>>,
+    }
+
+    impl Visitor {
+        fn new() -> Visitor {
+            let (door, ends) = (Arc::new(Door::default()), Arc::new(AtomicBool::new(false)));
+            let (ways_in, protected) = (Arc::default(), Arc::new(Mutex::new(vec![])));
+            let mut visitor = Visitor {
+                door,
+                ways_in,
+                protected,
+                ends,
+                thread: None,
+            };
+            let (door, ends) = (Arc::clone(&visitor.door), Arc::clone(&visitor.ends));
+            let (ways_in, protected) =
+                (Arc::clone(&visitor.ways_in), Arc::clone(&visitor.protected));
+            visitor.thread = Some(std::thread::spawn(move || {
+                while !ends.load(Ordering::SeqCst) {
+                    door.go_in(|Hva(page)| protected.lock().unwrap().push(page));
+                    ways_in.fetch_add(1, Ordering::SeqCst);
+                    while !door.is_wanted() && !ends.load(Ordering::SeqCst) {
+                        std::hint::spin_loop();
+                    }
+                    door.come_out();
+                }
+            }));
+            visitor
+        }
+
+        fn wait_for_ways_in(&self, count: u64) {
+            while self.ways_in.load(Ordering::SeqCst) < count {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    impl Drop for Visitor {
+        fn drop(&mut self) {
+            self.ends.store(true, Ordering::SeqCst);
+            self.thread.take().map(std::thread::JoinHandle::join);
+        }
+    }
+
+    #[test]
+    fn a_kick_is_wanted_until_it_is_taken_once() {
+        let door = Door::default();
+        assert!(!door.is_wanted() && !door.take_kick());
+        door.kick();
+        door.kick();
+        assert!(door.is_wanted());
+        assert!(door.take_kick() && !door.take_kick() && !door.is_wanted());
+    }
+
+    #[test]
+    fn a_kick_is_not_taken_for_an_order_nor_an_order_for_a_kick() {
+        let door = Door::default();
+        assert_eq!(door.order(|orders| orders.protect.push(Hva(0x5000))), 0);
+        assert!(door.is_wanted() && !door.take_kick());
+        let mut pages = vec![];
+        door.go_in(|Hva(page)| pages.push(page));
+        assert_eq!(pages, [0x5000]);
+        assert!(!door.is_wanted());
+        door.come_out();
+        door.kick();
+        door.go_in(|Hva(page)| pages.push(page));
+        assert!(door.is_wanted(), "going in takes no kick");
+        assert_eq!(pages, [0x5000], "an order is carried out once");
+        door.come_out();
+    }
+
+    /// Masks of writers, and which of three vCPUs are called; the caller is vCPU 0.
+    #[test]
+    fn only_others_that_may_have_the_page_are_called_out() {
+        let visitors: Vec<Visitor> = (0..2).map(|_| Visitor::new()).collect();
+        let mut all = vec![Arc::new(Door::default())];
+        all.extend(visitors.iter().map(|visitor| Arc::clone(&visitor.door)));
+        let doors = Doors::new(all);
+        visitors
+            .iter()
+            .for_each(|visitor| visitor.wait_for_ways_in(1));
+        let memory = mem::GuestMemory::flat(1 << 20).unwrap();
+        let notes = memory.notes();
+        let page = x86::Gfn(5);
+        assert!(notes.add_writer(page, 0) && notes.add_writer(page, 2));
+        let writers = notes.add_code(page);
+        doors.call_out(0, writers, Hva(0x5000));
+        assert_eq!(doors.calls.load(Ordering::SeqCst), 1);
+        // When the call is over, whoever is inside again has carried it out.
+        visitors[1].wait_for_ways_in(2);
+        assert_eq!(*visitors[1].protected.lock().unwrap(), [0x5000]);
+        assert_eq!(visitors[0].ways_in.load(Ordering::SeqCst), 1);
+        assert!(visitors[0].protected.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn nobody_is_inside_while_the_doors_are_shut() {
+        let visitors: Vec<Visitor> = (0..2).map(|_| Visitor::new()).collect();
+        let mut all = vec![Arc::new(Door::default())];
+        all.extend(visitors.iter().map(|visitor| Arc::clone(&visitor.door)));
+        let doors = Doors::new(all);
+        for turn in 1..=20 {
+            visitors
+                .iter()
+                .for_each(|visitor| visitor.wait_for_ways_in(turn));
+            let shut = doors.shut(0);
+            let seen: Vec<u64> = visitors
+                .iter()
+                .map(|visitor| visitor.ways_in.load(Ordering::SeqCst))
+                .collect();
+            std::thread::sleep(Duration::from_micros(300));
+            for (visitor, seen) in visitors.iter().zip(seen) {
+                assert_eq!(visitor.ways_in.load(Ordering::SeqCst), seen);
+            }
+            drop(shut);
+        }
+        visitors
+            .iter()
+            .for_each(|visitor| visitor.wait_for_ways_in(21));
+        assert_eq!(doors.stops.load(Ordering::SeqCst), 20);
     }
 }
