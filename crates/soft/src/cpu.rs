@@ -322,10 +322,7 @@ impl SoftVcpu {
                 && data_segments
                     .iter()
                     .all(|&index| is_data(&self.segments[index]))
-                && self.segments[seg::SS].is_big()
-                && self.segments[seg::FS..].iter().all(|segment| {
-                    segment.limit == u32::MAX && segment.is_present() && is_data(segment)
-                });
+                && self.segments[seg::SS].is_big();
             if !flat {
                 bits |= Mode::SEGMENTED;
             }

@@ -11,7 +11,8 @@ impl Mode {
     pub(crate) const CODE16: u16 = 1 << 1;
     /// CPL 3.
     pub(crate) const USER: u16 = 1 << 2;
-    /// Not every segment is flat and of full size: bases and limits must be applied, stack accesses interpreted.
+    /// Not every segment but FS and GS is flat and of full size: bases and limits must be applied, stack accesses
+    /// interpreted. FS and GS never are flat: 32-bit Linux has a null selector in one and its thread's data in the other.
     pub(crate) const SEGMENTED: u16 = 1 << 3;
     /// Legacy SSE instructions are undefined (CR4.OSFXSR clear, or CR0.EM set); AVX does not depend on that.
     pub(crate) const NO_SSE: u16 = 1 << 4;

@@ -16,6 +16,9 @@ use crate::large::LargePages;
 /// Entries of each TLB.
 pub(crate) const TLB_ENTRIES: usize = 8192;
 
+/// Size of the filter that tells which host pages entries may lead to.
+const HOST_BITS: usize = 65536;
+
 /// One TLB entry: 16 bytes, read by translated code.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +34,10 @@ fn tlb_index(gva: u64) -> usize {
     (gva / PAGE_SIZE) as usize % TLB_ENTRIES
 }
 
+fn host_bit(host: u64) -> usize {
+    (host / PAGE_SIZE) as usize % HOST_BITS
+}
+
 /// A TLB for reads or for writes.
 pub(crate) struct Tlb {
     entries: Box<[TlbEntry]>,
@@ -38,6 +45,8 @@ pub(crate) struct Tlb {
     filled: Vec<u16>,
     /// Entries that survive an address-space switch.
     global: IndexSet<{ TLB_ENTRIES / 64 }>,
+    /// Host pages that entries may lead to, hashed: a page that becomes code is in few tables.
+    hosts: IndexSet<{ HOST_BITS / 64 }>,
     large: LargePages,
     /// The global ones among them.
     large_global: LargePages,
@@ -54,6 +63,7 @@ impl Tlb {
             entries,
             filled: Vec::with_capacity(TLB_ENTRIES),
             global: IndexSet::new(),
+            hosts: IndexSet::new(),
             large: LargePages::new(),
             large_global: LargePages::new(),
         }
@@ -81,6 +91,7 @@ impl Tlb {
             host,
         };
         self.global.set(index, global);
+        self.hosts.set(host_bit(host), true);
         let large = if global {
             &mut self.large_global
         } else {
@@ -106,16 +117,20 @@ impl Tlb {
         for index in self.filled.drain(..) {
             self.entries[usize::from(index)] = Tlb::empty(usize::from(index));
         }
+        self.hosts.clear();
         self.large.clear();
         self.large_global.clear();
     }
 
     /// Forgets everything but global pages.
     pub(crate) fn clear_local(&mut self) {
-        let (entries, global) = (&mut self.entries, &self.global);
+        let (entries, global, hosts) = (&mut self.entries, &self.global, &mut self.hosts);
+        hosts.clear();
         self.filled.retain(|&index| {
             let index = usize::from(index);
-            if !global.has(index) {
+            if global.has(index) {
+                hosts.set(host_bit(entries[index].host), true);
+            } else {
                 entries[index] = Tlb::empty(index);
             }
             global.has(index)
@@ -149,7 +164,9 @@ impl Tlb {
 
     /// Forgets whatever leads to a host page.
     pub(crate) fn clear_host_page(&mut self, host: u64) {
-        self.clear_matching(|entry| entry.host == host);
+        if self.hosts.has(host_bit(host)) {
+            self.clear_matching(|entry| entry.host == host);
+        }
     }
 
     fn clear_matching(&mut self, matches: impl Fn(&TlbEntry) -> bool) {
@@ -272,6 +289,22 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_host_page_is_found_wherever_it_is_mapped_also_after_local_flushes() {
+        let mut tlb = Tlb::new();
+        // Two pages that share a place in the filter.
+        let (host, other) = (0x7000_0000, 0x7000_0000 + HOST_BITS as u64 * PAGE_SIZE);
+        tlb.fill(Gva(0x5000), host, SMALL, true);
+        tlb.fill(Gva(0x6000), host, SMALL, false);
+        tlb.fill(Gva(0x7000), other, SMALL, true);
+        tlb.clear_local();
+        tlb.fill(Gva(0x8000), host, SMALL, false);
+        tlb.clear_host_page(0x1234_5000);
+        tlb.clear_host_page(host);
+        let found = [0x5000, 0x6000, 0x7000, 0x8000].map(|gva| tlb.lookup(Gva(gva)));
+        assert_eq!(found, [None, None, Some(other), None]);
     }
 
     #[test]

@@ -86,7 +86,8 @@ impl Builder {
     }
 
     /// `address` = linear address of the operand; may use `entry`. Status flags must have been put away.
-    /// In segmented mode the limit is checked and the returned jump is taken when it fails.
+    /// Where a segment has a limit, which it may have in segmented mode and FS and GS have outside 64-bit code, it is
+    /// checked, and the returned jump is taken when that fails.
     fn linear_address(
         &mut self,
         address: Reg,
@@ -115,11 +116,7 @@ impl Builder {
             }
             return None;
         }
-        if !self.mode.has(Mode::SEGMENTED) {
-            if index >= 4 {
-                self.e.load_gs(entry, base_offset);
-                self.e.lea_sum(address, entry, address, false);
-            }
+        if !self.mode.has(Mode::SEGMENTED) && index < 4 {
             return None;
         }
         let limit_offset = (offset_of!(VcpuBlock, segment_limit) + index * 8) as i32;
@@ -155,6 +152,23 @@ impl Builder {
         self.e.alu_load(Alu::Add, address, entry, 8);
     }
 
+    /// Takes an access beyond its segment's limit to the interpreter, which knows what is wrong with it.
+    fn miss_beyond_limit(
+        &mut self,
+        beyond: Option<crate::emit::Fixup>,
+        address: Reg,
+        entry: Reg,
+        operand: Operand,
+    ) {
+        if let Some(from) = beyond {
+            let access = SiteAccess {
+                is_segmented: true,
+                ..self.access(address, entry, operand)
+            };
+            self.miss(from, access);
+        }
+    }
+
     fn access(&self, address: Reg, entry: Reg, operand: Operand) -> SiteAccess {
         let Operand { size, write } = operand;
         SiteAccess {
@@ -181,10 +195,7 @@ impl Builder {
         let address = self.borrow(used, low);
         let entry = self.borrow_free_of_rbp(used | 1 << address.0, low);
         let beyond = self.linear_address(address, entry, instruction, operand.size);
-        if let Some(from) = beyond {
-            let access = self.access(address, entry, operand);
-            self.miss(from, access);
-        }
+        self.miss_beyond_limit(beyond, address, entry, operand);
         self.check_tlb(address, entry, operand);
         (address, entry)
     }
@@ -268,10 +279,7 @@ impl Builder {
             self.e.mov32(address, address);
         }
         let beyond = self.add_segment(address, entry, instruction.memory_segment(), operand.size);
-        if let Some(from) = beyond {
-            let access = self.access(address, entry, operand);
-            self.miss(from, access);
-        }
+        self.miss_beyond_limit(beyond, address, entry, operand);
         self.check_tlb(address, entry, operand);
         self.e.mov(entry, bit);
         self.e
