@@ -27,6 +27,21 @@ pub(crate) struct Event {
     pub(crate) return_rip: u64,
 }
 
+/// What leads to another task.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Switch {
+    Jump,
+    /// The new task may come back by IRET.
+    Call,
+    /// IRET with NT set.
+    Return,
+    /// An exception or interrupt through a task gate.
+    Event {
+        /// The error codes of faults have EXT set.
+        is_external: bool,
+    },
+}
+
 /// A gate descriptor of the IDT.
 struct Gate {
     offset: u64,
@@ -294,9 +309,13 @@ impl SoftVcpu {
     fn deliver_protected(&mut self, event: Event) -> Step {
         let gate = self.gate(event)?;
         if gate.kind == 5 {
-            // Task gates: no kernel of this century uses them; refused like a bad gate.
-            let error = SoftVcpu::selector_error(event.vector, event.source);
-            return Err(Exception::GeneralProtection(error).into());
+            let is_external = event.source != Source::Software;
+            let how = Switch::Event { is_external };
+            self.switch_task(gate.selector, how, event.return_rip)?;
+            self.pending.shadow = false;
+            return event
+                .error_code
+                .map_or(Ok(()), |code| self.push_for_task(code));
         }
         let (code, new_cpl) = self.handler_segment(&gate, event.source)?;
         let size: u8 = if gate.kind & 8 != 0 { 4 } else { 2 };

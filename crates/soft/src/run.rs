@@ -143,21 +143,11 @@ impl SoftVcpu {
                     return Ok(Turn::Progress);
                 }
                 Some(ExitReason::Lookup | ExitReason::Chain) => {
-                    self.counters.lookups += 1;
-                    self.block.fp_loaded = self.block.fp_was_loaded;
                     let link = (reason == Some(ExitReason::Chain)).then_some(self.block.exit_info);
-                    if self.must_look_around() {
-                        self.block.fp_loaded = 0;
-                        return Ok(Turn::Progress);
-                    }
-                    let generation = self.generation;
-                    pc = match self.find_code(false) {
+                    pc = match self.go_on(link) {
                         Ok(pc) => pc,
-                        Err(stop) => return Ok(self.stopped(stop)),
+                        Err(turn) => return Ok(turn),
                     };
-                    if let Some(link) = link {
-                        self.chain(link, pc, generation);
-                    }
                 }
                 Some(ExitReason::Poll) => return Ok(Turn::Progress),
                 Some(ExitReason::Interpret) => {
@@ -184,6 +174,23 @@ impl SoftVcpu {
                 }
             }
         }
+    }
+
+    /// Where translated code goes on that came back for the translation at RIP, or how the turn ends. `link` is the jump
+    /// that can be chained to it.
+    fn go_on(&mut self, link: Option<u32>) -> Result<HostPc, Turn> {
+        self.counters.lookups += 1;
+        self.block.fp_loaded = self.block.fp_was_loaded;
+        if self.must_look_around() {
+            self.block.fp_loaded = 0;
+            return Err(Turn::Progress);
+        }
+        let generation = self.generation;
+        let pc = self.find_code(false).map_err(|stop| self.stopped(stop))?;
+        if let Some(link) = link {
+            self.chain(link, pc, generation);
+        }
+        Ok(pc)
     }
 
     /// Whether an indirect branch went to what is no address: then it faults itself, and has not moved RSP.

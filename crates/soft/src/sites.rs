@@ -124,3 +124,114 @@ impl Sites {
             * size_of::<Slot>()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CACHE: HostPc = 0x7000_0000;
+
+    /// A site of the guest instruction at `rip` whose host code is the `len` bytes at offset `start`.
+    fn site(rip: u64, start: u32, len: u16) -> Site {
+        let place = u64::from(start) | u64::from(len) << 32;
+        Site::unpack([rip, place, 0])
+    }
+
+    #[test]
+    fn a_site_is_the_same_after_it_was_packed() {
+        for words in [
+            [0, 0, 0],
+            [u64::MAX; 3],
+            [
+                0xffff_ffff_8100_0000,
+                0x8001_0203_7fff_ffff,
+                0x0103_08c9_ffff_fff8,
+            ],
+            [1, 2, 3],
+        ] {
+            // The highest byte says only whether flags are saved.
+            let canonical = |[rip, place, rest]: [u64; 3]| {
+                [
+                    rip,
+                    place,
+                    rest & !(0xff << 56) | u64::from(rest >> 56 != 0) << 56,
+                ]
+            };
+            assert_eq!(Site::unpack(words).pack(), canonical(words));
+        }
+        let site = Site::unpack([7, 0x8001_0203_0000_1000, 0x0103_08c9_ffff_fff8]);
+        assert_eq!(
+            (site.rip, site.borrowed, site.stack_change),
+            (7, 0x8001, -8)
+        );
+        assert_eq!(
+            (site.start(CACHE), site.end(CACHE)),
+            (CACHE + 0x1000, CACHE + 0x1203)
+        );
+        let access = site.access().unwrap();
+        assert_eq!((access.address.0, access.entry.0, access.size), (12, 9, 8));
+        assert!(access.write && access.is_segmented && site.flags_saved);
+        assert!(Site::unpack([7, 0, 0]).access().is_none());
+    }
+
+    #[test]
+    fn numbers_hold_across_chunks_and_until_the_table_is_cleared() {
+        let sites = Sites::new();
+        let all: Vec<Site> = (0..CHUNK_SITES as u32 + 3)
+            .map(|number| site(u64::from(number), number * 16, 8))
+            .collect();
+        sites.extend(&all[..5]);
+        sites.extend(&all[5..]);
+        assert_eq!(sites.next(), all.len() as u32);
+        for number in [0, 4, 5, CHUNK_SITES as u32 - 1, CHUNK_SITES as u32 + 2] {
+            assert_eq!(sites.get(number).unwrap().rip, u64::from(number));
+        }
+        assert!(sites.get(sites.next()).is_none());
+        assert!(sites.get(u32::MAX).is_none());
+        let generation = sites.generation();
+        sites.clear();
+        assert_eq!(sites.generation(), generation + 1);
+        assert!(sites.get(0).is_none());
+        sites.extend(&[site(99, 0, 4)]);
+        assert_eq!(sites.get(0).unwrap().rip, 99);
+    }
+
+    /// Host addresses of faults, and the guest instruction that they belong to.
+    #[test]
+    fn a_host_fault_belongs_to_the_instruction_whose_code_it_is_in() {
+        let sites = Sites::new();
+        sites.extend(&[
+            site(1, 0x100, 8),
+            // Two sites of one instruction: the check first, then all of it.
+            site(2, 0x110, 6),
+            site(2, 0x110, 20),
+            site(3, 0x130, 4),
+        ]);
+        for (offset, rip) in [
+            (0xff, None),
+            (0x100, Some(1)),
+            (0x107, Some(1)),
+            (0x108, None),
+            (0x110, Some(2)),
+            (0x118, Some(2)),
+            (0x123, Some(2)),
+            (0x124, None),
+            (0x133, Some(3)),
+            (0x134, None),
+            (0xffff, None),
+        ] {
+            let found = sites.at(CACHE + offset, CACHE).map(|site| site.rip);
+            assert_eq!(found, rip, "{offset:#x}");
+        }
+        // Of several, the first whose code reaches behind the fault: registers are as it says.
+        assert_eq!(
+            sites.at(CACHE + 0x112, CACHE).unwrap().end(CACHE),
+            CACHE + 0x116
+        );
+        assert_eq!(
+            sites.at(CACHE + 0x116, CACHE).unwrap().end(CACHE),
+            CACHE + 0x124
+        );
+        assert!(Sites::new().at(CACHE, CACHE).is_none());
+    }
+}

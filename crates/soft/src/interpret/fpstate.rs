@@ -338,24 +338,7 @@ impl SoftVcpu {
         let access = self.access(false);
         let mut image = [0; XSAVE_BYTES];
         self.read_bytes(linear, &mut image[..576], access)?;
-        let word =
-            |at: usize| u64::from_le_bytes(image[at..at + 8].try_into().expect("eight bytes"));
-        let (xstate_bv, xcomp_bv) = (word(HEADER), word(HEADER + 8));
-        let is_compacted = xcomp_bv >> 63 != 0;
-        let rest_is_zero = image[HEADER + 16..HEADER + 64]
-            .iter()
-            .all(|&byte| byte == 0);
-        let is_bad = if is_compacted {
-            xcomp_bv & !(1 << 63) & !self.xcr0 != 0 || xstate_bv & !xcomp_bv != 0 || !rest_is_zero
-        } else {
-            // The standard form looks at the first 24 bytes of the header only.
-            xstate_bv & !self.xcr0 != 0
-                || xcomp_bv != 0
-                || image[HEADER + 16..HEADER + 24] != [0; 8]
-        };
-        if is_bad {
-            return Err(GP0.into());
-        }
+        let (xstate_bv, is_compacted) = self.judge_header(&image)?;
         let loaded = requested & xstate_bv;
         let loads_mxcsr = if is_compacted {
             loaded & SSE != 0
@@ -403,6 +386,29 @@ impl SoftVcpu {
             self.normalize_x87();
         }
         Ok(())
+    }
+
+    /// The header of an XSAVE area to be loaded: the components in it, and whether it is of the compacted form.
+    fn judge_header(&self, image: &[u8; XSAVE_BYTES]) -> Step<(u64, bool)> {
+        let word =
+            |at: usize| u64::from_le_bytes(image[at..at + 8].try_into().expect("eight bytes"));
+        let (xstate_bv, xcomp_bv) = (word(HEADER), word(HEADER + 8));
+        let is_compacted = xcomp_bv >> 63 != 0;
+        let is_zero = |bytes: &[u8]| bytes.iter().all(|&byte| byte == 0);
+        let is_bad = if is_compacted {
+            xcomp_bv & !(1 << 63) & !self.xcr0 != 0
+                || xstate_bv & !xcomp_bv != 0
+                || !is_zero(&image[HEADER + 16..HEADER + 64])
+        } else {
+            // The standard form looks at the first 24 bytes of the header only.
+            xstate_bv & !self.xcr0 != 0
+                || xcomp_bv != 0
+                || !is_zero(&image[HEADER + 16..HEADER + 24])
+        };
+        if is_bad {
+            return Err(GP0.into());
+        }
+        Ok((xstate_bv, is_compacted))
     }
 
     /// Bytes of the vector registers that state saves move: sixteen registers in 64-bit mode, eight elsewhere.

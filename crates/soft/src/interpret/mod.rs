@@ -15,6 +15,7 @@ mod operands;
 mod segments;
 mod strings;
 mod system;
+mod tasks;
 mod transfer;
 mod vectors;
 
@@ -148,7 +149,7 @@ impl SoftVcpu {
                     Code::Iretd => 4,
                     _ => 8,
                 };
-                self.return_interrupt(size)?;
+                self.return_interrupt(size, next)?;
             }
             M::Int3 => self.software_interrupt(3, next)?,
             M::Int1 => self.debug_interrupt(next)?,

@@ -85,27 +85,7 @@ impl SoftVcpu {
         }
         let cpl = self.cpl();
         if selector & !3 == 0 {
-            let null_is_allowed =
-                index != seg::SS || self.is_64_bit() && cpl < 3 && (selector & 3) as u8 == cpl;
-            if !null_is_allowed {
-                return Err(GP0.into());
-            }
-            // A null SS keeps its DPL: that is where the CPL is kept.
-            let dpl = if index == seg::SS {
-                u16::from(cpl) << 5
-            } else {
-                0
-            };
-            let attributes = if index == seg::SS { 0x93 | dpl } else { 0 };
-            let limit = if index == seg::SS { u32::MAX } else { 0 };
-            self.segments[index] = Segment {
-                selector,
-                base: 0,
-                limit,
-                attributes,
-            };
-            self.update_context();
-            return Ok(());
+            return self.load_null(index, selector);
         }
         let mut segment = self.read_descriptor(selector)?;
         let rpl = (selector & 3) as u8;
@@ -135,6 +115,29 @@ impl SoftVcpu {
         }
         self.mark_accessed(&mut segment)?;
         self.segments[index] = segment;
+        self.update_context();
+        Ok(())
+    }
+
+    /// Loads a null selector into ES, SS, DS, FS or GS.
+    fn load_null(&mut self, index: usize, selector: u16) -> Step {
+        let cpl = self.cpl();
+        let is_stack = index == seg::SS;
+        if is_stack && !(self.is_64_bit() && cpl < 3 && (selector & 3) as u8 == cpl) {
+            return Err(GP0.into());
+        }
+        // A null SS keeps its DPL: that is where the CPL is kept.
+        let (limit, attributes) = if is_stack {
+            (u32::MAX, 0x93 | u16::from(cpl) << 5)
+        } else {
+            (0, 0)
+        };
+        self.segments[index] = Segment {
+            selector,
+            base: 0,
+            limit,
+            attributes,
+        };
         self.update_context();
         Ok(())
     }

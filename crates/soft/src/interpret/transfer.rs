@@ -6,7 +6,7 @@ use vcpu::gpr;
 use x86::{Cr0, Efer, Exception, Gva, Rflags, Segment};
 
 use crate::cpu::{GP0, SoftVcpu, Step, Stop, seg};
-use crate::exceptions::{Event, Source};
+use crate::exceptions::{Event, Source, Switch};
 
 fn gp(selector: u16) -> Stop {
     Exception::GeneralProtection(u32::from(selector & !3)).into()
@@ -44,7 +44,7 @@ impl SoftVcpu {
         } else {
             rpl <= cpl && segment.dpl() == cpl
         };
-        // Call gates and task switches end here too: no 64-bit kernel uses them.
+        // Call gates end here too: no kernel of this century uses them.
         if !segment.is_code() || !is_allowed {
             return Err(gp(selector));
         }
@@ -118,6 +118,9 @@ impl SoftVcpu {
 
     pub(crate) fn jump_far(&mut self, instruction: &Instruction) -> Step {
         let (selector, offset, _) = self.far_operand(instruction)?;
+        if let Some(task) = self.task_behind(selector)? {
+            return self.switch_task(task, Switch::Jump, instruction.next_ip());
+        }
         self.enter_far(selector, offset)
     }
 
@@ -125,6 +128,9 @@ impl SoftVcpu {
     /// (APM vol. 3, CALL (Far)).
     pub(crate) fn call_far(&mut self, instruction: &Instruction, is_wide: bool) -> Step {
         let (selector, offset, size) = self.far_operand(instruction)?;
+        if let Some(task) = self.task_behind(selector)? {
+            return self.switch_task(task, Switch::Call, instruction.next_ip());
+        }
         let size = if is_wide { 8 } else { size };
         let old_cs = u64::from(self.segments[seg::CS].selector);
         let (first, second) = (
@@ -206,18 +212,13 @@ impl SoftVcpu {
             Some((rsp, ss)) => {
                 self.segments[seg::SS] = ss;
                 self.segments[seg::CS] = code;
-                let mask = if self.is_64_bit() {
-                    u64::MAX
-                } else if ss.is_big() {
-                    0xffff_ffff
-                } else {
-                    0xffff
-                };
                 let old = self.block.gprs[gpr::RSP];
-                self.block.gprs[gpr::RSP] = if mask == 0xffff {
-                    old & !0xffff | rsp & mask
+                self.block.gprs[gpr::RSP] = if self.is_64_bit() {
+                    rsp
+                } else if ss.is_big() {
+                    rsp & 0xffff_ffff
                 } else {
-                    rsp & mask
+                    old & !0xffff | rsp & 0xffff
                 };
             }
             None => {
@@ -294,12 +295,16 @@ impl SoftVcpu {
         self.set_rflags(old & !allowed | flags & allowed);
     }
 
-    pub(crate) fn return_interrupt(&mut self, size: u8) -> Step {
+    pub(crate) fn return_interrupt(&mut self, size: u8, next_rip: u64) -> Step {
         if self.is_v86() && self.rflags().iopl() < 3 {
             return Err(GP0.into());
         }
-        if self.is_protected() && self.rflags().contains(Rflags::NT) {
-            return Err(GP0.into());
+        if self.is_protected() && !self.is_v86() && self.rflags().contains(Rflags::NT) {
+            if self.is_long_mode() {
+                return Err(GP0.into());
+            }
+            self.pending.nmi_blocked = false;
+            return self.return_to_task(next_rip);
         }
         let width = u64::from(size);
         // In the order of the presented processor, which a fault shows.

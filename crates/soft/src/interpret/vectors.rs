@@ -147,17 +147,7 @@ impl SoftVcpu {
         if same {
             return Err(x86::Exception::InvalidOpcode.into());
         }
-        let index_size = if matches!(
-            instruction.mnemonic(),
-            Mnemonic::Vgatherdps
-                | Mnemonic::Vgatherdpd
-                | Mnemonic::Vpgatherdd
-                | Mnemonic::Vpgatherdq
-        ) {
-            4
-        } else {
-            8
-        };
+        let index_size = gather_index_size(instruction.mnemonic());
         debug_assert!(instruction.memory_size() != MemorySize::Unknown);
         // The element count is bounded by both vectors.
         let count = (target.size() / size).min(index_register.size() / index_size);
@@ -212,5 +202,16 @@ impl SoftVcpu {
         self.set_vector(target.number(), &data);
         self.set_vector(mask_register.number(), &[0; 32]);
         Ok(())
+    }
+}
+
+/// Bytes of each index of a gather.
+fn gather_index_size(mnemonic: Mnemonic) -> usize {
+    match mnemonic {
+        Mnemonic::Vgatherdps
+        | Mnemonic::Vgatherdpd
+        | Mnemonic::Vpgatherdd
+        | Mnemonic::Vpgatherdq => 4,
+        _ => 8,
     }
 }

@@ -223,100 +223,118 @@ fn a_block_starts_with_a_word_that_can_be_replaced_at_once() {
     }
 }
 
-/// Code, mode, whether it straddles, and then: instructions' bytes covered, links, guard.
+/// A name, code, mode, whether it straddles, and then: bytes covered, links, and whether there is a guard. RIP is 0x100
+/// bytes into its page.
+type Leaving = (&'static str, &'static [u8], u16, bool, u16, usize, bool);
+
+const LEAVING: &[Leaving] = &[
+    (
+        "forward in the page",
+        b"\xe9\x40\0\0\0",
+        0,
+        false,
+        5,
+        1,
+        false,
+    ),
+    (
+        "back in the page",
+        b"\xe9\xc0\xff\xff\xff",
+        0,
+        false,
+        5,
+        1,
+        false,
+    ),
+    (
+        "last byte of the page",
+        b"\xe9\xfa\x0e\0\0",
+        0,
+        false,
+        5,
+        1,
+        false,
+    ),
+    (
+        "first byte of the next page",
+        b"\xe9\xfb\x0e\0\0",
+        0,
+        false,
+        5,
+        0,
+        false,
+    ),
+    (
+        "first byte of the page",
+        b"\xe9\xfb\xfe\xff\xff",
+        0,
+        false,
+        5,
+        1,
+        false,
+    ),
+    (
+        "last byte of the page before",
+        b"\xe9\xfa\xfe\xff\xff",
+        0,
+        false,
+        5,
+        0,
+        false,
+    ),
+    (
+        "step by step",
+        b"\xe9\x40\0\0\0",
+        Mode::CAREFUL,
+        false,
+        5,
+        0,
+        false,
+    ),
+    (
+        "segmented",
+        b"\xe9\x40\0\0\0",
+        Mode::CODE32 | Mode::SEGMENTED,
+        false,
+        5,
+        0,
+        false,
+    ),
+    (
+        "flat 32-bit code",
+        b"\xe9\x40\0\0\0",
+        Mode::CODE32,
+        false,
+        5,
+        1,
+        false,
+    ),
+    ("from two pages", b"\xe9\x40\0\0\0", 0, true, 5, 0, true),
+    (
+        "from two pages, step by step",
+        b"\xe9\x40\0\0\0",
+        Mode::CAREFUL,
+        true,
+        5,
+        0,
+        false,
+    ),
+    (
+        "before one that is cut off",
+        b"\x90\xb8\x01\x02",
+        0,
+        false,
+        1,
+        0,
+        false,
+    ),
+    ("je and what follows", b"\x74\x10", 0, false, 2, 2, false),
+];
+
 #[test]
 fn jumps_are_chained_inside_a_page_only_and_never_to_or_from_two_pages() {
-    let page_end = (0x1000 - (RIP & 0xfff)) as i32;
-    let jump = |distance: i32| [&[0xe9][..], &distance.to_le_bytes()].concat();
-    let nop_then_cut_off = [0x90, 0xb8, 1, 2];
-    for (name, code, mode, straddles, len, links, guard) in [
-        ("forward in the page", jump(64), 0, false, 5, 1, false),
-        ("back in the page", jump(-64), 0, false, 5, 1, false),
-        (
-            "last byte of the page",
-            jump(page_end - 6),
-            0,
-            false,
-            5,
-            1,
-            false,
-        ),
-        (
-            "first byte of the next page",
-            jump(page_end - 5),
-            0,
-            false,
-            5,
-            0,
-            false,
-        ),
-        (
-            "first byte of the page",
-            jump(-0x105),
-            0,
-            false,
-            5,
-            1,
-            false,
-        ),
-        (
-            "last byte of the page before",
-            jump(-0x106),
-            0,
-            false,
-            5,
-            0,
-            false,
-        ),
-        ("step by step", jump(64), Mode::CAREFUL, false, 5, 0, false),
-        (
-            "segmented",
-            jump(64),
-            Mode::CODE32 | Mode::SEGMENTED,
-            false,
-            5,
-            0,
-            false,
-        ),
-        (
-            "flat 32-bit code",
-            jump(64),
-            Mode::CODE32,
-            false,
-            5,
-            1,
-            false,
-        ),
-        ("from two pages", jump(64), 0, true, 5, 0, true),
-        (
-            "from two pages, step by step",
-            jump(64),
-            Mode::CAREFUL,
-            true,
-            5,
-            0,
-            false,
-        ),
-        (
-            "before one that is cut off",
-            nop_then_cut_off.to_vec(),
-            0,
-            false,
-            1,
-            0,
-            false,
-        ),
-        (
-            "je and what follows",
-            b"\x74\x10".to_vec(),
-            0,
-            false,
-            2,
-            2,
-            false,
-        ),
-    ] {
-        let block = Block::with(&code, mode, straddles, false);
+    for &(name, code, mode, straddles, len, links, guard) in LEAVING {
+        let block = Block::with(code, mode, straddles, false);
         let done = block.done.expect("a whole instruction");
         assert_eq!(done.len_bytes, len, "{name}: bytes");
         assert_eq!(block.links(), links, "{name}: links");

@@ -5,4 +5,7 @@ mod basic;
 mod bounds;
 mod code_pages;
 mod corners;
+mod exceptions;
+mod flat32;
 mod machine;
+mod tasks;
