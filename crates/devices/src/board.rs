@@ -13,22 +13,24 @@ use mem::GuestMemory;
 use thiserror::Error;
 use x86::{Gpa, Vector, msr};
 
-use crate::bus::{BusCounters, MmioBus, Overlap, PioBus};
+use crate::bus::{BusCounters, MmioBus, PioBus};
 use crate::clock::{GuestClock, Nanos};
 use crate::console::{ConsoleInput, ConsoleOutput};
 use crate::controllers::{Controllers, InterruptCounters, Startup};
 use crate::event::{BoardEvent, BoardEvents};
-use crate::i8042::I8042;
+use crate::fixed::{FixedDevices, Surroundings};
 use crate::irq::{IrqLine, IrqLines, IrqSink};
 use crate::kvmclock::{self, SystemTime};
 use crate::layout::{self, irq, port};
 use crate::pci::{self, PciBus};
 use crate::pic::PicPair;
-use crate::pit::Pit;
-use crate::pm::{self, PowerButton, PowerManagement};
-use crate::ports::{DebugExit, Latches, SystemControlA};
-use crate::rtc::{RamSizes, Rtc};
-use crate::serial::Serial;
+use crate::pm::PowerButton;
+use crate::rtc::RamSizes;
+use crate::serial::SerialCounters;
+
+mod state;
+
+pub use state::BoardState;
 
 /// What a board is built from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,6 +63,8 @@ pub struct BoardCounters {
     pub msr_faults: u64,
     /// Interrupts.
     pub interrupts: InterruptCounters,
+    /// The serial port.
+    pub serial: SerialCounters,
 }
 
 /// The paravirtual clock of one vCPU.
@@ -72,7 +76,6 @@ struct VcpuTime {
 
 /// The board of one VM.
 pub struct Board {
-    plan: BoardPlan,
     memory: Arc<GuestMemory>,
     events: BoardEvents,
     input: ConsoleInput,
@@ -82,7 +85,7 @@ pub struct Board {
     controllers: Controllers,
     pci: PciBus,
     pci_lines: [IrqLine; pci::LINE_COUNT],
-    pio: PioBus,
+    pio: PioBus<FixedDevices>,
     mmio: MmioBus,
     times: Vec<VcpuTime>,
     wall_clock_msr: u64,
@@ -135,96 +138,39 @@ impl Board {
             system_time: SystemTime::default(),
         };
         let lines = IrqLines::default();
+        let (input, output) = (ConsoleInput::default(), ConsoleOutput::new(console));
+        let button = PowerButton::default();
+        let around = Surroundings {
+            lines: &lines,
+            events: &events,
+            input: &input,
+            output: &output,
+            button: &button,
+            ram: ram_sizes(&memory),
+        };
+        let pio = FixedDevices::new(&plan, &around)
+            .on_ports(&plan)
+            .expect("the layout gives every port once");
         let mut board = Board {
             pci_lines: [0, 1, 2, 3].map(|n| lines.line(irq::PCI_FIRST + n)),
             controllers: Controllers::new(plan.vcpu_count, plan.clock, sink),
             pci: PciBus::new(events.clone()),
             times: vec![time; plan.vcpu_count as usize],
-            plan,
             memory,
             events,
-            input: ConsoleInput::default(),
-            output: ConsoleOutput::new(console),
-            button: PowerButton::default(),
+            input,
+            output,
+            button,
             lines,
-            pio: PioBus::default(),
+            pio,
             mmio: MmioBus::default(),
             wall_clock_msr: 0,
             counters: BoardCounters::default(),
             wires: None,
             laid: Vec::new(),
         };
-        board
-            .add_devices(Nanos(0))
-            .expect("the layout gives every port once");
         board.settle();
         board
-    }
-
-    fn add_devices(&mut self, now: Nanos) -> Result<(), Overlap> {
-        let Board {
-            lines,
-            events,
-            pio,
-            plan,
-            ..
-        } = self;
-        let ram = ram_sizes(&self.memory);
-        let pit = Pit::new(now, lines.line(irq::PIT));
-        let i8042 = I8042::new(
-            lines.line(irq::KEYBOARD),
-            lines.line(irq::MOUSE),
-            events.clone(),
-        );
-        let rtc = Rtc::new(now, plan.clock, ram, lines.line(irq::RTC));
-        let serial = Serial::new(
-            self.input.clone(),
-            self.output.clone(),
-            lines.line(irq::COM1),
-        );
-        let pm = PowerManagement::new(
-            now,
-            self.button.clone(),
-            events.clone(),
-            lines.line(irq::SCI),
-        );
-        pio.add(
-            "timer",
-            &[(port::PIT, 4), (port::SYSTEM_CONTROL_B, 1)],
-            Box::new(pit),
-        )?;
-        pio.add(
-            "keyboard controller",
-            &[(port::I8042_DATA, 1), (port::I8042_COMMAND, 1)],
-            Box::new(i8042),
-        )?;
-        pio.add("clock", &[(port::RTC, 2)], Box::new(rtc))?;
-        pio.add("serial port", &[(port::COM1, 8)], Box::new(serial))?;
-        pio.add("power management", &pm::PLACES, Box::new(pm))?;
-        pio.add(
-            "POST and DMA pages",
-            &[(port::POST, 16)],
-            Box::new(Latches::default()),
-        )?;
-        pio.add(
-            "coprocessor",
-            &[(port::COPROCESSOR, 2)],
-            Box::new(Latches::default()),
-        )?;
-        let control_a = SystemControlA::new(events.clone());
-        pio.add(
-            "system control A",
-            &[(port::SYSTEM_CONTROL_A, 1)],
-            Box::new(control_a),
-        )?;
-        if plan.has_debug_exit {
-            pio.add(
-                "debug exit",
-                &[(port::DEBUG_EXIT, 4)],
-                Box::new(DebugExit::new(events.clone())),
-            )?;
-        }
-        Ok(())
     }
 
     /// Carries what devices did to their lines to the controllers.
@@ -511,6 +457,7 @@ impl Board {
             pio: self.pio.counters(),
             mmio: self.mmio.counters(),
             interrupts: self.controllers.counters(),
+            serial: self.pio.devices().serial().counters(),
             ..self.counters
         }
     }

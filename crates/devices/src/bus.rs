@@ -1,6 +1,7 @@
 //! The buses: which device answers at an I/O port or a guest physical address.
 //!
-//! A bus owns its devices. Before a device is touched it is told the time ([`PioDevice::advance`]), so no device
+//! A bus has devices by number: it is given a store of them ([`Devices`]), so that its owner can keep each in a field
+//! of its own and ask it by its name. Before a device is touched it is told the time ([`PioDevice::advance`]), so no device
 //! reads a clock. What no device answers reads as all ones and swallows writes, as on a PC; both are counted, and
 //! the first few are logged.
 //!
@@ -30,6 +31,33 @@ pub trait PioDevice: Send {
     /// When the device next wants [`PioDevice::advance`], if it does not touch it before.
     fn deadline(&self) -> Option<Nanos> {
         None
+    }
+}
+
+/// Where a bus finds its devices: by numbers from 0, the same device for the same number always.
+pub trait Devices<D: ?Sized> {
+    /// How many there are.
+    fn count(&self) -> usize;
+
+    /// The device of a number below [`Devices::count`].
+    fn get(&self, number: usize) -> &D;
+
+    /// Likewise.
+    fn get_mut(&mut self, number: usize) -> &mut D;
+}
+
+/// Devices of which nobody has to know more than that they are there.
+impl<D: ?Sized> Devices<D> for Vec<Box<D>> {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn get(&self, number: usize) -> &D {
+        &self[number]
+    }
+
+    fn get_mut(&mut self, number: usize) -> &mut D {
+        &mut self[number]
     }
 }
 
@@ -101,51 +129,41 @@ struct Span {
     name: &'static str,
     start: u64,
     len: u64,
-    /// Position in [`Spans::devices`].
+    /// Its number.
     device: usize,
     /// The device's offset of `start`: its stretches are numbered through.
     offset: u64,
 }
 
-/// Devices and their stretches, in order of their start, never overlapping, never empty.
-struct Spans<D: ?Sized> {
-    spans: Vec<Span>,
-    devices: Vec<Box<D>>,
-}
+/// Stretches in order of their start, never overlapping, never empty.
+#[derive(Default)]
+struct Spans(Vec<Span>);
 
-/// A device found, and what the access is to it.
-struct Found<'a, D: ?Sized> {
-    device: &'a mut D,
+/// Which device was found, and what the access is to it.
+struct Found {
+    device: usize,
     offset: u64,
     /// Bytes from there to the end of the stretch.
     room: u64,
 }
 
-impl<D: ?Sized> Spans<D> {
-    fn new() -> Spans<D> {
-        Spans {
-            spans: Vec::new(),
-            devices: Vec::new(),
-        }
-    }
-
+impl Spans {
     fn add(
         &mut self,
         name: &'static str,
         places: impl IntoIterator<Item = (u64, u64)>,
-        device: Box<D>,
+        device: usize,
     ) -> Result<(), Overlap> {
-        self.devices.push(device);
         let mut offset = 0;
         for (start, len) in places {
             assert!(
                 len > 0 && start.checked_add(len).is_some(),
                 "a layout has no empty or wrapping stretch"
             );
-            let next = self.spans.partition_point(|span| span.start < start);
-            let before = next.checked_sub(1).map(|at| &self.spans[at]);
+            let next = self.0.partition_point(|span| span.start < start);
+            let before = next.checked_sub(1).map(|at| &self.0[at]);
             let before = before.filter(|span| span.start + span.len > start);
-            let after = self.spans.get(next).filter(|span| span.start < start + len);
+            let after = self.0.get(next).filter(|span| span.start < start + len);
             if let Some(old) = before.or(after) {
                 return Err(Overlap {
                     new: name,
@@ -154,8 +172,7 @@ impl<D: ?Sized> Spans<D> {
                     len,
                 });
             }
-            let device = self.devices.len() - 1;
-            self.spans.insert(
+            self.0.insert(
                 next,
                 Span {
                     name,
@@ -171,21 +188,20 @@ impl<D: ?Sized> Spans<D> {
     }
 
     fn has(&self, at: u64) -> bool {
-        let next = self.spans.partition_point(|span| span.start <= at);
-        self.spans[..next]
+        let next = self.0.partition_point(|span| span.start <= at);
+        self.0[..next]
             .last()
             .is_some_and(|span| at - span.start < span.len)
     }
 
-    fn find(&mut self, at: u64) -> Option<Found<'_, D>> {
-        let next = self.spans.partition_point(|span| span.start <= at);
-        let span = self.spans[..next]
+    fn find(&self, at: u64) -> Option<Found> {
+        let next = self.0.partition_point(|span| span.start <= at);
+        let span = self.0[..next]
             .last()
             .filter(|span| at - span.start < span.len)?;
         let within = at - span.start;
-        let device = &mut *self.devices[span.device];
         Some(Found {
-            device,
+            device: span.device,
             offset: span.offset + within,
             room: span.len - within,
         })
@@ -202,22 +218,14 @@ pub(crate) fn low_bytes(size: u8) -> u64 {
 }
 
 /// The I/O ports.
-pub struct PioBus {
-    spans: Spans<dyn PioDevice>,
+pub struct PioBus<S = Vec<Box<dyn PioDevice>>> {
+    devices: S,
+    spans: Spans,
     counters: BusCounters,
 }
 
-impl Default for PioBus {
-    fn default() -> PioBus {
-        PioBus {
-            spans: Spans::new(),
-            counters: BusCounters::default(),
-        }
-    }
-}
-
 impl PioBus {
-    /// Gives stretches of ports, each a start and a length, to a device. The device's offsets count through them.
+    /// Gives stretches of ports to a device that the bus keeps: see [`PioBus::place`].
     ///
     /// # Errors
     /// [`Overlap`] if another device has one of them.
@@ -226,6 +234,47 @@ impl PioBus {
         name: &'static str,
         places: &[(u16, u16)],
         device: Box<dyn PioDevice>,
+    ) -> Result<(), Overlap> {
+        self.devices.push(device);
+        self.place(name, places, self.devices.len() - 1)
+    }
+}
+
+impl Default for PioBus {
+    fn default() -> PioBus {
+        PioBus::new(Vec::new())
+    }
+}
+
+impl<S: Devices<dyn PioDevice>> PioBus<S> {
+    /// A bus with these devices, which answer nowhere yet.
+    pub fn new(devices: S) -> PioBus<S> {
+        PioBus {
+            devices,
+            spans: Spans::default(),
+            counters: BusCounters::default(),
+        }
+    }
+
+    /// The devices.
+    pub fn devices(&self) -> &S {
+        &self.devices
+    }
+
+    /// The devices, for what does not come from the guest.
+    pub fn devices_mut(&mut self) -> &mut S {
+        &mut self.devices
+    }
+
+    /// Gives stretches of ports, each a start and a length, to a device. The device's offsets count through them.
+    ///
+    /// # Errors
+    /// [`Overlap`] if another device has one of them.
+    pub fn place(
+        &mut self,
+        name: &'static str,
+        places: &[(u16, u16)],
+        device: usize,
     ) -> Result<(), Overlap> {
         let places = places
             .iter()
@@ -243,8 +292,9 @@ impl PioBus {
             let at = port.wrapping_add(u16::from(done));
             let part = match self.spans.find(u64::from(at)) {
                 Some(found) => {
-                    found.device.advance(now);
-                    found.device.read(found.offset as u16, piece)
+                    let device = self.devices.get_mut(found.device);
+                    device.advance(now);
+                    device.read(found.offset as u16, piece)
                 }
                 None => {
                     self.counters.unmapped_read("port", u64::from(at));
@@ -267,8 +317,9 @@ impl PioBus {
             let part = (u64::from(value) >> (8 * u32::from(done)) & low_bytes(piece)) as u32;
             match self.spans.find(u64::from(at)) {
                 Some(found) => {
-                    found.device.advance(now);
-                    found.device.write(found.offset as u16, piece, part);
+                    let device = self.devices.get_mut(found.device);
+                    device.advance(now);
+                    device.write(found.offset as u16, piece, part);
                 }
                 None => self
                     .counters
@@ -279,29 +330,28 @@ impl PioBus {
     }
 
     /// How many of `left` bytes go to the device at `port` in one piece. Never 0.
-    fn piece(&mut self, port: u16, left: u8) -> u8 {
+    fn piece(&self, port: u16, left: u8) -> u8 {
         let Some(found) = self.spans.find(u64::from(port)) else {
             return 1;
         };
-        let most = u64::from(left.min(found.device.width())).min(found.room);
+        let width = self.devices.get(found.device).width();
+        let most = u64::from(left.min(width)).min(found.room);
         let fits = |size: u8| u64::from(size) <= most;
         [4, 2].into_iter().find(|&size| fits(size)).unwrap_or(1)
     }
 
     /// Tells every device the time.
     pub fn advance(&mut self, now: Nanos) {
-        self.spans
-            .devices
-            .iter_mut()
-            .for_each(|device| device.advance(now));
+        for number in 0..self.devices.count() {
+            self.devices.get_mut(number).advance(now);
+        }
     }
 
     /// The first moment at which a device wants to be told the time.
     pub fn deadline(&self) -> Option<Nanos> {
-        self.spans
-            .devices
-            .iter()
-            .filter_map(|device| device.deadline())
+        let numbers = 0..self.devices.count();
+        numbers
+            .filter_map(|number| self.devices.get(number).deadline())
             .min()
     }
 
@@ -312,18 +362,11 @@ impl PioBus {
 }
 
 /// Devices in guest physical memory.
+#[derive(Default)]
 pub struct MmioBus {
-    spans: Spans<dyn MmioDevice>,
+    devices: Vec<Box<dyn MmioDevice>>,
+    spans: Spans,
     counters: BusCounters,
-}
-
-impl Default for MmioBus {
-    fn default() -> MmioBus {
-        MmioBus {
-            spans: Spans::new(),
-            counters: BusCounters::default(),
-        }
-    }
 }
 
 impl MmioBus {
@@ -338,7 +381,9 @@ impl MmioBus {
         len_bytes: u64,
         device: Box<dyn MmioDevice>,
     ) -> Result<(), Overlap> {
-        self.spans.add(name, [(start.0, len_bytes)], device)
+        self.devices.push(device);
+        let number = self.devices.len() - 1;
+        self.spans.add(name, [(start.0, len_bytes)], number)
     }
 
     /// A load of 1 to 8 bytes. One that leaves the device it starts in is unmapped.
@@ -348,8 +393,9 @@ impl MmioBus {
             self.counters.unmapped_read("memory", gpa.0);
             return low_bytes(size);
         };
-        found.device.advance(now);
-        found.device.read(found.offset, size) & low_bytes(size)
+        let device = self.devices.get_mut(found.device);
+        device.advance(now);
+        device.read(found.offset, size) & low_bytes(size)
     }
 
     /// A store of 1 to 8 bytes. One that leaves the device it starts in is unmapped.
@@ -360,8 +406,9 @@ impl MmioBus {
             self.counters.unmapped_write("memory", gpa.0, value);
             return;
         };
-        found.device.advance(now);
-        found.device.write(found.offset, size, value);
+        let device = self.devices.get_mut(found.device);
+        device.advance(now);
+        device.write(found.offset, size, value);
     }
 
     /// Whether a device has this address.
@@ -369,7 +416,7 @@ impl MmioBus {
         self.spans.has(gpa.0)
     }
 
-    fn find(&mut self, gpa: x86::Gpa, size: u8) -> Option<Found<'_, dyn MmioDevice>> {
+    fn find(&self, gpa: x86::Gpa, size: u8) -> Option<Found> {
         self.spans
             .find(gpa.0)
             .filter(|found| u64::from(size) <= found.room)
@@ -377,18 +424,16 @@ impl MmioBus {
 
     /// Tells every device the time.
     pub fn advance(&mut self, now: Nanos) {
-        self.spans
-            .devices
-            .iter_mut()
-            .for_each(|device| device.advance(now));
+        for number in 0..self.devices.count() {
+            self.devices.get_mut(number).advance(now);
+        }
     }
 
     /// The first moment at which a device wants to be told the time.
     pub fn deadline(&self) -> Option<Nanos> {
-        self.spans
-            .devices
-            .iter()
-            .filter_map(|device| device.deadline())
+        let numbers = 0..self.devices.count();
+        numbers
+            .filter_map(|number| self.devices.get(number).deadline())
             .min()
     }
 

@@ -5,8 +5,12 @@
 //!
 //! Everything derives from the TSC, so that timers, the PM timer and the paravirtual clock never drift apart.
 
+use serde::{Deserialize, Serialize};
+
 /// Nanoseconds of guest time since the board started.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash, Serialize, Deserialize,
+)]
 pub struct Nanos(pub u64);
 
 /// Nanoseconds in a second.
@@ -37,7 +41,7 @@ impl Nanos {
 }
 
 /// The guest's TSC and wall clock in terms of guest time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct GuestClock {
     /// Frequency of the TSC.
     pub tsc_khz: u64,

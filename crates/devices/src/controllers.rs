@@ -14,6 +14,7 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use vcpu::{LocalApicState, LocalApics};
 use x86::{Gpa, Vector, msr};
 
@@ -23,6 +24,7 @@ use crate::ioapic::IoApic;
 use crate::irq::{Edges, IrqSink};
 use crate::layout;
 use crate::pic::PicPair;
+use crate::saved::{Saved, Unfit, ensure};
 
 /// IOAPIC pin of the timer.
 pub const PIT_PIN: u8 = 2;
@@ -62,6 +64,45 @@ pub struct Controllers {
     /// The engine's own local APICs.
     elsewhere: Option<Arc<dyn LocalApics>>,
     counters: InterruptCounters,
+}
+
+/// What all interrupt controllers are at a moment.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ControllersState {
+    /// By vCPU.
+    local: Vec<LocalApic>,
+    ioapic: IoApic,
+    pics: PicPair,
+    /// Levels of the lines as the controllers know them.
+    high: u32,
+}
+
+impl Saved for Controllers {
+    type State = ControllersState;
+
+    fn save(&self) -> ControllersState {
+        ControllersState {
+            local: self.local.iter().map(Saved::save).collect(),
+            ioapic: self.ioapic.save(),
+            pics: self.pics.save(),
+            high: self.high,
+        }
+    }
+
+    fn restore(&mut self, state: ControllersState) -> Result<(), Unfit> {
+        let is_fit = state.local.len() == self.local.len();
+        ensure(is_fit, "interrupt controllers", "another number of vCPUs")?;
+        let mut new = (self.local.clone(), self.ioapic.clone(), self.pics);
+        for (apic, state) in new.0.iter_mut().zip(state.local) {
+            apic.restore(state)?;
+        }
+        new.1.restore(state.ioapic)?;
+        new.2.restore(state.pics)?;
+        (self.local, self.ioapic, self.pics) = new;
+        self.high = state.high;
+        self.tell_pins();
+        Ok(())
+    }
 }
 
 impl Controllers {

@@ -4,8 +4,12 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
+use crate::saved::{Saved, Unfit};
+
 /// Something that ends or restarts the VM.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum BoardEvent {
     /// The guest switched itself off (ACPI S5).
     PowerOff,
@@ -31,5 +35,18 @@ impl BoardEvents {
     /// Takes the event that waits.
     pub fn take(&self) -> Option<BoardEvent> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Saved for BoardEvents {
+    type State = Option<BoardEvent>;
+
+    fn save(&self) -> Option<BoardEvent> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn restore(&mut self, state: Option<BoardEvent>) -> Result<(), Unfit> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        Ok(())
     }
 }

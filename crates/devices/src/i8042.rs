@@ -9,9 +9,12 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 use crate::bus::PioDevice;
 use crate::event::{BoardEvent, BoardEvents};
 use crate::irq::IrqLine;
+use crate::saved::{Saved, Unfit, ensure};
 
 mod ps2;
 
@@ -40,7 +43,7 @@ const OUTPUT_PORT: u8 = 0x03;
 const REPLY_LIMIT: usize = 16;
 
 /// What the next byte at the data port is for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 enum Next {
     Keyboard,
     Memory(u8),
@@ -51,14 +54,15 @@ enum Next {
 }
 
 /// A byte in the output buffer and whose it is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 struct Byte {
     value: u8,
     is_mouse: bool,
 }
 
-/// The controller.
-pub struct I8042 {
+/// What a controller with its keyboard and mouse is at a moment.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct I8042State {
     /// Command byte and the memory behind it.
     memory: [u8; 32],
     next: Next,
@@ -67,9 +71,38 @@ pub struct I8042 {
     replies: VecDeque<Byte>,
     keyboard: Ps2,
     mouse: Ps2,
+}
+
+/// The controller.
+pub struct I8042 {
+    state: I8042State,
     keyboard_line: IrqLine,
     mouse_line: IrqLine,
     events: BoardEvents,
+}
+
+impl Saved for I8042 {
+    type State = I8042State;
+
+    fn save(&self) -> I8042State {
+        self.state.clone()
+    }
+
+    fn restore(&mut self, state: I8042State) -> Result<(), Unfit> {
+        const DEVICE: &str = "keyboard controller";
+        let has_place =
+            !matches!(state.next, Next::Memory(at) if usize::from(at) >= state.memory.len());
+        ensure(has_place, DEVICE, "a place that is not there")?;
+        ensure(
+            state.replies.len() <= REPLY_LIMIT,
+            DEVICE,
+            "too many replies",
+        )?;
+        let are_devices = state.keyboard.is(Kind::Keyboard) && state.mouse.is(Kind::Mouse);
+        ensure(are_devices, DEVICE, "another keyboard or mouse")?;
+        self.state = state;
+        Ok(())
+    }
 }
 
 impl I8042 {
@@ -77,7 +110,7 @@ impl I8042 {
     pub fn new(keyboard_line: IrqLine, mouse_line: IrqLine, events: BoardEvents) -> I8042 {
         let mut memory = [0; 32];
         memory[0] = KEYBOARD_INTERRUPT | SYSTEM | MOUSE_DISABLED | TRANSLATED;
-        I8042 {
+        let state = I8042State {
             memory,
             next: Next::Keyboard,
             last_was_command: false,
@@ -85,6 +118,9 @@ impl I8042 {
             replies: VecDeque::new(),
             keyboard: Ps2::new(Kind::Keyboard),
             mouse: Ps2::new(Kind::Mouse),
+        };
+        I8042 {
+            state,
             keyboard_line,
             mouse_line,
             events,
@@ -92,35 +128,38 @@ impl I8042 {
     }
 
     fn command_byte(&self) -> u8 {
-        self.memory[0]
+        self.state.memory[0]
     }
 
     fn reply(&mut self, value: u8, is_mouse: bool) {
-        if self.replies.len() < REPLY_LIMIT {
-            self.replies.push_back(Byte { value, is_mouse });
+        if self.state.replies.len() < REPLY_LIMIT {
+            self.state.replies.push_back(Byte { value, is_mouse });
         }
     }
 
     /// Puts the next byte in the output buffer if it is free, and sets the lines.
     fn fill(&mut self) {
-        if self.output.is_none() {
-            self.output = self.replies.pop_front();
+        if self.state.output.is_none() {
+            self.state.output = self.state.replies.pop_front();
         }
-        if self.output.is_none() && self.command_byte() & KEYBOARD_DISABLED == 0 {
+        if self.state.output.is_none() && self.command_byte() & KEYBOARD_DISABLED == 0 {
             let translated = self.command_byte() & TRANSLATED != 0;
-            self.output = self.keyboard.pop(translated).map(|value| Byte {
+            self.state.output = self.state.keyboard.pop(translated).map(|value| Byte {
                 value,
                 is_mouse: false,
             });
         }
-        if self.output.is_none() && self.command_byte() & MOUSE_DISABLED == 0 {
-            self.output = self.mouse.pop(false).map(|value| Byte {
+        if self.state.output.is_none() && self.command_byte() & MOUSE_DISABLED == 0 {
+            self.state.output = self.state.mouse.pop(false).map(|value| Byte {
                 value,
                 is_mouse: true,
             });
         }
         let wants = |enabled: u8, is_mouse: bool| {
-            let is_its = self.output.is_some_and(|byte| byte.is_mouse == is_mouse);
+            let is_its = self
+                .state
+                .output
+                .is_some_and(|byte| byte.is_mouse == is_mouse);
             is_its && self.command_byte() & enabled != 0
         };
         self.keyboard_line.set(wants(KEYBOARD_INTERRUPT, false));
@@ -128,7 +167,7 @@ impl I8042 {
     }
 
     fn read_data(&mut self) -> u8 {
-        let byte = self.output.take();
+        let byte = self.state.output.take();
         // Every byte is an edge of its own.
         self.keyboard_line.lower();
         self.mouse_line.lower();
@@ -136,14 +175,14 @@ impl I8042 {
     }
 
     fn status(&self) -> u8 {
-        let full = match self.output {
+        let full = match self.state.output {
             None => 0,
             Some(Byte {
                 is_mouse: false, ..
             }) => STATUS_FULL,
             Some(Byte { is_mouse: true, .. }) => STATUS_FULL | STATUS_MOUSE,
         };
-        let command = if self.last_was_command {
+        let command = if self.state.last_was_command {
             STATUS_COMMAND
         } else {
             0
@@ -152,28 +191,28 @@ impl I8042 {
     }
 
     fn write_command(&mut self, command: u8) {
-        self.last_was_command = true;
-        self.next = Next::Keyboard;
+        self.state.last_was_command = true;
+        self.state.next = Next::Keyboard;
         match command {
-            0x20..=0x3f => self.reply(self.memory[usize::from(command & 0x1f)], false),
-            0x60..=0x7f => self.next = Next::Memory(command & 0x1f),
-            0xa7 => self.memory[0] |= MOUSE_DISABLED,
-            0xa8 => self.memory[0] &= !MOUSE_DISABLED,
+            0x20..=0x3f => self.reply(self.state.memory[usize::from(command & 0x1f)], false),
+            0x60..=0x7f => self.state.next = Next::Memory(command & 0x1f),
+            0xa7 => self.state.memory[0] |= MOUSE_DISABLED,
+            0xa8 => self.state.memory[0] &= !MOUSE_DISABLED,
             // Interface tests and the controller's self-test: no fault.
             0xa9 | 0xab => self.reply(0x00, false),
             0xaa => {
-                self.memory[0] |= SYSTEM;
+                self.state.memory[0] |= SYSTEM;
                 self.reply(0x55, false);
             }
-            0xad => self.memory[0] |= KEYBOARD_DISABLED,
-            0xae => self.memory[0] &= !KEYBOARD_DISABLED,
+            0xad => self.state.memory[0] |= KEYBOARD_DISABLED,
+            0xae => self.state.memory[0] &= !KEYBOARD_DISABLED,
             // Input port: keyboard not locked.
             0xc0 => self.reply(0x80, false),
             0xd0 => self.reply(OUTPUT_PORT, false),
-            0xd1 => self.next = Next::OutputPort,
-            0xd2 => self.next = Next::EchoAsKeyboard,
-            0xd3 => self.next = Next::EchoAsMouse,
-            0xd4 => self.next = Next::Mouse,
+            0xd1 => self.state.next = Next::OutputPort,
+            0xd2 => self.state.next = Next::EchoAsKeyboard,
+            0xd3 => self.state.next = Next::EchoAsMouse,
+            0xd4 => self.state.next = Next::Mouse,
             // Pulses output lines low; line 0 is the processor's reset.
             0xf0..=0xff if command & 1 == 0 => self.events.post(BoardEvent::Reset),
             _ => {}
@@ -181,19 +220,19 @@ impl I8042 {
     }
 
     fn write_data(&mut self, value: u8) {
-        self.last_was_command = false;
-        match std::mem::replace(&mut self.next, Next::Keyboard) {
+        self.state.last_was_command = false;
+        match std::mem::replace(&mut self.state.next, Next::Keyboard) {
             Next::Keyboard => {
                 // A byte for the keyboard switches its interface on.
-                self.memory[0] &= !KEYBOARD_DISABLED;
-                self.keyboard.write(value);
+                self.state.memory[0] &= !KEYBOARD_DISABLED;
+                self.state.keyboard.write(value);
             }
-            Next::Memory(at) => self.memory[usize::from(at)] = value,
+            Next::Memory(at) => self.state.memory[usize::from(at)] = value,
             Next::OutputPort if value & 1 == 0 => self.events.post(BoardEvent::Reset),
             Next::OutputPort => {}
             Next::EchoAsKeyboard => self.reply(value, false),
             Next::EchoAsMouse => self.reply(value, true),
-            Next::Mouse => self.mouse.write(value),
+            Next::Mouse => self.state.mouse.write(value),
         }
     }
 }
@@ -316,10 +355,10 @@ mod tests {
             device.write(1, 1, 0xd4);
             device.write(0, 1, 0xe9);
         }
-        assert!(device.replies.len() <= REPLY_LIMIT);
+        assert!(device.state.replies.len() <= REPLY_LIMIT);
         assert!(
-            device.keyboard.waiting() <= ps2::QUEUE_LIMIT
-                && device.mouse.waiting() <= ps2::QUEUE_LIMIT
+            device.state.keyboard.waiting() <= ps2::QUEUE_LIMIT
+                && device.state.mouse.waiting() <= ps2::QUEUE_LIMIT
         );
     }
 }

@@ -3,9 +3,11 @@
 //! Guests reach its registers through an index and a window in memory. A pin's change or a write may send a
 //! [`Message`]; it comes back to the caller, who knows the local APICs.
 
+use serde::{Deserialize, Serialize};
 use x86::Vector;
 
 use crate::apic::{Delivery, Destination, Message};
+use crate::saved::{Saved, Unfit, ensure};
 
 /// Number of pins.
 pub const PIN_COUNT: usize = 24;
@@ -35,7 +37,7 @@ const READ_ONLY: u64 = DELIVERY_STATUS | REMOTE_IRR;
 const WRITABLE: u64 = 0xff00_0000_0001_ffff & !READ_ONLY;
 
 /// The IOAPIC.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IoApic {
     id: u8,
     index: u8,
@@ -172,6 +174,21 @@ impl IoApic {
             self.entries[pin] |= REMOTE_IRR;
         }
         Some(message)
+    }
+}
+
+impl Saved for IoApic {
+    type State = IoApic;
+
+    fn save(&self) -> IoApic {
+        self.clone()
+    }
+
+    fn restore(&mut self, state: IoApic) -> Result<(), Unfit> {
+        let has_pins = state.asserted >> PIN_COUNT == 0;
+        ensure(has_pins, "IOAPIC", "a pin that is not there")?;
+        *self = state;
+        Ok(())
     }
 }
 

@@ -8,6 +8,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use serde::{Deserialize, Serialize};
+
+use crate::saved::{Saved, Unfit, ensure};
+
 /// How many lines the board has: as many as IOAPIC pins.
 pub const LINE_COUNT: u8 = 24;
 
@@ -36,7 +40,7 @@ pub struct IrqLine {
 }
 
 /// What happened on the lines since last asked, one bit per line.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Edges {
     /// Lines that went from low to high, whatever they are now.
     pub rose: u32,
@@ -64,6 +68,25 @@ impl IrqLines {
             rose,
             high: self.0.high.load(Ordering::Acquire),
         }
+    }
+}
+
+impl Saved for IrqLines {
+    type State = Edges;
+
+    fn save(&self) -> Edges {
+        Edges {
+            rose: self.0.rose.load(Ordering::Acquire),
+            high: self.0.high.load(Ordering::Acquire),
+        }
+    }
+
+    fn restore(&mut self, state: Edges) -> Result<(), Unfit> {
+        let is_fit = (state.rose | state.high) >> LINE_COUNT == 0;
+        ensure(is_fit, "interrupt lines", "a line that is not there")?;
+        self.0.rose.store(state.rose, Ordering::Release);
+        self.0.high.store(state.high, Ordering::Release);
+        Ok(())
     }
 }
 

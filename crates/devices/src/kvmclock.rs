@@ -4,6 +4,7 @@
 //! and the same for all vCPUs, that is written once and stays true.
 
 use mem::{GuestMemory, MemoryError};
+use serde::{Deserialize, Serialize};
 use x86::Gpa;
 
 use crate::clock::{GuestClock, NANOS_PER_SECOND, Nanos};
@@ -14,7 +15,7 @@ const TSC_STABLE: u8 = 1;
 const ENABLED: u64 = 1;
 
 /// The clock of one vCPU, as its MSR says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct SystemTime {
     msr: u64,
     version: u32,

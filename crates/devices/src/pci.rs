@@ -6,10 +6,13 @@
 //!
 //! Sources: PCI Local Bus Specification 3.0, 3.2.2.3.2 and chapter 6; PCI Express Base Specification 5.0, 7.2.2.
 
+use serde::{Deserialize, Serialize};
 use x86::Gpa;
 
 use crate::event::{BoardEvent, BoardEvents};
 use crate::layout;
+use crate::saved::{Saved, Unfit, ensure};
+use crate::virtio::VirtioState;
 
 /// Devices on a bus, functions in a device.
 const DEVICE_COUNT: u8 = 32;
@@ -51,6 +54,37 @@ pub trait PciFunction: Send {
     fn has_interrupt(&self) -> bool {
         false
     }
+
+    /// As [`Saved::save`].
+    fn save(&self) -> FunctionState;
+
+    /// As [`Saved::restore`].
+    ///
+    /// # Errors
+    /// [`Unfit`] for a state that this function cannot have.
+    fn restore(&mut self, state: FunctionState) -> Result<(), Unfit>;
+}
+
+/// What a function is at a moment.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum FunctionState {
+    /// Of plain configuration space.
+    Config(ConfigState),
+    /// Of a virtio device.
+    Virtio(VirtioState),
+}
+
+/// The bytes of a configuration space; which of them a guest can change is the function's own affair.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ConfigState(#[serde(with = "crate::saved::bytes")] [u8; 256]);
+
+/// What bus 0 is at a moment.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PciState {
+    address: u32,
+    reset_control: u8,
+    /// By place, device number and function number in one byte.
+    functions: Vec<(u8, FunctionState)>,
 }
 
 /// How many lines the interrupt pins of all functions share.
@@ -118,7 +152,38 @@ impl ConfigSpace {
     }
 }
 
+impl Saved for ConfigSpace {
+    type State = ConfigState;
+
+    fn save(&self) -> ConfigState {
+        ConfigState(self.bytes)
+    }
+
+    fn restore(&mut self, state: ConfigState) -> Result<(), Unfit> {
+        let differs = |n: usize| (self.bytes[n] ^ state.0[n]) & !self.writable[n] != 0;
+        let is_same = !(0..self.bytes.len()).any(differs);
+        ensure(
+            is_same,
+            "PCI configuration space",
+            "it is another function's",
+        )?;
+        self.bytes = state.0;
+        Ok(())
+    }
+}
+
 impl PciFunction for ConfigSpace {
+    fn save(&self) -> FunctionState {
+        FunctionState::Config(Saved::save(self))
+    }
+
+    fn restore(&mut self, state: FunctionState) -> Result<(), Unfit> {
+        match state {
+            FunctionState::Config(state) => Saved::restore(self, state),
+            FunctionState::Virtio(_) => ensure(false, "PCI function", "it is another kind"),
+        }
+    }
+
     fn read_config(&mut self, offset: u16, size: u8) -> u32 {
         self.word(usize::from(offset)) & crate::bus::low_bytes(size) as u32
     }
@@ -159,6 +224,33 @@ pub struct PciBus {
     events: BoardEvents,
     /// A guest touched a function since interrupt pins were last looked at.
     touched: bool,
+}
+
+impl Saved for PciBus {
+    type State = PciState;
+
+    fn save(&self) -> PciState {
+        let functions = self.functions.iter();
+        PciState {
+            address: self.address,
+            reset_control: self.reset_control,
+            functions: functions
+                .map(|(place, function)| (*place, function.save()))
+                .collect(),
+        }
+    }
+
+    fn restore(&mut self, state: PciState) -> Result<(), Unfit> {
+        let places = self.functions.iter().map(|(place, _)| *place);
+        let is_same = places.eq(state.functions.iter().map(|(place, _)| *place));
+        ensure(is_same, "PCI bus", "other functions are on it")?;
+        for ((_, function), (_, state)) in self.functions.iter_mut().zip(state.functions) {
+            function.restore(state)?;
+        }
+        self.address = state.address;
+        self.reset_control = state.reset_control;
+        Ok(())
+    }
 }
 
 impl PciBus {

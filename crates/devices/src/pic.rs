@@ -4,9 +4,11 @@
 //! Kernels use it until they find the IOAPIC, and some never look further. Both chips are the same state machine;
 //! the second one's output is input 2 of the first.
 
+use serde::{Deserialize, Serialize};
 use x86::Vector;
 
 use crate::layout::port;
+use crate::saved::{Saved, Unfit, ensure};
 
 /// The input of the first chip that the second one drives.
 const CASCADE: u8 = 2;
@@ -14,7 +16,7 @@ const CASCADE: u8 = 2;
 const ELCR_WRITABLE: [u8; 2] = [0xf8, 0xde];
 
 /// What a chip expects at its second port.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 enum Step {
     /// OCW1, the mask.
     #[default]
@@ -28,7 +30,7 @@ enum Step {
 }
 
 /// One 8259.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 struct Chip {
     /// Levels of the inputs.
     lines: u8,
@@ -216,7 +218,7 @@ impl Chip {
 }
 
 /// Both chips.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PicPair([Chip; 2]);
 
 impl Default for PicPair {
@@ -236,6 +238,23 @@ impl Default for PicPair {
             ..Chip::default()
         };
         PicPair([first, second])
+    }
+}
+
+impl Saved for PicPair {
+    type State = PicPair;
+
+    fn save(&self) -> PicPair {
+        *self
+    }
+
+    fn restore(&mut self, state: PicPair) -> Result<(), Unfit> {
+        let has_inputs = state.0.iter().all(|chip| chip.highest < 8);
+        ensure(has_inputs, "8259 pair", "an input that is not there")?;
+        let is_wired = state.0[0].is_first && !state.0[1].is_first;
+        ensure(is_wired, "8259 pair", "two chips of one kind")?;
+        *self = state;
+        Ok(())
     }
 }
 

@@ -4,9 +4,12 @@
 //! stopwatch: they gate it through port 0x61 and watch its output in bit 5 there. Outputs are computed from the
 //! time, nothing is counted down.
 
+use serde::{Deserialize, Serialize};
+
 use crate::bus::PioDevice;
 use crate::clock::Nanos;
 use crate::irq::IrqLine;
+use crate::saved::{Saved, Unfit, ensure};
 
 /// Frequency of the timer's clock.
 pub const PIT_HZ: u64 = 1_193_182;
@@ -18,7 +21,7 @@ const PERIOD_MIN_NS: u64 = 20_000;
 const REFRESH_NS: u64 = 15_085;
 
 /// Which byte of a counter an access means next (8254, control word RW1 RW0).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 enum Access {
     Low,
     High,
@@ -26,7 +29,7 @@ enum Access {
 }
 
 /// One of the three counters. Times are in ticks of the timer's clock.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 struct Channel {
     mode: u8,
     access: Access,
@@ -229,14 +232,41 @@ fn of_bcd(bcd: u16) -> u64 {
         .fold(0, |value, shift| value * 10 + u64::from(bcd >> shift & 0xf))
 }
 
-/// The timer.
-#[derive(Debug)]
-pub struct Pit {
+/// What a timer is at a moment.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PitState {
     channels: [Channel; 3],
     /// Bits 0 and 1 of port 0x61: gate of channel 2, speaker.
     control_b: u8,
     now: Nanos,
+}
+
+/// The timer.
+#[derive(Debug)]
+pub struct Pit {
+    state: PitState,
     line: IrqLine,
+}
+
+impl Saved for Pit {
+    type State = PitState;
+
+    fn save(&self) -> PitState {
+        self.state.clone()
+    }
+
+    fn restore(&mut self, state: PitState) -> Result<(), Unfit> {
+        let tick = state.now.ticks(PIT_HZ);
+        for channel in &state.channels {
+            let has_count = (1..=0x1_0000).contains(&channel.reload) && channel.mode <= 5;
+            ensure(has_count, "timer", "a channel without a count")?;
+            let moments = channel.start.into_iter().chain(channel.paused);
+            let is_past = moments.into_iter().all(|moment| moment <= tick);
+            ensure(is_past, "timer", "a count that starts in the future")?;
+        }
+        self.state = state;
+        Ok(())
+    }
 }
 
 impl Pit {
@@ -244,27 +274,27 @@ impl Pit {
     pub fn new(now: Nanos, line: IrqLine) -> Pit {
         let mut channels = [Channel::new(true), Channel::new(true), Channel::new(false)];
         channels[0].load(now.ticks(PIT_HZ), 0);
-        Pit {
+        let state = PitState {
             channels,
             control_b: 0,
             now,
-            line,
-        }
+        };
+        Pit { state, line }
     }
 
     fn tick(&self) -> u64 {
-        self.now.ticks(PIT_HZ)
+        self.state.now.ticks(PIT_HZ)
     }
 
     fn write_control(&mut self, value: u8) {
         let tick = self.tick();
         let channel = usize::from(value >> 6);
         if channel < 3 {
-            self.channels[channel].write_control(tick, value);
+            self.state.channels[channel].write_control(tick, value);
             return;
         }
         // Read-back (8254, figure 8): bits 1 to 3 choose channels, bits 4 and 5 switch latching off.
-        for (number, channel) in self.channels.iter_mut().enumerate() {
+        for (number, channel) in self.state.channels.iter_mut().enumerate() {
             if value & 2 << number == 0 {
                 continue;
             }
@@ -282,10 +312,12 @@ impl PioDevice for Pit {
     fn read(&mut self, offset: u16, _size: u8) -> u32 {
         let tick = self.tick();
         let value = match offset {
-            0..=2 => self.channels[usize::from(offset)].read(tick),
+            0..=2 => self.state.channels[usize::from(offset)].read(tick),
             CONTROL_B => {
-                let refresh = (self.now.0 / REFRESH_NS) as u8 & 1;
-                self.control_b | refresh << 4 | u8::from(self.channels[2].output(tick)) << 5
+                let refresh = (self.state.now.0 / REFRESH_NS) as u8 & 1;
+                self.state.control_b
+                    | refresh << 4
+                    | u8::from(self.state.channels[2].output(tick)) << 5
             }
             _ => 0,
         };
@@ -295,38 +327,38 @@ impl PioDevice for Pit {
     fn write(&mut self, offset: u16, _size: u8, value: u32) {
         let (tick, value) = (self.tick(), value as u8);
         match offset {
-            0..=2 => self.channels[usize::from(offset)].write(tick, value),
+            0..=2 => self.state.channels[usize::from(offset)].write(tick, value),
             CONTROL_B => {
-                self.control_b = value & 3;
-                self.channels[2].set_gate(tick, value & 1 != 0);
+                self.state.control_b = value & 3;
+                self.state.channels[2].set_gate(tick, value & 1 != 0);
             }
             _ => self.write_control(value),
         }
-        self.line.set(self.channels[0].output(tick));
+        self.line.set(self.state.channels[0].output(tick));
     }
 
     fn advance(&mut self, now: Nanos) {
         let last = self.tick();
-        self.now = self.now.max(now);
+        self.state.now = self.state.now.max(now);
         let tick = self.tick();
         if tick == last {
             return;
         }
-        if self.channels[0]
+        if self.state.channels[0]
             .next_rise(last)
             .is_some_and(|rise| rise <= tick)
         {
             self.line.lower();
             self.line.raise();
         }
-        self.line.set(self.channels[0].output(tick));
+        self.line.set(self.state.channels[0].output(tick));
     }
 
     fn deadline(&self) -> Option<Nanos> {
-        let rise = Nanos::of_ticks(self.channels[0].next_rise(self.tick())?, PIT_HZ);
-        let is_periodic = matches!(self.channels[0].mode, 2 | 3);
+        let rise = Nanos::of_ticks(self.state.channels[0].next_rise(self.tick())?, PIT_HZ);
+        let is_periodic = matches!(self.state.channels[0].mode, 2 | 3);
         Some(if is_periodic {
-            rise.max(self.now.after(PERIOD_MIN_NS))
+            rise.max(self.state.now.after(PERIOD_MIN_NS))
         } else {
             rise
         })

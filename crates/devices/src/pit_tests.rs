@@ -19,7 +19,7 @@ fn program(pit: &mut Pit, channel: u16, control: u32, count: u32) {
 
 /// Interrupts within `ns` if somebody looks at every deadline.
 fn interrupts(pit: &mut Pit, lines: &IrqLines, ns: u64) -> u64 {
-    let end = pit.now.after(ns);
+    let end = pit.state.now.after(ns);
     lines.take_edges();
     let mut count = 0;
     while let Some(at) = pit.deadline().filter(|at| *at <= end) {
@@ -97,7 +97,7 @@ fn channel_2_is_a_stopwatch() {
     pit.advance(Nanos(10 * MILLISECOND));
     assert_eq!(pit.read(CONTROL_B, 1) & 0x21, 0, "the gate holds it");
     pit.write(CONTROL_B, 1, 1);
-    let start = pit.now;
+    let start = pit.state.now;
     pit.advance(Nanos(start.0 + Nanos::of_ticks(990, PIT_HZ).0));
     assert_eq!(pit.read(CONTROL_B, 1) & 0x21, 1);
     pit.advance(Nanos(start.0 + Nanos::of_ticks(1001, PIT_HZ).0));

@@ -6,11 +6,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 use crate::bus::{PioDevice, low_bytes};
 use crate::clock::Nanos;
 use crate::event::{BoardEvent, BoardEvents};
 use crate::irq::IrqLine;
 use crate::layout::port;
+use crate::saved::{Saved, Unfit};
 
 /// Frequency of the power management timer (ACPI 6.5, 4.8.2.1).
 pub const PM_TIMER_HZ: u64 = 3_579_545;
@@ -57,17 +60,45 @@ impl PowerButton {
     }
 }
 
-/// The registers.
-pub struct PowerManagement {
+/// What the registers are at a moment.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PowerState {
     status: u16,
     enable: u16,
     control: u16,
     gpe_status: u16,
     gpe_enable: u16,
     now: Nanos,
+    /// The button was pressed, and the registers do not show it yet.
+    is_pressed: bool,
+}
+
+/// The registers.
+pub struct PowerManagement {
+    state: PowerState,
     button: PowerButton,
     events: BoardEvents,
     line: IrqLine,
+}
+
+impl Saved for PowerManagement {
+    type State = PowerState;
+
+    fn save(&self) -> PowerState {
+        PowerState {
+            is_pressed: self.button.0.load(Ordering::Acquire),
+            ..self.state.clone()
+        }
+    }
+
+    fn restore(&mut self, state: PowerState) -> Result<(), Unfit> {
+        self.button.0.store(state.is_pressed, Ordering::Release);
+        self.state = PowerState {
+            is_pressed: false,
+            ..state
+        };
+        Ok(())
+    }
 }
 
 impl PowerManagement {
@@ -78,13 +109,17 @@ impl PowerManagement {
         events: BoardEvents,
         line: IrqLine,
     ) -> PowerManagement {
-        PowerManagement {
+        let state = PowerState {
             status: 0,
             enable: 0,
             control: SCI_ENABLED,
             gpe_status: 0,
             gpe_enable: 0,
             now,
+            is_pressed: false,
+        };
+        PowerManagement {
+            state,
             button,
             events,
             line,
@@ -93,14 +128,14 @@ impl PowerManagement {
 
     fn bytes(&self) -> [u8; BYTES] {
         let mut bytes = [0; BYTES];
-        let timer = (self.now.ticks(PM_TIMER_HZ) as u32).to_le_bytes();
+        let timer = (self.state.now.ticks(PM_TIMER_HZ) as u32).to_le_bytes();
         bytes[TIMER..TIMER + 4].copy_from_slice(&timer);
         let words = [
-            (STATUS, self.status),
-            (ENABLE, self.enable),
-            (CONTROL, self.control),
-            (GPE_STATUS, self.gpe_status),
-            (GPE_ENABLE, self.gpe_enable),
+            (STATUS, self.state.status),
+            (ENABLE, self.state.enable),
+            (CONTROL, self.state.control),
+            (GPE_STATUS, self.state.gpe_status),
+            (GPE_ENABLE, self.state.gpe_enable),
         ];
         for (at, word) in words {
             bytes[at..at + 2].copy_from_slice(&word.to_le_bytes());
@@ -114,26 +149,27 @@ impl PowerManagement {
         let (value, kept) = (u16::from(value) << shift, !(0xff_u16 << shift));
         match at & !1 {
             // Status bits are cleared by writing ones.
-            STATUS => self.status &= !value,
-            ENABLE => self.enable = (self.enable & kept | value) & ENABLE_BITS,
+            STATUS => self.state.status &= !value,
+            ENABLE => self.state.enable = (self.state.enable & kept | value) & ENABLE_BITS,
             CONTROL => {
-                self.control = (self.control & kept | value) & CONTROL_BITS | SCI_ENABLED;
-                let sleep_type = (self.control >> 10 & 7) as u8;
+                self.state.control =
+                    (self.state.control & kept | value) & CONTROL_BITS | SCI_ENABLED;
+                let sleep_type = (self.state.control >> 10 & 7) as u8;
                 if value & SLEEP_ENABLE != 0 && sleep_type == S5_SLEEP_TYPE {
                     self.events.post(BoardEvent::PowerOff);
                 }
             }
-            GPE_STATUS => self.gpe_status &= !value,
-            GPE_ENABLE => self.gpe_enable = self.gpe_enable & kept | value,
+            GPE_STATUS => self.state.gpe_status &= !value,
+            GPE_ENABLE => self.state.gpe_enable = self.state.gpe_enable & kept | value,
             _ => {}
         }
     }
 
     /// The interrupt is a level: it stays while an enabled event is unanswered.
     fn update_line(&self) {
-        let fixed = self.status & self.enable & STATUS_BITS != 0;
+        let fixed = self.state.status & self.state.enable & STATUS_BITS != 0;
         self.line
-            .set(fixed || self.gpe_status & self.gpe_enable != 0);
+            .set(fixed || self.state.gpe_status & self.state.gpe_enable != 0);
     }
 
     /// The timer's top bit, whose changes are the timer event.
@@ -168,20 +204,20 @@ impl PioDevice for PowerManagement {
     }
 
     fn advance(&mut self, now: Nanos) {
-        let last = self.now;
-        self.now = last.max(now);
-        if PowerManagement::timer_half(last) != PowerManagement::timer_half(self.now) {
-            self.status |= TIMER_EVENT;
+        let last = self.state.now;
+        self.state.now = last.max(now);
+        if PowerManagement::timer_half(last) != PowerManagement::timer_half(self.state.now) {
+            self.state.status |= TIMER_EVENT;
         }
         if self.button.0.swap(false, Ordering::AcqRel) {
-            self.status |= POWER_BUTTON_EVENT;
+            self.state.status |= POWER_BUTTON_EVENT;
         }
         self.update_line();
     }
 
     fn deadline(&self) -> Option<Nanos> {
-        let next = (PowerManagement::timer_half(self.now) + 1) << 31;
-        (self.enable & TIMER_EVENT != 0).then(|| Nanos::of_ticks(next, PM_TIMER_HZ))
+        let next = (PowerManagement::timer_half(self.state.now) + 1) << 31;
+        (self.state.enable & TIMER_EVENT != 0).then(|| Nanos::of_ticks(next, PM_TIMER_HZ))
     }
 }
 

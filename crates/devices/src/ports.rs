@@ -2,6 +2,7 @@
 
 use crate::bus::PioDevice;
 use crate::event::{BoardEvent, BoardEvents};
+use crate::saved::{Saved, Unfit};
 
 /// System control port A, 0x92 (PS/2 technical reference): fast reset and the A20 gate, which is always open.
 pub struct SystemControlA {
@@ -16,6 +17,19 @@ impl SystemControlA {
             value: 0x02,
             events,
         }
+    }
+}
+
+impl Saved for SystemControlA {
+    type State = u8;
+
+    fn save(&self) -> u8 {
+        self.value
+    }
+
+    fn restore(&mut self, state: u8) -> Result<(), Unfit> {
+        self.value = state;
+        Ok(())
     }
 }
 
@@ -61,6 +75,19 @@ impl PioDevice for DebugExit {
 /// coprocessor's reset. They read as what was last written, as the latches they once were.
 #[derive(Default)]
 pub struct Latches([u8; 16]);
+
+impl Saved for Latches {
+    type State = [u8; 16];
+
+    fn save(&self) -> [u8; 16] {
+        self.0
+    }
+
+    fn restore(&mut self, state: [u8; 16]) -> Result<(), Unfit> {
+        self.0 = state;
+        Ok(())
+    }
+}
 
 impl PioDevice for Latches {
     fn read(&mut self, offset: u16, _size: u8) -> u32 {

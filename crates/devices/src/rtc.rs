@@ -3,9 +3,12 @@
 //! The time is the host's wall time plus what the guest has set it off by; nothing ticks unless the guest wants
 //! interrupts. Alarm, update-ended and periodic interrupts all work.
 
+use serde::{Deserialize, Serialize};
+
 use crate::bus::PioDevice;
 use crate::clock::{GuestClock, NANOS_PER_SECOND, Nanos};
 use crate::irq::IrqLine;
+use crate::saved::{Saved, Unfit, ensure};
 
 mod calendar;
 
@@ -47,18 +50,49 @@ const PM: u8 = 0x80;
 const UPDATE_WARNING_NS: u64 = 244_000;
 /// Alarms are looked for in this many seconds at most when nobody looked for longer.
 const ALARM_LOOK_BACK_S: u64 = 86_400;
+/// Further than this from wall time no guest can set the clock: the calendar has the years 0 to 9999.
+const OFFSET_LIMIT_S: u64 = 2 * 10_000 * 366 * 86_400;
 
-/// The clock and its 128 bytes of memory.
-pub struct Rtc {
+/// What a clock is at a moment.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RtcState {
+    #[serde(with = "crate::saved::bytes")]
     memory: [u8; 128],
+    /// The register that the next access to the data port is for, below 128.
     index: usize,
-    clock: GuestClock,
     /// Seconds that the guest's clock is ahead of wall time.
     offset_s: i64,
     /// The time registers while the guest sets them.
     held: Option<Calendar>,
     now: Nanos,
+}
+
+/// The clock and its 128 bytes of memory.
+pub struct Rtc {
+    state: RtcState,
+    clock: GuestClock,
     line: IrqLine,
+}
+
+impl Saved for Rtc {
+    type State = RtcState;
+
+    fn save(&self) -> RtcState {
+        self.state.clone()
+    }
+
+    fn restore(&mut self, state: RtcState) -> Result<(), Unfit> {
+        let has_index = state.index < state.memory.len();
+        ensure(has_index, "clock", "a register that is not there")?;
+        let has_offset = state.offset_s.unsigned_abs() < OFFSET_LIMIT_S;
+        ensure(
+            has_offset,
+            "clock",
+            "an offset of more than ten thousand years",
+        )?;
+        self.state = state;
+        Ok(())
+    }
 }
 
 /// What firmware stores about the memory.
@@ -90,30 +124,30 @@ impl Rtc {
         store(0x30, above(1 << 20, 1 << 10), 0xfc00, 2);
         store(0x34, above(16 << 20, 1 << 16), 0xffff, 2);
         store(0x5b, ram.high_bytes >> 16, 0xff_ffff, 3);
-        Rtc {
+        let state = RtcState {
             memory,
             index: 0,
-            clock,
             offset_s: 0,
             held: None,
             now,
-            line,
-        }
+        };
+        Rtc { state, clock, line }
     }
 
     /// Seconds since 1970 on the guest's clock.
     fn seconds(&self, at: Nanos) -> i64 {
-        (self.clock.wall_ns(at) / NANOS_PER_SECOND) as i64 + self.offset_s
+        (self.clock.wall_ns(at) / NANOS_PER_SECOND) as i64 + self.state.offset_s
     }
 
     fn calendar(&self) -> Calendar {
-        self.held
-            .unwrap_or_else(|| Calendar::of_seconds(self.seconds(self.now)))
+        self.state
+            .held
+            .unwrap_or_else(|| Calendar::of_seconds(self.seconds(self.state.now)))
     }
 
     /// A number as the registers show it: BCD unless register B says binary.
     fn encode(&self, value: u8) -> u8 {
-        if self.memory[B] & B_BINARY != 0 {
+        if self.state.memory[B] & B_BINARY != 0 {
             value
         } else {
             ((value / 10 % 10) << 4) | (value % 10)
@@ -121,7 +155,7 @@ impl Rtc {
     }
 
     fn decode(&self, value: u8) -> u8 {
-        if self.memory[B] & B_BINARY != 0 {
+        if self.state.memory[B] & B_BINARY != 0 {
             value
         } else {
             (value >> 4) * 10 + (value & 0xf)
@@ -129,7 +163,7 @@ impl Rtc {
     }
 
     fn encode_hours(&self, hours: u8) -> u8 {
-        if self.memory[B] & B_24_HOURS != 0 {
+        if self.state.memory[B] & B_24_HOURS != 0 {
             return self.encode(hours);
         }
         let afternoon = if hours >= 12 { PM } else { 0 };
@@ -137,7 +171,7 @@ impl Rtc {
     }
 
     fn decode_hours(&self, value: u8) -> u8 {
-        if self.memory[B] & B_24_HOURS != 0 {
+        if self.state.memory[B] & B_24_HOURS != 0 {
             return self.decode(value);
         }
         let hours = self.decode(value & !PM) % 12;
@@ -146,7 +180,7 @@ impl Rtc {
 
     fn read_register(&mut self) -> u8 {
         let calendar = self.calendar();
-        match self.index {
+        match self.state.index {
             SECONDS => self.encode(calendar.second),
             MINUTES => self.encode(calendar.minute),
             HOURS => self.encode_hours(calendar.hour),
@@ -155,42 +189,42 @@ impl Rtc {
             MONTH => self.encode(calendar.month),
             YEAR => self.encode((calendar.year % 100) as u8),
             CENTURY_AT => self.encode((calendar.year / 100) as u8),
-            A => self.memory[A] | if self.is_updating() { A_UPDATING } else { 0 },
+            A => self.state.memory[A] | if self.is_updating() { A_UPDATING } else { 0 },
             C => {
                 self.line.lower();
-                std::mem::take(&mut self.memory[C])
+                std::mem::take(&mut self.state.memory[C])
             }
-            index => self.memory[index],
+            index => self.state.memory[index],
         }
     }
 
     fn is_updating(&self) -> bool {
-        let into_second = self.clock.wall_ns(self.now) % NANOS_PER_SECOND;
-        self.memory[B] & B_SET == 0 && into_second >= NANOS_PER_SECOND - UPDATE_WARNING_NS
+        let into_second = self.clock.wall_ns(self.state.now) % NANOS_PER_SECOND;
+        self.state.memory[B] & B_SET == 0 && into_second >= NANOS_PER_SECOND - UPDATE_WARNING_NS
     }
 
     fn write_register(&mut self, value: u8) {
-        match self.index {
+        match self.state.index {
             SECONDS | MINUTES | HOURS | WEEKDAY | DAY | MONTH | YEAR | CENTURY_AT => {
                 self.set_time(value)
             }
-            A => self.memory[A] = value & !A_UPDATING,
+            A => self.state.memory[A] = value & !A_UPDATING,
             B => self.write_b(value),
             C | D => {}
-            index => self.memory[index] = value,
+            index => self.state.memory[index] = value,
         }
     }
 
     fn write_b(&mut self, value: u8) {
         // Held registers keep their meaning when the mode changes under them.
         let calendar = self.calendar();
-        self.memory[B] = value;
+        self.state.memory[B] = value;
         if value & B_SET != 0 {
             // Setting stops the clock and its update-ended interrupt (MC146818A, register B).
-            self.memory[B] &= !B_UPDATED;
-            self.held = Some(calendar);
-        } else if let Some(held) = self.held.take() {
-            self.offset_s += held.seconds() - self.seconds(self.now);
+            self.state.memory[B] &= !B_UPDATED;
+            self.state.held = Some(calendar);
+        } else if let Some(held) = self.state.held.take() {
+            self.state.offset_s += held.seconds() - self.seconds(self.state.now);
         }
         self.update_line();
     }
@@ -198,7 +232,7 @@ impl Rtc {
     fn set_time(&mut self, value: u8) {
         let mut calendar = self.calendar();
         let number = self.decode(value);
-        match self.index {
+        match self.state.index {
             SECONDS => calendar.second = number,
             MINUTES => calendar.minute = number,
             HOURS => calendar.hour = self.decode_hours(value),
@@ -209,16 +243,16 @@ impl Rtc {
             // The weekday follows from the date.
             _ => {}
         }
-        if self.memory[B] & B_SET != 0 {
-            self.held = Some(calendar);
+        if self.state.memory[B] & B_SET != 0 {
+            self.state.held = Some(calendar);
         } else {
-            self.offset_s += calendar.seconds() - self.seconds(self.now);
+            self.state.offset_s += calendar.seconds() - self.seconds(self.state.now);
         }
     }
 
     /// Length of the periodic interrupt's period, if the rate is one (MC146818A, table 5).
     fn period_ns(&self) -> Option<u64> {
-        let rate = match self.memory[A] & 0x0f {
+        let rate = match self.state.memory[A] & 0x0f {
             0 => return None,
             // The two fastest settings repeat slower ones with this crystal.
             fast @ (1 | 2) => fast + 7,
@@ -235,7 +269,7 @@ impl Rtc {
             ..
         } = Calendar::of_seconds(seconds);
         let is = |register: usize, value: u8| {
-            self.memory[register] >= ANY || self.memory[register] == value
+            self.state.memory[register] >= ANY || self.state.memory[register] == value
         };
         // In 12-hour mode an afternoon hour looks like "any" only from 0xc0 on, so one test does for both.
         is(SECONDS_ALARM, self.encode(second))
@@ -245,15 +279,16 @@ impl Rtc {
 
     fn update_line(&mut self) {
         let enabled = B_PERIODIC | B_ALARM | B_UPDATED;
-        let is_pending = self.memory[C] & self.memory[B] & enabled != 0;
-        self.memory[C] = self.memory[C] & !C_PENDING | if is_pending { C_PENDING } else { 0 };
+        let is_pending = self.state.memory[C] & self.state.memory[B] & enabled != 0;
+        self.state.memory[C] =
+            self.state.memory[C] & !C_PENDING | if is_pending { C_PENDING } else { 0 };
         self.line.set(is_pending);
     }
 
     /// Start of the second after `now` on the wall clock.
     fn next_second(&self) -> Nanos {
-        let into_second = self.clock.wall_ns(self.now) % NANOS_PER_SECOND;
-        self.now.after(NANOS_PER_SECOND - into_second)
+        let into_second = self.clock.wall_ns(self.state.now) % NANOS_PER_SECOND;
+        self.state.now.after(NANOS_PER_SECOND - into_second)
     }
 }
 
@@ -270,28 +305,28 @@ impl PioDevice for Rtc {
     fn write(&mut self, offset: u16, _size: u8, value: u32) {
         if offset == 0 {
             // Bit 7 masks NMIs on a PC; there are none to mask.
-            self.index = (value & 0x7f) as usize;
+            self.state.index = (value & 0x7f) as usize;
         } else {
             self.write_register(value as u8);
         }
     }
 
     fn advance(&mut self, now: Nanos) {
-        let last = self.now;
-        self.now = last.max(now);
+        let last = self.state.now;
+        self.state.now = last.max(now);
         if let Some(period) = self.period_ns()
-            && last.0 / period != self.now.0 / period
+            && last.0 / period != self.state.now.0 / period
         {
-            self.memory[C] |= B_PERIODIC;
+            self.state.memory[C] |= B_PERIODIC;
         }
-        let (before, after) = (self.seconds(last), self.seconds(self.now));
-        if before != after && self.memory[B] & B_SET == 0 {
-            self.memory[C] |= B_UPDATED;
+        let (before, after) = (self.seconds(last), self.seconds(self.state.now));
+        if before != after && self.state.memory[B] & B_SET == 0 {
+            self.state.memory[C] |= B_UPDATED;
             let looked_at = (after - before).clamp(0, ALARM_LOOK_BACK_S as i64);
-            if self.memory[B] & B_ALARM != 0
+            if self.state.memory[B] & B_ALARM != 0
                 && (after - looked_at + 1..=after).any(|second| self.matches_alarm(second))
             {
-                self.memory[C] |= B_ALARM;
+                self.state.memory[C] |= B_ALARM;
             }
         }
         self.update_line();
@@ -299,13 +334,14 @@ impl PioDevice for Rtc {
 
     fn deadline(&self) -> Option<Nanos> {
         // Once asserted the line stays so until register C is read.
-        if self.memory[C] & C_PENDING != 0 {
+        if self.state.memory[C] & C_PENDING != 0 {
             return None;
         }
-        let (b, next_second) = (self.memory[B], self.next_second());
+        let (b, next_second) = (self.state.memory[B], self.next_second());
         let by_second = (b & (B_ALARM | B_UPDATED) != 0 && b & B_SET == 0).then_some(next_second);
         let period = self.period_ns().filter(|_| b & B_PERIODIC != 0);
-        let periodic = period.map(|period| Nanos((self.now.0 / period + 1).saturating_mul(period)));
+        let periodic =
+            period.map(|period| Nanos((self.state.now.0 / period + 1).saturating_mul(period)));
         by_second.into_iter().chain(periodic).min()
     }
 }

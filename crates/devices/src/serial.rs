@@ -15,10 +15,13 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 use crate::bus::PioDevice;
 use crate::clock::Nanos;
 use crate::console::{ConsoleInput, ConsoleOutput};
 use crate::irq::IrqLine;
+use crate::saved::{Saved, Unfit, ensure};
 
 /// Register offsets (PC16550D, table II).
 const DATA: u16 = 0;
@@ -79,7 +82,7 @@ pub struct SerialCounters {
 }
 
 /// The registers.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 struct Registers {
     divisor: [u8; 2],
     ier: u8,
@@ -101,18 +104,40 @@ struct Registers {
     uses_rts: bool,
 }
 
-/// The serial port.
-pub struct Serial {
+/// What a serial port is at a moment. What was typed and not taken yet, and what was sent and not handed on, are the
+/// console's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SerialState {
     registers: Registers,
-    input: ConsoleInput,
-    output: ConsoleOutput,
-    line: IrqLine,
     now: Nanos,
     /// Not before this is the FIFO filled again.
     refill_at: Nanos,
     /// When output that waits is to be handed on.
     flush_at: Option<Nanos>,
+}
+
+/// The serial port.
+pub struct Serial {
+    state: SerialState,
+    input: ConsoleInput,
+    output: ConsoleOutput,
+    line: IrqLine,
     counters: SerialCounters,
+}
+
+impl Saved for Serial {
+    type State = SerialState;
+
+    fn save(&self) -> SerialState {
+        self.state.clone()
+    }
+
+    fn restore(&mut self, state: SerialState) -> Result<(), Unfit> {
+        let fits = state.registers.received.len() <= FIFO_BYTES;
+        ensure(fits, "serial port", "more bytes than its FIFO has")?;
+        self.state = state;
+        Ok(())
+    }
 }
 
 impl Serial {
@@ -123,16 +148,18 @@ impl Serial {
             trigger: 1,
             ..Registers::default()
         };
-        let counters = SerialCounters::default();
-        Serial {
+        let state = SerialState {
             registers,
-            input,
-            output,
-            line,
             now: Nanos(0),
             refill_at: Nanos(0),
             flush_at: None,
-            counters,
+        };
+        Serial {
+            state,
+            input,
+            output,
+            line,
+            counters: SerialCounters::default(),
         }
     }
 
@@ -142,7 +169,7 @@ impl Serial {
     }
 
     fn capacity(&self) -> usize {
-        if self.registers.fifos_on {
+        if self.state.registers.fifos_on {
             FIFO_BYTES
         } else {
             1
@@ -157,7 +184,7 @@ impl Serial {
             is_set_up,
             uses_rts,
             ..
-        } = &self.registers;
+        } = &self.state.registers;
         let takes = if *uses_rts {
             mcr & MCR_RTS != 0
         } else {
@@ -168,45 +195,49 @@ impl Serial {
 
     /// Takes what was typed, as much as there is room for.
     fn receive(&mut self) {
-        while self.registers.received.len() < self.capacity() && self.is_listening() {
+        while self.state.registers.received.len() < self.capacity() && self.is_listening() {
             let Some(byte) = self.input.pop() else { break };
-            self.registers.received.push_back(byte);
+            self.state.registers.received.push_back(byte);
         }
     }
 
     /// Gives back what the guest did not read.
     fn send_back(&mut self) {
-        self.input.unpop(self.registers.received.drain(..));
+        self.input.unpop(self.state.registers.received.drain(..));
     }
 
     fn transmit(&mut self, byte: u8) {
-        if self.registers.mcr & MCR_LOOP != 0 {
-            if self.registers.received.len() < self.capacity() {
-                self.registers.received.push_back(byte);
+        if self.state.registers.mcr & MCR_LOOP != 0 {
+            if self.state.registers.received.len() < self.capacity() {
+                self.state.registers.received.push_back(byte);
             } else {
-                self.registers.overrun = true;
+                self.state.registers.overrun = true;
             }
         } else {
             self.counters.sent += 1;
             self.output.push(byte);
-            self.flush_at.get_or_insert(self.now.after(FLUSH_AFTER_NS));
+            self.state
+                .flush_at
+                .get_or_insert(self.state.now.after(FLUSH_AFTER_NS));
         }
-        self.registers.transmitted = true;
+        self.state.registers.transmitted = true;
     }
 
     /// The most urgent cause that is enabled.
     fn cause(&self) -> u8 {
-        let Registers { ier, received, .. } = &self.registers;
-        if ier & IER_LINE != 0 && self.registers.overrun {
+        let Registers { ier, received, .. } = &self.state.registers;
+        if ier & IER_LINE != 0 && self.state.registers.overrun {
             IIR_LINE
-        } else if ier & IER_RECEIVED != 0 && received.len() >= usize::from(self.registers.trigger) {
+        } else if ier & IER_RECEIVED != 0
+            && received.len() >= usize::from(self.state.registers.trigger)
+        {
             IIR_RECEIVED
         } else if ier & IER_RECEIVED != 0 && !received.is_empty() {
             // Time since the last byte does not matter at infinite speed: the line is idle already.
             IIR_TIMEOUT
-        } else if ier & IER_TRANSMITTED != 0 && self.registers.transmitted {
+        } else if ier & IER_TRANSMITTED != 0 && self.state.registers.transmitted {
             IIR_TRANSMITTED
-        } else if ier & IER_MODEM != 0 && self.registers.msr_delta != 0 {
+        } else if ier & IER_MODEM != 0 && self.state.registers.msr_delta != 0 {
             IIR_MODEM
         } else {
             IIR_NONE
@@ -214,13 +245,13 @@ impl Serial {
     }
 
     fn update_line(&self) {
-        let is_connected = self.registers.mcr & (MCR_OUT2 | MCR_LOOP) == MCR_OUT2;
+        let is_connected = self.state.registers.mcr & (MCR_OUT2 | MCR_LOOP) == MCR_OUT2;
         self.line.set(is_connected && self.cause() != IIR_NONE);
     }
 
     /// Modem inputs: a terminal that is always there, or in loopback the own outputs.
     fn modem_inputs(&self) -> u8 {
-        let mcr = self.registers.mcr;
+        let mcr = self.state.registers.mcr;
         if mcr & MCR_LOOP == 0 {
             return MSR_CTS | MSR_DSR | MSR_DCD;
         }
@@ -238,113 +269,113 @@ impl Serial {
 
     fn read_register(&mut self, offset: u16) -> u8 {
         match offset {
-            DATA | IER if self.registers.lcr & LCR_DLAB != 0 => {
-                self.registers.divisor[usize::from(offset)]
+            DATA | IER if self.state.registers.lcr & LCR_DLAB != 0 => {
+                self.state.registers.divisor[usize::from(offset)]
             }
             DATA => {
-                let byte = self.registers.received.pop_front();
+                let byte = self.state.registers.received.pop_front();
                 self.counters.received += u64::from(byte.is_some());
                 // The next burst comes when this one is read: an interrupt per FIFO, not per byte.
-                if self.registers.received.is_empty() {
-                    if self.registers.ier & IER_RECEIVED != 0 {
-                        self.refill_at = self.now.after(REFILL_AFTER_NS);
+                if self.state.registers.received.is_empty() {
+                    if self.state.registers.ier & IER_RECEIVED != 0 {
+                        self.state.refill_at = self.state.now.after(REFILL_AFTER_NS);
                     } else {
                         self.receive();
                     }
                 }
                 byte.unwrap_or(0)
             }
-            IER => self.registers.ier,
+            IER => self.state.registers.ier,
             IIR_FCR => {
                 let cause = self.cause();
                 if cause == IIR_TRANSMITTED {
-                    self.registers.transmitted = false;
+                    self.state.registers.transmitted = false;
                 }
                 cause
-                    | if self.registers.fifos_on {
+                    | if self.state.registers.fifos_on {
                         IIR_FIFOS_ON
                     } else {
                         0
                     }
             }
-            LCR => self.registers.lcr,
-            MCR => self.registers.mcr,
+            LCR => self.state.registers.lcr,
+            MCR => self.state.registers.mcr,
             LSR => {
-                let ready = if self.registers.received.is_empty() {
+                let ready = if self.state.registers.received.is_empty() {
                     0
                 } else {
                     LSR_READY
                 };
-                let overrun = if std::mem::take(&mut self.registers.overrun) {
+                let overrun = if std::mem::take(&mut self.state.registers.overrun) {
                     LSR_OVERRUN
                 } else {
                     0
                 };
                 LSR_TRANSMITTER_EMPTY | ready | overrun
             }
-            MSR => self.modem_inputs() | std::mem::take(&mut self.registers.msr_delta),
-            _ => self.registers.scratch,
+            MSR => self.modem_inputs() | std::mem::take(&mut self.state.registers.msr_delta),
+            _ => self.state.registers.scratch,
         }
     }
 
     fn write_register(&mut self, offset: u16, value: u8) {
         match offset {
-            DATA | IER if self.registers.lcr & LCR_DLAB != 0 => {
-                self.registers.divisor[usize::from(offset)] = value;
+            DATA | IER if self.state.registers.lcr & LCR_DLAB != 0 => {
+                self.state.registers.divisor[usize::from(offset)] = value;
             }
             DATA => self.transmit(value),
             IER => {
-                self.registers.is_set_up = true;
-                let newly_on = value & !self.registers.ier;
-                self.registers.ier = value & 0x0f;
+                self.state.registers.is_set_up = true;
+                let newly_on = value & !self.state.registers.ier;
+                self.state.registers.ier = value & 0x0f;
                 // Enabling the transmitter interrupt tells that it is empty; drivers test for that.
                 if newly_on & IER_TRANSMITTED != 0 {
-                    self.registers.transmitted = true;
+                    self.state.registers.transmitted = true;
                 }
                 self.update_listening();
             }
             IIR_FCR => self.write_fifo_control(value),
-            LCR => self.registers.lcr = value,
+            LCR => self.state.registers.lcr = value,
             MCR => {
-                self.registers.is_set_up = true;
+                self.state.registers.is_set_up = true;
                 let before = self.modem_inputs();
-                let was_loop = self.registers.mcr & MCR_LOOP != 0;
-                self.registers.mcr = value & 0x1f;
-                self.registers.uses_rts |= value & (MCR_LOOP | MCR_RTS) == MCR_RTS;
+                let was_loop = self.state.registers.mcr & MCR_LOOP != 0;
+                self.state.registers.mcr = value & 0x1f;
+                self.state.registers.uses_rts |= value & (MCR_LOOP | MCR_RTS) == MCR_RTS;
                 let after = self.modem_inputs();
                 let ring_ended = before & !after & MSR_RI;
-                self.registers.msr_delta |= ((before ^ after) & !MSR_RI | ring_ended) >> 4;
+                self.state.registers.msr_delta |= ((before ^ after) & !MSR_RI | ring_ended) >> 4;
                 match (was_loop, value & MCR_LOOP != 0) {
                     (false, true) => self.send_back(),
-                    (true, false) => self.registers.received.clear(),
+                    (true, false) => self.state.registers.received.clear(),
                     _ => {}
                 }
                 self.update_listening();
             }
             LSR | MSR => {}
-            _ => self.registers.scratch = value,
+            _ => self.state.registers.scratch = value,
         }
     }
 
     fn update_listening(&mut self) {
         if self.is_listening() {
             self.receive();
-        } else if self.registers.mcr & MCR_LOOP == 0 {
+        } else if self.state.registers.mcr & MCR_LOOP == 0 {
             self.send_back();
         }
     }
 
     fn write_fifo_control(&mut self, value: u8) {
         let fifos_on = value & 1 != 0;
-        if fifos_on != self.registers.fifos_on || value & 2 != 0 {
-            if self.registers.mcr & MCR_LOOP != 0 {
-                self.registers.received.clear();
+        if fifos_on != self.state.registers.fifos_on || value & 2 != 0 {
+            if self.state.registers.mcr & MCR_LOOP != 0 {
+                self.state.registers.received.clear();
             }
             self.send_back();
         }
-        self.registers.fifos_on = fifos_on;
+        self.state.registers.fifos_on = fifos_on;
         let triggers = [1, 4, 8, 14];
-        self.registers.trigger = if fifos_on {
+        self.state.registers.trigger = if fifos_on {
             triggers[usize::from(value >> 6)]
         } else {
             1
@@ -366,22 +397,24 @@ impl PioDevice for Serial {
     }
 
     fn advance(&mut self, now: Nanos) {
-        self.now = self.now.max(now);
-        if self.flush_at.is_some_and(|at| at <= self.now) {
-            self.flush_at = None;
+        self.state.now = self.state.now.max(now);
+        if self.state.flush_at.is_some_and(|at| at <= self.state.now) {
+            self.state.flush_at = None;
             self.output.flush();
         }
-        if self.registers.received.is_empty() && self.refill_at <= self.now {
+        if self.state.registers.received.is_empty() && self.state.refill_at <= self.state.now {
             self.receive();
             self.update_line();
         }
     }
 
     fn deadline(&self) -> Option<Nanos> {
-        let waits =
-            self.registers.received.is_empty() && self.is_listening() && !self.input.is_empty();
-        let refill_at = (waits && self.refill_at > self.now).then_some(self.refill_at);
-        self.flush_at.into_iter().chain(refill_at).min()
+        let waits = self.state.registers.received.is_empty()
+            && self.is_listening()
+            && !self.input.is_empty();
+        let refill_at =
+            (waits && self.state.refill_at > self.state.now).then_some(self.state.refill_at);
+        self.state.flush_at.into_iter().chain(refill_at).min()
     }
 }
 

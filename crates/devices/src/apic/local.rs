@@ -1,5 +1,6 @@
 //! One local APIC: its state, and how interrupts come in, are taken and end.
 
+use serde::{Deserialize, Serialize};
 use x86::Vector;
 
 use super::message::{Delivery, Destination, Message};
@@ -45,7 +46,7 @@ pub(super) const BASE_X2APIC: u64 = 1 << 10;
 pub(super) const BASE_ENABLED: u64 = 1 << 11;
 
 /// A local APIC.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocalApic {
     pub(super) id: u32,
     /// The APIC_BASE MSR.

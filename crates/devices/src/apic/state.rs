@@ -8,6 +8,7 @@ use super::registers;
 use super::timer::TimerMode;
 use super::vectors::VectorSet;
 use crate::clock::Nanos;
+use crate::saved::{Saved, Unfit, ensure};
 
 impl LocalApic {
     /// All registers at `now`. Signals that wait (NMI, INIT, SIPI) are not among them: the vCPU takes those first.
@@ -65,6 +66,24 @@ impl LocalApic {
             state.tsc_deadline,
             self.clock.time_of_tsc(state.tsc_deadline),
         );
+    }
+}
+
+/// As it is among the board's own states: everything, also what waits and the phase of the timer. The engine's form
+/// above has what the architecture shows.
+impl Saved for LocalApic {
+    type State = LocalApic;
+
+    fn save(&self) -> LocalApic {
+        self.clone()
+    }
+
+    fn restore(&mut self, state: LocalApic) -> Result<(), Unfit> {
+        ensure(state.id == self.id, "local APIC", "the id of another")?;
+        let clock = self.clock;
+        *self = state;
+        self.clock = clock;
+        Ok(())
     }
 }
 

@@ -3,6 +3,8 @@
 //! The timer counts a bus clock of 1 GHz, as KVM's does, so a tick is a nanosecond times the divisor. It is a
 //! value: it says when it expires and is told the time.
 
+use serde::{Deserialize, Serialize};
+
 use crate::clock::Nanos;
 
 /// Frequency of the bus clock that the timer divides.
@@ -13,7 +15,7 @@ pub const BUS_HZ: u64 = 1_000_000_000;
 const PERIOD_MIN_NS: u64 = 20_000;
 
 /// How the timer counts: bits 17 and 18 of its LVT entry.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum TimerMode {
     /// Counts down once.
     OneShot,
@@ -35,7 +37,7 @@ impl TimerMode {
 }
 
 /// The timer's state.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ApicTimer {
     mode: TimerMode,
     /// Divide configuration register.

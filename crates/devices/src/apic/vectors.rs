@@ -1,9 +1,10 @@
 //! A set of interrupt vectors, as IRR, ISR and TMR are.
 
+use serde::{Deserialize, Serialize};
 use x86::Vector;
 
 /// 256 bits, one per vector.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct VectorSet([u32; 8]);
 
 impl VectorSet {

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 /// Bytes that a device keeps for the controller at most, as the 16 of a real keyboard's buffer.
 pub(super) const QUEUE_LIMIT: usize = 16;
 
@@ -10,7 +12,7 @@ const RESEND: u8 = 0xfe;
 const SELF_TEST_PASSED: u8 = 0xaa;
 
 /// Which device.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) enum Kind {
     /// A 102-key keyboard.
     Keyboard,
@@ -19,7 +21,7 @@ pub(super) enum Kind {
 }
 
 /// The device.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Ps2 {
     kind: Kind,
     /// The command whose parameter comes next.
@@ -47,6 +49,11 @@ impl Ps2 {
     }
 
     /// Bytes that wait.
+    /// Whether it is one of this kind, with no more bytes to say than it would keep.
+    pub(super) fn is(&self, kind: Kind) -> bool {
+        self.kind == kind && self.queue.len() <= QUEUE_LIMIT
+    }
+
     #[cfg(test)]
     pub(super) fn waiting(&self) -> usize {
         self.queue.len()

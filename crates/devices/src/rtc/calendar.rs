@@ -1,7 +1,9 @@
 //! Dates of the Gregorian calendar and seconds since 1970.
 
+use serde::{Deserialize, Serialize};
+
 /// A date and time of day. A guest may put any number anywhere.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Calendar {
     pub(super) year: u16,
     pub(super) month: u8,

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use mem::GuestMemory;
 
+use crate::saved::{Unfit, ensure};
 use crate::virtio::interrupt::Interrupt;
 use crate::virtio::metrics::DeviceMetrics;
+use crate::virtio::state::FrontState;
 use crate::virtio::virtqueue::Virtqueue;
 use crate::virtio::worker::Worker;
 
@@ -64,4 +66,21 @@ pub trait VirtioDevice: Send {
 
     /// What it counts; the same over all its lives.
     fn metrics(&self) -> Arc<DeviceMetrics>;
+
+    /// What the driver has made of the front, beside registers and queues.
+    fn save(&self) -> FrontState {
+        FrontState::Plain
+    }
+
+    /// Becomes that, before it is activated anew.
+    ///
+    /// # Errors
+    /// [`Unfit`] for the state of another device.
+    fn restore(&mut self, state: FrontState) -> Result<(), Unfit> {
+        ensure(
+            state == FrontState::Plain,
+            "virtio device",
+            "it is another kind",
+        )
+    }
 }

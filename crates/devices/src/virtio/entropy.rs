@@ -9,6 +9,7 @@ use vm_memory::Bytes;
 
 use crate::virtio::device::{Setup, VirtioDevice, VirtioKind};
 use crate::virtio::metrics::DeviceMetrics;
+use crate::virtio::state::WorkerState;
 use crate::virtio::virtqueue::{Chain, Virtqueue};
 use crate::virtio::worker::{Broken, Wake, Worker};
 
@@ -89,6 +90,10 @@ struct EntropyWorker {
 }
 
 impl Worker for EntropyWorker {
+    fn save(&self) -> WorkerState {
+        WorkerState::plain([&self.queue])
+    }
+
     fn queues(&self) -> Vec<u16> {
         vec![self.queue.index]
     }

@@ -9,9 +9,11 @@
 use x86::Gpa;
 
 use crate::layout;
-use crate::pci::{ConfigSpace, Identity, PciFunction};
+use crate::pci::{ConfigSpace, FunctionState, Identity, PciFunction};
+use crate::saved::{Saved, Unfit, ensure};
 use crate::virtio::device::{VirtioDevice, VirtioKind};
 use crate::virtio::shared::Links;
+use crate::virtio::state::VirtioState;
 use crate::virtio::transport::Transport;
 use crate::virtio::{msix, registers};
 
@@ -216,6 +218,21 @@ fn add_capabilities(config: &mut ConfigSpace, queue_count: u16) {
 }
 
 impl PciFunction for VirtioFunction {
+    fn save(&self) -> FunctionState {
+        FunctionState::Virtio(VirtioState {
+            config: Saved::save(&self.config),
+            transport: self.transport.save(),
+        })
+    }
+
+    fn restore(&mut self, state: FunctionState) -> Result<(), Unfit> {
+        let FunctionState::Virtio(state) = state else {
+            return ensure(false, "virtio device", "it is another kind of function");
+        };
+        Saved::restore(&mut self.config, state.config)?;
+        self.transport.restore(state.transport)
+    }
+
     fn read_config(&mut self, offset: u16, size: u8) -> u32 {
         if is_access_data(offset)
             && let Some((at, size)) = self.described_access()

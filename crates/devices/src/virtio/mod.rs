@@ -32,6 +32,7 @@ pub mod net;
 mod registers;
 mod segments;
 mod shared;
+mod state;
 #[cfg(test)]
 mod tests;
 mod transport;
@@ -44,5 +45,6 @@ pub use function::VirtioFunction;
 pub use interrupt::{Interrupt, SendMsi};
 pub use metrics::{DeviceMetrics, LatencyHistogram, MetricsReading};
 pub use shared::Links;
+pub use state::{Back, FrontState, QueuePosition, StreamState, VirtioState, WorkerState};
 pub use virtqueue::{Chain, Virtqueue};
 pub use worker::{Broken, Doorbell, RunningWorkers, StartWorkers, Wake, Worker};

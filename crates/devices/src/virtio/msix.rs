@@ -1,5 +1,7 @@
 //! MSI-X: the table of messages, what is masked, and what waits behind a mask (PCI 3.0, 6.8.2).
 
+use serde::{Deserialize, Serialize};
+
 /// Bytes of an entry (6.8.2.6).
 pub(super) const ENTRY_BYTES: u64 = 16;
 /// Bits of the message control register (6.8.2.3).
@@ -11,7 +13,7 @@ pub(super) const NO_VECTOR: u16 = 0xffff;
 /// A message: where to, and what.
 pub(super) type Message = (u64, u32);
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 struct Entry {
     address: u64,
     data: u32,
@@ -20,13 +22,18 @@ struct Entry {
 }
 
 /// The table and the control register.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Msix {
     control: u16,
     entries: Vec<Entry>,
 }
 
 impl Msix {
+    /// Whether it could be what a table of `count` entries has become.
+    pub(super) fn fits(&self, count: usize) -> bool {
+        self.entries.len() == count && self.control & !(ENABLE | FUNCTION_MASK) == 0
+    }
+
     /// A table of `count` entries, all masked, the whole switched off.
     pub(super) fn new(count: u16) -> Msix {
         let entry = Entry {

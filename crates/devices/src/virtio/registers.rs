@@ -1,5 +1,6 @@
 //! The registers of the common configuration structure (4.1.4.3): where they are and what they hold.
 
+use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueT};
 
 /// Offsets (4.1.4.3).
@@ -31,7 +32,7 @@ pub(super) const NEEDS_RESET: u8 = 64;
 pub(super) const FAILED: u8 = 128;
 
 /// One queue as the driver set it up.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct QueueRegisters {
     pub(super) size_max: u16,
     pub(super) size: u16,
@@ -88,7 +89,7 @@ impl QueueRegisters {
 }
 
 /// What the driver has written.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Registers {
     pub(super) device_feature_select: u32,
     pub(super) driver_feature_select: u32,

@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mem::GuestMemory;
+use serde::{Deserialize, Serialize};
 
+use crate::saved::{Unfit, ensure};
 use crate::virtio::device::VirtioDevice;
 use crate::virtio::interrupt::{Interrupt, SendMsi};
 use crate::virtio::metrics::DeviceMetrics;
@@ -34,7 +36,7 @@ pub(super) enum Cause {
 }
 
 /// The messages and who sends which.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Vectors {
     pub(super) msix: Msix,
     pub(super) config: u16,
@@ -158,6 +160,32 @@ impl Shared {
         let mut vectors = self.vectors();
         vectors.config = NO_VECTOR;
         vectors.queues.fill(NO_VECTOR);
+    }
+
+    /// Interrupt status, generation and vectors as they are.
+    pub(super) fn words(&self) -> (u8, u8, Vectors) {
+        let status = self.status.load(Ordering::Acquire);
+        (status, self.generation(), self.vectors().clone())
+    }
+
+    /// Puts them back, without an interrupt.
+    ///
+    /// # Errors
+    /// [`Unfit`] for vectors of another device.
+    pub(super) fn set_words(
+        &self,
+        (status, generation, vectors): (u8, u8, Vectors),
+        is_broken: bool,
+    ) -> Result<(), Unfit> {
+        let mut now = self.vectors();
+        let count = now.queues.len();
+        let is_fit = vectors.queues.len() == count && vectors.msix.fits(count + 1);
+        ensure(is_fit, "virtio device", "another number of interrupts")?;
+        *now = vectors;
+        self.status.store(status, Ordering::Release);
+        self.generation.store(generation, Ordering::Release);
+        self.broken.store(is_broken, Ordering::Release);
+        Ok(())
     }
 
     /// Counts what a driver may not do.

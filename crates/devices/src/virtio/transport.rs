@@ -13,13 +13,15 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::saved::{Unfit, ensure};
 use crate::virtio::device::{Setup, VirtioDevice};
 use crate::virtio::metrics::DeviceMetrics;
 use crate::virtio::msix::NO_VECTOR;
 use crate::virtio::registers::{self as register, Registers, feature_half};
-use crate::virtio::shared::{Cause, Links, Shared, count};
+use crate::virtio::shared::{Cause, Links, Shared, Vectors, count};
+use crate::virtio::state::{TransportState, WorkerState};
 use crate::virtio::virtqueue::Virtqueue;
-use crate::virtio::worker::RunningWorkers;
+use crate::virtio::worker::{RunningWorkers, Worker};
 
 /// Features of rings and transport (6).
 const RING_INDIRECT_DESC: u64 = 1 << 28;
@@ -307,32 +309,39 @@ impl Transport {
         accepted & !self.features() == 0 && accepted & VERSION_1 != 0
     }
 
+    /// The driver says that it is ready: workers take its queues.
     fn activate(&mut self) {
-        let features = self.registers.driver_features;
-        let memory = &self.links.memory;
-        let mut queues = Vec::new();
-        for (index, registers) in (0..)
+        let queues = self.enabled_queues();
+        let workers = self.make_workers(queues);
+        self.start(workers);
+    }
+
+    fn enabled_queues(&self) -> Vec<Virtqueue> {
+        let event_idx = self.registers.driver_features & RING_EVENT_IDX != 0;
+        let enabled = (0..)
             .zip(&self.registers.queues)
-            .filter(|(_, queue)| queue.is_enabled)
-        {
-            let Some(queue) = registers.queue(memory.vm_memory(), features & RING_EVENT_IDX != 0)
-            else {
-                continue;
-            };
-            queues.push(Virtqueue {
+            .filter(|(_, queue)| queue.is_enabled);
+        let queue = |(index, registers): (u16, &register::QueueRegisters)| {
+            Some(Virtqueue {
                 index,
-                queue,
+                // Settled when it was enabled.
+                queue: registers.queue(self.links.memory.vm_memory(), event_idx)?,
                 interrupt: self.shared.interrupt(Cause::Queue(index)),
-            });
-        }
-        let config_changed = self.shared.interrupt(Cause::Config);
-        let setup = Setup {
-            memory: Arc::clone(memory),
-            features,
-            queues,
-            config_changed,
+            })
         };
-        let workers = self.device.activate(setup);
+        enabled.filter_map(queue).collect()
+    }
+
+    fn make_workers(&mut self, queues: Vec<Virtqueue>) -> Vec<Box<dyn Worker>> {
+        self.device.activate(Setup {
+            memory: Arc::clone(&self.links.memory),
+            features: self.registers.driver_features,
+            queues,
+            config_changed: self.shared.interrupt(Cause::Config),
+        })
+    }
+
+    fn start(&mut self, workers: Vec<Box<dyn Worker>>) {
         let (shared, name) = (Arc::clone(&self.shared), self.device.name().to_owned());
         let on_broken = Box::new(move |broken: &crate::virtio::worker::Broken| {
             tracing::debug!("{name}: {broken}");
@@ -344,6 +353,90 @@ impl Transport {
             &self.metrics,
             on_broken,
         ));
+    }
+
+    /// What the device is now. While workers have yet to go, it is what it becomes when they have gone.
+    pub(super) fn save(&self) -> TransportState {
+        let (interrupt_status, generation, vectors) = self.shared.words();
+        let is_over = self.is_resetting;
+        let empty = Vectors {
+            msix: vectors.msix.clone(),
+            config: NO_VECTOR,
+            queues: vec![NO_VECTOR; vectors.queues.len()],
+        };
+        let running = self.workers.as_ref().filter(|_| !is_over);
+        TransportState {
+            registers: if is_over {
+                Registers::new(&self.sizes)
+            } else {
+                self.registers.clone()
+            },
+            interrupt_status: if is_over { 0 } else { interrupt_status },
+            is_broken: self.shared.is_broken() && !is_over,
+            generation,
+            vectors: if is_over { empty } else { vectors },
+            front: self.device.save(),
+            workers: running.map_or_else(Vec::new, |workers| workers.save()),
+        }
+    }
+
+    /// Becomes what `state` says. Its workers start where others stood; they serve when the guest runs.
+    pub(super) fn restore(&mut self, state: TransportState) -> Result<(), Unfit> {
+        const DEVICE: &str = "virtio device";
+        let maxima = state.registers.queues.iter().map(|queue| queue.size_max);
+        ensure(
+            maxima.eq(self.sizes.iter().copied()),
+            DEVICE,
+            "other queues",
+        )?;
+        let are_sizes = state.registers.queues.iter();
+        let are_sizes = are_sizes.fold(true, |all, queue| {
+            all && queue.size.is_power_of_two() && queue.size <= queue.size_max
+        });
+        ensure(are_sizes, DEVICE, "a queue of a size that it cannot have")?;
+        let accepted = state.registers.driver_features;
+        let is_offered = accepted & !self.features() == 0;
+        ensure(is_offered, DEVICE, "features that this host does not offer")?;
+        self.device.restore(state.front)?;
+        let words = (state.interrupt_status, state.generation, state.vectors);
+        self.shared.set_words(words, state.is_broken)?;
+        self.registers = state.registers;
+        if self.registers.status & register::DRIVER_OK != 0 && !state.is_broken {
+            self.resume(state.workers)?;
+        }
+        Ok(())
+    }
+
+    fn resume(&mut self, states: Vec<WorkerState>) -> Result<(), Unfit> {
+        const DEVICE: &str = "virtio device";
+        let mut queues = self.enabled_queues();
+        let enabled = self.registers.queues.iter();
+        let count = enabled.filter(|queue| queue.is_enabled).count();
+        ensure(queues.len() == count, DEVICE, "rings outside of memory")?;
+        for position in states.iter().flat_map(|state| &state.queues) {
+            let queue = queues
+                .iter_mut()
+                .find(|queue| queue.index == position.index);
+            ensure(
+                queue.is_some(),
+                DEVICE,
+                "a position in a queue that is not enabled",
+            )?;
+            if let Some(queue) = queue {
+                position.apply(queue);
+            }
+        }
+        let mut workers = self.make_workers(queues);
+        ensure(
+            workers.len() == states.len(),
+            DEVICE,
+            "another number of workers",
+        )?;
+        for (worker, state) in workers.iter_mut().zip(states) {
+            worker.restore(state.back)?;
+        }
+        self.start(workers);
+        Ok(())
     }
 
     fn reset(&mut self) {

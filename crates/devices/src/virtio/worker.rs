@@ -6,7 +6,9 @@ use std::time::Instant;
 
 use thiserror::Error;
 
+use crate::saved::{Unfit, ensure};
 use crate::virtio::metrics::DeviceMetrics;
+use crate::virtio::state::{Back, WorkerState};
 
 /// Why a worker is called.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,6 +63,22 @@ pub trait Worker: Send {
     fn deadline(&self) -> Option<Instant> {
         None
     }
+
+    /// Where it stands, between two calls of [`Worker::serve`].
+    fn save(&self) -> WorkerState;
+
+    /// Takes up what a worker like it held; its queues have been put in their positions already, and it has not
+    /// served yet.
+    ///
+    /// # Errors
+    /// [`Unfit`] for what it cannot hold.
+    fn restore(&mut self, back: Back) -> Result<(), Unfit> {
+        ensure(
+            back == Back::Plain,
+            "virtio device",
+            "it held something of another device",
+        )
+    }
 }
 
 /// Rings for a worker: the driver's notification, without waiting.
@@ -85,6 +103,10 @@ pub trait RunningWorkers: Doorbell {
 
     /// Why one ended by itself, once.
     fn take_broken(&mut self) -> Option<Broken>;
+
+    /// Where each of them stands; one that has ended does not say. Only while the guest is paused: then they are
+    /// between two calls and stay there.
+    fn save(&self) -> Vec<WorkerState>;
 }
 
 /// Puts workers on threads; the machine does it for guests, tests run them in place.

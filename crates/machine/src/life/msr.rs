@@ -6,6 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use devices::{Saved, Unfit};
+use serde::{Deserialize, Serialize};
 use x86::msr;
 
 /// MTRR_CAP: eight variable ranges, fixed ranges, write combining (SDM vol. 3, 12.11.1).
@@ -33,8 +35,8 @@ const PERFORMANCE: std::ops::RangeInclusive<u32> = 0xc001_0000..=0xc001_0007;
 const LOG_EVERY: Duration = Duration::from_secs(1);
 
 /// Memory types and switches that a guest wrote; they are kept and do nothing.
-#[derive(Debug)]
-pub(crate) struct MachineMsrs {
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct MsrState {
     mtrr_variable: [u64; 16],
     mtrr_fixed: [u64; 11],
     hwcr: u64,
@@ -42,6 +44,12 @@ pub(crate) struct MachineMsrs {
     de_cfg: u64,
     core_configuration: [u64; 16],
     debugctl: u64,
+}
+
+/// The registers of one vCPU, and what was counted.
+#[derive(Debug)]
+pub(crate) struct MachineMsrs {
+    state: MsrState,
     unknown_count: u64,
     logged: Option<Instant>,
 }
@@ -49,7 +57,7 @@ pub(crate) struct MachineMsrs {
 impl Default for MachineMsrs {
     /// As firmware leaves them: all memory is write-back.
     fn default() -> MachineMsrs {
-        MachineMsrs {
+        let state = MsrState {
             mtrr_variable: [0; 16],
             mtrr_fixed: [ALL_WRITE_BACK; 11],
             hwcr: 0,
@@ -57,9 +65,25 @@ impl Default for MachineMsrs {
             de_cfg: DE_CFG_LFENCE,
             core_configuration: [0; 16],
             debugctl: 0,
+        };
+        MachineMsrs {
+            state,
             unknown_count: 0,
             logged: None,
         }
+    }
+}
+
+impl Saved for MachineMsrs {
+    type State = MsrState;
+
+    fn save(&self) -> MsrState {
+        self.state.clone()
+    }
+
+    fn restore(&mut self, state: MsrState) -> Result<(), Unfit> {
+        self.state = state;
+        Ok(())
     }
 }
 
@@ -68,7 +92,7 @@ impl MachineMsrs {
     pub(crate) fn read(&mut self, number: u32) -> Option<u64> {
         let value = self.stored(number).map(|stored| *stored);
         let value = value.or(match number {
-            msr::AMD_HWCR => Some(self.hwcr | HWCR_TSC_FREQ_SEL),
+            msr::AMD_HWCR => Some(self.state.hwcr | HWCR_TSC_FREQ_SEL),
             msr::MTRR_CAP => Some(MTRR_CAP),
             // No microcode, no machine-check banks, no memory controller, nothing pending.
             msr::BIOS_SIGN_ID | msr::MCG_CAP | msr::MCG_STATUS | PLATFORM_ID | NB_CFG => Some(0),
@@ -90,7 +114,7 @@ impl MachineMsrs {
         }
         let taken = match number {
             msr::AMD_HWCR => {
-                self.hwcr = value;
+                self.state.hwcr = value;
                 true
             }
             // Microcode revision and machine-check status are cleared by kernels.
@@ -110,21 +134,21 @@ impl MachineMsrs {
         let variable = msr::MTRR_PHYS_BASE0..msr::MTRR_PHYS_BASE0 + 16;
         let fixed_4k = msr::MTRR_FIX_4K_C0000..msr::MTRR_FIX_4K_C0000 + 8;
         match number {
-            msr::MTRR_FIX_64K_00000 => Some(&mut self.mtrr_fixed[0]),
-            msr::MTRR_FIX_16K_80000 => Some(&mut self.mtrr_fixed[1]),
-            msr::MTRR_FIX_16K_A0000 => Some(&mut self.mtrr_fixed[2]),
-            msr::AMD_SYSCFG => Some(&mut self.syscfg),
-            msr::AMD_DE_CFG => Some(&mut self.de_cfg),
-            msr::DEBUGCTL => Some(&mut self.debugctl),
+            msr::MTRR_FIX_64K_00000 => Some(&mut self.state.mtrr_fixed[0]),
+            msr::MTRR_FIX_16K_80000 => Some(&mut self.state.mtrr_fixed[1]),
+            msr::MTRR_FIX_16K_A0000 => Some(&mut self.state.mtrr_fixed[2]),
+            msr::AMD_SYSCFG => Some(&mut self.state.syscfg),
+            msr::AMD_DE_CFG => Some(&mut self.state.de_cfg),
+            msr::DEBUGCTL => Some(&mut self.state.debugctl),
             _ if variable.contains(&number) => {
-                Some(&mut self.mtrr_variable[(number - variable.start) as usize])
+                Some(&mut self.state.mtrr_variable[(number - variable.start) as usize])
             }
             _ if fixed_4k.contains(&number) => {
-                Some(&mut self.mtrr_fixed[3 + (number - fixed_4k.start) as usize])
+                Some(&mut self.state.mtrr_fixed[3 + (number - fixed_4k.start) as usize])
             }
-            _ if CORE_CONFIGURATION.contains(&number) => {
-                Some(&mut self.core_configuration[(number - CORE_CONFIGURATION.start()) as usize])
-            }
+            _ if CORE_CONFIGURATION.contains(&number) => Some(
+                &mut self.state.core_configuration[(number - CORE_CONFIGURATION.start()) as usize],
+            ),
             _ => None,
         }
     }
@@ -181,5 +205,21 @@ mod tests {
         assert!(msrs.write(0xc001_0000, 0));
         assert!(msrs.read(0xffff_ffff).is_none());
         assert_eq!(msrs.unknown_count(), 3);
+    }
+
+    #[test]
+    fn what_was_written_is_there_in_another_machine() {
+        let mut old = MachineMsrs::default();
+        let numbers = (0..0x300).chain(0xc001_0000..0xc001_1040);
+        for number in numbers.clone() {
+            old.write(number, u64::from(number) * 3);
+        }
+        let text = serde_json::to_string(&old.save()).unwrap();
+        let mut new = MachineMsrs::default();
+        new.restore(serde_json::from_str(&text).unwrap()).unwrap();
+        assert_eq!(new.save(), old.save());
+        for number in numbers {
+            assert_eq!(new.read(number), old.read(number), "{number:#x}");
+        }
     }
 }

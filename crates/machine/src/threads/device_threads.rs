@@ -10,12 +10,12 @@ use std::any::Any;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use devices::virtio::{
-    Broken, DeviceMetrics, Doorbell, RunningWorkers, StartWorkers, Wake, Worker,
+    Broken, DeviceMetrics, Doorbell, RunningWorkers, StartWorkers, Wake, Worker, WorkerState,
 };
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use vcpu::Kick;
@@ -26,6 +26,9 @@ use crate::threads::patience::Patience;
 type OnBroken = dyn Fn(&Broken) + Send + Sync;
 type Panic = Box<dyn Any + Send>;
 type Threads = Arc<Mutex<Vec<(Arc<Bell>, JoinHandle<()>)>>>;
+
+/// How long somebody who asks a worker waits before he looks whether its thread has ended.
+const ANSWER_LOOK: Duration = Duration::from_millis(20);
 
 /// The workers' threads of one life.
 pub(crate) struct DeviceThreads {
@@ -112,6 +115,10 @@ struct Bell {
     stop: AtomicBool,
     done: AtomicBool,
     broken: Mutex<Option<Broken>>,
+    /// Somebody wants to know where the worker stands, and what it said.
+    asked: AtomicBool,
+    answer: Mutex<Option<WorkerState>>,
+    answered: Condvar,
     event: OwnedFd,
     /// The device's counters, for what its front does not see.
     metrics: Arc<DeviceMetrics>,
@@ -134,6 +141,9 @@ impl Bell {
             stop: AtomicBool::new(false),
             done: AtomicBool::new(false),
             broken: Mutex::new(None),
+            asked: AtomicBool::new(false),
+            answer: Mutex::default(),
+            answered: Condvar::new(),
             event: event()?,
             metrics,
         })
@@ -153,7 +163,7 @@ impl Bell {
     }
 
     fn is_called(&self) -> bool {
-        self.stop.load(Ordering::Acquire)
+        self.is_held_up()
             || self
                 .queues
                 .iter()
@@ -175,6 +185,35 @@ impl Bell {
     fn stop(&self) {
         self.stop.store(true, Ordering::Release);
         self.ring();
+    }
+
+    /// Whether the thread has something else to do than to serve.
+    fn is_held_up(&self) -> bool {
+        self.stop.load(Ordering::Acquire) || self.asked.load(Ordering::Acquire)
+    }
+
+    /// Says where the worker stands, if anybody wants to know; whether anybody did.
+    fn answer(&self, worker: &dyn Worker) -> bool {
+        let is_asked = self.asked.swap(false, Ordering::AcqRel);
+        if is_asked {
+            let mut answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner);
+            *answer = Some(worker.save());
+            self.answered.notify_all();
+        }
+        is_asked
+    }
+
+    /// Asks the thread where its worker stands and waits for that; nothing if the thread has ended.
+    fn ask(&self, gate: &Gate) -> Option<WorkerState> {
+        let mut answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner);
+        self.asked.store(true, Ordering::Release);
+        self.ring();
+        gate.call();
+        while answer.is_none() && !self.done.load(Ordering::Acquire) {
+            let waited = self.answered.wait_timeout(answer, ANSWER_LOOK);
+            answer = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        answer.take()
     }
 
     fn silence(&self) {
@@ -281,13 +320,20 @@ fn run(
     let mut wakes = vec![Wake::Start];
     loop {
         for wake in wakes.drain(..) {
-            let inside = gate.enter(|| !bell.stop.load(Ordering::Acquire));
-            if bell.stop.load(Ordering::Acquire) {
-                return Ok(());
+            loop {
+                let inside = gate.enter(|| !bell.is_held_up());
+                if bell.stop.load(Ordering::Acquire) {
+                    return Ok(());
+                }
+                // Asked in a pause: it says so and waits on.
+                if !bell.answer(&*worker) {
+                    worker.serve(wake)?;
+                    break;
+                }
+                drop(inside);
             }
-            worker.serve(wake)?;
-            drop(inside);
         }
+        bell.answer(&*worker);
         wait(&*worker, bell, &mut patience, &mut wakes);
         if bell.stop.load(Ordering::Acquire) {
             return Ok(());
@@ -418,6 +464,11 @@ impl RunningWorkers for Running {
         self.bells
             .iter()
             .all(|bell| bell.done.load(Ordering::Acquire))
+    }
+
+    fn save(&self) -> Vec<WorkerState> {
+        let bells = self.bells.iter();
+        bells.filter_map(|bell| bell.ask(&self.gate)).collect()
     }
 
     fn take_broken(&mut self) -> Option<Broken> {

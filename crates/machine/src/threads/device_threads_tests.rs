@@ -3,6 +3,8 @@
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
+use devices::virtio::{Back, QueuePosition};
+
 use super::*;
 
 /// Counts its calls; does what its notification says.
@@ -34,6 +36,18 @@ impl Worker for Counting {
 
     fn deadline(&self) -> Option<Instant> {
         self.deadline
+    }
+
+    fn save(&self) -> WorkerState {
+        let position = QueuePosition {
+            index: 3,
+            next_available: self.calls.load(Ordering::SeqCst) as u16,
+            next_used: 0,
+        };
+        WorkerState {
+            queues: vec![position],
+            back: Back::Plain,
+        }
     }
 }
 
@@ -199,4 +213,44 @@ fn a_panic_of_a_worker_is_brought_to_the_attendant() {
         scene.broken.lock().unwrap().is_empty(),
         "the driver did nothing wrong"
     );
+}
+
+/// Where the only worker stands.
+fn stands(running: &dyn RunningWorkers) -> Vec<u16> {
+    let states = running.save();
+    let positions = states.iter().flat_map(|state| &state.queues);
+    positions.map(|position| position.next_available).collect()
+}
+
+#[test]
+fn a_worker_says_where_it_stands_in_a_pause_and_goes_on_after_it() {
+    let scene = Scene::new();
+    let running = scene.start(|| Ok(()), None);
+    scene.wait_for_calls(1);
+    assert!(scene.gate.close(|| (), || true));
+    assert_eq!(stands(&*running), [1], "asleep");
+    running.notify(3);
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(stands(&*running), [1], "before the gate");
+    assert_eq!(stands(&*running), [1], "again");
+    scene.gate.open();
+    scene.wait_for_calls(2);
+    assert!(scene.gate.close(|| (), || true));
+    assert_eq!(stands(&*running), [2]);
+    scene.gate.open();
+}
+
+#[test]
+fn a_worker_that_has_ended_says_nothing() {
+    let scene = Scene::new();
+    let broken = || {
+        Err(Broken {
+            queue: 3,
+            what: "so".to_owned(),
+        })
+    };
+    let running = scene.start(broken, None);
+    running.notify(3);
+    wait_until(|| running.have_stopped());
+    assert!(stands(&*running).is_empty());
 }

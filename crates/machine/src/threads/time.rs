@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use devices::{GuestClock, Nanos};
+use devices::{GuestClock, Nanos, Saved, Unfit};
+use serde::{Deserialize, Serialize};
 
 /// Time goes on.
 const NOT_FROZEN: u64 = u64::MAX;
@@ -28,6 +29,40 @@ struct Pauses {
     frozen_at: AtomicU64,
     /// Host ticks of all pauses that are over.
     lost_ticks: AtomicU64,
+}
+
+/// A guest's time at a moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct TimeState {
+    /// The clock as the board has it: guest TSC and wall time at time zero.
+    clock: GuestClock,
+    /// Board time.
+    now: Nanos,
+}
+
+impl Saved for GuestTime {
+    type State = TimeState;
+
+    fn save(&self) -> TimeState {
+        TimeState {
+            clock: self.clock,
+            now: self.now(),
+        }
+    }
+
+    /// From now on time goes on from there. To be done before others are given this time, and before a pause.
+    fn restore(&mut self, state: TimeState) -> Result<(), Unfit> {
+        // A TSC of another frequency would have to be scaled, which neither engine does.
+        if state.clock.tsc_khz != self.clock.tsc_khz {
+            return Err(Unfit {
+                device: "clock",
+                what: "this host's time stamp counter has another frequency",
+            });
+        }
+        self.clock = state.clock;
+        self.first_offset = state.clock.tsc(state.now).wrapping_sub(host::tsc::read());
+        Ok(())
+    }
 }
 
 impl GuestTime {
@@ -134,5 +169,33 @@ mod tests {
             time.lost_ticks(),
             "once"
         );
+    }
+
+    #[test]
+    fn time_goes_on_in_another_machine_from_where_it_was() {
+        let old = GuestTime::start();
+        std::thread::sleep(Duration::from_millis(5));
+        old.freeze();
+        let state = old.save();
+        assert_eq!(state.now, old.now());
+        let text = serde_json::to_string(&state).unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        let mut new = GuestTime::start();
+        new.restore(serde_json::from_str(&text).unwrap()).unwrap();
+        let after = new.now();
+        let passed = after.since(state.now);
+        assert!(
+            after >= Nanos(state.now.0 - 1) && passed < 100_000_000,
+            "{passed}"
+        );
+        assert_eq!(new.clock(), old.clock());
+        let other = TimeState {
+            clock: GuestClock {
+                tsc_khz: state.clock.tsc_khz + 1,
+                ..state.clock
+            },
+            ..state
+        };
+        assert!(new.restore(other).is_err());
     }
 }

@@ -108,6 +108,18 @@ impl BalloonControl {
         (u64::from(actual) << 32 | u64::from(target)).to_le_bytes()
     }
 
+    /// What the host wants and what the driver says that it gave.
+    pub(super) fn pages(&self) -> (u32, u32) {
+        let target = self.0.target_pages.load(Ordering::Acquire);
+        (target, self.0.actual_pages.load(Ordering::Acquire))
+    }
+
+    /// Puts both back, without telling the driver.
+    pub(super) fn set_pages(&self, target: u32, actual: u32) {
+        self.0.target_pages.store(target, Ordering::Release);
+        self.set_actual(actual);
+    }
+
     pub(super) fn set_actual(&self, pages: u32) {
         self.0.actual_pages.store(pages, Ordering::Release);
     }

@@ -11,8 +11,10 @@ use std::sync::Arc;
 
 pub use control::{BalloonControl, BalloonReading};
 
+use crate::saved::{Unfit, ensure};
 use crate::virtio::device::{Setup, VirtioDevice, VirtioKind};
 use crate::virtio::metrics::DeviceMetrics;
+use crate::virtio::state::FrontState;
 use crate::virtio::worker::Worker;
 use worker::BalloonWorker;
 
@@ -85,6 +87,26 @@ impl VirtioDevice for Balloon {
 
     fn reset(&mut self) {
         self.control.set_active(None);
+    }
+
+    fn save(&self) -> FrontState {
+        let (target_pages, actual_pages) = self.control.pages();
+        FrontState::Balloon {
+            target_pages,
+            actual_pages,
+        }
+    }
+
+    fn restore(&mut self, state: FrontState) -> Result<(), Unfit> {
+        let FrontState::Balloon {
+            target_pages,
+            actual_pages,
+        } = state
+        else {
+            return ensure(false, "balloon", "it is another device's");
+        };
+        self.control.set_pages(target_pages, actual_pages);
+        Ok(())
     }
 
     fn metrics(&self) -> Arc<DeviceMetrics> {

@@ -7,9 +7,11 @@ use mem::GuestMemory;
 use x86::Gpa;
 
 use super::control::{BalloonControl, PAGE_BYTES};
+use crate::saved::{Unfit, ensure};
 use crate::virtio::device::Setup;
 use crate::virtio::metrics::DeviceMetrics;
 use crate::virtio::segments::{Half, Segments};
+use crate::virtio::state::{Back, WorkerState};
 use crate::virtio::virtqueue::{Chain, Virtqueue};
 use crate::virtio::worker::{Broken, Wake, Worker};
 
@@ -183,6 +185,22 @@ impl BalloonWorker {
 }
 
 impl Worker for BalloonWorker {
+    fn save(&self) -> WorkerState {
+        WorkerState {
+            back: Back::Balloon { held: self.held },
+            ..WorkerState::plain(&self.queues)
+        }
+    }
+
+    fn restore(&mut self, back: Back) -> Result<(), Unfit> {
+        let Back::Balloon { held } = back else {
+            return ensure(false, "balloon", "it held something of another device");
+        };
+        self.held = held;
+        self.next_statistics = held.map(|_| Instant::now() + INTERVAL);
+        Ok(())
+    }
+
     fn queues(&self) -> Vec<u16> {
         self.queues.iter().map(|queue| queue.index).collect()
     }

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::config::{Config, F_CONFIG_WCE, F_FLUSH, QUEUE_SIZE, WRITEBACK_OFFSET};
 use super::disk::Disk;
 use super::worker::{BlockWorker, Caching};
-use crate::virtio::{DeviceMetrics, Setup, VirtioDevice, VirtioKind, Worker};
+use crate::saved::{Unfit, ensure};
+use crate::virtio::{DeviceMetrics, FrontState, Setup, VirtioDevice, VirtioKind, Worker};
 
 /// The front of a disk, for one life of the guest.
 #[derive(Debug)]
@@ -95,6 +96,20 @@ impl VirtioDevice for VirtioBlock {
 
     fn reset(&mut self) {
         self.is_write_back.store(true, Ordering::Relaxed);
+    }
+
+    fn save(&self) -> FrontState {
+        FrontState::Block {
+            is_write_back: self.is_write_back.load(Ordering::Relaxed),
+        }
+    }
+
+    fn restore(&mut self, state: FrontState) -> Result<(), Unfit> {
+        let FrontState::Block { is_write_back } = state else {
+            return ensure(false, "disk", "it is another device's");
+        };
+        self.is_write_back.store(is_write_back, Ordering::Relaxed);
+        Ok(())
     }
 
     fn metrics(&self) -> Arc<DeviceMetrics> {

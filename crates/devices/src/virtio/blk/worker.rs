@@ -15,7 +15,7 @@ use super::config::{F_DISCARD, F_WRITE_ZEROES, RANGE_SECTORS_MAX, RANGES_MAX, RE
 use super::disk::{Disk, Trouble};
 use super::head::{MAGIC_BYTES, SECTOR_BYTES, looks_formatted};
 use super::request::{Request, RequestKind, Status, len_bytes};
-use crate::virtio::{Broken, DeviceMetrics, Virtqueue, Wake, Worker};
+use crate::virtio::{Broken, DeviceMetrics, Virtqueue, Wake, Worker, WorkerState};
 
 /// Longest time for which finished requests are not told to the driver.
 const SILENCE_MAX: Duration = Duration::from_micros(200);
@@ -336,6 +336,10 @@ fn take(
 }
 
 impl Worker for BlockWorker {
+    fn save(&self) -> WorkerState {
+        WorkerState::plain([&self.queue])
+    }
+
     fn queues(&self) -> Vec<u16> {
         vec![self.queue.index]
     }

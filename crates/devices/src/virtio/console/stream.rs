@@ -7,8 +7,10 @@ use mem::GuestMemory;
 use virtio_queue::QueueT;
 
 use super::port::{PortEnd, SharedEnd};
+use crate::saved::{Unfit, ensure};
 use crate::virtio::metrics::DeviceMetrics;
 use crate::virtio::segments::{Half, Segments};
+use crate::virtio::state::{QueuePosition, StreamState};
 use crate::virtio::virtqueue::Virtqueue;
 use crate::virtio::worker::Broken;
 
@@ -34,6 +36,8 @@ pub(super) struct Stream {
     receive: Option<Virtqueue>,
     transmit: Option<Virtqueue>,
     outgoing: Option<Outgoing>,
+    /// Bytes of the next buffer that the host has had already.
+    skip_bytes: usize,
     /// Bytes on their way out.
     piece: Vec<u8>,
     /// Came from the end, waits for buffers of the guest from `given_bytes` on.
@@ -58,6 +62,7 @@ impl Stream {
             receive,
             transmit,
             outgoing: None,
+            skip_bytes: 0,
             piece: vec![0; PIECE_BYTES],
             incoming: Vec::new(),
             given_bytes: 0,
@@ -65,6 +70,36 @@ impl Stream {
             is_open: false,
             has_more: false,
         }
+    }
+
+    /// Where it stands in its queues; a buffer that the host has not taken whole counts as not taken.
+    pub(super) fn positions(&self) -> impl Iterator<Item = QueuePosition> + '_ {
+        let transmit = self.transmit.iter().map(|queue| {
+            let mut position = QueuePosition::of(queue);
+            let unfinished = u16::from(self.outgoing.is_some());
+            position.next_available = position.next_available.wrapping_sub(unfinished);
+            position
+        });
+        self.receive.iter().map(QueuePosition::of).chain(transmit)
+    }
+
+    pub(super) fn save(&self) -> StreamState {
+        let outgoing = self.outgoing.as_ref().map(|outgoing| outgoing.done_bytes);
+        StreamState {
+            is_open: self.is_open,
+            sent_bytes: outgoing.unwrap_or(self.skip_bytes),
+            incoming: self.incoming[self.given_bytes..].to_vec(),
+        }
+    }
+
+    pub(super) fn restore(&mut self, state: StreamState) -> Result<(), Unfit> {
+        let fits = state.incoming.len() <= PIECE_BYTES && state.sent_bytes <= CHAIN_BYTES_MAX;
+        ensure(fits, "console", "more bytes than it holds")?;
+        self.is_open = state.is_open;
+        self.skip_bytes = state.sent_bytes;
+        self.incoming = state.incoming;
+        self.given_bytes = 0;
+        Ok(())
     }
 
     pub(super) fn queues(&self) -> impl Iterator<Item = u16> + '_ {
@@ -108,7 +143,7 @@ impl Stream {
                     head,
                     segments,
                     len_bytes,
-                    done_bytes: 0,
+                    done_bytes: std::mem::take(&mut self.skip_bytes).min(len_bytes),
                     start,
                 });
             }

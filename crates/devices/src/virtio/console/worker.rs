@@ -11,10 +11,12 @@ use super::message::{self, Received, message};
 use super::port::Window;
 use super::stream::Stream;
 use super::{Port, QUEUE_SIZE};
+use crate::saved::{Unfit, ensure};
 use crate::virtio::device::Setup;
 use crate::virtio::interrupt::Interrupt;
 use crate::virtio::metrics::DeviceMetrics;
 use crate::virtio::segments::{Half, Segments};
+use crate::virtio::state::{Back, QueuePosition, WorkerState};
 use crate::virtio::virtqueue::Virtqueue;
 use crate::virtio::worker::{Broken, Wake, Worker};
 
@@ -245,6 +247,36 @@ impl ConsoleWorker {
 }
 
 impl Worker for ConsoleWorker {
+    fn save(&self) -> WorkerState {
+        let control = self.control_receive.iter().chain(&self.control_transmit);
+        let streams = self.streams.iter().flat_map(Stream::positions);
+        WorkerState {
+            queues: streams.chain(control.map(QueuePosition::of)).collect(),
+            back: Back::Console {
+                streams: self.streams.iter().map(Stream::save).collect(),
+                messages: self.messages.iter().cloned().collect(),
+            },
+        }
+    }
+
+    fn restore(&mut self, back: Back) -> Result<(), Unfit> {
+        const DEVICE: &str = "console";
+        let Back::Console { streams, messages } = back else {
+            return ensure(false, DEVICE, "it held something of another device");
+        };
+        ensure(
+            streams.len() == self.streams.len(),
+            DEVICE,
+            "another number of ports",
+        )?;
+        ensure(messages.len() <= MESSAGES_MAX, DEVICE, "too many messages")?;
+        for (stream, state) in self.streams.iter_mut().zip(streams) {
+            stream.restore(state)?;
+        }
+        self.messages = messages.into();
+        Ok(())
+    }
+
     fn queues(&self) -> Vec<u16> {
         let control = self
             .control_receive

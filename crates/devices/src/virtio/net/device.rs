@@ -9,7 +9,8 @@ use super::mac::MacAddress;
 use super::port::{NetPort, PortKind};
 use super::receive::Receiver;
 use super::transmit::Transmitter;
-use crate::virtio::{DeviceMetrics, Setup, VirtioDevice, VirtioKind, Worker};
+use crate::saved::{Unfit, ensure};
+use crate::virtio::{DeviceMetrics, FrontState, Setup, VirtioDevice, VirtioKind, Worker};
 
 /// Feature bits (5.1.3).
 mod feature {
@@ -183,6 +184,20 @@ impl VirtioDevice for Net {
     fn reset(&mut self) {
         self.port.listen(None);
         self.mac.set(self.first_mac);
+    }
+
+    fn save(&self) -> FrontState {
+        FrontState::Net {
+            mac: self.mac.get(),
+        }
+    }
+
+    fn restore(&mut self, state: FrontState) -> Result<(), Unfit> {
+        let FrontState::Net { mac } = state else {
+            return ensure(false, "network card", "it is another device's");
+        };
+        self.mac.set(mac);
+        Ok(())
     }
 
     fn metrics(&self) -> Arc<DeviceMetrics> {

@@ -12,7 +12,7 @@ use super::inlet::{Inlet, Packet};
 use super::port::NetPort;
 use super::wire::Lost;
 use crate::virtio::segments::{Half, Segments};
-use crate::virtio::{Broken, DeviceMetrics, Virtqueue, Wake, Worker};
+use crate::virtio::{Broken, DeviceMetrics, Virtqueue, Wake, Worker, WorkerState};
 
 /// Reads in one call, so that a backend that never pauses does not keep a stop or a pause waiting.
 const READS_MAX: usize = 4;
@@ -206,6 +206,10 @@ impl Ring {
 }
 
 impl Worker for Receiver {
+    fn save(&self) -> WorkerState {
+        WorkerState::plain([&self.ring.queue])
+    }
+
     fn queues(&self) -> Vec<u16> {
         vec![self.ring.queue.index]
     }

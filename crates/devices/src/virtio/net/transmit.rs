@@ -13,7 +13,7 @@ use super::port::NetPort;
 use super::wire::{FRAME_BYTES_MAX, FRAME_BYTES_MIN, Lost};
 use super::{checksum, guard};
 use crate::virtio::segments::{Half, Segments};
-use crate::virtio::{Broken, DeviceMetrics, Virtqueue, Wake, Worker};
+use crate::virtio::{Broken, DeviceMetrics, Virtqueue, Wake, Worker, WorkerState};
 
 /// Packets in one call, so that a guest that never pauses does not keep a stop or a pause waiting.
 const PACKETS_MAX: usize = 256;
@@ -211,6 +211,10 @@ fn make_whole(header: Header, frame: &mut [u8]) -> Option<()> {
 }
 
 impl Worker for Transmitter {
+    fn save(&self) -> WorkerState {
+        WorkerState::plain(self.transmit.iter().chain(&self.control))
+    }
+
     fn queues(&self) -> Vec<u16> {
         self.transmit
             .iter()

@@ -12,7 +12,7 @@ use x86::Gpa;
 use crate::pci::PciFunction;
 use crate::virtio::{
     Broken, DeviceMetrics, Doorbell, Links, RunningWorkers, SendMsi, StartWorkers, VirtioDevice,
-    VirtioFunction, Wake, Worker,
+    VirtioFunction, Wake, Worker, WorkerState,
 };
 
 /// Registers of the common configuration, by their offsets in the function's window (4.1.4.3).
@@ -140,6 +140,11 @@ impl RunningWorkers for Running {
 
     fn take_broken(&mut self) -> Option<Broken> {
         None
+    }
+
+    fn save(&self) -> Vec<WorkerState> {
+        let team = self.0.lock().unwrap();
+        team.workers.iter().map(|worker| worker.save()).collect()
     }
 }
 

@@ -6,4 +6,5 @@ mod hostile;
 mod queues;
 mod random;
 mod rules;
+mod saved;
 mod windows;

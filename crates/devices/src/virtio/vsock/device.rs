@@ -13,9 +13,11 @@ use virtio_queue::QueueT;
 use super::connection::BUFFER_BYTES;
 use super::hub::Hub;
 use super::packet::{HEADER_BYTES, Header};
+use crate::saved::{Unfit, ensure};
 use crate::virtio::segments::{Half, Segments};
 use crate::virtio::{
-    Broken, DeviceMetrics, Setup, VirtioDevice, VirtioKind, Virtqueue, Wake, Worker,
+    Back, Broken, DeviceMetrics, Setup, VirtioDevice, VirtioKind, Virtqueue, Wake, Worker,
+    WorkerState,
 };
 
 /// Queues (5.10.2).
@@ -263,6 +265,24 @@ impl Porter {
 }
 
 impl Worker for Porter {
+    fn save(&self) -> WorkerState {
+        WorkerState {
+            back: Back::Vsock(self.hub.save()),
+            ..WorkerState::plain([&self.receive, &self.transmit])
+        }
+    }
+
+    fn restore(&mut self, back: Back) -> Result<(), Unfit> {
+        let Back::Vsock(state) = back else {
+            return ensure(
+                false,
+                "socket device",
+                "it held something of another device",
+            );
+        };
+        self.hub.restore(state)
+    }
+
     fn queues(&self) -> Vec<u16> {
         vec![self.receive.index, self.transmit.index]
     }

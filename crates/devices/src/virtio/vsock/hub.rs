@@ -11,9 +11,11 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use serde::{Deserialize, Serialize};
 
 use super::connection::{Connection, Flow, Phase};
 use super::packet::{HOST_CID, Header, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, STREAM, op};
+use crate::saved::{Unfit, ensure};
 
 /// Connections at one time, and as many that have not said yet what they want.
 const CONNECTIONS_MAX: usize = 256;
@@ -24,6 +26,16 @@ const FIRST_HOST_PORT: u32 = 1 << 30;
 
 /// Port of the host, port of the guest.
 type Ports = (u32, u32);
+
+/// What a hub is at a moment. Sockets of the host cannot be carried: the connections through them are lost.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VsockState {
+    /// Ports of the host and the guest of each connection.
+    lost: Vec<Ports>,
+    /// Headers that wait for a buffer of the guest's.
+    answers: Vec<Header>,
+    next_host_port: u32,
+}
 
 /// Every connection of one device.
 #[derive(Debug)]
@@ -51,6 +63,28 @@ impl Hub {
             next_host_port: FIRST_HOST_PORT,
             last_served: (0, 0),
         }
+    }
+
+    /// Which connections there are, and what is still to be said of them.
+    pub(super) fn save(&self) -> VsockState {
+        VsockState {
+            lost: self.connections.keys().copied().collect(),
+            answers: self.answers.iter().copied().collect(),
+            next_host_port: self.next_host_port,
+        }
+    }
+
+    /// A hub that has none of those connections tells the guest that each has ended.
+    pub(super) fn restore(&mut self, state: VsockState) -> Result<(), Unfit> {
+        let fits = state.lost.len() <= CONNECTIONS_MAX
+            && state.answers.len() <= ANSWERS_MAX + CONNECTIONS_MAX
+            && state.next_host_port >= FIRST_HOST_PORT;
+        ensure(fits, "socket device", "more connections than it has")?;
+        let ends = state.lost.iter().map(|ports| self.plain(*ports, op::RST));
+        let ends: Vec<Header> = ends.collect();
+        self.answers = state.answers.into_iter().chain(ends).collect();
+        self.next_host_port = state.next_host_port;
+        Ok(())
     }
 
     /// Whether more may be taken from the guest.

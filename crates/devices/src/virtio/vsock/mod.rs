@@ -15,3 +15,4 @@ mod packet;
 mod tests;
 
 pub use device::Vsock;
+pub use hub::VsockState;
