@@ -45,6 +45,18 @@ fn output_is_whole_however_slow_its_reader_is() {
 }
 
 #[test]
+fn a_console_is_whole_however_slow_its_reader_is_and_the_guest_goes_on() {
+    // 2 MB are more than may wait before programs do; meanwhile a program that writes nothing is not held up.
+    let script = "(sleep 1; while [ -e /tmp/writing ]; do n=$((n + 1)); sleep 0.1; done; echo n $n) &\n\
+        >/tmp/writing; head -c 2000000 /dev/zero | tr '\\0' '~'; echo; rm /tmp/writing; wait";
+    let line = format!(
+        "$MOTHER run --console serial --timeout 100s 2>/dev/null <<'END' | (sleep 12; cat) >all\n{script}\nEND\n\
+         echo ${{PIPESTATUS[0]}}; tr -cd '~' <all | wc -c; grep -q '^n [1-9][0-9]' all && echo went on",
+    );
+    check("serial", &line, "0\n2000000\nwent on\n");
+}
+
+#[test]
 fn a_slow_reader_holds_up_no_end_that_was_asked_for() {
     check(
         "the time is up",

@@ -434,6 +434,13 @@ impl Board {
         taken
     }
 
+    /// From now on whoever reads the console is behind, or no longer: programs in the guest are to wait.
+    pub fn slow_console(&mut self, now: Nanos, is_slow: bool) {
+        self.output.slow_down(is_slow);
+        self.pio.advance(now);
+        self.settle();
+    }
+
     /// Presses the power button.
     pub fn press_power_button(&mut self, now: Nanos) {
         self.button.press();

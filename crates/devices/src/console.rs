@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Typed bytes that wait for the guest at most. Whoever types more has to offer it again later.
@@ -77,21 +78,38 @@ impl Drop for Output {
 
 /// Where the guest's output goes, in chunks: a write per byte would cost a system call each.
 #[derive(Clone)]
-pub struct ConsoleOutput(Arc<Mutex<Output>>);
+pub struct ConsoleOutput {
+    output: Arc<Mutex<Output>>,
+    /// Who reads it is behind.
+    is_slow: Arc<AtomicBool>,
+}
 
 impl ConsoleOutput {
     /// Output that ends in `sink`.
     pub fn new(sink: Box<dyn Write + Send>) -> ConsoleOutput {
-        ConsoleOutput(Arc::new(Mutex::new(Output {
+        let output = Output {
             sink,
             chunk: Vec::new(),
             lost_bytes: 0,
-        })))
+        };
+        ConsoleOutput {
+            output: Arc::new(Mutex::new(output)),
+            is_slow: Arc::default(),
+        }
+    }
+
+    /// Says whether whoever reads the output is behind. The serial port looks when time next passes for it.
+    pub fn slow_down(&self, is_slow: bool) {
+        self.is_slow.store(is_slow, Ordering::Release);
+    }
+
+    pub(crate) fn is_slow(&self) -> bool {
+        self.is_slow.load(Ordering::Acquire)
     }
 
     /// Takes a byte, to be handed on at the end of the line, of the chunk, or with [`ConsoleOutput::flush`].
     pub fn push(&self, byte: u8) {
-        let mut output = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
         output.chunk.push(byte);
         if byte == b'\n' || output.chunk.len() >= OUTPUT_CHUNK {
             output.flush();
@@ -101,7 +119,7 @@ impl ConsoleOutput {
     /// Hands on what waits. A sink that fails loses bytes, which are counted; the guest does not notice, as with
     /// a cable pulled out.
     pub fn flush(&self) {
-        self.0
+        self.output
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .flush();
@@ -109,7 +127,7 @@ impl ConsoleOutput {
 
     /// Bytes that the sink did not take.
     pub fn lost_bytes(&self) -> u64 {
-        self.0
+        self.output
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .lost_bytes

@@ -1,7 +1,12 @@
 //! A 16550A serial port (National Semiconductor PC16550D datasheet).
 //!
 //! The line out is infinitely fast: a byte written is sent at once, so the transmitter is always empty and its
-//! interrupt comes back right after each write. Receiving goes at the guest's pace: the FIFO is filled from what
+//! interrupt comes back right after each write. That is so until whoever reads the line falls behind
+//! ([`ConsoleOutput::slow_down`]). Then it is a line of 19200 baud for who lets the transmitter interrupt: a driver that sends
+//! for programs waits between interrupts and has its programs wait, as drivers are made to, and none of their patience
+//! (Linux gives a closing terminal 30 s) runs out, as it would at a line that stands still. Who polls, as a kernel that
+//! prints what has gone wrong, cannot sleep meanwhile, and is not slowed down. Nothing is dropped in either case.
+//! Receiving goes at the guest's pace: the FIFO is filled from what
 //! was typed when the guest has emptied it, and a guest that takes interrupts gets a moment in between. Without the
 //! moment a driver would never leave its interrupt handler while there is input, and could not slow the sender down.
 //!
@@ -69,6 +74,8 @@ const MSR_DCD: u8 = 0x80;
 const FIFO_BYTES: usize = 16;
 /// How long a guest that takes interrupts has for other work between two full FIFOs: about a megabaud.
 const REFILL_AFTER_NS: u64 = 150_000;
+/// How long a byte takes at 19200 baud, 8N1.
+const SLOW_BYTE_NS: u64 = 520_833;
 /// Output waits this long for the rest of its line.
 const FLUSH_AFTER_NS: u64 = 2_000_000;
 
@@ -122,6 +129,10 @@ pub struct Serial {
     input: ConsoleInput,
     output: ConsoleOutput,
     line: IrqLine,
+    /// The line's reader is behind. That is the host's affair and no state of the port.
+    is_slow: bool,
+    /// When a slow line has sent what it was given.
+    sent_at: Nanos,
     counters: SerialCounters,
 }
 
@@ -159,6 +170,8 @@ impl Serial {
             input,
             output,
             line,
+            is_slow: false,
+            sent_at: Nanos(0),
             counters: SerialCounters::default(),
         }
     }
@@ -166,6 +179,13 @@ impl Serial {
     /// What was counted.
     pub fn counters(&self) -> SerialCounters {
         self.counters
+    }
+
+    /// Whether who lets the transmitter interrupt has to wait for it.
+    fn is_sending(&self) -> bool {
+        let is_awaited = self.state.registers.ier & IER_TRANSMITTED != 0;
+        let is_on_line = self.state.registers.mcr & MCR_LOOP == 0;
+        self.is_slow && is_awaited && is_on_line && self.state.now < self.sent_at
     }
 
     fn capacity(&self) -> usize {
@@ -216,6 +236,9 @@ impl Serial {
         } else {
             self.counters.sent += 1;
             self.output.push(byte);
+            if self.is_slow {
+                self.sent_at = self.sent_at.max(self.state.now).after(SLOW_BYTE_NS);
+            }
             self.state
                 .flush_at
                 .get_or_insert(self.state.now.after(FLUSH_AFTER_NS));
@@ -235,7 +258,10 @@ impl Serial {
         } else if ier & IER_RECEIVED != 0 && !received.is_empty() {
             // Time since the last byte does not matter at infinite speed: the line is idle already.
             IIR_TIMEOUT
-        } else if ier & IER_TRANSMITTED != 0 && self.state.registers.transmitted {
+        } else if ier & IER_TRANSMITTED != 0
+            && self.state.registers.transmitted
+            && !self.is_sending()
+        {
             IIR_TRANSMITTED
         } else if ier & IER_MODEM != 0 && self.state.registers.msr_delta != 0 {
             IIR_MODEM
@@ -311,7 +337,12 @@ impl Serial {
                 } else {
                     0
                 };
-                LSR_TRANSMITTER_EMPTY | ready | overrun
+                let empty = if self.is_sending() {
+                    0
+                } else {
+                    LSR_TRANSMITTER_EMPTY
+                };
+                empty | ready | overrun
             }
             MSR => self.modem_inputs() | std::mem::take(&mut self.state.registers.msr_delta),
             _ => self.state.registers.scratch,
@@ -406,6 +437,10 @@ impl PioDevice for Serial {
             self.receive();
             self.update_line();
         }
+        if self.is_slow || self.output.is_slow() {
+            self.is_slow = self.output.is_slow();
+            self.update_line();
+        }
     }
 
     fn deadline(&self) -> Option<Nanos> {
@@ -414,7 +449,10 @@ impl PioDevice for Serial {
             && !self.input.is_empty();
         let refill_at =
             (waits && self.state.refill_at > self.state.now).then_some(self.state.refill_at);
-        self.state.flush_at.into_iter().chain(refill_at).min()
+        let is_awaited = self.is_sending() && self.state.registers.transmitted;
+        let sent_at = is_awaited.then_some(self.sent_at);
+        let all = self.state.flush_at.into_iter().chain(refill_at);
+        all.chain(sent_at).min()
     }
 }
 

@@ -22,6 +22,7 @@ impl Write for Shared {
 
 struct Setup {
     serial: Serial,
+    output: ConsoleOutput,
     input: ConsoleInput,
     sent: Shared,
     lines: IrqLines,
@@ -34,9 +35,10 @@ fn setup() -> Setup {
         IrqLines::default(),
     );
     let output = ConsoleOutput::new(Box::new(sent.clone()));
-    let serial = Serial::new(input.clone(), output, lines.line(4));
+    let serial = Serial::new(input.clone(), output.clone(), lines.line(4));
     Setup {
         serial,
+        output,
         input,
         sent,
         lines,
@@ -92,6 +94,45 @@ fn the_transmitter_interrupt_comes_when_enabled_and_after_every_byte() {
     check("after a byte", "4=08 1=02 2:02 _ 0=41 ! 2:02 _");
     check("no interrupt without OUT2", "1=02 _ 2:02");
     check("transmitter is always empty", "5:60 0=41 5:60");
+}
+
+#[test]
+fn a_line_whose_reader_is_behind_is_slow_for_who_waits_and_loses_nothing() {
+    let mut setup = setup();
+    let serial = &mut setup.serial;
+    let is_high = |lines: &IrqLines| lines.take_edges().high != 0;
+    for (offset, value) in [
+        (MCR, u32::from(MCR_OUT2)),
+        (IER, u32::from(IER_TRANSMITTED)),
+    ] {
+        serial.write(offset, 1, value);
+    }
+    setup.output.slow_down(true);
+    serial.advance(Nanos(0));
+    (0..16).for_each(|byte| serial.write(DATA, 1, byte));
+    assert_eq!((serial.read(LSR, 1), is_high(&setup.lines)), (0, false));
+    // Who polls does not wait.
+    serial.write(IER, 1, 0);
+    assert_eq!(serial.read(LSR, 1), u32::from(LSR_TRANSMITTER_EMPTY));
+    serial.write(IER, 1, u32::from(IER_TRANSMITTED));
+    assert!(!is_high(&setup.lines));
+    let flush = serial.deadline().unwrap();
+    serial.advance(flush);
+    let sent = serial.deadline().unwrap();
+    assert_eq!(sent, Nanos(16 * SLOW_BYTE_NS));
+    serial.advance(sent);
+    assert_eq!(
+        (serial.read(LSR, 1), is_high(&setup.lines)),
+        (u32::from(LSR_TRANSMITTER_EMPTY), true)
+    );
+    // Fast again, at once.
+    (16..32).for_each(|byte| serial.write(DATA, 1, byte));
+    assert!(!is_high(&setup.lines));
+    setup.output.slow_down(false);
+    serial.advance(sent);
+    assert!(is_high(&setup.lines));
+    serial.advance(serial.deadline().unwrap());
+    assert_eq!(*setup.sent.0.lock().unwrap(), (0..32).collect::<Vec<u8>>());
 }
 
 #[test]

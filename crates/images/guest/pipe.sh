@@ -18,4 +18,6 @@ hear_power_button /etc/acpi
 # line only when the next one is typed.
 dd bs=4096 2>/dev/null </dev/console | sh &
 wait $!
+# Waits until the line has sent what was written to it.
+stty -echo </dev/console
 poweroff -f

@@ -8,4 +8,6 @@ size=$(mother_option size)
 cat /etc/motd
 # A session of its own on the real device behind /dev/console gives job control.
 setsid cttyhack sh -l
+# Waits until the line has sent what was written to it.
+stty -echo 2>/dev/null
 poweroff -f

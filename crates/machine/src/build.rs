@@ -128,7 +128,7 @@ impl Machine {
         let writer = std::thread::Builder::new()
             .name("console".to_owned())
             .spawn(move || {
-                writer_output.write_to(&mut sink);
+                writer_output.write_to(&mut sink, || writer_control.call_attention());
                 writer_control.call_attention();
             });
         writer.map_err(MachineError::Thread)?;

@@ -1,8 +1,11 @@
 //! What the guest prints: watched for markers on its way, written by a thread of its own.
 //!
-//! A console can be a terminal that scrolls slowly or a pipe that nobody reads. The vCPU must not wait for it while
-//! it holds the board's lock, so bytes go into a queue, and only between two exits does the vCPU thread wait for room
-//! ([`Output::wait_for_room`]), which a stop or a timeout ends.
+//! A console can be a terminal that scrolls slowly or a pipe that nobody reads, for as long as they like, and no byte
+//! may be lost. Bytes go into a queue. When more wait than [`BEHIND_BYTES`], the serial line becomes a slow one
+//! ([`Output::is_behind`]), and programs in the guest wait for it as for any slow line. What still comes, from a kernel
+//! that prints and from the slow line, has room for hours. A guest that fills that too, because it asks no line whether
+//! it is ready, waits as a whole: its vCPU thread between two exits ([`Output::wait_for_room`]), never while it holds the
+//! board's lock. A stop or a timeout ends that.
 
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,8 +13,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Bytes that may wait before the guest does.
-const QUEUE_BYTES: usize = 1 << 20;
+/// Bytes that may wait before programs in the guest do.
+const BEHIND_BYTES: usize = 256 * 1024;
+/// Bytes that may wait before the whole guest does.
+const QUEUE_BYTES: usize = 16 << 20;
 /// How long the writer lets bytes gather: a guest sends one at a time, and to wake a thread for each costs more
 /// than the byte.
 const GATHER: Duration = Duration::from_millis(1);
@@ -43,7 +48,9 @@ struct Shared {
     start: Instant,
     state: Mutex<State>,
     changed: Condvar,
-    /// The queue has more than it should.
+    /// More waits than should.
+    behind: AtomicBool,
+    /// More waits than may.
     full: AtomicBool,
     /// There are fresh markers.
     seen: AtomicBool,
@@ -77,6 +84,7 @@ impl Output {
             start,
             state: Mutex::new(state),
             changed: Condvar::new(),
+            behind: AtomicBool::new(false),
             full: AtomicBool::new(false),
             seen: AtomicBool::new(false),
         }))
@@ -86,7 +94,12 @@ impl Output {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the writer keeps up. Who does not ask is not refused.
+    /// Whether programs in the guest should wait for the writer.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.0.behind.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is room. Who does not ask is not refused.
     pub(crate) fn has_room(&self) -> bool {
         !self.0.full.load(Ordering::Relaxed) || self.lock().failed.is_some()
     }
@@ -129,8 +142,9 @@ impl Output {
         self.lock().first
     }
 
-    /// Writes everything to `sink` until the output is closed or the sink fails. The writer thread is in here.
-    pub(crate) fn write_to(&self, sink: &mut dyn Write) {
+    /// Writes everything to `sink` until the output is closed or the sink fails, and calls `on_room` whenever programs
+    /// need not wait any more. The writer thread is in here.
+    pub(crate) fn write_to(&self, sink: &mut dyn Write, on_room: impl Fn()) {
         loop {
             let mut state = self.lock();
             while state.queue.is_empty() && !state.closed {
@@ -151,7 +165,11 @@ impl Output {
             let bytes = std::mem::take(&mut state.queue);
             state.writing = true;
             self.0.full.store(false, Ordering::Relaxed);
+            let was_behind = self.0.behind.swap(false, Ordering::Relaxed);
             drop(state);
+            if was_behind {
+                on_room();
+            }
             // A sink that panics is one that failed: the guest must not wait for ever for room.
             let write = AssertUnwindSafe(|| sink.write_all(&bytes).and_then(|()| sink.flush()));
             let written = catch_unwind(write)
@@ -234,6 +252,9 @@ impl Write for Output {
             self.0.changed.notify_all();
         }
         state.queue.extend_from_slice(bytes);
+        if state.queue.len() >= BEHIND_BYTES {
+            self.0.behind.store(true, Ordering::Relaxed);
+        }
         if state.queue.len() >= QUEUE_BYTES {
             self.0.full.store(true, Ordering::Relaxed);
         }
@@ -299,7 +320,7 @@ mod tests {
             let output = output.clone();
             move || {
                 let mut gate = Gate(gate, Vec::new());
-                output.write_to(&mut gate);
+                output.write_to(&mut gate, || ());
                 gate.1
             }
         });
@@ -307,7 +328,13 @@ mod tests {
         while !output.lock().writing {
             std::thread::yield_now();
         }
-        output.write_all(&vec![b'y'; QUEUE_BYTES]).unwrap();
+        output.write_all(&vec![b'y'; BEHIND_BYTES]).unwrap();
+        assert!(output.is_behind() && output.has_room());
+        output.wait_for_room(|| unreachable!("there is room"));
+        output
+            .write_all(&vec![b'y'; QUEUE_BYTES - BEHIND_BYTES])
+            .unwrap();
+        assert!(!output.has_room());
         output.wait_for_room(|| false);
         assert!(!output.finish(|| false).unwrap());
         open.send(()).unwrap();
@@ -322,7 +349,7 @@ mod tests {
         let (open, gate) = mpsc::channel();
         drop(open);
         output.write_all(b"lost").unwrap();
-        output.write_to(&mut Gate(gate, Vec::new()));
+        output.write_to(&mut Gate(gate, Vec::new()), || ());
         output.wait_for_room(|| true);
         assert_eq!(
             output.finish(|| true).unwrap_err().kind(),

@@ -142,6 +142,7 @@ impl Life {
             board,
             msrs,
             typed: Vec::new(),
+            is_slow: false,
             mailbox: Arc::clone(&mailbox),
         };
         let room = Arc::new(Mutex::new(room));

@@ -20,6 +20,8 @@ pub(crate) struct Room {
     pub(crate) msrs: MachineMsrs,
     /// Bytes typed that the serial port has no room for yet.
     pub(super) typed: Vec<u8>,
+    /// The serial port knows that its reader is behind.
+    pub(super) is_slow: bool,
     /// What devices' threads have to say to the board.
     pub(super) mailbox: Arc<Mailbox>,
 }
@@ -75,6 +77,11 @@ impl Room {
         self.mailbox.deliver(&mut self.board);
         if let Some(input) = &life.input {
             self.offer_input(input, now);
+            let is_slow = life.output.is_behind();
+            if is_slow != self.is_slow {
+                self.is_slow = is_slow;
+                self.board.slow_console(now, is_slow);
+            }
         }
         if let Some(event) = self.board.take_event() {
             life.end(match event {
