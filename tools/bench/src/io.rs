@@ -3,14 +3,15 @@
 use anyhow::{Result, bail};
 
 use crate::runs::runs;
-use crate::{disk, login, network};
+use crate::{disk, login, network, streams};
 
 /// A part: how it is called on the command line, and what measures it.
 type Part = (&'static str, fn(usize) -> Result<bool>);
 
-const PARTS: [Part; 3] = [
+const PARTS: [Part; 4] = [
     ("disk", disk::compare),
     ("network", network::compare),
+    ("streams", streams::compare),
     ("login", login::compare),
 ];
 
@@ -26,7 +27,7 @@ pub fn run(words: &[&str]) -> Result<bool> {
         .filter(|(name, _)| named.is_none_or(|named| named == *name))
         .collect();
     if wanted.is_empty() {
-        bail!("the parts of `bench io` are disk, network and login");
+        bail!("the parts of `bench io` are disk, network, streams and login");
     }
     let mut is_fast = true;
     for (_, compare) in wanted {

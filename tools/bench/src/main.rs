@@ -20,6 +20,7 @@ mod paging;
 mod qemu;
 mod runs;
 mod soak;
+mod streams;
 mod watch;
 mod workspace;
 

@@ -38,7 +38,7 @@ usage: cargo xtask TASK
   debian   make the image debian:12, which a whole-guest test runs
   bench boot [--runs N]
            start to /init on the software CPU and on QEMU's TCG, and memory
-  bench io [disk|network|login] [--runs N]
+  bench io [disk|network|streams|login] [--runs N]
            a guest's disk and network, and Debian to its login prompt, on the software CPU and on QEMU's TCG
   bench exits [--nested]
            what it costs to leave the guest, on this host's engines or on both in QEMU
