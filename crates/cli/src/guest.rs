@@ -23,6 +23,9 @@ const SHELL_PATH: &str = "/bin:/sbin:/usr/bin:/usr/sbin";
 /// Memory of a guest that is one program, beside its files.
 const APP_MEMORY_MIB: u64 = 384;
 
+/// The least that the kernel and a small program need beside the files.
+const APP_MEMORY_MIN_MIB: u64 = 64;
+
 /// Memory of a guest for which nothing was said.
 const DEFAULT_MEMORY_MIB: u64 = 512;
 
@@ -88,13 +91,18 @@ pub fn plan_app(arguments: &RunArguments, program: &Path) -> Result<PlannedApp, 
     spec.initrd = Some(initrd);
     spec.no_reboot = true;
     // The program's files are in memory twice while the kernel unpacks them.
-    let needed = (len >> 20) * 2 + APP_MEMORY_MIB;
-    spec.memory
-        .get_or_insert_with(|| format!("{}M", needed.max(DEFAULT_MEMORY_MIB)));
-    Ok(PlannedApp {
-        plan: plan(&spec, &host)?,
-        _run: run,
-    })
+    let files_mib = len >> 20;
+    let usual_mib = (2 * files_mib + APP_MEMORY_MIB).max(DEFAULT_MEMORY_MIB);
+    spec.memory.get_or_insert_with(|| format!("{usual_mib}M"));
+    let plan = plan(&spec, &host)?;
+    if plan.memory_bytes >> 20 < 2 * files_mib + APP_MEMORY_MIN_MIB {
+        let what = format!(
+            "the program and its files are {files_mib} MiB, and the kernel unpacks them in memory"
+        );
+        let help = format!("give the guest `--memory {usual_mib}M`, or nothing, which is the same");
+        return Err(complaint(&spec, "memory", &what, &help));
+    }
+    Ok(PlannedApp { plan, _run: run })
 }
 
 /// Whether a run of no image is a program in the small guest: a command, or what a pipe or a file has for its shell.

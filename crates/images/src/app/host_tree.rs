@@ -100,6 +100,12 @@ impl HostTree {
                 let target = fs::read_link(&path).map_err(read_error(&path))?;
                 let kind = Kind::Symlink(target.as_os_str().as_bytes().to_vec());
                 self.put(&path, &metadata, kind)?;
+                // A file comes along; a folder somewhere else may be anything, and large.
+                if fs::metadata(&path).is_ok_and(|target| target.is_file()) {
+                    let real = self.add_links(&path)?;
+                    let metadata = fs::symlink_metadata(&real).map_err(read_error(&path))?;
+                    self.add_file(&real, &metadata, false)?;
+                }
             } else if metadata.is_dir() {
                 self.add_folder(&path)?;
             } else {
@@ -175,6 +181,10 @@ mod tests {
         fs::write(root.join("real/file"), "x").unwrap();
         symlink("real", root.join("folder")).unwrap();
         symlink(root.join("folder/file"), root.join("link")).unwrap();
+        fs::create_dir(root.join("other")).unwrap();
+        for (to, name) in [("../real/file", "in"), ("../real", "out"), ("gone", "gone")] {
+            symlink(to, root.join("other").join(name)).unwrap();
+        }
         let mut tree = HostTree::new();
         tree.add(&root.join("link")).unwrap();
         let tree = tree.into_tree();
@@ -182,5 +192,10 @@ mod tests {
         let node = tree.find(&path("link"), true).unwrap();
         assert_eq!(tree.find(&path("real/file"), false), Some(node));
         assert_eq!(tree.find(&path("folder/file"), false), Some(node));
+        let mut tree = HostTree::new();
+        tree.add(&root.join("other")).unwrap();
+        let tree = tree.into_tree();
+        assert!(tree.find(&path("other/in"), true).is_some());
+        assert_eq!(tree.find(&path("other/out"), true), None);
     }
 }

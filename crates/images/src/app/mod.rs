@@ -1,14 +1,16 @@
 //! One program of the host as a guest: everything it needs in an initrd, at the paths it has on the host.
 //!
 //! What a program needs is found by looking, never by running it: the ELF file's interpreter and libraries as the
-//! dynamic loader would find them (`libraries`), the program behind `#!`, and for a language's runtime the folders
-//! that bear its name (`runtime`). What that leaves out can be named.
+//! dynamic loader would find them (`libraries`), the program behind `#!`, for a language's runtime the folders
+//! that bear its name or the one that is all its own (`runtime`), and what its environment names (`surroundings`). What
+//! that leaves out can be named.
 
 mod elf;
 mod host_tree;
 mod libraries;
 mod library_cache;
 mod runtime;
+mod surroundings;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -121,6 +123,9 @@ pub(crate) fn gather(request: &AppRequest) -> Result<App, AppError> {
     }
     for path in &request.include {
         let path = std::path::absolute(path).map_err(read_error(path))?;
+        tree.add(&path)?;
+    }
+    for path in surroundings::files(&request.environment) {
         tree.add(&path)?;
     }
     libraries::add_for_all(&mut tree)?;

@@ -1,15 +1,23 @@
-//! The folders of a language's runtime: those that bear the program's name.
+//! The folders of a language's runtime: those that bear the program's name, or the one that it lives in alone.
 //!
 //! `/usr/bin/python3` leads to `python3.11`, whose modules are in `/usr/lib/python3.11`; perl's are in
 //! `/usr/lib/x86_64-linux-gnu/perl` and `/usr/share/perl`, node's in `/usr/share/nodejs`. The rule is the file
 //! hierarchy's (FHS 4.7 and 4.11: a program's own files are in a folder of its name), so it needs no list of
 //! languages and runs nothing.
+//!
+//! `/usr/bin/java` leads to `/usr/lib/jvm/java-17-openjdk-amd64/bin/java`, which finds its libraries and settings beside
+//! its own folder. A prefix with `bin` and `lib` that is no common one is that program's home, and comes as a whole
+//! (FHS 3.13: `/opt/PACKAGE` has all of a package).
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Where a prefix such as `/usr` has folders of programs.
 const PLACES: [&str; 5] = ["lib", "lib64", "lib/x86_64-linux-gnu", "libexec", "share"];
+
+/// Prefixes that many programs share, and those below a user's home.
+const COMMON: [&str; 3] = ["/", "/usr", "/usr/local"];
+const COMMON_OF_USER: [&str; 2] = ["", ".local"];
 
 /// The folders that belong to a program, by all the names that it has along its symbolic links.
 pub(super) fn folders(program: &Path) -> Vec<PathBuf> {
@@ -32,7 +40,24 @@ pub(super) fn folders(program: &Path) -> Vec<PathBuf> {
             }
         }
     }
+    found.extend(home(program));
     found.into_iter().collect()
+}
+
+/// The prefix that a program has for itself.
+fn home(program: &Path) -> Option<PathBuf> {
+    let path = std::fs::canonicalize(program).ok()?;
+    let (prefix, _) = prefix_and_name(&path)?;
+    let user = std::env::var_os("HOME").map(PathBuf::from);
+    let of_user = user
+        .iter()
+        .flat_map(|user| COMMON_OF_USER.map(|folder| user.join(folder)));
+    let is_common = COMMON
+        .map(PathBuf::from)
+        .into_iter()
+        .chain(of_user)
+        .any(|common| common == prefix);
+    (!is_common && prefix.join("lib").is_dir()).then_some(prefix)
 }
 
 /// The program's path and where its links lead, one after the other.
@@ -87,10 +112,12 @@ mod tests {
             fs::create_dir_all(at(folder)).unwrap();
         }
         fs::write(at("bin/tongue3.1"), "").unwrap();
+        let with_home = |folders: &[PathBuf]| [&[root.path().to_owned()], folders].concat();
         symlink("tongue3.1", at("bin/tongue3")).unwrap();
         let expected = ["lib/tongue3", "lib/tongue3.1", "share/tongue3.1"].map(at);
-        assert_eq!(folders(&at("bin/tongue3")), expected);
-        assert_eq!(folders(&at("bin/tongue3.1")), expected[1..]);
+        assert_eq!(folders(&at("bin/tongue3")), with_home(&expected));
+        assert_eq!(folders(&at("bin/tongue3.1")), with_home(&expected[1..]));
         assert!(folders(&at("lib/tongue3.1")).is_empty());
+        assert_eq!(home(Path::new("/bin/sh")), None);
     }
 }
