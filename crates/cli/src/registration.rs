@@ -1,5 +1,6 @@
 //! A run's place in the inventory: its name, its log, its control socket, and what it leaves behind.
 
+use std::ffi::CString;
 use std::io::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -77,6 +78,7 @@ impl Registrar {
                 source,
             })?;
         plan.name = claim.name().to_string();
+        name_process(&plan.name);
         let info = VmInfo {
             name: claim.name().clone(),
             pid: std::process::id(),
@@ -168,6 +170,15 @@ impl Served {
             .map_err(|source| claim_failure(&name, source));
         self.server.finish(&end);
         left
+    }
+}
+
+/// Has administrators find the process by the VM's name: in top, pgrep, journald, and what the kernel says when memory
+/// runs out. The kernel shows 15 bytes of it. On the process's first thread.
+fn name_process(vm: &str) {
+    if let Ok(name) = CString::new(format!("mother: {vm}")) {
+        // What it is called else is no reason not to run.
+        let _ = rustix::thread::set_name(&name);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::sync::mpsc::{self, Receiver};
 
-use machine::{Console, build};
+use machine::{Console, VmPlan, build};
 
 use crate::app::AfterExit;
 use crate::arguments::RunArguments;
@@ -12,7 +12,7 @@ use crate::failure::Failure;
 use crate::guest::{Planned, User, is_program, plan_app, plan_program, plan_run};
 use crate::image::{Speaks, plan_image};
 use crate::output::{Watch, standard_output};
-use crate::registration::Registrar;
+use crate::registration::{Registrar, Registration};
 use crate::{app, detach, input, signals, terminal};
 
 /// Runs the guest, or has another process run it; the exit status.
@@ -60,6 +60,16 @@ pub fn run(arguments: &RunArguments) -> Result<u8, Failure> {
     };
     eprintln!("mother: engine {} ({})", plan.engine.kind, plan.engine.why);
     let registration = registrar.register(&mut plan, arguments)?;
+    run_console(plan, registration, arguments, is_watched)
+}
+
+/// Runs a guest whose console is here; the exit status.
+fn run_console(
+    plan: VmPlan,
+    registration: Registration,
+    arguments: &RunArguments,
+    is_watched: bool,
+) -> Result<u8, Failure> {
     let (output, ready) = output(arguments, is_watched)?;
     let console = Console::new(registration.log_beside(output)?);
     let console_input = console.input();

@@ -24,6 +24,8 @@ fn a_detached_vm_is_listed_stopped_remembered_and_removed() {
     host.start("web");
     host.expect_log("web", "ready\r\n".replace('\r', "").as_str());
     assert_eq!(host.call(&["ps", "-q"]).stdout, "web\n");
+    let process = std::path::PathBuf::from(format!("/proc/{}/comm", host.ps("web")["pid"]));
+    assert_eq!(fs::read_to_string(process).unwrap(), "mother: web\n");
     let vm = host.ps("web");
     let got = (
         &vm["state"],
