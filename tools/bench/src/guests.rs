@@ -2,12 +2,12 @@
 
 use std::error::Error;
 use std::iter;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use images::Cache;
 
-use crate::workspace::cargo;
+use crate::nest::build_for_tests;
 
 /// Gets the default guest into the cache. A host that cannot have it skips, loudly, what needs it.
 pub fn fetch_default() -> Result<bool> {
@@ -36,18 +36,8 @@ pub fn make_debian() -> Result<bool> {
         return Ok(true);
     }
     if cache.store().find(DEBIAN)?.is_none() {
-        let words = [
-            "run",
-            "--quiet",
-            "--package",
-            "cli",
-            "--",
-            "run",
-            DEBIAN,
-            "--net",
-            "none",
-        ];
-        let mut command = cargo(&words);
+        let mut command = Command::new(build_for_tests()?);
+        command.args(["run", DEBIAN, "--net", "none"]);
         command.args(["--timeout", "120s"]).stdin(Stdio::null());
         let status = command.status().context("start `mother run`")?;
         ensure!(

@@ -8,19 +8,19 @@ use crate::steps::{Counts, Step, cargo};
 pub fn steps() -> Vec<Step> {
     vec![
         Step {
-            name: "fmt",
+            name: "fmt".into(),
             command: cargo(&["fmt", "--all", "--check"]),
             limit: Duration::from_secs(60),
             counts: Counts::One,
         },
         Step {
-            name: "tidy",
+            name: "tidy".into(),
             command: cargo(&["xtask", "tidy"]),
             limit: Duration::from_secs(60),
             counts: Counts::LastLine,
         },
         Step {
-            name: "clippy",
+            name: "clippy".into(),
             command: cargo(&[
                 "clippy",
                 "--workspace",
@@ -33,7 +33,7 @@ pub fn steps() -> Vec<Step> {
             counts: Counts::One,
         },
         Step {
-            name: "docs",
+            name: "docs".into(),
             command: {
                 let mut command = cargo(&[
                     "doc",

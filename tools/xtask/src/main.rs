@@ -12,6 +12,7 @@ mod bench;
 mod check;
 mod differential;
 mod insight;
+mod pool;
 mod report;
 mod smp;
 mod source;
@@ -69,9 +70,9 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
-        ["check"] => steps::run(check::steps()),
+        ["check"] => steps::run(check::steps()).map(steps::sum_up),
         ["tidy"] => tidy::print_complaints(),
-        ["test"] => steps::run(test::steps()),
+        ["test"] => test::run(),
         ["bench", "smp", options @ ..] => smp::run("bench", options),
         ["bench", "insight"] => insight::bench(),
         ["test-insight", options @ ..] => insight::test_all(options),

@@ -4,6 +4,7 @@
 //! all has the form `12 passed, 0 failed` or `12 passed, 0 failed, 3 skipped` alone, for people and for programs.
 
 use std::fs::{self, File};
+use std::ops::Add;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -19,8 +20,8 @@ const TIMED_OUT: i32 = 124;
 
 /// One command.
 pub struct Step {
-    /// One word.
-    pub name: &'static str,
+    /// For people, and for the name of its log.
+    pub name: String,
     /// What to run.
     pub command: Command,
     /// How long it may take before it is ended, with all its children.
@@ -69,17 +70,19 @@ pub fn cargo(words: &[&str]) -> Command {
     command
 }
 
-/// Runs every step, also after one has failed; `true` if nothing failed.
-pub fn run(steps: Vec<Step>) -> Result<bool> {
+/// Runs every step, one after the other, also after one has failed.
+pub fn run(steps: Vec<Step>) -> Result<Tally> {
     let mut total = Tally::default();
     for step in steps {
-        let tally = run_one(step)?;
-        total.passed += tally.passed;
-        total.failed += tally.failed;
-        total.skipped += tally.skipped;
+        total = total + run_one(step)?;
     }
+    Ok(total)
+}
+
+/// Prints the last line; `true` if nothing failed.
+pub fn sum_up(total: Tally) -> bool {
     println!("{total}");
-    Ok(total.failed == 0)
+    total.failed == 0
 }
 
 fn run_one(step: Step) -> Result<Tally> {
@@ -88,12 +91,7 @@ fn run_one(step: Step) -> Result<Tally> {
     let log = folder.join(format!("{}.log", step.name));
     let file = File::create(&log).with_context(|| format!("create {}", log.display()))?;
     let start = Instant::now();
-    let status = bounded(&step)
-        .stdin(Stdio::null())
-        .stdout(file.try_clone()?)
-        .stderr(file)
-        .status()
-        .with_context(|| format!("start step {}", step.name))?;
+    let status = run_bounded(&step, file)?;
     let output = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
     let tally = step.counts.read(&output, status);
     let word = if tally.failed == 0 { "ok" } else { "FAILED" };
@@ -104,7 +102,7 @@ fn run_one(step: Step) -> Result<Tally> {
         start.elapsed().as_secs_f64()
     );
     if tally.failed > 0 {
-        if status.code() == Some(TIMED_OUT) {
+        if has_timed_out(status) {
             println!("       ended after its limit of {} s", step.limit.as_secs());
         }
         show_failure(&output);
@@ -114,13 +112,28 @@ fn run_one(step: Step) -> Result<Tally> {
 }
 
 /// What was skipped is never passed over in silence.
-fn print_skips(output: &str) {
+pub fn print_skips(output: &str) {
     for line in output
         .lines()
         .filter(|line| line.to_ascii_lowercase().starts_with("skipped: "))
     {
         println!("       {line}");
     }
+}
+
+/// Runs a step's command to its end, with all that it says in a file.
+pub fn run_bounded(step: &Step, output: File) -> Result<ExitStatus> {
+    bounded(step)
+        .stdin(Stdio::null())
+        .stdout(output.try_clone()?)
+        .stderr(output)
+        .status()
+        .with_context(|| format!("start {}", step.name))
+}
+
+/// Whether it was ended because of its limit.
+pub fn has_timed_out(status: ExitStatus) -> bool {
+    status.code() == Some(TIMED_OUT)
 }
 
 /// The step's command under `timeout`, which ends children and grandchildren too.
@@ -143,7 +156,7 @@ fn bounded(step: &Step) -> Command {
 }
 
 /// The failed tests' own words if there are any, else the end of the log.
-fn show_failure(output: &str) {
+pub fn show_failure(output: &str) {
     let mut lines: Vec<&str> = output.lines().collect();
     let mut shown = failed_tests(&lines);
     if shown.is_empty() {
@@ -175,7 +188,7 @@ fn failed_tests<'a>(lines: &[&'a str]) -> Vec<&'a str> {
 
 impl Counts {
     /// What `output` counts; a status that says failure is at least one failure, whatever the output says.
-    fn read(self, output: &str, status: ExitStatus) -> Tally {
+    pub fn read(self, output: &str, status: ExitStatus) -> Tally {
         self.read_output(output, status.success())
     }
 
@@ -204,7 +217,7 @@ fn count_cargo_test(output: &str) -> Tally {
     let mut tally = output
         .lines()
         .filter_map(parse_cargo_line)
-        .fold(Tally::default(), add);
+        .fold(Tally::default(), Tally::add);
     let said = output
         .lines()
         .filter(|line| line.to_ascii_lowercase().starts_with("skipped: "))
@@ -215,11 +228,15 @@ fn count_cargo_test(output: &str) -> Tally {
     tally
 }
 
-fn add(a: Tally, b: Tally) -> Tally {
-    Tally {
-        passed: a.passed + b.passed,
-        failed: a.failed + b.failed,
-        skipped: a.skipped + b.skipped,
+impl Add for Tally {
+    type Output = Tally;
+
+    fn add(self, other: Tally) -> Tally {
+        Tally {
+            passed: self.passed + other.passed,
+            failed: self.failed + other.failed,
+            skipped: self.skipped + other.skipped,
+        }
     }
 }
 

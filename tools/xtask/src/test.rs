@@ -1,68 +1,120 @@
 //! `cargo xtask test`: is the code right? What CI runs.
 //!
-//! To add a step, add an entry: a name, a command, a limit, and how its output says what it counted.
+//! Shape first, then everything is built once, in one profile, then all that runs runs side by side (`pool`). To add a
+//! harness, add a job: a name, a program and its words, a limit. Tests of crates are found by themselves.
 
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
-use crate::steps::{Counts, Step, cargo};
-use crate::{check, differential, smp};
+use anyhow::Result;
 
-/// Everything `check` does, then every test.
-pub fn steps() -> Vec<Step> {
-    let mut steps = check::steps();
-    steps.push(Step {
-        name: "guest",
-        command: cargo(&["xtask", "guest"]),
-        limit: Duration::from_secs(300),
-        counts: Counts::LastLine,
-    });
-    steps.push(Step {
-        name: "debian",
-        command: cargo(&["xtask", "debian"]),
-        limit: Duration::from_secs(600),
-        counts: Counts::LastLine,
-    });
-    // Apart from running them: a slow host that is still compiling has no test that hangs.
-    steps.push(Step {
-        name: "build tests",
-        command: cargo(&["test", "--workspace", "--no-run"]),
-        limit: Duration::from_secs(900),
-        counts: Counts::One,
-    });
-    steps.push(Step {
-        name: "tests",
-        command: cargo(&["test", "--workspace", "--no-fail-fast"]),
-        limit: Duration::from_secs(1200),
-        counts: Counts::CargoTest,
-    });
-    for (name, options) in DIFFERENTIAL {
-        steps.push(Step {
-            name,
-            command: differential::command(options),
-            limit: Duration::from_secs(300),
-            counts: Counts::LastLine,
-        });
+use crate::pool::{self, Job};
+use crate::steps::{self, Counts, Step, Tally, cargo};
+use crate::{check, workspace};
+
+/// Everything `check` does, then every test; `true` if nothing failed.
+pub fn run() -> Result<bool> {
+    let mut total = steps::run(check::steps())? + steps::run(preparations())?;
+    let mut jobs = harnesses();
+    match pool::tests() {
+        Ok(tests) => jobs.extend(tests),
+        Err(error) => {
+            println!("FAILED {error:#}");
+            total = total
+                + Tally {
+                    failed: 1,
+                    ..Tally::default()
+                };
+        }
     }
-    steps.push(Step {
-        name: "test-kvm",
-        command: cargo(&["xtask", "test-kvm", "--quick"]),
-        limit: Duration::from_secs(720),
-        counts: Counts::LastLine,
-    });
-    steps.push(Step {
-        name: "stress",
-        command: smp::command("stress", &["--seconds", "30"]),
-        limit: Duration::from_secs(400),
-        counts: Counts::LastLine,
-    });
-    steps
+    Ok(steps::sum_up(total + pool::run(jobs)?))
 }
 
-/// Random instructions on the silicon and on the software CPU, from seeds that stay: a failure here is news.
-const DIFFERENTIAL: [(&str, &[&str]); 2] = [
-    ("instructions", &["--cases", "100000", "--seed", "1"]),
-    (
-        "instructions32",
-        &["--cases", "50000", "--seed", "1", "--bits", "32"],
-    ),
-];
+/// What must be there before tests start: apart from running them, so that a slow host that still compiles or downloads
+/// has no test that hangs.
+fn preparations() -> Vec<Step> {
+    vec![
+        Step {
+            name: "build tests".into(),
+            command: cargo(&["test", "--workspace", "--no-run"]),
+            limit: Duration::from_secs(900),
+            counts: Counts::One,
+        },
+        Step {
+            name: "build programs".into(),
+            command: cargo(&["build", "--profile", "test", "--workspace", "--bins"]),
+            limit: Duration::from_secs(600),
+            counts: Counts::One,
+        },
+        Step {
+            name: "guest".into(),
+            command: program("bench", &["guest"]),
+            limit: Duration::from_secs(300),
+            counts: Counts::LastLine,
+        },
+        Step {
+            name: "debian".into(),
+            command: program("bench", &["debian"]),
+            limit: Duration::from_secs(600),
+            counts: Counts::LastLine,
+        },
+    ]
+}
+
+/// What is no test of one crate. The random instructions are from seeds that stay: a failure there is news.
+fn harnesses() -> Vec<Job> {
+    let job = |name: &str, command, limit, counts| Job {
+        step: Step {
+            name: name.into(),
+            command,
+            limit: Duration::from_secs(limit),
+            counts,
+        },
+        is_test: false,
+        usual_time: Duration::from_secs(limit),
+    };
+    let instructions = |words: &[&str]| program("differential", words);
+    vec![
+        job(
+            "test-kvm",
+            program("bench", &["test-kvm", "--quick"]),
+            1200,
+            Counts::LastLine,
+        ),
+        job(
+            "instructions",
+            instructions(&["--cases", "100000", "--seed", "1"]),
+            400,
+            Counts::LastLine,
+        ),
+        job(
+            "instructions32",
+            instructions(&["--cases", "50000", "--seed", "1", "--bits", "32"]),
+            300,
+            Counts::LastLine,
+        ),
+        // There are none today; one that comes runs.
+        job(
+            "examples",
+            cargo(&["test", "--workspace", "--doc"]),
+            300,
+            Counts::One,
+        ),
+        job(
+            "stress",
+            program("smp", &["stress", "--seconds", "30"]),
+            400,
+            Counts::LastLine,
+        ),
+    ]
+}
+
+/// A program of the workspace as tests have it, built before.
+fn program(name: &str, words: &[&str]) -> Command {
+    let root = workspace::root();
+    let path: PathBuf = root.join("target/debug").join(name);
+    let mut command = Command::new(path);
+    command.args(words).current_dir(root);
+    command
+}

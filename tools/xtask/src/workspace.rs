@@ -18,6 +18,8 @@ pub struct Workspace {
     pub members: Vec<Member>,
     /// Every Rust file of ours, members' or not, sorted by path.
     pub sources: Vec<Source>,
+    /// The page of the house's words.
+    pub glossary: String,
     /// Packages in the lock file that are not ours.
     pub locked_package_count: usize,
 }
@@ -62,7 +64,10 @@ impl Workspace {
             .get("package")
             .and_then(Value::as_array)
             .map_or(0, Vec::len);
+        let page = root.join("docs/glossary.md");
         Ok(Workspace {
+            glossary: fs::read_to_string(&page)
+                .with_context(|| format!("read {}", page.display()))?,
             locked_package_count: packages.saturating_sub(members.len()),
             members,
             sources,

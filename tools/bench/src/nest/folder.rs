@@ -106,7 +106,7 @@ fn build_vectors(folder: &Path) -> Result<()> {
 }
 
 /// `mother` as the tests have it, built already where they have run.
-pub(super) fn build_for_tests() -> Result<PathBuf> {
+pub fn build_for_tests() -> Result<PathBuf> {
     let build = [
         "build",
         "--quiet",

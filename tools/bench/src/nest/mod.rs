@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use images::{AppRequest, Cache, CacheError, DefaultGuest, KvmHost, Qemu};
 
+pub use folder::build_for_tests;
+
 use crate::boot::build_mother;
 use crate::qemu;
 
@@ -73,7 +75,7 @@ pub fn run(set: Set<'_>) -> Result<bool> {
     let mother = if is_measurement {
         build_mother()?
     } else {
-        folder::build_for_tests()?
+        build_for_tests()?
     };
     let folder = folder::empty()?;
     folder::fill(&folder, &mother, &parts.host, &parts.guest)?;

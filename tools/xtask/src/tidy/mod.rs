@@ -6,6 +6,7 @@
 
 mod allowances;
 mod circles;
+mod glossary;
 mod imports;
 mod length;
 mod names;
@@ -40,12 +41,13 @@ pub fn print_complaints() -> Result<bool> {
 }
 
 /// For each rule all that breaks it, one sentence each.
-fn rules(workspace: &Workspace, allowances: &Allowances) -> [Vec<String>; 5] {
+fn rules(workspace: &Workspace, allowances: &Allowances) -> [Vec<String>; 6] {
     [
         order::complaints(workspace),
         imports::complaints(workspace),
         prose::complaints(workspace),
         rooms::complaints(workspace, allowances),
         length::complaints(workspace, allowances),
+        glossary::complaints(workspace),
     ]
 }

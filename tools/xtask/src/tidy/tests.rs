@@ -30,7 +30,7 @@ fn check_members(
     let workspace = Workspace {
         members: members.iter().map(member).collect(),
         sources: files.iter().map(source).collect(),
-        locked_package_count: 0,
+        ..Workspace::default()
     };
     assert_eq!(
         rules(&workspace, &Allowances::parse(list).unwrap()).concat(),
@@ -311,4 +311,31 @@ fn a_parent_and_its_child_may_know_each_other_but_siblings_may_not() {
 fn what_only_tests_import_does_not_count() {
     let test = "#[cfg(test)]\nmod tests {\n    use crate::a::A;\n}";
     check_imports(&[("a.rs", "use crate::b::B;"), ("b.rs", test)], &[]);
+}
+
+#[test]
+fn the_glossary_leads_to_what_it_names() {
+    let check = |row: &str, expected: &[&str]| {
+        let text = format!("{ROOT}/// Doc.\npub struct Board;");
+        let workspace = Workspace {
+            sources: vec![Source::parse("crates/low/src/a.rs", text).unwrap()],
+            glossary: format!("| word | the field's | where |\n|---|---|---|\n{row}\n"),
+            ..Workspace::default()
+        };
+        let list = Allowances::parse("").unwrap();
+        assert_eq!(rules(&workspace, &list).concat(), expected);
+    };
+    check(
+        "| board | motherboard | `Board`, `crates/low/src/a.rs` |",
+        &[],
+    );
+    check("| board | `#GP` | `crates/low/src/a.rs` |", &[]);
+    check(
+        "| board | motherboard | `Bord`, `crates/low/src/a.rs` |",
+        &["docs/glossary.md: crates/low/src/a.rs defines no Bord"],
+    );
+    check(
+        "| board | motherboard | `Board`, `crates/low/src/b.rs` |",
+        &["docs/glossary.md: there is no file crates/low/src/b.rs"],
+    );
 }

@@ -1,0 +1,116 @@
+//! Jobs side by side: every test as a process of its own, and the long harnesses beside them.
+//!
+//! A guest under test waits for most of its life: for a timer, for a person's patience, for a disk. So the number of
+//! jobs is not the number of cores. As many as there are cores always run; one more starts whenever a core has been
+//! idle for a moment, up to [`JOBS_PER_CORE`]. That is measured, not declared: a test that begins to compute keeps
+//! others from starting, and nobody has to keep a list of weights.
+//!
+//! The longest go first, as they were when they ran last (`target/xtask/times`), so that none is left over at the end
+//! with nothing beside it. Each job is bounded, its output goes to a file, and only a failing one shows it.
+
+mod job;
+mod listing;
+mod load;
+mod times;
+
+use std::collections::VecDeque;
+use std::fs;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+pub use job::Job;
+pub use listing::tests;
+
+use crate::steps::Tally;
+use crate::workspace;
+use job::Ended;
+use load::Load;
+use times::Times;
+
+/// Jobs at once for each core, at most.
+const JOBS_PER_CORE: usize = 3;
+/// How often it is asked whether a core idles.
+const TICK: Duration = Duration::from_millis(400);
+/// How much of a core must be idle for one more job.
+const IDLE_CORES: f64 = 0.5;
+/// How many of the slowest are named.
+const SLOWEST: usize = 10;
+
+/// Runs all of them and counts; what failed or was skipped is said at once, the slowest at the end.
+pub fn run(jobs: Vec<Job>) -> Result<Tally> {
+    let folder = workspace::root().join("target/xtask/jobs");
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    fs::create_dir_all(&folder)?;
+    let mut times = Times::load();
+    let mut waiting = times.longest_first(jobs);
+    let start = Instant::now();
+    let mut total = Tally::default();
+    let mut tests = Tally::default();
+    let ended = run_side_by_side(&mut waiting, &folder, |ended| {
+        times.note(&ended.name, ended.time);
+        total = total + ended.tally;
+        if ended.is_test {
+            tests = tests + ended.tally;
+            ended.print_trouble();
+        } else {
+            ended.print();
+        }
+    })?;
+    times.save()?;
+    let seconds = start.elapsed().as_secs_f64();
+    let word = if tests.failed == 0 { "ok" } else { "FAILED" };
+    println!("{word:<7}{:<14}{seconds:>7.1} s   {tests}", "tests");
+    print_slowest(ended);
+    Ok(total)
+}
+
+fn run_side_by_side(
+    waiting: &mut VecDeque<Job>,
+    folder: &std::path::Path,
+    mut on_end: impl FnMut(&Ended),
+) -> Result<Vec<(Duration, String)>> {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let mut load = Load::begin();
+    let mut running = 0;
+    let mut done = Vec::new();
+    let (report, reports) = mpsc::channel();
+    while running > 0 || !waiting.is_empty() {
+        let has_room = running < cores
+            || running < cores * JOBS_PER_CORE && load.idle_cores(TICK) > Some(IDLE_CORES);
+        if has_room && let Some(job) = waiting.pop_front() {
+            let report = report.clone();
+            let folder = folder.to_owned();
+            thread::spawn(move || {
+                // Nobody listens any more if the run has ended with an error.
+                let _ = report.send(job.run(&folder));
+            });
+            running += 1;
+            load = Load::begin();
+            continue;
+        }
+        match reports.recv_timeout(TICK) {
+            Ok(ended) => {
+                let ended: Ended = ended?;
+                running -= 1;
+                on_end(&ended);
+                done.push((ended.time, ended.name));
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    Ok(done)
+}
+
+fn print_slowest(mut ended: Vec<(Duration, String)>) {
+    ended.sort();
+    println!("       slowest:");
+    for (time, name) in ended.iter().rev().take(SLOWEST) {
+        println!("       {:>8.1} s   {name}", time.as_secs_f64());
+    }
+}
