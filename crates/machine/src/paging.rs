@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mem::GuestMemory;
-use paging::{AHEAD_PAGES, Event, Pager, Settings, StartError};
+use paging::{AHEAD_PAGES, Event, Pager, Settings, StartError, with_causes};
 
 use crate::plan::PagingPlan;
 
@@ -158,15 +158,6 @@ impl Paging {
         }
         Ok(pager)
     }
-}
-
-/// An error with what is behind it.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
 }
 
 /// Whether memory of guests can be paged here, as a sentence, and what to do if not.

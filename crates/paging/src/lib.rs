@@ -29,5 +29,5 @@ pub use crate::core::{Broken, Counts};
 pub use estimate::Estimate;
 pub use memory::{PAGE_BYTES, PageBytes};
 pub use pager::{AHEAD_PAGES, Books, Pager, Settings, StartError};
-pub use shared::Event;
+pub use shared::{Event, with_causes};
 pub use store::{ReadError, StoreTotals};

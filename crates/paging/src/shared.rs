@@ -194,8 +194,8 @@ impl<M> Shared<M> {
     }
 }
 
-/// An error with what is behind it.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+/// An error with what is behind it, as one sentence: `act: cause: cause`.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes
         .map(ToString::to_string)

@@ -4,7 +4,7 @@
 //! here, outside that process, and nothing is paused. A [`Watcher`] looks again and again and judges what it saw:
 //!
 //! ```text
-//! VM's process ──descriptors, registers, books──> LiveMemory, Observer ──Look──> reading, checks ──> Watcher ──> Glance
+//! VM's process ──descriptors, registers, books──> LiveMemory, Observer ──Look──> reading, checks ──> Watcher ──> Assessment
 //! ```
 //!
 //! This crate links nothing of the machine: it knows VMs by the words of `api` alone and reaches them through `fleet`.
@@ -19,5 +19,5 @@ mod views;
 mod watcher;
 
 pub use live::{LiveCost, LiveMemory};
-pub use observer::{Moment, Observer};
-pub use watcher::{Glance, KernelFacts, LoadedFacts, WatchCost, Watcher};
+pub use observer::{Observer, Snapshot};
+pub use watcher::{Assessment, KernelFacts, LoadedFacts, WatchCost, Watcher};

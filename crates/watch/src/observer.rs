@@ -40,7 +40,7 @@ struct Guest {
 }
 
 /// A VM at one moment.
-pub struct Moment<'a> {
+pub struct Snapshot<'a> {
     /// The host's own books.
     pub books: HostBooks,
     /// Registers, as the VM's process told them.
@@ -57,7 +57,7 @@ pub struct Moment<'a> {
     pub cost: LiveCost,
 }
 
-impl Moment<'_> {
+impl Snapshot<'_> {
     /// A look through the kernel; none if it is not known.
     pub fn look<'k>(&'k self, account: &'k Account) -> Option<Look<'k>> {
         self.kernel
@@ -86,7 +86,7 @@ impl Observer {
     ///
     /// # Errors
     /// [`ClientError`]: the VM has ended, or its process does not answer.
-    pub fn observe(&mut self) -> Result<Moment<'_>, ClientError> {
+    pub fn observe(&mut self) -> Result<Snapshot<'_>, ClientError> {
         let asked = self.ask();
         let (life, vcpus, books) = match asked {
             // A VM's process drops who is silent for long; a new connection tells whether it still lives.
@@ -104,7 +104,7 @@ impl Observer {
         cost.reads += self.spent.reads;
         cost.torn += self.spent.torn;
         cost.stored += self.spent.stored;
-        Ok(Moment {
+        Ok(Snapshot {
             books,
             vcpus,
             registers,

@@ -27,7 +27,7 @@ pub struct Watcher {
 
 /// What a watcher knows after one more reading.
 #[derive(Clone, Debug, Serialize)]
-pub struct Glance {
+pub struct Assessment {
     /// The host's own books.
     pub books: HostBooks,
     /// Registers.
@@ -133,19 +133,19 @@ impl Watcher {
     ///
     /// # Errors
     /// [`ClientError`]: the VM has ended, or its process does not answer.
-    pub fn glance(&mut self) -> Result<Glance, ClientError> {
-        let moment = self.observer.observe()?;
-        if self.checks.meet(moment.books.life) {
+    pub fn assess(&mut self) -> Result<Assessment, ClientError> {
+        let snapshot = self.observer.observe()?;
+        if self.checks.meet(snapshot.books.life) {
             self.readings.clear();
         }
-        let loaded = LoadedFacts::new(moment.loaded);
-        let (reading, kernel, look, attach) = match moment.kernel {
+        let loaded = LoadedFacts::new(snapshot.loaded);
+        let (reading, kernel, look, attach) = match snapshot.kernel {
             Ok(kernel) => {
                 let account = kernel.account();
-                let look = kernel.look(&account, &moment.registers);
-                let mut reading = reading(&moment.books, Ok(&look));
-                reading.kernel.views = vec![views::identity(Ok(kernel), moment.loaded)];
-                let checked = self.checks.views(&look, moment.memory);
+                let look = kernel.look(&account, &snapshot.registers);
+                let mut reading = reading(&snapshot.books, Ok(&look));
+                reading.kernel.views = vec![views::identity(Ok(kernel), snapshot.loaded)];
+                let checked = self.checks.views(&look, snapshot.memory);
                 reading.kernel.views.extend(checked);
                 let facts = KernelFacts {
                     release: Some(kernel.release().to_owned()),
@@ -166,23 +166,23 @@ impl Watcher {
                     why_not: Some(not.to_string()),
                     ..KernelFacts::default()
                 };
-                let mut reading = reading(&moment.books, Err(not));
-                reading.kernel.views = vec![views::identity(Err(not), moment.loaded)];
+                let mut reading = reading(&snapshot.books, Err(not));
+                reading.kernel.views = vec![views::identity(Err(not), snapshot.loaded)];
                 (reading, facts, Cost::default(), Cost::default())
             }
         };
         let cost = WatchCost {
             look,
             attach,
-            memory: moment.cost,
+            memory: snapshot.cost,
         };
-        let (books, vcpus) = (moment.books, moment.vcpus);
+        let (books, vcpus) = (snapshot.books, snapshot.vcpus);
         self.readings.push_back(reading.clone());
         if self.readings.len() > READINGS_KEPT {
             self.readings.pop_front();
         }
         let rows = judge(self.readings.make_contiguous());
-        Ok(Glance {
+        Ok(Assessment {
             books,
             vcpus,
             kernel,

@@ -7,7 +7,7 @@ use api::VmState;
 use fleet::{Inventory, Vm};
 use insight::verdict::{Belief, Row, Standing, Verdict, judge_host, standing, worst};
 use serde_json::json;
-use watch::{Glance, Watcher};
+use watch::{Assessment, Watcher};
 
 use super::verdicts::{rows, settled, status};
 use super::words::{columns, printable, size};
@@ -17,7 +17,7 @@ use crate::output::say;
 /// One VM: what was seen, or why nothing.
 struct Asked {
     vm: Vm,
-    seen: Result<Glance, String>,
+    seen: Result<Assessment, String>,
 }
 
 /// Prints the table; the exit status.
@@ -53,7 +53,10 @@ pub(super) fn everybody(is_json: bool) -> Result<u8, Failure> {
     })?;
     // Who does not answer is not seen.
     let stands = |asked: &Asked| {
-        let rows = asked.seen.as_ref().map(|glance| standing(&glance.rows));
+        let rows = asked
+            .seen
+            .as_ref()
+            .map(|assessment| standing(&assessment.rows));
         rows.unwrap_or(Standing::Blind)
     };
     let of_host = standing(std::slice::from_ref(&host));
@@ -70,8 +73,8 @@ fn ask(inventory: &Inventory, vm: Vm) -> Asked {
     Asked { vm, seen }
 }
 
-fn belief(glance: &Glance) -> Belief {
-    let memory = &glance.books.memory;
+fn belief(assessment: &Assessment) -> Belief {
+    let memory = &assessment.books.memory;
     Belief {
         configured_bytes: memory.configured_bytes,
         resident_bytes: memory.resident_bytes,
@@ -79,16 +82,20 @@ fn belief(glance: &Glance) -> Belief {
 }
 
 /// The worst of the rows, and whether some are missing.
-fn verdict_words(glance: &Glance) -> String {
-    let worst = worst(&glance.rows).words();
-    match standing(&glance.rows) {
+fn verdict_words(assessment: &Assessment) -> String {
+    let worst = worst(&assessment.rows).words();
+    match standing(&assessment.rows) {
         Standing::Blind => format!("{}, {worst}", Standing::Blind.words()),
         _ => worst.to_owned(),
     }
 }
 
 fn verdict(asked: &Asked) -> Option<Verdict> {
-    asked.seen.as_ref().ok().map(|glance| worst(&glance.rows))
+    asked
+        .seen
+        .as_ref()
+        .ok()
+        .map(|assessment| worst(&assessment.rows))
 }
 
 const HEADS: [&str; 7] = [
@@ -129,7 +136,7 @@ fn line(asked: &Asked) -> [String; 7] {
         asked.vm.name.to_string(),
         asked.vm.state.as_str().to_owned(),
     );
-    let Ok(glance) = &asked.seen else {
+    let Ok(assessment) = &asked.seen else {
         let nothing = || "-".to_owned();
         return [
             name,
@@ -141,22 +148,22 @@ fn line(asked: &Asked) -> [String; 7] {
             "no answer".to_owned(),
         ];
     };
-    let (claim, kernel) = used(glance);
+    let (claim, kernel) = used(assessment);
     [
         name,
         state,
         bytes(claim),
         bytes(kernel),
-        size(glance.books.memory.resident_bytes),
-        size(glance.books.memory.configured_bytes),
-        verdict_words(glance),
+        size(assessment.books.memory.resident_bytes),
+        size(assessment.books.memory.configured_bytes),
+        verdict_words(assessment),
     ]
 }
 
 /// Memory in use: as the balloon driver says, and as the kernel counts.
-pub(super) fn used(glance: &Glance) -> (Option<u64>, Option<u64>) {
+pub(super) fn used(assessment: &Assessment) -> (Option<u64>, Option<u64>) {
     let used = |total: Option<u64>, free: Option<u64>| total?.checked_sub(free?);
-    let reading = &glance.reading;
+    let reading = &assessment.reading;
     let claim = reading
         .claims
         .balloon
@@ -170,9 +177,9 @@ pub(super) fn used(glance: &Glance) -> (Option<u64>, Option<u64>) {
 /// Documented in docs/insight.md.
 fn value(all: &[Asked], host: &Row) -> String {
     let guest = |asked: &Asked| match &asked.seen {
-        Ok(glance) => json!({
-            "name": asked.vm.name, "state": asked.vm.state, "worst": worst(&glance.rows), "standing": standing(&glance.rows), "rows": glance.rows,
-            "kernel": glance.kernel, "cost": glance.cost,
+        Ok(assessment) => json!({
+            "name": asked.vm.name, "state": asked.vm.state, "worst": worst(&assessment.rows), "standing": standing(&assessment.rows), "rows": assessment.rows,
+            "kernel": assessment.kernel, "cost": assessment.cost,
         }),
         Err(why) => json!({ "name": asked.vm.name, "state": asked.vm.state, "why_not": why }),
     };

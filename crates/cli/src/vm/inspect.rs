@@ -6,7 +6,7 @@ use insight::verdict::standing;
 use insight::{Look, Observed};
 use serde::Serialize;
 use serde_json::{Value, json};
-use watch::{Glance, LiveCost, Moment};
+use watch::{Assessment, LiveCost, Snapshot};
 use x86::Gva;
 
 use super::connections;
@@ -36,25 +36,25 @@ pub struct InspectArguments {
 /// Prints everything; the exit status.
 pub fn inspect(arguments: &InspectArguments) -> Result<u8, Failure> {
     let (name, mut watcher) = watch(&arguments.name)?;
-    let glance = settled(&mut watcher).map_err(failed(&name))?;
-    let moment = watcher.observer().observe().map_err(failed(&name))?;
-    let account = moment.kernel.ok().map(insight::Kernel::account);
-    let look = account.as_ref().and_then(|account| moment.look(account));
+    let assessment = settled(&mut watcher).map_err(failed(&name))?;
+    let snapshot = watcher.observer().observe().map_err(failed(&name))?;
+    let account = snapshot.kernel.ok().map(insight::Kernel::account);
+    let look = account.as_ref().and_then(|account| snapshot.look(account));
     let text = if arguments.json {
         let guest = look.as_ref().map(guest);
         let value = json!({
             "name": name,
-            "books": moment.books,
-            "registers": moment.vcpus,
-            "kernel": glance.kernel,
+            "books": snapshot.books,
+            "registers": snapshot.vcpus,
+            "kernel": assessment.kernel,
             "guest": guest,
-            "verdicts": glance.rows,
-            "standing": standing(&glance.rows),
-            "cost": cost(&glance, &moment, look.as_ref()),
+            "verdicts": assessment.rows,
+            "standing": standing(&assessment.rows),
+            "cost": cost(&assessment, &snapshot, look.as_ref()),
         });
         format!("{value:#}\n")
     } else {
-        text(&glance, &moment, look.as_ref()) + &truth::table(&name, &glance)
+        text(&assessment, &snapshot, look.as_ref()) + &truth::table(&name, &assessment)
     };
     say(&text)?;
     Ok(0)
@@ -88,24 +88,24 @@ struct LookingCost {
     memory: LiveCost,
 }
 
-fn cost(glance: &Glance, moment: &Moment<'_>, look: Option<&Look<'_>>) -> LookingCost {
+fn cost(assessment: &Assessment, snapshot: &Snapshot<'_>, look: Option<&Look<'_>>) -> LookingCost {
     LookingCost {
-        attach: glance.cost.attach,
-        verdicts: glance.cost.look,
+        attach: assessment.cost.attach,
+        verdicts: assessment.cost.look,
         everything: look.map(Look::cost),
-        memory: moment.cost,
+        memory: snapshot.cost,
     }
 }
 
-fn text(glance: &Glance, moment: &Moment<'_>, look: Option<&Look<'_>>) -> String {
-    let mut text = host(&moment.books);
-    for vcpu in &moment.vcpus {
+fn text(assessment: &Assessment, snapshot: &Snapshot<'_>, look: Option<&Look<'_>>) -> String {
+    let mut text = host(&snapshot.books);
+    for vcpu in &snapshot.vcpus {
         let doing = match (vcpu.waits_for_startup, vcpu.halted) {
             (true, _) => "waits to be started",
             (_, true) => "halted",
             _ => "runs",
         };
-        let at = moment
+        let at = snapshot
             .kernel
             .ok()
             .and_then(|kernel| kernel.describe(Gva(vcpu.rip)));
@@ -120,14 +120,14 @@ fn text(glance: &Glance, moment: &Moment<'_>, look: Option<&Look<'_>>) -> String
     if let Some(look) = look {
         text.push_str(&inside(look));
     }
-    let (attach, verdicts) = (&glance.cost.attach, &glance.cost.look);
+    let (attach, verdicts) = (&assessment.cost.attach, &assessment.cost.look);
     text.push_str(&format!(
         "\ninsight  kernel found in {} ms ({} read), a look takes {:.1} ms ({}), {} torn\n\n",
         attach.time_us / 1000,
         size(attach.bytes),
         verdicts.time_us as f64 / 1000.0,
         size(verdicts.bytes),
-        verdicts.torn + moment.cost.torn,
+        verdicts.torn + snapshot.cost.torn,
     ));
     text
 }

@@ -6,7 +6,7 @@ use api::VmName;
 use fleet::{ClientError, Inventory};
 use images::Cache;
 use insight::{Look, Observed};
-use watch::{Moment, Watcher};
+use watch::{Snapshot, Watcher};
 
 use super::orders::check_alive;
 use super::words::find;
@@ -47,13 +47,13 @@ pub(super) fn failed(name: &VmName) -> impl Fn(ClientError) -> Failure {
 pub(super) fn look<T>(
     name: &VmName,
     watcher: &mut Watcher,
-    see: impl FnOnce(&Moment<'_>, &Look<'_>) -> Result<T, Failure>,
+    see: impl FnOnce(&Snapshot<'_>, &Look<'_>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let moment = watcher.observer().observe().map_err(failed(name))?;
-    match moment.kernel {
+    let snapshot = watcher.observer().observe().map_err(failed(name))?;
+    match snapshot.kernel {
         Ok(kernel) => {
             let account = kernel.account();
-            see(&moment, &kernel.look(&account, &moment.registers))
+            see(&snapshot, &kernel.look(&account, &snapshot.registers))
         }
         Err(not) => Err(blind(name, not.to_string())),
     }

@@ -8,7 +8,7 @@ use clap::Args;
 use fleet::ClientError;
 use insight::verdict::{standing, worst};
 use serde_json::json;
-use watch::{Glance, Watcher};
+use watch::{Assessment, Watcher};
 
 use super::everybody::everybody;
 use super::given;
@@ -63,14 +63,14 @@ pub fn truth(arguments: &TruthArguments) -> Result<u8, Failure> {
     if arguments.watch {
         return watch_on(&name, &mut watcher.for_long(), arguments.json);
     }
-    let glance = settled(&mut watcher).map_err(failed(&name))?;
+    let assessment = settled(&mut watcher).map_err(failed(&name))?;
     let text = if arguments.json {
-        format!("{:#}\n", value(&name, &glance))
+        format!("{:#}\n", value(&name, &assessment))
     } else {
-        table(&name, &glance)
+        table(&name, &assessment)
     };
     say(&text)?;
-    Ok(status(standing(&glance.rows)))
+    Ok(status(standing(&assessment.rows)))
 }
 
 fn watch_on(name: &VmName, watcher: &mut Watcher, is_json: bool) -> Result<u8, Failure> {
@@ -82,8 +82,8 @@ fn watch_on(name: &VmName, watcher: &mut Watcher, is_json: bool) -> Result<u8, F
     let mut last = 0;
     loop {
         let start = Instant::now();
-        let glance = match watcher.glance() {
-            Ok(glance) => glance,
+        let assessment = match watcher.assess() {
+            Ok(assessment) => assessment,
             // The VM has ended: so does this.
             Err(ClientError::Connection(_)) => return Ok(last),
             // It starts again just now.
@@ -93,44 +93,45 @@ fn watch_on(name: &VmName, watcher: &mut Watcher, is_json: bool) -> Result<u8, F
             }
             Err(error) => return Err(failed(name)(error)),
         };
-        last = status(standing(&glance.rows));
+        last = status(standing(&assessment.rows));
         say(&if is_json {
-            format!("{}\n", value(name, &glance))
+            format!("{}\n", value(name, &assessment))
         } else {
-            format!("{clear}{}", table(name, &glance))
+            format!("{clear}{}", table(name, &assessment))
         })?;
         thread::sleep(EVERY.saturating_sub(start.elapsed()));
     }
 }
 
 /// Documented in docs/insight.md.
-fn value(name: &VmName, glance: &Glance) -> serde_json::Value {
+fn value(name: &VmName, assessment: &Assessment) -> serde_json::Value {
     json!({
         "name": name,
-        "worst": worst(&glance.rows),
-        "standing": standing(&glance.rows),
-        "kernel": glance.kernel,
-        "rows": glance.rows,
-        "memory": glance.books.memory,
-        "working_set": glance.books.working_set,
-        "cost": glance.cost,
+        "worst": worst(&assessment.rows),
+        "standing": standing(&assessment.rows),
+        "kernel": assessment.kernel,
+        "rows": assessment.rows,
+        "memory": assessment.books.memory,
+        "working_set": assessment.books.working_set,
+        "cost": assessment.cost,
     })
 }
 
 /// The table, and below it every difference in words.
-pub(super) fn table(name: &VmName, glance: &Glance) -> String {
-    let given = given::lines(&glance.books.memory, glance.books.working_set).unwrap_or_default();
+pub(super) fn table(name: &VmName, assessment: &Assessment) -> String {
+    let given =
+        given::lines(&assessment.books.memory, assessment.books.working_set).unwrap_or_default();
     format!(
         "{}\n{given}\n{}\n{}",
-        headline(name, glance),
-        rows(&glance.rows),
-        summary(&glance.rows)
+        headline(name, assessment),
+        rows(&assessment.rows),
+        summary(&assessment.rows)
     )
 }
 
 /// What the table stands on.
-fn headline(name: &VmName, glance: &Glance) -> String {
-    let kernel = &glance.kernel;
+fn headline(name: &VmName, assessment: &Assessment) -> String {
+    let kernel = &assessment.kernel;
     let release = kernel.release.as_ref().map(|release| {
         let rung = kernel.rung.map_or("", insight::Rung::words);
         let disputed = if kernel.disputes.is_empty() {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use fleet::ClientError;
 use insight::verdict::{READINGS_NEEDED, Row, Standing, Verdict, standing};
-use watch::{Glance, Watcher};
+use watch::{Assessment, Watcher};
 
 use super::words::{columns, printable};
 use crate::failure::{ANSWER_IS_NO, BLIND};
@@ -17,23 +17,23 @@ const SETTLING: Duration = Duration::from_secs(3);
 const SETTLING_BETWEEN: Duration = Duration::from_millis(400);
 
 /// As many readings as it takes to tell skew from contradiction.
-pub(super) fn settled(watcher: &mut Watcher) -> Result<Glance, ClientError> {
-    let mut glance = watcher.glance()?;
+pub(super) fn settled(watcher: &mut Watcher) -> Result<Assessment, ClientError> {
+    let mut assessment = watcher.assess()?;
     for _ in 1..READINGS_NEEDED {
         thread::sleep(BETWEEN);
-        glance = watcher.glance()?;
+        assessment = watcher.assess()?;
     }
     let until = Instant::now() + SETTLING;
     while Instant::now() < until
-        && glance
+        && assessment
             .rows
             .iter()
             .any(|row| row.verdict == Verdict::Differs)
     {
         thread::sleep(SETTLING_BETWEEN);
-        glance = watcher.glance()?;
+        assessment = watcher.assess()?;
     }
-    Ok(glance)
+    Ok(assessment)
 }
 
 /// The exit status that says how a guest stands.

@@ -31,7 +31,7 @@ use crate::threads::device_threads::DeviceThreads;
 use crate::threads::exchange::Exchange;
 use crate::threads::gate::Gate;
 use crate::threads::mailbox::{Mailbox, Sender};
-use crate::threads::observe::Seat;
+use crate::threads::observe::VcpuMonitor;
 use crate::threads::patience::Patience;
 use crate::threads::time::GuestTime;
 
@@ -105,7 +105,7 @@ impl Life {
         } = engine;
         let bells = Arc::new(Bells::default());
         bells.set(vcpus.iter().map(|vcpu| Bell::new(vcpu.kicker())).collect());
-        let seats = Arc::new(vcpus.iter().map(|_| Seat::new()).collect());
+        let monitors = Arc::new(vcpus.iter().map(|_| VcpuMonitor::new()).collect());
         let board_plan = BoardPlan {
             vcpu_count: plan.vcpu_count,
             clock: time.clock(),
@@ -154,7 +154,7 @@ impl Life {
             kernel: Arc::new(kernel),
             time,
             bells,
-            seats,
+            monitors,
             cpuid,
             exchange: Exchange::default(),
             alarm,

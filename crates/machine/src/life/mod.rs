@@ -27,7 +27,7 @@ use crate::threads::device_threads::DeviceThreads;
 use crate::threads::exchange::Exchange;
 use crate::threads::gate::Gate;
 use crate::threads::mailbox::Mailbox;
-use crate::threads::observe::{Observed, Seat};
+use crate::threads::observe::{Observed, VcpuMonitor};
 use crate::threads::time::GuestTime;
 pub(crate) use assemble::{AssemblyError, MakeVcpus, VcpuMaker, sipi_state};
 pub(crate) use room::{Room, Visit};
@@ -51,7 +51,7 @@ pub(crate) struct Life {
     pub(crate) time: GuestTime,
     pub(crate) bells: Arc<Bells>,
     /// What each vCPU shows.
-    pub(crate) seats: Arc<Vec<Seat>>,
+    pub(crate) monitors: Arc<Vec<VcpuMonitor>>,
     /// What each vCPU's CPUID shows.
     pub(crate) cpuid: Vec<CpuidTable>,
     /// Where vCPUs change their engine.
@@ -89,7 +89,7 @@ impl Life {
             memory: Arc::clone(&self.memory),
             kernel: Arc::clone(&self.kernel),
             time: self.time.clone(),
-            seats: Arc::clone(&self.seats),
+            monitors: Arc::clone(&self.monitors),
             bells: Arc::clone(&self.bells),
             gate: Arc::clone(&self.gate),
         }

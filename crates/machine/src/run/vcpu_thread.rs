@@ -18,7 +18,7 @@ use crate::report::footprint;
 use crate::report::sums;
 use crate::report::{Sample, VmmMemory};
 use crate::threads::gate::Inside;
-use crate::threads::observe::Seat;
+use crate::threads::observe::VcpuMonitor;
 
 /// What one vCPU's thread knows at its end.
 #[derive(Debug, Default)]
@@ -34,7 +34,7 @@ pub(crate) struct VcpuAccount {
 
 struct VcpuThread<'a> {
     life: &'a Life,
-    seat: &'a Seat,
+    monitor: &'a VcpuMonitor,
     vcpu_id: u32,
     vcpu: Box<dyn Vcpu>,
     rest: Rest,
@@ -52,19 +52,19 @@ pub(crate) fn run(
     // An engine with local APICs knows itself which vCPUs wait.
     let runs = vcpu_id == 0 || vcpu.has_local_apic();
     let rest = if runs { Rest::None } else { Rest::WaitsForSipi };
-    let (seat, account) = (&life.seats[vcpu_id as usize], VcpuAccount::default());
+    let (monitor, account) = (&life.monitors[vcpu_id as usize], VcpuAccount::default());
     let mut thread = VcpuThread {
         life,
-        seat,
+        monitor,
         vcpu_id,
         vcpu,
         rest,
         lost_ticks: 0,
         account,
     };
-    seat.take();
+    monitor.take();
     let result = thread.go();
-    seat.leave();
+    monitor.leave();
     // A thread that failed has no reason that counts, but the others must not wait for it.
     if result.is_err() {
         life.call_off();
@@ -85,14 +85,15 @@ impl VcpuThread<'_> {
         let mut reply = Reply::Done;
         self.visit(None)?;
         while !life.is_over() {
-            self.seat.serve(self.vcpu_id, &mut *self.vcpu, self.rest)?;
+            self.monitor
+                .serve(self.vcpu_id, &mut *self.vcpu, self.rest)?;
             if self.rest != Rest::None {
-                self.seat.rest(self.rest);
+                self.monitor.rest(self.rest);
                 bell.sleep();
                 self.stand_still(&mut inside)?;
                 self.visit(None)?;
                 if self.rest == Rest::None {
-                    self.seat.rest(Rest::None);
+                    self.monitor.rest(Rest::None);
                 }
                 continue;
             }
@@ -134,7 +135,8 @@ impl VcpuThread<'_> {
 
     /// In a pause: shows the vCPU to who looks on, and takes part in a change of engine.
     fn serve(&mut self) -> Result<(), EngineError> {
-        self.seat.serve(self.vcpu_id, &mut *self.vcpu, self.rest)?;
+        self.monitor
+            .serve(self.vcpu_id, &mut *self.vcpu, self.rest)?;
         let old = self
             .life
             .exchange
@@ -150,7 +152,7 @@ impl VcpuThread<'_> {
         let (life, vcpu) = (self.life, &mut *self.vcpu);
         let mut shown = Ok(());
         life.output.wait_for_room(|| {
-            shown = self.seat.serve(self.vcpu_id, vcpu, self.rest);
+            shown = self.monitor.serve(self.vcpu_id, vcpu, self.rest);
             shown.is_ok() && !life.is_over() && !life.gate.is_closed()
         });
         shown
@@ -293,7 +295,7 @@ impl VcpuThread<'_> {
             Exit::TripleFault(_) => &mut exits.triple_fault,
             Exit::Unrunnable(_) => &mut exits.unrunnable,
         } += 1;
-        self.seat.count(exits);
+        self.monitor.count(exits);
     }
 
     /// Measures for the markers that have just been seen.

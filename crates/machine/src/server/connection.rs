@@ -137,13 +137,7 @@ fn switched(result: Result<(), SwitchError>) -> Outcome {
         Err(SwitchError::TimedOut) => {
             refusal(RefusalCode::TimedOut, SwitchError::TimedOut.to_string())
         }
-        Err(error) => {
-            let why = std::iter::successors(Some(&error as &dyn std::error::Error), |error| {
-                (*error).source()
-            });
-            let why: Vec<String> = why.map(ToString::to_string).collect();
-            refusal(RefusalCode::WrongState, why.join(": "))
-        }
+        Err(error) => refusal(RefusalCode::WrongState, paging::with_causes(&error)),
     }
 }
 

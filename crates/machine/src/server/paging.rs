@@ -103,7 +103,7 @@ pub(super) fn stored_pages(shared: &Shared, life: u64, file_pages: &[u64]) -> Ou
         Ok(pages) => Outcome::StoredPages {
             pages: pages.iter().map(|page| page.as_deref().map(hex)).collect(),
         },
-        Err(broken) => refusal(RefusalCode::WrongState, crate::paging::with_causes(&broken)),
+        Err(broken) => refusal(RefusalCode::WrongState, paging::with_causes(&broken)),
     }
 }
 
@@ -129,7 +129,7 @@ pub(super) fn written_pages(shared: &Shared, stretches: &[(u64, u64)]) -> Outcom
         Ok(written) => Outcome::WrittenPages {
             stretches: runs(&pages, &written),
         },
-        Err(broken) => refusal(RefusalCode::WrongState, crate::paging::with_causes(&broken)),
+        Err(broken) => refusal(RefusalCode::WrongState, paging::with_causes(&broken)),
     }
 }
 

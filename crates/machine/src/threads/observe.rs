@@ -1,7 +1,7 @@
 //! What an observer sees of a life: each vCPU's registers, and its book.
 //!
-//! Every vCPU has a seat here. An observer leaves a note on each and calls the vCPUs as an interrupt does; each vCPU's
-//! thread, which alone may ask its engine, lays its registers on its seat wherever the call finds it: behind an exit,
+//! Every vCPU has a monitor here. An observer leaves a request in each and calls the vCPUs as an interrupt does; each
+//! vCPU's thread, which alone may ask its engine, answers with its registers wherever the call finds it: behind an exit,
 //! in its sleep, in a pause, or while it waits for the console. Guest code goes on at once, and nothing is paused.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -31,7 +31,7 @@ pub(crate) struct Observed {
     /// The kernel file that was loaded.
     pub(crate) kernel: Arc<LoadedKernel>,
     pub(crate) time: GuestTime,
-    pub(crate) seats: Arc<Vec<Seat>>,
+    pub(crate) monitors: Arc<Vec<VcpuMonitor>>,
     pub(crate) bells: Arc<Bells>,
     pub(crate) gate: Arc<Gate>,
 }
@@ -43,8 +43,8 @@ struct Shown {
     at: Instant,
 }
 
-/// One vCPU's seat.
-pub(crate) struct Seat {
+/// One vCPU's registers on request, its exits and its rests.
+pub(crate) struct VcpuMonitor {
     start: Instant,
     /// How often somebody asked, and how many of those are answered.
     asked: AtomicU64,
@@ -62,9 +62,9 @@ pub(crate) struct Seat {
     rests_for_startup: AtomicU32,
 }
 
-impl Seat {
-    pub(crate) fn new() -> Seat {
-        Seat {
+impl VcpuMonitor {
+    pub(crate) fn new() -> VcpuMonitor {
+        VcpuMonitor {
             start: Instant::now(),
             asked: AtomicU64::new(0),
             answered: AtomicU64::new(0),
@@ -190,30 +190,32 @@ impl Observed {
     pub(crate) fn registers(&self, patience: Duration) -> Vec<VcpuView> {
         let deadline = Instant::now() + patience;
         let asked: Vec<u64> = self
-            .seats
+            .monitors
             .iter()
-            .map(|seat| seat.asked.fetch_add(1, Ordering::AcqRel) + 1)
+            .map(|monitor| monitor.asked.fetch_add(1, Ordering::AcqRel) + 1)
             .collect();
         self.bells.all().iter().for_each(Bell::ring_always);
         self.gate.call();
-        let answer = |(seat, asked): (&Seat, u64)| {
-            let waits = |_: &mut Option<Shown>| seat.answered.load(Ordering::Acquire) < asked;
+        let answer = |(monitor, asked): (&VcpuMonitor, u64)| {
+            let waits = |_: &mut Option<Shown>| monitor.answered.load(Ordering::Acquire) < asked;
             let left = deadline.saturating_duration_since(Instant::now());
-            let waited = seat.changed.wait_timeout_while(seat.shown(), left, waits);
+            let waited = monitor
+                .changed
+                .wait_timeout_while(monitor.shown(), left, waits);
             let shown = (*waited.unwrap_or_else(PoisonError::into_inner).0)?;
             Some(VcpuView {
                 age_ms: shown.at.elapsed().as_millis() as u64,
                 ..shown.view
             })
         };
-        self.seats.iter().zip(asked).filter_map(answer).collect()
+        self.monitors.iter().zip(asked).filter_map(answer).collect()
     }
 
     /// Every vCPU's book.
     pub(crate) fn vcpu_books(&self) -> Vec<VcpuBook> {
         (0..)
-            .zip(self.seats.iter())
-            .map(|(vcpu_id, seat)| seat.book(vcpu_id))
+            .zip(self.monitors.iter())
+            .map(|(vcpu_id, monitor)| monitor.book(vcpu_id))
             .collect()
     }
 }

@@ -10,7 +10,7 @@ use api::{VmName, VmState};
 use fleet::{ClientError, Inventory};
 use insight::Observed;
 use insight::tasks::Process;
-use watch::{Glance, Watcher};
+use watch::{Assessment, Watcher};
 
 use super::super::everybody::host_memory_bytes;
 
@@ -23,7 +23,7 @@ pub(super) struct Found {
     pub(super) at: Instant,
     pub(super) state: VmState,
     /// What is known; none if it does not answer, with the reason.
-    pub(super) glance: Result<Box<Glance>, String>,
+    pub(super) assessment: Result<Box<Assessment>, String>,
     /// Its processes, if they were asked for.
     pub(super) processes: Option<Result<Vec<Process>, String>>,
 }
@@ -99,7 +99,7 @@ fn list(inventory: &Inventory, cache: Option<&PathBuf>, news: &News) {
                     let unknown = || Found {
                         at: Instant::now(),
                         state,
-                        glance: Err("not looked at yet".to_owned()),
+                        assessment: Err("not looked at yet".to_owned()),
                         processes: None,
                     };
                     let is_new = !shared.found.contains_key(&name);
@@ -128,7 +128,7 @@ fn watch(inventory: &Inventory, name: &VmName, cache: Option<PathBuf>, news: &Ne
     loop {
         let start = Instant::now();
         let wants_processes = news.lock().wanted.as_ref() == Some(name);
-        let (glance, processes) = look(
+        let (assessment, processes) = look(
             &mut watcher,
             inventory,
             name,
@@ -137,7 +137,8 @@ fn watch(inventory: &Inventory, name: &VmName, cache: Option<PathBuf>, news: &Ne
         );
         match news.lock().found.get_mut(name) {
             Some(found) => {
-                (found.at, found.glance, found.processes) = (Instant::now(), glance, processes);
+                (found.at, found.assessment, found.processes) =
+                    (Instant::now(), assessment, processes);
             }
             None => return,
         }
@@ -146,7 +147,7 @@ fn watch(inventory: &Inventory, name: &VmName, cache: Option<PathBuf>, news: &Ne
 }
 
 type Seen = (
-    Result<Box<Glance>, String>,
+    Result<Box<Assessment>, String>,
     Option<Result<Vec<Process>, String>>,
 );
 
@@ -164,25 +165,25 @@ fn look(
             Err(error) => return (Err(error.to_string()), None),
         },
     };
-    let glance = match connected.glance() {
-        Ok(glance) => Ok(Box::new(glance)),
+    let assessment = match connected.assess() {
+        Ok(assessment) => Ok(Box::new(assessment)),
         // The next look connects again.
         Err(error @ ClientError::Connection(_)) => return (Err(error.to_string()), None),
         Err(error) => Err(error.to_string()),
     };
     let processes = wants_processes.then(|| processes(&mut connected));
     *watcher = Some(connected);
-    (glance, processes)
+    (assessment, processes)
 }
 
 fn processes(watcher: &mut Watcher) -> Result<Vec<Process>, String> {
-    let moment = watcher
+    let snapshot = watcher
         .observer()
         .observe()
         .map_err(|error| error.to_string())?;
-    let kernel = moment.kernel.map_err(|not| not.to_string())?;
+    let kernel = snapshot.kernel.map_err(|not| not.to_string())?;
     let account = kernel.account();
-    match kernel.look(&account, &moment.registers).processes() {
+    match kernel.look(&account, &snapshot.registers).processes() {
         Observed::Seen { value, .. } => Ok(value),
         Observed::NotObservable { why } => Err(why),
     }

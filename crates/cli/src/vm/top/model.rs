@@ -261,8 +261,8 @@ fn guest(name: VmName, found: Found, known: Option<Guest>) -> Guest {
         trouble: None,
         run,
     };
-    let glance = match found.glance {
-        Ok(glance) => glance,
+    let assessment = match found.assessment {
+        Ok(assessment) => assessment,
         Err(trouble) => {
             return Guest {
                 trend,
@@ -271,7 +271,7 @@ fn guest(name: VmName, found: Found, known: Option<Guest>) -> Guest {
             };
         }
     };
-    let books = &glance.books;
+    let books = &assessment.books;
     let now = books
         .vcpus
         .iter()
@@ -291,19 +291,19 @@ fn guest(name: VmName, found: Found, known: Option<Guest>) -> Guest {
             trend.pop_front();
         }
     }
-    let (claim, kernel) = used(&glance);
+    let (claim, kernel) = used(&assessment);
     Guest {
         cpu,
         claim,
         kernel,
         held: Some(held),
         given: Some(books.memory.configured_bytes),
-        verdict: Some(worst(&glance.rows)),
+        verdict: Some(worst(&assessment.rows)),
         trend,
         is_working_set: working_set.is_some(),
         given_lines: given::lines(&books.memory, books.working_set),
-        rows: glance.rows,
-        trouble: glance.kernel.why_not,
+        rows: assessment.rows,
+        trouble: assessment.kernel.why_not,
         run: now,
         ..blank
     }
@@ -320,7 +320,7 @@ mod tests {
             let found = Found {
                 at: Instant::now(),
                 state: VmState::Running,
-                glance: Err("no".to_owned()),
+                assessment: Err("no".to_owned()),
                 processes: None,
             };
             let guest = Guest {
