@@ -43,7 +43,9 @@ impl MemFd {
     /// # Errors
     /// What `lseek` says.
     pub fn held_bytes(&self, offset: u64, len_bytes: u64) -> io::Result<u64> {
-        let (end, mut at, mut held) = (offset + len_bytes, offset, 0);
+        let end = offset + len_bytes;
+        let mut at = offset;
+        let mut held = 0;
         while at < end {
             let Some(data) = self.next_data(at)?.filter(|data| *data < end) else {
                 break;
@@ -70,7 +72,8 @@ impl MemFd {
     /// # Errors
     /// What `lseek` says.
     pub fn data(&self, from: u64, to: u64) -> io::Result<Vec<(u64, u64)>> {
-        let (mut stretches, mut at) = (Vec::new(), from);
+        let mut stretches = Vec::new();
+        let mut at = from;
         while let Some(start) = self.next_data(at)?.filter(|start| *start < to) {
             let Some(end) = self.next_hole(start)?.filter(|end| *end > start) else {
                 break;

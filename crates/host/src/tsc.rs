@@ -68,7 +68,8 @@ pub fn frequency_khz() -> u64 {
         if passed < CALIBRATION {
             std::thread::sleep(CALIBRATION - passed);
         }
-        let (now, ticks) = (instant.elapsed(), read().wrapping_sub(tsc));
+        let now = instant.elapsed();
+        let ticks = read().wrapping_sub(tsc);
         let khz = u128::from(ticks) * 1_000_000 / now.as_nanos().max(1);
         ((khz + 5) / 10 * 10) as u64
     })

@@ -95,7 +95,8 @@ impl Kick for Kicker {
     fn kick(&self) {
         self.page.immediate_exit().store(1, Ordering::SeqCst);
         if self.is_inside.load(Ordering::SeqCst) {
-            let (process, thread) = (std::process::id(), self.thread.load(Ordering::Relaxed));
+            let process = std::process::id();
+            let thread = self.thread.load(Ordering::Relaxed);
             // SAFETY: takes numbers only; the signal has a handler, and a thread that is gone is an error we ignore.
             unsafe { libc::syscall(libc::SYS_tgkill, process, thread, SIGRTMIN()) };
         }

@@ -139,7 +139,8 @@ pub(crate) fn regs_to(state: &VcpuState) -> kvm_regs {
         r14,
         r15,
     ] = state.gprs;
-    let (rip, rflags) = (state.rip, (state.rflags | Rflags::ONE).bits());
+    let rip = state.rip;
+    let rflags = (state.rflags | Rflags::ONE).bits();
     kvm_regs {
         rax,
         rcx,

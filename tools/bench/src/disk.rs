@@ -156,7 +156,8 @@ fn run(command: &mut Command) -> Result<Rates> {
     let mut begun: Option<(String, Instant)> = None;
     let mut last = String::new();
     for line in BufReader::new(output).split(b'\n') {
-        let (line, now) = (line?, Instant::now());
+        let line = line?;
+        let now = Instant::now();
         let line = String::from_utf8_lossy(&line);
         let words: Vec<&str> = line.split_whitespace().collect();
         match (words.as_slice(), &begun) {

@@ -53,10 +53,8 @@ pub fn paging(words: &[&str]) -> Result<bool> {
     fs::File::create(&disk)?.set_len(16 << 20)?;
     let traffic = Arc::new(Traffic::default());
     let ports = serve(&traffic)?;
-    let (disk, pages) = (
-        format!("{},format=raw", disk.display()),
-        folder.display().to_string(),
-    );
+    let disk = format!("{},format=raw", disk.display());
+    let pages = folder.display().to_string();
     let words = [
         "--memory",
         "512M",
@@ -97,7 +95,9 @@ fn soak(
     println!(
         "soak: 512 MiB, 2 vCPUs, 320 MiB of files read by two, network and disk beside; {time:.0?}"
     );
-    let (start, mut moves, mut most) = (Instant::now(), 0, 0.0_f64);
+    let start = Instant::now();
+    let mut moves = 0;
+    let mut most = 0.0_f64;
     for limit in LIMITS.iter().cycle() {
         if start.elapsed() >= time {
             break;

@@ -137,7 +137,7 @@ fn switched(result: Result<(), SwitchError>) -> Outcome {
         Err(SwitchError::TimedOut) => {
             refusal(RefusalCode::TimedOut, SwitchError::TimedOut.to_string())
         }
-        Err(error) => refusal(RefusalCode::WrongState, paging::with_causes(&error)),
+        Err(error) => refusal(RefusalCode::WrongState, ::paging::with_causes(&error)),
     }
 }
 

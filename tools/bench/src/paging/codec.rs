@@ -82,7 +82,9 @@ pub fn compare() -> Result<bool> {
         "", "pack", "unpack", "of 4096 left"
     );
     for codec in CODECS {
-        let (mut pack, mut unpack, mut left) = (Vec::new(), Vec::new(), 0);
+        let mut pack = Vec::new();
+        let mut unpack = Vec::new();
+        let mut left = 0;
         for page in &pages {
             let mut packed = Vec::new();
             let start = Instant::now();

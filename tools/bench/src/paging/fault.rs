@@ -60,7 +60,8 @@ fn from(
     }
     let books = pager.books();
     times.sort_by(f64::total_cmp);
-    let (count, p99) = (times.len(), times[times.len() * 99 / 100]);
+    let count = times.len();
+    let p99 = times[times.len() * 99 / 100];
     let middle = median(times);
     let share = if in_file {
         books.store.file_pages

@@ -34,7 +34,10 @@ pub fn measure() -> Result<bool> {
          i=$((i+1)); done; echo filled",
     )?;
     guest.hear("filled")?;
-    let (mut free, mut limited, mut ratios, mut away) = (Vec::new(), Vec::new(), Vec::new(), 0.0);
+    let mut free = Vec::new();
+    let mut limited = Vec::new();
+    let mut ratios = Vec::new();
+    let mut away = 0.0;
     for _ in 0..ROUNDS {
         mother(&["limit", NAME, "--resident", "none"])?;
         wait_until_all_is_back()?;

@@ -38,7 +38,9 @@ pub fn measure() -> Result<bool> {
         ahead_pages: AHEAD_PAGES,
     };
     work(&memory)?;
-    let (mut rates, mut ratios, mut cpu) = (Vec::new(), Vec::new(), 0.0);
+    let mut rates = Vec::new();
+    let mut ratios = Vec::new();
+    let mut cpu = 0.0;
     for round in 0..ROUNDS {
         let mut with = || -> Result<f64> {
             let pager = Pager::start(Arc::clone(&memory), &settings, Box::new(|_| {}))?;
@@ -76,7 +78,8 @@ pub fn measure() -> Result<bool> {
 /// Pages of which every word was read and one written, in a millisecond.
 fn work(memory: &GuestMemory) -> Result<f64> {
     let start = Instant::now();
-    let (mut count, mut bytes) = (0_u64, [0; PAGE_BYTES as usize]);
+    let mut count = 0_u64;
+    let mut bytes = [0; PAGE_BYTES as usize];
     while start.elapsed() < TIME {
         for _ in 0..HOT_PAGES {
             // Each once in no order.

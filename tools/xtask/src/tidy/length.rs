@@ -32,7 +32,9 @@ pub fn complaints(workspace: &Workspace, allowances: &Allowances) -> Vec<String>
         {
             let key = (source.path.clone(), function.name);
             if !allowances.long_functions.contains(&key) {
-                let (path, name, count) = (&key.0, &key.1, function.line_count);
+                let path = &key.0;
+                let name = &key.1;
+                let count = function.line_count;
                 complaints.push(format!(
                     "{path}: fn {name} has {count} lines, the limit is {FUNCTION_LIMIT}"
                 ));
