@@ -102,6 +102,19 @@ impl Look<'_> {
             buffers.map(|buffers| files.saturating_sub(swap_cached).saturating_sub(buffers)),
         )?;
         all.add("SwapCached", Ok(swap_cached))?;
+        self.page_lists(&mut all)?;
+        all.add("Mlocked", self.zone_counter("NR_MLOCK"))?;
+        self.swap(&mut all)?;
+        for (name, enumerator) in OF_NODES {
+            all.add(name, self.node_counter(enumerator))?;
+        }
+        self.kernel_memory(&mut all, total)?;
+        self.rare_memory(&mut all)?;
+        Ok(all)
+    }
+
+    /// What the kernel may reclaim, by how lately it was used.
+    fn page_lists(&self, all: &mut MemoryCounters) -> Result<(), Blind> {
         let lists = [
             "NR_ACTIVE_ANON",
             "NR_INACTIVE_ANON",
@@ -113,20 +126,16 @@ impl Look<'_> {
                 .enumerator("node_stat_item", name)
                 .and_then(|_| self.node_counter(name))
         });
-        let sum = |a: &Result<i64, Blind>, b: &Result<i64, Blind>| {
-            Ok(a.clone()?.saturating_add(b.clone()?))
-        };
         all.add("Active", sum(&active_anon, &active_file))?;
         all.add("Inactive", sum(&inactive_anon, &inactive_file))?;
         all.add("Active(anon)", active_anon)?;
         all.add("Inactive(anon)", inactive_anon)?;
         all.add("Active(file)", active_file)?;
-        all.add("Inactive(file)", inactive_file)?;
-        all.add("Mlocked", self.zone_counter("NR_MLOCK"))?;
-        self.swap(&mut all)?;
-        for (name, enumerator) in OF_NODES {
-            all.add(name, self.node_counter(enumerator))?;
-        }
+        all.add("Inactive(file)", inactive_file)
+    }
+
+    /// What the kernel itself uses and has promised.
+    fn kernel_memory(&self, all: &mut MemoryCounters, total: i64) -> Result<(), Blind> {
         let slab = [
             ("Slab", "NR_SLAB_UNRECLAIMABLE_B"),
             ("KReclaimable", "NR_KERNEL_MISC_RECLAIMABLE"),
@@ -151,7 +160,11 @@ impl Look<'_> {
             self.pages_of("nr_vmalloc_pages")
                 .or_else(|_| self.node_counter("NR_VMALLOC")),
         )?;
-        all.add("Percpu", self.percpu_pages())?;
+        all.add("Percpu", self.percpu_pages())
+    }
+
+    /// What most machines have none of.
+    fn rare_memory(&self, all: &mut MemoryCounters) -> Result<(), Blind> {
         all.add("HardwareCorrupted", self.pages_of("num_poisoned_pages"))?;
         if self
             .layouts()?
@@ -164,8 +177,7 @@ impl Look<'_> {
         }
         all.add("CmaTotal", self.pages_of("totalcma_pages"))?;
         all.add("CmaFree", self.zone_counter("NR_FREE_CMA_PAGES"))?;
-        all.add("Unaccepted", self.zone_counter("NR_UNACCEPTED"))?;
-        Ok(all)
+        all.add("Unaccepted", self.zone_counter("NR_UNACCEPTED"))
     }
 
     fn pages_of(&self, symbol: &str) -> Result<i64, Blind> {
@@ -294,4 +306,8 @@ impl Look<'_> {
         let units = i64::from(self.space().u32(self.symbol("pcpu_nr_units")?)?);
         Ok(self.pages_of("pcpu_nr_populated")?.saturating_mul(units))
     }
+}
+/// Two counters together; what neither knows alone, is not known together.
+fn sum(a: &Result<i64, Blind>, b: &Result<i64, Blind>) -> Result<i64, Blind> {
+    Ok(a.clone()?.saturating_add(b.clone()?))
 }

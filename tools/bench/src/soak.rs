@@ -131,6 +131,17 @@ fn soak(
         "  at {TENTH} at most {:.1} % of the limit resident",
         most * 100.0
     );
+    print_paging(&books);
+    let counts: Vec<u64> = said
+        .split(' ')
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    let worked = counts.len() == 4 && counts[..3].iter().all(|count| *count > 0) && right > 0;
+    Ok(worked && counts[3] == 0 && wrong == 0 && most <= 1.02)
+}
+
+/// What the pager counted.
+fn print_paging(books: &HostBooks) {
     if let Some(paging) = &books.memory.paging {
         let counters: Vec<String> = paging
             .counters
@@ -145,12 +156,6 @@ fn soak(
             paging.cpu_seconds
         );
     }
-    let counts: Vec<u64> = said
-        .split(' ')
-        .filter_map(|word| word.parse().ok())
-        .collect();
-    let worked = counts.len() == 4 && counts[..3].iter().all(|count| *count > 0) && right > 0;
-    Ok(worked && counts[3] == 0 && wrong == 0 && most <= 1.02)
 }
 
 fn books() -> Result<HostBooks> {

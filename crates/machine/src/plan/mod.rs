@@ -214,14 +214,10 @@ pub fn plan(spec: &VmSpec, host: &HostFindings) -> Result<VmPlan, SpecErrors> {
     );
     let kernel = complaints.take("kernel", images::kernel(spec.kernel.as_deref()));
     let modules = images::modules(spec, kernel.as_ref(), &mut complaints);
-    let limit = kernel
-        .as_ref()
-        .and_then(|kernel| kernel.cmdline_bytes)
-        .unwrap_or(CMDLINE_BYTES);
-    let cmdline = complaints.take(
-        "cmdline",
-        check_cmdline(spec.cmdline.as_deref().unwrap_or(""), limit),
-    );
+    let room = kernel.as_ref().and_then(|kernel| kernel.cmdline_bytes);
+    let text = spec.cmdline.as_deref().unwrap_or("");
+    let checked = check_cmdline(text, room.unwrap_or(CMDLINE_BYTES));
+    let cmdline = complaints.take("cmdline", checked);
     if let (Some(kernel), Some(modules), Some(memory_bytes)) = (&kernel, &modules, memory) {
         images::check_fit(kernel, modules, memory_bytes, &mut complaints);
     }
