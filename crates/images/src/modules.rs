@@ -180,7 +180,8 @@ mod tests {
     fn module(name: &str, depends: &str) -> Module {
         let modinfo = format!("license=GPL\0depends={depends}\0");
         let names = b"\0.modinfo\0.shstrtab\0";
-        let (modinfo_at, names_at) = (64, 64 + modinfo.len());
+        let modinfo_at = 64;
+        let names_at = 64 + modinfo.len();
         let table = names_at + names.len();
         let mut bytes = vec![0; 64];
         bytes[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");

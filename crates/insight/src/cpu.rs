@@ -45,7 +45,8 @@ impl Look<'_> {
     }
 
     fn read_cpu_times(&self) -> Result<CpuTimes, Blind> {
-        let (variable, mut sum) = (self.symbol("kernel_cpustat")?, CpuTimes::default());
+        let variable = self.symbol("kernel_cpustat")?;
+        let mut sum = CpuTimes::default();
         let index = |name| self.layouts()?.enumerator("cpu_usage_stat", name);
         let names = [
             "CPUTIME_USER",

@@ -116,7 +116,8 @@ impl Look<'_> {
             layouts.place("module_memory", "size")?,
         );
         let text_index = layouts.enumerator("mod_mem_type", "MOD_TEXT")?;
-        let (mut text, mut memory) = (None, Vec::new());
+        let mut text = None;
+        let mut memory = Vec::new();
         for (index, part) in module
             .bytes("mem")?
             .chunks_exact(element.max(1))

@@ -228,7 +228,8 @@ impl<M: Memory> Core<M> {
         if self.is_tracking || self.zeros == 0 {
             return Ok(());
         }
-        let (pages, mut used) = (&mut self.pages, 0);
+        let pages = &mut self.pages;
+        let mut used = 0;
         self.memory
             .each_resident(first, count, &mut |first, count| {
                 for page in &mut pages[first as usize..(first + count) as usize] {
@@ -336,7 +337,8 @@ impl<M: Memory> Core<M> {
     fn start_tracking(&mut self) -> io::Result<()> {
         self.memory.handle_missing(true)?;
         let page_count = self.page_count();
-        let (mut resident, mut zeros) = (Vec::new(), 0);
+        let mut resident = Vec::new();
+        let mut zeros = 0;
         self.memory
             .each_resident(0, page_count, &mut |first, count| {
                 resident.extend(first..first + count)

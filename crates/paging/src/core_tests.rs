@@ -153,7 +153,8 @@ impl Medium for Disk {
 
     fn write(&self, bytes: &[u8], position: u64) -> io::Result<()> {
         self.0.ask()?;
-        let (mut kept, at) = (self.1.lock().unwrap(), position as usize);
+        let mut kept = self.1.lock().unwrap();
+        let at = position as usize;
         let len = kept.len().max(at + bytes.len());
         kept.resize(len, 0);
         kept[at..at + bytes.len()].copy_from_slice(bytes);

@@ -36,7 +36,8 @@ pub struct Estimate {
 impl Estimate {
     /// `hits` of `sample` pages, out of `page_count`.
     pub(crate) fn of(hits: u64, sample: u64, page_count: u64, window: Duration) -> Estimate {
-        let (n, all) = (sample.max(1) as f64, page_count as f64);
+        let n = sample.max(1) as f64;
+        let all = page_count as f64;
         let share = hits as f64 / n;
         // A whole sample says no more of the rest than that; none at all is not certainty either.
         let error = (share * (1.0 - share) / n).sqrt().max(1.0 / n);

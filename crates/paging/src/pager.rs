@@ -261,8 +261,12 @@ impl Pager {
             .core
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let (limit, out, zeros, counts) = (core.limit(), core.out(), core.zeros(), core.counts);
-        let (store, store_memory_budget) = (core.store_totals(), core.store.memory_budget());
+        let limit = core.limit();
+        let out = core.out();
+        let zeros = core.zeros();
+        let counts = core.counts;
+        let store = core.store_totals();
+        let store_memory_budget = core.store.memory_budget();
         drop(core);
         let told = self.shared.told();
         let latency = &self.shared.latency;

@@ -229,7 +229,8 @@ fn the_working_set_is_what_the_guest_uses() {
             },
             "a window",
         );
-        let (books, begun) = (pager.books(), Instant::now());
+        let books = pager.books();
+        let begun = Instant::now();
         done.store(true, Ordering::Relaxed);
         let (used, written) = (books.working_set.unwrap(), books.dirty.unwrap());
         assert!(

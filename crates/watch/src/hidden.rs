@@ -15,7 +15,8 @@ pub(crate) fn tasks(look: &Look<'_>) -> View {
         "processes",
         "list of tasks, table of PIDs, running tasks, CR3 of each vCPU",
     );
-    let (hidden, spaces) = (look.hidden_tasks(Depth::Books), look.unknown_spaces());
+    let hidden = look.hidden_tasks(Depth::Books);
+    let spaces = look.unknown_spaces();
     let Observed::Seen { value: hidden, .. } = hidden else {
         return unseen(view, &hidden);
     };

@@ -32,7 +32,8 @@ pub(super) fn write<'a>(xattrs: &'a [(String, Vec<u8>)], area: &mut [u8]) -> Vec
     }
     sorted.sort_by_key(|(index, name, _)| (*index, name.len(), *name));
     sorted.dedup_by_key(|(index, name, _)| (*index, *name));
-    let (mut front, mut back) = (4, area.len());
+    let mut front = 4;
+    let mut back = area.len();
     for (index, name, xattr) in sorted {
         let value = &xattr.1;
         let entry = ENTRY_BYTES + name.len().next_multiple_of(4);

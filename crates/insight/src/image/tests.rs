@@ -85,7 +85,8 @@ fn vmlinux(lists: &[&[u64]]) -> Vec<u8> {
         // As variables of each CPU are: linked at 0, and in the image all the same.
         (0x280, first.len(), second.len()),
     ] {
-        let (physical, len) = (0x100_0000 + at as u64, len as u64);
+        let physical = 0x100_0000 + at as u64;
+        let len = len as u64;
         file.extend([1, 0, 0, 0, 7, 0, 0, 0]);
         let virtual_address = if at == 0 { TEXT } else { 0 };
         for number in [

@@ -264,13 +264,11 @@ impl Look<'_> {
     /// The frames behind the pages of a region; none for what is not mapped.
     fn frames_of<'r>(&'r self, region: &'r Region) -> impl Iterator<Item = Option<u64>> + 'r {
         // A region need not begin where a page does.
-        let (first, last) = (
-            region.stretch.start,
-            region
-                .stretch
-                .start
-                .saturating_add(region.stretch.len_bytes.max(1) - 1),
-        );
+        let first = region.stretch.start;
+        let last = region
+            .stretch
+            .start
+            .saturating_add(region.stretch.len_bytes.max(1) - 1);
         let pages = (first & !(PAGE_SIZE - 1)..=last).step_by(PAGE_SIZE as usize);
         pages.map(|page| Some(self.space().translate(Gva(page)).ok()?.0 / PAGE_SIZE))
     }

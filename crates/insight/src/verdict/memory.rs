@@ -124,10 +124,8 @@ pub(super) fn claims(readings: &[Reading]) -> Vec<Row> {
 fn compare(now: &Reading, key: &str) -> Option<(u64, (u64, u64))> {
     let (number, _) = now.claims.number(key)?;
     let total = now.kernel.total_bytes?;
-    let (free, available) = (
-        now.kernel.free_bytes?,
-        now.kernel.available_bytes.or(now.kernel.free_bytes)?,
-    );
+    let free = now.kernel.free_bytes?;
+    let available = now.kernel.available_bytes.or(now.kernel.free_bytes)?;
     // Casts of floats end at the ends of the range.
     let bytes = number.max(0.0) as u64;
     Some(match key {

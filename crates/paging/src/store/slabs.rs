@@ -189,7 +189,8 @@ mod tests {
                     slabs.remove(slot);
                 } else {
                     let bytes: Vec<u8> = (0..len).map(|at| byte.wrapping_add(at as u8)).collect();
-                    let (before, cost) = (slabs.held_bytes(), slabs.cost_bytes(len));
+                    let before = slabs.held_bytes();
+                    let cost = slabs.cost_bytes(len);
                     model.push((slabs.add(&bytes), bytes));
                     prop_assert_eq!(slabs.held_bytes(), before + cost);
                 }
