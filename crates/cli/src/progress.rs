@@ -1,19 +1,37 @@
 //! Getting the default guest, with a progress bar for a person and plain lines for a log.
 
+use std::fs::File;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use images::{Cache, CacheError, DefaultGuest, Image, Progress};
 use indicatif::{ProgressBar, ProgressStyle};
+use insight::Loaded;
 
 use crate::failure::ImageFailure;
 
-/// The default guest, downloaded if need be.
+/// The default guest, downloaded if need be. What observers need to know of a kernel that was just downloaded is kept with it:
+/// it takes a part of the time that the download took, and the first look does not wait for it.
 pub fn default_guest() -> Result<DefaultGuest, CacheError> {
     let cache = Cache::of_user()?;
     let mut shown = Shown::new("the default guest (kernel, busybox)");
-    cache.default_guest(&mut |progress| shown.show(progress))
+    let mut is_new = false;
+    let guest = cache.default_guest(&mut |progress| {
+        is_new |= matches!(progress, Progress::Downloading(_));
+        shown.show(progress);
+    })?;
+    if is_new && let Ok(kernel) = File::open(&guest.kernel) {
+        // Otherwise the first look does it, and says why it cannot.
+        let _ = Loaded::keep(&kernel, &profiles(&cache));
+    }
+    Ok(guest)
+}
+
+/// Where what is learned about kernels from their files is kept. What earlier versions kept, in `kernels`, came from guests'
+/// memory and is not read any more.
+pub fn profiles(cache: &Cache) -> PathBuf {
+    cache.folder().join("profiles")
 }
 
 /// passt, downloaded if need be.

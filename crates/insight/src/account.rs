@@ -138,3 +138,48 @@ impl Account {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_is_spent_first_ends_the_look() {
+        let check = |limits: Limits,
+                     spend: &dyn Fn(&Account) -> Result<(), Blind>,
+                     expected: Option<&'static str>| {
+            let account = Account::new(limits);
+            let end = (0..100_000).find_map(|_| spend(&account).err());
+            assert_eq!(end, expected.map(Blind::OverBudget));
+        };
+        let limits = Limits {
+            bytes: 1 << 20,
+            reads: 1000,
+            time: Duration::from_secs(60),
+        };
+        check(limits, &|account| account.read(4096), Some("bytes"));
+        check(limits, &|account| account.read(8), Some("reads"));
+        check(limits, &Account::step, Some("steps"));
+        let short = Limits {
+            time: Duration::ZERO,
+            ..limits
+        };
+        check(short, &|account| account.read(8), Some("time"));
+        check(short, &Account::check_time, Some("time"));
+        check(limits, &Account::check_time, None);
+    }
+
+    #[test]
+    fn what_was_spent_is_told() {
+        let account = Account::new(Limits::default());
+        account.read(100).unwrap();
+        account.read(28).unwrap();
+        account.walk();
+        account.torn();
+        let cost = account.cost();
+        assert_eq!(
+            (cost.bytes, cost.reads, cost.walks, cost.torn),
+            (128, 2, 1, 1)
+        );
+    }
+}

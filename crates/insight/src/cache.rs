@@ -23,12 +23,53 @@ const MAGIC: &[u8; 8] = b"MOTHERK\x02";
 const MAX_FILE: u64 = 256 << 20;
 /// Profiles that are kept; the oldest go.
 const MAX_FILES: usize = 32;
-/// How a profile's file ends.
+/// How a profile's file ends, and the one with the kernel's code beside it.
 const EXTENSION: &str = "profile";
+const CODE_EXTENSION: &str = "code";
 
 fn path_of(folder: &Path, digest: &[u8; 32]) -> PathBuf {
     let name: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     folder.join(name).with_extension(EXTENSION)
+}
+
+/// The code of the kernel file with this SHA-256, as [`store_code`] got it; `None` if there is none, or it is damaged.
+pub(crate) fn load_code(folder: &Path, digest: &[u8; 32]) -> Option<Vec<u8>> {
+    let path = path_of(folder, digest).with_extension(CODE_EXTENSION);
+    let mut packed = Vec::new();
+    let file = File::open(path).ok()?;
+    file.take(MAX_FILE).read_to_end(&mut packed).ok()?;
+    let rest = packed.strip_prefix(MAGIC)?.strip_prefix(digest)?;
+    let (sum, rest) = rest.split_at_checked(32)?;
+    // The length comes first, and is believed only in its bounds.
+    let len = rest.first_chunk().copied().map(u32::from_le_bytes)?;
+    if sum != checksum(rest) || u64::from(len) > MAX_FILE {
+        return None;
+    }
+    lz4_flex::block::decompress_size_prepended(rest).ok()
+}
+
+/// Keeps code beside a profile.
+///
+/// # Errors
+/// If the file cannot be written.
+pub(crate) fn store_code(folder: &Path, digest: &[u8; 32], code: &[u8]) -> io::Result<()> {
+    let packed = lz4_flex::block::compress_prepend_size(code);
+    let bytes = [MAGIC.as_slice(), digest, &checksum(&packed), &packed].concat();
+    fs::create_dir_all(folder)?;
+    write_whole(
+        &path_of(folder, digest).with_extension(CODE_EXTENSION),
+        &bytes,
+    )
+}
+
+/// Whatever has its final name is complete.
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let work = path.with_extension(format!("{}.work", std::process::id()));
+    let written = fs::write(&work, bytes).and_then(|()| fs::rename(&work, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&work);
+    }
+    written
 }
 
 /// The profile of the kernel file with this SHA-256; `None` if there is none, or it is damaged.
@@ -91,12 +132,7 @@ pub(crate) fn store(folder: &Path, digest: &[u8; 32], profile: &Profile) -> io::
     body.extend(profile.symbols.as_bytes());
     let bytes = [MAGIC.as_slice(), &checksum(&body), &body].concat();
     fs::create_dir_all(folder)?;
-    let path = path_of(folder, digest);
-    let work = path.with_extension(format!("{}.work", std::process::id()));
-    let written = fs::write(&work, bytes).and_then(|()| fs::rename(&work, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&work);
-    }
+    let written = write_whole(&path_of(folder, digest), &bytes);
     let _ = forget_oldest(folder);
     written
 }
@@ -111,7 +147,8 @@ fn forget_oldest(folder: &Path) -> io::Result<()> {
     files.sort();
     let surplus = files.len().saturating_sub(MAX_FILES);
     for (_, path) in files.drain(..surplus) {
-        fs::remove_file(path)?;
+        fs::remove_file(&path)?;
+        let _ = fs::remove_file(path.with_extension(CODE_EXTENSION));
     }
     Ok(())
 }
@@ -311,6 +348,29 @@ mod tests {
         )
         .unwrap();
         assert_eq!(load(folder.path(), &[2; 32]), None);
+    }
+
+    #[test]
+    fn code_that_was_stored_is_loaded_and_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let code: Vec<u8> = (0..10_000_u32).flat_map(u32::to_le_bytes).collect();
+        store_code(folder.path(), &[1; 32], &code).unwrap();
+        assert_eq!(load_code(folder.path(), &[1; 32]), Some(code));
+        assert_eq!(load_code(folder.path(), &[2; 32]), None);
+        let path = path_of(folder.path(), &[1; 32]).with_extension(CODE_EXTENSION);
+        let whole = fs::read(&path).unwrap();
+        for at in (0..whole.len()).step_by(97) {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1;
+            fs::write(&path, &bytes).unwrap();
+            assert_eq!(
+                load_code(folder.path(), &[1; 32]),
+                None,
+                "byte {at} changed"
+            );
+            fs::write(&path, &whole[..at]).unwrap();
+            assert_eq!(load_code(folder.path(), &[1; 32]), None, "only {at} bytes");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::btf::{Kind, Types};
 /// Structures that readers ask for. What these contain (not: point to) comes along.
 const STRUCTS: &[&str] = &[
     "address_space",
+    "alt_instr",
     "bpf_ksym",
     "bpf_prog",
     "cgroup",
@@ -57,6 +58,7 @@ const STRUCTS: &[&str] = &[
     "nsproxy",
     "optimized_kprobe",
     "page",
+    "paravirt_patch_site",
     "pcpu_hot",
     "per_cpu_nodestat",
     "per_cpu_pages",

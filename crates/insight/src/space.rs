@@ -3,6 +3,10 @@
 //! The tables are the guest's, so nothing about them is believed: the number of steps is fixed by the number of
 //! levels, and an entry that points nowhere ends the walk.
 
+#[cfg(test)]
+#[path = "space_tests.rs"]
+mod tests;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

@@ -31,13 +31,13 @@ const KINDS: [Kind; 4] = [
     Kind {
         rule: "table-changed",
         subject: "kernel tables",
-        method: "SHA-256 of pages against the first look, and entries by symbol",
+        method: "SHA-256 of pages against the kernel file or the first look, and entries by symbol",
         kinds: &[FindingKind::SyscallTable, FindingKind::PatchTable],
     },
     Kind {
         rule: "text-changed",
         subject: "kernel code",
-        method: "SHA-256 of pages against the first look, legal patching told apart by the kernel's own tables",
+        method: "SHA-256 of pages against the kernel file or, of modules, the first look; legal patching told apart by the kernel's own tables",
         kinds: &[
             FindingKind::KernelText,
             FindingKind::ModuleText,
@@ -156,6 +156,9 @@ fn view(kind: &Kind, seen: &Observed<Integrity>) -> View {
 
 fn truth(kind: &Kind, integrity: &Integrity, count: usize) -> String {
     match (count, integrity.is_first, kind.rule) {
+        (0, _, "text-changed") if integrity.is_by_file && integrity.patch_count == 0 => {
+            "as in its file".to_owned()
+        }
         (0, true, _) => "seen for the first time".to_owned(),
         (0, _, "text-changed") if integrity.patch_count > 0 => {
             format!(

@@ -11,16 +11,14 @@ use watch::{Snapshot, Watcher};
 use super::orders::check_alive;
 use super::words::find;
 use crate::failure::Failure;
+use crate::progress::profiles;
 
 /// The verb of all that is done here.
 const ACT: &str = "look into";
 
-/// Where what is learned about kernels from their files is kept; nowhere where there is no cache. What earlier versions kept,
-/// in `kernels`, came from guests' memory and is not read any more.
+/// Where what is learned about kernels is kept; nowhere where there is no cache.
 pub(super) fn cache() -> Option<PathBuf> {
-    Cache::of_user()
-        .ok()
-        .map(|cache| cache.folder().join("profiles"))
+    Cache::of_user().ok().map(|cache| profiles(&cache))
 }
 
 /// Somebody who watches the VM of this name.

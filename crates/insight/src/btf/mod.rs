@@ -3,6 +3,9 @@
 //! [`Types`] indexes the records, [`collect`](crate::layout) takes out of it the structures that readers ask for. The
 //! bytes are the guest's: every offset is checked, every chain of types has an end.
 
+#[cfg(test)]
+pub(crate) mod tests;
+
 use std::collections::HashMap;
 
 const MAGIC: u16 = 0xeb9f;

@@ -2,12 +2,12 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::{ImageError, KernelImage, MAX_FILE};
+use super::{Code, ImageError, KernelImage, MAX_FILE};
 use crate::cache;
 use crate::profile::Profile;
 
@@ -16,7 +16,15 @@ use crate::profile::Profile;
 pub struct Loaded {
     digest: [u8; 32],
     profile: Arc<Profile>,
+    code: Source,
     is_from_cache: bool,
+}
+
+/// Where the code of the kernel is: looked at once in the life of a guest, and large.
+#[derive(Clone, Debug)]
+enum Source {
+    Held(Option<Arc<Code>>),
+    Kept(PathBuf),
 }
 
 impl Loaded {
@@ -25,26 +33,62 @@ impl Loaded {
     /// # Errors
     /// [`ImageError`]: the file is another by now, or has no Linux kernel with symbols that prove themselves.
     pub fn open(file: &File, digest: [u8; 32], cache: Option<&Path>) -> Result<Loaded, ImageError> {
-        if let Some(profile) = cache.and_then(|folder| cache::load(folder, &digest)) {
+        let kept = |folder: &Path| Some((cache::load(folder, &digest)?, folder.to_owned()));
+        if let Some((profile, folder)) = cache.and_then(kept) {
             return Ok(Loaded {
                 digest,
                 profile: Arc::new(profile),
+                code: Source::Kept(folder),
                 is_from_cache: true,
             });
         }
-        let image = read(file, &digest)?;
-        let (profile, _) = Profile::decode(image.as_image()).ok_or_else(|| {
+        let bytes = whole(file)?;
+        if Sha256::digest(&bytes).as_slice() != digest {
+            return Err(ImageError::Changed);
+        }
+        Loaded::decode(&bytes, digest, cache)
+    }
+
+    fn decode(file: &[u8], digest: [u8; 32], cache: Option<&Path>) -> Result<Loaded, ImageError> {
+        let image = KernelImage::decode(file)?;
+        let (profile, text) = Profile::decode(image.as_image()).ok_or_else(|| {
             ImageError::unknown("has a kernel without symbol tables that prove themselves")
         })?;
+        let code = Code::take(&image, &profile, text);
         if let Some(folder) = cache {
-            // A cache that cannot be written costs time at the next attach, nothing else.
-            let _ = cache::store(folder, &digest, &profile);
+            let bytes = code.as_ref().map(Code::to_bytes).unwrap_or_default();
+            // A cache that cannot be written costs time at the next attach, nothing else. The code first: whoever finds a
+            // profile finds its code.
+            let _ = cache::store_code(folder, &digest, &bytes)
+                .and_then(|()| cache::store(folder, &digest, &profile));
         }
         Ok(Loaded {
             digest,
             profile: Arc::new(profile),
+            code: Source::Held(code.map(Arc::new)),
             is_from_cache: false,
         })
+    }
+
+    /// The kernel's code; `None` if the tables that say where the kernel writes over it could not be understood, or what was
+    /// kept is damaged.
+    pub(crate) fn code(&self) -> Option<Arc<Code>> {
+        match &self.code {
+            Source::Held(code) => code.clone(),
+            Source::Kept(folder) => {
+                let bytes = cache::load_code(folder, &self.digest)?;
+                Code::from_bytes(&bytes).map(Arc::new)
+            }
+        }
+    }
+
+    /// Keeps what a kernel file says before any guest has run it, so that the first look at one costs no more than another.
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub fn keep(file: &File, cache: &Path) -> Result<(), ImageError> {
+        let bytes = whole(file)?;
+        Loaded::decode(&bytes, Sha256::digest(&bytes).into(), Some(cache)).map(drop)
     }
 
     /// SHA-256 of the file.
@@ -63,8 +107,8 @@ impl Loaded {
     }
 }
 
-/// The file, if it is what was loaded.
-fn read(file: &File, digest: &[u8; 32]) -> Result<KernelImage, ImageError> {
+/// All bytes of the file.
+fn whole(file: &File) -> Result<Vec<u8>, ImageError> {
     let unreadable = |error: std::io::Error| ImageError::Unreadable(error.to_string());
     let len = file.metadata().map_err(unreadable)?.len();
     if len > MAX_FILE {
@@ -74,8 +118,5 @@ fn read(file: &File, digest: &[u8; 32]) -> Result<KernelImage, ImageError> {
     }
     let mut bytes = vec![0; len as usize];
     file.read_exact_at(&mut bytes, 0).map_err(unreadable)?;
-    if Sha256::digest(&bytes).as_slice() != digest {
-        return Err(ImageError::Changed);
-    }
-    KernelImage::decode(&bytes)
+    Ok(bytes)
 }

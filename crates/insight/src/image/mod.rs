@@ -8,6 +8,7 @@
 //! The file is the user's and the tables in it may be anybody's: every length is bounded, every place checked, and what
 //! does not fit is an [`ImageError`].
 
+mod code;
 mod elf;
 mod loaded;
 mod relocations;
@@ -22,6 +23,7 @@ use x86::Gva;
 
 use crate::kallsyms::Image;
 
+pub(crate) use code::{Code, Content};
 pub use loaded::Loaded;
 use relocations::Relocations;
 

@@ -4,6 +4,8 @@
 //! 32-bit distances that shrink as the kernel moves up (until 6.14), of 32-bit addresses. A zero precedes each list. The
 //! kernel reads them backwards; so there are two or three lists just if the first zero lies right behind the ELF file.
 
+use std::ops::Range;
+
 /// Bytes of a place.
 const WORD: usize = 4;
 
@@ -42,6 +44,29 @@ impl Relocations {
             inverse,
             narrow,
         })
+    }
+
+    /// From the three lists, each in ascending order.
+    pub(super) fn of([wide, inverse, narrow]: [Vec<u32>; 3]) -> Relocations {
+        Relocations {
+            wide,
+            inverse,
+            narrow,
+        }
+    }
+
+    /// The three lists.
+    pub(super) fn lists(&self) -> [&[u32]; 3] {
+        [&self.wide, &self.inverse, &self.narrow]
+    }
+
+    /// Those that lie in some stretches.
+    pub(super) fn within(&self, ranges: &[Range<u64>]) -> Relocations {
+        let is_in = |place: &u32| ranges.iter().any(|range| range.contains(&extended(*place)));
+        Relocations::of(
+            self.lists()
+                .map(|list| list.iter().copied().filter(is_in).collect()),
+        )
     }
 
     /// Corrects the addresses in `bytes`, linked at `start`, of a kernel that was moved up by `slide`. A place that lies

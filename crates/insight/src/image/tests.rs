@@ -6,9 +6,14 @@ use super::*;
 use crate::profile::Profile;
 
 /// Where it is linked.
-const TEXT: u64 = 0xffff_ffff_8100_0000;
-const BANNER: &[u8] = b"Linux version 6.1.0-test (gcc) #1\n";
+pub(crate) const TEXT: u64 = 0xffff_ffff_8100_0000;
+pub(crate) const BANNER: &[u8] = b"Linux version 6.1.0-test (gcc) #1\n";
 const BUILD_ID: [u8; 20] = [0xb1; 20];
+/// Where the build-id, and the base of symbols' addresses, are from the beginning.
+pub(crate) const BUILD_ID_AT: u64 = 0x210;
+pub(crate) const BASE_AT: u64 = 0x400 + 4 * COUNT as u64;
+/// How many symbols there are.
+const COUNT: usize = 600;
 
 /// Names and places of symbols, sorted by place.
 const SYMBOLS: [(&str, u32); 8] = [
@@ -23,17 +28,22 @@ const SYMBOLS: [(&str, u32); 8] = [
 ];
 
 /// The bytes of the kernel as it is linked: code, banner, note, a table of addresses, and `kallsyms` as of 6.1.
-fn linked() -> Vec<u8> {
+pub(crate) fn linked() -> Vec<u8> {
+    linked_with(BANNER)
+}
+
+/// The same with another banner.
+pub(crate) fn linked_with(banner: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0; 0x400];
     // mov rdi, TEXT + 0x100; call a per-CPU distance; an address.
     bytes[0x40..0x47].copy_from_slice(&[0x48, 0xc7, 0xc7, 0x00, 0x01, 0x00, 0x81]);
     bytes[0x50..0x54].copy_from_slice(&0x1000_u32.to_le_bytes());
-    bytes[0x100..0x100 + BANNER.len()].copy_from_slice(BANNER);
+    bytes[0x100..0x100 + banner.len()].copy_from_slice(banner);
     let note = [b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0".as_slice(), &BUILD_ID].concat();
     bytes[0x200..0x200 + note.len()].copy_from_slice(&note);
     bytes[0x280..0x288].copy_from_slice(&(TEXT + 0x40).to_le_bytes());
     // Offsets below the base, base, count, names, markers, tokens (scripts/kallsyms.c). 512 symbols: two markers at least.
-    let count = 600;
+    let count = COUNT;
     let name = |index: usize| match SYMBOLS.get(index) {
         Some((name, _)) => format!("T{name}"),
         None => format!("tfiller_{index}"),
@@ -67,8 +77,12 @@ type Places<'a> = [&'a [u64]; 3];
 const PLACES: Places<'static> = [&[TEXT + 0x280], &[TEXT + 0x50], &[TEXT + 0x43]];
 
 /// An ELF file with the kernel in two segments, and behind it its relocations.
-fn vmlinux(lists: &[&[u64]]) -> Vec<u8> {
-    let kernel = linked();
+pub(crate) fn vmlinux(lists: &[&[u64]]) -> Vec<u8> {
+    vmlinux_of(&linked(), lists)
+}
+
+/// The same of another kernel.
+pub(crate) fn vmlinux_of(kernel: &[u8], lists: &[&[u64]]) -> Vec<u8> {
     let (first, second) = kernel.split_at(0x280);
     let header: [&[u8]; 4] = [
         b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0",
@@ -100,7 +114,7 @@ fn vmlinux(lists: &[&[u64]]) -> Vec<u8> {
             file.extend(number.to_le_bytes());
         }
     }
-    file.extend(&kernel);
+    file.extend(kernel);
     for list in lists {
         file.extend([0; 4]);
         file.extend(list.iter().flat_map(|place| (*place as u32).to_le_bytes()));
@@ -109,7 +123,7 @@ fn vmlinux(lists: &[&[u64]]) -> Vec<u8> {
 }
 
 /// A bzImage around a packed kernel.
-fn bzimage(payload: &[u8]) -> Vec<u8> {
+pub(crate) fn bzimage(payload: &[u8]) -> Vec<u8> {
     let mut file = vec![0; 1024 + 0x20];
     file[0x1f1] = 1;
     file[0x202..0x206].copy_from_slice(b"HdrS");

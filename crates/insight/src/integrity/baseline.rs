@@ -24,7 +24,7 @@ const MAX_TEXT: u64 = 256 << 20;
 /// Changed pages that are remembered, at most.
 const MAX_SUSPECTS: usize = 4096;
 /// Version of the files.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// What a check looks at.
 #[derive(Clone, Copy)]
@@ -90,6 +90,8 @@ struct Head {
     kernel: Option<String>,
     /// The kernel before it, if it was replaced in this life.
     replaced: Option<String>,
+    /// Why the kernel could not be compared with its file.
+    remark: Option<String>,
     pinned: Vec<Pinned>,
     regions: Vec<Region>,
     /// Where the next part of a check by parts begins, in pages of all regions.
@@ -241,6 +243,17 @@ impl Baseline {
                 self.is_changed = true;
             }
         }
+    }
+
+    /// Remembers why the kernel could not be compared with its file.
+    pub(super) fn remark(&mut self, remark: String) {
+        self.head.remark = Some(remark);
+        self.is_changed = true;
+    }
+
+    /// Why it could not.
+    pub(super) fn remarked(&self) -> Option<&str> {
+        self.head.remark.as_deref()
     }
 
     /// What is watched.

@@ -3,17 +3,19 @@
 //!
 //! [`entries`] checks registers and the interrupt descriptor table: facts of the machine, which no guest can forge.
 //! [`syscalls`] follows a system call from its entry to the functions that serve it. [`text`] compares code with a
-//! [`baseline`] taken when boot had settled. A kernel rewrites its own code all the time and legally: [`sites`] knows the
+//! [`baseline`]: the kernel's own with its file ([`original`]), so that no first look needs to be a clean one, and modules,
+//! or a kernel without a file, with what they were when they were first seen. A kernel rewrites its own code all the time and legally: [`sites`] knows the
 //! places where it may, [`patches`] what may stand there. Everything else is a finding, named by symbol, offset and bytes. [`twins`] compares two guests that
 //! run the same build, without a baseline.
 //!
-//! What this cannot see: a change that was there before the first look and leads nowhere strange; and lies in the kernel's
-//! data. The tables of places are compared too, so that no place can be added to those of the kernel's own code.
+//! What this cannot see: a change in the kernel's data; of modules, and of a kernel without a file, one that was there before
+//! the first look and leads nowhere strange. The tables of places are compared too, so that no place can be added to those of the kernel's own code.
 //!
 //! A change counts only when it is still there in further looks: code that is just being rewritten looks like neither.
 
 mod baseline;
 mod entries;
+mod original;
 mod patches;
 mod sites;
 mod syscalls;
@@ -97,6 +99,8 @@ pub struct Patch {
 pub struct Integrity {
     /// Whether the baseline was taken now: what needs one could not be checked.
     pub is_first: bool,
+    /// Whether the kernel's own code and tables are compared with its file: then a first look is as good as any.
+    pub is_by_file: bool,
     /// What is not as it should be.
     pub findings: Vec<Finding>,
     /// In how many places code differs from the baseline and may.
@@ -179,6 +183,7 @@ impl Look<'_> {
         part("table of system calls", self.check_syscall_table())?;
         part("path of system calls", self.check_syscall_path())?;
         self.compare_text(baseline, scope, &mut result)?;
+        result.is_by_file = self.kernel().loaded().is_some() && baseline.remarked().is_none();
         result
             .findings
             .sort_by(|a, b| (a.kind, a.address, &a.subject).cmp(&(b.kind, b.address, &b.subject)));

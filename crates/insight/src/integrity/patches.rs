@@ -44,7 +44,9 @@ const NOPS: [&[u8]; 5] = [
     &[0x66, 0x0f, 0x1f, 0x44, 0x00, 0x00],
 ];
 /// What stands where a static call has nothing to call and returns 0, returns at once, or should never come.
-const CALLS_NOTHING: [&[u8]; 6] = [
+/// Since 7.3 also where it lets go of a spin lock: the byte is written without a call.
+const CALLS_NOTHING: [&[u8]; 7] = [
+    &[0x3e, 0x3e, 0xc6, 0x07, 0x00],
     &[0x66, 0x66, 0x48, 0x31, 0xc0],
     &[0x2e, 0x2e, 0x2e, 0x31, 0xc0],
     &[0xc3, 0xcc, 0xcc, 0xcc, 0xcc],
@@ -232,6 +234,12 @@ mod tests {
             &[0xc3, 0xcc, 0xcc, 0xcc, 0xcc],
             Some(PatchKind::StaticCall),
         );
+        check(
+            site,
+            &[0x3e, 0x3e, 0xc6, 0x07, 0x00],
+            Some(PatchKind::StaticCall),
+        );
+        check(site, &[0x3e, 0x3e, 0xc6, 0x07, 0x01], None);
         check(site, &to(0xe8, 0x6000), None);
         check(site, &[0x66, 0x90, 0, 0, 0], None);
     }

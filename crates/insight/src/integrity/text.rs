@@ -10,6 +10,7 @@ use super::patches::{Ground, Legal, judge};
 use super::sites::{LONGEST, Sites};
 use super::{Finding, FindingKind, Integrity, Patch, hex};
 use crate::blind::Blind;
+use crate::image::Loaded;
 use crate::look::Look;
 use crate::modules::{Module, Stretch};
 
@@ -27,11 +28,13 @@ const MAX_FINDINGS: usize = 256;
 const MAX_STRANGE: usize = 1 << 16;
 /// Legal changes that are named, at most: tracing everything changes every function.
 const MAX_PATCHES: usize = 256;
-/// Tables that say where code may be rewritten or where system calls go: written when the kernel boots, never after.
-const TABLES: [(&str, &str); 3] = [
+/// Tables that say where code may be rewritten, where system calls go, and what structures look like: written when the kernel
+/// boots, never after.
+const TABLES: [(&str, &str); 4] = [
     ("__start___jump_table", "__stop___jump_table"),
     ("__start_static_call_sites", "__stop_static_call_sites"),
     ("sys_call_table", ""),
+    ("__start_BTF", "__stop_BTF"),
 ];
 
 /// A changed page.
@@ -50,8 +53,11 @@ impl Look<'_> {
     ) -> Result<(), Blind> {
         let modules = self.read_modules()?;
         if baseline.is_empty() {
-            self.watch_kernel(baseline)?;
+            self.watch_kernel(baseline, &modules)?;
         }
+        result
+            .not_checked
+            .extend(baseline.remarked().map(str::to_owned));
         self.follow_modules(baseline, &modules, result)?;
         result.watched_bytes = baseline
             .regions()
@@ -112,7 +118,10 @@ impl Look<'_> {
         }
     }
 
-    fn watch_kernel(&self, baseline: &mut Baseline) -> Result<(), Blind> {
+    /// Watches the kernel's code and tables, as they are in its file. Where there is no file, or it has not what is asked, as
+    /// they are now.
+    fn watch_kernel(&self, baseline: &mut Baseline, modules: &[Module]) -> Result<(), Blind> {
+        let mut unlike = Vec::new();
         let (start, end) = (self.symbol("_stext")?.0, self.symbol("_etext")?.0);
         let stretch = Stretch {
             start,
@@ -121,7 +130,27 @@ impl Look<'_> {
         if stretch.len_bytes > MAX_TEXT {
             return Err(Blind::nonsense("kernel has more code than any can have"));
         }
-        baseline.add(Watched::Kernel, stretch, &self.bytes_of(stretch)?)?;
+        let code = self.kernel().loaded().map(Loaded::code);
+        let sites = match &code {
+            Some(_) => Some(self.patch_sites(modules)?),
+            None => None,
+        };
+        let mut add = |what: Watched, stretch: Stretch| {
+            let now = self.bytes_of(stretch)?;
+            let (Some(Some(code)), Some(sites)) = (&code, &sites) else {
+                return baseline.add(what, stretch, &now);
+            };
+            match self.original(stretch, &now, code, sites) {
+                Ok(Some(expected)) => baseline.add(what, stretch, &expected),
+                Ok(None) => baseline.add(what, stretch, &now),
+                Err(Blind::OverBudget(what)) => Err(Blind::OverBudget(what)),
+                Err(blind) => {
+                    unlike.push(blind.to_string());
+                    baseline.add(what, stretch, &now)
+                }
+            }
+        };
+        add(Watched::Kernel, stretch)?;
         for (first, last) in TABLES {
             let Ok(start) = self.symbol(first) else {
                 continue;
@@ -135,12 +164,15 @@ impl Look<'_> {
                 len_bytes,
             };
             if len_bytes > 0 && len_bytes <= MAX_TEXT {
-                baseline.add(
-                    Watched::Table(first.to_owned()),
-                    stretch,
-                    &self.bytes_of(stretch)?,
-                )?;
+                add(Watched::Table(first.to_owned()), stretch)?;
             }
+        }
+        if matches!(code, Some(None)) {
+            unlike.push("the tables of its file are not understood".to_owned());
+        }
+        if !unlike.is_empty() {
+            let what = unlike.join("; ");
+            baseline.remark(format!("the kernel's code against its file: {what}"));
         }
         Ok(())
     }

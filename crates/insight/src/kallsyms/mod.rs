@@ -10,6 +10,8 @@
 mod addresses;
 mod find;
 mod names;
+#[cfg(test)]
+mod tests;
 
 use x86::Gva;
 

@@ -7,6 +7,9 @@
 //! registers VMCOREINFO is looked for in all of memory and leads to the image. A kernel that is known by content, and by
 //! nothing that agrees, is still known, on a lower rung. What disagrees is named in [`Kernel::disputes`].
 
+#[cfg(test)]
+mod guest_tests;
+
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -83,6 +86,8 @@ pub struct Kernel {
     disputes: Vec<String>,
     /// The banner of the kernel that was loaded, if another one runs.
     replaces: Option<String>,
+    /// The kernel file, if it is this kernel's.
+    loaded: Option<Loaded>,
     is_from_cache: bool,
     cost: Cost,
     vmcoreinfo: Option<VmCoreInfo>,
@@ -226,7 +231,10 @@ fn recognise(
         replaces: loaded
             .filter(|_| known.is_none())
             .map(|loaded| loaded.profile().banner.clone()),
-        is_from_cache: known.is_some_and(|(loaded, _)| loaded.is_from_cache()),
+        is_from_cache: known
+            .as_ref()
+            .is_some_and(|(loaded, _)| loaded.is_from_cache()),
+        loaded: known.map(|(loaded, _)| loaded.clone()),
         cost: Cost::default(),
         vmcoreinfo: None,
     };
@@ -493,6 +501,11 @@ impl Kernel {
     /// The banner of the kernel that the VMM loaded, if another one runs now.
     pub fn replaces(&self) -> Option<&str> {
         self.replaces.as_deref()
+    }
+
+    /// The kernel file that this kernel came out of; none if its own memory is all that tells of it.
+    pub(crate) fn loaded(&self) -> Option<&Loaded> {
+        self.loaded.as_ref()
     }
 
     /// Whether what marks this kernel is still where it was found: a guest may start another kernel at any time.
