@@ -76,17 +76,15 @@ pub(super) fn judge(
         .map(|nop| nop.len());
     let branch = branch(start, now);
     let legal = |kind, len, target| Some(Legal { kind, len, target });
+    let leads = |kind, branch: Branch| legal(kind, branch.len, Some(branch.target));
     match (site, branch) {
         (Site::JumpLabel { target }, Some(branch)) if branch.is_jump && branch.target == target => {
             legal(PatchKind::JumpLabel, branch.len, Some(target))
         }
         (Site::JumpLabel { .. }, None) => legal(PatchKind::JumpLabel, nop?, None),
         (Site::StaticCall, Some(branch)) => {
-            (ground(branch.target) != Ground::Nowhere).then_some(Legal {
-                kind: PatchKind::StaticCall,
-                len: branch.len,
-                target: Some(branch.target),
-            })
+            let is_known = ground(branch.target) != Ground::Nowhere;
+            leads(PatchKind::StaticCall, branch).filter(|_| is_known)
         }
         (Site::StaticCall, None) => {
             let nothing = CALLS_NOTHING
@@ -100,37 +98,25 @@ pub(super) fn judge(
             )
         }
         (Site::Tracing, Some(branch)) if !branch.is_jump => {
-            matches!(ground(branch.target), Ground::Tracer | Ground::Bpf).then_some(Legal {
-                kind: PatchKind::Trace,
-                len: branch.len,
-                target: Some(branch.target),
-            })
+            let is_known = matches!(ground(branch.target), Ground::Tracer | Ground::Bpf);
+            leads(PatchKind::Trace, branch).filter(|_| is_known)
         }
         (Site::TracerCall, Some(branch)) => {
-            matches!(ground(branch.target), Ground::Function | Ground::Tracer).then_some(Legal {
-                kind: PatchKind::Trace,
-                len: branch.len,
-                target: Some(branch.target),
-            })
+            let is_known = matches!(ground(branch.target), Ground::Function | Ground::Tracer);
+            leads(PatchKind::Trace, branch).filter(|_| is_known)
         }
         (Site::Tracing | Site::TracerCall, None) => {
             legal(PatchKind::Trace, nop.filter(|len| *len == 5)?, None)
         }
         (Site::Probe { is_optimized: true }, Some(branch)) if branch.is_jump && branch.len == 5 => {
-            (ground(branch.target) == Ground::Probe).then_some(Legal {
-                kind: PatchKind::Probe,
-                len: 5,
-                target: None,
-            })
+            let is_known = ground(branch.target) == Ground::Probe;
+            legal(PatchKind::Probe, 5, None).filter(|_| is_known)
         }
         // One byte: the rest of the instruction stays as it was, or is a difference of its own.
         (Site::Probe { .. }, _) if now.first() == Some(&0xcc) => legal(PatchKind::Probe, 1, None),
         (Site::Dispatcher, Some(branch)) => {
-            (ground(branch.target) == Ground::Bpf).then_some(Legal {
-                kind: PatchKind::BpfDispatcher,
-                len: branch.len,
-                target: Some(branch.target),
-            })
+            let is_known = ground(branch.target) == Ground::Bpf;
+            leads(PatchKind::BpfDispatcher, branch).filter(|_| is_known)
         }
         (Site::Dispatcher, None) => {
             legal(PatchKind::BpfDispatcher, nop.filter(|len| *len == 5)?, None)
