@@ -338,7 +338,7 @@ impl Write for KernelLog {
         last.drain(..excess);
         drop(last);
         if self.is_shown {
-            // Whoever closed standard error wants to hear no more.
+            // A closed standard error is no reason to end the guest.
             let _ = io::stderr().write_all(bytes);
         }
         Ok(bytes.len())

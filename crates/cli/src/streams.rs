@@ -173,7 +173,7 @@ fn comes_before_hang_up(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> bool {
         ];
         match poll(&mut files, None) {
             Err(Errno::INTR) => {}
-            // Who cannot be asked is told by writing.
+            // A file that cannot be asked tells when it is written to.
             Err(_) => return true,
             Ok(_) if !files[0].revents().is_empty() => return true,
             Ok(_) => {
@@ -210,7 +210,7 @@ fn wait_for(file: BorrowedFd<'_>, what: PollFlags) -> Result<(), Errno> {
 pub struct Input(Arc<AtomicBool>);
 
 impl Input {
-    /// The program reads no more: nor do we, and who writes to us hears of it.
+    /// The program reads no more: nor do we, and the process that writes to us gets SIGPIPE.
     pub fn close(&self) {
         if !self.0.swap(true, Ordering::AcqRel)
             && let Ok(nothing) = File::open("/dev/null")

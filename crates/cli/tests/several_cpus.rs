@@ -34,7 +34,8 @@ fn every_cpu_is_there_and_the_kernel_is_content() {
 #[test]
 fn any_cpu_may_end_the_guest() {
     let check = |name: &str, words: &[&str], input: &str, status: i32, said: &str| {
-        let words: Vec<&str> = ["--cpus", "3"].iter().chain(words).copied().collect();
+        let console = ["--cpus", "3", "--console", "serial"];
+        let words: Vec<&str> = console.iter().chain(words).copied().collect();
         let Some(ran) = run(&words, input) else {
             return;
         };
@@ -79,7 +80,10 @@ fn any_cpu_may_end_the_guest() {
 fn a_guest_of_several_cpus_starts_again() {
     // The second life finds what the first one found, and is ended by its time.
     let input = "nproc\ntaskset 2 reboot -f\nsleep 100\n";
-    let Some(ran) = run(&["--cpus", "2", "--timeout", "25s"], input) else {
+    let Some(ran) = run(
+        &["--cpus", "2", "--console", "serial", "--timeout", "25s"],
+        input,
+    ) else {
         return;
     };
     assert_eq!(ran.status, Some(124), "{}", ran.stderr);

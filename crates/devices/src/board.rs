@@ -434,7 +434,7 @@ impl Board {
         taken
     }
 
-    /// From now on whoever reads the console is behind, or no longer: programs in the guest are to wait.
+    /// From now on the console's reader is behind, or no longer: programs in the guest are to wait.
     pub fn slow_console(&mut self, now: Nanos, is_slow: bool) {
         self.output.slow_down(is_slow);
         self.pio.advance(now);

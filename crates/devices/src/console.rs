@@ -80,7 +80,7 @@ impl Drop for Output {
 #[derive(Clone)]
 pub struct ConsoleOutput {
     output: Arc<Mutex<Output>>,
-    /// Who reads it is behind.
+    /// Its reader is behind.
     is_slow: Arc<AtomicBool>,
 }
 
@@ -98,7 +98,7 @@ impl ConsoleOutput {
         }
     }
 
-    /// Says whether whoever reads the output is behind. The serial port looks when time next passes for it.
+    /// Says whether the output's reader is behind. The serial port looks when time next passes for it.
     pub fn slow_down(&self, is_slow: bool) {
         self.is_slow.store(is_slow, Ordering::Release);
     }

@@ -1,11 +1,11 @@
 //! A 16550A serial port (National Semiconductor PC16550D datasheet).
 //!
 //! The line out is infinitely fast: a byte written is sent at once, so the transmitter is always empty and its
-//! interrupt comes back right after each write. That is so until whoever reads the line falls behind
-//! ([`ConsoleOutput::slow_down`]). Then it is a line of 19200 baud for who lets the transmitter interrupt: a driver that sends
-//! for programs waits between interrupts and has its programs wait, as drivers are made to, and none of their patience
-//! (Linux gives a closing terminal 30 s) runs out, as it would at a line that stands still. Who polls, as a kernel that
-//! prints what has gone wrong, cannot sleep meanwhile, and is not slowed down. Nothing is dropped in either case.
+//! interrupt comes back right after each write. That is so until the line's reader falls behind
+//! ([`ConsoleOutput::slow_down`]). Then it is a line of 19200 baud for a driver that lets the transmitter interrupt: it sends
+//! for programs, waits between interrupts and has its programs wait, as drivers are made to, and none of their patience
+//! (Linux gives a closing terminal 30 s) runs out, as it would at a line that stands still. A kernel that prints what has gone
+//! wrong polls, cannot sleep meanwhile, and is not slowed down. Nothing is dropped in either case.
 //! Receiving goes at the guest's pace: the FIFO is filled from what
 //! was typed when the guest has emptied it, and a guest that takes interrupts gets a moment in between. Without the
 //! moment a driver would never leave its interrupt handler while there is input, and could not slow the sender down.
@@ -181,7 +181,7 @@ impl Serial {
         self.counters
     }
 
-    /// Whether who lets the transmitter interrupt has to wait for it.
+    /// Whether a driver that lets the transmitter interrupt has to wait for it.
     fn is_sending(&self) -> bool {
         let is_awaited = self.state.registers.ier & IER_TRANSMITTED != 0;
         let is_on_line = self.state.registers.mcr & MCR_LOOP == 0;

@@ -97,7 +97,7 @@ fn the_transmitter_interrupt_comes_when_enabled_and_after_every_byte() {
 }
 
 #[test]
-fn a_line_whose_reader_is_behind_is_slow_for_who_waits_and_loses_nothing() {
+fn a_line_whose_reader_is_behind_is_slow_for_a_driver_that_waits_and_loses_nothing() {
     let mut setup = setup();
     let serial = &mut setup.serial;
     let is_high = |lines: &IrqLines| lines.take_edges().high != 0;
@@ -111,7 +111,7 @@ fn a_line_whose_reader_is_behind_is_slow_for_who_waits_and_loses_nothing() {
     serial.advance(Nanos(0));
     (0..16).for_each(|byte| serial.write(DATA, 1, byte));
     assert_eq!((serial.read(LSR, 1), is_high(&setup.lines)), (0, false));
-    // Who polls does not wait.
+    // A kernel that polls does not wait.
     serial.write(IER, 1, 0);
     assert_eq!(serial.read(LSR, 1), u32::from(LSR_TRANSMITTER_EMPTY));
     serial.write(IER, 1, u32::from(IER_TRANSMITTED));

@@ -42,7 +42,7 @@ impl Channel {
         Ok(File::from(OwnedFd::from(reader)))
     }
 
-    /// What the guest reads from the port. Who sends faster than the guest reads waits.
+    /// What the guest reads from the port. A sender that is faster than the guest waits.
     ///
     /// # Errors
     /// If the host gives no pipe.
