@@ -39,6 +39,14 @@ pub fn thread_cpu_time() -> Duration {
     time_of(ClockId::ThreadCPUTime)
 }
 
+/// Whether this process has a thread with this number (gettid(2)); no file is asked.
+pub fn has_thread(thread: i32) -> bool {
+    // SAFETY: the call takes nothing and cannot fail.
+    let process = unsafe { libc::getpid() };
+    // SAFETY: signal 0 is none: only whether it could be sent is looked at.
+    unsafe { libc::syscall(libc::SYS_tgkill, process, thread, 0) == 0 }
+}
+
 /// CPU time that this process has used, user and system, all threads together.
 pub fn process_cpu_time() -> Duration {
     time_of(ClockId::ProcessCPUTime)

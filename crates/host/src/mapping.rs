@@ -3,9 +3,13 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::ptr;
 
-use rustix::fs::{FallocateFlags, MemfdFlags, SeekFrom, fallocate, memfd_create, seek};
+use rustix::fs::{
+    FallocateFlags, MemfdFlags, OFlags, SealFlags, SeekFrom, fallocate, fcntl_add_seals,
+    memfd_create, seek,
+};
 use rustix::io::Errno;
 
 /// An anonymous memory file (`memfd_create`), sparse: pages never touched cost nothing.
@@ -20,6 +24,41 @@ impl MemFd {
     pub fn new(name: &std::ffi::CStr, len_bytes: u64) -> io::Result<MemFd> {
         let file = memfd_create(name, MemfdFlags::CLOEXEC)?;
         MemFd::of_file(File::from(file), len_bytes)
+    }
+
+    /// The same for a file that shall be sealed with [`MemFd::seal`].
+    ///
+    /// # Errors
+    /// As [`MemFd::new`].
+    pub fn sealable(name: &std::ffi::CStr, len_bytes: u64) -> io::Result<MemFd> {
+        let file = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        MemFd::of_file(File::from(file), len_bytes)
+    }
+
+    /// From now on nobody writes to the file but through mappings that there are already, and its length stays: whoever
+    /// is given its descriptor can only read (`F_SEAL_FUTURE_WRITE`, Linux 5.1).
+    ///
+    /// # Errors
+    /// What `fcntl` says; so for a file that is not [`MemFd::sealable`].
+    pub fn seal(&self) -> io::Result<()> {
+        let seals = SealFlags::FUTURE_WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        Ok(fcntl_add_seals(&self.0, seals)?)
+    }
+
+    /// The file, opened again for reading alone, by way of `/proc`. Nobody asks when it was read last, and to note that
+    /// is a tenth of what a little read costs.
+    ///
+    /// # Errors
+    /// What the host says; so where there is no `/proc`.
+    pub fn read_only(&self) -> io::Result<File> {
+        let path = format!("/proc/self/fd/{}", self.0.as_raw_fd());
+        let mut options = File::options();
+        options.read(true);
+        let without_time = options
+            .clone()
+            .custom_flags(OFlags::NOATIME.bits().cast_signed())
+            .open(&path);
+        without_time.or_else(|_| options.open(&path))
     }
 
     /// A file of a tmpfs's that has no name any more, which is the same thing, with this length from now on.

@@ -37,4 +37,4 @@ mod wires;
 
 pub use probe::{Speed, measure};
 pub use support::{Findings, Node, look};
-pub use vm::{Kvm, supported_cpuid};
+pub use vm::{Device, Kvm};

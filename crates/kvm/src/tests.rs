@@ -10,7 +10,7 @@ use mem::GuestMemory;
 use vcpu::{Exit, Reply, Vcpu, VcpuState, gpr};
 use x86::Gpa;
 
-use crate::{Kvm, Node, look, measure, supported_cpuid};
+use crate::{Device, Kvm, Node, look, measure};
 
 /// Where things lie in the tests' guests.
 const TABLES: u64 = 0x1000;
@@ -46,8 +46,9 @@ fn vm(program: &[u8]) -> Option<(Kvm, Box<dyn Vcpu>, VcpuState)> {
         memory.write(Gpa(table), &entry.to_le_bytes()).unwrap();
     }
     memory.write(Gpa(CODE), program).unwrap();
-    let kvm = Kvm::new(memory).unwrap();
-    let mut engine = kvm.engine(&[supported_cpuid().unwrap()]).unwrap();
+    let device = Device::open().unwrap();
+    let kvm = Kvm::new(&device, memory).unwrap();
+    let mut engine = kvm.engine(&[device.supported_cpuid().unwrap()]).unwrap();
     let mut vcpu = engine.vcpus.remove(0);
     let mut state = VcpuState {
         rip: CODE,

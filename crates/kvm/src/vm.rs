@@ -1,5 +1,6 @@
 //! A VM on KVM: memory, local APICs, the line between KVM's MSRs and the machine's, and its vCPUs.
 
+use std::io;
 use std::sync::Arc;
 
 use kvm_bindings::{
@@ -51,27 +52,46 @@ pub struct Kvm {
     page_bytes: usize,
 }
 
-/// The CPUID leaves that this host's KVM can give a guest.
-///
-/// # Errors
-/// If `/dev/kvm` does not open or does not say.
-pub fn supported_cpuid() -> Result<CpuidTable, EngineError> {
-    let kvm = kvm_ioctls::Kvm::new().map_err(host("cannot open /dev/kvm"))?;
-    let supported = kvm
-        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-        .map_err(host("cannot ask KVM for its CPUID"))?;
-    let mut table = cpuid::of_kvm(&supported);
-    // This one has a capability of its own instead of its bit.
-    if kvm.check_extension(Cap::TscDeadlineTimer) {
-        for leaf in table
-            .leaves_mut()
-            .iter_mut()
-            .filter(|leaf| leaf.function == 1)
-        {
-            leaf.ecx |= x86::cpu_model::TSC_DEADLINE;
-        }
+/// The opened `/dev/kvm`, on which any number of VMs are made without opening anything more.
+pub struct Device(kvm_ioctls::Kvm);
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Device").finish_non_exhaustive()
     }
-    Ok(table)
+}
+
+impl Device {
+    /// Opens `/dev/kvm`.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn open() -> io::Result<Device> {
+        kvm_ioctls::Kvm::new().map(Device).map_err(io::Error::from)
+    }
+
+    /// The CPUID leaves that this host's KVM can give a guest.
+    ///
+    /// # Errors
+    /// If KVM does not say.
+    pub fn supported_cpuid(&self) -> Result<CpuidTable, EngineError> {
+        let supported = self
+            .0
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(host("cannot ask KVM for its CPUID"))?;
+        let mut table = cpuid::of_kvm(&supported);
+        // This one has a capability of its own instead of its bit.
+        if self.0.check_extension(Cap::TscDeadlineTimer) {
+            for leaf in table
+                .leaves_mut()
+                .iter_mut()
+                .filter(|leaf| leaf.function == 1)
+            {
+                leaf.ecx |= x86::cpu_model::TSC_DEADLINE;
+            }
+        }
+        Ok(table)
+    }
 }
 
 impl Kvm {
@@ -79,8 +99,8 @@ impl Kvm {
     ///
     /// # Errors
     /// If the host refuses something.
-    pub fn new(memory: Arc<GuestMemory>) -> Result<Kvm, EngineError> {
-        let kvm = kvm_ioctls::Kvm::new().map_err(host("cannot open /dev/kvm"))?;
+    pub fn new(device: &Device, memory: Arc<GuestMemory>) -> Result<Kvm, EngineError> {
+        let kvm = &device.0;
         let page_bytes = kvm
             .get_vcpu_mmap_size()
             .map_err(host("cannot ask KVM for the size of its page"))?;

@@ -6,30 +6,26 @@ use std::time::Instant;
 
 use vcpu::Vcpu;
 
-use crate::attach::{self, Handles};
-use crate::console::output::Output;
+use crate::console::ConsoleInput;
 use crate::console::recent::Recent;
-use crate::console::{Console, ConsoleInput};
 use crate::control::{MachineControl, Phase};
-use crate::engine;
-use crate::life::{Life, VcpuMaker};
+use crate::life::Life;
 use crate::outcome::ending::Ending;
-use crate::paging::Paging;
 use crate::plan::VmPlan;
 use crate::report::Report;
 use crate::run::accounts::Accounts;
 use crate::run::lives::{MachineError, live};
-use crate::run::outside::{BuildError, Outside};
+use crate::run::outside::Outside;
 
 /// One VM, ready to run.
 pub struct Machine {
-    plan: VmPlan,
-    start: Instant,
-    control: MachineControl,
-    recent: Recent,
-    sink: Box<dyn Write + Send>,
-    outside: Outside,
-    first: (Life, Vec<Box<dyn Vcpu>>),
+    pub(crate) plan: VmPlan,
+    pub(crate) start: Instant,
+    pub(crate) control: MachineControl,
+    pub(crate) recent: Recent,
+    pub(crate) sink: Box<dyn Write + Send>,
+    pub(crate) outside: Outside,
+    pub(crate) first: (Life, Vec<Box<dyn Vcpu>>),
 }
 
 impl fmt::Debug for Machine {
@@ -38,59 +34,6 @@ impl fmt::Debug for Machine {
             .field("plan", &self.plan)
             .finish_non_exhaustive()
     }
-}
-
-/// Builds what `plan` says: memory, board, engine, and the images in their places. The VM's time starts here.
-///
-/// # Errors
-/// [`BuildError`] when the host refuses something or a file changed since it was planned.
-pub fn build(plan: VmPlan, console: Console) -> Result<Machine, BuildError> {
-    let maker = VcpuMaker {
-        kind: plan.engine.kind,
-        make: Box::new(engine::make),
-        limit: engine::cpuid_limit(),
-    };
-    build_on(plan, console, maker)
-}
-
-/// Builds on an engine of the caller's choice.
-pub(crate) fn build_on(
-    plan: VmPlan,
-    console: Console,
-    maker: VcpuMaker,
-) -> Result<Machine, BuildError> {
-    let start = Instant::now();
-    let Console {
-        output: sink,
-        input,
-        channels,
-    } = console;
-    let output = Output::new(start, &plan.markers);
-    let handles = Handles::new().map_err(BuildError::Attach)?;
-    let attachments = attach::open(&plan, &input, &output, channels, &handles);
-    let attachments = attachments.map_err(BuildError::Attach)?;
-    let paging = Paging::new(&plan.paging);
-    let control = MachineControl::new(plan.engine.kind, paging.clone());
-    let mut outside = Outside {
-        input,
-        output,
-        attachments,
-        maker,
-        paging,
-        control: control.clone(),
-    };
-    let first = outside.assemble(&plan)?;
-    control.set_devices(first.0.counters.clone(), handles);
-    let recent = Recent::default();
-    Ok(Machine {
-        plan,
-        start,
-        control,
-        recent,
-        sink,
-        outside,
-        first,
-    })
 }
 
 impl Machine {

@@ -4,6 +4,7 @@
 //! kind of host is a line in a test.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 
 use api::VmSpec;
@@ -267,39 +268,71 @@ pub(crate) fn findings_for(wanted: &str) -> Vec<EngineFinding> {
     judge(look(wanted != "soft"))
 }
 
-/// What a VM's CPUID must be narrowed to so that the VM can run on every engine that works here; `None` where the
-/// software CPU is the only one.
-pub(crate) fn cpuid_limit() -> Option<CpuidTable> {
-    let [kvm, _] = judge(look(false)).try_into().ok()?;
-    let EngineFinding { usable: true, .. } = kvm else {
-        return None;
-    };
-    kvm::supported_cpuid().ok()
+/// What engines are made of, opened once for all lives and changes of engine.
+#[derive(Debug)]
+pub(crate) struct Engines {
+    /// `/dev/kvm`, or the host's number for why it does not open.
+    kvm: Result<kvm::Device, i32>,
 }
 
-/// Makes the vCPUs of a life on an engine, one for each CPUID table.
-pub(crate) fn make(
-    kind: EngineKind,
-    memory: &Arc<GuestMemory>,
-    tables: Vec<CpuidTable>,
-) -> Result<Engine, EngineError> {
-    match kind {
-        EngineKind::Kvm => kvm::Kvm::new(Arc::clone(memory))?.engine(&tables),
-        EngineKind::Soft => {
-            let engine = soft::Soft::new(Arc::clone(memory), soft::Config::default())?;
-            let make = |table| {
-                engine
-                    .create_vcpu(table)
-                    .map(|vcpu| Box::new(vcpu) as Box<dyn Vcpu>)
-            };
-            let vcpus = tables.into_iter().map(make).collect::<Result<_, _>>()?;
-            Ok(Engine {
-                vcpus,
-                local_apics: None,
-                wires: None,
-            })
+impl Engines {
+    /// Opens what there is on this host. That there is no KVM matters only to a VM that is to run on it.
+    pub(crate) fn open() -> Engines {
+        let refused = |error: io::Error| error.raw_os_error().unwrap_or(0);
+        Engines {
+            kvm: kvm::Device::open().map_err(refused),
         }
     }
+
+    /// What a VM's CPUID must be narrowed to so that the VM can run on every engine that works here; `None` where the
+    /// software CPU is the only one.
+    pub(crate) fn cpuid_limit(&self) -> Option<CpuidTable> {
+        let [kvm, _] = judge(look(false)).try_into().ok()?;
+        let EngineFinding { usable: true, .. } = kvm else {
+            return None;
+        };
+        self.kvm.as_ref().ok()?.supported_cpuid().ok()
+    }
+
+    /// Makes the vCPUs of a life on an engine, one for each CPUID table. Opens nothing.
+    pub(crate) fn make(
+        &self,
+        kind: EngineKind,
+        memory: &Arc<GuestMemory>,
+        tables: Vec<CpuidTable>,
+    ) -> Result<Engine, EngineError> {
+        match kind {
+            EngineKind::Kvm => self.make_kvm(memory, &tables),
+            EngineKind::Soft => make_soft(memory, tables),
+        }
+    }
+
+    fn make_kvm(
+        &self,
+        memory: &Arc<GuestMemory>,
+        tables: &[CpuidTable],
+    ) -> Result<Engine, EngineError> {
+        let device = self.kvm.as_ref().map_err(|number| EngineError::Host {
+            what: "cannot open /dev/kvm",
+            source: io::Error::from_raw_os_error(*number),
+        })?;
+        kvm::Kvm::new(device, Arc::clone(memory))?.engine(tables)
+    }
+}
+
+fn make_soft(memory: &Arc<GuestMemory>, tables: Vec<CpuidTable>) -> Result<Engine, EngineError> {
+    let engine = soft::Soft::new(Arc::clone(memory), soft::Config::default())?;
+    let make = |table| {
+        engine
+            .create_vcpu(table)
+            .map(|vcpu| Box::new(vcpu) as Box<dyn Vcpu>)
+    };
+    let vcpus = tables.into_iter().map(make).collect::<Result<_, _>>()?;
+    Ok(Engine {
+        vcpus,
+        local_apics: None,
+        wires: None,
+    })
 }
 
 /// Why no engine could be chosen.

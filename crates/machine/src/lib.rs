@@ -1,11 +1,11 @@
 //! One VM, from what the user wrote to what is known when it has ended.
 //!
 //! ```text
-//! api::VmSpec   --plan-->   VmPlan   --build-->   Machine   --run-->   Report
+//! api::VmSpec  --plan-->  VmPlan  --open-->  Opened  --assemble-->  Machine  --run-->  Report
 //! ```
 //!
-//! [`plan()`] checks every field and collects every complaint; it looks at files but keeps none. [`build()`] is the only
-//! code that opens what runs: kernel, initrd, guest memory, the engine. [`Machine::run`] drives the vCPU until the
+//! [`plan()`] checks every field and collects every complaint; it looks at files but keeps none. [`open()`] is the only
+//! code that opens what runs: kernel, initrd, guest memory, the engine; what is assembled of it sees no path. [`Machine::run`] drives the vCPU until the
 //! guest ends, is stopped, or the time is up, and tells what Mother saw.
 //!
 //! Invariants: an engine never calls a device, it returns an `Exit` and gets a `Reply` (`run`); a device never
@@ -14,11 +14,14 @@
 
 mod attach;
 pub mod boot;
+mod broker;
 mod build;
 mod console;
 mod control;
 mod engine;
+mod held;
 mod life;
+mod opened;
 mod outcome;
 mod paging;
 mod plan;
@@ -31,12 +34,15 @@ mod threads;
 
 pub use ::paging::Books as PagingBooks;
 pub use attach::AttachError;
-pub use build::{Machine, build};
+pub use broker::{Broker, InProcess, Request};
+pub use build::Machine;
 pub use console::{Channel, Closed, Console, ConsoleInput};
 pub use control::{MachineControl, Phase};
 pub use devices::virtio::balloon::BalloonReading;
 pub use engine::{EngineChoice, EngineFinding, EngineKind, HostFindings, findings};
+pub use held::BuildError;
 pub use host::tsc::{Stability as TscStability, stability as tsc_stability};
+pub use opened::{Opened, build, open, open_with};
 pub use outcome::crash::{Crash, CrashCause};
 pub use outcome::ending::{Ending, StopCause};
 pub use outcome::exits::ExitCounts;
@@ -48,5 +54,4 @@ pub use plan::{
 };
 pub use report::{Marker, MemoryReport, Report, Sample, Unmapped, VmmMemory};
 pub use run::lives::MachineError;
-pub use run::outside::BuildError;
 pub use server::ControlServer;

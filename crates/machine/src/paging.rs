@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use mem::GuestMemory;
-use paging::{AHEAD_PAGES, Event, Pager, Settings, StartError, with_causes};
+use mem::{Faults, GuestMemory};
+use paging::{AHEAD_PAGES, Event, PageFile, Pager, Settings, StartError, with_causes};
 
 use crate::plan::PagingPlan;
 
@@ -16,6 +16,8 @@ pub(crate) struct Paging(Arc<Mutex<State>>);
 
 struct State {
     settings: Settings,
+    /// What faults of any life's memory are handled with; none if the host does not allow it.
+    faults: Option<Arc<Faults>>,
     pager: Option<Arc<Pager>>,
     /// Why there is none.
     why_not: Option<String>,
@@ -26,48 +28,63 @@ struct State {
 }
 
 impl Paging {
-    pub(crate) fn new(plan: &PagingPlan) -> Paging {
-        let PagingPlan {
-            limit_bytes,
-            store_memory_bytes,
-            file,
-            ..
-        } = plan.clone();
+    /// Opens what paging needs in any life. Without a limit a host that allows no paging is good enough: there is no
+    /// pager then.
+    pub(crate) fn open(plan: &PagingPlan) -> Result<Paging, StartError> {
+        let file = match &plan.file {
+            None => None,
+            Some((folder, budget_bytes)) => {
+                let file = PageFile::open(folder, *budget_bytes);
+                Some(file.map_err(|source| StartError::File {
+                    folder: folder.clone(),
+                    source,
+                })?)
+            }
+        };
         let settings = Settings {
-            limit_bytes,
-            store_memory_bytes,
+            limit_bytes: plan.limit_bytes,
+            store_memory_bytes: plan.store_memory_bytes,
             file,
             ahead_pages: AHEAD_PAGES,
         };
+        let (faults, why_not) = match Faults::open().map_err(StartError::Faults) {
+            Ok(faults) => (Some(Arc::new(faults)), None),
+            Err(error) if plan.limit_bytes.is_none() => (None, Some(with_causes(&error))),
+            Err(error) => return Err(error),
+        };
         let state = State {
             settings,
+            faults,
             pager: None,
-            why_not: None,
+            why_not,
             stalled: None,
             broken: None,
         };
-        Paging(Arc::new(Mutex::new(state)))
+        Ok(Paging(Arc::new(Mutex::new(state))))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A life with this memory begins. Without a limit a host that allows no paging is good enough: there is no pager
-    /// then.
+    /// A life with this memory begins. Opens nothing.
     pub(crate) fn begin(
         &self,
         name: &str,
         memory: &Arc<GuestMemory>,
         on_change: Arc<OnChange>,
     ) -> Result<(), StartError> {
-        let settings = self.state().settings.clone();
+        let (settings, faults) = {
+            let state = self.state();
+            (state.settings.clone(), state.faults.clone())
+        };
+        let Some(faults) = faults else { return Ok(()) };
         let (paging, name) = (self.clone(), name.to_owned());
         let listener = Box::new(move |event| {
             paging.note(&name, event);
             on_change();
         });
-        match Pager::start(Arc::clone(memory), &settings, listener) {
+        match Pager::start_with(faults, Arc::clone(memory), &settings, listener) {
             Ok(pager) => self.state().pager = Some(Arc::new(pager)),
             Err(error @ StartError::Faults(_)) if settings.limit_bytes.is_none() => {
                 self.state().why_not = Some(with_causes(&error));

@@ -17,7 +17,7 @@ mod paged;
 mod transfer;
 
 pub use keeper::{PageBytes, PageKeeper};
-pub use memory::{GuestMemory, Hva, MemoryError, Memslot, Slots, VmMemory};
+pub use memory::{GuestMemory, Hva, MemoryError, MemoryFile, Memslot, Slots, VmMemory};
 pub use notes::{CodeWatch, PageNotes, Writers};
-pub use paged::{PageMap, PagedMemory};
+pub use paged::{Faults, PageMap, PagedMemory};
 pub use transfer::{Buffer, TransferError};

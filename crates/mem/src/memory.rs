@@ -115,11 +115,71 @@ pub enum MemoryError {
     },
 }
 
+/// The file that guest memory lies in. A VM has one for all its lives: what it takes to make one, and to be allowed to,
+/// is needed once.
+#[derive(Debug)]
+pub struct MemoryFile {
+    fd: MemFd,
+    len_bytes: u64,
+    is_in_huge_pages: bool,
+    /// The same file for who only reads; none where the host does not give it.
+    view: Option<std::fs::File>,
+}
+
+impl MemoryFile {
+    /// A file for these slots, all zeros, costing nothing until touched.
+    ///
+    /// # Errors
+    /// [`MemoryError::Map`] if the host gives none.
+    pub fn new(slots: &Slots) -> Result<MemoryFile, MemoryError> {
+        let len_bytes = slots.len_bytes();
+        let fd =
+            MemFd::new(NAME, len_bytes).map_err(|source| MemoryError::Map { len_bytes, source })?;
+        Ok(MemoryFile {
+            fd,
+            len_bytes,
+            is_in_huge_pages: false,
+            view: None,
+        })
+    }
+
+    /// The same in huge pages, where the host can: the first touch costs 2 MiB and takes them all. For who is not counting
+    /// pages.
+    ///
+    /// # Errors
+    /// As [`MemoryFile::new`].
+    pub fn in_huge_pages(slots: &Slots) -> Result<MemoryFile, MemoryError> {
+        let len_bytes = slots.len_bytes();
+        let file = host::huge::file(NAME, len_bytes);
+        match file.map_err(|source| MemoryError::Map { len_bytes, source })? {
+            Some(fd) => Ok(MemoryFile {
+                fd,
+                len_bytes,
+                is_in_huge_pages: true,
+                view: None,
+            }),
+            None => MemoryFile::new(slots),
+        }
+    }
+
+    /// With a second descriptor, for observers, which cannot write. Where the host does not give one, observers see
+    /// nothing.
+    #[must_use]
+    pub fn with_view(mut self) -> MemoryFile {
+        self.view = self.fd.read_only().ok();
+        self
+    }
+
+    /// Whether the host may back it with huge pages.
+    pub fn is_in_huge_pages(&self) -> bool {
+        self.is_in_huge_pages
+    }
+}
+
 /// The guest memory of one VM. Cheap to share behind an `Arc`.
 pub struct GuestMemory {
-    fd: MemFd,
+    file: Arc<MemoryFile>,
     mapping: Mapping,
-    is_in_huge_pages: bool,
     slots: Slots,
     notes: Arc<PageNotes>,
     vm_memory: VmMemory,
@@ -143,36 +203,24 @@ impl GuestMemory {
     /// # Errors
     /// [`MemoryError::Map`] if the host gives no address space.
     pub fn new(slots: Slots) -> Result<GuestMemory, MemoryError> {
-        let len_bytes = slots.len_bytes();
-        let fd =
-            MemFd::new(NAME, len_bytes).map_err(|source| MemoryError::Map { len_bytes, source })?;
-        GuestMemory::of_file(slots, fd, false)
+        let file = Arc::new(MemoryFile::new(&slots)?);
+        GuestMemory::of_file(slots, file)
     }
 
-    /// The same in huge pages, where the host can: the first touch costs 2 MiB and takes them all. For who is not counting
-    /// pages.
+    /// Memory for these slots in a file that is there; whatever is in it is gone, and reads as zeros.
     ///
     /// # Errors
-    /// As [`GuestMemory::new`].
-    pub fn in_huge_pages(slots: Slots) -> Result<GuestMemory, MemoryError> {
-        let len_bytes = slots.len_bytes();
-        let file = host::huge::file(NAME, len_bytes);
-        match file.map_err(|source| MemoryError::Map { len_bytes, source })? {
-            Some(fd) => GuestMemory::of_file(slots, fd, true),
-            None => GuestMemory::new(slots),
-        }
-    }
-
-    fn of_file(
-        slots: Slots,
-        fd: MemFd,
-        is_in_huge_pages: bool,
-    ) -> Result<GuestMemory, MemoryError> {
+    /// [`MemoryError::Map`] if the host gives no address space, or the file was made for other slots.
+    pub fn of_file(slots: Slots, file: Arc<MemoryFile>) -> Result<GuestMemory, MemoryError> {
         let len_bytes = slots.len_bytes();
         let map_error = |source| MemoryError::Map { len_bytes, source };
+        if len_bytes != file.len_bytes {
+            return Err(map_error(io::ErrorKind::InvalidInput.into()));
+        }
+        file.fd.punch_hole(0, len_bytes).map_err(map_error)?;
         let mapping =
-            Mapping::new(&fd, len_bytes as usize, Protection::ReadWrite).map_err(map_error)?;
-        if !is_in_huge_pages {
+            Mapping::new(&file.fd, len_bytes as usize, Protection::ReadWrite).map_err(map_error)?;
+        if !file.is_in_huge_pages {
             // Part of a huge page cannot always be taken back, and the pager would believe that it was.
             mapping.keep_pages_small();
         }
@@ -205,9 +253,8 @@ impl GuestMemory {
             VmMemory::from_regions(regions).map_err(|_| MemoryError::Describe { gpa: Gpa(0) })?;
         let (given_back_bytes, keeper) = (AtomicU64::new(0), Mutex::new(None));
         Ok(GuestMemory {
-            fd,
+            file,
             mapping,
-            is_in_huge_pages,
             slots,
             notes,
             vm_memory,
@@ -238,11 +285,17 @@ impl GuestMemory {
 
     /// The memory file: slots lie in it back to back.
     pub fn file(&self) -> &std::fs::File {
-        self.fd.file()
+        self.file.fd.file()
+    }
+
+    /// The same file, which who has this descriptor can only read; `None` if it was not made
+    /// [with it](MemoryFile::with_view).
+    pub fn view(&self) -> Option<&std::fs::File> {
+        self.file.view.as_ref()
     }
 
     pub(crate) fn memfd(&self) -> &MemFd {
-        &self.fd
+        &self.file.fd
     }
 
     pub(crate) fn mapping(&self) -> &Mapping {
@@ -251,7 +304,7 @@ impl GuestMemory {
 
     /// Whether the host may back it with huge pages.
     pub fn is_in_huge_pages(&self) -> bool {
-        self.is_in_huge_pages
+        self.file.is_in_huge_pages
     }
 
     pub(crate) fn set_keeper(&self, keeper: Weak<dyn PageKeeper>) {
@@ -293,11 +346,12 @@ impl GuestMemory {
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         let mut punch = || {
-            let held_bytes = self.fd.held_bytes(offset, end - start)?;
-            self.fd.punch_hole(offset, end - start)?;
+            let fd = self.memfd();
+            let held_bytes = fd.held_bytes(offset, end - start)?;
+            fd.punch_hole(offset, end - start)?;
             // A huge page that the kernel cannot split stays, with zeros.
-            let kept_bytes = if self.is_in_huge_pages {
-                self.fd.held_bytes(offset, end - start)?
+            let kept_bytes = if self.is_in_huge_pages() {
+                fd.held_bytes(offset, end - start)?
             } else {
                 0
             };
@@ -322,7 +376,7 @@ impl GuestMemory {
     /// # Errors
     /// What `fstat` says.
     pub fn resident_bytes(&self) -> io::Result<u64> {
-        Ok(self.fd.file().metadata()?.blocks() * 512)
+        Ok(self.file().metadata()?.blocks() * 512)
     }
 
     /// Bytes that the host held and got back so far, through [`GuestMemory::discard`]; pages that were never touched do
@@ -515,6 +569,26 @@ mod tests {
         slots.push(Gpa(0), 0x4000);
         slots.push(Gpa(0x10_0000), 0x2000);
         GuestMemory::new(slots).unwrap()
+    }
+
+    #[test]
+    fn a_file_serves_one_memory_after_the_other_and_starts_empty() {
+        let mut slots = Slots::default();
+        slots.push(Gpa(0), 0x4000);
+        let file = Arc::new(MemoryFile::new(&slots).unwrap().with_view());
+        for _ in 0..2 {
+            let memory = GuestMemory::of_file(slots.clone(), Arc::clone(&file)).unwrap();
+            assert_eq!(memory.read_value(Gpa(0x2000), 8).unwrap(), 0);
+            memory.write(Gpa(0x2000), &[7; 8]).unwrap();
+            let mut seen = [0; 8];
+            let view = memory.view().unwrap();
+            std::os::unix::fs::FileExt::read_exact_at(view, &mut seen, 0x2000).unwrap();
+            assert_eq!(seen, [7; 8]);
+            assert!(std::os::unix::fs::FileExt::write_at(view, &[1], 0).is_err());
+            assert!(view.set_len(0).is_err());
+        }
+        let other = two_slots().slots().clone();
+        assert!(GuestMemory::of_file(other, file).is_err());
     }
 
     #[test]

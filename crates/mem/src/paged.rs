@@ -16,13 +16,31 @@ use x86::PAGE_SIZE;
 use crate::GuestMemory;
 use crate::keeper::{PageBytes, PageKeeper};
 
-/// Guest memory whose faults are handled in this process.
+/// Guest memory whose faults are handled in this process, until it is dropped.
 #[derive(Debug)]
 pub struct PagedMemory {
     memory: Arc<GuestMemory>,
+    faults: Arc<Faults>,
+}
+
+/// What it takes to handle faults in an address space, opened once for all memory that is ever mapped there.
+#[derive(Debug)]
+pub struct Faults {
     fault: UserFault,
     /// `/proc/self/pagemap`: 8 bytes for each page of our address space.
     pagemap: File,
+}
+
+impl Faults {
+    /// Opens it for this process's address space.
+    ///
+    /// # Errors
+    /// [`OpenError`] if this host does not allow it.
+    pub fn open() -> Result<Faults, OpenError> {
+        let fault = UserFault::open()?;
+        let pagemap = File::open("/proc/self/pagemap").map_err(OpenError::Unsupported)?;
+        Ok(Faults { fault, pagemap })
+    }
 }
 
 /// Bit of a pagemap entry: the page is in our page tables.
@@ -33,17 +51,12 @@ impl PagedMemory {
     ///
     /// # Errors
     /// [`OpenError`] if this host does not allow it.
-    pub fn new(memory: Arc<GuestMemory>) -> Result<PagedMemory, OpenError> {
-        let fault = UserFault::open()?;
-        let pagemap = File::open("/proc/self/pagemap").map_err(OpenError::Unsupported)?;
-        fault
+    pub fn new(memory: Arc<GuestMemory>, faults: Arc<Faults>) -> Result<PagedMemory, OpenError> {
+        faults
+            .fault
             .register(memory.mapping(), false)
             .map_err(OpenError::Unsupported)?;
-        Ok(PagedMemory {
-            memory,
-            fault,
-            pagemap,
-        })
+        Ok(PagedMemory { memory, faults })
     }
 
     /// The memory.
@@ -58,7 +71,7 @@ impl PagedMemory {
 
     /// Becomes readable when a fault waits.
     pub fn waits(&self) -> BorrowedFd<'_> {
-        self.fault.as_fd()
+        self.faults.fault.as_fd()
     }
 
     /// Whether faults of missing pages are handled too. Without, the kernel fills holes with zeros as always.
@@ -66,7 +79,7 @@ impl PagedMemory {
     /// # Errors
     /// What the kernel says.
     pub fn handle_missing(&self, missing: bool) -> io::Result<()> {
-        self.fault.register(self.memory.mapping(), missing)
+        self.faults.fault.register(self.memory.mapping(), missing)
     }
 
     /// Handles no faults any more.
@@ -74,7 +87,7 @@ impl PagedMemory {
     /// # Errors
     /// What the kernel says.
     pub fn let_go(&self) -> io::Result<()> {
-        self.fault.unregister(self.memory.mapping())
+        self.faults.fault.unregister(self.memory.mapping())
     }
 
     /// Adds the faults that wait to `faults`; offsets are in the memory file.
@@ -82,7 +95,7 @@ impl PagedMemory {
     /// # Errors
     /// What the kernel says.
     pub fn take_faults(&self, faults: &mut Vec<Fault>) -> io::Result<()> {
-        self.fault.take_faults(self.memory.mapping(), faults)
+        self.faults.fault.take_faults(self.memory.mapping(), faults)
     }
 
     /// Puts a missing page in its place; who waits for it goes on. Protected, the next write to it is a fault.
@@ -90,7 +103,8 @@ impl PagedMemory {
     /// # Errors
     /// `EEXIST` if it is there, otherwise what the kernel says.
     pub fn fill(&self, page: u64, bytes: &PageBytes, protected: bool) -> io::Result<()> {
-        self.fault
+        self.faults
+            .fault
             .copy_page(self.memory.mapping(), page * PAGE_SIZE, bytes, protected)
     }
 
@@ -99,7 +113,8 @@ impl PagedMemory {
     /// # Errors
     /// As [`PagedMemory::fill`].
     pub fn fill_with_zeros(&self, page: u64) -> io::Result<()> {
-        self.fault
+        self.faults
+            .fault
             .zero_page(self.memory.mapping(), page * PAGE_SIZE)
     }
 
@@ -108,7 +123,7 @@ impl PagedMemory {
     /// # Errors
     /// What the kernel says; a part may be done.
     pub fn protect(&self, first: u64, count: u64, protected: bool) -> io::Result<()> {
-        self.fault.protect(
+        self.faults.fault.protect(
             self.memory.mapping(),
             first * PAGE_SIZE,
             count * PAGE_SIZE,
@@ -121,7 +136,8 @@ impl PagedMemory {
     /// # Errors
     /// What the kernel says.
     pub fn wake(&self, first: u64, count: u64) -> io::Result<()> {
-        self.fault
+        self.faults
+            .fault
             .wake(self.memory.mapping(), first * PAGE_SIZE, count * PAGE_SIZE)
     }
 
@@ -170,7 +186,7 @@ impl PagedMemory {
     pub fn used(&self, first: u64, used: &mut [bool]) -> io::Result<()> {
         let at = self.memory.mapping().address() as u64 / PAGE_SIZE + first;
         let mut bytes = vec![0; used.len() * 8];
-        self.pagemap.read_exact_at(&mut bytes, at * 8)?;
+        self.faults.pagemap.read_exact_at(&mut bytes, at * 8)?;
         for (used, entry) in used.iter_mut().zip(bytes.as_chunks().0) {
             *used = u64::from_ne_bytes(*entry) & PAGEMAP_PRESENT != 0;
         }
@@ -204,7 +220,15 @@ impl PagedMemory {
     }
 }
 
-/// A number for each page, in a memory file that other processes can read.
+impl Drop for PagedMemory {
+    fn drop(&mut self) {
+        // Whoever still has the memory must not wait for an answer that nobody gives. A mapping that the kernel does not
+        // let go of ends with the memory.
+        let _ = self.let_go();
+    }
+}
+
+/// A number for each page, in a memory file that other processes can be given to read.
 #[derive(Debug)]
 pub struct PageMap {
     fd: MemFd,
@@ -221,8 +245,10 @@ impl PageMap {
         let len_bytes = (page_count * size_of::<u32>() as u64)
             .next_multiple_of(PAGE_SIZE)
             .max(PAGE_SIZE);
-        let fd = MemFd::new(c"mother-residency", len_bytes)?;
+        let fd = MemFd::sealable(c"mother-residency", len_bytes)?;
         let mapping = Mapping::new(&fd, len_bytes as usize, Protection::ReadWrite)?;
+        // What is given away of it is for reading, and this mapping the one way to write.
+        fd.seal()?;
         Ok(PageMap {
             fd,
             mapping,

@@ -30,4 +30,4 @@ pub use estimate::Estimate;
 pub use memory::{PAGE_BYTES, PageBytes};
 pub use pager::{AHEAD_PAGES, Books, Pager, Settings, StartError};
 pub use shared::{Event, with_causes};
-pub use store::{ReadError, StoreTotals};
+pub use store::{PageFile, ReadError, StoreTotals};

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use host::userfault::OpenError;
-use mem::{GuestMemory, PageKeeper, PagedMemory};
+use mem::{Faults, GuestMemory, PageKeeper, PagedMemory};
 use rustix::event::{EventfdFlags, eventfd};
 use thiserror::Error;
 
@@ -18,7 +18,7 @@ use crate::core::{Broken, Core, Counts, Looked};
 use crate::estimate::Estimate;
 use crate::memory::{PAGE_BYTES, PageBytes};
 use crate::shared::{Event, Latency, Shared};
-use crate::store::{Medium, ReadError, Store, StoreTotals, nameless};
+use crate::store::{Medium, PageFile, ReadError, Store, StoreTotals};
 use crate::{guard, reclaim, service};
 
 /// Pages of a guest that one request may ask for.
@@ -30,14 +30,14 @@ const WATCH_PAGES_MAX: usize = 65_536;
 pub const AHEAD_PAGES: u64 = 16;
 
 /// How a guest's memory is paged.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// How much of it the host may hold; `None`: all.
     pub limit_bytes: Option<u64>,
     /// Memory that compressed pages may take.
     pub store_memory_bytes: u64,
-    /// Folder of the page file, and how much may lie in it.
-    pub file: Option<(PathBuf, u64)>,
+    /// The page file. It serves one pager at a time.
+    pub file: Option<PageFile>,
     /// Most pages brought in ahead of a guest that goes through memory in order; usually [`AHEAD_PAGES`].
     pub ahead_pages: u64,
 }
@@ -130,18 +130,25 @@ impl Pager {
         settings: &Settings,
         listener: Box<dyn Fn(Event) + Send + Sync>,
     ) -> Result<Pager, StartError> {
-        let file = match &settings.file {
-            None => None,
-            Some((folder, budget)) => {
-                let failed = |source| StartError::File {
-                    folder: folder.clone(),
-                    source,
-                };
-                let medium: Arc<dyn Medium> = Arc::<File>::new(nameless(folder).map_err(failed)?);
-                Some((medium, *budget))
-            }
-        };
-        let memory = Arc::new(PagedMemory::new(memory).map_err(StartError::Faults)?);
+        let faults = Faults::open().map_err(StartError::Faults)?;
+        Pager::start_with(Arc::new(faults), memory, settings, listener)
+    }
+
+    /// The same with what was opened before: this opens nothing.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn start_with(
+        faults: Arc<Faults>,
+        memory: Arc<GuestMemory>,
+        settings: &Settings,
+        listener: Box<dyn Fn(Event) + Send + Sync>,
+    ) -> Result<Pager, StartError> {
+        let file = settings.file.as_ref().map(|file| {
+            let medium: Arc<dyn Medium> = file.medium();
+            (medium, file.budget_bytes())
+        });
+        let memory = Arc::new(PagedMemory::new(memory, faults).map_err(StartError::Faults)?);
         let store = Store::new(settings.store_memory_bytes, file);
         let core = Core::new(Arc::clone(&memory), store).map_err(StartError::Start)?;
         let call = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)

@@ -1,7 +1,6 @@
 //! What a pager's threads and everybody who asks it share.
 
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -45,8 +44,8 @@ pub(crate) struct Shared<M> {
     pub(crate) cpu_ns: [AtomicU64; 2],
     /// Most pages brought in ahead of a guest that goes through memory in order.
     pub(crate) ahead_pages: u64,
-    /// Where the host shows each of the pager's threads as long as it lives.
-    pub(crate) threads: Mutex<Vec<PathBuf>>,
+    /// The kernel's number of each of the pager's threads.
+    pub(crate) threads: Mutex<Vec<i32>>,
 }
 
 /// What is known beside the core.
@@ -169,22 +168,18 @@ impl<M> Shared<M> {
 
     /// The calling thread is one of the pager's.
     pub(crate) fn note_thread(&self) {
-        // On a host that shows no threads nobody looks for them.
-        if let Ok(link) = std::fs::read_link("/proc/thread-self") {
-            let shown = Path::new("/proc").join(link);
-            self.threads
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(shown);
-        }
+        let thread = rustix::thread::gettid().as_raw_nonzero().get();
+        self.threads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(thread);
     }
 
     /// Whether a thread of the pager is gone that nobody told to stop: it was killed, without a last word.
     pub(crate) fn has_lost_thread(&self) -> bool {
         let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        let (there, lost): (Vec<_>, Vec<_>) = threads.iter().partition(|shown| shown.exists());
-        // The caller is one of those that are there, or the host shows none any more.
-        !there.is_empty() && !lost.is_empty() && !self.is_stopping.load(Ordering::Acquire)
+        let is_lost = threads.iter().any(|thread| !host::cpu::has_thread(*thread));
+        is_lost && !self.is_stopping.load(Ordering::Acquire)
     }
 
     /// Nobody is served any more.

@@ -1,4 +1,4 @@
-//! The outside of a VM's virtio devices: what is opened once by `build` and lent to every life of the guest.
+//! The outside of a VM's virtio devices: what is opened once and lent to every life of the guest.
 //!
 //! An [`Attachment`] is one device from its plan to its backend. It says in which slot of the PCI bus the device
 //! sits and makes the device anew for each life, as everything of a life is made anew. What it holds itself outlives
@@ -28,6 +28,7 @@ use devices::virtio::{DeviceMetrics, VirtioDevice};
 use thiserror::Error;
 
 use crate::attach::claims::Claims;
+use crate::broker::Broker;
 use crate::console::output::Output;
 use crate::console::{Channel, ConsoleInput};
 use crate::plan::{ConsoleKind, VmPlan};
@@ -88,14 +89,14 @@ impl Handles {
     }
 }
 
-/// Opens everything that the devices of `plan` stand on.
-pub(crate) fn open(
+/// The console, which stands on nothing of the host's.
+pub(crate) fn console(
     plan: &VmPlan,
     input: &ConsoleInput,
     output: &Output,
     channels: Vec<Channel>,
     handles: &Handles,
-) -> Result<Vec<Box<dyn Attachment>>, AttachError> {
+) -> Result<Box<dyn Attachment>, AttachError> {
     let window = handles.window.clone();
     let console = match plan.console {
         ConsoleKind::Virtio => {
@@ -103,9 +104,16 @@ pub(crate) fn open(
         }
         ConsoleKind::Serial => console::ConsoleAttachment::loose(&handles.claims, window),
     };
-    let console = console.with_channels(channels);
+    Ok(Box::new(console.with_channels(channels)))
+}
+
+/// Opens everything that the devices of `plan` stand on, but for the console.
+pub(crate) fn open(
+    plan: &VmPlan,
+    handles: &Handles,
+    broker: &Arc<dyn Broker>,
+) -> Result<Vec<Box<dyn Attachment>>, AttachError> {
     let mut attachments: Vec<Box<dyn Attachment>> = vec![
-        Box::new(console),
         Box::new(entropy::EntropyAttachment::default()),
         Box::new(balloon::BalloonAttachment::new(handles.balloon.clone())),
     ];
@@ -123,6 +131,7 @@ pub(crate) fn open(
         attachments.push(Box::new(vsock::VsockAttachment::open(
             path,
             &handles.claims,
+            broker,
         )?));
     }
     Ok(attachments)

@@ -11,6 +11,7 @@ use devices::virtio::{DeviceMetrics, VirtioDevice};
 
 use super::{AttachError, Attachment, slot};
 use crate::attach::claims::{ClaimListener, Claims};
+use crate::broker::{Broker, Dialer};
 
 /// What the device is called in messages and metrics.
 const NAME: &str = "vsock0";
@@ -21,6 +22,7 @@ const GUEST_CID: u64 = 3;
 /// Holds the listener; its path is gone when the VM is.
 pub(super) struct VsockAttachment {
     path: PathBuf,
+    dial: Arc<Dialer>,
     listener: UnixListener,
     /// Hears what the guest claims of itself; none if somebody else listens there.
     _claims: Option<ClaimListener>,
@@ -29,7 +31,11 @@ pub(super) struct VsockAttachment {
 
 impl VsockAttachment {
     /// Listens at `path`. What an earlier VM left there, and nobody listens at, is replaced.
-    pub(super) fn open(path: &Path, claims: &Claims) -> Result<VsockAttachment, AttachError> {
+    pub(super) fn open(
+        path: &Path,
+        claims: &Claims,
+        broker: &Arc<dyn Broker>,
+    ) -> Result<VsockAttachment, AttachError> {
         if fs::symlink_metadata(path).is_ok() {
             fs::remove_file(path).map_err(failed)?;
         }
@@ -37,6 +43,7 @@ impl VsockAttachment {
         let claims = ClaimListener::open(path, claims).map_err(failed)?;
         Ok(VsockAttachment {
             path: path.to_owned(),
+            dial: Arc::new(Dialer(Arc::clone(broker))),
             listener,
             _claims: claims,
             metrics: Arc::default(),
@@ -65,7 +72,8 @@ impl Attachment for VsockAttachment {
 
     fn device(&mut self) -> Result<Box<dyn VirtioDevice>, AttachError> {
         let listener = self.listener.try_clone().map_err(failed)?;
-        let device = Vsock::new(NAME, GUEST_CID, self.path.clone(), listener, self.metrics());
+        let dial = Arc::<Dialer>::clone(&self.dial);
+        let device = Vsock::new(NAME, GUEST_CID, dial, listener, self.metrics());
         Ok(Box::new(device.map_err(failed)?))
     }
 

@@ -1,7 +1,7 @@
-//! The kernel file that a life was loaded from, for observers: what was in the guest before its first instruction, which no
+//! The kernel file that every life is loaded from, for observers: what was in the guest before its first instruction, which no
 //! guest can change.
 //!
-//! The file stays open as long as the life lasts. Its fingerprint is made when an observer asks for the first time, not when
+//! The file stays open as long as the VM lasts. Its fingerprint is made when an observer asks for the first time, not when
 //! the guest starts, so that a start costs no more; in between the file must not have been changed, which its inode tells.
 
 use std::fs::File;
@@ -16,7 +16,7 @@ use super::Image;
 /// Bytes that are read at once.
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// The kernel file of one life.
+/// The kernel file of a VM.
 #[derive(Debug)]
 pub(crate) struct LoadedKernel {
     image: Image,
@@ -25,12 +25,17 @@ pub(crate) struct LoadedKernel {
 }
 
 impl LoadedKernel {
-    /// `image` has been loaded.
+    /// `image` will be loaded.
     pub(crate) fn new(image: Image) -> LoadedKernel {
         LoadedKernel {
             image,
             digest: Mutex::default(),
         }
+    }
+
+    /// What is loaded.
+    pub(crate) fn image(&self) -> &Image {
+        &self.image
     }
 
     /// The file and the SHA-256 of what was loaded from it. `None` if it was changed before anybody asked; one that is

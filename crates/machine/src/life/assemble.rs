@@ -1,15 +1,13 @@
 //! From a plan to a life that is ready to run.
 
 use std::io::Write;
-use std::num::NonZero;
-use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use devices::acpi::AcpiPlan;
 use devices::virtio::{Links, VirtioFunction};
 use devices::{Board, BoardPlan, IrqSink};
-use mem::{GuestMemory, MemoryError, Slots};
+use mem::GuestMemory;
 use paging::StartError;
 use vcpu::{Engine, EngineError, Vcpu, VcpuState};
 use x86::cpu_model::{self, Topology};
@@ -17,14 +15,15 @@ use x86::{CpuidTable, Gpa, Segment, Vector};
 
 use crate::attach::device_status::DeviceCounters;
 use crate::attach::{AttachError, Attachment};
-use crate::boot::{self, Handover, Image, ImageError, LoadedKernel, Module};
+use crate::boot::{self, Handover, ImageError};
 use crate::console::ConsoleInput;
 use crate::console::output::Output;
 use crate::engine::EngineKind;
+use crate::held::Held;
 use crate::life::Life;
 use crate::life::msr::MachineMsrs;
 use crate::life::room::{Room, open_mailbox};
-use crate::plan::{ConsoleKind, ImagePlan, VmPlan};
+use crate::plan::{ConsoleKind, VmPlan};
 use crate::threads::alarm::Alarm;
 use crate::threads::bell::{Bell, Bells};
 use crate::threads::device_threads::DeviceThreads;
@@ -55,30 +54,17 @@ const MTRR_WRITE_BACK: u64 = 1 << 11 | 1 << 10 | 6;
 #[derive(Debug)]
 pub(crate) enum AssemblyError {
     Memory(mem::MemoryError),
-    Image { path: String, source: ImageError },
+    Image(ImageError),
     Engine(EngineError),
     Attach(AttachError),
     Paging(StartError),
-}
-
-fn guest_memory(plan: &VmPlan, slots: Slots) -> Result<GuestMemory, MemoryError> {
-    if !plan.paging.huge_pages {
-        return GuestMemory::new(slots);
-    }
-    let memory = GuestMemory::in_huge_pages(slots)?;
-    if !memory.is_in_huge_pages() {
-        tracing::warn!(
-            "{}: this host gives no huge pages to this user; guest memory is in small ones",
-            plan.name
-        );
-    }
-    Ok(memory)
 }
 
 impl Life {
     /// Assembles everything that `plan` says, ready to run, with its vCPUs.
     pub(crate) fn assemble(
         plan: &VmPlan,
+        held: &Held,
         input: ConsoleInput,
         output: Output,
         attachments: &mut [Box<dyn Attachment>],
@@ -87,11 +73,12 @@ impl Life {
     ) -> Result<(Life, Vec<Box<dyn Vcpu>>), AssemblyError> {
         let slots = boot::slots(plan.memory_bytes);
         let map = boot::guest_map(&slots);
-        let memory = Arc::new(guest_memory(plan, slots).map_err(AssemblyError::Memory)?);
+        let memory = GuestMemory::of_file(slots, Arc::clone(&held.memory));
+        let memory = Arc::new(memory.map_err(AssemblyError::Memory)?);
         // Before the images are loaded: a limit holds from the first byte on.
         begin_paging(&memory).map_err(AssemblyError::Paging)?;
         let rsdp = place_acpi(plan.vcpu_count, &memory);
-        let (mut state, kernel) = load_images(plan, &memory, &map, rsdp)?;
+        let mut state = load_images(plan, held, &memory, &map, rsdp)?;
         let time = GuestTime::start();
         let cpuid: Vec<CpuidTable> = (0..plan.vcpu_count)
             .map(|id| cpuid(plan.vcpu_count, id, maker.limit.as_ref()))
@@ -105,7 +92,7 @@ impl Life {
         } = engine;
         let bells = Arc::new(Bells::default());
         bells.set(vcpus.iter().map(|vcpu| Bell::new(vcpu.kicker())).collect());
-        let monitors = Arc::new(vcpus.iter().map(|_| VcpuMonitor::new()).collect());
+        let monitors = Arc::new(held.crew.schedules().map(VcpuMonitor::new).collect());
         let board_plan = BoardPlan {
             vcpu_count: plan.vcpu_count,
             clock: time.clock(),
@@ -125,8 +112,7 @@ impl Life {
         let alarm = Arc::new(Alarm::default());
         let gate = Arc::new(Gate::default());
         let attendant = Arc::clone(&alarm) as Arc<dyn vcpu::Kick>;
-        let core_count = std::thread::available_parallelism().map_or(1, NonZero::get);
-        let patience = Patience::new(plan.vcpu_count, core_count);
+        let patience = Patience::new(plan.vcpu_count, held.core_count);
         let threads = Arc::new(DeviceThreads::new(Arc::clone(&gate), attendant, patience));
         let mailbox = Arc::new(Mailbox::default());
         let interrupts = Arc::new(Sender(Arc::clone(&mailbox)));
@@ -151,7 +137,7 @@ impl Life {
         let input = is_serial.then_some(input);
         let life = Life {
             memory,
-            kernel: Arc::new(kernel),
+            kernel: Arc::clone(&held.kernel),
             time,
             bells,
             monitors,
@@ -159,6 +145,7 @@ impl Life {
             exchange: Exchange::default(),
             alarm,
             output,
+            footprint: Arc::clone(&held.footprint),
             gate,
             threads,
             counters,
@@ -265,37 +252,19 @@ fn place_acpi(vcpu_count: u32, memory: &GuestMemory) -> Gpa {
 
 fn load_images(
     plan: &VmPlan,
+    held: &Held,
     memory: &GuestMemory,
     map: &[boot::Range],
     rsdp: Gpa,
-) -> Result<(VcpuState, LoadedKernel), AssemblyError> {
-    let open = |image: &ImagePlan| {
-        Image::open(&image.path).map_err(|source| image_error(&image.path, source))
-    };
-    let kernel = open(&plan.kernel)?;
-    let mut modules = Vec::new();
-    for module in &plan.modules {
-        modules.push(Module {
-            image: open(module)?,
-            string: module.string.clone(),
-        });
-    }
+) -> Result<VcpuState, AssemblyError> {
     let handover = Handover {
         memory,
         map,
         rsdp,
-        kernel: &kernel,
+        kernel: held.kernel.image(),
         kernel_name: &plan.kernel.path.to_string_lossy(),
         cmdline: &plan.cmdline,
-        modules: &modules,
+        modules: &held.modules,
     };
-    let state = boot::load(&handover).map_err(|source| image_error(&plan.kernel.path, source))?;
-    Ok((state, LoadedKernel::new(kernel)))
-}
-
-fn image_error(path: &Path, source: ImageError) -> AssemblyError {
-    AssemblyError::Image {
-        path: path.display().to_string(),
-        source,
-    }
+    boot::load(&handover).map_err(AssemblyError::Image)
 }

@@ -21,6 +21,7 @@ use crate::boot::LoadedKernel;
 use crate::console::ConsoleInput;
 use crate::console::output::Output;
 use crate::outcome::ending::Ending;
+use crate::report::footprint::Footprint;
 use crate::threads::alarm::Alarm;
 use crate::threads::bell::{Bell, Bells};
 use crate::threads::device_threads::DeviceThreads;
@@ -29,7 +30,9 @@ use crate::threads::gate::Gate;
 use crate::threads::mailbox::Mailbox;
 use crate::threads::observe::{Observed, VcpuMonitor};
 use crate::threads::time::GuestTime;
-pub(crate) use assemble::{AssemblyError, MakeVcpus, VcpuMaker, sipi_state};
+#[cfg(test)]
+pub(crate) use assemble::MakeVcpus;
+pub(crate) use assemble::{AssemblyError, VcpuMaker, sipi_state};
 pub(crate) use room::{Room, Visit};
 
 /// Why a life is over.
@@ -58,6 +61,8 @@ pub(crate) struct Life {
     pub(crate) exchange: Exchange,
     pub(crate) alarm: Arc<Alarm>,
     pub(crate) output: Output,
+    /// What the process costs the host.
+    pub(crate) footprint: Arc<Footprint>,
     /// What all threads that do something for the guest pass.
     pub(crate) gate: Arc<Gate>,
     pub(crate) threads: Arc<DeviceThreads>,

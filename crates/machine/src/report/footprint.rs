@@ -2,7 +2,9 @@
 //!
 //! The proportional set size counts a page that is mapped twice, as generated code is, once in all.
 
-use std::fs;
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::sync::{Mutex, PoisonError};
 
 use crate::report::VmmMemory;
 
@@ -10,9 +12,29 @@ use crate::report::VmmMemory;
 const GUEST: &str = "mother-guest-memory";
 const CODE: &str = "/memfd:mother-code";
 
-/// What this process holds now; `None` where there is no `/proc`.
-pub(crate) fn measure() -> Option<VmmMemory> {
-    Some(add_up(&fs::read_to_string("/proc/self/smaps").ok()?))
+/// The kernel's account of this process, opened once.
+#[derive(Debug)]
+pub(crate) struct Footprint(Option<Mutex<File>>);
+
+impl Footprint {
+    /// Opens it; where there is no `/proc`, nothing is measured.
+    pub(crate) fn open() -> Footprint {
+        Footprint(File::open("/proc/self/smaps").ok().map(Mutex::new))
+    }
+
+    /// What this process holds now; `None` where that cannot be known.
+    pub(crate) fn measure(&self) -> Option<VmmMemory> {
+        let mut file = self
+            .0
+            .as_ref()?
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        // From its start it is made anew.
+        file.seek(io::SeekFrom::Start(0)).ok()?;
+        let mut smaps = String::new();
+        file.read_to_string(&mut smaps).ok()?;
+        Some(add_up(&smaps))
+    }
 }
 
 fn add_up(smaps: &str) -> VmmMemory {
@@ -101,7 +123,7 @@ VmFlags: rd wr mr mw me ac
 
     #[test]
     fn this_process_can_be_measured() {
-        let memory = measure().unwrap();
+        let memory = Footprint::open().measure().unwrap();
         assert!(
             memory.heap_bytes > 0 && memory.program_bytes > 0,
             "{memory:?}"

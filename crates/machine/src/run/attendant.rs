@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use crate::control::{MachineControl, Phase};
-use crate::life::{End, Life, MakeVcpus};
+use crate::life::{End, Life, VcpuMaker};
 use crate::outcome::ending::Ending;
 use crate::outcome::ending::StopCause;
 use crate::run::switch;
@@ -16,7 +16,7 @@ use crate::threads::bell::Bell;
 pub(crate) fn attend(
     life: &Life,
     control: &MachineControl,
-    make: &MakeVcpus,
+    maker: &VcpuMaker,
     time_up: Option<Instant>,
 ) {
     let (mut is_paused, mut is_held) = (false, false);
@@ -56,7 +56,7 @@ pub(crate) fn attend(
             continue;
         }
         if is_paused && let Some(kind) = control.switch_wanted() {
-            control.switched(switch::switch(life, kind, make));
+            control.switched(switch::switch(life, kind, maker));
             continue;
         }
         if is_paused {

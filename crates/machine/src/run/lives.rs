@@ -15,12 +15,13 @@ use thiserror::Error;
 use vcpu::{EngineError, Vcpu};
 
 use crate::control::{MachineControl, Phase};
+use crate::held::BuildError;
 use crate::life::{End, Life};
 use crate::outcome::ending::{Ending, StopCause};
 use crate::plan::{OnReset, VmPlan};
 use crate::run::accounts::Accounts;
 use crate::run::attendant::attend;
-use crate::run::outside::{BuildError, Outside};
+use crate::run::outside::Outside;
 use crate::run::vcpu_thread::{self, VcpuAccount};
 
 /// Why a machine that ran could not go on. Never the guest's fault.
@@ -87,7 +88,8 @@ fn run_lives(
     accounts: &mut Accounts,
 ) -> Result<Ending, MachineError> {
     let time_up = plan.timeout.map(|limit| accounts.start + limit);
-    let (mut life, mut vcpus) = first;
+    let (life, mut vcpus) = first;
+    let mut life = Arc::new(life);
     loop {
         let end = run_life(&life, vcpus, control, outside, time_up, accounts)?;
         accounts.life_ended(&life);
@@ -106,14 +108,15 @@ fn run_lives(
         outside.paging.end();
         // It goes on where the last one was.
         outside.maker.kind = control.engine();
-        (life, vcpus) = outside.assemble(plan).map_err(MachineError::Reboot)?;
+        let next = outside.assemble(plan).map_err(MachineError::Reboot)?;
+        (life, vcpus) = (Arc::new(next.0), next.1);
     }
 }
 
 /// Ends a life whose thread panics, so that the others do not wait for it.
-struct EndOnDrop<'a>(&'a Life);
+struct EndOnDrop(Arc<Life>);
 
-impl Drop for EndOnDrop<'_> {
+impl Drop for EndOnDrop {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.call_off();
@@ -121,9 +124,9 @@ impl Drop for EndOnDrop<'_> {
     }
 }
 
-/// Runs one life: a thread for each vCPU, and this one attends.
+/// Runs one life: the thread of each vCPU runs that, and this one attends.
 fn run_life(
-    life: &Life,
+    life: &Arc<Life>,
     vcpus: Vec<Box<dyn Vcpu>>,
     control: &MachineControl,
     outside: &Outside,
@@ -136,22 +139,18 @@ fn run_life(
     outside
         .input
         .on_arrival(Box::new(move || vcpu::Kick::kick(&*alarm)));
-    let results: Vec<Result<VcpuAccount, MachineError>> = std::thread::scope(|scope| {
-        let mut threads = Vec::new();
-        for (vcpu_id, vcpu) in (0..).zip(vcpus) {
-            let thread = std::thread::Builder::new().name(format!("vcpu{vcpu_id}"));
-            threads.push(thread.spawn_scoped(scope, move || {
-                let _guard = EndOnDrop(life);
-                vcpu_thread::run(life, vcpu_id, vcpu)
-            }));
-        }
-        if threads.iter().any(Result::is_err) {
-            life.call_off();
-        }
-        control.set_phase(Phase::Running);
-        attend(life, control, &*outside.maker.make, time_up);
-        threads.into_iter().map(join).collect()
-    });
+    let mut running = Vec::new();
+    for (vcpu_id, vcpu) in (0..).zip(vcpus) {
+        let guard = EndOnDrop(Arc::clone(life));
+        let work = move || {
+            let guard = guard;
+            vcpu_thread::run(&guard.0, vcpu_id, vcpu)
+        };
+        running.push(outside.held.crew.start(vcpu_id, work));
+    }
+    control.set_phase(Phase::Running);
+    attend(life, control, &outside.maker, time_up);
+    let results: Vec<Result<VcpuAccount, MachineError>> = running.into_iter().map(join).collect();
     accounts.add(results.into_iter().collect::<Result<_, _>>()?);
     life.threads.stop_all();
     if let Some(panic) = life.threads.take_panic() {
@@ -163,13 +162,14 @@ fn run_life(
         .unwrap_or(End::Ending(Ending::Stopped(StopCause::Left))))
 }
 
-type Spawned<'a> =
-    std::io::Result<std::thread::ScopedJoinHandle<'a, Result<VcpuAccount, EngineError>>>;
+/// What comes of a vCPU in one life.
+type Running = mpsc::Receiver<std::thread::Result<Result<VcpuAccount, EngineError>>>;
 
-fn join(thread: Spawned<'_>) -> Result<VcpuAccount, MachineError> {
-    match thread.map_err(MachineError::Thread)?.join() {
-        Ok(result) => result.map_err(MachineError::Engine),
+fn join(running: Running) -> Result<VcpuAccount, MachineError> {
+    match running.recv() {
+        Ok(Ok(result)) => result.map_err(MachineError::Engine),
         // A panic is our own mistake: it goes on in the thread that called.
-        Err(panic) => resume_unwind(panic),
+        Ok(Err(panic)) => resume_unwind(panic),
+        Err(lost) => Err(MachineError::Thread(std::io::Error::other(lost))),
     }
 }

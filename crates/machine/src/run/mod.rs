@@ -2,6 +2,7 @@
 
 pub(crate) mod accounts;
 mod attendant;
+pub(crate) mod crew;
 pub(crate) mod lives;
 pub(crate) mod outside;
 mod switch;

@@ -7,18 +7,18 @@
 
 use devices::{Board, Startup};
 use vcpu::{Engine, EngineError, VcpuState};
-use x86::cpu_model;
+use x86::{CpuidTable, cpu_model};
 
-use crate::engine::{self, EngineKind};
-use crate::life::{Life, MakeVcpus, sipi_state};
+use crate::engine::EngineKind;
+use crate::life::{Life, VcpuMaker, sipi_state};
 use crate::outcome::refusal::SwitchError;
 use crate::outcome::rest::Rest;
 use crate::threads::exchange::Table;
 
 /// Moves the guest of `life`, which is paused, to the engine `kind`.
-pub(crate) fn switch(life: &Life, kind: EngineKind, make: &MakeVcpus) -> Result<(), SwitchError> {
+pub(crate) fn switch(life: &Life, kind: EngineKind, maker: &VcpuMaker) -> Result<(), SwitchError> {
     if kind == EngineKind::Kvm {
-        check_features(life)?;
+        check_features(life, maker.limit.as_ref())?;
     }
     let count = life.cpuid.len();
     let is_over = || life.is_over();
@@ -32,7 +32,7 @@ pub(crate) fn switch(life: &Life, kind: EngineKind, make: &MakeVcpus) -> Result<
         _ => return Err(SwitchError::TimedOut),
     };
     let refused = |source| SwitchError::Engine { kind, source };
-    let mut engine = make(kind, &life.memory, life.cpuid.clone()).map_err(refused)?;
+    let mut engine = (maker.make)(kind, &life.memory, life.cpuid.clone()).map_err(refused)?;
     // First only to see whether they are taken: what follows cannot be undone.
     set_all(&mut engine, &states).map_err(refused)?;
     let rests = hand_over(life, &mut engine, states).map_err(refused)?;
@@ -47,13 +47,13 @@ pub(crate) fn switch(life: &Life, kind: EngineKind, make: &MakeVcpus) -> Result<
 }
 
 /// The guest may use whatever its CPUID shows.
-fn check_features(life: &Life) -> Result<(), SwitchError> {
-    let Some(limit) = engine::cpuid_limit() else {
+fn check_features(life: &Life, limit: Option<&CpuidTable>) -> Result<(), SwitchError> {
+    let Some(limit) = limit else {
         return Ok(());
     };
     let fits = life.cpuid.iter().all(|table| {
         let mut narrowed = table.clone();
-        cpu_model::narrow(&mut narrowed, &limit);
+        cpu_model::narrow(&mut narrowed, limit);
         narrowed == *table
     });
     if fits {

@@ -14,7 +14,6 @@ use crate::outcome::crash::{Crash, CrashCause};
 use crate::outcome::ending::Ending;
 use crate::outcome::exits::ExitCounts;
 use crate::outcome::rest::Rest;
-use crate::report::footprint;
 use crate::report::sums;
 use crate::report::{Sample, VmmMemory};
 use crate::threads::gate::Inside;
@@ -40,6 +39,8 @@ struct VcpuThread<'a> {
     rest: Rest,
     /// What [`crate::threads::time::GuestTime::lost_ticks`] said when the vCPU's TSC was last moved.
     lost_ticks: u64,
+    /// CPU time that the thread had used when the life began.
+    before: Duration,
     account: VcpuAccount,
 }
 
@@ -60,6 +61,7 @@ pub(crate) fn run(
         vcpu,
         rest,
         lost_ticks: 0,
+        before: host::cpu::thread_cpu_time(),
         account,
     };
     monitor.take();
@@ -72,12 +74,17 @@ pub(crate) fn run(
     result?;
     thread.sample();
     sums::add_vcpu(&mut thread.account.statistics, &thread.vcpu.statistics());
-    thread.account.vmm_memory = footprint::measure();
-    thread.account.cpu_time = host::cpu::thread_cpu_time();
+    thread.account.vmm_memory = life.footprint.measure();
+    thread.account.cpu_time = thread.cpu_time();
     Ok(thread.account)
 }
 
 impl VcpuThread<'_> {
+    /// CPU time used in this life.
+    fn cpu_time(&self) -> Duration {
+        host::cpu::thread_cpu_time().saturating_sub(self.before)
+    }
+
     fn go(&mut self) -> Result<(), EngineError> {
         let life = self.life;
         let bell = life.bells.of(self.vcpu_id);
@@ -304,8 +311,8 @@ impl VcpuThread<'_> {
             let sample = Sample {
                 at,
                 resident_bytes: self.life.memory.resident_bytes().ok(),
-                vmm_memory: footprint::measure(),
-                vcpu_time: host::cpu::thread_cpu_time(),
+                vmm_memory: self.life.footprint.measure(),
+                vcpu_time: self.cpu_time(),
                 statistics: self.vcpu.statistics(),
             };
             self.account.samples.push((marker, sample));

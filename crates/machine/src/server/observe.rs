@@ -1,9 +1,8 @@
 //! Answers to observers: the descriptors of guest memory, registers, and the host's books.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -13,7 +12,6 @@ use api::{
 };
 use devices::virtio::balloon::BalloonReading;
 use paging::Books;
-use rustix::fs::OFlags;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use crate::control::Phase;
@@ -39,12 +37,9 @@ pub(super) fn view(shared: &Shared, stream: &UnixStream) -> bool {
     let Some(observed) = shared.control.observed() else {
         return reply(stream, nothing_to_show());
     };
-    let file = match read_only(observed.memory.file()) {
-        Ok(file) => file,
-        Err(error) => {
-            let why = format!("cannot open guest memory for reading: {error}");
-            return reply(stream, refusal(RefusalCode::WrongState, why));
-        }
+    let Some(file) = observed.memory.view() else {
+        let why = "this host gives no descriptor of guest memory for reading alone";
+        return reply(stream, refusal(RefusalCode::WrongState, why));
     };
     let slot = |slot: &mem::Memslot| SlotView {
         gpa: slot.gpa.0,
@@ -63,11 +58,10 @@ pub(super) fn view(shared: &Shared, stream: &UnixStream) -> bool {
         .paging()
         .pager()
         .map(|pager| pager.residency_map());
-    let residency = residency.map(|map| map.and_then(|map| read_only(&map)));
     let residency = match residency.transpose() {
         Ok(residency) => residency,
         Err(error) => {
-            let why = format!("cannot open the residency map for reading: {error}");
+            let why = format!("cannot give the residency map away: {error}");
             return reply(stream, refusal(RefusalCode::WrongState, why));
         }
     };
@@ -78,26 +72,13 @@ pub(super) fn view(shared: &Shared, stream: &UnixStream) -> bool {
         has_residency: residency.is_some(),
         kernel_sha256: kernel.map(|(_, digest)| hex(&digest)),
     };
-    let files: Vec<BorrowedFd<'_>> = [&file]
+    let files: Vec<BorrowedFd<'_>> = [file]
         .into_iter()
         .chain(&residency)
         .chain(kernel.map(|(file, _)| file))
         .map(File::as_fd)
         .collect();
     send_with(stream, Outcome::View { view }, &files).is_ok()
-}
-
-/// The file behind a descriptor, opened again, so that who gets it cannot write. Nobody asks when it was read last, and to
-/// note that is a tenth of what a little read costs.
-fn read_only(file: &File) -> io::Result<File> {
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let mut options = OpenOptions::new();
-    options.read(true);
-    let without_time = options
-        .clone()
-        .custom_flags(OFlags::NOATIME.bits().cast_signed())
-        .open(&path);
-    without_time.or_else(|_| options.open(&path))
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use api::VmSpec;
 
-use crate::build::build;
 use crate::console::Console;
 use crate::control::{MachineControl, Phase};
 use crate::engine::{EngineKind, HostFindings};
+use crate::opened::build;
 use crate::outcome::ending::Ending;
 use crate::outcome::ending::StopCause;
 use crate::outcome::refusal::SwitchError;

@@ -9,10 +9,12 @@ use vcpu::{
 
 use crate::boot::Protocol;
 use crate::boot::test_images::bzimage;
-use crate::build::{Machine, build_on};
+use crate::broker::{Broker, InProcess};
+use crate::build::Machine;
 use crate::console::Console;
 use crate::engine::{EngineChoice, EngineKind};
 use crate::life::{MakeVcpus, VcpuMaker};
+use crate::opened::open_for;
 use crate::plan::{ConsoleKind, ImagePlan, OnReset, PagingPlan, VmPlan};
 
 /// One exit and the reply it must get.
@@ -161,8 +163,6 @@ pub(crate) fn machine(
     let given = Arc::clone(&injected);
     let scripts = Mutex::new(scripts.into_iter());
     let make: Box<MakeVcpus> = Box::new(move |_, _, tables| {
-        // The kernel's file must stay open as long as a life may begin.
-        let _ = &kernel;
         let mut scripts = scripts.lock().unwrap();
         let scripted = |_| Scripted {
             steps: scripts.next().unwrap_or_default().into_iter(),
@@ -190,5 +190,7 @@ pub(crate) fn machine(
         make,
         limit: None,
     };
-    (build_on(plan, console, maker).unwrap(), injected)
+    let broker: Arc<dyn Broker> = Arc::new(InProcess::default());
+    let opened = open_for(plan, maker, &broker).unwrap();
+    (opened.assemble(console).unwrap(), injected)
 }

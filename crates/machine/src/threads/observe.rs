@@ -4,6 +4,8 @@
 //! vCPU's thread, which alone may ask its engine, answers with its registers wherever the call finds it: behind an exit,
 //! in its sleep, in a pause, or while it waits for the console. Guest code goes on at once, and nothing is paused.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,6 +21,9 @@ use crate::outcome::rest::Rest;
 use crate::threads::bell::{Bell, Bells};
 use crate::threads::gate::Gate;
 use crate::threads::time::GuestTime;
+
+/// Bytes of a `schedstat`: three numbers of 64 bits, at most 62 characters.
+const SCHEDULE_BYTES: usize = 80;
 
 /// A time that is not: nobody rests.
 const NOT_RESTING: u64 = u64::MAX;
@@ -51,8 +56,10 @@ pub(crate) struct VcpuMonitor {
     answered: AtomicU64,
     shown: Mutex<Option<Shown>>,
     changed: Condvar,
-    /// The kernel's number of the thread, once it runs.
-    thread: AtomicU32,
+    /// The kernel's times of the vCPU's thread, if the host shows them, and what they were when this life began; none
+    /// while no vCPU of this life runs.
+    schedule: Option<Arc<File>>,
+    before: Mutex<Option<(u64, u64)>>,
     exits: [AtomicU64; ExitCounts::KINDS],
     /// Nanoseconds of all rests that are over.
     halted_ns: AtomicU64,
@@ -63,14 +70,16 @@ pub(crate) struct VcpuMonitor {
 }
 
 impl VcpuMonitor {
-    pub(crate) fn new() -> VcpuMonitor {
+    /// The monitor of a vCPU whose thread has its times here (`schedstat`).
+    pub(crate) fn new(schedule: Option<Arc<File>>) -> VcpuMonitor {
         VcpuMonitor {
             start: Instant::now(),
             asked: AtomicU64::new(0),
             answered: AtomicU64::new(0),
             shown: Mutex::default(),
             changed: Condvar::new(),
-            thread: AtomicU32::new(0),
+            schedule,
+            before: Mutex::default(),
             exits: std::array::from_fn(|_| AtomicU64::new(0)),
             halted_ns: AtomicU64::new(0),
             waiting_ns: AtomicU64::new(0),
@@ -89,13 +98,34 @@ impl VcpuMonitor {
 
     /// The calling thread is the vCPU's.
     pub(crate) fn take(&self) {
-        let thread = rustix::thread::gettid().as_raw_nonzero().get();
-        self.thread.store(thread.unsigned_abs(), Ordering::Relaxed);
+        *self.before() = self.schedule_times();
     }
 
-    /// The vCPU's thread has ended; its number may become another's.
+    /// The vCPU's thread has left this life.
     pub(crate) fn leave(&self) {
-        self.thread.store(0, Ordering::Relaxed);
+        *self.before() = None;
+    }
+
+    fn before(&self) -> MutexGuard<'_, Option<(u64, u64)>> {
+        self.before.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nanoseconds that the vCPU's thread ran, and that it was ready and did not run.
+    fn schedule_times(&self) -> Option<(u64, u64)> {
+        let mut bytes = [0; SCHEDULE_BYTES];
+        let len = self.schedule.as_ref()?.read_at(&mut bytes, 0).ok()?;
+        let text = std::str::from_utf8(&bytes[..len]).ok()?;
+        let mut numbers = text
+            .split_ascii_whitespace()
+            .map_while(|word| word.parse().ok());
+        Some((numbers.next()?, numbers.next()?))
+    }
+
+    /// The same since this life began.
+    fn own_times(&self) -> Option<(u64, u64)> {
+        let (ran, waited) = (*self.before())?;
+        let (run, wait) = self.schedule_times()?;
+        Some((run.saturating_sub(ran), wait.saturating_sub(waited)))
     }
 
     /// Lays the registers down if somebody asked. Called by the vCPU's thread wherever a call can find it.
@@ -147,10 +177,7 @@ impl VcpuMonitor {
     }
 
     fn book(&self, vcpu_id: u32) -> VcpuBook {
-        let times = match self.thread.load(Ordering::Relaxed) {
-            0 => None,
-            thread => schedule_times(thread),
-        };
+        let times = self.own_times();
         let seconds = |ns: u64| Duration::from_nanos(ns).as_secs_f64();
         let (mut halted, mut waiting) = (
             self.halted_ns.load(Ordering::Acquire),
@@ -218,15 +245,6 @@ impl Observed {
             .map(|(vcpu_id, monitor)| monitor.book(vcpu_id))
             .collect()
     }
-}
-
-/// Nanoseconds that a thread of ours ran, and that it was ready and did not run.
-fn schedule_times(thread: u32) -> Option<(u64, u64)> {
-    let text = std::fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).ok()?;
-    let mut numbers = text
-        .split_ascii_whitespace()
-        .map_while(|word| word.parse().ok());
-    Some((numbers.next()?, numbers.next()?))
 }
 
 fn view(vcpu_id: u32, state: &VcpuState, rest: Rest) -> VcpuView {

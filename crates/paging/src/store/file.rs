@@ -63,11 +63,38 @@ impl Medium for File {
     }
 }
 
-/// A file without a name in `folder`, for this process alone.
-///
-/// # Errors
-/// What the host says.
-pub(crate) fn nameless(folder: &Path) -> io::Result<File> {
+/// The file of a page store, and how much may lie in it: opened once, and empty for each pager that it serves.
+#[derive(Clone, Debug)]
+pub struct PageFile {
+    file: Arc<File>,
+    budget_bytes: u64,
+}
+
+impl PageFile {
+    /// Makes one in `folder`, for this process alone.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn open(folder: &Path, budget_bytes: u64) -> io::Result<PageFile> {
+        Ok(PageFile {
+            file: Arc::new(nameless(folder)?),
+            budget_bytes,
+        })
+    }
+
+    pub(crate) fn budget_bytes(&self) -> u64 {
+        self.budget_bytes
+    }
+
+    /// The file for one more pager. What the one before it left there belongs to nobody, and its room is given back; a
+    /// host that does not take it back has it overwritten.
+    pub(crate) fn medium(&self) -> Arc<File> {
+        let _ = self.file.set_len(0);
+        Arc::clone(&self.file)
+    }
+}
+
+fn nameless(folder: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).mode(0o600);
     match options

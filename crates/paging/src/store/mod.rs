@@ -16,7 +16,8 @@ use std::io;
 use std::sync::Arc;
 
 pub(crate) use codec::{Packed, checksum, pack, repeat, unpack};
-pub(crate) use file::{Medium, SEGMENT_BYTES, nameless};
+pub use file::PageFile;
+pub(crate) use file::{Medium, SEGMENT_BYTES};
 
 use crate::memory::PageBytes;
 use file::{Extent, Segments};

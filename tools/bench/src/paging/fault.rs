@@ -1,10 +1,9 @@
 //! How long somebody waits for a page that is away: measured by who waits, from the access to its end.
 
-use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use paging::{AHEAD_PAGES, Settings};
+use paging::{AHEAD_PAGES, PageFile, Settings};
 use x86::Gpa;
 
 use super::pages::{PAGE_BYTES, PAGE_COUNT, paged, word};
@@ -24,18 +23,13 @@ pub fn measure() -> Result<bool> {
     is_kept &= from(
         "page file, in the host's cache",
         1 << 20,
-        Some((folder, 1 << 30)),
+        Some(PageFile::open(&folder, 1 << 30)?),
         FILE_US,
     )?;
     Ok(is_kept)
 }
 
-fn from(
-    name: &str,
-    store_memory_bytes: u64,
-    file: Option<(PathBuf, u64)>,
-    most_us: f64,
-) -> Result<bool> {
+fn from(name: &str, store_memory_bytes: u64, file: Option<PageFile>, most_us: f64) -> Result<bool> {
     let in_file = file.is_some();
     let settings = Settings {
         limit_bytes: None,

@@ -17,7 +17,7 @@ use crate::virtio::blk::{Disk, DiskOptions, Image, ImageFormat, VirtioBlock};
 use crate::virtio::console::{Console, Port, PortEnd, Window, share};
 use crate::virtio::entropy::Entropy;
 use crate::virtio::net::{MacAddress, Net, NetPort};
-use crate::virtio::vsock::Vsock;
+use crate::virtio::vsock::{SocketsBeside, Vsock};
 
 const MEMORY_BYTES: usize = 0x4_0000;
 /// Buffers lie from here on, rings below.
@@ -254,7 +254,8 @@ fn a_socket_device_goes_on_in_another_machine() {
         number.set(number.get() + 1);
         let path = folder.path().join(number.get().to_string());
         let listener = UnixListener::bind(&path).unwrap();
-        Box::new(Vsock::new("vsock", 3, path, listener, Arc::default()).unwrap()) as Box<_>
+        let dial = Arc::new(SocketsBeside(path));
+        Box::new(Vsock::new("vsock", 3, dial, listener, Arc::default()).unwrap()) as Box<_>
     };
     check("socket device", make, true);
 }

@@ -3,7 +3,6 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,6 +10,7 @@ use mem::GuestMemory;
 use virtio_queue::QueueT;
 
 use super::connection::BUFFER_BYTES;
+use super::dial::Dial;
 use super::hub::Hub;
 use super::packet::{HEADER_BYTES, Header};
 use crate::saved::{Unfit, ensure};
@@ -36,20 +36,20 @@ const TURNS_MAX: usize = 256;
 pub struct Vsock {
     name: String,
     guest_cid: u64,
-    path: PathBuf,
+    dial: Arc<dyn Dial>,
     listener: UnixListener,
     metrics: Arc<DeviceMetrics>,
 }
 
 impl Vsock {
-    /// A device for the guest with this context id, behind `listener`, which is bound to `path`.
+    /// A device for the guest with this context id, behind `listener`; the guest's own connections are made by `dial`.
     ///
     /// # Errors
     /// What the host says about making the listener non-blocking.
     pub fn new(
         name: impl Into<String>,
         guest_cid: u64,
-        path: PathBuf,
+        dial: Arc<dyn Dial>,
         listener: UnixListener,
         metrics: Arc<DeviceMetrics>,
     ) -> io::Result<Vsock> {
@@ -57,7 +57,7 @@ impl Vsock {
         Ok(Vsock {
             name: name.into(),
             guest_cid,
-            path,
+            dial,
             listener,
             metrics,
         })
@@ -113,7 +113,7 @@ impl VirtioDevice for Vsock {
                 _ => {}
             }
         }
-        let hub = Hub::new(self.guest_cid, self.path.clone(), listener);
+        let hub = Hub::new(self.guest_cid, Arc::clone(&self.dial), listener);
         let (Some(receive), Some(transmit)) = (receive, transmit) else {
             return Vec::new();
         };

@@ -4,16 +4,15 @@
 //! asks for more is told no with a reset, as a port is on which nobody listens.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
 use std::ops::Bound;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
 
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use serde::{Deserialize, Serialize};
 
 use super::connection::{Connection, Flow, Phase};
+use super::dial::Dial;
 use super::packet::{HOST_CID, Header, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, STREAM, op};
 use crate::saved::{Unfit, ensure};
 
@@ -41,7 +40,7 @@ pub struct VsockState {
 #[derive(Debug)]
 pub(super) struct Hub {
     guest_cid: u64,
-    path: PathBuf,
+    dial: Arc<dyn Dial>,
     listener: UnixListener,
     connections: BTreeMap<Ports, Connection>,
     greeting: Vec<Connection>,
@@ -51,11 +50,11 @@ pub(super) struct Hub {
 }
 
 impl Hub {
-    /// A hub behind `listener`, which does not block and is bound to `path`.
-    pub(super) fn new(guest_cid: u64, path: PathBuf, listener: UnixListener) -> Hub {
+    /// A hub behind `listener`, which does not block; the guest's own connections are made by `dial`.
+    pub(super) fn new(guest_cid: u64, dial: Arc<dyn Dial>, listener: UnixListener) -> Hub {
         Hub {
             guest_cid,
-            path,
+            dial,
             listener,
             connections: BTreeMap::new(),
             greeting: Vec::new(),
@@ -197,9 +196,7 @@ impl Hub {
     fn open(&mut self, header: &Header, ports: Ports) {
         let has_place =
             self.connections.len() < CONNECTIONS_MAX && !self.connections.contains_key(&ports);
-        let stream = has_place
-            .then(|| connect_to(&port_path(&self.path, ports.0)).ok())
-            .flatten();
+        let stream = has_place.then(|| self.dial.dial(ports.0).ok()).flatten();
         let Some(stream) = stream else {
             // A second request on open ports resets what is there (5.10.6.6 leaves no other answer).
             self.connections.remove(&ports);
@@ -319,19 +316,4 @@ impl Hub {
             ..Header::default()
         }
     }
-}
-
-/// Where whoever serves a port of the host listens.
-fn port_path(path: &Path, port: u32) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!("_{port}"));
-    name.into()
-}
-
-/// Connects without waiting for a listener that is busy.
-fn connect_to(path: &Path) -> io::Result<UnixStream> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    connect(&socket, &SocketAddrUnix::new(path)?)?;
-    Ok(UnixStream::from(socket))
 }

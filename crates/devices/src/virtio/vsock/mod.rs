@@ -9,10 +9,12 @@
 
 mod connection;
 mod device;
+mod dial;
 mod hub;
 mod packet;
 #[cfg(test)]
 mod tests;
 
 pub use device::Vsock;
+pub use dial::{Dial, SocketsBeside};
 pub use hub::VsockState;

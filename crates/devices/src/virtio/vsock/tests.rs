@@ -3,9 +3,11 @@
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::connection::BUFFER_BYTES;
+use super::dial::SocketsBeside;
 use super::hub::Hub;
 use super::packet::{HOST_CID, Header, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, STREAM, op};
 
@@ -25,7 +27,7 @@ impl Bench {
         listener.set_nonblocking(true).unwrap();
         Bench {
             _folder: folder,
-            hub: Hub::new(CID, path.clone(), listener),
+            hub: Hub::new(CID, Arc::new(SocketsBeside(path.clone())), listener),
             path,
         }
     }

@@ -1,0 +1,111 @@
+//! What every life of a VM is assembled from, opened once; [`crate::opened`] says why.
+
+use std::num::NonZero;
+use std::sync::Arc;
+
+use mem::{MemoryError, MemoryFile};
+use paging::StartError;
+use thiserror::Error;
+use vcpu::EngineError;
+
+use crate::attach::AttachError;
+use crate::boot::{self, Image, ImageError, LoadedKernel, Module};
+use crate::engine::EngineKind;
+use crate::plan::{ImagePlan, VmPlan};
+use crate::report::footprint::Footprint;
+use crate::run::crew::Crew;
+
+/// Why a machine could not be built.
+#[derive(Debug, Error)]
+pub enum BuildError {
+    /// The host gave no memory.
+    #[error("cannot make guest memory")]
+    Memory(#[source] MemoryError),
+    /// An image changed since the plan, or does not fit.
+    #[error("cannot load {path}")]
+    Image {
+        /// Which file.
+        path: String,
+        /// Why.
+        source: ImageError,
+    },
+    /// The engine could not be made.
+    #[error("cannot make a vCPU on the engine {kind}")]
+    Engine {
+        /// Which.
+        kind: EngineKind,
+        /// Why.
+        source: EngineError,
+    },
+    /// A thread could not be started.
+    #[error("cannot start a thread")]
+    Thread(#[source] std::io::Error),
+    /// What a device stands on could not be opened.
+    #[error("cannot give the VM its devices")]
+    Attach(#[source] AttachError),
+    /// A limit on what the host may hold cannot be kept here.
+    #[error("cannot page guest memory")]
+    Paging(#[source] StartError),
+}
+
+/// What every life of a VM is assembled from.
+pub(crate) struct Held {
+    /// Where guest memory lies, emptied for each life.
+    pub(crate) memory: Arc<MemoryFile>,
+    pub(crate) kernel: Arc<LoadedKernel>,
+    pub(crate) modules: Vec<Module>,
+    /// The vCPUs' threads.
+    pub(crate) crew: Crew,
+    /// The kernel's account of this process.
+    pub(crate) footprint: Arc<Footprint>,
+    /// Cores of the host that this process may use; to count them takes files.
+    pub(crate) core_count: usize,
+}
+
+impl Held {
+    /// Opens all of it.
+    pub(crate) fn open(plan: &VmPlan) -> Result<Held, BuildError> {
+        let mut modules = Vec::new();
+        for module in &plan.modules {
+            modules.push(Module {
+                image: image(module)?,
+                string: module.string.clone(),
+            });
+        }
+        Ok(Held {
+            memory: Arc::new(memory_file(plan).map_err(BuildError::Memory)?),
+            kernel: Arc::new(LoadedKernel::new(image(&plan.kernel)?)),
+            modules,
+            crew: Crew::new(plan.vcpu_count).map_err(BuildError::Thread)?,
+            footprint: Arc::new(Footprint::open()),
+            core_count: std::thread::available_parallelism().map_or(1, NonZero::get),
+        })
+    }
+}
+
+fn image(plan: &ImagePlan) -> Result<Image, BuildError> {
+    Image::open(&plan.path).map_err(|source| image_error(plan, source))
+}
+
+/// What is said of an image that cannot be used.
+pub(crate) fn image_error(plan: &ImagePlan, source: ImageError) -> BuildError {
+    BuildError::Image {
+        path: plan.path.display().to_string(),
+        source,
+    }
+}
+
+fn memory_file(plan: &VmPlan) -> Result<MemoryFile, MemoryError> {
+    let slots = boot::slots(plan.memory_bytes);
+    if !plan.paging.huge_pages {
+        return MemoryFile::new(&slots).map(MemoryFile::with_view);
+    }
+    let file = MemoryFile::in_huge_pages(&slots)?;
+    if !file.is_in_huge_pages() {
+        tracing::warn!(
+            "{}: this host gives no huge pages to this user; guest memory is in small ones",
+            plan.name
+        );
+    }
+    Ok(file.with_view())
+}

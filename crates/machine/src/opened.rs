@@ -1,0 +1,166 @@
+//! Everything of the host that a VM needs, opened once: between the plan and the first guest instruction.
+//!
+//! # Problem
+//!
+//! A VM's process is to lock itself in before it runs code that nobody vouches for: no path of the host can be opened
+//! then, no socket made, nothing mounted, no process started. A VM that opens its kernel again at every reset, or
+//! `/dev/kvm` when it changes its engine, could not be locked in, or would break at its first `reboot`; and whoever
+//! exchanges a file meanwhile exchanges the guest.
+//!
+//! # Invariant
+//!
+//! ```text
+//! VmPlan ── open ──> Opened ── assemble ──> Machine ── run ──> Report
+//!           paths,   every descriptor      opens nothing, in no life: not for a reset, a change of
+//!           sockets, of every life         engine, a new limit, an observer, or the report
+//!           passt
+//! ```
+//!
+//! [`open`] is the only code of a machine that sees a path. What it holds: kernel, initrd and modules; disks with their
+//! bases, locked; what the network and the socket device stand on; `/dev/kvm`, if this user may open it, whichever
+//! engine the guest begins on; the file of guest memory, and a second descriptor of it that can only read; the page
+//! file; and what belongs to this process's address space and threads, which is why `open` runs in the process that
+//! runs the guest: the userfaultfd, `pagemap`, `smaps`, and one thread for each vCPU with its `schedstat`.
+//!
+//! After it there are: memory files, eventfds, threads, connections that come in through a socket which listens, KVM's
+//! descriptors, which it makes from its own. None of them has a path.
+//!
+//! # For who locks it in
+//!
+//! Between [`open`] and [`Opened::assemble`] threads are there already, all of them asleep: a filter has to be set for
+//! all threads at once (`SECCOMP_FILTER_FLAG_TSYNC`). What still needs the host later, a guest's connection to a
+//! socket of the host, is asked of a [`Broker`](crate::broker::Broker).
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::attach::{self, Attachment, Handles};
+use crate::broker::{Broker, InProcess};
+use crate::build::Machine;
+use crate::console::Console;
+use crate::console::output::Output;
+use crate::console::recent::Recent;
+use crate::control::MachineControl;
+use crate::engine::Engines;
+use crate::held::{BuildError, Held};
+use crate::life::VcpuMaker;
+use crate::paging::Paging;
+use crate::plan::VmPlan;
+use crate::run::outside::Outside;
+
+/// Everything that a VM needs of the host; nothing of it runs yet.
+pub struct Opened {
+    plan: VmPlan,
+    held: Held,
+    maker: VcpuMaker,
+    handles: Handles,
+    attachments: Vec<Box<dyn Attachment>>,
+    paging: Paging,
+}
+
+impl fmt::Debug for Opened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opened")
+            .field("plan", &self.plan)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Opens everything that `plan` names or needs, in the process that will run the guest.
+///
+/// # Errors
+/// [`BuildError`] when the host refuses something or a file changed since it was planned.
+pub fn open(plan: VmPlan) -> Result<Opened, BuildError> {
+    let vsock = plan.vsock.clone();
+    open_with(plan, Arc::new(InProcess { vsock }))
+}
+
+/// The same for a process that will be locked in: what the guest needs of the host later is asked of `broker`.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_with(plan: VmPlan, broker: Arc<dyn Broker>) -> Result<Opened, BuildError> {
+    let engines = Engines::open();
+    let maker = VcpuMaker {
+        kind: plan.engine.kind,
+        limit: engines.cpuid_limit(),
+        make: Box::new(move |kind, memory, tables| engines.make(kind, memory, tables)),
+    };
+    open_for(plan, maker, &broker)
+}
+
+/// Opens what `plan` names and assembles it: for who does not lock the process in between.
+///
+/// # Errors
+/// [`BuildError`] when the host refuses something or a file changed since it was planned.
+pub fn build(plan: VmPlan, console: Console) -> Result<Machine, BuildError> {
+    open(plan)?.assemble(console)
+}
+
+/// Opens everything but the engine.
+pub(crate) fn open_for(
+    plan: VmPlan,
+    maker: VcpuMaker,
+    broker: &Arc<dyn Broker>,
+) -> Result<Opened, BuildError> {
+    let held = Held::open(&plan)?;
+    let handles = Handles::new().map_err(BuildError::Attach)?;
+    let attachments = attach::open(&plan, &handles, broker).map_err(BuildError::Attach)?;
+    let paging = Paging::open(&plan.paging).map_err(BuildError::Paging)?;
+    Ok(Opened {
+        plan,
+        held,
+        maker,
+        handles,
+        attachments,
+        paging,
+    })
+}
+
+impl Opened {
+    /// Assembles the machine: memory, board, engine, and the images in their places. The VM's time starts here.
+    ///
+    /// # Errors
+    /// [`BuildError`] when the host refuses something or an image does not fit.
+    pub fn assemble(self, console: Console) -> Result<Machine, BuildError> {
+        let start = Instant::now();
+        let Opened {
+            plan,
+            held,
+            maker,
+            handles,
+            mut attachments,
+            paging,
+        } = self;
+        let Console {
+            output: sink,
+            input,
+            channels,
+        } = console;
+        let output = Output::new(start, &plan.markers);
+        let console = attach::console(&plan, &input, &output, channels, &handles);
+        attachments.insert(0, console.map_err(BuildError::Attach)?);
+        let control = MachineControl::new(plan.engine.kind, paging.clone());
+        let mut outside = Outside {
+            held,
+            input,
+            output,
+            attachments,
+            maker,
+            paging,
+            control: control.clone(),
+        };
+        let first = outside.assemble(&plan)?;
+        control.set_devices(first.0.counters.clone(), handles);
+        Ok(Machine {
+            plan,
+            start,
+            control,
+            recent: Recent::default(),
+            sink,
+            outside,
+            first,
+        })
+    }
+}

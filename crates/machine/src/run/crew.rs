@@ -1,0 +1,107 @@
+//! The threads of a VM's vCPUs: one for each, over all lives of the guest.
+//!
+//! The kernel counts for each thread how long it ran and how long it was kept from running, and shows that in a file.
+//! A thread of its own for each life would need that file opened in each life; these open it once, before the guest
+//! runs.
+
+use std::fs::File;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// See the module. Its threads end when it is dropped.
+pub(crate) struct Crew(Vec<Hand>);
+
+struct Hand {
+    /// Taken when the thread is to end.
+    jobs: Option<mpsc::Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+    schedule: Option<Arc<File>>,
+}
+
+impl Crew {
+    /// So many threads, which wait for something to do.
+    pub(crate) fn new(count: u32) -> io::Result<Crew> {
+        (0..count)
+            .map(Hand::new)
+            .collect::<Result<_, _>>()
+            .map(Crew)
+    }
+
+    /// The kernel's times of each thread (`schedstat`), where the host shows them.
+    pub(crate) fn schedules(&self) -> impl Iterator<Item = Option<Arc<File>>> + '_ {
+        self.0.iter().map(|hand| hand.schedule.clone())
+    }
+
+    /// Has the thread of a vCPU do something; what came of it, or its panic, is there when it is done.
+    pub(crate) fn start<T: Send + 'static>(
+        &self,
+        vcpu_id: u32,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> mpsc::Receiver<thread::Result<T>> {
+        let (sender, receiver) = mpsc::channel();
+        let job = move || {
+            let done = catch_unwind(AssertUnwindSafe(work));
+            // Nobody may wait any more for a machine that broke.
+            let _ = sender.send(done);
+        };
+        let hand = &self.0[vcpu_id as usize];
+        // A thread of ours only ends when it is told to; otherwise the receiver is told of the loss.
+        if let Some(jobs) = &hand.jobs {
+            let _ = jobs.send(Box::new(job));
+        }
+        receiver
+    }
+}
+
+impl Hand {
+    fn new(vcpu_id: u32) -> io::Result<Hand> {
+        let (jobs, to_do) = mpsc::channel::<Job>();
+        let (ready, is_ready) = mpsc::channel();
+        let work = move || {
+            let schedule = File::open("/proc/thread-self/schedstat").ok();
+            let _ = ready.send(schedule.map(Arc::new));
+            to_do.into_iter().for_each(|job| job());
+        };
+        let thread = thread::Builder::new()
+            .name(format!("vcpu{vcpu_id}"))
+            .spawn(work)?;
+        Ok(Hand {
+            jobs: Some(jobs),
+            thread: Some(thread),
+            schedule: is_ready.recv().ok().flatten(),
+        })
+    }
+}
+
+impl Drop for Hand {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_vcpu_keeps_its_thread_and_a_panic_is_told() {
+        let crew = Crew::new(2).unwrap();
+        let thread_of = |vcpu_id| {
+            let thread = || thread::current().id();
+            crew.start(vcpu_id, thread).recv().unwrap().unwrap()
+        };
+        let (first, second) = (thread_of(0), thread_of(1));
+        assert_ne!(first, second);
+        assert_eq!((thread_of(0), thread_of(1)), (first, second));
+        let panicked = crew.start(1, || panic!("on purpose")).recv().unwrap();
+        assert!(panicked.is_err());
+        assert_eq!(thread_of(1), second);
+    }
+}
