@@ -210,3 +210,153 @@ impl Reply {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A request in its words on the wire, both ways.
+    fn check(command: Command, words: &str) {
+        let line = format!("{{\"version\":1,{words}}}");
+        let request = Request::new(command);
+        assert_eq!(serde_json::to_string(&request).unwrap(), line);
+        assert_eq!(serde_json::from_str::<Request>(&line).unwrap(), request);
+    }
+
+    /// A reply in its words on the wire, both ways.
+    fn check_reply(outcome: Outcome, words: &str) {
+        let line = format!("{{\"version\":1,{words}}}");
+        let reply = Reply::new(outcome);
+        assert_eq!(serde_json::to_string(&reply).unwrap(), line);
+        assert_eq!(serde_json::from_str::<Reply>(&line).unwrap(), reply);
+    }
+
+    #[test]
+    fn requests_keep_their_words() {
+        check(Command::Status, r#""command":"status""#);
+        check(
+            Command::Stop { grace_ms: 10_000 },
+            r#""command":"stop","grace_ms":10000"#,
+        );
+        check(Command::Kill, r#""command":"kill""#);
+        check(Command::Pause, r#""command":"pause""#);
+        check(Command::Resume, r#""command":"resume""#);
+        check(
+            Command::Switch {
+                engine: "kvm".to_owned(),
+            },
+            r#""command":"switch","engine":"kvm""#,
+        );
+        check(
+            Command::Balloon { target_bytes: 4096 },
+            r#""command":"balloon","target_bytes":4096"#,
+        );
+        check(
+            Command::Console {
+                replay_bytes: 16,
+                types: true,
+            },
+            r#""command":"console","replay_bytes":16,"types":true"#,
+        );
+        check(
+            Command::Resize {
+                rows: 24,
+                columns: 80,
+            },
+            r#""command":"resize","rows":24,"columns":80"#,
+        );
+        check(Command::Wait, r#""command":"wait""#);
+        check(Command::View, r#""command":"view""#);
+        check(Command::Registers, r#""command":"registers""#);
+        check(Command::Books, r#""command":"books""#);
+        check(
+            Command::Limit {
+                resident: Some("10%".to_owned()),
+                page_memory: None,
+            },
+            r#""command":"limit","resident":"10%","page_memory":null"#,
+        );
+        check(
+            Command::StoredPages {
+                life: 2,
+                file_pages: vec![1, 7],
+            },
+            r#""command":"stored-pages","life":2,"file_pages":[1,7]"#,
+        );
+        check(
+            Command::WrittenPages {
+                stretches: vec![(0, 8192)],
+            },
+            r#""command":"written-pages","stretches":[[0,8192]]"#,
+        );
+    }
+
+    #[test]
+    fn replies_keep_their_words() {
+        check_reply(Outcome::Done, r#""reply":"done""#);
+        let end = VmEnd {
+            kind: crate::EndKind::PoweredOff,
+            message: "the guest powered off".to_owned(),
+            detail: None,
+            exit_status: 0,
+            ended_at: Some(1.5),
+            uptime_seconds: None,
+            cpu_seconds: None,
+        };
+        check_reply(
+            Outcome::Ended { end },
+            "\"reply\":\"ended\",\"end\":{\"kind\":\"powered-off\",\"message\":\"the guest powered off\",\
+             \"detail\":null,\"exit_status\":0,\"ended_at\":1.5,\"uptime_seconds\":null,\"cpu_seconds\":null}",
+        );
+        check_reply(
+            Outcome::StoredPages {
+                pages: vec![None, Some("00".to_owned())],
+            },
+            r#""reply":"stored-pages","pages":[null,"00"]"#,
+        );
+        check_reply(
+            Outcome::WrittenPages {
+                stretches: vec![(3, 1)],
+            },
+            r#""reply":"written-pages","stretches":[[3,1]]"#,
+        );
+        let code = |code: RefusalCode| serde_json::to_value(code).unwrap();
+        let codes = [
+            (RefusalCode::BadRequest, "bad-request"),
+            (RefusalCode::Version, "version"),
+            (RefusalCode::Busy, "busy"),
+            (RefusalCode::WrongState, "wrong-state"),
+            (RefusalCode::TimedOut, "timed-out"),
+        ];
+        for (refusal, word) in codes {
+            assert_eq!(code(refusal), word);
+            check_reply(
+                Outcome::Refused {
+                    code: refusal,
+                    message: "no".to_owned(),
+                },
+                &format!(r#""reply":"refused","code":"{word}","message":"no""#),
+            );
+        }
+    }
+
+    #[test]
+    fn fields_of_a_newer_version_are_passed_over_and_commands_are_not() {
+        let read = |line: &str| {
+            serde_json::from_str::<Request>(line)
+                .map(|it| it.command)
+                .ok()
+        };
+        let newer = r#"{"version":1,"command":"kill","more":true}"#;
+        assert_eq!(read(newer), Some(Command::Kill));
+        let limit = r#"{"version":1,"command":"limit"}"#;
+        let nothing = Command::Limit {
+            resident: None,
+            page_memory: None,
+        };
+        assert_eq!(read(limit), Some(nothing));
+        assert_eq!(read(r#"{"version":1,"command":"teleport"}"#), None);
+        assert_eq!(read(r#"{"version":1,"command":"stop"}"#), None);
+        assert_eq!(read(r#"{"command":"kill"}"#), None);
+    }
+}

@@ -8,10 +8,12 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A path as it is written down.
-#[derive(Serialize, Deserialize)]
+/// A path: text, or the bytes of one that is not UTF-8
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Path")]
 #[serde(
     untagged,
     expecting = "a path: text, or the bytes of one that is not UTF-8"

@@ -1,13 +1,14 @@
 //! The words on the wire: what a user, the command line and the host's side say to a VM and hear from it.
 //!
-//! Plain values only: nothing here opens or runs anything. A [`VmSpec`] is text as somebody typed it; `machine::plan`
-//! turns it into numbers and says what is wrong with it. What goes over a control socket is [`Request`] and [`Reply`].
+//! Plain values only: nothing here opens or runs anything. A [`VmSpec`] is what a user asked for, in types that cannot
+//! hold what no VM could have; `machine::plan` compares it with the host. What goes over a control socket is [`Request`]
+//! and [`Reply`].
 #![forbid(unsafe_code)]
 
 mod control;
 pub mod host_path;
-mod name;
 mod observe;
+mod origin;
 mod spec;
 mod status;
 
@@ -15,10 +16,15 @@ pub use control::{
     Command, LINE_BYTES_MAX, Outcome, PROTOCOL_VERSION, RefusalCode, Reply, Request,
     STORED_PAGES_MAX, WRITTEN_PAGES_MAX,
 };
-pub use name::{NameError, VmName};
 pub use observe::{
     BalloonBook, CLAIMS_PORT, CLAIMS_PORT_NAME, ClaimBook, ClockBook, Estimate, GuestClaim,
     HostBooks, MemoryBook, MemoryView, PagingBook, SlotView, TableView, VcpuBook, VcpuView,
 };
-pub use spec::{DiskSpec, VmSpec};
+pub use origin::VmOrigin;
+pub use spec::{
+    BadText, ByteSize, Complaint, ConsoleKind, DiskFormat, DiskSerial, DiskSpec, EngineWish,
+    Forward, Label, Mac, Marker, MemorySize, ModuleSpec, NameError, NetSpec, PartialSpec,
+    ResidentLimit, SpecErrors, StoreSize, Text, Timeout, Transport, VcpuCount, VmName, VmSpec,
+    nearest, schema,
+};
 pub use status::{Counter, DeviceStatus, EndKind, VmEnd, VmInfo, VmState, VmStatus};

@@ -1,15 +1,16 @@
-//! What can be typed. Values stay text here: `machine::plan` reads them and explains what is wrong.
+//! What can be typed. What describes a VM is `api::VmSpec`, whose fields are the options of `mother run`.
 
 use std::path::PathBuf;
 
-use api::DiskSpec;
+use api::{EngineWish, MemorySize, Timeout};
 use clap::{Args, Parser, Subcommand};
 
-use crate::disk::disk;
+use crate::doctor::DoctorArguments;
+use crate::spec_arguments::SpecArguments;
 use crate::vm::{
     BalloonArguments, ConsoleArguments, DmesgArguments, InspectArguments, LimitArguments,
-    LogsArguments, NamesArguments, PsArguments, RemoveArguments, StopArguments, SwitchArguments,
-    TopArguments, TruthArguments,
+    LogsArguments, NamesArguments, PsArguments, RemoveArguments, RenameArguments, StopArguments,
+    SwitchArguments, TopArguments, TruthArguments, UpdateArguments,
 };
 
 /// A hypervisor that runs guests with or without hardware virtualization.
@@ -51,6 +52,14 @@ pub enum Command {
     Stop(StopArguments),
     /// End VMs at once
     Kill(NamesArguments),
+    /// Start VMs that have ended again, as they were asked for
+    Start(NamesArguments),
+    /// Stop VMs, and start them again
+    Restart(StopArguments),
+    /// Give a VM that has ended another name
+    Rename(RenameArguments),
+    /// Change what a VM is asked for: its limits at once, everything else at its next start
+    Update(Box<UpdateArguments>),
     /// Stop VMs and their guests' time; they stay in memory and use no CPU
     Pause(NamesArguments),
     /// Let paused VMs go on
@@ -77,122 +86,26 @@ pub enum Command {
     /// List root file systems that are kept, remove them
     Images(ImagesArguments),
     /// Say which engines work on this host and why not, and whether the default guest can be had
-    Doctor,
+    Doctor(DoctorArguments),
 }
 
 /// `mother run`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = RUN_NOTES)]
 pub struct RunArguments {
-    /// What to run: debian, debian:12 or debian:13, a disk (./disk.qcow2, ./disk.raw), a container image (an OCI
-    /// layout folder or a `docker save` archive), or something kept [default: a small guest with a shell]
-    #[arg(value_name = "IMAGE")]
-    pub image: Option<String>,
-    /// Keep what this run writes under NAME; `mother run NAME` goes on with it [with an IMAGE]
-    #[arg(long, value_name = "NAME", requires = "image")]
-    pub keep: Option<String>,
-    /// Run one program of this host as the guest, with its standard streams and its exit status
-    #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["image", "kernel", "initrd", "modules", "cmdline", "debug_exit"])]
-    pub app: Option<PathBuf>,
-    /// File or folder of this host that the program needs too; may be given again [with --app]
-    #[arg(long, value_name = "PATH", requires = "app")]
-    pub include: Vec<PathBuf>,
-    /// Set a variable in the program's environment; may be given again [with programs and container images]
-    #[arg(long = "env", value_name = "NAME=VALUE")]
-    pub environment: Vec<String>,
-    /// Folder in the guest where the program starts [with programs and container images; default: / or the image's own]
-    #[arg(long, value_name = "FOLDER")]
-    pub workdir: Option<PathBuf>,
-    /// The program's own arguments, behind `--`; a container image runs them in place of its own, and the small guest
-    /// runs them as a command
-    #[arg(last = true, value_name = "ARGUMENT")]
-    pub words: Vec<String>,
-    /// Kernel: a bzImage, an ELF kernel with a PVH note, or a multiboot kernel [default: Debian's cloud kernel]
+    /// What describes the VM: each field of `api::VmSpec` is an option.
+    #[command(flatten)]
+    pub written: SpecArguments,
+    /// Take what is not said here from FILE, TOML or JSON with the options' names as keys
     #[arg(long, value_name = "FILE")]
-    pub kernel: Option<PathBuf>,
-    /// Initial RAM disk [default: a shell, if the kernel is the default one]
-    #[arg(long, value_name = "FILE")]
-    pub initrd: Option<PathBuf>,
-    /// Boot module with its string; may be given again [multiboot and PVH kernels]
-    #[arg(long = "module", value_name = "\"FILE WORDS\"")]
-    pub modules: Vec<String>,
-    /// Kernel command line; for the default kernel it is added to what that needs [default: console=ttyS0]
-    #[arg(long, value_name = "STR", allow_hyphen_values = true)]
-    pub cmdline: Option<String>,
-    /// Guest memory, from 32M to 16G; what the guest never touches costs the host nothing [default: 512M]
-    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
-    pub memory: Option<String>,
-    /// How much of its memory the host may hold: a size, a share such as 10%, or none; the rest is compressed or put
-    /// into the page file, and the guest does not know [default: none]
-    #[arg(long, value_name = "SIZE|SHARE", help_heading = "Memory")]
-    pub resident_limit: Option<String>,
-    /// Memory that compressed pages may take [default: as much as the guest has]
-    #[arg(long, value_name = "SIZE", help_heading = "Memory")]
-    pub page_memory: Option<String>,
-    /// Folder of the page file, where pages go when there is no room for them in memory; the file has no name, so
-    /// nothing is left of it [default: there is no page file]
-    #[arg(long, value_name = "FOLDER", help_heading = "Memory")]
-    pub page_file: Option<PathBuf>,
-    /// How much may lie in the page file [default: as much as the guest has]
-    #[arg(long, value_name = "SIZE", help_heading = "Memory")]
-    pub page_file_size: Option<String>,
-    /// Take guest memory in huge pages of 2 MiB, where the host has them: fast on KVM; the guest gets no resident limit
-    #[arg(long, help_heading = "Memory")]
-    pub huge_pages: bool,
-    /// Number of vCPUs [default: 1]
-    #[arg(long, value_name = "N", allow_hyphen_values = true)]
-    pub cpus: Option<String>,
-    /// What executes the guest: auto, kvm or soft [default: auto]
-    #[arg(long, value_name = "ENGINE")]
-    pub engine: Option<String>,
-    /// Disks.
-    #[arg(
-        long = "disk",
-        value_name = "FILE[,OPTIONS]",
-        value_parser = disk,
-        help = "A disk: FILE[,format=raw|qcow2][,readonly][,serial=S][,base=FILE[,base-format=F]]; may be given again"
-    )]
-    pub disks: Vec<DiskSpec>,
-    /// How long the guest may run, such as 60s, 5m or 1h [default: no limit]
-    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
-    pub timeout: Option<String>,
-    /// What the guest is called in messages [default: guest]
-    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
-    pub name: Option<String>,
-    /// What is behind the guest's network card: user (NAT without privileges), user,host (the same, and the
-    /// gateway's address leads to this host's own services), tap=NAME, or none [default: none]
-    #[arg(long, value_name = "NETWORK", help_heading = "Network")]
-    pub net: Option<String>,
-    /// Forwarded ports.
-    #[arg(
-        short = 'p',
-        long = "publish",
-        value_name = "PORTS",
-        help_heading = "Network",
-        help = "Let a port of this host lead into the guest: [ADDRESS:]HOST:GUEST[/udp]; on 127.0.0.1 if no address is \
-                given; may be given again"
-    )]
-    pub publish: Vec<String>,
-    /// The guest's MAC address [default: made of the VM's name]
-    #[arg(long, value_name = "MAC", help_heading = "Network")]
-    pub mac: Option<String>,
-    /// Give the guest a vsock device behind the Unix socket FILE: connect to it and say CONNECT PORT
-    #[arg(long, value_name = "FILE", help_heading = "Network")]
-    pub vsock: Option<PathBuf>,
-    /// Which console of the guest is here: serial (ttyS0), or virtio (hvc0), which is fast and knows the size of the
-    /// window but needs a driver [default: serial]
-    #[arg(long, value_name = "KIND")]
-    pub console: Option<String>,
+    pub config: Option<PathBuf>,
     /// Show on standard error what the guest's kernel says while a program runs [with --app, container images, and
     /// commands from a pipe or behind `--`]
     #[arg(long)]
     pub kernel_log: bool,
-    /// Give the guest a debug-exit port at 0xf4: a write ends it with exit status (value << 1) | 1
+    /// Print what is said here and in the file as such a file, and run nothing
     #[arg(long)]
-    pub debug_exit: bool,
-    /// End the guest when it resets itself, instead of starting it again
-    #[arg(long)]
-    pub no_reboot: bool,
+    pub print_config: bool,
     /// Write what Mother knows about the run to FILE, as JSON, when it has ended
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
@@ -210,6 +123,9 @@ pub struct ImagesArguments {
     /// Print JSON
     #[arg(long, global = true)]
     pub json: bool,
+    /// Only names, a line each
+    #[arg(short, long, conflicts_with = "json")]
+    pub quiet: bool,
     /// What to do; nothing lists them
     #[command(subcommand)]
     pub command: Option<ImagesCommand>,
@@ -259,7 +175,9 @@ Examples:
   mother run debian --keep web1
   mother run --app ./prog -- its arguments
   mother run ./image.tar -- command in it
-  mother run --kernel test.elf --module 'data.bin some words' --debug-exit";
+  mother run --kernel test.elf --module 'data.bin some words' --debug-exit
+  mother run debian --cpus 2 -p 8080:80 --print-config > web.toml
+  mother run --config web.toml --memory 2G";
 
 /// `mother completions`.
 #[derive(Clone, Debug, Args)]
@@ -279,13 +197,13 @@ pub struct CompletionsArguments {
 pub struct DemoArguments {
     /// Guest memory [default: 512M]
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
-    pub memory: Option<String>,
+    pub memory: Option<MemorySize>,
     /// What executes the guest: auto, kvm or soft [default: auto]
     #[arg(long, value_name = "ENGINE")]
-    pub engine: Option<String>,
+    pub engine: Option<EngineWish>,
     /// How long the guest may run [default: 300s]
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
-    pub timeout: Option<String>,
+    pub timeout: Option<Timeout>,
     /// Write what Mother knows about the run to FILE, as JSON, when it has ended
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use api::{DiskSpec, VmSpec};
+use api::{DiskFormat, DiskSerial, DiskSpec, MemorySize, VmName, VmSpec};
 use images::{
     Begun, CONFIGURED_MARKER, Cache, DebianBuild, DebianError, DebianRelease, Image, Progress,
 };
@@ -43,16 +43,16 @@ fn configure(debian: &DebianBuild, shown: Shown) -> Result<(), Failure> {
         .map_err(|error| ImageFailure::Debian(error.into()))?;
     let disk = DiskSpec {
         path: debian.disk(),
-        format: Some("raw".to_owned()),
-        serial: Some("root".to_owned()),
+        format: Some(DiskFormat::Raw),
+        serial: Some(DiskSerial::root()),
         ..DiskSpec::default()
     };
     let spec = VmSpec {
-        name: Some(name.clone()),
+        name: VmName::new(&name).ok(),
         kernel: Some(debian.kernel()),
         initrd: Some(initrd),
         cmdline: Some("console=ttyS0 quiet panic=-1 mother.mode=configure".to_owned()),
-        memory: Some("1G".to_owned()),
+        memory: Some(MemorySize::of_mib(1024)),
         disks: vec![disk],
         no_reboot: true,
         ..VmSpec::default()

@@ -12,10 +12,14 @@ use crate::output::say;
 
 /// Commands that take names of VMs that run, and those that take any.
 const OF_RUNNING: [&str; 12] = [
-    "stop", "kill", "pause", "resume", "switch", "balloon", "console", "attach", "ps", "truth",
-    "inspect", "dmesg",
+    "stop", "kill", "pause", "resume", "switch", "balloon", "limit", "console", "attach", "ps",
+    "truth", "dmesg",
 ];
-const OF_ALL: [&str; 4] = ["logs", "wait", "rm", "remove"];
+/// What `mother run` makes itself, beside what `mother images -q` lists.
+const RELEASES: &str = "debian debian:12 debian:13";
+const OF_ALL: [&str; 9] = [
+    "logs", "wait", "rm", "remove", "inspect", "start", "restart", "rename", "update",
+];
 
 /// Prints a script; the exit status.
 pub fn run(arguments: &CompletionsArguments) -> Result<u8, Failure> {
@@ -29,13 +33,15 @@ fn script(shell: &str) -> String {
         "bash" => {
             let names = include_str!("shell/names.bash")
                 .replace("OF_RUNNING", &running)
-                .replace("OF_ALL", &all);
+                .replace("OF_ALL", &all)
+                .replace("RELEASES", RELEASES);
             generated(Shell::Bash) + &names
         }
         "zsh" => {
             let names = include_str!("shell/names.zsh")
                 .replace("OF_RUNNING", &running)
-                .replace("OF_ALL", &all);
+                .replace("OF_ALL", &all)
+                .replace("RELEASES", RELEASES);
             // The generator completes files for what is a name; ours is called instead.
             let script = generated(Shell::Zsh);
             let lines = script.lines().map(|line| {
@@ -44,6 +50,8 @@ fn script(shell: &str) -> String {
                     || line.contains(":name ");
                 if is_name {
                     line.replace(":_default'", ":_mother_vms'")
+                } else if line.contains("::image ") {
+                    line.replace(":_default'", ":_mother_images'")
                 } else {
                     line.to_owned()
                 }
@@ -65,6 +73,12 @@ fn script(shell: &str) -> String {
             generated(Shell::Fish)
                 + &line(&OF_RUNNING, "mother ps -q")
                 + &line(&OF_ALL, "mother ps -aq")
+                + &format!(
+                    "complete -c mother -n '__fish_seen_subcommand_from run' -a '{RELEASES} (mother images -q \
+                     2>/dev/null)'\n"
+                )
+                + "complete -c mother -f -n '__fish_seen_subcommand_from images; and __fish_seen_subcommand_from rm' \
+                   -a '(mother images -q 2>/dev/null)'\n"
         }
     }
 }
@@ -95,6 +109,10 @@ mod tests {
         ] {
             let script = script(shell);
             assert!(script.contains(asks), "{shell}");
+            assert!(script.contains("debian:13"), "{shell}: images are there");
+            assert!(script.contains("mother images -q"), "{shell}: all of them");
+            assert!(script.contains("soft"), "{shell}: engines are there");
+            assert!(script.contains("limit"), "{shell}: commands are there");
             assert!(script.contains("detach"), "{shell}: options are there");
             assert!(
                 !script.contains("detached-child"),

@@ -2,26 +2,69 @@
 
 use std::fmt::Write;
 
+use clap::Args;
 use images::Cache;
-use machine::{EngineFinding, TscStability as Stability};
+use machine::{EngineFinding, PagingFinding, TscStability as Stability};
+use serde_json::{Value, json};
 
 use crate::failure::{ANSWER_IS_NO, Failure};
 use crate::output::say;
 
+/// `mother doctor`.
+#[derive(Clone, Debug, Args)]
+pub struct DoctorArguments {
+    /// As JSON: an object
+    #[arg(long)]
+    json: bool,
+}
+
 /// Prints the findings; the exit status says whether any engine works.
-pub fn run() -> Result<u8, Failure> {
+pub fn run(arguments: &DoctorArguments) -> Result<u8, Failure> {
     let findings = machine::findings();
-    say(&engines(&findings))?;
-    say(&time(machine::tsc_stability()))?;
-    say(&paging(machine::paging_finding()))?;
-    say(&default_guest(
-        Cache::of_user().ok().as_ref(),
-        images::has_apt(),
-    ))?;
+    let (tsc, limits) = (machine::tsc_stability(), machine::paging_finding());
+    let (cache, has_apt) = (Cache::of_user().ok(), images::has_apt());
+    if arguments.json {
+        let value = value(&findings, tsc, &limits, cache.as_ref(), has_apt);
+        say(&format!("{value:#}\n"))?;
+    } else {
+        say(&engines(&findings))?;
+        say(&time(tsc))?;
+        say(&paging(&limits))?;
+        say(&default_guest(cache.as_ref(), has_apt))?;
+    }
     Ok(if findings.iter().any(|finding| finding.usable) {
         0
     } else {
         ANSWER_IS_NO
+    })
+}
+
+/// Documented in docs/lifecycle.md.
+fn value(
+    engines: &[EngineFinding],
+    tsc: Stability,
+    limits: &PagingFinding,
+    cache: Option<&Cache>,
+    has_apt: bool,
+) -> Value {
+    let auto = engines.iter().find(|finding| finding.usable);
+    let tsc = match tsc {
+        Stability::Stable => "stable",
+        Stability::Promised => "promised",
+        Stability::Unstable => "unstable",
+        Stability::Unknown => "unknown",
+    };
+    json!({
+        "mother": env!("CARGO_PKG_VERSION"),
+        "engines": engines,
+        "auto": auto.map(|finding| finding.kind),
+        "tsc": tsc,
+        "paging": limits,
+        "default_guest": {
+            "cache": cache.map(|cache| cache.folder().display().to_string()),
+            "package": cache.and_then(Cache::kernel_package),
+            "has_apt": has_apt,
+        },
     })
 }
 
@@ -78,9 +121,11 @@ fn time(stability: Stability) -> String {
     format!("time\n  TSC   {answer}\n{help}")
 }
 
-fn paging((works, why, help): (bool, String, Option<String>)) -> String {
-    let answer = if works { "works" } else { "does not work" };
+fn paging(finding: &PagingFinding) -> String {
+    let PagingFinding { usable, why, help } = finding;
+    let answer = if *usable { "works" } else { "does not work" };
     let help = help
+        .as_ref()
         .map(|help| format!("        help: {help}\n"))
         .unwrap_or_default();
     format!("paging\n  limit {answer}: {why}\n{help}")
@@ -148,6 +193,31 @@ mod tests {
             time(Stability::Unstable).contains("is not stable")
                 && time(Stability::Unstable).contains("help: ")
         );
+    }
+
+    #[test]
+    fn programs_find_every_finding_in_one_object() {
+        let soft = EngineFinding {
+            kind: EngineKind::Soft,
+            usable: true,
+            why: "because".to_owned(),
+            help: None,
+        };
+        let limits = PagingFinding {
+            usable: false,
+            why: "not for you".to_owned(),
+            help: Some("be root".to_owned()),
+        };
+        let value = value(&[soft], Stability::Promised, &limits, None, true);
+        let expected = json!({
+            "mother": env!("CARGO_PKG_VERSION"),
+            "engines": [{"kind": "soft", "usable": true, "why": "because", "help": null}],
+            "auto": "soft",
+            "tsc": "promised",
+            "paging": {"usable": false, "why": "not for you", "help": "be root"},
+            "default_guest": {"cache": null, "package": null, "has_apt": true},
+        });
+        assert_eq!(value, expected);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What went wrong, as a person reads it: what failed, on what, why, and what to do.
 
 use std::error::Error;
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use api::{NameError, VmName};
@@ -9,7 +9,10 @@ use devices::virtio::blk::OverlayError;
 use fleet::{ClaimError, ClientError, InventoryError};
 use images::{AppImageError, CacheError, ContainerError, DebianError, FileError, StoreError};
 use machine::{BuildError, MachineError, SpecErrors};
+use serde_json::{Value, json};
 use thiserror::Error;
+
+use crate::hints;
 
 /// Exit status when Mother failed.
 pub const OUR_FAULT: u8 = 1;
@@ -32,9 +35,15 @@ pub enum Failure {
     /// The spec is wrong.
     #[error(transparent)]
     Spec(#[from] SpecErrors),
+    /// What is to change of a VM is wrong.
+    #[error("cannot update VM \"{}\"{}", .0.name.escape_debug(), .0.lines())]
+    Update(SpecErrors),
     /// There is no default guest.
     #[error("cannot get the default guest")]
-    Guest(#[from] CacheError),
+    Guest(#[source] CacheError),
+    /// There is no place for what is fetched and made.
+    #[error("cannot keep images and guests anywhere")]
+    NoCache(#[source] CacheError),
     /// A file of the cache.
     #[error("cannot prepare the guest")]
     File(#[from] FileError),
@@ -215,6 +224,15 @@ pub enum ImageFailure {
     },
 }
 
+impl From<CacheError> for Failure {
+    fn from(error: CacheError) -> Failure {
+        match error {
+            CacheError::NoFolder => Failure::NoCache(error),
+            other => Failure::Guest(other),
+        }
+    }
+}
+
 impl ImageFailure {
     /// Whether what was asked for is wrong, and not the host.
     fn is_bad_input(&self) -> bool {
@@ -228,24 +246,28 @@ impl ImageFailure {
         }
     }
 
-    fn help(&self) -> Option<&'static str> {
-        match self {
-            ImageFailure::Unknown(_) => Some(
-                "there are debian, debian:12 and debian:13, what `mother images` lists, and paths: a file in this \
-                 folder is ./FILE",
-            ),
-            ImageFailure::Debian(DebianError::NoMirror | DebianError::NoRelease(..)) => Some(
-                "add a source with this release to apt's, or name a release that your mirror has",
-            ),
+    fn help(&self) -> Option<String> {
+        let help = match self {
+            ImageFailure::Unknown(word) => return Some(hints::about_image(word)),
+            ImageFailure::Open { path, source }
+                if source.kind() == io::ErrorKind::NotFound && hints::is_registry_name(path) =>
+            {
+                hints::REGISTRIES
+            }
+            ImageFailure::Debian(DebianError::NoMirror | DebianError::NoRelease(..)) => {
+                "add a source with this release to apt's, or name a release that your mirror has"
+            }
+            ImageFailure::Debian(DebianError::Unreached(..)) => {
+                "look at this host's network, its proxy and apt's sources; what was made before needs none of them"
+            }
             ImageFailure::Debian(DebianError::Apt(_)) => {
-                Some("Debian images are made with the host's apt and its mirrors")
+                "Debian images are made with the host's apt and its mirrors"
             }
-            ImageFailure::CommandMissing(_) => {
-                Some("say it: mother run IMAGE -- PROGRAM ARGUMENTS")
-            }
-            ImageFailure::AlreadyKept(_) => Some("leave `--keep` out"),
-            _ => None,
-        }
+            ImageFailure::CommandMissing(_) => "say it: mother run IMAGE -- PROGRAM ARGUMENTS",
+            ImageFailure::AlreadyKept(_) => "leave `--keep` out",
+            _ => return None,
+        };
+        Some(help.to_owned())
     }
 }
 
@@ -253,7 +275,10 @@ impl Failure {
     /// The exit status that says so.
     pub fn status(&self) -> u8 {
         match self {
-            Failure::Spec(_) | Failure::Name { .. } | Failure::BadAmount { .. } => BAD_INPUT,
+            Failure::Spec(_)
+            | Failure::Update(_)
+            | Failure::Name { .. }
+            | Failure::BadAmount { .. } => BAD_INPUT,
             Failure::App(AppImageError::App(error)) if error.is_bad_input() => BAD_INPUT,
             Failure::Image(error) if error.is_bad_input() => BAD_INPUT,
             _ if self.is_closed_pipe() => CLOSED_PIPE,
@@ -261,11 +286,64 @@ impl Failure {
         }
     }
 
-    /// Prints it with its causes and the way on. Whoever closed our output wants to hear no more.
-    pub fn print(&self) {
-        if !self.is_closed_pipe() {
-            eprintln!("{}", self.text());
+    /// Prints it with its causes and the way on; for a program that asked for JSON, on standard output too. A reader who
+    /// closed our output wants to hear no more.
+    pub fn print(&self, wants_json: bool) {
+        if self.is_closed_pipe() {
+            return;
         }
+        eprintln!("{}", self.text());
+        if wants_json {
+            // Where that fails too there is nobody left to tell.
+            let _ = writeln!(io::stdout().lock(), "{:#}", self.value());
+        }
+    }
+
+    /// As programs read it; documented in docs/lifecycle.md.
+    fn value(&self) -> Value {
+        let complaints = match self {
+            Failure::Spec(errors) | Failure::Update(errors) => &errors.complaints[..],
+            _ => &[],
+        };
+        json!({
+            "error": {
+                "message": self.message(),
+                "causes": self.causes(),
+                "help": self.help(),
+                "complaints": complaints,
+                "exit_status": self.status(),
+            },
+        })
+    }
+
+    /// What failed, in one line.
+    fn message(&self) -> String {
+        match self {
+            Failure::Spec(errors) => {
+                format!("cannot start VM \"{}\"", errors.name.escape_debug())
+            }
+            Failure::Update(errors) => {
+                format!("cannot update VM \"{}\"", errors.name.escape_debug())
+            }
+            _ => self.to_string(),
+        }
+    }
+
+    /// Why, a line for each cause.
+    fn causes(&self) -> Vec<String> {
+        let mut causes: Vec<String> = Vec::new();
+        let mut last = self.to_string();
+        let mut cause = self.source().filter(|_| !matches!(self, Failure::Spec(_)));
+        while let Some(inner) = cause {
+            let line = plain(inner);
+            // A transparent error prints what its source prints.
+            if !last.ends_with(&line) {
+                causes.push(line.clone());
+                last = line;
+            }
+            cause = inner.source();
+        }
+        causes
     }
 
     /// Whether whoever read our output went away.
@@ -283,14 +361,8 @@ impl Failure {
     /// All of it, `error:` first.
     pub fn text(&self) -> String {
         let mut text = format!("error: {self}");
-        let mut cause = self.source().filter(|_| !matches!(self, Failure::Spec(_)));
-        while let Some(inner) = cause {
-            let line = plain(inner);
-            // A transparent error prints what its source prints.
-            if !text.ends_with(&line) {
-                text.push_str(&format!("\n  {line}"));
-            }
-            cause = inner.source();
+        for cause in self.causes() {
+            text.push_str(&format!("\n  {cause}"));
         }
         if let Some(help) = self.help() {
             text.push_str(&format!("\n  help: {help}"));
@@ -318,7 +390,10 @@ impl Failure {
             Failure::Guest(_) => {
                 "bring a guest of your own with `--kernel FILE --initrd FILE`: that needs no download"
             }
-            Failure::Image(error) => return error.help().map(str::to_owned),
+            Failure::NoCache(_) => {
+                "set HOME, or XDG_CACHE_HOME to a folder of your own: a service has neither unless it is told"
+            }
+            Failure::Image(error) => return error.help(),
             _ => return None,
         };
         Some(help.to_owned())
@@ -342,6 +417,45 @@ mod tests {
 
     fn check(failure: Failure, expected: &str) {
         assert_eq!(failure.text(), expected);
+    }
+
+    #[test]
+    fn programs_find_every_part_of_a_failure() {
+        let failure = Failure::from(InventoryError::NoSuchVm(VmName::new("web").unwrap()));
+        let expected = json!({"error": {
+            "message": "there is no VM \"web\"",
+            "causes": [],
+            "help": "`mother ps -a` lists all there are",
+            "complaints": [],
+            "exit_status": 1,
+        }});
+        assert_eq!(failure.value(), expected);
+        let failure = Failure::from(SpecErrors {
+            name: "guest".to_owned(),
+            complaints: vec![api::Complaint {
+                field: "cpus".to_owned(),
+                what: "a guest needs a vCPU".to_owned(),
+                help: "write 1".to_owned(),
+            }],
+        });
+        let expected = json!({"error": {
+            "message": "cannot start VM \"guest\"",
+            "causes": [],
+            "help": null,
+            "complaints": [{"field": "cpus", "what": "a guest needs a vCPU", "help": "write 1"}],
+            "exit_status": 2,
+        }});
+        assert_eq!(failure.value(), expected);
+    }
+
+    #[test]
+    fn a_service_without_a_home_is_told_which_variable_to_set() {
+        check(
+            CacheError::NoFolder.into(),
+            "error: cannot keep images and guests anywhere\n  there is no cache folder: neither XDG_CACHE_HOME nor \
+             HOME is set\n  help: set HOME, or XDG_CACHE_HOME to a folder of your own: a service has neither unless it \
+             is told",
+        );
     }
 
     #[test]

@@ -2,17 +2,16 @@
 
 use std::path::Path;
 
-use api::VmSpec;
+use api::{Complaint, MemorySize, NetSpec, PartialSpec, SpecErrors, VmName, VmSpec};
 use images::{AppRequest, Cache, GuestCommand, RunFolder};
-use machine::{HostFindings, SpecErrors, VmPlan, boot::Protocol, plan};
+use machine::{HostFindings, VmPlan, console_word, plan};
 
 use crate::arguments::RunArguments;
 use crate::failure::Failure;
 use crate::progress;
 
-/// What a Linux kernel needs to talk to the console.
+/// What a Linux kernel needs to talk to the serial console.
 pub const CONSOLE: &str = "console=ttyS0";
-const VIRTIO_CONSOLE: &str = "console=hvc0";
 
 /// Where a program in a guest looks for others; busybox's come last.
 const APP_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/.mother/bin";
@@ -25,9 +24,6 @@ const APP_MEMORY_MIB: u64 = 384;
 
 /// The least that the kernel and a small program need beside the files.
 const APP_MEMORY_MIN_MIB: u64 = 64;
-
-/// Memory of a guest for which nothing was said.
-const DEFAULT_MEMORY_MIB: u64 = 512;
 
 /// Who uses the guest's shell.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,11 +39,26 @@ pub enum User {
     Pipe,
 }
 
+/// What was asked for, with nothing wrong in it that can be told before anything is fetched.
+#[derive(Debug)]
+pub struct Asked {
+    /// It.
+    pub spec: VmSpec,
+    /// What this host has for it, looked at once.
+    pub host: HostFindings,
+    /// Whether the network was asked for, and is not the one that images have anyway.
+    pub is_network_asked: bool,
+    /// Whether the kernel of a program's guest shall be heard.
+    pub is_kernel_loud: bool,
+}
+
 /// A checked plan, and whether the default initrd is in it.
 #[derive(Debug)]
 pub struct Planned {
     /// What will be built.
     pub plan: VmPlan,
+    /// What the plan is of.
+    pub given: VmSpec,
     /// Whether the guest starts in our own initrd.
     pub is_default: bool,
 }
@@ -57,29 +68,140 @@ pub struct Planned {
 pub struct PlannedApp {
     /// What will be built.
     pub plan: VmPlan,
+    /// What the plan is of.
+    pub given: VmSpec,
     /// Holds the initrd.
     _run: RunFolder,
 }
 
+/// Checks all that was written, before anything is fetched: each of its parts, that they go together, and whether this
+/// host has what they need.
+pub fn check(
+    mut written: PartialSpec,
+    arguments: &RunArguments,
+    user: &User,
+) -> Result<Asked, Failure> {
+    let spec = &mut written.spec;
+    let is_network_asked = spec.net.is_some() || !spec.forwards.is_empty();
+    // A bad network is none that was asked for, and complained of already.
+    if spec.image.is_some() && !written.complaints.iter().any(|it| it.key() == "net") {
+        spec.net.get_or_insert(NetSpec::User {
+            reaches_host: false,
+        });
+    }
+    let is_command = is_program(&written.spec, user, arguments.detach);
+    written
+        .complaints
+        .extend(misfits(&written.spec, is_command));
+    let report = arguments.report.as_deref();
+    written.complaints.extend(report.and_then(bad_report));
+    let host = HostFindings::for_spec(&written.spec);
+    machine::check(&written, &host)?;
+    Ok(Asked {
+        spec: written.spec,
+        host,
+        is_network_asked,
+        is_kernel_loud: arguments.kernel_log,
+    })
+}
+
+/// Parts that are right and do not go together.
+fn misfits(spec: &VmSpec, is_command: bool) -> Vec<Complaint> {
+    let (is_app, is_image) = (spec.app.is_some(), spec.image.is_some());
+    let is_program = is_app || is_image || is_command;
+    let no_program = (
+        "there is no program that it could be for",
+        "name one with `--app`, or a container image",
+    );
+    let not_with_app = (
+        "a program of this host brings its own kernel and files",
+        "leave out this or `--app`",
+    );
+    let rules = [
+        (
+            "arguments",
+            !spec.words.is_empty() && !is_program,
+            no_program,
+        ),
+        (
+            "env",
+            !spec.environment.is_empty() && !is_program,
+            no_program,
+        ),
+        ("workdir", spec.workdir.is_some() && !is_program, no_program),
+        (
+            "include",
+            !spec.include.is_empty() && !is_app,
+            (
+                "there is no program that it could be for",
+                "name one with `--app`",
+            ),
+        ),
+        (
+            "keep",
+            spec.keep.is_some() && !is_image,
+            ("there is no image that could be kept", "name an IMAGE"),
+        ),
+        ("image", is_app && is_image, not_with_app),
+        ("kernel", is_app && spec.kernel.is_some(), not_with_app),
+        ("initrd", is_app && spec.initrd.is_some(), not_with_app),
+        ("cmdline", is_app && spec.cmdline.is_some(), not_with_app),
+        ("debug-exit", is_app && spec.debug_exit, not_with_app),
+        (
+            "module",
+            !spec.modules.is_empty() && spec.kernel.is_none(),
+            (
+                "the default kernel takes no modules",
+                "name a kernel with `--kernel`",
+            ),
+        ),
+    ];
+    let wrong = rules.into_iter().filter(|(_, is_wrong, _)| *is_wrong);
+    let told = wrong.map(|(field, _, (what, help))| complaint(field, what, help));
+    told.collect()
+}
+
+fn complaint(field: &str, what: &str, help: &str) -> Complaint {
+    Complaint {
+        field: field.to_owned(),
+        what: what.to_owned(),
+        help: help.to_owned(),
+    }
+}
+
+/// Complains about a report that could not be written.
+fn bad_report(file: &Path) -> Option<Complaint> {
+    if let Some(folder) = missing_folder(file) {
+        let what = format!("there is no folder {}", folder.display());
+        let help = "make the folder, or name a file in one that is there";
+        return Some(complaint("report", &what, help));
+    }
+    let what = format!("{} is a folder", file.display());
+    file.is_dir()
+        .then(|| complaint("report", &what, "name a file in it"))
+}
+
 /// Gathers what a program needs, and plans a guest that is nothing but the program.
-pub fn plan_app(arguments: &RunArguments, program: &Path) -> Result<PlannedApp, Failure> {
-    let mut spec = spec(arguments);
-    let host = HostFindings::for_spec(&spec);
-    bring_passt(&mut spec, &host)?;
-    check_before_download(&spec, &host)?;
-    check_report(arguments, &spec)?;
+pub fn plan_app(asked: Asked, program: &Path) -> Result<PlannedApp, Failure> {
+    let Asked {
+        mut spec,
+        host,
+        is_kernel_loud,
+        ..
+    } = asked;
+    bring_passt(&mut spec)?;
     let guest = progress::default_guest()?;
     let cache = Cache::of_user()?;
     let run = cache.run_folder()?;
     let request = AppRequest {
         program: program.to_owned(),
-        arguments: arguments.words.clone(),
-        environment: environment(arguments),
-        include: arguments.include.clone(),
-        folder: arguments.workdir.clone(),
+        arguments: spec.words.clone(),
+        environment: environment(&spec),
+        include: spec.include.clone(),
+        folder: spec.workdir.clone(),
     };
     let (initrd, len) = cache.app_initrd(&request, &run)?;
-    let quiet = if arguments.kernel_log {
+    let quiet = if is_kernel_loud {
         "panic=-1"
     } else {
         "quiet panic=-1"
@@ -92,48 +214,50 @@ pub fn plan_app(arguments: &RunArguments, program: &Path) -> Result<PlannedApp, 
     spec.no_reboot = true;
     // The program's files are in memory twice while the kernel unpacks them.
     let files_mib = len >> 20;
-    let usual_mib = (2 * files_mib + APP_MEMORY_MIB).max(DEFAULT_MEMORY_MIB);
-    spec.memory.get_or_insert_with(|| format!("{usual_mib}M"));
+    let usual = MemorySize::of_mib(2 * files_mib + APP_MEMORY_MIB).max(MemorySize::DEFAULT);
+    spec.memory.get_or_insert(usual);
     let plan = plan(&spec, &host)?;
     if plan.memory_bytes >> 20 < 2 * files_mib + APP_MEMORY_MIN_MIB {
         let what = format!(
             "the program and its files are {files_mib} MiB, and the kernel unpacks them in memory"
         );
-        let help = format!("give the guest `--memory {usual_mib}M`, or nothing, which is the same");
-        return Err(complaint(&spec, "memory", &what, &help));
+        let help = format!("give the guest `--memory {usual}`, or nothing, which is the same");
+        return Err(SpecErrors {
+            name: spec.shown_name().to_owned(),
+            complaints: vec![complaint("memory", &what, &help)],
+        }
+        .into());
     }
-    Ok(PlannedApp { plan, _run: run })
+    Ok(PlannedApp {
+        plan,
+        given: spec,
+        _run: run,
+    })
 }
 
 /// Whether a run of no image is a program in the small guest: a command, or what a pipe or a file has for its shell.
-pub fn is_program(arguments: &RunArguments, user: &User) -> bool {
-    let is_small = arguments.kernel.is_none() && arguments.initrd.is_none();
-    let is_script = *user == User::Pipe && !arguments.detach && arguments.console.is_none();
-    is_small && (!arguments.words.is_empty() || is_script)
+pub fn is_program(spec: &VmSpec, user: &User, is_detached: bool) -> bool {
+    let is_small = spec.kernel.is_none() && spec.initrd.is_none();
+    let is_script = *user == User::Pipe && !is_detached && spec.console.is_none();
+    is_small && (!spec.words.is_empty() || is_script)
 }
 
 /// Plans the small guest with a program in it: the command that was typed, or a shell for what comes in.
-pub fn plan_program(arguments: &RunArguments) -> Result<PlannedApp, Failure> {
-    let mut spec = spec(arguments);
-    check_report(arguments, &spec)?;
-    let host = HostFindings::for_spec(&spec);
-    bring_passt(&mut spec, &host)?;
-    if !spec.modules.is_empty() {
-        return Err(no_modules(&spec));
-    }
-    check_before_download(&spec, &host)?;
+pub fn plan_program(asked: Asked) -> Result<PlannedApp, Failure> {
+    let Asked { mut spec, host, .. } = asked;
+    bring_passt(&mut spec)?;
     let guest = progress::default_guest()?;
     let cache = Cache::of_user()?;
     let run = cache.run_folder()?;
     let mut environment = vec![format!("PATH={SHELL_PATH}"), "HOME=/root".to_owned()];
-    environment.extend(arguments.environment.iter().cloned());
+    environment.extend(spec.environment.iter().cloned());
     let command = GuestCommand {
-        arguments: match arguments.words.as_slice() {
+        arguments: match spec.words.as_slice() {
             [] => vec!["sh".to_owned()],
             words => words.to_vec(),
         },
         environment,
-        folder: arguments.workdir.as_ref().map_or_else(
+        folder: spec.workdir.as_ref().map_or_else(
             || "/root".to_owned(),
             |folder| folder.to_string_lossy().into_owned(),
         ),
@@ -141,10 +265,8 @@ pub fn plan_program(arguments: &RunArguments) -> Result<PlannedApp, Failure> {
     };
     let initrd = cache.program_initrd(&guest, &command, &run)?;
     let mut words = vec![CONSOLE.to_owned(), "rdinit=/program panic=-1".to_owned()];
-    words.extend(net_and_name(
-        spec.name.as_deref(),
-        is_on_user_network(&spec),
-    ));
+    let name = spec.name.as_ref().map(VmName::as_str);
+    words.extend(net_and_name(name, is_on_user_network(&spec)));
     words.extend(spec.cmdline.take());
     spec.cmdline = Some(words.join(" "));
     spec.kernel = Some(guest.kernel);
@@ -152,17 +274,13 @@ pub fn plan_program(arguments: &RunArguments) -> Result<PlannedApp, Failure> {
     spec.no_reboot = true;
     Ok(PlannedApp {
         plan: plan(&spec, &host)?,
+        given: spec,
         _run: run,
     })
 }
 
-fn no_modules(spec: &VmSpec) -> Failure {
-    let what = "the default kernel takes no modules";
-    complaint(spec, "module", what, "name a kernel with `--kernel`")
-}
-
 /// The program's environment: how to find programs, the user's language and terminal, and what was asked for.
-fn environment(arguments: &RunArguments) -> Vec<String> {
+fn environment(spec: &VmSpec) -> Vec<String> {
     let mut variables = vec![format!("PATH={APP_PATH}"), "HOME=/root".to_owned()];
     let passed_on = |name: &str| matches!(name, "LANG" | "TERM" | "TZ") || name.starts_with("LC_");
     let host = std::env::vars_os()
@@ -171,64 +289,27 @@ fn environment(arguments: &RunArguments) -> Vec<String> {
         host.filter(|(name, _)| passed_on(name))
             .map(|(name, value)| format!("{name}={value}")),
     );
-    variables.extend(arguments.environment.iter().cloned());
+    variables.extend(spec.environment.iter().cloned());
     variables
 }
 
-/// Complains about a report that could not be written.
-pub fn check_report(arguments: &RunArguments, spec: &VmSpec) -> Result<(), Failure> {
-    if let Some(folder) = arguments.report.as_deref().and_then(missing_folder) {
-        let what = format!("there is no folder {}", folder.display());
-        let help = "make the folder, or name a file in one that is there";
-        return Err(complaint(spec, "report", &what, help));
-    }
-    if let Some(folder) = arguments.report.as_deref().filter(|file| file.is_dir()) {
-        let what = format!("{} is a folder", folder.display());
-        return Err(complaint(spec, "report", &what, "name a file in it"));
-    }
-    Ok(())
-}
-
-/// Checks what was typed and gets the default guest if that is what is wanted.
-pub fn plan_run(arguments: &RunArguments, user: &User) -> Result<Planned, Failure> {
-    let mut spec = spec(arguments);
-    check_report(arguments, &spec)?;
-    let host = HostFindings::for_spec(&spec);
-    bring_passt(&mut spec, &host)?;
-    for (field, is_given) in [
-        ("ARGUMENT", !arguments.words.is_empty()),
-        ("env", !arguments.environment.is_empty()),
-        ("workdir", arguments.workdir.is_some()),
-    ] {
-        if is_given {
-            let what = "there is no program that it could be for";
-            return Err(complaint(
-                &spec,
-                field,
-                what,
-                "name one with `--app`, or a container image",
-            ));
-        }
-    }
+/// Plans a kernel of the user's, or the default guest, which is fetched if it is not there.
+pub fn plan_run(asked: Asked, user: &User) -> Result<Planned, Failure> {
+    let Asked { mut spec, host, .. } = asked;
+    bring_passt(&mut spec)?;
     if spec.kernel.is_some() {
         return Ok(Planned {
-            plan: plan_own(spec, &host)?,
+            plan: plan(&spec, &host)?,
+            given: spec,
             is_default: false,
         });
     }
-    if !spec.modules.is_empty() {
-        return Err(no_modules(&spec));
-    }
-    check_before_download(&spec, &host)?;
     let guest = progress::default_guest()?;
     let is_default = spec.initrd.is_none();
-    let mut words = vec![console_word(&spec).to_owned()];
+    let mut words = vec![console_word(spec.console).to_owned()];
     if is_default {
-        words.extend(words_for(
-            user,
-            spec.name.as_deref(),
-            is_on_user_network(&spec),
-        ));
+        let name = spec.name.as_ref().map(VmName::as_str);
+        words.extend(words_for(user, name, is_on_user_network(&spec)));
     }
     words.extend(spec.cmdline.take());
     spec.cmdline = Some(words.join(" "));
@@ -236,87 +317,17 @@ pub fn plan_run(arguments: &RunArguments, user: &User) -> Result<Planned, Failur
     spec.initrd = spec.initrd.or(Some(guest.initrd));
     Ok(Planned {
         plan: plan(&spec, &host)?,
+        given: spec,
         is_default,
     })
 }
 
-/// What Linux needs to talk to the console that is connected.
-fn console_word(spec: &VmSpec) -> &'static str {
-    if spec.console.as_deref() == Some("virtio") {
-        VIRTIO_CONSOLE
-    } else {
-        CONSOLE
-    }
-}
-
-/// A spec with nothing but what was typed.
-pub fn spec(arguments: &RunArguments) -> VmSpec {
-    let RunArguments {
-        kernel,
-        initrd,
-        modules,
-        cmdline,
-        memory,
-        cpus,
-        engine,
-        disks,
-        timeout,
-        name,
-        ..
-    } = arguments.clone();
-    VmSpec {
-        name,
-        kernel,
-        initrd,
-        modules,
-        cmdline,
-        memory,
-        cpus,
-        engine,
-        disks,
-        timeout,
-        debug_exit: arguments.debug_exit,
-        net: arguments.net.clone(),
-        forwards: arguments.publish.clone(),
-        mac: arguments.mac.clone(),
-        vsock: arguments.vsock.clone(),
-        no_reboot: arguments.no_reboot,
-        resident_limit: arguments.resident_limit.clone(),
-        page_memory: arguments.page_memory.clone(),
-        page_file: arguments.page_file.clone(),
-        page_file_size: arguments.page_file_size.clone(),
-        huge_pages: arguments.huge_pages,
-        console: arguments.console.clone(),
-        ..VmSpec::default()
-    }
-}
-
 /// Has passt here if the guest's network needs it: the host's, or Debian's, downloaded once.
-pub fn bring_passt(spec: &mut VmSpec, host: &HostFindings) -> Result<(), Failure> {
-    let is_user = is_on_user_network(spec);
-    if is_user && spec.passt.is_none() {
-        // Whatever else is wrong is told before anything is downloaded.
-        let with_one = VmSpec {
-            passt: Some("passt".into()),
-            ..spec.clone()
-        };
-        check_before_download(&with_one, host)?;
+pub fn bring_passt(spec: &mut VmSpec) -> Result<(), Failure> {
+    if is_on_user_network(spec) && spec.passt.is_none() {
         spec.passt = Some(progress::passt().map_err(Failure::Passt)?);
     }
     Ok(())
-}
-
-/// The plan for a kernel of the user's: a Linux that was given no command line gets its console.
-fn plan_own(spec: VmSpec, host: &HostFindings) -> Result<VmPlan, SpecErrors> {
-    let first = plan(&spec, host)?;
-    if spec.cmdline.is_some() || first.protocol == Protocol::Multiboot {
-        return Ok(first);
-    }
-    let with_console = VmSpec {
-        cmdline: Some(console_word(&spec).to_owned()),
-        ..spec
-    };
-    plan(&with_console, host)
 }
 
 /// The folder that a file should go to, if it is not there.
@@ -325,39 +336,8 @@ fn missing_folder(file: &Path) -> Option<&Path> {
         .filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir())
 }
 
-/// Complaints about everything but the missing kernel, before anything is downloaded for nothing.
-pub fn check_before_download(spec: &VmSpec, host: &HostFindings) -> Result<(), SpecErrors> {
-    let Err(mut errors) = plan(spec, host) else {
-        return Ok(());
-    };
-    errors
-        .complaints
-        .retain(|complaint| complaint.field != "kernel");
-    if errors.complaints.is_empty() {
-        Ok(())
-    } else {
-        Err(errors)
-    }
-}
-
-fn complaint(spec: &VmSpec, field: &'static str, what: &str, help: &str) -> Failure {
-    let name = spec.name.clone().unwrap_or_else(|| "guest".to_owned());
-    let complaint = machine::Complaint {
-        field,
-        what: what.to_owned(),
-        help: help.to_owned(),
-    };
-    SpecErrors {
-        name,
-        complaints: vec![complaint],
-    }
-    .into()
-}
-
 fn is_on_user_network(spec: &VmSpec) -> bool {
-    spec.net
-        .as_deref()
-        .is_some_and(|net| net == "user" || net.starts_with("user,"))
+    matches!(spec.net, Some(NetSpec::User { .. }))
 }
 
 /// What every guest of our own initrd wants to know.

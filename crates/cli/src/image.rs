@@ -5,24 +5,18 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use api::{DiskSpec, VmSpec};
+use api::{DiskFormat, DiskSerial, DiskSpec, MemorySize, VmName, VmSpec};
 use devices::virtio::blk::{ImageFormat, create_overlay};
 use images::{Cache, DebianRelease, GuestCommand, Image, ImageKind, Kept, RunFolder, Store};
 use machine::{HostFindings, VmPlan, plan};
 
-use crate::arguments::RunArguments;
 use crate::build_image;
 use crate::failure::{Failure, ImageFailure};
-use crate::guest::{
-    CONSOLE, User, bring_passt, check_before_download, check_report, is_plain, spec,
-};
+use crate::guest::{Asked, CONSOLE, User, bring_passt, is_plain};
 use crate::progress;
 
 /// Memory of a system for which nothing was said; what it does not touch costs nothing.
-const SYSTEM_MEMORY: &str = "1G";
-
-/// The serial number by which our initrd finds its disk.
-const ROOT_SERIAL: &str = "root";
+const SYSTEM_MEMORY: MemorySize = MemorySize::of_mib(1024);
 
 /// Kernel options of every guest that our initrd starts: few words on the console, and an end instead of a hang.
 const QUIET: &str = "quiet panic=-1";
@@ -37,8 +31,8 @@ pub enum Speaks {
     Frames,
 }
 
-fn quiet(arguments: &RunArguments) -> &'static str {
-    if arguments.kernel_log { LOUD } else { QUIET }
+fn quiet(is_kernel_loud: bool) -> &'static str {
+    if is_kernel_loud { LOUD } else { QUIET }
 }
 
 /// A checked plan of an image, and what must stay as long as it runs.
@@ -46,6 +40,8 @@ fn quiet(arguments: &RunArguments) -> &'static str {
 pub struct PlannedImage {
     /// What will be built.
     pub plan: VmPlan,
+    /// What the plan is of.
+    pub given: VmSpec,
     /// How to speak with it.
     pub speaks: Speaks,
     /// Whether what it writes outlives the run.
@@ -111,40 +107,26 @@ fn release(word: &str) -> Option<DebianRelease> {
 }
 
 /// Finds or makes the image, gives it an overlay, and plans its machine.
-pub fn plan_image(
-    arguments: &RunArguments,
-    word: &str,
-    user: &User,
-) -> Result<PlannedImage, Failure> {
-    let mut spec = spec(arguments);
-    check_report(arguments, &spec)?;
-    let host = HostFindings::for_spec(&spec);
-    bring_network(&mut spec, &host)?;
+pub fn plan_image(mut asked: Asked, word: &str, user: &User) -> Result<PlannedImage, Failure> {
+    bring_network(&mut asked)?;
+    let is_kernel_loud = asked.is_kernel_loud;
+    let Asked { spec, host, .. } = asked;
     let cache = Cache::of_user()?;
     let store = cache.store();
     let image = match meaning(word, &store) {
         Meaning::Unknown => return Err(ImageFailure::Unknown(word.to_owned()).into()),
         Meaning::File(path) if is_disk(&path)? => {
-            return plan_disk(arguments, (spec, &host), path, user);
+            return plan_disk((spec, &host), path, user);
         }
-        Meaning::File(path) => {
-            check_before_download(&spec, &host)?;
-            Some(progress::container(&cache, &path)?)
-        }
-        Meaning::Kept if arguments.keep.is_some() => {
+        Meaning::File(path) => Some(progress::container(&cache, &path)?),
+        Meaning::Kept if spec.keep.is_some() => {
             return Err(ImageFailure::AlreadyKept(word.to_owned()).into());
         }
         Meaning::Kept => None,
         Meaning::Made => store.find(word).map_err(ImageFailure::Store)?,
-        Meaning::Release(release) => {
-            check_before_download(&spec, &host)?;
-            Some(debian(&cache, release)?)
-        }
+        Meaning::Release(release) => Some(debian(&cache, release)?),
     };
-    let keep = arguments
-        .keep
-        .as_deref()
-        .or(image.is_none().then_some(word));
+    let keep = spec.keep.as_deref().or(image.is_none().then_some(word));
     let run = cache.run_folder()?;
     let (base, overlay) = match (keep, image) {
         (Some(name), image) => {
@@ -159,7 +141,12 @@ pub fn plan_image(
         (None, None) => unreachable!("what is no image is kept"),
     };
     lay_over(&base.image().disk(), &overlay)?;
-    plan_base(arguments, (spec, &host), (base, overlay, run), user, &cache)
+    plan_base(
+        (spec, &host, is_kernel_loud),
+        (base, overlay, run),
+        user,
+        &cache,
+    )
 }
 
 /// A name that is kept already goes on with what it lies over, and that must be what was asked for.
@@ -177,8 +164,7 @@ fn check_same_base(store: &Store, name: &str, asked: &str) -> Result<(), Failure
 }
 
 fn plan_base(
-    arguments: &RunArguments,
-    (mut spec, host): (VmSpec, &HostFindings),
+    (mut spec, host, is_kernel_loud): (VmSpec, &HostFindings, bool),
     (base, overlay, run): (Base, PathBuf, RunFolder),
     user: &User,
     cache: &Cache,
@@ -187,27 +173,27 @@ fn plan_base(
     let keeps = matches!(base, Base::Kept(_)) || !spec.disks.is_empty();
     let disk = DiskSpec {
         path: overlay,
-        format: Some("qcow2".to_owned()),
+        format: Some(DiskFormat::Qcow2),
         base: Some(image.disk()),
-        base_format: Some("raw".to_owned()),
-        serial: Some(ROOT_SERIAL.to_owned()),
+        base_format: Some(DiskFormat::Raw),
+        serial: Some(DiskSerial::root()),
         ..DiskSpec::default()
     };
     spec.disks.insert(0, disk);
-    spec.memory.get_or_insert_with(|| SYSTEM_MEMORY.to_owned());
-    let mut words = vec![CONSOLE.to_owned(), quiet(arguments).to_owned()];
+    spec.memory.get_or_insert(SYSTEM_MEMORY);
+    let mut words = vec![CONSOLE.to_owned(), quiet(is_kernel_loud).to_owned()];
     let (kernel, initrd, speaks) = match image.kind {
         ImageKind::System => {
-            if !arguments.words.is_empty() {
+            if !spec.words.is_empty() {
                 return Err(ImageFailure::NoCommand(image.name.clone()).into());
             }
-            words.extend(system_words(user, spec.name.as_deref()));
+            words.extend(system_words(user, spec.name.as_ref()));
             let initrd = cache.system_initrd(image, &run)?;
             (image.kernel(), initrd, Speaks::Console(*user == User::Pipe))
         }
         ImageKind::Container => {
             let guest = progress::default_guest()?;
-            let command = command(arguments, image)?;
+            let command = command(&spec, image)?;
             let initrd = cache.disk_initrd(Some(&command), &run)?;
             words.push("mother.mode=command".to_owned());
             words.extend(spec.name.iter().map(|name| format!("mother.name={name}")));
@@ -221,6 +207,7 @@ fn plan_base(
     spec.cmdline = Some(words.join(" "));
     Ok(PlannedImage {
         plan: plan(&spec, host)?,
+        given: spec,
         speaks,
         is_kept: keeps,
         _run: Some(run),
@@ -229,22 +216,22 @@ fn plan_base(
 }
 
 /// What a container image runs: its own command, with the user's words in place of its arguments.
-fn command(arguments: &RunArguments, image: &Image) -> Result<GuestCommand, Failure> {
+fn command(spec: &VmSpec, image: &Image) -> Result<GuestCommand, Failure> {
     let mut command = image.command.clone().unwrap_or_default();
-    if !arguments.words.is_empty() {
-        command.replace_arguments(&arguments.words);
+    if !spec.words.is_empty() {
+        command.replace_arguments(&spec.words);
     }
     if command.arguments.is_empty() {
         return Err(ImageFailure::CommandMissing(image.name.clone()).into());
     }
-    for variable in &arguments.environment {
+    for variable in &spec.environment {
         let name = variable.split('=').next().unwrap_or_default();
         command
             .environment
             .retain(|known| known.split('=').next() != Some(name));
         command.environment.push(variable.clone());
     }
-    if let Some(folder) = &arguments.workdir {
+    if let Some(folder) = &spec.workdir {
         command.folder = folder.to_string_lossy().into_owned();
     }
     Ok(command)
@@ -252,22 +239,21 @@ fn command(arguments: &RunArguments, image: &Image) -> Result<GuestCommand, Fail
 
 /// A disk of the user's own: with a kernel of theirs as it stands, else with the default one and our initrd.
 fn plan_disk(
-    arguments: &RunArguments,
     (mut spec, host): (VmSpec, &HostFindings),
     path: PathBuf,
     user: &User,
 ) -> Result<PlannedImage, Failure> {
-    if arguments.keep.is_some() {
+    if spec.keep.is_some() {
         return Err(ImageFailure::KeepDisk.into());
     }
-    if !arguments.words.is_empty() {
+    if !spec.words.is_empty() {
         return Err(ImageFailure::NoCommand(path.display().to_string()).into());
     }
     spec.disks.insert(
         0,
         DiskSpec {
             path,
-            serial: Some(ROOT_SERIAL.to_owned()),
+            serial: Some(DiskSerial::root()),
             ..DiskSpec::default()
         },
     );
@@ -276,19 +262,19 @@ fn plan_disk(
         spec.cmdline = Some(cmdline.unwrap_or_else(|| format!("{CONSOLE} root=/dev/vda rw")));
         return Ok(PlannedImage {
             plan: plan(&spec, host)?,
+            given: spec,
             speaks: Speaks::Console(false),
             is_kept: true,
             _run: None,
             _base: None,
         });
     }
-    check_before_download(&spec, host)?;
     let cache = Cache::of_user()?;
     let guest = progress::default_guest()?;
     let run = cache.run_folder()?;
     let initrd = cache.disk_initrd(None, &run)?;
     let mut words = vec![CONSOLE.to_owned(), QUIET.to_owned()];
-    words.extend(system_words(user, spec.name.as_deref()));
+    words.extend(system_words(user, spec.name.as_ref()));
     words.extend(spec.cmdline.take());
     spec.cmdline = Some(words.join(" "));
     spec.kernel = Some(guest.kernel);
@@ -296,6 +282,7 @@ fn plan_disk(
     let speaks = Speaks::Console(*user == User::Pipe);
     Ok(PlannedImage {
         plan: plan(&spec, host)?,
+        given: spec,
         speaks,
         is_kept: true,
         _run: Some(run),
@@ -317,13 +304,11 @@ pub fn debian(cache: &Cache, release: DebianRelease) -> Result<Image, Failure> {
 
 /// A machine has a network unless its user says otherwise. Where its program cannot be had, that is said, and only
 /// who asked for a network gets none of the guest.
-fn bring_network(spec: &mut VmSpec, host: &HostFindings) -> Result<(), Failure> {
-    let is_asked_for = spec.net.is_some() || !spec.forwards.is_empty();
-    spec.net.get_or_insert_with(|| "user".to_owned());
-    match bring_passt(spec, host) {
-        Err(failure @ Failure::Passt(_)) if !is_asked_for => {
+fn bring_network(asked: &mut Asked) -> Result<(), Failure> {
+    match bring_passt(&mut asked.spec) {
+        Err(failure @ Failure::Passt(_)) if !asked.is_network_asked => {
             eprintln!("mother: the guest has no network: {failure}");
-            spec.net = None;
+            asked.spec.net = None;
             Ok(())
         }
         other => other,
@@ -365,7 +350,7 @@ fn lay_over(base: &Path, overlay: &Path) -> Result<(), Failure> {
 }
 
 /// What a system in our care is told: who reads its console, and what it is called.
-fn system_words(user: &User, name: Option<&str>) -> Vec<String> {
+fn system_words(user: &User, name: Option<&VmName>) -> Vec<String> {
     let mut words: Vec<String> = name
         .iter()
         .map(|name| format!("systemd.hostname={name}"))

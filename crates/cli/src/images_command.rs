@@ -14,6 +14,10 @@ pub fn run(arguments: &ImagesArguments) -> Result<u8, Failure> {
     let store = Cache::of_user()?.store();
     let is_json = arguments.json;
     match &arguments.command {
+        None if arguments.quiet => {
+            let names = store.list().into_iter();
+            say(&names.map(|image| image.name + "\n").collect::<String>())?;
+        }
         None => say(&list(&store.list(), is_json))?,
         Some(ImagesCommand::Rm { names }) => {
             let mut all = Freed::default();

@@ -17,13 +17,14 @@ mod app;
 mod arguments;
 mod build_image;
 mod completions;
+mod config;
 mod demo;
 mod detach;
-mod disk;
 mod doctor;
 mod ending;
 mod failure;
 mod guest;
+mod hints;
 mod image;
 mod images_command;
 mod input;
@@ -33,6 +34,7 @@ mod registration;
 mod report;
 mod run;
 mod signals;
+mod spec_arguments;
 mod streams;
 mod terminal;
 mod vm;
@@ -40,7 +42,7 @@ mod vm;
 use std::panic;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 use tracing_subscriber::EnvFilter;
 
 use crate::arguments::{Arguments, Command};
@@ -54,17 +56,31 @@ fn main() -> ExitCode {
         .with_ansi(terminal::log_has_colours())
         .with_writer(terminal::log_writer)
         .init();
-    let arguments = Arguments::parse();
+    let (arguments, wants_json) = match typed() {
+        Ok(typed) => typed,
+        Err(error) => hints::with_hint(error).exit(),
+    };
     // A panic of ours has printed itself; to the caller it is Mother's failure like any other.
     let done = panic::catch_unwind(|| perform(arguments.command)).unwrap_or(Ok(failure::OUR_FAULT));
     terminal::restore();
     match done {
         Ok(status) => ExitCode::from(status),
         Err(failure) => {
-            failure.print();
+            failure.print(wants_json);
             ExitCode::from(failure.status())
         }
     }
+}
+
+/// What was typed, and whether the answer is to be JSON.
+fn typed() -> Result<(Arguments, bool), clap::Error> {
+    let matches = Arguments::command().try_get_matches()?;
+    let mut innermost = &matches;
+    while let Some((_, inner)) = innermost.subcommand() {
+        innermost = inner;
+    }
+    let json = innermost.try_get_one::<bool>("json").ok().flatten();
+    Ok((Arguments::from_arg_matches(&matches)?, json == Some(&true)))
 }
 
 fn perform(command: Command) -> Result<u8, Failure> {
@@ -77,6 +93,10 @@ fn perform(command: Command) -> Result<u8, Failure> {
         Command::Top(arguments) => vm::top(&arguments),
         Command::Stop(arguments) => vm::stop(&arguments),
         Command::Kill(arguments) => vm::kill(&arguments),
+        Command::Start(arguments) => vm::start(&arguments),
+        Command::Restart(arguments) => vm::restart(&arguments),
+        Command::Rename(arguments) => vm::rename(&arguments),
+        Command::Update(arguments) => vm::update(&arguments),
         Command::Switch(arguments) => vm::switch(&arguments),
         Command::Pause(arguments) => vm::pause(&arguments),
         Command::Resume(arguments) => vm::resume(&arguments),
@@ -89,6 +109,6 @@ fn perform(command: Command) -> Result<u8, Failure> {
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Images(arguments) => images_command::run(&arguments),
-        Command::Doctor => doctor::run(),
+        Command::Doctor(arguments) => doctor::run(&arguments),
     }
 }

@@ -4,11 +4,10 @@ use std::ffi::CString;
 use std::io::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use api::{EndKind, VmEnd, VmInfo, VmName};
+use api::{EndKind, VmEnd, VmInfo, VmName, VmOrigin, VmSpec};
 use fleet::{Claim, ClaimError, Inventory, LogWriter, Record};
 use machine::{ControlServer, Ending, Machine, Report, StopCause, VmPlan};
 
-use crate::arguments::RunArguments;
 use crate::ending::{CRASHED, KILLED, TIMED_OUT};
 use crate::failure::Failure;
 
@@ -17,11 +16,31 @@ pub struct Registrar {
     inventory: Inventory,
 }
 
+/// What is wanted of a place.
+pub struct Place {
+    /// The name, if one was asked for.
+    pub name: Option<VmName>,
+    /// Whether the VM is to outlive its terminal.
+    pub is_detached: bool,
+    /// What was asked for.
+    pub asked: VmSpec,
+}
+
+/// The words of this command, without the one that `--detach` adds.
+fn words() -> Vec<String> {
+    let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+    // It stands behind the command's name (`detach::start`); the guest's own words may be anything.
+    let ours = |(at, word): &(usize, String)| *at == 2 && word == "--detached-child";
+    let words = words.enumerate().filter(|numbered| !ours(numbered));
+    words.map(|(_, word)| word).collect()
+}
+
 /// A place that is taken; the guest does not run yet.
 pub struct Registration {
     claim: Claim,
     is_kept: bool,
     info: VmInfo,
+    origin: Option<VmOrigin>,
 }
 
 /// A place of a VM that can be reached.
@@ -33,12 +52,12 @@ pub struct Served {
 
 impl Registrar {
     /// Looks whether `name` can be had, before work is done for nothing. What is no name at all is the plan's to say.
-    pub fn new(name: Option<&str>) -> Result<Registrar, Failure> {
+    pub fn new(name: Option<&VmName>) -> Result<Registrar, Failure> {
         let inventory = Inventory::of_user()?;
-        if let Some(name) = name.and_then(|name| VmName::new(name).ok())
-            && inventory.is_running(&name)?
+        if let Some(name) = name
+            && inventory.is_running(name)?
         {
-            return Err(claim_failure(&name, ClaimError::Taken(name.clone())));
+            return Err(claim_failure(name, ClaimError::Taken(name.clone())));
         }
         Ok(Registrar { inventory })
     }
@@ -47,15 +66,18 @@ impl Registrar {
     pub fn register(
         &self,
         plan: &mut VmPlan,
-        arguments: &RunArguments,
+        given: &VmSpec,
+        place: Place,
     ) -> Result<Registration, Failure> {
-        let asked = arguments
-            .name
-            .as_deref()
-            .and_then(|name| VmName::new(name).ok());
-        let is_kept = asked.is_some() || arguments.detach;
-        let mut registration = self.take(plan, asked, is_kept)?;
-        registration.info.detached = arguments.detach;
+        let is_kept = place.name.is_some() || place.is_detached;
+        let mut registration = self.take(plan, place.name, is_kept)?;
+        registration.info.detached = place.is_detached;
+        registration.origin = Some(VmOrigin {
+            words: words(),
+            folder: std::env::current_dir().unwrap_or_default(),
+            asked: place.asked,
+            given: given.clone(),
+        });
         Ok(registration)
     }
 
@@ -94,6 +116,7 @@ impl Registrar {
             claim,
             is_kept,
             info,
+            origin: None,
         })
     }
 }
@@ -126,6 +149,9 @@ impl Registration {
         let failed = |source| claim_failure(&self.info.name, source);
         let listener = self.claim.listen().map_err(failed)?;
         self.claim.describe(&self.info).map_err(failed)?;
+        if let Some(origin) = &self.origin {
+            self.claim.remember(origin).map_err(failed)?;
+        }
         let server =
             ControlServer::start(listener, machine, self.info).map_err(Failure::Control)?;
         self.claim.started();

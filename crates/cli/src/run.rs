@@ -9,57 +9,71 @@ use crate::app::AfterExit;
 use crate::arguments::RunArguments;
 use crate::ending::{finish, say_ending};
 use crate::failure::Failure;
-use crate::guest::{Planned, User, is_program, plan_app, plan_program, plan_run};
+use crate::guest::{Planned, User, check, is_program, plan_app, plan_program, plan_run};
 use crate::image::{Speaks, plan_image};
 use crate::output::{Watch, standard_output};
-use crate::registration::{Registrar, Registration};
-use crate::{app, detach, input, signals, terminal};
+use crate::registration::{Place, Registrar, Registration};
+use crate::{app, config, detach, input, signals, terminal};
 
 /// Runs the guest, or has another process run it; the exit status.
 pub fn run(arguments: &RunArguments) -> Result<u8, Failure> {
-    if arguments.detach && !arguments.detached_child {
+    if arguments.detach && !arguments.detached_child && !arguments.print_config {
         return detach::start();
     }
-    let registrar = Registrar::new(arguments.name.as_deref())?;
-    if let Some(program) = &arguments.app {
-        // Holds files of the guest until the run is over.
-        let mut planned = plan_app(arguments, program)?;
-        let registration = registrar.register(&mut planned.plan, arguments)?;
-        let after = after_exit(planned.plan.disks.is_empty());
-        return app::run(planned.plan.clone(), registration, arguments, after);
+    let written = config::written(arguments);
+    if arguments.print_config {
+        return config::print(&written);
     }
+    let place = Place {
+        name: written.spec.name.clone(),
+        is_detached: arguments.detach,
+        asked: written.spec.clone(),
+    };
+    let registrar = Registrar::new(place.name.as_ref())?;
     let user = if arguments.detach {
         absent_user()
     } else {
         user()
     };
+    let asked = check(written, arguments, &user)?;
+    if let Some(program) = asked.spec.app.clone() {
+        // Holds files of the guest until the run is over.
+        let mut planned = plan_app(asked, &program)?;
+        let registration = registrar.register(&mut planned.plan, &planned.given, place)?;
+        let after = after_exit(planned.plan.disks.is_empty());
+        return app::run(planned.plan.clone(), registration, arguments, after);
+    }
     // What a run stands on is held until it has ended.
-    let image = arguments
-        .image
-        .as_deref()
-        .map(|word| plan_image(arguments, word, &user))
-        .transpose()?;
-    let (mut plan, is_watched) = match &image {
-        Some(image) if image.speaks == Speaks::Frames => {
+    let (mut plan, given, is_watched, _image) = match asked.spec.image.clone() {
+        Some(word) => {
+            let image = plan_image(asked, &word, &user)?;
             let mut plan = image.plan.clone();
-            let registration = registrar.register(&mut plan, arguments)?;
-            let after = after_exit(!image.is_kept);
-            return app::run(plan, registration, arguments, after);
+            if image.speaks == Speaks::Frames {
+                let registration = registrar.register(&mut plan, &image.given, place)?;
+                let after = after_exit(!image.is_kept);
+                return app::run(plan, registration, arguments, after);
+            }
+            let given = image.given.clone();
+            let is_watched = image.speaks == Speaks::Console(true);
+            (plan, given, is_watched, Some(image))
         }
-        Some(image) => (image.plan.clone(), image.speaks == Speaks::Console(true)),
-        None if is_program(arguments, &user) => {
-            let mut planned = plan_program(arguments)?;
-            let registration = registrar.register(&mut planned.plan, arguments)?;
+        None if is_program(&asked.spec, &user, arguments.detach) => {
+            let mut planned = plan_program(asked)?;
+            let registration = registrar.register(&mut planned.plan, &planned.given, place)?;
             let after = after_exit(planned.plan.disks.is_empty());
             return app::run(planned.plan.clone(), registration, arguments, after);
         }
         None => {
-            let Planned { plan, is_default } = plan_run(arguments, &user)?;
-            (plan, is_default && user == User::Pipe)
+            let Planned {
+                plan,
+                given,
+                is_default,
+            } = plan_run(asked, &user)?;
+            (plan, given, is_default && user == User::Pipe, None)
         }
     };
     eprintln!("mother: engine {} ({})", plan.engine.kind, plan.engine.why);
-    let registration = registrar.register(&mut plan, arguments)?;
+    let registration = registrar.register(&mut plan, &given, place)?;
     run_console(plan, registration, arguments, is_watched)
 }
 

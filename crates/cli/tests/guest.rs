@@ -327,7 +327,7 @@ fn the_demo_runs_every_program_and_prints_what_mother_knows() {
     ] {
         assert!(ran.stdout.contains(text), "{text:?} in {}", ran.stdout);
     }
-    if machine::paging_finding().0 {
+    if machine::paging_finding().usable {
         for text in [
             "a full guest says",
             "used, 9",

@@ -24,7 +24,7 @@ const WORK: &str = include_str!("paging.sh");
 #[test]
 fn a_guest_reads_what_it_wrote_while_the_limit_moves() {
     let Some(mother) = with_guest() else { return };
-    if !machine::paging_finding().0 {
+    if !machine::paging_finding().usable {
         return eprintln!("SKIPPED: guest memory cannot be paged here");
     }
     let folder = tempfile::tempdir().unwrap();
@@ -97,7 +97,7 @@ fn a_guest_in_huge_pages_works_and_gets_no_limit() {
     const WORK: &str = "head -c 40000000 /dev/urandom > /tmp/f; md5sum < /tmp/f > /tmp/sum; sleep 4
 md5sum < /tmp/f | cmp - /tmp/sum && echo it is the $((1)) same\n";
     let Some(mother) = with_guest() else { return };
-    if !machine::paging_finding().0 {
+    if !machine::paging_finding().usable {
         return eprintln!("SKIPPED: guest memory cannot be paged here");
     }
     let folder = tempfile::tempdir().unwrap();

@@ -6,7 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use api::{EndKind, VmEnd, VmInfo, VmName};
+use api::{EndKind, VmEnd, VmInfo, VmName, VmOrigin};
 use rustix::fs::{FlockOperation, flock};
 use thiserror::Error;
 
@@ -88,6 +88,16 @@ impl Claim {
     pub fn describe(&self, info: &VmInfo) -> Result<(), ClaimError> {
         self.record
             .write_info(info)
+            .map_err(|source| self.failed("write to", source))
+    }
+
+    /// Says how the VM came to be.
+    ///
+    /// # Errors
+    /// [`ClaimError::Folder`].
+    pub fn remember(&self, origin: &VmOrigin) -> Result<(), ClaimError> {
+        self.record
+            .write_origin(origin)
             .map_err(|source| self.failed("write to", source))
     }
 

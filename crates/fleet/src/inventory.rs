@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::env;
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use api::{EndKind, VmEnd, VmInfo, VmName, VmState, VmStatus};
+use api::{EndKind, VmEnd, VmInfo, VmName, VmOrigin, VmState, VmStatus};
 use rustix::fs::{FlockOperation, flock};
 use thiserror::Error;
 
@@ -43,6 +44,9 @@ pub enum InventoryError {
     /// It runs.
     #[error("VM \"{0}\" is running")]
     Running(VmName),
+    /// Another one has the name.
+    #[error("there is a VM \"{0}\" already")]
+    NameTaken(VmName),
 }
 
 /// The VMs below one runtime folder.
@@ -64,6 +68,8 @@ pub struct Vm {
     pub status: Option<VmStatus>,
     /// How it ended; only of one that does not run.
     pub end: Option<VmEnd>,
+    /// How it came to be, if that is known.
+    pub origin: Option<VmOrigin>,
 }
 
 impl Inventory {
@@ -171,6 +177,77 @@ impl Inventory {
     /// [`InventoryError::Running`], [`InventoryError::NoSuchVm`], [`InventoryError::Folder`].
     pub fn remove(&self, name: &VmName) -> Result<(), InventoryError> {
         let _register = self.lock()?;
+        let record = self.ended_record(name)?;
+        record
+            .remove()
+            .map_err(|source| self.failed("remove", record.folder(), source))
+    }
+
+    /// Gives an ended VM another name.
+    ///
+    /// # Errors
+    /// [`InventoryError::Running`], [`InventoryError::NoSuchVm`], [`InventoryError::NameTaken`],
+    /// [`InventoryError::Folder`].
+    pub fn rename(&self, old: &VmName, new: &VmName) -> Result<(), InventoryError> {
+        let _register = self.lock()?;
+        let (from, to) = (self.ended_record(old)?, self.record(new));
+        if to.folder().exists() {
+            return Err(InventoryError::NameTaken(new.clone()));
+        }
+        fs::rename(from.folder(), to.folder())
+            .map_err(|source| self.failed("rename", from.folder(), source))?;
+        let failed = |source| self.failed("write to", to.folder(), source);
+        if let Some(mut info) = to.info() {
+            info.name = new.clone();
+            to.write_info(&info).map_err(failed)?;
+        }
+        if let Some(mut origin) = to.origin() {
+            origin.asked.name = Some(new.clone());
+            origin.given.name = Some(new.clone());
+            to.write_origin(&origin).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Changes how a VM will be started again.
+    ///
+    /// # Errors
+    /// [`InventoryError::NoSuchVm`], [`InventoryError::Folder`].
+    pub fn note_origin(&self, name: &VmName, origin: &VmOrigin) -> Result<(), InventoryError> {
+        let _register = self.lock()?;
+        let record = self.record(name);
+        if !record.folder().is_dir() {
+            return Err(InventoryError::NoSuchVm(name.clone()));
+        }
+        record
+            .write_origin(origin)
+            .map_err(|source| self.failed("write to", record.folder(), source))
+    }
+
+    /// Puts back what was known of an ended VM whose new start came to nothing and took it along.
+    ///
+    /// # Errors
+    /// [`InventoryError::Folder`].
+    pub fn put_back(&self, vm: &Vm) -> Result<(), InventoryError> {
+        let _register = self.lock()?;
+        let record = self.record(&vm.name);
+        if record.folder().exists() {
+            return Ok(());
+        }
+        let failed = |source| self.failed("make", record.folder(), source);
+        DirBuilder::new()
+            .mode(0o700)
+            .create(record.folder())
+            .map_err(failed)?;
+        let info = vm.info.as_ref().map(|info| record.write_info(info));
+        let end = vm.end.as_ref().map(|end| record.write_end(end));
+        let origin = vm.origin.as_ref().map(|it| record.write_origin(it));
+        let written = [info, end, origin].into_iter().flatten();
+        written.collect::<io::Result<()>>().map_err(failed)
+    }
+
+    /// The record of a VM that is known and does not run. The register is locked.
+    fn ended_record(&self, name: &VmName) -> Result<Record, InventoryError> {
         let record = self.record(name);
         if !record.folder().is_dir() {
             return Err(InventoryError::NoSuchVm(name.clone()));
@@ -178,9 +255,7 @@ impl Inventory {
         if is_held(&record) {
             return Err(InventoryError::Running(name.clone()));
         }
-        record
-            .remove()
-            .map_err(|source| self.failed("remove", record.folder(), source))
+        Ok(record)
     }
 
     /// Names with whether they are held.
@@ -219,7 +294,7 @@ impl Inventory {
 }
 
 fn describe(name: VmName, record: &Record, is_held: bool) -> Vm {
-    let info = record.info();
+    let (info, origin) = (record.info(), record.origin());
     if is_held {
         let (state, status) = match Client::connect(record).and_then(|mut client| client.status()) {
             Ok(status) => (status.state, Some(status)),
@@ -237,6 +312,7 @@ fn describe(name: VmName, record: &Record, is_held: bool) -> Vm {
             info,
             status,
             end: None,
+            origin,
         };
     }
     match record.end() {
@@ -246,6 +322,7 @@ fn describe(name: VmName, record: &Record, is_held: bool) -> Vm {
             info,
             status: None,
             end: Some(end),
+            origin,
         },
         None => Vm {
             name,
@@ -253,6 +330,7 @@ fn describe(name: VmName, record: &Record, is_held: bool) -> Vm {
             info,
             status: None,
             end: Some(died()),
+            origin,
         },
     }
 }

@@ -137,3 +137,62 @@ fn a_folder_with_a_strange_name_is_no_vm() {
     fs::write(folder.path().join("file"), "").unwrap();
     assert_eq!(states(&inventory), "");
 }
+
+fn origin(of: &str) -> VmOrigin {
+    let spec = api::VmSpec {
+        name: Some(name(of)),
+        ..api::VmSpec::default()
+    };
+    VmOrigin {
+        words: vec!["mother".to_owned(), "run".to_owned()],
+        folder: "/".into(),
+        asked: spec.clone(),
+        given: spec,
+    }
+}
+
+/// An inventory in which `web` has ended.
+fn with_ended_web(folder: &Path) -> Inventory {
+    let inventory = Inventory::at(folder);
+    let mut claim = inventory.claim(Some(name("web"))).unwrap().unwrap();
+    claim.remember(&origin("web")).unwrap();
+    claim.started();
+    claim.finish(&end(), true).unwrap();
+    inventory
+}
+
+#[test]
+fn an_ended_vm_gets_another_name_and_a_running_one_keeps_its() {
+    let folder = tempfile::tempdir().unwrap();
+    let inventory = with_ended_web(folder.path());
+    inventory.rename(&name("web"), &name("db")).unwrap();
+    assert_eq!(states(&inventory), "db ended");
+    let db = inventory.find(&name("db")).unwrap();
+    assert_eq!(db.origin, Some(origin("db")));
+    let running = inventory.claim(Some(name("web"))).unwrap().unwrap();
+    let refused = |old, new| {
+        let refused = inventory.rename(&name(old), &name(new)).unwrap_err();
+        refused.to_string()
+    };
+    assert_eq!(refused("db", "web"), "there is a VM \"web\" already");
+    assert_eq!(refused("web", "other"), "VM \"web\" is running");
+    assert_eq!(refused("none", "other"), "there is no VM \"none\"");
+    drop(running);
+}
+
+#[test]
+fn what_a_failed_start_took_along_is_put_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let inventory = with_ended_web(folder.path());
+    let before = inventory.find(&name("web")).unwrap();
+    // A start takes the name, and leaves nothing when it comes to nothing.
+    drop(inventory.claim(Some(name("web"))).unwrap().unwrap());
+    assert_eq!(states(&inventory), "");
+    inventory.put_back(&before).unwrap();
+    assert_eq!(inventory.find(&name("web")).unwrap(), before);
+    inventory.put_back(&before).unwrap();
+    let changed = origin("other");
+    inventory.note_origin(&name("web"), &changed).unwrap();
+    let found = inventory.find(&name("web")).unwrap();
+    assert_eq!(found.origin, Some(changed));
+}

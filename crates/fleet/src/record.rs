@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
-use api::{VmEnd, VmInfo};
+use api::{VmEnd, VmInfo, VmOrigin};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -57,6 +57,19 @@ impl Record {
         self.0.join("end.json")
     }
 
+    fn origin_file(&self) -> PathBuf {
+        self.0.join("origin.json")
+    }
+
+    /// How the VM came to be, if that is known.
+    pub fn origin(&self) -> Option<VmOrigin> {
+        read(&self.origin_file())
+    }
+
+    pub(crate) fn write_origin(&self, origin: &VmOrigin) -> io::Result<()> {
+        write(&self.origin_file(), origin)
+    }
+
     /// What the VM is; `None` if it never got that far.
     pub fn info(&self) -> Option<VmInfo> {
         read(&self.vm())
@@ -84,6 +97,7 @@ impl Record {
             self.messages(),
             self.vm(),
             self.ended(),
+            self.origin_file(),
         ];
         for file in files {
             match fs::remove_file(&file) {

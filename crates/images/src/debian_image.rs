@@ -36,6 +36,9 @@ pub enum DebianError {
     /// The mirror does not have the release, or nothing of it.
     #[error("the mirror has no {0}")]
     NoRelease(DebianRelease, #[source] AptError),
+    /// The mirror gave nothing.
+    #[error("cannot fetch {0} from this host's mirror")]
+    Unreached(DebianRelease, #[source] AptError),
     /// A package.
     #[error(transparent)]
     Package(#[from] PackageError),
@@ -87,6 +90,34 @@ struct Downloaded {
     busybox: PathBuf,
 }
 
+/// Whose fault it is that packages of a release did not come.
+fn not_downloaded(release: DebianRelease, error: AptError) -> DebianError {
+    match &error {
+        AptError::NoKernel => DebianError::NoRelease(release, error),
+        AptError::Failed { said, .. } if says_absent(said) => {
+            DebianError::NoRelease(release, error)
+        }
+        AptError::Failed { .. } => DebianError::Unreached(release, error),
+        _ => error.into(),
+    }
+}
+
+/// Whether apt was answered, and the answer is that there is no such thing. Its words, in the language C (apt-pkg and
+/// apt's methods); what else goes wrong with a mirror is that it does not answer.
+fn says_absent(said: &str) -> bool {
+    let absent = [
+        "404",
+        "403",
+        "does not have a Release file",
+        "no longer has a Release file",
+        "Unable to locate package",
+        "has no installation candidate",
+        "left no package",
+        "unmet dependencies",
+    ];
+    absent.iter().any(|words| said.contains(words))
+}
+
 impl Downloaded {
     fn get(
         release: DebianRelease,
@@ -106,10 +137,8 @@ impl Downloaded {
                 .collect::<String>(),
         )?;
         let downloaded = apt.download_system(&debian::PACKAGES, on_progress);
-        let (packages, [kernel, busybox]) = downloaded.map_err(|error| match error {
-            AptError::Failed { .. } | AptError::NoKernel => DebianError::NoRelease(release, error),
-            other => other.into(),
-        })?;
+        let (packages, [kernel, busybox]) =
+            downloaded.map_err(|error| not_downloaded(release, error))?;
         Ok(Downloaded {
             sources,
             packages,
@@ -267,4 +296,45 @@ pub(crate) fn now() -> u32 {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mirror_is_blamed_only_for_what_it_answered() {
+        let check = |said: &str, expected: &str| {
+            let error = AptError::Failed {
+                program: "apt-get update",
+                said: said.to_owned(),
+            };
+            let release = DebianRelease::parse("12").unwrap();
+            assert_eq!(
+                not_downloaded(release, error).to_string(),
+                expected,
+                "{said}"
+            );
+        };
+        let unreached = "cannot fetch debian:12 from this host's mirror";
+        let absent = "the mirror has no debian:12";
+        check(
+            "Failed to fetch http://mirror.example/debian/dists/bookworm/InRelease  Temporary failure resolving \
+             'mirror.example'",
+            unreached,
+        );
+        check(
+            "Could not connect to mirror.example:80 (192.0.2.1), connection timed out",
+            unreached,
+        );
+        check(
+            "Failed to fetch http://mirror.example/debian/dists/bookworm/InRelease  404  Not Found [IP: 192.0.2.1 80]",
+            absent,
+        );
+        check(
+            "The repository 'http://mirror.example/debian bookworm Release' does not have a Release file.",
+            absent,
+        );
+        check("Unable to locate package systemd", absent);
+    }
 }

@@ -5,9 +5,9 @@
 
 use std::fmt;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
-use api::VmSpec;
 use kvm::Node;
 use mem::GuestMemory;
 use serde::{Deserialize, Serialize};
@@ -57,25 +57,6 @@ pub struct EngineChoice {
     pub why: String,
 }
 
-/// What this host has for VMs, looked at once: a plan is made from it as often as needed, and asks the host no more.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct HostFindings {
-    /// Every engine with whether and why it works, best one first.
-    pub engines: Vec<EngineFinding>,
-}
-
-impl HostFindings {
-    /// Looks for what the VM of `spec` may need. Where KVM may be the answer this makes a VM, and on a doubtful host
-    /// runs one; it starts the measurement of the TSC's frequency too, which goes on beside what comes next.
-    pub fn for_spec(spec: &VmSpec) -> HostFindings {
-        host::tsc::begin_calibration();
-        HostFindings {
-            engines: findings_for(spec.engine.as_deref().unwrap_or("auto")),
-        }
-    }
-}
-
 /// What came of running a program of a few instructions on KVM.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Probe {
@@ -104,6 +85,8 @@ struct HostFacts {
     is_guest: bool,
     /// Ring 3 may set GS base, which the software CPU lives on.
     has_fsgsbase: bool,
+    /// `/dev/kvm` is open for a group that one can join: not root's, and with both permissions.
+    has_kvm_group: bool,
 }
 
 /// Asks the host; thoroughly only where KVM may be the answer: that makes a VM, and on a suspicious host runs one.
@@ -123,7 +106,15 @@ fn look(thorough: bool) -> HostFacts {
         has_svm,
         is_guest: host::cpu::cpuid(1, 0)[2] & 1 << 31 != 0,
         has_fsgsbase: host::cpu::has_user_fsgsbase(),
+        has_kvm_group: std::fs::metadata("/dev/kvm")
+            .is_ok_and(|node| is_for_a_group(node.mode(), node.gid())),
     }
+}
+
+/// Whether joining the group would open a node with this mode, and would open nothing worse.
+fn is_for_a_group(mode: u32, group: u32) -> bool {
+    const READ_AND_WRITE: u32 = 0o060;
+    mode & READ_AND_WRITE == READ_AND_WRITE && group != 0
 }
 
 fn probe() -> Probe {
@@ -173,10 +164,16 @@ fn judge_kvm(facts: HostFacts) -> EngineFinding {
             format!("there is no /dev/kvm, although the CPU has {extension}"),
             "load the kernel module kvm_intel or kvm_amd, or pass /dev/kvm into this container",
         ),
-        (Node::Denied, ..) => (
+        (Node::Denied, ..) if facts.has_kvm_group => (
             false,
             "permission to open /dev/kvm is denied".to_owned(),
             "add the user to the group that owns /dev/kvm, and log in again",
+        ),
+        (Node::Denied, ..) => (
+            false,
+            "permission to open /dev/kvm is denied, and there is no group that it is open for".to_owned(),
+            "have root open it for this user with `setfacl -m u:USER:rw /dev/kvm`, or for a group of its own with \
+             `chgrp kvm /dev/kvm; chmod 660 /dev/kvm`; until then use `--engine soft`",
         ),
         (Node::Busy, ..) => (
             false,
@@ -431,6 +428,7 @@ mod tests {
             has_svm: false,
             is_guest: false,
             has_fsgsbase,
+            has_kvm_group: true,
         })
     }
 
@@ -513,12 +511,45 @@ mod tests {
             has_svm: true,
             is_guest: true,
             has_fsgsbase: true,
+            has_kvm_group: true,
         };
         check(
             judge(nested),
             "/dev/kvm opens and the CPU has svm; this host is a virtual machine itself, so what leaves the guest \
              costs more than on bare metal",
         );
+    }
+
+    #[test]
+    fn a_group_is_named_only_where_joining_it_helps_and_gives_nothing_else() {
+        let check = |mode, group, expected| {
+            assert_eq!(is_for_a_group(mode, group), expected, "{mode:o} {group}");
+            let kvm = kvm::Findings {
+                node: Node::Denied,
+                missing: None,
+            };
+            let facts = HostFacts {
+                kvm,
+                probe: Probe::NotAsked,
+                has_vmx: true,
+                has_svm: false,
+                is_guest: false,
+                has_fsgsbase: true,
+                has_kvm_group: is_for_a_group(mode, group),
+            };
+            let help = judge(facts)[0].help.clone().unwrap();
+            assert_eq!(
+                help.starts_with("add the user to the group"),
+                expected,
+                "{help}"
+            );
+        };
+        check(0o20660, 104, true);
+        check(0o20666, 104, true);
+        check(0o20600, 104, false);
+        check(0o20640, 104, false);
+        check(0o20660, 0, false);
+        check(0o20600, 0, false);
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod console;
 mod control;
 mod engine;
 mod held;
+mod host_findings;
 mod life;
 mod opened;
 mod outcome;
@@ -33,24 +34,25 @@ mod tests;
 mod threads;
 
 pub use ::paging::Books as PagingBooks;
+pub use api::{Complaint, ConsoleKind, Forward, SpecErrors, Transport};
 pub use attach::AttachError;
 pub use broker::{Broker, InProcess, Request};
 pub use build::Machine;
 pub use console::{Channel, Closed, Console, ConsoleInput};
 pub use control::{MachineControl, Phase};
 pub use devices::virtio::balloon::BalloonReading;
-pub use engine::{EngineChoice, EngineFinding, EngineKind, HostFindings, findings};
+pub use engine::{EngineChoice, EngineFinding, EngineKind, findings};
 pub use held::BuildError;
 pub use host::tsc::{Stability as TscStability, stability as tsc_stability};
+pub use host_findings::{HostFindings, PagingFinding, paging_finding};
 pub use opened::{Opened, build, open, open_with};
 pub use outcome::crash::{Crash, CrashCause};
 pub use outcome::ending::{Ending, StopCause};
 pub use outcome::exits::ExitCounts;
 pub use outcome::refusal::{PauseError, SwitchError};
-pub use paging::paging_finding;
 pub use plan::{
-    BasePlan, Complaint, ConsoleKind, DiskPlan, Forward, ImagePlan, NetBackend, NetPlan, OnReset,
-    PagingPlan, SpecErrors, Transport, UserNetwork, VmPlan, plan,
+    BasePlan, DiskPlan, ImagePlan, NetBackend, NetPlan, OnReset, PagingPlan, UserNetwork, VmPlan,
+    check, console_word, plan,
 };
 pub use report::{Marker, MemoryReport, Report, Sample, Unmapped, VmmMemory};
 pub use run::lives::MachineError;

@@ -176,19 +176,3 @@ impl Paging {
         Ok(pager)
     }
 }
-
-/// Whether memory of guests can be paged here, as a sentence, and what to do if not.
-pub fn paging_finding() -> (bool, String, Option<String>) {
-    match host::userfault::UserFault::open() {
-        Ok(_) => (true, "faults of guest memory can be handled, devices' included".to_owned(), None),
-        Err(error @ host::userfault::OpenError::NotPermitted) => (
-            false,
-            error.to_string(),
-            Some(
-                "run as root, give the user access to /dev/userfaultfd, or set vm.unprivileged_userfaultfd to 1"
-                    .to_owned(),
-            ),
-        ),
-        Err(error) => (false, with_causes(&error), None),
-    }
-}

@@ -134,10 +134,10 @@ impl Guest {
             kernel: Some(self.default.kernel.clone()),
             initrd: Some(initrd),
             cmdline: Some(format!("console=ttyS0 quiet rdinit={INIT} -- {words}")),
-            cpus: Some(vcpu_count.to_string()),
-            memory: Some("1G".to_owned()),
-            engine: Some("soft".to_owned()),
-            timeout: Some(format!("{}s", limit.as_secs())),
+            cpus: Some(api::VcpuCount::of(vcpu_count)),
+            memory: Some(api::MemorySize::of_mib(1024)),
+            engine: Some(api::EngineWish::Soft),
+            timeout: Some(api::Timeout::of_seconds(limit.as_secs())),
             ..api::VmSpec::default()
         };
         let kept = Kept::default();

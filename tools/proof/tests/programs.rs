@@ -32,8 +32,8 @@ fn run_in_guest(guest: &images::DefaultGuest, program: &Path, folder: &Path) -> 
         kernel: Some(guest.kernel.clone()),
         initrd: Some(initrd),
         cmdline: Some(format!("console=ttyS0 quiet rdinit={}", programs::INIT)),
-        engine: Some("soft".to_owned()),
-        timeout: Some("120s".to_owned()),
+        engine: Some(api::EngineWish::Soft),
+        timeout: Some(api::Timeout::of_seconds(120)),
         ..api::VmSpec::default()
     };
     let kept = Kept::default();

@@ -9,9 +9,11 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use api::VmSpec;
+use api::{MemorySize, ResidentLimit, Timeout, VmName, VmSpec};
 use images::DefaultGuest;
-use machine::{Console, ConsoleInput, HostFindings, MachineControl, PagingBooks, build, plan};
+use machine::{
+    Console, ConsoleInput, HostFindings, MachineControl, PagingBooks, PagingFinding, build, plan,
+};
 
 use crate::arguments::DemoArguments;
 use crate::ending::finish;
@@ -23,8 +25,8 @@ use super::seen::truth;
 
 const NAME: &str = "demo-less";
 const COMMAND_LINE: &str = "console=ttyS0 rdinit=/pipe panic=-1";
-const MEMORY: &str = "512M";
-const LIMIT: &str = "10%";
+const MEMORY: MemorySize = MemorySize::of_mib(512);
+const LIMIT: ResidentLimit = ResidentLimit::Share(10);
 /// Behind this the guest says what it has and what it uses, in KiB.
 const CLAIM: &str = "claims memory ";
 /// How long Mother watches the full guest: two windows of the working set's estimate.
@@ -66,22 +68,22 @@ impl Claim {
 
 /// Runs it; the text of the table, or why there is none. False if it should have come and did not.
 pub fn show(arguments: &DemoArguments, guest: &DefaultGuest) -> Result<(String, bool), Failure> {
-    let (works, why, _) = machine::paging_finding();
-    if !works {
+    let PagingFinding { usable, why, .. } = machine::paging_finding();
+    if !usable {
         return Ok((
             format!("A guest that is given less than it believes cannot be shown here: {why}\n\n"),
             true,
         ));
     }
     let spec = VmSpec {
-        name: Some(NAME.to_owned()),
+        name: VmName::new(NAME).ok(),
         kernel: Some(guest.kernel.clone()),
         initrd: Some(guest.initrd.clone()),
         cmdline: Some(COMMAND_LINE.to_owned()),
-        memory: Some(MEMORY.to_owned()),
-        resident_limit: Some(LIMIT.to_owned()),
-        engine: arguments.engine.clone(),
-        timeout: Some("300s".to_owned()),
+        memory: Some(MEMORY),
+        resident_limit: Some(LIMIT),
+        engine: arguments.engine,
+        timeout: Some(Timeout::of_seconds(300)),
         no_reboot: true,
         ..VmSpec::default()
     };

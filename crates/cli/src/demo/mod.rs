@@ -13,7 +13,7 @@ use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use api::VmSpec;
+use api::{PartialSpec, Timeout, VmName, VmSpec};
 use indicatif::{ProgressBar, ProgressStyle};
 use machine::{Console, Ending, HostFindings, Report, VmPlan, build, plan};
 
@@ -21,39 +21,40 @@ use self::transcript::{Said, Transcript};
 use crate::arguments::DemoArguments;
 use crate::ending::{finish, say_ending};
 use crate::failure::{ANSWER_IS_NO, Failure};
-use crate::guest::check_before_download;
 use crate::output::say;
 use crate::{progress, signals};
 
 const NAME: &str = "demo";
 const COMMAND_LINE: &str = "console=ttyS0 rdinit=/demo panic=-1";
 const FIRST_KERNEL_LINE: &str = "Linux version ";
-const TIMEOUT: &str = "300s";
+const TIMEOUT: Timeout = Timeout::of_seconds(300);
 
 /// Runs the demo; the exit status.
 pub fn run(arguments: &DemoArguments) -> Result<u8, Failure> {
     let spec = VmSpec {
-        name: Some(NAME.to_owned()),
+        name: VmName::new(NAME).ok(),
         cmdline: Some(COMMAND_LINE.to_owned()),
-        memory: arguments.memory.clone(),
-        engine: arguments.engine.clone(),
-        timeout: Some(
-            arguments
-                .timeout
-                .clone()
-                .unwrap_or_else(|| TIMEOUT.to_owned()),
-        ),
+        memory: arguments.memory,
+        engine: arguments.engine,
+        timeout: Some(arguments.timeout.unwrap_or(TIMEOUT)),
         no_reboot: true,
-        markers: vec![FIRST_KERNEL_LINE.to_owned(), images::INIT_MARKER.to_owned()],
+        markers: [FIRST_KERNEL_LINE, images::INIT_MARKER]
+            .iter()
+            .filter_map(|text| text.parse().ok())
+            .collect(),
         ..VmSpec::default()
     };
     let host = HostFindings::for_spec(&spec);
-    check_before_download(&spec, &host)?;
+    let written = PartialSpec {
+        spec,
+        ..PartialSpec::default()
+    };
+    machine::check(&written, &host)?;
     let guest = progress::default_guest()?;
     let spec = VmSpec {
         kernel: Some(guest.kernel.clone()),
         initrd: Some(guest.initrd.clone()),
-        ..spec
+        ..written.spec
     };
     let plan = plan(&spec, &host)?;
     say(&account::introduction(&plan, &guest))?;

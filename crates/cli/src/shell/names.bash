@@ -1,17 +1,28 @@
 
-# Names of VMs, behind what is generated above.
+# Names of VMs and images, behind what is generated above.
 _mother_names() {
-    local word command="" cur="${COMP_WORDS[COMP_CWORD]}"
+    local word command="" second="" cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}"
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
         case "$word" in
             -*) ;;
-            *) command="$word"; break ;;
+            *) if [[ -z "$command" ]]; then command="$word"; else second="$word"; break; fi ;;
         esac
     done
     if [[ "$cur" != -* ]]; then
         case "$command" in
             OF_RUNNING) COMPREPLY=($(compgen -W "$(mother ps -q 2>/dev/null)" -- "$cur")); return ;;
             OF_ALL) COMPREPLY=($(compgen -W "$(mother ps -aq 2>/dev/null)" -- "$cur")); return ;;
+            images) if [[ "$second" == rm ]]; then
+                COMPREPLY=($(compgen -W "$(mother images -q 2>/dev/null)" -- "$cur")); return
+            fi ;;
+            # Behind an option that takes a value stands its value.
+            run) case "$prev" in
+                run | -d | --detach | --debug-exit | --no-reboot | --huge-pages | --print-config)
+                    COMPREPLY=($(compgen -W "RELEASES $(mother images -q 2>/dev/null)" -- "$cur")
+                        $(compgen -f -- "$cur"))
+                    __ltrim_colon_completions "$cur" 2>/dev/null
+                    return ;;
+            esac ;;
         esac
     fi
     _mother "$@"

@@ -1,7 +1,8 @@
 //! `mother inspect`: everything that is known about a VM and its guest.
 
-use api::HostBooks;
+use api::{HostBooks, VmOrigin};
 use clap::Args;
+use fleet::{Inventory, Vm};
 use insight::verdict::standing;
 use insight::{Look, Observed};
 use serde::Serialize;
@@ -10,11 +11,13 @@ use watch::{Assessment, LiveCost, Snapshot};
 use x86::Gva;
 
 use super::connections;
+use super::described;
 use super::observe::{failed, watch};
+use super::orders::is_alive;
 use super::processes;
 use super::truth;
 use super::verdicts::settled;
-use super::words::{printable, size, time};
+use super::words::{find, printable, size, time};
 use crate::failure::Failure;
 use crate::output::say;
 
@@ -35,6 +38,11 @@ pub struct InspectArguments {
 
 /// Prints everything; the exit status.
 pub fn inspect(arguments: &InspectArguments) -> Result<u8, Failure> {
+    let vm = find(&Inventory::of_user()?, &arguments.name)?;
+    if !is_alive(&vm) {
+        return inspect_ended(&vm, arguments.json);
+    }
+    let origin = vm.origin.as_ref();
     let (name, mut watcher) = watch(&arguments.name)?;
     let assessment = settled(&mut watcher).map_err(failed(&name))?;
     let snapshot = watcher.observer().observe().map_err(failed(&name))?;
@@ -42,8 +50,10 @@ pub fn inspect(arguments: &InspectArguments) -> Result<u8, Failure> {
     let look = account.as_ref().and_then(|account| snapshot.look(account));
     let text = if arguments.json {
         let guest = look.as_ref().map(guest);
-        let value = json!({
+        let mut value = json!({
             "name": name,
+            "state": vm.state,
+            "end": null,
             "books": snapshot.books,
             "registers": snapshot.vcpus,
             "kernel": assessment.kernel,
@@ -52,12 +62,36 @@ pub fn inspect(arguments: &InspectArguments) -> Result<u8, Failure> {
             "standing": standing(&assessment.rows),
             "cost": cost(&assessment, &snapshot, look.as_ref()),
         });
+        describe(&mut value, origin);
         format!("{value:#}\n")
     } else {
-        text(&assessment, &snapshot, look.as_ref()) + &truth::table(&name, &assessment)
+        described::lines(origin)
+            + &text(&assessment, &snapshot, look.as_ref())
+            + &truth::table(&name, &assessment)
     };
     say(&text)?;
     Ok(0)
+}
+
+/// What is known of a VM that has ended: how it was asked for, and how it ended.
+fn inspect_ended(vm: &Vm, is_json: bool) -> Result<u8, Failure> {
+    if is_json {
+        let mut value = json!({ "name": vm.name, "state": vm.state, "end": vm.end });
+        describe(&mut value, vm.origin.as_ref());
+        say(&format!("{value:#}\n"))?;
+        return Ok(0);
+    }
+    let end = vm.end.as_ref().map_or("it has ended", |end| &end.message);
+    let (how, lines) = (printable(end), described::lines(vm.origin.as_ref()));
+    say(&format!("ended    {how}\n{lines}"))?;
+    Ok(0)
+}
+
+/// Adds how it was asked for.
+fn describe(value: &mut Value, origin: Option<&VmOrigin>) {
+    if let Value::Object(fields) = value {
+        fields.extend(described::fields(origin));
+    }
 }
 
 /// Everything that is read of the guest; each thing says on what evidence it stands, or why it cannot be seen.

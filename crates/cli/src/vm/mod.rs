@@ -1,8 +1,10 @@
 //! Commands about VMs that run or have run: each asks the inventory and the VM's control socket, and prints.
 
+mod again;
 mod balloon;
 mod connections;
 mod console;
+mod described;
 mod dmesg;
 mod everybody;
 mod given;
@@ -14,10 +16,12 @@ mod processes;
 mod ps;
 mod top;
 mod truth;
+mod update;
 mod verdicts;
 mod wait;
 mod words;
 
+pub use again::{RenameArguments, rename, restart, start};
 pub use balloon::{BalloonArguments, balloon};
 pub use console::{ConsoleArguments, console};
 pub use dmesg::{DmesgArguments, dmesg};
@@ -30,4 +34,5 @@ pub use orders::{
 pub use ps::{PsArguments, ps};
 pub use top::{TopArguments, top};
 pub use truth::{TruthArguments, truth};
+pub use update::{UpdateArguments, update};
 pub use wait::wait;

@@ -41,6 +41,18 @@ pub struct StopArguments {
     grace: Duration,
 }
 
+impl StopArguments {
+    /// Which VMs.
+    pub(super) fn names(&self) -> &NamesArguments {
+        &self.who
+    }
+
+    /// How long each may take.
+    pub(super) fn grace_ms(&self) -> u64 {
+        u64::try_from(self.grace.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
 /// `mother switch`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
@@ -129,20 +141,22 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
 
 /// Stops VMs.
 pub fn stop(arguments: &StopArguments) -> Result<u8, Failure> {
-    let command = Command::Stop {
-        grace_ms: u64::try_from(arguments.grace.as_millis()).unwrap_or(u64::MAX),
-    };
     each(&arguments.who, |inventory, vm| {
-        match order(inventory, vm, "stop", command.clone()) {
-            // A guest that is quick is gone before its process has answered.
-            Err(Failure::Vm {
-                source: ClientError::Connection(_),
-                ..
-            }) if buried(inventory, &vm.name).is_ok() && !inventory.is_running(&vm.name)? => Ok(()),
-            Err(failure) => Err(failure),
-            Ok(()) => wait_for_end(inventory, &vm.name, "stop"),
-        }
+        stop_one(inventory, vm, arguments.grace_ms())
     })
+}
+
+/// Stops one, and waits until it has ended.
+pub(super) fn stop_one(inventory: &Inventory, vm: &Vm, grace_ms: u64) -> Result<(), Failure> {
+    match order(inventory, vm, "stop", Command::Stop { grace_ms }) {
+        // A guest that is quick is gone before its process has answered.
+        Err(Failure::Vm {
+            source: ClientError::Connection(_),
+            ..
+        }) if buried(inventory, &vm.name).is_ok() && !inventory.is_running(&vm.name)? => Ok(()),
+        Err(failure) => Err(failure),
+        Ok(()) => wait_for_end(inventory, &vm.name, "stop"),
+    }
 }
 
 /// Kills VMs.
@@ -217,7 +231,8 @@ pub fn remove(arguments: &RemoveArguments) -> Result<u8, Failure> {
     })
 }
 
-fn each(
+/// Does `act` to every VM that is named.
+pub(super) fn each(
     arguments: &NamesArguments,
     act: impl Fn(&Inventory, &Vm) -> Result<(), Failure> + Sync,
 ) -> Result<u8, Failure> {
@@ -260,7 +275,7 @@ fn perform(
         match result {
             Ok(()) if !is_json => say(&format!("{name}\n"))?,
             Ok(()) => {}
-            Err(failure) => failure.print(),
+            Err(failure) => failure.print(false),
         }
     }
     Ok(if results.iter().all(|(_, result)| result.is_ok()) {
@@ -274,6 +289,19 @@ pub(super) fn is_alive(vm: &Vm) -> bool {
     !matches!(vm.state, VmState::Ended | VmState::Died)
 }
 
+/// A VM that runs is not started.
+pub(super) fn check_ended(vm: &Vm, act: &'static str) -> Result<(), Failure> {
+    if !is_alive(vm) {
+        return Ok(());
+    }
+    Err(Failure::NotNow {
+        act,
+        name: vm.name.clone(),
+        why: "it runs".to_owned(),
+        help: "`mother restart` stops it first",
+    })
+}
+
 /// A VM that has ended takes no orders.
 pub(super) fn check_alive(vm: &Vm, act: &'static str) -> Result<(), Failure> {
     if is_alive(vm) {
@@ -284,11 +312,12 @@ pub(super) fn check_alive(vm: &Vm, act: &'static str) -> Result<(), Failure> {
         act,
         name: vm.name.clone(),
         why,
-        help: "`mother ps` lists those that run",
+        help: "`mother ps` lists those that run, `mother start` starts it again",
     })
 }
 
-fn order(
+/// Has a VM that runs do something.
+pub(super) fn order(
     inventory: &Inventory,
     vm: &Vm,
     act: &'static str,

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::failure::Failure;
 use crate::output::say;
+use crate::vm::described;
 use crate::vm::processes::processes;
 use crate::vm::words::{columns, size, time};
 
@@ -14,7 +15,8 @@ use crate::vm::words::{columns, size, time};
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 UPTIME counts pauses, CPU is the time of the whole process, GIVEN is the memory that
-the guest believes to have, RESIDENT what the host holds of it.
+the guest believes to have, RESIDENT what the host holds of it. PORTS of this host
+lead into the guest.
 
 Examples:
   mother ps -a
@@ -62,15 +64,15 @@ fn has_ended(vm: &Vm) -> bool {
     matches!(vm.state, VmState::Ended | VmState::Died)
 }
 
-const HEADS: [&str; 7] = [
-    "NAME", "ENGINE", "STATE", "UPTIME", "CPU", "GIVEN", "RESIDENT",
+const HEADS: [&str; 8] = [
+    "NAME", "ENGINE", "STATE", "UPTIME", "CPU", "GIVEN", "RESIDENT", "PORTS",
 ];
 
 fn table(vms: &[Vm]) -> String {
     columns(&HEADS, &vms.iter().map(row).collect::<Vec<_>>())
 }
 
-fn row(vm: &Vm) -> [String; 7] {
+fn row(vm: &Vm) -> [String; 8] {
     let unknown = || "-".to_owned();
     let (info, status, end) = (vm.info.as_ref(), vm.status.as_ref(), vm.end.as_ref());
     let uptime = status
@@ -93,6 +95,8 @@ fn row(vm: &Vm) -> [String; 7] {
         status
             .and_then(|status| status.memory_resident_bytes)
             .map_or_else(unknown, size),
+        // Where nothing runs, nothing leads.
+        described::ports(vm.origin.as_ref().filter(|_| !has_ended(vm))),
     ]
 }
 
@@ -105,7 +109,7 @@ fn json_of(vm: &Vm) -> Value {
     let cpu = status
         .map(|status| status.cpu_seconds)
         .or(end.and_then(|end| end.cpu_seconds));
-    json!({
+    let mut value = json!({
         "name": vm.name,
         "state": vm.state,
         "engine": info.map(|info| &info.engine),
@@ -122,7 +126,11 @@ fn json_of(vm: &Vm) -> Value {
         "consoles": status.map(|status| status.consoles),
         "devices": status.map(|status| &status.devices),
         "end": end,
-    })
+    });
+    if let Value::Object(fields) = &mut value {
+        fields.extend(described::fields(vm.origin.as_ref()));
+    }
+    value
 }
 
 #[cfg(test)]
@@ -150,6 +158,7 @@ mod tests {
             info: Some(info),
             status: None,
             end: None,
+            origin: None,
         }
     }
 
@@ -165,8 +174,19 @@ mod tests {
             consoles: 1,
             devices: Vec::new(),
         };
+        let given = api::VmSpec {
+            forwards: vec!["8080:80".parse().unwrap()],
+            ..api::VmSpec::default()
+        };
+        let origin = api::VmOrigin {
+            words: Vec::new(),
+            folder: "/".into(),
+            asked: api::VmSpec::default(),
+            given,
+        };
         Vm {
             status: Some(status),
+            origin: Some(origin),
             ..vm
         }
     }
@@ -190,10 +210,10 @@ mod tests {
     #[test]
     fn the_table_has_a_line_for_each() {
         let expected = "\
-NAME           ENGINE  STATE      UPTIME  CPU   GIVEN  RESIDENT
-web            soft    running    1m15s   3.1s  512M   83.3M
-a-longer-name  soft    ended (3)  7.5s    7.2s  512M   -
-new            -       starting   -       -     -      -
+NAME           ENGINE  STATE      UPTIME  CPU   GIVEN  RESIDENT  PORTS
+web            soft    running    1m15s   3.1s  512M   83.3M     8080->80
+a-longer-name  soft    ended (3)  7.5s    7.2s  512M   -         -
+new            -       starting   -       -     -      -         -
 ";
         let new = Vm {
             info: None,
@@ -223,5 +243,6 @@ new            -       starting   -       -     -      -
             (&json!("ended"), &Value::Null)
         );
         assert_eq!(ended["end"]["kind"], "crashed");
+        assert_eq!(running["ports"], json!(["8080:80"]));
     }
 }

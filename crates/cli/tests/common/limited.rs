@@ -33,7 +33,7 @@ impl Limited {
     /// A place for such a guest; `None`, said aloud, where there can be none.
     pub fn new(name: &'static str) -> Option<Limited> {
         let mother = with_guest()?;
-        if !machine::paging_finding().0 {
+        if !machine::paging_finding().usable {
             eprintln!("SKIPPED: guest memory cannot be paged here");
             return None;
         }

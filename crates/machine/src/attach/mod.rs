@@ -22,6 +22,7 @@ mod vsock;
 
 use std::sync::Arc;
 
+use api::ConsoleKind;
 use devices::virtio::balloon::BalloonControl;
 use devices::virtio::console::Window;
 use devices::virtio::{DeviceMetrics, VirtioDevice};
@@ -31,7 +32,7 @@ use crate::attach::claims::Claims;
 use crate::broker::Broker;
 use crate::console::output::Output;
 use crate::console::{Channel, ConsoleInput};
-use crate::plan::{ConsoleKind, VmPlan};
+use crate::plan::VmPlan;
 
 /// Slots of PCI bus 0. A device has the same one whatever else there is, so that its name in the guest stays.
 pub(crate) mod slot {

@@ -18,11 +18,12 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use api::{Forward, Transport};
 use devices::virtio::net::MacAddress;
 use host::deep_socket;
 use thiserror::Error;
 
-use crate::plan::{Forward, Transport, UserNetwork};
+use crate::plan::UserNetwork;
 
 /// What the guest gets by DHCP, and what its gateway is.
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);

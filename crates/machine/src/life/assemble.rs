@@ -4,6 +4,7 @@ use std::io::Write;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
+use api::ConsoleKind;
 use devices::acpi::AcpiPlan;
 use devices::virtio::{Links, VirtioFunction};
 use devices::{Board, BoardPlan, IrqSink};
@@ -23,7 +24,7 @@ use crate::held::Held;
 use crate::life::Life;
 use crate::life::msr::MachineMsrs;
 use crate::life::room::{Room, open_mailbox};
-use crate::plan::{ConsoleKind, VmPlan};
+use crate::plan::VmPlan;
 use crate::threads::alarm::Alarm;
 use crate::threads::bell::{Bell, Bells};
 use crate::threads::device_threads::DeviceThreads;

@@ -5,8 +5,8 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use api::DiskSpec;
-use devices::virtio::blk::{Head, ImageFormat, SECTOR_BYTES, SERIAL_BYTES};
+use api::{DiskFormat, DiskSerial, DiskSpec};
+use devices::virtio::blk::{Head, ImageFormat, SECTOR_BYTES};
 use serde::{Deserialize, Serialize};
 
 use super::{Complaints, Trouble, image_help, trouble};
@@ -67,7 +67,7 @@ pub(super) fn disks(specs: &[DiskSpec], complaints: &mut Complaints) -> Option<V
         );
     }
     let mut files: Vec<(FileId, bool)> = Vec::new();
-    let mut serials: Vec<String> = Vec::new();
+    let mut serials: Vec<DiskSerial> = Vec::new();
     let mut plans = Vec::new();
     for (n, spec) in specs.iter().enumerate() {
         let serial = complaints.take("disk", serial(spec, n, &serials));
@@ -84,7 +84,7 @@ pub(super) fn disks(specs: &[DiskSpec], complaints: &mut Complaints) -> Option<V
                 is_guessed_raw: spec.format.is_none() && image.format == ImageFormat::Raw,
                 base,
                 is_read_only: spec.read_only,
-                serial,
+                serial: serial.to_string(),
             })
         })();
         plans.push(checked);
@@ -93,50 +93,29 @@ pub(super) fn disks(specs: &[DiskSpec], complaints: &mut Complaints) -> Option<V
     plans.filter(|plans| plans.len() <= DISKS_MAX)
 }
 
-fn serial(spec: &DiskSpec, n: usize, earlier: &[String]) -> Result<String, Trouble> {
+fn serial(spec: &DiskSpec, n: usize, earlier: &[DiskSerial]) -> Result<DiskSerial, Trouble> {
     let Some(serial) = &spec.serial else {
-        return Ok(format!("disk{n}"));
+        return Ok(DiskSerial::of_number(n));
     };
-    let shown = serial.escape_debug();
-    if serial.len() > SERIAL_BYTES {
-        let what = format!(
-            "the serial number \"{shown}\" has {} characters, more than {SERIAL_BYTES}",
-            serial.len()
-        );
-        return trouble(what, "shorten it");
-    }
-    if serial.is_empty() || !serial.chars().all(|c| c.is_ascii_graphic()) {
-        let help = "use letters, digits and signs of ASCII, no spaces";
-        return trouble(
-            format!("the serial number \"{shown}\" cannot be shown to a guest"),
-            help,
-        );
-    }
     if earlier.contains(serial) {
-        let what = format!("the serial number \"{shown}\" is given twice");
         return trouble(
-            what,
+            format!("the serial number \"{serial}\" is given twice"),
             "give each disk its own, so that the guest can tell them apart",
         );
     }
     Ok(serial.clone())
 }
 
-fn format(text: Option<&str>) -> Result<Option<ImageFormat>, Trouble> {
-    match text {
-        None => Ok(None),
-        Some("raw") => Ok(Some(ImageFormat::Raw)),
-        Some("qcow2") => Ok(Some(ImageFormat::Qcow2)),
-        Some(other) => trouble(
-            format!("\"{}\" is no format of disks", other.escape_debug()),
-            "write `raw` or `qcow2`",
-        ),
-    }
+fn format(asked: Option<DiskFormat>) -> Option<ImageFormat> {
+    asked.map(|format| match format {
+        DiskFormat::Raw => ImageFormat::Raw,
+        DiskFormat::Qcow2 => ImageFormat::Qcow2,
+    })
 }
 
 /// What the disk's own file is.
 fn image(spec: &DiskSpec, files: &mut Vec<(FileId, bool)>) -> Result<Head, Trouble> {
-    let format = format(spec.format.as_deref())?;
+    let format = format(spec.format);
     let path = &spec.path;
     let shown = path.display();
     let Looked { id, head } = look(path, format, !spec.read_only)?;
@@ -172,7 +151,7 @@ fn base(
     spec: &DiskSpec,
     files: &mut Vec<(FileId, bool)>,
 ) -> Result<Option<(PathBuf, Head)>, Trouble> {
-    let format = format(spec.base_format.as_deref())?;
+    let format = format(spec.base_format);
     let Some(path) = &spec.base else {
         return match format {
             Some(_) => trouble(

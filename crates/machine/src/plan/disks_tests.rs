@@ -72,14 +72,6 @@ fn everything_that_is_wrong_with_disks_is_told_at_once() {
         spec(path, "locked"),
         spec(path, "overlay"),
         DiskSpec {
-            format: Some("vmdk".to_owned()),
-            ..spec(path, "disk")
-        },
-        DiskSpec {
-            serial: Some("123456789012345678901".to_owned()),
-            ..spec(path, "clusters")
-        },
-        DiskSpec {
             path: "/dev/null".into(),
             ..DiskSpec::default()
         },
@@ -98,10 +90,6 @@ cannot use DIR/locked: it is encrypted (LUKS)
   make one that is not, with its passphrase in a file SECRET: `qemu-img convert --object secret,id=key,file=SECRET --image-opts driver=qcow2,file.filename=DIR/locked,encrypt.key-secret=key -O qcow2 NEW.qcow2`
 DIR/overlay is an overlay; its header names "/etc/shadow" as the base
   if you trust that, name it yourself: `--disk DIR/overlay,base=FILE`
-"vmdk" is no format of disks
-  write `raw` or `qcow2`
-the serial number "123456789012345678901" has 21 characters, more than 20
-  shorten it
 /dev/null is neither a file nor a block device
   name the file of a disk image, or a block device
 "#;
@@ -153,7 +141,7 @@ fn overlays_lie_over_what_the_user_named() {
     );
     check(
         DiskSpec {
-            base_format: Some("raw".to_owned()),
+            base_format: Some(DiskFormat::Raw),
             ..spec(path, "clusters")
         },
         "a base's format was given, and no base\n  name the base with `base=FILE`\n",
@@ -171,13 +159,13 @@ fn a_plan_says_how_each_disk_is_opened() {
     let specs = [
         spec(path, "disk"),
         DiskSpec {
-            format: Some("raw".to_owned()),
+            format: Some(DiskFormat::Raw),
             read_only: true,
             ..spec(path, "overlay")
         },
         DiskSpec {
             base: Some(path.join("link")),
-            serial: Some("root".to_owned()),
+            serial: Some(DiskSerial::root()),
             ..spec(path, "clusters")
         },
         DiskSpec {
@@ -232,7 +220,7 @@ fn serial_numbers_tell_disks_apart() {
     let folder = folder();
     let with = |serial: &str| DiskSpec {
         read_only: true,
-        serial: Some(serial.to_owned()),
+        serial: Some(serial.parse().unwrap()),
         ..spec(folder.path(), "disk")
     };
     let check = |serials: &[&str], expected: &str| {
@@ -240,10 +228,6 @@ fn serial_numbers_tell_disks_apart() {
         assert_eq!(complaints(folder.path(), &specs), expected);
     };
     check(&["12345678901234567890", "b"], "");
-    check(
-        &["a b"],
-        "the serial number \"a b\" cannot be shown to a guest\n  use letters, digits and signs of ASCII, no spaces\n",
-    );
     check(
         &["a", "a"],
         "the serial number \"a\" is given twice\n  give each disk its own, so that the guest can tell them apart\n",

@@ -66,12 +66,9 @@ pub(super) fn modules(
         );
         complaints.take("module", refused);
     }
-    for text in &spec.modules {
-        let path = text.split_whitespace().next().unwrap_or_default();
-        found.push(complaints.take(
-            "module",
-            module(PathBuf::from(path), text.trim().to_owned()),
-        ));
+    for asked in &spec.modules {
+        let found_one = module(asked.path().to_owned(), asked.string().to_owned());
+        found.push(complaints.take("module", found_one));
     }
     found.into_iter().collect()
 }

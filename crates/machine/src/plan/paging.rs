@@ -2,17 +2,11 @@
 
 use std::path::PathBuf;
 
-use api::VmSpec;
+use api::{ResidentLimit, StoreSize, VmSpec};
 use serde::{Deserialize, Serialize};
-use x86::PAGE_SIZE;
 
-use super::amounts::{shown, size};
 use super::{Complaints, Trouble, trouble};
-
-/// Least memory that a guest can run in, however little it knows of it.
-const LIMIT_MIN_BYTES: u64 = 4 << 20;
-/// Least room for pages that are away.
-const ROOM_MIN_BYTES: u64 = 1 << 20;
+use crate::host_findings::HostFindings;
 
 /// How a VM's memory is paged.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -31,30 +25,22 @@ pub struct PagingPlan {
 
 pub(super) fn paging(
     spec: &VmSpec,
+    host: &HostFindings,
     memory_bytes: u64,
     complaints: &mut Complaints,
 ) -> Option<PagingPlan> {
-    let limit = resident_limit(
-        spec.resident_limit.as_deref().unwrap_or("none"),
-        memory_bytes,
-    );
-    let limit_bytes = complaints.take(
-        "resident-limit",
-        limit.and_then(|limit| without_huge_pages(spec, limit)),
-    );
-    let store = spec.page_memory.as_deref().map_or(Ok(memory_bytes), room);
-    let store_memory_bytes = complaints.take("page-memory", store);
-    let file_bytes = spec
-        .page_file_size
-        .as_deref()
-        .map_or(Ok(memory_bytes), room);
-    let file_bytes = complaints.take("page-file-size", file_bytes);
+    let limit = spec.resident_limit.unwrap_or(ResidentLimit::None);
+    let limit = limit.of(memory_bytes);
+    let limit = limit.and_then(|limit| without_huge_pages(spec, limit));
+    let limit = limit.and_then(|limit| can_be_kept(host, limit));
+    let limit_bytes = complaints.take("resident-limit", limit);
+    let room = |asked: Option<StoreSize>| asked.map_or(memory_bytes, StoreSize::bytes);
     let folder = complaints.take("page-file", folder(spec));
-    let file = folder?.zip(file_bytes);
+    let file = folder?.map(|folder| (folder, room(spec.page_file_size)));
     Some(PagingPlan {
         limit_bytes: limit_bytes?,
         huge_pages: spec.huge_pages,
-        store_memory_bytes: store_memory_bytes?,
+        store_memory_bytes: room(spec.page_memory),
         file,
     })
 }
@@ -67,6 +53,20 @@ fn without_huge_pages(spec: &VmSpec, limit: Option<u64>) -> Result<Option<u64>, 
             "leave out `--huge-pages`, or the limit",
         ),
         limit => Ok(limit),
+    }
+}
+
+/// A limit is kept by taking pages away, which not every user may do on every host.
+fn can_be_kept(host: &HostFindings, limit: Option<u64>) -> Result<Option<u64>, Trouble> {
+    match &host.paging {
+        Some(paging) if limit.is_some() && !paging.usable => {
+            let help = paging.help.clone();
+            trouble(
+                format!("guest memory cannot be paged here: {}", paging.why),
+                help.unwrap_or_else(|| "leave the limit out; `mother doctor` says more".to_owned()),
+            )
+        }
+        _ => Ok(limit),
     }
 }
 
@@ -84,75 +84,12 @@ fn folder(spec: &VmSpec) -> Result<Option<PathBuf>, Trouble> {
     }
 }
 
-/// A limit as people write it: `100M`, `10%` of the guest's memory, or `none`.
+/// A limit as people write it, `100M`, `10%` or `none`, of a guest with so much memory.
 pub(crate) fn resident_limit(text: &str, memory_bytes: u64) -> Result<Option<u64>, Trouble> {
-    let help = format!(
-        "write a size such as 100M, a share of the guest's memory such as 10%, or none; at least {}",
-        shown(LIMIT_MIN_BYTES)
-    );
-    if text == "none" {
-        return Ok(None);
-    }
-    let bytes = match text.strip_suffix('%') {
-        Some(share) => share
-            .parse::<u64>()
-            .ok()
-            .filter(|share| (1..=100).contains(share))
-            .map(|share| memory_bytes / 100 * share / PAGE_SIZE * PAGE_SIZE),
-        None => size(text),
-    };
-    match bytes {
-        None => trouble(format!("\"{}\" is no limit", text.escape_debug()), help),
-        Some(bytes) if bytes < LIMIT_MIN_BYTES => trouble(
-            format!("{} is too little for a guest to get on", shown(bytes)),
-            help,
-        ),
-        // All of it is as good as no limit, but it may be meant to be lowered.
-        Some(bytes) => Ok(Some((bytes / PAGE_SIZE * PAGE_SIZE).min(memory_bytes))),
-    }
+    text.parse::<ResidentLimit>()?.of(memory_bytes)
 }
 
-/// Room for pages that are away.
+/// Room for pages that are away, as people write it.
 pub(crate) fn room(text: &str) -> Result<u64, Trouble> {
-    let help = format!(
-        "write a number with K, M, G or T behind it, such as 512M; at least {}",
-        shown(ROOM_MIN_BYTES)
-    );
-    match size(text) {
-        None => trouble(format!("\"{}\" is not a size", text.escape_debug()), help),
-        Some(bytes) if bytes < ROOM_MIN_BYTES => trouble(
-            format!("{} is too little to keep pages in", shown(bytes)),
-            help,
-        ),
-        Some(bytes) => Ok(bytes),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_limit_is_understood_or_explained() {
-        let check = |text, expected: Result<Option<u64>, &str>| {
-            let got = resident_limit(text, 1 << 30).map_err(|trouble| trouble.what);
-            assert_eq!(got, expected.map_err(str::to_owned), "{text}");
-        };
-        check("none", Ok(None));
-        check("100M", Ok(Some(100 << 20)));
-        check("10%", Ok(Some(107_372_544)));
-        check("100%", Ok(Some(1_073_741_824 / 100 * 100 / 4096 * 4096)));
-        check("2G", Ok(Some(1 << 30)));
-        check("5000001", Ok(Some(5_000_001 / 4096 * 4096)));
-        check("3M", Err("3M is too little for a guest to get on"));
-        check("0", Err("0 bytes is too little for a guest to get on"));
-        check("0%", Err("\"0%\" is no limit"));
-        check("101%", Err("\"101%\" is no limit"));
-        check("ten", Err("\"ten\" is no limit"));
-        check("", Err("\"\" is no limit"));
-        check(
-            "99999999999999999999",
-            Err("\"99999999999999999999\" is no limit"),
-        );
-    }
+    text.parse::<StoreSize>().map(StoreSize::bytes)
 }

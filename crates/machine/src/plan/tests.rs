@@ -4,6 +4,7 @@ use std::io::Write;
 
 use super::*;
 use crate::engine::{EngineFinding, EngineKind};
+use crate::host_findings::PagingFinding;
 
 /// A host on which `soft` works and KVM does not.
 fn host() -> HostFindings {
@@ -18,6 +19,7 @@ fn host() -> HostFindings {
             finding(EngineKind::Kvm, false, "not here"),
             finding(EngineKind::Soft, true, "works"),
         ],
+        paging: None,
     }
 }
 
@@ -71,41 +73,102 @@ fn complaints(folder: &Folder, spec: &VmSpec) -> String {
     text.replace(&folder.0.display().to_string(), "DIR")
 }
 
+/// What a user reads about a file and what it asks for, with the folder's name and the file's taken out.
+fn complaints_about(folder: &Folder, toml: &str) -> String {
+    let written = PartialSpec::from_file(toml, "FILE");
+    let told = check(&written, &host()).unwrap_err().to_string();
+    told.replace(&folder.0.display().to_string(), "DIR")
+}
+
 #[test]
 fn every_mistake_is_told_at_once() {
     let folder = Folder::new("all");
-    let spec = VmSpec {
-        name: Some("a b".to_owned()),
-        kernel: Some(folder.0.join("none")),
-        initrd: Some(folder.0.clone()),
-        cmdline: Some("x".repeat(2050)),
-        memory: Some("3M".to_owned()),
-        cpus: Some("400".to_owned()),
-        engine: Some("kvm".to_owned()),
-        timeout: Some("soon".to_owned()),
-        markers: vec!["a\nb".to_owned()],
-        ..VmSpec::default()
-    };
+    let toml = format!(
+        r#"
+name = "a b"
+kernel = "{folder}/none"
+initrd = "{folder}"
+cmdline = "{cmdline}"
+memory = "3M"
+cpus = 400
+engine = "kvm"
+timeout = "soon"
+marker = ["a\nb"]
+"#,
+        folder = folder.0.display(),
+        cmdline = "x".repeat(2050)
+    );
     let expected = r#"cannot start VM "a b"
-  name: "a b" has the character ' '
+  FILE:2: name: "a b" has the character ' '
   help: use 1 to 63 of a-z, A-Z, 0-9, `-`, `_` and `.`, the first a letter or digit
-  memory: 3M is too little for a guest to start
+  FILE:6: memory: 3M is too little for a guest to start
   help: give between 32M and 16G
-  cpus: 400 vCPUs are more than a guest can have
+  FILE:7: cpus: 400 vCPUs are more than a guest can have
   help: write a number from 1 to 8
+  FILE:9: timeout: "soon" is not a time
+  help: write seconds, or a number with s, m or h behind it, such as 60s, 5m or 1h
+  FILE:10: marker: "a\nb" can never be seen in one line of the console
+  help: give a part of a line
   engine: the engine kvm cannot be used: not here
   help: use `--engine auto`
-  timeout: "soon" is not a time
-  help: write seconds, or a number with s, m or h behind it, such as 60s, 5m or 1h
-  marker: "a\nb" can never be seen in one line of the console
-  help: give a part of a line
   kernel: cannot open DIR/none: no such file
   help: check the path
   initrd: cannot use DIR: it is not a regular file
   help: name a file
   cmdline: the command line has 2050 bytes; this kernel takes 2048
   help: shorten it by 2 bytes"#;
-    assert_eq!(complaints(&folder, &spec), expected);
+    assert_eq!(complaints_about(&folder, &toml), expected);
+}
+
+#[test]
+fn what_depends_on_a_bad_value_is_not_judged() {
+    let folder = Folder::new("depends");
+    let toml =
+        "net = \"bridge\"\npublish = [\"39021:80\"]\nmemory = \"3M\"\nresident-limit = \"1%\"\n";
+    let told = complaints_about(&folder, toml);
+    let fields: Vec<&str> = told.lines().filter(|line| line.contains("FILE")).collect();
+    assert_eq!(
+        fields,
+        [
+            "  FILE:1: net: there is no network \"bridge\"",
+            "  FILE:3: memory: 3M is too little for a guest to start"
+        ]
+    );
+    assert_eq!(told.lines().count(), 5, "{told}");
+}
+
+#[test]
+fn a_kernel_and_passt_may_come_after_the_check() {
+    let spec = VmSpec {
+        net: Some("user".parse().unwrap()),
+        ..VmSpec::default()
+    };
+    let written = PartialSpec {
+        spec: spec.clone(),
+        ..PartialSpec::default()
+    };
+    assert_eq!(check(&written, &host()), Ok(()));
+    let told = plan(&spec, &host()).unwrap_err();
+    let fields: Vec<&str> = told.complaints.iter().map(Complaint::key).collect();
+    assert!(fields.contains(&"kernel"), "{told}");
+}
+
+#[test]
+fn a_linux_without_a_command_line_gets_its_console() {
+    let folder = Folder::new("console");
+    let check = |console: Option<ConsoleKind>, cmdline: Option<&str>, expected: &str| {
+        let spec = VmSpec {
+            kernel: Some(folder.file("vmlinuz", &bzimage())),
+            console,
+            cmdline: cmdline.map(str::to_owned),
+            ..VmSpec::default()
+        };
+        assert_eq!(plan(&spec, &host()).unwrap().cmdline, expected);
+    };
+    check(None, None, "console=ttyS0");
+    check(Some(ConsoleKind::Virtio), None, "console=hvc0");
+    check(None, Some("quiet"), "quiet");
+    check(None, Some(""), "");
 }
 
 #[test]
@@ -173,7 +236,7 @@ fn what_does_not_fit_is_told_with_the_numbers() {
         let spec = VmSpec {
             kernel: Some(kernel.clone()),
             initrd: Some(initrd.clone()),
-            memory: Some(memory.to_owned()),
+            memory: Some(memory.parse().unwrap()),
             cmdline: Some(cmdline.to_owned()),
             ..VmSpec::default()
         };
@@ -213,20 +276,6 @@ fn what_does_not_fit_is_told_with_the_numbers() {
 }
 
 #[test]
-fn names_are_safe_to_print_and_to_use_in_paths() {
-    let check = |name: &str, ok| assert_eq!(check_name(name).is_ok(), ok, "{name}");
-    check("db1", true);
-    check("web-2.test_a", true);
-    check("", false);
-    check("-x", false);
-    check("..", false);
-    check("a/b", false);
-    check("ä", false);
-    check(&"n".repeat(63), true);
-    check(&"n".repeat(64), false);
-}
-
-#[test]
 fn a_plan_has_every_default() {
     let folder = Folder::new("defaults");
     let spec = VmSpec {
@@ -251,18 +300,18 @@ fn a_plan_can_be_handed_to_another_process() {
     let spec = VmSpec {
         kernel: Some(folder.file("vmlinuz", &bzimage())),
         initrd: Some(folder.file("initrd", b"x")),
-        timeout: Some("5m".to_owned()),
+        timeout: Some("5m".parse().unwrap()),
         disks: vec![api::DiskSpec {
             path: folder.file("disk", &[0; 512]),
             ..api::DiskSpec::default()
         }],
-        net: Some("user".to_owned()),
+        net: Some("user".parse().unwrap()),
         passt: Some(PathBuf::from("/bin/passt")),
-        forwards: vec!["39011:80/udp".to_owned()],
+        forwards: vec!["39011:80/udp".parse().unwrap()],
         vsock: Some(folder.0.join("vsock")),
-        resident_limit: Some("100M".to_owned()),
+        resident_limit: Some("100M".parse().unwrap()),
         page_file: Some(folder.0.clone()),
-        markers: vec!["login:".to_owned()],
+        markers: vec!["login:".parse().unwrap()],
         ..VmSpec::default()
     };
     let plan = plan(&spec, &host()).unwrap();
@@ -271,4 +320,82 @@ fn a_plan_can_be_handed_to_another_process() {
     let with_more = text.replacen('{', "{\"more\":1,", 1);
     let refused = serde_json::from_str::<VmPlan>(&with_more).unwrap_err();
     assert!(refused.to_string().contains("unknown field `more`"));
+}
+
+#[test]
+fn a_limit_that_this_host_cannot_keep_is_told_with_the_way_on() {
+    let folder = Folder::new("limit");
+    let check = |limit: &str, help: Option<&str>, expected: Option<(&str, &str)>| {
+        let host = HostFindings {
+            paging: Some(PagingFinding {
+                usable: false,
+                why: "not for you".to_owned(),
+                help: help.map(str::to_owned),
+            }),
+            ..host()
+        };
+        let spec = VmSpec {
+            kernel: Some(folder.file("vmlinuz", &bzimage())),
+            resident_limit: Some(limit.parse().unwrap()),
+            ..VmSpec::default()
+        };
+        let told = plan(&spec, &host).err().map(|errors| {
+            let [complaint] = &errors.complaints[..] else {
+                panic!("{errors}")
+            };
+            (complaint.what.clone(), complaint.help.clone())
+        });
+        let told = told
+            .as_ref()
+            .map(|(what, help)| (what.as_str(), help.as_str()));
+        assert_eq!(told, expected, "{limit}");
+    };
+    let what = "guest memory cannot be paged here: not for you";
+    check("none", None, None);
+    check("100M", Some("be root"), Some((what, "be root")));
+    check(
+        "10%",
+        None,
+        Some((what, "leave the limit out; `mother doctor` says more")),
+    );
+}
+
+/// The blocks of code in the guide to files, with their languages.
+fn examples() -> Vec<(String, String)> {
+    let guide = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/config.md");
+    let guide = std::fs::read_to_string(guide).unwrap();
+    let blocks = guide.split("```").skip(1).step_by(2);
+    let blocks = blocks.filter_map(|block| block.split_once('\n'));
+    let is_file = |(language, _): &(&str, &str)| ["toml", "json"].contains(language);
+    let owned = |(language, text): (&str, &str)| (language.to_owned(), text.to_owned());
+    blocks.filter(is_file).map(owned).collect()
+}
+
+#[test]
+fn the_examples_in_the_guide_are_vms() {
+    let folder = Folder::new("examples");
+    let examples = examples();
+    assert_eq!(examples.len(), 2);
+    for (language, text) in examples {
+        let PartialSpec {
+            mut spec,
+            complaints,
+            ..
+        } = PartialSpec::from_file(&text, &language);
+        assert_eq!(complaints, [], "{text}");
+        // What the example names is put there; what `mother run IMAGE` would bring, too.
+        spec.kernel = Some(folder.file("vmlinux", &bzimage()));
+        spec.initrd = spec.initrd.map(|_| folder.file("initrd.img", b"x"));
+        spec.passt = Some(PathBuf::from("/bin/passt"));
+        for disk in &mut spec.disks {
+            disk.path = folder.file(&disk.path.display().to_string(), &[0; 512]);
+        }
+        for forward in &mut spec.forwards {
+            let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            forward.host.set_port(free.local_addr().unwrap().port());
+        }
+        let planned = plan(&spec, &host()).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        assert_eq!(planned.disks.len(), 2, "{text}");
+        assert_eq!(planned.disks[1].is_read_only, spec.disks[1].read_only);
+    }
 }

@@ -12,7 +12,8 @@ use api::VmSpec;
 
 use crate::console::Console;
 use crate::control::{MachineControl, Phase};
-use crate::engine::{EngineKind, HostFindings};
+use crate::engine::EngineKind;
+use crate::host_findings::HostFindings;
 use crate::opened::build;
 use crate::outcome::ending::Ending;
 use crate::outcome::ending::StopCause;
@@ -132,9 +133,9 @@ fn run_image_and(
     kernel.file().write_all_at(image, 0).unwrap();
     let mut spec = VmSpec {
         kernel: Some(format!("/proc/self/fd/{}", kernel.file().as_raw_fd()).into()),
-        memory: Some("32M".to_owned()),
-        engine: Some("soft".to_owned()),
-        timeout: Some("60s".to_owned()),
+        memory: Some("32M".parse().unwrap()),
+        engine: Some("soft".parse().unwrap()),
+        timeout: Some("60s".parse().unwrap()),
         debug_exit: true,
         ..VmSpec::default()
     };
@@ -247,7 +248,7 @@ fn a_guest_that_faults_for_ever_is_stopped_when_its_time_is_up() {
     let again = Code::default().bytes(&[0xcf]);
     let code = Code::default().stack().load_idt().bytes(&[0x0f, 0x0b]);
     let (report, _) = run_image(&image(code, &[(6, again)]), |spec| {
-        spec.timeout = Some("1s".to_owned())
+        spec.timeout = Some("1s".parse().unwrap())
     });
     assert_eq!(report.ending, Ending::TimedOut);
 }
@@ -276,7 +277,7 @@ fn a_guest_that_jumps_into_nowhere_crashes_alone() {
 #[test]
 fn a_guest_that_resets_itself_starts_again_until_it_is_stopped() {
     let reset = image(Code::default().out(0xcf9, 6).bytes(&[0xf4]), &[]);
-    let (report, _) = run_image(&reset, |spec| spec.timeout = Some("1s".to_owned()));
+    let (report, _) = run_image(&reset, |spec| spec.timeout = Some("1s".parse().unwrap()));
     assert_eq!(report.ending, Ending::TimedOut);
     assert!(report.reboots > 0);
     let (report, _) = run_image(&reset, |spec| spec.no_reboot = true);

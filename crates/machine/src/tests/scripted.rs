@@ -3,6 +3,7 @@
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use api::ConsoleKind;
 use vcpu::{
     Engine, EngineError, EngineStatistics, Exit, Injection, Kick, Reply, Unit, Vcpu, VcpuState,
 };
@@ -15,7 +16,7 @@ use crate::console::Console;
 use crate::engine::{EngineChoice, EngineKind};
 use crate::life::{MakeVcpus, VcpuMaker};
 use crate::opened::open_for;
-use crate::plan::{ConsoleKind, ImagePlan, OnReset, PagingPlan, VmPlan};
+use crate::plan::{ImagePlan, OnReset, PagingPlan, VmPlan};
 
 /// One exit and the reply it must get.
 pub(crate) type Step = (Exit, Reply);

@@ -1,17 +1,18 @@
 //! The name of a VM: one word that can stand in a path, in a message and on a kernel's command line.
 
 use std::fmt;
+use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use super::text::{BadText, Text, written_as_text};
 
 /// Longest name, so that it fits into messages, thread names and the path of a socket.
 const BYTES_MAX: usize = 63;
 
 /// A name that has been checked: 1 to 63 of `a-z A-Z 0-9 - _ .`, the first a letter or digit. So it is never empty,
 /// never `..`, has no slash, and cannot be taken for an option.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct VmName(String);
 
 /// What is wrong with a name.
@@ -72,19 +73,23 @@ impl fmt::Display for VmName {
     }
 }
 
-impl TryFrom<String> for VmName {
-    type Error = NameError;
+impl FromStr for VmName {
+    type Err = BadText;
 
-    fn try_from(name: String) -> Result<VmName, NameError> {
-        VmName::new(&name)
+    fn from_str(name: &str) -> Result<VmName, BadText> {
+        VmName::new(name).map_err(|NameError { what }| BadText {
+            what,
+            help: NameError::help(),
+        })
     }
 }
 
-impl From<VmName> for String {
-    fn from(name: VmName) -> String {
-        name.0
-    }
+impl Text for VmName {
+    const NAME: &'static str = "VmName";
+    const EXAMPLES: &'static [&'static str] = &["web1"];
 }
+
+written_as_text!(VmName);
 
 #[cfg(test)]
 mod tests {
@@ -95,6 +100,11 @@ mod tests {
         let check = |name: &str, expected: Result<(), &str>| {
             let got = VmName::new(name).map(drop).map_err(|error| error.what);
             assert_eq!(got, expected.map_err(str::to_owned), "{name:?}");
+            let json = serde_json::to_string(name).unwrap();
+            assert_eq!(
+                serde_json::from_str::<VmName>(&json).is_ok(),
+                expected.is_ok()
+            );
         };
         check("web1", Ok(()));
         check("a", Ok(()));

@@ -1,0 +1,261 @@
+//! What people type who come from docker or virsh, and what it is called here.
+//!
+//! clap knows the nearest word by its letters. `exec` and `destroy` have no near letters here, and `ls` has the wrong ones:
+//! these are known by their meaning.
+
+use std::path::Path;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+/// Commands of others, each with what to type instead.
+const COMMANDS: [(&[&str], &str); 17] = [
+    (
+        &["ls", "list", "container", "vm"],
+        "`mother ps` lists VMs, `mother ps -a` ended ones too, `mother images` images",
+    ),
+    (
+        &["exec", "ssh", "enter", "shell"],
+        "nothing runs in a guest for Mother: `mother console NAME` is its console; for ssh let a port lead in with `-p \
+         2222:22`",
+    ),
+    (
+        &["create", "define", "launch", "install"],
+        "`mother run -d --name NAME IMAGE` starts a VM and leaves it running",
+    ),
+    (
+        &["shutdown", "poweroff"],
+        "`mother stop NAME` presses the power button",
+    ),
+    (
+        &["destroy", "terminate"],
+        "`mother kill NAME` ends a VM at once",
+    ),
+    (
+        &["suspend", "freeze"],
+        "`mother pause NAME` stops a guest and its time",
+    ),
+    (
+        &["unpause", "thaw", "continue"],
+        "`mother resume NAME` lets a paused VM go on",
+    ),
+    (
+        &["undefine", "delete", "del"],
+        "`mother rm NAME` removes what an ended VM left",
+    ),
+    (&["rmi"], "`mother images rm NAME` removes an image"),
+    (
+        &["stats", "domstats", "htop"],
+        "`mother top` shows all guests on one screen, `mother ps NAME` the processes of one",
+    ),
+    (
+        &[
+            "dominfo",
+            "show",
+            "port",
+            "domiflist",
+            "domblklist",
+            "dumpxml",
+        ],
+        "`mother inspect NAME` says everything about a VM, its ports and disks included",
+    ),
+    (
+        &["pull", "search", "login", "push", "build", "import", "load"],
+        REGISTRIES,
+    ),
+    (
+        &["info", "check", "capabilities", "nodeinfo", "version"],
+        "`mother doctor` says what works on this host, `mother --version` the version",
+    ),
+    (
+        &["log", "tail"],
+        "`mother logs NAME` prints what a guest printed; `-f` follows",
+    ),
+    (
+        &["setmem", "setmaxmem", "memory"],
+        "`mother limit NAME --resident SIZE` sets what the host holds of a guest's memory, `mother balloon NAME SIZE` asks \
+         the guest for some",
+    ),
+    (
+        &["migrate"],
+        "`mother switch NAME --engine ENGINE` moves a guest between engines of this host",
+    ),
+    (
+        &[
+            "cp", "volume", "network", "snapshot", "commit", "save", "restore",
+        ],
+        "there is no such thing here yet; `mother --help` lists what there is",
+    ),
+];
+
+/// Options of others to `run`, each with what to type instead.
+const OPTIONS: [(&[&str], &str); 12] = [
+    (
+        &["-i", "-t", "-it", "--interactive", "--tty"],
+        "the console is on this terminal unless you write `-d`; leave it out",
+    ),
+    (
+        &["--rm", "--remove"],
+        "what a run writes goes with it anyway; `--keep NAME` keeps it",
+    ),
+    (
+        &["-v", "--volume", "--mount"],
+        "files go in with `--include PATH` beside `--app`, disks with `--disk FILE`",
+    ),
+    (&["-e"], "write `--env NAME=VALUE`"),
+    (&["-w"], "write `--workdir FOLDER`"),
+    (&["-m", "--ram", "--mem"], "write `--memory SIZE`"),
+    (&["--vcpus", "-c", "--smp", "-smp"], "write `--cpus N`"),
+    (
+        &["--network", "--nic", "--netdev"],
+        "write `--net user`, `--net tap=NAME` or `--net none`",
+    ),
+    (
+        &["--port", "--ports", "--expose", "-P"],
+        "write `-p HOST:GUEST`",
+    ),
+    (&["--hostname", "-h", "-n"], "write `--name NAME`"),
+    (
+        &["--entrypoint"],
+        "what a container image runs stands behind `--`: mother run IMAGE -- PROGRAM ARGUMENTS",
+    ),
+    (&["--append"], "write `--cmdline STR`"),
+];
+
+/// Where images come from, for people who expect them from a registry.
+pub const REGISTRIES: &str = "Mother fetches nothing from registries: write an image to a file with `docker save NAME > \
+                              image.tar` or `skopeo copy docker://NAME oci:image`, and run ./image.tar or ./image; \
+                              Debian is made here: mother run debian";
+
+fn meaning(table: &[(&[&str], &'static str)], word: &str) -> Option<&'static str> {
+    let entry = table.iter().find(|(words, _)| words.contains(&word));
+    entry.map(|(_, hint)| *hint)
+}
+
+/// The same error with what is meant, where that is known better than by its letters.
+pub fn with_hint(mut error: clap::Error) -> clap::Error {
+    let (context, table, nearest): (_, &[(&[&str], &str)], _) = match error.kind() {
+        ErrorKind::InvalidSubcommand => (
+            ContextKind::InvalidSubcommand,
+            &COMMANDS,
+            ContextKind::SuggestedSubcommand,
+        ),
+        ErrorKind::UnknownArgument => {
+            (ContextKind::InvalidArg, &OPTIONS, ContextKind::SuggestedArg)
+        }
+        _ => return error,
+    };
+    let Some(ContextValue::String(word)) = error.get(context) else {
+        return error;
+    };
+    let Some(hint) = meaning(table, word) else {
+        return error;
+    };
+    // Letters are not asked where the meaning is known.
+    error.remove(nearest);
+    let hints = ContextValue::StyledStrs(vec![hint.into()]);
+    error.insert(ContextKind::Suggested, hints);
+    error
+}
+
+/// What to do about a word that is no image.
+pub fn about_image(word: &str) -> String {
+    const KNOWN: &str = "there are debian, debian:12 and debian:13, what `mother images` lists, and paths: a file in this \
+                         folder is ./FILE";
+    // `ubuntu:24.04` is nothing that was misspelt.
+    let name = word.split(':').next().unwrap_or_default();
+    if name != "debian" && api::nearest(name, ["debian"]).is_some() {
+        return format!("did you mean `debian`? {KNOWN}");
+    }
+    if name == "debian" {
+        return KNOWN.to_owned();
+    }
+    format!("{KNOWN}. {REGISTRIES}")
+}
+
+/// Whether what was taken for a path is rather the name of an image in a registry, such as `docker.io/library/alpine`.
+pub fn is_registry_name(path: &Path) -> bool {
+    let Some(text) = path.to_str() else {
+        return false;
+    };
+    let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-/:@".contains(c);
+    let first = text.split('/').next().unwrap_or_default();
+    let is_folder =
+        first.is_empty() || first.trim_matches('.').is_empty() || Path::new(first).exists();
+    text.contains('/') && !is_folder && text.chars().all(is_plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::arguments::Arguments;
+
+    /// What a person reads behind the first `tip:` after these words.
+    fn tip(words: &[&str]) -> String {
+        let words = std::iter::once("mother").chain(words.iter().copied());
+        let error = Arguments::command()
+            .try_get_matches_from(words)
+            .unwrap_err();
+        let text = with_hint(error).render().to_string();
+        let tips = text.split("tip: ").skip(1);
+        let mut first_lines = tips.map(|tip| tip.split("\n\n").next().unwrap_or_default());
+        let first = first_lines.next().unwrap_or_default();
+        first.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn words_of_others_are_known_by_their_meaning() {
+        let check = |words: &[&str], expected: &str| {
+            let tip = tip(words);
+            assert!(tip.contains(expected), "{words:?}: {tip}");
+        };
+        check(&["ls"], "`mother ps` lists VMs");
+        check(&["exec", "web", "ls"], "`mother console NAME`");
+        check(&["destroy", "web"], "`mother kill NAME`");
+        check(&["shutdown", "web"], "`mother stop NAME`");
+        check(&["pull", "nginx"], "docker save");
+        check(&["run", "-it", "debian"], "leave it out");
+        check(&["run", "--rm", "debian"], "`--keep NAME`");
+        check(&["run", "-v", "/a:/b", "debian"], "`--disk FILE`");
+        check(&["run", "-m", "2G"], "`--memory SIZE`");
+        // What is near by its letters stays with them.
+        check(&["stpo", "web"], "'stop'");
+        check(&["run", "--memroy", "2G"], "'--memory'");
+    }
+
+    #[test]
+    fn no_hint_hides_a_word_that_there_is() {
+        let command = Arguments::command();
+        let names: Vec<&str> = command
+            .get_subcommands()
+            .flat_map(|command| command.get_all_aliases().chain([command.get_name()]))
+            .collect();
+        let hinted = COMMANDS.iter().flat_map(|(words, _)| words.iter());
+        let there: Vec<_> = hinted.filter(|word| names.contains(word)).collect();
+        assert!(there.is_empty(), "{there:?}");
+    }
+
+    #[test]
+    fn a_name_of_a_registry_is_told_from_a_path() {
+        let check = |text: &str, expected| {
+            assert_eq!(is_registry_name(Path::new(text)), expected, "{text}");
+        };
+        check("docker.io/library/alpine", true);
+        check("ghcr.io/owner/image:1.2", true);
+        check("library/nginx@sha256", true);
+        check("./image.tar", false);
+        check("../image.tar", false);
+        check("/images/disk.raw", false);
+        check("src/disk.raw", false);
+        check("Images/Disk", false);
+        check("nginx", false);
+    }
+
+    #[test]
+    fn an_unknown_image_is_near_to_one_or_elsewhere() {
+        assert!(about_image("debain").starts_with("did you mean `debian`?"));
+        assert!(about_image("ubuntu:24.04").contains("docker save"));
+        assert!(!about_image("debian:99").contains("docker save"));
+    }
+}

@@ -1,0 +1,166 @@
+//! What a VM was asked for and given, for `mother ps` and `mother inspect`: ports, disks, network, limits, labels and the
+//! words that it was started with.
+
+use api::{NetSpec, VmOrigin, VmSpec};
+use serde_json::{Map, Value, json};
+
+use super::words::printable;
+
+/// Every field, null where nothing is known; documented in docs/lifecycle.md.
+pub(super) fn fields(origin: Option<&VmOrigin>) -> Map<String, Value> {
+    let given = origin.map(|origin| &origin.given);
+    let limits = given.map(|given| {
+        json!({
+            "resident": given.resident_limit,
+            "page_memory": given.page_memory,
+            "page_file": given.page_file.as_ref().map(|folder| folder.display().to_string()),
+            "page_file_size": given.page_file_size,
+            "timeout": given.timeout,
+        })
+    });
+    let labels = given.map(|given| {
+        let labels = given.labels.iter();
+        let labels = labels.map(|label| (label.key().to_owned(), label.value().into()));
+        labels.collect::<Map<String, Value>>()
+    });
+    let fields = json!({
+        "network": given.map(|given| given.net.clone().unwrap_or_default()),
+        "ports": given.map(|given| &given.forwards),
+        "disks": given.map(|given| &given.disks),
+        "limits": limits,
+        "labels": labels,
+        "words": origin.map(|origin| &origin.words),
+        "folder": origin.map(|origin| origin.folder.display().to_string()),
+        "asked": origin.map(|origin| origin.asked.said()),
+    });
+    match fields {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
+}
+
+/// Ports in a column: `8080->80`, with the address if it is not the loopback, and `/udp`.
+pub(super) fn ports(origin: Option<&VmOrigin>) -> String {
+    let forwards = origin.map_or(&[][..], |origin| &origin.given.forwards);
+    let one = |forward: &api::Forward| {
+        let text = forward.to_string();
+        match text.rsplit_once(':') {
+            Some((host, guest)) => format!("{host}->{guest}"),
+            None => text,
+        }
+    };
+    match forwards {
+        [] => "-".to_owned(),
+        _ => forwards.iter().map(one).collect::<Vec<_>>().join(","),
+    }
+}
+
+/// Lines for `mother inspect`.
+pub(super) fn lines(origin: Option<&VmOrigin>) -> String {
+    let Some(origin) = origin else {
+        return String::new();
+    };
+    let given = &origin.given;
+    let mut lines = String::new();
+    let mut line = |head: &str, what: &str| {
+        lines.push_str(&format!("{head:<8} {}\n", printable(what)));
+    };
+    let network = match &given.net {
+        None | Some(NetSpec::None) => "none".to_owned(),
+        Some(net) if given.forwards.is_empty() => net.to_string(),
+        Some(net) => format!("{net}, ports {}", ports(Some(origin)).replace(',', ", ")),
+    };
+    line("network", &network);
+    for disk in &given.disks {
+        line("disk", &disk.to_string());
+    }
+    for (head, limit) in limits(given) {
+        line("limit", &format!("{head} {limit}"));
+    }
+    for label in &given.labels {
+        line("label", &label.to_string());
+    }
+    line("started", &origin.words.join(" "));
+    line("in", &origin.folder.display().to_string());
+    lines
+}
+
+fn limits(given: &VmSpec) -> Vec<(&'static str, String)> {
+    let resident = given
+        .resident_limit
+        .map(|limit| ("resident", limit.to_string()));
+    let page_memory = given
+        .page_memory
+        .map(|size| ("page memory", size.to_string()));
+    let page_file = given.page_file.as_ref().map(|folder| {
+        let size = given.page_file_size.map(|size| format!(", at most {size}"));
+        (
+            "page file in",
+            format!("{}{}", folder.display(), size.unwrap_or_default()),
+        )
+    });
+    let timeout = given.timeout.map(|timeout| ("time", timeout.to_string()));
+    [resident, page_memory, page_file, timeout]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin() -> VmOrigin {
+        let asked = api::PartialSpec::from_file(
+            "image = \"debian\"\npublish = [\"8080:80\", \"0.0.0.0:53:53/udp\"]\nresident-limit = \"10%\"\n\
+             timeout = \"1h\"\nlabel = [\"team=web\"]\n",
+            "f",
+        );
+        assert_eq!(asked.complaints, []);
+        VmOrigin {
+            words: ["mother", "run", "-d", "debian"]
+                .map(str::to_owned)
+                .to_vec(),
+            folder: "/home/user".into(),
+            given: VmSpec {
+                net: Some("user".parse().unwrap()),
+                disks: vec!["/cache/overlay.qcow2,format=qcow2".parse().unwrap()],
+                ..asked.spec.clone()
+            },
+            asked: asked.spec,
+        }
+    }
+
+    #[test]
+    fn people_read_what_leads_into_a_guest_and_what_bounds_it() {
+        let expected = "\
+network  user, ports 8080->80, 0.0.0.0:53->53/udp
+disk     /cache/overlay.qcow2,format=qcow2
+limit    resident 10%
+limit    time 1h
+label    team=web
+started  mother run -d debian
+in       /home/user
+";
+        assert_eq!(lines(Some(&origin())), expected);
+        assert_eq!(ports(Some(&origin())), "8080->80,0.0.0.0:53->53/udp");
+        assert_eq!((lines(None).as_str(), ports(None).as_str()), ("", "-"));
+    }
+
+    #[test]
+    fn programs_find_the_same_fields_whether_something_is_known_or_not() {
+        let (known, unknown) = (fields(Some(&origin())), fields(None));
+        assert!(known.keys().eq(unknown.keys()));
+        assert!(unknown.values().all(Value::is_null));
+        assert_eq!(known["ports"], json!(["8080:80", "0.0.0.0:53:53/udp"]));
+        assert_eq!(known["network"], "user");
+        assert_eq!(known["limits"]["resident"], "10%");
+        assert_eq!(known["limits"]["page_file"], Value::Null);
+        assert_eq!(known["labels"], json!({"team": "web"}));
+        assert_eq!(known["asked"]["image"], "debian");
+        assert_eq!(
+            known["disks"],
+            json!([{"path": "/cache/overlay.qcow2", "format": "qcow2"}])
+        );
+    }
+}
