@@ -4,7 +4,7 @@ use std::io;
 
 use thiserror::Error;
 
-use super::head::{HeadError, ImageFormat};
+use super::formats::{HeadError, ImageFormat};
 
 /// Why an image could not be opened.
 #[derive(Debug, Error)]

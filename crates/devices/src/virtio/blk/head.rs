@@ -1,15 +1,12 @@
 //! What the first bytes of a disk image say, read without believing them: format, size, and which other files the
 //! image would lead to.
 
-use std::fmt;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
-use serde::{Deserialize, Serialize};
-use thiserror::Error;
-
-use super::qcow2_head::{self, Obstacle};
+use super::formats::{Head, HeadError, ImageFormat, OtherFormat, Packer};
+use super::qcow2_head;
 
 /// A sector: the unit of virtio-blk, whatever the block size is (5.2.4).
 pub const SECTOR_BYTES: u64 = 512;
@@ -42,129 +39,6 @@ pub(super) const MAGIC_BYTES: usize = 68;
 
 /// Bytes that are looked at first: all of the above, and a qcow2 header with its compression type.
 const START_BYTES: usize = 112;
-
-/// Formats of disk images that Mother knows by their looks and cannot open.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[allow(missing_docs, reason = "named as they are called")]
-pub enum OtherFormat {
-    Parallels,
-    Qed,
-    Vdi,
-    Vhd,
-    Vhdx,
-    Vmdk,
-}
-
-impl OtherFormat {
-    /// What `qemu-img` calls it.
-    pub fn qemu_name(self) -> &'static str {
-        match self {
-            OtherFormat::Parallels => "parallels",
-            OtherFormat::Qed => "qed",
-            OtherFormat::Vdi => "vdi",
-            OtherFormat::Vhd => "vpc",
-            OtherFormat::Vhdx => "vhdx",
-            OtherFormat::Vmdk => "vmdk",
-        }
-    }
-}
-
-impl fmt::Display for OtherFormat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            OtherFormat::Parallels => "Parallels",
-            OtherFormat::Qed => "QED",
-            OtherFormat::Vdi => "VDI",
-            OtherFormat::Vhd => "VHD",
-            OtherFormat::Vhdx => "VHDX",
-            OtherFormat::Vmdk => "VMDK",
-        })
-    }
-}
-
-/// Programs whose compressed files are known by their first bytes. Each unpacks to its standard output with `-dc`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[allow(missing_docs, reason = "named as they are called")]
-pub enum Packer {
-    Bzip2,
-    Gzip,
-    Lz4,
-    Xz,
-    Zstd,
-}
-
-impl fmt::Display for Packer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Packer::Bzip2 => "bzip2",
-            Packer::Gzip => "gzip",
-            Packer::Lz4 => "lz4",
-            Packer::Xz => "xz",
-            Packer::Zstd => "zstd",
-        })
-    }
-}
-
-/// How a disk lies in its file.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ImageFormat {
-    /// Byte for byte.
-    Raw,
-    /// QEMU's copy-on-write format, version 2 or 3.
-    Qcow2,
-}
-
-impl fmt::Display for ImageFormat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            ImageFormat::Raw => "raw",
-            ImageFormat::Qcow2 => "qcow2",
-        })
-    }
-}
-
-/// Why the head of an image is of no use.
-#[derive(Debug, Error)]
-pub enum HeadError {
-    /// The host said no.
-    #[error("cannot read its first bytes")]
-    Read(#[source] io::Error),
-    /// A format that we do not have.
-    #[error("it is a {0} image, which Mother cannot open")]
-    OtherFormat(OtherFormat),
-    /// A file that must be unpacked before it is a disk.
-    #[error("it is compressed with {0}")]
-    Packed(Packer),
-    /// Asked for as qcow2.
-    #[error("it is not a qcow2 image: its first bytes are not QFI\\xfb")]
-    NotQcow2,
-    /// A version that we do not know.
-    #[error("its qcow2 version is {0}; Mother knows 2 and 3")]
-    Version(u32),
-    /// The header contradicts itself or the file.
-    #[error("its qcow2 header is damaged: {0}")]
-    Damaged(&'static str),
-    /// A qcow2 image of a kind that cannot be opened.
-    #[error("{obstacle}")]
-    Obstacle {
-        /// Of which kind.
-        obstacle: Obstacle,
-        /// The file that the image names as its backing or data file, if any: what reads the image reads that too.
-        leads_to: Option<String>,
-    },
-}
-
-/// The head of an image.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Head {
-    /// What it is.
-    pub format: ImageFormat,
-    /// Size of the disk that a guest sees.
-    pub size_bytes: u64,
-    /// The backing file that a qcow2 image names, in the image's own words.
-    pub backing: Option<String>,
-}
 
 impl Head {
     /// Reads the head of `file`, as `format` or as what its first bytes say.

@@ -6,7 +6,7 @@ use std::io;
 use mem::{Buffer, GuestMemory, TransferError};
 
 use super::error::ImageError;
-use super::head::{Head, ImageFormat};
+use super::formats::{Head, ImageFormat};
 use super::qcow2::Qcow2Image;
 use super::raw::RawImage;
 

@@ -18,7 +18,7 @@ use mem::{Buffer, GuestMemory, TransferError};
 use thiserror::Error;
 
 use super::error::ImageError;
-use super::head::{Head, HeadError, ImageFormat};
+use super::formats::{Head, HeadError, ImageFormat};
 
 /// Bytes that pass through our buffer at once.
 const PIECE_BYTES: usize = 1 << 20;

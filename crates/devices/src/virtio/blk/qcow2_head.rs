@@ -4,11 +4,10 @@
 //! incompatible features what a reader must understand; whatever is left there after those that we have is an
 //! [`Obstacle`], and each of them has a way around, which the plan of a VM tells.
 
-use std::fmt;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use super::head::{Head, HeadError, ImageFormat};
+use super::formats::{Head, HeadError, ImageFormat, Obstacle};
 
 /// Incompatible feature bit 0: reference counts may be wrong.
 const DIRTY: u64 = 1 << 0;
@@ -27,54 +26,6 @@ const BACKING_NAME_BYTES_MAX: u32 = 1023;
 const DATA_FILE_NAME: u32 = 0x4441_5441;
 /// Header extensions that are looked at: a header cluster of 2 MiB could hold more, no real one does.
 const EXTENSIONS_MAX: usize = 64;
-
-/// Why a well-formed qcow2 image cannot be opened.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Obstacle {
-    /// Encrypted images need a secret, for which there is no way in. The method in the header: 1 is AES, 2 is LUKS.
-    Encrypted(u32),
-    /// A check found it corrupt and said so in the header.
-    Corrupt,
-    /// What had it open for writing has not closed it, and repairs were postponed (`lazy_refcounts`).
-    Dirty,
-    /// Guest data lie in a second file.
-    ExternalData,
-    /// Compressed in another way than with zlib. The type in the header: 1 is zstd.
-    Compression(u8),
-    /// Clusters are allocated in parts (`extended_l2`).
-    ExtendedL2,
-    /// Incompatible features that have come later.
-    Unknown(u64),
-}
-
-impl fmt::Display for Obstacle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Obstacle::Encrypted(1) => f.write_str("it is encrypted (AES)"),
-            Obstacle::Encrypted(2) => f.write_str("it is encrypted (LUKS)"),
-            Obstacle::Encrypted(other) => write!(f, "it is encrypted (method {other})"),
-            Obstacle::Corrupt => f.write_str("it is marked as corrupt"),
-            Obstacle::Dirty => f.write_str(
-                "it is marked as dirty: what had it open has not closed it, and its reference counts may be wrong",
-            ),
-            Obstacle::ExternalData => {
-                f.write_str("its data lie in another file, named by the image itself")
-            }
-            Obstacle::Compression(1) => {
-                f.write_str("its compression is zstd, which Mother cannot read")
-            }
-            Obstacle::Compression(other) => {
-                write!(f, "its compression is of type {other}, which Mother cannot read")
-            }
-            Obstacle::ExtendedL2 => {
-                f.write_str("it has extended L2 entries, which Mother cannot read")
-            }
-            Obstacle::Unknown(bits) => {
-                write!(f, "it has features that Mother does not know (bits {bits:#x})")
-            }
-        }
-    }
-}
 
 /// Reads the header that starts with `bytes`, which begin with the magic.
 pub(super) fn read(file: &File, bytes: &[u8]) -> Result<Head, HeadError> {

@@ -1,0 +1,191 @@
+//! Acting on a running VM from outside: another thread, a signal's thread, the control socket.
+//!
+//! What may be asked, and what follows from it, is [`requests`]'s. Here is the lock around it: a request is noted under
+//! it, the attendant of the present life is called, and the one who asked waits for the answer. Requests outlive a
+//! life: a guest that resets itself is paused or stopped all the same.
+
+mod requests;
+mod shown;
+
+use std::fmt;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use vcpu::Kick;
+
+use crate::engine::{self, EngineKind, NoEngine};
+use crate::outcome::ending::StopCause;
+use crate::outcome::refusal::{PauseError, SwitchError};
+use crate::paging::Paging;
+use requests::{Answer, Request, Requests, State, Ticket};
+pub(crate) use requests::Step;
+pub use shown::Phase;
+use shown::Shown;
+
+/// Stops a VM, pauses it, or presses its power button. Cheap to clone; any thread may use it, also before and after
+/// the run.
+#[derive(Clone)]
+pub struct MachineControl(Arc<Shared>);
+
+struct Shared {
+    inside: Mutex<Inside>,
+    phase_changed: Condvar,
+    /// Who is to hear of requests: the attendant of the present life.
+    attention: Mutex<Option<Arc<dyn Kick>>>,
+    paging: Paging,
+}
+
+struct Inside {
+    requests: Requests,
+    shown: Shown,
+}
+
+impl fmt::Debug for MachineControl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MachineControl")
+            .field("phase", &self.phase())
+            .finish_non_exhaustive()
+    }
+}
+
+impl MachineControl {
+    /// Ends the VM at once, wherever its guest is: the run ends with [`crate::Ending::Stopped`].
+    pub fn stop(&self) {
+        self.stop_because(StopCause::Left);
+    }
+
+    /// The same, for this reason. The first one counts.
+    pub fn stop_because(&self, cause: StopCause) {
+        self.tell(|answer| Request::End(cause, answer));
+        // A thread that waits for room for a page, the attendant's perhaps, would not hear of it.
+        if let Some(pager) = self.0.paging.pager() {
+            pager.let_all_in();
+        }
+    }
+
+    /// Presses the power button: a guest that listens to ACPI shuts itself down.
+    pub fn press_power_button(&self) {
+        self.tell(Request::PressPower);
+    }
+
+    /// Presses the power button, of a paused VM after resuming it, and ends the VM if it has not ended by itself
+    /// when `grace` is over. Asked again, the earlier end counts. The button is pressed again every few seconds: a
+    /// guest that was still starting has not heard it.
+    pub fn stop_gracefully(&self, grace: Duration) {
+        self.tell(|answer| Request::Stop(grace, answer));
+    }
+
+    /// Pauses the VM: when this returns, nothing of the guest runs, and its time stands still. A VM that is paused
+    /// stays so.
+    ///
+    /// # Errors
+    /// [`PauseError`].
+    pub fn pause(&self, patience: Duration) -> Result<(), PauseError> {
+        self.ask(Request::Pause, patience)
+            .unwrap_or(Err(PauseError::TimedOut))
+    }
+
+    /// Undoes a pause.
+    ///
+    /// # Errors
+    /// [`PauseError`].
+    pub fn resume(&self, patience: Duration) -> Result<(), PauseError> {
+        self.ask(Request::Resume, patience)
+            .unwrap_or(Err(PauseError::TimedOut))
+    }
+
+    /// Moves the guest to the engine `wanted` (`kvm` or `soft`) and has it go on there, unless it was paused before.
+    ///
+    /// # Errors
+    /// [`SwitchError`]: the guest is on its old engine then, and goes on.
+    pub fn switch(&self, wanted: &str, patience: Duration) -> Result<(), SwitchError> {
+        let choice = engine::choose(wanted, &engine::findings_for(wanted))
+            .map_err(|NoEngine { what, help }| SwitchError::NoEngine { what, help })?;
+        if self.engine() == choice.kind {
+            return Err(SwitchError::Already(choice.kind));
+        }
+        self.change_engine(choice.kind, patience)
+    }
+
+    /// The same without asking whether it makes sense.
+    pub(crate) fn change_engine(
+        &self,
+        kind: EngineKind,
+        patience: Duration,
+    ) -> Result<(), SwitchError> {
+        self.ask(|answer| Request::Switch(kind, answer), patience)
+            .unwrap_or(Err(SwitchError::TimedOut))
+    }
+
+    /// Makes a request that is answered at once.
+    fn tell(&self, request: impl FnOnce(Answer<PauseError>) -> Request) {
+        let (answer, _) = mpsc::channel();
+        self.note(request(answer));
+    }
+
+    /// Makes a request and waits for its answer; takes it back, and returns `None`, if that takes too long.
+    fn ask<E>(
+        &self,
+        request: impl FnOnce(Answer<E>) -> Request,
+        patience: Duration,
+    ) -> Option<Result<(), E>> {
+        let (answer, answers) = mpsc::channel();
+        let ticket = self.note(request(answer));
+        match answers.recv_timeout(patience) {
+            Ok(answer) => Some(answer),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                self.change(|requests, state, _| requests.take_back(ticket, state));
+                // The answer may have come just before.
+                answers.try_recv().ok()
+            }
+        }
+    }
+
+    fn note(&self, request: Request) -> Ticket {
+        let ticket = self.change(|requests, state, now| requests.ask(request, state, now));
+        self.call_attention();
+        ticket
+    }
+
+    /// What the attendant is to do.
+    pub(crate) fn next(&self) -> Step {
+        self.change(|requests, state, now| requests.next(state, now))
+    }
+
+    /// The attendant has pressed the power button.
+    pub(crate) fn pressed(&self) {
+        self.change(|requests, _, now| requests.pressed(now));
+    }
+
+    /// The attendant has changed the engine to `kind`, or has failed to.
+    pub(crate) fn switched(&self, kind: EngineKind, ticket: Ticket, result: Result<(), SwitchError>) {
+        if result.is_ok() {
+            self.inside().shown.engine = kind;
+        }
+        self.change(|requests, _, _| requests.switched(ticket, result));
+    }
+
+    /// The VM is in this phase from now on.
+    pub(crate) fn reached(&self, phase: Phase) {
+        self.inside().shown.reached(phase);
+        self.change(|_, _, _| ());
+        self.0.phase_changed.notify_all();
+    }
+
+    /// Does something to the requests, and has those answered that can be after that.
+    fn change<T>(&self, act: impl FnOnce(&mut Requests, &State, Instant) -> T) -> T {
+        let mut inside = self.inside();
+        let state = State {
+            phase: inside.shown.phase,
+            stalled: self.0.paging.stalled(),
+        };
+        let result = act(&mut inside.requests, &state, Instant::now());
+        inside.requests.settle(&state);
+        result
+    }
+
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        self.0.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
