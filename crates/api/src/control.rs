@@ -11,6 +11,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::metrics::Metric;
 use crate::observe::{HostBooks, MemoryView, VcpuView};
 use crate::status::{VmEnd, VmStatus};
 
@@ -97,6 +98,8 @@ pub enum Command {
         #[serde(default)]
         page_memory: Option<String>,
     },
+    /// Every number of the VM: [`Outcome::Metrics`].
+    Metrics,
     /// Show the contents of pages that the residency map says are with the pager; also of others. Nothing is brought
     /// in: [`Outcome::StoredPages`]. At most [`STORED_PAGES_MAX`].
     StoredPages {
@@ -155,6 +158,11 @@ pub enum Outcome {
     Books {
         /// Everything.
         books: Box<HostBooks>,
+    },
+    /// Every number that is counted or measured.
+    Metrics {
+        /// The list.
+        metrics: Vec<Metric>,
     },
     /// What is in the pages that were asked for, in order.
     StoredPages {

@@ -7,6 +7,7 @@
 
 mod control;
 pub mod host_path;
+mod metrics;
 mod observe;
 mod origin;
 mod spec;
@@ -16,6 +17,7 @@ pub use control::{
     Command, LINE_BYTES_MAX, Outcome, PROTOCOL_VERSION, RefusalCode, Reply, Request,
     STORED_PAGES_MAX, WRITTEN_PAGES_MAX,
 };
+pub use metrics::{Metric, MetricKind, MetricUnit, Metrics, Sample};
 pub use observe::{
     BalloonBook, CLAIMS_PORT, CLAIMS_PORT_NAME, ClaimBook, ClockBook, Estimate, GuestClaim,
     HostBooks, MemoryBook, MemoryView, PagingBook, SlotView, TableView, VcpuBook, VcpuView,

@@ -75,7 +75,7 @@ pub fn run(
     })?;
     let control = machine.control();
     let received =
-        signals::listen(control.clone(), signals::OnTerm::PowerButton).map_err(Failure::Signals)?;
+        signals::listen(&machine, signals::OnTerm::PowerButton).map_err(Failure::Signals)?;
     let registration = registration.of_program().serve(&machine)?;
     let streams = ours
         .connect(&log, &control, &received, arguments.detach, after)

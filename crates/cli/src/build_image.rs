@@ -67,8 +67,7 @@ fn configure(debian: &DebianBuild, shown: Shown) -> Result<(), Failure> {
         name: name.clone(),
         source,
     })?;
-    let received =
-        signals::listen(machine.control(), signals::OnTerm::End).map_err(Failure::Signals)?;
+    let received = signals::listen(&machine, signals::OnTerm::End).map_err(Failure::Signals)?;
     let report = machine
         .run()
         .map_err(|source| Failure::Machine { name, source })?;

@@ -56,6 +56,7 @@ fn json_of(report: &Report) -> Value {
             "msr": report.unmapped.msr,
         },
         "devices": devices(report),
+        "metrics": report.metrics,
     })
 }
 

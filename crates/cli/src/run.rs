@@ -92,8 +92,8 @@ fn run_console(
         name: name.clone(),
         source,
     })?;
-    let received = signals::listen(machine.control(), signals::OnTerm::PowerButton)
-        .map_err(Failure::Signals)?;
+    let received =
+        signals::listen(&machine, signals::OnTerm::PowerButton).map_err(Failure::Signals)?;
     let registration = registration.serve(&machine)?;
     let start = detach::let_go_if_asked(arguments, &machine, &registration)?;
     if arguments.detach {

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use machine::{Ending, MachineControl, Report, StopCause};
+use machine::{Devices, Ending, Machine, MachineControl, Report, StopCause};
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGWINCH};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
@@ -85,16 +85,17 @@ pub enum OnTerm {
 }
 
 /// Tells the guest the size of the window, if there is one.
-fn tell_size(control: &MachineControl) {
+fn tell_size(devices: &Devices) {
     if let Some((rows, columns)) = terminal::size() {
-        control.resize_window(rows, columns);
+        devices.resize_window(rows, columns);
     }
 }
 
-/// Listens for signals from now on, for as long as the process lives.
-pub fn listen(control: MachineControl, term: OnTerm) -> io::Result<Received> {
+/// Listens for signals to `machine` from now on, for as long as the process lives.
+pub fn listen(machine: &Machine, term: OnTerm) -> io::Result<Received> {
+    let (control, devices) = (machine.control(), machine.devices());
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT, SIGWINCH])?;
-    tell_size(&control);
+    tell_size(&devices);
     let received = Received::default();
     let first = received.clone();
     thread::Builder::new()
@@ -113,7 +114,7 @@ pub fn listen(control: MachineControl, term: OnTerm) -> io::Result<Received> {
                         was_raw = terminal::make_raw().is_err();
                     }
                     SIGCONT => {}
-                    SIGWINCH => tell_size(&control),
+                    SIGWINCH => tell_size(&devices),
                     _ => first.take(signal, &control, term),
                 }
             }

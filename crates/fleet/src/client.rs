@@ -8,8 +8,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 use api::{
-    Command, HostBooks, LINE_BYTES_MAX, MemoryView, Outcome, RefusalCode, Reply, Request, VcpuView,
-    VmStatus,
+    Command, HostBooks, LINE_BYTES_MAX, MemoryView, Metric, Outcome, RefusalCode, Reply, Request,
+    VcpuView, VmStatus,
 };
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use thiserror::Error;
@@ -273,6 +273,17 @@ impl Client {
     pub fn books(&mut self) -> Result<HostBooks, ClientError> {
         match self.ask(Command::Books)? {
             Outcome::Books { books } => Ok(*books),
+            _ => Err(ClientError::Strange),
+        }
+    }
+
+    /// Every number of the VM.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn metrics(&mut self) -> Result<Vec<Metric>, ClientError> {
+        match self.ask(Command::Metrics)? {
+            Outcome::Metrics { metrics } => Ok(metrics),
             _ => Err(ClientError::Strange),
         }
     }

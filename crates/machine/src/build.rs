@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use vcpu::Vcpu;
 
+use crate::attach::handles::Devices;
 use crate::console::ConsoleInput;
 use crate::console::recent::Recent;
 use crate::control::{MachineControl, Phase};
@@ -22,6 +23,7 @@ pub struct Machine {
     pub(crate) plan: VmPlan,
     pub(crate) start: Instant,
     pub(crate) control: MachineControl,
+    pub(crate) devices: Devices,
     pub(crate) recent: Recent,
     pub(crate) sink: Box<dyn Write + Send>,
     pub(crate) outside: Outside,
@@ -42,6 +44,11 @@ impl Machine {
         self.control.clone()
     }
 
+    /// A handle to its devices.
+    pub fn devices(&self) -> Devices {
+        self.devices.clone()
+    }
+
     /// When its time began, and the console's two ends, for the control socket.
     pub(crate) fn ends(&self) -> (Instant, ConsoleInput, Recent) {
         (self.start, self.outside.input.clone(), self.recent.clone())
@@ -56,6 +63,7 @@ impl Machine {
             plan,
             start,
             control,
+            devices,
             recent,
             sink,
             outside,
@@ -86,16 +94,18 @@ impl Machine {
             Ok((ending, accounts)) => (ending, Some(accounts)),
             Err(error) => (Err(error), None),
         };
-        control.set_phase(Phase::Ended);
+        control.reached(Phase::Ended);
         input.close();
         // Whoever stopped the VM or set it a limit is not made to wait for a console that nobody reads.
         let patient = matches!(&ending, Ok(ending) if !matches!(ending, Ending::Stopped(_) | Ending::TimedOut));
-        let drained = output.finish(|| patient && !control.is_stopped());
+        let drained = output.finish(|| patient && control.stop_cause().is_none());
         recent.close();
         let ending = ending?;
         drained.map_err(MachineError::Console)?;
         let accounts = accounts.expect("who has an ending has accounts");
-        Ok(accounts.report(&plan, ending, &output, control.device_counters()))
+        let mut metrics = control.metrics();
+        metrics.merge(devices.metrics(recent.printed_bytes()));
+        Ok(accounts.report(&plan, ending, &output, devices.counters(), metrics))
     }
 }
 

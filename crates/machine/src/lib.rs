@@ -36,6 +36,7 @@ mod threads;
 pub use ::paging::Books as PagingBooks;
 pub use api::{Complaint, ConsoleKind, Forward, SpecErrors, Transport};
 pub use attach::AttachError;
+pub use attach::handles::Devices;
 pub use broker::{Broker, InProcess, Request};
 pub use build::Machine;
 pub use console::{Channel, Closed, Console, ConsoleInput};
@@ -48,7 +49,7 @@ pub use host_findings::{HostFindings, PagingFinding, paging_finding};
 pub use opened::{Opened, build, open, open_with};
 pub use outcome::crash::{Crash, CrashCause};
 pub use outcome::ending::{Ending, StopCause};
-pub use outcome::exits::ExitCounts;
+pub use outcome::exits::{ExitCounts, ExitKind};
 pub use outcome::refusal::{PauseError, SwitchError};
 pub use plan::{
     BasePlan, DiskPlan, ImagePlan, NetBackend, NetPlan, OnReset, PagingPlan, UserNetwork, VmPlan,

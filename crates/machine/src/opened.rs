@@ -35,7 +35,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::attach::{self, Attachment, Handles};
+use crate::attach::handles::{Devices, Handles};
+use crate::attach::{self, Attachment};
 use crate::broker::{Broker, InProcess};
 use crate::build::Machine;
 use crate::console::Console;
@@ -141,7 +142,9 @@ impl Opened {
         let output = Output::new(start, &plan.markers);
         let console = attach::console(&plan, &input, &output, channels, &handles);
         attachments.insert(0, console.map_err(BuildError::Attach)?);
-        let control = MachineControl::new(plan.engine.kind, paging.clone());
+        let devices = Devices::new(&attachments, handles);
+        let time_up = plan.timeout.map(|limit| start + limit);
+        let control = MachineControl::new(plan.engine.kind, paging.clone(), time_up);
         let mut outside = Outside {
             held,
             input,
@@ -152,11 +155,11 @@ impl Opened {
             control: control.clone(),
         };
         let first = outside.assemble(&plan)?;
-        control.set_devices(first.0.counters.clone(), handles);
         Ok(Machine {
             plan,
             start,
             control,
+            devices,
             recent: Recent::default(),
             sink,
             outside,

@@ -7,6 +7,9 @@ use paging::{AHEAD_PAGES, Event, PageFile, Pager, Settings, StartError, with_cau
 
 use crate::plan::PagingPlan;
 
+/// Hears why pages of the guest do not come back.
+pub(crate) type WhenBroken = Box<dyn Fn(String) + Send>;
+
 /// Hears that something changed about which a VM must do something.
 pub(crate) type OnChange = dyn Fn() + Send + Sync;
 
@@ -25,6 +28,8 @@ struct State {
     stalled: Option<String>,
     /// Why pages do not come back, if they do not.
     broken: Option<String>,
+    /// Hears of that.
+    when_broken: Option<WhenBroken>,
 }
 
 impl Paging {
@@ -59,6 +64,7 @@ impl Paging {
             why_not,
             stalled: None,
             broken: None,
+            when_broken: None,
         };
         Ok(Paging(Arc::new(Mutex::new(state))))
     }
@@ -117,7 +123,10 @@ impl Paging {
                 state.stalled = None;
             }
             Event::Broken(why) => {
-                state.broken.get_or_insert(why);
+                let why = state.broken.get_or_insert(why).clone();
+                if let Some(act) = &state.when_broken {
+                    act(why);
+                }
             }
         }
     }
@@ -132,9 +141,14 @@ impl Paging {
         self.state().stalled.clone()
     }
 
-    /// Why pages do not come back any more, if so.
-    pub(crate) fn broken(&self) -> Option<String> {
-        self.state().broken.clone()
+    /// Calls `act`, with the reason, when pages of the guest do not come back. It is called under a lock, and must not
+    /// wait.
+    pub(crate) fn when_broken(&self, act: WhenBroken) {
+        let mut state = self.state();
+        if let Some(why) = &state.broken {
+            act(why.clone());
+        }
+        state.when_broken = Some(act);
     }
 
     /// Other limits from now on, also in lives to come.

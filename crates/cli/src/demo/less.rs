@@ -101,8 +101,7 @@ pub fn show(arguments: &DemoArguments, guest: &DefaultGuest) -> Result<(String, 
         source,
     })?;
     let control = machine.control();
-    let received =
-        signals::listen(machine.control(), signals::OnTerm::End).map_err(Failure::Signals)?;
+    let received = signals::listen(&machine, signals::OnTerm::End).map_err(Failure::Signals)?;
     let registration = registration.serve(&machine)?;
     let watcher = thread::spawn(move || {
         let seen = watch(&heard, &input, &control);

@@ -79,8 +79,7 @@ fn boot(plan: VmPlan, arguments: &DemoArguments) -> Result<(Report, Said), Failu
         name: NAME.to_owned(),
         source,
     })?;
-    let received =
-        signals::listen(machine.control(), signals::OnTerm::End).map_err(Failure::Signals)?;
+    let received = signals::listen(&machine, signals::OnTerm::End).map_err(Failure::Signals)?;
     let ended = finish(machine, NAME, arguments.report.as_deref());
     bar.finish_and_clear();
     received.die_of_it();

@@ -3,9 +3,9 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use api::{Command, VmName, VmStatus};
+use api::{BalloonBook, Command, VmName};
 use clap::Args;
-use fleet::{Client, Inventory, Record};
+use fleet::{Client, ClientError, Inventory, Record};
 use serde_json::json;
 
 use crate::failure::{ANSWER_IS_NO, Failure};
@@ -15,8 +15,6 @@ use crate::vm::words::{find, size};
 
 /// How often a balloon is looked at while it fills.
 const LOOK: Duration = Duration::from_millis(100);
-/// What the balloon is called among a VM's devices.
-const DEVICE: &str = "balloon";
 
 /// `mother balloon`.
 #[derive(Clone, Debug, Args)]
@@ -57,21 +55,24 @@ struct Balloon {
 }
 
 impl Balloon {
-    fn of(status: &VmStatus) -> Balloon {
-        let counters = status.devices.iter().filter(|device| device.name == DEVICE);
-        let counters: Vec<_> = counters.flat_map(|device| &device.counters).collect();
-        let value = |name: &str| {
-            counters
-                .iter()
-                .find(|counter| counter.name == name)
-                .map_or(0, |it| it.value)
+    /// What the VM says of its balloon, of which `asked` was asked.
+    fn ask(client: &mut Client, asked: Option<u64>) -> Result<Balloon, ClientError> {
+        let status = client.status()?;
+        let balloon = match client.books() {
+            Ok(books) => books.balloon,
+            // Between two lives of the guest it is empty.
+            Err(ClientError::Refused { .. }) => BalloonBook {
+                target_bytes: asked.unwrap_or(0),
+                ..BalloonBook::default()
+            },
+            Err(error) => return Err(error),
         };
-        Balloon {
-            target_bytes: value("target_bytes"),
-            balloon_bytes: value("balloon_bytes"),
+        Ok(Balloon {
+            target_bytes: balloon.target_bytes,
+            balloon_bytes: balloon.claimed_bytes,
             given_bytes: status.info.memory_given_bytes,
             resident_bytes: status.memory_resident_bytes,
-        }
+        })
     }
 
     fn is_reached(&self) -> bool {
@@ -95,22 +96,22 @@ pub fn balloon(arguments: &BalloonArguments) -> Result<u8, Failure> {
         name: vm.name.clone(),
         source,
     };
-    let status = || {
+    let look = || {
         Client::connect(&record)
-            .and_then(|mut client| client.status())
+            .and_then(|mut client| Balloon::ask(&mut client, arguments.target))
             .map_err(failed)
     };
-    let mut known = Balloon::of(&status()?);
+    let mut known = look()?;
     if let Some(target) = arguments.target {
         if target > known.given_bytes {
             return Err(too_much(&vm.name, target, known.given_bytes));
         }
         order(&record, target).map_err(failed)?;
         let deadline = Instant::now() + arguments.wait;
-        known = Balloon::of(&status()?);
+        known = look()?;
         while !known.is_reached() && Instant::now() < deadline {
             thread::sleep(LOOK);
-            known = Balloon::of(&status()?);
+            known = look()?;
         }
     }
     say(&if arguments.json {
@@ -133,7 +134,7 @@ pub fn balloon(arguments: &BalloonArguments) -> Result<u8, Failure> {
     })
 }
 
-fn order(record: &Record, target_bytes: u64) -> Result<(), fleet::ClientError> {
+fn order(record: &Record, target_bytes: u64) -> Result<(), ClientError> {
     Client::connect(record)?.order(Command::Balloon { target_bytes })
 }
 

@@ -1,8 +1,8 @@
 //! `mother ps`: every VM with what it takes from the host.
 
-use api::VmState;
+use api::{Metric, VmState};
 use clap::Args;
-use fleet::{Inventory, Vm};
+use fleet::{Client, Inventory, Vm};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
@@ -42,12 +42,15 @@ pub fn ps(arguments: &PsArguments) -> Result<u8, Failure> {
     if let Some(name) = &arguments.name {
         return processes(name, arguments.json);
     }
-    let mut vms = Inventory::of_user()?.list()?;
+    let inventory = Inventory::of_user()?;
+    let mut vms = inventory.list()?;
     vms.retain(|vm| arguments.all || !has_ended(vm));
     if arguments.json {
         say(&format!(
             "{:#}\n",
-            vms.iter().map(json_of).collect::<Value>()
+            vms.iter()
+                .map(|vm| json_of(vm, metrics_of(&inventory, vm)))
+                .collect::<Value>()
         ))?;
     } else if arguments.quiet {
         say(&vms
@@ -100,8 +103,17 @@ fn row(vm: &Vm) -> [String; 8] {
     ]
 }
 
+/// Every number of a VM that runs.
+fn metrics_of(inventory: &Inventory, vm: &Vm) -> Option<Vec<Metric>> {
+    vm.status.as_ref()?;
+    // A VM that ends meanwhile, or a process of an older Mother, has none.
+    Client::connect(&inventory.record(&vm.name))
+        .and_then(|mut client| client.metrics())
+        .ok()
+}
+
 /// Documented in docs/lifecycle.md.
-fn json_of(vm: &Vm) -> Value {
+fn json_of(vm: &Vm, metrics: Option<Vec<Metric>>) -> Value {
     let (info, status, end) = (vm.info.as_ref(), vm.status.as_ref(), vm.end.as_ref());
     let uptime = status
         .map(|status| status.uptime_seconds)
@@ -125,6 +137,7 @@ fn json_of(vm: &Vm) -> Value {
         "reboots": status.map(|status| status.reboots),
         "consoles": status.map(|status| status.consoles),
         "devices": status.map(|status| &status.devices),
+        "metrics": metrics,
         "end": end,
     });
     if let Value::Object(fields) = &mut value {
@@ -224,7 +237,7 @@ new            -       starting   -       -     -      -         -
 
     #[test]
     fn programs_find_every_field_in_every_object() {
-        let (running, ended) = (json_of(&running()), json_of(&ended()));
+        let (running, ended) = (json_of(&running(), None), json_of(&ended(), None));
         let keys = |value: &Value| {
             value
                 .as_object()

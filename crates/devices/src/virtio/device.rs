@@ -24,6 +24,31 @@ pub enum VirtioKind {
     Vsock = 19,
 }
 
+impl VirtioKind {
+    /// Base class, subclass and interface of its PCI function.
+    pub(crate) fn class(self) -> [u8; 3] {
+        match self {
+            VirtioKind::Net => [0x02, 0x00, 0x00],
+            VirtioKind::Block => [0x01, 0x80, 0x00],
+            VirtioKind::Console => [0x07, 0x80, 0x00],
+            VirtioKind::Entropy | VirtioKind::Balloon => [0x00, 0xff, 0x00],
+            VirtioKind::Vsock => [0x02, 0x80, 0x00],
+        }
+    }
+
+    /// What it is called in labels of metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            VirtioKind::Net => "net",
+            VirtioKind::Block => "block",
+            VirtioKind::Console => "console",
+            VirtioKind::Entropy => "entropy",
+            VirtioKind::Balloon => "balloon",
+            VirtioKind::Vsock => "vsock",
+        }
+    }
+}
+
 /// What a driver has set up when it says `DRIVER_OK`.
 #[derive(Debug)]
 pub struct Setup {

@@ -29,6 +29,9 @@ pub struct Entropy {
 }
 
 impl Entropy {
+    /// What the device is called in messages and metrics.
+    pub const NAME: &str = "rng";
+
     /// A device that counts in `metrics`.
     pub fn new(metrics: Arc<DeviceMetrics>) -> Entropy {
         Entropy { metrics }
@@ -41,7 +44,7 @@ impl VirtioDevice for Entropy {
     }
 
     fn name(&self) -> &str {
-        "rng"
+        Entropy::NAME
     }
 
     fn features(&self) -> u64 {

@@ -11,7 +11,7 @@ use x86::Gpa;
 use crate::layout;
 use crate::pci::{ConfigSpace, FunctionState, Identity, PciFunction};
 use crate::saved::{Saved, Unfit, ensure};
-use crate::virtio::device::{VirtioDevice, VirtioKind};
+use crate::virtio::device::VirtioDevice;
 use crate::virtio::shared::Links;
 use crate::virtio::state::VirtioState;
 use crate::virtio::transport::Transport;
@@ -62,17 +62,6 @@ const PCI_CONFIG: u8 = 5;
 const PLAIN_BYTES: u8 = 16;
 const LONG_BYTES: u8 = 20;
 
-/// Base class, subclass and interface of a kind of device.
-fn class(kind: VirtioKind) -> [u8; 3] {
-    match kind {
-        VirtioKind::Net => [0x02, 0x00, 0x00],
-        VirtioKind::Block => [0x01, 0x80, 0x00],
-        VirtioKind::Console => [0x07, 0x80, 0x00],
-        VirtioKind::Entropy | VirtioKind::Balloon => [0x00, 0xff, 0x00],
-        VirtioKind::Vsock => [0x02, 0x80, 0x00],
-    }
-}
-
 /// A virtio device on the PCI bus.
 pub struct VirtioFunction {
     config: ConfigSpace,
@@ -95,7 +84,7 @@ impl VirtioFunction {
             vendor: 0x1af4,
             device: 0x1040 + kind as u16,
             revision: 1,
-            class: class(kind),
+            class: kind.class(),
             subsystem_vendor: 0x1af4,
             subsystem: 0x1100,
         });

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use devices::virtio::balloon::{Balloon, BalloonControl};
-use devices::virtio::{DeviceMetrics, VirtioDevice};
+use devices::virtio::{DeviceMetrics, VirtioDevice, VirtioKind};
 
 use super::{AttachError, Attachment, slot};
+use crate::attach::counters::DeviceCounters;
 
 /// Stands on nothing but the guest's memory.
 pub(super) struct BalloonAttachment {
@@ -28,10 +29,18 @@ impl Attachment for BalloonAttachment {
     }
 
     fn device(&mut self) -> Result<Box<dyn VirtioDevice>, AttachError> {
-        Ok(Box::new(Balloon::new(self.control.clone(), self.metrics())))
+        Ok(Box::new(Balloon::new(
+            self.control.clone(),
+            Arc::clone(&self.metrics),
+        )))
     }
 
-    fn metrics(&self) -> Arc<DeviceMetrics> {
-        Arc::clone(&self.metrics)
+    fn counters(&self) -> DeviceCounters {
+        DeviceCounters {
+            name: Balloon::NAME.to_owned(),
+            kind: VirtioKind::Balloon,
+            metrics: Arc::clone(&self.metrics),
+            balloon: Some(self.control.clone()),
+        }
     }
 }

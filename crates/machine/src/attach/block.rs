@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use devices::virtio::blk::{Disk, DiskOptions, Image, ImageError, VirtioBlock};
-use devices::virtio::{DeviceMetrics, VirtioDevice};
+use devices::virtio::{VirtioDevice, VirtioKind};
 use thiserror::Error;
 
 use super::image_lock::{LockError, open_locked};
 use super::{AttachError, Attachment, slot};
+use crate::attach::counters::DeviceCounters;
 use crate::plan::DiskPlan;
 
 /// Why a disk could not be opened.
@@ -66,8 +67,13 @@ impl Attachment for DiskAttachment {
         )))
     }
 
-    fn metrics(&self) -> Arc<DeviceMetrics> {
-        Arc::clone(self.disk.metrics())
+    fn counters(&self) -> DeviceCounters {
+        DeviceCounters {
+            name: self.disk.name().to_owned(),
+            kind: VirtioKind::Block,
+            metrics: Arc::clone(self.disk.metrics()),
+            balloon: None,
+        }
     }
 }
 

@@ -6,10 +6,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use devices::virtio::console::{Console, Port, PortEnd, SharedEnd, Window, share};
-use devices::virtio::{DeviceMetrics, VirtioDevice};
+use devices::virtio::{DeviceMetrics, VirtioDevice, VirtioKind};
 
 use super::{AttachError, Attachment, slot};
 use crate::attach::claims::{ClaimReader, Claims};
+use crate::attach::counters::DeviceCounters;
 use crate::console::output::Output;
 use crate::console::{Channel, ConsoleInput};
 
@@ -96,12 +97,17 @@ impl Attachment for ConsoleAttachment {
         Ok(Box::new(Console::new(
             ports,
             self.window.clone(),
-            self.metrics(),
+            Arc::clone(&self.metrics),
         )))
     }
 
-    fn metrics(&self) -> Arc<DeviceMetrics> {
-        Arc::clone(&self.metrics)
+    fn counters(&self) -> DeviceCounters {
+        DeviceCounters {
+            name: Console::NAME.to_owned(),
+            kind: VirtioKind::Console,
+            metrics: Arc::clone(&self.metrics),
+            balloon: None,
+        }
     }
 }
 

@@ -2,17 +2,22 @@
 
 use std::sync::Arc;
 
-use api::{Counter, DeviceStatus};
-use devices::virtio::DeviceMetrics;
-use devices::virtio::balloon::BalloonReading;
+use api::{Counter, DeviceStatus, Metrics};
+use devices::virtio::balloon::{BalloonControl, BalloonReading};
+use devices::virtio::{DeviceMetrics, VirtioKind};
+
+use crate::report::metrics;
 
 /// One device's counters, which last over all lives.
 #[derive(Clone)]
 pub(crate) struct DeviceCounters {
     /// What the device is called.
     pub(crate) name: String,
-    /// What it counts.
+    pub(crate) kind: VirtioKind,
+    /// What every device counts.
     pub(crate) metrics: Arc<DeviceMetrics>,
+    /// What is known of the balloon, if it is one.
+    pub(crate) balloon: Option<BalloonControl>,
 }
 
 fn counter(name: &str, value: u64) -> Counter {
@@ -22,19 +27,27 @@ fn counter(name: &str, value: u64) -> Counter {
     }
 }
 
-/// A reading of every device; the balloon's has what is known of the balloon.
-pub(crate) fn read(devices: &[DeviceCounters], balloon: &BalloonReading) -> Vec<DeviceStatus> {
-    let status = |device: &DeviceCounters| {
-        let mut counters = counters(&device.metrics);
-        if device.name == "balloon" {
-            counters.extend(balloon_counters(balloon));
+impl DeviceCounters {
+    /// A reading.
+    pub(crate) fn read(&self) -> DeviceStatus {
+        let mut counters = counters(&self.metrics);
+        if let Some(balloon) = &self.balloon {
+            counters.extend(balloon_counters(&balloon.read()));
         }
         DeviceStatus {
-            name: device.name.clone(),
+            name: self.name.clone(),
             counters,
         }
-    };
-    devices.iter().map(status).collect()
+    }
+
+    /// A reading for the list of numbers.
+    pub(crate) fn add_to(&self, metrics: &mut Metrics) {
+        let reading = self.metrics.read();
+        metrics::device(metrics, &self.name, self.kind.as_str(), &reading);
+        if let Some(balloon) = &self.balloon {
+            metrics::balloon(metrics, &balloon.read());
+        }
+    }
 }
 
 fn counters(metrics: &DeviceMetrics) -> Vec<Counter> {

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use devices::virtio::entropy::Entropy;
-use devices::virtio::{DeviceMetrics, VirtioDevice};
+use devices::virtio::{DeviceMetrics, VirtioDevice, VirtioKind};
 
 use super::{AttachError, Attachment, slot};
+use crate::attach::counters::DeviceCounters;
 
 /// Stands on the host's getrandom, which needs no opening.
 #[derive(Default)]
@@ -19,10 +20,15 @@ impl Attachment for EntropyAttachment {
     }
 
     fn device(&mut self) -> Result<Box<dyn VirtioDevice>, AttachError> {
-        Ok(Box::new(Entropy::new(self.metrics())))
+        Ok(Box::new(Entropy::new(Arc::clone(&self.metrics))))
     }
 
-    fn metrics(&self) -> Arc<DeviceMetrics> {
-        Arc::clone(&self.metrics)
+    fn counters(&self) -> DeviceCounters {
+        DeviceCounters {
+            name: Entropy::NAME.to_owned(),
+            kind: VirtioKind::Entropy,
+            metrics: Arc::clone(&self.metrics),
+            balloon: None,
+        }
     }
 }

@@ -13,8 +13,9 @@ mod balloon;
 mod block;
 pub(crate) mod claims;
 mod console;
-pub(crate) mod device_status;
+pub(crate) mod counters;
 mod entropy;
+pub(crate) mod handles;
 mod image_lock;
 mod network;
 pub(crate) mod passt;
@@ -23,12 +24,11 @@ mod vsock;
 use std::sync::Arc;
 
 use api::ConsoleKind;
-use devices::virtio::balloon::BalloonControl;
-use devices::virtio::console::Window;
-use devices::virtio::{DeviceMetrics, VirtioDevice};
+use devices::virtio::VirtioDevice;
 use thiserror::Error;
 
-use crate::attach::claims::Claims;
+use crate::attach::counters::DeviceCounters;
+use crate::attach::handles::Handles;
 use crate::broker::Broker;
 use crate::console::output::Output;
 use crate::console::{Channel, ConsoleInput};
@@ -64,30 +64,7 @@ pub(crate) trait Attachment: Send {
     fn device(&mut self) -> Result<Box<dyn VirtioDevice>, AttachError>;
 
     /// What the device counted, over all lives.
-    fn metrics(&self) -> Arc<DeviceMetrics>;
-}
-
-/// What a VM's control acts on in its devices.
-#[derive(Clone)]
-pub(crate) struct Handles {
-    pub(crate) balloon: BalloonControl,
-    pub(crate) window: Window,
-    pub(crate) claims: Claims,
-}
-
-impl Handles {
-    /// Handles for devices that are still to be opened.
-    pub(crate) fn new() -> Result<Handles, AttachError> {
-        let window = Window::new().map_err(|source| AttachError {
-            device: "the console".to_owned(),
-            source: Box::new(source),
-        })?;
-        Ok(Handles {
-            balloon: BalloonControl::default(),
-            window,
-            claims: Claims::default(),
-        })
-    }
+    fn counters(&self) -> DeviceCounters;
 }
 
 /// The console, which stands on nothing of the host's.

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use devices::virtio::net::{MacAddress, Net, NetPort};
-use devices::virtio::{DeviceMetrics, VirtioDevice};
+use devices::virtio::{DeviceMetrics, VirtioDevice, VirtioKind};
 use host::tap::Tap;
 
 use super::{AttachError, Attachment, slot};
+use crate::attach::counters::DeviceCounters;
 use crate::attach::passt::Passt;
 use crate::plan::{NetBackend, NetPlan};
 
@@ -74,11 +75,16 @@ impl Attachment for NetworkAttachment {
             NAME,
             self.mac,
             self.port.clone(),
-            self.metrics(),
+            Arc::clone(&self.metrics),
         )))
     }
 
-    fn metrics(&self) -> Arc<DeviceMetrics> {
-        Arc::clone(&self.metrics)
+    fn counters(&self) -> DeviceCounters {
+        DeviceCounters {
+            name: NAME.to_owned(),
+            kind: VirtioKind::Net,
+            metrics: Arc::clone(&self.metrics),
+            balloon: None,
+        }
     }
 }

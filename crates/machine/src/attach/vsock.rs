@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use devices::virtio::vsock::Vsock;
-use devices::virtio::{DeviceMetrics, VirtioDevice};
+use devices::virtio::{DeviceMetrics, VirtioDevice, VirtioKind};
 
 use super::{AttachError, Attachment, slot};
 use crate::attach::claims::{ClaimListener, Claims};
+use crate::attach::counters::DeviceCounters;
 use crate::broker::{Broker, Dialer};
 
 /// What the device is called in messages and metrics.
@@ -73,11 +74,17 @@ impl Attachment for VsockAttachment {
     fn device(&mut self) -> Result<Box<dyn VirtioDevice>, AttachError> {
         let listener = self.listener.try_clone().map_err(failed)?;
         let dial = Arc::<Dialer>::clone(&self.dial);
-        let device = Vsock::new(NAME, GUEST_CID, dial, listener, self.metrics());
+        let metrics = Arc::clone(&self.metrics);
+        let device = Vsock::new(NAME, GUEST_CID, dial, listener, metrics);
         Ok(Box::new(device.map_err(failed)?))
     }
 
-    fn metrics(&self) -> Arc<DeviceMetrics> {
-        Arc::clone(&self.metrics)
+    fn counters(&self) -> DeviceCounters {
+        DeviceCounters {
+            name: NAME.to_owned(),
+            kind: VirtioKind::Vsock,
+            metrics: Arc::clone(&self.metrics),
+            balloon: None,
+        }
     }
 }

@@ -4,12 +4,11 @@
 //! it, the attendant of the present life is called, and the one who asked waits for the answer. Requests outlive a
 //! life: a guest that resets itself is paused or stopped all the same.
 
+mod attended;
 mod requests;
 mod shown;
 
-use std::fmt;
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use vcpu::Kick;
@@ -18,9 +17,9 @@ use crate::engine::{self, EngineKind, NoEngine};
 use crate::outcome::ending::StopCause;
 use crate::outcome::refusal::{PauseError, SwitchError};
 use crate::paging::Paging;
-use requests::{Answer, Request, Requests, State, Ticket};
+pub use requests::Phase;
 pub(crate) use requests::Step;
-pub use shown::Phase;
+use requests::{Answer, Request, Requests, State, Ticket};
 use shown::Shown;
 
 /// Stops a VM, pauses it, or presses its power button. Cheap to clone; any thread may use it, also before and after
@@ -39,14 +38,6 @@ struct Shared {
 struct Inside {
     requests: Requests,
     shown: Shown,
-}
-
-impl fmt::Debug for MachineControl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MachineControl")
-            .field("phase", &self.phase())
-            .finish_non_exhaustive()
-    }
 }
 
 impl MachineControl {
@@ -82,8 +73,7 @@ impl MachineControl {
     /// # Errors
     /// [`PauseError`].
     pub fn pause(&self, patience: Duration) -> Result<(), PauseError> {
-        self.ask(Request::Pause, patience)
-            .unwrap_or(Err(PauseError::TimedOut))
+        self.ask(Request::Pause, patience, PauseError::TimedOut)
     }
 
     /// Undoes a pause.
@@ -91,8 +81,7 @@ impl MachineControl {
     /// # Errors
     /// [`PauseError`].
     pub fn resume(&self, patience: Duration) -> Result<(), PauseError> {
-        self.ask(Request::Resume, patience)
-            .unwrap_or(Err(PauseError::TimedOut))
+        self.ask(Request::Resume, patience, PauseError::TimedOut)
     }
 
     /// Moves the guest to the engine `wanted` (`kvm` or `soft`) and has it go on there, unless it was paused before.
@@ -114,8 +103,8 @@ impl MachineControl {
         kind: EngineKind,
         patience: Duration,
     ) -> Result<(), SwitchError> {
-        self.ask(|answer| Request::Switch(kind, answer), patience)
-            .unwrap_or(Err(SwitchError::TimedOut))
+        let request = |answer| Request::Switch(kind, answer);
+        self.ask(request, patience, SwitchError::TimedOut)
     }
 
     /// Makes a request that is answered at once.
@@ -124,53 +113,26 @@ impl MachineControl {
         self.note(request(answer));
     }
 
-    /// Makes a request and waits for its answer; takes it back, and returns `None`, if that takes too long.
+    /// Makes a request and waits for its answer; takes it back if that takes too long.
     fn ask<E>(
         &self,
         request: impl FnOnce(Answer<E>) -> Request,
         patience: Duration,
-    ) -> Option<Result<(), E>> {
+        timed_out: E,
+    ) -> Result<(), E> {
         let (answer, answers) = mpsc::channel();
         let ticket = self.note(request(answer));
-        match answers.recv_timeout(patience) {
-            Ok(answer) => Some(answer),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                self.change(|requests, state, _| requests.take_back(ticket, state));
-                // The answer may have come just before.
-                answers.try_recv().ok()
-            }
-        }
+        answers.recv_timeout(patience).unwrap_or_else(|_| {
+            self.change(|requests, state, _| requests.take_back(ticket, state));
+            // The answer may have come just before.
+            answers.try_recv().unwrap_or(Err(timed_out))
+        })
     }
 
     fn note(&self, request: Request) -> Ticket {
         let ticket = self.change(|requests, state, now| requests.ask(request, state, now));
         self.call_attention();
         ticket
-    }
-
-    /// What the attendant is to do.
-    pub(crate) fn next(&self) -> Step {
-        self.change(|requests, state, now| requests.next(state, now))
-    }
-
-    /// The attendant has pressed the power button.
-    pub(crate) fn pressed(&self) {
-        self.change(|requests, _, now| requests.pressed(now));
-    }
-
-    /// The attendant has changed the engine to `kind`, or has failed to.
-    pub(crate) fn switched(&self, kind: EngineKind, ticket: Ticket, result: Result<(), SwitchError>) {
-        if result.is_ok() {
-            self.inside().shown.engine = kind;
-        }
-        self.change(|requests, _, _| requests.switched(ticket, result));
-    }
-
-    /// The VM is in this phase from now on.
-    pub(crate) fn reached(&self, phase: Phase) {
-        self.inside().shown.reached(phase);
-        self.change(|_, _, _| ());
-        self.0.phase_changed.notify_all();
     }
 
     /// Does something to the requests, and has those answered that can be after that.

@@ -37,7 +37,6 @@ use std::collections::VecDeque;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use crate::control::Phase;
 use crate::engine::EngineKind;
 use crate::outcome::ending::{Ending, StopCause};
 use crate::outcome::refusal::{PauseError, SwitchError};
@@ -159,6 +158,21 @@ impl From<Refusal> for SwitchError {
             Refusal::Stalled(why) => SwitchError::Stalled(why),
         }
     }
+}
+
+/// How far a VM has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// Built, or being built.
+    Built,
+    /// Guest code runs or sleeps.
+    Running,
+    /// It stands still in the middle of things, its time too, until there is room for its pages.
+    Held,
+    /// Nothing of the guest runs, and its time stands still.
+    Paused,
+    /// It has ended.
+    Ended,
 }
 
 /// What a VM is doing, as far as requests depend on it.
@@ -417,7 +431,14 @@ impl Requests {
         self.settle(state);
     }
 
-    /// Why the VM is to end at once, if it is.
+    /// The VM ends like this now; a stop by the clock is one from now on.
+    pub(crate) fn ends(&mut self, ending: &Ending) {
+        if let Ending::Stopped(cause) = ending {
+            self.end.get_or_insert(*cause);
+        }
+    }
+
+    /// Why the VM was stopped, if it was.
     pub(crate) fn stop_cause(&self) -> Option<StopCause> {
         self.end
     }

@@ -67,7 +67,10 @@ impl Vm {
     fn step(&mut self) -> String {
         let step = self.requests.next(&self.state, self.now);
         let (word, phase) = match step {
-            Step::End(ending) => (format!("end {ending:?}"), Phase::Ended),
+            Step::End(ending) => {
+                self.requests.ends(&ending);
+                (format!("end {ending:?}"), Phase::Ended)
+            }
             Step::Hold => ("hold".to_owned(), Phase::Held),
             Step::Flow => ("flow".to_owned(), Phase::Running),
             Step::Pause => ("pause".to_owned(), Phase::Paused),
@@ -148,7 +151,11 @@ fn every_request_in_every_state_is_received_as_the_table_says() {
                 Kind::Stop => vm.stop(Duration::from_secs(60)).answer(),
                 Kind::End => vm.end(StopCause::Killed).answer(),
             };
-            assert_eq!((got.as_str(), vm.state.phase), (answer, phase), "{kind:?} in {phase:?}");
+            assert_eq!(
+                (got.as_str(), vm.state.phase),
+                (answer, phase),
+                "{kind:?} in {phase:?}"
+            );
             if phase == Phase::Built {
                 vm.state.phase = Phase::Running;
             }
@@ -159,28 +166,64 @@ fn every_request_in_every_state_is_received_as_the_table_says() {
     let killed: &[&str] = &["end Stopped(Killed)"];
     check(
         Kind::Pause,
-        [(open, &["pause"]), (open, &["pause"]), (STALLED, &[]), (done, &[]), (ENDED, &[])],
+        [
+            (open, &["pause"]),
+            (open, &["pause"]),
+            (STALLED, &[]),
+            (done, &[]),
+            (ENDED, &[]),
+        ],
     );
     check(
         Kind::Resume,
-        [(open, &[]), (done, &[]), (done, &[]), (open, &["resume"]), (ENDED, &[])],
+        [
+            (open, &[]),
+            (done, &[]),
+            (done, &[]),
+            (open, &["resume"]),
+            (ENDED, &[]),
+        ],
     );
     let switch: &[&str] = &["pause", "switch soft", "resume"];
     check(
         Kind::Switch,
-        [(open, switch), (open, switch), (NO_SWITCH, &[]), (open, &["switch soft"]), (ENDED, &[])],
+        [
+            (open, switch),
+            (open, switch),
+            (NO_SWITCH, &[]),
+            (open, &["switch soft"]),
+            (ENDED, &[]),
+        ],
     );
     check(
         Kind::PressPower,
-        [(done, &["press"]), (done, &["press"]), (done, &[]), (done, &[]), (done, &[])],
+        [
+            (done, &["press"]),
+            (done, &["press"]),
+            (done, &[]),
+            (done, &[]),
+            (done, &[]),
+        ],
     );
     check(
         Kind::Stop,
-        [(done, &["press"]), (done, &["press"]), (done, &[]), (done, &["resume", "press"]), (done, &[])],
+        [
+            (done, &["press"]),
+            (done, &["press"]),
+            (done, &[]),
+            (done, &["resume", "press"]),
+            (done, &[]),
+        ],
     );
     check(
         Kind::End,
-        [(done, killed), (done, killed), (done, killed), (done, killed), (done, &[])],
+        [
+            (done, killed),
+            (done, killed),
+            (done, killed),
+            (done, killed),
+            (done, &[]),
+        ],
     );
 }
 
@@ -202,7 +245,10 @@ fn a_pause_is_answered_when_the_guest_is_at_rest_and_not_before() {
     assert_eq!(first.answer(), "open");
     vm.state.phase = Phase::Running;
     assert_eq!(vm.steps(), ["pause"]);
-    assert_eq!((first.answer(), second.answer()), ("done".into(), "done".into()));
+    assert_eq!(
+        (first.answer(), second.answer()),
+        ("done".into(), "done".into())
+    );
     let resumed = vm.resume();
     assert_eq!(resumed.answer(), "open");
     assert_eq!(vm.steps(), ["resume"]);
@@ -214,12 +260,18 @@ fn of_two_opposite_requests_the_later_counts_and_the_earlier_is_told() {
     let overruled = PauseError::Overruled.to_string();
     let mut vm = Vm::new(Phase::Running);
     let (paused, resumed) = (vm.pause(), vm.resume());
-    assert_eq!((paused.answer(), resumed.answer()), (overruled.clone(), "done".into()));
+    assert_eq!(
+        (paused.answer(), resumed.answer()),
+        (overruled.clone(), "done".into())
+    );
     assert_eq!(vm.steps(), [""; 0]);
     vm.pause();
     vm.steps();
     let (resumed, paused) = (vm.resume(), vm.pause());
-    assert_eq!((resumed.answer(), paused.answer()), (overruled.clone(), "done".into()));
+    assert_eq!(
+        (resumed.answer(), paused.answer()),
+        (overruled.clone(), "done".into())
+    );
     assert_eq!(vm.steps(), [""; 0]);
     vm.resume();
     vm.steps();
@@ -249,7 +301,10 @@ fn a_stall_refuses_what_waits_for_rest_and_holds_the_guest_until_there_is_room()
     let mut vm = Vm::new(Phase::Running);
     let (paused, switched) = (vm.pause(), vm.switch(EngineKind::Kvm));
     vm.is_stalled(Some("the store is full"));
-    assert_eq!((paused.answer(), switched.answer()), (STALLED.into(), NO_SWITCH.into()));
+    assert_eq!(
+        (paused.answer(), switched.answer()),
+        (STALLED.into(), NO_SWITCH.into())
+    );
     assert_eq!(vm.steps(), ["hold"]);
     vm.ask(Request::PressPower);
     assert_eq!(vm.step(), "wait");
@@ -268,9 +323,15 @@ fn a_stall_refuses_what_waits_for_rest_and_holds_the_guest_until_there_is_room()
 fn a_change_of_engine_is_answered_when_the_guest_is_as_before() {
     let mut vm = Vm::new(Phase::Running);
     let switched = vm.switch(EngineKind::Kvm);
-    assert_eq!((vm.step(), vm.step()), ("pause".into(), "switch kvm".into()));
+    assert_eq!(
+        (vm.step(), vm.step()),
+        ("pause".into(), "switch kvm".into())
+    );
     assert_eq!(switched.answer(), "open");
-    assert_eq!((vm.step(), switched.answer()), ("resume".into(), "done".into()));
+    assert_eq!(
+        (vm.step(), switched.answer()),
+        ("resume".into(), "done".into())
+    );
     // Of a paused VM: it stays so. Two in a row wait for each other.
     vm.pause();
     vm.steps();
@@ -278,7 +339,10 @@ fn a_change_of_engine_is_answered_when_the_guest_is_as_before() {
     let (first, second) = (vm.switch(EngineKind::Soft), vm.switch(EngineKind::Kvm));
     assert_eq!(vm.steps(), ["switch soft", "switch kvm"]);
     let refused = SwitchError::Features.to_string();
-    assert_eq!((first.answer(), second.answer()), (refused.clone(), refused));
+    assert_eq!(
+        (first.answer(), second.answer()),
+        (refused.clone(), refused)
+    );
     assert_eq!(vm.state.phase, Phase::Paused);
 }
 
@@ -288,9 +352,15 @@ fn a_resume_during_a_change_of_engine_waits_for_it() {
     let switched = vm.switch(EngineKind::Kvm);
     assert_eq!(vm.step(), "pause");
     let (paused, resumed) = (vm.pause(), vm.resume());
-    assert_eq!((paused.answer(), resumed.answer()), ("done".into(), "open".into()));
+    assert_eq!(
+        (paused.answer(), resumed.answer()),
+        ("done".into(), "open".into())
+    );
     assert_eq!(vm.steps(), ["switch kvm", "resume"]);
-    assert_eq!((switched.answer(), resumed.answer()), ("done".into(), "done".into()));
+    assert_eq!(
+        (switched.answer(), resumed.answer()),
+        ("done".into(), "done".into())
+    );
 }
 
 #[test]
@@ -302,7 +372,10 @@ fn a_change_of_engine_that_was_taken_back_has_no_answer_and_leaves_nothing_behin
     };
     vm.requests.take_back(switched.ticket, &vm.state);
     vm.requests.switched(ticket, Ok(()));
-    assert_eq!((vm.steps(), switched.answer()), (vec!["resume".to_owned()], "open".into()));
+    assert_eq!(
+        (vm.steps(), switched.answer()),
+        (vec!["resume".to_owned()], "open".into())
+    );
 }
 
 #[test]
@@ -325,7 +398,9 @@ fn a_guest_that_is_to_stop_hears_its_power_button_until_its_grace_time_is_over()
     assert_eq!(vm.steps(), ["press"]);
     assert_eq!(until(&vm), Some(Duration::from_secs(2)));
     vm.now += Duration::from_secs(2);
+    assert_eq!(vm.requests.stop_cause(), None);
     assert_eq!(vm.steps(), ["end Stopped(GraceOver)"]);
+    assert_eq!(vm.requests.stop_cause(), Some(StopCause::GraceOver));
 }
 
 #[test]
@@ -339,7 +414,10 @@ fn a_grace_time_beyond_all_clocks_is_no_end() {
 fn the_first_reason_to_end_counts_and_an_order_comes_before_a_clock() {
     let mut vm = Vm::new(Phase::Held);
     vm.requests = Requests::new(Some(vm.now));
-    assert_eq!(vm.requests.next(&vm.state, vm.now), Step::End(Ending::TimedOut));
+    assert_eq!(
+        vm.requests.next(&vm.state, vm.now),
+        Step::End(Ending::TimedOut)
+    );
     vm.end(StopCause::Signal(15));
     vm.end(StopCause::Killed);
     let ending = Ending::Stopped(StopCause::Signal(15));
@@ -352,7 +430,10 @@ fn whatever_is_open_when_the_vm_ends_is_refused() {
     let (paused, switched) = (vm.pause(), vm.switch(EngineKind::Kvm));
     vm.end(StopCause::Left);
     vm.steps();
-    assert_eq!((paused.answer(), switched.answer()), (ENDED.into(), ENDED.into()));
+    assert_eq!(
+        (paused.answer(), switched.answer()),
+        (ENDED.into(), ENDED.into())
+    );
     let mut vm = Vm::new(Phase::Built);
     let resumed = vm.resume();
     vm.end(StopCause::Left);

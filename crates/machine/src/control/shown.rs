@@ -1,32 +1,19 @@
 //! What a VM shows of itself while it runs, to those who look and to those who run it.
 
+use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
+use api::Metrics;
 use paging::Books as PagingBooks;
-use vcpu::Kick;
 
-use crate::control::requests::Requests;
+use crate::control::requests::{Phase, Requests};
 use crate::control::{Inside, MachineControl, Shared};
 use crate::engine::EngineKind;
 use crate::outcome::ending::StopCause;
 use crate::paging::Paging;
+use crate::report::metrics;
 use crate::threads::observe::Observed;
-
-/// How far a VM has come.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Phase {
-    /// Built, or being built.
-    Built,
-    /// Guest code runs or sleeps.
-    Running,
-    /// It stands still in the middle of things, its time too, until there is room for its pages.
-    Held,
-    /// Nothing of the guest runs, and its time stands still.
-    Paused,
-    /// It has ended.
-    Ended,
-}
 
 /// What is known of a VM that runs.
 pub(super) struct Shown {
@@ -36,15 +23,25 @@ pub(super) struct Shown {
     /// The phase was [`Phase::Running`] at least once.
     has_run: bool,
     /// How often the guest started again.
-    reboots: u64,
+    pub(super) reboots: u64,
     /// What is shown of the present life.
-    observed: Option<Arc<Observed>>,
+    pub(super) observed: Option<Arc<Observed>>,
+    /// What the lives before it counted.
+    pub(super) earlier: Metrics,
 }
 
 impl Shown {
     pub(super) fn reached(&mut self, phase: Phase) {
         self.phase = phase;
         self.has_run |= phase == Phase::Running;
+    }
+}
+
+impl fmt::Debug for MachineControl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MachineControl")
+            .field("phase", &self.phase())
+            .finish_non_exhaustive()
     }
 }
 
@@ -61,6 +58,7 @@ impl MachineControl {
             has_run: false,
             reboots: 0,
             observed: None,
+            earlier: Metrics::default(),
         };
         let inside = Inside {
             requests: Requests::new(time_up),
@@ -92,7 +90,7 @@ impl MachineControl {
         inside.shown.has_run
     }
 
-    /// Why it is to end at once, if it is.
+    /// Why it was stopped, if it was.
     pub fn stop_cause(&self) -> Option<StopCause> {
         self.inside().requests.stop_cause()
     }
@@ -107,16 +105,6 @@ impl MachineControl {
         self.inside().shown.reboots
     }
 
-    /// The guest starts again.
-    pub(crate) fn count_reboot(&self) {
-        self.inside().shown.reboots += 1;
-    }
-
-    /// A life begins, of which this is shown, or one is over.
-    pub(crate) fn set_observed(&self, observed: Option<Arc<Observed>>) {
-        self.inside().shown.observed = observed;
-    }
-
     /// What is shown of the present life; `None` before the first, between two, and after the last.
     pub(crate) fn observed(&self) -> Option<Arc<Observed>> {
         self.inside().shown.observed.clone()
@@ -125,6 +113,36 @@ impl MachineControl {
     /// What the host holds of the guest's memory; `None` between two lives.
     pub fn resident_bytes(&self) -> Option<u64> {
         self.observed()?.memory.resident_bytes().ok()
+    }
+
+    /// Every number of its lives so far.
+    pub(crate) fn metrics(&self) -> Metrics {
+        let mut metrics = Metrics::default();
+        let help = "How often the guest started again.";
+        metrics.count("reboots_total", help, &[], self.reboots());
+        let help = "CPU time of the VM's whole process: guest, devices, and Mother herself.";
+        let cpu_seconds = host::cpu::process_cpu_time().as_secs_f64();
+        metrics.count_seconds("cpu_seconds_total", help, &[], cpu_seconds);
+        if let Some(bytes) = self.resident_bytes() {
+            let help = "What the host holds of the guest's memory.";
+            metrics.bytes("memory_resident_bytes", help, &[], bytes);
+        }
+        metrics.merge(self.inside().shown.earlier.clone());
+        metrics.merge(self.present());
+        metrics
+    }
+
+    /// What the present life has counted.
+    pub(super) fn present(&self) -> Metrics {
+        let Some(observed) = self.observed() else {
+            return Metrics::default();
+        };
+        let mut metrics = (observed.board)();
+        metrics::exits(&mut metrics, &observed.exits());
+        if let Some(books) = self.paging_books() {
+            metrics::pager(&mut metrics, &books);
+        }
+        metrics
     }
 
     /// Its paging.
@@ -140,25 +158,5 @@ impl MachineControl {
     /// The pager's accounts of the present life; none where guest memory is not paged.
     pub fn paging_books(&self) -> Option<PagingBooks> {
         Some(self.0.paging.pager()?.books())
-    }
-
-    /// Whether the guest waits for room has changed: requests that wait for its rest may wait in vain now.
-    pub(crate) fn paging_changed(&self) {
-        self.change(|_, _, _| ());
-        self.call_attention();
-    }
-
-    /// Has the attendant look.
-    pub(crate) fn call_attention(&self) {
-        let attention = &self.0.attention;
-        if let Some(attendant) = &*attention.lock().unwrap_or_else(PoisonError::into_inner) {
-            attendant.kick();
-        }
-    }
-
-    /// Has `attendant` called after every request from now on.
-    pub(crate) fn set_attention(&self, attendant: Arc<dyn Kick>) {
-        let attention = &self.0.attention;
-        *attention.lock().unwrap_or_else(PoisonError::into_inner) = Some(attendant);
     }
 }

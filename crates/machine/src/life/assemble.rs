@@ -10,11 +10,10 @@ use devices::virtio::{Links, VirtioFunction};
 use devices::{Board, BoardPlan, IrqSink};
 use mem::GuestMemory;
 use paging::StartError;
-use vcpu::{Engine, EngineError, Vcpu, VcpuState};
+use vcpu::{Engine, EngineError, LocalApics, Vcpu, VcpuState, Wires};
 use x86::cpu_model::{self, Topology};
 use x86::{CpuidTable, Gpa, Segment, Vector};
 
-use crate::attach::device_status::DeviceCounters;
 use crate::attach::{AttachError, Attachment};
 use crate::boot::{self, Handover, ImageError};
 use crate::console::ConsoleInput;
@@ -72,114 +71,161 @@ impl Life {
         maker: &VcpuMaker,
         begin_paging: impl FnOnce(&Arc<GuestMemory>) -> Result<(), StartError>,
     ) -> Result<(Life, Vec<Box<dyn Vcpu>>), AssemblyError> {
-        let slots = boot::slots(plan.memory_bytes);
-        let map = boot::guest_map(&slots);
-        let memory = GuestMemory::of_file(slots, Arc::clone(&held.memory));
-        let memory = Arc::new(memory.map_err(AssemblyError::Memory)?);
-        // Before the images are loaded: a limit holds from the first byte on.
-        begin_paging(&memory).map_err(AssemblyError::Paging)?;
-        let rsdp = place_acpi(plan.vcpu_count, &memory);
-        let mut state = load_images(plan, held, &memory, &map, rsdp)?;
+        let (memory, mut first) = memory(plan, held, begin_paging)?;
         let time = GuestTime::start();
-        let cpuid: Vec<CpuidTable> = (0..plan.vcpu_count)
-            .map(|id| cpuid(plan.vcpu_count, id, maker.limit.as_ref()))
-            .collect();
-        let engine =
-            (maker.make)(maker.kind, &memory, cpuid.clone()).map_err(AssemblyError::Engine)?;
-        let Engine {
-            mut vcpus,
-            local_apics,
-            wires,
-        } = engine;
-        let bells = Arc::new(Bells::default());
-        bells.set(vcpus.iter().map(|vcpu| Bell::new(vcpu.kicker())).collect());
-        let monitors = Arc::new(held.crew.schedules().map(VcpuMonitor::new).collect());
-        let board_plan = BoardPlan {
-            vcpu_count: plan.vcpu_count,
-            clock: time.clock(),
-            has_debug_exit: plan.debug_exit,
-        };
-        let sink = Arc::clone(&bells) as Arc<dyn IrqSink>;
-        let is_serial = plan.console == ConsoleKind::Serial;
-        let serial: Box<dyn Write + Send> = if is_serial {
-            Box::new(output.clone())
-        } else {
-            Box::new(std::io::sink())
-        };
-        let mut board = Board::new(board_plan, Arc::clone(&memory), serial, sink);
-        set_first_states(&mut vcpus, &mut state, &board, &time).map_err(AssemblyError::Engine)?;
-        board.set_apics(local_apics);
-        board.set_wires(wires);
-        let alarm = Arc::new(Alarm::default());
-        let gate = Arc::new(Gate::default());
-        let attendant = Arc::clone(&alarm) as Arc<dyn vcpu::Kick>;
-        let patience = Patience::new(plan.vcpu_count, held.core_count);
-        let threads = Arc::new(DeviceThreads::new(Arc::clone(&gate), attendant, patience));
-        let mailbox = Arc::new(Mailbox::default());
-        let interrupts = Arc::new(Sender(Arc::clone(&mailbox)));
-        let links = Links {
-            memory: Arc::clone(&memory),
-            interrupts,
-            threads: Arc::<DeviceThreads>::clone(&threads),
-        };
-        let counters =
-            add_devices(&mut board, attachments, &links).map_err(AssemblyError::Attach)?;
-        let msrs = MachineMsrs::default();
+        let mut vcpus = vcpus(plan, held, maker, &memory).map_err(AssemblyError::Engine)?;
+        let mut board = board(plan, &memory, &time, &output, &vcpus.bells);
+        set_first_states(&mut vcpus.vcpus, &mut first, &board, &time)
+            .map_err(AssemblyError::Engine)?;
+        board.set_apics(vcpus.local_apics);
+        board.set_wires(vcpus.wires);
+        let devices =
+            devices(plan, held, &mut board, attachments, &memory).map_err(AssemblyError::Attach)?;
         let room = Room {
             board,
-            msrs,
+            msrs: MachineMsrs::default(),
             typed: Vec::new(),
             is_slow: false,
-            mailbox: Arc::clone(&mailbox),
+            mailbox: Arc::clone(&devices.mailbox),
         };
         let room = Arc::new(Mutex::new(room));
-        open_mailbox(&mailbox, &room);
-        let (over, end) = (AtomicBool::new(false), Mutex::new(None));
-        let input = is_serial.then_some(input);
+        open_mailbox(&devices.mailbox, &room);
         let life = Life {
             memory,
             kernel: Arc::clone(&held.kernel),
             time,
-            bells,
-            monitors,
-            cpuid,
+            bells: vcpus.bells,
+            monitors: vcpus.monitors,
+            cpuid: vcpus.cpuid,
             exchange: Exchange::default(),
-            alarm,
+            alarm: devices.alarm,
             output,
             footprint: Arc::clone(&held.footprint),
-            gate,
-            threads,
-            counters,
-            input,
+            gate: devices.gate,
+            threads: devices.threads,
+            input: (plan.console == ConsoleKind::Serial).then_some(input),
             room,
-            mailbox,
-            over,
-            end,
+            mailbox: devices.mailbox,
+            over: AtomicBool::new(false),
+            end: Mutex::new(None),
         };
-        Ok((life, vcpus))
+        Ok((life, vcpus.vcpus))
     }
 }
 
+/// Guest memory with everything in it that the guest finds there, and the state in which its first vCPU begins.
+fn memory(
+    plan: &VmPlan,
+    held: &Held,
+    begin_paging: impl FnOnce(&Arc<GuestMemory>) -> Result<(), StartError>,
+) -> Result<(Arc<GuestMemory>, VcpuState), AssemblyError> {
+    let slots = boot::slots(plan.memory_bytes);
+    let map = boot::guest_map(&slots);
+    let memory = GuestMemory::of_file(slots, Arc::clone(&held.memory));
+    let memory = Arc::new(memory.map_err(AssemblyError::Memory)?);
+    // Before the images are loaded: a limit holds from the first byte on.
+    begin_paging(&memory).map_err(AssemblyError::Paging)?;
+    let rsdp = place_acpi(plan.vcpu_count, &memory);
+    let first = load_images(plan, held, &memory, &map, rsdp)?;
+    Ok((memory, first))
+}
+
+/// The vCPUs, and what others know of them.
+struct Vcpus {
+    vcpus: Vec<Box<dyn Vcpu>>,
+    cpuid: Vec<CpuidTable>,
+    bells: Arc<Bells>,
+    monitors: Arc<Vec<VcpuMonitor>>,
+    local_apics: Option<Arc<dyn LocalApics>>,
+    wires: Option<Arc<dyn Wires>>,
+}
+
+fn vcpus(
+    plan: &VmPlan,
+    held: &Held,
+    maker: &VcpuMaker,
+    memory: &Arc<GuestMemory>,
+) -> Result<Vcpus, EngineError> {
+    let cpuid: Vec<CpuidTable> = (0..plan.vcpu_count)
+        .map(|id| cpuid(plan.vcpu_count, id, maker.limit.as_ref()))
+        .collect();
+    let Engine {
+        vcpus,
+        local_apics,
+        wires,
+    } = (maker.make)(maker.kind, memory, cpuid.clone())?;
+    let bells = Arc::new(Bells::default());
+    bells.set(vcpus.iter().map(|vcpu| Bell::new(vcpu.kicker())).collect());
+    let monitors = Arc::new(held.crew.schedules().map(VcpuMonitor::new).collect());
+    Ok(Vcpus {
+        vcpus,
+        cpuid,
+        bells,
+        monitors,
+        local_apics,
+        wires,
+    })
+}
+
+/// The board without PCI devices.
+fn board(
+    plan: &VmPlan,
+    memory: &Arc<GuestMemory>,
+    time: &GuestTime,
+    output: &Output,
+    bells: &Arc<Bells>,
+) -> Board {
+    let board_plan = BoardPlan {
+        vcpu_count: plan.vcpu_count,
+        clock: time.clock(),
+        has_debug_exit: plan.debug_exit,
+    };
+    let serial: Box<dyn Write + Send> = match plan.console {
+        ConsoleKind::Serial => Box::new(output.clone()),
+        ConsoleKind::Virtio => Box::new(std::io::sink()),
+    };
+    let sink = Arc::clone(bells) as Arc<dyn IrqSink>;
+    Board::new(board_plan, Arc::clone(memory), serial, sink)
+}
+
+/// What devices' threads have to do with the rest of the machine.
+struct DeviceSide {
+    alarm: Arc<Alarm>,
+    gate: Arc<Gate>,
+    threads: Arc<DeviceThreads>,
+    mailbox: Arc<Mailbox>,
+}
+
 /// Puts the devices of all attachments into their slots.
-fn add_devices(
+fn devices(
+    plan: &VmPlan,
+    held: &Held,
     board: &mut Board,
     attachments: &mut [Box<dyn Attachment>],
-    links: &Links,
-) -> Result<Vec<DeviceCounters>, AttachError> {
-    let mut counters = Vec::new();
+    memory: &Arc<GuestMemory>,
+) -> Result<DeviceSide, AttachError> {
+    let alarm = Arc::new(Alarm::default());
+    let gate = Arc::new(Gate::default());
+    let attendant = Arc::clone(&alarm) as Arc<dyn vcpu::Kick>;
+    let patience = Patience::new(plan.vcpu_count, held.core_count);
+    let threads = Arc::new(DeviceThreads::new(Arc::clone(&gate), attendant, patience));
+    let mailbox = Arc::new(Mailbox::default());
+    let links = Links {
+        memory: Arc::clone(memory),
+        interrupts: Arc::new(Sender(Arc::clone(&mailbox))),
+        threads: Arc::<DeviceThreads>::clone(&threads),
+    };
     for attachment in attachments {
         let (slot, device) = (attachment.slot(), attachment.device()?);
-        counters.push(DeviceCounters {
-            name: device.name().to_owned(),
-            metrics: attachment.metrics(),
-        });
-        board.pci().add(
-            slot,
-            0,
-            Box::new(VirtioFunction::new(slot, device, links.clone())),
-        );
+        let function = VirtioFunction::new(slot, device, links.clone());
+        board.pci().add(slot, 0, Box::new(function));
     }
-    Ok(counters)
+    Ok(DeviceSide {
+        alarm,
+        gate,
+        threads,
+        mailbox,
+    })
 }
 
 fn cpuid(vcpu_count: u32, vcpu_id: u32, limit: Option<&CpuidTable>) -> CpuidTable {

@@ -16,7 +16,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mem::GuestMemory;
 use x86::CpuidTable;
 
-use crate::attach::device_status::DeviceCounters;
 use crate::boot::LoadedKernel;
 use crate::console::ConsoleInput;
 use crate::console::output::Output;
@@ -66,8 +65,6 @@ pub(crate) struct Life {
     /// What all threads that do something for the guest pass.
     pub(crate) gate: Arc<Gate>,
     pub(crate) threads: Arc<DeviceThreads>,
-    /// What each virtio device counts.
-    pub(crate) counters: Vec<DeviceCounters>,
     /// What is typed on the serial port; none if the console is another.
     input: Option<ConsoleInput>,
     room: Arc<Mutex<Room>>,
@@ -97,6 +94,7 @@ impl Life {
             monitors: Arc::clone(&self.monitors),
             bells: Arc::clone(&self.bells),
             gate: Arc::clone(&self.gate),
+            board: Box::new(room::board_meter(&self.room, &self.mailbox)),
         }
     }
 

@@ -1,14 +1,18 @@
 //! The room: what vCPUs and the attendant visit one at a time, and what devices' threads send letters to.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread;
+use std::time::Duration;
 
+use api::Metrics;
 use devices::{Board, BoardEvent, Nanos};
 
 use crate::console::ConsoleInput;
 use crate::life::msr::MachineMsrs;
 use crate::life::{End, Life};
 use crate::outcome::ending::Ending;
+use crate::report::metrics;
 use crate::threads::mailbox::Mailbox;
 
 /// Bytes offered to the serial port at once.
@@ -62,10 +66,8 @@ impl Drop for Visit<'_> {
 /// Delivers what lies in the mailbox, unless somebody is in the room, who will do it then.
 fn deliver_mail(cell: &Mutex<Room>, mailbox: &Mailbox) {
     while mailbox.has_letters() {
-        let mut room = match cell.try_lock() {
-            Ok(room) => room,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return,
+        let Some(mut room) = try_enter(cell) else {
+            return;
         };
         mailbox.deliver(&mut room.board);
     }
@@ -113,4 +115,40 @@ pub(super) fn open_mailbox(mailbox: &Arc<Mailbox>, room: &Arc<Mutex<Room>>) {
             deliver_mail(&room, &mailbox);
         }
     });
+}
+
+/// How often a client that wants to read the board tries to enter the room, a millisecond apart.
+const TRIES: u32 = 50;
+
+/// What the board of a life has counted, for clients: as of now, or as of the last time if the room stays taken, as
+/// it does when a vCPU waits in it for a page.
+pub(super) fn board_meter(
+    room: &Arc<Mutex<Room>>,
+    mailbox: &Arc<Mailbox>,
+) -> impl Fn() -> Metrics + use<> {
+    let (room, mailbox) = (Arc::clone(room), Arc::clone(mailbox));
+    let last = Mutex::new(Metrics::default());
+    move || {
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..TRIES {
+            if let Some(inside) = try_enter(&room) {
+                let (counters, unknown) = (inside.board.counters(), inside.msrs.unknown_count());
+                drop(inside);
+                // A device's thread may have come meanwhile.
+                deliver_mail(&room, &mailbox);
+                *last = metrics::board(&counters, unknown);
+                break;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        last.clone()
+    }
+}
+
+fn try_enter(room: &Mutex<Room>) -> Option<MutexGuard<'_, Room>> {
+    match room.try_lock() {
+        Ok(room) => Some(room),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
 }

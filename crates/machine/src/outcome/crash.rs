@@ -113,8 +113,16 @@ fn exception_name(vector: u8) -> &'static str {
 
 impl fmt::Display for Crash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = &self.state;
-        let (mode, cpl) = (self.mode(), state.cpl());
+        self.fmt_cause(f)?;
+        fmt_registers(&self.state, f)?;
+        fmt_segments(&self.state, f)?;
+        self.fmt_code(f)
+    }
+}
+
+impl Crash {
+    fn fmt_cause(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (mode, cpl) = (self.mode(), self.state.cpl());
         match self.cause {
             CrashCause::TripleFault(TripleFault {
                 first_vector: Some(vector),
@@ -124,78 +132,28 @@ impl fmt::Display for Crash {
                 writeln!(
                     f,
                     "triple fault in {mode}, CPL {cpl}, after {name} (vector {vector}) at {rip:#x}"
-                )?;
+                )
             }
             // AMD processors do not keep the registers of a shutdown, and KVM resets the vCPU then.
-            CrashCause::TripleFault(TripleFault { .. }) if self.is_as_after_reset() => {
-                writeln!(
-                    f,
-                    "triple fault; the processor did not keep the registers, and shows those after RESET"
-                )?;
-            }
+            CrashCause::TripleFault(TripleFault { .. }) if self.is_as_after_reset() => writeln!(
+                f,
+                "triple fault; the processor did not keep the registers, and shows those after RESET"
+            ),
             CrashCause::TripleFault(TripleFault {
                 first_vector: None,
                 rip,
-            }) => {
-                writeln!(f, "triple fault in {mode}, CPL {cpl}, at {rip:#x}")?;
-            }
+            }) => writeln!(f, "triple fault in {mode}, CPL {cpl}, at {rip:#x}"),
             CrashCause::Unrunnable(Unrunnable { what, code, rip }) => {
-                writeln!(f, "{what} (code {code}), in {mode}, CPL {cpl}, at {rip:#x}")?;
+                writeln!(f, "{what} (code {code}), in {mode}, CPL {cpl}, at {rip:#x}")
             }
         }
-        writeln!(
-            f,
-            "  RIP {:016x}  RFLAGS {:08x}",
-            state.rip,
-            state.rflags.bits()
-        )?;
-        for row in 0..4 {
-            let four =
-                (row * 4..row * 4 + 4).map(|at| format!("{} {:016x}", NAMES[at], state.gprs[at]));
-            writeln!(f, "  {}", four.collect::<Vec<_>>().join("  "))?;
-        }
-        let (cr0, cr4, efer) = (state.cr0.bits(), state.cr4.bits(), state.efer.bits());
-        writeln!(
-            f,
-            "  CR0 {cr0:08x}  CR2 {:016x}  CR3 {:016x}  CR4 {cr4:08x}  EFER {efer:04x}",
-            state.cr2, state.cr3
-        )?;
-        let segments = [
-            ("CS ", state.cs),
-            ("SS ", state.ss),
-            ("DS ", state.ds),
-            ("ES ", state.es),
-            ("FS ", state.fs),
-            ("GS ", state.gs),
-            ("TR ", state.tr),
-            ("LDT", state.ldtr),
-        ];
-        for (
-            name,
-            Segment {
-                selector,
-                base,
-                limit,
-                attributes,
-            },
-        ) in segments
-        {
-            writeln!(
-                f,
-                "  {name} {selector:04x}  base {base:016x}  limit {limit:08x}  attributes {attributes:04x}"
-            )?;
-        }
-        for (name, table) in [("GDT", state.gdtr), ("IDT", state.idtr)] {
-            writeln!(
-                f,
-                "  {name}       base {:016x}  limit {:08x}",
-                table.base, table.limit
-            )?;
-        }
+    }
+
+    fn fmt_code(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "  code")?;
         for (at, byte) in self.code.iter().enumerate() {
-            let mark = if at as u64 == BEFORE_BYTES { "<" } else { "" };
-            let end = if at as u64 == BEFORE_BYTES { ">" } else { "" };
+            let is_here = at as u64 == BEFORE_BYTES;
+            let (mark, end) = if is_here { ("<", ">") } else { ("", "") };
             match byte {
                 Some(byte) => write!(f, " {mark}{byte:02x}{end}")?,
                 None => write!(f, " {mark}--{end}")?,
@@ -203,4 +161,53 @@ impl fmt::Display for Crash {
         }
         Ok(())
     }
+}
+
+fn fmt_registers(state: &VcpuState, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let (rip, rflags) = (state.rip, state.rflags.bits());
+    writeln!(f, "  RIP {rip:016x}  RFLAGS {rflags:08x}")?;
+    for row in 0..4 {
+        let four =
+            (row * 4..row * 4 + 4).map(|at| format!("{} {:016x}", NAMES[at], state.gprs[at]));
+        writeln!(f, "  {}", four.collect::<Vec<_>>().join("  "))?;
+    }
+    let (cr0, cr4, efer) = (state.cr0.bits(), state.cr4.bits(), state.efer.bits());
+    writeln!(
+        f,
+        "  CR0 {cr0:08x}  CR2 {:016x}  CR3 {:016x}  CR4 {cr4:08x}  EFER {efer:04x}",
+        state.cr2, state.cr3
+    )
+}
+
+fn fmt_segments(state: &VcpuState, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let segments = [
+        ("CS ", state.cs),
+        ("SS ", state.ss),
+        ("DS ", state.ds),
+        ("ES ", state.es),
+        ("FS ", state.fs),
+        ("GS ", state.gs),
+        ("TR ", state.tr),
+        ("LDT", state.ldtr),
+    ];
+    for (name, segment) in segments {
+        let Segment {
+            selector,
+            base,
+            limit,
+            attributes,
+        } = segment;
+        writeln!(
+            f,
+            "  {name} {selector:04x}  base {base:016x}  limit {limit:08x}  attributes {attributes:04x}"
+        )?;
+    }
+    for (name, table) in [("GDT", state.gdtr), ("IDT", state.idtr)] {
+        writeln!(
+            f,
+            "  {name}       base {:016x}  limit {:08x}",
+            table.base, table.limit
+        )?;
+    }
+    Ok(())
 }

@@ -20,6 +20,9 @@ pub enum PauseError {
         "the guest waits for room for its pages ({0}); it can be paused when there is some: raise its limit or its page memory"
     )]
     Stalled(String),
+    /// The opposite was asked before it was done.
+    #[error("another request, for the opposite, came before this one was carried out")]
+    Overruled,
 }
 
 /// Why a guest stays on its engine.

@@ -1,11 +1,12 @@
 //! What Mother knows of a VM that has ended. Measured, never estimated; what could not be measured is `None`.
 
 pub(crate) mod footprint;
+pub(crate) mod metrics;
 pub(crate) mod sums;
 
 use std::time::Duration;
 
-use api::DeviceStatus;
+use api::{DeviceStatus, Metric};
 use vcpu::EngineStatistics;
 
 use crate::engine::EngineChoice;
@@ -79,7 +80,7 @@ pub struct Unmapped {
 }
 
 /// What is known of a VM that has ended.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Report {
     /// The VM's name.
     pub name: String,
@@ -111,4 +112,6 @@ pub struct Report {
     pub unmapped: Unmapped,
     /// What each virtio device counted, over all lives.
     pub devices: Vec<DeviceStatus>,
+    /// Every number that was counted or measured, over all lives.
+    pub metrics: Vec<Metric>,
 }

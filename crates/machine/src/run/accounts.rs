@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use api::DeviceStatus;
+use api::{DeviceStatus, Metrics};
 use vcpu::EngineStatistics;
 
 use crate::console::output::Output;
@@ -10,8 +10,8 @@ use crate::life::Life;
 use crate::outcome::ending::Ending;
 use crate::outcome::exits::ExitCounts;
 use crate::plan::VmPlan;
-use crate::report::sums;
 use crate::report::{Marker, MemoryReport, Report, Sample, Unmapped, VmmMemory};
+use crate::report::{metrics, sums};
 use crate::run::vcpu_thread::VcpuAccount;
 
 /// Sums over all lives so far.
@@ -48,7 +48,7 @@ impl Accounts {
     pub(crate) fn add(&mut self, vcpus: Vec<VcpuAccount>) {
         let mut life = EngineStatistics::default();
         for account in vcpus {
-            self.exits.add(&account.exits);
+            self.exits += account.exits;
             sums::add_vcpu(&mut life, &account.statistics);
             self.samples.extend(account.samples);
             self.vcpu_time += account.cpu_time;
@@ -74,7 +74,9 @@ impl Accounts {
         ending: Ending,
         output: &Output,
         devices: Vec<DeviceStatus>,
+        mut metrics: Metrics,
     ) -> Report {
+        metrics::engine(&mut metrics, &self.statistics);
         let marker = |text: &String| Marker {
             text: text.clone(),
             seen: None,
@@ -102,6 +104,7 @@ impl Accounts {
             reboots: self.reboots,
             unmapped: self.unmapped,
             devices,
+            metrics: metrics.into_vec(),
         }
     }
 }

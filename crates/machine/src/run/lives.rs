@@ -9,7 +9,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, mpsc};
-use std::time::Instant;
 
 use thiserror::Error;
 use vcpu::{EngineError, Vcpu};
@@ -58,7 +57,8 @@ pub(crate) fn live(
 ) -> Result<Lived, MachineError> {
     let (sender, receiver) = mpsc::channel();
     let broken = sender.clone();
-    control.when_broken(Box::new(move |why| drop(broken.send(Err(why)))));
+    let when_broken = Box::new(move |why| drop(broken.send(Err(why))));
+    outside.paging.when_broken(when_broken);
     let thread = std::thread::Builder::new()
         .name("attendant".to_owned())
         .spawn(move || {
@@ -87,13 +87,12 @@ fn run_lives(
     first: (Life, Vec<Box<dyn Vcpu>>),
     accounts: &mut Accounts,
 ) -> Result<Ending, MachineError> {
-    let time_up = plan.timeout.map(|limit| accounts.start + limit);
     let (life, mut vcpus) = first;
     let mut life = Arc::new(life);
     loop {
-        let end = run_life(&life, vcpus, control, outside, time_up, accounts)?;
+        let end = run_life(&life, vcpus, control, outside, accounts)?;
         accounts.life_ended(&life);
-        control.set_observed(None);
+        control.life_is_over();
         match end {
             End::Ending(ending) => return Ok(ending),
             End::Reset if plan.on_reset == OnReset::End => return Ok(Ending::PoweredOff),
@@ -130,10 +129,9 @@ fn run_life(
     vcpus: Vec<Box<dyn Vcpu>>,
     control: &MachineControl,
     outside: &Outside,
-    time_up: Option<Instant>,
     accounts: &mut Accounts,
 ) -> Result<End, MachineError> {
-    control.set_observed(Some(Arc::new(life.observed(accounts.reboots))));
+    control.life_begins(life.observed(accounts.reboots));
     control.set_attention(Arc::clone(&life.alarm) as Arc<dyn vcpu::Kick>);
     let alarm = Arc::clone(&life.alarm);
     outside
@@ -148,8 +146,8 @@ fn run_life(
         };
         running.push(outside.held.crew.start(vcpu_id, work));
     }
-    control.set_phase(Phase::Running);
-    attend(life, control, &outside.maker, time_up);
+    control.reached(Phase::Running);
+    attend(life, control, &outside.maker);
     let results: Vec<Result<VcpuAccount, MachineError>> = running.into_iter().map(join).collect();
     accounts.add(results.into_iter().collect::<Result<_, _>>()?);
     life.threads.stop_all();

@@ -12,7 +12,7 @@ use vcpu::{EngineError, EngineStatistics, Exit, Injection, Reply, Vcpu};
 use crate::life::{End, Life, Room, sipi_state};
 use crate::outcome::crash::{Crash, CrashCause};
 use crate::outcome::ending::Ending;
-use crate::outcome::exits::ExitCounts;
+use crate::outcome::exits::{ExitCounts, ExitKind};
 use crate::outcome::rest::Rest;
 use crate::report::sums;
 use crate::report::{Sample, VmmMemory};
@@ -287,22 +287,8 @@ impl VcpuThread<'_> {
     }
 
     fn count(&mut self, exit: &Exit) {
-        let exits = &mut self.account.exits;
-        *match exit {
-            Exit::PioRead { .. } => &mut exits.pio_read,
-            Exit::PioWrite { .. } => &mut exits.pio_write,
-            Exit::MmioRead { .. } => &mut exits.mmio_read,
-            Exit::MmioWrite { .. } => &mut exits.mmio_write,
-            Exit::MsrRead { .. } | Exit::TaskPriorityRead => &mut exits.msr_read,
-            Exit::MsrWrite { .. } | Exit::TaskPriorityWrite { .. } => &mut exits.msr_write,
-            Exit::Halt => &mut exits.halt,
-            Exit::InterruptWindow => &mut exits.interrupt_window,
-            Exit::Kicked => &mut exits.kicked,
-            Exit::EndOfInterrupt { .. } => &mut exits.end_of_interrupt,
-            Exit::TripleFault(_) => &mut exits.triple_fault,
-            Exit::Unrunnable(_) => &mut exits.unrunnable,
-        } += 1;
-        self.monitor.count(exits);
+        self.account.exits.count(ExitKind::of(exit));
+        self.monitor.count(&self.account.exits);
     }
 
     /// Measures for the markers that have just been seen.

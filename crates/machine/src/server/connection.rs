@@ -8,8 +8,7 @@ use std::time::Duration;
 use api::{Command, Outcome, RefusalCode, Request};
 
 use crate::outcome::ending::StopCause;
-use crate::outcome::refusal::PauseError;
-use crate::outcome::refusal::SwitchError;
+use crate::outcome::refusal::{PauseError, SwitchError};
 use crate::server::lines::{Line, Lines, refusal, reply};
 use crate::server::{Shared, console, observe, paging};
 
@@ -82,11 +81,14 @@ fn perform(shared: &Shared, command: Command) -> Outcome {
         Command::Resume => paused(control.resume(PAUSE_TIME)),
         Command::Switch { engine } => switched(control.switch(&engine, SWITCH_TIME)),
         Command::Resize { rows, columns } => {
-            control.resize_window(rows, columns);
+            shared.devices.resize_window(rows, columns);
             Outcome::Done
         }
         Command::Registers => observe::registers(shared),
         Command::Books => observe::books(shared),
+        Command::Metrics => Outcome::Metrics {
+            metrics: shared.metrics(),
+        },
         Command::Limit {
             resident,
             page_memory,
@@ -108,7 +110,7 @@ fn balloon(shared: &Shared, target_bytes: u64) -> Outcome {
             "that is more than the guest's memory",
         );
     }
-    if shared.control.set_balloon_target(target_bytes) {
+    if shared.devices.set_balloon_target(target_bytes) {
         Outcome::Done
     } else {
         refusal(
@@ -121,7 +123,7 @@ fn balloon(shared: &Shared, target_bytes: u64) -> Outcome {
 fn paused(result: Result<(), PauseError>) -> Outcome {
     match result {
         Ok(()) => Outcome::Done,
-        Err(error @ (PauseError::Ended | PauseError::Stalled(_))) => {
+        Err(error @ (PauseError::Ended | PauseError::Stalled(_) | PauseError::Overruled)) => {
             refusal(RefusalCode::WrongState, error.to_string())
         }
         Err(error @ PauseError::TimedOut) => refusal(RefusalCode::TimedOut, error.to_string()),

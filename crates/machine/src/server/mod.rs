@@ -21,8 +21,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use api::{Outcome, RefusalCode, VmEnd, VmInfo, VmState, VmStatus};
+use api::{Metric, Outcome, RefusalCode, VmEnd, VmInfo, VmState, VmStatus};
 
+use crate::attach::handles::Devices;
 use crate::build::Machine;
 use crate::console::ConsoleInput;
 use crate::console::recent::Recent;
@@ -51,6 +52,7 @@ struct Shared {
     info: VmInfo,
     start: Instant,
     control: MachineControl,
+    devices: Devices,
     input: ConsoleInput,
     recent: Recent,
     clients: AtomicU64,
@@ -79,10 +81,18 @@ impl Shared {
         }
     }
 
+    /// Every number that is known now.
+    fn metrics(&self) -> Vec<Metric> {
+        let mut metrics = self.control.metrics();
+        metrics.merge(self.devices.metrics(self.recent.printed_bytes()));
+        metrics.into_vec()
+    }
+
     fn status(&self) -> VmStatus {
         let state = match self.control.phase() {
             Phase::Built => VmState::Starting,
             Phase::Paused => VmState::Paused,
+            Phase::Held => VmState::Waiting,
             Phase::Running if self.control.stalled().is_some() => VmState::Waiting,
             Phase::Running if self.control.is_stopping() => VmState::Stopping,
             Phase::Running => VmState::Running,
@@ -96,7 +106,7 @@ impl Shared {
             memory_resident_bytes: self.control.resident_bytes(),
             reboots: self.control.reboots(),
             consoles: self.consoles.load(Ordering::Relaxed),
-            devices: self.control.devices(self.recent.printed_bytes()),
+            devices: self.devices.statuses(self.recent.printed_bytes()),
         }
     }
 }
@@ -132,6 +142,7 @@ impl ControlServer {
             info,
             start,
             control: machine.control(),
+            devices: machine.devices(),
             input,
             recent,
             clients: AtomicU64::new(0),

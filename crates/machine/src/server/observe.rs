@@ -134,9 +134,9 @@ pub(super) fn books(shared: &Shared) -> Outcome {
         clock: clock(&observed),
         memory: memory(&observed, paging.as_ref()),
         vcpus: observed.vcpu_books(),
-        devices: control.devices(shared.recent.printed_bytes()),
-        balloon: control.balloon().map(balloon).unwrap_or_default(),
-        claims: control.claims(),
+        devices: shared.devices.statuses(shared.recent.printed_bytes()),
+        balloon: balloon(shared.devices.balloon()),
+        claims: shared.devices.claims(),
         working_set: paging
             .as_ref()
             .and_then(|paging| paging.working_set.as_ref())

@@ -17,6 +17,7 @@ use crate::host_findings::HostFindings;
 use crate::opened::build;
 use crate::outcome::ending::Ending;
 use crate::outcome::ending::StopCause;
+use crate::outcome::exits::ExitKind;
 use crate::outcome::refusal::SwitchError;
 use crate::plan::plan;
 use crate::report::Report;
@@ -183,7 +184,7 @@ fn a_guest_says_hello_and_ends_with_its_status() {
         (report.ending, printed.as_str()),
         (Ending::DebugExit(0x21), "hello\n")
     );
-    assert_eq!(report.exits.pio_write, 7);
+    assert_eq!(report.exits[ExitKind::PioWrite], 7);
 }
 
 #[test]
@@ -198,10 +199,10 @@ fn a_sleeping_guest_is_woken_by_its_timer() {
     let sleeps = || Some(run(code.clone(), &[(0x20, Code::default().out(0xf4, 2))]));
     let report = (0..5)
         .filter_map(|_| sleeps())
-        .find(|report| report.exits.halt > 0)
+        .find(|report| report.exits[ExitKind::Halt] > 0)
         .unwrap();
     assert_eq!(
-        (report.ending, report.exits.halt),
+        (report.ending, report.exits[ExitKind::Halt]),
         (Ending::DebugExit(5), 1)
     );
     assert!(report.wall_time.as_millis() >= 54, "{:?}", report.wall_time);
@@ -217,7 +218,10 @@ fn a_guest_that_touches_every_port_is_survived() {
     let (report, _) = run_image(&image(code, &[]), |spec| spec.debug_exit = false);
     assert_eq!(report.ending, Ending::PoweredOff);
     assert_eq!(
-        (report.exits.pio_read, report.exits.pio_write),
+        (
+            report.exits[ExitKind::PioRead],
+            report.exits[ExitKind::PioWrite]
+        ),
         (0x1_0000, 0x1_0001)
     );
     assert!(report.unmapped.pio > 0x1_0000, "{:?}", report.unmapped);

@@ -10,6 +10,7 @@ use x86::Gpa;
 use crate::console::Console;
 use crate::outcome::ending::Ending;
 use crate::outcome::ending::StopCause;
+use crate::outcome::exits::ExitKind;
 use crate::plan::OnReset;
 use crate::report::Report;
 use crate::tests::scripted::{Step, Then, machine};
@@ -59,7 +60,10 @@ fn a_guest_that_sleeps_is_stopped_and_costs_nothing() {
         quiet(),
     );
     let report = machine.run().unwrap();
-    assert_eq!((report.ending, report.exits.halt), (Ending::TimedOut, 1));
+    assert_eq!(
+        (report.ending, report.exits[ExitKind::Halt]),
+        (Ending::TimedOut, 1)
+    );
     assert!(report.vcpu_time < limit / 10, "{:?}", report.vcpu_time);
 }
 
@@ -159,8 +163,8 @@ fn what_nobody_answers_reads_as_ones_and_is_counted() {
     );
     assert_eq!(
         (
-            report.exits.pio_read,
-            report.exits.msr_read,
+            report.exits[ExitKind::PioRead],
+            report.exits[ExitKind::MsrRead],
             report.exits.total()
         ),
         (1, 2, 7)
@@ -261,7 +265,7 @@ fn a_guest_powers_itself_off() {
     };
     let report = run(vec![(sleep_5, Reply::Done)]);
     assert_eq!(
-        (report.ending, report.exits.pio_write),
+        (report.ending, report.exits[ExitKind::PioWrite]),
         (Ending::PoweredOff, 1)
     );
 }

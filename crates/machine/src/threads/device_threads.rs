@@ -7,7 +7,7 @@
 //! machine, as a vCPU's does.
 
 use std::any::Any;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -356,54 +356,18 @@ fn wait(worker: &dyn Worker, bell: &Bell, patience: &mut Patience, wakes: &mut V
         std::hint::spin_loop();
     }
     let is_called = bell.fall_asleep();
-    let mut wired = false;
     // Files are looked at also when there is no need to sleep: a busy queue must not keep them from being served.
-    if !is_called || !sources.is_empty() || !sinks.is_empty() {
-        let mut files = vec![PollFd::new(&bell.event, PollFlags::IN)];
-        files.extend(
-            bell.queues
-                .iter()
-                .map(|queue| PollFd::new(&*queue.wire, PollFlags::IN)),
-        );
-        let first_source = files.len();
-        files.extend(
-            sources
-                .iter()
-                .map(|file| PollFd::from_borrowed_fd(file.as_fd(), PollFlags::IN)),
-        );
-        files.extend(
-            sinks
-                .iter()
-                .map(|file| PollFd::from_borrowed_fd(file.as_fd(), PollFlags::OUT)),
-        );
-        // Interrupted by a signal: nothing is ready, and the loop comes back.
-        let is_ready = poll(&mut files, time_left(is_called, deadline).as_ref()).is_ok();
-        let is_ready = |n: usize| is_ready && !files[n].revents().is_empty();
-        if is_ready(0) {
-            bell.silence();
-        }
-        for (_, queue) in bell
-            .queues
-            .iter()
-            .enumerate()
-            .filter(|(n, _)| is_ready(1 + n))
-        {
-            DeviceMetrics::add(&bell.metrics.notifications, queue.take_wired());
-            wakes.push(Wake::Notified(queue.queue));
-            wired = true;
-        }
-        wakes.extend(
-            (0..sources.len())
-                .filter(|n| is_ready(first_source + n))
-                .map(Wake::Readable),
-        );
-        let first_sink = first_source + sources.len();
-        wakes.extend(
-            (0..sinks.len())
-                .filter(|n| is_ready(first_sink + n))
-                .map(Wake::Writable),
-        );
-    }
+    let wired = if !is_called || !sources.is_empty() || !sinks.is_empty() {
+        look_at_files(
+            &sources,
+            &sinks,
+            bell,
+            time_left(is_called, deadline),
+            wakes,
+        )
+    } else {
+        false
+    };
     bell.is_asleep.store(false, Ordering::SeqCst);
     let rung = bell
         .queues
@@ -420,6 +384,63 @@ fn wait(worker: &dyn Worker, bell: &Bell, patience: &mut Patience, wakes: &mut V
     if deadline.is_some_and(|at| at <= Instant::now()) {
         wakes.push(Wake::Deadline);
     }
+}
+
+/// Waits until one of the worker's files or its bell is ready, or the time is over, and notes what is. Whether queues
+/// were notified past the front.
+fn look_at_files(
+    sources: &[BorrowedFd<'_>],
+    sinks: &[BorrowedFd<'_>],
+    bell: &Bell,
+    time_left: Option<Timespec>,
+    wakes: &mut Vec<Wake>,
+) -> bool {
+    let mut wired = false;
+    let mut files = vec![PollFd::new(&bell.event, PollFlags::IN)];
+    files.extend(
+        bell.queues
+            .iter()
+            .map(|queue| PollFd::new(&*queue.wire, PollFlags::IN)),
+    );
+    let first_source = files.len();
+    files.extend(
+        sources
+            .iter()
+            .map(|file| PollFd::from_borrowed_fd(file.as_fd(), PollFlags::IN)),
+    );
+    files.extend(
+        sinks
+            .iter()
+            .map(|file| PollFd::from_borrowed_fd(file.as_fd(), PollFlags::OUT)),
+    );
+    // Interrupted by a signal: nothing is ready, and the loop comes back.
+    let is_ready = poll(&mut files, time_left.as_ref()).is_ok();
+    let is_ready = |n: usize| is_ready && !files[n].revents().is_empty();
+    if is_ready(0) {
+        bell.silence();
+    }
+    for (_, queue) in bell
+        .queues
+        .iter()
+        .enumerate()
+        .filter(|(n, _)| is_ready(1 + n))
+    {
+        DeviceMetrics::add(&bell.metrics.notifications, queue.take_wired());
+        wakes.push(Wake::Notified(queue.queue));
+        wired = true;
+    }
+    wakes.extend(
+        (0..sources.len())
+            .filter(|n| is_ready(first_source + n))
+            .map(Wake::Readable),
+    );
+    let first_sink = first_source + sources.len();
+    wakes.extend(
+        (0..sinks.len())
+            .filter(|n| is_ready(first_sink + n))
+            .map(Wake::Writable),
+    );
+    wired
 }
 
 /// How long a thread may sleep; for ever if nothing is said.

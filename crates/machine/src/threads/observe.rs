@@ -10,13 +10,13 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use api::{Counter, TableView, VcpuBook, VcpuView};
+use api::{Counter, Metrics, TableView, VcpuBook, VcpuView};
 use mem::GuestMemory;
 use vcpu::{EngineError, Vcpu, VcpuState};
 use x86::DescriptorTable;
 
 use crate::boot::LoadedKernel;
-use crate::outcome::exits::ExitCounts;
+use crate::outcome::exits::{ExitCounts, ExitKind};
 use crate::outcome::rest::Rest;
 use crate::threads::bell::{Bell, Bells};
 use crate::threads::gate::Gate;
@@ -39,6 +39,8 @@ pub(crate) struct Observed {
     pub(crate) monitors: Arc<Vec<VcpuMonitor>>,
     pub(crate) bells: Arc<Bells>,
     pub(crate) gate: Arc<Gate>,
+    /// What its board has counted.
+    pub(crate) board: Box<dyn Fn() -> Metrics + Send + Sync>,
 }
 
 /// What a vCPU's thread laid down, and when.
@@ -60,7 +62,7 @@ pub(crate) struct VcpuMonitor {
     /// while no vCPU of this life runs.
     schedule: Option<Arc<File>>,
     before: Mutex<Option<(u64, u64)>>,
-    exits: [AtomicU64; ExitCounts::KINDS],
+    exits: [AtomicU64; ExitKind::ALL.len()],
     /// Nanoseconds of all rests that are over.
     halted_ns: AtomicU64,
     waiting_ns: AtomicU64,
@@ -153,9 +155,16 @@ impl VcpuMonitor {
 
     /// Writes down what the vCPU's thread has counted so far.
     pub(crate) fn count(&self, exits: &ExitCounts) {
-        for (shared, (_, count)) in self.exits.iter().zip(exits.by_kind()) {
+        for (shared, count) in self.exits.iter().zip(exits.0) {
             shared.store(count, Ordering::Relaxed);
         }
+    }
+
+    /// What it has written down.
+    pub(crate) fn exits(&self) -> ExitCounts {
+        ExitCounts(std::array::from_fn(|kind| {
+            self.exits[kind].load(Ordering::Relaxed)
+        }))
     }
 
     /// The vCPU rests from now on, or does not any more.
@@ -193,21 +202,17 @@ impl VcpuMonitor {
                 &mut halted
             }) += now;
         }
-        let names = ExitCounts::default().by_kind();
-        let exits = names
-            .iter()
-            .zip(&self.exits)
-            .map(|((name, _), count)| Counter {
-                name: (*name).to_owned(),
-                value: count.load(Ordering::Relaxed),
-            });
+        let exits = self.exits().by_kind().map(|(name, value)| Counter {
+            name: name.to_owned(),
+            value,
+        });
         VcpuBook {
             vcpu_id,
             run_seconds: times.map(|(run, _)| seconds(run)),
             wait_seconds: times.map(|(_, wait)| seconds(wait)),
             halted_seconds: seconds(halted),
             waiting_for_startup_seconds: seconds(waiting),
-            exits: exits.collect(),
+            exits: exits.to_vec(),
         }
     }
 }
@@ -236,6 +241,15 @@ impl Observed {
             })
         };
         self.monitors.iter().zip(asked).filter_map(answer).collect()
+    }
+
+    /// How often its vCPUs stopped running guest code.
+    pub(crate) fn exits(&self) -> ExitCounts {
+        let mut sum = ExitCounts::default();
+        self.monitors
+            .iter()
+            .for_each(|monitor| sum += monitor.exits());
+        sum
     }
 
     /// Every vCPU's book.

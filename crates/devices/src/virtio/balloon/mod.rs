@@ -36,6 +36,9 @@ pub struct Balloon {
 }
 
 impl Balloon {
+    /// What the device is called in messages and metrics.
+    pub const NAME: &str = "balloon";
+
     /// A device that `control` acts on.
     pub fn new(control: BalloonControl, metrics: Arc<DeviceMetrics>) -> Balloon {
         Balloon { control, metrics }
@@ -48,7 +51,7 @@ impl VirtioDevice for Balloon {
     }
 
     fn name(&self) -> &str {
-        "balloon"
+        Balloon::NAME
     }
 
     fn features(&self) -> u64 {

@@ -41,6 +41,9 @@ pub struct Console {
 }
 
 impl Console {
+    /// What the device is called in messages and metrics.
+    pub const NAME: &str = "virtio-console";
+
     /// A device with these ports, the console first.
     ///
     /// # Panics
@@ -74,7 +77,7 @@ impl VirtioDevice for Console {
     }
 
     fn name(&self) -> &str {
-        "virtio-console"
+        Console::NAME
     }
 
     fn features(&self) -> u64 {

@@ -1,0 +1,104 @@
+//! What acts on a VM's devices from outside, and what reads them, over all lives of the guest.
+
+use api::{ClaimBook, Counter, DeviceStatus, Metrics};
+use devices::virtio::balloon::{BalloonControl, BalloonReading};
+use devices::virtio::console::Window;
+
+use crate::attach::claims::Claims;
+use crate::attach::counters::DeviceCounters;
+use crate::attach::{AttachError, Attachment};
+
+/// By what a device is acted on; it has the other end.
+#[derive(Clone)]
+pub(crate) struct Handles {
+    pub(crate) balloon: BalloonControl,
+    pub(crate) window: Window,
+    pub(crate) claims: Claims,
+}
+
+impl Handles {
+    /// Handles for devices that are still to be opened.
+    pub(crate) fn new() -> Result<Handles, AttachError> {
+        let window = Window::new().map_err(|source| AttachError {
+            device: "the console".to_owned(),
+            source: Box::new(source),
+        })?;
+        Ok(Handles {
+            balloon: BalloonControl::default(),
+            window,
+            claims: Claims::default(),
+        })
+    }
+}
+
+/// The devices of a VM. Cheap to clone; any thread may use it, also before and after the run.
+#[derive(Clone)]
+pub struct Devices {
+    handles: Handles,
+    counters: Vec<DeviceCounters>,
+}
+
+impl std::fmt::Debug for Devices {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Devices").finish_non_exhaustive()
+    }
+}
+
+impl Devices {
+    pub(crate) fn new(attachments: &[Box<dyn Attachment>], handles: Handles) -> Devices {
+        let counters = attachments.iter().map(|attachment| attachment.counters());
+        Devices {
+            handles,
+            counters: counters.collect(),
+        }
+    }
+
+    /// The window that the console is shown in has this size now. Only the virtio console tells the guest.
+    pub fn resize_window(&self, rows: u16, columns: u16) {
+        self.handles.window.resize(rows, columns);
+    }
+
+    /// Asks the guest for so much of its memory: its balloon takes pages until it holds that many bytes, as far as the
+    /// guest can spare them. 0 gives all back. False, and nothing is asked, if the guest has no driver for it.
+    pub fn set_balloon_target(&self, bytes: u64) -> bool {
+        self.handles.balloon.set_target(bytes)
+    }
+
+    /// What is known of the balloon.
+    pub fn balloon(&self) -> BalloonReading {
+        self.handles.balloon.read()
+    }
+
+    /// What programs in the guest say of it.
+    pub(crate) fn claims(&self) -> ClaimBook {
+        self.handles.claims.book()
+    }
+
+    /// What every virtio device counted.
+    pub(crate) fn counters(&self) -> Vec<DeviceStatus> {
+        self.counters.iter().map(DeviceCounters::read).collect()
+    }
+
+    /// What every device counted; the console printed this much.
+    pub(crate) fn statuses(&self, printed_bytes: u64) -> Vec<DeviceStatus> {
+        let console = DeviceStatus {
+            name: "console".to_owned(),
+            counters: vec![Counter {
+                name: "bytes_from_guest".to_owned(),
+                value: printed_bytes,
+            }],
+        };
+        std::iter::once(console).chain(self.counters()).collect()
+    }
+
+    /// The same for the list of numbers.
+    pub(crate) fn metrics(&self, printed_bytes: u64) -> Metrics {
+        let mut metrics = Metrics::default();
+        let help = "Bytes that the guest printed on its console.";
+        metrics.count_bytes("console_printed_bytes_total", help, &[], printed_bytes);
+        for device in &self.counters {
+            device.add_to(&mut metrics);
+        }
+        metrics
+    }
+}
