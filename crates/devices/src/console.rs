@@ -2,8 +2,10 @@
 
 use std::collections::VecDeque;
 use std::io::Write;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+
+use host::lock::Lock;
 
 /// Typed bytes that wait for the guest at most. Whoever types more has to offer it again later.
 const INPUT_LIMIT: usize = 64 * 1024;
@@ -13,12 +15,12 @@ const OUTPUT_CHUNK: usize = 4096;
 /// What was typed and not yet read by the guest. Bytes are never dropped: the serial port takes them at the
 /// guest's pace.
 #[derive(Clone, Debug, Default)]
-pub struct ConsoleInput(Arc<Mutex<VecDeque<u8>>>);
+pub struct ConsoleInput(Arc<Lock<VecDeque<u8>>>);
 
 impl ConsoleInput {
     /// Types; how many bytes were taken.
     pub fn push(&self, bytes: &[u8]) -> usize {
-        let mut queue = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = self.0.lock();
         let taken = bytes.len().min(INPUT_LIMIT.saturating_sub(queue.len()));
         queue.extend(&bytes[..taken]);
         taken
@@ -26,24 +28,18 @@ impl ConsoleInput {
 
     /// Takes bytes back that were popped and not read, oldest first.
     pub fn unpop(&self, bytes: impl DoubleEndedIterator<Item = u8>) {
-        let mut queue = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = self.0.lock();
         bytes.rev().for_each(|byte| queue.push_front(byte));
     }
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_empty()
+        self.0.lock().is_empty()
     }
 
     /// Takes the next byte.
     pub fn pop(&self) -> Option<u8> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop_front()
+        self.0.lock().pop_front()
     }
 }
 
@@ -79,7 +75,7 @@ impl Drop for Output {
 /// Where the guest's output goes, in chunks: a write per byte would cost a system call each.
 #[derive(Clone)]
 pub struct ConsoleOutput {
-    output: Arc<Mutex<Output>>,
+    output: Arc<Lock<Output>>,
     /// Its reader is behind.
     is_slow: Arc<AtomicBool>,
 }
@@ -93,7 +89,7 @@ impl ConsoleOutput {
             lost_bytes: 0,
         };
         ConsoleOutput {
-            output: Arc::new(Mutex::new(output)),
+            output: Arc::new(Lock::new(output)),
             is_slow: Arc::default(),
         }
     }
@@ -109,7 +105,7 @@ impl ConsoleOutput {
 
     /// Takes a byte, to be handed on at the end of the line, of the chunk, or with [`ConsoleOutput::flush`].
     pub fn push(&self, byte: u8) {
-        let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut output = self.output.lock();
         output.chunk.push(byte);
         if byte == b'\n' || output.chunk.len() >= OUTPUT_CHUNK {
             output.flush();
@@ -119,17 +115,11 @@ impl ConsoleOutput {
     /// Hands on what waits. A sink that fails loses bytes, which are counted; the guest does not notice, as with
     /// a cable pulled out.
     pub fn flush(&self) {
-        self.output
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .flush();
+        self.output.lock().flush();
     }
 
     /// Bytes that the sink did not take.
     pub fn lost_bytes(&self) -> u64 {
-        self.output
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .lost_bytes
+        self.output.lock().lost_bytes
     }
 }

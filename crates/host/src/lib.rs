@@ -13,6 +13,7 @@ pub mod deep_socket;
 pub mod executable;
 pub mod fault;
 pub mod huge;
+pub mod lock;
 pub mod mapping;
 mod namespace;
 pub mod tap;

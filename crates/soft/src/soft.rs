@@ -1,7 +1,8 @@
 //! What the vCPUs of one VM share: memory, translations, and the doors by which they call each other out.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, MutexGuard, OnceLock};
 
+use host::lock::Lock;
 use mem::{CodeWatch, GuestMemory};
 use vcpu::EngineError;
 use x86::{Gfn, Gpa, PAGE_SIZE, cpu_model};
@@ -30,13 +31,13 @@ impl Default for Config {
 /// The software engine of one VM: what its vCPUs share.
 pub struct Soft {
     pub(crate) memory: Arc<GuestMemory>,
-    translations: Mutex<Translations>,
+    translations: Lock<Translations>,
     stubs: Stubs,
     pub(crate) sites: Arc<Sites>,
     /// Instruction set of the VM: that of its first vCPU's CPUID.
     features: OnceLock<Features>,
     /// Doors of the vCPUs made so far.
-    made: Mutex<Vec<Arc<Door>>>,
+    made: Lock<Vec<Arc<Door>>>,
     /// All of them, fixed when the first vCPU runs.
     doors: OnceLock<Doors>,
 }
@@ -66,11 +67,11 @@ impl Soft {
         let (stubs, sites) = (translations.stubs(), translations.sites());
         let soft = Arc::new(Soft {
             memory,
-            translations: Mutex::new(translations),
+            translations: Lock::new(translations),
             stubs,
             sites,
             features: OnceLock::new(),
-            made: Mutex::default(),
+            made: Lock::default(),
             doors: OnceLock::new(),
         });
         let watcher = Arc::downgrade(&(Arc::clone(&soft) as Arc<dyn CodeWatch>));
@@ -94,7 +95,7 @@ impl Soft {
             ));
         }
         let door = Arc::new(Door::default());
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut made = self.made.lock();
         let index = made.len();
         made.push(Arc::clone(&door));
         self.translations().prepare(features, made.len() > 1);
@@ -102,9 +103,7 @@ impl Soft {
     }
 
     pub(crate) fn translations(&self) -> MutexGuard<'_, Translations> {
-        self.translations
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.translations.lock()
     }
 
     pub(crate) fn stubs(&self) -> Stubs {
@@ -121,11 +120,8 @@ impl Soft {
 
     /// The doors of all vCPUs. Whoever asks runs, so from now on there are no more.
     pub(crate) fn doors(&self) -> &Doors {
-        self.doors.get_or_init(|| {
-            Doors::new(std::mem::take(
-                &mut self.made.lock().unwrap_or_else(PoisonError::into_inner),
-            ))
-        })
+        self.doors
+            .get_or_init(|| Doors::new(std::mem::take(&mut self.made.lock())))
     }
 
     /// Whether the VM has one vCPU.

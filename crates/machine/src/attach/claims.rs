@@ -9,11 +9,12 @@ use std::io::{self, Read};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use api::{ClaimBook, GuestClaim};
+use host::lock::Lock;
 
 /// Longest line without its end.
 const LINE_BYTES_MAX: usize = 256;
@@ -30,7 +31,7 @@ const BREATH: Duration = Duration::from_millis(2);
 
 /// The claims of one VM. Cheap to clone.
 #[derive(Clone, Default)]
-pub(crate) struct Claims(Arc<Mutex<Kept>>);
+pub(crate) struct Claims(Arc<Lock<Kept>>);
 
 #[derive(Default)]
 struct Kept {
@@ -47,7 +48,7 @@ struct Claim {
 
 impl Claims {
     fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// A guest starts anew: what the one before it said is nothing any more.

@@ -10,8 +10,10 @@
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
+
+use host::lock::{Condition, Lock};
 
 /// Bytes that may wait before programs in the guest do.
 const BEHIND_BYTES: usize = 256 * 1024;
@@ -46,8 +48,8 @@ struct State {
 
 struct Shared {
     start: Instant,
-    state: Mutex<State>,
-    changed: Condvar,
+    state: Lock<State>,
+    changed: Condition,
     /// More waits than should.
     behind: AtomicBool,
     /// More waits than may.
@@ -82,8 +84,8 @@ impl Output {
         };
         Output(Arc::new(Shared {
             start,
-            state: Mutex::new(state),
-            changed: Condvar::new(),
+            state: Lock::new(state),
+            changed: Condition::new(),
             behind: AtomicBool::new(false),
             full: AtomicBool::new(false),
             seen: AtomicBool::new(false),
@@ -91,7 +93,7 @@ impl Output {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock()
     }
 
     /// Whether programs in the guest should wait for the writer.
@@ -116,11 +118,7 @@ impl Output {
     }
 
     fn wait<'a>(&'a self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.0
-            .changed
-            .wait_timeout(state, PATIENCE)
-            .unwrap_or_else(PoisonError::into_inner)
-            .0
+        self.0.changed.wait_timeout(state, PATIENCE).0
     }
 
     /// The markers seen since last asked, by position, with the time of each.
@@ -148,11 +146,7 @@ impl Output {
         loop {
             let mut state = self.lock();
             while state.queue.is_empty() && !state.closed {
-                state = self
-                    .0
-                    .changed
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner);
+                state = self.0.changed.wait(state);
             }
             if state.queue.is_empty() {
                 return;

@@ -5,7 +5,9 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
+
+use host::lock::{Condition, Lock};
 
 /// Bytes that are kept.
 const KEPT_BYTES: usize = 256 * 1024;
@@ -18,8 +20,8 @@ pub(crate) struct Recent(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
-    state: Mutex<State>,
-    changed: Condvar,
+    state: Lock<State>,
+    changed: Condition,
 }
 
 #[derive(Default)]
@@ -59,7 +61,7 @@ pub(crate) struct Reader {
 
 impl Recent {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock()
     }
 
     /// The guest printed these.
@@ -109,10 +111,7 @@ impl Reader {
         let shared = &self.recent.0;
         let mut state = self.recent.lock();
         while state.end == self.at && !state.closed && goes_on() {
-            state = shared
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = shared.changed.wait(state);
         }
         if state.end == self.at || !goes_on() {
             return None;

@@ -1,6 +1,6 @@
 //! The other side of [`MachineControl`]: what the attendant and the threads around it hear from it and tell it.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use vcpu::Kick;
 
@@ -74,7 +74,7 @@ impl MachineControl {
     /// Has the attendant look.
     pub(crate) fn call_attention(&self) {
         let attention = &self.0.attention;
-        if let Some(attendant) = &*attention.lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(attendant) = &*attention.lock() {
             attendant.kick();
         }
     }
@@ -82,6 +82,6 @@ impl MachineControl {
     /// Has `attendant` called after every request from now on.
     pub(crate) fn set_attention(&self, attendant: Arc<dyn Kick>) {
         let attention = &self.0.attention;
-        *attention.lock().unwrap_or_else(PoisonError::into_inner) = Some(attendant);
+        *attention.lock() = Some(attendant);
     }
 }

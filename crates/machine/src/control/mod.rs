@@ -8,9 +8,10 @@ mod attended;
 mod requests;
 mod shown;
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, MutexGuard, mpsc};
 use std::time::{Duration, Instant};
 
+use host::lock::{Condition, Lock};
 use vcpu::Kick;
 
 use crate::engine::{self, EngineKind, NoEngine};
@@ -28,10 +29,10 @@ use shown::Shown;
 pub struct MachineControl(Arc<Shared>);
 
 struct Shared {
-    inside: Mutex<Inside>,
-    phase_changed: Condvar,
+    inside: Lock<Inside>,
+    phase_changed: Condition,
     /// Who is to hear of requests: the attendant of the present life.
-    attention: Mutex<Option<Arc<dyn Kick>>>,
+    attention: Lock<Option<Arc<dyn Kick>>>,
     paging: Paging,
 }
 
@@ -148,6 +149,6 @@ impl MachineControl {
     }
 
     fn inside(&self) -> MutexGuard<'_, Inside> {
-        self.0.inside.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.inside.lock()
     }
 }

@@ -1,10 +1,11 @@
 //! What a VM shows of itself while it runs, to those who look and to those who run it.
 
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use api::Metrics;
+use host::lock::{Condition, Lock};
 use paging::Books as PagingBooks;
 
 use crate::control::requests::{Phase, Requests};
@@ -65,9 +66,9 @@ impl MachineControl {
             shown,
         };
         MachineControl(Arc::new(Shared {
-            inside: Mutex::new(inside),
-            phase_changed: Condvar::new(),
-            attention: Mutex::new(None),
+            inside: Lock::new(inside),
+            phase_changed: Condition::new(),
+            attention: Lock::new(None),
             paging,
         }))
     }
@@ -85,8 +86,7 @@ impl MachineControl {
     /// Waits until the guest has run; false if the VM ended before.
     pub fn wait_until_started(&self) -> bool {
         let wait = |inside: &mut Inside| inside.shown.phase == Phase::Built;
-        let waited = self.0.phase_changed.wait_while(self.inside(), wait);
-        let inside = waited.unwrap_or_else(PoisonError::into_inner);
+        let inside = self.0.phase_changed.wait_while(self.inside(), wait);
         inside.shown.has_run
     }
 

@@ -1,13 +1,14 @@
 //! From a plan to a life that is ready to run.
 
 use std::io::Write;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 
 use api::ConsoleKind;
 use devices::acpi::AcpiPlan;
 use devices::virtio::{Links, VirtioFunction};
 use devices::{Board, BoardPlan, IrqSink};
+use host::lock::Lock;
 use mem::GuestMemory;
 use paging::StartError;
 use vcpu::{Engine, EngineError, LocalApics, Vcpu, VcpuState, Wires};
@@ -88,7 +89,7 @@ impl Life {
             is_slow: false,
             mailbox: Arc::clone(&devices.mailbox),
         };
-        let room = Arc::new(Mutex::new(room));
+        let room = Arc::new(Lock::new(room));
         open_mailbox(&devices.mailbox, &room);
         let life = Life {
             memory,
@@ -107,7 +108,7 @@ impl Life {
             room,
             mailbox: devices.mailbox,
             over: AtomicBool::new(false),
-            end: Mutex::new(None),
+            end: Lock::new(None),
         };
         Ok((life, vcpus.vcpus))
     }

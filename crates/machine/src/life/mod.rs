@@ -10,9 +10,10 @@ mod assemble;
 mod msr;
 mod room;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
+use host::lock::Lock;
 use mem::GuestMemory;
 use x86::CpuidTable;
 
@@ -67,16 +68,16 @@ pub(crate) struct Life {
     pub(crate) threads: Arc<DeviceThreads>,
     /// What is typed on the serial port; none if the console is another.
     input: Option<ConsoleInput>,
-    room: Arc<Mutex<Room>>,
+    room: Arc<Lock<Room>>,
     mailbox: Arc<Mailbox>,
     over: AtomicBool,
-    end: Mutex<Option<End>>,
+    end: Lock<Option<End>>,
 }
 
 impl Life {
     /// Enters the room.
     pub(crate) fn room(&self) -> Visit<'_> {
-        let inside = Some(self.room.lock().unwrap_or_else(PoisonError::into_inner));
+        let inside = Some(self.room.lock());
         Visit {
             inside,
             cell: &self.room,
@@ -105,10 +106,7 @@ impl Life {
 
     /// Ends this life and calls all its threads. The first reason counts.
     pub(crate) fn end(&self, reason: End) {
-        self.end
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert(reason);
+        self.end.lock().get_or_insert(reason);
         self.call_off();
     }
 
@@ -122,10 +120,7 @@ impl Life {
 
     /// Why it ended.
     pub(crate) fn take_end(&self) -> Option<End> {
-        self.end
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+        self.end.lock().take()
     }
 }
 

@@ -1,12 +1,13 @@
 //! The room: what vCPUs and the attendant visit one at a time, and what devices' threads send letters to.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
 use api::Metrics;
 use devices::{Board, BoardEvent, Nanos};
+use host::lock::Lock;
 
 use crate::console::ConsoleInput;
 use crate::life::msr::MachineMsrs;
@@ -34,7 +35,7 @@ pub(crate) struct Room {
 pub(crate) struct Visit<'a> {
     /// Always there until the visit ends.
     pub(super) inside: Option<MutexGuard<'a, Room>>,
-    pub(super) cell: &'a Mutex<Room>,
+    pub(super) cell: &'a Lock<Room>,
     pub(super) mailbox: &'a Mailbox,
 }
 
@@ -64,9 +65,9 @@ impl Drop for Visit<'_> {
 }
 
 /// Delivers what lies in the mailbox, unless somebody is in the room, who will do it then.
-fn deliver_mail(cell: &Mutex<Room>, mailbox: &Mailbox) {
+fn deliver_mail(cell: &Lock<Room>, mailbox: &Mailbox) {
     while mailbox.has_letters() {
-        let Some(mut room) = try_enter(cell) else {
+        let Some(mut room) = cell.try_lock() else {
             return;
         };
         mailbox.deliver(&mut room.board);
@@ -108,7 +109,7 @@ impl Room {
 }
 
 /// Lets devices' threads into the room. They hold it weakly: the room holds the devices, and those their threads.
-pub(super) fn open_mailbox(mailbox: &Arc<Mailbox>, room: &Arc<Mutex<Room>>) {
+pub(super) fn open_mailbox(mailbox: &Arc<Mailbox>, room: &Arc<Lock<Room>>) {
     let (weak_mailbox, weak_room) = (Arc::downgrade(mailbox), Arc::downgrade(room));
     mailbox.set_way(move || {
         if let (Some(mailbox), Some(room)) = (weak_mailbox.upgrade(), weak_room.upgrade()) {
@@ -123,15 +124,15 @@ const TRIES: u32 = 50;
 /// What the board of a life has counted, for clients: as of now, or as of the last time if the room stays taken, as
 /// it does when a vCPU waits in it for a page.
 pub(super) fn board_meter(
-    room: &Arc<Mutex<Room>>,
+    room: &Arc<Lock<Room>>,
     mailbox: &Arc<Mailbox>,
 ) -> impl Fn() -> Metrics + use<> {
     let (room, mailbox) = (Arc::clone(room), Arc::clone(mailbox));
-    let last = Mutex::new(Metrics::default());
+    let last = Lock::new(Metrics::default());
     move || {
-        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = last.lock();
         for _ in 0..TRIES {
-            if let Some(inside) = try_enter(&room) {
+            if let Some(inside) = room.try_lock() {
                 let (counters, unknown) = (inside.board.counters(), inside.msrs.unknown_count());
                 drop(inside);
                 // A device's thread may have come meanwhile.
@@ -142,13 +143,5 @@ pub(super) fn board_meter(
             thread::sleep(Duration::from_millis(1));
         }
         last.clone()
-    }
-}
-
-fn try_enter(room: &Mutex<Room>) -> Option<MutexGuard<'_, Room>> {
-    match room.try_lock() {
-        Ok(room) => Some(room),
-        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-        Err(TryLockError::WouldBlock) => None,
     }
 }

@@ -17,11 +17,12 @@ use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use api::{Metric, Outcome, RefusalCode, VmEnd, VmInfo, VmState, VmStatus};
+use host::lock::Lock;
 
 use crate::attach::handles::Devices;
 use crate::build::Machine;
@@ -57,7 +58,7 @@ struct Shared {
     recent: Recent,
     clients: AtomicU64,
     consoles: AtomicU64,
-    waiters: Mutex<Waiters>,
+    waiters: Lock<Waiters>,
 }
 
 /// Clients that want to hear of the end.
@@ -70,7 +71,7 @@ struct Waiters {
 
 impl Shared {
     fn waiters(&self) -> MutexGuard<'_, Waiters> {
-        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiters.lock()
     }
 
     /// What describes it, as of now.
@@ -147,7 +148,7 @@ impl ControlServer {
             recent,
             clients: AtomicU64::new(0),
             consoles: AtomicU64::new(0),
-            waiters: Mutex::default(),
+            waiters: Lock::default(),
         });
         let (accepted, accepting) = (listener.try_clone()?, Arc::clone(&shared));
         let accept = move || accept(&accepted, &accepting);

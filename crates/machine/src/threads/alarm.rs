@@ -1,10 +1,10 @@
 //! When the attendant has to wake: at the board's next deadline, when the time is up, or when somebody calls.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use devices::Nanos;
+use host::lock::{Condition, Lock};
 use vcpu::Kick;
 
 use crate::threads::time::GuestTime;
@@ -19,16 +19,16 @@ pub(crate) struct Alarm {
     /// Board time of the next visit. Changed under the board's lock only, so comparing before storing is exact.
     deadline: AtomicU64,
     /// Somebody called.
-    called: Mutex<bool>,
-    changed: Condvar,
+    called: Lock<bool>,
+    changed: Condition,
 }
 
 impl Default for Alarm {
     fn default() -> Alarm {
         Alarm {
             deadline: AtomicU64::new(NEVER),
-            called: Mutex::new(false),
-            changed: Condvar::new(),
+            called: Lock::new(false),
+            changed: Condition::new(),
         }
     }
 }
@@ -45,32 +45,28 @@ impl Alarm {
         self.deadline.store(new, Ordering::Release);
         if new < old {
             // Taking the lock orders this store before the attendant's look or after its wait has begun.
-            drop(self.called.lock().unwrap_or_else(PoisonError::into_inner));
+            drop(self.called.lock());
             self.changed.notify_one();
         }
     }
 
     /// Waits for `end` or for a call, whatever the board's deadline is: its time stands still.
     pub(crate) fn wait_for_call(&self, end: Option<Instant>) {
-        let called = self.called.lock().unwrap_or_else(PoisonError::into_inner);
+        let called = self.called.lock();
         let wait = |called: &mut bool| !*called;
         let mut called = match end {
             Some(end) => {
                 let left = end.saturating_duration_since(Instant::now());
-                let waited = self.changed.wait_timeout_while(called, left, wait);
-                waited.unwrap_or_else(PoisonError::into_inner).0
+                self.changed.wait_timeout_while(called, left, wait)
             }
-            None => self
-                .changed
-                .wait_while(called, wait)
-                .unwrap_or_else(PoisonError::into_inner),
+            None => self.changed.wait_while(called, wait),
         };
         *called = false;
     }
 
     /// Waits for the deadline, for `end`, or for a call.
     pub(crate) fn wait(&self, time: &GuestTime, end: Option<Instant>) {
-        let mut called = self.called.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut called = self.called.lock();
         let mut patience = SHORTEST;
         while !*called {
             let deadline = self.deadline.load(Ordering::Acquire);
@@ -83,19 +79,8 @@ impl Alarm {
             let wait = to_deadline.into_iter().chain(to_end).min();
             let timed_out;
             (called, timed_out) = match wait {
-                Some(wait) => {
-                    let (called, result) = self
-                        .changed
-                        .wait_timeout(called, wait)
-                        .unwrap_or_else(PoisonError::into_inner);
-                    (called, result.timed_out())
-                }
-                None => (
-                    self.changed
-                        .wait(called)
-                        .unwrap_or_else(PoisonError::into_inner),
-                    false,
-                ),
+                Some(wait) => self.changed.wait_timeout(called, wait),
+                None => (self.changed.wait(called), false),
             };
             if timed_out {
                 break;
@@ -108,7 +93,7 @@ impl Alarm {
 
 impl Kick for Alarm {
     fn kick(&self) {
-        *self.called.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *self.called.lock() = true;
         self.changed.notify_one();
     }
 }

@@ -6,28 +6,29 @@
 //! the guest, and kicks; a kick is never lost. A thread that rings for itself during its own visit kicks nobody, which
 //! saves an exit per interrupt.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use devices::IrqSink;
+use host::lock::{Condition, Lock};
 use vcpu::Kick;
 
 /// One vCPU's bell.
 pub(crate) struct Bell {
     /// Another one after the vCPU has changed its engine.
-    kicker: Mutex<Arc<dyn Kick>>,
+    kicker: Lock<Arc<dyn Kick>>,
     in_guest: AtomicBool,
-    rung: Mutex<bool>,
-    changed: Condvar,
+    rung: Lock<bool>,
+    changed: Condition,
 }
 
 impl Bell {
     pub(crate) fn new(kicker: Arc<dyn Kick>) -> Bell {
         Bell {
-            kicker: Mutex::new(kicker),
+            kicker: Lock::new(kicker),
             in_guest: AtomicBool::new(false),
-            rung: Mutex::new(false),
-            changed: Condvar::new(),
+            rung: Lock::new(false),
+            changed: Condition::new(),
         }
     }
 
@@ -36,7 +37,7 @@ impl Bell {
     /// Who rings to end a life says so before it rings, so that ring is not lost either: the thread asks whether
     /// its life is over before it sleeps.
     pub(crate) fn answered(&self) {
-        *self.rung.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        *self.rung.lock() = false;
     }
 
     /// The vCPU thread has looked and enters the guest. Called under the board's lock.
@@ -64,29 +65,23 @@ impl Bell {
     }
 
     fn kick(&self) {
-        self.kicker
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .kick();
+        self.kicker.lock().kick();
     }
 
     /// From now on the vCPU is kicked like this.
     pub(crate) fn set_kicker(&self, kicker: Arc<dyn Kick>) {
-        *self.kicker.lock().unwrap_or_else(PoisonError::into_inner) = kicker;
+        *self.kicker.lock() = kicker;
     }
 
     fn wake(&self) {
-        *self.rung.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *self.rung.lock() = true;
         self.changed.notify_one();
     }
 
     /// Sleeps until somebody rings; returns at once if somebody did since the last [`Bell::answered`].
     pub(crate) fn sleep(&self) {
-        let rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut rung = self
-            .changed
-            .wait_while(rung, |rung| !*rung)
-            .unwrap_or_else(PoisonError::into_inner);
+        let rung = self.rung.lock();
+        let mut rung = self.changed.wait_while(rung, |rung| !*rung);
         *rung = false;
     }
 }

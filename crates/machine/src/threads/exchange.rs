@@ -1,10 +1,11 @@
 //! The table over which vCPUs change their engine (`switch`): each vCPU's thread, outside the gate in a pause, lays the
 //! state of its vCPU down, and takes another vCPU in its place.
 
+use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use host::lock::{Condition, Lock};
 use vcpu::{EngineError, Vcpu, VcpuState};
 
 use crate::outcome::rest::Rest;
@@ -24,23 +25,23 @@ pub(crate) enum Table {
 /// Where it happens.
 pub(crate) struct Exchange {
     is_open: AtomicBool,
-    table: Mutex<Table>,
-    changed: Condvar,
+    table: Lock<Table>,
+    changed: Condition,
 }
 
 impl Default for Exchange {
     fn default() -> Exchange {
         Exchange {
             is_open: AtomicBool::new(false),
-            table: Mutex::new(Table::Empty),
-            changed: Condvar::new(),
+            table: Lock::new(Table::Empty),
+            changed: Condition::new(),
         }
     }
 }
 
 impl Exchange {
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock()
     }
 
     /// A vCPU's thread, outside the gate: lays its state down, or takes its new self, of which the old one is returned.
@@ -96,11 +97,7 @@ impl Exchange {
         while !is_done(&table) && Instant::now() < deadline && !is_over() {
             // Looked at again soon: a life may be over without anybody saying so here.
             let wait = Duration::from_millis(100);
-            table = self
-                .changed
-                .wait_timeout(table, wait)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            table = self.changed.wait_timeout(table, wait).0;
         }
         self.is_open.store(false, Ordering::Release);
         let table = std::mem::replace(&mut *table, Table::Empty);

@@ -4,9 +4,11 @@
 //! Who is inside and may stay there for long, as vCPU threads do, has to be called out after the gate was closed; it
 //! comes back with [`Inside::wait_outside`] when what it does is at a boundary.
 
+use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use host::lock::{Condition, Lock};
 
 /// How often somebody who waits looks whether the wait still makes sense.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -16,8 +18,8 @@ const PATIENCE: Duration = Duration::from_millis(100);
 pub(crate) struct Gate {
     closed: AtomicBool,
     /// How many are inside.
-    inside: Mutex<usize>,
-    changed: Condvar,
+    inside: Lock<usize>,
+    changed: Condition,
 }
 
 /// Somebody is inside; leaves when dropped.
@@ -26,7 +28,7 @@ pub(crate) struct Inside<'a>(&'a Gate);
 
 impl Gate {
     fn lock(&self) -> MutexGuard<'_, usize> {
-        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inside.lock()
     }
 
     /// Whether it is closed: who is inside should come out.
@@ -39,10 +41,7 @@ impl Gate {
     pub(crate) fn enter(&self, goes_on: impl Fn() -> bool) -> Inside<'_> {
         let mut inside = self.lock();
         while self.is_closed() && goes_on() {
-            inside = self
-                .changed
-                .wait(inside)
-                .unwrap_or_else(PoisonError::into_inner);
+            inside = self.changed.wait(inside);
         }
         *inside += 1;
         Inside(self)
@@ -94,11 +93,7 @@ impl Inside<'_> {
         *inside -= 1;
         self.0.changed.notify_all();
         while self.0.is_closed() && goes_on() {
-            inside = self
-                .0
-                .changed
-                .wait(inside)
-                .unwrap_or_else(PoisonError::into_inner);
+            inside = self.0.changed.wait(inside);
         }
         *inside += 1;
     }

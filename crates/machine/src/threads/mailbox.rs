@@ -6,10 +6,11 @@
 //! itself.
 
 use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use devices::Board;
 use devices::virtio::SendMsi;
+use host::lock::Lock;
 
 /// What a device has to say to the board.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,7 +25,7 @@ type TryDeliver = Box<dyn Fn() + Send + Sync>;
 /// The mailbox of one life.
 #[derive(Default)]
 pub(crate) struct Mailbox {
-    letters: Mutex<Vec<Letter>>,
+    letters: Lock<Vec<Letter>>,
     has_letters: AtomicBool,
     /// Known only once there is a room.
     try_deliver: OnceLock<TryDeliver>,
@@ -52,7 +53,7 @@ impl Mailbox {
             return;
         }
         let letters = {
-            let mut letters = self.letters.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut letters = self.letters.lock();
             self.has_letters.store(false, Ordering::SeqCst);
             std::mem::take(&mut *letters)
         };
@@ -66,7 +67,7 @@ impl Mailbox {
 
     fn post(&self, letter: Letter) {
         {
-            let mut letters = self.letters.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut letters = self.letters.lock();
             // A message that waits already says the same: interrupts are bits, not counts. It also bounds the box.
             if !letters.contains(&letter) {
                 letters.push(letter);

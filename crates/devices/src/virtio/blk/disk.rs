@@ -1,7 +1,9 @@
 //! An opened disk: its image and what a guest may know of it, one for all lives of the guest.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use host::lock::Lock;
 
 use super::head::SECTOR_BYTES;
 use super::image::Image;
@@ -30,7 +32,7 @@ pub struct Disk {
     pub(super) image: Image,
     pub(super) options: DiskOptions,
     pub(super) metrics: Arc<DeviceMetrics>,
-    told: Mutex<Vec<Trouble>>,
+    told: Lock<Vec<Trouble>>,
 }
 
 /// A kind of trouble that a guest can cause as often as it likes, and that is worth a line in the log once.
@@ -49,14 +51,14 @@ impl Disk {
             image,
             options,
             metrics: Arc::default(),
-            told: Mutex::default(),
+            told: Lock::default(),
         }
     }
 
     /// Whether this is the first trouble of its kind with this disk, over all lives of the guest: later ones are
     /// counted among its errors and not told again. There are some forty kinds, so the list is short.
     pub(super) fn is_news(&self, trouble: Trouble) -> bool {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.told.lock();
         if told.contains(&trouble) {
             return false;
         }

@@ -6,9 +6,10 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use host::lock::Lock;
 use host::tap::{Offloads, Tap};
 
 use super::inlet::Inlet;
@@ -34,15 +35,11 @@ pub struct NetPort(Arc<Port>);
 struct Port {
     kind: PortKind,
     tap: Option<Tap>,
-    inlet: Mutex<Option<Inlet>>,
-    outlet: Mutex<Option<Outlet>>,
+    inlet: Lock<Option<Inlet>>,
+    outlet: Lock<Option<Outlet>>,
     is_up: AtomicBool,
     /// Tells the driver that the link has changed, while there is one.
-    listener: Mutex<Option<Interrupt>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    listener: Lock<Option<Interrupt>>,
 }
 
 impl NetPort {
@@ -90,10 +87,10 @@ impl NetPort {
         NetPort(Arc::new(Port {
             kind,
             tap,
-            inlet: Mutex::new(inlet),
-            outlet: Mutex::new(outlet),
+            inlet: Lock::new(inlet),
+            outlet: Lock::new(outlet),
             is_up: AtomicBool::new(kind != PortKind::Unplugged),
-            listener: Mutex::new(None),
+            listener: Lock::new(None),
         }))
     }
 
@@ -101,7 +98,7 @@ impl NetPort {
     pub fn set_link(&self, is_up: bool) {
         let is_up = is_up && self.0.kind != PortKind::Unplugged;
         if self.0.is_up.swap(is_up, Ordering::AcqRel) != is_up
-            && let Some(listener) = &*lock(&self.0.listener)
+            && let Some(listener) = &*self.0.listener.lock()
         {
             listener.raise();
         }
@@ -118,7 +115,7 @@ impl NetPort {
 
     /// Who hears about the link from now on.
     pub(super) fn listen(&self, listener: Option<Interrupt>) {
-        *lock(&self.0.listener) = listener;
+        *self.0.listener.lock() = listener;
     }
 
     /// What the driver takes from a tap. The tap's kernel then sums and cuts what the guest cannot take.
@@ -131,18 +128,18 @@ impl NetPort {
     }
 
     pub(super) fn take_inlet(&self) -> Option<Inlet> {
-        lock(&self.0.inlet).take()
+        self.0.inlet.lock().take()
     }
 
     pub(super) fn put_inlet(&self, inlet: Option<Inlet>) {
-        *lock(&self.0.inlet) = inlet;
+        *self.0.inlet.lock() = inlet;
     }
 
     pub(super) fn take_outlet(&self) -> Option<Outlet> {
-        lock(&self.0.outlet).take()
+        self.0.outlet.lock().take()
     }
 
     pub(super) fn put_outlet(&self, outlet: Option<Outlet>) {
-        *lock(&self.0.outlet) = outlet;
+        *self.0.outlet.lock() = outlet;
     }
 }
