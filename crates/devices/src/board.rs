@@ -30,18 +30,8 @@ use crate::serial::SerialCounters;
 
 mod state;
 
+pub use crate::plan::BoardPlan;
 pub use state::BoardState;
-
-/// What a board is built from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct BoardPlan {
-    /// How many vCPUs there are, 1 to 255. vCPU `n` has APIC id `n`; vCPU 0 is the bootstrap processor.
-    pub vcpu_count: u32,
-    /// The guest's time.
-    pub clock: GuestClock,
-    /// Whether the debug-exit port is there.
-    pub has_debug_exit: bool,
-}
 
 /// There is no such MSR, or not that value for it: the guest gets #GP(0).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]

@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::board::BoardPlan;
 use crate::bus::{Devices, Overlap, PioBus, PioDevice};
 use crate::clock::Nanos;
 use crate::console::{ConsoleInput, ConsoleOutput};
@@ -11,6 +10,7 @@ use crate::i8042::{I8042, I8042State};
 use crate::irq::IrqLines;
 use crate::layout::{irq, port};
 use crate::pit::{Pit, PitState};
+use crate::plan::BoardPlan;
 use crate::pm::{self, PowerButton, PowerManagement, PowerState};
 use crate::ports::{DebugExit, Latches, SystemControlA};
 use crate::rtc::{RamSizes, Rtc, RtcState};

@@ -32,6 +32,7 @@ pub mod layout;
 pub mod pci;
 pub mod pic;
 pub mod pit;
+mod plan;
 pub mod pm;
 pub mod ports;
 pub mod rtc;

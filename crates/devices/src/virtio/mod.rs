@@ -26,6 +26,7 @@ mod device;
 pub mod entropy;
 mod function;
 mod interrupt;
+mod mac;
 mod metrics;
 mod msix;
 pub mod net;

@@ -16,7 +16,7 @@
 use serde::{Deserialize, Serialize};
 use virtio_queue::QueueT;
 
-use super::net::MacAddress;
+use super::mac::MacAddress;
 use super::registers::Registers;
 use super::shared::Vectors;
 use super::virtqueue::Virtqueue;

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use mem::VmMemory;
 
-use super::mac::MacAddress;
 use crate::virtio::Chain;
+use crate::virtio::mac::MacAddress;
 use crate::virtio::segments::{Half, Segments};
 
 /// `VIRTIO_NET_OK`.

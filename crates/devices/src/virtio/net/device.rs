@@ -5,11 +5,11 @@ use std::sync::Arc;
 use host::tap::Offloads;
 
 use super::control::SharedMac;
-use super::mac::MacAddress;
 use super::port::{NetPort, PortKind};
 use super::receive::Receiver;
 use super::transmit::Transmitter;
 use crate::saved::{Unfit, ensure};
+use crate::virtio::mac::MacAddress;
 use crate::virtio::{DeviceMetrics, FrontState, Setup, VirtioDevice, VirtioKind, Worker};
 
 /// Feature bits (5.1.3).

@@ -21,7 +21,6 @@ mod device;
 mod guard;
 mod header;
 mod inlet;
-mod mac;
 mod outlet;
 mod port;
 mod receive;
@@ -30,6 +29,6 @@ mod tests;
 mod transmit;
 mod wire;
 
+pub use crate::virtio::mac::MacAddress;
 pub use device::Net;
-pub use mac::MacAddress;
 pub use port::NetPort;
