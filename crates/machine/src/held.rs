@@ -13,7 +13,7 @@ use crate::boot::{self, Image, ImageError, LoadedKernel, Module};
 use crate::engine::EngineKind;
 use crate::plan::{ImagePlan, VmPlan};
 use crate::report::footprint::Footprint;
-use crate::run::crew::Crew;
+use crate::threads::crew::Crew;
 
 /// Why a machine could not be built.
 #[derive(Debug, Error)]

@@ -2,7 +2,6 @@
 
 pub(crate) mod accounts;
 mod attendant;
-pub(crate) mod crew;
 pub(crate) mod lives;
 pub(crate) mod outside;
 mod switch;

@@ -2,6 +2,7 @@
 
 pub(crate) mod alarm;
 pub(crate) mod bell;
+pub(crate) mod crew;
 pub(crate) mod device_threads;
 pub(crate) mod exchange;
 pub(crate) mod gate;
