@@ -112,9 +112,6 @@ pub struct RunArguments {
     /// Return when the guest has started, print its name, and leave it running
     #[arg(short, long)]
     pub detach: bool,
-    /// This is the process that `--detach` leaves running
-    #[arg(long, hide = true)]
-    pub detached_child: bool,
 }
 
 /// `mother images`.

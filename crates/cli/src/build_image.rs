@@ -7,11 +7,12 @@ use api::{DiskFormat, DiskSerial, DiskSpec, MemorySize, VmName, VmSpec};
 use images::{
     Begun, CONFIGURED_MARKER, Cache, DebianBuild, DebianError, DebianRelease, Image, Progress,
 };
-use machine::{Console, Ending, HostFindings, build, plan};
+use machine::{HostFindings, plan};
+use runner::{Guest, Held, OnTerm, Order, Streams};
 
+use crate::attend::Attended;
 use crate::failure::{Failure, ImageFailure};
 use crate::progress::Shown;
-use crate::signals;
 
 /// What dpkg says before it configures a package (`--status-fd`).
 const CONFIGURING: &str = "processing: configure: ";
@@ -37,7 +38,6 @@ pub fn debian(cache: &Cache, release: DebianRelease) -> Result<Image, Failure> {
 
 /// Has a guest configure the packages.
 fn configure(debian: &DebianBuild, shown: Shown) -> Result<(), Failure> {
-    let name = "image-build".to_owned();
     let initrd = debian
         .initrd()
         .map_err(|error| ImageFailure::Debian(error.into()))?;
@@ -48,7 +48,7 @@ fn configure(debian: &DebianBuild, shown: Shown) -> Result<(), Failure> {
         ..DiskSpec::default()
     };
     let spec = VmSpec {
-        name: VmName::new(&name).ok(),
+        name: VmName::new("image-build").ok(),
         kernel: Some(debian.kernel()),
         initrd: Some(initrd),
         cmdline: Some("console=ttyS0 quiet panic=-1 mother.mode=configure".to_owned()),
@@ -59,21 +59,34 @@ fn configure(debian: &DebianBuild, shown: Shown) -> Result<(), Failure> {
     };
     let plan = plan(&spec, &HostFindings::for_spec(&spec))?;
     let watched = Arc::new(Mutex::new(Watched::new(shown, debian.package_count)));
-    let console = Console::new(Box::new(Lines {
-        watched: watched.clone(),
-        line: Vec::new(),
-    }));
-    let machine = build(plan, console).map_err(|source| Failure::Build {
-        name: name.clone(),
-        source,
-    })?;
-    let received = signals::listen(&machine, signals::OnTerm::End).map_err(Failure::Signals)?;
-    let report = machine
-        .run()
-        .map_err(|source| Failure::Machine { name, source })?;
-    received.die_of_it();
+    let order = Order {
+        name: None,
+        is_kept: false,
+        is_detached: false,
+        plan,
+        guest: Guest::Console,
+        window: None,
+        is_raw: false,
+        report: None,
+        origin: None,
+        held: Held::default(),
+    };
+    let (said, console) = io::pipe().map_err(Failure::Input)?;
+    let streams = Streams {
+        output: Some(console.into()),
+        ..Streams::default()
+    };
+    let mut attended = Attended::start(order, streams, OnTerm::End)?;
+    attended.copy(
+        said,
+        Lines {
+            watched: watched.clone(),
+            line: Vec::new(),
+        },
+    )?;
+    let ran = attended.finish()?;
     let watched = watched.lock().unwrap_or_else(PoisonError::into_inner);
-    if watched.configured && report.ending == Ending::PoweredOff {
+    if watched.configured && ran.report.ending.is_power_off() {
         return Ok(());
     }
     eprintln!("{}", watched.log.join("\n"));

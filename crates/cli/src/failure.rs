@@ -1,30 +1,25 @@
 //! What went wrong, as a person reads it: what failed, on what, why, and what to do.
 
-use std::error::Error;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
 use api::{NameError, VmName};
 use devices::virtio::blk::OverlayError;
-use fleet::{ClaimError, ClientError, InventoryError};
+use fleet::{ClientError, InventoryError};
 use images::{AppImageError, CacheError, ContainerError, DebianError, FileError, StoreError};
-use machine::{BuildError, MachineError, SpecErrors};
+use machine::SpecErrors;
+pub use runner::OUR_FAULT;
+use runner::{CLOSED_PIPE, Trouble};
 use serde_json::{Value, json};
 use thiserror::Error;
 
 use crate::hints;
-
-/// Exit status when Mother failed.
-pub const OUR_FAULT: u8 = 1;
 
 /// Exit status when the question was understood and the answer is no.
 pub const ANSWER_IS_NO: u8 = 1;
 
 /// Exit status when nothing contradicts, and not everything could be seen: no other command has this number.
 pub const BLIND: u8 = 4;
-
-/// Exit status of a program that writes into a closed pipe: 128 and the number of SIGPIPE.
-const CLOSED_PIPE: u8 = 141;
 
 /// Exit status after bad input.
 const BAD_INPUT: u8 = 2;
@@ -56,22 +51,9 @@ pub enum Failure {
     /// The image cannot be run.
     #[error(transparent)]
     Image(#[from] ImageFailure),
-    /// The host gives no machine.
-    #[error("cannot start VM \"{name}\"")]
-    Build {
-        /// The VM.
-        name: String,
-        /// Why.
-        source: BuildError,
-    },
-    /// The machine broke.
-    #[error("VM \"{name}\" cannot go on")]
-    Machine {
-        /// The VM.
-        name: String,
-        /// Why.
-        source: MachineError,
-    },
+    /// The VM did not run to an end.
+    #[error(transparent)]
+    Run(#[from] Trouble),
     /// The terminal does not obey.
     #[error("cannot {act} the terminal")]
     Terminal {
@@ -92,14 +74,6 @@ pub enum Failure {
     /// There is no inventory of VMs, or not such a VM in it.
     #[error(transparent)]
     Inventory(#[from] InventoryError),
-    /// The name cannot be had.
-    #[error("cannot start VM \"{name}\"")]
-    Claim {
-        /// The VM.
-        name: String,
-        /// Why.
-        source: ClaimError,
-    },
     /// What was typed is no name.
     #[error("\"{}\" cannot be the name of a VM", .name.escape_debug())]
     Name {
@@ -140,15 +114,7 @@ pub enum Failure {
         /// Why.
         why: String,
     },
-    /// The VM's log cannot be read.
-    #[error("cannot read the log of VM \"{name}\"")]
-    Log {
-        /// The VM.
-        name: VmName,
-        /// Why.
-        source: io::Error,
-    },
-    /// The process that the VM was to be could not be started, or not let go.
+    /// The process that a VM was to be could not be started.
     #[error("cannot {act} a process for the VM")]
     Detach {
         /// The verb.
@@ -156,14 +122,11 @@ pub enum Failure {
         /// Why.
         source: io::Error,
     },
-    /// The control socket has no thread.
-    #[error("cannot serve the control socket")]
-    Control(#[source] io::Error),
-    /// The report was not written.
-    #[error("cannot write the report {}", .path.display())]
-    Report {
-        /// The file.
-        path: PathBuf,
+    /// The VM's log cannot be read.
+    #[error("cannot read the log of VM \"{name}\"")]
+    Log {
+        /// The VM.
+        name: VmName,
         /// Why.
         source: io::Error,
     },
@@ -275,6 +238,7 @@ impl Failure {
     /// The exit status that says so.
     pub fn status(&self) -> u8 {
         match self {
+            Failure::Run(trouble) => trouble.status,
             Failure::Spec(_)
             | Failure::Update(_)
             | Failure::Name { .. }
@@ -331,29 +295,18 @@ impl Failure {
 
     /// Why, a line for each cause.
     fn causes(&self) -> Vec<String> {
-        let mut causes: Vec<String> = Vec::new();
-        let mut last = self.to_string();
-        let mut cause = self.source().filter(|_| !matches!(self, Failure::Spec(_)));
-        while let Some(inner) = cause {
-            let line = plain(inner);
-            // A transparent error prints what its source prints.
-            if !last.ends_with(&line) {
-                causes.push(line.clone());
-                last = line;
-            }
-            cause = inner.source();
+        match self {
+            Failure::Run(trouble) => trouble.causes.clone(),
+            Failure::Spec(_) => Vec::new(),
+            _ => runner::causes(self),
         }
-        causes
     }
 
     /// Whether whoever read our output went away.
     fn is_closed_pipe(&self) -> bool {
         match self {
-            Failure::Output(error)
-            | Failure::Machine {
-                source: MachineError::Console(error),
-                ..
-            } => error.kind() == io::ErrorKind::BrokenPipe,
+            Failure::Output(error) => error.kind() == io::ErrorKind::BrokenPipe,
+            Failure::Run(trouble) => trouble.is_closed_pipe,
             _ => false,
         }
     }
@@ -372,14 +325,9 @@ impl Failure {
 
     fn help(&self) -> Option<String> {
         let help = match self {
+            Failure::Run(trouble) => return trouble.help.clone(),
             Failure::Name { .. } => return Some(NameError::help()),
             Failure::NotNow { help, .. } => help,
-            Failure::Claim {
-                source: ClaimError::Taken(_),
-                ..
-            } => {
-                "give another name with `--name`, or end that one with `mother stop` or `mother kill`"
-            }
             Failure::Inventory(InventoryError::NoSuchVm(_)) => "`mother ps -a` lists all there are",
             Failure::Inventory(InventoryError::Running(_)) => {
                 "`mother stop` ends it, `mother rm --force` does both"
@@ -397,15 +345,6 @@ impl Failure {
             _ => return None,
         };
         Some(help.to_owned())
-    }
-}
-
-/// The host's words without their number.
-fn plain(error: &(dyn Error + 'static)) -> String {
-    match error.downcast_ref::<io::Error>().map(io::Error::kind) {
-        Some(io::ErrorKind::NotFound) => "no such file or folder".to_owned(),
-        Some(io::ErrorKind::PermissionDenied) => "permission denied".to_owned(),
-        _ => error.to_string(),
     }
 }
 
@@ -465,15 +404,6 @@ mod tests {
         check(
             missing.into(),
             &format!("error: cannot get the default guest\n  this host has no `apt-get`\n  {help}"),
-        );
-        let denied = io::Error::from(io::ErrorKind::PermissionDenied);
-        let failure = Failure::Report {
-            path: "/report.json".into(),
-            source: denied,
-        };
-        check(
-            failure,
-            "error: cannot write the report /report.json\n  permission denied",
         );
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use api::{Complaint, MemorySize, NetSpec, PartialSpec, SpecErrors, VmName, VmSpec};
 use images::{AppRequest, Cache, GuestCommand, RunFolder};
 use machine::{HostFindings, VmPlan, console_word, plan};
+use runner::Held;
 
 use crate::arguments::RunArguments;
 use crate::failure::Failure;
@@ -63,15 +64,15 @@ pub struct Planned {
     pub is_default: bool,
 }
 
-/// A plan for one program as the guest. Its initrd is gone when this is dropped.
+/// A plan for one program as the guest.
 #[derive(Debug)]
 pub struct PlannedApp {
     /// What will be built.
     pub plan: VmPlan,
     /// What the plan is of.
     pub given: VmSpec,
-    /// Holds the initrd.
-    _run: RunFolder,
+    /// Its initrd.
+    pub held: Held,
 }
 
 /// Checks all that was written, before anything is fetched: each of its parts, that they go together, and whether this
@@ -231,7 +232,7 @@ pub fn plan_app(asked: Asked, program: &Path) -> Result<PlannedApp, Failure> {
     Ok(PlannedApp {
         plan,
         given: spec,
-        _run: run,
+        held: held(run),
     })
 }
 
@@ -275,8 +276,17 @@ pub fn plan_program(asked: Asked) -> Result<PlannedApp, Failure> {
     Ok(PlannedApp {
         plan: plan(&spec, &host)?,
         given: spec,
-        _run: run,
+        held: held(run),
     })
+}
+
+/// What goes with the VM and not with this process.
+pub fn held(run: RunFolder) -> Held {
+    let (folder, lock) = run.hand_over();
+    Held {
+        locks: lock.into_iter().map(Into::into).collect(),
+        folders: vec![folder],
+    }
 }
 
 /// The program's environment: how to find programs, the user's language and terminal, and what was asked for.

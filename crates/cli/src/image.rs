@@ -9,10 +9,11 @@ use api::{DiskFormat, DiskSerial, DiskSpec, MemorySize, VmName, VmSpec};
 use devices::virtio::blk::{ImageFormat, create_overlay};
 use images::{Cache, DebianRelease, GuestCommand, Image, ImageKind, Kept, RunFolder, Store};
 use machine::{HostFindings, VmPlan, plan};
+use runner::Held;
 
 use crate::build_image;
 use crate::failure::{Failure, ImageFailure};
-use crate::guest::{Asked, CONSOLE, User, bring_passt, is_plain};
+use crate::guest::{Asked, CONSOLE, User, bring_passt, held, is_plain};
 use crate::progress;
 
 /// Memory of a system for which nothing was said; what it does not touch costs nothing.
@@ -46,8 +47,8 @@ pub struct PlannedImage {
     pub speaks: Speaks,
     /// Whether what it writes outlives the run.
     pub is_kept: bool,
-    _run: Option<RunFolder>,
-    _base: Option<Base>,
+    /// What it stands on.
+    pub held: Held,
 }
 
 /// What an overlay lies over, held so that nobody removes it.
@@ -210,9 +211,18 @@ fn plan_base(
         given: spec,
         speaks,
         is_kept: keeps,
-        _run: Some(run),
-        _base: Some(base),
+        held: held_with(run, base),
     })
+}
+
+/// The run's folder, and the locks of what its overlay lies over.
+fn held_with(run: RunFolder, base: Base) -> Held {
+    let mut held = held(run);
+    match base {
+        Base::Image(image) => held.locks.push(image.into_lock().into()),
+        Base::Kept(kept) => held.locks.extend(kept.into_locks().map(Into::into)),
+    }
+    held
 }
 
 /// What a container image runs: its own command, with the user's words in place of its arguments.
@@ -265,8 +275,7 @@ fn plan_disk(
             given: spec,
             speaks: Speaks::Console(false),
             is_kept: true,
-            _run: None,
-            _base: None,
+            held: Held::default(),
         });
     }
     let cache = Cache::of_user()?;
@@ -285,8 +294,7 @@ fn plan_disk(
         given: spec,
         speaks,
         is_kept: true,
-        _run: Some(run),
-        _base: None,
+        held: held(run),
     })
 }
 

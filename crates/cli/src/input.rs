@@ -1,16 +1,14 @@
 //! From standard input to the guest's console.
 
-use std::io::{self, Read};
-use std::sync::mpsc::Receiver;
+use std::fs::File;
+use std::io::{self, PipeWriter, Read, Write};
 use std::thread;
 
-use machine::{ConsoleInput, MachineControl};
+use machine::StopCause;
+use runner::Handle;
 
 /// Ctrl-A starts an escape, as in QEMU and screen.
 const ESCAPE: u8 = 0x01;
-
-/// Ctrl-D at the start of a line is the end of input to a terminal's reader.
-const END_OF_INPUT: u8 = 0x04;
 
 /// What the keys so far mean.
 pub struct Keys {
@@ -57,50 +55,33 @@ impl Keys {
 }
 
 /// Sends keys to the guest; the escape stops it.
-pub fn send_keys(input: ConsoleInput, control: MachineControl) -> io::Result<()> {
-    let send = move || {
+pub fn send_keys(mut to: PipeWriter, handle: Handle) -> io::Result<()> {
+    on_a_thread(move || {
         let mut keys = Keys::of_owner();
         each_chunk(|bytes| {
             let (typed, leave) = keys.read(bytes);
             if leave {
-                control.stop();
+                handle.stop(StopCause::Left);
             }
-            !leave && input.send(&typed).is_ok()
+            !leave && to.write_all(&typed).is_ok()
         });
-    };
-    thread::Builder::new()
-        .name("console-input".to_owned())
-        .spawn(send)
-        .map(drop)
+    })
 }
 
-/// Sends a pipe or a file to the guest, once `ready` says so or its sender is gone, and then the end of input.
-pub fn send_pipe(input: ConsoleInput, ready: Option<Receiver<()>>) -> io::Result<()> {
-    let send = move || {
-        if let Some(ready) = ready {
-            // An error means that nobody will ever say so, and then waiting is no use.
-            let _ = ready.recv();
-        }
-        let mut last = b'\n';
-        each_chunk(|bytes| {
-            last = bytes.last().copied().unwrap_or(last);
-            input.send(bytes).is_ok()
-        });
-        let _ = input.send(end_after(last));
-    };
-    thread::Builder::new()
-        .name("console-input".to_owned())
-        .spawn(send)
-        .map(drop)
+/// Sends what is typed as the terminal gives it: line by line, and its end.
+pub fn send_lines(mut to: PipeWriter) -> io::Result<()> {
+    on_a_thread(move || each_chunk(|bytes| to.write_all(bytes).is_ok()))
 }
 
-/// In the middle of a line the first Ctrl-D only ends the line.
-fn end_after(last: u8) -> &'static [u8] {
-    if last == b'\n' {
-        &[END_OF_INPUT]
-    } else {
-        &[END_OF_INPUT, END_OF_INPUT]
-    }
+/// Closes standard input: nothing of it is read here.
+pub fn close() -> io::Result<()> {
+    let nothing = File::open("/dev/null")?;
+    Ok(rustix::stdio::dup2_stdin(nothing)?)
+}
+
+fn on_a_thread(act: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let thread = thread::Builder::new().name("console-input".to_owned());
+    thread.spawn(act).map(drop)
 }
 
 /// Gives standard input to `take` as it comes, until its end or until `take` wants no more.
@@ -140,11 +121,5 @@ mod tests {
         check(&[b"a\x01", b"xb"], b"a", true);
         check(&[b"\x01\x01x"], b"\x01x", false);
         check(&[b"\x01k"], b"\x01k", false);
-    }
-
-    #[test]
-    fn a_pipe_that_ends_inside_a_line_ends_twice() {
-        assert_eq!(end_after(b'\n'), b"\x04");
-        assert_eq!(end_after(b'a'), b"\x04\x04");
     }
 }

@@ -13,15 +13,13 @@
     reason = "a program has no outside; `pub` marks what other modules use"
 )]
 
-mod app;
 mod arguments;
+mod attend;
 mod build_image;
 mod completions;
 mod config;
 mod demo;
-mod detach;
 mod doctor;
-mod ending;
 mod failure;
 mod guest;
 mod hints;
@@ -30,12 +28,9 @@ mod images_command;
 mod input;
 mod output;
 mod progress;
-mod registration;
-mod report;
 mod run;
 mod signals;
 mod spec_arguments;
-mod streams;
 mod terminal;
 mod vm;
 
@@ -49,6 +44,10 @@ use crate::arguments::{Arguments, Command};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
+    // One of a VM's processes has nothing to do with all that comes here.
+    if let Some(status) = runner::role::take() {
+        return status;
+    }
     terminal::restore_on_panic();
     let filter = EnvFilter::try_from_env("MOTHER_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt()

@@ -1,127 +1,238 @@
-//! `mother run`: a guest with its console on this terminal or pipe.
+//! `mother run`: a guest with its console on this terminal or pipe, or one that is left running.
 
-use std::io::{self, IsTerminal, Write};
-use std::sync::mpsc::{self, Receiver};
+use std::fs::File;
+use std::io::{self, IsTerminal};
+use std::os::fd::{AsFd, OwnedFd};
 
-use machine::{Console, VmPlan, build};
+use api::{VmName, VmOrigin, VmSpec};
+use fleet::{ClaimError, Inventory};
+use images::{GREETING, INIT_MARKER, PROGRAM_PORTS};
+use machine::VmPlan;
+use runner::{AfterExit, Guest, Held, OnTerm, Order, Outcome, Program, RunError, Streams};
 
-use crate::app::AfterExit;
 use crate::arguments::RunArguments;
-use crate::ending::{finish, say_ending};
+use crate::attend::{Attended, say_ending};
 use crate::failure::Failure;
-use crate::guest::{Planned, User, check, is_program, plan_app, plan_program, plan_run};
+use crate::guest::{
+    Asked, Planned, PlannedApp, User, check, is_program, plan_app, plan_program, plan_run,
+};
 use crate::image::{Speaks, plan_image};
-use crate::output::{Watch, standard_output};
-use crate::registration::{Place, Registrar, Registration};
-use crate::{app, config, detach, input, signals, terminal};
+use crate::output::{say, standard_output};
+use crate::{config, input, terminal};
 
-/// Runs the guest, or has another process run it; the exit status.
+/// What is to run.
+struct Wanted {
+    plan: VmPlan,
+    /// What the plan is of.
+    given: VmSpec,
+    guest: Guest,
+    held: Held,
+}
+
+/// Runs the guest; the exit status.
 pub fn run(arguments: &RunArguments) -> Result<u8, Failure> {
-    if arguments.detach && !arguments.detached_child && !arguments.print_config {
-        return detach::start();
-    }
     let written = config::written(arguments);
     if arguments.print_config {
         return config::print(&written);
     }
-    let place = Place {
-        name: written.spec.name.clone(),
-        is_detached: arguments.detach,
-        asked: written.spec.clone(),
-    };
-    let registrar = Registrar::new(place.name.as_ref())?;
+    let as_asked = written.spec.clone();
+    let name = as_asked.name.clone();
+    check_is_free(name.as_ref())?;
     let user = if arguments.detach {
         absent_user()
     } else {
         user()
     };
     let asked = check(written, arguments, &user)?;
-    if let Some(program) = asked.spec.app.clone() {
-        // Holds files of the guest until the run is over.
-        let mut planned = plan_app(asked, &program)?;
-        let registration = registrar.register(&mut planned.plan, &planned.given, place)?;
-        let after = after_exit(planned.plan.disks.is_empty());
-        return app::run(planned.plan.clone(), registration, arguments, after);
-    }
-    // What a run stands on is held until it has ended.
-    let (mut plan, given, is_watched, _image) = match asked.spec.image.clone() {
-        Some(word) => {
-            let image = plan_image(asked, &word, &user)?;
-            let mut plan = image.plan.clone();
-            if image.speaks == Speaks::Frames {
-                let registration = registrar.register(&mut plan, &image.given, place)?;
-                let after = after_exit(!image.is_kept);
-                return app::run(plan, registration, arguments, after);
-            }
-            let given = image.given.clone();
-            let is_watched = image.speaks == Speaks::Console(true);
-            (plan, given, is_watched, Some(image))
-        }
-        None if is_program(&asked.spec, &user, arguments.detach) => {
-            let mut planned = plan_program(asked)?;
-            let registration = registrar.register(&mut planned.plan, &planned.given, place)?;
-            let after = after_exit(planned.plan.disks.is_empty());
-            return app::run(planned.plan.clone(), registration, arguments, after);
-        }
-        None => {
-            let Planned {
-                plan,
-                given,
-                is_default,
-            } = plan_run(asked, &user)?;
-            (plan, given, is_default && user == User::Pipe, None)
-        }
+    let Wanted {
+        plan,
+        given,
+        guest,
+        held,
+    } = wanted(asked, arguments, &user)?;
+    let origin = VmOrigin {
+        words: std::env::args_os()
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect(),
+        folder: std::env::current_dir().unwrap_or_default(),
+        asked: as_asked,
+        given,
     };
-    eprintln!("mother: engine {} ({})", plan.engine.kind, plan.engine.why);
-    let registration = registrar.register(&mut plan, &given, place)?;
-    run_console(plan, registration, arguments, is_watched)
+    let has_program = matches!(guest, Guest::Program(_));
+    if !has_program {
+        eprintln!("mother: engine {} ({})", plan.engine.kind, plan.engine.why);
+    }
+    let is_raw = !arguments.detach && !has_program && terminal::is_interactive();
+    let order = Order {
+        is_kept: name.is_some() || arguments.detach,
+        name,
+        is_detached: arguments.detach,
+        plan,
+        guest: if is_raw { Guest::Console } else { guest },
+        window: if arguments.detach {
+            None
+        } else {
+            terminal::size()
+        },
+        is_raw,
+        report: arguments.report.clone(),
+        origin: Some(origin),
+        held,
+    };
+    if arguments.detach {
+        leave_running(order)
+    } else if is_raw {
+        at_a_terminal(order)
+    } else {
+        with_streams(order, has_program)
+    }
 }
 
-/// Runs a guest whose console is here; the exit status.
-fn run_console(
-    plan: VmPlan,
-    registration: Registration,
-    arguments: &RunArguments,
-    is_watched: bool,
-) -> Result<u8, Failure> {
-    let (output, ready) = output(arguments, is_watched)?;
-    let console = Console::new(registration.log_beside(output)?);
-    let console_input = console.input();
-    let name = plan.name.clone();
-    let machine = build(plan, console).map_err(|source| Failure::Build {
-        name: name.clone(),
+/// Looks whether `name` can be had, before work is done for nothing. What is no name at all is the plan's to say.
+fn check_is_free(name: Option<&VmName>) -> Result<(), Failure> {
+    let inventory = Inventory::of_user()?;
+    match name {
+        Some(name) if inventory.is_running(name)? => {
+            let source = ClaimError::Taken(name.clone());
+            let name = name.to_string();
+            Err(Failure::Run(RunError::Claim { name, source }.into()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn wanted(asked: Asked, arguments: &RunArguments, user: &User) -> Result<Wanted, Failure> {
+    if let Some(path) = asked.spec.app.clone() {
+        return Ok(program(arguments, plan_app(asked, &path)?));
+    }
+    let commands = |is_watched: bool| Guest::Commands {
+        after: is_watched.then(|| INIT_MARKER.to_owned()),
+    };
+    let Some(word) = asked.spec.image.clone() else {
+        if is_program(&asked.spec, user, arguments.detach) {
+            return Ok(program(arguments, plan_program(asked)?));
+        }
+        let Planned {
+            plan,
+            given,
+            is_default,
+        } = plan_run(asked, user)?;
+        return Ok(Wanted {
+            plan,
+            given,
+            guest: commands(is_default && *user == User::Pipe),
+            held: Held::default(),
+        });
+    };
+    let image = plan_image(asked, &word, user)?;
+    let guest = match image.speaks {
+        Speaks::Frames => speaking(arguments, !image.is_kept),
+        Speaks::Console(is_watched) => commands(is_watched),
+    };
+    Ok(Wanted {
+        plan: image.plan,
+        given: image.given,
+        guest,
+        held: image.held,
+    })
+}
+
+fn program(arguments: &RunArguments, planned: PlannedApp) -> Wanted {
+    let is_transient = planned.plan.disks.is_empty();
+    Wanted {
+        plan: planned.plan,
+        given: planned.given,
+        guest: speaking(arguments, is_transient),
+        held: planned.held,
+    }
+}
+
+/// A guest that is one program; what becomes of it when that has ended.
+fn speaking(arguments: &RunArguments, is_transient: bool) -> Guest {
+    Guest::Program(Program {
+        greeting: GREETING.to_vec(),
+        ports: PROGRAM_PORTS.map(str::to_owned),
+        after: if is_transient {
+            AfterExit::End
+        } else {
+            AfterExit::PowerOff
+        },
+        shows_kernel: arguments.kernel_log && !arguments.detach,
+    })
+}
+
+/// Starts it and returns when its guest runs.
+fn leave_running(order: Order) -> Result<u8, Failure> {
+    let mut running = runner::start(order, &Streams::default())?;
+    running.wait_until_serving()?;
+    let Some(ended) = running.wait_until_started()? else {
+        say(&format!("{}\n", running.name()))?;
+        return Ok(0);
+    };
+    match ended.outcome {
+        Outcome::Ran(ran) => Ok(say_ending(&ran)),
+        Outcome::Failed(trouble) => Err(trouble.into()),
+    }
+}
+
+/// Runs it with every key going to the guest.
+fn at_a_terminal(order: Order) -> Result<u8, Failure> {
+    let (keys, typed) = io::pipe().map_err(Failure::Input)?;
+    let (shown, console) = io::pipe().map_err(Failure::Input)?;
+    let streams = Streams {
+        input: Some(keys.into()),
+        output: Some(console.into()),
+        errors: None,
+    };
+    let mut attended = Attended::start(order, streams, OnTerm::PowerButton)?;
+    attended.wait_until_serving()?;
+    eprintln!("mother: every key goes to the guest; Ctrl-A x leaves");
+    terminal::make_raw().map_err(|source| Failure::Terminal {
+        act: "take",
         source,
     })?;
-    let received =
-        signals::listen(&machine, signals::OnTerm::PowerButton).map_err(Failure::Signals)?;
-    let registration = registration.serve(&machine)?;
-    let start = detach::let_go_if_asked(arguments, &machine, &registration)?;
-    if arguments.detach {
-        // Nobody types; a console may be attached.
-    } else if terminal::is_interactive() {
-        eprintln!("mother: every key goes to the guest; Ctrl-A x leaves");
-        terminal::make_raw().map_err(|source| Failure::Terminal {
-            act: "take",
-            source,
-        })?;
-        input::send_keys(console_input, machine.control()).map_err(Failure::Input)?;
-    } else {
-        input::send_pipe(console_input, ready).map_err(Failure::Input)?;
-    }
-    let ended = finish(machine, &name, arguments.report.as_deref());
-    start.wait();
-    registration.leave(&ended, None)?;
-    received.die_if_ended_by_it(&ended);
-    Ok(say_ending(&ended?))
+    attended.copy(shown, terminal_output()?)?;
+    input::send_keys(typed, attended.handle()).map_err(Failure::Input)?;
+    let ran = attended.finish()?;
+    Ok(say_ending(&ran))
 }
 
-/// What becomes of a guest whose program has ended.
-fn after_exit(is_transient: bool) -> AfterExit {
-    if is_transient {
-        AfterExit::End
+/// Runs it on this process's streams. What is no terminal becomes the guest's own: not a byte of it passes here.
+fn with_streams(order: Order, has_program: bool) -> Result<u8, Failure> {
+    let stdin = io::stdin();
+    let (input, typed) = if stdin.is_terminal() {
+        // A terminal is read by the process in its foreground, which is this one.
+        let (reader, writer) = io::pipe().map_err(Failure::Input)?;
+        (OwnedFd::from(reader), Some(writer))
     } else {
-        AfterExit::PowerOff
+        (own(stdin.as_fd()).map_err(Failure::Input)?, None)
+    };
+    let output = own(io::stdout().as_fd()).map_err(Failure::Output)?;
+    let errors = own(io::stderr().as_fd()).map_err(Failure::Output)?;
+    let streams = Streams {
+        input: Some(input),
+        output: Some(output),
+        errors: has_program.then_some(errors),
+    };
+    let attended = Attended::start(order, streams, OnTerm::PowerButton)?;
+    match typed {
+        Some(typed) => input::send_lines(typed).map_err(Failure::Input)?,
+        // It is the guest's alone now: when that closes it, a writer on the other side hears of it.
+        None => input::close().map_err(Failure::Input)?,
     }
+    let ran = attended.finish()?;
+    Ok(say_ending(&ran))
+}
+
+fn own(descriptor: impl AsFd) -> io::Result<OwnedFd> {
+    descriptor.as_fd().try_clone_to_owned()
+}
+
+fn terminal_output() -> Result<File, Failure> {
+    standard_output().map_err(|source| Failure::Terminal {
+        act: "write to",
+        source,
+    })
 }
 
 /// Who will type.
@@ -142,26 +253,4 @@ fn absent_user() -> User {
         term: std::env::var("TERM").ok(),
         size: None,
     }
-}
-
-/// Where the console goes, and who tells when the guest is ready for a pipe.
-type Output = (Box<dyn Write + Send>, Option<Receiver<()>>);
-
-fn output(arguments: &RunArguments, is_watched: bool) -> Result<Output, Failure> {
-    if arguments.detach {
-        // Standard output is for the name; the console is in the log.
-        return Ok((Box::new(io::sink()), None));
-    }
-    let output = standard_output().map_err(|source| Failure::Terminal {
-        act: "write to",
-        source,
-    })?;
-    if !is_watched {
-        return Ok((Box::new(output), None));
-    }
-    let (sender, receiver) = mpsc::channel();
-    Ok((
-        Box::new(Watch::new(output, images::INIT_MARKER, sender)),
-        Some(receiver),
-    ))
 }

@@ -1,124 +1,92 @@
 //! Signals while a guest runs: they end it in good order, with the terminal as it was.
 //!
-//! SIGTERM is how a service manager, a container runtime or a host that shuts down asks for an end, so it presses the
-//! guest's power button as `mother stop` does, and the guest has [`GRACE`] to end by itself: then the exit status is
-//! that of its end. Any other signal that would have ended us, and a second SIGTERM, stops the guest at once; the process
-//! then dies of that same signal, so that a shell or a supervisor sees the truth. So it does of a SIGTERM that the guest
-//! did not heed in time. The next signal does not wait for anything. Being suspended gives the terminal back and being
-//! resumed takes it again.
+//! What each one asks for is [`runner::Asked`]'s to say; here it is handed on to the VM. When a signal has ended the guest,
+//! this process dies of that same signal, so that a shell or a supervisor sees the truth. So it does of a SIGTERM that the
+//! guest did not heed in time. Being suspended gives the terminal back and has the guest stand still; being resumed undoes
+//! both.
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
 
-use machine::{Devices, Ending, Machine, MachineControl, Report, StopCause};
+use runner::{Ask, Asked, GRACE, Handle, OnTerm};
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGWINCH};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
-use crate::failure::Failure;
 use crate::terminal;
 
-/// How long a guest may take that is asked to power off.
-pub const GRACE: Duration = Duration::from_secs(30);
-
-/// Which signal is to end the guest, if one is.
-#[derive(Clone, Default)]
-pub struct Received {
-    signal: Arc<AtomicI32>,
-    /// There is nothing in the guest any more that could be asked to end.
-    is_over: Arc<AtomicBool>,
-}
+/// The signals that were to end the guest.
+#[derive(Clone)]
+pub struct Received(Arc<Mutex<Asked>>);
 
 impl Received {
-    /// Dies of the signal that ended the guest, if one did: not if the guest ended by itself when it was asked to.
-    pub fn die_if_ended_by_it(&self, ended: &Result<Report, Failure>) {
-        let Ok(report) = ended else { return };
-        let by_signal = [StopCause::Signal(self.signal()), StopCause::GraceOver];
-        if matches!(&report.ending, Ending::Stopped(cause) if by_signal.contains(cause)) {
-            self.die_of_it();
-        }
+    fn lock(&self) -> MutexGuard<'_, Asked> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Dies of the signal, if there was one.
+    /// Dies of the last of them, if there was one.
     pub fn die_of_it(&self) {
-        let signal = self.signal();
-        if signal != 0 {
-            terminal::restore();
-            let _ = emulate_default_handler(signal);
+        let last = self.lock().last();
+        if let Some(signal) = last {
+            die_of(signal);
         }
-    }
-
-    /// What the guest was for is done: from now on every signal ends it at once.
-    pub fn end_at_once(&self) {
-        self.is_over.store(true, Ordering::Release);
-    }
-
-    fn signal(&self) -> i32 {
-        self.signal.load(Ordering::Acquire)
     }
 
     /// Does what the signal asks for.
-    fn take(&self, signal: i32, control: &MachineControl, term: OnTerm) {
-        let is_asked = term == OnTerm::PowerButton && !self.is_over.load(Ordering::Acquire);
-        let before = self.signal.swap(signal, Ordering::AcqRel);
-        if control.stop_cause().is_some() {
-            self.die_of_it();
-        } else if (before, signal, is_asked) == (0, SIGTERM, true) {
-            tracing::info!("asked by SIGTERM to end; the guest has {GRACE:?} to power off");
-            control.stop_gracefully(GRACE);
-        } else {
-            control.stop_because(StopCause::Signal(signal));
+    fn take(&self, signal: i32, vm: &Handle) {
+        let ask = self.lock().take(signal);
+        match ask {
+            Ask::PowerOff => {
+                tracing::info!("asked by SIGTERM to end; the guest has {GRACE:?} to power off");
+                vm.power_off(GRACE);
+            }
+            Ask::Stop(cause) => vm.stop(cause),
+            Ask::Die => die_of(signal),
         }
     }
 }
 
-/// What the first SIGTERM means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnTerm {
-    /// The guest is somebody's: it is asked to end.
-    PowerButton,
-    /// The guest is ours, and nothing of it is worth waiting for.
-    End,
+/// Dies of a signal, with the terminal as it was.
+pub fn die_of(signal: i32) {
+    terminal::restore();
+    let _ = emulate_default_handler(signal);
 }
 
 /// Tells the guest the size of the window, if there is one.
-fn tell_size(devices: &Devices) {
+fn tell_size(vm: &Handle) {
     if let Some((rows, columns)) = terminal::size() {
-        devices.resize_window(rows, columns);
+        vm.resize(rows, columns);
     }
 }
 
-/// Listens for signals to `machine` from now on, for as long as the process lives.
-pub fn listen(machine: &Machine, term: OnTerm) -> io::Result<Received> {
-    let (control, devices) = (machine.control(), machine.devices());
+/// Hands on signals to `vm` from now on, for as long as the process lives.
+pub fn listen(vm: Handle, term: OnTerm) -> io::Result<Received> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT, SIGWINCH])?;
-    tell_size(&devices);
-    let received = Received::default();
-    let first = received.clone();
-    thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || {
-            let mut was_raw = false;
-            for signal in &mut signals {
-                match signal {
-                    SIGTSTP => {
-                        was_raw = terminal::is_raw();
-                        terminal::restore();
-                        let _ = emulate_default_handler(SIGTSTP);
-                    }
-                    SIGCONT if was_raw => {
-                        // In the background the guest still runs; the keys come back with the foreground.
-                        was_raw = terminal::make_raw().is_err();
-                    }
-                    SIGCONT => {}
-                    SIGWINCH => tell_size(&devices),
-                    _ => first.take(signal, &control, term),
+    let received = Received(Arc::new(Mutex::new(Asked::new(term))));
+    let taken = received.clone();
+    let listen = move || {
+        let mut was_raw = false;
+        for signal in &mut signals {
+            match signal {
+                SIGTSTP => {
+                    was_raw = terminal::is_raw();
+                    terminal::restore();
+                    vm.suspend();
+                    let _ = emulate_default_handler(SIGTSTP);
                 }
+                SIGCONT => {
+                    // In the background the guest still runs; the keys come back with the foreground.
+                    was_raw = was_raw && terminal::make_raw().is_err();
+                    vm.go_on();
+                }
+                SIGWINCH => tell_size(&vm),
+                _ => taken.take(signal, &vm),
             }
-        })?;
+        }
+    };
+    let thread = thread::Builder::new().name("signals".to_owned());
+    thread.spawn(listen)?;
     Ok(received)
 }
 

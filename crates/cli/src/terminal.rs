@@ -5,7 +5,6 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::panic;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
@@ -91,25 +90,10 @@ pub fn log_has_colours() -> bool {
     io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Lets at most `bytes` more into our own log: nobody is there to make room where that goes.
-pub fn limit_log(bytes: u64) {
-    LOG_ROOM.store(bytes, Ordering::Relaxed);
-}
-
-/// Bytes that our own log may still have.
-static LOG_ROOM: AtomicU64 = AtomicU64::new(u64::MAX);
-
 struct LogWriter;
 
 impl Write for LogWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let take = |room: u64| Some(room.saturating_sub(bytes.len() as u64));
-        let room = LOG_ROOM
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
-            .unwrap_or(0);
-        if room < bytes.len() as u64 {
-            return Ok(bytes.len());
-        }
         let mut stderr = io::stderr();
         if is_raw() {
             for piece in bytes.split_inclusive(|&byte| byte == b'\n') {

@@ -2,6 +2,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -10,7 +11,7 @@ use api::{EndKind, VmEnd, VmInfo, VmName, VmOrigin};
 use rustix::fs::{FlockOperation, flock};
 use thiserror::Error;
 
-use crate::log::LogWriter;
+use crate::log;
 use crate::record::Record;
 
 /// Why a name was not given.
@@ -37,7 +38,8 @@ pub enum ClaimError {
 pub struct Claim {
     name: VmName,
     record: Record,
-    _alive: File,
+    /// Locked. Other processes of the VM may hold the same open file.
+    alive: File,
     has_started: bool,
     is_finished: bool,
 }
@@ -65,7 +67,7 @@ impl Claim {
         Ok(Claim {
             name,
             record,
-            _alive: alive,
+            alive,
             has_started: false,
             is_finished: false,
         })
@@ -109,12 +111,20 @@ impl Claim {
         crate::client::bind(&self.record).map_err(|source| self.failed("make a socket in", source))
     }
 
-    /// Where what the guest prints is kept.
+    /// The first file of what the guest prints, for a [`LogWriter`](crate::LogWriter).
     ///
     /// # Errors
     /// [`ClaimError::Folder`].
-    pub fn log(&self) -> Result<LogWriter, ClaimError> {
-        LogWriter::new(&self.record).map_err(|source| self.failed("write to", source))
+    pub fn begin_log(&self) -> Result<File, ClaimError> {
+        log::begin(&self.record).map_err(|source| self.failed("write to", source))
+    }
+
+    /// The next file of it: what was the newer becomes the older one.
+    ///
+    /// # Errors
+    /// [`ClaimError::Folder`].
+    pub fn turn_log(&self) -> Result<File, ClaimError> {
+        log::turn(&self.record).map_err(|source| self.failed("write to", source))
     }
 
     /// The guest runs: from now on the end of the VM is worth a report.
@@ -134,7 +144,14 @@ impl Claim {
         } else {
             self.record.remove()
         };
+        self.give_back();
         left.map_err(|source| self.failed("leave", source))
+    }
+
+    /// Frees the name, for every process that holds the lock.
+    fn give_back(&self) {
+        // It fails for no file that was locked; and the name is free at the latest when these processes are gone.
+        let _ = flock(&self.alive, FlockOperation::Unlock);
     }
 
     fn failed(&self, act: &'static str, source: io::Error) -> ClaimError {
@@ -143,6 +160,13 @@ impl Claim {
             act,
             source,
         }
+    }
+}
+
+/// The lock, for another process of the VM to hold: the name is free when none of them does.
+impl AsFd for Claim {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.alive.as_fd()
     }
 }
 
@@ -166,6 +190,7 @@ impl Drop for Claim {
         } else {
             self.record.remove()
         };
+        self.give_back();
     }
 }
 

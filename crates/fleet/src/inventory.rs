@@ -318,7 +318,10 @@ fn describe(name: VmName, record: &Record, is_held: bool) -> Vm {
     match record.end() {
         Some(end) => Vm {
             name,
-            state: VmState::Ended,
+            state: match end.kind {
+                EndKind::Died => VmState::Died,
+                _ => VmState::Ended,
+            },
             info,
             status: None,
             end: Some(end),

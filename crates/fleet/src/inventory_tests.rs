@@ -1,5 +1,6 @@
 //! Names taken, raced for, given back and cleared away, without any VM.
 
+use std::os::fd::AsFd;
 use std::sync::Barrier;
 
 use super::*;
@@ -195,4 +196,26 @@ fn what_a_failed_start_took_along_is_put_back() {
     inventory.note_origin(&name("web"), &changed).unwrap();
     let found = inventory.find(&name("web")).unwrap();
     assert_eq!(found.origin, Some(changed));
+}
+
+#[test]
+fn a_name_that_is_given_back_is_free_whoever_still_holds_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let inventory = Inventory::at(folder.path());
+    let web = name("web");
+    let check = |give_back: fn(Claim), expected: &str| {
+        let mut claim = inventory.claim(Some(web.clone())).unwrap().unwrap();
+        // As another process of the VM has it.
+        let held = claim.as_fd().try_clone_to_owned().unwrap();
+        claim.started();
+        assert!(inventory.is_running(&web).unwrap());
+        give_back(claim);
+        assert!(!inventory.is_running(&web).unwrap(), "{expected}");
+        assert_eq!(states(&inventory), expected);
+        drop(held);
+    };
+    check(drop, "web ended");
+    check(|claim| claim.finish(&end(), true).unwrap(), "web ended");
+    check(|claim| claim.finish(&died(), true).unwrap(), "web died");
+    check(|claim| claim.finish(&end(), false).unwrap(), "");
 }

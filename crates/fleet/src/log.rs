@@ -3,6 +3,7 @@
 //! So a guest that prints for ever takes a fixed part of the host's disk, and the last that it said is always there.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
@@ -12,29 +13,50 @@ use crate::record::Record;
 /// Bytes in each of the two files.
 const HALF_BYTES: u64 = 2 << 20;
 
+/// Gets the next file, when one is full.
+type Turn = Box<dyn FnMut() -> io::Result<File> + Send>;
+
 /// Writes a log. Never fails its caller: a full disk must not stop a guest.
-#[derive(Debug)]
 pub struct LogWriter {
-    record: Record,
     file: File,
+    turn: Turn,
     written: u64,
     half_bytes: u64,
 }
 
+impl fmt::Debug for LogWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogWriter")
+            .field("written", &self.written)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The first file of a log.
+pub(crate) fn begin(record: &Record) -> io::Result<File> {
+    File::create(record.console())
+}
+
+/// The next one.
+pub(crate) fn turn(record: &Record) -> io::Result<File> {
+    fs::rename(record.console(), record.old_console())?;
+    File::create(record.console())
+}
+
 impl LogWriter {
-    pub(crate) fn new(record: &Record) -> io::Result<LogWriter> {
-        let file = File::create(record.console())?;
-        Ok(LogWriter {
-            record: record.clone(),
+    /// Writes to `file`, and when that is full to the one that `turn` gets: by another process, if this one may open
+    /// nothing.
+    pub fn new(file: File, turn: Box<dyn FnMut() -> io::Result<File> + Send>) -> LogWriter {
+        LogWriter {
             file,
+            turn,
             written: 0,
             half_bytes: HALF_BYTES,
-        })
+        }
     }
 
     fn turn_over(&mut self) -> io::Result<()> {
-        fs::rename(self.record.console(), self.record.old_console())?;
-        self.file = File::create(self.record.console())?;
+        self.file = (self.turn)()?;
         self.written = 0;
         Ok(())
     }
@@ -187,7 +209,8 @@ mod tests {
     fn a_guest_that_prints_for_ever_takes_a_bounded_part_of_the_disk() {
         let folder = tempfile::tempdir().unwrap();
         let record = Record::new(folder.path().to_owned());
-        let mut log = LogWriter::new(&record).unwrap();
+        let turned = record.clone();
+        let mut log = LogWriter::new(begin(&record).unwrap(), Box::new(move || turn(&turned)));
         log.half_bytes = 1000;
         let (nothing, mut follow_it) = follow(&record, Tail::All).unwrap();
         assert!(nothing.is_empty());

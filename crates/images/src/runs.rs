@@ -21,7 +21,8 @@ const TRIES: u32 = 10_000;
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
-    _lock: File,
+    /// The lock; none once it was handed over.
+    lock: Option<File>,
 }
 
 impl RunFolder {
@@ -47,17 +48,28 @@ impl RunFolder {
             .map_err(|errno| error("lock", &lock)(errno.into()))?;
         let path = runs.join(format!("{id}-{number}"));
         fs::rename(&new, &path).map_err(error("rename to", &path))?;
-        Ok(RunFolder { path, _lock: file })
+        Ok(RunFolder {
+            path,
+            lock: Some(file),
+        })
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// The folder and its lock, for another process: the process that holds the lock removes the folder.
+    pub fn hand_over(mut self) -> (PathBuf, Option<File>) {
+        (self.path.clone(), self.lock.take())
+    }
 }
 
 impl Drop for RunFolder {
     fn drop(&mut self) {
+        if self.lock.is_none() {
+            return;
+        }
         // The next run removes what we cannot.
         let _ = fs::remove_dir_all(&self.path);
     }
@@ -134,6 +146,12 @@ mod tests {
         assert!(living.path().exists() && second.path() != living.path());
         let path = living.path().to_owned();
         drop(living);
+        assert!(!path.exists());
+        let (path, lock) = second.hand_over();
+        sweep(&runs);
+        assert!(path.exists(), "it is another process's now");
+        drop(lock);
+        sweep(&runs);
         assert!(!path.exists());
     }
 }

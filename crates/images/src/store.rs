@@ -79,10 +79,15 @@ pub struct Image {
     /// What it runs, if it is a container's.
     pub command: Option<GuestCommand>,
     folder: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl Image {
+    /// The lock that keeps it from being removed, for another process to hold.
+    pub fn into_lock(self) -> File {
+        self.lock
+    }
+
     /// Its disk, which nobody may write.
     pub fn disk(&self) -> PathBuf {
         self.folder.join("disk.raw")
@@ -105,7 +110,14 @@ pub struct Kept {
     pub image: Image,
     /// The overlay. It is not there if it is new.
     pub overlay: PathBuf,
-    _lock: File,
+    lock: File,
+}
+
+impl Kept {
+    /// The locks on the image and on the overlay, for another process to hold.
+    pub fn into_locks(self) -> [File; 2] {
+        [self.image.into_lock(), self.lock]
+    }
 }
 
 /// One line of the list.
@@ -228,7 +240,7 @@ impl Store {
         Ok(Kept {
             image,
             overlay: folder.join("overlay.qcow2"),
-            _lock: lock,
+            lock,
         })
     }
 
@@ -387,7 +399,7 @@ fn open_image(folder: &Path) -> Result<Image, StoreError> {
         kind,
         command,
         folder: folder.to_owned(),
-        _lock: lock,
+        lock,
     })
 }
 

@@ -29,6 +29,23 @@ impl Memory {
         Ok(Memory::parse(&text))
     }
 
+    /// Reads it for the process `pid` and all that it started: a VM of Mother's is three processes.
+    pub fn of_all(pid: u32) -> Result<Memory> {
+        let mut sum = Memory::of(pid)?;
+        for child in children(pid) {
+            // One that ends meanwhile has no memory.
+            let Ok(more) = Memory::of_all(child) else {
+                continue;
+            };
+            sum.guest += more.guest;
+            sum.code_cache += more.code_cache;
+            sum.heap += more.heap;
+            sum.stacks += more.stacks;
+            sum.program += more.program;
+        }
+        Ok(sum)
+    }
+
     /// Everything but guest pages.
     pub fn beyond_guest(&self) -> u64 {
         self.code_cache + self.heap + self.stacks + self.program
@@ -61,6 +78,19 @@ impl Memory {
             _ => &mut self.heap,
         }
     }
+}
+
+/// The processes that any thread of `pid` has started and that still run.
+fn children(pid: u32) -> Vec<u32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"));
+    let lists = threads.into_iter().flatten().flatten();
+    let lists = lists.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    lists
+        .flat_map(|list| {
+            let pids = list.split_whitespace().filter_map(|pid| pid.parse().ok());
+            pids.collect::<Vec<u32>>()
+        })
+        .collect()
 }
 
 #[cfg(test)]

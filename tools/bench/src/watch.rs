@@ -18,7 +18,7 @@ pub struct Boot {
     pub kernel: Duration,
     /// Start of the process to the first line of `/init`.
     pub init: Duration,
-    /// Memory of the process at that moment.
+    /// Memory of the process and of all that it started, at that moment.
     pub memory: Memory,
 }
 
@@ -56,7 +56,7 @@ fn watch(child: &mut Child, start: Instant) -> Result<Boot> {
             kernel = Some(now);
         }
         if text.contains(images::INIT_MARKER) {
-            let memory = Memory::of(child.id())?;
+            let memory = Memory::of_all(child.id())?;
             // The rest must be read, or the guest would wait for us.
             std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
             return Ok(Boot {

@@ -4,8 +4,8 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use images::DefaultGuest;
-use machine::{Marker, Report, Sample, VmPlan};
-use vcpu::Unit;
+use machine::VmPlan;
+use runner::report::{MarkerReport, RunReport};
 
 use super::transcript::{Ran, Said};
 
@@ -54,30 +54,23 @@ pub fn program_line(ran: &Ran) -> String {
 }
 
 /// What the guest says beside what Mother knows, and what only she knows.
-pub fn account(said: &Said, report: &Report, guest: &DefaultGuest) -> String {
+pub fn account(said: &Said, report: &RunReport, guest: &DefaultGuest) -> String {
     let mut text = beside(said, report, guest);
     text.push_str("\nWhat only Mother knows\n\n");
     boot_times(&mut text, report);
     text.push_str(&memory_at_init(report));
-    let _ = writeln!(
-        text,
-        "  {:<WHAT$}{}",
-        "exits to Mother",
-        report.exits.total()
-    );
-    for (kind, count) in report
-        .exits
-        .by_kind()
-        .into_iter()
-        .filter(|(_, count)| *count > 0)
-    {
+    let exits = &report.exits.0;
+    let total: u64 = exits.iter().map(|(_, count)| count).sum();
+    let _ = writeln!(text, "  {:<WHAT$}{total}", "exits to Mother");
+    for (kind, count) in exits.iter().filter(|(_, count)| *count > 0) {
         let _ = writeln!(text, "    {kind:<PART$}{count}");
     }
     let _ = writeln!(text, "  inside the engine {}", report.engine.kind);
-    for (name, unit, value) in &report.statistics.0 {
-        let value = match unit {
-            Unit::Bytes | Unit::SharedBytes => size(*value),
-            Unit::Count | Unit::SharedCount => value.to_string(),
+    for (name, value) in &report.engine_statistics.0 {
+        let value = if report.engine_statistics_in_bytes.contains(name) {
+            size(*value)
+        } else {
+            value.to_string()
         };
         let _ = writeln!(text, "    {name:<PART$}{value}");
     }
@@ -86,18 +79,18 @@ pub fn account(said: &Said, report: &Report, guest: &DefaultGuest) -> String {
 }
 
 /// What the VMM itself took when the guest reached `/init`.
-fn memory_at_init(report: &Report) -> String {
+fn memory_at_init(report: &RunReport) -> String {
     let seen = report
         .markers
         .get(1)
         .and_then(|marker| marker.seen.as_ref());
-    let Some(memory) = seen.and_then(|sample| sample.vmm_memory) else {
+    let Some(memory) = seen.and_then(|sample| sample.vmm_memory.as_ref()) else {
         return String::new();
     };
     let parts = [
-        ("code cache", memory.code_cache_bytes),
-        ("heap and tables", memory.heap_bytes),
-        ("program and libraries", memory.program_bytes),
+        ("code cache", memory.code_cache),
+        ("heap and tables", memory.heap),
+        ("program and libraries", memory.program),
     ];
     let mut text = format!(
         "  {:<WHAT$}{}\n",
@@ -111,7 +104,7 @@ fn memory_at_init(report: &Report) -> String {
 }
 
 /// The table of claims and knowledge.
-fn beside(said: &Said, report: &Report, guest: &DefaultGuest) -> String {
+fn beside(said: &Said, report: &RunReport, guest: &DefaultGuest) -> String {
     let mut text = format!(
         "\n  {:<11}{:<SAYS$}{}\n\n",
         "", "the guest says", "Mother knows"
@@ -123,7 +116,7 @@ fn beside(said: &Said, report: &Report, guest: &DefaultGuest) -> String {
     };
     let ms = |key| {
         said.number(key).map_or("nothing".to_owned(), |ms| {
-            seconds(Duration::from_millis(ms))
+            seconds(Duration::from_millis(ms).as_secs_f64())
         })
     };
     let kernel: String = claim("kernel")
@@ -131,7 +124,7 @@ fn beside(said: &Said, report: &Report, guest: &DefaultGuest) -> String {
         .take(2)
         .collect::<Vec<_>>()
         .join(" ");
-    let memory = &report.memory;
+    let memory = &report.guest_memory;
     let rows = [
         ("kernel", kernel, guest.kernel_package.clone()),
         (
@@ -142,12 +135,12 @@ fn beside(said: &Said, report: &Report, guest: &DefaultGuest) -> String {
         (
             "memory",
             format!("{} in all", kib("memory_total_kib")),
-            format!("{} given", size(memory.configured_bytes)),
+            format!("{} given", size(memory.configured)),
         ),
         (
             "",
             format!("{} used", kib("memory_used_kib")),
-            format!("{} ever touched", size(memory.resident_bytes)),
+            format!("{} ever touched", size(memory.touched)),
         ),
         (
             "time",
@@ -167,11 +160,10 @@ fn beside(said: &Said, report: &Report, guest: &DefaultGuest) -> String {
 }
 
 /// When each marker was seen.
-fn boot_times(text: &mut String, report: &Report) {
-    let at = |marker: Option<&Marker>| {
-        marker
-            .and_then(|marker| marker.seen.as_ref())
-            .map(|sample: &Sample| sample.at)
+fn boot_times(text: &mut String, report: &RunReport) {
+    let at = |marker: Option<&MarkerReport>| {
+        let seen = marker.and_then(|marker| marker.seen.as_ref());
+        seen.map(|sample| sample.at)
     };
     let lines = [
         ("start to first kernel line", at(report.markers.first())),
@@ -193,6 +185,6 @@ fn size(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
-fn seconds(time: Duration) -> String {
-    format!("{:.2} s", time.as_secs_f64())
+fn seconds(time: f64) -> String {
+    format!("{time:.2} s")
 }

@@ -4,23 +4,22 @@
 //! the two meet in the table. The same guest is then seen as a user would see it ([`seen`](super::seen)).
 
 use std::fmt::Write as _;
-use std::io::Write;
+use std::io::{self, PipeWriter, Write};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use api::{MemorySize, ResidentLimit, Timeout, VmName, VmSpec};
+use api::{HostBooks, MemoryBook, MemorySize, ResidentLimit, Timeout, VmName, VmSpec};
+use fleet::{Client, Inventory};
 use images::DefaultGuest;
-use machine::{
-    Console, ConsoleInput, HostFindings, MachineControl, PagingBooks, PagingFinding, build, plan,
-};
+use machine::{HostFindings, PagingFinding, StopCause, plan};
+use runner::{Guest, OnTerm, Streams};
 
 use crate::arguments::DemoArguments;
-use crate::ending::finish;
+use crate::attend::Attended;
 use crate::failure::Failure;
-use crate::registration::Registrar;
-use crate::signals;
 
+use super::order;
 use super::seen::truth;
 
 const NAME: &str = "demo-less";
@@ -87,34 +86,30 @@ pub fn show(arguments: &DemoArguments, guest: &DefaultGuest) -> Result<(String, 
         no_reboot: true,
         ..VmSpec::default()
     };
-    let mut plan = plan(&spec, &HostFindings::for_spec(&spec))?;
-    let registration = Registrar::new(None)?.register_in_passing(&mut plan)?;
-    let name = plan.name.clone();
+    let plan = plan(&spec, &HostFindings::for_spec(&spec))?;
+    let (typed, input) = io::pipe().map_err(Failure::Input)?;
+    let (said, console) = io::pipe().map_err(Failure::Input)?;
+    let streams = Streams {
+        input: Some(typed.into()),
+        output: Some(console.into()),
+        errors: None,
+    };
+    let mut attended = Attended::start(order(plan, Guest::Console), streams, OnTerm::End)?;
     let (lines, heard) = channel();
-    let console = Console::new(Box::new(Lines {
-        lines,
-        line: Vec::new(),
-    }));
-    let input = console.input();
-    let machine = build(plan, console).map_err(|source| Failure::Build {
-        name: NAME.to_owned(),
-        source,
-    })?;
-    let control = machine.control();
-    let received = signals::listen(&machine, signals::OnTerm::End).map_err(Failure::Signals)?;
-    let registration = registration.serve(&machine)?;
+    let line = Vec::new();
+    attended.copy(said, Lines { lines, line })?;
+    attended.wait_until_serving()?;
+    let (name, vm) = (attended.name().to_owned(), attended.handle());
     let watcher = thread::spawn(move || {
-        let seen = watch(&heard, &input, &control);
+        let seen = watch(&heard, input, &name);
         let seen = seen.map(|(claim, books)| (claim, books, truth(&name)));
-        control.stop();
+        vm.stop(StopCause::Left);
         seen
     });
-    let ended = finish(machine, NAME, None);
+    let ended = attended.finish();
     let seen = watcher
         .join()
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-    registration.leave(&ended, None)?;
-    received.die_of_it();
     ended?;
     match seen {
         Some((claim, books, Ok(truth))) => Ok((table(claim, &books) + &truth, true)),
@@ -157,26 +152,35 @@ impl Write for Lines {
 /// Has the guest fill its memory, and looks at it when it is full.
 fn watch(
     heard: &Receiver<String>,
-    input: &ConsoleInput,
-    control: &MachineControl,
-) -> Option<(Claim, PagingBooks)> {
+    mut input: PipeWriter,
+    name: &str,
+) -> Option<(Claim, HostBooks)> {
     heard
         .iter()
         .find(|line| line.contains(images::INIT_MARKER))?;
-    input.send(WORK.as_bytes()).ok()?;
+    input.write_all(WORK.as_bytes()).ok()?;
     let claim = heard.iter().find_map(|line| Claim::parse(&line))?;
     let end = Instant::now() + WATCHED;
     while Instant::now() < end {
         thread::sleep(Duration::from_millis(100));
     }
-    Some((claim, control.paging_books()?))
+    let record = Inventory::of_user().ok()?.record(&VmName::new(name).ok()?);
+    Some((claim, Client::connect(&record).ok()?.books().ok()?))
+}
+
+/// What lies at a place that is not memory, in bytes.
+fn away_at(memory: &MemoryBook, place: &str) -> u64 {
+    let mut places = memory.paged_out.iter();
+    places
+        .find(|counter| counter.name == place)
+        .map_or(0, |counter| counter.value)
 }
 
 /// What the guest says beside what Mother knows.
-fn table(claim: Claim, books: &PagingBooks) -> String {
-    let away = books.out_bytes + books.zero_bytes;
+fn table(claim: Claim, books: &HostBooks) -> String {
+    let away = books.memory.paged_out_bytes();
     let share = (away * 100)
-        .checked_div(away + books.resident_bytes)
+        .checked_div(away + books.memory.resident_bytes)
         .unwrap_or(0);
     format!(
         "{}{}\n  It says that it uses {} % of its memory. It holds a tenth: {share} % of what it ever touched lies\n  somewhere else, and it does not know.\n\n",
@@ -187,12 +191,13 @@ fn table(claim: Claim, books: &PagingBooks) -> String {
 }
 
 /// The guest's words and Mother's on the same lines.
-fn both_sides(claim: Claim, books: &PagingBooks) -> String {
+fn both_sides(claim: Claim, books: &HostBooks) -> String {
     let mut text = format!(
         "\n  {:<11}{:<SAYS$}{}\n\n",
         "", "a full guest says", "Mother knows"
     );
-    let limit = books.limit_bytes.unwrap_or(0);
+    let paging = books.memory.paging.as_ref();
+    let limit = paging.and_then(|paging| paging.limit_bytes).unwrap_or(0);
     let says = format!("{} in all", size(claim.total_bytes));
     let _ = writeln!(
         text,
@@ -205,54 +210,42 @@ fn both_sides(claim: Claim, books: &PagingBooks) -> String {
         text,
         "  {:<11}{says:<SAYS$}resident {}\n",
         "",
-        size(books.resident_bytes)
+        size(books.memory.resident_bytes)
     );
     text
 }
 
 /// One row for each place that pages are in.
-fn where_pages_are(books: &PagingBooks) -> String {
+fn where_pages_are(books: &HostBooks) -> String {
     const PAGE_BYTES: u64 = 4096;
     let mut text = String::new();
-    let store = &books.store;
-    let pages = |count: u64| format!("{count} pages, {}", size(count * PAGE_BYTES));
+    let memory = &books.memory;
+    let paging = memory.paging.clone().unwrap_or_default();
+    let pages = |bytes: u64| format!("{} pages, {}", bytes / PAGE_BYTES, size(bytes));
+    let at = |place| away_at(memory, place);
     let mut row = |name: &str, value: String| {
         let _ = writeln!(text, "  {name:<WHAT$}{value}");
     };
-    row("resident", pages(books.resident_bytes / PAGE_BYTES));
-    row(
-        "compressed",
-        format!(
-            "{} in {}",
-            pages(store.memory_pages),
-            size(store.memory_bytes)
-        ),
-    );
-    row(
-        "the same as another one",
-        pages(store.shared_pages + store.repeating_pages),
-    );
-    row(
-        "zeros, stored nowhere",
-        pages(books.zero_bytes / PAGE_BYTES),
-    );
-    row("on disk", pages(store.file_pages));
+    row("resident", pages(memory.resident_bytes));
+    let compressed = pages(at("compressed_in_memory"));
+    let store = size(paging.store_memory_bytes);
+    row("compressed", format!("{compressed} in {store}"));
+    let same = at("same_as_another") + at("repeating");
+    row("the same as another one", pages(same));
+    row("zeros, stored nowhere", pages(at("zeros")));
+    row("on disk", pages(at("in_file")));
     if let Some(set) = &books.working_set {
-        let bytes = |pages: f64| size((pages * PAGE_BYTES as f64) as u64);
-        let window = set.window.as_secs_f64();
+        let (value, error) = (size(set.value as u64), size(set.error as u64));
+        let window = set.period_seconds;
         row(
             "working set",
-            format!(
-                "{} +- {} in {window:.0} s",
-                bytes(set.pages),
-                bytes(set.error_pages)
-            ),
+            format!("{value} +- {error} in {window:.0} s"),
         );
     }
-    row(
-        "brought back so far",
-        format!("{} pages", books.counts.page_ins + books.counts.prefetched),
-    );
+    let back = paging.counters.iter();
+    let back = back.filter(|counter| matches!(counter.name.as_str(), "page_ins" | "prefetched"));
+    let back: u64 = back.map(|counter| counter.value).sum();
+    row("brought back so far", format!("{back} pages"));
     text
 }
 

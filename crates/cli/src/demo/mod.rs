@@ -9,20 +9,21 @@ mod less;
 mod seen;
 mod transcript;
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use api::{PartialSpec, Timeout, VmName, VmSpec};
 use indicatif::{ProgressBar, ProgressStyle};
-use machine::{Console, Ending, HostFindings, Report, VmPlan, build, plan};
+use machine::{HostFindings, VmPlan, plan};
+use runner::{Guest, Held, OnTerm, Order, Ran, Streams};
 
 use self::transcript::{Said, Transcript};
 use crate::arguments::DemoArguments;
-use crate::ending::{finish, say_ending};
+use crate::attend::{Attended, say_ending};
 use crate::failure::{ANSWER_IS_NO, Failure};
 use crate::output::say;
-use crate::{progress, signals};
+use crate::progress;
 
 const NAME: &str = "demo";
 const COMMAND_LINE: &str = "console=ttyS0 rdinit=/demo panic=-1";
@@ -58,9 +59,9 @@ pub fn run(arguments: &DemoArguments) -> Result<u8, Failure> {
     };
     let plan = plan(&spec, &host)?;
     say(&account::introduction(&plan, &guest))?;
-    let (report, said) = boot(plan, arguments)?;
-    say(&account::account(&said, &report, &guest))?;
-    let status = verdict(&report, &said);
+    let (ran, said) = boot(plan, arguments)?;
+    say(&account::account(&said, &ran.report, &guest))?;
+    let status = verdict(&ran, &said);
     if status != 0 {
         return Ok(status);
     }
@@ -70,22 +71,42 @@ pub fn run(arguments: &DemoArguments) -> Result<u8, Failure> {
 }
 
 /// Boots the guest and shows its work as it comes; what was measured and what was said.
-fn boot(plan: VmPlan, arguments: &DemoArguments) -> Result<(Report, Said), Failure> {
+fn boot(plan: VmPlan, arguments: &DemoArguments) -> Result<(Box<Ran>, Said), Failure> {
     let said = Arc::new(Mutex::new(Said::default()));
     let bar = booting_bar();
     let transcript = Transcript::new(Arc::clone(&said), bar.clone(), account::program_line);
-    let console = Console::new(Box::new(transcript));
-    let machine = build(plan, console).map_err(|source| Failure::Build {
-        name: NAME.to_owned(),
-        source,
-    })?;
-    let received = signals::listen(&machine, signals::OnTerm::End).map_err(Failure::Signals)?;
-    let ended = finish(machine, NAME, arguments.report.as_deref());
+    let order = Order {
+        report: arguments.report.clone(),
+        ..order(plan, Guest::Console)
+    };
+    let (shown, console) = io::pipe().map_err(Failure::Input)?;
+    let streams = Streams {
+        output: Some(console.into()),
+        ..Streams::default()
+    };
+    let mut attended = Attended::start(order, streams, OnTerm::End)?;
+    attended.copy(shown, transcript)?;
+    let ended = attended.finish();
     bar.finish_and_clear();
-    received.die_of_it();
-    let report = ended?;
+    let ran = ended?;
     let said = said.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    Ok((report, said))
+    Ok((ran, said))
+}
+
+/// A VM of the demo's: it has whatever name is free, and leaves nothing when it ends well.
+fn order(plan: VmPlan, guest: Guest) -> Order {
+    Order {
+        name: None,
+        is_kept: false,
+        is_detached: false,
+        plan,
+        guest,
+        window: None,
+        is_raw: false,
+        report: None,
+        origin: None,
+        held: Held::default(),
+    }
 }
 
 /// A line that shows the guest's last words while it boots; nothing if nobody watches.
@@ -101,14 +122,14 @@ fn booting_bar() -> ProgressBar {
 }
 
 /// Zero only if the guest did all it should and every answer was right.
-fn verdict(report: &Report, said: &Said) -> u8 {
-    if report.ending != Ending::PoweredOff || !said.is_complete() {
+fn verdict(ran: &Ran, said: &Said) -> u8 {
+    if !ran.report.ending.is_power_off() || !said.is_complete() {
         eprintln!("error: the demo did not go as it should; the guest's last lines:");
         for line in said.last_lines() {
             eprintln!("  {line}");
         }
     }
-    match say_ending(report) {
+    match say_ending(ran) {
         0 if !said.is_complete() => ANSWER_IS_NO,
         status => status,
     }

@@ -28,20 +28,16 @@ impl Drop for Host {
 impl Host {
     /// Nothing is in its cache; some small kernels are in its folder.
     pub fn new() -> Host {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("echo"), multiboot(&echo())).unwrap();
-        // ud2 without an interrupt table
-        fs::write(folder.path().join("crash"), multiboot(&[0x0f, 0x0b])).unwrap();
-        fs::write(folder.path().join("late"), multiboot(&late())).unwrap();
+        let folder = with_kernels();
         Host {
             mother: Mother::new(folder.path()),
             folder,
         }
     }
 
-    /// The command with the default guest, or a loud word that there is none.
+    /// The command with the user's cache, which has the default guest, or a loud word that there is none.
     pub fn with_guest() -> Option<Host> {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = with_kernels();
         with_guest().map(|mother| Host {
             mother: mother.in_folder(folder.path()),
             folder,
@@ -127,6 +123,16 @@ impl Host {
         );
         stream
     }
+}
+
+/// A folder with some small kernels.
+fn with_kernels() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("echo"), multiboot(&echo())).unwrap();
+    // ud2 without an interrupt table
+    fs::write(folder.path().join("crash"), multiboot(&[0x0f, 0x0b])).unwrap();
+    fs::write(folder.path().join("late"), multiboot(&late())).unwrap();
+    folder
 }
 
 /// Prints `ready`, then echoes what is typed (COM1) until the power button is pressed (PM1 status bit 8), and powers

@@ -141,7 +141,8 @@ impl Guest {
     /// The file of the guest's memory as the VM's process has it, for a harness that plays the rootkit. Guest memory
     /// below 3 GiB lies in it from its beginning.
     pub fn memory_for_writing(&self) -> File {
-        let folder = format!("/proc/{}/fd", self.child.id());
+        let pid = self.client().status().unwrap().info.pid;
+        let folder = format!("/proc/{pid}/fd");
         let is_memory = |path: &PathBuf| {
             fs::read_link(path)
                 .is_ok_and(|target| target.to_string_lossy().contains("mother-guest-memory"))

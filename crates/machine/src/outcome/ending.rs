@@ -1,9 +1,11 @@
 //! Why a VM ended.
 
+use serde::{Deserialize, Serialize};
+
 use crate::outcome::crash::Crash;
 
 /// Why a VM was stopped from outside.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum StopCause {
     /// Whoever started it wants no more.
     Left,

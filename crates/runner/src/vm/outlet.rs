@@ -1,12 +1,12 @@
-//! From a program's ports to our standard streams and back, byte for byte, at the pace of the slower side.
+//! From a program's ports to the streams that this process was given and back, byte for byte, at the pace of the slower
+//! side.
 //!
-//! Our streams belong to others too: a shell, a pager, a log collector. They are used as they were given to us, may be
+//! These streams belong to others too: a shell, a pager, a log collector. They are used as they were given, may be
 //! slow for as long as they like, may be non-blocking, and may go away; then the program hears of it as it would on a pipe.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -18,27 +18,16 @@ use rustix::io::Errno;
 /// Bytes carried at once: what a pipe holds.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// Where an output goes, beside the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// To our standard output.
-    Output,
-    /// To our standard error; nobody is told that it is full.
-    Errors,
-    /// Nowhere: nobody is there.
-    Nobody,
-}
-
 /// One of the program's outputs.
-pub struct Outlet {
+pub(super) struct Outlet {
     from: File,
-    target: Target,
+    to: Option<File>,
     log: Arc<Mutex<LogWriter>>,
 }
 
 /// How far an output has come.
 #[derive(Default)]
-pub struct Carried {
+pub(super) struct Carried {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -62,13 +51,13 @@ impl Carried {
     }
 
     /// Waits until so many bytes have gone, or no more will come.
-    pub fn wait_for(&self, bytes: u64) {
+    pub(super) fn wait_for(&self, bytes: u64) {
         let waits = |state: &mut State| state.bytes < bytes && !state.has_ended;
         drop(self.changed.wait_while(self.lock(), waits));
     }
 
     /// Waits until all have gone that will ever come, as long as `goes_on`, which is asked every `pause`.
-    pub fn wait_for_end(&self, pause: Duration, goes_on: impl Fn() -> bool) {
+    pub(super) fn wait_for_end(&self, pause: Duration, goes_on: impl Fn() -> bool) {
         let mut state = self.lock();
         while !state.has_ended && goes_on() {
             let waited = self.changed.wait_timeout(state, pause);
@@ -77,22 +66,22 @@ impl Carried {
     }
 
     /// Why our side did not take the bytes, if it is not only that its reader has gone.
-    pub fn take_failure(&self) -> Option<io::Error> {
+    pub(super) fn take_failure(&self) -> Option<io::Error> {
         self.lock().failure.take()
     }
 }
 
 impl Outlet {
-    /// What comes out of `from` goes to `target`, and into the log.
-    pub fn new(from: File, target: Target, log: Arc<Mutex<LogWriter>>) -> Outlet {
-        Outlet { from, target, log }
+    /// What comes out of `from` goes to `to`, if anybody is there, and into the log.
+    pub(super) fn new(from: File, to: Option<File>, log: Arc<Mutex<LogWriter>>) -> Outlet {
+        Outlet { from, to, log }
     }
 
     /// Carries on a thread of this name. `tell` is called once when our side takes no more.
     ///
     /// # Errors
     /// If the host gives no thread.
-    pub fn start(
+    pub(super) fn start(
         self,
         name: &str,
         tell: impl FnOnce() + Send + 'static,
@@ -100,13 +89,10 @@ impl Outlet {
         let carried = Arc::new(Carried::default());
         let progress = Arc::clone(&carried);
         let carry = move || {
-            let failure = match self.target {
-                Target::Output => self.carry(Some(io::stdout().as_fd()), &progress, tell),
-                Target::Errors => self.carry(Some(io::stderr().as_fd()), &progress, tell),
-                Target::Nobody => self.carry(None, &progress, tell),
-            };
+            let to = self.to.as_ref().map(AsFd::as_fd);
+            let failure = self.carry(to, &progress, tell);
             progress.change(|state| {
-                state.failure = failure.filter(|_| self.target == Target::Output);
+                state.failure = failure;
                 state.has_ended = true;
             });
         };
@@ -205,49 +191,43 @@ fn wait_for(file: BorrowedFd<'_>, what: PollFlags) -> Result<(), Errno> {
     }
 }
 
-/// Standard input on its way to the program.
-#[derive(Clone, Debug, Default)]
-pub struct Input(Arc<AtomicBool>);
+/// Standard input on its way to the program. It is closed when this is dropped.
+#[derive(Debug)]
+pub(super) struct Input(Mutex<Option<PipeWriter>>);
 
 impl Input {
-    /// The program reads no more: nor do we, and the process that writes to us gets SIGPIPE.
-    pub fn close(&self) {
-        if !self.0.swap(true, Ordering::AcqRel)
-            && let Ok(nothing) = File::open("/dev/null")
-        {
-            let _ = rustix::stdio::dup2_stdin(nothing);
-        }
+    /// The program reads no more: nor does this process, and a writer on the other side hears of it.
+    pub(super) fn close(&self) {
+        // The thread that reads sees the other end of this pipe hang up.
+        drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
 
-/// Sends standard input to the program until its end, on a thread of its own.
+/// Sends `from` to the program until its end, on a thread of its own; the end at once if there is none.
 ///
 /// # Errors
-/// If the host gives no thread.
-pub fn send_input(to: File) -> io::Result<Input> {
-    let input = Input::default();
-    let is_closed = Arc::clone(&input.0);
+/// If the host gives no pipe or thread.
+pub(super) fn send_input(from: Option<File>, to: File) -> io::Result<Input> {
+    let (closed, closing) = io::pipe()?;
     let send = move || {
         // The guest may be gone; then nobody misses it.
-        let _ = copy_input(io::stdin().as_fd(), to, &is_closed);
+        let _ = copy_input(from, to, &closed);
     };
-    thread::Builder::new()
-        .name("program-input".to_owned())
-        .spawn(send)?;
-    Ok(input)
+    let thread = thread::Builder::new().name("program-input".to_owned());
+    thread.spawn(send)?;
+    Ok(Input(Mutex::new(Some(closing))))
 }
 
 /// Sends pieces, each behind its length; one of length 0 is the end.
-fn copy_input(from: BorrowedFd<'_>, mut to: File, is_closed: &AtomicBool) -> io::Result<()> {
+fn copy_input(from: Option<File>, mut to: File, closed: &PipeReader) -> io::Result<()> {
+    let Some(from) = from else {
+        return to.write_all(&[0; 4]);
+    };
     let mut buffer = vec![0; 4 + PIECE_BYTES];
-    while !is_closed.load(Ordering::Acquire) {
-        let count = match rustix::io::read(from, &mut buffer[4..]) {
+    while comes_before_hang_up(from.as_fd(), closed.as_fd()) {
+        let count = match rustix::io::read(&from, &mut buffer[4..]) {
             Ok(count) => count,
-            Err(Errno::INTR) => continue,
-            Err(Errno::AGAIN) => {
-                wait_for(from, PollFlags::IN)?;
-                continue;
-            }
+            Err(Errno::INTR | Errno::AGAIN) => continue,
             // What cannot be read any more has ended.
             Err(_) => 0,
         };
@@ -317,12 +297,29 @@ mod tests {
             to_from.write_all(input).unwrap();
             drop(to_from);
             let (mut reader, to) = pipe();
-            copy_input(from.as_fd(), to, &AtomicBool::new(false)).unwrap();
+            let (closed, _closing) = io::pipe().unwrap();
+            copy_input(Some(from), to, &closed).unwrap();
             let mut got = Vec::new();
             reader.read_to_end(&mut got).unwrap();
             assert_eq!(got, expected);
         };
         check(b"", b"\0\0\0\0");
         check(b"abc", b"\x03\0\0\0abc\0\0\0\0");
+    }
+
+    #[test]
+    fn input_that_is_closed_is_read_no_more() {
+        let (from, mut to_from) = pipe();
+        let (mut reader, to) = pipe();
+        let input = send_input(Some(from), to).unwrap();
+        to_from.write_all(b"abc").unwrap();
+        let mut got = [0; 7];
+        reader.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"\x03\0\0\0abc");
+        input.close();
+        // The other side hears of it as on any pipe whose reader has gone.
+        while to_from.write_all(b"x").is_ok() {
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 }

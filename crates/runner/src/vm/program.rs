@@ -1,4 +1,4 @@
-//! A guest that is one program: its three streams are ours, and so is its exit status.
+//! A guest that is one program: its three streams are those of the process that started it, and so is its exit status.
 //!
 //! The warden in the guest (`guests/warden`) starts the program and says on a port of its own how it ended and how many
 //! bytes of each output came before that. The streams are ports too, so a reader that is slow holds up its own stream and
@@ -6,7 +6,7 @@
 //! guest's console says is the kernel's; it is kept in the VM's log, and shown when the guest ends before its program.
 //!
 //! ```text
-//! program ─pipe─ warden ─port─ device ─pipe─ outlet ── our standard output, and the log
+//! program ─pipe─ warden ─port─ device ─pipe─ outlet ── standard output, and the log
 //! ```
 
 use std::fs::File;
@@ -16,15 +16,12 @@ use std::thread;
 use std::time::Duration;
 
 use fleet::LogWriter;
-use machine::{Channel, Console, Ending, MachineControl, StopCause, VmPlan, build};
+use machine::{Channel, Console, MachineControl};
 
-use crate::arguments::RunArguments;
-use crate::ending::{finish, say_ending};
-use crate::failure::Failure;
-use crate::registration::Registration;
-use crate::signals::Received;
-use crate::streams::{Carried, Outlet, Target, send_input};
-use crate::{detach, report, signals};
+use super::outlet::{Carried, Outlet, send_input};
+use super::over::IsOver;
+use crate::ending::ProgramEnd;
+use crate::wire::{AfterExit, Program};
 
 /// Kinds of messages to the guest.
 const OUTPUT_IS_CLOSED: u8 = 1;
@@ -47,84 +44,94 @@ const LOG_BYTES: usize = 16 * 1024;
 /// How often a wait looks whether it still makes sense.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-/// What becomes of the guest when its program has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AfterExit {
-    /// Nothing of it is kept: it is ended at once.
-    End,
-    /// It has disks that outlive it: it writes what it has to write, and powers off.
-    PowerOff,
+/// The streams of the process that started the program, as far as there are any.
+#[derive(Default)]
+pub(super) struct Ours {
+    pub(super) input: Option<File>,
+    pub(super) output: Option<File>,
+    pub(super) errors: Option<File>,
 }
 
-/// Runs the program; its exit status.
-pub fn run(
-    plan: VmPlan,
-    registration: Registration,
-    arguments: &RunArguments,
-    after: AfterExit,
-) -> Result<u8, Failure> {
-    let name = plan.name.clone();
-    let log = Arc::new(Mutex::new(registration.log()?));
-    let console = KernelLog::new(Arc::clone(&log), arguments.kernel_log && !arguments.detach);
-    let last_words = Arc::clone(&console.last);
-    let (ports, ours) = ports().map_err(Failure::Input)?;
-    let console = Console::new(Box::new(console)).with_channels(ports);
-    let machine = build(plan, console).map_err(|source| Failure::Build {
-        name: name.clone(),
-        source,
-    })?;
-    let control = machine.control();
-    let received =
-        signals::listen(&machine, signals::OnTerm::PowerButton).map_err(Failure::Signals)?;
-    let registration = registration.of_program().serve(&machine)?;
-    let streams = ours
-        .connect(&log, &control, &received, arguments.detach, after)
-        .map_err(Failure::Input)?;
-    let started = detach::let_go_if_asked(arguments, &machine, &registration)?;
-    let ended = finish(machine, &name, None);
-    started.wait();
-    let is_patient = matches!(&ended, Ok(report) if !matches!(report.ending, Ending::TimedOut));
-    streams.wait(|| is_patient && control.stop_cause().is_none());
-    let status = *lock(&streams.status);
-    registration.leave(&ended, status)?;
-    received.die_if_ended_by_it(&ended);
-    let report = ended?;
-    if let Some(path) = &arguments.report {
-        report::write(&report, status, path)?;
+/// A program that is to run.
+pub(super) struct Connection {
+    program: Program,
+    ends: Option<Ends>,
+    ours: Ours,
+    log: Arc<Mutex<LogWriter>>,
+    last_words: Arc<Mutex<Vec<u8>>>,
+    streams: Option<Streams>,
+}
+
+/// A console for the machine of a guest that is this program, and what is behind its ports.
+///
+/// # Errors
+/// If the host gives no pipes.
+pub(super) fn connect(
+    program: Program,
+    ours: Ours,
+    log: LogWriter,
+) -> io::Result<(Console, Connection)> {
+    let log = Arc::new(Mutex::new(log));
+    let shown = if program.shows_kernel {
+        ours.errors.as_ref().map(File::try_clone).transpose()?
+    } else {
+        None
+    };
+    let kernel = KernelLog {
+        log: Arc::clone(&log),
+        last: Arc::default(),
+        shown,
+    };
+    let last_words = Arc::clone(&kernel.last);
+    let (ports, ends) = ports(&program.ports)?;
+    let console = Console::new(Box::new(kernel)).with_channels(ports);
+    let connection = Connection {
+        program,
+        ends: Some(ends),
+        ours,
+        log,
+        last_words,
+        streams: None,
+    };
+    Ok((console, connection))
+}
+
+impl Connection {
+    /// Carries streams from now on.
+    ///
+    /// # Errors
+    /// If the host gives no threads.
+    pub(super) fn begin(&mut self, control: &MachineControl, over: &IsOver) -> io::Result<()> {
+        let Some(ends) = self.ends.take() else {
+            return Ok(());
+        };
+        let ours = std::mem::take(&mut self.ours);
+        self.streams = Some(ends.connect(&self.program, ours, &self.log, control, over)?);
+        Ok(())
     }
-    if let Some(error) = streams.output.take_failure() {
-        return Err(Failure::Output(error));
+
+    /// What came of the program, once all that came out of the guest is where it should be, or `goes_on` says that it is
+    /// not to be waited for. How its standard output failed, if it is not only that its reader has gone.
+    pub(super) fn end(&self, goes_on: impl Fn() -> bool) -> (ProgramEnd, Option<io::Error>) {
+        let mut end = ProgramEnd {
+            status: None,
+            unexplained: String::new(),
+        };
+        let mut failure = None;
+        if let Some(streams) = &self.streams {
+            streams.wait(goes_on);
+            end.status = *lock(&streams.status);
+            failure = streams.output.take_failure();
+        }
+        if !self.program.shows_kernel {
+            end.unexplained = String::from_utf8_lossy(&lock(&self.last_words)).into_owned();
+        }
+        (end, failure)
     }
-    if let Some(status) = status {
-        return Ok(status);
-    }
-    if !arguments.kernel_log {
-        show(&lock(&last_words));
-    }
-    let status = say_ending(&report);
-    if matches!(
-        report.ending,
-        Ending::PoweredOff | Ending::Stopped(StopCause::Left)
-    ) {
-        eprintln!("error: the guest ended before the program in it did");
-        return Ok(crate::failure::OUR_FAULT);
-    }
-    Ok(status)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Shows the console's last words.
-fn show(words: &[u8]) {
-    let words = String::from_utf8_lossy(words);
-    let end = if words.is_empty() || words.ends_with('\n') {
-        ""
-    } else {
-        "\n"
-    };
-    eprint!("{words}{end}");
 }
 
 /// Our ends of the ports.
@@ -137,8 +144,8 @@ struct Ends {
 }
 
 /// The ports that the warden opens, and our ends.
-fn ports() -> io::Result<(Vec<Channel>, Ends)> {
-    let mut channels = images::PROGRAM_PORTS.map(Channel::new);
+fn ports(names: &[String; 4]) -> io::Result<(Vec<Channel>, Ends)> {
+    let mut channels = names.each_ref().map(|name| Channel::new(name));
     let [control, input, output, errors] = &mut channels;
     let ends = Ends {
         from_control: control.from_guest()?,
@@ -161,56 +168,55 @@ impl Ends {
     /// Connects the streams to ours, or to the log alone where nobody is.
     fn connect(
         self,
+        program: &Program,
+        ours: Ours,
         log: &Arc<Mutex<LogWriter>>,
         control: &MachineControl,
-        received: &Received,
-        is_detached: bool,
-        after: AfterExit,
+        over: &IsOver,
     ) -> io::Result<Streams> {
         let to_guest = Arc::new(Mutex::new(self.to_control));
-        let outlet = |name, from, target, closed_kind| -> io::Result<Arc<Carried>> {
-            let tell = {
-                let to_guest = Arc::clone(&to_guest);
-                // The guest that does not hear it any more needs not.
-                move || drop(lock(&to_guest).write_all(&message(closed_kind, &[])))
-            };
-            let target = if is_detached { Target::Nobody } else { target };
-            Outlet::new(from, target, Arc::clone(log)).start(name, tell)
+        let outlet = |name, from, to, closed_kind| -> io::Result<Arc<Carried>> {
+            let to_guest = Arc::clone(&to_guest);
+            // The guest that does not hear it any more needs not.
+            let tell = move || drop(lock(&to_guest).write_all(&message(closed_kind, &[])));
+            Outlet::new(from, to, Arc::clone(log)).start(name, tell)
         };
+        let output = outlet(
+            "program-output",
+            self.from_output,
+            ours.output,
+            OUTPUT_IS_CLOSED,
+        )?;
+        let errors = outlet(
+            "program-errors",
+            self.from_errors,
+            ours.errors,
+            ERRORS_ARE_CLOSED,
+        )?;
         let streams = Streams {
             status: Arc::default(),
-            output: outlet(
-                "program-output",
-                self.from_output,
-                Target::Output,
-                OUTPUT_IS_CLOSED,
-            )?,
-            errors: outlet(
-                "program-errors",
-                self.from_errors,
-                Target::Errors,
-                ERRORS_ARE_CLOSED,
-            )?,
+            output,
+            errors,
         };
         let listener = Listener {
+            greeting: program.greeting.clone(),
             from_guest: self.from_control,
             to_guest,
             control: control.clone(),
-            received: received.clone(),
+            over: over.clone(),
             status: Arc::clone(&streams.status),
             carried: [Arc::clone(&streams.output), Arc::clone(&streams.errors)],
-            after,
+            after: program.after,
         };
-        let to_input = self.to_input;
+        let (to_input, from) = (self.to_input, ours.input);
         let listen = move || {
             // A guest that talks nonsense is heard no more; it ends in its own way.
-            if let Err(error) = listener.listen(to_input) {
+            if let Err(error) = listener.listen(from, to_input) {
                 tracing::debug!(%error, "the guest says no more of its program");
             }
         };
-        thread::Builder::new()
-            .name("program".to_owned())
-            .spawn(listen)?;
+        let thread = thread::Builder::new().name("program".to_owned());
+        thread.spawn(listen)?;
         Ok(streams)
     }
 }
@@ -226,23 +232,24 @@ impl Streams {
 
 /// Hears what the warden says.
 struct Listener {
+    greeting: Vec<u8>,
     from_guest: File,
     to_guest: Arc<Mutex<File>>,
     control: MachineControl,
-    received: Received,
+    over: IsOver,
     status: Arc<Mutex<Option<u8>>>,
     carried: [Arc<Carried>; 2],
     after: AfterExit,
 }
 
 impl Listener {
-    fn listen(mut self, to_input: File) -> io::Result<()> {
-        let mut greeting = vec![0; images::GREETING.len()];
+    fn listen(mut self, from: Option<File>, to_input: File) -> io::Result<()> {
+        let mut greeting = vec![0; self.greeting.len()];
         self.from_guest.read_exact(&mut greeting)?;
-        if greeting != images::GREETING {
+        if greeting != self.greeting {
             return Err(io::Error::other("no greeting"));
         }
-        let input = send_input(to_input)?;
+        let input = send_input(from, to_input)?;
         loop {
             let (kind, payload) = read_message(&mut self.from_guest)?;
             match kind {
@@ -258,7 +265,7 @@ impl Listener {
 
     /// The program has ended; when its last byte is where it should be, its status counts.
     fn leave(&self, exit: &Exit) -> io::Result<()> {
-        self.received.end_at_once();
+        self.over.set();
         for (carried, &bytes) in self.carried.iter().zip(&exit.sent_bytes) {
             carried.wait_for(bytes);
         }
@@ -316,17 +323,7 @@ fn message(kind: u8, payload: &[u8]) -> Vec<u8> {
 struct KernelLog {
     log: Arc<Mutex<LogWriter>>,
     last: Arc<Mutex<Vec<u8>>>,
-    is_shown: bool,
-}
-
-impl KernelLog {
-    fn new(log: Arc<Mutex<LogWriter>>, is_shown: bool) -> KernelLog {
-        KernelLog {
-            log,
-            last: Arc::default(),
-            is_shown,
-        }
-    }
+    shown: Option<File>,
 }
 
 impl Write for KernelLog {
@@ -337,9 +334,9 @@ impl Write for KernelLog {
         let excess = last.len().saturating_sub(LOG_BYTES);
         last.drain(..excess);
         drop(last);
-        if self.is_shown {
+        if let Some(shown) = &mut self.shown {
             // A closed standard error is no reason to end the guest.
-            let _ = io::stderr().write_all(bytes);
+            let _ = shown.write_all(bytes);
         }
         Ok(bytes.len())
     }

@@ -1,0 +1,380 @@
+//! The launcher: the parent of a VM's process, which keeps what is the VM's on the host.
+//!
+//! It claims the name, starts the process, and then does what [`State`] says: threads bring events, one loop takes them.
+//! It is the only one of a VM's processes that knows the VM's folder.
+
+mod state;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::Child;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use api::{VmInfo, VmOrigin};
+use fleet::{Claim, Inventory};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, getpid, pidfd_open, pidfd_send_signal,
+    set_child_subreaper, setsid,
+};
+use rustix::stdio::dup2_stderr;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use self::state::{Act, Event, Gone, IsKept, State};
+use crate::spawn::{self, Environment};
+use crate::trouble::{OUR_FAULT, RunError, Trouble};
+use crate::wire::{
+    Birth, Channel, Ended, FromClient, FromVm, Given, Guest, Labelled, Launch, Outcome, Role,
+    Sorted, ToClient, ToVm,
+};
+use crate::{ending, own_log};
+
+/// How long the launcher stays for children that the VM's process left behind.
+const REAP_TIME: Duration = Duration::from_secs(2);
+
+/// Launches a VM and stays until it has ended; the exit status, which says no more than whether the client was told.
+pub(crate) fn launch(client: Channel, launch: Launch, descriptors: Vec<OwnedFd>) -> u8 {
+    spawn::name_process("mother launcher");
+    // Signals of a terminal are the client's. It fails only for a process that leads a session already.
+    let _ = setsid();
+    // What the VM's process started and left behind is reaped here.
+    let _ = set_child_subreaper(Some(getpid()));
+    let client = Arc::new(client);
+    match Launcher::begin(&client, launch, descriptors) {
+        Ok((launcher, state, events)) => {
+            launcher.run(state, &events);
+            0
+        }
+        Err(error) => {
+            // A client that is gone does not want to hear of it.
+            let _ = client.send(&ToClient::Failed(Trouble::from(error)), &[]);
+            OUR_FAULT
+        }
+    }
+}
+
+/// What the launcher has in its hands.
+struct Launcher {
+    client: Arc<Channel>,
+    vm: Arc<Channel>,
+    /// The VM's process; its number cannot be another's as long as this is open.
+    process: OwnedFd,
+    claim: Option<Claim>,
+    info: VmInfo,
+    messages: Option<File>,
+    report: Option<PathBuf>,
+    origin: Option<VmOrigin>,
+    leftovers: Leftovers,
+}
+
+/// What goes with the VM.
+struct Leftovers {
+    folders: Vec<PathBuf>,
+    _locks: Vec<OwnedFd>,
+}
+
+impl Drop for Leftovers {
+    fn drop(&mut self) {
+        for folder in &self.folders {
+            // The next run removes what we cannot.
+            let _ = fs::remove_dir_all(folder);
+        }
+    }
+}
+
+impl Launcher {
+    /// Claims the name and starts the process.
+    fn begin(
+        client: &Arc<Channel>,
+        launch: Launch,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(Launcher, State, Receiver<Event>), RunError> {
+        let failed = |act| move |source| RunError::Process { act, source };
+        let sorted =
+            Sorted::new(&launch.given, descriptors).map_err(failed("give descriptors to"))?;
+        let leftovers = Leftovers {
+            folders: launch.remove.into_iter().map(|folder| folder.0).collect(),
+            _locks: sorted.held,
+        };
+        let mut plan = launch.plan;
+        let claim = Inventory::of_user()?.claim(launch.name);
+        let claim = claim?.map_err(claim_error(&plan.name))?;
+        plan.name = claim.name().to_string();
+        let log = claim.begin_log().map_err(claim_error(&plan.name))?;
+        let messages = launch
+            .is_detached
+            .then(|| open_messages(&claim))
+            .transpose();
+        let messages = messages.map_err(failed("let go of"))?;
+        let state = State::new(&plan.name, launch.is_kept, launch.is_detached);
+        let mut info = VmInfo {
+            name: claim.name().clone(),
+            pid: 0,
+            mother: env!("CARGO_PKG_VERSION").to_owned(),
+            engine: plan.engine.kind.to_string(),
+            vcpus: plan.vcpu_count,
+            memory_given_bytes: plan.memory_bytes,
+            started_at: ending::now(),
+            detached: launch.is_detached,
+            program: matches!(launch.guest, Guest::Program(_)),
+        };
+        let mut labelled = Labelled::default();
+        labelled.add(Given::Alive, Some(&claim));
+        labelled.add(Given::Log, Some(&log));
+        labelled.add(Given::Messages, messages.as_ref());
+        labelled.add(Given::Input, sorted.input.as_ref());
+        labelled.add(Given::Output, sorted.output.as_ref());
+        labelled.add(Given::Errors, sorted.errors.as_ref());
+        let (child, vm) = spawn::start(&plan.name, Environment::Log).map_err(failed("start"))?;
+        info.pid = child.id();
+        let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())
+            .map_err(|error| failed("hold")(error.into()))?;
+        let birth = Birth {
+            plan,
+            guest: launch.guest,
+            window: launch.window,
+            is_raw: launch.is_raw,
+            given: labelled.given,
+        };
+        vm.send(&Role::Vm(Box::new(birth)), &labelled.descriptors)
+            .map_err(failed("speak to"))?;
+        let vm = Arc::new(vm);
+        let events = hear(client, &vm, child).map_err(RunError::Thread)?;
+        let launcher = Launcher {
+            client: Arc::clone(client),
+            vm,
+            process,
+            claim: Some(claim),
+            info,
+            messages,
+            report: launch.report,
+            origin: launch.origin,
+            leftovers,
+        };
+        Ok((launcher, state, events))
+    }
+
+    /// Takes events until there is nothing left to do.
+    fn run(mut self, mut state: State, events: &Receiver<Event>) {
+        loop {
+            let event = match state.deadline() {
+                Some(deadline) => {
+                    events.recv_timeout(deadline.saturating_duration_since(Instant::now()))
+                }
+                None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            let event = match event {
+                Ok(Event::Vm(FromVm::Ended(ended))) => {
+                    Event::Vm(FromVm::Ended(Box::new(self.settled(*ended))))
+                }
+                Ok(event) => event,
+                Err(RecvTimeoutError::Timeout) => Event::TimeUp,
+                // No thread brings anything any more, which none of them does before the process is gone.
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            let mut acts = state.take(event, Instant::now()).into_iter();
+            while let Some(act) = acts.next() {
+                if act == Act::Leave {
+                    drop(self.leftovers);
+                    reap();
+                    return;
+                }
+                if let Err(error) = self.perform(act) {
+                    let refused = Event::Refused(Trouble::from(error));
+                    acts = state.take(refused, Instant::now()).into_iter();
+                }
+            }
+        }
+    }
+
+    fn perform(&mut self, act: Act) -> Result<(), RunError> {
+        match act {
+            Act::Serve => return self.serve(),
+            Act::TellVm(what) => self.tell_vm(&what, None::<&File>),
+            Act::TellClient(what) => tell(&self.client, &what),
+            Act::TurnLog => {
+                let next = self.claim.as_ref().and_then(|claim| claim.turn_log().ok());
+                self.tell_vm(&ToVm::Log, next.as_ref());
+            }
+            Act::LetGo => self.let_go(),
+            Act::SuspendVm => self.signal(Signal::STOP),
+            Act::ContinueVm => self.signal(Signal::CONT),
+            Act::KillVm => self.signal(Signal::KILL),
+            Act::Record(ended, is_kept) => self.record(&ended, is_kept == IsKept::Yes),
+            Act::Discard => drop(self.claim.take()),
+            // Where nobody reads it, it is not worth more than a try.
+            Act::Say(text) => drop(io::stderr().write_all(text.as_bytes())),
+            Act::Leave => {}
+        }
+        Ok(())
+    }
+
+    /// Makes the control socket and hands it over.
+    fn serve(&mut self) -> Result<(), RunError> {
+        let Some(claim) = &mut self.claim else {
+            return Ok(());
+        };
+        let name = self.info.name.clone();
+        let listener = claim.listen().map_err(claim_error(name.as_str()))?;
+        claim
+            .describe(&self.info)
+            .map_err(claim_error(name.as_str()))?;
+        if let Some(origin) = &self.origin {
+            claim.remember(origin).map_err(claim_error(name.as_str()))?;
+        }
+        claim.started();
+        let info = self.info.clone();
+        self.tell_vm(&ToVm::Serve { info }, Some(&listener));
+        tell(&self.client, &ToClient::Serving { name });
+        Ok(())
+    }
+
+    /// Writes down the end and gives the name back, for this process and the VM's.
+    fn record(&mut self, ended: &Ended, is_kept: bool) {
+        let Some(claim) = self.claim.take() else {
+            return;
+        };
+        if let Err(error) = claim.finish(&ended.end, is_kept) {
+            tracing::error!(
+                "{}",
+                Trouble::from(claim_error(self.info.name.as_str())(error)).text()
+            );
+        }
+    }
+
+    /// The end with its report written, if one was asked for; or that it could not be.
+    fn settled(&self, ended: Ended) -> Ended {
+        let (Some(path), Outcome::Ran(ran)) = (&self.report, &ended.outcome) else {
+            return ended;
+        };
+        let text = serde_json::to_string_pretty(&ran.report).map_err(io::Error::from);
+        match text.and_then(|text| fs::write(path, text + "\n")) {
+            Ok(()) => ended,
+            Err(source) => {
+                let path = path.clone();
+                ending::of_trouble(RunError::Report { path, source }.into())
+            }
+        }
+    }
+
+    /// Nobody sits at the terminal any more.
+    fn let_go(&self) {
+        own_log::limit();
+        if let Some(messages) = &self.messages
+            && let Err(error) = dup2_stderr(messages)
+        {
+            tracing::warn!(%error, "standard error stays where it was");
+        }
+    }
+
+    fn tell_vm(&self, what: &ToVm, descriptor: Option<&impl AsFd>) {
+        let descriptors: Vec<_> = descriptor
+            .iter()
+            .map(|descriptor| descriptor.as_fd())
+            .collect();
+        // A process that is gone is heard of by the thread that waits for it.
+        if let Err(error) = self.vm.send(what, &descriptors) {
+            tracing::debug!(%error, "the VM's process was not told");
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        // A process that is gone needs none.
+        let _ = pidfd_send_signal(&self.process, signal);
+    }
+}
+
+fn tell(client: &Channel, what: &ToClient) {
+    // A client that is gone is heard of by the thread that reads from it.
+    if let Err(error) = client.send(what, &[]) {
+        tracing::debug!(%error, "the client was not told");
+    }
+}
+
+/// Where the processes of a detached VM say what they have to say.
+fn open_messages(claim: &Claim) -> io::Result<File> {
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(claim.record().messages())
+}
+
+fn claim_error(name: &str) -> impl FnOnce(fleet::ClaimError) -> RunError {
+    let name = name.to_owned();
+    move |source| RunError::Claim { name, source }
+}
+
+/// Waits for what the VM's process left behind: a passt whose socket is closed ends by itself.
+fn reap() {
+    let give_up = Instant::now() + REAP_TIME;
+    // An error means that there is no child left.
+    while let Ok(reaped) = rustix::process::wait(WaitOptions::NOHANG) {
+        if reaped.is_none() {
+            if Instant::now() > give_up {
+                return;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// Has threads bring every event.
+fn hear(client: &Arc<Channel>, vm: &Arc<Channel>, child: Child) -> io::Result<Receiver<Event>> {
+    let (events, heard) = mpsc::channel();
+    let thread = |name: &str| thread::Builder::new().name(name.to_owned());
+    let (from, to) = (Arc::clone(client), events.clone());
+    thread("client").spawn(move || hear_client(&from, &to))?;
+    let (from, to) = (Arc::clone(vm), events.clone());
+    thread("vm").spawn(move || hear_vm(&from, child, &to))?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT])?;
+    thread("signals").spawn(move || {
+        for signal in &mut signals {
+            if events.send(Event::Signal(signal)).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(heard)
+}
+
+fn hear_client(client: &Channel, events: &Sender<Event>) {
+    while let Ok(Some((said, _))) = client.receive::<FromClient>() {
+        if events.send(Event::Client(said)).is_err() {
+            return;
+        }
+    }
+    let _ = events.send(Event::ClientGone);
+}
+
+/// First all that the process says, then how it ended.
+fn hear_vm(vm: &Channel, mut child: Child, events: &Sender<Event>) {
+    loop {
+        let event = match vm.receive::<FromVm>() {
+            Ok(Some((said, _))) => Event::Vm(said),
+            Ok(None) => break,
+            Err(source) => {
+                let act = "understand";
+                Event::Refused(RunError::Process { act, source }.into())
+            }
+        };
+        if events.send(event).is_err() {
+            return;
+        }
+    }
+    let gone = match child.wait() {
+        Ok(status) => status.signal().map_or_else(
+            || Gone::Exited(status.code().unwrap_or_default()),
+            Gone::Killed,
+        ),
+        Err(_) => Gone::Exited(i32::from(OUR_FAULT)),
+    };
+    let _ = events.send(Event::VmGone(gone));
+}

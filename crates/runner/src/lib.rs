@@ -1,0 +1,31 @@
+//! A VM's processes: from a plan and descriptors to a guest that runs, can be reached, ends, and leaves its report.
+//!
+//! ```text
+//! client   start(Order, Streams) -> Running        the command line, or whatever else starts a VM
+//!   |  wire
+//! launcher launcher::State: an event in, acts out  the VM's folder, its name, paths, new sockets
+//!   |  wire
+//! VM       vm::live: build, serve, run, end        the guest; no path, no terminal, no environment
+//! ```
+//!
+//! All three are this program: [`role::take`] is what its `main` calls first. What each process may ask of the next is in
+//! `wire`; why there are three, and how each one's end is heard of, in decision 19.
+#![forbid(unsafe_code)]
+
+mod ask;
+mod client;
+mod ending;
+mod launcher;
+mod own_log;
+pub mod report;
+pub mod role;
+mod spawn;
+mod trouble;
+mod vm;
+mod wire;
+
+pub use ask::{Ask, Asked, GRACE, OnTerm};
+pub use client::{Handle, Held, Order, Running, Streams, start};
+pub use ending::{CRASHED, KILLED, TIMED_OUT};
+pub use trouble::{CLOSED_PIPE, OUR_FAULT, RunError, Trouble, causes};
+pub use wire::{AfterExit, Ended, Guest, Outcome, Program, Ran};

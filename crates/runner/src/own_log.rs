@@ -1,0 +1,65 @@
+//! Where the processes of a VM say what they have to say: standard error, bounded once nobody sits there.
+
+use std::env;
+use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use tracing_subscriber::EnvFilter;
+
+/// The variable with the level, or a filter.
+pub(crate) const LEVEL: &str = "MOTHER_LOG";
+
+/// Bytes of their own log that the processes of a detached VM write at most, each.
+const MESSAGES_BYTES: u64 = 1 << 20;
+
+/// Bytes that the log may still have.
+static ROOM: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// Lines end as a terminal in raw mode needs it.
+static IS_RAW: AtomicBool = AtomicBool::new(false);
+
+/// Logs from now on; warnings if the environment asks for nothing else.
+pub(crate) fn begin() {
+    let filter = EnvFilter::try_from_env(LEVEL).unwrap_or_else(|_| EnvFilter::new("warn"));
+    let is_plain = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    // Somebody who has begun to log already goes on with that.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal() && !is_plain)
+        .with_writer(|| Writer)
+        .try_init();
+}
+
+/// Standard error is a terminal in raw mode.
+pub(crate) fn is_raw(is_raw: bool) {
+    IS_RAW.store(is_raw, Ordering::Relaxed);
+}
+
+/// Lets only so much more into the log: nobody makes room where it goes now.
+pub(crate) fn limit() {
+    ROOM.store(MESSAGES_BYTES, Ordering::Relaxed);
+}
+
+struct Writer;
+
+impl Write for Writer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let take = |room: u64| Some(room.saturating_sub(bytes.len() as u64));
+        let room = ROOM.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        if room.unwrap_or(0) < bytes.len() as u64 {
+            return Ok(bytes.len());
+        }
+        let mut stderr = io::stderr();
+        for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
+            stderr.write_all(piece)?;
+            if piece.ends_with(b"\n") && IS_RAW.load(Ordering::Relaxed) {
+                stderr.write_all(b"\r")?;
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}

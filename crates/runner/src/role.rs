@@ -1,0 +1,54 @@
+//! What a process that was started for a VM is: looked at before anything else is.
+//!
+//! A role cannot be typed. The process is called `mother: ...` and has no arguments, and its standard input is one end of a
+//! [`Channel`], whose first message says the rest. A person who calls the command so has no such socket, and gets the command line.
+
+use std::env;
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::panic;
+use std::process::ExitCode;
+
+use rustix::stdio::dup2_stdin;
+
+use crate::spawn::CALLED;
+use crate::trouble::OUR_FAULT;
+use crate::wire::{Channel, Role};
+use crate::{launcher, own_log, vm};
+
+/// Carries out the role of this process, if it has one; its exit status.
+pub fn take() -> Option<ExitCode> {
+    let mut words = env::args_os();
+    let is_named = words.next()?.as_bytes().starts_with(CALLED.as_bytes());
+    if !is_named || words.next().is_some() {
+        return None;
+    }
+    let channel = Channel::of(io::stdin().as_fd().try_clone_to_owned().ok()?)?;
+    own_log::begin();
+    // A panic has printed itself; to the process that waits it is Mother's failure like any other.
+    let status = panic::catch_unwind(|| perform(channel)).unwrap_or(OUR_FAULT);
+    Some(ExitCode::from(status))
+}
+
+fn perform(channel: Channel) -> u8 {
+    // What is started from here must not hold the channel open.
+    let closed = File::open("/dev/null").and_then(|null| Ok(dup2_stdin(&null)?));
+    let role = closed.and_then(|()| {
+        let came = channel.receive::<Role>()?;
+        came.ok_or_else(|| io::Error::from(ErrorKind::UnexpectedEof))
+    });
+    match role {
+        Ok((Role::Launcher(launch), descriptors)) => {
+            launcher::launch(channel, *launch, descriptors)
+        }
+        Ok((Role::Vm(birth), descriptors)) => vm::live(channel, *birth, descriptors),
+        // The process that started this one is gone already, and nothing has been begun.
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => OUR_FAULT,
+        Err(error) => {
+            tracing::error!(%error, "a process of a VM was not told what it is");
+            OUR_FAULT
+        }
+    }
+}

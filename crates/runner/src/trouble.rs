@@ -1,0 +1,234 @@
+//! What went wrong with a VM's processes: typed where it happens, a sentence with an exit status on its way to the client.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use fleet::{ClaimError, InventoryError};
+use machine::{BuildError, MachineError};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Exit status when Mother failed.
+pub const OUR_FAULT: u8 = 1;
+
+/// Exit status of a program that writes into a closed pipe: 128 and the number of SIGPIPE.
+pub const CLOSED_PIPE: u8 = 141;
+
+/// Why a VM did not run to an end.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// The host gives no machine.
+    #[error("cannot start VM \"{name}\"")]
+    Build {
+        /// The VM.
+        name: String,
+        /// Why.
+        source: BuildError,
+    },
+    /// The machine broke.
+    #[error("VM \"{name}\" cannot go on")]
+    Machine {
+        /// The VM.
+        name: String,
+        /// Why.
+        source: MachineError,
+    },
+    /// The name cannot be had, or its folder not be used.
+    #[error("cannot start VM \"{name}\"")]
+    Claim {
+        /// The VM.
+        name: String,
+        /// Why.
+        source: ClaimError,
+    },
+    /// There is no inventory of VMs.
+    #[error(transparent)]
+    Inventory(#[from] InventoryError),
+    /// A process could not be started, or spoken to.
+    #[error("cannot {act} a process for the VM")]
+    Process {
+        /// The verb.
+        act: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The host gives no thread.
+    #[error("cannot start a thread for the VM")]
+    Thread(#[source] io::Error),
+    /// The control socket has no thread.
+    #[error("cannot serve the control socket")]
+    Control(#[source] io::Error),
+    /// A program's standard output does not take what it writes.
+    #[error("cannot write to standard output")]
+    Output(#[source] io::Error),
+    /// The report was not written.
+    #[error("cannot write the report {}", .path.display())]
+    Report {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A process of the VM is gone.
+    #[error("VM \"{name}\" is lost: {what}")]
+    Lost {
+        /// The VM.
+        name: String,
+        /// What happened, as far as it is known.
+        what: String,
+    },
+}
+
+impl RunError {
+    /// Whether the reader of our output went away.
+    fn is_closed_pipe(&self) -> bool {
+        matches!(
+            self,
+            RunError::Machine { source: MachineError::Console(error), .. }
+                if error.kind() == io::ErrorKind::BrokenPipe
+        )
+    }
+
+    fn help(&self) -> Option<&'static str> {
+        match self {
+            RunError::Claim {
+                source: ClaimError::Taken(_),
+                ..
+            } => Some(
+                "give another name with `--name`, or end that one with `mother stop` or `mother kill`",
+            ),
+            RunError::Inventory(InventoryError::Place(_)) => {
+                Some("set XDG_RUNTIME_DIR to a folder that is yours alone")
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The same in parts that can be sent: what failed, on what, why, and what to do.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Trouble {
+    /// What failed, in one line.
+    pub message: String,
+    /// Why, a line for each cause.
+    pub causes: Vec<String>,
+    /// What to do.
+    pub help: Option<String>,
+    /// The exit status that says so.
+    pub status: u8,
+    /// The reader of our output went away, and wants to hear no more.
+    pub is_closed_pipe: bool,
+}
+
+impl Trouble {
+    /// All of it, `error:` first, without a last line end.
+    pub fn text(&self) -> String {
+        let mut text = format!("error: {}", self.message);
+        for cause in &self.causes {
+            text.push_str(&format!("\n  {cause}"));
+        }
+        if let Some(help) = &self.help {
+            text.push_str(&format!("\n  help: {help}"));
+        }
+        text
+    }
+}
+
+impl From<RunError> for Trouble {
+    fn from(error: RunError) -> Trouble {
+        let is_closed_pipe = error.is_closed_pipe();
+        Trouble {
+            message: error.to_string(),
+            causes: causes(&error),
+            help: error.help().map(str::to_owned),
+            status: if is_closed_pipe {
+                CLOSED_PIPE
+            } else {
+                OUR_FAULT
+            },
+            is_closed_pipe,
+        }
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for Trouble {}
+
+/// The causes of an error that say something else than what is above them, a line for each.
+pub fn causes(error: &dyn Error) -> Vec<String> {
+    let mut causes: Vec<String> = Vec::new();
+    let mut last = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let line = plain(inner);
+        // A transparent error prints what its source prints.
+        if !last.ends_with(&line) {
+            causes.push(line.clone());
+            last = line;
+        }
+        cause = inner.source();
+    }
+    causes
+}
+
+/// The host's words without their number.
+fn plain(error: &(dyn Error + 'static)) -> String {
+    match error.downcast_ref::<io::Error>().map(io::Error::kind) {
+        Some(io::ErrorKind::NotFound) => "no such file or folder".to_owned(),
+        Some(io::ErrorKind::PermissionDenied) => "permission denied".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use api::VmName;
+
+    use super::*;
+
+    #[test]
+    fn an_error_keeps_its_causes_its_help_and_its_status_on_the_way() {
+        let check = |error: RunError, text: &str, status: u8| {
+            let trouble = Trouble::from(error);
+            let sent = serde_json::to_string(&trouble).unwrap();
+            let came: Trouble = serde_json::from_str(&sent).unwrap();
+            assert_eq!(came, trouble);
+            assert_eq!((came.text().as_str(), came.status), (text, status));
+        };
+        let web = VmName::new("web").unwrap();
+        check(
+            RunError::Claim {
+                name: "web".to_owned(),
+                source: ClaimError::Taken(web),
+            },
+            "error: cannot start VM \"web\"\n  a VM with the name \"web\" is running\n  help: give another name with \
+             `--name`, or end that one with `mother stop` or `mother kill`",
+            OUR_FAULT,
+        );
+        check(
+            RunError::Report {
+                path: "/report.json".into(),
+                source: io::ErrorKind::PermissionDenied.into(),
+            },
+            "error: cannot write the report /report.json\n  permission denied",
+            OUR_FAULT,
+        );
+        let closed = MachineError::Console(io::ErrorKind::BrokenPipe.into());
+        let name = "web".to_owned();
+        check(
+            RunError::Machine {
+                name,
+                source: closed,
+            },
+            "error: VM \"web\" cannot go on\n  cannot write to the console\n  broken pipe",
+            CLOSED_PIPE,
+        );
+    }
+}

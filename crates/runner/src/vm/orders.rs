@@ -1,0 +1,146 @@
+//! What the launcher says: orders are carried out as they come, answers go to the thread that has asked.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::process;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use api::VmInfo;
+use machine::{Devices, MachineControl, StopCause};
+use signal_hook::consts::SIGTERM;
+
+use super::over::IsOver;
+use crate::trouble::OUR_FAULT;
+use crate::wire::{Channel, FromVm, ToVm};
+
+/// How long the launcher may take for the next file of the log; then what the guest prints is not kept for a while.
+const LOG_TIME: Duration = Duration::from_secs(2);
+
+/// How long a process may still take whose launcher is gone.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Gets the next file of a log.
+pub(super) type TurnLog = Box<dyn FnMut() -> io::Result<File> + Send>;
+
+/// Where answers come in.
+pub(super) struct Answering {
+    serve: Sender<(VmInfo, OwnedFd)>,
+    log: Sender<Option<OwnedFd>>,
+    recorded: Sender<()>,
+}
+
+/// Where answers are waited for.
+pub(super) struct Answers {
+    serve: Mutex<Receiver<(VmInfo, OwnedFd)>>,
+    log: Mutex<Receiver<Option<OwnedFd>>>,
+    recorded: Mutex<Receiver<()>>,
+}
+
+/// Both ends.
+pub(super) fn answers() -> (Answering, Answers) {
+    let (serve, to_serve) = mpsc::channel();
+    let (log, to_log) = mpsc::channel();
+    let (recorded, is_recorded) = mpsc::channel();
+    let answering = Answering {
+        serve,
+        log,
+        recorded,
+    };
+    let answers = Answers {
+        serve: Mutex::new(to_serve),
+        log: Mutex::new(to_log),
+        recorded: Mutex::new(is_recorded),
+    };
+    (answering, answers)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Answers {
+    /// Waits for what to say of the VM, and for the control socket's listener; `None` if the launcher is gone.
+    pub(super) fn serve(&self) -> Option<(VmInfo, OwnedFd)> {
+        lock(&self.serve).recv().ok()
+    }
+
+    /// Waits until the end is written down, or the launcher is gone.
+    pub(super) fn recorded(&self, patience: Duration) {
+        // Waiters are told all the same: they have waited for the end, not for its record.
+        let _ = lock(&self.recorded).recv_timeout(patience);
+    }
+}
+
+/// Asks the launcher for the next file of the log whenever one is full.
+pub(super) fn turn_log(channel: &Arc<Channel>, answers: &Arc<Answers>) -> TurnLog {
+    let (channel, answers) = (Arc::clone(channel), Arc::clone(answers));
+    Box::new(move || {
+        channel.send(&FromVm::TurnLog, &[])?;
+        let next = lock(&answers.log).recv_timeout(LOG_TIME);
+        let next = next.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
+        next.map(File::from)
+            .ok_or_else(|| io::ErrorKind::StorageFull.into())
+    })
+}
+
+/// Presses the power button and ends the guest after `grace`; at once, if there is nothing in it that could hear it.
+pub(super) fn power_off(control: &MachineControl, over: &IsOver, grace: Duration) {
+    if over.is_set() {
+        control.stop_because(StopCause::Signal(SIGTERM));
+    } else {
+        control.stop_gracefully(grace);
+    }
+}
+
+/// Carries out what the launcher says.
+pub(super) struct Orders {
+    pub(super) channel: Arc<Channel>,
+    pub(super) control: MachineControl,
+    pub(super) devices: Devices,
+    pub(super) over: IsOver,
+    pub(super) answering: Answering,
+}
+
+impl Orders {
+    /// Listens from now on.
+    ///
+    /// # Errors
+    /// If the host gives no thread.
+    pub(super) fn listen(self) -> io::Result<()> {
+        let listen = move || {
+            while let Ok(Some((order, descriptors))) = self.channel.receive::<ToVm>() {
+                self.take(order, descriptors);
+            }
+            self.control.stop_because(StopCause::Left);
+            // Threads that wait for an answer hear that none comes.
+            drop(self);
+            thread::sleep(LAST_WORDS);
+            // Whatever its other threads do: nobody is left who would end it.
+            process::exit(i32::from(OUR_FAULT));
+        };
+        let thread = thread::Builder::new().name("launcher".to_owned());
+        thread.spawn(listen).map(drop)
+    }
+
+    fn take(&self, order: ToVm, descriptors: Vec<OwnedFd>) {
+        let descriptor = descriptors.into_iter().next();
+        // An answer that nobody waits for any more is dropped.
+        match order {
+            ToVm::Serve { info } => {
+                descriptor.map(|listener| self.answering.serve.send((info, listener)));
+            }
+            ToVm::Log => drop(self.answering.log.send(descriptor)),
+            ToVm::Recorded => drop(self.answering.recorded.send(())),
+            ToVm::Stop(cause) => self.control.stop_because(cause),
+            ToVm::PowerOff { grace_ms } => {
+                let grace = Duration::from_millis(grace_ms);
+                power_off(&self.control, &self.over, grace);
+            }
+            ToVm::Resize { rows, columns } => self.devices.resize_window(rows, columns),
+        }
+    }
+}

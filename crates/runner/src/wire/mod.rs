@@ -1,0 +1,231 @@
+//! What the processes of a VM say to each other.
+//!
+//! ```text
+//! client --Role::Launcher, then FromClient--> launcher --Role::Vm, then ToVm--> VM
+//!        <----------------------ToClient----          <----------------FromVm--
+//! ```
+//!
+//! The lists are closed: a message that is not in them is an error of ours, and ends the connection. [`FromVm`] is the one
+//! that a guest which has broken out could write, so everything in it is a plain word or is bounded, and none of it
+//! names a path.
+
+mod channel;
+mod given;
+
+use std::path::PathBuf;
+
+use api::{VmEnd, VmInfo, VmName, VmOrigin};
+use machine::{StopCause, VmPlan};
+use serde::{Deserialize, Serialize};
+
+pub(crate) use self::channel::Channel;
+pub(crate) use self::given::{Given, Labelled, Sorted};
+use crate::report::RunReport;
+use crate::trouble::Trouble;
+
+/// The first message to a process that was started for a VM: what it is.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Role {
+    /// The launcher.
+    Launcher(Box<Launch>),
+    /// The VM's process.
+    Vm(Box<Birth>),
+}
+
+/// How the guest's console is to be understood.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Guest {
+    /// It is a console; what comes on the input is typed as it comes, for as long as it comes.
+    Console,
+    /// It is a console, and the input is commands for it: its end is typed as the end of input.
+    Commands {
+        /// Nothing is typed before the console has printed this.
+        after: Option<String>,
+    },
+    /// The guest is one program, whose streams are ports.
+    Program(Program),
+}
+
+/// How a guest that is one program speaks.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Program {
+    /// What it says first on its control port.
+    pub greeting: Vec<u8>,
+    /// The ports: control, input, output, errors.
+    pub ports: [String; 4],
+    /// What becomes of the guest when the program has ended.
+    pub after: AfterExit,
+    /// Whether what its kernel says is shown beside the program's errors.
+    pub shows_kernel: bool,
+}
+
+/// What becomes of a guest whose program has ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum AfterExit {
+    /// Nothing of it is kept: it is ended at once.
+    End,
+    /// It has disks that outlive it: it writes what it has to write, and powers off.
+    PowerOff,
+}
+
+/// What a client wants started.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Launch {
+    /// The name that was asked for.
+    pub(crate) name: Option<VmName>,
+    /// Whether what the VM leaves is kept however it ends.
+    pub(crate) is_kept: bool,
+    /// Whether it lives on without the client once its guest runs.
+    pub(crate) is_detached: bool,
+    /// What will be built.
+    pub(crate) plan: VmPlan,
+    /// What is at the other end of its console.
+    pub(crate) guest: Guest,
+    /// Rows and columns of the client's terminal.
+    pub(crate) window: Option<(u16, u16)>,
+    /// The client's terminal is in raw mode: lines that others print there end in CR LF.
+    pub(crate) is_raw: bool,
+    /// Where what is known at the end goes.
+    #[serde(with = "api::host_path")]
+    pub(crate) report: Option<PathBuf>,
+    /// How the VM came to be, to be kept beside it.
+    pub(crate) origin: Option<VmOrigin>,
+    /// Folders that go with the VM.
+    pub(crate) remove: Vec<HostPath>,
+    /// What the descriptors with this message are.
+    pub(crate) given: Vec<Given>,
+}
+
+/// A path of the host, whatever its bytes.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct HostPath(#[serde(with = "api::host_path")] pub(crate) PathBuf);
+
+/// What the launcher has the VM's process be.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Birth {
+    /// What will be built.
+    pub(crate) plan: VmPlan,
+    /// What is at the other end of its console.
+    pub(crate) guest: Guest,
+    /// Rows and columns of the client's terminal.
+    pub(crate) window: Option<(u16, u16)>,
+    /// The terminal that standard error may be is in raw mode.
+    pub(crate) is_raw: bool,
+    /// What the descriptors with this message are.
+    pub(crate) given: Vec<Given>,
+}
+
+/// From the client to the launcher.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum FromClient {
+    /// End it at once.
+    Stop(StopCause),
+    /// Press the power button, and end it after the grace time.
+    PowerOff {
+        /// Milliseconds.
+        grace_ms: u64,
+    },
+    /// The terminal has this size now.
+    Resize {
+        /// Lines.
+        rows: u16,
+        /// Characters in a line.
+        columns: u16,
+    },
+    /// The client is being suspended, and the guest with it.
+    Suspend,
+    /// The client goes on.
+    GoOn,
+}
+
+/// From the launcher to the client.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) enum ToClient {
+    /// The VM is built and can be reached under this name.
+    Serving {
+        /// The name.
+        name: VmName,
+    },
+    /// Its guest runs.
+    Started,
+    /// It has ended, and its process is gone.
+    Ended(Box<Ended>),
+    /// It never was.
+    Failed(Trouble),
+}
+
+/// From the launcher to the VM's process.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) enum ToVm {
+    /// Serve the control socket, whose listener comes with this, and run.
+    Serve {
+        /// What to say of itself.
+        info: VmInfo,
+    },
+    /// End at once.
+    Stop(StopCause),
+    /// Press the power button, and end after the grace time.
+    PowerOff {
+        /// Milliseconds.
+        grace_ms: u64,
+    },
+    /// The terminal has this size now.
+    Resize {
+        /// Lines.
+        rows: u16,
+        /// Characters in a line.
+        columns: u16,
+    },
+    /// The next file of the log, if one comes with this: there may be no room for one.
+    Log,
+    /// The end is written down and the name given back.
+    Recorded,
+}
+
+/// From the VM's process to the launcher: all that it can ask for.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) enum FromVm {
+    /// Everything is opened and built. Answered with [`ToVm::Serve`].
+    Built,
+    /// The guest runs.
+    Started,
+    /// The log's file is full. Answered with [`ToVm::Log`].
+    TurnLog,
+    /// It has ended. Answered with [`ToVm::Recorded`].
+    Ended(Box<Ended>),
+}
+
+/// How a VM ended.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Ended {
+    /// What is kept of it.
+    pub end: VmEnd,
+    /// What is said where it was started.
+    pub outcome: Outcome,
+}
+
+/// What is said of an end where the VM was started.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Outcome {
+    /// It ran to an end.
+    Ran(Box<Ran>),
+    /// Mother failed.
+    Failed(Trouble),
+}
+
+/// A VM that ran to an end.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Ran {
+    /// The sentence for a person, whole lines; nothing of a program that ended by itself.
+    pub words: String,
+    /// The exit status that means the same.
+    pub status: u8,
+    /// Why it was stopped from outside, if it was.
+    pub stopped: Option<StopCause>,
+    /// What was measured.
+    pub report: RunReport,
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

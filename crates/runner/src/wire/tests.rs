@@ -1,0 +1,143 @@
+//! Every message comes as it was sent.
+
+use std::ffi::OsStr;
+use std::fmt::Debug;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+
+use api::{EndKind, VmSpec};
+use machine::{EngineFinding, EngineKind, HostFindings};
+use serde::de::DeserializeOwned;
+
+use super::*;
+use crate::ending;
+
+/// Through a channel and back.
+fn sent<T: Serialize + DeserializeOwned>(message: &T) -> T {
+    let (one, other) = Channel::pair().unwrap();
+    one.send(message, &[]).unwrap();
+    other.receive().unwrap().unwrap().0
+}
+
+fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(messages: &[T]) {
+    for message in messages {
+        assert_eq!(&sent(message), message);
+    }
+}
+
+fn name() -> VmName {
+    VmName::new("web").unwrap()
+}
+
+fn ended() -> Box<Ended> {
+    let mut ended = ending::of_vanished("web", "a \u{1b}[2J, a \0 and an \u{e4}");
+    ended.end.kind = EndKind::Died;
+    Box::new(ended)
+}
+
+#[test]
+fn what_is_said_arrives_as_it_was_said() {
+    check(&[
+        FromClient::Stop(StopCause::Signal(15)),
+        FromClient::PowerOff { grace_ms: u64::MAX },
+        FromClient::Resize {
+            rows: 24,
+            columns: 80,
+        },
+        FromClient::Suspend,
+        FromClient::GoOn,
+    ]);
+    check(&[
+        ToClient::Serving { name: name() },
+        ToClient::Started,
+        ToClient::Ended(ended()),
+    ]);
+    let info = VmInfo {
+        name: name(),
+        pid: 7,
+        mother: "1".to_owned(),
+        engine: "soft".to_owned(),
+        vcpus: 2,
+        memory_given_bytes: 1 << 40,
+        started_at: 0.1 + 0.2,
+        detached: true,
+        program: false,
+    };
+    check(&[
+        ToVm::Serve { info },
+        ToVm::Stop(StopCause::GraceOver),
+        ToVm::PowerOff { grace_ms: 0 },
+        ToVm::Resize {
+            rows: 0,
+            columns: u16::MAX,
+        },
+        ToVm::Log,
+        ToVm::Recorded,
+    ]);
+    check(&[
+        FromVm::Built,
+        FromVm::Started,
+        FromVm::TurnLog,
+        FromVm::Ended(ended()),
+    ]);
+}
+
+#[test]
+fn a_plan_and_its_paths_arrive_whatever_their_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = folder.path().join(OsStr::from_bytes(b"k\xffrnel"));
+    // A multiboot header (specification 3.1) with nothing behind it but HLT.
+    let header: [u32; 8] = [
+        0x1bad_b002,
+        1 << 16,
+        0xe451_4ffe,
+        0x10_0000,
+        0x10_0000,
+        0x10_0021,
+        0x10_0021,
+        0x10_0020,
+    ];
+    let mut bytes: Vec<u8> = header.iter().flat_map(|word| word.to_le_bytes()).collect();
+    bytes.push(0xf4);
+    fs::write(&kernel, bytes).unwrap();
+    let spec = VmSpec {
+        kernel: Some(kernel.clone()),
+        memory: Some("32M".parse().unwrap()),
+        ..VmSpec::default()
+    };
+    let host = HostFindings {
+        engines: vec![EngineFinding {
+            kind: EngineKind::Soft,
+            usable: true,
+            why: "it works everywhere".to_owned(),
+            help: None,
+        }],
+        paging: None,
+    };
+    let plan = machine::plan(&spec, &host).unwrap();
+    let launch = Launch {
+        name: Some(name()),
+        is_kept: true,
+        is_detached: false,
+        plan: plan.clone(),
+        guest: Guest::Commands {
+            after: Some("ready".to_owned()),
+        },
+        window: Some((24, 80)),
+        is_raw: false,
+        report: Some(kernel.clone()),
+        origin: None,
+        remove: vec![HostPath(kernel.clone())],
+        given: vec![Given::Input, Given::Hold],
+    };
+    let Role::Launcher(came) = sent(&Role::Launcher(Box::new(launch))) else {
+        panic!("it was a launcher's");
+    };
+    assert_eq!(came.plan, plan);
+    assert_eq!(came.plan.kernel.path, kernel);
+    assert_eq!(
+        (came.report.as_ref(), &came.remove[0].0),
+        (Some(&kernel), &kernel)
+    );
+    assert_eq!(came.given, [Given::Input, Given::Hold]);
+}
