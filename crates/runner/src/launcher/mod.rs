@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use api::{VmInfo, VmOrigin};
 use fleet::{Claim, Inventory};
+use machine::VmPlan;
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, getpid, pidfd_open, pidfd_send_signal,
     set_child_subreaper, setsid,
@@ -114,17 +115,7 @@ impl Launcher {
             .transpose();
         let messages = messages.map_err(failed("let go of"))?;
         let state = State::new(&plan.name, launch.is_kept, launch.is_detached);
-        let mut info = VmInfo {
-            name: claim.name().clone(),
-            pid: 0,
-            mother: env!("CARGO_PKG_VERSION").to_owned(),
-            engine: plan.engine.kind.to_string(),
-            vcpus: plan.vcpu_count,
-            memory_given_bytes: plan.memory_bytes,
-            started_at: ending::now(),
-            detached: launch.is_detached,
-            program: matches!(launch.guest, Guest::Program(_)),
-        };
+        let mut info = describe(&claim, &plan, &launch.guest, launch.is_detached);
         let mut labelled = Labelled::default();
         labelled.add(Given::Alive, Some(&claim));
         labelled.add(Given::Log, Some(&log));
@@ -295,6 +286,21 @@ fn tell(client: &Channel, what: &ToClient) {
     // A client that is gone is heard of by the thread that reads from it.
     if let Err(error) = client.send(what, &[]) {
         tracing::debug!(%error, "the client was not told");
+    }
+}
+
+/// What is said of a VM, but for the number of its process, which is not there yet.
+fn describe(claim: &Claim, plan: &VmPlan, guest: &Guest, is_detached: bool) -> VmInfo {
+    VmInfo {
+        name: claim.name().clone(),
+        pid: 0,
+        mother: env!("CARGO_PKG_VERSION").to_owned(),
+        engine: plan.engine.kind.to_string(),
+        vcpus: plan.vcpu_count,
+        memory_given_bytes: plan.memory_bytes,
+        started_at: ending::now(),
+        detached: is_detached,
+        program: matches!(guest, Guest::Program(_)),
     }
 }
 
