@@ -6,13 +6,13 @@
 //!
 //! Sources: PCI Local Bus Specification 3.0, 3.2.2.3.2 and chapter 6; PCI Express Base Specification 5.0, 7.2.2.
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use x86::Gpa;
 
 use crate::event::{BoardEvent, BoardEvents};
 use crate::layout;
 use crate::saved::{Saved, Unfit, ensure};
-use crate::virtio::VirtioState;
 
 /// Devices on a bus, functions in a device.
 const DEVICE_COUNT: u8 = 32;
@@ -65,13 +65,30 @@ pub trait PciFunction: Send {
     fn restore(&mut self, state: FunctionState) -> Result<(), Unfit>;
 }
 
-/// What a function is at a moment.
+/// What a function is at a moment, in the function's own words: the bus keeps them and does not read them.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum FunctionState {
-    /// Of plain configuration space.
-    Config(ConfigState),
-    /// Of a virtio device.
-    Virtio(VirtioState),
+#[serde(transparent)]
+pub struct FunctionState(serde_json::Value);
+
+impl FunctionState {
+    /// Wraps what a function is.
+    ///
+    /// # Panics
+    /// If it has maps whose keys are no text, which is a mistake of ours.
+    pub fn of(state: &impl Serialize) -> FunctionState {
+        FunctionState(serde_json::to_value(state).expect("states have no maps"))
+    }
+
+    /// What the function `name` is, by these words.
+    ///
+    /// # Errors
+    /// [`Unfit`] for the words of another kind of function.
+    pub fn read<T: DeserializeOwned>(self, name: &'static str) -> Result<T, Unfit> {
+        serde_json::from_value(self.0).map_err(|_| Unfit {
+            device: name,
+            what: "it is of another kind of function",
+        })
+    }
 }
 
 /// The bytes of a configuration space; which of them a guest can change is the function's own affair.
@@ -174,14 +191,11 @@ impl Saved for ConfigSpace {
 
 impl PciFunction for ConfigSpace {
     fn save(&self) -> FunctionState {
-        FunctionState::Config(Saved::save(self))
+        FunctionState::of(&Saved::save(self))
     }
 
     fn restore(&mut self, state: FunctionState) -> Result<(), Unfit> {
-        match state {
-            FunctionState::Config(state) => Saved::restore(self, state),
-            FunctionState::Virtio(_) => ensure(false, "PCI function", "it is another kind"),
-        }
+        Saved::restore(self, state.read("PCI function")?)
     }
 
     fn read_config(&mut self, offset: u16, size: u8) -> u32 {

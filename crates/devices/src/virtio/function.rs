@@ -10,7 +10,7 @@ use x86::Gpa;
 
 use crate::layout;
 use crate::pci::{ConfigSpace, FunctionState, Identity, PciFunction};
-use crate::saved::{Saved, Unfit, ensure};
+use crate::saved::{Saved, Unfit};
 use crate::virtio::device::VirtioDevice;
 use crate::virtio::shared::Links;
 use crate::virtio::state::VirtioState;
@@ -208,16 +208,14 @@ fn add_capabilities(config: &mut ConfigSpace, queue_count: u16) {
 
 impl PciFunction for VirtioFunction {
     fn save(&self) -> FunctionState {
-        FunctionState::Virtio(VirtioState {
+        FunctionState::of(&VirtioState {
             config: Saved::save(&self.config),
             transport: self.transport.save(),
         })
     }
 
     fn restore(&mut self, state: FunctionState) -> Result<(), Unfit> {
-        let FunctionState::Virtio(state) = state else {
-            return ensure(false, "virtio device", "it is another kind of function");
-        };
+        let state: VirtioState = state.read("virtio device")?;
         Saved::restore(&mut self.config, state.config)?;
         self.transport.restore(state.transport)
     }

@@ -46,6 +46,8 @@ pub use function::VirtioFunction;
 pub use interrupt::{Interrupt, SendMsi};
 pub use metrics::{DeviceMetrics, LatencyHistogram, MetricsReading};
 pub use shared::Links;
-pub use state::{Back, FrontState, QueuePosition, StreamState, VirtioState, WorkerState};
+pub use state::{
+    Back, FrontState, QueuePosition, StreamState, VirtioState, VsockState, WorkerState,
+};
 pub use virtqueue::{Chain, Virtqueue};
 pub use worker::{Broken, Doorbell, RunningWorkers, StartWorkers, Wake, Worker};

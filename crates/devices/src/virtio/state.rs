@@ -20,7 +20,6 @@ use super::mac::MacAddress;
 use super::registers::Registers;
 use super::shared::Vectors;
 use super::virtqueue::Virtqueue;
-use super::vsock::VsockState;
 use crate::pci::ConfigState;
 
 /// What a virtio device is at a moment.
@@ -143,4 +142,15 @@ pub struct StreamState {
     pub sent_bytes: usize,
     /// Bytes that were taken from the host and found no buffer.
     pub incoming: Vec<u8>,
+}
+
+/// What a socket device is at a moment. Sockets of the host cannot be carried: the connections through them are lost.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VsockState {
+    /// Ports of the host and of the guest of each connection.
+    pub lost: Vec<(u32, u32)>,
+    /// Headers that wait for a buffer of the guest's, oldest first, as they go over the queue.
+    pub answers: Vec<Vec<u8>>,
+    /// The port that the next connection from the host gets.
+    pub next_host_port: u32,
 }

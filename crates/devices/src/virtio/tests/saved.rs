@@ -298,5 +298,5 @@ fn a_state_that_no_driver_could_make_is_refused() {
         "\"back\":{\"Balloon\":{\"held\":null}}",
         "another device",
     );
-    check("\"Virtio\"", "\"Config\"", "invalid");
+    check("\"transport\"", "\"other\"", "another kind of function");
 }

@@ -9,12 +9,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use super::connection::{Connection, Flow, Phase};
 use super::dial::Dial;
 use super::packet::{HOST_CID, Header, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, STREAM, op};
 use crate::saved::{Unfit, ensure};
+use crate::virtio::state::VsockState;
 
 /// Connections at one time, and as many that have not said yet what they want.
 const CONNECTIONS_MAX: usize = 256;
@@ -25,16 +24,6 @@ const FIRST_HOST_PORT: u32 = 1 << 30;
 
 /// Port of the host, port of the guest.
 type Ports = (u32, u32);
-
-/// What a hub is at a moment. Sockets of the host cannot be carried: the connections through them are lost.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct VsockState {
-    /// Ports of the host and the guest of each connection.
-    lost: Vec<Ports>,
-    /// Headers that wait for a buffer of the guest's.
-    answers: Vec<Header>,
-    next_host_port: u32,
-}
 
 /// Every connection of one device.
 #[derive(Debug)]
@@ -68,7 +57,11 @@ impl Hub {
     pub(super) fn save(&self) -> VsockState {
         VsockState {
             lost: self.connections.keys().copied().collect(),
-            answers: self.answers.iter().copied().collect(),
+            answers: self
+                .answers
+                .iter()
+                .map(|answer| answer.to_bytes().to_vec())
+                .collect(),
             next_host_port: self.next_host_port,
         }
     }
@@ -79,9 +72,19 @@ impl Hub {
             && state.answers.len() <= ANSWERS_MAX + CONNECTIONS_MAX
             && state.next_host_port >= FIRST_HOST_PORT;
         ensure(fits, "socket device", "more connections than it has")?;
+        let mut answers = Vec::new();
+        for bytes in &state.answers {
+            let bytes = bytes.as_slice().try_into();
+            ensure(
+                bytes.is_ok(),
+                "socket device",
+                "an answer that is no header",
+            )?;
+            answers.extend(bytes.map(Header::from_bytes));
+        }
         let ends = state.lost.iter().map(|ports| self.plain(*ports, op::RST));
         let ends: Vec<Header> = ends.collect();
-        self.answers = state.answers.into_iter().chain(ends).collect();
+        self.answers = answers.into_iter().chain(ends).collect();
         self.next_host_port = state.next_host_port;
         Ok(())
     }

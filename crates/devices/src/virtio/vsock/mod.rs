@@ -17,4 +17,3 @@ mod tests;
 
 pub use device::Vsock;
 pub use dial::{Dial, SocketsBeside};
-pub use hub::VsockState;

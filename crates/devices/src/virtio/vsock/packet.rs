@@ -1,7 +1,5 @@
 //! The header of every packet (5.10.6): `struct virtio_vsock_hdr`.
 
-use serde::{Deserialize, Serialize};
-
 /// Its size.
 pub(super) const HEADER_BYTES: usize = 44;
 
@@ -28,7 +26,7 @@ pub(super) const SHUTDOWN_RECEIVE: u32 = 1;
 pub(super) const SHUTDOWN_SEND: u32 = 2;
 
 /// A header as numbers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Header {
     pub(super) src_cid: u64,
     pub(super) dst_cid: u64,
