@@ -21,18 +21,17 @@ use crate::case::{Case, End, Outcome, Registers, Runner, XSAVE_BYTES, code_pages
 pub type MakeVcpu = Box<dyn Fn(Arc<GuestMemory>) -> Result<Box<dyn Vcpu>, EngineError>>;
 
 /// Where ring 0 sees guest physical memory.
-pub(crate) const KERNEL: u64 = 0xffff_9000_0000_0000;
+const KERNEL: u64 = 0xffff_9000_0000_0000;
 const GDT: u64 = 0x1000;
 const IDT: u64 = 0x2000;
 const TSS: u64 = 0x3000;
-pub(crate) const STUBS: u64 = 0x4000;
-pub(crate) const STUB_BYTES: u64 = 16;
-pub(crate) const STACK_TOP: u64 = 0x6000;
+const STUBS: u64 = 0x4000;
+const STUB_BYTES: u64 = 16;
+const STACK_TOP: u64 = 0x6000;
 const TABLES: u64 = 0x1_0000;
 const CODE: u64 = 0x10_0000;
-/// Where the frames of the data pages lie.
-pub(crate) const DATA: u64 = 0x20_0000;
-pub(crate) const MEMORY_BYTES: u64 = 0x40_0000;
+const DATA: u64 = 0x20_0000;
+const MEMORY_BYTES: u64 = 0x40_0000;
 
 /// Linux's GDT, as far as ring 3 can see a difference: ring-0 and ring-3 segments at the same places.
 const GDT_ENTRIES: [u64; 7] = [
@@ -218,7 +217,7 @@ impl Runner for Engine {
 }
 
 /// Kicks a case that runs for more than two ticks. Ends with the last owner of `progress`.
-pub(crate) fn watch(progress: Weak<AtomicU64>, kicker: Arc<dyn Kick>) {
+fn watch(progress: Weak<AtomicU64>, kicker: Arc<dyn Kick>) {
     std::thread::spawn(move || {
         let mut last = 0;
         while let Some(progress) = progress.upgrade() {
@@ -233,7 +232,7 @@ pub(crate) fn watch(progress: Weak<AtomicU64>, kicker: Arc<dyn Kick>) {
     });
 }
 
-pub(crate) fn template() -> VcpuState {
+fn template() -> VcpuState {
     let mut state = VcpuState::long_mode(TABLES);
     state.cr0 |= Cr0::WP | Cr0::AM;
     state.cr4 |= Cr4::PGE
@@ -264,7 +263,7 @@ pub(crate) fn template() -> VcpuState {
     state
 }
 
-pub(crate) fn build_tables(memory: &GuestMemory) -> anyhow::Result<Tables<'_>> {
+fn build_tables(memory: &GuestMemory) -> anyhow::Result<()> {
     let put = |gpa: u64, value: u64| memory.write(Gpa(gpa), &value.to_le_bytes());
     for (index, entry) in GDT_ENTRIES.iter().enumerate() {
         put(GDT + index as u64 * 8, *entry)?;
@@ -308,25 +307,17 @@ pub(crate) fn build_tables(memory: &GuestMemory) -> anyhow::Result<Tables<'_>> {
         let flags = x86::paging::U | x86::paging::NX | write;
         tables.map(page.address, DATA + index as u64 * arena::PAGE, flags)?;
     }
-    Ok(tables)
+    Ok(())
 }
 
 /// Page tables under construction, from [`TABLES`] on.
-pub(crate) struct Tables<'a> {
+struct Tables<'a> {
     memory: &'a GuestMemory,
     next: u64,
 }
 
 impl Tables<'_> {
     fn map(&mut self, gva: u64, gpa: u64, flags: u64) -> anyhow::Result<()> {
-        let at = self.leaf(gva)?;
-        let entry = gpa | flags | x86::paging::P;
-        self.memory.write(at, &entry.to_le_bytes())?;
-        Ok(())
-    }
-
-    /// Where the entry of a page of 4 KiB lies; tables are made as far as there are none.
-    pub(crate) fn leaf(&mut self, gva: u64) -> anyhow::Result<Gpa> {
         let mut table = TABLES;
         for level in [39, 30, 21] {
             let at = Gpa(table + (gva >> level & 0x1ff) * 8);
@@ -338,6 +329,9 @@ impl Tables<'_> {
             }
             table = entry & x86::paging::ADDRESS;
         }
-        Ok(Gpa(table + (gva >> 12 & 0x1ff) * 8))
+        let entry = gpa | flags | x86::paging::P;
+        self.memory
+            .write(Gpa(table + (gva >> 12 & 0x1ff) * 8), &entry.to_le_bytes())?;
+        Ok(())
     }
 }

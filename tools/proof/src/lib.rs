@@ -6,9 +6,6 @@
 //! addresses. [`compare`] names every difference, [`shrink`] makes the case small, [`golden`] keeps it as one
 //! line of text for ever.
 //!
-//! What lies *between* instructions, a [`rounds::Sequence`] asks for: up to twenty of them, run again and again while their
-//! pages change. [`sequences`] makes them and compares.
-//!
 //! A tool of the project, never shipped. It is an unsafe room because executing random instructions is its purpose;
 //! everything unsafe lives in [`native`] (see `docs/decisions/0004-proof-is-an-unsafe-room.md`).
 
@@ -26,8 +23,6 @@ pub mod native;
 pub mod parallel;
 pub mod programs;
 pub mod random;
-pub mod rounds;
 pub mod run;
-pub mod sequences;
 pub mod shrink;
 pub mod smp;

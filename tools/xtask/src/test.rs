@@ -94,12 +94,6 @@ fn harnesses() -> Vec<Job> {
             300,
             Counts::LastLine,
         ),
-        job(
-            "sequences",
-            instructions(&["--sequences", "20000", "--seed", "1"]),
-            300,
-            Counts::LastLine,
-        ),
         // There are none today; one that comes runs.
         job(
             "examples",

@@ -15,7 +15,6 @@ use proof::generate::{Generator, Wish};
 use proof::golden;
 use proof::native::Native;
 use proof::run::{Limits, Report, run};
-use proof::sequences;
 
 /// Compares an engine with the silicon, instruction by instruction.
 #[derive(Parser)]
@@ -32,9 +31,9 @@ struct Arguments {
     /// Only cases with this mnemonic.
     #[arg(long)]
     only: Option<String>,
-    /// 64, or 32 for compatibility mode. Without it, cases are of 64 bits and sequences of both.
-    #[arg(long)]
-    bits: Option<u32>,
+    /// 64, or 32 for compatibility mode.
+    #[arg(long, default_value_t = 64)]
+    bits: u32,
     /// What to compare with the silicon.
     #[arg(long, default_value = "soft")]
     engine: EngineName,
@@ -53,9 +52,6 @@ struct Arguments {
     /// Compare even if the host's CPU is of another vendor than the one guests see.
     #[arg(long)]
     any_vendor: bool,
-    /// Compare sequences of instructions whose pages change, this many, instead of single cases.
-    #[arg(long)]
-    sequences: Option<u64>,
     /// Print the list of forms that are not compared, and end.
     #[arg(long)]
     list_not_covered: bool,
@@ -75,9 +71,6 @@ fn main() -> anyhow::Result<ExitCode> {
         print!("{}", forms::not_covered_text(&forms::whole_model()));
         return Ok(ExitCode::SUCCESS);
     }
-    if let Some(count) = arguments.sequences {
-        return compare_sequences(&arguments, count);
-    }
     let other_vendor = forms::other_vendor().filter(|_| !arguments.any_vendor);
     if let Some(reason) = forms::host_cannot().or(other_vendor) {
         println!("this host cannot be the oracle: {reason}");
@@ -89,14 +82,17 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     let only = arguments.only.as_deref().map(mnemonic).transpose()?;
     let generator = Generator::new(Wish {
-        bits: arguments.bits.unwrap_or(64),
+        bits: arguments.bits,
         only,
         raw_percent: arguments.raw,
     })?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
     let limits = Limits {
         cases: arguments.cases,
-        time: time_limit(&arguments),
-        seed: first_seed(&arguments)?,
+        time: arguments
+            .minutes
+            .map(|minutes| Duration::from_secs_f64(minutes * 60.0)),
+        seed: arguments.seed.unwrap_or(now.as_nanos() as u64 >> 10 << 20),
         mismatches: arguments.mismatches,
     };
     let mut engine: Box<dyn Runner> = match arguments.engine {
@@ -107,7 +103,7 @@ fn main() -> anyhow::Result<ExitCode> {
         "seed {} forms {} bits {}",
         limits.seed,
         generator.forms().len(),
-        arguments.bits.unwrap_or(64)
+        arguments.bits
     );
     let mut native = Native::new()?;
     let mut shown = Instant::now();
@@ -130,71 +126,6 @@ fn main() -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
-}
-
-fn first_seed(arguments: &Arguments) -> anyhow::Result<u64> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
-    Ok(arguments.seed.unwrap_or(now.as_nanos() as u64 >> 10 << 20))
-}
-
-fn time_limit(arguments: &Arguments) -> Option<Duration> {
-    arguments
-        .minutes
-        .map(|minutes| Duration::from_secs_f64(minutes * 60.0))
-}
-
-/// Sequences hold nothing that the vendors do differently: every host that can run them is an oracle.
-fn compare_sequences(arguments: &Arguments, count: u64) -> anyhow::Result<ExitCode> {
-    if let Some(reason) = forms::host_cannot() {
-        println!("this host cannot be the oracle: {reason}");
-        println!("0 passed, 0 failed, {count} skipped");
-        return Ok(ExitCode::SUCCESS);
-    }
-    let limits = sequences::Limits {
-        sequences: count,
-        time: time_limit(arguments),
-        seed: first_seed(arguments)?,
-        mismatches: arguments.mismatches,
-        bits: arguments.bits,
-    };
-    println!("seed {}", limits.seed);
-    let mut native = Native::for_sequences()?;
-    let mut machine = sequences::Machine::new(engine::soft())?;
-    let mut shown = Instant::now();
-    let report = sequences::run(&mut native, &mut machine, &limits, |report| {
-        if shown.elapsed() > Duration::from_secs(5) {
-            shown = Instant::now();
-            let mismatches = report.mismatches.len();
-            eprintln!("{} sequences, {mismatches} mismatches", report.compared);
-        }
-    })?;
-    for mismatch in &report.mismatches {
-        println!("{}", sequences::describe(mismatch));
-    }
-    println!(
-        "{} rounds; {}",
-        report.rounds,
-        vectors_text(&report.vectors)
-    );
-    let failed = report.mismatches.len() as u64;
-    println!(
-        "{} passed, {failed} failed, {} skipped",
-        report.compared - failed - report.unstable,
-        report.skipped + report.unstable
-    );
-    Ok(if failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
-}
-
-fn vectors_text(vectors: &[u64; 32]) -> String {
-    let met = vectors.iter().enumerate().filter(|(_, count)| **count > 0);
-    let text: Vec<String> = met
-        .map(|(vector, count)| format!("{vector}: {count}"))
-        .collect();
-    format!("ended with vector {}", text.join(", "))
 }
 
 fn record(path: &std::path::Path) -> anyhow::Result<ExitCode> {
@@ -250,7 +181,15 @@ fn show(report: &Report, starts: u64) {
         per_second(report.native_time),
         per_second(report.engine_time),
     );
-    println!("{}", vectors_text(&report.vectors));
+    let vectors = report
+        .vectors
+        .iter()
+        .enumerate()
+        .filter(|(_, count)| **count > 0);
+    let text: Vec<String> = vectors
+        .map(|(vector, count)| format!("{vector}: {count}"))
+        .collect();
+    println!("ended with vector {}", text.join(", "));
     let failed = report.mismatches.len() as u64;
     let skipped = report.skipped + report.unstable;
     println!(

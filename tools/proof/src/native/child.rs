@@ -7,7 +7,7 @@ use std::arch::{asm, naked_asm};
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-use super::{Before, HANG, Mailbox, Slot};
+use super::{HANG, Mailbox, Slot};
 use crate::arena;
 use crate::case::{Registers, XSAVE_REGISTERS, selector};
 
@@ -18,8 +18,6 @@ pub(super) struct Shared {
     pub(super) mailbox: *mut Mailbox,
     pub(super) go: RawFd,
     pub(super) done: RawFd,
-    /// It may map pages later.
-    pub(super) may_map: bool,
     /// To be closed, so that the parent's death is seen.
     pub(super) parents_ends: [RawFd; 2],
 }
@@ -27,8 +25,6 @@ pub(super) struct Shared {
 static MAILBOX: AtomicUsize = AtomicUsize::new(0);
 /// A writable view of the data pages, for filling and copying out.
 static DATA_VIEW: AtomicUsize = AtomicUsize::new(0);
-/// The file that the data pages lie in.
-static DATA_FILE: AtomicI32 = AtomicI32::new(0);
 static GO: AtomicI32 = AtomicI32::new(0);
 static DONE: AtomicI32 = AtomicI32::new(0);
 /// FS base of the Rust runtime.
@@ -50,7 +46,6 @@ pub(super) fn main(shared: &Shared) -> ! {
     unsafe { asm!("rdfsbase {}", out(reg) fs_base, options(nomem, nostack)) };
     FS_BASE.store(fs_base, Ordering::Relaxed);
     MAILBOX.store(shared.mailbox as usize, Ordering::Relaxed);
-    DATA_FILE.store(shared.data, Ordering::Relaxed);
     GO.store(shared.go, Ordering::Relaxed);
     DONE.store(shared.done, Ordering::Relaxed);
     for fd in shared.parents_ends {
@@ -86,12 +81,8 @@ pub(super) fn main(shared: &Shared) -> ! {
         );
     }
     install_handlers();
-    if shared.may_map {
-        leave_rights_but_mapping();
-    } else {
-        // SAFETY: strict mode leaves read, write, exit and sigreturn, which is all the handler needs.
-        unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_STRICT) };
-    }
+    // SAFETY: strict mode leaves read, write, exit and sigreturn, which is all the handler needs.
+    unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_STRICT) };
     loop {
         // SAFETY: the breakpoint enters the handler, which goes on from there.
         unsafe { asm!("int3") };
@@ -217,98 +208,22 @@ extern "C" fn handle(signal: i32, _info: *const libc::siginfo_t, context: *mut l
     let index = next_case(mailbox);
     // SAFETY: as above.
     let slot = unsafe { &*slot(mailbox, index) };
-    prepare(&slot.before, mailbox);
+    // SAFETY: only a place in the shared memory is computed.
+    let image = unsafe { &raw const (*mailbox).image };
+    copy(
+        image as usize,
+        DATA_VIEW.load(Ordering::Relaxed),
+        arena::DATA_BYTES,
+    );
+    load(&slot.start, context);
     SEEN.store(IDLE, Ordering::Relaxed);
     RUNNING.store(index, Ordering::Relaxed);
-    if slot.before.goes_on != 0 {
-        give_segments(fs_base, gs_base, &selectors);
-        return;
-    }
-    load(&slot.start, context);
     let data = &slot.start.selectors[2..6];
     give_segments(
         slot.start.fs_base,
         slot.start.gs_base,
         &[data[0], data[1], data[2], data[3]],
     );
-}
-
-/// Brings memory into the state that a case starts from.
-fn prepare(before: &Before, mailbox: *mut Mailbox) {
-    let view = DATA_VIEW.load(Ordering::Relaxed);
-    if before.keeps_data == 0 {
-        // SAFETY: only a place in the shared memory is computed.
-        let image = unsafe { &raw const (*mailbox).image };
-        copy(image as usize, view, arena::DATA_BYTES);
-    }
-    for change in before.changes.iter().take(before.count as usize) {
-        if change.address == 0 {
-            let byte = change.value as u8;
-            copy((&raw const byte) as usize, view + change.offset as usize, 1);
-            continue;
-        }
-        let protection = change.value as i32;
-        let (flags, fd) = if protection == libc::PROT_NONE {
-            (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1)
-        } else {
-            let file = DATA_FILE.load(Ordering::Relaxed);
-            (libc::MAP_SHARED | libc::MAP_POPULATE, file)
-        };
-        // SAFETY: the address is one of the window's, where nothing else lies.
-        let at = unsafe {
-            libc::mmap(
-                change.address as *mut libc::c_void,
-                arena::PAGE as usize,
-                protection,
-                flags | libc::MAP_FIXED,
-                fd,
-                change.offset as i64,
-            )
-        };
-        if at == libc::MAP_FAILED {
-            // SAFETY: the plain exit call is one that the filter allows.
-            unsafe { libc::syscall(libc::SYS_exit, 1) };
-        }
-    }
-}
-
-/// A filter that leaves what strict mode leaves, and `mmap`; anything else ends the process.
-fn leave_rights_but_mapping() {
-    const ALLOWED: [libc::c_long; 5] = [
-        libc::SYS_read,
-        libc::SYS_write,
-        libc::SYS_rt_sigreturn,
-        libc::SYS_exit,
-        libc::SYS_mmap,
-    ];
-    /// `AUDIT_ARCH_X86_64` of linux/audit.h.
-    const X86_64: u32 = 0xc000_003e;
-    let load = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-    let equal = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-    let end = (libc::BPF_RET | libc::BPF_K) as u16;
-    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
-    // The architecture lies behind the number in `struct seccomp_data`.
-    let mut filter = [step(end, 0, 0, libc::SECCOMP_RET_ALLOW); 10];
-    filter[0] = step(load, 0, 0, 4);
-    filter[1] = step(equal, 0, 6, X86_64);
-    filter[2] = step(load, 0, 0, 0);
-    for (index, number) in ALLOWED.into_iter().enumerate() {
-        // Over the others and the end of the process.
-        filter[3 + index] = step(equal, 5 - index as u8, 0, number as u32);
-    }
-    filter[8] = step(end, 0, 0, libc::SECCOMP_RET_KILL_PROCESS);
-    let program = libc::sock_fprog {
-        len: filter.len() as u16,
-        filter: filter.as_mut_ptr(),
-    };
-    // SAFETY: a plain request about this process.
-    let gives_up = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } == 0;
-    let mode = libc::SECCOMP_MODE_FILTER;
-    // SAFETY: as above; the program lives through the call.
-    let filters = unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program) } == 0;
-    if !gives_up || !filters {
-        die();
-    }
 }
 
 fn slot(mailbox: *mut Mailbox, index: u32) -> *mut Slot {

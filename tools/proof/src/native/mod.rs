@@ -13,7 +13,6 @@
 )]
 
 mod child;
-mod rounds;
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -24,32 +23,6 @@ use host::mapping::{Mapping, MemFd, Protection};
 
 use crate::arena;
 use crate::case::{BATCH, Case, End, Outcome, Registers, Runner, code_pages};
-use crate::rounds::MOST_CHANGES;
-
-/// What the child does to memory before a case.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct Before {
-    /// The data stay as the case before left them.
-    keeps_data: u32,
-    /// The case goes on where the one before ended.
-    goes_on: u32,
-    /// How many changes there are.
-    count: u32,
-    reserved: u32,
-    changes: [RawChange; MOST_CHANGES],
-}
-
-/// A page that is mapped to the data file, or to nothing; with address 0, a byte that is stored.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct RawChange {
-    address: u64,
-    /// In the data file.
-    offset: u64,
-    /// Protection bits, or the byte.
-    value: u64,
-}
 
 /// One case in the memory that parent and child share.
 #[repr(C)]
@@ -62,7 +35,6 @@ struct Slot {
     error_code: u32,
     reserved: u32,
     address: u64,
-    before: Before,
     data: [u8; arena::DATA_BYTES],
 }
 
@@ -93,8 +65,6 @@ pub struct Native {
     data: MemFd,
     mailbox_view: Mapping,
     process: Option<Process>,
-    /// The process may map pages: it runs sequences and no random bytes.
-    may_map: bool,
     /// How often the process had to be started.
     pub starts: u64,
 }
@@ -150,19 +120,7 @@ impl Native {
             data,
             mailbox_view,
             process: None,
-            may_map: false,
             starts: 0,
-        })
-    }
-
-    /// An oracle for sequences, whose process may also map pages.
-    ///
-    /// # Errors
-    /// As [`Native::new`].
-    pub fn for_sequences() -> anyhow::Result<Native> {
-        Ok(Native {
-            may_map: true,
-            ..Native::new()?
         })
     }
 
@@ -200,7 +158,6 @@ impl Native {
                 mailbox: self.mailbox(),
                 go: pipes.go_read.as_raw_fd(),
                 done: pipes.done_write.as_raw_fd(),
-                may_map: self.may_map,
                 parents_ends: [pipes.go_write.as_raw_fd(), pipes.done_read.as_raw_fd()],
             }),
             pid => {
@@ -239,7 +196,10 @@ impl Native {
         let code = self.code_view.address() as *mut u8;
         // SAFETY: the view is `CODE_BYTES` long and writable; the child only executes between `go` and `done`.
         unsafe { std::ptr::copy_nonoverlapping(pages.as_ptr(), code, pages.len()) };
-        self.put_image(image);
+        // SAFETY: the mapping holds a whole `Mailbox`; only a place is computed.
+        let to = unsafe { &raw mut (*self.mailbox()).image };
+        // SAFETY: `to` is `DATA_BYTES` long, and the child does not run now.
+        unsafe { std::ptr::copy_nonoverlapping(image.as_ptr(), to.cast(), image.len()) };
         for (index, case) in cases.iter().enumerate() {
             let slot = self.slot(index);
             // SAFETY: the slot lies in the mapping, and the child does not run now.
@@ -247,23 +207,8 @@ impl Native {
             start.clone_from(&case.start);
             // SAFETY: as above.
             unsafe { (*slot).signal = 0 };
-            // SAFETY: as above.
-            unsafe { (*slot).before = Before::default() };
         }
-        self.offer(cases.len());
-    }
-
-    fn put_image(&self, image: &[u8]) {
-        assert!(image.len() == arena::DATA_BYTES);
-        // SAFETY: the mapping holds a whole `Mailbox`; only a place is computed.
-        let to = unsafe { &raw mut (*self.mailbox()).image };
-        // SAFETY: `to` is `DATA_BYTES` long, and the child does not run now.
-        unsafe { std::ptr::copy_nonoverlapping(image.as_ptr(), to.cast(), image.len()) };
-    }
-
-    /// Has the child run the first `count` slots when it is told to go.
-    fn offer(&self, count: usize) {
-        self.count().store(count as u32, Ordering::Release);
+        self.count().store(cases.len() as u32, Ordering::Release);
         self.next().store(0, Ordering::Release);
     }
 
