@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use super::*;
 
@@ -11,7 +12,22 @@ fn image(folder: &Path, name: &str) -> PathBuf {
     path
 }
 
-/// What an attempt to open it says, with the process left out.
+/// Opens it when nothing excludes that any more. A process that another test starts has our descriptors, and with them
+/// our locks, until it is the program that it shall be.
+fn open_soon(path: &Path, for_writing: bool) -> File {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        match open_locked(path, for_writing) {
+            Ok(file) => return file,
+            Err(LockError::Busy { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// What an attempt to open it says, with the process left out; nothing if it is opened.
 fn told(path: &Path, for_writing: bool) -> String {
     match open_locked(path, for_writing) {
         Ok(_) => String::new(),
@@ -20,19 +36,33 @@ fn told(path: &Path, for_writing: bool) -> String {
     }
 }
 
+/// Whether it comes to say that.
+fn check_told(path: &Path, for_writing: bool, expected: &str, what: &str) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while told(path, for_writing) != expected && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(told(path, for_writing), expected, "{what}");
+}
+
 #[test]
 fn writers_exclude_everybody_and_readers_share() {
     let folder = tempfile::tempdir().unwrap();
     let path = image(folder.path(), "disk");
     let check = |first, second, expected: &str| {
-        let held = open_locked(&path, first).unwrap();
-        assert_eq!(told(&path, second), expected, "{first} {second}");
+        let held = open_soon(&path, first);
+        check_told(&path, second, expected, &format!("{first} {second}"));
         // The lock belongs to the opened file, whichever descriptor is left of it.
         let duplicate = held.try_clone().unwrap();
         drop(held);
-        assert_eq!(told(&path, second), expected, "{first} {second}, duplicate");
+        check_told(
+            &path,
+            second,
+            expected,
+            &format!("{first} {second}, duplicate"),
+        );
         drop(duplicate);
-        assert_eq!(told(&path, second), "", "the lock goes with the disk");
+        check_told(&path, second, "", "the lock goes with the disk");
     };
     check(true, true, "TwoWriters");
     check(true, false, "WriterBefore");
@@ -43,9 +73,9 @@ fn writers_exclude_everybody_and_readers_share() {
 #[test]
 fn a_refusal_names_file_process_and_the_way_out() {
     let folder = tempfile::tempdir().unwrap();
-    let path = image(folder.path(), "disk");
     let check = |first, second, way_out: &str| {
-        let _held = open_locked(&path, first).unwrap();
+        let path = image(folder.path(), &format!("disk {first} {second}"));
+        let _held = open_soon(&path, first);
         let refused = open_locked(&path, second).unwrap_err().to_string();
         let start = format!(
             "{} is in use by process {} (",
@@ -163,20 +193,20 @@ fn qemu_keeps_out_of_ours_and_we_of_qemus() {
         assert!(made.unwrap().success());
         {
             let _theirs = QemuIo::open(&path, format, &[]);
-            assert_eq!(told(&path, true), "TwoWriters", "{format}");
-            assert_eq!(told(&path, false), "WriterBefore", "{format}");
+            check_told(&path, true, "TwoWriters", format);
+            check_told(&path, false, "WriterBefore", format);
             let refused = open_locked(&path, true).unwrap_err().to_string();
             assert!(refused.contains("(qemu-io)"), "{refused}");
         }
         {
             let _theirs = QemuIo::open(&path, format, &["-r"]);
-            assert_eq!(told(&path, false), "", "{format}");
+            check_told(&path, false, "", format);
             // QEMU lets a raw file that it only reads be written to, a qcow2 image not.
             let expected = if format == "raw" { "" } else { "ReaderBefore" };
-            assert_eq!(told(&path, true), expected, "{format}");
+            check_told(&path, true, expected, format);
         }
         {
-            let _ours = open_locked(&path, true).unwrap();
+            let _ours = open_soon(&path, true);
             assert_eq!(
                 qemu_io(&path, format, &[], "write 0 512"),
                 "\"write\" lock",
@@ -192,7 +222,7 @@ fn qemu_keeps_out_of_ours_and_we_of_qemus() {
             assert_eq!(reads, expected, "{format}");
         }
         {
-            let _ours = open_locked(&path, false).unwrap();
+            let _ours = open_soon(&path, false);
             assert_eq!(
                 qemu_io(&path, format, &[], "write 0 512"),
                 "\"write\" lock",
@@ -204,6 +234,7 @@ fn qemu_keeps_out_of_ours_and_we_of_qemus() {
                 "{format}"
             );
         }
+        drop(open_soon(&path, true));
         assert_eq!(qemu_io(&path, format, &[], "write 0 512"), "", "{format}");
     }
 }
