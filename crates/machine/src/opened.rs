@@ -29,7 +29,7 @@
 //!
 //! Between [`open`] and [`Opened::assemble`] threads are there already, all of them asleep: a filter has to be set for
 //! all threads at once (`SECCOMP_FILTER_FLAG_TSYNC`). What still needs the host later, a guest's connection to a
-//! socket of the host, is asked of a [`Broker`](crate::broker::Broker).
+//! socket of the host, is asked of a [`Broker`].
 
 use std::fmt;
 use std::sync::Arc;
