@@ -11,6 +11,11 @@
 //! | a person, a file | [`PartialSpec::from_file`] | each key is read on its own |
 //! | a program, a message | serde | a program is told one thing at a time |
 
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "what may be left out stands in brackets in the options' help, which is this documentation"
+)]
+
 mod amounts;
 mod complaint;
 mod disk;

@@ -94,7 +94,7 @@ struct EntropyWorker {
 
 impl Worker for EntropyWorker {
     fn save(&self) -> WorkerState {
-        WorkerState::plain([&self.queue])
+        WorkerState::plain([self.queue.position()])
     }
 
     fn queues(&self) -> Vec<u16> {

@@ -13,6 +13,14 @@ pub(super) const NO_VECTOR: u16 = 0xffff;
 /// A message: where to, and what.
 pub(super) type Message = (u64, u32);
 
+/// The messages and who sends which.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Vectors {
+    pub(super) msix: Msix,
+    pub(super) config: u16,
+    pub(super) queues: Vec<u16>,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 struct Entry {
     address: u64,

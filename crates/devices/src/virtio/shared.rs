@@ -4,13 +4,11 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mem::GuestMemory;
-use serde::{Deserialize, Serialize};
 
 use crate::saved::{Unfit, ensure};
-use crate::virtio::device::VirtioDevice;
 use crate::virtio::interrupt::{Interrupt, SendMsi};
 use crate::virtio::metrics::DeviceMetrics;
-use crate::virtio::msix::{Message, Msix, NO_VECTOR};
+use crate::virtio::msix::{Message, Msix, NO_VECTOR, Vectors};
 use crate::virtio::worker::StartWorkers;
 
 /// What a device is connected to in its machine.
@@ -35,14 +33,6 @@ pub(super) enum Cause {
     Config,
 }
 
-/// The messages and who sends which.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(super) struct Vectors {
-    pub(super) msix: Msix,
-    pub(super) config: u16,
-    pub(super) queues: Vec<u16>,
-}
-
 /// Shared by the transport, under the board's lock, and its workers' interrupts, on any thread.
 pub(super) struct Shared {
     /// Interrupt status, for interrupts by pin.
@@ -58,7 +48,7 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(
-        device: &dyn VirtioDevice,
+        metrics: Arc<DeviceMetrics>,
         queue_count: u16,
         sink: Arc<dyn SendMsi>,
     ) -> Arc<Shared> {
@@ -74,7 +64,7 @@ impl Shared {
             generation: AtomicU8::new(0),
             vectors: Mutex::new(vectors),
             sink,
-            metrics: device.metrics(),
+            metrics,
         })
     }
 

@@ -14,12 +14,10 @@
 //! told of their end; a network has lost some packets, as networks do.
 
 use serde::{Deserialize, Serialize};
-use virtio_queue::QueueT;
 
 use super::mac::MacAddress;
+use super::msix::Vectors;
 use super::registers::Registers;
-use super::shared::Vectors;
-use super::virtqueue::Virtqueue;
 use crate::pci::ConfigState;
 
 /// What a virtio device is at a moment.
@@ -77,9 +75,9 @@ pub struct WorkerState {
 
 impl WorkerState {
     /// Of a worker that has answered all that it took.
-    pub(super) fn plain<'a>(queues: impl IntoIterator<Item = &'a Virtqueue>) -> WorkerState {
+    pub(super) fn plain(queues: impl IntoIterator<Item = QueuePosition>) -> WorkerState {
         WorkerState {
-            queues: queues.into_iter().map(QueuePosition::of).collect(),
+            queues: queues.into_iter().collect(),
             back: Back::Plain,
         }
     }
@@ -94,22 +92,6 @@ pub struct QueuePosition {
     pub next_available: u16,
     /// The entry of the used ring that is written next.
     pub next_used: u16,
-}
-
-impl QueuePosition {
-    pub(super) fn of(queue: &Virtqueue) -> QueuePosition {
-        QueuePosition {
-            index: queue.index,
-            next_available: queue.queue.next_avail(),
-            next_used: queue.queue.next_used(),
-        }
-    }
-
-    /// Takes `queue` up from here.
-    pub(super) fn apply(&self, queue: &mut Virtqueue) {
-        queue.queue.set_next_avail(self.next_available);
-        queue.queue.set_next_used(self.next_used);
-    }
 }
 
 /// What a worker holds between two calls.

@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 use crate::saved::{Unfit, ensure};
 use crate::virtio::device::{Setup, VirtioDevice};
 use crate::virtio::metrics::DeviceMetrics;
-use crate::virtio::msix::NO_VECTOR;
+use crate::virtio::msix::{NO_VECTOR, Vectors};
 use crate::virtio::registers::{self as register, Registers, feature_half};
-use crate::virtio::shared::{Cause, Links, Shared, Vectors, count};
+use crate::virtio::shared::{Cause, Links, Shared, count};
 use crate::virtio::state::{TransportState, WorkerState};
 use crate::virtio::virtqueue::Virtqueue;
 use crate::virtio::worker::{RunningWorkers, Worker};
@@ -48,7 +48,11 @@ pub(super) struct Transport {
 impl Transport {
     pub(super) fn new(device: Box<dyn VirtioDevice>, links: Links) -> Transport {
         let sizes = device.queue_sizes();
-        let shared = Shared::new(&*device, sizes.len() as u16, Arc::clone(&links.interrupts));
+        let shared = Shared::new(
+            device.metrics(),
+            sizes.len() as u16,
+            Arc::clone(&links.interrupts),
+        );
         let (metrics, registers) = (device.metrics(), Registers::new(&sizes));
         Transport {
             device,
@@ -423,7 +427,7 @@ impl Transport {
                 "a position in a queue that is not enabled",
             )?;
             if let Some(queue) = queue {
-                position.apply(queue);
+                queue.take_up(position);
             }
         }
         let mut workers = self.make_workers(queues);

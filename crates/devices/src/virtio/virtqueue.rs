@@ -12,6 +12,7 @@ use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::virtio::interrupt::Interrupt;
+use crate::virtio::state::QueuePosition;
 use crate::virtio::worker::Broken;
 
 /// `VIRTQ_AVAIL_F_NO_INTERRUPT` (2.7.6).
@@ -32,6 +33,21 @@ pub struct Virtqueue {
 }
 
 impl Virtqueue {
+    /// Where the device stands in its rings.
+    pub(super) fn position(&self) -> QueuePosition {
+        QueuePosition {
+            index: self.index,
+            next_available: self.queue.next_avail(),
+            next_used: self.queue.next_used(),
+        }
+    }
+
+    /// Takes the rings up where another device stood.
+    pub(super) fn take_up(&mut self, position: &QueuePosition) {
+        self.queue.set_next_avail(position.next_available);
+        self.queue.set_next_used(position.next_used);
+    }
+
     /// Takes the next chain; `None` when there is none now.
     ///
     /// # Errors

@@ -188,7 +188,7 @@ impl Worker for BalloonWorker {
     fn save(&self) -> WorkerState {
         WorkerState {
             back: Back::Balloon { held: self.held },
-            ..WorkerState::plain(&self.queues)
+            ..WorkerState::plain(self.queues.iter().map(Virtqueue::position))
         }
     }
 

@@ -337,7 +337,7 @@ fn take(
 
 impl Worker for BlockWorker {
     fn save(&self) -> WorkerState {
-        WorkerState::plain([&self.queue])
+        WorkerState::plain([self.queue.position()])
     }
 
     fn queues(&self) -> Vec<u16> {

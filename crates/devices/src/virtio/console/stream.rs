@@ -75,12 +75,12 @@ impl Stream {
     /// Where it stands in its queues; a buffer that the host has not taken whole counts as not taken.
     pub(super) fn positions(&self) -> impl Iterator<Item = QueuePosition> + '_ {
         let transmit = self.transmit.iter().map(|queue| {
-            let mut position = QueuePosition::of(queue);
+            let mut position = queue.position();
             let unfinished = u16::from(self.outgoing.is_some());
             position.next_available = position.next_available.wrapping_sub(unfinished);
             position
         });
-        self.receive.iter().map(QueuePosition::of).chain(transmit)
+        self.receive.iter().map(Virtqueue::position).chain(transmit)
     }
 
     pub(super) fn save(&self) -> StreamState {

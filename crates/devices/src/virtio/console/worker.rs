@@ -16,7 +16,7 @@ use crate::virtio::device::Setup;
 use crate::virtio::interrupt::Interrupt;
 use crate::virtio::metrics::DeviceMetrics;
 use crate::virtio::segments::{Half, Segments};
-use crate::virtio::state::{Back, QueuePosition, WorkerState};
+use crate::virtio::state::{Back, WorkerState};
 use crate::virtio::virtqueue::Virtqueue;
 use crate::virtio::worker::{Broken, Wake, Worker};
 
@@ -251,7 +251,7 @@ impl Worker for ConsoleWorker {
         let control = self.control_receive.iter().chain(&self.control_transmit);
         let streams = self.streams.iter().flat_map(Stream::positions);
         WorkerState {
-            queues: streams.chain(control.map(QueuePosition::of)).collect(),
+            queues: streams.chain(control.map(Virtqueue::position)).collect(),
             back: Back::Console {
                 streams: self.streams.iter().map(Stream::save).collect(),
                 messages: self.messages.iter().cloned().collect(),

@@ -207,7 +207,7 @@ impl Ring {
 
 impl Worker for Receiver {
     fn save(&self) -> WorkerState {
-        WorkerState::plain([&self.ring.queue])
+        WorkerState::plain([self.ring.queue.position()])
     }
 
     fn queues(&self) -> Vec<u16> {

@@ -212,7 +212,8 @@ fn make_whole(header: Header, frame: &mut [u8]) -> Option<()> {
 
 impl Worker for Transmitter {
     fn save(&self) -> WorkerState {
-        WorkerState::plain(self.transmit.iter().chain(&self.control))
+        let queues = self.transmit.iter().chain(&self.control);
+        WorkerState::plain(queues.map(Virtqueue::position))
     }
 
     fn queues(&self) -> Vec<u16> {

@@ -268,7 +268,7 @@ impl Worker for Porter {
     fn save(&self) -> WorkerState {
         WorkerState {
             back: Back::Vsock(self.hub.save()),
-            ..WorkerState::plain([&self.receive, &self.transmit])
+            ..WorkerState::plain([self.receive.position(), self.transmit.position()])
         }
     }
 
