@@ -39,10 +39,14 @@ fn told(path: &Path, for_writing: bool) -> String {
 /// Whether it comes to say that.
 fn check_told(path: &Path, for_writing: bool, expected: &str, what: &str) {
     let deadline = Instant::now() + Duration::from_secs(20);
-    while told(path, for_writing) != expected && Instant::now() < deadline {
+    loop {
+        let said = told(path, for_writing);
+        if said == expected {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{what}: {said}, not {expected}");
         std::thread::sleep(Duration::from_millis(5));
     }
-    assert_eq!(told(path, for_writing), expected, "{what}");
 }
 
 #[test]
