@@ -65,6 +65,9 @@ pub(crate) fn live(
             let lives = || run_lives(&plan, &control, &mut outside, first, &mut accounts);
             let ending = catch_unwind(AssertUnwindSafe(lives));
             outside.paging.end();
+            // What devices stand on goes first, sockets with their paths and passt: whoever hears of the end finds
+            // nothing of the VM left.
+            drop(outside);
             // Nobody listens any more if the VM broke.
             let _ = sender.send(Ok((ending, accounts)));
         });
