@@ -126,7 +126,11 @@ fn what_is_no_image_is_bad_input() {
         &["./empty", "--net", "none"],
         "neither an OCI image layout nor",
     );
-    check(&["--", "words"], "there is no program that it could be for");
+    // Behind `--` alone stands a command for the default guest; a kernel of one's own has nothing that it could be for.
+    check(
+        &["--kernel", "nowhere", "--", "words"],
+        "there is no program that it could be for",
+    );
 }
 
 #[test]
