@@ -26,9 +26,10 @@ const MAX_PART: u64 = 128 << 20;
 /// Longest place; alternatives have a byte for it.
 const MAX_PLACE: u64 = 255;
 /// Values that a kernel writes into its code while it boots (6.11 and later): symbols that begin so bound their tables.
-const CONSTANTS: [(&str, &str, u8); 2] = [
+const CONSTANTS: [(&str, &str, u8); 3] = [
     ("__start_runtime_ptr_", "__stop_runtime_ptr_", 8),
     ("__start_runtime_shift_", "__stop_runtime_shift_", 1),
+    ("__start_runtime_mask_", "__stop_runtime_mask_", 4),
 ];
 /// Tables of distances to instructions that are rewritten whole: what bounds them, and whether what is called then may lie
 /// outside of the kernel (thunks against indirect target selection, in pages of their own).
