@@ -196,6 +196,6 @@ mod tests {
         tree.add(&root.join("other")).unwrap();
         let tree = tree.into_tree();
         assert!(tree.find(&path("other/in"), true).is_some());
-        assert_eq!(tree.find(&path("other/out"), true), None);
+        assert_eq!(tree.find(&path("other/gone"), true), None);
     }
 }

@@ -122,10 +122,10 @@ const FAULTS: &[(&str, &[u8], u64, Met)] = &[
     ("jump nowhere", b"\xff\xe3", FAR, fault(13, 0)),
     ("read of no address", b"\x8b\x03", FAR, fault(13, 0)),
     (
-        "push to no address",
+        "push below the first address that is none",
         b"\x48\x89\xdc\x50",
         FAR,
-        Met::Vector(12, 0, USER_CODE + 3, 0),
+        Met::Vector(14, 6, USER_CODE + 3, FAR - 8),
     ),
     ("int3", b"\xcc", 0, Met::Vector(3, 0, USER_CODE + 1, 0)),
     (
