@@ -7,7 +7,7 @@
 # zero bytes is passed over in silence, so that no connection ever comes up. No reset, no ICMP.
 # Where: passt 0.0~git20230309.7c7625d-1 (Debian 12), x86-64. Shown without a virtual machine, by speaking frames to passt's socket.
 # Output seen: "connected with frames as they are: True; padded to 60 bytes: False"
-. "$(dirname "$0")/lib/debian-passt.sh"
+. "$(dirname "$0")/lib/debian-passt.bash"
 python3 - "$PASST" "$W" <<'P'
 import sys
 from passt_guest import *

@@ -8,7 +8,7 @@
 # Where: passt 0.0~git20230309.7c7625d-1 (Debian 12), x86-64. Found with `nc` in a virtual machine; shown here without one, by
 # speaking frames to passt's socket. Source: passt(1), section about the socket; tcp.c there.
 # Output seen: "server read b'request' and the end; guest read b'answer', end of file: False, reset: False"
-. "$(dirname "$0")/lib/debian-passt.sh"
+. "$(dirname "$0")/lib/debian-passt.bash"
 python3 - "$PASST" "$W" <<'P'
 import sys, time
 from passt_guest import *

@@ -7,7 +7,7 @@
 # guest has just sent. What counts is that nothing has ever come back from the server.
 # Where: passt 0.0~git20230309.7c7625d-1 (Debian 12), x86-64. Shown without a virtual machine, by speaking frames to passt's socket.
 # Output seen: "server read 5 lines, then the end after 24 s; guest reset: True"
-. "$(dirname "$0")/lib/debian-passt.sh"
+. "$(dirname "$0")/lib/debian-passt.bash"
 python3 - "$PASST" "$W" <<'P'
 import sys, time
 from passt_guest import *
