@@ -59,7 +59,7 @@ fn what_is_said_arrives_as_it_was_said() {
         engine: "soft".to_owned(),
         vcpus: 2,
         memory_given_bytes: 1 << 40,
-        started_at: 0.1 + 0.2,
+        started_at: 1_795_961_376.002_156_3, // A time whose last digit a fast reader of numbers loses.
         detached: true,
         program: false,
     };
