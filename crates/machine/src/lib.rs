@@ -14,15 +14,11 @@
 
 mod attach;
 pub mod boot;
-mod broker;
 mod build;
 mod console;
 mod control;
 mod engine;
-mod held;
-mod host_findings;
 mod life;
-mod opened;
 mod outcome;
 mod paging;
 mod plan;
@@ -36,21 +32,21 @@ mod threads;
 pub use ::paging::Books as PagingBooks;
 pub use api::{Complaint, ConsoleKind, Forward, SpecErrors, Transport};
 pub use attach::AttachError;
+pub use attach::broker::{Broker, InProcess, Request};
 pub use attach::handles::Devices;
-pub use broker::{Broker, InProcess, Request};
 pub use build::Machine;
+pub use build::opened::{Opened, build, open, open_with};
 pub use console::{Channel, Closed, Console, ConsoleInput};
 pub use control::{MachineControl, Phase};
 pub use devices::virtio::balloon::BalloonReading;
 pub use engine::{EngineChoice, EngineFinding, EngineKind, findings};
-pub use held::BuildError;
 pub use host::tsc::{Stability as TscStability, stability as tsc_stability};
-pub use host_findings::{HostFindings, PagingFinding, paging_finding};
-pub use opened::{Opened, build, open, open_with};
+pub use life::held::BuildError;
 pub use outcome::crash::{Crash, CrashCause};
 pub use outcome::ending::{Ending, StopCause};
 pub use outcome::exits::{ExitCounts, ExitKind};
 pub use outcome::refusal::{PauseError, SwitchError};
+pub use plan::host_findings::{HostFindings, PagingFinding, paging_finding};
 pub use plan::{
     BasePlan, DiskPlan, ImagePlan, NetBackend, NetPlan, OnReset, PagingPlan, UserNetwork, VmPlan,
     check, console_word, plan,

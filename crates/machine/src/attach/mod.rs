@@ -11,6 +11,7 @@
 
 mod balloon;
 mod block;
+pub(crate) mod broker;
 pub(crate) mod claims;
 mod console;
 pub(crate) mod counters;
@@ -27,9 +28,9 @@ use api::ConsoleKind;
 use devices::virtio::VirtioDevice;
 use thiserror::Error;
 
+use crate::attach::broker::Broker;
 use crate::attach::counters::DeviceCounters;
 use crate::attach::handles::Handles;
-use crate::broker::Broker;
 use crate::console::output::Output;
 use crate::console::{Channel, ConsoleInput};
 use crate::plan::VmPlan;

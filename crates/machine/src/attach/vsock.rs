@@ -10,9 +10,9 @@ use devices::virtio::vsock::Vsock;
 use devices::virtio::{DeviceMetrics, VirtioDevice, VirtioKind};
 
 use super::{AttachError, Attachment, slot};
+use crate::attach::broker::{Broker, Dialer};
 use crate::attach::claims::{ClaimListener, Claims};
 use crate::attach::counters::DeviceCounters;
-use crate::broker::{Broker, Dialer};
 
 /// What the device is called in messages and metrics.
 const NAME: &str = "vsock0";

@@ -7,6 +7,7 @@
 mod attended;
 mod requests;
 mod shown;
+mod switching;
 
 use std::sync::{Arc, MutexGuard, mpsc};
 use std::time::{Duration, Instant};
@@ -14,9 +15,8 @@ use std::time::{Duration, Instant};
 use host::lock::{Condition, Lock};
 use vcpu::Kick;
 
-use crate::engine::{self, EngineKind, NoEngine};
 use crate::outcome::ending::StopCause;
-use crate::outcome::refusal::{PauseError, SwitchError};
+use crate::outcome::refusal::PauseError;
 use crate::paging::Paging;
 pub use requests::Phase;
 pub(crate) use requests::Step;
@@ -83,29 +83,6 @@ impl MachineControl {
     /// [`PauseError`].
     pub fn resume(&self, patience: Duration) -> Result<(), PauseError> {
         self.ask(Request::Resume, patience, PauseError::TimedOut)
-    }
-
-    /// Moves the guest to the engine `wanted` (`kvm` or `soft`) and has it go on there, unless it was paused before.
-    ///
-    /// # Errors
-    /// [`SwitchError`]: the guest is on its old engine then, and goes on.
-    pub fn switch(&self, wanted: &str, patience: Duration) -> Result<(), SwitchError> {
-        let choice = engine::choose(wanted, &engine::findings_for(wanted))
-            .map_err(|NoEngine { what, help }| SwitchError::NoEngine { what, help })?;
-        if self.engine() == choice.kind {
-            return Err(SwitchError::Already(choice.kind));
-        }
-        self.change_engine(choice.kind, patience)
-    }
-
-    /// The same without asking whether it makes sense.
-    pub(crate) fn change_engine(
-        &self,
-        kind: EngineKind,
-        patience: Duration,
-    ) -> Result<(), SwitchError> {
-        let request = |answer| Request::Switch(kind, answer);
-        self.ask(request, patience, SwitchError::TimedOut)
     }
 
     /// Makes a request that is answered at once.

@@ -7,6 +7,7 @@
 //! code or a write to the console), then the console's queues, an alarm or a bell. The end is under its own lock.
 
 mod assemble;
+pub(crate) mod held;
 mod msr;
 mod room;
 

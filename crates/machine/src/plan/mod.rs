@@ -6,6 +6,7 @@
 //! again, because files change.
 
 mod disks;
+pub(crate) mod host_findings;
 mod image_help;
 mod images;
 mod network;
@@ -22,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::boot::Protocol;
 use crate::engine::{EngineChoice, choose};
-use crate::host_findings::HostFindings;
+use crate::plan::host_findings::HostFindings;
 
 pub(crate) use api::BadText as Trouble;
 pub use disks::{BasePlan, DiskPlan};

@@ -6,7 +6,7 @@ use api::{ResidentLimit, StoreSize, VmSpec};
 use serde::{Deserialize, Serialize};
 
 use super::{Complaints, Trouble, trouble};
-use crate::host_findings::HostFindings;
+use crate::plan::host_findings::HostFindings;
 
 /// How a VM's memory is paged.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use super::*;
 use crate::engine::{EngineFinding, EngineKind};
-use crate::host_findings::PagingFinding;
+use crate::plan::host_findings::PagingFinding;
 
 /// A host on which `soft` works and KVM does not.
 fn host() -> HostFindings {

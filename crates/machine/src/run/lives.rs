@@ -14,7 +14,7 @@ use thiserror::Error;
 use vcpu::{EngineError, Vcpu};
 
 use crate::control::{MachineControl, Phase};
-use crate::held::BuildError;
+use crate::life::held::BuildError;
 use crate::life::{End, Life};
 use crate::outcome::ending::{Ending, StopCause};
 use crate::plan::{OnReset, VmPlan};

@@ -9,7 +9,7 @@ use crate::attach::Attachment;
 use crate::console::ConsoleInput;
 use crate::console::output::Output;
 use crate::control::MachineControl;
-use crate::held::{BuildError, Held, image_error};
+use crate::life::held::{BuildError, Held, image_error};
 use crate::life::{AssemblyError, Life, VcpuMaker};
 use crate::paging::Paging;
 use crate::plan::VmPlan;

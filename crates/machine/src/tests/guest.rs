@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use api::VmSpec;
 
+use crate::build::opened::build;
 use crate::console::Console;
 use crate::control::{MachineControl, Phase};
 use crate::engine::EngineKind;
-use crate::host_findings::HostFindings;
-use crate::opened::build;
 use crate::outcome::ending::Ending;
 use crate::outcome::ending::StopCause;
 use crate::outcome::exits::ExitKind;
 use crate::outcome::refusal::SwitchError;
+use crate::plan::host_findings::HostFindings;
 use crate::plan::plan;
 use crate::report::Report;
 

@@ -8,14 +8,14 @@ use vcpu::{
     Engine, EngineError, EngineStatistics, Exit, Injection, Kick, Reply, Unit, Vcpu, VcpuState,
 };
 
+use crate::attach::broker::{Broker, InProcess};
 use crate::boot::Protocol;
 use crate::boot::test_images::bzimage;
-use crate::broker::{Broker, InProcess};
 use crate::build::Machine;
+use crate::build::opened::open_for;
 use crate::console::Console;
 use crate::engine::{EngineChoice, EngineKind};
 use crate::life::{MakeVcpus, VcpuMaker};
-use crate::opened::open_for;
 use crate::plan::{ImagePlan, OnReset, PagingPlan, VmPlan};
 
 /// One exit and the reply it must get.

@@ -1,4 +1,4 @@
-//! What every life of a VM is assembled from, opened once; [`crate::opened`] says why.
+//! What every life of a VM is assembled from, opened once; [`crate::build::opened`] says why.
 
 use std::num::NonZero;
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! From a plan to a machine, and from its run to its report.
 
+pub(crate) mod opened;
+
 use std::fmt;
 use std::io::Write;
 use std::time::Instant;
