@@ -10,7 +10,7 @@ use crate::spec_arguments::SpecArguments;
 use crate::vm::{
     BalloonArguments, ConsoleArguments, DmesgArguments, InspectArguments, LimitArguments,
     LogsArguments, NamesArguments, PsArguments, RemoveArguments, RenameArguments, StopArguments,
-    SwitchArguments, TopArguments, TruthArguments, UpdateArguments,
+    SwitchArguments, TopArguments, TruthArguments, UpdateArguments, WaitArguments,
 };
 
 /// A hypervisor that runs guests with or without hardware virtualization.
@@ -74,8 +74,8 @@ pub enum Command {
     Console(ConsoleArguments),
     /// Print what a VM printed, also of one that has ended
     Logs(LogsArguments),
-    /// Wait until VMs have ended; the exit status is theirs
-    Wait(NamesArguments),
+    /// Wait until VMs have ended, with their exit status; or until they run, show a login, or answer at a port
+    Wait(WaitArguments),
     /// Remove what ended VMs left
     #[command(visible_alias = "remove")]
     Rm(RemoveArguments),

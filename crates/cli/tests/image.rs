@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use common::{Mother, Ran, with_guest};
+use common::{Mother, Ran, with_debian, with_guest};
 
 /// What `docker save` would write of an image with busybox in it, that runs this command.
 fn saved(folder: &Path, entrypoint: &[&str], command: &[&str], user: &str) -> PathBuf {
@@ -147,27 +147,6 @@ fn an_empty_list_says_how_to_begin_and_unknown_names_are_refused() {
             .stdout
             .contains("removed no image")
     );
-}
-
-/// The command, or a loud word that no Debian image has been made here.
-fn with_debian() -> Option<Mother> {
-    let mother = with_guest()?;
-    let is_there = images::Cache::of_user()
-        .unwrap()
-        .store()
-        .find("debian:12")
-        .unwrap()
-        .is_some();
-    if !is_there {
-        // Written, not printed: the test harness would keep what is printed to itself.
-        let mut stderr = std::io::stderr();
-        writeln!(
-            stderr,
-            "skipped: there is no image debian:12; `mother run debian:12`"
-        )
-        .unwrap();
-    }
-    is_there.then_some(mother)
 }
 
 /// What the guest is asked: every answer stands behind a line with its question.

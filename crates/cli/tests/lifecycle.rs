@@ -143,6 +143,59 @@ fn a_process_that_is_killed_leaves_a_report_and_no_stale_entry() {
     assert_eq!(host.ps("web")["state"], "running");
 }
 
+/// What is waited for, within which time, and what is said, of the guest that echoes and has a port of the host that
+/// leads nowhere.
+#[test]
+fn what_a_vm_is_waited_for_is_reached_or_told() {
+    let Some(host) = Host::with_guest() else {
+        return;
+    };
+    let ran = host
+        .mother
+        .run(&["-d", "--name", "web", "--timeout", "90s"]);
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    for (words, status, stdout, stderr) in [
+        (&["--for", "running"][..], 0, "web\n", ""),
+        (&["--for", "login", "--timeout", "60s"], 0, "web\n", ""),
+        (&["--for", "login"], 0, "web\n", ""),
+        (
+            &["--for", "port=80"],
+            1,
+            "",
+            "cannot wait for VM \"web\": no port of this host leads to TCP port 80 of its guest\n  help: start it with `-p",
+        ),
+        (
+            &["--timeout", "0s"],
+            1,
+            "",
+            "cannot wait any longer for VM \"web\": the time is over, and it has not ended",
+        ),
+        (
+            &["--for", "boot"],
+            2,
+            "",
+            "write exit, running, login, or port=N",
+        ),
+    ] {
+        let ran = host.call(&[&["wait", "web"], words].concat());
+        assert_eq!(ran.status, Some(status), "{words:?}: {}", ran.stderr);
+        assert_eq!(ran.stdout, stdout, "{words:?}");
+        assert!(ran.stderr.contains(stderr), "{words:?}: {}", ran.stderr);
+    }
+    let json = host.call(&["wait", "web", "--for", "login", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(json, serde_json::json!([{"name": "web", "reached": true}]));
+    assert_eq!(host.call(&["kill", "web"]).status, Some(0));
+    let ended = host.call(&["wait", "web", "--for", "login"]);
+    let text =
+        "cannot wait for VM \"web\": it has ended, and its console shows no login: it was killed";
+    assert!(
+        ended.status == Some(1) && ended.stderr.contains(text),
+        "{}",
+        ended.stderr
+    );
+}
+
 #[test]
 fn sigterm_is_the_power_button_and_the_second_one_does_not_wait() {
     let host = Host::new();

@@ -50,6 +50,27 @@ pub fn with_guest() -> Option<Mother> {
     cache.map(|_| Mother::with_guest())
 }
 
+/// The command, or a loud word that no Debian image has been made here.
+pub fn with_debian() -> Option<Mother> {
+    let mother = with_guest()?;
+    let is_there = images::Cache::of_user()
+        .unwrap()
+        .store()
+        .find("debian:12")
+        .unwrap()
+        .is_some();
+    if !is_there {
+        // Written, not printed: the test harness would keep what is printed to itself.
+        let mut stderr = std::io::stderr();
+        writeln!(
+            stderr,
+            "skipped: there is no image debian:12; `mother run debian:12`"
+        )
+        .unwrap();
+    }
+    is_there.then_some(mother)
+}
+
 /// How it ended.
 pub struct Ran {
     /// Exit status, if it exited.
