@@ -11,7 +11,6 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use crate::saved::{Unfit, ensure};
 use crate::virtio::device::{Setup, VirtioDevice};
@@ -27,10 +26,6 @@ use crate::virtio::worker::{RunningWorkers, Worker};
 const RING_INDIRECT_DESC: u64 = 1 << 28;
 const RING_EVENT_IDX: u64 = 1 << 29;
 const VERSION_1: u64 = 1 << 32;
-
-/// How long a reset waits for its workers before it leaves that to the driver. Linux looks once and then sleeps for
-/// milliseconds, device after device, while the rest of it already works with devices that are shut down.
-const RESET_GRACE: Duration = Duration::from_micros(300);
 
 /// One device and the state of its driver's conversation with it.
 pub(super) struct Transport {
@@ -443,14 +438,13 @@ impl Transport {
         Ok(())
     }
 
+    /// The driver wants a new device. Workers are told and not waited for, because the board's lock is held here and
+    /// a worker may be deep in a file of the host: the driver reads the status until it is 0 (4.1.4.3.2), and the read
+    /// that finds them gone ends the reset.
     fn reset(&mut self) {
         self.is_resetting = true;
         if let Some(workers) = &mut self.workers {
             workers.stop();
-            let start = Instant::now();
-            while !workers.have_stopped() && start.elapsed() < RESET_GRACE {
-                std::thread::yield_now();
-            }
         }
         self.status();
     }

@@ -66,6 +66,8 @@ struct Team {
     notified: Vec<u16>,
     events: Vec<(u16, Arc<OwnedFd>)>,
     is_stopping: bool,
+    /// How often the transport wanted to know whether they have ended.
+    asked: usize,
     on_broken: Option<OnBroken>,
 }
 
@@ -135,7 +137,9 @@ impl RunningWorkers for Running {
     }
 
     fn have_stopped(&self) -> bool {
-        self.0.lock().unwrap().workers.is_empty()
+        let mut team = self.0.lock().unwrap();
+        team.asked += 1;
+        team.workers.is_empty()
     }
 
     fn take_broken(&mut self) -> Option<Broken> {
@@ -237,6 +241,12 @@ impl Bench {
             0,
             "workers that are gone are a reset that is over"
         );
+    }
+
+    /// How often workers were asked whether they have ended.
+    pub(super) fn asked(&self) -> usize {
+        let teams = self.threads.0.lock().unwrap();
+        teams.iter().map(|team| team.lock().unwrap().asked).sum()
     }
 
     pub(super) fn put(&self, at: u64, size: usize, value: u64) {

@@ -234,6 +234,20 @@ fn the_status_is_zero_only_when_workers_have_ended() {
 }
 
 #[test]
+fn a_reset_does_not_wait_for_a_worker_that_takes_its_time() {
+    let (mut bench, _) = bench();
+    bench.set_up(0, |_| Some(RINGS));
+    bench.write(STATUS, 1, 0);
+    assert_eq!(bench.asked(), 1, "the write looks once and comes back");
+    for read in 2..5 {
+        assert_eq!(bench.read(STATUS, 1), 0xf, "the worker is still there");
+        assert_eq!(bench.asked(), read, "a read looks once, too");
+    }
+    bench.serve(false);
+    assert_eq!(bench.read(STATUS, 1), 0, "the read that finds it gone");
+}
+
+#[test]
 fn a_guest_without_memory_access_reaches_registers_through_configuration_space() {
     let (mut bench, _) = bench();
     // Offset 0x14, one byte, is the status (4.1.4.9).
