@@ -268,27 +268,26 @@ pub(crate) fn findings_for(wanted: &str) -> Vec<EngineFinding> {
 /// What engines are made of, opened once for all lives and changes of engine.
 #[derive(Debug)]
 pub(crate) struct Engines {
-    /// `/dev/kvm`, or the host's number for why it does not open.
-    kvm: Result<kvm::Device, i32>,
+    /// `/dev/kvm`, or the host's number for why it does not open; `None` where KVM was found not to work.
+    kvm: Option<Result<kvm::Device, i32>>,
 }
 
 impl Engines {
-    /// Opens what there is on this host. That there is no KVM matters only to a VM that is to run on it.
-    pub(crate) fn open() -> Engines {
+    /// Opens what works here by these findings. That `/dev/kvm` does not open after all matters only to a VM that is
+    /// to run on it.
+    pub(crate) fn open(findings: &[EngineFinding]) -> Engines {
         let refused = |error: io::Error| error.raw_os_error().unwrap_or(0);
+        let mut usable = findings.iter().filter(|finding| finding.usable);
+        let has_kvm = usable.any(|finding| finding.kind == EngineKind::Kvm);
         Engines {
-            kvm: kvm::Device::open().map_err(refused),
+            kvm: has_kvm.then(|| kvm::Device::open().map_err(refused)),
         }
     }
 
     /// What a VM's CPUID must be narrowed to so that the VM can run on every engine that works here; `None` where the
     /// software CPU is the only one.
     pub(crate) fn cpuid_limit(&self) -> Option<CpuidTable> {
-        let [kvm, _] = judge(look(false)).try_into().ok()?;
-        let EngineFinding { usable: true, .. } = kvm else {
-            return None;
-        };
-        self.kvm.as_ref().ok()?.supported_cpuid().ok()
+        self.kvm.as_ref()?.as_ref().ok()?.supported_cpuid().ok()
     }
 
     /// Makes the vCPUs of a life on an engine, one for each CPUID table. Opens nothing.
@@ -309,10 +308,18 @@ impl Engines {
         memory: &Arc<GuestMemory>,
         tables: &[CpuidTable],
     ) -> Result<Engine, EngineError> {
-        let device = self.kvm.as_ref().map_err(|number| EngineError::Host {
-            what: "cannot open /dev/kvm",
-            source: io::Error::from_raw_os_error(*number),
-        })?;
+        let refused = |what, source| EngineError::Host { what, source };
+        let device = match &self.kvm {
+            Some(Ok(device)) => device,
+            Some(Err(number)) => {
+                let source = io::Error::from_raw_os_error(*number);
+                return Err(refused("cannot open /dev/kvm", source));
+            }
+            None => {
+                let source = io::ErrorKind::Unsupported.into();
+                return Err(refused("KVM was found not to work here", source));
+            }
+        };
         kvm::Kvm::new(device, Arc::clone(memory))?.engine(tables)
     }
 }
@@ -569,6 +576,25 @@ mod tests {
                 .is_some()
         );
         assert!(host(Node::Opens, false, true)[0].help.is_some());
+    }
+
+    #[test]
+    fn what_was_found_not_to_work_is_neither_opened_nor_run_on() {
+        let check = |findings: Vec<EngineFinding>| {
+            let engines = Engines::open(&findings);
+            assert!(engines.kvm.is_none() && engines.cpuid_limit().is_none());
+            let memory = Arc::new(GuestMemory::flat(1 << 20).unwrap());
+            let made = engines.make(EngineKind::Kvm, &memory, Vec::new());
+            let error = made.err().expect("there is no KVM to make it of");
+            assert!(
+                error.to_string().contains("KVM was found not to work"),
+                "{error}"
+            );
+        };
+        check(host(Node::Absent, true, true));
+        check(host(Node::Busy, true, true));
+        check(host(Node::Opens, false, true));
+        check(Vec::new());
     }
 
     #[test]

@@ -17,7 +17,7 @@
 //! ```
 //!
 //! [`open`] is the only code of a machine that sees a path. What it holds: kernel, initrd and modules; disks with their
-//! bases, locked; what the network and the socket device stand on; `/dev/kvm`, if this user may open it, whichever
+//! bases, locked; what the network and the socket device stand on; `/dev/kvm`, if KVM works here, whichever
 //! engine the guest begins on; the file of guest memory, and a second descriptor of it that can only read; the page
 //! file; and what belongs to this process's address space and threads, which is why `open` runs in the process that
 //! runs the guest: the userfaultfd, `pagemap`, `smaps`, and one thread for each vCPU with its `schedstat`.
@@ -82,7 +82,7 @@ pub fn open(plan: VmPlan) -> Result<Opened, BuildError> {
 /// # Errors
 /// As [`open`].
 pub fn open_with(plan: VmPlan, broker: Arc<dyn Broker>) -> Result<Opened, BuildError> {
-    let engines = Engines::open();
+    let engines = Engines::open(&plan.engines);
     let maker = VcpuMaker {
         kind: plan.engine.kind,
         limit: engines.cpuid_limit(),
@@ -144,7 +144,7 @@ impl Opened {
         attachments.insert(0, console.map_err(BuildError::Attach)?);
         let devices = Devices::new(&attachments, handles);
         let time_up = plan.timeout.map(|limit| start + limit);
-        let control = MachineControl::new(plan.engine.kind, paging.clone(), time_up);
+        let control = MachineControl::new(&plan, paging.clone(), time_up);
         let mut outside = Outside {
             held,
             input,

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use host::lock::{Condition, Lock};
 use vcpu::Kick;
 
+use crate::engine::EngineFinding;
 use crate::outcome::ending::StopCause;
 use crate::outcome::refusal::PauseError;
 use crate::paging::Paging;
@@ -34,6 +35,8 @@ struct Shared {
     /// Who is to hear of requests: the attendant of the present life.
     attention: Lock<Option<Arc<dyn Kick>>>,
     paging: Paging,
+    /// What this host was found to have when the VM was planned.
+    engines: Vec<EngineFinding>,
 }
 
 struct Inside {

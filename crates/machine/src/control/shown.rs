@@ -13,6 +13,7 @@ use crate::control::{Inside, MachineControl, Shared};
 use crate::engine::EngineKind;
 use crate::outcome::ending::StopCause;
 use crate::paging::Paging;
+use crate::plan::VmPlan;
 use crate::report::metrics;
 use crate::threads::observe::Observed;
 
@@ -47,15 +48,11 @@ impl fmt::Debug for MachineControl {
 }
 
 impl MachineControl {
-    /// A VM that begins on `engine`; `time_up` is when it is to end at the latest.
-    pub(crate) fn new(
-        engine: EngineKind,
-        paging: Paging,
-        time_up: Option<Instant>,
-    ) -> MachineControl {
+    /// Of the VM of `plan`; `time_up` is when it is to end at the latest.
+    pub(crate) fn new(plan: &VmPlan, paging: Paging, time_up: Option<Instant>) -> MachineControl {
         let shown = Shown {
             phase: Phase::Built,
-            engine,
+            engine: plan.engine.kind,
             has_run: false,
             reboots: 0,
             observed: None,
@@ -70,6 +67,7 @@ impl MachineControl {
             phase_changed: Condition::new(),
             attention: Lock::new(None),
             paging,
+            engines: plan.engines.clone(),
         }))
     }
 

@@ -1,4 +1,5 @@
-//! Asking for another engine: which one is meant is known before the guest is asked to rest.
+//! Asking for another engine: whether it can be had is known before the guest is asked to rest, and from the plan: a VM
+//! that runs does not look at the host again.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ impl MachineControl {
     /// # Errors
     /// [`SwitchError`]: the guest is on its old engine then, and goes on.
     pub fn switch(&self, wanted: &str, patience: Duration) -> Result<(), SwitchError> {
-        let choice = engine::choose(wanted, &engine::findings_for(wanted))
+        let choice = engine::choose(wanted, &self.0.engines)
             .map_err(|NoEngine { what, help }| SwitchError::NoEngine { what, help })?;
         if self.engine() == choice.kind {
             return Err(SwitchError::Already(choice.kind));

@@ -17,7 +17,8 @@ pub struct PagingFinding {
     pub help: Option<String>,
 }
 
-/// What this host has for VMs: a plan is made from it as often as needed, and asks the host no more.
+/// What this host has for VMs: a plan is made from it as often as needed, and neither the plan nor the VM asks about KVM
+/// again.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HostFindings {

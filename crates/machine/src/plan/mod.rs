@@ -22,7 +22,7 @@ use api::{
 use serde::{Deserialize, Serialize};
 
 use crate::boot::Protocol;
-use crate::engine::{EngineChoice, choose};
+use crate::engine::{EngineChoice, EngineFinding, choose};
 use crate::plan::host_findings::HostFindings;
 
 pub(crate) use api::BadText as Trouble;
@@ -78,6 +78,8 @@ pub struct VmPlan {
     pub vcpu_count: u32,
     /// What executes the guest, and why that.
     pub engine: EngineChoice,
+    /// What this host was found to have, of which that was chosen: it is not asked again, whatever the VM does later.
+    pub engines: Vec<EngineFinding>,
     /// How long the guest may run.
     pub timeout: Option<Duration>,
     /// Whether there is a debug-exit port at 0xf4.
@@ -138,7 +140,8 @@ enum Stage {
 }
 
 /// Complains about everything that can be told before a kernel or passt is fetched: what is wrong with what was
-/// written, and with what was understood of it.
+/// written, and with what was understood of it. Files and ports that were right here are looked at once more by
+/// [`plan()`]: between the two there may be minutes of fetching, and a disk that was brought.
 ///
 /// # Errors
 /// Every complaint at once.
@@ -202,6 +205,7 @@ fn judge(
         memory_bytes,
         vcpu_count: spec.cpus.unwrap_or(VcpuCount::ONE).get(),
         engine: engine?,
+        engines: host.engines.clone(),
         timeout: spec.timeout.map(Timeout::duration),
         debug_exit: spec.debug_exit,
         on_reset: if spec.no_reboot {

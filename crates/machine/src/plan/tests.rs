@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use super::*;
-use crate::engine::{EngineFinding, EngineKind};
+use crate::engine::EngineKind;
 use crate::plan::host_findings::PagingFinding;
 
 /// A host on which `soft` works and KVM does not.

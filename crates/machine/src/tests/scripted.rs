@@ -135,6 +135,7 @@ pub(crate) fn plan(kernel: &host::MemFd) -> VmPlan {
             kind: EngineKind::Soft,
             why: "scripted".to_owned(),
         },
+        engines: Vec::new(),
         timeout: Some(Duration::from_secs(60)),
         debug_exit: true,
         on_reset: OnReset::End,
