@@ -1,9 +1,10 @@
 //! The guest that configures a new Debian's packages: our own machine is where their scripts are root.
 
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use api::{DiskFormat, DiskSerial, DiskSpec, MemorySize, VmName, VmSpec};
+use host::lock::Lock;
 use images::{
     Begun, CONFIGURED_MARKER, Cache, DebianBuild, DebianError, DebianRelease, Image, Progress,
 };
@@ -58,7 +59,7 @@ fn configure(debian: &DebianBuild, shown: Shown) -> Result<(), Failure> {
         ..VmSpec::default()
     };
     let plan = plan(&spec, &HostFindings::for_spec(&spec))?;
-    let watched = Arc::new(Mutex::new(Watched::new(shown, debian.package_count)));
+    let watched = Arc::new(Lock::new(Watched::new(shown, debian.package_count)));
     let order = Order {
         name: None,
         is_kept: false,
@@ -85,7 +86,7 @@ fn configure(debian: &DebianBuild, shown: Shown) -> Result<(), Failure> {
         },
     )?;
     let ran = attended.finish()?;
-    let watched = watched.lock().unwrap_or_else(PoisonError::into_inner);
+    let watched = watched.lock();
     if watched.configured && ran.report.ending.is_power_off() {
         return Ok(());
     }
@@ -130,7 +131,7 @@ impl Watched {
 
 /// Cuts the console into lines.
 struct Lines {
-    watched: Arc<Mutex<Watched>>,
+    watched: Arc<Lock<Watched>>,
     line: Vec<u8>,
 }
 
@@ -139,10 +140,7 @@ impl Write for Lines {
         for &byte in bytes {
             if byte == b'\n' {
                 let line = String::from_utf8_lossy(&self.line).trim_end().to_owned();
-                self.watched
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .take(&line);
+                self.watched.lock().take(&line);
                 self.line.clear();
             } else if self.line.len() < 4096 {
                 self.line.push(byte);

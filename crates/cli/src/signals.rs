@@ -6,9 +6,10 @@
 //! both.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::thread;
 
+use host::lock::Lock;
 use runner::{Ask, Asked, GRACE, Handle, OnTerm};
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGWINCH};
 use signal_hook::iterator::Signals;
@@ -18,11 +19,11 @@ use crate::terminal;
 
 /// The signals that were to end the guest.
 #[derive(Clone)]
-pub struct Received(Arc<Mutex<Asked>>);
+pub struct Received(Arc<Lock<Asked>>);
 
 impl Received {
     fn lock(&self) -> MutexGuard<'_, Asked> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Dies of the last of them, if there was one.
@@ -63,7 +64,7 @@ fn tell_size(vm: &Handle) {
 /// Hands on signals to `vm` from now on, for as long as the process lives.
 pub fn listen(vm: Handle, term: OnTerm) -> io::Result<Received> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT, SIGWINCH])?;
-    let received = Received(Arc::new(Mutex::new(Asked::new(term))));
+    let received = Received(Arc::new(Lock::new(Asked::new(term))));
     let taken = received.clone();
     let listen = move || {
         let mut was_raw = false;

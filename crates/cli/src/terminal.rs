@@ -5,14 +5,15 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::panic;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 
+use host::lock::Lock;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
-static ORIGINAL: Mutex<Option<Termios>> = Mutex::new(None);
+static ORIGINAL: Lock<Option<Termios>> = Lock::new(None);
 
 fn original() -> MutexGuard<'static, Option<Termios>> {
-    ORIGINAL.lock().unwrap_or_else(PoisonError::into_inner)
+    ORIGINAL.lock()
 }
 
 /// Whether a person sits at both ends: keys come in and the console is shown.

@@ -2,8 +2,9 @@
 //!
 //! Devices leave such a wish here; the machine takes it after the access and decides. Nobody calls the machine.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use host::lock::Lock;
 use serde::{Deserialize, Serialize};
 
 use crate::saved::{Saved, Unfit};
@@ -21,20 +22,17 @@ pub enum BoardEvent {
 
 /// Where devices leave a [`BoardEvent`]. The first one counts until it is taken.
 #[derive(Clone, Debug, Default)]
-pub struct BoardEvents(Arc<Mutex<Option<BoardEvent>>>);
+pub struct BoardEvents(Arc<Lock<Option<BoardEvent>>>);
 
 impl BoardEvents {
     /// Leaves an event, unless one waits.
     pub fn post(&self, event: BoardEvent) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert(event);
+        self.0.lock().get_or_insert(event);
     }
 
     /// Takes the event that waits.
     pub fn take(&self) -> Option<BoardEvent> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.0.lock().take()
     }
 }
 
@@ -42,11 +40,11 @@ impl Saved for BoardEvents {
     type State = Option<BoardEvent>;
 
     fn save(&self) -> Option<BoardEvent> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.0.lock()
     }
 
     fn restore(&mut self, state: Option<BoardEvent>) -> Result<(), Unfit> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        *self.0.lock() = state;
         Ok(())
     }
 }

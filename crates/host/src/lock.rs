@@ -1,11 +1,14 @@
-//! A mutex and a condition variable without poisoning.
+//! A mutex, a lock for readers and writers and a condition variable, without poisoning.
 //!
 //! The standard library's mutex is poisoned when a thread panics while it holds it, and from then on every `lock` has to
 //! say what it makes of that. Here a panic is our own mistake: it ends the VM, and until then other threads come to
 //! their end in good order and use what they share. So it was said the same way at every place; now it is said here.
 //! Where a panic under a lock must be heard, as in the pager's core, the standard mutex stays.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{
+    Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+    TryLockError,
+};
 use std::time::Duration;
 
 /// A mutex that is not poisoned.
@@ -32,6 +35,29 @@ impl<T: ?Sized> Lock<T> {
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
             Err(TryLockError::WouldBlock) => None,
         }
+    }
+}
+
+/// A lock for many readers or one writer that is not poisoned.
+#[derive(Debug, Default)]
+pub struct SharedLock<T: ?Sized>(RwLock<T>);
+
+impl<T> SharedLock<T> {
+    /// A lock around `value`.
+    pub const fn new(value: T) -> SharedLock<T> {
+        SharedLock(RwLock::new(value))
+    }
+}
+
+impl<T: ?Sized> SharedLock<T> {
+    /// Waits for a writer to leave, and shares it with other readers.
+    pub fn read(&self) -> RwLockReadGuard<'_, T> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until it is free and takes it alone.
+    pub fn write(&self) -> RwLockWriteGuard<'_, T> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -118,5 +144,22 @@ mod tests {
         let condition = Condition::new();
         let (value, is_over) = condition.wait_timeout(lock.lock(), Duration::from_millis(1));
         assert_eq!((*value, is_over), (2, true));
+    }
+
+    #[test]
+    fn what_a_writer_left_behind_in_a_panic_is_read_by_all() {
+        let lock = Arc::new(SharedLock::new(1));
+        let panicking = Arc::clone(&lock);
+        let panic = std::thread::spawn(move || {
+            let mut value = panicking.write();
+            *value = 2;
+            panic!("with the lock in hand");
+        });
+        assert!(panic.join().is_err());
+        let readers = (lock.read(), lock.read());
+        assert_eq!((*readers.0, *readers.1), (2, 2));
+        drop(readers);
+        *lock.write() += 1;
+        assert_eq!(*lock.read(), 3);
     }
 }

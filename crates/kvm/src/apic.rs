@@ -1,9 +1,8 @@
 //! The local APICs in the host's kernel: messages to them, and their state.
 
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 
+use host::lock::Lock;
 use kvm_bindings::{
     KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_irq_routing_entry, kvm_lapic_state, kvm_msi,
 };
@@ -19,14 +18,14 @@ const ID: usize = 2;
 pub(crate) struct KernelApics {
     vm: Arc<VmFd>,
     /// What each pin of the IOAPIC sends, as KVM was told.
-    pins: Mutex<Vec<Option<(u64, u32)>>>,
+    pins: Lock<Vec<Option<(u64, u32)>>>,
 }
 
 impl KernelApics {
     pub(crate) fn new(vm: Arc<VmFd>) -> KernelApics {
         KernelApics {
             vm,
-            pins: Mutex::default(),
+            pins: Lock::default(),
         }
     }
 }
@@ -44,7 +43,7 @@ impl LocalApics for KernelApics {
     }
 
     fn set_pins(&self, messages: &[Option<(u64, u32)>]) {
-        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pins = self.pins.lock();
         if *pins == messages {
             return;
         }

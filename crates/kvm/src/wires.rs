@@ -2,8 +2,9 @@
 
 use std::io;
 use std::os::fd::{FromRawFd, IntoRawFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use host::lock::Lock;
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use vcpu::{Wire, Wires};
 use vmm_sys_util::eventfd::EventFd;
@@ -12,14 +13,14 @@ use vmm_sys_util::eventfd::EventFd;
 pub(crate) struct KernelWires {
     vm: Arc<VmFd>,
     /// Those that it took.
-    laid: Mutex<Vec<Wire>>,
+    laid: Lock<Vec<Wire>>,
 }
 
 impl KernelWires {
     pub(crate) fn new(vm: Arc<VmFd>) -> KernelWires {
         KernelWires {
             vm,
-            laid: Mutex::default(),
+            laid: Lock::default(),
         }
     }
 
@@ -40,7 +41,7 @@ impl KernelWires {
 
 impl Wires for KernelWires {
     fn set_wires(&self, wires: &[Wire]) {
-        let mut laid = self.laid.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut laid = self.laid.lock();
         // One that cannot be taken away is one that KVM does not have.
         laid.extract_if(.., |wire| !wires.contains(wire))
             .for_each(|wire| drop(self.change(&wire, false)));

@@ -1,7 +1,8 @@
 //! Paging of a VM over all its lives: what was asked for, and the pager of the present life.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
+use host::lock::Lock;
 use mem::{Faults, GuestMemory};
 use paging::{AHEAD_PAGES, Event, PageFile, Pager, Settings, StartError, with_causes};
 
@@ -15,7 +16,7 @@ pub(crate) type OnChange = dyn Fn() + Send + Sync;
 
 /// See the module. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Paging(Arc<Mutex<State>>);
+pub(crate) struct Paging(Arc<Lock<State>>);
 
 struct State {
     settings: Settings,
@@ -66,11 +67,11 @@ impl Paging {
             broken: None,
             when_broken: None,
         };
-        Ok(Paging(Arc::new(Mutex::new(state))))
+        Ok(Paging(Arc::new(Lock::new(state))))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// A life with this memory begins. Opens nothing.

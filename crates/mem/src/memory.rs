@@ -4,8 +4,9 @@ use std::ffi::CStr;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
+use host::lock::Lock;
 use host::mapping::{Mapping, MemFd, Protection};
 use thiserror::Error;
 use vm_memory::mmap::MmapRegionBuilder;
@@ -30,7 +31,7 @@ pub struct Hva(pub u64);
 pub struct Memslot {
     /// First address.
     pub gpa: Gpa,
-    /// Size.
+    /// Its length.
     pub len_bytes: u64,
     /// Where it starts in the memory file.
     pub file_offset: u64,
@@ -94,7 +95,7 @@ pub enum MemoryError {
     /// rust-vmm's view could not be built.
     #[error("cannot describe guest memory at {gpa}")]
     Describe {
-        /// Slot.
+        /// Where the slot begins.
         gpa: Gpa,
     },
     /// The host did not take pages back.
@@ -110,7 +111,7 @@ pub enum MemoryError {
     NotMemory {
         /// First byte.
         gpa: Gpa,
-        /// Length.
+        /// Its length.
         len_bytes: u64,
     },
 }
@@ -186,7 +187,7 @@ pub struct GuestMemory {
     /// What [`GuestMemory::discard`] gave back so far of what the host held.
     given_back_bytes: AtomicU64,
     /// Who puts pages away, if somebody does.
-    keeper: Mutex<Option<Weak<dyn PageKeeper>>>,
+    keeper: Lock<Option<Weak<dyn PageKeeper>>>,
 }
 
 impl std::fmt::Debug for GuestMemory {
@@ -251,7 +252,7 @@ impl GuestMemory {
         }
         let vm_memory =
             VmMemory::from_regions(regions).map_err(|_| MemoryError::Describe { gpa: Gpa(0) })?;
-        let (given_back_bytes, keeper) = (AtomicU64::new(0), Mutex::new(None));
+        let (given_back_bytes, keeper) = (AtomicU64::new(0), Lock::new(None));
         Ok(GuestMemory {
             file,
             mapping,
@@ -308,7 +309,7 @@ impl GuestMemory {
     }
 
     pub(crate) fn set_keeper(&self, keeper: Weak<dyn PageKeeper>) {
-        *self.keeper.lock().unwrap_or_else(PoisonError::into_inner) = Some(keeper);
+        *self.keeper.lock() = Some(keeper);
     }
 
     /// The view for rust-vmm's loaders and virtqueues.
@@ -340,11 +341,7 @@ impl GuestMemory {
             gpa: Gpa(start),
             source,
         };
-        let keeper = self
-            .keeper
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let keeper = self.keeper.lock().clone();
         let mut punch = || {
             let fd = self.memfd();
             let held_bytes = fd.held_bytes(offset, end - start)?;
@@ -616,11 +613,11 @@ mod tests {
 
     /// Remembers the pages it hears of.
     #[derive(Default)]
-    struct Watcher(std::sync::Mutex<Vec<x86::Gfn>>);
+    struct Watcher(Lock<Vec<x86::Gfn>>);
 
     impl crate::CodeWatch for Watcher {
         fn code_written(&self, gfn: x86::Gfn) {
-            self.0.lock().unwrap().push(gfn);
+            self.0.lock().push(gfn);
         }
     }
 
@@ -634,13 +631,13 @@ mod tests {
         ));
         memory.notes().add_code(Gpa(0x10_1000).gfn());
         memory.write(Gpa(0x10_0ffe), &[1, 2, 3, 4]).unwrap();
-        assert_eq!(*watcher.0.lock().unwrap(), [Gpa(0x10_1000).gfn()]);
+        assert_eq!(*watcher.0.lock(), [Gpa(0x10_1000).gfn()]);
         memory
             .vm_memory()
             .write_obj(0x1234_5678_u32, GuestAddress(0x10_1010))
             .unwrap();
         assert_eq!(memory.read_value(Gpa(0x10_1010), 4).unwrap(), 0x1234_5678);
-        assert_eq!(watcher.0.lock().unwrap().len(), 2);
+        assert_eq!(watcher.0.lock().len(), 2);
     }
 
     #[test]
@@ -735,7 +732,7 @@ mod tests {
         memory.notes().add_code(Gpa(0x2000).gfn());
         assert_eq!(memory.discard(Gpa(0x1000), 0x3000).unwrap(), 0x3000);
         assert_eq!(
-            *watcher.0.lock().unwrap(),
+            *watcher.0.lock(),
             [Gpa(0x2000).gfn()],
             "translations of discarded code are dropped"
         );

@@ -11,8 +11,9 @@
 //! of what was there before.
 
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Weak};
 
+use host::lock::SharedLock;
 use vm_memory::bitmap::{Bitmap, BitmapSlice, WithBitmapSlice};
 use x86::{Gfn, PAGE_SIZE};
 
@@ -30,7 +31,7 @@ const WRITER_BITS: u32 = 8;
 pub struct Writers(u8);
 
 impl Writers {
-    /// Nobody.
+    /// No thread writes the page unseen.
     pub const NONE: Writers = Writers(0);
 
     /// Whether vCPU `index` may be one of them.
@@ -50,7 +51,7 @@ pub struct PageNotes {
     pages: Box<[AtomicU16]>,
     /// First frame of each slot and its first page index, lowest first.
     slots: Vec<(Gfn, usize, usize)>,
-    watchers: RwLock<Vec<Weak<dyn CodeWatch>>>,
+    watchers: SharedLock<Vec<Weak<dyn CodeWatch>>>,
 }
 
 impl std::fmt::Debug for PageNotes {
@@ -72,7 +73,7 @@ impl PageNotes {
         PageNotes {
             pages,
             slots,
-            watchers: RwLock::default(),
+            watchers: SharedLock::default(),
         }
     }
 
@@ -89,10 +90,7 @@ impl PageNotes {
 
     /// From now on `watcher` hears of writes to code pages, as long as it lives.
     pub fn watch_code(&self, watcher: Weak<dyn CodeWatch>) {
-        let mut watchers = self
-            .watchers
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut watchers = self.watchers.write();
         watchers.retain(|watcher| watcher.strong_count() > 0);
         watchers.push(watcher);
     }
@@ -140,7 +138,7 @@ impl PageNotes {
         let Some(page) = self.page(gfn) else { return };
         // A locked instruction: the look at the mark comes after the write, for everybody.
         if page.fetch_or(DIRTY, Ordering::SeqCst) & CODE != 0 {
-            let watchers = self.watchers.read().unwrap_or_else(PoisonError::into_inner);
+            let watchers = self.watchers.read();
             for watcher in watchers.iter().filter_map(Weak::upgrade) {
                 watcher.code_written(gfn);
             }

@@ -5,10 +5,11 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use host::lock::{Condition, Lock};
 use host::userfault::OpenError;
 use mem::{Faults, GuestMemory, PageKeeper, PagedMemory};
 use rustix::event::{EventfdFlags, eventfd};
@@ -51,9 +52,9 @@ pub enum StartError {
     /// The page file cannot be made.
     #[error("cannot make a page file in {folder}")]
     File {
-        /// Where.
+        /// The folder that was to hold the page file.
         folder: PathBuf,
-        /// Why.
+        /// What the host said.
         source: io::Error,
     },
     /// The host gives no thread, memory or descriptor.
@@ -158,16 +159,16 @@ impl Pager {
             core: Mutex::new(core),
             call,
             is_stopping: AtomicBool::new(false),
-            room: Mutex::new(false),
-            room_wanted: Condvar::new(),
+            room: Lock::new(false),
+            room_wanted: Condition::new(),
             waiting: AtomicUsize::new(0),
-            waiting_since: Mutex::new(None),
-            told: Mutex::default(),
+            waiting_since: Lock::new(None),
+            told: Lock::default(),
             latency: Latency::default(),
             listener,
-            asked: Mutex::default(),
+            asked: Lock::default(),
             cpu_ns: Default::default(),
-            threads: Mutex::default(),
+            threads: Lock::default(),
             ahead_pages: settings.ahead_pages,
         });
         let weak: Weak<Shared<PagedMemory>> = Arc::downgrade(&shared);
@@ -263,11 +264,9 @@ impl Pager {
     /// seconds after somebody asked until a minute after nobody does: to sample them breaks up huge pages.
     pub fn books(&self) -> Books {
         self.shared.note_asked();
-        let mut core = self
-            .shared
-            .core
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let core = self.shared.core.lock();
+        // What a core counted before it panicked is shown all the same.
+        let mut core = core.unwrap_or_else(PoisonError::into_inner);
         let limit = core.limit();
         let out = core.out();
         let zeros = core.zeros();

@@ -283,7 +283,7 @@ fn a_thread_that_is_gone_is_noticed_also_when_it_takes_the_lock_with_it() {
     };
     let held = pager.shared.core.lock().unwrap();
     // No process has so many.
-    pager.shared.threads.lock().unwrap().push(i32::MAX);
+    pager.shared.threads.lock().push(i32::MAX);
     let event = receiver.recv_timeout(Duration::from_secs(20)).unwrap();
     assert_eq!(
         event,

@@ -2,8 +2,10 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+
+use host::lock::{Condition, Lock};
 
 use crate::core::{Broken, Core};
 use crate::estimate::Estimate;
@@ -32,20 +34,20 @@ pub(crate) struct Shared<M> {
     /// Wakes the service thread.
     pub(crate) call: OwnedFd,
     pub(crate) is_stopping: AtomicBool,
-    pub(crate) room: Mutex<bool>,
-    pub(crate) room_wanted: Condvar,
+    pub(crate) room: Lock<bool>,
+    pub(crate) room_wanted: Condition,
     pub(crate) waiting: AtomicUsize,
-    pub(crate) waiting_since: Mutex<Option<Instant>>,
-    pub(crate) told: Mutex<Told>,
+    pub(crate) waiting_since: Lock<Option<Instant>>,
+    pub(crate) told: Lock<Told>,
     /// When somebody last asked for the accounts.
-    pub(crate) asked: Mutex<Option<Instant>>,
+    pub(crate) asked: Lock<Option<Instant>>,
     pub(crate) latency: Latency,
     pub(crate) listener: Box<dyn Fn(Event) + Send + Sync>,
     pub(crate) cpu_ns: [AtomicU64; 2],
     /// Most pages brought in ahead of a guest that goes through memory in order.
     pub(crate) ahead_pages: u64,
     /// The kernel's number of each of the pager's threads.
-    pub(crate) threads: Mutex<Vec<i32>>,
+    pub(crate) threads: Lock<Vec<i32>>,
 }
 
 /// What is known beside the core.
@@ -95,17 +97,17 @@ impl<M> Shared<M> {
     }
 
     pub(crate) fn told(&self) -> MutexGuard<'_, Told> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+        self.told.lock()
     }
 
     /// Somebody asks for the accounts.
     pub(crate) fn note_asked(&self) {
-        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self.asked.lock() = Some(Instant::now());
     }
 
     /// Whether anybody asked for the accounts not long ago.
     pub(crate) fn is_asked(&self) -> bool {
-        let asked = *self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked = *self.asked.lock();
         asked.is_some_and(|asked| asked.elapsed() < ASKED_HOLDS)
     }
 
@@ -117,17 +119,17 @@ impl<M> Shared<M> {
 
     /// Has the reclaiming thread look.
     pub(crate) fn want_room(&self) {
-        *self.room.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *self.room.lock() = true;
         self.room_wanted.notify_one();
     }
 
     /// Waits until somebody wants room, at most so long.
     pub(crate) fn wait_for_work(&self, patience: Duration) {
-        let wanted = self.room.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self
+        let wanted = self.room.lock();
+        let wants_none = |wanted: &mut bool| !*wanted;
+        *self
             .room_wanted
-            .wait_timeout_while(wanted, patience, |wanted| !*wanted);
-        *waited.unwrap_or_else(PoisonError::into_inner).0 = false;
+            .wait_timeout_while(wanted, patience, wants_none) = false;
     }
 
     /// Pages kept free below the limit, so that a fault finds room without waiting.
@@ -141,18 +143,12 @@ impl<M> Shared<M> {
 
     pub(crate) fn note_waiting(&self, count: usize, oldest: Option<Instant>) {
         self.waiting.store(count, Ordering::Relaxed);
-        *self
-            .waiting_since
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = oldest;
+        *self.waiting_since.lock() = oldest;
     }
 
     /// How long the one has waited that waits longest.
     pub(crate) fn waiting_for(&self) -> Option<Duration> {
-        self.waiting_since
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .map(|since| since.elapsed())
+        self.waiting_since.lock().map(|since| since.elapsed())
     }
 
     /// Somebody waits that cannot go on, or can again.
@@ -169,15 +165,12 @@ impl<M> Shared<M> {
     /// The calling thread is one of the pager's.
     pub(crate) fn note_thread(&self) {
         let thread = rustix::thread::gettid().as_raw_nonzero().get();
-        self.threads
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(thread);
+        self.threads.lock().push(thread);
     }
 
     /// Whether a thread of the pager is gone that nobody told to stop: it was killed, without a last word.
     pub(crate) fn has_lost_thread(&self) -> bool {
-        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        let threads = self.threads.lock();
         let is_lost = threads.iter().any(|thread| !host::cpu::has_thread(*thread));
         is_lost && !self.is_stopping.load(Ordering::Acquire)
     }

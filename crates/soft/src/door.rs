@@ -15,9 +15,10 @@
 //! vCPU has nobody to be called and leaves all that out.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
+use host::lock::{Condition, Lock};
 use mem::{Hva, Writers};
 use vcpu::Kick;
 
@@ -45,10 +46,10 @@ pub(crate) struct Door {
     /// What translated code polls: nobody wants anything while it is 0.
     wanted: AtomicU32,
     inside: AtomicU32,
-    orders: Mutex<Orders>,
+    orders: Lock<Orders>,
     /// How often orders were carried out.
     carried_out: AtomicU64,
-    opened: Condvar,
+    opened: Condition,
 }
 
 impl Kick for Door {
@@ -75,7 +76,7 @@ impl Door {
     }
 
     fn orders(&self) -> MutexGuard<'_, Orders> {
-        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+        self.orders.lock()
     }
 
     /// Goes in, after all orders have been carried out: `protect` takes write access to a page away.
@@ -88,10 +89,7 @@ impl Door {
             self.come_out();
             let mut orders = self.orders();
             while orders.is_shut {
-                orders = self
-                    .opened
-                    .wait(orders)
-                    .unwrap_or_else(PoisonError::into_inner);
+                orders = self.opened.wait(orders);
             }
             self.wanted.fetch_and(!CALLED, Ordering::SeqCst);
             orders.protect.drain(..).for_each(&mut protect);
@@ -221,7 +219,7 @@ mod tests {
     struct Visitor {
         door: Arc<Door>,
         ways_in: Arc<AtomicU64>,
-        protected: Arc<Mutex<Vec<u64>>>,
+        protected: Arc<Lock<Vec<u64>>>,
         ends: Arc<AtomicBool>,
         thread: Option<std::thread::JoinHandle<()>>,
     }
@@ -229,7 +227,7 @@ mod tests {
     impl Visitor {
         fn new() -> Visitor {
             let (door, ends) = (Arc::new(Door::default()), Arc::new(AtomicBool::new(false)));
-            let (ways_in, protected) = (Arc::default(), Arc::new(Mutex::new(vec![])));
+            let (ways_in, protected) = (Arc::default(), Arc::new(Lock::new(vec![])));
             let mut visitor = Visitor {
                 door,
                 ways_in,
@@ -242,7 +240,7 @@ mod tests {
                 (Arc::clone(&visitor.ways_in), Arc::clone(&visitor.protected));
             visitor.thread = Some(std::thread::spawn(move || {
                 while !ends.load(Ordering::SeqCst) {
-                    door.go_in(|Hva(page)| protected.lock().unwrap().push(page));
+                    door.go_in(|Hva(page)| protected.lock().push(page));
                     ways_in.fetch_add(1, Ordering::SeqCst);
                     while !door.is_wanted() && !ends.load(Ordering::SeqCst) {
                         std::hint::spin_loop();
@@ -313,9 +311,9 @@ mod tests {
         assert_eq!(doors.calls.load(Ordering::SeqCst), 1);
         // When the call is over, whoever is inside again has carried it out.
         visitors[1].wait_for_ways_in(2);
-        assert_eq!(*visitors[1].protected.lock().unwrap(), [0x5000]);
+        assert_eq!(*visitors[1].protected.lock(), [0x5000]);
         assert_eq!(visitors[0].ways_in.load(Ordering::SeqCst), 1);
-        assert!(visitors[0].protected.lock().unwrap().is_empty());
+        assert!(visitors[0].protected.lock().is_empty());
     }
 
     #[test]

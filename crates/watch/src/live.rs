@@ -12,7 +12,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use fleet::{Client, ClientError, MemoryFiles, Record};
 use insight::{Extent, FileMemory, FileSlot, Memory, Unreadable};
@@ -72,6 +72,11 @@ pub struct LiveMemory {
     /// Whom to ask for pages that the pager has, and the connection, once there is one.
     record: Option<Record>,
     client: Mutex<Option<Client>>,
+}
+
+/// Takes a lock; what a thread that panicked under it has left is used like any other.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl LiveMemory {
@@ -145,7 +150,7 @@ impl LiveMemory {
     ) -> Result<Found, Unreadable> {
         const LEN: usize = size_of::<u32>();
         // Over both reads: who asks meanwhile would put a number of later in the place of the one before.
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = lock(&self.last);
         self.memory.read(gpa, bytes)?;
         self.count(2, bytes.len());
         let page_count = (gpa.page_offset() + bytes.len() as u64).div_ceil(PAGE_SIZE) as usize;
@@ -222,7 +227,7 @@ impl LiveMemory {
         let Some(record) = &self.record else {
             return Err(paged_out("its contents are with the pager".to_owned()));
         };
-        let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut client = lock(&self.client);
         let mut ask = || {
             let client = match &mut *client {
                 Some(client) => client,
@@ -261,7 +266,7 @@ impl LiveMemory {
         let (Some(file_pages), Some(record)) = (file_pages, &self.record) else {
             return Err(ClientError::Strange);
         };
-        let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut client = lock(&self.client);
         let mut written = HashSet::new();
         for some in file_pages.chunks(ASKED_PAGES) {
             let asked = match client.take() {

@@ -30,7 +30,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -184,7 +184,7 @@ impl Outlet {
     fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
         // Held, so that the number is still that pipe's.
-        let pipe = self.pipe.lock().unwrap_or_else(PoisonError::into_inner);
+        let pipe = lock(&self.pipe);
         let Some(number) = *pipe else { return };
         let path = format!("/proc/self/fd/{number}");
         if let Ok(mut pipe) = File::options().write(true).open(path) {
@@ -203,7 +203,7 @@ impl Outlet {
 
     /// Sends all that comes out of the program's pipe to the host.
     fn carry(&self, mut pipe: impl Read + AsRawFd, mut port: File) -> io::Result<()> {
-        *self.pipe.lock().unwrap_or_else(PoisonError::into_inner) = Some(pipe.as_raw_fd());
+        *lock(&self.pipe) = Some(pipe.as_raw_fd());
         let mut buffer = vec![0; PIECE_BYTES];
         let mut carried = || -> io::Result<()> {
             while !self.is_closed.load(Ordering::Acquire) {
@@ -218,7 +218,7 @@ impl Outlet {
             Ok(())
         };
         let result = carried();
-        *self.pipe.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&self.pipe) = None;
         result
     }
 }
@@ -375,6 +375,7 @@ fn send(control: &Control, kind: u8, payload: &[u8]) -> io::Result<()> {
     lock(control).write_all(&message)
 }
 
-fn lock(control: &Control) -> std::sync::MutexGuard<'_, File> {
-    control.lock().unwrap_or_else(PoisonError::into_inner)
+/// Takes a lock; what a thread that panicked under it has left is used like any other.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,11 +2,12 @@
 //! copy memory on yet another thread (see `guests/bare/parallel.c`).
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use host::lock::Lock;
 use mem::GuestMemory;
 use vcpu::{Exit, Kick, Reply, Vcpu, VcpuState, gpr};
 use x86::Gpa;
@@ -41,8 +42,8 @@ struct Copy {
 /// What all threads share.
 struct Board {
     memory: Arc<GuestMemory>,
-    console: Mutex<Vec<u8>>,
-    ending: Mutex<Option<Ending>>,
+    console: Lock<Vec<u8>>,
+    ending: Lock<Option<Ending>>,
     over: AtomicBool,
     starts: Vec<Sender<VcpuState>>,
     device: Sender<Copy>,
@@ -50,10 +51,7 @@ struct Board {
 
 impl Board {
     fn end(&self, ending: Ending) {
-        self.ending
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert(ending);
+        self.ending.lock().get_or_insert(ending);
         self.over.store(true, Ordering::SeqCst);
     }
 
@@ -113,10 +111,7 @@ impl Board {
                     value,
                     ..
                 } => {
-                    self.console
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .push(value as u8);
+                    self.console.lock().push(value as u8);
                 }
                 Exit::PioWrite {
                     port: START, value, ..
@@ -189,8 +184,8 @@ pub fn run(
     let kickers: Vec<Arc<dyn Kick>> = vcpus.iter().map(|vcpu| vcpu.kicker()).collect();
     let board = Board {
         memory: Arc::clone(&memory),
-        console: Mutex::default(),
-        ending: Mutex::default(),
+        console: Lock::default(),
+        ending: Lock::default(),
         over: AtomicBool::new(false),
         starts,
         device,
@@ -220,12 +215,8 @@ pub fn run(
             .collect()
     });
     results.into_iter().collect::<anyhow::Result<()>>()?;
-    let console = board.console.lock().unwrap_or_else(PoisonError::into_inner);
-    let ending = board
-        .ending
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clone();
+    let console = board.console.lock();
+    let ending = board.ending.lock().clone();
     Ok(Run {
         console: String::from_utf8_lossy(&console).into_owned(),
         ending: ending.unwrap_or(Ending::Halted),

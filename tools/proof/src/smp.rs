@@ -7,10 +7,11 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use host::lock::Lock;
 use machine::{Console, Ending, Report};
 
 use crate::programs::add_files;
@@ -84,14 +85,11 @@ pub struct Guest {
 
 /// What the guest wrote, kept.
 #[derive(Clone, Default)]
-struct Kept(Arc<Mutex<Vec<u8>>>);
+struct Kept(Arc<Lock<Vec<u8>>>);
 
 impl Write for Kept {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend(bytes);
+        self.0.lock().extend(bytes);
         Ok(bytes.len())
     }
 
@@ -146,11 +144,7 @@ impl Guest {
             Console::new(Box::new(kept.clone())),
         )?;
         let report = machine.run()?;
-        let console = kept
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let console = kept.0.lock().clone();
         let console = String::from_utf8_lossy(&console).replace('\r', "");
         ensure!(
             report.ending == Ending::PoweredOff,

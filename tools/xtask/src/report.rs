@@ -1,5 +1,8 @@
 //! Where the code grows: longest files and functions, unsafe blocks, dependencies.
 
+use std::fmt;
+
+use crate::source::Source;
 use crate::workspace::Workspace;
 
 /// Rows in a list of the longest.
@@ -58,10 +61,36 @@ fn print_functions(workspace: &Workspace) {
     }
 }
 
+/// How much of some sources is tests.
+struct TestShare {
+    tests: usize,
+    all: usize,
+}
+
+impl TestShare {
+    fn of<'s>(sources: impl IntoIterator<Item = &'s Source>) -> TestShare {
+        let mut share = TestShare { tests: 0, all: 0 };
+        for source in sources {
+            share.tests += source.test_line_count();
+            share.all += source.line_count();
+        }
+        share
+    }
+}
+
+impl fmt::Display for TestShare {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!(
+            "{} %",
+            (100 * self.tests + self.all / 2) / self.all.max(1)
+        ))
+    }
+}
+
 fn print_members(workspace: &Workspace) {
     println!(
-        "\n{:<14}{:>7}{:>7}{:>15}{:>10}{:>11}",
-        "crate", "files", "lines", "unsafe blocks", "ours", "external"
+        "\n{:<14}{:>7}{:>8}{:>8}{:>15}{:>10}{:>11}",
+        "crate", "files", "lines", "tests", "unsafe blocks", "ours", "external"
     );
     let ours = |name: &String| workspace.members.iter().any(|member| member.name == *name);
     for member in &workspace.members {
@@ -71,6 +100,7 @@ fn print_members(workspace: &Workspace) {
             .filter(|source| member.owns(&source.path))
             .collect();
         let lines: usize = sources.iter().map(|source| source.line_count()).sum();
+        let tests = TestShare::of(sources.iter().copied());
         let blocks: usize = sources
             .iter()
             .map(|source| source.unsafe_block_count())
@@ -78,13 +108,19 @@ fn print_members(workspace: &Workspace) {
         let inside = member.dependencies.iter().filter(|name| ours(name)).count();
         let outside = member.dependencies.len() - inside;
         println!(
-            "{:<14}{:>7}{lines:>7}{blocks:>15}{inside:>10}{outside:>11}",
+            "{:<14}{:>7}{lines:>8}{:>8}{blocks:>15}{inside:>10}{outside:>11}",
             member.name,
-            sources.len()
+            sources.len(),
+            tests.to_string()
         );
     }
+    let tests = TestShare::of(&workspace.sources);
     println!(
-        "\n{} external packages locked",
+        "\n{} of {} lines are tests, {tests}",
+        tests.tests, tests.all
+    );
+    println!(
+        "{} external packages locked",
         workspace.locked_package_count
     );
 }

@@ -42,6 +42,16 @@ impl Source {
         self.text.lines().count()
     }
 
+    /// Number of lines that exist for tests alone: of a test file all, elsewhere those of `#[cfg(test)]` items.
+    pub fn test_line_count(&self) -> usize {
+        if self.is_test() {
+            return self.line_count();
+        }
+        let mut visitor = TestItems(0);
+        visitor.visit_file(&self.syntax);
+        visitor.0
+    }
+
     /// Functions outside `#[cfg(test)]` and outside test folders.
     pub fn functions(&self) -> Vec<Function> {
         if self.is_test() {
@@ -62,9 +72,14 @@ impl Source {
 
     /// Lines on which the keyword `unsafe` stands, in macros too.
     pub fn unsafe_lines(&self) -> Vec<usize> {
+        self.lines_of("unsafe")
+    }
+
+    /// Lines on which this word of the language stands, in macros too, and not in comments or text.
+    pub fn lines_of(&self, word: &str) -> Vec<usize> {
         let mut lines = Vec::new();
         walk_tokens(self.tokens(), &mut |tree, _| {
-            if matches!(tree, TokenTree::Ident(ident) if ident == "unsafe") {
+            if matches!(tree, TokenTree::Ident(ident) if ident == word) {
                 lines.push(tree.span().start().line);
             }
         });
@@ -106,6 +121,31 @@ fn walk_tokens(stream: TokenStream, visit: &mut impl FnMut(&TokenTree, Option<&T
         if let TokenTree::Group(group) = tree {
             walk_tokens(group.stream(), visit);
         }
+    }
+}
+
+/// Lines of items for tests, attributes included.
+struct TestItems(usize);
+
+impl<'ast> Visit<'ast> for TestItems {
+    fn visit_item(&mut self, item: &'ast syn::Item) {
+        if is_test_item(attributes(item)) {
+            let span = item.span();
+            self.0 += (span.start().line..=span.end().line).count();
+        } else {
+            visit::visit_item(self, item);
+        }
+    }
+}
+
+fn attributes(item: &syn::Item) -> &[syn::Attribute] {
+    match item {
+        syn::Item::Mod(item) => &item.attrs,
+        syn::Item::Fn(item) => &item.attrs,
+        syn::Item::Impl(item) => &item.attrs,
+        syn::Item::Struct(item) => &item.attrs,
+        syn::Item::Use(item) => &item.attrs,
+        _ => &[],
     }
 }
 

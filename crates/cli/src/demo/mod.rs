@@ -10,10 +10,11 @@ mod seen;
 mod transcript;
 
 use std::io::{self, IsTerminal};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use api::{PartialSpec, Timeout, VmName, VmSpec};
+use host::lock::Lock;
 use indicatif::{ProgressBar, ProgressStyle};
 use machine::{HostFindings, VmPlan, plan};
 use runner::{Guest, Held, OnTerm, Order, Ran, Streams};
@@ -72,7 +73,7 @@ pub fn run(arguments: &DemoArguments) -> Result<u8, Failure> {
 
 /// Boots the guest and shows its work as it comes; what was measured and what was said.
 fn boot(plan: VmPlan, arguments: &DemoArguments) -> Result<(Box<Ran>, Said), Failure> {
-    let said = Arc::new(Mutex::new(Said::default()));
+    let said = Arc::new(Lock::new(Said::default()));
     let bar = booting_bar();
     let transcript = Transcript::new(Arc::clone(&said), bar.clone(), account::program_line);
     let order = Order {
@@ -89,7 +90,7 @@ fn boot(plan: VmPlan, arguments: &DemoArguments) -> Result<(Box<Ran>, Said), Fai
     let ended = attended.finish();
     bar.finish_and_clear();
     let ran = ended?;
-    let said = said.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let said = said.lock().clone();
     Ok((ran, said))
 }
 

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use host::lock::Lock;
 use indicatif::ProgressBar;
 
 /// Lines kept for the case that something goes wrong.
@@ -89,7 +90,7 @@ fn parse_ran(line: &str) -> Option<Ran> {
 
 /// The guest's console as a writer.
 pub struct Transcript {
-    said: Arc<Mutex<Said>>,
+    said: Arc<Lock<Said>>,
     bar: ProgressBar,
     show: fn(&Ran) -> String,
     line: Vec<u8>,
@@ -97,7 +98,7 @@ pub struct Transcript {
 
 impl Transcript {
     /// Keeps what is said in `said`, shows the latest line on `bar`, and prints what `show` makes of each program.
-    pub fn new(said: Arc<Mutex<Said>>, bar: ProgressBar, show: fn(&Ran) -> String) -> Transcript {
+    pub fn new(said: Arc<Lock<Said>>, bar: ProgressBar, show: fn(&Ran) -> String) -> Transcript {
         Transcript {
             said,
             bar,
@@ -112,11 +113,7 @@ impl Transcript {
         if line.is_empty() {
             return Ok(());
         }
-        let ran = self
-            .said
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .hear(&line);
+        let ran = self.said.lock().hear(&line);
         if let Some(ran) = ran {
             let show = || writeln!(io::stdout(), "{}", (self.show)(&ran));
             self.bar.suspend(show)?;
@@ -154,12 +151,12 @@ mod tests {
     use super::*;
 
     fn hear(text: &str) -> Said {
-        let said = Arc::new(Mutex::new(Said::default()));
+        let said = Arc::new(Lock::new(Said::default()));
         let mut transcript = Transcript::new(Arc::clone(&said), ProgressBar::hidden(), |ran| {
             ran.name.clone()
         });
         transcript.write_all(text.as_bytes()).unwrap();
-        let said = said.lock().unwrap();
+        let said = said.lock();
         said.clone()
     }
 

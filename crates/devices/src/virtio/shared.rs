@@ -1,8 +1,9 @@
 //! What a device's registers and its workers share: how an interrupt goes to the driver.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
+use host::lock::Lock;
 use mem::GuestMemory;
 
 use crate::saved::{Unfit, ensure};
@@ -41,7 +42,7 @@ pub(super) struct Shared {
     broken: AtomicBool,
     /// Changes with the configuration space (2.5.1).
     generation: AtomicU8,
-    vectors: Mutex<Vectors>,
+    vectors: Lock<Vectors>,
     sink: Arc<dyn SendMsi>,
     metrics: Arc<DeviceMetrics>,
 }
@@ -62,7 +63,7 @@ impl Shared {
             status: AtomicU8::new(0),
             broken: AtomicBool::new(false),
             generation: AtomicU8::new(0),
-            vectors: Mutex::new(vectors),
+            vectors: Lock::new(vectors),
             sink,
             metrics,
         })
@@ -70,7 +71,7 @@ impl Shared {
 
     /// The vectors. Held for moments only; nothing else is locked under it.
     pub(super) fn vectors(&self) -> MutexGuard<'_, Vectors> {
-        self.vectors.lock().unwrap_or_else(PoisonError::into_inner)
+        self.vectors.lock()
     }
 
     /// An interrupt that says `cause`.

@@ -7,8 +7,8 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::{Mutex, PoisonError};
 
+use host::lock::Lock;
 use sha2::{Digest, Sha256};
 
 use super::Image;
@@ -21,7 +21,7 @@ const CHUNK_BYTES: usize = 1 << 20;
 pub(crate) struct LoadedKernel {
     image: Image,
     /// SHA-256 of the file, once it was asked for.
-    digest: Mutex<Option<[u8; 32]>>,
+    digest: Lock<Option<[u8; 32]>>,
 }
 
 impl LoadedKernel {
@@ -29,7 +29,7 @@ impl LoadedKernel {
     pub(crate) fn new(image: Image) -> LoadedKernel {
         LoadedKernel {
             image,
-            digest: Mutex::default(),
+            digest: Lock::default(),
         }
     }
 
@@ -41,7 +41,7 @@ impl LoadedKernel {
     /// The file and the SHA-256 of what was loaded from it. `None` if it was changed before anybody asked; one that is
     /// changed later has another SHA-256, as whoever reads it finds out.
     pub(crate) fn file(&self) -> Option<(&File, [u8; 32])> {
-        let mut known = self.digest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.digest.lock();
         if known.is_none() {
             let digest = digest(self.image.file(), self.image.len_bytes()).ok()?;
             // Behind the reading: it may have been changed meanwhile.

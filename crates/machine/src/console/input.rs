@@ -7,8 +7,9 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
+use host::lock::{Condition, Lock};
 use rustix::event::{EventfdFlags, eventfd};
 use thiserror::Error;
 
@@ -64,8 +65,8 @@ pub struct ConsoleInput(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    queue: Mutex<Queue>,
-    changed: Condvar,
+    queue: Lock<Queue>,
+    changed: Condition,
 }
 
 struct Queue {
@@ -95,13 +96,13 @@ impl ConsoleInput {
             arrival: None,
         };
         ConsoleInput(Arc::new(Shared {
-            queue: Mutex::new(queue),
-            changed: Condvar::new(),
+            queue: Lock::new(queue),
+            changed: Condition::new(),
         }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.queue.lock()
     }
 
     /// Sends all of `bytes`, waiting while the guest is behind.
@@ -112,11 +113,7 @@ impl ConsoleInput {
         while !bytes.is_empty() {
             let mut queue = self.lock();
             while !queue.closed && queue.bytes.len() >= QUEUE_BYTES {
-                queue = self
-                    .0
-                    .changed
-                    .wait(queue)
-                    .unwrap_or_else(PoisonError::into_inner);
+                queue = self.0.changed.wait(queue);
             }
             if queue.closed {
                 return Err(Closed);

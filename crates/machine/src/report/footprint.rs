@@ -4,7 +4,8 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::sync::{Mutex, PoisonError};
+
+use host::lock::Lock;
 
 use crate::report::VmmMemory;
 
@@ -14,21 +15,17 @@ const CODE: &str = "/memfd:mother-code";
 
 /// The kernel's account of this process, opened once.
 #[derive(Debug)]
-pub(crate) struct Footprint(Option<Mutex<File>>);
+pub(crate) struct Footprint(Option<Lock<File>>);
 
 impl Footprint {
     /// Opens it; where there is no `/proc`, nothing is measured.
     pub(crate) fn open() -> Footprint {
-        Footprint(File::open("/proc/self/smaps").ok().map(Mutex::new))
+        Footprint(File::open("/proc/self/smaps").ok().map(Lock::new))
     }
 
     /// What this process holds now; `None` where that cannot be known.
     pub(crate) fn measure(&self) -> Option<VmmMemory> {
-        let mut file = self
-            .0
-            .as_ref()?
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut file = self.0.as_ref()?.lock();
         // From its start it is made anew.
         file.seek(io::SeekFrom::Start(0)).ok()?;
         let mut smaps = String::new();

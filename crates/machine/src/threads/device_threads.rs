@@ -9,14 +9,15 @@
 use std::any::Any;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use devices::virtio::{
     Broken, DeviceMetrics, Doorbell, RunningWorkers, StartWorkers, Wake, Worker, WorkerState,
 };
+use host::lock::{Condition, Lock};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use vcpu::Kick;
 
@@ -25,7 +26,7 @@ use crate::threads::patience::Patience;
 
 type OnBroken = dyn Fn(&Broken) + Send + Sync;
 type Panic = Box<dyn Any + Send>;
-type Threads = Arc<Mutex<Vec<(Arc<Bell>, JoinHandle<()>)>>>;
+type Threads = Arc<Lock<Vec<(Arc<Bell>, JoinHandle<()>)>>>;
 
 /// How long somebody who asks a worker waits before he looks whether its thread has ended.
 const ANSWER_LOOK: Duration = Duration::from_millis(20);
@@ -33,7 +34,7 @@ const ANSWER_LOOK: Duration = Duration::from_millis(20);
 /// The workers' threads of one life.
 pub(crate) struct DeviceThreads {
     gate: Arc<Gate>,
-    panic: Arc<Mutex<Option<Panic>>>,
+    panic: Arc<Lock<Option<Panic>>>,
     has_panicked: Arc<AtomicBool>,
     /// All that run, so that a life's end finds them.
     threads: Threads,
@@ -61,8 +62,7 @@ impl DeviceThreads {
 
     /// Ends every worker and waits for it. Not to be called from a worker's thread, nor from inside the room.
     pub(crate) fn stop_all(&self) {
-        let threads =
-            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let threads = std::mem::take(&mut *self.threads.lock());
         threads.iter().for_each(|(bell, _)| bell.stop());
         self.gate.call();
         for (_, thread) in threads {
@@ -77,10 +77,7 @@ impl DeviceThreads {
 
     /// The first panic of a worker.
     pub(crate) fn take_panic(&self) -> Option<Panic> {
-        self.panic
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+        self.panic.lock().take()
     }
 }
 
@@ -114,11 +111,11 @@ struct Bell {
     is_asleep: AtomicBool,
     stop: AtomicBool,
     done: AtomicBool,
-    broken: Mutex<Option<Broken>>,
+    broken: Lock<Option<Broken>>,
     /// Somebody wants to know where the worker stands, and what it said.
     asked: AtomicBool,
-    answer: Mutex<Option<WorkerState>>,
-    answered: Condvar,
+    answer: Lock<Option<WorkerState>>,
+    answered: Condition,
     event: OwnedFd,
     /// The device's counters, for what its front does not see.
     metrics: Arc<DeviceMetrics>,
@@ -140,10 +137,10 @@ impl Bell {
             is_asleep: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             done: AtomicBool::new(false),
-            broken: Mutex::new(None),
+            broken: Lock::new(None),
             asked: AtomicBool::new(false),
-            answer: Mutex::default(),
-            answered: Condvar::new(),
+            answer: Lock::default(),
+            answered: Condition::new(),
             event: event()?,
             metrics,
         })
@@ -196,7 +193,7 @@ impl Bell {
     fn answer(&self, worker: &dyn Worker) -> bool {
         let is_asked = self.asked.swap(false, Ordering::AcqRel);
         if is_asked {
-            let mut answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut answer = self.answer.lock();
             *answer = Some(worker.save());
             self.answered.notify_all();
         }
@@ -205,13 +202,12 @@ impl Bell {
 
     /// Asks the thread where its worker stands and waits for that; nothing if the thread has ended.
     fn ask(&self, gate: &Gate) -> Option<WorkerState> {
-        let mut answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut answer = self.answer.lock();
         self.asked.store(true, Ordering::Release);
         self.ring();
         gate.call();
         while answer.is_none() && !self.done.load(Ordering::Acquire) {
-            let waited = self.answered.wait_timeout(answer, ANSWER_LOOK);
-            answer = waited.unwrap_or_else(PoisonError::into_inner).0;
+            answer = self.answered.wait_timeout(answer, ANSWER_LOOK).0;
         }
         answer.take()
     }
@@ -285,15 +281,11 @@ impl DeviceThreads {
                     match result {
                         Ok(Ok(())) => {}
                         Ok(Err(broken)) => {
-                            *bell.broken.lock().unwrap_or_else(PoisonError::into_inner) =
-                                Some(broken.clone());
+                            *bell.broken.lock() = Some(broken.clone());
                             on_broken(&broken);
                         }
                         Err(caught) => {
-                            panic
-                                .lock()
-                                .unwrap_or_else(PoisonError::into_inner)
-                                .get_or_insert(caught);
+                            panic.lock().get_or_insert(caught);
                             has_panicked.store(true, Ordering::Release);
                             attendant.kick();
                         }
@@ -302,10 +294,7 @@ impl DeviceThreads {
                 })?
         };
         running.bells.push(Arc::clone(&bell));
-        self.threads
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push((bell, thread));
+        self.threads.lock().push((bell, thread));
         Ok(())
     }
 }
@@ -493,12 +482,7 @@ impl RunningWorkers for Running {
     }
 
     fn take_broken(&mut self) -> Option<Broken> {
-        let take = |bell: &Arc<Bell>| {
-            bell.broken
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take()
-        };
+        let take = |bell: &Arc<Bell>| bell.broken.lock().take();
         self.bells.iter().find_map(take)
     }
 }
@@ -508,7 +492,7 @@ impl Drop for Running {
         self.stop();
         let mine = |bell: &Arc<Bell>| self.bells.iter().any(|mine| Arc::ptr_eq(mine, bell));
         let threads: Vec<_> = {
-            let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut threads = self.threads.lock();
             threads.extract_if(.., |(bell, _)| mine(bell)).collect()
         };
         for (_, thread) in threads {

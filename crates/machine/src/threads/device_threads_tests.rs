@@ -65,7 +65,7 @@ struct Scene {
     attendant: Arc<Attendant>,
     threads: DeviceThreads,
     calls: Arc<AtomicU32>,
-    broken: Arc<Mutex<Vec<Broken>>>,
+    broken: Arc<Lock<Vec<Broken>>>,
     gone: Arc<()>,
     metrics: Arc<DeviceMetrics>,
 }
@@ -100,7 +100,7 @@ impl Scene {
             _gone: gone,
         };
         let broken = Arc::clone(&self.broken);
-        let on_broken = Box::new(move |what: &Broken| broken.lock().unwrap().push(what.clone()));
+        let on_broken = Box::new(move |what: &Broken| broken.lock().push(what.clone()));
         self.threads
             .start("test", vec![Box::new(worker)], &self.metrics, on_broken)
     }
@@ -194,7 +194,7 @@ fn a_broken_queue_is_told_once_and_ends_the_worker() {
     );
     running.notify(3);
     wait_until(|| running.have_stopped());
-    assert_eq!(scene.broken.lock().unwrap().len(), 1);
+    assert_eq!(scene.broken.lock().len(), 1);
     assert_eq!(running.take_broken().map(|broken| broken.queue), Some(3));
     assert_eq!(running.take_broken(), None);
     assert!(!scene.threads.has_panicked());
@@ -210,7 +210,7 @@ fn a_panic_of_a_worker_is_brought_to_the_attendant() {
     let panic = scene.threads.take_panic().expect("it was kept");
     assert_eq!(panic.downcast_ref::<&str>(), Some(&"our mistake"));
     assert!(
-        scene.broken.lock().unwrap().is_empty(),
+        scene.broken.lock().is_empty(),
         "the driver did nothing wrong"
     );
 }

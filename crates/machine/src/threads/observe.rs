@@ -7,10 +7,11 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use api::{Counter, Metrics, TableView, VcpuBook, VcpuView};
+use host::lock::{Condition, Lock};
 use mem::GuestMemory;
 use vcpu::{EngineError, Vcpu, VcpuState};
 use x86::DescriptorTable;
@@ -56,12 +57,12 @@ pub(crate) struct VcpuMonitor {
     /// How often somebody asked, and how many of those are answered.
     asked: AtomicU64,
     answered: AtomicU64,
-    shown: Mutex<Option<Shown>>,
-    changed: Condvar,
+    shown: Lock<Option<Shown>>,
+    changed: Condition,
     /// The kernel's times of the vCPU's thread, if the host shows them, and what they were when this life began; none
     /// while no vCPU of this life runs.
     schedule: Option<Arc<File>>,
-    before: Mutex<Option<(u64, u64)>>,
+    before: Lock<Option<(u64, u64)>>,
     exits: [AtomicU64; ExitKind::ALL.len()],
     /// Nanoseconds of all rests that are over.
     halted_ns: AtomicU64,
@@ -78,10 +79,10 @@ impl VcpuMonitor {
             start: Instant::now(),
             asked: AtomicU64::new(0),
             answered: AtomicU64::new(0),
-            shown: Mutex::default(),
-            changed: Condvar::new(),
+            shown: Lock::default(),
+            changed: Condition::new(),
             schedule,
-            before: Mutex::default(),
+            before: Lock::default(),
             exits: std::array::from_fn(|_| AtomicU64::new(0)),
             halted_ns: AtomicU64::new(0),
             waiting_ns: AtomicU64::new(0),
@@ -91,7 +92,7 @@ impl VcpuMonitor {
     }
 
     fn shown(&self) -> MutexGuard<'_, Option<Shown>> {
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shown.lock()
     }
 
     fn now_ns(&self) -> u64 {
@@ -109,7 +110,7 @@ impl VcpuMonitor {
     }
 
     fn before(&self) -> MutexGuard<'_, Option<(u64, u64)>> {
-        self.before.lock().unwrap_or_else(PoisonError::into_inner)
+        self.before.lock()
     }
 
     /// Nanoseconds that the vCPU's thread ran, and that it was ready and did not run.
@@ -234,7 +235,7 @@ impl Observed {
             let waited = monitor
                 .changed
                 .wait_timeout_while(monitor.shown(), left, waits);
-            let shown = (*waited.unwrap_or_else(PoisonError::into_inner).0)?;
+            let shown = (*waited)?;
             Some(VcpuView {
                 age_ms: shown.at.elapsed().as_millis() as u64,
                 ..shown.view

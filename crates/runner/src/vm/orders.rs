@@ -4,12 +4,13 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::process;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use api::VmInfo;
+use host::lock::Lock;
 use machine::{Devices, MachineControl, StopCause};
 use signal_hook::consts::SIGTERM;
 
@@ -35,9 +36,9 @@ pub(super) struct Answering {
 
 /// Where answers are waited for.
 pub(super) struct Answers {
-    serve: Mutex<Receiver<(VmInfo, OwnedFd)>>,
-    log: Mutex<Receiver<Option<OwnedFd>>>,
-    recorded: Mutex<Receiver<()>>,
+    serve: Lock<Receiver<(VmInfo, OwnedFd)>>,
+    log: Lock<Receiver<Option<OwnedFd>>>,
+    recorded: Lock<Receiver<()>>,
 }
 
 /// Both ends.
@@ -51,27 +52,23 @@ pub(super) fn answers() -> (Answering, Answers) {
         recorded,
     };
     let answers = Answers {
-        serve: Mutex::new(to_serve),
-        log: Mutex::new(to_log),
-        recorded: Mutex::new(is_recorded),
+        serve: Lock::new(to_serve),
+        log: Lock::new(to_log),
+        recorded: Lock::new(is_recorded),
     };
     (answering, answers)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Answers {
     /// Waits for what to say of the VM, and for the control socket's listener; `None` if the launcher is gone.
     pub(super) fn serve(&self) -> Option<(VmInfo, OwnedFd)> {
-        lock(&self.serve).recv().ok()
+        self.serve.lock().recv().ok()
     }
 
     /// Waits until the end is written down, or the launcher is gone.
     pub(super) fn recorded(&self, patience: Duration) {
         // Waiters are told all the same: they have waited for the end, not for its record.
-        let _ = lock(&self.recorded).recv_timeout(patience);
+        let _ = self.recorded.lock().recv_timeout(patience);
     }
 }
 
@@ -80,7 +77,7 @@ pub(super) fn turn_log(channel: &Arc<Channel>, answers: &Arc<Answers>) -> TurnLo
     let (channel, answers) = (Arc::clone(channel), Arc::clone(answers));
     Box::new(move || {
         channel.send(&FromVm::TurnLog, &[])?;
-        let next = lock(&answers.log).recv_timeout(LOG_TIME);
+        let next = answers.log.lock().recv_timeout(LOG_TIME);
         let next = next.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
         next.map(File::from)
             .ok_or_else(|| io::ErrorKind::StorageFull.into())

@@ -7,11 +7,12 @@
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
 use fleet::LogWriter;
+use host::lock::{Condition, Lock};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
@@ -22,14 +23,14 @@ const PIECE_BYTES: usize = 64 * 1024;
 pub(super) struct Outlet {
     from: File,
     to: Option<File>,
-    log: Arc<Mutex<LogWriter>>,
+    log: Arc<Lock<LogWriter>>,
 }
 
 /// How far an output has come.
 #[derive(Default)]
 pub(super) struct Carried {
-    state: Mutex<State>,
-    changed: Condvar,
+    state: Lock<State>,
+    changed: Condition,
 }
 
 #[derive(Default)]
@@ -42,7 +43,7 @@ struct State {
 
 impl Carried {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
@@ -60,8 +61,7 @@ impl Carried {
     pub(super) fn wait_for_end(&self, pause: Duration, goes_on: impl Fn() -> bool) {
         let mut state = self.lock();
         while !state.has_ended && goes_on() {
-            let waited = self.changed.wait_timeout(state, pause);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            state = self.changed.wait_timeout(state, pause).0;
         }
     }
 
@@ -73,7 +73,7 @@ impl Carried {
 
 impl Outlet {
     /// What comes out of `from` goes to `to`, if anybody is there, and into the log.
-    pub(super) fn new(from: File, to: Option<File>, log: Arc<Mutex<LogWriter>>) -> Outlet {
+    pub(super) fn new(from: File, to: Option<File>, log: Arc<Lock<LogWriter>>) -> Outlet {
         Outlet { from, to, log }
     }
 
@@ -133,11 +133,7 @@ impl Outlet {
             };
             let piece = &buffer[..count];
             // A log never fails.
-            let _ = self
-                .log
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .write_all(piece);
+            let _ = self.log.lock().write_all(piece);
             if let Some(target) = to
                 && let Err(error) = write_all(target, piece)
             {
@@ -193,13 +189,13 @@ fn wait_for(file: BorrowedFd<'_>, what: PollFlags) -> Result<(), Errno> {
 
 /// Standard input on its way to the program. It is closed when this is dropped.
 #[derive(Debug)]
-pub(super) struct Input(Mutex<Option<PipeWriter>>);
+pub(super) struct Input(Lock<Option<PipeWriter>>);
 
 impl Input {
     /// The program reads no more: nor does this process, and a writer on the other side hears of it.
     pub(super) fn close(&self) {
         // The thread that reads sees the other end of this pipe hang up.
-        drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.0.lock().take());
     }
 }
 
@@ -215,7 +211,7 @@ pub(super) fn send_input(from: Option<File>, to: File) -> io::Result<Input> {
     };
     let thread = thread::Builder::new().name("program-input".to_owned());
     thread.spawn(send)?;
-    Ok(Input(Mutex::new(Some(closing))))
+    Ok(Input(Lock::new(Some(closing))))
 }
 
 /// Sends pieces, each behind its length; one of length 0 is the end.

@@ -11,11 +11,12 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use fleet::LogWriter;
+use host::lock::Lock;
 use machine::{Channel, Console, MachineControl};
 
 use super::outlet::{Carried, Outlet, send_input};
@@ -57,8 +58,8 @@ pub(super) struct Connection {
     program: Program,
     ends: Option<Ends>,
     ours: Ours,
-    log: Arc<Mutex<LogWriter>>,
-    last_words: Arc<Mutex<Vec<u8>>>,
+    log: Arc<Lock<LogWriter>>,
+    last_words: Arc<Lock<Vec<u8>>>,
     streams: Option<Streams>,
 }
 
@@ -71,7 +72,7 @@ pub(super) fn connect(
     ours: Ours,
     log: LogWriter,
 ) -> io::Result<(Console, Connection)> {
-    let log = Arc::new(Mutex::new(log));
+    let log = Arc::new(Lock::new(log));
     let shown = if program.shows_kernel {
         ours.errors.as_ref().map(File::try_clone).transpose()?
     } else {
@@ -120,18 +121,14 @@ impl Connection {
         let mut failure = None;
         if let Some(streams) = &self.streams {
             streams.wait(goes_on);
-            end.status = *lock(&streams.status);
+            end.status = *streams.status.lock();
             failure = streams.output.take_failure();
         }
         if !self.program.shows_kernel {
-            end.unexplained = String::from_utf8_lossy(&lock(&self.last_words)).into_owned();
+            end.unexplained = String::from_utf8_lossy(&self.last_words.lock()).into_owned();
         }
         (end, failure)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Our ends of the ports.
@@ -159,7 +156,7 @@ fn ports(names: &[String; 4]) -> io::Result<(Vec<Channel>, Ends)> {
 
 /// The program's streams at work.
 struct Streams {
-    status: Arc<Mutex<Option<u8>>>,
+    status: Arc<Lock<Option<u8>>>,
     output: Arc<Carried>,
     errors: Arc<Carried>,
 }
@@ -170,15 +167,15 @@ impl Ends {
         self,
         program: &Program,
         ours: Ours,
-        log: &Arc<Mutex<LogWriter>>,
+        log: &Arc<Lock<LogWriter>>,
         control: &MachineControl,
         over: &IsOver,
     ) -> io::Result<Streams> {
-        let to_guest = Arc::new(Mutex::new(self.to_control));
+        let to_guest = Arc::new(Lock::new(self.to_control));
         let outlet = |name, from, to, closed_kind| -> io::Result<Arc<Carried>> {
             let to_guest = Arc::clone(&to_guest);
             // The guest that does not hear it any more needs not.
-            let tell = move || drop(lock(&to_guest).write_all(&message(closed_kind, &[])));
+            let tell = move || drop(to_guest.lock().write_all(&message(closed_kind, &[])));
             Outlet::new(from, to, Arc::clone(log)).start(name, tell)
         };
         let output = outlet(
@@ -234,10 +231,10 @@ impl Streams {
 struct Listener {
     greeting: Vec<u8>,
     from_guest: File,
-    to_guest: Arc<Mutex<File>>,
+    to_guest: Arc<Lock<File>>,
     control: MachineControl,
     over: IsOver,
-    status: Arc<Mutex<Option<u8>>>,
+    status: Arc<Lock<Option<u8>>>,
     carried: [Arc<Carried>; 2],
     after: AfterExit,
 }
@@ -269,13 +266,13 @@ impl Listener {
         for (carried, &bytes) in self.carried.iter().zip(&exit.sent_bytes) {
             carried.wait_for(bytes);
         }
-        *lock(&self.status) = Some(exit.status);
+        *self.status.lock() = Some(exit.status);
         match self.after {
             AfterExit::End => {
                 self.control.stop();
                 Ok(())
             }
-            AfterExit::PowerOff => lock(&self.to_guest).write_all(&message(GOODBYE, &[])),
+            AfterExit::PowerOff => self.to_guest.lock().write_all(&message(GOODBYE, &[])),
         }
     }
 }
@@ -321,15 +318,15 @@ fn message(kind: u8, payload: &[u8]) -> Vec<u8> {
 
 /// Where the guest's console goes: into the log, and its end is kept.
 struct KernelLog {
-    log: Arc<Mutex<LogWriter>>,
-    last: Arc<Mutex<Vec<u8>>>,
+    log: Arc<Lock<LogWriter>>,
+    last: Arc<Lock<Vec<u8>>>,
     shown: Option<File>,
 }
 
 impl Write for KernelLog {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        lock(&self.log).write_all(bytes)?;
-        let mut last = lock(&self.last);
+        self.log.lock().write_all(bytes)?;
+        let mut last = self.last.lock();
         last.extend(bytes);
         let excess = last.len().saturating_sub(LOG_BYTES);
         last.drain(..excess);

@@ -8,6 +8,8 @@ use toml::{Table, Value};
 pub struct Allowances {
     /// Files or folders (ending in `/`) that may hold unsafe code.
     pub unsafe_rooms: Vec<String>,
+    /// Files that answer a poisoned lock themselves.
+    pub poison: Vec<String>,
     /// Files over the limit.
     pub long_files: Vec<String>,
     /// Functions over the limit, as (file, function).
@@ -27,6 +29,7 @@ impl Allowances {
         }
         Ok(Allowances {
             unsafe_rooms: paths(&table, "unsafe_room")?,
+            poison: paths(&table, "poison")?,
             long_files: paths(&table, "long_file")?,
             long_functions,
         })

@@ -9,6 +9,7 @@ mod circles;
 mod glossary;
 mod imports;
 mod length;
+mod locks;
 mod names;
 mod order;
 mod prose;
@@ -41,7 +42,7 @@ pub fn print_complaints() -> Result<bool> {
 }
 
 /// For each rule all that breaks it, one sentence each.
-fn rules(workspace: &Workspace, allowances: &Allowances) -> [Vec<String>; 6] {
+fn rules(workspace: &Workspace, allowances: &Allowances) -> [Vec<String>; 7] {
     [
         order::complaints(workspace),
         imports::complaints(workspace),
@@ -49,5 +50,6 @@ fn rules(workspace: &Workspace, allowances: &Allowances) -> [Vec<String>; 6] {
         rooms::complaints(workspace, allowances),
         length::complaints(workspace, allowances),
         glossary::complaints(workspace),
+        locks::complaints(workspace, allowances),
     ]
 }

@@ -160,6 +160,41 @@ fn an_entry_without_a_reason_is_refused() {
     assert!(Allowances::parse("[[long_file]]\npath = 'a.rs'\nreason = ' '").is_err());
 }
 
+#[test]
+fn a_poisoned_lock_is_answered_in_one_place() {
+    let answer =
+        "//! Doc: PoisonError.\nfn a() {\n    lock().unwrap_or_else(PoisonError::into_inner)\n}";
+    let list = "[[poison]]\npath = 'crates/low/src/a.rs'\nreason = 'the lock itself'";
+    let complaint = "crates/low/src/a.rs:3: PoisonError; `host::lock::Lock` is the mutex that needs \
+                     no such answer";
+    check(&[("crates/low/src/a.rs", answer)], "", &[complaint]);
+    check(&[("crates/low/src/a.rs", answer)], list, &[]);
+    check(
+        &[("crates/low/src/a.rs", "//! Doc: PoisonError.")],
+        list,
+        &["tidy.toml: poison crates/low/src/a.rs answers no poisoned lock"],
+    );
+}
+
+#[test]
+fn lines_for_tests_are_counted_wherever_they_stand() {
+    let check = |path: &str, text: &str, expected| {
+        let source = Source::parse(path, text.to_owned()).unwrap();
+        assert_eq!(source.test_line_count(), expected, "{path}: {text}");
+    };
+    let mixed = "//! Doc.\nfn a() {}\n\n#[cfg(test)]\nmod tests {\n    #[test]\n    fn b() {}\n}\n";
+    check("crates/low/src/a.rs", mixed, 5);
+    check("crates/low/src/a_tests.rs", mixed, 8);
+    check("crates/low/tests/a.rs", "//! Doc.\n", 1);
+    check(
+        "crates/low/src/a.rs",
+        "#[cfg(test)]\nmod a_tests;\nfn b() {}",
+        2,
+    );
+    let inner = "mod a {\n    #[cfg(test)]\n    fn b() {}\n    fn c() {}\n}";
+    check("crates/low/src/a.rs", inner, 2);
+}
+
 fn check_imports(files: &[(&str, &str)], expected: &[&str]) {
     let files: Vec<(String, String)> = files
         .iter()

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use api::{VmName, VmState};
 use fleet::{ClientError, Inventory};
+use host::lock::Lock;
 use insight::Observed;
 use insight::tasks::Process;
 use watch::{Assessment, Watcher};
@@ -30,7 +31,7 @@ pub(super) struct Found {
 
 /// What is known of all VMs.
 #[derive(Clone, Default)]
-pub(super) struct News(Arc<Mutex<Shared>>);
+pub(super) struct News(Arc<Lock<Shared>>);
 
 #[derive(Default)]
 struct Shared {
@@ -50,7 +51,7 @@ pub(super) struct Taken {
 
 impl News {
     fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// What is known now.

@@ -1,8 +1,10 @@
 //! What the host wants of a balloon, and what it knows of it. Shared by front, worker and whoever asks.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use host::lock::Lock;
 
 use crate::virtio::interrupt::Interrupt;
 
@@ -34,9 +36,9 @@ struct Shared {
     inflated_bytes: AtomicU64,
     reported_bytes: AtomicU64,
     /// The guest's own account, by tag; `None` for what it did not say.
-    statistics: Mutex<Statistics>,
+    statistics: Lock<Statistics>,
     /// Tells the driver of a new target, while there is one.
-    changed: Mutex<Option<Interrupt>>,
+    changed: Lock<Option<Interrupt>>,
 }
 
 #[derive(Debug, Default)]
@@ -67,11 +69,7 @@ impl BalloonControl {
     /// Asks the guest for so much of its memory, rounded down to pages. False, and nothing is asked, if no driver is
     /// there to hear it.
     pub fn set_target(&self, bytes: u64) -> bool {
-        let changed = self
-            .0
-            .changed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let changed = self.0.changed.lock();
         let Some(changed) = &*changed else {
             return false;
         };
@@ -83,11 +81,7 @@ impl BalloonControl {
 
     /// What is known.
     pub fn read(&self) -> BalloonReading {
-        let statistics = self
-            .0
-            .statistics
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let statistics = self.0.statistics.lock();
         let named = STATISTICS.iter().zip(&statistics.values);
         BalloonReading {
             target_bytes: u64::from(self.0.target_pages.load(Ordering::Acquire)) * PAGE_BYTES,
@@ -128,25 +122,13 @@ impl BalloonControl {
     pub(super) fn set_active(&self, changed: Option<Interrupt>) {
         if changed.is_none() {
             self.set_actual(0);
-            *self
-                .0
-                .statistics
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner) = Default::default();
+            *self.0.statistics.lock() = Default::default();
         }
-        *self
-            .0
-            .changed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = changed;
+        *self.0.changed.lock() = changed;
     }
 
     pub(super) fn set_statistic(&self, tag: u16, value: u64) {
-        let mut statistics = self
-            .0
-            .statistics
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut statistics = self.0.statistics.lock();
         if let Some(place) = statistics.values.get_mut(usize::from(tag)) {
             *place = Some(value);
             statistics.at = Some(Instant::now());

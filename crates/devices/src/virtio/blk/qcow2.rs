@@ -8,8 +8,9 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::RwLockReadGuard;
 
+use host::lock::SharedLock;
 use imago::file::File as ImageFile;
 use imago::qcow2::Qcow2;
 use imago::raw::Raw;
@@ -19,6 +20,7 @@ use thiserror::Error;
 
 use super::error::ImageError;
 use super::formats::{Head, HeadError, ImageFormat};
+use super::raw::write_zeros;
 
 /// Bytes that pass through our buffer at once.
 const PIECE_BYTES: usize = 1 << 20;
@@ -48,7 +50,7 @@ pub enum OverlayError {
 /// An opened qcow2 image.
 #[derive(Debug)]
 pub struct Qcow2Image {
-    access: RwLock<FormatAccess<ImageFile>>,
+    access: SharedLock<FormatAccess<ImageFile>>,
     size_bytes: u64,
 }
 
@@ -74,7 +76,7 @@ impl Qcow2Image {
             .map_err(explain)?;
         let size_bytes = access.size();
         Ok(Qcow2Image {
-            access: RwLock::new(access),
+            access: SharedLock::new(access),
             size_bytes,
         })
     }
@@ -84,7 +86,7 @@ impl Qcow2Image {
     }
 
     fn shared(&self) -> RwLockReadGuard<'_, FormatAccess<ImageFile>> {
-        self.access.read().unwrap_or_else(PoisonError::into_inner)
+        self.access.read()
     }
 
     pub(super) fn read(
@@ -135,7 +137,7 @@ impl Qcow2Image {
     }
 
     pub(super) fn discard(&self, offset: u64, len_bytes: u64) -> io::Result<()> {
-        let mut access = self.access.write().unwrap_or_else(PoisonError::into_inner);
+        let mut access = self.access.write();
         match access.discard_to_any(offset, len_bytes) {
             Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
             done => done,
@@ -149,7 +151,7 @@ impl Qcow2Image {
         may_unmap: bool,
     ) -> io::Result<()> {
         let done = if may_unmap {
-            let mut access = self.access.write().unwrap_or_else(PoisonError::into_inner);
+            let mut access = self.access.write();
             access.discard_to_zero(offset, len_bytes)
         } else {
             self.shared().write_zeroes(offset, len_bytes)
@@ -164,14 +166,7 @@ impl Qcow2Image {
     }
 
     fn write_zeros_out(&self, offset: u64, len_bytes: u64) -> io::Result<()> {
-        let zeros = vec![0; PIECE_BYTES.min(len_bytes as usize)];
-        let mut done = 0;
-        while done < len_bytes {
-            let now = (len_bytes - done).min(zeros.len() as u64);
-            self.write_bytes(&zeros[..now as usize], offset + done)?;
-            done += now;
-        }
-        Ok(())
+        write_zeros(offset, len_bytes, |zeros, at| self.write_bytes(zeros, at))
     }
 }
 

@@ -89,15 +89,24 @@ impl RawImage {
     }
 
     fn write_zeros_out(&self, offset: u64, len_bytes: u64) -> io::Result<()> {
-        let zeros = vec![0; ZEROS_BYTES.min(len_bytes as usize)];
-        let mut done = 0;
-        while done < len_bytes {
-            let now = (len_bytes - done).min(zeros.len() as u64);
-            self.write_bytes(&zeros[..now as usize], offset + done)?;
-            done += now;
-        }
-        Ok(())
+        write_zeros(offset, len_bytes, |zeros, at| self.write_bytes(zeros, at))
     }
+}
+
+/// Has `write` write so many zeros from `offset` on, piece by piece: where a file has no better way.
+pub(super) fn write_zeros(
+    offset: u64,
+    len_bytes: u64,
+    write: impl Fn(&[u8], u64) -> io::Result<()>,
+) -> io::Result<()> {
+    let zeros = vec![0; ZEROS_BYTES.min(len_bytes as usize)];
+    let mut done = 0;
+    while done < len_bytes {
+        let now = (len_bytes - done).min(zeros.len() as u64);
+        write(&zeros[..now as usize], offset + done)?;
+        done += now;
+    }
+    Ok(())
 }
 
 fn is_unsupported(error: Errno) -> bool {

@@ -2,9 +2,10 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 
+use host::lock::Lock;
 use rustix::event::{EventfdFlags, eventfd};
 
 /// The host's side of one port. Never blocks.
@@ -35,11 +36,11 @@ pub trait PortEnd: Send {
 }
 
 /// A port's end: the device's front keeps it, the worker of the day uses it.
-pub type SharedEnd = Arc<Mutex<dyn PortEnd>>;
+pub type SharedEnd = Arc<Lock<dyn PortEnd>>;
 
 /// Makes an end that can be shared.
 pub fn share(end: impl PortEnd + 'static) -> SharedEnd {
-    Arc::new(Mutex::new(end))
+    Arc::new(Lock::new(end))
 }
 
 /// The size of the window that a console is shown in. Cheap to clone; any thread may change it.

@@ -1,6 +1,5 @@
 //! The two streams of one port: out of the guest's buffers into the port's end, and back.
 
-use std::sync::PoisonError;
 use std::time::Instant;
 
 use mem::GuestMemory;
@@ -128,7 +127,7 @@ impl Stream {
         let Some(queue) = &mut self.transmit else {
             return Ok(());
         };
-        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut end = self.end.lock();
         let before = queue.queue.next_used();
         for _ in 0..CHAINS_MAX {
             if self.outgoing.is_none() {
@@ -175,7 +174,7 @@ impl Stream {
         if !self.is_open {
             return Ok(());
         }
-        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut end = self.end.lock();
         let before = queue.queue.next_used();
         for _ in 0..CHAINS_MAX {
             if self.given_bytes == self.incoming.len() {

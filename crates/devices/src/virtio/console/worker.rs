@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mem::GuestMemory;
@@ -84,7 +84,7 @@ impl ConsoleWorker {
         let mut arrivals = Vec::new();
         let mut rooms = Vec::new();
         for stream in &streams {
-            let end = stream.end.lock().unwrap_or_else(PoisonError::into_inner);
+            let end = stream.end.lock();
             let own =
                 |file: Option<BorrowedFd<'_>>| file.and_then(|file| file.try_clone_to_owned().ok());
             arrivals.push(own(end.arrival()));
@@ -226,11 +226,7 @@ impl ConsoleWorker {
     fn arrived(&mut self, source: usize) {
         let listening = self.listening();
         if let Some(&port) = source.checked_sub(1).and_then(|n| listening.get(n)) {
-            self.streams[port]
-                .end
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .quiet();
+            self.streams[port].end.lock().quiet();
         }
     }
 
