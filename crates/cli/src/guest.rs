@@ -43,7 +43,7 @@ pub enum User {
 /// What was asked for, with nothing wrong in it that can be told before anything is fetched.
 #[derive(Debug)]
 pub struct Asked {
-    /// It.
+    /// The VM, as it was written.
     pub spec: VmSpec,
     /// What this host has for it, looked at once.
     pub host: HostFindings,
@@ -362,19 +362,17 @@ fn words_for(user: &User, name: Option<&str>, is_on_user_network: bool) -> Vec<S
     let mut words = net_and_name(name, is_on_user_network);
     match user {
         User::Pipe => words.push("rdinit=/pipe".to_owned()),
-        User::Person { term, size } => {
-            words.extend(
-                term.iter()
-                    .filter(|term| is_plain(term))
-                    .map(|term| format!("mother.term={term}")),
-            );
-            words.extend(
-                size.iter()
-                    .map(|(rows, columns)| format!("mother.size={rows}x{columns}")),
-            );
-        }
+        User::Person { term, size } => words.extend(terminal_words(term.as_deref(), *size)),
     }
     words
+}
+
+/// What a guest is told of the terminal that its console is read at.
+pub fn terminal_words(term: Option<&str>, size: Option<(u16, u16)>) -> Vec<String> {
+    let term = term.filter(|term| is_plain(term));
+    let term = term.map(|term| format!("mother.term={term}"));
+    let size = size.map(|(rows, columns)| format!("mother.size={rows}x{columns}"));
+    term.into_iter().chain(size).collect()
 }
 
 /// Whether the name of a terminal can stand on a command line and in a shell script.

@@ -13,7 +13,7 @@ use runner::Held;
 
 use crate::build_image;
 use crate::failure::{Failure, ImageFailure};
-use crate::guest::{Asked, CONSOLE, User, bring_passt, held, is_plain};
+use crate::guest::{Asked, CONSOLE, User, bring_passt, held, terminal_words};
 use crate::progress;
 
 /// Memory of a system for which nothing was said; what it does not touch costs nothing.
@@ -366,17 +366,7 @@ fn system_words(user: &User, name: Option<&VmName>) -> Vec<String> {
     match user {
         // A pipe answers no questions about its size and colours, and systemd would wait for answers.
         User::Pipe => words.push("mother.console=pipe systemd.show_status=no TERM=dumb".to_owned()),
-        User::Person { term, size } => {
-            words.extend(
-                term.iter()
-                    .filter(|term| is_plain(term))
-                    .map(|term| format!("mother.term={term}")),
-            );
-            words.extend(
-                size.iter()
-                    .map(|(rows, columns)| format!("mother.size={rows}x{columns}")),
-            );
-        }
+        User::Person { term, size } => words.extend(terminal_words(term.as_deref(), *size)),
     }
     words
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use images::{Cache, Freed, Listed};
+use insight::amounts::size_in_words;
 use serde_json::json;
 
 use crate::arguments::{ImagesArguments, ImagesCommand};
@@ -63,7 +64,7 @@ fn list(images: &[Listed], is_json: bool) -> String {
         text.push_str(&format!(
             "{:<width$}  {:>9}  {used:<15}  {}\n",
             image.name,
-            size(image.size_bytes),
+            size_in_words(image.size_bytes),
             image.what
         ));
     }
@@ -82,15 +83,7 @@ fn freed(freed: &Freed, is_json: bool) -> String {
     } else {
         freed.names.join(", ")
     };
-    format!("removed {names}; {} freed\n", size(freed.bytes))
-}
-
-fn size(bytes: u64) -> String {
-    match bytes {
-        0..1_048_576 => format!("{} KiB", bytes.div_ceil(1024)),
-        1_048_576..1_073_741_824 => format!("{} MiB", bytes >> 20),
-        _ => format!("{:.1} GiB", bytes as f64 / 1_073_741_824.0),
-    }
+    format!("removed {names}; {} freed\n", size_in_words(freed.bytes))
 }
 
 fn unix(time: SystemTime) -> u64 {
@@ -134,7 +127,7 @@ mod tests {
         assert_eq!(parsed[0]["size_bytes"], 300 << 20);
         assert_eq!(
             freed(&Freed::default(), false),
-            "removed no image; 0 KiB freed\n"
+            "removed no image; 0 bytes freed\n"
         );
         assert_eq!(list(&[], true), "[]\n");
     }

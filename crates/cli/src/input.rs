@@ -1,11 +1,11 @@
 //! From standard input to the guest's console.
 
 use std::fs::File;
-use std::io::{self, PipeWriter, Read, Write};
+use std::io::{self, PipeWriter, Write};
 use std::thread;
 
 use machine::StopCause;
-use runner::Handle;
+use runner::{Handle, each_chunk};
 
 /// Ctrl-A starts an escape, as in QEMU and screen.
 const ESCAPE: u8 = 0x01;
@@ -58,7 +58,7 @@ impl Keys {
 pub fn send_keys(mut to: PipeWriter, handle: Handle) -> io::Result<()> {
     on_a_thread(move || {
         let mut keys = Keys::of_owner();
-        each_chunk(|bytes| {
+        each_chunk(io::stdin().lock(), |bytes| {
             let (typed, leave) = keys.read(bytes);
             if leave {
                 handle.stop(StopCause::Left);
@@ -70,7 +70,7 @@ pub fn send_keys(mut to: PipeWriter, handle: Handle) -> io::Result<()> {
 
 /// Sends what is typed as the terminal gives it: line by line, and its end.
 pub fn send_lines(mut to: PipeWriter) -> io::Result<()> {
-    on_a_thread(move || each_chunk(|bytes| to.write_all(bytes).is_ok()))
+    on_a_thread(move || each_chunk(io::stdin().lock(), |bytes| to.write_all(bytes).is_ok()))
 }
 
 /// Closes standard input: nothing of it is read here.
@@ -82,21 +82,6 @@ pub fn close() -> io::Result<()> {
 fn on_a_thread(act: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let thread = thread::Builder::new().name("console-input".to_owned());
     thread.spawn(act).map(drop)
-}
-
-/// Gives standard input to `take` as it comes, until its end or until `take` wants no more.
-pub fn each_chunk(mut take: impl FnMut(&[u8]) -> bool) {
-    let mut stdin = io::stdin().lock();
-    let mut buffer = [0; 4096];
-    loop {
-        match stdin.read(&mut buffer) {
-            Ok(0) => return,
-            Ok(count) if take(&buffer[..count]) => {}
-            Ok(_) => return,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use crate::apt::{Apt, AptError};
 use crate::container::{self, ContainerError};
 use crate::debian::DebianRelease;
 use crate::debian_image::{DebianBuild, DebianError};
-use crate::file::{FileError, create_folder, error, rename};
+use crate::file::{FileError, create_folder, error, rename, stem};
 use crate::guest_config::GuestCommand;
 use crate::package::{self, PackageError, Wanted};
 use crate::progress::{OnProgress, Progress};
@@ -309,11 +309,7 @@ impl Cache {
         wanted: Wanted,
         (name, link): (&str, &str),
     ) -> Result<String, CacheError> {
-        let title = package
-            .file_stem()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let title = stem(package);
         let made = work.path().join(&title);
         create_folder(&made)?;
         package::extract(package, wanted, &made.join(name))?;

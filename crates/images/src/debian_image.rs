@@ -10,7 +10,7 @@ use thiserror::Error;
 use crate::apt::{Apt, AptError};
 use crate::debian::{self, AssembleError, DebianRelease, RECIPE, SourceLine};
 use crate::ext4::{self, Ext4Error, Ext4Options, GROUP_BYTES};
-use crate::file::{FileError, create_folder, error};
+use crate::file::{FileError, create_folder, error, stem};
 use crate::package::{self, PackageError, Wanted};
 use crate::progress::{OnProgress, Progress};
 use crate::store::{Image, ImageKind, Store, StoreError};
@@ -50,7 +50,7 @@ pub enum DebianError {
     Disk {
         /// The image.
         path: PathBuf,
-        /// Why.
+        /// What is wrong with the disk.
         source: Ext4Error,
     },
     /// A kernel module.
@@ -197,11 +197,7 @@ impl DebianBuild {
         package::extract(&busybox, Wanted::Busybox, &folder.join("busybox"))?;
         on_progress(Progress::WritingDisk);
         write_disk(&tree, &folder.join("disk.raw"))?;
-        let kernel_name = kernel
-            .file_stem()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let kernel_name = stem(&kernel);
         let what = format!(
             "Debian {} ({}), {count} packages, {kernel_name}",
             release.number, release.codename

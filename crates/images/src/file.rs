@@ -33,3 +33,11 @@ pub(crate) fn create_folder(path: &Path) -> Result<(), FileError> {
 pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
     fs::rename(from, to).map_err(error("rename to", to))
 }
+
+/// A file's name without its last ending, as text: what a package calls itself, with its version.
+pub(crate) fn stem(path: &Path) -> String {
+    path.file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}

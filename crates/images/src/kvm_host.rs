@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::apt::Apt;
 use crate::cache::{Cache, CacheError};
-use crate::file::create_folder;
+use crate::file::{create_folder, stem};
 use crate::package::{self, Wanted};
 use crate::progress::{OnProgress, Progress};
 use crate::work::Work;
@@ -54,10 +54,7 @@ impl Cache {
     }
 
     fn keep_kvm_host(&self, work: &Work, kernel: &Path) -> Result<(), CacheError> {
-        let title = format!(
-            "{}-{LINK}",
-            kernel.file_stem().unwrap_or_default().to_string_lossy()
-        );
+        let title = format!("{}-{LINK}", stem(kernel));
         let made = work.path().join(&title);
         create_folder(&made)?;
         package::extract(kernel, Wanted::Kernel, &made.join("vmlinuz"))?;

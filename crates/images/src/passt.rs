@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::apt::{self, Apt};
 use crate::cache::{Cache, CacheError};
-use crate::file::{create_folder, error};
+use crate::file::{create_folder, error, stem};
 use crate::package::{self, Wanted};
 use crate::progress::{OnProgress, Progress};
 use crate::work::Work;
@@ -41,11 +41,7 @@ impl Cache {
 
     /// Takes both programs out of the package; the one to start.
     fn keep_passt(&self, work: &Work, package: &Path) -> Result<PathBuf, CacheError> {
-        let title = package
-            .file_stem()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let title = stem(package);
         let made = work.path().join(&title);
         create_folder(&made)?;
         take(package, Wanted::Passt, &made.join(PASST))?;

@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::layout::{self, Layout, Layouts, Member};
 use crate::profile::{MAX_BANNER, Profile};
+use crate::reader::Reader;
 use crate::symbols::Symbols;
 
 /// Bytes at the beginning; the last one is the version of the format.
@@ -86,7 +87,7 @@ pub(crate) fn load(folder: &Path, digest: &[u8; 32]) -> Option<Profile> {
     if sum != checksum(rest) {
         return None;
     }
-    let mut reader = Reader { bytes: rest };
+    let mut reader = Reader::new(rest);
     // A file by another's name is another's.
     if reader.take(32)? != digest {
         return None;
@@ -250,32 +251,6 @@ fn read_layouts(reader: &mut Reader<'_>) -> Option<Layouts> {
         enums.insert(name, values);
     }
     Some(Layouts { structs, enums })
-}
-
-/// Takes bytes from the front; every loop over it ends because the bytes do.
-struct Reader<'a> {
-    bytes: &'a [u8],
-}
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.bytes.split_at_checked(len)?;
-        self.bytes = rest;
-        Some(taken)
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        self.take(4)?.try_into().ok().map(u32::from_le_bytes)
-    }
-
-    fn i64(&mut self) -> Option<i64> {
-        self.take(8)?.try_into().ok().map(i64::from_le_bytes)
-    }
-
-    fn text(&mut self) -> Option<String> {
-        let len = self.u32()? as usize;
-        String::from_utf8(self.take(len)?.to_vec()).ok()
-    }
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@
 #![forbid(unsafe_code)]
 
 pub mod account;
+pub mod amounts;
 mod anchor;
 pub mod blind;
 pub mod btf;
@@ -52,6 +53,7 @@ pub mod mounts;
 pub mod observed;
 mod paths;
 pub mod profile;
+mod reader;
 pub mod registers;
 pub mod sockets;
 mod space;

@@ -10,7 +10,7 @@ use kvm_bindings::{
     kvm_debugregs, kvm_device_attr, kvm_dtable, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_segment,
     kvm_sregs, kvm_vcpu_events, kvm_xcr, kvm_xcrs, kvm_xsave,
 };
-use vcpu::{DebugRegisters, EngineError, VcpuState, XSAVE_BYTES};
+use vcpu::{DebugRegisters, EngineError, VcpuState, XSAVE_BYTES, gpr};
 use vmm_sys_util::ioctl::ioctl_with_ref;
 use x86::{Cr0, Cr4, DescriptorTable, Efer, Exception, Rflags, Segment, msr};
 
@@ -121,70 +121,35 @@ fn table_of(table: kvm_dtable) -> DescriptorTable {
 }
 
 pub(crate) fn regs_to(state: &VcpuState) -> kvm_regs {
-    let [
-        rax,
-        rcx,
-        rdx,
-        rbx,
-        rsp,
-        rbp,
-        rsi,
-        rdi,
-        r8,
-        r9,
-        r10,
-        r11,
-        r12,
-        r13,
-        r14,
-        r15,
-    ] = state.gprs;
+    let at = state.gprs;
     let rip = state.rip;
     let rflags = (state.rflags | Rflags::ONE).bits();
     kvm_regs {
-        rax,
-        rcx,
-        rdx,
-        rbx,
-        rsp,
-        rbp,
-        rsi,
-        rdi,
-        r8,
-        r9,
-        r10,
-        r11,
-        r12,
-        r13,
-        r14,
-        r15,
+        rax: at[gpr::RAX],
+        rcx: at[gpr::RCX],
+        rdx: at[gpr::RDX],
+        rbx: at[gpr::RBX],
+        rsp: at[gpr::RSP],
+        rbp: at[gpr::RBP],
+        rsi: at[gpr::RSI],
+        rdi: at[gpr::RDI],
+        r8: at[gpr::R8],
+        r9: at[9],
+        r10: at[10],
+        r11: at[11],
+        r12: at[12],
+        r13: at[13],
+        r14: at[14],
+        r15: at[gpr::R15],
         rip,
         rflags,
     }
 }
 
 fn gprs_of(regs: &kvm_regs) -> [u64; 16] {
-    let kvm_regs {
-        rax,
-        rcx,
-        rdx,
-        rbx,
-        rsp,
-        rbp,
-        rsi,
-        rdi,
-        r8,
-        r9,
-        r10,
-        r11,
-        r12,
-        r13,
-        r14,
-        r15,
-        ..
-    } = *regs;
     [
-        rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15,
+        regs.rax, regs.rcx, regs.rdx, regs.rbx, regs.rsp, regs.rbp, regs.rsi, regs.rdi, regs.r8,
+        regs.r9, regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15,
     ]
 }
 

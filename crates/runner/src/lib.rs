@@ -28,4 +28,5 @@ pub use ask::{Ask, Asked, GRACE, OnTerm};
 pub use client::{Handle, Held, Order, Running, Streams, start};
 pub use ending::{CRASHED, KILLED, TIMED_OUT};
 pub use trouble::{CLOSED_PIPE, OUR_FAULT, RunError, Trouble, causes};
+pub use vm::input::each_chunk;
 pub use wire::{AfterExit, Ended, Guest, Outcome, Program, Ran};

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use images::DefaultGuest;
+use insight::amounts::size_in_words;
 use machine::VmPlan;
 use runner::report::{MarkerReport, RunReport};
 
@@ -30,7 +31,7 @@ pub fn introduction(plan: &VmPlan, guest: &DefaultGuest) -> String {
     let _ = writeln!(
         text,
         "  machine   {} of memory, {} vCPU",
-        size(plan.memory_bytes),
+        size_in_words(plan.memory_bytes),
         plan.vcpu_count
     );
     let _ = writeln!(
@@ -68,7 +69,7 @@ pub fn account(said: &Said, report: &RunReport, guest: &DefaultGuest) -> String 
     let _ = writeln!(text, "  inside the engine {}", report.engine.kind);
     for (name, value) in &report.engine_statistics.0 {
         let value = if report.engine_statistics_in_bytes.contains(name) {
-            size(*value)
+            size_in_words(*value)
         } else {
             value.to_string()
         };
@@ -95,10 +96,10 @@ fn memory_at_init(report: &RunReport) -> String {
     let mut text = format!(
         "  {:<WHAT$}{}\n",
         "Mother's memory at /init",
-        size(memory.overhead_bytes())
+        size_in_words(memory.overhead_bytes())
     );
     for (name, bytes) in parts {
-        let _ = writeln!(text, "    {name:<PART$}{}", size(bytes));
+        let _ = writeln!(text, "    {name:<PART$}{}", size_in_words(bytes));
     }
     text
 }
@@ -112,7 +113,7 @@ fn beside(said: &Said, report: &RunReport, guest: &DefaultGuest) -> String {
     let claim = |key| said.claim(key).unwrap_or("nothing").to_owned();
     let kib = |key| {
         said.number(key)
-            .map_or("nothing".to_owned(), |kib| size(kib * 1024))
+            .map_or("nothing".to_owned(), |kib| size_in_words(kib * 1024))
     };
     let ms = |key| {
         said.number(key).map_or("nothing".to_owned(), |ms| {
@@ -135,12 +136,12 @@ fn beside(said: &Said, report: &RunReport, guest: &DefaultGuest) -> String {
         (
             "memory",
             format!("{} in all", kib("memory_total_kib")),
-            format!("{} given", size(memory.configured)),
+            format!("{} given", size_in_words(memory.configured)),
         ),
         (
             "",
             format!("{} used", kib("memory_used_kib")),
-            format!("{} ever touched", size(memory.touched)),
+            format!("{} ever touched", size_in_words(memory.touched)),
         ),
         (
             "time",
@@ -176,13 +177,6 @@ fn boot_times(text: &mut String, report: &RunReport) {
             time.map_or("never seen".to_owned(), seconds)
         );
     }
-}
-
-fn size(bytes: u64) -> String {
-    if bytes < 1 << 20 {
-        return format!("{:.1} KiB", bytes as f64 / 1024.0);
-    }
-    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
 fn seconds(time: f64) -> String {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use api::{HostBooks, MemoryBook, MemorySize, ResidentLimit, Timeout, VmName, VmSpec};
 use fleet::{Client, Inventory};
 use images::DefaultGuest;
+use insight::amounts::size_in_words;
 use machine::{HostFindings, PagingFinding, StopCause, plan};
 use runner::{Guest, OnTerm, Streams};
 
@@ -198,19 +199,23 @@ fn both_sides(claim: Claim, books: &HostBooks) -> String {
     );
     let paging = books.memory.paging.as_ref();
     let limit = paging.and_then(|paging| paging.limit_bytes).unwrap_or(0);
-    let says = format!("{} in all", size(claim.total_bytes));
+    let says = format!("{} in all", size_in_words(claim.total_bytes));
     let _ = writeln!(
         text,
         "  {:<11}{says:<SAYS$}given {} at a time ({LIMIT} of {MEMORY})",
         "memory",
-        size(limit)
+        size_in_words(limit)
     );
-    let says = format!("{} used, {} %", size(claim.used_bytes), claim.percent());
+    let says = format!(
+        "{} used, {} %",
+        size_in_words(claim.used_bytes),
+        claim.percent()
+    );
     let _ = writeln!(
         text,
         "  {:<11}{says:<SAYS$}resident {}\n",
         "",
-        size(books.memory.resident_bytes)
+        size_in_words(books.memory.resident_bytes)
     );
     text
 }
@@ -221,21 +226,24 @@ fn where_pages_are(books: &HostBooks) -> String {
     let mut text = String::new();
     let memory = &books.memory;
     let paging = memory.paging.clone().unwrap_or_default();
-    let pages = |bytes: u64| format!("{} pages, {}", bytes / PAGE_BYTES, size(bytes));
+    let pages = |bytes: u64| format!("{} pages, {}", bytes / PAGE_BYTES, size_in_words(bytes));
     let at = |place| away_at(memory, place);
     let mut row = |name: &str, value: String| {
         let _ = writeln!(text, "  {name:<WHAT$}{value}");
     };
     row("resident", pages(memory.resident_bytes));
     let compressed = pages(at("compressed_in_memory"));
-    let store = size(paging.store_memory_bytes);
+    let store = size_in_words(paging.store_memory_bytes);
     row("compressed", format!("{compressed} in {store}"));
     let same = at("same_as_another") + at("repeating");
     row("the same as another one", pages(same));
     row("zeros, stored nowhere", pages(at("zeros")));
     row("on disk", pages(at("in_file")));
     if let Some(set) = &books.working_set {
-        let (value, error) = (size(set.value as u64), size(set.error as u64));
+        let (value, error) = (
+            size_in_words(set.value as u64),
+            size_in_words(set.error as u64),
+        );
         let window = set.period_seconds;
         row(
             "working set",
@@ -247,10 +255,6 @@ fn where_pages_are(books: &HostBooks) -> String {
     let back: u64 = back.map(|counter| counter.value).sum();
     row("brought back so far", format!("{back} pages"));
     text
-}
-
-fn size(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
 #[cfg(test)]

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 use api::{BalloonBook, Command, VmName};
 use clap::Args;
 use fleet::{Client, ClientError, Inventory, Record};
+use insight::amounts::size;
 use serde_json::json;
 
 use crate::failure::{ANSWER_IS_NO, Failure};
 use crate::output::say;
 use crate::vm::orders::{check_alive, time};
-use crate::vm::words::{find, size};
+use crate::vm::words::find;
 
 /// How often a balloon is looked at while it fills.
 const LOOK: Duration = Duration::from_millis(100);

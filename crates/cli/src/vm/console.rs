@@ -1,6 +1,6 @@
 //! `mother console`: this terminal or pipe at the console of a VM that runs.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -11,9 +11,10 @@ use std::thread;
 use api::{Command, VmEnd, VmName};
 use clap::Args;
 use fleet::{Client, ClientError, Inventory, Record};
+use runner::each_chunk;
 
 use crate::failure::Failure;
-use crate::input::{Keys, each_chunk};
+use crate::input::Keys;
 use crate::output::standard_output;
 use crate::vm::orders::check_alive;
 use crate::vm::wait::end_of;
@@ -147,7 +148,7 @@ fn send_input(
     }
     let send = move || {
         let mut keys = Keys::of_console();
-        each_chunk(|bytes| {
+        each_chunk(io::stdin().lock(), |bytes| {
             let (typed, leaves) = if is_interactive {
                 keys.read(bytes)
             } else {

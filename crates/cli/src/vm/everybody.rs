@@ -5,12 +5,13 @@ use std::thread;
 
 use api::VmState;
 use fleet::{Inventory, Vm};
+use insight::amounts::size;
 use insight::verdict::{Belief, Row, Standing, Verdict, judge_host, standing, worst};
 use serde_json::json;
 use watch::{Assessment, Watcher};
 
 use super::verdicts::{rows, settled, status};
-use super::words::{columns, printable, size};
+use super::words::{columns, printable};
 use crate::failure::Failure;
 use crate::output::say;
 

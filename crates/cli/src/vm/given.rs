@@ -1,8 +1,9 @@
 //! What a guest with a limit was given, in a few lines: for `mother truth` and `mother top`.
 
 use api::{Counter, Estimate, MemoryBook};
+use insight::amounts::size;
 
-use super::words::{printable, size};
+use super::words::printable;
 
 /// The lines; none for a guest that has all its memory.
 pub(super) fn lines(memory: &MemoryBook, working_set: Option<Estimate>) -> Option<String> {

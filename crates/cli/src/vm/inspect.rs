@@ -3,6 +3,7 @@
 use api::{HostBooks, VmOrigin};
 use clap::Args;
 use fleet::{Inventory, Vm};
+use insight::amounts::{size, time};
 use insight::verdict::standing;
 use insight::{Look, Observed};
 use serde::Serialize;
@@ -17,7 +18,7 @@ use super::orders::is_alive;
 use super::processes;
 use super::truth;
 use super::verdicts::settled;
-use super::words::{find, printable, size, time};
+use super::words::{find, printable};
 use crate::failure::Failure;
 use crate::output::say;
 

@@ -1,9 +1,10 @@
 //! `mother ps NAME`: what runs in a guest.
 
+use insight::amounts::{size, time};
 use insight::tasks::Process;
 
 use super::observe::{look, seen, watch};
-use super::words::{columns, printable, size, time};
+use super::words::{columns, printable};
 use crate::failure::Failure;
 use crate::output::say;
 

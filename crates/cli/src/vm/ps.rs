@@ -3,13 +3,14 @@
 use api::{Metric, VmState};
 use clap::Args;
 use fleet::{Client, Inventory, Vm};
+use insight::amounts::{size, time};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
 use crate::output::say;
 use crate::vm::described;
 use crate::vm::processes::processes;
-use crate::vm::words::{columns, size, time};
+use crate::vm::words::columns;
 
 /// `mother ps`.
 #[derive(Clone, Debug, Args)]

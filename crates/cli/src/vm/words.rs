@@ -1,4 +1,4 @@
-//! Names as they were typed, and numbers as people read them.
+//! Names as they were typed, and what a guest wrote as a person can read it.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -72,44 +72,4 @@ pub(super) fn columns<const N: usize>(heads: &[&str; N], rows: &[[String; N]]) -
         format!("{}\n", cells.join("  ").trim_end())
     };
     all.iter().map(line).collect()
-}
-
-/// A time with its two largest units.
-pub(super) fn time(seconds: f64) -> String {
-    let whole = seconds as u64;
-    match whole {
-        0..60 => format!("{seconds:.1}s"),
-        60..3600 => format!("{}m{:02}s", whole / 60, whole % 60),
-        3600..86400 => format!("{}h{:02}m", whole / 3600, whole % 3600 / 60),
-        _ => format!("{}d{:02}h", whole / 86400, whole % 86400 / 3600),
-    }
-}
-
-/// Bytes in units of 1024, three figures or so.
-pub(super) fn size(bytes: u64) -> String {
-    let units = [(30, "G"), (20, "M"), (10, "K")];
-    match units.iter().find(|(shift, _)| bytes >> shift > 0) {
-        Some((shift, unit)) if bytes.is_multiple_of(1 << shift) => {
-            format!("{}{unit}", bytes >> shift)
-        }
-        Some((shift, unit)) => format!("{:.1}{unit}", bytes as f64 / f64::from(1_u32 << shift)),
-        None => format!("{bytes}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn amounts_are_short() {
-        assert_eq!(
-            [0.04, 59.94, 61.0, 7300.0, 200_000.0].map(time),
-            ["0.0s", "59.9s", "1m01s", "2h01m", "2d07h"]
-        );
-        assert_eq!(
-            [0, 1023, 1024, 512 << 20, 87_300_000, 3 << 29].map(size),
-            ["0", "1023", "1K", "512M", "83.3M", "1.5G"]
-        );
-    }
 }

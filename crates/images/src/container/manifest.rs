@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::container::source::Source;
 use crate::container::{ContainerError, digest};
+use crate::file::stem;
 
 /// Indexes within indexes that are followed.
 const INDEXES_MAX: usize = 4;
@@ -31,11 +32,7 @@ pub(super) struct Manifest {
 
 impl Manifest {
     pub(super) fn read(source: &Source, path: &Path) -> Result<Manifest, ContainerError> {
-        let name = path
-            .file_stem()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let name = stem(path);
         let name = if name.is_empty() {
             "container".to_owned()
         } else {

@@ -18,6 +18,7 @@ use x86::Gva;
 use super::KernelImage;
 use super::relocations::Relocations;
 use crate::profile::Profile;
+use crate::reader::Reader;
 
 /// Most places of one table.
 const MAX_PLACES: usize = 1 << 20;
@@ -44,7 +45,7 @@ const INSTRUCTIONS: [(&str, &str, bool); 3] = [
 pub(crate) struct BootPlace {
     /// From `_text`.
     pub offset: u32,
-    /// Bytes.
+    /// Its length in bytes.
     pub len: u8,
     /// What may stand there.
     pub content: Content,
@@ -163,7 +164,7 @@ impl Code {
 
     /// From what [`Code::to_bytes`] gave; `None` if it is not that.
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Code> {
-        let mut reader = Reader { bytes };
+        let mut reader = Reader::new(bytes);
         let text = reader.u64()?;
         let mut parts = Vec::new();
         for _ in 0..reader.u32()? {
@@ -193,33 +194,12 @@ impl Code {
                 content,
             });
         }
-        reader.bytes.is_empty().then_some(Code {
+        reader.is_empty().then_some(Code {
             text,
             parts,
             relocations: has_relocations.then(|| Relocations::of(lists)),
             places,
         })
-    }
-}
-
-/// Takes bytes from the front; every loop over it ends because the bytes do.
-struct Reader<'a> {
-    bytes: &'a [u8],
-}
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.bytes.split_at_checked(len)?;
-        self.bytes = rest;
-        Some(taken)
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        self.take(4)?.first_chunk().copied().map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        self.take(8)?.first_chunk().copied().map(u64::from_le_bytes)
     }
 }
 

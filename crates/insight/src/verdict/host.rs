@@ -1,6 +1,8 @@
 //! The rule about all guests of a host together.
 
-use super::{Confidence, Row, Verdict, row, size};
+use crate::amounts::size;
+
+use super::{Confidence, Row, Verdict, row};
 
 /// What one guest believes to have, and what it costs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,6 +1,8 @@
 //! Rules about memory.
 
-use super::{CLAIMS_NEEDED, Confidence, Reading, Row, Verdict, row, size};
+use crate::amounts::size;
+
+use super::{CLAIMS_NEEDED, Confidence, Reading, Row, Verdict, row};
 
 /// Readings and claims of memory are apart by this much without anybody being wrong: part of all memory, and at least
 /// some.

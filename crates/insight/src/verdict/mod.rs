@@ -220,16 +220,6 @@ impl Row {
     }
 }
 
-/// Bytes for people.
-fn size(bytes: u64) -> String {
-    match bytes {
-        0 => "0".to_owned(),
-        1..0x10_0000 => format!("{:.0}K", bytes as f64 / 1024.0),
-        0x10_0000..0x2_8000_0000 => format!("{:.1}M", bytes as f64 / f64::from(1 << 20)),
-        _ => format!("{:.1}G", bytes as f64 / f64::from(1 << 30)),
-    }
-}
-
 /// Seconds for people.
 fn seconds(seconds: f64) -> String {
     format!("{seconds:.1}s")

@@ -77,6 +77,19 @@ pub(crate) struct Batch {
     reads: Vec<(Extent, usize)>,
 }
 
+impl Batch {
+    /// One for this segment, with nothing in it.
+    fn new(medium: Arc<dyn Medium>, segment: u32) -> Batch {
+        Batch {
+            medium,
+            segment,
+            bytes: Vec::new(),
+            entries: Vec::new(),
+            reads: Vec::new(),
+        }
+    }
+}
+
 /// An entry whose bytes are in the file.
 pub(crate) struct InFile {
     medium: Arc<dyn Medium>,
@@ -326,13 +339,7 @@ impl Store {
             return self.begin_tidying();
         };
         let medium = file.medium();
-        let mut batch = Batch {
-            medium,
-            segment,
-            bytes: Vec::new(),
-            entries: Vec::new(),
-            reads: Vec::new(),
-        };
+        let mut batch = Batch::new(medium, segment);
         while let Some(&(id, born)) = self.queue.front() {
             if self.is_still(id, born)
                 && let Place::Memory(slot) = self.entry(id).place
@@ -370,13 +377,7 @@ impl Store {
         }
         let segment = file.reserve(true)?;
         let medium = file.medium();
-        let mut batch = Batch {
-            medium,
-            segment,
-            bytes: Vec::new(),
-            entries: Vec::new(),
-            reads: Vec::new(),
-        };
+        let mut batch = Batch::new(medium, segment);
         for (index, entry) in self.entries.iter().enumerate() {
             if let Some(Entry {
                 place: Place::File(extent),

@@ -50,7 +50,7 @@ fn on_a_thread(act: impl FnOnce() + Send + 'static) -> io::Result<()> {
 }
 
 /// Gives all of `from` to `take` as it comes, until its end or until `take` wants no more.
-fn each_chunk(mut from: File, mut take: impl FnMut(&[u8]) -> bool) {
+pub fn each_chunk(mut from: impl Read, mut take: impl FnMut(&[u8]) -> bool) {
     let mut buffer = [0; 4096];
     loop {
         match from.read(&mut buffer) {

@@ -9,7 +9,7 @@
 //! threads do.
 
 mod connect;
-mod input;
+pub(crate) mod input;
 mod orders;
 mod outlet;
 mod over;

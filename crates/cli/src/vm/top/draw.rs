@@ -1,5 +1,6 @@
 //! A screen of what the model says.
 
+use insight::amounts::size;
 use insight::verdict::Verdict;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -7,7 +8,7 @@ use ratatui::style::{Color, Modifier, Style, Stylize};
 use ratatui::text::{Line, Span, Text};
 use ratatui::widgets::{Cell, Paragraph, Row, Table, Wrap};
 
-use super::super::words::{printable, size};
+use super::super::words::printable;
 use super::super::{processes, verdicts};
 use super::model::{Column, Guest, Page, Screen, TREND};
 
