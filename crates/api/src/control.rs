@@ -75,7 +75,7 @@ pub enum Command {
     },
     /// The terminal of whoever looks at the console has this size now.
     Resize {
-        /// Lines.
+        /// Lines of the window.
         rows: u16,
         /// Characters in a line.
         columns: u16,
@@ -134,12 +134,12 @@ pub enum Outcome {
     Done,
     /// What is known now.
     Status {
-        /// Everything.
+        /// The whole of it.
         status: Box<VmStatus>,
     },
     /// The VM has ended.
     Ended {
-        /// How.
+        /// How it ended.
         end: VmEnd,
     },
     /// Where guest memory lies in the file whose descriptor comes with this.
@@ -156,7 +156,7 @@ pub enum Outcome {
     },
     /// What the host knows of its own.
     Books {
-        /// Everything.
+        /// All of them.
         books: Box<HostBooks>,
     },
     /// Every number that is counted or measured.

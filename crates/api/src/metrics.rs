@@ -25,9 +25,9 @@ pub enum MetricKind {
 pub enum MetricUnit {
     /// Events or things.
     Count,
-    /// Bytes.
+    /// An amount of memory or data.
     Bytes,
-    /// Seconds.
+    /// A time.
     Seconds,
 }
 

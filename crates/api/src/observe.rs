@@ -36,7 +36,7 @@ pub struct MemoryView {
 pub struct SlotView {
     /// First guest physical address.
     pub gpa: u64,
-    /// Size.
+    /// How long the slot is.
     pub len_bytes: u64,
     /// Where it starts in the memory file.
     pub file_offset: u64,
@@ -100,7 +100,7 @@ pub struct HostBooks {
     pub cpu_seconds: f64,
     /// The clock that the guest was given.
     pub clock: ClockBook,
-    /// Memory.
+    /// What it was given, holds, and has away.
     pub memory: MemoryBook,
     /// One for each vCPU.
     pub vcpus: Vec<VcpuBook>,

@@ -131,7 +131,7 @@ pub enum EndKind {
 /// What is known of a VM that has ended.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct VmEnd {
-    /// How.
+    /// The kind of end, for programs.
     pub kind: EndKind,
     /// In one sentence.
     pub message: String,

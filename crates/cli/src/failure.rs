@@ -59,7 +59,7 @@ pub enum Failure {
     Terminal {
         /// The verb.
         act: &'static str,
-        /// Why.
+        /// What the host said.
         source: io::Error,
     },
     /// Signals cannot be listened to.
@@ -79,7 +79,7 @@ pub enum Failure {
     Name {
         /// What was typed.
         name: String,
-        /// Why.
+        /// What is wrong with the name.
         source: NameError,
     },
     /// A VM does not do what it was asked.
@@ -89,7 +89,7 @@ pub enum Failure {
         act: &'static str,
         /// The VM.
         name: VmName,
-        /// Why.
+        /// What the connection came to.
         source: ClientError,
     },
     /// A VM is not in a state for that.
@@ -99,7 +99,7 @@ pub enum Failure {
         act: &'static str,
         /// The VM.
         name: VmName,
-        /// Why.
+        /// The reason, as a sentence without its end.
         why: String,
         /// What to do.
         help: &'static str,
@@ -111,7 +111,7 @@ pub enum Failure {
         act: &'static str,
         /// The VM.
         name: VmName,
-        /// Why.
+        /// The reason, as a sentence without its end.
         why: String,
     },
     /// The process that a VM was to be could not be started.
@@ -119,7 +119,7 @@ pub enum Failure {
     Detach {
         /// The verb.
         act: &'static str,
-        /// Why.
+        /// What the host said.
         source: io::Error,
     },
     /// The VM's log cannot be read.
@@ -127,7 +127,7 @@ pub enum Failure {
     Log {
         /// The VM.
         name: VmName,
-        /// Why.
+        /// What the host said.
         source: io::Error,
     },
 }
@@ -146,7 +146,7 @@ pub enum ImageFailure {
     Container {
         /// The folder or archive.
         path: PathBuf,
-        /// Why.
+        /// What is wrong with the image.
         source: ContainerError,
     },
     /// Names and folders of images.
@@ -157,7 +157,7 @@ pub enum ImageFailure {
     Open {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// What the host said.
         source: io::Error,
     },
     /// The overlay.

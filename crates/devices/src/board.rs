@@ -51,7 +51,7 @@ pub struct BoardCounters {
     pub msr_accesses: u64,
     /// MSR accesses that faulted.
     pub msr_faults: u64,
-    /// Interrupts.
+    /// Interrupts that the board took in and sent.
     pub interrupts: InterruptCounters,
     /// The serial port.
     pub serial: SerialCounters,

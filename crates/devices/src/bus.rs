@@ -42,7 +42,7 @@ pub trait Devices<D: ?Sized> {
     /// The device of a number below [`Devices::count`].
     fn get(&self, number: usize) -> &D;
 
-    /// Likewise.
+    /// The same, to be changed.
     fn get_mut(&mut self, number: usize) -> &mut D;
 }
 

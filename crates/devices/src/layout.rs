@@ -45,7 +45,7 @@ pub const HIGH_RAM_START: Gpa = Gpa(0x1_0000_0000);
 pub struct Reserved {
     /// First address.
     pub start: Gpa,
-    /// Length.
+    /// How long it is.
     pub len_bytes: u64,
 }
 

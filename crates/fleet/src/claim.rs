@@ -27,7 +27,7 @@ pub enum ClaimError {
         name: VmName,
         /// The verb.
         act: &'static str,
-        /// Why.
+        /// What the host said.
         source: io::Error,
     },
 }

@@ -35,7 +35,7 @@ pub enum InventoryError {
         act: &'static str,
         /// Which folder or file.
         path: PathBuf,
-        /// Why.
+        /// What the host said.
         source: io::Error,
     },
     /// There is no such VM.

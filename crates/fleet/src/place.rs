@@ -20,15 +20,15 @@ pub enum PlaceError {
     /// The folder could not be made or looked at.
     #[error("cannot use the folder {} for running VMs", .path.display())]
     Folder {
-        /// Which.
+        /// The folder.
         path: PathBuf,
-        /// Why.
+        /// What the host said.
         source: io::Error,
     },
     /// Somebody else could be in there.
     #[error("the folder {} is not safe for running VMs: {what}", .path.display())]
     Unsafe {
-        /// Which.
+        /// The folder.
         path: PathBuf,
         /// What is wrong with it.
         what: &'static str,

@@ -141,9 +141,9 @@ fn found(place: Result<u64, Errno>) -> io::Result<Option<u64>> {
 /// What a mapping may be used for. There is no writable and executable one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Protection {
-    /// Data.
+    /// Data: read and written, never executed.
     ReadWrite,
-    /// Code.
+    /// Code: read and executed, never written.
     ReadExecute,
 }
 

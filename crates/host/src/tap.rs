@@ -17,7 +17,7 @@ const HEADER_BYTES: libc::c_int = 12;
 /// What may be left to whoever reads a tap (`TUN_F_*` of `linux/if_tun.h`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Offloads {
-    /// Checksums.
+    /// Checksums are left to the other side.
     pub checksum: bool,
     /// TCP segments over IPv4 larger than the interface's MTU; needs `checksum`.
     pub tso4: bool,

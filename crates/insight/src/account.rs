@@ -14,7 +14,7 @@ pub struct Limits {
     pub bytes: u64,
     /// Single reads, which are system calls.
     pub reads: u64,
-    /// Time.
+    /// How long it took.
     pub time: Duration,
 }
 

@@ -12,7 +12,7 @@ use crate::observed::Observed;
 /// CPU time in nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuTimes {
-    /// Programs.
+    /// In programs of usual priority.
     pub user_ns: u64,
     /// Programs of low priority.
     pub nice_ns: u64,

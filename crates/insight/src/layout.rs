@@ -178,7 +178,7 @@ pub struct Member {
 /// A structure or union.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
-    /// Bytes.
+    /// Its size in bytes.
     pub size: u32,
     /// By name.
     pub members: BTreeMap<String, Member>,

@@ -32,7 +32,7 @@ pub struct LogRecord {
     pub level: u8,
     /// 0 is the kernel.
     pub facility: u8,
-    /// What.
+    /// The message, without its end of line.
     pub text: String,
 }
 

@@ -22,7 +22,7 @@ const MAX_BLOCK_DEVICES: usize = 65_536;
 pub struct MemoryCounter {
     /// As in `/proc/meminfo`.
     pub name: String,
-    /// Bytes.
+    /// How much, in bytes.
     pub bytes: u64,
 }
 

@@ -62,7 +62,7 @@ pub trait Memory: Send + Sync {
 pub struct FileSlot {
     /// Guest physical address.
     pub gpa: Gpa,
-    /// Length.
+    /// Its length.
     pub len_bytes: u64,
     /// Position in the file.
     pub file_offset: u64,

@@ -41,16 +41,16 @@ impl Rung {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Observed<T> {
-    /// Seen.
+    /// It was found.
     Seen {
-        /// What.
+        /// What was found.
         value: T,
         /// On what evidence.
         rung: Rung,
     },
     /// Cannot be known.
     NotObservable {
-        /// Why.
+        /// The reason, as half a sentence.
         why: String,
     },
 }

@@ -43,7 +43,7 @@ pub struct System {
     pub hostname: Observed<String>,
     /// What the boot loader told the kernel.
     pub command_line: Observed<String>,
-    /// Clocks.
+    /// What the kernel's clocks show.
     pub clocks: Observed<Clocks>,
     /// Load averages over 1, 5 and 15 minutes.
     pub load: Observed<[f64; 3]>,

@@ -17,7 +17,7 @@ use crate::{GuestMemory, MemoryError};
 pub struct Buffer {
     /// First byte.
     pub gpa: Gpa,
-    /// Length.
+    /// Its length.
     pub len_bytes: u64,
 }
 

@@ -75,7 +75,7 @@ pub enum Broken {
     /// The host refuses something that has to succeed.
     #[error("the host refused to {act} page {page}")]
     Host {
-        /// What.
+        /// What was tried, as a verb.
         act: &'static str,
         /// Which page of the memory file.
         page: u64,
@@ -87,7 +87,7 @@ pub enum Broken {
     Lost {
         /// Which page of the memory file.
         page: u64,
-        /// Why.
+        /// What the store said.
         source: ReadError,
     },
     /// A thread panicked while it changed what is known of pages.

@@ -151,7 +151,7 @@ impl VmmMemoryReport {
 /// Accesses to addresses where the board has nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct UnmappedReport {
-    /// Ports.
+    /// Accesses to I/O ports.
     pub pio: u64,
     /// Physical addresses.
     pub mmio: u64,

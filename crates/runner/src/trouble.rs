@@ -24,7 +24,7 @@ pub enum RunError {
     Build {
         /// The VM.
         name: String,
-        /// Why.
+        /// What could not be built.
         source: BuildError,
     },
     /// The machine broke.
@@ -32,7 +32,7 @@ pub enum RunError {
     Machine {
         /// The VM.
         name: String,
-        /// Why.
+        /// What broke while it ran.
         source: MachineError,
     },
     /// The name cannot be had, or its folder not be used.
@@ -40,7 +40,7 @@ pub enum RunError {
     Claim {
         /// The VM.
         name: String,
-        /// Why.
+        /// What kept us from having the name.
         source: ClaimError,
     },
     /// There is no inventory of VMs.
@@ -51,7 +51,7 @@ pub enum RunError {
     Process {
         /// The verb.
         act: &'static str,
-        /// Why.
+        /// What the host said.
         source: io::Error,
     },
     /// The host gives no thread.
@@ -68,7 +68,7 @@ pub enum RunError {
     Report {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// What the host said.
         source: io::Error,
     },
     /// A process of the VM is gone.

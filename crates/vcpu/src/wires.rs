@@ -11,7 +11,7 @@ use x86::Gpa;
 /// A place where a store of any width and value does nothing but wake somebody.
 #[derive(Clone, Debug)]
 pub struct Wire {
-    /// Where.
+    /// The address that is stored to.
     pub gpa: Gpa,
     /// An eventfd (eventfd(2)); each store adds 1.
     pub event: Arc<OwnedFd>,

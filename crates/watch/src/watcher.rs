@@ -30,7 +30,7 @@ pub struct Watcher {
 pub struct Assessment {
     /// The host's own books.
     pub books: HostBooks,
-    /// Registers.
+    /// Registers of each vCPU, as its own thread laid them down.
     pub vcpus: Vec<VcpuView>,
     /// The guest's kernel.
     pub kernel: KernelFacts,

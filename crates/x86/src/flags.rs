@@ -59,7 +59,7 @@ bitflags! {
         const NW = 1 << 29;
         /// Cache disable.
         const CD = 1 << 30;
-        /// Paging.
+        /// Paging is on.
         const PG = 1 << 31;
     }
 

@@ -8,19 +8,19 @@ use crate::address::{Gpa, Gva};
 use crate::exception::PageFaultCode;
 use crate::flags::{Cr0, Cr4, Efer};
 
-/// Present.
+/// The entry leads somewhere.
 pub const P: u64 = 1 << 0;
-/// Writable.
+/// Writes are allowed.
 pub const W: u64 = 1 << 1;
 /// User-accessible.
 pub const U: u64 = 1 << 2;
 /// Accessed.
 pub const A: u64 = 1 << 5;
-/// Dirty.
+/// The processor has written through a leaf.
 pub const D: u64 = 1 << 6;
 /// Large page, at the levels that know one.
 pub const PS: u64 = 1 << 7;
-/// Global.
+/// A leaf's translation outlives a change of CR3.
 pub const G: u64 = 1 << 8;
 /// No execute.
 pub const NX: u64 = 1 << 63;

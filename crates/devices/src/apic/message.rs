@@ -46,7 +46,7 @@ pub enum Destination {
     Logical(u32),
     /// The sender itself.
     SelfOnly,
-    /// Everybody.
+    /// Every local APIC, the sender's too.
     All,
     /// Everybody but the sender.
     AllButSelf,
@@ -79,7 +79,7 @@ pub struct Message {
     pub delivery: Delivery,
     /// With which vector.
     pub vector: Vector,
-    /// Who.
+    /// The local APICs that it is for.
     pub destination: Destination,
     /// Whether an end-of-interrupt has to be told to the IOAPIC.
     pub is_level: bool,

@@ -43,7 +43,7 @@ pub(super) struct TransportState {
 /// What a front keeps of what its driver has done, beside registers and queues.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum FrontState {
-    /// Nothing.
+    /// No more than its queues.
     Plain,
     /// Whether the driver chose that writes are answered before they are durable.
     Block {
@@ -59,7 +59,7 @@ pub enum FrontState {
     },
     /// The address that the driver may have changed.
     Net {
-        /// Now.
+        /// The address that the device has now.
         mac: MacAddress,
     },
 }
@@ -97,7 +97,7 @@ pub struct QueuePosition {
 /// What a worker holds between two calls.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Back {
-    /// Nothing.
+    /// No more than its queues.
     Plain,
     /// The buffer for statistics, which is the host's to keep (5.5.6.3), by the head of its chain.
     Balloon {

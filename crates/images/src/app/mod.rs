@@ -61,7 +61,7 @@ pub enum AppError {
     Elf {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// What is wrong with the program.
         source: ElfError,
     },
     /// A library is not on this host.

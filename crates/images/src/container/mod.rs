@@ -46,7 +46,7 @@ pub enum ContainerError {
     Read {
         /// Which part.
         part: String,
-        /// Why.
+        /// What the host said.
         source: io::Error,
     },
     /// A part contradicts what the others say.
@@ -65,7 +65,7 @@ pub enum ContainerError {
     Layer {
         /// Counted from 1.
         number: usize,
-        /// Why.
+        /// What the host said.
         source: io::Error,
     },
     /// The user that it wants to run as.

@@ -49,7 +49,7 @@ pub enum AssembleError {
     Unpack {
         /// The package.
         package: PathBuf,
-        /// Why.
+        /// What the host said.
         source: io::Error,
     },
     /// A file cannot be where it should.

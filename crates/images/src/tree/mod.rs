@@ -120,7 +120,7 @@ pub(crate) struct Entry {
 /// Where the bytes of a file are.
 #[derive(Clone, Debug)]
 pub(crate) enum Content {
-    /// Here.
+    /// In memory.
     Bytes(Arc<[u8]>),
     /// In a part of an open file.
     Part {

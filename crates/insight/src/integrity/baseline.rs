@@ -29,7 +29,7 @@ const VERSION: u32 = 4;
 /// What a check looks at.
 #[derive(Clone, Copy)]
 pub enum Scope<'a> {
-    /// Everything.
+    /// Every page of the kernel's code and tables.
     All,
     /// Pages that were written since the last check, and those that were found changed before. Asked once, while the
     /// baseline is locked, for every page that is watched; from the answer on, the next write to each must be noticed.

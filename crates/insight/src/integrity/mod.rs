@@ -88,7 +88,7 @@ pub struct Finding {
 pub struct Patch {
     /// By what.
     pub kind: PatchKind,
-    /// Where.
+    /// What was changed: a symbol, a slot of a table, a register.
     pub subject: String,
     /// Where that leads now, if it leads somewhere.
     pub target: Option<String>,

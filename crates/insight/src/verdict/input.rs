@@ -31,7 +31,7 @@ pub struct Claims {
 pub struct Claim {
     /// About what.
     pub key: String,
-    /// What.
+    /// What it says.
     pub value: String,
     /// How long ago.
     pub age_ms: u64,
@@ -42,9 +42,9 @@ pub struct Claim {
 /// What the balloon driver said about memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BalloonClaims {
-    /// All.
+    /// All memory that it says it has.
     pub total_bytes: Option<u64>,
-    /// Free.
+    /// Of that, what it says nothing uses.
     pub free_bytes: Option<u64>,
     /// Free, or free soon.
     pub available_bytes: Option<u64>,

@@ -23,7 +23,7 @@ pub(super) enum DiskError {
     Image {
         /// Which file.
         path: PathBuf,
-        /// Why.
+        /// What is wrong with the image.
         source: ImageError,
     },
 }

@@ -160,7 +160,7 @@ impl PortEnd for ClaimEnd {
     fn quiet(&mut self) {}
 }
 
-/// Nothing.
+/// An end that nothing is connected to.
 struct Loose;
 
 impl PortEnd for Loose {

@@ -62,7 +62,7 @@ pub(super) enum LockError {
     Open {
         /// Which file.
         path: PathBuf,
-        /// Why.
+        /// What the host said.
         source: io::Error,
     },
     /// Another opener has it in a way that excludes this one.

@@ -52,7 +52,7 @@ pub(crate) mod slot {
 pub struct AttachError {
     /// Which device.
     pub device: String,
-    /// Why.
+    /// What the device or the host said.
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 

@@ -24,7 +24,7 @@ pub enum ImageError {
     /// Reading failed.
     #[error("cannot read {len_bytes} bytes at offset {offset:#x}")]
     Read {
-        /// Where.
+        /// Where in the file.
         offset: u64,
         /// How much.
         len_bytes: u64,
@@ -91,7 +91,7 @@ pub enum ImageError {
         what: &'static str,
         /// First address.
         gpa: Gpa,
-        /// Length.
+        /// Its length.
         len_bytes: u64,
     },
 }

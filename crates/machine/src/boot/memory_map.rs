@@ -19,7 +19,7 @@ pub enum RangeKind {
 pub struct Range {
     /// First address.
     pub start: u64,
-    /// Length.
+    /// How long the range is.
     pub len_bytes: u64,
     /// What is there.
     pub kind: RangeKind,

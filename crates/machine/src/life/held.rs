@@ -26,15 +26,15 @@ pub enum BuildError {
     Image {
         /// Which file.
         path: String,
-        /// Why.
+        /// What is wrong with the image.
         source: ImageError,
     },
     /// The engine could not be made.
     #[error("cannot make a vCPU on the engine {kind}")]
     Engine {
-        /// Which.
+        /// The engine that was to run the guest.
         kind: EngineKind,
-        /// Why.
+        /// What the engine said.
         source: EngineError,
     },
     /// A thread could not be started.

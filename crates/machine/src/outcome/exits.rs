@@ -23,7 +23,7 @@ pub enum ExitKind {
     Halt,
     /// Interrupt windows.
     InterruptWindow,
-    /// Kicks.
+    /// Kicks from other threads.
     Kicked,
     /// Ends of level-triggered interrupts, where the engine has the local APICs.
     EndOfInterrupt,

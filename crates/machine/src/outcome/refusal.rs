@@ -31,7 +31,7 @@ pub enum SwitchError {
     /// The other engine does not work on this host.
     #[error("{what}")]
     NoEngine {
-        /// Why.
+        /// The reason, as a sentence without its end.
         what: String,
         /// What to do.
         help: String,
@@ -45,9 +45,9 @@ pub enum SwitchError {
     /// The other engine was not made, or refused the state.
     #[error("the engine {kind} cannot take the guest over")]
     Engine {
-        /// Which.
+        /// The engine that was to run the guest.
         kind: EngineKind,
-        /// Why.
+        /// What the engine said.
         source: EngineError,
     },
     /// A thread did not come.

@@ -71,7 +71,7 @@ pub struct Marker {
 /// Accesses to addresses where the board has nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Unmapped {
-    /// Ports.
+    /// Accesses to I/O ports.
     pub pio: u64,
     /// Physical addresses.
     pub mmio: u64,

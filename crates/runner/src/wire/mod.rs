@@ -122,12 +122,12 @@ pub(crate) enum FromClient {
     Stop(StopCause),
     /// Press the power button, and end it after the grace time.
     PowerOff {
-        /// Milliseconds.
+        /// How long the guest may take, in milliseconds.
         grace_ms: u64,
     },
     /// The terminal has this size now.
     Resize {
-        /// Lines.
+        /// Lines of the window.
         rows: u16,
         /// Characters in a line.
         columns: u16,
@@ -166,12 +166,12 @@ pub(crate) enum ToVm {
     Stop(StopCause),
     /// Press the power button, and end after the grace time.
     PowerOff {
-        /// Milliseconds.
+        /// How long the guest may take, in milliseconds.
         grace_ms: u64,
     },
     /// The terminal has this size now.
     Resize {
-        /// Lines.
+        /// Lines of the window.
         rows: u16,
         /// Characters in a line.
         columns: u16,

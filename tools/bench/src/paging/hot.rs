@@ -24,7 +24,7 @@ const LIMIT: Duration = Duration::from_secs(350);
 const WORK: &str = "a=$(cut -d' ' -f1 /proc/uptime); i=0; while [ $i -lt 20 ]; do cat /mnt/hot | md5sum >/dev/null; i=$((i+1)); done; \
                     b=$(cut -d' ' -f1 /proc/uptime); echo took $(echo $a $b | awk '{print $2-$1}')";
 
-/// Measures.
+/// Measures it; whether what was promised holds.
 pub fn measure() -> Result<bool> {
     println!("hot: 512 MiB, 360 MiB of files, work on 8 MiB of them");
     let mut guest = Guest::start(NAME, &["--memory", "512M"], LIMIT)?;

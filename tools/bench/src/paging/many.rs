@@ -33,7 +33,7 @@ struct Run {
     page_ins: u64,
 }
 
-/// Measures.
+/// Measures it; whether what was promised holds.
 pub fn measure() -> Result<bool> {
     let limit = format!("{}K", BUDGET_BYTES / 1024 / GUEST_COUNT as u64);
     println!(

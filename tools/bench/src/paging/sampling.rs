@@ -21,7 +21,7 @@ const ROUNDS: usize = 20;
 /// Most of the speed that may be lost.
 const COST_MAX: f64 = 0.01;
 
-/// Measures.
+/// Measures it; whether what was promised holds.
 pub fn measure() -> Result<bool> {
     println!(
         "sampling: reads all of 64 MiB of 512 and writes to every page, {} s each, in turns",

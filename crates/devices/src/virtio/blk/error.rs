@@ -26,7 +26,7 @@ pub enum ImageError {
     Open {
         /// As what.
         format: ImageFormat,
-        /// Why.
+        /// What the host said.
         source: io::Error,
     },
 }

@@ -1,6 +1,6 @@
 //! The messages of a console with several ports (5.3.6.2).
 
-/// Events.
+/// Events of a control message (5.3.6.2).
 pub(super) const DEVICE_READY: u16 = 0;
 pub(super) const DEVICE_ADD: u16 = 1;
 pub(super) const PORT_READY: u16 = 3;
