@@ -28,7 +28,8 @@ pub fn run(arguments: &CompletionsArguments) -> Result<u8, Failure> {
 }
 
 fn script(shell: &str) -> String {
-    let (running, all) = (OF_RUNNING.join("|"), OF_ALL.join("|"));
+    let running = OF_RUNNING.join("|");
+    let all = OF_ALL.join("|");
     match shell {
         "bash" => {
             let names = include_str!("shell/names.bash")

@@ -21,8 +21,10 @@ pub struct DoctorArguments {
 /// Prints the findings; the exit status says whether any engine works.
 pub fn run(arguments: &DoctorArguments) -> Result<u8, Failure> {
     let findings = machine::findings();
-    let (tsc, limits) = (machine::tsc_stability(), machine::paging_finding());
-    let (cache, has_apt) = (Cache::of_user().ok(), images::has_apt());
+    let tsc = machine::tsc_stability();
+    let limits = machine::paging_finding();
+    let cache = Cache::of_user().ok();
+    let has_apt = images::has_apt();
     if arguments.json {
         let value = value(&findings, tsc, &limits, cache.as_ref(), has_apt);
         say(&format!("{value:#}\n"))?;

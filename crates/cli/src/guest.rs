@@ -108,7 +108,8 @@ pub fn check(
 
 /// Parts that are right and do not go together.
 fn misfits(spec: &VmSpec, is_command: bool) -> Vec<Complaint> {
-    let (is_app, is_image) = (spec.app.is_some(), spec.image.is_some());
+    let is_app = spec.app.is_some();
+    let is_image = spec.image.is_some();
     let is_program = is_app || is_image || is_command;
     let no_program = (
         "there is no program that it could be for",

@@ -92,7 +92,8 @@ mod tests {
     fn ctrl_a_x_leaves_and_everything_else_reaches_the_guest() {
         let check = |chunks: &[&[u8]], expected: &[u8], leaves: bool| {
             let mut keys = Keys::of_owner();
-            let (mut typed, mut left) = (Vec::new(), false);
+            let mut typed = Vec::new();
+            let mut left = false;
             for chunk in chunks {
                 let (bytes, leave) = keys.read(chunk);
                 typed.extend(bytes);

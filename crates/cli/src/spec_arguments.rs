@@ -45,7 +45,8 @@ fn takes_any_text(option: &Arg) -> Arg {
     if option.is_positional() || !option.get_action().takes_values() {
         return option.clone();
     }
-    let (hint, possible) = (option.get_value_hint(), option.get_possible_values());
+    let hint = option.get_value_hint();
+    let possible = option.get_possible_values();
     option
         .clone()
         .value_hint(hint)
@@ -66,7 +67,8 @@ impl Args for SpecArguments {
 impl FromArgMatches for SpecArguments {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let mut read = PartialSpec::default();
-        let (mut good, mut last) = (Vec::new(), Vec::new());
+        let mut good = Vec::new();
+        let mut last = Vec::new();
         for option in options().get_arguments() {
             let id = option.get_id().as_str();
             let values = || matches.get_raw(id).into_iter().flatten();

@@ -48,7 +48,8 @@ fn ask(host: &Host, console: &mut UnixStream, line: &str, mark: &str) -> String 
     console
         .write_all(format!("echo {mark}'<'; {line}; echo {mark}'>'\n").as_bytes())
         .unwrap();
-    let (start, end) = (format!("{mark}<"), format!("{mark}>"));
+    let start = format!("{mark}<");
+    let end = format!("{mark}>");
     host.expect_log("web", &end);
     let log = host.call(&["logs", "web"]).stdout;
     let from = log.find(&start).unwrap() + start.len();

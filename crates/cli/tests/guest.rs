@@ -151,10 +151,8 @@ fn a_program_that_waits_for_each_answer_gets_it() {
 #[test]
 fn a_long_pipe_arrives_whole() {
     let text = "All that is typed arrives, in order and once.\n".repeat(4000);
-    let (script, count) = (
-        format!("wc -c <<'END'\n{text}END\n"),
-        text.len().to_string(),
-    );
+    let script = format!("wc -c <<'END'\n{text}END\n");
+    let count = text.len().to_string();
     let Some(ran) = run(&[], &script) else {
         return;
     };

@@ -52,7 +52,8 @@ impl Lines {
             .stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
-        let (input, output) = (input.to_owned(), child.stdout.take().unwrap());
+        let input = input.to_owned();
+        let output = child.stdout.take().unwrap();
         let (sender, lines) = mpsc::channel();
         thread::spawn(move || {
             stdin.write_all(input.as_bytes()).unwrap();

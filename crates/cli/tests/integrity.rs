@@ -272,7 +272,8 @@ fn whoever_rewrites_the_kernel_is_found_and_named() {
         "virtio_balloon+0x100",
         "1 byte changed",
     );
-    let (next, previous) = (attacker.pointer(link), attacker.pointer(link + 8));
+    let next = attacker.pointer(link);
+    let previous = attacker.pointer(link + 8);
     let unlinked = vec![
         (next + 8, previous.to_le_bytes().to_vec()),
         (previous, next.to_le_bytes().to_vec()),
@@ -322,7 +323,8 @@ fn a_hook_that_comes_between_two_commands_is_told_by_the_second() {
     }
     // A module that left the list is told once, though its code and its description both tell it.
     let (_, link) = attacker.module("virtio_balloon");
-    let (next, previous) = (attacker.pointer(link), attacker.pointer(link + 8));
+    let next = attacker.pointer(link);
+    let previous = attacker.pointer(link + 8);
     attacker.write(next + 8, &previous.to_le_bytes());
     attacker.write(previous, &next.to_le_bytes());
     let hidden: serde_json::Value =

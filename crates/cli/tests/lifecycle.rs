@@ -63,7 +63,8 @@ fn a_detached_vm_is_listed_stopped_remembered_and_removed() {
         stopped.stderr
     );
     assert_eq!(host.call(&["ps", "-q"]).stdout, "");
-    let (waited, logs) = (host.call(&["wait", "web"]), host.call(&["logs", "web"]));
+    let waited = host.call(&["wait", "web"]);
+    let logs = host.call(&["logs", "web"]);
     assert_eq!(
         (waited.status, waited.stdout.as_str()),
         (Some(0), "web: the guest powered off\n")
@@ -537,7 +538,8 @@ fn a_guest_with_two_vcpus_does_not_notice_a_pause() {
         let text = &log[log.rfind(&start).unwrap() + start.len()..];
         text[..text.find('>').unwrap()].parse::<u64>().unwrap()
     };
-    let (real, before) = (Instant::now(), uptime("before"));
+    let real = Instant::now();
+    let before = uptime("before");
     assert_eq!(host.call(&["pause", "web"]).status, Some(0));
     thread::sleep(Duration::from_secs(12));
     assert_eq!(host.call(&["resume", "web"]).status, Some(0));

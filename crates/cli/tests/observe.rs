@@ -167,10 +167,8 @@ fn to_read_a_guest_costs_it_nothing_and_to_write_it_is_impossible() {
         slots.iter().map(|slot| slot.len_bytes).sum::<u64>(),
         32 << 20
     );
-    let (before, resident) = (
-        files.memory.metadata().unwrap().blocks(),
-        vm.books().memory.resident_bytes,
-    );
+    let before = files.memory.metadata().unwrap().blocks();
+    let resident = vm.books().memory.resident_bytes;
     let mut bytes = vec![0; 1 << 20];
     for mebibyte in 0..32 {
         files
@@ -190,10 +188,11 @@ fn to_read_a_guest_costs_it_nothing_and_to_write_it_is_impossible() {
 fn the_hosts_books_add_up() {
     let vm = Vm::of_code(&[0xe6, 0x80, 0xeb, 0xfc], &["--cpus", "2"]);
     vm.wait_for_word();
-    let (first, second) = (vm.books(), {
+    let first = vm.books();
+    let second = {
         thread::sleep(Duration::from_millis(600));
         vm.books()
-    });
+    };
     let memory = &second.memory;
     assert_eq!(memory.configured_bytes, 32 << 20);
     assert_eq!(
@@ -213,7 +212,8 @@ fn the_hosts_books_add_up() {
             .value
     };
     assert!(exits(&second) > exits(&first));
-    let (busy, idle) = (&second.vcpus[0], &second.vcpus[1]);
+    let busy = &second.vcpus[0];
+    let idle = &second.vcpus[1];
     assert!(
         busy.run_seconds > first.vcpus[0].run_seconds && busy.wait_seconds.is_some(),
         "{busy:?}"
@@ -230,10 +230,11 @@ fn the_hosts_books_add_up() {
     let host = second.uptime_seconds - first.uptime_seconds;
     assert!((guest - host).abs() < 0.2, "{guest} {host}");
     vm.client().order(api::Command::Pause).unwrap();
-    let (first, second) = (vm.books(), {
+    let first = vm.books();
+    let second = {
         thread::sleep(Duration::from_millis(300));
         vm.books()
-    });
+    };
     assert!(second.paused && second.clock.guest_seconds == first.clock.guest_seconds);
     assert!(
         second.clock.paused_seconds > first.clock.paused_seconds + 0.2,

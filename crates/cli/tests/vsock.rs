@@ -106,7 +106,8 @@ fn a_program_of_the_host_talks_to_a_server_in_the_guest() {
     }
     assert!(connect(&host, 5001).is_none(), "nobody listens there");
     // One that is not served yet waits for the one before it.
-    let (first, second) = (connect(&host, 5000).unwrap(), connect(&host, 5000).unwrap());
+    let first = connect(&host, 5000).unwrap();
+    let second = connect(&host, 5000).unwrap();
     (&second).write_all(b"second").unwrap();
     assert_eq!(exchange(&first, b"first"), b"first");
     assert_eq!(exchange(&second, b""), b"second");

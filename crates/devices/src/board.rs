@@ -128,7 +128,8 @@ impl Board {
             system_time: SystemTime::default(),
         };
         let lines = IrqLines::default();
-        let (input, output) = (ConsoleInput::default(), ConsoleOutput::new(console));
+        let input = ConsoleInput::default();
+        let output = ConsoleOutput::new(console);
         let button = PowerButton::default();
         let around = Surroundings {
             lines: &lines,

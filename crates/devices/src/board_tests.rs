@@ -344,10 +344,8 @@ fn act(board: &mut Board, numbers: &mut Numbers, now: Nanos) {
     let number = numbers
         .of(&MSRS)
         .wrapping_add((numbers.next() >> 58) as u32 & numbers.value() as u32);
-    let (small, any) = (
-        numbers.of(&[1, 2, 4]),
-        numbers.of(&[1, 2, 3, 4, 5, 6, 7, 8]),
-    );
+    let small = numbers.of(&[1, 2, 4]);
+    let any = numbers.of(&[1, 2, 3, 4, 5, 6, 7, 8]);
     match numbers.next() >> 60 {
         0..=3 => board.pio_write(now, at, small, value as u32),
         4 | 5 => drop(board.pio_read(now, at, small)),

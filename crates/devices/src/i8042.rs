@@ -266,7 +266,8 @@ mod tests {
     /// Runs a script: `c=aa` writes the command port, `d=f2` the data port, `:55` expects a byte with the status
     /// that belongs to it, `m:5a` one from the mouse, `-` an empty buffer, `1` and `12` expect an interrupt.
     fn check(name: &str, script: &str) {
-        let (lines, events) = (IrqLines::default(), BoardEvents::default());
+        let lines = IrqLines::default();
+        let events = BoardEvents::default();
         let mut device = I8042::new(lines.line(1), lines.line(12), events.clone());
         let hex = |text: &str| u32::from_str_radix(text, 16).unwrap();
         for word in script.split_whitespace() {
@@ -347,7 +348,8 @@ mod tests {
 
     #[test]
     fn a_guest_that_never_reads_fills_nothing() {
-        let (lines, events) = (IrqLines::default(), BoardEvents::default());
+        let lines = IrqLines::default();
+        let events = BoardEvents::default();
         let mut device = I8042::new(lines.line(1), lines.line(12), events);
         for n in 0..10_000 {
             device.write(1, 1, 0x20);

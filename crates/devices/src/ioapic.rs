@@ -121,7 +121,8 @@ impl IoApic {
 
     /// A pin changed. The message that it sends.
     pub fn set_pin(&mut self, pin: usize, high: bool) -> Option<Message> {
-        let (bit, entry) = (1 << pin, *self.entries.get(pin)?);
+        let bit = 1 << pin;
+        let entry = *self.entries.get(pin)?;
         let rose = high && self.asserted & bit == 0;
         if high {
             self.asserted |= bit;

@@ -67,10 +67,8 @@ impl SystemTime {
 
 /// Writes the wall clock's time at time zero to `gpa`.
 pub fn write_wall_clock(memory: &GuestMemory, clock: &GuestClock, gpa: u64) {
-    let (seconds, nanos) = (
-        clock.wall_at_start_ns / NANOS_PER_SECOND,
-        clock.wall_at_start_ns % NANOS_PER_SECOND,
-    );
+    let seconds = clock.wall_at_start_ns / NANOS_PER_SECOND;
+    let nanos = clock.wall_at_start_ns % NANOS_PER_SECOND;
     let mut time = [0; 12];
     time[0..4].copy_from_slice(&2_u32.to_le_bytes());
     time[4..8].copy_from_slice(&(seconds as u32).to_le_bytes());

@@ -325,7 +325,8 @@ impl PioDevice for Pit {
     }
 
     fn write(&mut self, offset: u16, _size: u8, value: u32) {
-        let (tick, value) = (self.tick(), value as u8);
+        let tick = self.tick();
+        let value = value as u8;
         match offset {
             0..=2 => self.state.channels[usize::from(offset)].write(tick, value),
             CONTROL_B => {

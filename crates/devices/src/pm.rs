@@ -146,7 +146,8 @@ impl PowerManagement {
     /// Writes one byte of a 16-bit register.
     fn write_byte(&mut self, at: usize, value: u8) {
         let shift = 8 * (at % 2);
-        let (value, kept) = (u16::from(value) << shift, !(0xff_u16 << shift));
+        let value = u16::from(value) << shift;
+        let kept = !(0xff_u16 << shift);
         match at & !1 {
             // Status bits are cleared by writing ones.
             STATUS => self.state.status &= !value,
@@ -234,11 +235,9 @@ mod tests {
     }
 
     fn setup() -> Setup {
-        let (button, events, lines) = (
-            PowerButton::default(),
-            BoardEvents::default(),
-            IrqLines::default(),
-        );
+        let button = PowerButton::default();
+        let events = BoardEvents::default();
+        let lines = IrqLines::default();
         let pm = PowerManagement::new(Nanos(0), button.clone(), events.clone(), lines.line(9));
         Setup {
             pm,

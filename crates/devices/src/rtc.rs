@@ -319,7 +319,8 @@ impl PioDevice for Rtc {
         {
             self.state.memory[C] |= B_PERIODIC;
         }
-        let (before, after) = (self.seconds(last), self.seconds(self.state.now));
+        let before = self.seconds(last);
+        let after = self.seconds(self.state.now);
         if before != after && self.state.memory[B] & B_SET == 0 {
             self.state.memory[C] |= B_UPDATED;
             let looked_at = (after - before).clamp(0, ALARM_LOOK_BACK_S as i64);
@@ -337,7 +338,8 @@ impl PioDevice for Rtc {
         if self.state.memory[C] & C_PENDING != 0 {
             return None;
         }
-        let (b, next_second) = (self.state.memory[B], self.next_second());
+        let b = self.state.memory[B];
+        let next_second = self.next_second();
         let by_second = (b & (B_ALARM | B_UPDATED) != 0 && b & B_SET == 0).then_some(next_second);
         let period = self.period_ns().filter(|_| b & B_PERIODIC != 0);
         let periodic =

@@ -104,7 +104,8 @@ pub(crate) mod proof {
         new.restore(serde_json::from_str(&text).unwrap()).unwrap();
         assert_eq!(new.save(), state, "what comes back is what was saved");
         for (number, word) in steps.enumerate() {
-            let (expected, found) = (step(old, word), step(new, word));
+            let expected = step(old, word);
+            let found = step(new, word);
             assert_eq!(found, expected, "step {number}: {word:#x}");
         }
         assert_eq!(new.save(), old.save(), "after all steps");

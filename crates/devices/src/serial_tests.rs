@@ -29,11 +29,9 @@ struct Setup {
 }
 
 fn setup() -> Setup {
-    let (input, sent, lines) = (
-        ConsoleInput::default(),
-        Shared::default(),
-        IrqLines::default(),
-    );
+    let input = ConsoleInput::default();
+    let sent = Shared::default();
+    let lines = IrqLines::default();
     let output = ConsoleOutput::new(Box::new(sent.clone()));
     let serial = Serial::new(input.clone(), output.clone(), lines.line(4));
     Setup {

@@ -190,7 +190,8 @@ impl Inventory {
     /// [`InventoryError::Folder`].
     pub fn rename(&self, old: &VmName, new: &VmName) -> Result<(), InventoryError> {
         let _register = self.lock()?;
-        let (from, to) = (self.ended_record(old)?, self.record(new));
+        let from = self.ended_record(old)?;
+        let to = self.record(new);
         if to.folder().exists() {
             return Err(InventoryError::NameTaken(new.clone()));
         }
@@ -294,7 +295,8 @@ impl Inventory {
 }
 
 fn describe(name: VmName, record: &Record, is_held: bool) -> Vm {
-    let (info, origin) = (record.info(), record.origin());
+    let info = record.info();
+    let origin = record.origin();
     if is_held {
         let (state, status) = match Client::connect(record).and_then(|mut client| client.status()) {
             Ok(status) => (status.state, Some(status)),

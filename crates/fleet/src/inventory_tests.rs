@@ -107,7 +107,8 @@ fn vms_without_a_name_get_the_first_that_is_free() {
     let folder = tempfile::tempdir().unwrap();
     let inventory = Inventory::at(folder.path());
     let claim = || inventory.claim(None).unwrap().unwrap();
-    let (first, second) = (claim(), claim());
+    let first = claim();
+    let second = claim();
     assert_eq!(
         (first.name().as_str(), second.name().as_str()),
         ("guest", "guest-2")

@@ -59,7 +59,8 @@ mod tests {
         let first = crate::MemFd::new(c"locks", 4096).unwrap();
         let path = format!("/proc/self/fd/{}", first.file().as_raw_fd());
         let open = || File::options().read(true).write(true).open(&path).unwrap();
-        let (one, other) = (open(), open());
+        let one = open();
+        let other = open();
         let check = |file: &File, byte, expected| {
             assert_eq!(is_held_elsewhere(file, byte).unwrap(), expected, "{byte}");
         };

@@ -132,7 +132,8 @@ mod tests {
             if reader.entry().is_trailer() {
                 break;
             }
-            let (name, mode) = (reader.entry().name().to_owned(), reader.entry().mode());
+            let name = reader.entry().name().to_owned();
+            let mode = reader.entry().mode();
             let mut bytes = String::new();
             io::Read::read_to_string(&mut reader, &mut bytes).unwrap();
             seen.push((name, mode, bytes));

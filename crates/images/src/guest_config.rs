@@ -43,7 +43,8 @@ impl GuestCommand {
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut words: Vec<(&str, &str)> = Vec::new();
         words.extend(self.root.iter().map(|root| ("root", root.as_str())));
-        let (uid, gid) = (self.uid.to_string(), self.gid.to_string());
+        let uid = self.uid.to_string();
+        let gid = self.gid.to_string();
         words.extend([("cwd", self.folder.as_str()), ("uid", &uid), ("gid", &gid)]);
         words.extend(self.environment.iter().map(|word| ("env", word.as_str())));
         words.extend(self.arguments.iter().map(|word| ("arg", word.as_str())));

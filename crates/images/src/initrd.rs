@@ -158,7 +158,8 @@ mod tests {
             if reader.entry().is_trailer() {
                 return files;
             }
-            let (name, mode) = (reader.entry().name().to_owned(), reader.entry().mode());
+            let name = reader.entry().name().to_owned();
+            let mode = reader.entry().mode();
             let mut bytes = Vec::new();
             reader.read_to_end(&mut bytes).unwrap();
             files.insert(name, (mode, bytes));

@@ -62,7 +62,8 @@ impl Look<'_> {
         }
         let count = 1u64 << count_bits;
         let layouts = self.layouts()?;
-        let (desc_size, info_size) = (layouts.size("prb_desc")?, layouts.size("printk_info")?);
+        let desc_size = layouts.size("prb_desc")?;
+        let info_size = layouts.size("printk_info")?;
         // In this order: the text of what is described may be overwritten afterwards, which its number will tell.
         let descs = self
             .space()
@@ -125,7 +126,8 @@ impl Places {
         if state & ID_MASK != id || ![COMMITTED, FINALIZED].contains(&(state >> STATE_SHIFT)) {
             return None;
         }
-        let (begin, next) = (word(desc, self.begin)?, word(desc, self.next)?);
+        let begin = word(desc, self.begin)?;
+        let next = word(desc, self.next)?;
         let len = usize::from(u16::from_le_bytes(
             info.get(self.len..self.len + 2)?.try_into().ok()?,
         ));

@@ -172,7 +172,8 @@ impl<'k> Look<'k> {
     /// # Errors
     /// If the kernel has none.
     pub fn type_information(&self) -> Result<Vec<u8>, Blind> {
-        let (start, stop) = (self.symbol("__start_BTF")?, self.symbol("__stop_BTF")?);
+        let start = self.symbol("__start_BTF")?;
+        let stop = self.symbol("__stop_BTF")?;
         let len = stop.0.saturating_sub(start.0);
         if len == 0 || len > crate::btf::MAX_BYTES as u64 {
             return Err(Blind::NoLayouts);

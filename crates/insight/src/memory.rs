@@ -91,7 +91,8 @@ impl FileMemory {
 
 impl Memory for FileMemory {
     fn read(&self, gpa: Gpa, bytes: &mut [u8]) -> Result<(), Unreadable> {
-        let (mut at, mut rest) = (gpa, bytes);
+        let mut at = gpa;
+        let mut rest = bytes;
         while !rest.is_empty() {
             let slot = self.slot(at).ok_or(Unreadable::NoMemory(at))?;
             let inside = at.0 - slot.gpa.0;

@@ -111,10 +111,8 @@ impl Look<'_> {
     fn parts(&self, module: &Object<'_>) -> Result<(Stretch, Vec<Stretch>), Blind> {
         let layouts = self.layouts()?;
         let element = layouts.size("module_memory")?;
-        let (base, size) = (
-            layouts.place("module_memory", "base")?,
-            layouts.place("module_memory", "size")?,
-        );
+        let base = layouts.place("module_memory", "base")?;
+        let size = layouts.place("module_memory", "size")?;
         let text_index = layouts.enumerator("mod_mem_type", "MOD_TEXT")?;
         let mut text = None;
         let mut memory = Vec::new();

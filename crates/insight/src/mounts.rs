@@ -193,7 +193,8 @@ impl Look<'_> {
     }
 
     fn tree_once(&self, root: Gva) -> Result<Vec<Gva>, Blind> {
-        let (mut found, mut seen) = (Vec::new(), HashSet::new());
+        let mut found = Vec::new();
+        let mut seen = HashSet::new();
         let mut waiting = vec![(root.0, 0)];
         while let Some((node, depth)) = waiting.pop() {
             if node == 0 {

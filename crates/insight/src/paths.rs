@@ -49,7 +49,8 @@ impl Look<'_> {
     /// The path of a directory entry from the root of its file system.
     pub(crate) fn path_in_file_system(&self, dentry: Gva) -> Result<String, Blind> {
         let mut names: Vec<String> = Vec::new();
-        let (mut dentry, mut len) = (dentry, 0);
+        let mut dentry = dentry;
+        let mut len = 0;
         for _ in 0..MAX_DEPTH {
             let (name, parent) = self.dentry(dentry)?;
             len += name.len() + 1;

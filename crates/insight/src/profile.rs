@@ -79,10 +79,8 @@ fn bytes_at(image: Image<'_>, address: Gva, len: usize) -> Option<&[u8]> {
 }
 
 fn btf_bytes<'a>(image: Image<'a>, decoded: &Decoded) -> Option<&'a [u8]> {
-    let (start, stop) = (
-        decoded.address("__start_BTF")?,
-        decoded.address("__stop_BTF")?,
-    );
+    let start = decoded.address("__start_BTF")?;
+    let stop = decoded.address("__stop_BTF")?;
     let len = usize::try_from(stop.0.checked_sub(start.0)?)
         .ok()
         .filter(|&len| len <= btf::MAX_BYTES)?;
@@ -91,10 +89,8 @@ fn btf_bytes<'a>(image: Image<'a>, decoded: &Decoded) -> Option<&'a [u8]> {
 
 /// The note with the build-id, between the symbols that bound the kernel's notes.
 fn build_id(image: Image<'_>, decoded: &Decoded, text: Gva) -> Option<([u8; BUILD_ID], i64)> {
-    let (start, stop) = (
-        decoded.address("__start_notes")?,
-        decoded.address("__stop_notes")?,
-    );
+    let start = decoded.address("__start_notes")?;
+    let stop = decoded.address("__stop_notes")?;
     let len = usize::try_from(stop.0.checked_sub(start.0)?)
         .ok()
         .filter(|&len| len <= 0x10000)?;

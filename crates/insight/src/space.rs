@@ -176,7 +176,9 @@ impl<'a> Space<'a> {
             .ok_or(Blind::NotGiven("the kernel's page tables are not known"))?;
         self.account.walk();
         let mut table = root.gpa.0 & ADDRESS;
-        let (mut is_executable, mut is_writable, mut is_user) = (true, true, true);
+        let mut is_executable = true;
+        let mut is_writable = true;
+        let mut is_user = true;
         for level in (0..root.levels).rev() {
             let shift = 12 + 9 * level;
             let index = gva.0 >> shift & 511;
@@ -232,7 +234,8 @@ impl<'a> Space<'a> {
     /// # Errors
     /// If any page is not mapped or cannot be read.
     pub(crate) fn read(&self, gva: Gva, bytes: &mut [u8]) -> Result<(), Blind> {
-        let (mut at, mut rest) = (gva, bytes);
+        let mut at = gva;
+        let mut rest = bytes;
         while !rest.is_empty() {
             let mut len = ((PAGE_SIZE - at.page_offset()) as usize).min(rest.len());
             if let Some((_, range)) = &self.image

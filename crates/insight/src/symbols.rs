@@ -55,7 +55,8 @@ impl Symbols {
             .filter_map(|symbol| Some((kept(symbol)?, symbol)))
             .collect();
         order.sort_by_key(|(key, _)| *key);
-        let (mut entries, mut names): (Vec<u8>, Vec<u8>) = (Vec::new(), Vec::new());
+        let mut entries: Vec<u8> = Vec::new();
+        let mut names: Vec<u8> = Vec::new();
         let mut index: Vec<(u32, u32)> = Vec::new();
         for (number, ((is_relative, value), symbol)) in order.iter().enumerate() {
             entries.extend(value.to_le_bytes());
@@ -205,7 +206,8 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
 
 /// How many of the first numbers below `count` satisfy `is_before`, which none does after the first that does not.
 fn partition(count: usize, is_before: impl Fn(usize) -> bool) -> usize {
-    let (mut low, mut high) = (0, count);
+    let mut low = 0;
+    let mut high = count;
     while low < high {
         let middle = low + (high - low) / 2;
         if is_before(middle) {

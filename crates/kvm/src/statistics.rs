@@ -58,8 +58,8 @@ impl Statistics {
         };
         let name_bytes = word(&header, 4) as usize;
         let count = (word(&header, 8) as usize).min(MOST_DESCRIPTIONS);
-        let (descriptions_at, data_at) =
-            (u64::from(word(&header, 16)), u64::from(word(&header, 20)));
+        let descriptions_at = u64::from(word(&header, 16));
+        let data_at = u64::from(word(&header, 20));
         let each = DESCRIPTION_BYTES + name_bytes;
         let mut descriptions = vec![0; count * each];
         file.read_exact_at(&mut descriptions, descriptions_at)?;

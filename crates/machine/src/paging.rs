@@ -86,7 +86,8 @@ impl Paging {
             (state.settings.clone(), state.faults.clone())
         };
         let Some(faults) = faults else { return Ok(()) };
-        let (paging, name) = (self.clone(), name.to_owned());
+        let paging = self.clone();
+        let name = name.to_owned();
         let listener = Box::new(move |event| {
             paging.note(&name, event);
             on_change();
@@ -178,7 +179,8 @@ impl Paging {
         if let Some(bytes) = store_memory_bytes {
             state.settings.store_memory_bytes = bytes;
         }
-        let (pager, limit) = (state.pager.clone(), state.settings.limit_bytes);
+        let pager = state.pager.clone();
+        let limit = state.settings.limit_bytes;
         drop(state);
         if let Some(pager) = &pager {
             if let Some(bytes) = store_memory_bytes {

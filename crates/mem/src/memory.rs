@@ -252,7 +252,8 @@ impl GuestMemory {
         }
         let vm_memory =
             VmMemory::from_regions(regions).map_err(|_| MemoryError::Describe { gpa: Gpa(0) })?;
-        let (given_back_bytes, keeper) = (AtomicU64::new(0), Lock::new(None));
+        let given_back_bytes = AtomicU64::new(0);
+        let keeper = Lock::new(None);
         Ok(GuestMemory {
             file,
             mapping,
@@ -516,7 +517,8 @@ impl GuestMemory {
             ($atomic:ty, $value:ty) => {{
                 // SAFETY: in range (checked), aligned, and only ever accessed atomically or volatile.
                 let value = unsafe { <$atomic>::from_ptr(at.cast()) };
-                let (old, new) = (old as $value, new as $value);
+                let old = old as $value;
+                let new = new as $value;
                 Ok(value.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).is_ok())
             }};
         }
@@ -665,7 +667,8 @@ mod tests {
     #[test]
     fn small_accesses_never_tear() {
         let memory = Arc::new(two_slots());
-        let (a, b) = (u64::from_le_bytes([0x11; 8]), u64::from_le_bytes([0xee; 8]));
+        let a = u64::from_le_bytes([0x11; 8]);
+        let b = u64::from_le_bytes([0xee; 8]);
         // Aligned ones of every size, and what lies inside a cache line.
         for (gpa, len) in [
             (0x100, 8),

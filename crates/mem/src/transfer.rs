@@ -108,7 +108,8 @@ fn move_all(
     offset: u64,
     mut act: impl FnMut(&[Place], u64) -> io::Result<usize>,
 ) -> io::Result<u64> {
-    let (mut rest, mut moved) = (places, 0);
+    let mut rest = places;
+    let mut moved = 0;
     while !rest.is_empty() {
         let now = match act(rest, offset.saturating_add(moved)) {
             Ok(0) => break,

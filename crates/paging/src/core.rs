@@ -724,7 +724,8 @@ pub(crate) fn pack_up<M: Memory>(memory: &M, pages: &[u64]) -> Result<Vec<Parcel
         memory
             .read(page, &mut bytes)
             .map_err(refused("read", page))?;
-        let (sum, packed) = (store::checksum(&bytes), store::pack(&bytes));
+        let sum = store::checksum(&bytes);
+        let packed = store::pack(&bytes);
         Ok(Parcel {
             page,
             bytes,

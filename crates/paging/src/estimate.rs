@@ -174,7 +174,8 @@ mod tests {
     #[test]
     fn the_true_number_lies_within_the_error() {
         let mut dice = Dice(12_345);
-        let (all, in_use) = (50_000, 7_000);
+        let all = 50_000;
+        let in_use = 7_000;
         let mut within = 0;
         for _ in 0..100 {
             let hits = dice

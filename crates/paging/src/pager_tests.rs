@@ -232,7 +232,8 @@ fn the_working_set_is_what_the_guest_uses() {
         let books = pager.books();
         let begun = Instant::now();
         done.store(true, Ordering::Relaxed);
-        let (used, written) = (books.working_set.unwrap(), books.dirty.unwrap());
+        let used = books.working_set.unwrap();
+        let written = books.dirty.unwrap();
         assert!(
             (used.pages - 4096.0).abs() < 5.0 * used.error_pages,
             "{used:?}"

@@ -111,7 +111,8 @@ pub(crate) fn now() -> f64 {
 
 /// How the guest ended, as a sentence, and the exit status that means the same.
 fn words(report: &Report) -> (String, u8) {
-    let (after, name) = (seconds(report.wall_time), &report.name);
+    let after = seconds(report.wall_time);
+    let name = &report.name;
     let (line, status) = match &report.ending {
         Ending::PoweredOff => (format!("mother: the guest powered off after {after}"), 0),
         Ending::DebugExit(status) => {

@@ -150,7 +150,8 @@ impl SoftVcpu {
         index: usize,
         door: Arc<Door>,
     ) -> SoftVcpu {
-        let (memory, lookup) = (Arc::clone(&soft.memory), soft.stubs().lookup);
+        let memory = Arc::clone(&soft.memory);
+        let lookup = soft.stubs().lookup;
         let mut block = VcpuBlock::new();
         block.kick = door.address();
         SoftVcpu {
@@ -299,7 +300,8 @@ impl SoftVcpu {
         let jump_key = mode.may_jump().then_some(JumpKey { pcid, mode });
         self.banks.select(tlb_key, jump_key);
         let tlbs = self.banks.tlbs();
-        let (read, write) = (tlbs.read.address(), tlbs.write.address());
+        let read = tlbs.read.address();
+        let write = tlbs.write.address();
         self.block.read_tlb = read;
         self.block.write_tlb = write;
         self.block.jump_cache = self.banks.jumps().address();

@@ -93,7 +93,8 @@ mod tests {
 
     #[test]
     fn a_place_names_what_was_decoded_there_until_the_code_cache_is_cleared() {
-        let (exit, site) = (Place::of_exit(5), Place::of_site(5));
+        let exit = Place::of_exit(5);
+        let site = Place::of_site(5);
         let mut cache = DecodedCache::new();
         cache.add(exit, 1, decoded(&[0x0f, 0x01, 0xf8]));
         cache.add(site, 1, decoded(&[0xf4]));

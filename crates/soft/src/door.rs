@@ -226,8 +226,10 @@ mod tests {
 
     impl Visitor {
         fn new() -> Visitor {
-            let (door, ends) = (Arc::new(Door::default()), Arc::new(AtomicBool::new(false)));
-            let (ways_in, protected) = (Arc::default(), Arc::new(Lock::new(vec![])));
+            let door = Arc::new(Door::default());
+            let ends = Arc::new(AtomicBool::new(false));
+            let ways_in = Arc::default();
+            let protected = Arc::new(Lock::new(vec![]));
             let mut visitor = Visitor {
                 door,
                 ways_in,
@@ -235,9 +237,10 @@ mod tests {
                 ends,
                 thread: None,
             };
-            let (door, ends) = (Arc::clone(&visitor.door), Arc::clone(&visitor.ends));
-            let (ways_in, protected) =
-                (Arc::clone(&visitor.ways_in), Arc::clone(&visitor.protected));
+            let door = Arc::clone(&visitor.door);
+            let ends = Arc::clone(&visitor.ends);
+            let ways_in = Arc::clone(&visitor.ways_in);
+            let protected = Arc::clone(&visitor.protected);
             visitor.thread = Some(std::thread::spawn(move || {
                 while !ends.load(Ordering::SeqCst) {
                     door.go_in(|Hva(page)| protected.lock().push(page));

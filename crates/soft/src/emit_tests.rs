@@ -148,7 +148,9 @@ fn memory_operands_are_right_for_every_base_and_displacement() {
 fn sums_have_no_displacement_and_wrap_where_they_are_told_to() {
     for base in (0..16).filter(|base| base & 7 != 5) {
         for index in (0..16).filter(|&index| index != 4) {
-            let (to, b, i) = (Reg(14), Reg(base), Reg(index));
+            let to = Reg(14);
+            let b = Reg(base);
+            let i = Reg(index);
             let text = |to: &str| {
                 format!(
                     "lea {to}, [{}+{}]",

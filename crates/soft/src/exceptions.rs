@@ -319,7 +319,8 @@ impl SoftVcpu {
         }
         let (code, new_cpl) = self.handler_segment(&gate, event.source)?;
         let size: u8 = if gate.kind & 8 != 0 { 4 } else { 2 };
-        let (old_ss, old_esp) = (self.segments[seg::SS], self.block.gprs[vcpu::gpr::RSP]);
+        let old_ss = self.segments[seg::SS];
+        let old_esp = self.block.gprs[vcpu::gpr::RSP];
         let changes_stack = new_cpl < self.cpl();
         let flags = self.pushed_flags(event);
         let (ss, mut esp) = if changes_stack {

@@ -119,7 +119,8 @@ impl JumpCache {
     /// Forgets everything but blocks in global pages.
     pub(crate) fn clear_local(&mut self) {
         let empty = JumpCache::empty(self.lookup_stub);
-        let (entries, global) = (&mut self.entries, &self.global);
+        let entries = &mut self.entries;
+        let global = &self.global;
         self.filled.retain(|&index| {
             let index = usize::from(index);
             if !global.has(index) {

@@ -100,7 +100,8 @@ impl SoftVcpu {
         gpa: Gpa,
         size: u8,
     ) -> Step {
-        let (gprs, rflags) = (self.block.gprs, self.block.rflags);
+        let gprs = self.block.gprs;
+        let rflags = self.block.rflags;
         for _ in 0..ATTEMPTS {
             let data = load(&self.memory, &[(gpa, usize::from(size)), (Gpa(0), 0)]);
             self.block.bounce.0 = data;

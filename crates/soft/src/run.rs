@@ -678,7 +678,8 @@ impl Vcpu for SoftVcpu {
         let translations = self.soft.translations();
         let (code, tables) = translations.len_bytes();
         let shared = translations.counters;
-        let (own, doors) = (&self.counters, self.soft.doors());
+        let own = &self.counters;
+        let doors = self.soft.doors();
         EngineStatistics(vec![
             ("code cache", Unit::SharedBytes, code as u64),
             ("translation tables", Unit::SharedBytes, tables as u64),

@@ -90,7 +90,8 @@ impl Sites {
 
     /// The site whose own code a host fault at `pc` came from, in a cache that lies at `cache`.
     pub(crate) fn at(&self, pc: HostPc, cache: HostPc) -> Option<Site> {
-        let (mut low, mut high) = (0, self.len.load(Ordering::Acquire));
+        let mut low = 0;
+        let mut high = self.len.load(Ordering::Acquire);
         while low < high {
             let middle = low + (high - low) / 2;
             if self.read(middle)?.start(cache) <= pc {

@@ -64,7 +64,8 @@ impl Soft {
                     source,
                 }
             })?;
-        let (stubs, sites) = (translations.stubs(), translations.sites());
+        let stubs = translations.stubs();
+        let sites = translations.sites();
         let soft = Arc::new(Soft {
             memory,
             translations: Lock::new(translations),

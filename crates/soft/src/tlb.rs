@@ -124,7 +124,9 @@ impl Tlb {
 
     /// Forgets everything but global pages.
     pub(crate) fn clear_local(&mut self) {
-        let (entries, global, hosts) = (&mut self.entries, &self.global, &mut self.hosts);
+        let entries = &mut self.entries;
+        let global = &self.global;
+        let hosts = &mut self.hosts;
         hosts.clear();
         self.filled.retain(|&index| {
             let index = usize::from(index);
@@ -295,7 +297,8 @@ mod tests {
     fn a_host_page_is_found_wherever_it_is_mapped_also_after_local_flushes() {
         let mut tlb = Tlb::new();
         // Two pages that share a place in the filter.
-        let (host, other) = (0x7000_0000, 0x7000_0000 + HOST_BITS as u64 * PAGE_SIZE);
+        let host = 0x7000_0000;
+        let other = 0x7000_0000 + HOST_BITS as u64 * PAGE_SIZE;
         tlb.fill(Gva(0x5000), host, SMALL, true);
         tlb.fill(Gva(0x6000), host, SMALL, false);
         tlb.fill(Gva(0x7000), other, SMALL, true);

@@ -198,7 +198,8 @@ impl Translations {
             straddles: second_page.is_some(),
         };
         let base = self.cache.next_pc();
-        let (site, link) = (self.sites.next(), self.links.len() as u32);
+        let site = self.sites.next();
+        let link = self.links.len() as u32;
         let done = self
             .translator
             .translate(&request, base, self.cache.stubs(), site, link)?;

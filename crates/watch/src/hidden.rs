@@ -159,10 +159,8 @@ mod tests {
                 .collect();
             assert_eq!(seen, expected);
         };
-        let (left, both) = (
-            "modules that left",
-            [("modules that left", 1), (MODULES, 1)],
-        );
+        let left = "modules that left";
+        let both = [("modules that left", 1), (MODULES, 1)];
         check(&[], &[], &[(left, 0), (MODULES, 0)]);
         check(
             &["module a"],

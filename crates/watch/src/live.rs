@@ -207,7 +207,8 @@ impl LiveMemory {
     }
 
     fn read_by_page(&self, residency: &File, gpa: Gpa, bytes: &mut [u8]) -> Result<(), Unreadable> {
-        let (mut at, mut rest) = (gpa, bytes);
+        let mut at = gpa;
+        let mut rest = bytes;
         while !rest.is_empty() {
             let len = ((PAGE_SIZE - at.page_offset()) as usize).min(rest.len());
             let (now, later) = rest.split_at_mut(len);
@@ -311,7 +312,8 @@ impl Memory for LiveMemory {
             self.count(1, bytes.len());
             return self.memory.read(gpa, bytes);
         };
-        let (mut at, mut rest) = (gpa, bytes);
+        let mut at = gpa;
+        let mut rest = bytes;
         while !rest.is_empty() {
             let slot = self
                 .slots
@@ -369,7 +371,8 @@ mod tests {
 
     #[test]
     fn what_the_pager_has_is_not_taken_for_zeros() {
-        let (memory, residency) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        let memory = tempfile::tempfile().unwrap();
+        let residency = tempfile::tempfile().unwrap();
         memory.set_len(0x4000).unwrap();
         // Over the border of two pages; the third is a hole, and the fourth is away.
         memory.write_all_at(b"here", 0x0ffe).unwrap();
@@ -379,7 +382,8 @@ mod tests {
                 .write_all_at(&number.to_le_bytes(), page * 4)
                 .unwrap();
         });
-        let (map, live_memory) = (residency.try_clone().unwrap(), memory.try_clone().unwrap());
+        let map = residency.try_clone().unwrap();
+        let live_memory = memory.try_clone().unwrap();
         let slots = vec![SlotView {
             gpa: 0x10_0000,
             len_bytes: 0x4000,

@@ -66,7 +66,9 @@ fn kernel(look: Result<&Look<'_>, &NotRecognised>) -> KernelBook {
             };
         }
     };
-    let (memory, system, cpu) = (look.memory_counters(), look.system(), look.cpu_times());
+    let memory = look.memory_counters();
+    let system = look.system();
+    let cpu = look.cpu_times();
     let why_not = memory.why_not().map(str::to_owned);
     let memory = memory.into_value().unwrap_or_default();
     let seconds = |ns: u64| ns as f64 / 1e9;

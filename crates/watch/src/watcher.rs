@@ -176,7 +176,8 @@ impl Watcher {
             attach,
             memory: snapshot.cost,
         };
-        let (books, vcpus) = (snapshot.books, snapshot.vcpus);
+        let books = snapshot.books;
+        let vcpus = snapshot.vcpus;
         self.readings.push_back(reading.clone());
         if self.readings.len() > READINGS_KEPT {
             self.readings.pop_front();

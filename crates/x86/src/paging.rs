@@ -202,7 +202,9 @@ pub fn walk(
         Layout::Pae => paging.cr3 & 0xffff_ffe0,
         _ => paging.cr3 & 0xffff_f000,
     };
-    let (mut writable, mut user, mut executable) = (true, true, true);
+    let mut writable = true;
+    let mut user = true;
+    let mut executable = true;
     let mut entries = [Entry::default(); 4];
     for (depth, level) in levels.iter().enumerate() {
         let index = gva.0 >> level.shift & ((1 << level.index_bits) - 1);

@@ -74,7 +74,8 @@ fn measure(device: &str) -> io::Result<()> {
         .custom_flags(DIRECT)
         .open(device)?;
     let size = io::Seek::seek(&mut &file, io::SeekFrom::End(0))?;
-    let (large, small) = (size / LARGE as u64, size / SMALL as u64);
+    let large = size / LARGE as u64;
+    let small = size / SMALL as u64;
     // Writes come first: what is read afterwards is there on the host, not a hole.
     timed("sequential-write", LARGE, |n, buffer| {
         file.write_all_at(buffer, n % large * LARGE as u64)
@@ -105,7 +106,8 @@ fn timed(
     let (mut buffer, start) = aligned(len, 0x6d);
     let part = &mut buffer[start..start + len];
     say(&format!("clerk: begin {name}"))?;
-    let (begin, mut count) = (Instant::now(), 0);
+    let begin = Instant::now();
+    let mut count = 0;
     while begin.elapsed() < SPAN {
         act(count, part)?;
         count += 1;
@@ -121,7 +123,8 @@ fn several_readers(file: &File, small: u64) -> io::Result<()> {
         let read = |reader: u64| {
             move || {
                 let (mut buffer, start) = aligned(SMALL, 0);
-                let (begin, mut count) = (Instant::now(), 0);
+                let begin = Instant::now();
+                let mut count = 0;
                 while begin.elapsed() < SPAN {
                     let place = mix(count * READERS + reader) % small * SMALL as u64;
                     file.read_exact_at(&mut buffer[start..start + SMALL], place)?;

@@ -43,8 +43,10 @@ fn threads() -> String {
     let barrier = Arc::new(Barrier::new(THREADS as usize));
     let (sender, receiver) = mpsc::channel();
     let workers = (0..THREADS).map(|id| {
-        let (atomic, locked) = (Arc::clone(&atomic), Arc::clone(&locked));
-        let (barrier, sender) = (Arc::clone(&barrier), sender.clone());
+        let atomic = Arc::clone(&atomic);
+        let locked = Arc::clone(&locked);
+        let barrier = Arc::clone(&barrier);
+        let sender = sender.clone();
         thread::spawn(move || {
             barrier.wait();
             for round in 0..ROUNDS {

@@ -238,7 +238,8 @@ fn run(
         .stderr(Stdio::piped())
         .spawn()?;
     // The thread ends with this process: the program may end before its input does.
-    let (stdin, to_host) = (child.stdin.take(), control.clone());
+    let stdin = child.stdin.take();
+    let to_host = control.clone();
     thread::spawn(move || feed(input, stdin, &to_host));
     let threads = carry_all(&mut child, ports, outlets);
     let status = child.wait()?;
@@ -283,7 +284,10 @@ fn wait_for_rest(threads: &[Carrier], outlets: &[Arc<Outlet>; 2]) {
 fn command(configuration: &[u8]) -> io::Result<Command> {
     let mut arguments = Vec::new();
     let mut environment = Vec::new();
-    let (mut root, mut folder, mut uid, mut gid) = (None, "/".to_owned(), 0, 0);
+    let mut root = None;
+    let mut folder = "/".to_owned();
+    let mut uid = 0;
+    let mut gid = 0;
     for word in configuration.split(|&byte| byte == 0) {
         let word = String::from_utf8_lossy(word).into_owned();
         let Some((key, value)) = word.split_once('=') else {

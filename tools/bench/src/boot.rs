@@ -35,7 +35,8 @@ pub fn run(run_count: usize) -> Result<bool> {
         "{:<5}{:>26}{:>26}",
         "run", "soft: kernel / init", "tcg: kernel / init"
     );
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let mut ours = Vec::new();
+    let mut theirs = Vec::new();
     for run in 1..=run_count {
         let our =
             watch::boot(&mut mother_command(&mother, &guest), LIMIT).context("boot on `mother`")?;
@@ -69,7 +70,8 @@ fn summarize(ours: &[Boot], theirs: &[Boot]) -> bool {
         ("start to /init, s", |boot| boot.init),
     ];
     for (name, of) in landmarks {
-        let (our, their) = (seconds(ours, of), seconds(theirs, of));
+        let our = seconds(ours, of);
+        let their = seconds(theirs, of);
         ratio = our / their;
         println!("{name:<34}{our:>9.2}{their:>9.2}{ratio:>12.2}");
     }

@@ -59,7 +59,8 @@ pub fn compare(run_count: usize) -> Result<bool> {
         guest.kernel_package
     );
     let disk = DiskFile::new()?;
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let mut ours = Vec::new();
+    let mut theirs = Vec::new();
     for _ in 0..run_count {
         ours.push(run(&mut mother_command(&mother, &guest, &disk.0)).context("on `mother`")?);
         theirs.push(run(&mut qemu_with_disk(&qemu, &guest, &disk.0)).context("on QEMU")?);
@@ -71,7 +72,8 @@ pub fn compare(run_count: usize) -> Result<bool> {
     let mut is_fast = true;
     for (name, title, _) in MEASUREMENTS {
         let middle = |runs: &[Rates]| median(runs.iter().map(|run| run[name]).collect());
-        let (our, their) = (middle(&ours), middle(&theirs));
+        let our = middle(&ours);
+        let their = middle(&theirs);
         is_fast &= our >= their;
         println!("{title:<34}{our:>10.0}{their:>10.0}{:>12.2}", our / their);
     }

@@ -60,7 +60,8 @@ pub fn compare(run_count: usize) -> Result<bool> {
         "{} to its login prompt with \"{COMMAND_LINE}\", {MEMORY}, 1 vCPU, no network, {run_count} runs each, in turns",
         image.name
     );
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let mut ours = Vec::new();
+    let mut theirs = Vec::new();
     for run in 1..=run_count {
         let our = bench
             .time(&mut bench.mother_command())
@@ -74,7 +75,8 @@ pub fn compare(run_count: usize) -> Result<bool> {
         ours.push(our);
         theirs.push(their);
     }
-    let (our, their) = (median(ours), median(theirs));
+    let our = median(ours);
+    let their = median(theirs);
     let ratio = our / their;
     println!(
         "\n{:<34}{:>10}{:>10}{:>12}",
@@ -124,7 +126,8 @@ impl Bench {
             .arg(&self.guest.kernel)
             .arg("--initrd")
             .arg(&self.guest.initrd);
-        let (overlay, base) = (self.overlay.display(), self.disk.display());
+        let overlay = self.overlay.display();
+        let base = self.disk.display();
         let disk = format!("{overlay},format=qcow2,base={base},base-format=raw,serial=root");
         command.arg("--disk").arg(disk);
         command

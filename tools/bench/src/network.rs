@@ -59,14 +59,16 @@ pub fn compare(run_count: usize) -> Result<bool> {
     );
     let mut is_fast = true;
     for (mtu, bytes) in PACKETS {
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        let mut ours = Vec::new();
+        let mut theirs = Vec::new();
         for _ in 0..run_count {
             ours.push(bench.ours(mtu, bytes).context("on `mother`")?);
             theirs.push(bench.theirs(mtu, bytes).context("on QEMU")?);
         }
         for (way, title) in [(0, "guest to host"), (1, "host to guest")] {
             let middle = |runs: &[[f64; 2]]| median(runs.iter().map(|run| run[way]).collect());
-            let (our, their) = (middle(&ours), middle(&theirs));
+            let our = middle(&ours);
+            let their = middle(&theirs);
             is_fast &= our >= their;
             let title = format!("{title}, MTU {mtu}, MiB/s");
             println!("{title:<34}{our:>10.0}{their:>10.0}{:>12.2}", our / their);

@@ -121,11 +121,9 @@ fn soak(
         "  {moves} changes of the limit in {:.0?}; rounds: {said}",
         start.elapsed()
     );
-    let (given, right, wrong) = (
-        traffic.given.load(Ordering::Relaxed),
-        traffic.right.load(Ordering::Relaxed),
-        traffic.wrong.load(Ordering::Relaxed),
-    );
+    let given = traffic.given.load(Ordering::Relaxed);
+    let right = traffic.right.load(Ordering::Relaxed);
+    let wrong = traffic.wrong.load(Ordering::Relaxed);
     println!("  network: {given} times given, {right} times back as given, {wrong} not");
     println!(
         "  at {TENTH} at most {:.1} % of the limit resident",
@@ -170,12 +168,11 @@ fn serve(traffic: &Arc<Traffic>) -> Result<(u16, u16)> {
         fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
         Arc::new(random)
     };
-    let (giver, taker) = (
-        TcpListener::bind("127.0.0.1:0")?,
-        TcpListener::bind("127.0.0.1:0")?,
-    );
+    let giver = TcpListener::bind("127.0.0.1:0")?;
+    let taker = TcpListener::bind("127.0.0.1:0")?;
     let ports = (giver.local_addr()?.port(), taker.local_addr()?.port());
-    let (counts, given) = (Arc::clone(traffic), Arc::clone(&bytes));
+    let counts = Arc::clone(traffic);
+    let given = Arc::clone(&bytes);
     thread::spawn(move || {
         giver.incoming().flatten().for_each(|stream| {
             if give(stream, &given).is_ok() {

@@ -83,12 +83,14 @@ pub fn compare(run_count: usize) -> Result<bool> {
     );
     let mut is_fast = true;
     for measurement in MEASUREMENTS {
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        let mut ours = Vec::new();
+        let mut theirs = Vec::new();
         for _ in 0..run_count {
             ours.push(on_mother(&mother, measurement).context("on `mother`")?);
             theirs.push(on_qemu(&qemu, &cache, &guest, measurement).context("on QEMU")?);
         }
-        let (our, their) = (median(ours), median(theirs));
+        let our = median(ours);
+        let their = median(theirs);
         is_fast &= our >= their;
         println!(
             "{:<34}{our:>10.1}{their:>10.1}{:>12.2}",

@@ -197,7 +197,9 @@ fn load(memory: &GuestMemory, image: &[u8]) -> anyhow::Result<u32> {
         .find(|&at| word(at) == Some(HEADER_MAGIC));
     let at = header.context("the image has no multiboot header")?;
     let field = |n: usize| word(at + 4 * n).context("the multiboot header is cut off");
-    let (header_address, load_address, entry) = (field(3)?, field(4)?, field(7)?);
+    let header_address = field(3)?;
+    let load_address = field(4)?;
+    let entry = field(7)?;
     let skipped = (header_address - load_address) as usize;
     let start = at
         .checked_sub(skipped)

@@ -119,7 +119,8 @@ impl Differences {
         };
         for (index, name) in GPR_NAMES.iter().enumerate() {
             if !latitude.any_gprs || *name == "rsp" {
-                let (native, engine) = (native.gprs[index], engine.gprs[index]);
+                let native = native.gprs[index];
+                let engine = engine.gprs[index];
                 self.check_number(name, native & compared, engine & compared);
             }
         }

@@ -221,7 +221,8 @@ fn read_field(
         let [vector, error_code, address] = parts[..] else {
             return Err(unknown());
         };
-        let (vector, error_code) = (number(vector)? as u8, number(error_code)? as u32);
+        let vector = number(vector)? as u8;
+        let error_code = number(error_code)? as u32;
         *end = End::Exception {
             vector,
             error_code,

@@ -157,7 +157,8 @@ mod tests {
 
     #[test]
     fn a_seed_always_gives_the_same_numbers() {
-        let (mut one, mut two) = (Random::new(7), Random::new(7));
+        let mut one = Random::new(7);
+        let mut two = Random::new(7);
         assert!((0..100).all(|_| one.bits() == two.bits()));
         assert_ne!(Random::new(8).bits(), Random::new(7).bits());
     }

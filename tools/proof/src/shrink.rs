@@ -215,7 +215,8 @@ fn calmer_registers(start: &Registers, bits: u32, is_state_saved: bool) -> Vec<C
                 }));
             }
         }
-        let (low, high) = (160 + index * 16, 576 + index * 16);
+        let low = 160 + index * 16;
+        let high = 576 + index * 16;
         ways.push(Box::new(move |registers| {
             registers.xsave[low..low + 16].fill(0)
         }));

@@ -158,7 +158,8 @@ impl Guest {
                 .map(str::to_owned)
                 .collect()
         };
-        let (warnings, lines) = (starting(KERNEL), starting(MARK));
+        let warnings = starting(KERNEL);
+        let lines = starting(MARK);
         ensure!(
             lines.last().is_some_and(|line| line == "end"),
             "the guest breaks off:\n{console}"

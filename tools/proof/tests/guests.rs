@@ -135,10 +135,8 @@ fn qemu_agrees_but_for_its_known_shortcuts() {
     let ours = run_on_soft(&image, "gentle", LIMIT).console;
     // How often a breakpoint was hit differs, so the single hits are left out.
     let is_hit = |line: &&str| line.starts_with("  at, DR6");
-    let (theirs, ours) = (
-        theirs.lines().filter(|line| !is_hit(line)),
-        ours.lines().filter(|line| !is_hit(line)),
-    );
+    let theirs = theirs.lines().filter(|line| !is_hit(line));
+    let ours = ours.lines().filter(|line| !is_hit(line));
     for (line, right) in theirs.zip(ours) {
         let what = right.split_once(": ").map_or(right, |(what, _)| what);
         let is_known = known.iter().any(|known| known.starts_with(what));

@@ -170,7 +170,8 @@ pub fn show_failure(output: &str) {
 /// What `cargo test` prints about failed tests, without backtraces.
 fn failed_tests<'a>(lines: &[&'a str]) -> Vec<&'a str> {
     let mut shown = Vec::new();
-    let (mut is_test, mut is_backtrace) = (false, false);
+    let mut is_test = false;
+    let mut is_backtrace = false;
     for line in lines {
         if line.starts_with("---- ") {
             (is_test, is_backtrace) = (true, false);

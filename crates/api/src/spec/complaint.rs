@@ -46,7 +46,8 @@ impl SpecErrors {
     /// Two lines for each complaint, below a first line that says what cannot be done.
     pub fn lines(&self) -> String {
         let line = |Complaint { field, what, help }: &Complaint| {
-            let (field, what) = (visible(field), visible(what));
+            let field = visible(field);
+            let what = visible(what);
             format!("\n  {field}: {what}\n  help: {help}")
         };
         self.complaints.iter().map(line).collect()

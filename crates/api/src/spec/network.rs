@@ -93,7 +93,8 @@ pub struct Forward {
 impl Forward {
     /// Whether both would bind the same port.
     pub fn collides(&self, other: &Forward) -> bool {
-        let (ours, theirs) = (self.host.ip(), other.host.ip());
+        let ours = self.host.ip();
+        let theirs = other.host.ip();
         let same_address = ours == theirs || ours.is_unspecified() || theirs.is_unspecified();
         same_address && self.host.port() == other.host.port() && self.transport == other.transport
     }

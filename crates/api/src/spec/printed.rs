@@ -10,7 +10,8 @@ impl VmSpec {
     /// As a file that `mother run --config` reads: only what was said, tables of disks last, as TOML wants it.
     pub fn to_toml(&self) -> String {
         let said = self.said();
-        let (mut lines, mut tables) = (String::new(), String::new());
+        let mut lines = String::new();
+        let mut tables = String::new();
         let entries = VmSpec::keys()
             .iter()
             .filter_map(|key| Some((*key, said.get(*key)?)));

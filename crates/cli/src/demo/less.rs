@@ -100,7 +100,8 @@ pub fn show(arguments: &DemoArguments, guest: &DefaultGuest) -> Result<(String, 
     let line = Vec::new();
     attended.copy(said, Lines { lines, line })?;
     attended.wait_until_serving()?;
-    let (name, vm) = (attended.name().to_owned(), attended.handle());
+    let name = attended.name().to_owned();
+    let vm = attended.handle();
     let watcher = thread::spawn(move || {
         let seen = watch(&heard, input, &name);
         let seen = seen.map(|(claim, books)| (claim, books, truth(&name)));
@@ -240,10 +241,8 @@ fn where_pages_are(books: &HostBooks) -> String {
     row("zeros, stored nowhere", pages(at("zeros")));
     row("on disk", pages(at("in_file")));
     if let Some(set) = &books.working_set {
-        let (value, error) = (
-            size_in_words(set.value as u64),
-            size_in_words(set.error as u64),
-        );
+        let value = size_in_words(set.value as u64);
+        let error = size_in_words(set.error as u64);
         let window = set.period_seconds;
         row(
             "working set",

@@ -29,7 +29,8 @@ fn ask(name: &str) -> Result<String, String> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let mut child = command.spawn().map_err(words)?;
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let stdout = child.stdout.take();
+    let stderr = child.stderr.take();
     let text = thread::spawn(move || read(stdout));
     let trouble = thread::spawn(move || read(stderr));
     let deadline = Instant::now() + PATIENCE;
@@ -44,10 +45,8 @@ fn ask(name: &str) -> Result<String, String> {
             None => thread::sleep(Duration::from_millis(20)),
         }
     };
-    let (text, trouble) = (
-        text.join().unwrap_or_default(),
-        trouble.join().unwrap_or_default(),
-    );
+    let text = text.join().unwrap_or_default();
+    let trouble = trouble.join().unwrap_or_default();
     if status.success() {
         Ok(text)
     } else {

@@ -79,7 +79,9 @@ impl Said {
 /// Reads a line like `mother: ran hashing right 520 381e690c`.
 fn parse_ran(line: &str) -> Option<Ran> {
     let mut words = line.strip_prefix("mother: ran ")?.splitn(4, ' ');
-    let (name, verdict, ms) = (words.next()?, words.next()?, words.next()?);
+    let name = words.next()?;
+    let verdict = words.next()?;
+    let ms = words.next()?;
     Some(Ran {
         name: name.to_owned(),
         is_right: verdict == "right",

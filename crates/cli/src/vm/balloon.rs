@@ -154,11 +154,9 @@ fn too_much(name: &VmName, target: u64, given: u64) -> Failure {
 
 fn as_text(name: &VmName, known: &Balloon) -> String {
     let resident = known.resident_bytes.map_or_else(|| "-".to_owned(), size);
-    let (holds, target, given) = (
-        size(known.balloon_bytes),
-        size(known.target_bytes),
-        size(known.given_bytes),
-    );
+    let holds = size(known.balloon_bytes);
+    let target = size(known.target_bytes);
+    let given = size(known.given_bytes);
     format!("{name}: {holds} of {target} in the balloon; given {given}, resident {resident}\n")
 }
 

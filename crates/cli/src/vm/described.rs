@@ -149,7 +149,8 @@ in       /home/user
 
     #[test]
     fn programs_find_the_same_fields_whether_something_is_known_or_not() {
-        let (known, unknown) = (fields(Some(&origin())), fields(None));
+        let known = fields(Some(&origin()));
+        let unknown = fields(None);
         assert!(known.keys().eq(unknown.keys()));
         assert!(unknown.values().all(Value::is_null));
         assert_eq!(known["ports"], json!(["8080:80", "0.0.0.0:53:53/udp"]));

@@ -38,7 +38,8 @@ pub fn dmesg(arguments: &DmesgArguments) -> Result<u8, Failure> {
     let mut text = String::new();
     for record in &log {
         let at = record.time_ns / 1000;
-        let (seconds, micros) = (at / 1_000_000, at % 1_000_000);
+        let seconds = at / 1_000_000;
+        let micros = at % 1_000_000;
         for line in record.text.lines() {
             text.push_str(&format!("[{seconds:5}.{micros:06}] {}\n", printable(line)));
         }

@@ -133,10 +133,8 @@ fn table(all: &[Asked], host: &Row) -> String {
 
 fn line(asked: &Asked) -> [String; 7] {
     let bytes = |bytes: Option<u64>| bytes.map_or("-".to_owned(), size);
-    let (name, state) = (
-        asked.vm.name.to_string(),
-        asked.vm.state.as_str().to_owned(),
-    );
+    let name = asked.vm.name.to_string();
+    let state = asked.vm.state.as_str().to_owned();
     let Ok(assessment) = &asked.seen else {
         let nothing = || "-".to_owned();
         return [

@@ -83,7 +83,8 @@ fn inspect_ended(vm: &Vm, is_json: bool) -> Result<u8, Failure> {
         return Ok(0);
     }
     let end = vm.end.as_ref().map_or("it has ended", |end| &end.message);
-    let (how, lines) = (printable(end), described::lines(vm.origin.as_ref()));
+    let how = printable(end);
+    let lines = described::lines(vm.origin.as_ref());
     say(&format!("ended    {how}\n{lines}"))?;
     Ok(0)
 }
@@ -155,7 +156,8 @@ fn text(assessment: &Assessment, snapshot: &Snapshot<'_>, look: Option<&Look<'_>
     if let Some(look) = look {
         text.push_str(&inside(look));
     }
-    let (attach, verdicts) = (&assessment.cost.attach, &assessment.cost.look);
+    let attach = &assessment.cost.attach;
+    let verdicts = &assessment.cost.look;
     text.push_str(&format!(
         "\ninsight  kernel found in {} ms ({} read), a look takes {:.1} ms ({}), {} torn\n\n",
         attach.time_us / 1000,
@@ -168,7 +170,8 @@ fn text(assessment: &Assessment, snapshot: &Snapshot<'_>, look: Option<&Look<'_>
 }
 
 fn host(books: &HostBooks) -> String {
-    let (memory, balloon) = (&books.memory, &books.balloon);
+    let memory = &books.memory;
+    let balloon = &books.balloon;
     let mut text = format!(
         "engine   {}, up {}, {} reboot(s){}\nmemory   {} configured, {} ever given, {} resident, {} given back, {} paged out\n",
         books.engine,

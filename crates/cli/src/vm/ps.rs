@@ -78,7 +78,9 @@ fn table(vms: &[Vm]) -> String {
 
 fn row(vm: &Vm) -> [String; 8] {
     let unknown = || "-".to_owned();
-    let (info, status, end) = (vm.info.as_ref(), vm.status.as_ref(), vm.end.as_ref());
+    let info = vm.info.as_ref();
+    let status = vm.status.as_ref();
+    let end = vm.end.as_ref();
     let uptime = status
         .map(|status| status.uptime_seconds)
         .or(end.and_then(|end| end.uptime_seconds));
@@ -115,7 +117,9 @@ fn metrics_of(inventory: &Inventory, vm: &Vm) -> Option<Vec<Metric>> {
 
 /// Documented in docs/lifecycle.md.
 fn json_of(vm: &Vm, metrics: Option<Vec<Metric>>) -> Value {
-    let (info, status, end) = (vm.info.as_ref(), vm.status.as_ref(), vm.end.as_ref());
+    let info = vm.info.as_ref();
+    let status = vm.status.as_ref();
+    let end = vm.end.as_ref();
     let uptime = status
         .map(|status| status.uptime_seconds)
         .or(end.and_then(|end| end.uptime_seconds));
@@ -238,7 +242,8 @@ new            -       starting   -       -     -      -         -
 
     #[test]
     fn programs_find_every_field_in_every_object() {
-        let (running, ended) = (json_of(&running(), None), json_of(&ended(), None));
+        let running = json_of(&running(), None);
+        let ended = json_of(&ended(), None);
         let keys = |value: &Value| {
             value
                 .as_object()

@@ -48,7 +48,8 @@ pub(super) fn status(standing: Standing) -> u8 {
 /// How a guest stands, in a line.
 pub(super) fn summary(rows: &[Row]) -> String {
     let count = |verdict| rows.iter().filter(|row| row.verdict == verdict).count();
-    let (wrong, unseen) = (count(Verdict::Contradicts), count(Verdict::NotObservable));
+    let wrong = count(Verdict::Contradicts);
+    let unseen = count(Verdict::NotObservable);
     let standing = standing(rows);
     let what = match standing {
         Standing::Fine => "everything could be compared and nothing contradicts".to_owned(),

@@ -182,7 +182,8 @@ fn finish(mut command: Command, input: &str) -> Ran {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    let (mut stdin, input) = (child.stdin.take().unwrap(), input.to_owned());
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_owned();
     // A command that ends without reading everything is no surprise here.
     let writer = thread::spawn(move || drop(stdin.write_all(input.as_bytes())));
     let output = child.wait_with_output().unwrap();
@@ -223,7 +224,8 @@ impl Terminal {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let (keys, mut output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let keys = child.stdin.take().unwrap();
+        let mut output = child.stdout.take().unwrap();
         let (sender, shown) = mpsc::channel();
         thread::spawn(move || {
             let mut buffer = [0; 4096];
@@ -279,7 +281,8 @@ pub fn multiboot(code: &[u8]) -> Vec<u8> {
     const LOAD: u32 = 0x10_0000;
     const HEADER_BYTES: u32 = 32;
     let end = LOAD + HEADER_BYTES + code.len() as u32;
-    let (magic, flags) = (0x1bad_b002_u32, 1_u32 << 16);
+    let magic = 0x1bad_b002_u32;
+    let flags = 1_u32 << 16;
     let checksum = 0_u32.wrapping_sub(magic.wrapping_add(flags));
     let header = [
         magic,

@@ -36,7 +36,8 @@ pub struct Costs {
 
 /// Measures one guest and prints a line for each thing.
 pub fn run(guest: &mut Guest, name: &str, cache: &Path) -> Costs {
-    let (memory, registers) = (guest.memory(), guest.registers());
+    let memory = guest.memory();
+    let registers = guest.registers();
     let own = median(|| timed(|| attach(memory.clone(), &registers, None).unwrap()));
     let by_file = |cache: Option<&Path>| {
         let loaded = guest.loaded(cache);

@@ -241,7 +241,8 @@ pub fn memory(guest: &mut Guest, kernel: &Kernel) -> Vec<String> {
             continue;
         };
         compared += 1;
-        let (low, high) = (before.min(after) / 1024, before.max(after) / 1024);
+        let low = before.min(after) / 1024;
+        let high = before.max(after) / 1024;
         let slack = if name == "MemTotal" || name == "CommitLimit" {
             0
         } else {

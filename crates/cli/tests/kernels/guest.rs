@@ -62,7 +62,8 @@ impl Guest {
             .stderr(Stdio::inherit())
             .spawn()
             .unwrap();
-        let (keys, mut output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let keys = child.stdin.take().unwrap();
+        let mut output = child.stdout.take().unwrap();
         let (sender, shown) = mpsc::channel();
         thread::spawn(move || {
             let mut buffer = [0; 4096];
@@ -211,7 +212,8 @@ impl Guest {
             .env("XDG_STATE_HOME", self.runtime.path());
         let mut watcher = command.spawn().unwrap();
         thread::sleep(Duration::from_secs(5));
-        let (start, before) = (Instant::now(), cpu_seconds(watcher.id()));
+        let start = Instant::now();
+        let before = cpu_seconds(watcher.id());
         thread::sleep(time);
         let share = (cpu_seconds(watcher.id()) - before) / start.elapsed().as_secs_f64();
         watcher.kill().unwrap();

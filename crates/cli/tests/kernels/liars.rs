@@ -55,7 +55,8 @@ fn read(look: &Look<'_>, at: Gva) -> u64 {
 fn unlink(guest: &Guest, kernel: &Kernel, task: u64) {
     let link = place(kernel, task, "task_struct", "tasks");
     look(kernel, &[], |look| {
-        let (next, previous) = (read(look, link), read(look, Gva(link.0 + 8)));
+        let next = read(look, link);
+        let previous = read(look, Gva(link.0 + 8));
         write(guest, look, Gva(previous), next);
         write(guest, look, Gva(next + 8), previous);
     });
@@ -83,10 +84,8 @@ pub fn hidden_processes(guest: &mut Guest) {
     );
     let sleeper = pid_of(guest, "sleep 100000 >/dev/null & echo $!");
     let worker = pid_of(guest, "(while :; do :; done) >/dev/null & echo $!");
-    let (sleeper_at, worker_at) = (
-        seen(&kernel, sleeper).unwrap(),
-        seen(&kernel, worker).unwrap(),
-    );
+    let sleeper_at = seen(&kernel, sleeper).unwrap();
+    let worker_at = seen(&kernel, worker).unwrap();
     for task in [sleeper_at, worker_at] {
         unlink(guest, &kernel, task);
     }
@@ -304,7 +303,8 @@ pub fn honest(guest: &mut Guest, seconds: u64) {
          done) >/dev/null 2>&1 &",
     );
     let deadline = Instant::now() + Duration::from_secs(seconds);
-    let (mut looks, mut alarms) = (0, Vec::new());
+    let mut looks = 0;
+    let mut alarms = Vec::new();
     while Instant::now() < deadline {
         let tasks = hidden(guest, &kernel, Depth::Slabs);
         let modules: Vec<Vec<insight::hidden::HiddenModule>> = (0..LOOKS)

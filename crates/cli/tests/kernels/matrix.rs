@@ -68,7 +68,8 @@ pub fn run(cache: &Cache, releases: &[String]) -> Vec<String> {
         let _ = fs::remove_file(&path);
     }
     let mut compared = Compared::open(&path);
-    let (mut complaints, mut absent) = (Vec::new(), 0);
+    let mut complaints = Vec::new();
+    let mut absent = 0;
     for release in releases {
         let files = match cache.kernel_guest(release, &mut |_| {}) {
             Ok(files) => files,
@@ -122,7 +123,8 @@ pub fn run(cache: &Cache, releases: &[String]) -> Vec<String> {
             "the mirror has none of the kernels that it lists: nothing was compared".to_owned(),
         );
     }
-    let (count, complained) = (releases.len(), complaints.len());
+    let count = releases.len();
+    let complained = complaints.len();
     say(&format!(
         "{count} kernels, {absent} of them listed by a mirror that has them no more, {complained} complaints"
     ));

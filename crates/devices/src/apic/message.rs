@@ -129,7 +129,8 @@ impl Message {
     pub fn of_icr(icr: u64, is_x2apic: bool) -> Option<Message> {
         let low = icr as u32;
         let delivery = Delivery::of_bits(low >> 8)?;
-        let (is_assert, is_level) = (low & 1 << 14 != 0, low & 1 << 15 != 0);
+        let is_assert = low & 1 << 14 != 0;
+        let is_level = low & 1 << 15 != 0;
         if delivery == Delivery::Init && is_level && !is_assert {
             return None;
         }

@@ -73,7 +73,8 @@ pub(super) fn lvt_entry(register: u32) -> LvtEntry {
 impl LocalApic {
     /// A load from the register page. Only the first four bytes of each sixteen are a register.
     pub fn mmio_read(&mut self, now: Nanos, offset: u64, size: u8) -> u64 {
-        let (register, within) = ((offset >> 4) as u32 & 0xff, offset & 0xf);
+        let register = (offset >> 4) as u32 & 0xff;
+        let within = offset & 0xf;
         let value = match self.read_register(now, register) {
             Some(value) => u64::from(value),
             None => {
@@ -90,7 +91,8 @@ impl LocalApic {
         if !offset.is_multiple_of(16) || size < 4 {
             return None;
         }
-        let (register, value) = ((offset >> 4) as u32 & 0xff, value as u32);
+        let register = (offset >> 4) as u32 & 0xff;
+        let value = value as u32;
         match register {
             ICR => {
                 self.icr = self.icr & !u64::from(u32::MAX) | u64::from(value & ICR_MASK);

@@ -51,10 +51,8 @@ impl LocalApic {
         self.irr = VectorSet::of_words(words(registers::IRR));
         self.update_x2apic_ids();
         let mode = TimerMode::of_lvt(self.lvt[LvtEntry::Timer as usize]);
-        let (divide, initial) = (
-            register(registers::DIVIDE),
-            register(registers::INITIAL_COUNT),
-        );
+        let divide = register(registers::DIVIDE);
+        let initial = register(registers::INITIAL_COUNT);
         self.timer.restore(
             now,
             mode,

@@ -122,7 +122,8 @@ fn words(seed: u64) -> impl Iterator<Item = u64> {
 
 fn check(name: &str, places: &[Place]) {
     for seed in 1..=24 {
-        let (mut old, mut new) = (board(), board());
+        let mut old = board();
+        let mut new = board();
         let mut guest = Guest {
             places,
             now: Nanos(0),
@@ -132,7 +133,8 @@ fn check(name: &str, places: &[Place]) {
             guest.act(&mut old, word);
         }
         let now = guest.now;
-        let (mut first, mut second) = (guest, Guest { places, now });
+        let mut first = guest;
+        let mut second = Guest { places, now };
         let mut is_old = false;
         check_goes_on(&mut old, &mut new, words.take(1000), |board, word| {
             is_old = !is_old;

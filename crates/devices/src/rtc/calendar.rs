@@ -31,10 +31,8 @@ impl Calendar {
     pub(super) fn of_seconds(seconds: i64) -> Calendar {
         let last = days_to_march(10_000) * SECONDS_PER_DAY - 1;
         let seconds = seconds.clamp(days_to_march(0) * SECONDS_PER_DAY, last);
-        let (days, rest) = (
-            seconds.div_euclid(SECONDS_PER_DAY),
-            seconds.rem_euclid(SECONDS_PER_DAY),
-        );
+        let days = seconds.div_euclid(SECONDS_PER_DAY);
+        let rest = seconds.rem_euclid(SECONDS_PER_DAY);
         // 400 years have 146097 days: the estimate is at most one year too late.
         let mut year = (days + 719_468) * 400 / 146_097;
         while days_to_march(year) > days {

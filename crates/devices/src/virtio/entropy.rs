@@ -62,7 +62,8 @@ impl VirtioDevice for Entropy {
     fn write_config(&mut self, _offset: u64, _bytes: &[u8]) {}
 
     fn activate(&mut self, setup: Setup) -> Vec<Box<dyn Worker>> {
-        let (memory, metrics) = (setup.memory, Arc::clone(&self.metrics));
+        let memory = setup.memory;
+        let metrics = Arc::clone(&self.metrics);
         let worker = |queue| EntropyWorker {
             memory: Arc::clone(&memory),
             metrics: Arc::clone(&metrics),
@@ -107,7 +108,8 @@ impl Worker for EntropyWorker {
         while count < CHAINS_MAX
             && let Some(chain) = self.queue.pop(&memory)?
         {
-            let (head, start) = (chain.head_index(), Instant::now());
+            let head = chain.head_index();
+            let start = Instant::now();
             let written = self.fill(chain);
             self.queue.push(&memory, head, written)?;
             self.metrics.latency.add(start.elapsed());

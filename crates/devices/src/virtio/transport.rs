@@ -48,7 +48,8 @@ impl Transport {
             sizes.len() as u16,
             Arc::clone(&links.interrupts),
         );
-        let (metrics, registers) = (device.metrics(), Registers::new(&sizes));
+        let metrics = device.metrics();
+        let registers = Registers::new(&sizes);
         Transport {
             device,
             links,
@@ -153,7 +154,8 @@ impl Transport {
                 .shared
                 .violation("wrote to a register before the reset was over");
         }
-        let (word, half) = (value as u32, value as u16);
+        let word = value as u32;
+        let half = value as u16;
         match (offset, size) {
             (register::DEVICE_FEATURE_SELECT, 4) => self.registers.device_feature_select = word,
             (register::DRIVER_FEATURE_SELECT, 4) => self.registers.driver_feature_select = word,
@@ -341,7 +343,8 @@ impl Transport {
     }
 
     fn start(&mut self, workers: Vec<Box<dyn Worker>>) {
-        let (shared, name) = (Arc::clone(&self.shared), self.device.name().to_owned());
+        let shared = Arc::clone(&self.shared);
+        let name = self.device.name().to_owned();
         let on_broken = Box::new(move |broken: &crate::virtio::worker::Broken| {
             tracing::debug!("{name}: {broken}");
             shared.set_broken();

@@ -28,7 +28,8 @@ impl Config {
         let (path, expected) = &manifest.config;
         let bytes = read_checked(source, path, expected.as_ref())?;
         let text = parse(path, &bytes)?;
-        let (os, architecture) = (text["os"].as_str(), text["architecture"].as_str());
+        let os = text["os"].as_str();
+        let architecture = text["architecture"].as_str();
         if os.is_some_and(|os| os != "linux") || architecture.is_some_and(|name| name != "amd64") {
             let machine = format!("{}/{}", os.unwrap_or("?"), architecture.unwrap_or("?"));
             return Err(ContainerError::OtherMachine(machine));

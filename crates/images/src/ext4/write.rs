@@ -219,7 +219,8 @@ impl Image<'_> {
         let runs = self.allocate(content.len().div_ceil(BLOCK_BYTES))?;
         let to = self.to;
         let mut places = runs.iter();
-        let (mut at, mut left) = (0, 0);
+        let mut at = 0;
+        let mut left = 0;
         content.read(|mut bytes| {
             while !bytes.is_empty() {
                 if left == 0 {
@@ -269,10 +270,8 @@ impl Image<'_> {
     }
 
     fn put_inode(&mut self, number: u32, inode: &Inode) -> Result<(), Ext4Error> {
-        let (group, index) = (
-            u64::from(number - 1) / GROUP_INODES,
-            u64::from(number - 1) % GROUP_INODES,
-        );
+        let group = u64::from(number - 1) / GROUP_INODES;
+        let index = u64::from(number - 1) % GROUP_INODES;
         if group >= self.geometry.groups {
             return Err(Ext4Error::Full(self.options.len_bytes));
         }
@@ -284,7 +283,8 @@ impl Image<'_> {
     fn finish(self, journal: [u8; 60]) -> Result<(), Ext4Error> {
         let geometry = self.geometry;
         let mut descriptors = vec![0; (geometry.descriptor_blocks() * BLOCK_BYTES) as usize];
-        let (mut free_blocks, mut free_inodes) = (0, 0);
+        let mut free_blocks = 0;
+        let mut free_inodes = 0;
         let used_inodes = u64::from(self.next_number - 1);
         for group in 0..geometry.groups {
             let start = group * GROUP_BLOCKS;
@@ -314,7 +314,9 @@ impl Image<'_> {
         }
         let mut hash_seed = self.options.uuid;
         hash_seed.reverse();
-        let (label, uuid, made) = (self.options.label, self.options.uuid, self.options.made);
+        let label = self.options.label;
+        let uuid = self.options.uuid;
+        let made = self.options.made;
         let facts = Facts {
             geometry,
             free_blocks,

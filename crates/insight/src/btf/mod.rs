@@ -106,7 +106,8 @@ impl<'a> Types<'a> {
             if records.len() > MAX_TYPES {
                 return None;
             }
-            let (name, info) = (word(types, at)?, word(types, at + 4)?);
+            let name = word(types, at)?;
+            let info = word(types, at + 4)?;
             let count = info & 0xffff;
             let (kind, extra_len) = kind(info >> 24 & 0x1f, count)?;
             let extra = at + 12;

@@ -93,7 +93,8 @@ impl Writer {
     }
 
     pub(crate) fn bytes(&self) -> Vec<u8> {
-        let (types, strings) = (self.types.len() as u32, self.strings.len() as u32);
+        let types = self.types.len() as u32;
+        let strings = self.strings.len() as u32;
         let mut bytes = vec![0x9f, 0xeb, 1, 0];
         let header = [24, 0, types, types, strings];
         bytes.extend(header.into_iter().flat_map(u32::to_le_bytes));
@@ -106,7 +107,9 @@ impl Writer {
 /// Something of everything, under names that readers ask for.
 fn kernel() -> Writer {
     let mut to = Writer::new();
-    let (int, long, byte) = (to.int("int", 4), to.int("long", 8), to.int("char", 1));
+    let int = to.int("int", 4);
+    let long = to.int("long", 8);
+    let byte = to.int("char", 1);
     let signed = to.alias("pid_t", 8, int);
     let constant = to.alias("", 10, signed);
     let name = to.array(byte, int, 16);

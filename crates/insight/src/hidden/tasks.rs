@@ -56,7 +56,8 @@ impl Look<'_> {
             }
             // A task that has ended, or is being made, is in no book for a while.
             if let Ok((pid, comm)) = self.living_task(Gva(address)) {
-                let (seen_running, in_slab) = (running.contains(&address), slab.contains(&address));
+                let seen_running = running.contains(&address);
+                let in_slab = slab.contains(&address);
                 hidden.push(HiddenTask {
                     pid,
                     comm,

@@ -316,7 +316,8 @@ impl Tables<'_> {
         }
         let layouts = self.profile.layouts.as_ref()?;
         let place = |member| Some(layouts.place("alt_instr", member).ok()?.offset);
-        let (offset, len) = (place("instr_offset")?, place("instrlen")?);
+        let offset = place("instr_offset")?;
+        let len = place("instrlen")?;
         let entries = self.entries(bounds, layouts.size("alt_instr").ok()?)?;
         let entry = |(at, entry): (u64, &[u8])| {
             let distance = entry.get(offset..offset + 4)?;
@@ -336,7 +337,8 @@ impl Tables<'_> {
         }
         let layouts = self.profile.layouts.as_ref()?;
         let place = |member| Some(layouts.place("paravirt_patch_site", member).ok()?.offset);
-        let (address, len) = (place("instr")?, place("len")?);
+        let address = place("instr")?;
+        let len = place("len")?;
         let entries = self.entries(bounds, layouts.size("paravirt_patch_site").ok()?)?;
         let entry = |(_, entry): (u64, &[u8])| {
             let address = entry.get(address..)?.first_chunk().copied()?;

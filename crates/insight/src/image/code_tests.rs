@@ -94,7 +94,8 @@ fn distance(at: u64, place: u64) -> [u8; 4] {
 /// `struct alt_instr` as of some kernel: whether it has a byte for padding, or words for flags.
 fn alternatives(kernel: &mut Kernel, size: u32, len_at: u32) {
     let types = &mut kernel.types;
-    let (word, byte) = (types.int("int", 4), types.int("char", 1));
+    let word = types.int("int", 4);
+    let byte = types.int("char", 1);
     let members = [
         ("instr_offset", word, 0),
         ("repl_offset", word, 32),
@@ -175,7 +176,8 @@ fn alternatives_are_read_in_the_form_that_the_kernel_itself_tells() {
 fn places_of_paravirtual_operations_are_addresses() {
     let mut kernel = Kernel::new();
     let types = &mut kernel.types;
-    let (long, byte) = (types.int("long", 8), types.int("char", 1));
+    let long = types.int("long", 8);
+    let byte = types.int("char", 1);
     let members = [("instr", long, 0), ("type", byte, 64), ("len", byte, 72)];
     types.structure("paravirt_patch_site", 16, &members);
     let bounds = ("__parainstructions", "__parainstructions_end");

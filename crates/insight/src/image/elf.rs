@@ -52,7 +52,8 @@ pub(super) fn segments(file: &[u8]) -> Result<Segments, ImageError> {
         }
         end = end.max(segment_end);
         if segment.p_type == PT_LOAD && segment.p_filesz > 0 {
-            let (offset, len) = (place(segment.p_offset)?, place(segment.p_filesz)?);
+            let offset = place(segment.p_offset)?;
+            let len = place(segment.p_filesz)?;
             loads.push((segment.p_paddr, offset, len));
         }
     }

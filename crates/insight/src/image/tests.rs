@@ -323,7 +323,8 @@ fn a_damaged_kernel_file_is_read_or_refused_and_nothing_else() {
         seed ^= seed << 17;
         seed as usize % limit
     };
-    let (mut read, mut refused) = (0, 0);
+    let mut read = 0;
+    let mut refused = 0;
     for file in &files {
         for _ in 0..400 {
             let mut damaged = file.clone();

@@ -158,7 +158,8 @@ impl Look<'_> {
             if pinned.idt_base == 0 {
                 pinned.idt_base = vcpu.idt_base;
             } else if pinned.idt_base != vcpu.idt_base {
-                let (before, now) = (pinned.idt_base, vcpu.idt_base);
+                let before = pinned.idt_base;
+                let now = vcpu.idt_base;
                 find("IDTR", format!("was {before:#x} and is {now:#x}"));
             }
             baseline.pin(pinned);

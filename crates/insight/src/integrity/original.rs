@@ -76,7 +76,8 @@ impl Look<'_> {
         sites: &Sites,
     ) -> Result<(), Blind> {
         let end = stretch.start.saturating_add(now.len() as u64);
-        let (mut at, mut strange) = (0, 0);
+        let mut at = 0;
+        let mut strange = 0;
         while let Some(index) = next_difference(now, expected, at) {
             let address = stretch.start.wrapping_add(index as u64);
             at = index + 1;

@@ -122,7 +122,8 @@ impl Look<'_> {
     /// they are now.
     fn watch_kernel(&self, baseline: &mut Baseline, modules: &[Module]) -> Result<(), Blind> {
         let mut unlike = Vec::new();
-        let (start, end) = (self.symbol("_stext")?.0, self.symbol("_etext")?.0);
+        let start = self.symbol("_stext")?.0;
+        let end = self.symbol("_etext")?.0;
         let stretch = Stretch {
             start,
             len_bytes: end.wrapping_sub(start),

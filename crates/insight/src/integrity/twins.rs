@@ -44,7 +44,8 @@ impl Look<'_> {
                 ));
             }
         }
-        let (start, end) = (self.symbol("_stext")?.0, self.symbol("_etext")?.0);
+        let start = self.symbol("_stext")?.0;
+        let end = self.symbol("_etext")?.0;
         let slide = start.wrapping_sub(other.symbol("_stext")?.0);
         let len = end.wrapping_sub(start);
         if len > MAX_TEXT {
@@ -66,7 +67,8 @@ impl Look<'_> {
             slide,
         };
         let mut findings: Vec<Finding> = Vec::new();
-        let (mut last, mut next) = (0, 0);
+        let mut last = 0;
+        let mut next = 0;
         while let Some(index) = pair.next_difference(next) {
             let address = start + index as u64;
             let moved = pair.moved(index);

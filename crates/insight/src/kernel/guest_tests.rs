@@ -97,7 +97,8 @@ fn recognised(
 #[test]
 fn the_kernel_that_was_loaded_is_found_where_it_was_moved_to() {
     let kernel = linked_with(BANNER);
-    let (guest, file) = (Guest::new(&kernel), loaded(&kernel));
+    let guest = Guest::new(&kernel);
+    let file = loaded(&kernel);
     // Also when the entry was led elsewhere, into the middle of something: wherever it lies.
     for entry in [0x40, 0x47, 0x300] {
         let found = recognised(&guest, entry, Some(&file)).unwrap();
@@ -118,7 +119,8 @@ fn the_kernel_that_was_loaded_is_found_where_it_was_moved_to() {
 #[test]
 fn what_a_guest_writes_over_its_own_tables_changes_nothing_about_it() {
     let kernel = linked_with(BANNER);
-    let (guest, file) = (Guest::new(&kernel), loaded(&kernel));
+    let guest = Guest::new(&kernel);
+    let file = loaded(&kernel);
     guest.spoil(BASE_AT + 16, &[0xff; 0x400]);
     let found = recognised(&guest, 0x40, Some(&file)).unwrap();
     assert_eq!(found.address("_end"), Ok(Gva(TEXT + SLIDE + 0x4000)));
@@ -148,10 +150,8 @@ fn a_kernel_that_says_it_is_another_is_disputed() {
 
 #[test]
 fn another_kernel_than_the_one_that_was_loaded_is_known_by_its_own_memory_and_told() {
-    let (first, second) = (
-        linked_with(BANNER),
-        linked_with(b"Linux version 7.0.0-other (gcc) #1\n"),
-    );
+    let first = linked_with(BANNER);
+    let second = linked_with(b"Linux version 7.0.0-other (gcc) #1\n");
     let file = loaded(&first);
     let guest = Guest::new(&first);
     let before = recognised(&guest, 0x40, Some(&file)).unwrap();
@@ -173,7 +173,8 @@ fn another_kernel_than_the_one_that_was_loaded_is_known_by_its_own_memory_and_to
 #[test]
 fn a_cpu_that_is_parked_tells_nothing_while_another_runs() {
     let kernel = linked_with(BANNER);
-    let (guest, file) = (Guest::new(&kernel), loaded(&kernel));
+    let guest = Guest::new(&kernel);
+    let file = loaded(&kernel);
     let parked = Registers {
         is_halted: true,
         rflags: 2,

@@ -165,7 +165,8 @@ impl Look<'_> {
             }
             Ok(()) => Ok(()),
         };
-        let (mut inet, mut unix) = (Vec::new(), Vec::new());
+        let mut inet = Vec::new();
+        let mut unix = Vec::new();
         part("TCP", self.tcp(&nets, &owners, &mut inet))?;
         part("UDP", self.udp(&nets, &owners, &mut inet))?;
         part("Unix", self.unix(&nets, &owners, &mut unix))?;

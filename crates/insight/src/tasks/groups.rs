@@ -106,7 +106,8 @@ impl Look<'_> {
             return Some(container);
         }
         // A PID namespace and a mount namespace of its own: what a container is to its processes.
-        let (own, host) = (namespaces?, host?);
+        let own = namespaces?;
+        let host = host?;
         (own.pid != host.pid && own.mnt != host.mnt).then(|| Container {
             runtime: None,
             id: format!("pid:[{}]", own.pid),

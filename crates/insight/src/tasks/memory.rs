@@ -13,7 +13,8 @@ impl Look<'_> {
     /// The words a process was started with.
     pub(super) fn command_line(&self, mm: Gva) -> Result<Vec<String>, Blind> {
         let object = self.object("mm_struct", mm)?;
-        let (start, end) = (object.number("arg_start")?, object.number("arg_end")?);
+        let start = object.number("arg_start")?;
+        let end = object.number("arg_end")?;
         let len = end.saturating_sub(start).min(MAX_COMMAND_LINE);
         let table = self.space().translate(object.pointer("pgd")?)?;
         let levels = self.space().root().map_or(4, |root| root.levels);

@@ -79,7 +79,8 @@ fn uptime(now: &Reading, claim: &Claim) -> Option<(f64, f64)> {
 
 fn steal(now: &Reading, claim: &Claim) -> Option<(f64, f64)> {
     let age = claim.age_ms as f64 / 1000.0;
-    let (steal, wait) = (now.kernel.steal_seconds?, now.host.wait_seconds?);
+    let steal = now.kernel.steal_seconds?;
+    let wait = now.host.wait_seconds?;
     let most = steal.max(wait) * (1.0 + PART) + SECONDS;
     Some((steal * (1.0 - PART) - age - SECONDS, most))
 }

@@ -16,10 +16,8 @@ pub struct Belief {
 /// Compares the sum of what guests believe with what the host has, 0 if that is not known.
 pub fn judge_host(beliefs: &[Belief], host_bytes: u64) -> Row {
     let sum = |pick: fn(&Belief) -> u64| beliefs.iter().map(pick).fold(0, u64::saturating_add);
-    let (believed, held) = (
-        sum(|belief| belief.configured_bytes),
-        sum(|belief| belief.resident_bytes),
-    );
+    let believed = sum(|belief| belief.configured_bytes);
+    let held = sum(|belief| belief.resident_bytes);
     let row = Row {
         kernel: Some(format!("{} believed", size(believed))),
         truth: Some(format!(

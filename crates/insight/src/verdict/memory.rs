@@ -18,7 +18,8 @@ fn skew(now: &Reading) -> u64 {
 
 /// Used memory by the kernel's book, from the narrowest meaning (what is not available) to the widest (what is not free).
 fn used_range(now: &Reading) -> Option<(u64, u64)> {
-    let (total, free) = (now.kernel.total_bytes?, now.kernel.free_bytes?);
+    let total = now.kernel.total_bytes?;
+    let free = now.kernel.free_bytes?;
     let available = now.kernel.available_bytes.unwrap_or(free).max(free);
     Some((total.saturating_sub(available), total.saturating_sub(free)))
 }
@@ -253,10 +254,8 @@ pub(super) fn balloon_statistics(readings: &[Reading]) -> Option<Row> {
         .iter()
         .filter_map(|reading| reading.kernel.free_bytes)
         .collect();
-    let (lowest, highest) = (
-        kernels.iter().min().copied().unwrap_or(0),
-        kernels.iter().max().copied().unwrap_or(0),
-    );
+    let lowest = kernels.iter().min().copied().unwrap_or(0);
+    let highest = kernels.iter().max().copied().unwrap_or(0);
     let is_steady = highest - lowest <= skew(now);
     let row = row.lasting(
         readings,
@@ -317,11 +316,9 @@ pub(super) fn free_and_paged_out(now: &Reading) -> Row {
 /// What is in the balloon.
 pub(super) fn balloon(readings: &[Reading]) -> Row {
     let now = &readings[readings.len() - 1];
-    let (claimed, target, taken) = (
-        now.claims.balloon_bytes,
-        now.host.balloon_target_bytes,
-        now.host.balloon_taken_bytes,
-    );
+    let claimed = now.claims.balloon_bytes;
+    let target = now.host.balloon_target_bytes;
+    let taken = now.host.balloon_taken_bytes;
     let row = Row {
         claim: Some(size(claimed)),
         kernel: now.kernel.balloon_bytes.map(size),

@@ -78,7 +78,8 @@ impl Claims {
             kept.refused_lines += 1;
             return;
         };
-        let (at, known) = (Instant::now(), kept.claims.len());
+        let at = Instant::now();
+        let known = kept.claims.len();
         match kept.claims.get_mut(&key) {
             Some(claim) => {
                 *claim = Claim {
@@ -182,7 +183,8 @@ impl ClaimListener {
             _ => {}
         }
         let listener = UnixListener::bind(&path)?;
-        let (accepted, claims) = (listener.try_clone()?, claims.clone());
+        let accepted = listener.try_clone()?;
+        let claims = claims.clone();
         let accept = move || accept(&accepted, &claims);
         let accepting = thread::Builder::new()
             .name("claims".to_owned())
@@ -221,7 +223,8 @@ fn accept(listener: &UnixListener, claims: &Claims) {
             continue;
         }
         connections.fetch_add(1, Ordering::Relaxed);
-        let (counted, claims) = (Arc::clone(&connections), claims.clone());
+        let counted = Arc::clone(&connections);
+        let claims = claims.clone();
         let hear = move || {
             hear(stream, claims);
             counted.fetch_sub(1, Ordering::Relaxed);
@@ -310,7 +313,8 @@ mod tests {
     #[test]
     fn claims_come_over_vsock_too_and_the_socket_goes_with_the_vm() {
         let folder = tempfile::tempdir().unwrap();
-        let (claims, path) = (Claims::default(), folder.path().join("v"));
+        let claims = Claims::default();
+        let path = folder.path().join("v");
         let listener = ClaimListener::open(&path, &claims).unwrap().unwrap();
         let socket = folder.path().join(format!("v_{}", api::CLAIMS_PORT));
         UnixStream::connect(&socket)

@@ -53,7 +53,8 @@ impl Elf {
         }
         image.check("ELF header", 0, 52)?;
         let fields = Fields(&head);
-        let (class, machine) = (fields.u8(4), fields.u16(18));
+        let class = fields.u8(4);
+        let machine = fields.u16(18);
         let is_64 = match (class, machine) {
             (CLASS_64, MACHINE_X86_64) => true,
             (CLASS_32, MACHINE_386 | MACHINE_X86_64) => false,
@@ -67,7 +68,8 @@ impl Elf {
         } else {
             (fields.u32(24).into(), fields.u32(28).into(), 42, 32)
         };
-        let (size, count) = (fields.u16(size_at), u64::from(fields.u16(size_at + 2)));
+        let size = fields.u16(size_at);
+        let count = u64::from(fields.u16(size_at + 2));
         if size != expected || count == 0 || count > SEGMENTS_MAX {
             return Err(ImageError::Nonsense {
                 what: "ELF header (program header table)",
@@ -171,8 +173,12 @@ impl Elf {
 
 fn segment(fields: &Fields<'_>, is_64: bool) -> Segment {
     if is_64 {
-        let (offset, gva, gpa) = (fields.u64(8), fields.u64(16), fields.u64(24));
-        let (file_bytes, memory_bytes, align) = (fields.u64(32), fields.u64(40), fields.u64(48));
+        let offset = fields.u64(8);
+        let gva = fields.u64(16);
+        let gpa = fields.u64(24);
+        let file_bytes = fields.u64(32);
+        let memory_bytes = fields.u64(40);
+        let align = fields.u64(48);
         Segment {
             kind: fields.u32(0),
             offset,
@@ -184,8 +190,12 @@ fn segment(fields: &Fields<'_>, is_64: bool) -> Segment {
         }
     } else {
         let word = |at| u64::from(fields.u32(at));
-        let (offset, gva, gpa) = (word(4), word(8), word(12));
-        let (file_bytes, memory_bytes, align) = (word(16), word(20), word(28));
+        let offset = word(4);
+        let gva = word(8);
+        let gpa = word(12);
+        let file_bytes = word(16);
+        let memory_bytes = word(20);
+        let align = word(28);
         Segment {
             kind: fields.u32(0),
             offset,
@@ -201,7 +211,8 @@ fn segment(fields: &Fields<'_>, is_64: bool) -> Segment {
 fn find_note(mut bytes: &[u8], align: usize, owner: &[u8], kind: u32) -> Option<Vec<u8>> {
     while bytes.len() >= 12 {
         let fields = Fields(bytes);
-        let (name_bytes, content_bytes) = (fields.u32(0) as usize, fields.u32(4) as usize);
+        let name_bytes = fields.u32(0) as usize;
+        let content_bytes = fields.u32(4) as usize;
         let content_at = 12_usize
             .checked_add(name_bytes)?
             .checked_next_multiple_of(align)?;

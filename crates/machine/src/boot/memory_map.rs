@@ -48,7 +48,8 @@ pub(super) fn memory_map(slots: &Slots, board: &[Range]) -> Vec<Range> {
     board.sort_by_key(|range| range.start);
     let mut map = board.clone();
     for slot in slots.as_slice() {
-        let (mut start, end) = (slot.gpa.0, slot.end().0);
+        let mut start = slot.gpa.0;
+        let end = slot.end().0;
         for hole in &board {
             if hole.end() <= start || hole.start >= end {
                 continue;

@@ -162,7 +162,8 @@ mod tests {
         let map = guest_map(&slots);
         let memory = GuestMemory::new(slots).unwrap();
         let rsdp = devices::layout::ACPI_START;
-        let (kernel_name, cmdline) = ("vmlinuz", "console=ttyS0");
+        let kernel_name = "vmlinuz";
+        let cmdline = "console=ttyS0";
         let handover = Handover {
             memory: &memory,
             map: &map,
@@ -211,7 +212,8 @@ mod tests {
             seed ^= seed << 17;
             seed as usize % limit
         };
-        let (mut loaded, mut refused) = (0, 0);
+        let mut loaded = 0;
+        let mut refused = 0;
         for image in &images {
             assert!(handed_over(image, "x", &[(&[1], "y")]).is_ok());
             for _ in 0..2000 {

@@ -94,7 +94,10 @@ impl Header {
 
 fn addresses(image: &Image, at: u64, fields: &Fields<'_>) -> Result<Addresses, ImageError> {
     let word = |at| u64::from(fields.u32(at));
-    let (header, load, load_end, bss_end) = (word(12), word(16), word(20), word(24));
+    let header = word(12);
+    let load = word(16);
+    let load_end = word(20);
+    let bss_end = word(24);
     let nonsense = || ImageError::Nonsense {
         what: "multiboot header (load addresses)",
     };

@@ -175,7 +175,8 @@ mod tests {
         );
         assert_eq!(text_at(&memory, long(0x6018)), "root=/dev/ram");
         assert_eq!(long(0x6020), 0xf_0000);
-        let (module, memmap) = (long(0x6010), long(0x6028));
+        let module = long(0x6010);
+        let memmap = long(0x6028);
         assert_eq!((long(module), long(module + 8)), (0x3ff_e000, 0x1800));
         assert_eq!(memory.read_value(Gpa(0x3ff_f7ff), 2).unwrap(), 7);
         assert_eq!(

@@ -75,7 +75,8 @@ impl Machine {
             recent: recent.clone(),
             sink,
         };
-        let (input, output) = (outside.input.clone(), outside.output.clone());
+        let input = outside.input.clone();
+        let output = outside.output.clone();
         let writer_output = output.clone();
         let writer_control = control.clone();
         let writer = std::thread::Builder::new()

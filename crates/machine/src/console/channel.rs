@@ -114,7 +114,8 @@ mod tests {
         let mut channel = Channel::new("test");
         let mut taken = channel.from_guest().unwrap();
         let sent: Vec<u8> = (0..1_000_000).map(|n| (n % 251) as u8).collect();
-        let (mut at, mut got) = (0, Vec::new());
+        let mut at = 0;
+        let mut got = Vec::new();
         while at < sent.len() {
             match channel.write(&sent[at..]) {
                 0 => {

@@ -189,7 +189,8 @@ mod tests {
         let input = Console::new(Box::new(std::io::sink())).input();
         let sent: Vec<u8> = (0..5 * QUEUE_BYTES).map(|n| (n % 251) as u8).collect();
         let sender = std::thread::spawn({
-            let (input, sent) = (input.clone(), sent.clone());
+            let input = input.clone();
+            let sent = sent.clone();
             move || input.send(&sent)
         });
         let mut taken = Vec::new();

@@ -138,7 +138,8 @@ mod tests {
     fn every_reader_gets_all_of_it_from_where_it_came() {
         let recent = Recent::default();
         recent.push(b"before");
-        let (mut all, mut some) = (recent.reader(u64::MAX), recent.reader(2));
+        let mut all = recent.reader(u64::MAX);
+        let mut some = recent.reader(2);
         recent.push(b" and after");
         recent.close();
         let check = |reader: &mut Reader, expected: &[u8]| {
@@ -175,7 +176,8 @@ mod tests {
     #[test]
     fn a_reader_that_wants_no_more_is_let_go() {
         use std::sync::atomic::{AtomicBool, Ordering};
-        let (recent, wanted) = (Recent::default(), AtomicBool::new(true));
+        let recent = Recent::default();
+        let wanted = AtomicBool::new(true);
         let mut reader = recent.reader(0);
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| reader.next(|| wanted.load(Ordering::Relaxed)));

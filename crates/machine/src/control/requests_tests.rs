@@ -162,7 +162,8 @@ fn every_request_in_every_state_is_received_as_the_table_says() {
             assert_eq!(vm.steps(), steps, "{kind:?} in {phase:?}");
         }
     };
-    let (done, open) = ("done", "open");
+    let done = "done";
+    let open = "open";
     let killed: &[&str] = &["end Stopped(Killed)"];
     check(
         Kind::Pause,
@@ -240,7 +241,8 @@ fn the_table_has_a_row_for_each_kind_in_order() {
 #[test]
 fn a_pause_is_answered_when_the_guest_is_at_rest_and_not_before() {
     let mut vm = Vm::new(Phase::Built);
-    let (first, second) = (vm.pause(), vm.pause());
+    let first = vm.pause();
+    let second = vm.pause();
     assert_eq!(vm.step(), "wait");
     assert_eq!(first.answer(), "open");
     vm.state.phase = Phase::Running;
@@ -259,7 +261,8 @@ fn a_pause_is_answered_when_the_guest_is_at_rest_and_not_before() {
 fn of_two_opposite_requests_the_later_counts_and_the_earlier_is_told() {
     let overruled = PauseError::Overruled.to_string();
     let mut vm = Vm::new(Phase::Running);
-    let (paused, resumed) = (vm.pause(), vm.resume());
+    let paused = vm.pause();
+    let resumed = vm.resume();
     assert_eq!(
         (paused.answer(), resumed.answer()),
         (overruled.clone(), "done".into())
@@ -267,7 +270,8 @@ fn of_two_opposite_requests_the_later_counts_and_the_earlier_is_told() {
     assert_eq!(vm.steps(), [""; 0]);
     vm.pause();
     vm.steps();
-    let (resumed, paused) = (vm.resume(), vm.pause());
+    let resumed = vm.resume();
+    let paused = vm.pause();
     assert_eq!(
         (resumed.answer(), paused.answer()),
         (overruled.clone(), "done".into())
@@ -284,7 +288,8 @@ fn of_two_opposite_requests_the_later_counts_and_the_earlier_is_told() {
 #[test]
 fn a_pause_that_is_taken_back_is_not_made_unless_another_wants_it() {
     let mut vm = Vm::new(Phase::Running);
-    let (first, second) = (vm.pause(), vm.pause());
+    let first = vm.pause();
+    let second = vm.pause();
     vm.requests.take_back(first.ticket, &vm.state);
     assert_eq!(vm.requests.next(&vm.state, vm.now), Step::Pause);
     vm.requests.take_back(second.ticket, &vm.state);
@@ -299,7 +304,8 @@ fn a_pause_that_is_taken_back_is_not_made_unless_another_wants_it() {
 #[test]
 fn a_stall_refuses_what_waits_for_rest_and_holds_the_guest_until_there_is_room() {
     let mut vm = Vm::new(Phase::Running);
-    let (paused, switched) = (vm.pause(), vm.switch(EngineKind::Kvm));
+    let paused = vm.pause();
+    let switched = vm.switch(EngineKind::Kvm);
     vm.is_stalled(Some("the store is full"));
     assert_eq!(
         (paused.answer(), switched.answer()),
@@ -336,7 +342,8 @@ fn a_change_of_engine_is_answered_when_the_guest_is_as_before() {
     vm.pause();
     vm.steps();
     vm.switch_fails = true;
-    let (first, second) = (vm.switch(EngineKind::Soft), vm.switch(EngineKind::Kvm));
+    let first = vm.switch(EngineKind::Soft);
+    let second = vm.switch(EngineKind::Kvm);
     assert_eq!(vm.steps(), ["switch soft", "switch kvm"]);
     let refused = SwitchError::Features.to_string();
     assert_eq!(
@@ -351,7 +358,8 @@ fn a_resume_during_a_change_of_engine_waits_for_it() {
     let mut vm = Vm::new(Phase::Running);
     let switched = vm.switch(EngineKind::Kvm);
     assert_eq!(vm.step(), "pause");
-    let (paused, resumed) = (vm.pause(), vm.resume());
+    let paused = vm.pause();
+    let resumed = vm.resume();
     assert_eq!(
         (paused.answer(), resumed.answer()),
         ("done".into(), "open".into())
@@ -427,7 +435,8 @@ fn the_first_reason_to_end_counts_and_an_order_comes_before_a_clock() {
 #[test]
 fn whatever_is_open_when_the_vm_ends_is_refused() {
     let mut vm = Vm::new(Phase::Running);
-    let (paused, switched) = (vm.pause(), vm.switch(EngineKind::Kvm));
+    let paused = vm.pause();
+    let switched = vm.switch(EngineKind::Kvm);
     vm.end(StopCause::Left);
     vm.steps();
     assert_eq!(

@@ -217,7 +217,8 @@ fn devices(
         threads: Arc::<DeviceThreads>::clone(&threads),
     };
     for attachment in attachments {
-        let (slot, device) = (attachment.slot(), attachment.device()?);
+        let slot = attachment.slot();
+        let device = attachment.device()?;
         let function = VirtioFunction::new(slot, device, links.clone());
         board.pci().add(slot, 0, Box::new(function));
     }

@@ -110,7 +110,8 @@ impl Room {
 
 /// Lets devices' threads into the room. They hold it weakly: the room holds the devices, and those their threads.
 pub(super) fn open_mailbox(mailbox: &Arc<Mailbox>, room: &Arc<Lock<Room>>) {
-    let (weak_mailbox, weak_room) = (Arc::downgrade(mailbox), Arc::downgrade(room));
+    let weak_mailbox = Arc::downgrade(mailbox);
+    let weak_room = Arc::downgrade(room);
     mailbox.set_way(move || {
         if let (Some(mailbox), Some(room)) = (weak_mailbox.upgrade(), weak_room.upgrade()) {
             deliver_mail(&room, &mailbox);
@@ -127,13 +128,15 @@ pub(super) fn board_meter(
     room: &Arc<Lock<Room>>,
     mailbox: &Arc<Mailbox>,
 ) -> impl Fn() -> Metrics + use<> {
-    let (room, mailbox) = (Arc::clone(room), Arc::clone(mailbox));
+    let room = Arc::clone(room);
+    let mailbox = Arc::clone(mailbox);
     let last = Lock::new(Metrics::default());
     move || {
         let mut last = last.lock();
         for _ in 0..TRIES {
             if let Some(inside) = room.try_lock() {
-                let (counters, unknown) = (inside.board.counters(), inside.msrs.unknown_count());
+                let counters = inside.board.counters();
+                let unknown = inside.msrs.unknown_count();
                 drop(inside);
                 // A device's thread may have come meanwhile.
                 deliver_mail(&room, &mailbox);

@@ -122,7 +122,8 @@ impl fmt::Display for Crash {
 
 impl Crash {
     fn fmt_cause(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (mode, cpl) = (self.mode(), self.state.cpl());
+        let mode = self.mode();
+        let cpl = self.state.cpl();
         match self.cause {
             CrashCause::TripleFault(TripleFault {
                 first_vector: Some(vector),
@@ -164,14 +165,17 @@ impl Crash {
 }
 
 fn fmt_registers(state: &VcpuState, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let (rip, rflags) = (state.rip, state.rflags.bits());
+    let rip = state.rip;
+    let rflags = state.rflags.bits();
     writeln!(f, "  RIP {rip:016x}  RFLAGS {rflags:08x}")?;
     for row in 0..4 {
         let four =
             (row * 4..row * 4 + 4).map(|at| format!("{} {:016x}", NAMES[at], state.gprs[at]));
         writeln!(f, "  {}", four.collect::<Vec<_>>().join("  "))?;
     }
-    let (cr0, cr4, efer) = (state.cr0.bits(), state.cr4.bits(), state.efer.bits());
+    let cr0 = state.cr0.bits();
+    let cr4 = state.cr4.bits();
+    let efer = state.efer.bits();
     writeln!(
         f,
         "  CR0 {cr0:08x}  CR2 {:016x}  CR3 {:016x}  CR4 {cr4:08x}  EFER {efer:04x}",

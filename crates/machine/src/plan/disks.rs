@@ -75,7 +75,9 @@ pub(super) fn disks(specs: &[DiskSpec], complaints: &mut Complaints) -> Option<V
         let image = complaints.take("disk", image(spec, &mut files));
         let base = complaints.take("disk", base(spec, &mut files));
         let checked = (|| {
-            let (image, base, serial) = (image?, base?, serial?);
+            let image = image?;
+            let base = base?;
+            let serial = serial?;
             let base = complaints.take("disk", check_overlay(spec, &image, base))?;
             Some(DiskPlan {
                 name: format!("disk{n}"),

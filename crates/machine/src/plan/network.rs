@@ -121,7 +121,8 @@ fn forwards(asked: &[Forward], is_user: bool, complaints: &mut Complaints) -> Op
             );
             trouble(what, "write `--net user`, or leave `-p` out")
         } else if all.iter().any(|other| other.collides(forward)) {
-            let (transport, host) = (forward.transport, forward.host);
+            let transport = forward.transport;
+            let host = forward.host;
             trouble(
                 format!("{transport} port {host} is asked for twice"),
                 "give each forward a port of the host of its own",

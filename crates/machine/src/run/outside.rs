@@ -31,7 +31,8 @@ impl Outside {
         &mut self,
         plan: &VmPlan,
     ) -> Result<(Life, Vec<Box<dyn Vcpu>>), BuildError> {
-        let (input, output) = (self.input.clone(), self.output.clone());
+        let input = self.input.clone();
+        let output = self.output.clone();
         let begin_paging = |memory: &Arc<GuestMemory>| {
             let control = self.control.clone();
             self.paging.begin(
@@ -40,7 +41,8 @@ impl Outside {
                 Arc::new(move || control.paging_changed()),
             )
         };
-        let (attachments, maker) = (&mut self.attachments, &self.maker);
+        let attachments = &mut self.attachments;
+        let maker = &self.maker;
         let assembled = Life::assemble(
             plan,
             &self.held,

@@ -78,7 +78,8 @@ fn hand_over(
     mut states: Vec<VcpuState>,
 ) -> Result<Vec<Rest>, EngineError> {
     let mut room = life.room();
-    let (board, now) = (&mut room.board, life.time.now());
+    let board = &mut room.board;
+    let now = life.time.now();
     for (vcpu_id, state) in (0..).zip(&mut states) {
         if state.local_apic.is_none() {
             take_signals(board, vcpu_id, state, life);

@@ -53,7 +53,8 @@ pub(crate) fn run(
     // An engine with local APICs knows itself which vCPUs wait.
     let runs = vcpu_id == 0 || vcpu.has_local_apic();
     let rest = if runs { Rest::None } else { Rest::WaitsForSipi };
-    let (monitor, account) = (&life.monitors[vcpu_id as usize], VcpuAccount::default());
+    let monitor = &life.monitors[vcpu_id as usize];
+    let account = VcpuAccount::default();
     let mut thread = VcpuThread {
         life,
         monitor,
@@ -156,7 +157,8 @@ impl VcpuThread<'_> {
 
     /// Waits until the console has room again.
     fn wait_for_console(&mut self) -> Result<(), EngineError> {
-        let (life, vcpu) = (self.life, &mut *self.vcpu);
+        let life = self.life;
+        let vcpu = &mut *self.vcpu;
         let mut shown = Ok(());
         life.output.wait_for_room(|| {
             shown = self.monitor.serve(self.vcpu_id, vcpu, self.rest);
@@ -183,7 +185,8 @@ impl VcpuThread<'_> {
     }
 
     fn answer(&mut self, room: &mut Room, exit: Exit) -> Reply {
-        let (vcpu_id, now) = (self.vcpu_id, self.life.time.now());
+        let vcpu_id = self.vcpu_id;
+        let now = self.life.time.now();
         let board = &mut room.board;
         let reply = match exit {
             Exit::PioRead { port, size } => Reply::Value(board.pio_read(now, port, size).into()),

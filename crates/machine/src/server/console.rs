@@ -36,10 +36,8 @@ pub(super) fn attach(
         return;
     }
     let here = Arc::new(AtomicBool::new(true));
-    let (counted, present) = (
-        Counted::new(shared, |shared| &shared.consoles),
-        Arc::clone(&here),
-    );
+    let counted = Counted::new(shared, |shared| &shared.consoles);
+    let present = Arc::clone(&here);
     let show = move || {
         show(reader, &shown, &present);
         drop(counted);

@@ -150,7 +150,8 @@ impl ControlServer {
             consoles: AtomicU64::new(0),
             waiters: Lock::default(),
         });
-        let (accepted, accepting) = (listener.try_clone()?, Arc::clone(&shared));
+        let accepted = listener.try_clone()?;
+        let accepting = Arc::clone(&shared);
         let accept = move || accept(&accepted, &accepting);
         let accepting = thread::Builder::new()
             .name("control".to_owned())

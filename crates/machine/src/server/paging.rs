@@ -164,7 +164,8 @@ pub(super) fn places(books: &Books) -> Vec<Counter> {
 
 /// What paging costs and does.
 pub(super) fn paging_book(books: &Books) -> PagingBook {
-    let (store, counts) = (&books.store, &books.counts);
+    let store = &books.store;
+    let counts = &books.counts;
     let counter = |name: &str, value| Counter {
         name: name.to_owned(),
         value,

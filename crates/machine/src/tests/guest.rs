@@ -147,7 +147,8 @@ fn run_image_and(
         Console::new(Box::new(printed.clone())),
     )
     .unwrap();
-    let (control, seen) = (machine.control(), printed.clone());
+    let control = machine.control();
+    let seen = printed.clone();
     let actor = std::thread::spawn(move || act(control, seen));
     let report = machine.run().unwrap();
     actor.join().unwrap();

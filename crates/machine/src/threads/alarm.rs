@@ -106,9 +106,11 @@ mod tests {
 
     #[test]
     fn an_earlier_deadline_wakes_who_waits_for_a_later_one() {
-        let (alarm, time) = (Arc::new(Alarm::default()), GuestTime::start());
+        let alarm = Arc::new(Alarm::default());
+        let time = GuestTime::start();
         let waiter = std::thread::spawn({
-            let (alarm, time) = (Arc::clone(&alarm), time.clone());
+            let alarm = Arc::clone(&alarm);
+            let time = time.clone();
             move || {
                 alarm.wait(&time, Some(Instant::now() + Duration::from_secs(60)));
                 time.now()
@@ -127,7 +129,8 @@ mod tests {
 
     #[test]
     fn a_call_before_the_wait_is_not_lost() {
-        let (alarm, time) = (Alarm::default(), GuestTime::start());
+        let alarm = Alarm::default();
+        let time = GuestTime::start();
         alarm.kick();
         alarm.wait(&time, None);
         alarm.wait(&time, Some(Instant::now() + Duration::from_millis(1)));

@@ -97,7 +97,8 @@ mod tests {
             let thread = || thread::current().id();
             crew.start(vcpu_id, thread).recv().unwrap().unwrap()
         };
-        let (first, second) = (thread_of(0), thread_of(1));
+        let first = thread_of(0);
+        let second = thread_of(1);
         assert_ne!(first, second);
         assert_eq!((thread_of(0), thread_of(1)), (first, second));
         let panicked = crew.start(1, || panic!("on purpose")).recv().unwrap();

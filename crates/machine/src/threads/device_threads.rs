@@ -233,7 +233,8 @@ impl StartWorkers for DeviceThreads {
         on_broken: Box<dyn Fn(&Broken) + Send + Sync>,
     ) -> Box<dyn RunningWorkers> {
         let on_broken: Arc<OnBroken> = Arc::from(on_broken);
-        let (threads, gate) = (Arc::clone(&self.threads), Arc::clone(&self.gate));
+        let threads = Arc::clone(&self.threads);
+        let gate = Arc::clone(&self.gate);
         let mut running = Running {
             bells: Vec::new(),
             threads,
@@ -267,10 +268,13 @@ impl DeviceThreads {
         on_broken: &Arc<OnBroken>,
     ) -> std::io::Result<()> {
         let bell = Arc::new(bell);
-        let (panic, has_panicked) = (Arc::clone(&self.panic), Arc::clone(&self.has_panicked));
-        let (attendant, patience) = (Arc::clone(&self.attendant), self.patience);
+        let panic = Arc::clone(&self.panic);
+        let has_panicked = Arc::clone(&self.has_panicked);
+        let attendant = Arc::clone(&self.attendant);
+        let patience = self.patience;
         let thread = {
-            let (bell, gate) = (Arc::clone(&bell), Arc::clone(&self.gate));
+            let bell = Arc::clone(&bell);
+            let gate = Arc::clone(&self.gate);
             let on_broken = Arc::clone(on_broken);
             std::thread::Builder::new()
                 .name(name.to_owned())
@@ -332,7 +336,8 @@ fn run(
 
 /// Waits until there is something to serve.
 fn wait(worker: &dyn Worker, bell: &Bell, patience: &mut Patience, wakes: &mut Vec<Wake>) {
-    let (sources, sinks) = (worker.sources(), worker.sinks());
+    let sources = worker.sources();
+    let sinks = worker.sinks();
     let deadline = worker.deadline();
     let start = Instant::now();
     // While it looks at its bell alone it would not hear its files.

@@ -72,10 +72,13 @@ struct Scene {
 
 impl Scene {
     fn new() -> Scene {
-        let (gate, attendant) = (Arc::<Gate>::default(), Arc::<Attendant>::default());
+        let gate = Arc::<Gate>::default();
+        let attendant = Arc::<Attendant>::default();
         let kick = Arc::clone(&attendant) as Arc<dyn Kick>;
         let threads = DeviceThreads::new(Arc::clone(&gate), kick, Patience::new(1, 2));
-        let (calls, broken, gone) = (Arc::default(), Arc::default(), Arc::default());
+        let calls = Arc::default();
+        let broken = Arc::default();
+        let gone = Arc::default();
         Scene {
             gate,
             attendant,
@@ -92,7 +95,8 @@ impl Scene {
         act: fn() -> Result<(), Broken>,
         deadline: Option<Instant>,
     ) -> Box<dyn RunningWorkers> {
-        let (calls, gone) = (Arc::clone(&self.calls), Arc::clone(&self.gone));
+        let calls = Arc::clone(&self.calls);
+        let gone = Arc::clone(&self.gone);
         let worker = Counting {
             calls,
             act,

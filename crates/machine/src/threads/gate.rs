@@ -119,7 +119,9 @@ mod tests {
 
     #[test]
     fn nothing_happens_inside_a_closed_gate() {
-        let (gate, over, work) = (Gate::default(), AtomicBool::new(false), AtomicU64::new(0));
+        let gate = Gate::default();
+        let over = AtomicBool::new(false);
+        let work = AtomicU64::new(0);
         let goes_on = || !over.load(Ordering::Relaxed);
         std::thread::scope(|scope| {
             for _ in 0..3 {

@@ -189,10 +189,8 @@ impl VcpuMonitor {
     fn book(&self, vcpu_id: u32) -> VcpuBook {
         let times = self.own_times();
         let seconds = |ns: u64| Duration::from_nanos(ns).as_secs_f64();
-        let (mut halted, mut waiting) = (
-            self.halted_ns.load(Ordering::Acquire),
-            self.waiting_ns.load(Ordering::Acquire),
-        );
+        let mut halted = self.halted_ns.load(Ordering::Acquire);
+        let mut waiting = self.waiting_ns.load(Ordering::Acquire);
         let since = self.resting_since_ns.load(Ordering::Acquire);
         if since != NOT_RESTING {
             let now = self.now_ns().saturating_sub(since);

@@ -153,7 +153,8 @@ mod tests {
         let time = GuestTime::start();
         std::thread::sleep(Duration::from_millis(5));
         time.freeze();
-        let (stopped, offset) = (time.now(), time.tsc_offset());
+        let stopped = time.now();
+        let offset = time.tsc_offset();
         std::thread::sleep(Duration::from_millis(200));
         assert_eq!(time.now(), stopped);
         time.thaw();

@@ -285,7 +285,8 @@ impl Store {
             self.totals.shared_pages -= 1;
             return;
         }
-        let (sum, place) = (entry.sum, entry.place);
+        let sum = entry.sum;
+        let place = entry.place;
         match place {
             Place::Repeats(_) => self.totals.repeating_pages -= 1,
             Place::Memory(slot) => {

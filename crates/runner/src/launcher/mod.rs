@@ -336,9 +336,11 @@ fn reap() {
 fn hear(client: &Arc<Channel>, vm: &Arc<Channel>, child: Child) -> io::Result<Receiver<Event>> {
     let (events, heard) = mpsc::channel();
     let thread = |name: &str| thread::Builder::new().name(name.to_owned());
-    let (from, to) = (Arc::clone(client), events.clone());
+    let from = Arc::clone(client);
+    let to = events.clone();
     thread("client").spawn(move || hear_client(&from, &to))?;
-    let (from, to) = (Arc::clone(vm), events.clone());
+    let from = Arc::clone(vm);
+    let to = events.clone();
     thread("vm").spawn(move || hear_vm(&from, child, &to))?;
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT])?;
     thread("signals").spawn(move || {

@@ -251,7 +251,8 @@ fn a_vm_ends_with_its_client_unless_it_was_let_go() {
 
 #[test]
 fn signals_to_the_launcher_mean_what_they_mean_to_the_client() {
-    let (term, int) = (Event::Signal(15), Event::Signal(2));
+    let term = Event::Signal(15);
+    let int = Event::Signal(2);
     check(
         detached(),
         &[BUILT, STARTED, term.clone(), term.clone(), term.clone()],

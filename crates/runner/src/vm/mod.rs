@@ -188,7 +188,8 @@ impl Vm {
 
     /// Tells when the guest runs. What this process says from then on goes to the VM's folder, if it is detached.
     fn tell_of_start(&self) -> io::Result<JoinHandle<()>> {
-        let (channel, control) = (Arc::clone(&self.channel), self.control.clone());
+        let channel = Arc::clone(&self.channel);
+        let control = self.control.clone();
         let messages = self.messages.as_ref().map(File::try_clone).transpose()?;
         let wait = move || {
             if !control.wait_until_started() {

@@ -74,7 +74,8 @@ impl Answers {
 
 /// Asks the launcher for the next file of the log whenever one is full.
 pub(super) fn turn_log(channel: &Arc<Channel>, answers: &Arc<Answers>) -> TurnLog {
-    let (channel, answers) = (Arc::clone(channel), Arc::clone(answers));
+    let channel = Arc::clone(channel);
+    let answers = Arc::clone(answers);
     Box::new(move || {
         channel.send(&FromVm::TurnLog, &[])?;
         let next = answers.log.lock().recv_timeout(LOG_TIME);

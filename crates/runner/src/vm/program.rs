@@ -205,7 +205,8 @@ impl Ends {
             carried: [Arc::clone(&streams.output), Arc::clone(&streams.errors)],
             after: program.after,
         };
-        let (to_input, from) = (self.to_input, ours.input);
+        let to_input = self.to_input;
+        let from = ours.input;
         let listen = move || {
             // A guest that talks nonsense is heard no more; it ends in its own way.
             if let Err(error) = listener.listen(from, to_input) {

@@ -65,7 +65,8 @@ impl Sorted {
     /// If there are not as many of the one as of the other.
     pub(crate) fn new(given: &[Given], descriptors: Vec<OwnedFd>) -> io::Result<Sorted> {
         if given.len() != descriptors.len() {
-            let (said, came) = (given.len(), descriptors.len());
+            let said = given.len();
+            let came = descriptors.len();
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 format!("{said} descriptors were to come, and {came} came"),

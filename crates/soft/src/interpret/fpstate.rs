@@ -392,7 +392,8 @@ impl SoftVcpu {
     fn judge_header(&self, image: &[u8; XSAVE_BYTES]) -> Step<(u64, bool)> {
         let word =
             |at: usize| u64::from_le_bytes(image[at..at + 8].try_into().expect("eight bytes"));
-        let (xstate_bv, xcomp_bv) = (word(HEADER), word(HEADER + 8));
+        let xstate_bv = word(HEADER);
+        let xcomp_bv = word(HEADER + 8);
         let is_compacted = xcomp_bv >> 63 != 0;
         let is_zero = |bytes: &[u8]| bytes.iter().all(|&byte| byte == 0);
         let is_bad = if is_compacted {
@@ -464,10 +465,12 @@ impl SoftVcpu {
     fn environment(&mut self, is_16_bit: bool) -> ([u8; 28], usize) {
         self.clean_fp_pointers();
         self.materialize(X87);
-        let (control, status) = (self.word(0), self.word(2));
+        let control = self.word(0);
+        let status = self.word(2);
         let tags = self.full_tags();
         let opcode = self.word(6);
-        let (fip, fdp) = (self.word(8), self.word(16));
+        let fip = self.word(8);
+        let fdp = self.word(16);
         let wide = |at: usize| {
             u32::from_le_bytes(
                 self.block.xsave.0[at..at + 4]
@@ -536,7 +539,8 @@ impl SoftVcpu {
         let linear = self.operand_linear(instruction, len as u64, true)?;
         self.write_bytes(linear, &bytes[..len], self.access(true))?;
         // Every exception is masked now, so none is pending.
-        let (control, status) = (self.word(0) | 0x3f, self.word(2) & !0x8080);
+        let control = self.word(0) | 0x3f;
+        let status = self.word(2) & !0x8080;
         self.set_word(0, control);
         self.set_word(2, status);
         Ok(())
@@ -555,7 +559,8 @@ impl SoftVcpu {
                 all | 1 << n
             }
         });
-        let (control, status) = (field(0), field(1));
+        let control = field(0);
+        let status = field(1);
         let pending = status & !control & 0x3f != 0;
         let status = if pending {
             status | 0x8080

@@ -26,7 +26,8 @@ impl SoftVcpu {
 
     /// BCD instructions and SALC. True if the instruction was one.
     pub(crate) fn decimal(&mut self, instruction: &Instruction) -> Step<bool> {
-        let (old_al, old) = (self.al(), self.rflags());
+        let old_al = self.al();
+        let old = self.rflags();
         let ah = (self.block.gprs[gpr::RAX] >> 8) as u8;
         let half = old_al & 0xf > 9 || old.contains(Rflags::AF);
         match instruction.mnemonic() {
@@ -172,7 +173,8 @@ impl SoftVcpu {
         };
         let locals = u64::from(instruction.immediate16());
         let level = instruction.immediate8_2nd() & 31;
-        let (rsp, rbp) = (self.block.gprs[gpr::RSP], self.block.gprs[gpr::RBP]);
+        let rsp = self.block.gprs[gpr::RSP];
+        let rbp = self.block.gprs[gpr::RBP];
         let done = self.enter_frame(size, locals, level);
         if done.is_err() {
             self.block.gprs[gpr::RSP] = rsp;

@@ -253,7 +253,8 @@ impl SoftVcpu {
 
     /// The stack pointer moved by `distance`, as far as the stack's address size reaches.
     pub(crate) fn moved_stack_pointer(&self, distance: i64) -> u64 {
-        let (rsp, mask) = (self.block.gprs[gpr::RSP], self.stack_mask());
+        let rsp = self.block.gprs[gpr::RSP];
+        let mask = self.stack_mask();
         let moved = rsp.wrapping_add(distance as u64);
         if mask == u64::MAX || mask == 0xffff_ffff {
             moved & mask

@@ -230,7 +230,8 @@ impl SoftVcpu {
     fn compare(&mut self, left: u64, right: u64, size: u8) {
         let bits = u32::from(size) * 8;
         let mask = u64::MAX >> (64 - bits);
-        let (left, right) = (left & mask, right & mask);
+        let left = left & mask;
+        let right = right & mask;
         let result = left.wrapping_sub(right) & mask;
         let sign = 1 << (bits - 1);
         let mut flags = self.rflags() - Rflags::ARITHMETIC;

@@ -37,7 +37,8 @@ impl SoftVcpu {
             return Err(GP0.into());
         }
         let mut segment = self.read_descriptor(selector)?;
-        let (cpl, rpl) = (self.cpl(), (selector & 3) as u8);
+        let cpl = self.cpl();
+        let rpl = (selector & 3) as u8;
         let is_conforming = segment.kind() & 4 != 0;
         let is_allowed = if is_conforming {
             segment.dpl() <= cpl
@@ -133,10 +134,8 @@ impl SoftVcpu {
         }
         let size = if is_wide { 8 } else { size };
         let old_cs = u64::from(self.segments[seg::CS].selector);
-        let (first, second) = (
-            self.moved_stack_pointer(-i64::from(size)),
-            self.moved_stack_pointer(-2 * i64::from(size)),
-        );
+        let first = self.moved_stack_pointer(-i64::from(size));
+        let second = self.moved_stack_pointer(-2 * i64::from(size));
         if !self.is_real_or_v86() {
             // Nothing is pushed for a target that cannot be reached.
             let segment = self.far_code_segment(selector)?;
@@ -181,7 +180,8 @@ impl SoftVcpu {
         if selector & !3 == 0 {
             return Err(GP0.into());
         }
-        let (cpl, rpl) = (self.cpl(), (selector & 3) as u8);
+        let cpl = self.cpl();
+        let rpl = (selector & 3) as u8;
         let mut code = self.read_descriptor(selector)?;
         let is_conforming = code.kind() & 4 != 0;
         let is_dpl_right = if is_conforming {

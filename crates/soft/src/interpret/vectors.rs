@@ -43,7 +43,8 @@ impl SoftVcpu {
     fn masked_bytes(&mut self, instruction: &Instruction) -> Step {
         self.check_fp(instruction)?;
         self.check_pending_x87(instruction)?;
-        let (data, mask) = (instruction.op1_register(), instruction.op2_register());
+        let data = instruction.op1_register();
+        let mask = instruction.op2_register();
         let (data, mask, len) = if data.is_mm() {
             let mut wide = ([0; 32], [0; 32]);
             wide.0[..8].copy_from_slice(&self.mmx(data.number()).to_le_bytes());

@@ -326,7 +326,8 @@ impl Builder {
 
 /// Whether the memory operand of an instruction in 64-bit code has a 32-bit address.
 pub(crate) fn has_32_bit_address(instruction: &Instruction) -> bool {
-    let (base, index) = (instruction.memory_base(), instruction.memory_index());
+    let base = instruction.memory_base();
+    let index = instruction.memory_index();
     let is_absolute = base == Register::None && index == Register::None;
     let narrow =
         |register: Register| register.size() == 4 && register.is_gpr() || register == Register::EIP;
@@ -339,7 +340,8 @@ pub(crate) fn has_32_bit_address(instruction: &Instruction) -> bool {
 
 /// Whether the memory operand has a 16-bit address.
 pub(crate) fn has_16_bit_address(instruction: &Instruction) -> bool {
-    let (base, index) = (instruction.memory_base(), instruction.memory_index());
+    let base = instruction.memory_base();
+    let index = instruction.memory_index();
     let is_absolute = base == Register::None && index == Register::None;
     base.size() == 2 || index.size() == 2 || is_absolute && instruction.memory_displ_size() == 2
 }

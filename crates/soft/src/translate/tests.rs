@@ -135,7 +135,9 @@ fn every_checked_address_is_masked_before_it_becomes_a_host_address() {
             .collect();
         assert_eq!(taken.len(), count, "{name}: accesses");
         for at in taken {
-            let (check, mask, add) = (&host[at - 2], &host[at - 1], &host[at]);
+            let check = &host[at - 2];
+            let mask = &host[at - 1];
+            let add = &host[at];
             assert_eq!(check.code(), Code::Ja_rel32_64, "{name}: {check:?}");
             assert_eq!(mask.code(), Code::And_rm32_imm32, "{name}: {mask:?}");
             assert_eq!(mask.immediate32(), 0xfff, "{name}");
@@ -192,7 +194,8 @@ fn sites_say_which_instruction_they_belong_to_and_what_is_borrowed_there() {
         .filter_map(|site| Some((site, site.access()?)))
         .collect();
     assert_eq!(accesses.len(), 2);
-    let (store, load) = (&accesses[0], &accesses[1]);
+    let store = &accesses[0];
+    let load = &accesses[1];
     assert_eq!((store.0.rip, load.0.rip), (RIP + 3, RIP + 6));
     assert!(store.1.write && !load.1.write);
     assert_eq!((store.1.size, load.1.size), (8, 8));

@@ -134,7 +134,8 @@ fn an_instruction_that_is_interpreted_can_change_too() {
     // mov ecx, 4; xor ebx, ebx; l: cmp ecx, 2; jne s; mov word [rip+1], 0xc800 (SMSW becomes STR);
     // s: smsw eax; add rbx, rax; loop l; hlt
     let state = run(b"\xb9\x04\0\0\0\x31\xdb\x83\xf9\x02\x75\x09\x66\xc7\x05\x01\0\0\0\0\xc8\x0f\x01\xe0\x48\x01\xc3\xe2\xea\xf4");
-    let (status_word, task) = (state.cr0.bits() & 0xffff_ffff, u64::from(state.tr.selector));
+    let status_word = state.cr0.bits() & 0xffff_ffff;
+    let task = u64::from(state.tr.selector);
     assert_eq!(state.gprs[gpr::RBX], 2 * status_word + 2 * task);
 }
 

@@ -243,7 +243,8 @@ impl Crossing {
 
     /// Does the change; returns what the next call must come to.
     fn change(&self, machine: &mut Machine) -> Met {
-        let (cross, second) = (self.cross(), self.second());
+        let cross = self.cross();
+        let second = self.second();
         let (entry, _) = self.entry();
         // Where the first page is fetched from first.
         let first_fetch = if self.way == Way::FromAnotherPage {

@@ -169,7 +169,8 @@ fn a_wide_far_call_pushes_words_of_64_bits() {
 /// Descriptors of 16 bytes and what LTR and LLDT say to them: #GP with the selector, or nothing.
 #[test]
 fn system_descriptors_have_a_canonical_base_and_no_type_above() {
-    let (ltr, lldt): (&[u8], &[u8]) = (b"\x0f\x00\xd8\xf4", b"\x0f\x00\xd0\xf4");
+    let ltr: &[u8] = b"\x0f\x00\xd8\xf4";
+    let lldt: &[u8] = b"\x0f\x00\xd0\xf4";
     let refused = Met::Vector(13, 0x48, DRIVER, 0);
     for (name, code, kind, upper, expected) in [
         ("LTR", ltr, 9, 0xffff_8000, Met::Halt),

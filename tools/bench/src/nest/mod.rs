@@ -124,10 +124,8 @@ pub fn bench_exits(words: &[&str]) -> Result<bool> {
         ]);
         command.arg(folder.join("exits.bin")).stdin(Stdio::null());
         let output = command.output().context("start `mother`")?;
-        let (said, why) = (
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr),
-        );
+        let said = String::from_utf8_lossy(&output.stdout);
+        let why = String::from_utf8_lossy(&output.stderr);
         match output.status.code() {
             Some(EXITS_STATUS) => print!("{}", said.replace("ticks ", "  ").replace('\r', "")),
             _ => print!("  not here: {why}"),
@@ -199,7 +197,9 @@ fn watch(command: &mut Command) -> Result<bool> {
         .stdout
         .take()
         .context("the output was asked for as a pipe")?;
-    let (mut passed, mut failed, mut is_done) = (0_u32, 0_u32, false);
+    let mut passed = 0_u32;
+    let mut failed = 0_u32;
+    let mut is_done = false;
     for line in BufReader::new(output).split(b'\n') {
         let line = String::from_utf8_lossy(&line?).trim_end().to_owned();
         passed += u32::from(line.starts_with("PASS "));

@@ -18,12 +18,14 @@ pub fn measure() -> Result<bool> {
     );
     let mut is_worth_it = true;
     for (name, step) in [("in order", 1), ("in no order", 6151)] {
-        let (mut with, mut without) = (Vec::new(), Vec::new());
+        let mut with = Vec::new();
+        let mut without = Vec::new();
         for _ in 0..ROUNDS {
             without.push(walk(0, step)?);
             with.push(walk(AHEAD_PAGES, step)?);
         }
-        let (with, without) = (median(with), median(without));
+        let with = median(with);
+        let without = median(without);
         println!(
             "  {name}: {without:.1} us without, {with:.1} us with up to {AHEAD_PAGES} pages ahead"
         );

@@ -52,7 +52,8 @@ pub fn measure() -> Result<bool> {
     }
     guest.finish()?;
     ratios.sort_by(f64::total_cmp);
-    let (least, most) = (ratios[0], ratios[ROUNDS - 1]);
+    let least = ratios[0];
+    let most = ratios[ROUNDS - 1];
     // Of neighbours in time: a host's own noise is slower than a round.
     let ratio = median(ratios);
     println!(

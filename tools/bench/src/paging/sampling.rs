@@ -60,7 +60,8 @@ pub fn measure() -> Result<bool> {
         ratios.push(with / without);
     }
     ratios.sort_by(f64::total_cmp);
-    let (least, most) = (ratios[0], ratios[ROUNDS - 1]);
+    let least = ratios[0];
+    let most = ratios[ROUNDS - 1];
     let cost = 1.0 - median(ratios);
     println!(
         "  {:.0} pages a millisecond without; with it {:.2} % of the speed lost (median of {ROUNDS} pairs, {:.1} to {:.1}; \

@@ -286,7 +286,8 @@ pub(super) fn set_vsib(
 pub(super) fn aim(draft: &mut Draft, instruction: &Instruction) {
     let has_memory =
         (0..instruction.op_count()).any(|operand| instruction.op_kind(operand) == OpKind::Memory);
-    let (base, index) = (instruction.memory_base(), instruction.memory_index());
+    let base = instruction.memory_base();
+    let index = instruction.memory_index();
     if !has_memory || base == Register::RIP || draft.random.percent(10) {
         return;
     }

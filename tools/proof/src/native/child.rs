@@ -306,7 +306,8 @@ fn load(start: &Registers, context: *mut libc::ucontext_t) {
     }
     machine.gregs[libc::REG_RIP as usize] = start.rip as i64;
     machine.gregs[libc::REG_EFL as usize] = start.rflags as i64;
-    let (cs, ss) = (start.selectors[selector::CS], start.selectors[selector::SS]);
+    let cs = start.selectors[selector::CS];
+    let ss = start.selectors[selector::SS];
     machine.gregs[libc::REG_CSGSFS as usize] = (u64::from(cs) | u64::from(ss) << 48) as i64;
     let xsave = machine.fpregs.cast::<u8>() as usize;
     for (from, to) in XSAVE_REGISTERS {

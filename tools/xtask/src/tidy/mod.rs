@@ -12,6 +12,7 @@ mod length;
 mod locks;
 mod names;
 mod order;
+mod pairs;
 mod prose;
 mod rooms;
 #[cfg(test)]
@@ -42,7 +43,7 @@ pub fn print_complaints() -> Result<bool> {
 }
 
 /// For each rule all that breaks it, one sentence each.
-fn rules(workspace: &Workspace, allowances: &Allowances) -> [Vec<String>; 7] {
+fn rules(workspace: &Workspace, allowances: &Allowances) -> [Vec<String>; 8] {
     [
         order::complaints(workspace),
         imports::complaints(workspace),
@@ -51,5 +52,6 @@ fn rules(workspace: &Workspace, allowances: &Allowances) -> [Vec<String>; 7] {
         length::complaints(workspace, allowances),
         glossary::complaints(workspace),
         locks::complaints(workspace, allowances),
+        pairs::complaints(workspace),
     ]
 }

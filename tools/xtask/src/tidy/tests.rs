@@ -177,6 +177,22 @@ fn a_poisoned_lock_is_answered_in_one_place() {
 }
 
 #[test]
+fn a_let_binds_one_thing() {
+    let check = |statement: &str, expected: &[&str]| {
+        let text = format!("//! Doc.\nfn a() {{\n    {statement}\n}}");
+        check(&[("crates/low/src/a.rs", &text)], "", expected);
+    };
+    let complaint = "crates/low/src/a.rs:3: a tuple made to be taken apart; write a `let` for each";
+    check("let (a, b) = (1, 2);", &[complaint]);
+    check("let (a, b): (u8, u8) = (1, 2);", &[complaint]);
+    check("let c = || { let (mut a, _) = (1, 2); };", &[complaint]);
+    check("let (a, b) = pair();", &[]);
+    check("let (Some(a), Some(b)) = (x(), y()) else { return };", &[]);
+    check("let pair = (1, 2);", &[]);
+    check("(a, b) = (b, a);", &[]);
+}
+
+#[test]
 fn lines_for_tests_are_counted_wherever_they_stand() {
     let check = |path: &str, text: &str, expected| {
         let source = Source::parse(path, text.to_owned()).unwrap();
@@ -210,7 +226,8 @@ fn check_imports(files: &[(&str, &str)], expected: &[&str]) {
 #[test]
 fn modules_do_not_import_each_other() {
     let mutual = "`low`: a circle of imports: `a` uses `b::B`, `b` uses `a::A`";
-    let (to_b, to_a) = (("a.rs", "use crate::b::B;"), ("b.rs", "use super::a::A;"));
+    let to_b = ("a.rs", "use crate::b::B;");
+    let to_a = ("b.rs", "use super::a::A;");
     check_imports(&[to_b, ("b.rs", "use std::fs;")], &[]);
     check_imports(&[to_b, ("b.rs", "pub(in crate::a) struct B;")], &[]);
     check_imports(&[to_b, to_a], &[mutual]);
@@ -270,15 +287,14 @@ fn of_a_knot_a_shortest_circle_is_told_and_every_knot_is() {
 fn an_import_through_a_re_export_is_one_of_the_module_behind_it() {
     let root = |reexports| ("lib.rs", reexports);
     let by_name = root("mod a;\nmod b;\npub use a::A;\npub use b::{B as Bee};");
-    let (a, b) = (("a.rs", "use crate::Bee;"), ("b.rs", "use crate::A;"));
+    let a = ("a.rs", "use crate::Bee;");
+    let b = ("b.rs", "use crate::A;");
     let mutual = "`low`: a circle of imports: `a` uses `Bee`, `b` uses `A`";
     check_imports(&[by_name, a, b], &[mutual]);
     check_imports(&[by_name, a, ("b.rs", "")], &[]);
     let all = root("mod a;\nmod b;\npub use a::*;\npub use crate::b::*;");
-    let (a, b) = (
-        ("a.rs", "use crate::B;\npub struct A;"),
-        ("b.rs", "use crate::A;\npub struct B;"),
-    );
+    let a = ("a.rs", "use crate::B;\npub struct A;");
+    let b = ("b.rs", "use crate::A;\npub struct B;");
     let mutual = "`low`: a circle of imports: `a` uses `B`, `b` uses `A`";
     check_imports(&[all, a, b], &[mutual]);
 }

@@ -44,10 +44,8 @@ impl<'de> Deserialize<'de> for Entries<'de> {
 /// The entries of the file.
 pub(super) fn parse(text: &str) -> Result<Vec<(String, Node)>, NoFile> {
     let no_file = |error: &serde_json::Error| {
-        let (what, at) = (
-            error.to_string(),
-            format!(" at line {} column", error.line()),
-        );
+        let what = error.to_string();
+        let at = format!(" at line {} column", error.line());
         NoFile {
             line: error.line().max(1),
             what: what.split(&at).next().unwrap_or_default().to_owned(),

@@ -51,7 +51,8 @@ fn headline(screen: &Screen) -> Line<'static> {
             // All guests together are a subject too: what they believe, and what there is.
             let host = screen.host();
             let word = |text: Option<String>| text.unwrap_or_default();
-            let (believed, truth) = (word(host.kernel), word(host.truth));
+            let believed = word(host.kernel);
+            let truth = word(host.truth);
             let text = format!(
                 "mother top  {} guest(s): {believed}, {truth}: ",
                 screen.sorted().len()

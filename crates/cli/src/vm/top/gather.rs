@@ -110,8 +110,9 @@ fn list(inventory: &Inventory, cache: Option<&PathBuf>, news: &News) {
                         .or_insert_with(unknown)
                         .state = state;
                     if is_new {
-                        let (inventory, cache, news) =
-                            (inventory.clone(), cache.cloned(), news.clone());
+                        let inventory = inventory.clone();
+                        let cache = cache.cloned();
+                        let news = news.clone();
                         let watch = move || watch(&inventory, &name, cache, &news);
                         let _ = thread::Builder::new().name("guest".to_owned()).spawn(watch);
                     }

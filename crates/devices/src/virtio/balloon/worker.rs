@@ -68,7 +68,8 @@ impl BalloonWorker {
         while count < CHAINS_MAX
             && let Some(chain) = self.queues[at].pop(&memory)?
         {
-            let (head, start) = (chain.head_index(), Instant::now());
+            let head = chain.head_index();
+            let start = Instant::now();
             DeviceMetrics::add(&self.metrics.requests, 1);
             // A statistics buffer is kept. One more before it went back is one too many: the old one returns.
             let done = match self.queues[at].index {

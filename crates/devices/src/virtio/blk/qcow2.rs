@@ -178,9 +178,12 @@ fn in_pieces(
 ) -> Result<(), TransferError> {
     let total: u64 = buffers.iter().map(|buffer| buffer.len_bytes).sum();
     let mut bytes = vec![0; PIECE_BYTES.min(total as usize)];
-    let (mut piece, mut filled, mut before) = (Vec::new(), 0, 0);
+    let mut piece = Vec::new();
+    let mut filled = 0;
+    let mut before = 0;
     for buffer in buffers {
-        let (mut gpa, mut left) = (buffer.gpa, buffer.len_bytes);
+        let mut gpa = buffer.gpa;
+        let mut left = buffer.len_bytes;
         while left > 0 {
             let now = left.min((bytes.len() - filled) as u64);
             piece.push(Buffer {

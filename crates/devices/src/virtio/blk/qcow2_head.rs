@@ -115,7 +115,8 @@ fn data_file_name(file: &File, header: &Header) -> Option<String> {
         let mut head = [0; 8];
         file.read_exact_at(&mut head, at).ok()?;
         let extension = Header(&head);
-        let (kind, len_bytes) = (extension.word(0).ok()?, extension.word(4).ok()?);
+        let kind = extension.word(0).ok()?;
+        let len_bytes = extension.word(4).ok()?;
         at += 8;
         if kind == DATA_FILE_NAME && len_bytes <= BACKING_NAME_BYTES_MAX {
             let mut name = vec![0; len_bytes as usize];

@@ -84,7 +84,8 @@ impl Request {
         chain: impl Iterator<Item = Descriptor>,
         memory: &GuestMemory,
     ) -> Result<Request, Malformed> {
-        let (mut readable, mut writable) = (Vec::new(), Vec::new());
+        let mut readable = Vec::new();
+        let mut writable = Vec::new();
         for descriptor in chain {
             let buffer = Buffer {
                 gpa: Gpa(descriptor.addr().0),

@@ -164,7 +164,8 @@ impl Driver {
 
     /// A request in the usual three buffers; its status. `data` is given or filled.
     fn request(&mut self, kind: u32, sector: u64, data: &mut [u8], is_filled: bool) -> u8 {
-        let (header, status) = (BUFFERS, BUFFERS + 16);
+        let header = BUFFERS;
+        let status = BUFFERS + 16;
         let at = BUFFERS + 0x1000;
         self.header(header, kind, sector);
         self.memory.write(Gpa(status), &[0xaa]).unwrap();

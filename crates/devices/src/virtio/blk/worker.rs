@@ -270,7 +270,8 @@ impl BlockWorker {
     fn range(&self, kind: RequestKind, bytes: &[u8]) -> Result<(u64, u64, bool), Status> {
         let word = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|n| bytes[at + n]));
         let sector = u64::from(word(4)) << 32 | u64::from(word(0));
-        let (sectors, flags) = (word(8), word(12));
+        let sectors = word(8);
+        let flags = word(12);
         if flags & !UNMAP != 0 || (kind == RequestKind::Discard && flags != 0) {
             return Err(Status::Unsupported);
         }

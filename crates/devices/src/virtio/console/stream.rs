@@ -134,7 +134,8 @@ impl Stream {
                 let Some(chain) = queue.pop(memory)? else {
                     break;
                 };
-                let (head, mut segments) = (chain.head_index(), Segments::default());
+                let head = chain.head_index();
+                let mut segments = Segments::default();
                 segments.add(chain, Half::Readable, CHAIN_BYTES_MAX);
                 let len_bytes = segments.len_bytes().min(CHAIN_BYTES_MAX);
                 let start = Instant::now();
@@ -194,7 +195,8 @@ impl Stream {
                 }
                 return queue.signal_since(before, memory);
             };
-            let (head, mut segments) = (chain.head_index(), Segments::default());
+            let head = chain.head_index();
+            let mut segments = Segments::default();
             segments.add(chain, Half::Writable, PIECE_BYTES);
             let waiting = &self.incoming[self.given_bytes..];
             let len = segments.len_bytes().min(waiting.len());

@@ -126,7 +126,8 @@ impl ConsoleWorker {
                 }
                 break;
             };
-            let (head, mut segments) = (chain.head_index(), Segments::default());
+            let head = chain.head_index();
+            let mut segments = Segments::default();
             segments.add(chain, Half::Readable, message::LEN);
             let mut bytes = [0; message::LEN];
             if segments.read(memory.vm_memory(), 0, &mut bytes).is_some() {
@@ -199,7 +200,8 @@ impl ConsoleWorker {
                 }
                 break;
             };
-            let (head, mut segments) = (chain.head_index(), Segments::default());
+            let head = chain.head_index();
+            let mut segments = Segments::default();
             segments.add(chain, Half::Writable, message.len());
             let len = segments.len_bytes().min(message.len());
             if segments

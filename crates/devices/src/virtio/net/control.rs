@@ -55,7 +55,8 @@ impl SharedMac {
 /// Does what a chain of the control queue asks; how many bytes were written, or `None` if there is no room for an
 /// answer in guest memory.
 pub(super) fn serve(chain: Chain<'_>, memory: &VmMemory, mac: &SharedMac) -> Option<u32> {
-    let (mut request, mut answer) = (Segments::default(), Segments::default());
+    let mut request = Segments::default();
+    let mut answer = Segments::default();
     request.add(chain.clone(), Half::Readable, COMMAND_BYTES);
     answer.add(chain, Half::Writable, 1);
     let mut command = [0; COMMAND_BYTES];

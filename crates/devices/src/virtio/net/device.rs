@@ -155,13 +155,15 @@ impl VirtioDevice for Net {
             tso6: has(feature::GUEST_TSO6),
             ecn: has(feature::GUEST_ECN),
         });
-        let (mut transmit, mut control) = (None, None);
+        let mut transmit = None;
+        let mut control = None;
         let mut workers: Vec<Box<dyn Worker>> = Vec::new();
         for queue in queues {
             match queue.index {
                 RECEIVE => {
                     let metrics = Arc::clone(&self.metrics);
-                    let (port, memory) = (self.port.clone(), Arc::clone(&memory));
+                    let port = self.port.clone();
+                    let memory = Arc::clone(&memory);
                     let merges = has(feature::MRG_RXBUF);
                     workers.push(Box::new(Receiver::new(
                         port, memory, queue, merges, metrics,
@@ -173,7 +175,8 @@ impl VirtioDevice for Net {
             }
         }
         if transmit.is_some() || control.is_some() {
-            let (mac, metrics) = (self.mac.clone(), Arc::clone(&self.metrics));
+            let mac = self.mac.clone();
+            let metrics = Arc::clone(&self.metrics);
             let worker =
                 Transmitter::new(self.port.clone(), memory, transmit, control, mac, metrics);
             workers.push(Box::new(worker));

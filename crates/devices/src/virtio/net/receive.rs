@@ -140,7 +140,8 @@ impl Ring {
                 self.queue.queue.set_next_avail(first);
                 return Ok(Outcome::NoBuffers);
             };
-            let (head, before) = (chain.head_index(), self.segments.len_bytes());
+            let head = chain.head_index();
+            let before = self.segments.len_bytes();
             self.segments.add(chain, Half::Writable, needed_bytes);
             let taken = self.segments.len_bytes().min(needed_bytes) - before;
             self.chains.push((head, taken));

@@ -172,7 +172,8 @@ pub(super) struct Bench {
 impl Bench {
     pub(super) fn new(device: Box<dyn VirtioDevice>, memory_bytes: u64) -> Bench {
         let memory = Arc::new(GuestMemory::flat(memory_bytes).unwrap());
-        let (heard, threads) = (Arc::<Heard>::default(), Arc::<InPlace>::default());
+        let heard = Arc::<Heard>::default();
+        let threads = Arc::<InPlace>::default();
         let queue_count = device.queue_sizes().len() as u16;
         let links = Links {
             memory: Arc::clone(&memory),

@@ -165,7 +165,8 @@ impl PortEnd for Tape {
 }
 
 fn console() -> (Bench, Tape, Window) {
-    let (tape, window) = (Tape::new(), Window::new().unwrap());
+    let tape = Tape::new();
+    let window = Window::new().unwrap();
     window.resize(33, 101);
     let port = |name: &str| Port {
         name: name.to_owned(),

@@ -197,7 +197,8 @@ impl Driver {
         } else {
             self.random.below(16)
         };
-        let (address, len) = (self.random.address(), self.random.len());
+        let address = self.random.address();
+        let len = self.random.len();
         self.bench.put(at, 8, address);
         self.bench.put(
             at.wrapping_add(8),

@@ -131,10 +131,8 @@ impl Model {
         } else {
             self.put(AVAILABLE, 2, u64::from(is_quiet));
         }
-        let (before, raised) = (
-            self.queue.queue.next_used(),
-            self.raised.load(Ordering::Relaxed),
-        );
+        let before = self.queue.queue.next_used();
+        let raised = self.raised.load(Ordering::Relaxed);
         for _ in 0..count {
             let head = self
                 .taken

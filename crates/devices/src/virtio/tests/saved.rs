@@ -95,7 +95,8 @@ impl Driver {
             return self.bench.serve(true);
         }
         let slot = n % (size / 2);
-        let (at, head) = (BUFFERS + 0x800 * random.below(40), 2 * slot);
+        let at = BUFFERS + 0x800 * random.below(40);
+        let head = 2 * slot;
         for word in 0..4 {
             // What all devices take for a request: small numbers.
             self.bench.put(at + 4 * word, 4, random.below(5));
@@ -157,7 +158,8 @@ fn check(name: &str, make: impl Fn() -> Box<dyn VirtioDevice>, are_buffers_compa
         old.bench.heard.messages.lock().unwrap().clear();
         for step in 0..AFTER {
             let word = random.next();
-            let (expected, found) = (old.act(word), new.act(word));
+            let expected = old.act(word);
+            let found = new.act(word);
             assert_eq!(found, expected, "{name} {seed}: step {step}, {word:#x}");
         }
         let heard = |driver: &Driver| driver.bench.heard.messages.lock().unwrap().clone();
@@ -167,7 +169,8 @@ fn check(name: &str, make: impl Fn() -> Box<dyn VirtioDevice>, are_buffers_compa
         } else {
             BUFFERS as usize
         };
-        let (expected, found) = (old.memory(), new.memory());
+        let expected = old.memory();
+        let found = new.memory();
         let differs = (0..compared).find(|&at| expected[at] != found[at]);
         assert_eq!(differs, None, "{name} {seed}: memory");
         let end = new.bench.function.save();

@@ -104,7 +104,8 @@ impl VirtioDevice for Vsock {
                 return Vec::new();
             }
         };
-        let (mut receive, mut transmit) = (None, None);
+        let mut receive = None;
+        let mut transmit = None;
         for queue in queues {
             match queue.index {
                 RECEIVE => receive = Some(queue),

@@ -308,7 +308,8 @@ impl Hub {
     }
 
     fn plain(&self, (src_port, dst_port): Ports, op: u16) -> Header {
-        let (src_cid, dst_cid) = (HOST_CID, self.guest_cid);
+        let src_cid = HOST_CID;
+        let dst_cid = self.guest_cid;
         Header {
             src_cid,
             dst_cid,

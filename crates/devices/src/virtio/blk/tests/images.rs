@@ -25,7 +25,8 @@ fn open(file: &File, base: Option<(&File, ImageFormat)>) -> Result<Image, ImageE
 
 #[test]
 fn a_qcow2_disk_behaves_as_a_raw_one() {
-    let (plain, clusters) = (memory_file(&vec![0; 4 * MIB]), qcow2(4 * MIB as u64));
+    let plain = memory_file(&vec![0; 4 * MIB]);
+    let clusters = qcow2(4 * MIB as u64);
     let mut one = Driver::new(raw(&plain), options());
     let mut two = Driver::new(open(&clusters, None).unwrap(), options());
     let mut seed = 7_u64;
@@ -36,7 +37,8 @@ fn a_qcow2_disk_behaves_as_a_raw_one() {
         (seed >> 33) % below
     };
     for round in 0..400 {
-        let (sector, count) = (random(8200), random(300) + 1);
+        let sector = random(8200);
+        let count = random(300) + 1;
         let fill = random(255) as u8 + 1;
         let statuses = match random(6) {
             0 | 1 => {
@@ -49,10 +51,8 @@ fn a_qcow2_disk_behaves_as_a_raw_one() {
             }
             3 => (one.flush(), two.flush()),
             _ => {
-                let (got, expected) = (
-                    two.read(sector, count as usize * SECTOR),
-                    one.read(sector, count as usize * SECTOR),
-                );
+                let got = two.read(sector, count as usize * SECTOR);
+                let expected = one.read(sector, count as usize * SECTOR);
                 assert!(got == expected, "round {round}: {sector}+{count}");
                 continue;
             }
