@@ -7,15 +7,15 @@ use serde::{Deserialize, Serialize};
 pub struct Registers {
     /// Which vCPU.
     pub vcpu_id: u32,
-    #[allow(missing_docs)]
+    /// Protection, paging, write protection.
     pub cr0: u64,
-    #[allow(missing_docs)]
+    /// The address of the last page fault.
     pub cr2: u64,
-    #[allow(missing_docs)]
+    /// Where the page tables begin, and the PCID.
     pub cr3: u64,
-    #[allow(missing_docs)]
+    /// Extensions: PAE, SMEP, SMAP, five levels.
     pub cr4: u64,
-    #[allow(missing_docs)]
+    /// Long mode, SYSCALL, no-execute.
     pub efer: u64,
     /// Linear address of the interrupt descriptor table.
     pub idt_base: u64,
@@ -25,9 +25,9 @@ pub struct Registers {
     pub gdt_base: u64,
     /// Last byte of the global descriptor table.
     pub gdt_limit: u16,
-    #[allow(missing_docs)]
+    /// Where FS begins; a kernel leaves it to programs.
     pub fs_base: u64,
-    #[allow(missing_docs)]
+    /// Where GS begins; in the kernel, the CPU's own data.
     pub gs_base: u64,
     /// What SWAPGS would load.
     pub kernel_gs_base: u64,
@@ -39,11 +39,11 @@ pub struct Registers {
     pub star: u64,
     /// Where SYSENTER goes.
     pub sysenter_eip: u64,
-    #[allow(missing_docs)]
+    /// The next instruction.
     pub rip: u64,
-    #[allow(missing_docs)]
+    /// The top of the stack.
     pub rsp: u64,
-    #[allow(missing_docs)]
+    /// Flags.
     pub rflags: u64,
     /// Privilege level.
     pub cpl: u8,

@@ -7,48 +7,48 @@ use x86::{Gpa, Vector};
 pub enum Exit {
     /// IN. Wants [`Reply::Value`].
     PioRead {
-        #[allow(missing_docs)]
+        /// The port in DX or in the instruction.
         port: u16,
         /// 1, 2 or 4.
         size: u8,
     },
     /// OUT. Wants [`Reply::Done`].
     PioWrite {
-        #[allow(missing_docs)]
+        /// The port in DX or in the instruction.
         port: u16,
         /// 1, 2 or 4.
         size: u8,
-        #[allow(missing_docs)]
+        /// What is written, zero-extended.
         value: u32,
     },
     /// A load from an address that no memslot backs. Wants [`Reply::Value`]. Never crosses a page.
     MmioRead {
-        #[allow(missing_docs)]
+        /// The physical address of the first byte.
         gpa: Gpa,
         /// 1 to 8.
         size: u8,
     },
     /// A store to an address that no memslot backs. Wants [`Reply::Done`]. Never crosses a page.
     MmioWrite {
-        #[allow(missing_docs)]
+        /// The physical address of the first byte.
         gpa: Gpa,
         /// 1 to 8.
         size: u8,
-        #[allow(missing_docs)]
+        /// What is written, zero-extended.
         value: u64,
     },
     /// RDMSR of a register that is not the engine's (the APIC's, paravirtual ones, unknown ones).
     /// Wants [`Reply::Value`] or [`Reply::Fault`].
     MsrRead {
-        #[allow(missing_docs)]
+        /// The number in ECX.
         msr: u32,
     },
     /// WRMSR likewise.
     /// Wants [`Reply::Done`] or [`Reply::Fault`].
     MsrWrite {
-        #[allow(missing_docs)]
+        /// The number in ECX.
         msr: u32,
-        #[allow(missing_docs)]
+        /// What is written, zero-extended.
         value: u64,
     },
     /// MOV from CR8: the local APIC's task priority class, whatever mode the APIC is in. Wants [`Reply::Value`], 0 to 15.
@@ -67,7 +67,7 @@ pub enum Exit {
     /// A local APIC of the engine's own says that a level-triggered interrupt with this vector has ended.
     /// Wants [`Reply::Done`].
     EndOfInterrupt {
-        #[allow(missing_docs)]
+        /// Its vector.
         vector: Vector,
     },
     /// Triple fault: the vCPU is in shutdown and cannot run until its state is replaced.

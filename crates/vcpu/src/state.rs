@@ -27,9 +27,9 @@ pub mod gpr {
 pub struct DebugRegisters {
     /// DR0 to DR3.
     pub address: [u64; 4],
-    #[allow(missing_docs)]
+    /// What the last #DB was about.
     pub dr6: u64,
-    #[allow(missing_docs)]
+    /// Which breakpoints are on, and what each waits for.
     pub dr7: u64,
 }
 

@@ -9,13 +9,13 @@ pub struct CpuidLeaf {
     pub index: u32,
     /// Whether `index` matters for this leaf.
     pub has_index: bool,
-    #[allow(missing_docs)]
+    /// EAX afterwards.
     pub eax: u32,
-    #[allow(missing_docs)]
+    /// EBX afterwards.
     pub ebx: u32,
-    #[allow(missing_docs)]
+    /// ECX afterwards.
     pub ecx: u32,
-    #[allow(missing_docs)]
+    /// EDX afterwards.
     pub edx: u32,
 }
 

@@ -6,20 +6,26 @@ bitflags! {
     /// RFLAGS.
     #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
     pub struct Rflags: u64 {
-        #[allow(missing_docs)] const CF = 1 << 0;
+        /// Carry.
+        const CF = 1 << 0;
         /// Always one.
         const ONE = 1 << 1;
-        #[allow(missing_docs)] const PF = 1 << 2;
-        #[allow(missing_docs)] const AF = 1 << 4;
-        #[allow(missing_docs)] const ZF = 1 << 6;
-        #[allow(missing_docs)] const SF = 1 << 7;
+        /// Parity of the lowest byte: set if it is even.
+        const PF = 1 << 2;
+        /// Carry out of the lowest four bits.
+        const AF = 1 << 4;
+        /// The result is zero.
+        const ZF = 1 << 6;
+        /// The result is negative.
+        const SF = 1 << 7;
         /// Single step.
         const TF = 1 << 8;
         /// Interrupts enabled.
         const IF = 1 << 9;
         /// String direction.
         const DF = 1 << 10;
-        #[allow(missing_docs)] const OF = 1 << 11;
+        /// The result does not fit as a signed number.
+        const OF = 1 << 11;
         /// I/O privilege level, two bits.
         const IOPL = 3 << 12;
         /// Nested task.
@@ -30,8 +36,10 @@ bitflags! {
         const VM = 1 << 17;
         /// Alignment check; with SMAP also "user pages may be touched".
         const AC = 1 << 18;
-        #[allow(missing_docs)] const VIF = 1 << 19;
-        #[allow(missing_docs)] const VIP = 1 << 20;
+        /// Interrupts enabled, as virtual-8086 code sees it.
+        const VIF = 1 << 19;
+        /// An interrupt waits for virtual-8086 code to enable them.
+        const VIP = 1 << 20;
         /// CPUID can be toggled.
         const ID = 1 << 21;
     }
@@ -66,8 +74,10 @@ bitflags! {
     /// CR4.
     #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
     pub struct Cr4: u64 {
-        #[allow(missing_docs)] const VME = 1 << 0;
-        #[allow(missing_docs)] const PVI = 1 << 1;
+        /// Virtual-8086 mode has VIF and VIP.
+        const VME = 1 << 0;
+        /// So has ring 3 of protected mode.
+        const PVI = 1 << 1;
         /// RDTSC only in ring 0.
         const TSD = 1 << 2;
         /// Debugging extensions: DR4/DR5 fault.
@@ -76,7 +86,8 @@ bitflags! {
         const PSE = 1 << 4;
         /// 64-bit page-table entries.
         const PAE = 1 << 5;
-        #[allow(missing_docs)] const MCE = 1 << 6;
+        /// Machine checks raise #MC.
+        const MCE = 1 << 6;
         /// Global pages.
         const PGE = 1 << 7;
         /// RDPMC in ring 3.

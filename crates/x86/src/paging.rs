@@ -45,13 +45,13 @@ pub enum Layout {
 /// Everything outside the tables that a walk depends on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Paging {
-    #[allow(missing_docs)]
+    /// Whether there is paging, and whether supervisors heed read-only pages.
     pub cr0: Cr0,
-    #[allow(missing_docs)]
+    /// Where the tables begin.
     pub cr3: u64,
-    #[allow(missing_docs)]
+    /// PAE, large pages, SMEP and SMAP.
     pub cr4: Cr4,
-    #[allow(missing_docs)]
+    /// Long mode and no-execute.
     pub efer: Efer,
 }
 

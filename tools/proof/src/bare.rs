@@ -128,7 +128,7 @@ pub enum Ending {
 pub struct Run {
     /// What it wrote to the serial port.
     pub console: String,
-    #[allow(missing_docs)]
+    /// How it ended.
     pub ending: Ending,
 }
 

@@ -33,13 +33,13 @@ pub const USER_DS: u16 = 0x2b;
 pub struct Registers {
     /// RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 to R15.
     pub gprs: [u64; 16],
-    #[allow(missing_docs)]
+    /// The next instruction.
     pub rip: u64,
-    #[allow(missing_docs)]
+    /// Flags.
     pub rflags: u64,
-    #[allow(missing_docs)]
+    /// Where FS begins.
     pub fs_base: u64,
-    #[allow(missing_docs)]
+    /// Where GS begins.
     pub gs_base: u64,
     /// CS, SS, DS, ES, FS, GS; two unused.
     pub selectors: [u16; 8],
@@ -151,7 +151,7 @@ pub enum End {
 /// What came of a case.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Outcome {
-    #[allow(missing_docs)]
+    /// How it ended.
     pub end: End,
     /// Registers as the exception saved them.
     pub registers: Registers,

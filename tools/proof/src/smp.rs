@@ -72,7 +72,7 @@ pub struct Done {
     pub warnings: Vec<String>,
     /// All that came to the console.
     pub console: String,
-    #[allow(missing_docs)]
+    /// What Mother counted.
     pub report: Report,
 }
 

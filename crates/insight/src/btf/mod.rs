@@ -19,17 +19,17 @@ const MAX_TYPES: usize = 2_000_000;
 /// Kinds of records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    #[allow(missing_docs)]
+    /// An integer, a character or a truth value.
     Int,
-    #[allow(missing_docs)]
+    /// A pointer to another type.
     Pointer,
-    #[allow(missing_docs)]
+    /// So many of another type.
     Array,
-    #[allow(missing_docs)]
+    /// Members behind each other.
     Struct,
-    #[allow(missing_docs)]
+    /// Members in the same place.
     Union,
-    #[allow(missing_docs)]
+    /// Names for 32-bit values.
     Enum,
     /// With 64-bit values.
     Enum64,

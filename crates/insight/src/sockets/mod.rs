@@ -25,9 +25,10 @@ const MAX_SOCKETS: usize = 1 << 18;
 /// TCP or UDP. Of both versions of IP: the addresses tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-#[allow(missing_docs)]
 pub enum Protocol {
+    /// A stream (RFC 9293).
     Tcp,
+    /// Datagrams (RFC 768).
     Udp,
 }
 

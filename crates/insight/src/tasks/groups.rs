@@ -9,17 +9,17 @@ use crate::look::{Look, Object};
 /// Numbers of namespaces, as `/proc/PID/ns` shows them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespaces {
-    #[allow(missing_docs)]
+    /// Of process numbers.
     pub pid: u32,
-    #[allow(missing_docs)]
+    /// Of mounts.
     pub mnt: u32,
-    #[allow(missing_docs)]
+    /// Of network interfaces.
     pub net: u32,
-    #[allow(missing_docs)]
+    /// Of the host name.
     pub uts: u32,
-    #[allow(missing_docs)]
+    /// Of System V IPC and message queues.
     pub ipc: u32,
-    #[allow(missing_docs)]
+    /// Of users and capabilities.
     pub user: u32,
     /// Absent where a kernel has none.
     pub cgroup: Option<u32>,
