@@ -108,13 +108,6 @@ impl IrqLine {
     pub fn set(&self, high: bool) {
         if high { self.raise() } else { self.lower() }
     }
-
-    /// Asserts and deasserts the line at once: an edge.
-    pub fn pulse(&self) {
-        self.lower();
-        self.raise();
-        self.lower();
-    }
 }
 
 #[cfg(test)]
@@ -133,7 +126,12 @@ mod tests {
         };
         check("raise again", IrqLine::raise, Edges { rose: 0, high: 8 });
         check("lower", IrqLine::lower, Edges { rose: 0, high: 0 });
-        check("pulse", IrqLine::pulse, Edges { rose: 8, high: 0 });
+        let pulse = |line: &IrqLine| {
+            line.lower();
+            line.raise();
+            line.lower();
+        };
+        check("lower, raise, lower", pulse, Edges { rose: 8, high: 0 });
         let lower_raise = |line: &IrqLine| {
             line.lower();
             line.raise();

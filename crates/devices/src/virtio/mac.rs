@@ -29,11 +29,6 @@ impl MacAddress {
         let is_hex = text.bytes().all(|b| b == b':' || b.is_ascii_hexdigit());
         (is_hex && parts.next().is_none()).then_some(MacAddress(bytes))
     }
-
-    /// Whether it names a group and so cannot be an interface's own.
-    pub fn is_multicast(self) -> bool {
-        self.0[0] & 1 != 0
-    }
 }
 
 impl fmt::Display for MacAddress {
