@@ -1,15 +1,15 @@
 //! Every golden line, replayed: what an engine once did wrong it never does wrong again.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::io::Write as _;
-
-use iced_x86::{Code, Decoder, DecoderOptions};
+mod common;
 
 use proof::case::{Case, Outcome, Runner};
 use proof::compare::differences;
 use proof::engine::{self, Engine};
+use proof::golden;
 use proof::native::Native;
-use proof::{forms, golden};
+
+use common::{can_run, is_oracle};
 
 /// All golden files: the name of the file and its cases.
 fn lines() -> Vec<(String, Case, Outcome)> {
@@ -30,19 +30,6 @@ fn lines() -> Vec<(String, Case, Outcome)> {
     cases
 }
 
-/// Whether this host has every instruction of a case.
-fn can_run(case: &Case) -> bool {
-    let table = forms::model();
-    let mut decoder = Decoder::new(case.bits, &case.code, DecoderOptions::NONE);
-    let mut codes = Vec::new();
-    while decoder.can_decode() {
-        codes.push(decoder.decode().code());
-    }
-    codes
-        .iter()
-        .all(|&code| code == Code::INVALID || forms::is_presented(code, case.bits, &table))
-}
-
 fn replay(runner: &mut dyn Runner) {
     let lines = lines();
     let mut wrong = Vec::new();
@@ -60,17 +47,6 @@ fn replay(runner: &mut dyn Runner) {
         lines.len(),
         wrong.join("\n")
     );
-}
-
-/// Whether this host can tell right from wrong; says so if not.
-fn is_oracle() -> bool {
-    let reason = forms::host_cannot().or(forms::other_vendor());
-    if let Some(reason) = reason {
-        // Past the test runner's capture: what is skipped is said aloud.
-        let mut stderr = std::io::stderr();
-        writeln!(stderr, "skipped: this host cannot be the oracle: {reason}").unwrap();
-    }
-    reason.is_none()
 }
 
 #[test]
