@@ -26,6 +26,8 @@ mod exit;
 mod local_apic;
 mod state;
 mod statistics;
+#[cfg(test)]
+mod tests;
 mod wires;
 
 use std::sync::Arc;
