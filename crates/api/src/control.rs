@@ -18,10 +18,13 @@ use crate::status::{VmEnd, VmStatus};
 /// The version that this code speaks.
 pub const PROTOCOL_VERSION: u32 = 1;
 
-/// Longest line, its end included, in either direction.
+/// Longest request, its end included.
 pub const LINE_BYTES_MAX: usize = 64 * 1024;
 
-/// Pages whose contents fit into one line.
+/// Longest reply, its end included: what a guest can make its VM say, with as many devices as a VM can have, is shorter.
+pub const REPLY_BYTES_MAX: usize = 256 * 1024;
+
+/// Pages whose contents come with one reply.
 pub const STORED_PAGES_MAX: usize = 7;
 
 /// Pages that one request may ask about.

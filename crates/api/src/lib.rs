@@ -14,8 +14,8 @@ mod spec;
 mod status;
 
 pub use control::{
-    Command, LINE_BYTES_MAX, Outcome, PROTOCOL_VERSION, RefusalCode, Reply, Request,
-    STORED_PAGES_MAX, WRITTEN_PAGES_MAX,
+    Command, LINE_BYTES_MAX, Outcome, PROTOCOL_VERSION, REPLY_BYTES_MAX, RefusalCode, Reply,
+    Request, STORED_PAGES_MAX, WRITTEN_PAGES_MAX,
 };
 pub use metrics::{Metric, MetricKind, MetricUnit, Metrics, Sample};
 pub use observe::{

@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 use api::{
-    Command, HostBooks, LINE_BYTES_MAX, MemoryView, Metric, Outcome, RefusalCode, Reply, Request,
+    Command, HostBooks, MemoryView, Metric, Outcome, REPLY_BYTES_MAX, RefusalCode, Reply, Request,
     VcpuView, VmStatus,
 };
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
@@ -148,7 +148,7 @@ impl Client {
             .write_all(line.as_bytes())
             .map_err(ClientError::Connection)?;
         let mut answer = Vec::new();
-        let mut limited = (&mut self.stream).take(LINE_BYTES_MAX as u64);
+        let mut limited = (&mut self.stream).take(REPLY_BYTES_MAX as u64);
         limited
             .read_until(b'\n', &mut answer)
             .map_err(ClientError::Connection)?;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{Complaints, Trouble, image_help, trouble};
 
 /// Disks that a VM can have.
-const DISKS_MAX: usize = 16;
+pub(crate) const DISKS_MAX: usize = 16;
 /// Largest disk: sectors and bytes stay far from the end of 64-bit arithmetic, in the guest as well.
 const SIZE_BYTES_MAX: u64 = 1 << 50;
 

@@ -26,6 +26,8 @@ use crate::engine::{EngineChoice, EngineFinding, choose};
 use crate::plan::host_findings::HostFindings;
 
 pub(crate) use api::BadText as Trouble;
+#[cfg(test)]
+pub(crate) use disks::DISKS_MAX;
 pub use disks::{BasePlan, DiskPlan};
 pub use paging::PagingPlan;
 pub(crate) use paging::{resident_limit, room};

@@ -8,6 +8,8 @@
 
 mod connection;
 mod console;
+#[cfg(test)]
+mod limits_tests;
 mod lines;
 mod observe;
 mod paging;
