@@ -253,3 +253,7 @@ pub struct Estimate {
     /// How long ago that time ended.
     pub age_ms: u64,
 }
+
+#[cfg(test)]
+#[path = "observe_tests.rs"]
+mod tests;

@@ -8,6 +8,8 @@
 //! holds is not wrong in either book.
 
 mod claims;
+#[cfg(test)]
+mod edges_tests;
 mod host;
 mod input;
 mod memory;

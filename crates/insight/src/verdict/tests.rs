@@ -2,7 +2,7 @@
 
 use super::*;
 
-const MIB: u64 = 1 << 20;
+pub(super) const MIB: u64 = 1 << 20;
 
 /// A guest that nobody has anything to say about: 1 GiB, a tenth used, a balloon that is empty.
 fn clean() -> Reading {
@@ -47,7 +47,7 @@ fn clean() -> Reading {
     }
 }
 
-fn claim(key: &str, value: &str, times: u64) -> Claim {
+pub(super) fn claim(key: &str, value: &str, times: u64) -> Claim {
     Claim {
         key: key.to_owned(),
         value: value.to_owned(),
@@ -57,7 +57,7 @@ fn claim(key: &str, value: &str, times: u64) -> Claim {
 }
 
 /// The row of a rule after three readings, in each of which `change` was done; it gets the reading's number.
-fn judged(rule: &str, change: impl Fn(&mut Reading, u64)) -> Row {
+pub(super) fn judged(rule: &str, change: impl Fn(&mut Reading, u64)) -> Row {
     let reading = |number| {
         let mut reading = clean();
         change(&mut reading, number);
