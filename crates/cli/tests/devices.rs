@@ -20,9 +20,7 @@ fn answers(ran: &Ran) -> Vec<&str> {
 
 #[test]
 fn the_board_is_complete_and_the_kernel_has_nothing_to_complain_about() {
-    let commands = "cd /sys/bus/pci/devices; for f in *; do echo $f $(cat $f/vendor $f/device $f/class); done\n\
-        for d in /sys/bus/virtio/devices/*; do basename $(readlink $d/driver); done | sort\n\
-        dmesg -r | grep '^<[0-4]>'; echo complaints end\n";
+    let commands = include_str!("scripts/board.sh");
     let Some(ran) = run(&[], commands) else {
         return;
     };
@@ -80,10 +78,7 @@ fn several_cpus_share_devices_that_have_pins_only() {
         format!("{},format=raw", path.display())
     });
     // All at once, each on its own CPU: two disks that share nothing, random numbers, and a pin's line that some share.
-    let commands = "for d in vda vdb; do for n in 1 2 3 4; do dd if=/dev/$d bs=64k iflag=direct 2>/dev/null | md5sum & done; done\n\
-        dd if=/dev/hwrng bs=4k count=64 2>/dev/null | wc -c &\nwait\n\
-        dd if=/dev/zero of=/dev/vda bs=64k oflag=direct 2>/dev/null; sync; dd if=/dev/vda bs=64k iflag=direct 2>/dev/null | md5sum\n\
-        grep -c MSI /proc/interrupts; grep -c ^processor /proc/cpuinfo; dmesg -r | grep '^<[0-4]>'; echo complaints end\n";
+    let commands = include_str!("scripts/all_at_once.sh");
     let words = [
         "--cpus",
         "4",

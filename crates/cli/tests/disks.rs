@@ -47,10 +47,7 @@ fn a_guest_sees_its_disks_as_they_were_given() {
     let folder = tempfile::tempdir().unwrap();
     let one = raw_disk(folder.path(), "one", 5 << 20);
     let two = raw_disk(folder.path(), "two", 3 << 20);
-    let script = "for d in vda vdb; do cd /sys/block/$d; echo $d $(cat size) $(cat serial) $(cat ro) $(cat queue/physical_block_size); done\n\
-                  printf 'written by the guest' | dd of=/dev/vda bs=512 seek=7 conv=fsync 2>/dev/null && echo wrote\n\
-                  dd if=/dev/zero of=/dev/vdb bs=512 count=1 conv=fsync 2>/dev/null || echo refused\n\
-                  ls /sys/block/vda/mq | wc -l\n";
+    let script = include_str!("scripts/disks.sh");
     let disks = [
         "--disk",
         &format!("{one},serial=first"),

@@ -127,17 +127,7 @@ fn a_pipe_may_end_inside_a_line_or_be_empty() {
 
 #[test]
 fn a_program_that_waits_for_each_answer_gets_it() {
-    let script = r#"
-        coproc GUEST { "$MOTHER" run --timeout 90s 2>/dev/null; }
-        wait_for() {
-            while read -r -t 20 -u "${GUEST[0]}" line; do [[ $line == *"$1"* ]] && return; done
-            echo "no $1"; exit 1
-        }
-        for n in 1 2 3 4 5 6 7 8; do
-            echo "echo answer \$((10 + $n))" >&"${GUEST[1]}"
-            wait_for "answer $((10 + n))"
-        done
-        echo all"#;
+    let script = include_str!("scripts/answers.sh");
     let Some(mother) = with_guest() else { return };
     let ran = mother.shell(script);
     assert_eq!(

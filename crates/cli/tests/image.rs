@@ -300,13 +300,10 @@ fn check_hardware<'a>(of: &dyn Fn(&str) -> Vec<&'a str>) {
 }
 
 /// Writes files with their sums, and says of each when it is on the disk.
-const WRITER: &str = "cd /root; n=0; while :; do n=$((n + 1)); head -c 300000 /dev/urandom > f$n\n\
-    sha256sum f$n > f$n.sum; mkdir d$n; mv f$n.sum d$n; sync; echo durable $n; done\n";
+const WRITER: &str = include_str!("scripts/write_durably.sh");
 
 /// Checks the file system as its own tools do, and every file that is there.
-const CHECKER: &str = "e2fsck -fp /dev/vdb; echo \"repaired $?\"; e2fsck -fn /dev/vdb; echo \"clean $?\"\n\
-    mount -o ro /dev/vdb /mnt && cd /mnt/root && cat d*/*.sum | sha256sum -c --quiet; echo \"whole $?\"\n\
-    echo \"files $(ls d*/*.sum | wc -l)\"\n";
+const CHECKER: &str = include_str!("scripts/check_written.sh");
 
 #[test]
 fn what_debian_has_flushed_survives_the_death_of_its_vm() {

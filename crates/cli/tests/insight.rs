@@ -439,10 +439,7 @@ fn top_ends_with_its_terminal() {
     let mother = Mother::new(folder.path());
     // A terminal that is killed hangs up: whoever had it open finds it gone.
     // Its keys come from a pipe that nobody ever writes to.
-    let line = "mkfifo keys; script -qfc 'echo $$ >pid; exec $MOTHER top' /dev/null 0<>keys >screen & terminal=$!\n\
-                for n in $(seq 200); do grep -q TREND screen 2>/dev/null || grep -q 'No guest' screen && break; sleep 0.1; done\n\
-                kill -9 $terminal\n\
-                for n in $(seq 200); do [ -e /proc/$(cat pid) ] || { echo gone; break; }; sleep 0.1; done";
+    let line = include_str!("scripts/top_hangs_up.sh").trim_end();
     let ran = mother.shell(line);
     assert!(ran.stdout.contains("gone"), "{}{}", ran.stdout, ran.stderr);
 }
