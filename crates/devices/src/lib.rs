@@ -11,8 +11,10 @@
 //!    └── IrqSink::notify(vcpu): "ask me for an interrupt"
 //! ```
 //!
-//! Invariants: no threads, no clock reads, no file access in a device; a device knows its lines and its own state,
-//! never a vCPU or another device; whatever a guest writes, nothing here panics.
+//! Invariants: no threads and no path in a device; what is asked under the board's lock reads no clock and waits for
+//! nothing (a virtio device's workers, on the machine's threads, read the monotonic clock, and one asks the host for
+//! random numbers); a device knows its lines and its own state, never a vCPU or another device; whatever a guest
+//! writes, nothing here panics.
 #![forbid(unsafe_code)]
 
 pub mod acpi;
