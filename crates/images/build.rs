@@ -1,6 +1,6 @@
 //! Links the programs that run inside guests statically, so that a guest can run them without any library of its own.
 //!
-//! Cargo cannot yet build one binary for inclusion in another, but each program is a single file that uses only the
+//! Cargo cannot yet build one binary for inclusion in another, but each program uses only the
 //! standard library, so one call of rustc does. The same files are workspace members and so checked like all others.
 #![forbid(unsafe_code)]
 
@@ -21,7 +21,7 @@ fn main() {
 
 fn link(program: &str) {
     let source = format!("../../guests/{program}/src/main.rs");
-    println!("cargo::rerun-if-changed={source}");
+    println!("cargo::rerun-if-changed=../../guests/{program}/src");
     let rustc = env::var_os("RUSTC").expect("cargo tells build scripts the compiler");
     let output = PathBuf::from(env::var_os("OUT_DIR").expect("cargo gives build scripts a folder"))
         .join(program);

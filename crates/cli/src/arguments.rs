@@ -15,8 +15,11 @@ use crate::vm::{
 
 /// A hypervisor that runs guests with or without hardware virtualization.
 #[derive(Debug, Parser)]
-#[command(name = "mother", version, arg_required_else_help = true, after_help = EXAMPLES)]
+#[command(name = "mother", version = env!("MOTHER_VERSION"), arg_required_else_help = true, after_help = EXAMPLES)]
 pub struct Arguments {
+    /// For root: speak of this user's VMs, which are told of it in their logs
+    #[arg(long, global = true, value_name = "USER")]
+    pub user: Option<String>,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,

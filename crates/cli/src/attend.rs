@@ -92,6 +92,7 @@ impl Attended {
             _ if self.term == OnTerm::End => self.received.die_of_it(),
             _ => {}
         }
+        signals::unattended();
         copied.transpose().map_err(Failure::Output)?;
         Ok(ran)
     }

@@ -1,7 +1,7 @@
 //! What went wrong, as a person reads it: what failed, on what, why, and what to do.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use api::{NameError, VmName};
 use devices::virtio::blk::OverlayError;
@@ -13,7 +13,7 @@ use runner::{CLOSED_PIPE, Trouble};
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use crate::hints;
+use crate::{hints, room};
 
 /// Exit status when the question was understood and the answer is no.
 pub const ANSWER_IS_NO: u8 = 1;
@@ -122,6 +122,12 @@ pub enum Failure {
         /// What the host said.
         source: io::Error,
     },
+    /// There is no such user, or none of whom VMs can be seen.
+    #[error("no VMs of a user \"{}\" can be seen", .0.escape_debug())]
+    NoUser(String),
+    /// A VM would belong to whoever starts it.
+    #[error("a VM is started by the user whose it is")]
+    NotForOthers,
     /// The VM's log cannot be read.
     #[error("cannot read the log of VM \"{name}\"")]
     Log {
@@ -211,6 +217,7 @@ impl ImageFailure {
 
     fn help(&self) -> Option<String> {
         let help = match self {
+            ImageFailure::Container { path, source } => return about_container(path, source),
             ImageFailure::Unknown(word) => return Some(hints::about_image(word)),
             ImageFailure::Open { path, source }
                 if source.kind() == io::ErrorKind::NotFound && hints::is_registry_name(path) =>
@@ -234,6 +241,22 @@ impl ImageFailure {
     }
 }
 
+/// What to do about a container image that cannot be used.
+fn about_container(path: &Path, error: &ContainerError) -> Option<String> {
+    let path = path.display();
+    Some(match error {
+        ContainerError::Several(names) => {
+            let name = names.last().map_or("NAME", String::as_str);
+            format!("name one of them: `mother run {path}:{name}`")
+        }
+        ContainerError::NotAmong { .. } => "name one that it has, or its tag".to_owned(),
+        ContainerError::OldManifest => {
+            format!("have skopeo write it anew: `skopeo copy --format oci dir:{path} oci:NEW`")
+        }
+        _ => return None,
+    })
+}
+
 impl Failure {
     /// The exit status that says so.
     pub fn status(&self) -> u8 {
@@ -242,6 +265,7 @@ impl Failure {
             Failure::Spec(_)
             | Failure::Update(_)
             | Failure::Name { .. }
+            | Failure::NotForOthers
             | Failure::BadAmount { .. } => BAD_INPUT,
             Failure::App(AppImageError::App(error)) if error.is_bad_input() => BAD_INPUT,
             Failure::Image(error) if error.is_bad_input() => BAD_INPUT,
@@ -302,6 +326,22 @@ impl Failure {
         }
     }
 
+    /// Whether something was to be fetched or made that lies in the cache.
+    fn is_about_cache(&self) -> bool {
+        match self {
+            Failure::Image(ImageFailure::Container { source, .. }) => !source.is_bad_input(),
+            Failure::Image(ImageFailure::Debian(_) | ImageFailure::Overlay(_)) => true,
+            Failure::Image(ImageFailure::Store(error)) => matches!(error, StoreError::File(_)),
+            Failure::App(AppImageError::File(_)) => true,
+            Failure::Guest(_) | Failure::File(_) | Failure::Passt(_) => true,
+            _ => false,
+        }
+    }
+
+    fn is_about_debian(&self) -> bool {
+        matches!(self, Failure::Image(ImageFailure::Debian(_)))
+    }
+
     /// Whether whoever read our output went away.
     fn is_closed_pipe(&self) -> bool {
         match self {
@@ -324,6 +364,11 @@ impl Failure {
     }
 
     fn help(&self) -> Option<String> {
+        if self.is_about_cache()
+            && let Some(help) = room::help(self, self.is_about_debian())
+        {
+            return Some(help);
+        }
         let help = match self {
             Failure::Run(trouble) => return trouble.help.clone(),
             Failure::Name { .. } => return Some(NameError::help()),
@@ -338,6 +383,10 @@ impl Failure {
             Failure::Guest(_) => {
                 "bring a guest of your own with `--kernel FILE --initrd FILE`: that needs no download"
             }
+            Failure::NoUser(_) => {
+                "`mother ps --all-users` lists all that can be seen; root sees everybody's"
+            }
+            Failure::NotForOthers => "become that user first: `runuser -u USER -- mother ...`",
             Failure::NoCache(_) => {
                 "set HOME, or XDG_CACHE_HOME to a folder of your own: a service has neither unless it is told"
             }

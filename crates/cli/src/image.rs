@@ -19,6 +19,9 @@ use crate::progress;
 /// Memory of a system for which nothing was said; what it does not touch costs nothing.
 const SYSTEM_MEMORY: MemorySize = MemorySize::of_mib(1024);
 
+/// What a guest without a name is called in itself.
+const DEFAULT_NAME: &str = "guest";
+
 /// Kernel options of every guest that our initrd starts: few words on the console, and an end instead of a hang.
 const QUIET: &str = "quiet panic=-1";
 const LOUD: &str = "panic=-1";
@@ -75,13 +78,15 @@ enum Meaning {
     /// An image that was made before.
     Made,
     File(PathBuf),
+    /// One of the images in a file or folder.
+    OneOf(PathBuf, String),
     Unknown,
 }
 
 fn meaning(word: &str, store: &Store) -> Meaning {
     let is_path = word.contains('/') || Path::new(word).is_absolute();
     if is_path {
-        return Meaning::File(word.into());
+        return one_of(word).unwrap_or_else(|| Meaning::File(word.into()));
     }
     if let Some(release) = release(word) {
         return Meaning::Release(release);
@@ -95,8 +100,19 @@ fn meaning(word: &str, store: &Store) -> Meaning {
     if Path::new(word).exists() {
         Meaning::File(word.into())
     } else {
-        Meaning::Unknown
+        one_of(word).unwrap_or(Meaning::Unknown)
     }
+}
+
+/// `FOLDER:NAME` and `ARCHIVE:NAME`, where there is nothing of the whole name. The name may have a colon itself.
+fn one_of(word: &str) -> Option<Meaning> {
+    let splits = word.match_indices(':');
+    let splits = splits.map(|(at, _)| (&word[..at], &word[at + 1..]));
+    let is_there = |(path, name): &(&str, &str)| !name.is_empty() && Path::new(path).exists();
+    splits
+        .filter(|_| !Path::new(word).exists())
+        .find(is_there)
+        .map(|(path, name)| Meaning::OneOf(path.into(), name.to_owned()))
 }
 
 fn release(word: &str) -> Option<DebianRelease> {
@@ -119,7 +135,8 @@ pub fn plan_image(mut asked: Asked, word: &str, user: &User) -> Result<PlannedIm
         Meaning::File(path) if is_disk(&path)? => {
             return plan_disk((spec, &host), path, user);
         }
-        Meaning::File(path) => Some(progress::container(&cache, &path)?),
+        Meaning::File(path) => Some(progress::container(&cache, &path, None)?),
+        Meaning::OneOf(path, name) => Some(progress::container(&cache, &path, Some(&name))?),
         Meaning::Kept if spec.keep.is_some() => {
             return Err(ImageFailure::AlreadyKept(word.to_owned()).into());
         }
@@ -240,6 +257,14 @@ fn command(spec: &VmSpec, image: &Image) -> Result<GuestCommand, Failure> {
             .environment
             .retain(|known| known.split('=').next() != Some(name));
         command.environment.push(variable.clone());
+    }
+    if !command
+        .environment
+        .iter()
+        .any(|it| it.starts_with("HOSTNAME="))
+    {
+        let name = spec.name.as_ref().map_or(DEFAULT_NAME, VmName::as_str);
+        command.environment.push(format!("HOSTNAME={name}"));
     }
     if let Some(folder) = &spec.workdir {
         command.folder = folder.to_string_lossy().into_owned();
@@ -394,5 +419,13 @@ mod tests {
         check("/disk.raw", Meaning::File("/disk.raw".into()));
         check("Cargo.toml", Meaning::File("Cargo.toml".into()));
         check("no-such-thing", Meaning::Unknown);
+        let one_of = |path: &str, name: &str| Meaning::OneOf(path.into(), name.to_owned());
+        check("src:web", one_of("src", "web"));
+        check("./src:web:2", one_of("./src", "web:2"));
+        check(
+            "./no-such-folder:web",
+            Meaning::File("./no-such-folder:web".into()),
+        );
+        check("src:", Meaning::Unknown);
     }
 }

@@ -28,10 +28,12 @@ mod images_command;
 mod input;
 mod output;
 mod progress;
+mod room;
 mod run;
 mod signals;
 mod spec_arguments;
 mod terminal;
+mod users;
 mod vm;
 
 use std::panic;
@@ -55,12 +57,13 @@ fn main() -> ExitCode {
         .with_ansi(terminal::log_has_colours())
         .with_writer(terminal::log_writer)
         .init();
-    let (arguments, wants_json) = match typed() {
+    let (arguments, wants_json, vm) = match typed() {
         Ok(typed) => typed,
         Err(error) => hints::with_hint(error).exit(),
     };
     // A panic of ours has printed itself; to the caller it is Mother's failure like any other.
-    let done = panic::catch_unwind(|| perform(arguments.command)).unwrap_or(Ok(failure::OUR_FAULT));
+    let done =
+        panic::catch_unwind(|| perform(arguments, vm.as_deref())).unwrap_or(Ok(failure::OUR_FAULT));
     terminal::restore();
     match done {
         Ok(status) => ExitCode::from(status),
@@ -71,18 +74,35 @@ fn main() -> ExitCode {
     }
 }
 
-/// What was typed, and whether the answer is to be JSON.
-fn typed() -> Result<(Arguments, bool), clap::Error> {
+/// What was typed, whether the answer is to be JSON, and the first VM that is named.
+fn typed() -> Result<(Arguments, bool, Option<String>), clap::Error> {
     let matches = Arguments::command().try_get_matches()?;
     let mut innermost = &matches;
     while let Some((_, inner)) = innermost.subcommand() {
         innermost = inner;
     }
     let json = innermost.try_get_one::<bool>("json").ok().flatten();
-    Ok((Arguments::from_arg_matches(&matches)?, json == Some(&true)))
+    let names = innermost.try_get_many::<String>("names").ok().flatten();
+    let name = innermost.try_get_one::<String>("name").ok().flatten();
+    let vm = names.and_then(|mut names| names.next()).or(name).cloned();
+    let arguments = Arguments::from_arg_matches(&matches)?;
+    Ok((arguments, json == Some(&true), vm))
 }
 
-fn perform(command: Command) -> Result<u8, Failure> {
+fn perform(arguments: Arguments, vm: Option<&str>) -> Result<u8, Failure> {
+    let command = arguments.command;
+    if let Some(user) = arguments.user {
+        if matches!(
+            command,
+            Command::Run(_) | Command::Demo(_) | Command::Start(_) | Command::Restart(_)
+        ) {
+            return Err(Failure::NotForOthers);
+        }
+        users::speak_of(&user, vm)?;
+    }
+    if matches!(command, Command::Run(_) | Command::Demo(_)) {
+        signals::leave_nothing().map_err(Failure::Signals)?;
+    }
     match command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Ps(arguments) => vm::ps(&arguments),

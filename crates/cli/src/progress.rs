@@ -42,9 +42,9 @@ pub fn passt() -> Result<PathBuf, CacheError> {
 }
 
 /// The image made of a container image's layers.
-pub fn container(cache: &Cache, path: &Path) -> Result<Image, ImageFailure> {
+pub fn container(cache: &Cache, path: &Path, wanted: Option<&str>) -> Result<Image, ImageFailure> {
     let mut shown = Shown::new("the container image");
-    let image = cache.container(path, &mut |progress| shown.show(progress));
+    let image = cache.container(path, wanted, &mut |progress| shown.show(progress));
     image.map_err(|source| ImageFailure::Container {
         path: path.to_owned(),
         source,

@@ -6,6 +6,7 @@
 //! both.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard};
 use std::thread;
 
@@ -48,8 +49,32 @@ impl Received {
     }
 }
 
-/// Dies of a signal, with the terminal as it was.
+/// Whether signals are a VM's affair now.
+static IS_ATTENDED: AtomicBool = AtomicBool::new(false);
+
+/// Says that the VM which took the signals has ended.
+pub fn unattended() {
+    IS_ATTENDED.store(false, Ordering::Release);
+}
+
+/// From now on a signal that ends this process leaves nothing that was not finished: downloads, images, folders of runs.
+/// While a VM is attended to, it takes them.
+pub fn leave_nothing() -> io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT])?;
+    let handle = move || {
+        for signal in &mut signals {
+            if !IS_ATTENDED.load(Ordering::Acquire) {
+                die_of(signal);
+            }
+        }
+    };
+    let thread = thread::Builder::new().name("cancelled".to_owned());
+    thread.spawn(handle).map(drop)
+}
+
+/// Dies of a signal, with the terminal as it was and nothing half made left.
 pub fn die_of(signal: i32) {
+    images::remove_unfinished();
     terminal::restore();
     let _ = emulate_default_handler(signal);
 }
@@ -64,6 +89,7 @@ fn tell_size(vm: &Handle) {
 /// Hands on signals to `vm` from now on, for as long as the process lives.
 pub fn listen(vm: Handle, term: OnTerm) -> io::Result<Received> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT, SIGWINCH])?;
+    IS_ATTENDED.store(true, Ordering::Release);
     let received = Received(Arc::new(Lock::new(Asked::new(term))));
     let taken = received.clone();
     let listen = move || {

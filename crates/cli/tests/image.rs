@@ -13,20 +13,26 @@ use common::{Mother, Ran, with_debian, with_guest};
 
 /// What `docker save` would write of an image with busybox in it, that runs this command.
 fn saved(folder: &Path, entrypoint: &[&str], command: &[&str], user: &str) -> PathBuf {
+    let config = serde_json::json!({ "Entrypoint": entrypoint, "Cmd": command, "Env": ["GREETING=hello"],
+        "WorkingDir": "/srv", "User": user });
+    saved_with(folder, &config)
+}
+
+/// The same with this configuration.
+fn saved_with(folder: &Path, config: &serde_json::Value) -> PathBuf {
     let cache = images::Cache::of_user().unwrap();
     let busybox = fs::read(cache.folder().join("busybox")).unwrap();
     let mut lower = tar::Builder::new(Vec::new());
     add(&mut lower, "bin/busybox", &busybox);
     add(&mut lower, "gone", b"1");
     add(&mut lower, "etc/passwd", b"app:x:1000:100::/srv:/bin/sh\n");
+    add(&mut lower, "etc/group", b"audio:x:29:app\n");
+    // What a build step made for the program.
+    add(&mut lower, "run/app/made", b"then\n");
     let mut upper = tar::Builder::new(Vec::new());
     add(&mut upper, ".wh.gone", b"");
     add(&mut upper, "srv/data", b"data\n");
-    let config = serde_json::json!({
-        "os": "linux", "architecture": "amd64",
-        "config": { "Entrypoint": entrypoint, "Cmd": command, "Env": ["GREETING=hello"], "WorkingDir": "/srv",
-                    "User": user },
-    });
+    let config = serde_json::json!({ "os": "linux", "architecture": "amd64", "config": config });
     let manifest =
         serde_json::json!([{ "Config": "config.json", "Layers": ["lower.tar", "upper.tar"] }]);
     let mut archive = tar::Builder::new(Vec::new());
@@ -94,6 +100,72 @@ fn a_container_image_runs_its_command_and_returns_its_status() {
         "echo $GREETING; pwd",
     ];
     check(&mother.run(&[&[image][..], &again].concat()), "bye\n/\n", 0);
+}
+
+/// Finds out what a program sees of the world that container engines promise. Each line is a promise kept.
+const LOOKER: &str = "PATH=/bin; busybox --install -s /bin
+    grep -q localhost /etc/hosts && grep -q box7 /etc/hosts && echo hosts
+    [ $(hostname) = box7 ] && [ $(cat /etc/hostname) = box7 ] && [ $HOSTNAME = box7 ] && echo hostname
+    [ -f /etc/resolv.conf ] && echo resolvers
+    cat /run/app/made
+    [ -d /data ] && echo volume
+    [ \"$(id -G)\" = '100 29' ] && echo groups
+    echo out >/dev/stdout && cat /dev/stdin && echo err >/dev/stderr
+    grep -q memory /sys/fs/cgroup/cgroup.controllers && cat /sys/fs/cgroup/memory.max
+    [ -w /dev/mqueue ] && echo queues
+    echo up; trap 'echo asked; exit 5' QUIT; while :; do sleep 1; done";
+
+#[test]
+fn a_container_images_program_finds_what_engines_give() {
+    let Some(mother) = with_guest() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let config = serde_json::json!({ "Cmd": ["/bin/busybox", "sh", "-c", LOOKER], "User": "app",
+        "Volumes": { "/data": {} }, "StopSignal": "SIGQUIT" });
+    let path = saved_with(folder.path(), &config);
+    let _removed = Removed(path.clone());
+    let mut command = mother.command(env!("CARGO_BIN_EXE_mother"));
+    command
+        .args([
+            "run",
+            path.to_str().unwrap(),
+            "--net",
+            "none",
+            "--name",
+            "box7",
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut run = command.spawn().unwrap();
+    run.stdin.take().unwrap().write_all(b"in\n").unwrap();
+    let mut seen = Vec::new();
+    for line in BufReader::new(run.stdout.take().unwrap()).lines() {
+        let line = line.unwrap();
+        if line == "up" {
+            let stop = mother.call(&["stop", "box7"]);
+            assert_eq!(stop.status, Some(0), "{}", stop.stderr);
+        }
+        seen.push(line);
+    }
+    let ended = run.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    let expected = [
+        "hosts",
+        "hostname",
+        "resolvers",
+        "then",
+        "volume",
+        "groups",
+        "out",
+        "in",
+        "max",
+        "queues",
+        "up",
+        "asked",
+    ];
+    assert_eq!(seen, expected, "{said}");
+    assert_eq!(ended.status.code(), Some(5), "{said}");
+    assert!(said.contains("err\n"), "{said}");
 }
 
 #[test]

@@ -3,12 +3,12 @@
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use api::{EndKind, VmEnd, VmInfo, VmName, VmOrigin};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use thiserror::Error;
 
 use crate::log;
@@ -205,7 +205,13 @@ fn open_alive(path: &Path) -> io::Result<File> {
 
 /// Whether a process holds the name whose folder is `record`. The register is locked.
 pub(crate) fn is_held(record: &Record) -> bool {
-    let Ok(alive) = File::open(record.alive()) else {
+    // The file may be another user's, when root looks.
+    let unfollowed = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let open = File::options()
+        .read(true)
+        .custom_flags(unfollowed.bits() as i32)
+        .open(record.alive());
+    let Ok(alive) = open else {
         return false;
     };
     // Held for a moment only, and under the register's lock, so that nobody who takes the name sees it.

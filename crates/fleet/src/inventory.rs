@@ -4,21 +4,24 @@ use std::collections::BTreeMap;
 use std::env;
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::thread;
 
 use api::{EndKind, VmEnd, VmInfo, VmName, VmOrigin, VmState, VmStatus};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use thiserror::Error;
 
 use crate::claim::{Claim, ClaimError, is_held};
 use crate::client::Client;
-use crate::place::{self, PlaceError};
+use crate::place::{self, PlaceError, UsersPlace};
 use crate::record::Record;
 
 /// What a VM without a name is called; further ones get a number.
 const USUAL_NAME: &str = "guest";
+/// How files of other users are opened: no link is followed, and no pipe waited for.
+const UNFOLLOWED: i32 = (OFlags::NOFOLLOW.bits() | OFlags::NONBLOCK.bits()) as i32;
 /// How many VMs without a name leave their reports; then the oldest name is taken again.
 const USUAL_NAMES: u32 = 20;
 
@@ -53,6 +56,17 @@ pub enum InventoryError {
 #[derive(Clone, Debug)]
 pub struct Inventory {
     folder: PathBuf,
+    /// Whether it is somebody else's: then nothing is made in there, and no link in there is followed.
+    is_foreign: bool,
+}
+
+/// Whose VMs this process speaks of, if not its own user's.
+static SPOKEN_OF: OnceLock<PathBuf> = OnceLock::new();
+
+/// Has [`Inventory::of_user`] mean the VMs in another user's folder from now on, which has been looked at. The first
+/// call counts.
+pub fn speak_of(place: &UsersPlace) {
+    let _ = SPOKEN_OF.set(place.folder.clone());
 }
 
 /// A VM that is known: one that runs or what one left.
@@ -78,14 +92,29 @@ impl Inventory {
     /// # Errors
     /// [`InventoryError::Place`].
     pub fn of_user() -> Result<Inventory, InventoryError> {
+        if let Some(folder) = SPOKEN_OF.get() {
+            return Ok(Inventory::foreign(folder));
+        }
         let folder = place::find(env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from))?;
-        Ok(Inventory { folder })
+        Ok(Inventory {
+            folder,
+            is_foreign: false,
+        })
+    }
+
+    /// Of another user, for root.
+    pub fn foreign(folder: &Path) -> Inventory {
+        Inventory {
+            folder: folder.to_owned(),
+            is_foreign: true,
+        }
     }
 
     /// Of another folder, which has been looked at: whoever can write there can be asked instead of a VM.
     pub fn at(folder: &Path) -> Inventory {
         Inventory {
             folder: folder.to_owned(),
+            is_foreign: false,
         }
     }
 
@@ -274,11 +303,13 @@ impl Inventory {
     /// Locks the register until the file is dropped.
     fn lock(&self) -> Result<File, InventoryError> {
         let path = self.folder.join("register");
-        let open = File::options()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path);
+        let mut options = File::options();
+        if self.is_foreign {
+            options.read(true).custom_flags(UNFOLLOWED);
+        } else {
+            options.write(true).create(true).truncate(false);
+        }
+        let open = options.open(&path);
         let register = open.map_err(|source| self.failed("open", &path, source))?;
         flock(&register, FlockOperation::LockExclusive)
             .map_err(|error| self.failed("lock", &path, error.into()))?;

@@ -31,7 +31,7 @@ mod record;
 
 pub use claim::{Claim, ClaimError};
 pub use client::{Client, ClientError, MemoryFiles};
-pub use inventory::{Inventory, InventoryError, Vm};
+pub use inventory::{Inventory, InventoryError, Vm, speak_of};
 pub use log::{Follow, LogWriter, Tail, follow};
-pub use place::PlaceError;
+pub use place::{PlaceError, UsersPlace, of_everybody};
 pub use record::Record;

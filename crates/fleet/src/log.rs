@@ -6,7 +6,9 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+
+use rustix::fs::OFlags;
 
 use crate::record::Record;
 
@@ -162,7 +164,13 @@ impl Follow {
 }
 
 fn open(path: &std::path::Path) -> io::Result<Option<File>> {
-    match File::open(path) {
+    // Root reads other users' logs: no link of theirs is followed, and no pipe waited for.
+    let unfollowed = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let open = File::options()
+        .read(true)
+        .custom_flags(unfollowed.bits() as i32)
+        .open(path);
+    match open {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),

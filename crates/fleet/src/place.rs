@@ -50,6 +50,61 @@ pub(crate) fn find(runtime: Option<PathBuf>) -> Result<PathBuf, PlaceError> {
     }
 }
 
+/// A folder with VMs of some user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsersPlace {
+    /// Whose they are.
+    pub user: u32,
+    /// Where they are.
+    pub folder: PathBuf,
+}
+
+/// Every user's folders of VMs, as far as this user may see: those in their usual places, and those that processes of
+/// VMs have open. Nothing is made, and what is not safe for its user is left out.
+pub fn of_everybody() -> Vec<UsersPlace> {
+    let mut folders: Vec<PathBuf> = Vec::new();
+    let logins = below(Path::new("/run/user"));
+    folders.extend(logins.into_iter().map(|login| login.join("mother")));
+    let is_usual = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let user = name.strip_prefix("mother-");
+        user.is_some_and(|user| user.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    folders.extend(below(Path::new("/tmp")).into_iter().filter(is_usual));
+    folders.extend(below(Path::new("/proc")).iter().flat_map(|it| held_by(it)));
+    folders.sort();
+    folders.dedup();
+    let found = folders.into_iter().filter_map(|folder| {
+        let found = fs::symlink_metadata(&folder).ok()?;
+        let user = found.uid();
+        check(&found, user)
+            .is_none()
+            .then_some(UsersPlace { user, folder })
+    });
+    found.collect()
+}
+
+/// The folders of VMs in which a process of a VM holds the lock that says it lives.
+fn held_by(process: &Path) -> Vec<PathBuf> {
+    let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
+    if !name.starts_with("mother:") {
+        return Vec::new();
+    }
+    let opened = below(&process.join("fd"));
+    let opened = opened.iter().filter_map(|link| fs::read_link(link).ok());
+    // A VM's own folder is below the user's.
+    opened
+        .filter(|path| path.file_name().is_some_and(|name| name == "alive"))
+        .filter_map(|path| Some(path.parent()?.parent()?.to_owned()))
+        .collect()
+}
+
+/// What is in a folder, if it can be read.
+fn below(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
+
 /// Makes `path` if it is not there, and checks it.
 fn make(path: &Path, user: u32) -> Result<PathBuf, PlaceError> {
     let failed = |source| PlaceError::Folder {
@@ -62,19 +117,26 @@ fn make(path: &Path, user: u32) -> Result<PathBuf, PlaceError> {
     }
     // Not following a link: somebody else may have put one into /tmp.
     let found = fs::symlink_metadata(path).map_err(failed)?;
-    let what = if !found.is_dir() {
-        "it is not a folder"
+    match check(&found, user) {
+        None => Ok(path.to_owned()),
+        Some(what) => Err(PlaceError::Unsafe {
+            path: path.to_owned(),
+            what,
+        }),
+    }
+}
+
+/// What is wrong with a folder of this user's.
+fn check(found: &fs::Metadata, user: u32) -> Option<&'static str> {
+    if !found.is_dir() {
+        Some("it is not a folder")
     } else if found.uid() != user {
-        "it belongs to another user"
+        Some("it belongs to another user")
     } else if found.mode() & OTHERS != 0 {
-        "other users may enter it (`chmod 700` it if you trust what is in it, or remove it)"
+        Some("other users may enter it (`chmod 700` it if you trust what is in it, or remove it)")
     } else {
-        return Ok(path.to_owned());
-    };
-    Err(PlaceError::Unsafe {
-        path: path.to_owned(),
-        what,
-    })
+        None
+    }
 }
 
 #[cfg(test)]
@@ -116,6 +178,19 @@ mod tests {
         )
         .unwrap();
         check("open", user, Some("other users may enter it"));
+    }
+
+    #[test]
+    fn a_vm_is_found_by_the_lock_that_its_process_holds() {
+        let folder = tempfile::tempdir().unwrap();
+        let process = folder.path().join("77");
+        fs::create_dir_all(process.join("fd")).unwrap();
+        symlink("/home/eve/run/mother/web/alive", process.join("fd/5")).unwrap();
+        symlink("/home/eve/disk.img", process.join("fd/6")).unwrap();
+        fs::write(process.join("comm"), "mother: web\n").unwrap();
+        assert_eq!(held_by(&process), [PathBuf::from("/home/eve/run/mother")]);
+        fs::write(process.join("comm"), "editor\n").unwrap();
+        assert!(held_by(&process).is_empty());
     }
 
     #[test]

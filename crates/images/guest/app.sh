@@ -10,15 +10,18 @@ mount -t devtmpfs devtmpfs /dev
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
-ln -sf /proc/self/fd /dev/fd
+mount -t cgroup2 cgroup2 /sys/fs/cgroup 2>/dev/null
 ip link set lo up
-name=guest
-for word in $(cat /proc/cmdline); do
-    case $word in
-        mother.name=*) name=${word#*=} ;;
-    esac
-done
-hostname "$name"
+# The value of `mother.$1=` on the kernel's command line.
+mother_option() {
+    for word in $(cat /proc/cmdline); do
+        case $word in
+            mother.$1=*) echo "${word#*=}" ;;
+        esac
+    done
+}
+. /.mother/called
+called ""
 modules=/.mother/modules
 . /.mother/drivers
 hear_power_button /.mother/acpi

@@ -2,7 +2,6 @@
 echo "mother: /init started"
 . /etc/mounts
 . /etc/drivers
-hostname "$(mother_option name)"
 . /etc/connect
 hear_power_button /etc/acpi
 # busybox's init reaps orphans, listens to `poweroff` and `reboot`, and starts /etc/session as /etc/inittab says.

@@ -1,4 +1,4 @@
-# Sourced by every init of ours: the file systems and the applets that a small guest needs.
+# Sourced by every init of ours: the file systems, the applets and the names that a small guest needs.
 . /etc/profile
 /bin/busybox mount -t proc proc /proc
 /bin/busybox mount -t sysfs sysfs /sys
@@ -8,3 +8,6 @@
 /bin/busybox mount -t tmpfs tmpfs /dev/shm
 /bin/busybox mount -t tmpfs tmpfs /tmp
 /bin/busybox --install -s /bin
+mount -t cgroup2 cgroup2 /sys/fs/cgroup 2>/dev/null
+. /etc/called
+called ""

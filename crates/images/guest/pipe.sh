@@ -6,7 +6,6 @@
 echo "mother: /init started"
 . /etc/mounts
 . /etc/drivers
-hostname "$(mother_option name)"
 . /etc/connect
 
 # `poweroff` and `reboot` tell process 1, which is this script.

@@ -3,8 +3,6 @@
 echo "mother: /init started"
 . /etc/mounts
 . /etc/drivers
-name=$(mother_option name)
-hostname "${name:-guest}"
 . /etc/connect
 hear_power_button /etc/program
 

@@ -7,8 +7,9 @@ use crate::tree::{Attributes, Kind, Tree, TreeError};
 pub(crate) const WARDEN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/warden"));
 
 /// Our scripts.
-const SCRIPTS: [(&str, &str); 4] = [
+const SCRIPTS: [(&str, &str); 5] = [
     ("/init", include_str!("../guest/app.sh")),
+    ("/.mother/called", include_str!("../guest/called.sh")),
     ("/.mother/drivers", include_str!("../guest/drivers.sh")),
     ("/.mother/network", include_str!("../guest/network.sh")),
     (
@@ -18,10 +19,9 @@ const SCRIPTS: [(&str, &str); 4] = [
 ];
 
 /// Texts that programs look for, where the host's own were not asked for.
-const TEXTS: [(&str, &str); 3] = [
+const TEXTS: [(&str, &str); 2] = [
     ("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n"),
     ("/etc/group", "root:x:0:\n"),
-    ("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
 ];
 
 /// Everything that the guest's first root file system has; `drivers` are files of modules for the kernel.

@@ -29,7 +29,7 @@ use crate::file::{FileError, create_folder, error, rename, stem};
 use crate::guest_config::GuestCommand;
 use crate::package::{self, PackageError, Wanted};
 use crate::progress::{OnProgress, Progress};
-use crate::runs::RunFolder;
+use crate::runs::{self, RunFolder};
 use crate::store::{Image, Store};
 use crate::work::Work;
 use crate::{app_guest, archive, disk_guest, initrd};
@@ -242,12 +242,18 @@ impl Cache {
         Ok(path)
     }
 
-    /// The image made of a container image: a layout folder or an archive. Made once for each content.
+    /// The image made of a container image: a layout folder or an archive, `wanted` if it holds several. Made once for
+    /// each content.
     ///
     /// # Errors
     /// If it is no container image, is damaged, or cannot be written.
-    pub fn container(&self, path: &Path, on_progress: OnProgress) -> Result<Image, ContainerError> {
-        let opened = container::open(path)?;
+    pub fn container(
+        &self,
+        path: &Path,
+        wanted: Option<&str>,
+        on_progress: OnProgress,
+    ) -> Result<Image, ContainerError> {
+        let opened = container::open(path, wanted)?;
         if let Some(image) = self.store().find_folder(&opened.folder_name())? {
             return Ok(image);
         }
@@ -256,12 +262,16 @@ impl Cache {
         opened.make(&self.store(), work.path(), on_progress)
     }
 
-    /// A folder for one run, gone when the run has ended.
+    /// A folder for one run, gone when the run has ended. A cache that was filled once and is only read now serves runs
+    /// too: they have their folders elsewhere.
     ///
     /// # Errors
-    /// If the cache folder cannot be written.
+    /// If it cannot be made.
     pub fn run_folder(&self) -> Result<RunFolder, CacheError> {
-        Ok(RunFolder::new(&self.folder.join("runs"))?)
+        match RunFolder::new(&self.folder.join("runs")) {
+            Err(error) if error.is_unwritable() => Ok(RunFolder::new(&runs::elsewhere()?)?),
+            made => Ok(made?),
+        }
     }
 
     /// An initrd in `run` whose `/init` starts one program of the host, and how long it is. The default guest must be

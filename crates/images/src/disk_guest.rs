@@ -12,11 +12,12 @@ use crate::modules::{self, Module};
 use crate::tree::{Attributes, Kind, Tree, TreeError};
 
 /// Scripts of the guest. `/init` sources the others.
-const SCRIPTS: [(&str, &str); 6] = [
+const SCRIPTS: [(&str, &str); 7] = [
     ("/init", include_str!("../guest/disk.sh")),
     ("/session", include_str!("../guest/console.sh")),
     ("/configure", include_str!("../guest/configure.sh")),
     ("/command", include_str!("../guest/command.sh")),
+    ("/called", include_str!("../guest/called.sh")),
     ("/network", include_str!("../guest/network.sh")),
     (
         "/acpi/PWRF/00000080",
@@ -76,6 +77,10 @@ pub(crate) fn write(
     );
     files.push(("/warden".to_owned(), WARDEN.to_vec()));
     files.extend(command.map(|command| ("/words".to_owned(), command.to_bytes())));
+    files.extend(command.map(|command| {
+        let signal = format!("{}\n", command.stop_signal);
+        ("/stop_signal".to_owned(), signal.into_bytes())
+    }));
     let tree = tree(files).map_err(|reason| error("put together", to)(io::Error::other(reason)))?;
     let file = fs::File::create(to).map_err(error("create", to))?;
     let mut writer = io::BufWriter::with_capacity(1 << 20, file);

@@ -18,6 +18,21 @@ pub struct FileError {
     pub source: io::Error,
 }
 
+impl FileError {
+    /// Whether nobody, or not this user, may write there.
+    pub fn is_unwritable(&self) -> bool {
+        is_unwritable(&self.source)
+    }
+}
+
+/// Whether nobody, or not this user, may write there.
+pub(crate) fn is_unwritable(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied
+    )
+}
+
 /// Says what was to be done with which file.
 pub(crate) fn error(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
     let path = path.to_owned();

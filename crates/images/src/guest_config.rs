@@ -13,8 +13,11 @@ pub const PROGRAM_PORTS: [&str; 4] = [
     "mother.errors",
 ];
 
+/// SIGTERM, which asks a program to end unless its image says otherwise.
+pub(crate) const TERMINATE: u32 = 15;
+
 /// What runs in the guest, and as whom.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuestCommand {
     /// The program and its arguments.
     pub arguments: Vec<String>,
@@ -26,10 +29,30 @@ pub struct GuestCommand {
     pub uid: u32,
     /// Its group's number.
     pub gid: u32,
+    /// Its further groups.
+    pub groups: Vec<u32>,
+    /// The signal that asks it to end.
+    pub stop_signal: u32,
     /// The folder that is its root, if that is another one.
     pub root: Option<String>,
     /// How many of the arguments are a container image's entrypoint, which stays when arguments are replaced.
     pub entrypoint_count: usize,
+}
+
+impl Default for GuestCommand {
+    fn default() -> GuestCommand {
+        GuestCommand {
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            folder: String::new(),
+            uid: 0,
+            gid: 0,
+            groups: Vec::new(),
+            stop_signal: TERMINATE,
+            root: None,
+            entrypoint_count: 0,
+        }
+    }
 }
 
 impl GuestCommand {
@@ -46,6 +69,8 @@ impl GuestCommand {
         let uid = self.uid.to_string();
         let gid = self.gid.to_string();
         words.extend([("cwd", self.folder.as_str()), ("uid", &uid), ("gid", &gid)]);
+        let groups: Vec<String> = self.groups.iter().map(u32::to_string).collect();
+        words.extend(groups.iter().map(|group| ("group", group.as_str())));
         words.extend(self.environment.iter().map(|word| ("env", word.as_str())));
         words.extend(self.arguments.iter().map(|word| ("arg", word.as_str())));
         let mut bytes = Vec::new();
@@ -67,12 +92,13 @@ mod tests {
             arguments: vec!["/bin/sh".into(), "-c".into(), "a\nb=c".into()],
             environment: vec!["A=1".into()],
             folder: "/x y".into(),
+            groups: vec![29, 10],
             ..GuestCommand::default()
         };
         let text = String::from_utf8(command.to_bytes()).unwrap();
         assert_eq!(
             text,
-            "cwd=/x y\0uid=0\0gid=0\0env=A=1\0arg=/bin/sh\0arg=-c\0arg=a\nb=c\0"
+            "cwd=/x y\0uid=0\0gid=0\0group=29\0group=10\0env=A=1\0arg=/bin/sh\0arg=-c\0arg=a\nb=c\0"
         );
     }
 }

@@ -44,7 +44,7 @@ const FOLDERS: [&str; 16] = [
 ];
 
 /// Scripts and other texts.
-const SCRIPTS: [(&str, &str); 19] = [
+const SCRIPTS: [(&str, &str); 20] = [
     ("init", include_str!("../guest/init.sh")),
     ("pipe", include_str!("../guest/pipe.sh")),
     ("program", include_str!("../guest/program.sh")),
@@ -60,6 +60,7 @@ const SCRIPTS: [(&str, &str); 19] = [
         "etc/program/PWRF/00000080",
         include_str!("../guest/end_program.sh"),
     ),
+    ("etc/called", include_str!("../guest/called.sh")),
     ("etc/drivers", include_str!("../guest/drivers.sh")),
     ("etc/connect", include_str!("../guest/connect.sh")),
     ("etc/network", include_str!("../guest/network.sh")),

@@ -49,3 +49,4 @@ pub use progress::{OnProgress, Progress};
 pub use qemu::Qemu;
 pub use runs::RunFolder;
 pub use store::{Freed, Image, ImageKind, Kept, Listed, Store, StoreError};
+pub use work::remove_unfinished;

@@ -7,12 +7,15 @@
 //! The folder goes with the run. A run that was killed cannot remove its own, so whoever comes next removes every
 //! folder whose lock nobody holds: the kernel gives up the locks of dead processes.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 
 use crate::file::{FileError, create_folder, error};
+use crate::work::{begun, done};
 
 /// Tries at a name that no other run has.
 const TRIES: u32 = 10_000;
@@ -36,6 +39,7 @@ impl RunFolder {
         // The lock is taken under a name that sweeps leave alone.
         let new = runs.join(format!("{id}-{number}.new"));
         let _ = fs::remove_dir_all(&new);
+        begun(&new);
         create_folder(&new)?;
         let lock = new.join("lock");
         let open = OpenOptions::new()
@@ -47,7 +51,9 @@ impl RunFolder {
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
             .map_err(|errno| error("lock", &lock)(errno.into()))?;
         let path = runs.join(format!("{id}-{number}"));
+        begun(&path);
         fs::rename(&new, &path).map_err(error("rename to", &path))?;
+        done(&new);
         Ok(RunFolder {
             path,
             lock: Some(file),
@@ -61,6 +67,7 @@ impl RunFolder {
 
     /// The folder and its lock, for another process: the process that holds the lock removes the folder.
     pub fn hand_over(mut self) -> (PathBuf, Option<File>) {
+        done(&self.path);
         (self.path.clone(), self.lock.take())
     }
 }
@@ -72,7 +79,31 @@ impl Drop for RunFolder {
         }
         // The next run removes what we cannot.
         let _ = fs::remove_dir_all(&self.path);
+        done(&self.path);
     }
+}
+
+/// Where runs have their folders when the cache cannot be written: in the user's runtime folder, or under `/tmp` in a
+/// folder that is this user's alone.
+pub(crate) fn elsewhere() -> Result<PathBuf, FileError> {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    if let Some(folder) = runtime.filter(|path| path.is_absolute() && path.is_dir()) {
+        return Ok(folder.join("mother-runs"));
+    }
+    let user = rustix::process::geteuid().as_raw();
+    let folder = std::env::temp_dir().join(format!("mother-runs-{user}"));
+    match DirBuilder::new().mode(0o700).create(&folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(crate::file::error("create", &folder)(error));
+        }
+        _ => {}
+    }
+    let found = fs::symlink_metadata(&folder).map_err(error("look at", &folder))?;
+    if !found.is_dir() || found.uid() != user || found.mode() & 0o077 != 0 {
+        let strange = io::Error::other("it is not a folder of this user alone");
+        return Err(error("use", &folder)(strange));
+    }
+    Ok(folder)
 }
 
 /// Removes the folders of runs that are dead; how many bytes that gave back.
@@ -113,7 +144,6 @@ fn is_dead(run: &Path) -> bool {
 
 /// What a file, or a folder with all that is in it, takes on the disk.
 pub(crate) fn allocated_bytes(path: &Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
     let Ok(metadata) = fs::symlink_metadata(path) else {
         return 0;
     };
@@ -131,6 +161,14 @@ pub(crate) fn allocated_bytes(path: &Path) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_run_without_a_cache_to_write_has_a_place_of_this_user_alone() {
+        let place = elsewhere().unwrap();
+        let run = RunFolder::new(&place).unwrap();
+        fs::write(run.path().join("initrd"), "x").unwrap();
+        assert!(run.path().starts_with(&place));
+    }
 
     #[test]
     fn a_dead_runs_folder_goes_and_a_living_ones_stays() {

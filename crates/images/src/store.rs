@@ -20,8 +20,8 @@ use rustix::fs::FlockOperation;
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use crate::file::{FileError, create_folder, error};
-use crate::guest_config::GuestCommand;
+use crate::file::{FileError, create_folder, error, is_unwritable};
+use crate::guest_config::{GuestCommand, TERMINATE};
 use crate::runs;
 
 /// What an image's description is called.
@@ -192,7 +192,8 @@ impl Store {
         };
         let command = command.map(|command| {
             json!({ "arguments": command.arguments, "environment": command.environment, "folder": command.folder,
-                    "uid": command.uid, "gid": command.gid, "entrypoint_count": command.entrypoint_count })
+                    "uid": command.uid, "gid": command.gid, "groups": command.groups,
+                    "stop_signal": command.stop_signal, "entrypoint_count": command.entrypoint_count })
         });
         let text = json!({ "name": name, "what": what, "kind": kind, "command": command });
         let path = made.join(DESCRIPTION);
@@ -423,9 +424,21 @@ fn command(text: &Value) -> GuestCommand {
         folder: text["folder"].as_str().unwrap_or("/").to_owned(),
         uid: number("uid"),
         gid: number("gid"),
+        groups: numbers(&text["groups"]),
+        stop_signal: text["stop_signal"]
+            .as_u64()
+            .and_then(|number| u32::try_from(number).ok())
+            .unwrap_or(TERMINATE),
         root: Some("/root".to_owned()),
         entrypoint_count: number("entrypoint_count") as usize,
     }
+}
+
+fn numbers(list: &Value) -> Vec<u32> {
+    let list = list.as_array().map(Vec::as_slice).unwrap_or_default();
+    list.iter()
+        .filter_map(|number| u32::try_from(number.as_u64()?).ok())
+        .collect()
 }
 
 fn description(path: &Path) -> Result<Value, StoreError> {
@@ -433,7 +446,7 @@ fn description(path: &Path) -> Result<Value, StoreError> {
     serde_json::from_slice(&bytes).map_err(|_| StoreError::Damaged(path.to_owned()))
 }
 
-/// The lock of a folder, if nobody holds it in another way.
+/// The lock of a folder, if nobody holds it in another way. What may only be read can be locked all the same.
 fn lock(folder: &Path, how: FlockOperation) -> Result<Option<File>, FileError> {
     let path = folder.join("lock");
     let open = OpenOptions::new()
@@ -441,6 +454,10 @@ fn lock(folder: &Path, how: FlockOperation) -> Result<Option<File>, FileError> {
         .truncate(false)
         .write(true)
         .open(&path);
+    let open = match open {
+        Err(error) if is_unwritable(&error) => File::open(&path),
+        opened => opened,
+    };
     let file = open.map_err(error("open", &path))?;
     Ok(rustix::fs::flock(&file, how).is_ok().then_some(file))
 }

@@ -13,6 +13,9 @@ use thiserror::Error;
 /// Exit status when Mother failed.
 pub const OUR_FAULT: u8 = 1;
 
+/// Exit status after bad input.
+const BAD_INPUT: u8 = 2;
+
 /// Exit status of a program that writes into a closed pipe: 128 and the number of SIGPIPE.
 pub const CLOSED_PIPE: u8 = 141;
 
@@ -102,8 +105,14 @@ impl RunError {
             RunError::Inventory(InventoryError::Place(_)) => {
                 Some("set XDG_RUNTIME_DIR to a folder that is yours alone")
             }
+            RunError::Build { source, .. } => source.help(),
             _ => None,
         }
+    }
+
+    /// Whether what the user named is to blame, and not the host.
+    fn is_bad_input(&self) -> bool {
+        matches!(self, RunError::Build { source, .. } if source.is_bad_input())
     }
 }
 
@@ -145,6 +154,8 @@ impl From<RunError> for Trouble {
             help: error.help().map(str::to_owned),
             status: if is_closed_pipe {
                 CLOSED_PIPE
+            } else if error.is_bad_input() {
+                BAD_INPUT
             } else {
                 OUR_FAULT
             },

@@ -19,20 +19,23 @@
 //!
 //! `warden CONFIGURATION`: zero-ended words `key=value` (`crates/images`, `guest_config.rs`). It returns when the host has
 //! everything.
-#![forbid(unsafe_code)]
+
+mod identity;
 
 use std::env;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::chroot;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::unix::fs::{chroot, fchown};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use identity::Identity;
 
 /// What the guest says first.
 const GREETING: &[u8] = b"\0mother warden 2\n";
@@ -231,36 +234,38 @@ fn run(
     outlets: &[Arc<Outlet>; 2],
     control: &Control,
 ) -> io::Result<ExitStatus> {
-    let mut command = command(configuration)?;
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
+    let (mut command, identity) = command(configuration)?;
+    let (its_input, to_program) = io::pipe()?;
+    let (from_program, its_output) = io::pipe()?;
+    let (complaints, its_errors) = io::pipe()?;
+    if let Some(identity) = &identity {
+        // Its own, so that it may open them again as /dev/stdin, /dev/stdout and /dev/stderr.
+        for pipe in [its_input.as_fd(), its_output.as_fd(), its_errors.as_fd()] {
+            fchown(pipe, Some(identity.uid), Some(identity.gid))?;
+        }
+    }
+    command
+        .stdin(its_input)
+        .stdout(its_output)
+        .stderr(its_errors);
+    let mut child = identity::spawn(&mut command, identity)?;
+    // The ends of the program's pipes that are here would keep them open.
+    drop(command);
     // The thread ends with this process: the program may end before its input does.
-    let stdin = child.stdin.take();
     let to_host = control.clone();
-    thread::spawn(move || feed(input, stdin, &to_host));
-    let threads = carry_all(&mut child, ports, outlets);
+    thread::spawn(move || feed(input, Some(to_program), &to_host));
+    let [output, errors] = ports;
+    let [first, second] = outlets.clone();
+    let threads = [
+        thread::spawn(move || first.carry(from_program, output)),
+        thread::spawn(move || second.carry(complaints, errors)),
+    ];
     let status = child.wait()?;
     wait_for_rest(&threads, outlets);
     Ok(status)
 }
 
 type Carrier = thread::JoinHandle<io::Result<()>>;
-
-fn carry_all(
-    child: &mut Child,
-    [output, errors]: [File; 2],
-    outlets: &[Arc<Outlet>; 2],
-) -> Vec<Carrier> {
-    let [first, second] = outlets.clone();
-    let stdout = child.stdout.take();
-    let stderr = child.stderr.take();
-    let stdout = stdout.map(|pipe| thread::spawn(move || first.carry(pipe, output)));
-    let stderr = stderr.map(|pipe| thread::spawn(move || second.carry(pipe, errors)));
-    stdout.into_iter().chain(stderr).collect()
-}
 
 /// Waits until all that the program left in its pipes is in the ports. A pipe may never end, for what the program has
 /// started and left behind may hold it: then nothing new for a while is the end, as the end of a container's program is
@@ -280,14 +285,13 @@ fn wait_for_rest(threads: &[Carrier], outlets: &[Arc<Outlet>; 2]) {
     }
 }
 
-/// The program as it was configured.
-fn command(configuration: &[u8]) -> io::Result<Command> {
+/// The program as it was configured, and who it is if that is not root.
+fn command(configuration: &[u8]) -> io::Result<(Command, Option<Identity>)> {
     let mut arguments = Vec::new();
     let mut environment = Vec::new();
+    let mut identity = Identity::default();
     let mut root = None;
     let mut folder = "/".to_owned();
-    let mut uid = 0;
-    let mut gid = 0;
     for word in configuration.split(|&byte| byte == 0) {
         let word = String::from_utf8_lossy(word).into_owned();
         let Some((key, value)) = word.split_once('=') else {
@@ -302,8 +306,11 @@ fn command(configuration: &[u8]) -> io::Result<Command> {
             ),
             "root" => root = Some(value.to_owned()),
             "cwd" => folder = value.to_owned(),
-            "uid" => uid = value.parse().map_err(io::Error::other)?,
-            "gid" => gid = value.parse().map_err(io::Error::other)?,
+            "uid" => identity.uid = value.parse().map_err(io::Error::other)?,
+            "gid" => identity.gid = value.parse().map_err(io::Error::other)?,
+            "group" => identity
+                .groups
+                .push(value.parse().map_err(io::Error::other)?),
             _ => return Err(io::Error::other(format!("strange word {word:?}"))),
         }
     }
@@ -326,10 +333,8 @@ fn command(configuration: &[u8]) -> io::Result<Command> {
         .env_clear()
         .envs(environment)
         .current_dir(folder);
-    if (uid, gid) != (0, 0) {
-        command.gid(gid).uid(uid);
-    }
-    Ok(command)
+    let is_root = identity == Identity::default();
+    Ok((command, (!is_root).then_some(identity)))
 }
 
 /// Looks a name up in the program's own `PATH`, not in ours.

@@ -11,6 +11,7 @@
 mod bench;
 mod check;
 mod differential;
+mod dist;
 mod insight;
 mod pool;
 mod report;
@@ -63,6 +64,8 @@ usage: cargo xtask TASK
            a guest that checks all it has while the limit of its memory moves, 10 minutes if not told
   differential [OPTIONS]
            random instructions on the silicon and on the software CPU
+  dist     what users get, in target/dist: the program (static, without debug information, which lies apart), manual
+           pages, completions, checksums, and what it is made of (CycloneDX)
   report   longest files and functions, unsafe blocks, dependencies
 ";
 
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
         ["stress", options @ ..] => smp::run("stress", options),
         ["differential", options @ ..] => differential::run(options),
         ["test-kvm" | "guest" | "debian" | "bench" | "soak", ..] => bench::run(&words),
+        ["dist"] => dist::run(),
         ["report"] => Workspace::load().map(|workspace| {
             report::print(&workspace);
             true

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::failure::Failure;
 use crate::output::say;
+use crate::users;
 use crate::vm::described;
 use crate::vm::processes::processes;
 use crate::vm::words::columns;
@@ -22,14 +23,18 @@ lead into the guest.
 Examples:
   mother ps -a
   mother ps web                   what runs inside of it
+  sudo mother ps --all-users      everybody's, for who answers for the host
   mother ps --json | jq -r '.[] | select(.state == \"paused\") | .name'")]
 pub struct PsArguments {
     /// Show the processes in this VM's guest, read from outside; the guest is not asked and need not answer
-    #[arg(value_name = "NAME", conflicts_with_all = ["all", "quiet"])]
+    #[arg(value_name = "NAME", conflicts_with_all = ["all", "quiet", "all_users"])]
     name: Option<String>,
     /// Also those that have ended
     #[arg(short, long)]
     all: bool,
+    /// Those of every user, as far as this one may see them; root sees all
+    #[arg(long, conflicts_with = "quiet")]
+    all_users: bool,
     /// Only names, a line each
     #[arg(short, long, conflicts_with = "json")]
     quiet: bool,
@@ -42,6 +47,9 @@ pub struct PsArguments {
 pub fn ps(arguments: &PsArguments) -> Result<u8, Failure> {
     if let Some(name) = &arguments.name {
         return processes(name, arguments.json);
+    }
+    if arguments.all_users {
+        return all_users(arguments);
     }
     let inventory = Inventory::of_user()?;
     let mut vms = inventory.list()?;
@@ -62,6 +70,42 @@ pub fn ps(arguments: &PsArguments) -> Result<u8, Failure> {
         say(&table(&vms))?;
     }
     Ok(0)
+}
+
+/// Everybody's VMs, user by user.
+fn all_users(arguments: &PsArguments) -> Result<u8, Failure> {
+    let mut rows = Vec::new();
+    let mut objects = Vec::new();
+    for place in fleet::of_everybody() {
+        let inventory = Inventory::foreign(&place.folder);
+        // A folder that goes meanwhile, or in which nothing was ever started, has none.
+        let Ok(mut vms) = inventory.list() else {
+            continue;
+        };
+        vms.retain(|vm| arguments.all || !has_ended(vm));
+        let user = users::name(place.user);
+        for vm in vms {
+            if arguments.json {
+                let mut value = json_of(&vm, metrics_of(&inventory, &vm));
+                value["user"] = json!(user);
+                value["folder"] = json!(place.folder);
+                objects.push(value);
+            } else {
+                rows.push(with_user(user.clone(), row(&vm)));
+            }
+        }
+    }
+    if arguments.json {
+        say(&format!("{:#}\n", Value::from(objects)))?;
+    } else {
+        say(&columns(&with_user("USER", HEADS), &rows))?;
+    }
+    Ok(0)
+}
+
+/// One more column in front.
+fn with_user<T>(user: T, [a, b, c, d, e, f, g, h]: [T; 8]) -> [T; 9] {
+    [user, a, b, c, d, e, f, g, h]
 }
 
 fn has_ended(vm: &Vm) -> bool {

@@ -7,7 +7,8 @@
 //!
 //! `/usr/bin/java` leads to `/usr/lib/jvm/java-17-openjdk-amd64/bin/java`, which finds its libraries and settings beside
 //! its own folder. A prefix with `bin` and `lib` that is no common one is that program's home, and comes as a whole
-//! (FHS 3.13: `/opt/PACKAGE` has all of a package).
+//! (FHS 3.13: `/opt/PACKAGE` has all of a package). That holds for every name on the way: a virtual environment of
+//! Python's has a link to the one interpreter in its own `bin`, and its packages in its own `lib`.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -40,14 +41,18 @@ pub(super) fn folders(program: &Path) -> Vec<PathBuf> {
             }
         }
     }
-    found.extend(home(program));
+    found.extend(names(program).iter().filter_map(|path| home(path)));
+    found.extend(
+        std::fs::canonicalize(program)
+            .ok()
+            .and_then(|path| home(&path)),
+    );
     found.into_iter().collect()
 }
 
-/// The prefix that a program has for itself.
-fn home(program: &Path) -> Option<PathBuf> {
-    let path = std::fs::canonicalize(program).ok()?;
-    let (prefix, _) = prefix_and_name(&path)?;
+/// The prefix that a program has for itself, under this name of it.
+fn home(path: &Path) -> Option<PathBuf> {
+    let (prefix, _) = prefix_and_name(path)?;
     let user = std::env::var_os("HOME").map(PathBuf::from);
     let of_user = user
         .iter()
@@ -119,5 +124,11 @@ mod tests {
         assert_eq!(folders(&at("bin/tongue3.1")), with_home(&expected[1..]));
         assert!(folders(&at("lib/tongue3.1")).is_empty());
         assert_eq!(home(Path::new("/bin/sh")), None);
+        // A link to the same program out of a prefix of its own brings that along.
+        fs::create_dir_all(at("env/bin")).unwrap();
+        fs::create_dir_all(at("env/lib")).unwrap();
+        symlink(at("bin/tongue3.1"), at("env/bin/tongue")).unwrap();
+        let found = folders(&at("env/bin/tongue"));
+        assert!(found.contains(&at("env")) && found.contains(&at("lib/tongue3.1")));
     }
 }

@@ -2,17 +2,30 @@
 
 use serde_json::Value;
 
-use crate::container::manifest::{Manifest, damaged, parse, read_checked};
+use crate::container::manifest::{Manifest, parse, read_checked};
 use crate::container::source::Source;
-use crate::container::{ContainerError, digest};
-use crate::guest_config::GuestCommand;
-use crate::tree::{Kind, Tree};
+use crate::container::{ContainerError, damaged, digest, users};
+use crate::guest_config::{GuestCommand, TERMINATE};
+use crate::tree::{Attributes, Tree};
 
 /// Where programs are looked for if the image does not say.
-const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Longest `/etc/passwd` that is read.
-const USERS_BYTES_MAX: u64 = 1 << 20;
+/// Volumes that an image may declare.
+const VOLUMES_MAX: usize = 1024;
+
+/// The first of the signals that have no names of their own, as C libraries count them.
+const SIGRTMIN: u32 = 34;
+
+/// The last signal of Linux.
+const SIGNAL_MAX: u32 = 64;
+
+/// Signals by number, beginning with 1 (signal(7), x86).
+const SIGNALS: [&str; 31] = [
+    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
+    "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
+    "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+];
 
 /// The configuration.
 pub(super) struct Config {
@@ -52,23 +65,34 @@ impl Config {
         })
     }
 
+    /// Makes the folders of the volumes that the image declares, where no layer has them: what is mounted there by
+    /// container engines is a folder too, and programs write to it.
+    pub(super) fn put_volumes(&self, tree: &mut Tree) {
+        let volumes = self.config["Volumes"].as_object();
+        let paths = volumes.into_iter().flat_map(|volumes| volumes.keys());
+        for path in paths.take(VOLUMES_MAX) {
+            if tree.find(path.as_bytes(), true).is_none() {
+                // A path that cannot be one is nobody's volume.
+                let _ = tree.put_folder(path.as_bytes(), Attributes::of_root(0o755));
+            }
+        }
+    }
+
     /// The command, with the user looked up in the image's own files.
     pub(super) fn command(&self, tree: &Tree) -> Result<GuestCommand, ContainerError> {
         let entrypoint = strings(&self.config["Entrypoint"]);
         let mut environment = strings(&self.config["Env"]);
-        if !environment
-            .iter()
-            .any(|variable| variable.starts_with("PATH="))
-        {
-            environment.push(PATH.to_owned());
-        }
-        let (uid, gid, home) = self.user(tree)?;
-        if !environment
-            .iter()
-            .any(|variable| variable.starts_with("HOME="))
-        {
-            environment.push(format!("HOME={home}"));
-        }
+        let user = users::find(tree, self.config["User"].as_str().unwrap_or_default())?;
+        let mut default = |name: &str, value: &str| {
+            let is_said = environment
+                .iter()
+                .any(|variable| variable.split('=').next() == Some(name));
+            if !is_said {
+                environment.push(format!("{name}={value}"));
+            }
+        };
+        default("PATH", PATH);
+        default("HOME", &user.home);
         let folder = self.config["WorkingDir"]
             .as_str()
             .filter(|folder| folder.starts_with('/'))
@@ -78,74 +102,89 @@ impl Config {
             arguments: [entrypoint, strings(&self.config["Cmd"])].concat(),
             environment,
             folder: folder.to_owned(),
-            uid,
-            gid,
+            uid: user.uid,
+            gid: user.gid,
+            groups: user.groups,
+            stop_signal: self.stop_signal()?,
             root: None,
         })
     }
 
-    /// `user`, `uid`, `user:group` and so on; the numbers and the home folder.
-    fn user(&self, tree: &Tree) -> Result<(u32, u32, String), ContainerError> {
-        let text = self.config["User"].as_str().unwrap_or_default();
-        let (user, group) = text
-            .split_once(':')
-            .map_or((text, None), |(user, group)| (user, Some(group)));
-        let user = if user.is_empty() { "0" } else { user };
-        let no_user = || ContainerError::NoUser(text.to_owned());
-        let line = find_line(tree, "etc/passwd", user);
-        let field = |at: usize| line.as_ref().and_then(|fields| fields.get(at)).cloned();
-        let uid = match user.parse() {
-            Ok(uid) => uid,
-            Err(_) => field(2)
-                .and_then(|uid| uid.parse().ok())
-                .ok_or_else(no_user)?,
-        };
-        let gid = match group.filter(|group| !group.is_empty()) {
-            None => field(3).and_then(|gid| gid.parse().ok()).unwrap_or(0),
-            Some(group) => match group.parse() {
-                Ok(gid) => gid,
-                Err(_) => {
-                    let line = find_line(tree, "etc/group", group).ok_or_else(no_user)?;
-                    line.get(2)
-                        .and_then(|gid| gid.parse().ok())
-                        .ok_or_else(no_user)?
-                }
-            },
-        };
-        Ok((
-            uid,
-            gid,
-            field(5).unwrap_or_else(|| if uid == 0 { "/root" } else { "/" }.to_owned()),
-        ))
+    /// What asks the program to end.
+    fn stop_signal(&self) -> Result<u32, ContainerError> {
+        match self.config["StopSignal"].as_str().unwrap_or_default() {
+            "" => Ok(TERMINATE),
+            text => signal(text).ok_or_else(|| ContainerError::NoSignal(text.to_owned())),
+        }
     }
 }
 
-/// The line of a colon-separated file whose first or third field is this.
-fn find_line(tree: &Tree, path: &str, key: &str) -> Option<Vec<String>> {
-    let Kind::File(content) = &tree.node(tree.find(path.as_bytes(), true)?).kind else {
-        return None;
+/// The number of a signal that is written as container engines take it: `SIGQUIT`, `quit`, `3`, `SIGRTMIN+3`.
+fn signal(text: &str) -> Option<u32> {
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let number = if let Ok(number) = name.parse() {
+        number
+    } else if let Some(rest) = name.strip_prefix("RTMIN") {
+        let more = rest
+            .strip_prefix('+')
+            .map_or(Some(0), |more| more.parse().ok());
+        SIGRTMIN.checked_add(more.filter(|_| rest.is_empty() || rest.starts_with('+'))?)?
+    } else if let Some(rest) = name.strip_prefix("RTMAX") {
+        let less = rest
+            .strip_prefix('-')
+            .map_or(Some(0), |less| less.parse().ok());
+        SIGNAL_MAX.checked_sub(less.filter(|_| rest.is_empty() || rest.starts_with('-'))?)?
+    } else {
+        // Older names of two of them.
+        let name = match name {
+            "CLD" => "CHLD",
+            "POLL" => "IO",
+            name => name,
+        };
+        SIGNALS.iter().position(|known| *known == name)? as u32 + 1
     };
-    let mut bytes = Vec::new();
-    if content.len() <= USERS_BYTES_MAX {
-        let read = content.read(|part| {
-            bytes.extend_from_slice(part);
-            Ok(())
-        });
-        read.ok()?;
-    }
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    let mut lines = text
-        .lines()
-        .map(|line| line.split(':').map(str::to_owned).collect::<Vec<String>>());
-    lines.find(|fields| {
-        fields.first().is_some_and(|name| name == key) || fields.get(2).is_some_and(|id| id == key)
-    })
+    (1..=SIGNAL_MAX).contains(&number).then_some(number)
 }
 
+/// Words in a list; one word alone is a list of one, as old images have it.
 fn strings(list: &Value) -> Vec<String> {
+    if let Some(word) = list.as_str().filter(|word| !word.is_empty()) {
+        return vec![word.to_owned()];
+    }
     let list = list.as_array().map(Vec::as_slice).unwrap_or_default();
     list.iter()
         .filter_map(Value::as_str)
         .map(str::to_owned)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_are_written_as_images_write_them() {
+        let check =
+            |text: &str, expected: Option<u32>| assert_eq!(signal(text), expected, "{text}");
+        check("SIGQUIT", Some(3));
+        check("int", Some(2));
+        check("15", Some(15));
+        check("SIGWINCH", Some(28));
+        check("SIGRTMIN", Some(34));
+        check("SIGRTMIN+3", Some(37));
+        check("RTMAX-1", Some(63));
+        for text in [
+            "0",
+            "65",
+            "SIG",
+            "SIGNO",
+            "SIGRTMIN3",
+            "SIGRTMIN+99",
+            "RTMAX-x",
+            "-9",
+        ] {
+            check(text, None);
+        }
+    }
 }

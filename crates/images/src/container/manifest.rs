@@ -1,11 +1,13 @@
-//! Which parts make the image: `index.json` and manifests (image-spec), or `manifest.json` (`docker save`).
+//! Which parts make the image: `index.json` and manifests (image-spec), `manifest.json` of `docker save`, or the
+//! `manifest.json` of skopeo's `dir:` folders.
 
 use std::path::Path;
 
 use serde_json::Value;
 
+use crate::container::choice::{Choice, candidates};
 use crate::container::source::Source;
-use crate::container::{ContainerError, digest};
+use crate::container::{ContainerError, damaged, digest};
 use crate::file::stem;
 
 /// Indexes within indexes that are followed.
@@ -30,18 +32,38 @@ pub(super) struct Manifest {
     pub(super) layers: Vec<Layer>,
 }
 
+/// Where the parts that a descriptor names lie.
+#[derive(Clone, Copy)]
+enum Places {
+    /// As an image layout has them: `blobs/sha256/DIGEST`.
+    Layout,
+    /// As a `dir:` folder has them: `DIGEST`, and `DIGEST.manifest.json` for a manifest in a list.
+    Folder,
+}
+
 impl Manifest {
-    pub(super) fn read(source: &Source, path: &Path) -> Result<Manifest, ContainerError> {
-        let name = stem(path);
-        let name = if name.is_empty() {
+    /// Reads which parts the image has; `wanted` is the name of one of several.
+    pub(super) fn read(
+        source: &Source,
+        path: &Path,
+        wanted: Option<&str>,
+    ) -> Result<Manifest, ContainerError> {
+        let stem = stem(path);
+        let stem = if stem.is_empty() {
             "container".to_owned()
         } else {
-            name
+            stem
         };
         let manifest = if let Some(bytes) = source.read("index.json")? {
-            oci(source, &parse("index.json", &bytes)?, name)?
+            let index = parse("index.json", &bytes)?;
+            described(source, index, Places::Layout, &Choice { wanted, stem })?
         } else if let Some(bytes) = source.read("manifest.json")? {
-            docker(&parse("manifest.json", &bytes)?, name)?
+            let list = parse("manifest.json", &bytes)?;
+            if list.is_object() {
+                described(source, list, Places::Folder, &Choice { wanted, stem })?
+            } else {
+                docker(&list, &Choice { wanted, stem })?
+            }
         } else {
             return Err(ContainerError::NoImage);
         };
@@ -52,69 +74,54 @@ impl Manifest {
     }
 }
 
-fn oci(source: &Source, index: &Value, name: String) -> Result<Manifest, ContainerError> {
-    let mut index = index.clone();
-    let mut name = name;
-    for _ in 0..INDEXES_MAX {
+/// An image whose parts are named by descriptors.
+fn described(
+    source: &Source,
+    mut index: Value,
+    places: Places,
+    choice: &Choice,
+) -> Result<Manifest, ContainerError> {
+    let mut name = choice.stem.clone();
+    for depth in 0..INDEXES_MAX {
         let Some(list) = index["manifests"].as_array() else {
             break;
         };
-        let descriptor = choose(list)?;
-        let annotation = &descriptor["annotations"]["org.opencontainers.image.ref.name"];
-        // A bare tag such as `latest` says less than the file's name.
-        if let Some(text) = annotation.as_str().filter(|text| text.contains([':', '/'])) {
-            name = text.to_owned();
-        }
-        let (path, bytes) = blob(source, descriptor)?;
+        let all = candidates(list)?;
+        let descriptor = if depth == 0 {
+            let (descriptor, called) = choice.of_descriptors(&all)?;
+            name = called;
+            descriptor
+        } else {
+            all[0]
+        };
+        let (path, bytes) = blob(source, descriptor, places)?;
         index = parse(&path, &bytes)?;
+    }
+    if index["schemaVersion"] == 1 {
+        return Err(ContainerError::OldManifest);
     }
     let layers = index["layers"]
         .as_array()
         .ok_or_else(|| damaged("the manifest", "it has no layers"))?;
     let layers = layers.iter().map(|layer| {
-        let (path, digest) = place(layer)?;
+        let digest = digest_of(layer)?;
         Ok(Layer {
-            path,
+            path: places.of_part(&digest),
             digest: Some(digest),
         })
     });
     let layers = layers.collect::<Result<Vec<Layer>, ContainerError>>()?;
-    let (path, digest) = place(&index["config"])?;
+    let digest = digest_of(&index["config"])?;
     Ok(Manifest {
         name,
-        config: (path, Some(digest)),
+        config: (places.of_part(&digest), Some(digest)),
         layers,
     })
 }
 
-/// The manifest for this kind of machine; one that does not say what it is for will do.
-fn choose(list: &[Value]) -> Result<&Value, ContainerError> {
-    let machine = |entry: &Value| -> Option<(String, String)> {
-        let platform = &entry["platform"];
-        Some((
-            platform["os"].as_str()?.to_owned(),
-            platform["architecture"].as_str()?.to_owned(),
-        ))
-    };
-    let is_ours = |entry: &&Value| {
-        machine(entry).is_none_or(|(os, architecture)| os == "linux" && architecture == "amd64")
-    };
-    list.iter().find(is_ours).ok_or_else(|| {
-        let all: Vec<String> = list
-            .iter()
-            .filter_map(machine)
-            .map(|(os, architecture)| format!("{os}/{architecture}"))
-            .collect();
-        if all.is_empty() {
-            damaged("index.json", "it has no manifest")
-        } else {
-            ContainerError::OtherMachine(all.join(", "))
-        }
-    })
-}
-
-fn docker(list: &Value, name: String) -> Result<Manifest, ContainerError> {
-    let entry = &list[0];
+fn docker(list: &Value, choice: &Choice) -> Result<Manifest, ContainerError> {
+    let entries = list.as_array().map(Vec::as_slice).unwrap_or_default();
+    let (entry, name) = choice.of_saved(entries)?;
     let text = |value: &Value, what: &str| {
         value
             .as_str()
@@ -131,17 +138,31 @@ fn docker(list: &Value, name: String) -> Result<Manifest, ContainerError> {
             digest: None,
         })
     });
-    let layers = layers.collect::<Result<Vec<Layer>, ContainerError>>()?;
-    let name = entry["RepoTags"][0].as_str().map_or(name, str::to_owned);
     Ok(Manifest {
         name,
         config: (config, None),
-        layers,
+        layers: layers.collect::<Result<Vec<Layer>, ContainerError>>()?,
     })
 }
 
-/// A descriptor's file and SHA-256 (image-spec, descriptor.md).
-fn place(descriptor: &Value) -> Result<(String, String), ContainerError> {
+impl Places {
+    fn of_part(self, digest: &str) -> String {
+        match self {
+            Places::Layout => format!("blobs/sha256/{digest}"),
+            Places::Folder => digest.to_owned(),
+        }
+    }
+
+    fn of_manifest(self, digest: &str) -> String {
+        match self {
+            Places::Layout => self.of_part(digest),
+            Places::Folder => format!("{digest}.manifest.json"),
+        }
+    }
+}
+
+/// A descriptor's SHA-256 (image-spec, descriptor.md).
+fn digest_of(descriptor: &Value) -> Result<String, ContainerError> {
     let text = descriptor["digest"].as_str().unwrap_or_default();
     let digest = text.strip_prefix("sha256:").unwrap_or_default();
     let is_digest = digest.len() == 64
@@ -151,12 +172,17 @@ fn place(descriptor: &Value) -> Result<(String, String), ContainerError> {
     if !is_digest {
         return Err(damaged("a descriptor", &format!("{text:?} is no SHA-256")));
     }
-    Ok((format!("blobs/sha256/{digest}"), digest.to_owned()))
+    Ok(digest.to_owned())
 }
 
-/// A described part, checked.
-fn blob(source: &Source, descriptor: &Value) -> Result<(String, Vec<u8>), ContainerError> {
-    let (path, digest) = place(descriptor)?;
+/// A described manifest or index, checked.
+fn blob(
+    source: &Source,
+    descriptor: &Value,
+    places: Places,
+) -> Result<(String, Vec<u8>), ContainerError> {
+    let digest = digest_of(descriptor)?;
+    let path = places.of_manifest(&digest);
     let bytes = read_checked(source, &path, Some(&digest))?;
     Ok((path, bytes))
 }
@@ -182,11 +208,4 @@ pub(super) fn read_checked(
 
 pub(super) fn parse(part: &str, bytes: &[u8]) -> Result<Value, ContainerError> {
     serde_json::from_slice(bytes).map_err(|error| damaged(part, &format!("it is no JSON: {error}")))
-}
-
-pub(super) fn damaged(part: &str, what: &str) -> ContainerError {
-    ContainerError::Damaged {
-        part: part.to_owned(),
-        what: what.to_owned(),
-    }
 }

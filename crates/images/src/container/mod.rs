@@ -1,20 +1,22 @@
-//! Container images: an OCI image layout folder (image-spec, image-layout.md), or an archive of one, or what
-//! `docker save` writes.
+//! Container images: an OCI image layout folder (image-spec, image-layout.md), or an archive of one, what
+//! `docker save` writes, or a folder that skopeo's `dir:` wrote.
 //!
 //! Layers go through memory onto a disk image; nothing is unpacked to the host's file system. Everything that names
 //! itself by a digest is checked against it.
 
+mod choice;
 mod config;
 mod digest;
 mod manifest;
 mod source;
+mod users;
 
 #[cfg(test)]
 mod tests;
 
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -38,9 +40,25 @@ const LAYER_BYTES_MAX: u64 = 64 << 30;
 /// Why something is not a container image that can be run.
 #[derive(Debug, Error)]
 pub enum ContainerError {
-    /// Neither form.
-    #[error("it is neither an OCI image layout nor a `docker save` archive")]
+    /// None of the forms.
+    #[error(
+        "it is neither an OCI image layout nor a `docker save` archive nor a `dir:` folder of skopeo"
+    )]
     NoImage,
+    /// The first form of Docker's manifests, which have no configuration.
+    #[error("its manifest has Docker's form of 2015 (schema 1), which nothing writes any more")]
+    OldManifest,
+    /// It has more than one image, and none was named.
+    #[error("it holds several images: {}", .0.join(", "))]
+    Several(Vec<String>),
+    /// It has images, but none of this name.
+    #[error("it has no image {wanted:?}, but {}", .all.join(", "))]
+    NotAmong {
+        /// What was asked for.
+        wanted: String,
+        /// What it has.
+        all: Vec<String>,
+    },
     /// It cannot be read.
     #[error("cannot read {part}")]
     Read {
@@ -68,12 +86,35 @@ pub enum ContainerError {
         /// What the host said.
         source: io::Error,
     },
+    /// What is unpacked has no room.
+    #[error(
+        "cannot write what layer {number} unpacks to into {}: the image takes more than {} MiB while it is made",
+        .folder.display(), .needed_bytes >> 20
+    )]
+    Spool {
+        /// Counted from 1.
+        number: usize,
+        /// What all layers so far take, once unpacked and once on the disk.
+        needed_bytes: u64,
+        /// Where.
+        folder: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The user that it wants to run as.
     #[error("it wants to run as {0:?}, and has no such user")]
     NoUser(String),
+    /// The signal that shall end its program.
+    #[error("its StopSignal {0:?} is no signal")]
+    NoSignal(String),
     /// The disk.
-    #[error("cannot write the disk")]
-    Disk(#[from] Ext4Error),
+    #[error("cannot write the disk {}", .path.display())]
+    Disk {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: Ext4Error,
+    },
     /// A file of ours.
     #[error(transparent)]
     File(#[from] FileError),
@@ -87,8 +128,19 @@ impl ContainerError {
     pub fn is_bad_input(&self) -> bool {
         !matches!(
             self,
-            ContainerError::Disk(_) | ContainerError::File(_) | ContainerError::Store(_)
+            ContainerError::Disk { .. }
+                | ContainerError::Spool { .. }
+                | ContainerError::File(_)
+                | ContainerError::Store(_)
         )
+    }
+}
+
+/// A part that contradicts what the others say.
+fn damaged(part: &str, what: &str) -> ContainerError {
+    ContainerError::Damaged {
+        part: part.to_owned(),
+        what: what.to_owned(),
     }
 }
 
@@ -100,7 +152,7 @@ pub fn is_archive(path: &Path) -> io::Result<bool> {
     let mut head = Vec::new();
     File::open(path)?.take(512).read_to_end(&mut head)?;
     let is_tar = head.get(257..262) == Some(b"ustar");
-    Ok(is_tar || head.starts_with(&digest::GZIP) || head.starts_with(&digest::ZSTD))
+    Ok(is_tar || head.starts_with(&digest::GZIP) || digest::is_zstd(&head))
 }
 
 /// A container image of which everything but the layers has been read.
@@ -110,13 +162,13 @@ pub(crate) struct Opened {
     config: Config,
 }
 
-/// Reads what the image says about itself.
+/// Reads what the image says about itself; `wanted` is the name of one of several.
 ///
 /// # Errors
 /// If it is none, is damaged, or for other machines.
-pub(crate) fn open(path: &Path) -> Result<Opened, ContainerError> {
+pub(crate) fn open(path: &Path, wanted: Option<&str>) -> Result<Opened, ContainerError> {
     let source = Source::open(path)?;
-    let manifest = Manifest::read(&source, path)?;
+    let manifest = Manifest::read(&source, path, wanted)?;
     let config = Config::read(&source, &manifest)?;
     Ok(Opened {
         source,
@@ -126,9 +178,10 @@ pub(crate) fn open(path: &Path) -> Result<Opened, ContainerError> {
 }
 
 impl Opened {
-    /// What it is called among images: its content decides.
+    /// What it is called among images: its content decides, and what we make of that (images of before lack groups,
+    /// volumes and signals).
     pub(crate) fn folder_name(&self) -> String {
-        format!("container-{}", &self.config.digest[..16])
+        format!("container-2-{}", &self.config.digest[..16])
     }
 
     /// Makes the disk in `work`, which is empty, and gives it its place.
@@ -149,8 +202,9 @@ impl Opened {
         let count = self.manifest.layers.len();
         for index in 0..count {
             on_progress(Progress::Layers(100.0 * index as f64 / count as f64));
-            self.layer(index, &mut tree, &mut spool)?;
+            self.layer(index, (&mut tree, &mut spool), work)?;
         }
+        self.config.put_volumes(&mut tree);
         let command = self.config.command(&tree)?;
         on_progress(Progress::WritingDisk);
         let disk = folder.join("disk.raw");
@@ -169,7 +223,8 @@ impl Opened {
             uuid: uuid(),
             made: now(),
         };
-        ext4::write(&tree, &options, &file)?;
+        ext4::write(&tree, &options, &file)
+            .map_err(|source| ContainerError::Disk { path: disk, source })?;
         let what = format!(
             "container image, {count} layers, {}",
             command.arguments.join(" ")
@@ -189,8 +244,8 @@ impl Opened {
     fn layer(
         &self,
         index: usize,
-        tree: &mut Tree,
-        spool: &mut Spool,
+        (tree, spool): (&mut Tree, &mut Spool),
+        work: &Path,
     ) -> Result<(), ContainerError> {
         let layer = &self.manifest.layers[index];
         let failed = |source| ContainerError::Layer {
@@ -203,8 +258,15 @@ impl Opened {
             let plain = digest::decompress(&mut blob).map_err(failed)?;
             let mut plain = Digesting::new(plain.take(LAYER_BYTES_MAX));
             let unpacked = Unpacker::of_layer(tree, spool).unpack(&mut plain);
+            let needed_bytes = 2 * spool.len();
             unpacked.map_err(|error| match error {
                 UnpackError::Io(source) => failed(source),
+                UnpackError::Spool(source) => ContainerError::Spool {
+                    number: index + 1,
+                    needed_bytes,
+                    folder: work.to_owned(),
+                    source,
+                },
                 UnpackError::Tree(error) => failed(io::Error::other(error)),
             })?;
             // What follows the archive's end belongs to the layer's digest too.

@@ -42,7 +42,7 @@ impl Source {
         let mut file = File::open(path).map_err(failed)?;
         let mut head = [0; 4];
         let count = file.read(&mut head).map_err(failed)?;
-        if head[..count].starts_with(&digest::GZIP) || head[..count].starts_with(&digest::ZSTD) {
+        if head[..count].starts_with(&digest::GZIP) || digest::is_zstd(&head[..count]) {
             let what =
                 "unpack its compression first: parts of it are read more than once".to_owned();
             return Err(ContainerError::Damaged {

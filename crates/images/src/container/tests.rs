@@ -107,7 +107,25 @@ fn make(folder: &Path, path: &Path) -> Result<Image, ContainerError> {
     let work = at("work");
     let _ = fs::remove_dir_all(&work);
     fs::create_dir(&work).unwrap();
-    container::open(path)?.make(&store, &work, &mut |_| {})
+    container::open(path, None)?.make(&store, &work, &mut |_| {})
+}
+
+/// The same layout as a folder of skopeo's `dir:`.
+fn dir(folder: &Path) -> PathBuf {
+    let layout = oci(folder, "app", gzip);
+    let index: serde_json::Value =
+        serde_json::from_slice(&fs::read(layout.join("index.json")).unwrap()).unwrap();
+    let root = folder.join("dir");
+    fs::create_dir(&root).unwrap();
+    fs::write(root.join("version"), "Directory Transport Version: 1.1\n").unwrap();
+    for blob in fs::read_dir(layout.join("blobs/sha256")).unwrap() {
+        let blob = blob.unwrap();
+        fs::copy(blob.path(), root.join(blob.file_name())).unwrap();
+    }
+    let digest = index["manifests"][1]["digest"].as_str().unwrap();
+    let manifest = root.join(digest.strip_prefix("sha256:").unwrap());
+    fs::rename(manifest, root.join("manifest.json")).unwrap();
+    root
 }
 
 #[test]
@@ -141,19 +159,75 @@ fn both_forms_become_a_disk_that_knows_its_command() {
     );
     check(&oci(folder.path(), "7:8", gzip), "layout", (7, 8));
     check(&docker(folder.path()), "box:1", (0, 0));
+    check(&dir(folder.path()), "dir", (1000, 100));
 }
 
 #[test]
-fn zstd_layers_are_read() {
-    // Made by `printf x | zstd`.
-    let frame = [
-        0x28, 0xb5, 0x2f, 0xfd, 0x04, 0x58, 0x09, 0x00, 0x00, 0x78, 0x23, 0x42, 0xdd, 0x1a,
-    ];
-    let mut text = Vec::new();
-    let plain = container::digest::decompress(&frame[..]);
-    // The checksum at the end is not ours to judge here; the content is.
-    let _ = plain.map(|mut plain| std::io::Read::read_to_end(&mut plain, &mut text));
-    assert_eq!(text, b"x");
+fn volumes_are_folders_and_the_signal_is_the_images() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = json!({ "architecture": "amd64", "os": "linux", "config": {
+        "Entrypoint": "/one", "Volumes": { "/data/deep": {}, "/etc": {}, "/../x": {} }, "StopSignal": "SIGQUIT" } });
+    let image = plain_image(folder.path(), &text);
+    let command = make(folder.path(), &image).unwrap().command.unwrap();
+    // A word alone is a list of one.
+    assert_eq!(
+        (command.arguments, command.stop_signal),
+        (vec!["/one".to_owned()], 3)
+    );
+    let mut tree = crate::tree::Tree::new();
+    let source = container::source::Source::open(&image).unwrap();
+    let manifest = container::manifest::Manifest::read(&source, &image, None).unwrap();
+    let config = container::config::Config::read(&source, &manifest).unwrap();
+    config.put_volumes(&mut tree);
+    let is_folder = |path: &str| {
+        let found = tree.find(path.as_bytes(), false);
+        found.is_some_and(|node| tree.is_folder(node))
+    };
+    assert!(is_folder("/data/deep") && is_folder("/etc"));
+}
+
+/// What `docker save` writes of an image without layers.
+fn plain_image(folder: &Path, config: &serde_json::Value) -> PathBuf {
+    let mut builder = tar::Builder::new(Vec::new());
+    let list = json!([{ "Config": "config.json", "RepoTags": ["bare:1"], "Layers": [] }]);
+    for (path, value) in [("config.json", config), ("manifest.json", &list)] {
+        let bytes = value.to_string();
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        builder
+            .append_data(&mut header, path, bytes.as_bytes())
+            .unwrap();
+    }
+    let path = folder.join("bare.tar");
+    fs::write(&path, builder.into_inner().unwrap()).unwrap();
+    path
+}
+
+/// What `printf x | zstd` writes.
+const FRAME: [u8; 14] = [
+    0x28, 0xb5, 0x2f, 0xfd, 0x04, 0x58, 0x09, 0x00, 0x00, 0x78, 0x23, 0x42, 0xdd, 0x1a,
+];
+
+/// A frame of three bytes that readers skip.
+const SKIPPED: [u8; 11] = [0x5e, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3];
+
+#[test]
+fn zstd_layers_are_read_to_the_end_of_their_last_frame() {
+    let check = |parts: &[&[u8]], expected: Option<&str>| {
+        let packed = parts.concat();
+        let mut text = Vec::new();
+        let read = container::digest::decompress(&packed[..])
+            .and_then(|mut plain| std::io::Read::read_to_end(&mut plain, &mut text));
+        // The checksum at the end of a frame is not ours to judge here; the content is.
+        let got = read.is_ok().then(|| String::from_utf8(text).unwrap());
+        assert_eq!(got.as_deref(), expected, "{parts:?}");
+    };
+    check(&[&FRAME], Some("x"));
+    check(&[&FRAME, &FRAME, &FRAME], Some("xxx"));
+    check(&[&SKIPPED, &FRAME, &SKIPPED, &FRAME, &SKIPPED], Some("xx"));
+    check(&[&FRAME, &SKIPPED[..9]], None);
+    check(&[&FRAME, &FRAME[..9]], None);
+    check(&[&FRAME, b"tail"], None);
 }
 
 #[test]

@@ -122,7 +122,7 @@ fn unpack(
 
 fn unpack_error(package: &Path, error: UnpackError) -> AssembleError {
     let source = match error {
-        UnpackError::Io(source) => source,
+        UnpackError::Io(source) | UnpackError::Spool(source) => source,
         UnpackError::Tree(error) => io::Error::other(error),
     };
     AssembleError::Unpack {

@@ -228,7 +228,10 @@ impl Image<'_> {
                     (at, left) = (run.start * BLOCK_BYTES, run.count * BLOCK_BYTES);
                 }
                 let count = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-                to.write_all_at(&bytes[..count], at)?;
+                // What is not written of a new file is zeros, and takes nothing.
+                if bytes[..count].iter().any(|&byte| byte != 0) {
+                    to.write_all_at(&bytes[..count], at)?;
+                }
                 at += count as u64;
                 left -= count as u64;
                 bytes = &bytes[count..];

@@ -8,6 +8,7 @@
 //! Names lead through symbolic links as they will in the guest: `lib/x` goes to `usr/lib/x` if `lib` is such a link.
 
 mod resolve;
+mod sparse;
 mod unpack;
 
 #[cfg(test)]
@@ -307,12 +308,12 @@ impl Tree {
         self.layer += 1;
     }
 
-    /// Takes away what lower layers have put under this name of a folder.
-    pub(crate) fn white_out(&mut self, path: &[u8]) -> Result<(), TreeError> {
-        if let Some((parent, name)) = self.parent_of(path)? {
-            self.hide(parent, &name);
+    /// Takes away what lower layers have put under this name of a folder. Where there is no such folder, or this layer
+    /// has something else in its place, there is nothing to take away.
+    pub(crate) fn white_out(&mut self, folder: &[u8], name: &[u8]) {
+        if let Some(folder) = self.find(folder, true).filter(|&node| self.is_folder(node)) {
+            self.hide(folder, name);
         }
-        Ok(())
     }
 
     /// Takes away what lower layers have put into this folder.

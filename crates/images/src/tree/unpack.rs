@@ -1,13 +1,16 @@
 //! Tar archives into a tree: Debian packages and layers of container images.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use tar::EntryType;
 use thiserror::Error;
 
+use crate::tree::sparse::SparseHeaders;
 use crate::tree::{Attributes, Content, Kind, LINK_BYTES_MAX, Tree, TreeError, text};
 
 /// What starts the name of a file that hides another (OCI image specification, layer.md, "Whiteouts").
@@ -19,12 +22,24 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 /// How extended attributes are called in pax headers.
 const PAX_XATTR: &str = "SCHILY.xattr.";
 
+/// What archives are made of.
+const BLOCK_BYTES: u64 = 512;
+
+/// What all files of one tree may have together, so that a small archive with large holes cannot fill every disk.
+const SPOOL_BYTES_MAX: u64 = 64 << 30;
+
+/// Bytes that are copied at once; so many zeros in a row are a hole.
+const PIECE_BYTES: usize = 64 << 10;
+
 /// Why an archive did not become a part of a tree.
 #[derive(Debug, Error)]
 pub(crate) enum UnpackError {
-    /// The archive is broken or the spool is full.
+    /// The archive is broken.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// The host has no room for what is unpacked.
+    #[error("cannot write what is unpacked")]
+    Spool(#[source] io::Error),
     /// A file cannot be where the archive has it.
     #[error(transparent)]
     Tree(#[from] TreeError),
@@ -56,10 +71,34 @@ impl Spool {
         self.len
     }
 
-    fn take(&mut self, from: &mut impl Read) -> io::Result<Content> {
+    fn take(&mut self, from: &mut impl Read) -> Result<Content, UnpackError> {
         let offset = self.len;
-        let len = io::copy(from, &mut &*self.file)?;
-        self.len += len;
+        let mut piece = vec![0; PIECE_BYTES];
+        loop {
+            let mut count = 0;
+            while count < piece.len() {
+                match from.read(&mut piece[count..])? {
+                    0 => break,
+                    more => count += more,
+                }
+            }
+            if count == 0 {
+                break;
+            }
+            if self.len + count as u64 > SPOOL_BYTES_MAX {
+                return Err(
+                    io::Error::other("its files are larger than any disk of a guest").into(),
+                );
+            }
+            if piece[..count].iter().any(|&byte| byte != 0) {
+                let written = self.file.write_all_at(&piece[..count], self.len);
+                written.map_err(UnpackError::Spool)?;
+            }
+            self.len += count as u64;
+        }
+        // A hole at the end belongs to the file.
+        self.file.set_len(self.len).map_err(UnpackError::Spool)?;
+        let len = self.len - offset;
         Ok(Content::Part {
             file: self.file.clone(),
             offset,
@@ -109,12 +148,25 @@ impl<'a> Unpacker<'a> {
 
     /// Reads the archive to its end; the paths of all that was put.
     pub(crate) fn unpack(&mut self, archive: &mut dyn Read) -> Result<Vec<Vec<u8>>, UnpackError> {
-        let mut archive = tar::Archive::new(archive);
+        let is_cut = Cell::new(false);
+        let mut archive = tar::Archive::new(Padded {
+            from: archive,
+            len: 0,
+            is_cut: &is_cut,
+        });
         let mut paths = Vec::new();
         for entry in archive.entries()? {
             let mut entry = entry?;
-            let path = entry.path_bytes().into_owned();
-            self.put(&mut entry, &path)?;
+            let headers = PaxHeaders::read(&mut entry)?;
+            let path = match &headers.sparse.name {
+                Some(name) => name.clone(),
+                None => entry.path_bytes().into_owned(),
+            };
+            self.put(&mut entry, &path, headers)?;
+            if is_cut.get() {
+                let what = format!("the archive ends inside of {:?}", text(&path));
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, what).into());
+            }
             paths.push(path);
         }
         Ok(paths)
@@ -124,18 +176,22 @@ impl<'a> Unpacker<'a> {
         &mut self,
         entry: &mut tar::Entry<'_, R>,
         path: &[u8],
+        headers: PaxHeaders,
     ) -> Result<(), UnpackError> {
         if self.is_layer && self.is_whiteout(path)? {
             return Ok(());
         }
-        let attributes = attributes(entry)?;
+        let attributes = attributes(entry, &headers)?;
         let name = (self.rename)(path);
         let path = name.as_deref().unwrap_or(path);
         let header = entry.header();
         let kind = match header.entry_type() {
             EntryType::Directory => return self.put_folder(path, attributes),
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                Kind::File(self.spool.take(entry)?)
+                Kind::File(match headers.sparse.fill(&mut *entry)? {
+                    Some(mut filled) => self.spool.take(&mut filled)?,
+                    None => self.spool.take(entry)?,
+                })
             }
             EntryType::Symlink => Kind::Symlink(link_target(entry, path)?),
             EntryType::Link => {
@@ -186,7 +242,7 @@ impl<'a> Unpacker<'a> {
         if hidden.is_empty() || hidden == b"." || hidden == b".." {
             return Err(TreeError::BadPath(text(path)).into());
         }
-        self.tree.white_out(&[folder, hidden].concat())?;
+        self.tree.white_out(folder, hidden);
         Ok(true)
     }
 }
@@ -202,30 +258,77 @@ fn link_target<R: Read>(entry: &tar::Entry<'_, R>, path: &[u8]) -> Result<Vec<u8
     Ok(target)
 }
 
-fn attributes<R: Read>(entry: &mut tar::Entry<'_, R>) -> Result<Attributes, UnpackError> {
-    let mut xattrs = Vec::new();
-    if let Some(extensions) = entry.pax_extensions()? {
-        for extension in extensions {
+/// An archive whose last block is filled up: some writers end with the last byte of the last file, and other readers
+/// take that for the end that it is.
+struct Padded<'a> {
+    from: &'a mut dyn Read,
+    len: u64,
+    /// Set when bytes were asked for that only the padding has.
+    is_cut: &'a Cell<bool>,
+}
+
+impl Read for Padded<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.from.read(buffer)?;
+        self.len += count as u64;
+        if count > 0 || buffer.is_empty() {
+            return Ok(count);
+        }
+        let missing = self.len.next_multiple_of(BLOCK_BYTES) - self.len;
+        let count = buffer
+            .len()
+            .min(usize::try_from(missing).unwrap_or(usize::MAX));
+        buffer[..count].fill(0);
+        self.len += count as u64;
+        self.is_cut.set(count > 0);
+        Ok(count)
+    }
+}
+
+/// What pax headers say of a file beside its name and size, which are the library's affair.
+#[derive(Default)]
+struct PaxHeaders {
+    xattrs: Vec<(String, Vec<u8>)>,
+    mtime: Option<i64>,
+    sparse: SparseHeaders,
+}
+
+impl PaxHeaders {
+    fn read<R: Read>(entry: &mut tar::Entry<'_, R>) -> io::Result<PaxHeaders> {
+        let mut headers = PaxHeaders::default();
+        for extension in entry.pax_extensions()?.into_iter().flatten() {
             let extension = extension?;
-            let name = extension
-                .key()
-                .ok()
-                .and_then(|key| key.strip_prefix(PAX_XATTR));
-            if let Some(name) = name {
-                xattrs.push((name.to_owned(), extension.value_bytes().to_vec()));
+            let Ok(key) = extension.key() else { continue };
+            let value = extension.value_bytes();
+            if let Some(name) = key.strip_prefix(PAX_XATTR) {
+                headers.xattrs.push((name.to_owned(), value.to_vec()));
+            } else if key == "mtime" {
+                let seconds = text(value);
+                headers.mtime = seconds.split('.').next().and_then(|text| text.parse().ok());
+            } else {
+                headers.sparse.take(key, value)?;
             }
         }
+        Ok(headers)
     }
+}
+
+fn attributes<R: Read>(
+    entry: &tar::Entry<'_, R>,
+    headers: &PaxHeaders,
+) -> Result<Attributes, UnpackError> {
     let header = entry.header();
     let id = |id: u64| {
         u32::try_from(id)
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "a user's number is too large"))
     };
+    let mtime = || i64::try_from(header.mtime().ok()?).ok();
     Ok(Attributes {
         mode: (header.mode()? & 0o7777) as u16,
         uid: id(header.uid()?)?,
         gid: id(header.gid()?)?,
-        mtime: i64::try_from(header.mtime()?).unwrap_or(0),
-        xattrs,
+        // A time that cannot be read is no reason to refuse a file.
+        mtime: headers.mtime.or_else(mtime).unwrap_or(0),
+        xattrs: headers.xattrs.clone(),
     })
 }

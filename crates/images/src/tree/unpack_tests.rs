@@ -147,6 +147,23 @@ fn whiteouts_hide_what_lower_layers_have_and_nothing_else() {
 }
 
 #[test]
+fn whiteouts_for_what_is_not_there_say_nothing() {
+    let mut layers = Layers::new();
+    layers.put(&[(FILE, "d/old", "1")]).unwrap();
+    // The folder became a file, and the marks for its old children came along.
+    layers
+        .put(&[
+            (FILE, "d", "now a file"),
+            (FILE, "d/.wh.old", ""),
+            (FILE, "d/.wh..wh..opq", ""),
+            (FILE, "no/such/.wh.thing", ""),
+        ])
+        .unwrap();
+    assert_eq!(layers.text("d").as_deref(), Some("now a file"));
+    assert!(layers.node("no").is_none());
+}
+
+#[test]
 fn a_layer_may_put_a_folder_where_a_link_was_and_a_package_may_not() {
     let files: [File<'_>; 2] = [(FOLDER, "lib/", ""), (FILE, "lib/x", "x")];
     let mut layers = Layers::new();
@@ -189,10 +206,55 @@ fn hostile_archives_lead_nowhere() {
     assert_eq!(layers.text("abs").as_deref(), Some("y"));
 }
 
+fn unpack(bytes: &[u8]) -> (Layers, Result<Vec<Vec<u8>>, UnpackError>) {
+    let mut layers = Layers::new();
+    let unpacked = Unpacker::of_layer(&mut layers.tree, &mut layers.spool).unpack(&mut &bytes[..]);
+    (layers, unpacked)
+}
+
 #[test]
 fn a_cut_archive_is_an_error() {
-    let whole = archive(&[(FILE, "a", &"x".repeat(2000))]);
-    let mut layers = Layers::new();
-    let mut unpacker = Unpacker::of_layer(&mut layers.tree, &mut layers.spool);
-    assert!(unpacker.unpack(&mut &whole[..1000]).is_err());
+    // One header, two blocks of which the last is full, then the padding and the end.
+    let whole = archive(&[(FILE, "a", &"x".repeat(1024))]);
+    for len in [1000, 1500, 1535, 300] {
+        assert!(unpack(&whole[..len]).1.is_err(), "{len}");
+    }
+    assert!(unpack(&whole[..1536]).1.is_ok());
+}
+
+#[test]
+fn an_archive_may_end_with_its_last_byte() {
+    let whole = archive(&[(FILE, "a", "first"), (FILE, "b", &"x".repeat(700))]);
+    let (layers, unpacked) = unpack(&whole[..512 * 3 + 700]);
+    assert_eq!(unpacked.unwrap().len(), 2);
+    assert_eq!(layers.text("b"), Some("x".repeat(700)));
+}
+
+#[test]
+fn holes_and_times_come_from_pax_headers() {
+    let mut builder = Builder::new(Vec::new());
+    let headers: [(&str, &[u8]); 5] = [
+        ("GNU.sparse.major", b"1"),
+        ("GNU.sparse.minor", b"0"),
+        ("GNU.sparse.name", b"var/holes"),
+        ("GNU.sparse.realsize", b"200000"),
+        ("mtime", b"-12.5"),
+    ];
+    builder.append_pax_extensions(headers).unwrap();
+    let mut packed = b"1\n199998\n2\n".to_vec();
+    packed.resize(512, 0);
+    packed.extend(b"ab");
+    let mut header = Header::new_ustar();
+    header.set_size(packed.len() as u64);
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    builder
+        .append_data(&mut header, "var/GNUSparseFile.0/holes", &packed[..])
+        .unwrap();
+    let (layers, unpacked) = unpack(&builder.into_inner().unwrap());
+    assert_eq!(unpacked.unwrap(), [b"var/holes"]);
+    let text = layers.text("var/holes").unwrap();
+    assert_eq!((text.len(), &text[199_997..]), (200_000, "\0ab"));
+    assert_eq!(layers.node("var/holes").unwrap().attributes.mtime, -12);
 }

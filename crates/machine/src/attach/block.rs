@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use devices::virtio::blk::{Disk, DiskOptions, Image, ImageError, VirtioBlock};
+use devices::virtio::blk::{Disk, DiskOptions, HeadError, Image, ImageError, VirtioBlock};
 use devices::virtio::{VirtioDevice, VirtioKind};
 use thiserror::Error;
 
@@ -26,6 +26,16 @@ pub(super) enum DiskError {
         /// What is wrong with the image.
         source: ImageError,
     },
+}
+
+impl DiskError {
+    /// Whether the image is one that nobody could open, wherever.
+    pub(super) fn is_bad_input(&self) -> bool {
+        let DiskError::Image { source, .. } = self else {
+            return false;
+        };
+        !matches!(source, ImageError::Head(HeadError::Read(_)))
+    }
 }
 
 /// An opened disk and its place on the board.

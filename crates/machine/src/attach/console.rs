@@ -61,6 +61,9 @@ impl ConsoleAttachment {
     }
 }
 
+/// What the console's own port is called in the guest.
+const CONSOLE_PORT_NAME: &str = "mother.console";
+
 impl ConsoleAttachment {
     /// The same with a port for each channel.
     pub(super) fn with_channels(self, channels: Vec<Channel>) -> ConsoleAttachment {
@@ -82,7 +85,8 @@ impl Attachment for ConsoleAttachment {
 
     fn device(&mut self) -> Result<Box<dyn VirtioDevice>, AttachError> {
         let console = Port {
-            name: String::new(),
+            // Scripts that look for a port by its name find one at each.
+            name: CONSOLE_PORT_NAME.to_owned(),
             end: Arc::clone(&self.end),
         };
         // A reader for each life: half a line of the one before is nobody's.

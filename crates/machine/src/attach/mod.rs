@@ -56,6 +56,19 @@ pub struct AttachError {
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
+impl AttachError {
+    /// What to do, if something can be done.
+    pub(crate) fn help(&self) -> Option<&'static str> {
+        self.source.downcast_ref::<passt::PasstError>()?.help()
+    }
+
+    /// Whether what the user named is to blame, and not the host.
+    pub(crate) fn is_bad_input(&self) -> bool {
+        let disk = self.source.downcast_ref::<block::DiskError>();
+        disk.is_some_and(block::DiskError::is_bad_input)
+    }
+}
+
 /// The outside of one device.
 pub(crate) trait Attachment: Send {
     /// Its slot on the bus.

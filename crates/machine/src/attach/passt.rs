@@ -51,6 +51,13 @@ const NO_ROUTE: &str = "No external routable interface";
 const NO_PORT: &str = "Failed to bind";
 /// When it cannot make the namespaces that it locks itself into.
 const NO_NAMESPACE: [&str; 2] = ["namespace", "Failed to detach"];
+/// When it was started as root and cannot become somebody else.
+const NO_PRIVILEGE: [&str; 4] = [
+    "Can't set GID",
+    "Can't set UID",
+    "Can't drop",
+    "Failed to drop",
+];
 
 /// Why there is no network.
 #[derive(Debug, Error)]
@@ -79,12 +86,16 @@ pub(crate) enum PasstError {
         said: String,
     },
     /// The host forbids what it needs.
-    #[error(
-        "passt cannot lock itself in ({said}): this host gives no user namespaces. Have them allowed (sysctl \
-         user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns), \
-         or run with `--net none`"
-    )]
+    #[error("passt cannot lock itself in ({said}): this host gives no user namespaces")]
     Namespace {
+        /// Its words.
+        said: String,
+    },
+    /// It does not run as root, and this root may not become another user.
+    #[error(
+        "passt cannot become a user without privileges ({said}): this root has not its capabilities"
+    )]
+    Privilege {
         /// Its words.
         said: String,
     },
@@ -94,6 +105,23 @@ pub(crate) enum PasstError {
         /// Its words.
         said: String,
     },
+}
+
+impl PasstError {
+    /// What to do, if something can be done.
+    pub(crate) fn help(&self) -> Option<&'static str> {
+        match self {
+            PasstError::Namespace { .. } => Some(
+                "have them allowed (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, \
+                 kernel.apparmor_restrict_unprivileged_userns), or run with `--net none`",
+            ),
+            PasstError::Privilege { .. } => Some(
+                "start Mother as a user who is not root, give this root CAP_SETUID and CAP_SETGID (container engines: \
+                 `--cap-add SETUID --cap-add SETGID`), or run with `--net none`",
+            ),
+            _ => None,
+        }
+    }
 }
 
 /// A running passt. Ends when it is dropped, and with this process.
@@ -301,6 +329,8 @@ fn complaint(said: &str) -> String {
 fn classify(said: String) -> PasstError {
     if said.contains(NO_PORT) {
         PasstError::Port { said }
+    } else if NO_PRIVILEGE.iter().any(|sign| said.contains(sign)) {
+        PasstError::Privilege { said }
     } else if NO_NAMESPACE.iter().any(|sign| said.contains(sign)) {
         PasstError::Namespace { said }
     } else {
@@ -405,6 +435,10 @@ mod tests {
         check(
             "Failed to send 62 bytes to syslog\nCouldn't create user namespace: No space left on device\n",
             "passt cannot lock itself in (Couldn't create user namespace",
+        );
+        check(
+            "Don't run as root. Changing to nobody...\nCan't set GID to 65534: Operation not permitted\n",
+            "passt cannot become a user without privileges (Can't set GID to 65534",
         );
         check("", "passt ended");
     }

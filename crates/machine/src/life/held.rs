@@ -48,6 +48,21 @@ pub enum BuildError {
     Paging(#[source] StartError),
 }
 
+impl BuildError {
+    /// What to do, if something can be done.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            BuildError::Attach(error) => error.help(),
+            _ => None,
+        }
+    }
+
+    /// Whether what the user named is to blame, and not the host.
+    pub fn is_bad_input(&self) -> bool {
+        matches!(self, BuildError::Attach(error) if error.is_bad_input())
+    }
+}
+
 /// What every life of a VM is assembled from.
 pub(crate) struct Held {
     /// Where guest memory lies, emptied for each life.

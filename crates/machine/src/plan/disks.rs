@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use api::{DiskFormat, DiskSerial, DiskSpec};
-use devices::virtio::blk::{Head, ImageFormat, SECTOR_BYTES};
+use devices::virtio::blk::{Head, Image, ImageFormat, SECTOR_BYTES};
 use serde::{Deserialize, Serialize};
 
 use super::{Complaints, Trouble, image_help, trouble};
@@ -219,6 +219,7 @@ fn look(path: &Path, format: Option<ImageFormat>, for_writing: bool) -> Result<L
         .map_err(|error| refused(&error))?;
     let metadata = file.metadata().map_err(|error| refused(&error))?;
     let head = Head::read(&file, format).map_err(|error| image_help::explain(path, &error))?;
+    Image::probe(file, head.format).map_err(|error| image_help::damaged(path, &error))?;
     Ok(Looked {
         id: (metadata.dev(), metadata.ino()),
         head,

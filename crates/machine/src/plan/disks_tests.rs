@@ -21,19 +21,50 @@ fn folder() -> tempfile::TempDir {
     folder
 }
 
-/// The header of a version 3 image of 1 MiB.
+/// An empty version 3 image of 1 MiB: its header, the table and the block of its reference counts, its L1 table.
 fn qcow2(backing: Option<&str>, encryption: u8) -> Vec<u8> {
-    let mut bytes = vec![0; 512];
+    const CLUSTER: usize = 0x1_0000;
+    let mut bytes = vec![0; 4 * CLUSTER];
     let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
     put(0, b"QFI\xfb\0\0\0\x03");
+    put(20, &16_u32.to_be_bytes());
     put(24, &(1_u64 << 20).to_be_bytes());
     put(32, &[0, 0, 0, encryption]);
+    put(36, &1_u32.to_be_bytes());
+    put(40, &(3 * CLUSTER as u64).to_be_bytes());
+    put(48, &(CLUSTER as u64).to_be_bytes());
+    put(56, &1_u32.to_be_bytes());
+    put(96, &4_u32.to_be_bytes());
+    put(100, &104_u32.to_be_bytes());
+    put(CLUSTER, &(2 * CLUSTER as u64).to_be_bytes());
+    for cluster in 0..4 {
+        put(2 * CLUSTER + 2 * cluster, &1_u16.to_be_bytes());
+    }
     if let Some(name) = backing {
         put(8, &200_u64.to_be_bytes());
         put(16, &(name.len() as u32).to_be_bytes());
         put(200, name.as_bytes());
     }
     bytes
+}
+
+#[test]
+fn an_image_with_damaged_tables_is_told_before_anything_starts() {
+    let folder = folder();
+    let path = folder.path();
+    let check = |at: usize, value: &[u8], expected: &str| {
+        let mut bytes = qcow2(None, 0);
+        bytes[at..at + value.len()].copy_from_slice(value);
+        std::fs::write(path.join("damaged"), &bytes).unwrap();
+        let told = complaints(path, &[spec(path, "damaged")]);
+        let help = "\n  look at it with `qemu-img check DIR/damaged`\n";
+        assert!(told.starts_with(expected) && told.ends_with(help), "{told}");
+    };
+    let refused = "cannot use DIR/damaged: cannot open it as qcow2: ";
+    check(20, &40_u32.to_be_bytes(), refused);
+    check(40, &0x1_0001_u64.to_be_bytes(), refused);
+    check(96, &9_u32.to_be_bytes(), refused);
+    assert_eq!(complaints(path, &[spec(path, "clusters")]), "");
 }
 
 fn spec(folder: &Path, name: &str) -> DiskSpec {

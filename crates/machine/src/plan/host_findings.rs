@@ -1,6 +1,7 @@
 //! What this host has for VMs, looked at once.
 
 use api::{ResidentLimit, VmSpec};
+use rustix::process::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{EngineFinding, findings_for};
@@ -26,6 +27,8 @@ pub struct HostFindings {
     pub engines: Vec<EngineFinding>,
     /// Paging; `None` where nobody asked for it.
     pub paging: Option<PagingFinding>,
+    /// How long a file of this process may become, in bytes (`RLIMIT_FSIZE`); guest memory is one.
+    pub file_bytes_max: Option<u64>,
 }
 
 impl HostFindings {
@@ -37,6 +40,7 @@ impl HostFindings {
         HostFindings {
             engines: findings_for(spec.engine.unwrap_or_default().as_str()),
             paging: is_limited.then(paging_finding),
+            file_bytes_max: getrlimit(Resource::Fsize).current,
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use devices::virtio::blk::{HeadError, Obstacle};
+use devices::virtio::blk::{HeadError, ImageError, Obstacle};
 
 use super::Trouble;
 
@@ -18,6 +18,18 @@ pub(super) fn explain(path: &Path, error: &HeadError) -> Trouble {
     Trouble {
         what,
         help: help(path, error),
+    }
+}
+
+/// What is wrong with an image whose tables are not what its header promises.
+pub(super) fn damaged(path: &Path, error: &ImageError) -> Trouble {
+    let mut what = format!("cannot use {}: {error}", path.display());
+    if let Some(cause) = std::error::Error::source(error) {
+        what.push_str(&format!(": {cause}"));
+    }
+    Trouble {
+        what,
+        help: help(path, &HeadError::Damaged("")),
     }
 }
 

@@ -187,6 +187,12 @@ fn judge(
     let network = network::network(spec, stage, complaints);
     let vsock = complaints.take("vsock", vsock::vsock(spec.vsock.as_deref()));
     let is_memory_known = !complaints.is_about("memory");
+    if is_memory_known {
+        complaints.take(
+            "memory",
+            check_file_limit(memory_bytes, host.file_bytes_max),
+        );
+    }
     let paging = is_memory_known.then(|| paging::paging(spec, host, memory_bytes, complaints));
     let kernel = match (&spec.kernel, stage) {
         (None, Stage::Draft) => None,
@@ -230,6 +236,21 @@ fn engine(spec: &VmSpec, host: &HostFindings) -> Result<EngineChoice, Trouble> {
         what: none.what,
         help: none.help,
     })
+}
+
+/// Guest memory is a file, and the kernel kills a process whose file becomes longer than its limit.
+fn check_file_limit(memory_bytes: u64, limit_bytes: Option<u64>) -> Result<(), Trouble> {
+    match limit_bytes {
+        Some(limit) if limit < memory_bytes => trouble(
+            format!(
+                "guest memory of {} MiB is a file to the host, and this process may not have files of more than {} KiB",
+                memory_bytes >> 20,
+                limit >> 10
+            ),
+            "lift the limit on file sizes: `ulimit -f unlimited`, or LimitFSIZE=infinity in a service's unit",
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// The word by which Linux finds the console that is connected.

@@ -20,6 +20,7 @@ fn host() -> HostFindings {
             finding(EngineKind::Soft, true, "works"),
         ],
         paging: None,
+        file_bytes_max: None,
     }
 }
 
@@ -357,6 +358,24 @@ fn a_limit_that_this_host_cannot_keep_is_told_with_the_way_on() {
         "10%",
         None,
         Some((what, "leave the limit out; `mother doctor` says more")),
+    );
+}
+
+#[test]
+fn a_limit_on_file_sizes_is_told_before_the_kernel_kills() {
+    let check = |limit: Option<u64>, expected: Option<&str>| {
+        let told = check_file_limit(512 << 20, limit)
+            .err()
+            .map(|trouble| trouble.what);
+        assert_eq!(told.as_deref(), expected);
+    };
+    check(None, None);
+    check(Some(512 << 20), None);
+    check(
+        Some(512_000),
+        Some(
+            "guest memory of 512 MiB is a file to the host, and this process may not have files of more than 500 KiB",
+        ),
     );
 }
 

@@ -32,6 +32,7 @@ pub(super) fn serve(shared: &Arc<Shared>, stream: UnixStream) {
             }
         };
         let Request { command, .. } = request;
+        audit(&stream, &command);
         match command {
             Command::Console { .. } if shared.info.program => {
                 let why =
@@ -59,6 +60,48 @@ pub(super) fn serve(shared: &Arc<Shared>, stream: UnixStream) {
                 }
             }
         }
+    }
+}
+
+/// Writes into the VM's log who else than its user, which can be root alone, asked for what. Questions that every list
+/// asks are no news.
+fn audit(stream: &UnixStream, command: &Command) {
+    if matches!(command, Command::Status | Command::Metrics) {
+        return;
+    }
+    let Ok(peer) = rustix::net::sockopt::socket_peercred(stream) else {
+        return;
+    };
+    if peer.uid == rustix::process::geteuid() {
+        return;
+    }
+    tracing::warn!(
+        "audit: user {} (process {}) asked for: {}",
+        peer.uid.as_raw(),
+        peer.pid,
+        what(command)
+    );
+}
+
+/// A request in the words of the command line.
+fn what(command: &Command) -> &'static str {
+    match command {
+        Command::Stop { .. } => "stop",
+        Command::Kill => "kill",
+        Command::Pause => "pause",
+        Command::Resume => "resume",
+        Command::Switch { .. } => "switch",
+        Command::Balloon { .. } => "balloon",
+        Command::Limit { .. } => "limit",
+        Command::Console { .. } => "console",
+        Command::Resize { .. } => "the console's size",
+        Command::Wait => "wait",
+        Command::Status | Command::Metrics => "status",
+        Command::View | Command::StoredPages { .. } | Command::WrittenPages { .. } => {
+            "the guest's memory, to read"
+        }
+        Command::Registers => "the guest's registers",
+        Command::Books => "the host's books",
     }
 }
 

@@ -4,7 +4,8 @@
 //! client that is slow, silent or hostile costs the guest nothing: lines have a greatest length, requests a time in
 //! which they must come, clients a greatest number, and what a client does not read is dropped for it.
 //!
-//! Who may connect is the folder's matter: only the user whose VM it is can enter it.
+//! Who may connect is the folder's matter: only the user whose VM it is can enter it, and root, whose requests the VM
+//! writes into its log.
 
 mod connection;
 mod console;

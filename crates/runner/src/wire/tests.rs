@@ -113,6 +113,7 @@ fn a_plan_and_its_paths_arrive_whatever_their_bytes() {
             help: None,
         }],
         paging: None,
+        file_bytes_max: None,
     };
     let plan = machine::plan(&spec, &host).unwrap();
     let launch = Launch {

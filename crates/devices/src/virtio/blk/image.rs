@@ -44,6 +44,17 @@ impl Image {
         }
     }
 
+    /// Looks whether an image would open, as far as that can be said without its base: nothing is written.
+    ///
+    /// # Errors
+    /// As [`Image::open`] has them.
+    pub fn probe(file: File, format: ImageFormat) -> Result<(), ImageError> {
+        match format {
+            ImageFormat::Raw => Ok(()),
+            ImageFormat::Qcow2 => Qcow2Image::open(file, None, false).map(drop),
+        }
+    }
+
     /// Size of the disk.
     pub fn size_bytes(&self) -> u64 {
         match self {
