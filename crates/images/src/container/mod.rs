@@ -160,6 +160,8 @@ pub(crate) struct Opened {
     source: Source,
     manifest: Manifest,
     config: Config,
+    /// The SHA-256 that stands for all of it.
+    digest: String,
 }
 
 /// Reads what the image says about itself; `wanted` is the name of one of several.
@@ -170,18 +172,46 @@ pub(crate) fn open(path: &Path, wanted: Option<&str>) -> Result<Opened, Containe
     let source = Source::open(path)?;
     let manifest = Manifest::read(&source, path, wanted)?;
     let config = Config::read(&source, &manifest)?;
+    let digest = content(&source, &manifest, &config)?;
     Ok(Opened {
         source,
         manifest,
         config,
+        digest,
     })
+}
+
+/// The SHA-256 that stands for an image: that of its configuration, which has the digests of the layers. Where it has none,
+/// two images may have the same one, so that it is that of configuration and layers.
+fn content(
+    source: &Source,
+    manifest: &Manifest,
+    config: &Config,
+) -> Result<String, ContainerError> {
+    if !config.layers.is_empty() || manifest.layers.is_empty() {
+        return Ok(config.digest.clone());
+    }
+    let mut digests = config.digest.clone();
+    for (index, layer) in manifest.layers.iter().enumerate() {
+        let digest = match &layer.digest {
+            Some(digest) => Ok(digest.clone()),
+            None => source
+                .reader(&layer.path)
+                .and_then(|blob| Digesting::new(blob).finish()),
+        };
+        digests += &digest.map_err(|source| ContainerError::Layer {
+            number: index + 1,
+            source,
+        })?;
+    }
+    Ok(digest::sha256(digests.as_bytes()))
 }
 
 impl Opened {
     /// What it is called among images: its content decides, and what we make of that (images of before lack groups,
     /// volumes and signals).
     pub(crate) fn folder_name(&self) -> String {
-        format!("container-2-{}", &self.config.digest[..16])
+        format!("container-2-{}", &self.digest[..16])
     }
 
     /// Makes the disk in `work`, which is empty, and gives it its place.

@@ -231,6 +231,45 @@ fn zstd_layers_are_read_to_the_end_of_their_last_frame() {
 }
 
 #[test]
+fn images_that_differ_in_their_layers_only_are_two() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = |text: &str, tells_layers: bool| {
+        let layers = [layer(&[("entry", text)])];
+        let mut config: serde_json::Value = serde_json::from_slice(&config("", &layers)).unwrap();
+        if !tells_layers {
+            config.as_object_mut().unwrap().remove("rootfs");
+        }
+        let path = folder.path().join(format!("{text}-{tells_layers}.tar"));
+        let manifest = json!([{ "Config": "config", "Layers": ["layer"] }]);
+        let [layer] = &layers;
+        let mut builder = tar::Builder::new(Vec::new());
+        for (part, bytes) in [
+            ("config", serde_json::to_vec(&config).unwrap()),
+            ("manifest.json", serde_json::to_vec(&manifest).unwrap()),
+            ("layer", layer.clone()),
+        ] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            builder.append_data(&mut header, part, &bytes[..]).unwrap();
+        }
+        fs::write(&path, builder.into_inner().unwrap()).unwrap();
+        container::open(&path, None).unwrap().folder_name()
+    };
+    for tells_layers in [true, false] {
+        assert_ne!(
+            name("one", tells_layers),
+            name("two", tells_layers),
+            "{tells_layers}"
+        );
+        assert_eq!(
+            name("one", tells_layers),
+            name("one", tells_layers),
+            "{tells_layers}"
+        );
+    }
+}
+
+#[test]
 fn whatever_is_damaged_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let check = |path: &Path, expected: &str| {
