@@ -9,6 +9,7 @@ use api::{Command, Outcome, RefusalCode, Request};
 
 use crate::outcome::ending::StopCause;
 use crate::outcome::refusal::{PauseError, SwitchError};
+use crate::server::clients::{Place, STAYING_MAX};
 use crate::server::lines::{Line, Lines, refusal, reply};
 use crate::server::{Shared, console, observe, paging};
 
@@ -19,7 +20,7 @@ const PAUSE_TIME: Duration = Duration::from_secs(10);
 const SWITCH_TIME: Duration = Duration::from_secs(25);
 
 /// Serves a client until it is done.
-pub(super) fn serve(shared: &Arc<Shared>, stream: UnixStream) {
+pub(super) fn serve(shared: &Arc<Shared>, stream: UnixStream, place: &Place) {
     let mut lines = Lines::new(&stream);
     while let Some(line) = lines.next() {
         let request = match line {
@@ -33,11 +34,18 @@ pub(super) fn serve(shared: &Arc<Shared>, stream: UnixStream) {
         };
         let Request { command, .. } = request;
         audit(&stream, &command);
+        place.asks();
         match command {
             Command::Console { .. } if shared.info.program => {
                 let why =
                     "the guest is one program: its input and output belong to whoever started it";
                 if !reply(&stream, refusal(RefusalCode::WrongState, why)) {
+                    return;
+                }
+            }
+            Command::Console { .. } | Command::Wait if !place.stays() => {
+                let why = format!("{STAYING_MAX} consoles and waiting clients are connected");
+                if !reply(&stream, refusal(RefusalCode::Busy, why)) {
                     return;
                 }
             }
@@ -60,6 +68,7 @@ pub(super) fn serve(shared: &Arc<Shared>, stream: UnixStream) {
                 }
             }
         }
+        place.is_answered();
     }
 }
 

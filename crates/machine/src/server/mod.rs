@@ -2,11 +2,12 @@
 //!
 //! Nothing here runs on a vCPU's thread or holds one of its locks for longer than it takes to copy a number, so a
 //! client that is slow, silent or hostile costs the guest nothing: lines have a greatest length, requests a time in
-//! which they must come, clients a greatest number, and what a client does not read is dropped for it.
+//! which they must come, clients a greatest number of which idle ones go first, and what a client does not read is dropped for it.
 //!
 //! Who may connect is the folder's matter: only the user whose VM it is can enter it, and root, whose requests the VM
 //! writes into its log.
 
+mod clients;
 mod connection;
 mod console;
 #[cfg(test)]
@@ -24,7 +25,7 @@ use std::sync::{Arc, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use api::{Metric, Outcome, RefusalCode, VmEnd, VmInfo, VmState, VmStatus};
+use api::{Metric, Outcome, VmEnd, VmInfo, VmState, VmStatus};
 use host::lock::Lock;
 
 use crate::attach::handles::Devices;
@@ -32,9 +33,8 @@ use crate::build::Machine;
 use crate::console::ConsoleInput;
 use crate::console::recent::Recent;
 use crate::control::{MachineControl, Phase};
+use crate::server::clients::Clients;
 
-/// Clients at one time.
-const CLIENTS_MAX: u64 = 32;
 /// How long consoles may take for the last bytes when the VM has ended.
 const LAST_BYTES: Duration = Duration::from_secs(1);
 
@@ -59,7 +59,7 @@ struct Shared {
     devices: Devices,
     input: ConsoleInput,
     recent: Recent,
-    clients: AtomicU64,
+    clients: Arc<Clients>,
     consoles: AtomicU64,
     waiters: Lock<Waiters>,
 }
@@ -149,7 +149,7 @@ impl ControlServer {
             devices: machine.devices(),
             input,
             recent,
-            clients: AtomicU64::new(0),
+            clients: Arc::default(),
             consoles: AtomicU64::new(0),
             waiters: Lock::default(),
         });
@@ -211,20 +211,16 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
                 continue;
             }
         };
-        let counted = Counted::new(shared, |shared| &shared.clients);
-        if shared.clients.load(Ordering::Relaxed) > CLIENTS_MAX {
-            let message = format!("{CLIENTS_MAX} clients are connected, and more are not served");
-            lines::reply(
-                &stream,
-                Outcome::Refused {
-                    code: RefusalCode::Busy,
-                    message,
-                },
-            );
-            continue;
-        }
+        let place = match Clients::enter(&shared.clients, &stream) {
+            Ok(place) => place,
+            Err(refused) => {
+                lines::reply(&stream, refused);
+                continue;
+            }
+        };
+        let shared = Arc::clone(shared);
         let client = thread::Builder::new().name("client".to_owned());
         // Without a thread the connection closes, which is an answer too.
-        let _ = client.spawn(move || connection::serve(&counted.0, stream));
+        let _ = client.spawn(move || connection::serve(&shared, stream, &place));
     }
 }
