@@ -147,7 +147,8 @@ pub enum Protection {
     ReadExecute,
 }
 
-/// A shared mapping of a whole [`MemFd`], unmapped on drop.
+/// A shared mapping of a whole [`MemFd`], unmapped on drop. What it holds is a guest's, or made for one: it goes into no core
+/// dump, which would keep a guest's secrets on the host's disk.
 #[derive(Debug)]
 pub struct Mapping {
     address: usize,
@@ -171,10 +172,12 @@ impl Mapping {
         if at == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        Ok(Mapping {
+        let mapping = Mapping {
             address: at as usize,
             len_bytes,
-        })
+        };
+        mapping.advise(0, len_bytes as u64, libc::MADV_DONTDUMP)?;
+        Ok(mapping)
     }
 
     /// Where it lies in this process.
@@ -237,5 +240,37 @@ impl Drop for Mapping {
         // SAFETY: we mapped exactly this range and own it; whoever used the address held a borrow of `self`
         // or an owner that drops before it.
         unsafe { libc::munmap(self.address as *mut libc::c_void, self.len_bytes) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// The kernel's flags of the mapping at `address` (proc_pid_smaps(5), `VmFlags`).
+    fn flags(address: usize) -> Vec<String> {
+        let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
+        let start = format!("{address:x}-");
+        let entry = smaps
+            .lines()
+            .skip_while(|line| !line.starts_with(&start))
+            .find_map(|line| line.strip_prefix("VmFlags:"));
+        let words = entry.unwrap().split_whitespace();
+        words.map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn nothing_of_a_guest_goes_into_a_core_dump() {
+        let file = MemFd::new(c"guest-memory", 1 << 20).unwrap();
+        for protection in [Protection::ReadWrite, Protection::ReadExecute] {
+            let mapping = Mapping::new(&file, 1 << 20, protection).unwrap();
+            let flags = flags(mapping.address());
+            assert!(
+                flags.iter().any(|flag| flag == "dd"),
+                "{protection:?}: {flags:?}"
+            );
+        }
     }
 }
