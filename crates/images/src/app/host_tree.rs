@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
+use crate::app::library_cache::LibraryCache;
 use crate::app::{AppError, elf, place_error, read_error};
 use crate::tree::{Attributes, Content, Kind, Tree};
 
@@ -37,6 +38,18 @@ impl HostTree {
         } else {
             self.add_file(&real, &metadata, true)
         }
+    }
+
+    /// Adds glibc's list of libraries, as far as they are in the tree; not if the host's own list was asked for.
+    pub(super) fn add_library_cache(&mut self, host: &LibraryCache) -> Result<(), AppError> {
+        let path = "/etc/ld.so.cache";
+        if self.tree.find(path.as_bytes(), true).is_some() {
+            return Ok(());
+        }
+        let file = host.file_of(|path| self.tree.find(path.as_bytes(), true).is_some());
+        self.tree
+            .put_bytes(path, 0o644, file)
+            .map_err(place_error(Path::new(path)))
     }
 
     /// ELF files in the tree, and whether each was asked for by itself.

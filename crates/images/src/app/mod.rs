@@ -22,6 +22,7 @@ pub use elf::ElfError;
 use crate::guest_config::GuestCommand;
 use crate::tree::{Tree, TreeError};
 use host_tree::HostTree;
+use library_cache::LibraryCache;
 
 /// Programs that start programs: `#!` to `#!`, as deep as Linux follows.
 const INTERPRETERS_MAX: usize = 4;
@@ -129,12 +130,13 @@ pub(crate) fn gather(request: &AppRequest) -> Result<App, AppError> {
         tree.add(&path)?;
     }
     libraries::add_for_all(&mut tree)?;
-    // Whatever the loader would look up on the host it looks up in the guest.
-    for path in ["/etc/ld.so.cache", "/etc/ld-musl-x86_64.path"].map(Path::new) {
-        if path.is_file() {
-            tree.add(path)?;
-        }
+    // Whatever the loader would look up on the host it looks up in the guest; of the host's libraries it is told no more
+    // than those that come along.
+    let musl = Path::new("/etc/ld-musl-x86_64.path");
+    if musl.is_file() {
+        tree.add(musl)?;
     }
+    tree.add_library_cache(&LibraryCache::of_host())?;
     let mut arguments = vec![program.to_string_lossy().into_owned()];
     arguments.extend(request.arguments.iter().cloned());
     let command = GuestCommand {
