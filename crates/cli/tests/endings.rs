@@ -5,8 +5,10 @@
 mod common;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Stdio};
+use std::process::{Child, ChildStdin, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,6 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Processes {
     /// `timeout`, which has started the command; none of a detached VM.
     command: Option<Child>,
+    /// Nothing is typed, and there is no end of it: a guest that ends has not read one.
+    _input: ChildStdin,
     client: Option<u32>,
     launcher: u32,
     vm: u32,
@@ -41,6 +45,15 @@ fn children(pid: u32) -> Vec<u32> {
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter(|&other| stat(other).is_some_and(|stat| stat[1] == pid.to_string()))
         .collect()
+}
+
+/// The networks that a launcher has started, however passt is started on this host.
+fn passts(launcher: u32) -> Vec<u32> {
+    let is_passt = |&pid: &u32| {
+        let words = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        words.contains("passt")
+    };
+    children(launcher).into_iter().filter(is_passt).collect()
 }
 
 /// What is not there any more, or waits for the host's init to take notice.
@@ -75,6 +88,7 @@ fn start(host: &Host, words: &[&str]) -> Processes {
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     let mut child = command.spawn().unwrap();
+    let input = child.stdin.take().unwrap();
     if is_detached {
         assert!(child.wait().unwrap().success());
     }
@@ -85,15 +99,13 @@ fn start(host: &Host, words: &[&str]) -> Processes {
     let name = |pid: u32| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
     assert_eq!(name(vm), "mother: web\0");
     assert_eq!(name(launcher), "mother: launcher of web\0");
-    let is_passt = |&pid: &u32| {
-        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with("passt"))
-    };
     Processes {
         client: (!is_detached).then(|| parent(launcher)),
         command: (!is_detached).then_some(child),
+        _input: input,
         launcher,
         vm,
-        passt: children(vm).into_iter().filter(is_passt).collect(),
+        passt: passts(launcher),
     }
 }
 
@@ -201,6 +213,56 @@ fn nothing_is_left_of_a_network_whose_vm_is_killed() {
 }
 
 #[test]
+fn a_network_that_is_killed_comes_again() {
+    let Some(host) = Host::with_guest() else {
+        return;
+    };
+    let has_passt = images::Cache::of_user().is_ok_and(|cache| cache.installed_passt().is_some());
+    if !has_passt {
+        let mut stderr = std::io::stderr();
+        std::io::Write::write_all(&mut stderr, b"skipped: there is no passt\n").unwrap();
+        return;
+    }
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    let words = [
+        "-d",
+        "--name",
+        "web",
+        "--net",
+        "user,host",
+        "--timeout",
+        "110s",
+    ];
+    assert_eq!(host.mother.run(&words).status, Some(0));
+    host.expect_log("web", "guest:~#");
+    let launcher = parent(host.ps("web")["pid"].to_string().parse().unwrap());
+    let passt = || passts(launcher).first().copied();
+    let expect_connection = |word: &str| {
+        // The link may still be down when the first of them is tried.
+        let command = format!(
+            "n=0; until echo {word} | nc -w 2 10.0.2.2 {port} || [ $n = 30 ]; do sleep 0.3; n=$((n + 1)); done\n"
+        );
+        let mut console = host.attach("web");
+        std::io::Write::write_all(&mut console, command.as_bytes()).unwrap();
+        let (stream, _) = server.accept().unwrap();
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+        assert_eq!(line, format!("{word}\n"));
+    };
+    expect_connection("before");
+    let first = passt().unwrap();
+    kill(&host, "9", first);
+    wait_until("there is another", || {
+        passt().is_some_and(|second| second != first)
+    });
+    expect_connection("after");
+    let second = passt().unwrap();
+    assert_eq!(host.call(&["kill", "web"]).status, Some(0));
+    wait_until("it goes with the VM", || is_gone(second));
+}
+
+#[test]
 fn signals_mean_the_same_to_each_process_of_a_vm() {
     let host = Host::new();
     let check = |words: &[&str],
@@ -302,6 +364,37 @@ fn the_environment_of_a_vm_has_nothing_of_its_users() {
         let is_about_its_log = matches!(name, "MOTHER_LOG" | "NO_COLOR" | "RUST_BACKTRACE");
         assert!(is_about_its_log, "{name}");
     }
+}
+
+/// What a shell has open, and the folder it stands in, are not a VM's.
+#[test]
+fn a_vm_holds_nothing_of_the_shell_that_started_it() {
+    let host = Host::new();
+    let run = "run -d --kernel ../echo --memory 32M --timeout 90s --name web";
+    let check = |name: &str, line: &str| {
+        let ran = host.mother.shell(line);
+        assert_eq!(ran.status, Some(0), "{line}: {}", ran.stderr);
+        let vm: u32 = host.ps(name)["pid"].to_string().parse().unwrap();
+        for pid in [vm, parent(vm)] {
+            let at = |what: &str| fs::read_link(format!("/proc/{pid}/{what}")).unwrap();
+            assert_eq!(at("cwd"), std::path::Path::new("/"), "{line}");
+            for entry in fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten() {
+                let target = fs::read_link(entry.path()).unwrap_or_default();
+                let target = target.to_string_lossy();
+                let is_foreign = target.contains("foreign") || target.contains("description");
+                assert!(!is_foreign, "{line}: {pid} has {target}");
+            }
+        }
+        let comm = |pid: u32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+        assert_eq!(comm(vm), format!("mother: {name}\n"));
+        assert_eq!(comm(parent(vm)), "mother launcher\n");
+        assert_eq!(host.call(&["stop", name]).status, Some(0));
+    };
+    check(
+        "web",
+        &format!("exec 7<>foreign; mkdir in; cd in; $MOTHER {run}"),
+    );
+    check("web", "exec 9<>foreign; $MOTHER start web");
 }
 
 #[test]

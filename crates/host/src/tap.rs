@@ -69,6 +69,16 @@ impl Tap {
         Ok(Tap(file))
     }
 
+    /// The tap behind a file that another process has attached to it.
+    pub fn of_file(file: File) -> Tap {
+        Tap(file)
+    }
+
+    /// The file, for another process.
+    pub fn into_file(self) -> File {
+        self.0
+    }
+
     /// Says what the reader of the tap takes.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! A VM on KVM: memory, local APICs, the line between KVM's MSRs and the machine's, and its vCPUs.
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 
 use kvm_bindings::{
@@ -68,6 +69,22 @@ impl Device {
     /// What the host says.
     pub fn open() -> io::Result<Device> {
         kvm_ioctls::Kvm::new().map(Device).map_err(io::Error::from)
+    }
+
+    /// The device behind a descriptor that another process has opened. What is none shows itself as soon as it is asked.
+    pub fn of_fd(fd: OwnedFd) -> Device {
+        // SAFETY: the descriptor is open, and nobody else owns it.
+        Device(unsafe { kvm_ioctls::Kvm::from_raw_fd(fd.into_raw_fd()) })
+    }
+
+    /// A descriptor of it, for another process.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn fd(&self) -> io::Result<OwnedFd> {
+        // SAFETY: the device is open for as long as it is borrowed.
+        let fd = unsafe { BorrowedFd::borrow_raw(self.0.as_raw_fd()) };
+        fd.try_clone_to_owned()
     }
 
     /// The CPUID leaves that this host's KVM can give a guest.

@@ -265,23 +265,26 @@ pub(crate) fn findings_for(wanted: &str) -> Vec<EngineFinding> {
     judge(look(wanted != "soft"))
 }
 
-/// What engines are made of, opened once for all lives and changes of engine.
+/// `/dev/kvm`, or the host's number for why it does not open; `None` where KVM was found not to work.
+pub(crate) type KvmDevice = Option<Result<kvm::Device, i32>>;
+
+/// Opens it where it works by these findings. That it does not open after all matters only to a VM that is to run on it.
+pub(crate) fn open_kvm(findings: &[EngineFinding]) -> KvmDevice {
+    let refused = |error: io::Error| error.raw_os_error().unwrap_or(0);
+    let mut usable = findings.iter().filter(|finding| finding.usable);
+    let has_kvm = usable.any(|finding| finding.kind == EngineKind::Kvm);
+    has_kvm.then(|| kvm::Device::open().map_err(refused))
+}
+
+/// What engines are made of in all lives and after all changes of engine. Opens nothing.
 #[derive(Debug)]
 pub(crate) struct Engines {
-    /// `/dev/kvm`, or the host's number for why it does not open; `None` where KVM was found not to work.
-    kvm: Option<Result<kvm::Device, i32>>,
+    kvm: KvmDevice,
 }
 
 impl Engines {
-    /// Opens what works here by these findings. That `/dev/kvm` does not open after all matters only to a VM that is
-    /// to run on it.
-    pub(crate) fn open(findings: &[EngineFinding]) -> Engines {
-        let refused = |error: io::Error| error.raw_os_error().unwrap_or(0);
-        let mut usable = findings.iter().filter(|finding| finding.usable);
-        let has_kvm = usable.any(|finding| finding.kind == EngineKind::Kvm);
-        Engines {
-            kvm: has_kvm.then(|| kvm::Device::open().map_err(refused)),
-        }
+    pub(crate) fn new(kvm: KvmDevice) -> Engines {
+        Engines { kvm }
     }
 
     /// What a VM's CPUID must be narrowed to so that the VM can run on every engine that works here; `None` where the
@@ -290,7 +293,7 @@ impl Engines {
         self.kvm.as_ref()?.as_ref().ok()?.supported_cpuid().ok()
     }
 
-    /// Makes the vCPUs of a life on an engine, one for each CPUID table. Opens nothing.
+    /// Makes the vCPUs of a life on an engine, one for each CPUID table.
     pub(crate) fn make(
         &self,
         kind: EngineKind,
@@ -581,7 +584,7 @@ mod tests {
     #[test]
     fn what_was_found_not_to_work_is_neither_opened_nor_run_on() {
         let check = |findings: Vec<EngineFinding>| {
-            let engines = Engines::open(&findings);
+            let engines = Engines::new(open_kvm(&findings));
             assert!(engines.kvm.is_none() && engines.cpuid_limit().is_none());
             let memory = Arc::new(GuestMemory::flat(1 << 20).unwrap());
             let made = engines.make(EngineKind::Kvm, &memory, Vec::new());

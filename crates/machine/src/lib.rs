@@ -1,12 +1,13 @@
 //! One VM, from what the user wrote to what is known when it has ended.
 //!
 //! ```text
-//! api::VmSpec  --plan-->  VmPlan  --open-->  Opened  --assemble-->  Machine  --run-->  Report
+//! api::VmSpec  --plan-->  VmPlan  --collect-->  Descriptors  --open-->  Opened  --assemble-->  Machine  --run-->  Report
 //! ```
 //!
-//! [`plan()`] checks every field and collects every complaint; it looks at files but keeps none. [`open()`] is the only
-//! code that opens what runs: kernel, initrd, guest memory, the engine; what is assembled of it sees no path. [`Machine::run`] drives the vCPU until the
-//! guest ends, is stopped, or the time is up, and tells what Mother saw.
+//! [`plan()`] checks every field and collects every complaint; it looks at files but keeps none. [`collect()`] is the only
+//! code that opens what the plan names; [`open()`] adds what belongs to the process that runs the guest, and what is
+//! assembled of that opens nothing. [`Machine::run`] drives the vCPU until the guest ends, is stopped, or the time is up,
+//! and tells what Mother saw.
 //!
 //! Invariants: an engine never calls a device, it returns an `Exit` and gets a `Reply` (`run`); a device never
 //! sees a vCPU; guest mistakes become what hardware does, are counted, and never stop the VMM.
@@ -34,8 +35,10 @@ pub use api::{Complaint, ConsoleKind, Forward, SpecErrors, Transport};
 pub use attach::AttachError;
 pub use attach::broker::{Broker, InProcess, Request};
 pub use attach::handles::Devices;
+pub use attach::network::{NetworkStarter, RunningNetwork};
 pub use build::Machine;
-pub use build::opened::{Opened, build, open, open_with};
+pub use build::descriptors::{Descriptors, Kept, KvmNode, Label, collect};
+pub use build::opened::{Opened, build, open};
 pub use console::{Channel, Closed, Console, ConsoleInput};
 pub use control::{MachineControl, Phase};
 pub use devices::virtio::balloon::BalloonReading;

@@ -1,5 +1,6 @@
 //! Paging of a VM over all its lives: what was asked for, and the pager of the present life.
 
+use std::fs::File;
 use std::sync::{Arc, MutexGuard};
 
 use host::lock::Lock;
@@ -33,20 +34,25 @@ struct State {
     when_broken: Option<WhenBroken>,
 }
 
+/// Makes the page file that `plan` wants.
+pub(crate) fn open_file(plan: &PagingPlan) -> Result<Option<File>, StartError> {
+    let made = plan.file.as_ref().map(|(folder, _)| {
+        PageFile::make(folder).map_err(|source| StartError::File {
+            folder: folder.clone(),
+            source,
+        })
+    });
+    made.transpose()
+}
+
 impl Paging {
-    /// Opens what paging needs in any life. Without a limit a host that allows no paging is good enough: there is no
-    /// pager then.
-    pub(crate) fn open(plan: &PagingPlan) -> Result<Paging, StartError> {
-        let file = match &plan.file {
-            None => None,
-            Some((folder, budget_bytes)) => {
-                let file = PageFile::open(folder, *budget_bytes);
-                Some(file.map_err(|source| StartError::File {
-                    folder: folder.clone(),
-                    source,
-                })?)
-            }
-        };
+    /// Opens what paging needs in this process in any life, beside the page file, if the plan has one. Without a limit a
+    /// host that allows no paging is good enough: there is no pager then.
+    pub(crate) fn open(plan: &PagingPlan, file: Option<File>) -> Result<Paging, StartError> {
+        let file = plan.file.as_ref().and_then(|(_, budget_bytes)| {
+            let file = file?;
+            Some(PageFile::of_file(file, *budget_bytes))
+        });
         let settings = Settings {
             limit_bytes: plan.limit_bytes,
             store_memory_bytes: plan.store_memory_bytes,

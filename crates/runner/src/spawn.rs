@@ -23,6 +23,8 @@ pub(crate) enum Environment {
 
 /// Starts this very program again as `mother: NAME`, with the other end of the channel that is returned.
 pub(crate) fn start(name: &str, environment: Environment) -> io::Result<(Child, Channel)> {
+    // What this process was given beside its standard streams is not for one that lives on.
+    host::inherit::keep_to_ourselves()?;
     let (ours, theirs) = Channel::pair()?;
     let mut command = Command::new("/proc/self/exe");
     command.arg0(format!("{CALLED}{name}"));

@@ -1,5 +1,6 @@
 //! Disks: opens and locks what a plan names, once for all lives of the guest.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -45,17 +46,44 @@ pub(super) struct DiskAttachment {
     queue_count: u16,
 }
 
+/// The opened files of a disk, locked for as long as they are open, in whichever process.
+#[derive(Debug)]
+pub(crate) struct DiskFiles {
+    pub(crate) image: File,
+    pub(crate) base: Option<File>,
+}
+
+impl DiskFiles {
+    /// Opens and locks them.
+    pub(crate) fn open(plan: &DiskPlan) -> Result<DiskFiles, AttachError> {
+        let open = |path, for_writing| {
+            open_locked(path, for_writing).map_err(|error| failed(plan, DiskError::Lock(error)))
+        };
+        let image = open(&plan.path, !plan.is_read_only)?;
+        let base = plan.base.as_ref().map(|base| open(&base.path, false));
+        Ok(DiskFiles {
+            image,
+            base: base.transpose()?,
+        })
+    }
+}
+
+fn failed(plan: &DiskPlan, source: DiskError) -> AttachError {
+    AttachError {
+        device: plan.name.clone(),
+        source: Box::new(source),
+    }
+}
+
 impl DiskAttachment {
-    /// Opens and locks the disk number `n` of a VM with so many vCPUs.
-    pub(super) fn open(
+    /// The disk number `n` of a VM with so many vCPUs.
+    pub(super) fn new(
         plan: &DiskPlan,
+        files: DiskFiles,
         n: u8,
         vcpu_count: u32,
     ) -> Result<DiskAttachment, AttachError> {
-        let disk = open_disk(plan).map_err(|source| AttachError {
-            device: plan.name.clone(),
-            source: Box::new(source),
-        })?;
+        let disk = disk(plan, files).map_err(|source| failed(plan, source))?;
         let queue_count = u16::try_from(vcpu_count).unwrap_or(u16::MAX);
         Ok(DiskAttachment {
             disk: Arc::new(disk),
@@ -87,17 +115,15 @@ impl Attachment for DiskAttachment {
     }
 }
 
-fn open_disk(plan: &DiskPlan) -> Result<Disk, DiskError> {
-    let file = open_locked(&plan.path, !plan.is_read_only)?;
-    let mut base = None;
-    if let Some(plan) = &plan.base {
-        base = Some((open_locked(&plan.path, false)?, plan.format));
-    }
-    let image = Image::open(file, plan.format, base, !plan.is_read_only).map_err(|source| {
-        DiskError::Image {
-            path: plan.path.clone(),
-            source,
-        }
+fn disk(plan: &DiskPlan, files: DiskFiles) -> Result<Disk, DiskError> {
+    let base = plan.base.as_ref().and_then(|base| {
+        let file = files.base?;
+        Some((file, base.format))
+    });
+    let image = Image::open(files.image, plan.format, base, !plan.is_read_only);
+    let image = image.map_err(|source| DiskError::Image {
+        path: plan.path.clone(),
+        source,
     })?;
     let options = DiskOptions {
         name: plan.name.clone(),

@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard};
 use std::thread::{self, JoinHandle};
@@ -158,42 +157,28 @@ impl ClaimReader {
     }
 }
 
-/// Listens for claims over vsock, at the path that the socket device reaches for [`api::CLAIMS_PORT`].
+/// Listens for claims over vsock.
 pub(crate) struct ClaimListener {
-    path: PathBuf,
     listener: UnixListener,
     accepting: Option<JoinHandle<()>>,
 }
 
 impl ClaimListener {
-    /// Listens beside the socket device's own path. Whoever has put something there keeps it, and there is no listener.
+    /// Hears what comes through `listener`.
     ///
     /// # Errors
-    /// If the host gives no socket or thread.
-    pub(crate) fn open(vsock: &Path, claims: &Claims) -> io::Result<Option<ClaimListener>> {
-        let mut path = vsock.as_os_str().to_owned();
-        path.push(format!("_{}", api::CLAIMS_PORT));
-        let path = PathBuf::from(path);
-        if UnixStream::connect(&path).is_ok() {
-            return Ok(None);
-        }
-        // What an earlier VM left; nobody listens at it.
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let listener = UnixListener::bind(&path)?;
+    /// If the host gives no thread.
+    pub(crate) fn start(listener: UnixListener, claims: &Claims) -> io::Result<ClaimListener> {
         let accepted = listener.try_clone()?;
         let claims = claims.clone();
         let accept = move || accept(&accepted, &claims);
         let accepting = thread::Builder::new()
             .name("claims".to_owned())
             .spawn(accept)?;
-        Ok(Some(ClaimListener {
-            path,
+        Ok(ClaimListener {
             listener,
             accepting: Some(accepting),
-        }))
+        })
     }
 }
 
@@ -204,7 +189,6 @@ impl Drop for ClaimListener {
         if let Some(thread) = self.accepting.take() {
             let _ = thread.join();
         }
-        let _ = std::fs::remove_file(&self.path);
     }
 }
 
@@ -311,13 +295,13 @@ mod tests {
     }
 
     #[test]
-    fn claims_come_over_vsock_too_and_the_socket_goes_with_the_vm() {
+    fn claims_come_over_vsock_too() {
         let folder = tempfile::tempdir().unwrap();
         let claims = Claims::default();
         let path = folder.path().join("v");
-        let listener = ClaimListener::open(&path, &claims).unwrap().unwrap();
-        let socket = folder.path().join(format!("v_{}", api::CLAIMS_PORT));
-        UnixStream::connect(&socket)
+        let listener = UnixListener::bind(&path).unwrap();
+        let listener = ClaimListener::start(listener, &claims).unwrap();
+        UnixStream::connect(&path)
             .unwrap()
             .write_all(b"claim processes 12\n")
             .unwrap();
@@ -326,11 +310,7 @@ mod tests {
             assert!(Instant::now() < deadline);
             thread::sleep(Duration::from_millis(5));
         }
-        assert!(
-            ClaimListener::open(&path, &claims).unwrap().is_none(),
-            "whoever listens there keeps it"
-        );
         drop(listener);
-        assert!(!socket.exists());
+        assert!(UnixStream::connect(&path).is_err(), "nobody listens there");
     }
 }

@@ -1,8 +1,12 @@
 //! What acts on a VM's devices from outside, and what reads them, over all lives of the guest.
 
+use std::io;
+use std::os::unix::net::UnixStream;
+
 use api::{ClaimBook, Counter, DeviceStatus, Metrics};
 use devices::virtio::balloon::{BalloonControl, BalloonReading};
 use devices::virtio::console::Window;
+use devices::virtio::net::NetPort;
 
 use crate::attach::claims::Claims;
 use crate::attach::counters::DeviceCounters;
@@ -35,6 +39,7 @@ impl Handles {
 #[derive(Clone)]
 pub struct Devices {
     handles: Handles,
+    port: Option<NetPort>,
     counters: Vec<DeviceCounters>,
 }
 
@@ -49,6 +54,7 @@ impl Devices {
         let counters = attachments.iter().map(|attachment| attachment.counters());
         Devices {
             handles,
+            port: attachments.iter().find_map(|attachment| attachment.port()),
             counters: counters.collect(),
         }
     }
@@ -56,6 +62,15 @@ impl Devices {
     /// The window that the console is shown in has this size now. Only the virtio console tells the guest.
     pub fn resize_window(&self, rows: u16, columns: u16) {
         self.handles.window.resize(rows, columns);
+    }
+
+    /// Plugs another user-mode network in, in place of one that is gone: for the guest, the link is up again.
+    ///
+    /// # Errors
+    /// What the host says of the socket; `InvalidInput` for a guest without such a network.
+    pub fn plug_network(&self, socket: UnixStream) -> io::Result<()> {
+        let port = self.port.as_ref().ok_or(io::ErrorKind::InvalidInput)?;
+        port.plug(socket)
     }
 
     /// Asks the guest for so much of its memory: its balloon takes pages until it holds that many bytes, as far as the

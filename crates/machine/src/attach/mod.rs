@@ -2,15 +2,15 @@
 //!
 //! An [`Attachment`] is one device from its plan to its backend. It says in which slot of the PCI bus the device
 //! sits and makes the device anew for each life, as everything of a life is made anew. What it holds itself outlives
-//! resets: open images, sockets, counters. To add a kind of device: a file here with its attachment, and a line in
-//! [`open`].
+//! resets: open images, sockets, counters. To add a kind of device: a file here with its attachment, a line in
+//! [`attach()`], and one in [`crate::build::descriptors`] if it stands on something of the host's.
 //!
 //! ```text
-//! VmPlan ── open ──> Attachment ── device, in every life ──> VirtioDevice ──> a slot of the board
+//! VmPlan, descriptors ── attach ──> Attachment ── device, in every life ──> VirtioDevice ──> a slot of the board
 //! ```
 
 mod balloon;
-mod block;
+pub(crate) mod block;
 pub(crate) mod broker;
 pub(crate) mod claims;
 mod console;
@@ -18,19 +18,23 @@ pub(crate) mod counters;
 mod entropy;
 pub(crate) mod handles;
 mod image_lock;
-mod network;
+pub(crate) mod network;
 pub(crate) mod passt;
-mod vsock;
+pub(crate) mod vsock;
 
 use std::sync::Arc;
 
 use api::ConsoleKind;
 use devices::virtio::VirtioDevice;
+use devices::virtio::net::NetPort;
 use thiserror::Error;
 
+use crate::attach::block::DiskFiles;
 use crate::attach::broker::Broker;
 use crate::attach::counters::DeviceCounters;
 use crate::attach::handles::Handles;
+use crate::attach::network::Wire;
+use crate::attach::vsock::Listeners;
 use crate::console::output::Output;
 use crate::console::{Channel, ConsoleInput};
 use crate::plan::VmPlan;
@@ -77,6 +81,11 @@ pub(crate) trait Attachment: Send {
     /// The device for a new life. The one of the life before has been dropped, and its workers with it.
     fn device(&mut self) -> Result<Box<dyn VirtioDevice>, AttachError>;
 
+    /// Where another network can be plugged in, if it is a network device.
+    fn port(&self) -> Option<NetPort> {
+        None
+    }
+
     /// What the device counted, over all lives.
     fn counters(&self) -> DeviceCounters;
 }
@@ -99,9 +108,17 @@ pub(crate) fn console(
     Ok(Box::new(console.with_channels(channels)))
 }
 
-/// Opens everything that the devices of `plan` stand on, but for the console.
-pub(crate) fn open(
+/// What devices stand on, opened.
+pub(crate) struct Opened {
+    pub(crate) disks: Vec<DiskFiles>,
+    pub(crate) wire: Option<Wire>,
+    pub(crate) listeners: Option<Listeners>,
+}
+
+/// The devices of `plan` on what was opened for them, but for the console.
+pub(crate) fn attach(
     plan: &VmPlan,
+    opened: Opened,
     handles: &Handles,
     broker: &Arc<dyn Broker>,
 ) -> Result<Vec<Box<dyn Attachment>>, AttachError> {
@@ -109,19 +126,20 @@ pub(crate) fn open(
         Box::new(entropy::EntropyAttachment::default()),
         Box::new(balloon::BalloonAttachment::new(handles.balloon.clone())),
     ];
-    for (n, disk) in (0..).zip(&plan.disks) {
-        attachments.push(Box::new(block::DiskAttachment::open(
+    for ((n, disk), files) in (0..).zip(&plan.disks).zip(opened.disks) {
+        attachments.push(Box::new(block::DiskAttachment::new(
             disk,
+            files,
             n,
             plan.vcpu_count,
         )?));
     }
-    if let Some(network) = &plan.network {
-        attachments.push(Box::new(network::NetworkAttachment::open(network)?));
+    if let (Some(network), Some(wire)) = (&plan.network, opened.wire) {
+        attachments.push(Box::new(network::NetworkAttachment::new(network, wire)?));
     }
-    if let Some(path) = &plan.vsock {
-        attachments.push(Box::new(vsock::VsockAttachment::open(
-            path,
+    if let Some(listeners) = opened.listeners {
+        attachments.push(Box::new(vsock::VsockAttachment::new(
+            listeners,
             &handles.claims,
             broker,
         )?));

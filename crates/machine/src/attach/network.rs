@@ -1,5 +1,7 @@
 //! The network device, and what is behind it: passt or a tap.
 
+use std::fmt;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use devices::virtio::net::{MacAddress, Net, NetPort};
@@ -8,8 +10,8 @@ use host::tap::Tap;
 
 use super::{AttachError, Attachment, slot};
 use crate::attach::counters::DeviceCounters;
-use crate::attach::passt::Passt;
-use crate::plan::{NetBackend, NetPlan};
+use crate::attach::passt::{Passt, WhenGone};
+use crate::plan::{NetBackend, NetPlan, UserNetwork};
 
 /// What the device is called in messages and metrics.
 const NAME: &str = "net0";
@@ -19,17 +21,78 @@ pub(super) struct NetworkAttachment {
     mac: MacAddress,
     port: NetPort,
     metrics: Arc<DeviceMetrics>,
-    /// Runs until this is dropped.
-    _passt: Option<Passt>,
 }
 
-impl NetworkAttachment {
-    /// Starts passt or attaches to the tap.
-    pub(super) fn open(plan: &NetPlan) -> Result<NetworkAttachment, AttachError> {
-        let (port, passt) = match &plan.backend {
+/// What is at the other end of the cable.
+#[derive(Debug)]
+pub(crate) enum Wire {
+    /// A socket to passt.
+    Stream(UnixStream),
+    /// A tap.
+    Tap(Tap),
+}
+
+/// How a user-mode network is started: first, and again when it has ended.
+#[derive(Clone)]
+pub struct NetworkStarter {
+    network: UserNetwork,
+    mac: MacAddress,
+    when_gone: WhenGone,
+}
+
+impl fmt::Debug for NetworkStarter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NetworkStarter")
+            .field("network", &self.network)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A user-mode network that runs until this is dropped.
+#[derive(Debug)]
+pub struct RunningNetwork {
+    _passt: Passt,
+}
+
+impl NetworkStarter {
+    fn new(network: &UserNetwork, mac: MacAddress, when_gone: &WhenGone) -> NetworkStarter {
+        let mut network = network.clone();
+        // However it is called in the folder of now.
+        if let Ok(path) = std::path::absolute(&network.passt) {
+            network.passt = path;
+        }
+        NetworkStarter {
+            network,
+            mac,
+            when_gone: Arc::clone(when_gone),
+        }
+    }
+
+    /// Starts it, and waits until it is ready; with the socket of the guest's side.
+    ///
+    /// # Errors
+    /// If it does not start, or is not ready in time.
+    pub fn start(&self) -> Result<(RunningNetwork, UnixStream), AttachError> {
+        let (passt, socket) =
+            Passt::start(&self.network, self.mac, &self.when_gone).map_err(failed)?;
+        Ok((RunningNetwork { _passt: passt }, socket))
+    }
+}
+
+/// What stays with the process that has opened a wire.
+pub(crate) type Behind = Option<(NetworkStarter, RunningNetwork)>;
+
+impl Wire {
+    /// Starts passt, which runs until it is dropped, or attaches to the tap.
+    pub(crate) fn open(
+        plan: &NetPlan,
+        when_gone: &WhenGone,
+    ) -> Result<(Wire, Behind), AttachError> {
+        match &plan.backend {
             NetBackend::User(network) => {
-                let (passt, socket) = Passt::start(network, plan.mac).map_err(failed)?;
-                (NetPort::stream(socket).map_err(failed)?, Some(passt))
+                let starter = NetworkStarter::new(network, plan.mac, when_gone);
+                let (running, socket) = starter.start()?;
+                Ok((Wire::Stream(socket), Some((starter, running))))
             }
             NetBackend::Tap(name) => {
                 let tap = Tap::open(name).map_err(|source| {
@@ -38,14 +101,23 @@ impl NetworkAttachment {
                         source,
                     })
                 })?;
-                (NetPort::tap(tap).map_err(failed)?, None)
+                Ok((Wire::Tap(tap), None))
             }
+        }
+    }
+}
+
+impl NetworkAttachment {
+    /// Plugs the wire in.
+    pub(super) fn new(plan: &NetPlan, wire: Wire) -> Result<NetworkAttachment, AttachError> {
+        let port = match wire {
+            Wire::Stream(socket) => NetPort::stream(socket),
+            Wire::Tap(tap) => NetPort::tap(tap),
         };
         Ok(NetworkAttachment {
             mac: plan.mac,
-            port,
+            port: port.map_err(failed)?,
             metrics: Arc::default(),
-            _passt: passt,
         })
     }
 }
@@ -68,6 +140,10 @@ fn failed(source: impl std::error::Error + Send + Sync + 'static) -> AttachError
 impl Attachment for NetworkAttachment {
     fn slot(&self) -> u8 {
         slot::NETWORK
+    }
+
+    fn port(&self) -> Option<NetPort> {
+        Some(self.port.clone())
     }
 
     fn device(&mut self) -> Result<Box<dyn VirtioDevice>, AttachError> {

@@ -10,17 +10,20 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Ipv4Addr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use api::{Forward, Transport};
 use devices::virtio::net::MacAddress;
 use host::deep_socket;
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 use thiserror::Error;
 
 use crate::plan::UserNetwork;
@@ -130,12 +133,25 @@ pub(crate) struct Passt {
     child: Child,
 }
 
+/// Is called when a passt that was ready has ended, by itself or not.
+pub(crate) type WhenGone = Arc<dyn Fn() + Send + Sync>;
+
 impl Passt {
     /// Starts it for a guest with this address; the socket of the guest's side.
     ///
     /// # Errors
     /// [`PasstError`] if it does not start or is not ready in time.
     pub(crate) fn start(
+        network: &UserNetwork,
+        mac: MacAddress,
+        when_gone: &WhenGone,
+    ) -> Result<(Passt, UnixStream), PasstError> {
+        let (mut passt, socket) = Passt::start_where_it_can(network, mac)?;
+        attend(&mut passt.child, when_gone).map_err(PasstError::Thread)?;
+        Ok((passt, socket))
+    }
+
+    fn start_where_it_can(
         network: &UserNetwork,
         mac: MacAddress,
     ) -> Result<(Passt, UnixStream), PasstError> {
@@ -173,6 +189,9 @@ fn start_once(
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
+        // It reads what a guest sends, and has no use for what is its user's.
+        .env_clear()
+        .current_dir("/")
         // Signals of a terminal are for the VM, which ends passt by itself.
         .process_group(0);
     let child = command.spawn();
@@ -184,18 +203,24 @@ fn start_once(
     };
     let mut socket = ours;
     wait_until_ready(&mut passt, &mut socket, mac)?;
-    log_what_it_says(&mut passt.child).map_err(PasstError::Thread)?;
     Ok((passt, socket))
 }
 
-/// Reads its complaints for as long as it lives: a full pipe would stop it, a closed one end it.
-fn log_what_it_says(child: &mut Child) -> io::Result<()> {
+/// Reads its complaints for as long as it lives, for a full pipe would stop it and a closed one end it, and tells when it
+/// does not live any more.
+fn attend(child: &mut Child, when_gone: &WhenGone) -> io::Result<()> {
     let Some(stderr) = child.stderr.take() else {
         return Ok(());
     };
+    let process = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
+    let when_gone = Arc::clone(when_gone);
     let read = move || {
         let lines = BufReader::new(stderr).split(b'\n').map_while(Result::ok);
         lines.for_each(|line| tracing::debug!("passt: {}", String::from_utf8_lossy(&line)));
+        // It is left to its owner to be reaped, who may have done so already.
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        while let Err(Errno::INTR) = waitid(WaitId::PidFd(process.as_fd()), options) {}
+        when_gone();
     };
     thread::Builder::new()
         .name("passt".to_owned())

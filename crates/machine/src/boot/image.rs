@@ -136,20 +136,28 @@ impl Stamp {
     }
 }
 
+/// Opens the regular file at `path`.
+///
+/// # Errors
+/// [`ImageError::Open`] or [`ImageError::NotAFile`].
+pub(crate) fn open_file(path: &Path) -> Result<File, ImageError> {
+    // Looking before opening: to open a FIFO would wait for its other end.
+    let kind = std::fs::metadata(path)
+        .map_err(ImageError::Open)?
+        .file_type();
+    if !kind.is_file() {
+        return Err(ImageError::NotAFile);
+    }
+    File::open(path).map_err(ImageError::Open)
+}
+
 impl Image {
     /// Opens the regular file at `path`.
     ///
     /// # Errors
     /// [`ImageError::Open`] or [`ImageError::NotAFile`].
     pub fn open(path: &Path) -> Result<Image, ImageError> {
-        // Looking before opening: to open a FIFO would wait for its other end.
-        let kind = std::fs::metadata(path)
-            .map_err(ImageError::Open)?
-            .file_type();
-        if !kind.is_file() {
-            return Err(ImageError::NotAFile);
-        }
-        Image::from_file(File::open(path).map_err(ImageError::Open)?)
+        Image::from_file(open_file(path)?)
     }
 
     /// An image in a file that is open already.

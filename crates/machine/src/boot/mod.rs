@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use vcpu::VcpuState;
 use x86::Gpa;
 
+pub(crate) use image::open_file;
 pub use image::{Image, ImageError};
 pub(crate) use layout::{guest_map, low_bytes, slots};
 pub(crate) use loaded_kernel::LoadedKernel;

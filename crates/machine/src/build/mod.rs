@@ -1,5 +1,6 @@
 //! From a plan to a machine, and from its run to its report.
 
+pub(crate) mod descriptors;
 pub(crate) mod opened;
 
 use std::fmt;
@@ -9,6 +10,7 @@ use std::time::Instant;
 use vcpu::Vcpu;
 
 use crate::attach::handles::Devices;
+use crate::build::descriptors::Kept;
 use crate::console::ConsoleInput;
 use crate::console::recent::Recent;
 use crate::control::{MachineControl, Phase};
@@ -30,6 +32,8 @@ pub struct Machine {
     pub(crate) sink: Box<dyn Write + Send>,
     pub(crate) outside: Outside,
     pub(crate) first: (Life, Vec<Box<dyn Vcpu>>),
+    /// What else the VM stands on, if no other process keeps it.
+    pub(crate) kept: Kept,
 }
 
 impl fmt::Debug for Machine {
@@ -41,6 +45,12 @@ impl fmt::Debug for Machine {
 }
 
 impl Machine {
+    /// Keeps what the VM stands on until it has ended.
+    pub(crate) fn keep(mut self, kept: Kept) -> Machine {
+        self.kept = kept;
+        self
+    }
+
     /// A handle to act on the VM from another thread.
     pub fn control(&self) -> MachineControl {
         self.control.clone()
@@ -70,6 +80,7 @@ impl Machine {
             sink,
             outside,
             first,
+            kept,
         } = self;
         let mut sink = Shown {
             recent: recent.clone(),
@@ -93,6 +104,8 @@ impl Machine {
             first,
             Accounts::new(start),
         );
+        // Whoever hears of the end finds nothing left of the VM.
+        drop(kept);
         let (ending, accounts) = match lived {
             Ok((ending, accounts)) => (ending, Some(accounts)),
             Err(error) => (Err(error), None),

@@ -10,17 +10,19 @@
 //! # Invariant
 //!
 //! ```text
-//! VmPlan ── open ──> Opened ── assemble ──> Machine ── run ──> Report
-//!           paths,   every descriptor      opens nothing, in no life: not for a reset, a change of
-//!           sockets, of every life         engine, a new limit, an observer, or the report
-//!           passt
+//! VmPlan ── collect ──> Descriptors ── open ──> Opened ── assemble ──> Machine ── run ──> Report
+//!           paths,                     what is   every descriptor      opens nothing, in no life: not
+//!           sockets, passt             its own   of every life         for a reset, a change of engine,
+//!                                                                      a new limit, an observer, or the
+//!                                                                      report
 //! ```
 //!
-//! [`open`] is the only code of a machine that sees a path. What it holds: kernel, initrd and modules; disks with their
-//! bases, locked; what the network and the socket device stand on; `/dev/kvm`, if KVM works here, whichever
-//! engine the guest begins on; the file of guest memory, and a second descriptor of it that can only read; the page
-//! file; and what belongs to this process's address space and threads, which is why `open` runs in the process that
-//! runs the guest: the userfaultfd, `pagemap`, `smaps`, and one thread for each vCPU with its `schedstat`.
+//! [`collect`] is the only code of a machine that sees a path of the user's, and may run in another process
+//! ([`crate::build::descriptors`]): kernel, initrd and modules; disks with their bases, locked; what the network and the socket
+//! device stand on; the page file; `/dev/kvm`, if KVM works here, whichever engine the guest begins on. [`open`] adds
+//! what belongs to an address space and its threads, which is why it runs in the process that runs the guest: the file of
+//! guest memory, and a second descriptor of it that can only read; the userfaultfd, `pagemap`, `smaps`, and one thread for
+//! each vCPU with its `schedstat`.
 //!
 //! After it there are: memory files, eventfds, threads, connections that come in through a socket which listens, KVM's
 //! descriptors, which it makes from its own. None of them has a path.
@@ -28,8 +30,8 @@
 //! # For who locks it in
 //!
 //! Between [`open`] and [`Opened::assemble`] threads are there already, all of them asleep: a filter has to be set for
-//! all threads at once (`SECCOMP_FILTER_FLAG_TSYNC`). What still needs the host later, a guest's connection to a
-//! socket of the host, is asked of a [`Broker`].
+//! all threads at once, as [`host::tripwire`] does, which holds the invariant. What still needs the host later, a guest's
+//! connection to a socket of the host, is asked of a [`Broker`].
 
 use std::fmt;
 use std::sync::Arc;
@@ -39,6 +41,7 @@ use crate::attach::broker::{Broker, InProcess};
 use crate::attach::handles::{Devices, Handles};
 use crate::attach::{self, Attachment};
 use crate::build::Machine;
+use crate::build::descriptors::{Descriptors, Kept, collect};
 use crate::console::Console;
 use crate::console::output::Output;
 use crate::console::recent::Recent;
@@ -68,54 +71,68 @@ impl fmt::Debug for Opened {
     }
 }
 
-/// Opens everything that `plan` names or needs, in the process that will run the guest.
+/// Opens what the process that will run the guest has to open itself, beside what it was given. What the guest needs of
+/// the host later is asked of `broker`.
 ///
 /// # Errors
 /// [`BuildError`] when the host refuses something or a file changed since it was planned.
-pub fn open(plan: VmPlan) -> Result<Opened, BuildError> {
-    let vsock = plan.vsock.clone();
-    open_with(plan, Arc::new(InProcess { vsock }))
-}
-
-/// The same for a process that will be locked in: what the guest needs of the host later is asked of `broker`.
-///
-/// # Errors
-/// As [`open`].
-pub fn open_with(plan: VmPlan, broker: Arc<dyn Broker>) -> Result<Opened, BuildError> {
-    let engines = Engines::open(&plan.engines);
-    let maker = VcpuMaker {
-        kind: plan.engine.kind,
+pub fn open(
+    plan: VmPlan,
+    descriptors: Descriptors,
+    broker: &Arc<dyn Broker>,
+) -> Result<Opened, BuildError> {
+    let kind = plan.engine.kind;
+    open_for(plan, descriptors, broker, |engines| VcpuMaker {
+        kind,
         limit: engines.cpuid_limit(),
         make: Box::new(move |kind, memory, tables| engines.make(kind, memory, tables)),
-    };
-    open_for(plan, maker, &broker)
+    })
 }
 
-/// Opens what `plan` names and assembles it: for who does not lock the process in between.
+/// Opens what `plan` names and assembles it, for a process that does all of it itself.
 ///
 /// # Errors
 /// [`BuildError`] when the host refuses something or a file changed since it was planned.
 pub fn build(plan: VmPlan, console: Console) -> Result<Machine, BuildError> {
-    open(plan)?.assemble(console)
+    let nobody: Arc<dyn Fn() + Send + Sync> = Arc::new(|| ());
+    let (descriptors, kept) = collect(&plan, &nobody)?;
+    let vsock = plan.vsock.clone();
+    let broker: Arc<dyn Broker> = Arc::new(InProcess { vsock });
+    let machine = open(plan, descriptors, &broker)?.assemble(console)?;
+    Ok(machine.keep(kept))
 }
 
-/// Opens everything but the engine.
+/// The same for vCPUs of `maker`'s own.
 pub(crate) fn open_for(
     plan: VmPlan,
-    maker: VcpuMaker,
+    descriptors: Descriptors,
     broker: &Arc<dyn Broker>,
+    maker: impl FnOnce(Engines) -> VcpuMaker,
 ) -> Result<Opened, BuildError> {
-    let held = Held::open(&plan)?;
+    let Descriptors {
+        kernel,
+        modules,
+        disks,
+        wire,
+        listeners,
+        page_file,
+        kvm,
+    } = descriptors;
+    let held = Held::new(&plan, kernel, modules)?;
     let handles = Handles::new().map_err(BuildError::Attach)?;
-    let attachments = attach::open(&plan, &handles, broker).map_err(BuildError::Attach)?;
-    let paging = Paging::open(&plan.paging).map_err(BuildError::Paging)?;
+    let opened = attach::Opened {
+        disks,
+        wire,
+        listeners,
+    };
+    let attachments = attach::attach(&plan, opened, &handles, broker);
     Ok(Opened {
+        attachments: attachments.map_err(BuildError::Attach)?,
+        paging: Paging::open(&plan.paging, page_file).map_err(BuildError::Paging)?,
+        maker: maker(Engines::new(kvm)),
         plan,
         held,
-        maker,
         handles,
-        attachments,
-        paging,
     })
 }
 
@@ -164,6 +181,7 @@ impl Opened {
             sink,
             outside,
             first,
+            kept: Kept::default(),
         })
     }
 }

@@ -125,6 +125,9 @@ impl MachineControl {
             let help = "What the host holds of the guest's memory.";
             metrics.bytes("memory_resident_bytes", help, &[], bytes);
         }
+        if let Some(refused) = host::tripwire::refused() {
+            metrics::refused(&mut metrics, refused.count);
+        }
         metrics.merge(self.inside().shown.earlier.clone());
         metrics.merge(self.present());
         metrics

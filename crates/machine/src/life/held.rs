@@ -1,5 +1,6 @@
 //! What every life of a VM is assembled from, opened once; [`crate::build::opened`] says why.
 
+use std::fs::File;
 use std::num::NonZero;
 use std::sync::Arc;
 
@@ -78,18 +79,22 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// Opens all of it.
-    pub(crate) fn open(plan: &VmPlan) -> Result<Held, BuildError> {
+    /// From the opened images, those of `plan`, and what belongs to this process.
+    pub(crate) fn new(
+        plan: &VmPlan,
+        kernel: File,
+        module_files: Vec<File>,
+    ) -> Result<Held, BuildError> {
         let mut modules = Vec::new();
-        for module in &plan.modules {
+        for (module, file) in plan.modules.iter().zip(module_files) {
             modules.push(Module {
-                image: image(module)?,
+                image: image(module, file)?,
                 string: module.string.clone(),
             });
         }
         Ok(Held {
             memory: Arc::new(memory_file(plan).map_err(BuildError::Memory)?),
-            kernel: Arc::new(LoadedKernel::new(image(&plan.kernel)?)),
+            kernel: Arc::new(LoadedKernel::new(image(&plan.kernel, kernel)?)),
             modules,
             crew: Crew::new(plan.vcpu_count).map_err(BuildError::Thread)?,
             footprint: Arc::new(Footprint::open()),
@@ -98,8 +103,8 @@ impl Held {
     }
 }
 
-fn image(plan: &ImagePlan) -> Result<Image, BuildError> {
-    Image::open(&plan.path).map_err(|source| image_error(plan, source))
+fn image(plan: &ImagePlan, file: File) -> Result<Image, BuildError> {
+    Image::from_file(file).map_err(|source| image_error(plan, source))
 }
 
 /// What is said of an image that cannot be used.

@@ -110,6 +110,12 @@ fn interrupts(metrics: &mut Metrics, counters: &InterruptCounters) {
     }
 }
 
+/// System calls that the filter of the VM's process refused.
+pub(crate) fn refused(metrics: &mut Metrics, count: u64) {
+    let help = "System calls that the VM's process has no use for once its guest runs, and that were refused.";
+    metrics.count("refused_system_calls_total", help, &[], count);
+}
+
 /// How often guest code of one life stopped.
 pub(crate) fn exits(metrics: &mut Metrics, exits: &ExitCounts) {
     let help = "How often guest code stopped, by why.";
@@ -369,6 +375,7 @@ mod tests {
     /// One of everything, at its fullest.
     fn everything() -> Vec<Metric> {
         let mut metrics = board(&BoardCounters::default(), 0);
+        refused(&mut metrics, 0);
         exits(&mut metrics, &ExitCounts::default());
         let statistics = EngineStatistics(vec![
             ("tlb misses", Unit::Count, 1),

@@ -2,4 +2,4 @@
 
 mod guest;
 mod run;
-mod scripted;
+pub(crate) mod scripted;

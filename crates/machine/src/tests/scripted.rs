@@ -12,6 +12,7 @@ use crate::attach::broker::{Broker, InProcess};
 use crate::boot::Protocol;
 use crate::boot::test_images::bzimage;
 use crate::build::Machine;
+use crate::build::descriptors::collect;
 use crate::build::opened::open_for;
 use crate::console::Console;
 use crate::engine::{EngineChoice, EngineKind};
@@ -187,12 +188,15 @@ pub(crate) fn machine(
             wires: None,
         })
     });
-    let maker = VcpuMaker {
+    let maker = |_| VcpuMaker {
         kind: EngineKind::Soft,
         make,
         limit: None,
     };
     let broker: Arc<dyn Broker> = Arc::new(InProcess::default());
-    let opened = open_for(plan, maker, &broker).unwrap();
-    (opened.assemble(console).unwrap(), injected)
+    let nobody: Arc<dyn Fn() + Send + Sync> = Arc::new(|| ());
+    let (descriptors, kept) = collect(&plan, &nobody).unwrap();
+    let opened = open_for(plan, descriptors, &broker, maker).unwrap();
+    let machine = opened.assemble(console).unwrap();
+    (machine.keep(kept), injected)
 }

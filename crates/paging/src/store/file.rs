@@ -71,15 +71,28 @@ pub struct PageFile {
 }
 
 impl PageFile {
-    /// Makes one in `folder`, for this process alone.
+    /// Makes one in `folder`.
     ///
     /// # Errors
     /// What the host says.
     pub fn open(folder: &Path, budget_bytes: u64) -> io::Result<PageFile> {
-        Ok(PageFile {
-            file: Arc::new(nameless(folder)?),
+        Ok(PageFile::of_file(PageFile::make(folder)?, budget_bytes))
+    }
+
+    /// Makes the file alone, which no path leads to.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn make(folder: &Path) -> io::Result<File> {
+        nameless(folder)
+    }
+
+    /// One in a file that was [made](PageFile::make), by another process perhaps.
+    pub fn of_file(file: File, budget_bytes: u64) -> PageFile {
+        PageFile {
+            file: Arc::new(file),
             budget_bytes,
-        })
+        }
     }
 
     pub(crate) fn budget_bytes(&self) -> u64 {

@@ -3,37 +3,39 @@
 //! It claims the name, starts the process, and then does what [`State`] says: threads bring events, one loop takes them.
 //! It is the only one of a VM's processes that knows the VM's folder.
 
+mod again;
+mod events;
 mod state;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::Child;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::thread;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use api::{VmInfo, VmOrigin};
 use fleet::{Claim, Inventory};
-use machine::VmPlan;
+use machine::{AttachError, BuildError, Descriptors, Kept, RunningNetwork, VmPlan};
+use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitOptions, getpid, pidfd_open, pidfd_send_signal,
+    Pid, PidfdFlags, Signal, WaitOptions, chdir, getpid, pidfd_open, pidfd_send_signal,
     set_child_subreaper, setsid,
 };
 use rustix::stdio::dup2_stderr;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
-use signal_hook::iterator::Signals;
 
-use self::state::{Act, Event, Gone, IsKept, State};
+use self::again::Again;
+use self::events::Heard;
+use self::state::{Act, Event, IsKept, State};
 use crate::spawn::{self, Environment};
-use crate::trouble::{OUR_FAULT, RunError, Trouble};
+use crate::trouble::{OUR_FAULT, RunError, Trouble, causes};
 use crate::wire::{
-    Birth, Channel, Ended, FromClient, FromVm, Given, Guest, Labelled, Launch, Outcome, Role,
-    Sorted, ToClient, ToVm,
+    Birth, Channel, DESCRIPTORS_MAX, Ended, FromVm, Given, Guest, Labelled, Launch, Outcome, Role,
+    Sorted, ToClient, ToVm, Wish,
 };
 use crate::{ending, own_log};
 
@@ -50,7 +52,7 @@ pub(crate) fn launch(client: Channel, launch: Launch, descriptors: Vec<OwnedFd>)
     let client = Arc::new(client);
     match Launcher::begin(&client, launch, descriptors) {
         Ok((launcher, state, events)) => {
-            launcher.run(state, &events);
+            launcher.run(state, events);
             0
         }
         Err(error) => {
@@ -72,6 +74,13 @@ struct Launcher {
     messages: Option<File>,
     report: Option<PathBuf>,
     origin: Option<VmOrigin>,
+    /// Opens what the guest stands on.
+    collecting: JoinHandle<()>,
+    /// What of that stays here until the VM has ended.
+    kept: Option<Kept>,
+    /// How often its network was started again, and when last.
+    network: (Again, Instant),
+    events: SyncSender<Heard>,
     leftovers: Leftovers,
 }
 
@@ -96,7 +105,7 @@ impl Launcher {
         client: &Arc<Channel>,
         launch: Launch,
         descriptors: Vec<OwnedFd>,
-    ) -> Result<(Launcher, State, Receiver<Event>), RunError> {
+    ) -> Result<(Launcher, State, Receiver<Heard>), RunError> {
         let failed = |act| move |source| RunError::Process { act, source };
         let sorted =
             Sorted::new(&launch.given, descriptors).map_err(failed("give descriptors to"))?;
@@ -128,7 +137,7 @@ impl Launcher {
         let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())
             .map_err(|error| failed("hold")(error.into()))?;
         let birth = Birth {
-            plan,
+            plan: plan.clone(),
             guest: launch.guest,
             window: launch.window,
             is_raw: launch.is_raw,
@@ -137,7 +146,8 @@ impl Launcher {
         vm.send(&Role::Vm(Box::new(birth)), &labelled.descriptors)
             .map_err(failed("speak to"))?;
         let vm = Arc::new(vm);
-        let events = hear(client, &vm, child).map_err(RunError::Thread)?;
+        let (events, heard) = events::hear(client, &vm, child).map_err(RunError::Thread)?;
+        let collecting = events::collect(plan, events.clone()).map_err(RunError::Thread)?;
         let launcher = Launcher {
             client: Arc::clone(client),
             vm,
@@ -145,27 +155,43 @@ impl Launcher {
             claim: Some(claim),
             info,
             messages,
-            report: launch.report,
+            report: launch.report.map(absolute),
             origin: launch.origin,
+            collecting,
+            kept: None,
+            network: (Again::default(), Instant::now()),
+            events,
             leftovers,
         };
-        Ok((launcher, state, events))
+        Ok((launcher, state, heard))
     }
 
     /// Takes events until there is nothing left to do.
-    fn run(mut self, mut state: State, events: &Receiver<Event>) {
+    fn run(mut self, mut state: State, events: Receiver<Heard>) {
         loop {
-            let event = match state.deadline() {
+            let heard = match state.deadline() {
                 Some(deadline) => {
                     events.recv_timeout(deadline.saturating_duration_since(Instant::now()))
                 }
                 None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
-            let event = match event {
-                Ok(Event::Vm(FromVm::Ended(ended))) => {
+            let event = match heard {
+                Ok(Heard::Event(Event::Vm(FromVm::Ended(ended)))) => {
                     Event::Vm(FromVm::Ended(Box::new(self.settled(*ended))))
                 }
-                Ok(event) => event,
+                Ok(Heard::Event(event)) => event,
+                Ok(Heard::Collected(collected)) => match self.hand_over(*collected) {
+                    Ok(()) => continue,
+                    Err(error) => Event::Refused(error.into()),
+                },
+                Ok(Heard::NetworkGone) => {
+                    self.start_network();
+                    continue;
+                }
+                Ok(Heard::Network(started)) => {
+                    self.plug_in(*started);
+                    continue;
+                }
                 Err(RecvTimeoutError::Timeout) => Event::TimeUp,
                 // No thread brings anything any more, which none of them does before the process is gone.
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -173,6 +199,9 @@ impl Launcher {
             let mut acts = state.take(event, Instant::now()).into_iter();
             while let Some(act) = acts.next() {
                 if act == Act::Leave {
+                    // What is still being opened is closed by its thread, when nobody takes it.
+                    drop(events);
+                    let _ = self.collecting.join();
                     drop(self.leftovers);
                     reap();
                     return;
@@ -190,21 +219,102 @@ impl Launcher {
             Act::Serve => return self.serve(),
             Act::TellVm(what) => self.tell_vm(&what, None::<&File>),
             Act::TellClient(what) => tell(&self.client, &what),
-            Act::TurnLog => {
-                let next = self.claim.as_ref().and_then(|claim| claim.turn_log().ok());
-                self.tell_vm(&ToVm::Log, next.as_ref());
-            }
+            Act::Grant(number, wish) => self.grant(number, wish),
             Act::LetGo => self.let_go(),
             Act::SuspendVm => self.signal(Signal::STOP),
             Act::ContinueVm => self.signal(Signal::CONT),
             Act::KillVm => self.signal(Signal::KILL),
             Act::Record(ended, is_kept) => self.record(&ended, is_kept == IsKept::Yes),
-            Act::Discard => drop(self.claim.take()),
+            Act::Discard => {
+                drop(self.kept.take());
+                drop(self.claim.take());
+            }
             // Where nobody reads it, it is not worth more than a try.
             Act::Say(text) => drop(io::stderr().write_all(text.as_bytes())),
             Act::Leave => {}
         }
         Ok(())
+    }
+
+    /// Gives the VM's process what its guest stands on.
+    fn hand_over(
+        &mut self,
+        collected: Result<(Descriptors, Kept), BuildError>,
+    ) -> Result<(), RunError> {
+        let name = self.info.name.to_string();
+        let collected = collected.map_err(|source| RunError::Build { name, source });
+        // Paths were the client's until now. From here on this process keeps no folder from being unmounted.
+        let _ = chdir("/");
+        let (descriptors, kept) = collected?;
+        self.kept = Some(kept);
+        let failed = |act| move |source| RunError::Process { act, source };
+        let labelled = descriptors.into_labelled();
+        let (labelled, node) = labelled.map_err(failed("give descriptors to"))?;
+        let mut parts = labelled.chunks(DESCRIPTORS_MAX).peekable();
+        while let Some(part) = parts.next() {
+            let given = ToVm::Given {
+                labels: part.iter().map(|(label, _)| *label).collect(),
+                node: parts.peek().is_none().then_some(node),
+            };
+            let descriptors: Vec<_> = part.iter().map(|(_, it)| it.as_fd()).collect();
+            // A process that is gone is heard of by the thread that waits for it.
+            if let Err(error) = self.vm.send(&given, &descriptors) {
+                tracing::debug!(%error, "the VM's process was not given its descriptors");
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the network started again, if the VM has not ended: then it was ended by us.
+    fn start_network(&mut self) {
+        let Some(starter) = self.kept.as_ref().and_then(Kept::network_starter) else {
+            return;
+        };
+        let (again, since) = &mut self.network;
+        let after = again.after(since.elapsed());
+        tracing::warn!("passt has ended; it is started again in {after:?}");
+        if let Err(error) = events::start_network(starter, after, self.events.clone()) {
+            tracing::warn!("the guest is left without a network: {error}");
+        }
+    }
+
+    /// Gives the VM's process the network that was started again.
+    fn plug_in(&mut self, started: Result<(RunningNetwork, UnixStream), AttachError>) {
+        let Some(kept) = &mut self.kept else {
+            return;
+        };
+        self.network.1 = Instant::now();
+        match started {
+            Ok((running, socket)) => {
+                kept.keep_network(running);
+                self.tell_vm(&ToVm::Network, Some(&socket));
+            }
+            Err(error) => {
+                tracing::warn!("{error}: {}", causes(&error).join(": "));
+                self.start_network();
+            }
+        }
+    }
+
+    /// Gives the VM's process a descriptor that it asks for, or says why not.
+    fn grant(&self, number: u64, wish: Wish) {
+        let granted = match wish {
+            Wish::NextLog => {
+                let next = self.claim.as_ref().and_then(|claim| claim.turn_log().ok());
+                let next = next.map(OwnedFd::from);
+                next.ok_or_else(|| io::Error::from(Errno::NOSPC))
+            }
+            Wish::VsockPort(port) => {
+                let kept = self.kept.as_ref().ok_or(io::Error::from(Errno::NOENT));
+                kept.and_then(|kept| kept.connect_vsock(port))
+                    .map(OwnedFd::from)
+            }
+        };
+        let refusal = granted.as_ref().err().map(|error| {
+            let number = Errno::from_io_error(error).unwrap_or(Errno::IO);
+            number.raw_os_error()
+        });
+        self.tell_vm(&ToVm::Answer { number, refusal }, granted.ok().as_ref());
     }
 
     /// Makes the control socket and hands it over.
@@ -229,6 +339,8 @@ impl Launcher {
 
     /// Writes down the end and gives the name back, for this process and the VM's.
     fn record(&mut self, ended: &Ended, is_kept: bool) {
+        // Who hears of the end finds nothing left of the VM.
+        drop(self.kept.take());
         let Some(claim) = self.claim.take() else {
             return;
         };
@@ -270,8 +382,8 @@ impl Launcher {
             .iter()
             .map(|descriptor| descriptor.as_fd())
             .collect();
-        // A process that is gone is heard of by the thread that waits for it.
-        if let Err(error) = self.vm.send(what, &descriptors) {
+        // A process that is gone is heard of by the thread that waits for it; one that does not read is not waited for.
+        if let Err(error) = self.vm.send_now(what, &descriptors) {
             tracing::debug!(%error, "the VM's process was not told");
         }
     }
@@ -280,6 +392,11 @@ impl Launcher {
         // A process that is gone needs none.
         let _ = pidfd_send_signal(&self.process, signal);
     }
+}
+
+/// The path as it is now, wherever this process will stand.
+fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
 }
 
 fn tell(client: &Channel, what: &ToClient) {
@@ -330,59 +447,4 @@ fn reap() {
             thread::sleep(Duration::from_millis(5));
         }
     }
-}
-
-/// Has threads bring every event.
-fn hear(client: &Arc<Channel>, vm: &Arc<Channel>, child: Child) -> io::Result<Receiver<Event>> {
-    let (events, heard) = mpsc::channel();
-    let thread = |name: &str| thread::Builder::new().name(name.to_owned());
-    let from = Arc::clone(client);
-    let to = events.clone();
-    thread("client").spawn(move || hear_client(&from, &to))?;
-    let from = Arc::clone(vm);
-    let to = events.clone();
-    thread("vm").spawn(move || hear_vm(&from, child, &to))?;
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT])?;
-    thread("signals").spawn(move || {
-        for signal in &mut signals {
-            if events.send(Event::Signal(signal)).is_err() {
-                return;
-            }
-        }
-    })?;
-    Ok(heard)
-}
-
-fn hear_client(client: &Channel, events: &Sender<Event>) {
-    while let Ok(Some((said, _))) = client.receive::<FromClient>() {
-        if events.send(Event::Client(said)).is_err() {
-            return;
-        }
-    }
-    let _ = events.send(Event::ClientGone);
-}
-
-/// First all that the process says, then how it ended.
-fn hear_vm(vm: &Channel, mut child: Child, events: &Sender<Event>) {
-    loop {
-        let event = match vm.receive::<FromVm>() {
-            Ok(Some((said, _))) => Event::Vm(said),
-            Ok(None) => break,
-            Err(source) => {
-                let act = "understand";
-                Event::Refused(RunError::Process { act, source }.into())
-            }
-        };
-        if events.send(event).is_err() {
-            return;
-        }
-    }
-    let gone = match child.wait() {
-        Ok(status) => status.signal().map_or_else(
-            || Gone::Exited(status.code().unwrap_or_default()),
-            Gone::Killed,
-        ),
-        Err(_) => Gone::Exited(i32::from(OUR_FAULT)),
-    };
-    let _ = events.send(Event::VmGone(gone));
 }

@@ -19,7 +19,7 @@ use machine::StopCause;
 use crate::ask::{Ask, Asked, GRACE, OnTerm};
 use crate::ending;
 use crate::trouble::{RunError, Trouble};
-use crate::wire::{Ended, FromClient, FromVm, Outcome, ToClient, ToVm};
+use crate::wire::{Ended, FromClient, FromVm, Outcome, ToClient, ToVm, Wish};
 
 /// How long a VM may take to end whose client is gone, or whose end is written down.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -61,8 +61,8 @@ pub(super) enum Act {
     TellVm(ToVm),
     /// Tell the client.
     TellClient(ToClient),
-    /// Begin the log's next file, and hand it over.
-    TurnLog,
+    /// Give the VM's process what it asks for, or say why not.
+    Grant(u64, Wish),
     /// Say what there is to say in the VM's folder from now on.
     LetGo,
     /// Stop the VM's process for a while.
@@ -232,7 +232,7 @@ impl State {
                 acts.push(Act::TellClient(ToClient::Started));
                 acts
             }
-            FromVm::TurnLog => vec![Act::TurnLog],
+            FromVm::Ask { number, wish } => vec![Act::Grant(number, wish)],
             FromVm::Ended(ended) if !matches!(self.stage, Stage::Over(_)) => {
                 self.deadline = Some(now + PATIENCE);
                 let mut acts = self.over(*ended);

@@ -23,6 +23,10 @@ fn said(kind: EndKind) -> Event {
     Event::Vm(FromVm::Ended(Box::new(ended(kind))))
 }
 
+fn ask(number: u64, wish: Wish) -> Event {
+    Event::Vm(FromVm::Ask { number, wish })
+}
+
 /// What was done, in a word each.
 fn words_of(acts: &[Act]) -> Vec<String> {
     let word = |act: &Act| match act {
@@ -36,6 +40,7 @@ fn words_of(acts: &[Act]) -> Vec<String> {
         Act::TellClient(other) => format!("client {other:?}").to_lowercase(),
         Act::Record(ended, IsKept::Yes) => format!("keep {:?}", ended.end.kind),
         Act::Record(ended, IsKept::No) => format!("forget {:?}", ended.end.kind),
+        Act::Grant(number, wish) => format!("grant {number} {wish:?}"),
         other => format!("{other:?}")
             .split('(')
             .next()
@@ -77,14 +82,14 @@ fn a_vm_that_ends_well_is_recorded_before_the_client_hears_of_it() {
         &[
             BUILT,
             STARTED,
-            Event::Vm(FromVm::TurnLog),
+            ask(7, Wish::NextLog),
             said(EndKind::PoweredOff),
             GONE,
         ],
         &[
             "serve",
             "client started",
-            "turnlog",
+            "grant 7 NextLog",
             "forget PoweredOff",
             "vm recorded",
             "client ended: Mother failed",

@@ -1,13 +1,15 @@
 //! The VM's process: a plan and descriptors become a guest that lives, serves its control socket, and ends.
 //!
 //! ```text
-//! Birth --build--> Built ..> Serve --run--> Started ..., TurnLog ..> Log, ... Ended ..> Recorded
+//! Birth, Given --open, lock in, assemble--> Built ..> Serve --run--> Started ..., Ask ..> Answer, ... Ended ..> Recorded
 //! ```
 //!
-//! It has no path to its own folder: what it wants there, it asks of the launcher. When the launcher hangs up, nobody is
-//! left who could write down an end, so the guest is ended in order, and the process five seconds later whatever its
-//! threads do.
+//! It sees no path of the host's: what its guest stands on comes as descriptors, and what it wants later it asks of the
+//! launcher. From before it assembles a guest, [`host::tripwire`] refuses it what it has no use for any more. When the
+//! launcher hangs up, nobody is left who could write down an end, so the guest is ended in order, and the process five
+//! seconds later whatever its threads do.
 
+mod asking;
 mod connect;
 pub(crate) mod input;
 mod orders;
@@ -26,11 +28,17 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use fleet::LogWriter;
-use machine::{ControlServer, Ending, Machine, MachineControl, MachineError, Report, build};
+use host::tripwire::{self, Refused};
+use machine::{
+    Broker, ControlServer, Descriptors, Ending, Machine, MachineControl, MachineError, Report,
+    VmPlan, open,
+};
+use rustix::process::chdir;
 use rustix::stdio::dup2_stderr;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use self::asking::Asking;
 use self::connect::Talk;
 use self::orders::{Answers, Orders};
 use self::over::IsOver;
@@ -40,7 +48,7 @@ use crate::ending;
 use crate::own_log;
 use crate::spawn;
 use crate::trouble::{OUR_FAULT, RunError};
-use crate::wire::{Birth, Channel, Ended, FromVm, Sorted};
+use crate::wire::{Birth, Channel, Ended, FromVm, Sorted, ToVm};
 
 /// How long the launcher may take to write down an end.
 const RECORD_TIME: Duration = Duration::from_secs(10);
@@ -49,10 +57,13 @@ const RECORD_TIME: Duration = Duration::from_secs(10);
 pub(crate) fn live(channel: Channel, birth: Birth, descriptors: Vec<OwnedFd>) -> u8 {
     // Measured beside everything that comes before the guest.
     host::tsc::begin_calibration();
+    tripwire::settle_libc();
     own_log::is_raw(birth.is_raw);
     spawn::name_process(&format!("{}{}", spawn::CALLED, birth.plan.name));
+    // Where it was started means nothing here, and is not kept from being unmounted.
+    let _ = chdir("/");
     let channel = Arc::new(channel);
-    match born(&channel, birth, descriptors).and_then(Vm::run) {
+    let status = match born(&channel, birth, descriptors).and_then(Vm::run) {
         Ok(Over {
             ended,
             server,
@@ -66,7 +77,12 @@ pub(crate) fn live(channel: Channel, birth: Birth, descriptors: Vec<OwnedFd>) ->
             status
         }
         Err(error) => tell(&channel, &ending::of_trouble(error.into())),
+    };
+    if let Some(refused) = tripwire::refused().filter(|refused| refused.count > 0) {
+        let Refused { count, first } = refused;
+        tracing::warn!("the VM's process was refused {count} system calls: {first:?}");
     }
+    status
 }
 
 /// Tells the launcher how it ended.
@@ -86,10 +102,10 @@ fn born(channel: &Arc<Channel>, birth: Birth, descriptors: Vec<OwnedFd>) -> Resu
     let failed = |act| move |source| RunError::Process { act, source };
     let sorted = Sorted::new(&birth.given, descriptors).map_err(failed("give descriptors to"))?;
     let (answering, answers) = orders::answers();
-    let answers = Arc::new(answers);
+    let asking = Asking::new(channel);
     let log = sorted.log.ok_or(io::Error::from(io::ErrorKind::NotFound));
     let log = log.map_err(failed("give a log to"))?;
-    let log = LogWriter::new(log.into(), orders::turn_log(channel, &answers));
+    let log = LogWriter::new(log.into(), asking::turn_log(&asking));
     let ours = Ours {
         input: sorted.input.map(File::from),
         output: sorted.output.map(File::from),
@@ -97,10 +113,16 @@ fn born(channel: &Arc<Channel>, birth: Birth, descriptors: Vec<OwnedFd>) -> Resu
     };
     let (console, talk) = connect::connect(birth.guest, ours, log).map_err(failed("connect"))?;
     let name = birth.plan.name.clone();
-    let machine = build(birth.plan, console).map_err(|source| {
+    let (descriptors, early) = given(channel, &birth.plan)?;
+    let broker = Arc::clone(&asking) as Arc<dyn Broker>;
+    let not_built = |source| {
         let name = name.clone();
         RunError::Build { name, source }
-    })?;
+    };
+    let opened = open(birth.plan, descriptors, &broker).map_err(not_built)?;
+    let signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT]).map_err(RunError::Thread)?;
+    lock_in();
+    let machine = opened.assemble(console).map_err(not_built)?;
     tracing::debug!("VM \"{name}\" is built");
     let control = machine.control();
     if let Some((rows, columns)) = birth.window {
@@ -113,9 +135,10 @@ fn born(channel: &Arc<Channel>, birth: Birth, descriptors: Vec<OwnedFd>) -> Resu
         devices: machine.devices(),
         over: over.clone(),
         answering,
+        asking,
     };
-    orders.listen().map_err(RunError::Thread)?;
-    listen_to_signals(control.clone(), over.clone()).map_err(RunError::Thread)?;
+    orders.listen(early).map_err(RunError::Thread)?;
+    listen_to_signals(signals, control.clone(), over.clone()).map_err(RunError::Thread)?;
     Ok(Vm {
         channel: Arc::clone(channel),
         name,
@@ -129,6 +152,40 @@ fn born(channel: &Arc<Channel>, birth: Birth, descriptors: Vec<OwnedFd>) -> Resu
     })
 }
 
+/// What came of the launcher that is not for now.
+type Early = Vec<(ToVm, Vec<OwnedFd>)>;
+
+/// Waits for what the guest stands on.
+fn given(channel: &Channel, plan: &VmPlan) -> Result<(Descriptors, Early), RunError> {
+    let failed = |act| move |source| RunError::Process { act, source };
+    let mut labelled = Vec::new();
+    let mut early = Vec::new();
+    while let Some(came) = channel.receive::<ToVm>().map_err(failed("hear from"))? {
+        match came {
+            (ToVm::Given { labels, node }, descriptors) => {
+                labelled.extend(labels.into_iter().zip(descriptors));
+                if let Some(node) = node {
+                    let descriptors = Descriptors::of_labelled(plan, labelled, node);
+                    let descriptors = descriptors.map_err(failed("give descriptors to"))?;
+                    return Ok((descriptors, early));
+                }
+            }
+            other => early.push(other),
+        }
+    }
+    Err(RunError::Lost {
+        name: plan.name.clone(),
+        what: "its launcher is gone".to_owned(),
+    })
+}
+
+/// Everything is open: from here on nothing more can be. Where the host has no filters, it is only not done.
+fn lock_in() {
+    if let Err(error) = tripwire::arm() {
+        tracing::info!("system calls are not filtered: {error}");
+    }
+}
+
 /// A machine that is built, and what is connected to it.
 struct Vm {
     channel: Arc<Channel>,
@@ -137,7 +194,7 @@ struct Vm {
     control: MachineControl,
     talk: Talk,
     over: IsOver,
-    answers: Arc<Answers>,
+    answers: Answers,
     messages: Option<File>,
     /// Locks, for as long as the process lives.
     held: Vec<OwnedFd>,
@@ -147,7 +204,7 @@ struct Vm {
 struct Over {
     ended: Ended,
     server: ControlServer,
-    answers: Arc<Answers>,
+    answers: Answers,
     /// Locks, until the process ends.
     held: Vec<OwnedFd>,
 }
@@ -227,8 +284,11 @@ fn ended(
 }
 
 /// Signals to this very process mean what they mean to the client.
-fn listen_to_signals(control: MachineControl, over: IsOver) -> io::Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT])?;
+fn listen_to_signals(
+    mut signals: Signals,
+    control: MachineControl,
+    over: IsOver,
+) -> io::Result<()> {
     let listen = move || {
         let mut asked = Asked::new(OnTerm::PowerButton);
         for signal in &mut signals {

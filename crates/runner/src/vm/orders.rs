@@ -1,6 +1,5 @@
 //! What the launcher says: orders are carried out as they come, answers go to the thread that has asked.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::process;
@@ -14,46 +13,33 @@ use host::lock::Lock;
 use machine::{Devices, MachineControl, StopCause};
 use signal_hook::consts::SIGTERM;
 
+use super::asking::Asking;
 use super::over::IsOver;
 use crate::trouble::OUR_FAULT;
-use crate::wire::{Channel, FromVm, ToVm};
-
-/// How long the launcher may take for the next file of the log; then what the guest prints is not kept for a while.
-const LOG_TIME: Duration = Duration::from_secs(2);
+use crate::wire::{Channel, ToVm};
 
 /// How long a process may still take whose launcher is gone.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// Gets the next file of a log.
-pub(super) type TurnLog = Box<dyn FnMut() -> io::Result<File> + Send>;
-
 /// Where answers come in.
 pub(super) struct Answering {
     serve: Sender<(VmInfo, OwnedFd)>,
-    log: Sender<Option<OwnedFd>>,
     recorded: Sender<()>,
 }
 
 /// Where answers are waited for.
 pub(super) struct Answers {
     serve: Lock<Receiver<(VmInfo, OwnedFd)>>,
-    log: Lock<Receiver<Option<OwnedFd>>>,
     recorded: Lock<Receiver<()>>,
 }
 
 /// Both ends.
 pub(super) fn answers() -> (Answering, Answers) {
     let (serve, to_serve) = mpsc::channel();
-    let (log, to_log) = mpsc::channel();
     let (recorded, is_recorded) = mpsc::channel();
-    let answering = Answering {
-        serve,
-        log,
-        recorded,
-    };
+    let answering = Answering { serve, recorded };
     let answers = Answers {
         serve: Lock::new(to_serve),
-        log: Lock::new(to_log),
         recorded: Lock::new(is_recorded),
     };
     (answering, answers)
@@ -72,19 +58,6 @@ impl Answers {
     }
 }
 
-/// Asks the launcher for the next file of the log whenever one is full.
-pub(super) fn turn_log(channel: &Arc<Channel>, answers: &Arc<Answers>) -> TurnLog {
-    let channel = Arc::clone(channel);
-    let answers = Arc::clone(answers);
-    Box::new(move || {
-        channel.send(&FromVm::TurnLog, &[])?;
-        let next = answers.log.lock().recv_timeout(LOG_TIME);
-        let next = next.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
-        next.map(File::from)
-            .ok_or_else(|| io::ErrorKind::StorageFull.into())
-    })
-}
-
 /// Presses the power button and ends the guest after `grace`; at once, if there is nothing in it that could hear it.
 pub(super) fn power_off(control: &MachineControl, over: &IsOver, grace: Duration) {
     if over.is_set() {
@@ -101,20 +74,25 @@ pub(super) struct Orders {
     pub(super) devices: Devices,
     pub(super) over: IsOver,
     pub(super) answering: Answering,
+    pub(super) asking: Arc<Asking>,
 }
 
 impl Orders {
-    /// Listens from now on.
+    /// Listens from now on, first to what came while nobody did.
     ///
     /// # Errors
     /// If the host gives no thread.
-    pub(super) fn listen(self) -> io::Result<()> {
+    pub(super) fn listen(self, early: Vec<(ToVm, Vec<OwnedFd>)>) -> io::Result<()> {
         let listen = move || {
+            for (order, descriptors) in early {
+                self.take(order, descriptors);
+            }
             while let Ok(Some((order, descriptors))) = self.channel.receive::<ToVm>() {
                 self.take(order, descriptors);
             }
             self.control.stop_because(StopCause::Left);
             // Threads that wait for an answer hear that none comes.
+            self.asking.give_up();
             drop(self);
             thread::sleep(LAST_WORDS);
             // Whatever its other threads do: nobody is left who would end it.
@@ -131,7 +109,15 @@ impl Orders {
             ToVm::Serve { info } => {
                 descriptor.map(|listener| self.answering.serve.send((info, listener)));
             }
-            ToVm::Log => drop(self.answering.log.send(descriptor)),
+            ToVm::Answer { number, refusal } => self.asking.answer(number, refusal, descriptor),
+            // All of it was there before anything was built.
+            ToVm::Given { .. } => {}
+            ToVm::Network => {
+                let plugged = descriptor.map(|it| self.devices.plug_network(it.into()));
+                if let Some(Err(error)) = plugged {
+                    tracing::warn!("the network could not be plugged in again: {error}");
+                }
+            }
             ToVm::Recorded => drop(self.answering.recorded.send(())),
             ToVm::Stop(cause) => self.control.stop_because(cause),
             ToVm::PowerOff { grace_ms } => {

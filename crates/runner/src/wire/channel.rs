@@ -60,6 +60,28 @@ impl Channel {
         message: &impl Serialize,
         descriptors: &[BorrowedFd<'_>],
     ) -> io::Result<()> {
+        self.send_with(message, descriptors, SendFlags::empty())
+    }
+
+    /// The same without waiting: for who must not depend on how fast the other end reads, or whether it does.
+    ///
+    /// # Errors
+    /// As [`Channel::send`]; `WouldBlock` if there is no room.
+    pub(crate) fn send_now(
+        &self,
+        message: &impl Serialize,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        self.send_with(message, descriptors, SendFlags::DONTWAIT)
+    }
+
+    fn send_with(
+        &self,
+        message: &impl Serialize,
+        descriptors: &[BorrowedFd<'_>],
+        flags: SendFlags,
+    ) -> io::Result<()> {
+        let flags = flags | SendFlags::NOSIGNAL;
         let bytes = serde_json::to_vec(message)?;
         if bytes.len() > MESSAGE_BYTES_MAX {
             return Err(io::Error::new(
@@ -84,7 +106,7 @@ impl Channel {
         }
         loop {
             let packet = [IoSlice::new(&bytes)];
-            match sendmsg(&self.socket, &packet, &mut ancillary, SendFlags::NOSIGNAL) {
+            match sendmsg(&self.socket, &packet, &mut ancillary, flags) {
                 Err(rustix::io::Errno::INTR) => {}
                 sent => return sent.map(drop).map_err(io::Error::from),
             }
@@ -193,6 +215,16 @@ mod tests {
             one.send(&1, &[]).unwrap_err().kind(),
             io::ErrorKind::BrokenPipe
         );
+    }
+
+    #[test]
+    fn who_does_not_wait_is_told_that_nobody_reads() {
+        let (one, other) = Channel::pair().unwrap();
+        let text = "x".repeat(10_000);
+        let sent = (0..1000).find_map(|_| one.send_now(&text, &[]).err());
+        assert_eq!(sent.unwrap().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(other.receive::<String>().unwrap().unwrap().0, text);
+        one.send_now(&text, &[]).unwrap();
     }
 
     #[test]

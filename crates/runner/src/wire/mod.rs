@@ -15,10 +15,10 @@ mod given;
 use std::path::PathBuf;
 
 use api::{VmEnd, VmInfo, VmName, VmOrigin};
-use machine::{StopCause, VmPlan};
+use machine::{KvmNode, Label, StopCause, VmPlan};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::channel::Channel;
+pub(crate) use self::channel::{Channel, DESCRIPTORS_MAX};
 pub(crate) use self::given::{Given, Labelled, Sorted};
 use crate::report::RunReport;
 use crate::trouble::Trouble;
@@ -176,8 +176,22 @@ pub(crate) enum ToVm {
         /// Characters in a line.
         columns: u16,
     },
-    /// The next file of the log, if one comes with this: there may be no room for one.
-    Log,
+    /// What the guest stands on: the descriptors with this are these. `node` comes with the last of them.
+    Given {
+        /// What each descriptor is.
+        labels: Vec<Label>,
+        /// What else is known of `/dev/kvm`.
+        node: Option<KvmNode>,
+    },
+    /// The answer to [`FromVm::Ask`]: the descriptor with this, or the host's number for why there is none.
+    Answer {
+        /// The number of what was asked.
+        number: u64,
+        /// Why not.
+        refusal: Option<i32>,
+    },
+    /// Another user-mode network, whose socket comes with this: the last one is gone.
+    Network,
     /// The end is written down and the name given back.
     Recorded,
 }
@@ -189,10 +203,24 @@ pub(crate) enum FromVm {
     Built,
     /// The guest runs.
     Started,
-    /// The log's file is full. Answered with [`ToVm::Log`].
-    TurnLog,
+    /// It wants a descriptor. Answered with [`ToVm::Answer`].
+    Ask {
+        /// What the answer shall have on it.
+        number: u64,
+        /// What for.
+        wish: Wish,
+    },
     /// It has ended. Answered with [`ToVm::Recorded`].
     Ended(Box<Ended>),
+}
+
+/// What a VM's process gets while its guest runs: what takes a path or a new socket, which it can have itself no more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum Wish {
+    /// The next file of the log: the last one is full.
+    NextLog,
+    /// A stream to whatever listens for the guest at this port of the host.
+    VsockPort(u32),
 }
 
 /// How a VM ended.

@@ -71,13 +71,28 @@ fn what_is_said_arrives_as_it_was_said() {
             rows: 0,
             columns: u16::MAX,
         },
-        ToVm::Log,
+        ToVm::Given {
+            labels: vec![Label::Kernel, Label::Base],
+            node: None,
+        },
+        ToVm::Answer {
+            number: u64::MAX,
+            refusal: Some(111),
+        },
+        ToVm::Network,
         ToVm::Recorded,
     ]);
     check(&[
         FromVm::Built,
         FromVm::Started,
-        FromVm::TurnLog,
+        FromVm::Ask {
+            number: 0,
+            wish: Wish::NextLog,
+        },
+        FromVm::Ask {
+            number: u64::MAX,
+            wish: Wish::VsockPort(u32::MAX),
+        },
         FromVm::Ended(ended()),
     ]);
 }

@@ -2,15 +2,18 @@
 //!
 //! It outlives the guest's lives: a driver that resets the device, or a guest that reboots, finds the same backend,
 //! with a half-written frame still in its place. The two halves are owned by the workers while these run, and lie
-//! here between.
+//! here between. Behind a stream socket another backend can take the place of one that is gone: a worker that finds its
+//! half lost takes the new one, and the link is down only while there is none.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use host::lock::Lock;
 use host::tap::{Offloads, Tap};
+use rustix::event::{EventfdFlags, eventfd};
 
 use super::inlet::Inlet;
 use super::outlet::Outlet;
@@ -35,32 +38,68 @@ pub struct NetPort(Arc<Port>);
 struct Port {
     kind: PortKind,
     tap: Option<Tap>,
-    inlet: Lock<Option<Inlet>>,
-    outlet: Lock<Option<Outlet>>,
+    halves: Lock<Halves>,
+    /// Changed under the lock of the halves where that depends on them.
     is_up: AtomicBool,
+    /// Readable when halves were plugged in anew; only behind a stream socket, where that can be.
+    plugged: Option<OwnedFd>,
     /// Tells the driver that the link has changed, while there is one.
     listener: Lock<Option<Interrupt>>,
+}
+
+/// What no worker holds.
+#[derive(Debug, Default)]
+struct Halves {
+    inlet: Option<Inlet>,
+    outlet: Option<Outlet>,
+}
+
+impl Halves {
+    /// Of a socket, which will not block.
+    fn of_stream(socket: UnixStream) -> io::Result<Halves> {
+        socket.set_nonblocking(true)?;
+        Ok(Halves {
+            inlet: Some(Inlet::stream(socket.try_clone()?)),
+            outlet: Some(Outlet::stream(socket)),
+        })
+    }
 }
 
 impl NetPort {
     /// Nothing is plugged in: the link is down.
     pub fn unplugged() -> NetPort {
-        NetPort::new(PortKind::Unplugged, None, None, None)
+        NetPort::new(PortKind::Unplugged, None, Halves::default(), None)
     }
 
     /// A socket that carries frames with their length before them, as QEMU's `-netdev stream` and passt do.
     ///
     /// # Errors
-    /// What the host says about making it non-blocking or a second handle to it.
+    /// What the host says about making it non-blocking, a second handle to it, or an event.
     pub fn stream(socket: UnixStream) -> io::Result<NetPort> {
-        socket.set_nonblocking(true)?;
-        let inlet = Inlet::stream(socket.try_clone()?);
-        Ok(NetPort::new(
-            PortKind::Stream,
-            None,
-            Some(inlet),
-            Some(Outlet::stream(socket)),
-        ))
+        let plugged = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let halves = Halves::of_stream(socket)?;
+        Ok(NetPort::new(PortKind::Stream, None, halves, Some(plugged)))
+    }
+
+    /// Another socket in place of the one of [`NetPort::stream`], whose other end is gone: what was half sent is lost, and
+    /// the link is up again.
+    ///
+    /// # Errors
+    /// As [`NetPort::stream`]; `InvalidInput` for a port without one.
+    pub fn plug(&self, socket: UnixStream) -> io::Result<()> {
+        let Some(plugged) = &self.0.plugged else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let halves = Halves::of_stream(socket)?;
+        let was_up = {
+            let mut place = self.0.halves.lock();
+            *place = halves;
+            self.0.is_up.swap(true, Ordering::AcqRel)
+        };
+        // Full only if nobody reads it, and then it is readable already.
+        let _ = rustix::io::write(plugged, &1_u64.to_ne_bytes());
+        self.tell(!was_up);
+        Ok(())
     }
 
     /// A tap.
@@ -70,25 +109,19 @@ impl NetPort {
     pub fn tap(tap: Tap) -> io::Result<NetPort> {
         let inlet = Inlet::tap(tap.file().try_clone()?);
         let outlet = Outlet::tap(tap.file().try_clone()?);
-        Ok(NetPort::new(
-            PortKind::Tap,
-            Some(tap),
-            Some(inlet),
-            Some(outlet),
-        ))
+        let halves = Halves {
+            inlet: Some(inlet),
+            outlet: Some(outlet),
+        };
+        Ok(NetPort::new(PortKind::Tap, Some(tap), halves, None))
     }
 
-    fn new(
-        kind: PortKind,
-        tap: Option<Tap>,
-        inlet: Option<Inlet>,
-        outlet: Option<Outlet>,
-    ) -> NetPort {
+    fn new(kind: PortKind, tap: Option<Tap>, halves: Halves, plugged: Option<OwnedFd>) -> NetPort {
         NetPort(Arc::new(Port {
             kind,
             tap,
-            inlet: Lock::new(inlet),
-            outlet: Lock::new(outlet),
+            halves: Lock::new(halves),
+            plugged,
             is_up: AtomicBool::new(kind != PortKind::Unplugged),
             listener: Lock::new(None),
         }))
@@ -97,9 +130,13 @@ impl NetPort {
     /// Plugs the cable in or pulls it. While it is out, packets both ways are lost.
     pub fn set_link(&self, is_up: bool) {
         let is_up = is_up && self.0.kind != PortKind::Unplugged;
-        if self.0.is_up.swap(is_up, Ordering::AcqRel) != is_up
-            && let Some(listener) = &*self.0.listener.lock()
-        {
+        let was_up = self.0.is_up.swap(is_up, Ordering::AcqRel);
+        self.tell(was_up != is_up);
+    }
+
+    /// Tells the driver, if the link `has_changed`.
+    fn tell(&self, has_changed: bool) {
+        if has_changed && let Some(listener) = &*self.0.listener.lock() {
             listener.raise();
         }
     }
@@ -128,18 +165,55 @@ impl NetPort {
     }
 
     pub(super) fn take_inlet(&self) -> Option<Inlet> {
-        self.0.inlet.lock().take()
+        self.0.halves.lock().inlet.take()
     }
 
+    /// Puts it back, unless another one has been plugged in since.
     pub(super) fn put_inlet(&self, inlet: Option<Inlet>) {
-        *self.0.inlet.lock() = inlet;
+        let mut halves = self.0.halves.lock();
+        halves.inlet = halves.inlet.take().or(inlet);
     }
 
     pub(super) fn take_outlet(&self) -> Option<Outlet> {
-        self.0.outlet.lock().take()
+        self.0.halves.lock().outlet.take()
     }
 
+    /// Puts it back, unless another one has been plugged in since.
     pub(super) fn put_outlet(&self, outlet: Option<Outlet>) {
-        *self.0.outlet.lock() = outlet;
+        let mut halves = self.0.halves.lock();
+        halves.outlet = halves.outlet.take().or(outlet);
+    }
+
+    /// The inlet in place of one whose other end is gone. If there is none, the link goes down.
+    pub(super) fn replace_inlet(&self) -> Option<Inlet> {
+        self.replace(|halves| halves.inlet.take())
+    }
+
+    /// The same for the outlet.
+    pub(super) fn replace_outlet(&self) -> Option<Outlet> {
+        self.replace(|halves| halves.outlet.take())
+    }
+
+    fn replace<T>(&self, take: impl FnOnce(&mut Halves) -> Option<T>) -> Option<T> {
+        let (half, went_down) = {
+            let mut halves = self.0.halves.lock();
+            let half = take(&mut halves);
+            let went_down = half.is_none() && self.0.is_up.swap(false, Ordering::AcqRel);
+            (half, went_down)
+        };
+        self.tell(went_down);
+        half
+    }
+
+    /// What becomes readable when halves are plugged in anew.
+    pub(super) fn plugged(&self) -> Option<BorrowedFd<'_>> {
+        self.0.plugged.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Has it wait for the next time.
+    pub(super) fn quiet(&self) {
+        if let Some(plugged) = &self.0.plugged {
+            let _ = rustix::io::read(plugged, &mut [0_u8; 8]);
+        }
     }
 }

@@ -216,6 +216,10 @@ impl Worker for Receiver {
     }
 
     fn serve(&mut self, wake: Wake) -> Result<(), Broken> {
+        if self.inlet.is_none() {
+            self.port.quiet();
+            self.inlet = self.port.take_inlet();
+        }
         let Some(mut inlet) = self.inlet.take() else {
             return Ok(());
         };
@@ -226,9 +230,11 @@ impl Worker for Receiver {
         let pumped = self.pump(&mut inlet);
         match pumped {
             Ok(Err(Lost)) => {
-                tracing::warn!("the network's backend is gone: the link goes down");
                 DeviceMetrics::add(&self.metrics.errors, 1);
-                self.port.set_link(false);
+                self.inlet = self.port.replace_inlet();
+                if self.inlet.is_none() {
+                    tracing::warn!("the network's backend is gone: the link goes down");
+                }
                 self.ring.signal()
             }
             Ok(Ok(())) => {
@@ -243,11 +249,11 @@ impl Worker for Receiver {
     }
 
     fn sources(&self) -> Vec<BorrowedFd<'_>> {
-        self.inlet
-            .iter()
-            .filter(|_| !self.is_starved)
-            .map(Inlet::fd)
-            .collect()
+        match &self.inlet {
+            None => self.port.plugged().into_iter().collect(),
+            Some(_) if self.is_starved => Vec::new(),
+            Some(inlet) => vec![inlet.fd()],
+        }
     }
 }
 

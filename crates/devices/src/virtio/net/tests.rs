@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use mem::GuestMemory;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use virtio_queue::{Queue, QueueT};
 use x86::Gpa;
 
@@ -165,6 +166,15 @@ impl Guest {
             }
         }
         Ok(())
+    }
+
+    /// Whether anything that a worker waits for is there.
+    fn is_called(&self) -> bool {
+        let sources = self.workers.iter().flat_map(|worker| worker.sources());
+        let mut sources: Vec<PollFd<'_>> = sources
+            .map(|source| PollFd::from_borrowed_fd(source, PollFlags::IN))
+            .collect();
+        poll(&mut sources, Some(&Timespec::default())).unwrap() > 0
     }
 
     /// Sends a frame with this header.
@@ -429,14 +439,58 @@ fn the_link_goes_down_with_the_backend_and_by_hand() {
     drop(wire);
     guest.serve(Wake::Readable(0)).unwrap();
     assert_eq!(status(&guest), [0, 0]);
-    assert!(
-        guest
-            .workers
-            .iter()
-            .all(|worker| worker.sources().is_empty()),
-        "a dead socket is not waited for"
-    );
+    assert!(!guest.is_called(), "a dead socket wakes nobody");
     guest.send([0; 12], &[1; 60]).unwrap();
+}
+
+/// Whichever direction finds out first that the backend is gone, and also if none has yet.
+#[test]
+fn another_backend_takes_the_place_of_one_that_is_gone() {
+    let check = |notices: &dyn Fn(&mut Guest), had_link: bool| {
+        let (ours, wire) = UnixStream::pair().unwrap();
+        let port = NetPort::stream(ours).unwrap();
+        let mut guest = Guest::on(port.clone(), MERGE);
+        drop(wire);
+        notices(&mut guest);
+        assert_eq!(port.is_up(), had_link);
+        let (ours, mut wire) = UnixStream::pair().unwrap();
+        wire.set_nonblocking(true).unwrap();
+        port.plug(ours).unwrap();
+        assert!(port.is_up() && guest.is_called());
+        guest.serve(Wake::Readable(0)).unwrap();
+        guest.offer(1, 4096);
+        wire.write_all(&framed(&[2; 60])).unwrap();
+        assert!(guest.is_called(), "the new socket is waited for");
+        guest.serve(Wake::Readable(0)).unwrap();
+        assert_eq!(guest.receive.used(&guest.memory), [(0, 72)]);
+        // What finds the old socket gone is lost, what comes after that is not.
+        guest.send([0; 12], &[3; 60]).unwrap();
+        guest.send([0; 12], &[4; 60]).unwrap();
+        let expected = framed(&[4; 60]);
+        assert!(received(&mut wire).ends_with(&expected));
+        assert!(port.is_up());
+    };
+    check(&|guest| guest.serve(Wake::Readable(0)).unwrap(), false);
+    check(&|guest| guest.send([0; 12], &[1; 60]).unwrap(), false);
+    check(&|_| (), true);
+    // A driver that starts anew meanwhile.
+    check(
+        &|guest| {
+            guest.serve(Wake::Readable(0)).unwrap();
+            guest.workers.clear();
+            guest.device.reset();
+            guest.memory = Arc::new(GuestMemory::flat(8 << 20).unwrap());
+            guest.receive = Ring::new(0x1_0000);
+            guest.transmit = Ring::new(0x2_0000);
+            guest.activate(MERGE);
+        },
+        false,
+    );
+    let refused = NetPort::unplugged().plug(UnixStream::pair().unwrap().0);
+    assert_eq!(
+        refused.unwrap_err().kind(),
+        std::io::ErrorKind::InvalidInput
+    );
 }
 
 #[test]

@@ -156,10 +156,12 @@ impl Transmitter {
         match outlet.flush() {
             Ok(is_empty) => is_empty,
             Err(Lost) => {
-                tracing::warn!("the network's backend takes nothing any more: the link goes down");
                 DeviceMetrics::add(&self.metrics.errors, 1);
-                self.outlet = None;
-                self.port.set_link(false);
+                self.outlet = self.port.replace_outlet();
+                if self.outlet.is_none() {
+                    let what = "the network's backend takes nothing any more: the link goes down";
+                    tracing::warn!("{what}");
+                }
                 true
             }
         }
@@ -232,6 +234,9 @@ impl Worker for Transmitter {
             let obeyed = self.obey(&mut queue);
             self.control = Some(queue);
             obeyed?;
+        }
+        if self.outlet.is_none() {
+            self.outlet = self.port.take_outlet();
         }
         if !is_control && let Some(mut queue) = self.transmit.take() {
             let sent = self.send(&mut queue);

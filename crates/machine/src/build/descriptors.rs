@@ -1,0 +1,318 @@
+//! What a VM stands on on its host, as descriptors: opened by a process that knows paths, used by one that knows none.
+//!
+//! ```text
+//! who knows paths                              who runs the guest
+//! VmPlan ── collect ──> Descriptors ── labelled, over a socket ──> Descriptors ── open ──> Opened
+//!                └────> Kept: passt, paths of sockets; stays, and is dropped when the VM has ended
+//! ```
+//!
+//! [`collect`] opens, locks, binds and starts everything that needs a path or a name of the host. Locks of disks belong to
+//! the opened file, so they go where the descriptor goes. What is labelled keeps its order: disks and modules are told
+//! apart by it, and a base follows its disk.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+
+use host::tap::Tap;
+use serde::{Deserialize, Serialize};
+
+use crate::attach::block::DiskFiles;
+use crate::attach::network::{NetworkStarter, RunningNetwork, Wire};
+use crate::attach::vsock::{Listeners, SocketPaths};
+use crate::boot;
+use crate::engine::{KvmDevice, open_kvm};
+use crate::life::held::{BuildError, image_error};
+use crate::paging;
+use crate::plan::{ImagePlan, VmPlan};
+
+/// What a descriptor is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Label {
+    /// The kernel's file.
+    Kernel,
+    /// An initrd or module.
+    Module,
+    /// A disk.
+    Disk,
+    /// What the disk before it lies over.
+    Base,
+    /// A socket to a user-mode network.
+    Stream,
+    /// A tap.
+    Tap,
+    /// The listener of the socket device.
+    Vsock,
+    /// The listener for claims.
+    Claims,
+    /// Where pages go.
+    PageFile,
+    /// `/dev/kvm`.
+    Kvm,
+}
+
+/// What is known of `/dev/kvm` beside its descriptor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum KvmNode {
+    /// It was found not to work, and is not there.
+    Unused,
+    /// It does not open, and this is the host's number for why.
+    Refused(i32),
+    /// Its descriptor is there.
+    Opened,
+}
+
+/// Everything of the host that a VM stands on.
+#[derive(Debug)]
+pub struct Descriptors {
+    pub(crate) kernel: File,
+    pub(crate) modules: Vec<File>,
+    pub(crate) disks: Vec<DiskFiles>,
+    pub(crate) wire: Option<Wire>,
+    pub(crate) listeners: Option<Listeners>,
+    pub(crate) page_file: Option<File>,
+    pub(crate) kvm: KvmDevice,
+}
+
+/// What a VM needs beside its own process, until it has ended: then it is dropped, and nothing is left of it.
+#[derive(Debug, Default)]
+pub struct Kept {
+    network: Option<(NetworkStarter, RunningNetwork)>,
+    sockets: Option<SocketPaths>,
+}
+
+/// Opens everything that `plan` names. `network_gone` is called whenever the process behind a user-mode network has ended,
+/// by itself or not.
+///
+/// # Errors
+/// [`BuildError`] when the host refuses something or a file changed since it was planned.
+pub fn collect(
+    plan: &VmPlan,
+    network_gone: &Arc<dyn Fn() + Send + Sync>,
+) -> Result<(Descriptors, Kept), BuildError> {
+    let image =
+        |plan: &ImagePlan| boot::open_file(&plan.path).map_err(|source| image_error(plan, source));
+    let kernel = image(&plan.kernel)?;
+    let modules = plan.modules.iter().map(image).collect::<Result<_, _>>()?;
+    let disks = plan.disks.iter().map(DiskFiles::open);
+    let disks = disks
+        .collect::<Result<_, _>>()
+        .map_err(BuildError::Attach)?;
+    let open_wire = |plan| Wire::open(plan, network_gone);
+    let network = plan.network.as_ref().map(open_wire).transpose();
+    let (wire, network) = network.map_err(BuildError::Attach)?.unzip();
+    let vsock = plan.vsock.as_deref().map(SocketPaths::listen).transpose();
+    let (listeners, sockets) = vsock.map_err(BuildError::Attach)?.unzip();
+    let descriptors = Descriptors {
+        kernel,
+        modules,
+        disks,
+        wire,
+        listeners,
+        page_file: paging::open_file(&plan.paging).map_err(BuildError::Paging)?,
+        kvm: open_kvm(&plan.engines),
+    };
+    let kept = Kept {
+        network: network.flatten(),
+        sockets,
+    };
+    Ok((descriptors, kept))
+}
+
+impl Kept {
+    /// A stream, which does not block, to what listens for the guest at this port of the host.
+    ///
+    /// # Errors
+    /// What the host says; `NotFound` for a VM without a socket device.
+    pub fn connect_vsock(&self, port: u32) -> io::Result<UnixStream> {
+        let sockets = self.sockets.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        sockets.dial(port)
+    }
+
+    /// How its user-mode network is started again, if it has one.
+    pub fn network_starter(&self) -> Option<NetworkStarter> {
+        self.network.as_ref().map(|(starter, _)| starter.clone())
+    }
+
+    /// Keeps this network from now on, in place of the one before.
+    pub fn keep_network(&mut self, running: RunningNetwork) {
+        if let Some((_, kept)) = &mut self.network {
+            *kept = running;
+        }
+    }
+}
+
+impl Descriptors {
+    /// One by one, each with its label.
+    ///
+    /// # Errors
+    /// If the host gives no second handle to `/dev/kvm`.
+    pub fn into_labelled(self) -> io::Result<(Vec<(Label, OwnedFd)>, KvmNode)> {
+        let mut labelled = vec![(Label::Kernel, self.kernel.into())];
+        let modules = self
+            .modules
+            .into_iter()
+            .map(|file| (Label::Module, file.into()));
+        labelled.extend(modules);
+        for disk in self.disks {
+            labelled.push((Label::Disk, disk.image.into()));
+            labelled.extend(disk.base.map(|base| (Label::Base, base.into())));
+        }
+        labelled.extend(self.wire.map(|wire| match wire {
+            Wire::Stream(socket) => (Label::Stream, socket.into()),
+            Wire::Tap(tap) => (Label::Tap, tap.into_file().into()),
+        }));
+        if let Some(Listeners { device, claims }) = self.listeners {
+            labelled.push((Label::Vsock, device.into()));
+            labelled.extend(claims.map(|claims| (Label::Claims, claims.into())));
+        }
+        labelled.extend(self.page_file.map(|file| (Label::PageFile, file.into())));
+        let node = match self.kvm {
+            Some(Ok(device)) => {
+                labelled.push((Label::Kvm, device.fd()?));
+                KvmNode::Opened
+            }
+            Some(Err(number)) => KvmNode::Refused(number),
+            None => KvmNode::Unused,
+        };
+        Ok((labelled, node))
+    }
+
+    /// Put together again, for `plan`.
+    ///
+    /// # Errors
+    /// If they are not those of such a plan: the other process is not ours, or of another version.
+    pub fn of_labelled(
+        plan: &VmPlan,
+        labelled: Vec<(Label, OwnedFd)>,
+        node: KvmNode,
+    ) -> io::Result<Descriptors> {
+        let mut sorted = Sorted::default();
+        for (label, descriptor) in labelled {
+            sorted.take(label, descriptor);
+        }
+        let found = sorted.counts();
+        let expected = [
+            plan.modules.len(),
+            plan.disks.len(),
+            plan.disks.iter().filter(|disk| disk.base.is_some()).count(),
+            usize::from(plan.network.is_some()),
+            usize::from(plan.vsock.is_some()),
+            usize::from(plan.paging.file.is_some()),
+            usize::from(node == KvmNode::Opened),
+        ];
+        sorted
+            .kernel
+            .take()
+            .filter(|_| found == expected)
+            .map(|kernel| sorted.into_descriptors(kernel, node))
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not what the plan names"))
+    }
+}
+
+/// Descriptors on their way to their places.
+#[derive(Default)]
+struct Sorted {
+    kernel: Option<File>,
+    modules: Vec<File>,
+    disks: Vec<DiskFiles>,
+    wire: Option<Wire>,
+    vsock: Option<UnixListener>,
+    claims: Option<UnixListener>,
+    page_file: Option<File>,
+    kvm: Option<OwnedFd>,
+}
+
+impl Sorted {
+    fn take(&mut self, label: Label, descriptor: OwnedFd) {
+        match label {
+            Label::Kernel => self.kernel = Some(descriptor.into()),
+            Label::Module => self.modules.push(descriptor.into()),
+            Label::Disk => self.disks.push(DiskFiles {
+                image: descriptor.into(),
+                base: None,
+            }),
+            Label::Base => {
+                if let Some(disk) = self.disks.last_mut() {
+                    disk.base = Some(descriptor.into());
+                }
+            }
+            Label::Stream => self.wire = Some(Wire::Stream(descriptor.into())),
+            Label::Tap => self.wire = Some(Wire::Tap(Tap::of_file(descriptor.into()))),
+            Label::Vsock => self.vsock = Some(descriptor.into()),
+            Label::Claims => self.claims = Some(descriptor.into()),
+            Label::PageFile => self.page_file = Some(descriptor.into()),
+            Label::Kvm => self.kvm = Some(descriptor),
+        }
+    }
+
+    /// How many there are of modules, disks, bases, networks, socket devices, page files and KVMs.
+    fn counts(&self) -> [usize; 7] {
+        [
+            self.modules.len(),
+            self.disks.len(),
+            self.disks.iter().filter(|disk| disk.base.is_some()).count(),
+            usize::from(self.wire.is_some()),
+            usize::from(self.vsock.is_some()),
+            usize::from(self.page_file.is_some()),
+            usize::from(self.kvm.is_some()),
+        ]
+    }
+
+    fn into_descriptors(self, kernel: File, node: KvmNode) -> Descriptors {
+        let claims = self.claims;
+        Descriptors {
+            kernel,
+            modules: self.modules,
+            disks: self.disks,
+            wire: self.wire,
+            listeners: self.vsock.map(|device| Listeners { device, claims }),
+            page_file: self.page_file,
+            kvm: match node {
+                KvmNode::Refused(number) => Some(Err(number)),
+                KvmNode::Unused | KvmNode::Opened => self.kvm.map(|fd| Ok(kvm::Device::of_fd(fd))),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::scripted;
+
+    fn null() -> OwnedFd {
+        File::open("/dev/null").unwrap().into()
+    }
+
+    #[test]
+    fn descriptors_fit_a_plan_or_are_refused() {
+        let kernel = host::MemFd::new(c"kernel", 1 << 20).unwrap();
+        let mut plan = scripted::plan(&kernel);
+        plan.modules = vec![plan.kernel.clone(), plan.kernel.clone()];
+        plan.vsock = Some("socket".into());
+        let node = KvmNode::Unused;
+        let check = |labels: &[Label], node, expected: bool| {
+            let labelled = labels.iter().map(|label| (*label, null())).collect();
+            let made = Descriptors::of_labelled(&plan, labelled, node);
+            assert_eq!(made.is_ok(), expected, "{labels:?}");
+            if let Ok(made) = made {
+                let again = made.into_labelled().unwrap();
+                let again: Vec<Label> = again.0.iter().map(|(label, _)| *label).collect();
+                assert_eq!(again, labels);
+            }
+        };
+        use Label::{Base, Claims, Disk, Kernel, Kvm, Module, Vsock};
+        check(&[Kernel, Module, Module, Vsock], node, true);
+        check(&[Kernel, Module, Module, Vsock, Claims], node, true);
+        check(&[Module, Module, Vsock], node, false);
+        check(&[Kernel, Module, Vsock], node, false);
+        check(&[Kernel, Module, Module, Disk, Base, Vsock], node, false);
+        check(&[Kernel, Module, Module, Vsock, Kvm], node, false);
+        let opens = KvmNode::Opened;
+        check(&[Kernel, Module, Module, Vsock, Kvm], opens, true);
+        check(&[Kernel, Module, Module, Vsock], opens, false);
+    }
+}

@@ -1,0 +1,127 @@
+//! Threads that bring the launcher what happens. At most so much waits to be taken: who says more is read later.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Child;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use machine::{AttachError, BuildError, Descriptors, Kept, NetworkStarter, RunningNetwork, VmPlan};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::state::{Event, Gone};
+use crate::trouble::{OUR_FAULT, RunError};
+use crate::wire::{Channel, FromClient, FromVm};
+
+/// Events that wait, at most: a process that has been broken out of fills no memory but its own.
+const WAITING_MAX: usize = 64;
+
+/// What a thread brings.
+pub(super) enum Heard {
+    /// What there is to be done is the state's to say.
+    Event(Event),
+    /// What the guest stands on is there, or cannot be had.
+    Collected(Box<Result<(Descriptors, Kept), BuildError>>),
+    /// The process behind the user-mode network has ended.
+    NetworkGone,
+    /// It was started again, or cannot be.
+    Network(Box<Result<(RunningNetwork, UnixStream), AttachError>>),
+}
+
+/// Brings every event of these, and of signals to this process.
+pub(super) fn hear(
+    client: &Arc<Channel>,
+    vm: &Arc<Channel>,
+    child: Child,
+) -> io::Result<(SyncSender<Heard>, Receiver<Heard>)> {
+    let (events, heard) = mpsc::sync_channel(WAITING_MAX);
+    let thread = |name: &str| thread::Builder::new().name(name.to_owned());
+    let from = Arc::clone(client);
+    let to = events.clone();
+    thread("client").spawn(move || hear_client(&from, &to))?;
+    let from = Arc::clone(vm);
+    let to = events.clone();
+    thread("vm").spawn(move || hear_vm(&from, child, &to))?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT])?;
+    let to = events.clone();
+    thread("signals").spawn(move || {
+        for signal in &mut signals {
+            if !tell(&to, Event::Signal(signal)) {
+                return;
+            }
+        }
+    })?;
+    Ok((events, heard))
+}
+
+/// Collects what `plan` names; beside the start of the VM's process, and a client that may change its mind.
+pub(super) fn collect(plan: VmPlan, events: SyncSender<Heard>) -> io::Result<JoinHandle<()>> {
+    let collect = move || {
+        let gone = events.clone();
+        let network_gone: Arc<dyn Fn() + Send + Sync> =
+            Arc::new(move || drop(gone.send(Heard::NetworkGone)));
+        let collected = Heard::Collected(Box::new(machine::collect(&plan, &network_gone)));
+        // Where nobody is any more, what was opened, started and bound goes again.
+        let _ = events.send(collected);
+    };
+    let thread = thread::Builder::new().name("collect".to_owned());
+    thread.spawn(collect)
+}
+
+/// Starts a user-mode network again, after a while.
+pub(super) fn start_network(
+    starter: NetworkStarter,
+    after: Duration,
+    events: SyncSender<Heard>,
+) -> io::Result<()> {
+    let start = move || {
+        thread::sleep(after);
+        // Where nobody is any more, it ends again.
+        let _ = events.send(Heard::Network(Box::new(starter.start())));
+    };
+    let thread = thread::Builder::new().name("network".to_owned());
+    thread.spawn(start).map(drop)
+}
+
+/// Whether anybody takes it.
+fn tell(events: &SyncSender<Heard>, event: Event) -> bool {
+    events.send(Heard::Event(event)).is_ok()
+}
+
+fn hear_client(client: &Channel, events: &SyncSender<Heard>) {
+    while let Ok(Some((said, _))) = client.receive::<FromClient>() {
+        if !tell(events, Event::Client(said)) {
+            return;
+        }
+    }
+    tell(events, Event::ClientGone);
+}
+
+/// First all that the process says, then how it ended.
+fn hear_vm(vm: &Channel, mut child: Child, events: &SyncSender<Heard>) {
+    loop {
+        let event = match vm.receive::<FromVm>() {
+            Ok(Some((said, _))) => Event::Vm(said),
+            Ok(None) => break,
+            Err(source) => {
+                let act = "understand";
+                Event::Refused(RunError::Process { act, source }.into())
+            }
+        };
+        if !tell(events, event) {
+            return;
+        }
+    }
+    let gone = match child.wait() {
+        Ok(status) => status.signal().map_or_else(
+            || Gone::Exited(status.code().unwrap_or_default()),
+            Gone::Killed,
+        ),
+        Err(_) => Gone::Exited(i32::from(OUR_FAULT)),
+    };
+    tell(events, Event::VmGone(gone));
+}
