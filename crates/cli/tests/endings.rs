@@ -408,8 +408,7 @@ fn a_role_cannot_be_typed() {
     let ran = host
         .mother
         .shell("(exec -a 'mother: web' $MOTHER --version) </dev/null");
-    assert_eq!(
-        (ran.status, ran.stdout.as_str()),
-        (Some(0), concat!("mother ", env!("CARGO_PKG_VERSION"), "\n"))
-    );
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    let version = concat!("mother ", env!("CARGO_PKG_VERSION"));
+    assert!(ran.stdout.starts_with(version), "{}", ran.stdout);
 }

@@ -26,6 +26,12 @@ fn a_detached_vm_is_listed_stopped_remembered_and_removed() {
     assert_eq!(host.call(&["ps", "-q"]).stdout, "web\n");
     let process = std::path::PathBuf::from(format!("/proc/{}/comm", host.ps("web")["pid"]));
     assert_eq!(fs::read_to_string(process).unwrap(), "mother: web\n");
+    let limits = fs::read_to_string(format!("/proc/{}/limits", host.ps("web")["pid"])).unwrap();
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"));
+    let words: Vec<&str> = core.unwrap().split_whitespace().collect();
+    assert_eq!(words[4..6], ["0", "0"], "it leaves no core dump");
     let vm = host.ps("web");
     let got = (
         &vm["state"],

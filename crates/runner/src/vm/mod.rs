@@ -33,7 +33,7 @@ use machine::{
     Broker, ControlServer, Descriptors, Ending, Machine, MachineControl, MachineError, Report,
     VmPlan, open,
 };
-use rustix::process::chdir;
+use rustix::process::{Resource, Rlimit, chdir, setrlimit};
 use rustix::stdio::dup2_stderr;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -62,6 +62,12 @@ pub(crate) fn live(channel: Channel, birth: Birth, descriptors: Vec<OwnedFd>) ->
     spawn::name_process(&format!("{}{}", spawn::CALLED, birth.plan.name));
     // Where it was started means nothing here, and is not kept from being unmounted.
     let _ = chdir("/");
+    // What is worth a core dump here is a guest's, and would stay on the host's disk.
+    let nothing = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    let _ = setrlimit(Resource::Core, nothing);
     let channel = Arc::new(channel);
     let status = match born(&channel, birth, descriptors).and_then(Vm::run) {
         Ok(Over {
