@@ -22,6 +22,10 @@ const SYSTEM_MEMORY: MemorySize = MemorySize::of_mib(1024);
 /// What a guest without a name is called in itself.
 const DEFAULT_NAME: &str = "guest";
 
+/// What starts a program in a system of ours (`crates/images/guest/console.sh`), and where that looks for others.
+const SYSTEM_START: &str = "/run/mother/start";
+const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// Kernel options of every guest that our initrd starts: few words on the console, and an end instead of a hang.
 const QUIET: &str = "quiet panic=-1";
 const LOUD: &str = "panic=-1";
@@ -202,12 +206,17 @@ fn plan_base(
     let mut words = vec![CONSOLE.to_owned(), quiet(is_kernel_loud).to_owned()];
     let (kernel, initrd, speaks) = match image.kind {
         ImageKind::System => {
-            if !spec.words.is_empty() {
-                return Err(ImageFailure::NoCommand(image.name.clone()).into());
-            }
-            words.extend(system_words(user, spec.name.as_ref()));
-            let initrd = cache.system_initrd(image, &run)?;
-            (image.kernel(), initrd, Speaks::Console(*user == User::Pipe))
+            let command = system_command(&spec, user);
+            let typist = if command.is_some() { &User::Pipe } else { user };
+            words.extend(system_words(typist, spec.name.as_ref()));
+            let initrd = cache.system_initrd(image, command.as_ref(), &run)?;
+            // A guest that starts again has lost the program that it was.
+            spec.no_reboot |= command.is_some();
+            let speaks = match command {
+                Some(_) => Speaks::Frames,
+                None => Speaks::Console(*user == User::Pipe),
+            };
+            (image.kernel(), initrd, speaks)
         }
         ImageKind::Container => {
             let guest = progress::default_guest()?;
@@ -240,6 +249,36 @@ fn held_with(run: RunFolder, base: Base) -> Held {
         Base::Kept(kept) => held.locks.extend(kept.into_locks().map(Into::into)),
     }
     held
+}
+
+/// What a system runs for who does not log in: the words behind `--`, or a shell for what comes from a pipe. Who asks for a
+/// console has all on that.
+fn system_command(spec: &VmSpec, user: &User) -> Option<GuestCommand> {
+    let is_script = *user == User::Pipe && spec.console.is_none();
+    if spec.words.is_empty() && !is_script {
+        return None;
+    }
+    let mut arguments = vec!["/bin/sh".to_owned(), SYSTEM_START.to_owned()];
+    if spec.words.is_empty() {
+        arguments.push("bash".to_owned());
+    }
+    arguments.extend(spec.words.iter().cloned());
+    let mut environment = vec![
+        format!("PATH={SYSTEM_PATH}"),
+        "HOME=/root".to_owned(),
+        "TERM=dumb".to_owned(),
+    ];
+    environment.extend(spec.environment.iter().cloned());
+    let folder = spec.workdir.as_ref();
+    Some(GuestCommand {
+        arguments,
+        environment,
+        folder: folder.map_or_else(
+            || "/root".to_owned(),
+            |folder| folder.to_string_lossy().into_owned(),
+        ),
+        ..GuestCommand::default()
+    })
 }
 
 /// What a container image runs: its own command, with the user's words in place of its arguments.

@@ -297,7 +297,37 @@ fn debian_boots_with_systemd_and_forgets_what_is_not_kept() {
         &["debian:12", "--net", "none"],
         "ls /forgotten || echo forgotten\n",
     );
-    assert!(ran.stdout.contains("\nforgotten\n"), "{}", ran.stdout);
+    assert_eq!(ran.stdout, "forgotten\n", "{}", ran.stderr);
+}
+
+#[test]
+fn a_script_in_debian_prints_its_answers_and_ends_with_its_status() {
+    let Some(mother) = with_debian() else { return };
+    let check = |words: &[&str], input: &str, stdout: &str, status: i32| {
+        let words = [&["debian:12", "--net", "none"][..], words].concat();
+        let ran = mother.type_into(&words, input);
+        let seen = (ran.stdout.as_str(), ran.status);
+        assert_eq!(seen, (stdout, Some(status)), "{words:?}: {}", ran.stderr);
+    };
+    check(
+        &[],
+        "cat /etc/issue | wc -l\nls /no-such\nexit 7\n",
+        "2\n",
+        7,
+    );
+    let words = [
+        "--",
+        "sh",
+        "-c",
+        "systemctl --version | head -c 7; cat; exit 4",
+    ];
+    check(&words, "typed", "systemdtyped", 4);
+    check(
+        &[],
+        "echo on the way; poweroff; sleep 99",
+        "on the way\n",
+        0,
+    );
 }
 
 fn check_network(route: &[&str], address: &[&str]) {

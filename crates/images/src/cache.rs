@@ -183,17 +183,22 @@ impl Cache {
         DebianBuild::begin(release, self.store(), work, lock, on_progress).map(Begun::Build)
     }
 
-    /// The initrd of a guest that starts from an image, written into `run`.
+    /// The initrd of a guest that starts from an image, written into `run`; `command` is what it runs in place of a login.
     ///
     /// # Errors
     /// If the image is damaged or `run` cannot be written.
-    pub fn system_initrd(&self, image: &Image, run: &RunFolder) -> Result<PathBuf, FileError> {
+    pub fn system_initrd(
+        &self,
+        image: &Image,
+        command: Option<&GuestCommand>,
+        run: &RunFolder,
+    ) -> Result<PathBuf, FileError> {
         let path = run.path().join("initrd");
         let folder = image.folder();
         disk_guest::write(
             &folder.join("busybox"),
             &folder.join("modules"),
-            None,
+            command,
             &path,
         )?;
         Ok(path)

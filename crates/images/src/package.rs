@@ -22,6 +22,10 @@ pub(crate) enum Wanted {
     Passt,
     /// `usr/bin/passt.avx2`, which the other one starts where the CPU has AVX2.
     PasstAvx2,
+    /// The dynamic loader of the C library.
+    Loader,
+    /// The C library.
+    Library,
 }
 
 impl Wanted {
@@ -31,6 +35,8 @@ impl Wanted {
             Wanted::Busybox => "busybox",
             Wanted::Passt => "passt",
             Wanted::PasstAvx2 => "passt.avx2",
+            Wanted::Loader => "loader",
+            Wanted::Library => "C library",
         }
     }
 }
@@ -167,6 +173,8 @@ fn is_wanted(path: &str, wanted: Wanted) -> bool {
         Wanted::Busybox => path == "bin/busybox" || path == "usr/bin/busybox",
         Wanted::Passt => path == "usr/bin/passt",
         Wanted::PasstAvx2 => path == "usr/bin/passt.avx2",
+        Wanted::Loader => path == "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2",
+        Wanted::Library => path == "usr/lib/x86_64-linux-gnu/libc.so.6",
     }
 }
 

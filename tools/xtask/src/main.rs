@@ -64,7 +64,7 @@ usage: cargo xtask TASK
            a guest that checks all it has while the limit of its memory moves, 10 minutes if not told
   differential [OPTIONS]
            random instructions on the silicon and on the software CPU
-  dist     what users get, in target/dist: the program (static, without debug information, which lies apart), manual
+  dist     what users get, in target/releases: the program (static, without debug information, which lies apart), manual
            pages, completions, checksums, and what it is made of (CycloneDX)
   report   longest files and functions, unsafe blocks, dependencies
 ";

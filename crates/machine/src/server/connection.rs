@@ -22,6 +22,7 @@ const SWITCH_TIME: Duration = Duration::from_secs(25);
 /// Serves a client until it is done.
 pub(super) fn serve(shared: &Arc<Shared>, stream: UnixStream, place: &Place) {
     let mut lines = Lines::new(&stream);
+    let mut asked = Vec::new();
     while let Some(line) = lines.next() {
         let request = match line {
             Line::Request(request) => request,
@@ -33,7 +34,7 @@ pub(super) fn serve(shared: &Arc<Shared>, stream: UnixStream, place: &Place) {
             }
         };
         let Request { command, .. } = request;
-        audit(&stream, &command);
+        audit(&stream, &command, &mut asked);
         place.asks();
         match command {
             Command::Console { .. } if shared.info.program => {
@@ -72,23 +73,24 @@ pub(super) fn serve(shared: &Arc<Shared>, stream: UnixStream, place: &Place) {
     }
 }
 
-/// Writes into the VM's log who else than its user, which can be root alone, asked for what. Questions that every list
-/// asks are no news.
-fn audit(stream: &UnixStream, command: &Command) {
+/// Writes into the VM's log who else than its user, which can be root alone, asked for what: once for each client.
+/// Questions that every list asks are no news.
+fn audit(stream: &UnixStream, command: &Command, asked: &mut Vec<&'static str>) {
     if matches!(command, Command::Status | Command::Metrics) {
         return;
     }
     let Ok(peer) = rustix::net::sockopt::socket_peercred(stream) else {
         return;
     };
-    if peer.uid == rustix::process::geteuid() {
+    let what = what(command);
+    if peer.uid == rustix::process::geteuid() || asked.contains(&what) {
         return;
     }
+    asked.push(what);
     tracing::warn!(
-        "audit: user {} (process {}) asked for: {}",
+        "audit: user {} (process {}) asked for: {what}",
         peer.uid.as_raw(),
-        peer.pid,
-        what(command)
+        peer.pid
     );
 }
 

@@ -34,7 +34,7 @@ pub fn run() -> Result<bool> {
     let version = said(&built, &["--version"])?;
     let number = version.split_whitespace().nth(1).unwrap_or("0").to_owned();
     let name = format!("mother-{number}-x86_64-linux");
-    let folder = workspace::root().join("target/dist").join(&name);
+    let folder = workspace::root().join("target/releases").join(&name);
     if folder.exists() {
         fs::remove_dir_all(&folder)?;
     }
