@@ -338,6 +338,8 @@ fn complaint(said: &str) -> String {
         line.is_empty()
             || line.starts_with("Failed to send")
             || line.starts_with("Don't run as root")
+            || line.starts_with("Started as root")
+            || line.starts_with("Can't run AVX2 build")
     };
     let lines: Vec<&str> = said
         .lines()
@@ -354,6 +356,9 @@ fn complaint(said: &str) -> String {
 fn classify(said: String) -> PasstError {
     if said.contains(NO_PORT) {
         PasstError::Port { said }
+    } else if is_root_without_capabilities() {
+        // Newer versions end without a word then.
+        PasstError::Privilege { said }
     } else if NO_PRIVILEGE.iter().any(|sign| said.contains(sign)) {
         PasstError::Privilege { said }
     } else if NO_NAMESPACE.iter().any(|sign| said.contains(sign)) {
@@ -361,6 +366,15 @@ fn classify(said: String) -> PasstError {
     } else {
         PasstError::Ended { said }
     }
+}
+
+/// Whether this is a root that cannot become another user: without CAP_SETGID or CAP_SETUID (capabilities(7)).
+fn is_root_without_capabilities() -> bool {
+    const NEEDED: u64 = 1 << 6 | 1 << 7;
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
+    rustix::process::geteuid().is_root() && effective.is_some_and(|bits| bits & NEEDED != NEEDED)
 }
 
 /// "Who has the gateway's address?" (RFC 826), with the length before it.
