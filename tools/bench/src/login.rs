@@ -42,7 +42,7 @@ pub fn compare(run_count: usize) -> Result<bool> {
     let cache = Cache::of_user()?;
     let image = image(&cache, &mother)?;
     let run = cache.run_folder()?;
-    let initrd = cache.system_initrd(&image, &run)?;
+    let initrd = cache.system_initrd(&image, None, &run)?;
     let kernel = image.kernel().context("the image has no kernel")?;
     let guest = DefaultGuest {
         kernel,
