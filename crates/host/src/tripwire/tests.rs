@@ -61,7 +61,9 @@ fn what_a_locked_program_does_not_do_is_refused_and_told_by_name() {
             check("unlink", || fs::remove_file("/tmp/never"));
             // SAFETY: where it succeeded there would be a second process, which ends at once.
             check("clone", || {
+                // SAFETY: as fork(2); a child, should there be one, does nothing but leave.
                 match unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) } {
+                    // SAFETY: it ends this process at once and runs nothing of ours.
                     0 => unsafe { libc::_exit(0) },
                     -1 => Err(io::Error::last_os_error()),
                     pid => Ok(pid),
