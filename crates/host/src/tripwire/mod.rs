@@ -130,12 +130,16 @@ pub fn arm() -> io::Result<()> {
 const PIECE_BYTES: usize = 100 << 10;
 const PIECES: usize = 16;
 
-/// Has libc know what it would read a file for later. To be called while there are few threads, before [`arm`].
+/// Has libc and rustix know what they would read a file for later. To be called while there are few threads, before [`arm`].
 ///
 /// Both are glibc's malloc. When threads get heaps of their own it looks up how many cores there are, because there are at
 /// most eight heaps for each: told how many there may be, it does not look. When the first of these heaps gives memory
 /// back, it looks whether the host overcommits: so one is made to do that.
+///
+/// rustix asks the kernel for the auxiliary vector, and where it does not answer that (before Linux 6.4) reads
+/// `/proc/self/auxv`, once: when somebody first wants to know the size of a page.
 pub fn settle_libc() {
+    let _ = rustix::param::page_size();
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let heaps = libc::c_int::try_from(cores.saturating_mul(8)).unwrap_or(libc::c_int::MAX);
     // SAFETY: the call takes its arguments by value and locks what it changes.

@@ -85,9 +85,9 @@ pub fn run(set: Set<'_>) -> Result<bool> {
         folder::add_qemu(&folder, &parts.qemu)?;
     }
     let run = cache.run_folder()?;
-    // The one for newer CPUs lies beside it, and is what it becomes.
-    let mut include = vec![folder.clone(), passt.with_extension("avx2"), passt];
-    include.retain(|path| path.exists());
+    // What it becomes lies beside it: one for newer CPUs, and for some the C library that it is made for.
+    let package = passt.parent().context("passt lies in a folder")?;
+    let include = vec![folder.clone(), package.to_owned()];
     let request = AppRequest {
         program: folder.join("mother"),
         include,

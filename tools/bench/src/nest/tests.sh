@@ -59,6 +59,7 @@ both() {
     elif cmp -s /tmp/kvm /tmp/soft; then
         pass "$name"
     else
+        tail -n 3 /tmp/soft.err
         fail "$name" "kvm and soft differ"
         diff /tmp/kvm /tmp/soft | head -n 20 | sed 's/^/     | /'
     fi
