@@ -191,17 +191,23 @@ fn whichever_process_is_killed_the_others_end_and_the_end_is_known() {
     );
 }
 
-#[test]
-fn nothing_is_left_of_a_network_whose_vm_is_killed() {
-    let Some(host) = Host::with_guest() else {
-        return;
-    };
+/// A host with the default guest and passt, or a loud word that there is none.
+fn with_network() -> Option<Host> {
+    let host = Host::with_guest()?;
     let has_passt = images::Cache::of_user().is_ok_and(|cache| cache.installed_passt().is_some());
     if !has_passt {
+        // Written, not printed: the test harness would keep what is printed to itself.
         let mut stderr = std::io::stderr();
         std::io::Write::write_all(&mut stderr, b"skipped: there is no passt\n").unwrap();
-        return;
     }
+    has_passt.then_some(host)
+}
+
+#[test]
+fn nothing_is_left_of_a_network_whose_vm_is_killed() {
+    let Some(host) = with_network() else {
+        return;
+    };
     let victims: [fn(&Processes) -> u32; 3] =
         [|vm| vm.vm, |vm| vm.launcher, |vm| vm.client.unwrap()];
     for victim in victims {
@@ -214,15 +220,9 @@ fn nothing_is_left_of_a_network_whose_vm_is_killed() {
 
 #[test]
 fn a_network_that_is_killed_comes_again() {
-    let Some(host) = Host::with_guest() else {
+    let Some(host) = with_network() else {
         return;
     };
-    let has_passt = images::Cache::of_user().is_ok_and(|cache| cache.installed_passt().is_some());
-    if !has_passt {
-        let mut stderr = std::io::stderr();
-        std::io::Write::write_all(&mut stderr, b"skipped: there is no passt\n").unwrap();
-        return;
-    }
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = server.local_addr().unwrap().port();
     let words = [

@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use common::{Mother, Ran, with_debian, with_guest};
+use common::{Mother, Ran, add, with_debian, with_guest};
 
 /// What `docker save` would write of an image with busybox in it, that runs this command.
 fn saved(folder: &Path, entrypoint: &[&str], command: &[&str], user: &str) -> PathBuf {
@@ -47,16 +47,6 @@ fn saved_with(folder: &Path, config: &serde_json::Value) -> PathBuf {
     let path = folder.join("box.tar");
     fs::write(&path, archive.into_inner().unwrap()).unwrap();
     path
-}
-
-fn add(builder: &mut tar::Builder<Vec<u8>>, path: &str, bytes: &[u8]) {
-    let mut header = tar::Header::new_gnu();
-    header.set_size(bytes.len() as u64);
-    header.set_mode(0o755);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(0);
-    builder.append_data(&mut header, path, bytes).unwrap();
 }
 
 /// Removes what a test has put into the user's cache.

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use super::common;
+use super::common::{self, add};
 
 use imago::FormatCreateBuilder;
 use imago::qcow2::{Qcow2, Qcow2CreateBuilder};
@@ -84,14 +84,4 @@ fn saved(busybox: &[u8]) -> Vec<u8> {
         manifest.to_string().as_bytes(),
     );
     archive.into_inner().unwrap()
-}
-
-fn add(builder: &mut tar::Builder<Vec<u8>>, path: &str, bytes: &[u8]) {
-    let mut header = tar::Header::new_gnu();
-    header.set_size(bytes.len() as u64);
-    header.set_mode(0o755);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(0);
-    builder.append_data(&mut header, path, bytes).unwrap();
 }

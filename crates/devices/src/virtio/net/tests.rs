@@ -131,6 +131,16 @@ impl Guest {
         (Guest::on(NetPort::stream(ours).unwrap(), features), theirs)
     }
 
+    /// The driver resets the device and sets it up in new memory.
+    fn begin_again(&mut self, features: u64) {
+        self.workers.clear();
+        self.device.reset();
+        self.memory = Arc::new(GuestMemory::flat(8 << 20).unwrap());
+        self.receive = Ring::new(0x1_0000);
+        self.transmit = Ring::new(0x2_0000);
+        self.activate(features);
+    }
+
     fn activate(&mut self, features: u64) {
         let interrupts = Arc::clone(&self.interrupts);
         let interrupt = Interrupt::new(move || {
@@ -477,12 +487,7 @@ fn another_backend_takes_the_place_of_one_that_is_gone() {
     check(
         &|guest| {
             guest.serve(Wake::Readable(0)).unwrap();
-            guest.workers.clear();
-            guest.device.reset();
-            guest.memory = Arc::new(GuestMemory::flat(8 << 20).unwrap());
-            guest.receive = Ring::new(0x1_0000);
-            guest.transmit = Ring::new(0x2_0000);
-            guest.activate(MERGE);
+            guest.begin_again(MERGE);
         },
         false,
     );
@@ -500,12 +505,7 @@ fn a_reset_keeps_the_backend_and_half_a_frame() {
     let bytes = framed(&frame);
     wire.write_all(&bytes[..1000]).unwrap();
     guest.serve(Wake::Readable(0)).unwrap();
-    guest.workers.clear();
-    guest.device.reset();
-    guest.memory = Arc::new(GuestMemory::flat(8 << 20).unwrap());
-    guest.receive = Ring::new(0x1_0000);
-    guest.transmit = Ring::new(0x2_0000);
-    guest.activate(MERGE);
+    guest.begin_again(MERGE);
     guest.offer(1, 4096);
     wire.write_all(&bytes[1000..]).unwrap();
     guest.serve(Wake::Readable(0)).unwrap();
