@@ -54,7 +54,7 @@ pub(super) fn elf64(gpa: u64, code: &[u8], notes: &[u8]) -> Vec<u8> {
 }
 
 /// A 32-bit ELF file with one loaded segment, entered at its start.
-pub(super) fn elf32(gpa: u32, code: &[u8]) -> Vec<u8> {
+pub(crate) fn elf32(gpa: u32, code: &[u8]) -> Vec<u8> {
     elf32_linked(gpa, gpa, gpa, code)
 }
 

@@ -25,6 +25,7 @@ use crate::life::held::Held;
 use crate::life::msr::MachineMsrs;
 use crate::life::room::{Room, open_mailbox};
 use crate::plan::VmPlan;
+use crate::plan::images::guests_name;
 use crate::threads::alarm::Alarm;
 use crate::threads::bell::{Bell, Bells};
 use crate::threads::device_threads::DeviceThreads;
@@ -311,7 +312,7 @@ fn load_images(
         map,
         rsdp,
         kernel: held.kernel.image(),
-        kernel_name: &plan.kernel.path.to_string_lossy(),
+        kernel_name: &guests_name(&plan.kernel.path),
         cmdline: &plan.cmdline,
         modules: &held.modules,
     };

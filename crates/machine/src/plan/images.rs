@@ -1,5 +1,6 @@
 //! Kernel, initrd and modules: there, readable, understood, and small enough.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -42,6 +43,11 @@ pub(super) fn kernel(path: Option<&Path>) -> Result<Kernel, Trouble> {
     })
 }
 
+/// What a guest is told a file is called, where its protocol wants a name: which folders the host has is no matter of its.
+pub(crate) fn guests_name(path: &Path) -> Cow<'_, str> {
+    path.file_name().unwrap_or_default().to_string_lossy()
+}
+
 /// Initrd and modules in order, or `None` after complaints.
 pub(super) fn modules(
     spec: &VmSpec,
@@ -52,7 +58,7 @@ pub(super) fn modules(
     if let Some(path) = &spec.initrd {
         let is_multiboot = kernel.is_some_and(|kernel| kernel.protocol == Protocol::Multiboot);
         let string = if is_multiboot {
-            path.to_string_lossy().into_owned()
+            guests_name(path).into_owned()
         } else {
             String::new()
         };

@@ -8,7 +8,7 @@
 mod disks;
 pub(crate) mod host_findings;
 mod image_help;
-mod images;
+pub(crate) mod images;
 mod network;
 mod paging;
 mod vsock;

@@ -173,6 +173,27 @@ fn a_linux_without_a_command_line_gets_its_console() {
 }
 
 #[test]
+fn a_guest_is_told_names_of_files_and_not_where_the_host_has_them() {
+    let folder = Folder::new("secret");
+    // A multiboot header without flags, and its checksum.
+    let magic = 0x1bad_b002_u32;
+    let header: Vec<u8> = [magic, 0, magic.wrapping_neg()]
+        .iter()
+        .flat_map(|word| word.to_le_bytes())
+        .collect();
+    let kernel = crate::boot::test_images::elf32(0x10_0000, &header);
+    let spec = VmSpec {
+        kernel: Some(folder.file("kernel", &kernel)),
+        initrd: Some(folder.file("initrd", b"files")),
+        ..VmSpec::default()
+    };
+    let plan = plan(&spec, &host()).unwrap();
+    let strings: Vec<&str> = plan.modules.iter().map(|it| it.string.as_str()).collect();
+    assert_eq!(strings, ["initrd"]);
+    assert_eq!(images::guests_name(&plan.kernel.path), "kernel");
+}
+
+#[test]
 fn each_bad_kernel_has_its_own_complaint() {
     let folder = Folder::new("kernels");
     let check = |name: &str, bytes: &[u8], expected: &str| {
