@@ -15,6 +15,7 @@ mod hidden;
 mod live;
 mod observer;
 mod reading;
+mod stored;
 mod views;
 mod watcher;
 

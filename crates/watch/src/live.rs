@@ -19,6 +19,8 @@ use insight::{Extent, FileMemory, FileSlot, Memory, Unreadable};
 use serde::Serialize;
 use x86::{Gpa, PAGE_SIZE};
 
+use crate::stored::StoredPages;
+
 /// Pages that are read at once if the pager has none of them.
 const STRETCH_PAGES: u64 = 256;
 /// Pages that are asked about at once: a line holds so many, wherever they are.
@@ -72,6 +74,8 @@ pub struct LiveMemory {
     /// Whom to ask for pages that the pager has, and the connection, once there is one.
     record: Option<Record>,
     client: Mutex<Option<Client>>,
+    /// What it has given.
+    given: Mutex<StoredPages>,
 }
 
 /// Takes a lock; what a thread that panicked under it has left is used like any other.
@@ -101,6 +105,7 @@ impl LiveMemory {
             life: files.view.life,
             record,
             client: Mutex::new(None),
+            given: Mutex::default(),
         }
     }
 
@@ -203,7 +208,7 @@ impl LiveMemory {
                 .fetch_add(u64::from(attempt > 0), Ordering::Relaxed);
         }
         // The VM's process knows, however it comes and goes.
-        self.read_stored(gpa, file_page, bytes)
+        self.read_stored(residency, gpa, file_page, bytes)
     }
 
     fn read_by_page(&self, residency: &File, gpa: Gpa, bytes: &mut [u8]) -> Result<(), Unreadable> {
@@ -222,8 +227,37 @@ impl LiveMemory {
         Ok(())
     }
 
+    /// Reads from a page that the pager has.
+    fn read_stored(
+        &self,
+        residency: &File,
+        gpa: Gpa,
+        file_page: u64,
+        bytes: &mut [u8],
+    ) -> Result<(), Unreadable> {
+        let at = gpa.page_offset() as usize;
+        let number = lock(&self.last)
+            .get(&file_page)
+            .copied()
+            .unwrap_or_default();
+        if let Some(page) = lock(&self.given).get(file_page, number) {
+            bytes.copy_from_slice(&page[at..at + bytes.len()]);
+            return Ok(());
+        }
+        let page = self.ask_for(gpa, file_page)?;
+        let part = page
+            .get(at..at + bytes.len())
+            .ok_or_else(|| Unreadable::PagedOut(gpa, "the VM's process gave no page".to_owned()))?;
+        bytes.copy_from_slice(part);
+        // What the guest had in its hands meanwhile may be another page already.
+        if LiveMemory::whereabouts(residency, gpa, file_page, 1)? == [number] && !is_here(number) {
+            lock(&self.given).keep(file_page, number, &page);
+        }
+        Ok(())
+    }
+
     /// Asks the VM's process for a page.
-    fn read_stored(&self, gpa: Gpa, file_page: u64, bytes: &mut [u8]) -> Result<(), Unreadable> {
+    fn ask_for(&self, gpa: Gpa, file_page: u64) -> Result<Vec<u8>, Unreadable> {
         let paged_out = |why: String| Unreadable::PagedOut(gpa, why);
         let Some(record) = &self.record else {
             return Err(paged_out("its contents are with the pager".to_owned()));
@@ -245,16 +279,11 @@ impl LiveMemory {
             pages
         });
         let pages = pages.map_err(|error| paged_out(error.to_string()))?;
-        let at = gpa.page_offset() as usize;
-        let page = pages
-            .first()
-            .and_then(|page| page.get(at..at + bytes.len()));
-        bytes.copy_from_slice(
-            page.ok_or_else(|| paged_out("the VM's process gave no page".to_owned()))?,
-        );
+        let page = pages.into_iter().next();
+        let page = page.ok_or_else(|| paged_out("the VM's process gave no page".to_owned()))?;
         self.stored.fetch_add(1, Ordering::Relaxed);
-        self.count(1, bytes.len());
-        Ok(())
+        self.count(1, page.len());
+        Ok(page)
     }
 
     /// Which of these pages were written since anybody asked for them last, which is all of them the first time. What
