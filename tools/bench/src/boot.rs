@@ -4,19 +4,23 @@
 //! console shows the landmark. Nothing that the VMM says about itself enters the times.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use images::{Cache, DefaultGuest};
 
-use crate::qemu::{MEMORY, qemu, qemu_command};
+use crate::qemu::{MEMORY, limited, qemu, qemu_command};
 use crate::runs::median;
 use crate::watch::{self, Boot};
 use crate::workspace;
 use crate::workspace::cargo;
 
 const COMMAND_LINE: &str = "console=ttyS0 rdinit=/bench";
+/// The kernel hands on what stands behind the two dashes.
+const POWER_OFF: &str = "console=ttyS0 rdinit=/bin/busybox -- poweroff -f";
+/// What the kernel says last.
+const DOWN: &str = "Power down";
 const LIMIT: Duration = Duration::from_secs(180);
 
 /// Memory beyond guest pages that `/init` may cost, in KiB.
@@ -38,8 +42,8 @@ pub fn run(run_count: usize) -> Result<bool> {
     let mut ours = Vec::new();
     let mut theirs = Vec::new();
     for run in 1..=run_count {
-        let our =
-            watch::boot(&mut mother_command(&mother, &guest), LIMIT).context("boot on `mother`")?;
+        let our = watch::boot(&mut mother_command(&mother, &guest, COMMAND_LINE), LIMIT)
+            .context("boot on `mother`")?;
         let their = watch::boot(&mut qemu_command(&qemu, &guest, COMMAND_LINE), LIMIT)
             .context("boot on QEMU")?;
         println!(
@@ -121,21 +125,35 @@ pub fn build_mother() -> Result<PathBuf> {
     Ok(workspace::root().join("target/release/mother"))
 }
 
-fn mother_command(mother: &Path, guest: &DefaultGuest) -> Command {
+fn mother_command(mother: &Path, guest: &DefaultGuest, cmdline: &str) -> Command {
     let mut command = Command::new(mother);
-    command.args([
-        "run",
-        "--engine",
-        "soft",
-        "--memory",
-        MEMORY,
-        "--cmdline",
-        COMMAND_LINE,
-    ]);
+    command.args(["run", "--engine", "soft", "--memory", MEMORY]);
+    command.args(["--cmdline", cmdline]);
     command
         .arg("--kernel")
         .arg(&guest.kernel)
         .arg("--initrd")
         .arg(&guest.initrd);
     command
+}
+
+/// How long the default guest takes in this build of `mother` from the start of the process to its end, when the guest powers
+/// off as soon as it can.
+pub fn to_power_off(mother: &Path, guest: &DefaultGuest) -> Result<Duration> {
+    let mut command = limited(
+        &LIMIT.as_secs().to_string(),
+        &mother_command(mother, guest, POWER_OFF),
+    );
+    let start = Instant::now();
+    let output = command.stdin(Stdio::null()).output();
+    let output = output.with_context(|| format!("start {}", mother.display()))?;
+    let wall = start.elapsed();
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        output.status.success() && said.contains(DOWN),
+        "the guest did not power off ({}); it said: {said}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(wall)
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use devices::virtio::blk::{ImageFormat, create_overlay};
-use images::{Cache, DefaultGuest, Image, Qemu};
+use images::{Cache, DefaultGuest, Image, Qemu, RunFolder};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::boot::build_mother;
@@ -27,56 +27,45 @@ const LIMIT_SECONDS: &str = "180";
 /// Our time over QEMU's, at most.
 const TARGET: f64 = 0.7;
 
-/// What both run.
-struct Bench {
-    qemu: Qemu,
-    mother: PathBuf,
+/// Debian and a place for what its runs write.
+pub struct Login {
     guest: DefaultGuest,
     disk: PathBuf,
     overlay: PathBuf,
+    name: String,
+    /// Removed when nobody runs it any more.
+    _run: RunFolder,
 }
 
 /// Prints the comparison; whether the promise holds.
 pub fn compare(run_count: usize) -> Result<bool> {
     let mother = build_mother()?;
-    let cache = Cache::of_user()?;
-    let image = image(&cache, &mother)?;
-    let run = cache.run_folder()?;
-    let initrd = cache.system_initrd(&image, None, &run)?;
-    let kernel = image.kernel().context("the image has no kernel")?;
-    let guest = DefaultGuest {
-        kernel,
-        initrd,
-        kernel_package: image.name.clone(),
-    };
-    let bench = Bench {
-        qemu: qemu()?,
-        mother,
-        guest,
-        disk: image.disk(),
-        overlay: run.path().join("overlay.qcow2"),
-    };
+    let login = Login::prepare(&mother)?;
+    let qemu = qemu()?;
     println!(
         "{} to its login prompt with \"{COMMAND_LINE}\", {MEMORY}, 1 vCPU, no network, {run_count} runs each, in turns",
-        image.name
+        login.name
     );
     let mut ours = Vec::new();
     let mut theirs = Vec::new();
     for run in 1..=run_count {
-        let our = bench
-            .time(&mut bench.mother_command())
+        let our = login
+            .to_prompt(&mother)
             .context("on `mother`")?
             .as_secs_f64();
-        let their = bench
-            .time(&mut bench.qemu_with_disk())
+        let their = login
+            .time(&mut login.qemu_with_disk(&qemu))
             .context("on QEMU")?
             .as_secs_f64();
         println!("run {run:<30}{our:>10.2}{their:>10.2}{:>12.2}", our / their);
         ours.push(our);
         theirs.push(their);
     }
-    let our = median(ours);
-    let their = median(theirs);
+    Ok(is_fast(median(ours), median(theirs)))
+}
+
+/// Prints what the runs come to; whether the promise holds.
+fn is_fast(our: f64, their: f64) -> bool {
     let ratio = our / their;
     println!(
         "\n{:<34}{:>10}{:>10}{:>12}",
@@ -91,7 +80,7 @@ pub fn compare(run_count: usize) -> Result<bool> {
         "\nat most {TARGET} of tcg's time: {}",
         if is_fast { "yes" } else { "NO" }
     );
-    Ok(is_fast)
+    is_fast
 }
 
 /// The image, made by the command itself if it is not there.
@@ -114,9 +103,33 @@ fn image(cache: &Cache, mother: &Path) -> Result<Image> {
         .with_context(|| format!("`mother run` made no {IMAGE}"))
 }
 
-impl Bench {
-    fn mother_command(&self) -> Command {
-        let mut command = limited(LIMIT_SECONDS, &Command::new(&self.mother));
+impl Login {
+    /// The image, which `mother` makes if it is not there, and an initrd for it.
+    pub fn prepare(mother: &Path) -> Result<Login> {
+        let cache = Cache::of_user()?;
+        let image = image(&cache, mother)?;
+        let run = cache.run_folder()?;
+        let guest = DefaultGuest {
+            kernel: image.kernel().context("the image has no kernel")?,
+            initrd: cache.system_initrd(&image, None, &run)?,
+            kernel_package: image.name.clone(),
+        };
+        Ok(Login {
+            guest,
+            disk: image.disk(),
+            overlay: run.path().join("overlay.qcow2"),
+            name: image.name,
+            _run: run,
+        })
+    }
+
+    /// How long Debian takes in this build of `mother`, which is ended then.
+    pub fn to_prompt(&self, mother: &Path) -> Result<Duration> {
+        self.time(&mut self.mother_command(mother))
+    }
+
+    fn mother_command(&self, mother: &Path) -> Command {
+        let mut command = limited(LIMIT_SECONDS, &Command::new(mother));
         command.args([
             "run", "--engine", "soft", "--net", "none", "--memory", MEMORY,
         ]);
@@ -133,10 +146,10 @@ impl Bench {
         command
     }
 
-    fn qemu_with_disk(&self) -> Command {
+    fn qemu_with_disk(&self, qemu: &Qemu) -> Command {
         let mut command = limited(
             LIMIT_SECONDS,
-            &qemu_command(&self.qemu, &self.guest, COMMAND_LINE),
+            &qemu_command(qemu, &self.guest, COMMAND_LINE),
         );
         command.arg("-drive");
         let overlay = self.overlay.display();
@@ -202,13 +215,13 @@ fn watch(child: &mut Child, start: Instant) -> Result<Duration> {
     }
 }
 
-/// Ends the guest. What it still says is thrown away, or it would wait for us.
+/// Ends the guest, at once: SIGTERM would be its power button. What it still says is thrown away, or it would wait for us.
 fn end(mut child: Child) -> Result<()> {
     let output = child.stdout.take();
     let reader = std::thread::spawn(move || {
         output.map(|mut output| std::io::copy(&mut output, &mut std::io::sink()))
     });
-    kill_process(Pid::from_child(&child), Signal::TERM).context("end the guest")?;
+    kill_process(Pid::from_child(&child), Signal::INT).context("end the guest")?;
     child.wait()?;
     drop(reader.join());
     Ok(())

@@ -8,6 +8,7 @@
     reason = "a program has no outside; `pub` marks what other modules use"
 )]
 
+mod against;
 mod boot;
 mod disk;
 mod guests;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         ["guest"] => guests::fetch_default(),
         ["debian"] => guests::make_debian(),
         ["bench", "boot", options @ ..] => runs::runs(options).and_then(boot::run),
+        ["bench", "against", words @ ..] => against::run(words),
         ["bench", "io", words @ ..] => io::run(words),
         ["bench", "exits", options @ ..] => nest::bench_exits(options),
         ["bench", "paging", words @ ..] => paging::run(words),

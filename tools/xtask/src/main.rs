@@ -40,6 +40,9 @@ usage: cargo xtask TASK
   debian   make the image debian:12, which a whole-guest test runs
   bench boot [--runs N]
            start to /init on the software CPU and on QEMU's TCG, and memory
+  bench against PROGRAM [--runs N]
+           this build of `mother` and another one in pairs: a boot to power-off and Debian to its login prompt, time by the
+           clock and CPU time of all processes; 15 pairs if not told
   bench io [disk|network|streams|login] [--runs N]
            a guest's disk and network, and Debian to its login prompt, on the software CPU and on QEMU's TCG
   bench exits [--nested]

@@ -84,6 +84,12 @@ pub fn root() -> PathBuf {
         .to_path_buf()
 }
 
+/// Where cargo builds.
+pub fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| root().join("target"), |folder| root().join(folder))
+}
+
 fn read_member(root: &Path, folder: &str) -> Result<Member> {
     let manifest = read_toml(&root.join(folder).join("Cargo.toml"))?;
     let name = manifest["package"]["name"]

@@ -1,16 +1,19 @@
 //! `dist`: what is handed to users, in one folder and one archive.
 //!
 //! The program is linked statically, so one file runs on every distribution whatever its C library is, and on a root
-//! that has none. Its debug information lies beside it, for whoever looks into a crash.
+//! that has none. Its debug information lies beside the archive, for whoever looks into a crash. Nothing in the program says
+//! where on this machine it was built.
 
 mod man;
 mod sbom;
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::steps::cargo;
 use crate::workspace;
@@ -19,7 +22,7 @@ use crate::workspace;
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// What a user copies is no larger.
-const SIZE_BYTES_MAX: u64 = 16 << 20;
+const SIZE_BYTES_MAX: u64 = 16_000_000;
 
 /// Shells with what their completions are called.
 const COMPLETIONS: [(&str, &str); 3] = [
@@ -34,12 +37,13 @@ pub fn run() -> Result<bool> {
     let version = said(&built, &["--version"])?;
     let number = version.split_whitespace().nth(1).unwrap_or("0").to_owned();
     let name = format!("mother-{number}-x86_64-linux");
-    let folder = workspace::root().join("target/releases").join(&name);
+    let folder = workspace::target().join("releases").join(&name);
     if folder.exists() {
         fs::remove_dir_all(&folder)?;
     }
     fs::create_dir_all(&folder)?;
-    let program = strip(&built, &folder)?;
+    let debug = folder.with_file_name(format!("{name}.debug"));
+    let program = strip(&built, &folder, &debug)?;
     for (shell, file) in COMPLETIONS {
         write(
             &folder.join("completions").join(file),
@@ -55,6 +59,9 @@ pub fn run() -> Result<bool> {
     }
     write(&folder.join("SHA256SUMS"), &sums(&folder)?)?;
     let archive = pack(&folder, &name)?;
+    let releases = workspace::target().join("releases");
+    let beside = [format!("{name}.tar.gz"), format!("{name}.debug")];
+    write(&releases.join("SHA256SUMS"), &sums_of(&releases, &beside)?)?;
     println!("{}", version.trim());
     println!(
         "{}: {} bytes",
@@ -67,7 +74,13 @@ pub fn run() -> Result<bool> {
 
 /// Builds the program, static and with its debug information.
 fn build() -> Result<PathBuf> {
-    let flags = "-Ctarget-feature=+crt-static";
+    let mut flags = "-Ctarget-feature=+crt-static".to_owned();
+    for (folder, shown) in folders()? {
+        flags.push_str(&format!(
+            " --remap-path-prefix={}={shown}",
+            folder.display()
+        ));
+    }
     let status = cargo(&[
         "build",
         "--profile",
@@ -80,16 +93,25 @@ fn build() -> Result<PathBuf> {
     .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", flags)
     .status()?;
     ensure!(status.success(), "the program could not be built");
-    Ok(workspace::root()
-        .join("target")
-        .join(TARGET)
-        .join("dist/mother"))
+    Ok(workspace::target().join(TARGET).join("dist/mother"))
 }
 
-/// The program without its debug information, which goes into a file beside it.
-fn strip(built: &Path, folder: &Path) -> Result<PathBuf> {
+/// Folders of this machine that a panic would name, and what stands in their place.
+fn folders() -> Result<[(PathBuf, &'static str); 2]> {
+    let home = || std::env::home_dir().map(|home| home.join(".cargo"));
+    let cargo = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let cargo = cargo
+        .or_else(home)
+        .context("neither CARGO_HOME nor HOME is set")?;
+    Ok([
+        (workspace::root(), "mother"),
+        (cargo.join("registry/src"), "crates"),
+    ])
+}
+
+/// The program without its debug information, which goes into a file beside the folder.
+fn strip(built: &Path, folder: &Path, debug: &Path) -> Result<PathBuf> {
     let program = folder.join("mother");
-    let debug = folder.join("mother.debug");
     let objcopy = |options: &[&str], from: &Path, to: &Path| -> Result<()> {
         let mut command = Command::new("objcopy");
         command.args(options).arg(from).arg(to);
@@ -99,19 +121,36 @@ fn strip(built: &Path, folder: &Path) -> Result<PathBuf> {
         );
         Ok(())
     };
-    objcopy(&["--only-keep-debug"], built, &debug)?;
+    objcopy(&["--only-keep-debug"], built, debug)?;
+    fs::set_permissions(debug, fs::Permissions::from_mode(0o644))?;
     let link = format!("--add-gnu-debuglink={}", debug.display());
     objcopy(&["--strip-all", &link], built, &program)?;
-    let len = fs::metadata(&program)?.len();
+    check(&program)?;
+    Ok(program)
+}
+
+/// What users get is small, static, and does not tell of this machine.
+fn check(program: &Path) -> Result<()> {
+    let bytes = fs::read(program)?;
+    let len = bytes.len() as u64;
     ensure!(
         len <= SIZE_BYTES_MAX,
         "the program has {len} bytes, more than {SIZE_BYTES_MAX}"
     );
-    let needs = tool("readelf", &["--program-headers"], &program)?;
-    if needs.contains("INTERP") {
-        bail!("the program is not static: it asks for a loader");
+    let needs = tool("readelf", &["--program-headers"], program)?;
+    ensure!(
+        !needs.contains("INTERP"),
+        "the program is not static: it asks for a loader"
+    );
+    for (folder, _) in folders()? {
+        let name = folder.as_os_str().as_encoded_bytes();
+        ensure!(
+            !bytes.windows(name.len()).any(|part| part == name),
+            "the program names {}",
+            folder.display()
+        );
     }
-    Ok(program)
+    Ok(())
 }
 
 /// What a program prints.
@@ -144,8 +183,12 @@ fn sums(folder: &Path) -> Result<String> {
     let mut files = Vec::new();
     list(folder, Path::new(""), &mut files)?;
     files.sort();
+    sums_of(folder, &files)
+}
+
+fn sums_of(folder: &Path, files: &[impl AsRef<OsStr>]) -> Result<String> {
     let output = Command::new("sha256sum")
-        .args(&files)
+        .args(files)
         .current_dir(folder)
         .output()
         .context("sha256sum")?;
@@ -166,18 +209,12 @@ fn list(root: &Path, below: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// Packs everything but the debug information, whatever the time is: the same files make the same archive.
+/// Packs everything, whatever the time is: the same files make the same archive.
 fn pack(folder: &Path, name: &str) -> Result<PathBuf> {
     let archive = folder.with_file_name(format!("{name}.tar.gz"));
     let status = Command::new("tar")
         .args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner"])
-        .args([
-            "--mtime=@0",
-            "--exclude=mother.debug",
-            "-I",
-            "gzip -n",
-            "-cf",
-        ])
+        .args(["--mtime=@0", "-I", "gzip -n", "-cf"])
         .arg(&archive)
         .arg("-C")
         .arg(folder.parent().unwrap_or(folder))
