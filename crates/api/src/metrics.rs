@@ -7,10 +7,11 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How a number behaves.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MetricKind {
     /// It only grows while the VM lives, over all lives of its guest.
@@ -20,7 +21,7 @@ pub enum MetricKind {
 }
 
 /// What one number is a number of.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MetricUnit {
     /// Events or things.
@@ -32,7 +33,7 @@ pub enum MetricUnit {
 }
 
 /// A number, or the same number of several things.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct Metric {
     /// Its name, such as `mother_device_requests_total`.
     pub name: String,
@@ -47,7 +48,7 @@ pub struct Metric {
 }
 
 /// One number of a [`Metric`].
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct Sample {
     /// Which thing it is of, such as `device: disk0`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

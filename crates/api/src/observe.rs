@@ -1,6 +1,7 @@
 //! What an observer outside a VM's process is told about its guest: where the memory lies, what is in the registers,
 //! and what the host has in its own books. Nothing here is the guest's word, but what is marked as a claim.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::status::{Counter, DeviceStatus};
@@ -17,7 +18,7 @@ pub const CLAIMS_PORT: u32 = 6684;
 /// little-endian 32-bit number for each page of the memory file) it looks at a page's number before and after it reads:
 /// even and the same means that what it read is the page, a hole being zeros; odd means that the contents are with the
 /// pager; another number than before means that the page was there meanwhile.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct MemoryView {
     /// Which life of the guest this is the memory of: a guest that starts again gets another file.
     pub life: u64,
@@ -32,7 +33,7 @@ pub struct MemoryView {
 }
 
 /// A stretch of guest physical memory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct SlotView {
     /// First guest physical address.
     pub gpa: u64,
@@ -43,7 +44,7 @@ pub struct SlotView {
 }
 
 /// The registers of a vCPU that tell what it runs and where its kernel is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, JsonSchema, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "registers carry their own names")]
 pub struct VcpuView {
     /// Which vCPU.
@@ -76,7 +77,7 @@ pub struct VcpuView {
 }
 
 /// GDTR or IDTR.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, JsonSchema, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the manual's own names")]
 pub struct TableView {
     pub base: u64,
@@ -84,7 +85,7 @@ pub struct TableView {
 }
 
 /// The host's own books about one VM, exact by construction: every number was counted where the thing happened.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct HostBooks {
     /// Which life of the guest; numbers of vCPUs begin with it.
     pub life: u64,
@@ -120,7 +121,7 @@ pub struct HostBooks {
 }
 
 /// The clock that the guest was given.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct ClockBook {
     /// What the guest's hardware clock said when this life began, in seconds since 1970-01-01 UTC.
     pub wall_at_start: f64,
@@ -133,7 +134,7 @@ pub struct ClockBook {
 }
 
 /// Memory of the guest. `given = resident + given back + paged out`, always.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, JsonSchema, Serialize, Deserialize)]
 pub struct MemoryBook {
     /// What the guest was told it has.
     pub configured_bytes: u64,
@@ -152,7 +153,7 @@ pub struct MemoryBook {
 }
 
 /// Paging: pages of the guest that lie somewhere else than in memory, without the guest knowing.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, JsonSchema, Serialize, Deserialize)]
 pub struct PagingBook {
     /// How much of the guest's memory the host may hold; absent: all of it.
     pub limit_bytes: Option<u64>,
@@ -182,7 +183,7 @@ impl MemoryBook {
 }
 
 /// What one vCPU did in this life.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct VcpuBook {
     /// Which vCPU.
     pub vcpu_id: u32,
@@ -200,7 +201,7 @@ pub struct VcpuBook {
 }
 
 /// The balloon: what the host asked and saw, and what the guest claims.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, JsonSchema, Serialize, Deserialize)]
 pub struct BalloonBook {
     /// What the host wants in it.
     pub target_bytes: u64,
@@ -218,7 +219,7 @@ pub struct BalloonBook {
 }
 
 /// What programs in the guest said of it.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, JsonSchema, Serialize, Deserialize)]
 pub struct ClaimBook {
     /// The last value of each key.
     pub claims: Vec<GuestClaim>,
@@ -227,7 +228,7 @@ pub struct ClaimBook {
 }
 
 /// One thing that a program in the guest said: `claim KEY VALUE`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct GuestClaim {
     /// What it is about.
     pub key: String,
@@ -242,7 +243,7 @@ pub struct GuestClaim {
 }
 
 /// A number with its error bar.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct Estimate {
     /// The middle.
     pub value: f64,

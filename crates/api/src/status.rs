@@ -1,12 +1,13 @@
 //! What is known about a VM, while it runs and when it has ended. Programs read these shapes (`--json`), so fields
 //! keep their names and meanings; times are in seconds, sizes in bytes, and what was not measured is null.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::VmName;
 
 /// What does not change while a VM runs.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct VmInfo {
     /// Its name.
     pub name: VmName,
@@ -29,7 +30,7 @@ pub struct VmInfo {
 }
 
 /// What a VM is doing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum VmState {
     /// It has its name; the guest does not run yet.
@@ -67,7 +68,7 @@ impl VmState {
 }
 
 /// A VM at one moment.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct VmStatus {
     /// What does not change.
     #[serde(flatten)]
@@ -89,7 +90,7 @@ pub struct VmStatus {
 }
 
 /// What one device counted.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct DeviceStatus {
     /// What it is called, such as `disk0`.
     pub name: String,
@@ -98,7 +99,7 @@ pub struct DeviceStatus {
 }
 
 /// A named number.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct Counter {
     /// What is counted, with its unit if it has one.
     pub name: String,
@@ -107,7 +108,7 @@ pub struct Counter {
 }
 
 /// How a VM ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EndKind {
     /// The guest powered itself off, or reset itself where a reset ends it.
@@ -129,7 +130,7 @@ pub enum EndKind {
 }
 
 /// What is known of a VM that has ended.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct VmEnd {
     /// The kind of end, for programs.
     pub kind: EndKind,

@@ -115,6 +115,9 @@ pub struct RunArguments {
     /// Return when the guest has started, print its name, and leave it running
     #[arg(short, long)]
     pub detach: bool,
+    /// With -d: say what was done as JSON, an array with an object
+    #[arg(long, requires = "detach")]
+    pub json: bool,
 }
 
 /// `mother images`.
@@ -164,7 +167,7 @@ Programs:
 Exit status:
   that of the program; of other guests 0 the guest powered off or you left it, 1 Mother failed, 2 bad input,
   3 the guest crashed (triple fault), 124 the time was up, 137 it was killed;
-  with --debug-exit, what the guest wrote as (value << 1) | 1
+  with --debug-exit, what the guest wrote as (value << 1) | 1; all of them: docs/exit-status.md
 
 Examples:
   mother run

@@ -8,21 +8,13 @@ use devices::virtio::blk::OverlayError;
 use fleet::{ClientError, InventoryError};
 use images::{AppImageError, CacheError, ContainerError, DebianError, FileError, StoreError};
 use machine::SpecErrors;
-pub use runner::OUR_FAULT;
 use runner::{CLOSED_PIPE, Trouble};
-use serde_json::{Value, json};
 use thiserror::Error;
 
+use crate::answers::{self, Failed, Problem};
+use crate::exit_status::BAD_INPUT;
+pub use crate::exit_status::{ANSWER_IS_NO, BLIND, OUR_FAULT};
 use crate::{hints, room};
-
-/// Exit status when the question was understood and the answer is no.
-pub const ANSWER_IS_NO: u8 = 1;
-
-/// Exit status when nothing contradicts, and not everything could be seen: no other command has this number.
-pub const BLIND: u8 = 4;
-
-/// Exit status after bad input.
-const BAD_INPUT: u8 = 2;
 
 /// Why the command did not do what it should.
 #[derive(Debug, Error)]
@@ -283,25 +275,28 @@ impl Failure {
         eprintln!("{}", self.text());
         if wants_json {
             // Where that fails too there is nobody left to tell.
-            let _ = writeln!(io::stdout().lock(), "{:#}", self.value());
+            let failed = Failed {
+                error: self.problem(),
+            };
+            let _ = io::stdout()
+                .lock()
+                .write_all(answers::text(&failed).as_bytes());
         }
     }
 
-    /// As programs read it; documented in docs/lifecycle.md.
-    fn value(&self) -> Value {
+    /// As programs read it.
+    pub fn problem(&self) -> Problem {
         let complaints = match self {
             Failure::Spec(errors) | Failure::Update(errors) => &errors.complaints[..],
             _ => &[],
         };
-        json!({
-            "error": {
-                "message": self.message(),
-                "causes": self.causes(),
-                "help": self.help(),
-                "complaints": complaints,
-                "exit_status": self.status(),
-            },
-        })
+        Problem {
+            message: self.message(),
+            causes: self.causes(),
+            help: self.help(),
+            complaints: complaints.to_vec(),
+            exit_status: self.status(),
+        }
     }
 
     /// What failed, in one line.
@@ -410,30 +405,31 @@ mod tests {
     #[test]
     fn programs_find_every_part_of_a_failure() {
         let failure = Failure::from(InventoryError::NoSuchVm(VmName::new("web").unwrap()));
-        let expected = json!({"error": {
-            "message": "there is no VM \"web\"",
-            "causes": [],
-            "help": "`mother ps -a` lists all there are",
-            "complaints": [],
-            "exit_status": 1,
-        }});
-        assert_eq!(failure.value(), expected);
+        let expected = Problem {
+            message: "there is no VM \"web\"".to_owned(),
+            causes: Vec::new(),
+            help: Some("`mother ps -a` lists all there are".to_owned()),
+            complaints: Vec::new(),
+            exit_status: 1,
+        };
+        assert_eq!(failure.problem(), expected);
+        let complaints = vec![api::Complaint {
+            field: "cpus".to_owned(),
+            what: "a guest needs a vCPU".to_owned(),
+            help: "write 1".to_owned(),
+        }];
         let failure = Failure::from(SpecErrors {
             name: "guest".to_owned(),
-            complaints: vec![api::Complaint {
-                field: "cpus".to_owned(),
-                what: "a guest needs a vCPU".to_owned(),
-                help: "write 1".to_owned(),
-            }],
+            complaints: complaints.clone(),
         });
-        let expected = json!({"error": {
-            "message": "cannot start VM \"guest\"",
-            "causes": [],
-            "help": null,
-            "complaints": [{"field": "cpus", "what": "a guest needs a vCPU", "help": "write 1"}],
-            "exit_status": 2,
-        }});
-        assert_eq!(failure.value(), expected);
+        let expected = Problem {
+            message: "cannot start VM \"guest\"".to_owned(),
+            causes: Vec::new(),
+            help: None,
+            complaints,
+            exit_status: 2,
+        };
+        assert_eq!(failure.problem(), expected);
     }
 
     #[test]

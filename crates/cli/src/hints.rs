@@ -7,6 +7,9 @@ use std::path::Path;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
+use crate::answers::{Failed, Problem};
+use crate::exit_status::BAD_INPUT;
+
 /// Commands of others, each with what to type instead.
 const COMMANDS: [(&[&str], &str); 17] = [
     (
@@ -155,6 +158,23 @@ pub fn with_hint(mut error: clap::Error) -> clap::Error {
     let hints = ContextValue::StyledStrs(vec![hint.into()]);
     error.insert(ContextKind::Suggested, hints);
     error
+}
+
+/// An error about what was typed, for programs.
+pub fn failed(error: &clap::Error) -> Failed {
+    let text = error.to_string();
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let message = lines.next().unwrap_or_default();
+    let help = lines.find_map(|line| line.strip_prefix("tip: "));
+    Failed {
+        error: Problem {
+            message: message.trim_start_matches("error: ").to_owned(),
+            causes: Vec::new(),
+            help: help.map(str::to_owned),
+            complaints: Vec::new(),
+            exit_status: BAD_INPUT,
+        },
+    }
 }
 
 /// What to do about a word that is no image.

@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use images::{Cache, Freed, Listed};
 use insight::amounts::size_in_words;
-use serde_json::json;
 
+use crate::answers::{self, FreedImages, ListedImage};
 use crate::arguments::{ImagesArguments, ImagesCommand};
 use crate::failure::{Failure, ImageFailure};
 use crate::output::say;
@@ -36,14 +36,14 @@ pub fn run(arguments: &ImagesArguments) -> Result<u8, Failure> {
 
 fn list(images: &[Listed], is_json: bool) -> String {
     if is_json {
-        let list: Vec<_> = images
-            .iter()
-            .map(|image| {
-                json!({ "name": image.name, "what": image.what, "size_bytes": image.size_bytes,
-                        "used": unix(image.used), "in_use": image.in_use })
-            })
-            .collect();
-        return format!("{:#}\n", json!(list));
+        let list = images.iter().map(|image| ListedImage {
+            name: image.name.clone(),
+            what: image.what.clone(),
+            size_bytes: image.size_bytes,
+            used: unix(image.used),
+            in_use: image.in_use,
+        });
+        return answers::text(&list.collect::<Vec<_>>());
     }
     if images.is_empty() {
         return "no images; `mother run debian` makes the first\n".to_owned();
@@ -73,10 +73,10 @@ fn list(images: &[Listed], is_json: bool) -> String {
 
 fn freed(freed: &Freed, is_json: bool) -> String {
     if is_json {
-        return format!(
-            "{:#}\n",
-            json!({ "removed": freed.names, "freed_bytes": freed.bytes })
-        );
+        return answers::text(&FreedImages {
+            removed: &freed.names,
+            freed_bytes: freed.bytes,
+        });
     }
     let names = if freed.names.is_empty() {
         "no image".to_owned()

@@ -4,15 +4,14 @@
 //! the signals and the words on the screen. Standard output belongs to the guest's console; whatever Mother says
 //! herself goes to standard error.
 //!
-//! Exit status: 0 done, 1 Mother failed or the answer is no, 2 bad input; of a run also 3 the guest crashed, 124 the time
-//! was up, 137 it was killed; the value of the debug-exit port if the guest wrote it; of `truth` also 4 not everything
-//! could be seen.
+//! Exit statuses are one table (docs/exit-status.md), answers for programs one set of types ([`answers`]).
 #![forbid(unsafe_code)]
 #![allow(
     unreachable_pub,
     reason = "a program has no outside; `pub` marks what other modules use"
 )]
 
+mod answers;
 mod arguments;
 mod attend;
 mod build_image;
@@ -20,6 +19,7 @@ mod completions;
 mod config;
 mod demo;
 mod doctor;
+mod exit_status;
 mod failure;
 mod guest;
 mod hints;
@@ -27,6 +27,8 @@ mod image;
 mod images_command;
 mod input;
 mod output;
+#[cfg(test)]
+mod pages;
 mod progress;
 mod room;
 mod run;
@@ -59,7 +61,7 @@ fn main() -> ExitCode {
         .init();
     let (arguments, wants_json, vm) = match typed() {
         Ok(typed) => typed,
-        Err(error) => hints::with_hint(error).exit(),
+        Err(error) => return misspelt(&hints::with_hint(error)),
     };
     // A panic of ours has printed itself; to the caller it is Mother's failure like any other.
     let done =
@@ -72,6 +74,17 @@ fn main() -> ExitCode {
             ExitCode::from(failure.status())
         }
     }
+}
+
+/// Help, or what is wrong with what was typed; for a program that asked for JSON as that too.
+fn misspelt(error: &clap::Error) -> ExitCode {
+    // Where that fails there is nobody left to tell.
+    let _ = error.print();
+    let words = std::env::args_os().skip(1).take_while(|word| word != "--");
+    if error.use_stderr() && words.into_iter().any(|word| word == "--json") {
+        let _ = output::say(&answers::text(&hints::failed(error)));
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(exit_status::BAD_INPUT))
 }
 
 /// What was typed, whether the answer is to be JSON, and the first VM that is named.

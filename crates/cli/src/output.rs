@@ -4,6 +4,9 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 
+use api::VmName;
+
+use crate::answers::{self, Done};
 use crate::failure::Failure;
 
 /// Says something of ours.
@@ -13,6 +16,15 @@ pub fn say(text: &str) -> Result<(), Failure> {
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush())
         .map_err(Failure::Output)
+}
+
+/// Says that something was done to one VM: its name, or for programs what came of it.
+pub fn say_done(name: &VmName, is_json: bool) -> Result<(), Failure> {
+    say(&if is_json {
+        answers::text(&[Done::well(name)])
+    } else {
+        format!("{name}\n")
+    })
 }
 
 /// Standard output without Rust's line buffer: a prompt has no line end.

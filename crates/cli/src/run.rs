@@ -10,6 +10,7 @@ use images::{GREETING, INIT_MARKER, PROGRAM_PORTS};
 use machine::VmPlan;
 use runner::{AfterExit, Guest, Held, OnTerm, Order, Outcome, Program, RunError, Streams};
 
+use crate::answers::{self, Done};
 use crate::arguments::RunArguments;
 use crate::attend::{Attended, say_ending};
 use crate::failure::Failure;
@@ -80,7 +81,7 @@ pub fn run(arguments: &RunArguments) -> Result<u8, Failure> {
         held,
     };
     if arguments.detach {
-        leave_running(order)
+        leave_running(order, arguments.json)
     } else if is_raw {
         at_a_terminal(order)
     } else {
@@ -162,11 +163,19 @@ fn speaking(arguments: &RunArguments, is_transient: bool) -> Guest {
 }
 
 /// Starts it and returns when its guest runs.
-fn leave_running(order: Order) -> Result<u8, Failure> {
+fn leave_running(order: Order, is_json: bool) -> Result<u8, Failure> {
     let mut running = runner::start(order, &Streams::default())?;
     running.wait_until_serving()?;
     let Some(ended) = running.wait_until_started()? else {
-        say(&format!("{}\n", running.name()))?;
+        say(&if is_json {
+            answers::text(&[Done {
+                name: running.name().to_owned(),
+                done: true,
+                error: None,
+            }])
+        } else {
+            format!("{}\n", running.name())
+        })?;
         return Ok(0);
     };
     match ended.outcome {

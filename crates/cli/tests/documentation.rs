@@ -214,6 +214,11 @@ fn the_page_on_insight_is_true() {
 }
 
 #[test]
+fn the_page_for_programs_is_true() {
+    check("docs/json.md");
+}
+
+#[test]
 fn the_page_on_lifecycle_is_true() {
     check("docs/lifecycle.md");
 }

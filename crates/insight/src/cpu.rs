@@ -2,6 +2,7 @@
 //!
 //! An idle CPU has no ticks, and its time of idling is brought up to date only when it wakes, so idling is not told here.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use x86::Gva;
 
@@ -10,7 +11,7 @@ use crate::look::Look;
 use crate::observed::Observed;
 
 /// CPU time in nanoseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct CpuTimes {
     /// In programs of usual priority.
     pub user_ns: u64,

@@ -3,6 +3,7 @@
 //! Since 5.10 the ring has two parts: descriptors with their facts, and text. A descriptor says by its number and state
 //! whether it is whole, so a reader that disturbs nobody can tell what is being written right now.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use x86::Gva;
 
@@ -22,7 +23,7 @@ const COMMITTED: u64 = 1;
 const FINALIZED: u64 = 2;
 
 /// One record of the log.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct LogRecord {
     /// Its number.
     pub sequence: u64,

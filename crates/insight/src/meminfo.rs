@@ -3,6 +3,7 @@
 //! An enumerator is looked up inside its enum: kernels move counters between zones and nodes, and the same name in the
 //! wrong array would be a wrong number, not an error. A counter that a kernel does not have is left out.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use x86::Gva;
 
@@ -18,7 +19,7 @@ const MAX_NODES: u64 = 1024;
 const MAX_BLOCK_DEVICES: usize = 65_536;
 
 /// A counter.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct MemoryCounter {
     /// As in `/proc/meminfo`.
     pub name: String,
@@ -27,7 +28,7 @@ pub struct MemoryCounter {
 }
 
 /// All counters that could be derived.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct MemoryCounters(pub Vec<MemoryCounter>);
 
 impl MemoryCounters {

@@ -1,5 +1,6 @@
 //! Loaded modules, as the kernel's list has them.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use x86::Gva;
 
@@ -11,7 +12,7 @@ use crate::observed::Observed;
 const MAX_SIZE: u64 = 1 << 30;
 
 /// A stretch of a module's memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct Stretch {
     /// Where it starts.
     pub start: u64,
@@ -27,7 +28,7 @@ impl Stretch {
 }
 
 /// A module.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct Module {
     /// Its name.
     pub name: String,

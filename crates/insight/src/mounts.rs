@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use x86::Gva;
 
@@ -35,7 +36,7 @@ const MOUNT_READ_ONLY: u64 = 0x40;
 const SYSTEM_READ_ONLY: u64 = 1;
 
 /// A mount.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct Mount {
     /// Its number.
     pub id: i32,
@@ -64,7 +65,7 @@ pub struct Mount {
 type Tasks = Vec<(i32, Gva)>;
 
 /// A mount namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct MountNamespace {
     /// Its number, as `/proc/PID/ns/mnt` shows it.
     pub number: u32,

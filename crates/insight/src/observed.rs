@@ -1,11 +1,14 @@
 //! Values with the evidence that they stand on, and the word for not knowing.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::blind::Blind;
 
 /// On what a value stands, strongest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema, Serialize, Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rung {
     /// Registers of a vCPU: a fact of the machine.
@@ -38,7 +41,7 @@ impl Rung {
 }
 
 /// A value, or why there is none. Never a guess.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Observed<T> {
     /// It was found.

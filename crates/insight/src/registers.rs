@@ -1,9 +1,10 @@
 //! What is known of a vCPU's registers. Facts: no guest can forge them.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A vCPU at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct Registers {
     /// Which vCPU.
     pub vcpu_id: u32,

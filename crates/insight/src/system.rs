@@ -1,5 +1,6 @@
 //! Facts about the whole guest: names, clocks, load, command line.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use x86::Gva;
 
@@ -22,7 +23,7 @@ const SLACK: u64 = 4 * SECOND;
 const LOAD_BITS: u32 = 11;
 
 /// The guest's clocks as its kernel last brought them up to date: at a tick, which an idle guest does without.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct Clocks {
     /// Since the kernel started.
     pub uptime_ns: u64,
@@ -33,7 +34,7 @@ pub struct Clocks {
 }
 
 /// What can be said about the guest as a whole.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, JsonSchema, Serialize, Deserialize)]
 pub struct System {
     /// The kernel's banner.
     pub banner: String,

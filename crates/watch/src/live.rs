@@ -16,6 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use fleet::{Client, ClientError, MemoryFiles, Record};
 use insight::{Extent, FileMemory, FileSlot, Memory, Unreadable};
+use schemars::JsonSchema;
 use serde::Serialize;
 use x86::{Gpa, PAGE_SIZE};
 
@@ -31,7 +32,7 @@ const TRIES: u32 = 4;
 const NUMBERS: usize = STRETCH_PAGES as usize + 1;
 
 /// What reading cost.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, JsonSchema, Serialize)]
 pub struct LiveCost {
     /// Bytes read.
     pub bytes: u64,

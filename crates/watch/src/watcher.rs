@@ -7,6 +7,7 @@ use api::{HostBooks, VcpuView};
 use fleet::{ClientError, Record};
 use insight::verdict::{READINGS_NEEDED, Reading, Row, judge};
 use insight::{Cost, Loaded, Rung};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::checks::Checks;
@@ -26,7 +27,7 @@ pub struct Watcher {
 }
 
 /// What a watcher knows after one more reading.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct Assessment {
     /// The host's own books.
     pub books: HostBooks,
@@ -43,7 +44,7 @@ pub struct Assessment {
 }
 
 /// What is known of a guest's kernel as a whole.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, JsonSchema, Serialize)]
 pub struct KernelFacts {
     /// As `uname -r` says.
     pub release: Option<String>,
@@ -62,7 +63,7 @@ pub struct KernelFacts {
 }
 
 /// What is known of the kernel that was loaded, before the guest's first instruction.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, JsonSchema, Serialize)]
 pub struct LoadedFacts {
     /// As `uname -r` says.
     pub release: Option<String>,
@@ -98,7 +99,7 @@ impl LoadedFacts {
 }
 
 /// What watching costs.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, JsonSchema, Serialize)]
 pub struct WatchCost {
     /// The last look.
     pub look: Cost,

@@ -2,12 +2,13 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::text::BadText;
 
 /// One thing that is wrong with a spec.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct Complaint {
     /// The field, as the command line and files name it; in a file with the line in front, such as `vm.toml:3: memory`.
     pub field: String,
@@ -34,7 +35,7 @@ impl Complaint {
 }
 
 /// Everything that is wrong with a spec. Prints itself without a leading `error:` and without a last newline.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct SpecErrors {
     /// The VM's name as it was asked for.
     pub name: String,

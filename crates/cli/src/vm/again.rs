@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use super::orders::{NamesArguments, StopArguments, check_ended, each, is_alive, stop_one};
 use super::words::find;
 use crate::failure::Failure;
-use crate::output::say;
+use crate::output::say_done;
 
 /// `mother rename`.
 #[derive(Clone, Debug, Args)]
@@ -26,6 +26,9 @@ pub struct RenameArguments {
     /// What it shall be called
     #[arg(value_name = "NEW")]
     new: String,
+    /// Say what was done as JSON: an array with an object
+    #[arg(long)]
+    json: bool,
 }
 
 /// Starts ended VMs again; the exit status.
@@ -66,7 +69,7 @@ pub fn rename(arguments: &RenameArguments) -> Result<u8, Failure> {
         source,
     })?;
     inventory.rename(&vm.name, &new)?;
-    say(&format!("{new}\n"))?;
+    say_done(&new, arguments.json)?;
     Ok(0)
 }
 

@@ -7,8 +7,8 @@ use api::{BalloonBook, Command, VmName};
 use clap::Args;
 use fleet::{Client, ClientError, Inventory, Record};
 use insight::amounts::size;
-use serde_json::json;
 
+use crate::answers::{self, BalloonState};
 use crate::failure::{ANSWER_IS_NO, Failure};
 use crate::output::say;
 use crate::vm::orders::{check_alive, time};
@@ -160,17 +160,15 @@ fn as_text(name: &VmName, known: &Balloon) -> String {
     format!("{name}: {holds} of {target} in the balloon; given {given}, resident {resident}\n")
 }
 
-/// Documented in docs/lifecycle.md.
 fn as_json(name: &VmName, known: &Balloon) -> String {
-    let value = json!({
-        "name": name,
-        "target_bytes": known.target_bytes,
-        "balloon_bytes": known.balloon_bytes,
-        "reached": known.is_reached(),
-        "memory_given_bytes": known.given_bytes,
-        "memory_resident_bytes": known.resident_bytes,
-    });
-    format!("{value:#}\n")
+    answers::text(&BalloonState {
+        name,
+        target_bytes: known.target_bytes,
+        balloon_bytes: known.balloon_bytes,
+        reached: known.is_reached(),
+        memory_given_bytes: known.given_bytes,
+        memory_resident_bytes: known.resident_bytes,
+    })
 }
 
 /// An amount of memory, also none.

@@ -1,43 +1,9 @@
-//! What a VM was asked for and given, for `mother ps` and `mother inspect`: ports, disks, network, limits, labels and the
-//! words that it was started with.
+//! What a VM was asked for and given, for people who look with `mother ps` and `mother inspect`: ports, disks, network,
+//! limits, labels and the words that it was started with.
 
 use api::{NetSpec, VmOrigin, VmSpec};
-use serde_json::{Map, Value, json};
 
 use super::words::printable;
-
-/// Every field, null where nothing is known; documented in docs/lifecycle.md.
-pub(super) fn fields(origin: Option<&VmOrigin>) -> Map<String, Value> {
-    let given = origin.map(|origin| &origin.given);
-    let limits = given.map(|given| {
-        json!({
-            "resident": given.resident_limit,
-            "page_memory": given.page_memory,
-            "page_file": given.page_file.as_ref().map(|folder| folder.display().to_string()),
-            "page_file_size": given.page_file_size,
-            "timeout": given.timeout,
-        })
-    });
-    let labels = given.map(|given| {
-        let labels = given.labels.iter();
-        let labels = labels.map(|label| (label.key().to_owned(), label.value().into()));
-        labels.collect::<Map<String, Value>>()
-    });
-    let fields = json!({
-        "network": given.map(|given| given.net.clone().unwrap_or_default()),
-        "ports": given.map(|given| &given.forwards),
-        "disks": given.map(|given| &given.disks),
-        "limits": limits,
-        "labels": labels,
-        "words": origin.map(|origin| &origin.words),
-        "folder": origin.map(|origin| origin.folder.display().to_string()),
-        "asked": origin.map(|origin| origin.asked.said()),
-    });
-    match fields {
-        Value::Object(fields) => fields,
-        _ => Map::new(),
-    }
-}
 
 /// Ports in a column: `8080->80`, with the address if it is not the loopback, and `/udp`.
 pub(super) fn ports(origin: Option<&VmOrigin>) -> String {
@@ -108,7 +74,10 @@ fn limits(given: &VmSpec) -> Vec<(&'static str, String)> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
+    use crate::answers::Given;
 
     fn origin() -> VmOrigin {
         let asked = api::PartialSpec::from_file(
@@ -149,10 +118,20 @@ in       /home/user
 
     #[test]
     fn programs_find_the_same_fields_whether_something_is_known_or_not() {
-        let known = fields(Some(&origin()));
-        let unknown = fields(None);
-        assert!(known.keys().eq(unknown.keys()));
-        assert!(unknown.values().all(Value::is_null));
+        let value = |origin| serde_json::to_value(Given::of(origin)).unwrap();
+        let origin = origin();
+        let known = value(Some(&origin));
+        let unknown = value(None);
+        let keys = |value: &Value| {
+            value
+                .as_object()
+                .unwrap()
+                .keys()
+                .cloned()
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(keys(&known), keys(&unknown));
+        assert!(unknown.as_object().unwrap().values().all(Value::is_null));
         assert_eq!(known["ports"], json!(["8080:80", "0.0.0.0:53:53/udp"]));
         assert_eq!(known["network"], "user");
         assert_eq!(known["limits"]["resident"], "10%");

@@ -4,6 +4,7 @@ use clap::Args;
 
 use super::observe::{look, seen, watch};
 use super::words::printable;
+use crate::answers;
 use crate::failure::Failure;
 use crate::output::say;
 
@@ -32,7 +33,7 @@ pub fn dmesg(arguments: &DmesgArguments) -> Result<u8, Failure> {
         seen(&name, look.kernel_log())
     })?;
     if arguments.json {
-        say(&format!("{:#}\n", serde_json::json!(log)))?;
+        say(&answers::text(&log))?;
         return Ok(0);
     }
     let mut text = String::new();

@@ -7,11 +7,11 @@ use api::VmState;
 use fleet::{Inventory, Vm};
 use insight::amounts::size;
 use insight::verdict::{Belief, Row, Standing, Verdict, judge_host, standing, worst};
-use serde_json::json;
 use watch::{Assessment, Watcher};
 
 use super::verdicts::{rows, settled, status};
 use super::words::{columns, printable};
+use crate::answers::{self, TruthOfOne, Truths};
 use crate::failure::Failure;
 use crate::output::say;
 
@@ -48,7 +48,7 @@ pub(super) fn everybody(is_json: bool) -> Result<u8, Failure> {
         .collect();
     let host = judge_host(&beliefs, host_memory_bytes());
     say(&if is_json {
-        value(&asked, &host)
+        answers::text(&answer(&asked, &host))
     } else {
         table(&asked, &host)
     })?;
@@ -173,17 +173,27 @@ pub(super) fn used(assessment: &Assessment) -> (Option<u64>, Option<u64>) {
     )
 }
 
-/// Documented in docs/insight.md.
-fn value(all: &[Asked], host: &Row) -> String {
-    let guest = |asked: &Asked| match &asked.seen {
-        Ok(assessment) => json!({
-            "name": asked.vm.name, "state": asked.vm.state, "worst": worst(&assessment.rows), "standing": standing(&assessment.rows), "rows": assessment.rows,
-            "kernel": assessment.kernel, "cost": assessment.cost,
-        }),
-        Err(why) => json!({ "name": asked.vm.name, "state": asked.vm.state, "why_not": why }),
+fn answer<'a>(all: &'a [Asked], host: &'a Row) -> Truths<'a> {
+    let guest = |asked: &'a Asked| match &asked.seen {
+        Ok(assessment) => TruthOfOne::Seen {
+            name: &asked.vm.name,
+            state: asked.vm.state,
+            worst: worst(&assessment.rows),
+            standing: standing(&assessment.rows),
+            rows: &assessment.rows,
+            kernel: &assessment.kernel,
+            cost: &assessment.cost,
+        },
+        Err(why) => TruthOfOne::Unseen {
+            name: &asked.vm.name,
+            state: asked.vm.state,
+            why_not: why,
+        },
     };
-    let guests: Vec<_> = all.iter().map(guest).collect();
-    format!("{:#}\n", json!({ "rows": [host], "guests": guests }))
+    Truths {
+        rows: [host],
+        guests: all.iter().map(guest).collect(),
+    }
 }
 
 /// All memory of this host; 0 where the host does not say.

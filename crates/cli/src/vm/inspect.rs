@@ -1,14 +1,12 @@
 //! `mother inspect`: everything that is known about a VM and its guest.
 
-use api::{HostBooks, VmOrigin};
+use api::HostBooks;
 use clap::Args;
 use fleet::{Inventory, Vm};
 use insight::amounts::{size, time};
 use insight::verdict::standing;
 use insight::{Look, Observed};
-use serde::Serialize;
-use serde_json::{Value, json};
-use watch::{Assessment, LiveCost, Snapshot};
+use watch::{Assessment, Snapshot};
 use x86::Gva;
 
 use super::connections;
@@ -19,6 +17,7 @@ use super::processes;
 use super::truth;
 use super::verdicts::settled;
 use super::words::{find, printable};
+use crate::answers::{self, Given, InsideGuest, Inspected, InspectedNow, LookingCost};
 use crate::failure::Failure;
 use crate::output::say;
 
@@ -50,21 +49,22 @@ pub fn inspect(arguments: &InspectArguments) -> Result<u8, Failure> {
     let account = snapshot.kernel.ok().map(insight::Kernel::account);
     let look = account.as_ref().and_then(|account| snapshot.look(account));
     let text = if arguments.json {
-        let guest = look.as_ref().map(guest);
-        let mut value = json!({
-            "name": name,
-            "state": vm.state,
-            "end": null,
-            "books": snapshot.books,
-            "registers": snapshot.vcpus,
-            "kernel": assessment.kernel,
-            "guest": guest,
-            "verdicts": assessment.rows,
-            "standing": standing(&assessment.rows),
-            "cost": cost(&assessment, &snapshot, look.as_ref()),
-        });
-        describe(&mut value, origin);
-        format!("{value:#}\n")
+        let now = InspectedNow {
+            books: &snapshot.books,
+            registers: &snapshot.vcpus,
+            kernel: &assessment.kernel,
+            guest: look.as_ref().map(inside_guest),
+            verdicts: &assessment.rows,
+            standing: standing(&assessment.rows),
+            cost: cost(&assessment, &snapshot, look.as_ref()),
+        };
+        answers::text(&Inspected {
+            name: &name,
+            state: vm.state,
+            end: None,
+            running: Some(now),
+            given: Given::of(origin),
+        })
     } else {
         described::lines(origin)
             + &text(&assessment, &snapshot, look.as_ref())
@@ -77,9 +77,13 @@ pub fn inspect(arguments: &InspectArguments) -> Result<u8, Failure> {
 /// What is known of a VM that has ended: how it was asked for, and how it ended.
 fn inspect_ended(vm: &Vm, is_json: bool) -> Result<u8, Failure> {
     if is_json {
-        let mut value = json!({ "name": vm.name, "state": vm.state, "end": vm.end });
-        describe(&mut value, vm.origin.as_ref());
-        say(&format!("{value:#}\n"))?;
+        say(&answers::text(&Inspected {
+            name: &vm.name,
+            state: vm.state,
+            end: vm.end.as_ref(),
+            running: None,
+            given: Given::of(vm.origin.as_ref()),
+        }))?;
         return Ok(0);
     }
     let end = vm.end.as_ref().map_or("it has ended", |end| &end.message);
@@ -89,39 +93,18 @@ fn inspect_ended(vm: &Vm, is_json: bool) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// Adds how it was asked for.
-fn describe(value: &mut Value, origin: Option<&VmOrigin>) {
-    if let Value::Object(fields) = value {
-        fields.extend(described::fields(origin));
+fn inside_guest(look: &Look<'_>) -> InsideGuest {
+    InsideGuest {
+        system: look.system(),
+        memory: look.memory_counters(),
+        cpu: look.cpu_times(),
+        processes: look.processes(),
+        modules: look.modules(),
+        sockets: look.sockets(),
+        mounts: look.mounts(),
+        entries: look.entry_points(),
+        log: look.kernel_log(),
     }
-}
-
-/// Everything that is read of the guest; each thing says on what evidence it stands, or why it cannot be seen.
-fn guest(look: &Look<'_>) -> Value {
-    json!({
-        "system": look.system(),
-        "memory": look.memory_counters(),
-        "cpu": look.cpu_times(),
-        "processes": look.processes(),
-        "modules": look.modules(),
-        "sockets": look.sockets(),
-        "mounts": look.mounts(),
-        "entries": look.entry_points(),
-        "log": look.kernel_log(),
-    })
-}
-
-/// What looking cost: insight accounts for itself.
-#[derive(Serialize)]
-struct LookingCost {
-    /// To find the kernel.
-    attach: insight::Cost,
-    /// A look for verdicts.
-    verdicts: insight::Cost,
-    /// The look for everything.
-    everything: Option<insight::Cost>,
-    /// All that was read of the guest by this command.
-    memory: LiveCost,
 }
 
 fn cost(assessment: &Assessment, snapshot: &Snapshot<'_>, look: Option<&Look<'_>>) -> LookingCost {

@@ -8,8 +8,9 @@ use api::VmState;
 use clap::Args;
 use fleet::{Inventory, Tail, Vm, follow};
 
+use crate::answers::{self, Log};
 use crate::failure::Failure;
-use crate::output::standard_output;
+use crate::output::{say, standard_output};
 use crate::vm::orders::is_alive;
 use crate::vm::words::find;
 
@@ -37,6 +38,9 @@ pub struct LogsArguments {
     /// Only the last N lines [default: all that is kept]
     #[arg(short = 'n', long, value_name = "N")]
     tail: Option<usize>,
+    /// As JSON: an object with what it printed, what its processes said, and how it ended
+    #[arg(long, conflicts_with = "follow")]
+    json: bool,
 }
 
 /// Prints the log; the exit status.
@@ -50,6 +54,9 @@ pub fn logs(arguments: &LogsArguments) -> Result<u8, Failure> {
     };
     let tail = arguments.tail.map_or(Tail::All, Tail::Lines);
     let (bytes, mut rest) = follow(&record, tail).map_err(failed)?;
+    if arguments.json {
+        return say_all(&inventory, &vm, &bytes);
+    }
     let mut output = standard_output().map_err(Failure::Output)?;
     output.write_all(&bytes).map_err(Failure::Output)?;
     let mut is_alive_now = is_alive(&vm);
@@ -66,6 +73,24 @@ pub fn logs(arguments: &LogsArguments) -> Result<u8, Failure> {
     Ok(0)
 }
 
+/// All of it for programs.
+fn say_all(inventory: &Inventory, vm: &Vm, console: &[u8]) -> Result<u8, Failure> {
+    say(&answers::text(&Log {
+        name: &vm.name,
+        state: vm.state,
+        console: String::from_utf8_lossy(console).into_owned(),
+        messages: messages(inventory, vm),
+        end: vm.end.as_ref(),
+    }))?;
+    Ok(0)
+}
+
+/// What the VM's processes said of themselves.
+fn messages(inventory: &Inventory, vm: &Vm) -> String {
+    let messages = std::fs::read(inventory.record(&vm.name).messages()).unwrap_or_default();
+    String::from_utf8_lossy(&messages).into_owned()
+}
+
 fn say_end(inventory: &Inventory, vm: &Vm) {
     let Ok(Vm {
         state,
@@ -80,8 +105,7 @@ fn say_end(inventory: &Inventory, vm: &Vm) {
         eprintln!("  {line}");
     }
     if state == VmState::Died || end.kind == api::EndKind::Failed {
-        let messages = std::fs::read(inventory.record(&vm.name).messages()).unwrap_or_default();
-        let messages = String::from_utf8_lossy(&messages);
+        let messages = messages(inventory, vm);
         let lines: Vec<&str> = messages.lines().collect();
         for line in &lines[lines.len().saturating_sub(LAST_MESSAGES)..] {
             eprintln!("  {}", line.escape_debug());

@@ -7,8 +7,8 @@ use api::{Command, VmName, VmState};
 use clap::Args;
 use fleet::{Client, ClientError, Inventory, InventoryError, Vm};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::{Value, json};
 
+use crate::answers::{self, Done};
 use crate::failure::{ANSWER_IS_NO, Failure};
 use crate::output::say;
 use crate::vm::words::{buried, names};
@@ -265,11 +265,12 @@ fn perform(
             .collect()
     });
     if is_json {
-        let object = |(name, result): &(&VmName, Result<(), Failure>)| json!({ "name": name, "done": result.is_ok(), "error": result.as_ref().err().map(Failure::text) });
-        say(&format!(
-            "{:#}\n",
-            results.iter().map(object).collect::<Value>()
-        ))?;
+        let done = results.iter().map(|(name, result)| Done {
+            name: name.to_string(),
+            done: result.is_ok(),
+            error: result.as_ref().err().map(Failure::problem),
+        });
+        say(&answers::text(&done.collect::<Vec<_>>()))?;
     }
     for (name, result) in &results {
         match result {

@@ -5,6 +5,7 @@ use insight::tasks::Process;
 
 use super::observe::{look, seen, watch};
 use super::words::{columns, printable};
+use crate::answers;
 use crate::failure::Failure;
 use crate::output::say;
 
@@ -13,7 +14,7 @@ pub(super) fn processes(typed: &str, is_json: bool) -> Result<u8, Failure> {
     let (name, mut watcher) = watch(typed)?;
     let processes = look(&name, &mut watcher, |_, look| seen(&name, look.processes()))?;
     if is_json {
-        say(&format!("{:#}\n", serde_json::json!(processes)))?;
+        say(&answers::text(&processes))?;
     } else {
         say(&table(&processes))?;
     }

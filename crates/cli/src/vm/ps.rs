@@ -4,8 +4,8 @@ use api::{Metric, VmState};
 use clap::Args;
 use fleet::{Client, Inventory, Vm};
 use insight::amounts::{size, time};
-use serde_json::{Value, json};
 
+use crate::answers::{self, Given, ListedVm};
 use crate::failure::Failure;
 use crate::output::say;
 use crate::users;
@@ -55,12 +55,11 @@ pub fn ps(arguments: &PsArguments) -> Result<u8, Failure> {
     let mut vms = inventory.list()?;
     vms.retain(|vm| arguments.all || !has_ended(vm));
     if arguments.json {
-        say(&format!(
-            "{:#}\n",
-            vms.iter()
-                .map(|vm| json_of(vm, metrics_of(&inventory, vm)))
-                .collect::<Value>()
-        ))?;
+        let list: Vec<_> = vms
+            .iter()
+            .map(|vm| listed(vm, metrics_of(&inventory, vm)))
+            .collect();
+        say(&answers::text(&list))?;
     } else if arguments.quiet {
         say(&vms
             .iter()
@@ -75,7 +74,7 @@ pub fn ps(arguments: &PsArguments) -> Result<u8, Failure> {
 /// Everybody's VMs, user by user.
 fn all_users(arguments: &PsArguments) -> Result<u8, Failure> {
     let mut rows = Vec::new();
-    let mut objects = Vec::new();
+    let mut found = Vec::new();
     for place in fleet::of_everybody() {
         let inventory = Inventory::foreign(&place.folder);
         // A folder that goes meanwhile, or in which nothing was ever started, has none.
@@ -86,17 +85,26 @@ fn all_users(arguments: &PsArguments) -> Result<u8, Failure> {
         let user = users::name(place.user);
         for vm in vms {
             if arguments.json {
-                let mut value = json_of(&vm, metrics_of(&inventory, &vm));
-                value["user"] = json!(user);
-                value["folder"] = json!(place.folder);
-                objects.push(value);
+                let metrics = metrics_of(&inventory, &vm);
+                found.push((
+                    vm,
+                    metrics,
+                    user.clone(),
+                    place.folder.display().to_string(),
+                ));
             } else {
                 rows.push(with_user(user.clone(), row(&vm)));
             }
         }
     }
     if arguments.json {
-        say(&format!("{:#}\n", Value::from(objects)))?;
+        let list = found.iter().map(|(vm, metrics, user, folder)| {
+            let mut listed = listed(vm, metrics.clone());
+            listed.user = Some(user.clone());
+            listed.given.folder = Some(folder.clone());
+            listed
+        });
+        say(&answers::text(&list.collect::<Vec<_>>()))?;
     } else {
         say(&columns(&with_user("USER", HEADS), &rows))?;
     }
@@ -159,8 +167,8 @@ fn metrics_of(inventory: &Inventory, vm: &Vm) -> Option<Vec<Metric>> {
         .ok()
 }
 
-/// Documented in docs/lifecycle.md.
-fn json_of(vm: &Vm, metrics: Option<Vec<Metric>>) -> Value {
+/// A VM for programs, with every field.
+fn listed(vm: &Vm, metrics: Option<Vec<Metric>>) -> ListedVm<'_> {
     let info = vm.info.as_ref();
     let status = vm.status.as_ref();
     let end = vm.end.as_ref();
@@ -170,34 +178,33 @@ fn json_of(vm: &Vm, metrics: Option<Vec<Metric>>) -> Value {
     let cpu = status
         .map(|status| status.cpu_seconds)
         .or(end.and_then(|end| end.cpu_seconds));
-    let mut value = json!({
-        "name": vm.name,
-        "state": vm.state,
-        "engine": info.map(|info| &info.engine),
-        "pid": info.filter(|_| !has_ended(vm)).map(|info| info.pid),
-        "vcpus": info.map(|info| info.vcpus),
-        "detached": info.map(|info| info.detached),
-        "program": info.map(|info| info.program),
-        "started_at": info.map(|info| info.started_at),
-        "uptime_seconds": uptime,
-        "cpu_seconds": cpu,
-        "memory_given_bytes": info.map(|info| info.memory_given_bytes),
-        "memory_resident_bytes": status.and_then(|status| status.memory_resident_bytes),
-        "reboots": status.map(|status| status.reboots),
-        "consoles": status.map(|status| status.consoles),
-        "devices": status.map(|status| &status.devices),
-        "metrics": metrics,
-        "end": end,
-    });
-    if let Value::Object(fields) = &mut value {
-        fields.extend(described::fields(vm.origin.as_ref()));
+    ListedVm {
+        name: &vm.name,
+        state: vm.state,
+        engine: info.map(|info| info.engine.as_str()),
+        pid: info.filter(|_| !has_ended(vm)).map(|info| info.pid),
+        vcpus: info.map(|info| info.vcpus),
+        detached: info.map(|info| info.detached),
+        program: info.map(|info| info.program),
+        started_at: info.map(|info| info.started_at),
+        uptime_seconds: uptime,
+        cpu_seconds: cpu,
+        memory_given_bytes: info.map(|info| info.memory_given_bytes),
+        memory_resident_bytes: status.and_then(|status| status.memory_resident_bytes),
+        reboots: status.map(|status| status.reboots),
+        consoles: status.map(|status| status.consoles),
+        devices: status.map(|status| &status.devices[..]),
+        metrics,
+        end,
+        given: Given::of(vm.origin.as_ref()),
+        user: None,
     }
-    value
 }
 
 #[cfg(test)]
 mod tests {
     use api::{EndKind, VmEnd, VmInfo, VmName, VmStatus};
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -286,8 +293,9 @@ new            -       starting   -       -     -      -         -
 
     #[test]
     fn programs_find_every_field_in_every_object() {
-        let running = json_of(&running(), None);
-        let ended = json_of(&ended(), None);
+        let value = |vm: &Vm| serde_json::to_value(listed(vm, None)).unwrap();
+        let running = value(&running());
+        let ended = value(&ended());
         let keys = |value: &Value| {
             value
                 .as_object()

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use fleet::ClientError;
 use insight::verdict::{standing, worst};
-use serde_json::json;
 use watch::{Assessment, Watcher};
 
 use super::everybody::everybody;
@@ -15,6 +14,7 @@ use super::given;
 use super::observe::{failed, watch};
 use super::verdicts::{rows, settled, status, summary};
 use super::words::printable;
+use crate::answers::{self, Truth};
 use crate::failure::Failure;
 use crate::output::say;
 use api::VmName;
@@ -65,7 +65,7 @@ pub fn truth(arguments: &TruthArguments) -> Result<u8, Failure> {
     }
     let assessment = settled(&mut watcher).map_err(failed(&name))?;
     let text = if arguments.json {
-        format!("{:#}\n", value(&name, &assessment))
+        answers::text(&answer(&name, &assessment))
     } else {
         table(&name, &assessment)
     };
@@ -95,7 +95,7 @@ fn watch_on(name: &VmName, watcher: &mut Watcher, is_json: bool) -> Result<u8, F
         };
         last = status(standing(&assessment.rows));
         say(&if is_json {
-            format!("{}\n", value(name, &assessment))
+            answers::short(&answer(name, &assessment))
         } else {
             format!("{clear}{}", table(name, &assessment))
         })?;
@@ -103,18 +103,17 @@ fn watch_on(name: &VmName, watcher: &mut Watcher, is_json: bool) -> Result<u8, F
     }
 }
 
-/// Documented in docs/insight.md.
-fn value(name: &VmName, assessment: &Assessment) -> serde_json::Value {
-    json!({
-        "name": name,
-        "worst": worst(&assessment.rows),
-        "standing": standing(&assessment.rows),
-        "kernel": assessment.kernel,
-        "rows": assessment.rows,
-        "memory": assessment.books.memory,
-        "working_set": assessment.books.working_set,
-        "cost": assessment.cost,
-    })
+fn answer<'a>(name: &'a VmName, assessment: &'a Assessment) -> Truth<'a> {
+    Truth {
+        name,
+        worst: worst(&assessment.rows),
+        standing: standing(&assessment.rows),
+        kernel: &assessment.kernel,
+        rows: &assessment.rows,
+        memory: &assessment.books.memory,
+        working_set: assessment.books.working_set,
+        cost: &assessment.cost,
+    }
 }
 
 /// The table, and below it every difference in words.

@@ -7,7 +7,7 @@ use fleet::{Inventory, Vm};
 use super::orders::{is_alive, order};
 use super::words::find;
 use crate::failure::Failure;
-use crate::output::say;
+use crate::output::say_done;
 use crate::spec_arguments::SpecArguments;
 
 /// `mother update`.
@@ -27,6 +27,9 @@ pub struct UpdateArguments {
     /// What is asked for from now on
     #[command(flatten)]
     written: SpecArguments,
+    /// Say what was done as JSON: an array with an object
+    #[arg(long)]
+    json: bool,
 }
 
 /// Changes a VM; the exit status.
@@ -54,7 +57,7 @@ pub fn update(arguments: &UpdateArguments) -> Result<u8, Failure> {
     origin.given.labels = labels;
     let live = is_alive(&vm) && limit_now(&inventory, &vm, &written.spec)?;
     inventory.note_origin(&vm.name, &origin)?;
-    say(&format!("{}\n", vm.name))?;
+    say_done(&vm.name, arguments.json)?;
     let later = later(&written.spec, live);
     if is_alive(&vm) && !later.is_empty() {
         let name = &vm.name;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use api::{Command, EndKind, Outcome, VmEnd, VmName};
 use clap::Args;
 use fleet::{Client, Inventory, Tail, Vm, follow};
-use serde_json::{Value, json};
 
+use crate::answers::{self, Ended, Reached};
 use crate::failure::Failure;
 use crate::output::say;
 use crate::vm::goal::{self, Goal, Screen};
@@ -78,10 +78,11 @@ fn wait_for_goal(
         }
     }
     if arguments.json {
-        let objects = names
-            .iter()
-            .map(|name| json!({ "name": name, "reached": true }));
-        say(&format!("{:#}\n", objects.collect::<Value>()))?;
+        let reached = names.iter().map(|name| Reached {
+            name,
+            reached: true,
+        });
+        say(&answers::text(&reached.collect::<Vec<_>>()))?;
     } else {
         say(&names
             .iter()
@@ -196,11 +197,11 @@ fn wait_for_end(arguments: &WaitArguments, deadline: Option<Instant>) -> Result<
         });
     }
     if arguments.json {
-        let objects = names
+        let ended = names
             .iter()
             .zip(&ends)
-            .map(|(name, end)| json!({ "name": name, "end": end }));
-        say(&format!("{:#}\n", objects.collect::<Value>()))?;
+            .map(|(name, end)| Ended { name, end });
+        say(&answers::text(&ended.collect::<Vec<_>>()))?;
     } else {
         for (name, end) in names.iter().zip(&ends) {
             say(&format!("{name}: {}\n", end.message))?;

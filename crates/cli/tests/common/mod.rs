@@ -72,6 +72,7 @@ pub fn with_debian() -> Option<Mother> {
 }
 
 /// How it ended.
+#[derive(Debug)]
 pub struct Ran {
     /// Exit status, if it exited.
     pub status: Option<i32>,

@@ -14,6 +14,7 @@ mod tasks;
 
 use std::collections::BTreeSet;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How thoroughly tasks are looked for.
@@ -26,7 +27,7 @@ pub enum Depth {
 }
 
 /// A task that not every book has.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct HiddenTask {
     /// Its number.
     pub pid: i32,
@@ -45,7 +46,7 @@ pub struct HiddenTask {
 }
 
 /// A module that not every book has.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct HiddenModule {
     /// Its name, if anything still tells.
     pub name: Option<String>,
@@ -60,7 +61,9 @@ pub struct HiddenModule {
 }
 
 /// A CPU that runs in an address space that no task of any book has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema, Serialize, Deserialize,
+)]
 pub struct UnknownSpace {
     /// The vCPU.
     pub vcpu_id: u32,

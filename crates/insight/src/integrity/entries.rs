@@ -1,5 +1,6 @@
 //! Where system calls, faults and interrupts enter the kernel, and what the CPU protects it from.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use x86::Gva;
 
@@ -29,7 +30,7 @@ const CSTAR: &[&str] = &[
 const SYSENTER: &[&str] = &["entry_SYSENTER_compat"];
 
 /// One way into the kernel.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct EntryPoint {
     /// Which vCPU.
     pub vcpu_id: u32,

@@ -26,6 +26,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::blind::Blind;
@@ -43,7 +44,9 @@ const AGAIN: u32 = 2;
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// What kind of thing was changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema, Serialize, Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum FindingKind {
     /// A register leads to where it should not, or protects no more.
@@ -67,7 +70,7 @@ pub enum FindingKind {
 }
 
 /// Something that is not as it should be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct Finding {
     /// What kind of thing.
     pub kind: FindingKind,
@@ -84,7 +87,7 @@ pub struct Finding {
 }
 
 /// Places where the kernel rewrote its own code, legally.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct Patch {
     /// By what.
     pub kind: PatchKind,
@@ -95,7 +98,7 @@ pub struct Patch {
 }
 
 /// The result of a check.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct Integrity {
     /// Whether the baseline was taken now: what needs one could not be checked.
     pub is_first: bool,

@@ -1,11 +1,14 @@
 //! What may stand where a kernel rewrites its code. Pure: bytes, and where they lead.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::sites::Site;
 
 /// By what code was rewritten.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema, Serialize, Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum PatchKind {
     /// A static key.

@@ -11,6 +11,7 @@ mod unix;
 
 use std::net::SocketAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::blind::Blind;
@@ -23,7 +24,9 @@ pub use unix::UnixAddress;
 const MAX_SOCKETS: usize = 1 << 18;
 
 /// TCP or UDP. Of both versions of IP: the addresses tell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema, Serialize, Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Protocol {
     /// A stream (RFC 9293).
@@ -33,7 +36,9 @@ pub enum Protocol {
 }
 
 /// What a socket is doing, in TCP's words. Those of UDP and of Unix that have no peer are mostly closed to the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema, Serialize, Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs, reason = "RFC 9293 names them")]
 pub enum SocketState {
@@ -76,7 +81,7 @@ impl SocketState {
 }
 
 /// A process that holds a socket.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema, Serialize, Deserialize)]
 pub struct Owner {
     /// Its number.
     pub pid: i32,
@@ -85,7 +90,7 @@ pub struct Owner {
 }
 
 /// A TCP or UDP socket.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct InetSocket {
     /// Which protocol.
     pub protocol: Protocol,
@@ -108,7 +113,7 @@ pub struct InetSocket {
 }
 
 /// A Unix socket.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct UnixSocket {
     /// `stream`, `datagram` or `seqpacket`.
     pub kind: String,
@@ -131,7 +136,7 @@ pub struct UnixSocket {
 }
 
 /// Every socket.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, JsonSchema, Serialize, Deserialize)]
 pub struct Sockets {
     /// TCP and UDP.
     pub inet: Vec<InetSocket>,

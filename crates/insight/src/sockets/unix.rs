@@ -1,5 +1,6 @@
 //! Unix sockets.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use x86::Gva;
 
@@ -17,7 +18,7 @@ const MAX_NAME: u64 = 110;
 const FAMILY: u64 = 2;
 
 /// The name of a Unix socket.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum UnixAddress {
     /// A file, by the path it was made with.

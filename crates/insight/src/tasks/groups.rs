@@ -1,5 +1,6 @@
 //! Namespaces and cgroups of a process, and the container that these make.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use x86::Gva;
 
@@ -7,7 +8,7 @@ use crate::blind::Blind;
 use crate::look::{Look, Object};
 
 /// Numbers of namespaces, as `/proc/PID/ns` shows them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct Namespaces {
     /// Of process numbers.
     pub pid: u32,
@@ -28,7 +29,7 @@ pub struct Namespaces {
 }
 
 /// A container inside the guest.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct Container {
     /// What runs it, if its cgroup tells: `docker`, `podman`, `kubernetes`, `lxc`, `containerd`.
     pub runtime: Option<String>,

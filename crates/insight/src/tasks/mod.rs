@@ -7,6 +7,7 @@ mod groups;
 mod memory;
 mod read;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use x86::Gva;
 
@@ -17,7 +18,7 @@ use crate::observed::Observed;
 pub use groups::{Container, Namespaces};
 
 /// What a task is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
     /// On a CPU, or waiting for one.
@@ -52,7 +53,7 @@ impl State {
 }
 
 /// A thread.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct Thread {
     /// Its own number.
     pub tid: i32,
@@ -67,7 +68,7 @@ pub struct Thread {
 }
 
 /// A process: a group of threads.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, JsonSchema, Serialize, Deserialize)]
 pub struct Process {
     /// What the guest calls its PID (the kernel: TGID).
     pub pid: i32,

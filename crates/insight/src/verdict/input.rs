@@ -1,11 +1,12 @@
 //! What is compared: numbers that may be missing, never guessed.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Confidence;
 
 /// All that is known at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, JsonSchema, Serialize, Deserialize)]
 pub struct Reading {
     /// What the guest's programs and drivers say.
     pub claims: Claims,
@@ -16,7 +17,7 @@ pub struct Reading {
 }
 
 /// What is said in the guest.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, JsonSchema, Serialize, Deserialize)]
 pub struct Claims {
     /// Lines of programs.
     pub agent: Vec<Claim>,
@@ -27,7 +28,7 @@ pub struct Claims {
 }
 
 /// One thing that a program said.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, JsonSchema, Serialize, Deserialize)]
 pub struct Claim {
     /// About what.
     pub key: String,
@@ -40,7 +41,7 @@ pub struct Claim {
 }
 
 /// What the balloon driver said about memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct BalloonClaims {
     /// All memory that it says it has.
     pub total_bytes: Option<u64>,
@@ -53,7 +54,7 @@ pub struct BalloonClaims {
 }
 
 /// The guest kernel's own books, read from outside.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, JsonSchema, Serialize, Deserialize)]
 pub struct KernelBook {
     /// Why there are none.
     pub why_not: Option<String>,
@@ -84,7 +85,7 @@ pub struct KernelBook {
 }
 
 /// Something that was looked for in several ways.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, JsonSchema, Serialize, Deserialize)]
 pub struct View {
     /// The rule: `hidden-task`, `hidden-module`, `text-changed`, `table-changed`.
     pub rule: String,
@@ -103,7 +104,7 @@ pub struct View {
 }
 
 /// Something that does not fit.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct Finding {
     /// What it is, the same in every reading.
     pub name: String,
@@ -114,7 +115,7 @@ pub struct Finding {
 }
 
 /// The host's own books.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, JsonSchema, Serialize, Deserialize)]
 pub struct HostBook {
     /// What the guest was told it has.
     pub configured_bytes: u64,

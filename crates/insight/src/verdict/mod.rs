@@ -18,6 +18,7 @@ mod tests;
 mod things;
 mod time;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use host::{Belief, judge_host};
@@ -29,7 +30,9 @@ pub const READINGS_NEEDED: usize = 3;
 pub const CLAIMS_NEEDED: usize = 2;
 
 /// What came of a comparison.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema, Serialize, Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// All that is known fits together.
@@ -58,7 +61,9 @@ impl Verdict {
 }
 
 /// How sure a verdict is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema, Serialize, Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Confidence {
     /// Stands on structures that nothing independent confirms, or on few readings.
@@ -70,7 +75,7 @@ pub enum Confidence {
 }
 
 /// One subject, and everybody's word about it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, JsonSchema, Serialize, Deserialize)]
 pub struct Row {
     /// What it is about.
     pub subject: String,
@@ -126,7 +131,9 @@ pub fn worst(rows: &[Row]) -> Verdict {
 }
 
 /// What can be said of a guest as a whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema, Serialize, Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Standing {
     /// Everything was compared, and nothing contradicts.

@@ -1,0 +1,420 @@
+//! What programs read of Mother: the shape of every answer to `--json`, as types.
+//!
+//! From them come the answers and the schemas in `docs/schema`; `docs/json.md` says which command gives which. Fields may be
+//! added; those here keep their names and meanings. Times are in seconds, sizes in bytes, and what is not known is null.
+
+#[cfg(test)]
+mod schema;
+
+use std::collections::BTreeMap;
+
+use api::{
+    Complaint, DeviceStatus, DiskSpec, Estimate, Forward, HostBooks, MemoryBook, Metric, NetSpec,
+    VcpuView, VmEnd, VmName, VmOrigin, VmState,
+};
+use insight::cpu::CpuTimes;
+use insight::integrity::EntryPoint;
+use insight::log::LogRecord;
+use insight::meminfo::MemoryCounters;
+use insight::modules::Module;
+use insight::mounts::MountNamespace;
+use insight::sockets::Sockets;
+use insight::system::System;
+use insight::tasks::Process;
+use insight::verdict::{Row, Standing, Verdict};
+use insight::{Cost, Observed};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use watch::{KernelFacts, LiveCost, WatchCost};
+
+/// An answer as it is printed: indented, with a line end.
+pub fn text(answer: &impl Serialize) -> String {
+    line(answer, true)
+}
+
+/// An answer on one line, for those that come again and again.
+pub fn short(answer: &impl Serialize) -> String {
+    line(answer, false)
+}
+
+fn line(answer: &impl Serialize, is_indented: bool) -> String {
+    let text = if is_indented {
+        serde_json::to_string_pretty(answer)
+    } else {
+        serde_json::to_string(answer)
+    };
+    text.expect("answers have texts as keys, and no value of theirs refuses to be written") + "\n"
+}
+
+/// What failed, why, and what to do.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
+pub struct Problem {
+    /// What failed, in one line.
+    pub message: String,
+    /// Why: a text for each cause, the nearest first.
+    pub causes: Vec<String>,
+    /// What to do.
+    pub help: Option<String>,
+    /// What is wrong with the description of a VM, all of it.
+    pub complaints: Vec<Complaint>,
+    /// The exit status that means the same.
+    pub exit_status: u8,
+}
+
+/// Instead of an answer, from every command: nothing came of it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
+pub struct Failed {
+    /// What failed.
+    pub error: Problem,
+}
+
+/// What came of an order to one VM.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
+pub struct Done {
+    /// The VM; of a rename its new name.
+    pub name: String,
+    /// Whether it was done.
+    pub done: bool,
+    /// Why not.
+    pub error: Option<Problem>,
+}
+
+impl Done {
+    /// It was done.
+    pub fn well(name: &VmName) -> Done {
+        Done {
+            name: name.to_string(),
+            done: true,
+            error: None,
+        }
+    }
+}
+
+/// A VM that was waited for with `--for`.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Reached<'a> {
+    /// The VM.
+    pub name: &'a VmName,
+    /// Always true: else there is an error.
+    pub reached: bool,
+}
+
+/// A VM whose end was waited for.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Ended<'a> {
+    /// The VM.
+    pub name: &'a VmName,
+    /// How it ended.
+    pub end: &'a VmEnd,
+}
+
+/// What a VM printed.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Log<'a> {
+    /// The VM.
+    pub name: &'a VmName,
+    /// What it is doing.
+    pub state: VmState,
+    /// What the guest printed; what is no UTF-8 is replaced.
+    pub console: String,
+    /// What the VM's processes said of themselves.
+    pub messages: String,
+    /// How it ended.
+    pub end: Option<&'a VmEnd>,
+}
+
+/// A guest's balloon.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct BalloonState<'a> {
+    /// The VM.
+    pub name: &'a VmName,
+    /// What the balloon shall hold.
+    pub target_bytes: u64,
+    /// What it holds.
+    pub balloon_bytes: u64,
+    /// Whether these are the same.
+    pub reached: bool,
+    /// What the guest believes to have.
+    pub memory_given_bytes: u64,
+    /// What the host holds of it.
+    pub memory_resident_bytes: Option<u64>,
+}
+
+/// An image, or what was kept of one.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct ListedImage {
+    /// What `mother run` calls it.
+    pub name: String,
+    /// What it is.
+    pub what: String,
+    /// What it takes of the disk.
+    pub size_bytes: u64,
+    /// When it was used last, in seconds since 1970-01-01 UTC.
+    pub used: u64,
+    /// Whether a guest runs on it.
+    pub in_use: bool,
+}
+
+/// What `mother images rm` and `prune` removed.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct FreedImages<'a> {
+    /// Images that are gone.
+    pub removed: &'a [String],
+    /// What that gave back.
+    pub freed_bytes: u64,
+}
+
+/// What a VM was asked for and given; null where it is not known.
+#[derive(Clone, Default, Debug, Serialize, JsonSchema)]
+pub struct Given<'a> {
+    /// As `--net` has it.
+    pub network: Option<NetSpec>,
+    /// Ports of this host that lead into the guest, such as `8080:80`.
+    pub ports: Option<&'a [Forward]>,
+    /// Disks, the image's own first.
+    pub disks: Option<&'a [DiskSpec]>,
+    /// What bounds it.
+    pub limits: Option<GivenLimits>,
+    /// Its labels.
+    pub labels: Option<BTreeMap<&'a str, &'a str>>,
+    /// The command that started it.
+    pub words: Option<&'a [String]>,
+    /// Where that was; with `ps --all-users` where that user's VMs lie.
+    pub folder: Option<String>,
+    /// What it asked for, as `mother run --config` reads it (vm.json).
+    pub asked: Option<Map<String, Value>>,
+}
+
+/// What bounds a VM, as options have it.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct GivenLimits {
+    /// `--resident-limit`.
+    pub resident: Option<api::ResidentLimit>,
+    /// `--page-memory`.
+    pub page_memory: Option<api::StoreSize>,
+    /// `--page-file`.
+    pub page_file: Option<String>,
+    /// `--page-file-size`.
+    pub page_file_size: Option<api::StoreSize>,
+    /// `--timeout`.
+    pub timeout: Option<api::Timeout>,
+}
+
+impl Given<'_> {
+    /// From what was written down when it was started.
+    pub fn of(origin: Option<&VmOrigin>) -> Given<'_> {
+        let Some(VmOrigin {
+            given,
+            asked,
+            words,
+            folder,
+        }) = origin
+        else {
+            return Given::default();
+        };
+        let limits = GivenLimits {
+            resident: given.resident_limit,
+            page_memory: given.page_memory,
+            page_file: given
+                .page_file
+                .as_ref()
+                .map(|folder| folder.display().to_string()),
+            page_file_size: given.page_file_size,
+            timeout: given.timeout,
+        };
+        let labels = given
+            .labels
+            .iter()
+            .map(|label| (label.key(), label.value()));
+        Given {
+            network: Some(given.net.clone().unwrap_or_default()),
+            ports: Some(&given.forwards),
+            disks: Some(&given.disks),
+            limits: Some(limits),
+            labels: Some(labels.collect()),
+            words: Some(words),
+            folder: Some(folder.display().to_string()),
+            asked: Some(asked.said()),
+        }
+    }
+}
+
+/// A VM in a list.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct ListedVm<'a> {
+    /// Its name.
+    pub name: &'a VmName,
+    /// What it is doing.
+    pub state: VmState,
+    /// `kvm` or `soft`.
+    pub engine: Option<&'a str>,
+    /// The process that has the guest, of a VM that runs.
+    pub pid: Option<u32>,
+    /// Number of vCPUs.
+    pub vcpus: Option<u32>,
+    /// Whether it was started with `-d`.
+    pub detached: Option<bool>,
+    /// Whether its guest is one program.
+    pub program: Option<bool>,
+    /// When it was started, in seconds since 1970-01-01 UTC.
+    pub started_at: Option<f64>,
+    /// Since its start, pauses included.
+    pub uptime_seconds: Option<f64>,
+    /// CPU time of the whole process.
+    pub cpu_seconds: Option<f64>,
+    /// What the guest believes to have.
+    pub memory_given_bytes: Option<u64>,
+    /// What the host holds of it.
+    pub memory_resident_bytes: Option<u64>,
+    /// How often the guest started again.
+    pub reboots: Option<u64>,
+    /// How many consoles are attached.
+    pub consoles: Option<u64>,
+    /// What each device counted.
+    pub devices: Option<&'a [DeviceStatus]>,
+    /// Every number of a VM that runs.
+    pub metrics: Option<Vec<Metric>>,
+    /// How it ended.
+    pub end: Option<&'a VmEnd>,
+    /// What it was asked for and given.
+    #[serde(flatten)]
+    pub given: Given<'a>,
+    /// Whose it is, with `--all-users`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+}
+
+/// A guest as `mother truth NAME` sees it.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Truth<'a> {
+    /// The VM.
+    pub name: &'a VmName,
+    /// The worst of the rows.
+    pub worst: Verdict,
+    /// How the guest stands; the exit status says the same.
+    pub standing: Standing,
+    /// The guest's kernel.
+    pub kernel: &'a KernelFacts,
+    /// Claim, kernel's book and truth of each subject, and what comes of it.
+    pub rows: &'a [Row],
+    /// The host's books of its memory.
+    pub memory: &'a MemoryBook,
+    /// An estimate of the memory that it works on.
+    pub working_set: Option<Estimate>,
+    /// What looking cost.
+    pub cost: &'a WatchCost,
+}
+
+/// All guests as `mother truth` sees them.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Truths<'a> {
+    /// What they believe together, beside what the host has.
+    pub rows: [&'a Row; 1],
+    /// Each of them.
+    pub guests: Vec<TruthOfOne<'a>>,
+}
+
+/// One of all guests: seen, or `why_not`.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum TruthOfOne<'a> {
+    /// It was seen.
+    Seen {
+        /// The VM.
+        name: &'a VmName,
+        /// What it is doing.
+        state: VmState,
+        /// The worst of the rows.
+        worst: Verdict,
+        /// How the guest stands.
+        standing: Standing,
+        /// Claim, kernel's book and truth of each subject.
+        rows: &'a [Row],
+        /// The guest's kernel.
+        kernel: &'a KernelFacts,
+        /// What looking cost.
+        cost: &'a WatchCost,
+    },
+    /// It does not answer.
+    Unseen {
+        /// The VM.
+        name: &'a VmName,
+        /// What it is doing.
+        state: VmState,
+        /// Why nothing is known of it.
+        why_not: &'a str,
+    },
+}
+
+/// Everything that is known of a VM: with what it was asked for and given, and, while it runs, with what is in its guest.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Inspected<'a> {
+    /// The VM.
+    pub name: &'a VmName,
+    /// What it is doing.
+    pub state: VmState,
+    /// How it ended.
+    pub end: Option<&'a VmEnd>,
+    /// Of a VM that runs.
+    #[serde(flatten)]
+    pub running: Option<InspectedNow<'a>>,
+    /// What it was asked for and given.
+    #[serde(flatten)]
+    pub given: Given<'a>,
+}
+
+/// What is known of a VM that runs.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct InspectedNow<'a> {
+    /// The host's own books.
+    pub books: &'a HostBooks,
+    /// Registers of each vCPU.
+    pub registers: &'a [VcpuView],
+    /// The guest's kernel.
+    pub kernel: &'a KernelFacts,
+    /// What is in the guest, if its kernel is known.
+    pub guest: Option<InsideGuest>,
+    /// As `mother truth` has them.
+    pub verdicts: &'a [Row],
+    /// How the guest stands.
+    pub standing: Standing,
+    /// What looking cost.
+    pub cost: LookingCost,
+}
+
+/// What was read of a guest's memory.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct InsideGuest {
+    /// Name, command line, load, clocks.
+    pub system: System,
+    /// The numbers of `/proc/meminfo`.
+    pub memory: Observed<MemoryCounters>,
+    /// Where its CPUs' time went.
+    pub cpu: Observed<CpuTimes>,
+    /// Processes and their threads.
+    pub processes: Observed<Vec<Process>>,
+    /// Loaded modules.
+    pub modules: Observed<Vec<Module>>,
+    /// Sockets and whose they are.
+    pub sockets: Observed<Sockets>,
+    /// Mounts, by namespace.
+    pub mounts: Observed<Vec<MountNamespace>>,
+    /// Where system calls and interrupts enter.
+    pub entries: Observed<Vec<EntryPoint>>,
+    /// The kernel's log.
+    pub log: Observed<Vec<LogRecord>>,
+}
+
+/// What it cost to look, part by part.
+#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
+pub struct LookingCost {
+    /// To find the kernel.
+    pub attach: Cost,
+    /// A look for verdicts.
+    pub verdicts: Cost,
+    /// The look for everything.
+    pub everything: Option<Cost>,
+    /// All that was read of the guest by this command.
+    pub memory: LiveCost,
+}
