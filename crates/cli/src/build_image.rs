@@ -6,14 +6,15 @@ use std::sync::Arc;
 use api::{DiskFormat, DiskSerial, DiskSpec, MemorySize, VmName, VmSpec};
 use host::lock::Lock;
 use images::{
-    Begun, CONFIGURED_MARKER, Cache, DebianBuild, DebianError, DebianRelease, Image, Progress,
+    Amount, Begun, CONFIGURED_MARKER, Cache, DebianBuild, DebianError, DebianRelease, Image,
+    Progress, Unit,
 };
 use machine::{HostFindings, plan};
 use runner::{Guest, Held, OnTerm, Order, Streams};
 
 use crate::attend::Attended;
 use crate::failure::{Failure, ImageFailure};
-use crate::progress::Shown;
+use crate::progress::{DEBIAN, Shown};
 
 /// What dpkg says before it configures a package (`--status-fd`).
 const CONFIGURING: &str = "processing: configure: ";
@@ -24,13 +25,16 @@ const LOG_LINES: usize = 60;
 /// Makes the image of a release.
 pub fn debian(cache: &Cache, release: DebianRelease) -> Result<Image, Failure> {
     eprintln!("mother: making the image {release}, once");
-    let mut shown = Shown::new("packages");
+    let mut shown = Shown::new("packages", &DEBIAN);
     match cache
         .begin_debian(release, &mut |progress| shown.show(progress))
         .map_err(ImageFailure::Debian)?
     {
         Begun::Found(image) => Ok(image),
         Begun::Build(build) => {
+            // The guest boots for a while before it configures the first.
+            let none = Amount::new(0, build.package_count, Unit::Packages);
+            shown.show(Progress::Configuring(none));
             configure(&build, shown)?;
             Ok(build.finish().map_err(ImageFailure::Debian)?)
         }
@@ -116,11 +120,15 @@ impl Watched {
 
     fn take(&mut self, line: &str) {
         if line.starts_with(CONFIGURING) {
+            // It says so before it does it.
+            let amount = Amount::new(self.done.min(self.total), self.total, Unit::Packages);
+            self.shown.show(Progress::Configuring(amount));
             self.done += 1;
-            let percent = 100.0 * self.done as f64 / self.total.max(1) as f64;
-            self.shown.show(Progress::Configuring(percent.min(100.0)));
         }
-        self.configured |= line == CONFIGURED_MARKER;
+        if line == CONFIGURED_MARKER {
+            self.configured = true;
+            self.shown.show(Progress::Finishing);
+        }
         if !line.starts_with("status: ") {
             self.log.push(line.to_owned());
             let excess = self.log.len().saturating_sub(LOG_LINES);

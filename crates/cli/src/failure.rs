@@ -216,6 +216,9 @@ impl ImageFailure {
             {
                 hints::REGISTRIES
             }
+            ImageFailure::Open { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                "check the path; `mother images` lists what needs none"
+            }
             ImageFailure::Debian(DebianError::NoMirror | DebianError::NoRelease(..)) => {
                 "add a source with this release to apt's, or name a release that your mirror has"
             }

@@ -191,10 +191,6 @@ pub fn plan_app(asked: Asked, program: &Path) -> Result<PlannedApp, Failure> {
         is_kernel_loud,
         ..
     } = asked;
-    bring_passt(&mut spec)?;
-    let guest = progress::default_guest()?;
-    let cache = Cache::of_user()?;
-    let run = cache.run_folder()?;
     let request = AppRequest {
         program: program.to_owned(),
         arguments: spec.words.clone(),
@@ -202,6 +198,12 @@ pub fn plan_app(asked: Asked, program: &Path) -> Result<PlannedApp, Failure> {
         include: spec.include.clone(),
         folder: spec.workdir.clone(),
     };
+    // What is no program is no reason to fetch a guest for it.
+    request.check().map_err(images::AppImageError::from)?;
+    bring_passt(&mut spec)?;
+    let guest = progress::default_guest()?;
+    let cache = Cache::of_user()?;
+    let run = cache.run_folder()?;
     let (initrd, len) = cache.app_initrd(&request, &run)?;
     let quiet = if is_kernel_loud {
         "panic=-1"

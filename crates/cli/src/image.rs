@@ -129,21 +129,20 @@ fn release(word: &str) -> Option<DebianRelease> {
 
 /// Finds or makes the image, gives it an overlay, and plans its machine.
 pub fn plan_image(mut asked: Asked, word: &str, user: &User) -> Result<PlannedImage, Failure> {
+    let cache = Cache::of_user()?;
+    let store = cache.store();
+    let meant = meaning(word, &store);
+    check_meant(&meant, &asked.spec, word)?;
     bring_network(&mut asked)?;
     let is_kernel_loud = asked.is_kernel_loud;
     let Asked { spec, host, .. } = asked;
-    let cache = Cache::of_user()?;
-    let store = cache.store();
-    let image = match meaning(word, &store) {
+    let image = match meant {
         Meaning::Unknown => return Err(ImageFailure::Unknown(word.to_owned()).into()),
         Meaning::File(path) if is_disk(&path)? => {
             return plan_disk((spec, &host), path, user);
         }
         Meaning::File(path) => Some(progress::container(&cache, &path, None)?),
         Meaning::OneOf(path, name) => Some(progress::container(&cache, &path, Some(&name))?),
-        Meaning::Kept if spec.keep.is_some() => {
-            return Err(ImageFailure::AlreadyKept(word.to_owned()).into());
-        }
         Meaning::Kept => None,
         Meaning::Made => store.find(word).map_err(ImageFailure::Store)?,
         Meaning::Release(release) => Some(debian(&cache, release)?),
@@ -169,6 +168,19 @@ pub fn plan_image(mut asked: Asked, word: &str, user: &User) -> Result<PlannedIm
         user,
         &cache,
     )
+}
+
+/// Complains about a word that cannot be run, before anything is fetched for it.
+fn check_meant(meant: &Meaning, spec: &VmSpec, word: &str) -> Result<(), ImageFailure> {
+    match meant {
+        Meaning::Unknown => Err(ImageFailure::Unknown(word.to_owned())),
+        Meaning::Kept if spec.keep.is_some() => Err(ImageFailure::AlreadyKept(word.to_owned())),
+        Meaning::File(path) if is_disk(path)? && spec.keep.is_some() => Err(ImageFailure::KeepDisk),
+        Meaning::File(path) if is_disk(path)? && !spec.words.is_empty() => {
+            Err(ImageFailure::NoCommand(path.display().to_string()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A name that is kept already goes on with what it lies over, and that must be what was asked for.
@@ -317,12 +329,6 @@ fn plan_disk(
     path: PathBuf,
     user: &User,
 ) -> Result<PlannedImage, Failure> {
-    if spec.keep.is_some() {
-        return Err(ImageFailure::KeepDisk.into());
-    }
-    if !spec.words.is_empty() {
-        return Err(ImageFailure::NoCommand(path.display().to_string()).into());
-    }
     spec.disks.insert(
         0,
         DiskSpec {
@@ -388,7 +394,7 @@ fn bring_network(asked: &mut Asked) -> Result<(), Failure> {
 }
 
 /// Whether a file is a disk and not an archive or a folder of layers.
-fn is_disk(path: &Path) -> Result<bool, Failure> {
+fn is_disk(path: &Path) -> Result<bool, ImageFailure> {
     let absent = |source| ImageFailure::Open {
         path: path.to_owned(),
         source,

@@ -14,6 +14,7 @@
 mod answers;
 mod arguments;
 mod attend;
+mod booting;
 mod build_image;
 mod completions;
 mod config;

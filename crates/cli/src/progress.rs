@@ -3,11 +3,12 @@
 use std::fs::File;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use images::{Cache, CacheError, DefaultGuest, Image, Progress};
+use images::{Amount, Cache, CacheError, DefaultGuest, Image, Progress, Unit};
 use indicatif::{ProgressBar, ProgressStyle};
 use insight::Loaded;
+use insight::amounts::size_in_words;
 
 use crate::failure::ImageFailure;
 
@@ -15,7 +16,7 @@ use crate::failure::ImageFailure;
 /// it takes a part of the time that the download took, and the first look does not wait for it.
 pub fn default_guest() -> Result<DefaultGuest, CacheError> {
     let cache = Cache::of_user()?;
-    let mut shown = Shown::new("the default guest (kernel, busybox)");
+    let mut shown = Shown::new("the default guest (kernel, busybox)", &PACKAGES);
     let mut is_new = false;
     let guest = cache.default_guest(&mut |progress| {
         is_new |= matches!(progress, Progress::Downloading(_));
@@ -37,13 +38,13 @@ pub fn profiles(cache: &Cache) -> PathBuf {
 /// passt, downloaded if need be.
 pub fn passt() -> Result<PathBuf, CacheError> {
     let cache = Cache::of_user()?;
-    let mut shown = Shown::new("passt");
+    let mut shown = Shown::new("passt", &PACKAGES);
     cache.passt(&mut |progress| shown.show(progress))
 }
 
 /// The image made of a container image's layers.
 pub fn container(cache: &Cache, path: &Path, wanted: Option<&str>) -> Result<Image, ImageFailure> {
-    let mut shown = Shown::new("the container image");
+    let mut shown = Shown::new("the container image", &CONTAINER);
     let image = cache.container(path, wanted, &mut |progress| shown.show(progress));
     image.map_err(|source| ImageFailure::Container {
         path: path.to_owned(),
@@ -51,11 +52,101 @@ pub fn container(cache: &Cache, path: &Path, wanted: Option<&str>) -> Result<Ima
     })
 }
 
+/// What is done one after the other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    List,
+    Download,
+    Unpack,
+    Assemble,
+    Layers,
+    Write,
+    Configure,
+    Finish,
+}
+
+/// The steps to packages of the default guest or passt.
+const PACKAGES: [Step; 3] = [Step::List, Step::Download, Step::Unpack];
+/// The steps to the image of a container image.
+const CONTAINER: [Step; 2] = [Step::Layers, Step::Write];
+/// The steps to a Debian image.
+pub const DEBIAN: [Step; 6] = [
+    Step::List,
+    Step::Download,
+    Step::Assemble,
+    Step::Write,
+    Step::Configure,
+    Step::Finish,
+];
+
+/// A part of a step's work that is too small to tell from it how long the rest will take, and a time that is too short.
+const TELLING: (f64, Duration) = (0.02, Duration::from_secs(2));
+
+/// What a step is called, where it is of `what`; which one it is, and how much of it is done.
+fn about(progress: Progress, what: &str) -> (String, Option<Step>, Option<Amount>) {
+    let (words, step, amount) = match progress {
+        Progress::Waiting => {
+            let words = "waiting for another mother that makes or downloads something";
+            return (words.to_owned(), None, None);
+        }
+        Progress::Listing(amount) => ("asking apt's mirrors for", Step::List, Some(amount)),
+        Progress::Downloading(amount) => ("downloading", Step::Download, Some(amount)),
+        Progress::Unpacking => ("unpacking", Step::Unpack, None),
+        Progress::Assembling(amount) => ("unpacking", Step::Assemble, Some(amount)),
+        Progress::Layers(amount) => ("reading the layers of", Step::Layers, Some(amount)),
+        Progress::WritingDisk => ("writing the disk of", Step::Write, None),
+        Progress::Configuring(amount) => {
+            let words = "configuring packages in a guest".to_owned();
+            return (words, Some(Step::Configure), Some(amount));
+        }
+        Progress::Finishing => {
+            let words = "waiting for the guest to power off, and for the disk".to_owned();
+            return (words, Some(Step::Finish), None);
+        }
+    };
+    (format!("{words} {what}"), Some(step), amount)
+}
+
+/// How much there is, for a log: it is told once.
+fn whole(amount: Option<Amount>) -> String {
+    match amount {
+        Some(Amount { total, unit, .. }) if total > 0 => match unit {
+            Unit::Bytes => format!(" ({})", size_in_words(total)),
+            Unit::Packages => format!(" ({total} packages)"),
+            Unit::Layers => format!(" ({total} layers)"),
+            Unit::Parts => String::new(),
+        },
+        _ => String::new(),
+    }
+}
+
+/// How much of it is done, for a person, and how long the rest takes if it goes on like this.
+fn part(amount: Amount, passed: Duration) -> String {
+    let done = match amount.unit {
+        Unit::Bytes => format!(
+            ", {} of {}",
+            size_in_words(amount.done),
+            size_in_words(amount.total)
+        ),
+        Unit::Packages | Unit::Layers => format!(", {} of {}", amount.done, amount.total),
+        Unit::Parts => String::new(),
+    };
+    let fraction = amount.fraction();
+    if fraction < TELLING.0 || passed < TELLING.1 {
+        return done;
+    }
+    let left = passed.as_secs_f64() * (1.0 - fraction) / fraction;
+    format!("{done}, {left:.0} s left")
+}
+
 /// Shows how far something is: a bar for a person, lines for a log.
 pub struct Shown {
     what: String,
+    steps: &'static [Step],
     bar: Option<ProgressBar>,
+    /// What is shown, and since when.
     line: String,
+    since: Instant,
 }
 
 impl Drop for Shown {
@@ -67,52 +158,105 @@ impl Drop for Shown {
 }
 
 impl Shown {
-    /// Nothing of `what` is shown yet.
-    pub fn new(what: &str) -> Shown {
+    /// Nothing of `what` is shown yet, which takes these steps.
+    pub fn new(what: &str, steps: &'static [Step]) -> Shown {
         Shown {
             what: what.to_owned(),
+            steps,
             bar: None,
             line: String::new(),
+            since: Instant::now(),
         }
     }
 
     /// Shows this from now on.
     pub fn show(&mut self, progress: Progress) {
-        let what = &self.what;
-        let (line, percent) = match progress {
-            Progress::Waiting => (
-                "waiting for another mother that makes or downloads something".to_owned(),
-                None,
-            ),
-            Progress::Listing(percent) => {
-                (format!("asking apt's mirrors for {what}"), Some(percent))
-            }
-            Progress::Downloading(percent) => (format!("downloading {what}"), Some(percent)),
-            Progress::Unpacking => ("unpacking".to_owned(), None),
-            Progress::Assembling(percent) => ("unpacking packages".to_owned(), Some(percent)),
-            Progress::Layers(percent) => ("unpacking layers".to_owned(), Some(percent)),
-            Progress::Configuring(percent) => {
-                ("configuring packages in a guest".to_owned(), Some(percent))
-            }
-            Progress::WritingDisk => ("writing the disk".to_owned(), None),
+        let (words, step, amount) = about(progress, &self.what);
+        let place = step.and_then(|step| self.steps.iter().position(|other| *other == step));
+        let line = match place {
+            Some(index) => format!("{} of {}: {words}", index + 1, self.steps.len()),
+            None => words,
         };
-        if !std::io::stderr().is_terminal() {
-            if line != self.line {
-                eprintln!("mother: {line}");
-            }
+        let is_new = line != self.line;
+        if is_new {
             self.line = line;
+            self.since = Instant::now();
+        }
+        if !std::io::stderr().is_terminal() {
+            if is_new {
+                eprintln!("mother: {}{}", self.line, whole(amount));
+            }
             return;
         }
         let bar = self.bar.get_or_insert_with(new_bar);
-        bar.set_message(line);
-        bar.set_position(percent.unwrap_or(100.0) as u64);
+        if is_new {
+            bar.set_style(style(amount.is_some()));
+            bar.reset_elapsed();
+        }
+        let part = amount.map_or(String::new(), |amount| part(amount, self.since.elapsed()));
+        bar.set_message(format!("{}{part}", self.line));
+        // A step that is not over is not shown as if it were.
+        let position = amount.map_or(0.0, |amount| amount.fraction().min(0.99) * 100.0);
+        bar.set_position(position as u64);
     }
 }
 
 fn new_bar() -> ProgressBar {
-    let style = ProgressStyle::with_template("{spinner} {msg} [{bar:30}] {pos}%")
-        .expect("the template is constant");
-    let bar = ProgressBar::new(100).with_style(style.progress_chars("=> "));
+    let bar = ProgressBar::new(100);
     bar.enable_steady_tick(Duration::from_millis(120));
     bar
+}
+
+/// A bar for what is measured; for anything else how long it has taken.
+fn style(is_measured: bool) -> ProgressStyle {
+    let template = if is_measured {
+        "{spinner} {msg} [{bar:30}] {pos}%"
+    } else {
+        "{spinner} {msg}, {elapsed}"
+    };
+    let style = ProgressStyle::with_template(template).expect("the templates are constant");
+    style.progress_chars("=> ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_person_sees_how_much_and_how_long_and_a_log_how_much_there_is() {
+        let megabytes = |done: u64, total: u64| Amount {
+            done: done << 20,
+            total: total << 20,
+            unit: Unit::Bytes,
+        };
+        let check = |amount, seconds, expected: &str| {
+            assert_eq!(part(amount, Duration::from_secs(seconds)), expected);
+        };
+        check(megabytes(25, 100), 10, ", 25 MiB of 100 MiB, 30 s left");
+        check(megabytes(1, 100), 10, ", 1 MiB of 100 MiB");
+        check(megabytes(25, 100), 1, ", 25 MiB of 100 MiB");
+        check(
+            Amount::new(74, 148, Unit::Packages),
+            40,
+            ", 74 of 148, 40 s left",
+        );
+        assert_eq!(whole(Some(megabytes(0, 95))), " (95 MiB)");
+        assert_eq!(whole(Some(Amount::new(0, 0, Unit::Layers))), "");
+        assert_eq!(whole(None), "");
+    }
+
+    #[test]
+    fn every_step_of_an_image_has_its_place() {
+        let none = Amount::new(0, 1, Unit::Packages);
+        let all = [
+            Progress::Listing(none),
+            Progress::Downloading(none),
+            Progress::Assembling(none),
+            Progress::WritingDisk,
+            Progress::Configuring(none),
+            Progress::Finishing,
+        ];
+        let steps = all.map(|progress| about(progress, "x").1);
+        assert_eq!(steps, DEBIAN.map(Some));
+    }
 }

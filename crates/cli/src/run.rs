@@ -13,6 +13,7 @@ use runner::{AfterExit, Guest, Held, OnTerm, Order, Outcome, Program, RunError, 
 use crate::answers::{self, Done};
 use crate::arguments::RunArguments;
 use crate::attend::{Attended, say_ending};
+use crate::booting::UntilFirstWords;
 use crate::failure::Failure;
 use crate::guest::{
     Asked, Planned, PlannedApp, User, check, is_program, plan_app, plan_program, plan_run,
@@ -200,7 +201,8 @@ fn at_a_terminal(order: Order) -> Result<u8, Failure> {
         act: "take",
         source,
     })?;
-    attended.copy(shown, terminal_output()?)?;
+    let output = UntilFirstWords::new(terminal_output()?).map_err(Failure::Input)?;
+    attended.copy(shown, output)?;
     input::send_keys(typed, attended.handle()).map_err(Failure::Input)?;
     let ran = attended.finish()?;
     Ok(say_ending(&ran))

@@ -9,7 +9,7 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use thiserror::Error;
 
-use crate::progress::{OnProgress, Progress};
+use crate::progress::{Amount, OnProgress, Progress, Unit};
 
 /// Metapackages that lead to a kernel for virtual machines, Debian's first; the others are what Ubuntu has.
 const KERNEL_PACKAGES: [&str; 3] = [
@@ -133,15 +133,15 @@ impl Apt {
         packages: &[&str],
         on_progress: OnProgress,
     ) -> Result<(Vec<PathBuf>, [PathBuf; 2]), AptError> {
-        let files = self.download_with_needs(packages, on_progress)?;
+        self.update(on_progress)?;
         let kernel = self.kernel_package()?;
-        self.get(
-            &["download", &kernel, BUSYBOX_PACKAGE],
-            Progress::Downloading,
+        let needs = needs(packages);
+        self.fetch(
+            &[&needs, &["download", &kernel, BUSYBOX_PACKAGE]],
             on_progress,
         )?;
         Ok((
-            files,
+            self.downloaded()?,
             [
                 self.package_file(&kernel)?,
                 self.package_file(BUSYBOX_PACKAGE)?,
@@ -155,18 +155,13 @@ impl Apt {
         packages: &[&str],
         on_progress: OnProgress,
     ) -> Result<Vec<PathBuf>, AptError> {
-        self.get(&["update"], Progress::Listing, on_progress)?;
-        let words = [
-            "--yes",
-            "--no-install-recommends",
-            "--download-only",
-            "install",
-        ];
-        self.get(
-            &[&words[..], packages].concat(),
-            Progress::Downloading,
-            on_progress,
-        )?;
+        self.update(on_progress)?;
+        self.fetch(&[&needs(packages)], on_progress)?;
+        self.downloaded()
+    }
+
+    /// Packages that were downloaded with what they need.
+    fn downloaded(&self) -> Result<Vec<PathBuf>, AptError> {
         let folder = self.folder.join("cache/archives");
         let entries = fs::read_dir(&folder)
             .map_err(|source| io_error(format!("read {}", folder.display()), source))?;
@@ -178,13 +173,9 @@ impl Apt {
 
     /// Downloads the newest kernel and busybox packages; the two files.
     pub(crate) fn download(&self, on_progress: OnProgress) -> Result<[PathBuf; 2], AptError> {
-        self.get(&["update"], Progress::Listing, on_progress)?;
+        self.update(on_progress)?;
         let kernel = self.kernel_package()?;
-        self.get(
-            &["download", &kernel, BUSYBOX_PACKAGE],
-            Progress::Downloading,
-            on_progress,
-        )?;
+        self.fetch(&[&["download", &kernel, BUSYBOX_PACKAGE]], on_progress)?;
         Ok([
             self.package_file(&kernel)?,
             self.package_file(BUSYBOX_PACKAGE)?,
@@ -197,14 +188,49 @@ impl Apt {
         package: &str,
         on_progress: OnProgress,
     ) -> Result<PathBuf, AptError> {
-        self.get(&["update"], Progress::Listing, on_progress)?;
-        self.get(&["download", package], Progress::Downloading, on_progress)?;
+        self.update(on_progress)?;
+        self.fetch(&[&["download", package]], on_progress)?;
         self.package_file(package)
     }
 
     /// Reads anew what the sources offer.
     pub(crate) fn update(&self, on_progress: OnProgress) -> Result<(), AptError> {
-        self.get(&["update"], Progress::Listing, on_progress)
+        self.get(&["update"], &mut |percent| {
+            on_progress(Progress::Listing(Amount::percent(percent)));
+        })
+    }
+
+    /// Downloads with each of these words of `apt-get`, one after the other, and tells how much of all there is.
+    fn fetch(&self, calls: &[&[&str]], on_progress: OnProgress) -> Result<(), AptError> {
+        let sizes: Vec<u64> = calls.iter().map(|words| self.len_of(words)).collect();
+        let total = sizes.iter().sum();
+        let mut before = 0;
+        for (words, len) in calls.iter().zip(sizes) {
+            self.get(words, &mut |percent| {
+                let done = before + (percent / 100.0 * len as f64) as u64;
+                on_progress(Progress::Downloading(match total {
+                    0 => Amount::percent(percent),
+                    total => Amount {
+                        done,
+                        total,
+                        unit: Unit::Bytes,
+                    },
+                }));
+            })?;
+            before += len;
+        }
+        Ok(())
+    }
+
+    /// How many bytes `apt-get` would download with these words; 0 where it does not say.
+    fn len_of(&self, words: &[&str]) -> u64 {
+        let mut command = self.command("apt-get");
+        command.args(["-q", "--print-uris"]).args(words);
+        command.current_dir(self.folder.join("packages"));
+        let output = command.output();
+        output.map_or(0, |output| {
+            parse_sizes(&String::from_utf8_lossy(&output.stdout))
+        })
     }
 
     /// Names of packages that begin with `prefix`.
@@ -232,7 +258,7 @@ impl Apt {
             .into_iter()
             .chain(packages.iter().map(String::as_str))
             .collect();
-        self.get(&words, Progress::Downloading, on_progress)?;
+        self.fetch(&[&words], on_progress)?;
         packages
             .iter()
             .map(|package| self.package_file(package))
@@ -244,19 +270,14 @@ impl Apt {
     }
 
     /// `apt-get` with these words, telling its progress.
-    fn get(
-        &self,
-        words: &[&str],
-        progress: fn(f64) -> Progress,
-        on_progress: OnProgress,
-    ) -> Result<(), AptError> {
+    fn get(&self, words: &[&str], on_percent: &mut dyn FnMut(f64)) -> Result<(), AptError> {
         let is_update = words.contains(&"update");
         let program = if is_update {
             "apt-get update"
         } else {
             "apt-get download"
         };
-        on_progress(progress(0.0));
+        on_percent(0.0);
         let log = self.folder.join("apt.log");
         let stderr = File::create(&log)
             .map_err(|source| io_error(format!("create {}", log.display()), source))?;
@@ -272,7 +293,7 @@ impl Apt {
         if let Some(output) = child.stdout.take() {
             for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
                 if let Some(percent) = parse_percent(&String::from_utf8_lossy(&line)) {
-                    on_progress(progress(percent));
+                    on_percent(percent);
                 }
             }
         }
@@ -330,6 +351,17 @@ impl Apt {
                 said: format!("it left no package {package}"),
             })
     }
+}
+
+/// The words for packages with all that they depend on.
+fn needs<'a>(packages: &[&'a str]) -> Vec<&'a str> {
+    let words = [
+        "--yes",
+        "--no-install-recommends",
+        "--download-only",
+        "install",
+    ];
+    [&words[..], packages].concat()
 }
 
 /// Unpacks all files of a package into the folder `to`, without installing it.
@@ -450,6 +482,13 @@ fn parse_percent(line: &str) -> Option<f64> {
         .ok()
 }
 
+/// The sizes of all files in what `apt-get --print-uris` prints: `'http://.../a.deb' a.deb 4711 SHA256:...`.
+fn parse_sizes(output: &str) -> u64 {
+    let files = output.lines().filter(|line| line.starts_with('\''));
+    let sizes = files.filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok());
+    sizes.sum()
+}
+
 /// The kernel that a metapackage depends on, from what `apt-cache depends` prints.
 fn parse_kernel_package(output: &str) -> Option<String> {
     let packages = output
@@ -471,6 +510,14 @@ mod tests {
         check("dlstatus:2:12.6863:Retrieving file 2 of 2", Some(12.6863));
         check("Get:1 bookworm InRelease", None);
         check("dlstatus:2", None);
+    }
+
+    #[test]
+    fn sizes_of_what_would_be_downloaded_add_up() {
+        let output = "Reading package lists...\n'http://mirror/a.deb' a_1_amd64.deb 1000 SHA256:00\n\
+                      'http://mirror/b.deb' b_1_amd64.deb 234 MD5Sum:00\nInst a [1]\n";
+        assert_eq!(parse_sizes(output), 1234);
+        assert_eq!(parse_sizes("E: Unable to locate package a\n"), 0);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::debian::{self, AssembleError, DebianRelease, RECIPE, SourceLine};
 use crate::ext4::{self, Ext4Error, Ext4Options, GROUP_BYTES};
 use crate::file::{FileError, create_folder, error, stem};
 use crate::package::{self, PackageError, Wanted};
-use crate::progress::{OnProgress, Progress};
+use crate::progress::{Amount, OnProgress, Progress, Unit};
 use crate::store::{Image, ImageKind, Store, StoreError};
 use crate::tree::{Spool, Tree};
 use crate::work::Work;
@@ -189,7 +189,11 @@ impl DebianBuild {
         let mut spool = Spool::new(&spool_path).map_err(error("create", &spool_path))?;
         let count = packages.len();
         let tree = debian::assemble(&packages, &kernel, &sources, &mut spool, &mut |done| {
-            on_progress(Progress::Assembling(100.0 * done as f64 / count as f64));
+            on_progress(Progress::Assembling(Amount::new(
+                done,
+                count,
+                Unit::Packages,
+            )));
         })?;
         let picked = modules::pick(&tree).map_err(DebianError::Modules)?;
         disk_guest::save_modules(&picked, &folder.join("modules"))?;

@@ -45,7 +45,7 @@ pub use guest_config::{GREETING, GuestCommand, PROGRAM_PORTS};
 pub use initrd::INIT_MARKER;
 pub use kvm_host::KvmHost;
 pub use package::PackageError;
-pub use progress::{OnProgress, Progress};
+pub use progress::{Amount, OnProgress, Progress, Unit};
 pub use qemu::Qemu;
 pub use runs::RunFolder;
 pub use store::{Freed, Image, ImageKind, Kept, Listed, Store, StoreError};

@@ -15,7 +15,7 @@ const ANNOTATIONS: [&str; 8] = [
 ];
 
 /// What of `value` the schema does not allow, each with its place.
-pub fn complaints(schema: &Value, value: &Value) -> Vec<String> {
+pub(crate) fn complaints(schema: &Value, value: &Value) -> Vec<String> {
     let mut complaints = Vec::new();
     Check { root: schema }.check(schema, value, "", &mut complaints);
     complaints

@@ -107,11 +107,18 @@ pub(crate) struct App {
     pub(crate) command: GuestCommand,
 }
 
-/// Gathers what the program needs.
-///
-/// # Errors
-/// See [`AppError`].
-pub(crate) fn gather(request: &AppRequest) -> Result<App, AppError> {
+impl AppRequest {
+    /// Whether there is such a program, with all that interpret it: before anything is fetched for its guest.
+    ///
+    /// # Errors
+    /// See [`AppError`].
+    pub fn check(&self) -> Result<(), AppError> {
+        programs(self).map(drop)
+    }
+}
+
+/// The program, and a tree with it and what interprets it.
+fn programs(request: &AppRequest) -> Result<(PathBuf, HostTree), AppError> {
     let program = look_up(&request.program)?;
     let mut tree = HostTree::new();
     let mut next = Some(program.clone());
@@ -122,6 +129,15 @@ pub(crate) fn gather(request: &AppRequest) -> Result<App, AppError> {
         }
         next = add_program(&mut tree, &path)?;
     }
+    Ok((program, tree))
+}
+
+/// Gathers what the program needs.
+///
+/// # Errors
+/// See [`AppError`].
+pub(crate) fn gather(request: &AppRequest) -> Result<App, AppError> {
+    let (program, mut tree) = programs(request)?;
     for path in &request.include {
         let path = std::path::absolute(path).map_err(read_error(path))?;
         tree.add(&path)?;

@@ -23,7 +23,7 @@ use thiserror::Error;
 use crate::debian_image::{now, uuid};
 use crate::ext4::{self, Ext4Error, Ext4Options, GROUP_BYTES};
 use crate::file::{FileError, create_folder, error};
-use crate::progress::{OnProgress, Progress};
+use crate::progress::{Amount, OnProgress, Progress, Unit};
 use crate::store::{Image, ImageKind, Store, StoreError};
 use crate::tree::{Spool, Tree, UnpackError, Unpacker};
 use config::Config;
@@ -231,7 +231,7 @@ impl Opened {
         let mut tree = Tree::new();
         let count = self.manifest.layers.len();
         for index in 0..count {
-            on_progress(Progress::Layers(100.0 * index as f64 / count as f64));
+            on_progress(Progress::Layers(Amount::new(index, count, Unit::Layers)));
             self.layer(index, (&mut tree, &mut spool), work)?;
         }
         self.config.put_volumes(&mut tree);
