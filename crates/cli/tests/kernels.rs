@@ -129,7 +129,7 @@ fn what_attaching_and_looking_costs() {
     let cache = Cache::of_user().unwrap();
     let mut slow = false;
     for release in matrix::releases(&cache).unwrap() {
-        let files = cache.kernel_guest(&release, &mut |_| {}).unwrap();
+        let files = fixtures::kernels::guest(&cache, &release, &mut |_| {}).unwrap();
         let mut guest = Guest::boot(&files, &["--memory", "1G"]);
         let bench::Costs { cold, warm, share } = bench::run(&mut guest, &release, folder.path());
         say(&format!(

@@ -60,7 +60,7 @@ fn is_installed(program: &str) -> bool {
 }
 
 /// Where a program of the host is.
-pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
+pub fn on_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .map(|folder| folder.join(program))
@@ -68,13 +68,13 @@ pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
 }
 
 /// apt with private folders.
-pub(crate) struct Apt {
+pub struct Apt {
     folder: PathBuf,
 }
 
 impl Apt {
     /// Prepares `folder`, which must be empty.
-    pub(crate) fn new(folder: &Path) -> Result<Apt, AptError> {
+    pub fn new(folder: &Path) -> Result<Apt, AptError> {
         let make = |name: &str| {
             let path = folder.join(name);
             fs::create_dir_all(&path)
@@ -97,7 +97,7 @@ impl Apt {
     }
 
     /// What an update of the host's sources would fetch, one quoted address on each line. Nothing is fetched.
-    pub(crate) fn update_addresses(&self) -> Result<String, AptError> {
+    pub fn update_addresses(&self) -> Result<String, AptError> {
         let output = self
             .command("apt-get")
             .args(["update", "--print-uris"])
@@ -109,7 +109,7 @@ impl Apt {
     }
 
     /// Uses these sources (sources.list(5)) and none of the host's.
-    pub(crate) fn use_sources(&self, text: &str) -> Result<(), AptError> {
+    pub fn use_sources(&self, text: &str) -> Result<(), AptError> {
         let list = self.folder.join("sources.list");
         fs::write(&list, text)
             .map_err(|source| io_error(format!("write {}", list.display()), source))?;
@@ -150,7 +150,7 @@ impl Apt {
     }
 
     /// Downloads packages with all that they depend on, as for an empty machine; the files.
-    pub(crate) fn download_with_needs(
+    pub fn download_with_needs(
         &self,
         packages: &[&str],
         on_progress: OnProgress,
@@ -172,7 +172,7 @@ impl Apt {
     }
 
     /// Downloads the newest kernel and busybox packages; the two files.
-    pub(crate) fn download(&self, on_progress: OnProgress) -> Result<[PathBuf; 2], AptError> {
+    pub fn download(&self, on_progress: OnProgress) -> Result<[PathBuf; 2], AptError> {
         self.update(on_progress)?;
         let kernel = self.kernel_package()?;
         self.fetch(&[&["download", &kernel, BUSYBOX_PACKAGE]], on_progress)?;
@@ -194,7 +194,7 @@ impl Apt {
     }
 
     /// Reads anew what the sources offer.
-    pub(crate) fn update(&self, on_progress: OnProgress) -> Result<(), AptError> {
+    pub fn update(&self, on_progress: OnProgress) -> Result<(), AptError> {
         self.get(&["update"], &mut |percent| {
             on_progress(Progress::Listing(Amount::percent(percent)));
         })
@@ -234,7 +234,7 @@ impl Apt {
     }
 
     /// Names of packages that begin with `prefix`.
-    pub(crate) fn names(&self, prefix: &str) -> Result<Vec<String>, AptError> {
+    pub fn names(&self, prefix: &str) -> Result<Vec<String>, AptError> {
         let output = self
             .command("apt-cache")
             .args(["pkgnames", prefix])
@@ -249,7 +249,7 @@ impl Apt {
     }
 
     /// Downloads the newest version of each package; the files.
-    pub(crate) fn download_named(
+    pub fn download_named(
         &self,
         packages: &[String],
         on_progress: OnProgress,
@@ -365,7 +365,7 @@ fn needs<'a>(packages: &[&'a str]) -> Vec<&'a str> {
 }
 
 /// Unpacks all files of a package into the folder `to`, without installing it.
-pub(crate) fn unpack(package: &Path, to: &Path) -> Result<(), AptError> {
+pub fn unpack(package: &Path, to: &Path) -> Result<(), AptError> {
     let mut command = Command::new("dpkg-deb");
     command
         .arg("--extract")
@@ -384,7 +384,7 @@ pub(crate) fn unpack(package: &Path, to: &Path) -> Result<(), AptError> {
 }
 
 /// Opens the tar archive inside a package and gives it to `read`.
-pub(crate) fn with_package_archive<T, E: From<AptError>>(
+pub fn with_package_archive<T, E: From<AptError>>(
     package: &Path,
     read: impl FnOnce(&mut dyn Read) -> Result<T, E>,
 ) -> Result<T, E> {

@@ -340,7 +340,7 @@ impl Cache {
 
     /// Gives the folder `title` that was made in `work` its place among the packages, and lets `link` point to `target`
     /// in there. The link changes at once, so nobody sees half a thing. Where the link is.
-    pub(crate) fn publish(
+    pub fn publish(
         &self,
         work: &Work,
         title: &str,
@@ -397,7 +397,7 @@ impl Cache {
     }
 
     /// Waits until no other process makes anything. The lock ends with the file.
-    pub(crate) fn lock(&self, on_progress: OnProgress) -> Result<File, FileError> {
+    pub fn lock(&self, on_progress: OnProgress) -> Result<File, FileError> {
         create_folder(&self.folder)?;
         let path = self.folder.join("lock");
         let open = OpenOptions::new()

@@ -34,23 +34,23 @@ pub(crate) fn is_unwritable(error: &io::Error) -> bool {
 }
 
 /// Says what was to be done with which file.
-pub(crate) fn error(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
+pub fn error(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
     let path = path.to_owned();
     move |source| FileError { act, path, source }
 }
 
 /// Makes a folder and those it is in.
-pub(crate) fn create_folder(path: &Path) -> Result<(), FileError> {
+pub fn create_folder(path: &Path) -> Result<(), FileError> {
     fs::create_dir_all(path).map_err(error("create", path))
 }
 
 /// Gives something that is complete its final name.
-pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
+pub fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
     fs::rename(from, to).map_err(error("rename to", to))
 }
 
 /// A file's name without its last ending, as text: what a package calls itself, with its version.
-pub(crate) fn stem(path: &Path) -> String {
+pub fn stem(path: &Path) -> String {
     path.file_stem()
         .unwrap_or_default()
         .to_string_lossy()

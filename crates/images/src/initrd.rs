@@ -74,7 +74,7 @@ const SCRIPTS: [(&str, &str); 20] = [
 ];
 
 /// The archive, in the "newc" form that the kernel reads (kernel documentation, early-userspace/buffer-format).
-pub(crate) fn build(busybox: &[u8], drivers: &[(String, Vec<u8>)]) -> Vec<u8> {
+pub fn build(busybox: &[u8], drivers: &[(String, Vec<u8>)]) -> Vec<u8> {
     write(busybox, drivers).expect("writing to memory does not fail")
 }
 

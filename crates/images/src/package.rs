@@ -111,7 +111,7 @@ pub(crate) fn extract_drivers(package: &Path, to: &Path) -> Result<(), PackageEr
 }
 
 /// Copies the modules of these names in a kernel's package into the folder `to`, which is there.
-pub(crate) fn extract_modules(
+pub fn extract_modules(
     package: &Path,
     names: &[&'static str],
     to: &Path,

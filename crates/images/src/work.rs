@@ -44,14 +44,16 @@ fn remove(folder: &Path) {
 
 /// An empty folder that is gone afterwards. Whoever has the lock may empty it: a killed process left the rest.
 #[derive(Debug)]
-pub(crate) struct Work(PathBuf);
+pub struct Work(PathBuf);
 
 impl Work {
-    pub(crate) fn path(&self) -> &Path {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
         &self.0
     }
 
-    pub(crate) fn new(folder: PathBuf) -> Result<Work, FileError> {
+    /// Makes it, or empties what a killed process left there.
+    pub fn new(folder: PathBuf) -> Result<Work, FileError> {
         if folder.exists() {
             fs::remove_dir_all(&folder).map_err(error("empty", &folder))?;
         }

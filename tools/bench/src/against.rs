@@ -99,7 +99,7 @@ fn compare(act: Act, builds: [&PathBuf; 2], pair_count: usize) -> Result<()> {
         println!("{pair:<6}{:>24}{:>24}", words(this), words(that));
     }
     println!(
-        "\n{:<16}{:>10}{:>10}{:>13}{:>26}",
+        "\n{:<16}{:>10}{:>10}{:>13}{:>32}",
         "medians, s", "this", "that", "this / that", "of pairs: median, middle half"
     );
     let kinds: [(&str, Part); 2] = [

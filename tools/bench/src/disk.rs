@@ -13,7 +13,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use images::{Cache, DefaultGuest, Qemu};
+use fixtures::Qemu;
+use images::{Cache, DefaultGuest};
 
 use crate::boot::build_mother;
 use crate::qemu::{MEMORY, limited, qemu, qemu_command};

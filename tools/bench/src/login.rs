@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use devices::virtio::blk::{ImageFormat, create_overlay};
-use images::{Cache, DefaultGuest, Image, Qemu, RunFolder};
+use fixtures::Qemu;
+use images::{Cache, DefaultGuest, Image, RunFolder};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::boot::build_mother;

@@ -15,7 +15,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use images::{Cache, DefaultGuest, Qemu};
+use fixtures::Qemu;
+use images::{Cache, DefaultGuest};
 
 use crate::boot::build_mother;
 use crate::qemu::{MEMORY, limited, qemu, qemu_command};

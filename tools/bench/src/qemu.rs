@@ -3,16 +3,15 @@
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use images::{Cache, DefaultGuest, Qemu};
+use fixtures::Qemu;
+use images::{Cache, DefaultGuest};
 
 /// Memory of every guest that is compared.
 pub const MEMORY: &str = "512M";
 
 /// QEMU; where the host has none, it comes from Debian into the cache.
 pub fn qemu() -> Result<Qemu> {
-    Cache::of_user()?
-        .qemu(&mut |_| {})
-        .context("get QEMU to compare with")
+    fixtures::qemu(&Cache::of_user()?, &mut |_| {}).context("get QEMU to compare with")
 }
 
 /// QEMU's software CPU with the guest that Mother has.

@@ -15,7 +15,8 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use images::{Cache, DefaultGuest, GuestCommand, PROGRAM_PORTS, Qemu};
+use fixtures::Qemu;
+use images::{Cache, DefaultGuest, GuestCommand, PROGRAM_PORTS};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::boot::build_mother;

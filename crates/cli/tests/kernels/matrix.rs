@@ -11,6 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use fixtures::kernels;
 use images::{Cache, DefaultGuest};
 use insight::integrity::{Integrity, Scope};
 use insight::{Kernel, Rung, attach};
@@ -35,8 +36,7 @@ pub fn releases(cache: &Cache) -> Result<Vec<String>, String> {
     if !wish.is_empty() && wish != "all" {
         return Ok(wish.split(',').map(str::to_owned).collect());
     }
-    let offered = cache
-        .offered_kernels(&mut |_| {})
+    let offered = kernels::offered(cache, &mut |_| {})
         .map_err(|error| format!("no mirror of kernels: {error}"))?;
     let (cloud, whole): (Vec<String>, Vec<String>) = offered
         .into_iter()
@@ -71,7 +71,7 @@ pub fn run(cache: &Cache, releases: &[String]) -> Vec<String> {
     let mut complaints = Vec::new();
     let mut absent = 0;
     for release in releases {
-        let files = match cache.kernel_guest(release, &mut |_| {}) {
+        let files = match kernels::guest(cache, release, &mut |_| {}) {
             Ok(files) => files,
             Err(error) => {
                 let why = format!(

@@ -15,7 +15,7 @@ mod sources;
 
 pub use assemble::AssembleError;
 pub(crate) use assemble::assemble;
-pub(crate) use sources::{SourceLine, source_lines};
+pub use sources::{SourceLine, source_lines};
 
 use std::fmt;
 

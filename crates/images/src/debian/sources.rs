@@ -18,14 +18,16 @@ const OTHER_SUITES: [&str; 7] = [
 
 /// A mirror and one of its suites.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct SourceLine {
-    pub(crate) uri: String,
-    pub(crate) suite: String,
+pub struct SourceLine {
+    /// Where the mirror is.
+    pub uri: String,
+    /// What of it.
+    pub suite: String,
 }
 
 impl SourceLine {
     /// As apt's sources.list(5) has it.
-    pub(crate) fn to_text(&self, has_keyring: bool) -> String {
+    pub fn to_text(&self, has_keyring: bool) -> String {
         let options = if has_keyring {
             format!("[signed-by={KEYRING}] ")
         } else {
@@ -35,13 +37,13 @@ impl SourceLine {
     }
 
     /// Whether this host has Debian's keys where we expect them; else apt's own must do.
-    pub(crate) fn has_keyring() -> bool {
+    pub fn has_keyring() -> bool {
         std::path::Path::new(KEYRING).is_file()
     }
 }
 
 /// The release's sources, from what an update of the host's would fetch (`apt-get update --print-uris`).
-pub(crate) fn source_lines(addresses: &str, release: DebianRelease) -> Vec<SourceLine> {
+pub fn source_lines(addresses: &str, release: DebianRelease) -> Vec<SourceLine> {
     let mut lines: Vec<SourceLine> = addresses
         .lines()
         .filter_map(|line| source_line(line, release))

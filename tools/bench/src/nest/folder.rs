@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use images::{DefaultGuest, KvmHost, Qemu};
+use fixtures::{KvmHost, Qemu};
+use images::DefaultGuest;
 
 use crate::workspace;
 use crate::workspace::cargo;

@@ -12,7 +12,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use images::{AppRequest, Cache, CacheError, DefaultGuest, KvmHost, Qemu};
+use fixtures::{KvmHost, Qemu};
+use images::{AppRequest, Cache, CacheError, DefaultGuest};
 
 pub use folder::build_for_tests;
 
@@ -51,9 +52,9 @@ impl Parts {
         // The nested machine's guests have a network; passt is found in the cache.
         cache.passt(&mut |_| {})?;
         Ok(Parts {
-            host: cache.kvm_host(&mut |_| {})?,
+            host: fixtures::kvm_host(&cache, &mut |_| {})?,
             guest,
-            qemu: cache.qemu(&mut |_| {})?,
+            qemu: fixtures::qemu(&cache, &mut |_| {})?,
         })
     }
 }

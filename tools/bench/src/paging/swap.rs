@@ -9,7 +9,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use images::{Cache, DefaultGuest, Qemu};
+use fixtures::Qemu;
+use images::{Cache, DefaultGuest};
 
 use super::guest::Guest;
 use crate::qemu::limited;
