@@ -52,9 +52,9 @@ impl Parts {
         // The nested machine's guests have a network; passt is found in the cache.
         cache.passt(&mut |_| {})?;
         Ok(Parts {
-            host: fixtures::kvm_host(&cache, &mut |_| {})?,
+            host: fixtures::kvm_host(cache, &mut |_| {})?,
             guest,
-            qemu: fixtures::qemu(&cache, &mut |_| {})?,
+            qemu: fixtures::qemu(cache, &mut |_| {})?,
         })
     }
 }
