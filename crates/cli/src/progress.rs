@@ -136,6 +136,10 @@ fn part(amount: Amount, passed: Duration) -> String {
         return done;
     }
     let left = passed.as_secs_f64() * (1.0 - fraction) / fraction;
+    // What is as good as done and still goes on is no longer told by this.
+    if left < 1.0 {
+        return done;
+    }
     format!("{done}, {left:.0} s left")
 }
 
@@ -240,6 +244,7 @@ mod tests {
             40,
             ", 74 of 148, 40 s left",
         );
+        check(megabytes(100, 100), 10, ", 100 MiB of 100 MiB");
         assert_eq!(whole(Some(megabytes(0, 95))), " (95 MiB)");
         assert_eq!(whole(Some(Amount::new(0, 0, Unit::Layers))), "");
         assert_eq!(whole(None), "");
