@@ -25,8 +25,8 @@ pub use observe::{
 pub use origin::VmOrigin;
 pub use spec::{
     BadText, ByteSize, Complaint, ConsoleKind, DiskFormat, DiskSerial, DiskSpec, EngineWish,
-    Forward, Label, Mac, Marker, MemorySize, ModuleSpec, NameError, NetSpec, PartialSpec,
+    Forward, JailWish, Label, Mac, Marker, MemorySize, ModuleSpec, NameError, NetSpec, PartialSpec,
     ResidentLimit, SpecErrors, StoreSize, Text, Timeout, Transport, VcpuCount, VmName, VmSpec,
     nearest, schema,
 };
-pub use status::{Counter, DeviceStatus, EndKind, VmEnd, VmInfo, VmState, VmStatus};
+pub use status::{Counter, DeviceStatus, EndKind, Jail, VmEnd, VmInfo, VmState, VmStatus};

@@ -27,6 +27,20 @@ pub struct VmInfo {
     pub detached: bool,
     /// Whether the guest is one program (`--app`): its console carries that program's streams and is not for people.
     pub program: bool,
+    /// What stands around its process; unknown while it is built, and of a VM that an older version runs.
+    #[serde(default)]
+    pub jail: Option<Jail>,
+}
+
+/// What stands around a VM's process.
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
+pub struct Jail {
+    /// `namespaces`, `landlock`, `seccomp` or `none`, strongest first; each has all that those behind it have.
+    pub tier: String,
+    /// The version of Landlock that it is under; 0 if it is not.
+    pub landlock_abi: u32,
+    /// What the host refused.
+    pub missing: Vec<String>,
 }
 
 /// What a VM is doing.

@@ -2,9 +2,11 @@
 
 use std::fmt::Write;
 
+use api::Jail;
 use clap::Args;
 use images::Cache;
 use machine::{EngineFinding, PagingFinding, TscStability as Stability};
+use runner::Trouble;
 use serde_json::{Value, json};
 
 use crate::failure::{ANSWER_IS_NO, Failure};
@@ -25,13 +27,15 @@ pub fn run(arguments: &DoctorArguments) -> Result<u8, Failure> {
     let limits = machine::paging_finding();
     let cache = Cache::of_user().ok();
     let has_apt = images::has_apt();
+    let jail = runner::jail_here().map_err(Trouble::from)?;
     if arguments.json {
-        let value = value(&findings, tsc, &limits, cache.as_ref(), has_apt);
+        let value = value(&findings, tsc, &limits, &jail, cache.as_ref(), has_apt);
         say(&format!("{value:#}\n"))?;
     } else {
         say(&engines(&findings))?;
         say(&time(tsc))?;
         say(&paging(&limits))?;
+        say(&jailed(&jail))?;
         say(&default_guest(cache.as_ref(), has_apt))?;
     }
     Ok(if findings.iter().any(|finding| finding.usable) {
@@ -46,6 +50,7 @@ fn value(
     engines: &[EngineFinding],
     tsc: Stability,
     limits: &PagingFinding,
+    jail: &Jail,
     cache: Option<&Cache>,
     has_apt: bool,
 ) -> Value {
@@ -62,6 +67,7 @@ fn value(
         "auto": auto.map(|finding| finding.kind),
         "tsc": tsc,
         "paging": limits,
+        "jail": jail,
         "default_guest": {
             "cache": cache.map(|cache| cache.folder().display().to_string()),
             "package": cache.and_then(Cache::kernel_package),
@@ -132,6 +138,38 @@ fn paging(finding: &PagingFinding) -> String {
         .unwrap_or_default();
     format!("paging\n  limit {answer}: {why}\n{help}")
 }
+
+/// What a VM's jail has here, and what would raise it.
+fn jailed(jail: &Jail) -> String {
+    let (is, help) = match jail.tier.as_str() {
+        "namespaces" => ("namespaces: every wall that Mother knows", ""),
+        "landlock" => (
+            "landlock: no file can be opened and system calls are filtered, without namespaces",
+            NAMESPACES_HELP,
+        ),
+        "seccomp" => (
+            "seccomp: system calls are filtered, without namespaces and Landlock",
+            NAMESPACES_HELP,
+        ),
+        _ => (
+            "none: whoever breaks out of a guest has all that this user has",
+            "run on a kernel with seccomp, outside of a container that takes it away",
+        ),
+    };
+    let mut text = format!("jail\n  tier  {is}\n");
+    for missing in &jail.missing {
+        let _ = writeln!(text, "        missing: {missing}");
+    }
+    if !help.is_empty() {
+        let _ = writeln!(text, "        help: {help}");
+    }
+    text
+}
+
+/// What gives processes of ordinary users namespaces.
+const NAMESPACES_HELP: &str = "allow user namespaces: `sysctl kernel.apparmor_restrict_unprivileged_userns=0` or an AppArmor \
+profile with `userns,` for this program (Ubuntu), `sysctl user.max_user_namespaces=10000` elsewhere; in a container, a \
+filter that allows them";
 
 fn default_guest(cache: Option<&Cache>, has_apt: bool) -> String {
     let mut text = String::from("default guest\n");
@@ -210,16 +248,44 @@ mod tests {
             why: "not for you".to_owned(),
             help: Some("be root".to_owned()),
         };
-        let value = value(&[soft], Stability::Promised, &limits, None, true);
+        let jail = Jail {
+            tier: "landlock".to_owned(),
+            landlock_abi: 3,
+            missing: Vec::new(),
+        };
+        let value = value(&[soft], Stability::Promised, &limits, &jail, None, true);
         let expected = json!({
             "mother": env!("CARGO_PKG_VERSION"),
             "engines": [{"kind": "soft", "usable": true, "why": "because", "help": null}],
             "auto": "soft",
             "tsc": "promised",
             "paging": {"usable": false, "why": "not for you", "help": "be root"},
+            "jail": {"tier": "landlock", "landlock_abi": 3, "missing": []},
             "default_guest": {"cache": null, "package": null, "has_apt": true},
         });
         assert_eq!(value, expected);
+    }
+
+    #[test]
+    fn every_jail_is_told_with_what_would_raise_it() {
+        let check = |tier: &str, has_help: bool| {
+            let jail = Jail {
+                tier: tier.to_owned(),
+                landlock_abi: 0,
+                missing: vec!["Landlock: not here".to_owned()],
+            };
+            let text = jailed(&jail);
+            assert!(
+                text.starts_with(&format!("jail\n  tier  {tier}: ")),
+                "{text}"
+            );
+            assert!(text.contains("missing: Landlock: not here"), "{text}");
+            assert_eq!(text.contains("help: "), has_help, "{text}");
+        };
+        check("namespaces", false);
+        check("landlock", true);
+        check("seccomp", true);
+        check("none", true);
     }
 
     #[test]

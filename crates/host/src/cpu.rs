@@ -39,6 +39,31 @@ pub fn thread_cpu_time() -> Duration {
     time_of(ClockId::ThreadCPUTime)
 }
 
+/// The clock of a thread's CPU time, which other threads of the process may read too.
+#[derive(Clone, Copy, Debug)]
+pub struct ThreadClock(libc::clockid_t);
+
+impl ThreadClock {
+    /// That of the calling thread; its process's where it has none.
+    pub fn of_this_thread() -> ThreadClock {
+        let mut clock = libc::CLOCK_PROCESS_CPUTIME_ID;
+        // SAFETY: the call takes nothing and cannot fail.
+        let thread = unsafe { libc::pthread_self() };
+        // SAFETY: the thread is the calling one, so it is there, and `clock` takes the answer.
+        unsafe { libc::pthread_getcpuclockid(thread, &raw mut clock) };
+        ThreadClock(clock)
+    }
+
+    /// CPU time that the thread has used, user and system; none of a thread that has ended.
+    pub fn read(self) -> Option<Duration> {
+        // SAFETY: an all-zero time is a valid one for the call to overwrite.
+        let mut time: libc::timespec = unsafe { std::mem::zeroed() };
+        // SAFETY: the call writes to `time`, and refuses a clock that is not there.
+        let status = unsafe { libc::clock_gettime(self.0, &raw mut time) };
+        (status == 0).then(|| Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
+    }
+}
+
 /// Whether this process has a thread with this number (gettid(2)); no file is asked.
 pub fn has_thread(thread: i32) -> bool {
     // SAFETY: the call takes nothing and cannot fail.

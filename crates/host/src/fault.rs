@@ -233,7 +233,7 @@ fn block_asynchronous_signals() {
     let mut set: libc::sigset_t = unsafe { mem::zeroed() };
     // SAFETY: `set` is a valid sigset.
     unsafe { libc::sigfillset(&mut set) };
-    // A refused system call is a signal too (`crate::tripwire`); blocked, it would end the process.
+    // A refused system call is a signal too (`crate::jail`); blocked, it would end the process.
     for signal in SIGNALS.into_iter().chain([libc::SIGSYS]) {
         // SAFETY: `set` is a valid sigset and the signal numbers exist.
         unsafe { libc::sigdelset(&mut set, signal) };

@@ -1,5 +1,5 @@
 //! Thin safe wrappers for the Linux calls we need: memory files and mappings, executable memory, signals, userfaultfd,
-//! the TSC.
+//! the TSC, and the jail of a VM's process.
 //!
 //! One of the unsafe rooms. Nothing here knows of guests.
 #![allow(
@@ -14,11 +14,12 @@ pub mod executable;
 pub mod fault;
 pub mod huge;
 pub mod inherit;
+pub mod jail;
 pub mod lock;
 pub mod mapping;
 mod namespace;
+pub mod peer;
 pub mod tap;
-pub mod tripwire;
 pub mod tsc;
 pub mod userfault;
 pub mod vectored;

@@ -147,12 +147,20 @@ pub enum Protection {
     ReadExecute,
 }
 
-/// A shared mapping of a whole [`MemFd`], unmapped on drop. What it holds is a guest's, or made for one: it goes into no core
+/// Bytes on both sides of a mapping in which nothing ever lies: whatever reaches over its end, an operand or a wrong bound,
+/// faults and corrupts nothing.
+const GUARD_BYTES: usize = 64 << 10;
+
+/// The same for code, which can reach as far with a displacement.
+const CODE_GUARD_BYTES: usize = 2 << 30;
+
+/// A shared mapping of a whole [`MemFd`] between guards, unmapped on drop. What it holds is a guest's, or made for one: it goes into no core
 /// dump, which would keep a guest's secrets on the host's disk.
 #[derive(Debug)]
 pub struct Mapping {
     address: usize,
     len_bytes: usize,
+    guard_bytes: usize,
 }
 
 impl Mapping {
@@ -165,16 +173,21 @@ impl Mapping {
             Protection::ReadWrite => libc::PROT_READ | libc::PROT_WRITE,
             Protection::ReadExecute => libc::PROT_READ | libc::PROT_EXEC,
         };
-        let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
-        // SAFETY: the kernel chooses the address, so no existing mapping is replaced.
-        let at =
-            unsafe { libc::mmap(ptr::null_mut(), len_bytes, bits, flags, fd.0.as_raw_fd(), 0) };
+        let (around, guard_bytes) = reserve(len_bytes, protection)?;
+        let flags = libc::MAP_SHARED | libc::MAP_NORESERVE | libc::MAP_FIXED;
+        let inside = (around + guard_bytes) as *mut libc::c_void;
+        // SAFETY: the range was reserved just now, is nobody else's, and has this many bytes between its guards.
+        let at = unsafe { libc::mmap(inside, len_bytes, bits, flags, fd.0.as_raw_fd(), 0) };
         if at == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
+            let error = io::Error::last_os_error();
+            // SAFETY: the range is ours, and nothing lies in it.
+            unsafe { libc::munmap(around as *mut libc::c_void, len_bytes + 2 * guard_bytes) };
+            return Err(error);
         }
         let mapping = Mapping {
             address: at as usize,
             len_bytes,
+            guard_bytes,
         };
         mapping.advise(0, len_bytes as u64, libc::MADV_DONTDUMP)?;
         Ok(mapping)
@@ -188,6 +201,31 @@ impl Mapping {
     /// Its size.
     pub fn len_bytes(&self) -> usize {
         self.len_bytes
+    }
+
+    /// From now on nobody changes the mapping and its guards, not even this process, which must keep it for ever (mseal(2),
+    /// Linux 6.10); elsewhere it is as it was.
+    pub(crate) fn seal_for_ever(&self) {
+        const MSEAL: libc::c_long = 462;
+        let around = self.address - self.guard_bytes;
+        let len_bytes = self.len_bytes + 2 * self.guard_bytes;
+        // SAFETY: the call forbids changes of a range that is ours, and changes nothing.
+        let _ = unsafe { libc::syscall(MSEAL, around, len_bytes, 0_usize) };
+    }
+
+    /// Gives what the file holds back to the host; it reads as zeros from now on.
+    ///
+    /// # Errors
+    /// What `madvise` says.
+    pub(crate) fn empty(&self) -> io::Result<()> {
+        let at = self.address as *mut libc::c_void;
+        // SAFETY: the range is ours; nobody else has a view of what lies there that he still uses.
+        let result = unsafe { libc::madvise(at, self.len_bytes, libc::MADV_REMOVE) };
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
     }
 
     /// Takes a range out of this process's page tables. Nothing is lost: it is the file's, and the next access maps it
@@ -237,10 +275,31 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        let around = self.address - self.guard_bytes;
+        let len_bytes = self.len_bytes + 2 * self.guard_bytes;
         // SAFETY: we mapped exactly this range and own it; whoever used the address held a borrow of `self`
         // or an owner that drops before it.
-        unsafe { libc::munmap(self.address as *mut libc::c_void, self.len_bytes) };
+        unsafe { libc::munmap(around as *mut libc::c_void, len_bytes) };
     }
+}
+
+/// Takes address space for so many bytes and a guard on each side: where it begins, and how large a guard is. It costs
+/// nothing but addresses; where those are limited, a smaller guard has to do.
+fn reserve(len_bytes: usize, protection: Protection) -> io::Result<(usize, usize)> {
+    let guards: &[usize] = match protection {
+        Protection::ReadWrite => &[GUARD_BYTES],
+        Protection::ReadExecute => &[CODE_GUARD_BYTES, GUARD_BYTES],
+    };
+    for &guard_bytes in guards {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        let bytes = len_bytes + 2 * guard_bytes;
+        // SAFETY: the kernel chooses the address, so no existing mapping is replaced.
+        let at = unsafe { libc::mmap(ptr::null_mut(), bytes, libc::PROT_NONE, flags, -1, 0) };
+        if at != libc::MAP_FAILED {
+            return Ok((at as usize, guard_bytes));
+        }
+    }
+    Err(io::Error::last_os_error())
 }
 
 #[cfg(test)]

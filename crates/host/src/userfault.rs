@@ -122,18 +122,18 @@ pub enum OpenError {
 pub struct UserFault(OwnedFd);
 
 impl UserFault {
-    /// Opens one that sees the kernel's own accesses too: as a privileged process, or through `/dev/userfaultfd` for
-    /// who may open that.
+    /// Opens one that sees the kernel's own accesses too: through `/dev/userfaultfd` for who was given that as `device` or may
+    /// open it, or as a privileged process.
     ///
     /// # Errors
     /// [`OpenError`].
-    pub fn open() -> Result<UserFault, OpenError> {
-        let fd = match open_by_call() {
+    pub fn open(device: Option<&File>) -> Result<UserFault, OpenError> {
+        let fd = match device.map_or_else(open_by_call, open_by_device) {
             Ok(fd) => fd,
-            Err(error) if error.raw_os_error() == Some(libc::EPERM) => match open_by_device() {
-                Ok(fd) => fd,
-                Err(_) => return Err(OpenError::NotPermitted),
-            },
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+                let opened = open_device().and_then(|device| open_by_device(&device));
+                opened.map_err(|_| OpenError::NotPermitted)?
+            }
             Err(error) => return Err(OpenError::Unsupported(error)),
         };
         let fault = UserFault(fd);
@@ -319,11 +319,16 @@ fn open_by_call() -> io::Result<OwnedFd> {
     owned(fd as libc::c_int)
 }
 
-fn open_by_device() -> io::Result<OwnedFd> {
-    let device = File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/userfaultfd")?;
+/// Opens `/dev/userfaultfd` (Linux 6.1): whoever has the descriptor, or is given it, needs no privilege.
+///
+/// # Errors
+/// What the host says.
+pub fn open_device() -> io::Result<File> {
+    let mut options = File::options();
+    options.read(true).write(true).open("/dev/userfaultfd")
+}
+
+fn open_by_device(device: &File) -> io::Result<OwnedFd> {
     // SAFETY: this ioctl takes flags in place of a pointer.
     let fd = unsafe {
         libc::ioctl(
@@ -350,7 +355,7 @@ mod tests {
 
     /// Neighbouring tests run on hosts where this is not permitted too; they say so.
     fn opened() -> Option<UserFault> {
-        match UserFault::open() {
+        match UserFault::open(None) {
             Ok(fault) => Some(fault),
             Err(error) => {
                 eprintln!("SKIPPED: {error}");

@@ -327,6 +327,15 @@ impl Engines {
     }
 }
 
+/// Makes the memory for code that a VM's lives on the software CPU need, for a process that locks itself in: it can make none
+/// later. One life may begin before the last one's is free again.
+///
+/// # Errors
+/// What the host says.
+pub fn reserve_code() -> io::Result<()> {
+    host::executable::reserve(2, soft::Config::default().code_cache_bytes)
+}
+
 fn make_soft(memory: &Arc<GuestMemory>, tables: Vec<CpuidTable>) -> Result<Engine, EngineError> {
     let engine = soft::Soft::new(Arc::clone(memory), soft::Config::default())?;
     let make = |table| {

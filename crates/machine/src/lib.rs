@@ -42,7 +42,7 @@ pub use build::opened::{Opened, build, open};
 pub use console::{Channel, Closed, Console, ConsoleInput};
 pub use control::{MachineControl, Phase};
 pub use devices::virtio::balloon::BalloonReading;
-pub use engine::{EngineChoice, EngineFinding, EngineKind, findings};
+pub use engine::{EngineChoice, EngineFinding, EngineKind, findings, reserve_code};
 pub use host::tsc::{Stability as TscStability, stability as tsc_stability};
 pub use life::held::BuildError;
 pub use outcome::crash::{Crash, CrashCause};
@@ -56,4 +56,4 @@ pub use plan::{
 };
 pub use report::{Marker, MemoryReport, Report, Sample, Unmapped, VmmMemory};
 pub use run::lives::MachineError;
-pub use server::ControlServer;
+pub use server::{Audit, ControlServer};

@@ -47,8 +47,13 @@ pub(crate) fn open_file(plan: &PagingPlan) -> Result<Option<File>, StartError> {
 
 impl Paging {
     /// Opens what paging needs in this process in any life, beside the page file, if the plan has one. Without a limit a
-    /// host that allows no paging is good enough: there is no pager then.
-    pub(crate) fn open(plan: &PagingPlan, file: Option<File>) -> Result<Paging, StartError> {
+    /// host that allows no paging is good enough: there is no pager then. `device` is `/dev/userfaultfd`, if it was opened
+    /// for this process.
+    pub(crate) fn open(
+        plan: &PagingPlan,
+        file: Option<File>,
+        device: Option<&File>,
+    ) -> Result<Paging, StartError> {
         let file = plan.file.as_ref().and_then(|(_, budget_bytes)| {
             let file = file?;
             Some(PageFile::of_file(file, *budget_bytes))
@@ -59,7 +64,7 @@ impl Paging {
             file,
             ahead_pages: AHEAD_PAGES,
         };
-        let (faults, why_not) = match Faults::open().map_err(StartError::Faults) {
+        let (faults, why_not) = match Faults::open(device).map_err(StartError::Faults) {
             Ok(faults) => (Some(Arc::new(faults)), None),
             Err(error) if plan.limit_bytes.is_none() => (None, Some(with_causes(&error))),
             Err(error) => return Err(error),

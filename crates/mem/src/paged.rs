@@ -32,12 +32,12 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Opens it for this process's address space.
+    /// Opens it for this process's address space; `device` is `/dev/userfaultfd`, for who was given it.
     ///
     /// # Errors
     /// [`OpenError`] if this host does not allow it.
-    pub fn open() -> Result<Faults, OpenError> {
-        let fault = UserFault::open()?;
+    pub fn open(device: Option<&File>) -> Result<Faults, OpenError> {
+        let fault = UserFault::open(device)?;
         let pagemap = File::open("/proc/self/pagemap").map_err(OpenError::Unsupported)?;
         Ok(Faults { fault, pagemap })
     }

@@ -131,7 +131,7 @@ impl Pager {
         settings: &Settings,
         listener: Box<dyn Fn(Event) + Send + Sync>,
     ) -> Result<Pager, StartError> {
-        let faults = Faults::open().map_err(StartError::Faults)?;
+        let faults = Faults::open(None).map_err(StartError::Faults)?;
         Pager::start_with(Arc::new(faults), memory, settings, listener)
     }
 
@@ -197,6 +197,7 @@ impl Pager {
         let thread = std::thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
+                host::jail::enter(host::jail::Kind::Pager);
                 shared.note_thread();
                 if catch_unwind(AssertUnwindSafe(|| body(&shared))).is_err() {
                     shared.broke("a thread of the pager panicked; its message is in the log");

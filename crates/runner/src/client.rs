@@ -10,7 +10,7 @@ use std::time::Duration;
 use api::{VmName, VmOrigin};
 use machine::{StopCause, VmPlan};
 
-use crate::spawn::{self, Environment};
+use crate::spawn;
 use crate::trouble::{RunError, Trouble};
 use crate::wire::{
     Channel, Ended, FromClient, Given, Guest, HostPath, Labelled, Launch, Role, ToClient,
@@ -86,7 +86,7 @@ pub fn start(order: Order, streams: &Streams) -> Result<Running, Trouble> {
         })
     };
     let called = format!("launcher of {name}");
-    let (launcher, channel) = spawn::start(&called, Environment::Same).map_err(failed)?;
+    let (launcher, channel) = spawn::start(&called).map_err(failed)?;
     let mut labelled = Labelled::default();
     labelled.add(Given::Input, streams.input.as_ref());
     labelled.add(Given::Output, streams.output.as_ref());

@@ -4,6 +4,7 @@ use std::env;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
 /// The variable with the level, or a filter.
@@ -18,10 +19,31 @@ static ROOM: AtomicU64 = AtomicU64::new(u64::MAX);
 /// Lines end as a terminal in raw mode needs it.
 static IS_RAW: AtomicBool = AtomicBool::new(false);
 
-/// Logs from now on; warnings if the environment asks for nothing else.
-pub(crate) fn begin() {
-    let filter = EnvFilter::try_from_env(LEVEL).unwrap_or_else(|_| EnvFilter::new("warn"));
-    let is_plain = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+/// What is said, and how.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct LogWish {
+    /// A level or a filter; warnings without.
+    filter: Option<String>,
+    /// Without colours, also at a terminal.
+    is_plain: bool,
+}
+
+impl LogWish {
+    /// As the environment of this process wants it.
+    pub(crate) fn of_environment() -> LogWish {
+        LogWish {
+            filter: env::var(LEVEL).ok(),
+            is_plain: env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()),
+        }
+    }
+}
+
+/// Logs from now on.
+pub(crate) fn begin(wish: &LogWish) {
+    let wanted = wish.filter.as_deref().map(EnvFilter::try_new);
+    let filter = wanted.and_then(Result::ok);
+    let filter = filter.unwrap_or_else(|| EnvFilter::new("warn"));
+    let is_plain = wish.is_plain;
     // Somebody who has begun to log already goes on with that.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)

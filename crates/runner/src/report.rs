@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use api::Metric;
+use api::{Jail, Metric};
 use machine::{Ending, Report, Sample, VmmMemory};
 use serde::{Deserialize, Serialize};
 use vcpu::{EngineStatistics, Unit};
@@ -24,6 +24,8 @@ pub struct RunReport {
     pub ending: EndingReport,
     /// What executed the guest.
     pub engine: EngineReport,
+    /// What stood around its process.
+    pub jail: Option<Jail>,
     /// From the start to the first byte on the console.
     pub first_output: Option<f64>,
     /// The texts that were watched for.
@@ -176,6 +178,7 @@ impl From<&Report> for RunReport {
                 kind: report.engine.kind.to_string(),
                 why: report.engine.why.clone(),
             },
+            jail: None,
             first_output: report.first_output.map(seconds),
             markers: report.markers.iter().map(marker).collect(),
             guest_memory: GuestMemoryReport {

@@ -13,10 +13,11 @@ use std::process::ExitCode;
 
 use rustix::stdio::dup2_stdin;
 
+use crate::own_log::{self, LogWish};
 use crate::spawn::CALLED;
 use crate::trouble::OUR_FAULT;
 use crate::wire::{Channel, Role};
-use crate::{launcher, own_log, vm};
+use crate::{launcher, trial, vm};
 
 /// Carries out the role of this process, if it has one; its exit status.
 pub fn take() -> Option<ExitCode> {
@@ -26,7 +27,6 @@ pub fn take() -> Option<ExitCode> {
         return None;
     }
     let channel = Channel::of(io::stdin().as_fd().try_clone_to_owned().ok()?)?;
-    own_log::begin();
     // A panic has printed itself; to the process that waits it is Mother's failure like any other.
     let status = panic::catch_unwind(|| perform(channel)).unwrap_or(OUR_FAULT);
     Some(ExitCode::from(status))
@@ -41,12 +41,21 @@ fn perform(channel: Channel) -> u8 {
     });
     match role {
         Ok((Role::Launcher(launch), descriptors)) => {
+            own_log::begin(&LogWish::of_environment());
             launcher::launch(channel, *launch, descriptors)
         }
-        Ok((Role::Vm(birth), descriptors)) => vm::live(channel, *birth, descriptors),
+        Ok((Role::Vm(birth), descriptors)) => {
+            own_log::begin(&birth.log);
+            vm::live(channel, *birth, descriptors)
+        }
+        Ok((Role::Trial { log, is_apart }, descriptors)) => {
+            own_log::begin(&log);
+            trial::perform(&channel, is_apart, descriptors)
+        }
         // The process that started this one is gone already, and nothing has been begun.
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => OUR_FAULT,
         Err(error) => {
+            own_log::begin(&LogWish::of_environment());
             tracing::error!(%error, "a process of a VM was not told what it is");
             OUR_FAULT
         }

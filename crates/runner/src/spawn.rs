@@ -1,47 +1,65 @@
 //! This very program, started again as one of a VM's processes.
 
 use std::env;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{self, Command, Stdio};
 
-use crate::own_log;
+use host::jail::{Apart, Child, Program};
+
 use crate::wire::Channel;
 
 /// What every process that has a role is called first.
 pub(crate) const CALLED: &str = "mother: ";
 
-/// How much of the environment a process gets.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Environment {
-    /// All of it.
-    Same,
-    /// What its own log needs.
-    Log,
-}
+/// Where this program is, whatever became of its file since.
+const OURSELVES: &CStr = c"/proc/self/exe";
+
+/// The only variable that a VM's process may have: whoever looks for a mistake of ours sets it, and nobody else.
+const BACKTRACE: &str = "RUST_BACKTRACE";
 
 /// Starts this very program again as `mother: NAME`, with the other end of the channel that is returned.
-pub(crate) fn start(name: &str, environment: Environment) -> io::Result<(Child, Channel)> {
+pub(crate) fn start(name: &str) -> io::Result<(process::Child, Channel)> {
     // What this process was given beside its standard streams is not for one that lives on.
     host::inherit::keep_to_ourselves()?;
     let (ours, theirs) = Channel::pair()?;
     let mut command = Command::new("/proc/self/exe");
     command.arg0(format!("{CALLED}{name}"));
-    if environment == Environment::Log {
-        let kept = [own_log::LEVEL, "NO_COLOR", "RUST_BACKTRACE"];
-        let kept = kept.map(|name| (name, env::var_os(name)));
-        command.env_clear();
-        command.envs(
-            kept.into_iter()
-                .filter_map(|(name, value)| Some((name, value?))),
-        );
-    }
     command
         .stdin(Stdio::from(theirs.into_socket()))
         .stdout(Stdio::null());
     let child = command.spawn()?;
     Ok((child, ours))
+}
+
+/// The same for the process that is to be jailed: without environment, and in namespaces of its own if the host gives any;
+/// whether it did.
+pub(crate) fn start_apart(name: &str, wanted: Apart) -> io::Result<(Child, Channel, Apart)> {
+    host::inherit::keep_to_ourselves()?;
+    let (ours, theirs) = Channel::pair()?;
+    let words = [CString::new(format!("{CALLED}{name}"))?];
+    let backtrace = env::var_os(BACKTRACE).and_then(|value| {
+        let variable = [BACKTRACE.as_bytes(), b"=", value.as_bytes()].concat();
+        CString::new(variable).ok()
+    });
+    let environment: Vec<CString> = backtrace.into_iter().collect();
+    let program = Program {
+        path: OURSELVES,
+        words: &words,
+        environment: &environment,
+        input: theirs.as_fd(),
+    };
+    if wanted == Apart::Namespaces {
+        match host::jail::spawn(&program, Apart::Namespaces) {
+            Ok(child) => return Ok((child, ours, Apart::Namespaces)),
+            Err(error) => tracing::info!("the host gives the VM no namespaces: {error}"),
+        }
+    }
+    let child = host::jail::spawn(&program, Apart::No)?;
+    Ok((child, ours, Apart::No))
 }
 
 /// Has administrators find this process: in top, pgrep, journald, and what the kernel says when memory runs out. The kernel

@@ -63,6 +63,18 @@ pub enum RunError {
     /// The control socket has no thread.
     #[error("cannot serve the control socket")]
     Control(#[source] io::Error),
+    /// The host does not give the jail that was asked for.
+    #[error(
+        "VM \"{name}\" is not started: its jail would be of the tier \"{tier}\", not \"namespaces\""
+    )]
+    Jail {
+        /// The VM.
+        name: String,
+        /// What it would have.
+        tier: String,
+        /// What the host refused.
+        missing: Vec<String>,
+    },
     /// A program's standard output does not take what it writes.
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
@@ -104,6 +116,9 @@ impl RunError {
             ),
             RunError::Inventory(InventoryError::Place(_)) => {
                 Some("set XDG_RUNTIME_DIR to a folder that is yours alone")
+            }
+            RunError::Jail { .. } => {
+                Some("`mother doctor` says what the host lacks; `--jail auto` takes what it has")
             }
             RunError::Build { source, .. } => source.help(),
             _ => None,

@@ -130,7 +130,8 @@ impl Door {
             match looks {
                 ..LOOKS_SPINNING => std::hint::spin_loop(),
                 LOOKS_SPINNING..LOOKS_YIELDING => std::thread::yield_now(),
-                _ => std::thread::sleep(NAP),
+                // No sleep: a vCPU's thread waits on futexes alone, whoever might wake it.
+                _ => std::thread::park_timeout(NAP),
             }
         }
     }

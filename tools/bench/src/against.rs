@@ -1,10 +1,12 @@
-//! `cargo xtask bench against PROGRAM`: this build of `mother` and another one, in pairs.
+//! `cargo xtask bench against PROGRAM`: this build of `mother` and another one, in pairs; `bench jail`: this build with its
+//! jail and without.
 //!
 //! Two guests each: the default guest from its start to its power-off, and Debian to its login prompt. Of a pair the other
 //! build goes first every second time, so that neither has the warmer host. The CPU time is that of every process of a run:
 //! what the kernel has added up for the children of this program, those among them that their parents left behind.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -51,11 +53,36 @@ pub fn run(words: &[&str]) -> Result<bool> {
     };
     let theirs = fs::canonicalize(program).with_context(|| format!("there is no {program}"))?;
     let ours = build_mother()?;
-    set_child_subreaper(Some(getpid())).context("have what is left behind as children")?;
     println!("this build:  {}", version(&ours)?);
     println!("against:     {}", version(&theirs)?);
+    in_pairs([&ours, &theirs], pair_count)
+}
+
+/// The same of this build alone, which runs guests without a jail as the other one.
+pub fn jail(options: &[&str]) -> Result<bool> {
+    let pair_count = if options.is_empty() {
+        PAIRS
+    } else {
+        runs(options)?
+    };
+    let ours = build_mother()?;
+    let folder = tempfile::tempdir().context("make a folder")?;
+    let theirs = folder.path().join("mother");
+    let script = format!(
+        "#!/bin/sh\nfirst=$1\nshift\nexec '{}' \"$first\" --jail off \"$@\"\n",
+        ours.display()
+    );
+    fs::write(&theirs, script).context("write a script")?;
+    fs::set_permissions(&theirs, Permissions::from_mode(0o755)).context("make it a program")?;
+    println!("this: with the jail; that: without");
+    in_pairs([&ours, &theirs], pair_count)
+}
+
+fn in_pairs(builds: [&PathBuf; 2], pair_count: usize) -> Result<bool> {
+    let [ours, _] = builds;
+    set_child_subreaper(Some(getpid())).context("have what is left behind as children")?;
     let guest = Cache::of_user()?.default_guest(&mut |_| {})?;
-    let login = Login::prepare(&ours)?;
+    let login = Login::prepare(ours)?;
     let compared: [(&str, Act); 2] = [
         ("the default guest to its power-off", &|mother| {
             to_power_off(mother, &guest)
@@ -66,7 +93,7 @@ pub fn run(words: &[&str]) -> Result<bool> {
     ];
     for (name, act) in compared {
         println!("\n{name}, {pair_count} pairs");
-        compare(act, [&ours, &theirs], pair_count)?;
+        compare(act, builds, pair_count)?;
     }
     Ok(true)
 }

@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         ["debian"] => guests::make_debian(),
         ["bench", "boot", options @ ..] => runs::runs(options).and_then(boot::run),
         ["bench", "against", words @ ..] => against::run(words),
+        ["bench", "jail", options @ ..] => against::jail(options),
         ["bench", "io", words @ ..] => io::run(words),
         ["bench", "exits", options @ ..] => nest::bench_exits(options),
         ["bench", "paging", words @ ..] => paging::run(words),

@@ -43,6 +43,8 @@ usage: cargo xtask TASK
   bench against PROGRAM [--runs N]
            this build of `mother` and another one in pairs: a boot to power-off and Debian to its login prompt, time by the
            clock and CPU time of all processes; 15 pairs if not told
+  bench jail [--runs N]
+           the same of this build with its jail and without
   bench io [disk|network|streams|login] [--runs N]
            a guest's disk and network, and Debian to its login prompt, on the software CPU and on QEMU's TCG
   bench exits [--nested]

@@ -43,7 +43,7 @@ pub use name::{NameError, VmName};
 pub use network::{Forward, Mac, NetSpec, Transport};
 pub use schema::schema;
 pub use text::{BadText, Text};
-pub use words::{ConsoleKind, EngineWish, Label, Marker, ModuleSpec, VcpuCount};
+pub use words::{ConsoleKind, EngineWish, JailWish, Label, Marker, ModuleSpec, VcpuCount};
 
 use crate::host_path::Written;
 
@@ -183,6 +183,10 @@ pub struct VmSpec {
     /// Give the guest a debug-exit port at 0xf4: a write ends it with exit status (value << 1) | 1
     #[arg(long)]
     pub debug_exit: bool,
+    /// The jail around the VM's process: auto takes all walls that the host has, require starts no VM without namespaces of
+    /// its own, off has none, for whoever looks for a mistake [default: auto]
+    #[arg(long, value_name = "JAIL", value_parser = text::closed::<JailWish>(), hide_possible_values = true)]
+    pub jail: Option<JailWish>,
     /// End the guest when it resets itself, instead of starting it again
     #[arg(long)]
     pub no_reboot: bool,

@@ -103,6 +103,52 @@ impl Text for ConsoleKind {
 
 written_as_text!(ConsoleKind);
 
+/// How much of a jail a VM is to have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum JailWish {
+    /// Every wall that the host gives.
+    #[default]
+    Auto,
+    /// Namespaces of its own, or it is not started.
+    Require,
+    /// None.
+    Off,
+}
+
+impl fmt::Display for JailWish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            JailWish::Auto => "auto",
+            JailWish::Require => "require",
+            JailWish::Off => "off",
+        })
+    }
+}
+
+impl FromStr for JailWish {
+    type Err = BadText;
+
+    fn from_str(text: &str) -> Result<JailWish, BadText> {
+        match text {
+            "auto" => Ok(JailWish::Auto),
+            "require" => Ok(JailWish::Require),
+            "off" => Ok(JailWish::Off),
+            other => bad(
+                format!("there is no jail \"{}\"", other.escape_debug()),
+                "write auto, require or off",
+            ),
+        }
+    }
+}
+
+impl Text for JailWish {
+    const NAME: &'static str = "JailWish";
+    const EXAMPLES: &'static [&'static str] = &["auto", "require", "off"];
+    const IS_CLOSED: bool = true;
+}
+
+written_as_text!(JailWish);
+
 /// A number of vCPUs: 1 to 8, as many as have been tried.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct VcpuCount(u32);

@@ -9,8 +9,8 @@ mod schema;
 use std::collections::BTreeMap;
 
 use api::{
-    Complaint, DeviceStatus, DiskSpec, Estimate, Forward, HostBooks, MemoryBook, Metric, NetSpec,
-    VcpuView, VmEnd, VmName, VmOrigin, VmState,
+    Complaint, DeviceStatus, DiskSpec, Estimate, Forward, HostBooks, Jail, MemoryBook, Metric,
+    NetSpec, VcpuView, VmEnd, VmName, VmOrigin, VmState,
 };
 use insight::cpu::CpuTimes;
 use insight::integrity::EntryPoint;
@@ -251,6 +251,8 @@ pub struct ListedVm<'a> {
     pub engine: Option<&'a str>,
     /// The process that has the guest, of a VM that runs.
     pub pid: Option<u32>,
+    /// What stands around that process.
+    pub jail: Option<&'a Jail>,
     /// Number of vCPUs.
     pub vcpus: Option<u32>,
     /// Whether it was started with `-d`.

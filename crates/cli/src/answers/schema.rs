@@ -29,6 +29,8 @@ struct Doctor {
     tsc: Tsc,
     /// Whether a resident limit can be kept.
     paging: Paging,
+    /// What would stand around a VM's process.
+    jail: Jail,
     /// Whether the default guest can be had.
     default_guest: DefaultGuest,
 }

@@ -183,6 +183,7 @@ fn listed(vm: &Vm, metrics: Option<Vec<Metric>>) -> ListedVm<'_> {
         state: vm.state,
         engine: info.map(|info| info.engine.as_str()),
         pid: info.filter(|_| !has_ended(vm)).map(|info| info.pid),
+        jail: info.and_then(|info| info.jail.as_ref()),
         vcpus: info.map(|info| info.vcpus),
         detached: info.map(|info| info.detached),
         program: info.map(|info| info.program),
@@ -220,6 +221,7 @@ mod tests {
             started_at: 1.5,
             detached: true,
             program: false,
+            jail: None,
         };
         Vm {
             name,

@@ -142,7 +142,7 @@ pub(crate) fn attach(
             listeners,
             &handles.claims,
             broker,
-        )?));
+        )));
     }
     Ok(attachments)
 }

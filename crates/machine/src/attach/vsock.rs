@@ -108,8 +108,10 @@ fn listen_for_claims(vsock: &Path) -> io::Result<Option<UnixListener>> {
 pub(super) struct VsockAttachment {
     dial: Arc<Dialer>,
     listener: UnixListener,
+    /// Where the guest's claims arrive, until somebody hears them: from the first life on.
+    unheard: Option<(UnixListener, Claims)>,
     /// Hears what the guest claims of itself.
-    _claims: Option<ClaimListener>,
+    claims: Option<ClaimListener>,
     metrics: Arc<DeviceMetrics>,
 }
 
@@ -119,14 +121,14 @@ impl VsockAttachment {
         listeners: Listeners,
         claims: &Claims,
         broker: &Arc<dyn Broker>,
-    ) -> Result<VsockAttachment, AttachError> {
-        let start = |listener| ClaimListener::start(listener, claims).map_err(failed);
-        Ok(VsockAttachment {
+    ) -> VsockAttachment {
+        VsockAttachment {
             dial: Arc::new(Dialer(Arc::clone(broker))),
             listener: listeners.device,
-            _claims: listeners.claims.map(start).transpose()?,
+            unheard: listeners.claims.map(|listener| (listener, claims.clone())),
+            claims: None,
             metrics: Arc::default(),
-        })
+        }
     }
 }
 
@@ -143,6 +145,9 @@ impl Attachment for VsockAttachment {
     }
 
     fn device(&mut self) -> Result<Box<dyn VirtioDevice>, AttachError> {
+        if let Some((listener, claims)) = self.unheard.take() {
+            self.claims = Some(ClaimListener::start(listener, &claims).map_err(failed)?);
+        }
         let listener = self.listener.try_clone().map_err(failed)?;
         let dial = Arc::<Dialer>::clone(&self.dial);
         let metrics = Arc::clone(&self.metrics);

@@ -51,6 +51,8 @@ pub enum Label {
     PageFile,
     /// `/dev/kvm`.
     Kvm,
+    /// `/dev/userfaultfd`.
+    Faults,
 }
 
 /// What is known of `/dev/kvm` beside its descriptor.
@@ -74,6 +76,8 @@ pub struct Descriptors {
     pub(crate) listeners: Option<Listeners>,
     pub(crate) page_file: Option<File>,
     pub(crate) kvm: KvmDevice,
+    /// Who may open it handles faults of the kernel's own accesses without being privileged.
+    pub(crate) faults: Option<File>,
 }
 
 /// What a VM needs beside its own process, until it has ended: then it is dropped, and nothing is left of it.
@@ -113,6 +117,7 @@ pub fn collect(
         listeners,
         page_file: paging::open_file(&plan.paging).map_err(BuildError::Paging)?,
         kvm: open_kvm(&plan.engines),
+        faults: host::userfault::open_device().ok(),
     };
     let kept = Kept {
         network: network.flatten(),
@@ -145,6 +150,11 @@ impl Kept {
 }
 
 impl Descriptors {
+    /// Whether the VM may run on KVM, now or later.
+    pub fn has_kvm(&self) -> bool {
+        matches!(self.kvm, Some(Ok(_)))
+    }
+
     /// One by one, each with its label.
     ///
     /// # Errors
@@ -169,6 +179,7 @@ impl Descriptors {
             labelled.extend(claims.map(|claims| (Label::Claims, claims.into())));
         }
         labelled.extend(self.page_file.map(|file| (Label::PageFile, file.into())));
+        labelled.extend(self.faults.map(|device| (Label::Faults, device.into())));
         let node = match self.kvm {
             Some(Ok(device)) => {
                 labelled.push((Label::Kvm, device.fd()?));
@@ -222,6 +233,7 @@ struct Sorted {
     vsock: Option<UnixListener>,
     claims: Option<UnixListener>,
     page_file: Option<File>,
+    faults: Option<File>,
     kvm: Option<OwnedFd>,
 }
 
@@ -245,6 +257,7 @@ impl Sorted {
             Label::Claims => self.claims = Some(descriptor.into()),
             Label::PageFile => self.page_file = Some(descriptor.into()),
             Label::Kvm => self.kvm = Some(descriptor),
+            Label::Faults => self.faults = Some(descriptor.into()),
         }
     }
 
@@ -270,6 +283,7 @@ impl Sorted {
             wire: self.wire,
             listeners: self.vsock.map(|device| Listeners { device, claims }),
             page_file: self.page_file,
+            faults: self.faults,
             kvm: match node {
                 KvmNode::Refused(number) => Some(Err(number)),
                 KvmNode::Unused | KvmNode::Opened => self.kvm.map(|fd| Ok(kvm::Device::of_fd(fd))),

@@ -30,7 +30,8 @@
 //! # For who locks it in
 //!
 //! Between [`open`] and [`Opened::assemble`] threads are there already, all of them asleep: a filter has to be set for
-//! all threads at once, as [`host::tripwire`] does, which holds the invariant. What still needs the host later, a guest's
+//! all threads at once, as [`host::jail`] does, which holds the invariant; each vCPU's thread
+//! puts up what is a thread's own before its first work. What still needs the host later, a guest's
 //! connection to a socket of the host, is asked of a [`Broker`].
 
 use std::fmt;
@@ -117,6 +118,7 @@ pub(crate) fn open_for(
         listeners,
         page_file,
         kvm,
+        faults,
     } = descriptors;
     let held = Held::new(&plan, kernel, modules)?;
     let handles = Handles::new().map_err(BuildError::Attach)?;
@@ -128,7 +130,8 @@ pub(crate) fn open_for(
     let attachments = attach::attach(&plan, opened, &handles, broker);
     Ok(Opened {
         attachments: attachments.map_err(BuildError::Attach)?,
-        paging: Paging::open(&plan.paging, page_file).map_err(BuildError::Paging)?,
+        paging: Paging::open(&plan.paging, page_file, faults.as_ref())
+            .map_err(BuildError::Paging)?,
         maker: maker(Engines::new(kvm)),
         plan,
         held,

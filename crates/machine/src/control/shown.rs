@@ -125,7 +125,7 @@ impl MachineControl {
             let help = "What the host holds of the guest's memory.";
             metrics.bytes("memory_resident_bytes", help, &[], bytes);
         }
-        if let Some(refused) = host::tripwire::refused() {
+        if let Some(refused) = host::jail::refused() {
             metrics::refused(&mut metrics, refused.count);
         }
         metrics.merge(self.inside().shown.earlier.clone());

@@ -158,7 +158,7 @@ fn vcpus(
     } = (maker.make)(maker.kind, memory, cpuid.clone())?;
     let bells = Arc::new(Bells::default());
     bells.set(vcpus.iter().map(|vcpu| Bell::new(vcpu.kicker())).collect());
-    let monitors = Arc::new(held.crew.schedules().map(VcpuMonitor::new).collect());
+    let monitors = Arc::new(held.crew.times().map(VcpuMonitor::new).collect());
     Ok(Vcpus {
         vcpus,
         cpuid,
@@ -210,7 +210,13 @@ fn devices(
     let gate = Arc::new(Gate::default());
     let attendant = Arc::clone(&alarm) as Arc<dyn vcpu::Kick>;
     let patience = Patience::new(plan.vcpu_count, held.core_count);
-    let threads = Arc::new(DeviceThreads::new(Arc::clone(&gate), attendant, patience));
+    let threads = DeviceThreads::new(
+        Arc::clone(&gate),
+        attendant,
+        patience,
+        Arc::clone(&held.helper),
+    );
+    let threads = Arc::new(threads);
     let mailbox = Arc::new(Mailbox::default());
     let links = Links {
         memory: Arc::clone(memory),

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::num::NonZero;
 use std::sync::Arc;
 
+use host::jail::Kind;
 use mem::{MemoryError, MemoryFile};
 use paging::StartError;
 use thiserror::Error;
@@ -15,6 +16,7 @@ use crate::engine::EngineKind;
 use crate::plan::{ImagePlan, VmPlan};
 use crate::report::footprint::Footprint;
 use crate::threads::crew::Crew;
+use crate::threads::helper::Helper;
 
 /// Why a machine could not be built.
 #[derive(Debug, Error)]
@@ -72,6 +74,8 @@ pub(crate) struct Held {
     pub(crate) modules: Vec<Module>,
     /// The vCPUs' threads.
     pub(crate) crew: Crew,
+    /// Who does things for them.
+    pub(crate) helper: Arc<Helper>,
     /// The kernel's account of this process.
     pub(crate) footprint: Arc<Footprint>,
     /// Cores of the host that this process may use; to count them takes files.
@@ -96,10 +100,21 @@ impl Held {
             memory: Arc::new(memory_file(plan).map_err(BuildError::Memory)?),
             kernel: Arc::new(LoadedKernel::new(image(&plan.kernel, kernel)?)),
             modules,
-            crew: Crew::new(plan.vcpu_count).map_err(BuildError::Thread)?,
+            crew: Crew::new(plan.vcpu_count, vcpu_kind(plan)).map_err(BuildError::Thread)?,
+            helper: Arc::new(Helper::new().map_err(BuildError::Thread)?),
             footprint: Arc::new(Footprint::open()),
             core_count: std::thread::available_parallelism().map_or(1, NonZero::get),
         })
+    }
+}
+
+/// What its vCPUs' threads may be asked to do.
+fn vcpu_kind(plan: &VmPlan) -> Kind {
+    let mut usable = plan.engines.iter().filter(|finding| finding.usable);
+    if usable.any(|finding| finding.kind == EngineKind::Kvm) {
+        Kind::KvmVcpu
+    } else {
+        Kind::Vcpu
     }
 }
 

@@ -22,6 +22,7 @@ use crate::boot::LoadedKernel;
 use crate::console::ConsoleInput;
 use crate::console::output::Output;
 use crate::outcome::ending::Ending;
+use crate::report::VmmMemory;
 use crate::report::footprint::Footprint;
 use crate::threads::alarm::Alarm;
 use crate::threads::bell::{Bell, Bells};
@@ -98,6 +99,12 @@ impl Life {
             gate: Arc::clone(&self.gate),
             board: Box::new(room::board_meter(&self.room, &self.mailbox)),
         }
+    }
+
+    /// What the process costs the host now, measured for a vCPU's thread.
+    pub(crate) fn have_measured(&self) -> Option<VmmMemory> {
+        let footprint = Arc::clone(&self.footprint);
+        self.threads.helper().have_done(move || footprint.measure())
     }
 
     /// Whether threads should come to their end.

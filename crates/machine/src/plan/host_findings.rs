@@ -47,7 +47,7 @@ impl HostFindings {
 
 /// Tries whether memory of guests can be paged here.
 pub fn paging_finding() -> PagingFinding {
-    match host::userfault::UserFault::open() {
+    match host::userfault::UserFault::open(None) {
         Ok(_) => PagingFinding {
             usable: true,
             why: "faults of guest memory can be handled, devices' included".to_owned(),

@@ -17,7 +17,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use api::{
-    Complaint, ConsoleKind, MemorySize, PartialSpec, SpecErrors, Timeout, VcpuCount, VmSpec,
+    Complaint, ConsoleKind, JailWish, MemorySize, PartialSpec, SpecErrors, Timeout, VcpuCount,
+    VmSpec,
 };
 use serde::{Deserialize, Serialize};
 
@@ -90,6 +91,8 @@ pub struct VmPlan {
     pub on_reset: OnReset,
     /// Which console is connected.
     pub console: ConsoleKind,
+    /// How much of a jail its process has.
+    pub jail: JailWish,
     /// Texts to watch for on the console.
     pub markers: Vec<String>,
     /// Disks, as the guest shall see them.
@@ -222,6 +225,7 @@ fn judge(
             OnReset::Reboot
         },
         console: spec.console.unwrap_or_default(),
+        jail: spec.jail.unwrap_or_default(),
         markers: spec.markers.iter().map(ToString::to_string).collect(),
         disks: disks?,
         network: network?,

@@ -4,6 +4,7 @@
 //! of the lock. The vCPU is marked as in the guest before the lock is let go, so that whoever rings then kicks (`bell`).
 //! A halted vCPU sleeps on its bell; the attendant rings when a timer has become an interrupt.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use devices::{Board, Startup};
@@ -54,6 +55,9 @@ pub(crate) fn run(
     let runs = vcpu_id == 0 || vcpu.has_local_apic();
     let rest = if runs { Rest::None } else { Rest::WaitsForSipi };
     let monitor = &life.monitors[vcpu_id as usize];
+    let monitors = Arc::clone(&life.monitors);
+    let helper = life.threads.helper();
+    helper.have_done(move || monitors[vcpu_id as usize].take());
     let account = VcpuAccount::default();
     let mut thread = VcpuThread {
         life,
@@ -62,10 +66,9 @@ pub(crate) fn run(
         vcpu,
         rest,
         lost_ticks: 0,
-        before: host::cpu::thread_cpu_time(),
+        before: cpu_time(life, vcpu_id),
         account,
     };
-    monitor.take();
     let result = thread.go();
     monitor.leave();
     // A thread that failed has no reason that counts, but the others must not wait for it.
@@ -75,15 +78,22 @@ pub(crate) fn run(
     result?;
     thread.sample();
     sums::add_vcpu(&mut thread.account.statistics, &thread.vcpu.statistics());
-    thread.account.vmm_memory = life.footprint.measure();
+    thread.account.vmm_memory = life.have_measured();
     thread.account.cpu_time = thread.cpu_time();
     Ok(thread.account)
+}
+
+/// CPU time of the vCPU's thread, which is this one.
+fn cpu_time(life: &Life, vcpu_id: u32) -> Duration {
+    let monitors = Arc::clone(&life.monitors);
+    let helper = life.threads.helper();
+    helper.have_done(move || monitors[vcpu_id as usize].cpu_time())
 }
 
 impl VcpuThread<'_> {
     /// CPU time used in this life.
     fn cpu_time(&self) -> Duration {
-        host::cpu::thread_cpu_time().saturating_sub(self.before)
+        cpu_time(self.life, self.vcpu_id).saturating_sub(self.before)
     }
 
     fn go(&mut self) -> Result<(), EngineError> {
@@ -297,10 +307,12 @@ impl VcpuThread<'_> {
     /// Measures for the markers that have just been seen.
     fn sample(&mut self) {
         for (marker, at) in self.life.output.take_seen() {
+            let memory = Arc::clone(&self.life.memory);
+            let helper = self.life.threads.helper();
             let sample = Sample {
                 at,
-                resident_bytes: self.life.memory.resident_bytes().ok(),
-                vmm_memory: self.life.footprint.measure(),
+                resident_bytes: helper.have_done(move || memory.resident_bytes().ok()),
+                vmm_memory: self.life.have_measured(),
                 vcpu_time: self.cpu_time(),
                 statistics: self.vcpu.statistics(),
             };

@@ -1,6 +1,7 @@
 //! One client: request by request until it goes, attaches to the console, or waits for the end.
 
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +35,7 @@ pub(super) fn serve(shared: &Arc<Shared>, stream: UnixStream, place: &Place) {
             }
         };
         let Request { command, .. } = request;
-        audit(&stream, &command, &mut asked);
+        audit(shared, &stream, &command, &mut asked);
         place.asks();
         match command {
             Command::Console { .. } if shared.info.program => {
@@ -73,25 +74,14 @@ pub(super) fn serve(shared: &Arc<Shared>, stream: UnixStream, place: &Place) {
     }
 }
 
-/// Writes into the VM's log who else than its user, which can be root alone, asked for what: once for each client.
-/// Questions that every list asks are no news.
-fn audit(stream: &UnixStream, command: &Command, asked: &mut Vec<&'static str>) {
-    if matches!(command, Command::Status | Command::Metrics) {
-        return;
-    }
-    let Ok(peer) = rustix::net::sockopt::socket_peercred(stream) else {
-        return;
-    };
+/// Has it noted that somebody asked for something: once for each client. Questions that every list asks are no news.
+fn audit(shared: &Shared, stream: &UnixStream, command: &Command, asked: &mut Vec<&'static str>) {
     let what = what(command);
-    if peer.uid == rustix::process::geteuid() || asked.contains(&what) {
+    if matches!(command, Command::Status | Command::Metrics) || asked.contains(&what) {
         return;
     }
     asked.push(what);
-    tracing::warn!(
-        "audit: user {} (process {}) asked for: {what}",
-        peer.uid.as_raw(),
-        peer.pid
-    );
+    (shared.audit)(stream.as_fd(), what);
 }
 
 /// A request in the words of the command line.

@@ -19,6 +19,7 @@ mod paging;
 use std::fmt;
 use std::io;
 use std::net::Shutdown;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard};
@@ -51,9 +52,13 @@ impl fmt::Debug for ControlServer {
     }
 }
 
+/// Hears who asks for what.
+pub type Audit = dyn Fn(BorrowedFd<'_>, &'static str) + Send + Sync;
+
 /// What all clients' threads share.
 struct Shared {
     info: VmInfo,
+    audit: Box<Audit>,
     start: Instant,
     control: MachineControl,
     devices: Devices,
@@ -132,7 +137,8 @@ impl Drop for Counted {
 }
 
 impl ControlServer {
-    /// Serves `listener` for `machine`, which is described by `info`.
+    /// Serves `listener` for `machine`, which is described by `info`. What a client asks for is told to `audit`, with the
+    /// client's socket.
     ///
     /// # Errors
     /// If the host gives no thread.
@@ -140,10 +146,12 @@ impl ControlServer {
         listener: UnixListener,
         machine: &Machine,
         info: VmInfo,
+        audit: Box<Audit>,
     ) -> io::Result<ControlServer> {
         let (start, input, recent) = machine.ends();
         let shared = Arc::new(Shared {
             info,
+            audit,
             start,
             control: machine.control(),
             devices: machine.devices(),

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use api::ConsoleKind;
+use api::{ConsoleKind, JailWish};
 use vcpu::{
     Engine, EngineError, EngineStatistics, Exit, Injection, Kick, Reply, Unit, Vcpu, VcpuState,
 };
@@ -141,6 +141,7 @@ pub(crate) fn plan(kernel: &host::MemFd) -> VmPlan {
         debug_exit: true,
         on_reset: OnReset::End,
         console: ConsoleKind::Serial,
+        jail: JailWish::Off,
         markers: Vec::new(),
         disks: Vec::new(),
         paging: PagingPlan {

@@ -6,34 +6,74 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use host::cpu::ThreadClock;
+use host::jail::{self, Kind};
 
 type Job = Box<dyn FnOnce() + Send>;
 
 /// See the module. Its threads end when it is dropped.
 pub(crate) struct Crew(Vec<Hand>);
 
+/// The kernel's times of a thread.
+pub(crate) struct Times {
+    /// `schedstat`, where the host shows it.
+    schedule: Option<File>,
+    clock: ThreadClock,
+}
+
+/// Longest line of `schedstat`: three numbers.
+const SCHEDULE_BYTES: usize = 64;
+
+impl Times {
+    fn of_this_thread() -> Times {
+        Times {
+            schedule: File::open("/proc/thread-self/schedstat").ok(),
+            clock: ThreadClock::of_this_thread(),
+        }
+    }
+
+    /// CPU time that the thread has used.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        self.clock.read().unwrap_or_default()
+    }
+
+    /// Nanoseconds that it ran, and that it was ready and did not run, where the host shows that.
+    pub(crate) fn schedule(&self) -> Option<(u64, u64)> {
+        let mut bytes = [0; SCHEDULE_BYTES];
+        let len = self.schedule.as_ref()?.read_at(&mut bytes, 0).ok()?;
+        let text = std::str::from_utf8(&bytes[..len]).ok()?;
+        let mut numbers = text
+            .split_ascii_whitespace()
+            .map_while(|word| word.parse().ok());
+        Some((numbers.next()?, numbers.next()?))
+    }
+}
+
 struct Hand {
     /// Taken when the thread is to end.
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<JoinHandle<()>>,
-    schedule: Option<Arc<File>>,
+    times: Option<Arc<Times>>,
 }
 
 impl Crew {
-    /// So many threads, which wait for something to do.
-    pub(crate) fn new(count: u32) -> io::Result<Crew> {
+    /// So many threads, which wait for something to do. Before they do it they are what `kind` says.
+    pub(crate) fn new(count: u32, kind: Kind) -> io::Result<Crew> {
         (0..count)
-            .map(Hand::new)
+            .map(|vcpu_id| Hand::new(vcpu_id, kind))
             .collect::<Result<_, _>>()
             .map(Crew)
     }
 
-    /// The kernel's times of each thread (`schedstat`), where the host shows them.
-    pub(crate) fn schedules(&self) -> impl Iterator<Item = Option<Arc<File>>> + '_ {
-        self.0.iter().map(|hand| hand.schedule.clone())
+    /// The kernel's times of each thread.
+    pub(crate) fn times(&self) -> impl Iterator<Item = Option<Arc<Times>>> + '_ {
+        self.0.iter().map(|hand| hand.times.clone())
     }
 
     /// Has the thread of a vCPU do something; what came of it, or its panic, is there when it is done.
@@ -58,13 +98,17 @@ impl Crew {
 }
 
 impl Hand {
-    fn new(vcpu_id: u32) -> io::Result<Hand> {
+    fn new(vcpu_id: u32, kind: Kind) -> io::Result<Hand> {
         let (jobs, to_do) = mpsc::channel::<Job>();
         let (ready, is_ready) = mpsc::channel();
         let work = move || {
-            let schedule = File::open("/proc/thread-self/schedstat").ok();
-            let _ = ready.send(schedule.map(Arc::new));
-            to_do.into_iter().for_each(|job| job());
+            // What translated code needs of its thread; a host that refuses it is heard of when there is code.
+            let _ = host::fault::use_alternate_stack();
+            let _ = ready.send(Arc::new(Times::of_this_thread()));
+            for job in to_do {
+                jail::enter_early(kind);
+                job();
+            }
         };
         let thread = thread::Builder::new()
             .name(format!("vcpu{vcpu_id}"))
@@ -72,7 +116,7 @@ impl Hand {
         Ok(Hand {
             jobs: Some(jobs),
             thread: Some(thread),
-            schedule: is_ready.recv().ok().flatten(),
+            times: is_ready.recv().ok(),
         })
     }
 }
@@ -92,7 +136,7 @@ mod tests {
 
     #[test]
     fn each_vcpu_keeps_its_thread_and_a_panic_is_told() {
-        let crew = Crew::new(2).unwrap();
+        let crew = Crew::new(2, Kind::Vcpu).unwrap();
         let thread_of = |vcpu_id| {
             let thread = || thread::current().id();
             crew.start(vcpu_id, thread).recv().unwrap().unwrap()

@@ -17,11 +17,13 @@ use std::time::{Duration, Instant};
 use devices::virtio::{
     Broken, DeviceMetrics, Doorbell, RunningWorkers, StartWorkers, Wake, Worker, WorkerState,
 };
+use host::jail::{self, Kind};
 use host::lock::{Condition, Lock};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use vcpu::Kick;
 
 use crate::threads::gate::Gate;
+use crate::threads::helper::Helper;
 use crate::threads::patience::Patience;
 
 type OnBroken = dyn Fn(&Broken) + Send + Sync;
@@ -33,6 +35,13 @@ const ANSWER_LOOK: Duration = Duration::from_millis(20);
 
 /// The workers' threads of one life.
 pub(crate) struct DeviceThreads {
+    shared: Arc<Shared>,
+    /// Starts them.
+    helper: Arc<Helper>,
+}
+
+/// What is known of the threads.
+struct Shared {
     gate: Arc<Gate>,
     panic: Arc<Lock<Option<Panic>>>,
     has_panicked: Arc<AtomicBool>,
@@ -49,22 +58,29 @@ impl DeviceThreads {
         gate: Arc<Gate>,
         attendant: Arc<dyn Kick>,
         patience: Patience,
+        helper: Arc<Helper>,
     ) -> DeviceThreads {
-        DeviceThreads {
+        let shared = Arc::new(Shared {
             gate,
             patience,
             panic: Arc::default(),
             has_panicked: Arc::default(),
             threads: Arc::default(),
             attendant,
-        }
+        });
+        DeviceThreads { shared, helper }
+    }
+
+    /// Who does things for a vCPU's thread.
+    pub(crate) fn helper(&self) -> &Helper {
+        &self.helper
     }
 
     /// Ends every worker and waits for it. Not to be called from a worker's thread, nor from inside the room.
     pub(crate) fn stop_all(&self) {
-        let threads = std::mem::take(&mut *self.threads.lock());
+        let threads = std::mem::take(&mut *self.shared.threads.lock());
         threads.iter().for_each(|(bell, _)| bell.stop());
-        self.gate.call();
+        self.shared.gate.call();
         for (_, thread) in threads {
             // The thread catches a worker's panic itself.
             let _ = thread.join();
@@ -72,12 +88,12 @@ impl DeviceThreads {
     }
 
     pub(crate) fn has_panicked(&self) -> bool {
-        self.has_panicked.load(Ordering::Acquire)
+        self.shared.has_panicked.load(Ordering::Acquire)
     }
 
     /// The first panic of a worker.
     pub(crate) fn take_panic(&self) -> Option<Panic> {
-        self.panic.lock().take()
+        self.shared.panic.lock().take()
     }
 }
 
@@ -222,6 +238,7 @@ struct Running {
     bells: Vec<Arc<Bell>>,
     threads: Threads,
     gate: Arc<Gate>,
+    helper: Arc<Helper>,
 }
 
 impl StartWorkers for DeviceThreads {
@@ -232,6 +249,25 @@ impl StartWorkers for DeviceThreads {
         metrics: &Arc<DeviceMetrics>,
         on_broken: Box<dyn Fn(&Broken) + Send + Sync>,
     ) -> Box<dyn RunningWorkers> {
+        let shared = Arc::clone(&self.shared);
+        let name = name.to_owned();
+        let metrics = Arc::clone(metrics);
+        let helper = Arc::clone(&self.helper);
+        // Whoever calls is a vCPU's thread.
+        self.helper
+            .have_done(move || shared.start(&helper, &name, workers, &metrics, on_broken))
+    }
+}
+
+impl Shared {
+    fn start(
+        &self,
+        helper: &Arc<Helper>,
+        name: &str,
+        workers: Vec<Box<dyn Worker>>,
+        metrics: &Arc<DeviceMetrics>,
+        on_broken: Box<OnBroken>,
+    ) -> Box<dyn RunningWorkers> {
         let on_broken: Arc<OnBroken> = Arc::from(on_broken);
         let threads = Arc::clone(&self.threads);
         let gate = Arc::clone(&self.gate);
@@ -239,6 +275,7 @@ impl StartWorkers for DeviceThreads {
             bells: Vec::new(),
             threads,
             gate,
+            helper: Arc::clone(helper),
         };
         for (n, worker) in workers.into_iter().enumerate() {
             let thread = format!("{name}.{n}");
@@ -256,9 +293,7 @@ impl StartWorkers for DeviceThreads {
         }
         Box::new(running)
     }
-}
 
-impl DeviceThreads {
     fn start_one(
         &self,
         running: &mut Running,
@@ -279,6 +314,7 @@ impl DeviceThreads {
             std::thread::Builder::new()
                 .name(name.to_owned())
                 .spawn(move || {
+                    jail::enter(Kind::Device);
                     // The worker is gone when this returns or has caught a panic, and only then is the thread done.
                     let result =
                         catch_unwind(AssertUnwindSafe(|| run(worker, &bell, &gate, patience)));
@@ -500,9 +536,14 @@ impl Drop for Running {
             let mut threads = self.threads.lock();
             threads.extract_if(.., |(bell, _)| mine(bell)).collect()
         };
-        for (_, thread) in threads {
-            let _ = thread.join();
-        }
+        let bells = std::mem::take(&mut self.bells);
+        // Their descriptors are closed there: who drops this may be a vCPU's thread.
+        self.helper.have_done(move || {
+            for (_, thread) in threads {
+                let _ = thread.join();
+            }
+            drop(bells);
+        });
     }
 }
 

@@ -75,7 +75,8 @@ impl Scene {
         let gate = Arc::<Gate>::default();
         let attendant = Arc::<Attendant>::default();
         let kick = Arc::clone(&attendant) as Arc<dyn Kick>;
-        let threads = DeviceThreads::new(Arc::clone(&gate), kick, Patience::new(1, 2));
+        let helper = Arc::new(Helper::new().unwrap());
+        let threads = DeviceThreads::new(Arc::clone(&gate), kick, Patience::new(1, 2), helper);
         let calls = Arc::default();
         let broken = Arc::default();
         let gone = Arc::default();

@@ -6,6 +6,7 @@ pub(crate) mod crew;
 pub(crate) mod device_threads;
 pub(crate) mod exchange;
 pub(crate) mod gate;
+pub(crate) mod helper;
 pub(crate) mod mailbox;
 pub(crate) mod observe;
 pub(crate) mod patience;

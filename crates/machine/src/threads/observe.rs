@@ -4,8 +4,6 @@
 //! vCPU's thread, which alone may ask its engine, answers with its registers wherever the call finds it: behind an exit,
 //! in its sleep, in a pause, or while it waits for the console. Guest code goes on at once, and nothing is paused.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
@@ -20,11 +18,9 @@ use crate::boot::LoadedKernel;
 use crate::outcome::exits::{ExitCounts, ExitKind};
 use crate::outcome::rest::Rest;
 use crate::threads::bell::{Bell, Bells};
+use crate::threads::crew::Times;
 use crate::threads::gate::Gate;
 use crate::threads::time::GuestTime;
-
-/// Bytes of a `schedstat`: three numbers of 64 bits, at most 62 characters.
-const SCHEDULE_BYTES: usize = 80;
 
 /// A time that is not: nobody rests.
 const NOT_RESTING: u64 = u64::MAX;
@@ -61,7 +57,7 @@ pub(crate) struct VcpuMonitor {
     changed: Condition,
     /// The kernel's times of the vCPU's thread, if the host shows them, and what they were when this life began; none
     /// while no vCPU of this life runs.
-    schedule: Option<Arc<File>>,
+    times: Option<Arc<Times>>,
     before: Lock<Option<(u64, u64)>>,
     exits: [AtomicU64; ExitKind::ALL.len()],
     /// Nanoseconds of all rests that are over.
@@ -73,15 +69,15 @@ pub(crate) struct VcpuMonitor {
 }
 
 impl VcpuMonitor {
-    /// The monitor of a vCPU whose thread has its times here (`schedstat`).
-    pub(crate) fn new(schedule: Option<Arc<File>>) -> VcpuMonitor {
+    /// The monitor of a vCPU whose thread has these times.
+    pub(crate) fn new(times: Option<Arc<Times>>) -> VcpuMonitor {
         VcpuMonitor {
             start: Instant::now(),
             asked: AtomicU64::new(0),
             answered: AtomicU64::new(0),
             shown: Lock::default(),
             changed: Condition::new(),
-            schedule,
+            times,
             before: Lock::default(),
             exits: std::array::from_fn(|_| AtomicU64::new(0)),
             halted_ns: AtomicU64::new(0),
@@ -99,7 +95,7 @@ impl VcpuMonitor {
         self.start.elapsed().as_nanos() as u64
     }
 
-    /// The calling thread is the vCPU's.
+    /// The vCPU's thread enters this life. To be called by another one, which may read its times.
     pub(crate) fn take(&self) {
         *self.before() = self.schedule_times();
     }
@@ -113,18 +109,18 @@ impl VcpuMonitor {
         self.before.lock()
     }
 
-    /// Nanoseconds that the vCPU's thread ran, and that it was ready and did not run.
     fn schedule_times(&self) -> Option<(u64, u64)> {
-        let mut bytes = [0; SCHEDULE_BYTES];
-        let len = self.schedule.as_ref()?.read_at(&mut bytes, 0).ok()?;
-        let text = std::str::from_utf8(&bytes[..len]).ok()?;
-        let mut numbers = text
-            .split_ascii_whitespace()
-            .map_while(|word| word.parse().ok());
-        Some((numbers.next()?, numbers.next()?))
+        self.times.as_ref()?.schedule()
     }
 
-    /// The same since this life began.
+    /// CPU time that the vCPU's thread has used, in this life and those before.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        self.times
+            .as_ref()
+            .map_or(Duration::ZERO, |times| times.cpu_time())
+    }
+
+    /// Nanoseconds that the vCPU's thread ran, and that it was ready and did not run, since this life began.
     fn own_times(&self) -> Option<(u64, u64)> {
         let (ran, waited) = (*self.before())?;
         let (run, wait) = self.schedule_times()?;

@@ -1,15 +1,17 @@
 //! Threads that bring the launcher what happens. At most so much waits to be taken: who says more is read later.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
-use std::process::Child;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use host::jail::Child;
+use host::peer::Peer;
 use machine::{AttachError, BuildError, Descriptors, Kept, NetworkStarter, RunningNetwork, VmPlan};
+use rustix::process::geteuid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -45,7 +47,7 @@ pub(super) fn hear(
     thread("client").spawn(move || hear_client(&from, &to))?;
     let from = Arc::clone(vm);
     let to = events.clone();
-    thread("vm").spawn(move || hear_vm(&from, child, &to))?;
+    thread("vm").spawn(move || hear_vm(&from, &child, &to))?;
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT])?;
     let to = events.clone();
     thread("signals").spawn(move || {
@@ -101,10 +103,32 @@ fn hear_client(client: &Channel, events: &SyncSender<Heard>) {
     tell(events, Event::ClientGone);
 }
 
+/// Letters of what a client asked for that are told.
+const WORDS_MAX: usize = 32;
+
+/// Writes into the VM's log who else than its user, which can be root alone, asked for what.
+fn note(what: &str, client: &[OwnedFd]) {
+    let Some(Ok(peer)) = client.first().map(host::peer::of) else {
+        return;
+    };
+    if peer.user == geteuid().as_raw() {
+        return;
+    }
+    // Who has broken out of a guest writes here too: words, and not what a terminal obeys.
+    let is_plain = |letter: &char| letter.is_ascii_alphanumeric() || " '-".contains(*letter);
+    let what: String = what.chars().filter(is_plain).take(WORDS_MAX).collect();
+    let Peer { process, user } = peer;
+    tracing::warn!("audit: user {user} (process {process}) asked for: {what}");
+}
+
 /// First all that the process says, then how it ended.
-fn hear_vm(vm: &Channel, mut child: Child, events: &SyncSender<Heard>) {
+fn hear_vm(vm: &Channel, child: &Child, events: &SyncSender<Heard>) {
     loop {
         let event = match vm.receive::<FromVm>() {
+            Ok(Some((FromVm::Asked { what }, client))) => {
+                note(&what, &client);
+                continue;
+            }
             Ok(Some((said, _))) => Event::Vm(said),
             Ok(None) => break,
             Err(source) => {
@@ -117,8 +141,8 @@ fn hear_vm(vm: &Channel, mut child: Child, events: &SyncSender<Heard>) {
         }
     }
     let gone = match child.wait() {
-        Ok(status) => status.signal().map_or_else(
-            || Gone::Exited(status.code().unwrap_or_default()),
+        Ok(status) => status.terminating_signal().map_or_else(
+            || Gone::Exited(status.exit_status().unwrap_or_default()),
             Gone::Killed,
         ),
         Err(_) => Gone::Exited(i32::from(OUR_FAULT)),

@@ -18,26 +18,27 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use api::{VmInfo, VmOrigin};
+use api::{JailWish, VmInfo, VmOrigin};
 use fleet::{Claim, Inventory};
+use host::jail::Apart;
 use machine::{AttachError, BuildError, Descriptors, Kept, RunningNetwork, VmPlan};
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitOptions, chdir, getpid, pidfd_open, pidfd_send_signal,
-    set_child_subreaper, setsid,
+    Signal, WaitOptions, chdir, geteuid, getpid, pidfd_send_signal, set_child_subreaper, setsid,
 };
 use rustix::stdio::dup2_stderr;
 
 use self::again::Again;
 use self::events::Heard;
 use self::state::{Act, Event, IsKept, State};
-use crate::spawn::{self, Environment};
+use crate::ending;
+use crate::own_log::{self, LogWish};
+use crate::spawn;
 use crate::trouble::{OUR_FAULT, RunError, Trouble, causes};
 use crate::wire::{
     Birth, Channel, DESCRIPTORS_MAX, Ended, FromVm, Given, Guest, Labelled, Launch, Outcome, Role,
     Sorted, ToClient, ToVm, Wish,
 };
-use crate::{ending, own_log};
 
 /// How long the launcher stays for children that the VM's process left behind.
 const REAP_TIME: Duration = Duration::from_secs(2);
@@ -132,15 +133,18 @@ impl Launcher {
         labelled.add(Given::Input, sorted.input.as_ref());
         labelled.add(Given::Output, sorted.output.as_ref());
         labelled.add(Given::Errors, sorted.errors.as_ref());
-        let (child, vm) = spawn::start(&plan.name, Environment::Log).map_err(failed("start"))?;
-        info.pid = child.id();
-        let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())
-            .map_err(|error| failed("hold")(error.into()))?;
+        let wanted = apart(&plan);
+        let started = spawn::start_apart(&plan.name, wanted).map_err(failed("start"));
+        let (child, vm, apart) = started?;
+        info.pid = child.pid().as_raw_nonzero().get().cast_unsigned();
+        let process = child.process().map_err(failed("hold"))?;
         let birth = Birth {
             plan: plan.clone(),
             guest: launch.guest,
             window: launch.window,
             is_raw: launch.is_raw,
+            log: LogWish::of_environment(),
+            is_apart: apart == Apart::Namespaces,
             given: labelled.given,
         };
         vm.send(&Role::Vm(Box::new(birth)), &labelled.descriptors)
@@ -216,7 +220,10 @@ impl Launcher {
 
     fn perform(&mut self, act: Act) -> Result<(), RunError> {
         match act {
-            Act::Serve => return self.serve(),
+            Act::Serve(jail) => {
+                self.info.jail = Some(jail);
+                return self.serve();
+            }
             Act::TellVm(what) => self.tell_vm(&what, None::<&File>),
             Act::TellClient(what) => tell(&self.client, &what),
             Act::Grant(number, wish) => self.grant(number, wish),
@@ -418,7 +425,22 @@ fn describe(claim: &Claim, plan: &VmPlan, guest: &Guest, is_detached: bool) -> V
         started_at: ending::now(),
         detached: is_detached,
         program: matches!(guest, Guest::Program(_)),
+        jail: None,
     }
+}
+
+/// How far apart from the rest of the host the VM's process is to be.
+fn apart(plan: &VmPlan) -> Apart {
+    if plan.jail == JailWish::Off {
+        return Apart::No;
+    }
+    // A kernel that hands out page faults by privilege alone gives none to a namespace (before Linux 6.1).
+    let is_limited = plan.paging.limit_bytes.is_some();
+    let may_not_ask = geteuid().is_root() && host::userfault::open_device().is_err();
+    if is_limited && may_not_ask {
+        return Apart::No;
+    }
+    Apart::Namespaces
 }
 
 /// Where the processes of a detached VM say what they have to say.

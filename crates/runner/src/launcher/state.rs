@@ -13,7 +13,7 @@
 
 use std::time::{Duration, Instant};
 
-use api::EndKind;
+use api::{EndKind, Jail};
 use machine::StopCause;
 
 use crate::ask::{Ask, Asked, GRACE, OnTerm};
@@ -43,6 +43,9 @@ pub(super) enum Event {
     Refused(Trouble),
 }
 
+/// What the kernel ends a process by that makes a call which its filter forbids on pain of death.
+const SIGSYS: i32 = 31;
+
 /// How a process ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Gone {
@@ -55,8 +58,8 @@ pub(super) enum Gone {
 /// What is to be done.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum Act {
-    /// Make the control socket, say what the VM is, and hand the socket over.
-    Serve,
+    /// Make the control socket, say what the VM is and what stands around it, and hand the socket over.
+    Serve(Jail),
     /// Tell the VM's process.
     TellVm(ToVm),
     /// Tell the client.
@@ -218,10 +221,10 @@ impl State {
 
     fn vm_said(&mut self, said: FromVm, now: Instant) -> Vec<Act> {
         match said {
-            FromVm::Built if self.stage == Stage::Building => {
+            FromVm::Built { jail } if self.stage == Stage::Building => {
                 self.stage = Stage::Serving;
                 self.has_served = true;
-                vec![Act::Serve]
+                vec![Act::Serve(jail)]
             }
             FromVm::Started if self.stage == Stage::Serving => {
                 self.has_started = true;
@@ -240,7 +243,9 @@ impl State {
                 acts
             }
             // Said twice, or too early: by a process that is not ours any more. It is not answered.
-            FromVm::Built | FromVm::Started | FromVm::Ended(_) => Vec::new(),
+            FromVm::Built { .. } | FromVm::Started | FromVm::Ended(_) | FromVm::Asked { .. } => {
+                Vec::new()
+            }
         }
     }
 
@@ -298,6 +303,11 @@ impl State {
             Gone::Killed(9) => {
                 "it was ended by signal 9: killed from outside (kill -9), or the host ran out of \
                                 memory"
+                    .to_owned()
+            }
+            Gone::Killed(SIGSYS) => {
+                "it was ended by its jail: it made a system call that only a process makes which \
+                 has been taken over"
                     .to_owned()
             }
             Gone::Killed(signal) => {

@@ -30,7 +30,7 @@ fn ask(number: u64, wish: Wish) -> Event {
 /// What was done, in a word each.
 fn words_of(acts: &[Act]) -> Vec<String> {
     let word = |act: &Act| match act {
-        Act::Serve => "serve".to_owned(),
+        Act::Serve(_) => "serve".to_owned(),
         Act::TellVm(ToVm::Stop(cause)) => format!("stop {cause:?}"),
         Act::TellVm(ToVm::PowerOff { grace_ms }) => format!("power off in {grace_ms}"),
         Act::TellVm(ToVm::Resize { rows, columns }) => format!("resize {rows}x{columns}"),
@@ -68,7 +68,12 @@ fn detached() -> State {
     State::new("web", true, true)
 }
 
-const BUILT: Event = Event::Vm(FromVm::Built);
+const BUILT: Event = Event::Vm(FromVm::Built { jail: NO_JAIL });
+const NO_JAIL: Jail = Jail {
+    tier: String::new(),
+    landlock_abi: 0,
+    missing: Vec::new(),
+};
 const STARTED: Event = Event::Vm(FromVm::Started);
 const GONE: Event = Event::VmGone(Gone::Exited(0));
 const KILLED: Event = Event::VmGone(Gone::Killed(9));

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! It sees no path of the host's: what its guest stands on comes as descriptors, and what it wants later it asks of the
-//! launcher. From before it assembles a guest, [`host::tripwire`] refuses it what it has no use for any more. When the
+//! launcher. Before it assembles a guest it locks itself in ([`host::jail`]). When the
 //! launcher hangs up, nobody is left who could write down an end, so the guest is ended in order, and the process five
 //! seconds later whatever its threads do.
 
@@ -27,13 +27,14 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use api::{Jail, JailWish};
 use fleet::LogWriter;
-use host::tripwire::{self, Refused};
+use host::jail::{self, Refused, Tier};
 use machine::{
-    Broker, ControlServer, Descriptors, Ending, Machine, MachineControl, MachineError, Report,
-    VmPlan, open,
+    Audit, Broker, ControlServer, Descriptors, Ending, Machine, MachineControl, MachineError,
+    Report, VmPlan, open, reserve_code,
 };
-use rustix::process::{Resource, Rlimit, chdir, setrlimit};
+use rustix::process::chdir;
 use rustix::stdio::dup2_stderr;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -48,7 +49,7 @@ use crate::ending;
 use crate::own_log;
 use crate::spawn;
 use crate::trouble::{OUR_FAULT, RunError};
-use crate::wire::{Birth, Channel, Ended, FromVm, Sorted, ToVm};
+use crate::wire::{Birth, Channel, Ended, FromVm, Outcome, Sorted, ToVm};
 
 /// How long the launcher may take to write down an end.
 const RECORD_TIME: Duration = Duration::from_secs(10);
@@ -57,17 +58,11 @@ const RECORD_TIME: Duration = Duration::from_secs(10);
 pub(crate) fn live(channel: Channel, birth: Birth, descriptors: Vec<OwnedFd>) -> u8 {
     // Measured beside everything that comes before the guest.
     host::tsc::begin_calibration();
-    tripwire::settle_libc();
+    jail::settle_libc();
     own_log::is_raw(birth.is_raw);
     spawn::name_process(&format!("{}{}", spawn::CALLED, birth.plan.name));
     // Where it was started means nothing here, and is not kept from being unmounted.
     let _ = chdir("/");
-    // What is worth a core dump here is a guest's, and would stay on the host's disk.
-    let nothing = Rlimit {
-        current: Some(0),
-        maximum: Some(0),
-    };
-    let _ = setrlimit(Resource::Core, nothing);
     let channel = Arc::new(channel);
     let status = match born(&channel, birth, descriptors).and_then(Vm::run) {
         Ok(Over {
@@ -84,7 +79,7 @@ pub(crate) fn live(channel: Channel, birth: Birth, descriptors: Vec<OwnedFd>) ->
         }
         Err(error) => tell(&channel, &ending::of_trouble(error.into())),
     };
-    if let Some(refused) = tripwire::refused().filter(|refused| refused.count > 0) {
+    if let Some(refused) = jail::refused().filter(|refused| refused.count > 0) {
         let Refused { count, first } = refused;
         tracing::warn!("the VM's process was refused {count} system calls: {first:?}");
     }
@@ -119,7 +114,9 @@ fn born(channel: &Arc<Channel>, birth: Birth, descriptors: Vec<OwnedFd>) -> Resu
     };
     let (console, talk) = connect::connect(birth.guest, ours, log).map_err(failed("connect"))?;
     let name = birth.plan.name.clone();
+    let wish = birth.plan.jail;
     let (descriptors, early) = given(channel, &birth.plan)?;
+    let has_kvm = descriptors.has_kvm();
     let broker = Arc::clone(&asking) as Arc<dyn Broker>;
     let not_built = |source| {
         let name = name.clone();
@@ -127,7 +124,7 @@ fn born(channel: &Arc<Channel>, birth: Birth, descriptors: Vec<OwnedFd>) -> Resu
     };
     let opened = open(birth.plan, descriptors, &broker).map_err(not_built)?;
     let signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT]).map_err(RunError::Thread)?;
-    lock_in();
+    let jail = lock_in(&name, wish, birth.is_apart, has_kvm)?;
     let machine = opened.assemble(console).map_err(not_built)?;
     tracing::debug!("VM \"{name}\" is built");
     let control = machine.control();
@@ -148,6 +145,7 @@ fn born(channel: &Arc<Channel>, birth: Birth, descriptors: Vec<OwnedFd>) -> Resu
     Ok(Vm {
         channel: Arc::clone(channel),
         name,
+        jail,
         machine,
         control,
         talk,
@@ -155,6 +153,16 @@ fn born(channel: &Arc<Channel>, birth: Birth, descriptors: Vec<OwnedFd>) -> Resu
         answers,
         messages: sorted.messages.map(File::from),
         held: sorted.held,
+    })
+}
+
+/// Tells the launcher who asks for what: this process sees no other's number, nor its user's.
+fn audit(channel: &Arc<Channel>) -> Box<Audit> {
+    let channel = Arc::clone(channel);
+    Box::new(move |client, what| {
+        let what = what.to_owned();
+        // A launcher that is gone, or does not read, is no reason to leave a client waiting.
+        let _ = channel.send_now(&FromVm::Asked { what }, &[client]);
     })
 }
 
@@ -185,10 +193,46 @@ fn given(channel: &Channel, plan: &VmPlan) -> Result<(Descriptors, Early), RunEr
     })
 }
 
-/// Everything is open: from here on nothing more can be. Where the host has no filters, it is only not done.
-fn lock_in() {
-    if let Err(error) = tripwire::arm() {
-        tracing::info!("system calls are not filtered: {error}");
+/// Everything is open: from here on nothing more can be. What stands around this process now.
+fn lock_in(name: &str, wish: JailWish, is_apart: bool, has_kvm: bool) -> Result<Jail, RunError> {
+    if wish == JailWish::Off {
+        tracing::warn!(
+            "VM \"{name}\" runs without a jail: whoever breaks out of it has all that this user has"
+        );
+        return Ok(Jail {
+            tier: Tier::None.word().to_owned(),
+            landlock_abi: 0,
+            missing: Vec::new(),
+        });
+    }
+    reserve_code().map_err(|source| RunError::Process {
+        act: "get memory for code in",
+        source,
+    })?;
+    let jail = lock(is_apart, has_kvm);
+    if wish == JailWish::Require && jail.tier != Tier::Namespaces.word() {
+        let name = name.to_owned();
+        let Jail { tier, missing, .. } = jail;
+        return Err(RunError::Jail {
+            name,
+            tier,
+            missing,
+        });
+    }
+    Ok(jail)
+}
+
+/// Locks this process in, whatever it is; what stands around it now.
+pub(crate) fn lock(is_apart: bool, has_kvm: bool) -> Jail {
+    let mut missing = Vec::new();
+    let walls = jail::lock_in(is_apart, has_kvm, &mut |wall, error| {
+        tracing::info!("the jail has not {wall}: {error}");
+        missing.push(format!("{wall}: {error}"));
+    });
+    Jail {
+        tier: walls.tier().word().to_owned(),
+        landlock_abi: walls.landlock_abi,
+        missing,
     }
 }
 
@@ -196,6 +240,7 @@ fn lock_in() {
 struct Vm {
     channel: Arc<Channel>,
     name: String,
+    jail: Jail,
     machine: Machine,
     control: MachineControl,
     talk: Talk,
@@ -218,14 +263,15 @@ struct Over {
 impl Vm {
     /// Serves and runs to the end.
     fn run(mut self) -> Result<Over, RunError> {
-        self.say(&FromVm::Built)?;
+        let jail = self.jail.clone();
+        self.say(&FromVm::Built { jail })?;
         let (info, listener) = self.answers.serve().ok_or_else(|| RunError::Lost {
             name: self.name.clone(),
             what: "its launcher is gone".to_owned(),
         })?;
         let listener = UnixListener::from(listener);
-        let server =
-            ControlServer::start(listener, &self.machine, info).map_err(RunError::Control)?;
+        let server = ControlServer::start(listener, &self.machine, info, audit(&self.channel))
+            .map_err(RunError::Control)?;
         self.talk
             .begin(&self.control, &self.over)
             .map_err(RunError::Thread)?;
@@ -233,8 +279,11 @@ impl Vm {
         let ran = self.machine.run();
         // The start is heard of before the end.
         let _ = started.join();
-        let ended = ended(self.name, ran, &self.talk, &self.control)
+        let mut ended = ended(self.name, ran, &self.talk, &self.control)
             .unwrap_or_else(|error| ending::of_trouble(error.into()));
+        if let Outcome::Ran(ran) = &mut ended.outcome {
+            ran.report.jail = Some(self.jail);
+        }
         Ok(Over {
             ended,
             server,

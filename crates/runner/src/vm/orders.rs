@@ -107,7 +107,9 @@ impl Orders {
         // An answer that nobody waits for any more is dropped.
         match order {
             ToVm::Serve { info } => {
-                descriptor.map(|listener| self.answering.serve.send((info, listener)));
+                if let Some(listener) = descriptor {
+                    let _ = self.answering.serve.send((info, listener));
+                }
             }
             ToVm::Answer { number, refusal } => self.asking.answer(number, refusal, descriptor),
             // All of it was there before anything was built.

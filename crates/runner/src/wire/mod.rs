@@ -14,12 +14,13 @@ mod given;
 
 use std::path::PathBuf;
 
-use api::{VmEnd, VmInfo, VmName, VmOrigin};
+use api::{Jail, VmEnd, VmInfo, VmName, VmOrigin};
 use machine::{KvmNode, Label, StopCause, VmPlan};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::channel::{Channel, DESCRIPTORS_MAX};
 pub(crate) use self::given::{Given, Labelled, Sorted};
+use crate::own_log::LogWish;
 use crate::report::RunReport;
 use crate::trouble::Trouble;
 
@@ -30,6 +31,13 @@ pub(crate) enum Role {
     Launcher(Box<Launch>),
     /// The VM's process.
     Vm(Box<Birth>),
+    /// One that locks itself in, to say what came of it.
+    Trial {
+        /// What it says of itself.
+        log: LogWish,
+        /// It was born into namespaces of its own.
+        is_apart: bool,
+    },
 }
 
 /// How the guest's console is to be understood.
@@ -111,6 +119,10 @@ pub(crate) struct Birth {
     pub(crate) window: Option<(u16, u16)>,
     /// The terminal that standard error may be is in raw mode.
     pub(crate) is_raw: bool,
+    /// What it says of itself, and how: it has no environment to look that up.
+    pub(crate) log: LogWish,
+    /// It was born into namespaces of its own.
+    pub(crate) is_apart: bool,
     /// What the descriptors with this message are.
     pub(crate) given: Vec<Given>,
 }
@@ -200,9 +212,17 @@ pub(crate) enum ToVm {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(crate) enum FromVm {
     /// Everything is opened and built. Answered with [`ToVm::Serve`].
-    Built,
+    Built {
+        /// What stands around its process.
+        jail: Jail,
+    },
     /// The guest runs.
     Started,
+    /// The client whose socket comes with this has asked for something.
+    Asked {
+        /// In the words of the command line.
+        what: String,
+    },
     /// It wants a descriptor. Answered with [`ToVm::Answer`].
     Ask {
         /// What the answer shall have on it.

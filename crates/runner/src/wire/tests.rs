@@ -29,6 +29,14 @@ fn name() -> VmName {
     VmName::new("web").unwrap()
 }
 
+fn jail() -> Jail {
+    Jail {
+        tier: "landlock".to_owned(),
+        landlock_abi: 7,
+        missing: vec!["an empty root".to_owned()],
+    }
+}
+
 fn ended() -> Box<Ended> {
     let mut ended = ending::of_vanished("web", "a \u{1b}[2J, a \0 and an \u{e4}");
     ended.end.kind = EndKind::Died;
@@ -62,6 +70,7 @@ fn what_is_said_arrives_as_it_was_said() {
         started_at: 1_795_961_376.002_156_3, // A time whose last digit a fast reader of numbers loses.
         detached: true,
         program: false,
+        jail: Some(jail()),
     };
     check(&[
         ToVm::Serve { info },
@@ -83,8 +92,11 @@ fn what_is_said_arrives_as_it_was_said() {
         ToVm::Recorded,
     ]);
     check(&[
-        FromVm::Built,
+        FromVm::Built { jail: jail() },
         FromVm::Started,
+        FromVm::Asked {
+            what: "kill".to_owned(),
+        },
         FromVm::Ask {
             number: 0,
             wish: Wish::NextLog,

@@ -81,18 +81,9 @@ impl ConsoleWorker {
             ));
         }
         streams[0].is_open = !is_multiport;
-        let mut arrivals = Vec::new();
-        let mut rooms = Vec::new();
-        for stream in &streams {
-            let end = stream.end.lock();
-            let own =
-                |file: Option<BorrowedFd<'_>>| file.and_then(|file| file.try_clone_to_owned().ok());
-            arrivals.push(own(end.arrival()));
-            rooms.push(own(end.room()));
-        }
         ConsoleWorker {
-            arrivals,
-            rooms,
+            arrivals: streams.iter().map(|_| None).collect(),
+            rooms: streams.iter().map(|_| None).collect(),
             names: ports.iter().map(|port| port.name.clone()).collect(),
             control_receive: take(CONTROL_RECEIVE).filter(|_| is_multiport),
             control_transmit: take(CONTROL_TRANSMIT).filter(|_| is_multiport),
@@ -103,6 +94,18 @@ impl ConsoleWorker {
             is_multiport,
             memory,
             metrics,
+        }
+    }
+
+    /// Takes descriptors of its own, to wait for without the ports' locks: here, because who made the worker is a vCPU's thread,
+    /// which makes no descriptors.
+    fn begin(&mut self) {
+        let own =
+            |file: Option<BorrowedFd<'_>>| file.and_then(|file| file.try_clone_to_owned().ok());
+        for (n, stream) in self.streams.iter().enumerate() {
+            let end = stream.end.lock();
+            self.arrivals[n] = own(end.arrival());
+            self.rooms[n] = own(end.room());
         }
     }
 
@@ -290,6 +293,7 @@ impl Worker for ConsoleWorker {
 
     fn serve(&mut self, wake: Wake) -> Result<(), Broken> {
         match wake {
+            Wake::Start => self.begin(),
             Wake::Readable(0) => self.resize(),
             Wake::Readable(source) => self.arrived(source),
             _ => {}

@@ -45,6 +45,8 @@ struct Port {
     plugged: Option<OwnedFd>,
     /// Tells the driver that the link has changed, while there is one.
     listener: Lock<Option<Interrupt>>,
+    /// What the driver takes, and the tap has not been told.
+    offloads: Lock<Option<Offloads>>,
 }
 
 /// What no worker holds.
@@ -124,6 +126,7 @@ impl NetPort {
             plugged,
             is_up: AtomicBool::new(kind != PortKind::Unplugged),
             listener: Lock::new(None),
+            offloads: Lock::new(None),
         }))
     }
 
@@ -155,9 +158,16 @@ impl NetPort {
         *self.0.listener.lock() = listener;
     }
 
-    /// What the driver takes from a tap. The tap's kernel then sums and cuts what the guest cannot take.
+    /// What the driver takes from a tap. The tap's kernel then sums and cuts what the guest cannot take. It holds from
+    /// [`NetPort::apply_offloads`] on, because who knows it is a vCPU's thread, which may give the host no orders.
     pub(super) fn set_offloads(&self, offloads: Offloads) {
-        if let Some(tap) = &self.0.tap
+        *self.0.offloads.lock() = Some(offloads);
+    }
+
+    /// Tells the tap what the driver takes, if that is new.
+    pub(super) fn apply_offloads(&self) {
+        let offloads = self.0.offloads.lock().take();
+        if let (Some(tap), Some(offloads)) = (&self.0.tap, offloads)
             && let Err(error) = tap.set_offloads(offloads)
         {
             tracing::warn!("the tap refuses offloads: {error}");

@@ -216,6 +216,9 @@ impl Worker for Receiver {
     }
 
     fn serve(&mut self, wake: Wake) -> Result<(), Broken> {
+        if wake == Wake::Start {
+            self.port.apply_offloads();
+        }
         if self.inlet.is_none() {
             self.port.quiet();
             self.inlet = self.port.take_inlet();

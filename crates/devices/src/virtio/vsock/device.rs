@@ -37,7 +37,7 @@ pub struct Vsock {
     name: String,
     guest_cid: u64,
     dial: Arc<dyn Dial>,
-    listener: UnixListener,
+    listener: Arc<UnixListener>,
     metrics: Arc<DeviceMetrics>,
 }
 
@@ -58,7 +58,7 @@ impl Vsock {
             name: name.into(),
             guest_cid,
             dial,
-            listener,
+            listener: Arc::new(listener),
             metrics,
         })
     }
@@ -97,13 +97,7 @@ impl VirtioDevice for Vsock {
 
     fn activate(&mut self, setup: Setup) -> Vec<Box<dyn Worker>> {
         let Setup { memory, queues, .. } = setup;
-        let listener = match self.listener.try_clone() {
-            Ok(listener) => listener,
-            Err(error) => {
-                tracing::warn!("the socket device has no listener: {error}");
-                return Vec::new();
-            }
-        };
+        let listener = Arc::clone(&self.listener);
         let mut receive = None;
         let mut transmit = None;
         for queue in queues {

@@ -30,7 +30,7 @@ type Ports = (u32, u32);
 pub(super) struct Hub {
     guest_cid: u64,
     dial: Arc<dyn Dial>,
-    listener: UnixListener,
+    listener: Arc<UnixListener>,
     connections: BTreeMap<Ports, Connection>,
     greeting: Vec<Connection>,
     answers: VecDeque<Header>,
@@ -40,7 +40,7 @@ pub(super) struct Hub {
 
 impl Hub {
     /// A hub behind `listener`, which does not block; the guest's own connections are made by `dial`.
-    pub(super) fn new(guest_cid: u64, dial: Arc<dyn Dial>, listener: UnixListener) -> Hub {
+    pub(super) fn new(guest_cid: u64, dial: Arc<dyn Dial>, listener: Arc<UnixListener>) -> Hub {
         Hub {
             guest_cid,
             dial,

@@ -27,7 +27,11 @@ impl Bench {
         listener.set_nonblocking(true).unwrap();
         Bench {
             _folder: folder,
-            hub: Hub::new(CID, Arc::new(SocketsBeside(path.clone())), listener),
+            hub: Hub::new(
+                CID,
+                Arc::new(SocketsBeside(path.clone())),
+                Arc::new(listener),
+            ),
             path,
         }
     }

@@ -1,41 +1,32 @@
-//! A filter on this process's system calls: what a process that has opened everything has no use for is refused, counted
-//! and known by name.
-//!
-//! # Problem
-//!
-//! That a program opens nothing any more is easily written and easily lost: by a line of ours, or by a library that reads
-//! a file for its own comfort. Nobody would notice, because it works.
-//!
-//! # What it is, and what not
-//!
-//! A seccomp filter (seccomp(2)) that refuses a list of calls and lets everything else through. So it is a proof that the
-//! program keeps to what it says, and no jail: a jail is a list of what is allowed. A call is refused by SIGSYS
-//! (`SECCOMP_RET_TRAP`), whose handler notes which one it was and has it fail with EPERM: the program goes on as if the
-//! host had said no, and [`refused`] tells.
+//! The filters on a process's system calls: one for all of it, a narrower one for each kind of thread.
 //!
 //! ```text
-//! call of another architecture, or x32's  ENOSYS        its numbers would slip past the list
+//! call of another architecture, or x32's  ENOSYS        its numbers would slip past the table
 //! clone3                                  ENOSYS        its flags lie in memory, where no filter sees them; libc falls
 //!                                                       back on clone, whose flags are an argument
-//! clone without CLONE_THREAD              EPERM, noted
-//! one of the list (`calls`)               EPERM, noted
-//! anything else                           as ever
+//! in the table, its check holds           as ever       [`super::table`]
+//! what only an intruder would do          death         [`super::calls`]
+//! what libc does for its own comfort      EPERM         nothing is lost by it
+//! anything else                           EPERM, noted  by SIGSYS (`SECCOMP_RET_TRAP`), whose handler notes call and thread
 //! ```
+//!
+//! A refused call fails as if the host had said no, and the program goes on: libraries change what they call from version to
+//! version, and a VM that dies of a new libc is no gain. [`refused`] tells.
 //!
 //! The kernel keeps a table of calls whose answer does not depend on their arguments, so what is let through costs nothing
 //! (Linux 5.11). The filter asks for no mitigations of speculation beyond what the process had
-//! (`SECCOMP_FILTER_FLAG_SPEC_ALLOW`): kernels before 5.16 would turn some on, at a price in speed, for a promise that
-//! this filter does not make. Neither that flag, nor several answers in one filter, nor numbers of other architectures
-//! can be said with the crates that write filters, so these few instructions are written here.
+//! (`SECCOMP_FILTER_FLAG_SPEC_ALLOW`): kernels before 5.16 would turn some on. Neither that flag, nor several answers in one
+//! filter, nor numbers of other architectures can be said with the crates that write filters, so these few instructions are
+//! written here.
 
-mod calls;
-
+use std::cell::Cell;
 use std::io;
 use std::mem;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
-use self::calls::REFUSED;
+use super::calls::{self, DEADLY, QUIET};
+use super::table::{ALLOWED, Call, Check, KVM_NEVER, KVM_TYPE, Kind};
 
 /// `__X32_SYSCALL_BIT`: numbers from here on are those of the x32 ABI, which has the architecture of x86-64.
 const X32: u32 = 0x4000_0000;
@@ -43,20 +34,21 @@ const X32: u32 = 0x4000_0000;
 /// `AUDIT_ARCH_X86_64`.
 const ARCHITECTURE: u32 = 0xc000_003e;
 
-/// Offsets in `struct seccomp_data`: the call's number, its architecture, the low half of its first argument.
+/// Offsets in `struct seccomp_data`: the call's number, its architecture, its arguments.
 const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
-const FIRST_ARGUMENT: u32 = 16;
+const ARGUMENTS: u32 = 16;
+const ARGUMENT_BYTES: u32 = 8;
 
-/// Calls that are kept by number.
+/// Refusals that are kept by number and thread.
 const KEPT: usize = 8;
 
 static IS_ARMED: AtomicBool = AtomicBool::new(false);
 
-/// Calls that were refused.
+/// Calls that were refused and noted.
 static COUNT: AtomicU64 = AtomicU64::new(0);
 
-/// The first of them, by number.
+/// The first of them: the kind of the thread above the low 32 bits, which are the call's number.
 static FIRST: [AtomicI64; KEPT] = [const { AtomicI64::new(-1) }; KEPT];
 
 /// What was refused so far.
@@ -64,60 +56,83 @@ static FIRST: [AtomicI64; KEPT] = [const { AtomicI64::new(-1) }; KEPT];
 pub struct Refused {
     /// How many calls.
     pub count: u64,
-    /// The first few, by name.
+    /// The first few: which call, and what thread made it.
     pub first: Vec<String>,
 }
 
 /// What was refused so far; `None` where there is no filter.
 pub fn refused() -> Option<Refused> {
-    let first = FIRST.iter().map(|number| number.load(Ordering::Acquire));
+    let first = FIRST.iter().map(|refusal| refusal.load(Ordering::Acquire));
     IS_ARMED.load(Ordering::Acquire).then(|| Refused {
         count: COUNT.load(Ordering::Relaxed),
-        first: first.filter(|number| *number >= 0).map(name).collect(),
+        first: first.filter(|refusal| *refusal >= 0).map(words).collect(),
     })
 }
 
-fn name(number: i64) -> String {
-    let mut names = REFUSED.iter().chain(&[(libc::SYS_clone, "SYS_clone")]);
-    let known = names.find(|(known, _)| *known == number);
-    known.map_or_else(
-        || format!("system call {number}"),
-        |(_, name)| name.trim_start_matches("SYS_").to_owned(),
-    )
+/// A refusal as it is kept.
+fn kept(number: i64, kind: Kind) -> i64 {
+    number & 0xffff_ffff | (kind as i64) << 32
 }
 
-/// Sets the filter for all threads of this process, and for those to come. It cannot be taken off.
+fn words(refusal: i64) -> String {
+    let kind = Kind::ALL.iter().find(|&&kind| kind as i64 == refusal >> 32);
+    let kind = kind.copied().unwrap_or(Kind::Any);
+    format!("{} by {}", calls::name(refusal & 0xffff_ffff), kind.name())
+}
+
+/// What this process's filters ask for beside the table.
+static HAS_KVM: AtomicBool = AtomicBool::new(false);
+
+/// Sets the filter for all threads of this process, and for those to come. It cannot be taken off. A process that `has_kvm` may
+/// use KVM's descriptors.
 ///
 /// # Errors
 /// If this host has no such filters, or does not let this process have one.
-pub fn arm() -> io::Result<()> {
+pub(super) fn arm(has_kvm: bool) -> io::Result<()> {
     install_handler()?;
+    HAS_KVM.store(has_kvm, Ordering::Release);
     // SAFETY: the call takes its arguments by value.
     let status = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
     if status != 0 {
         return Err(io::Error::last_os_error());
     }
-    let mut program = program();
+    set(Kind::Any, libc::SECCOMP_FILTER_FLAG_TSYNC)?;
+    IS_ARMED.store(true, Ordering::Release);
+    Ok(())
+}
+
+thread_local! {
+    /// What this thread is, once it has said so.
+    static KIND: Cell<Option<Kind>> = const { Cell::new(None) };
+}
+
+/// Narrows what this thread may to what its kind may. Asked again, it does nothing.
+pub(super) fn narrow(kind: Kind) -> io::Result<()> {
+    let before = KIND.replace(Some(kind));
+    if before == Some(kind) || kind == Kind::Any || !IS_ARMED.load(Ordering::Acquire) {
+        return Ok(());
+    }
+    set(kind, 0)
+}
+
+fn set(kind: Kind, flags: libc::c_ulong) -> io::Result<()> {
+    let mut program = program(kind, HAS_KVM.load(Ordering::Acquire));
     let program = libc::sock_fprog {
         len: u16::try_from(program.len())
             .expect("a few instructions for each call of a short list"),
         filter: program.as_mut_ptr(),
     };
-    let flags = libc::SECCOMP_FILTER_FLAG_TSYNC | libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
     // SAFETY: the program lives through the call, which copies it; its length is that of the vector.
     let status = unsafe {
         libc::syscall(
             libc::SYS_seccomp,
             libc::SECCOMP_SET_MODE_FILTER,
-            flags,
+            flags | libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
             &raw const program,
         )
     };
     match status {
-        0 => {
-            IS_ARMED.store(true, Ordering::Release);
-            Ok(())
-        }
+        0 => Ok(()),
         -1 => Err(io::Error::last_os_error()),
         thread => Err(io::Error::other(format!(
             "thread {thread} has a filter of its own"
@@ -154,13 +169,9 @@ pub fn settle_libc() {
     }
 }
 
-/// The filter (bpf(4), seccomp(2)).
-fn program() -> Vec<libc::sock_filter> {
-    let load = |offset| statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset);
-    let answer = |action| statement(libc::BPF_RET | libc::BPF_K, action);
+/// The filter of a kind of thread (bpf(4), seccomp(2)).
+fn program(kind: Kind, has_kvm: bool) -> Vec<libc::sock_filter> {
     let unknown = answer(libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32);
-    let noted = answer(libc::SECCOMP_RET_TRAP);
-    let pass = answer(libc::SECCOMP_RET_ALLOW);
     let mut program = vec![
         load(ARCH),
         jump(libc::BPF_JEQ, ARCHITECTURE, 1, 0),
@@ -170,17 +181,88 @@ fn program() -> Vec<libc::sock_filter> {
         unknown,
         jump(libc::BPF_JEQ, libc::SYS_clone3 as u32, 0, 1),
         unknown,
-        jump(libc::BPF_JEQ, libc::SYS_clone as u32, 0, 4),
-        load(FIRST_ARGUMENT),
-        jump(libc::BPF_JSET, libc::CLONE_THREAD as u32, 0, 1),
-        pass,
-        noted,
     ];
-    for (number, _) in REFUSED {
-        program.extend([jump(libc::BPF_JEQ, *number as u32, 0, 1), noted]);
+    for call in ALLOWED.iter().filter(|call| call.is_for(kind)) {
+        let judged = judge(call, has_kvm);
+        program.push(jump(
+            libc::BPF_JEQ,
+            call.number as u32,
+            0,
+            judged.len() as u8,
+        ));
+        program.extend(judged);
     }
-    program.push(pass);
+    for (number, _) in DEADLY {
+        program.push(jump(libc::BPF_JEQ, *number as u32, 0, 1));
+        program.push(answer(libc::SECCOMP_RET_KILL_PROCESS));
+    }
+    for (number, _) in QUIET {
+        program.push(jump(libc::BPF_JEQ, *number as u32, 0, 1));
+        program.push(answer(libc::SECCOMP_RET_ERRNO | libc::EPERM as u32));
+    }
+    program.push(noted());
     program
+}
+
+/// What decides about one call of the table.
+fn judge(call: &Call, has_kvm: bool) -> Vec<libc::sock_filter> {
+    let pass = answer(libc::SECCOMP_RET_ALLOW);
+    let argument = |place: u8| load(ARGUMENTS + ARGUMENT_BYTES * u32::from(place));
+    let one_of = |values: &[u32]| -> Vec<libc::sock_filter> {
+        let one = |&value: &u32| [jump(libc::BPF_JEQ, value, 0, 1), pass];
+        values.iter().flat_map(one).collect()
+    };
+    match call.check {
+        Check::Any => vec![pass],
+        Check::OneOf(place, values) => {
+            let mut judged = vec![argument(place)];
+            judged.extend(one_of(values));
+            judged.push(noted());
+            judged
+        }
+        Check::Without(place, bits) => vec![
+            argument(place),
+            jump(libc::BPF_JSET, bits, 0, 1),
+            noted(),
+            pass,
+        ],
+        Check::Us(place) => {
+            let mut judged = vec![argument(place)];
+            judged.extend(one_of(&[std::process::id()]));
+            judged.push(noted());
+            judged
+        }
+        Check::Order(values) => {
+            let mut judged = vec![argument(1)];
+            judged.extend(one_of(values));
+            if has_kvm {
+                judged.extend(
+                    KVM_NEVER
+                        .iter()
+                        .flat_map(|&order| [jump(libc::BPF_JEQ, order, 0, 1), noted()]),
+                );
+                judged.extend([
+                    statement(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0xff00),
+                    jump(libc::BPF_JEQ, KVM_TYPE << 8, 0, 1),
+                    pass,
+                ]);
+            }
+            judged.push(noted());
+            judged
+        }
+    }
+}
+
+fn load(offset: u32) -> libc::sock_filter {
+    statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset)
+}
+
+fn answer(action: u32) -> libc::sock_filter {
+    statement(libc::BPF_RET | libc::BPF_K, action)
+}
+
+fn noted() -> libc::sock_filter {
+    answer(libc::SECCOMP_RET_TRAP)
 }
 
 fn statement(code: u32, k: u32) -> libc::sock_filter {
@@ -237,10 +319,14 @@ extern "C" fn on_refusal(
     let rax = &mut context.uc_mcontext.gregs[libc::REG_RAX as usize];
     let place = COUNT.fetch_add(1, Ordering::Relaxed);
     if let Some(first) = FIRST.get(place as usize) {
-        first.store(*rax, Ordering::Release);
+        // A thread that is ending has none any more.
+        let kind = KIND.try_with(Cell::get).ok().flatten();
+        let kind = kind.unwrap_or(Kind::Any);
+        first.store(kept(*rax, kind), Ordering::Release);
     }
     *rax = -i64::from(libc::EPERM);
 }
 
 #[cfg(test)]
+#[path = "filter_tests.rs"]
 mod tests;

@@ -1,0 +1,168 @@
+//! Each case in a process of its own: a filter is there for ever, and for all threads.
+
+use std::env;
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
+use std::sync::{Barrier, mpsc};
+use std::thread;
+
+use super::super::own_process::in_its_own_process;
+use super::*;
+
+/// One refusal more than before, of a call of this name, and what was asked for failed for want of permission.
+fn check<T>(call: &str, act: impl FnOnce() -> io::Result<T>) {
+    let before = refused().unwrap();
+    let error = act()
+        .err()
+        .unwrap_or_else(|| panic!("{call} was let through"));
+    assert_eq!(error.raw_os_error(), Some(libc::EPERM), "{call}");
+    let after = refused().unwrap();
+    assert_eq!(after.count, before.count + 1, "{call}");
+    if before.first.len() < KEPT {
+        assert_eq!(
+            after.first.last().unwrap(),
+            &format!("{call} by another thread")
+        );
+    }
+}
+
+#[test]
+fn what_a_locked_program_does_not_do_is_refused_and_told_by_name() {
+    in_its_own_process(
+        "filter::tests::what_a_locked_program_does_not_do_is_refused_and_told_by_name",
+        || {
+            assert_eq!(refused(), None, "there is no filter");
+            arm(false).unwrap();
+            assert_eq!(refused().unwrap().count, 0);
+            check("openat", || File::open("/dev/null"));
+            check("socket", || TcpListener::bind("127.0.0.1:0"));
+            check("socketpair", UnixStream::pair);
+            check("mkdir", || fs::create_dir("/tmp/never"));
+            check("unlink", || fs::remove_file("/tmp/never"));
+            // SAFETY: where it succeeded there would be a second process, which ends at once.
+            check("clone", || {
+                // SAFETY: as fork(2); a child, should there be one, does nothing but leave.
+                match unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) } {
+                    // SAFETY: it ends this process at once and runs nothing of ours.
+                    0 => unsafe { libc::_exit(0) },
+                    -1 => Err(io::Error::last_os_error()),
+                    pid => Ok(pid),
+                }
+            });
+            let started = thread::spawn(|| check("chdir", || env::set_current_dir("/")));
+            started.join().unwrap();
+        },
+    );
+}
+
+#[test]
+fn threads_that_were_there_before_are_filtered_too() {
+    in_its_own_process(
+        "filter::tests::threads_that_were_there_before_are_filtered_too",
+        || {
+            let (go, wait) = mpsc::channel::<()>();
+            let opens = thread::spawn(move || {
+                wait.recv().unwrap();
+                File::open("/dev/null").map(drop)
+            });
+            arm(false).unwrap();
+            go.send(()).unwrap();
+            let error = opens.join().unwrap().unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EPERM));
+            assert_eq!(refused().unwrap().first, ["openat by another thread"]);
+        },
+    );
+}
+
+#[test]
+fn what_needs_no_path_goes_on() {
+    in_its_own_process("filter::tests::what_needs_no_path_goes_on", || {
+        let (mut reader, writer) = io::pipe().unwrap();
+        settle_libc();
+        arm(false).unwrap();
+        // Each wants a heap of its own, which makes libc think of how many there may be; and gives memory back.
+        let barrier = Barrier::new(32);
+        let allocate = || {
+            barrier.wait();
+            let bytes: Vec<Vec<u8>> = (0..20).map(|_| vec![1; 90_000]).collect();
+            barrier.wait();
+            drop(std::hint::black_box(bytes));
+        };
+        thread::scope(|scope| (0..32).for_each(|_| drop(scope.spawn(allocate))));
+        let work = move || {
+            crate::MemFd::new(c"memory", 4096).unwrap();
+            io::Write::write_all(&mut { writer }, b"heard").unwrap();
+        };
+        thread::spawn(work).join().unwrap();
+        let mut heard = String::new();
+        io::Read::read_to_string(&mut reader, &mut heard).unwrap();
+        assert_eq!((heard.as_str(), refused().unwrap().count), ("heard", 0));
+    });
+}
+
+/// What the numbers of other architectures would be good for.
+#[test]
+fn numbers_that_slip_past_a_list_are_unknown() {
+    in_its_own_process(
+        "filter::tests::numbers_that_slip_past_a_list_are_unknown",
+        || {
+            arm(false).unwrap();
+            let check = |number: i64| {
+                // SAFETY: a call that is not let through does nothing with its arguments; open would fail on the address.
+                let status = unsafe { libc::syscall(number, 0, 0, 0, 0) };
+                let error = io::Error::last_os_error().raw_os_error();
+                assert_eq!((status, error), (-1, Some(libc::ENOSYS)), "{number:#x}");
+            };
+            check(libc::SYS_clone3);
+            check(i64::from(X32) | libc::SYS_open);
+            check(i64::from(X32) | libc::SYS_getpid);
+            assert_eq!(refused().unwrap().count, 0);
+        },
+    );
+}
+
+#[test]
+fn a_signal_that_is_no_filters_changes_nothing() {
+    in_its_own_process(
+        "filter::tests::a_signal_that_is_no_filters_changes_nothing",
+        || {
+            arm(false).unwrap();
+            // SAFETY: the handler is ours.
+            assert_eq!(unsafe { libc::raise(libc::SIGSYS) }, 0);
+            assert_eq!(refused().unwrap().count, 0);
+        },
+    );
+}
+
+/// A process that makes this call, its status.
+#[test]
+fn what_only_an_intruder_does_ends_the_process() {
+    let name = "filter::tests::what_only_an_intruder_does_ends_the_process";
+    if env::var_os("JAIL_TEST_WITHIN").is_some() {
+        arm(false).unwrap();
+        // SAFETY: the call takes numbers, and would change nothing.
+        unsafe { libc::syscall(libc::SYS_setreuid, -1, -1) };
+        std::process::exit(0);
+    }
+    let output = std::process::Command::new(env::current_exe().unwrap())
+        .args(["--exact", &format!("jail::{name}")])
+        .env("JAIL_TEST_WITHIN", "1")
+        .output()
+        .unwrap();
+    let signal = std::os::unix::process::ExitStatusExt::signal(&output.status);
+    assert_eq!(signal, Some(libc::SIGSYS), "{output:?}");
+}
+
+#[test]
+fn a_kind_may_only_what_its_process_may() {
+    for call in ALLOWED {
+        assert!(call.is_for(Kind::Any), "{}", call.name);
+    }
+    let count = |kind| ALLOWED.iter().filter(|call| call.is_for(kind)).count();
+    assert!(count(Kind::Vcpu) <= 12, "{}", count(Kind::Vcpu));
+    let twice = |number: i64| ALLOWED.iter().filter(|call| call.number == number).count() > 1;
+    assert!(!ALLOWED.iter().any(|call| twice(call.number)));
+    let is_deadly = |number| DEADLY.iter().any(|(deadly, _)| *deadly == number);
+    assert!(!ALLOWED.iter().any(|call| is_deadly(call.number)));
+}

@@ -1,0 +1,220 @@
+//! Which system calls a process in a jail may make: one table for all kinds of threads.
+//!
+//! What is not in it fails with EPERM, is counted and told by name ([`super::refused`]); what only a process that has been
+//! taken over would try ([`super::calls`]) ends the process. A call that libc has another way for (`clone3`) does not exist.
+
+/// Kinds of threads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Kind {
+    /// Whatever has no list of its own: the first thread, clients, the console, signals.
+    Any = 0,
+    /// It runs guest code on the software CPU.
+    Vcpu = 1,
+    /// It runs guest code, and may do so on KVM.
+    KvmVcpu = 2,
+    /// It serves a device.
+    Device = 3,
+    /// It gives a guest its pages and takes them.
+    Pager = 4,
+}
+
+impl Kind {
+    /// Every kind.
+    pub(super) const ALL: [Kind; 5] = [
+        Kind::Any,
+        Kind::Vcpu,
+        Kind::KvmVcpu,
+        Kind::Device,
+        Kind::Pager,
+    ];
+
+    /// In words.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Kind::Any => "another thread",
+            Kind::Vcpu | Kind::KvmVcpu => "a vCPU",
+            Kind::Device => "a device",
+            Kind::Pager => "the pager",
+        }
+    }
+}
+
+/// What has to hold of a call's arguments.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Check {
+    /// Nothing.
+    Any,
+    /// The argument of this place is one of these values, of which the low 32 bits count.
+    OneOf(u8, &'static [u32]),
+    /// The argument of this place has none of these bits.
+    Without(u8, u32),
+    /// The argument of this place is the number of this very process.
+    Us(u8),
+    /// The order of `ioctl` is one of these, or KVM's where the process has that.
+    Order(&'static [u32]),
+}
+
+/// One line of the table.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Call {
+    pub(super) number: i64,
+    pub(super) name: &'static str,
+    pub(super) check: Check,
+    /// Bits by [`Kind`].
+    kinds: u8,
+}
+
+impl Call {
+    /// Whether threads of this kind may.
+    pub(super) fn is_for(&self, kind: Kind) -> bool {
+        self.kinds & 1 << kind as u8 != 0
+    }
+}
+
+/// `Kind::Any` may whatever another kind may: threads start as that.
+const A: u8 = 1;
+const V: u8 = A | 1 << Kind::Vcpu as u8 | K;
+const K: u8 = A | 1 << Kind::KvmVcpu as u8;
+const D: u8 = A | 1 << Kind::Device as u8;
+const P: u8 = A | 1 << Kind::Pager as u8;
+
+/// Rights of memory that make it code.
+const EXECUTABLE: u32 = libc::PROT_EXEC as u32;
+
+/// What `clone` may be asked for: a thread, in the words of glibc and of musl.
+const NO_THREAD: u32 = !(libc::CLONE_VM
+    | libc::CLONE_FS
+    | libc::CLONE_FILES
+    | libc::CLONE_SIGHAND
+    | libc::CLONE_THREAD
+    | libc::CLONE_SYSVSEM
+    | libc::CLONE_SETTLS
+    | libc::CLONE_PARENT_SETTID
+    | libc::CLONE_CHILD_CLEARTID
+    | libc::CLONE_DETACHED) as u32;
+
+/// `UFFDIO_REGISTER`, `UNREGISTER`, `WAKE`, `COPY`, `ZEROPAGE`, `WRITEPROTECT` (`include/uapi/linux/userfaultfd.h`);
+/// `PAGEMAP_SCAN`; `TUNSETOFFLOAD`; `FIONBIO`.
+const ORDERS: &[u32] = &[
+    0xc020_aa00,
+    0x8010_aa01,
+    0x8010_aa02,
+    0xc028_aa03,
+    0xc020_aa04,
+    0xc018_aa06,
+    0xc060_6610,
+    0x4004_54d0,
+    0x5421,
+];
+
+/// The type of all of KVM's orders (`include/uapi/linux/kvm.h`).
+pub(super) const KVM_TYPE: u32 = 0xae;
+
+/// Orders of KVM that Mother never gives: `KVM_CREATE_DEVICE`, `KVM_MEMORY_ENCRYPT_OP`, its regions of registration,
+/// `KVM_CREATE_GUEST_MEMFD`, `KVM_HYPERV_EVENTFD`, `KVM_XEN_HVM_CONFIG`.
+pub(super) const KVM_NEVER: &[u32] = &[
+    0xc00c_aee0,
+    0xc008_aeba,
+    0x8010_aebb,
+    0x8010_aebc,
+    0xc040_aed4,
+    0x4018_aebd,
+    0x4038_ae7a,
+];
+
+/// `F_DUPFD`, `F_GETFD`, `F_SETFD`, `F_GETFL`, `F_SETFL`, `F_DUPFD_CLOEXEC`, `F_ADD_SEALS`.
+const DESCRIPTOR_ORDERS: &[u32] = &[0, 1, 2, 3, 4, 1030, 1033];
+
+/// `PR_SET_NAME`, `PR_CAPBSET_DROP`, `PR_CAP_AMBIENT`, `PR_SET_VMA`.
+const PROCESS_ORDERS: &[u32] = &[15, 24, 47, 0x5356_4d41];
+
+/// See the module's head.
+pub(super) const ALLOWED: &[Call] = &table();
+
+const fn row(number: i64, name: &'static str, kinds: u8, check: Check) -> Call {
+    Call {
+        number,
+        name,
+        check,
+        kinds,
+    }
+}
+
+macro_rules! rows {
+    ($($name:ident $kinds:expr, $check:expr;)*) => {
+        [$(row(libc::$name, stringify!($name), $kinds, $check)),*]
+    };
+}
+
+const ALL: u8 = V | D | P;
+
+const fn table() -> [Call; 57] {
+    use Check::{Any, OneOf, Order, Us, Without};
+    rows! {
+        // Waiting, and being told.
+        SYS_futex ALL, Any;
+        SYS_read K | D | P, Any;
+        SYS_write ALL, Any;
+        SYS_ppoll D | P, Any;
+        SYS_clock_nanosleep K | D | P, Any;
+        SYS_sched_yield ALL, Any;
+        SYS_restart_syscall ALL, Any;
+        SYS_eventfd2 A, Any;
+        SYS_clock_gettime K | P, Any;
+        // Memory of its own.
+        SYS_mmap ALL, Without(2, EXECUTABLE);
+        SYS_mprotect ALL, Without(2, EXECUTABLE);
+        SYS_munmap ALL, Any;
+        SYS_mremap K | D | P, Any;
+        SYS_madvise ALL, Any;
+        SYS_brk ALL, Any;
+        SYS_memfd_create A, Any;
+        SYS_ftruncate A, Any;
+        // Threads, their walls and their signals.
+        SYS_clone A, Without(0, NO_THREAD);
+        SYS_set_robust_list A, Any;
+        SYS_rseq A, Any;
+        SYS_gettid P, Any;
+        SYS_getpid K | P, Any;
+        SYS_prctl A, OneOf(0, PROCESS_ORDERS);
+        SYS_seccomp A, OneOf(0, &[libc::SECCOMP_SET_MODE_FILTER]);
+        SYS_landlock_restrict_self A, Any;
+        SYS_capset A, Any;
+        SYS_rt_sigreturn ALL, Any;
+        SYS_rt_sigaction ALL, Any;
+        SYS_rt_sigprocmask K | P, Any;
+        SYS_sigaltstack A, Any;
+        SYS_tgkill K | P, Us(0);
+        SYS_exit ALL, Any;
+        SYS_exit_group A, Any;
+        // Disks, page file, log.
+        SYS_pread64 D | P, Any;
+        SYS_pwrite64 D | P, Any;
+        SYS_preadv D, Any;
+        SYS_pwritev D, Any;
+        SYS_fdatasync D, Any;
+        SYS_fallocate D | P, Any;
+        SYS_lseek D | P, Any;
+        SYS_statx A, Any;
+        // Sockets that were given, and connections that come in through them.
+        SYS_accept4 D, Any;
+        SYS_sendto D, Any;
+        SYS_recvfrom D, Any;
+        SYS_sendmsg D, Any;
+        SYS_recvmsg D, Any;
+        SYS_shutdown D, Any;
+        SYS_getsockopt D, Any;
+        SYS_setsockopt D, Any;
+        // Descriptors.
+        SYS_close K | D | P, Any;
+        SYS_dup2 A, Any;
+        SYS_pipe2 A, Any;
+        SYS_fcntl D, OneOf(1, DESCRIPTOR_ORDERS);
+        SYS_ioctl K | D | P, Order(ORDERS);
+        // What cannot do harm.
+        SYS_getrandom D | P, Any;
+        SYS_geteuid A, Any;
+        SYS_sched_getaffinity A, Any;
+    }
+}

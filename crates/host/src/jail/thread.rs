@@ -1,0 +1,120 @@
+//! What each thread of a process in a jail has for itself: no capabilities, a Landlock domain, the filter of its kind.
+
+use std::cell::Cell;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
+
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use super::filter;
+use super::landlock;
+use super::table::Kind;
+
+/// What every thread puts itself under, once the process locks itself in; without a domain where the kernel has none.
+static PREPARED: OnceLock<Option<OwnedFd>> = OnceLock::new();
+
+thread_local! {
+    /// This thread is under the walls of its own already: it was made by one that was.
+    static IS_BARE: Cell<bool> = const { Cell::new(true) };
+}
+
+/// Prepares what every thread enters, and has this one enter it; the version of Landlock, 0 without.
+pub(super) fn prepare(put_up: &mut dyn FnMut(&'static str, io::Result<()>) -> bool) -> u32 {
+    let (domain, mut abi) = match landlock::domain() {
+        Ok((domain, abi)) => (Some(domain), abi),
+        Err(error) => {
+            put_up("Landlock", Err(error));
+            (None, 0)
+        }
+    };
+    let domain = PREPARED.get_or_init(|| domain);
+    put_up("no capabilities", drop_capabilities());
+    put_up("no new privileges", no_new_privileges());
+    if let Some(domain) = domain
+        && !put_up("Landlock", landlock::enter(domain))
+    {
+        abi = 0;
+    }
+    IS_BARE.set(false);
+    abi
+}
+
+/// Has this thread be of this kind from now on, if its process is locked in; to be called first by each thread that a
+/// process in a jail starts.
+pub fn enter(kind: Kind) {
+    if PREPARED.get().is_none() {
+        return;
+    }
+    if let Err(error) = filter::narrow(kind) {
+        tell_once(&error);
+    }
+}
+
+/// The same for a thread that was there before its process locked itself in: it puts up the walls that are a thread's own. To be
+/// called before each thing that it does; it costs nothing when done.
+pub fn enter_early(kind: Kind) {
+    let Some(domain) = PREPARED.get() else {
+        return;
+    };
+    if IS_BARE.replace(false) {
+        let dropped = drop_capabilities();
+        let entered = domain.as_ref().map_or(Ok(()), landlock::enter);
+        if let Err(error) = dropped.and(entered) {
+            tell_once(&error);
+        }
+    }
+    enter(kind);
+}
+
+/// The process has its filter; that a thread's own is missing is worth one line, not a VM.
+fn tell_once(error: &io::Error) {
+    static TOLD: OnceLock<()> = OnceLock::new();
+    if TOLD.set(()).is_ok() {
+        eprintln!("mother: a thread has only the walls of its process: {error}");
+    }
+}
+
+/// More than there are; what there is not is refused.
+const CAPABILITIES: libc::c_ulong = 64;
+
+/// Gives up all capabilities, which are those of the process's own user namespace if it has one, for good.
+fn drop_capabilities() -> io::Result<()> {
+    // Where the process was not born into a namespace it may have none, and then takes none from the set.
+    for capability in 0..CAPABILITIES {
+        // SAFETY: the call takes its arguments by value.
+        unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+    }
+    let _ = rustix::thread::clear_ambient_capability_set();
+    let none = CapabilitySets {
+        effective: CapabilitySet::empty(),
+        permitted: CapabilitySet::empty(),
+        inheritable: CapabilitySet::empty(),
+    };
+    Ok(rustix::thread::set_capabilities(None, none)?)
+}
+
+fn no_new_privileges() -> io::Result<()> {
+    Ok(rustix::thread::set_no_new_privs(true)?)
+}
+
+/// Other processes of this user may not look into this one, nor take it over (ptrace(2), `PR_SET_DUMPABLE`).
+pub(super) fn hide_from_equals() -> io::Result<()> {
+    let hidden = rustix::process::DumpableBehavior::NotDumpable;
+    Ok(rustix::process::set_dumpable_behavior(hidden)?)
+}
+
+/// `PR_SET_MDWE` with `PR_MDWE_REFUSE_EXEC_GAIN`.
+const PR_SET_MDWE: libc::c_int = 65;
+const REFUSE_EXEC_GAIN: libc::c_ulong = 1;
+
+/// Memory that is not executable stays so, and none is mapped that is writable too (Linux 6.3).
+pub(super) fn refuse_executable_gain() -> io::Result<()> {
+    // SAFETY: the call takes its arguments by value.
+    let status = unsafe { libc::prctl(PR_SET_MDWE, REFUSE_EXEC_GAIN, 0_u64, 0_u64, 0_u64) };
+    if status == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
