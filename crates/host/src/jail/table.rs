@@ -175,7 +175,7 @@ const fn table() -> [Call; 57] {
         SYS_clone A, Without(0, NO_THREAD);
         SYS_set_robust_list A, Any;
         SYS_rseq A, Any;
-        SYS_gettid P, Any;
+        SYS_gettid K | P, Any;
         SYS_getpid K | P, Any;
         SYS_prctl A, OneOf(0, PROCESS_ORDERS);
         SYS_seccomp A, OneOf(0, &[libc::SECCOMP_SET_MODE_FILTER]);
