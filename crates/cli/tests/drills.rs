@@ -411,3 +411,39 @@ fn a_jail_can_be_required_or_left_out() {
         ran.stderr
     );
 }
+
+#[test]
+fn a_host_without_namespaces_gives_a_lower_jail_and_says_so() {
+    let host = Host::new();
+    if host.mother.shell("unshare -Ur true").status != Some(0) {
+        // This host is one itself, and the other tests are about it.
+        return;
+    }
+    let run = |name: &str, jail: &str| {
+        let words = format!(
+            "run -d --name {name} --engine soft --kernel echo --memory 32M --timeout 60s --jail {jail}"
+        );
+        let none = "echo 0 > /proc/sys/user/max_user_namespaces";
+        host.mother.shell(&format!(
+            "unshare -Ur sh -c '{none} && exec \"$MOTHER\" {words}'"
+        ))
+    };
+    let low = run("low", "auto");
+    assert_eq!(low.status, Some(0), "{}", low.stderr);
+    let jail = &host.ps("low")["jail"];
+    let tier = jail["tier"].as_str().unwrap();
+    let has_landlock = jail["landlock_abi"].as_u64() > Some(0);
+    assert_eq!(tier, if has_landlock { "landlock" } else { "seccomp" });
+    let said = format!("is of the tier \"{tier}\"");
+    assert!(low.stderr.contains(&said), "{}", low.stderr);
+    let process = i32::try_from(host.ps("low")["pid"].as_i64().unwrap()).unwrap();
+    let came = perform(&mut puppet(process, "vcpu0"), &DRILLS[0]);
+    assert_eq!(came, Came::Refused, "the other walls stand");
+    let required = run("none", "require");
+    assert_eq!(required.status, Some(1), "{}", required.stderr);
+    assert!(
+        required.stderr.contains("its jail would be"),
+        "{}",
+        required.stderr
+    );
+}

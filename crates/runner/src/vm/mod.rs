@@ -210,6 +210,12 @@ fn lock_in(name: &str, wish: JailWish, is_apart: bool, has_kvm: bool) -> Result<
         source,
     })?;
     let jail = lock(is_apart, has_kvm);
+    if jail.tier != Tier::Namespaces.word() {
+        tracing::warn!(
+            "the jail of VM \"{name}\" is of the tier \"{}\": `mother doctor` says what the host lacks",
+            jail.tier
+        );
+    }
     if wish == JailWish::Require && jail.tier != Tier::Namespaces.word() {
         let name = name.to_owned();
         let Jail { tier, missing, .. } = jail;
