@@ -3,7 +3,7 @@
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
@@ -130,6 +130,22 @@ impl Claim {
     /// The guest runs: from now on the end of the VM is worth a report.
     pub fn started(&mut self) {
         self.has_started = true;
+    }
+
+    /// Whether its folder is gone, or another's by now: somebody has cleaned up where VMs are.
+    pub fn is_gone(&self) -> bool {
+        let held = self
+            .alive
+            .metadata()
+            .map(|found| (found.dev(), found.ino()));
+        let found = fs::symlink_metadata(self.record.alive());
+        let found = found.map(|found| (found.dev(), found.ino()));
+        !matches!((held, found), (Ok(held), Ok(found)) if held == found)
+    }
+
+    /// Lets go of a folder that [`Claim::is_gone`], and leaves nothing: another claim has taken its place.
+    pub fn give_up(mut self) {
+        self.is_finished = true;
     }
 
     /// Gives the name back and leaves `end` behind if it `is_kept`, otherwise nothing.

@@ -7,6 +7,8 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::OFlags;
 
@@ -24,6 +26,7 @@ pub struct LogWriter {
     turn: Turn,
     written: u64,
     half_bytes: u64,
+    is_stale: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for LogWriter {
@@ -54,7 +57,13 @@ impl LogWriter {
             turn,
             written: 0,
             half_bytes: HALF_BYTES,
+            is_stale: Arc::default(),
         }
+    }
+
+    /// Set, it has the next bytes go to the next file: nobody finds the present one any more.
+    pub fn staleness(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.is_stale)
     }
 
     fn turn_over(&mut self) -> io::Result<()> {
@@ -66,7 +75,8 @@ impl LogWriter {
 
 impl Write for LogWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.written >= self.half_bytes && self.turn_over().is_err() {
+        let is_full = self.written >= self.half_bytes;
+        if (is_full || self.is_stale.swap(false, Ordering::Relaxed)) && self.turn_over().is_err() {
             return Ok(bytes.len());
         }
         let room = (self.half_bytes - self.written.min(self.half_bytes)).max(1);

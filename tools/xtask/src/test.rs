@@ -38,7 +38,7 @@ fn preparations() -> Vec<Step> {
         Step {
             name: "build tests".into(),
             command: cargo(&["test", "--workspace", "--no-run"]),
-            limit: Duration::from_secs(900),
+            limit: Duration::from_secs(1800),
             counts: Counts::One,
         },
         Step {

@@ -42,8 +42,17 @@ const LAST_BYTES: Duration = Duration::from_secs(1);
 /// The control socket's server.
 pub struct ControlServer {
     shared: Arc<Shared>,
-    listener: UnixListener,
-    accepting: Option<JoinHandle<()>>,
+    door: Door,
+}
+
+/// Listeners, and the threads that wait at them.
+type Listening = Arc<Lock<Vec<(UnixListener, JoinHandle<()>)>>>;
+
+/// Where listeners of a control socket come in: another one when the folder of the last one is gone. Cheap to clone.
+#[derive(Clone)]
+pub struct Door {
+    shared: Arc<Shared>,
+    listening: Listening,
 }
 
 impl fmt::Debug for ControlServer {
@@ -161,17 +170,17 @@ impl ControlServer {
             consoles: AtomicU64::new(0),
             waiters: Lock::default(),
         });
-        let accepted = listener.try_clone()?;
-        let accepting = Arc::clone(&shared);
-        let accept = move || accept(&accepted, &accepting);
-        let accepting = thread::Builder::new()
-            .name("control".to_owned())
-            .spawn(accept)?;
-        Ok(ControlServer {
-            shared,
-            listener,
-            accepting: Some(accepting),
-        })
+        let door = Door {
+            shared: Arc::clone(&shared),
+            listening: Arc::default(),
+        };
+        door.serve(listener)?;
+        Ok(ControlServer { shared, door })
+    }
+
+    /// For whoever brings another listener.
+    pub fn door(&self) -> Door {
+        self.door.clone()
     }
 
     /// The VM has ended like this: tells who waits for that, lets consoles have their last bytes, and serves nobody
@@ -194,11 +203,29 @@ impl ControlServer {
     }
 
     fn stop_accepting(&mut self) {
-        // A listening socket that is shut down fails whoever waits in accept(2).
-        let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
-        if let Some(thread) = self.accepting.take() {
+        let listening = std::mem::take(&mut *self.door.listening.lock());
+        for (listener, thread) in listening {
+            // A listening socket that is shut down fails whoever waits in accept(2).
+            let _ = rustix::net::shutdown(&listener, rustix::net::Shutdown::Both);
             let _ = thread.join();
         }
+    }
+}
+
+impl Door {
+    /// Serves this listener too.
+    ///
+    /// # Errors
+    /// If the host gives no thread or descriptor.
+    pub fn serve(&self, listener: UnixListener) -> io::Result<()> {
+        let accepted = listener.try_clone()?;
+        let shared = Arc::clone(&self.shared);
+        let accept = move || accept(&accepted, &shared);
+        let thread = thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(accept)?;
+        self.listening.lock().push((listener, thread));
+        Ok(())
     }
 }
 

@@ -12,7 +12,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::thread::{self, JoinHandle};
@@ -64,6 +64,9 @@ pub(crate) fn launch(client: Channel, launch: Launch, descriptors: Vec<OwnedFd>)
     }
 }
 
+/// How often the launcher looks whether the VM's folder is there.
+const LOOK: Duration = Duration::from_secs(2);
+
 /// What the launcher has in its hands.
 struct Launcher {
     client: Arc<Channel>,
@@ -71,6 +74,10 @@ struct Launcher {
     /// The VM's process; its number cannot be another's as long as this is open.
     process: OwnedFd,
     claim: Option<Claim>,
+    /// The claim's folder is complete.
+    has_served: bool,
+    /// The claim's folder is gone, and that was said.
+    is_homeless: bool,
     info: VmInfo,
     messages: Option<File>,
     report: Option<PathBuf>,
@@ -157,6 +164,8 @@ impl Launcher {
             vm,
             process,
             claim: Some(claim),
+            has_served: false,
+            is_homeless: false,
             info,
             messages,
             report: launch.report.map(absolute),
@@ -173,12 +182,10 @@ impl Launcher {
     /// Takes events until there is nothing left to do.
     fn run(mut self, mut state: State, events: Receiver<Heard>) {
         loop {
-            let heard = match state.deadline() {
-                Some(deadline) => {
-                    events.recv_timeout(deadline.saturating_duration_since(Instant::now()))
-                }
-                None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            };
+            let left = state
+                .deadline()
+                .map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let heard = events.recv_timeout(left.map_or(LOOK, |left| left.min(LOOK)));
             let event = match heard {
                 Ok(Heard::Event(Event::Vm(FromVm::Ended(ended)))) => {
                     Event::Vm(FromVm::Ended(Box::new(self.settled(*ended))))
@@ -196,7 +203,13 @@ impl Launcher {
                     self.plug_in(*started);
                     continue;
                 }
-                Err(RecvTimeoutError::Timeout) => Event::TimeUp,
+                Err(RecvTimeoutError::Timeout) if left.is_some_and(|left| left <= LOOK) => {
+                    Event::TimeUp
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    self.look_after_folder();
+                    continue;
+                }
                 // No thread brings anything any more, which none of them does before the process is gone.
                 Err(RecvTimeoutError::Disconnected) => break,
             };
@@ -340,7 +353,62 @@ impl Launcher {
         claim.started();
         let info = self.info.clone();
         self.tell_vm(&ToVm::Serve { info }, Some(&listener));
+        self.has_served = true;
         tell(&self.client, &ToClient::Serving { name });
+        Ok(())
+    }
+
+    /// Makes the VM's folder anew, if somebody has removed it: the VM is to be found, and its name not to be had again.
+    fn look_after_folder(&mut self) {
+        if !self.has_served || !self.claim.as_ref().is_some_and(Claim::is_gone) {
+            return;
+        }
+        match self.renew() {
+            Ok(()) => {
+                let folder = self.claim.as_ref().map(|claim| claim.record().folder());
+                let folder = folder.unwrap_or(Path::new("")).display();
+                tracing::warn!("the VM's folder was gone; {folder} was made anew");
+                self.is_homeless = false;
+            }
+            // It is tried again and again; once is said.
+            Err(error) if !std::mem::replace(&mut self.is_homeless, true) => {
+                tracing::warn!("the VM's folder is gone, and cannot be made anew: {error}");
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn renew(&mut self) -> Result<(), RunError> {
+        let name = self.info.name.clone();
+        let claim = Inventory::of_user()?.claim(Some(name.clone()))?;
+        let mut claim = claim.map_err(claim_error(name.as_str()))?;
+        let failed = || claim_error(name.as_str());
+        // The VM's process begins its log anew by turning it over.
+        drop(claim.begin_log().map_err(failed())?);
+        let listener = claim.listen().map_err(failed())?;
+        claim.describe(&self.info).map_err(failed())?;
+        if let Some(origin) = &self.origin {
+            claim.remember(origin).map_err(failed())?;
+        }
+        claim.started();
+        let messages = self.messages.as_ref().map(|_| open_messages(&claim));
+        let act = "let go of";
+        let messages = messages
+            .transpose()
+            .map_err(|source| RunError::Process { act, source })?;
+        let mut descriptors = vec![claim.as_fd(), listener.as_fd()];
+        descriptors.extend(messages.as_ref().map(AsFd::as_fd));
+        // A process that is gone is heard of by the thread that waits for it.
+        if let Err(error) = self.vm.send_now(&ToVm::Renewed, &descriptors) {
+            tracing::debug!(%error, "the VM's process was not told of its folder");
+        }
+        if let Some(messages) = messages {
+            self.messages = Some(messages);
+            self.let_go();
+        }
+        if let Some(gone) = self.claim.replace(claim) {
+            gone.give_up();
+        }
         Ok(())
     }
 

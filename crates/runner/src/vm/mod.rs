@@ -41,7 +41,7 @@ use signal_hook::iterator::Signals;
 
 use self::asking::Asking;
 use self::connect::Talk;
-use self::orders::{Answers, Orders};
+use self::orders::{Answers, Folder, Orders};
 use self::over::IsOver;
 use self::program::Ours;
 use crate::ask::{Ask, Asked, GRACE, OnTerm};
@@ -107,6 +107,7 @@ fn born(channel: &Arc<Channel>, birth: Birth, descriptors: Vec<OwnedFd>) -> Resu
     let log = sorted.log.ok_or(io::Error::from(io::ErrorKind::NotFound));
     let log = log.map_err(failed("give a log to"))?;
     let log = LogWriter::new(log.into(), asking::turn_log(&asking));
+    let folder = Arc::new(Folder::of_log(&log));
     let ours = Ours {
         input: sorted.input.map(File::from),
         output: sorted.output.map(File::from),
@@ -139,12 +140,14 @@ fn born(channel: &Arc<Channel>, birth: Birth, descriptors: Vec<OwnedFd>) -> Resu
         over: over.clone(),
         answering,
         asking,
+        folder: Arc::clone(&folder),
     };
     orders.listen(early).map_err(RunError::Thread)?;
     listen_to_signals(signals, control.clone(), over.clone()).map_err(RunError::Thread)?;
     Ok(Vm {
         channel: Arc::clone(channel),
         name,
+        folder,
         jail,
         machine,
         control,
@@ -246,6 +249,7 @@ pub(crate) fn lock(is_apart: bool, has_kvm: bool) -> Jail {
 struct Vm {
     channel: Arc<Channel>,
     name: String,
+    folder: Arc<Folder>,
     jail: Jail,
     machine: Machine,
     control: MachineControl,
@@ -278,6 +282,8 @@ impl Vm {
         let listener = UnixListener::from(listener);
         let server = ControlServer::start(listener, &self.machine, info, audit(&self.channel))
             .map_err(RunError::Control)?;
+        // There is no other server.
+        let _ = self.folder.door.set(server.door());
         self.talk
             .begin(&self.control, &self.over)
             .map_err(RunError::Thread)?;

@@ -3,14 +3,17 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::process;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use api::VmInfo;
+use fleet::LogWriter;
 use host::lock::Lock;
-use machine::{Devices, MachineControl, StopCause};
+use machine::{Devices, Door, MachineControl, StopCause};
+use rustix::stdio::dup2_stderr;
 use signal_hook::consts::SIGTERM;
 
 use super::asking::Asking;
@@ -75,6 +78,42 @@ pub(super) struct Orders {
     pub(super) over: IsOver,
     pub(super) answering: Answering,
     pub(super) asking: Arc<Asking>,
+    pub(super) folder: Arc<Folder>,
+}
+
+/// What of this process lies in the VM's folder, for when that is made anew.
+#[derive(Default)]
+pub(super) struct Folder {
+    /// Where listeners come in, once there is a server.
+    pub(super) door: OnceLock<Door>,
+    /// Has the log go on in its next file.
+    log_is_stale: Arc<AtomicBool>,
+    /// Locks of the name.
+    held: Lock<Vec<OwnedFd>>,
+}
+
+impl Folder {
+    /// Of the process that writes this log.
+    pub(super) fn of_log(log: &LogWriter) -> Folder {
+        Folder {
+            log_is_stale: log.staleness(),
+            ..Folder::default()
+        }
+    }
+
+    /// The lock of the name, a listener and where to log, in this order.
+    fn renew(&self, descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        let mut descriptors = descriptors.into_iter();
+        self.held.lock().extend(descriptors.next());
+        self.log_is_stale.store(true, Ordering::Relaxed);
+        if let (Some(listener), Some(door)) = (descriptors.next(), self.door.get()) {
+            door.serve(listener.into())?;
+        }
+        if let Some(messages) = descriptors.next() {
+            dup2_stderr(&messages)?;
+        }
+        Ok(())
+    }
 }
 
 impl Orders {
@@ -103,6 +142,12 @@ impl Orders {
     }
 
     fn take(&self, order: ToVm, descriptors: Vec<OwnedFd>) {
+        if order == ToVm::Renewed {
+            if let Err(error) = self.folder.renew(descriptors) {
+                tracing::warn!("the VM's new folder is not used: {error}");
+            }
+            return;
+        }
         let descriptor = descriptors.into_iter().next();
         // An answer that nobody waits for any more is dropped.
         match order {
@@ -113,7 +158,7 @@ impl Orders {
             }
             ToVm::Answer { number, refusal } => self.asking.answer(number, refusal, descriptor),
             // All of it was there before anything was built.
-            ToVm::Given { .. } => {}
+            ToVm::Given { .. } | ToVm::Renewed => {}
             ToVm::Network => {
                 let plugged = descriptor.map(|it| self.devices.plug_network(it.into()));
                 if let Some(Err(error)) = plugged {

@@ -204,6 +204,9 @@ pub(crate) enum ToVm {
     },
     /// Another user-mode network, whose socket comes with this: the last one is gone.
     Network,
+    /// The VM's folder was gone and was made anew. With this come the lock of its name, the control socket's listener and, for a
+    /// detached VM, where it says what it has to say.
+    Renewed,
     /// The end is written down and the name given back.
     Recorded,
 }

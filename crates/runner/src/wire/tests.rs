@@ -89,6 +89,7 @@ fn what_is_said_arrives_as_it_was_said() {
             refusal: Some(111),
         },
         ToVm::Network,
+        ToVm::Renewed,
         ToVm::Recorded,
     ]);
     check(&[
