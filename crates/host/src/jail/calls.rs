@@ -41,7 +41,7 @@ const KNOWN: &[(i64, &str)] = &calls! {
     SYS_readlink SYS_readlinkat SYS_access SYS_faccessat SYS_faccessat2 SYS_getdents64 SYS_getcwd SYS_stat SYS_newfstatat
     SYS_dup SYS_dup2 SYS_dup3 SYS_timerfd_create SYS_epoll_create1 SYS_epoll_wait SYS_epoll_ctl
     SYS_memfd_create SYS_ioctl SYS_prctl SYS_fcntl SYS_mmap SYS_mprotect SYS_clone SYS_uname SYS_sysinfo SYS_getpid
-    SYS_geteuid SYS_clock_gettime SYS_sendmmsg SYS_recvmmsg SYS_preadv2 SYS_pwritev2 SYS_fsync SYS_sync SYS_syncfs
+    SYS_geteuid SYS_clock_gettime SYS_sendmmsg SYS_recvmmsg SYS_preadv2 SYS_pwritev2 SYS_sync SYS_syncfs
     SYS_copy_file_range SYS_sendfile SYS_splice SYS_membarrier SYS_mlock SYS_mlock2 SYS_setrlimit SYS_prlimit64
     SYS_sched_setaffinity SYS_sched_setscheduler SYS_getrusage SYS_personality
 };

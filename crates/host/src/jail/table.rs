@@ -149,7 +149,7 @@ macro_rules! rows {
 
 const ALL: u8 = V | D | P;
 
-const fn table() -> [Call; 57] {
+const fn table() -> [Call; 60] {
     use Check::{Any, OneOf, Order, Us, Without};
     rows! {
         // Waiting, and being told.
@@ -170,7 +170,7 @@ const fn table() -> [Call; 57] {
         SYS_madvise ALL, Any;
         SYS_brk ALL, Any;
         SYS_memfd_create A, Any;
-        SYS_ftruncate A, Any;
+        SYS_ftruncate D, Any;
         // Threads, their walls and their signals.
         SYS_clone A, Without(0, NO_THREAD);
         SYS_set_robust_list A, Any;
@@ -196,7 +196,10 @@ const fn table() -> [Call; 57] {
         SYS_fdatasync D, Any;
         SYS_fallocate D | P, Any;
         SYS_lseek D | P, Any;
-        SYS_statx A, Any;
+        SYS_statx D | P, Any;
+        SYS_fstat D | P, Any;
+        SYS_fsync D, Any;
+        SYS_sync_file_range D, Any;
         // Sockets that were given, and connections that come in through them.
         SYS_accept4 D, Any;
         SYS_sendto D, Any;
