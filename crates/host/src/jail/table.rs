@@ -129,9 +129,6 @@ const DESCRIPTOR_ORDERS: &[u32] = &[0, 1, 2, 3, 4, 1030, 1033];
 /// `PR_SET_NAME`, `PR_CAPBSET_DROP`, `PR_CAP_AMBIENT`, `PR_SET_VMA`.
 const PROCESS_ORDERS: &[u32] = &[15, 24, 47, 0x5356_4d41];
 
-/// See the module's head.
-pub(super) const ALLOWED: &[Call] = &table();
-
 const fn row(number: i64, name: &'static str, kinds: u8, check: Check) -> Call {
     Call {
         number,
@@ -149,75 +146,75 @@ macro_rules! rows {
 
 const ALL: u8 = V | D | P;
 
-const fn table() -> [Call; 60] {
-    use Check::{Any, OneOf, Order, Us, Without};
-    rows! {
-        // Waiting, and being told.
-        SYS_futex ALL, Any;
-        SYS_read K | D | P, Any;
-        SYS_write ALL, Any;
-        SYS_ppoll D | P, Any;
-        SYS_clock_nanosleep K | D | P, Any;
-        SYS_sched_yield ALL, Any;
-        SYS_restart_syscall ALL, Any;
-        SYS_eventfd2 A, Any;
-        SYS_clock_gettime K | P, Any;
-        // Memory of its own.
-        SYS_mmap ALL, Without(2, EXECUTABLE);
-        SYS_mprotect ALL, Without(2, EXECUTABLE);
-        SYS_munmap ALL, Any;
-        SYS_mremap K | D | P, Any;
-        SYS_madvise ALL, Any;
-        SYS_brk ALL, Any;
-        SYS_memfd_create A, Any;
-        SYS_ftruncate D, Any;
-        // Threads, their walls and their signals.
-        SYS_clone A, Without(0, NO_THREAD);
-        SYS_set_robust_list A, Any;
-        SYS_rseq A, Any;
-        SYS_gettid K | P, Any;
-        SYS_getpid K | P, Any;
-        SYS_prctl A, OneOf(0, PROCESS_ORDERS);
-        SYS_seccomp A, OneOf(0, &[libc::SECCOMP_SET_MODE_FILTER]);
-        SYS_landlock_restrict_self A, Any;
-        SYS_capset A, Any;
-        SYS_rt_sigreturn ALL, Any;
-        SYS_rt_sigaction ALL, Any;
-        SYS_rt_sigprocmask K | P, Any;
-        SYS_sigaltstack A, Any;
-        SYS_tgkill K | P, Us(0);
-        SYS_exit ALL, Any;
-        SYS_exit_group A, Any;
-        // Disks, page file, log.
-        SYS_pread64 D | P, Any;
-        SYS_pwrite64 D | P, Any;
-        SYS_preadv D, Any;
-        SYS_pwritev D, Any;
-        SYS_fdatasync D, Any;
-        SYS_fallocate D | P, Any;
-        SYS_lseek D | P, Any;
-        SYS_statx D | P, Any;
-        SYS_fstat D | P, Any;
-        SYS_fsync D, Any;
-        SYS_sync_file_range D, Any;
-        // Sockets that were given, and connections that come in through them.
-        SYS_accept4 D, Any;
-        SYS_sendto D, Any;
-        SYS_recvfrom D, Any;
-        SYS_sendmsg D, Any;
-        SYS_recvmsg D, Any;
-        SYS_shutdown D, Any;
-        SYS_getsockopt D, Any;
-        SYS_setsockopt D, Any;
-        // Descriptors.
-        SYS_close K | D | P, Any;
-        SYS_dup2 A, Any;
-        SYS_pipe2 A, Any;
-        SYS_fcntl D, OneOf(1, DESCRIPTOR_ORDERS);
-        SYS_ioctl K | D | P, Order(ORDERS);
-        // What cannot do harm.
-        SYS_getrandom D | P, Any;
-        SYS_geteuid A, Any;
-        SYS_sched_getaffinity A, Any;
-    }
-}
+use Check::{Any, OneOf, Order, Us, Without};
+
+/// See the module's head.
+pub(super) const ALLOWED: &[Call] = &rows! {
+    // Waiting, and being told.
+    SYS_futex ALL, Any;
+    SYS_read K | D | P, Any;
+    SYS_write ALL, Any;
+    SYS_ppoll D | P, Any;
+    SYS_clock_nanosleep K | D | P, Any;
+    SYS_sched_yield ALL, Any;
+    SYS_restart_syscall ALL, Any;
+    SYS_eventfd2 A, Any;
+    SYS_clock_gettime K | P, Any;
+    // Memory of its own.
+    SYS_mmap ALL, Without(2, EXECUTABLE);
+    SYS_mprotect ALL, Without(2, EXECUTABLE);
+    SYS_munmap ALL, Any;
+    SYS_mremap K | D | P, Any;
+    SYS_madvise ALL, Any;
+    SYS_brk ALL, Any;
+    SYS_memfd_create A, Any;
+    SYS_ftruncate D, Any;
+    // Threads, their walls and their signals.
+    SYS_clone A, Without(0, NO_THREAD);
+    SYS_set_robust_list A, Any;
+    SYS_rseq A, Any;
+    SYS_gettid K | P, Any;
+    SYS_getpid K | P, Any;
+    SYS_prctl A, OneOf(0, PROCESS_ORDERS);
+    SYS_seccomp A, OneOf(0, &[libc::SECCOMP_SET_MODE_FILTER]);
+    SYS_landlock_restrict_self A, Any;
+    SYS_capset A, Any;
+    SYS_rt_sigreturn ALL, Any;
+    SYS_rt_sigaction ALL, Any;
+    SYS_rt_sigprocmask K | P, Any;
+    SYS_sigaltstack A, Any;
+    SYS_tgkill K | P, Us(0);
+    SYS_exit ALL, Any;
+    SYS_exit_group A, Any;
+    // Disks, page file, log.
+    SYS_pread64 D | P, Any;
+    SYS_pwrite64 D | P, Any;
+    SYS_preadv D, Any;
+    SYS_pwritev D, Any;
+    SYS_fdatasync D, Any;
+    SYS_fallocate D | P, Any;
+    SYS_lseek D | P, Any;
+    SYS_statx D | P, Any;
+    SYS_fstat D | P, Any;
+    SYS_fsync D, Any;
+    SYS_sync_file_range D, Any;
+    // Sockets that were given, and connections that come in through them.
+    SYS_accept4 D, Any;
+    SYS_sendto D, Any;
+    SYS_recvfrom D, Any;
+    SYS_sendmsg D, Any;
+    SYS_recvmsg D, Any;
+    SYS_shutdown D, Any;
+    SYS_getsockopt D, Any;
+    SYS_setsockopt D, Any;
+    // Descriptors.
+    SYS_close K | D | P, Any;
+    SYS_dup2 A, Any;
+    SYS_pipe2 A, Any;
+    SYS_fcntl D, OneOf(1, DESCRIPTOR_ORDERS);
+    SYS_ioctl K | D | P, Order(ORDERS);
+    // What cannot do harm.
+    SYS_getrandom D | P, Any;
+    SYS_geteuid A, Any;
+    SYS_sched_getaffinity A, Any;
+};
