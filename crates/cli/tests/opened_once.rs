@@ -34,17 +34,10 @@ fn refused(metrics: &Value) -> Option<u64> {
 /// Whether every thread of the VM's process is under a filter, and can get no further rights.
 fn expect_filter(host: &Host) {
     let pid = host.ps("web")["pid"].to_string();
-    for task in fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten() {
-        // A thread of a client may have ended.
-        let Ok(status) = fs::read_to_string(task.path().join("status")) else {
-            continue;
-        };
-        let has = |line: &str| {
-            status
-                .lines()
-                .any(|it| it.split_whitespace().eq(line.split(' ')))
-        };
-        assert!(has("Seccomp: 2") && has("NoNewPrivs: 1"), "{status}");
+    for books in Host::books(&pid) {
+        for line in ["Seccomp: 2", "NoNewPrivs: 1"] {
+            assert!(books.iter().any(|it| it == line), "{line}: {books:?}");
+        }
     }
 }
 

@@ -420,3 +420,10 @@ pub struct LookingCost {
     /// All that was read of the guest by this command.
     pub memory: LiveCost,
 }
+
+/// The keys of an object of an answer.
+#[cfg(test)]
+pub fn keys(value: &Value) -> Vec<String> {
+    let object = value.as_object().expect("an answer's parts are objects");
+    object.keys().cloned().collect()
+}

@@ -78,6 +78,7 @@ mod tests {
 
     use super::*;
     use crate::answers::Given;
+    use crate::answers::keys;
 
     fn origin() -> VmOrigin {
         let asked = api::PartialSpec::from_file(
@@ -122,14 +123,6 @@ in       /home/user
         let origin = origin();
         let known = value(Some(&origin));
         let unknown = value(None);
-        let keys = |value: &Value| {
-            value
-                .as_object()
-                .unwrap()
-                .keys()
-                .cloned()
-                .collect::<Vec<_>>()
-        };
         assert_eq!(keys(&known), keys(&unknown));
         assert!(unknown.as_object().unwrap().values().all(Value::is_null));
         assert_eq!(known["ports"], json!(["8080:80", "0.0.0.0:53:53/udp"]));

@@ -208,6 +208,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::answers::keys;
 
     fn vm(name: &str, state: VmState) -> Vm {
         let name = VmName::new(name).unwrap();
@@ -298,14 +299,6 @@ new            -       starting   -       -     -      -         -
         let value = |vm: &Vm| serde_json::to_value(listed(vm, None)).unwrap();
         let running = value(&running());
         let ended = value(&ended());
-        let keys = |value: &Value| {
-            value
-                .as_object()
-                .unwrap()
-                .keys()
-                .cloned()
-                .collect::<Vec<_>>()
-        };
         assert_eq!(keys(&running), keys(&ended));
         assert_eq!(
             (&running["state"], &running["pid"], &running["end"]),

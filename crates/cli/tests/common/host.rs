@@ -76,6 +76,21 @@ impl Host {
         );
     }
 
+    /// What the kernel's books say of each thread of a process (proc_pid_status(5)), line by line, blanks made one.
+    pub fn books(process: &str) -> Vec<Vec<String>> {
+        let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap();
+        // A thread of a client may have ended.
+        let statuses = tasks
+            .flatten()
+            .filter_map(|task| fs::read_to_string(task.path().join("status")).ok());
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let books: Vec<Vec<String>> = statuses
+            .map(|status| status.lines().map(words).collect())
+            .collect();
+        assert!(!books.is_empty());
+        books
+    }
+
     /// What `ps -a --json` says about a VM.
     pub fn ps(&self, name: &str) -> Value {
         let ran = self.call(&["ps", "-a", "--json"]);

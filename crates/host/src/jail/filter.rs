@@ -91,11 +91,7 @@ static HAS_KVM: AtomicBool = AtomicBool::new(false);
 pub(super) fn arm(has_kvm: bool) -> io::Result<()> {
     install_handler()?;
     HAS_KVM.store(has_kvm, Ordering::Release);
-    // SAFETY: the call takes its arguments by value.
-    let status = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
-    if status != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    rustix::thread::set_no_new_privs(true)?;
     set(Kind::Any, libc::SECCOMP_FILTER_FLAG_TSYNC)?;
     IS_ARMED.store(true, Ordering::Release);
     Ok(())

@@ -390,12 +390,13 @@ impl Launcher {
         if let Some(origin) = &self.origin {
             claim.remember(origin).map_err(failed())?;
         }
-        claim.started();
         let messages = self.messages.as_ref().map(|_| open_messages(&claim));
         let act = "let go of";
         let messages = messages
             .transpose()
             .map_err(|source| RunError::Process { act, source })?;
+        // Not before all of it is there: what fails leaves nothing, and is tried again.
+        claim.started();
         let mut descriptors = vec![claim.as_fd(), listener.as_fd()];
         descriptors.extend(messages.as_ref().map(AsFd::as_fd));
         // A process that is gone is heard of by the thread that waits for it.
