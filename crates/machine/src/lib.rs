@@ -56,4 +56,4 @@ pub use plan::{
 };
 pub use report::{Marker, MemoryReport, Report, Sample, Unmapped, VmmMemory};
 pub use run::lives::MachineError;
-pub use server::{Audit, ControlServer, Door};
+pub use server::{Acceptor, Audit, ControlServer};

@@ -42,7 +42,7 @@ const LAST_BYTES: Duration = Duration::from_secs(1);
 /// The control socket's server.
 pub struct ControlServer {
     shared: Arc<Shared>,
-    door: Door,
+    acceptor: Acceptor,
 }
 
 /// Listeners, and the threads that wait at them.
@@ -50,7 +50,7 @@ type Listening = Arc<Lock<Vec<(UnixListener, JoinHandle<()>)>>>;
 
 /// Where listeners of a control socket come in: another one when the folder of the last one is gone. Cheap to clone.
 #[derive(Clone)]
-pub struct Door {
+pub struct Acceptor {
     shared: Arc<Shared>,
     listening: Listening,
 }
@@ -170,17 +170,17 @@ impl ControlServer {
             consoles: AtomicU64::new(0),
             waiters: Lock::default(),
         });
-        let door = Door {
+        let acceptor = Acceptor {
             shared: Arc::clone(&shared),
             listening: Arc::default(),
         };
-        door.serve(listener)?;
-        Ok(ControlServer { shared, door })
+        acceptor.serve(listener)?;
+        Ok(ControlServer { shared, acceptor })
     }
 
     /// For whoever brings another listener.
-    pub fn door(&self) -> Door {
-        self.door.clone()
+    pub fn acceptor(&self) -> Acceptor {
+        self.acceptor.clone()
     }
 
     /// The VM has ended like this: tells who waits for that, lets consoles have their last bytes, and serves nobody
@@ -203,7 +203,7 @@ impl ControlServer {
     }
 
     fn stop_accepting(&mut self) {
-        let listening = std::mem::take(&mut *self.door.listening.lock());
+        let listening = std::mem::take(&mut *self.acceptor.listening.lock());
         for (listener, thread) in listening {
             // A listening socket that is shut down fails whoever waits in accept(2).
             let _ = rustix::net::shutdown(&listener, rustix::net::Shutdown::Both);
@@ -212,7 +212,7 @@ impl ControlServer {
     }
 }
 
-impl Door {
+impl Acceptor {
     /// Serves this listener too.
     ///
     /// # Errors

@@ -283,7 +283,7 @@ impl Vm {
         let server = ControlServer::start(listener, &self.machine, info, audit(&self.channel))
             .map_err(RunError::Control)?;
         // There is no other server.
-        let _ = self.folder.door.set(server.door());
+        let _ = self.folder.acceptor.set(server.acceptor());
         self.talk
             .begin(&self.control, &self.over)
             .map_err(RunError::Thread)?;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use api::VmInfo;
 use fleet::LogWriter;
 use host::lock::Lock;
-use machine::{Devices, Door, MachineControl, StopCause};
+use machine::{Acceptor, Devices, MachineControl, StopCause};
 use rustix::stdio::dup2_stderr;
 use signal_hook::consts::SIGTERM;
 
@@ -85,7 +85,7 @@ pub(super) struct Orders {
 #[derive(Default)]
 pub(super) struct Folder {
     /// Where listeners come in, once there is a server.
-    pub(super) door: OnceLock<Door>,
+    pub(super) acceptor: OnceLock<Acceptor>,
     /// Has the log go on in its next file.
     log_is_stale: Arc<AtomicBool>,
     /// Locks of the name.
@@ -106,8 +106,8 @@ impl Folder {
         let mut descriptors = descriptors.into_iter();
         self.held.lock().extend(descriptors.next());
         self.log_is_stale.store(true, Ordering::Relaxed);
-        if let (Some(listener), Some(door)) = (descriptors.next(), self.door.get()) {
-            door.serve(listener.into())?;
+        if let (Some(listener), Some(acceptor)) = (descriptors.next(), self.acceptor.get()) {
+            acceptor.serve(listener.into())?;
         }
         if let Some(messages) = descriptors.next() {
             dup2_stderr(&messages)?;
