@@ -4,9 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod common;
+#[path = "common/puppet.rs"]
+mod puppet;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -14,6 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::limited::Limited;
+use puppet::{Came, Puppet, thread_of};
 
 /// Enough to start with; the guest works on more than that.
 const LITTLE: [&str; 4] = ["--resident-limit", "40M", "--page-memory", "32M"];
@@ -210,43 +212,20 @@ fn a_vm_that_is_killed_at_any_time_leaves_nothing_and_the_next_one_works() {
 /// A thread of the pager is ended from outside, as no program would: nobody brings pages back any more.
 #[test]
 fn a_vm_whose_pager_lost_a_thread_ends_with_a_report() {
-    if Command::new("gdb").arg("--version").output().is_err() {
-        // Written, not printed: the test harness would keep what is printed to itself.
-        return writeln!(
-            std::io::stderr(),
-            "skipped: a thread cannot be ended without gdb"
-        )
-        .unwrap();
-    }
     for thread in ["pager", "reclaim"] {
         let Some(guest) = Limited::new("lost") else {
             return;
         };
         guest.start(&["--resident-limit", "60M"]);
-        let choose = format!(
-            "python [each.switch() for each in gdb.selected_inferior().threads() if each.name == '{thread}']"
-        );
-        let mut gdb = guest.mother.command("gdb");
-        gdb.args([
-            "-nx",
-            "-batch",
-            "-p",
-            &guest.pid(),
-            "-ex",
-            &choose,
-            "-ex",
-            "set language c",
-            "-ex",
-            "call (long)syscall(60, 0)",
-        ]);
-        let output = gdb.output().unwrap();
+        let process = guest.pid().parse().unwrap();
+        let mut lost = Puppet::of(process, thread_of(process, thread).unwrap()).unwrap();
+        assert_eq!(lost.call(libc::SYS_exit, [0; 6]), Came::Dead(0), "{thread}");
         let waited = guest.call(&["wait", "lost"]);
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(waited.status, Some(1), "{thread}: {}{said}", waited.stdout);
+        assert_eq!(waited.status, Some(1), "{thread}: {}", waited.stdout);
         let logs = guest.call(&["logs", "lost"]);
         assert!(
             logs.stderr.contains("a thread of the pager is gone"),
-            "{thread}: {}{said}",
+            "{thread}: {}",
             logs.stderr
         );
     }
