@@ -130,7 +130,9 @@ fn time(stability: Stability) -> String {
 }
 
 fn paging(finding: &PagingFinding) -> String {
-    let PagingFinding { usable, why, help } = finding;
+    let PagingFinding {
+        usable, why, help, ..
+    } = finding;
     let answer = if *usable { "works" } else { "does not work" };
     let help = help
         .as_ref()
@@ -245,6 +247,7 @@ mod tests {
         };
         let limits = PagingFinding {
             usable: false,
+            usable_on_kvm: false,
             why: "not for you".to_owned(),
             help: Some("be root".to_owned()),
         };
@@ -259,7 +262,7 @@ mod tests {
             "engines": [{"kind": "soft", "usable": true, "why": "because", "help": null}],
             "auto": "soft",
             "tsc": "promised",
-            "paging": {"usable": false, "why": "not for you", "help": "be root"},
+            "paging": {"usable": false, "usable_on_kvm": false, "why": "not for you", "help": "be root"},
             "jail": {"tier": "landlock", "landlock_abi": 3, "missing": []},
             "default_guest": {"cache": null, "package": null, "has_apt": true},
         });

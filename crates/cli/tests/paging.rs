@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use api::{HostBooks, VmName};
+use common::nobody::Who;
 use common::{Mother, with_guest};
 use fleet::{Client, Inventory};
 
@@ -21,15 +22,16 @@ fn books(mother: &Mother) -> Option<HostBooks> {
 
 const WORK: &str = include_str!("paging.sh");
 
-#[test]
-fn a_guest_reads_what_it_wrote_while_the_limit_moves() {
+as_oneself_and_as_nobody!(a_guest_reads_what_it_wrote_while_the_limit_moves);
+
+fn a_guest_reads_what_it_wrote_while_the_limit_moves(who: Who) {
     let Some(mother) = with_guest() else { return };
     if !machine::paging_finding().usable {
         return eprintln!("SKIPPED: guest memory cannot be paged here");
     }
     let folder = tempfile::tempdir().unwrap();
-    let mother = mother.in_folder(folder.path());
     fs::write(folder.path().join("disk.raw"), vec![0x5a; 8 << 20]).unwrap();
+    let mother = mother.in_folder(folder.path()).of(who);
     let words = [
         "--name",
         NAME,

@@ -6,12 +6,14 @@ mod common;
 
 use common::Terminal;
 use common::limited::Limited;
+use common::nobody::Who;
 use serde_json::Value;
 
+as_oneself_and_as_nobody!(what_a_limited_guest_has_and_what_it_believes_stand_side_by_side);
+
 /// What a guest says of itself, what its kernel has in its books and what it was given, in all three views.
-#[test]
-fn what_a_limited_guest_has_and_what_it_believes_stand_side_by_side() {
-    let Some(guest) = Limited::new("less") else {
+fn what_a_limited_guest_has_and_what_it_believes_stand_side_by_side(who: Who) {
+    let Some(guest) = Limited::new("less", who) else {
         return;
     };
     guest.start(&["--resident-limit", "40M"]);

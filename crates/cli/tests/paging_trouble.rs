@@ -15,7 +15,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::limited::Limited;
+use common::nobody::Who;
 use puppet::{Came, Puppet, thread_of};
+
+as_oneself_and_as_nobody!(
+    a_guest_waits_while_the_store_is_full,
+    a_guest_waits_while_the_disk_is_full,
+    a_guest_never_reads_a_page_that_is_not_what_it_was,
+    a_vm_that_is_killed_at_any_time_leaves_nothing_and_the_next_one_works,
+    a_vm_whose_pager_lost_a_thread_ends_with_a_report
+);
 
 /// Enough to start with; the guest works on more than that.
 const LITTLE: [&str; 4] = ["--resident-limit", "40M", "--page-memory", "32M"];
@@ -93,9 +102,8 @@ impl Drop for Disk {
     }
 }
 
-#[test]
-fn a_guest_waits_while_the_store_is_full() {
-    let Some(guest) = Limited::new("short") else {
+fn a_guest_waits_while_the_store_is_full(who: Who) {
+    let Some(guest) = Limited::new("short", who) else {
         return;
     };
     guest.start(&LITTLE);
@@ -106,9 +114,8 @@ fn a_guest_waits_while_the_store_is_full() {
     });
 }
 
-#[test]
-fn a_guest_waits_while_the_disk_is_full() {
-    let Some(guest) = Limited::new("short") else {
+fn a_guest_waits_while_the_disk_is_full(who: Who) {
+    let Some(guest) = Limited::new("short", who) else {
         return;
     };
     let disk = Disk(guest.folder.path().join("disk"));
@@ -128,10 +135,9 @@ fn a_guest_waits_while_the_disk_is_full() {
 }
 
 /// The page file is spoilt behind the back of the VM while much of the guest is in it.
-#[test]
-fn a_guest_never_reads_a_page_that_is_not_what_it_was() {
+fn a_guest_never_reads_a_page_that_is_not_what_it_was(who: Who) {
     let check = |spoil: &dyn Fn(&File), why: &str| {
-        let Some(guest) = Limited::new("spoilt") else {
+        let Some(guest) = Limited::new("spoilt", who) else {
             return;
         };
         guest.start(&[&IN_FILE[..], &["--page-file", "."]].concat());
@@ -173,13 +179,13 @@ fn a_guest_never_reads_a_page_that_is_not_what_it_was() {
     check(&flip, "its checksum is wrong");
 }
 
-#[test]
-fn a_vm_that_is_killed_at_any_time_leaves_nothing_and_the_next_one_works() {
-    let Some(guest) = Limited::new("killed") else {
+fn a_vm_that_is_killed_at_any_time_leaves_nothing_and_the_next_one_works(who: Who) {
+    let Some(guest) = Limited::new("killed", who) else {
         return;
     };
     let pages = guest.folder.path().join("pages");
     fs::create_dir(&pages).unwrap();
+    guest.mother.give(&pages);
     let words = [&IN_FILE[..], &["--page-file", "pages"]].concat();
     let kill = || {
         let mut command = Command::new("kill");
@@ -210,10 +216,9 @@ fn a_vm_that_is_killed_at_any_time_leaves_nothing_and_the_next_one_works() {
 }
 
 /// A thread of the pager is ended from outside, as no program would: nobody brings pages back any more.
-#[test]
-fn a_vm_whose_pager_lost_a_thread_ends_with_a_report() {
+fn a_vm_whose_pager_lost_a_thread_ends_with_a_report(who: Who) {
     for thread in ["pager", "reclaim"] {
-        let Some(guest) = Limited::new("lost") else {
+        let Some(guest) = Limited::new("lost", who) else {
             return;
         };
         guest.start(&["--resident-limit", "60M"]);

@@ -29,6 +29,9 @@ const EVENT_PAGEFAULT: u8 = 0x12;
 const FLAG_WRITE: u64 = 1 << 0;
 const FLAG_WP: u64 = 1 << 1;
 
+/// `UFFD_USER_MODE_ONLY` (Linux 5.11): what anybody may ask for.
+const USER_MODE_ONLY: libc::c_int = 1;
+
 const READ: u64 = 2;
 const READ_WRITE: u64 = 3;
 
@@ -109,8 +112,10 @@ pub struct Fault {
 /// Why faults cannot be handled here.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Only faults of user mode could be: `preadv` into guest memory would fail.
-    #[error("only privileged processes may handle faults of the kernel's own accesses here")]
+    /// Not even those of user mode, which the kernel gives to everybody: something in front of it refuses.
+    #[error(
+        "this process may not handle page faults (a container's filter of system calls often forbids it)"
+    )]
     NotPermitted,
     /// The kernel lacks it, or a part that is needed.
     #[error("the host's kernel cannot hand over faults of shared memory")]
@@ -119,41 +124,74 @@ pub enum OpenError {
 
 /// Faults of a mapping, handled by who has this.
 #[derive(Debug)]
-pub struct UserFault(OwnedFd);
+pub struct UserFault {
+    fd: OwnedFd,
+    sees_kernel: bool,
+}
 
 impl UserFault {
-    /// Opens one that sees the kernel's own accesses too: through `/dev/userfaultfd` for who was given that as `device` or may
-    /// open it, or as a privileged process.
+    /// Opens one, if it can be had one that sees the kernel's own accesses too: through `/dev/userfaultfd` for who was given
+    /// that as `device` or may open it, or as a privileged process. Otherwise one of [user mode](UserFault::of_user_mode).
     ///
     /// # Errors
     /// [`OpenError`].
     pub fn open(device: Option<&File>) -> Result<UserFault, OpenError> {
-        let fd = match device.map_or_else(open_by_call, open_by_device) {
-            Ok(fd) => fd,
+        let opened = match device.map_or_else(|| open_by_call(0), open_by_device) {
             Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
-                let opened = open_device().and_then(|device| open_by_device(&device));
-                opened.map_err(|_| OpenError::NotPermitted)?
+                open_device().and_then(|device| open_by_device(&device))
             }
-            Err(error) => return Err(OpenError::Unsupported(error)),
+            opened => opened,
         };
-        let fault = UserFault(fd);
+        match opened {
+            Ok(fd) => UserFault {
+                fd,
+                sees_kernel: true,
+            }
+            .begun(),
+            Err(_) => UserFault::of_user_mode(),
+        }
+    }
+
+    /// Opens one for which nobody needs a privilege (Linux 5.11). Where the kernel itself would have to wait for a page, in
+    /// the middle of a system call, the call fails with `EFAULT`, or ends short: whoever makes calls on such memory has to
+    /// touch it first, or copy.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn of_user_mode() -> Result<UserFault, OpenError> {
+        let fd = open_by_call(USER_MODE_ONLY).map_err(|error| match error.raw_os_error() {
+            Some(libc::EPERM) => OpenError::NotPermitted,
+            _ => OpenError::Unsupported(error),
+        })?;
+        UserFault {
+            fd,
+            sees_kernel: false,
+        }
+        .begun()
+    }
+
+    /// Whether the kernel's own accesses are faults that come here too.
+    pub fn sees_kernel(&self) -> bool {
+        self.sees_kernel
+    }
+
+    fn begun(self) -> Result<UserFault, OpenError> {
         let features = FEATURE_PAGEFAULT_FLAG_WP | FEATURE_MISSING_SHMEM | FEATURE_WP_SHMEM;
         let mut api = UffdApi {
             api: API,
             features,
             ioctls: 0,
         };
-        fault
-            .ioctl(number(READ_WRITE, 0x3f, size_of::<UffdApi>()), &mut api)
+        self.ioctl(number(READ_WRITE, 0x3f, size_of::<UffdApi>()), &mut api)
             .map_err(OpenError::Unsupported)?;
-        Ok(fault)
+        Ok(self)
     }
 
     fn ioctl<T>(&self, request: libc::c_ulong, argument: &mut T) -> io::Result<()> {
         // SAFETY: every caller in this module passes the struct that belongs to `request`, whose size is a part of the
         // number; addresses in it were made by `range` from a mapping that is borrowed for the call.
         let result =
-            unsafe { libc::ioctl(self.0.as_raw_fd(), request, std::ptr::from_mut(argument)) };
+            unsafe { libc::ioctl(self.fd.as_raw_fd(), request, std::ptr::from_mut(argument)) };
         if result < 0 {
             Err(io::Error::last_os_error())
         } else {
@@ -272,7 +310,7 @@ impl UserFault {
         let mut messages = [none; 32];
         let len = size_of_val(&messages);
         // SAFETY: the buffer is ours and as long as we say; any bytes are a valid `Message`.
-        let got = unsafe { libc::read(self.0.as_raw_fd(), messages.as_mut_ptr().cast(), len) };
+        let got = unsafe { libc::read(self.fd.as_raw_fd(), messages.as_mut_ptr().cast(), len) };
         let Ok(got) = usize::try_from(got) else {
             let error = io::Error::last_os_error();
             return match error.kind() {
@@ -296,7 +334,7 @@ impl UserFault {
 
 impl AsFd for UserFault {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 
@@ -313,9 +351,10 @@ fn range(mapping: &Mapping, offset: u64, len_bytes: u64) -> io::Result<Range> {
     })
 }
 
-fn open_by_call() -> io::Result<OwnedFd> {
+fn open_by_call(flags: libc::c_int) -> io::Result<OwnedFd> {
+    let flags = flags | libc::O_CLOEXEC | libc::O_NONBLOCK;
     // SAFETY: the call takes flags only.
-    let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK) };
+    let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, flags) };
     owned(fd as libc::c_int)
 }
 
@@ -353,64 +392,78 @@ mod tests {
     use super::*;
     use crate::mapping::{MemFd, Protection};
 
-    /// Neighbouring tests run on hosts where this is not permitted too; they say so.
-    fn opened() -> Option<UserFault> {
-        match UserFault::open(None) {
-            Ok(fault) => Some(fault),
-            Err(error) => {
-                eprintln!("SKIPPED: {error}");
-                None
-            }
-        }
+    /// Those that this host allows: for both the tests hold, where no kernel access is meant.
+    fn opened() -> Vec<UserFault> {
+        let both = [UserFault::open(None), UserFault::of_user_mode()];
+        let told = |error: OpenError| eprintln!("SKIPPED: {error}");
+        both.into_iter()
+            .filter_map(|opened| opened.map_err(told).ok())
+            .collect()
     }
 
+    const LEN_BYTES: usize = 0x4000;
+
+    fn mapped(fault: &UserFault) -> (MemFd, Mapping) {
+        let fd = MemFd::new(c"test", LEN_BYTES as u64).unwrap();
+        let mapping = Mapping::new(&fd, LEN_BYTES, Protection::ReadWrite).unwrap();
+        fault.register(&mapping, true).unwrap();
+        (fd, mapping)
+    }
+
+    /// Of who may see it, the kernel waits for a page in the middle of its call; of everybody else the call is refused.
     #[test]
     fn the_kernel_reads_a_file_into_a_page_that_is_missing() {
-        let Some(fault) = opened() else { return };
-        let fd = MemFd::new(c"test", 0x4000).unwrap();
-        let mapping = Mapping::new(&fd, 0x4000, Protection::ReadWrite).unwrap();
-        fault.register(&mapping, true).unwrap();
-        let place = crate::vectored::Place {
-            address: mapping.address() + 0x1ffc,
-            len_bytes: 8,
-        };
-        let source = File::open("/proc/self/exe").unwrap();
-        std::thread::scope(|scope| {
-            // SAFETY: the place lies in the mapping, which outlives the scope, and nobody refers to it.
-            let reader = scope.spawn(|| unsafe { crate::vectored::read_at(&source, &[place], 0) });
-            let mut seen = Vec::new();
-            while !reader.is_finished() {
-                let mut faults = Vec::new();
-                fault.take_faults(&mapping, &mut faults).unwrap();
-                for one in &faults {
-                    assert!(!one.is_protected);
-                    fault
-                        .copy_page(&mapping, one.offset & !0xfff, &[7; 4096], false)
-                        .unwrap();
-                    seen.push(one.offset & !0xfff);
+        for fault in opened() {
+            let (fd, mapping) = mapped(&fault);
+            let place = crate::vectored::Place {
+                address: mapping.address() + 0x1ffc,
+                len_bytes: 8,
+            };
+            let source = File::open("/proc/self/exe").unwrap();
+            let (read, mut seen) = std::thread::scope(|scope| {
+                // SAFETY: the place lies in the mapping, which outlives the scope, and nobody refers to it.
+                let reader =
+                    scope.spawn(|| unsafe { crate::vectored::read_at(&source, &[place], 0) });
+                let mut seen = Vec::new();
+                while !reader.is_finished() {
+                    let mut faults = Vec::new();
+                    fault.take_faults(&mapping, &mut faults).unwrap();
+                    for one in &faults {
+                        assert!(!one.is_protected);
+                        fault
+                            .copy_page(&mapping, one.offset & !0xfff, &[7; 4096], false)
+                            .unwrap();
+                        seen.push(one.offset & !0xfff);
+                    }
+                    std::thread::yield_now();
                 }
-                std::thread::yield_now();
+                (reader.join().unwrap(), seen)
+            });
+            if !fault.sees_kernel() {
+                assert_eq!(read.unwrap_err().raw_os_error(), Some(libc::EFAULT));
+                assert!(seen.is_empty());
+                continue;
             }
             seen.sort_unstable();
             seen.dedup();
             assert_eq!(seen, [0x1000, 0x2000]);
-        });
-        let mut bytes = [0; 12];
-        std::os::unix::fs::FileExt::read_at(fd.file(), &mut bytes, 0x1ff8).unwrap();
-        assert_eq!(&bytes[..8], b"\x07\x07\x07\x07\x7fELF");
+            assert_eq!(read.unwrap(), 8);
+            let mut bytes = [0; 12];
+            std::os::unix::fs::FileExt::read_at(fd.file(), &mut bytes, 0x1ff8).unwrap();
+            assert_eq!(&bytes[..8], b"\x07\x07\x07\x07\x7fELF");
+        }
     }
 
     #[test]
     fn ranges_outside_the_mapping_are_refused() {
-        let Some(fault) = opened() else { return };
-        let fd = MemFd::new(c"test", 0x4000).unwrap();
-        let mapping = Mapping::new(&fd, 0x4000, Protection::ReadWrite).unwrap();
-        fault.register(&mapping, true).unwrap();
-        assert!(fault.zero_page(&mapping, 0x4000).is_err());
-        assert!(fault.protect(&mapping, 0x3000, 0x2000, true).is_err());
-        assert!(fault.wake(&mapping, u64::MAX, 1).is_err());
-        fault.zero_page(&mapping, 0x3000).unwrap();
-        let error = fault.zero_page(&mapping, 0x3000).unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(libc::EEXIST));
+        for fault in opened() {
+            let (_fd, mapping) = mapped(&fault);
+            assert!(fault.zero_page(&mapping, 0x4000).is_err());
+            assert!(fault.protect(&mapping, 0x3000, 0x2000, true).is_err());
+            assert!(fault.wake(&mapping, u64::MAX, 1).is_err());
+            fault.zero_page(&mapping, 0x3000).unwrap();
+            let error = fault.zero_page(&mapping, 0x3000).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EEXIST));
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::ptr;
 
 /// Places that one call takes (`UIO_MAXIOV`, `uio.h`); a longer list is used up to here.
 const PLACES_MAX: usize = 1024;
@@ -75,4 +76,38 @@ pub unsafe fn write_at(file: &File, places: &[Place], offset: u64) -> io::Result
         )
     };
     moved_bytes(result)
+}
+
+/// Whether a call failed at a place of its caller's memory, which a page was missing of that the kernel could not wait for.
+pub fn met_missing_page(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EFAULT)
+}
+
+/// Copies `bytes` into `places`, one after the other, as far as either goes. Where a page is missing this thread waits for
+/// it, as with any store.
+///
+/// # Safety
+/// As for [`read_at`].
+pub unsafe fn scatter(mut bytes: &[u8], places: &[Place]) {
+    for place in places {
+        let (now, rest) = bytes.split_at(place.len_bytes.min(bytes.len()));
+        // SAFETY: the caller keeps the place writable and free of references, so it does not overlap the slice either.
+        unsafe { ptr::copy_nonoverlapping(now.as_ptr(), place.address as *mut u8, now.len()) };
+        bytes = rest;
+    }
+}
+
+/// The reverse: fills `bytes` from `places`.
+///
+/// # Safety
+/// As for [`write_at`], and no Rust reference covers the places.
+pub unsafe fn gather(places: &[Place], mut bytes: &mut [u8]) {
+    for place in places {
+        let (now, rest) = bytes.split_at_mut(place.len_bytes.min(bytes.len()));
+        // SAFETY: the caller keeps the place readable and free of references, so it does not overlap the slice either.
+        unsafe {
+            ptr::copy_nonoverlapping(place.address as *const u8, now.as_mut_ptr(), now.len())
+        };
+        bytes = rest;
+    }
 }

@@ -1,13 +1,23 @@
 //! Paging of a VM over all its lives: what was asked for, and the pager of the present life.
 
 use std::fs::File;
+use std::io;
 use std::sync::{Arc, MutexGuard};
 
 use host::lock::Lock;
 use mem::{Faults, GuestMemory};
 use paging::{AHEAD_PAGES, Event, PageFile, Pager, Settings, StartError, with_causes};
 
+use crate::engine::EngineKind;
 use crate::plan::PagingPlan;
+use crate::plan::host_findings::KERNEL_FAULTS_HELP;
+
+/// Why a guest on KVM has no limit.
+const ON_KVM: &str = "it is on KVM, which reaches it from inside the kernel, whose page faults this user is not given";
+/// Why a guest with a limit does not go there.
+const LIMITED: &str = "the guest has a limit, or pages of it are away still, and KVM reaches its memory from inside the \
+                       kernel, whose page faults this user is not given; take the limit away first \
+                       (`mother limit NAME --resident none`)";
 
 /// Hears why pages of the guest do not come back.
 pub(crate) type WhenBroken = Box<dyn Fn(String) + Send>;
@@ -24,6 +34,8 @@ struct State {
     /// What faults of any life's memory are handled with; none if the host does not allow it.
     faults: Option<Arc<Faults>>,
     pager: Option<Arc<Pager>>,
+    /// Whether the guest's engine reaches memory in a way whose faults we are not given: the pager stands aside.
+    is_aside: bool,
     /// Why there is none.
     why_not: Option<String>,
     /// Why the guest waits for room, if it does.
@@ -73,6 +85,7 @@ impl Paging {
             settings,
             faults,
             pager: None,
+            is_aside: false,
             why_not,
             stalled: None,
             broken: None,
@@ -85,10 +98,11 @@ impl Paging {
         self.0.lock()
     }
 
-    /// A life with this memory begins. Opens nothing.
+    /// A life with this memory begins, on this engine. Opens nothing.
     pub(crate) fn begin(
         &self,
         name: &str,
+        engine: EngineKind,
         memory: &Arc<GuestMemory>,
         on_change: Arc<OnChange>,
     ) -> Result<(), StartError> {
@@ -104,7 +118,10 @@ impl Paging {
             on_change();
         });
         match Pager::start_with(faults, Arc::clone(memory), &settings, listener) {
-            Ok(pager) => self.state().pager = Some(Arc::new(pager)),
+            Ok(pager) => {
+                self.state().pager = Some(Arc::new(pager));
+                self.serve(engine).map_err(StartError::Start)?;
+            }
             Err(error @ StartError::Faults(_)) if settings.limit_bytes.is_none() => {
                 self.state().why_not = Some(with_causes(&error));
             }
@@ -113,11 +130,29 @@ impl Paging {
         Ok(())
     }
 
+    /// From now on the guest runs on this engine. Of KVM's accesses, which come from inside the kernel, faults come only to
+    /// who is privileged; where they do not come here, the pager has to stand aside, and cannot while there is a limit.
+    pub(crate) fn serve(&self, engine: EngineKind) -> io::Result<()> {
+        let mut state = self.state();
+        let Some(pager) = state.pager.clone() else {
+            return Ok(());
+        };
+        let is_aside = engine == EngineKind::Kvm && !pager.sees_kernel();
+        match is_aside {
+            true if !pager.step_aside()? => return Err(io::Error::other(LIMITED)),
+            true => {}
+            false => pager.come_back()?,
+        }
+        state.is_aside = is_aside;
+        Ok(())
+    }
+
     /// The life is over.
     pub(crate) fn end(&self) {
         let pager = {
             let mut state = self.state();
             state.stalled = None;
+            state.is_aside = false;
             state.pager.take()
         };
         // Its threads are joined outside of the lock, which their last words may need.
@@ -147,6 +182,12 @@ impl Paging {
     /// The pager of the present life.
     pub(crate) fn pager(&self) -> Option<Arc<Pager>> {
         self.state().pager.clone()
+    }
+
+    /// The pager of the present life, if writes to the guest's pages are noticed.
+    pub(crate) fn watcher(&self) -> Option<Arc<Pager>> {
+        let state = self.state();
+        state.pager.clone().filter(|_| !state.is_aside)
     }
 
     /// Why the guest waits for room, if it does.
@@ -183,6 +224,11 @@ impl Paging {
                 "it is in huge pages; a guest that was started without `--huge-pages` can have a limit"
                     .to_owned(),
             );
+        }
+        if matches!(limit_bytes, Some(Some(_))) && state.is_aside {
+            return Err(format!(
+                "{ON_KVM}; `mother switch` to the engine soft, or {KERNEL_FAULTS_HELP}"
+            ));
         }
         if let Some(limit_bytes) = limit_bytes {
             state.settings.limit_bytes = limit_bytes;

@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use host::lock::Lock;
@@ -188,6 +188,9 @@ pub struct GuestMemory {
     given_back_bytes: AtomicU64,
     /// Who puts pages away, if somebody does.
     keeper: Lock<Option<Weak<dyn PageKeeper>>>,
+    /// Whether the kernel fails where it would have to wait for a page, as it does where only faults of user mode are
+    /// answered.
+    kernel_cannot_wait: AtomicBool,
 }
 
 impl std::fmt::Debug for GuestMemory {
@@ -262,6 +265,7 @@ impl GuestMemory {
             vm_memory,
             given_back_bytes,
             keeper,
+            kernel_cannot_wait: AtomicBool::new(false),
         })
     }
 
@@ -307,6 +311,14 @@ impl GuestMemory {
     /// Whether the host may back it with huge pages.
     pub fn is_in_huge_pages(&self) -> bool {
         self.file.is_in_huge_pages
+    }
+
+    pub(crate) fn kernel_cannot_wait(&self) -> bool {
+        self.kernel_cannot_wait.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_kernel_cannot_wait(&self, it_cannot: bool) {
+        self.kernel_cannot_wait.store(it_cannot, Ordering::Release);
     }
 
     pub(crate) fn set_keeper(&self, keeper: Weak<dyn PageKeeper>) {

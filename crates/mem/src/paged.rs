@@ -37,7 +37,23 @@ impl Faults {
     /// # Errors
     /// [`OpenError`] if this host does not allow it.
     pub fn open(device: Option<&File>) -> Result<Faults, OpenError> {
-        let fault = UserFault::open(device)?;
+        Faults::with(UserFault::open(device)?)
+    }
+
+    /// The same where the [kernel cannot wait](UserFault::of_user_mode), which needs no privilege.
+    ///
+    /// # Errors
+    /// [`OpenError`] if this host does not allow it.
+    pub fn of_user_mode() -> Result<Faults, OpenError> {
+        Faults::with(UserFault::of_user_mode()?)
+    }
+
+    /// Whether the kernel can wait for a page too. It has to for guests on KVM, whose memory it reaches itself.
+    pub fn sees_kernel(&self) -> bool {
+        self.fault.sees_kernel()
+    }
+
+    fn with(fault: UserFault) -> Result<Faults, OpenError> {
         let pagemap = File::open("/proc/self/pagemap").map_err(OpenError::Unsupported)?;
         Ok(Faults { fault, pagemap })
     }
@@ -52,16 +68,30 @@ impl PagedMemory {
     /// # Errors
     /// [`OpenError`] if this host does not allow it.
     pub fn new(memory: Arc<GuestMemory>, faults: Arc<Faults>) -> Result<PagedMemory, OpenError> {
-        faults
-            .fault
-            .register(memory.mapping(), false)
-            .map_err(OpenError::Unsupported)?;
-        Ok(PagedMemory { memory, faults })
+        let paged = PagedMemory { memory, faults };
+        paged.take_hold().map_err(OpenError::Unsupported)?;
+        Ok(paged)
+    }
+
+    /// Handles them again after [`PagedMemory::let_go`].
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn take_hold(&self) -> io::Result<()> {
+        // First, so that no transfer meets a fault unprepared.
+        self.memory
+            .set_kernel_cannot_wait(!self.faults.fault.sees_kernel());
+        self.handle_missing(false)
     }
 
     /// The memory.
     pub fn memory(&self) -> &Arc<GuestMemory> {
         &self.memory
+    }
+
+    /// Whether the kernel can wait for a page too.
+    pub fn sees_kernel(&self) -> bool {
+        self.faults.sees_kernel()
     }
 
     /// Pages of the memory file.
@@ -87,7 +117,9 @@ impl PagedMemory {
     /// # Errors
     /// What the kernel says.
     pub fn let_go(&self) -> io::Result<()> {
-        self.faults.fault.unregister(self.memory.mapping())
+        self.faults.fault.unregister(self.memory.mapping())?;
+        self.memory.set_kernel_cannot_wait(false);
+        Ok(())
     }
 
     /// Adds the faults that wait to `faults`; offsets are in the memory file.

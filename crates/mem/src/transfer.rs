@@ -1,10 +1,19 @@
-//! Between files and guest memory without a copy of ours: the kernel moves the bytes, scattered and gathered.
+//! Between files and guest memory: the kernel moves the bytes, scattered and gathered.
 //!
 //! What a file gives lands in guest memory while vCPUs run, as with a DMA of real hardware: no reference to those
 //! bytes exists, and their pages are noted as written afterwards.
+//!
+//! This is the one place where the host's kernel reaches guest memory on behalf of a device; every other access is an
+//! instruction of ours. A page may be away then, or protected because it is leaving. Where the pager was given the kernel's
+//! faults too, the call waits in the middle and goes on. Where it was not, the call ends before that page: with what it has
+//! moved so far, or with `EFAULT`. Then one piece goes through a buffer of ours, whose copy waits for the page like any
+//! access of a vCPU, and the kernel goes on behind it. To touch the page and ask the kernel again would be a race with whoever
+//! puts pages away; the copy is none. It costs only where pages are away: nothing is lost of the speed of those that are here.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 
 use host::vectored::{self, Place};
 use thiserror::Error;
@@ -48,6 +57,11 @@ impl GuestMemory {
             .collect()
     }
 
+    /// Whether a call failed because the kernel could not wait for a page.
+    fn is_page_away(&self, error: &io::Error) -> bool {
+        self.kernel_cannot_wait() && vectored::met_missing_page(error)
+    }
+
     fn wrote_buffers(&self, buffers: &[Buffer]) {
         for buffer in buffers.iter().filter(|buffer| buffer.len_bytes > 0) {
             let last = buffer.gpa.0 + (buffer.len_bytes - 1);
@@ -69,10 +83,20 @@ impl GuestMemory {
         offset: u64,
     ) -> Result<u64, TransferError> {
         let mut places = self.places(buffers)?;
-        // SAFETY: `places` checked that each lies in the mapping that `self` owns and keeps; it is writable, and no
-        // reference into it exists anywhere.
-        let moved = move_all(&mut places, offset, |places, at| unsafe {
-            vectored::read_at(file, places, at)
+        let moved = move_all(&mut places, offset, |places, at| {
+            // SAFETY: `places` checked that each lies in the mapping that `self` owns and keeps; it is writable, and
+            // no reference into it exists anywhere.
+            match unsafe { vectored::read_at(file, places, at) } {
+                Err(error) if self.is_page_away(&error) => {
+                    with_piece(places, |piece| {
+                        let came = file.read_at(piece, at)?;
+                        // SAFETY: as above.
+                        unsafe { vectored::scatter(&piece[..came], places) };
+                        Ok(came)
+                    })
+                }
+                moved => moved,
+            }
         });
         // Also after a failure: a part may have come.
         self.wrote_buffers(buffers);
@@ -91,15 +115,43 @@ impl GuestMemory {
     ) -> Result<(), TransferError> {
         let mut places = self.places(buffers)?;
         let wanted: u64 = places.iter().map(|place| place.len_bytes as u64).sum();
-        // SAFETY: `places` checked that each lies in the mapping that `self` owns and keeps.
-        let moved = move_all(&mut places, offset, |places, at| unsafe {
-            vectored::write_at(file, places, at)
+        let moved = move_all(&mut places, offset, |places, at| {
+            // SAFETY: `places` checked that each lies in the mapping that `self` owns and keeps.
+            match unsafe { vectored::write_at(file, places, at) } {
+                Err(error) if self.is_page_away(&error) => {
+                    with_piece(places, |piece| {
+                        // SAFETY: as above.
+                        unsafe { vectored::gather(places, piece) };
+                        file.write_at(piece, at)
+                    })
+                }
+                moved => moved,
+            }
         })?;
         if moved < wanted {
             return Err(io::Error::from(io::ErrorKind::WriteZero).into());
         }
         Ok(())
     }
+}
+
+/// Bytes that go through a buffer at a time: a few pages are away where one is, and behind them the kernel goes on.
+const PIECE_BYTES: usize = 32 << 10;
+
+/// Calls `act` with a buffer for the first bytes of `places`.
+fn with_piece(
+    places: &[Place],
+    act: impl FnOnce(&mut [u8]) -> io::Result<usize>,
+) -> io::Result<usize> {
+    thread_local! {
+        // A thread that never needs it has none.
+        static PIECE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    let all: usize = places.iter().map(|place| place.len_bytes).sum();
+    PIECE.with_borrow_mut(|piece| {
+        piece.resize(PIECE_BYTES, 0);
+        act(&mut piece[..all.min(PIECE_BYTES)])
+    })
 }
 
 /// Moves until every place was used or nothing more moves.
@@ -140,10 +192,11 @@ fn skip(mut places: &mut [Place], mut bytes: usize) -> &mut [Place] {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Seek, Write};
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::{Arc, Mutex};
 
     use super::*;
-    use crate::CodeWatch;
+    use crate::{CodeWatch, PagedMemory};
 
     #[derive(Default)]
     struct Watcher(Mutex<Vec<Gfn>>);
@@ -253,6 +306,56 @@ mod tests {
             .read_from_file(&buffers(&[(0x1ff0, 32)]), &file(&[9; 64]), 0)
             .unwrap();
         assert_eq!(*watcher.0.lock().unwrap(), [Gfn(2)]);
+    }
+
+    /// As for a user who is given no faults of the kernel's: every page is away, at first and again and again.
+    #[test]
+    fn a_file_is_read_and_written_where_the_kernel_cannot_wait_for_pages() {
+        let Ok(faults) = crate::Faults::of_user_mode() else {
+            return eprintln!("SKIPPED: this host hands over no faults");
+        };
+        let memory = Arc::new(GuestMemory::flat(0x10_0000).unwrap());
+        let paged = PagedMemory::new(Arc::clone(&memory), Arc::new(faults)).unwrap();
+        paged.handle_missing(true).unwrap();
+        let is_over = AtomicBool::new(false);
+        let bytes: Vec<u8> = (0..200_000_u32).map(|n| (n % 251) as u8).collect();
+        let list = buffers(&[
+            (0x1ffe, 4),
+            (0x8000, 0),
+            (0x5001, 4095),
+            (0x9000, 100_000),
+            (0x8_0ff0, 65_600),
+        ]);
+        let all: u64 = list.iter().map(|buffer| buffer.len_bytes).sum();
+        let filled = std::thread::scope(|scope| {
+            let pager = scope.spawn(|| {
+                let mut filled = 0;
+                while !is_over.load(Ordering::Relaxed) {
+                    let mut waiting = Vec::new();
+                    paged.take_faults(&mut waiting).unwrap();
+                    for fault in &waiting {
+                        let came = paged.fill_with_zeros(fault.offset / PAGE_SIZE);
+                        filled += u64::from(came.is_ok());
+                    }
+                    std::thread::yield_now();
+                }
+                filled
+            });
+            for _ in 0..20 {
+                let moved = memory.read_from_file(&list, &file(&bytes), 7).unwrap();
+                assert_eq!(moved, all);
+                let mut target = file(&[]);
+                memory.write_to_file(&list, &target, 0).unwrap();
+                let mut got = Vec::new();
+                target.rewind().unwrap();
+                target.read_to_end(&mut got).unwrap();
+                assert!(got == bytes[7..7 + all as usize]);
+                paged.punch(0, 0x100).unwrap();
+            }
+            is_over.store(true, Ordering::Relaxed);
+            pager.join().unwrap()
+        });
+        assert!(filled >= 20 * 40, "{filled}");
     }
 
     #[test]

@@ -137,6 +137,10 @@ pub struct Counts {
     pub refused: u64,
 }
 
+/// Why a guest gets no limit while the pager stands aside.
+const ASIDE: &str =
+    "its engine reaches memory from inside the kernel, whose page faults this user may not handle";
+
 /// See the module. Everything here happens under one lock.
 pub(crate) struct Core<M> {
     memory: Arc<M>,
@@ -154,6 +158,8 @@ pub(crate) struct Core<M> {
     unpunched: Vec<u64>,
     /// Whether missing pages are ours to handle; without, nothing is away and `pages` knows nothing.
     is_tracking: bool,
+    /// Whether no faults come to us at all, so nobody's writes are noticed and nothing can leave.
+    is_aside: bool,
     /// How many pages may be resident.
     limit: Option<u64>,
     /// The same while the limit is being reached from above: it comes down with what is resident.
@@ -197,6 +203,7 @@ impl<M: Memory> Core<M> {
             zeros: 0,
             unpunched: Vec::new(),
             is_tracking: false,
+            is_aside: false,
             limit: None,
             ceiling: u64::MAX,
             counts: Counts::default(),
@@ -259,7 +266,8 @@ impl<M: Memory> Core<M> {
     /// Whether a page was written since it was last asked for; from now on its next write is noticed.
     pub(crate) fn ask_written(&mut self, page: u64, watched_max: usize) -> Result<bool, Broken> {
         let is_new = !self.watches.is_watched(page);
-        if page >= self.page_count() || is_new && self.watches.watched_count() >= watched_max {
+        let is_too_many = is_new && self.watches.watched_count() >= watched_max;
+        if page >= self.page_count() || is_too_many || self.is_aside {
             return Ok(true);
         }
         let written = self.watches.ask(page) != Some(false);
@@ -277,6 +285,9 @@ impl<M: Memory> Core<M> {
         &mut self,
         pages: &[u64],
     ) -> Result<Option<(u64, u64)>, Broken> {
+        if self.is_aside {
+            return Ok(None);
+        }
         let (old, counted) = self.watches.end_sample();
         for page in old {
             if matches!(self.page(page), Page::Resident | Page::Empty | Page::Zeros) {
@@ -319,6 +330,9 @@ impl<M: Memory> Core<M> {
     /// So many pages may be resident from now on. What is too much leaves by and by; meanwhile pages come only as
     /// others have gone.
     pub(crate) fn set_limit(&mut self, limit: Option<u64>) -> io::Result<()> {
+        if limit.is_some() && self.is_aside {
+            return Err(io::Error::other(ASIDE));
+        }
         if limit.is_some() && !self.is_tracking {
             self.start_tracking()?;
         }
@@ -379,6 +393,33 @@ impl<M: Memory> Core<M> {
             .for_each(|page| *page = Page::Empty);
         // Who waited for a hole that was ours finds that the kernel fills it now.
         self.memory.wake(0, self.page_count())
+    }
+
+    /// Handles no faults until [`Core::come_back`]: for an engine of whose accesses none would come to us. With a limit, or
+    /// with pages away, this cannot be; false then.
+    pub(crate) fn step_aside(&mut self) -> io::Result<bool> {
+        self.stop_tracking_if_idle()?;
+        if self.is_tracking {
+            return Ok(false);
+        }
+        // Nobody can tell from now on.
+        self.watches
+            .wanted()
+            .into_iter()
+            .for_each(|page| self.watches.written(page));
+        self.watches.end_sample();
+        self.memory.handle_any(false)?;
+        self.is_aside = true;
+        Ok(true)
+    }
+
+    /// Handles faults again.
+    pub(crate) fn come_back(&mut self) -> io::Result<()> {
+        if self.is_aside {
+            self.memory.handle_any(true)?;
+            self.is_aside = false;
+        }
+        Ok(())
     }
 
     /// Somebody waits for `page`.

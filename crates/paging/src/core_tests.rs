@@ -73,6 +73,16 @@ impl Memory for Host {
         Ok(())
     }
 
+    fn handle_any(&self, any: bool) -> io::Result<()> {
+        self.ask()?;
+        if !any {
+            let mut pages = self.pages.lock().unwrap();
+            pages.iter_mut().for_each(|page| page.is_protected = false);
+        }
+        *self.missing.lock().unwrap() = false;
+        Ok(())
+    }
+
     fn each_resident(
         &self,
         first: u64,
@@ -180,6 +190,8 @@ enum Step {
     Look(u64),
     Watch(u64),
     Sample(Vec<u64>),
+    /// Another engine, whose accesses nobody sees.
+    Aside(bool),
     Refusals(Vec<bool>),
 }
 
@@ -198,6 +210,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => page.clone().prop_map(Step::Look),
         1 => page.prop_map(Step::Watch),
         1 => pages.prop_map(Step::Sample),
+        1 => any::<bool>().prop_map(Step::Aside),
         2 => prop::collection::vec(prop::bool::weighted(0.3), 0..12).prop_map(Step::Refusals),
     ];
     prop::collection::vec(step, 1..200)
@@ -384,6 +397,13 @@ impl Scene {
             Step::Sample(pages) => {
                 let _ = self.core.turn_write_sample(&pages);
             }
+            Step::Aside(true) => {
+                let is_aside = self.core.step_aside().unwrap_or(false);
+                assert!(!is_aside || self.core.out() == 0 && self.core.limit().is_none());
+            }
+            Step::Aside(false) => {
+                let _ = self.core.come_back();
+            }
             Step::Refusals(list) => *self.host.refusals.lock().unwrap() = list,
         }
         self.core.punch_again();
@@ -440,6 +460,29 @@ proptest! {
             scene.step(Step::Read(page));
         }
     }
+}
+
+#[test]
+fn nothing_is_paged_and_everything_counts_as_written_while_it_stands_aside() {
+    let mut scene = Scene::new();
+    scene.core.set_limit(Some(8)).unwrap();
+    (0..8).for_each(|page| scene.write(page, 3));
+    scene.leave(vec![1, 2, 3], &[], None);
+    assert!(!scene.core.step_aside().unwrap(), "there is a limit");
+    scene.core.set_limit(None).unwrap();
+    assert!(!scene.core.step_aside().unwrap(), "pages are away");
+    (1..4).for_each(|page| assert!(scene.touch(page, false)));
+    scene.watch(2);
+    assert!(!scene.core.ask_written(2, 8).unwrap());
+    assert!(scene.core.step_aside().unwrap());
+    for _ in 0..2 {
+        assert!(scene.core.ask_written(2, 8).unwrap());
+    }
+    scene.core.set_limit(Some(8)).unwrap_err();
+    scene.core.come_back().unwrap();
+    assert!(scene.core.ask_written(2, 8).unwrap());
+    assert!(!scene.core.ask_written(2, 8).unwrap());
+    scene.core.set_limit(Some(8)).unwrap();
 }
 
 /// The limit is one for real: a guest that wants more waits.

@@ -15,6 +15,8 @@ pub(crate) trait Memory: Send + Sync {
     fn page_count(&self) -> u64;
     /// Whether faults of missing pages come to us.
     fn handle_missing(&self, missing: bool) -> io::Result<()>;
+    /// Whether any faults come to us, or none.
+    fn handle_any(&self, any: bool) -> io::Result<()>;
     /// Every stretch among these pages that the host holds: first page and count.
     fn each_resident(
         &self,
@@ -47,6 +49,10 @@ impl Memory for PagedMemory {
 
     fn handle_missing(&self, missing: bool) -> io::Result<()> {
         PagedMemory::handle_missing(self, missing)
+    }
+
+    fn handle_any(&self, any: bool) -> io::Result<()> {
+        if any { self.take_hold() } else { self.let_go() }
     }
 
     fn each_resident(

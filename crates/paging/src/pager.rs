@@ -237,6 +237,27 @@ impl Pager {
         Ok(())
     }
 
+    /// Whether guests may run on KVM beside this: the kernel, which reaches their memory itself, can wait for pages too.
+    pub fn sees_kernel(&self) -> bool {
+        self.shared.memory.sees_kernel()
+    }
+
+    /// Handles no faults until [`Pager::come_back`]; false, and nothing is changed, where there is a limit or a page away.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn step_aside(&self) -> io::Result<bool> {
+        self.shared.core().map_err(io::Error::other)?.step_aside()
+    }
+
+    /// Handles faults again.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn come_back(&self) -> io::Result<()> {
+        self.shared.core().map_err(io::Error::other)?.come_back()
+    }
+
     /// Whether nothing more has to leave: the limit is kept.
     pub fn is_within_limit(&self) -> bool {
         self.shared.core().is_ok_and(|core| core.excess(0) == 0)

@@ -1,8 +1,10 @@
 //! The pager on the host's own userfaultfd, with threads in the place of a guest.
 
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use mem::Buffer;
 use x86::Gpa;
 
 use super::*;
@@ -95,12 +97,64 @@ fn a_guest_has_all_its_memory_and_the_host_a_tenth_of_it() {
     assert!(books.out_bytes > 50 * MIB, "{books:?}");
 }
 
-/// Four threads write and check their own pages while the limit goes up and down and pages are given back.
+/// The page's words from and to a file, as a disk moves them.
+fn move_page(memory: &GuestMemory, page: u64, round: u64, disk: &File) {
+    let words: Vec<u8> = (0..512)
+        .flat_map(|at| word(page * 512 + at, round).to_le_bytes())
+        .collect();
+    disk.write_all_at(&words, 0).unwrap();
+    let gpa = Gpa(page * PAGE_BYTES);
+    let buffers = [
+        Buffer {
+            gpa,
+            len_bytes: 100,
+        },
+        Buffer {
+            gpa: Gpa(gpa.0 + 100),
+            len_bytes: PAGE_BYTES - 100,
+        },
+    ];
+    assert_eq!(
+        memory.read_from_file(&buffers, disk, 0).unwrap(),
+        PAGE_BYTES
+    );
+}
+
+fn check_moved_page(memory: &GuestMemory, page: u64, round: u64, disk: &File) {
+    let buffer = Buffer {
+        gpa: Gpa(page * PAGE_BYTES),
+        len_bytes: PAGE_BYTES,
+    };
+    memory.write_to_file(&[buffer], disk, PAGE_BYTES).unwrap();
+    let mut got = [0; PAGE_BYTES as usize];
+    disk.read_exact_at(&mut got, PAGE_BYTES).unwrap();
+    for (at, bytes) in (0..512).zip(got.chunks_exact(8)) {
+        let expected = word(page * 512 + at, round).to_le_bytes();
+        assert_eq!(bytes, expected, "page {page} in round {round}");
+    }
+}
+
+/// Four threads write and check their own pages, two of them as a disk does, while the limit goes up and down and pages are
+/// given back.
 #[test]
 fn nothing_is_lost_while_the_limit_moves() {
-    let Some((memory, pager)) = start(32 * MIB, &settings(None)) else {
-        return;
-    };
+    for faults in [Faults::open(None), Faults::of_user_mode()] {
+        match faults {
+            Ok(faults) => nothing_is_lost_with(faults),
+            Err(error) => eprintln!("SKIPPED: {error}"),
+        }
+    }
+}
+
+fn nothing_is_lost_with(faults: Faults) {
+    let memory = Arc::new(GuestMemory::flat(32 * MIB).unwrap());
+    let started = Pager::start_with(
+        Arc::new(faults),
+        Arc::clone(&memory),
+        &settings(None),
+        quiet(),
+    );
+    let pager = started.unwrap();
     let end = Instant::now() + Duration::from_secs(4);
     std::thread::scope(|scope| {
         for thread in 0..4_u64 {
@@ -108,9 +162,15 @@ fn nothing_is_lost_while_the_limit_moves() {
             scope.spawn(move || {
                 let pages = move || (0..8192).filter(move |page| page % 4 == thread);
                 let mut round = 0;
+                let disk = tempfile::tempfile().unwrap();
                 while Instant::now() < end {
-                    pages().for_each(|page| write_page(memory, page, round));
-                    pages().for_each(|page| check_page(memory, page, round));
+                    if thread % 2 == 0 {
+                        pages().for_each(|page| write_page(memory, page, round));
+                        pages().for_each(|page| check_page(memory, page, round));
+                    } else {
+                        pages().for_each(|page| move_page(memory, page, round, &disk));
+                        pages().for_each(|page| check_moved_page(memory, page, round, &disk));
+                    }
                     if thread == 0 {
                         memory.discard(Gpa(0), PAGE_BYTES).unwrap();
                         assert_eq!(memory.read_value(Gpa(2048), 8).unwrap(), 0);

@@ -11,6 +11,7 @@ use fleet::{Client, ClientError, Inventory};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::nobody::Who;
 use super::{Mother, Ran, with_guest};
 
 /// How long anything may take on a busy machine.
@@ -30,15 +31,15 @@ impl Drop for Limited {
 }
 
 impl Limited {
-    /// A place for such a guest; `None`, said aloud, where there can be none.
-    pub fn new(name: &'static str) -> Option<Limited> {
+    /// A place for such a guest of this user; `None`, said aloud, where there can be none.
+    pub fn new(name: &'static str, who: Who) -> Option<Limited> {
         let mother = with_guest()?;
         if !machine::paging_finding().usable {
             eprintln!("SKIPPED: guest memory cannot be paged here");
             return None;
         }
         let folder = tempfile::tempdir().unwrap();
-        let mother = mother.in_folder(folder.path());
+        let mother = mother.in_folder(folder.path()).of(who);
         Some(Limited {
             mother,
             folder,

@@ -5,10 +5,14 @@
 
 pub mod host;
 pub mod limited;
+#[macro_use]
+pub mod nobody;
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -16,6 +20,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+
+use self::nobody::{Nobody, Who};
 
 /// How long a whole guest may take, boot included, on a busy machine.
 const LIMIT_SECONDS: &str = "120";
@@ -27,6 +33,7 @@ pub struct Mother {
     path: Option<PathBuf>,
     /// Where its VMs are: apart from the user's, and from those of other tests.
     runtime: TempDir,
+    nobody: Option<Nobody>,
 }
 
 fn runtime() -> TempDir {
@@ -90,6 +97,7 @@ impl Mother {
             has_own_cache: true,
             path: None,
             runtime: runtime(),
+            nobody: None,
         }
     }
 
@@ -100,6 +108,7 @@ impl Mother {
             has_own_cache: false,
             path: None,
             runtime: runtime(),
+            nobody: None,
         }
     }
 
@@ -119,6 +128,32 @@ impl Mother {
         }
     }
 
+    /// The same for this user, who is given the folder.
+    pub fn of(self, who: Who) -> Mother {
+        if who == Who::Oneself {
+            return self;
+        }
+        nobody::give(&self.folder);
+        nobody::give(self.runtime.path());
+        Mother {
+            nobody: Some(Nobody::new()),
+            ..self
+        }
+    }
+
+    /// Gives what a test has made to the user of the command.
+    pub fn give(&self, path: &Path) {
+        if self.nobody.is_some() {
+            nobody::give(path);
+        }
+    }
+
+    /// The command itself.
+    pub fn program(&self) -> &Path {
+        let own = Path::new(env!("CARGO_BIN_EXE_mother"));
+        self.nobody.as_ref().map_or(own, Nobody::program)
+    }
+
     /// The folder of its VMs.
     pub fn vms(&self) -> PathBuf {
         self.runtime.path().join("mother")
@@ -131,14 +166,14 @@ impl Mother {
 
     /// `mother run` with these words and this on standard input.
     pub fn type_into(&self, words: &[&str], input: &str) -> Ran {
-        let mut command = self.command(env!("CARGO_BIN_EXE_mother"));
+        let mut command = self.command(self.program());
         command.arg("run").args(words);
         finish(command, input)
     }
 
     /// `mother` with these words and nothing on standard input.
     pub fn call(&self, words: &[&str]) -> Ran {
-        let mut command = self.command(env!("CARGO_BIN_EXE_mother"));
+        let mut command = self.command(self.program());
         command.args(words);
         finish(command, "")
     }
@@ -151,22 +186,28 @@ impl Mother {
     }
 
     /// `program`, to be ended after a while whatever happens.
-    pub fn command(&self, program: &str) -> Command {
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         self.command_within(LIMIT_SECONDS, program)
     }
 
     /// The same for what takes hours.
-    pub fn command_for_long(&self, program: &str) -> Command {
+    pub fn command_for_long(&self, program: impl AsRef<OsStr>) -> Command {
         self.command_within("3h", program)
     }
 
-    fn command_within(&self, limit: &str, program: &str) -> Command {
+    fn command_within(&self, limit: &str, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("/usr/bin/timeout");
         command
-            .args(["--kill-after=5", limit, program])
+            .args(["--kill-after=5", limit])
+            .arg(program)
             .current_dir(&self.folder);
         command.env("XDG_RUNTIME_DIR", self.runtime.path());
-        command.env("MOTHER", env!("CARGO_BIN_EXE_mother"));
+        command.env("MOTHER", self.program());
+        if let Some(nobody) = &self.nobody {
+            command.uid(nobody.id()).gid(nobody.id());
+            command.env("HOME", nobody.home());
+            command.env("XDG_CACHE_HOME", nobody.home().join("cache"));
+        }
         if self.has_own_cache {
             command.env("XDG_CACHE_HOME", self.folder.join("cache"));
         }

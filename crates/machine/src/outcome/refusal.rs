@@ -50,6 +50,9 @@ pub enum SwitchError {
         /// What the engine said.
         source: EngineError,
     },
+    /// Its memory cannot be paged there.
+    #[error("{0}")]
+    Paging(String),
     /// A thread did not come.
     #[error("the guest's threads did not come to rest in time")]
     TimedOut,

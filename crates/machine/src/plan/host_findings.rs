@@ -12,6 +12,8 @@ use crate::engine::{EngineFinding, findings_for};
 pub struct PagingFinding {
     /// It can.
     pub usable: bool,
+    /// Also that of guests on KVM, which reaches it from inside the kernel.
+    pub usable_on_kvm: bool,
     /// Why, as a sentence without its end.
     pub why: String,
     /// What to do about it, if anything can be done.
@@ -48,23 +50,38 @@ impl HostFindings {
 /// Tries whether memory of guests can be paged here.
 pub fn paging_finding() -> PagingFinding {
     match host::userfault::UserFault::open(None) {
-        Ok(_) => PagingFinding {
-            usable: true,
-            why: "faults of guest memory can be handled, devices' included".to_owned(),
-            help: None,
-        },
-        Err(error @ host::userfault::OpenError::NotPermitted) => PagingFinding {
-            usable: false,
-            why: error.to_string(),
-            help: Some(
-                "run as root, give the user access to /dev/userfaultfd, or set vm.unprivileged_userfaultfd to 1"
-                    .to_owned(),
-            ),
-        },
+        Ok(fault) => PagingFinding::of_faults(fault.sees_kernel()),
         Err(error) => PagingFinding {
             usable: false,
+            usable_on_kvm: false,
             why: ::paging::with_causes(&error),
-            help: None,
+            help: matches!(error, host::userfault::OpenError::NotPermitted)
+                .then(|| "have the container allow the system call userfaultfd".to_owned()),
         },
+    }
+}
+
+/// What gives a user page faults of the kernel's own accesses.
+pub(crate) const KERNEL_FAULTS_HELP: &str = "run as root, give the user access to /dev/userfaultfd, or set vm.unprivileged_userfaultfd to 1";
+
+impl PagingFinding {
+    /// What a host has that hands over faults: also those of the kernel's own accesses, or not.
+    pub(crate) fn of_faults(sees_kernel: bool) -> PagingFinding {
+        let (why, help) = if sees_kernel {
+            (
+                "faults of guest memory can be handled, the kernel's included",
+                None,
+            )
+        } else {
+            let why = "faults of guest memory can be handled, for guests on the software CPU; this user is not given those of \
+                       the kernel, from which KVM reaches it";
+            (why, Some(KERNEL_FAULTS_HELP.to_owned()))
+        };
+        PagingFinding {
+            usable: true,
+            usable_on_kvm: sees_kernel,
+            why: why.to_owned(),
+            help,
+        }
     }
 }

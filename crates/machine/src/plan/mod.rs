@@ -196,7 +196,9 @@ fn judge(
             check_file_limit(memory_bytes, host.file_bytes_max),
         );
     }
-    let paging = is_memory_known.then(|| paging::paging(spec, host, memory_bytes, complaints));
+    let kind = engine.as_ref().map(|choice| choice.kind);
+    let paging =
+        is_memory_known.then(|| paging::paging(spec, host, kind, memory_bytes, complaints));
     let kernel = match (&spec.kernel, stage) {
         (None, Stage::Draft) => None,
         (path, _) => complaints.take("kernel", images::kernel(path.as_deref())),

@@ -6,7 +6,8 @@ use api::{ResidentLimit, StoreSize, VmSpec};
 use serde::{Deserialize, Serialize};
 
 use super::{Complaints, Trouble, trouble};
-use crate::plan::host_findings::HostFindings;
+use crate::engine::EngineKind;
+use crate::plan::host_findings::{HostFindings, KERNEL_FAULTS_HELP};
 
 /// How a VM's memory is paged.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -26,13 +27,14 @@ pub struct PagingPlan {
 pub(super) fn paging(
     spec: &VmSpec,
     host: &HostFindings,
+    engine: Option<EngineKind>,
     memory_bytes: u64,
     complaints: &mut Complaints,
 ) -> Option<PagingPlan> {
     let limit = spec.resident_limit.unwrap_or(ResidentLimit::None);
     let limit = limit.of(memory_bytes);
     let limit = limit.and_then(|limit| without_huge_pages(spec, limit));
-    let limit = limit.and_then(|limit| can_be_kept(host, limit));
+    let limit = limit.and_then(|limit| can_be_kept(host, engine, limit));
     let limit_bytes = complaints.take("resident-limit", limit);
     let room = |asked: Option<StoreSize>| asked.map_or(memory_bytes, StoreSize::bytes);
     let folder = complaints.take("page-file", folder(spec));
@@ -56,9 +58,25 @@ fn without_huge_pages(spec: &VmSpec, limit: Option<u64>) -> Result<Option<u64>, 
     }
 }
 
-/// A limit is kept by taking pages away, which not every user may do on every host.
-fn can_be_kept(host: &HostFindings, limit: Option<u64>) -> Result<Option<u64>, Trouble> {
+/// A limit is kept by taking pages away, which not every user may do on every host and engine.
+fn can_be_kept(
+    host: &HostFindings,
+    engine: Option<EngineKind>,
+    limit: Option<u64>,
+) -> Result<Option<u64>, Trouble> {
     match &host.paging {
+        Some(paging)
+            if limit.is_some()
+                && paging.usable
+                && !paging.usable_on_kvm
+                && engine == Some(EngineKind::Kvm) =>
+        {
+            trouble(
+                "guest memory cannot be paged for a guest on KVM here: KVM reaches it from inside the kernel, whose page \
+                 faults this user is not given",
+                format!("use `--engine soft`; or {KERNEL_FAULTS_HELP}"),
+            )
+        }
         Some(paging) if limit.is_some() && !paging.usable => {
             let help = paging.help.clone();
             trouble(

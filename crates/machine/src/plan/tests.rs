@@ -347,15 +347,7 @@ fn a_plan_can_be_handed_to_another_process() {
 #[test]
 fn a_limit_that_this_host_cannot_keep_is_told_with_the_way_on() {
     let folder = Folder::new("limit");
-    let check = |limit: &str, help: Option<&str>, expected: Option<(&str, &str)>| {
-        let host = HostFindings {
-            paging: Some(PagingFinding {
-                usable: false,
-                why: "not for you".to_owned(),
-                help: help.map(str::to_owned),
-            }),
-            ..host()
-        };
+    let check_host = |host: HostFindings, limit: &str, expected: Option<(&str, &str)>| {
         let spec = VmSpec {
             kernel: Some(folder.file("vmlinuz", &bzimage())),
             resident_limit: Some(limit.parse().unwrap()),
@@ -372,6 +364,16 @@ fn a_limit_that_this_host_cannot_keep_is_told_with_the_way_on() {
             .map(|(what, help)| (what.as_str(), help.as_str()));
         assert_eq!(told, expected, "{limit}");
     };
+    let check = |limit: &str, help: Option<&str>, expected| {
+        let paging = PagingFinding {
+            usable: false,
+            usable_on_kvm: false,
+            why: "not for you".to_owned(),
+            help: help.map(str::to_owned),
+        };
+        let paging = Some(paging);
+        check_host(HostFindings { paging, ..host() }, limit, expected);
+    };
     let what = "guest memory cannot be paged here: not for you";
     check("none", None, None);
     check("100M", Some("be root"), Some((what, "be root")));
@@ -380,6 +382,21 @@ fn a_limit_that_this_host_cannot_keep_is_told_with_the_way_on() {
         None,
         Some((what, "leave the limit out; `mother doctor` says more")),
     );
+    // Whoever is given no faults of the kernel's has a limit on the engine that needs none.
+    let what = "guest memory cannot be paged for a guest on KVM here: KVM reaches it from inside the kernel, whose page \
+                faults this user is not given";
+    let help = "use `--engine soft`; or run as root, give the user access to /dev/userfaultfd, or set \
+                vm.unprivileged_userfaultfd to 1";
+    for (kvm, kernel_faults, expected) in [
+        (false, false, None),
+        (true, true, None),
+        (true, false, Some((what, help))),
+    ] {
+        let mut host = host();
+        host.engines[0].usable = kvm;
+        host.paging = Some(PagingFinding::of_faults(kernel_faults));
+        check_host(host, "100M", expected);
+    }
 }
 
 #[test]

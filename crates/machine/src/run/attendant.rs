@@ -42,7 +42,9 @@ pub(crate) fn attend(life: &Life, control: &MachineControl, maker: &VcpuMaker) {
                 go_on(life);
             }
             Step::Switch(kind, ticket) => {
-                control.switched(kind, ticket, switch::switch(life, kind, maker));
+                let before = control.engine();
+                let switched = switch::switch(life, before, kind, maker, control.paging());
+                control.switched(kind, ticket, switched);
             }
             Step::PressPower => {
                 visit(life, true);

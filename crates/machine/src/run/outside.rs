@@ -33,10 +33,12 @@ impl Outside {
     ) -> Result<(Life, Vec<Box<dyn Vcpu>>), BuildError> {
         let input = self.input.clone();
         let output = self.output.clone();
+        let kind = self.maker.kind;
         let begin_paging = |memory: &Arc<GuestMemory>| {
             let control = self.control.clone();
             self.paging.begin(
                 &plan.name,
+                kind,
                 memory,
                 Arc::new(move || control.paging_changed()),
             )

@@ -5,6 +5,8 @@
 //! same board, and each thread takes its new one. Then the VM goes on. Until states are final nothing has changed, so an
 //! engine that cannot be made, or refuses a state, costs the guest nothing but the pause.
 
+use std::io;
+
 use devices::{Board, Startup};
 use vcpu::{Engine, EngineError, VcpuState};
 use x86::{CpuidTable, cpu_model};
@@ -13,10 +15,29 @@ use crate::engine::EngineKind;
 use crate::life::{Life, VcpuMaker, sipi_state};
 use crate::outcome::refusal::SwitchError;
 use crate::outcome::rest::Rest;
+use crate::paging::Paging;
 use crate::threads::exchange::Table;
 
-/// Moves the guest of `life`, which is paused, to the engine `kind`.
-pub(crate) fn switch(life: &Life, kind: EngineKind, maker: &VcpuMaker) -> Result<(), SwitchError> {
+/// Moves the guest of `life`, which is paused, from the engine `before` to the engine `kind`.
+pub(crate) fn switch(
+    life: &Life,
+    before: EngineKind,
+    kind: EngineKind,
+    maker: &VcpuMaker,
+    paging: &Paging,
+) -> Result<(), SwitchError> {
+    let refused = |error: io::Error| SwitchError::Paging(error.to_string());
+    paging.serve(kind).map_err(refused)?;
+    let switched = take_over(life, kind, maker);
+    if switched.is_err()
+        && let Err(error) = paging.serve(before)
+    {
+        tracing::warn!("the guest's memory is not paged any more: {error}");
+    }
+    switched
+}
+
+fn take_over(life: &Life, kind: EngineKind, maker: &VcpuMaker) -> Result<(), SwitchError> {
     if kind == EngineKind::Kvm {
         check_features(life, maker.limit.as_ref())?;
     }

@@ -118,7 +118,7 @@ pub(super) fn written_pages(shared: &Shared, stretches: &[(u64, u64)]) -> Outcom
             format!("at most {WRITTEN_PAGES_MAX} pages at a time"),
         );
     }
-    let Some(pager) = shared.control.paging().pager() else {
+    let Some(pager) = shared.control.paging().watcher() else {
         return no_pager();
     };
     let pages: Vec<u64> = stretches

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use api::{JailWish, VmInfo, VmOrigin};
 use fleet::{Claim, Inventory};
 use host::jail::Apart;
-use machine::{AttachError, BuildError, Descriptors, Kept, RunningNetwork, VmPlan};
+use machine::{AttachError, BuildError, Descriptors, EngineKind, Kept, RunningNetwork, VmPlan};
 use rustix::io::Errno;
 use rustix::process::{
     Signal, WaitOptions, chdir, geteuid, getpid, pidfd_send_signal, set_child_subreaper, setsid,
@@ -503,10 +503,10 @@ fn apart(plan: &VmPlan) -> Apart {
     if plan.jail == JailWish::Off {
         return Apart::No;
     }
-    // A kernel that hands out page faults by privilege alone gives none to a namespace (before Linux 6.1).
-    let is_limited = plan.paging.limit_bytes.is_some();
-    let may_not_ask = geteuid().is_root() && host::userfault::open_device().is_err();
-    if is_limited && may_not_ask {
+    // A kernel that hands out its own page faults by privilege alone gives none to a namespace (before Linux 6.1), and a
+    // guest on KVM cannot have a limit without.
+    let needs_them = plan.paging.limit_bytes.is_some() && plan.engine.kind == EngineKind::Kvm;
+    if needs_them && geteuid().is_root() && host::userfault::open_device().is_err() {
         return Apart::No;
     }
     Apart::Namespaces
