@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use fixtures::{KvmHost, Qemu};
-use images::DefaultGuest;
+use images::{Cache, DefaultGuest};
 
 use crate::workspace;
 use crate::workspace::cargo;
@@ -150,6 +150,25 @@ fn build_kvm_tests() -> Result<PathBuf> {
     Ok(PathBuf::from(path.context(
         "cargo does not say where the tests of `kvm` are",
     )?))
+}
+
+/// What passt needs beside itself. What it becomes lies there: one for newer CPUs, and for one in the cache, which has a folder
+/// of its own, the C library that it is made for. The host's own lies among all of its programs.
+pub(super) fn of_passt(cache: &Cache, passt: &Path) -> Result<Vec<PathBuf>> {
+    let folder = passt.parent().context("passt lies in a folder")?;
+    if folder.starts_with(cache.folder().canonicalize()?) {
+        return Ok(vec![folder.to_owned()]);
+    }
+    let entries = fs::read_dir(folder)?.collect::<std::io::Result<Vec<_>>>()?;
+    let is_of_it = |path: &PathBuf| {
+        path.file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with("passt"))
+    };
+    Ok(entries
+        .iter()
+        .map(fs::DirEntry::path)
+        .filter(is_of_it)
+        .collect())
 }
 
 /// Has the nested machine find programs in a further folder, which is in it too.

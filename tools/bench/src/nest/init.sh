@@ -34,7 +34,7 @@ case $set in
     exits) . ./exits; exits ;;
     boots) . ./boot; boots ;;
     quick) engines; bare; hostile; linux; moving 1 ;;
-    all) engines; bare; hostile; linux; again; limited; moving 1; moving 2; looking ;;
+    all) engines; bare; hostile; linux; again; limited; unprivileged; moving 1; moving 2; looking ;;
     *) for test in $(echo "$set" | tr , ' '); do case $test in moving?) moving "${test#moving}" ;; *) "$test" ;; esac; done ;;
 esac
 echo DONE

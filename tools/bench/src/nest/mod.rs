@@ -86,9 +86,8 @@ pub fn run(set: Set<'_>) -> Result<bool> {
         folder::add_qemu(&folder, &parts.qemu)?;
     }
     let run = cache.run_folder()?;
-    // What it becomes lies beside it: one for newer CPUs, and for some the C library that it is made for.
-    let package = passt.parent().context("passt lies in a folder")?;
-    let include = vec![folder.clone(), package.to_owned()];
+    let mut include = folder::of_passt(&cache, &passt)?;
+    include.push(folder.clone());
     let request = AppRequest {
         program: folder.join("mother"),
         include,

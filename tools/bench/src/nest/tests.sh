@@ -132,6 +132,50 @@ limited() {
     check "its sums are right" "" /tmp/kvm [ "$(grep -c 'OUT same' /tmp/kvm)" = 2 ]
 }
 
+# A user without privilege is given no faults of the kernel's own accesses: a guest has a limit on the software CPU, none on
+# KVM, and goes from one to the other.
+unprivileged() {
+    chmod 666 /dev/kvm
+    mkdir -p /tmp/nobody
+    chown nobody /tmp/nobody
+    rm -f /tmp/keys
+    mkfifo /tmp/keys
+    as_nobody() { su nobody -s /bin/sh -c "XDG_RUNTIME_DIR=/tmp/nobody HOME=/tmp/nobody exec '$MOTHER' $*"; }
+    sums() {
+        echo "md5sum -c -s /tmp/sums && echo OUT sa''me$1" >&3
+        await "OUT same$1" /tmp/less 120
+    }
+    guest="--kernel '$NEST/kernel' --initrd '$NEST/initrd' --memory 160M --resident-limit 40M --cmdline '$LINUX'"
+    as_nobody run --engine kvm --timeout 60s $guest > /tmp/refused 2>&1
+    check "a user without privilege is refused a limit on KVM, with the way on" "status $?" /tmp/refused \
+        grep -q 'use `--engine soft`' /tmp/refused
+    as_nobody run --name less --engine soft --timeout 500s $guest < /tmp/keys > /tmp/less 2> /tmp/less.err &
+    vmm=$!
+    exec 3> /tmp/keys
+    await '^mother: /init started' /tmp/less 220
+    sleep 1
+    echo "dd if=/dev/urandom of=/tmp/noise bs=64k count=128 2>/dev/null; yes line | head -c 40000000 > /tmp/part" >&3
+    echo "md5sum /tmp/noise /tmp/part > /tmp/sums; echo OUT fil''led" >&3
+    await 'OUT filled' /tmp/less 200
+    check "such a user's guest has a limit on the software CPU" "" /tmp/less sums 1
+    as_nobody switch less --engine kvm > /tmp/switch 2>&1
+    check "with it, it does not go to KVM" "" /tmp/switch grep -q 'take the limit away first' /tmp/switch
+    as_nobody limit less --resident none > /tmp/switch 2>&1
+    tries=0
+    until as_nobody switch less --engine kvm > /tmp/switch 2>&1 || [ $tries -gt 30 ]; do sleep 1; tries=$((tries + 1)); done
+    as_nobody ps > /tmp/ps 2>&1
+    check "without it, it does" "$(cat /tmp/switch)" /tmp/ps grep -q '^less *kvm *running' /tmp/ps
+    check "and has its bytes there" "" /tmp/less.err sums 2
+    as_nobody limit less --resident 40M > /tmp/switch 2>&1
+    check "where it is given no limit" "" /tmp/switch grep -q 'it is on KVM' /tmp/switch
+    as_nobody switch less --engine soft > /tmp/switch 2>&1 && as_nobody limit less --resident 40M >> /tmp/switch 2>&1
+    check "but is when it is back" "status $?" /tmp/switch sums 3
+    exec 3>&-
+    as_nobody kill less > /dev/null 2>&1
+    wait
+    vmm=
+}
+
 # A guest computes, holds a connection over its network card and a timer, and changes its engine twenty times.
 moving() {
     name="a guest of $1 vCPU moves"
