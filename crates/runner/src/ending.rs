@@ -145,9 +145,22 @@ fn words(report: &Report) -> (String, u8) {
     (line + "\n", status)
 }
 
+/// Lines of a console that are shown unasked: as many as a kernel needs to say why it died, and no more than a screen or two.
+const LAST_LINES: usize = 80;
+
+fn last_lines(text: &str) -> &str {
+    let body = text.strip_suffix('\n').unwrap_or(text);
+    let start = body
+        .rmatch_indices('\n')
+        .nth(LAST_LINES - 1)
+        .map_or(0, |(at, _)| at + 1);
+    &text[start..]
+}
+
 /// The same of a guest that was to be one program, which has not ended: the last of its kernel's words come first.
 fn without_its_program(report: &Report, unexplained: &str) -> (String, u8) {
     let (how, status) = words(report);
+    let unexplained = last_lines(unexplained);
     let end = if unexplained.is_empty() || unexplained.ends_with('\n') {
         ""
     } else {
@@ -156,7 +169,9 @@ fn without_its_program(report: &Report, unexplained: &str) -> (String, u8) {
     let said = format!("{unexplained}{end}{how}");
     match report.ending {
         Ending::PoweredOff | Ending::Stopped(StopCause::Left) => {
-            let line = "error: the guest ended before the program in it did\n";
+            let line = "error: the guest ended before the program in it did: something in it switched it off, or its kernel \
+                        died\n  help: `--kernel-log` shows all that its kernel says; a program that just ends has the \
+                        guest switched off, and its exit status is Mother's\n";
             (said + line, OUR_FAULT)
         }
         _ => (said, status),
@@ -221,4 +236,22 @@ fn stopped(cause: StopCause) -> (EndKind, String, u8) {
 
 fn seconds(time: Duration) -> String {
     format!("{:.1} s", time.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_words_of_a_kernel_are_not_many() {
+        let lines = |numbers: std::ops::Range<usize>| -> String {
+            numbers.map(|n| format!("line {n}\n")).collect()
+        };
+        let check = |text: &str, expected: &str| assert_eq!(last_lines(text), expected, "{text:?}");
+        check("", "");
+        check("one", "one");
+        check("one\ntwo", "one\ntwo");
+        check(&lines(0..LAST_LINES), &lines(0..LAST_LINES));
+        check(&lines(0..500), &lines(500 - LAST_LINES..500));
+    }
 }

@@ -283,6 +283,7 @@ impl Opened {
             source,
         };
         let blob = self.source.reader(&layer.path).map_err(failed)?;
+        spool.expect_layer(blob.limit());
         let mut blob = Digesting::new(blob);
         {
             let plain = digest::decompress(&mut blob).map_err(failed)?;

@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use tar::EntryType;
 
 use crate::container::{ContainerError, digest};
+use crate::tree::HeaderBounds;
 
 /// Largest part that is read whole: descriptions, not layers.
 const PART_BYTES_MAX: u64 = 16 << 20;
@@ -113,8 +114,12 @@ impl Source {
 
 fn members(file: &File) -> io::Result<HashMap<String, Member>> {
     let mut members = HashMap::new();
-    let mut archive = tar::Archive::new(file);
-    for entry in archive.entries_with_seek()? {
+    let bounds = HeaderBounds::new();
+    let mut archive = tar::Archive::new(bounds.around(file));
+    let mut entries = archive.entries_with_seek()?;
+    loop {
+        bounds.begin();
+        let Some(entry) = entries.next() else { break };
         let entry = entry?;
         let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         let Some(name) = normal(&path) else { continue };

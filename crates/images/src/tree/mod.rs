@@ -7,6 +7,7 @@
 //!
 //! Names lead through symbolic links as they will in the guest: `lib/x` goes to `usr/lib/x` if `lib` is such a link.
 
+mod bounded;
 mod resolve;
 mod sparse;
 mod unpack;
@@ -14,6 +15,7 @@ mod unpack;
 #[cfg(test)]
 mod unpack_tests;
 
+pub(crate) use bounded::HeaderBounds;
 pub(crate) use unpack::{Spool, UnpackError, Unpacker};
 
 use std::collections::BTreeMap;
@@ -36,6 +38,14 @@ const DEPTH_MAX: usize = 256;
 
 /// Most files in one tree: what a disk of 16 GiB has inodes for.
 const NODES_MAX: usize = 1 << 20;
+
+/// What names, links and attributes of one tree may take of our memory: those of more files than any image has, or of a small
+/// archive that unpacks to them.
+const HELD_BYTES_MAX: usize = 256 << 20;
+
+/// What a node takes beside its texts, and what a name in a folder does.
+const NODE_BYTES: usize = 128;
+const ENTRY_BYTES: usize = 96;
 
 /// Where a node stands in the tree's list.
 pub(crate) type NodeId = usize;
@@ -61,6 +71,9 @@ pub(crate) enum TreeError {
     /// More files than we take.
     #[error("there are more than {NODES_MAX} files")]
     TooMany,
+    /// Longer names and attributes than we take.
+    #[error("names and attributes of its files take more than {} MiB", HELD_BYTES_MAX >> 20)]
+    TooLong,
 }
 
 /// Whose a file is and what may be done with it.
@@ -77,6 +90,11 @@ pub(crate) struct Attributes {
 }
 
 impl Attributes {
+    fn held_bytes(&self) -> usize {
+        let xattr = |(name, value): &(String, Vec<u8>)| ENTRY_BYTES + name.len() + value.len();
+        self.xattrs.iter().map(xattr).sum()
+    }
+
     /// Root's, from 1970.
     pub(crate) fn of_root(mode: u16) -> Attributes {
         Attributes {
@@ -194,6 +212,8 @@ pub(crate) struct Tree {
     nodes: Vec<Node>,
     /// Which layer is being put on now; entries remember it.
     layer: u32,
+    /// What nodes and names have taken so far, also those that are hidden by now.
+    held_bytes: usize,
 }
 
 impl Tree {
@@ -206,6 +226,7 @@ impl Tree {
         Tree {
             nodes: vec![root],
             layer: 0,
+            held_bytes: 0,
         }
     }
 
@@ -225,8 +246,9 @@ impl Tree {
         };
         let existing = self.entry(parent, &name).map(|entry| entry.node);
         if let Some(node) = existing.filter(|&node| self.is_folder(node)) {
+            self.hold(attributes.held_bytes())?;
             self.nodes[node].attributes = attributes;
-            self.set_entry(parent, name, node);
+            self.set_entry(parent, name, node)?;
             return Ok(node);
         }
         self.add(
@@ -278,8 +300,7 @@ impl Tree {
             return Err(bad());
         }
         let (parent, name) = self.parent_of(path)?.ok_or_else(bad)?;
-        self.set_entry(parent, name, node);
-        Ok(())
+        self.set_entry(parent, name, node)
     }
 
     /// Copies what is below a folder of another tree into a folder of this one.
@@ -372,15 +393,30 @@ impl Tree {
         if self.nodes.len() >= NODES_MAX {
             return Err(TreeError::TooMany);
         }
+        let link_bytes = match &node.kind {
+            Kind::Symlink(target) => target.len(),
+            _ => 0,
+        };
+        self.hold(NODE_BYTES + link_bytes + node.attributes.held_bytes())?;
         self.nodes.push(node);
         let id = self.nodes.len() - 1;
-        self.set_entry(folder, name, id);
+        self.set_entry(folder, name, id)?;
         Ok(id)
     }
 
-    fn set_entry(&mut self, folder: NodeId, name: Vec<u8>, node: NodeId) {
+    fn set_entry(&mut self, folder: NodeId, name: Vec<u8>, node: NodeId) -> Result<(), TreeError> {
+        self.hold(ENTRY_BYTES + name.len())?;
         let layer = self.layer;
         self.folder_mut(folder).insert(name, Entry { node, layer });
+        Ok(())
+    }
+
+    fn hold(&mut self, bytes: usize) -> Result<(), TreeError> {
+        self.held_bytes = self.held_bytes.saturating_add(bytes);
+        if self.held_bytes > HELD_BYTES_MAX {
+            return Err(TreeError::TooLong);
+        }
+        Ok(())
     }
 }
 

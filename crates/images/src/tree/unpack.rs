@@ -11,7 +11,7 @@ use tar::EntryType;
 use thiserror::Error;
 
 use crate::tree::sparse::SparseHeaders;
-use crate::tree::{Attributes, Content, Kind, LINK_BYTES_MAX, Tree, TreeError, text};
+use crate::tree::{Attributes, Content, HeaderBounds, Kind, LINK_BYTES_MAX, Tree, TreeError, text};
 
 /// What starts the name of a file that hides another (OCI image specification, layer.md, "Whiteouts").
 const WHITEOUT: &[u8] = b".wh.";
@@ -27,6 +27,13 @@ const BLOCK_BYTES: u64 = 512;
 
 /// What all files of one tree may have together, so that a small archive with large holes cannot fill every disk.
 const SPOOL_BYTES_MAX: u64 = 64 << 30;
+
+/// What is unpacked of a layer, beside holes, may be so many times as large as the layer: packers reach a tenth of that with
+/// files that people make.
+const GROWTH_MAX: u64 = 256;
+
+/// So much may be unpacked of layers in any case.
+const GROWN_BYTES_MIN: u64 = 1 << 30;
 
 /// Bytes that are copied at once; so many zeros in a row are a hole.
 const PIECE_BYTES: usize = 64 << 10;
@@ -49,6 +56,9 @@ pub(crate) enum UnpackError {
 pub(crate) struct Spool {
     file: Arc<File>,
     len: u64,
+    /// Bytes that were written, without holes, and how many may be.
+    written: u64,
+    pub(super) room: u64,
 }
 
 impl Spool {
@@ -63,7 +73,20 @@ impl Spool {
         Ok(Spool {
             file: Arc::new(file),
             len: 0,
+            written: 0,
+            room: u64::MAX,
         })
+    }
+
+    /// A layer of so many bytes, as it is packed, comes next. From the first one on there is no more room than its growth may
+    /// take.
+    pub(crate) fn expect_layer(&mut self, packed_bytes: u64) {
+        let room = if self.room == u64::MAX {
+            GROWN_BYTES_MIN
+        } else {
+            self.room
+        };
+        self.room = room.saturating_add(packed_bytes.saturating_mul(GROWTH_MAX));
     }
 
     /// Bytes of all files so far.
@@ -91,6 +114,12 @@ impl Spool {
                 );
             }
             if piece[..count].iter().any(|&byte| byte != 0) {
+                self.written += count as u64;
+                if self.written > self.room {
+                    let what =
+                        format!("its files are more than {GROWTH_MAX} times as large as it is");
+                    return Err(io::Error::other(what).into());
+                }
                 let written = self.file.write_all_at(&piece[..count], self.len);
                 written.map_err(UnpackError::Spool)?;
             }
@@ -146,28 +175,39 @@ impl<'a> Unpacker<'a> {
         }
     }
 
-    /// Reads the archive to its end; the paths of all that was put.
+    /// Reads the archive to its end; for a package, the paths of all that was put.
     pub(crate) fn unpack(&mut self, archive: &mut dyn Read) -> Result<Vec<Vec<u8>>, UnpackError> {
         let is_cut = Cell::new(false);
-        let mut archive = tar::Archive::new(Padded {
+        let bounds = HeaderBounds::new();
+        let mut archive = tar::Archive::new(bounds.around(Padded {
             from: archive,
             len: 0,
             is_cut: &is_cut,
-        });
+        }));
         let mut paths = Vec::new();
-        for entry in archive.entries()? {
+        let mut entries = archive.entries()?;
+        loop {
+            bounds.begin();
+            let Some(entry) = entries.next() else { break };
             let mut entry = entry?;
+            bounds.end();
             let headers = PaxHeaders::read(&mut entry)?;
             let path = match &headers.sparse.name {
                 Some(name) => name.clone(),
                 None => entry.path_bytes().into_owned(),
             };
             self.put(&mut entry, &path, headers)?;
+            // What nobody wanted of it. Holes could be without an end, and the library does not step through those.
+            if entry.header().entry_type() != EntryType::GNUSparse {
+                io::copy(&mut entry, &mut io::sink())?;
+            }
             if is_cut.get() {
                 let what = format!("the archive ends inside of {:?}", text(&path));
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, what).into());
             }
-            paths.push(path);
+            if !self.is_layer {
+                paths.push(path);
+            }
         }
         Ok(paths)
     }

@@ -226,7 +226,8 @@ fn a_cut_archive_is_an_error() {
 fn an_archive_may_end_with_its_last_byte() {
     let whole = archive(&[(FILE, "a", "first"), (FILE, "b", &"x".repeat(700))]);
     let (layers, unpacked) = unpack(&whole[..512 * 3 + 700]);
-    assert_eq!(unpacked.unwrap().len(), 2);
+    unpacked.unwrap();
+    assert_eq!(layers.text("a").as_deref(), Some("first"));
     assert_eq!(layers.text("b"), Some("x".repeat(700)));
 }
 
@@ -253,8 +254,72 @@ fn holes_and_times_come_from_pax_headers() {
         .append_data(&mut header, "var/GNUSparseFile.0/holes", &packed[..])
         .unwrap();
     let (layers, unpacked) = unpack(&builder.into_inner().unwrap());
-    assert_eq!(unpacked.unwrap(), [b"var/holes"]);
+    unpacked.unwrap();
     let text = layers.text("var/holes").unwrap();
     assert_eq!((text.len(), &text[199_997..]), (200_000, "\0ab"));
     assert_eq!(layers.node("var/holes").unwrap().attributes.mtime, -12);
+}
+
+/// A file with a long name and an attribute in front of it.
+fn with_headers(name_bytes: usize, xattr_bytes: usize) -> Vec<u8> {
+    let mut builder = Builder::new(Vec::new());
+    let value = vec![b'v'; xattr_bytes];
+    if xattr_bytes > 0 {
+        let header: [(&str, &[u8]); 1] = [("SCHILY.xattr.user.x", &value)];
+        builder.append_pax_extensions(header).unwrap();
+    }
+    let name = "n/".repeat(name_bytes / 2);
+    let mut header = Header::new_gnu();
+    header.set_size(0);
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    builder.append_data(&mut header, name, &b""[..]).unwrap();
+    builder.into_inner().unwrap()
+}
+
+/// Packed, each of these is a few kilobytes.
+#[test]
+fn headers_of_a_file_may_be_as_long_as_files_need_and_no_longer() {
+    let check = |name_bytes, xattr_bytes, expected: Option<&str>| {
+        let refused = unpack(&with_headers(name_bytes, xattr_bytes)).1.err();
+        let refused = refused.map(|error| error.to_string());
+        match (&refused, expected) {
+            (None, None) => {}
+            (Some(refused), Some(expected)) => assert!(refused.contains(expected), "{refused}"),
+            _ => panic!("{name_bytes} {xattr_bytes}: {refused:?}"),
+        }
+    };
+    check(300, 0, None);
+    check(300, 64 << 10, None);
+    check(10, 900 << 10, None);
+    let too_long = Some("headers of a file are longer");
+    check(10, 1100 << 10, too_long);
+    check(1100 << 10, 0, too_long);
+    check(600 << 10, 600 << 10, too_long);
+    check(1000, 0, Some("is no path of a file system"));
+}
+
+#[test]
+fn many_files_with_much_to_say_are_refused_before_they_take_our_memory() {
+    let one = with_headers(10, 900 << 10);
+    let one = &one[..one.len() - 1024];
+    let mut many = Vec::new();
+    (0..400).for_each(|_| many.extend_from_slice(&one[..]));
+    let refused = unpack(&many).1.unwrap_err().to_string();
+    assert!(refused.contains("take more than 256 MiB"), "{refused}");
+}
+
+#[test]
+fn a_layer_that_grows_beyond_what_packers_reach_is_refused() {
+    let check = |text: &str, is_taken| {
+        let mut layers = Layers::new();
+        layers.spool.room = 200_000;
+        layers.spool.expect_layer(100);
+        assert_eq!(layers.put(&[(FILE, "a", text)]).is_ok(), is_taken);
+    };
+    check(&"x".repeat(200_000), true);
+    check(&"x".repeat(300_000), false);
+    // Holes cost nothing.
+    check(&"\0".repeat(3_000_000), true);
 }

@@ -330,7 +330,12 @@ impl Write for KernelLog {
         let mut last = self.last.lock();
         last.extend(bytes);
         let excess = last.len().saturating_sub(LOG_BYTES);
-        last.drain(..excess);
+        if excess > 0 {
+            last.drain(..excess);
+            // What is left begins with a line.
+            let cut = last.iter().position(|&byte| byte == b'\n');
+            last.drain(..cut.map_or(0, |end| end + 1));
+        }
         drop(last);
         if let Some(shown) = &mut self.shown {
             // A closed standard error is no reason to end the guest.
