@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::metrics::Metric;
 use crate::observe::{HostBooks, MemoryView, VcpuView};
+use crate::spec::Rates;
 use crate::status::{VmEnd, VmStatus};
 
 /// The version that this code speaks.
@@ -91,8 +92,8 @@ pub enum Command {
     Registers,
     /// Show the host's own books: [`Outcome::Books`].
     Books,
-    /// Change how much of the guest's memory the host may hold: [`Outcome::Done`] when the limit is kept. What is not
-    /// given stays.
+    /// Change how much of the guest's memory the host may hold, and what it may use per second: [`Outcome::Done`] when the
+    /// limits are kept. What is not given stays.
     Limit {
         /// A size, a share such as `10%`, or `none`.
         #[serde(default)]
@@ -100,6 +101,9 @@ pub enum Command {
         /// Memory that compressed pages may take.
         #[serde(default)]
         page_memory: Option<String>,
+        /// What it may use per second.
+        #[serde(default, skip_serializing_if = "Rates::is_silent")]
+        rates: Rates,
     },
     /// Every number of the VM: [`Outcome::Metrics`].
     Metrics,
@@ -284,6 +288,7 @@ mod tests {
             Command::Limit {
                 resident: Some("10%".to_owned()),
                 page_memory: None,
+                rates: Rates::default(),
             },
             r#""command":"limit","resident":"10%","page_memory":null"#,
         );
@@ -364,6 +369,7 @@ mod tests {
         let nothing = Command::Limit {
             resident: None,
             page_memory: None,
+            rates: Rates::default(),
         };
         assert_eq!(read(limit), Some(nothing));
         assert_eq!(read(r#"{"version":1,"command":"teleport"}"#), None);

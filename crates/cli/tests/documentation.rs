@@ -224,6 +224,11 @@ fn the_page_on_lifecycle_is_true() {
 }
 
 #[test]
+fn the_page_on_limits_is_true() {
+    check("docs/limits.md");
+}
+
+#[test]
 fn the_page_on_metrics_is_true() {
     check("docs/metrics.md");
 }

@@ -37,6 +37,7 @@ pub mod pit;
 mod plan;
 pub mod pm;
 pub mod ports;
+pub mod rate;
 pub mod rtc;
 pub mod saved;
 pub mod serial;

@@ -20,6 +20,7 @@ mod console;
 mod control;
 mod engine;
 mod life;
+mod limits;
 mod outcome;
 mod paging;
 mod plan;

@@ -24,6 +24,7 @@ mod keys;
 mod name;
 mod network;
 mod printed;
+mod rates;
 mod schema;
 mod text;
 mod words;
@@ -41,6 +42,7 @@ pub use disk::{DiskFormat, DiskSerial, DiskSpec};
 pub use file::{PartialSpec, nearest};
 pub use name::{NameError, VmName};
 pub use network::{Forward, Mac, NetSpec, Transport};
+pub use rates::{ByteRate, CountRate, CpuLimit, Rates};
 pub use schema::schema;
 pub use text::{BadText, Text};
 pub use words::{ConsoleKind, EngineWish, JailWish, Label, Marker, ModuleSpec, VcpuCount};
@@ -124,6 +126,25 @@ pub struct VmSpec {
     /// Take guest memory in huge pages of 2 MiB, where the host has them: fast on KVM; the guest gets no resident limit
     #[arg(long, help_heading = "Memory")]
     pub huge_pages: bool,
+    /// CPU time of its process, vCPUs and devices together, as a share of one core of the host: 50%, 150%, or none [default: none]
+    #[arg(long, value_name = "SHARE", help_heading = "Limits")]
+    pub cpu_limit: Option<CpuLimit>,
+    /// Bytes per second that its disks read and write together: a size such as 20M, or none [default: none]
+    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
+    pub disk_rate: Option<ByteRate>,
+    /// Requests per second that its disks serve together, or none [default: none]
+    #[arg(long, value_name = "N", help_heading = "Limits")]
+    pub disk_ops: Option<CountRate>,
+    /// Bytes per second that its network card sends, and as many that it receives: a size such as 5M, or none [default:
+    /// none]
+    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
+    pub net_rate: Option<ByteRate>,
+    /// Packets per second that its network card sends, and as many that it receives, or none [default: none]
+    #[arg(long, value_name = "N", help_heading = "Limits")]
+    pub net_packets: Option<CountRate>,
+    /// Bytes per second that come from its consoles: a size such as 64K, or none [default: none]
+    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
+    pub console_rate: Option<ByteRate>,
     /// Number of vCPUs [default: 1]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub cpus: Option<VcpuCount>,
@@ -212,6 +233,18 @@ impl VmSpec {
         let mut said = below.said();
         said.extend(self.said());
         serde_json::from_value(Value::Object(said)).expect("each value was one of a spec")
+    }
+
+    /// What it may use per second.
+    pub fn rates(&self) -> Rates {
+        Rates {
+            cpu_limit: self.cpu_limit,
+            disk_rate: self.disk_rate,
+            disk_ops: self.disk_ops,
+            net_rate: self.net_rate,
+            net_packets: self.net_packets,
+            console_rate: self.console_rate,
+        }
     }
 
     /// What the VM is called in messages.

@@ -199,6 +199,9 @@ pub struct GivenLimits {
     pub page_file_size: Option<api::StoreSize>,
     /// `--timeout`.
     pub timeout: Option<api::Timeout>,
+    /// What it may use per second.
+    #[serde(flatten)]
+    pub rates: api::Rates,
 }
 
 impl Given<'_> {
@@ -222,6 +225,7 @@ impl Given<'_> {
                 .map(|folder| folder.display().to_string()),
             page_file_size: given.page_file_size,
             timeout: given.timeout,
+            rates: given.rates(),
         };
         let labels = given
             .labels

@@ -64,6 +64,8 @@ enum Tsc {
 struct Paging {
     /// Whether it works.
     usable: bool,
+    /// Also for guests on KVM.
+    usable_on_kvm: bool,
     /// Why, or why not.
     why: String,
     /// What to do.

@@ -66,8 +66,30 @@ fn limits(given: &VmSpec) -> Vec<(&'static str, String)> {
         )
     });
     let timeout = given.timeout.map(|timeout| ("time", timeout.to_string()));
+    let rates = given.rates();
+    let rates = [
+        rates
+            .cpu_limit
+            .map(|limit| ("CPU", format!("{limit} of a core"))),
+        rates
+            .disk_rate
+            .map(|rate| ("disks", format!("{rate} per second"))),
+        rates
+            .disk_ops
+            .map(|rate| ("disks", format!("{rate} requests per second"))),
+        rates
+            .net_rate
+            .map(|rate| ("network", format!("{rate} per second each way"))),
+        rates
+            .net_packets
+            .map(|rate| ("network", format!("{rate} packets per second each way"))),
+        rates
+            .console_rate
+            .map(|rate| ("consoles", format!("{rate} per second"))),
+    ];
     [resident, page_memory, page_file, timeout]
         .into_iter()
+        .chain(rates)
         .flatten()
         .collect()
 }

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use api::{Command, VmName, VmState};
+use api::{Command, Rates, VmName, VmState};
 use clap::Args;
 use fleet::{Client, ClientError, Inventory, InventoryError, Vm};
 use rustix::process::{Pid, Signal, kill_process};
@@ -80,15 +80,28 @@ hold is compressed, or put into the page file. When this returns, the limit is k
 Examples:
   mother limit web --resident 10%
   mother limit web db --resident 200M
-  mother limit web --resident none")]
+  mother limit web --resident none
+  mother limit web --cpu-limit 50% --disk-rate 20M --net-rate 5M
+  mother limit web --cpu-limit none")]
 pub struct LimitArguments {
     #[command(flatten)]
     who: NamesArguments,
+    #[command(flatten)]
+    memory: MemoryLimits,
+    #[command(flatten)]
+    rates: Rates,
+}
+
+/// How much of its memory the host may hold.
+#[derive(Clone, Debug, Args)]
+struct MemoryLimits {
     /// How much of its memory the host may hold: a size such as 100M, a share such as 10%, or none for no limit
     #[arg(
         long,
         value_name = "SIZE|SHARE",
-        required_unless_present = "page_memory"
+        required_unless_present_any = [
+            "page_memory", "cpu_limit", "disk_rate", "disk_ops", "net_rate", "net_packets", "console_rate"
+        ]
     )]
     resident: Option<String>,
     /// Memory that compressed pages may take
@@ -190,14 +203,11 @@ pub fn switch(arguments: &SwitchArguments) -> Result<u8, Failure> {
 
 /// Sets limits.
 pub fn limit(arguments: &LimitArguments) -> Result<u8, Failure> {
-    let LimitArguments {
-        who,
-        resident,
-        page_memory,
-    } = arguments;
+    let LimitArguments { who, memory, rates } = arguments;
     let command = Command::Limit {
-        resident: resident.clone(),
-        page_memory: page_memory.clone(),
+        resident: memory.resident.clone(),
+        page_memory: memory.page_memory.clone(),
+        rates: *rates,
     };
     each(who, |inventory, vm| {
         order(inventory, vm, "limit", command.clone())

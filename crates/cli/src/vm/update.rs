@@ -94,12 +94,14 @@ fn misplaced(spec: &VmSpec, is_something_given: bool) -> Option<Complaint> {
 
 /// Sets the limits of a VM that runs, if some are given; whether that was done.
 fn limit_now(inventory: &Inventory, vm: &Vm, spec: &VmSpec) -> Result<bool, Failure> {
-    if spec.resident_limit.is_none() && spec.page_memory.is_none() {
+    let rates = spec.rates();
+    if spec.resident_limit.is_none() && spec.page_memory.is_none() && rates.is_silent() {
         return Ok(false);
     }
     let command = Command::Limit {
         resident: spec.resident_limit.map(|limit| limit.to_string()),
         page_memory: spec.page_memory.map(|size| size.to_string()),
+        rates,
     };
     order(inventory, vm, "update", command)?;
     Ok(true)
@@ -117,7 +119,8 @@ fn labels(old: &[Label], new: &[Label]) -> Vec<Label> {
 fn later(spec: &VmSpec, are_limits_live: bool) -> Vec<String> {
     let is_live = |key: &str| match key {
         "label" => true,
-        "resident-limit" | "page-memory" => are_limits_live,
+        "resident-limit" | "page-memory" | "cpu-limit" | "disk-rate" | "disk-ops" | "net-rate"
+        | "net-packets" | "console-rate" => are_limits_live,
         _ => false,
     };
     let said = spec.said();

@@ -1,10 +1,13 @@
-//! What a virtio device counts: the host's own books about a guest's I/O.
+//! What a virtio device counts, the host's own books about a guest's I/O, and what bounds it.
 //!
 //! Counters are shared by front, workers and whoever reads them; each is exact by itself, a reading of several is not
 //! one moment.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use crate::rate::RateLimiter;
 
 /// Bounds of the histogram: bucket `n` counts what took less than 2^n microseconds and not less than half of that;
 /// the last one takes the rest (over eight seconds).
@@ -66,6 +69,17 @@ pub struct DeviceMetrics {
     pub interrupts: AtomicU64,
     /// From taking a request to giving it back.
     pub latency: LatencyHistogram,
+    /// How much it may do, set before the guest runs.
+    rates: OnceLock<DeviceRates>,
+}
+
+/// How much a device may do each way; for a disk both are the same.
+#[derive(Clone, Debug)]
+pub struct DeviceRates {
+    /// What the guest gives to the device.
+    pub from_guest: Arc<RateLimiter>,
+    /// What the device gives to the guest.
+    pub to_guest: Arc<RateLimiter>,
 }
 
 /// A reading of [`DeviceMetrics`].
@@ -86,6 +100,35 @@ pub struct MetricsReading {
 }
 
 impl DeviceMetrics {
+    /// It may do no more than this; the first word counts.
+    pub fn bound_by(&self, rates: DeviceRates) {
+        let _ = self.rates.set(rates);
+    }
+
+    /// Until when what the guest gives has to wait, if it has to.
+    pub(crate) fn held_from_guest(&self) -> Option<Instant> {
+        self.rates.get()?.from_guest.held()
+    }
+
+    /// Until when what the guest gets has to wait, if it has to.
+    pub(crate) fn held_to_guest(&self) -> Option<Instant> {
+        self.rates.get()?.to_guest.held()
+    }
+
+    /// The guest gave something of so many bytes.
+    pub(crate) fn pay_from_guest(&self, bytes: u64) {
+        if let Some(rates) = self.rates.get() {
+            rates.from_guest.pay(bytes);
+        }
+    }
+
+    /// The guest got something of so many bytes.
+    pub(crate) fn pay_to_guest(&self, bytes: u64) {
+        if let Some(rates) = self.rates.get() {
+            rates.to_guest.pay(bytes);
+        }
+    }
+
     /// Reads all of them.
     pub fn read(&self) -> MetricsReading {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -99,6 +142,7 @@ impl DeviceMetrics {
             notifications,
             interrupts,
             latency,
+            rates: _,
         } = self;
         MetricsReading {
             requests: of(requests),

@@ -44,7 +44,7 @@ mod worker;
 pub use device::{Setup, VirtioDevice, VirtioKind};
 pub use function::VirtioFunction;
 pub use interrupt::{Interrupt, SendMsi};
-pub use metrics::{DeviceMetrics, LatencyHistogram, MetricsReading};
+pub use metrics::{DeviceMetrics, DeviceRates, LatencyHistogram, MetricsReading};
 pub use shared::Links;
 pub use state::{
     Back, FrontState, QueuePosition, StreamState, VirtioState, VsockState, WorkerState,

@@ -305,7 +305,7 @@ fn many_files_with_much_to_say_are_refused_before_they_take_our_memory() {
     let one = with_headers(10, 900 << 10);
     let one = &one[..one.len() - 1024];
     let mut many = Vec::new();
-    (0..400).for_each(|_| many.extend_from_slice(&one[..]));
+    (0..400).for_each(|_| many.extend_from_slice(one));
     let refused = unpack(&many).1.unwrap_err().to_string();
     assert!(refused.contains("take more than 256 MiB"), "{refused}");
 }

@@ -11,6 +11,7 @@ use devices::virtio::net::NetPort;
 use crate::attach::claims::Claims;
 use crate::attach::counters::DeviceCounters;
 use crate::attach::{AttachError, Attachment};
+use crate::limits::Limits;
 
 /// By what a device is acted on; it has the other end.
 #[derive(Clone)]
@@ -50,12 +51,21 @@ impl std::fmt::Debug for Devices {
 }
 
 impl Devices {
-    pub(crate) fn new(attachments: &[Box<dyn Attachment>], handles: Handles) -> Devices {
+    /// The guest's devices, bounded by its limits from here on.
+    pub(crate) fn new(
+        attachments: &[Box<dyn Attachment>],
+        handles: Handles,
+        limits: &Limits,
+    ) -> Devices {
         let counters = attachments.iter().map(|attachment| attachment.counters());
+        let counters: Vec<DeviceCounters> = counters.collect();
+        for device in &counters {
+            limits.bound(device.kind, &device.metrics);
+        }
         Devices {
             handles,
             port: attachments.iter().find_map(|attachment| attachment.port()),
-            counters: counters.collect(),
+            counters,
         }
     }
 

@@ -5,8 +5,10 @@ pub(crate) mod opened;
 
 use std::fmt;
 use std::io::Write;
+use std::sync::Arc;
 use std::time::Instant;
 
+use api::ConsoleKind;
 use vcpu::Vcpu;
 
 use crate::attach::handles::Devices;
@@ -90,10 +92,15 @@ impl Machine {
         let output = outside.output.clone();
         let writer_output = output.clone();
         let writer_control = control.clone();
+        // What comes from a virtio console was counted there.
+        let limiter = match plan.console {
+            ConsoleKind::Serial => Arc::clone(&outside.held.limits.consoles),
+            ConsoleKind::Virtio => Arc::default(),
+        };
         let writer = std::thread::Builder::new()
             .name("console".to_owned())
             .spawn(move || {
-                writer_output.write_to(&mut sink, || writer_control.call_attention());
+                writer_output.write_to(&mut sink, &limiter, || writer_control.call_attention());
                 writer_control.call_attention();
             });
         writer.map_err(MachineError::Thread)?;

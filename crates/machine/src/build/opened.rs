@@ -162,9 +162,10 @@ impl Opened {
         let output = Output::new(start, &plan.markers);
         let console = attach::console(&plan, &input, &output, channels, &handles);
         attachments.insert(0, console.map_err(BuildError::Attach)?);
-        let devices = Devices::new(&attachments, handles);
+        let limits = held.limits.clone();
+        let devices = Devices::new(&attachments, handles, &limits);
         let time_up = plan.timeout.map(|limit| start + limit);
-        let control = MachineControl::new(&plan, paging.clone(), time_up);
+        let control = MachineControl::new(&plan, paging.clone(), limits, time_up);
         let mut outside = Outside {
             held,
             input,

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
+use devices::rate::RateLimiter;
 use host::lock::{Condition, Lock};
 
 /// Bytes that may wait before programs in the guest do.
@@ -24,6 +25,8 @@ const QUEUE_BYTES: usize = 16 << 20;
 const GATHER: Duration = Duration::from_millis(1);
 /// How often somebody who waits looks whether the wait still makes sense.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// Bytes that are written at once where their rate is limited.
+const PIECE_BYTES: usize = 4096;
 /// Longest part of a line that markers are looked for in.
 const LINE_BYTES: usize = 4096;
 
@@ -140,9 +143,9 @@ impl Output {
         self.lock().first
     }
 
-    /// Writes everything to `sink` until the output is closed or the sink fails, and calls `on_room` whenever programs
-    /// need not wait any more. The writer thread is in here.
-    pub(crate) fn write_to(&self, sink: &mut dyn Write, on_room: impl Fn()) {
+    /// Writes everything to `sink`, as fast as `limiter` lets it through, until the output is closed or the sink fails, and
+    /// calls `on_room` whenever programs need not wait any more. The writer thread is in here.
+    pub(crate) fn write_to(&self, sink: &mut dyn Write, limiter: &RateLimiter, on_room: impl Fn()) {
         loop {
             let mut state = self.lock();
             while state.queue.is_empty() && !state.closed {
@@ -165,7 +168,7 @@ impl Output {
                 on_room();
             }
             // A sink that panics is one that failed: the guest must not wait for ever for room.
-            let write = AssertUnwindSafe(|| sink.write_all(&bytes).and_then(|()| sink.flush()));
+            let write = AssertUnwindSafe(|| self.write_pieces(sink, limiter, &bytes));
             let written = catch_unwind(write)
                 .unwrap_or_else(|_| Err(io::Error::other("its writer panicked")));
             let mut state = self.lock();
@@ -177,6 +180,35 @@ impl Output {
                 return;
             }
         }
+    }
+
+    /// Piece by piece where that is limited; what waits when the VM has ended goes at once.
+    fn write_pieces(
+        &self,
+        sink: &mut dyn Write,
+        limiter: &RateLimiter,
+        bytes: &[u8],
+    ) -> io::Result<()> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let mut state = self.lock();
+            while let Some(until) = limiter.held().filter(|_| !state.closed) {
+                let wait = until.saturating_duration_since(Instant::now());
+                state = self.0.changed.wait_timeout(state, wait).0;
+            }
+            let is_paced = limiter.is_limited() && !state.closed;
+            drop(state);
+            let len = if is_paced {
+                rest.len().min(PIECE_BYTES)
+            } else {
+                rest.len()
+            };
+            let (piece, later) = rest.split_at(len);
+            sink.write_all(piece)?;
+            limiter.pay(len as u64);
+            rest = later;
+        }
+        sink.flush()
     }
 
     /// No byte comes any more. Waits until all are written, as long as `goes_on`; returns whether they were, or how
@@ -314,7 +346,7 @@ mod tests {
             let output = output.clone();
             move || {
                 let mut gate = Gate(gate, Vec::new());
-                output.write_to(&mut gate, || ());
+                output.write_to(&mut gate, &RateLimiter::default(), || ());
                 gate.1
             }
         });
@@ -343,7 +375,7 @@ mod tests {
         let (open, gate) = mpsc::channel();
         drop(open);
         output.write_all(b"lost").unwrap();
-        output.write_to(&mut Gate(gate, Vec::new()), || ());
+        output.write_to(&mut Gate(gate, Vec::new()), &RateLimiter::default(), || ());
         output.wait_for_room(|| true);
         assert_eq!(
             output.finish(|| true).unwrap_err().kind(),

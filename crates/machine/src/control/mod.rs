@@ -16,6 +16,7 @@ use host::lock::{Condition, Lock};
 use vcpu::Kick;
 
 use crate::engine::EngineFinding;
+use crate::limits::Limits;
 use crate::outcome::ending::StopCause;
 use crate::outcome::refusal::PauseError;
 use crate::paging::Paging;
@@ -35,6 +36,7 @@ struct Shared {
     /// Who is to hear of requests: the attendant of the present life.
     attention: Lock<Option<Arc<dyn Kick>>>,
     paging: Paging,
+    limits: Limits,
     /// What this host was found to have when the VM was planned.
     engines: Vec<EngineFinding>,
 }

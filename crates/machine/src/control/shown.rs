@@ -4,13 +4,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use api::Metrics;
+use api::{Metrics, Rates};
 use host::lock::{Condition, Lock};
 use paging::Books as PagingBooks;
 
 use crate::control::requests::{Phase, Requests};
 use crate::control::{Inside, MachineControl, Shared};
 use crate::engine::EngineKind;
+use crate::limits::Limits;
 use crate::outcome::ending::StopCause;
 use crate::paging::Paging;
 use crate::plan::VmPlan;
@@ -49,7 +50,12 @@ impl fmt::Debug for MachineControl {
 
 impl MachineControl {
     /// Of the VM of `plan`; `time_up` is when it is to end at the latest.
-    pub(crate) fn new(plan: &VmPlan, paging: Paging, time_up: Option<Instant>) -> MachineControl {
+    pub(crate) fn new(
+        plan: &VmPlan,
+        paging: Paging,
+        limits: Limits,
+        time_up: Option<Instant>,
+    ) -> MachineControl {
         let shown = Shown {
             phase: Phase::Built,
             engine: plan.engine.kind,
@@ -67,8 +73,15 @@ impl MachineControl {
             phase_changed: Condition::new(),
             attention: Lock::new(None),
             paging,
+            limits,
             engines: plan.engines.clone(),
         }))
+    }
+
+    /// The guest may use so much per second from now on; what is not said stays.
+    pub fn set_rates(&self, rates: &Rates) {
+        self.0.limits.set(rates);
+        self.call_attention();
     }
 
     /// The engine that the VM runs on.

@@ -104,6 +104,7 @@ impl Life {
             output,
             footprint: Arc::clone(&held.footprint),
             gate: devices.gate,
+            quota: Arc::clone(&held.limits.cpu),
             threads: devices.threads,
             input: (plan.console == ConsoleKind::Serial).then_some(input),
             room,

@@ -13,6 +13,7 @@ use vcpu::EngineError;
 use crate::attach::AttachError;
 use crate::boot::{self, Image, ImageError, LoadedKernel, Module};
 use crate::engine::EngineKind;
+use crate::limits::Limits;
 use crate::plan::{ImagePlan, VmPlan};
 use crate::report::footprint::Footprint;
 use crate::threads::crew::Crew;
@@ -78,6 +79,8 @@ pub(crate) struct Held {
     pub(crate) helper: Arc<Helper>,
     /// The kernel's account of this process.
     pub(crate) footprint: Arc<Footprint>,
+    /// What the guest may use per second.
+    pub(crate) limits: Limits,
     /// Cores of the host that this process may use; to count them takes files.
     pub(crate) core_count: usize,
 }
@@ -103,6 +106,7 @@ impl Held {
             crew: Crew::new(plan.vcpu_count, vcpu_kind(plan)).map_err(BuildError::Thread)?,
             helper: Arc::new(Helper::new().map_err(BuildError::Thread)?),
             footprint: Arc::new(Footprint::open()),
+            limits: Limits::new(&plan.rates),
             core_count: std::thread::available_parallelism().map_or(1, NonZero::get),
         })
     }

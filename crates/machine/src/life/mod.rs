@@ -13,6 +13,7 @@ mod room;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use host::lock::Lock;
 use mem::GuestMemory;
@@ -31,6 +32,7 @@ use crate::threads::exchange::Exchange;
 use crate::threads::gate::Gate;
 use crate::threads::mailbox::Mailbox;
 use crate::threads::observe::{Observed, VcpuMonitor};
+use crate::threads::quota::Quota;
 use crate::threads::time::GuestTime;
 #[cfg(test)]
 pub(crate) use assemble::MakeVcpus;
@@ -67,6 +69,8 @@ pub(crate) struct Life {
     pub(crate) footprint: Arc<Footprint>,
     /// What all threads that do something for the guest pass.
     pub(crate) gate: Arc<Gate>,
+    /// Where vCPUs wait that have used more than they may.
+    pub(crate) quota: Arc<Quota>,
     pub(crate) threads: Arc<DeviceThreads>,
     /// What is typed on the serial port; none if the console is another.
     input: Option<ConsoleInput>,
@@ -105,6 +109,14 @@ impl Life {
     pub(crate) fn have_measured(&self) -> Option<VmmMemory> {
         let footprint = Arc::clone(&self.footprint);
         self.threads.helper().have_done(move || footprint.measure())
+    }
+
+    /// Looks at what the VM has used and may use; when to look again, if there is a limit.
+    pub(crate) fn look_at_quota(&self) -> Option<Instant> {
+        let used = host::cpu::process_cpu_time;
+        let call = || self.bells.all().iter().for_each(Bell::ring_always);
+        self.quota.look(used, call);
+        self.quota.next_look()
     }
 
     /// Whether threads should come to their end.

@@ -17,8 +17,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use api::{
-    Complaint, ConsoleKind, JailWish, MemorySize, PartialSpec, SpecErrors, Timeout, VcpuCount,
-    VmSpec,
+    Complaint, ConsoleKind, JailWish, MemorySize, PartialSpec, Rates, SpecErrors, Timeout,
+    VcpuCount, VmSpec,
 };
 use serde::{Deserialize, Serialize};
 
@@ -104,6 +104,8 @@ pub struct VmPlan {
     pub vsock: Option<PathBuf>,
     /// How its memory is paged.
     pub paging: PagingPlan,
+    /// What it may use per second.
+    pub rates: Rates,
 }
 
 /// Gathers complaints, so that a check can go on after one.
@@ -233,6 +235,7 @@ fn judge(
         network: network?,
         vsock: vsock?,
         paging: paging??,
+        rates: spec.rates(),
     })
 }
 

@@ -25,6 +25,7 @@ pub(crate) fn attend(life: &Life, control: &MachineControl, maker: &VcpuMaker) {
             }
             return;
         }
+        let look = life.look_at_quota();
         match control.next() {
             Step::End(ending) => {
                 control.ends(&ending);
@@ -52,7 +53,8 @@ pub(crate) fn attend(life: &Life, control: &MachineControl, maker: &VcpuMaker) {
             }
             Step::Attend { until } => {
                 visit(life, false);
-                life.alarm.wait(&life.time, until);
+                life.alarm
+                    .wait(&life.time, until.into_iter().chain(look).min());
             }
             Step::Wait { until } => life.alarm.wait_for_call(until),
         }

@@ -128,6 +128,7 @@ impl VcpuThread<'_> {
                 exit => self.visit(Some(exit))?,
             };
             self.wait_for_console()?;
+            self.wait_for_cpu(&mut inside)?;
             self.sample();
         }
         Ok(())
@@ -161,6 +162,22 @@ impl VcpuThread<'_> {
             .take_part(self.vcpu_id, &mut self.vcpu, &mut self.rest)?;
         if let Some(old) = old {
             sums::add_vcpu(&mut self.account.statistics, &old.statistics());
+        }
+        Ok(())
+    }
+
+    /// Waits while the vCPUs have used more than they may.
+    fn wait_for_cpu(&mut self, inside: &mut Inside<'_>) -> Result<(), EngineError> {
+        let life = self.life;
+        while life.quota.is_held() && !life.is_over() {
+            let vcpu = &mut *self.vcpu;
+            let mut shown = Ok(());
+            life.quota.wait(|| {
+                shown = self.monitor.serve(self.vcpu_id, vcpu, self.rest);
+                shown.is_ok() && !life.is_over() && !life.gate.is_closed()
+            });
+            shown?;
+            self.stand_still(inside)?;
         }
         Ok(())
     }

@@ -136,7 +136,14 @@ fn perform(shared: &Shared, command: Command) -> Outcome {
         Command::Limit {
             resident,
             page_memory,
-        } => paging::limit(shared, resident, page_memory),
+            rates,
+        } => {
+            control.set_rates(&rates);
+            match (&resident, &page_memory) {
+                (None, None) => Outcome::Done,
+                _ => paging::limit(shared, resident, page_memory),
+            }
+        }
         Command::StoredPages { life, file_pages } => {
             paging::stored_pages(shared, life, &file_pages)
         }

@@ -142,6 +142,7 @@ pub(crate) fn plan(kernel: &host::MemFd) -> VmPlan {
         on_reset: OnReset::End,
         console: ConsoleKind::Serial,
         jail: JailWish::Off,
+        rates: api::Rates::default(),
         markers: Vec::new(),
         disks: Vec::new(),
         paging: PagingPlan {

@@ -10,4 +10,5 @@ pub(crate) mod helper;
 pub(crate) mod mailbox;
 pub(crate) mod observe;
 pub(crate) mod patience;
+pub(crate) mod quota;
 pub(crate) mod time;

@@ -57,6 +57,8 @@ pub(super) struct BlockWorker {
     caching: Caching,
     /// When the first of the finished requests that the driver was not told of was finished.
     untold_since: Option<Instant>,
+    /// Until when the next request has to wait, if the disk has done more than it may.
+    held_until: Option<Instant>,
 }
 
 impl BlockWorker {
@@ -74,12 +76,20 @@ impl BlockWorker {
             queue,
             caching,
             untold_since: None,
+            held_until: None,
         }
     }
 
-    /// Does every request that is available.
+    /// Does every request that is available, unless the disk has done more than it may.
     fn drain(&mut self, memory: &GuestMemory) -> Result<(), Broken> {
-        while let Some(chain) = self.queue.pop(memory)? {
+        loop {
+            self.held_until = self.disk.metrics.held_from_guest();
+            if self.held_until.is_some() {
+                return Ok(());
+            }
+            let Some(chain) = self.queue.pop(memory)? else {
+                return Ok(());
+            };
             let start = Instant::now();
             let head = chain.head_index();
             let request =
@@ -90,13 +100,16 @@ impl BlockWorker {
                 .map_err(|error| self.queue.broken(&error))?;
             self.queue
                 .push(memory, head, u32::try_from(written + 1).unwrap_or(u32::MAX))?;
+            let moved = len_bytes(&request.readable) + len_bytes(&request.writable);
+            self.disk
+                .metrics
+                .pay_from_guest(moved.min(REQUEST_BYTES_MAX));
             let now = Instant::now();
             self.count(status, now - start);
             if now - *self.untold_since.get_or_insert(now) >= SILENCE_MAX {
                 self.tell(memory)?;
             }
         }
-        Ok(())
     }
 
     fn count(&self, status: Status, took: Duration) {
@@ -351,9 +364,13 @@ impl Worker for BlockWorker {
             self.queue.disable_notification(&memory)?;
             self.drain(&memory)?;
             self.tell(&memory)?;
-            if !self.queue.enable_notification(&memory)? {
+            if self.held_until.is_some() || !self.queue.enable_notification(&memory)? {
                 return Ok(());
             }
         }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.held_until
     }
 }

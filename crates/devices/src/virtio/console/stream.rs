@@ -48,6 +48,8 @@ pub(super) struct Stream {
     pub(super) is_open: bool,
     /// Chains were left for the next call.
     pub(super) has_more: bool,
+    /// Until when output has to wait, if more came than may.
+    pub(super) held_until: Option<Instant>,
 }
 
 impl Stream {
@@ -68,6 +70,7 @@ impl Stream {
             is_at_end: false,
             is_open: false,
             has_more: false,
+            held_until: None,
         }
     }
 
@@ -110,7 +113,7 @@ impl Stream {
 
     /// Whether output waits for room in the end.
     pub(super) fn is_blocked(&self) -> bool {
-        self.outgoing.is_some()
+        self.outgoing.is_some() && self.held_until.is_none()
     }
 
     /// Whether input waits for buffers, so that there is no use in hearing of more.
@@ -130,6 +133,10 @@ impl Stream {
         let mut end = self.end.lock();
         let before = queue.queue.next_used();
         for _ in 0..CHAINS_MAX {
+            self.held_until = metrics.held_from_guest();
+            if self.held_until.is_some() {
+                return queue.signal_since(before, memory);
+            }
             if self.outgoing.is_none() {
                 let Some(chain) = queue.pop(memory)? else {
                     break;
@@ -237,6 +244,7 @@ impl Outgoing {
             }
             let taken = end.write(&piece[..len]).min(len);
             self.done_bytes += taken;
+            metrics.pay_from_guest(taken as u64);
             DeviceMetrics::add(&metrics.bytes_from_guest, taken as u64);
             if taken < len {
                 return false;

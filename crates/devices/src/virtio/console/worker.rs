@@ -334,6 +334,8 @@ impl Worker for ConsoleWorker {
         }
         let mut all = self.streams.iter().zip(&self.rooms);
         let is_blocked = all.any(|(stream, room)| stream.is_blocked() && room.is_none());
-        is_blocked.then(|| Instant::now() + ROOM_PATIENCE)
+        let room = is_blocked.then(|| Instant::now() + ROOM_PATIENCE);
+        let held = self.streams.iter().filter_map(|stream| stream.held_until);
+        room.into_iter().chain(held).min()
     }
 }

@@ -3,6 +3,7 @@
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use mem::GuestMemory;
 use virtio_queue::QueueT;
@@ -25,6 +26,8 @@ pub(super) struct Receiver {
     ring: Ring,
     metrics: Arc<DeviceMetrics>,
     is_starved: bool,
+    /// Until when the next packet has to wait, if more came than may.
+    held_until: Option<Instant>,
 }
 
 /// The queue and where its buffers go.
@@ -73,6 +76,7 @@ impl Receiver {
             ring,
             metrics,
             is_starved: false,
+            held_until: None,
         }
     }
 
@@ -80,6 +84,11 @@ impl Receiver {
     fn pump(&mut self, inlet: &mut Inlet) -> Result<Result<(), Lost>, Broken> {
         let mut reads = 0;
         loop {
+            self.held_until = self.metrics.held_to_guest();
+            if self.held_until.is_some() {
+                self.ring.signal()?;
+                return Ok(Ok(()));
+            }
             let packet = match inlet.packet() {
                 Ok(Some(packet)) => packet,
                 Ok(None) => {
@@ -107,6 +116,7 @@ impl Receiver {
                 Outcome::Delivered => {
                     DeviceMetrics::add(&self.metrics.requests, 1);
                     DeviceMetrics::add(&self.metrics.bytes_to_guest, frame_bytes as u64);
+                    self.metrics.pay_to_guest(frame_bytes as u64);
                 }
                 Outcome::Dropped => DeviceMetrics::add(&self.metrics.errors, 1),
                 Outcome::NoBuffers => {
@@ -254,9 +264,13 @@ impl Worker for Receiver {
     fn sources(&self) -> Vec<BorrowedFd<'_>> {
         match &self.inlet {
             None => self.port.plugged().into_iter().collect(),
-            Some(_) if self.is_starved => Vec::new(),
+            Some(_) if self.is_starved || self.held_until.is_some() => Vec::new(),
             Some(inlet) => vec![inlet.fd()],
         }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.held_until
     }
 }
 

@@ -30,6 +30,8 @@ pub(super) struct Transmitter {
     segments: Segments,
     is_signal_due: bool,
     has_more: bool,
+    /// Until when the next packet has to wait, if more were sent than may.
+    held_until: Option<Instant>,
     metrics: Arc<DeviceMetrics>,
 }
 
@@ -38,6 +40,8 @@ pub(super) struct Transmitter {
 enum Pause {
     Empty,
     BackendBusy,
+    /// More was sent than may: the rest waits for a time.
+    Held,
     /// There may be more, for the next call.
     Enough,
 }
@@ -64,6 +68,7 @@ impl Transmitter {
             segments,
             is_signal_due: false,
             has_more: false,
+            held_until: None,
             metrics,
         }
     }
@@ -87,6 +92,15 @@ impl Transmitter {
         for _ in 0..PACKETS_MAX {
             if self.outlet.as_ref().is_some_and(Outlet::is_full) && !self.flush() {
                 return Ok(Pause::BackendBusy);
+            }
+            self.held_until = self.metrics.held_from_guest();
+            if self.held_until.is_some() {
+                let is_empty = self.flush();
+                return Ok(if is_empty {
+                    Pause::Held
+                } else {
+                    Pause::BackendBusy
+                });
             }
             let began = Instant::now();
             let Some(chain) = queue.pop(&memory)? else {
@@ -125,6 +139,7 @@ impl Transmitter {
         self.segments.read(memory, 0, &mut header.0)?;
         DeviceMetrics::add(&self.metrics.requests, 1);
         DeviceMetrics::add(&self.metrics.bytes_from_guest, frame_bytes as u64);
+        self.metrics.pay_from_guest(frame_bytes as u64);
         let Some(outlet) = self.outlet.as_mut().filter(|_| self.port.is_up()) else {
             DeviceMetrics::add(&self.metrics.errors, 1);
             return Some(());
@@ -247,7 +262,10 @@ impl Worker for Transmitter {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.has_more.then(Instant::now)
+        if self.has_more {
+            return Some(Instant::now());
+        }
+        self.held_until
     }
 
     fn sinks(&self) -> Vec<BorrowedFd<'_>> {

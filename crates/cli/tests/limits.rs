@@ -1,0 +1,207 @@
+//! What a guest may use of its host per second: kept from its start, and changed while it runs.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::Mother;
+use common::host::Host;
+use common::limited::Limited;
+use common::nobody::Who;
+use common::with_guest;
+
+/// Seconds that the guest says it took, of the line that begins with this.
+fn took(said: &str, what: &str) -> f64 {
+    let line = said.lines().find_map(|line| line.strip_prefix(what));
+    let mut times = line.unwrap_or_else(|| panic!("{said}")).split_whitespace();
+    let mut time = || times.next().unwrap().parse::<f64>().unwrap();
+    let start = time();
+    time() - start
+}
+
+/// A line for the guest's shell that does something and says when it began and when it ended.
+fn timed(what: &str, work: &str) -> String {
+    let now = "$(cut -d' ' -f1 /proc/uptime)";
+    format!("a={now}; {work}; echo \"{what} $a {now}\"\n")
+}
+
+/// What a rate bounds takes as long as it says; on a machine that has other things to do, it may take longer.
+fn assert_took(said: &str, what: &str, expected: f64) {
+    let seconds = took(said, what);
+    // What an idle device may do at once is a twentieth of a second's, and nobody waits for the last request's.
+    let range = expected * 0.9..expected * 2.0 + 2.0;
+    assert!(range.contains(&seconds), "{what} took {seconds} s: {said}");
+}
+
+#[test]
+fn disks_keep_their_rates() {
+    let Some(mother) = with_guest() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let disk = std::fs::File::create(folder.path().join("disk")).unwrap();
+    disk.set_len(64 << 20).unwrap();
+    let mother = mother.in_folder(folder.path());
+    let disk = ["--disk", "disk,format=raw"];
+    let reads = timed(
+        "read",
+        "dd if=/dev/vda of=/dev/null bs=1M count=24 iflag=direct 2>&-",
+    );
+    let writes = timed(
+        "wrote",
+        "dd if=/dev/zero of=/dev/vda bs=4k count=100 oflag=direct 2>&-",
+    );
+    let script = reads + &writes;
+    let ran = mother.type_into(&[&disk[..], &["--disk-rate", "8M"]].concat(), &script);
+    assert_took(&ran.stdout, "read", 3.0);
+    let ran = mother.type_into(&[&disk[..], &["--disk-ops", "50"]].concat(), &script);
+    assert_took(&ran.stdout, "wrote", 2.0);
+    assert!(took(&ran.stdout, "read") < 3.0, "{}", ran.stdout);
+}
+
+#[test]
+fn the_output_of_a_program_keeps_its_rate() {
+    let Some(mother) = with_guest() else { return };
+    let script = "head -c 300000 /dev/zero | tr '\\0' x";
+    let start = Instant::now();
+    let ran = mother.run(&["--console-rate", "100K", "--", "sh", "-c", script]);
+    assert_eq!(ran.stdout.len(), 300_000, "{}", ran.stderr);
+    assert!(start.elapsed() > Duration::from_millis(2700));
+}
+
+#[test]
+fn a_serial_console_keeps_its_rate() {
+    let Some(guest) = Limited::new("loud", Who::Oneself) else {
+        return;
+    };
+    guest.start(&["--console-rate", "100K"]);
+    let start = Instant::now();
+    guest.type_line("head -c 300000 /dev/zero | tr '\\0' x; echo; echo all''done");
+    guest.until("the end", || guest.log().contains("alldone"));
+    let took = start.elapsed();
+    assert!(took > Duration::from_millis(2700), "{took:?}");
+}
+
+/// CPU seconds that the VM has used.
+fn used(host: &Host, name: &str) -> f64 {
+    host.ps(name)["cpu_seconds"].as_f64().unwrap()
+}
+
+/// Its share of a core over some seconds, in hundredths.
+fn share(host: &Host, name: &str) -> f64 {
+    let start = Instant::now();
+    let before = used(host, name);
+    thread::sleep(Duration::from_secs(3));
+    (used(host, name) - before) / start.elapsed().as_secs_f64() * 100.0
+}
+
+#[test]
+fn a_busy_guest_keeps_its_share_of_a_core_and_answers() {
+    let Some(host) = Host::with_guest() else {
+        return;
+    };
+    let busy = ["-d", "--name", "busy", "--cpu-limit", "40%", "--cpus", "2"];
+    let work = "while :; do :; done & while :; do :; done";
+    let ran = host
+        .mother
+        .run(&[&busy[..], &["--", "sh", "-c", work]].concat());
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    let check = |expected: f64| {
+        let got = share(&host, "busy");
+        // Other tests may leave it less than it may have.
+        assert!(
+            (expected * 0.3..expected * 1.08 + 1.0).contains(&got),
+            "{got} %, not {expected} %"
+        );
+    };
+    check(40.0);
+    for limit in ["10%", "60%"] {
+        let limited = host.call(&["limit", "busy", "--cpu-limit", limit]);
+        assert_eq!(limited.status, Some(0), "{}", limited.stderr);
+        check(limit.trim_end_matches('%').parse().unwrap());
+        let start = Instant::now();
+        for words in [["pause", "busy"], ["resume", "busy"], ["inspect", "busy"]] {
+            assert_eq!(host.call(&words).status, Some(0));
+        }
+        assert!(
+            start.elapsed() < Duration::from_secs(10),
+            "{:?}",
+            start.elapsed()
+        );
+    }
+    assert_eq!(
+        host.call(&["limit", "busy", "--cpu-limit", "none"]).status,
+        Some(0)
+    );
+    assert!(share(&host, "busy") > 40.0);
+    let limits = &host.call(&["inspect", "busy"]).stdout;
+    assert!(limits.contains("CPU 40% of a core"), "{limits}");
+}
+
+/// Seconds in which a guest sends so many pieces of 64 KiB to this host, and gets as many.
+fn sent_and_received(mother: &Mother, words: &[&str], pieces: usize) -> (f64, f64) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = thread::spawn(move || {
+        let (mut sender, _) = listener.accept().unwrap();
+        let start = Instant::now();
+        let mut got = vec![0; pieces << 16];
+        sender.read_exact(&mut got).unwrap();
+        let sent = start.elapsed().as_secs_f64();
+        drop(sender);
+        let (mut receiver, _) = listener.accept().unwrap();
+        receiver.write_all(&got).unwrap();
+        sent
+    });
+    let network = ["--net", "user,host", "--timeout", "100s"];
+    let nc = format!("timeout 80 nc 10.0.2.2 {port} -e /bin/dd bs=64k");
+    let send = format!("{nc} if=/dev/zero count={pieces} 2>/dev/null");
+    let receive = timed("received", &format!("{nc} of=/tmp/got 2>/dev/null"));
+    let ran = mother.type_into(
+        &[&network[..], words].concat(),
+        &format!("{send}\n{receive}wc -c < /tmp/got\n"),
+    );
+    let all = (pieces << 16).to_string();
+    assert!(ran.stdout.contains(&all), "{}{}", ran.stdout, ran.stderr);
+    (server.join().unwrap(), took(&ran.stdout, "received"))
+}
+
+#[test]
+fn a_network_card_keeps_its_rates_each_way() {
+    let Some(mother) = with_guest() else { return };
+    let check = |words: &[&str], expected: f64| {
+        let (sent, received) = sent_and_received(&mother, words, 32);
+        for seconds in [sent, received] {
+            // What lies in buffers between counts as sent.
+            assert!(
+                (expected * 0.6..expected * 3.0 + 3.0).contains(&seconds),
+                "{words:?}: sent in {sent} s, received in {received} s"
+            );
+        }
+    };
+    check(&["--net-rate", "512K"], 4.0);
+    check(&["--net-rate", "none"], 0.0);
+}
+
+#[test]
+fn a_rate_that_makes_no_sense_is_explained() {
+    let folder = tempfile::tempdir().unwrap();
+    let mother = Mother::new(folder.path());
+    for (words, expected) in [
+        (["--cpu-limit", "half"], "\"half\" is no share of a core"),
+        (["--disk-rate", "10"], "10 bytes a second is too little"),
+        (["--net-packets", "0"], "\"0\" is no number per second"),
+    ] {
+        let ran = mother.run(&words);
+        assert_eq!(ran.status, Some(2), "{}", ran.stderr);
+        assert!(ran.stderr.contains(expected), "{}", ran.stderr);
+        let limited = mother.call(&[&["limit", "nobody"][..], &words].concat());
+        assert_eq!(limited.status, Some(2), "{}", limited.stderr);
+        assert!(limited.stderr.contains(expected), "{}", limited.stderr);
+    }
+    let nothing = mother.call(&["limit", "nobody"]);
+    assert_eq!(nothing.status, Some(2), "{}", nothing.stderr);
+}

@@ -1,0 +1,64 @@
+//! What a guest may use of its host per second, over all its lives, and while it runs.
+
+use std::sync::Arc;
+
+use api::{ByteRate, CountRate, CpuLimit, Rates};
+use devices::rate::RateLimiter;
+use devices::virtio::{DeviceMetrics, DeviceRates, VirtioKind};
+
+use crate::threads::quota::Quota;
+
+/// See the module. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Limits {
+    pub(crate) cpu: Arc<Quota>,
+    disks: Arc<RateLimiter>,
+    sent: Arc<RateLimiter>,
+    received: Arc<RateLimiter>,
+    /// Of everything that comes from a console.
+    pub(crate) consoles: Arc<RateLimiter>,
+}
+
+impl Limits {
+    /// These, and nothing else is limited.
+    pub(crate) fn new(rates: &Rates) -> Limits {
+        let limits = Limits::default();
+        limits.set(rates);
+        limits
+    }
+
+    /// Others from now on; what is not said stays.
+    pub(crate) fn set(&self, rates: &Rates) {
+        let bytes = |rate: Option<ByteRate>| rate.map(ByteRate::bytes);
+        let count = |rate: Option<CountRate>| rate.map(CountRate::count);
+        if let Some(cpu) = rates.cpu_limit.map(CpuLimit::percent) {
+            self.cpu.set(cpu);
+        }
+        if rates.disk_rate.is_some() || rates.disk_ops.is_some() {
+            self.disks
+                .set(bytes(rates.disk_rate), count(rates.disk_ops));
+        }
+        if rates.net_rate.is_some() || rates.net_packets.is_some() {
+            for way in [&self.sent, &self.received] {
+                way.set(bytes(rates.net_rate), count(rates.net_packets));
+            }
+        }
+        if rates.console_rate.is_some() {
+            self.consoles.set(bytes(rates.console_rate), None);
+        }
+    }
+
+    /// Bounds a device, before the guest runs.
+    pub(crate) fn bound(&self, kind: VirtioKind, metrics: &DeviceMetrics) {
+        let (from_guest, to_guest) = match kind {
+            VirtioKind::Block => (&self.disks, &self.disks),
+            VirtioKind::Net => (&self.sent, &self.received),
+            VirtioKind::Console => (&self.consoles, &Arc::default()),
+            _ => return,
+        };
+        metrics.bound_by(DeviceRates {
+            from_guest: Arc::clone(from_guest),
+            to_guest: Arc::clone(to_guest),
+        });
+    }
+}
