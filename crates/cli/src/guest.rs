@@ -1,5 +1,6 @@
 //! What was typed as a spec, with the default guest filled in where nothing was said.
 
+use std::io::{self, IsTerminal};
 use std::path::Path;
 
 use api::{Complaint, MemorySize, NetSpec, PartialSpec, SpecErrors, VmName, VmSpec};
@@ -26,6 +27,9 @@ const APP_MEMORY_MIB: u64 = 384;
 /// The least that the kernel and a small program need beside the files.
 const APP_MEMORY_MIN_MIB: u64 = 64;
 
+/// Rows and columns of a terminal that does not say how large it is.
+const USUAL_SIZE: (u16, u16) = (24, 80);
+
 /// Who uses the guest's shell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum User {
@@ -35,9 +39,28 @@ pub enum User {
         term: Option<String>,
         /// Rows and columns.
         size: Option<(u16, u16)>,
+        /// Whether the person is there, and does not come back later.
+        is_here: bool,
     },
     /// A pipe or a file of commands.
     Pipe,
+}
+
+impl User {
+    /// The kind and size of the terminal that a program's three streams are to be: that of a person who has all of ours on one.
+    pub fn terminal_of_program(&self) -> Option<(&str, (u16, u16))> {
+        match self {
+            User::Person {
+                term,
+                size,
+                is_here: true,
+            } if io::stdout().is_terminal() && io::stderr().is_terminal() => {
+                let size = size.unwrap_or(USUAL_SIZE);
+                Some((term.as_deref().unwrap_or("dumb"), size))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// What was asked for, with nothing wrong in it that can be told before anything is fetched.
@@ -184,7 +207,7 @@ fn bad_report(file: &Path) -> Option<Complaint> {
 }
 
 /// Gathers what a program needs, and plans a guest that is nothing but the program.
-pub fn plan_app(asked: Asked, program: &Path) -> Result<PlannedApp, Failure> {
+pub fn plan_app(asked: Asked, program: &Path, user: &User) -> Result<PlannedApp, Failure> {
     let Asked {
         mut spec,
         host,
@@ -197,6 +220,9 @@ pub fn plan_app(asked: Asked, program: &Path) -> Result<PlannedApp, Failure> {
         environment: environment(&spec),
         include: spec.include.clone(),
         folder: spec.workdir.clone(),
+        terminal: user
+            .terminal_of_program()
+            .map(|(kind, size)| (kind.to_owned(), size)),
     };
     // What is no program is no reason to fetch a guest for it.
     request.check().map_err(images::AppImageError::from)?;
@@ -247,7 +273,7 @@ pub fn is_program(spec: &VmSpec, user: &User, is_detached: bool) -> bool {
 }
 
 /// Plans the small guest with a program in it: the command that was typed, or a shell for what comes in.
-pub fn plan_program(asked: Asked) -> Result<PlannedApp, Failure> {
+pub fn plan_program(asked: Asked, user: &User) -> Result<PlannedApp, Failure> {
     let Asked { mut spec, host, .. } = asked;
     bring_passt(&mut spec)?;
     let guest = progress::default_guest()?;
@@ -267,6 +293,7 @@ pub fn plan_program(asked: Asked) -> Result<PlannedApp, Failure> {
         ),
         ..GuestCommand::default()
     };
+    let command = command.at_terminal(user.terminal_of_program());
     let initrd = cache.program_initrd(&guest, &command, &run)?;
     let mut words = vec![CONSOLE.to_owned(), "rdinit=/program panic=-1".to_owned()];
     let name = spec.name.as_ref().map(VmName::as_str);
@@ -365,7 +392,7 @@ fn words_for(user: &User, name: Option<&str>, is_on_user_network: bool) -> Vec<S
     let mut words = net_and_name(name, is_on_user_network);
     match user {
         User::Pipe => words.push("rdinit=/pipe".to_owned()),
-        User::Person { term, size } => words.extend(terminal_words(term.as_deref(), *size)),
+        User::Person { term, size, .. } => words.extend(terminal_words(term.as_deref(), *size)),
     }
     words
 }
@@ -400,6 +427,7 @@ mod tests {
         let person = |term: &str| User::Person {
             term: Some(term.to_owned()),
             size: Some((24, 80)),
+            is_here: true,
         };
         check(
             &person("xterm-256color"),

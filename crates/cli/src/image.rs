@@ -232,7 +232,7 @@ fn plan_base(
         }
         ImageKind::Container => {
             let guest = progress::default_guest()?;
-            let command = command(&spec, image)?;
+            let command = command(&spec, image)?.at_terminal(user.terminal_of_program());
             let initrd = cache.disk_initrd(Some(&command), &run)?;
             words.push("mother.mode=command".to_owned());
             words.extend(spec.name.iter().map(|name| format!("mother.name={name}")));
@@ -275,14 +275,14 @@ fn system_command(spec: &VmSpec, user: &User) -> Option<GuestCommand> {
         arguments.push("bash".to_owned());
     }
     arguments.extend(spec.words.iter().cloned());
-    let mut environment = vec![
-        format!("PATH={SYSTEM_PATH}"),
-        "HOME=/root".to_owned(),
-        "TERM=dumb".to_owned(),
-    ];
+    let mut environment = vec![format!("PATH={SYSTEM_PATH}"), "HOME=/root".to_owned()];
     environment.extend(spec.environment.iter().cloned());
+    let terminal = user.terminal_of_program();
+    if terminal.is_none() {
+        environment.push("TERM=dumb".to_owned());
+    }
     let folder = spec.workdir.as_ref();
-    Some(GuestCommand {
+    let command = GuestCommand {
         arguments,
         environment,
         folder: folder.map_or_else(
@@ -290,7 +290,8 @@ fn system_command(spec: &VmSpec, user: &User) -> Option<GuestCommand> {
             |folder| folder.to_string_lossy().into_owned(),
         ),
         ..GuestCommand::default()
-    })
+    };
+    Some(command.at_terminal(terminal))
 }
 
 /// What a container image runs: its own command, with the user's words in place of its arguments.
@@ -436,7 +437,7 @@ fn system_words(user: &User, name: Option<&VmName>) -> Vec<String> {
     match user {
         // A pipe answers no questions about its size and colours, and systemd would wait for answers.
         User::Pipe => words.push("mother.console=pipe systemd.show_status=no TERM=dumb".to_owned()),
-        User::Person { term, size } => words.extend(terminal_words(term.as_deref(), *size)),
+        User::Person { term, size, .. } => words.extend(terminal_words(term.as_deref(), *size)),
     }
     words
 }

@@ -64,13 +64,22 @@ pub fn run(arguments: &RunArguments) -> Result<u8, Failure> {
     if !has_program {
         eprintln!("mother: engine {} ({})", plan.engine.kind, plan.engine.why);
     }
-    let is_raw = !arguments.detach && !has_program && terminal::is_interactive();
+    // A program gets a terminal only where all of its streams are one: with others, they stay apart.
+    let is_raw = if has_program {
+        user.terminal_of_program().is_some()
+    } else {
+        !arguments.detach && terminal::is_interactive()
+    };
     let order = Order {
         is_kept: name.is_some() || arguments.detach,
         name,
         is_detached: arguments.detach,
         plan,
-        guest: if is_raw { Guest::Console } else { guest },
+        guest: if is_raw && !has_program {
+            Guest::Console
+        } else {
+            guest
+        },
         window: if arguments.detach {
             None
         } else {
@@ -84,7 +93,7 @@ pub fn run(arguments: &RunArguments) -> Result<u8, Failure> {
     if arguments.detach {
         leave_running(order, arguments.json)
     } else if is_raw {
-        at_a_terminal(order)
+        at_a_terminal(order, has_program)
     } else {
         with_streams(order, has_program)
     }
@@ -105,14 +114,14 @@ fn check_is_free(name: Option<&VmName>) -> Result<(), Failure> {
 
 fn wanted(asked: Asked, arguments: &RunArguments, user: &User) -> Result<Wanted, Failure> {
     if let Some(path) = asked.spec.app.clone() {
-        return Ok(program(arguments, plan_app(asked, &path)?));
+        return Ok(program(arguments, plan_app(asked, &path, user)?));
     }
     let commands = |is_watched: bool| Guest::Commands {
         after: is_watched.then(|| INIT_MARKER.to_owned()),
     };
     let Some(word) = asked.spec.image.clone() else {
         if is_program(&asked.spec, user, arguments.detach) {
-            return Ok(program(arguments, plan_program(asked)?));
+            return Ok(program(arguments, plan_program(asked, user)?));
         }
         let Planned {
             plan,
@@ -186,17 +195,23 @@ fn leave_running(order: Order, is_json: bool) -> Result<u8, Failure> {
 }
 
 /// Runs it with every key going to the guest.
-fn at_a_terminal(order: Order) -> Result<u8, Failure> {
+fn at_a_terminal(order: Order, has_program: bool) -> Result<u8, Failure> {
     let (keys, typed) = io::pipe().map_err(Failure::Input)?;
     let (shown, console) = io::pipe().map_err(Failure::Input)?;
     let streams = Streams {
         input: Some(keys.into()),
         output: Some(console.into()),
-        errors: None,
+        errors: if has_program {
+            Some(own(io::stderr().as_fd()).map_err(Failure::Output)?)
+        } else {
+            None
+        },
     };
     let mut attended = Attended::start(order, streams, OnTerm::PowerButton)?;
     attended.wait_until_serving()?;
-    eprintln!("mother: every key goes to the guest; Ctrl-A x leaves");
+    if !has_program {
+        eprintln!("mother: every key goes to the guest; Ctrl-A x leaves");
+    }
     terminal::make_raw().map_err(|source| Failure::Terminal {
         act: "take",
         source,
@@ -252,6 +267,7 @@ fn user() -> User {
         User::Person {
             term: std::env::var("TERM").ok(),
             size: terminal::size(),
+            is_here: true,
         }
     } else {
         User::Pipe
@@ -263,5 +279,6 @@ fn absent_user() -> User {
     User::Person {
         term: std::env::var("TERM").ok(),
         size: None,
+        is_here: false,
     }
 }

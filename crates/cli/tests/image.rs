@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use common::{Mother, Ran, add, with_debian, with_guest};
+use common::{Mother, Ran, Terminal, add, with_debian, with_guest};
 
 /// What `docker save` would write of an image with busybox in it, that runs this command.
 fn saved(folder: &Path, entrypoint: &[&str], command: &[&str], user: &str) -> PathBuf {
@@ -90,6 +90,27 @@ fn a_container_image_runs_its_command_and_returns_its_status() {
         "echo $GREETING; pwd",
     ];
     check(&mother.run(&[&[image][..], &again].concat()), "bye\n/\n", 0);
+}
+
+#[test]
+fn the_shell_of_a_container_image_has_a_terminal_where_there_is_one() {
+    let Some(mother) = with_guest() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let shell = ["/bin/busybox", "sh"];
+    let path = saved(folder.path(), &shell, &["-i"], "app");
+    let _removed = Removed(path.clone());
+    let line = format!("$MOTHER run {} --net none; echo status $?", path.display());
+    let mut terminal = Terminal::new(&mother, &line);
+    let busybox = "/bin/busybox";
+    terminal.expect("~ $ ");
+    terminal.send(&format!(
+        "{busybox} tty; {busybox} stat -c 'owned by %u' $({busybox} tty)\r"
+    ));
+    terminal.expect("/dev/pts/");
+    terminal.expect("owned by 1000");
+    terminal.send("exit 5\r");
+    terminal.expect("status 5");
+    terminal.finish();
 }
 
 /// Finds out what a program sees of the world that container engines promise. Each line is a promise kept.

@@ -35,6 +35,8 @@ pub struct GuestCommand {
     pub stop_signal: u32,
     /// The folder that is its root, if that is another one.
     pub root: Option<String>,
+    /// The size of the terminal that its three streams are, in rows and columns; pipes if there is none.
+    pub terminal: Option<(u16, u16)>,
     /// How many of the arguments are a container image's entrypoint, which stays when arguments are replaced.
     pub entrypoint_count: usize,
 }
@@ -50,6 +52,7 @@ impl Default for GuestCommand {
             groups: Vec::new(),
             stop_signal: TERMINATE,
             root: None,
+            terminal: None,
             entrypoint_count: 0,
         }
     }
@@ -62,6 +65,23 @@ impl GuestCommand {
         self.arguments.extend_from_slice(words);
     }
 
+    /// Its streams are a terminal of this kind and size, if it is to have one.
+    #[must_use]
+    pub fn at_terminal(mut self, terminal: Option<(&str, (u16, u16))>) -> GuestCommand {
+        let Some((kind, size)) = terminal else {
+            return self;
+        };
+        self.terminal = Some(size);
+        if !self
+            .environment
+            .iter()
+            .any(|word| word.starts_with("TERM="))
+        {
+            self.environment.push(format!("TERM={kind}"));
+        }
+        self
+    }
+
     /// The file's bytes. Words with a zero byte in them cannot be given to any program and are cut there.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut words: Vec<(&str, &str)> = Vec::new();
@@ -70,6 +90,10 @@ impl GuestCommand {
         let gid = self.gid.to_string();
         words.extend([("cwd", self.folder.as_str()), ("uid", &uid), ("gid", &gid)]);
         let groups: Vec<String> = self.groups.iter().map(u32::to_string).collect();
+        let size = self
+            .terminal
+            .map(|(rows, columns)| format!("{rows}x{columns}"));
+        words.extend(size.iter().map(|size| ("tty", size.as_str())));
         words.extend(groups.iter().map(|group| ("group", group.as_str())));
         words.extend(self.environment.iter().map(|word| ("env", word.as_str())));
         words.extend(self.arguments.iter().map(|word| ("arg", word.as_str())));
@@ -95,6 +119,9 @@ mod tests {
             groups: vec![29, 10],
             ..GuestCommand::default()
         };
+        let at_terminal = command.clone().at_terminal(Some(("vt100", (24, 80))));
+        let text = String::from_utf8(at_terminal.to_bytes()).unwrap();
+        assert!(text.contains("\0tty=24x80\0") && text.contains("\0env=TERM=vt100\0"));
         let text = String::from_utf8(command.to_bytes()).unwrap();
         assert_eq!(
             text,

@@ -419,6 +419,7 @@ fn command(text: &Value) -> GuestCommand {
             .unwrap_or(0)
     };
     GuestCommand {
+        terminal: None,
         arguments: words("arguments"),
         environment: words("environment"),
         folder: text["folder"].as_str().unwrap_or("/").to_owned(),

@@ -1,4 +1,4 @@
-//! Who a program is: user, group and further groups, taken on before it starts.
+//! Who a program is, user, group and further groups, and which terminal is its own: taken on before it starts.
 //!
 //! The standard library sets user and group, and takes all further groups away with that; giving them is a call of C.
 #![allow(
@@ -23,10 +23,34 @@ unsafe extern "C" {
     fn setgroups(count: usize, groups: *const u32) -> i32;
     fn setgid(gid: u32) -> i32;
     fn setuid(uid: u32) -> i32;
+    fn setsid() -> i32;
+    fn signal(number: i32, handler: usize) -> usize;
+    fn ioctl(fd: i32, request: u64, ...) -> i32;
 }
 
-/// Starts the program as `identity`, or as who we are.
-pub(crate) fn spawn(command: &mut Command, identity: Option<Identity>) -> io::Result<Child> {
+/// Hang-up, interrupt, quit, and the three by which a terminal stops: a script that starts us in its background has some of them
+/// ignored, and whoever inherits that stays so.
+const OF_TERMINALS: [i32; 6] = [1, 2, 3, 20, 21, 22];
+
+/// `SIG_DFL`, `SIG_ERR`.
+const DEFAULT: usize = 0;
+const FAILED: usize = usize::MAX;
+
+/// `TIOCSCTTY` (asm-generic/ioctls.h).
+const SET_CONTROLLING: u64 = 0x540e;
+
+/// Starts the program as `identity`, or as who we are; `at_terminal` if its standard input is a terminal that is to be its own.
+pub(crate) fn spawn(
+    command: &mut Command,
+    identity: Option<Identity>,
+    at_terminal: bool,
+) -> io::Result<Child> {
+    // SAFETY: between fork and exec the closure does nothing but system calls on numbers.
+    unsafe { command.pre_exec(hear_signals) };
+    if at_terminal {
+        // SAFETY: between fork and exec the closure does nothing but two system calls on numbers.
+        unsafe { command.pre_exec(lead_session) };
+    }
     if let Some(identity) = identity {
         let become_it = move || take_on(&identity);
         // SAFETY: between fork and exec the closure does nothing but three system calls on numbers that were made
@@ -44,6 +68,23 @@ fn take_on(identity: &Identity) -> io::Result<()> {
     check(unsafe { setgid(identity.gid) })?;
     // SAFETY: it takes a number and touches no memory.
     check(unsafe { setuid(identity.uid) })
+}
+
+fn hear_signals() -> io::Result<()> {
+    for number in OF_TERMINALS {
+        // SAFETY: the default is no function of ours.
+        if unsafe { signal(number, DEFAULT) } == FAILED {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+fn lead_session() -> io::Result<()> {
+    // SAFETY: it takes nothing and touches no memory.
+    check(unsafe { setsid() }.min(0))?;
+    // SAFETY: this request takes a number in place of a pointer.
+    check(unsafe { ioctl(0, SET_CONTROLLING, 0) })
 }
 
 fn check(result: i32) -> io::Result<()> {

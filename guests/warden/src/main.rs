@@ -17,10 +17,15 @@
 //! time against a slow reader. A reader that has gone is told by the host; then the program's pipe is closed, and its next
 //! write gets SIGPIPE. The end of input and a program that reads no more go the same ways in the other direction.
 //!
+//! **A terminal**, where the host has one: all three streams are the slave of a pseudo-terminal, what the program prints comes out
+//! of `mother.output`, and what is typed goes into its master. The host's window is that of the guest's console, `hvc0`, which the
+//! kernel hears of; its size is handed on.
+//!
 //! `warden CONFIGURATION`: zero-ended words `key=value` (`crates/images`, `guest_config.rs`). It returns when the host has
 //! everything.
 
 mod identity;
+mod terminal;
 
 use std::env;
 use std::fs::{self, File};
@@ -36,6 +41,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use identity::Identity;
+use terminal::{Terminal, Window};
 
 /// What the guest says first.
 const GREETING: &[u8] = b"\0mother warden 2\n";
@@ -234,7 +240,22 @@ fn run(
     outlets: &[Arc<Outlet>; 2],
     control: &Control,
 ) -> io::Result<ExitStatus> {
-    let (mut command, identity) = command(configuration)?;
+    // Before the root is another one.
+    let window = Window::open();
+    let (mut command, identity, size) = command(configuration)?;
+    if let Some(size) = size {
+        let terminal = Terminal::open(size)?;
+        if let Some(identity) = &identity {
+            fchown(terminal.slave.as_fd(), Some(identity.uid), None)?;
+        }
+        return run_at(
+            terminal,
+            (command, identity),
+            (input, ports),
+            outlets,
+            (control, window),
+        );
+    }
     let (its_input, to_program) = io::pipe()?;
     let (from_program, its_output) = io::pipe()?;
     let (complaints, its_errors) = io::pipe()?;
@@ -248,7 +269,7 @@ fn run(
         .stdin(its_input)
         .stdout(its_output)
         .stderr(its_errors);
-    let mut child = identity::spawn(&mut command, identity)?;
+    let mut child = identity::spawn(&mut command, identity, false)?;
     // The ends of the program's pipes that are here would keep them open.
     drop(command);
     // The thread ends with this process: the program may end before its input does.
@@ -260,6 +281,36 @@ fn run(
         thread::spawn(move || first.carry(from_program, output)),
         thread::spawn(move || second.carry(complaints, errors)),
     ];
+    let status = child.wait()?;
+    wait_for_rest(&threads, outlets);
+    Ok(status)
+}
+
+/// The same at a terminal.
+fn run_at(
+    terminal: Terminal,
+    (mut command, identity): (Command, Option<Identity>),
+    (input, [output, _errors]): (File, [File; 2]),
+    outlets: &[Arc<Outlet>; 2],
+    (control, window): (&Control, Option<Window>),
+) -> io::Result<ExitStatus> {
+    let Terminal { master, slave } = terminal;
+    command
+        .stdin(slave.try_clone()?)
+        .stdout(slave.try_clone()?)
+        .stderr(slave);
+    let mut child = identity::spawn(&mut command, identity, true)?;
+    // The slave's ends that are here would keep the terminal from hanging up.
+    drop(command);
+    let to_host = control.clone();
+    let typed = master.try_clone()?;
+    thread::spawn(move || feed(input, Some(typed), &to_host));
+    if let Some(window) = window {
+        let master = master.try_clone()?;
+        thread::spawn(move || window.hand_on(&master));
+    }
+    let first = outlets[0].clone();
+    let threads = [thread::spawn(move || first.carry(master, output))];
     let status = child.wait()?;
     wait_for_rest(&threads, outlets);
     Ok(status)
@@ -285,8 +336,11 @@ fn wait_for_rest(threads: &[Carrier], outlets: &[Arc<Outlet>; 2]) {
     }
 }
 
-/// The program as it was configured, and who it is if that is not root.
-fn command(configuration: &[u8]) -> io::Result<(Command, Option<Identity>)> {
+/// The program as it was configured, who it is if that is not root, and the size of its terminal if it has one.
+type Configured = (Command, Option<Identity>, Option<(u16, u16)>);
+
+fn command(configuration: &[u8]) -> io::Result<Configured> {
+    let mut size = None;
     let mut arguments = Vec::new();
     let mut environment = Vec::new();
     let mut identity = Identity::default();
@@ -306,6 +360,7 @@ fn command(configuration: &[u8]) -> io::Result<(Command, Option<Identity>)> {
             ),
             "root" => root = Some(value.to_owned()),
             "cwd" => folder = value.to_owned(),
+            "tty" => size = Some(terminal::size(value)?),
             "uid" => identity.uid = value.parse().map_err(io::Error::other)?,
             "gid" => identity.gid = value.parse().map_err(io::Error::other)?,
             "group" => identity
@@ -334,7 +389,7 @@ fn command(configuration: &[u8]) -> io::Result<(Command, Option<Identity>)> {
         .envs(environment)
         .current_dir(folder);
     let is_root = identity == Identity::default();
-    Ok((command, (!is_root).then_some(identity)))
+    Ok((command, (!is_root).then_some(identity), size))
 }
 
 /// Looks a name up in the program's own `PATH`, not in ours.

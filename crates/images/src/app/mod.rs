@@ -41,6 +41,8 @@ pub struct AppRequest {
     pub environment: Vec<String>,
     /// Further files and folders of the host.
     pub include: Vec<PathBuf>,
+    /// The kind and the size of the terminal that its streams are, if they are one.
+    pub terminal: Option<(String, (u16, u16))>,
     /// Where it starts; the root folder if nothing is said.
     pub folder: Option<PathBuf>,
 }
@@ -163,9 +165,10 @@ pub(crate) fn gather(request: &AppRequest) -> Result<App, AppError> {
         }),
         ..GuestCommand::default()
     };
+    let terminal = request.terminal.as_ref();
     Ok(App {
         tree: tree.into_tree(),
-        command,
+        command: command.at_terminal(terminal.map(|(kind, size)| (kind.as_str(), *size))),
     })
 }
 

@@ -98,6 +98,7 @@ impl Config {
             .filter(|folder| folder.starts_with('/'))
             .unwrap_or("/");
         Ok(GuestCommand {
+            terminal: None,
             entrypoint_count: entrypoint.len(),
             arguments: [entrypoint, strings(&self.config["Cmd"])].concat(),
             environment,
