@@ -1,4 +1,5 @@
-//! A line that counts the seconds until a guest says its first words: a quiet kernel and systemd may say nothing for long.
+//! A line that counts the seconds until a guest says its first words: a quiet kernel and systemd may say nothing for long, and
+//! a program may be one that says nothing.
 
 use std::io::{self, Write};
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
@@ -9,6 +10,15 @@ use std::time::{Duration, Instant};
 const TICK: Duration = Duration::from_secs(1);
 /// Ticks before there is a line: the small guest is there by then.
 const TICKS_BEFORE: u64 = 3;
+
+/// Whose first words are waited for.
+#[derive(Clone, Copy, Debug)]
+pub enum Whose {
+    /// The guest's.
+    Guest,
+    /// Those of the one program in it, which may run already and be silent.
+    Program,
+}
 
 /// Writes on, and ends the line when the first bytes come.
 pub struct UntilFirstWords<W> {
@@ -24,7 +34,7 @@ struct Line {
 
 impl<W: Write> UntilFirstWords<W> {
     /// Counts from now on, on standard error.
-    pub fn new(to: W) -> io::Result<UntilFirstWords<W>> {
+    pub fn new(to: W, whose: Whose) -> io::Result<UntilFirstWords<W>> {
         let (end, ended) = mpsc::sync_channel::<()>(1);
         let count = move || {
             let start = Instant::now();
@@ -37,7 +47,7 @@ impl<W: Write> UntilFirstWords<W> {
                     return;
                 }
                 if tick >= TICKS_BEFORE {
-                    show(&words(start.elapsed()));
+                    show(&words(start.elapsed(), whose));
                 }
             }
         };
@@ -79,11 +89,13 @@ impl<W: Write> Write for UntilFirstWords<W> {
 }
 
 /// The line, over the one before.
-fn words(passed: Duration) -> String {
-    format!(
-        "\r\x1b[Kmother: booting, {} s: the guest has printed nothing yet; Ctrl-A x leaves",
-        passed.as_secs()
-    )
+fn words(passed: Duration, whose: Whose) -> String {
+    let seconds = passed.as_secs();
+    let what = match whose {
+        Whose::Guest => format!("booting, {seconds} s: the guest"),
+        Whose::Program => format!("{seconds} s: the program"),
+    };
+    format!("\r\x1b[Kmother: {what} has printed nothing yet; Ctrl-A x leaves")
 }
 
 fn show(text: &str) {
@@ -101,7 +113,7 @@ mod tests {
     #[test]
     fn what_a_guest_says_is_written_as_it_is() {
         let mut said = Vec::new();
-        let mut writer = UntilFirstWords::new(&mut said).unwrap();
+        let mut writer = UntilFirstWords::new(&mut said, Whose::Guest).unwrap();
         writer.write_all(b"one ").unwrap();
         writer.write_all(b"two").unwrap();
         drop(writer);
@@ -110,11 +122,13 @@ mod tests {
 
     #[test]
     fn the_line_takes_the_place_of_the_one_before() {
-        let line = words(Duration::from_millis(4200));
-        assert!(
-            line.starts_with("\r\x1b[Kmother: booting, 4 s: "),
-            "{line:?}"
-        );
-        assert!(!line.contains('\n'));
+        for (whose, expected) in [
+            (Whose::Guest, "mother: booting, 4 s: the guest has"),
+            (Whose::Program, "mother: 4 s: the program has"),
+        ] {
+            let line = words(Duration::from_millis(4200), whose);
+            assert!(line.starts_with(&format!("\r\x1b[K{expected}")), "{line:?}");
+            assert!(!line.contains('\n'));
+        }
     }
 }

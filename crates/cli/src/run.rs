@@ -13,7 +13,7 @@ use runner::{AfterExit, Guest, Held, OnTerm, Order, Outcome, Program, RunError, 
 use crate::answers::{self, Done};
 use crate::arguments::RunArguments;
 use crate::attend::{Attended, say_ending};
-use crate::booting::UntilFirstWords;
+use crate::booting::{UntilFirstWords, Whose};
 use crate::failure::Failure;
 use crate::guest::{
     Asked, Planned, PlannedApp, User, check, is_program, plan_app, plan_program, plan_run,
@@ -216,7 +216,12 @@ fn at_a_terminal(order: Order, has_program: bool) -> Result<u8, Failure> {
         act: "take",
         source,
     })?;
-    let output = UntilFirstWords::new(terminal_output()?).map_err(Failure::Input)?;
+    let whose = if has_program {
+        Whose::Program
+    } else {
+        Whose::Guest
+    };
+    let output = UntilFirstWords::new(terminal_output()?, whose).map_err(Failure::Input)?;
     attended.copy(shown, output)?;
     input::send_keys(typed, attended.handle()).map_err(Failure::Input)?;
     let ran = attended.finish()?;

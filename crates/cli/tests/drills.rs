@@ -32,7 +32,8 @@ fn puppet(process: i32, thread: &str) -> Puppet {
     Puppet::of(process, number).unwrap()
 }
 
-/// One thing to try: what, with which text (if any), and the call; its text's place goes where `TEXT` stands.
+/// One thing to try: what, with which text (if any), and the call; its text's place goes where `TEXT` stands, and the number of
+/// another VM's process where `SIBLING` does.
 struct Drill {
     what: &'static str,
     text: &'static [u8],
@@ -40,16 +41,21 @@ struct Drill {
 }
 
 const TEXT: u64 = 0x7465_7874;
+const SIBLING: u64 = 0x7369_6221;
 const HERE: u64 = libc::AT_FDCWD as i64 as u64;
 
-fn perform(puppet: &mut Puppet, drill: &Drill) -> Came {
+fn perform(puppet: &mut Puppet, drill: &Drill, sibling: i32) -> Came {
     let text = if drill.text.is_empty() {
         0
     } else {
         puppet.put(drill.text)
     };
     let (number, arguments) = drill.call;
-    let arguments = arguments.map(|it| if it == TEXT { text } else { it });
+    let arguments = arguments.map(|it| match it {
+        TEXT => text,
+        SIBLING => u64::from(sibling.unsigned_abs()),
+        it => it,
+    });
     puppet.call(number, arguments)
 }
 
@@ -131,6 +137,24 @@ const DRILLS: &[Drill] = &[
         libc::SYS_kill,
         [u64::MAX, 0, 0, 0, 0, 0],
     ),
+    drill(
+        "looks whether another VM is there",
+        b"",
+        libc::SYS_kill,
+        [SIBLING, 0, 0, 0, 0, 0],
+    ),
+    drill(
+        "takes hold of another VM",
+        b"",
+        libc::SYS_pidfd_open,
+        [SIBLING, 0, 0, 0, 0, 0],
+    ),
+    drill(
+        "puts another VM behind all others",
+        b"",
+        libc::SYS_setpriority,
+        [0, SIBLING, 19, 0, 0, 0],
+    ),
     drill("watches files", b"", libc::SYS_inotify_init1, [0; 6]),
     drill(
         "gets executable memory",
@@ -185,20 +209,21 @@ fn who_has_broken_out_of_a_guest_has_nothing_of_the_host() {
     let host = Host::new();
     let free = vm(&host, "free", "off");
     let jailed = vm(&host, "jailed", "auto");
+    let sibling = vm(&host, "sibling", "auto");
     for thread in ["main", "control", "vcpu0", "attendant"] {
         let mut in_free = puppet(free, thread);
         let mut in_jail = puppet(jailed, thread);
         for drill in DRILLS {
             let what = drill.what;
-            let unconfined = perform(&mut in_free, drill);
+            let unconfined = perform(&mut in_free, drill, sibling);
             assert!(unconfined.succeeded(), "{thread} {what}: {unconfined:?}");
-            let came = perform(&mut in_jail, drill);
+            let came = perform(&mut in_jail, drill, sibling);
             // A kind's own filter may refuse what libc does for its comfort without a word.
             let is_refused = came == Came::Refused || came == REFUSED_QUIETLY;
             assert!(is_refused, "{thread} {what}: {came:?}");
         }
     }
-    host.call(&["kill", "free", "jailed"]);
+    host.call(&["kill", "free", "jailed", "sibling"]);
 }
 
 #[test]
@@ -206,12 +231,12 @@ fn what_only_an_intruder_does_ends_the_vm_and_is_told() {
     let host = Host::new();
     let mut in_free = puppet(vm(&host, "free", "off"), "control");
     for (n, drill) in DEADLY.iter().enumerate() {
-        let unconfined = perform(&mut in_free, drill);
+        let unconfined = perform(&mut in_free, drill, 0);
         assert!(unconfined.succeeded(), "{}: {unconfined:?}", drill.what);
         let name = format!("vm{n}");
         let process = vm(&host, &name, "auto");
         let mut in_jail = puppet(process, "control");
-        let came = perform(&mut in_jail, drill);
+        let came = perform(&mut in_jail, drill, 0);
         assert_eq!(came, Came::Dead(libc::SIGSYS), "{}", drill.what);
         drop(in_jail);
         let ran = host.call(&["wait", &name]);
@@ -224,6 +249,23 @@ fn what_only_an_intruder_does_ends_the_vm_and_is_told() {
             ran.stderr
         );
     }
+}
+
+/// Descriptors are the host's memory, and everybody's.
+#[test]
+fn a_jail_holds_no_more_descriptors_than_a_vm_needs() {
+    let host = Host::new();
+    let many = 4200;
+    let made = |jail: &str| {
+        let name = format!("in-{jail}");
+        let mut thread = puppet(vm(&host, &name, jail), "control");
+        let text = thread.put(b"drill\0");
+        let mut make = || thread.call(libc::SYS_memfd_create, [text, 0, 0, 0, 0, 0]);
+        (0..many).take_while(|_| make().succeeded()).count()
+    };
+    assert_eq!(made("off"), many);
+    let jailed = made("auto");
+    assert!((1000..4096).contains(&jailed), "{jailed}");
 }
 
 /// Calls that wait, or after which the thread is not what it was; and those that are made to be deadly.
@@ -428,7 +470,7 @@ fn a_host_without_namespaces_gives_a_lower_jail_and_says_so() {
     let said = format!("is of the tier \"{tier}\"");
     assert!(low.stderr.contains(&said), "{}", low.stderr);
     let process = i32::try_from(host.ps("low")["pid"].as_i64().unwrap()).unwrap();
-    let came = perform(&mut puppet(process, "vcpu0"), &DRILLS[0]);
+    let came = perform(&mut puppet(process, "vcpu0"), &DRILLS[0], 0);
     assert_eq!(came, Came::Refused, "the other walls stand");
     let required = run("none", "require");
     assert_eq!(required.status, Some(1), "{}", required.stderr);

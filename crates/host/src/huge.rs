@@ -22,7 +22,7 @@ use crate::mapping::MemFd;
 use crate::namespace::open_in_namespaces;
 
 /// Bytes of a huge page.
-pub const HUGE_PAGE_BYTES: u64 = 2 << 20;
+pub const HUGE_PAGE_BYTES: u64 = crate::mapping::HUGE_PAGE_BYTES as u64;
 
 /// Huge pages as far as the file reaches, and as many as it wants.
 const OPTIONS: [(&CStr, &CStr); 2] = [(c"huge", c"within_size"), (c"size", c"0")];

@@ -154,6 +154,9 @@ const GUARD_BYTES: usize = 64 << 10;
 /// The same for code, which can reach as far with a displacement.
 const CODE_GUARD_BYTES: usize = 2 << 30;
 
+/// Bytes of a huge page.
+pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
+
 /// A shared mapping of a whole [`MemFd`] between guards, unmapped on drop. What it holds is a guest's, or made for one: it goes into no core
 /// dump, which would keep a guest's secrets on the host's disk.
 #[derive(Debug)]
@@ -285,6 +288,9 @@ impl Drop for Mapping {
 
 /// Takes address space for so many bytes and a guard on each side: where it begins, and how large a guard is. It costs
 /// nothing but addresses; where those are limited, a smaller guard has to do.
+///
+/// What is between the guards begins where a huge page may, if one fits: the kernel maps a huge page of a file as one only
+/// where file and address have the same place in it, and KVM gives a guest only what is mapped so.
 fn reserve(len_bytes: usize, protection: Protection) -> io::Result<(usize, usize)> {
     let guards: &[usize] = match protection {
         Protection::ReadWrite => &[GUARD_BYTES],
@@ -292,11 +298,26 @@ fn reserve(len_bytes: usize, protection: Protection) -> io::Result<(usize, usize
     };
     for &guard_bytes in guards {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        let bytes = len_bytes + 2 * guard_bytes;
+        let slack = if len_bytes >= HUGE_PAGE_BYTES {
+            HUGE_PAGE_BYTES
+        } else {
+            0
+        };
+        let bytes = len_bytes + 2 * guard_bytes + slack;
         // SAFETY: the kernel chooses the address, so no existing mapping is replaced.
         let at = unsafe { libc::mmap(ptr::null_mut(), bytes, libc::PROT_NONE, flags, -1, 0) };
         if at != libc::MAP_FAILED {
-            return Ok((at as usize, guard_bytes));
+            let at = at as usize;
+            let inside = (at + guard_bytes).next_multiple_of(slack.max(1));
+            let around = inside - guard_bytes;
+            let end = inside + len_bytes + guard_bytes;
+            for (from, to) in [(at, around), (end, at + bytes)] {
+                if from < to {
+                    // SAFETY: the range was reserved just now, and nothing lies in it.
+                    unsafe { libc::munmap(from as *mut libc::c_void, to - from) };
+                }
+            }
+            return Ok((around, guard_bytes));
         }
     }
     Err(io::Error::last_os_error())
@@ -318,6 +339,38 @@ mod tests {
             .find_map(|line| line.strip_prefix("VmFlags:"));
         let words = entry.unwrap().split_whitespace();
         words.map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_mapping_begins_where_a_huge_page_may_and_lies_between_guards() {
+        for (len_bytes, aligned) in [(4096, 4096), (2 << 20, 2 << 20), (5 << 20, 2 << 20)] {
+            let file = MemFd::new(c"guest-memory", len_bytes as u64).unwrap();
+            for protection in [Protection::ReadWrite, Protection::ReadExecute] {
+                let mapping = Mapping::new(&file, len_bytes, protection).unwrap();
+                let start = mapping.address();
+                assert_eq!(start % aligned, 0, "{len_bytes} {protection:?}");
+                let maps = fs::read_to_string("/proc/self/maps").unwrap();
+                let is_reserved = |at: usize| {
+                    maps.lines().any(|line| {
+                        let (range, rights) = line.split_once(' ').unwrap();
+                        let (from, to) = range.split_once('-').unwrap();
+                        let address = |text| usize::from_str_radix(text, 16).unwrap();
+                        (address(from)..address(to)).contains(&at) && rights.starts_with("---p")
+                    })
+                };
+                let guards = [
+                    start - 1,
+                    start - GUARD_BYTES,
+                    start + len_bytes,
+                    start + len_bytes + GUARD_BYTES - 1,
+                ];
+                assert!(
+                    guards.into_iter().all(is_reserved),
+                    "{len_bytes} {protection:?}: {maps}"
+                );
+                assert!(!is_reserved(start) && !is_reserved(start + len_bytes - 1));
+            }
+        }
     }
 
     #[test]

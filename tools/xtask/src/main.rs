@@ -12,6 +12,7 @@ mod bench;
 mod check;
 mod differential;
 mod dist;
+mod drill;
 mod insight;
 mod pool;
 mod report;
@@ -34,8 +35,9 @@ usage: cargo xtask TASK
   test     check, then every test; the last line counts them
   test-kvm [--quick | NAME,NAME]
            guests on KVM inside of QEMU, beside the same guests on the software CPU: all, those that `test` has
-           time for, or these of engines, bare, hostile, linux, again, limited, unprivileged, moving1, moving2, looking;
+           time for, or these of engines, bare, hostile, linux, again, limited, unprivileged, bounded, moving1, moving2, looking;
            `boots` alone counts how often Linux comes up, also under QEMU's own KVM
+  drill    the walls around a VM's process, tried from inside by who has taken it over
   guest    fetch the default guest, which whole-guest tests run
   debian   make the image debian:12, which a whole-guest test runs
   bench boot [--runs N]
@@ -90,6 +92,7 @@ fn main() -> ExitCode {
         ["differential", options @ ..] => differential::run(options),
         ["test-kvm" | "guest" | "debian" | "bench" | "soak", ..] => bench::run(&words),
         ["dist"] => dist::run(),
+        ["drill"] => drill::run(),
         ["report"] => Workspace::load().map(|workspace| {
             report::print(&workspace);
             true

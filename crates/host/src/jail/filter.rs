@@ -26,7 +26,7 @@ use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use super::calls::{self, DEADLY, QUIET};
-use super::table::{ALLOWED, Call, Check, KVM_NEVER, KVM_TYPE, Kind};
+use super::table::{ALLOWED, Call, Check, Kind, kvm_orders};
 
 /// `__X32_SYSCALL_BIT`: numbers from here on are those of the x32 ABI, which has the architecture of x86-64.
 const X32: u32 = 0x4000_0000;
@@ -179,7 +179,7 @@ fn program(kind: Kind, has_kvm: bool) -> Vec<libc::sock_filter> {
         unknown,
     ];
     for call in ALLOWED.iter().filter(|call| call.is_for(kind)) {
-        let judged = judge(call, has_kvm);
+        let judged = judge(call, kind, has_kvm);
         program.push(jump(
             libc::BPF_JEQ,
             call.number as u32,
@@ -201,7 +201,7 @@ fn program(kind: Kind, has_kvm: bool) -> Vec<libc::sock_filter> {
 }
 
 /// What decides about one call of the table.
-fn judge(call: &Call, has_kvm: bool) -> Vec<libc::sock_filter> {
+fn judge(call: &Call, kind: Kind, has_kvm: bool) -> Vec<libc::sock_filter> {
     let pass = answer(libc::SECCOMP_RET_ALLOW);
     let argument = |place: u8| load(ARGUMENTS + ARGUMENT_BYTES * u32::from(place));
     let one_of = |values: &[u32]| -> Vec<libc::sock_filter> {
@@ -232,16 +232,7 @@ fn judge(call: &Call, has_kvm: bool) -> Vec<libc::sock_filter> {
             let mut judged = vec![argument(1)];
             judged.extend(one_of(values));
             if has_kvm {
-                judged.extend(
-                    KVM_NEVER
-                        .iter()
-                        .flat_map(|&order| [jump(libc::BPF_JEQ, order, 0, 1), noted()]),
-                );
-                judged.extend([
-                    statement(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0xff00),
-                    jump(libc::BPF_JEQ, KVM_TYPE << 8, 0, 1),
-                    pass,
-                ]);
+                judged.extend(one_of(&kvm_orders(kind).collect::<Vec<u32>>()));
             }
             judged.push(noted());
             judged

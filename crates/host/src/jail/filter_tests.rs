@@ -135,6 +135,70 @@ fn a_signal_that_is_no_filters_changes_nothing() {
     );
 }
 
+/// What a file that is no device of KVM says to an order that was let through.
+fn is_let_through(file: &File, order: u32) -> bool {
+    use std::os::fd::AsRawFd;
+    // SAFETY: a file that knows no such order does nothing with its argument.
+    let status = unsafe { libc::ioctl(file.as_raw_fd(), libc::c_ulong::from(order), 0) };
+    assert_eq!(status, -1, "{order:#x}");
+    match io::Error::last_os_error().raw_os_error() {
+        Some(libc::ENOTTY) => true,
+        Some(libc::EPERM) => false,
+        other => panic!("{order:#x}: {other:?}"),
+    }
+}
+
+/// Two stages: who makes a VM may all that Mother has of KVM, who runs it or serves it only what that takes.
+#[test]
+fn kvm_takes_from_each_kind_of_thread_what_that_needs() {
+    const RUN: u32 = 0xae80;
+    const SET_REGS: u32 = 0x4090_ae82;
+    const SIGNAL_MSI: u32 = 0x4020_aea5;
+    const CREATE_VM: u32 = 0xae01;
+    const CREATE_VCPU: u32 = 0xae41;
+    const SET_MEMORY: u32 = 0x4020_ae46;
+    // `KVM_CREATE_DEVICE`, `KVM_CREATE_GUEST_MEMFD`, `KVM_SET_SIGNAL_MASK`, `KVM_SET_MEMORY_ATTRIBUTES`.
+    const OTHERS: [u32; 4] = [0xc00c_aee0, 0xc040_aed4, 0x4004_ae8b, 0x4020_aed2];
+    in_its_own_process(
+        "filter::tests::kvm_takes_from_each_kind_of_thread_what_that_needs",
+        || {
+            let file = File::open("/dev/null").unwrap();
+            arm(true).unwrap();
+            let check = |kind: Kind, may: &[u32], may_not: &[u32]| {
+                thread::scope(|scope| {
+                    let tried = scope.spawn(|| {
+                        narrow(kind).unwrap();
+                        for &order in may {
+                            assert!(is_let_through(&file, order), "{kind:?} {order:#x}");
+                        }
+                        for &order in may_not.iter().chain(&OTHERS) {
+                            assert!(!is_let_through(&file, order), "{kind:?} {order:#x}");
+                        }
+                    });
+                    tried.join().unwrap();
+                });
+            };
+            let making = [CREATE_VM, CREATE_VCPU, SET_MEMORY];
+            check(
+                Kind::Any,
+                &[&[RUN, SET_REGS, SIGNAL_MSI][..], &making].concat(),
+                &[],
+            );
+            check(Kind::KvmVcpu, &[RUN, SET_REGS, SIGNAL_MSI], &making);
+            check(
+                Kind::Device,
+                &[SIGNAL_MSI],
+                &[&[RUN, SET_REGS][..], &making].concat(),
+            );
+            check(
+                Kind::Pager,
+                &[],
+                &[&[RUN, SET_REGS, SIGNAL_MSI][..], &making].concat(),
+            );
+        },
+    );
+}
+
 /// A process that makes this call, its status.
 #[test]
 fn what_only_an_intruder_does_ends_the_process() {

@@ -51,7 +51,7 @@ pub(super) enum Check {
     Without(u8, u32),
     /// The argument of this place is the number of this very process.
     Us(u8),
-    /// The order of `ioctl` is one of these, or KVM's where the process has that.
+    /// The order of `ioctl` is one of these, or one of [`kvm_orders`] where the process has KVM.
     Order(&'static [u32]),
 }
 
@@ -108,20 +108,69 @@ const ORDERS: &[u32] = &[
     0x5421,
 ];
 
-/// The type of all of KVM's orders (`include/uapi/linux/kvm.h`).
-pub(super) const KVM_TYPE: u32 = 0xae;
-
-/// Orders of KVM that Mother never gives: `KVM_CREATE_DEVICE`, `KVM_MEMORY_ENCRYPT_OP`, its regions of registration,
-/// `KVM_CREATE_GUEST_MEMFD`, `KVM_HYPERV_EVENTFD`, `KVM_XEN_HVM_CONFIG`.
-pub(super) const KVM_NEVER: &[u32] = &[
-    0xc00c_aee0,
-    0xc008_aeba,
-    0x8010_aebb,
-    0x8010_aebc,
-    0xc040_aed4,
-    0x4018_aebd,
-    0x4038_ae7a,
+/// KVM's orders to a vCPU (`include/uapi/linux/kvm.h`): `KVM_RUN`; `GET` and `SET` of `REGS`, `SREGS`, `MSRS`, `LAPIC`,
+/// `MP_STATE`, `VCPU_EVENTS`, `DEBUGREGS`, `XSAVE`, `XCRS` and `DEVICE_ATTR`; `KVM_INTERRUPT`, `KVM_NMI`, `KVM_GET_STATS_FD`.
+const KVM_VCPU: &[u32] = &[
+    0xae80,
+    0x8090_ae81,
+    0x4090_ae82,
+    0x8138_ae83,
+    0x4138_ae84,
+    0x4004_ae86,
+    0xc008_ae88,
+    0x4008_ae89,
+    0x8400_ae8e,
+    0x4400_ae8f,
+    0x8004_ae98,
+    0x4004_ae99,
+    0xae9a,
+    0x8040_ae9f,
+    0x4040_aea0,
+    0x8080_aea1,
+    0x4080_aea2,
+    0x9000_aea4,
+    0x5000_aea5,
+    0x8188_aea6,
+    0x4188_aea7,
+    0x4018_aee1,
+    0x4018_aee2,
+    0x4018_aee3,
+    0xaece,
 ];
+
+/// Those by which devices and their drivers' notifications go past us: `KVM_SIGNAL_MSI`, `KVM_SET_GSI_ROUTING`,
+/// `KVM_IOEVENTFD`.
+const KVM_SIGNALS: &[u32] = &[0x4020_aea5, 0x4008_ae6a, 0x4040_ae79];
+
+/// Those that make a VM, once for each life: `KVM_GET_API_VERSION`, `KVM_CREATE_VM`, `KVM_CHECK_EXTENSION`,
+/// `KVM_GET_VCPU_MMAP_SIZE`, `KVM_GET_SUPPORTED_CPUID`, `KVM_CREATE_VCPU`, `KVM_SET_USER_MEMORY_REGION`, `KVM_SET_TSS_ADDR`,
+/// `KVM_SET_IDENTITY_MAP_ADDR`, `KVM_ENABLE_CAP`, `KVM_X86_SET_MSR_FILTER`, `KVM_SET_CPUID2`.
+const KVM_MAKING: &[u32] = &[
+    0xae00,
+    0xae01,
+    0xae03,
+    0xae04,
+    0xc008_ae05,
+    0xae41,
+    0x4020_ae46,
+    0xae47,
+    0x4008_ae48,
+    0x4068_aea3,
+    0x4188_aec6,
+    0x4008_ae90,
+];
+
+/// The orders of KVM that threads of a kind may give: a thread that runs guest code or serves a device makes no VM and no vCPU,
+/// gives no memory to one and takes no limit from one; a device's runs none.
+pub(super) fn kvm_orders(kind: Kind) -> impl Iterator<Item = u32> {
+    let lists: &[&[u32]] = match kind {
+        Kind::Any => &[KVM_VCPU, KVM_SIGNALS, KVM_MAKING],
+        Kind::KvmVcpu => &[KVM_VCPU, KVM_SIGNALS],
+        Kind::Device => &[KVM_SIGNALS],
+        Kind::Vcpu | Kind::Pager => &[],
+    };
+    lists.iter().flat_map(|list| list.iter().copied())
+}
 
 /// `F_DUPFD`, `F_GETFD`, `F_SETFD`, `F_GETFL`, `F_SETFL`, `F_DUPFD_CLOEXEC`, `F_ADD_SEALS`.
 const DESCRIPTOR_ORDERS: &[u32] = &[0, 1, 2, 3, 4, 1030, 1033];

@@ -33,8 +33,8 @@ set=$(sed 's/.*mother.set=//; s/ .*//' /proc/cmdline)
 case $set in
     exits) . ./exits; exits ;;
     boots) . ./boot; boots ;;
-    quick) engines; bare; hostile; linux; moving 1 ;;
-    all) engines; bare; hostile; linux; again; limited; unprivileged; moving 1; moving 2; looking ;;
+    quick) engines; bare; hostile; linux; moving 1; looking ;;
+    all) engines; bare; hostile; linux; again; limited; unprivileged; bounded; moving 1; moving 2; looking ;;
     *) for test in $(echo "$set" | tr , ' '); do case $test in moving?) moving "${test#moving}" ;; *) "$test" ;; esac; done ;;
 esac
 echo DONE

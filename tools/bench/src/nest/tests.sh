@@ -176,6 +176,35 @@ unprivileged() {
     vmm=
 }
 
+# A guest that spins on KVM, bounded while it does.
+bounded() {
+    rm -f /tmp/keys
+    mkfifo /tmp/keys
+    "$MOTHER" run --name busy --engine kvm --timeout 300s --kernel kernel --initrd initrd --memory 128M --cmdline "$LINUX" \
+        < /tmp/keys > /tmp/busy 2> /tmp/busy.err &
+    vmm=$!
+    exec 3> /tmp/keys
+    await '^mother: /init started' /tmp/busy 220
+    sleep 1
+    echo "echo SPI''NS; while :; do :; done" >&3
+    await '^SPINS' /tmp/busy 60
+    # In hundredths of a second.
+    used() { "$MOTHER" ps --json | sed -n 's/.*"cpu_seconds": *\([0-9]*\)\.\([0-9][0-9]\).*/\1\2/p'; }
+    for limit in 30 60; do
+        timeout 60 "$MOTHER" limit busy --cpu-limit $limit% > /tmp/limit 2>&1
+        sleep 2
+        before=$(used)
+        sleep 20
+        share=$((($(used) - before) / 20))
+        check "a busy guest on KVM has $limit % of a core" "$share %" /tmp/limit \
+            [ $share -ge $((limit - 5)) -a $share -le $((limit + 3)) ]
+    done
+    exec 3>&-
+    timeout 20 "$MOTHER" kill busy >/dev/null 2>&1
+    wait
+    vmm=
+}
+
 # A guest computes, holds a connection over its network card and a timer, and changes its engine twenty times.
 moving() {
     name="a guest of $1 vCPU moves"
