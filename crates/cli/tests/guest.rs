@@ -10,7 +10,7 @@ mod common;
 use std::fs;
 
 use common::host::Host;
-use common::{Mother, Ran, Terminal, multiboot, with_guest};
+use common::{Mother, Ran, Terminal, assert_modes_came_back, multiboot, with_guest};
 
 /// Types `input` into `mother run` with these words.
 fn run(words: &[&str], input: &str) -> Option<Ran> {
@@ -364,12 +364,7 @@ fn on_a_terminal_keys_reach_the_guest_and_the_terminal_comes_back() {
         terminal.send(last);
         terminal.expect(status);
         let lines = terminal.finish();
-        let modes: Vec<&str> = lines
-            .lines()
-            .filter(|line| line.matches(':').count() > 20)
-            .collect();
-        assert_eq!(modes.len(), 2, "{lines}");
-        assert_eq!(modes[0], modes[1], "the terminal is as it was");
+        assert_modes_came_back(&lines);
     };
     check("\x01x", "status 0");
     check("exit\r", "status 0");
@@ -384,11 +379,7 @@ fn a_signal_ends_the_guest_and_gives_the_terminal_back() {
         let mut terminal = Terminal::new(&mother, &format!("set -m; {script}"));
         terminal.expect(status);
         let lines = terminal.finish();
-        let modes: Vec<&str> = lines
-            .lines()
-            .filter(|line| line.matches(':').count() > 20)
-            .collect();
-        assert_eq!((modes.len(), modes.first()), (2, modes.last()), "{lines}");
+        assert_modes_came_back(&lines);
     };
     check("HUP", "status 129");
     // The guest hears its power button.

@@ -7,7 +7,7 @@ mod common;
 use std::thread;
 use std::time::Duration;
 
-use common::{Terminal, with_guest};
+use common::{Terminal, assert_modes_came_back, with_guest};
 
 /// A shell that this starts sits at a terminal, and gives ours back.
 fn sits_at_a_terminal(command: &str) {
@@ -33,12 +33,7 @@ fn sits_at_a_terminal(command: &str) {
     ask("echo goes o''n\r", &["goes on"]);
     ask("exit 7\r", &["status 7"]);
     let shown = terminal.finish();
-    let modes: Vec<&str> = shown
-        .lines()
-        .filter(|line| line.matches(':').count() > 20)
-        .collect();
-    assert_eq!(modes.len(), 2, "{shown}");
-    assert_eq!(modes[0], modes[1], "the terminal is as it was");
+    assert_modes_came_back(&shown);
 }
 
 #[test]

@@ -133,8 +133,8 @@ impl Paging {
     /// From now on the guest runs on this engine. Of KVM's accesses, which come from inside the kernel, faults come only to
     /// who is privileged; where they do not come here, the pager has to stand aside, and cannot while there is a limit.
     pub(crate) fn serve(&self, engine: EngineKind) -> io::Result<()> {
-        let mut state = self.state();
-        let Some(pager) = state.pager.clone() else {
+        // Not under the lock, which the pager's own words need.
+        let Some(pager) = self.pager() else {
             return Ok(());
         };
         let is_aside = engine == EngineKind::Kvm && !pager.sees_kernel();
@@ -143,7 +143,7 @@ impl Paging {
             true => {}
             false => pager.come_back()?,
         }
-        state.is_aside = is_aside;
+        self.state().is_aside = is_aside;
         Ok(())
     }
 

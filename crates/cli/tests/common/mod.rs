@@ -318,6 +318,14 @@ impl Terminal {
     }
 }
 
+/// A terminal that showed its modes twice, as `stty -g` writes them, had the same ones both times.
+pub fn assert_modes_came_back(shown: &str) {
+    let is_modes = |line: &&str| line.matches(':').count() > 20;
+    let modes: Vec<&str> = shown.lines().filter(is_modes).collect();
+    assert_eq!(modes.len(), 2, "{shown}");
+    assert_eq!(modes[0], modes[1], "the terminal is as it was");
+}
+
 /// A multiboot 1 kernel (specification 3.1, address fields given) of these instructions, loaded at 1 MiB.
 pub fn multiboot(code: &[u8]) -> Vec<u8> {
     const LOAD: u32 = 0x10_0000;

@@ -47,7 +47,6 @@ impl Quota {
         let mut account = self.account.lock();
         self.percent.store(percent.unwrap_or(0), Ordering::Release);
         *account = None;
-        drop(account);
         self.release();
     }
 
@@ -85,9 +84,8 @@ impl Quota {
         known.balance_ns = (known.balance_ns + of(passed)).min(most) - spent.as_nanos() as i128;
         known.at = now;
         known.used = used;
-        let may_run = known.balance_ns >= 0;
-        drop(account);
-        if may_run {
+        // Under the lock: who takes the limit away meanwhile lets them go after this, not before.
+        if known.balance_ns >= 0 {
             self.release();
         } else if !self.is_held.swap(true, Ordering::AcqRel) {
             call();
