@@ -99,7 +99,10 @@ impl VcpuThread<'_> {
     fn go(&mut self) -> Result<(), EngineError> {
         let life = self.life;
         let bell = life.bells.of(self.vcpu_id);
-        let mut inside = life.gate.enter(|| !life.is_over());
+        // Who comes after a pause has begun stands in it as the others do: seen, with the time taken out, and moved to
+        // another engine with them.
+        let mut inside = life.gate.arrive();
+        self.stand_still(&mut inside)?;
         let mut reply = Reply::Done;
         self.visit(None)?;
         while !life.is_over() {

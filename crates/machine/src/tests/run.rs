@@ -11,7 +11,7 @@ use crate::console::Console;
 use crate::outcome::ending::Ending;
 use crate::outcome::ending::StopCause;
 use crate::outcome::exits::ExitKind;
-use crate::plan::OnReset;
+use crate::plan::{OnReset, VmPlan};
 use crate::report::Report;
 use crate::tests::scripted::{Step, Then, machine};
 
@@ -406,6 +406,24 @@ fn a_second_vcpu_sleeps_until_the_first_one_starts_it() {
     };
     assert_eq!((crash.state.cs.base, crash.state.rip), (0x9_a000, 0));
     assert!(crash.to_string().starts_with("triple fault in real mode"));
+}
+
+#[test]
+fn a_pause_that_comes_before_a_vcpu_has_begun_shows_that_vcpu_too() {
+    let patience = Duration::from_secs(20);
+    for _ in 0..50 {
+        let more = |plan: &mut VmPlan| plan.vcpu_count = 4;
+        let (machine, _) = machine(more, vec![vec![]], Then::Spin, quiet());
+        let control = machine.control();
+        let act = std::thread::spawn(move || {
+            control.pause(patience).unwrap();
+            let seen = control.observed().unwrap().registers(patience).len();
+            control.stop();
+            seen
+        });
+        machine.run().unwrap();
+        assert_eq!(act.join().unwrap(), 4);
+    }
 }
 
 #[test]

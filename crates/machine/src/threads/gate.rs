@@ -47,6 +47,13 @@ impl Gate {
         Inside(self)
     }
 
+    /// Is inside, closed or not, and does nothing yet: who arrives where it is closed goes outside first
+    /// ([`Inside::wait_outside`]), and can be asked there.
+    pub(crate) fn arrive(&self) -> Inside<'_> {
+        *self.lock() += 1;
+        Inside(self)
+    }
+
     /// Closes it and waits until nobody is inside; false if that stops making sense before. `call` is called again
     /// and again to have those inside come out.
     pub(crate) fn close(&self, call: impl Fn(), goes_on: impl Fn() -> bool) -> bool {
