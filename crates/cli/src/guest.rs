@@ -6,7 +6,7 @@ use std::path::Path;
 use api::{Complaint, MemorySize, NetSpec, PartialSpec, SpecErrors, VmName, VmSpec};
 use images::{AppRequest, Cache, GuestCommand, RunFolder};
 use machine::{HostFindings, VmPlan, console_word, plan};
-use runner::Held;
+use runner::{Held, Reader, Trouble};
 
 use crate::arguments::RunArguments;
 use crate::failure::Failure;
@@ -230,7 +230,10 @@ pub fn plan_app(asked: Asked, program: &Path, user: &User) -> Result<PlannedApp,
     let guest = progress::default_guest()?;
     let cache = Cache::of_user()?;
     let run = cache.run_folder()?;
-    let (initrd, len) = cache.app_initrd(&request, &run)?;
+    // What a program says that it needs is read in a jail.
+    let reader = Reader::start(spec.jail.unwrap_or_default()).map_err(Trouble::from)?;
+    let (initrd, len) = cache.app_initrd(&request, &reader, &run)?;
+    drop(reader);
     let quiet = if is_kernel_loud {
         "panic=-1"
     } else {

@@ -136,13 +136,14 @@ pub fn plan_image(mut asked: Asked, word: &str, user: &User) -> Result<PlannedIm
     bring_network(&mut asked)?;
     let is_kernel_loud = asked.is_kernel_loud;
     let Asked { spec, host, .. } = asked;
+    let jail = spec.jail.unwrap_or_default();
     let image = match meant {
         Meaning::Unknown => return Err(ImageFailure::Unknown(word.to_owned()).into()),
         Meaning::File(path) if is_disk(&path)? => {
             return plan_disk((spec, &host), path, user);
         }
-        Meaning::File(path) => Some(progress::container(&cache, &path, None)?),
-        Meaning::OneOf(path, name) => Some(progress::container(&cache, &path, Some(&name))?),
+        Meaning::File(path) => Some(progress::container(&cache, &path, None, jail)?),
+        Meaning::OneOf(path, name) => Some(progress::container(&cache, &path, Some(&name), jail)?),
         Meaning::Kept => None,
         Meaning::Made => store.find(word).map_err(ImageFailure::Store)?,
         Meaning::Release(release) => Some(debian(&cache, release)?),

@@ -5,12 +5,14 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use api::JailWish;
 use images::{Amount, Cache, CacheError, DefaultGuest, Image, Progress, Unit};
 use indicatif::{ProgressBar, ProgressStyle};
 use insight::Loaded;
 use insight::amounts::size_in_words;
+use runner::{Reader, Trouble};
 
-use crate::failure::ImageFailure;
+use crate::failure::{Failure, ImageFailure};
 
 /// The default guest, downloaded if need be. What observers need to know of a kernel that was just downloaded is kept with it:
 /// it takes a part of the time that the download took, and the first look does not wait for it.
@@ -42,14 +44,21 @@ pub fn passt() -> Result<PathBuf, CacheError> {
     cache.passt(&mut |progress| shown.show(progress))
 }
 
-/// The image made of a container image's layers.
-pub fn container(cache: &Cache, path: &Path, wanted: Option<&str>) -> Result<Image, ImageFailure> {
+/// The image made of a container image's layers, which are read in a jail.
+pub fn container(
+    cache: &Cache,
+    path: &Path,
+    wanted: Option<&str>,
+    jail: JailWish,
+) -> Result<Image, Failure> {
+    let reader = Reader::start(jail).map_err(Trouble::from)?;
     let mut shown = Shown::new("the container image", &CONTAINER);
-    let image = cache.container(path, wanted, &mut |progress| shown.show(progress));
-    image.map_err(|source| ImageFailure::Container {
+    let image = cache.container(path, wanted, &reader, &mut |progress| shown.show(progress));
+    let image = image.map_err(|source| ImageFailure::Container {
         path: path.to_owned(),
         source,
-    })
+    });
+    Ok(image?)
 }
 
 /// What is done one after the other.

@@ -10,10 +10,16 @@ mod common;
 mod puppet;
 
 use std::fs;
-use std::time::Duration;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use common::host::Host;
 use puppet::{Came, Puppet, thread_of};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// A VM that waits, and its process.
 fn vm(host: &Host, name: &str, jail: &str) -> i32 {
@@ -251,6 +257,168 @@ fn what_only_an_intruder_does_ends_the_vm_and_is_told() {
     }
 }
 
+/// The process of this name among the descendants of another, once it is there.
+fn descendant(ancestor: u32, name: &str) -> i32 {
+    let parent_of = |process: i32| -> Option<i32> {
+        let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+        let line = status.lines().find(|line| line.starts_with("PPid:"))?;
+        line.split_ascii_whitespace().nth(1)?.parse().ok()
+    };
+    let ancestor = i32::try_from(ancestor).unwrap();
+    let is_below = |mut process: i32| {
+        while process > 1 && process != ancestor {
+            process = parent_of(process).unwrap_or(0);
+        }
+        process == ancestor
+    };
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let is_it = |process: &i32| {
+            fs::read_to_string(format!("/proc/{process}/cmdline"))
+                .is_ok_and(|words| words.trim_end_matches('\0') == name)
+                && is_below(*process)
+        };
+        if let Some(process) = numbers.into_iter().find(is_it) {
+            return process;
+        }
+        assert!(Instant::now() < deadline, "there is no {name}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// An image whose first part nobody writes: what reads it waits for that as long as a test needs.
+fn reads_an_image(host: &Host) -> (Child, i32) {
+    let layout = host.folder().join("layout");
+    if !layout.exists() {
+        fs::create_dir(&layout).unwrap();
+        let index = layout.join("index.json");
+        let mode = Mode::from_raw_mode(0o600);
+        mknodat(CWD, &index, FileType::Fifo, mode, 0).unwrap();
+    }
+    let mut command = host.mother.command(host.mother.program());
+    command.args(["run", "./layout", "--net", "none"]);
+    let command = command.stderr(Stdio::piped()).stdin(Stdio::null());
+    let mother = command.spawn().unwrap();
+    let reader = descendant(mother.id(), "mother: reader");
+    // It has asked, so it has locked itself in before.
+    let waits = || {
+        let call = fs::read_to_string(format!("/proc/{reader}/syscall")).unwrap_or_default();
+        let asked = call.starts_with(&format!("{} ", libc::SYS_recvmsg));
+        let status = fs::read_to_string(format!("/proc/{reader}/status")).unwrap_or_default();
+        asked && status.contains("Seccomp_filters:\t2")
+    };
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !waits() {
+        assert!(Instant::now() < deadline, "it does not lock itself in");
+        thread::sleep(Duration::from_millis(20));
+    }
+    (mother, reader)
+}
+
+#[test]
+fn who_has_broken_what_reads_an_image_has_nothing_of_the_host() {
+    let host = Host::new();
+    let (mut mother, reader) = reads_an_image(&host);
+    let open = fs::read_dir(format!("/proc/{reader}/fd")).unwrap();
+    let mut open: Vec<String> = open
+        .map(|entry| fs::read_link(entry.unwrap().path()).unwrap())
+        .map(|target| target.to_string_lossy().into_owned())
+        .collect();
+    open.sort();
+    let kinds: Vec<&str> = open
+        .iter()
+        .map(|target| target.split(':').next().unwrap())
+        .filter(|kind| *kind != "anon_inode")
+        .collect();
+    // Standard input and output, where it says what goes wrong, and its socket; where there is Landlock its list, which
+    // cannot grow any more.
+    assert_eq!(
+        kinds,
+        ["/dev/null", "/dev/null", "pipe", "socket"],
+        "{open:?}"
+    );
+    let status = fs::read_to_string(format!("/proc/{reader}/status")).unwrap();
+    for line in ["NoNewPrivs:\t1", "CapEff:\t0000000000000000", "Threads:\t1"] {
+        assert!(status.contains(line), "{status}");
+    }
+    if host.mother.shell("unshare -Ur true").status == Some(0) {
+        let root = fs::read_dir(format!("/proc/{reader}/root")).unwrap();
+        assert_eq!(root.count(), 0, "its root is empty");
+    }
+    let free = vm(&host, "free", "off");
+    let sibling = vm(&host, "sibling", "auto");
+    let mut in_free = puppet(free, "control");
+    let mut in_jail = Puppet::of(reader, reader).unwrap();
+    let more = [
+        drill(
+            "starts a thread",
+            b"",
+            libc::SYS_clone,
+            [0x3d0f00, 0, 0, 0, 0, 0],
+        ),
+        drill(
+            "makes a pipe",
+            b"",
+            libc::SYS_pipe2,
+            [0x7fff_0000_0000, 0, 0, 0, 0, 0],
+        ),
+    ];
+    for drill in DRILLS {
+        let unconfined = perform(&mut in_free, drill, sibling);
+        assert!(unconfined.succeeded(), "{}: {unconfined:?}", drill.what);
+    }
+    for drill in DRILLS.iter().chain(&more) {
+        let came = perform(&mut in_jail, drill, sibling);
+        let is_refused = came == Came::Refused || came == REFUSED_QUIETLY;
+        assert!(is_refused, "{}: {came:?}", drill.what);
+    }
+    let deadly = perform(&mut in_jail, &DEADLY[0], sibling);
+    assert_eq!(deadly, Came::Dead(libc::SIGSYS));
+    drop(in_jail);
+    // Whoever waited for it hears of that: here once there is somebody to open the part.
+    fs::write(host.folder().join("layout/index.json"), "").unwrap();
+    let mut said = String::new();
+    let mut stderr = mother.stderr.take().unwrap();
+    stderr.read_to_string(&mut said).unwrap();
+    let status = mother.wait().unwrap();
+    assert!(said.contains("it was ended by its jail"), "{said}");
+    assert_eq!(status.code(), Some(1), "{said}");
+    host.call(&["kill", "free", "sibling"]);
+}
+
+#[test]
+fn what_reads_an_image_goes_with_who_asked() {
+    let host = Host::new();
+    let (mut mother, reader) = reads_an_image(&host);
+    // Not the `timeout` that it runs under.
+    let asker = descendant_of_program(mother.id());
+    kill_process(Pid::from_raw(asker).unwrap(), Signal::KILL).unwrap();
+    mother.wait().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while Path::new(&format!("/proc/{reader}/cmdline")).exists()
+        && !fs::read(format!("/proc/{reader}/cmdline"))
+            .unwrap_or_default()
+            .is_empty()
+    {
+        assert!(Instant::now() < deadline, "it lives on");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The command that `timeout` runs.
+fn descendant_of_program(timeout: u32) -> i32 {
+    let path = format!("/proc/{timeout}/task/{timeout}/children");
+    let children = fs::read_to_string(path).unwrap();
+    children
+        .split_ascii_whitespace()
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap()
+}
+
 /// Descriptors are the host's memory, and everybody's.
 #[test]
 fn a_jail_holds_no_more_descriptors_than_a_vm_needs() {
@@ -389,7 +557,7 @@ const DEADLY_NUMBERS: &[i64] = &[
 fn a_vms_process_stands_alone() {
     let host = Host::new();
     let process = vm(&host, "web", "auto");
-    std::thread::sleep(Duration::from_millis(200));
+    thread::sleep(Duration::from_millis(200));
     let jail = &host.ps("web")["jail"];
     let mut lines = vec!["Seccomp: 2".to_owned(), "NoNewPrivs: 1".to_owned()];
     if jail["tier"] == "namespaces" {

@@ -1,6 +1,6 @@
 //! The file system of a guest that is one program: the program's files, and under `/.mother` our own.
 
-use crate::app::{self, AppError, AppRequest};
+use crate::app::{self, AppError, AppRequest, ReadElf};
 use crate::tree::{Attributes, Kind, Tree, TreeError};
 
 /// The program that starts other programs and connects them to the host.
@@ -30,10 +30,11 @@ const TEXTS: [(&str, &str); 2] = [
 /// If the program or what it needs cannot be had.
 pub(crate) fn tree(
     request: &AppRequest,
+    reader: &dyn ReadElf,
     busybox: Vec<u8>,
     drivers: Vec<(String, Vec<u8>)>,
 ) -> Result<Tree, AppError> {
-    let app = app::gather(request)?;
+    let app = app::gather(request, reader)?;
     let mut tree = app.tree;
     let put = |tree: &mut Tree| -> Result<(), TreeError> {
         tree.put_bytes("/.mother/busybox", 0o755, busybox)?;

@@ -20,9 +20,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 use thiserror::Error;
 
-use crate::app::{AppError, AppRequest};
+use crate::app::{AppError, AppRequest, ReadElf};
 use crate::apt::{Apt, AptError};
-use crate::container::{self, ContainerError};
+use crate::container::{self, ContainerError, ReadContainer};
 use crate::debian::DebianRelease;
 use crate::debian_image::{DebianBuild, DebianError};
 use crate::file::{FileError, create_folder, error, rename, stem};
@@ -247,8 +247,8 @@ impl Cache {
         Ok(path)
     }
 
-    /// The image made of a container image: a layout folder or an archive, `wanted` if it holds several. Made once for
-    /// each content.
+    /// The image made of a container image: a layout folder or an archive, `wanted` if it holds several, which `reader`
+    /// reads. Made once for each content.
     ///
     /// # Errors
     /// If it is no container image, is damaged, or cannot be written.
@@ -256,15 +256,17 @@ impl Cache {
         &self,
         path: &Path,
         wanted: Option<&str>,
+        reader: &dyn ReadContainer,
         on_progress: OnProgress,
     ) -> Result<Image, ContainerError> {
-        let opened = container::open(path, wanted)?;
-        if let Some(image) = self.store().find_folder(&opened.folder_name())? {
+        let opened = reader.open(container::input(path, wanted)?)?;
+        let folder = container::folder_name(&*opened)?;
+        if let Some(image) = self.store().find_folder(&folder)? {
             return Ok(image);
         }
         let _lock = self.lock(on_progress)?;
         let work = Work::new(self.folder.join("work"))?;
-        opened.make(&self.store(), work.path(), on_progress)
+        container::make(opened, &self.store(), work.path(), on_progress)
     }
 
     /// A folder for one run, gone when the run has ended. A cache that was filled once and is only read now serves runs
@@ -279,19 +281,20 @@ impl Cache {
         }
     }
 
-    /// An initrd in `run` whose `/init` starts one program of the host, and how long it is. The default guest must be
-    /// here already.
+    /// An initrd in `run` whose `/init` starts one program of the host, and how long it is; `reader` looks into the program and
+    /// its libraries. The default guest must be here already.
     ///
     /// # Errors
     /// If the program or what it needs cannot be read, or the initrd cannot be written.
     pub fn app_initrd(
         &self,
         request: &AppRequest,
+        reader: &dyn ReadElf,
         run: &RunFolder,
     ) -> Result<(PathBuf, u64), AppImageError> {
         let busybox = self.folder.join("busybox");
         let busybox = fs::read(&busybox).map_err(error("read", &busybox))?;
-        let tree = app_guest::tree(request, busybox, self.drivers()?)?;
+        let tree = app_guest::tree(request, reader, busybox, self.drivers()?)?;
         let path = run.path().join("initrd");
         let file = File::create_new(&path).map_err(error("create", &path))?;
         let mut writer = io::BufWriter::with_capacity(1 << 20, file);

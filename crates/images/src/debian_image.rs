@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
 
@@ -13,6 +12,7 @@ use crate::ext4::{self, Ext4Error, Ext4Options, GROUP_BYTES};
 use crate::file::{FileError, create_folder, error, stem};
 use crate::package::{self, PackageError, Wanted};
 use crate::progress::{Amount, OnProgress, Progress, Unit};
+use crate::stamp::{now, uuid};
 use crate::store::{Image, ImageKind, Store, StoreError};
 use crate::tree::{Spool, Tree};
 use crate::work::Work;
@@ -274,28 +274,6 @@ fn hash(packages: &[PathBuf], kernel: &Path) -> u64 {
         path.file_name().hash(&mut hasher);
     }
     hasher.finish()
-}
-
-/// A random number for the file system.
-pub(crate) fn uuid() -> [u8; 16] {
-    let mut bytes = [0; 16];
-    // Every Linux has this file; without it the number is the time's, which differs too.
-    let read = File::open("/dev/urandom")
-        .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes));
-    if read.is_err() {
-        bytes[..4].copy_from_slice(&now().to_le_bytes());
-    }
-    // Version 4, variant 1 (RFC 9562).
-    bytes[6] = bytes[6] & 0x0f | 0x40;
-    bytes[8] = bytes[8] & 0x3f | 0x80;
-    bytes
-}
-
-pub(crate) fn now() -> u32 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

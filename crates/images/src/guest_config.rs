@@ -2,6 +2,8 @@
 //!
 //! Each word ends with a zero byte, as arguments and environment do in the kernel, so any text can stand in one.
 
+use serde::{Deserialize, Serialize};
+
 /// What the warden says first on the control port; messages follow (see `guests/warden`).
 pub const GREETING: &[u8] = b"\0mother warden 2\n";
 
@@ -17,7 +19,7 @@ pub const PROGRAM_PORTS: [&str; 4] = [
 pub(crate) const TERMINATE: u32 = 15;
 
 /// What runs in the guest, and as whom.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestCommand {
     /// The program and its arguments.
     pub arguments: Vec<String>,

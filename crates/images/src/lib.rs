@@ -27,14 +27,18 @@ mod package;
 mod passt;
 mod progress;
 mod runs;
+mod stamp;
 mod store;
 mod tree;
 mod work;
 
-pub use app::{AppError, AppRequest, ElfError};
+pub use app::{AppError, AppRequest, ElfError, Needs, ReadElf};
 pub use apt::{AptError, has_apt};
 pub use cache::{AppImageError, Begun, Cache, CacheError, DefaultGuest};
-pub use container::{ContainerError, is_archive};
+pub use container::{
+    ContainerError, InThisProcess, Input, Made, Onto, OpenPart, OpenedContainer, Parts,
+    ReadContainer, ToldError, is_archive,
+};
 pub use debian::{AssembleError, CONFIGURED_MARKER, DebianRelease};
 pub use debian_image::{DebianBuild, DebianError};
 pub use ext4::Ext4Error;

@@ -1,7 +1,9 @@
 //! What is told while something takes its time.
 
+use serde::{Deserialize, Serialize};
+
 /// What is being done, for a progress bar.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Progress {
     /// Another process is at it already.
     Waiting,
@@ -24,7 +26,7 @@ pub enum Progress {
 }
 
 /// How much of it is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Amount {
     /// So much.
     pub done: u64,
@@ -35,7 +37,7 @@ pub struct Amount {
 }
 
 /// What is counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Unit {
     /// Bytes.
     Bytes,

@@ -8,7 +8,9 @@
 //! VM       vm::live: build, serve, run, end        the guest; no path, no terminal, no environment
 //! ```
 //!
-//! All three are this program: [`role::take`] is what its `main` calls first. What each process may ask of the next is in
+//! Beside them a [`Reader`] reads foreign files before there is a VM, in a jail of its own.
+//!
+//! All are this program: [`role::take`] is what its `main` calls first. What each process may ask of the next is in
 //! `wire`; why there are three, and how each one's end is heard of, in decision 19.
 #![forbid(unsafe_code)]
 
@@ -17,6 +19,7 @@ mod client;
 mod ending;
 mod launcher;
 mod own_log;
+mod reader;
 pub mod report;
 pub mod role;
 mod spawn;
@@ -28,6 +31,7 @@ mod wire;
 pub use ask::{Ask, Asked, GRACE, OnTerm};
 pub use client::{Handle, Held, Order, Running, Streams, start};
 pub use ending::{CRASHED, KILLED, TIMED_OUT};
+pub use reader::Reader;
 pub use trial::jail_here;
 pub use trouble::{CLOSED_PIPE, OUR_FAULT, RunError, Trouble, causes};
 pub use vm::input::each_chunk;

@@ -17,7 +17,7 @@ use crate::own_log::{self, LogWish};
 use crate::spawn::CALLED;
 use crate::trouble::OUR_FAULT;
 use crate::wire::{Channel, Role};
-use crate::{launcher, trial, vm};
+use crate::{launcher, reader, trial, vm};
 
 /// Carries out the role of this process, if it has one; its exit status.
 pub fn take() -> Option<ExitCode> {
@@ -51,6 +51,10 @@ fn perform(channel: Channel) -> u8 {
         Ok((Role::Trial { log, is_apart }, descriptors)) => {
             own_log::begin(&log);
             trial::perform(&channel, is_apart, descriptors)
+        }
+        Ok((Role::Reader { log, is_apart }, _)) => {
+            own_log::begin(&log);
+            reader::perform(channel, is_apart)
         }
         // The process that started this one is gone already, and nothing has been begun.
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => OUR_FAULT,

@@ -75,6 +75,16 @@ pub enum RunError {
         /// What the host refused.
         missing: Vec<String>,
     },
+    /// The host does not give the jail that was asked for to what reads foreign files.
+    #[error(
+        "no image is read: what reads it would have a jail of the tier \"{tier}\", not \"namespaces\""
+    )]
+    ReaderJail {
+        /// What it would have.
+        tier: String,
+        /// What the host refused.
+        missing: Vec<String>,
+    },
     /// A program's standard output does not take what it writes.
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
@@ -117,7 +127,7 @@ impl RunError {
             RunError::Inventory(InventoryError::Place(_)) => {
                 Some("set XDG_RUNTIME_DIR to a folder that is yours alone")
             }
-            RunError::Jail { .. } => {
+            RunError::Jail { .. } | RunError::ReaderJail { .. } => {
                 Some("`mother doctor` says what the host lacks; `--jail auto` takes what it has")
             }
             RunError::Build { source, .. } => source.help(),

@@ -136,9 +136,13 @@ impl Puppet {
         })
     }
 
-    /// Puts bytes where the thread's stack does not reach yet; where.
+    /// Puts bytes where the first thread's stack does not reach yet; where. (The stack of a thread that runs guest code is
+    /// none of ours: its RSP is the guest's.)
     pub fn put(&self, bytes: &[u8]) -> u64 {
-        let place = (self.before.rsp - 8192) & !15;
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", self.process)).unwrap();
+        let stack = maps.lines().find(|line| line.ends_with("[stack]")).unwrap();
+        let start = stack.split('-').next().unwrap();
+        let place = u64::from_str_radix(start, 16).unwrap();
         self.memory.write_all_at(bytes, place).unwrap();
         place
     }

@@ -17,16 +17,19 @@ pub enum Kind {
     Device = 3,
     /// It gives a guest its pages and takes them.
     Pager = 4,
+    /// It reads foreign files.
+    Reader = 5,
 }
 
 impl Kind {
     /// Every kind.
-    pub(super) const ALL: [Kind; 5] = [
+    pub(super) const ALL: [Kind; 6] = [
         Kind::Any,
         Kind::Vcpu,
         Kind::KvmVcpu,
         Kind::Device,
         Kind::Pager,
+        Kind::Reader,
     ];
 
     /// In words.
@@ -36,6 +39,7 @@ impl Kind {
             Kind::Vcpu | Kind::KvmVcpu => "a vCPU",
             Kind::Device => "a device",
             Kind::Pager => "the pager",
+            Kind::Reader => "a reader of foreign files",
         }
     }
 }
@@ -78,6 +82,7 @@ const V: u8 = A | 1 << Kind::Vcpu as u8 | K;
 const K: u8 = A | 1 << Kind::KvmVcpu as u8;
 const D: u8 = A | 1 << Kind::Device as u8;
 const P: u8 = A | 1 << Kind::Pager as u8;
+const R: u8 = A | 1 << Kind::Reader as u8;
 
 /// Rights of memory that make it code.
 const EXECUTABLE: u32 = libc::PROT_EXEC as u32;
@@ -167,7 +172,7 @@ pub(super) fn kvm_orders(kind: Kind) -> impl Iterator<Item = u32> {
         Kind::Any => &[KVM_VCPU, KVM_SIGNALS, KVM_MAKING],
         Kind::KvmVcpu => &[KVM_VCPU, KVM_SIGNALS],
         Kind::Device => &[KVM_SIGNALS],
-        Kind::Vcpu | Kind::Pager => &[],
+        Kind::Vcpu | Kind::Pager | Kind::Reader => &[],
     };
     lists.iter().flat_map(|list| list.iter().copied())
 }
@@ -193,7 +198,7 @@ macro_rules! rows {
     };
 }
 
-const ALL: u8 = V | D | P;
+const ALL: u8 = V | D | P | R;
 
 use Check::{Any, OneOf, Order, Us, Without};
 
@@ -201,7 +206,7 @@ use Check::{Any, OneOf, Order, Us, Without};
 pub(super) const ALLOWED: &[Call] = &rows! {
     // Waiting, and being told.
     SYS_futex ALL, Any;
-    SYS_read K | D | P, Any;
+    SYS_read K | D | P | R, Any;
     SYS_write ALL, Any;
     SYS_ppoll D | P, Any;
     SYS_clock_nanosleep K | D | P, Any;
@@ -213,11 +218,11 @@ pub(super) const ALLOWED: &[Call] = &rows! {
     SYS_mmap ALL, Without(2, EXECUTABLE);
     SYS_mprotect ALL, Without(2, EXECUTABLE);
     SYS_munmap ALL, Any;
-    SYS_mremap K | D | P, Any;
+    SYS_mremap K | D | P | R, Any;
     SYS_madvise ALL, Any;
     SYS_brk ALL, Any;
-    SYS_memfd_create A, Any;
-    SYS_ftruncate D, Any;
+    SYS_memfd_create R, Any;
+    SYS_ftruncate D | R, Any;
     // Threads, their walls and their signals.
     SYS_clone A, Without(0, NO_THREAD);
     SYS_set_robust_list A, Any;
@@ -231,39 +236,39 @@ pub(super) const ALLOWED: &[Call] = &rows! {
     SYS_rt_sigreturn ALL, Any;
     SYS_rt_sigaction ALL, Any;
     SYS_rt_sigprocmask K | P, Any;
-    SYS_sigaltstack A, Any;
+    SYS_sigaltstack R, Any;
     SYS_tgkill K | P, Us(0);
     SYS_exit ALL, Any;
-    SYS_exit_group A, Any;
+    SYS_exit_group R, Any;
     // Disks, page file, log.
-    SYS_pread64 D | P, Any;
-    SYS_pwrite64 D | P, Any;
+    SYS_pread64 D | P | R, Any;
+    SYS_pwrite64 D | P | R, Any;
     SYS_preadv D, Any;
     SYS_pwritev D, Any;
     SYS_fdatasync D, Any;
     SYS_fallocate D | P, Any;
-    SYS_lseek D | P, Any;
-    SYS_statx D | P, Any;
-    SYS_fstat D | P, Any;
-    SYS_fsync D, Any;
+    SYS_lseek D | P | R, Any;
+    SYS_statx D | P | R, Any;
+    SYS_fstat D | P | R, Any;
+    SYS_fsync D | R, Any;
     SYS_sync_file_range D, Any;
     // Sockets that were given, and connections that come in through them.
     SYS_accept4 D, Any;
     SYS_sendto D, Any;
     SYS_recvfrom D, Any;
-    SYS_sendmsg D, Any;
-    SYS_recvmsg D, Any;
+    SYS_sendmsg D | R, Any;
+    SYS_recvmsg D | R, Any;
     SYS_shutdown D, Any;
     SYS_getsockopt D, Any;
     SYS_setsockopt D, Any;
     // Descriptors.
-    SYS_close K | D | P, Any;
+    SYS_close K | D | P | R, Any;
     SYS_dup2 A, Any;
     SYS_pipe2 A, Any;
-    SYS_fcntl D, OneOf(1, DESCRIPTOR_ORDERS);
+    SYS_fcntl D | R, OneOf(1, DESCRIPTOR_ORDERS);
     SYS_ioctl K | D | P, Order(ORDERS);
     // What cannot do harm.
-    SYS_getrandom D | P, Any;
+    SYS_getrandom D | P | R, Any;
     SYS_geteuid A, Any;
     SYS_sched_getaffinity A, Any;
 };

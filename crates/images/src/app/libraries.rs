@@ -2,9 +2,10 @@
 //! anything.
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use crate::app::elf::{self, Needs};
+use crate::app::elf::{Needs, ReadElf};
 use crate::app::host_tree::HostTree;
 use crate::app::library_cache::LibraryCache;
 use crate::app::{AppError, read_error};
@@ -29,7 +30,7 @@ struct Wanting {
 }
 
 /// Adds the libraries of all ELF files that are in the tree, and theirs, and so on.
-pub(super) fn add_for_all(tree: &mut HostTree) -> Result<(), AppError> {
+pub(super) fn add_for_all(tree: &mut HostTree, reader: &dyn ReadElf) -> Result<(), AppError> {
     let cache = LibraryCache::of_host();
     let mut seen: HashSet<PathBuf> = HashSet::new();
     let mut wanting: Vec<Wanting> = Vec::new();
@@ -49,8 +50,8 @@ pub(super) fn add_for_all(tree: &mut HostTree) -> Result<(), AppError> {
         if !seen.insert(path.clone()) {
             continue;
         }
-        let bytes = std::fs::read(&path).map_err(read_error(&path))?;
-        let needs = match elf::needs(&bytes) {
+        let file = File::open(&path).map_err(read_error(&path))?;
+        let needs = match reader.needs(&file) {
             Ok(needs) => needs,
             Err(_) if is_optional => continue,
             Err(source) => return Err(AppError::Elf { path, source }),

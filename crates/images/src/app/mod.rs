@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-pub use elf::ElfError;
+pub use elf::{ElfError, Needs, ReadElf};
 
 use crate::guest_config::GuestCommand;
 use crate::tree::{Tree, TreeError};
@@ -99,7 +99,15 @@ pub enum AppError {
 impl AppError {
     /// Whether what was asked for is wrong, and not the host.
     pub fn is_bad_input(&self) -> bool {
-        !matches!(self, AppError::Read { .. } | AppError::Place { .. })
+        !matches!(
+            self,
+            AppError::Read { .. }
+                | AppError::Place { .. }
+                | AppError::Elf {
+                    source: ElfError::Unread(_),
+                    ..
+                }
+        )
     }
 }
 
@@ -138,7 +146,7 @@ fn programs(request: &AppRequest) -> Result<(PathBuf, HostTree), AppError> {
 ///
 /// # Errors
 /// See [`AppError`].
-pub(crate) fn gather(request: &AppRequest) -> Result<App, AppError> {
+pub(crate) fn gather(request: &AppRequest, reader: &dyn ReadElf) -> Result<App, AppError> {
     let (program, mut tree) = programs(request)?;
     for path in &request.include {
         let path = std::path::absolute(path).map_err(read_error(path))?;
@@ -147,7 +155,7 @@ pub(crate) fn gather(request: &AppRequest) -> Result<App, AppError> {
     for path in surroundings::files(&request.environment) {
         tree.add(&path)?;
     }
-    libraries::add_for_all(&mut tree)?;
+    libraries::add_for_all(&mut tree, reader)?;
     // Whatever the loader would look up on the host it looks up in the guest; of the host's libraries it is told no more
     // than those that come along.
     let musl = Path::new("/etc/ld-musl-x86_64.path");
@@ -264,6 +272,7 @@ fn place_error(path: &Path) -> impl FnOnce(TreeError) -> AppError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::container::InThisProcess;
 
     #[test]
     fn the_interpreter_is_read_as_linux_reads_it() {
@@ -292,7 +301,7 @@ mod tests {
                 program: path.to_owned(),
                 ..AppRequest::default()
             };
-            let error = gather(&request).map(drop).unwrap_err();
+            let error = gather(&request, &InThisProcess).map(drop).unwrap_err();
             assert!(error.is_bad_input());
             assert!(error.to_string().contains(expected), "{error}");
         };
@@ -311,7 +320,7 @@ mod tests {
             program: "/bin/ls".into(),
             ..AppRequest::default()
         };
-        let app = gather(&request).unwrap();
+        let app = gather(&request, &InThisProcess).unwrap();
         assert_eq!(app.command.arguments, ["/bin/ls"]);
         for path in ["/bin/ls", "/lib64/ld-linux-x86-64.so.2"] {
             let node = app.tree.find(path.as_bytes(), true);

@@ -1,14 +1,11 @@
 //! Which parts make the image: `index.json` and manifests (image-spec), `manifest.json` of `docker save`, or the
 //! `manifest.json` of skopeo's `dir:` folders.
 
-use std::path::Path;
-
 use serde_json::Value;
 
 use crate::container::choice::{Choice, candidates};
 use crate::container::source::Source;
 use crate::container::{ContainerError, damaged, digest};
-use crate::file::stem;
 
 /// Indexes within indexes that are followed.
 const INDEXES_MAX: usize = 4;
@@ -42,18 +39,12 @@ enum Places {
 }
 
 impl Manifest {
-    /// Reads which parts the image has; `wanted` is the name of one of several.
+    /// Reads which parts the image has; it is called `stem` if it does not say what, and `wanted` is the name of one of several.
     pub(super) fn read(
         source: &Source,
-        path: &Path,
+        stem: String,
         wanted: Option<&str>,
     ) -> Result<Manifest, ContainerError> {
-        let stem = stem(path);
-        let stem = if stem.is_empty() {
-            "container".to_owned()
-        } else {
-            stem
-        };
         let manifest = if let Some(bytes) = source.read("index.json")? {
             let index = parse("index.json", &bytes)?;
             described(source, index, Places::Layout, &Choice { wanted, stem })?

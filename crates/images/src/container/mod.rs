@@ -7,8 +7,11 @@
 mod choice;
 mod config;
 mod digest;
+mod input;
 mod manifest;
+mod reader;
 mod source;
+mod told;
 mod users;
 
 #[cfg(test)]
@@ -20,16 +23,19 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::debian_image::{now, uuid};
 use crate::ext4::{self, Ext4Error, Ext4Options, GROUP_BYTES};
-use crate::file::{FileError, create_folder, error};
+use crate::file::{FileError, create_folder, error, stem};
 use crate::progress::{Amount, OnProgress, Progress, Unit};
+use crate::stamp::{now, uuid};
 use crate::store::{Image, ImageKind, Store, StoreError};
 use crate::tree::{Spool, Tree, UnpackError, Unpacker};
 use config::Config;
 use digest::Digesting;
+pub use input::{Input, Onto, OpenPart, Parts};
 use manifest::Manifest;
+pub use reader::{InThisProcess, Made, OpenedContainer, ReadContainer};
 use source::Source;
+pub use told::ToldError;
 
 /// The smallest disk, which is sparse.
 const DISK_BYTES_MIN: u64 = 32 * GROUP_BYTES;
@@ -115,6 +121,9 @@ pub enum ContainerError {
         /// Why.
         source: Ext4Error,
     },
+    /// What reads it, in a process of its own, failed or is gone.
+    #[error("what reads it failed")]
+    Reader(#[source] io::Error),
     /// A file of ours.
     #[error(transparent)]
     File(#[from] FileError),
@@ -130,9 +139,20 @@ impl ContainerError {
             self,
             ContainerError::Disk { .. }
                 | ContainerError::Spool { .. }
+                | ContainerError::Reader(_)
                 | ContainerError::File(_)
                 | ContainerError::Store(_)
         )
+    }
+
+    /// Who reads an image knows no path of the host: these are those of its work and its disk.
+    fn at(mut self, work: &Path, new_disk: &Path) -> ContainerError {
+        match &mut self {
+            ContainerError::Spool { folder, .. } => work.clone_into(folder),
+            ContainerError::Disk { path, .. } => new_disk.clone_into(path),
+            _ => {}
+        }
+        self
     }
 }
 
@@ -155,6 +175,93 @@ pub fn is_archive(path: &Path) -> io::Result<bool> {
     Ok(is_tar || head.starts_with(&digest::GZIP) || digest::is_zstd(&head))
 }
 
+/// The image at `path`, a folder or an archive, for who reads it; `wanted` is the name of one of several.
+///
+/// # Errors
+/// If it cannot be opened.
+pub(crate) fn input(path: &Path, wanted: Option<&str>) -> Result<Input, ContainerError> {
+    let name = stem(path);
+    let parts = if path.is_dir() {
+        let folder = path.to_owned();
+        Parts::Folder(Box::new(move |part| File::open(folder.join(part))))
+    } else {
+        let file = File::open(path).map_err(|source| ContainerError::Read {
+            part: path.display().to_string(),
+            source,
+        })?;
+        Parts::Archive(file)
+    };
+    Ok(Input {
+        parts,
+        name: if name.is_empty() {
+            "container".to_owned()
+        } else {
+            name
+        },
+        wanted: wanted.map(str::to_owned),
+    })
+}
+
+/// What an image is called among images: its content decides, and what we make of that (images of before lack groups,
+/// volumes and signals).
+///
+/// # Errors
+/// If that is no SHA-256.
+pub(crate) fn folder_name(image: &dyn OpenedContainer) -> Result<String, ContainerError> {
+    let digest = image.digest();
+    let is_digest = digest.len() == 64
+        && digest
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    if !is_digest {
+        let what = io::Error::new(io::ErrorKind::InvalidData, "its digest is none");
+        return Err(ContainerError::Reader(what));
+    }
+    Ok(format!("container-2-{}", &digest[..16]))
+}
+
+/// Has the disk of an image made in `work`, which is empty, and gives it its place.
+///
+/// # Errors
+/// If a layer is damaged or hostile, or a disk is full.
+pub(crate) fn make(
+    image: Box<dyn OpenedContainer>,
+    store: &Store,
+    work: &Path,
+    on_progress: OnProgress,
+) -> Result<Image, ContainerError> {
+    let folder_name = folder_name(&*image)?;
+    let folder = work.join("image");
+    create_folder(&folder)?;
+    let new = |path: &Path| {
+        let mut options = File::options();
+        options.read(true).write(true).create_new(true);
+        options.open(path).map_err(error("create", path))
+    };
+    let spool_path = work.join("spool");
+    let disk_path = folder.join("disk.raw");
+    let onto = Onto {
+        spool: new(&spool_path)?,
+        disk: new(&disk_path)?,
+    };
+    // Whatever happens, it leaves nothing behind.
+    fs::remove_file(&spool_path).map_err(error("remove", &spool_path))?;
+    let made = image
+        .make(onto, on_progress)
+        .map_err(|error| error.at(work, &disk_path))?;
+    let command = made.command;
+    let layers = made.layer_count;
+    let what = format!(
+        "container image, {layers} layers, {}",
+        command.arguments.join(" ")
+    );
+    let name = (made.name.as_str(), what.as_str(), ImageKind::Container);
+    let image = store.add(&folder, &folder_name, name, Some(&command))?;
+    // What is left of the folder goes with the work.
+    let _ = fs::remove_dir(&folder);
+    Ok(image)
+}
+
 /// A container image of which everything but the layers has been read.
 pub(crate) struct Opened {
     source: Source,
@@ -162,23 +269,6 @@ pub(crate) struct Opened {
     config: Config,
     /// The SHA-256 that stands for all of it.
     digest: String,
-}
-
-/// Reads what the image says about itself; `wanted` is the name of one of several.
-///
-/// # Errors
-/// If it is none, is damaged, or for other machines.
-pub(crate) fn open(path: &Path, wanted: Option<&str>) -> Result<Opened, ContainerError> {
-    let source = Source::open(path)?;
-    let manifest = Manifest::read(&source, path, wanted)?;
-    let config = Config::read(&source, &manifest)?;
-    let digest = content(&source, &manifest, &config)?;
-    Ok(Opened {
-        source,
-        manifest,
-        config,
-        digest,
-    })
 }
 
 /// The SHA-256 that stands for an image: that of its configuration, which has the digests of the layers. Where it has none,
@@ -208,74 +298,29 @@ fn content(
 }
 
 impl Opened {
-    /// What it is called among images: its content decides, and what we make of that (images of before lack groups,
-    /// volumes and signals).
-    pub(crate) fn folder_name(&self) -> String {
-        format!("container-2-{}", &self.digest[..16])
-    }
-
-    /// Makes the disk in `work`, which is empty, and gives it its place.
+    /// Reads what the image says about itself.
     ///
     /// # Errors
-    /// If a layer is damaged or hostile, or a disk is full.
-    pub(crate) fn make(
-        self,
-        store: &Store,
-        work: &Path,
-        on_progress: OnProgress,
-    ) -> Result<Image, ContainerError> {
-        let folder = work.join("image");
-        create_folder(&folder)?;
-        let spool_path = work.join("spool");
-        let mut spool = Spool::new(&spool_path).map_err(error("create", &spool_path))?;
-        let mut tree = Tree::new();
-        let count = self.manifest.layers.len();
-        for index in 0..count {
-            on_progress(Progress::Layers(Amount::new(index, count, Unit::Layers)));
-            self.layer(index, (&mut tree, &mut spool), work)?;
-        }
-        self.config.put_volumes(&mut tree);
-        let command = self.config.command(&tree)?;
-        on_progress(Progress::WritingDisk);
-        let disk = folder.join("disk.raw");
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&disk);
-        let file = file.map_err(error("create", &disk))?;
-        let len_bytes = (2 * spool.len())
-            .next_multiple_of(GROUP_BYTES)
-            .max(DISK_BYTES_MIN);
-        let options = Ext4Options {
-            len_bytes,
-            label: "mother-image",
-            uuid: uuid(),
-            made: now(),
-        };
-        ext4::write(&tree, &options, &file)
-            .map_err(|source| ContainerError::Disk { path: disk, source })?;
-        let what = format!(
-            "container image, {count} layers, {}",
-            command.arguments.join(" ")
-        );
-        let name = (
-            self.manifest.name.as_str(),
-            what.as_str(),
-            ImageKind::Container,
-        );
-        let image = store.add(&folder, &self.folder_name(), name, Some(&command))?;
-        // The spool has no name any more; what is left of the folder goes with the work.
-        let _ = fs::remove_dir(&folder);
-        Ok(image)
+    /// If it is none, is damaged, or for other machines.
+    fn new(input: Input) -> Result<Opened, ContainerError> {
+        let source = Source::new(input.parts)?;
+        let manifest = Manifest::read(&source, input.name, input.wanted.as_deref())?;
+        let config = Config::read(&source, &manifest)?;
+        let digest = content(&source, &manifest, &config)?;
+        Ok(Opened {
+            source,
+            manifest,
+            config,
+            digest,
+        })
     }
 
     /// Puts one layer over the others.
     fn layer(
         &self,
         index: usize,
-        (tree, spool): (&mut Tree, &mut Spool),
-        work: &Path,
+        tree: &mut Tree,
+        spool: &mut Spool,
     ) -> Result<(), ContainerError> {
         let layer = &self.manifest.layers[index];
         let failed = |source| ContainerError::Layer {
@@ -283,7 +328,7 @@ impl Opened {
             source,
         };
         let blob = self.source.reader(&layer.path).map_err(failed)?;
-        spool.expect_layer(blob.limit());
+        spool.expect_layer(blob.left());
         let mut blob = Digesting::new(blob);
         {
             let plain = digest::decompress(&mut blob).map_err(failed)?;
@@ -295,7 +340,7 @@ impl Opened {
                 UnpackError::Spool(source) => ContainerError::Spool {
                     number: index + 1,
                     needed_bytes,
-                    folder: work.to_owned(),
+                    folder: PathBuf::new(),
                     source,
                 },
                 UnpackError::Tree(error) => failed(io::Error::other(error)),
@@ -321,5 +366,42 @@ impl Opened {
             }),
             _ => Ok(()),
         }
+    }
+}
+
+impl OpenedContainer for Opened {
+    fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    fn make(self: Box<Self>, onto: Onto, on_progress: OnProgress) -> Result<Made, ContainerError> {
+        let mut spool = Spool::of(onto.spool);
+        let mut tree = Tree::new();
+        let count = self.manifest.layers.len();
+        for index in 0..count {
+            on_progress(Progress::Layers(Amount::new(index, count, Unit::Layers)));
+            self.layer(index, &mut tree, &mut spool)?;
+        }
+        self.config.put_volumes(&mut tree);
+        let command = self.config.command(&tree)?;
+        on_progress(Progress::WritingDisk);
+        let len_bytes = (2 * spool.len())
+            .next_multiple_of(GROUP_BYTES)
+            .max(DISK_BYTES_MIN);
+        let options = Ext4Options {
+            len_bytes,
+            label: "mother-image",
+            uuid: uuid(),
+            made: now(),
+        };
+        ext4::write(&tree, &options, &onto.disk).map_err(|source| ContainerError::Disk {
+            path: PathBuf::new(),
+            source,
+        })?;
+        Ok(Made {
+            name: self.manifest.name,
+            layer_count: count,
+            command,
+        })
     }
 }

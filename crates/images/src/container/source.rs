@@ -2,11 +2,14 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Take};
-use std::path::{Component, Path, PathBuf};
+use std::io::{self, Read, Seek};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
 
 use tar::EntryType;
 
+use crate::container::input::{OpenPart, Parts, normal};
 use crate::container::{ContainerError, digest};
 use crate::tree::HeaderBounds;
 
@@ -18,9 +21,9 @@ const MEMBERS_MAX: usize = 1 << 16;
 
 /// A folder or an archive.
 pub(super) enum Source {
-    Folder(PathBuf),
+    Folder(OpenPart),
     Archive {
-        path: PathBuf,
+        file: Arc<File>,
         members: HashMap<String, Member>,
     },
 }
@@ -31,16 +34,40 @@ pub(super) enum Member {
     Link(String),
 }
 
+/// A part that is being read.
+pub(super) struct Part {
+    file: Arc<File>,
+    at: u64,
+    end: u64,
+}
+
+impl Part {
+    /// How many bytes are left of it.
+    pub(super) fn left(&self) -> u64 {
+        self.end.saturating_sub(self.at)
+    }
+}
+
+impl Read for Part {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.left()).unwrap_or(usize::MAX);
+        let len = buffer.len().min(left);
+        let count = self.file.read_at(&mut buffer[..len], self.at)?;
+        self.at += count as u64;
+        Ok(count)
+    }
+}
+
 impl Source {
-    pub(super) fn open(path: &Path) -> Result<Source, ContainerError> {
+    pub(super) fn new(parts: Parts) -> Result<Source, ContainerError> {
         let failed = |source| ContainerError::Read {
-            part: path.display().to_string(),
+            part: "the archive".to_owned(),
             source,
         };
-        if path.is_dir() {
-            return Ok(Source::Folder(path.to_owned()));
-        }
-        let mut file = File::open(path).map_err(failed)?;
+        let mut file = match parts {
+            Parts::Folder(open) => return Ok(Source::Folder(open)),
+            Parts::Archive(file) => file,
+        };
         let mut head = [0; 4];
         let count = file.read(&mut head).map_err(failed)?;
         if head[..count].starts_with(&digest::GZIP) || digest::is_zstd(&head[..count]) {
@@ -53,32 +80,36 @@ impl Source {
         }
         file.rewind().map_err(failed)?;
         let members = members(&file).map_err(failed)?;
-        Ok(Source::Archive {
-            path: path.to_owned(),
-            members,
-        })
+        let file = Arc::new(file);
+        Ok(Source::Archive { file, members })
     }
 
     /// Reads a part.
-    pub(super) fn reader(&self, part: &str) -> io::Result<Take<File>> {
+    pub(super) fn reader(&self, part: &str) -> io::Result<Part> {
         let absent = || io::Error::new(io::ErrorKind::NotFound, format!("the image has no {part}"));
         let part = normal(part).ok_or_else(absent)?;
         match self {
-            Source::Folder(folder) => {
-                let file = File::open(folder.join(part))?;
-                let len = file.metadata()?.len();
-                Ok(file.take(len))
+            Source::Folder(open) => {
+                let file = open(&part)?;
+                let end = file.metadata()?.len();
+                Ok(Part {
+                    file: Arc::new(file),
+                    at: 0,
+                    end,
+                })
             }
-            Source::Archive { path, members } => {
+            Source::Archive { file, members } => {
                 let mut name = part;
                 // Old archives have links from one layer to another.
                 for _ in 0..4 {
                     match members.get(&name).ok_or_else(absent)? {
                         Member::Link(target) => name.clone_from(target),
                         Member::File { offset, len } => {
-                            let mut file = File::open(path)?;
-                            file.seek(SeekFrom::Start(*offset))?;
-                            return Ok(file.take(*len));
+                            return Ok(Part {
+                                file: Arc::clone(file),
+                                at: *offset,
+                                end: offset.saturating_add(*len),
+                            });
                         }
                     }
                 }
@@ -97,7 +128,7 @@ impl Source {
         match self.reader(part) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(failed(error)),
-            Ok(reader) if reader.limit() > PART_BYTES_MAX => {
+            Ok(reader) if reader.left() > PART_BYTES_MAX => {
                 let what = "it is too large to be a description".to_owned();
                 Err(ContainerError::Damaged {
                     part: part.to_owned(),
@@ -151,18 +182,4 @@ fn members(file: &File) -> io::Result<HashMap<String, Member>> {
         }
     }
     Ok(members)
-}
-
-/// A path without `.` and `..`; nothing if it leads out.
-fn normal(path: &str) -> Option<String> {
-    let mut parts: Vec<String> = Vec::new();
-    for component in Path::new(path).components() {
-        match component {
-            Component::Normal(name) => parts.push(name.to_str()?.to_owned()),
-            Component::CurDir => {}
-            Component::ParentDir => drop(parts.pop()?),
-            Component::RootDir | Component::Prefix(_) => return None,
-        }
-    }
-    Some(parts.join("/"))
 }

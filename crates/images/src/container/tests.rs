@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::container::{self, ContainerError, digest::sha256};
+use crate::container::{
+    self, ContainerError, InThisProcess, OpenedContainer, ReadContainer, digest::sha256,
+};
 use crate::store::{Image, Store};
 
 /// A tar archive of these files.
@@ -107,7 +109,12 @@ fn make(folder: &Path, path: &Path) -> Result<Image, ContainerError> {
     let work = at("work");
     let _ = fs::remove_dir_all(&work);
     fs::create_dir(&work).unwrap();
-    container::open(path, None)?.make(&store, &work, &mut |_| {})
+    let opened = open(path)?;
+    container::make(opened, &store, &work, &mut |_| {})
+}
+
+fn open(path: &Path) -> Result<Box<dyn OpenedContainer>, ContainerError> {
+    InThisProcess.open(container::input(path, None)?)
 }
 
 /// The same layout as a folder of skopeo's `dir:`.
@@ -175,8 +182,9 @@ fn volumes_are_folders_and_the_signal_is_the_images() {
         (vec!["/one".to_owned()], 3)
     );
     let mut tree = crate::tree::Tree::new();
-    let source = container::source::Source::open(&image).unwrap();
-    let manifest = container::manifest::Manifest::read(&source, &image, None).unwrap();
+    let input = container::input(&image, None).unwrap();
+    let source = container::source::Source::new(input.parts).unwrap();
+    let manifest = container::manifest::Manifest::read(&source, input.name, None).unwrap();
     let config = container::config::Config::read(&source, &manifest).unwrap();
     config.put_volumes(&mut tree);
     let is_folder = |path: &str| {
@@ -253,7 +261,7 @@ fn images_that_differ_in_their_layers_only_are_two() {
             builder.append_data(&mut header, part, &bytes[..]).unwrap();
         }
         fs::write(&path, builder.into_inner().unwrap()).unwrap();
-        container::open(&path, None).unwrap().folder_name()
+        container::folder_name(&*open(&path).unwrap()).unwrap()
     };
     for tells_layers in [true, false] {
         assert_ne!(
@@ -298,4 +306,29 @@ fn whatever_is_damaged_is_named() {
     fs::remove_file(root.join("index.json")).unwrap();
     check(&root, "neither an OCI image layout nor");
     check(&oci(folder.path(), "nobody-here", gzip), "has no such user");
+}
+
+#[test]
+fn a_part_of_an_image_lies_in_its_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("image")).unwrap();
+    fs::write(folder.path().join("secret"), "x").unwrap();
+    fs::write(folder.path().join("image/part"), "y").unwrap();
+    let input = container::input(&folder.path().join("image"), None).unwrap();
+    let is_there = |part: &str| input.parts.open(part).is_ok();
+    assert!(is_there("part") && is_there("./part") && is_there("blobs/../part"));
+    for part in [
+        "../secret",
+        "blobs/../../secret",
+        "/etc/passwd",
+        "part\0",
+        "absent",
+    ] {
+        assert!(!is_there(part), "{part}");
+    }
+    let archive = container::input(&folder.path().join("secret"), None).unwrap();
+    assert!(
+        archive.parts.open("secret").is_err(),
+        "an archive is read from within"
+    );
 }

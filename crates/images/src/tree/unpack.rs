@@ -70,12 +70,17 @@ impl Spool {
             .create_new(true)
             .open(path)?;
         std::fs::remove_file(path)?;
-        Ok(Spool {
+        Ok(Spool::of(file))
+    }
+
+    /// This file, which is empty.
+    pub(crate) fn of(file: File) -> Spool {
+        Spool {
             file: Arc::new(file),
             len: 0,
             written: 0,
             room: u64::MAX,
-        })
+        }
     }
 
     /// A layer of so many bytes, as it is packed, comes next. From the first one on there is no more room than its growth may

@@ -11,6 +11,7 @@
 
 mod channel;
 mod given;
+mod reader;
 
 use std::path::PathBuf;
 
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::channel::{Channel, DESCRIPTORS_MAX};
 pub(crate) use self::given::{Given, Labelled, Sorted};
+pub(crate) use self::reader::{FromReader, ToReader};
 use crate::own_log::LogWish;
 use crate::report::RunReport;
 use crate::trouble::Trouble;
@@ -33,6 +35,13 @@ pub(crate) enum Role {
     Vm(Box<Birth>),
     /// One that locks itself in, to say what came of it.
     Trial {
+        /// What it says of itself.
+        log: LogWish,
+        /// It was born into namespaces of its own.
+        is_apart: bool,
+    },
+    /// One that reads foreign files.
+    Reader {
         /// What it says of itself.
         log: LogWish,
         /// It was born into namespaces of its own.

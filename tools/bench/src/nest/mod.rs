@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use fixtures::{KvmHost, Qemu};
-use images::{AppRequest, Cache, CacheError, DefaultGuest};
+use images::{AppRequest, Cache, CacheError, DefaultGuest, InThisProcess};
 
 pub use folder::build_for_tests;
 
@@ -93,7 +93,7 @@ pub fn run(set: Set<'_>) -> Result<bool> {
         include,
         ..AppRequest::default()
     };
-    let (initrd, _) = cache.app_initrd(&request, &run)?;
+    let (initrd, _) = cache.app_initrd(&request, &InThisProcess, &run)?;
     watch(&mut machine(&parts, &initrd, &folder.join("init"), set))
 }
 
