@@ -25,8 +25,9 @@ pub use observe::{
 pub use origin::VmOrigin;
 pub use spec::{
     BadText, ByteRate, ByteSize, Complaint, ConsoleKind, CountRate, CpuLimit, DiskFormat,
-    DiskSerial, DiskSpec, EngineWish, Forward, JailWish, Label, Mac, Marker, MemorySize,
-    ModuleSpec, NameError, NetSpec, PartialSpec, Rates, ResidentLimit, SpecErrors, StoreSize, Text,
-    Timeout, Transport, VcpuCount, VmName, VmSpec, nearest, schema,
+    DiskSerial, DiskSpec, EgressPlace, EgressRule, EgressSpec, EngineWish, Forward, JailWish,
+    Label, Mac, Marker, MemorySize, ModuleSpec, NameError, NetSpec, PartialSpec, Rates,
+    ResidentLimit, SpecErrors, StoreSize, Text, Timeout, Transport, VcpuCount, VmName, VmSpec,
+    nearest, schema,
 };
 pub use status::{Counter, DeviceStatus, EndKind, Jail, VmEnd, VmInfo, VmState, VmStatus};

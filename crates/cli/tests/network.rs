@@ -228,3 +228,76 @@ fn a_tap_carries_a_guests_traffic_both_ways() {
         ran.stdout
     );
 }
+
+/// In a network of its own, with another beside it that has two servers with two ports each, which would see questions for
+/// names: a guest that may reach one port of one server by its name, and one of the other by its address.
+const EGRESS: &str = r#"
+exec 2>trouble
+set -e
+cp "$BUSYBOX" busybox && chmod +x busybox
+echo '192.0.2.10 deb.example.test' > hosts && mount --bind hosts /etc/hosts
+unshare --net sleep 300 & there=$!
+trap 'kill $(jobs -p)' EXIT
+sleep 0.5
+beside() { nsenter --target $there --net "$@"; }
+ip link set lo up && ip link add veth0 type veth peer name veth1 && ip link set veth1 netns $there
+ip address add 192.0.2.1/24 dev veth0 && ip link set veth0 up && ip route add default via 192.0.2.10
+beside ip address add 192.0.2.10/24 dev veth1 && beside ip address add 192.0.2.11/24 dev veth1 && beside ip link set veth1 up
+for port in 80 81; do
+    beside ./busybox nc -ll -p $port -e ./busybox echo served $port > served 2>&1 &
+done
+printf '%s\n' 'ask() { echo "$1 $2: $(sleep 2 | nc -w 4 $1 $2 2>&1)"; }' \
+    'ask 192.0.2.10 80; ask 192.0.2.10 81; ask 192.0.2.11 80; ask 192.0.2.11 81' \
+    'nslookup deb.example.test 192.0.2.11 2>&1; nslookup secret.example.test 192.0.2.11 2>&1' |
+    "$MOTHER" run --net user --egress allow=deb.example.test:80,192.0.2.11:81 --report report.json > out 2> err || echo "ended with $?"
+beside cat /proc/net/snmp | while read -r what all nobody rest; do
+    [ "$what $all" = "Udp: InDatagrams" ] || [ "$what" != Udp: ] || echo "asked $((all + nobody)) times"
+done
+cat out
+"#;
+
+#[test]
+fn a_guest_reaches_what_is_on_its_list_and_nothing_else() {
+    let mut stderr = std::io::stderr();
+    if run(&["--net", "none"], "").is_none() {
+        return;
+    }
+    let Some(mother) = with_guest() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mother = mother.in_folder(folder.path());
+    let veth = "unshare --net --mount ip link add veth0 type veth peer name veth1";
+    let can = mother.shell(veth);
+    if can.status != Some(0) {
+        let why = can.stderr.trim();
+        writeln!(
+            stderr,
+            "skipped: no networks of its own without root: {why}"
+        )
+        .unwrap();
+        return;
+    }
+    let busybox = images::Cache::of_user().unwrap().folder().join("busybox");
+    std::fs::write(folder.path().join("egress"), EGRESS).unwrap();
+    let busybox = busybox.display();
+    let ran = mother.shell(&format!(
+        "BUSYBOX={busybox} unshare --net --mount --pid --fork --kill-child --mount-proc bash ./egress"
+    ));
+    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap_or_default();
+    let said = format!("{}{}{}", ran.stdout, read("err"), read("trouble"));
+    for expected in [
+        "192.0.2.10 80: served 80",
+        "192.0.2.11 81: served 81",
+        "192.0.2.10 81: nc: can't connect to remote host (192.0.2.10): No route to host",
+        "192.0.2.11 80: nc: can't connect to remote host (192.0.2.11): No route to host",
+        "Address: 192.0.2.10",
+        "server can't find secret.example.test: REFUSED",
+        "asked 0 times",
+        "the guest was kept from TCP 192.0.2.10:81, which is not on its egress list",
+        "the guest was kept from the name \"secret.example.test\"",
+    ] {
+        assert!(said.contains(expected), "{expected:?} in {said}");
+    }
+    let report: serde_json::Value = serde_json::from_str(&read("report.json")).unwrap();
+    let refused = &report["devices"]["net0"]["refused"];
+    assert!(refused.as_u64() >= Some(4), "{refused}");
+}

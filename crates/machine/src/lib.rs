@@ -37,6 +37,7 @@ pub use attach::AttachError;
 pub use attach::broker::{Broker, InProcess, Request};
 pub use attach::handles::Devices;
 pub use attach::network::{NetworkStarter, RunningNetwork};
+pub use attach::passt::GATEWAY;
 pub use build::Machine;
 pub use build::descriptors::{Descriptors, Kept, KvmNode, Label, collect};
 pub use build::opened::{Opened, build, open};
@@ -52,8 +53,8 @@ pub use outcome::exits::{ExitCounts, ExitKind};
 pub use outcome::refusal::{PauseError, SwitchError};
 pub use plan::host_findings::{HostFindings, PagingFinding, paging_finding};
 pub use plan::{
-    BasePlan, DiskPlan, ImagePlan, NetBackend, NetPlan, OnReset, PagingPlan, UserNetwork, VmPlan,
-    check, console_word, plan,
+    AllowedName, AllowedNetwork, BasePlan, DiskPlan, EgressPlan, ImagePlan, NetBackend, NetPlan,
+    OnReset, PagingPlan, Served, UserNetwork, VmPlan, check, console_word, plan,
 };
 pub use report::{Marker, MemoryReport, Report, Sample, Unmapped, VmmMemory};
 pub use run::lives::MachineError;

@@ -16,6 +16,7 @@
 
 mod ask;
 mod client;
+mod egress;
 mod ending;
 mod launcher;
 mod own_log;

@@ -17,7 +17,7 @@ use crate::own_log::{self, LogWish};
 use crate::spawn::CALLED;
 use crate::trouble::OUR_FAULT;
 use crate::wire::{Channel, Role};
-use crate::{launcher, reader, trial, vm};
+use crate::{egress, launcher, reader, trial, vm};
 
 /// Carries out the role of this process, if it has one; its exit status.
 pub fn take() -> Option<ExitCode> {
@@ -51,6 +51,17 @@ fn perform(channel: Channel) -> u8 {
         Ok((Role::Trial { log, is_apart }, descriptors)) => {
             own_log::begin(&log);
             trial::perform(&channel, is_apart, descriptors)
+        }
+        Ok((
+            Role::Egress {
+                log,
+                is_apart,
+                plan,
+            },
+            sockets,
+        )) => {
+            own_log::begin(&log);
+            egress::perform(&channel, is_apart, plan, sockets)
         }
         Ok((Role::Reader { log, is_apart }, _)) => {
             own_log::begin(&log);

@@ -19,6 +19,7 @@
 mod amounts;
 mod complaint;
 mod disk;
+mod egress;
 mod file;
 mod keys;
 mod name;
@@ -39,6 +40,7 @@ use serde_json::{Map, Value};
 pub use amounts::{ByteSize, MemorySize, ResidentLimit, StoreSize, Timeout};
 pub use complaint::{Complaint, SpecErrors};
 pub use disk::{DiskFormat, DiskSerial, DiskSpec};
+pub use egress::{EgressPlace, EgressRule, EgressSpec};
 pub use file::{PartialSpec, nearest};
 pub use name::{NameError, VmName};
 pub use network::{Forward, Mac, NetSpec, Transport};
@@ -170,6 +172,11 @@ pub struct VmSpec {
     /// gateway's address leads to this host's own services), tap=NAME, or none [default: none]
     #[arg(long, value_name = "NETWORK", help_heading = "Network")]
     pub net: Option<NetSpec>,
+    /// Where the guest may send to, on the network `user`: deny, or allow=PLACE[,PLACE...] with addresses, networks (10.1.0.0/16) and
+    /// names, each with :PORT if only that is meant; names are looked up once, when it starts [default: whatever the host
+    /// reaches]
+    #[arg(long, value_name = "LIST", help_heading = "Network")]
+    pub egress: Option<EgressSpec>,
     /// The program passt, for the network `user` [default: the one on the PATH, or Debian's]
     #[arg(skip)]
     #[serde(with = "crate::host_path")]

@@ -61,6 +61,8 @@ pub struct DeviceMetrics {
     pub bytes_from_guest: AtomicU64,
     /// Requests that failed on the host's side, or that the device refused.
     pub errors: AtomicU64,
+    /// Of a network: packets that are not on the guest's list of places, refused on their way.
+    pub refused: AtomicU64,
     /// What the driver did against the specification.
     pub violations: AtomicU64,
     /// How often the driver notified.
@@ -90,6 +92,7 @@ pub struct MetricsReading {
     pub bytes_to_guest: u64,
     pub bytes_from_guest: u64,
     pub errors: u64,
+    pub refused: u64,
     pub violations: u64,
     pub notifications: u64,
     pub interrupts: u64,
@@ -129,6 +132,11 @@ impl DeviceMetrics {
         }
     }
 
+    /// So many more packets were refused on their way.
+    pub fn count_refused(&self, packets: u64) {
+        DeviceMetrics::add(&self.refused, packets);
+    }
+
     /// Reads all of them.
     pub fn read(&self) -> MetricsReading {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -138,6 +146,7 @@ impl DeviceMetrics {
             bytes_to_guest,
             bytes_from_guest,
             errors,
+            refused,
             violations,
             notifications,
             interrupts,
@@ -149,6 +158,7 @@ impl DeviceMetrics {
             bytes_to_guest: of(bytes_to_guest),
             bytes_from_guest: of(bytes_from_guest),
             errors: of(errors),
+            refused: of(refused),
             violations: of(violations),
             notifications: of(notifications),
             interrupts: of(interrupts),

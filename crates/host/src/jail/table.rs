@@ -19,17 +19,20 @@ pub enum Kind {
     Pager = 4,
     /// It reads foreign files.
     Reader = 5,
+    /// It stands between a guest and its network.
+    Wire = 6,
 }
 
 impl Kind {
     /// Every kind.
-    pub(super) const ALL: [Kind; 6] = [
+    pub(super) const ALL: [Kind; 7] = [
         Kind::Any,
         Kind::Vcpu,
         Kind::KvmVcpu,
         Kind::Device,
         Kind::Pager,
         Kind::Reader,
+        Kind::Wire,
     ];
 
     /// In words.
@@ -40,6 +43,7 @@ impl Kind {
             Kind::Device => "a device",
             Kind::Pager => "the pager",
             Kind::Reader => "a reader of foreign files",
+            Kind::Wire => "what stands between a guest and its network",
         }
     }
 }
@@ -83,6 +87,7 @@ const K: u8 = A | 1 << Kind::KvmVcpu as u8;
 const D: u8 = A | 1 << Kind::Device as u8;
 const P: u8 = A | 1 << Kind::Pager as u8;
 const R: u8 = A | 1 << Kind::Reader as u8;
+const W: u8 = A | 1 << Kind::Wire as u8;
 
 /// Rights of memory that make it code.
 const EXECUTABLE: u32 = libc::PROT_EXEC as u32;
@@ -172,7 +177,7 @@ pub(super) fn kvm_orders(kind: Kind) -> impl Iterator<Item = u32> {
         Kind::Any => &[KVM_VCPU, KVM_SIGNALS, KVM_MAKING],
         Kind::KvmVcpu => &[KVM_VCPU, KVM_SIGNALS],
         Kind::Device => &[KVM_SIGNALS],
-        Kind::Vcpu | Kind::Pager | Kind::Reader => &[],
+        Kind::Vcpu | Kind::Pager | Kind::Reader | Kind::Wire => &[],
     };
     lists.iter().flat_map(|list| list.iter().copied())
 }
@@ -198,7 +203,7 @@ macro_rules! rows {
     };
 }
 
-const ALL: u8 = V | D | P | R;
+const ALL: u8 = V | D | P | R | W;
 
 use Check::{Any, OneOf, Order, Us, Without};
 
@@ -206,19 +211,19 @@ use Check::{Any, OneOf, Order, Us, Without};
 pub(super) const ALLOWED: &[Call] = &rows! {
     // Waiting, and being told.
     SYS_futex ALL, Any;
-    SYS_read K | D | P | R, Any;
+    SYS_read K | D | P | R | W, Any;
     SYS_write ALL, Any;
-    SYS_ppoll D | P, Any;
+    SYS_ppoll D | P | W, Any;
     SYS_clock_nanosleep K | D | P, Any;
     SYS_sched_yield ALL, Any;
     SYS_restart_syscall ALL, Any;
     SYS_eventfd2 A, Any;
-    SYS_clock_gettime K | P, Any;
+    SYS_clock_gettime K | P | W, Any;
     // Memory of its own.
     SYS_mmap ALL, Without(2, EXECUTABLE);
     SYS_mprotect ALL, Without(2, EXECUTABLE);
     SYS_munmap ALL, Any;
-    SYS_mremap K | D | P | R, Any;
+    SYS_mremap K | D | P | R | W, Any;
     SYS_madvise ALL, Any;
     SYS_brk ALL, Any;
     SYS_memfd_create R, Any;
@@ -236,10 +241,10 @@ pub(super) const ALLOWED: &[Call] = &rows! {
     SYS_rt_sigreturn ALL, Any;
     SYS_rt_sigaction ALL, Any;
     SYS_rt_sigprocmask K | P, Any;
-    SYS_sigaltstack R, Any;
+    SYS_sigaltstack R | W, Any;
     SYS_tgkill K | P, Us(0);
     SYS_exit ALL, Any;
-    SYS_exit_group R, Any;
+    SYS_exit_group R | W, Any;
     // Disks, page file, log.
     SYS_pread64 D | P | R, Any;
     SYS_pwrite64 D | P | R, Any;
@@ -256,19 +261,19 @@ pub(super) const ALLOWED: &[Call] = &rows! {
     SYS_accept4 D, Any;
     SYS_sendto D, Any;
     SYS_recvfrom D, Any;
-    SYS_sendmsg D | R, Any;
+    SYS_sendmsg D | R | W, Any;
     SYS_recvmsg D | R, Any;
     SYS_shutdown D, Any;
     SYS_getsockopt D, Any;
     SYS_setsockopt D, Any;
     // Descriptors.
-    SYS_close K | D | P | R, Any;
+    SYS_close K | D | P | R | W, Any;
     SYS_dup2 A, Any;
     SYS_pipe2 A, Any;
     SYS_fcntl D | R, OneOf(1, DESCRIPTOR_ORDERS);
-    SYS_ioctl K | D | P, Order(ORDERS);
+    SYS_ioctl K | D | P | W, Order(ORDERS);
     // What cannot do harm.
-    SYS_getrandom D | P | R, Any;
+    SYS_getrandom D | P | R | W, Any;
     SYS_geteuid A, Any;
     SYS_sched_getaffinity A, Any;
 };

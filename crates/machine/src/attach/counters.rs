@@ -57,6 +57,7 @@ fn counters(metrics: &DeviceMetrics) -> Vec<Counter> {
         counter("bytes_to_guest", reading.bytes_to_guest),
         counter("bytes_from_guest", reading.bytes_from_guest),
         counter("errors", reading.errors),
+        counter("refused", reading.refused),
         counter("violations", reading.violations),
         counter("notifications", reading.notifications),
         counter("interrupts", reading.interrupts),

@@ -4,6 +4,7 @@ use std::io;
 use std::os::unix::net::UnixStream;
 
 use api::{ClaimBook, Counter, DeviceStatus, Metrics};
+use devices::virtio::VirtioKind;
 use devices::virtio::balloon::{BalloonControl, BalloonReading};
 use devices::virtio::console::Window;
 use devices::virtio::net::NetPort;
@@ -81,6 +82,12 @@ impl Devices {
     pub fn plug_network(&self, socket: UnixStream) -> io::Result<()> {
         let port = self.port.as_ref().ok_or(io::ErrorKind::InvalidInput)?;
         port.plug(socket)
+    }
+
+    /// So many more packets of the guest's were refused on their way, outside of this process.
+    pub fn count_refused(&self, packets: u64) {
+        let cards = self.counters.iter().filter(|it| it.kind == VirtioKind::Net);
+        cards.for_each(|card| card.metrics.count_refused(packets));
     }
 
     /// Asks the guest for so much of its memory: its balloon takes pages until it holds that many bytes, as far as the

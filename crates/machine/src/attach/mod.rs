@@ -61,6 +61,14 @@ pub struct AttachError {
 }
 
 impl AttachError {
+    /// The network's.
+    pub fn of_network(source: impl std::error::Error + Send + Sync + 'static) -> AttachError {
+        AttachError {
+            device: "the network".to_owned(),
+            source: Box::new(source),
+        }
+    }
+
     /// What to do, if something can be done.
     pub(crate) fn help(&self) -> Option<&'static str> {
         self.source.downcast_ref::<passt::PasstError>()?.help()

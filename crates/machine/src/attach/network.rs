@@ -73,8 +73,8 @@ impl NetworkStarter {
     /// # Errors
     /// If it does not start, or is not ready in time.
     pub fn start(&self) -> Result<(RunningNetwork, UnixStream), AttachError> {
-        let (passt, socket) =
-            Passt::start(&self.network, self.mac, &self.when_gone).map_err(failed)?;
+        let (passt, socket) = Passt::start(&self.network, self.mac, &self.when_gone)
+            .map_err(AttachError::of_network)?;
         Ok((RunningNetwork { _passt: passt }, socket))
     }
 }
@@ -96,7 +96,7 @@ impl Wire {
             }
             NetBackend::Tap(name) => {
                 let tap = Tap::open(name).map_err(|source| {
-                    failed(TapError {
+                    AttachError::of_network(TapError {
                         name: name.clone(),
                         source,
                     })
@@ -116,7 +116,7 @@ impl NetworkAttachment {
         };
         Ok(NetworkAttachment {
             mac: plan.mac,
-            port: port.map_err(failed)?,
+            port: port.map_err(AttachError::of_network)?,
             metrics: Arc::default(),
         })
     }
@@ -128,13 +128,6 @@ impl NetworkAttachment {
 struct TapError {
     name: String,
     source: std::io::Error,
-}
-
-fn failed(source: impl std::error::Error + Send + Sync + 'static) -> AttachError {
-    AttachError {
-        device: "the network".to_owned(),
-        source: Box::new(source),
-    }
 }
 
 impl Attachment for NetworkAttachment {

@@ -28,9 +28,10 @@ use thiserror::Error;
 
 use crate::plan::UserNetwork;
 
-/// What the guest gets by DHCP, and what its gateway is.
+/// What the guest gets by DHCP.
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+/// The gateway of a guest on the user network.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 /// Where the host's resolver is for the guest if it listens on the host's loopback only.
 const RESOLVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
 const NETMASK_BITS: &str = "24";

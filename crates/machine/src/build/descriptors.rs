@@ -19,6 +19,7 @@ use std::sync::Arc;
 use host::tap::Tap;
 use serde::{Deserialize, Serialize};
 
+use crate::attach::AttachError;
 use crate::attach::block::DiskFiles;
 use crate::attach::network::{NetworkStarter, RunningNetwork, Wire};
 use crate::attach::vsock::{Listeners, SocketPaths};
@@ -153,6 +154,28 @@ impl Descriptors {
     /// Whether the VM may run on KVM, now or later.
     pub fn has_kvm(&self) -> bool {
         matches!(self.kvm, Some(Ok(_)))
+    }
+
+    /// Puts another socket in the place of that to a user-mode network, if there is one: what `exchange` makes of it.
+    ///
+    /// # Errors
+    /// What `exchange` says.
+    pub fn exchange_stream<T>(
+        &mut self,
+        exchange: impl FnOnce(UnixStream) -> io::Result<(UnixStream, T)>,
+    ) -> Result<Option<T>, BuildError> {
+        match self.wire.take() {
+            Some(Wire::Stream(socket)) => {
+                let exchanged = exchange(socket).map_err(AttachError::of_network);
+                let (socket, made) = exchanged.map_err(BuildError::Attach)?;
+                self.wire = Some(Wire::Stream(socket));
+                Ok(Some(made))
+            }
+            other => {
+                self.wire = other;
+                Ok(None)
+            }
+        }
     }
 
     /// One by one, each with its label.

@@ -6,6 +6,7 @@
 //! again, because files change.
 
 mod disks;
+mod egress;
 pub(crate) mod host_findings;
 mod image_help;
 pub(crate) mod images;
@@ -33,6 +34,7 @@ pub use disks::{BasePlan, DiskPlan};
 pub use paging::PagingPlan;
 pub(crate) use paging::{resident_limit, room};
 
+pub use egress::{AllowedName, AllowedNetwork, EgressPlan, Served};
 pub use network::{NetBackend, NetPlan, UserNetwork};
 
 /// Kernel command line where the image does not tell its own limit: `COMMAND_LINE_SIZE` of x86 Linux.

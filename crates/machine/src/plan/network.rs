@@ -8,6 +8,7 @@ use api::{Forward, NetSpec, Transport, VmSpec};
 use devices::virtio::net::MacAddress;
 use serde::{Deserialize, Serialize};
 
+use super::egress::{EgressPlan, egress};
 use super::{Complaints, Stage, Trouble, trouble};
 
 /// Where a guest's packets go.
@@ -41,6 +42,8 @@ pub struct NetPlan {
     pub backend: NetBackend,
     /// Its address.
     pub mac: MacAddress,
+    /// Where its guest may send to, if that is listed; only behind a user-mode network.
+    pub egress: Option<EgressPlan>,
 }
 
 /// Checks all of it; complaints are gathered. The inner `None` is a VM without a network device.
@@ -68,7 +71,16 @@ pub(super) fn network(
             })
         }
     };
-    Some(Some(NetPlan { backend, mac }))
+    let forwards = match &backend {
+        NetBackend::User(network) => Some(network.forwards.as_slice()),
+        NetBackend::Tap(_) => None,
+    };
+    let egress = egress(spec, forwards, stage, complaints);
+    Some(Some(NetPlan {
+        backend,
+        mac,
+        egress,
+    }))
 }
 
 fn tap(name: &str) -> Result<String, Trouble> {
@@ -168,6 +180,7 @@ fn check_free(forward: &Forward) -> Result<(), Trouble> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::egress::Served;
 
     fn spec(net: &str, forwards: &[&str]) -> VmSpec {
         VmSpec {
@@ -303,5 +316,56 @@ mod tests {
             .collect();
         assert_eq!(shown, ["TCP 127.0.0.1:39003 80", "UDP 0.0.0.0:39004 53"]);
         assert!(!user.reaches_host);
+    }
+
+    /// The plan, or what is complained of.
+    fn planned_egress(net: &str, egress: &str) -> Result<Option<EgressPlan>, Vec<String>> {
+        let spec = VmSpec {
+            net: Some(net.parse().unwrap()),
+            egress: Some(egress.parse().unwrap()),
+            forwards: match net {
+                "user" => vec!["39017:80".parse().unwrap(), "39018:53/udp".parse().unwrap()],
+                _ => Vec::new(),
+            },
+            passt: Some("/passt".into()),
+            ..VmSpec::default()
+        };
+        let mut complaints = Complaints::default();
+        let plan = network(&spec, Stage::Final, &mut complaints);
+        let said: Vec<String> = complaints.0.iter().map(|it| it.what.clone()).collect();
+        if said.is_empty() {
+            Ok(plan.unwrap().and_then(|plan| plan.egress))
+        } else {
+            Err(said)
+        }
+    }
+
+    #[test]
+    fn a_list_is_planned_with_its_names_looked_up() {
+        let plan = planned_egress("user", "allow=192.0.2.0/24:443,198.51.100.7");
+        let plan = plan.unwrap().unwrap();
+        let networks = plan.networks.iter();
+        let networks: Vec<_> = networks
+            .map(|it| (it.address.to_string(), it.bits, it.port))
+            .collect();
+        let expected = [
+            ("192.0.2.0".to_owned(), 24, Some(443)),
+            ("198.51.100.7".to_owned(), 32, None),
+        ];
+        assert_eq!(networks, expected);
+        assert_eq!(plan.served, [(Served::Tcp, 80), (Served::Udp, 53)]);
+        assert_eq!(
+            planned_egress("user", "deny").unwrap().unwrap().networks,
+            []
+        );
+        assert_eq!(planned_egress("none", "deny").unwrap(), None);
+    }
+
+    #[test]
+    fn a_name_that_leads_nowhere_is_told() {
+        let said = planned_egress("user", "allow=no-such-name.invalid").unwrap_err();
+        assert!(said[0].starts_with("this host does not know no-such-name.invalid"));
+        let said = planned_egress("user", "allow=localhost").unwrap_err();
+        assert!(said[0].contains("which no guest reaches"), "{said:?}");
     }
 }

@@ -149,11 +149,12 @@ pub(crate) fn device(metrics: &mut Metrics, name: &str, class: &str, reading: &M
         bytes_to_guest,
         bytes_from_guest,
         errors,
+        refused,
         violations,
         notifications,
         interrupts,
-        latency,
-        latency_sum,
+        latency: _,
+        latency_sum: _,
     } = reading;
     let labels = &[("device", name), ("class", class)];
     let rows = [
@@ -166,6 +167,11 @@ pub(crate) fn device(metrics: &mut Metrics, name: &str, class: &str, reading: &M
             "device_errors_total",
             "Requests that failed on the host's side, or that the device refused.",
             errors,
+        ),
+        (
+            "device_refused_total",
+            "Packets refused because their destination is not on the guest's list (`--egress`).",
+            refused,
         ),
         (
             "device_violations_total",
@@ -195,12 +201,19 @@ pub(crate) fn device(metrics: &mut Metrics, name: &str, class: &str, reading: &M
         labels,
         *bytes_from_guest,
     );
+    durations(metrics, name, class, reading);
+}
+
+/// How long its requests took.
+fn durations(metrics: &mut Metrics, name: &str, class: &str, reading: &MetricsReading) {
+    let labels = &[("device", name), ("class", class)];
+    let took = reading.latency_sum.as_secs_f64();
     let help = "Time from taking a request to giving it back, of all requests together.";
     let name_of_sum = "device_request_seconds_total";
-    metrics.count_seconds(name_of_sum, help, labels, latency_sum.as_secs_f64());
+    metrics.count_seconds(name_of_sum, help, labels, took);
     let help =
         "Requests that took less than `under_us` microseconds and not less than half of that.";
-    for (micros, count) in latency {
+    for (micros, count) in &reading.latency {
         let under = micros.to_string();
         let labels = &[
             ("device", name),

@@ -10,12 +10,15 @@ use std::time::Duration;
 
 use host::jail::Child;
 use host::peer::Peer;
-use machine::{AttachError, BuildError, Descriptors, Kept, NetworkStarter, RunningNetwork, VmPlan};
+use machine::{
+    AttachError, BuildError, Descriptors, EgressPlan, Kept, NetworkStarter, RunningNetwork, VmPlan,
+};
 use rustix::process::geteuid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::state::{Event, Gone};
+use crate::egress::{self, Keeper};
 use crate::trouble::{OUR_FAULT, RunError};
 use crate::wire::{Channel, FromClient, FromVm};
 
@@ -27,12 +30,20 @@ pub(super) enum Heard {
     /// What there is to be done is the state's to say.
     Event(Event),
     /// What the guest stands on is there, or cannot be had.
-    Collected(Box<Result<(Descriptors, Kept), BuildError>>),
+    Collected(Box<Result<Collected, BuildError>>),
     /// The process behind the user-mode network has ended.
     NetworkGone,
     /// It was started again, or cannot be.
-    Network(Box<Result<(RunningNetwork, UnixStream), AttachError>>),
+    Network(Box<Result<Network, AttachError>>),
+    /// Packets of the guest's were refused: how many, and where to that had not been tried before.
+    Refused(u64, Vec<String>),
 }
+
+/// What a guest stands on, what of it stays here, and who keeps where it may send to.
+pub(super) type Collected = (Descriptors, Kept, Option<Keeper>);
+
+/// A user-mode network, the guest's socket to it, and who keeps where the guest may send to.
+pub(super) type Network = (RunningNetwork, UnixStream, Option<Keeper>);
 
 /// Brings every event of these, and of signals to this process.
 pub(super) fn hear(
@@ -66,9 +77,15 @@ pub(super) fn collect(plan: VmPlan, events: SyncSender<Heard>) -> io::Result<Joi
         let gone = events.clone();
         let network_gone: Arc<dyn Fn() + Send + Sync> =
             Arc::new(move || drop(gone.send(Heard::NetworkGone)));
-        let collected = Heard::Collected(Box::new(machine::collect(&plan, &network_gone)));
+        let collected = machine::collect(&plan, &network_gone);
+        let egress = plan.network.and_then(|network| network.egress);
+        let collected = collected.and_then(|(mut descriptors, kept)| {
+            let keep = |socket| with_keeper(egress.as_ref(), socket, &events);
+            let keeper = descriptors.exchange_stream(keep)?;
+            Ok((descriptors, kept, keeper.flatten()))
+        });
         // Where nobody is any more, what was opened, started and bound goes again.
-        let _ = events.send(collected);
+        let _ = events.send(Heard::Collected(Box::new(collected)));
     };
     let thread = thread::Builder::new().name("collect".to_owned());
     thread.spawn(collect)
@@ -77,16 +94,37 @@ pub(super) fn collect(plan: VmPlan, events: SyncSender<Heard>) -> io::Result<Joi
 /// Starts a user-mode network again, after a while.
 pub(super) fn start_network(
     starter: NetworkStarter,
+    egress: Option<EgressPlan>,
     after: Duration,
     events: SyncSender<Heard>,
 ) -> io::Result<()> {
     let start = move || {
         thread::sleep(after);
+        let started = starter.start().and_then(|(running, socket)| {
+            let kept = with_keeper(egress.as_ref(), socket, &events);
+            let (socket, keeper) = kept.map_err(AttachError::of_network)?;
+            Ok((running, socket, keeper))
+        });
         // Where nobody is any more, it ends again.
-        let _ = events.send(Heard::Network(Box::new(starter.start())));
+        let _ = events.send(Heard::Network(Box::new(started)));
     };
     let thread = thread::Builder::new().name("network".to_owned());
     thread.spawn(start).map(drop)
+}
+
+/// Puts a keeper before the socket of a user-mode network, if there is a list to keep.
+fn with_keeper(
+    egress: Option<&EgressPlan>,
+    socket: UnixStream,
+    events: &SyncSender<Heard>,
+) -> io::Result<(UnixStream, Option<Keeper>)> {
+    let Some(plan) = egress else {
+        return Ok((socket, None));
+    };
+    let events = events.clone();
+    let refused = move |count, to| drop(events.send(Heard::Refused(count, to)));
+    let (keeper, socket) = egress::keep(plan, &socket, refused)?;
+    Ok((socket, Some(keeper)))
 }
 
 /// Whether anybody takes it.

@@ -11,7 +11,6 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
@@ -21,7 +20,7 @@ use std::time::{Duration, Instant};
 use api::{JailWish, VmInfo, VmOrigin};
 use fleet::{Claim, Inventory};
 use host::jail::Apart;
-use machine::{AttachError, BuildError, Descriptors, EngineKind, Kept, RunningNetwork, VmPlan};
+use machine::{AttachError, BuildError, EgressPlan, EngineKind, Kept, VmPlan};
 use rustix::io::Errno;
 use rustix::process::{
     Signal, WaitOptions, chdir, geteuid, getpid, pidfd_send_signal, set_child_subreaper, setsid,
@@ -29,8 +28,9 @@ use rustix::process::{
 use rustix::stdio::dup2_stderr;
 
 use self::again::Again;
-use self::events::Heard;
+use self::events::{Collected, Heard, Network};
 use self::state::{Act, Event, IsKept, State};
+use crate::egress::Keeper;
 use crate::ending;
 use crate::own_log::{self, LogWish};
 use crate::spawn;
@@ -86,10 +86,26 @@ struct Launcher {
     collecting: JoinHandle<()>,
     /// What of that stays here until the VM has ended.
     kept: Option<Kept>,
+    listed: Listed,
     /// How often its network was started again, and when last.
     network: (Again, Instant),
     events: SyncSender<Heard>,
     leftovers: Leftovers,
+}
+
+/// Where the guest may send to, if that is listed.
+struct Listed {
+    plan: Option<EgressPlan>,
+    /// Who keeps that.
+    keeper: Option<Keeper>,
+}
+
+impl Listed {
+    fn of(plan: &VmPlan) -> Listed {
+        let plan = plan.network.as_ref().and_then(|it| it.egress.clone());
+        let keeper = None;
+        Listed { plan, keeper }
+    }
 }
 
 /// What goes with the VM.
@@ -122,16 +138,12 @@ impl Launcher {
             _locks: sorted.held,
         };
         let mut plan = launch.plan;
-        let claim = Inventory::of_user()?.claim(launch.name);
-        let claim = claim?.map_err(claim_error(&plan.name))?;
+        let claim = Inventory::of_user()?.claim(launch.name)?;
+        let claim = claim.map_err(claim_error(&plan.name))?;
         plan.name = claim.name().to_string();
         let log = claim.begin_log().map_err(claim_error(&plan.name))?;
-        let messages = launch
-            .is_detached
-            .then(|| open_messages(&claim))
-            .transpose();
-        let messages = messages.map_err(failed("let go of"))?;
-        let state = State::new(&plan.name, launch.is_kept, launch.is_detached);
+        let messages = launch.is_detached.then(|| open_messages(&claim));
+        let messages = messages.transpose().map_err(failed("let go of"))?;
         let mut info = describe(&claim, &plan, &launch.guest, launch.is_detached);
         let mut labelled = Labelled::default();
         labelled.add(Given::Alive, Some(&claim));
@@ -140,11 +152,10 @@ impl Launcher {
         labelled.add(Given::Input, sorted.input.as_ref());
         labelled.add(Given::Output, sorted.output.as_ref());
         labelled.add(Given::Errors, sorted.errors.as_ref());
-        let wanted = apart(&plan);
-        let started = spawn::start_apart(&plan.name, wanted).map_err(failed("start"));
-        let (child, vm, apart) = started?;
-        info.pid = child.pid().as_raw_nonzero().get().cast_unsigned();
+        let started = spawn::start_apart(&plan.name, apart(&plan));
+        let (child, vm, apart) = started.map_err(failed("start"))?;
         let process = child.process().map_err(failed("hold"))?;
+        info.pid = child.pid().as_raw_nonzero().get().cast_unsigned();
         let birth = Birth {
             plan: plan.clone(),
             guest: launch.guest,
@@ -158,6 +169,7 @@ impl Launcher {
             .map_err(failed("speak to"))?;
         let vm = Arc::new(vm);
         let (events, heard) = events::hear(client, &vm, child).map_err(RunError::Thread)?;
+        let listed = Listed::of(&plan);
         let collecting = events::collect(plan, events.clone()).map_err(RunError::Thread)?;
         let launcher = Launcher {
             client: Arc::clone(client),
@@ -172,10 +184,13 @@ impl Launcher {
             origin: launch.origin,
             collecting,
             kept: None,
+            listed,
             network: (Again::default(), Instant::now()),
             events,
             leftovers,
         };
+        let name = launcher.info.name.as_str();
+        let state = State::new(name, launch.is_kept, launch.is_detached);
         Ok((launcher, state, heard))
     }
 
@@ -201,6 +216,10 @@ impl Launcher {
                 }
                 Ok(Heard::Network(started)) => {
                     self.plug_in(*started);
+                    continue;
+                }
+                Ok(Heard::Refused(count, to)) => {
+                    self.refused(count, &to);
                     continue;
                 }
                 Err(RecvTimeoutError::Timeout) if left.is_some_and(|left| left <= LOOK) => {
@@ -257,16 +276,14 @@ impl Launcher {
     }
 
     /// Gives the VM's process what its guest stands on.
-    fn hand_over(
-        &mut self,
-        collected: Result<(Descriptors, Kept), BuildError>,
-    ) -> Result<(), RunError> {
+    fn hand_over(&mut self, collected: Result<Collected, BuildError>) -> Result<(), RunError> {
         let name = self.info.name.to_string();
         let collected = collected.map_err(|source| RunError::Build { name, source });
         // Paths were the client's until now. From here on this process keeps no folder from being unmounted.
         let _ = chdir("/");
-        let (descriptors, kept) = collected?;
+        let (descriptors, kept, keeper) = collected?;
         self.kept = Some(kept);
+        self.listed.keeper = keeper;
         let failed = |act| move |source| RunError::Process { act, source };
         let labelled = descriptors.into_labelled();
         let (labelled, node) = labelled.map_err(failed("give descriptors to"))?;
@@ -293,20 +310,22 @@ impl Launcher {
         let (again, since) = &mut self.network;
         let after = again.after(since.elapsed());
         tracing::warn!("passt has ended; it is started again in {after:?}");
-        if let Err(error) = events::start_network(starter, after, self.events.clone()) {
+        let egress = self.listed.plan.clone();
+        if let Err(error) = events::start_network(starter, egress, after, self.events.clone()) {
             tracing::warn!("the guest is left without a network: {error}");
         }
     }
 
     /// Gives the VM's process the network that was started again.
-    fn plug_in(&mut self, started: Result<(RunningNetwork, UnixStream), AttachError>) {
+    fn plug_in(&mut self, started: Result<Network, AttachError>) {
         let Some(kept) = &mut self.kept else {
             return;
         };
         self.network.1 = Instant::now();
         match started {
-            Ok((running, socket)) => {
+            Ok((running, socket, keeper)) => {
                 kept.keep_network(running);
+                self.listed.keeper = keeper;
                 self.tell_vm(&ToVm::Network, Some(&socket));
             }
             Err(error) => {
@@ -314,6 +333,14 @@ impl Launcher {
                 self.start_network();
             }
         }
+    }
+
+    /// Packets of the guest's were refused.
+    fn refused(&mut self, count: u64, to: &[String]) {
+        for to in to {
+            tracing::warn!("the guest was kept from {to}, which is not on its egress list");
+        }
+        self.tell_vm(&ToVm::Refused { count }, None::<&File>);
     }
 
     /// Gives the VM's process a descriptor that it asks for, or says why not.
@@ -416,6 +443,7 @@ impl Launcher {
     /// Writes down the end and gives the name back, for this process and the VM's.
     fn record(&mut self, ended: &Ended, is_kept: bool) {
         // Who hears of the end finds nothing left of the VM.
+        drop(self.listed.keeper.take());
         drop(self.kept.take());
         let Some(claim) = self.claim.take() else {
             return;

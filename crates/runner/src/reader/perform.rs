@@ -20,7 +20,8 @@ use crate::wire::{Channel, FromReader, ToReader};
 
 /// Reads what it is given until nobody wants anything any more.
 pub(crate) fn perform(channel: Channel, is_apart: bool) -> u8 {
-    // Who waits for it may be ended at any moment; nobody else wants what it makes.
+    // Who waits for it may be ended at any moment; nobody else wants what it makes. (The kernel means the thread that
+    // started it: the one that waits.)
     let _ = set_parent_process_death_signal(Some(Signal::KILL));
     spawn::name_process("mother: reader");
     jail::settle_libc();

@@ -10,16 +10,18 @@
 //! names a path.
 
 mod channel;
+mod egress;
 mod given;
 mod reader;
 
 use std::path::PathBuf;
 
 use api::{Jail, VmEnd, VmInfo, VmName, VmOrigin};
-use machine::{KvmNode, Label, StopCause, VmPlan};
+use machine::{EgressPlan, KvmNode, Label, StopCause, VmPlan};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::channel::{Channel, DESCRIPTORS_MAX};
+pub(crate) use self::egress::FromEgress;
 pub(crate) use self::given::{Given, Labelled, Sorted};
 pub(crate) use self::reader::{FromReader, ToReader};
 use crate::own_log::LogWish;
@@ -39,6 +41,15 @@ pub(crate) enum Role {
         log: LogWish,
         /// It was born into namespaces of its own.
         is_apart: bool,
+    },
+    /// One that keeps where a guest may send to. The guest's socket and passt's come with this.
+    Egress {
+        /// What it says of itself.
+        log: LogWish,
+        /// It was born into namespaces of its own.
+        is_apart: bool,
+        /// Where the guest may send to.
+        plan: EgressPlan,
     },
     /// One that reads foreign files.
     Reader {
@@ -210,6 +221,11 @@ pub(crate) enum ToVm {
         number: u64,
         /// Why not.
         refusal: Option<i32>,
+    },
+    /// So many packets of the guest's were refused, because their destination is not on its list.
+    Refused {
+        /// Packets since the last time.
+        count: u64,
     },
     /// Another user-mode network, whose socket comes with this: the last one is gone.
     Network,

@@ -88,6 +88,7 @@ fn what_is_said_arrives_as_it_was_said() {
             number: u64::MAX,
             refusal: Some(111),
         },
+        ToVm::Refused { count: u64::MAX },
         ToVm::Network,
         ToVm::Renewed,
         ToVm::Recorded,
