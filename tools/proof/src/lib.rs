@@ -16,6 +16,7 @@ pub mod compare;
 pub mod engine;
 pub mod flags;
 pub mod forms;
+pub mod fuzz;
 pub mod generate;
 pub mod golden;
 mod latitude;

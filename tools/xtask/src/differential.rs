@@ -1,4 +1,5 @@
-//! `cargo xtask differential`: instructions on the silicon and on the software CPU, for as long as one likes.
+//! `cargo xtask differential` and `cargo xtask fuzz parsers`: instructions on the silicon and on the software CPU, and parsers
+//! of foreign bytes, for as long as one likes.
 
 use std::process::Command;
 
@@ -6,26 +7,18 @@ use anyhow::{Context, Result};
 
 use crate::steps::cargo;
 
-/// The harness with these options, built for speed.
-pub fn command(options: &[&str]) -> Command {
-    let mut words = vec![
-        "run",
-        "--quiet",
-        "--release",
-        "--package",
-        "proof",
-        "--bin",
-        "differential",
-        "--",
-    ];
+/// A harness with these options, built for speed.
+fn command(harness: &str, options: &[&str]) -> Command {
+    let mut words = vec!["run", "--quiet", "--release", "--package", "proof", "--bin"];
+    words.extend([harness, "--"]);
     words.extend(options);
     cargo(&words)
 }
 
-/// Runs the harness with these options, in the foreground; `true` if nothing differed.
-pub fn run(options: &[&str]) -> Result<bool> {
-    Ok(command(options)
+/// Runs the harness of this name with these options, in the foreground; `true` if it found nothing.
+pub fn run(harness: &str, options: &[&str]) -> Result<bool> {
+    Ok(command(harness, options)
         .status()
-        .context("start the differential harness")?
+        .with_context(|| format!("start the harness {harness}"))?
         .success())
 }

@@ -60,6 +60,9 @@ usage: cargo xtask TASK
   test-insight [--all [--again] | --kernels RELEASE,RELEASE]
            what is read of guests against what they print: a few kernels, all that mirrors offer but those that a run
            before found no fault with, or these
+  fuzz parsers [--seconds N] [--seed N] [TARGET]
+           container images, ELF files, disks, kernels, machine descriptions and control lines, changed at random; 60 seconds
+           if not told
   fuzz insight --seconds N
            memory made to mislead: mutated where it is read, and noise
   honest [--small] --minutes N
@@ -86,10 +89,11 @@ fn main() -> ExitCode {
         ["bench", "smp", options @ ..] => smp::run("bench", options),
         ["bench", "insight"] => insight::bench(),
         ["test-insight", options @ ..] => insight::test_all(options),
+        ["fuzz", "parsers", options @ ..] => differential::run("fuzz", options),
         ["fuzz", "insight", options @ ..] => insight::fuzz(options),
         ["honest", options @ ..] => insight::honest(options),
         ["stress", options @ ..] => smp::run("stress", options),
-        ["differential", options @ ..] => differential::run(options),
+        ["differential", options @ ..] => differential::run("differential", options),
         ["test-kvm" | "guest" | "debian" | "bench" | "soak", ..] => bench::run(&words),
         ["dist"] => dist::run(),
         ["drill"] => drill::run(),

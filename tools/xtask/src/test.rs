@@ -94,6 +94,12 @@ fn harnesses() -> Vec<Job> {
             300,
             Counts::LastLine,
         ),
+        job(
+            "fuzz",
+            program("fuzz", &["--seconds", "60"]),
+            300,
+            Counts::LastLine,
+        ),
         // There are none today; one that comes runs.
         job(
             "examples",

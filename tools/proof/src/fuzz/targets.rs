@@ -1,0 +1,208 @@
+//! What reads foreign bytes, with good inputs of each format.
+
+use std::fs::File;
+use std::io::{Cursor, Write};
+use std::os::unix::fs::FileExt;
+
+use anyhow::{Context, Result};
+use api::{PartialSpec, Request};
+use devices::virtio::blk::{Image, ImageFormat, create_overlay};
+use host::MemFd;
+use images::{InThisProcess, Input, Onto, Parts, ReadContainer, ReadElf};
+use machine::boot;
+
+use super::Target;
+use crate::bare::GUESTS;
+
+/// Bytes of a tar header, and where its checksum is (POSIX, pax, "ustar Interchange Format").
+const BLOCK_BYTES: usize = 512;
+const CHECKSUM: std::ops::Range<usize> = 148..156;
+
+/// All of them.
+///
+/// # Errors
+/// If an input cannot be made.
+pub fn targets() -> Result<Vec<Target>> {
+    let mut kernels = Vec::new();
+    for guest in GUESTS.iter().take(2) {
+        let path = guest.build(&std::env::temp_dir())?;
+        kernels.push(std::fs::read(&path).context("a guest of our own")?);
+    }
+    let program = std::fs::read("/bin/true").context("/bin/true")?;
+    Ok(vec![
+        Target {
+            name: "container",
+            seeds: containers()?,
+            read: container,
+            mend: |input| mend_archive(input),
+        },
+        Target {
+            name: "elf",
+            seeds: vec![program],
+            read: |input| filled(input).is_ok_and(|file| InThisProcess.needs(&file).is_ok()),
+            mend: |_| (),
+        },
+        Target {
+            name: "qcow2",
+            seeds: vec![disk()?],
+            read: qcow2,
+            mend: |_| (),
+        },
+        Target {
+            name: "kernel",
+            seeds: kernels,
+            read: |input| {
+                let image = filled(input)
+                    .ok()
+                    .and_then(|file| boot::Image::from_file(file).ok());
+                image.is_some_and(|image| boot::inspect(&image).is_ok())
+            },
+            mend: |_| (),
+        },
+        Target {
+            name: "spec",
+            seeds: specs(),
+            read: |input| {
+                let text = String::from_utf8_lossy(input);
+                PartialSpec::from_file(&text, "vm.toml")
+                    .complaints
+                    .is_empty()
+            },
+            mend: |_| (),
+        },
+        Target {
+            name: "control",
+            seeds: requests(),
+            read: |input| serde_json::from_slice::<Request>(input).is_ok(),
+            mend: |_| (),
+        },
+    ])
+}
+
+/// A file in memory with these bytes.
+fn filled(bytes: &[u8]) -> std::io::Result<File> {
+    let file = MemFd::new(c"fuzz", 0)?;
+    file.file().write_all_at(bytes, 0)?;
+    file.file().try_clone()
+}
+
+fn archive(files: &[(&str, &[u8])]) -> Result<Vec<u8>> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (path, bytes) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o755);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        builder.append_data(&mut header, path, *bytes)?;
+    }
+    Ok(builder.into_inner()?)
+}
+
+/// What `docker save` writes, with layers as they are and packed, and none of them checked, so that they are read however they
+/// are changed.
+fn containers() -> Result<Vec<Vec<u8>>> {
+    let config = br#"{"os":"linux","architecture":"amd64","config":{"Cmd":["/a"],"User":"app","Volumes":{"/v":{}}}}"#;
+    let manifest = br#"[{"Config":"c","RepoTags":["a:1"],"Layers":["one","two"]}]"#;
+    let long = "d/".repeat(80) + "f";
+    let lower = archive(&[
+        ("etc/passwd", b"app:x:1000:100::/srv:/bin/sh\n"),
+        ("etc/group", b"audio:x:29:app\n"),
+        (&long, b"a name that needs a header of its own"),
+        ("old", b"1"),
+    ])?;
+    let upper = archive(&[
+        (".wh.old", b""),
+        ("d/.wh..wh..opq", b""),
+        ("new", &[7; 2000]),
+    ])?;
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&upper)?;
+    let packed = gzip.finish()?;
+    let with = |layer: &[u8]| {
+        let parts: [(&str, &[u8]); 4] = [
+            ("manifest.json", manifest),
+            ("c", config),
+            ("one", &lower),
+            ("two", layer),
+        ];
+        archive(&parts)
+    };
+    Ok(vec![with(&upper)?, with(&packed)?])
+}
+
+fn container(input: &[u8]) -> bool {
+    let read = || -> Result<()> {
+        let opened = InThisProcess.open(Input {
+            parts: Parts::Archive(filled(input)?),
+            name: "fuzz".to_owned(),
+            wanted: None,
+        })?;
+        let onto = Onto {
+            spool: filled(&[])?,
+            disk: filled(&[])?,
+        };
+        opened.make(onto, &mut |_| ())?;
+        Ok(())
+    };
+    read().is_ok()
+}
+
+/// Every block that looks like a header has its checksum.
+fn mend_archive(input: &mut [u8]) {
+    for block in input.chunks_exact_mut(BLOCK_BYTES) {
+        if &block[257..262] != b"ustar" {
+            continue;
+        }
+        block[CHECKSUM].fill(b' ');
+        let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+        let text = format!("{sum:06o}\0 ");
+        block[CHECKSUM].copy_from_slice(text.as_bytes());
+    }
+}
+
+/// A small disk over nothing, with some of it written.
+fn disk() -> Result<Vec<u8>> {
+    let base = MemFd::new(c"base", 1 << 20)?;
+    let file = MemFd::new(c"overlay", 0)?;
+    let overlay = file.file().try_clone()?;
+    create_overlay(overlay, base.file(), "base", ImageFormat::Raw, None)?;
+    let mut bytes = vec![0; file.file().metadata()?.len() as usize];
+    file.file().read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+fn qcow2(input: &[u8]) -> bool {
+    let open = || -> Result<u64> {
+        let base = MemFd::new(c"base", 1 << 20)?;
+        let base = (base.file().try_clone()?, ImageFormat::Raw);
+        let image = Image::open(filled(input)?, ImageFormat::Qcow2, Some(base), false)?;
+        Ok(image.size_bytes())
+    };
+    open().is_ok()
+}
+
+fn specs() -> Vec<Vec<u8>> {
+    let texts = [
+        "name = \"web\"\nmemory = \"512M\"\ncpus = 2\nnet = \"user\"\negress = \"allow=192.0.2.0/24:443,a.example\"\n\
+         publish = [\"8080:80\"]\ntimeout = \"60s\"\n[[disk]]\npath = \"a.raw\"\nreadonly = true\n",
+        r#"{"name":"web","memory":"512M","resident-limit":"10%","disk":[{"path":"a","serial":"x"}],"label":["a=b"]}"#,
+    ];
+    texts.map(|text| text.as_bytes().to_vec()).into()
+}
+
+fn requests() -> Vec<Vec<u8>> {
+    let requests = [
+        Request::new(api::Command::Pause),
+        Request::new(api::Command::Resume),
+    ];
+    requests
+        .iter()
+        .map(|request| {
+            let mut line = Cursor::new(Vec::new());
+            serde_json::to_writer(&mut line, request).expect("a request is JSON");
+            line.into_inner()
+        })
+        .collect()
+}
