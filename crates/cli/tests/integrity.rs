@@ -9,43 +9,20 @@
     reason = "a test has no outside; `pub` marks what other modules use"
 )]
 
+#[path = "kernels/attacker.rs"]
+mod attacker;
 #[path = "kernels/connections.rs"]
 mod connections;
 #[path = "kernels/guest.rs"]
 mod guest;
 
-use std::fs::File;
-use std::io::Write;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use api::Command;
+use attacker::{Attacker, branch, files, look};
 use guest::Guest;
-use images::{Cache, DefaultGuest};
 use insight::integrity::{FindingKind, Integrity, PatchKind, Scope};
-use insight::{Kernel, Look, Registers};
-use x86::Gva;
-
-/// The default guest, or a loud word that there is none.
-fn files() -> Option<DefaultGuest> {
-    let cache = Cache::of_user()
-        .ok()
-        .filter(|cache| cache.kernel_package().is_some());
-    if cache.is_none() {
-        let mut stderr = std::io::stderr();
-        writeln!(
-            stderr,
-            "skipped: the default guest is not in the cache; `cargo xtask guest`"
-        )
-        .unwrap();
-    }
-    cache.map(|cache| cache.default_guest(&mut |_| {}).unwrap())
-}
-
-fn look<T>(kernel: &Kernel, registers: &[Registers], read: impl FnOnce(&Look<'_>) -> T) -> T {
-    let account = kernel.account();
-    read(&kernel.look(&account, registers))
-}
+use insight::{Kernel, Registers};
 
 fn check(guest: &Guest, kernel: &Kernel, folder: &Path, scope: Scope<'_>) -> Integrity {
     let result = look(kernel, &guest.registers(), |look| {
@@ -53,78 +30,6 @@ fn check(guest: &Guest, kernel: &Kernel, folder: &Path, scope: Scope<'_>) -> Int
     });
     let why = result.why_not().map(str::to_owned);
     result.into_value().unwrap_or_else(|| panic!("{why:?}"))
-}
-
-/// The memory of a paused guest, in the attacker's hands.
-struct Attacker<'a> {
-    guest: &'a Guest,
-    kernel: &'a Kernel,
-    memory: File,
-}
-
-impl<'a> Attacker<'a> {
-    fn new(guest: &'a Guest, kernel: &'a Kernel) -> Attacker<'a> {
-        guest.client().order(Command::Pause).unwrap();
-        let memory = guest.memory_for_writing();
-        Attacker {
-            guest,
-            kernel,
-            memory,
-        }
-    }
-
-    fn symbol(&self, name: &str) -> u64 {
-        self.kernel.address(name).unwrap().0
-    }
-
-    fn file_offset(&self, gva: u64) -> u64 {
-        let gpa = look(self.kernel, &[], |look| look.physical(Gva(gva))).unwrap();
-        let files = self.guest.client().memory().unwrap();
-        let slot = files
-            .view
-            .slots
-            .iter()
-            .find(|slot| gpa.0.wrapping_sub(slot.gpa) < slot.len_bytes)
-            .unwrap();
-        slot.file_offset + (gpa.0 - slot.gpa)
-    }
-
-    fn read(&self, gva: u64, len: usize) -> Vec<u8> {
-        let mut bytes = vec![0; len];
-        self.memory
-            .read_exact_at(&mut bytes, self.file_offset(gva))
-            .unwrap();
-        bytes
-    }
-
-    fn pointer(&self, gva: u64) -> u64 {
-        u64::from_le_bytes(self.read(gva, 8).try_into().unwrap())
-    }
-
-    fn write(&self, gva: u64, bytes: &[u8]) {
-        self.memory
-            .write_all_at(bytes, self.file_offset(gva))
-            .unwrap();
-    }
-
-    /// The start and the `struct module` of a module, and where its link in the list is.
-    fn module(&self, name: &str) -> (u64, u64) {
-        let modules = look(self.kernel, &[], |look| look.modules())
-            .into_value()
-            .unwrap();
-        let module = modules.iter().find(|module| module.name == name).unwrap();
-        let layouts = self.kernel.profile().layouts.as_ref().unwrap();
-        (
-            module.text.start,
-            module.address + layouts.place("module", "list").unwrap().offset as u64,
-        )
-    }
-}
-
-/// A jump or call from `at` to `target`.
-fn branch(opcode: u8, at: u64, target: u64) -> Vec<u8> {
-    let distance = target.wrapping_sub(at + 5) as u32;
-    [&[opcode][..], &distance.to_le_bytes()].concat()
 }
 
 #[test]

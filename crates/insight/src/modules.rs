@@ -40,6 +40,8 @@ pub struct Module {
     pub references: Option<i64>,
     /// Its code.
     pub text: Stretch,
+    /// What it does not write any more once it is loaded, if it has such memory.
+    pub constants: Option<Stretch>,
     /// All its memory, its code too.
     pub memory: Vec<Stretch>,
     /// Where its `struct module` is.
@@ -82,7 +84,7 @@ impl Look<'_> {
             2 => "going",
             _ => "unformed",
         };
-        let (text, memory) = if module.has("mem") {
+        let (text, constants, memory) = if module.has("mem") {
             self.parts(&module)?
         } else {
             layouts(&module)?
@@ -103,19 +105,22 @@ impl Look<'_> {
             size_bytes,
             references: references.filter(|count| *count >= 0),
             text,
+            constants: constants.filter(|stretch| stretch.start != 0 && stretch.len_bytes != 0),
             memory,
             address: address.0,
         })
     }
 
     /// Memory by kind, since 6.4.
-    fn parts(&self, module: &Object<'_>) -> Result<(Stretch, Vec<Stretch>), Blind> {
+    fn parts(&self, module: &Object<'_>) -> Result<Parts, Blind> {
         let layouts = self.layouts()?;
         let element = layouts.size("module_memory")?;
         let base = layouts.place("module_memory", "base")?;
         let size = layouts.place("module_memory", "size")?;
         let text_index = layouts.enumerator("mod_mem_type", "MOD_TEXT")?;
+        let constants_index = layouts.enumerator("mod_mem_type", "MOD_RODATA").ok();
         let mut text = None;
+        let mut constants = None;
         let mut memory = Vec::new();
         for (index, part) in module
             .bytes("mem")?
@@ -138,17 +143,23 @@ impl Look<'_> {
             if index as i64 == text_index {
                 text = Some(stretch);
             }
+            if Some(index as i64) == constants_index {
+                constants = Some(stretch);
+            }
             if stretch.start != 0 && stretch.len_bytes != 0 {
                 memory.push(stretch);
             }
         }
         let text = text.ok_or_else(|| Blind::NoType("module.mem[MOD_TEXT]".to_owned()))?;
-        Ok((text, memory))
+        Ok((text, constants, memory))
     }
 }
 
-/// Memory in two stretches, until 6.3; code comes first in each.
-fn layouts(module: &Object<'_>) -> Result<(Stretch, Vec<Stretch>), Blind> {
+/// Code, constants and all memory of a module.
+type Parts = (Stretch, Option<Stretch>, Vec<Stretch>);
+
+/// Memory in two stretches, until 6.3; code comes first in each, constants come next.
+fn layouts(module: &Object<'_>) -> Result<Parts, Blind> {
     let stretch = |layout: &str, size: &str| -> Result<Stretch, Blind> {
         Ok(Stretch {
             start: module.number(&format!("{layout}.base"))?,
@@ -162,5 +173,11 @@ fn layouts(module: &Object<'_>) -> Result<(Stretch, Vec<Stretch>), Blind> {
     let memory = memory
         .into_iter()
         .filter(|stretch| stretch.start != 0 && stretch.len_bytes != 0);
-    Ok((stretch("core_layout", "text_size")?, memory.collect()))
+    let text = stretch("core_layout", "text_size")?;
+    let end = stretch("core_layout", "ro_size")?.len_bytes;
+    let constants = end.checked_sub(text.len_bytes).map(|len_bytes| Stretch {
+        start: text.start.wrapping_add(text.len_bytes),
+        len_bytes,
+    });
+    Ok((text, constants, memory.collect()))
 }

@@ -97,13 +97,21 @@ impl Look<'_> {
         ))
     }
 
-    /// The path of an open file.
-    pub(crate) fn file_path(&self, file: Gva) -> Result<String, Blind> {
+    /// The path of an open file as `/proc/PID/exe` shows it: what was deleted is marked, and what never was in a folder (a
+    /// memfd) has its own name (`d_path` and `simple_dname`, fs/d_path.c).
+    pub(crate) fn marked_path(&self, file: Gva) -> Result<String, Blind> {
         let object = self.object("file", file)?;
-        self.path(
-            object.pointer("f_path.mnt")?,
-            object.pointer("f_path.dentry")?,
-        )
+        let entry = object.pointer("f_path.dentry")?;
+        let (name, parent) = self.dentry(entry)?;
+        if parent == entry && !name.is_empty() && name != "/" {
+            return Ok(format!("/{name} (deleted)"));
+        }
+        let path = self.path(object.pointer("f_path.mnt")?, entry)?;
+        let is_hashed = self.member("dentry", entry, "d_hash.pprev")? != 0;
+        Ok(match is_hashed || parent == entry {
+            true => path,
+            false => format!("{path} (deleted)"),
+        })
     }
 
     /// The path of a node of a kernel file system (cgroups).

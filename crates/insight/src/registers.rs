@@ -40,6 +40,12 @@ pub struct Registers {
     pub star: u64,
     /// Where SYSENTER goes.
     pub sysenter_eip: u64,
+    /// DR0 to DR3: where breakpoints are.
+    #[serde(default)]
+    pub breakpoints: [u64; 4],
+    /// Which of them are on.
+    #[serde(default)]
+    pub dr7: u64,
     /// The next instruction.
     pub rip: u64,
     /// The top of the stack.
@@ -67,6 +73,17 @@ impl Registers {
     pub fn is_parked(&self) -> bool {
         const IF: u64 = 1 << 9;
         self.is_halted && self.rflags & IF == 0
+    }
+
+    /// Addresses at which the CPU stops before it executes what is there, with the number of each breakpoint (SDM vol. 3,
+    /// 18.2.4).
+    pub fn stops_at(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        let is_on = |number: &usize| self.dr7 >> (2 * number) & 3 != 0;
+        let is_of_execution = |number: &usize| self.dr7 >> (16 + 4 * number) & 3 == 0;
+        (0..4)
+            .filter(is_on)
+            .filter(is_of_execution)
+            .map(|number| (number, self.breakpoints[number]))
     }
 
     /// Levels of page tables that CR4.LA57 selects.
@@ -105,6 +122,28 @@ mod tests {
         check(true, 0x46, true);
         check(true, 0x246, false);
         check(false, 0x46, false);
+    }
+
+    #[test]
+    fn a_breakpoint_of_execution_is_on_and_of_no_other_kind() {
+        let check = |dr7, expected: &[(usize, u64)]| {
+            let registers = Registers {
+                breakpoints: [10, 11, 12, 13],
+                dr7,
+                ..Registers::default()
+            };
+            assert_eq!(
+                registers.stops_at().collect::<Vec<_>>(),
+                expected,
+                "{dr7:#x}"
+            );
+        };
+        check(0x400, &[]);
+        check(0x401, &[(0, 10)]);
+        check(0x402, &[(0, 10)]);
+        check(0x40_0484, &[(1, 11), (3, 13)]);
+        // The second waits for writes.
+        check(0x10_0484, &[(3, 13)]);
     }
 
     #[test]

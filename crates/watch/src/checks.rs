@@ -4,16 +4,19 @@
 //! written, and only those are compared again; where the host cannot tell, and for a few readings, a part at a time.
 
 use std::cell::Cell;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use fleet::{ClientError, Record};
 use insight::Look;
+use insight::hidden::Depth;
 use insight::integrity::Scope;
 use insight::verdict::View;
 use x86::Gpa;
 
+use crate::code::Known;
 use crate::live::LiveMemory;
-use crate::{hidden, views};
+use crate::{code, hidden, views};
 
 /// Bytes of the guest's code that are compared in one reading, after the first one has compared all, where nobody says
 /// which pages were written.
@@ -21,6 +24,8 @@ const COMPARED_BYTES: u64 = 2 << 20;
 
 /// How long a search for hidden modules that found nothing holds: it reads all memory where modules are mapped.
 const MODULES_HOLD: Duration = Duration::from_secs(15);
+/// The same of a search of all memory that tasks are made from.
+const SLABS_HOLD: Duration = Duration::from_secs(60);
 
 /// Checks of one VM.
 pub(crate) struct Checks {
@@ -30,6 +35,11 @@ pub(crate) struct Checks {
     has_compared_all: bool,
     writes: Writes,
     modules: Option<Modules>,
+    slabs: Option<Slabs>,
+    code: Option<Code>,
+    known_code: Known,
+    /// Pages of the kernel's code that were written and are what they were.
+    rewritten: Vec<u64>,
 }
 
 /// How the VM's process is asked which pages were written. That lets its pager protect them, which is not worth it for
@@ -57,6 +67,34 @@ impl Modules {
     }
 }
 
+/// The last walk through page tables.
+struct Code {
+    views: Vec<View>,
+    at: Instant,
+}
+
+impl Code {
+    fn is_due(&self) -> bool {
+        let has_found = self.views.iter().any(|view| !view.findings.is_empty());
+        let is_blind = self.views.iter().any(|view| view.why_not.is_some());
+        has_found || is_blind || self.at.elapsed() > MODULES_HOLD
+    }
+}
+
+/// The last search of the slabs of tasks.
+struct Slabs {
+    at: Instant,
+    has_found: bool,
+    /// Why it could not be made.
+    why_not: Option<String>,
+}
+
+impl Slabs {
+    fn is_due(&self) -> bool {
+        self.has_found || self.at.elapsed() > SLABS_HOLD
+    }
+}
+
 impl Checks {
     pub(crate) fn new(record: Record) -> Checks {
         Checks {
@@ -65,6 +103,10 @@ impl Checks {
             has_compared_all: false,
             writes: Writes::Unasked,
             modules: None,
+            slabs: None,
+            code: None,
+            known_code: Known::default(),
+            rewritten: Vec::new(),
         }
     }
 
@@ -77,7 +119,9 @@ impl Checks {
     pub(crate) fn meet(&mut self, life: u64) -> bool {
         let is_new = self.life != life;
         if is_new {
-            (self.life, self.has_compared_all, self.modules) = (life, false, None);
+            (self.life, self.has_compared_all) = (life, false);
+            (self.modules, self.slabs, self.code) = (None, None, None);
+            self.known_code = Known::default();
             if self.writes == Writes::Untold {
                 self.writes = Writes::Asked;
             }
@@ -85,8 +129,13 @@ impl Checks {
         is_new
     }
 
-    /// Everything that is checked, in the order of rows.
-    pub(crate) fn views(&mut self, look: &Look<'_>, memory: &LiveMemory) -> Vec<View> {
+    /// Everything that is checked, in the order of rows; `guest_seconds` is the guest's own time.
+    pub(crate) fn views(
+        &mut self,
+        look: &Look<'_>,
+        memory: &LiveMemory,
+        guest_seconds: f64,
+    ) -> Vec<View> {
         let mut all = self.integrity(look, memory);
         // A module that left the list is looked for at once, in every other way too.
         let has_left = all.iter().any(hidden::has_module_that_left);
@@ -96,10 +145,46 @@ impl Checks {
                 at: Instant::now(),
             });
         }
-        all.push(hidden::tasks(look));
+        if self.code.as_ref().is_none_or(Code::is_due) {
+            self.code = Some(Code {
+                views: code::views(look, &mut self.known_code, guest_seconds),
+                at: Instant::now(),
+            });
+        }
+        all.extend(self.code.iter().flat_map(|known| known.views.clone()));
+        all.extend(self.tasks(look));
         all.extend(self.modules.as_ref().map(|known| known.view.clone()));
         hidden::tell_once(&mut all);
         all
+    }
+
+    /// Tasks, now and then with a search of all memory that they are made from. Where that cannot be made, the books are
+    /// compared, and what could not is told.
+    fn tasks(&mut self, look: &Look<'_>) -> Vec<View> {
+        if self.slabs.as_ref().is_none_or(Slabs::is_due) {
+            let view = hidden::tasks(look, Depth::Slabs);
+            let books = view
+                .why_not
+                .is_some()
+                .then(|| hidden::tasks(look, Depth::Books));
+            // A guest that cannot be looked at at all is asked again.
+            let is_blind = books.as_ref().is_some_and(|books| books.why_not.is_some());
+            self.slabs = (!is_blind).then(|| Slabs {
+                at: Instant::now(),
+                has_found: !view.findings.is_empty(),
+                why_not: view.why_not.clone(),
+            });
+            return match books {
+                Some(books) if !is_blind => vec![books, hidden::without_slabs(view.why_not)],
+                _ => vec![view],
+            };
+        }
+        let why_not = self.slabs.as_ref().and_then(|slabs| slabs.why_not.clone());
+        let unseen = why_not.map(|why| hidden::without_slabs(Some(why)));
+        [hidden::tasks(look, Depth::Books)]
+            .into_iter()
+            .chain(unseen)
+            .collect()
     }
 
     fn integrity(&mut self, look: &Look<'_>, memory: &LiveMemory) -> Vec<View> {
@@ -118,7 +203,9 @@ impl Checks {
             (_, true) => Scope::Part(COMPARED_BYTES),
             (_, false) => Scope::All,
         };
-        let views = views::integrity(look, self.record.folder(), &self.name_of_life(), scope);
+        let (views, rewritten) =
+            views::integrity(look, self.record.folder(), &self.name_of_life(), scope);
+        self.rewritten = rewritten;
         // What could not be compared, while a guest boots, is still to be.
         self.has_compared_all = views
             .iter()
@@ -127,6 +214,24 @@ impl Checks {
             self.writes = Writes::Untold;
         }
         views
+    }
+
+    /// Lets time pass until the next reading, and looks at the guest's code meanwhile: who is told which pages were written
+    /// looks at those that are what they were before, who is not looks at all of it.
+    pub(crate) fn wait(&self, look: &Look<'_>, time: Duration) {
+        let begin = Instant::now();
+        let pages = match self.writes {
+            Writes::Asked => Some(self.rewritten.as_slice()),
+            Writes::Unasked => None,
+            // All of it, every second, is too much to read.
+            Writes::Untold => Some(&[][..]),
+        };
+        if pages.is_none_or(|pages| !pages.is_empty()) {
+            // What cannot be read is told by the next reading.
+            let life = self.name_of_life();
+            let _ = look.wait_and_see((self.record.folder(), &life), pages, time);
+        }
+        thread::sleep(time.saturating_sub(begin.elapsed()));
     }
 
     /// Which life of which VM: a name is used again.

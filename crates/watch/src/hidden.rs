@@ -4,31 +4,45 @@ use insight::hidden::{Depth, HiddenModule, HiddenTask, UnknownSpace};
 use insight::verdict::{Finding, View};
 use insight::{Look, Observed};
 
+use crate::views::NOT_CHECKED;
+
 /// The rule about modules, and what the search for their descriptions is about.
 const RULE: &str = "hidden-module";
 const MODULES: &str = "modules";
 
-/// Tasks: the list that tools walk, the table by number, what runs, and the address spaces that vCPUs have loaded.
-pub(crate) fn tasks(look: &Look<'_>) -> View {
+/// Tasks: the list that tools walk, the table by number, what runs, the address spaces that vCPUs have loaded and, to the
+/// last depth, the memory that tasks are made from.
+pub(crate) fn tasks(look: &Look<'_>, depth: Depth) -> View {
     let view = view(
         "hidden-task",
         "processes",
-        "list of tasks, table of PIDs, running tasks, CR3 of each vCPU",
+        match depth {
+            Depth::Books => "list of tasks, table of PIDs, running tasks, CR3 of each vCPU",
+            Depth::Slabs => {
+                "list of tasks, table of PIDs, running tasks, CR3 of each vCPU, slabs of tasks"
+            }
+        },
     );
-    let hidden = look.hidden_tasks(Depth::Books);
+    let hidden = look.hidden_tasks(depth);
     let spaces = look.unknown_spaces();
     let Observed::Seen { value: hidden, .. } = hidden else {
         return unseen(view, &hidden);
     };
     let task = |task: &HiddenTask| Finding {
         name: format!("task {} ({}) at {:#x}", task.pid, task.comm, task.address),
-        what: format!(
-            "a task that not every view shows: list of tasks {}, table of PIDs {}, running {}",
-            yes(task.in_list),
-            yes(task.in_pid_table),
-            yes(task.seen_running)
-        ),
-        is_certain: false,
+        what: if task.is_decoy {
+            "a task that the list of tasks shows and that was not made where tasks are made: a decoy"
+                .to_owned()
+        } else {
+            format!(
+                "a task that not every view shows: list of tasks {}, table of PIDs {}, running {}, slabs {}",
+                yes(task.in_list),
+                yes(task.in_pid_table),
+                yes(task.seen_running),
+                yes(task.in_slab)
+            )
+        },
+        ..Finding::default()
     };
     let space = |space: &UnknownSpace| Finding {
         name: format!("address space at {:#x}", space.tables),
@@ -36,7 +50,7 @@ pub(crate) fn tasks(look: &Look<'_>) -> View {
             "vCPU {} runs in an address space that no task has",
             space.vcpu_id
         ),
-        is_certain: false,
+        ..Finding::default()
     };
     let why_not = spaces.why_not().filter(|_| hidden.is_empty());
     if let Some(why) = why_not {
@@ -56,6 +70,14 @@ pub(crate) fn tasks(look: &Look<'_>) -> View {
         truth: "all views".to_owned(),
         kernel: "list of tasks".to_owned(),
         ..view
+    }
+}
+
+/// Tasks could not be looked for in the memory that they are made from.
+pub(crate) fn without_slabs(why_not: Option<String>) -> View {
+    View {
+        why_not: why_not.map(|why| format!("tasks in no book: {why}")),
+        ..view(NOT_CHECKED, "tasks in no book", "slabs of tasks")
     }
 }
 
@@ -82,7 +104,7 @@ pub(crate) fn modules(look: &Look<'_>) -> View {
             yes(module.in_sysfs),
             module.executable_bytes
         ),
-        is_certain: false,
+        ..Finding::default()
     };
     let findings = hidden.iter().map(module).collect();
     View {

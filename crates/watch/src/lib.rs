@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod checks;
+mod code;
 mod hidden;
 mod live;
 mod observer;

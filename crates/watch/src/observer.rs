@@ -215,6 +215,8 @@ fn registers(view: &VcpuView) -> Registers {
         cstar: view.cstar,
         star: view.star,
         sysenter_eip: view.sysenter_eip,
+        breakpoints: view.breakpoints,
+        dr7: view.dr7,
         rip: view.rip,
         rsp: view.rsp,
         rflags: view.rflags,

@@ -30,9 +30,13 @@ const KINDS: [Kind; 4] = [
     },
     Kind {
         rule: "table-changed",
-        subject: "kernel tables",
+        subject: "kernel tables and constants",
         method: "SHA-256 of pages against the kernel file or the first look, and entries by symbol",
-        kinds: &[FindingKind::SyscallTable, FindingKind::PatchTable],
+        kinds: &[
+            FindingKind::SyscallTable,
+            FindingKind::PatchTable,
+            FindingKind::Constants,
+        ],
     },
     Kind {
         rule: "text-changed",
@@ -41,6 +45,7 @@ const KINDS: [Kind; 4] = [
         kinds: &[
             FindingKind::KernelText,
             FindingKind::ModuleText,
+            FindingKind::ProgramText,
             FindingKind::KernelReplaced,
         ],
     },
@@ -82,11 +87,12 @@ pub(crate) fn identity(
             kernel.banner()
         ),
         is_certain: true,
+        ..Finding::default()
     });
     let disputes = kernel.disputes().iter().map(|dispute| Finding {
         name: dispute.clone(),
         what: "what the kernel says of itself is not what it is".to_owned(),
-        is_certain: false,
+        ..Finding::default()
     });
     let findings: Vec<Finding> = replaced.into_iter().chain(disputes).collect();
     // Then the guest's own memory is all that tells which kernel it is.
@@ -100,11 +106,18 @@ pub(crate) fn identity(
 }
 
 /// Compares the guest's kernel with the baseline in `folder`. What could not be checked is told behind what was.
-pub(crate) fn integrity(look: &Look<'_>, folder: &Path, life: &str, scope: Scope<'_>) -> Vec<View> {
+/// With it come pages of the kernel's code that were written and are what they were.
+pub(crate) fn integrity(
+    look: &Look<'_>,
+    folder: &Path,
+    life: &str,
+    scope: Scope<'_>,
+) -> (Vec<View>, Vec<u64>) {
     let seen = look.integrity(folder, life, scope);
     let mut views: Vec<View> = KINDS.iter().map(|kind| view(kind, &seen)).collect();
     views.extend(seen.value().and_then(not_checked));
-    views
+    let rewritten = seen.value().map(|value| value.rewritten.clone());
+    (views, rewritten.unwrap_or_default())
 }
 
 /// Checks that could not be made.
@@ -145,6 +158,7 @@ fn view(kind: &Kind, seen: &Observed<Integrity>) -> View {
             what: what(finding),
             // It was looked at again before it was told.
             is_certain: true,
+            ..Finding::default()
         })
         .collect();
     View {
@@ -222,6 +236,8 @@ mod tests {
         check(K::SyscallPath, "entry-changed");
         check(K::SyscallTable, "table-changed");
         check(K::PatchTable, "table-changed");
+        check(K::Constants, "table-changed");
+        check(K::ProgramText, "text-changed");
         check(K::KernelText, "text-changed");
         check(K::ModuleText, "text-changed");
         check(K::KernelReplaced, "text-changed");

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use api::{HostBooks, VcpuView};
 use fleet::{ClientError, Record};
@@ -146,7 +148,8 @@ impl Watcher {
                 let look = kernel.look(&account, &snapshot.registers);
                 let mut reading = reading(&snapshot.books, Ok(&look));
                 reading.kernel.views = vec![views::identity(Ok(kernel), snapshot.loaded)];
-                let checked = self.checks.views(&look, snapshot.memory);
+                let guest_seconds = snapshot.books.clock.guest_seconds;
+                let checked = self.checks.views(&look, snapshot.memory, guest_seconds);
                 reading.kernel.views.extend(checked);
                 let facts = KernelFacts {
                     release: Some(kernel.release().to_owned()),
@@ -192,6 +195,20 @@ impl Watcher {
             rows,
             cost,
         })
+    }
+
+    /// Lets time pass until the next reading, and looks meanwhile for what comes and goes.
+    pub fn wait(&mut self, time: Duration) {
+        let end = Instant::now() + time;
+        if let Ok(snapshot) = self.observer.observe()
+            && let Ok(kernel) = snapshot.kernel
+        {
+            let account = kernel.account();
+            let look = kernel.look(&account, &snapshot.registers);
+            let left = end.saturating_duration_since(Instant::now());
+            self.checks.wait(&look, left);
+        }
+        thread::sleep(end.saturating_duration_since(Instant::now()));
     }
 
     /// For questions that verdicts do not ask.

@@ -69,5 +69,6 @@ fn command(process: &Process) -> String {
         .command_line
         .value()
         .filter(|words| !words.is_empty());
-    printable(&words.map_or_else(|| format!("[{}]", process.comm), |words| words.join(" ")))
+    let name = process.full_name.as_ref().unwrap_or(&process.comm);
+    printable(&words.map_or_else(|| format!("[{name}]"), |words| words.join(" ")))
 }

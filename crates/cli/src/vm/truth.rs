@@ -99,7 +99,7 @@ fn watch_on(name: &VmName, watcher: &mut Watcher, is_json: bool) -> Result<u8, F
         } else {
             format!("{clear}{}", table(name, &assessment))
         })?;
-        thread::sleep(EVERY.saturating_sub(start.elapsed()));
+        watcher.wait(EVERY.saturating_sub(start.elapsed()));
     }
 }
 

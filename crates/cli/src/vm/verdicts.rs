@@ -1,6 +1,5 @@
 //! Verdicts, and how many readings it takes to be sure of them.
 
-use std::thread;
 use std::time::{Duration, Instant};
 
 use fleet::ClientError;
@@ -20,7 +19,7 @@ const SETTLING_BETWEEN: Duration = Duration::from_millis(400);
 pub(super) fn settled(watcher: &mut Watcher) -> Result<Assessment, ClientError> {
     let mut assessment = watcher.assess()?;
     for _ in 1..READINGS_NEEDED {
-        thread::sleep(BETWEEN);
+        watcher.wait(BETWEEN);
         assessment = watcher.assess()?;
     }
     let until = Instant::now() + SETTLING;
@@ -30,7 +29,7 @@ pub(super) fn settled(watcher: &mut Watcher) -> Result<Assessment, ClientError> 
             .iter()
             .any(|row| row.verdict == Verdict::Differs)
     {
-        thread::sleep(SETTLING_BETWEEN);
+        watcher.wait(SETTLING_BETWEEN);
         assessment = watcher.assess()?;
     }
     Ok(assessment)

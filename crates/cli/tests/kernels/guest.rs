@@ -245,6 +245,8 @@ impl Guest {
                 cstar: vcpu.cstar,
                 star: vcpu.star,
                 sysenter_eip: vcpu.sysenter_eip,
+                breakpoints: vcpu.breakpoints,
+                dr7: vcpu.dr7,
                 rip: vcpu.rip,
                 rsp: vcpu.rsp,
                 rflags: vcpu.rflags,

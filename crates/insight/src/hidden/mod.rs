@@ -22,7 +22,8 @@ use serde::{Deserialize, Serialize};
 pub enum Depth {
     /// The list, the table of numbers, and what runs: cheap enough for every second.
     Books,
-    /// Also every slab that tasks are made from: reads 1.6 % of the guest's memory.
+    /// Also every slab that tasks are made from, and whether what the list has was made there: reads 1.6 % of the guest's
+    /// memory.
     Slabs,
 }
 
@@ -43,6 +44,9 @@ pub struct HiddenTask {
     pub seen_running: bool,
     /// Whether it was found in the slabs.
     pub in_slab: bool,
+    /// Whether the list shows it, and it was not made where tasks are made: a copy, or nothing at all.
+    #[serde(default)]
+    pub is_decoy: bool,
 }
 
 /// A module that not every book has.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use x86::Gva;
 use x86::paging::ADDRESS;
 
+use super::slabs::Slabs;
 use super::{Depth, HiddenTask, UnknownSpace};
 use crate::blind::Blind;
 use crate::look::Look;
@@ -16,6 +17,14 @@ const MAX_TASKS: usize = 1 << 20;
 const MAX_DEPTH: u32 = 6;
 /// Children of one node of the tree.
 const SLOTS: u64 = 64;
+
+/// What a task's own structure says of it.
+struct Body {
+    pid: i32,
+    comm: String,
+    /// It can run.
+    is_alive: bool,
+}
 
 impl Look<'_> {
     /// Tasks that the books do not agree on, in this one look.
@@ -31,10 +40,22 @@ impl Look<'_> {
             .into_iter()
             .map(|(_, task)| task.0)
             .collect();
-        let slab: HashSet<u64> = match depth {
-            Depth::Books => HashSet::new(),
-            Depth::Slabs => self.slab_tasks()?.into_iter().map(|task| task.0).collect(),
+        let slabs = match depth {
+            Depth::Books => None,
+            Depth::Slabs => Some(self.slabs_of_tasks()?),
         };
+        if let Some(slabs) = &slabs
+            && !listed.iter().any(|task| slabs.contains(*task))
+        {
+            return Err(Blind::nonsense("tasks lie in no slab of theirs"));
+        }
+        // Most are in both books, and nothing more is asked of them.
+        let is_known = |task: &u64| listed.contains(task) && numbered.contains_key(task);
+        let made: Vec<u64> = slabs
+            .iter()
+            .flat_map(Slabs::objects)
+            .filter(|task| !is_known(task))
+            .collect();
         // Read again: what came or went between the readings is no difference.
         let listed_again = self.listed_threads()?;
         let numbered_again = self.numbered_tasks()?;
@@ -42,7 +63,7 @@ impl Look<'_> {
             .keys()
             .chain(&listed)
             .chain(&running)
-            .chain(&slab)
+            .chain(&made)
             .copied()
             .collect();
         let idle = self.idle_tasks();
@@ -51,45 +72,64 @@ impl Look<'_> {
             let in_list = listed.contains(&address) || listed_again.contains(&address);
             let in_pid_table =
                 numbered.contains_key(&address) || numbered_again.contains_key(&address);
-            if in_list && in_pid_table || idle.contains(&address) {
+            // The slabs were looked at between two readings of the list.
+            let stays = listed.contains(&address) && listed_again.contains(&address);
+            let is_decoy = stays && slabs.as_ref().is_some_and(|all| !all.contains(address));
+            if in_list && in_pid_table && !is_decoy || idle.contains(&address) {
                 continue;
             }
+            let body = match self.body(Gva(address)) {
+                Ok(body) => body,
+                Err(Blind::OverBudget(what)) => return Err(Blind::OverBudget(what)),
+                Err(_) => continue,
+            };
             // A task that has ended, or is being made, is in no book for a while.
-            if let Ok((pid, comm)) = self.living_task(Gva(address)) {
-                let seen_running = running.contains(&address);
-                let in_slab = slab.contains(&address);
+            if is_decoy || body.is_alive {
                 hidden.push(HiddenTask {
-                    pid,
-                    comm,
+                    pid: body.pid,
+                    comm: body.comm,
                     address,
                     in_list,
                     in_pid_table,
-                    seen_running,
-                    in_slab,
+                    seen_running: running.contains(&address),
+                    in_slab: slabs.as_ref().is_some_and(|all| all.contains(address)),
+                    is_decoy,
                 });
             }
         }
         Ok(hidden)
     }
 
-    /// Number and name of a task that is alive: it has a number that leads back to it, and has not ended.
-    pub(super) fn living_task(&self, task: Gva) -> Result<(i32, String), Blind> {
+    /// Number, name and life of a task. Whether it lives is not asked of what it could deny without dying (its number, its
+    /// place in books): a task that can run has a stack of its own, and where it stopped last is on it, as that is what it
+    /// goes on from (`__switch_to_asm`, arch/x86/entry/entry_64.S). A copy that is being made has its original's, one that
+    /// was made has never been woken, and the stack of one that has ended is taken away (kernel/fork.c).
+    fn body(&self, task: Gva) -> Result<Body, Blind> {
+        /// States of tasks that do not run any more, or not yet (include/linux/sched.h).
+        const DEAD: u64 = 0x80;
+        const NEW: u64 = 0x800;
         let object = self.object("task_struct", task)?;
-        let pid = object.i32("pid")?;
-        let number = object.pointer("thread_pid")?;
-        if pid <= 0
-            || object.number("exit_state")? != 0
-            || number.0 == 0
-            || object.number("stack")? == 0
-        {
-            return Err(Blind::NotGiven("the task has ended"));
-        }
-        // A copy that is being made, or was thrown away, has its original's number, which leads to the original.
-        let first = self.member("pid", number, "tasks")?;
-        if first != object.at("pid_links")?.0 {
-            return Err(Blind::NotGiven("the task is a copy that never lived"));
-        }
-        Ok((pid, object.text("comm")?))
+        let state = object.first(&["__state", "state"])?;
+        let stack = object.number("stack")?;
+        let stopped_at = object.number("thread.sp")?.wrapping_sub(stack);
+        let has_stack = stack >> 63 != 0 && (1..=self.stack_bytes()).contains(&stopped_at);
+        // Who has ended has given its memory back before.
+        let has_ended = object.number("exit_state")? != 0 && object.number("mm")? == 0;
+        Ok(Body {
+            pid: object.i32("pid")?,
+            comm: object.text("comm")?,
+            is_alive: has_stack && state & (DEAD | NEW) == 0 && !has_ended,
+        })
+    }
+
+    /// How large the stack of each task is: 16 KiB, and more in kernels that check their memory.
+    fn stack_bytes(&self) -> u64 {
+        const USUAL: u64 = 16 << 10;
+        let size = self
+            .layouts()
+            .and_then(|layouts| layouts.size("thread_union"));
+        size.map_or(USUAL, |size| size as u64)
+            .clamp(USUAL, 8 * USUAL)
     }
 
     /// Every thread of every process of the list.
@@ -164,7 +204,12 @@ impl Look<'_> {
 
     /// What an xarray holds (kernel documentation, core-api/xarray): an entry whose low bits are 2 is a node.
     /// `found` is told where an entry lies and what it is.
-    fn xarray(&self, at: Gva, depth: u32, found: &mut dyn FnMut(Gva, Gva)) -> Result<(), Blind> {
+    pub(crate) fn xarray(
+        &self,
+        at: Gva,
+        depth: u32,
+        found: &mut dyn FnMut(Gva, Gva),
+    ) -> Result<(), Blind> {
         self.xarray_entry(
             (at, self.space().u64(at)?),
             depth,

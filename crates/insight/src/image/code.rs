@@ -83,13 +83,25 @@ impl Code {
             profile,
             text: text.0,
         };
-        let mut parts = Vec::new();
+        let mut parts: Vec<(u64, Vec<u8>)> = Vec::new();
         for (first, last) in [
             ("_stext", "_etext"),
+            ("__start_rodata", "__end_rodata"),
             ("__start_BTF", "__stop_BTF"),
             ("sys_call_table", ""),
         ] {
-            if let Some(range) = tables.range(first, last) {
+            let Some(mut range) = tables.range(first, last) else {
+                continue;
+            };
+            // Up to where the file has it: what fills up the last page is nobody's.
+            if let Some(end) = image.segments.end_of(range.start) {
+                range.end = range.end.min(end);
+            }
+            // Most tables are constants.
+            let is_kept = parts.iter().any(|(start, bytes)| {
+                *start <= range.start && range.end <= start + bytes.len() as u64
+            });
+            if !is_kept {
                 let len = range.end - range.start;
                 parts.push((range.start, tables.bytes(range.start, len)?.to_vec()));
             }
@@ -127,6 +139,18 @@ impl Code {
             self.relocations.as_ref()?.apply(&mut bytes, start, slide);
         }
         Some(bytes)
+    }
+
+    /// As many of these bytes as are kept.
+    pub(crate) fn moved_as_kept(&self, offset: i64, len: u64, slide: u64) -> Option<Vec<u8>> {
+        let start = self.text.checked_add_signed(offset)?;
+        let kept = self.parts.iter().find_map(|(first, bytes)| {
+            let at = start.checked_sub(*first)?;
+            (bytes.len() as u64)
+                .checked_sub(at)
+                .filter(|left| *left > 0)
+        })?;
+        self.moved(offset, len.min(kept), slide)
     }
 
     /// Where `_text` is linked.

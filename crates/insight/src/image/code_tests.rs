@@ -3,6 +3,7 @@
 use super::*;
 use crate::btf::Types;
 use crate::btf::tests::Writer;
+use crate::image::elf::Segments;
 use crate::kallsyms::Symbol;
 use crate::layout::Layouts;
 use crate::symbols::Symbols;
@@ -82,6 +83,7 @@ impl Kernel {
                 vec![],
                 vec![(TEXT + 0x10) as u32, (TEXT + 0x1f00) as u32],
             ])),
+            segments: Segments::default(),
         };
         Code::take(&image, &self.profile(), Gva(TEXT))
     }

@@ -17,7 +17,7 @@ use crate::space::{IMAGE_MAX, IMAGE_VA};
 const MAX_SEGMENTS: u16 = 64;
 
 /// What is loaded.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Segments {
     /// Physical address, position in the file, and bytes there.
     loads: Vec<(u64, usize, usize)>,
@@ -64,6 +64,17 @@ pub(super) fn segments(file: &[u8]) -> Result<Segments, ImageError> {
 }
 
 impl Segments {
+    /// Where the segment ends that has the byte linked at `address`; none if no segment has it. What lies between segments is
+    /// not the file's, and in memory it is whatever was there before.
+    pub(super) fn end_of(&self, address: u64) -> Option<u64> {
+        let physical = address.checked_sub(IMAGE_VA)?;
+        let segment = self
+            .loads
+            .iter()
+            .find(|(start, _, len)| physical.wrapping_sub(*start) < *len as u64)?;
+        IMAGE_VA.checked_add(segment.0 + segment.2 as u64)
+    }
+
     /// The kernel as it lies in memory, and where its first byte is linked.
     pub(super) fn laid_out(&self, file: &[u8]) -> Result<(Gva, Vec<u8>), ImageError> {
         let nowhere = || ImageError::unknown("has no kernel that is linked where Linux is");

@@ -24,6 +24,7 @@ use x86::Gva;
 use crate::kallsyms::Image;
 
 pub(crate) use code::{Code, Content};
+use elf::Segments;
 pub use loaded::Loaded;
 use relocations::Relocations;
 
@@ -61,6 +62,8 @@ pub struct KernelImage {
     bytes: Vec<u8>,
     /// Places of addresses in it; none if the kernel cannot be moved, or does not say.
     relocations: Option<Relocations>,
+    /// Where the bytes come from.
+    segments: Segments,
 }
 
 impl KernelImage {
@@ -83,6 +86,7 @@ impl KernelImage {
             start,
             bytes,
             relocations,
+            segments,
         })
     }
 

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use x86::Gpa;
 
+use super::finding::Finding;
 use crate::blind::Blind;
 use crate::modules::Stretch;
 
@@ -23,8 +24,10 @@ pub(super) const PAGE: usize = 4096;
 const MAX_TEXT: u64 = 256 << 20;
 /// Changed pages that are remembered, at most.
 const MAX_SUSPECTS: usize = 4096;
+/// Changes that came and went, at most.
+const MAX_PASSED: usize = 64;
 /// Version of the files.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 
 /// What a check looks at.
 #[derive(Clone, Copy)]
@@ -53,6 +56,17 @@ pub(super) enum Watched {
     },
     /// A table of the kernel.
     Table(String),
+    /// What the kernel does not change once it has booted.
+    Constants(String),
+    /// The same of a module, with where its `struct module` is.
+    ModuleConstants {
+        /// Its name.
+        name: String,
+        /// Its `struct module`.
+        address: u64,
+    },
+    /// Code of the kernel's that programs run: the virtual dynamic shared object.
+    ForPrograms(String),
 }
 
 /// What was seen first of a vCPU, which must not become weaker or lead elsewhere.
@@ -66,6 +80,8 @@ pub(super) struct Pinned {
     pub idt_base: u64,
     /// Where each gate of that leads; 0 for none.
     pub gates: Vec<u64>,
+    /// In how many checks on end it had a breakpoint that the kernel did not know of.
+    pub unknown_breakpoints: u32,
 }
 
 /// A stretch with its fingerprints.
@@ -92,6 +108,8 @@ struct Head {
     replaced: Option<String>,
     /// Why the kernel could not be compared with its file.
     remark: Option<String>,
+    /// Changes that came and went.
+    passed: Vec<Finding>,
     pinned: Vec<Pinned>,
     regions: Vec<Region>,
     /// Where the next part of a check by parts begins, in pages of all regions.
@@ -254,6 +272,23 @@ impl Baseline {
     /// Why it could not.
     pub(super) fn remarked(&self) -> Option<&str> {
         self.head.remark.as_deref()
+    }
+
+    /// Remembers changes that came and went, each once.
+    pub(super) fn remember(&mut self, passed: Vec<Finding>) {
+        for finding in passed {
+            let all = &mut self.head.passed;
+            let is_known = all.iter().any(|known| known.subject == finding.subject);
+            if !is_known && all.len() < MAX_PASSED {
+                all.push(finding);
+                self.is_changed = true;
+            }
+        }
+    }
+
+    /// Changes that came and went.
+    pub(super) fn passed(&self) -> &[Finding] {
+        &self.head.passed
     }
 
     /// What is watched.

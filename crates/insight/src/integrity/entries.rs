@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use x86::Gva;
 
-use super::baseline::Baseline;
+use super::baseline::{Baseline, Pinned};
 use super::{Finding, FindingKind};
 use crate::anchor::gate_target;
 use crate::blind::Blind;
@@ -19,6 +19,8 @@ const PROTECTIONS: [(u64, &str); 3] = [(11, "UMIP"), (20, "SMEP"), (21, "SMAP")]
 /// Entries of the interrupt descriptor table, and bytes of each.
 const VECTORS: usize = 256;
 const GATE: usize = 16;
+/// Checks on end in which the kernel must not know of a breakpoint.
+const UNKNOWN_CHECKS: u32 = 4;
 /// What the registers must lead to, in any kernel since 4.14. A register may also be zero, if system calls of that kind
 /// cannot be made.
 const LSTAR: &[&str] = &["entry_SYSCALL_64", "entry_SYSCALL_64_trampoline"];
@@ -40,6 +42,16 @@ pub struct EntryPoint {
     pub address: u64,
     /// What is there.
     pub target: String,
+}
+
+/// Whose a breakpoint on the kernel's code is.
+enum Stop {
+    /// The kernel knows of it and handles it.
+    Legal,
+    /// The kernel knows of it, and somebody else handles it.
+    Leads(u64),
+    /// The kernel does not know of it. That of a task may have gone between the look at registers and the look at memory.
+    Unknown,
 }
 
 impl Registers {
@@ -150,6 +162,9 @@ impl Look<'_> {
                 );
             }
             let mut pinned = baseline.pinned(id);
+            for (register, what) in self.check_breakpoints(vcpu, &mut pinned)? {
+                find(&register, what);
+            }
             for (bit, name) in PROTECTIONS {
                 if pinned.cr4 >> bit & 1 != 0 && vcpu.cr4 >> bit & 1 == 0 {
                     find(&format!("CR4.{name}"), "was on and is off".to_owned());
@@ -166,6 +181,55 @@ impl Look<'_> {
             baseline.pin(pinned);
         }
         Ok(findings)
+    }
+
+    /// Breakpoints on the kernel's code that are not its own: registers, and what is wrong with each.
+    fn check_breakpoints(
+        &self,
+        vcpu: &Registers,
+        pinned: &mut Pinned,
+    ) -> Result<Vec<(String, String)>, Blind> {
+        let mut found = Vec::new();
+        let mut has_unknown = false;
+        for (number, address) in vcpu.stops_at().filter(|(_, at)| self.is_text(*at)) {
+            let what = match self.breakpoint(number, address)? {
+                Stop::Legal => continue,
+                Stop::Leads(handler) => format!("it leads to {}", self.whereabouts(handler)),
+                Stop::Unknown => {
+                    has_unknown = true;
+                    if pinned.unknown_breakpoints < UNKNOWN_CHECKS {
+                        continue;
+                    }
+                    "the kernel knows of no such breakpoint".to_owned()
+                }
+            };
+            let place = self.whereabouts(address);
+            found.push((format!("DR{number}"), format!("stops at {place}: {what}")));
+        }
+        pinned.unknown_breakpoints = match has_unknown {
+            true => pinned.unknown_breakpoints.saturating_add(1),
+            false => 0,
+        };
+        Ok(found)
+    }
+
+    /// Whose a breakpoint on the kernel's code is. Debuggers and profilers have one through the kernel's own functions
+    /// (kernel/events/hw_breakpoint.c, arch/x86/kernel/hw_breakpoint.c).
+    fn breakpoint(&self, number: usize, address: u64) -> Result<Stop, Blind> {
+        let slots = self.symbol("bp_per_reg")?;
+        for cpu in self.possible_cpus()? {
+            let slot = self.per_cpu(slots, cpu)?.0.wrapping_add(8 * number as u64);
+            let event = Gva(self.space().u64(Gva(slot))?);
+            if event.0 == 0 || self.member("perf_event", event, "attr.bp_addr")? != address {
+                continue;
+            }
+            let handler = self.member("perf_event", event, "overflow_handler")?;
+            return Ok(match handler == 0 || self.is_text(handler) {
+                true => Stop::Legal,
+                false => Stop::Leads(handler),
+            });
+        }
+        Ok(Stop::Unknown)
     }
 
     /// Gates lead into the entry code, and where they led first. Those of vectors that the kernel never took lead to the

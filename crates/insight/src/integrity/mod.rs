@@ -14,13 +14,21 @@
 //! A change counts only when it is still there in further looks: code that is just being rewritten looks like neither.
 
 mod baseline;
+mod bpf;
 mod entries;
+mod finding;
 mod original;
+mod owners;
+mod pages;
+mod passing;
 mod patches;
 mod sites;
+mod spaces;
 mod syscalls;
 mod text;
 mod twins;
+mod waiting;
+mod watched;
 
 use std::path::Path;
 use std::thread;
@@ -35,56 +43,18 @@ use crate::observed::Observed;
 
 pub use baseline::Scope;
 pub use entries::EntryPoint;
+pub use finding::{Finding, FindingKind};
+pub use owners::{CodePages, UnknownCode};
 pub use patches::PatchKind;
+pub use spaces::PrivateKernel;
+pub use waiting::GracePeriods;
 
 use baseline::Baseline;
+use finding::hex;
 
 /// How often a finding is looked at again before it is one, and the pause before each time.
 const AGAIN: u32 = 2;
 const PAUSE: Duration = Duration::from_millis(250);
-
-/// What kind of thing was changed.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema, Serialize, Deserialize,
-)]
-#[serde(rename_all = "kebab-case")]
-pub enum FindingKind {
-    /// A register leads to where it should not, or protects no more.
-    Register,
-    /// The interrupt descriptor table.
-    InterruptTable,
-    /// The table of system calls.
-    SyscallTable,
-    /// Code that every system call runs leads out of the kernel.
-    SyscallPath,
-    /// The kernel's code.
-    KernelText,
-    /// A module's code.
-    ModuleText,
-    /// A table of the kernel that says where its code may be rewritten.
-    PatchTable,
-    /// A module left the list, and its code is still there.
-    HiddenModule,
-    /// Another kernel runs than before, without a reset.
-    KernelReplaced,
-}
-
-/// Something that is not as it should be.
-#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
-pub struct Finding {
-    /// What kind of thing.
-    pub kind: FindingKind,
-    /// Which: `do_syscall_64+0x1b`, `vector 14`, `LSTAR of vCPU 0`.
-    pub subject: String,
-    /// What is wrong with it.
-    pub what: String,
-    /// Where, if that is in memory.
-    pub address: Option<u64>,
-    /// Bytes before, in hexadecimal.
-    pub before: Option<String>,
-    /// Bytes now, in hexadecimal.
-    pub after: Option<String>,
-}
 
 /// Places where the kernel rewrote its own code, legally.
 #[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
@@ -114,6 +84,8 @@ pub struct Integrity {
     pub watched_bytes: u64,
     /// Bytes of them that were compared this time.
     pub compared_bytes: u64,
+    /// Pages of the kernel's code that were written since the last check, and are what they were.
+    pub rewritten: Vec<u64>,
     /// What could not be checked, and why.
     pub not_checked: Vec<String>,
 }
@@ -145,12 +117,13 @@ impl Look<'_> {
             let is_still = |finding: &Finding| again.findings.contains(finding);
             result.findings.retain(is_still);
         }
+        result.findings.extend(baseline.passed().iter().cloned());
         baseline.save()?;
         Ok(result)
     }
 
     /// A kernel that boots rewrites itself everywhere.
-    fn require_booted(&self) -> Result<(), Blind> {
+    pub(super) fn require_booted(&self) -> Result<(), Blind> {
         let state = self.space().u32(self.symbol("system_state")?)?;
         let running = self
             .layouts()?
@@ -219,7 +192,7 @@ impl Look<'_> {
         self.lies_between("_stext", "_etext", address)
     }
 
-    fn lies_between(&self, start: &str, end: &str, address: u64) -> bool {
+    pub(super) fn lies_between(&self, start: &str, end: &str, address: u64) -> bool {
         self.symbol(start).is_ok_and(|start| start.0 <= address)
             && self.symbol(end).is_ok_and(|end| address < end.0)
     }
@@ -251,12 +224,4 @@ impl Look<'_> {
             None => format!("{address:#x}, which is no code of the kernel or of a listed module"),
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect::<Vec<_>>()
-        .join(" ")
 }

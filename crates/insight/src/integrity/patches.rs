@@ -26,8 +26,12 @@ pub enum PatchKind {
 /// What is where a branch leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ground {
-    /// The beginning of a function of the kernel, or code of a listed module.
+    /// The beginning of a function of the kernel.
     Function,
+    /// Code of a listed module.
+    Module,
+    /// A function that a tracer has called, of the kernel or of a listed module.
+    Traced,
     /// The entry of tracers.
     Tracer,
     /// Code of BPF.
@@ -85,11 +89,15 @@ pub(super) fn judge(
             legal(PatchKind::JumpLabel, branch.len, Some(target))
         }
         (Site::JumpLabel { .. }, None) => legal(PatchKind::JumpLabel, nop?, None),
-        (Site::StaticCall, Some(branch)) => {
-            let is_known = ground(branch.target) != Ground::Nowhere;
+        (Site::StaticCall { may_enter_modules }, Some(branch)) => {
+            let is_known = match ground(branch.target) {
+                Ground::Nowhere => false,
+                Ground::Module | Ground::Traced => may_enter_modules,
+                Ground::Function | Ground::Tracer | Ground::Bpf | Ground::Probe => true,
+            };
             leads(PatchKind::StaticCall, branch).filter(|_| is_known)
         }
-        (Site::StaticCall, None) => {
+        (Site::StaticCall { .. }, None) => {
             let nothing = CALLS_NOTHING
                 .iter()
                 .find(|bytes| now.starts_with(bytes))
@@ -105,7 +113,10 @@ pub(super) fn judge(
             leads(PatchKind::Trace, branch).filter(|_| is_known)
         }
         (Site::TracerCall, Some(branch)) => {
-            let is_known = matches!(ground(branch.target), Ground::Function | Ground::Tracer);
+            let is_known = matches!(
+                ground(branch.target),
+                Ground::Function | Ground::Traced | Ground::Tracer
+            );
             leads(PatchKind::Trace, branch).filter(|_| is_known)
         }
         (Site::Tracing | Site::TracerCall, None) => {
@@ -168,6 +179,8 @@ mod tests {
             0x3000 => Ground::Tracer,
             0x4000 => Ground::Bpf,
             0x5000 => Ground::Probe,
+            0x7000 => Ground::Module,
+            0x8000 => Ground::Traced,
             _ => Ground::Nowhere,
         }
     }
@@ -209,7 +222,18 @@ mod tests {
 
     #[test]
     fn a_static_call_leads_to_a_function() {
-        let site = Site::StaticCall;
+        let site = Site::StaticCall {
+            may_enter_modules: false,
+        };
+        check(site, &to(0xe8, 0x7000), None);
+        check(site, &to(0xe9, 0x8000), None);
+        check(
+            Site::StaticCall {
+                may_enter_modules: true,
+            },
+            &to(0xe8, 0x7000),
+            Some(PatchKind::StaticCall),
+        );
         check(site, &to(0xe8, 0x2000), Some(PatchKind::StaticCall));
         check(site, &to(0xe9, 0x4000), Some(PatchKind::StaticCall));
         check(site, NOP, Some(PatchKind::StaticCall));
@@ -243,7 +267,11 @@ mod tests {
         check(site, &to(0xe9, 0x3000), None);
         check(site, &to(0xe9, 0x6000), None);
         check(Site::TracerCall, &to(0xe8, 0x2000), Some(PatchKind::Trace));
+        check(Site::TracerCall, &to(0xe8, 0x8000), Some(PatchKind::Trace));
         check(Site::TracerCall, &to(0xe8, 0x6000), None);
+        check(Site::TracerCall, &to(0xe8, 0x7000), None);
+        check(site, &to(0xe8, 0x7000), None);
+        check(site, &to(0xe8, 0x8000), None);
     }
 
     #[test]

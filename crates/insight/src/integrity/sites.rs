@@ -2,13 +2,13 @@
 //!
 //! Read only when code has changed: a kernel has tens of thousands of such places.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
 use x86::Gva;
 
 use crate::blind::Blind;
-use crate::look::{Look, Object};
+use crate::look::Look;
 use crate::modules::Module;
 
 /// Most places that are read of one table.
@@ -38,7 +38,10 @@ pub(super) enum Site {
         target: u64,
     },
     /// A call whose target changes; or the stub for callers that cannot be rewritten.
-    StaticCall,
+    StaticCall {
+        /// Whether it may lead into a module.
+        may_enter_modules: bool,
+    },
     /// The beginning of a function, where tracers come in.
     Tracing,
     /// Where the tracers' entry calls them.
@@ -58,6 +61,8 @@ pub(super) struct Sites {
     sites: BTreeMap<u64, Vec<Site>>,
     /// Code that tracers had made for themselves.
     pub tracers: Vec<Range<u64>>,
+    /// What tracers have called.
+    pub tracer_functions: HashSet<u64>,
     /// Code of BPF: programs, trampolines, dispatchers.
     pub bpf: Vec<Range<u64>>,
     /// Pages with the code that optimized probes jump to.
@@ -69,6 +74,16 @@ pub(super) struct Sites {
 }
 
 impl Sites {
+    /// Whether the kernel may rewrite the byte at `address`, whatever it writes there.
+    pub(super) fn may_rewrite(&self, address: u64) -> bool {
+        let len = |site| match site {
+            Site::StaticCall { .. } => LONGEST,
+            _ => LONGEST - 1,
+        };
+        self.covering(address)
+            .any(|(start, site)| address - start < len(site))
+    }
+
     /// Places that begin close enough to cover `address`, the nearest last.
     pub(super) fn covering(&self, address: u64) -> impl Iterator<Item = (u64, Site)> + '_ {
         let first = address.saturating_sub(LONGEST - 1);
@@ -87,6 +102,15 @@ impl Sites {
     fn add(&mut self, start: u64, site: Site) {
         self.sites.entry(start).or_default().push(site);
     }
+}
+
+/// The module whose a table is; none for the kernel's own.
+type Owner<'m> = Option<&'m Module>;
+
+/// Whether a static call of the kernel's is one that modules are called by: tracepoints, and questions to a hypervisor about
+/// its guests (kernel/tracepoint.c, kernel/events/core.c). All others lead to functions of the kernel.
+fn may_enter_modules(name: &str) -> bool {
+    name.starts_with("tp_func_") || name.starts_with("perf_guest_")
 }
 
 impl Look<'_> {
@@ -146,37 +170,49 @@ impl Look<'_> {
         Ok(entries.collect())
     }
 
-    /// The kernel's own table between two symbols, and those of modules: where, and how many entries.
-    fn tables(
+    /// The kernel's own table between two symbols, and those of modules: what each says is told with whose it is.
+    fn tables<'m>(
         &self,
         bounds: [&str; 2],
         stride: u64,
-        modules: &[Module],
+        modules: &'m [Module],
         members: [&str; 2],
-    ) -> Result<Vec<(u64, u64)>, Blind> {
+    ) -> Result<Vec<(Owner<'m>, u64, u64)>, Blind> {
         let [start, end] = [self.symbol(bounds[0])?.0, self.symbol(bounds[1])?.0];
-        let mut tables = vec![(start, end.wrapping_sub(start) / stride)];
+        let mut tables = vec![(None, start, end.wrapping_sub(start) / stride)];
         for module in modules {
-            let module = self.object("module", Gva(module.address))?;
-            if module.has(members[0]) {
-                tables.push((module.number(members[0])?, module.number(members[1])?));
+            let object = self.object("module", Gva(module.address))?;
+            if object.has(members[0]) {
+                let start = object.number(members[0])?;
+                let count = object.number(members[1])?;
+                tables.push((Some(module), start, count));
             }
         }
-        tables.retain(|(start, count)| *start != 0 && *count != 0);
+        tables.retain(|(_, start, count)| *start != 0 && *count != 0);
         Ok(tables)
+    }
+
+    /// Whether a table may speak for a place: each speaks for the code of whose it is, and for nothing else.
+    fn is_own(&self, owner: Owner<'_>, address: u64) -> bool {
+        match owner {
+            Some(module) => module.memory.iter().any(|part| part.contains(address)),
+            None => self.kernel().describe(Gva(address)).is_some(),
+        }
     }
 
     fn jump_labels(&self, sites: &mut Sites, modules: &[Module]) -> Result<(), Blind> {
         const STRIDE: u64 = 16;
         let bounds = ["__start___jump_table", "__stop___jump_table"];
-        for (start, count) in self.tables(
+        for (owner, start, count) in self.tables(
             bounds,
             STRIDE,
             modules,
             ["jump_entries", "num_jump_entries"],
         )? {
             for (site, target) in self.distances(start, count, STRIDE)? {
-                sites.add(site, Site::JumpLabel { target });
+                if self.is_own(owner, site) && self.is_own(owner, target) {
+                    sites.add(site, Site::JumpLabel { target });
+                }
             }
         }
         Ok(())
@@ -184,15 +220,25 @@ impl Look<'_> {
 
     fn static_calls(&self, sites: &mut Sites, modules: &[Module]) -> Result<(), Blind> {
         const STRIDE: u64 = 8;
+        /// Low bits of where the key lies say how the call is made (`STATIC_CALL_SITE_FLAGS`).
+        const FLAGS: u64 = 3;
         let bounds = ["__start_static_call_sites", "__stop_static_call_sites"];
-        for (start, count) in self.tables(
+        for (owner, start, count) in self.tables(
             bounds,
             STRIDE,
             modules,
             ["static_call_sites", "num_static_call_sites"],
         )? {
-            for (site, _) in self.distances(start, count, STRIDE)? {
-                sites.add(site, Site::StaticCall);
+            for (site, key) in self.distances(start, count, STRIDE)? {
+                let key = self.kernel().describe(Gva(key & !FLAGS));
+                let of_modules = |(name, _): (String, u64)| {
+                    name.strip_prefix("__SCK__").is_some_and(may_enter_modules)
+                };
+                // A key that is no variable of the kernel's is a module's.
+                let may_enter_modules = owner.is_some() || key.is_some_and(of_modules);
+                if self.is_own(owner, site) {
+                    sites.add(site, Site::StaticCall { may_enter_modules });
+                }
             }
         }
         Ok(())
@@ -201,8 +247,9 @@ impl Look<'_> {
     /// Stubs are known by their names; so are those of BPF's dispatchers.
     fn stubs(&self, sites: &mut Sites, _: &[Module]) -> Result<(), Blind> {
         for (address, _, name) in self.kernel().symbols() {
-            if name.starts_with(b"__SCT__") {
-                sites.add(address.0, Site::StaticCall);
+            if let Some(of) = name.strip_prefix(b"__SCT__") {
+                let may_enter_modules = std::str::from_utf8(of).is_ok_and(may_enter_modules);
+                sites.add(address.0, Site::StaticCall { may_enter_modules });
             } else if name.starts_with(b"bpf_dispatcher_") && name.ends_with(b"_func") {
                 sites.add(address.0, Site::Dispatcher);
                 sites.add(address.0.wrapping_add(4), Site::Dispatcher);
@@ -261,7 +308,16 @@ impl Look<'_> {
                     .tracers
                     .push(start..start.saturating_add(object.number("trampoline_size")?));
             }
+            for member in ["func", "saved_func"] {
+                sites
+                    .tracer_functions
+                    .insert(object.number(member).unwrap_or(0));
+            }
             tracer = object.number("next")?;
+        }
+        // Those that are on their way out, and may still be called.
+        if let Ok(code) = self.tracers_code() {
+            sites.tracers.extend(code);
         }
         Ok(())
     }
@@ -285,25 +341,27 @@ impl Look<'_> {
     }
 
     fn probe_jumps(&self, sites: &mut Sites, _: &[Module]) -> Result<(), Blind> {
-        let pages = Gva(self
-            .symbol("kprobe_optinsn_slots")?
-            .0
-            .wrapping_add(self.offset("kprobe_insn_cache", "pages")?));
-        for page in self.steady_list(pages, self.offset("kprobe_insn_page", "list")?)? {
-            let start = self.member("kprobe_insn_page", page, "insns")?;
-            sites.probes.push(start..start.saturating_add(4096));
-        }
+        sites.probes = self.probe_pages("kprobe_optinsn_slots")?;
         Ok(())
     }
 
+    /// Pages with code that probes had made.
+    pub(super) fn probe_pages(&self, cache: &str) -> Result<Vec<Range<u64>>, Blind> {
+        const PAGE: u64 = 4096;
+        let pages = Gva(self
+            .symbol(cache)?
+            .0
+            .wrapping_add(self.offset("kprobe_insn_cache", "pages")?));
+        let list = self.steady_list(pages, self.offset("kprobe_insn_page", "list")?)?;
+        let page = |page| {
+            let start = self.member("kprobe_insn_page", page, "insns")?;
+            Ok(start..start.saturating_add(PAGE))
+        };
+        list.into_iter().map(page).collect()
+    }
+
     fn bpf_code(&self, sites: &mut Sites, _: &[Module]) -> Result<(), Blind> {
-        let link = self.offset("bpf_ksym", "lnode")?;
-        for symbol in self.steady_list(self.symbol("bpf_kallsyms")?, link)? {
-            let symbol: Object<'_> = self.object("bpf_ksym", symbol)?;
-            sites
-                .bpf
-                .push(symbol.number("start")?..symbol.number("end")?);
-        }
+        sites.bpf = self.code_of_bpf()?.in_use;
         Ok(())
     }
 }
@@ -316,7 +374,12 @@ mod tests {
     fn a_place_covers_the_bytes_behind_its_start() {
         let mut sites = Sites::default();
         sites.add(100, Site::Tracing);
-        sites.add(103, Site::StaticCall);
+        sites.add(
+            103,
+            Site::StaticCall {
+                may_enter_modules: false,
+            },
+        );
         let check = |address, expected: &[u64]| {
             assert_eq!(
                 sites
@@ -332,5 +395,23 @@ mod tests {
         check(106, &[103]);
         check(109, &[]);
         check(0, &[]);
+        // A traced function's place has 5 bytes, a static call's may have 6.
+        let may = [99, 100, 104, 105, 108, 109].map(|address| sites.may_rewrite(address));
+        assert_eq!(may, [false, true, true, true, true, false]);
+        let mut traced = Sites::default();
+        traced.add(100, Site::Tracing);
+        assert_eq!(
+            [104, 105].map(|address| traced.may_rewrite(address)),
+            [true, false]
+        );
+    }
+
+    #[test]
+    fn few_static_calls_lead_into_modules() {
+        let check = |name, expected| assert_eq!(may_enter_modules(name), expected, "{name}");
+        check("tp_func_sched_switch", true);
+        check("perf_guest_state", true);
+        check("cond_resched", false);
+        check("x86_idle", false);
     }
 }

@@ -10,12 +10,9 @@ use super::patches::{Ground, Legal, judge};
 use super::sites::{LONGEST, Sites};
 use super::{Finding, FindingKind, Integrity, Patch, hex};
 use crate::blind::Blind;
-use crate::image::Loaded;
 use crate::look::Look;
-use crate::modules::{Module, Stretch};
+use crate::modules::Module;
 
-/// Most code of the kernel, and of one module.
-const MAX_TEXT: u64 = 128 << 20;
 /// Pages read at once.
 const AT_ONCE: usize = 64;
 /// Changed bytes with no more unchanged ones between them are one finding.
@@ -26,17 +23,10 @@ const SHOWN: usize = 32;
 const MAX_FINDINGS: usize = 256;
 /// Changed bytes that are told apart in one region, at most.
 const MAX_STRANGE: usize = 1 << 16;
+/// How often what tables do not explain is asked of newer ones.
+const FRESH_TABLES: u32 = 3;
 /// Legal changes that are named, at most: tracing everything changes every function.
 const MAX_PATCHES: usize = 256;
-/// Tables that say where code may be rewritten, where system calls go, and what structures look like: written when the kernel
-/// boots, never after.
-const TABLES: [(&str, &str); 4] = [
-    ("__start___jump_table", "__stop___jump_table"),
-    ("__start_static_call_sites", "__stop_static_call_sites"),
-    ("sys_call_table", ""),
-    ("__start_BTF", "__stop_BTF"),
-];
-
 /// A changed page.
 struct Changed {
     start: u64,
@@ -101,7 +91,7 @@ impl Look<'_> {
                 sites = Some(self.patch_sites(&modules)?);
             }
             if let Some(sites) = &sites {
-                self.explain(&region, &changed, sites, result);
+                self.explain(&region, &changed, (sites, &modules), result)?;
             }
         }
         if let Some(sites) = sites {
@@ -114,162 +104,11 @@ impl Look<'_> {
         match &region.what {
             Watched::Kernel => "the kernel's code".to_owned(),
             Watched::Module { name, .. } => format!("code of module {name}"),
-            Watched::Table(name) => name.clone(),
-        }
-    }
-
-    /// Watches the kernel's code and tables, as they are in its file. Where there is no file, or it has not what is asked, as
-    /// they are now.
-    fn watch_kernel(&self, baseline: &mut Baseline, modules: &[Module]) -> Result<(), Blind> {
-        let mut unlike = Vec::new();
-        let start = self.symbol("_stext")?.0;
-        let end = self.symbol("_etext")?.0;
-        let stretch = Stretch {
-            start,
-            len_bytes: end.wrapping_sub(start),
-        };
-        if stretch.len_bytes > MAX_TEXT {
-            return Err(Blind::nonsense("kernel has more code than any can have"));
-        }
-        let code = self.kernel().loaded().map(Loaded::code);
-        let sites = match &code {
-            Some(_) => Some(self.patch_sites(modules)?),
-            None => None,
-        };
-        let mut add = |what: Watched, stretch: Stretch| {
-            let now = self.bytes_of(stretch)?;
-            let (Some(Some(code)), Some(sites)) = (&code, &sites) else {
-                return baseline.add(what, stretch, &now);
-            };
-            match self.original(stretch, &now, code, sites) {
-                Ok(Some(expected)) => baseline.add(what, stretch, &expected),
-                Ok(None) => baseline.add(what, stretch, &now),
-                Err(Blind::OverBudget(what)) => Err(Blind::OverBudget(what)),
-                Err(blind) => {
-                    unlike.push(blind.to_string());
-                    baseline.add(what, stretch, &now)
-                }
-            }
-        };
-        add(Watched::Kernel, stretch)?;
-        for (first, last) in TABLES {
-            let Ok(start) = self.symbol(first) else {
-                continue;
-            };
-            let len_bytes = match self.symbol(last) {
-                Ok(end) => end.0.wrapping_sub(start.0),
-                Err(_) => self.room(start),
-            };
-            let stretch = Stretch {
-                start: start.0,
-                len_bytes,
-            };
-            if len_bytes > 0 && len_bytes <= MAX_TEXT {
-                add(Watched::Table(first.to_owned()), stretch)?;
+            Watched::ModuleConstants { name, .. } => format!("constants of module {name}"),
+            Watched::Table(name) | Watched::Constants(name) | Watched::ForPrograms(name) => {
+                name.clone()
             }
         }
-        if matches!(code, Some(None)) {
-            unlike.push("the tables of its file are not understood".to_owned());
-        }
-        if !unlike.is_empty() {
-            let what = unlike.join("; ");
-            baseline.remark(format!("the kernel's code against its file: {what}"));
-        }
-        Ok(())
-    }
-
-    fn bytes_of(&self, stretch: Stretch) -> Result<Vec<u8>, Blind> {
-        self.space()
-            .bytes(Gva(stretch.start), stretch.len_bytes as usize)
-    }
-
-    /// Modules that came are watched from now on; those that went are not, if their code went too.
-    fn follow_modules(
-        &self,
-        baseline: &mut Baseline,
-        modules: &[Module],
-        result: &mut Integrity,
-    ) -> Result<(), Blind> {
-        let is_listed = |region: &Region| match &region.what {
-            Watched::Module { name, address } => modules.iter().any(|module| {
-                module.name == *name && module.address == *address && module.text == region.stretch
-            }),
-            _ => true,
-        };
-        let mut hidden = HashSet::new();
-        for region in baseline
-            .regions()
-            .iter()
-            .filter(|region| !is_listed(region))
-        {
-            let Watched::Module { name, .. } = &region.what else {
-                continue;
-            };
-            // What took its place is somebody else's.
-            let is_taken = modules
-                .iter()
-                .any(|module| module.text.contains(region.stretch.start));
-            let is_there = !is_taken && self.is_unchanged(region);
-            if is_there {
-                hidden.insert(region.stretch.start);
-                result.findings.push(Finding {
-                    kind: FindingKind::HiddenModule,
-                    subject: format!("module {name}"),
-                    what: "is not in the list of modules any more, and its code is still there"
-                        .to_owned(),
-                    address: Some(region.stretch.start),
-                    before: None,
-                    after: None,
-                });
-            }
-        }
-        baseline.retain(|region| is_listed(region) || hidden.contains(&region.stretch.start));
-        for module in modules.iter().filter(|module| module.state == "live") {
-            let what = Watched::Module {
-                name: module.name.clone(),
-                address: module.address,
-            };
-            let is_known = baseline
-                .regions()
-                .iter()
-                .any(|region| region.what == what && region.stretch == module.text);
-            let has_end = module
-                .text
-                .start
-                .checked_add(module.text.len_bytes)
-                .is_some();
-            if is_known
-                || !has_end
-                || module.text.len_bytes == 0
-                || module.text.len_bytes > MAX_TEXT
-            {
-                continue;
-            }
-            match self.bytes_of(module.text) {
-                Ok(bytes) => baseline.add(what, module.text, &bytes)?,
-                Err(Blind::OverBudget(what)) => return Err(Blind::OverBudget(what)),
-                // On its way out.
-                Err(_) => self.space().torn(),
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether the first pages of a module's code are what they were and can be run.
-    fn is_unchanged(&self, region: &Region) -> bool {
-        let first = region.pages.iter().zip(0u64..).take(4);
-        let mut is_same = false;
-        for (page, number) in first {
-            let start = region.stretch.start + number * PAGE as u64;
-            let len = (region.stretch.len_bytes - number * PAGE as u64).min(PAGE as u64);
-            let is_executable = self
-                .space()
-                .walk(Gva(start))
-                .is_ok_and(|mapped| mapped.is_executable);
-            let bytes = self.space().bytes(Gva(start), len as usize);
-            is_same |= is_executable && bytes.is_ok_and(|bytes| fingerprint(&bytes) == *page);
-        }
-        is_same
     }
 
     /// Frames of watched pages that were written; none if everything has to be compared.
@@ -348,7 +187,12 @@ impl Look<'_> {
                 }
                 count = 1;
             }
+            let before = changed.len();
             self.compare_pages(baseline, region, first..first + count, result, &mut changed)?;
+            let is_as_it_was = changed.len() == before;
+            if written.is_some() && is_as_it_was && matches!(region.what, Watched::Kernel) {
+                result.rewritten.push(place(first));
+            }
             first += count;
         }
         Ok(changed)
@@ -384,29 +228,43 @@ impl Look<'_> {
         Ok(())
     }
 
+    /// A guest that traces all of its functions on and off rewrites tens of thousands of places while its tables are read:
+    /// what they do not explain is asked again of newer ones.
+    fn explain_again(
+        &self,
+        end: u64,
+        strange: &mut Vec<u64>,
+        modules: &[Module],
+    ) -> Result<(), Blind> {
+        for _ in 0..FRESH_TABLES {
+            if strange.is_empty() {
+                break;
+            }
+            let sites = self.patch_sites(modules)?;
+            strange.retain(|address| self.legal(end, *address, &sites).is_none());
+        }
+        Ok(())
+    }
+
     /// Tells legal changes from others.
-    fn explain(&self, region: &Region, changed: &[Changed], sites: &Sites, result: &mut Integrity) {
-        let kind = match region.what {
-            Watched::Kernel => FindingKind::KernelText,
-            Watched::Module { .. } => FindingKind::ModuleText,
-            Watched::Table(ref name) if name == "sys_call_table" => FindingKind::SyscallTable,
-            Watched::Table(_) => FindingKind::PatchTable,
-        };
+    fn explain(
+        &self,
+        region: &Region,
+        changed: &[Changed],
+        (sites, modules): (&Sites, &[Module]),
+        result: &mut Integrity,
+    ) -> Result<(), Blind> {
+        let kind = kind_of(&region.what);
         let end = region.stretch.start + region.stretch.len_bytes;
         let mut legal_ends = 0;
         let mut strange: Vec<u64> = Vec::new();
         for page in changed {
             let Some(before) = &page.before else {
-                let what = "changed, and what it was is not known any more".to_owned();
+                let what = "changed, and what it was is not known any more";
                 let subject = self.named(region, page.start);
-                result.findings.push(Finding {
-                    kind,
-                    subject,
-                    what,
-                    address: Some(page.start),
-                    before: None,
-                    after: None,
-                });
+                result
+                    .findings
+                    .push(without_bytes(kind, subject, what, page.start));
                 continue;
             };
             let differs = before
@@ -419,8 +277,8 @@ impl Look<'_> {
                     continue;
                 }
                 let legal = match region.what {
-                    Watched::Table(_) => None,
-                    _ => self.legal(end, address, sites),
+                    Watched::Kernel | Watched::Module { .. } => self.legal(end, address, sites),
+                    _ => None,
                 };
                 match legal {
                     Some((start, legal)) => {
@@ -435,32 +293,32 @@ impl Look<'_> {
                             target: legal.target.map(|target| self.target(target, sites)),
                         });
                     }
-                    None if strange.len() < MAX_STRANGE => strange.push(address),
-                    None => return self.give_up(region, kind, result),
+                    None => strange.push(address),
                 }
             }
         }
-        let groups = strange.chunk_by(|a, b| b - a <= GAP);
-        let groups: Vec<(u64, u64)> = groups
-            .filter_map(|group| Some((*group.first()?, *group.last()? + 1)))
-            .collect();
-        for (start, end) in groups.into_iter().take(MAX_FINDINGS) {
-            result
-                .findings
-                .push(self.finding(region, changed, kind, start..end));
+        if matches!(region.what, Watched::Kernel | Watched::Module { .. }) {
+            self.explain_again(end, &mut strange, modules)?;
         }
+        if strange.len() > MAX_STRANGE {
+            self.give_up(region, kind, result);
+            return Ok(());
+        }
+        let groups = strange.chunk_by(|a, b| b - a <= GAP);
+        let ranges = groups.filter_map(|group| Some(*group.first()?..*group.last()? + 1));
+        let findings = ranges.map(|range| self.finding(region, changed, kind, range));
+        result.findings.extend(findings.take(MAX_FINDINGS));
+        Ok(())
     }
 
     /// Somebody changed more than can be told apart.
     fn give_up(&self, region: &Region, kind: FindingKind, result: &mut Integrity) {
-        result.findings.push(Finding {
-            kind,
-            subject: self.title(region),
-            what: format!("more than {MAX_STRANGE} bytes changed"),
-            address: Some(region.stretch.start),
-            before: None,
-            after: None,
-        });
+        let what = format!("more than {MAX_STRANGE} bytes changed");
+        let title = self.title(region);
+        let start = region.stretch.start;
+        result
+            .findings
+            .push(without_bytes(kind, title, &what, start));
     }
 
     /// Where a legal branch leads, for people.
@@ -471,8 +329,8 @@ impl Look<'_> {
         let what = match self.ground(target, sites) {
             Ground::Tracer => "a tracer's own code",
             Ground::Bpf => "BPF code",
-            Ground::Function => "a module",
-            Ground::Probe | Ground::Nowhere => "other code",
+            Ground::Module | Ground::Traced => "a module",
+            Ground::Function | Ground::Probe | Ground::Nowhere => "other code",
         };
         format!("{what} at {target:#x}")
     }
@@ -487,7 +345,7 @@ impl Look<'_> {
         })
     }
 
-    fn ground(&self, target: u64, sites: &Sites) -> Ground {
+    pub(super) fn ground(&self, target: u64, sites: &Sites) -> Ground {
         let is_in = |ranges: &[Range<u64>]| ranges.iter().any(|range| range.contains(&target));
         let name = if self.is_text(target) {
             self.kernel().describe(Gva(target))
@@ -504,7 +362,10 @@ impl Look<'_> {
             _ if is_in(&sites.tracers) => Ground::Tracer,
             _ if is_in(&sites.bpf) => Ground::Bpf,
             _ if is_in(&sites.probes) => Ground::Probe,
-            _ if is_in(&sites.modules) => Ground::Function,
+            _ if is_in(&sites.modules) && sites.tracer_functions.contains(&target) => {
+                Ground::Traced
+            }
+            _ if is_in(&sites.modules) => Ground::Module,
             _ => Ground::Nowhere,
         }
     }
@@ -512,9 +373,11 @@ impl Look<'_> {
     /// A place by its name.
     fn named(&self, region: &Region, address: u64) -> String {
         match &region.what {
-            Watched::Module { name, .. } => format!("{name}+{:#x}", address - region.stretch.start),
-            Watched::Table(name) => format!("{name}+{:#x}", address - region.stretch.start),
-            Watched::Kernel => match self.kernel().describe(Gva(address)) {
+            Watched::Module { name, .. }
+            | Watched::ModuleConstants { name, .. }
+            | Watched::ForPrograms(name)
+            | Watched::Table(name) => format!("{name}+{:#x}", address - region.stretch.start),
+            Watched::Kernel | Watched::Constants(_) => match self.kernel().describe(Gva(address)) {
                 Some((name, offset)) => format!("{name}+{offset:#x}"),
                 None => format!("{address:#x}"),
             },
@@ -552,6 +415,11 @@ impl Look<'_> {
         {
             what = format!("{what}: it now leads to {}", self.whereabouts(target));
         }
+        if kind == FindingKind::Constants
+            && let Some(target) = self.pointer_at(range.start)
+        {
+            what = format!("{what}: it now points to {}", self.whereabouts(target));
+        }
         Finding {
             kind,
             subject: self.named(region, range.start),
@@ -560,6 +428,14 @@ impl Look<'_> {
             before: Some(hex(&before)),
             after: Some(hex(&now)),
         }
+    }
+
+    /// The kernel's address that a changed byte belongs to, if it is one.
+    fn pointer_at(&self, address: u64) -> Option<u64> {
+        /// Where kernels and modules are.
+        const CODE: u64 = 0xffff_ffff_8000_0000;
+        let pointer = self.space().u64(Gva(address & !7)).ok()?;
+        (pointer >= CODE).then_some(pointer)
     }
 
     /// Where the branch leads that a changed byte belongs to; it may begin a byte or two before.
@@ -574,5 +450,28 @@ impl Look<'_> {
         let bytes = self.space().bytes(Gva(address - start + 1), 4).ok()?;
         let distance = i32::from_le_bytes(bytes.try_into().ok()?);
         Some((address - start + 5).wrapping_add(i64::from(distance) as u64))
+    }
+}
+
+/// What a change in a stretch is.
+fn kind_of(what: &Watched) -> FindingKind {
+    match what {
+        Watched::Kernel => FindingKind::KernelText,
+        Watched::Module { .. } => FindingKind::ModuleText,
+        Watched::Table(name) if name == "sys_call_table" => FindingKind::SyscallTable,
+        Watched::Table(_) => FindingKind::PatchTable,
+        Watched::Constants(_) | Watched::ModuleConstants { .. } => FindingKind::Constants,
+        Watched::ForPrograms(_) => FindingKind::ProgramText,
+    }
+}
+
+fn without_bytes(kind: FindingKind, subject: String, what: &str, address: u64) -> Finding {
+    Finding {
+        kind,
+        subject,
+        what: what.to_owned(),
+        address: Some(address),
+        before: None,
+        after: None,
     }
 }

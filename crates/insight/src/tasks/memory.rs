@@ -46,6 +46,6 @@ impl Look<'_> {
         if file == 0 {
             return Err(Blind::NotGiven("the process has let go of its program"));
         }
-        self.file_path(Gva(file))
+        self.marked_path(Gva(file))
     }
 }

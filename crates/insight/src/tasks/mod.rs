@@ -4,6 +4,7 @@
 //! cgroups, by which containers are recognised.
 
 mod groups;
+mod kernel;
 mod memory;
 mod read;
 
@@ -80,6 +81,8 @@ pub struct Process {
     pub effective_uid: u32,
     /// Name of its first thread, 15 bytes.
     pub comm: String,
+    /// The whole name of a thread of the kernel, where that is longer.
+    pub full_name: Option<String>,
     /// Whether it is the kernel's own and has no program.
     pub is_kernel: bool,
     /// What its first thread is doing.
@@ -94,7 +97,7 @@ pub struct Process {
     pub virtual_bytes: u64,
     /// What it was started with, read through its own page tables. The process may overwrite it.
     pub command_line: Observed<Vec<String>>,
-    /// Path of its program.
+    /// Path of its program; ` (deleted)` behind it if there is no such file any more.
     pub executable: Observed<String>,
     /// The namespaces it is in.
     pub namespaces: Observed<Namespaces>,

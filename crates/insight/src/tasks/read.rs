@@ -10,7 +10,7 @@ use crate::observed::Observed;
 /// Most threads of one process that are read.
 const MAX_THREADS: usize = 1 << 16;
 /// `PF_KTHREAD`, the same in every kernel.
-const KERNEL_THREAD: u64 = 0x20_0000;
+pub(super) const KERNEL_THREAD: u64 = 0x20_0000;
 /// Page size as the kernel counts memory.
 const PAGE: u64 = 4096;
 
@@ -54,6 +54,7 @@ impl Look<'_> {
             uid: cred.number("uid.val")? as u32,
             effective_uid: cred.number("euid.val")? as u32,
             comm: leader.text("comm")?,
+            full_name: is_kernel.then(|| self.whole_name(&leader)).flatten(),
             is_kernel,
             state: state(&leader)?,
             cpu_time_ns: threads.iter().fold(ended_ns, |sum, thread| {

@@ -112,6 +112,9 @@ pub struct Finding {
     pub what: String,
     /// It cannot be skew: a register, or something that was confirmed already.
     pub is_certain: bool,
+    /// It may still be on its way in or out, however often it was seen.
+    #[serde(default)]
+    pub is_young: bool,
 }
 
 /// The host's own books.

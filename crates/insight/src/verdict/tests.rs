@@ -250,6 +250,7 @@ fn what_is_hidden_must_stay_hidden_for_three_readings_or_be_certain() {
         name: "pid 7".to_owned(),
         what: "in no list".to_owned(),
         is_certain,
+        is_young: false,
     };
     let check = |from: u64, is_certain, expected| {
         let row = judged("hidden-task", |now, n| {

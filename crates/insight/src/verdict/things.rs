@@ -44,7 +44,7 @@ fn judge_finding(readings: &[Reading], view: &View, finding: &Finding, row: Row)
             .any(|other| other.name == finding.name)
     };
     let count = readings.iter().rev().take_while(has).count();
-    let is_sure = finding.is_certain || count >= READINGS_NEEDED;
+    let is_sure = finding.is_certain || !finding.is_young && count >= READINGS_NEEDED;
     let verdict = if is_sure {
         Verdict::Contradicts
     } else {

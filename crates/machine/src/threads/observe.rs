@@ -277,6 +277,8 @@ fn view(vcpu_id: u32, state: &VcpuState, rest: Rest) -> VcpuView {
         lstar: state.msrs.lstar,
         cstar: state.msrs.cstar,
         sysenter_eip: state.msrs.sysenter_eip,
+        breakpoints: state.debug.address,
+        dr7: state.debug.dr7,
         rip: state.rip,
         rsp: state.gprs[vcpu::gpr::RSP],
         rflags: state.rflags.bits(),
