@@ -410,3 +410,96 @@ fn code_that_is_changed_for_a_moment_again_and_again_is_told() {
     });
     assert!(told, "{:#?}", after.findings);
 }
+
+#[test]
+fn credentials_and_threads_that_no_kernel_made_are_told() {
+    let Some(files) = files() else { return };
+    let mut guest = Guest::boot(&files, &["--memory", "256M"]);
+    let pid = guest.ask("sleep 100000 >/dev/null & echo $!");
+    let pid: i32 = pid.trim().parse().unwrap();
+    let kernel = guest.attach(None).unwrap();
+    let attacker = Attacker::new(&guest, &kernel);
+    let told = || {
+        let found = look(&kernel, &[], |look| look.strange_credentials());
+        let found = found.into_value().unwrap().into_iter();
+        found
+            .map(|strange| (strange.pid, strange.what))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(told(), []);
+    let holds = attacker.member(attacker.task(pid), "task_struct", "real_cred");
+    let credentials = attacker.pointer(holds);
+    let others = attacker.pointer(attacker.member(attacker.task(1), "task_struct", "real_cred"));
+    let check = |at: u64, bytes: &[u8], who: i32, text: &str| {
+        let written = Written::of(&attacker, &[(at, bytes.to_vec())]);
+        let found = told();
+        assert!(
+            found
+                .iter()
+                .any(|(pid, what)| *pid == who && what.contains(text)),
+            "{text}: {found:?}"
+        );
+        drop(written);
+        assert_eq!(told(), []);
+    };
+    let uid = attacker.member(credentials, "cred", "uid.val");
+    check(
+        uid,
+        &[232, 3, 0, 0],
+        pid,
+        "the user is 1000, and is counted as user 0",
+    );
+    check(
+        holds,
+        &others.to_le_bytes(),
+        pid,
+        "process 1 has the very same",
+    );
+    let first = attacker.symbol("init_cred");
+    check(
+        holds,
+        &first.to_le_bytes(),
+        pid,
+        "the kernel's own first ones",
+    );
+    let permitted = attacker.member(credentials, "cred", "cap_permitted");
+    check(permitted, &[0; 4], pid, "are effective and not permitted");
+
+    // A worker that started in a module.
+    let threads = || {
+        let found = look(&kernel, &[], |look| look.strange_threads());
+        found.into_value().unwrap()
+    };
+    assert_eq!(threads(), []);
+    let (code, _) = attacker.module("virtio_balloon");
+    let processes = look(&kernel, &[], |look| look.processes().into_value().unwrap());
+    let worker = processes
+        .iter()
+        .find(|process| process.comm.starts_with("kworker/"))
+        .unwrap();
+    let own = attacker.pointer(attacker.member(worker.address, "task_struct", "worker_private"));
+    let start = attacker.member(own, "kthread", "threadfn");
+    let written = Written::of(&attacker, &[(start, (code + 0x10).to_le_bytes().to_vec())]);
+    let found = threads();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0].pid == worker.pid
+            && found[0].what == "it started at module virtio_balloon+0x10, not at worker_thread",
+        "{found:?}"
+    );
+    drop(written);
+
+    // More free memory than there is in lists of it.
+    let rows = || {
+        let said: serde_json::Value =
+            serde_json::from_str(&guest.mother(&["truth", "--json", "seen"])).unwrap();
+        let rows = said["rows"].as_array().unwrap().iter();
+        let rows = rows.filter(|row| row["rule"] == "free-memory");
+        rows.map(|row| row["verdict"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(rows(), [""; 0]);
+    let counter = attacker.symbol("vm_zone_stat");
+    attacker.point(counter, attacker.pointer(counter) + 30_000);
+    assert_eq!(rows(), ["contradicts"]);
+}

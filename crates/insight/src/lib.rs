@@ -51,6 +51,7 @@ pub mod memory;
 pub mod modules;
 pub mod mounts;
 pub mod observed;
+mod panic;
 mod paths;
 pub mod profile;
 mod reader;

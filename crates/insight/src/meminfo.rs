@@ -246,6 +246,35 @@ impl Look<'_> {
         Ok(sum)
     }
 
+    /// Memory in the lists of free pages, in bytes, by the lists' own counts (`struct free_area`, mm/page_alloc.c).
+    pub fn listed_free_bytes(&self) -> Observed<u64> {
+        self.observed(self.read_listed_free_bytes())
+    }
+
+    fn read_listed_free_bytes(&self) -> Result<u64, Blind> {
+        let layouts = self.layouts()?;
+        let zones = layouts.place("pglist_data", "node_zones")?;
+        let areas = layouts.place("zone", "free_area")?;
+        let count = layouts.place("free_area", "nr_free")?.offset;
+        let orders = (areas.size / areas.element.max(1)).min(32);
+        let mut pages = 0u64;
+        for node in self.nodes()? {
+            for zone in 0..(zones.size / zones.element.max(1)).min(16) {
+                let zone = zones.offset + zone * zones.element;
+                let start = node.0.wrapping_add((zone + areas.offset) as u64);
+                let bytes = self.space().bytes(Gva(start), areas.size)?;
+                for (order, area) in bytes.chunks_exact(areas.element.max(1)).enumerate() {
+                    let free = area
+                        .get(count..count + 8)
+                        .and_then(|word| word.try_into().ok());
+                    let blocks = free.map_or(0, u64::from_le_bytes);
+                    pages = pages.saturating_add(blocks.saturating_mul(1 << order.min(orders)));
+                }
+            }
+        }
+        Ok(pages.saturating_mul(PAGE as u64))
+    }
+
     /// Every node's `struct pglist_data`.
     fn nodes(&self) -> Result<Vec<Gva>, Blind> {
         let Ok(array) = self.symbol("node_data") else {

@@ -11,12 +11,13 @@ use fleet::{ClientError, Record};
 use insight::Look;
 use insight::hidden::Depth;
 use insight::integrity::Scope;
+use insight::modules::Stretch;
 use insight::verdict::View;
 use x86::Gpa;
 
 use crate::code::Known;
 use crate::live::LiveMemory;
-use crate::{code, hidden, views};
+use crate::{code, hidden, people, views};
 
 /// Bytes of the guest's code that are compared in one reading, after the first one has compared all, where nobody says
 /// which pages were written.
@@ -57,6 +58,8 @@ enum Writes {
 /// The last search for hidden modules.
 struct Modules {
     view: View,
+    /// Where the code of those is that are told.
+    code: Vec<Stretch>,
     at: Instant,
 }
 
@@ -136,18 +139,22 @@ impl Checks {
         memory: &LiveMemory,
         guest_seconds: f64,
     ) -> Vec<View> {
-        let mut all = self.integrity(look, memory);
+        let mut all: Vec<View> = people::panicked(look).into_iter().collect();
+        all.extend(self.integrity(look, memory));
         // A module that left the list is looked for at once, in every other way too.
         let has_left = all.iter().any(hidden::has_module_that_left);
         if has_left || self.modules.as_ref().is_none_or(Modules::is_due) {
-            self.modules = Some(Modules {
-                view: hidden::modules(look),
-                at: Instant::now(),
-            });
+            let (view, code) = hidden::modules(look);
+            let at = Instant::now();
+            self.modules = Some(Modules { view, code, at });
         }
         if self.code.as_ref().is_none_or(Code::is_due) {
+            let told = self.modules.as_ref().map(|known| known.code.as_slice());
+            let told = told.unwrap_or_default();
+            let mut views = code::views(look, &mut self.known_code, guest_seconds, told);
+            views.extend(people::views(look));
             self.code = Some(Code {
-                views: code::views(look, &mut self.known_code, guest_seconds),
+                views,
                 at: Instant::now(),
             });
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use insight::integrity::{CodePages, GracePeriods, PrivateKernel, UnknownCode};
+use insight::modules::Stretch;
 use insight::verdict::{Finding, View};
 use insight::{Look, Observed};
 
@@ -35,9 +36,19 @@ impl Known {
     }
 }
 
-/// Everything about memory that can be run; `guest_seconds` is the guest's own time.
-pub(crate) fn views(look: &Look<'_>, known: &mut Known, guest_seconds: f64) -> Vec<View> {
-    let pages = look.code_pages();
+/// Everything about memory that can be run; `guest_seconds` is the guest's own time, `told` the code of modules that are
+/// told in another row.
+pub(crate) fn views(
+    look: &Look<'_>,
+    known: &mut Known,
+    guest_seconds: f64,
+    told: &[Stretch],
+) -> Vec<View> {
+    let mut pages = look.code_pages();
+    if let Observed::Seen { value, .. } = &mut pages {
+        let is_told = |code: &UnknownCode| told.iter().any(|module| module.contains(code.start));
+        value.unknown.retain(|code| !is_told(code));
+    }
     vec![
         owners(&pages, known, guest_seconds, look.grace_periods()),
         tables(&pages, &look.private_kernels()),

@@ -1,6 +1,7 @@
 //! Several views of the same things in a guest, for verdicts: tasks and modules, and what hides from one of the views.
 
 use insight::hidden::{Depth, HiddenModule, HiddenTask, UnknownSpace};
+use insight::modules::Stretch;
 use insight::verdict::{Finding, View};
 use insight::{Look, Observed};
 
@@ -82,7 +83,8 @@ pub(crate) fn without_slabs(why_not: Option<String>) -> View {
 }
 
 /// Modules: the list, `/sys/module`, and descriptions in executable memory.
-pub(crate) fn modules(look: &Look<'_>) -> View {
+/// With it comes where the code of those is that are told.
+pub(crate) fn modules(look: &Look<'_>) -> (View, Vec<Stretch>) {
     let view = view(
         RULE,
         MODULES,
@@ -90,7 +92,7 @@ pub(crate) fn modules(look: &Look<'_>) -> View {
     );
     let hidden = look.hidden_modules();
     let Observed::Seen { value: hidden, .. } = hidden else {
-        return unseen(view, &hidden);
+        return (unseen(view, &hidden), Vec::new());
     };
     let module = |module: &HiddenModule| Finding {
         name: format!(
@@ -107,12 +109,14 @@ pub(crate) fn modules(look: &Look<'_>) -> View {
         ..Finding::default()
     };
     let findings = hidden.iter().map(module).collect();
-    View {
+    let code = hidden.iter().filter_map(|module| module.text).collect();
+    let view = View {
         findings,
         truth: "all views".to_owned(),
         kernel: "list of modules".to_owned(),
         ..view
-    }
+    };
+    (view, code)
 }
 
 /// Whether the code of a module is still there that left the list.

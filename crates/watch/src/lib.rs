@@ -15,6 +15,7 @@ mod code;
 mod hidden;
 mod live;
 mod observer;
+mod people;
 mod reading;
 mod stored;
 mod views;

@@ -82,6 +82,7 @@ fn kernel(look: Result<&Look<'_>, &NotRecognised>) -> KernelBook {
         total_bytes: memory.get("MemTotal"),
         free_bytes: memory.get("MemFree"),
         available_bytes: memory.get("MemAvailable"),
+        listed_free_bytes: look.listed_free_bytes().into_value(),
         balloon_bytes: memory.get("Balloon"),
         uptime_seconds: clocks.map(|clocks| seconds(clocks.uptime_ns)),
         wall_seconds: clocks.map(|clocks| seconds(clocks.wall_ns)),

@@ -264,6 +264,11 @@ pub fn panicked(guest: &mut Guest) {
         std::thread::sleep(Duration::from_millis(100));
     }
     still_answers(guest, &kernel, "Kernel panic - not syncing");
+    let truth = guest.mother(&["truth", "seen"]);
+    assert!(
+        truth.contains("panicked: sysrq triggered crash") && truth.contains("CONTRADICTS"),
+        "{truth}"
+    );
 }
 
 /// A guest that spins with interrupts off: the code of a system call that nobody has used yet is replaced by

@@ -8,14 +8,21 @@
 //! only when it is still there in further looks; [`hidden_tasks`](crate::Look::hidden_tasks) reports what one look sees,
 //! and [`confirmed`] keeps what several have in common.
 
+mod credentials;
 mod modules;
 mod slabs;
 mod tasks;
+mod threads;
 
 use std::collections::BTreeSet;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::modules::Stretch;
+
+pub use credentials::StrangeCredentials;
+pub use threads::StrangeThread;
 
 /// How thoroughly tasks are looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +69,8 @@ pub struct HiddenModule {
     pub in_sysfs: bool,
     /// Bytes of its code that are mapped executable.
     pub executable_bytes: u64,
+    /// Where its code is, if anything still tells.
+    pub text: Option<Stretch>,
 }
 
 /// A CPU that runs in an address space that no task of any book has.

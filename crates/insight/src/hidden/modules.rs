@@ -70,6 +70,7 @@ impl Look<'_> {
                 in_list,
                 in_sysfs,
                 executable_bytes,
+                text,
             });
         }
         Ok(hidden)

@@ -17,6 +17,7 @@ use crate::look::Look;
 use crate::observed::Observed;
 
 pub use groups::{Container, Namespaces};
+pub(crate) use kernel::KernelThread;
 
 /// What a task is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]

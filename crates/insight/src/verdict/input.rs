@@ -68,6 +68,9 @@ pub struct KernelBook {
     pub free_bytes: Option<u64>,
     /// MemAvailable.
     pub available_bytes: Option<u64>,
+    /// What the lists of free pages hold.
+    #[serde(default)]
+    pub listed_free_bytes: Option<u64>,
     /// Pages in the balloon, where the kernel counts them.
     pub balloon_bytes: Option<u64>,
     /// Time since it started.

@@ -64,6 +64,34 @@ pub(super) fn size_of(now: &Reading) -> Row {
     )
 }
 
+/// A kernel counts what lies in its lists of free pages. What it sets apart lies in the lists and is not counted, so only
+/// more than they hold is wrong.
+pub(super) fn free_lists(readings: &[Reading]) -> Option<Row> {
+    let now = readings.last()?;
+    let over = |reading: &Reading| {
+        let free = reading.kernel.free_bytes.unwrap_or(0);
+        let listed = reading.kernel.listed_free_bytes.unwrap_or(u64::MAX);
+        free.saturating_sub(listed)
+    };
+    let is_wrong = |reading: &Reading| over(reading) > skew(reading);
+    if !is_wrong(now) {
+        return None;
+    }
+    let row = Row {
+        kernel: now.kernel.free_bytes.map(size),
+        truth: now.kernel.listed_free_bytes.map(size),
+        difference: Some(size(over(now))),
+        confidence: Confidence::Medium,
+        ..row(
+            "free-memory",
+            "free memory",
+            "MemFree against the lists of free pages",
+        )
+    };
+    let meaning = "its kernel counts more free memory than its lists of free pages have";
+    Some(row.lasting(readings, is_wrong, meaning))
+}
+
 /// What the guest uses, and what it costs.
 pub(super) fn used(readings: &[Reading]) -> Row {
     let now = &readings[readings.len() - 1];

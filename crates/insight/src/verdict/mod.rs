@@ -109,6 +109,7 @@ pub fn judge(readings: &[Reading]) -> Vec<Row> {
         return Vec::new();
     };
     let mut rows = vec![memory::size_of(now), memory::used(readings)];
+    rows.extend(memory::free_lists(readings));
     rows.extend(memory::claims(readings));
     rows.extend(memory::balloon_statistics(readings));
     rows.push(memory::free_and_paged_out(now));

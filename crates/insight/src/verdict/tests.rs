@@ -278,6 +278,40 @@ fn what_is_hidden_must_stay_hidden_for_three_readings_or_be_certain() {
 }
 
 #[test]
+fn what_may_still_be_on_its_way_never_contradicts() {
+    let row = judged("hidden-task", |now, _| {
+        now.kernel.views[0].findings.push(Finding {
+            name: "code at 0x1".to_owned(),
+            is_young: true,
+            ..Finding::default()
+        });
+    });
+    assert_eq!(row.verdict, Verdict::Differs);
+}
+
+#[test]
+fn free_memory_is_in_lists_or_is_not_there() {
+    let rows = |listed: Option<u64>| {
+        let readings = [(); READINGS_NEEDED].map(|()| {
+            let mut now = clean();
+            now.kernel.listed_free_bytes = listed;
+            now
+        });
+        let rows = judge(&readings);
+        let row = rows.into_iter().find(|row| row.rule == "free-memory");
+        row.map(|row| row.verdict)
+    };
+    let free = clean().kernel.free_bytes.unwrap();
+    let skew = clean().host.configured_bytes / 20;
+    assert_eq!(rows(None), None);
+    assert_eq!(rows(Some(free)), None);
+    // What is set apart lies in the lists and is not counted.
+    assert_eq!(rows(Some(free * 2)), None);
+    assert_eq!(rows(Some(free.saturating_sub(skew.max(32 << 20)))), None);
+    assert_eq!(rows(Some(0)), Some(Verdict::Contradicts));
+}
+
+#[test]
 fn a_guest_that_cannot_be_read_has_rows_all_the_same() {
     let kernel = KernelBook {
         why_not: Some("no Linux kernel".to_owned()),
