@@ -1,9 +1,9 @@
 //! What is looked for in a guest again and again: code that was changed, and what hides.
 //!
-//! All of the code is compared once. Then, for whoever watches for long, the VM's process tells which of its pages were
-//! written, and only those are compared again; where the host cannot tell, and for a few readings, a part at a time.
+//! All of the code is compared once. Then the VM's process tells which of its pages were written, and only those are compared
+//! again; where the host cannot tell, a part at a time.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,9 @@ use crate::{code, hidden, people, views};
 /// which pages were written.
 const COMPARED_BYTES: u64 = 2 << 20;
 
+/// Pages of the kernel's code that are looked at by themselves, at most.
+const RESTLESS_PAGES: usize = 64;
+
 /// How long a search for hidden modules that found nothing holds: it reads all memory where modules are mapped.
 const MODULES_HOLD: Duration = Duration::from_secs(15);
 /// The same of a search of all memory that tasks are made from.
@@ -35,6 +38,8 @@ pub(crate) struct Checks {
     /// Whether all of the guest's code has been compared in this life.
     has_compared_all: bool,
     writes: Writes,
+    /// Many readings follow, one a second.
+    is_for_long: bool,
     modules: Option<Modules>,
     slabs: Option<Slabs>,
     code: Option<Code>,
@@ -43,12 +48,9 @@ pub(crate) struct Checks {
     rewritten: Vec<u64>,
 }
 
-/// How the VM's process is asked which pages were written. That lets its pager protect them, which is not worth it for
-/// a few readings.
+/// How the VM's process is asked which pages were written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Writes {
-    /// Not at all.
-    Unasked,
     /// Every time.
     Asked,
     /// Not any more in this life: the host cannot tell.
@@ -104,7 +106,8 @@ impl Checks {
             record,
             life: 0,
             has_compared_all: false,
-            writes: Writes::Unasked,
+            writes: Writes::Asked,
+            is_for_long: false,
             modules: None,
             slabs: None,
             code: None,
@@ -113,9 +116,15 @@ impl Checks {
         }
     }
 
-    /// From now on the VM's process is asked which pages were written.
-    pub(crate) fn hear_of_writes(&mut self) {
-        self.writes = Writes::Asked;
+    /// Many readings follow, one a second.
+    pub(crate) fn last_for_long(&mut self) {
+        self.is_for_long = true;
+    }
+
+    /// Pages of the kernel's code that were written lately, by whomever, and are what they were: since anybody looked last,
+    /// in a few readings; between two of many.
+    pub(crate) fn restless(&self) -> &[u64] {
+        &self.rewritten
     }
 
     /// This is the guest's life now; true if it is another than before.
@@ -196,10 +205,15 @@ impl Checks {
 
     fn integrity(&mut self, look: &Look<'_>, memory: &LiveMemory) -> Vec<View> {
         let is_untold = Cell::new(false);
+        let told_at_first = RefCell::new(Vec::new());
         let has_compared_all = self.has_compared_all;
         let written = |pages: &[Gpa]| {
             let told = memory.written(pages);
             is_untold.set(matches!(told, Err(ClientError::Refused { .. })));
+            if let (Ok(told), false) = (&told, has_compared_all) {
+                let all = pages.iter().zip(told).filter(|(_, told)| **told);
+                *told_at_first.borrow_mut() = all.map(|(page, _)| *page).collect();
+            }
             // Who begins, or was told nothing, compares everything; the next write is noticed.
             told.ok()
                 .filter(|_| has_compared_all)
@@ -212,7 +226,23 @@ impl Checks {
         };
         let (views, rewritten) =
             views::integrity(look, self.record.folder(), &self.name_of_life(), scope);
-        self.rewritten = rewritten;
+        // Who begins compares everything, and hears what was written since somebody looked last.
+        let told_at_first = told_at_first.into_inner();
+        let first = told_at_first.iter().filter_map(|page| look.code_at(*page));
+        let mut lately: Vec<u64> = match has_compared_all {
+            true => rewritten,
+            false => first.collect(),
+        };
+        // So many, and the kernel has rewritten itself.
+        lately.truncate(if lately.len() > RESTLESS_PAGES {
+            0
+        } else {
+            RESTLESS_PAGES
+        });
+        if !self.is_for_long {
+            lately.append(&mut self.rewritten);
+        }
+        self.rewritten = lately;
         // What could not be compared, while a guest boots, is still to be.
         self.has_compared_all = views
             .iter()
@@ -223,16 +253,13 @@ impl Checks {
         views
     }
 
-    /// Lets time pass until the next reading, and looks at the guest's code meanwhile: who is told which pages were written
-    /// looks at those that are what they were before, who is not looks at all of it.
+    /// Lets time pass until the next reading, and looks at the guest's code meanwhile: at pages that were written and are
+    /// what they were; where there are none, at all of it if only a few readings follow.
     pub(crate) fn wait(&self, look: &Look<'_>, time: Duration) {
         let begin = Instant::now();
-        let pages = match self.writes {
-            Writes::Asked => Some(self.rewritten.as_slice()),
-            Writes::Unasked => None,
-            // All of it, every second, is too much to read.
-            Writes::Untold => Some(&[][..]),
-        };
+        let restless = self.restless();
+        // All of it, every second, is too much to read.
+        let pages = (self.is_for_long || !restless.is_empty()).then_some(restless);
         if pages.is_none_or(|pages| !pages.is_empty()) {
             // What cannot be read is told by the next reading.
             let life = self.name_of_life();

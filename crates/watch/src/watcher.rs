@@ -128,7 +128,7 @@ impl Watcher {
     /// The same for many readings: code is compared again when it was written, not because time has passed.
     #[must_use]
     pub fn for_long(mut self) -> Watcher {
-        self.checks.hear_of_writes();
+        self.checks.last_for_long();
         self
     }
 
@@ -195,6 +195,11 @@ impl Watcher {
             rows,
             cost,
         })
+    }
+
+    /// Whether code of the guest's kernel was written lately that is what it was: it is worth looking at for longer.
+    pub fn is_restless(&self) -> bool {
+        !self.checks.restless().is_empty()
     }
 
     /// Lets time pass until the next reading, and looks meanwhile for what comes and goes.

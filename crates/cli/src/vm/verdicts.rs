@@ -11,6 +11,8 @@ use crate::failure::{ANSWER_IS_NO, BLIND};
 
 /// Time between readings when only one answer is wanted.
 const BETWEEN: Duration = Duration::from_millis(150);
+/// And when code was written that is what it was: it may be changed again.
+const RESTLESS: Duration = Duration::from_millis(900);
 /// And when something differs that more readings may settle: so long, so often.
 const SETTLING: Duration = Duration::from_secs(3);
 const SETTLING_BETWEEN: Duration = Duration::from_millis(400);
@@ -20,6 +22,10 @@ pub(super) fn settled(watcher: &mut Watcher) -> Result<Assessment, ClientError> 
     let mut assessment = watcher.assess()?;
     for _ in 1..READINGS_NEEDED {
         watcher.wait(BETWEEN);
+        assessment = watcher.assess()?;
+    }
+    if watcher.is_restless() {
+        watcher.wait(RESTLESS);
         assessment = watcher.assess()?;
     }
     let until = Instant::now() + SETTLING;

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use x86::{Gva, PAGE_SIZE};
+use x86::{Gpa, Gva, PAGE_SIZE};
 
 use super::baseline::Baseline;
 use super::patches::Ground;
@@ -17,6 +17,7 @@ use super::sites::Sites;
 use super::{Finding, FindingKind, hex};
 use crate::blind::Blind;
 use crate::look::Look;
+use crate::space::IMAGE_VA;
 
 /// Time between two looks at all of the code, and at a few pages.
 const BETWEEN: Duration = Duration::from_millis(25);
@@ -91,6 +92,12 @@ impl Look<'_> {
             baseline.save()?;
         }
         Ok(())
+    }
+
+    /// Where the kernel's code is that lies at `gpa`, if any does.
+    pub fn code_at(&self, gpa: Gpa) -> Option<u64> {
+        let address = IMAGE_VA.wrapping_add(gpa.0.wrapping_sub(self.kernel().phys_base));
+        self.is_text(address).then_some(address)
     }
 
     fn pieces_of_code(&self, pages: Option<&[u64]>) -> Result<Vec<Piece>, Blind> {

@@ -177,20 +177,26 @@ impl Look<'_> {
         while first < numbers.end {
             let mut count = AT_ONCE.min(numbers.end - first);
             if let Some(written) = written {
-                let end = (place(first) + PAGE as u64)
-                    .min(region.stretch.start + region.stretch.len_bytes);
-                if !baseline.is_suspect(place(first))
-                    && !self.may_be_written(written, place(first), end)
-                {
+                let is_asked = |number: usize| {
+                    let end = (place(number) + PAGE as u64)
+                        .min(region.stretch.start + region.stretch.len_bytes);
+                    baseline.is_suspect(place(number))
+                        || self.may_be_written(written, place(number), end)
+                };
+                if !is_asked(first) {
                     first += 1;
                     continue;
                 }
-                count = 1;
+                // Who begins is told of all, which are read in large pieces.
+                if !(first..first + count).all(is_asked) {
+                    count = 1;
+                }
             }
             let before = changed.len();
             self.compare_pages(baseline, region, first..first + count, result, &mut changed)?;
             let is_as_it_was = changed.len() == before;
-            if written.is_some() && is_as_it_was && matches!(region.what, Watched::Kernel) {
+            let is_one = written.is_some() && count == 1;
+            if is_one && is_as_it_was && matches!(region.what, Watched::Kernel) {
                 result.rewritten.push(place(first));
             }
             first += count;
