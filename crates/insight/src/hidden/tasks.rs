@@ -56,26 +56,35 @@ impl Look<'_> {
             .flat_map(Slabs::objects)
             .filter(|task| !is_known(task))
             .collect();
-        // Read again: what came or went between the readings is no difference.
-        let listed_again = self.listed_threads()?;
-        let numbered_again = self.numbered_tasks()?;
-        let everything: BTreeSet<u64> = numbered
+        let idle = self.idle_tasks();
+        let is_made = |task: &u64| slabs.as_ref().is_none_or(|all| all.contains(*task));
+        let may_live = |task| self.body(Gva(task)).map_or(true, |body| body.is_alive);
+        let everything = numbered
             .keys()
             .chain(&listed)
             .chain(&running)
             .chain(&made)
-            .copied()
+            .copied();
+        let differs: BTreeSet<u64> = everything
+            .filter(|task| !is_known(task) || !is_made(task))
+            .filter(|task| !idle.contains(task))
+            .filter(|task| listed.contains(task) || may_live(*task))
             .collect();
-        let idle = self.idle_tasks();
+        if differs.is_empty() {
+            return Ok(Vec::new());
+        }
+        // Read again: what came or went between the readings is no difference.
+        let listed_again = self.listed_threads()?;
+        let numbered_again = self.numbered_tasks()?;
         let mut hidden = Vec::new();
-        for address in everything {
+        for address in differs {
             let in_list = listed.contains(&address) || listed_again.contains(&address);
             let in_pid_table =
                 numbered.contains_key(&address) || numbered_again.contains_key(&address);
             // The slabs were looked at between two readings of the list.
             let stays = listed.contains(&address) && listed_again.contains(&address);
-            let is_decoy = stays && slabs.as_ref().is_some_and(|all| !all.contains(address));
-            if in_list && in_pid_table && !is_decoy || idle.contains(&address) {
+            let is_decoy = stays && !is_made(&address);
+            if in_list && in_pid_table && !is_decoy {
                 continue;
             }
             let body = match self.body(Gva(address)) {
@@ -280,7 +289,19 @@ impl Look<'_> {
         if self.registers().is_empty() {
             return Err(Blind::NotGiven("no registers of vCPUs were given"));
         }
+        let judged = || {
+            self.registers()
+                .iter()
+                .filter(|vcpu| vcpu.is_long_mode() && !vcpu.is_parked())
+        };
         let mut known: HashSet<u64> = self.space().root().iter().map(|root| root.gpa.0).collect();
+        // Most run what their CPU says that it runs, and whether that is in the books is asked of all that run.
+        for (_, task) in self.running_tasks() {
+            known.extend(self.tables_of(task));
+        }
+        if judged().all(|vcpu| is_known(&known, vcpu.cr3 & ADDRESS)) {
+            return Ok(Vec::new());
+        }
         let tasks: BTreeSet<u64> = self
             .listed_threads()?
             .into_iter()
@@ -314,20 +335,24 @@ impl Look<'_> {
                 .and_then(|pgd| self.space().translate(Gva(pgd)));
             known.extend(tables.into_iter().map(|tables| tables.0));
         }
-        let unknown = self
-            .registers()
-            .iter()
-            .filter(|vcpu| vcpu.is_long_mode() && !vcpu.is_parked())
-            .filter_map(|vcpu| {
-                let tables = vcpu.cr3 & ADDRESS;
-                // With page-table isolation the tables for user mode lie right behind the kernel's.
-                let is_known = known.contains(&tables) || known.contains(&(tables & !0x1000));
-                (!is_known).then_some(UnknownSpace {
-                    vcpu_id: vcpu.vcpu_id,
-                    tables,
-                })
-            });
+        let unknown = judged().filter_map(|vcpu| {
+            let tables = vcpu.cr3 & ADDRESS;
+            (!is_known(&known, tables)).then_some(UnknownSpace {
+                vcpu_id: vcpu.vcpu_id,
+                tables,
+            })
+        });
         Ok(unknown.collect())
+    }
+
+    /// Where the page tables are of the address spaces that a task has or borrows.
+    fn tables_of(&self, task: Gva) -> Vec<u64> {
+        let tables = |member: &&str| {
+            let mm = self.member("task_struct", task, member).ok()?;
+            let pgd = self.member("mm_struct", Gva(mm), "pgd").ok()?;
+            Some(self.space().translate(Gva(pgd)).ok()?.0)
+        };
+        ["mm", "active_mm"].iter().filter_map(tables).collect()
     }
 
     /// The idle tasks, which are in no book: one for each CPU.
@@ -347,4 +372,10 @@ impl Look<'_> {
         }
         idle
     }
+}
+
+/// Whether page tables are among those that are known.
+fn is_known(known: &HashSet<u64>, tables: u64) -> bool {
+    // With page-table isolation the tables for user mode lie right behind the kernel's.
+    known.contains(&tables) || known.contains(&(tables & !0x1000))
 }
