@@ -417,6 +417,9 @@ fn credentials_and_threads_that_no_kernel_made_are_told() {
     let mut guest = Guest::boot(&files, &["--memory", "256M"]);
     let pid = guest.ask("sleep 100000 >/dev/null & echo $!");
     let pid: i32 = pid.trim().parse().unwrap();
+    let awk = r#"awk 'BEGIN { s = sprintf("%40000000s", "x"); system("sleep 100000"); print s }'"#;
+    let large = guest.ask(&format!("{awk} >/dev/null & echo $!; sleep 3"));
+    let large: i32 = large.trim().parse().unwrap();
     let kernel = guest.attach(None).unwrap();
     let attacker = Attacker::new(&guest, &kernel);
     let told = || {
@@ -487,6 +490,19 @@ fn credentials_and_threads_that_no_kernel_made_are_told() {
             && found[0].what == "it started at module virtio_balloon+0x10, not at worker_thread",
         "{found:?}"
     );
+    drop(written);
+
+    // A process with more memory than its kernel counts.
+    let uncounted = || {
+        let found = look(&kernel, &[], |look| look.uncounted_memory());
+        let found = found.into_value().unwrap().into_iter();
+        found.map(|process| process.pid).collect::<Vec<_>>()
+    };
+    assert_eq!(uncounted(), [0; 0]);
+    let mm = attacker.pointer(attacker.member(attacker.task(large), "task_struct", "mm"));
+    let counts = attacker.member(mm, "mm_struct", "rss_stat.count");
+    let written = Written::of(&attacker, &[(counts, vec![0; 32])]);
+    assert_eq!(uncounted(), [large]);
     drop(written);
 
     // More free memory than there is in lists of it.

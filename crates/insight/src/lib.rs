@@ -35,6 +35,7 @@ pub mod amounts;
 mod anchor;
 pub mod blind;
 pub mod btf;
+mod busy;
 mod cache;
 mod counters;
 pub mod cpu;
@@ -66,6 +67,7 @@ pub mod vmcoreinfo;
 
 pub use account::{Account, Cost, Limits};
 pub use blind::Blind;
+pub use busy::DeafCpu;
 pub use image::{ImageError, KernelImage, Loaded};
 pub use kernel::{Kernel, NotRecognised, attach, attach_within};
 pub use look::Look;

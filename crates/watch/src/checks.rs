@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use api::HostBooks;
 use fleet::{ClientError, Record};
 use insight::Look;
 use insight::hidden::Depth;
@@ -17,6 +18,7 @@ use x86::Gpa;
 
 use crate::code::Known;
 use crate::live::LiveMemory;
+use crate::people::Deaf;
 use crate::{code, hidden, people, views};
 
 /// Bytes of the guest's code that are compared in one reading, after the first one has compared all, where nobody says
@@ -44,6 +46,7 @@ pub(crate) struct Checks {
     slabs: Option<Slabs>,
     code: Option<Code>,
     known_code: Known,
+    deaf: Deaf,
     /// Pages of the kernel's code that were written and are what they were.
     rewritten: Vec<u64>,
 }
@@ -112,6 +115,7 @@ impl Checks {
             slabs: None,
             code: None,
             known_code: Known::default(),
+            deaf: Deaf::default(),
             rewritten: Vec::new(),
         }
     }
@@ -134,6 +138,7 @@ impl Checks {
             (self.life, self.has_compared_all) = (life, false);
             (self.modules, self.slabs, self.code) = (None, None, None);
             self.known_code = Known::default();
+            self.deaf = Deaf::default();
             if self.writes == Writes::Untold {
                 self.writes = Writes::Asked;
             }
@@ -141,14 +146,16 @@ impl Checks {
         is_new
     }
 
-    /// Everything that is checked, in the order of rows; `guest_seconds` is the guest's own time.
+    /// Everything that is checked, in the order of rows.
     pub(crate) fn views(
         &mut self,
         look: &Look<'_>,
         memory: &LiveMemory,
-        guest_seconds: f64,
+        books: &HostBooks,
     ) -> Vec<View> {
+        let guest_seconds = books.clock.guest_seconds;
         let mut all: Vec<View> = people::panicked(look).into_iter().collect();
+        all.extend(people::hung(look, &mut self.deaf, books).filter(|_| all.is_empty()));
         all.extend(self.integrity(look, memory));
         // A module that left the list is looked for at once, in every other way too.
         let has_left = all.iter().any(hidden::has_module_that_left);

@@ -148,8 +148,7 @@ impl Watcher {
                 let look = kernel.look(&account, &snapshot.registers);
                 let mut reading = reading(&snapshot.books, Ok(&look));
                 reading.kernel.views = vec![views::identity(Ok(kernel), snapshot.loaded)];
-                let guest_seconds = snapshot.books.clock.guest_seconds;
-                let checked = self.checks.views(&look, snapshot.memory, guest_seconds);
+                let checked = self.checks.views(&look, snapshot.memory, &snapshot.books);
                 reading.kernel.views.extend(checked);
                 let facts = KernelFacts {
                     release: Some(kernel.release().to_owned()),

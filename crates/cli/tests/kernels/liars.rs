@@ -295,6 +295,12 @@ pub fn hung(guest: &mut Guest) {
         std::thread::sleep(Duration::from_millis(100));
     }
     still_answers(guest, &kernel, "Linux version");
+    let truth = guest.mother(&["truth", "seen"]);
+    let told = "vCPU 0: it is at __x64_sys_swapon+0x1, and has run ";
+    assert!(
+        truth.contains(told) && truth.contains("rule hung") && truth.contains("CONTRADICTS"),
+        "{truth}"
+    );
 }
 
 /// A guest that works honestly for so long; whatever is hidden according to us is a false alarm.
@@ -331,6 +337,12 @@ pub fn honest(guest: &mut Guest, seconds: u64) {
         alarms.extend(modules.iter().map(|module| format!("{module:?}")));
         let spaces = insight::hidden::confirmed(&spaces, |space| *space);
         alarms.extend(spaces.iter().map(|space| format!("{space:?}")));
+        // And everything else that is ever told.
+        let said: serde_json::Value =
+            serde_json::from_str(&guest.mother(&["truth", "--json", "seen"])).unwrap();
+        let rows = said["rows"].as_array().unwrap().iter();
+        let rows = rows.filter(|row| row["verdict"] == "contradicts");
+        alarms.extend(rows.map(serde_json::Value::to_string));
         looks += LOOKS;
         std::thread::sleep(Duration::from_millis(250));
     }

@@ -10,6 +10,7 @@
 
 mod credentials;
 mod modules;
+mod resident;
 mod slabs;
 mod tasks;
 mod threads;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::modules::Stretch;
 
 pub use credentials::StrangeCredentials;
+pub use resident::Uncounted;
 pub use threads::StrangeThread;
 
 /// How thoroughly tasks are looked for.
