@@ -18,6 +18,22 @@ const MAX_DEPTH: u32 = 6;
 /// Children of one node of the tree.
 const SLOTS: u64 = 64;
 
+/// The list of tasks with the threads of each, and the table of numbers.
+struct Books {
+    listed: HashSet<u64>,
+    numbered: BTreeMap<u64, i32>,
+}
+
+impl Books {
+    fn lists(&self, task: &u64) -> bool {
+        self.listed.contains(task)
+    }
+
+    fn numbers(&self, task: &u64) -> bool {
+        self.numbered.contains_key(task)
+    }
+}
+
 /// What a task's own structure says of it.
 struct Body {
     pid: i32,
@@ -33,8 +49,7 @@ impl Look<'_> {
     }
 
     fn read_hidden_tasks(&self, depth: Depth) -> Result<Vec<HiddenTask>, Blind> {
-        let listed = self.listed_threads()?;
-        let numbered = self.numbered_tasks()?;
+        let books = self.books()?;
         let running: HashSet<u64> = self
             .running_tasks()
             .into_iter()
@@ -44,45 +59,22 @@ impl Look<'_> {
             Depth::Books => None,
             Depth::Slabs => Some(self.slabs_of_tasks()?),
         };
-        if let Some(slabs) = &slabs
-            && !listed.iter().any(|task| slabs.contains(*task))
-        {
+        let is_made = |task: &u64| slabs.as_ref().is_none_or(|all| all.contains(*task));
+        if !books.listed.iter().any(is_made) {
             return Err(Blind::nonsense("tasks lie in no slab of theirs"));
         }
-        // Most are in both books, and nothing more is asked of them.
-        let is_known = |task: &u64| listed.contains(task) && numbered.contains_key(task);
-        let made: Vec<u64> = slabs
-            .iter()
-            .flat_map(Slabs::objects)
-            .filter(|task| !is_known(task))
-            .collect();
-        let idle = self.idle_tasks();
-        let is_made = |task: &u64| slabs.as_ref().is_none_or(|all| all.contains(*task));
-        let may_live = |task| self.body(Gva(task)).map_or(true, |body| body.is_alive);
-        let everything = numbered
-            .keys()
-            .chain(&listed)
-            .chain(&running)
-            .chain(&made)
-            .copied();
-        let differs: BTreeSet<u64> = everything
-            .filter(|task| !is_known(task) || !is_made(task))
-            .filter(|task| !idle.contains(task))
-            .filter(|task| listed.contains(task) || may_live(*task))
-            .collect();
+        let differs = self.differing(&books, &running, slabs.as_ref());
         if differs.is_empty() {
             return Ok(Vec::new());
         }
         // Read again: what came or went between the readings is no difference.
-        let listed_again = self.listed_threads()?;
-        let numbered_again = self.numbered_tasks()?;
+        let again = self.books()?;
         let mut hidden = Vec::new();
         for address in differs {
-            let in_list = listed.contains(&address) || listed_again.contains(&address);
-            let in_pid_table =
-                numbered.contains_key(&address) || numbered_again.contains_key(&address);
+            let in_list = books.lists(&address) || again.lists(&address);
+            let in_pid_table = books.numbers(&address) || again.numbers(&address);
             // The slabs were looked at between two readings of the list.
-            let stays = listed.contains(&address) && listed_again.contains(&address);
+            let stays = books.lists(&address) && again.lists(&address);
             let is_decoy = stays && !is_made(&address);
             if in_list && in_pid_table && !is_decoy {
                 continue;
@@ -107,6 +99,36 @@ impl Look<'_> {
             }
         }
         Ok(hidden)
+    }
+
+    fn books(&self) -> Result<Books, Blind> {
+        Ok(Books {
+            listed: self.listed_threads()?,
+            numbered: self.numbered_tasks()?,
+        })
+    }
+
+    /// What may be a task and is not in both books, or was not made where tasks are. Most are in both, and nothing more is
+    /// asked of them.
+    fn differing(
+        &self,
+        books: &Books,
+        running: &HashSet<u64>,
+        slabs: Option<&Slabs>,
+    ) -> BTreeSet<u64> {
+        let idle = self.idle_tasks();
+        let is_known = |task: &u64| books.lists(task) && books.numbers(task);
+        let is_made = |task: &u64| slabs.is_none_or(|all| all.contains(*task));
+        let may_live = |task| self.body(Gva(task)).map_or(true, |body| body.is_alive);
+        let books_of = books.numbered.keys().chain(&books.listed);
+        books_of
+            .chain(running)
+            .copied()
+            .chain(slabs.into_iter().flat_map(Slabs::objects))
+            .filter(|task| !is_known(task) || !is_made(task))
+            .filter(|task| !idle.contains(task))
+            .filter(|task| books.lists(task) || may_live(*task))
+            .collect()
     }
 
     /// Number, name and life of a task. Whether it lives is not asked of what it could deny without dying (its number, its
