@@ -129,12 +129,17 @@ fn read_everything(look: &Look<'_>) {
     look.hidden_modules();
     look.unknown_spaces();
     look.running_tasks();
+    look.code_pages();
+    look.private_kernels();
+    look.strange_credentials();
+    look.strange_threads();
+    look.uncounted_memory();
 }
 
 fn look_at_everything(kernel: &Kernel, registers: &[Registers]) {
     // One after the other: what uses up its limits must not keep the rest from being tried.
     type Reader = fn(&Look<'_>);
-    let readers: [Reader; 9] = [
+    let readers: [Reader; 11] = [
         |look| drop(look.processes()),
         |look| drop(look.modules()),
         |look| drop((look.memory_counters(), look.cpu_times())),
@@ -144,6 +149,11 @@ fn look_at_everything(kernel: &Kernel, registers: &[Registers]) {
         |look| drop(look.mounts()),
         |look| drop((look.hidden_tasks(Depth::Slabs), look.running_tasks())),
         |look| drop((look.hidden_modules(), look.unknown_spaces())),
+        |look| drop((look.code_pages(), look.private_kernels(), look.panic())),
+        |look| {
+            drop((look.strange_credentials(), look.strange_threads()));
+            drop((look.uncounted_memory(), look.listed_free_bytes()));
+        },
     ];
     for reader in readers {
         let account = Account::new(LIMITS);
