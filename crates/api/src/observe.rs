@@ -64,10 +64,8 @@ pub struct VcpuView {
     pub cstar: u64,
     pub sysenter_eip: u64,
     /// DR0 to DR3: where breakpoints are.
-    #[serde(default)]
     pub breakpoints: [u64; 4],
     /// Which of them are on.
-    #[serde(default)]
     pub dr7: u64,
     pub rip: u64,
     pub rsp: u64,
