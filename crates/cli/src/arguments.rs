@@ -8,9 +8,9 @@ use clap::{Args, Parser, Subcommand};
 use crate::doctor::DoctorArguments;
 use crate::spec_arguments::SpecArguments;
 use crate::vm::{
-    BalloonArguments, ConsoleArguments, DmesgArguments, InspectArguments, LimitArguments,
-    LogsArguments, NamesArguments, PsArguments, RemoveArguments, RenameArguments, StopArguments,
-    SwitchArguments, TopArguments, TruthArguments, UpdateArguments, WaitArguments,
+    BalloonArguments, ConsoleArguments, DmesgArguments, HooksArguments, InspectArguments,
+    LimitArguments, LogsArguments, NamesArguments, PsArguments, RemoveArguments, RenameArguments,
+    StopArguments, SwitchArguments, TopArguments, TruthArguments, UpdateArguments, WaitArguments,
 };
 
 /// A hypervisor that runs guests with or without hardware virtualization.
@@ -49,6 +49,8 @@ pub enum Command {
     Inspect(InspectArguments),
     /// Print the log of a guest's kernel, read from outside, also after a panic
     Dmesg(DmesgArguments),
+    /// Print where a guest's kernel calls code because somebody asked it to, and whose code that is
+    Hooks(HooksArguments),
     /// Watch all guests on one screen, claim beside truth
     Top(TopArguments),
     /// Press the power button of VMs, and end those that still run after a grace time

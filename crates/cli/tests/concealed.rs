@@ -22,6 +22,7 @@ use attacker::{Attacker, branch, files, look};
 use guest::Guest;
 use insight::Kernel;
 use insight::hidden::{Depth, HiddenTask};
+use insight::hooks::{Hook, HookKind};
 use insight::integrity::{FindingKind, Integrity, Scope};
 use x86::Gva;
 
@@ -518,4 +519,86 @@ fn credentials_and_threads_that_no_kernel_made_are_told() {
     let counter = attacker.symbol("vm_zone_stat");
     attacker.point(counter, attacker.pointer(counter) + 30_000);
     assert_eq!(rows(), ["contradicts"]);
+}
+
+/// Every hook that has this kind: where it is, what it calls, and whose that is.
+fn hooks(guest: &Guest, kernel: &Kernel, kind: HookKind) -> Vec<Hook> {
+    let found = look(kernel, &guest.registers(), |look| look.hooks());
+    let why = found.why_not().map(str::to_owned);
+    let found = found.into_value().unwrap_or_else(|| panic!("{why:?}"));
+    assert_eq!(found.missing, [""; 0]);
+    let mut hooks = found.hooks;
+    hooks.retain(|hook| hook.kind == kind);
+    hooks
+}
+
+#[test]
+fn what_hooks_into_a_kernel_is_told_with_whose_code_it_is() {
+    let Some(files) = files() else { return };
+    let mut guest = Guest::boot(&files, &["--memory", "256M"]);
+    let kernel = guest.attach(None).unwrap();
+    assert_eq!(hooks(&guest, &kernel, HookKind::Kprobe), []);
+    guest.ask("mkdir /t; mount -t tracefs t /t; echo p:one do_sys_openat2 >/t/kprobe_events");
+    guest.ask("echo 1 >/t/events/kprobes/enable; echo __x64_sys_swapon >/t/set_ftrace_filter");
+    guest.ask("echo function >/t/current_tracer; cat /proc/version");
+    let owned = |hook: &Hook| hook.owner.as_deref() == Some("kernel");
+    let probes = hooks(&guest, &kernel, HookKind::Kprobe);
+    let is_ours = |hook: &Hook| hook.at == "do_sys_openat2" && hook.calls == "kprobe_dispatcher";
+    assert!(
+        probes.iter().all(owned) && probes.iter().any(is_ours),
+        "{probes:?}"
+    );
+    let tracers = hooks(&guest, &kernel, HookKind::Ftrace);
+    let is_ours =
+        |hook: &Hook| hook.at == "__x64_sys_swapon" && hook.calls == "function_trace_call";
+    assert!(
+        tracers.iter().all(owned) && tracers.iter().any(is_ours),
+        "{tracers:?}"
+    );
+    let chains = hooks(&guest, &kernel, HookKind::Notifier);
+    assert!(
+        chains.iter().any(|hook| hook.at == "netdev_chain"),
+        "{chains:?}"
+    );
+    assert!(chains.iter().all(|hook| hook.owner.is_some()), "{chains:?}");
+    let printed = guest.mother(&["hooks", "seen"]);
+    assert!(printed.contains("function_trace_call"), "{printed}");
+    assert!(!printed.contains("nobody's"), "{printed}");
+    // Somebody joins a chain, and filters packets, with code of nobody's.
+    let attacker = Attacker::new(&guest, &kernel);
+    let place = scratch(&attacker);
+    let code = place + 0x800;
+    let chain = attacker.symbol("keyboard_notifier_list");
+    let head = attacker.member(chain, "atomic_notifier_head", "head");
+    let next = attacker.member(place, "notifier_block", "next");
+    let call = attacker.member(place, "notifier_block", "notifier_call");
+    let filters = place + 0x200;
+    let count = attacker.member(filters, "nf_hook_entries", "num_hook_entries");
+    let entry = attacker.member(filters, "nf_hook_entries", "hooks");
+    let input = attacker.member(attacker.symbol("init_net"), "net", "nf.hooks_ipv4") + 8;
+    let number = |number: u64| number.to_le_bytes().to_vec();
+    let before = attacker.pointer(head);
+    let writes = [
+        (next, number(before)),
+        (call, number(code)),
+        (head, number(place)),
+        (count, 1_u16.to_le_bytes().to_vec()),
+        (
+            attacker.member(entry, "nf_hook_entry", "hook"),
+            number(code),
+        ),
+        (input, number(filters)),
+    ];
+    let written = Written::of(&attacker, &writes);
+    for (kind, at) in [
+        (HookKind::Notifier, "keyboard_notifier_list"),
+        (HookKind::Netfilter, "ip input, net "),
+    ] {
+        let found = hooks(&guest, &kernel, kind);
+        let is_ours = |hook: &&Hook| hook.address == code && hook.at.starts_with(at);
+        let hook = found.iter().find(is_ours);
+        let hook = hook.unwrap_or_else(|| panic!("{at}: {found:?}"));
+        assert_eq!(hook.owner, None);
+    }
+    drop(written);
 }

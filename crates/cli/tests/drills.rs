@@ -10,7 +10,7 @@ mod common;
 mod puppet;
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::thread;
@@ -405,6 +405,64 @@ fn what_reads_an_image_goes_with_who_asked() {
         assert!(Instant::now() < deadline, "it lives on");
         thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// The process of this name whose parent is the launcher of a VM.
+fn of_launcher(vm: &str, name: &str) -> Option<i32> {
+    let words = |process: &str| fs::read_to_string(format!("/proc/{process}/cmdline"));
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let numbers = processes.filter_map(|entry| entry.file_name().into_string().ok());
+    let is_it = |process: &String| {
+        let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:\t"));
+        let is_launcher =
+            |parent: &str| words(parent).is_ok_and(|it| it.contains(&format!("launcher of {vm}")));
+        words(process).is_ok_and(|it| it.trim_end_matches('\0') == name)
+            && parent.is_some_and(is_launcher)
+    };
+    numbers.into_iter().find(is_it)?.parse().ok()
+}
+
+#[test]
+fn who_has_broken_what_keeps_a_list_has_nothing_of_the_host() {
+    let host = Host::new();
+    let has_passt = std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|it| it.join("passt").is_file()));
+    if !has_passt {
+        writeln!(std::io::stderr(), "skipped: passt is not on the PATH").unwrap();
+        return;
+    }
+    let words = [
+        "-d", "--name", "listed", "--engine", "soft", "--net", "user", "--egress", "deny",
+    ];
+    let ran = host.run(&words);
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    let keeper = of_launcher("listed", "mother: egress").unwrap();
+    let open = fs::read_dir(format!("/proc/{keeper}/fd")).unwrap();
+    let mut open: Vec<String> = open
+        .map(|entry| fs::read_link(entry.unwrap().path()).unwrap())
+        .map(|target| target.to_string_lossy().into_owned())
+        .filter(|target| !target.starts_with("anon_inode"))
+        .map(|target| target.split(':').next().unwrap().to_owned())
+        .collect();
+    open.sort();
+    // What its VM has to say goes to the VM's folder, and nothing is left of who started it.
+    assert!(open[2].ends_with("/messages"), "{open:?}");
+    open.remove(2);
+    assert_eq!(
+        open,
+        ["/dev/null", "/dev/null", "socket", "socket", "socket"]
+    );
+    let sibling = vm(&host, "sibling", "auto");
+    let mut in_jail = Puppet::of(keeper, keeper).unwrap();
+    for drill in DRILLS {
+        let came = perform(&mut in_jail, drill, sibling);
+        let is_refused = came == Came::Refused || came == REFUSED_QUIETLY;
+        assert!(is_refused, "{}: {came:?}", drill.what);
+    }
+    let deadly = perform(&mut in_jail, &DEADLY[0], sibling);
+    assert_eq!(deadly, Came::Dead(libc::SIGSYS));
+    host.call(&["kill", "listed", "sibling"]);
 }
 
 /// The command that `timeout` runs.

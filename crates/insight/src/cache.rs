@@ -19,7 +19,7 @@ use crate::reader::Reader;
 use crate::symbols::Symbols;
 
 /// Bytes at the beginning; the last one is the version of the format.
-const MAGIC: &[u8; 8] = b"MOTHERK\x03";
+const MAGIC: &[u8; 8] = b"MOTHERK\x04";
 /// Largest file that is read.
 const MAX_FILE: u64 = 256 << 20;
 /// Profiles that are kept; the oldest go.

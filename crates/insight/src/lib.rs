@@ -40,6 +40,7 @@ mod cache;
 mod counters;
 pub mod cpu;
 pub mod hidden;
+pub mod hooks;
 pub mod image;
 pub mod integrity;
 pub mod kallsyms;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use insight::hooks::Hooks;
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 use serde::Serialize;
@@ -102,6 +103,7 @@ fn schemas() -> Vec<(&'static str, Schema)> {
             "freed",
             of::<FreedImages<'_>>("mother images rm and prune --json"),
         ),
+        ("hooks", of::<Hooks>("mother hooks --json")),
         ("images", of::<Vec<ListedImage>>("mother images --json")),
         ("inspect", of::<Inspected<'_>>("mother inspect --json")),
         ("logs", of::<Log<'_>>("mother logs --json")),

@@ -9,6 +9,7 @@ mod dmesg;
 mod everybody;
 mod given;
 mod goal;
+mod hooks;
 mod inspect;
 mod logs;
 mod observe;
@@ -26,6 +27,7 @@ pub use again::{RenameArguments, rename, restart, start};
 pub use balloon::{BalloonArguments, balloon};
 pub use console::{ConsoleArguments, console};
 pub use dmesg::{DmesgArguments, dmesg};
+pub use hooks::{HooksArguments, hooks};
 pub use inspect::{InspectArguments, inspect};
 pub use logs::{LogsArguments, logs};
 pub use orders::{

@@ -21,7 +21,7 @@ const MAX_FUNCTIONS: u64 = 4096;
 
 /// Code of BPF.
 #[derive(Debug, Default)]
-pub(super) struct BpfCode {
+pub(crate) struct BpfCode {
     /// What a branch may lead to: programs of the table, trampolines in use, dispatchers.
     pub in_use: Vec<Range<u64>>,
     /// What is described as it should be; also what is on its way in or out.
@@ -30,7 +30,7 @@ pub(super) struct BpfCode {
 
 impl Look<'_> {
     /// Code of BPF, as far as its descriptions fit together.
-    pub(super) fn code_of_bpf(&self) -> Result<BpfCode, Blind> {
+    pub(crate) fn code_of_bpf(&self) -> Result<BpfCode, Blind> {
         let link = self.offset("bpf_ksym", "lnode")?;
         let symbols = self.steady_list(self.symbol("bpf_kallsyms")?, link)?;
         let mut code = BpfCode::default();

@@ -27,6 +27,7 @@ mod names;
 mod packet;
 mod perform;
 
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -59,13 +60,15 @@ impl Drop for Keeper {
 }
 
 /// Puts a keeper of `plan` before `network`, a socket to passt; the guest's socket. What it refuses is told to `refused`: how many
-/// packets since the last time, and where to that had not been tried before.
+/// packets since the last time, and where to that had not been tried before. That of a detached VM says what it has to say
+/// to `messages`, and holds nothing of who started it.
 ///
 /// # Errors
 /// If there is no process for it, or it does not lock itself in.
 pub(crate) fn keep(
     plan: &EgressPlan,
     network: &UnixStream,
+    messages: Option<&File>,
     refused: impl Fn(u64, Vec<String>) + Send + 'static,
 ) -> io::Result<(Keeper, UnixStream)> {
     let (ours, theirs) = deep_socket::pair(SOCKET_BYTES)?;
@@ -76,7 +79,9 @@ pub(crate) fn keep(
         is_apart: apart == Apart::Namespaces,
         plan: plan.clone(),
     };
-    channel.send(&role, &[theirs.as_fd(), network.as_fd()])?;
+    let mut descriptors = vec![theirs.as_fd(), network.as_fd()];
+    descriptors.extend(messages.map(AsFd::as_fd));
+    channel.send(&role, &descriptors)?;
     match channel.receive()? {
         Some((FromEgress::Ready(jail), _)) => {
             tracing::debug!(

@@ -12,8 +12,10 @@ use host::jail::{self, Kind};
 use machine::EgressPlan;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::stdio::dup2_stderr;
 
 use super::judge::{Judge, Verdict};
+use crate::own_log;
 use crate::spawn;
 use crate::trouble::OUR_FAULT;
 use crate::vm::lock;
@@ -43,8 +45,13 @@ pub(crate) fn perform(
     channel: &Channel,
     is_apart: bool,
     plan: EgressPlan,
-    sockets: Vec<OwnedFd>,
+    mut sockets: Vec<OwnedFd>,
 ) -> u8 {
+    if let Some(messages) = sockets.get(2) {
+        own_log::limit();
+        let _ = dup2_stderr(messages);
+        sockets.truncate(2);
+    }
     spawn::name_process("mother: egress");
     jail::settle_libc();
     let jailed = lock(is_apart, false);

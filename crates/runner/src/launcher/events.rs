@@ -1,5 +1,6 @@
 //! Threads that bring the launcher what happens. At most so much waits to be taken: who says more is read later.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -72,7 +73,11 @@ pub(super) fn hear(
 }
 
 /// Collects what `plan` names; beside the start of the VM's process, and a client that may change its mind.
-pub(super) fn collect(plan: VmPlan, events: SyncSender<Heard>) -> io::Result<JoinHandle<()>> {
+pub(super) fn collect(
+    plan: VmPlan,
+    messages: Option<File>,
+    events: SyncSender<Heard>,
+) -> io::Result<JoinHandle<()>> {
     let collect = move || {
         let gone = events.clone();
         let network_gone: Arc<dyn Fn() + Send + Sync> =
@@ -80,7 +85,7 @@ pub(super) fn collect(plan: VmPlan, events: SyncSender<Heard>) -> io::Result<Joi
         let collected = machine::collect(&plan, &network_gone);
         let egress = plan.network.and_then(|network| network.egress);
         let collected = collected.and_then(|(mut descriptors, kept)| {
-            let keep = |socket| with_keeper(egress.as_ref(), socket, &events);
+            let keep = |socket| with_keeper(egress.as_ref(), socket, messages.as_ref(), &events);
             let keeper = descriptors.exchange_stream(keep)?;
             Ok((descriptors, kept, keeper.flatten()))
         });
@@ -95,13 +100,14 @@ pub(super) fn collect(plan: VmPlan, events: SyncSender<Heard>) -> io::Result<Joi
 pub(super) fn start_network(
     starter: NetworkStarter,
     egress: Option<EgressPlan>,
+    messages: Option<File>,
     after: Duration,
     events: SyncSender<Heard>,
 ) -> io::Result<()> {
     let start = move || {
         thread::sleep(after);
         let started = starter.start().and_then(|(running, socket)| {
-            let kept = with_keeper(egress.as_ref(), socket, &events);
+            let kept = with_keeper(egress.as_ref(), socket, messages.as_ref(), &events);
             let (socket, keeper) = kept.map_err(AttachError::of_network)?;
             Ok((running, socket, keeper))
         });
@@ -116,6 +122,7 @@ pub(super) fn start_network(
 fn with_keeper(
     egress: Option<&EgressPlan>,
     socket: UnixStream,
+    messages: Option<&File>,
     events: &SyncSender<Heard>,
 ) -> io::Result<(UnixStream, Option<Keeper>)> {
     let Some(plan) = egress else {
@@ -123,7 +130,7 @@ fn with_keeper(
     };
     let events = events.clone();
     let refused = move |count, to| drop(events.send(Heard::Refused(count, to)));
-    let (keeper, socket) = egress::keep(plan, &socket, refused)?;
+    let (keeper, socket) = egress::keep(plan, &socket, messages, refused)?;
     Ok((socket, Some(keeper)))
 }
 

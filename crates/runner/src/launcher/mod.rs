@@ -170,7 +170,8 @@ impl Launcher {
         let vm = Arc::new(vm);
         let (events, heard) = events::hear(client, &vm, child).map_err(RunError::Thread)?;
         let listed = Listed::of(&plan);
-        let collecting = events::collect(plan, events.clone()).map_err(RunError::Thread)?;
+        let own = messages.as_ref().and_then(|it| it.try_clone().ok());
+        let collecting = events::collect(plan, own, events.clone()).map_err(RunError::Thread)?;
         let launcher = Launcher {
             client: Arc::clone(client),
             vm,
@@ -311,7 +312,10 @@ impl Launcher {
         let after = again.after(since.elapsed());
         tracing::warn!("passt has ended; it is started again in {after:?}");
         let egress = self.listed.plan.clone();
-        if let Err(error) = events::start_network(starter, egress, after, self.events.clone()) {
+        let messages = self.messages.as_ref();
+        let messages = messages.and_then(|messages| messages.try_clone().ok());
+        let events = self.events.clone();
+        if let Err(error) = events::start_network(starter, egress, messages, after, events) {
             tracing::warn!("the guest is left without a network: {error}");
         }
     }

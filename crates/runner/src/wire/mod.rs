@@ -42,7 +42,8 @@ pub(crate) enum Role {
         /// It was born into namespaces of its own.
         is_apart: bool,
     },
-    /// One that keeps where a guest may send to. The guest's socket and passt's come with this.
+    /// One that keeps where a guest may send to. The guest's socket and passt's come with this, and where it says what it has to
+    /// say, for a detached VM.
     Egress {
         /// What it says of itself.
         log: LogWish,
