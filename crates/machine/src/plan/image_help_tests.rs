@@ -146,7 +146,16 @@ fn the_commands_that_are_named_work() {
         );
         let made = made_by.replace("NAME", name);
         let (made, bit) = made.split_once(" && BIT=").unwrap_or((&made, ""));
-        folder.shell(made).unwrap();
+        match folder.shell(made) {
+            // It times how fast this host derives keys, and finds that it took no time at all.
+            Err(said) if said.contains("Unable to get accurate CPU usage") => {
+                let mut stderr = std::io::stderr();
+                std::io::Write::write_all(&mut stderr, b"skipped: qemu-img makes no key here\n")
+                    .unwrap();
+                continue;
+            }
+            made => made.unwrap(),
+        }
         if !bit.is_empty() {
             // The low byte of the incompatible features.
             let set = format!("printf {bit} | dd of={name} bs=1 seek=79 conv=notrunc");

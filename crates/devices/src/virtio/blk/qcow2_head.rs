@@ -24,8 +24,11 @@ const EXTENDED_L2: u64 = 1 << 4;
 const BACKING_NAME_BYTES_MAX: u32 = 1023;
 /// Header extension with the name of the data file.
 const DATA_FILE_NAME: u32 = 0x4441_5441;
-/// Header extensions that are looked at: a header cluster of 2 MiB could hold more, no real one does.
-const EXTENSIONS_MAX: usize = 64;
+/// Header extension with names of features, and the length of each entry.
+const FEATURE_NAMES: u32 = 0x6803_f857;
+const FEATURE_NAME_BYTES: u32 = 48;
+/// Where header extensions end at the latest: they lie in the first cluster, which is no larger.
+const EXTENSIONS_END: u64 = 2 << 20;
 
 /// Reads the header that starts with `bytes`, which begin with the magic.
 pub(super) fn read(file: &File, bytes: &[u8]) -> Result<Head, HeadError> {
@@ -44,6 +47,9 @@ pub(super) fn read(file: &File, bytes: &[u8]) -> Result<Head, HeadError> {
                 _ => None,
             }),
         }),
+        None if version == 3 && has_broken_names(file, &header) => Err(HeadError::Damaged(
+            "its table of names of features ends within an entry",
+        )),
         None => Ok(Head {
             format: ImageFormat::Qcow2,
             size_bytes: header.long(24)?,
@@ -108,27 +114,43 @@ fn backing_name(file: &File, offset: u64, len_bytes: u32) -> Result<Option<Strin
     Ok(Some(String::from_utf8_lossy(&name).into_owned()))
 }
 
-/// The name of the data file, if the extensions behind the header have it.
-fn data_file_name(file: &File, header: &Header) -> Option<String> {
-    let mut at = u64::from(header.word(100).ok()?);
-    for _ in 0..EXTENSIONS_MAX {
+/// The extensions behind the header: kind, where the data are, and their length.
+fn extensions(file: &File, header: &Header) -> Vec<(u32, u64, u32)> {
+    let mut found = Vec::new();
+    let mut at = header.word(100).map_or(0, u64::from);
+    while at < EXTENSIONS_END {
         let mut head = [0; 8];
-        file.read_exact_at(&mut head, at).ok()?;
-        let extension = Header(&head);
-        let kind = extension.word(0).ok()?;
-        let len_bytes = extension.word(4).ok()?;
-        at += 8;
-        if kind == DATA_FILE_NAME && len_bytes <= BACKING_NAME_BYTES_MAX {
-            let mut name = vec![0; len_bytes as usize];
-            file.read_exact_at(&mut name, at).ok()?;
-            return Some(String::from_utf8_lossy(&name).into_owned());
+        if file.read_exact_at(&mut head, at).is_err() {
+            break;
         }
+        let [kind, len_bytes] = [&head[..4], &head[4..]]
+            .map(|word| u32::from_be_bytes(word.try_into().expect("four bytes")));
         if kind == 0 {
             break;
         }
+        at += 8;
+        found.push((kind, at, len_bytes));
         at += u64::from(len_bytes).next_multiple_of(8);
     }
-    None
+    found
+}
+
+/// Whether a table of names of features is cut: the library that reads images takes its entries for whole.
+fn has_broken_names(file: &File, header: &Header) -> bool {
+    extensions(file, header)
+        .iter()
+        .any(|(kind, _, len_bytes)| *kind == FEATURE_NAMES && len_bytes % FEATURE_NAME_BYTES != 0)
+}
+
+/// The name of the data file, if the extensions behind the header have it.
+fn data_file_name(file: &File, header: &Header) -> Option<String> {
+    let is_it = |(kind, _, len_bytes): &(u32, u64, u32)| {
+        *kind == DATA_FILE_NAME && *len_bytes <= BACKING_NAME_BYTES_MAX
+    };
+    let (_, at, len_bytes) = extensions(file, header).into_iter().find(is_it)?;
+    let mut name = vec![0; len_bytes as usize];
+    file.read_exact_at(&mut name, at).ok()?;
+    Some(String::from_utf8_lossy(&name).into_owned())
 }
 
 #[cfg(test)]
@@ -174,7 +196,7 @@ pub(super) mod tests {
             put(100, &112_u32.to_be_bytes());
             put(104, &[self.compression]);
             // An extension that is none of ours, then the data file's, then the end.
-            put(112, b"\x68\x03\xf8\x57\0\0\0\x03abc");
+            put(112, b"\x12\x34\x56\x78\0\0\0\x03abc");
             if let Some(name) = self.data_file {
                 put(128, b"DATA");
                 put(132, &(name.len() as u32).to_be_bytes());
@@ -300,6 +322,13 @@ pub(super) mod tests {
         check_bytes(&with(16, &[0; 4]), &length);
         let outside = format!("{damaged}the backing file's name lies outside the file");
         check_bytes(&with(8, &[0xff; 8]), &outside);
+        let names = |len_bytes: u32| {
+            let kind = FEATURE_NAMES.to_be_bytes();
+            with(112, &[kind, len_bytes.to_be_bytes()].concat())
+        };
+        check_bytes(&names(96), "qcow2 1048576 Some(\"base\")");
+        let cut = format!("{damaged}its table of names of features ends within an entry");
+        check_bytes(&names(50), &cut);
         // Extensions that contain themselves, or lead past every end, come to one.
         let external = "its data lie in another file, named by the image itself";
         for extensions in [&[0xff; 4], &[0, 0, 0, 0]] {
