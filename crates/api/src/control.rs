@@ -5,10 +5,11 @@
 //! < {"version":1,"reply":"done"}
 //! ```
 //!
-//! With the reply to `view` come descriptors (`SCM_RIGHTS` on the bytes of that line). After the reply to `console` the connection is no longer lines but the console itself, both ways, until one side
+//! After the reply to `probe` come lines of hits until one side closes it. With the reply to `view` come descriptors (`SCM_RIGHTS` on the bytes of that line). After the reply to `console` the connection is no longer lines but the console itself, both ways, until one side
 //! closes it. Fields that a reader does not know are ignored, so that fields may be added; a change that old readers
 //! would misunderstand gets a new version.
 
+use probe::{Hit, Point};
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::Metric;
@@ -115,6 +116,14 @@ pub enum Command {
         /// Indexes in the memory file.
         file_pages: Vec<u64>,
     },
+    /// Tell when the guest's kernel passes these points: [`Outcome::Probing`], then lines of [`Outcome::Hits`] until the
+    /// client goes or that life of the guest is over. Nothing else is answered on this connection any more.
+    Probe {
+        /// Which life of the guest is meant.
+        life: u64,
+        /// Where, and what to take down there.
+        points: Vec<Point>,
+    },
     /// Which pages were written since they were asked for last, which is not known of them the first time:
     /// [`Outcome::WrittenPages`].
     WrittenPages {
@@ -181,6 +190,17 @@ pub enum Outcome {
         /// Stretches: first page and count.
         stretches: Vec<(u64, u64)>,
     },
+    /// From now on every pass is told.
+    Probing,
+    /// Passes, in the order in which they came; also none, now and then.
+    Hits {
+        /// What was passed.
+        hits: Vec<Hit>,
+        /// How many more there were just before, for which there was no room.
+        lost: u64,
+        /// That life of the guest is over, or moved to an engine that does not tell: this is the last line.
+        is_over: bool,
+    },
     /// It is not done.
     Refused {
         /// Why, for programs.
@@ -204,6 +224,8 @@ pub enum RefusalCode {
     WrongState,
     /// It was tried and took too long.
     TimedOut,
+    /// It cannot be had where the guest runs.
+    NotHere,
 }
 
 impl Request {
@@ -300,6 +322,13 @@ mod tests {
             r#""command":"stored-pages","life":2,"file_pages":[1,7]"#,
         );
         check(
+            Command::Probe {
+                life: 1,
+                points: vec![],
+            },
+            r#""command":"probe","life":1,"points":[]"#,
+        );
+        check(
             Command::WrittenPages {
                 stretches: vec![(0, 8192)],
             },
@@ -336,6 +365,15 @@ mod tests {
             },
             r#""reply":"written-pages","stretches":[[3,1]]"#,
         );
+        check_reply(Outcome::Probing, r#""reply":"probing""#);
+        check_reply(
+            Outcome::Hits {
+                hits: vec![],
+                lost: 3,
+                is_over: true,
+            },
+            r#""reply":"hits","hits":[],"lost":3,"is_over":true"#,
+        );
         let code = |code: RefusalCode| serde_json::to_value(code).unwrap();
         let codes = [
             (RefusalCode::BadRequest, "bad-request"),
@@ -343,6 +381,7 @@ mod tests {
             (RefusalCode::Busy, "busy"),
             (RefusalCode::WrongState, "wrong-state"),
             (RefusalCode::TimedOut, "timed-out"),
+            (RefusalCode::NotHere, "not-here"),
         ];
         for (refusal, word) in codes {
             assert_eq!(code(refusal), word);

@@ -10,7 +10,8 @@ use crate::spec_arguments::SpecArguments;
 use crate::vm::{
     BalloonArguments, ConsoleArguments, DmesgArguments, HooksArguments, InspectArguments,
     LimitArguments, LogsArguments, NamesArguments, PsArguments, RemoveArguments, RenameArguments,
-    StopArguments, SwitchArguments, TopArguments, TruthArguments, UpdateArguments, WaitArguments,
+    StopArguments, SwitchArguments, TopArguments, TraceArguments, TruthArguments, UpdateArguments,
+    WaitArguments,
 };
 
 /// A hypervisor that runs guests with or without hardware virtualization.
@@ -51,6 +52,8 @@ pub enum Command {
     Dmesg(DmesgArguments),
     /// Print where a guest's kernel calls code because somebody asked it to, and whose code that is
     Hooks(HooksArguments),
+    /// Tell what a guest does as it does it: programs, connections, modules, users, mounts
+    Trace(TraceArguments),
     /// Watch all guests on one screen, claim beside truth
     Top(TopArguments),
     /// Press the power button of VMs, and end those that still run after a grace time

@@ -124,6 +124,7 @@ fn perform(arguments: Arguments, vm: Option<&str>) -> Result<u8, Failure> {
         Command::Inspect(arguments) => vm::inspect(&arguments),
         Command::Dmesg(arguments) => vm::dmesg(&arguments),
         Command::Hooks(arguments) => vm::hooks(&arguments),
+        Command::Trace(arguments) => vm::trace(&arguments),
         Command::Top(arguments) => vm::top(&arguments),
         Command::Stop(arguments) => vm::stop(&arguments),
         Command::Kill(arguments) => vm::kill(&arguments),

@@ -11,6 +11,7 @@ use api::{
     Command, HostBooks, MemoryView, Metric, Outcome, REPLY_BYTES_MAX, RefusalCode, Reply, Request,
     VcpuView, VmStatus,
 };
+use probe::{Hit, Point};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use thiserror::Error;
 
@@ -147,6 +148,11 @@ impl Client {
         stream
             .write_all(line.as_bytes())
             .map_err(ClientError::Connection)?;
+        self.reply()
+    }
+
+    /// The next line that comes.
+    fn reply(&mut self) -> Result<Outcome, ClientError> {
         let mut answer = Vec::new();
         let mut limited = (&mut self.stream).take(REPLY_BYTES_MAX as u64);
         limited
@@ -277,6 +283,17 @@ impl Client {
         }
     }
 
+    /// Has the VM tell when the kernel of the guest's life number `life` passes these points, from when this returns.
+    ///
+    /// # Errors
+    /// [`ClientError`]; with [`RefusalCode::NotHere`] if the guest's engine does not tell.
+    pub fn probe(mut self, life: u64, points: Vec<Point>) -> Result<Passes, ClientError> {
+        match self.ask(Command::Probe { life, points })? {
+            Outcome::Probing => Ok(Passes(self)),
+            _ => Err(ClientError::Strange),
+        }
+    }
+
     /// Every number of the VM.
     ///
     /// # Errors
@@ -304,6 +321,48 @@ impl Client {
         Ok((read, stream))
     }
 }
+
+/// Some passes.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SomePasses {
+    /// In the order in which they came; none now and then.
+    pub hits: Vec<Hit>,
+    /// How many more there were, which are lost.
+    pub lost: u64,
+    /// Nothing more will come.
+    pub is_over: bool,
+}
+
+/// What a guest's kernel passes, as it comes.
+#[derive(Debug)]
+pub struct Passes(Client);
+
+impl Passes {
+    /// Waits for some passes, for not much longer than a second.
+    ///
+    /// # Errors
+    /// [`ClientError`]: the VM has ended, or its process does not answer.
+    pub fn wait(&mut self) -> Result<SomePasses, ClientError> {
+        match self.0.reply()? {
+            Outcome::Hits {
+                hits,
+                lost,
+                is_over,
+            } => Ok(SomePasses {
+                hits,
+                lost,
+                is_over,
+            }),
+            _ => Err(ClientError::Strange),
+        }
+    }
+
+    /// Whether more lines have come already.
+    pub fn has_more(&self) -> bool {
+        self.0.stream.buffer().contains(&b'\n')
+    }
+}
+
 /// The bytes of hexadecimal digits.
 fn from_hex(text: &str) -> Option<Vec<u8>> {
     let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);

@@ -62,6 +62,7 @@ const STRUCTS: &[&str] = &[
     "kprobe_insn_page",
     "kset",
     "kthread",
+    "linux_binprm",
     "list_head",
     "mm_struct",
     "mnt_namespace",

@@ -63,8 +63,10 @@ mod space;
 pub mod symbols;
 pub mod system;
 pub mod tasks;
+pub mod trace;
 pub mod verdict;
 pub mod vmcoreinfo;
+mod when;
 
 pub use account::{Account, Cost, Limits};
 pub use blind::Blind;
@@ -75,3 +77,4 @@ pub use look::Look;
 pub use memory::{Extent, FileMemory, FileSlot, Memory, Unreadable};
 pub use observed::{Observed, Rung};
 pub use registers::Registers;
+pub use when::timestamp;

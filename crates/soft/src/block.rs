@@ -31,6 +31,8 @@ pub(crate) enum ExitReason {
     Bounced = 7,
     /// So many PAUSEs were executed that whoever is waited for may need this core.
     Pause = 8,
+    /// The instruction at `rip` has a probe, and is next; site `exit_info` says where its code begins.
+    Probe = 9,
 }
 
 impl ExitReason {
@@ -46,6 +48,7 @@ impl ExitReason {
             E::Fault,
             E::Bounced,
             E::Pause,
+            E::Probe,
         ]
         .into_iter()
         .find(|&reason| reason as u32 == raw)

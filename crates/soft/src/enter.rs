@@ -47,9 +47,9 @@ impl SoftVcpu {
                 .soft
                 .sites
                 .at(self.block.fault.rip, self.soft.stubs().cache),
-            Some(ExitReason::Memory | ExitReason::FpState | ExitReason::Lookup) => {
-                self.soft.sites.get(self.block.exit_info)
-            }
+            Some(
+                ExitReason::Memory | ExitReason::FpState | ExitReason::Lookup | ExitReason::Probe,
+            ) => self.soft.sites.get(self.block.exit_info),
             _ => None,
         };
         if !is_alone {

@@ -12,6 +12,7 @@
 //! - `door`, `enter`: into translated code and out, and how vCPUs are called out or kept out of it.
 //! - `cpu`, `access`, `exceptions`, `interpret`: the system half of the processor. `bounce`, `locked`: instructions whose
 //!   operand translated code cannot reach.
+//! - `probes`: instructions of the kernel that somebody wants to hear of.
 //! - `soft`: what all vCPUs of a VM share. `run`: the loop that binds them, and the engine contract.
 //!
 //! Several vCPUs run in parallel, a thread each. They share guest memory, where the silicon keeps the order, and the
@@ -49,6 +50,7 @@ mod jumps;
 mod large;
 mod locked;
 mod mode;
+mod probes;
 mod run;
 mod sites;
 mod soft;

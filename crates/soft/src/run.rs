@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use iced_x86::{Decoder, Instruction};
 use mem::GuestMemory;
 use vcpu::{
-    EngineError, EngineStatistics, Exit, Injection, Kick, Reply, TripleFault, Unit, Vcpu, VcpuState,
+    EngineError, EngineStatistics, Exit, Injection, Kick, Probes, Reply, TripleFault, Unit, Vcpu,
+    VcpuState,
 };
 use x86::paging::{Access, Walk};
 use x86::{Exception, Gpa, Gva, PAGE_SIZE, Rflags};
@@ -126,16 +127,27 @@ impl SoftVcpu {
             Ok(pc) => pc,
             Err(stop) => return Ok(self.stopped(stop)),
         };
+        // The probe that was told and whose instruction is next.
+        let mut told = None;
+        // The same, where the code cache was cleared before that instruction.
+        let mut told_before = None;
         loop {
             let Some(Left { reason, site }) = self.run_code(pc)? else {
+                told_before = told.take().or(told_before);
                 pc = match self.find_code(true) {
                     Ok(pc) => pc,
                     Err(stop) => return Ok(self.stopped(stop)),
                 };
                 continue;
             };
+            told = None;
+            let is_told = told_before.take();
             let is_careful = self.mode.has(Mode::CAREFUL);
             match reason {
+                Some(ExitReason::Probe) => {
+                    pc = self.pass(site, is_told)?;
+                    told = Some(self.block.rip);
+                }
                 Some(ExitReason::Lookup) if self.jumped_nowhere(site) => {
                     return Ok(self.raise_or_exit(GP0));
                 }
@@ -572,7 +584,7 @@ fn read_code(memory: &GuestMemory, gpa: Gpa, bytes: &mut [u8]) -> Result<(), Sto
         .map_err(|_| Exception::InvalidOpcode.into())
 }
 
-fn known(site: Option<Site>) -> Result<Site, EngineError> {
+pub(crate) fn known(site: Option<Site>) -> Result<Site, EngineError> {
     site.ok_or_else(|| {
         EngineError::Internal("translated code left at a site that is not there".into())
     })
@@ -668,6 +680,11 @@ impl Vcpu for SoftVcpu {
             self.in_shutdown = self.raise(exception).is_err();
         }
         Ok(())
+    }
+
+    fn set_probes(&mut self, probes: &Arc<Probes>) -> bool {
+        self.change_probes(probes);
+        true
     }
 
     fn kicker(&self) -> Arc<dyn Kick> {

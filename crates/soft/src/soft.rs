@@ -4,7 +4,7 @@ use std::sync::{Arc, MutexGuard, OnceLock};
 
 use host::lock::Lock;
 use mem::{CodeWatch, GuestMemory};
-use vcpu::EngineError;
+use vcpu::{EngineError, Probes};
 use x86::{Gfn, Gpa, PAGE_SIZE, cpu_model};
 
 use crate::code_cache::Stubs;
@@ -105,6 +105,11 @@ impl Soft {
 
     pub(crate) fn translations(&self) -> MutexGuard<'_, Translations> {
         self.translations.lock()
+    }
+
+    /// The probes that translations are made for.
+    pub(crate) fn probes(&self) -> Arc<Probes> {
+        Arc::clone(self.translations().probes())
     }
 
     pub(crate) fn stubs(&self) -> Stubs {

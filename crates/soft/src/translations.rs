@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use iced_x86::Instruction;
 use mem::GuestMemory;
+use vcpu::Probes;
 use x86::{Gfn, Gpa, PAGE_SIZE};
 
 use crate::code_cache::{CodeCache, HostPc, Stubs};
@@ -123,6 +124,17 @@ impl Translations {
     pub(crate) fn prepare(&mut self, features: Features, has_company: bool) {
         self.translator.features = features;
         self.translator.has_company = has_company;
+    }
+
+    /// The probes that translations are made for.
+    pub(crate) fn probes(&self) -> &Arc<Probes> {
+        &self.translator.probes
+    }
+
+    /// Translates for these probes from now on. Blocks in which something changes by that must be dropped, by whoever can
+    /// find them.
+    pub(crate) fn set_probes(&mut self, probes: &Arc<Probes>) {
+        self.translator.probes = Arc::clone(probes);
     }
 
     pub(crate) fn sites(&self) -> Arc<Sites> {

@@ -19,11 +19,12 @@
 //!
 //! An engine and the devices share one process. What else passes between them needs that: notes about pages lie on the
 //! heap (`mem::PageNotes`), a write to a page of translated code is told by a call that ends before the write does, and
-//! [`Kick`], [`LocalApics`] and [`Wires`] are objects that are called.
+//! [`Kick`], [`LocalApics`], [`Wires`] and [`ProbeSink`] are objects that are called.
 #![forbid(unsafe_code)]
 
 mod exit;
 mod local_apic;
+mod probes;
 mod state;
 mod statistics;
 #[cfg(test)]
@@ -36,6 +37,7 @@ use thiserror::Error;
 
 pub use exit::{Exit, Injection, Reply, TripleFault, Unrunnable};
 pub use local_apic::{LOCAL_APIC_REGISTERS, LocalApicState, LocalApics};
+pub use probes::{Pass, ProbeSink, Probes};
 pub use state::{DebugRegisters, Msrs, VcpuState, XSAVE_BYTES, gpr};
 pub use statistics::{EngineStatistics, Unit};
 pub use wires::{Wire, Wires};
@@ -87,6 +89,12 @@ pub trait Vcpu: Send {
     /// Whether the engine has this vCPU's local APIC. If so, startup requests, halting and interrupts of the APIC are
     /// the engine's own affair, and the machine injects only what the 8259 pair gives.
     fn has_local_apic(&self) -> bool {
+        false
+    }
+
+    /// From now on these probes and no others, for this vCPU at least; called between two runs. Whether the engine tells of
+    /// every pass: one that cannot tells of none.
+    fn set_probes(&mut self, _probes: &Arc<Probes>) -> bool {
         false
     }
 

@@ -18,9 +18,11 @@ mod observer;
 mod people;
 mod reading;
 mod stored;
+mod trace;
 mod views;
 mod watcher;
 
 pub use live::{LiveCost, LiveMemory};
 pub use observer::{Observer, Snapshot};
+pub use trace::{Listener, Tracer};
 pub use watcher::{Assessment, KernelFacts, LoadedFacts, WatchCost, Watcher};

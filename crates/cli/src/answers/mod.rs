@@ -21,6 +21,7 @@ use insight::mounts::MountNamespace;
 use insight::sockets::Sockets;
 use insight::system::System;
 use insight::tasks::Process;
+use insight::trace::{Event, EventKind, Reach};
 use insight::verdict::{Row, Standing, Verdict};
 use insight::{Cost, Observed};
 use schemars::JsonSchema;
@@ -430,4 +431,50 @@ pub struct LookingCost {
 pub fn keys(value: &Value) -> Vec<String> {
     let object = value.as_object().expect("an answer's parts are objects");
     object.keys().cloned().collect()
+}
+
+/// A line of `mother trace --json`: an event.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Traced<'a> {
+    /// The VM.
+    pub name: &'a VmName,
+    /// When, by the host's clock, in RFC 3339's words.
+    pub at: String,
+    /// What, in which process.
+    #[serde(flatten)]
+    pub what: &'a Event,
+}
+
+/// A line of `mother trace --json`: the first one, and the first one of each life of the guest.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct TraceBegins<'a> {
+    /// The VM.
+    pub name: &'a VmName,
+    /// `begins`.
+    pub event: &'static str,
+    /// Which life of the guest, counted from 0.
+    pub life: u64,
+    /// What is told, and how far.
+    pub kinds: Vec<TracedKind>,
+}
+
+/// How far events of a kind are told.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct TracedKind {
+    /// Which kind.
+    pub kind: EventKind,
+    /// How far.
+    #[serde(flatten)]
+    pub reach: Reach,
+}
+
+/// A line of `mother trace --json`: passes of the guest's kernel that were not told.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct TraceLost<'a> {
+    /// The VM.
+    pub name: &'a VmName,
+    /// `lost`.
+    pub event: &'static str,
+    /// How many, of those that are watched.
+    pub count: u64,
 }

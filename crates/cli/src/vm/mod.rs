@@ -17,6 +17,7 @@ mod orders;
 mod processes;
 mod ps;
 mod top;
+mod trace;
 mod truth;
 mod update;
 mod verdicts;
@@ -36,6 +37,7 @@ pub use orders::{
 };
 pub use ps::{PsArguments, ps};
 pub use top::{TopArguments, top};
+pub use trace::{TraceArguments, trace};
 pub use truth::{TruthArguments, truth};
 pub use update::{UpdateArguments, update};
 pub use wait::{WaitArguments, wait};

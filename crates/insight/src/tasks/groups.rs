@@ -39,7 +39,7 @@ pub struct Container {
 
 impl Look<'_> {
     /// The namespaces of the guest's first process.
-    pub(super) fn host_namespaces(&self) -> Result<Namespaces, Blind> {
+    pub(crate) fn host_namespaces(&self) -> Result<Namespaces, Blind> {
         let init = self.object("task_struct", self.symbol("init_task")?)?;
         self.namespaces(&init)
     }
@@ -96,24 +96,24 @@ impl Look<'_> {
         let node = self.member("cgroup", Gva(group), "kn")?;
         self.kernfs_path(Gva(node))
     }
+}
 
-    pub(super) fn container(
-        &self,
-        namespaces: Option<&Namespaces>,
-        cgroup: Option<&str>,
-        host: Option<&Namespaces>,
-    ) -> Option<Container> {
-        if let Some(container) = cgroup.and_then(container_of_cgroup) {
-            return Some(container);
-        }
-        // A PID namespace and a mount namespace of its own: what a container is to its processes.
-        let own = namespaces?;
-        let host = host?;
-        (own.pid != host.pid && own.mnt != host.mnt).then(|| Container {
-            runtime: None,
-            id: format!("pid:[{}]", own.pid),
-        })
+/// The container of a process with these numbers of its PID and its mount namespace, in this cgroup.
+pub(crate) fn container(
+    namespaces: Option<(u32, u32)>,
+    cgroup: Option<&str>,
+    host: Option<&Namespaces>,
+) -> Option<Container> {
+    if let Some(container) = cgroup.and_then(container_of_cgroup) {
+        return Some(container);
     }
+    // A PID namespace and a mount namespace of its own: what a container is to its processes.
+    let (pid, mnt) = namespaces?;
+    let host = host?;
+    (pid != host.pid && mnt != host.mnt).then(|| Container {
+        runtime: None,
+        id: format!("pid:[{pid}]"),
+    })
 }
 
 /// What runtimes call the cgroups of their containers.

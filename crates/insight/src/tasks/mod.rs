@@ -16,6 +16,7 @@ use crate::blind::Blind;
 use crate::look::Look;
 use crate::observed::Observed;
 
+pub(crate) use groups::container;
 pub use groups::{Container, Namespaces};
 pub(crate) use kernel::KernelThread;
 

@@ -2,7 +2,7 @@
 
 use x86::Gva;
 
-use super::{Namespaces, Process, State, Thread};
+use super::{Namespaces, Process, State, Thread, container};
 use crate::blind::Blind;
 use crate::look::{Look, Object};
 use crate::observed::Observed;
@@ -39,7 +39,8 @@ impl Look<'_> {
         };
         let namespaces = self.namespaces(&leader);
         let cgroup = self.cgroup(&leader);
-        let container = self.container(namespaces.as_ref().ok(), cgroup.as_deref().ok(), host);
+        let numbers = namespaces.as_ref().ok().map(|own| (own.pid, own.mnt));
+        let container = container(numbers, cgroup.as_deref().ok(), host);
         let without = |what: &str| {
             let who = if is_kernel {
                 "a thread of the kernel"

@@ -34,6 +34,7 @@ use crate::threads::gate::Gate;
 use crate::threads::mailbox::{Mailbox, Sender};
 use crate::threads::observe::VcpuMonitor;
 use crate::threads::patience::Patience;
+use crate::threads::probing::Probing;
 use crate::threads::time::GuestTime;
 
 /// Makes the vCPUs of one life on an engine, one for each CPUID table.
@@ -92,7 +93,9 @@ impl Life {
         };
         let room = Arc::new(Lock::new(room));
         open_mailbox(&devices.mailbox, &room);
+        let probing = Probing::new(&memory, &vcpus.bells, &devices.gate, vcpus.vcpus.len());
         let life = Life {
+            probing: Arc::new(probing),
             memory,
             kernel: Arc::clone(&held.kernel),
             time,

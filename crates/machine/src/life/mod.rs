@@ -32,6 +32,7 @@ use crate::threads::exchange::Exchange;
 use crate::threads::gate::Gate;
 use crate::threads::mailbox::Mailbox;
 use crate::threads::observe::{Observed, VcpuMonitor};
+use crate::threads::probing::Probing;
 use crate::threads::quota::Quota;
 use crate::threads::time::GuestTime;
 #[cfg(test)]
@@ -59,6 +60,8 @@ pub(crate) struct Life {
     pub(crate) bells: Arc<Bells>,
     /// What each vCPU shows.
     pub(crate) monitors: Arc<Vec<VcpuMonitor>>,
+    /// Who hears of what the guest's kernel passes.
+    pub(crate) probing: Arc<Probing>,
     /// What each vCPU's CPUID shows.
     pub(crate) cpuid: Vec<CpuidTable>,
     /// Where vCPUs change their engine.
@@ -101,6 +104,7 @@ impl Life {
             monitors: Arc::clone(&self.monitors),
             bells: Arc::clone(&self.bells),
             gate: Arc::clone(&self.gate),
+            probing: Arc::clone(&self.probing),
             board: Box::new(room::board_meter(&self.room, &self.mailbox)),
         }
     }
@@ -146,6 +150,7 @@ impl Life {
 
 impl Drop for Life {
     fn drop(&mut self) {
+        self.probing.finish();
         // Before the room goes: a thread that is just inside must not be the one who drops its own device.
         self.threads.stop_all();
     }

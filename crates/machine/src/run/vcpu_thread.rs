@@ -38,6 +38,8 @@ struct VcpuThread<'a> {
     vcpu_id: u32,
     vcpu: Box<dyn Vcpu>,
     rest: Rest,
+    /// The number of the probes that the vCPU's engine has.
+    probes: u64,
     /// What [`crate::threads::time::GuestTime::lost_ticks`] said when the vCPU's TSC was last moved.
     lost_ticks: u64,
     /// CPU time that the thread had used when the life began.
@@ -65,6 +67,7 @@ pub(crate) fn run(
         vcpu_id,
         vcpu,
         rest,
+        probes: 0,
         lost_ticks: 0,
         before: cpu_time(life, vcpu_id),
         account,
@@ -106,8 +109,7 @@ impl VcpuThread<'_> {
         let mut reply = Reply::Done;
         self.visit(None)?;
         while !life.is_over() {
-            self.monitor
-                .serve(self.vcpu_id, &mut *self.vcpu, self.rest)?;
+            self.show()?;
             if self.rest != Rest::None {
                 self.monitor.rest(self.rest);
                 bell.sleep();
@@ -155,15 +157,25 @@ impl VcpuThread<'_> {
         Ok(())
     }
 
+    /// Shows the vCPU to who looks on, and has its engine look where somebody wants to hear of it.
+    fn show(&mut self) -> Result<(), EngineError> {
+        let vcpu = &mut *self.vcpu;
+        self.life
+            .probing
+            .serve(self.vcpu_id, vcpu, &mut self.probes);
+        self.monitor.serve(self.vcpu_id, vcpu, self.rest)
+    }
+
     /// In a pause: shows the vCPU to who looks on, and takes part in a change of engine.
     fn serve(&mut self) -> Result<(), EngineError> {
-        self.monitor
-            .serve(self.vcpu_id, &mut *self.vcpu, self.rest)?;
+        self.show()?;
         let old = self
             .life
             .exchange
             .take_part(self.vcpu_id, &mut self.vcpu, &mut self.rest)?;
         if let Some(old) = old {
+            // The new engine has none.
+            self.probes = 0;
             sums::add_vcpu(&mut self.account.statistics, &old.statistics());
         }
         Ok(())
@@ -176,6 +188,7 @@ impl VcpuThread<'_> {
             let vcpu = &mut *self.vcpu;
             let mut shown = Ok(());
             life.quota.wait(|| {
+                life.probing.serve(self.vcpu_id, vcpu, &mut self.probes);
                 shown = self.monitor.serve(self.vcpu_id, vcpu, self.rest);
                 shown.is_ok() && !life.is_over() && !life.gate.is_closed()
             });
@@ -191,6 +204,7 @@ impl VcpuThread<'_> {
         let vcpu = &mut *self.vcpu;
         let mut shown = Ok(());
         life.output.wait_for_room(|| {
+            life.probing.serve(self.vcpu_id, vcpu, &mut self.probes);
             shown = self.monitor.serve(self.vcpu_id, vcpu, self.rest);
             shown.is_ok() && !life.is_over() && !life.gate.is_closed()
         });

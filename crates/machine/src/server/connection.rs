@@ -12,7 +12,7 @@ use crate::outcome::ending::StopCause;
 use crate::outcome::refusal::{PauseError, SwitchError};
 use crate::server::clients::{Place, STAYING_MAX};
 use crate::server::lines::{Line, Lines, refusal, reply};
-use crate::server::{Shared, console, observe, paging};
+use crate::server::{Shared, console, observe, paging, probes};
 
 /// How long a guest's threads may take to come to rest.
 const PAUSE_TIME: Duration = Duration::from_secs(10);
@@ -45,7 +45,7 @@ pub(super) fn serve(shared: &Arc<Shared>, stream: UnixStream, place: &Place) {
                     return;
                 }
             }
-            Command::Console { .. } | Command::Wait if !place.stays() => {
+            Command::Console { .. } | Command::Wait | Command::Probe { .. } if !place.stays() => {
                 let why = format!("{STAYING_MAX} consoles and waiting clients are connected");
                 if !reply(&stream, refusal(RefusalCode::Busy, why)) {
                     return;
@@ -59,6 +59,9 @@ pub(super) fn serve(shared: &Arc<Shared>, stream: UnixStream, place: &Place) {
                 return console::attach(shared, stream, replay_bytes, types.then_some(rest));
             }
             Command::Wait => return wait(shared, &stream),
+            Command::Probe { life, points } => {
+                return probes::serve(shared, &stream, life, points);
+            }
             Command::View => {
                 if !observe::view(shared, &stream) {
                     return;
@@ -101,6 +104,7 @@ fn what(command: &Command) -> &'static str {
         Command::View | Command::StoredPages { .. } | Command::WrittenPages { .. } => {
             "the guest's memory, to read"
         }
+        Command::Probe { .. } => "what the guest's kernel does",
         Command::Registers => "the guest's registers",
         Command::Books => "the host's books",
     }
@@ -148,7 +152,7 @@ fn perform(shared: &Shared, command: Command) -> Outcome {
             paging::stored_pages(shared, life, &file_pages)
         }
         Command::WrittenPages { stretches } => paging::written_pages(shared, &stretches),
-        Command::Console { .. } | Command::Wait | Command::View => {
+        Command::Console { .. } | Command::Wait | Command::View | Command::Probe { .. } => {
             unreachable!("these need the connection itself")
         }
     }

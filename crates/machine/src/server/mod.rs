@@ -15,6 +15,7 @@ mod limits_tests;
 mod lines;
 mod observe;
 mod paging;
+mod probes;
 
 use std::fmt;
 use std::io;

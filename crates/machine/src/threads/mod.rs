@@ -10,5 +10,6 @@ pub(crate) mod helper;
 pub(crate) mod mailbox;
 pub(crate) mod observe;
 pub(crate) mod patience;
+pub(crate) mod probing;
 pub(crate) mod quota;
 pub(crate) mod time;

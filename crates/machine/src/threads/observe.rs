@@ -20,6 +20,7 @@ use crate::outcome::rest::Rest;
 use crate::threads::bell::{Bell, Bells};
 use crate::threads::crew::Times;
 use crate::threads::gate::Gate;
+use crate::threads::probing::Probing;
 use crate::threads::time::GuestTime;
 
 /// A time that is not: nobody rests.
@@ -36,6 +37,8 @@ pub(crate) struct Observed {
     pub(crate) monitors: Arc<Vec<VcpuMonitor>>,
     pub(crate) bells: Arc<Bells>,
     pub(crate) gate: Arc<Gate>,
+    /// Who hears of what its kernel passes.
+    pub(crate) probing: Arc<Probing>,
     /// What its board has counted.
     pub(crate) board: Box<dyn Fn() -> Metrics + Send + Sync>,
 }

@@ -292,6 +292,23 @@ impl Builder {
         self.start = self.e.address();
     }
 
+    /// The instruction at `rip` starts here, and has a probe: comes back to Rust, which goes on behind this. What it needs
+    /// lies before the instruction's own code, so that an instruction that starts over does not pass again.
+    pub(crate) fn start_probed_instruction(&mut self, rip: u64) {
+        self.put_everything_back();
+        let site = self.first_site + self.sites.len() as u32;
+        self.e
+            .store_gs_imm32(offset_of!(VcpuBlock, exit_info) as i32, site);
+        let reason = ExitReason::Probe as u32;
+        self.e
+            .store_gs_imm32(offset_of!(VcpuBlock, exit_reason) as i32, reason);
+        let exit = self.stubs().exit;
+        self.e.jump_to(exit);
+        self.start_instruction(rip);
+        let own = self.site(None);
+        debug_assert_eq!(own, site, "sites are numbered in order");
+    }
+
     /// Borrows a register that is not in `used` (a bit mask). `low` asks for one that needs no REX prefix.
     /// RSP and RAX are never given: RAX serves the flags.
     pub(crate) fn borrow(&mut self, used: u16, low: bool) -> Reg {

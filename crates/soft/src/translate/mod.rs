@@ -35,8 +35,11 @@ mod classify_tests;
 mod tests;
 
 use std::mem::offset_of;
+use std::sync::Arc;
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, InstructionInfoFactory, OpKind, Register};
+
+use vcpu::Probes;
 
 use crate::block::{ExitReason, VcpuBlock};
 use crate::code_cache::{HostPc, Stubs};
@@ -92,6 +95,8 @@ pub(crate) struct Translator {
     pub(crate) features: Features,
     /// A vCPU that waits in a loop may wait for another one.
     pub(crate) has_company: bool,
+    /// Instructions of the kernel that somebody wants to hear of.
+    pub(crate) probes: Arc<Probes>,
     info: InstructionInfoFactory,
     steps: Vec<Step>,
     /// The block ends before an instruction that goes on into the next page.
@@ -104,6 +109,7 @@ impl Translator {
             builder: Builder::new(),
             features,
             has_company: false,
+            probes: Probes::none(),
             info: InstructionInfoFactory::new(),
             steps: Vec::with_capacity(MAX_INSTRUCTIONS),
             ends_at_straddling: false,
@@ -194,7 +200,12 @@ impl Translator {
                 used,
             } = *step;
             let rip = instruction.ip();
-            self.builder.start_instruction(rip);
+            let is_kernel = request.mode.is_64() && !request.mode.has(Mode::USER);
+            if is_kernel && self.probes.has(rip) {
+                self.builder.start_probed_instruction(rip);
+            } else {
+                self.builder.start_instruction(rip);
+            }
             let exits = Exits {
                 rip,
                 page,

@@ -8,4 +8,5 @@ mod corners;
 mod exceptions;
 mod flat32;
 mod machine;
+mod probes;
 mod tasks;
