@@ -6,12 +6,13 @@ use api::{EngineWish, MemorySize, Timeout};
 use clap::{Args, Parser, Subcommand};
 
 use crate::doctor::DoctorArguments;
+use crate::policy_command::PolicyArguments;
 use crate::spec_arguments::SpecArguments;
 use crate::vm::{
     BalloonArguments, ConsoleArguments, DmesgArguments, HooksArguments, InspectArguments,
     LimitArguments, LogsArguments, NamesArguments, PsArguments, RemoveArguments, RenameArguments,
     StopArguments, SwitchArguments, TopArguments, TraceArguments, TruthArguments, UpdateArguments,
-    WaitArguments,
+    WaitArguments, WatchArguments,
 };
 
 /// A hypervisor that runs guests with or without hardware virtualization.
@@ -54,6 +55,10 @@ pub enum Command {
     Hooks(HooksArguments),
     /// Tell what a guest does as it does it: programs, connections, modules, users, mounts
     Trace(TraceArguments),
+    /// Follow a policy: what is to be done when something is seen of guests
+    Watch(WatchArguments),
+    /// Look at policies before they are followed
+    Policy(PolicyArguments),
     /// Watch all guests on one screen, claim beside truth
     Top(TopArguments),
     /// Press the power button of VMs, and end those that still run after a grace time

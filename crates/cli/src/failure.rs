@@ -8,6 +8,7 @@ use devices::virtio::blk::OverlayError;
 use fleet::{ClientError, InventoryError};
 use images::{AppImageError, CacheError, ContainerError, DebianError, FileError, StoreError};
 use machine::SpecErrors;
+use policy::PolicyError;
 use runner::{CLOSED_PIPE, Trouble};
 use thiserror::Error;
 
@@ -114,6 +115,43 @@ pub enum Failure {
         /// What the host said.
         source: io::Error,
     },
+    /// A file of policies, or of what was recorded, cannot be read.
+    #[error("cannot read {}", .path.display())]
+    PolicyFile {
+        /// The file.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// What was read is no policy.
+    #[error("the policy \"{}\" cannot be followed", .name.escape_debug())]
+    Policy {
+        /// What was typed.
+        name: String,
+        /// Everything that is wrong with it.
+        source: PolicyError,
+    },
+    /// What was recorded cannot be understood.
+    #[error("line {line} of {} is no event: {why}", .path.display())]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// Which line, counted from 1.
+        line: usize,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Decisions cannot be written down.
+    #[error("cannot write decisions to {}, and so nothing more is decided", .path.display())]
+    Journal {
+        /// The file.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// There is no place for the journal.
+    #[error("there is no place to keep decisions: neither XDG_STATE_HOME nor HOME is set")]
+    NoState,
     /// There is no such user, or none of whom VMs can be seen.
     #[error("no VMs of a user \"{}\" can be seen", .0.escape_debug())]
     NoUser(String),
@@ -261,6 +299,9 @@ impl Failure {
             | Failure::Update(_)
             | Failure::Name { .. }
             | Failure::NotForOthers
+            | Failure::Policy { .. }
+            | Failure::PolicyFile { .. }
+            | Failure::Record { .. }
             | Failure::BadAmount { .. } => BAD_INPUT,
             Failure::App(AppImageError::App(error)) if error.is_bad_input() => BAD_INPUT,
             Failure::Image(error) if error.is_bad_input() => BAD_INPUT,
@@ -385,6 +426,13 @@ impl Failure {
                 "`mother ps --all-users` lists all that can be seen; root sees everybody's"
             }
             Failure::NotForOthers => "become that user first: `runuser -u USER -- mother ...`",
+            Failure::PolicyFile { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                "name a file, or one of the presets: observe, guarded, locked"
+            }
+            Failure::Policy { .. } => {
+                "docs/policies.md says what may stand in one; `mother policy show guarded` is an example"
+            }
+            Failure::NoState => "name a file with --journal",
             Failure::NoCache(_) => {
                 "set HOME, or XDG_CACHE_HOME to a folder of your own: a service has neither unless it is told"
             }

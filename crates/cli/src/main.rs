@@ -30,6 +30,7 @@ mod input;
 mod output;
 #[cfg(test)]
 mod pages;
+mod policy_command;
 mod progress;
 mod room;
 mod run;
@@ -125,6 +126,8 @@ fn perform(arguments: Arguments, vm: Option<&str>) -> Result<u8, Failure> {
         Command::Dmesg(arguments) => vm::dmesg(&arguments),
         Command::Hooks(arguments) => vm::hooks(&arguments),
         Command::Trace(arguments) => vm::trace(&arguments),
+        Command::Watch(arguments) => vm::watch(&arguments),
+        Command::Policy(arguments) => policy_command::run(&arguments),
         Command::Top(arguments) => vm::top(&arguments),
         Command::Stop(arguments) => vm::stop(&arguments),
         Command::Kill(arguments) => vm::kill(&arguments),

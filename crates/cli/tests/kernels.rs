@@ -25,6 +25,8 @@ mod guest;
 mod liars;
 #[path = "kernels/matrix.rs"]
 mod matrix;
+#[path = "kernels/traced.rs"]
+mod traced;
 
 use std::io::Write;
 

@@ -1,6 +1,7 @@
 //! Running a point's operations: registers and a reader of memory in, values out.
 
-use crate::{Bytes, From, HIT_BYTES_MAX, Length, NAME_BYTES_MAX, Operation, Value};
+use crate::bytes::Bytes;
+use crate::point::{From, HIT_BYTES_MAX, Length, NAME_BYTES_MAX, Operation, Value};
 
 /// What a vCPU has when it passes.
 #[derive(Clone, Copy, Debug)]

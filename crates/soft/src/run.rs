@@ -114,14 +114,7 @@ impl SoftVcpu {
     /// Runs from RIP until translated code comes back for good.
     fn execute(&mut self) -> Result<Turn, EngineError> {
         if !self.answers.is_empty() {
-            let restarted = self
-                .asking
-                .take()
-                .filter(|decoded| decoded.instruction.ip() == self.block.rip);
-            return Ok(match restarted {
-                Some(decoded) => self.interpret_decoded(&decoded),
-                None => self.interpret_here(),
-            });
+            return Ok(self.start_over());
         }
         let mut pc = match self.find_code(true) {
             Ok(pc) => pc,
@@ -185,6 +178,18 @@ impl SoftVcpu {
                     ));
                 }
             }
+        }
+    }
+
+    /// The instruction that asked, with the answer.
+    fn start_over(&mut self) -> Turn {
+        let restarted = self
+            .asking
+            .take()
+            .filter(|decoded| decoded.instruction.ip() == self.block.rip);
+        match restarted {
+            Some(decoded) => self.interpret_decoded(&decoded),
+            None => self.interpret_here(),
         }
     }
 

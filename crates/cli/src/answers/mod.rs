@@ -478,3 +478,16 @@ pub struct TraceLost<'a> {
     /// How many, of those that are watched.
     pub count: u64,
 }
+
+/// The answer of `mother policy check`.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct CheckedPolicy {
+    /// Names of the rules.
+    pub rules: Vec<String>,
+    /// How many exceptions there are.
+    pub exceptions: usize,
+    /// Kinds of events that rules are about.
+    pub events: Vec<EventKind>,
+    /// Whether nothing will be done.
+    pub dry_run: bool,
+}

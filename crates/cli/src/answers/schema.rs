@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use insight::hooks::Hooks;
+use policy::{Decision, PolicyFile};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 use serde::Serialize;
 use serde_json::json;
 
 use super::*;
+use crate::vm::JournalEntry;
 
 /// Where the schemas are kept.
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/schema");
@@ -83,6 +85,19 @@ struct DefaultGuest {
     has_apt: bool,
 }
 
+/// A line of `mother trace --json`.
+#[derive(Serialize, JsonSchema)]
+#[serde(untagged)]
+#[expect(
+    dead_code,
+    reason = "a shape for the schema; no value of it is ever made"
+)]
+enum TraceLine<'a> {
+    Traced(Box<Traced<'a>>),
+    Begins(TraceBegins<'a>),
+    Lost(TraceLost<'a>),
+}
+
 fn of<T: JsonSchema>(title: &str) -> Schema {
     let settings = SchemaSettings::draft2020_12().for_serialize();
     let mut schema = settings.into_generator().into_root_schema_for::<T>();
@@ -112,6 +127,20 @@ fn schemas() -> Vec<(&'static str, Schema)> {
         (
             "reached",
             of::<Vec<Reached<'_>>>("mother wait --for WHAT --json"),
+        ),
+        (
+            "decision",
+            of::<Decision>("mother policy test --json, a line"),
+        ),
+        ("policy", of::<PolicyFile>("A policy")),
+        (
+            "policy-check",
+            of::<CheckedPolicy>("mother policy check --json"),
+        ),
+        ("trace", of::<TraceLine<'_>>("mother trace --json, a line")),
+        (
+            "watch",
+            of::<JournalEntry<'_>>("mother watch --json, and the journal, a line"),
         ),
         ("truth", of::<Truth<'_>>("mother truth NAME --json")),
         ("truths", of::<Truths<'_>>("mother truth --json")),

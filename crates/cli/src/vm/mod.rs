@@ -22,8 +22,11 @@ mod truth;
 mod update;
 mod verdicts;
 mod wait;
+mod watch;
 mod words;
 
+pub use self::watch::journal::{Entry as JournalEntry, words as decision_words};
+pub use self::watch::{WatchArguments, watch};
 pub use again::{RenameArguments, rename, restart, start};
 pub use balloon::{BalloonArguments, balloon};
 pub use console::{ConsoleArguments, console};

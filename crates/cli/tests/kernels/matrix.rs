@@ -18,7 +18,7 @@ use insight::{Kernel, Rung, attach};
 use sha2::{Digest, Sha256};
 
 use crate::guest::Guest;
-use crate::{compare, connections, look, say};
+use crate::{compare, connections, look, say, traced};
 
 /// Series that stand for all in a short run: the oldest form of everything, and each that changed something.
 const SHORT: [&str; 4] = ["5.10.", "6.1.", "6.12.", "7."];
@@ -198,6 +198,7 @@ fn compare(guest: &mut Guest) -> Vec<String> {
     complaints.extend(connections::sockets(guest, &kernel));
     complaints.extend(connections::mounts(guest, &kernel));
     complaints.extend(is_unchanged(guest, &kernel, folder.path(), false));
+    complaints.extend(traced::traced(guest, &kernel));
     complaints
 }
 

@@ -2,12 +2,10 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use x86::Gva;
 
 use super::Reach;
 use super::address::SocketAddress;
 use super::recipe::{Values, text};
-use crate::look::Look;
 use crate::tasks::{Container, Namespaces, container};
 
 /// `SIGNAL_GROUP_EXIT` (include/linux/sched/signal.h).
@@ -307,7 +305,8 @@ impl What {
 
 /// A hit, and what else is needed to understand it.
 pub(super) struct Facts<'a> {
-    pub(super) look: &'a Look<'a>,
+    /// Where a mount's root is seen, and where it is in its file system, by the address of its `struct vfsmount`.
+    pub(super) mounted_at: &'a dyn Fn(u64) -> Option<(String, String)>,
     pub(super) values: Values<'a>,
     /// Files whose opening is told.
     pub(super) files: &'a [String],
@@ -461,7 +460,8 @@ impl Facts<'_> {
     fn accept(&self) -> Option<What> {
         let values = &self.values;
         let port = |name: &str| Some(values.number(name)? as u16);
-        let (peer_port, own_port) = (port("peer port")?.swap_bytes(), port("own port")?);
+        let peer_port = port("peer port")?.swap_bytes();
+        let own_port = port("own port")?;
         let address = |v4: &str, v6: &str, port: u16| {
             if values.number("family")? == 2 {
                 let ip = (values.number(v4)? as u32).to_le_bytes();
@@ -489,8 +489,9 @@ impl Facts<'_> {
                 is_nameless: true,
             });
         }
-        let mount = Gva(self.values.number("mount")?);
-        let (root, part) = self.mounted_at(mount).unwrap_or_default();
+        let mount = self.values.number("mount")?;
+        let mounted = (self.mounted_at)(mount);
+        let (root, part) = mounted.unwrap_or_default();
         let below = path(names);
         // What is mounted may be a part of its file system.
         let below = match below.strip_prefix(&part) {
@@ -508,13 +509,6 @@ impl Facts<'_> {
             path.push_str(" (deleted)");
         }
         Some(Path { path, is_nameless })
-    }
-
-    /// Where a mount's root is seen, and where it is in its file system.
-    fn mounted_at(&self, mount: Gva) -> Option<(String, String)> {
-        let root = Gva(self.look.member("vfsmount", mount, "mnt_root").ok()?);
-        let seen = self.look.path(mount, root).ok()?;
-        Some((seen, self.look.path_in_file_system(root).ok()?))
     }
 }
 

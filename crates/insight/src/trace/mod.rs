@@ -33,8 +33,10 @@ mod recipes;
 mod tests;
 
 use probe::{Hit, Point};
+use x86::Gva;
 
 use crate::kernel::Kernel;
+use crate::look::Look;
 use crate::tasks::Namespaces;
 
 pub use address::SocketAddress;
@@ -130,8 +132,9 @@ impl Plan {
             return Told::Nothing;
         };
         let account = kernel.account();
+        let look = kernel.look(&account, &[]);
         let facts = Facts {
-            look: &kernel.look(&account, &[]),
+            mounted_at: &|mount| mounted_at(&look, Gva(mount)),
             values: Values::new(recipe, &hit.values),
             files: &self.files,
             host: self.host.as_ref(),
@@ -150,6 +153,12 @@ impl Plan {
             None => Told::Nothing,
         }
     }
+}
+
+fn mounted_at(look: &Look<'_>, mount: Gva) -> Option<(String, String)> {
+    let root = Gva(look.member("vfsmount", mount, "mnt_root").ok()?);
+    let seen = look.path(mount, root).ok()?;
+    Some((seen, look.path_in_file_system(root).ok()?))
 }
 
 /// What a hit tells.

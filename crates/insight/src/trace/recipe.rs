@@ -1,6 +1,6 @@
 //! A point whose values have names.
 
-use probe::{Bytes, From, Hit, Length, Operation, Point, Value};
+use probe::{Bytes, From, Length, Operation, Point, Value};
 
 /// General registers that hold the first arguments of a function (System V psABI for x86-64, 3.2.3), by `probe`'s numbers.
 pub(super) const FIRST: From = From::Register(7);
@@ -206,17 +206,3 @@ pub(super) fn text(bytes: &[u8]) -> String {
     let len = bytes.iter().position(|&byte| byte == 0);
     String::from_utf8_lossy(&bytes[..len.unwrap_or(bytes.len())]).into_owned()
 }
-
-/// Whose hit it is: for tests of what guests may put into one.
-#[cfg(test)]
-pub(super) fn hit(point: u16, values: Vec<Value>) -> Hit {
-    Hit {
-        point,
-        vcpu_id: 0,
-        at_ns: 0,
-        values,
-    }
-}
-
-#[cfg(not(test))]
-const _: Option<Hit> = None;

@@ -312,7 +312,8 @@ impl Make<'_> {
         let mount = self.at("file", "f_path.mnt")?;
         // A `struct path` as a function's argument.
         let path = mount.min(dentry);
-        let (dentry, mount) = (dentry - path, mount - path);
+        let dentry = dentry - path;
+        let mount = mount - path;
         let mut old = self.by(&["security_sb_mount"])?;
         old.text("source", FIRST, &[0], 255);
         self.file(&mut old, SECOND, &[dentry], &[mount])?;

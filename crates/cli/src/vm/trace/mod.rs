@@ -1,7 +1,7 @@
 //! `mother trace`: what a guest does, told as it does it.
 
 mod otlp;
-mod words;
+pub(super) mod words;
 
 use std::time::{Duration, Instant};
 

@@ -10,7 +10,7 @@ use crate::vm::words::printable;
 const ANCESTORS: usize = 4;
 
 /// What cannot be told, or not all of it.
-pub(super) fn reaches(name: &VmName, reaches: &[(EventKind, Reach)]) -> Vec<String> {
+pub(in crate::vm) fn reaches(name: &VmName, reaches: &[(EventKind, Reach)]) -> Vec<String> {
     let mut lines: Vec<(String, Vec<&str>)> = Vec::new();
     for (kind, reach) in reaches {
         let words = match reach {
@@ -72,41 +72,13 @@ fn origin(actor: &Actor) -> String {
 /// What happened, in words.
 pub(super) fn what(event: &Event) -> String {
     match &event.what {
-        What::Exec {
-            executable,
-            given,
-            interpreter,
-            arguments,
-        } => {
-            let program = executable.as_ref().map(|file| file.path.as_str());
-            let mut text = printable(program.or(given.as_deref()).unwrap_or("?"));
-            if interpreter.is_some()
-                && let Some(given) = given
-            {
-                text.push_str(&format!(" for {}", printable(given)));
-            }
-            let rest: Vec<String> = arguments.iter().skip(1).map(|word| quoted(word)).collect();
-            if !rest.is_empty() {
-                text.push_str(&format!(" {}", rest.join(" ")));
-            }
-            if let Some(identity) = event.process.as_ref().and_then(|actor| actor.identity)
-                && identity.effective_uid != 0
-            {
-                text.push_str(&format!(", user {}", identity.effective_uid));
-            }
-            text
-        }
+        What::Exec { .. } => program(event),
         What::Fork { child_pid, .. } => format!("process {child_pid}"),
         What::Exit {
             status,
             signal,
             has_core,
-        } => match (status, signal) {
-            (Some(status), _) => format!("status {status}"),
-            (None, Some(signal)) if *has_core => format!("signal {signal}, with a core dump"),
-            (None, Some(signal)) => format!("signal {signal}"),
-            (None, None) => "ended".to_owned(),
-        },
+        } => ended(*status, *signal, *has_core),
         What::Credentials { new } => {
             let old = event.process.as_ref().and_then(|actor| actor.identity);
             credentials(old, *new)
@@ -129,12 +101,10 @@ pub(super) fn what(event: &Event) -> String {
             at,
             file_system,
         } => {
-            let kind = file_system.as_deref().filter(|kind| !kind.is_empty());
-            let kind = kind.map_or_else(String::new, |kind| format!("{} ", printable(kind)));
-            let source = source.as_deref().filter(|source| !source.is_empty());
-            let source =
-                source.map_or_else(String::new, |source| format!("{} ", printable(source)));
-            format!("{kind}{source}at {}", shown(at))
+            let parts = [file_system, source].into_iter().flatten();
+            let parts = parts.filter(|part| !part.is_empty());
+            let parts: String = parts.map(|part| printable(part) + " ").collect();
+            format!("{parts}at {}", shown(at))
         }
         What::Ptrace { target } => named(target.pid, &target.name),
         What::Bpf {
@@ -156,6 +126,44 @@ pub(super) fn what(event: &Event) -> String {
                 .unwrap_or("the kernel gives up")
                 .trim_end(),
         ),
+    }
+}
+
+/// A program and its arguments.
+fn program(event: &Event) -> String {
+    let What::Exec {
+        executable,
+        given,
+        interpreter,
+        arguments,
+    } = &event.what
+    else {
+        return String::new();
+    };
+    let program = executable.as_ref().map(|file| file.path.as_str());
+    let mut text = printable(program.or(given.as_deref()).unwrap_or("?"));
+    if interpreter.is_some()
+        && let Some(given) = given
+    {
+        text.push_str(&format!(" for {}", printable(given)));
+    }
+    for word in arguments.iter().skip(1) {
+        text.push_str(&format!(" {}", quoted(word)));
+    }
+    if let Some(identity) = event.process.as_ref().and_then(|actor| actor.identity)
+        && identity.effective_uid != 0
+    {
+        text.push_str(&format!(", user {}", identity.effective_uid));
+    }
+    text
+}
+
+fn ended(status: Option<i32>, signal: Option<i32>, has_core: bool) -> String {
+    match (status, signal) {
+        (Some(status), _) => format!("status {status}"),
+        (None, Some(signal)) if has_core => format!("signal {signal}, with a core dump"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => "ended".to_owned(),
     }
 }
 
