@@ -84,11 +84,13 @@ impl Tracer {
                 continue;
             };
             let plan = Plan::new(kernel, &self.wanted);
+            // Before anything is told: what the log gets from then on is told too.
+            let log = Log::new(kernel);
             let points = plan.points();
             let ended = match Client::connect(&self.record)?.probe(life, points) {
                 Ok(passes) => {
                     listener.begins(life, plan.reaches());
-                    Life { kernel, plan }.tell(passes, listener)?
+                    Life { kernel, plan }.tell(passes, log, listener)?
                 }
                 Err(ClientError::Refused {
                     code: RefusalCode::NotHere,
@@ -120,8 +122,12 @@ struct Life<'a> {
 }
 
 impl Life<'_> {
-    fn tell(&self, mut passes: Passes, listener: &mut dyn Listener) -> Result<Ended, ClientError> {
-        let mut log = Log::new(self.kernel);
+    fn tell(
+        &self,
+        mut passes: Passes,
+        mut log: Log,
+        listener: &mut dyn Listener,
+    ) -> Result<Ended, ClientError> {
         loop {
             let some = passes.wait()?;
             if some.lost > 0 {

@@ -47,6 +47,22 @@ pub fn bench() -> Result<bool> {
     run(test("what_attaching_and_looking_costs", &["--ignored"]))
 }
 
+/// What it costs a guest that somebody hears of every program.
+pub fn bench_trace() -> Result<bool> {
+    let words = [
+        "test",
+        "--release",
+        "--package",
+        "cli",
+        "--test",
+        "trace",
+        "what_hearing_of",
+    ];
+    let mut command = cargo(&words);
+    command.args(["--", "--ignored", "--nocapture"]);
+    run(command)
+}
+
 /// Hostile memory for so long.
 pub fn fuzz(options: &[&str]) -> Result<bool> {
     let ["--seconds", seconds] = options else {

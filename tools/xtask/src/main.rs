@@ -57,6 +57,8 @@ usage: cargo xtask TASK
            what a second vCPU is worth, on 2 cores that nobody else uses
   bench insight
            what it costs to recognise a guest's kernel and to read it
+  bench trace
+           what it costs a guest that somebody hears of every program that it starts
   test-insight [--all [--again] | --kernels RELEASE,RELEASE]
            what is read of guests against what they print: a few kernels, all that mirrors offer but those that a run
            before found no fault with, or these
@@ -88,6 +90,7 @@ fn main() -> ExitCode {
         ["test"] => test::run(),
         ["bench", "smp", options @ ..] => smp::run("bench", options),
         ["bench", "insight"] => insight::bench(),
+        ["bench", "trace"] => insight::bench_trace(),
         ["test-insight", options @ ..] => insight::test_all(options),
         ["fuzz", "parsers", options @ ..] => differential::run("fuzz", options),
         ["fuzz", "insight", options @ ..] => insight::fuzz(options),

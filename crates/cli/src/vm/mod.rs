@@ -25,7 +25,9 @@ mod wait;
 mod watch;
 mod words;
 
-pub use self::watch::journal::{Entry as JournalEntry, words as decision_words};
+#[cfg(test)]
+pub use self::watch::journal::Entry as JournalEntry;
+pub use self::watch::journal::words as decision_words;
 pub use self::watch::{WatchArguments, watch};
 pub use again::{RenameArguments, rename, restart, start};
 pub use balloon::{BalloonArguments, balloon};

@@ -183,6 +183,27 @@ impl Guest {
         self.say(words, |command| command)
     }
 
+    /// `mother` with these words, beside what the guest is asked meanwhile.
+    pub fn start(&self, words: &[&str]) -> Child {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mother"));
+        command
+            .args(words)
+            .env("XDG_RUNTIME_DIR", self.runtime.path())
+            .env("XDG_STATE_HOME", self.state());
+        command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    /// Where the command keeps what it writes for this guest's user.
+    pub fn state(&self) -> PathBuf {
+        let folder = self.runtime.path().join("state");
+        fs::create_dir_all(&folder).unwrap();
+        folder
+    }
+
     /// The same where nothing is known of kernels but what is in this folder.
     pub fn mother_with_cache(&self, words: &[&str], cache: &Path) -> String {
         self.say(words, |command| command.env("XDG_CACHE_HOME", cache))

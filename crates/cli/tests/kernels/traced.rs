@@ -1,6 +1,7 @@
 //! What a kernel passes, against what the guest says that it did: programs, ends, modules, sockets, mounts, files.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -40,6 +41,15 @@ impl Heard {
     }
 }
 
+/// Says that it is over when it goes.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Hears of all that `act` has the guest do.
 fn hear(
     guest: &mut Guest,
@@ -55,10 +65,10 @@ fn hear(
         logs: Arc::default(),
         lost: Arc::default(),
     };
-    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
-            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+            while !is_over.load(Ordering::Relaxed) {
                 let some = passes.wait().unwrap();
                 *heard.lost.lock().unwrap() += some.lost;
                 for hit in &some.hits {
@@ -70,8 +80,9 @@ fn hear(
                 }
             }
         });
+        // Also if it fails: the other thread is waited for.
+        let _over = Over(&is_over);
         act(guest, &heard);
-        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     heard
 }
@@ -117,8 +128,8 @@ const SCRIPT: &str = r"
 mkdir -p /tr; mount -t tmpfs none /tr; echo x > /tr/file
 i=0; while [ $i -lt 100 ]; do sh -c 'echo pid $$; exit 7' ; i=$((i+1)); done
 sh -c 'echo killed $$; kill -9 $$'
-for m in dummy loop; do rmmod $m 2>/dev/null && insmod /modules/$m.ko && echo module $m; done
-ifconfig lo up; (echo hi | nc -l -p 99 >/dev/null) & sleep 1; echo ho | nc 127.0.0.1 99 >/dev/null; wait
+for m in button evdev virtio_rng; do rmmod $m 2>/dev/null && insmod /modules/$m.ko && echo module $m; done
+ifconfig lo up; (echo hi | nc -l -p 99 >/dev/null) & p=$!; sleep 1; echo ho | nc 127.0.0.1 99 >/dev/null; wait $p
 cat /tr/file >/dev/null
 echo word > /dev/kmsg
 umount /tr

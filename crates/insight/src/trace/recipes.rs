@@ -94,25 +94,41 @@ impl Make<'_> {
         recipe.number("flags", task, &[self.at("task_struct", "flags")?], 4);
         let started = self.first_at("task_struct", &["start_boottime", "real_start_time"])?;
         recipe.number("started", task, &[started], 8);
+        let parent = self.at("task_struct", "real_parent")?;
+        recipe.trail("parent pids", task, (parent, tgid), 4);
+        recipe.trail("parent names", task, (parent, comm), COMM);
+        // What a kernel may be built without is left out where it is.
+        let _ = self.own_identity(recipe, task);
+        let _ = self.cgroup(recipe, task);
+        let _ = self.namespaces(recipe, task);
+        Ok(())
+    }
+
+    fn own_identity(&self, recipe: &mut Recipe, task: From) -> Result<(), Blind> {
         let cred = self.at("task_struct", "cred")?;
         self.identity(
             recipe,
             ["uid", "euid", "gid", "egid", "caps"],
             task,
             &[cred],
-        )?;
-        let parent = self.at("task_struct", "real_parent")?;
-        recipe.trail("parent pids", task, (parent, tgid), 4);
-        recipe.trail("parent names", task, (parent, comm), COMM);
+        )
+    }
+
+    fn cgroup(&self, recipe: &mut Recipe, task: From) -> Result<(), Blind> {
         let group = [
             self.at("task_struct", "cgroups")?,
             self.at("css_set", "dfl_cgrp")?,
             self.at("cgroup", "kn")?,
         ];
-        recipe.number("cgroup node", task, &group, 8);
         let up = self.first_at("kernfs_node", &["parent", "__parent"])?;
+        let name = self.at("kernfs_node", "name")?;
+        recipe.number("cgroup node", task, &group, 8);
         let node = recipe.from("cgroup node");
-        recipe.names("cgroup", node, up, self.at("kernfs_node", "name")?);
+        recipe.names("cgroup", node, up, name);
+        Ok(())
+    }
+
+    fn namespaces(&self, recipe: &mut Recipe, task: From) -> Result<(), Blind> {
         let proxy = self.at("task_struct", "nsproxy")?;
         let pids = self.at("nsproxy", "pid_ns_for_children")?;
         let mounts = self.at("nsproxy", "mnt_ns")?;
@@ -138,9 +154,11 @@ impl Make<'_> {
             "egid.val",
             "cap_effective",
         ];
-        for (name, member) in names.into_iter().zip(members) {
-            let bytes = if member == "cap_effective" { 8 } else { 4 };
-            let path = [path, &[self.at("cred", member)?]].concat();
+        let places = members.map(|member| self.at("cred", member));
+        let places: Vec<u64> = places.into_iter().collect::<Result<_, _>>()?;
+        for (name, place) in names.into_iter().zip(places) {
+            let bytes = if name.ends_with("caps") { 8 } else { 4 };
+            let path = [path, &[place]].concat();
             recipe.number(name, from, &path, bytes);
         }
         Ok(())
@@ -241,7 +259,10 @@ impl Make<'_> {
     fn module(&self) -> Result<Recipe, Blind> {
         let mut recipe = self.by(&["do_init_module"])?;
         recipe.text("module", FIRST, &[self.at("module", "name")?], 64);
-        recipe.text("parameters", FIRST, &[self.at("module", "args")?, 0], TEXT);
+        // Newer kernels keep them no longer than it takes to read them.
+        if let Ok(arguments) = self.at("module", "args") {
+            recipe.text("parameters", FIRST, &[arguments, 0], TEXT);
+        }
         recipe.number("taints", FIRST, &[self.at("module", "taints")?], 8);
         Ok(recipe)
     }

@@ -147,6 +147,12 @@ fn program(event: &Event) -> String {
     {
         text.push_str(&format!(" for {}", printable(given)));
     }
+    // A program that is several by its name (busybox) says which it is here.
+    let own_name = arguments.first().and_then(|word| word.rsplit('/').next());
+    let file_name = text.rsplit('/').next();
+    if let Some(name) = own_name.filter(|name| Some(*name) != file_name && !name.is_empty()) {
+        text.push_str(&format!(" ({})", printable(name)));
+    }
     for word in arguments.iter().skip(1) {
         text.push_str(&format!(" {}", quoted(word)));
     }

@@ -87,6 +87,7 @@ pub(super) struct Journal {
     path: PathBuf,
     file: File,
     bytes: u64,
+    is_file: bool,
     is_json: bool,
     failure: Option<Failure>,
 }
@@ -101,11 +102,12 @@ impl Journal {
             fs::create_dir_all(folder).map_err(failed)?;
         }
         let file = open(path).map_err(failed)?;
-        let bytes = file.metadata().map_err(failed)?.len();
+        let metadata = file.metadata().map_err(failed)?;
         Ok(Journal {
             path: path.to_owned(),
             file,
-            bytes,
+            bytes: metadata.len(),
+            is_file: metadata.is_file(),
             is_json,
             failure: None,
         })
@@ -151,7 +153,7 @@ impl Journal {
     }
 
     fn append(&mut self, line: &str) -> std::io::Result<()> {
-        if self.bytes > 0 && self.bytes + line.len() as u64 > BYTES_MAX {
+        if self.is_file && self.bytes > 0 && self.bytes + line.len() as u64 > BYTES_MAX {
             let mut old = self.path.clone().into_os_string();
             old.push(".1");
             fs::rename(&self.path, old)?;
@@ -160,7 +162,11 @@ impl Journal {
         }
         self.file.write_all(line.as_bytes())?;
         self.bytes += line.len() as u64;
-        self.file.sync_data()
+        // A pipe or a device has no disk to be on, and says so.
+        match self.is_file {
+            true => self.file.sync_data(),
+            false => Ok(()),
+        }
     }
 }
 

@@ -249,17 +249,24 @@ impl Vm {
         while !self.shared.is_over() {
             let tracer = Tracer::connect(self.record.clone(), cache(), self.shared.wanted.clone());
             match tracer.and_then(|mut tracer| tracer.run(&mut Heard(self))) {
-                Ok(()) | Err(ClientError::Connection(_)) => return,
+                Ok(()) => return,
+                Err(ClientError::Connection(_)) if self.has_ended() => return,
                 Err(error) => self.complain(&error),
             }
         }
+    }
+
+    /// Whether nobody answers for it any more.
+    fn has_ended(&self) -> bool {
+        Client::connect(&self.record).is_err()
     }
 
     /// Looks at it every second: what is said beside what is true, and the host's numbers.
     fn look(&self) {
         while !self.shared.is_over() {
             match self.look_on() {
-                Ok(()) | Err(ClientError::Connection(_)) => return,
+                Ok(()) => return,
+                Err(ClientError::Connection(_)) if self.has_ended() => return,
                 // It starts again just now.
                 Err(ClientError::Refused { .. }) => thread::sleep(EVERY),
                 Err(error) => self.complain(&error),
