@@ -172,10 +172,12 @@ const FOR_PEOPLE: [&str; 4] = [
     "demo",
 ];
 
+/// Itself, or what it has below it.
 fn has_json(command: &Command) -> bool {
     command
         .get_arguments()
         .any(|argument| argument.get_long() == Some("json"))
+        || command.get_subcommands().any(has_json)
 }
 
 #[test]

@@ -2,17 +2,17 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use api::VmName;
 use clap::{Args, Subcommand};
-use policy::{Engine, Policy, PolicyError, Seen, preset};
+use policy::{Engine, Seen, preset};
 use serde_json::Value;
 
 use crate::answers::{self, CheckedPolicy};
 use crate::failure::Failure;
 use crate::output::say;
-use crate::vm::decision_words;
+use crate::vm::{decision_words, read_policy};
 
 /// Longest line of a record.
 const LINE_BYTES_MAX: u64 = 1 << 20;
@@ -86,28 +86,8 @@ pub fn run(arguments: &PolicyArguments) -> Result<u8, Failure> {
     }
 }
 
-/// The policy of a file or of a preset. A file of a preset's name is meant by a path: `./locked`.
-pub fn read(typed: &str) -> Result<Policy, Failure> {
-    let failed = |source| Failure::Policy {
-        name: typed.to_owned(),
-        source,
-    };
-    if let Some(text) = preset(typed) {
-        return Policy::read(text).map_err(failed);
-    }
-    let text = fs::read(Path::new(typed)).map_err(|source| Failure::PolicyFile {
-        path: PathBuf::from(typed),
-        source,
-    })?;
-    let text = String::from_utf8(text).map_err(|_| {
-        let why = "it is no text (UTF-8)".to_owned();
-        failed(PolicyError::Unreadable(why))
-    })?;
-    Policy::read(&text).map_err(failed)
-}
-
 fn check(arguments: &CheckArguments) -> Result<u8, Failure> {
-    let policy = read(&arguments.policy)?;
+    let policy = read_policy(&arguments.policy)?;
     let checked = CheckedPolicy {
         rules: policy.rules.iter().map(|rule| rule.name.clone()).collect(),
         exceptions: policy.exceptions.len(),
@@ -137,7 +117,7 @@ fn check(arguments: &CheckArguments) -> Result<u8, Failure> {
 }
 
 fn test(arguments: &TestArguments) -> Result<u8, Failure> {
-    let mut engine = Engine::new(read(&arguments.policy)?);
+    let mut engine = Engine::new(read_policy(&arguments.policy)?);
     let failed = |source| Failure::PolicyFile {
         path: arguments.events.clone(),
         source,

@@ -24,6 +24,7 @@ use insight::tasks::Process;
 use insight::trace::{Event, EventKind, Reach};
 use insight::verdict::{Row, Standing, Verdict};
 use insight::{Cost, Observed};
+use policy::Decision;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -490,4 +491,33 @@ pub struct CheckedPolicy {
     pub events: Vec<EventKind>,
     /// Whether nothing will be done.
     pub dry_run: bool,
+}
+
+/// What came of an action.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Outcome {
+    /// The time of the decision, by which it is known.
+    pub decided_ns: u64,
+    /// When it was done, in nanoseconds since 1970-01-01 UTC.
+    pub at_ns: u64,
+    /// The VM.
+    pub vm: String,
+    /// The rule.
+    pub rule: String,
+    /// What was to be done.
+    pub action: &'static str,
+    /// Whether it was.
+    pub done: bool,
+    /// Why not.
+    pub why: Option<String>,
+}
+
+/// A line of the journal, and of `mother watch --json`.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum JournalEntry<'a> {
+    /// What was decided.
+    Decision(&'a Decision),
+    /// What came of a part of it.
+    Outcome(&'a Outcome),
 }

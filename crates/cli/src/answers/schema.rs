@@ -11,7 +11,6 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::*;
-use crate::vm::JournalEntry;
 
 /// Where the schemas are kept.
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/schema");

@@ -25,9 +25,8 @@ mod wait;
 mod watch;
 mod words;
 
-#[cfg(test)]
-pub use self::watch::journal::Entry as JournalEntry;
 pub use self::watch::journal::words as decision_words;
+pub use self::watch::read::read as read_policy;
 pub use self::watch::{WatchArguments, watch};
 pub use again::{RenameArguments, rename, restart, start};
 pub use balloon::{BalloonArguments, balloon};

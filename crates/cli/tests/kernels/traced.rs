@@ -73,7 +73,7 @@ fn hear(
                 *heard.lost.lock().unwrap() += some.lost;
                 for hit in &some.hits {
                     match plan.event(kernel, hit) {
-                        Told::Event(event) => heard.events.lock().unwrap().push(event),
+                        Told::Event(event) => heard.events.lock().unwrap().push(*event),
                         Told::LogGrew => *heard.logs.lock().unwrap() += 1,
                         Told::Nothing => {}
                     }

@@ -143,13 +143,13 @@ impl Plan {
             return Told::LogGrew;
         }
         match facts.what(*kind) {
-            Some(what) => Told::Event(Event {
+            Some(what) => Told::Event(Box::new(Event {
                 at_ns: hit.at_ns,
                 vcpu: Some(hit.vcpu_id),
                 reach: Reach::Exact,
                 process: facts.actor(),
                 what,
-            }),
+            })),
             None => Told::Nothing,
         }
     }
@@ -165,7 +165,7 @@ fn mounted_at(look: &Look<'_>, mount: Gva) -> Option<(String, String)> {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Told {
     /// An event.
-    Event(Event),
+    Event(Box<Event>),
     /// The kernel's log has more lines, or will have within a moment.
     LogGrew,
     /// Nothing.

@@ -90,7 +90,8 @@ fn run(words: &[String], input: &str) -> Result<(), String> {
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| format!("cannot start {program}: {error}"))?;
-    let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
+    let stdin = child.stdin.take();
+    let stderr = child.stderr.take();
     let input = input.to_owned();
     // One that does not read must not hold this up: it ends at the latest with the program.
     thread::spawn(move || stdin.map(|mut stdin| stdin.write_all(input.as_bytes())));

@@ -10,10 +10,8 @@ use std::path::{Path, PathBuf};
 
 use insight::timestamp;
 use policy::{Action, Decision, HeldBack};
-use schemars::JsonSchema;
-use serde::Serialize;
 
-use crate::answers;
+use crate::answers::{self, JournalEntry, Outcome};
 use crate::failure::Failure;
 use crate::output::say;
 use crate::vm::words::printable;
@@ -21,23 +19,16 @@ use crate::vm::words::printable;
 /// Largest journal.
 const BYTES_MAX: u64 = 64 << 20;
 
-/// What came of an action.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct Outcome {
-    /// The time of the decision, by which it is known.
-    decided_ns: u64,
-    /// When it was done, in nanoseconds since 1970-01-01 UTC.
-    at_ns: u64,
-    /// The VM.
-    vm: String,
-    /// The rule.
-    rule: String,
-    /// What was to be done.
-    action: &'static str,
-    /// Whether it was.
-    done: bool,
-    /// Why not.
-    why: Option<String>,
+/// Where it is kept if nobody says where (XDG Base Directory Specification).
+pub(super) fn place() -> Result<PathBuf, Failure> {
+    let absolute = |variable: &str| {
+        let folder = std::env::var_os(variable).map(PathBuf::from);
+        folder.filter(|folder| folder.is_absolute())
+    };
+    let state = absolute("XDG_STATE_HOME");
+    let state = state.or_else(|| Some(absolute("HOME")?.join(".local/state")));
+    let folder = state.ok_or(Failure::NoState)?;
+    Ok(folder.join("mother/decisions.jsonl"))
 }
 
 impl Outcome {
@@ -59,28 +50,6 @@ impl Outcome {
         self.why = result.err();
         self
     }
-}
-
-/// A line of the journal, and of `mother watch --json`.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Entry<'a> {
-    /// What was decided.
-    Decision(&'a Decision),
-    /// What came of a part of it.
-    Outcome(&'a Outcome),
-}
-
-/// Where it is kept if nobody says where (XDG Base Directory Specification).
-pub(super) fn place() -> Result<PathBuf, Failure> {
-    let absolute = |variable: &str| {
-        let folder = std::env::var_os(variable).map(PathBuf::from);
-        folder.filter(|folder| folder.is_absolute())
-    };
-    let state = absolute("XDG_STATE_HOME");
-    let state = state.or_else(|| Some(absolute("HOME")?.join(".local/state")));
-    let folder = state.ok_or(Failure::NoState)?;
-    Ok(folder.join("mother/decisions.jsonl"))
 }
 
 pub(super) struct Journal {
@@ -120,7 +89,7 @@ impl Journal {
 
     /// Writes a decision down. When this returns it is on the disk, or there is a failure, which ends the watch.
     pub(super) fn decided(&mut self, decision: &Decision) {
-        self.write(&Entry::Decision(decision), &words(decision));
+        self.write(&JournalEntry::Decision(decision), &words(decision));
     }
 
     /// Writes down what came of it.
@@ -136,10 +105,10 @@ impl Journal {
             printable(&outcome.rule),
             outcome.action
         );
-        self.write(&Entry::Outcome(outcome), &line);
+        self.write(&JournalEntry::Outcome(outcome), &line);
     }
 
-    fn write(&mut self, entry: &Entry<'_>, words: &str) {
+    fn write(&mut self, entry: &JournalEntry<'_>, words: &str) {
         let line = answers::short(entry);
         let written = self.append(&line);
         let said = say(if self.is_json { &line } else { words });

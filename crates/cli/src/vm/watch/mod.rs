@@ -11,17 +11,19 @@
 
 mod act;
 pub(super) mod journal;
+pub(super) mod read;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use api::{VmName, VmState};
 use clap::Args;
 use fleet::{Client, ClientError, Inventory, Record};
+use host::lock::Lock;
 use insight::trace::{Event, EventKind, Reach, Wanted};
 use policy::{Decision, Engine, Seen, Trigger};
 use watch::{Listener, Tracer, Watcher};
@@ -29,10 +31,11 @@ use watch::{Listener, Tracer, Watcher};
 use super::observe::cache;
 use super::orders::time;
 use super::words::{find, names};
+use crate::answers::Outcome;
 use crate::failure::Failure;
-use crate::policy_command::read;
 use act::Actor;
-use journal::{Journal, Outcome};
+use journal::Journal;
+use read::read;
 
 /// How often VMs are looked for, and what is no event.
 const EVERY: Duration = Duration::from_secs(1);
@@ -95,7 +98,7 @@ pub fn watch(arguments: &WatchArguments) -> Result<u8, Failure> {
             .rules
             .iter()
             .any(|rule| !matches!(rule.trigger, Trigger::Event(_))),
-        inside: Mutex::new(Inside {
+        inside: Lock::new(Inside {
             engine: Engine::new(policy),
             journal: Journal::open(&path, arguments.json)?,
         }),
@@ -126,11 +129,9 @@ fn follow(
             .filter(|vm| is_meant(&vm.name) && !matches!(vm.state, VmState::Ended | VmState::Died));
         for vm in alive {
             had_any = true;
-            if !watched.contains_key(&vm.name) {
-                let record = inventory.record(&vm.name);
-                let threads = begin(shared, &vm.name, &record);
-                watched.insert(vm.name, threads);
-            }
+            let record = inventory.record(&vm.name);
+            let is_new = |name: &VmName| begin(shared, name, &record);
+            watched.entry(vm.name).or_insert_with_key(is_new);
         }
         if let Some(failure) = shared.lock().journal.take_failure() {
             return Err(failure);
@@ -147,7 +148,7 @@ fn follow(
 
 /// What all threads share.
 struct Shared {
-    inside: Mutex<Inside>,
+    inside: Lock<Inside>,
     actor: Actor,
     wanted: Wanted,
     /// Whether there is something to look for beside events.
@@ -162,7 +163,7 @@ struct Inside {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Inside> {
-        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inside.lock()
     }
 
     fn is_over(&self) -> bool {
