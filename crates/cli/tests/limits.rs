@@ -141,6 +141,54 @@ fn a_busy_guest_keeps_its_share_of_a_core_and_answers() {
     assert!(limits.contains("CPU 40% of a core"), "{limits}");
 }
 
+/// What this thread starts from now on runs on this core alone.
+fn stay_on_core(core: usize) {
+    let mut cores = rustix::thread::CpuSet::new();
+    cores.set(core);
+    rustix::thread::sched_setaffinity(None, &cores).unwrap();
+}
+
+#[test]
+fn guests_that_want_the_same_core_get_it_by_their_weights() {
+    let Some(host) = Host::with_guest() else {
+        return;
+    };
+    let doctor = host.call(&["doctor", "--json"]).stdout;
+    let doctor: serde_json::Value = serde_json::from_str(&doctor).unwrap();
+    // The core that other tests are least on: they begin with the first.
+    let cores = std::thread::available_parallelism().unwrap().get();
+    stay_on_core(cores - 1);
+    let work = ["--", "sh", "-c", "while :; do :; done"];
+    for (name, weight) in [("one", &[][..]), ("other", &["--cpu-weight", "50"])] {
+        let words = [&["-d", "--name", name], weight, &work].concat();
+        let ran = host.mother.run(&words);
+        assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    }
+    let check = |expected: f64| {
+        // Both are past their kernel's start.
+        thread::sleep(Duration::from_secs(1));
+        let before = [used(&host, "one"), used(&host, "other")];
+        thread::sleep(Duration::from_secs(6));
+        let [one, other] = [
+            used(&host, "one") - before[0],
+            used(&host, "other") - before[1],
+        ];
+        let got = one / other;
+        assert!(
+            (expected * 0.85..expected * 1.15).contains(&got),
+            "{one} s and {other} s: {got}, not {expected}, by {}",
+            doctor["cpu_weight"]
+        );
+    };
+    // Niceness comes in steps of a quarter, of which three are nearly two.
+    check(2.0);
+    let lowered = host.call(&["limit", "one", "--cpu-weight", "50"]);
+    assert_eq!(lowered.status, Some(0), "{}", lowered.stderr);
+    check(1.0);
+    let limits = &host.call(&["inspect", "other"]).stdout;
+    assert!(limits.contains("CPU weight 50 of 100"), "{limits}");
+}
+
 /// Seconds in which a guest sends so many pieces of 64 KiB to this host, and gets as many.
 fn sent_and_received(mother: &Mother, words: &[&str], pieces: usize) -> (f64, f64) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -193,6 +241,7 @@ fn a_rate_that_makes_no_sense_is_explained() {
     for (words, expected) in [
         (["--cpu-limit", "half"], "\"half\" is no share of a core"),
         (["--disk-rate", "10"], "10 bytes a second is too little"),
+        (["--cpu-weight", "0"], "\"0\" is no weight"),
         (["--net-packets", "0"], "\"0\" is no number per second"),
     ] {
         let ran = mother.run(&words);

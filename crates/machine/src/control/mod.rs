@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use host::lock::{Condition, Lock};
 use vcpu::Kick;
 
+use crate::attach::broker::Broker;
 use crate::engine::EngineFinding;
 use crate::limits::Limits;
 use crate::outcome::ending::StopCause;
@@ -37,6 +38,7 @@ struct Shared {
     attention: Lock<Option<Arc<dyn Kick>>>,
     paging: Paging,
     limits: Limits,
+    broker: Arc<dyn Broker>,
     /// What this host was found to have when the VM was planned.
     engines: Vec<EngineFinding>,
 }

@@ -1,13 +1,15 @@
 //! What a VM shows of itself while it runs, to those who look and to those who run it.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use api::{Metrics, Rates};
+use api::{CpuWeight, Metrics, Rates};
 use host::lock::{Condition, Lock};
 use paging::Books as PagingBooks;
 
+use crate::attach::broker::Broker;
 use crate::control::requests::{Phase, Requests};
 use crate::control::{Inside, MachineControl, Shared};
 use crate::engine::EngineKind;
@@ -54,6 +56,7 @@ impl MachineControl {
         plan: &VmPlan,
         paging: Paging,
         limits: Limits,
+        broker: Arc<dyn Broker>,
         time_up: Option<Instant>,
     ) -> MachineControl {
         let shown = Shown {
@@ -74,6 +77,7 @@ impl MachineControl {
             attention: Lock::new(None),
             paging,
             limits,
+            broker,
             engines: plan.engines.clone(),
         }))
     }
@@ -82,6 +86,14 @@ impl MachineControl {
     pub fn set_rates(&self, rates: &Rates) {
         self.0.limits.set(rates);
         self.call_attention();
+    }
+
+    /// The VM's processes get CPU time by this weight from now on, against others.
+    ///
+    /// # Errors
+    /// What the host says; the weight is what it was.
+    pub fn weigh(&self, weight: CpuWeight) -> io::Result<()> {
+        self.0.broker.weigh(weight)
     }
 
     /// The engine that the VM runs on.
