@@ -18,6 +18,7 @@
  *   locks       locked instructions across two lines of the cache
  *   caches      throws caches away
  *   resets      resets itself
+ *   everything  new code at three addresses, fresh address spaces, code that changes, and a console that never stops, in turns
  */
 #include "console.h"
 
@@ -136,7 +137,7 @@ static void one_fault(void)
                      : "rax", "memory");
 }
 
-static void jump_through(u8 *area, u64 bytes)
+static void jump_through(u8 *area, u64 bytes, u64 times)
 {
     map_again();
     for (u64 i = 0; i < bytes; i += 2) {
@@ -144,14 +145,14 @@ static void jump_through(u8 *area, u64 bytes)
         area[i + 1] = 0;
     }
     area[bytes - 2] = 0xc3;
-    for (;;)
+    while (times--)
         for (u64 offset = 0; offset < 3; offset++)
             ((void (*)(void))(area + (offset << 30)))();
 }
 
-static void rewrite(u8 *area)
+static void rewrite(u8 *area, u32 times)
 {
-    for (u32 value = 0;; value++) {
+    for (u32 value = 0; value < times; value++) {
         for (int i = 0; i < 4000; i += 5) {
             area[i] = 0xb8;
             *(u32 *)(area + i + 1) = value;
@@ -161,11 +162,11 @@ static void rewrite(u8 *area)
     }
 }
 
-static void change_spaces(void)
+static void change_spaces(u64 times)
 {
     u64 cr3;
     __asm__ volatile("movq %%cr3, %0" : "=r"(cr3));
-    for (;;) {
+    while (times--) {
         __asm__ volatile("movq %0, %%cr3" : : "r"(cr3) : "memory");
         for (u64 at = 0; at < 64; at++)
             (void)*(volatile u64 *)(0x1000000 + at * 4096);
@@ -201,11 +202,11 @@ void guest_main(u32 *info)
         write_msr(0x80f, 0x1ff);
     }
     if (is(word, "translation"))
-        jump_through(area, 40ul << 20);
+        jump_through(area, 40ul << 20, ~0ul);
     if (is(word, "rewriting"))
-        rewrite(area);
+        rewrite(area, ~0u);
     if (is(word, "spaces"))
-        change_spaces();
+        change_spaces(~0ul);
     for (;;) {
         if (is(word, "work")) {
             work();
@@ -246,6 +247,12 @@ void guest_main(u32 *info)
         } else if (is(word, "caches")) {
             __asm__ volatile("wbinvd" : : : "memory");
             __asm__ volatile("clflush (%0)" : : "r"(area) : "memory");
+        } else if (is(word, "everything")) {
+            jump_through(area, 4ul << 20, 1);
+            change_spaces(10000);
+            rewrite(area, 200);
+            for (u32 i = 0; i < 1u << 20; i++)
+                out8(0x3f8, 'x');
         } else if (is(word, "resets")) {
             out8(0xcf9, 6);
         } else {

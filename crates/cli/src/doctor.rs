@@ -188,8 +188,8 @@ fn weighed(means: Means) -> &'static str {
 }
 
 /// What gives processes of ordinary users namespaces.
-const NAMESPACES_HELP: &str = "allow user namespaces: `sysctl kernel.apparmor_restrict_unprivileged_userns=0` or an AppArmor \
-profile with `userns,` for this program (Ubuntu), `sysctl user.max_user_namespaces=10000` elsewhere; in a container, a \
+const NAMESPACES_HELP: &str = "allow user namespaces: the AppArmor profile that comes with this program, `apparmor/mother` (Ubuntu), \
+`sysctl user.max_user_namespaces=10000` elsewhere; in a container, a \
 filter that allows them";
 
 fn default_guest(cache: Option<&Cache>, has_apt: bool) -> String {

@@ -189,6 +189,148 @@ fn guests_that_want_the_same_core_get_it_by_their_weights() {
     assert!(limits.contains("CPU weight 50 of 100"), "{limits}");
 }
 
+/// The guest of floods, in the host's folder.
+fn build_flood(host: &Host) {
+    let sources = concat!(env!("CARGO_MANIFEST_DIR"), "/../../guests/bare");
+    let flags = "-O2 -m64 -ffreestanding -nostdlib -static -fno-pic -no-pie -fno-stack-protector -mno-red-zone \
+                 -mgeneral-regs-only -fno-asynchronous-unwind-tables -fcf-protection=none -fno-toplevel-reorder \
+                 -Wl,--oformat=binary -Wl,--build-id=none -Wl,-T,flat.ld start.S flood.c -o";
+    let cc = std::process::Command::new("cc")
+        .current_dir(sources)
+        .args(flags.split_whitespace())
+        .arg(host.folder().join("flood"))
+        .status();
+    assert!(cc.unwrap().success());
+}
+
+/// This build with the libraries that it needs and the guest of floods, as an archive that a guest unpacks.
+fn pack_for_guest(host: &Host) -> std::path::PathBuf {
+    build_flood(host);
+    let mother = env!("CARGO_BIN_EXE_mother");
+    let script = "set -e; mkdir in; strip -o in/mother \"$1\"; cp flood in/; \
+                  for it in $(ldd \"$1\" | grep -o '/[^ ]*'); do mkdir -p \"in/${it%/*}\"; cp -L \"$it\" \"in/$it\"; done; \
+                  tar -C in -cf in.tar .; truncate -s %1M in.tar";
+    let packed = std::process::Command::new("sh")
+        .current_dir(host.folder())
+        .args(["-c", script, "sh", mother])
+        .status();
+    assert!(packed.unwrap().success());
+    host.folder().join("in.tar")
+}
+
+/// What a guest that is a host itself does: two guests with weights of 100 and 25, and a while later of 100 and 200.
+const HOST_SCRIPT: &str = "\
+tar xf /dev/vda -C /
+mount -t cgroup2 none /sys/fs/cgroup 2>/dev/null
+mkdir -p /run/x /tmp /root; chmod 700 /run/x
+export XDG_RUNTIME_DIR=/run/x HOME=/root XDG_CACHE_HOME=/run/c
+/mother doctor --json | grep cpu_weight
+for it in one other; do
+/mother run -d --name $it --cpu-weight 25 --engine soft --memory 64M --kernel /flood --cmdline busy 2>/dev/null
+done
+/mother limit one --cpu-weight 100
+used() { for it in one other; do grep usage_usec /sys/fs/cgroup/mother-$it/cpu.stat | sed \"s/.* /$1 $it /\"; done; }
+sleep 3; used begin; sleep 12; used middle
+/mother limit other --cpu-weight 200
+used again; sleep 12; used end
+/mother kill one other; sleep 2; ls -d /sys/fs/cgroup/mother-*; echo it is over
+";
+
+/// On a host with cgroups v2 and one core: a guest that runs Mother itself.
+#[test]
+fn by_cgroup_a_weight_is_exact() {
+    let Some(host) = Host::with_guest() else {
+        return;
+    };
+    let archive = pack_for_guest(&host);
+    let disk = format!("{},format=raw,readonly", archive.display());
+    let options = ["--memory", "1G", "--timeout", "300s", "--disk", &disk];
+    let ran = host.mother.type_into(&options, HOST_SCRIPT);
+    let said = &ran.stdout;
+    assert!(
+        said.contains("\"cpu_weight\": \"cgroup\""),
+        "{said}{}",
+        ran.stderr
+    );
+    let used = |when: &str, who: &str| -> f64 {
+        let head = format!("{when} {who} ");
+        let line = said.lines().find_map(|line| line.strip_prefix(&head));
+        line.unwrap_or_else(|| panic!("{said}"))
+            .trim()
+            .parse()
+            .unwrap()
+    };
+    let check = |from: &str, to: &str, expected: f64| {
+        let [one, other] = ["one", "other"].map(|who| used(to, who) - used(from, who));
+        let got = one / other;
+        assert!(
+            (got / expected - 1.0).abs() < 0.05,
+            "{got}, not {expected}: {said}"
+        );
+    };
+    check("begin", "middle", 4.0);
+    check("again", "end", 0.5);
+    // Nothing is left of them.
+    let rest = said.rsplit_once("end other").unwrap().1;
+    assert!(!rest.contains("\n/sys/fs/cgroup/mother-"), "{said}");
+    assert!(rest.contains("it is over"), "{said}");
+}
+
+/// Bytes that the VM's process holds beside the guest's memory and its code.
+fn held_bytes(host: &Host, name: &str) -> u64 {
+    let vm = host.ps(name);
+    let metrics = vm["metrics"].as_array().unwrap();
+    let held = metrics
+        .iter()
+        .find(|metric| metric["name"] == "mother_vmm_memory_bytes");
+    held.unwrap()["samples"][0]["value"].as_f64().unwrap() as u64
+}
+
+#[test]
+fn what_a_guest_makes_mother_hold_ends_where_the_page_says() {
+    let Some(host) = Host::with_guest() else {
+        return;
+    };
+    let page = include_str!("../../../docs/limits.md");
+    let row = page
+        .lines()
+        .find(|line| line.starts_with("| all of the engine, notes and console"));
+    let most: u64 = row
+        .and_then(|row| {
+            row.split('|')
+                .nth(2)?
+                .trim()
+                .strip_suffix(" MiB")?
+                .parse()
+                .ok()
+        })
+        .unwrap();
+    build_flood(&host);
+    let words = [
+        "-d", "--name", "flood", "--engine", "soft", "--memory", "128M",
+    ];
+    let kernel = ["--kernel", "flood", "--cmdline", "everything"];
+    let ran = host.mother.run(&[&words[..], &kernel].concat());
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    let start = Instant::now();
+    let mut highest = 0;
+    // Tables are full after some seconds; a slow host takes longer.
+    while start.elapsed() < Duration::from_secs(20)
+        || highest < 100 << 20 && start.elapsed() < Duration::from_secs(90)
+    {
+        highest = highest.max(held_bytes(&host, "flood"));
+        assert!(
+            highest <= most << 20,
+            "{highest} bytes, the page says {most} MiB"
+        );
+        thread::sleep(Duration::from_millis(500));
+    }
+    assert!(
+        highest >= 100 << 20,
+        "the guest does not reach what is bounded: {highest} bytes"
+    );
+}
+
 /// Seconds in which a guest sends so many pieces of 64 KiB to this host, and gets as many.
 fn sent_and_received(mother: &Mother, words: &[&str], pieces: usize) -> (f64, f64) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

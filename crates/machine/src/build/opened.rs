@@ -166,9 +166,11 @@ impl Opened {
         let console = attach::console(&plan, &input, &output, channels, &handles);
         attachments.insert(0, console.map_err(BuildError::Attach)?);
         let limits = held.limits.clone();
+        let footprint = Arc::clone(&held.footprint);
         let devices = Devices::new(&attachments, handles, &limits);
         let time_up = plan.timeout.map(|limit| start + limit);
-        let control = MachineControl::new(&plan, paging.clone(), limits, broker, time_up);
+        let control =
+            MachineControl::new(&plan, paging.clone(), limits, broker, footprint, time_up);
         let mut outside = Outside {
             held,
             input,

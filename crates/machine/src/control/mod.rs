@@ -21,6 +21,7 @@ use crate::limits::Limits;
 use crate::outcome::ending::StopCause;
 use crate::outcome::refusal::PauseError;
 use crate::paging::Paging;
+use crate::report::footprint::Footprint;
 pub use requests::Phase;
 pub(crate) use requests::Step;
 use requests::{Answer, Request, Requests, State, Ticket};
@@ -39,6 +40,7 @@ struct Shared {
     paging: Paging,
     limits: Limits,
     broker: Arc<dyn Broker>,
+    footprint: Arc<Footprint>,
     /// What this host was found to have when the VM was planned.
     engines: Vec<EngineFinding>,
 }

@@ -17,6 +17,7 @@ use crate::limits::Limits;
 use crate::outcome::ending::StopCause;
 use crate::paging::Paging;
 use crate::plan::VmPlan;
+use crate::report::footprint::Footprint;
 use crate::report::metrics;
 use crate::threads::observe::Observed;
 
@@ -57,6 +58,7 @@ impl MachineControl {
         paging: Paging,
         limits: Limits,
         broker: Arc<dyn Broker>,
+        footprint: Arc<Footprint>,
         time_up: Option<Instant>,
     ) -> MachineControl {
         let shown = Shown {
@@ -78,6 +80,7 @@ impl MachineControl {
             paging,
             limits,
             broker,
+            footprint,
             engines: plan.engines.clone(),
         }))
     }
@@ -149,6 +152,10 @@ impl MachineControl {
         if let Some(bytes) = self.resident_bytes() {
             let help = "What the host holds of the guest's memory.";
             metrics.bytes("memory_resident_bytes", help, &[], bytes);
+        }
+        if let Some(bytes) = self.0.footprint.own_bytes() {
+            let help = "Memory of the VM's process beside the guest's and the code made of it: engine, devices, clients.";
+            metrics.bytes("vmm_memory_bytes", help, &[], bytes);
         }
         if let Some(refused) = host::jail::refused() {
             metrics::refused(&mut metrics, refused.count);

@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use api::CpuWeight;
 use rustix::io::Errno;
-use rustix::process::{Pid, getpid, getsid, setpriority_process};
+use rustix::process::{Pid, getpid, setpriority_process};
 
 /// What the next step of niceness takes of a weight (sched(7)).
 const STEP: f64 = 1.25;
@@ -142,14 +142,22 @@ fn nice(weight: CpuWeight) -> i32 {
 /// The processes of this session but this one.
 fn members() -> io::Result<Vec<Pid>> {
     let us = getpid();
-    let pids = fs::read_dir("/proc")?.flatten().filter_map(|entry| {
-        let number = entry.file_name().to_str()?.parse().ok()?;
-        Pid::from_raw(number)
-    });
-    // One that has ended meanwhile is nobody's.
-    Ok(pids
-        .filter(|pid| *pid != us && getsid(Some(*pid)).is_ok_and(|session| session == us))
-        .collect())
+    let is_member = |pid: &Pid| {
+        // One that has ended meanwhile is nobody's.
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        *pid != us && session_of(&stat) == Some(us)
+    };
+    let pids = fs::read_dir("/proc")?
+        .flatten()
+        .filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
+    Ok(pids.filter(is_member).collect())
+}
+
+/// The session of a process, of its `stat` (proc_pid_stat(5), the sixth field; the second is a name in parentheses). Threads of
+/// the kernel are in none.
+fn session_of(stat: &str) -> Option<Pid> {
+    let (_, fields) = stat.rsplit_once(") ")?;
+    Pid::from_raw(fields.split(' ').nth(3)?.parse().ok()?)
 }
 
 /// Does it to something of a process, which may end meanwhile.
@@ -302,6 +310,20 @@ mod tests {
         check("200", -3);
         check("1", 19);
         check("10000", -20);
+    }
+
+    #[test]
+    fn a_session_is_read_behind_whatever_a_process_is_called() {
+        let check = |stat, expected| {
+            assert_eq!(
+                session_of(stat).map(|it| it.as_raw_nonzero().get()),
+                expected,
+                "{stat}"
+            );
+        };
+        check("7 (a (b) c) S 1 5 6 0 -1\n", Some(6));
+        check("2 (kthreadd) S 0 0 0 0 -1\n", None);
+        check("", None);
     }
 
     #[test]
