@@ -153,7 +153,7 @@ pub(super) fn target() -> Result<Target> {
             continue;
         };
         let image = std::fs::read(guest.build(&std::env::temp_dir())?)?;
-        for (n, piece) in image.chunks(PIECE_BYTES).enumerate().take(120) {
+        for (n, piece) in image.chunks(PIECE_BYTES).enumerate().take(60) {
             let how = [IS_LONG, IS_LONG | IS_USER, 0, IS_USER][n % 4];
             seeds.push([&[how], piece].concat());
         }

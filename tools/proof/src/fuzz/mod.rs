@@ -143,7 +143,7 @@ impl Target {
         }
     }
 
-    /// Gives it changed inputs for so long, beginning with the unchanged ones.
+    /// Gives it changed inputs for so long, beginning with the unchanged ones, and at least as many as there are of those.
     ///
     /// # Errors
     /// If an input that it fails on cannot be kept.
@@ -152,7 +152,8 @@ impl Target {
         let mut outcome = Outcome::default();
         let start = Instant::now();
         let mut unchanged = self.seeds.iter();
-        while start.elapsed() < time || unchanged.len() > 0 {
+        // However slow the host is, some are changed.
+        while start.elapsed() < time || outcome.inputs < 2 * self.seeds.len() as u64 {
             let (input, is_good) = match unchanged.next() {
                 Some(seed) => (seed.clone(), true),
                 None => {
