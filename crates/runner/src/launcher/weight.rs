@@ -108,7 +108,7 @@ impl Weight {
             weigh_session(nice(weight))
         } else {
             self.nice = nice(weight);
-            weigh_threads(self.nice)
+            weigh_threads(getpid(), self.nice)
         }
     }
 
@@ -116,7 +116,7 @@ impl Weight {
     pub(super) fn take_in(&self) {
         let taken = match &self.folder {
             Some(folder) => move_into(folder),
-            None if self.nice != 0 => weigh_threads(self.nice),
+            None if self.nice != 0 => weigh_threads(getpid(), self.nice),
             None => Ok(()),
         };
         if let Err(error) = taken {
@@ -139,13 +139,12 @@ fn nice(weight: CpuWeight) -> i32 {
     (steps.round() as i32).clamp(-20, 19)
 }
 
-/// The processes of this session but this one.
-fn members() -> io::Result<Vec<Pid>> {
-    let us = getpid();
+/// The processes of the session that `leader` leads, but that one.
+fn members(leader: Pid) -> io::Result<Vec<Pid>> {
     let is_member = |pid: &Pid| {
         // One that has ended meanwhile is nobody's.
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        *pid != us && session_of(&stat) == Some(us)
+        *pid != leader && session_of(&stat) == Some(leader)
     };
     let pids = fs::read_dir("/proc")?
         .flatten()
@@ -169,7 +168,7 @@ fn unless_gone(result: io::Result<()>) -> io::Result<()> {
 }
 
 fn move_into(folder: &Path) -> io::Result<()> {
-    for pid in members()? {
+    for pid in members(getpid())? {
         let moved = fs::write(folder.join("cgroup.procs"), pid.to_string());
         unless_gone(moved)?;
     }
@@ -186,8 +185,8 @@ fn weigh_session(nice: i32) -> io::Result<()> {
     Err(io::ErrorKind::WouldBlock.into())
 }
 
-fn weigh_threads(nice: i32) -> io::Result<()> {
-    for pid in members()? {
+fn weigh_threads(leader: Pid, nice: i32) -> io::Result<()> {
+    for pid in members(leader)? {
         let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
             continue;
         };
@@ -324,6 +323,34 @@ mod tests {
         check("7 (a (b) c) S 1 5 6 0 -1\n", Some(6));
         check("2 (kthreadd) S 0 0 0 0 -1\n", None);
         check("", None);
+    }
+
+    #[test]
+    fn all_threads_of_a_session_get_nicer_but_its_leader_s() {
+        use std::io::BufRead;
+        use std::process::{Command, Stdio};
+
+        let script = "sleep 60 >/dev/null & echo $$; echo $!; exec 1>&-; wait";
+        let mut leader = Command::new("setsid")
+            .args(["sh", "-c", script])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let said = io::BufReader::new(leader.stdout.take().unwrap());
+        let pids: Vec<Pid> = said
+            .lines()
+            .map(|line| Pid::from_raw(line.unwrap().parse().unwrap()).unwrap())
+            .collect();
+        let [shell, sleeper] = pids[..] else {
+            panic!("{pids:?}");
+        };
+        let nice_of = |pid| rustix::process::getpriority_process(Some(pid)).unwrap();
+        let before = nice_of(shell);
+        let nicer = (before + 3).min(19);
+        weigh_threads(shell, nicer).unwrap();
+        assert_eq!((nice_of(shell), nice_of(sleeper)), (before, nicer));
+        rustix::process::kill_process(sleeper, rustix::process::Signal::KILL).unwrap();
+        leader.wait().unwrap();
     }
 
     #[test]
