@@ -24,9 +24,9 @@ pub use observe::{
 };
 pub use origin::VmOrigin;
 pub use spec::{
-    BadText, ByteRate, ByteSize, Complaint, ConsoleKind, CountRate, CpuLimit, DiskFormat,
-    DiskSerial, DiskSpec, EgressPlace, EgressRule, EgressSpec, EngineWish, Forward, JailWish,
-    Label, Mac, Marker, MemorySize, ModuleSpec, NameError, NetSpec, PartialSpec, Rates,
+    BadText, ByteRate, ByteSize, Complaint, ConsoleKind, CountRate, CpuLimit, CpuWeight,
+    DiskFormat, DiskSerial, DiskSpec, EgressPlace, EgressRule, EgressSpec, EngineWish, Forward,
+    JailWish, Label, Mac, Marker, MemorySize, ModuleSpec, NameError, NetSpec, PartialSpec, Rates,
     ResidentLimit, SpecErrors, StoreSize, Text, Timeout, Transport, VcpuCount, VmName, VmSpec,
     nearest, schema,
 };

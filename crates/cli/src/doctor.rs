@@ -6,7 +6,7 @@ use api::Jail;
 use clap::Args;
 use images::Cache;
 use machine::{EngineFinding, PagingFinding, TscStability as Stability};
-use runner::Trouble;
+use runner::{Means, Trouble};
 use serde_json::{Value, json};
 
 use crate::failure::{ANSWER_IS_NO, Failure};
@@ -28,14 +28,17 @@ pub fn run(arguments: &DoctorArguments) -> Result<u8, Failure> {
     let cache = Cache::of_user().ok();
     let has_apt = images::has_apt();
     let jail = runner::jail_here().map_err(Trouble::from)?;
+    let weights = Means::here();
     if arguments.json {
-        let value = value(&findings, tsc, &limits, &jail, cache.as_ref(), has_apt);
+        let cache = cache.as_ref();
+        let value = value(&findings, tsc, &limits, &jail, weights, cache, has_apt);
         say(&format!("{value:#}\n"))?;
     } else {
         say(&engines(&findings))?;
         say(&time(tsc))?;
         say(&paging(&limits))?;
         say(&jailed(&jail))?;
+        say(weighed(weights))?;
         say(&default_guest(cache.as_ref(), has_apt))?;
     }
     Ok(if findings.iter().any(|finding| finding.usable) {
@@ -51,6 +54,7 @@ fn value(
     tsc: Stability,
     limits: &PagingFinding,
     jail: &Jail,
+    weights: Means,
     cache: Option<&Cache>,
     has_apt: bool,
 ) -> Value {
@@ -68,6 +72,7 @@ fn value(
         "tsc": tsc,
         "paging": limits,
         "jail": jail,
+        "cpu_weight": weights.word(),
         "default_guest": {
             "cache": cache.map(|cache| cache.folder().display().to_string()),
             "package": cache.and_then(Cache::kernel_package),
@@ -168,9 +173,23 @@ fn jailed(jail: &Jail) -> String {
     text
 }
 
+/// What `--cpu-weight` holds to here.
+fn weighed(means: Means) -> &'static str {
+    match means {
+        Means::Cgroup => "CPU\n  share by cgroup: a VM has its weight against its neighbours\n",
+        Means::Session => {
+            "CPU\n  share by session: VMs are equals, a weight holds in steps of a quarter, and more than 100 is for root\n"
+        }
+        Means::Threads => {
+            "CPU\n  share by thread: a VM with more threads that want to run gets more, and a weight can only be lowered\n        \
+             help: start VMs in a cgroup of your own, as `systemd-run --user --scope -p Delegate=yes mother run ...` does\n"
+        }
+    }
+}
+
 /// What gives processes of ordinary users namespaces.
-const NAMESPACES_HELP: &str = "allow user namespaces: `sysctl kernel.apparmor_restrict_unprivileged_userns=0` or an AppArmor \
-profile with `userns,` for this program (Ubuntu), `sysctl user.max_user_namespaces=10000` elsewhere; in a container, a \
+const NAMESPACES_HELP: &str = "allow user namespaces: the AppArmor profile that comes with this program, `apparmor/mother` (Ubuntu), \
+`sysctl user.max_user_namespaces=10000` elsewhere; in a container, a \
 filter that allows them";
 
 fn default_guest(cache: Option<&Cache>, has_apt: bool) -> String {
@@ -256,7 +275,15 @@ mod tests {
             landlock_abi: 3,
             missing: Vec::new(),
         };
-        let value = value(&[soft], Stability::Promised, &limits, &jail, None, true);
+        let value = value(
+            &[soft],
+            Stability::Promised,
+            &limits,
+            &jail,
+            Means::Session,
+            None,
+            true,
+        );
         let expected = json!({
             "mother": env!("CARGO_PKG_VERSION"),
             "engines": [{"kind": "soft", "usable": true, "why": "because", "help": null}],
@@ -264,6 +291,7 @@ mod tests {
             "tsc": "promised",
             "paging": {"usable": false, "usable_on_kvm": false, "why": "not for you", "help": "be root"},
             "jail": {"tier": "landlock", "landlock_abi": 3, "missing": []},
+            "cpu_weight": "session",
             "default_guest": {"cache": null, "package": null, "has_apt": true},
         });
         assert_eq!(value, expected);

@@ -141,6 +141,196 @@ fn a_busy_guest_keeps_its_share_of_a_core_and_answers() {
     assert!(limits.contains("CPU 40% of a core"), "{limits}");
 }
 
+/// What this thread starts from now on runs on this core alone.
+fn stay_on_core(core: usize) {
+    let mut cores = rustix::thread::CpuSet::new();
+    cores.set(core);
+    rustix::thread::sched_setaffinity(None, &cores).unwrap();
+}
+
+#[test]
+fn guests_that_want_the_same_core_get_it_by_their_weights() {
+    let Some(host) = Host::with_guest() else {
+        return;
+    };
+    let doctor = host.call(&["doctor", "--json"]).stdout;
+    let doctor: serde_json::Value = serde_json::from_str(&doctor).unwrap();
+    // The core that other tests are least on: they begin with the first.
+    let cores = std::thread::available_parallelism().unwrap().get();
+    stay_on_core(cores - 1);
+    let work = ["--", "sh", "-c", "while :; do :; done"];
+    for (name, weight) in [("one", &[][..]), ("other", &["--cpu-weight", "50"])] {
+        let words = [&["-d", "--name", name], weight, &work].concat();
+        let ran = host.mother.run(&words);
+        assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    }
+    let check = |expected: f64| {
+        // Both are past their kernel's start.
+        thread::sleep(Duration::from_secs(1));
+        let before = [used(&host, "one"), used(&host, "other")];
+        thread::sleep(Duration::from_secs(6));
+        let [one, other] = [
+            used(&host, "one") - before[0],
+            used(&host, "other") - before[1],
+        ];
+        let got = one / other;
+        assert!(
+            (expected * 0.85..expected * 1.15).contains(&got),
+            "{one} s and {other} s: {got}, not {expected}, by {}",
+            doctor["cpu_weight"]
+        );
+    };
+    // Niceness comes in steps of a quarter, of which three are nearly two.
+    check(2.0);
+    let lowered = host.call(&["limit", "one", "--cpu-weight", "50"]);
+    assert_eq!(lowered.status, Some(0), "{}", lowered.stderr);
+    check(1.0);
+    let limits = &host.call(&["inspect", "other"]).stdout;
+    assert!(limits.contains("CPU weight 50 of 100"), "{limits}");
+}
+
+/// The guest of floods, in the host's folder.
+fn build_flood(host: &Host) {
+    let sources = concat!(env!("CARGO_MANIFEST_DIR"), "/../../guests/bare");
+    let flags = "-O2 -m64 -ffreestanding -nostdlib -static -fno-pic -no-pie -fno-stack-protector -mno-red-zone \
+                 -mgeneral-regs-only -fno-asynchronous-unwind-tables -fcf-protection=none -fno-toplevel-reorder \
+                 -Wl,--oformat=binary -Wl,--build-id=none -Wl,-T,flat.ld start.S flood.c -o";
+    let cc = std::process::Command::new("cc")
+        .current_dir(sources)
+        .args(flags.split_whitespace())
+        .arg(host.folder().join("flood"))
+        .status();
+    assert!(cc.unwrap().success());
+}
+
+/// This build with the libraries that it needs and the guest of floods, as an archive that a guest unpacks.
+fn pack_for_guest(host: &Host) -> std::path::PathBuf {
+    build_flood(host);
+    let mother = env!("CARGO_BIN_EXE_mother");
+    let script = "set -e; mkdir in; strip -o in/mother \"$1\"; cp flood in/; \
+                  for it in $(ldd \"$1\" | grep -o '/[^ ]*'); do mkdir -p \"in/${it%/*}\"; cp -L \"$it\" \"in/$it\"; done; \
+                  tar -C in -cf in.tar .; truncate -s %1M in.tar";
+    let packed = std::process::Command::new("sh")
+        .current_dir(host.folder())
+        .args(["-c", script, "sh", mother])
+        .status();
+    assert!(packed.unwrap().success());
+    host.folder().join("in.tar")
+}
+
+/// What a guest that is a host itself does: two guests with weights of 100 and 25, and a while later of 100 and 200.
+const HOST_SCRIPT: &str = "\
+tar xf /dev/vda -C /
+mount -t cgroup2 none /sys/fs/cgroup 2>/dev/null
+mkdir -p /run/x /tmp /root; chmod 700 /run/x
+export XDG_RUNTIME_DIR=/run/x HOME=/root XDG_CACHE_HOME=/run/c
+/mother doctor --json | grep cpu_weight
+for it in one other; do
+/mother run -d --name $it --cpu-weight 25 --engine soft --memory 64M --kernel /flood --cmdline busy 2>/dev/null
+done
+/mother limit one --cpu-weight 100
+used() { for it in one other; do grep usage_usec /sys/fs/cgroup/mother-$it/cpu.stat | sed \"s/.* /$1 $it /\"; done; }
+sleep 3; used begin; sleep 12; used middle
+/mother limit other --cpu-weight 200
+used again; sleep 12; used end
+/mother kill one other; sleep 2; ls -d /sys/fs/cgroup/mother-*; echo it is over
+";
+
+/// On a host with cgroups v2 and one core: a guest that runs Mother itself.
+#[test]
+fn by_cgroup_a_weight_is_exact() {
+    let Some(host) = Host::with_guest() else {
+        return;
+    };
+    let archive = pack_for_guest(&host);
+    let disk = format!("{},format=raw,readonly", archive.display());
+    let options = ["--memory", "1G", "--timeout", "300s", "--disk", &disk];
+    let ran = host.mother.type_into(&options, HOST_SCRIPT);
+    let said = &ran.stdout;
+    assert!(
+        said.contains("\"cpu_weight\": \"cgroup\""),
+        "{said}{}",
+        ran.stderr
+    );
+    let used = |when: &str, who: &str| -> f64 {
+        let head = format!("{when} {who} ");
+        let line = said.lines().find_map(|line| line.strip_prefix(&head));
+        line.unwrap_or_else(|| panic!("{said}"))
+            .trim()
+            .parse()
+            .unwrap()
+    };
+    let check = |from: &str, to: &str, expected: f64| {
+        let [one, other] = ["one", "other"].map(|who| used(to, who) - used(from, who));
+        let got = one / other;
+        assert!(
+            (got / expected - 1.0).abs() < 0.05,
+            "{got}, not {expected}: {said}"
+        );
+    };
+    check("begin", "middle", 4.0);
+    check("again", "end", 0.5);
+    // Nothing is left of them.
+    let rest = said.rsplit_once("end other").unwrap().1;
+    assert!(!rest.contains("\n/sys/fs/cgroup/mother-"), "{said}");
+    assert!(rest.contains("it is over"), "{said}");
+}
+
+/// Bytes that the VM's process holds beside the guest's memory and its code.
+fn held_bytes(host: &Host, name: &str) -> u64 {
+    let vm = host.ps(name);
+    let metrics = vm["metrics"].as_array().unwrap();
+    let held = metrics
+        .iter()
+        .find(|metric| metric["name"] == "mother_vmm_memory_bytes");
+    held.unwrap()["samples"][0]["value"].as_f64().unwrap() as u64
+}
+
+#[test]
+fn what_a_guest_makes_mother_hold_ends_where_the_page_says() {
+    let Some(host) = Host::with_guest() else {
+        return;
+    };
+    let page = include_str!("../../../docs/limits.md");
+    let row = page
+        .lines()
+        .find(|line| line.starts_with("| all of the engine, notes and console"));
+    let most: u64 = row
+        .and_then(|row| {
+            row.split('|')
+                .nth(2)?
+                .trim()
+                .strip_suffix(" MiB")?
+                .parse()
+                .ok()
+        })
+        .unwrap();
+    build_flood(&host);
+    let words = [
+        "-d", "--name", "flood", "--engine", "soft", "--memory", "128M",
+    ];
+    let kernel = ["--kernel", "flood", "--cmdline", "everything"];
+    let ran = host.mother.run(&[&words[..], &kernel].concat());
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    let start = Instant::now();
+    let mut highest = 0;
+    // Tables are full after some seconds; a slow host takes longer.
+    while start.elapsed() < Duration::from_secs(20)
+        || highest < 100 << 20 && start.elapsed() < Duration::from_secs(90)
+    {
+        highest = highest.max(held_bytes(&host, "flood"));
+        assert!(
+            highest <= most << 20,
+            "{highest} bytes, the page says {most} MiB"
+        );
+        thread::sleep(Duration::from_millis(500));
+    }
+    assert!(
+        highest >= 100 << 20,
+        "the guest does not reach what is bounded: {highest} bytes"
+    );
+}
+
 /// Seconds in which a guest sends so many pieces of 64 KiB to this host, and gets as many.
 fn sent_and_received(mother: &Mother, words: &[&str], pieces: usize) -> (f64, f64) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -193,6 +383,7 @@ fn a_rate_that_makes_no_sense_is_explained() {
     for (words, expected) in [
         (["--cpu-limit", "half"], "\"half\" is no share of a core"),
         (["--disk-rate", "10"], "10 bytes a second is too little"),
+        (["--cpu-weight", "0"], "\"0\" is no weight"),
         (["--net-packets", "0"], "\"0\" is no number per second"),
     ] {
         let ran = mother.run(&words);

@@ -32,6 +32,7 @@ mod wire;
 pub use ask::{Ask, Asked, GRACE, OnTerm};
 pub use client::{Handle, Held, Order, Running, Streams, start};
 pub use ending::{CRASHED, KILLED, TIMED_OUT};
+pub use launcher::Means;
 pub use reader::Reader;
 pub use trial::jail_here;
 pub use trouble::{CLOSED_PIPE, OUR_FAULT, RunError, Trouble, causes};

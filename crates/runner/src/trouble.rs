@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use api::CpuWeight;
 use fleet::{ClaimError, InventoryError};
 use machine::{BuildError, MachineError};
 use serde::{Deserialize, Serialize};
@@ -75,6 +76,16 @@ pub enum RunError {
         /// What the host refused.
         missing: Vec<String>,
     },
+    /// The host does not give the VM the CPU time that it was to have against others.
+    #[error("VM \"{name}\" is not started: the host does not give it the weight {weight}")]
+    Weight {
+        /// The VM.
+        name: String,
+        /// Its weight.
+        weight: CpuWeight,
+        /// What the host said.
+        source: io::Error,
+    },
     /// The host does not give the jail that was asked for to what reads foreign files.
     #[error(
         "no image is read: what reads it would have a jail of the tier \"{tier}\", not \"namespaces\""
@@ -130,6 +141,9 @@ impl RunError {
             RunError::Jail { .. } | RunError::ReaderJail { .. } => {
                 Some("`mother doctor` says what the host lacks; `--jail auto` takes what it has")
             }
+            RunError::Weight { .. } => Some(
+                "`mother doctor` says what weights this host keeps; more than 100 is for root, or takes a cgroup",
+            ),
             RunError::Build { source, .. } => source.help(),
             _ => None,
         }

@@ -15,6 +15,7 @@ mod guests;
 mod io;
 mod login;
 mod memory;
+mod neighbour;
 mod nest;
 mod network;
 mod paging;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         ["bench", "boot", options @ ..] => runs::runs(options).and_then(boot::run),
         ["bench", "against", words @ ..] => against::run(words),
         ["bench", "jail", options @ ..] => against::jail(options),
+        ["bench", "neighbour", words @ ..] => neighbour::run(words),
         ["bench", "io", words @ ..] => io::run(words),
         ["bench", "exits", options @ ..] => nest::bench_exits(options),
         ["bench", "paging", words @ ..] => paging::run(words),

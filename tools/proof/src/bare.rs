@@ -25,7 +25,7 @@ pub struct Guest {
 }
 
 /// Every bare guest.
-pub const GUESTS: [Guest; 4] = [
+pub const GUESTS: [Guest; 5] = [
     Guest {
         name: "exits",
         sources: &["exits.c"],
@@ -33,6 +33,10 @@ pub const GUESTS: [Guest; 4] = [
     Guest {
         name: "hello",
         sources: &["hello.c"],
+    },
+    Guest {
+        name: "flood",
+        sources: &["flood.c"],
     },
     Guest {
         name: "hostile",

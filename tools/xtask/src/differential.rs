@@ -1,5 +1,5 @@
-//! `cargo xtask differential` and `cargo xtask fuzz parsers`: instructions on the silicon and on the software CPU, and parsers
-//! of foreign bytes, for as long as one likes.
+//! `cargo xtask differential` and `cargo xtask fuzz`: instructions on the silicon and on the software CPU, and whatever reads
+//! foreign bytes, for as long as one likes.
 
 use std::process::Command;
 

@@ -47,6 +47,8 @@ usage: cargo xtask TASK
            clock and CPU time of all processes; 15 pairs if not told
   bench jail [--runs N]
            the same of this build with its jail and without
+  bench neighbour [--runs N] [--engine ENGINE] [FLOOD...]
+           what a guest gets beside a hostile one, against what it gets beside an honest busy one, on one core
   bench io [disk|network|streams|login] [--runs N]
            a guest's disk and network, and Debian to its login prompt, on the software CPU and on QEMU's TCG
   bench exits [--nested]
@@ -62,9 +64,9 @@ usage: cargo xtask TASK
   test-insight [--all [--again] | --kernels RELEASE,RELEASE]
            what is read of guests against what they print: a few kernels, all that mirrors offer but those that a run
            before found no fault with, or these
-  fuzz parsers [--seconds N] [--seed N] [TARGET]
-           container images, ELF files, disks, kernels, machine descriptions and control lines, changed at random; 60 seconds
-           if not told
+  fuzz [--seconds N] [--seed N] [TARGET]
+           what reads foreign bytes or a guest's (images, disks, kernels, descriptions, control lines, every virtio device, every
+           device of the board, frames from the wire, the software CPU), given what was changed at random; 60 seconds for all
   fuzz insight --seconds N
            memory made to mislead: mutated where it is read, and noise
   honest [--small] --minutes N
@@ -92,8 +94,8 @@ fn main() -> ExitCode {
         ["bench", "insight"] => insight::bench(),
         ["bench", "trace"] => insight::bench_trace(),
         ["test-insight", options @ ..] => insight::test_all(options),
-        ["fuzz", "parsers", options @ ..] => differential::run("fuzz", options),
         ["fuzz", "insight", options @ ..] => insight::fuzz(options),
+        ["fuzz", options @ ..] => differential::run("fuzz", options),
         ["honest", options @ ..] => insight::honest(options),
         ["stress", options @ ..] => smp::run("stress", options),
         ["differential", options @ ..] => differential::run("differential", options),

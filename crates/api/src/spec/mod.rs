@@ -44,7 +44,7 @@ pub use egress::{EgressPlace, EgressRule, EgressSpec};
 pub use file::{PartialSpec, nearest};
 pub use name::{NameError, VmName};
 pub use network::{Forward, Mac, NetSpec, Transport};
-pub use rates::{ByteRate, CountRate, CpuLimit, Rates};
+pub use rates::{ByteRate, CountRate, CpuLimit, CpuWeight, Rates};
 pub use schema::schema;
 pub use text::{BadText, Text};
 pub use words::{ConsoleKind, EngineWish, JailWish, Label, Marker, ModuleSpec, VcpuCount};
@@ -131,6 +131,10 @@ pub struct VmSpec {
     /// CPU time of its process, vCPUs and devices together, as a share of one core of the host: 50%, 150%, or none [default: none]
     #[arg(long, value_name = "SHARE", help_heading = "Limits")]
     pub cpu_limit: Option<CpuLimit>,
+    /// How much CPU time it gets against others when all want more than there is, from 1 to 10000 [default: 100, which others
+    /// have too]
+    #[arg(long, value_name = "WEIGHT", help_heading = "Limits")]
+    pub cpu_weight: Option<CpuWeight>,
     /// Bytes per second that its disks read and write together: a size such as 20M, or none [default: none]
     #[arg(long, value_name = "SIZE", help_heading = "Limits")]
     pub disk_rate: Option<ByteRate>,
@@ -246,6 +250,7 @@ impl VmSpec {
     pub fn rates(&self) -> Rates {
         Rates {
             cpu_limit: self.cpu_limit,
+            cpu_weight: self.cpu_weight,
             disk_rate: self.disk_rate,
             disk_ops: self.disk_ops,
             net_rate: self.net_rate,

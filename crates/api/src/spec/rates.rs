@@ -17,6 +17,9 @@ pub struct Rates {
     /// CPU time of its process, vCPUs and devices together, as a share of one core of the host: 50%, 150%, or none for no limit
     #[arg(long, value_name = "SHARE")]
     pub cpu_limit: Option<CpuLimit>,
+    /// How much CPU time it gets against others when all want more than there is, from 1 to 10000; a VM of which nothing is said has 100
+    #[arg(long, value_name = "WEIGHT")]
+    pub cpu_weight: Option<CpuWeight>,
     /// Bytes per second that its disks read and write together: a size such as 20M, or none
     #[arg(long, value_name = "SIZE")]
     pub disk_rate: Option<ByteRate>,
@@ -101,6 +104,54 @@ impl Text for CpuLimit {
 }
 
 written_as_text!(CpuLimit);
+
+/// What a VM gets of CPU time that others want too, against them: twice the weight, twice the time.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct CpuWeight(u32);
+
+impl CpuWeight {
+    /// What a VM has of which nothing is said, and every other program of the host.
+    pub const DEFAULT: u32 = 100;
+    /// The highest that there is, as cgroups have it.
+    pub const MAX: u32 = 10_000;
+
+    /// From 1 to [`CpuWeight::MAX`].
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Display for CpuWeight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for CpuWeight {
+    type Err = BadText;
+
+    fn from_str(text: &str) -> Result<CpuWeight, BadText> {
+        match number(text).and_then(|weight| u32::try_from(weight).ok()) {
+            Some(weight) if (1..=CpuWeight::MAX).contains(&weight) => Ok(CpuWeight(weight)),
+            _ => bad(
+                format!("\"{}\" is no weight", text.escape_debug()),
+                format!(
+                    "write a number from 1 to {}; others have {}",
+                    CpuWeight::MAX,
+                    CpuWeight::DEFAULT
+                ),
+            ),
+        }
+    }
+}
+
+impl Text for CpuWeight {
+    const NAME: &'static str = "CpuWeight";
+    const EXAMPLES: &'static [&'static str] = &["50", "200"];
+    const MAY_BE_NUMBER: bool = true;
+}
+
+written_as_text!(CpuWeight);
 
 /// Digits alone: Rust reads `+5` too.
 fn number(text: &str) -> Option<u64> {
@@ -246,6 +297,13 @@ mod tests {
             ("50", Err("\"50\" is no share of a core")),
             ("+5%", Err("\"+5%\" is no share of a core")),
             ("", Err("\"\" is no share of a core")),
+        ]);
+        check::<CpuWeight>(&[
+            ("1", Ok("1")),
+            ("10000", Ok("10000")),
+            ("0", Err("\"0\" is no weight")),
+            ("10001", Err("\"10001\" is no weight")),
+            ("50%", Err("\"50%\" is no weight")),
         ]);
         check::<ByteRate>(&[
             ("1K", Ok("1K")),

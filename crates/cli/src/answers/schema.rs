@@ -33,6 +33,8 @@ struct Doctor {
     paging: Paging,
     /// What would stand around a VM's process.
     jail: Jail,
+    /// What a VM's share of a core that others want too is kept by.
+    cpu_weight: Weighed,
     /// Whether the default guest can be had.
     default_guest: DefaultGuest,
 }
@@ -60,6 +62,18 @@ enum Tsc {
     Promised,
     Unstable,
     Unknown,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[expect(
+    dead_code,
+    reason = "a shape for the schema; no value of it is ever made"
+)]
+enum Weighed {
+    Cgroup,
+    Session,
+    Threads,
 }
 
 #[derive(Serialize, JsonSchema)]

@@ -72,6 +72,9 @@ fn limits(given: &VmSpec) -> Vec<(&'static str, String)> {
             .cpu_limit
             .map(|limit| ("CPU", format!("{limit} of a core"))),
         rates
+            .cpu_weight
+            .map(|weight| ("CPU", format!("weight {weight} of 100"))),
+        rates
             .disk_rate
             .map(|rate| ("disks", format!("{rate} per second"))),
         rates

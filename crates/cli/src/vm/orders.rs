@@ -82,7 +82,7 @@ Examples:
   mother limit web db --resident 200M
   mother limit web --resident none
   mother limit web --cpu-limit 50% --disk-rate 20M --net-rate 5M
-  mother limit web --cpu-limit none")]
+  mother limit web --cpu-limit none --cpu-weight 50")]
 pub struct LimitArguments {
     #[command(flatten)]
     who: NamesArguments,
@@ -100,7 +100,7 @@ struct MemoryLimits {
         long,
         value_name = "SIZE|SHARE",
         required_unless_present_any = [
-            "page_memory", "cpu_limit", "disk_rate", "disk_ops", "net_rate", "net_packets", "console_rate"
+            "page_memory", "cpu_limit", "cpu_weight", "disk_rate", "disk_ops", "net_rate", "net_packets", "console_rate"
         ]
     )]
     resident: Option<String>,

@@ -119,8 +119,8 @@ fn labels(old: &[Label], new: &[Label]) -> Vec<Label> {
 fn later(spec: &VmSpec, are_limits_live: bool) -> Vec<String> {
     let is_live = |key: &str| match key {
         "label" => true,
-        "resident-limit" | "page-memory" | "cpu-limit" | "disk-rate" | "disk-ops" | "net-rate"
-        | "net-packets" | "console-rate" => are_limits_live,
+        "resident-limit" | "page-memory" | "cpu-limit" | "cpu-weight" | "disk-rate"
+        | "disk-ops" | "net-rate" | "net-packets" | "console-rate" => are_limits_live,
         _ => false,
     };
     let said = spec.said();

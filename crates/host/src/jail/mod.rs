@@ -26,7 +26,7 @@
 //!
 //! A user namespace can only be entered by a process that has one thread, so the kernel makes the process in its namespaces
 //! (clone3(2)). It then still sees the host's files, through a copy of the mounts, because a program is loaded from there,
-//! and because what belongs to an address space and its threads (`/proc/self/pagemap`, `smaps`, `schedstat`) can only be
+//! and because what belongs to an address space and its threads (`/proc/self/pagemap`, `smaps`, `statm`, `schedstat`) can only be
 //! opened from within. When all is open, [`lock_in`]:
 //!
 //! ```text

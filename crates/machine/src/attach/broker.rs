@@ -14,6 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use api::CpuWeight;
 use devices::virtio::vsock::{Dial, SocketsBeside};
 
 /// What can be asked for.
@@ -33,6 +34,12 @@ pub trait Broker: Debug + Send + Sync {
     /// # Errors
     /// What the host says; the guest is told no.
     fn ask(&self, request: Request) -> io::Result<OwnedFd>;
+
+    /// Has the VM's processes get CPU time by this weight, against others.
+    ///
+    /// # Errors
+    /// What the host says; the weight is what it was.
+    fn weigh(&self, weight: CpuWeight) -> io::Result<()>;
 }
 
 /// Does it itself.
@@ -47,6 +54,11 @@ impl Broker for InProcess {
         let Request::ConnectVsock { port } = request;
         let path = self.vsock.clone().ok_or(io::ErrorKind::NotFound)?;
         SocketsBeside(path).dial(port).map(OwnedFd::from)
+    }
+
+    /// What else this process does is not the VM's.
+    fn weigh(&self, _weight: CpuWeight) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 }
 

@@ -62,6 +62,7 @@ pub struct Opened {
     handles: Handles,
     attachments: Vec<Box<dyn Attachment>>,
     paging: Paging,
+    broker: Arc<dyn Broker>,
 }
 
 impl fmt::Debug for Opened {
@@ -136,6 +137,7 @@ pub(crate) fn open_for(
         plan,
         held,
         handles,
+        broker: Arc::clone(broker),
     })
 }
 
@@ -153,6 +155,7 @@ impl Opened {
             handles,
             mut attachments,
             paging,
+            broker,
         } = self;
         let Console {
             output: sink,
@@ -163,9 +166,11 @@ impl Opened {
         let console = attach::console(&plan, &input, &output, channels, &handles);
         attachments.insert(0, console.map_err(BuildError::Attach)?);
         let limits = held.limits.clone();
+        let footprint = Arc::clone(&held.footprint);
         let devices = Devices::new(&attachments, handles, &limits);
         let time_up = plan.timeout.map(|limit| start + limit);
-        let control = MachineControl::new(&plan, paging.clone(), limits, time_up);
+        let control =
+            MachineControl::new(&plan, paging.clone(), limits, broker, footprint, time_up);
         let mut outside = Outside {
             held,
             input,

@@ -15,11 +15,13 @@ use std::time::{Duration, Instant};
 use host::lock::{Condition, Lock};
 use vcpu::Kick;
 
+use crate::attach::broker::Broker;
 use crate::engine::EngineFinding;
 use crate::limits::Limits;
 use crate::outcome::ending::StopCause;
 use crate::outcome::refusal::PauseError;
 use crate::paging::Paging;
+use crate::report::footprint::Footprint;
 pub use requests::Phase;
 pub(crate) use requests::Step;
 use requests::{Answer, Request, Requests, State, Ticket};
@@ -37,6 +39,8 @@ struct Shared {
     attention: Lock<Option<Arc<dyn Kick>>>,
     paging: Paging,
     limits: Limits,
+    broker: Arc<dyn Broker>,
+    footprint: Arc<Footprint>,
     /// What this host was found to have when the VM was planned.
     engines: Vec<EngineFinding>,
 }

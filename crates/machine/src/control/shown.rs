@@ -1,13 +1,15 @@
 //! What a VM shows of itself while it runs, to those who look and to those who run it.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use api::{Metrics, Rates};
+use api::{CpuWeight, Metrics, Rates};
 use host::lock::{Condition, Lock};
 use paging::Books as PagingBooks;
 
+use crate::attach::broker::Broker;
 use crate::control::requests::{Phase, Requests};
 use crate::control::{Inside, MachineControl, Shared};
 use crate::engine::EngineKind;
@@ -15,6 +17,7 @@ use crate::limits::Limits;
 use crate::outcome::ending::StopCause;
 use crate::paging::Paging;
 use crate::plan::VmPlan;
+use crate::report::footprint::Footprint;
 use crate::report::metrics;
 use crate::threads::observe::Observed;
 
@@ -54,6 +57,8 @@ impl MachineControl {
         plan: &VmPlan,
         paging: Paging,
         limits: Limits,
+        broker: Arc<dyn Broker>,
+        footprint: Arc<Footprint>,
         time_up: Option<Instant>,
     ) -> MachineControl {
         let shown = Shown {
@@ -74,6 +79,8 @@ impl MachineControl {
             attention: Lock::new(None),
             paging,
             limits,
+            broker,
+            footprint,
             engines: plan.engines.clone(),
         }))
     }
@@ -82,6 +89,14 @@ impl MachineControl {
     pub fn set_rates(&self, rates: &Rates) {
         self.0.limits.set(rates);
         self.call_attention();
+    }
+
+    /// The VM's processes get CPU time by this weight from now on, against others.
+    ///
+    /// # Errors
+    /// What the host says; the weight is what it was.
+    pub fn weigh(&self, weight: CpuWeight) -> io::Result<()> {
+        self.0.broker.weigh(weight)
     }
 
     /// The engine that the VM runs on.
@@ -137,6 +152,10 @@ impl MachineControl {
         if let Some(bytes) = self.resident_bytes() {
             let help = "What the host holds of the guest's memory.";
             metrics.bytes("memory_resident_bytes", help, &[], bytes);
+        }
+        if let Some(bytes) = self.0.footprint.own_bytes() {
+            let help = "Memory of the VM's process beside the guest's and the code made of it: engine, devices, clients.";
+            metrics.bytes("vmm_memory_bytes", help, &[], bytes);
         }
         if let Some(refused) = host::jail::refused() {
             metrics::refused(&mut metrics, refused.count);

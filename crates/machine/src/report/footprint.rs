@@ -1,9 +1,10 @@
-//! What this process costs the host, by parts, from `/proc/self/smaps`.
+//! What this process costs the host, by parts, from `/proc/self/smaps`, and as one number from `/proc/self/statm`.
 //!
 //! The proportional set size counts a page that is mapped twice, as generated code is, once in all.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
+use std::os::unix::fs::FileExt;
 
 use host::lock::Lock;
 
@@ -13,25 +14,50 @@ use crate::report::VmmMemory;
 const GUEST: &str = "mother-guest-memory";
 const CODE: &str = "/memfd:mother-code";
 
-/// The kernel's account of this process, opened once.
+/// The kernel's accounts of this process, opened once.
 #[derive(Debug)]
-pub(crate) struct Footprint(Option<Lock<File>>);
+pub(crate) struct Footprint {
+    /// Mapping by mapping: as much work as there is memory.
+    mappings: Option<Lock<File>>,
+    /// A few numbers.
+    sums: Option<File>,
+}
 
 impl Footprint {
-    /// Opens it; where there is no `/proc`, nothing is measured.
+    /// Opens them; where there is no `/proc`, nothing is measured.
     pub(crate) fn open() -> Footprint {
-        Footprint(File::open("/proc/self/smaps").ok().map(Lock::new))
+        Footprint {
+            mappings: File::open("/proc/self/smaps").ok().map(Lock::new),
+            sums: File::open("/proc/self/statm").ok(),
+        }
+    }
+
+    /// Bytes of memory that are this process's alone and no file's, as of now: neither the guest's nor the code cache, but all
+    /// that is made for the two and for devices. `None` where that cannot be known.
+    pub(crate) fn own_bytes(&self) -> Option<u64> {
+        let mut line = [0; 128];
+        let count = self.sums.as_ref()?.read_at(&mut line, 0).ok()?;
+        own_pages(str::from_utf8(&line[..count]).ok()?)
+            .map(|pages| pages * rustix::param::page_size() as u64)
     }
 
     /// What this process holds now; `None` where that cannot be known.
     pub(crate) fn measure(&self) -> Option<VmmMemory> {
-        let mut file = self.0.as_ref()?.lock();
+        let mut file = self.mappings.as_ref()?.lock();
         // From its start it is made anew.
         file.seek(io::SeekFrom::Start(0)).ok()?;
         let mut smaps = String::new();
         file.read_to_string(&mut smaps).ok()?;
         Some(add_up(&smaps))
     }
+}
+
+/// Of `/proc/self/statm` (proc_pid_statm(5)): what is resident, without what is a file's or shared.
+fn own_pages(statm: &str) -> Option<u64> {
+    let mut pages = statm.split_ascii_whitespace().skip(1);
+    let resident: u64 = pages.next()?.parse().ok()?;
+    let shared: u64 = pages.next()?.parse().ok()?;
+    resident.checked_sub(shared)
 }
 
 fn add_up(smaps: &str) -> VmmMemory {
@@ -119,8 +145,17 @@ VmFlags: rd wr mr mw me ac
     }
 
     #[test]
+    fn what_is_shared_is_not_a_process_s_own() {
+        assert_eq!(own_pages("500 40 15 3 0 9 0\n"), Some(25));
+        assert_eq!(own_pages("500 40"), None);
+        assert_eq!(own_pages(""), None);
+    }
+
+    #[test]
     fn this_process_can_be_measured() {
-        let memory = Footprint::open().measure().unwrap();
+        let footprint = Footprint::open();
+        assert!(footprint.own_bytes().unwrap() > 0);
+        let memory = footprint.measure().unwrap();
         assert!(
             memory.heap_bytes > 0 && memory.program_bytes > 0,
             "{memory:?}"

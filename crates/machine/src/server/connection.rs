@@ -142,6 +142,12 @@ fn perform(shared: &Shared, command: Command) -> Outcome {
             page_memory,
             rates,
         } => {
+            if let Some(Err(error)) = rates.cpu_weight.map(|weight| control.weigh(weight)) {
+                let why = format!(
+                    "the host does not give the VM this weight: {error}; `mother doctor` says what weights it keeps"
+                );
+                return refusal(RefusalCode::WrongState, why);
+            }
             control.set_rates(&rates);
             match (&resident, &page_memory) {
                 (None, None) => Outcome::Done,

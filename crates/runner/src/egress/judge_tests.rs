@@ -266,3 +266,44 @@ fn no_byte_of_a_packet_opens_what_is_not_listed() {
         }
     }
 }
+
+/// Frames with bytes exchanged, cut and added: none may end the process, whatever is made of it, and none that is let out may
+/// lead where nothing is listed.
+#[test]
+fn frames_that_somebody_has_changed_are_judged_like_others() {
+    let name = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x03deb\x07example\x03org\0\0\x01\0\x01";
+    let seeds = [
+        frame(GUEST, [192, 0, 2, 77], TCP, &tcp(4000, 443, SYN)),
+        frame(GUEST, [203, 0, 113, 9], UDP, &udp(4000, 80, &[7; 40])),
+        frame(GUEST, [10, 0, 2, 3], UDP, &udp(4000, 53, name)),
+        frame(GUEST, [192, 0, 3, 7], ICMP, &[8, 0, 0, 0, 1, 2, 3, 4]),
+    ];
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = |below: usize| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        (seed >> 11) as usize % below
+    };
+    let mut judge = judge();
+    let mut passed = 0;
+    for n in 0..200_000 {
+        let mut frame = seeds[n % seeds.len()].clone();
+        for _ in 0..1 + random(4) {
+            let at = random(frame.len());
+            match random(4) {
+                0 => frame.truncate(at.max(1)),
+                1 => frame.insert(at, random(256) as u8),
+                2 => frame[at] = [0, 1, 0x7f, 0x80, 0xff][random(5)],
+                _ => frame[at] ^= 1 << random(8),
+            }
+        }
+        judge.inward(&frame, Instant::now());
+        if said(&mut judge, &frame) == "passes" {
+            passed += 1;
+            let is_arp = frame.get(12..14) == Some(&[8, 6]);
+            assert!(is_arp || frame.len() >= ETHERNET_BYTES + 20, "{frame:?}");
+        }
+    }
+    assert!(passed > 1000, "{passed} passed: some are what they were");
+}

@@ -75,9 +75,10 @@ pub(super) fn hear(
 /// Collects what `plan` names; beside the start of the VM's process, and a client that may change its mind.
 pub(super) fn collect(
     plan: VmPlan,
-    messages: Option<File>,
+    messages: Option<&File>,
     events: SyncSender<Heard>,
-) -> io::Result<JoinHandle<()>> {
+) -> Result<JoinHandle<()>, RunError> {
+    let messages = messages.and_then(|it| it.try_clone().ok());
     let collect = move || {
         let gone = events.clone();
         let network_gone: Arc<dyn Fn() + Send + Sync> =
@@ -93,7 +94,7 @@ pub(super) fn collect(
         let _ = events.send(Heard::Collected(Box::new(collected)));
     };
     let thread = thread::Builder::new().name("collect".to_owned());
-    thread.spawn(collect)
+    thread.spawn(collect).map_err(RunError::Thread)
 }
 
 /// Starts a user-mode network again, after a while.

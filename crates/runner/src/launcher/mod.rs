@@ -6,6 +6,7 @@
 mod again;
 mod events;
 mod state;
+mod weight;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -30,6 +31,8 @@ use rustix::stdio::dup2_stderr;
 use self::again::Again;
 use self::events::{Collected, Heard, Network};
 use self::state::{Act, Event, IsKept, State};
+pub use self::weight::Means;
+use self::weight::Weight;
 use crate::egress::Keeper;
 use crate::ending;
 use crate::own_log::{self, LogWish};
@@ -90,6 +93,7 @@ struct Launcher {
     /// How often its network was started again, and when last.
     network: (Again, Instant),
     events: SyncSender<Heard>,
+    weight: Weight,
     leftovers: Leftovers,
 }
 
@@ -152,10 +156,12 @@ impl Launcher {
         labelled.add(Given::Input, sorted.input.as_ref());
         labelled.add(Given::Output, sorted.output.as_ref());
         labelled.add(Given::Errors, sorted.errors.as_ref());
-        let started = spawn::start_apart(&plan.name, apart(&plan));
-        let (child, vm, apart) = started.map_err(failed("start"))?;
-        let process = child.process().map_err(failed("hold"))?;
+        let (child, vm, apart) =
+            spawn::start_apart(&plan.name, apart(&plan)).map_err(failed("start"))?;
         info.pid = child.pid().as_raw_nonzero().get().cast_unsigned();
+        let process = child.process().map_err(failed("hold"))?;
+        let listed = Listed::of(&plan);
+        let weight = weighed(&plan)?;
         let birth = Birth {
             plan: plan.clone(),
             guest: launch.guest,
@@ -165,13 +171,11 @@ impl Launcher {
             is_apart: apart == Apart::Namespaces,
             given: labelled.given,
         };
-        vm.send(&Role::Vm(Box::new(birth)), &labelled.descriptors)
-            .map_err(failed("speak to"))?;
         let vm = Arc::new(vm);
+        let sent = vm.send(&Role::Vm(Box::new(birth)), &labelled.descriptors);
+        sent.map_err(failed("speak to"))?;
         let (events, heard) = events::hear(client, &vm, child).map_err(RunError::Thread)?;
-        let listed = Listed::of(&plan);
-        let own = messages.as_ref().and_then(|it| it.try_clone().ok());
-        let collecting = events::collect(plan, own, events.clone()).map_err(RunError::Thread)?;
+        let collecting = events::collect(plan, messages.as_ref(), events.clone())?;
         let launcher = Launcher {
             client: Arc::clone(client),
             vm,
@@ -188,6 +192,7 @@ impl Launcher {
             listed,
             network: (Again::default(), Instant::now()),
             events,
+            weight,
             leftovers,
         };
         let name = launcher.info.name.as_str();
@@ -241,6 +246,7 @@ impl Launcher {
                     let _ = self.collecting.join();
                     drop(self.leftovers);
                     reap();
+                    drop(self.weight);
                     return;
                 }
                 if let Err(error) = self.perform(act) {
@@ -285,6 +291,7 @@ impl Launcher {
         let (descriptors, kept, keeper) = collected?;
         self.kept = Some(kept);
         self.listed.keeper = keeper;
+        self.weight.take_in();
         let failed = |act| move |source| RunError::Process { act, source };
         let labelled = descriptors.into_labelled();
         let (labelled, node) = labelled.map_err(failed("give descriptors to"))?;
@@ -330,6 +337,7 @@ impl Launcher {
             Ok((running, socket, keeper)) => {
                 kept.keep_network(running);
                 self.listed.keeper = keeper;
+                self.weight.take_in();
                 self.tell_vm(&ToVm::Network, Some(&socket));
             }
             Err(error) => {
@@ -348,24 +356,28 @@ impl Launcher {
     }
 
     /// Gives the VM's process a descriptor that it asks for, or says why not.
-    fn grant(&self, number: u64, wish: Wish) {
+    fn grant(&mut self, number: u64, wish: Wish) {
         let granted = match wish {
+            Wish::CpuWeight(weight) => self.weight.set(weight).map(|()| None),
             Wish::NextLog => {
                 let next = self.claim.as_ref().and_then(|claim| claim.turn_log().ok());
                 let next = next.map(OwnedFd::from);
-                next.ok_or_else(|| io::Error::from(Errno::NOSPC))
+                next.ok_or_else(|| io::Error::from(Errno::NOSPC)).map(Some)
             }
             Wish::VsockPort(port) => {
                 let kept = self.kept.as_ref().ok_or(io::Error::from(Errno::NOENT));
                 kept.and_then(|kept| kept.connect_vsock(port))
-                    .map(OwnedFd::from)
+                    .map(|stream| Some(stream.into()))
             }
         };
         let refusal = granted.as_ref().err().map(|error| {
             let number = Errno::from_io_error(error).unwrap_or(Errno::IO);
             number.raw_os_error()
         });
-        self.tell_vm(&ToVm::Answer { number, refusal }, granted.ok().as_ref());
+        self.tell_vm(
+            &ToVm::Answer { number, refusal },
+            granted.ok().flatten().as_ref(),
+        );
     }
 
     /// Makes the control socket and hands it over.
@@ -528,6 +540,21 @@ fn describe(claim: &Claim, plan: &VmPlan, guest: &Guest, is_detached: bool) -> V
         program: matches!(guest, Guest::Program(_)),
         jail: None,
     }
+}
+
+/// What keeps the weight of the VM, which has the one that was asked for.
+fn weighed(plan: &VmPlan) -> Result<Weight, RunError> {
+    let mut kept = Weight::new(&plan.name);
+    if let Some(weight) = plan.rates.cpu_weight {
+        let name = plan.name.clone();
+        let set = kept.set(weight);
+        set.map_err(|source| RunError::Weight {
+            name,
+            weight,
+            source,
+        })?;
+    }
+    Ok(kept)
 }
 
 /// How far apart from the rest of the host the VM's process is to be.

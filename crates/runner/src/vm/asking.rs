@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
 
+use api::CpuWeight;
 use host::lock::Lock;
 use machine::{Broker, Request};
 
@@ -24,11 +25,14 @@ const LOG_TIME: Duration = Duration::from_secs(2);
 /// How long it may take for a connection; then the guest is told no. Well below what a pause waits for.
 const CONNECTION_TIME: Duration = Duration::from_secs(1);
 
+/// How long it may take to give the VM another weight; a client waits meanwhile.
+const WEIGHT_TIME: Duration = Duration::from_secs(5);
+
 /// Gets the next file of a log.
 pub(super) type TurnLog = Box<dyn FnMut() -> io::Result<File> + Send>;
 
 /// What was asked and not answered yet, by number.
-type Waiting = HashMap<u64, Sender<io::Result<OwnedFd>>>;
+type Waiting = HashMap<u64, Sender<io::Result<Option<OwnedFd>>>>;
 
 /// Asks, and hears answers.
 #[derive(Debug)]
@@ -50,6 +54,12 @@ impl Asking {
 
     /// Asks for `wish`, and waits at most so long.
     fn ask(&self, wish: Wish, patience: Duration) -> io::Result<OwnedFd> {
+        let descriptor = self.ask_for(wish, patience)?;
+        descriptor.ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// The same for what may have no descriptor.
+    fn ask_for(&self, wish: Wish, patience: Duration) -> io::Result<Option<OwnedFd>> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (answer, answers) = mpsc::channel();
         self.waiting.lock().insert(number, answer);
@@ -68,11 +78,8 @@ impl Asking {
         let Some(asker) = self.waiting.lock().remove(&number) else {
             return;
         };
-        let answer = match (refusal, descriptor) {
-            (Some(number), _) => Err(io::Error::from_raw_os_error(number)),
-            (None, Some(descriptor)) => Ok(descriptor),
-            (None, None) => Err(io::ErrorKind::InvalidData.into()),
-        };
+        let refusal = refusal.map(io::Error::from_raw_os_error);
+        let answer = refusal.map_or(Ok(descriptor), Err);
         // Who has given up is not told.
         let _ = asker.send(answer);
     }
@@ -93,6 +100,10 @@ impl Broker for Asking {
     fn ask(&self, request: Request) -> io::Result<OwnedFd> {
         let Request::ConnectVsock { port } = request;
         Asking::ask(self, Wish::VsockPort(port), CONNECTION_TIME)
+    }
+
+    fn weigh(&self, weight: CpuWeight) -> io::Result<()> {
+        self.ask_for(Wish::CpuWeight(weight), WEIGHT_TIME).map(drop)
     }
 }
 

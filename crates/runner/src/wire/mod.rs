@@ -16,7 +16,7 @@ mod reader;
 
 use std::path::PathBuf;
 
-use api::{Jail, VmEnd, VmInfo, VmName, VmOrigin};
+use api::{CpuWeight, Jail, VmEnd, VmInfo, VmName, VmOrigin};
 use machine::{EgressPlan, KvmNode, Label, StopCause, VmPlan};
 use serde::{Deserialize, Serialize};
 
@@ -216,7 +216,8 @@ pub(crate) enum ToVm {
         /// What else is known of `/dev/kvm`.
         node: Option<KvmNode>,
     },
-    /// The answer to [`FromVm::Ask`]: the descriptor with this, or the host's number for why there is none.
+    /// The answer to [`FromVm::Ask`]: the descriptor with this, if there is one to that wish, or the host's number
+    /// for why there is none.
     Answer {
         /// The number of what was asked.
         number: u64,
@@ -263,11 +264,14 @@ pub(crate) enum FromVm {
     Ended(Box<Ended>),
 }
 
-/// What a VM's process gets while its guest runs: what takes a path or a new socket, which it can have itself no more.
+/// What a VM's process gets while its guest runs: what takes a path, a new socket or a look at other processes, which it can
+/// have itself no more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) enum Wish {
     /// The next file of the log: the last one is full.
     NextLog,
+    /// No descriptor, but CPU time by this weight for the VM's processes.
+    CpuWeight(CpuWeight),
     /// A stream to whatever listens for the guest at this port of the host.
     VsockPort(u32),
 }

@@ -1,4 +1,4 @@
-//! `fuzz [--seconds N] [--seed N] [TARGET]`: parsers of foreign bytes, given what somebody has changed; `N` seconds in all.
+//! `fuzz [--seconds N] [--seed N] [TARGET]`: whatever reads foreign bytes, given what somebody has changed; `N` seconds in all.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;

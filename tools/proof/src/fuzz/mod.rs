@@ -1,4 +1,5 @@
-//! Parsers of foreign bytes, given bytes that somebody has changed.
+//! Whatever reads what a guest or a stranger wrote, given bytes that somebody has changed: parsers of files, every device with
+//! its own code, and the software CPU.
 //!
 //! Each [`Target`] has good inputs, which are changed at random, by what breaks parsers: single bits, edges of integers at any
 //! width, pieces that are cut, doubled or exchanged with another input's. What must hold is little and hard: no panic, an answer
@@ -8,7 +9,12 @@
 //! The code is not instrumented: the compiler that the project is built with has no way for that without nightly features. What
 //! it makes up for that is speed, and seeds that are formats already.
 
+mod board;
+mod code;
+mod script;
+mod stage;
 mod targets;
+mod virtio;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -38,6 +44,10 @@ pub struct Target {
     pub read: fn(&[u8]) -> bool,
     /// Puts right what guards an input against change, so that the rest of it is read too.
     pub mend: fn(&mut Vec<u8>),
+    /// Of how many bytes the pieces are that most changes cut, double and exchange.
+    pub grain: usize,
+    /// It may end the process, so an input is kept before it is read.
+    pub may_crash: bool,
 }
 
 /// What came of one target.
@@ -52,7 +62,7 @@ pub struct Outcome {
 }
 
 /// Changes an input.
-fn change(input: &mut Vec<u8>, others: &[Vec<u8>], random: &mut Random) {
+fn change(input: &mut Vec<u8>, others: &[Vec<u8>], grain: usize, random: &mut Random) {
     const EDGES: [u64; 12] = [
         0,
         1,
@@ -78,9 +88,17 @@ fn change(input: &mut Vec<u8>, others: &[Vec<u8>], random: &mut Random) {
         } else {
             random.below(len)
         };
-        let at = place as usize;
-        let piece = (1 + random.below(PIECE_BYTES_MAX)).min(len - place) as usize;
-        match random.below(6) {
+        let grain = if random.percent(80) { grain } else { 1 };
+        let whole = |bytes: usize| bytes / grain * grain;
+        let what = random.below(6);
+        let is_piece = what > 2;
+        let at = if is_piece {
+            whole(place as usize)
+        } else {
+            place as usize
+        };
+        let piece = whole(grain + random.below(PIECE_BYTES_MAX) as usize).min(input.len() - at);
+        match what {
             0 => input[at] ^= 1 << random.below(8),
             1 => input[at] = random.bits() as u8,
             2 => {
@@ -104,7 +122,7 @@ fn change(input: &mut Vec<u8>, others: &[Vec<u8>], random: &mut Random) {
             }
             _ => {
                 let other = random.pick(others);
-                let from = random.below(other.len() as u64) as usize;
+                let from = whole(random.below(other.len() as u64) as usize);
                 let count = piece.min(other.len() - from);
                 input[at..at + count].copy_from_slice(&other[from..from + count]);
             }
@@ -113,7 +131,19 @@ fn change(input: &mut Vec<u8>, others: &[Vec<u8>], random: &mut Random) {
 }
 
 impl Target {
-    /// Gives it changed inputs for so long, beginning with the unchanged ones.
+    /// One of bytes without order, which end no process.
+    fn plain(name: &'static str, seeds: Vec<Vec<u8>>, read: fn(&[u8]) -> bool) -> Target {
+        Target {
+            name,
+            seeds,
+            read,
+            mend: |_| (),
+            grain: 1,
+            may_crash: false,
+        }
+    }
+
+    /// Gives it changed inputs for so long, beginning with the unchanged ones, and at least as many as there are of those.
     ///
     /// # Errors
     /// If an input that it fails on cannot be kept.
@@ -122,18 +152,22 @@ impl Target {
         let mut outcome = Outcome::default();
         let start = Instant::now();
         let mut unchanged = self.seeds.iter();
-        while start.elapsed() < time || unchanged.len() > 0 {
+        // However slow the host is, some are changed.
+        while start.elapsed() < time || outcome.inputs < 2 * self.seeds.len() as u64 {
             let (input, is_good) = match unchanged.next() {
                 Some(seed) => (seed.clone(), true),
                 None => {
                     let mut input = random.pick(&self.seeds).clone();
-                    change(&mut input, &self.seeds, &mut random);
+                    change(&mut input, &self.seeds, self.grain, &mut random);
                     if random.percent(80) {
                         (self.mend)(&mut input);
                     }
                     (input, false)
                 }
             };
+            if self.may_crash {
+                self.keep(&input)?;
+            }
             let began = Instant::now();
             let read = catch_unwind(AssertUnwindSafe(|| (self.read)(&input)));
             outcome.inputs += 1;
@@ -185,15 +219,10 @@ mod tests {
 
     #[test]
     fn a_parser_that_breaks_is_told() {
-        let target = Target {
-            name: "broken",
-            seeds: vec![vec![7; 100]],
-            read: |input| {
-                assert_eq!(input.len(), 100);
-                true
-            },
-            mend: |_| (),
-        };
+        let target = Target::plain("broken", vec![vec![7; 100]], |input| {
+            assert_eq!(input.len(), 100);
+            true
+        });
         let outcome = target.run(Duration::from_secs(5), 1).unwrap();
         assert!(outcome.failure.unwrap().starts_with("panicked: "));
     }

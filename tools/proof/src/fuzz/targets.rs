@@ -11,7 +11,7 @@ use host::MemFd;
 use images::{InThisProcess, Input, Onto, Parts, ReadContainer, ReadElf};
 use machine::boot;
 
-use super::Target;
+use super::{Target, board, code, virtio};
 use crate::bare::GUESTS;
 
 /// Bytes of a tar header, and where its checksum is (POSIX, pax, "ustar Interchange Format").
@@ -29,54 +29,34 @@ pub fn targets() -> Result<Vec<Target>> {
         kernels.push(std::fs::read(&path).context("a guest of our own")?);
     }
     let program = std::fs::read("/bin/true").context("/bin/true")?;
-    Ok(vec![
+    let mut targets = vec![
         Target {
-            name: "container",
-            seeds: containers()?,
-            read: container,
             mend: |input| mend_archive(input),
+            ..Target::plain("container", containers()?, container)
         },
-        Target {
-            name: "elf",
-            seeds: vec![program],
-            read: |input| filled(input).is_ok_and(|file| InThisProcess.needs(&file).is_ok()),
-            mend: |_| (),
-        },
-        Target {
-            name: "qcow2",
-            seeds: vec![disk()?],
-            read: qcow2,
-            mend: |_| (),
-        },
-        Target {
-            name: "kernel",
-            seeds: kernels,
-            read: |input| {
-                let image = filled(input)
-                    .ok()
-                    .and_then(|file| boot::Image::from_file(file).ok());
-                image.is_some_and(|image| boot::inspect(&image).is_ok())
-            },
-            mend: |_| (),
-        },
-        Target {
-            name: "spec",
-            seeds: specs(),
-            read: |input| {
-                let text = String::from_utf8_lossy(input);
-                PartialSpec::from_file(&text, "vm.toml")
-                    .complaints
-                    .is_empty()
-            },
-            mend: |_| (),
-        },
-        Target {
-            name: "control",
-            seeds: requests(),
-            read: |input| serde_json::from_slice::<Request>(input).is_ok(),
-            mend: |_| (),
-        },
-    ])
+        Target::plain("elf", vec![program], |input| {
+            filled(input).is_ok_and(|file| InThisProcess.needs(&file).is_ok())
+        }),
+        Target::plain("qcow2", vec![disk()?], qcow2),
+        Target::plain("kernel", kernels, |input| {
+            let image = filled(input)
+                .ok()
+                .and_then(|file| boot::Image::from_file(file).ok());
+            image.is_some_and(|image| boot::inspect(&image).is_ok())
+        }),
+        Target::plain("spec", specs(), |input| {
+            let text = String::from_utf8_lossy(input);
+            let read = PartialSpec::from_file(&text, "vm.toml");
+            read.complaints.is_empty()
+        }),
+        Target::plain("control", requests(), |input| {
+            serde_json::from_slice::<Request>(input).is_ok()
+        }),
+    ];
+    targets.extend(virtio::targets());
+    targets.extend(board::targets());
+    targets.push(code::target()?);
+    Ok(targets)
 }
 
 /// A file in memory with these bytes.

@@ -24,6 +24,9 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// What a user copies is no larger.
 const SIZE_BYTES_MAX: u64 = 16_000_000;
 
+/// What lets the program have user namespaces where AppArmor keeps them from others.
+const APPARMOR: &str = "packaging/apparmor/mother";
+
 /// Shells with what their completions are called.
 const COMPLETIONS: [(&str, &str); 3] = [
     ("bash", "mother.bash"),
@@ -57,6 +60,8 @@ pub fn run() -> Result<bool> {
     for file in ["README.md", "LICENSE"] {
         fs::copy(workspace::root().join(file), folder.join(file))?;
     }
+    let profile = fs::read_to_string(workspace::root().join(APPARMOR))?;
+    write(&folder.join("apparmor/mother"), &profile)?;
     write(&folder.join("SHA256SUMS"), &sums(&folder)?)?;
     let archive = pack(&folder, &name)?;
     let releases = workspace::target().join("releases");
