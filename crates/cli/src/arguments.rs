@@ -8,9 +8,10 @@ use clap::{Args, Parser, Subcommand};
 use crate::doctor::DoctorArguments;
 use crate::spec_arguments::SpecArguments;
 use crate::vm::{
-    BalloonArguments, ConsoleArguments, DmesgArguments, HooksArguments, InspectArguments,
-    LimitArguments, LogsArguments, NamesArguments, PsArguments, RemoveArguments, RenameArguments,
-    StopArguments, SwitchArguments, TopArguments, TruthArguments, UpdateArguments, WaitArguments,
+    BalloonArguments, ConsoleArguments, DmesgArguments, DumpArguments, HooksArguments,
+    InspectArguments, LimitArguments, LogsArguments, NamesArguments, ProfileArguments, PsArguments,
+    RemoveArguments, RenameArguments, StopArguments, SwitchArguments, TopArguments, TruthArguments,
+    UpdateArguments, WaitArguments,
 };
 
 /// A hypervisor that runs guests with or without hardware virtualization.
@@ -51,6 +52,10 @@ pub enum Command {
     Dmesg(DmesgArguments),
     /// Print where a guest's kernel calls code because somebody asked it to, and whose code that is
     Hooks(HooksArguments),
+    /// Write a guest's memory and registers to a file that crash, drgn, Volatility and others open
+    Dump(DumpArguments),
+    /// Write what is known of a guest's kernel, for tools that would need its debug symbols
+    Profile(ProfileArguments),
     /// Watch all guests on one screen, claim beside truth
     Top(TopArguments),
     /// Press the power button of VMs, and end those that still run after a grace time

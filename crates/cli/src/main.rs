@@ -38,6 +38,7 @@ mod spec_arguments;
 mod terminal;
 mod users;
 mod vm;
+mod whole_file;
 
 use std::panic;
 use std::process::ExitCode;
@@ -124,6 +125,8 @@ fn perform(arguments: Arguments, vm: Option<&str>) -> Result<u8, Failure> {
         Command::Inspect(arguments) => vm::inspect(&arguments),
         Command::Dmesg(arguments) => vm::dmesg(&arguments),
         Command::Hooks(arguments) => vm::hooks(&arguments),
+        Command::Profile(arguments) => vm::profile(&arguments),
+        Command::Dump(arguments) => vm::dump(&arguments),
         Command::Top(arguments) => vm::top(&arguments),
         Command::Stop(arguments) => vm::stop(&arguments),
         Command::Kill(arguments) => vm::kill(&arguments),
