@@ -58,6 +58,12 @@ pub enum Command {
     Kill,
     /// Stop guest code, devices and the guest's time. [`Outcome::Done`] when nothing of the guest runs any more.
     Pause,
+    /// Stop the guest as a pause does for as long as this connection lasts, on which nothing else is asked any more than
+    /// [`Command::Release`]; a VM that was paused stays so. [`Outcome::Done`] when nothing of the guest runs any more.
+    Rest,
+    /// Let the guest go on after [`Command::Rest`], as it was before. [`Outcome::Done`] if it has rested all the time, a
+    /// refusal if somebody else had it go on meanwhile.
+    Release,
     /// Undo a pause.
     Resume,
     /// Move the guest to another engine, `kvm` or `soft`. [`Outcome::Done`] when it is there, and runs again unless it
@@ -277,6 +283,8 @@ mod tests {
         );
         check(Command::Kill, r#""command":"kill""#);
         check(Command::Pause, r#""command":"pause""#);
+        check(Command::Rest, r#""command":"rest""#);
+        check(Command::Release, r#""command":"release""#);
         check(Command::Resume, r#""command":"resume""#);
         check(
             Command::Switch {

@@ -20,7 +20,8 @@ pub use control::{
 pub use metrics::{Metric, MetricKind, MetricUnit, Metrics, Sample};
 pub use observe::{
     BalloonBook, CLAIMS_PORT, CLAIMS_PORT_NAME, ClaimBook, ClockBook, Estimate, GuestClaim,
-    HostBooks, MemoryBook, MemoryView, PagingBook, SlotView, TableView, VcpuBook, VcpuView,
+    HostBooks, MemoryBook, MemoryView, PagingBook, SelectorsView, SlotView, TableView, VcpuBook,
+    VcpuView,
 };
 pub use origin::VmOrigin;
 pub use spec::{

@@ -70,6 +70,10 @@ pub struct VcpuView {
     pub rip: u64,
     pub rsp: u64,
     pub rflags: u64,
+    /// RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 to R15.
+    pub gprs: [u64; 16],
+    /// What is in the segment registers.
+    pub selectors: SelectorsView,
     /// Current privilege level.
     pub cpl: u8,
     /// In HLT, until an interrupt.
@@ -78,6 +82,18 @@ pub struct VcpuView {
     pub waits_for_startup: bool,
     /// How long ago this was read. More than a moment only for a vCPU that did not answer in time.
     pub age_ms: u64,
+}
+
+/// Selectors in the segment registers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, JsonSchema, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "registers carry their own names")]
+pub struct SelectorsView {
+    pub cs: u16,
+    pub ss: u16,
+    pub ds: u16,
+    pub es: u16,
+    pub fs: u16,
+    pub gs: u16,
 }
 
 /// GDTR or IDTR.

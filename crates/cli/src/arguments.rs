@@ -9,10 +9,10 @@ use crate::doctor::DoctorArguments;
 use crate::policy_command::PolicyArguments;
 use crate::spec_arguments::SpecArguments;
 use crate::vm::{
-    BalloonArguments, ConsoleArguments, DmesgArguments, HooksArguments, InspectArguments,
-    LimitArguments, LogsArguments, NamesArguments, PsArguments, RemoveArguments, RenameArguments,
-    StopArguments, SwitchArguments, TopArguments, TraceArguments, TruthArguments, UpdateArguments,
-    WaitArguments, WatchArguments,
+    BalloonArguments, ConsoleArguments, DmesgArguments, DumpArguments, HooksArguments,
+    InspectArguments, LimitArguments, LogsArguments, NamesArguments, ProfileArguments, PsArguments,
+    RemoveArguments, RenameArguments, StopArguments, SwitchArguments, TopArguments, TraceArguments,
+    TruthArguments, UpdateArguments, WaitArguments, WatchArguments,
 };
 
 /// A hypervisor that runs guests with or without hardware virtualization.
@@ -59,6 +59,10 @@ pub enum Command {
     Watch(WatchArguments),
     /// Look at policies before they are followed
     Policy(PolicyArguments),
+    /// Write a guest's memory and registers to a file that crash, drgn, Volatility and others open
+    Dump(DumpArguments),
+    /// Write what is known of a guest's kernel, for tools that would need its debug symbols
+    Profile(ProfileArguments),
     /// Watch all guests on one screen, claim beside truth
     Top(TopArguments),
     /// Press the power button of VMs, and end those that still run after a grace time

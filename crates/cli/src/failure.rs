@@ -158,6 +158,26 @@ pub enum Failure {
     /// A VM would belong to whoever starts it.
     #[error("a VM is started by the user whose it is")]
     NotForOthers,
+    /// A file that a command is to write.
+    #[error("cannot write {}", .path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// A dump cannot be written to wherever it goes.
+    #[error("cannot write the dump")]
+    DumpWrite(#[source] io::Error),
+    /// There is something where a file is to be.
+    #[error("there is a file {} already", .0.display())]
+    Exists(PathBuf),
+    /// What is there is not replaced.
+    #[error("{} is no plain file, and what is there is not replaced", .0.display())]
+    NoPlainFile(PathBuf),
+    /// Standard output cannot have what is to be written.
+    #[error("cannot write to standard output: {0}")]
+    NoPipe(&'static str),
     /// The VM's log cannot be read.
     #[error("cannot read the log of VM \"{name}\"")]
     Log {
@@ -302,6 +322,9 @@ impl Failure {
             | Failure::Policy { .. }
             | Failure::PolicyFile { .. }
             | Failure::Record { .. }
+            | Failure::Exists(_)
+            | Failure::NoPlainFile(_)
+            | Failure::NoPipe(_)
             | Failure::BadAmount { .. } => BAD_INPUT,
             Failure::App(AppImageError::App(error)) if error.is_bad_input() => BAD_INPUT,
             Failure::Image(error) if error.is_bad_input() => BAD_INPUT,
@@ -437,9 +460,25 @@ impl Failure {
                 "set HOME, or XDG_CACHE_HOME to a folder of your own: a service has neither unless it is told"
             }
             Failure::Image(error) => return error.help(),
+            Failure::Exists(_) => "name another, or replace it with --force",
+            Failure::Write { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                "nothing of it was kept; make room there, or name a file elsewhere"
+            }
             _ => return None,
         };
         Some(help.to_owned())
+    }
+
+    /// A dump that could not be written, with the file that it was for.
+    pub fn about_file(self, path: &Path, is_pipe: bool) -> Failure {
+        match self {
+            Failure::DumpWrite(source) if is_pipe => Failure::Output(source),
+            Failure::DumpWrite(source) => Failure::Write {
+                path: path.to_owned(),
+                source,
+            },
+            other => other,
+        }
     }
 }
 

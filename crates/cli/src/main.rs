@@ -39,6 +39,7 @@ mod spec_arguments;
 mod terminal;
 mod users;
 mod vm;
+mod whole_file;
 
 use std::panic;
 use std::process::ExitCode;
@@ -128,6 +129,8 @@ fn perform(arguments: Arguments, vm: Option<&str>) -> Result<u8, Failure> {
         Command::Trace(arguments) => vm::trace(&arguments),
         Command::Watch(arguments) => vm::watch(&arguments),
         Command::Policy(arguments) => policy_command::run(&arguments),
+        Command::Profile(arguments) => vm::profile(&arguments),
+        Command::Dump(arguments) => vm::dump(&arguments),
         Command::Top(arguments) => vm::top(&arguments),
         Command::Stop(arguments) => vm::stop(&arguments),
         Command::Kill(arguments) => vm::kill(&arguments),

@@ -214,6 +214,51 @@ impl Shown {
     }
 }
 
+/// Shows how much of something is done that takes seconds: to a person alone.
+pub struct Measured {
+    what: String,
+    total: u64,
+    since: Instant,
+    bar: Option<ProgressBar>,
+}
+
+impl Measured {
+    /// Nothing is done of so many bytes.
+    pub fn new(what: &str, total: u64) -> Measured {
+        let bar = std::io::stderr().is_terminal().then(new_bar);
+        if let Some(bar) = &bar {
+            bar.set_style(style(true));
+        }
+        Measured {
+            what: what.to_owned(),
+            total,
+            since: Instant::now(),
+            bar,
+        }
+    }
+
+    /// So much is done now.
+    pub fn show(&mut self, done: u64) {
+        let Some(bar) = &self.bar else { return };
+        let amount = Amount {
+            done,
+            total: self.total,
+            unit: Unit::Bytes,
+        };
+        let part = part(amount, self.since.elapsed());
+        bar.set_message(format!("{}{part}", self.what));
+        bar.set_position((amount.fraction().min(0.99) * 100.0) as u64);
+    }
+}
+
+impl Drop for Measured {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 fn new_bar() -> ProgressBar {
     let bar = ProgressBar::new(100);
     bar.enable_steady_tick(Duration::from_millis(120));

@@ -199,6 +199,11 @@ fn the_page_on_disks_is_true() {
 }
 
 #[test]
+fn the_page_on_dumps_is_true() {
+    check("docs/dump.md");
+}
+
+#[test]
 fn the_page_on_engines_is_true() {
     check("docs/engines.md");
 }

@@ -79,6 +79,9 @@ fn every_command_fails_in_one_shape() {
         &["truth", "x"],
         &["inspect", "x"],
         &["dmesg", "x"],
+        &["dump", "x", "-o", "dump"],
+        &["dump", "x", "-o", "-"],
+        &["profile", "x", "--btf", "-o", "btf"],
         &["logs", "x"],
         &["balloon", "x"],
         &["wait", "x"],
@@ -127,6 +130,16 @@ fn what_is_read_of_a_guest_has_the_shape_of_its_schemas() {
     check(&host, &["dmesg", "web"], 0, "dmesg");
     let inspected = check(&host, &["inspect", "web"], 0, "inspect");
     assert!(inspected["guest"]["processes"]["seen"]["value"].is_array());
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let dumped = check(&host, &["dump", "web", "-o", &file("core")], 0, "dump");
+    assert_eq!(
+        (&dumped["format"], &dumped["torn"]),
+        (&"elf".into(), &false.into())
+    );
+    let words = ["profile", "web", "--isf", "-o", &file("isf")];
+    let profile = check(&host, &words, 0, "profile");
+    assert!(profile["typed_symbols"].as_u64() > Some(100), "{profile}");
     check(&host, &["truth", "web"], 0, "truth");
     check(&host, &["truth"], 0, "truths");
 }

@@ -132,7 +132,9 @@ impl Client {
     pub fn ask(&mut self, command: Command) -> Result<Outcome, ClientError> {
         let patience = match command {
             Command::Wait => None,
-            Command::Pause | Command::Resume | Command::Limit { .. } => Some(LONG_PATIENCE),
+            Command::Pause | Command::Rest | Command::Resume | Command::Limit { .. } => {
+                Some(LONG_PATIENCE)
+            }
             // A pause, the change, and going on.
             Command::Switch { .. } => Some(3 * LONG_PATIENCE),
             _ => Some(PATIENCE),

@@ -25,7 +25,7 @@
 //!
 //! # Map
 //!
-//! [`memory`], [`registers`]: what is given. `anchor`, `vmcoreinfo`, [`kallsyms`], [`btf`]: how a kernel is found and
+//! [`export`]: the same for other people's tools. [`memory`], [`registers`]: what is given. `anchor`, `vmcoreinfo`, [`kallsyms`], [`btf`]: how a kernel is found and
 //! understood; [`image`]: the kernel in its file; [`profile`] and `cache`: what is kept of that. [`kernel`] puts it together, [`look`] reads structures, and
 //! every other module reads one kind of thing.
 #![forbid(unsafe_code)]
@@ -39,6 +39,7 @@ mod busy;
 mod cache;
 mod counters;
 pub mod cpu;
+pub mod export;
 pub mod hidden;
 pub mod hooks;
 pub mod image;
@@ -72,7 +73,7 @@ pub use account::{Account, Cost, Limits};
 pub use blind::Blind;
 pub use busy::DeafCpu;
 pub use image::{ImageError, KernelImage, Loaded};
-pub use kernel::{Kernel, NotRecognised, attach, attach_within};
+pub use kernel::{Kernel, NotRecognised, Placement, attach, attach_within};
 pub use look::Look;
 pub use memory::{Extent, FileMemory, FileSlot, Memory, Unreadable};
 pub use observed::{Observed, Rung};

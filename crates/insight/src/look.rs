@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use x86::{Gpa, Gva};
+use x86::{Gpa, Gva, PAGE_SIZE};
 
 use crate::account::{Account, Cost, Limits};
 use crate::blind::Blind;
@@ -165,6 +165,19 @@ impl<'k> Look<'k> {
     /// If it cannot be read.
     pub fn number_at(&self, gva: Gva) -> Result<u64, Blind> {
         self.space.u64(gva)
+    }
+
+    /// Where the kernel has all of physical memory mapped in one piece (kernel documentation, arch/x86/x86_64/mm).
+    ///
+    /// # Errors
+    /// If the kernel does not say; one that is not moved at random has a constant in its code instead.
+    pub fn direct_map(&self) -> Result<Gva, Blind> {
+        let start = self.space.u64(self.symbol("page_offset_base")?)?;
+        let is_upper_half = start >> 47 == 0x1ffff || start >> 56 == 0xff;
+        match is_upper_half && start.is_multiple_of(PAGE_SIZE) {
+            true => Ok(Gva(start)),
+            false => Err(Blind::nonsense("map of all memory lies nowhere")),
+        }
     }
 
     /// The kernel's type information, byte by byte, as it lies in memory.

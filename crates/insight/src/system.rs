@@ -113,17 +113,22 @@ impl Look<'_> {
         self.space().text(Gva(pointer), MAX_COMMAND_LINE)
     }
 
+    /// Where `struct timekeeper` begins in `tk_core`.
+    pub(crate) fn timekeeper_offset(&self) -> u64 {
+        self.offset("tk_data", "timekeeper").unwrap_or_else(|_| {
+            let guard = self.layouts().and_then(|layouts| layouts.size(GUARD));
+            guard
+                .map_or(GUARD_BYTES, |size| size as u64)
+                .next_multiple_of(8)
+        })
+    }
+
     fn clocks(&self) -> Result<Clocks, Blind> {
         // Since 6.17 the first of several.
         let core = self
             .symbol("tk_core")
             .or_else(|_| self.symbol("timekeeper_data"))?;
-        let offset = self.offset("tk_data", "timekeeper").unwrap_or_else(|_| {
-            let guard = self.layouts().and_then(|layouts| layouts.size(GUARD));
-            guard
-                .map_or(GUARD_BYTES, |size| size as u64)
-                .next_multiple_of(8)
-        });
+        let offset = self.timekeeper_offset();
         let mut implausible = false;
         for _ in 0..4 {
             let before = self.space().u32(core)?;

@@ -25,6 +25,7 @@ const MAX_FOUND: usize = 8;
 /// The lines, by key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VmCoreInfo {
+    text: String,
     lines: HashMap<String, String>,
 }
 
@@ -45,14 +46,20 @@ impl VmCoreInfo {
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .collect();
         // A text that happens to begin so is no VMCOREINFO.
-        lines
-            .contains_key("PAGESIZE")
-            .then_some(VmCoreInfo { lines })
+        lines.contains_key("PAGESIZE").then(|| VmCoreInfo {
+            text: text.to_owned(),
+            lines,
+        })
     }
 
     /// From a place that should hold it: the page, or the note.
     pub fn at(page: &[u8]) -> Option<VmCoreInfo> {
         VmCoreInfo::parse(page).or_else(|| VmCoreInfo::parse(page.get(NOTE_HEADER..)?))
+    }
+
+    /// The text itself, as the kernel wrote it.
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// The kernel's release, as `uname -r` says.
@@ -74,6 +81,14 @@ impl VmCoreInfo {
         u64::from_str_radix(self.lines.get(&format!("SYMBOL({name})"))?, 16)
             .ok()
             .map(Gva)
+    }
+
+    /// Every symbol that it names, with its address.
+    pub fn symbols(&self) -> impl Iterator<Item = (&str, Gva)> {
+        self.lines.iter().filter_map(|(key, value)| {
+            let name = key.strip_prefix("SYMBOL(")?.strip_suffix(')')?;
+            Some((name, Gva(u64::from_str_radix(value, 16).ok()?)))
+        })
     }
 
     /// A decimal number.

@@ -42,7 +42,7 @@ pub use build::Machine;
 pub use build::descriptors::{Descriptors, Kept, KvmNode, Label, collect};
 pub use build::opened::{Opened, build, open};
 pub use console::{Channel, Closed, Console, ConsoleInput};
-pub use control::{MachineControl, Phase};
+pub use control::{MachineControl, Phase, Resting};
 pub use devices::virtio::balloon::BalloonReading;
 pub use engine::{EngineChoice, EngineFinding, EngineKind, findings, reserve_code};
 pub use host::tsc::{Stability as TscStability, stability as tsc_stability};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
-use api::{ByteRate, CountRate, CpuLimit, Rates};
+use api::{ByteRate, CountRate, CpuLimit, CpuWeight, Rates};
 use insight::trace::EventKind;
 use insight::verdict::Verdict;
 use schemars::JsonSchema;
@@ -128,12 +128,14 @@ pub enum Action {
     Kill,
     /// Change what it may use.
     Limit(Limits),
+    /// Write its memory and registers to a file in this folder, as `mother dump` does; it is named after the VM and the time.
+    Dump(String),
     /// Run a program of the host's, with the decision as JSON on its standard input: program and arguments.
     Run(Vec<String>),
 }
 
 impl Action {
-    /// Whether it changes something for the VM, and so counts.
+    /// Whether it changes something for the VM or takes room on the host, and so counts.
     pub fn counts(&self) -> bool {
         !matches!(self, Action::Note | Action::Run(_))
     }
@@ -146,6 +148,7 @@ impl Action {
             Action::Stop => "stop",
             Action::Kill => "kill",
             Action::Limit(_) => "limit",
+            Action::Dump(_) => "dump",
             Action::Run(_) => "run",
         }
     }
@@ -161,6 +164,9 @@ pub struct Limits {
     /// CPU time, as a share of one core.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_limit: Option<CpuLimit>,
+    /// Its part of a core that others want too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_weight: Option<CpuWeight>,
     /// Bytes per second of its disks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_rate: Option<ByteRate>,
@@ -183,6 +189,7 @@ impl Limits {
     pub fn rates(&self) -> Rates {
         Rates {
             cpu_limit: self.cpu_limit,
+            cpu_weight: self.cpu_weight,
             disk_rate: self.disk_rate,
             disk_ops: self.disk_ops,
             net_rate: self.net_rate,
@@ -442,6 +449,10 @@ impl Check {
                 Action::Run(words) if words.first().is_none_or(|word| !word.starts_with('/')) => {
                     let what = "a program is named by its whole path, such as [\"/usr/local/bin/page-me\"]";
                     self.complain(&format!("{place}: then: run"), what);
+                }
+                Action::Dump(folder) if !folder.starts_with('/') => {
+                    let what = "a folder is named by its whole path, such as \"/var/tmp/dumps\"";
+                    self.complain(&format!("{place}: then: dump"), what);
                 }
                 Action::Limit(limits) if *limits == Limits::default() => {
                     self.complain(&format!("{place}: then: limit"), "limits nothing");

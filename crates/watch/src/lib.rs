@@ -12,6 +12,7 @@
 
 mod checks;
 mod code;
+pub mod dump;
 mod hidden;
 mod live;
 mod observer;

@@ -79,6 +79,11 @@ pub struct LiveMemory {
     given: Mutex<StoredPages>,
 }
 
+/// What is said when a page that was asked for does not come.
+fn no_page(gpa: Gpa) -> Unreadable {
+    Unreadable::PagedOut(gpa, "the VM's process gave no page".to_owned())
+}
+
 /// Takes a lock; what a thread that panicked under it has left is used like any other.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -245,10 +250,8 @@ impl LiveMemory {
             bytes.copy_from_slice(&page[at..at + bytes.len()]);
             return Ok(());
         }
-        let page = self.ask_for(gpa, file_page)?;
-        let part = page
-            .get(at..at + bytes.len())
-            .ok_or_else(|| Unreadable::PagedOut(gpa, "the VM's process gave no page".to_owned()))?;
+        let page = self.ask_for(gpa, &[file_page])?.swap_remove(0);
+        let part = page.get(at..at + bytes.len()).ok_or_else(|| no_page(gpa))?;
         bytes.copy_from_slice(part);
         // What the guest had in its hands meanwhile may be another page already.
         if LiveMemory::whereabouts(residency, gpa, file_page, 1)? == [number] && !is_here(number) {
@@ -257,8 +260,33 @@ impl LiveMemory {
         Ok(())
     }
 
-    /// Asks the VM's process for a page.
-    fn ask_for(&self, gpa: Gpa, file_page: u64) -> Result<Vec<u8>, Unreadable> {
+    /// Reads whole pages of a slot: what the file has in one piece, what the pager has in as few questions as may be. For who
+    /// reads all of memory, and each page once.
+    fn read_pages(&self, residency: &File, gpa: Gpa, bytes: &mut [u8]) -> Result<(), Unreadable> {
+        let first = self.file_page(gpa).ok_or(Unreadable::NoMemory(gpa))?;
+        let count = bytes.len() as u64 / PAGE_SIZE;
+        let before = LiveMemory::whereabouts(residency, gpa, first, count)?;
+        self.memory.read(gpa, bytes)?;
+        let after = LiveMemory::whereabouts(residency, gpa, first, count)?;
+        self.count(3, bytes.len());
+        let (pages, _) = bytes.as_chunks_mut::<{ PAGE_SIZE as usize }>();
+        let is_away = |place: &usize| before[*place] != after[*place] || !is_here(after[*place]);
+        let away: Vec<usize> = (0..pages.len()).filter(is_away).collect();
+        for places in away.chunks(api::STORED_PAGES_MAX) {
+            let file_pages: Vec<u64> = places.iter().map(|place| first + *place as u64).collect();
+            for (place, stored) in places.iter().zip(self.ask_for(gpa, &file_pages)?) {
+                let page = pages
+                    .get_mut(*place)
+                    .filter(|page| page.len() == stored.len());
+                let page = page.ok_or_else(|| no_page(gpa))?;
+                page.copy_from_slice(&stored);
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the VM's process for pages, at most [`api::STORED_PAGES_MAX`], wherever they are.
+    fn ask_for(&self, gpa: Gpa, file_pages: &[u64]) -> Result<Vec<Vec<u8>>, Unreadable> {
         let paged_out = |why: String| Unreadable::PagedOut(gpa, why);
         let Some(record) = &self.record else {
             return Err(paged_out("its contents are with the pager".to_owned()));
@@ -269,22 +297,23 @@ impl LiveMemory {
                 Some(client) => client,
                 none => none.insert(Client::connect(record)?),
             };
-            client.stored_pages(self.life, &[file_page])
+            client.stored_pages(self.life, file_pages)
         };
         // A connection that was silent for long is closed by the other side.
         let pages = ask().or_else(|_| {
             *client = None;
             let mut fresh = Client::connect(record)?;
-            let pages = fresh.stored_pages(self.life, &[file_page]);
+            let pages = fresh.stored_pages(self.life, file_pages);
             *client = Some(fresh);
             pages
         });
         let pages = pages.map_err(|error| paged_out(error.to_string()))?;
-        let page = pages.into_iter().next();
-        let page = page.ok_or_else(|| paged_out("the VM's process gave no page".to_owned()))?;
-        self.stored.fetch_add(1, Ordering::Relaxed);
-        self.count(1, page.len());
-        Ok(page)
+        if pages.len() != file_pages.len() {
+            return Err(no_page(gpa));
+        }
+        self.stored.fetch_add(pages.len() as u64, Ordering::Relaxed);
+        self.count(1, pages.iter().map(Vec::len).sum());
+        Ok(pages)
     }
 
     /// Which of these pages were written since anybody asked for them last, which is all of them the first time. What
@@ -353,7 +382,10 @@ impl Memory for LiveMemory {
             let in_slot = slot.len_bytes - (at.0 - slot.gpa.0);
             let stretch = (STRETCH_PAGES * PAGE_SIZE - at.page_offset()).min(in_slot);
             let (now, later) = rest.split_at_mut(rest.len().min(stretch as usize));
-            if !self.read_stretch(residency, at, now)? {
+            let is_whole = at.page_offset() == 0 && now.len().is_multiple_of(PAGE_SIZE as usize);
+            if is_whole && now.len() > PAGE_SIZE as usize {
+                self.read_pages(residency, at, now)?;
+            } else if !self.read_stretch(residency, at, now)? {
                 self.read_by_page(residency, at, now)?;
             }
             at = Gpa(at

@@ -23,7 +23,7 @@ use insight::system::System;
 use insight::tasks::Process;
 use insight::trace::{Event, EventKind, Reach};
 use insight::verdict::{Row, Standing, Verdict};
-use insight::{Cost, Observed};
+use insight::{Cost, Observed, Rung};
 use policy::Decision;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -291,6 +291,64 @@ pub struct ListedVm<'a> {
     /// Whose it is, with `--all-users`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+}
+
+/// A dump that was written.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct DumpedVm<'a> {
+    /// The VM.
+    pub name: &'a VmName,
+    /// The file.
+    pub file: &'a str,
+    /// `elf`, `kdump`, `lime` or `raw`.
+    pub format: &'static str,
+    /// Whether the guest ran on meanwhile: then its parts are not of one moment.
+    pub torn: bool,
+    /// How long the guest stood still.
+    pub rested_seconds: Option<f64>,
+    /// How long it took, the looking before it included.
+    pub seconds: f64,
+    /// Memory that the guest has.
+    pub memory_bytes: u64,
+    /// Memory of it that is not zero.
+    pub data_bytes: u64,
+    /// How long the file is.
+    pub file_bytes: Option<u64>,
+    /// What it takes of its disk.
+    pub disk_bytes: Option<u64>,
+    /// vCPUs whose registers were read.
+    pub vcpus: usize,
+    /// The release of the guest's kernel.
+    pub release: Option<&'a str>,
+    /// Whether that kernel has VMCOREINFO; it is in `elf` and `kdump`.
+    pub vmcoreinfo: bool,
+    /// Why the kernel is not known.
+    pub why_not: Option<&'a str>,
+}
+
+/// A profile that was written.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct WrittenProfile<'a> {
+    /// The VM.
+    pub name: &'a VmName,
+    /// The file.
+    pub file: &'a str,
+    /// `isf`, `btf` or `kallsyms`.
+    pub form: &'static str,
+    /// How long it is.
+    pub file_bytes: Option<u64>,
+    /// The release of the guest's kernel.
+    pub release: &'a str,
+    /// Its build-id, in hexadecimal.
+    pub build_id: Option<String>,
+    /// On what that stands.
+    pub rung: Rung,
+    /// How many types it describes.
+    pub types: Option<usize>,
+    /// How many symbols it has.
+    pub symbols: Option<usize>,
+    /// How many of these have a type.
+    pub typed_symbols: Option<usize>,
 }
 
 /// A guest as `mother truth NAME` sees it.

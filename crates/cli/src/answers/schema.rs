@@ -125,6 +125,7 @@ fn schemas() -> Vec<(&'static str, Schema)> {
         ("dmesg", of::<Vec<LogRecord>>("mother dmesg --json")),
         ("doctor", of::<Doctor>("mother doctor --json")),
         ("done", of::<Vec<Done>>("What came of orders to VMs")),
+        ("dump", of::<DumpedVm<'_>>("mother dump --json")),
         ("ended", of::<Vec<Ended<'_>>>("mother wait --json")),
         ("failed", of::<Failed>("Instead of an answer")),
         (
@@ -136,6 +137,7 @@ fn schemas() -> Vec<(&'static str, Schema)> {
         ("inspect", of::<Inspected<'_>>("mother inspect --json")),
         ("logs", of::<Log<'_>>("mother logs --json")),
         ("processes", of::<Vec<Process>>("mother ps NAME --json")),
+        ("profile", of::<WrittenProfile<'_>>("mother profile --json")),
         ("ps", of::<Vec<ListedVm<'_>>>("mother ps --json")),
         (
             "reached",

@@ -6,6 +6,7 @@ mod connections;
 mod console;
 mod described;
 mod dmesg;
+mod dump;
 mod everybody;
 mod given;
 mod goal;
@@ -15,6 +16,7 @@ mod logs;
 mod observe;
 mod orders;
 mod processes;
+mod profile;
 mod ps;
 mod top;
 mod trace;
@@ -32,6 +34,7 @@ pub use again::{RenameArguments, rename, restart, start};
 pub use balloon::{BalloonArguments, balloon};
 pub use console::{ConsoleArguments, console};
 pub use dmesg::{DmesgArguments, dmesg};
+pub use dump::{DumpArguments, dump};
 pub use hooks::{HooksArguments, hooks};
 pub use inspect::{InspectArguments, inspect};
 pub use logs::{LogsArguments, logs};
@@ -39,6 +42,7 @@ pub use orders::{
     LimitArguments, NamesArguments, RemoveArguments, StopArguments, SwitchArguments, kill, limit,
     pause, remove, resume, stop, switch,
 };
+pub use profile::{ProfileArguments, profile};
 pub use ps::{PsArguments, ps};
 pub use top::{TopArguments, top};
 pub use trace::{TraceArguments, trace};

@@ -65,7 +65,7 @@ pub(super) fn seen<T>(name: &VmName, observed: Observed<T>) -> Result<T, Failure
     }
 }
 
-fn blind(name: &VmName, why: String) -> Failure {
+pub(super) fn blind(name: &VmName, why: String) -> Failure {
     let help = "a guest that boots is known when its kernel runs; `mother truth` says what the host knows without it";
     Failure::NotNow {
         act: ACT,

@@ -37,6 +37,12 @@ pub enum Kind {
     Alias,
     /// A variable; in a kernel's own BTF, a per-CPU one.
     Variable,
+    /// The name of a structure or union that is not described here.
+    Forward,
+    /// A function, or what pointers to functions point to.
+    Function,
+    /// A floating-point number.
+    Float,
     /// What no reader needs.
     Other,
 }
@@ -73,6 +79,19 @@ pub struct RawMember<'a> {
     pub bit_size: u32,
     /// Its type.
     pub type_id: u32,
+}
+
+/// An integer type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Integer {
+    /// Bytes.
+    pub size: u32,
+    /// Whether it may be negative.
+    pub is_signed: bool,
+    /// Whether it is a character.
+    pub is_char: bool,
+    /// Whether it is a truth value.
+    pub is_bool: bool,
 }
 
 impl<'a> Types<'a> {
@@ -219,6 +238,50 @@ impl<'a> Types<'a> {
         self.resolve(record.size_or_type)
     }
 
+    /// What a pointer, a typedef, a qualifier or a variable is of; 0 is void.
+    pub fn of(&self, id: u32) -> Option<u32> {
+        let record = self.record(id)?;
+        matches!(record.kind, Kind::Pointer | Kind::Alias | Kind::Variable)
+            .then_some(record.size_or_type)
+    }
+
+    /// Whether a typedef, not a qualifier: it has a name.
+    pub fn is_typedef(&self, id: u32) -> bool {
+        self.kind(id) == Some(Kind::Alias) && !self.name(id).is_empty()
+    }
+
+    /// The element type of an array, and how many there are.
+    pub fn array(&self, id: u32) -> Option<(u32, u32)> {
+        let record = self.record(id)?;
+        (record.kind == Kind::Array).then_some(())?;
+        let extra = record.extra as usize;
+        Some((word(self.types, extra)?, word(self.types, extra + 8)?))
+    }
+
+    /// How the bits of an integer are read.
+    pub fn integer(&self, id: u32) -> Option<Integer> {
+        let record = self.record(id)?;
+        (record.kind == Kind::Int).then_some(())?;
+        let encoding = word(self.types, record.extra as usize)? >> 24 & 0xf;
+        Some(Integer {
+            size: record.size_or_type,
+            is_signed: encoding & 1 != 0,
+            is_char: encoding & 2 != 0,
+            is_bool: encoding & 4 != 0,
+        })
+    }
+
+    /// Bytes of a floating-point number.
+    pub fn float(&self, id: u32) -> Option<u32> {
+        let record = self.record(id)?;
+        (record.kind == Kind::Float).then_some(record.size_or_type)
+    }
+
+    /// Whether an undescribed type is a union, or an enum is of signed numbers.
+    pub fn flag(&self, id: u32) -> bool {
+        self.record(id).is_some_and(|record| record.flag)
+    }
+
     /// Members of a structure or union, in their order.
     pub fn members(&self, id: u32) -> impl Iterator<Item = RawMember<'a>> + '_ {
         let record = self
@@ -304,9 +367,10 @@ fn kind(number: u32, count: u32) -> Option<(Kind, u32)> {
         8..=11 | 18 => (Kind::Alias, 0),
         14 => (Kind::Variable, 4),
         19 => (Kind::Enum64, 12 * count),
-        // Forward, function, float.
-        7 | 12 | 16 => (Kind::Other, 0),
-        13 => (Kind::Other, 8 * count),
+        7 => (Kind::Forward, 0),
+        12 => (Kind::Function, 0),
+        13 => (Kind::Function, 8 * count),
+        16 => (Kind::Float, 0),
         15 => (Kind::Other, 12 * count),
         17 => (Kind::Other, 4),
         _ => return None,

@@ -31,7 +31,7 @@ impl Writer {
     }
 
     /// A record; its number.
-    fn add(
+    pub(crate) fn add(
         &mut self,
         name: &str,
         kind: u32,
@@ -60,7 +60,7 @@ impl Writer {
         self.add("", 3, false, 0, 0, &[of, index, count])
     }
 
-    fn alias(&mut self, name: &str, kind: u32, to: u32) -> u32 {
+    pub(crate) fn alias(&mut self, name: &str, kind: u32, to: u32) -> u32 {
         self.add(name, kind, false, 0, to, &[])
     }
 
@@ -69,7 +69,7 @@ impl Writer {
         self.members(name, 4, false, size, members)
     }
 
-    fn members(
+    pub(crate) fn members(
         &mut self,
         name: &str,
         kind: u32,
@@ -84,7 +84,12 @@ impl Writer {
         self.add(name, kind, has_bits, members.len() as u32, size, &extra)
     }
 
-    fn enumeration(&mut self, name: &str, is_signed: bool, values: &[(&str, u32)]) -> u32 {
+    pub(crate) fn enumeration(
+        &mut self,
+        name: &str,
+        is_signed: bool,
+        values: &[(&str, u32)],
+    ) -> u32 {
         let mut extra = Vec::new();
         for (name, value) in values {
             extra.extend([self.string(name), *value]);

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use memchr::memmem;
 use thiserror::Error;
-use x86::{Gpa, Gva};
+use x86::{Gpa, Gva, PAGE_SIZE};
 
 use crate::account::{Account, Cost, Limits};
 use crate::anchor::{self, Anchor};
@@ -91,6 +91,17 @@ pub struct Kernel {
     is_from_cache: bool,
     cost: Cost,
     vmcoreinfo: Option<VmCoreInfo>,
+}
+
+/// A stretch of the kernel's address space that lies in one piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// Where it is mapped.
+    pub gva: Gva,
+    /// Where it lies.
+    pub gpa: Gpa,
+    /// How long it is.
+    pub len_bytes: u64,
 }
 
 /// Recognises the kernel of a guest. `loaded` is what the VMM loaded, if that is known: only from there does anything come
@@ -454,6 +465,38 @@ impl Kernel {
         })
     }
 
+    /// How far the kernel moved, by its own word if it says so.
+    fn slide(&self) -> u64 {
+        let said = self.vmcoreinfo().and_then(VmCoreInfo::kaslr_slide);
+        said.unwrap_or_else(|| self.kaslr_slide())
+    }
+
+    /// Every symbol as the kernel was linked, before it was moved: address, nm's letter, name, in the order of addresses.
+    pub fn linked_symbols(&self) -> impl Iterator<Item = (Gva, u8, &[u8])> {
+        let text = self.text.0.wrapping_sub(self.slide());
+        let symbols = &self.profile.symbols;
+        (0..symbols.len()).filter_map(move |number| {
+            let kept = symbols.entry(number)?;
+            let value = kept.value as u64;
+            let address = if kept.is_relative {
+                text.wrapping_add(value)
+            } else {
+                value
+            };
+            Some((Gva(address), kept.kind, kept.name))
+        })
+    }
+
+    /// Symbols that the kernel names to crash dumps and has not in its table, as it was linked: the tables themselves, say.
+    pub fn linked_by_vmcoreinfo(&self) -> impl Iterator<Item = (Gva, &str)> {
+        let slide = self.slide();
+        let named = self.vmcoreinfo().into_iter().flat_map(VmCoreInfo::symbols);
+        let in_image = named.filter(|(name, gva)| {
+            (IMAGE_VA..IMAGE_VA + IMAGE_MAX).contains(&gva.0) && self.address(name).is_err()
+        });
+        in_image.map(move |(name, gva)| (Gva(gva.0.wrapping_sub(slide)), name))
+    }
+
     /// The symbol that an address in the image belongs to, and how far behind it: `do_syscall_64+0x3b`.
     pub fn describe(&self, gva: Gva) -> Option<(String, u64)> {
         let offset = gva.0.wrapping_sub(self.text.0) as i64;
@@ -481,6 +524,13 @@ impl Kernel {
     /// The release, as `uname -r` says.
     pub fn release(&self) -> &str {
         self.profile.release()
+    }
+
+    /// Which build it is, as `uname -v` says: what follows the compiler in the banner.
+    pub fn version(&self) -> &str {
+        let banner = self.banner();
+        let at = banner.rfind(" #").map_or(banner.len(), |at| at + 1);
+        banner[at..].trim_end()
     }
 
     /// The build-id in hexadecimal.
@@ -528,6 +578,27 @@ impl Kernel {
     /// How far the kernel moved from where it was linked.
     pub fn kaslr_slide(&self) -> u64 {
         self.text.0.wrapping_sub(LINKED_TEXT)
+    }
+
+    /// Physical address of where an image would begin that is not moved (`phys_base` in the kernel's own words); wrapping.
+    pub fn phys_base(&self) -> u64 {
+        self.phys_base
+    }
+
+    /// Where the image is mapped, whole pages from `_text` to `_end`, and where it lies.
+    ///
+    /// # Errors
+    /// If the kernel has no such symbols.
+    pub fn placement(&self) -> Result<Placement, Blind> {
+        let start = Gva(self.address("_text")?.0 & !(PAGE_SIZE - 1));
+        let end = self.address("_end")?.0.next_multiple_of(PAGE_SIZE);
+        let gpa = anchor::image_gpa(self.phys_base, start).ok_or(Blind::Unmapped(start))?;
+        let len_bytes = end.checked_sub(start.0).filter(|len| *len <= IMAGE_MAX);
+        Ok(Placement {
+            gva: start,
+            gpa,
+            len_bytes: len_bytes.ok_or_else(|| Blind::nonsense("kernel ends before it begins"))?,
+        })
     }
 
     /// What the kernel says of itself to crash dumps, if it does.

@@ -50,6 +50,33 @@ struct Inside {
     shown: Shown,
 }
 
+/// Somebody needs the guest to rest; goes on when this is dropped.
+pub struct Resting {
+    control: MachineControl,
+    ticket: Ticket,
+}
+
+impl Resting {
+    /// Whether the guest has rested all the time, which ends now: an order to go on or to stop overrules it.
+    pub fn release(self) -> bool {
+        self.let_go()
+    }
+
+    fn let_go(&self) -> bool {
+        let rested = self
+            .control
+            .change(|requests, state, _| requests.release(self.ticket, state));
+        self.control.call_attention();
+        rested
+    }
+}
+
+impl Drop for Resting {
+    fn drop(&mut self) {
+        self.let_go();
+    }
+}
+
 impl MachineControl {
     /// Ends the VM at once, wherever its guest is: the run ends with [`crate::Ending::Stopped`].
     pub fn stop(&self) {
@@ -84,6 +111,24 @@ impl MachineControl {
     /// [`PauseError`].
     pub fn pause(&self, patience: Duration) -> Result<(), PauseError> {
         self.ask(Request::Pause, patience, PauseError::TimedOut)
+    }
+
+    /// Has the VM rest as in a pause for as long as the value lives that is returned, and go on as it was before then: a VM
+    /// that is paused stays so.
+    ///
+    /// # Errors
+    /// [`PauseError`].
+    pub fn rest(&self, patience: Duration) -> Result<Resting, PauseError> {
+        let (answer, answers) = mpsc::channel();
+        let resting = Resting {
+            ticket: self.note(Request::Rest(answer)),
+            control: self.clone(),
+        };
+        match answers.recv_timeout(patience) {
+            Ok(Ok(())) => Ok(resting),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(PauseError::TimedOut),
+        }
     }
 
     /// Undoes a pause.

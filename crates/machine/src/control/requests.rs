@@ -24,6 +24,7 @@
 //!  what is wanted                              makes the next step
 //!
 //!  pause, until resumed or to be stopped       Pause, unless it is Held
+//!  rest, for as long as somebody needs it      the same; when nobody does any more, as it was
 //!  engines to change to, in a queue            Pause, Switch for each, Resume unless a pause is wanted
 //!  the power button, once or every few seconds PressPower, as soon as it is Running
 //!  an end: at once, or after its grace time    End, wherever it is
@@ -53,6 +54,8 @@ pub(crate) type Answer<E> = mpsc::Sender<Result<(), E>>;
 pub(crate) enum Request {
     /// Come to rest. Answered when nothing of the guest runs and its time stands still.
     Pause(Answer<PauseError>),
+    /// The same until its ticket is released, and be as before then; an order to go on or to stop overrules it.
+    Rest(Answer<PauseError>),
     /// Go on. Answered when the guest runs.
     Resume(Answer<PauseError>),
     /// Change to this engine, at rest, and be as before then. Answered when that is done.
@@ -70,6 +73,7 @@ pub(crate) enum Request {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
     Pause,
+    Rest,
     Resume,
     Switch,
     PressPower,
@@ -94,10 +98,11 @@ pub(crate) enum Reception {
 
 /// Which request is legal in which phase: the one place that says so. The columns are the variants of [`Phase`]:
 /// Built, Running, Held, Paused, Ended.
-const RECEPTIONS: [(Kind, [Reception; 5]); 6] = {
+const RECEPTIONS: [(Kind, [Reception; 5]); 7] = {
     use Reception::{Moot, Noted, Stalled, Taken, TooLate};
     [
         (Kind::Pause, [Noted, Noted, Stalled, Noted, TooLate]),
+        (Kind::Rest, [Noted, Noted, Stalled, Noted, TooLate]),
         (Kind::Resume, [Noted, Noted, Noted, Noted, TooLate]),
         (Kind::Switch, [Noted, Noted, Stalled, Noted, TooLate]),
         (Kind::PressPower, [Taken, Taken, Taken, Taken, Moot]),
@@ -114,6 +119,7 @@ impl Request {
     pub(crate) fn kind(&self) -> Kind {
         match self {
             Request::Pause(_) => Kind::Pause,
+            Request::Rest(_) => Kind::Rest,
             Request::Resume(_) => Kind::Resume,
             Request::Switch(..) => Kind::Switch,
             Request::PressPower(_) => Kind::PressPower,
@@ -126,6 +132,7 @@ impl Request {
         // A client that asked and went away does not listen.
         let _ = match self {
             Request::Pause(answer)
+            | Request::Rest(answer)
             | Request::Resume(answer)
             | Request::PressPower(answer)
             | Request::Stop(_, answer)
@@ -231,6 +238,9 @@ pub(crate) struct Requests {
     tickets: u64,
     wants_pause: bool,
     pauses: Vec<Open<PauseError>>,
+    /// Who needs the guest to rest, and those of them who have not been told that it does.
+    needs: Vec<Ticket>,
+    rests: Vec<Open<PauseError>>,
     resumes: Vec<Open<PauseError>>,
     /// Engines to change to, one after the other.
     switches: VecDeque<(EngineKind, Open<SwitchError>)>,
@@ -252,6 +262,8 @@ impl Requests {
             tickets: 0,
             wants_pause: false,
             pauses: Vec::new(),
+            needs: Vec::new(),
+            rests: Vec::new(),
             resumes: Vec::new(),
             switches: VecDeque::new(),
             switched: Vec::new(),
@@ -287,6 +299,10 @@ impl Requests {
             Request::Pause(answer) => {
                 self.want_pause(true);
                 self.pauses.push(Open { ticket, answer });
+            }
+            Request::Rest(answer) => {
+                self.needs.push(ticket);
+                self.rests.push(Open { ticket, answer });
             }
             Request::Resume(answer) => {
                 self.want_pause(false);
@@ -326,6 +342,23 @@ impl Requests {
         for open in overruled.drain(..) {
             open.answer(Err(PauseError::Overruled));
         }
+        if !wants {
+            self.needs.clear();
+            let rests = self.rests.drain(..);
+            rests.for_each(|open| open.answer(Err(PauseError::Overruled)));
+        }
+    }
+
+    /// Whether the guest is to stand still, for whatever reason.
+    fn wants_rest(&self) -> bool {
+        self.wants_pause || !self.needs.is_empty()
+    }
+
+    /// Who has this ticket needs no rest any more; whether there was rest for it until now.
+    pub(crate) fn release(&mut self, ticket: Ticket, state: &State) -> bool {
+        let needs = self.needs.len();
+        self.needs.retain(|other| *other != ticket);
+        state.phase == Phase::Paused && self.needs.len() < needs
     }
 
     /// What the attendant is to do.
@@ -337,14 +370,14 @@ impl Requests {
         match (state.phase, &state.stalled) {
             (Phase::Running, Some(_)) => Step::Hold,
             (Phase::Held, None) => Step::Flow,
-            (Phase::Running, None) if self.wants_pause || !self.switches.is_empty() => Step::Pause,
+            (Phase::Running, None) if self.wants_rest() || !self.switches.is_empty() => Step::Pause,
             (Phase::Running, None) if self.is_press_due(now) => Step::PressPower,
             (Phase::Running, None) => Step::Attend {
                 until: end.into_iter().chain(self.press_again_at).min(),
             },
             (Phase::Paused, _) => match self.switches.front() {
                 Some((kind, open)) => Step::Switch(*kind, open.ticket),
-                None if self.wants_pause => Step::Wait { until: end },
+                None if self.wants_rest() => Step::Wait { until: end },
                 None => Step::Resume,
             },
             (Phase::Built | Phase::Held | Phase::Ended, _) => Step::Wait { until: end },
@@ -389,8 +422,9 @@ impl Requests {
                 resumes.for_each(|open| open.answer(Err(PauseError::Ended)));
                 self.refuse_rest(&Refusal::Ended);
             }
-            (Phase::Paused, _) if self.wants_pause => {
-                self.pauses.drain(..).for_each(|open| open.answer(Ok(())));
+            (Phase::Paused, _) if self.wants_rest() => {
+                let pauses = self.pauses.drain(..).chain(self.rests.drain(..));
+                pauses.for_each(|open| open.answer(Ok(())));
             }
             (Phase::Paused, _) | (_, None) => {}
             // It will not come to rest: what waits for that is refused as if it were asked now.
@@ -401,7 +435,7 @@ impl Requests {
             self.resumes.drain(..).for_each(|open| open.answer(Ok(())));
         }
         let is_as_before = match state.phase {
-            Phase::Paused => self.wants_pause || !self.switches.is_empty(),
+            Phase::Paused => self.wants_rest() || !self.switches.is_empty(),
             _ => true,
         };
         if is_as_before {
@@ -413,7 +447,8 @@ impl Requests {
     /// Refuses everything for which the guest would have to come to rest.
     fn refuse_rest(&mut self, why: &Refusal) {
         self.wants_pause = false;
-        let pauses = self.pauses.drain(..);
+        self.needs.clear();
+        let pauses = self.pauses.drain(..).chain(self.rests.drain(..));
         pauses.for_each(|open| open.answer(Err(why.clone().into())));
         let switches = self.switches.drain(..);
         switches.for_each(|(_, open)| open.answer(Err(why.clone().into())));
@@ -426,6 +461,8 @@ impl Requests {
         if self.pauses.is_empty() && pauses > 0 {
             self.wants_pause = false;
         }
+        self.needs.retain(|other| *other != ticket);
+        self.rests.retain(|open| open.ticket != ticket);
         self.resumes.retain(|open| open.ticket != ticket);
         self.switches.retain(|(_, open)| open.ticket != ticket);
         self.settle(state);

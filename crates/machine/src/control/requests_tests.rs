@@ -42,6 +42,14 @@ impl Vm {
         self.ask(Request::Pause)
     }
 
+    fn rest(&mut self) -> Asked<PauseError> {
+        self.ask(Request::Rest)
+    }
+
+    fn release(&mut self, rest: &Asked<PauseError>) -> bool {
+        self.requests.release(rest.ticket, &self.state)
+    }
+
     fn resume(&mut self) -> Asked<PauseError> {
         self.ask(Request::Resume)
     }
@@ -145,6 +153,7 @@ fn every_request_in_every_state_is_received_as_the_table_says() {
             }
             let got = match kind {
                 Kind::Pause => vm.pause().answer(),
+                Kind::Rest => vm.rest().answer(),
                 Kind::Resume => vm.resume().answer(),
                 Kind::Switch => vm.switch(EngineKind::Soft).answer(),
                 Kind::PressPower => vm.ask(Request::PressPower).answer(),
@@ -167,6 +176,16 @@ fn every_request_in_every_state_is_received_as_the_table_says() {
     let killed: &[&str] = &["end Stopped(Killed)"];
     check(
         Kind::Pause,
+        [
+            (open, &["pause"]),
+            (open, &["pause"]),
+            (STALLED, &[]),
+            (done, &[]),
+            (ENDED, &[]),
+        ],
+    );
+    check(
+        Kind::Rest,
         [
             (open, &["pause"]),
             (open, &["pause"]),
@@ -299,6 +318,74 @@ fn a_pause_that_is_taken_back_is_not_made_unless_another_wants_it() {
     vm.steps();
     vm.requests.take_back(third.ticket, &vm.state);
     assert_eq!((vm.steps(), vm.state.phase), (vec![], Phase::Paused));
+}
+
+#[test]
+fn a_guest_rests_as_long_as_anybody_needs_it_and_is_then_as_it_was() {
+    let mut vm = Vm::new(Phase::Running);
+    let first = vm.rest();
+    let second = vm.rest();
+    assert_eq!(vm.steps(), ["pause"]);
+    assert_eq!(
+        (first.answer(), second.answer()),
+        ("done".into(), "done".into())
+    );
+    assert!(vm.release(&first) && !vm.release(&first));
+    assert_eq!(vm.steps(), [""; 0]);
+    assert!(vm.release(&second));
+    assert_eq!(vm.steps(), ["resume"]);
+    // One that was paused stays so, one that is paused meanwhile too.
+    for is_before in [true, false] {
+        let mut vm = Vm::new(Phase::Running);
+        let paused = is_before.then(|| vm.pause());
+        vm.steps();
+        let rest = vm.rest();
+        vm.steps();
+        let paused = paused.unwrap_or_else(|| vm.pause());
+        assert_eq!(
+            (paused.answer(), rest.answer()),
+            ("done".into(), "done".into())
+        );
+        assert!(vm.release(&rest));
+        assert_eq!((vm.steps(), vm.state.phase), (vec![], Phase::Paused));
+    }
+}
+
+#[test]
+fn who_needs_rest_is_told_when_others_have_the_guest_go_on() {
+    let check = |act: fn(&mut Vm), steps: &[&str]| {
+        let mut vm = Vm::new(Phase::Running);
+        let rest = vm.rest();
+        vm.steps();
+        assert_eq!(rest.answer(), "done");
+        act(&mut vm);
+        assert_eq!(vm.steps(), steps);
+        assert!(!vm.release(&rest));
+        assert_eq!(vm.steps(), [""; 0]);
+    };
+    check(|vm| drop(vm.resume()), &["resume"]);
+    check(
+        |vm| drop(vm.stop(Duration::from_secs(60))),
+        &["resume", "press"],
+    );
+    check(
+        |vm| drop(vm.end(StopCause::Killed)),
+        &["end Stopped(Killed)"],
+    );
+    // What has not come true yet is refused.
+    let mut vm = Vm::new(Phase::Running);
+    let rest = vm.rest();
+    vm.resume();
+    assert_eq!(rest.answer(), PauseError::Overruled.to_string());
+    assert_eq!(vm.steps(), [""; 0]);
+    let late = vm.rest();
+    vm.requests.take_back(late.ticket, &vm.state);
+    assert_eq!(vm.steps(), [""; 0]);
+    // Nothing more is wanted by who gave up.
+    let rest = vm.rest();
+    vm.is_stalled(Some("the store is full"));
+    assert_eq!(rest.answer(), STALLED);
+    assert_eq!(vm.steps(), ["hold"]);
 }
 
 #[test]

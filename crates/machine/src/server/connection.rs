@@ -1,12 +1,12 @@
 //! One client: request by request until it goes, attaches to the console, or waits for the end.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Command, Outcome, RefusalCode, Request};
+use api::{Command, LINE_BYTES_MAX, Outcome, RefusalCode, Request};
 
 use crate::outcome::ending::StopCause;
 use crate::outcome::refusal::{PauseError, SwitchError};
@@ -45,7 +45,9 @@ pub(super) fn serve(shared: &Arc<Shared>, stream: UnixStream, place: &Place) {
                     return;
                 }
             }
-            Command::Console { .. } | Command::Wait | Command::Probe { .. } if !place.stays() => {
+            Command::Console { .. } | Command::Wait | Command::Rest | Command::Probe { .. }
+                if !place.stays() =>
+            {
                 let why = format!("{STAYING_MAX} consoles and waiting clients are connected");
                 if !reply(&stream, refusal(RefusalCode::Busy, why)) {
                     return;
@@ -62,6 +64,7 @@ pub(super) fn serve(shared: &Arc<Shared>, stream: UnixStream, place: &Place) {
             Command::Probe { life, points } => {
                 return probes::serve(shared, &stream, life, points);
             }
+            Command::Rest => return rest(shared, &stream, lines.into_rest()),
             Command::View => {
                 if !observe::view(shared, &stream) {
                     return;
@@ -93,6 +96,7 @@ fn what(command: &Command) -> &'static str {
         Command::Stop { .. } => "stop",
         Command::Kill => "kill",
         Command::Pause => "pause",
+        Command::Rest | Command::Release => "rest",
         Command::Resume => "resume",
         Command::Switch { .. } => "switch",
         Command::Balloon { .. } => "balloon",
@@ -158,7 +162,12 @@ fn perform(shared: &Shared, command: Command) -> Outcome {
             paging::stored_pages(shared, life, &file_pages)
         }
         Command::WrittenPages { stretches } => paging::written_pages(shared, &stretches),
-        Command::Console { .. } | Command::Wait | Command::View | Command::Probe { .. } => {
+        Command::Release => refusal(RefusalCode::WrongState, "nothing rests for this client"),
+        Command::Console { .. }
+        | Command::Wait
+        | Command::Rest
+        | Command::View
+        | Command::Probe { .. } => {
             unreachable!("these need the connection itself")
         }
     }
@@ -224,4 +233,36 @@ fn wait(shared: &Shared, stream: &UnixStream) {
     let mut byte = [0];
     while matches!((&mut &*stream).read(&mut byte), Ok(1)) {}
     shared.waiters().streams.retain(|(other, _)| *other != id);
+}
+
+/// Has the guest rest until the client says that it may go on, or goes away: whoever dies lets go of it.
+fn rest(shared: &Shared, stream: &UnixStream, mut said: Vec<u8>) {
+    let resting = match shared.control.rest(PAUSE_TIME) {
+        Ok(resting) => resting,
+        Err(error) => {
+            reply(stream, paused(Err(error)));
+            return;
+        }
+    };
+    if !reply(stream, Outcome::Done) || stream.set_read_timeout(None).is_err() {
+        return;
+    }
+    let mut bytes = [0; 256];
+    while !said.contains(&b'\n') {
+        match (&mut &*stream).read(&mut bytes) {
+            Ok(count @ 1..) if said.len() < LINE_BYTES_MAX => said.extend(&bytes[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            _ => return,
+        }
+    }
+    // Whatever it says: on this connection there is but one thing to say.
+    let outcome = if resting.release() {
+        Outcome::Done
+    } else {
+        refusal(
+            RefusalCode::WrongState,
+            "somebody else had the guest go on meanwhile",
+        )
+    };
+    reply(stream, outcome);
 }

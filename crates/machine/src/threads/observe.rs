@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
-use api::{Counter, Metrics, TableView, VcpuBook, VcpuView};
+use api::{Counter, Metrics, SelectorsView, TableView, VcpuBook, VcpuView};
 use host::lock::{Condition, Lock};
 use mem::GuestMemory;
 use vcpu::{EngineError, Vcpu, VcpuState};
@@ -285,6 +285,15 @@ fn view(vcpu_id: u32, state: &VcpuState, rest: Rest) -> VcpuView {
         rip: state.rip,
         rsp: state.gprs[vcpu::gpr::RSP],
         rflags: state.rflags.bits(),
+        gprs: state.gprs,
+        selectors: SelectorsView {
+            cs: state.cs.selector,
+            ss: state.ss.selector,
+            ds: state.ds.selector,
+            es: state.es.selector,
+            fs: state.fs.selector,
+            gs: state.gs.selector,
+        },
         cpl: state.cpl(),
         halted: rest == Rest::Halted || state.halted,
         waits_for_startup: rest == Rest::WaitsForSipi || state.waits_for_sipi,

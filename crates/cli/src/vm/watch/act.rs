@@ -8,12 +8,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fleet::{Client, ClientError, Record};
+use insight::timestamp;
 use policy::{Action, Decision};
 
 /// Programs of the owner's that run at one time.
 const PROGRAMS_MAX: usize = 8;
 /// How long one may take.
 const PROGRAM_TIME: Duration = Duration::from_secs(30);
+/// How long a dump may take.
+const DUMP_TIME: Duration = Duration::from_secs(600);
 /// The grace time of a stop, as that of `mother stop`.
 const GRACE_MS: u64 = 30_000;
 /// How much of what a program says on its standard error is kept.
@@ -44,7 +47,13 @@ impl Actor {
                 page_memory: None,
                 rates: limits.rates(),
             },
-            Action::Run(words) => return self.run(words, decision, tell),
+            Action::Run(words) => return self.run(words.clone(), PROGRAM_TIME, decision, tell),
+            Action::Dump(folder) => {
+                return match dump(folder, decision) {
+                    Ok(words) => self.run(words, DUMP_TIME, decision, tell),
+                    Err(why) => tell(Err(why)),
+                };
+            }
         };
         let done = Client::connect(record).and_then(|mut client| client.order(command));
         tell(done.map_err(|error| words(&error)));
@@ -52,7 +61,8 @@ impl Actor {
 
     fn run(
         &self,
-        words: &[String],
+        words: Vec<String>,
+        time: Duration,
         decision: &Decision,
         tell: impl FnOnce(Result<(), String>) + Send + 'static,
     ) {
@@ -63,14 +73,24 @@ impl Actor {
             return tell(Err(why));
         }
         let input = crate::answers::short(decision);
-        let words = words.to_vec();
         let program = move || {
-            let result = run(&words, &input);
+            let result = run(&words, time, &input);
             running.fetch_sub(1, Ordering::AcqRel);
             tell(result);
         };
         thread::spawn(program);
     }
+}
+
+/// This program, to write a dump: beside what is decided meanwhile, and with a guest that goes on if it dies.
+fn dump(folder: &str, decision: &Decision) -> Result<Vec<String>, String> {
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let program = program.into_os_string().into_string();
+    let program = program.map_err(|_| "the path of this program is no text".to_owned())?;
+    let time = timestamp(decision.at_ns).replace(':', "");
+    let file = format!("{folder}/{}-{time}.elf", decision.vm);
+    let words = ["dump", &decision.vm, "-o", &file].map(str::to_owned);
+    Ok([program].into_iter().chain(words).collect())
 }
 
 fn words(error: &ClientError) -> String {
@@ -81,7 +101,7 @@ fn words(error: &ClientError) -> String {
 }
 
 /// Runs a program with `input` on its standard input, for as long as one may take.
-fn run(words: &[String], input: &str) -> Result<(), String> {
+fn run(words: &[String], time: Duration, input: &str) -> Result<(), String> {
     let (program, arguments) = words.split_first().ok_or("no program is named")?;
     let mut child = Command::new(program)
         .args(arguments)
@@ -101,7 +121,7 @@ fn run(words: &[String], input: &str) -> Result<(), String> {
         drop(read);
         String::from_utf8_lossy(&said).trim().to_owned()
     });
-    let status = wait(&mut child).map_err(|why| format!("{program}: {why}"))?;
+    let status = wait(&mut child, time).map_err(|why| format!("{program}: {why}"))?;
     if status.success() {
         return Ok(());
     }
@@ -111,8 +131,8 @@ fn run(words: &[String], input: &str) -> Result<(), String> {
     }
 }
 
-fn wait(child: &mut Child) -> Result<std::process::ExitStatus, String> {
-    let deadline = Instant::now() + PROGRAM_TIME;
+fn wait(child: &mut Child, time: Duration) -> Result<std::process::ExitStatus, String> {
+    let deadline = Instant::now() + time;
     loop {
         match child.try_wait() {
             Ok(Some(status)) => return Ok(status),
@@ -120,7 +140,7 @@ fn wait(child: &mut Child) -> Result<std::process::ExitStatus, String> {
             Ok(None) => {
                 let _ = child.kill();
                 let _ = child.wait();
-                return Err(format!("ended after {} s", PROGRAM_TIME.as_secs()));
+                return Err(format!("ended after {} s", time.as_secs()));
             }
             Err(error) => return Err(error.to_string()),
         }
@@ -135,7 +155,7 @@ mod tests {
     fn a_program_gets_the_decision_and_what_it_says_is_told() {
         let check = |script: &str, expected: Result<(), &str>| {
             let words = ["/bin/sh", "-c", script].map(str::to_owned);
-            let found = run(&words, "{\"rule\":\"m\"}\n");
+            let found = run(&words, PROGRAM_TIME, "{\"rule\":\"m\"}\n");
             match (found, expected) {
                 (Ok(()), Ok(())) => {}
                 (Err(why), Err(part)) => assert!(why.contains(part), "{why}"),
@@ -147,6 +167,10 @@ mod tests {
         check("echo no room >&2; exit 3", Err("exit status: 3: no room"));
         check("kill -9 $$", Err("signal: 9"));
         let nowhere = ["/nowhere/at/all".to_owned()];
-        assert!(run(&nowhere, "").unwrap_err().contains("cannot start"));
+        assert!(
+            run(&nowhere, PROGRAM_TIME, "")
+                .unwrap_err()
+                .contains("cannot start")
+        );
     }
 }
