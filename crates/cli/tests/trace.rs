@@ -425,3 +425,35 @@ fn what_hearing_of_every_program_costs() {
     );
     std::io::stderr().write_all(text.as_bytes()).unwrap();
 }
+
+/// Numbers, not a test: `cargo xtask bench trace`. From an event in the guest to the guest standing still by a policy.
+#[test]
+#[ignore = "a benchmark"]
+fn how_fast_a_policy_acts() {
+    const TURNS: usize = 25;
+    let Some(files) = files() else { return };
+    let mut guest = Guest::boot(&files, &["--memory", "256M"]);
+    let policy = guest.state().join("policy.toml");
+    let text = "version = 1\nbudget = { actions = 1000, per = \"1h\" }\n[[rule]]\nname = \"m\"\nevent = \"module\"\nthen = [\"pause\"]\n";
+    fs::write(&policy, text).unwrap();
+    let mut lines = watch(&guest, &policy, &[]);
+    let mut times = Vec::new();
+    // The first may come before anybody hears.
+    thread::sleep(Duration::from_secs(5));
+    for _ in 0..TURNS {
+        guest.send("rmmod button; insmod /modules/button.ko");
+        let decision = lines.wait_for("the module", |line| line["decision"]["rule"] == "m");
+        let outcome = lines.wait_for("the pause", |line| line["outcome"]["rule"] == "m");
+        let event = decision["decision"]["evidence"]["at_ns"].as_u64().unwrap();
+        let done = outcome["outcome"]["at_ns"].as_u64().unwrap();
+        times.push((done - event) as f64 / 1e6);
+        guest.client().order(api::Command::Resume).unwrap();
+    }
+    times.sort_by(f64::total_cmp);
+    let text = format!(
+        "from a module to a paused guest: {:.1} ms (median of {TURNS}), {:.1} ms at most\n",
+        times[TURNS / 2],
+        times[TURNS - 1]
+    );
+    std::io::stderr().write_all(text.as_bytes()).unwrap();
+}

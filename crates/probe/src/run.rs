@@ -438,4 +438,138 @@ mod tests {
         assert_eq!(taken.count(), HIT_BYTES_MAX / 4096);
         assert_eq!(values.len(), 6);
     }
+
+    /// Numbers that look like any (Knuth's MMIX generator).
+    struct Numbers(u64);
+
+    impl Numbers {
+        fn next(&mut self) -> u64 {
+            self.0 = self
+                .0
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            self.0 >> 33
+        }
+
+        fn below(&mut self, end: u64) -> u64 {
+            self.next() % end
+        }
+
+        fn from(&mut self) -> From {
+            match self.below(3) {
+                0 => From::Register(self.below(17) as u8),
+                1 => From::Gs,
+                _ => From::Value(self.below(8) as u8),
+            }
+        }
+
+        fn path(&mut self) -> Vec<i64> {
+            let len = self.below(10);
+            (0..len).map(|_| self.below(128) as i64 - 64).collect()
+        }
+
+        fn operation(&mut self) -> Operation {
+            let from = self.from();
+            let path = self.path();
+            let most = self.below(5000) as u16;
+            match self.below(7) {
+                0 => Operation::Number {
+                    from,
+                    path,
+                    bytes: self.below(10) as u8,
+                },
+                1 => Operation::Text { from, path, most },
+                2 => Operation::Bytes {
+                    from,
+                    path,
+                    length: match self.below(3) {
+                        0 => Length::Exactly(self.below(5000) as u16),
+                        1 => Length::Value(self.below(8) as u8),
+                        _ => Length::UpTo(self.below(8) as u8),
+                    },
+                    most,
+                },
+                3 => Operation::Names {
+                    from,
+                    path,
+                    next: self.below(64) as i64,
+                    name: self.below(64) as i64,
+                    most: self.below(70) as u8,
+                },
+                4 => Operation::Trail {
+                    from,
+                    path,
+                    next: self.below(64) as i64,
+                    at: self.below(64) as i64,
+                    length: self.below(300) as u16,
+                    most: self.below(70) as u8,
+                },
+                5 => Operation::Only {
+                    value: self.below(8) as u8,
+                    mask: 1,
+                    among: vec![self.below(2)],
+                },
+                _ => Operation::OnlyNamed {
+                    value: self.below(8) as u8,
+                    among: vec![Bytes(vec![])],
+                },
+            }
+        }
+    }
+
+    /// Memory of a guest that leads in circles, and counts how much is read of it.
+    struct Circles {
+        numbers: Numbers,
+        reads: u64,
+    }
+
+    impl Reader for Circles {
+        fn read(&mut self, _: u64, bytes: &mut [u8]) -> bool {
+            self.reads += 1;
+            let number = self.numbers.next();
+            bytes
+                .iter_mut()
+                .zip(number.to_le_bytes().into_iter().cycle())
+                .for_each(|(byte, new)| *byte = new | 1);
+            number % 16 != 0
+        }
+    }
+
+    #[test]
+    fn whatever_is_asked_for_of_whatever_guest_ends_and_is_bounded() {
+        let mut numbers = Numbers(1);
+        let mut taken = 0;
+        for round in 0..40_000 {
+            let operations: Vec<Operation> = (0..numbers.below(12))
+                .map(|_| numbers.operation())
+                .collect();
+            let point = crate::Point {
+                address: 0,
+                operations,
+            };
+            if crate::check(std::slice::from_ref(&point)).is_err() {
+                continue;
+            }
+            taken += 1;
+            let mut memory = Circles {
+                numbers: Numbers(round),
+                reads: 0,
+            };
+            let start = Start {
+                gprs: &[round; 16],
+                gs_base: u64::MAX,
+            };
+            let values = run(&point.operations, start, &mut memory).unwrap_or_default();
+            // A chain has so many links with a name of so many pieces each; text is the longest of the others.
+            let each = 9 + u64::from(crate::NAMES_MAX) * (2 + 255 / PIECE + 2);
+            assert!(memory.reads <= each * 12, "{point:?}: {}", memory.reads);
+            let bytes = |value: &Value| match value {
+                Value::Bytes(bytes) => bytes.0.len(),
+                Value::Names(names) => names.iter().map(|name| name.0.len()).sum(),
+                _ => 0,
+            };
+            assert!(values.iter().map(bytes).sum::<usize>() <= HIT_BYTES_MAX);
+        }
+        assert!(taken > 500, "{taken}");
+    }
 }

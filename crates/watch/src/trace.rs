@@ -100,11 +100,14 @@ impl Tracer {
                     listener.begins(life, sampler.reaches());
                     sample(&mut self.observer, life, &mut sampler, listener)?
                 }
-                // It started again just now.
+                // It started again just now, or its vCPUs wait for their pages.
                 Err(ClientError::Refused {
-                    code: RefusalCode::WrongState,
+                    code: RefusalCode::WrongState | RefusalCode::TimedOut,
                     ..
-                }) => Ended::Life,
+                }) => match listener.quiet() {
+                    true => Ended::Life,
+                    false => Ended::Listener,
+                },
                 Err(error) => return Err(error),
             };
             match ended {

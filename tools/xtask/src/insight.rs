@@ -47,19 +47,10 @@ pub fn bench() -> Result<bool> {
     run(test("what_attaching_and_looking_costs", &["--ignored"]))
 }
 
-/// What it costs a guest that somebody hears of every program.
+/// What it costs a guest that somebody hears of every program, and how fast a policy acts.
 pub fn bench_trace() -> Result<bool> {
-    let words = [
-        "test",
-        "--release",
-        "--package",
-        "cli",
-        "--test",
-        "trace",
-        "what_hearing_of",
-    ];
-    let mut command = cargo(&words);
-    command.args(["--", "--ignored", "--nocapture"]);
+    let mut command = cargo(&["test", "--release", "--package", "cli", "--test", "trace"]);
+    command.args(["--", "--ignored", "--nocapture", "--test-threads", "1"]);
     run(command)
 }
 

@@ -60,7 +60,7 @@ usage: cargo xtask TASK
   bench insight
            what it costs to recognise a guest's kernel and to read it
   bench trace
-           what it costs a guest that somebody hears of every program that it starts
+           what it costs a guest that somebody hears of every program that it starts, and how fast a policy acts
   test-insight [--all [--again] | --kernels RELEASE,RELEASE]
            what is read of guests against what they print: a few kernels, all that mirrors offer but those that a run
            before found no fault with, or these
