@@ -1,5 +1,5 @@
 //! A Debian guest at real work, watched once a second as a person would watch it: nothing that is said of it may be an
-//! alarm.
+//! alarm, and the policy `guarded` acts on nothing.
 //!
 //! `cargo xtask honest --minutes N`. The guest gets a compiler from Debian's mirrors over the user network.
 
@@ -113,6 +113,31 @@ impl Watched {
     }
 }
 
+/// What a policy decided.
+#[derive(Default)]
+struct Followed {
+    /// Decisions that are only noted, by rule.
+    noted: BTreeMap<String, u64>,
+    acted: Vec<String>,
+}
+
+impl Followed {
+    fn take(&mut self, line: &str) {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let decision = &line["decision"];
+        let Some(rule) = decision["rule"].as_str() else {
+            return;
+        };
+        let then = decision["then"].as_array().unwrap();
+        if then.iter().any(|action| action != "note") {
+            say(&format!("ACTED {decision}"));
+            self.acted.push(decision.to_string());
+        } else {
+            *self.noted.entry(rule.to_owned()).or_default() += 1;
+        }
+    }
+}
+
 /// User and system time of a process so far (proc_pid_stat(5)), in seconds.
 fn cpu_seconds(pid: u32) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -174,12 +199,18 @@ fn debian_at_work_raises_no_alarm() {
         begin.elapsed().as_secs_f64()
     ));
     let watcher = Lines::of(&host.mother, &["truth", "--watch", "--json", "work"], "");
+    let policy = ["watch", "--json", "--policy", "guarded", "--journal", "/dev/null", "work"];
+    let follower = Lines::of(&host.mother, &policy, "");
+    let mut followed = Followed::default();
     let start = Instant::now();
     let mut watched = Watched::default();
     let mut done: BTreeMap<String, u64> = BTreeMap::new();
     while start.elapsed() < Duration::from_secs(seconds) {
         if let Ok(line) = watcher.lines.recv_timeout(Duration::from_secs(1)) {
             watched.take(&line);
+        }
+        for line in follower.lines.try_iter() {
+            followed.take(&line);
         }
         for line in guest.lines.try_iter() {
             say(&line);
@@ -201,6 +232,20 @@ fn debian_at_work_raises_no_alarm() {
         watched.unseen,
         100.0 * cost
     ));
+    say(&format!(
+        "the policy `guarded` acted {} times and noted {:?}",
+        followed.acted.len(),
+        followed.noted
+    ));
+    assert!(
+        followed.acted.is_empty(),
+        "honest work was acted on: {}",
+        followed.acted.join("\n")
+    );
+    assert!(
+        followed.noted.contains_key("module"),
+        "no module that was loaded was told"
+    );
     for kind in KINDS {
         assert!(done.contains_key(kind), "no {kind} was done");
     }
