@@ -199,7 +199,15 @@ fn debian_at_work_raises_no_alarm() {
         begin.elapsed().as_secs_f64()
     ));
     let watcher = Lines::of(&host.mother, &["truth", "--watch", "--json", "work"], "");
-    let policy = ["watch", "--json", "--policy", "guarded", "--journal", "/dev/null", "work"];
+    let policy = [
+        "watch",
+        "--json",
+        "--policy",
+        "guarded",
+        "--journal",
+        "/dev/null",
+        "work",
+    ];
     let follower = Lines::of(&host.mother, &policy, "");
     let mut followed = Followed::default();
     let start = Instant::now();
