@@ -249,8 +249,18 @@ fn the_page_on_paging_is_true() {
 }
 
 #[test]
+fn the_page_on_policies_is_true() {
+    check("docs/policies.md");
+}
+
+#[test]
 fn the_page_on_run_is_true() {
     check("docs/run.md");
+}
+
+#[test]
+fn the_page_on_traces_is_true() {
+    check("docs/tracing.md");
 }
 
 /// A page with commands that no test types would be a promise that nobody keeps.
