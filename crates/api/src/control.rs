@@ -77,6 +77,11 @@ pub enum Command {
         /// What the balloon shall hold; 0 gives all back.
         target_bytes: u64,
     },
+    /// Plug the cable of the network card in, or pull it.
+    Link {
+        /// Whether it is in from now on.
+        up: bool,
+    },
     /// Attach to the console.
     Console {
         /// How much of the recent output to send first, at most.
@@ -291,6 +296,10 @@ mod tests {
                 engine: "kvm".to_owned(),
             },
             r#""command":"switch","engine":"kvm""#,
+        );
+        check(
+            Command::Link { up: false },
+            r#""command":"link","up":false"#,
         );
         check(
             Command::Balloon { target_bytes: 4096 },

@@ -10,9 +10,10 @@ use crate::policy_command::PolicyArguments;
 use crate::spec_arguments::SpecArguments;
 use crate::vm::{
     BalloonArguments, ConsoleArguments, DmesgArguments, DumpArguments, HooksArguments,
-    InspectArguments, LimitArguments, LogsArguments, NamesArguments, ProfileArguments, PsArguments,
-    RemoveArguments, RenameArguments, StopArguments, SwitchArguments, TopArguments, TraceArguments,
-    TruthArguments, UpdateArguments, WaitArguments, WatchArguments,
+    InspectArguments, LimitArguments, LinkArguments, LogsArguments, NamesArguments,
+    ProfileArguments, PsArguments, RemoveArguments, RenameArguments, StopArguments,
+    SwitchArguments, TopArguments, TraceArguments, TruthArguments, UpdateArguments, WaitArguments,
+    WatchArguments,
 };
 
 /// A hypervisor that runs guests with or without hardware virtualization.
@@ -87,6 +88,8 @@ pub enum Command {
     Balloon(BalloonArguments),
     /// Say how much of a running guest's memory the host may hold
     Limit(LimitArguments),
+    /// Plug the cable of guests' network cards in, or pull it
+    Link(LinkArguments),
     /// Attach this terminal or pipe to the console of a VM
     Console(ConsoleArguments),
     /// Print what a VM printed, also of one that has ended

@@ -143,6 +143,7 @@ fn perform(arguments: Arguments, vm: Option<&str>) -> Result<u8, Failure> {
         Command::Resume(arguments) => vm::resume(&arguments),
         Command::Balloon(arguments) => vm::balloon(&arguments),
         Command::Limit(arguments) => vm::limit(&arguments),
+        Command::Link(arguments) => vm::link(&arguments),
         Command::Console(arguments) => vm::console(&arguments),
         Command::Logs(arguments) => vm::logs(&arguments),
         Command::Wait(arguments) => vm::wait(&arguments),

@@ -305,6 +305,60 @@ fn a_policy_pauses_a_guest_that_loads_a_module_and_runs_a_program_of_the_owners(
     assert_eq!(first["rule"], "clock");
 }
 
+const CUT: &str = r#"
+version = 1
+[[rule]]
+name = "listens"
+event = "bind"
+where = { "address.port" = 99 }
+then = ["cut-network"]
+"#;
+
+/// Waits until the guest's card sees a link, or none.
+fn wait_for_carrier(guest: &mut Guest, expected: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let carrier = guest.ask("cat /sys/class/net/eth0/carrier");
+        if carrier.trim() == expected {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{carrier} and not {expected}");
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// The guest sees its card lose the link, and have it again when its owner says so.
+#[test]
+fn a_policy_pulls_a_guests_cable_and_its_owner_plugs_it_in() {
+    let Some(files) = files() else { return };
+    let mut guest = Guest::boot(&files, &["--memory", "256M", "--net", "user"]);
+    guest.ask("for module in virtio_pci virtio_net; do modprobe $module; insmod /modules/$module.ko; done 2>/dev/null; ifconfig eth0 up");
+    wait_for_carrier(&mut guest, "1");
+    let policy = guest.state().join("policy.toml");
+    fs::write(&policy, CUT).unwrap();
+    let mut lines = watch(&guest, &policy, &[]);
+    let deadline = Instant::now() + PATIENCE;
+    let outcome = loop {
+        guest.ask("nc -l -p 99 -w 1 </dev/null >/dev/null 2>&1");
+        let found = lines
+            .lines
+            .try_iter()
+            .find(|line| line["outcome"]["action"] == "cut-network");
+        match found {
+            Some(outcome) => break outcome,
+            None => assert!(Instant::now() < deadline, "{}", lines.complaints()),
+        }
+    };
+    assert_eq!(outcome["outcome"]["done"], true, "{outcome}");
+    wait_for_carrier(&mut guest, "0");
+    assert_eq!(guest.mother(&["link", "up", "seen"]), "seen\n");
+    wait_for_carrier(&mut guest, "1");
+    let mut lonely = Guest::boot(&files, &["--memory", "256M"]);
+    lonely.ask("true");
+    let said = lonely.mother(&["link", "down", "seen"]);
+    assert!(said.contains("the guest has no network"), "{said}");
+}
+
 /// What is typed, the exit status, and what is said.
 #[test]
 fn policies_are_looked_at_before_they_are_followed() {

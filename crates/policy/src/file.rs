@@ -126,6 +126,8 @@ pub enum Action {
     Stop,
     /// End it at once.
     Kill,
+    /// Pull the cable of its network card.
+    CutNetwork,
     /// Change what it may use.
     Limit(Limits),
     /// Write its memory and registers to a file in this folder, as `mother dump` does; it is named after the VM and the time.
@@ -147,6 +149,7 @@ impl Action {
             Action::Pause => "pause",
             Action::Stop => "stop",
             Action::Kill => "kill",
+            Action::CutNetwork => "cut-network",
             Action::Limit(_) => "limit",
             Action::Dump(_) => "dump",
             Action::Run(_) => "run",

@@ -531,7 +531,7 @@ mod tests {
                 .iter_mut()
                 .zip(number.to_le_bytes().into_iter().cycle())
                 .for_each(|(byte, new)| *byte = new | 1);
-            number % 16 != 0
+            !number.is_multiple_of(16)
         }
     }
 

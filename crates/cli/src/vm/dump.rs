@@ -64,7 +64,7 @@ pub struct DumpArguments {
 #[derive(Clone, Debug, Args)]
 #[group(multiple = false)]
 struct FormatArguments {
-    /// As /proc/vmcore: for crash, drgn, gdb, makedumpfile, Volatility [default]
+    /// As /proc/vmcore: for crash, drgn, gdb, makedumpfile, Volatility; this one if none is named
     #[arg(long)]
     elf: bool,
     /// As makedumpfile writes, compressed and without pages of zeros: for crash, drgn, makedumpfile

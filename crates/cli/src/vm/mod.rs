@@ -39,8 +39,8 @@ pub use hooks::{HooksArguments, hooks};
 pub use inspect::{InspectArguments, inspect};
 pub use logs::{LogsArguments, logs};
 pub use orders::{
-    LimitArguments, NamesArguments, RemoveArguments, StopArguments, SwitchArguments, kill, limit,
-    pause, remove, resume, stop, switch,
+    LimitArguments, LinkArguments, NamesArguments, RemoveArguments, StopArguments, SwitchArguments,
+    kill, limit, link, pause, remove, resume, stop, switch,
 };
 pub use profile::{ProfileArguments, profile};
 pub use ps::{PsArguments, ps};

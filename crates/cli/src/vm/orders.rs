@@ -71,6 +71,23 @@ pub struct SwitchArguments {
     engine: String,
 }
 
+/// `mother link`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+The guest sees its card lose the link, and packets both ways are lost. It stays so when the
+guest starts again, until the cable is plugged in or the VM ends.
+
+Examples:
+  mother link down web
+  mother link up web db")]
+pub struct LinkArguments {
+    /// Whether the cable is in
+    #[arg(value_name = "up|down", value_parser = ["up", "down"])]
+    state: String,
+    #[command(flatten)]
+    who: NamesArguments,
+}
+
 /// `mother limit`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
@@ -198,6 +215,14 @@ pub fn switch(arguments: &SwitchArguments) -> Result<u8, Failure> {
     };
     each(&arguments.who, |inventory, vm| {
         order(inventory, vm, "switch", command.clone())
+    })
+}
+
+/// Plugs cables in or pulls them.
+pub fn link(arguments: &LinkArguments) -> Result<u8, Failure> {
+    let up = arguments.state == "up";
+    each(&arguments.who, |inventory, vm| {
+        order(inventory, vm, "link", Command::Link { up })
     })
 }
 

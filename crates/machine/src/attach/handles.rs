@@ -84,6 +84,11 @@ impl Devices {
         port.plug(socket)
     }
 
+    /// Plugs the cable of the guest's network card in, or pulls it. False if there is none.
+    pub fn set_link(&self, is_up: bool) -> bool {
+        self.port.as_ref().is_some_and(|port| port.set_link(is_up))
+    }
+
     /// So many more packets of the guest's were refused on their way, outside of this process.
     pub fn count_refused(&self, packets: u64) {
         let cards = self.counters.iter().filter(|it| it.kind == VirtioKind::Net);

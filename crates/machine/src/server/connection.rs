@@ -100,6 +100,7 @@ fn what(command: &Command) -> &'static str {
         Command::Resume => "resume",
         Command::Switch { .. } => "switch",
         Command::Balloon { .. } => "balloon",
+        Command::Link { .. } => "link",
         Command::Limit { .. } => "limit",
         Command::Console { .. } => "console",
         Command::Resize { .. } => "the console's size",
@@ -129,6 +130,10 @@ fn perform(shared: &Shared, command: Command) -> Outcome {
             Outcome::Done
         }
         Command::Balloon { target_bytes } => balloon(shared, target_bytes),
+        Command::Link { up } => match shared.devices.set_link(up) {
+            true => Outcome::Done,
+            false => refusal(RefusalCode::WrongState, "the guest has no network"),
+        },
         Command::Pause => paused(control.pause(PAUSE_TIME)),
         Command::Resume => paused(control.resume(PAUSE_TIME)),
         Command::Switch { engine } => switched(control.switch(&engine, SWITCH_TIME)),

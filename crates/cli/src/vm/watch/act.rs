@@ -42,6 +42,7 @@ impl Actor {
             Action::Pause => api::Command::Pause,
             Action::Stop => api::Command::Stop { grace_ms: GRACE_MS },
             Action::Kill => api::Command::Kill,
+            Action::CutNetwork => api::Command::Link { up: false },
             Action::Limit(limits) => api::Command::Limit {
                 resident: limits.resident.clone(),
                 page_memory: None,

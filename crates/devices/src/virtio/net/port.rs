@@ -39,8 +39,10 @@ struct Port {
     kind: PortKind,
     tap: Option<Tap>,
     halves: Lock<Halves>,
-    /// Changed under the lock of the halves where that depends on them.
-    is_up: AtomicBool,
+    /// There is something at the other end. Changed under the lock of the halves where that depends on them.
+    has_backend: AtomicBool,
+    /// Somebody pulled the cable.
+    is_pulled: AtomicBool,
     /// Readable when halves were plugged in anew; only behind a stream socket, where that can be.
     plugged: Option<OwnedFd>,
     /// Tells the driver that the link has changed, while there is one.
@@ -96,11 +98,11 @@ impl NetPort {
         let was_up = {
             let mut place = self.0.halves.lock();
             *place = halves;
-            self.0.is_up.swap(true, Ordering::AcqRel)
+            self.0.has_backend.swap(true, Ordering::AcqRel)
         };
         // Full only if nobody reads it, and then it is readable already.
         let _ = rustix::io::write(plugged, &1_u64.to_ne_bytes());
-        self.tell(!was_up);
+        self.tell(!was_up && self.is_up());
         Ok(())
     }
 
@@ -124,17 +126,23 @@ impl NetPort {
             tap,
             halves: Lock::new(halves),
             plugged,
-            is_up: AtomicBool::new(kind != PortKind::Unplugged),
+            has_backend: AtomicBool::new(kind != PortKind::Unplugged),
+            is_pulled: AtomicBool::new(false),
             listener: Lock::new(None),
             offloads: Lock::new(None),
         }))
     }
 
-    /// Plugs the cable in or pulls it. While it is out, packets both ways are lost.
-    pub fn set_link(&self, is_up: bool) {
-        let is_up = is_up && self.0.kind != PortKind::Unplugged;
-        let was_up = self.0.is_up.swap(is_up, Ordering::AcqRel);
-        self.tell(was_up != is_up);
+    /// Plugs the cable in or pulls it. While it is out, packets both ways are lost, whatever becomes of what is at its other
+    /// end. False, and nothing is done, where nothing can be.
+    pub fn set_link(&self, is_up: bool) -> bool {
+        if self.0.kind == PortKind::Unplugged {
+            return false;
+        }
+        let was_pulled = self.0.is_pulled.swap(!is_up, Ordering::AcqRel);
+        let has_backend = self.0.has_backend.load(Ordering::Acquire);
+        self.tell(was_pulled == is_up && has_backend);
+        true
     }
 
     /// Tells the driver, if the link `has_changed`.
@@ -146,7 +154,7 @@ impl NetPort {
 
     /// Whether the cable is in.
     pub fn is_up(&self) -> bool {
-        self.0.is_up.load(Ordering::Acquire)
+        self.0.has_backend.load(Ordering::Acquire) && !self.0.is_pulled.load(Ordering::Acquire)
     }
 
     pub(super) fn kind(&self) -> PortKind {
@@ -208,7 +216,9 @@ impl NetPort {
         let (half, went_down) = {
             let mut halves = self.0.halves.lock();
             let half = take(&mut halves);
-            let went_down = half.is_none() && self.0.is_up.swap(false, Ordering::AcqRel);
+            let was_up = self.is_up();
+            let had_backend = half.is_none() && self.0.has_backend.swap(false, Ordering::AcqRel);
+            let went_down = had_backend && was_up;
             (half, went_down)
         };
         self.tell(went_down);

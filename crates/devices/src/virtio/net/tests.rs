@@ -445,10 +445,29 @@ fn the_link_goes_down_with_the_backend_and_by_hand() {
     );
     guest.send([0; 12], &[1; 60]).unwrap();
     assert_eq!(guest.reading().errors, 1);
+    let before = guest.interrupts.load(Ordering::Relaxed);
+    assert!(port.set_link(true));
+    assert_eq!(
+        (status(&guest), guest.interrupts.load(Ordering::Relaxed)),
+        ([1, 0], before + 1)
+    );
+    // One that was pulled stays out when another backend is plugged in.
+    port.set_link(false);
+    let (ours, other) = UnixStream::pair().unwrap();
+    port.plug(ours).unwrap();
+    assert_eq!(status(&guest), [0, 0]);
     port.set_link(true);
-    drop(wire);
+    assert_eq!(status(&guest), [1, 0]);
+    drop((wire, other));
+    // The old one is found to be gone, then the other.
+    guest.serve(Wake::Readable(0)).unwrap();
     guest.serve(Wake::Readable(0)).unwrap();
     assert_eq!(status(&guest), [0, 0]);
+    // Nobody is there, in or out.
+    port.set_link(false);
+    port.set_link(true);
+    assert_eq!(status(&guest), [0, 0]);
+    assert!(!NetPort::unplugged().set_link(true));
     assert!(!guest.is_called(), "a dead socket wakes nobody");
     guest.send([0; 12], &[1; 60]).unwrap();
 }
