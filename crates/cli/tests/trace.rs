@@ -213,6 +213,41 @@ fn files_are_watched_by_their_paths() {
     assert_eq!(opened, [("/a/b/secret", "write"), ("/a/b/secret", "read")]);
 }
 
+/// Without a word of the engine: what is there now and was not before, and what it does not tell is said.
+#[test]
+fn what_stays_is_told_also_by_looking() {
+    let Some(files) = files() else { return };
+    let mut guest = Guest::boot(&files, &["--memory", "256M"]);
+    guest.ask("rmmod button");
+    let words = [
+        "trace",
+        "--json",
+        "--sample",
+        "seen",
+        "--events",
+        "exec,exit,module,log,connect",
+    ];
+    let mut lines = Lines::of(&guest, &words);
+    let begins = lines.wait_for("the beginning", |line| line["event"] == "begins");
+    let reach = |kind: &str| {
+        let kinds = begins["kinds"].as_array().unwrap();
+        let found = kinds.iter().find(|line| line["kind"] == kind);
+        found.unwrap()["reach"].clone()
+    };
+    assert_eq!(reach("exec"), "sampled");
+    assert_eq!(reach("connect"), "not-observable");
+    guest.ask("sleep 3 & insmod /modules/button.ko; echo a word > /dev/kmsg");
+    let sleeps = serde_json::json!(["sleep", "3"]);
+    lines.wait_for("the program", |line| line["arguments"] == sleeps);
+    lines.wait_for("its end", |line| {
+        line["event"] == "exit" && line["process"]["name"] == "sleep"
+    });
+    let all =
+        |kind: &str, key: &str, value: &str| lines.events(kind).any(|line| line[key] == value);
+    assert!(all("module", "module", "button"), "{:?}", lines.seen);
+    assert!(all("log", "text", "a word"), "{:?}", lines.seen);
+}
+
 const POLICY: &str = r#"
 version = 1
 [[rule]]

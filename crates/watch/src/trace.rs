@@ -41,6 +41,8 @@ pub struct Tracer {
     record: Record,
     observer: Observer,
     wanted: Wanted,
+    /// Nothing of the guest's is to be told as it passes.
+    only_looks: bool,
 }
 
 /// How one life's events ended.
@@ -65,7 +67,14 @@ impl Tracer {
             observer: Observer::connect(record.clone(), cache)?,
             record,
             wanted,
+            only_looks: false,
         })
+    }
+
+    /// Looks again and again also where every pass could be told: a guest pays nothing for that.
+    pub fn only_looking(mut self) -> Tracer {
+        self.only_looks = true;
+        self
     }
 
     /// Tells `listener` of events until it wants no more.
@@ -83,38 +92,57 @@ impl Tracer {
                 std::thread::sleep(AGAIN);
                 continue;
             };
-            let plan = Plan::new(kernel, &self.wanted);
-            // Before anything is told: what the log gets from then on is told too.
-            let log = Log::new(kernel);
-            let points = plan.points();
-            let ended = match Client::connect(&self.record)?.probe(life, points) {
-                Ok(passes) => {
-                    listener.begins(life, plan.reaches());
-                    Life { kernel, plan }.tell(passes, log, listener)?
-                }
-                Err(ClientError::Refused {
-                    code: RefusalCode::NotHere,
-                    ..
-                }) => {
+            let ended = match self.only_looks {
+                true => Err(NotHere),
+                false => hear(&self.record, kernel, life, &self.wanted, listener)?,
+            };
+            let ended = match ended {
+                Ok(ended) => ended,
+                Err(NotHere) => {
                     let mut sampler = Sampler::new(kernel, &self.wanted);
                     listener.begins(life, sampler.reaches());
-                    sample(&mut self.observer, life, &mut sampler, listener)?
+                    let only_looks = self.only_looks;
+                    sample(&mut self.observer, life, only_looks, &mut sampler, listener)?
                 }
-                // It started again just now, or its vCPUs wait for their pages.
-                Err(ClientError::Refused {
-                    code: RefusalCode::WrongState | RefusalCode::TimedOut,
-                    ..
-                }) => match listener.quiet() {
-                    true => Ended::Life,
-                    false => Ended::Listener,
-                },
-                Err(error) => return Err(error),
             };
             match ended {
                 Ended::Listener => return Ok(()),
                 Ended::Life => std::thread::sleep(AGAIN),
             }
         }
+    }
+}
+
+/// The guest's engine does not tell.
+struct NotHere;
+
+/// Tells of a life whose passes are told, if they are.
+fn hear(
+    record: &Record,
+    kernel: &Kernel,
+    life: u64,
+    wanted: &Wanted,
+    listener: &mut dyn Listener,
+) -> Result<Result<Ended, NotHere>, ClientError> {
+    let plan = Plan::new(kernel, wanted);
+    // Before anything is told: what the log gets from then on is told too.
+    let log = Log::new(kernel);
+    let code = match Client::connect(record)?.probe(life, plan.points()) {
+        Ok(passes) => {
+            listener.begins(life, plan.reaches());
+            return Life { kernel, plan }.tell(passes, log, listener).map(Ok);
+        }
+        Err(ClientError::Refused { code, message }) => (code, message),
+        Err(error) => return Err(error),
+    };
+    match code {
+        (RefusalCode::NotHere, _) => Ok(Err(NotHere)),
+        // It started again just now, or its vCPUs wait for their pages.
+        (RefusalCode::WrongState | RefusalCode::TimedOut, _) => Ok(Ok(match listener.quiet() {
+            true => Ended::Life,
+            false => Ended::Listener,
+        })),
+        (code, message) => Err(ClientError::Refused { code, message }),
     }
 }
 
@@ -169,6 +197,7 @@ impl Life<'_> {
 fn sample(
     observer: &mut Observer,
     life: u64,
+    only_looks: bool,
     sampler: &mut Sampler,
     listener: &mut dyn Listener,
 ) -> Result<Ended, ClientError> {
@@ -179,7 +208,7 @@ fn sample(
             return Ok(Ended::Life);
         };
         // A guest that has come to an engine that tells is traced there.
-        if snapshot.books.engine == "soft" {
+        if snapshot.books.engine == "soft" && !only_looks {
             return Ok(Ended::Life);
         }
         if !sampler.look(kernel, listener) || !listener.quiet() {

@@ -49,7 +49,7 @@ pub fn bench() -> Result<bool> {
 
 /// What it costs a guest that somebody hears of every program, and how fast a policy acts.
 pub fn bench_trace() -> Result<bool> {
-    let mut command = cargo(&["test", "--release", "--package", "cli", "--test", "trace"]);
+    let mut command = cargo(&["test", "--package", "cli", "--test", "trace"]);
     command.args(["--", "--ignored", "--nocapture", "--test-threads", "1"]);
     run(command)
 }

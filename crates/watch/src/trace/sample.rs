@@ -39,8 +39,7 @@ impl Sampler {
                 }
                 EventKind::Log => "what the ring has lost when it is looked at".to_owned(),
                 _ => {
-                    let why =
-                        "the engine that the guest runs on does not tell what its kernel does";
+                    let why = "it leaves nothing behind that could be looked for";
                     return Reach::NotObservable {
                         why: why.to_owned(),
                     };

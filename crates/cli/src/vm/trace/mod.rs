@@ -62,6 +62,9 @@ pub struct TraceArguments {
     /// For so long: seconds, or with s, m or h [default: until Ctrl-C or the end of the VM]
     #[arg(long = "for", value_name = "TIME", value_parser = time)]
     limit: Option<Duration>,
+    /// Look four times a second for what has changed, as on KVM: the guest pays nothing, and what is short is missed
+    #[arg(long)]
+    sample: bool,
     /// How to write events
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -131,6 +134,9 @@ pub fn trace(arguments: &TraceArguments) -> Result<u8, Failure> {
     let name = vm.name;
     let tracer = Tracer::connect(inventory.record(&name), cache(), arguments.wanted());
     let mut tracer = tracer.map_err(failed(&name))?;
+    if arguments.sample {
+        tracer = tracer.only_looking();
+    }
     let mut printer = Printer {
         name: &name,
         format: if arguments.json {
