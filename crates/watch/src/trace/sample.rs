@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use insight::tasks::Process;
+use insight::tasks::{Process, State};
 use insight::trace::{Actor, Ancestor, Event, EventKind, Path, Reach, Wanted, What};
 use insight::{Kernel, Look, Observed};
 
@@ -95,9 +95,11 @@ impl Sampler {
     }
 
     fn changed_processes(&mut self, look: &Look<'_>) -> Vec<(Option<Actor>, What)> {
-        let Observed::Seen { value: now, .. } = look.processes() else {
+        let Observed::Seen { value: mut now, .. } = look.processes() else {
             return Vec::new();
         };
+        // One whose parent has not asked how it ended has ended all the same.
+        now.retain(|process| !matches!(process.state, State::Zombie | State::Dead));
         let names: HashMap<i32, (String, i32)> = now
             .iter()
             .map(|process| (process.pid, (process.comm.clone(), process.parent_pid)))
