@@ -83,7 +83,16 @@ impl Tracer {
     /// [`ClientError`]: the VM has ended, or its process does not answer.
     pub fn run(&mut self, listener: &mut dyn Listener) -> Result<(), ClientError> {
         loop {
-            let snapshot = self.observer.observe()?;
+            let snapshot = match self.observer.observe() {
+                Ok(snapshot) => snapshot,
+                // It starts again just now.
+                Err(ClientError::Refused { .. }) if listener.quiet() => {
+                    std::thread::sleep(AGAIN);
+                    continue;
+                }
+                Err(ClientError::Refused { .. }) => return Ok(()),
+                Err(error) => return Err(error),
+            };
             let life = snapshot.books.life;
             let Ok(kernel) = snapshot.kernel else {
                 if !listener.quiet() {
@@ -203,7 +212,11 @@ fn sample(
 ) -> Result<Ended, ClientError> {
     loop {
         std::thread::sleep(PERIOD);
-        let snapshot = observer.observe()?;
+        let snapshot = match observer.observe() {
+            Ok(snapshot) => snapshot,
+            Err(ClientError::Refused { .. }) => return Ok(Ended::Life),
+            Err(error) => return Err(error),
+        };
         let (Ok(kernel), true) = (snapshot.kernel, snapshot.books.life == life) else {
             return Ok(Ended::Life);
         };
