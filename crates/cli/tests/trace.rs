@@ -484,8 +484,8 @@ fn policies_are_looked_at_before_they_are_followed() {
 #[ignore = "a benchmark"]
 fn what_hearing_of_every_program_costs() {
     /// Programs of one turn, and turns of each kind.
-    const PROGRAMS: usize = 500;
-    const TURNS: usize = 11;
+    const PROGRAMS: usize = 1500;
+    const TURNS: usize = 7;
     let Some(files) = files() else { return };
     let mut guest = Guest::boot(&files, &["--memory", "256M"]);
     let mut run = |heard: bool| {

@@ -33,6 +33,8 @@ pub(crate) const SESSIONS_MAX: usize = 4;
 const QUEUE_BYTES: usize = 4 << 20;
 /// What a hit takes beside the bytes it holds, roughly.
 const HIT_BYTES: usize = 256;
+/// Pages that are remembered while one point's operations run.
+const PAGES: usize = 32;
 /// How long vCPUs may take to have their engines look. Guest code comes out within milliseconds, but the host may have much
 /// else to do.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -154,7 +156,7 @@ impl ProbeSink for Watched {
             let mut reader = GuestReader {
                 memory: &self.memory,
                 paging: pass.paging,
-                last: None,
+                pages: [None; PAGES],
             };
             if let Some(values) = probe::run(&point.operations, start, &mut reader) {
                 session.push(Passed {
@@ -172,13 +174,14 @@ impl ProbeSink for Watched {
 struct GuestReader<'a> {
     memory: &'a GuestMemory,
     paging: paging::Paging,
-    /// The last page that was walked to, and where it lies.
-    last: Option<(u64, u64)>,
+    /// Pages that were walked to, by their lowest bits, and where they lie: structures are read member by member.
+    pages: [Option<(u64, u64)>; PAGES],
 }
 
 impl GuestReader<'_> {
     fn page(&mut self, page: u64) -> Option<u64> {
-        if let Some((_, gpa)) = self.last.filter(|(last, _)| *last == page) {
+        let place = (page / PAGE_SIZE) as usize % PAGES;
+        if let Some((_, gpa)) = self.pages[place].filter(|(known, _)| *known == page) {
             return Some(gpa);
         }
         // Reading changes nothing, the bits in the tables included, and a kernel's rights are not judged.
@@ -190,7 +193,7 @@ impl GuestReader<'_> {
         };
         let read = |entry, size| self.memory.read_value(entry, size).unwrap_or(0);
         let walk = paging::walk(&self.paging, Gva(page), access, read).ok()?;
-        self.last = Some((page, walk.gpa.0));
+        self.pages[place] = Some((page, walk.gpa.0));
         Some(walk.gpa.0)
     }
 }
