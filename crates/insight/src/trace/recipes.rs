@@ -70,18 +70,7 @@ impl Make<'_> {
     /// A recipe that begins with who runs on the CPU.
     fn by(&self, functions: &[&str]) -> Result<Recipe, Blind> {
         let mut recipe = Recipe::new(self.first_of(functions)?);
-        // Since 6.2 the running task is a member of a per-CPU structure, and later a variable of its own again.
-        let current = match self.look.symbol("current_task") {
-            Ok(variable) => variable.0,
-            Err(_) => self
-                .look
-                .symbol("pcpu_hot")?
-                .0
-                .wrapping_add(self.at("pcpu_hot", "current_task")?),
-        };
-        recipe.number("task", From::Gs, &[current], 8);
-        let task = recipe.from("task");
-        self.who(&mut recipe, task)?;
+        self.append_who(&mut recipe)?;
         Ok(recipe)
     }
 
@@ -314,6 +303,7 @@ impl Make<'_> {
 
     /// Who runs on the CPU, behind what is there.
     fn append_who(&self, recipe: &mut Recipe) -> Result<(), Blind> {
+        // Since 6.2 the running task is a member of a per-CPU structure, and later a variable of its own again.
         let current = match self.look.symbol("current_task") {
             Ok(variable) => variable.0,
             Err(_) => self
