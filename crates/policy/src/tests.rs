@@ -281,6 +281,37 @@ fn presets_are_policies() {
     }
 }
 
+/// Rows as `mother truth` names them.
+#[test]
+fn observe_notes_a_guest_that_cannot_be_seen_any_more() {
+    let check = |rule: &str, expected: usize| {
+        let mut engine = Engine::new(Policy::read(PRESETS[0].1).unwrap());
+        let blind = Row {
+            rule: rule.to_owned(),
+            ..row("anything", Verdict::NotObservable)
+        };
+        let decided: usize = [0, 29, 30, 31]
+            .map(|second| {
+                let rows = std::slice::from_ref(&blind);
+                let seen = engine.see(&vm(), JUNE + second * SECOND, &Seen::Rows(rows));
+                seen.len()
+            })
+            .iter()
+            .sum();
+        assert_eq!(decided, expected, "{rule}");
+    };
+    for rule in [
+        "kernel-identity",
+        "text-changed",
+        "table-changed",
+        "hidden-task",
+        "hidden-module",
+    ] {
+        check(rule, 1);
+    }
+    check("clock-drift", 0);
+}
+
 #[test]
 fn a_guest_that_makes_causes_is_bounded_and_still_acted_on() {
     let mut engine = Engine::new(policy(
