@@ -259,7 +259,10 @@ impl ImageFailure {
             ImageFailure::Debian(_) | ImageFailure::Overlay(_) => false,
             ImageFailure::Container { source, .. } => source.is_bad_input(),
             ImageFailure::Store(error) => {
-                matches!(error, StoreError::Unknown(_) | StoreError::BadName(_))
+                matches!(
+                    error,
+                    StoreError::Unknown(_) | StoreError::BadName(_) | StoreError::BaseGone { .. }
+                )
             }
             _ => true,
         }

@@ -14,6 +14,7 @@ mod apt;
 mod archive;
 mod cache;
 mod container;
+mod contents;
 mod debian;
 mod debian_image;
 mod disk_guest;

@@ -20,6 +20,7 @@ use rustix::fs::FlockOperation;
 use serde_json::{Value, json};
 use thiserror::Error;
 
+use crate::contents::contents;
 use crate::file::{FileError, create_folder, error, is_unwritable};
 use crate::guest_config::{GuestCommand, TERMINATE};
 use crate::runs;
@@ -53,6 +54,20 @@ pub enum StoreError {
     /// A description that we did not write.
     #[error("{} is damaged", .0.display())]
     Damaged(PathBuf),
+    /// A kept overlay whose image is gone, or is another one by now.
+    #[error(
+        "{kept} holds what was written over the image {name}, and that image is gone{}: what was written cannot be \
+         read without it. `mother images rm {kept}` removes it",
+        if *is_another { " (another one was made in its place)" } else { "" }
+    )]
+    BaseGone {
+        /// The overlay.
+        kept: String,
+        /// The image.
+        name: String,
+        /// Whether an image of other content is in its place.
+        is_another: bool,
+    },
     /// A name that cannot be a folder's.
     #[error(
         "{0:?} cannot be a name: use letters, digits, dots, dashes and underscores, and begin with a letter"
@@ -78,6 +93,8 @@ pub struct Image {
     pub kind: ImageKind,
     /// What it runs, if it is a container's.
     pub command: Option<GuestCommand>,
+    /// What is on its disk ([`contents`]); none for an image that was made before this was written down.
+    contents: Option<String>,
     folder: PathBuf,
     lock: File,
 }
@@ -195,7 +212,9 @@ impl Store {
                     "uid": command.uid, "gid": command.gid, "groups": command.groups,
                     "stop_signal": command.stop_signal, "entrypoint_count": command.entrypoint_count })
         });
-        let text = json!({ "name": name, "what": what, "kind": kind, "command": command });
+        let disk = made.join("disk.raw");
+        let contents = contents(&disk).map_err(error("read", &disk))?;
+        let text = json!({ "name": name, "what": what, "kind": kind, "command": command, "contents": contents });
         let path = made.join(DESCRIPTION);
         fs::write(&path, format!("{text:#}\n")).map_err(error("write", &path))?;
         create_folder(&self.images)?;
@@ -218,11 +237,7 @@ impl Store {
         let folder = self.kept.join(name);
         let path = folder.join(KEPT_DESCRIPTION);
         let image = if path.is_file() {
-            let text = description(&path)?;
-            let base = text["image"]
-                .as_str()
-                .ok_or_else(|| StoreError::Damaged(path.clone()))?;
-            open_image(&self.images.join(base))?
+            self.base(name, &path)?
         } else {
             let image = image.ok_or_else(|| StoreError::Unknown(name.to_owned()))?;
             create_folder(&folder)?;
@@ -232,7 +247,7 @@ impl Store {
                 .unwrap_or_default()
                 .to_string_lossy()
                 .into_owned();
-            let text = json!({ "image": base, "over": image.name });
+            let text = json!({ "image": base, "over": image.name, "contents": image.contents });
             fs::write(&path, format!("{text:#}\n")).map_err(error("write", &path))?;
             image
         };
@@ -243,6 +258,25 @@ impl Store {
             overlay: folder.join("overlay.qcow2"),
             lock,
         })
+    }
+
+    /// The image that something kept lies over. Its folder's name says what it was made of, and made again of the same
+    /// packages its files lie elsewhere on the disk: under an overlay that would be a file system in pieces.
+    fn base(&self, kept: &str, description_of: &Path) -> Result<Image, StoreError> {
+        let text = description(description_of)?;
+        let base = text["image"]
+            .as_str()
+            .ok_or_else(|| StoreError::Damaged(description_of.to_owned()))?;
+        let gone = |is_another| StoreError::BaseGone {
+            kept: kept.to_owned(),
+            name: text["over"].as_str().unwrap_or(base).to_owned(),
+            is_another,
+        };
+        let image = self.find_folder(base)?.ok_or_else(|| gone(false))?;
+        match (text["contents"].as_str(), &image.contents) {
+            (Some(wanted), Some(found)) if wanted != found => Err(gone(true)),
+            _ => Ok(image),
+        }
     }
 
     /// Whether something is kept under this name.
@@ -399,6 +433,7 @@ fn open_image(folder: &Path) -> Result<Image, StoreError> {
         name,
         kind,
         command,
+        contents: text["contents"].as_str().map(str::to_owned),
         folder: folder.to_owned(),
         lock,
     })
@@ -560,6 +595,38 @@ mod tests {
             (["/sh".to_owned()].as_slice(), "/x")
         );
         assert!(image.disk().is_file() && image.kernel().is_none());
+    }
+
+    #[test]
+    fn what_was_kept_is_not_read_over_an_image_that_was_made_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path());
+        drop(
+            store
+                .keep("mine", Some(add(&store, "box-1", "box")))
+                .unwrap(),
+        );
+        let kept = |store: &Store| store.keep("mine", None).map(|_| ());
+        // Made of the same with the same outcome: what was written fits.
+        fs::remove_dir_all(&store.images).unwrap();
+        assert!(matches!(
+            kept(&store),
+            Err(StoreError::BaseGone { is_another, .. }) if !is_another
+        ));
+        drop(add(&store, "box-1", "box"));
+        kept(&store).unwrap();
+        // Made of the same, and its files lie elsewhere.
+        fs::remove_dir_all(&store.images).unwrap();
+        let made = store.images.with_file_name("made");
+        fs::create_dir_all(&made).unwrap();
+        fs::write(made.join("disk.raw"), [2; 10_000]).unwrap();
+        let what = ("box", "a test", ImageKind::System);
+        drop(store.add(&made, "box-1", what, None).unwrap());
+        assert!(matches!(
+            kept(&store),
+            Err(StoreError::BaseGone { is_another, .. }) if is_another
+        ));
+        assert_eq!(store.remove("mine").unwrap().names, ["mine"]);
     }
 
     #[test]

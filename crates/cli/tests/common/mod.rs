@@ -202,6 +202,8 @@ impl Mother {
             .arg(program)
             .current_dir(&self.folder);
         command.env("XDG_RUNTIME_DIR", self.runtime.path());
+        // What a test keeps is not among what the user keeps.
+        command.env("XDG_DATA_HOME", self.runtime.path().join("data"));
         command.env("MOTHER", self.program());
         if let Some(nobody) = &self.nobody {
             command.uid(nobody.id()).gid(nobody.id());

@@ -26,11 +26,12 @@ use thiserror::Error;
 use crate::ext4::{self, Ext4Error, Ext4Options, GROUP_BYTES};
 use crate::file::{FileError, create_folder, error, stem};
 use crate::progress::{Amount, OnProgress, Progress, Unit};
-use crate::stamp::{now, uuid};
+use crate::stamp::uuid_of;
 use crate::store::{Image, ImageKind, Store, StoreError};
 use crate::tree::{Spool, Tree, UnpackError, Unpacker};
 use config::Config;
 use digest::Digesting;
+pub(crate) use digest::hexadecimal;
 pub use input::{Input, Onto, OpenPart, Parts};
 use manifest::Manifest;
 pub use reader::{InThisProcess, Made, OpenedContainer, ReadContainer};
@@ -391,8 +392,9 @@ impl OpenedContainer for Opened {
         let options = Ext4Options {
             len_bytes,
             label: "mother-image",
-            uuid: uuid(),
-            made: now(),
+            // The same image is the same disk, byte for byte: what is kept over it outlives a cleared cache.
+            uuid: uuid_of(&self.digest),
+            made: 0,
         };
         ext4::write(&tree, &options, &onto.disk).map_err(|source| ContainerError::Disk {
             path: PathBuf::new(),

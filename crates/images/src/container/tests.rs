@@ -170,6 +170,20 @@ fn both_forms_become_a_disk_that_knows_its_command() {
 }
 
 #[test]
+fn an_image_that_is_made_again_is_the_same_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = oci(folder.path(), "app", gzip);
+    let made = || {
+        let image = make(folder.path(), &path).unwrap();
+        let disk = fs::read(image.disk()).unwrap();
+        drop(image);
+        fs::remove_dir_all(folder.path().join("images")).unwrap();
+        disk
+    };
+    assert!(made() == made());
+}
+
+#[test]
 fn volumes_are_folders_and_the_signal_is_the_images() {
     let folder = tempfile::tempdir().unwrap();
     let text = json!({ "architecture": "amd64", "os": "linux", "config": {
