@@ -7,6 +7,7 @@
     reason = "system calls and mappings have no safe form; every block says why it holds"
 )]
 
+pub mod activation;
 pub mod byte_lock;
 pub mod cpu;
 pub mod deep_socket;

@@ -1,0 +1,447 @@
+//! The daemon itself: what it knows, what it keeps, and the loop in which it looks and takes steps.
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fleet::Inventory;
+use host::lock::Lock;
+use serde_json::{Map, Value};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+use tokio::sync::Notify;
+use tokio::task::{JoinError, spawn_blocking};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use crate::Options;
+use crate::error::ServeError;
+use crate::events::{Events, event};
+use crate::http::Doors;
+use crate::keeper::{Step, decide};
+use crate::orders::{Orders, Words, perform, problem};
+use crate::sight::{Sight, insight};
+use crate::store::{Store, StoreError};
+use crate::words::{Declaration, Declared, Desired, Event, Operation, Problem, Severity};
+
+/// Between two looks.
+const EVERY: Duration = Duration::from_secs(1);
+/// Starts at the same time; the order of declarations holds between them.
+const STARTS_MAX: usize = 4;
+/// Before an observer that has ended is started again.
+const OBSERVER_PAUSE: Duration = Duration::from_secs(2);
+/// How long a guest may take to power off.
+pub(crate) const GRACE_SECONDS: u64 = 30;
+
+/// Everything there is.
+pub(crate) struct Daemon {
+    pub(crate) options: Options,
+    pub(crate) store: Store,
+    pub(crate) events: Events,
+    pub(crate) sight: Sight,
+    pub(crate) orders: Orders,
+    pub(crate) inventory: Inventory,
+    pub(crate) doors: Doors,
+    /// One change of declarations at a time: what is compared with a version is still so when it is kept.
+    declaring: Lock<()>,
+    /// Somebody wants the next look now.
+    poke: Notify,
+}
+
+/// What came of a change to a declaration.
+pub(crate) enum Changed {
+    /// It is so now.
+    To(Box<Declared>),
+    /// Somebody else was faster: this is the version now, 0 for none.
+    Not(u64),
+}
+
+impl Daemon {
+    pub(crate) fn new(options: Options) -> Result<Daemon, ServeError> {
+        let store = Store::open(&options.state)?;
+        let mut declared = store.declared()?;
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        if store.is_new_boot(boot.trim())? {
+            let wanted = declared.iter_mut().filter(|one| one.what.boot);
+            let changes: Vec<_> = wanted
+                .map(|one| {
+                    one.what.desired = Desired::Running;
+                    one.wanted += 1;
+                    (one.what.name.to_string(), Some(one.clone()))
+                })
+                .collect();
+            store.declare(&changes)?;
+        }
+        let doors = Doors::new(store.tokens()?);
+        Ok(Daemon {
+            inventory: Inventory::of_user()?,
+            sight: Sight::new(declared),
+            events: Events::new(),
+            orders: Orders::new(),
+            doors,
+            declaring: Lock::new(()),
+            poke: Notify::new(),
+            store,
+            options,
+        })
+    }
+
+    /// Looks, and takes steps, for ever.
+    pub(crate) async fn tend(self: Arc<Self>) {
+        let mut ticks = interval(EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = self.poke.notified() => {}
+            }
+            let daemon = Arc::clone(&self);
+            let looked = spawn_blocking(move || daemon.look()).await;
+            if let Err(error) = looked {
+                tracing::error!("a look at the host ended: {error}");
+            }
+            self.take_steps();
+        }
+    }
+
+    /// Has the next look come now.
+    pub(crate) fn poke(&self) {
+        self.poke.notify_one();
+    }
+
+    fn look(&self) {
+        match self.inventory.list() {
+            Ok(found) => {
+                let events = self.sight.renew(found);
+                self.tell(events);
+            }
+            Err(error) => tracing::warn!("cannot list VMs: {error}"),
+        }
+        if let Err(error) = self.doors.flush(&self.store) {
+            tracing::error!("the audit log: {error}");
+        }
+    }
+
+    /// Keeps events and tells them; that the disk is full must not stop VMs from being tended.
+    pub(crate) fn tell(&self, events: Vec<Event>) {
+        if let Err(error) = self.events.add(&self.store, events) {
+            tracing::error!("events are lost: {error}");
+        }
+    }
+
+    fn take_steps(self: &Arc<Self>) {
+        let mut starting = 0;
+        let mut order = None;
+        for declared in self.sight.all_declared() {
+            let name = declared.what.name.as_str();
+            let Some(situation) = self.sight.situation(name) else {
+                continue;
+            };
+            if self.orders.is_busy(name) {
+                starting += 1;
+                order.get_or_insert(declared.what.order);
+                continue;
+            }
+            match decide(&situation) {
+                Step::Rest | Step::StartIn(_) => {}
+                Step::NoteServed => {
+                    let daemon = Arc::clone(self);
+                    let declared = declared.clone();
+                    spawn_blocking(move || daemon.note_served(&declared));
+                }
+                Step::Stop => {
+                    let stop = Words::new(["stop", "--json", name]);
+                    self.begin("stop", &declared, vec![stop]);
+                }
+                // Those of a later order wait for those of an earlier one.
+                Step::Start if order.is_some_and(|first| first < declared.what.order) => {}
+                Step::Start if starting < STARTS_MAX => {
+                    starting += 1;
+                    order.get_or_insert(declared.what.order);
+                    self.begin("start", &declared, vec![start_words(&declared.what)]);
+                }
+                Step::Start => {}
+            }
+        }
+    }
+
+    /// Begins what serves the wish of a declared VM; the operation.
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        what: &'static str,
+        declared: &Declared,
+        commands: Vec<Words>,
+    ) -> Operation {
+        let name = declared.what.name.to_string();
+        self.sight.note_try(&name);
+        let declared = declared.clone();
+        self.work(what, Some(&name), move |daemon, outcome| {
+            let name = declared.what.name.as_str();
+            match outcome {
+                Ok(()) => {
+                    daemon.note_served(&declared);
+                    daemon.sight.note_outcome(name, None);
+                }
+                Err(error) => {
+                    let text = format!("cannot {what} it: {}", whole(error));
+                    daemon.sight.note_outcome(name, Some(text.clone()));
+                    daemon.tell(vec![event(name, "trouble", Severity::Warning, text)]);
+                }
+            }
+        }, commands)
+    }
+
+    /// Runs commands one after the other as one operation; `then` hears what came of it.
+    pub(crate) fn work(
+        self: &Arc<Self>,
+        what: &str,
+        vm: Option<&str>,
+        then: impl FnOnce(&Arc<Daemon>, &Result<(), Problem>) + Send + 'static,
+        commands: Vec<Words>,
+    ) -> Operation {
+        let (id, cancelled) = self.orders.begin(what, vm);
+        let daemon = Arc::clone(self);
+        tokio::spawn(async move {
+            let mut outcome = Ok(());
+            for words in &commands {
+                let noted = |line: &str| daemon.orders.note(id, line);
+                outcome = perform(words, noted, Some(cancelled.clone()))
+                    .await
+                    .map(drop);
+                if outcome.is_err() {
+                    break;
+                }
+            }
+            let told = Arc::clone(&daemon);
+            let noted = outcome.clone();
+            let done = spawn_blocking(move || then(&told, &noted)).await;
+            // What is there now is known before the operation is done.
+            let looked = Arc::clone(&daemon);
+            let seen = spawn_blocking(move || looked.look()).await;
+            let outcome = done.and(seen).map_err(broken).and(outcome);
+            daemon.orders.end(id, &outcome);
+            daemon.poke();
+        });
+        self.orders
+            .operation(id)
+            .expect("an operation that runs is remembered")
+    }
+
+    /// The wish of this declaration was served.
+    fn note_served(&self, declared: &Declared) {
+        let _one = self.declaring.lock();
+        let name = declared.what.name.as_str();
+        let Some(mut now) = self.sight.declared(name) else {
+            return;
+        };
+        if now.served < declared.wanted {
+            now.served = declared.wanted;
+            match self.store.declare(&[(name.to_owned(), Some(now.clone()))]) {
+                Ok(()) => self.sight.declare(name, Some(now)),
+                // It is served again after a new start of the daemon, which finds it done.
+                Err(error) => tracing::error!("{name}: {error}"),
+            }
+        }
+    }
+
+    /// Declares a VM, or changes its declaration: `expected` is the version that it must have, 0 for none at all.
+    pub(crate) fn declare(
+        &self,
+        what: Declaration,
+        expected: Option<u64>,
+    ) -> Result<Changed, StoreError> {
+        let _one = self.declaring.lock();
+        let name = what.name.to_string();
+        let old = self.sight.declared(&name);
+        let version = old.as_ref().map_or(0, |old| old.version);
+        if expected.is_some_and(|expected| expected != version) {
+            return Ok(Changed::Not(version));
+        }
+        self.keep(vec![what], &[])?;
+        let declared = self.sight.declared(&name);
+        Ok(declared.map_or(Changed::Not(0), |declared| Changed::To(Box::new(declared))))
+    }
+
+    /// Declares these and forgets those, all of it or nothing.
+    pub(crate) fn declare_all(
+        &self,
+        wanted: Vec<Declaration>,
+        surplus: &[String],
+    ) -> Result<(), StoreError> {
+        let _one = self.declaring.lock();
+        self.keep(wanted, surplus)
+    }
+
+    /// The same while nothing else is declared.
+    fn keep(&self, wanted: Vec<Declaration>, surplus: &[String]) -> Result<(), StoreError> {
+        let mut changes = Vec::new();
+        let mut events = Vec::new();
+        for what in wanted {
+            let name = what.name.to_string();
+            let old = self.sight.declared(&name);
+            let is_wish = old.as_ref().is_none_or(|old| old.what.desired != what.desired)
+                && (what.desired == Desired::Running || old.is_some());
+            let (version, wanted, served) = old
+                .as_ref()
+                .map_or((0, 0, 0), |old| (old.version, old.wanted, old.served));
+            let declared = Declared {
+                what,
+                version: version + 1,
+                wanted: wanted + u64::from(is_wish),
+                served,
+            };
+            let (kind, text) = if old.is_none() {
+                ("declared", "the VM is declared".to_owned())
+            } else {
+                ("changed", format!("its declaration has version {}", declared.version))
+            };
+            events.push(event(&name, kind, Severity::Info, text));
+            changes.push((name, Some(declared)));
+        }
+        for name in surplus {
+            let text = "it is declared no more".to_owned();
+            events.push(event(name, "deleted", Severity::Info, text));
+            changes.push((name.clone(), None));
+        }
+        self.store.declare(&changes)?;
+        for (name, declared) in changes {
+            self.sight.declare(&name, declared);
+        }
+        self.tell(events);
+        self.poke();
+        Ok(())
+    }
+
+    /// Has a declared VM run or not, whatever it was before; none if it is not declared.
+    pub(crate) fn wish(&self, name: &str, desired: Desired) -> Result<Option<Declared>, StoreError> {
+        let _one = self.declaring.lock();
+        let Some(mut declared) = self.sight.declared(name) else {
+            return Ok(None);
+        };
+        if declared.what.desired != desired {
+            declared.version += 1;
+        }
+        declared.what.desired = desired;
+        declared.wanted += 1;
+        self.store
+            .declare(&[(name.to_owned(), Some(declared.clone()))])?;
+        self.sight.declare(name, Some(declared.clone()));
+        Ok(Some(declared))
+    }
+
+    /// Forgets a declaration, if it has this version.
+    pub(crate) fn forget(&self, name: &str, expected: Option<u64>) -> Result<Changed, StoreError> {
+        let _one = self.declaring.lock();
+        let Some(declared) = self.sight.declared(name) else {
+            return Ok(Changed::Not(0));
+        };
+        if expected.is_some_and(|expected| expected != declared.version) {
+            return Ok(Changed::Not(declared.version));
+        }
+        self.store.declare(&[(name.to_owned(), None)])?;
+        self.sight.declare(name, None);
+        let text = "it is declared no more".to_owned();
+        self.tell(vec![event(name, "deleted", Severity::Info, text)]);
+        Ok(Changed::To(Box::new(declared)))
+    }
+
+    /// Has an observer look at all guests, again and again, in a process of its own.
+    pub(crate) async fn observe(self: Arc<Self>) {
+        loop {
+            let words = ["truth", "--watch", "--json"];
+            let read = |daemon: &Arc<Daemon>, line: &str| {
+                let (name, insight) = insight(line)?;
+                daemon.sight.observed(name.as_str(), insight)
+            };
+            self.read_from(&words, read).await;
+            sleep(OBSERVER_PAUSE).await;
+        }
+    }
+
+    /// Follows a policy for all guests, in a process of its own.
+    pub(crate) async fn follow_policy(self: Arc<Self>, policy: String) {
+        loop {
+            let words = ["watch", "--policy", &policy, "--json"];
+            self.read_from(&words, |_, line| decision(line)).await;
+            sleep(OBSERVER_PAUSE).await;
+        }
+    }
+
+    async fn read_from(
+        self: &Arc<Self>,
+        words: &[&str],
+        read: impl Fn(&Arc<Daemon>, &str) -> Option<Event>,
+    ) {
+        let child = Command::new("/proc/self/exe")
+            .args(words)
+            .current_dir(Path::new("/"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .env(crate::BY_DAEMON, "1")
+        .kill_on_drop(true)
+            .spawn();
+        let mut child = match child {
+            Ok(child) => child,
+            Err(error) => {
+                tracing::error!("cannot start an observer: {error}");
+                return;
+            }
+        };
+        let Some(said) = child.stdout.take() else {
+            return;
+        };
+        let mut lines = BufReader::new(said).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            if let Some(event) = read(self, &line) {
+                let daemon = Arc::clone(self);
+                let _ = spawn_blocking(move || daemon.tell(vec![event])).await;
+            }
+        }
+        let _ = child.wait().await;
+    }
+}
+
+/// What `mother watch --json` says of a decision and of what came of it, as an event.
+fn decision(line: &str) -> Option<Event> {
+    let value: Value = serde_json::from_str(line).ok()?;
+    let text = |key: &str| value[key].as_str().unwrap_or_default();
+    let vm = value["vm"].as_str()?;
+    let rule = value["rule"].as_str()?;
+    let said = match (value["action"].as_str(), value["done"].as_bool()) {
+        (Some(action), Some(true)) => format!("rule {rule}: {action} is done"),
+        (Some(action), _) => format!("rule {rule}: {action} is not done: {}", text("why")),
+        _ => format!("rule {rule} holds: {}", value["evidence"]),
+    };
+    Some(event(vm, "policy", Severity::Warning, said))
+}
+
+/// The command that starts a declared VM.
+pub(crate) fn start_words(what: &Declaration) -> Words {
+    let mut spec: Map<String, Value> = what.spec.said();
+    spec.insert("name".to_owned(), Value::from(what.name.as_str()));
+    Words {
+        words: ["run", "--detach", "--json"].map(str::to_owned).to_vec(),
+        spec: Some(Value::Object(spec)),
+        folder: Some(what.folder.clone()),
+    }
+}
+
+/// A problem in one line.
+pub(crate) fn whole(problem: &Problem) -> String {
+    let complaints = problem
+        .complaints
+        .iter()
+        .map(|complaint| format!("{}: {}", complaint.field, complaint.what));
+    let parts: Vec<String> = [problem.message.clone()]
+        .into_iter()
+        .chain(problem.causes.iter().cloned())
+        .chain(complaints)
+        .collect();
+    parts.join(": ")
+}
+
+fn broken(error: JoinError) -> Problem {
+    problem("internal", error.to_string())
+}

@@ -1,0 +1,185 @@
+//! Answers: JSON that is well, and JSON that says what is wrong.
+
+use axum::Json;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::orders::problem;
+use crate::store::StoreError;
+use crate::words::Problem;
+
+/// What is wrong, as an answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Refusal {
+    pub(crate) status: StatusCode,
+    pub(crate) problem: Box<Problem>,
+}
+
+#[derive(Serialize)]
+struct Wrapped<'a> {
+    error: &'a Problem,
+}
+
+impl Refusal {
+    pub(crate) fn new(status: StatusCode, problem: Problem) -> Refusal {
+        Refusal {
+            status,
+            problem: Box::new(problem),
+        }
+    }
+
+    /// Something in what was asked is wrong.
+    pub(crate) fn bad(part: &str, message: impl Into<String>) -> Refusal {
+        let problem = Problem {
+            r#where: Some(part.to_owned()),
+            ..problem("bad-input", message)
+        };
+        Refusal::new(StatusCode::BAD_REQUEST, problem)
+    }
+
+    /// There is no such thing.
+    pub(crate) fn none(code: &str, message: impl Into<String>, help: &str) -> Refusal {
+        let problem = Problem {
+            help: Some(help.to_owned()),
+            ..problem(code, message)
+        };
+        Refusal::new(StatusCode::NOT_FOUND, problem)
+    }
+
+    /// There is no such VM.
+    pub(crate) fn no_vm(name: &str) -> Refusal {
+        let message = format!("there is no VM \"{}\"", name.escape_debug());
+        Refusal::none("no-such-vm", message, "`GET /v1/vms` lists all there are")
+    }
+
+    /// It cannot be done as things are.
+    pub(crate) fn conflict(code: &str, message: impl Into<String>, help: &str) -> Refusal {
+        let problem = Problem {
+            help: Some(help.to_owned()),
+            ..problem(code, message)
+        };
+        Refusal::new(StatusCode::CONFLICT, problem)
+    }
+
+    /// What a command said.
+    pub(crate) fn of_command(problem: Problem) -> Refusal {
+        let status = match problem.code.as_str() {
+            "bad-input" => StatusCode::BAD_REQUEST,
+            "refused" | "failed" | "cancelled" => StatusCode::CONFLICT,
+            "timed-out" => StatusCode::GATEWAY_TIMEOUT,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Refusal::new(status, problem)
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Refusal {
+        let mut causes = Vec::new();
+        let mut cause = std::error::Error::source(&error);
+        while let Some(error) = cause {
+            causes.push(error.to_string());
+            cause = error.source();
+        }
+        let problem = Problem {
+            causes,
+            help: Some("nothing was changed; look at the room on the disk of the daemon's state".to_owned()),
+            ..problem("store", error.to_string())
+        };
+        Refusal::new(StatusCode::INSUFFICIENT_STORAGE, problem)
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = (
+            self.status,
+            Json(Wrapped {
+                error: &self.problem,
+            }),
+        )
+            .into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            let schemes = HeaderValue::from_static("Bearer realm=\"mother\"");
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, schemes);
+        }
+        if self.status == StatusCode::TOO_MANY_REQUESTS {
+            let seconds = HeaderValue::from_static("60");
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        }
+        response
+    }
+}
+
+/// A body that is JSON of this shape; what is wrong with it says where.
+pub(crate) fn body<T: DeserializeOwned>(headers: &HeaderMap, bytes: &[u8]) -> Result<T, Refusal> {
+    let kind = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok())
+        .unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    if !(kind.eq_ignore_ascii_case("application/json") || kind.ends_with("+json")) {
+        let problem = Problem {
+            help: Some("send JSON with `Content-Type: application/json`".to_owned()),
+            ..problem("not-json", format!("the body is said to be {kind:?}"))
+        };
+        return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, problem));
+    }
+    serde_json::from_slice(bytes).map_err(|error| {
+        let place = format!("body, line {}, column {}", error.line(), error.column());
+        // What serde says of where ends in the same numbers.
+        let text = error.to_string();
+        let what = text.split(" at line ").next().unwrap_or_default();
+        Refusal::bad(&place, what)
+    })
+}
+
+/// An answer with the version of what it is about.
+pub(crate) fn with_version(version: Option<u64>, answer: &impl Serialize) -> Response {
+    let mut response = Json(answer).into_response();
+    if let Some(version) = version {
+        tag(&mut response, version);
+    }
+    response
+}
+
+/// Adds an `ETag`.
+pub(crate) fn tag(response: &mut Response, version: u64) {
+    if let Ok(value) = HeaderValue::from_str(&format!("\"{version}\"")) {
+        response.headers_mut().insert(header::ETAG, value);
+    }
+}
+
+/// What `If-Match` wants: a version, whatever there is (`*`), or nothing said.
+pub(crate) fn wanted_version(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
+    let Some(given) = headers.get(header::IF_MATCH) else {
+        return Ok(None);
+    };
+    let text = given.to_str().unwrap_or_default().trim();
+    if text == "*" {
+        return Ok(None);
+    }
+    let number = text.trim_start_matches("W/").trim_matches('"').parse();
+    number
+        .map(Some)
+        // Whatever it is, it is no version that there has been.
+        .or(Ok(Some(u64::MAX)))
+}
+
+/// Somebody else was faster.
+pub(crate) fn changed(version: u64) -> Refusal {
+    let message = if version == 0 {
+        "it is not declared any more".to_owned()
+    } else {
+        format!("it has version {version} by now")
+    };
+    let problem = Problem {
+        help: Some("get it anew, and decide again".to_owned()),
+        ..problem("changed-meanwhile", message)
+    };
+    Refusal::new(StatusCode::PRECONDITION_FAILED, problem)
+}
