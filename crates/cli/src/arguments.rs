@@ -5,6 +5,10 @@ use std::path::PathBuf;
 use api::{EngineWish, MemorySize, Timeout};
 use clap::{Args, Parser, Subcommand};
 
+use crate::daemon::{
+    ApplyArguments, CreateArguments, DeleteArguments, EditArguments, EventsArguments,
+    ServeArguments, TokenArguments,
+};
 use crate::doctor::DoctorArguments;
 use crate::policy_command::PolicyArguments;
 use crate::spec_arguments::SpecArguments;
@@ -23,6 +27,10 @@ pub struct Arguments {
     /// For root: speak of this user's VMs, which are told of it in their logs
     #[arg(long, global = true, value_name = "USER")]
     pub user: Option<String>,
+    /// Have the daemon of another host do it: https://HOST:PORT, with the token in MOTHER_TOKEN and the SHA-256 of its
+    /// certificate in MOTHER_FINGERPRINT
+    #[arg(long, global = true, value_name = "URL")]
+    pub host: Option<String>,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -64,6 +72,20 @@ pub enum Command {
     Dump(DumpArguments),
     /// Write what is known of a guest's kernel, for tools that would need its debug symbols
     Profile(ProfileArguments),
+    /// Serve this host's VMs to clients: REST, events, numbers, a web page; and keep declared VMs as they are wanted
+    Serve(ServeArguments),
+    /// Declare a VM to the daemon, which starts it and sees that it stays as it is wanted
+    Create(Box<CreateArguments>),
+    /// Change what is declared of a VM, in an editor
+    Edit(EditArguments),
+    /// Forget declared VMs, stop them and remove what they left
+    Delete(DeleteArguments),
+    /// Make declared VMs be as they are written in files
+    Apply(ApplyArguments),
+    /// Print what happened to VMs, as the daemon keeps it
+    Events(EventsArguments),
+    /// Say who may use the daemon over the network
+    Token(TokenArguments),
     /// Watch all guests on one screen, claim beside truth
     Top(TopArguments),
     /// Press the power button of VMs, and end those that still run after a grace time

@@ -178,6 +178,49 @@ pub enum Failure {
     /// Standard output cannot have what is to be written.
     #[error("cannot write to standard output: {0}")]
     NoPipe(&'static str),
+    /// There is no place for what the daemon must not forget.
+    #[error("there is no place for what the daemon must not forget: neither XDG_STATE_HOME nor HOME is set")]
+    NoServeState,
+    /// The daemon cannot begin, or go on.
+    #[error(transparent)]
+    Serve(#[from] serve::ServeError),
+    /// The daemon does not answer, or says no.
+    #[error(transparent)]
+    Daemon(#[from] serve::ClientError),
+    /// A file that is to be applied cannot be read.
+    #[error("cannot read {}", .path.display())]
+    Applied {
+        /// The file.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// A file that is to be applied says nothing that can be.
+    #[error("cannot apply {}", .path.display())]
+    BadApplied {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: BadApplied,
+    },
+    /// A declaration was not edited.
+    #[error("cannot edit the declaration: {0}")]
+    Edit(String),
+    /// Nobody is called so.
+    #[error("there is no token \"{}\"", .0.escape_debug())]
+    NoSuchToken(String),
+    /// Another host is not written as one.
+    #[error("\"{}\" is no host: {what}", .url.escape_debug())]
+    BadHost {
+        /// What was written.
+        url: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Another host is named, and something that it takes is not.
+    #[error("{0} is not set, which another host is asked with")]
+    NoHostVariable(&'static str),
     /// The VM's log cannot be read.
     #[error("cannot read the log of VM \"{name}\"")]
     Log {
@@ -187,6 +230,11 @@ pub enum Failure {
         source: io::Error,
     },
 }
+
+/// What is wrong with a file that is to be applied.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct BadApplied(pub String);
 
 /// Why an image cannot be run, made or removed.
 #[derive(Debug, Error)]
@@ -297,6 +345,20 @@ impl ImageFailure {
     }
 }
 
+/// What a daemon said beside its first line.
+fn refused(problem: &serve::Problem) -> Vec<String> {
+    let complaints = problem.complaints.iter();
+    let complaints = complaints.map(|one| format!("{}: {} ({})", one.field, one.what, one.help));
+    let place = problem.r#where.iter().map(|place| format!("at {place}"));
+    problem
+        .causes
+        .iter()
+        .cloned()
+        .chain(place)
+        .chain(complaints)
+        .collect()
+}
+
 /// What to do about a container image that cannot be used.
 fn about_container(path: &Path, error: &ContainerError) -> Option<String> {
     let path = path.display();
@@ -328,7 +390,13 @@ impl Failure {
             | Failure::Exists(_)
             | Failure::NoPlainFile(_)
             | Failure::NoPipe(_)
-            | Failure::BadAmount { .. } => BAD_INPUT,
+            | Failure::BadAmount { .. }
+            | Failure::BadApplied { .. }
+            | Failure::BadHost { .. }
+            | Failure::NoHostVariable(_) => BAD_INPUT,
+            Failure::Daemon(serve::ClientError::Refused(problem)) if problem.code == "bad-input" => {
+                BAD_INPUT
+            }
             Failure::App(AppImageError::App(error)) if error.is_bad_input() => BAD_INPUT,
             Failure::Image(error) if error.is_bad_input() => BAD_INPUT,
             _ if self.is_closed_pipe() => CLOSED_PIPE,
@@ -358,6 +426,7 @@ impl Failure {
     pub fn problem(&self) -> Problem {
         let complaints = match self {
             Failure::Spec(errors) | Failure::Update(errors) => &errors.complaints[..],
+            Failure::Daemon(serve::ClientError::Refused(problem)) => &problem.complaints[..],
             _ => &[],
         };
         Problem {
@@ -387,6 +456,7 @@ impl Failure {
         match self {
             Failure::Run(trouble) => trouble.causes.clone(),
             Failure::Spec(_) => Vec::new(),
+            Failure::Daemon(serve::ClientError::Refused(problem)) => refused(problem),
             _ => runner::causes(self),
         }
     }
@@ -459,6 +529,22 @@ impl Failure {
                 "docs/policies.md says what may stand in one; `mother policy show guarded` is an example"
             }
             Failure::NoState => "name a file with --journal",
+            Failure::NoServeState => "name a folder with --state",
+            Failure::Daemon(serve::ClientError::Refused(problem)) => return problem.help.clone(),
+            Failure::Daemon(serve::ClientError::Unreached { .. }) => {
+                "`mother serve` starts the daemon; what needs none: run, ps, stop and all that look"
+            }
+            Failure::Daemon(serve::ClientError::OtherCertificate { .. }) => {
+                "compare it with what the daemon prints when it starts; MOTHER_FINGERPRINT says which one you trust"
+            }
+            Failure::NoHostVariable(_) => {
+                "`mother token add NAME` on that host makes a token, and `mother serve` says its certificate's SHA-256"
+            }
+            Failure::NoSuchToken(_) => "`mother token list` lists all there are",
+            Failure::BadApplied { .. } => "docs/serve.md says what may stand in one",
+            Failure::Serve(serve::ServeError::Taken(_)) => {
+                "one daemon serves one user: stop the other one first"
+            }
             Failure::NoCache(_) => {
                 "set HOME, or XDG_CACHE_HOME to a folder of your own: a service has neither unless it is told"
             }

@@ -18,6 +18,7 @@ mod booting;
 mod build_image;
 mod completions;
 mod config;
+mod daemon;
 mod demo;
 mod doctor;
 mod exit_status;
@@ -107,6 +108,9 @@ fn typed() -> Result<(Arguments, bool, Option<String>), clap::Error> {
 
 fn perform(arguments: Arguments, vm: Option<&str>) -> Result<u8, Failure> {
     let command = arguments.command;
+    if let Some(host) = &arguments.host {
+        return daemon::run_elsewhere(host);
+    }
     if let Some(user) = arguments.user {
         if matches!(
             command,
@@ -120,6 +124,13 @@ fn perform(arguments: Arguments, vm: Option<&str>) -> Result<u8, Failure> {
         signals::leave_nothing().map_err(Failure::Signals)?;
     }
     match command {
+        Command::Serve(arguments) => daemon::serve(&arguments),
+        Command::Create(arguments) => daemon::create(&arguments),
+        Command::Edit(arguments) => daemon::edit(&arguments),
+        Command::Delete(arguments) => daemon::delete(&arguments),
+        Command::Apply(arguments) => daemon::apply(&arguments),
+        Command::Events(arguments) => daemon::events(&arguments),
+        Command::Token(arguments) => daemon::token(&arguments),
         Command::Run(arguments) => run::run(&arguments),
         Command::Ps(arguments) => vm::ps(&arguments),
         Command::Truth(arguments) => vm::truth(&arguments),

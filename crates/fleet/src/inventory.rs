@@ -118,6 +118,11 @@ impl Inventory {
         }
     }
 
+    /// The folder with all of them.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The folder of a VM.
     pub fn record(&self, name: &VmName) -> Record {
         Record::new(self.folder.join(name.as_str()))

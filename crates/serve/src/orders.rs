@@ -344,7 +344,7 @@ mod tests {
         let failed = r#"{"error":{"message":"no such VM","causes":[],"help":null,"complaints":[],"exit_status":1}}"#;
         check(failed, &[], 1, Err(("refused", "no such VM")));
         check(failed, &[], 2, Err(("bad-input", "no such VM")));
-        let done = r#"[{"name":"a","done":true,"error":null}]"#;
+        let done = r#"[{"done":true,"error":null,"name":"a"}]"#;
         check(done, &[], 0, Ok(done));
         let not = r#"[{"name":"a","done":false,"error":{"message":"it is paused","causes":[],"help":null,"complaints":[],"exit_status":1}}]"#;
         check(not, &[], 1, Err(("refused", "it is paused")));

@@ -75,7 +75,7 @@ fn root() -> PathBuf {
 
 /// A declaration as it is kept.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Declared {
+pub(crate) struct Declared {
     /// What was declared.
     pub what: Declaration,
     /// Which declaration of this name this is, from 1: the `ETag`.
@@ -88,7 +88,7 @@ pub struct Declared {
 
 /// What a declared VM shows of its declaration.
 #[derive(Clone, PartialEq, Debug, Serialize, JsonSchema)]
-pub struct DeclaredView {
+pub(crate) struct DeclaredView {
     /// What it is, keys as in a file.
     pub spec: Value,
     /// Whether it shall run.
@@ -123,7 +123,7 @@ impl From<&Declared> for DeclaredView {
 /// What a VM is doing, for clients.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum StateView {
+pub(crate) enum StateView {
     /// Its process has not got that far.
     Starting,
     /// Its guest runs.
@@ -186,7 +186,7 @@ impl StateView {
 
 /// What was seen of a guest last.
 #[derive(Clone, PartialEq, Debug, Serialize, JsonSchema)]
-pub struct Insight {
+pub(crate) struct Insight {
     /// `fine`, `contradicts` or `blind`; none if it could not be seen.
     pub standing: Option<String>,
     /// The worst of the rows.
@@ -211,7 +211,7 @@ pub struct Insight {
 
 /// A VM.
 #[derive(Clone, PartialEq, Debug, Serialize, JsonSchema)]
-pub struct VmView {
+pub(crate) struct VmView {
     /// Its name.
     pub name: String,
     /// What it is doing.
@@ -282,7 +282,7 @@ pub struct Event {
 /// What became of long work.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum WorkState {
+pub(crate) enum WorkState {
     /// It goes on.
     Running,
     /// It is done.
@@ -295,7 +295,7 @@ pub enum WorkState {
 
 /// Long work.
 #[derive(Clone, PartialEq, Debug, Serialize, JsonSchema)]
-pub struct Operation {
+pub(crate) struct Operation {
     /// Its number.
     pub id: u64,
     /// What is done, in one word.
@@ -338,7 +338,7 @@ pub struct Problem {
 
 /// Somebody who may come in.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct Token {
+pub(crate) struct Token {
     /// What it is called in the audit log.
     pub name: String,
     /// What it may do.
@@ -351,7 +351,7 @@ pub struct Token {
 
 /// Somebody asked for something.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct Audited {
+pub(crate) struct Audited {
     /// Its number, from 1.
     pub id: u64,
     /// When, in seconds since 1970-01-01 UTC.

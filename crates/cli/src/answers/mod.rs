@@ -413,6 +413,22 @@ pub enum TruthOfOne<'a> {
     },
 }
 
+/// One of all guests, as `mother truth --watch` sees it.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Sighted<'a> {
+    /// What was seen, or why nothing.
+    #[serde(flatten)]
+    pub seen: TruthOfOne<'a>,
+    /// The host's books of its memory.
+    pub memory: Option<&'a MemoryBook>,
+    /// An estimate of the memory that it works on.
+    pub working_set: Option<Estimate>,
+    /// Memory in use, as the guest's balloon driver says.
+    pub claimed_used_bytes: Option<u64>,
+    /// Memory in use, as the guest's kernel has it in its books.
+    pub kernel_used_bytes: Option<u64>,
+}
+
 /// Everything that is known of a VM: with what it was asked for and given, and, while it runs, with what is in its guest.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Inspected<'a> {

@@ -13,5 +13,5 @@ pub use declare::{
 };
 pub use elsewhere::run as run_elsewhere;
 pub use server::{ServeArguments, serve};
-pub use through::{Declared, ask_daemon, declared_by_daemon};
+pub use through::declared_by_daemon;
 pub use tokens::{TokenArguments, token};

@@ -40,7 +40,7 @@ pub fn serve(arguments: &ServeArguments) -> Result<u8, Failure> {
         None => usual_state()?,
     };
     if let Some(policy) = &arguments.policy {
-        crate::policy_command::check(policy)?;
+        crate::vm::read_policy(policy)?;
     }
     // A policy's path is read by another process in another folder.
     let policy = arguments.policy.as_ref().map(|policy| {

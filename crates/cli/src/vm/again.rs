@@ -12,7 +12,7 @@ use fleet::{Inventory, Vm};
 use rustix::fs::{MemfdFlags, memfd_create};
 use serde_json::{Map, Value};
 
-use super::orders::{NamesArguments, StopArguments, check_ended, each, is_alive, stop_one};
+use super::orders::{NamesArguments, StopArguments, check_ended, each_or_daemon, is_alive, stop_one};
 use super::words::find;
 use crate::failure::Failure;
 use crate::output::say_done;
@@ -33,7 +33,7 @@ pub struct RenameArguments {
 
 /// Starts ended VMs again; the exit status.
 pub fn start(arguments: &NamesArguments) -> Result<u8, Failure> {
-    each(arguments, |inventory, vm| {
+    each_or_daemon(arguments, ("start", None), |inventory, vm| {
         check_ended(vm, "start")?;
         start_one(inventory, vm)
     })
@@ -41,7 +41,8 @@ pub fn start(arguments: &NamesArguments) -> Result<u8, Failure> {
 
 /// Stops VMs that run, and starts them again; the exit status.
 pub fn restart(arguments: &StopArguments) -> Result<u8, Failure> {
-    each(arguments.names(), |inventory, vm| {
+    let grace = Some(arguments.grace_ms() / 1000);
+    each_or_daemon(arguments.names(), ("restart", grace), |inventory, vm| {
         let vm = inventory.find(&vm.name)?;
         // Asked before it is ended: one that cannot be started again goes on.
         origin(&vm)?;

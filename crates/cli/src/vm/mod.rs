@@ -1,6 +1,7 @@
 //! Commands about VMs that run or have run: each asks the inventory and the VM's control socket, and prints.
 
 mod again;
+mod all_watched;
 mod balloon;
 mod connections;
 mod console;

@@ -9,6 +9,7 @@ use fleet::{Client, ClientError, Inventory, InventoryError, Vm};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::answers::{self, Done};
+use crate::daemon::declared_by_daemon;
 use crate::failure::{ANSWER_IS_NO, Failure};
 use crate::output::say;
 use crate::vm::words::{buried, names};
@@ -171,7 +172,8 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
 
 /// Stops VMs.
 pub fn stop(arguments: &StopArguments) -> Result<u8, Failure> {
-    each(&arguments.who, |inventory, vm| {
+    let grace = Some(arguments.grace.as_secs());
+    each_or_daemon(&arguments.who, ("stop", grace), |inventory, vm| {
         stop_one(inventory, vm, arguments.grace_ms())
     })
 }
@@ -275,6 +277,20 @@ pub(super) fn each(
     perform(&Inventory::of_user()?, names, arguments.json, act)
 }
 
+/// The same for what the daemon has to know of a VM that is declared to it: then it does it, or has it done again.
+pub(super) fn each_or_daemon(
+    arguments: &NamesArguments,
+    (action, grace_seconds): (&str, Option<u64>),
+    act: impl Fn(&Inventory, &Vm) -> Result<(), Failure> + Sync,
+) -> Result<u8, Failure> {
+    let names = names(&arguments.names)?;
+    let act = |inventory: &Inventory, name: &VmName| match declared_by_daemon(name) {
+        Some(declared) => declared.order(name, action, grace_seconds),
+        None => act(inventory, &inventory.find(name)?),
+    };
+    perform_by_name(&Inventory::of_user()?, names, arguments.json, act)
+}
+
 /// Does `act` to every VM at the same time and says what came of it.
 fn perform(
     inventory: &Inventory,
@@ -282,12 +298,17 @@ fn perform(
     is_json: bool,
     act: impl Fn(&Inventory, &Vm) -> Result<(), Failure> + Sync,
 ) -> Result<u8, Failure> {
-    let act = |name: &VmName| {
-        inventory
-            .find(name)
-            .map_err(Failure::from)
-            .and_then(|vm| act(inventory, &vm))
-    };
+    let act = |inventory: &Inventory, name: &VmName| act(inventory, &inventory.find(name)?);
+    perform_by_name(inventory, names, is_json, act)
+}
+
+fn perform_by_name(
+    inventory: &Inventory,
+    names: Vec<VmName>,
+    is_json: bool,
+    act: impl Fn(&Inventory, &VmName) -> Result<(), Failure> + Sync,
+) -> Result<u8, Failure> {
+    let act = |name: &VmName| act(inventory, name);
     let results: Vec<(&VmName, Result<(), Failure>)> = thread::scope(|scope| {
         let threads: Vec<_> = names
             .iter()

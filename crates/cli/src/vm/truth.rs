@@ -9,6 +9,7 @@ use fleet::ClientError;
 use insight::verdict::{standing, worst};
 use watch::{Assessment, Watcher};
 
+use super::all_watched::watch_all;
 use super::everybody::everybody;
 use super::given;
 use super::observe::{failed, watch};
@@ -47,9 +48,9 @@ pub struct TruthArguments {
     #[arg(value_name = "NAME")]
     name: Option<String>,
     /// A new table every second, until Ctrl-C or the end of the VM
-    #[arg(short, long, requires = "name")]
+    #[arg(short, long)]
     watch: bool,
-    /// As JSON: an object; with --watch one on a line every second
+    /// As JSON: an object; with --watch one on a line every second, or of all VMs one for each when something is new
     #[arg(long)]
     json: bool,
 }
@@ -57,7 +58,11 @@ pub struct TruthArguments {
 /// Prints the table; the exit status.
 pub fn truth(arguments: &TruthArguments) -> Result<u8, Failure> {
     let Some(name) = &arguments.name else {
-        return everybody(arguments.json);
+        return if arguments.watch {
+            watch_all(arguments.json)
+        } else {
+            everybody(arguments.json)
+        };
     };
     let (name, mut watcher) = watch(name)?;
     if arguments.watch {

@@ -17,7 +17,7 @@ mod migrate;
 #[cfg(test)]
 mod tests;
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -119,7 +119,17 @@ impl Store {
             .create(folder);
         made.map_err(failed("make"))?;
         fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).map_err(failed("close"))?;
-        Store::at(&folder.join("state.redb"))
+        let path = folder.join("state.redb");
+        if !path.exists() {
+            // A database whose making was cut off cannot be opened: what has its final name is complete.
+            let unfinished = folder.join("state.new");
+            let _ = fs::remove_file(&unfinished);
+            drop(Store::at(&unfinished)?);
+            fs::rename(&unfinished, &path).map_err(failed("finish"))?;
+            let synced = File::open(folder).and_then(|folder| folder.sync_all());
+            synced.map_err(failed("finish"))?;
+        }
+        Store::at(&path)
     }
 
     fn at(path: &Path) -> Result<Store, StoreError> {

@@ -71,7 +71,7 @@ fn the_event_log_keeps_its_newest_and_its_numbers() {
     assert_eq!(ids(store.events(Some(5), 2).unwrap()), [6, 7]);
     let last = EVENTS_KEPT + 3;
     assert_eq!(ids(store.events(None, 2).unwrap()), [last - 1, last]);
-    assert_eq!(ids(store.events(Some(last), 9).unwrap()), []);
+    assert!(store.events(Some(last), 9).unwrap().is_empty());
 }
 
 #[test]
@@ -197,15 +197,18 @@ fn a_loss_of_power_at_any_write_loses_nothing_that_was_said_to_be_kept() {
             left: Arc::clone(&left),
         };
         let mut said = Vec::new();
-        if let Ok(store) = opened(failing) {
-            for name in ["a", "b", "c", "d"] {
-                let change = (name.to_owned(), Some(declared(name, 1)));
-                match store.declare(&[change]) {
-                    Ok(()) => said.push(name.to_owned()),
-                    Err(_) => break,
-                }
+        // What is cut off while it is made has not got its name yet, and is made again.
+        let Ok(store) = opened(failing) else {
+            continue;
+        };
+        for name in ["a", "b", "c", "d"] {
+            let change = (name.to_owned(), Some(declared(name, 1)));
+            match store.declare(&[change]) {
+                Ok(()) => said.push(name.to_owned()),
+                Err(_) => break,
             }
         }
+        drop(store);
         let is_whole = left.load(Ordering::Relaxed) > 0;
         // After the loss, another process: everything that was said to be kept is there, and at most the one more
         // whose word did not come.
