@@ -1,7 +1,7 @@
 // A guest's console: what it prints as it prints it, and what is typed here.
 
 import { vmPath } from "./api.js";
-import { strictDocument } from "./console-document.js";
+import { allowTerminalStyles } from "./console-style.js";
 import { make, shown } from "./text.js";
 
 const RETRY_MS = [1000, 2000, 5000, 10000];
@@ -16,19 +16,21 @@ const THEME = {
 };
 
 export class Console {
-  /** `types` says whether this person may type; who may not only looks. */
-  constructor(name, types) {
+  /** `types` says whether this person may type; who may not only looks. `runs()` says whether there is a guest to talk to. */
+  constructor(name, types, runs) {
     this.name = name;
     this.types = types;
+    this.runs = runs;
     this.socket = null;
     this.wanted = false;
     this.failures = 0;
     this.waiting = 0;
     this.dropped = 0;
+    this.isReplay = false;
     this.how = make("p", { class: "how", role: "status", "aria-live": "polite" });
     this.again = make("button", { type: "button", hidden: true, click: () => { this.failures = 0; this.connect(); } }, "Connect now");
     this.reader = make("input", { type: "checkbox", change: () => { if (this.terminal) this.terminal.options.screenReaderMode = this.reader.checked; } });
-    this.place = make("div", { class: "terminal", role: "group", "aria-label": `Console of ${shown(name)}` });
+    this.place = make("div", { class: "screen", role: "group", "aria-label": `Console of ${shown(name)}` });
     this.leave = make("button", { type: "button", id: "leave-console", click: () => document.getElementById("tab-console")?.focus() }, "Back to the tabs");
     this.node = make("div", { class: "console" },
       make("div", { class: "tools" }, this.how, this.again, make("label", { class: "check" }, this.reader, " for a screen reader")),
@@ -42,8 +44,9 @@ export class Console {
       // Only who looks at a console pays for the terminal.
       const [{ Terminal }, { FitAddon }] = await Promise.all([import("/page/vendor/xterm.mjs"), import("/page/vendor/addon-fit.mjs")]);
       if (this.terminal) return;
+      allowTerminalStyles();
       this.terminal = new Terminal({
-        documentOverride: strictDocument(document), theme: THEME, scrollback: 5000, disableStdin: !this.types, minimumContrastRatio: 4.5,
+        theme: THEME, scrollback: 5000, disableStdin: !this.types, minimumContrastRatio: 4.5,
         fontFamily: "ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace", fontSize: 13, screenReaderMode: this.reader.checked,
         // A link is a guest's text. It leads nowhere.
         linkHandler: { activate: () => {}, allowNonHttpProtocols: false },
@@ -87,6 +90,11 @@ export class Console {
     clearTimeout(this.timer);
     if (!this.wanted || this.socket) return;
     this.again.hidden = true;
+    if (!this.runs()) {
+      this.tell("The guest does not run. The console log has what it printed.");
+      this.timer = setTimeout(() => this.connect(), RETRY_MS[0]);
+      return;
+    }
     this.tell("Connecting.");
     const address = new URL(vmPath(this.name, "/console") + (this.types ? "" : "?types=false"), location.href);
     address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
@@ -98,6 +106,7 @@ export class Console {
       this.failures = 0;
       // What the daemon keeps of the console comes again with each connection.
       this.terminal.reset();
+      this.isReplay = true;
       this.tell(this.types ? "Connected." : "Connected, to look only.");
       this.tellSize();
     };
@@ -108,6 +117,10 @@ export class Console {
       if (this.socket !== socket) return;
       this.socket = null;
       if (!this.wanted) return;
+      if (!this.runs()) {
+        this.connect();
+        return;
+      }
       const wait = RETRY_MS[Math.min(this.failures, RETRY_MS.length - 1)];
       this.failures += 1;
       this.again.hidden = false;
@@ -125,11 +138,16 @@ export class Console {
     this.dropped = 0;
     const safe = note + text.replace(TURNERS, "\ufffd");
     this.waiting += safe.length;
-    this.terminal.write(safe, () => { this.waiting -= safe.length; });
+    this.terminal.write(safe, () => {
+      this.waiting -= safe.length;
+      this.isReplay = false;
+    });
   }
 
   send(bytes) {
-    if (this.types && this.socket?.readyState === WebSocket.OPEN) this.socket.send(bytes);
+    // The first message is what was printed before. Questions to the terminal in it were answered then, and another answer
+    // would be typed into whatever reads now.
+    if (this.types && !this.isReplay && this.socket?.readyState === WebSocket.OPEN) this.socket.send(bytes);
   }
 
   resize() {

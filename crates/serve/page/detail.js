@@ -36,7 +36,7 @@ export class Detail {
     this.processes = new Processes();
     this.dmesg = new KernelLog();
     this.logs = new ConsoleLog();
-    this.console = new Console(name, this.acts);
+    this.console = new Console(name, this.acts, () => this.live());
     this.events = new Events(name);
     this.about = new About();
     this.tabs = new Tabs(`About ${shown(name)}`, [

@@ -87,7 +87,14 @@ export class Browser {
     await Promise.race([this.send("Browser.close").catch(() => {}), new Promise((late) => setTimeout(late, 3000))]);
     this.child.kill("SIGKILL");
     // Its other processes may write into the folder for a moment still.
-    rmSync(this.folder, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
+    for (let tries = 0; tries < 30; tries += 1) {
+      try {
+        rmSync(this.folder, { recursive: true, force: true });
+        return;
+      } catch {
+        await new Promise((wake) => setTimeout(wake, 100));
+      }
+    }
   }
 }
 
@@ -122,10 +129,12 @@ export class Page {
   /** Waits until a function in the page gives something that is true, and gives that. */
   async until(what, milliseconds, work, ...values) {
     const end = Date.now() + milliseconds;
+    let why = "";
     for (;;) {
-      const value = await this.run(work, ...values);
+      // While another document is loaded there is nothing to ask, or half of it.
+      const value = await this.run(work, ...values).catch((error) => { why = error.message; });
       if (value) return value;
-      if (Date.now() > end) throw new Error(`not within ${milliseconds / 1000} s: ${what}`);
+      if (Date.now() > end) throw new Error(`not within ${milliseconds / 1000} s: ${what} ${why}`);
       await new Promise((wake) => setTimeout(wake, 60));
     }
   }
