@@ -40,7 +40,7 @@ export class List {
 
   update() {
     const all = this.guests.sorted();
-    say(this.summary, summary(all));
+    say(this.summary, this.guests.whole ? summary(all) : "");
     const chosen = all.filter((vm) => matches(vm, this.wanted));
     const names = new Set(chosen.map((vm) => vm.name));
     for (const [name, body] of this.bodies) {
@@ -74,12 +74,12 @@ export class List {
 
 function hostWords(host) {
   if (!host?.memory_bytes) return "";
-  const pressed = (host.pressure ?? []).filter((one) => one.share_of_10s >= 0.05).map((one) => `${shown(one.what)} (${shown(one.who)}) ${Math.round(one.share_of_10s * 100)}\u00a0%`);
+  const pressed = (host.pressure ?? []).filter((one) => one.who === "some" && one.share_of_10s >= 0.05).map((one) => `for ${shown(one.what)} ${Math.round(one.share_of_10s * 100)}\u00a0%`);
   return [
     `${shown(host.name ?? "this host")}: ${bytes(host.memory_available_bytes)} of ${bytes(host.memory_bytes)} available`,
     host.guests ? `guests believe to have ${bytes(host.guests.believed_bytes)}, ${bytes(host.guests.resident_bytes)} of it resident` : "",
     shown(host.room?.words ?? ""),
-    pressed.length > 0 ? `waited for in the last 10 s: ${pressed.join(", ")}` : "",
+    pressed.length > 0 ? `waited ${pressed.join(", ")} of the last 10 s` : "",
   ].filter(Boolean).join(" \u00b7 ");
 }
 

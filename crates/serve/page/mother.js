@@ -144,7 +144,8 @@ function linked({ up, again }) {
     return;
   }
   lostAt ??= Date.now() / 1000;
-  tellLink(`Not connected since ${clock(lostAt)}: what is shown is from then. Trying again in ${Math.ceil(again / 1000)} s.`);
+  const what = guests.whole ? ` since ${clock(lostAt)}: what is shown is from then` : "";
+  tellLink(`Not connected${what}. Trying again in ${Math.ceil(again / 1000)} s.`);
 }
 
 function tellLink(text) {

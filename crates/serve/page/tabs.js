@@ -20,7 +20,15 @@ export class Tabs {
       this.tabs[index].setAttribute("aria-selected", String(here));
       this.tabs[index].tabIndex = here ? 0 : -1;
       this.panels[index].hidden = !here;
+      if (here) requestAnimationFrame(() => this.reveal(this.tabs[index]));
     });
+  }
+
+  // Not `scrollIntoView`: that one would scroll the page, too.
+  reveal(tab) {
+    const row = tab.parentElement;
+    row.scrollLeft += Math.min(0, tab.getBoundingClientRect().left - row.getBoundingClientRect().left - 8)
+      + Math.max(0, tab.getBoundingClientRect().right - row.getBoundingClientRect().right + 8);
   }
 
   move(event, index) {
@@ -29,6 +37,6 @@ export class Tabs {
     if (next === undefined) return;
     event.preventDefault();
     this.tabs[next].focus();
-    this.tabs[next].scrollIntoView({ block: "nearest", inline: "nearest" });
+    this.reveal(this.tabs[next]);
   }
 }

@@ -335,7 +335,7 @@ await check("a lost connection is said in words, and found again", async () => {
   await go("#/");
   await refuse(["*/v1/watch*"]);
   await page.send("Page.reload");
-  await page.until("the words", 10000, () => /^Not connected since .* Trying again in/.test(document.getElementById("link").textContent));
+  await page.until("the words", 10000, () => /^Not connected.* Trying again in/.test(document.getElementById("link").textContent));
   await picture("offline");
   await refuse([]);
   await page.until("live again", 40000, () => document.getElementById("link").textContent === "Live.");
