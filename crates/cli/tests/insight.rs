@@ -245,6 +245,34 @@ fn an_agent_that_says_95_percent_is_told_from_its_kernel() {
     );
 }
 
+/// Whoever watches for long has the old guest's memory open: with the new one's registers it would be a guest that nobody
+/// ever ran, and what was learned of it would be held against the new one.
+#[test]
+fn a_guest_of_the_same_name_is_another_guest() {
+    let Some(host) = Host::with_guest("web") else {
+        return;
+    };
+    let record = || Inventory::at(&host.mother.vms()).record(&VmName::new("web").unwrap());
+    let mut watcher = watch::Watcher::connect(record(), None).unwrap().for_long();
+    watcher.assess().unwrap();
+    assert_eq!(host.call(&["kill", "web"]).status, Some(0));
+    let ran = host.call(&["start", "web"]);
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    host.until("the new guest's shell", |host| {
+        host.call(&["logs", "web"]).stdout.contains("guest:~#")
+    });
+    // What passes while it waits, it looks at too.
+    watcher.wait(Duration::from_secs(2));
+    let seen = watcher.assess();
+    assert!(
+        matches!(seen, Err(fleet::ClientError::Connection(_))),
+        "{:?}",
+        seen.map(|assessment| assessment.rows)
+    );
+    let (truth, status) = host.truth("web");
+    assert_eq!(status, Some(0), "{truth:#}");
+}
+
 #[test]
 fn a_panicked_guest_still_answers() {
     let Some(host) = Host::with_guest("dead") else {

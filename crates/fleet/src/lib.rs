@@ -26,12 +26,14 @@ mod claim;
 mod client;
 mod inventory;
 mod log;
+mod one;
 mod place;
 mod record;
 
 pub use claim::{Claim, ClaimError};
 pub use client::{Client, ClientError, MemoryFiles, Passes, SomePasses};
 pub use inventory::{Inventory, InventoryError, Vm, speak_of};
+pub use one::OneVm;
 pub use log::{Follow, LogWriter, Tail, follow};
 pub use place::{PlaceError, UsersPlace, of_everybody};
 pub use record::Record;

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use api::HostBooks;
-use fleet::{ClientError, Record};
+use fleet::{ClientError, OneVm};
 use insight::Look;
 use insight::hidden::Depth;
 use insight::integrity::Scope;
@@ -35,7 +35,7 @@ const SLABS_HOLD: Duration = Duration::from_secs(60);
 
 /// Checks of one VM.
 pub(crate) struct Checks {
-    record: Record,
+    vm: OneVm,
     life: u64,
     /// Whether all of the guest's code has been compared in this life.
     has_compared_all: bool,
@@ -104,9 +104,9 @@ impl Slabs {
 }
 
 impl Checks {
-    pub(crate) fn new(record: Record) -> Checks {
+    pub(crate) fn new(vm: OneVm) -> Checks {
         Checks {
-            record,
+            vm,
             life: 0,
             has_compared_all: false,
             writes: Writes::Asked,
@@ -232,7 +232,7 @@ impl Checks {
             (_, false) => Scope::All,
         };
         let (views, rewritten) =
-            views::integrity(look, self.record.folder(), &self.name_of_life(), scope);
+            views::integrity(look, self.vm.record().folder(), &self.name_of_life(), scope);
         // Who begins compares everything, and hears what was written since somebody looked last.
         let told_at_first = told_at_first.into_inner();
         let first = told_at_first.iter().filter_map(|page| look.code_at(*page));
@@ -270,17 +270,13 @@ impl Checks {
         if pages.is_none_or(|pages| !pages.is_empty()) {
             // What cannot be read is told by the next reading.
             let life = self.name_of_life();
-            let _ = look.wait_and_see((self.record.folder(), &life), pages, time);
+            let _ = look.wait_and_see((self.vm.record().folder(), &life), pages, time);
         }
         thread::sleep(time.saturating_sub(begin.elapsed()));
     }
 
     /// Which life of which VM: a name is used again.
     fn name_of_life(&self) -> String {
-        let vm = self
-            .record
-            .info()
-            .map(|info| format!("{} {}", info.pid, info.started_at));
-        format!("{} {}", vm.unwrap_or_default(), self.life)
+        format!("{} {}", self.vm.id(), self.life)
     }
 }

@@ -14,7 +14,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use fleet::{Client, ClientError, MemoryFiles, Record};
+use fleet::{Client, ClientError, MemoryFiles, OneVm};
 use insight::{Extent, FileMemory, FileSlot, Memory, Unreadable};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -73,7 +73,7 @@ pub struct LiveMemory {
     stored: AtomicU64,
     life: u64,
     /// Whom to ask for pages that the pager has, and the connection, once there is one.
-    record: Option<Record>,
+    vm: Option<OneVm>,
     client: Mutex<Option<Client>>,
     /// What it has given.
     given: Mutex<StoredPages>,
@@ -90,8 +90,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl LiveMemory {
-    /// Over what a VM's process gave. With its `record`, pages that the pager has can be read too.
-    pub fn new(files: MemoryFiles, record: Option<Record>) -> LiveMemory {
+    /// Over what a VM's process gave. With the `vm`, pages that the pager has can be read too.
+    pub fn new(files: MemoryFiles, vm: Option<OneVm>) -> LiveMemory {
         let slot = |slot: &api::SlotView| FileSlot {
             gpa: Gpa(slot.gpa),
             len_bytes: slot.len_bytes,
@@ -109,7 +109,7 @@ impl LiveMemory {
             torn: zero(),
             stored: zero(),
             life: files.view.life,
-            record,
+            vm,
             client: Mutex::new(None),
             given: Mutex::default(),
         }
@@ -288,21 +288,21 @@ impl LiveMemory {
     /// Asks the VM's process for pages, at most [`api::STORED_PAGES_MAX`], wherever they are.
     fn ask_for(&self, gpa: Gpa, file_pages: &[u64]) -> Result<Vec<Vec<u8>>, Unreadable> {
         let paged_out = |why: String| Unreadable::PagedOut(gpa, why);
-        let Some(record) = &self.record else {
+        let Some(vm) = &self.vm else {
             return Err(paged_out("its contents are with the pager".to_owned()));
         };
         let mut client = lock(&self.client);
         let mut ask = || {
             let client = match &mut *client {
                 Some(client) => client,
-                none => none.insert(Client::connect(record)?),
+                none => none.insert(vm.again()?),
             };
             client.stored_pages(self.life, file_pages)
         };
         // A connection that was silent for long is closed by the other side.
         let pages = ask().or_else(|_| {
             *client = None;
-            let mut fresh = Client::connect(record)?;
+            let mut fresh = vm.again()?;
             let pages = fresh.stored_pages(self.life, file_pages);
             *client = Some(fresh);
             pages
@@ -323,7 +323,7 @@ impl LiveMemory {
     /// [`ClientError`]; a host that allows no paging refuses.
     pub fn written(&self, pages: &[Gpa]) -> Result<Vec<bool>, ClientError> {
         let file_pages: Option<Vec<u64>> = pages.iter().map(|page| self.file_page(*page)).collect();
-        let (Some(file_pages), Some(record)) = (file_pages, &self.record) else {
+        let (Some(file_pages), Some(vm)) = (file_pages, &self.vm) else {
             return Err(ClientError::Strange);
         };
         let mut client = lock(&self.client);
@@ -331,7 +331,7 @@ impl LiveMemory {
         for some in file_pages.chunks(ASKED_PAGES) {
             let asked = match client.take() {
                 Some(client) => client,
-                None => Client::connect(record)?,
+                None => vm.again()?,
             };
             let found = client.insert(asked).written_pages(&stretches(some));
             if found.is_err() {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api::{HostBooks, VcpuView};
-use fleet::{Client, ClientError, MemoryFiles, Record};
+use fleet::{Client, ClientError, MemoryFiles, OneVm, Record};
 use insight::{Account, Kernel, Loaded, Look, NotRecognised, Registers};
 
 use crate::live::{LiveCost, LiveMemory};
@@ -21,7 +21,7 @@ const AGAIN: Duration = Duration::from_secs(2);
 
 /// Watches one VM.
 pub struct Observer {
-    record: Record,
+    vm: OneVm,
     cache: Option<PathBuf>,
     client: Client,
     guest: Option<Guest>,
@@ -72,9 +72,9 @@ impl Observer {
     /// # Errors
     /// [`ClientError`].
     pub fn connect(record: Record, cache: Option<PathBuf>) -> Result<Observer, ClientError> {
-        let client = Client::connect(&record)?;
+        let (vm, client) = OneVm::connect(record)?;
         Ok(Observer {
-            record,
+            vm,
             cache,
             client,
             guest: None,
@@ -89,9 +89,10 @@ impl Observer {
     pub fn observe(&mut self) -> Result<Snapshot<'_>, ClientError> {
         let asked = self.ask();
         let (life, vcpus, books) = match asked {
-            // A VM's process drops who is silent for long; a new connection tells whether it still lives.
+            // A VM's process drops who is silent for long; a new connection tells whether it still lives. One of the same name
+            // is another VM: what is known here is of this one's memory.
             Err(ClientError::Connection(_)) => {
-                self.client = Client::connect(&self.record)?;
+                self.client = self.vm.again()?;
                 self.ask()?
             }
             asked => asked?,
@@ -113,6 +114,11 @@ impl Observer {
             memory: &guest.memory,
             cost,
         })
+    }
+
+    /// Which VM it is, whatever has its name.
+    pub fn vm(&self) -> &OneVm {
+        &self.vm
     }
 
     fn ask(&mut self) -> Result<(u64, Vec<VcpuView>, HostBooks), ClientError> {
@@ -143,8 +149,8 @@ impl Observer {
                     return self.meet_later(life, files);
                 }
                 let loaded = self.loaded(&mut files);
-                let record = Some(self.record.clone());
-                (Arc::new(LiveMemory::new(files, record)), loaded)
+                let vm = Some(self.vm.clone());
+                (Arc::new(LiveMemory::new(files, vm)), loaded)
             }
         };
         let shared = Arc::<LiveMemory>::clone(&memory) as Arc<dyn insight::Memory>;
@@ -174,7 +180,7 @@ impl Observer {
             tried,
             banner: None,
         });
-        let memory = Arc::new(LiveMemory::new(files, Some(self.record.clone())));
+        let memory = Arc::new(LiveMemory::new(files, Some(self.vm.clone())));
         self.guest = Some(Guest {
             life,
             memory,

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use api::RefusalCode;
-use fleet::{Client, ClientError, Passes, Record};
+use fleet::{ClientError, OneVm, Passes, Record};
 use insight::Kernel;
 use insight::trace::{Event, EventKind, Plan, Reach, Told, Wanted};
 
@@ -38,7 +38,6 @@ pub trait Listener {
 
 /// Traces one VM.
 pub struct Tracer {
-    record: Record,
     observer: Observer,
     wanted: Wanted,
     /// Nothing of the guest's is to be told as it passes.
@@ -64,8 +63,7 @@ impl Tracer {
         wanted: Wanted,
     ) -> Result<Tracer, ClientError> {
         Ok(Tracer {
-            observer: Observer::connect(record.clone(), cache)?,
-            record,
+            observer: Observer::connect(record, cache)?,
             wanted,
             only_looks: false,
         })
@@ -82,6 +80,7 @@ impl Tracer {
     /// # Errors
     /// [`ClientError`]: the VM has ended, or its process does not answer.
     pub fn run(&mut self, listener: &mut dyn Listener) -> Result<(), ClientError> {
+        let vm = self.observer.vm().clone();
         loop {
             let snapshot = match self.observer.observe() {
                 Ok(snapshot) => snapshot,
@@ -103,7 +102,7 @@ impl Tracer {
             };
             let ended = match self.only_looks {
                 true => Err(NotHere),
-                false => hear(&self.record, kernel, life, &self.wanted, listener)?,
+                false => hear(&vm, kernel, life, &self.wanted, listener)?,
             };
             let ended = match ended {
                 Ok(ended) => ended,
@@ -127,7 +126,7 @@ struct NotHere;
 
 /// Tells of a life whose passes are told, if they are.
 fn hear(
-    record: &Record,
+    vm: &OneVm,
     kernel: &Kernel,
     life: u64,
     wanted: &Wanted,
@@ -136,7 +135,7 @@ fn hear(
     let plan = Plan::new(kernel, wanted);
     // Before anything is told: what the log gets from then on is told too.
     let log = Log::new(kernel);
-    let code = match Client::connect(record)?.probe(life, plan.points()) {
+    let code = match vm.again()?.probe(life, plan.points()) {
         Ok(passes) => {
             listener.begins(life, plan.reaches());
             return Life { kernel, plan }.tell(passes, log, listener).map(Ok);

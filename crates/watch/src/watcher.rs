@@ -117,10 +117,10 @@ impl Watcher {
     /// # Errors
     /// [`ClientError`].
     pub fn connect(record: Record, cache: Option<PathBuf>) -> Result<Watcher, ClientError> {
-        let observer = Observer::connect(record.clone(), cache)?;
+        let observer = Observer::connect(record, cache)?;
         Ok(Watcher {
+            checks: Checks::new(observer.vm().clone()),
             observer,
-            checks: Checks::new(record),
             readings: VecDeque::new(),
         })
     }
