@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::EndKind;
 use fleet::Inventory;
 use host::lock::Lock;
 use serde_json::{Map, Value};
@@ -18,7 +19,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use crate::Options;
 use crate::error::ServeError;
 use crate::events::{Events, event};
-use crate::http::Doors;
+use crate::http::{Doors, Redfish};
 use crate::keeper::{Step, decide};
 use crate::orders::{Orders, Words, perform, problem};
 use crate::sight::{Sight, insight};
@@ -43,6 +44,7 @@ pub(crate) struct Daemon {
     pub(crate) orders: Orders,
     pub(crate) inventory: Inventory,
     pub(crate) doors: Doors,
+    pub(crate) redfish: Redfish,
     /// One change of declarations at a time: what is compared with a version is still so when it is kept.
     declaring: Lock<()>,
     /// Somebody wants the next look now.
@@ -74,12 +76,15 @@ impl Daemon {
             store.declare(&changes)?;
         }
         let doors = Doors::new(store.tokens()?);
+        let unkept = |source| ServeError::Host("read or write what Redfish keeps", source);
+        let redfish = Redfish::new(&options.state).map_err(unkept)?;
         Ok(Daemon {
             inventory: Inventory::of_user()?,
             sight: Sight::new(declared),
             events: Events::new(),
             orders: Orders::new(),
             doors,
+            redfish,
             declaring: Lock::new(()),
             poke: Notify::new(),
             store,
@@ -202,8 +207,10 @@ impl Daemon {
     ) -> Operation {
         let (id, cancelled) = self.orders.begin(what, vm);
         let daemon = Arc::clone(self);
+        let vm = vm.map(str::to_owned);
         tokio::spawn(async move {
             let mut outcome = Ok(());
+            let mut ignored = Ok(());
             for words in &commands {
                 let noted = |line: &str| daemon.orders.note(id, line);
                 outcome = perform(words, noted, Some(cancelled.clone()))
@@ -212,6 +219,11 @@ impl Daemon {
                 if outcome.is_err() {
                     break;
                 }
+                if let Some(vm) = words.is_graceful.then_some(&vm).and_then(Option::as_ref) {
+                    let (looked, vm) = (Arc::clone(&daemon), vm.clone());
+                    let seen = spawn_blocking(move || looked.has_heard(&vm)).await;
+                    ignored = seen.unwrap_or(Ok(()));
+                }
             }
             let told = Arc::clone(&daemon);
             let noted = outcome.clone();
@@ -219,13 +231,24 @@ impl Daemon {
             // What is there now is known before the operation is done.
             let looked = Arc::clone(&daemon);
             let seen = spawn_blocking(move || looked.look()).await;
-            let outcome = done.and(seen).map_err(broken).and(outcome);
+            let outcome = done.and(seen).map_err(broken).and(outcome).and(ignored);
             daemon.orders.end(id, &outcome);
             daemon.poke();
         });
         self.orders
             .operation(id)
             .expect("an operation that runs is remembered")
+    }
+
+    /// Whether a guest that was asked to power off has done so, or had to be ended.
+    fn has_heard(&self, vm: &str) -> Result<(), Problem> {
+        self.look();
+        let end = self.sight.one(vm).and_then(|vm| vm.end);
+        if end.is_some_and(|end| end.kind == EndKind::Stopped) {
+            let text = format!("the guest did not power off in {GRACE_SECONDS} s, and was ended");
+            return Err(problem("ignored", text));
+        }
+        Ok(())
     }
 
     /// The wish of this declaration was served.
@@ -425,6 +448,7 @@ pub(crate) fn start_words(what: &Declaration) -> Words {
         words: ["run", "--detach", "--json"].map(str::to_owned).to_vec(),
         spec: Some(Value::Object(spec)),
         folder: Some(what.folder.clone()),
+        ..Words::default()
     }
 }
 

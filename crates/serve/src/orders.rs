@@ -60,6 +60,8 @@ pub(crate) struct Words {
     pub(crate) spec: Option<Value>,
     /// Where it runs.
     pub(crate) folder: Option<std::path::PathBuf>,
+    /// Whether it asks a guest to power off, and it matters whether the guest does.
+    pub(crate) is_graceful: bool,
 }
 
 impl Words {

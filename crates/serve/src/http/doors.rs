@@ -7,11 +7,12 @@
 //! | TLS, Basic | the same | tools that know nothing else send NAME:TOKEN |
 //! | TLS, a cookie or `X-Auth-Token` | the same | a session that a token has opened |
 //!
-//! Tokens are 256 random bits, so their plain hash is kept, and all kept hashes are compared in full. Who is wrong too
-//! often from one address waits: [`WRONG_MAX`] a minute, right tokens included, so that guessing gains nothing.
+//! Tokens are 256 random bits (or long ones that a Redfish client has chosen), so their plain hash is kept, and all kept
+//! hashes are compared in full. Who is wrong too often from one address waits: [`WRONG_MAX`] a minute, right tokens included, so that guessing gains nothing.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use axum::http::{HeaderMap, StatusCode, header};
@@ -32,7 +33,7 @@ const WRONG_TIME: Duration = Duration::from_secs(60);
 /// Addresses that are remembered for it.
 const ADDRESSES_MAX: usize = 10_000;
 /// How long a session lives without being used.
-const SESSION_IDLE: Duration = Duration::from_secs(30 * 60);
+pub(crate) const SESSION_IDLE: Duration = Duration::from_secs(30 * 60);
 /// Sessions at the same time.
 const SESSIONS_MAX: usize = 1000;
 /// Calls that are kept in memory until they are written; more are written at once.
@@ -92,6 +93,8 @@ pub(crate) struct Doors {
     sessions: Lock<HashMap<String, Session>>,
     wrong: Lock<HashMap<IpAddr, (u32, Instant)>>,
     calls: Lock<Calls>,
+    /// One change of who may come in at a time: what is compared is still so when it is kept.
+    changing: Lock<()>,
 }
 
 #[derive(Default)]
@@ -179,6 +182,7 @@ impl Doors {
             sessions: Lock::new(HashMap::new()),
             wrong: Lock::new(HashMap::new()),
             calls: Lock::new(Calls::default()),
+            changing: Lock::new(()),
         }
     }
 
@@ -303,6 +307,19 @@ impl Doors {
         };
         self.sessions.lock().retain(|_, session| holds(session));
         *self.tokens.lock() = tokens;
+    }
+
+    /// Holds back other changes of who may come in.
+    pub(crate) fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock()
+    }
+
+    /// Whether too many wrong tokens came from there.
+    pub(crate) fn must_wait_there(&self, from: From) -> bool {
+        match from {
+            From::Socket(_) => false,
+            From::Tls(address) => self.must_wait(address),
+        }
     }
 
     fn must_wait(&self, address: IpAddr) -> bool {

@@ -13,6 +13,7 @@ mod host;
 mod openapi;
 mod page;
 mod people;
+mod redfish;
 mod routes;
 mod several;
 mod streams;
@@ -44,8 +45,11 @@ use tokio::time::{sleep, timeout};
 use self::answer::Refusal;
 pub(crate) use self::doors::Doors;
 use self::doors::{From, call};
+pub(crate) use self::redfish::Redfish;
 pub(crate) use self::host::HostView;
 use self::routes::App;
+#[cfg(test)]
+use self::tls::acceptor;
 use crate::Options;
 use crate::daemon::Daemon;
 use crate::error::ServeError;
@@ -80,6 +84,7 @@ pub(crate) fn run(options: Options) -> Result<(), ServeError> {
 async fn serve(options: Options) -> Result<(), ServeError> {
     let socket = take_socket(&options.socket)?;
     let daemon = Arc::new(Daemon::new(options)?);
+    redfish::begin(&daemon);
     let router = router(&daemon);
     let mut accepting = Vec::new();
     if let Some(address) = daemon.options.listen {
@@ -138,7 +143,8 @@ fn router(daemon: &App) -> Router {
         .route("/page/{*name}", get(page::part))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/v1/session", post(people::enter));
-    open.merge(guarded)
+    open.merge(redfish::router())
+        .merge(guarded)
         .layer(middleware::from_fn_with_state(Arc::clone(daemon), audited))
         .with_state(Arc::clone(daemon))
 }
@@ -148,8 +154,10 @@ async fn audited(State(app): State<App>, request: Request, next: Next) -> Respon
     let from = request.extensions().get::<From>().copied();
     let method = request.method().clone();
     let path = request.uri().path_and_query().map(ToString::to_string);
+    let is_redfish = request.uri().path().starts_with("/redfish");
     let response = match whole(request).await {
         Ok(request) => next.run(request).await,
+        Err(refusal) if is_redfish => redfish::refused(refusal),
         Err(refusal) => refusal.into_response(),
     };
     let status = response.status().as_u16();

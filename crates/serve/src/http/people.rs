@@ -175,8 +175,7 @@ pub(crate) async fn add_token(
     bytes: Bytes,
 ) -> Result<Response, Refusal> {
     let NewToken { name, role } = body(&headers, &bytes)?;
-    let is_plain = |it: char| it.is_ascii_alphanumeric() || matches!(it, '-' | '_' | '.' | '@');
-    if name.is_empty() || name.len() > NAME_LENGTH_MAX || !name.chars().all(is_plain) {
+    if !is_plain_name(&name) {
         return Err(Refusal::bad(
             "name",
             format!("use up to {NAME_LENGTH_MAX} letters, digits, dashes, underscores, dots and @"),
@@ -204,6 +203,12 @@ pub(crate) async fn add_token(
     Ok((StatusCode::CREATED, Json(made)).into_response())
 }
 
+/// Whether a token can be called so.
+pub(super) fn is_plain_name(name: &str) -> bool {
+    let is_plain = |it: char| it.is_ascii_alphanumeric() || matches!(it, '-' | '_' | '.' | '@');
+    !name.is_empty() && name.len() <= NAME_LENGTH_MAX && name.chars().all(is_plain)
+}
+
 pub(crate) async fn remove_token(
     State(app): State<App>,
     Path(name): Path<String>,
@@ -223,6 +228,7 @@ pub(crate) async fn remove_token(
 async fn note(app: &App, name: String, token: Option<Token>) -> Result<(), Refusal> {
     let app = app.clone();
     let done = spawn_blocking(move || {
+        let _one = app.doors.changing();
         app.store.note_token(&name, token.as_ref())?;
         app.doors.set_tokens(app.store.tokens()?);
         Ok::<_, crate::store::StoreError>(())

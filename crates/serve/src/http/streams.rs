@@ -78,7 +78,7 @@ pub(crate) async fn events(
 }
 
 /// Somebody who reads events: first what is kept, then what comes.
-struct Reader {
+pub(super) struct Reader {
     app: App,
     coming: broadcast::Receiver<Event>,
     waiting: std::collections::VecDeque<Event>,
@@ -97,16 +97,7 @@ pub(crate) async fn event_stream(
         .get("last-event-id")
         .and_then(|id| id.to_str().ok())
         .and_then(|id| id.trim().parse().ok());
-    // Listens first: what comes between is told twice to this side, and once to the client.
-    let coming = app.events.listen();
-    let mut reader = Reader {
-        app,
-        coming,
-        waiting: std::collections::VecDeque::new(),
-        last: given.or(choice.after),
-        lost: None,
-    };
-    reader.catch_up().await?;
+    let reader = Reader::new(app, given.or(choice.after)).await?;
     let stream = stream::unfold(reader, |mut reader| async move {
         let message = reader.next().await?;
         Some((Ok(message), reader))
@@ -114,7 +105,30 @@ pub(crate) async fn event_stream(
     Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(ALIVE_EVERY)))
 }
 
+/// What a reader is told.
+pub(super) enum Told {
+    /// So many events between were not kept.
+    Lost(u64),
+    /// What happened.
+    Event(Event),
+}
+
 impl Reader {
+    /// Reads from behind `last`, or what comes.
+    pub(super) async fn new(app: App, last: Option<u64>) -> Result<Reader, Refusal> {
+        // Listens first: what comes between is told twice to this side, and once to the client.
+        let coming = app.events.listen();
+        let mut reader = Reader {
+            app,
+            coming,
+            waiting: std::collections::VecDeque::new(),
+            last,
+            lost: None,
+        };
+        reader.catch_up().await?;
+        Ok(reader)
+    }
+
     /// Reads what is kept behind the last that was told.
     async fn catch_up(&mut self) -> Result<(), Refusal> {
         let Some(after) = self.last else {
@@ -135,8 +149,16 @@ impl Reader {
     }
 
     async fn next(&mut self) -> Option<Message> {
+        Some(match self.told().await? {
+            Told::Lost(count) => message("lost", &json!({ "count": count })),
+            Told::Event(event) => message("event", &event).id(event.id.to_string()),
+        })
+    }
+
+    /// The next that there is to tell; none if nothing comes any more.
+    pub(super) async fn told(&mut self) -> Option<Told> {
         if let Some(lost) = self.lost.take() {
-            return Some(message("lost", &json!({ "count": lost })));
+            return Some(Told::Lost(lost));
         }
         loop {
             let event = match self.waiting.pop_front() {
@@ -155,7 +177,7 @@ impl Reader {
                 continue;
             }
             self.last = Some(event.id);
-            return Some(message("event", &event).id(event.id.to_string()));
+            return Some(Told::Event(event));
         }
     }
 }

@@ -1,0 +1,257 @@
+//! Events to listeners: a POST over TLS for each, tried again a few times.
+//!
+//! Only HTTPS is spoken: events name VMs, and headers that are sent along may be secrets. A listener's certificate is
+//! compared with those that the host trusts, unless the subscription says `VerifyCertificate: false`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{Request, Uri, header};
+use hyper_util::rt::TokioIo;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::net::TcpStream;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use super::events::{Wish, is_wanted, of};
+use crate::words::Event;
+
+/// How often an event is tried again.
+pub(super) const RETRIES: u32 = 3;
+/// Before it is.
+pub(super) const RETRY_EVERY: Duration = Duration::from_secs(10);
+/// How long a listener may take.
+const ANSWER_TIME: Duration = Duration::from_secs(10);
+/// Where hosts keep the certificates that they trust: Debian and its kin, Fedora and its kin, SUSE.
+const TRUSTED: &[&str] = &[
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+];
+
+type Problem = Box<dyn std::error::Error + Send + Sync>;
+
+/// Whether events can be sent there.
+pub(super) fn is_destination(text: &str) -> bool {
+    let uri = text.parse::<Uri>();
+    text.len() <= 2000
+        && uri.is_ok_and(|uri| uri.scheme_str() == Some("https") && uri.host().is_some_and(|host| !host.is_empty()))
+}
+
+/// Sends what comes until the subscription ends.
+pub(super) async fn deliver(
+    mut coming: Receiver<Event>,
+    wish: Wish,
+    mut end: watch::Receiver<bool>,
+    is_failing: Arc<AtomicBool>,
+) {
+    loop {
+        let event = tokio::select! {
+            event = coming.recv() => event,
+            _ = end.wait_for(|is_over| *is_over) => return,
+        };
+        let event = match event {
+            Ok(event) => event,
+            // A listener that is too slow misses some; the log has them.
+            Err(RecvError::Lagged(_)) => continue,
+            Err(RecvError::Closed) => return,
+        };
+        if !is_wanted(&wish, &event) {
+            continue;
+        }
+        tokio::select! {
+            arrived = send_some_times(&wish, &event) => is_failing.store(!arrived, Ordering::Relaxed),
+            _ = end.wait_for(|is_over| *is_over) => return,
+        }
+    }
+}
+
+/// Whether it arrived.
+async fn send_some_times(wish: &Wish, event: &Event) -> bool {
+    let body = of(event, &wish.context).to_string();
+    for attempt in 0..=RETRIES {
+        if attempt > 0 {
+            sleep(RETRY_EVERY).await;
+        }
+        match timeout(ANSWER_TIME, send(wish, &body)).await {
+            Ok(Ok(())) => return true,
+            Ok(Err(error)) => tracing::debug!("an event is not delivered: {error}"),
+            Err(_) => tracing::debug!("an event is not delivered in time"),
+        }
+    }
+    let destination = wish.destination.as_deref().unwrap_or_default();
+    tracing::warn!("event {} did not arrive at {destination}", event.id);
+    false
+}
+
+async fn send(wish: &Wish, body: &str) -> Result<(), Problem> {
+    let uri: Uri = wish.destination.as_deref().unwrap_or_default().parse()?;
+    let host = uri.host().unwrap_or_default();
+    let bare = host.trim_matches(['[', ']']).to_owned();
+    let stream = TcpStream::connect((bare.as_str(), uri.port_u16().unwrap_or(443))).await?;
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config(wish.verify)?));
+    let stream = connector.connect(ServerName::try_from(bare)?, stream).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let talking = tokio::spawn(connection);
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let authority = uri.authority().map_or(host, |authority| authority.as_str());
+    let mut request = Request::post(path)
+        .header(header::HOST, authority)
+        .header(header::CONTENT_TYPE, "application/json")
+        .header("OData-Version", "4.0");
+    for (name, value) in &wish.headers {
+        request = request.header(name, value);
+    }
+    let answer = sender.send_request(request.body(Body::from(body.to_owned()))?).await;
+    talking.abort();
+    let status = answer?.status();
+    if status.is_success() {
+        Ok(())
+    } else {
+        Err(format!("the listener answers {status}").into())
+    }
+}
+
+fn config(verify: bool) -> Result<ClientConfig, Problem> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+    if !verify {
+        let anybody = Arc::new(Anybody(provider));
+        return Ok(builder
+            .dangerous()
+            .with_custom_certificate_verifier(anybody)
+            .with_no_client_auth());
+    }
+    let mut roots = RootCertStore::empty();
+    for path in TRUSTED {
+        if let Ok(all) = CertificateDer::pem_file_iter(path) {
+            roots.add_parsable_certificates(all.flatten());
+            break;
+        }
+    }
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// Takes any certificate, as a subscription has wished.
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _certificate: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::sync::broadcast;
+
+    use super::*;
+    use crate::events::event;
+    use crate::words::Severity;
+
+    #[test]
+    fn only_https_is_a_destination() {
+        let check = |text: &str, expected: bool| assert_eq!(is_destination(text), expected, "{text}");
+        check("https://192.0.2.1/x", true);
+        check("https://[2001:db8::1]:8443", true);
+        check("http://192.0.2.1/x", false);
+        check("ftp://192.0.2.1/x", false);
+        check("/x", false);
+        check("", false);
+    }
+
+    /// A listener with a certificate of its own; what it was told first.
+    async fn listener(folder: &std::path::Path) -> (u16, tokio::task::JoinHandle<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (acceptor, _) = crate::http::acceptor(folder, address).unwrap();
+        let told = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                // Who does not trust this certificate does not come this far.
+                let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+                let mut text = String::new();
+                let mut bytes = [0; 4096];
+                while !text.ends_with('}') {
+                    let count = stream.read(&mut bytes).await.unwrap();
+                    assert!(count > 0, "the listener is left: {text}");
+                    text.push_str(std::str::from_utf8(&bytes[..count]).unwrap());
+                }
+                let answer = b"HTTP/1.1 204 No Content\r\n\r\n";
+                stream.write_all(answer).await.unwrap();
+                let _ = stream.shutdown().await;
+                return text;
+            }
+        });
+        (address.port(), told)
+    }
+
+    #[test]
+    fn a_listener_gets_events_with_the_headers_it_wants() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let folder = tempfile::tempdir().unwrap();
+            let (port, told) = listener(folder.path()).await;
+            let wish = Wish {
+                destination: Some(format!("https://127.0.0.1:{port}/events?a=b")),
+                context: "mine".to_owned(),
+                headers: [("X-Key".to_owned(), "k".to_owned())].into(),
+                ..Wish::default()
+            };
+            let trusting = Wish { verify: true, ..wish.clone() };
+            assert!(send(&trusting, "{}").await.is_err(), "nobody vouches for the certificate");
+            let (events, coming) = broadcast::channel(4);
+            let (end, ended) = watch::channel(false);
+            let is_failing = Arc::new(AtomicBool::new(true));
+            let delivering = tokio::spawn(deliver(coming, wish, ended, Arc::clone(&is_failing)));
+            events.send(event("web", "started", Severity::Info, "it runs".to_owned())).unwrap();
+            let text = told.await.unwrap();
+            assert!(text.starts_with("POST /events?a=b HTTP/1.1\r\n"), "{text}");
+            assert!(text.to_lowercase().contains("\r\nx-key: k\r\n"), "{text}");
+            assert!(text.contains("\"Context\":\"mine\"") && text.contains("Mother.1.0.Started"));
+            end.send_replace(true);
+            delivering.await.unwrap();
+            assert!(!is_failing.load(Ordering::Relaxed));
+        });
+    }
+}
