@@ -36,28 +36,37 @@ pub(super) fn service() -> Value {
     resource("LogService", PLACE, ("Events", "What happened to VMs"), more)
 }
 
-/// The newest entries.
+/// The newest entries, as they are: who reads a log does not want to ask for each.
 pub(super) fn entries(app: &App) -> Result<Value, Wrong> {
     let events = app.store.events(None, ENTRIES_MAX)?;
-    let places: Vec<String> = events.iter().map(|event| format!("{ENTRIES}/{}", event.id)).collect();
-    Ok(collection("LogEntryCollection", ENTRIES, "What happened to VMs", &places))
+    let mut all = collection("LogEntryCollection", ENTRIES, "What happened to VMs", &[]);
+    all["Members@odata.count"] = events.len().into();
+    all["Members"] = events.iter().map(|event| view(event, system(app, event))).collect();
+    Ok(all)
+}
+
+/// What an event is about, if that is still there.
+fn system(app: &App, event: &Event) -> Option<Value> {
+    let is_there = |vm: &String| app.sight.one(vm).is_some();
+    about_system(event).filter(|_| event.vm.as_ref().is_some_and(is_there))
+}
+
+fn entry_place(id: u64) -> String {
+    format!("{ENTRIES}/{id}")
 }
 
 /// One entry.
 pub(super) fn entry(app: &App, id: u64) -> Result<Value, Wrong> {
-    let place = format!("{ENTRIES}/{id}");
     let events = match id.checked_sub(1) {
         Some(before) => app.store.events(Some(before), 1)?,
         None => Vec::new(),
     };
-    let event = events.first().filter(|event| event.id == id).ok_or_else(|| Wrong::missing(&place))?;
-    let system = about_system(event).filter(|_| {
-        event.vm.as_ref().is_some_and(|vm| app.sight.one(vm).is_some())
-    });
-    Ok(view(&place, event, system))
+    let event = events.first().filter(|event| event.id == id);
+    let event = event.ok_or_else(|| Wrong::missing(&entry_place(id)))?;
+    Ok(view(event, system(app, event)))
 }
 
-fn view(place: &str, event: &Event, system: Option<Value>) -> Value {
+fn view(event: &Event, system: Option<Value>) -> Value {
     let vm = event.vm.as_deref().unwrap_or_default();
     let more = json!({
         "EntryType": "Event",
@@ -71,7 +80,7 @@ fn view(place: &str, event: &Event, system: Option<Value>) -> Value {
         "Links": system.map(|system| json!({ "OriginOfCondition": system })),
     });
     let id = event.id.to_string();
-    resource("LogEntry", place, (&id, &format!("Event {id}")), more)
+    resource("LogEntry", &entry_place(event.id), (&id, &format!("Event {id}")), more)
 }
 
 #[cfg(test)]
@@ -89,7 +98,7 @@ mod tests {
             severity: Severity::Critical,
             text: "its process vanished".to_owned(),
         };
-        let entry = view("/x", &event, None);
+        let entry = view(&event, None);
         let check = |key: &str, expected: &str| assert_eq!(entry[key], expected, "{key}");
         check("Id", "17");
         check("Severity", "Critical");

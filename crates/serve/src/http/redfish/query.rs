@@ -108,7 +108,7 @@ impl Options {
                 let place = member["@odata.id"].as_str();
                 place.and_then(read).is_some_and(|member| filter.holds(&member))
             };
-            if let Some(members) = answer["Members"].as_array_mut() {
+            if let Some(members) = members(&mut answer) {
                 members.retain(is_meant);
                 let count = members.len();
                 answer["Members@odata.count"] = count.into();
@@ -118,7 +118,7 @@ impl Options {
             let only = only["@odata.id"].as_str().and_then(read);
             answer = only.unwrap_or(answer);
         }
-        if let Some(members) = answer["Members"].as_array_mut() {
+        if let Some(members) = members(&mut answer) {
             members.drain(..self.skip.unwrap_or(0).min(members.len()));
             members.truncate(self.top.unwrap_or(usize::MAX));
         }
@@ -130,6 +130,10 @@ impl Options {
         }
         Ok(answer)
     }
+}
+
+fn members(of: &mut Value) -> Option<&mut Vec<Value>> {
+    of.get_mut("Members")?.as_array_mut()
 }
 
 /// What `$expand` says: which references, and how deep.

@@ -74,7 +74,6 @@ pub(super) fn own() -> Value {
         let message = json!({
             "Description": about,
             "Message": "VM %1: %2",
-            "Severity": severity,
             "MessageSeverity": severity,
             "NumberOfArgs": 2,
             "ParamTypes": ["string", "string"],

@@ -91,7 +91,6 @@ fn of_vm(vm: &VmView) -> Option<Value> {
                 "MetricId": id,
                 "MetricValue": value?.to_string(),
                 "Timestamp": at,
-                "MetricDefinition": link(&definition_place(id)),
             }))
         })
         .collect();
