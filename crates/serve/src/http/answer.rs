@@ -67,7 +67,7 @@ impl Refusal {
     pub(crate) fn of_command(problem: Problem) -> Refusal {
         let status = match problem.code.as_str() {
             "bad-input" => StatusCode::BAD_REQUEST,
-            "refused" | "failed" | "cancelled" => StatusCode::CONFLICT,
+            "refused" | "failed" | "cancelled" | "ignored" => StatusCode::CONFLICT,
             "timed-out" => StatusCode::GATEWAY_TIMEOUT,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
