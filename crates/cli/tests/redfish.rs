@@ -1,0 +1,248 @@
+//! Redfish over HTTPS, from a daemon of the test's own, with guests that boot.
+//!
+//! What other people's tools make of it is seen by `tools/redfish/run.sh`, which needs them.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod common;
+#[path = "redfish/https.rs"]
+mod https;
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use self::common::host::Host;
+use self::https::{Answer, Client};
+
+/// How long a guest may take for anything.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A daemon and who asks it.
+struct Service {
+    host: Host,
+    daemon: Child,
+    client: Client,
+    token: String,
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // What limits its time passes this on.
+        let _ = Command::new("kill").arg(self.daemon.id().to_string()).status();
+        let _ = self.daemon.wait();
+    }
+}
+
+impl Service {
+    /// None, with a loud word, where there is no default guest.
+    fn new() -> Option<Service> {
+        let host = Host::with_guest()?;
+        let state: PathBuf = host.mother.vms().parent().unwrap().join("state");
+        let mut command = host.mother.command(host.mother.program());
+        command
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .env("XDG_STATE_HOME", &state)
+            .stderr(Stdio::piped());
+        let mut daemon = command.spawn().unwrap();
+        let mut said = BufReader::new(daemon.stderr.take().unwrap()).lines();
+        let line = said.find(|line| line.as_ref().is_ok_and(|line| line.contains("https://"))).unwrap().unwrap();
+        let (_, rest) = line.split_once("https://127.0.0.1:").unwrap();
+        let port = rest.split(',').next().unwrap().parse().unwrap();
+        let _ = said.find(|line| line.as_ref().is_ok_and(|line| line.contains("answers at")));
+        // It must be able to go on talking.
+        thread::spawn(move || said.for_each(drop));
+        let ran = host.call(&["token", "add", "ada", "--role", "administrator"]);
+        assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+        Some(Service {
+            client: Client::new(port, &state.join("mother/serve/certificate.pem")),
+            token: ran.stdout.trim().to_owned(),
+            host,
+            daemon,
+        })
+    }
+
+    /// Asks as nobody.
+    fn bare(&self, line: &str, headers: &[(&str, &str)]) -> Answer {
+        self.client.ask(line, headers, None)
+    }
+
+    /// Asks with the token.
+    fn ask(&self, line: &str, body: Option<&Value>) -> Answer {
+        let bearer = format!("Bearer {}", self.token);
+        self.client.ask(line, &[("Authorization", &bearer)], body)
+    }
+
+    fn reset(&self, name: &str, kind: &str) -> Answer {
+        let line = format!("POST /redfish/v1/Systems/{name}/Actions/ComputerSystem.Reset");
+        self.ask(&line, Some(&json!({ "ResetType": kind })))
+    }
+
+    fn power(&self, name: &str) -> String {
+        let system = self.ask(&format!("GET /redfish/v1/Systems/{name}"), None);
+        system.body["PowerState"].as_str().unwrap_or_default().to_owned()
+    }
+
+    fn wait_for_power(&self, name: &str, wanted: &str) {
+        let until = Instant::now() + PATIENCE;
+        while self.power(name) != wanted {
+            assert!(Instant::now() < until, "{name} is {}", self.power(name));
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn create(&self, words: &[&str]) {
+        let ran = self.host.call(&[&["create"], words].concat());
+        assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn anybody_sees_the_root_and_nothing_else() {
+    let Some(service) = Service::new() else { return };
+    let check = |line: &str, headers: &[(&str, &str)], status: u16, message: &str| {
+        let answer = service.bare(line, headers);
+        assert_eq!((answer.status, answer.message_id()), (status, message), "{line}: {answer:?}");
+        assert_eq!(answer.header("odata-version"), "4.0", "{line}");
+        assert_ne!(answer.header("cache-control"), "", "{line}");
+        answer
+    };
+    let versions = check("GET /redfish", &[], 200, "");
+    assert_eq!(versions.body, json!({ "v1": "/redfish/v1/" }));
+    let root = check("GET /redfish/v1/", &[], 200, "");
+    assert!(root.header("link").ends_with("rel=describedby"));
+    assert_eq!(root.header("allow"), "GET, HEAD");
+    check("GET /redfish/v1", &[], 200, "");
+    check("GET /redfish/v1/odata", &[], 200, "");
+    let metadata = check("GET /redfish/v1/$metadata", &[], 200, "");
+    assert!(metadata.header("content-type").starts_with("application/xml"));
+    let head = check("HEAD /redfish/v1/", &[], 200, "");
+    assert_eq!(head.body, Value::Null);
+    let same = [("If-None-Match", root.header("etag"))];
+    check("GET /redfish/v1/", &same, 304, "");
+    check("GET /redfish/v1/", &[("OData-Version", "4.1")], 412, "HeaderInvalid");
+    check("GET /redfish/v1/?$unknown", &[], 501, "QueryNotSupported");
+    check("GET /redfish/v1/?unknown", &[], 200, "");
+    let closed = check("GET /redfish/v1/Systems", &[], 401, "NoValidSession");
+    assert!(closed.header("www-authenticate").starts_with("Basic"));
+    // What an open answer leads to is not open.
+    check("GET /redfish/v1/?$expand=.", &[], 401, "NoValidSession");
+    check("GET /redfish/v1/Nothing", &[], 401, "NoValidSession");
+    check("DELETE /redfish/v1/", &[], 401, "NoValidSession");
+    check("POST /redfish/v1/SessionService/Sessions", &[], 400, "PropertyMissing");
+    let wrong = service.ask("DELETE /redfish/v1/", None);
+    assert_eq!((wrong.status, wrong.header("allow")), (405, "GET, HEAD"));
+    assert_eq!(service.ask("GET /redfish/v1/Nothing", None).status, 404);
+}
+
+#[test]
+fn accounts_and_sessions_open_the_door_and_are_written_down() {
+    let Some(service) = Service::new() else { return };
+    let secret = "abcdefghijklmnopqrstuvwxyz012345";
+    let accounts = "POST /redfish/v1/AccountService/Accounts";
+    let eve = json!({ "UserName": "eve", "Password": secret, "RoleId": "ReadOnly" });
+    let made = service.ask(accounts, Some(&eve));
+    assert_eq!((made.status, &made.body["Password"]), (201, &Value::Null), "{made:?}");
+    let place = made.header("location").to_owned();
+    assert_eq!(service.ask(accounts, Some(&eve)).message_id(), "ResourceAlreadyExists");
+
+    // As to the collection, so to its members.
+    let line = "POST /redfish/v1/SessionService/Sessions/Members";
+    let entry = json!({ "UserName": "eve", "Password": secret });
+    let opened = service.client.ask(line, &[], Some(&entry));
+    assert_eq!(opened.status, 201, "{opened:?}");
+    let (token, session) = (opened.header("x-auth-token"), opened.header("location"));
+    let as_eve = |line: &str, body: Option<&Value>| service.client.ask(line, &[("X-Auth-Token", token)], body);
+    assert_eq!(as_eve("GET /redfish/v1/Systems", None).status, 200);
+    let all = as_eve("GET /redfish/v1/AccountService/Accounts", None);
+    assert_eq!(all.body["Members"], json!([{ "@odata.id": place }]), "others' accounts are not hers to see");
+    assert_eq!(as_eve(accounts, Some(&eve)).status, 403);
+    let king = json!({ "RoleId": "Administrator" });
+    assert_eq!(as_eve(&format!("PATCH {place}"), Some(&king)).status, 403);
+
+    // Who has seen another state of an account changes nothing.
+    let bearer = format!("Bearer {}", service.token);
+    let patch = |tag: &str| {
+        let headers = [("Authorization", bearer.as_str()), ("If-Match", tag)];
+        service.client.ask(&format!("PATCH {place}"), &headers, Some(&json!({ "RoleId": "Operator" })))
+    };
+    assert_eq!(patch("\"other\"").message_id(), "PreconditionFailed");
+    assert_eq!(patch(made.header("etag")).status, 200);
+    assert_eq!(patch(made.header("etag")).status, 412);
+    // Her session was that of another role.
+    assert_eq!(as_eve("GET /redfish/v1/Systems", None).status, 401);
+    assert_eq!(service.ask(&format!("DELETE {session}"), None).status, 404);
+    assert_eq!(service.ask(&format!("DELETE {place}"), None).status, 204);
+
+    let audit = service.ask("GET /v1/audit", None);
+    let calls = audit.body["calls"].as_array().unwrap();
+    let has = |who: &str, method: &str, status: u16| {
+        calls.iter().any(|call| call["who"] == who && call["method"] == method && call["status"] == status)
+    };
+    assert!(has("ada", "POST", 201) && has("eve", "POST", 201) && has("eve", "PATCH", 403), "{calls:?}");
+}
+
+#[test]
+fn a_guest_is_driven_off_and_on() {
+    let Some(service) = Service::new() else { return };
+    service.create(&["web", "--memory", "128M"]);
+    service.wait_for_power("web", "On");
+    let system = service.ask("GET /redfish/v1/Systems/web", None).body;
+    assert_eq!(system["SystemType"], "Virtual");
+    assert_eq!(system["MemorySummary"]["TotalSystemMemoryGiB"], 0.125);
+    for (reset, wanted) in [
+        ("Pause", "Paused"),
+        ("Resume", "On"),
+        ("ForceOff", "Off"),
+        ("On", "On"),
+        ("ForceRestart", "On"),
+    ] {
+        let answer = service.reset("web", reset);
+        assert!(matches!(answer.status, 202 | 204), "{reset}: {answer:?}");
+        service.wait_for_power("web", wanted);
+    }
+    let refused = service.reset("web", "On");
+    assert_eq!(refused.status, 409, "{refused:?}");
+    assert_eq!(service.reset("web", "Nmi").message_id(), "ActionParameterValueNotInList");
+    assert_eq!(service.reset("other", "On").status, 404);
+
+    // The guest hears the power button when it has started.
+    let answer = service.reset("web", "GracefulShutdown");
+    assert!(matches!(answer.status, 202 | 204), "{answer:?}");
+    service.wait_for_power("web", "Off");
+    let off = service.ask("GET /redfish/v1/Systems?$filter=PowerState%20eq%20'Off'", None);
+    assert_eq!(off.body["Members@odata.count"], 1);
+    let log = service.ask("GET /redfish/v1/Managers/mother/LogServices/Events/Entries", None);
+    let entries = log.body["Members"].as_array().unwrap();
+    assert!(entries.iter().any(|entry| entry["MessageId"] == "Mother.1.0.Paused"), "{entries:?}");
+}
+
+#[test]
+fn a_guest_that_does_not_listen_is_told_of() {
+    let Some(service) = Service::new() else { return };
+    let deaf = "trap '' TERM; echo deaf; while :; do sleep 1; done";
+    service.create(&["deaf", "--memory", "96M", "--app", "/bin/sh", "--include", "/bin/sleep", "--", "-c", deaf]);
+    service.wait_for_power("deaf", "On");
+    service.host.expect_log("deaf", "deaf");
+    let answer = service.reset("deaf", "GracefulShutdown");
+    assert_eq!((answer.status, &answer.body["TaskState"]), (202, &json!("Running")), "{answer:?}");
+    let monitor = format!("GET {}", answer.header("location"));
+    let until = Instant::now() + PATIENCE;
+    let end = loop {
+        let end = service.ask(&monitor, None);
+        if end.status != 202 {
+            break end;
+        }
+        assert!(Instant::now() < until);
+        thread::sleep(Duration::from_millis(500));
+    };
+    let text = end.body["error"]["message"].as_str().unwrap();
+    assert!(end.status == 409 && text.contains("did not power off"), "{end:?}");
+    let task = service.ask(&format!("GET {}", answer.body["@odata.id"].as_str().unwrap()), None);
+    assert_eq!(task.body["TaskState"], "Exception");
+    assert_eq!(service.power("deaf"), "Off");
+}

@@ -1,0 +1,88 @@
+#!/bin/sh
+# Has other people's tools judge the Redfish interface: DMTF's two validators count what fails, and sushy, redfishtool,
+# DMTF's utilities and Ansible's modules drive a guest off and on.
+#
+#     tools/redfish/run.sh MOTHER [FOLDER]
+#
+# MOTHER is the built command. Everything else lies in FOLDER, which is made (a temporary one without it), the Python
+# environment with the tools too: a second run with the same folder goes faster. It needs python3 and cargo; the schemas
+# come with the crate nv-redfish-schema.
+set -eu
+# The daemon's certificate is its own; where a bundle is named, Python's client would ask it all the same.
+unset REQUESTS_CA_BUNDLE CURL_CA_BUNDLE SSL_CERT_FILE || :
+export LC_ALL=C.UTF-8
+
+mother=$(realpath "$1")
+here=$(dirname "$(realpath "$0")")
+scripts=$here/../../crates/cli/tests/redfish
+folder=${2:-$(mktemp -d)}
+mkdir -p "$folder"
+folder=$(realpath "$folder")
+port=${PORT:-9643}
+url=https://127.0.0.1:$port
+
+if [ ! -x "$folder/venv/bin/ansible-playbook" ]; then
+    python3 -m venv "$folder/venv"
+    "$folder/venv/bin/pip" install --quiet redfish-service-validator==3.1.8 redfish-protocol-validator==1.3.2 \
+        sushy==5.14.0 redfishtool==1.1.8 redfish==3.4.2 redfish-utilities==3.5.2 ansible==12.3.0
+fi
+PATH=$folder/venv/bin:$PATH
+
+if [ ! -d "$folder/schemas" ]; then
+    mkdir -p "$folder/crate/src"
+    printf '[package]\nname = "schemas"\nversion = "0.0.0"\nedition = "2024"\n[dependencies]\nnv-redfish-schema = "=0.22.1"\n' \
+        > "$folder/crate/Cargo.toml"
+    : > "$folder/crate/src/lib.rs"
+    (cd "$folder/crate" && cargo vendor --quiet vendor > /dev/null)
+    mkdir "$folder/schemas"
+    find "$folder/crate/vendor/nv-redfish-schema" -path '*-csdl/*' -name '*.xml' -exec cp {} "$folder/schemas" \;
+fi
+
+run=$(mktemp -d)
+mkdir -m 700 "$run/run"
+export XDG_RUNTIME_DIR="$run/run" XDG_STATE_HOME="$run/state" XDG_DATA_HOME="$run/data"
+"$mother" serve --listen "127.0.0.1:$port" 2> "$run/said" &
+daemon=$!
+over() {
+    kill "$daemon" 2> /dev/null && wait "$daemon" || :
+    "$mother" rm --all --force > /dev/null 2>&1 || :
+    rm -rf "$run"
+}
+trap over EXIT
+until grep -q 'answers at' "$run/said"; do sleep 0.1; done
+token=$("$mother" token add ada --role administrator)
+"$mother" create web --memory 128M > /dev/null
+"$mother" wait web --for login > /dev/null
+# So that there is something to look at.
+sleep 3
+
+failed=0
+judge() {
+    what=$1
+    shift
+    if "$@" > "$folder/$what.log" 2>&1; then
+        echo "$what: well"
+    else
+        echo "$what: FAILED, see $folder/$what.log"
+        failed=1
+    fi
+}
+
+judge sushy python3 -W ignore "$scripts/through_sushy.py" "$url" ada "$token" web
+judge python-redfish python3 -W ignore "$scripts/through_python_redfish.py" "$url" ada "$token" web
+for reset in ForceOff On; do
+    judge "redfishtool-$reset" redfishtool -r "127.0.0.1:$port" -u ada -p "$token" -S Always Systems -I web reset "$reset"
+done
+for reset in ForceOff On; do
+    judge "rf_power_reset-$reset" rf_power_reset.py -r "$url" -u ada -p "$token" -s web -t "$reset"
+done
+judge rf_logs rf_logs.py -r "$url" -u ada -p "$token" -m mother
+judge rf_accounts rf_accounts.py -r "$url" -u ada -p "$token"
+judge ansible ansible-playbook "$scripts/through_ansible.yml" -e "address=127.0.0.1:$port" -e user=ada -e "token=$token" -e system=web
+
+judge service-validator rf_service_validator -r "$url" -u ada -p "$token" --skipschema \
+    --schema_directory "$folder/schemas" --logdir "$folder/service"
+sed -n '/PASS.*WARN.*FAIL/,/^$/p' "$folder/service-validator.log"
+judge protocol-validator rf_protocol_validator -r "$url" -u ada -p "$token" --no-cert-check --report-dir "$folder/protocol"
+grep '^Summary' "$folder/protocol-validator.log" || failed=1
+exit "$failed"
