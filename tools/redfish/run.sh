@@ -52,7 +52,8 @@ trap over EXIT
 until grep -q 'answers at' "$run/said"; do sleep 0.1; done
 token=$("$mother" token add ada --role administrator)
 "$mother" create web --memory 128M > /dev/null
-"$mother" wait web --for login > /dev/null
+# The daemon starts it when it has come to it.
+until "$mother" wait web --for login > /dev/null 2>&1; do sleep 0.2; done
 # So that there is something to look at.
 sleep 3
 
