@@ -176,20 +176,25 @@ impl Daemon {
         let name = declared.what.name.to_string();
         self.sight.note_try(&name);
         let declared = declared.clone();
-        self.work(what, Some(&name), move |daemon, outcome| {
-            let name = declared.what.name.as_str();
-            match outcome {
-                Ok(()) => {
-                    daemon.note_served(&declared);
-                    daemon.sight.note_outcome(name, None);
+        self.work(
+            what,
+            Some(&name),
+            move |daemon, outcome| {
+                let name = declared.what.name.as_str();
+                match outcome {
+                    Ok(()) => {
+                        daemon.note_served(&declared);
+                        daemon.sight.note_outcome(name, None);
+                    }
+                    Err(error) => {
+                        let text = format!("cannot {what} it: {}", whole(error));
+                        daemon.sight.note_outcome(name, Some(text.clone()));
+                        daemon.tell(vec![event(name, "trouble", Severity::Warning, text)]);
+                    }
                 }
-                Err(error) => {
-                    let text = format!("cannot {what} it: {}", whole(error));
-                    daemon.sight.note_outcome(name, Some(text.clone()));
-                    daemon.tell(vec![event(name, "trouble", Severity::Warning, text)]);
-                }
-            }
-        }, commands)
+            },
+            commands,
+        )
     }
 
     /// Runs commands one after the other as one operation; `then` hears what came of it.
@@ -280,7 +285,9 @@ impl Daemon {
         for what in wanted {
             let name = what.name.to_string();
             let old = self.sight.declared(&name);
-            let is_wish = old.as_ref().is_none_or(|old| old.what.desired != what.desired)
+            let is_wish = old
+                .as_ref()
+                .is_none_or(|old| old.what.desired != what.desired)
                 && (what.desired == Desired::Running || old.is_some());
             let (version, wanted, served) = old
                 .as_ref()
@@ -294,7 +301,10 @@ impl Daemon {
             let (kind, text) = if old.is_none() {
                 ("declared", "the VM is declared".to_owned())
             } else {
-                ("changed", format!("its declaration has version {}", declared.version))
+                (
+                    "changed",
+                    format!("its declaration has version {}", declared.version),
+                )
             };
             events.push(event(&name, kind, Severity::Info, text));
             changes.push((name, Some(declared)));
@@ -314,7 +324,11 @@ impl Daemon {
     }
 
     /// Has a declared VM run or not, whatever it was before; none if it is not declared.
-    pub(crate) fn wish(&self, name: &str, desired: Desired) -> Result<Option<Declared>, StoreError> {
+    pub(crate) fn wish(
+        &self,
+        name: &str,
+        desired: Desired,
+    ) -> Result<Option<Declared>, StoreError> {
         let _one = self.declaring.lock();
         let Some(mut declared) = self.sight.declared(name) else {
             return Ok(None);
@@ -380,7 +394,7 @@ impl Daemon {
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .env(crate::BY_DAEMON, "1")
-        .kill_on_drop(true)
+            .kill_on_drop(true)
             .spawn();
         let mut child = match child {
             Ok(child) => child,

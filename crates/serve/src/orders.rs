@@ -156,10 +156,7 @@ impl Orders {
     /// One operation.
     pub(crate) fn operation(&self, id: u64) -> Option<Operation> {
         let operations = self.operations.lock();
-        operations
-            .all
-            .get(&id)
-            .map(|entry| entry.operation.clone())
+        operations.all.get(&id).map(|entry| entry.operation.clone())
     }
 
     /// All that are remembered, newest first.
@@ -195,7 +192,9 @@ pub(crate) async fn perform(
     cancelled: Option<watch::Receiver<bool>>,
 ) -> Result<Value, Problem> {
     let broken = |what: &'static str| {
-        move |error: std::io::Error| problem("internal", format!("cannot {what} a command: {error}"))
+        move |error: std::io::Error| {
+            problem("internal", format!("cannot {what} a command: {error}"))
+        }
     };
     let mut child = spawn(words).map_err(broken("start"))?;
     let (out, err) = (child.stdout.take(), child.stderr.take());
@@ -225,7 +224,10 @@ pub(crate) async fn perform(
 fn judge(answer: &[u8], said: &[String], status: Option<i32>) -> Result<Value, Problem> {
     let value: Option<Value> = serde_json::from_slice(answer).ok();
     let error = value.as_ref().and_then(|value| {
-        let first = value.as_array().and_then(|all| all.first()).unwrap_or(value);
+        let first = value
+            .as_array()
+            .and_then(|all| all.first())
+            .unwrap_or(value);
         Failed::deserialize(first).ok().map(|failed| failed.error)
     });
     if let Some(mut error) = error {
@@ -327,17 +329,18 @@ mod tests {
 
     #[test]
     fn a_commands_answer_and_its_failure_are_told_apart() {
-        let check = |answer: &str, said: &[&str], status: i32, expected: Result<&str, (&str, &str)>| {
-            let said: Vec<String> = said.iter().map(|line| (*line).to_owned()).collect();
-            let found = judge(answer.as_bytes(), &said, Some(status));
-            let found = found
-                .map(|value| value.to_string())
-                .map_err(|problem| (problem.code, problem.message));
-            let expected = expected
-                .map(str::to_owned)
-                .map_err(|(code, message)| (code.to_owned(), message.to_owned()));
-            assert_eq!(found, expected, "{answer}");
-        };
+        let check =
+            |answer: &str, said: &[&str], status: i32, expected: Result<&str, (&str, &str)>| {
+                let said: Vec<String> = said.iter().map(|line| (*line).to_owned()).collect();
+                let found = judge(answer.as_bytes(), &said, Some(status));
+                let found = found
+                    .map(|value| value.to_string())
+                    .map_err(|problem| (problem.code, problem.message));
+                let expected = expected
+                    .map(str::to_owned)
+                    .map_err(|(code, message)| (code.to_owned(), message.to_owned()));
+                assert_eq!(found, expected, "{answer}");
+            };
         check("{\"a\":1}", &[], 0, Ok("{\"a\":1}"));
         // Contradictions are an answer.
         check("{\"a\":1}", &[], 1, Ok("{\"a\":1}"));
@@ -348,7 +351,12 @@ mod tests {
         check(done, &[], 0, Ok(done));
         let not = r#"[{"name":"a","done":false,"error":{"message":"it is paused","causes":[],"help":null,"complaints":[],"exit_status":1}}]"#;
         check(not, &[], 1, Err(("refused", "it is paused")));
-        check("", &["error: the disk is full", ""], 1, Err(("failed", "the disk is full")));
+        check(
+            "",
+            &["error: the disk is full", ""],
+            1,
+            Err(("failed", "the disk is full")),
+        );
         check("", &[], 0, Ok("null"));
     }
 

@@ -85,7 +85,10 @@ impl From<StoreError> for Refusal {
         }
         let problem = Problem {
             causes,
-            help: Some("nothing was changed; look at the room on the disk of the daemon's state".to_owned()),
+            help: Some(
+                "nothing was changed; look at the room on the disk of the daemon's state"
+                    .to_owned(),
+            ),
             ..problem("store", error.to_string())
         };
         Refusal::new(StatusCode::INSUFFICIENT_STORAGE, problem)

@@ -72,7 +72,11 @@ pub(crate) async fn attach(
     let of = record.clone();
     let connected = spawn_blocking(move || connect(&of, types)).await;
     let (first, stream) = connected.map_err(broken)?.map_err(|error| {
-        Refusal::conflict("console", error.to_string(), "`GET /v1/vms` says what it is doing")
+        Refusal::conflict(
+            "console",
+            error.to_string(),
+            "`GET /v1/vms` says what it is doing",
+        )
     })?;
     let upgrade = upgrade
         .max_message_size(MESSAGE_BYTES_MAX)

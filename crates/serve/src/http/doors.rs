@@ -158,10 +158,8 @@ pub(crate) fn random() -> std::io::Result<String> {
     let mut bytes = [0u8; 32];
     let mut filled = 0;
     while filled < bytes.len() {
-        filled += rustix::rand::getrandom(
-            &mut bytes[filled..],
-            rustix::rand::GetRandomFlags::empty(),
-        )?;
+        filled +=
+            rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())?;
     }
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
@@ -204,7 +202,8 @@ impl Doors {
         }
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         if let Some(given) = text("authorization") {
-            let found = token_of(given).and_then(|(name, token)| self.by_token(name.as_deref(), &token));
+            let found =
+                token_of(given).and_then(|(name, token)| self.by_token(name.as_deref(), &token));
             return found.ok_or_else(|| self.note_wrong(address));
         }
         if let Some(given) = text("x-auth-token") {
@@ -377,7 +376,9 @@ fn token_of(given: &str) -> Option<(Option<String>, String)> {
 /// Whether a browser says that the page which asks is this host's own.
 fn is_from_here(headers: &HeaderMap) -> bool {
     let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-    let site = headers.get("sec-fetch-site").and_then(|it| it.to_str().ok());
+    let site = headers
+        .get("sec-fetch-site")
+        .and_then(|it| it.to_str().ok());
     if let Some(site) = site {
         return site == "same-origin";
     }
@@ -443,12 +444,27 @@ mod tests {
             assert_eq!(found, expected, "{given:?}");
         };
         let basic = |text: &str| format!("Basic {}", BASE64_STANDARD.encode(text));
-        check(&[("authorization", "Bearer secret of eve")], Ok(("eve", Role::ReadOnly)));
-        check(&[("authorization", "bearer  secret of otto")], Ok(("otto", Role::Operator)));
-        check(&[("authorization", &basic("otto:secret of otto"))], Ok(("otto", Role::Operator)));
+        check(
+            &[("authorization", "Bearer secret of eve")],
+            Ok(("eve", Role::ReadOnly)),
+        );
+        check(
+            &[("authorization", "bearer  secret of otto")],
+            Ok(("otto", Role::Operator)),
+        );
+        check(
+            &[("authorization", &basic("otto:secret of otto"))],
+            Ok(("otto", Role::Operator)),
+        );
         // The token is right, the name is not.
-        check(&[("authorization", &basic("eve:secret of otto"))], Err(Closed::Unknown));
-        check(&[("authorization", "Bearer secret of")], Err(Closed::Unknown));
+        check(
+            &[("authorization", &basic("eve:secret of otto"))],
+            Err(Closed::Unknown),
+        );
+        check(
+            &[("authorization", "Bearer secret of")],
+            Err(Closed::Unknown),
+        );
         check(&[("authorization", "Basic !")], Err(Closed::Unknown));
         check(&[("authorization", "x")], Err(Closed::Unknown));
         check(&[], Err(Closed::Unknown));
@@ -489,6 +505,10 @@ mod tests {
         assert_eq!(doors.enter(THERE, &right, true), Err(Closed::Wait));
         let elsewhere = From::Tls(IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 8)));
         assert!(doors.enter(elsewhere, &right, true).is_ok());
-        assert!(doors.enter(From::Socket(0), &HeaderMap::new(), false).is_ok());
+        assert!(
+            doors
+                .enter(From::Socket(0), &HeaderMap::new(), false)
+                .is_ok()
+        );
     }
 }

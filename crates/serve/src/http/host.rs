@@ -132,7 +132,10 @@ pub(crate) async fn metrics(
 /// What each VM that runs counts itself.
 fn numbers(app: &App, vms: &[VmView]) -> Vec<(String, Vec<Metric>)> {
     let running = vms.iter().filter(|vm| {
-        matches!(vm.state, StateView::Running | StateView::Paused | StateView::Stopping)
+        matches!(
+            vm.state,
+            StateView::Running | StateView::Paused | StateView::Stopping
+        )
     });
     let names = running.filter_map(|vm| VmName::new(&vm.name).ok());
     std::thread::scope(|scope| {
@@ -192,7 +195,9 @@ fn pressure(what: &str, text: &str) -> Vec<Pressure> {
         let mut words = line.split_whitespace();
         let who = words.next()?.to_owned();
         let value = |key: &str| {
-            let found = line.split_whitespace().find_map(|word| word.strip_prefix(key));
+            let found = line
+                .split_whitespace()
+                .find_map(|word| word.strip_prefix(key));
             found?.parse::<f64>().ok()
         };
         Some(Pressure {
@@ -227,7 +232,11 @@ fn room(total: Option<u64>, available: Option<u64>, vms: &[VmView], guests: &Gue
         .filter_map(|vm| vm.memory_resident_bytes)
         .collect();
     held.sort_unstable();
-    let guest_bytes = held.get(held.len() / 2).copied().unwrap_or(USUAL_BYTES).max(1);
+    let guest_bytes = held
+        .get(held.len() / 2)
+        .copied()
+        .unwrap_or(USUAL_BYTES)
+        .max(1);
     let count = memory_bytes / guest_bytes;
     let promised_beyond_bytes = guests.believed_bytes.saturating_sub(total);
     let mega = |bytes: u64| bytes >> 20;
@@ -244,7 +253,10 @@ fn room(total: Option<u64>, available: Option<u64>, vms: &[VmView], guests: &Gue
         guest_bytes,
         guests: count,
         promised_beyond_bytes,
-        words: format!("{count} more guests of {} MiB each fit; {beyond}", mega(guest_bytes)),
+        words: format!(
+            "{count} more guests of {} MiB each fit; {beyond}",
+            mega(guest_bytes)
+        ),
     }
 }
 
@@ -260,7 +272,11 @@ mod tests {
         let text = "some avg10=1.50 avg60=0.00 avg300=0.00 total=2000000\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n";
         let found = pressure("io", text);
         assert_eq!(
-            (found[0].who.as_str(), found[0].share_of_10s, found[0].seconds_total),
+            (
+                found[0].who.as_str(),
+                found[0].share_of_10s,
+                found[0].seconds_total
+            ),
             ("some", 0.015, 2.0)
         );
         assert_eq!(found.len(), 2);

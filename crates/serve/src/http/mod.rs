@@ -157,8 +157,12 @@ async fn audited(State(app): State<App>, request: Request, next: Next) -> Respon
     let who = who.map_or("nobody", |who| &who.name).to_owned();
     let from = from.unwrap_or(From::Socket(u32::MAX));
     let path = path.unwrap_or_default();
-    let is_read = matches!(method, Method::GET | Method::HEAD) && !matches!(status, 401 | 403 | 429);
-    if app.doors.note(call(&who, from, method.as_str(), &path, status), is_read) {
+    let is_read =
+        matches!(method, Method::GET | Method::HEAD) && !matches!(status, 401 | 403 | 429);
+    if app
+        .doors
+        .note(call(&who, from, method.as_str(), &path, status), is_read)
+    {
         let app = Arc::clone(&app);
         // What changed something is written before it is answered.
         if let Ok(Err(error)) = spawn_blocking(move || app.doors.flush(&app.store)).await {
@@ -172,14 +176,21 @@ async fn audited(State(app): State<App>, request: Request, next: Next) -> Respon
 async fn whole(request: Request) -> Result<Request, Refusal> {
     let (parts, body) = request.into_parts();
     let refused = |status, code, message: String| Refusal::new(status, problem(code, message));
-    let bytes = timeout(BODY_TIME, to_bytes(body, BODY_BYTES_MAX)).await;
-    match bytes {
-        Ok(Ok(bytes)) => Ok(Request::from_parts(parts, Body::from(bytes))),
-        Ok(Err(_)) => Err(refused(
+    let too_large = || {
+        refused(
             StatusCode::PAYLOAD_TOO_LARGE,
             "too-large",
             format!("a body has at most {BODY_BYTES_MAX} bytes, and comes whole"),
-        )),
+        )
+    };
+    // What is announced as too large is not waited for.
+    if axum::body::HttpBody::size_hint(&body).lower() > BODY_BYTES_MAX as u64 {
+        return Err(too_large());
+    }
+    let bytes = timeout(BODY_TIME, to_bytes(body, BODY_BYTES_MAX)).await;
+    match bytes {
+        Ok(Ok(bytes)) => Ok(Request::from_parts(parts, Body::from(bytes))),
+        Ok(Err(_)) => Err(too_large()),
         Err(_) => Err(refused(
             StatusCode::REQUEST_TIMEOUT,
             "too-slow",
@@ -279,7 +290,11 @@ async fn accept_tls(listener: TcpListener, acceptor: tokio_rustls::TlsAcceptor, 
 }
 
 /// One connection to its end.
-async fn talk(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, from: From, router: Router) {
+async fn talk(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    from: From,
+    router: Router,
+) {
     let service = tower::ServiceExt::<Request>::map_request(
         router,
         move |mut request: Request<hyper::body::Incoming>| {
@@ -314,8 +329,8 @@ fn told(what: &str) {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
         _ => SocketAddr::from_pathname(&path),
     };
-    let sent = UnixDatagram::unbound()
-        .and_then(|socket| socket.send_to_addr(what.as_bytes(), &address?));
+    let sent =
+        UnixDatagram::unbound().and_then(|socket| socket.send_to_addr(what.as_bytes(), &address?));
     if let Err(error) = sent {
         tracing::warn!("systemd was not told: {error}");
     }

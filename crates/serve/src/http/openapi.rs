@@ -19,13 +19,25 @@ use crate::words::{Declaration, Operation, Problem, Role, VmView};
 /// Schemas of what commands answer.
 const COMMANDS: &[(&str, &str)] = &[
     ("dmesg", include_str!("../../../../docs/schema/dmesg.json")),
-    ("doctor", include_str!("../../../../docs/schema/doctor.json")),
+    (
+        "doctor",
+        include_str!("../../../../docs/schema/doctor.json"),
+    ),
     ("freed", include_str!("../../../../docs/schema/freed.json")),
     ("hooks", include_str!("../../../../docs/schema/hooks.json")),
-    ("images", include_str!("../../../../docs/schema/images.json")),
-    ("inspect", include_str!("../../../../docs/schema/inspect.json")),
+    (
+        "images",
+        include_str!("../../../../docs/schema/images.json"),
+    ),
+    (
+        "inspect",
+        include_str!("../../../../docs/schema/inspect.json"),
+    ),
     ("logs", include_str!("../../../../docs/schema/logs.json")),
-    ("processes", include_str!("../../../../docs/schema/processes.json")),
+    (
+        "processes",
+        include_str!("../../../../docs/schema/processes.json"),
+    ),
     ("truth", include_str!("../../../../docs/schema/truth.json")),
 ];
 
@@ -109,7 +121,8 @@ fn operation(route: &Route) -> Value {
             "vm" | "state" => json!({ "type": "string" }),
             _ => json!({ "type": "boolean" }),
         };
-        parameters.push(json!({ "name": name, "in": "query", "description": about, "schema": kind }));
+        parameters
+            .push(json!({ "name": name, "in": "query", "description": about, "schema": kind }));
     }
     let (kind, schema) = shape(route.answer);
     let answer = described(route.about, kind.zip(schema));
@@ -150,16 +163,23 @@ fn shape(shape: Shape) -> (Option<&'static str>, Option<Value>) {
     match shape {
         Shape::Empty => (None, None),
         Shape::Named(name) => (Some("application/json"), Some(reference(name))),
-        Shape::Command(name) => (Some("application/json"), Some(reference(&format!("command-{name}")))),
+        Shape::Command(name) => (
+            Some("application/json"),
+            Some(reference(&format!("command-{name}"))),
+        ),
         Shape::Events => (Some("text/event-stream"), Some(json!({ "type": "string" }))),
-        Shape::Other("application/json") => (Some("application/json"), Some(json!({ "type": "object" }))),
+        Shape::Other("application/json") => {
+            (Some("application/json"), Some(json!({ "type": "object" })))
+        }
         Shape::Other(kind) => (Some(kind), Some(json!({ "type": "string" }))),
     }
 }
 
 fn described(about: &str, content: Option<(&str, Value)>) -> Value {
     match content {
-        Some((kind, schema)) => json!({ "description": about, "content": { kind: { "schema": schema } } }),
+        Some((kind, schema)) => {
+            json!({ "description": about, "content": { kind: { "schema": schema } } })
+        }
         None => json!({ "description": about }),
     }
 }
@@ -244,7 +264,10 @@ mod tests {
     /// `RENEW_SCHEMA=1` writes it.
     #[test]
     fn the_document_that_is_kept_is_the_one_that_is_served() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/schema/openapi.json");
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../docs/schema/openapi.json"
+        );
         let text = format!("{:#}\n", document(env!("CARGO_PKG_VERSION")));
         if std::env::var_os("RENEW_SCHEMA").is_some() {
             std::fs::write(path, &text).unwrap();

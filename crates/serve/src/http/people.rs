@@ -105,7 +105,10 @@ pub(crate) async fn enter(
     bytes: Bytes,
 ) -> Result<Response, Refusal> {
     let From::Tls(address) = from else {
-        return Err(Refusal::bad("session", "who comes through the socket needs none"));
+        return Err(Refusal::bad(
+            "session",
+            "who comes through the socket needs none",
+        ));
     };
     let entry: Entry = body(&headers, &bytes)?;
     let Some(who) = app.doors.by_token(None, &entry.token) else {
@@ -117,14 +120,20 @@ pub(crate) async fn enter(
         role: who.role,
     };
     let mut response = Json(view).into_response();
-    set_cookie(&mut response, &format!("{COOKIE}={secret}; Path=/; Secure; HttpOnly; SameSite=Strict"));
+    set_cookie(
+        &mut response,
+        &format!("{COOKIE}={secret}; Path=/; Secure; HttpOnly; SameSite=Strict"),
+    );
     Ok(response)
 }
 
 /// A session's secret and number.
 pub(crate) fn opened(app: &App, who: &Who) -> Result<(String, String), Refusal> {
     let opened = app.doors.open_session(who).map_err(|error| {
-        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, problem("internal", error.to_string()))
+        Refusal::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            problem("internal", error.to_string()),
+        )
     })?;
     opened.ok_or_else(|| {
         let problem = problem("too-many-sessions", "too many sessions are open");
@@ -154,7 +163,10 @@ pub(crate) async fn leave(
             .end_session(|hash, _| secret.as_deref() == Some(hash));
     }
     let mut response = StatusCode::NO_CONTENT.into_response();
-    set_cookie(&mut response, &format!("{COOKIE}=; Path=/; Secure; HttpOnly; SameSite=Strict; Max-Age=0"));
+    set_cookie(
+        &mut response,
+        &format!("{COOKIE}=; Path=/; Secure; HttpOnly; SameSite=Strict; Max-Age=0"),
+    );
     response
 }
 
@@ -190,7 +202,10 @@ pub(crate) async fn add_token(
         ));
     }
     let secret = random().map_err(|error| {
-        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, problem("internal", error.to_string()))
+        Refusal::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            problem("internal", error.to_string()),
+        )
     })?;
     let token = format!("mother-{secret}");
     let kept = Token {

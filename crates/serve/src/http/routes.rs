@@ -51,7 +51,12 @@ pub(crate) struct Route {
 }
 
 impl Route {
-    fn read(path: &'static str, about: &'static str, answer: Shape, handler: MethodRouter<App>) -> Route {
+    fn read(
+        path: &'static str,
+        about: &'static str,
+        answer: Shape,
+        handler: MethodRouter<App>,
+    ) -> Route {
         Route {
             method: "get",
             path,
@@ -148,11 +153,31 @@ fn of_vms() -> Vec<Route> {
         .with(&[WAIT]),
     ];
     for (path, command, about) in [
-        ("/v1/vms/{name}/truth", "truth", "Claim, kernel and truth side by side"),
-        ("/v1/vms/{name}/processes", "processes", "The guest's processes, read from outside"),
-        ("/v1/vms/{name}/inspect", "inspect", "Everything that is known"),
-        ("/v1/vms/{name}/hooks", "hooks", "Where the guest's kernel calls others' code"),
-        ("/v1/vms/{name}/dmesg", "dmesg", "The log of the guest's kernel"),
+        (
+            "/v1/vms/{name}/truth",
+            "truth",
+            "Claim, kernel and truth side by side",
+        ),
+        (
+            "/v1/vms/{name}/processes",
+            "processes",
+            "The guest's processes, read from outside",
+        ),
+        (
+            "/v1/vms/{name}/inspect",
+            "inspect",
+            "Everything that is known",
+        ),
+        (
+            "/v1/vms/{name}/hooks",
+            "hooks",
+            "Where the guest's kernel calls others' code",
+        ),
+        (
+            "/v1/vms/{name}/dmesg",
+            "dmesg",
+            "The log of the guest's kernel",
+        ),
         ("/v1/vms/{name}/logs", "logs", "What the VM printed"),
     ] {
         all.push(Route::read(path, about, Command(command), asked(command)));
@@ -163,7 +188,13 @@ fn of_vms() -> Vec<Route> {
         Other("application/octet-stream"),
         get(console::attach),
     );
-    all.push(Route { status: 101, ..console }.with(&[("types", "false only looks, which ReadOnly may")]));
+    all.push(
+        Route {
+            status: 101,
+            ..console
+        }
+        .with(&[("types", "false only looks, which ReadOnly may")]),
+    );
     all
 }
 
@@ -184,10 +215,24 @@ fn of_everything() -> Vec<Route> {
         )
         .with(&[
             ("dry_run", "true changes nothing"),
-            ("prune", "true forgets, stops and removes declared VMs that are not there"),
+            (
+                "prune",
+                "true forgets, stops and removes declared VMs that are not there",
+            ),
         ]),
-        Route::read("/v1/watch", "VMs as they change", Events, get(streams::watch)),
-        Route::read("/v1/events", "What happened, oldest first", Named("Events"), get(streams::events)).with(limits),
+        Route::read(
+            "/v1/watch",
+            "VMs as they change",
+            Events,
+            get(streams::watch),
+        ),
+        Route::read(
+            "/v1/events",
+            "What happened, oldest first",
+            Named("Events"),
+            get(streams::events),
+        )
+        .with(limits),
         Route::read(
             "/v1/events/stream",
             "What happens; Last-Event-ID goes on where it stopped",
@@ -195,8 +240,19 @@ fn of_everything() -> Vec<Route> {
             get(streams::event_stream),
         )
         .with(&[("after", "begins behind this number")]),
-        Route::read("/v1/operations", "Long work, newest first", Named("Operations"), get(several::operations)),
-        Route::read("/v1/operations/{id}", "One operation", Named("Operation"), get(several::operation)).with(&[WAIT]),
+        Route::read(
+            "/v1/operations",
+            "Long work, newest first",
+            Named("Operations"),
+            get(several::operations),
+        ),
+        Route::read(
+            "/v1/operations/{id}",
+            "One operation",
+            Named("Operation"),
+            get(several::operation),
+        )
+        .with(&[WAIT]),
         Route::change(
             ("delete", "/v1/operations/{id}"),
             "Cancels an operation",
@@ -212,7 +268,12 @@ fn of_everything() -> Vec<Route> {
             post(command::run),
         )
         .of(Role::ReadOnly),
-        Route::read("/v1/images", "Root file systems that are kept", Command("images"), get(several::images)),
+        Route::read(
+            "/v1/images",
+            "Root file systems that are kept",
+            Command("images"),
+            get(several::images),
+        ),
         Route::change(
             ("delete", "/v1/images/{name}"),
             "Removes an image",
@@ -227,18 +288,43 @@ fn of_everything() -> Vec<Route> {
             (200, Command("freed")),
             post(several::prune_images),
         ),
-        Route::read("/v1/host", "The host, and what more fits", Named("HostView"), get(host::host)),
-        Route::read("/v1/host/doctor", "What works on the host", Command("doctor"), get(host::doctor)),
-        Route::read("/metrics", "Every number", Other("text/plain"), get(host::metrics))
-            .with(&[("libvirt", "true adds the names of libvirt's exporter")]),
-        Route::read("/openapi.json", "This document", Other("application/json"), get(openapi::serve)),
+        Route::read(
+            "/v1/host",
+            "The host, and what more fits",
+            Named("HostView"),
+            get(host::host),
+        ),
+        Route::read(
+            "/v1/host/doctor",
+            "What works on the host",
+            Command("doctor"),
+            get(host::doctor),
+        ),
+        Route::read(
+            "/metrics",
+            "Every number",
+            Other("text/plain"),
+            get(host::metrics),
+        )
+        .with(&[("libvirt", "true adds the names of libvirt's exporter")]),
+        Route::read(
+            "/openapi.json",
+            "This document",
+            Other("application/json"),
+            get(openapi::serve),
+        ),
     ]
 }
 
 fn of_people() -> Vec<Route> {
     use Shape::{Empty, Named};
     vec![
-        Route::read("/v1/session", "Who one is", Named("SessionView"), get(people::session)),
+        Route::read(
+            "/v1/session",
+            "Who one is",
+            Named("SessionView"),
+            get(people::session),
+        ),
         Route::change(
             ("delete", "/v1/session"),
             "Ends a browser's session",
@@ -247,7 +333,13 @@ fn of_people() -> Vec<Route> {
             delete(people::leave),
         )
         .of(Role::ReadOnly),
-        Route::read("/v1/tokens", "Who may come in", Named("Tokens"), get(people::tokens)).of(Role::Administrator),
+        Route::read(
+            "/v1/tokens",
+            "Who may come in",
+            Named("Tokens"),
+            get(people::tokens),
+        )
+        .of(Role::Administrator),
         Route::change(
             ("post", "/v1/tokens"),
             "Lets somebody in; the token is in the answer and nowhere else",
@@ -264,12 +356,17 @@ fn of_people() -> Vec<Route> {
             delete(people::remove_token),
         )
         .of(Role::Administrator),
-        Route::read("/v1/audit", "Who asked for what, newest first", Named("Audit"), get(people::audit))
-            .of(Role::Administrator)
-            .with(&[
-                ("limit", "at most so many, 1000 without it"),
-                ("reads", "true for calls that only read"),
-            ]),
+        Route::read(
+            "/v1/audit",
+            "Who asked for what, newest first",
+            Named("Audit"),
+            get(people::audit),
+        )
+        .of(Role::Administrator)
+        .with(&[
+            ("limit", "at most so many, 1000 without it"),
+            ("reads", "true for calls that only read"),
+        ]),
     ]
 }
 
@@ -280,7 +377,9 @@ pub(crate) fn router() -> Router<App> {
         let role = route.role;
         let handler = route
             .handler
-            .layer(middleware::from_fn(move |request, next| may(role, request, next)));
+            .layer(middleware::from_fn(move |request, next| {
+                may(role, request, next)
+            }));
         router = router.route(route.path, handler);
     }
     router
@@ -310,7 +409,11 @@ pub(crate) fn forbidden(who: &Who, role: Role) -> Refusal {
 /// There is nothing at this path.
 pub(crate) async fn nothing(State(_): State<App>, request: Request) -> Refusal {
     let path = request.uri().path().escape_debug().to_string();
-    Refusal::none("no-such-path", format!("there is nothing at {path}"), "`/openapi.json` says what there is")
+    Refusal::none(
+        "no-such-path",
+        format!("there is nothing at {path}"),
+        "`/openapi.json` says what there is",
+    )
 }
 
 /// There is something, and this is not done to it.

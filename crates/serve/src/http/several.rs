@@ -84,7 +84,10 @@ fn flat(what: &Declaration) -> Vec<(String, Value)> {
         ("restart".to_owned(), json!(what.restart)),
         ("boot".to_owned(), json!(what.boot)),
         ("order".to_owned(), json!(what.order)),
-        ("folder".to_owned(), json!(what.folder.display().to_string())),
+        (
+            "folder".to_owned(),
+            json!(what.folder.display().to_string()),
+        ),
     ];
     let said = what.spec.said().into_iter();
     all.extend(said.map(|(key, value)| (format!("spec.{key}"), value)));
@@ -116,9 +119,15 @@ pub(crate) async fn apply(
 ) -> Result<Json<Differences>, Refusal> {
     let written: Application = body(&headers, &bytes)?;
     for (index, one) in written.vms.iter().enumerate() {
-        if written.vms[..index].iter().any(|other| other.name == one.name) {
+        if written.vms[..index]
+            .iter()
+            .any(|other| other.name == one.name)
+        {
             let place = format!("vms[{index}].name");
-            return Err(Refusal::bad(&place, format!("\"{}\" stands there twice", one.name)));
+            return Err(Refusal::bad(
+                &place,
+                format!("\"{}\" stands there twice", one.name),
+            ));
         }
     }
     let is_dry = how.dry_run == Some(true);

@@ -54,7 +54,11 @@ pub(crate) async fn events(
     let read = spawn_blocking(move || {
         let limit = choice.limit.unwrap_or(LIMIT).min(LIMIT);
         // Those of one VM lie between others.
-        let looked_at = if choice.vm.is_some() { usize::MAX } else { limit };
+        let looked_at = if choice.vm.is_some() {
+            usize::MAX
+        } else {
+            limit
+        };
         let mut events = app.store.events(choice.after, looked_at)?;
         if let Some(vm) = &choice.vm {
             events.retain(|event| event.vm.as_ref() == Some(vm));
@@ -169,10 +173,7 @@ pub(crate) async fn watch(
     State(app): State<App>,
 ) -> Sse<impl Stream<Item = Result<Message, Infallible>>> {
     let (all, coming) = app.sight.listen();
-    let first: Vec<Change> = all
-        .into_iter()
-        .map(|vm| Change::Is(Box::new(vm)))
-        .collect();
+    let first: Vec<Change> = all.into_iter().map(|vm| Change::Is(Box::new(vm))).collect();
     let state = (app, first.into_iter(), coming);
     let stream = stream::unfold(state, |(app, mut first, mut coming)| async move {
         loop {
@@ -184,10 +185,8 @@ pub(crate) async fn watch(
                     Err(RecvError::Lagged(_)) => {
                         let (all, anew) = app.sight.listen();
                         coming = anew;
-                        let all: Vec<Change> = all
-                            .into_iter()
-                            .map(|vm| Change::Is(Box::new(vm)))
-                            .collect();
+                        let all: Vec<Change> =
+                            all.into_iter().map(|vm| Change::Is(Box::new(vm))).collect();
                         first = all.into_iter();
                         let message = message("anew", &json!({}));
                         return Some((Ok(message), (app, first, coming)));

@@ -87,7 +87,10 @@ pub(crate) async fn list(
     Ok(Json(Vms { vms }))
 }
 
-pub(crate) async fn one(State(app): State<App>, Path(name): Path<String>) -> Result<Response, Refusal> {
+pub(crate) async fn one(
+    State(app): State<App>,
+    Path(name): Path<String>,
+) -> Result<Response, Refusal> {
     let vm = app.sight.one(&name).ok_or_else(|| Refusal::no_vm(&name))?;
     let version = vm.declared.as_ref().map(|declared| declared.version);
     Ok(with_version(version, &vm))
@@ -182,7 +185,13 @@ pub(crate) async fn remove(
 }
 
 fn stop_words(name: &str, grace_seconds: u64) -> Words {
-    Words::new(["stop", "--json", "--grace", &format!("{grace_seconds}s"), name])
+    Words::new([
+        "stop",
+        "--json",
+        "--grace",
+        &format!("{grace_seconds}s"),
+        name,
+    ])
 }
 
 pub(crate) async fn act(
@@ -280,7 +289,9 @@ fn plain_words(name: &str, action: &str, given: &ActionBody, grace: u64) -> Resu
                 }
             }
             if words.len() == 2 {
-                return Err(missing("resident, cpu_limit, cpu_weight, disk_rate or net_rate"));
+                return Err(missing(
+                    "resident, cpu_limit, cpu_weight, disk_rate or net_rate",
+                ));
             }
             words.push(name.to_owned());
         }
@@ -348,7 +359,11 @@ pub(crate) async fn ask(
     if app.sight.one(&name).is_none() {
         return Err(Refusal::no_vm(&name));
     }
-    let word = if command == "processes" { "ps" } else { command };
+    let word = if command == "processes" {
+        "ps"
+    } else {
+        command
+    };
     let answer = app.orders.ask(Words::new([word, "--json", &name])).await;
     answer.map(Json).map_err(Refusal::of_command)
 }
