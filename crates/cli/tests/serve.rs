@@ -339,7 +339,8 @@ fn who_comes_from_elsewhere_needs_a_token_and_gets_what_it_says() {
         let printed = daemon.well(&["token", "add", name, "--role", role]);
         daemon.with_token(printed.trim())
     };
-    let (eve, otto) = (token("eve", "read-only"), token("otto", "operator"));
+    let eve = token("eve", "read-only");
+    let otto = token("otto", "operator");
     let create = json!({ "name": "a", "desired": "stopped" });
     assert_eq!(
         eve.ask("GET", "/v1/session", None, None).unwrap().body["role"],
@@ -491,10 +492,8 @@ fn numbers_are_told_as_prometheus_reads_them() {
         let line = line.unwrap_or_else(|| panic!("no {name} in {text}"));
         line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
     };
-    let (claimed, kernel) = (
-        value("mother_guest_claims_memory_used_bytes{vm=\"web\"}"),
-        value("mother_guest_kernel_memory_used_bytes{vm=\"web\"}"),
-    );
+    let claimed = value("mother_guest_claims_memory_used_bytes{vm=\"web\"}");
+    let kernel = value("mother_guest_kernel_memory_used_bytes{vm=\"web\"}");
     let held = value("mother_hypervisor_memory_resident_bytes{vm=\"web\"}");
     assert!(claimed > 1e6 && kernel > 1e6 && held > claimed && held <= f64::from(128 << 20));
     assert!(value("mother_guest_standing{standing=\"fine\",vm=\"web\"}") > 0.0);
@@ -513,7 +512,8 @@ fn numbers_are_told_as_prometheus_reads_them() {
 fn check_with_promtool(daemon: &Daemon, text: &str) {
     if daemon.mother.shell("command -v promtool").status != Some(0) {
         // Written, not printed: the test harness would keep what is printed to itself.
-        writeln!(std::io::stderr(), "skipped: this host has no promtool").unwrap();
+        let mut stderr = std::io::stderr();
+        writeln!(stderr, "skipped: this host has no promtool").unwrap();
         return;
     }
     // Chunks of HTTP are lines of their own.
@@ -536,7 +536,8 @@ fn a_real_prometheus_answers_every_query_of_the_dashboard_and_of_the_rules() {
     };
     if daemon.mother.shell("command -v prometheus").status != Some(0) {
         // Written, not printed: the test harness would keep what is printed to itself.
-        writeln!(std::io::stderr(), "skipped: this host has no prometheus").unwrap();
+        let mut stderr = std::io::stderr();
+        writeln!(stderr, "skipped: this host has no prometheus").unwrap();
         return;
     }
     daemon.well(&[
@@ -631,6 +632,44 @@ fn a_real_prometheus_answers_every_query_of_the_dashboard_and_of_the_rules() {
     assert!(!has_fired("GuestContradicts", "web") && !has_fired("DeclaredVmDown", "web"));
     prometheus.kill().unwrap();
     prometheus.wait().unwrap();
+}
+
+/// Node and Chromium, where they are installed: what a person sees and does on the page, and that a guest's hostile words
+/// do nothing there.
+#[test]
+fn the_page_shows_guests_as_they_are_and_obeys_a_keyboard() {
+    let Some(daemon) = Daemon::start() else {
+        return;
+    };
+    for program in ["node", "chromium"] {
+        if daemon.mother.shell(&format!("command -v {program}")).status != Some(0) {
+            // Written, not printed: the test harness would keep what is printed to itself.
+            let mut stderr = std::io::stderr();
+            writeln!(stderr, "skipped: this host has no {program}").unwrap();
+            return;
+        }
+    }
+    let test = concat!(env!("CARGO_MANIFEST_DIR"), "/../serve/page/test");
+    let ran = daemon.mother.shell(&format!("node {test}/parts.test.mjs 2>&1"));
+    assert_eq!(ran.status, Some(0), "{}", ran.stdout);
+    daemon.well(&["create", "web", "--memory", "128M"]);
+    daemon.well(&["create", "aaa", "--memory", "128M"]);
+    let token = |name: &str, role: &str| daemon.well(&["token", "add", name, "--role", role]);
+    let operator = token("otto", "operator");
+    let reader = token("eve", "read-only");
+    for name in ["web", "aaa"] {
+        daemon.until("the guest is seen", |daemon| daemon.vm(name)["insight"]["rows"].is_array());
+    }
+    let line = format!(
+        "node {test}/page.test.mjs https://{} {} web {} 2>&1",
+        daemon.address,
+        operator.trim(),
+        reader.trim()
+    );
+    let mut command = daemon.mother.command_for_long("bash");
+    let output = command.args(["-c", &line]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
 }
 
 #[test]

@@ -15,11 +15,11 @@ use tokio::sync::Notify;
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use crate::Options;
+use crate::doors::Doors;
 use crate::error::ServeError;
 use crate::events::{Events, event};
-use crate::http::Doors;
 use crate::keeper::{Step, decide};
+use crate::options::Options;
 use crate::orders::{Orders, Words, perform, problem};
 use crate::sight::{Sight, insight};
 use crate::store::{Store, StoreError};
@@ -393,7 +393,7 @@ impl Daemon {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
-            .env(crate::BY_DAEMON, "1")
+            .env(crate::options::BY_DAEMON, "1")
             .kill_on_drop(true)
             .spawn();
         let mut child = match child {

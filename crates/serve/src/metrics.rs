@@ -12,8 +12,8 @@ use std::fmt::Write;
 
 use api::{Metric, MetricKind, MetricUnit, Sample};
 
-use crate::http::HostView;
-use crate::words::{StateView, VmView};
+use crate::host_view::HostView;
+use crate::words::{Insight, StateView, VmView};
 
 /// How it is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -295,6 +295,19 @@ fn of_insight(families: &mut Families, vm: &VmView) {
             wrong,
         );
     }
+    of_memory(families, vm, insight);
+    let help = "When the guest was looked at last, in seconds since 1970.";
+    families.gauge(
+        "mother_guest_seen_timestamp_seconds",
+        help,
+        &[name],
+        insight.at,
+    );
+}
+
+/// A guest's memory: what it claims, what its kernel has in its books, what the host knows.
+fn of_memory(families: &mut Families, vm: &VmView, insight: &Insight) {
+    let name = ("vm", vm.name.as_str());
     let book = |key: &str| insight.memory[key].as_u64();
     for (value, metric, help) in [
         (
@@ -318,7 +331,9 @@ fn of_insight(families: &mut Families, vm: &VmView) {
             "The guest's memory as it was configured.",
         ),
         (
-            insight.working_set["value"].as_f64().map(|value| value as u64),
+            insight.working_set["value"]
+                .as_f64()
+                .map(|value| value as u64),
             "mother_hypervisor_working_set_bytes",
             "An estimate of the memory that the guest works on.",
         ),
@@ -327,13 +342,6 @@ fn of_insight(families: &mut Families, vm: &VmView) {
             families.gauge(metric, help, &[name], value as f64);
         }
     }
-    let help = "When the guest was looked at last, in seconds since 1970.";
-    families.gauge(
-        "mother_guest_seen_timestamp_seconds",
-        help,
-        &[name],
-        insight.at,
-    );
 }
 
 fn of_host(families: &mut Families, host: &HostView) {
@@ -395,6 +403,10 @@ fn of_host(families: &mut Families, host: &HostView) {
             families.gauge(name, help, &[], value);
         }
     }
+    of_pressure(families, host);
+}
+
+fn of_pressure(families: &mut Families, host: &HostView) {
     let help = "How long tasks of the host waited for something (PSI).";
     for pressure in &host.pressure {
         let labels = [

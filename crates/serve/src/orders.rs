@@ -197,9 +197,8 @@ pub(crate) async fn perform(
         }
     };
     let mut child = spawn(words).map_err(broken("start"))?;
-    let (out, err) = (child.stdout.take(), child.stderr.take());
-    let answer = read_all(out);
-    let said = read_lines(err, on_line);
+    let answer = read_all(child.stdout.take());
+    let said = read_lines(child.stderr.take(), on_line);
     let done = async { tokio::join!(answer, said) };
     let stopped = async {
         match cancelled {
@@ -217,11 +216,11 @@ pub(crate) async fn perform(
         }
     };
     let status = child.wait().await.map_err(broken("wait for"))?;
-    judge(&answer, &said, status.code())
+    judge(&answer, &said, status.code()).map_err(|problem| *problem)
 }
 
 /// What came of a command, from its answer, its last words and its exit status.
-fn judge(answer: &[u8], said: &[String], status: Option<i32>) -> Result<Value, Problem> {
+fn judge(answer: &[u8], said: &[String], status: Option<i32>) -> Result<Value, Box<Problem>> {
     let value: Option<Value> = serde_json::from_slice(answer).ok();
     let error = value.as_ref().and_then(|value| {
         let first = value
@@ -236,7 +235,7 @@ fn judge(answer: &[u8], said: &[String], status: Option<i32>) -> Result<Value, P
             _ => "refused",
         }
         .to_owned();
-        return Err(error);
+        return Err(Box::new(error));
     }
     match (value, status) {
         // Commands that answer well say with 1 and 4 what they think of it.
@@ -248,7 +247,10 @@ fn judge(answer: &[u8], said: &[String], status: Option<i32>) -> Result<Value, P
                 .rev()
                 .find(|line| !line.is_empty())
                 .map_or("it said nothing", String::as_str);
-            Err(problem("failed", text.trim_start_matches("error: ")))
+            Err(Box::new(problem(
+                "failed",
+                text.trim_start_matches("error: "),
+            )))
         }
     }
 }
@@ -269,7 +271,7 @@ fn spawn(words: &Words) -> std::io::Result<Child> {
         .stdin(input)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .env(crate::BY_DAEMON, "1")
+        .env(crate::options::BY_DAEMON, "1")
         .kill_on_drop(true);
     command.spawn()
 }

@@ -308,7 +308,8 @@ fn happened(name: &str, was: Option<&Vm>, is: Option<&Vm>, events: &mut Vec<Even
             .map(|info| info.started_at)
     };
     let is_another = start(was).is_some() && start(is).is_some() && start(was) != start(is);
-    let (before, after) = (state(was), state(is));
+    let before = state(was);
+    let after = state(is);
     if before == after && !is_another {
         return;
     }

@@ -159,6 +159,7 @@ fn schemas() -> Vec<(&'static str, Schema)> {
         ),
         ("truth", of::<Truth<'_>>("mother truth NAME --json")),
         ("truths", of::<Truths<'_>>("mother truth --json")),
+        ("sighted", of::<Sighted<'_>>("mother truth --watch --json")),
     ]
 }
 

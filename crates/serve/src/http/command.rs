@@ -19,8 +19,8 @@ use tokio::process::Command;
 use tokio::sync::mpsc;
 
 use super::answer::{Refusal, body};
-use super::doors::Who;
-use super::routes::{App, forbidden};
+use super::app::App;
+use crate::doors::Who;
 use crate::orders::problem;
 use crate::words::Role;
 
@@ -79,7 +79,7 @@ pub(crate) async fn run(
         return Err(refusal);
     };
     if who.role < needed {
-        return Err(forbidden(&who, needed));
+        return Err(Refusal::forbidden(&who, needed));
     }
     if asked.words.iter().any(|word| word.contains('\0')) {
         return Err(Refusal::bad("words", "a word has a NUL in it"));

@@ -17,9 +17,9 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use super::answer::Refusal;
-use super::doors::Who;
-use super::routes::{App, forbidden};
+use super::app::App;
 use super::vms::broken;
+use crate::doors::Who;
 use crate::words::Role;
 
 /// How much of what was printed comes first.
@@ -56,7 +56,7 @@ pub(crate) async fn attach(
 ) -> Result<Response, Refusal> {
     let types = how.types != Some(false);
     if types && who.role < Role::Operator {
-        return Err(forbidden(&who, Role::Operator));
+        return Err(Refusal::forbidden(&who, Role::Operator));
     }
     let vm = app.sight.one(&name).ok_or_else(|| Refusal::no_vm(&name))?;
     let upgrade = upgrade.map_err(|error| Refusal::bad("upgrade", error.body_text()))?;

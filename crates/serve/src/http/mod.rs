@@ -6,9 +6,9 @@
 //! Unix socket at all, which counts for itself.
 
 mod answer;
+mod app;
 mod command;
 mod console;
-mod doors;
 mod host;
 mod openapi;
 mod page;
@@ -42,13 +42,11 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use self::answer::Refusal;
-pub(crate) use self::doors::Doors;
-use self::doors::{From, call};
-pub(crate) use self::host::HostView;
-use self::routes::App;
-use crate::Options;
+use self::app::App;
 use crate::daemon::Daemon;
+use crate::doors::{From, Who, call};
 use crate::error::ServeError;
+use crate::options::Options;
 use crate::orders::problem;
 
 /// Connections over TLS at the same time, and as many on the Unix socket.
@@ -130,6 +128,7 @@ async fn wait_for_end() -> Result<(), ServeError> {
 /// Everything that can be asked.
 fn router(daemon: &App) -> Router {
     let guarded = routes::router()
+        .route("/openapi.json", get(openapi::serve))
         .method_not_allowed_fallback(routes::not_that)
         .fallback(routes::nothing)
         .layer(middleware::from_fn_with_state(Arc::clone(daemon), guard));
@@ -153,7 +152,7 @@ async fn audited(State(app): State<App>, request: Request, next: Next) -> Respon
         Err(refusal) => refusal.into_response(),
     };
     let status = response.status().as_u16();
-    let who = response.extensions().get::<doors::Who>();
+    let who = response.extensions().get::<Who>();
     let who = who.map_or("nobody", |who| &who.name).to_owned();
     let from = from.unwrap_or(From::Socket(u32::MAX));
     let path = path.unwrap_or_default();
@@ -213,7 +212,7 @@ async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Resp
             response.extensions_mut().insert(who);
             response
         }
-        Err(closed) => closed.refusal().into_response(),
+        Err(closed) => Refusal::closed(&closed).into_response(),
     }
 }
 
@@ -278,7 +277,8 @@ async fn accept_tls(listener: TcpListener, acceptor: tokio_rustls::TlsAcceptor, 
         let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
             continue;
         };
-        let (acceptor, router) = (acceptor.clone(), router.clone());
+        let acceptor = acceptor.clone();
+        let router = router.clone();
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
             if let Ok(Ok(stream)) = timeout(HEADERS_TIME, acceptor.accept(stream)).await {

@@ -8,12 +8,14 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
 use super::command::Asked;
-use super::host::HostView;
+
+use super::app::App;
 use super::people::{Audit, Entry, MadeToken, NewToken, SessionView, Tokens};
-use super::routes::{App, Route, Shape, routes};
+use super::routes::{Route, Shape, routes};
 use super::several::{Application, Differences, Operations};
 use super::streams::Events;
 use super::vms::{ActionBody, Vms};
+use crate::host_view::HostView;
 use crate::words::{Declaration, Operation, Problem, Role, VmView};
 
 /// Schemas of what commands answer.
@@ -92,7 +94,7 @@ pub(crate) fn document(version: &str) -> Value {
             "securitySchemes": {
                 "token": { "type": "http", "scheme": "bearer" },
                 "basic": { "type": "http", "scheme": "basic" },
-                "session": { "type": "apiKey", "in": "cookie", "name": super::doors::COOKIE },
+                "session": { "type": "apiKey", "in": "cookie", "name": crate::doors::COOKIE },
             },
         },
     })

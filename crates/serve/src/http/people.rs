@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
 use super::answer::{Refusal, body};
-use super::doors::{By, COOKIE, Closed, From, Who, hash, random};
-use super::routes::App;
+use super::app::App;
 use super::vms::broken;
+use crate::doors::{By, COOKIE, Closed, From, Who, hash, random};
 use crate::orders::problem;
 use crate::words::{Audited, Role, Token, now};
 
@@ -112,7 +112,7 @@ pub(crate) async fn enter(
     };
     let entry: Entry = body(&headers, &bytes)?;
     let Some(who) = app.doors.by_token(None, &entry.token) else {
-        return Err(app.doors.note_wrong(address).refusal());
+        return Err(Refusal::closed(&app.doors.note_wrong(address)));
     };
     let (secret, _) = opened(&app, &who)?;
     let view = SessionView {
@@ -261,5 +261,5 @@ pub(crate) async fn audit(
 
 /// Nobody comes in without having been asked who they are.
 pub(crate) fn unknown() -> Response {
-    Closed::Unknown.refusal().into_response()
+    Refusal::closed(&Closed::Unknown).into_response()
 }

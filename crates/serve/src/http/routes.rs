@@ -1,7 +1,5 @@
 //! Everything that can be asked, as one table: the router, who may, and the OpenAPI document are made of it.
 
-use std::sync::Arc;
-
 use axum::Router;
 use axum::extract::{Path, Request, State};
 use axum::middleware::{self, Next};
@@ -9,14 +7,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post, put};
 
 use super::answer::Refusal;
-use super::doors::Who;
-use super::{command, console, host, openapi, people, several, streams, vms};
-use crate::daemon::Daemon;
+use super::app::App;
+use super::{command, console, host, people, several, streams, vms};
+use crate::doors::{Closed, Who};
 use crate::orders::problem;
-use crate::words::{Problem, Role};
-
-/// What handlers share.
-pub(crate) type App = Arc<Daemon>;
+use crate::words::Role;
 
 /// What goes in or comes out.
 #[derive(Clone, Copy, Debug)]
@@ -102,7 +97,10 @@ impl Route {
 /// The table.
 pub(crate) fn routes() -> Vec<Route> {
     let mut all = of_vms();
-    all.extend(of_everything());
+    all.extend(inside_vms());
+    all.extend(of_several());
+    all.extend(of_events());
+    all.extend(of_the_host());
     all.extend(of_people());
     all
 }
@@ -110,12 +108,9 @@ pub(crate) fn routes() -> Vec<Route> {
 const WAIT: (&str, &str) = ("wait", "seconds to wait for the end of it, at most 300");
 
 fn of_vms() -> Vec<Route> {
-    use Shape::{Command, Empty, Named, Other};
+    use Shape::{Empty, Named};
     let operation = (202, Named("Operation"));
-    let asked = |command: &'static str| {
-        get(move |app: State<App>, name: Path<String>| vms::ask(app, name, command))
-    };
-    let mut all = vec![
+    vec![
         Route::read("/v1/vms", "Every VM by name", Named("Vms"), get(vms::list)).with(&[
             ("label", "only VMs with this label, KEY=VALUE"),
             ("state", "only VMs in this state"),
@@ -151,7 +146,16 @@ fn of_vms() -> Vec<Route> {
             post(vms::act),
         )
         .with(&[WAIT]),
-    ];
+    ]
+}
+
+/// What goes on in a VM, as commands tell it, and its console.
+fn inside_vms() -> Vec<Route> {
+    use Shape::{Command, Other};
+    let asked = |command: &'static str| {
+        get(move |app: State<App>, name: Path<String>| vms::ask(app, name, command))
+    };
+    let mut all = Vec::new();
     for (path, command, about) in [
         (
             "/v1/vms/{name}/truth",
@@ -198,13 +202,8 @@ fn of_vms() -> Vec<Route> {
     all
 }
 
-fn of_everything() -> Vec<Route> {
-    use Shape::{Command, Empty, Events, Named, Other};
-    let limits: &[(&str, &str)] = &[
-        ("after", "only events with greater numbers"),
-        ("limit", "at most so many, 1000 without it"),
-        ("vm", "only events of this VM"),
-    ];
+fn of_several() -> Vec<Route> {
+    use Shape::{Empty, Named, Other};
     vec![
         Route::change(
             ("post", "/v1/apply"),
@@ -220,26 +219,6 @@ fn of_everything() -> Vec<Route> {
                 "true forgets, stops and removes declared VMs that are not there",
             ),
         ]),
-        Route::read(
-            "/v1/watch",
-            "VMs as they change",
-            Events,
-            get(streams::watch),
-        ),
-        Route::read(
-            "/v1/events",
-            "What happened, oldest first",
-            Named("Events"),
-            get(streams::events),
-        )
-        .with(limits),
-        Route::read(
-            "/v1/events/stream",
-            "What happens; Last-Event-ID goes on where it stopped",
-            Events,
-            get(streams::event_stream),
-        )
-        .with(&[("after", "begins behind this number")]),
         Route::read(
             "/v1/operations",
             "Long work, newest first",
@@ -268,6 +247,43 @@ fn of_everything() -> Vec<Route> {
             post(command::run),
         )
         .of(Role::ReadOnly),
+    ]
+}
+
+fn of_events() -> Vec<Route> {
+    use Shape::{Events, Named};
+    let limits: &[(&str, &str)] = &[
+        ("after", "only events with greater numbers"),
+        ("limit", "at most so many, 1000 without it"),
+        ("vm", "only events of this VM"),
+    ];
+    vec![
+        Route::read(
+            "/v1/watch",
+            "VMs as they change",
+            Events,
+            get(streams::watch),
+        ),
+        Route::read(
+            "/v1/events",
+            "What happened, oldest first",
+            Named("Events"),
+            get(streams::events),
+        )
+        .with(limits),
+        Route::read(
+            "/v1/events/stream",
+            "What happens; Last-Event-ID goes on where it stopped",
+            Events,
+            get(streams::event_stream),
+        )
+        .with(&[("after", "begins behind this number")]),
+    ]
+}
+
+fn of_the_host() -> Vec<Route> {
+    use Shape::{Command, Empty, Named, Other};
+    vec![
         Route::read(
             "/v1/images",
             "Root file systems that are kept",
@@ -307,12 +323,6 @@ fn of_everything() -> Vec<Route> {
             get(host::metrics),
         )
         .with(&[("libvirt", "true adds the names of libvirt's exporter")]),
-        Route::read(
-            "/openapi.json",
-            "This document",
-            Other("application/json"),
-            get(openapi::serve),
-        ),
     ]
 }
 
@@ -389,21 +399,9 @@ pub(crate) fn router() -> Router<App> {
 async fn may(role: Role, request: Request, next: Next) -> Response {
     match request.extensions().get::<Who>() {
         Some(who) if who.role >= role => next.run(request).await,
-        Some(who) => forbidden(who, role).into_response(),
-        None => super::doors::Closed::Unknown.refusal().into_response(),
+        Some(who) => Refusal::forbidden(who, role).into_response(),
+        None => Refusal::closed(&Closed::Unknown).into_response(),
     }
-}
-
-/// Somebody may not.
-pub(crate) fn forbidden(who: &Who, role: Role) -> Refusal {
-    let problem = Problem {
-        help: Some("ask an Administrator for a token with more".to_owned()),
-        ..problem(
-            "forbidden",
-            format!("this is for {role:?}, and {} is {:?}", who.name, who.role),
-        )
-    };
-    Refusal::new(axum::http::StatusCode::FORBIDDEN, problem)
 }
 
 /// There is nothing at this path.

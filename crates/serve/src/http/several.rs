@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
 use super::answer::{Refusal, body};
-use super::routes::App;
+use super::app::App;
 use super::vms::{answer_operation, broken};
 use crate::daemon::Daemon;
 use crate::orders::Words;
@@ -95,7 +95,8 @@ fn flat(what: &Declaration) -> Vec<(String, Value)> {
 }
 
 fn differences(old: &Declaration, new: &Declaration) -> Vec<Field> {
-    let (old, new) = (flat(old), flat(new));
+    let old = flat(old);
+    let new = flat(new);
     let value = |all: &[(String, Value)], key: &str| {
         let found = all.iter().find(|(other, _)| other == key);
         found.map_or(Value::Null, |(_, value)| value.clone())

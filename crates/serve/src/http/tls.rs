@@ -22,7 +22,8 @@ pub(super) fn acceptor(
     folder: &Path,
     address: SocketAddr,
 ) -> Result<(TlsAcceptor, String), ServeError> {
-    let (certificate, key) = (folder.join("certificate.pem"), folder.join("key.pem"));
+    let certificate = folder.join("certificate.pem");
+    let key = folder.join("key.pem");
     if !certificate.exists() {
         make(&certificate, &key, address)?;
     }

@@ -14,7 +14,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
 use super::answer::{Refusal, body, changed, tag, wanted_version, with_version};
-use super::routes::App;
+use super::app::App;
 use crate::daemon::{Changed, GRACE_SECONDS, start_words};
 use crate::orders::{Words, problem};
 use crate::words::{Declaration, Desired, Operation, VmView, WorkState};
@@ -54,6 +54,14 @@ pub(crate) struct ActionBody {
     disk_rate: Option<String>,
     /// `limit`: bytes per second of its network card, or none.
     net_rate: Option<String>,
+    /// `limit`: memory that compressed pages may take.
+    page_memory: Option<String>,
+    /// `limit`: requests per second of its disks, or none.
+    disk_ops: Option<String>,
+    /// `limit`: packets per second of its network card, or none.
+    net_packets: Option<String>,
+    /// `limit`: bytes per second of its consoles, or none.
+    console_rate: Option<String>,
     /// `balloon`: what the balloon shall hold.
     size: Option<String>,
     /// `link`: whether the cable is in.
@@ -163,7 +171,8 @@ pub(crate) async fn remove(
     let vm = app.sight.one(&name).ok_or_else(|| Refusal::no_vm(&name))?;
     if vm.declared.is_some() {
         let expected = wanted_version(&headers)?;
-        let (daemon, forgotten) = (app.clone(), name.clone());
+        let daemon = app.clone();
+        let forgotten = name.clone();
         let forgot = spawn_blocking(move || daemon.forget(&forgotten, expected)).await;
         if let Changed::Not(version) = forgot.map_err(broken)?? {
             return Err(changed(version));
@@ -198,7 +207,7 @@ pub(crate) async fn act(
     State(app): State<App>,
     Path((name, action)): Path<(String, String)>,
     Query(patience): Query<Patience>,
-    Extension(_who): Extension<super::doors::Who>,
+    Extension(_who): Extension<crate::doors::Who>,
     headers: HeaderMap,
     bytes: Bytes,
 ) -> Result<Response, Refusal> {
@@ -240,7 +249,8 @@ pub(crate) async fn perform(
             } else {
                 Desired::Running
             };
-            let (daemon, of) = (app.clone(), name.to_owned());
+            let daemon = app.clone();
+            let of = name.to_owned();
             let wished = spawn_blocking(move || daemon.wish(&of, desired)).await;
             let Some(declared) = wished.map_err(broken)?? else {
                 return Err(Refusal::no_vm(name));
@@ -283,6 +293,10 @@ fn plain_words(name: &str, action: &str, given: &ActionBody, grace: u64) -> Resu
                 ("--cpu-weight", &weight),
                 ("--disk-rate", &given.disk_rate),
                 ("--net-rate", &given.net_rate),
+                ("--page-memory", &given.page_memory),
+                ("--disk-ops", &given.disk_ops),
+                ("--net-packets", &given.net_packets),
+                ("--console-rate", &given.console_rate),
             ] {
                 if let Some(value) = value {
                     words.push(format!("{option}={value}"));
@@ -290,7 +304,7 @@ fn plain_words(name: &str, action: &str, given: &ActionBody, grace: u64) -> Resu
             }
             if words.len() == 2 {
                 return Err(missing(
-                    "resident, cpu_limit, cpu_weight, disk_rate or net_rate",
+                    "resident, or another limit",
                 ));
             }
             words.push(name.to_owned());

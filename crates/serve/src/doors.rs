@@ -14,13 +14,12 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, header};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use host::lock::Lock;
 use sha2::{Digest, Sha256};
 
-use super::answer::Refusal;
 use crate::orders::problem;
 use crate::store::{Store, StoreError};
 use crate::words::{Audited, Problem, Role, Token, now};
@@ -112,17 +111,8 @@ pub(crate) enum Closed {
 }
 
 impl Closed {
-    /// As an answer.
-    pub(crate) fn refusal(&self) -> Refusal {
-        let status = match self {
-            Closed::Unknown => StatusCode::UNAUTHORIZED,
-            Closed::Wait => StatusCode::TOO_MANY_REQUESTS,
-            Closed::Foreign => StatusCode::FORBIDDEN,
-        };
-        Refusal::new(status, self.problem())
-    }
-
-    fn problem(&self) -> Problem {
+    /// What is said.
+    pub(crate) fn problem(&self) -> Problem {
         let (code, message, help) = match self {
             Closed::Unknown => (
                 "unauthorized",
@@ -260,7 +250,8 @@ impl Doors {
         if sessions.len() >= SESSIONS_MAX {
             return Ok(None);
         }
-        let (secret, id) = (random()?, random()?[..16].to_owned());
+        let secret = random()?;
+        let id = random()?[..16].to_owned();
         let session = Session {
             id: id.clone(),
             who: who.name.clone(),
@@ -341,13 +332,10 @@ impl Doors {
 
     /// Writes the calls that wait for it.
     pub(crate) fn flush(&self, store: &Store) -> Result<(), StoreError> {
-        let (mut changes, mut reads) = {
-            let mut calls = self.calls.lock();
-            (
-                std::mem::take(&mut calls.changes),
-                std::mem::take(&mut calls.reads),
-            )
-        };
+        let Calls {
+            mut changes,
+            mut reads,
+        } = std::mem::take(&mut *self.calls.lock());
         if !changes.is_empty() {
             store.add_audited(&mut changes, false)?;
         }
