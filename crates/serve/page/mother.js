@@ -44,6 +44,7 @@ function enter(as) {
   put(who, make("span", {}, session.name ? `${shown(session.name)}, ${shown(session.role)}` : shown(session.role)), " ",
     make("button", { type: "button", id: "log-out", class: "quiet", click: logOut }, "Log out"));
   who.hidden = false;
+  document.body.classList.remove("out");
   tellLink("Connecting.");
   guests = new Guests(update, linked);
   events = new EventLog(update);
@@ -60,6 +61,7 @@ function leave() {
   guests = null;
   events = null;
   who.hidden = true;
+  document.body.classList.add("out");
   alarm.hidden = true;
   document.title = "Mother";
   tellLink(before ? "You are logged out." : "");

@@ -234,7 +234,7 @@ await check("the console echoes what is typed, and F6 leaves it", async () => {
 
 await check("hostile names, log lines and output are text", async () => {
   await typeInConsole("(printf '<b>evil</b>' >/proc/self/comm; sleep 600; :) &");
-  await typeInConsole("printf '<img src=x onerror=alert(1)> \\342\\200\\256 \\033[31m%02000d\\n' 1 >/dev/kmsg");
+  await typeInConsole("printf '<img src=x onerror=alert(1)> \\342\\200\\256 \\033[31m%0700d\\n' 1 >/dev/kmsg");
   await typeInConsole("printf '<img src=x onerror=alert(2)>\\342\\200\\256\\001<script>alert(3)</script>\\n'");
   await openTab("processes");
   await page.until("the process", 20000, () => document.querySelector("#panel-processes tbody")?.textContent.includes("<b>evil</b>"));
@@ -251,7 +251,9 @@ await check("hostile names, log lines and output are text", async () => {
 await check("a guest that lies comes first, in words", async () => {
   await openTab("console");
   await page.until("the connection", 10000, () => /^Connected/.test(document.querySelector(".console .how").textContent));
-  await typeInConsole('for p in /sys/class/virtio-ports/*; do [ "$(cat $p/name)" = mother.claims ] && echo "claim memory_used_percent 95" >/dev/${p##*/}; done');
+  // It says so again and again: what was claimed once is old soon, and an old claim is no lie.
+  await typeInConsole('for p in /sys/class/virtio-ports/*; do [ "$(cat $p/name)" = mother.claims ] && port=/dev/${p##*/}; done');
+  await typeInConsole('while sleep 1; do echo "claim memory_used_percent 95" >$port; done &');
   await go("#/");
   await page.until("the contradiction", 60000, (name) => {
     const body = [...document.querySelectorAll(".guests tbody")].find((one) => one.dataset.name === name);
