@@ -40,6 +40,7 @@ export class Guests {
       if (link.up) this.reconcile();
       this.linked(link);
     });
+    this.reconcile();
   }
 
   stop() {
