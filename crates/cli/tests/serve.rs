@@ -650,7 +650,9 @@ fn the_page_shows_guests_as_they_are_and_obeys_a_keyboard() {
         }
     }
     let test = concat!(env!("CARGO_MANIFEST_DIR"), "/../serve/page/test");
-    let ran = daemon.mother.shell(&format!("node {test}/parts.test.mjs 2>&1"));
+    let ran = daemon
+        .mother
+        .shell(&format!("node {test}/parts.test.mjs 2>&1"));
     assert_eq!(ran.status, Some(0), "{}", ran.stdout);
     daemon.well(&["create", "web", "--memory", "128M"]);
     daemon.well(&["create", "aaa", "--memory", "128M"]);
@@ -658,7 +660,9 @@ fn the_page_shows_guests_as_they_are_and_obeys_a_keyboard() {
     let operator = token("otto", "operator");
     let reader = token("eve", "read-only");
     for name in ["web", "aaa"] {
-        daemon.until("the guest is seen", |daemon| daemon.vm(name)["insight"]["rows"].is_array());
+        daemon.until("the guest is seen", |daemon| {
+            daemon.vm(name)["insight"]["rows"].is_array()
+        });
     }
     let line = format!(
         "node {test}/page.test.mjs https://{} {} web {} 2>&1",

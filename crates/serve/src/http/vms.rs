@@ -303,9 +303,7 @@ fn plain_words(name: &str, action: &str, given: &ActionBody, grace: u64) -> Resu
                 }
             }
             if words.len() == 2 {
-                return Err(missing(
-                    "resident, or another limit",
-                ));
+                return Err(missing("resident, or another limit"));
             }
             words.push(name.to_owned());
         }
