@@ -399,6 +399,7 @@ fn who_comes_from_elsewhere_needs_a_token_and_gets_what_it_says() {
         ran.stderr
     );
     assert_eq!(elsewhere("console a").status, Some(2));
+    assert_eq!(daemon.get("/v1/sessions")["sessions"], json!([]));
     // Out is out.
     daemon.well(&["token", "rm", "eve"]);
     assert_eq!(

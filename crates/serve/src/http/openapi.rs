@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::command::Asked;
 
 use super::app::App;
-use super::people::{Audit, Entry, MadeToken, NewToken, SessionView, Tokens};
+use super::people::{Audit, Entry, MadeToken, NewToken, SessionView, Sessions, Tokens};
 use super::routes::{Route, Shape, routes};
 use super::several::{Application, Differences, Operations};
 use super::streams::Events;
@@ -219,6 +219,7 @@ fn schemas() -> Map<String, Value> {
     add::<Operations>(&mut generator);
     add::<Problem>(&mut generator);
     add::<SessionView>(&mut generator);
+    add::<Sessions>(&mut generator);
     add::<Tokens>(&mut generator);
     add::<VmView>(&mut generator);
     add::<Vms>(&mut generator);

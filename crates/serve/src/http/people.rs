@@ -170,6 +170,50 @@ pub(crate) async fn leave(
     response
 }
 
+/// An open session.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct OpenSession {
+    /// Its number.
+    id: String,
+    /// Whose.
+    name: String,
+    /// What they may do.
+    role: Role,
+}
+
+/// Every open session.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Sessions {
+    /// By number.
+    sessions: Vec<OpenSession>,
+}
+
+pub(crate) async fn sessions(State(app): State<App>) -> Json<Sessions> {
+    let sessions = app.doors.sessions().into_iter().map(|session| OpenSession {
+        id: session.id,
+        name: session.who,
+        role: session.role,
+    });
+    Json(Sessions {
+        sessions: sessions.collect(),
+    })
+}
+
+pub(crate) async fn end_session(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Refusal> {
+    if app.doors.end_session(|_, session| session.id == id) {
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    let message = format!("there is no session \"{}\"", id.escape_debug());
+    Err(Refusal::none(
+        "no-such-session",
+        message,
+        "`GET /v1/sessions` lists those that are open",
+    ))
+}
+
 pub(crate) async fn tokens(State(app): State<App>) -> Json<Tokens> {
     let tokens = app.doors.tokens().into_iter().map(|token| TokenView {
         name: token.name,

@@ -344,6 +344,21 @@ fn of_people() -> Vec<Route> {
         )
         .of(Role::ReadOnly),
         Route::read(
+            "/v1/sessions",
+            "Sessions that are open",
+            Named("Sessions"),
+            get(people::sessions),
+        )
+        .of(Role::Administrator),
+        Route::change(
+            ("delete", "/v1/sessions/{name}"),
+            "Ends a session",
+            Empty,
+            (204, Empty),
+            delete(people::end_session),
+        )
+        .of(Role::Administrator),
+        Route::read(
             "/v1/tokens",
             "Who may come in",
             Named("Tokens"),
