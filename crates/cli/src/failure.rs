@@ -179,7 +179,9 @@ pub enum Failure {
     #[error("cannot write to standard output: {0}")]
     NoPipe(&'static str),
     /// There is no place for what the daemon must not forget.
-    #[error("there is no place for what the daemon must not forget: neither XDG_STATE_HOME nor HOME is set")]
+    #[error(
+        "there is no place for what the daemon must not forget: neither XDG_STATE_HOME nor HOME is set"
+    )]
     NoServeState,
     /// The daemon cannot begin, or go on.
     #[error(transparent)]
@@ -394,7 +396,9 @@ impl Failure {
             | Failure::BadApplied { .. }
             | Failure::BadHost { .. }
             | Failure::NoHostVariable(_) => BAD_INPUT,
-            Failure::Daemon(serve::ClientError::Refused(problem)) if problem.code == "bad-input" => {
+            Failure::Daemon(serve::ClientError::Refused(problem))
+                if problem.code == "bad-input" =>
+            {
                 BAD_INPUT
             }
             Failure::App(AppImageError::App(error)) if error.is_bad_input() => BAD_INPUT,

@@ -22,7 +22,7 @@ const COMMANDS: [(&[&str], &str); 17] = [
          2222:22`",
     ),
     (
-        &["create", "define", "launch", "install"],
+        &["define", "launch", "install"],
         "`mother run -d --name NAME IMAGE` starts a VM and leaves it running",
     ),
     (
@@ -42,7 +42,7 @@ const COMMANDS: [(&[&str], &str); 17] = [
         "`mother resume NAME` lets a paused VM go on",
     ),
     (
-        &["undefine", "delete", "del"],
+        &["undefine", "del"],
         "`mother rm NAME` removes what an ended VM left",
     ),
     (&["rmi"], "`mother images rm NAME` removes an image"),

@@ -33,6 +33,7 @@ mod output;
 mod pages;
 mod policy_command;
 mod progress;
+mod read_policy;
 mod room;
 mod run;
 mod signals;

@@ -161,7 +161,11 @@ fn help_names_no_status_that_the_table_has_not() {
 const ANSWERS: &str = include_str!("../../../docs/json.md");
 
 /// Commands that say nothing for programs, and why.
-const FOR_PEOPLE: [&str; 4] = [
+const FOR_PEOPLE: [&str; 6] = [
+    // An editor.
+    "edit",
+    // A daemon; programs ask it.
+    "serve",
     // The guest's console itself.
     "console",
     // A screen.

@@ -12,7 +12,8 @@ use serde_json::Value;
 use crate::answers::{self, CheckedPolicy};
 use crate::failure::Failure;
 use crate::output::say;
-use crate::vm::{decision_words, read_policy};
+use crate::read_policy::read_policy;
+use crate::vm::decision_words;
 
 /// Longest line of a record.
 const LINE_BYTES_MAX: u64 = 1 << 20;

@@ -33,7 +33,9 @@ struct Service {
 impl Drop for Service {
     fn drop(&mut self) {
         // What limits its time passes this on.
-        let _ = Command::new("kill").arg(self.daemon.id().to_string()).status();
+        let _ = Command::new("kill")
+            .arg(self.daemon.id().to_string())
+            .status();
         let _ = self.daemon.wait();
     }
 }
@@ -50,7 +52,10 @@ impl Service {
             .stderr(Stdio::piped());
         let mut daemon = command.spawn().unwrap();
         let mut said = BufReader::new(daemon.stderr.take().unwrap()).lines();
-        let line = said.find(|line| line.as_ref().is_ok_and(|line| line.contains("https://"))).unwrap().unwrap();
+        let line = said
+            .find(|line| line.as_ref().is_ok_and(|line| line.contains("https://")))
+            .unwrap()
+            .unwrap();
         let (_, rest) = line.split_once("https://127.0.0.1:").unwrap();
         let port = rest.split(',').next().unwrap().parse().unwrap();
         let _ = said.find(|line| line.as_ref().is_ok_and(|line| line.contains("answers at")));
@@ -84,7 +89,10 @@ impl Service {
 
     fn power(&self, name: &str) -> String {
         let system = self.ask(&format!("GET /redfish/v1/Systems/{name}"), None);
-        system.body["PowerState"].as_str().unwrap_or_default().to_owned()
+        system.body["PowerState"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
     }
 
     fn wait_for_power(&self, name: &str, wanted: &str) {
@@ -103,10 +111,16 @@ impl Service {
 
 #[test]
 fn anybody_sees_the_root_and_nothing_else() {
-    let Some(service) = Service::new() else { return };
+    let Some(service) = Service::new() else {
+        return;
+    };
     let check = |line: &str, headers: &[(&str, &str)], status: u16, message: &str| {
         let answer = service.bare(line, headers);
-        assert_eq!((answer.status, answer.message_id()), (status, message), "{line}: {answer:?}");
+        assert_eq!(
+            (answer.status, answer.message_id()),
+            (status, message),
+            "{line}: {answer:?}"
+        );
         assert_eq!(answer.header("odata-version"), "4.0", "{line}");
         assert_ne!(answer.header("cache-control"), "", "{line}");
         answer
@@ -119,12 +133,21 @@ fn anybody_sees_the_root_and_nothing_else() {
     check("GET /redfish/v1", &[], 200, "");
     check("GET /redfish/v1/odata", &[], 200, "");
     let metadata = check("GET /redfish/v1/$metadata", &[], 200, "");
-    assert!(metadata.header("content-type").starts_with("application/xml"));
+    assert!(
+        metadata
+            .header("content-type")
+            .starts_with("application/xml")
+    );
     let head = check("HEAD /redfish/v1/", &[], 200, "");
     assert_eq!(head.body, Value::Null);
     let same = [("If-None-Match", root.header("etag"))];
     check("GET /redfish/v1/", &same, 304, "");
-    check("GET /redfish/v1/", &[("OData-Version", "4.1")], 412, "HeaderInvalid");
+    check(
+        "GET /redfish/v1/",
+        &[("OData-Version", "4.1")],
+        412,
+        "HeaderInvalid",
+    );
     check("GET /redfish/v1/?$unknown", &[], 501, "QueryNotSupported");
     check("GET /redfish/v1/?unknown", &[], 200, "");
     let closed = check("GET /redfish/v1/Systems", &[], 401, "NoValidSession");
@@ -133,7 +156,12 @@ fn anybody_sees_the_root_and_nothing_else() {
     check("GET /redfish/v1/?$expand=.", &[], 401, "NoValidSession");
     check("GET /redfish/v1/Nothing", &[], 401, "NoValidSession");
     check("DELETE /redfish/v1/", &[], 401, "NoValidSession");
-    check("POST /redfish/v1/SessionService/Sessions", &[], 400, "PropertyMissing");
+    check(
+        "POST /redfish/v1/SessionService/Sessions",
+        &[],
+        400,
+        "PropertyMissing",
+    );
     let wrong = service.ask("DELETE /redfish/v1/", None);
     assert_eq!((wrong.status, wrong.header("allow")), (405, "GET, HEAD"));
     assert_eq!(service.ask("GET /redfish/v1/Nothing", None).status, 404);
@@ -141,14 +169,23 @@ fn anybody_sees_the_root_and_nothing_else() {
 
 #[test]
 fn accounts_and_sessions_open_the_door_and_are_written_down() {
-    let Some(service) = Service::new() else { return };
+    let Some(service) = Service::new() else {
+        return;
+    };
     let secret = "abcdefghijklmnopqrstuvwxyz012345";
     let accounts = "POST /redfish/v1/AccountService/Accounts";
     let eve = json!({ "UserName": "eve", "Password": secret, "RoleId": "ReadOnly" });
     let made = service.ask(accounts, Some(&eve));
-    assert_eq!((made.status, &made.body["Password"]), (201, &Value::Null), "{made:?}");
+    assert_eq!(
+        (made.status, &made.body["Password"]),
+        (201, &Value::Null),
+        "{made:?}"
+    );
     let place = made.header("location").to_owned();
-    assert_eq!(service.ask(accounts, Some(&eve)).message_id(), "ResourceAlreadyExists");
+    assert_eq!(
+        service.ask(accounts, Some(&eve)).message_id(),
+        "ResourceAlreadyExists"
+    );
 
     // As to the collection, so to its members.
     let line = "POST /redfish/v1/SessionService/Sessions/Members";
@@ -156,10 +193,16 @@ fn accounts_and_sessions_open_the_door_and_are_written_down() {
     let opened = service.client.ask(line, &[], Some(&entry));
     assert_eq!(opened.status, 201, "{opened:?}");
     let (token, session) = (opened.header("x-auth-token"), opened.header("location"));
-    let as_eve = |line: &str, body: Option<&Value>| service.client.ask(line, &[("X-Auth-Token", token)], body);
+    let as_eve = |line: &str, body: Option<&Value>| {
+        service.client.ask(line, &[("X-Auth-Token", token)], body)
+    };
     assert_eq!(as_eve("GET /redfish/v1/Systems", None).status, 200);
     let all = as_eve("GET /redfish/v1/AccountService/Accounts", None);
-    assert_eq!(all.body["Members"], json!([{ "@odata.id": place }]), "others' accounts are not hers to see");
+    assert_eq!(
+        all.body["Members"],
+        json!([{ "@odata.id": place }]),
+        "others' accounts are not hers to see"
+    );
     assert_eq!(as_eve(accounts, Some(&eve)).status, 403);
     let king = json!({ "RoleId": "Administrator" });
     assert_eq!(as_eve(&format!("PATCH {place}"), Some(&king)).status, 403);
@@ -168,7 +211,11 @@ fn accounts_and_sessions_open_the_door_and_are_written_down() {
     let bearer = format!("Bearer {}", service.token);
     let patch = |tag: &str| {
         let headers = [("Authorization", bearer.as_str()), ("If-Match", tag)];
-        service.client.ask(&format!("PATCH {place}"), &headers, Some(&json!({ "RoleId": "Operator" })))
+        service.client.ask(
+            &format!("PATCH {place}"),
+            &headers,
+            Some(&json!({ "RoleId": "Operator" })),
+        )
     };
     assert_eq!(patch("\"other\"").message_id(), "PreconditionFailed");
     assert_eq!(patch(made.header("etag")).status, 200);
@@ -181,14 +228,21 @@ fn accounts_and_sessions_open_the_door_and_are_written_down() {
     let audit = service.ask("GET /v1/audit", None);
     let calls = audit.body["calls"].as_array().unwrap();
     let has = |who: &str, method: &str, status: u16| {
-        calls.iter().any(|call| call["who"] == who && call["method"] == method && call["status"] == status)
+        calls
+            .iter()
+            .any(|call| call["who"] == who && call["method"] == method && call["status"] == status)
     };
-    assert!(has("ada", "POST", 201) && has("eve", "POST", 201) && has("eve", "PATCH", 403), "{calls:?}");
+    assert!(
+        has("ada", "POST", 201) && has("eve", "POST", 201) && has("eve", "PATCH", 403),
+        "{calls:?}"
+    );
 }
 
 #[test]
 fn a_guest_is_driven_off_and_on() {
-    let Some(service) = Service::new() else { return };
+    let Some(service) = Service::new() else {
+        return;
+    };
     service.create(&["web", "--memory", "128M"]);
     service.wait_for_power("web", "On");
     let system = service.ask("GET /redfish/v1/Systems/web", None).body;
@@ -207,29 +261,60 @@ fn a_guest_is_driven_off_and_on() {
     }
     let refused = service.reset("web", "On");
     assert_eq!(refused.status, 409, "{refused:?}");
-    assert_eq!(service.reset("web", "Nmi").message_id(), "ActionParameterValueNotInList");
+    assert_eq!(
+        service.reset("web", "Nmi").message_id(),
+        "ActionParameterValueNotInList"
+    );
     assert_eq!(service.reset("other", "On").status, 404);
 
     // The guest hears the power button when it has started.
     let answer = service.reset("web", "GracefulShutdown");
     assert!(matches!(answer.status, 202 | 204), "{answer:?}");
     service.wait_for_power("web", "Off");
-    let off = service.ask("GET /redfish/v1/Systems?$filter=PowerState%20eq%20'Off'", None);
+    let off = service.ask(
+        "GET /redfish/v1/Systems?$filter=PowerState%20eq%20'Off'",
+        None,
+    );
     assert_eq!(off.body["Members@odata.count"], 1);
-    let log = service.ask("GET /redfish/v1/Managers/mother/LogServices/Events/Entries", None);
+    let log = service.ask(
+        "GET /redfish/v1/Managers/mother/LogServices/Events/Entries",
+        None,
+    );
     let entries = log.body["Members"].as_array().unwrap();
-    assert!(entries.iter().any(|entry| entry["MessageId"] == "Mother.1.0.Paused"), "{entries:?}");
+    assert!(
+        entries
+            .iter()
+            .any(|entry| entry["MessageId"] == "Mother.1.0.Paused"),
+        "{entries:?}"
+    );
 }
 
 #[test]
 fn a_guest_that_does_not_listen_is_told_of() {
-    let Some(service) = Service::new() else { return };
+    let Some(service) = Service::new() else {
+        return;
+    };
     let deaf = "trap '' TERM; echo deaf; while :; do sleep 1; done";
-    service.create(&["deaf", "--memory", "96M", "--app", "/bin/sh", "--include", "/bin/sleep", "--", "-c", deaf]);
+    service.create(&[
+        "deaf",
+        "--memory",
+        "96M",
+        "--app",
+        "/bin/sh",
+        "--include",
+        "/bin/sleep",
+        "--",
+        "-c",
+        deaf,
+    ]);
     service.wait_for_power("deaf", "On");
     service.host.expect_log("deaf", "deaf");
     let answer = service.reset("deaf", "GracefulShutdown");
-    assert_eq!((answer.status, &answer.body["TaskState"]), (202, &json!("Running")), "{answer:?}");
+    assert_eq!(
+        (answer.status, &answer.body["TaskState"]),
+        (202, &json!("Running")),
+        "{answer:?}"
+    );
     let monitor = format!("GET {}", answer.header("location"));
     let until = Instant::now() + PATIENCE;
     let end = loop {
@@ -241,8 +326,14 @@ fn a_guest_that_does_not_listen_is_told_of() {
         thread::sleep(Duration::from_millis(500));
     };
     let text = end.body["error"]["message"].as_str().unwrap();
-    assert!(end.status == 409 && text.contains("did not power off"), "{end:?}");
-    let task = service.ask(&format!("GET {}", answer.body["@odata.id"].as_str().unwrap()), None);
+    assert!(
+        end.status == 409 && text.contains("did not power off"),
+        "{end:?}"
+    );
+    let task = service.ask(
+        &format!("GET {}", answer.body["@odata.id"].as_str().unwrap()),
+        None,
+    );
     assert_eq!(task.body["TaskState"], "Exception");
     assert_eq!(service.power("deaf"), "Off");
 }

@@ -33,7 +33,7 @@ mod record;
 pub use claim::{Claim, ClaimError};
 pub use client::{Client, ClientError, MemoryFiles, Passes, SomePasses};
 pub use inventory::{Inventory, InventoryError, Vm, speak_of};
-pub use one::OneVm;
 pub use log::{Follow, LogWriter, Tail, follow};
+pub use one::OneVm;
 pub use place::{PlaceError, UsersPlace, of_everybody};
 pub use record::Record;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use crate::container::hexadecimal;
+use crate::hexadecimal::hexadecimal;
 
 /// How much of a disk is looked at as one piece.
 const PIECE_BYTES: usize = 64 * 1024;

@@ -22,6 +22,7 @@ mod ext4;
 pub mod fetch;
 mod file;
 mod guest_config;
+mod hexadecimal;
 mod initrd;
 mod modules;
 mod package;

@@ -13,8 +13,8 @@ export class Refused extends Error {
 
   /** All of it, as one text. */
   words() {
-    const complaint = (one) => (typeof one === "string" ? one : [one.where, one.message ?? one.text].filter(Boolean).join(": "));
-    const parts = [this.message, ...this.causes.map(complaint), ...this.complaints.map(complaint)];
+    const complaints = this.complaints.map((one) => `${one.field}: ${one.what}${one.help ? ` (${one.help})` : ""}`);
+    const parts = [this.message, ...this.causes, ...complaints];
     return parts.filter(Boolean).join(": ") + (this.help ? ` (${this.help})` : "");
   }
 }

@@ -8,6 +8,9 @@ const RETRY_MS = [1000, 2000, 5000, 10000];
 // A guest can print faster than a browser draws. What waits to be drawn is bounded, and what is left out is said.
 const WAITING_MOST = 4 << 20;
 
+// What a terminal answers by itself: where its cursor is, what it is, what its modes and colours are.
+const ANSWER = /^\x1b(?:\[[?>=]?[0-9;]*\$?[Rcnty]|[\]P])/;
+
 // Characters that turn the direction of what stands beside them, and a terminal has no place for.
 const TURNERS = /[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
 
@@ -55,7 +58,11 @@ export class Console {
       this.terminal.loadAddon(this.fit);
       this.terminal.open(this.place);
       const text = new TextEncoder();
-      this.terminal.onData((typed) => this.send(text.encode(typed)));
+      this.terminal.onData((typed) => {
+        // The first message is what was printed before. Questions to the terminal in it were answered then, and another
+        // answer would be typed into whatever reads now.
+        if (!this.isReplay || !ANSWER.test(typed)) this.send(text.encode(typed));
+      });
       this.terminal.onBinary((typed) => this.send(Uint8Array.from(typed, (character) => character.charCodeAt(0) & 0xff)));
       this.terminal.onResize(() => this.tellSize());
       this.terminal.attachCustomKeyEventHandler((event) => {
@@ -145,9 +152,7 @@ export class Console {
   }
 
   send(bytes) {
-    // The first message is what was printed before. Questions to the terminal in it were answered then, and another answer
-    // would be typed into whatever reads now.
-    if (this.types && !this.isReplay && this.socket?.readyState === WebSocket.OPEN) this.socket.send(bytes);
+    if (this.types && this.socket?.readyState === WebSocket.OPEN) this.socket.send(bytes);
   }
 
   resize() {

@@ -4,7 +4,7 @@ import { make, say, shownLines } from "./text.js";
 
 const MOST = 200000;
 // Colours, cursor moves and titles, as far as they are whole. What is left of them is shown.
-const SEQUENCES = /\x1b(?:\[[0-9:;<=>?]*[ -/]*[@-~]|\][^\x07\x1b]{0,1000}(?:\x07|\x1b\\)|[ -/]*[0-~])/g;
+export const SEQUENCES = /\x1b(?:\[[0-9:;<=>?]*[ -/]*[@-~]|\][^\x07\x1b]{0,1000}(?:\x07|\x1b\\)|[ -/]*[0-~])/g;
 
 export class ConsoleLog {
   constructor() {

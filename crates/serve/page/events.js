@@ -3,7 +3,7 @@
 
 import { ask, follow } from "./api.js";
 
-const EVENTS_MOST = 2000;
+const EVENTS_MOST = 1000;
 
 export class EventLog {
   constructor(changed) {
@@ -24,12 +24,17 @@ export class EventLog {
       if (kind === "lost") this.lost = true;
       else this.take([data]);
       this.changed();
-    }, async (link) => {
-      if (!link.up) return;
-      const answer = await ask("GET", `/v1/events?limit=${EVENTS_MOST}`).catch(() => null);
-      if (Array.isArray(answer?.events)) this.take(answer.events);
-      this.changed();
+    }, (link) => {
+      if (link.up) this.catchUp();
     });
+    this.catchUp();
+  }
+
+  /** Asks for what was before: at the start, and when the stream is there, for what came in between. */
+  async catchUp() {
+    const answer = await ask("GET", `/v1/events?limit=${EVENTS_MOST}`).catch(() => null);
+    if (Array.isArray(answer?.events)) this.take(answer.events);
+    this.changed();
   }
 
   stop() {

@@ -21,7 +21,7 @@ export function contradicts(vm) {
   return vm.insight?.standing === "contradicts";
 }
 
-/** `changed` is called, at most ten times a second, after something changed; `linked` when the stream is up or down. */
+/** `changed` is called, at most four times a second, after something changed; `linked` when the stream is up or down. */
 export class Guests {
   constructor(changed, linked) {
     this.vms = new Map();
@@ -40,6 +40,7 @@ export class Guests {
       if (link.up) this.reconcile();
       this.linked(link);
     });
+    this.reconcile();
   }
 
   stop() {
@@ -102,7 +103,7 @@ export class Guests {
     this.timer ??= setTimeout(() => {
       this.timer = null;
       this.changed();
-    }, 100);
+    }, 250);
   }
 
   get(name) {

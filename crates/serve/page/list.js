@@ -105,6 +105,7 @@ class Body {
   constructor(name, guests) {
     this.name = name;
     this.guests = guests;
+    this.vm = null;
     this.said = null;
     this.link = make("a", { class: "name", href: `#/vm/${encodeURIComponent(name)}` }, shown(name));
     this.badges = make("span", { class: "badges" });
@@ -116,6 +117,9 @@ class Body {
   }
 
   update(vm) {
+    // A host has many guests, and news come of one at a time.
+    if (vm === this.vm) return;
+    this.vm = vm;
     const live = state(vm.state).live;
     say(this.facts, facts(vm));
     if (live) put(this.curve, sparkline(this.guests.history(this.name)), smallMap(vm.insight?.memory));

@@ -44,6 +44,7 @@ function enter(as) {
   put(who, make("span", {}, session.name ? `${shown(session.name)}, ${shown(session.role)}` : shown(session.role)), " ",
     make("button", { type: "button", id: "log-out", class: "quiet", click: logOut }, "Log out"));
   who.hidden = false;
+  document.body.classList.remove("out");
   tellLink("Connecting.");
   guests = new Guests(update, linked);
   events = new EventLog(update);
@@ -51,8 +52,8 @@ function enter(as) {
   route();
 }
 
-function leave() {
-  const before = session;
+/** Shows the login; `why` one is out, if one was in. */
+function leave(why = "") {
   session = null;
   close();
   guests?.stop();
@@ -60,9 +61,10 @@ function leave() {
   guests = null;
   events = null;
   who.hidden = true;
+  document.body.classList.add("out");
   alarm.hidden = true;
   document.title = "Mother";
-  tellLink(before ? "You are logged out." : "");
+  tellLink(why);
   const login = new Login(enter);
   put(main, login.node);
   login.field.focus();
@@ -70,7 +72,7 @@ function leave() {
 
 async function logOut() {
   await ask("DELETE", "/v1/session", undefined, { quiet: true }).catch(() => {});
-  leave();
+  leave("You are logged out.");
 }
 
 function close() {
@@ -163,6 +165,6 @@ document.addEventListener("visibilitychange", () => {
 });
 window.addEventListener("hashchange", route);
 whenSignedOut(() => {
-  if (session) leave();
+  if (session) leave("The daemon does not know you any more. Log in again, and you are where you were.");
 });
 begin();

@@ -9,6 +9,8 @@ const LONGEST = 20000;
 // Control and format characters, lone surrogates, separators of lines, and letters that are blank.
 const UNSEEN = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}\u115f\u1160\u3164\uffa0]/gu;
 const UNSEEN_BUT_LINES = /(?![\n\t])[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}\u115f\u1160\u3164\uffa0]/gu;
+// Ends of lines as terminals have them. The bound keeps a million carriage returns from taking a million steps each.
+const ENDS = /\r{1,4}\n/g;
 // Marks that pile up reach over the lines above and below.
 const PILE = /(\p{M}{4})\p{M}+/gu;
 
@@ -26,7 +28,7 @@ export function shown(text) {
 
 /** The same of a text of several lines, which stay lines. */
 export function shownLines(text) {
-  return String(text ?? "").replaceAll("\r\n", "\n").replace(UNSEEN_BUT_LINES, picture).replace(PILE, "$1\ufffd");
+  return String(text ?? "").replace(ENDS, "\n").replace(UNSEEN_BUT_LINES, picture).replace(PILE, "$1\ufffd");
 }
 
 /**

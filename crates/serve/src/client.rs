@@ -222,9 +222,7 @@ impl Target {
             }
             None => Body::empty(),
         };
-        let request = request
-            .body(content)
-            .map_err(|error| self.strange(error))?;
+        let request = request.body(content).map_err(|error| self.strange(error))?;
         let reached = async {
             match self {
                 Target::Socket(path) => {
@@ -315,10 +313,7 @@ impl Target {
         }
     }
 
-    fn strange(
-        &self,
-        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-    ) -> ClientError {
+    fn strange(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ClientError {
         ClientError::Strange {
             place: self.place(),
             source: source.into(),

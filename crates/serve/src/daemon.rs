@@ -16,14 +16,15 @@ use tokio::sync::Notify;
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use crate::Options;
+use crate::doors::Doors;
 use crate::error::ServeError;
 use crate::events::{Events, event};
-use crate::http::{Doors, Redfish};
 use crate::keeper::{Step, decide};
+use crate::options::Options;
 use crate::orders::{Orders, Words, perform, problem};
 use crate::sight::{Sight, insight};
 use crate::store::{Store, StoreError};
+use crate::subscribers::Subscribers;
 use crate::words::{Declaration, Declared, Desired, Event, Operation, Problem, Severity};
 
 /// Between two looks.
@@ -44,7 +45,7 @@ pub(crate) struct Daemon {
     pub(crate) orders: Orders,
     pub(crate) inventory: Inventory,
     pub(crate) doors: Doors,
-    pub(crate) redfish: Redfish,
+    pub(crate) subscribers: Subscribers,
     /// One change of declarations at a time: what is compared with a version is still so when it is kept.
     declaring: Lock<()>,
     /// Somebody wants the next look now.
@@ -76,15 +77,15 @@ impl Daemon {
             store.declare(&changes)?;
         }
         let doors = Doors::new(store.tokens()?);
-        let unkept = |source| ServeError::Host("read or write what Redfish keeps", source);
-        let redfish = Redfish::new(&options.state).map_err(unkept)?;
+        let unkept = |source| ServeError::Host("read or write who subscribes to events", source);
+        let subscribers = Subscribers::new(&options.state).map_err(unkept)?;
         Ok(Daemon {
             inventory: Inventory::of_user()?,
             sight: Sight::new(declared),
             events: Events::new(),
             orders: Orders::new(),
             doors,
-            redfish,
+            subscribers,
             declaring: Lock::new(()),
             poke: Notify::new(),
             store,
@@ -181,20 +182,25 @@ impl Daemon {
         let name = declared.what.name.to_string();
         self.sight.note_try(&name);
         let declared = declared.clone();
-        self.work(what, Some(&name), move |daemon, outcome| {
-            let name = declared.what.name.as_str();
-            match outcome {
-                Ok(()) => {
-                    daemon.note_served(&declared);
-                    daemon.sight.note_outcome(name, None);
+        self.work(
+            what,
+            Some(&name),
+            move |daemon, outcome| {
+                let name = declared.what.name.as_str();
+                match outcome {
+                    Ok(()) => {
+                        daemon.note_served(&declared);
+                        daemon.sight.note_outcome(name, None);
+                    }
+                    Err(error) => {
+                        let text = format!("cannot {what} it: {}", whole(error));
+                        daemon.sight.note_outcome(name, Some(text.clone()));
+                        daemon.tell(vec![event(name, "trouble", Severity::Warning, text)]);
+                    }
                 }
-                Err(error) => {
-                    let text = format!("cannot {what} it: {}", whole(error));
-                    daemon.sight.note_outcome(name, Some(text.clone()));
-                    daemon.tell(vec![event(name, "trouble", Severity::Warning, text)]);
-                }
-            }
-        }, commands)
+            },
+            commands,
+        )
     }
 
     /// Runs commands one after the other as one operation; `then` hears what came of it.
@@ -303,7 +309,9 @@ impl Daemon {
         for what in wanted {
             let name = what.name.to_string();
             let old = self.sight.declared(&name);
-            let is_wish = old.as_ref().is_none_or(|old| old.what.desired != what.desired)
+            let is_wish = old
+                .as_ref()
+                .is_none_or(|old| old.what.desired != what.desired)
                 && (what.desired == Desired::Running || old.is_some());
             let (version, wanted, served) = old
                 .as_ref()
@@ -317,7 +325,10 @@ impl Daemon {
             let (kind, text) = if old.is_none() {
                 ("declared", "the VM is declared".to_owned())
             } else {
-                ("changed", format!("its declaration has version {}", declared.version))
+                (
+                    "changed",
+                    format!("its declaration has version {}", declared.version),
+                )
             };
             events.push(event(&name, kind, Severity::Info, text));
             changes.push((name, Some(declared)));
@@ -337,7 +348,11 @@ impl Daemon {
     }
 
     /// Has a declared VM run or not, whatever it was before; none if it is not declared.
-    pub(crate) fn wish(&self, name: &str, desired: Desired) -> Result<Option<Declared>, StoreError> {
+    pub(crate) fn wish(
+        &self,
+        name: &str,
+        desired: Desired,
+    ) -> Result<Option<Declared>, StoreError> {
         let _one = self.declaring.lock();
         let Some(mut declared) = self.sight.declared(name) else {
             return Ok(None);
@@ -402,8 +417,8 @@ impl Daemon {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
-            .env(crate::BY_DAEMON, "1")
-        .kill_on_drop(true)
+            .env(crate::options::BY_DAEMON, "1")
+            .kill_on_drop(true)
             .spawn();
         let mut child = match child {
             Ok(child) => child,

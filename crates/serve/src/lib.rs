@@ -29,39 +29,24 @@
 
 mod client;
 mod daemon;
+mod doors;
 mod error;
 mod events;
+mod host_view;
 mod http;
 mod keeper;
 mod metrics;
+mod options;
 mod orders;
 mod sight;
 mod store;
+mod subscribers;
 mod words;
-
-use std::path::PathBuf;
 
 pub use client::{Answer, ClientError, Target};
 pub use error::ServeError;
+pub use options::{BY_DAEMON, Options};
 pub use words::{Declaration, Desired, Event, Problem, Restart, Role, Severity};
-
-/// Set for commands that the daemon starts: they act themselves and do not ask it.
-pub const BY_DAEMON: &str = "MOTHER_BY_DAEMON";
-
-/// How the daemon shall be.
-#[derive(Clone, Debug, Default)]
-pub struct Options {
-    /// Where it keeps what it must not forget.
-    pub state: PathBuf,
-    /// The socket for its own user.
-    pub socket: PathBuf,
-    /// Where it listens for others, over TLS.
-    pub listen: Option<std::net::SocketAddr>,
-    /// This program's version.
-    pub version: String,
-    /// A policy that is followed for all VMs: a file or the name of a preset.
-    pub policy: Option<String>,
-}
 
 /// Serves until it is told to end (SIGTERM, SIGINT).
 ///

@@ -12,8 +12,8 @@ use std::fmt::Write;
 
 use api::{Metric, MetricKind, MetricUnit, Sample};
 
-use crate::http::HostView;
-use crate::words::{StateView, VmView};
+use crate::host_view::HostView;
+use crate::words::{Insight, StateView, VmView};
 
 /// How it is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,7 +87,13 @@ impl Families {
         self.family(name, kind, unit, help).samples.push(sample);
     }
 
-    fn family(&mut self, name: &str, kind: MetricKind, unit: MetricUnit, help: &str) -> &mut Family {
+    fn family(
+        &mut self,
+        name: &str,
+        kind: MetricKind,
+        unit: MetricUnit,
+        help: &str,
+    ) -> &mut Family {
         self.0.entry(name.to_owned()).or_insert_with(|| Family {
             kind,
             unit,
@@ -116,7 +122,11 @@ impl Families {
                 _ => name,
             };
             let kind = if is_counter { "counter" } else { "gauge" };
-            let _ = writeln!(text, "# HELP {of_family} {}", escaped(&family.help, form == Form::Open));
+            let _ = writeln!(
+                text,
+                "# HELP {of_family} {}",
+                escaped(&family.help, form == Form::Open)
+            );
             let _ = writeln!(text, "# TYPE {of_family} {kind}");
             let unit = match family.unit {
                 MetricUnit::Bytes => Some("bytes"),
@@ -125,12 +135,20 @@ impl Families {
             };
             // A unit that is told must be the end of the family's name.
             if let Some(unit) = unit.filter(|unit| {
-                form == Form::Open && of_family.strip_suffix(unit).is_some_and(|rest| rest.ends_with('_'))
+                form == Form::Open
+                    && of_family
+                        .strip_suffix(unit)
+                        .is_some_and(|rest| rest.ends_with('_'))
             }) {
                 let _ = writeln!(text, "# UNIT {of_family} {unit}");
             }
             for sample in &family.samples {
-                let _ = writeln!(text, "{name}{} {}", labels(&sample.labels), number(sample.value));
+                let _ = writeln!(
+                    text,
+                    "{name}{} {}",
+                    labels(&sample.labels),
+                    number(sample.value)
+                );
             }
         }
         if form == Form::Open {
@@ -216,14 +234,27 @@ fn of_vm(families: &mut Families, vm: &VmView) {
     if let Some(declared) = &vm.declared {
         let wanted = declared.desired == crate::words::Desired::Running;
         let help = "Whether a declared VM shall run.";
-        families.gauge("mother_vm_wanted", help, &[name], f64::from(u8::from(wanted)));
+        families.gauge(
+            "mother_vm_wanted",
+            help,
+            &[name],
+            f64::from(u8::from(wanted)),
+        );
         let help = "Whether a declared VM is not as it is wanted to be because something failed.";
         let has_trouble = f64::from(u8::from(vm.trouble.is_some()));
         families.gauge("mother_vm_trouble", help, &[name], has_trouble);
     }
     for (value, metric, help) in [
-        (vm.memory_given_bytes.map(|it| it as f64), "mother_vm_memory_given_bytes", "Memory that a guest was given."),
-        (vm.uptime_seconds, "mother_vm_uptime_seconds", "Since a VM's start, pauses included."),
+        (
+            vm.memory_given_bytes.map(|it| it as f64),
+            "mother_vm_memory_given_bytes",
+            "Memory that a guest was given.",
+        ),
+        (
+            vm.uptime_seconds,
+            "mother_vm_uptime_seconds",
+            "Since a VM's start, pauses included.",
+        ),
     ] {
         if let Some(value) = value.filter(|_| vm.state.is_alive()) {
             families.gauge(metric, help, &[name], value);
@@ -240,16 +271,43 @@ fn of_insight(families: &mut Families, vm: &VmView) {
         let help = "How a guest stands: 1 for what holds.";
         for standing in ["fine", "contradicts", "blind"] {
             let holds = f64::from(u8::from(is == standing));
-            families.gauge("mother_guest_standing", help, &[name, ("standing", standing)], holds);
+            families.gauge(
+                "mother_guest_standing",
+                help,
+                &[name, ("standing", standing)],
+                holds,
+            );
         }
     }
-    let rows = insight.rows.as_array().map(Vec::as_slice).unwrap_or_default();
+    let rows = insight
+        .rows
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     let help = "Whether claim, kernel and truth of a subject contradict each other.";
     for row in rows {
         let subject = row["subject"].as_str().unwrap_or_default();
         let wrong = f64::from(u8::from(row["verdict"] == "contradicts"));
-        families.gauge("mother_guest_contradicts", help, &[name, ("subject", subject)], wrong);
+        families.gauge(
+            "mother_guest_contradicts",
+            help,
+            &[name, ("subject", subject)],
+            wrong,
+        );
     }
+    of_memory(families, vm, insight);
+    let help = "When the guest was looked at last, in seconds since 1970.";
+    families.gauge(
+        "mother_guest_seen_timestamp_seconds",
+        help,
+        &[name],
+        insight.at,
+    );
+}
+
+/// A guest's memory: what it claims, what its kernel has in its books, what the host knows.
+fn of_memory(families: &mut Families, vm: &VmView, insight: &Insight) {
+    let name = ("vm", vm.name.as_str());
     let book = |key: &str| insight.memory[key].as_u64();
     for (value, metric, help) in [
         (
@@ -273,7 +331,9 @@ fn of_insight(families: &mut Families, vm: &VmView) {
             "The guest's memory as it was configured.",
         ),
         (
-            insight.working_set["bytes"].as_u64(),
+            insight.working_set["value"]
+                .as_f64()
+                .map(|value| value as u64),
             "mother_hypervisor_working_set_bytes",
             "An estimate of the memory that the guest works on.",
         ),
@@ -282,8 +342,6 @@ fn of_insight(families: &mut Families, vm: &VmView) {
             families.gauge(metric, help, &[name], value as f64);
         }
     }
-    let help = "When the guest was looked at last, in seconds since 1970.";
-    families.gauge("mother_guest_seen_timestamp_seconds", help, &[name], insight.at);
 }
 
 fn of_host(families: &mut Families, host: &HostView) {
@@ -294,8 +352,16 @@ fn of_host(families: &mut Families, host: &HostView) {
     ];
     families.gauge("mother_host_info", "The host: always 1.", &about, 1.0);
     let amounts = [
-        ("mother_host_cpus", "CPUs that are online.", Some(host.cpus as f64)),
-        ("mother_host_memory_bytes", "Memory of the host.", host.memory_bytes.map(|it| it as f64)),
+        (
+            "mother_host_cpus",
+            "CPUs that are online.",
+            Some(host.cpus as f64),
+        ),
+        (
+            "mother_host_memory_bytes",
+            "Memory of the host.",
+            host.memory_bytes.map(|it| it as f64),
+        ),
         (
             "mother_host_memory_available_bytes",
             "Memory of the host that can be had without swapping.",
@@ -311,21 +377,50 @@ fn of_host(families: &mut Families, host: &HostView) {
             "What the host holds of all guests' memory.",
             Some(host.guests.resident_bytes as f64),
         ),
-        ("mother_host_guests", "Guests that are there.", Some(host.guests.running as f64)),
-        ("mother_host_guests_vcpus", "vCPUs that all guests together believe to have.", Some(host.guests.vcpus as f64)),
-        ("mother_host_room_guests", "How many more guests fit.", Some(host.room.guests as f64)),
-        ("mother_host_room_bytes", "Memory that more guests could take.", Some(host.room.memory_bytes as f64)),
+        (
+            "mother_host_guests",
+            "Guests that are there.",
+            Some(host.guests.running as f64),
+        ),
+        (
+            "mother_host_guests_vcpus",
+            "vCPUs that all guests together believe to have.",
+            Some(host.guests.vcpus as f64),
+        ),
+        (
+            "mother_host_room_guests",
+            "How many more guests fit.",
+            Some(host.room.guests as f64),
+        ),
+        (
+            "mother_host_room_bytes",
+            "Memory that more guests could take.",
+            Some(host.room.memory_bytes as f64),
+        ),
     ];
     for (name, help, value) in amounts {
         if let Some(value) = value {
             families.gauge(name, help, &[], value);
         }
     }
+    of_pressure(families, host);
+}
+
+fn of_pressure(families: &mut Families, host: &HostView) {
     let help = "How long tasks of the host waited for something (PSI).";
     for pressure in &host.pressure {
-        let labels = [("what", pressure.what.as_str()), ("who", pressure.who.as_str())];
+        let labels = [
+            ("what", pressure.what.as_str()),
+            ("who", pressure.who.as_str()),
+        ];
         let kind = (MetricKind::Counter, MetricUnit::Seconds);
-        families.add("mother_host_pressure_seconds_total", kind, help, &labels, pressure.seconds_total);
+        families.add(
+            "mother_host_pressure_seconds_total",
+            kind,
+            help,
+            &labels,
+            pressure.seconds_total,
+        );
     }
 }
 
@@ -335,14 +430,35 @@ fn as_libvirt(families: &mut Families, vms: &[VmView], own: &[(String, Vec<Metri
     for vm in vms.iter().filter(|vm| vm.state.is_alive()) {
         let domain = [("domain", vm.name.as_str())];
         let given = vm.memory_given_bytes.unwrap_or(0) as f64;
-        families.gauge("libvirt_domain_info_maximum_memory_bytes", "Memory that the domain may have.", &domain, given);
+        families.gauge(
+            "libvirt_domain_info_maximum_memory_bytes",
+            "Memory that the domain may have.",
+            &domain,
+            given,
+        );
         let held = vm.memory_resident_bytes.unwrap_or(0) as f64;
-        families.gauge("libvirt_domain_info_memory_usage_bytes", "Memory that the host holds of the domain.", &domain, held);
+        families.gauge(
+            "libvirt_domain_info_memory_usage_bytes",
+            "Memory that the host holds of the domain.",
+            &domain,
+            held,
+        );
         let vcpus = f64::from(vm.vcpus.unwrap_or(0));
-        families.gauge("libvirt_domain_info_virtual_cpus", "vCPUs of the domain.", &domain, vcpus);
+        families.gauge(
+            "libvirt_domain_info_virtual_cpus",
+            "vCPUs of the domain.",
+            &domain,
+            vcpus,
+        );
         let cpu = vm.cpu_seconds.unwrap_or(0.0);
         let seconds = (MetricKind::Counter, MetricUnit::Seconds);
-        families.add("libvirt_domain_info_cpu_time_seconds_total", seconds, "CPU time of the domain.", &domain, cpu);
+        families.add(
+            "libvirt_domain_info_cpu_time_seconds_total",
+            seconds,
+            "CPU time of the domain.",
+            &domain,
+            cpu,
+        );
     }
     for (vm, metrics) in own {
         for (of, class, name, help) in LIBVIRT {
@@ -362,10 +478,30 @@ fn as_libvirt(families: &mut Families, vms: &[VmView], own: &[(String, Vec<Metri
 
 /// Our number and class of device, and libvirt's number.
 const LIBVIRT: &[(&str, &str, &str, &str)] = &[
-    ("mother_device_to_guest_bytes_total", "block", "libvirt_domain_block_stats_read_bytes_total", "Bytes read from the disk."),
-    ("mother_device_from_guest_bytes_total", "block", "libvirt_domain_block_stats_write_bytes_total", "Bytes written to the disk."),
-    ("mother_device_to_guest_bytes_total", "net", "libvirt_domain_interface_stats_receive_bytes_total", "Bytes received by the guest."),
-    ("mother_device_from_guest_bytes_total", "net", "libvirt_domain_interface_stats_transmit_bytes_total", "Bytes sent by the guest."),
+    (
+        "mother_device_to_guest_bytes_total",
+        "block",
+        "libvirt_domain_block_stats_read_bytes_total",
+        "Bytes read from the disk.",
+    ),
+    (
+        "mother_device_from_guest_bytes_total",
+        "block",
+        "libvirt_domain_block_stats_write_bytes_total",
+        "Bytes written to the disk.",
+    ),
+    (
+        "mother_device_to_guest_bytes_total",
+        "net",
+        "libvirt_domain_interface_stats_receive_bytes_total",
+        "Bytes received by the guest.",
+    ),
+    (
+        "mother_device_from_guest_bytes_total",
+        "net",
+        "libvirt_domain_interface_stats_transmit_bytes_total",
+        "Bytes sent by the guest.",
+    ),
 ];
 
 #[cfg(test)]
@@ -382,14 +518,23 @@ mod tests {
             "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
             Form::Open,
         );
-        check("application/openmetrics-text;q=0.2,text/plain;q=0.5", Form::Classic);
+        check(
+            "application/openmetrics-text;q=0.2,text/plain;q=0.5",
+            Form::Classic,
+        );
     }
 
     #[test]
     fn both_forms_say_the_same_in_their_own_words() {
         let mut families = Families::default();
         let seconds = (MetricKind::Counter, MetricUnit::Seconds);
-        families.add("a_seconds_total", seconds, "Time.", &[("vm", "x\"\\\n")], 1.5);
+        families.add(
+            "a_seconds_total",
+            seconds,
+            "Time.",
+            &[("vm", "x\"\\\n")],
+            1.5,
+        );
         families.gauge("b_bytes", "A \"size\".", &[], 3e9);
         families.gauge("c", "Things.", &[], 1.0);
         assert_eq!(

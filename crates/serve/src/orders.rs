@@ -158,10 +158,7 @@ impl Orders {
     /// One operation.
     pub(crate) fn operation(&self, id: u64) -> Option<Operation> {
         let operations = self.operations.lock();
-        operations
-            .all
-            .get(&id)
-            .map(|entry| entry.operation.clone())
+        operations.all.get(&id).map(|entry| entry.operation.clone())
     }
 
     /// All that are remembered, newest first.
@@ -197,12 +194,13 @@ pub(crate) async fn perform(
     cancelled: Option<watch::Receiver<bool>>,
 ) -> Result<Value, Problem> {
     let broken = |what: &'static str| {
-        move |error: std::io::Error| problem("internal", format!("cannot {what} a command: {error}"))
+        move |error: std::io::Error| {
+            problem("internal", format!("cannot {what} a command: {error}"))
+        }
     };
     let mut child = spawn(words).map_err(broken("start"))?;
-    let (out, err) = (child.stdout.take(), child.stderr.take());
-    let answer = read_all(out);
-    let said = read_lines(err, on_line);
+    let answer = read_all(child.stdout.take());
+    let said = read_lines(child.stderr.take(), on_line);
     let done = async { tokio::join!(answer, said) };
     let stopped = async {
         match cancelled {
@@ -220,14 +218,17 @@ pub(crate) async fn perform(
         }
     };
     let status = child.wait().await.map_err(broken("wait for"))?;
-    judge(&answer, &said, status.code())
+    judge(&answer, &said, status.code()).map_err(|problem| *problem)
 }
 
 /// What came of a command, from its answer, its last words and its exit status.
-fn judge(answer: &[u8], said: &[String], status: Option<i32>) -> Result<Value, Problem> {
+fn judge(answer: &[u8], said: &[String], status: Option<i32>) -> Result<Value, Box<Problem>> {
     let value: Option<Value> = serde_json::from_slice(answer).ok();
     let error = value.as_ref().and_then(|value| {
-        let first = value.as_array().and_then(|all| all.first()).unwrap_or(value);
+        let first = value
+            .as_array()
+            .and_then(|all| all.first())
+            .unwrap_or(value);
         Failed::deserialize(first).ok().map(|failed| failed.error)
     });
     if let Some(mut error) = error {
@@ -236,7 +237,7 @@ fn judge(answer: &[u8], said: &[String], status: Option<i32>) -> Result<Value, P
             _ => "refused",
         }
         .to_owned();
-        return Err(error);
+        return Err(Box::new(error));
     }
     match (value, status) {
         // Commands that answer well say with 1 and 4 what they think of it.
@@ -248,7 +249,10 @@ fn judge(answer: &[u8], said: &[String], status: Option<i32>) -> Result<Value, P
                 .rev()
                 .find(|line| !line.is_empty())
                 .map_or("it said nothing", String::as_str);
-            Err(problem("failed", text.trim_start_matches("error: ")))
+            Err(Box::new(problem(
+                "failed",
+                text.trim_start_matches("error: "),
+            )))
         }
     }
 }
@@ -269,7 +273,7 @@ fn spawn(words: &Words) -> std::io::Result<Child> {
         .stdin(input)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .env(crate::BY_DAEMON, "1")
+        .env(crate::options::BY_DAEMON, "1")
         .kill_on_drop(true);
     command.spawn()
 }
@@ -329,17 +333,18 @@ mod tests {
 
     #[test]
     fn a_commands_answer_and_its_failure_are_told_apart() {
-        let check = |answer: &str, said: &[&str], status: i32, expected: Result<&str, (&str, &str)>| {
-            let said: Vec<String> = said.iter().map(|line| (*line).to_owned()).collect();
-            let found = judge(answer.as_bytes(), &said, Some(status));
-            let found = found
-                .map(|value| value.to_string())
-                .map_err(|problem| (problem.code, problem.message));
-            let expected = expected
-                .map(str::to_owned)
-                .map_err(|(code, message)| (code.to_owned(), message.to_owned()));
-            assert_eq!(found, expected, "{answer}");
-        };
+        let check =
+            |answer: &str, said: &[&str], status: i32, expected: Result<&str, (&str, &str)>| {
+                let said: Vec<String> = said.iter().map(|line| (*line).to_owned()).collect();
+                let found = judge(answer.as_bytes(), &said, Some(status));
+                let found = found
+                    .map(|value| value.to_string())
+                    .map_err(|problem| (problem.code, problem.message));
+                let expected = expected
+                    .map(str::to_owned)
+                    .map_err(|(code, message)| (code.to_owned(), message.to_owned()));
+                assert_eq!(found, expected, "{answer}");
+            };
         check("{\"a\":1}", &[], 0, Ok("{\"a\":1}"));
         // Contradictions are an answer.
         check("{\"a\":1}", &[], 1, Ok("{\"a\":1}"));
@@ -350,7 +355,12 @@ mod tests {
         check(done, &[], 0, Ok(done));
         let not = r#"[{"name":"a","done":false,"error":{"message":"it is paused","causes":[],"help":null,"complaints":[],"exit_status":1}}]"#;
         check(not, &[], 1, Err(("refused", "it is paused")));
-        check("", &["error: the disk is full", ""], 1, Err(("failed", "the disk is full")));
+        check(
+            "",
+            &["error: the disk is full", ""],
+            1,
+            Err(("failed", "the disk is full")),
+        );
         check("", &[], 0, Ok("null"));
     }
 

@@ -5,6 +5,7 @@
 //! anybody here noticing more than a gap.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use api::VmName;
@@ -15,9 +16,7 @@ use tokio::sync::broadcast;
 
 use crate::events::event;
 use crate::keeper::{Found, STEADY, Situation};
-use crate::words::{
-    Declared, DeclaredView, Event, Insight, Severity, StateView, VmView, now,
-};
+use crate::words::{Declared, DeclaredView, Event, Insight, Severity, StateView, VmView, now};
 
 /// Changes that a slow listener may be behind.
 const BEHIND_MAX: usize = 4096;
@@ -34,6 +33,8 @@ pub(crate) enum Change {
 /// The table and who listens to it.
 pub(crate) struct Sight {
     table: Lock<BTreeMap<String, Known>>,
+    /// Whether there was a look at the host: what the first one finds has not just begun.
+    has_looked: AtomicBool,
     listeners: broadcast::Sender<Change>,
 }
 
@@ -68,6 +69,7 @@ impl Sight {
         };
         Sight {
             table: Lock::new(declared.into_iter().map(known).collect()),
+            has_looked: AtomicBool::new(false),
             listeners: broadcast::Sender::new(BEHIND_MAX),
         }
     }
@@ -169,6 +171,7 @@ impl Sight {
     pub(crate) fn renew(&self, found: Vec<Vm>) -> Vec<Event> {
         let mut table = self.table.lock();
         let mut events = Vec::new();
+        let is_first = !self.has_looked.swap(true, Ordering::Relaxed);
         let mut found: BTreeMap<String, Vm> = found
             .into_iter()
             .map(|vm| (vm.name.to_string(), vm))
@@ -181,7 +184,9 @@ impl Sight {
             let known = table.entry(name.clone()).or_default();
             let was = known.vm.take();
             known.vm = found.remove(&name);
-            happened(&name, was.as_ref(), known.vm.as_ref(), &mut events);
+            if !is_first {
+                happened(&name, was.as_ref(), known.vm.as_ref(), &mut events);
+            }
             known.look_at_tries(was.as_ref());
             if !known.state().is_alive() {
                 known.insight = None;
@@ -298,9 +303,13 @@ impl Known {
 /// What happened to a VM between two looks.
 fn happened(name: &str, was: Option<&Vm>, is: Option<&Vm>, events: &mut Vec<Event>) {
     let state = |vm: Option<&Vm>| vm.map(|vm| StateView::from(vm.state));
-    let start = |vm: Option<&Vm>| vm.and_then(|vm| vm.info.as_ref()).map(|info| info.started_at);
+    let start = |vm: Option<&Vm>| {
+        vm.and_then(|vm| vm.info.as_ref())
+            .map(|info| info.started_at)
+    };
     let is_another = start(was).is_some() && start(is).is_some() && start(was) != start(is);
-    let (before, after) = (state(was), state(is));
+    let before = state(was);
+    let after = state(is);
     if before == after && !is_another {
         return;
     }
@@ -315,9 +324,15 @@ fn happened(name: &str, was: Option<&Vm>, is: Option<&Vm>, events: &mut Vec<Even
             Severity::Info,
             "the guest and its time stand still".to_owned(),
         ),
-        (Some(StateView::Running), Some(vm)) if !was_alive || before == Some(StateView::Starting) => {
+        (Some(StateView::Running), Some(vm))
+            if !was_alive || before == Some(StateView::Starting) =>
+        {
             let engine = vm.info.as_ref().map_or("?", |info| &info.engine);
-            add("started", Severity::Info, format!("the guest runs (engine {engine})"));
+            add(
+                "started",
+                Severity::Info,
+                format!("the guest runs (engine {engine})"),
+            );
         }
         (Some(StateView::Unresponsive), _) => add(
             "unresponsive",
@@ -334,7 +349,10 @@ fn happened(name: &str, was: Option<&Vm>, is: Option<&Vm>, events: &mut Vec<Even
             add("ended", severity, text);
         }
         (Some(StateView::Died), Some(vm)) => {
-            let text = vm.end.as_ref().map_or("its process vanished", |end| &end.message);
+            let text = vm
+                .end
+                .as_ref()
+                .map_or("its process vanished", |end| &end.message);
             add("died", Severity::Critical, text.to_owned());
         }
         _ => {}
@@ -342,7 +360,12 @@ fn happened(name: &str, was: Option<&Vm>, is: Option<&Vm>, events: &mut Vec<Even
 }
 
 /// What is said when a guest stands otherwise than before.
-fn changed_standing(name: &str, was: Option<&str>, is: Option<&str>, rows: &Value) -> Option<Event> {
+fn changed_standing(
+    name: &str,
+    was: Option<&str>,
+    is: Option<&str>,
+    rows: &Value,
+) -> Option<Event> {
     if was == is {
         return None;
     }
@@ -423,6 +446,9 @@ mod tests {
     #[test]
     fn every_change_of_a_vm_is_an_event_once() {
         let sight = Sight::new(Vec::new());
+        // What runs when the daemon begins is no event.
+        assert_eq!(sight.renew(vec![vm(VmState::Running, 0.5)]), []);
+        assert_eq!(sight.renew(Vec::new()), []);
         let check = |found: Option<Vm>, expected: &[&str]| {
             let events = sight.renew(found.into_iter().collect());
             let kinds: Vec<&str> = events.iter().map(|event| event.kind.as_str()).collect();
@@ -456,7 +482,10 @@ mod tests {
         let event = sight.observed(name.as_str(), insight.clone()).unwrap();
         assert_eq!(
             (event.kind.as_str(), event.text.as_str()),
-            ("contradicts", "claims and truth contradict each other: processes")
+            (
+                "contradicts",
+                "claims and truth contradict each other: processes"
+            )
         );
         assert!(matches!(listener.try_recv(), Ok(Change::Is(_))));
         assert_eq!(sight.observed("web", insight), None);

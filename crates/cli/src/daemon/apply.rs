@@ -104,14 +104,18 @@ fn read(path: &Path) -> Result<Vec<Value>, Failure> {
         path: path.to_owned(),
         source: BadApplied(what),
     };
-    let is_json = path.extension().is_some_and(|extension| extension == "json");
+    let is_json = path
+        .extension()
+        .is_some_and(|extension| extension == "json");
     let whole: Map<String, Value> = if is_json {
         serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?
     } else {
         toml::from_str(&text).map_err(|error| bad(error.to_string()))?
     };
     if let Some(key) = whole.keys().find(|key| *key != "vm") {
-        return Err(bad(format!("{key:?} is nothing that can be applied: write [vm.NAME]")));
+        return Err(bad(format!(
+            "{key:?} is nothing that can be applied: write [vm.NAME]"
+        )));
     }
     let Some(Value::Object(vms)) = whole.get("vm") else {
         return Err(bad("there is no [vm.NAME] in it".to_owned()));
@@ -168,7 +172,10 @@ fn shown(answer: &Value) -> String {
                 text.push_str(&format!("~ {name}\n"));
                 for field in one["fields"].as_array().unwrap_or(&empty) {
                     let key = field["key"].as_str().unwrap_or_default();
-                    text.push_str(&format!("    {key}: {} -> {}\n", field["from"], field["to"]));
+                    text.push_str(&format!(
+                        "    {key}: {} -> {}\n",
+                        field["from"], field["to"]
+                    ));
                 }
             }
             _ => {}

@@ -48,13 +48,23 @@ pub struct CreateArguments {
     #[command(flatten)]
     written: SpecArguments,
     /// What follows when it ends by itself: never, on-failure or always
-    #[arg(long, value_name = "WHEN", default_value = "never", hide_possible_values = true)]
+    #[arg(
+        long,
+        value_name = "WHEN",
+        default_value = "never",
+        hide_possible_values = true
+    )]
     restart: Restart,
     /// Start it when the daemon starts for the first time after the host did
     #[arg(long)]
     boot: bool,
     /// Lower ones are started earlier
-    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        allow_negative_numbers = true
+    )]
     order: i32,
     /// Do not start it now
     #[arg(long)]
@@ -167,7 +177,8 @@ pub fn edit(arguments: &EditArguments) -> Result<u8, Failure> {
         });
     };
     declared.remove("version");
-    let before = toml::to_string_pretty(&declared).map_err(|error| Failure::Edit(error.to_string()))?;
+    let before =
+        toml::to_string_pretty(&declared).map_err(|error| Failure::Edit(error.to_string()))?;
     let Some(after) = edited(&before)? else {
         eprintln!("mother: nothing was changed");
         return Ok(0);
@@ -228,7 +239,10 @@ pub fn events(arguments: &EventsArguments) -> Result<u8, Failure> {
     let mut last = arguments.after.unwrap_or(0);
     loop {
         let answer = ask_daemon("GET", &path, None, None)?;
-        let events = answer.body["events"].as_array().cloned().unwrap_or_default();
+        let events = answer.body["events"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
         for event in &events {
             last = event["id"].as_u64().unwrap_or(last);
             if !show(event) {

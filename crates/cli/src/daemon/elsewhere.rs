@@ -27,7 +27,9 @@ pub fn run(url: &str) -> Result<u8, Failure> {
         };
         let written = if let Some(text) = value["out"].as_str() {
             let mut stdout = io::stdout().lock();
-            stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
+            stdout
+                .write_all(text.as_bytes())
+                .and_then(|()| stdout.flush())
         } else if let Some(text) = value["err"].as_str() {
             io::stderr().lock().write_all(text.as_bytes())
         } else {
@@ -48,7 +50,9 @@ pub fn run(url: &str) -> Result<u8, Failure> {
 /// What was typed, without the host.
 fn words() -> Vec<String> {
     let mut words = Vec::new();
-    let mut typed = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+    let mut typed = std::env::args_os()
+        .skip(1)
+        .map(|word| word.to_string_lossy().into_owned());
     let mut is_ours = true;
     while let Some(word) = typed.next() {
         match word.as_str() {
@@ -75,7 +79,9 @@ fn target(url: &str) -> Result<Target, Failure> {
     let rest = rest.trim_end_matches('/');
     let (host, port) = match rest.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => {
-            let port = port.parse().map_err(|_| bad("what is behind the last colon is no port"))?;
+            let port = port
+                .parse()
+                .map_err(|_| bad("what is behind the last colon is no port"))?;
             (host, port)
         }
         _ => (rest, PORT),
@@ -84,7 +90,8 @@ fn target(url: &str) -> Result<Target, Failure> {
     if host.is_empty() || host.contains('/') {
         return Err(bad("write https://HOST:PORT"));
     }
-    let variable = |name: &'static str| std::env::var(name).map_err(|_| Failure::NoHostVariable(name));
+    let variable =
+        |name: &'static str| std::env::var(name).map_err(|_| Failure::NoHostVariable(name));
     let fingerprint: String = variable(FINGERPRINT)?
         .chars()
         .filter(|it| *it != ':')

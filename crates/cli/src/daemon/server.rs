@@ -7,6 +7,7 @@ use clap::Args;
 use fleet::Inventory;
 
 use crate::failure::Failure;
+use crate::read_policy::read_policy;
 
 /// `mother serve`.
 #[derive(Clone, Debug, Args)]
@@ -40,7 +41,7 @@ pub fn serve(arguments: &ServeArguments) -> Result<u8, Failure> {
         None => usual_state()?,
     };
     if let Some(policy) = &arguments.policy {
-        crate::vm::read_policy(policy)?;
+        read_policy(policy)?;
     }
     // A policy's path is read by another process in another folder.
     let policy = arguments.policy.as_ref().map(|policy| {

@@ -40,13 +40,20 @@ pub fn declared_by_daemon(name: &VmName) -> Option<Declared> {
     if !target.is_there() {
         return None;
     }
-    let vm = target.ask("GET", &format!("/v1/vms/{name}"), None, None).ok()?;
+    let vm = target
+        .ask("GET", &format!("/v1/vms/{name}"), None, None)
+        .ok()?;
     vm.body["declared"].is_object().then_some(Declared(target))
 }
 
 impl Declared {
     /// Has the daemon start, stop or restart it, and waits for that.
-    pub fn order(&self, name: &VmName, action: &str, grace_seconds: Option<u64>) -> Result<(), Failure> {
+    pub fn order(
+        &self,
+        name: &VmName,
+        action: &str,
+        grace_seconds: Option<u64>,
+    ) -> Result<(), Failure> {
         let body = match grace_seconds {
             Some(seconds) => serde_json::json!({ "grace_seconds": seconds }),
             None => serde_json::json!({}),

@@ -22,7 +22,12 @@ enum TokenCommand {
         /// What they are called in the audit log
         name: String,
         /// What they may do: read-only, operator or administrator
-        #[arg(long, value_name = "ROLE", default_value = "read-only", hide_possible_values = true)]
+        #[arg(
+            long,
+            value_name = "ROLE",
+            default_value = "read-only",
+            hide_possible_values = true
+        )]
         role: Role,
         /// As JSON: an object
         #[arg(long)]

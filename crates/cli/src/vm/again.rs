@@ -12,7 +12,9 @@ use fleet::{Inventory, Vm};
 use rustix::fs::{MemfdFlags, memfd_create};
 use serde_json::{Map, Value};
 
-use super::orders::{NamesArguments, StopArguments, check_ended, each_or_daemon, is_alive, stop_one};
+use super::orders::{
+    NamesArguments, StopArguments, check_ended, each_or_daemon, is_alive, stop_one,
+};
 use super::words::find;
 use crate::failure::Failure;
 use crate::output::say_done;

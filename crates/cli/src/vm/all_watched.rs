@@ -66,7 +66,8 @@ pub(super) fn watch_all(is_json: bool) -> Result<u8, Failure> {
                 name: vm.name.clone(),
                 cache: cache(),
             };
-            let (failed, of_all) = (Arc::clone(&failed), Arc::clone(&watched));
+            let failed = Arc::clone(&failed);
+            let of_all = Arc::clone(&watched);
             let watch = move || {
                 if let Err(failure) = one.watch() {
                     *failed.lock() = Some(failure);

@@ -29,7 +29,6 @@ mod watch;
 mod words;
 
 pub use self::watch::journal::words as decision_words;
-pub use self::watch::read::read as read_policy;
 pub use self::watch::{WatchArguments, watch};
 pub use again::{RenameArguments, rename, restart, start};
 pub use balloon::{BalloonArguments, balloon};

@@ -30,7 +30,9 @@ impl Answer {
     /// The message of an error, without its registry.
     pub fn message_id(&self) -> &str {
         let id = &self.body["error"]["@Message.ExtendedInfo"][0]["MessageId"];
-        id.as_str().and_then(|id| id.rsplit('.').next()).unwrap_or_default()
+        id.as_str()
+            .and_then(|id| id.rsplit('.').next())
+            .unwrap_or_default()
     }
 }
 
@@ -43,7 +45,9 @@ pub struct Client {
 impl Client {
     pub fn new(port: u16, certificate: &Path) -> Client {
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(certificate).unwrap()).unwrap();
+        roots
+            .add(CertificateDer::from_pem_file(certificate).unwrap())
+            .unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -63,13 +67,19 @@ impl Client {
         let connection = ClientConnection::new(Arc::clone(&self.config), name).unwrap();
         let socket = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         let mut stream = StreamOwned::new(connection, socket);
-        let mut text = format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\n", self.port);
+        let mut text = format!(
+            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\n",
+            self.port
+        );
         for (name, value) in headers {
             text.push_str(&format!("{name}: {value}\r\n"));
         }
         let body = body.map(Value::to_string).unwrap_or_default();
         if !body.is_empty() {
-            text.push_str(&format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len()));
+            text.push_str(&format!(
+                "Content-Type: application/json\r\nContent-Length: {}\r\n",
+                body.len()
+            ));
         }
         text.push_str("\r\n");
         text.push_str(&body);
@@ -83,7 +93,14 @@ impl Client {
 fn read(text: &str) -> Answer {
     let (head, body) = text.split_once("\r\n\r\n").unwrap();
     let mut lines = head.lines();
-    let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    let status = lines
+        .next()
+        .unwrap()
+        .split(' ')
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap();
     let header = |line: &str| {
         let (name, value) = line.split_once(": ").unwrap();
         (name.to_lowercase(), value.to_owned())

@@ -31,7 +31,6 @@ use crate::store::{Image, ImageKind, Store, StoreError};
 use crate::tree::{Spool, Tree, UnpackError, Unpacker};
 use config::Config;
 use digest::Digesting;
-pub(crate) use digest::hexadecimal;
 pub use input::{Input, Onto, OpenPart, Parts};
 use manifest::Manifest;
 pub use reader::{InThisProcess, Made, OpenedContainer, ReadContainer};

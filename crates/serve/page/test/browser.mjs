@@ -2,7 +2,7 @@
 // zero byte. Nothing but Node is needed.
 
 import { spawn } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
@@ -84,15 +84,19 @@ export class Browser {
   }
 
   async stop() {
-    await Promise.race([this.send("Browser.close").catch(() => {}), new Promise((late) => setTimeout(late, 3000))]);
+    const late = (milliseconds) => new Promise((wake) => setTimeout(wake, milliseconds));
+    const ended = new Promise((done) => this.child.once("exit", done));
+    // One that is asked to close ends its other processes; one that is killed leaves them behind for a while.
+    this.send("Browser.close").catch(() => {});
+    await Promise.race([ended, late(5000)]);
     this.child.kill("SIGKILL");
-    // Its other processes may write into the folder for a moment still.
-    for (let tries = 0; tries < 30; tries += 1) {
+    for (let tries = 0; tries < 50; tries += 1) {
       try {
         rmSync(this.folder, { recursive: true, force: true });
-        return;
+        await late(100);
+        if (!existsSync(this.folder)) return;
       } catch {
-        await new Promise((wake) => setTimeout(wake, 100));
+        await late(100);
       }
     }
   }

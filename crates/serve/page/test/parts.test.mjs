@@ -5,6 +5,7 @@
 import assert from "node:assert/strict";
 import { parser } from "../api.js";
 import { places } from "../chart.js";
+import { SEQUENCES } from "../consolelog.js";
 import { rank } from "../guests.js";
 import { shown, shownLines } from "../text.js";
 import { bytes, percent, time } from "../words.js";
@@ -26,12 +27,25 @@ check("what cannot be seen is written out", () => {
 });
 
 check("lines of a log stay lines", () => {
-  assert.equal(shownLines("a\r\nb\rc\td\u202e"), "a\nb\\x0dc\td\\u202e");
+  assert.equal(shownLines("a\r\r\nb\rc\td\u202e"), "a\nb\\x0dc\td\\u202e");
 });
 
 check("marks do not pile up, and nothing goes on for ever", () => {
   assert.equal(shown(`e${"\u0301".repeat(50)}x`), `e${"\u0301".repeat(4)}\ufffdx`);
   assert.equal(shown("x".repeat(1e6)).length, 20000);
+});
+
+check("no text takes long", () => {
+  const size = 200000;
+  for (const hostile of ["\r", "\x1b[", "\x1b]", "\x1b[0", "\x1b]0;", "\x1b ", "\u0301", "\u202e", "\ud800", "a\r"]) {
+    const text = hostile.repeat(size / hostile.length);
+    for (const whole of [text, `\x1b[${text}`.replaceAll("\x1b[\x1b", "\x1b["), `\x1b[${"0".repeat(size)}`]) {
+      const begun = performance.now();
+      shownLines(whole.replace(SEQUENCES, ""));
+      shown(whole);
+      assert.ok(performance.now() - begun < 1500, `${JSON.stringify(hostile)} took ${performance.now() - begun} ms`);
+    }
+  }
 });
 
 check("a stream in pieces is the stream", () => {

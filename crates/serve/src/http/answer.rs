@@ -6,9 +6,10 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::doors::{Closed, Who};
 use crate::orders::problem;
 use crate::store::StoreError;
-use crate::words::Problem;
+use crate::words::{Problem, Role};
 
 /// What is wrong, as an answer.
 #[derive(Clone, Debug)]
@@ -63,6 +64,28 @@ impl Refusal {
         Refusal::new(StatusCode::CONFLICT, problem)
     }
 
+    /// Nobody comes in.
+    pub(crate) fn closed(closed: &Closed) -> Refusal {
+        let status = match closed {
+            Closed::Unknown => StatusCode::UNAUTHORIZED,
+            Closed::Wait => StatusCode::TOO_MANY_REQUESTS,
+            Closed::Foreign => StatusCode::FORBIDDEN,
+        };
+        Refusal::new(status, closed.problem())
+    }
+
+    /// Somebody may not.
+    pub(crate) fn forbidden(who: &Who, role: Role) -> Refusal {
+        let problem = Problem {
+            help: Some("ask an Administrator for a token with more".to_owned()),
+            ..problem(
+                "forbidden",
+                format!("this is for {role:?}, and {} is {:?}", who.name, who.role),
+            )
+        };
+        Refusal::new(StatusCode::FORBIDDEN, problem)
+    }
+
     /// What a command said.
     pub(crate) fn of_command(problem: Problem) -> Refusal {
         let status = match problem.code.as_str() {
@@ -85,7 +108,10 @@ impl From<StoreError> for Refusal {
         }
         let problem = Problem {
             causes,
-            help: Some("nothing was changed; look at the room on the disk of the daemon's state".to_owned()),
+            help: Some(
+                "nothing was changed; look at the room on the disk of the daemon's state"
+                    .to_owned(),
+            ),
             ..problem("store", error.to_string())
         };
         Refusal::new(StatusCode::INSUFFICIENT_STORAGE, problem)

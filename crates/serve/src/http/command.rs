@@ -19,8 +19,8 @@ use tokio::process::Command;
 use tokio::sync::mpsc;
 
 use super::answer::{Refusal, body};
-use super::doors::Who;
-use super::routes::{App, forbidden};
+use super::app::App;
+use crate::doors::Who;
 use crate::orders::problem;
 use crate::words::Role;
 
@@ -42,11 +42,12 @@ pub(crate) struct Asked {
 /// Commands that only look.
 const LOOKING: &[&str] = &[
     "ps", "truth", "inspect", "dmesg", "hooks", "trace", "logs", "wait", "doctor", "images",
+    "events",
 ];
 /// Commands that change VMs or images.
 const CHANGING: &[&str] = &[
-    "run", "stop", "kill", "start", "restart", "rename", "update", "pause", "resume", "switch", "balloon", "limit",
-    "link", "rm", "remove", "images",
+    "run", "stop", "kill", "start", "restart", "rename", "update", "pause", "resume", "switch",
+    "balloon", "limit", "link", "rm", "remove", "images", "create", "delete",
 ];
 
 /// The least that may have this done; none if it is not for other hosts.
@@ -78,7 +79,7 @@ pub(crate) async fn run(
         return Err(refusal);
     };
     if who.role < needed {
-        return Err(forbidden(&who, needed));
+        return Err(Refusal::forbidden(&who, needed));
     }
     if asked.words.iter().any(|word| word.contains('\0')) {
         return Err(Refusal::bad("words", "a word has a NUL in it"));
@@ -89,7 +90,6 @@ pub(crate) async fn run(
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .env(crate::BY_DAEMON, "1")
         .kill_on_drop(true)
         .spawn();
     let mut child = child.map_err(|error| {
@@ -148,7 +148,9 @@ async fn copy(from: Option<impl AsyncRead + Unpin>, key: &'static str, to: mpsc:
         }
     }
     if !held.is_empty() {
-        let _ = to.send(json!({ key: String::from_utf8_lossy(&held) })).await;
+        let _ = to
+            .send(json!({ key: String::from_utf8_lossy(&held) }))
+            .await;
     }
 }
 

@@ -17,9 +17,9 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use super::answer::Refusal;
-use super::doors::Who;
-use super::routes::{App, forbidden};
+use super::app::App;
 use super::vms::broken;
+use crate::doors::Who;
 use crate::words::Role;
 
 /// How much of what was printed comes first.
@@ -56,7 +56,7 @@ pub(crate) async fn attach(
 ) -> Result<Response, Refusal> {
     let types = how.types != Some(false);
     if types && who.role < Role::Operator {
-        return Err(forbidden(&who, Role::Operator));
+        return Err(Refusal::forbidden(&who, Role::Operator));
     }
     let vm = app.sight.one(&name).ok_or_else(|| Refusal::no_vm(&name))?;
     let upgrade = upgrade.map_err(|error| Refusal::bad("upgrade", error.body_text()))?;
@@ -72,7 +72,11 @@ pub(crate) async fn attach(
     let of = record.clone();
     let connected = spawn_blocking(move || connect(&of, types)).await;
     let (first, stream) = connected.map_err(broken)?.map_err(|error| {
-        Refusal::conflict("console", error.to_string(), "`GET /v1/vms` says what it is doing")
+        Refusal::conflict(
+            "console",
+            error.to_string(),
+            "`GET /v1/vms` says what it is doing",
+        )
     })?;
     let upgrade = upgrade
         .max_message_size(MESSAGE_BYTES_MAX)

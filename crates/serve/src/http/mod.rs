@@ -6,9 +6,9 @@
 //! Unix socket at all, which counts for itself.
 
 mod answer;
+mod app;
 mod command;
 mod console;
-mod doors;
 mod host;
 mod openapi;
 mod page;
@@ -43,16 +43,11 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use self::answer::Refusal;
-pub(crate) use self::doors::Doors;
-use self::doors::{From, call};
-pub(crate) use self::redfish::Redfish;
-pub(crate) use self::host::HostView;
-use self::routes::App;
-#[cfg(test)]
-use self::tls::acceptor;
-use crate::Options;
+use self::app::App;
 use crate::daemon::Daemon;
+use crate::doors::{From, Who, call};
 use crate::error::ServeError;
+use crate::options::Options;
 use crate::orders::problem;
 
 /// Connections over TLS at the same time, and as many on the Unix socket.
@@ -135,6 +130,7 @@ async fn wait_for_end() -> Result<(), ServeError> {
 /// Everything that can be asked.
 fn router(daemon: &App) -> Router {
     let guarded = routes::router()
+        .route("/openapi.json", get(openapi::serve))
         .method_not_allowed_fallback(routes::not_that)
         .fallback(routes::nothing)
         .layer(middleware::from_fn_with_state(Arc::clone(daemon), guard));
@@ -161,12 +157,16 @@ async fn audited(State(app): State<App>, request: Request, next: Next) -> Respon
         Err(refusal) => refusal.into_response(),
     };
     let status = response.status().as_u16();
-    let who = response.extensions().get::<doors::Who>();
+    let who = response.extensions().get::<Who>();
     let who = who.map_or("nobody", |who| &who.name).to_owned();
     let from = from.unwrap_or(From::Socket(u32::MAX));
     let path = path.unwrap_or_default();
-    let is_read = matches!(method, Method::GET | Method::HEAD) && !matches!(status, 401 | 403 | 429);
-    if app.doors.note(call(&who, from, method.as_str(), &path, status), is_read) {
+    let is_read =
+        matches!(method, Method::GET | Method::HEAD) && !matches!(status, 401 | 403 | 429);
+    if app
+        .doors
+        .note(call(&who, from, method.as_str(), &path, status), is_read)
+    {
         let app = Arc::clone(&app);
         // What changed something is written before it is answered.
         if let Ok(Err(error)) = spawn_blocking(move || app.doors.flush(&app.store)).await {
@@ -180,14 +180,21 @@ async fn audited(State(app): State<App>, request: Request, next: Next) -> Respon
 async fn whole(request: Request) -> Result<Request, Refusal> {
     let (parts, body) = request.into_parts();
     let refused = |status, code, message: String| Refusal::new(status, problem(code, message));
-    let bytes = timeout(BODY_TIME, to_bytes(body, BODY_BYTES_MAX)).await;
-    match bytes {
-        Ok(Ok(bytes)) => Ok(Request::from_parts(parts, Body::from(bytes))),
-        Ok(Err(_)) => Err(refused(
+    let too_large = || {
+        refused(
             StatusCode::PAYLOAD_TOO_LARGE,
             "too-large",
             format!("a body has at most {BODY_BYTES_MAX} bytes, and comes whole"),
-        )),
+        )
+    };
+    // What is announced as too large is not waited for.
+    if axum::body::HttpBody::size_hint(&body).lower() > BODY_BYTES_MAX as u64 {
+        return Err(too_large());
+    }
+    let bytes = timeout(BODY_TIME, to_bytes(body, BODY_BYTES_MAX)).await;
+    match bytes {
+        Ok(Ok(bytes)) => Ok(Request::from_parts(parts, Body::from(bytes))),
+        Ok(Err(_)) => Err(too_large()),
         Err(_) => Err(refused(
             StatusCode::REQUEST_TIMEOUT,
             "too-slow",
@@ -210,7 +217,7 @@ async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Resp
             response.extensions_mut().insert(who);
             response
         }
-        Err(closed) => closed.refusal().into_response(),
+        Err(closed) => Refusal::closed(&closed).into_response(),
     }
 }
 
@@ -275,7 +282,8 @@ async fn accept_tls(listener: TcpListener, acceptor: tokio_rustls::TlsAcceptor, 
         let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
             continue;
         };
-        let (acceptor, router) = (acceptor.clone(), router.clone());
+        let acceptor = acceptor.clone();
+        let router = router.clone();
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
             if let Ok(Ok(stream)) = timeout(HEADERS_TIME, acceptor.accept(stream)).await {
@@ -287,7 +295,11 @@ async fn accept_tls(listener: TcpListener, acceptor: tokio_rustls::TlsAcceptor, 
 }
 
 /// One connection to its end.
-async fn talk(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, from: From, router: Router) {
+async fn talk(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    from: From,
+    router: Router,
+) {
     let service = tower::ServiceExt::<Request>::map_request(
         router,
         move |mut request: Request<hyper::body::Incoming>| {
@@ -322,8 +334,8 @@ fn told(what: &str) {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
         _ => SocketAddr::from_pathname(&path),
     };
-    let sent = UnixDatagram::unbound()
-        .and_then(|socket| socket.send_to_addr(what.as_bytes(), &address?));
+    let sent =
+        UnixDatagram::unbound().and_then(|socket| socket.send_to_addr(what.as_bytes(), &address?));
     if let Err(error) = sent {
         tracing::warn!("systemd was not told: {error}");
     }

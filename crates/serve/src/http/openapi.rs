@@ -8,24 +8,38 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
 use super::command::Asked;
-use super::host::HostView;
-use super::people::{Audit, Entry, MadeToken, NewToken, SessionView, Tokens};
-use super::routes::{App, Route, Shape, routes};
+
+use super::app::App;
+use super::people::{Audit, Entry, MadeToken, NewToken, SessionView, Sessions, Tokens};
+use super::routes::{Route, Shape, routes};
 use super::several::{Application, Differences, Operations};
 use super::streams::Events;
 use super::vms::{ActionBody, Vms};
+use crate::host_view::HostView;
 use crate::words::{Declaration, Operation, Problem, Role, VmView};
 
 /// Schemas of what commands answer.
 const COMMANDS: &[(&str, &str)] = &[
     ("dmesg", include_str!("../../../../docs/schema/dmesg.json")),
-    ("doctor", include_str!("../../../../docs/schema/doctor.json")),
+    (
+        "doctor",
+        include_str!("../../../../docs/schema/doctor.json"),
+    ),
     ("freed", include_str!("../../../../docs/schema/freed.json")),
     ("hooks", include_str!("../../../../docs/schema/hooks.json")),
-    ("images", include_str!("../../../../docs/schema/images.json")),
-    ("inspect", include_str!("../../../../docs/schema/inspect.json")),
+    (
+        "images",
+        include_str!("../../../../docs/schema/images.json"),
+    ),
+    (
+        "inspect",
+        include_str!("../../../../docs/schema/inspect.json"),
+    ),
     ("logs", include_str!("../../../../docs/schema/logs.json")),
-    ("processes", include_str!("../../../../docs/schema/processes.json")),
+    (
+        "processes",
+        include_str!("../../../../docs/schema/processes.json"),
+    ),
     ("truth", include_str!("../../../../docs/schema/truth.json")),
 ];
 
@@ -80,7 +94,7 @@ pub(crate) fn document(version: &str) -> Value {
             "securitySchemes": {
                 "token": { "type": "http", "scheme": "bearer" },
                 "basic": { "type": "http", "scheme": "basic" },
-                "session": { "type": "apiKey", "in": "cookie", "name": super::doors::COOKIE },
+                "session": { "type": "apiKey", "in": "cookie", "name": crate::doors::COOKIE },
             },
         },
     })
@@ -109,7 +123,8 @@ fn operation(route: &Route) -> Value {
             "vm" | "state" => json!({ "type": "string" }),
             _ => json!({ "type": "boolean" }),
         };
-        parameters.push(json!({ "name": name, "in": "query", "description": about, "schema": kind }));
+        parameters
+            .push(json!({ "name": name, "in": "query", "description": about, "schema": kind }));
     }
     let (kind, schema) = shape(route.answer);
     let answer = described(route.about, kind.zip(schema));
@@ -150,16 +165,23 @@ fn shape(shape: Shape) -> (Option<&'static str>, Option<Value>) {
     match shape {
         Shape::Empty => (None, None),
         Shape::Named(name) => (Some("application/json"), Some(reference(name))),
-        Shape::Command(name) => (Some("application/json"), Some(reference(&format!("command-{name}")))),
+        Shape::Command(name) => (
+            Some("application/json"),
+            Some(reference(&format!("command-{name}"))),
+        ),
         Shape::Events => (Some("text/event-stream"), Some(json!({ "type": "string" }))),
-        Shape::Other("application/json") => (Some("application/json"), Some(json!({ "type": "object" }))),
+        Shape::Other("application/json") => {
+            (Some("application/json"), Some(json!({ "type": "object" })))
+        }
         Shape::Other(kind) => (Some(kind), Some(json!({ "type": "string" }))),
     }
 }
 
 fn described(about: &str, content: Option<(&str, Value)>) -> Value {
     match content {
-        Some((kind, schema)) => json!({ "description": about, "content": { kind: { "schema": schema } } }),
+        Some((kind, schema)) => {
+            json!({ "description": about, "content": { kind: { "schema": schema } } })
+        }
         None => json!({ "description": about }),
     }
 }
@@ -197,6 +219,7 @@ fn schemas() -> Map<String, Value> {
     add::<Operations>(&mut generator);
     add::<Problem>(&mut generator);
     add::<SessionView>(&mut generator);
+    add::<Sessions>(&mut generator);
     add::<Tokens>(&mut generator);
     add::<VmView>(&mut generator);
     add::<Vms>(&mut generator);
@@ -244,7 +267,10 @@ mod tests {
     /// `RENEW_SCHEMA=1` writes it.
     #[test]
     fn the_document_that_is_kept_is_the_one_that_is_served() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/schema/openapi.json");
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../docs/schema/openapi.json"
+        );
         let text = format!("{:#}\n", document(env!("CARGO_PKG_VERSION")));
         if std::env::var_os("RENEW_SCHEMA").is_some() {
             std::fs::write(path, &text).unwrap();

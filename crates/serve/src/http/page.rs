@@ -18,14 +18,30 @@ const SVG: &str = "image/svg+xml";
 /// Name, media type, content.
 const FILES: &[(&str, &str, &[u8])] = &[
     ("about.js", SCRIPT, include_bytes!("../../page/about.js")),
-    ("actions.js", SCRIPT, include_bytes!("../../page/actions.js")),
+    (
+        "actions.js",
+        SCRIPT,
+        include_bytes!("../../page/actions.js"),
+    ),
     ("api.js", SCRIPT, include_bytes!("../../page/api.js")),
     ("ask.js", SCRIPT, include_bytes!("../../page/ask.js")),
     ("badges.js", SCRIPT, include_bytes!("../../page/badges.js")),
     ("chart.js", SCRIPT, include_bytes!("../../page/chart.js")),
-    ("console-style.js", SCRIPT, include_bytes!("../../page/console-style.js")),
-    ("console.js", SCRIPT, include_bytes!("../../page/console.js")),
-    ("consolelog.js", SCRIPT, include_bytes!("../../page/consolelog.js")),
+    (
+        "console-style.js",
+        SCRIPT,
+        include_bytes!("../../page/console-style.js"),
+    ),
+    (
+        "console.js",
+        SCRIPT,
+        include_bytes!("../../page/console.js"),
+    ),
+    (
+        "consolelog.js",
+        SCRIPT,
+        include_bytes!("../../page/consolelog.js"),
+    ),
     ("detail.js", SCRIPT, include_bytes!("../../page/detail.js")),
     ("events.js", SCRIPT, include_bytes!("../../page/events.js")),
     ("guests.js", SCRIPT, include_bytes!("../../page/guests.js")),
@@ -41,9 +57,21 @@ const FILES: &[(&str, &str, &[u8])] = &[
     ("text.js", SCRIPT, include_bytes!("../../page/text.js")),
     ("truth.js", SCRIPT, include_bytes!("../../page/truth.js")),
     ("words.js", SCRIPT, include_bytes!("../../page/words.js")),
-    ("vendor/addon-fit.mjs", SCRIPT, include_bytes!("../../page/vendor/addon-fit.mjs")),
-    ("vendor/xterm.css", CSS, include_bytes!("../../page/vendor/xterm.css")),
-    ("vendor/xterm.mjs", SCRIPT, include_bytes!("../../page/vendor/xterm.mjs")),
+    (
+        "vendor/addon-fit.mjs",
+        SCRIPT,
+        include_bytes!("../../page/vendor/addon-fit.mjs"),
+    ),
+    (
+        "vendor/xterm.css",
+        CSS,
+        include_bytes!("../../page/vendor/xterm.css"),
+    ),
+    (
+        "vendor/xterm.mjs",
+        SCRIPT,
+        include_bytes!("../../page/vendor/xterm.mjs"),
+    ),
 ];
 
 pub(crate) async fn index() -> Response {

@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
 use super::answer::{Refusal, body};
-use super::doors::{By, COOKIE, Closed, From, Who, hash, random};
-use super::routes::App;
+use super::app::App;
 use super::vms::broken;
+use crate::doors::{By, COOKIE, Closed, From, Who, hash, random};
 use crate::orders::problem;
 use crate::words::{Audited, Role, Token, now};
 
@@ -105,11 +105,14 @@ pub(crate) async fn enter(
     bytes: Bytes,
 ) -> Result<Response, Refusal> {
     let From::Tls(address) = from else {
-        return Err(Refusal::bad("session", "who comes through the socket needs none"));
+        return Err(Refusal::bad(
+            "session",
+            "who comes through the socket needs none",
+        ));
     };
     let entry: Entry = body(&headers, &bytes)?;
     let Some(who) = app.doors.by_token(None, &entry.token) else {
-        return Err(app.doors.note_wrong(address).refusal());
+        return Err(Refusal::closed(&app.doors.note_wrong(address)));
     };
     let (secret, _) = opened(&app, &who)?;
     let view = SessionView {
@@ -117,14 +120,20 @@ pub(crate) async fn enter(
         role: who.role,
     };
     let mut response = Json(view).into_response();
-    set_cookie(&mut response, &format!("{COOKIE}={secret}; Path=/; Secure; HttpOnly; SameSite=Strict"));
+    set_cookie(
+        &mut response,
+        &format!("{COOKIE}={secret}; Path=/; Secure; HttpOnly; SameSite=Strict"),
+    );
     Ok(response)
 }
 
 /// A session's secret and number.
 pub(crate) fn opened(app: &App, who: &Who) -> Result<(String, String), Refusal> {
     let opened = app.doors.open_session(who).map_err(|error| {
-        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, problem("internal", error.to_string()))
+        Refusal::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            problem("internal", error.to_string()),
+        )
     })?;
     opened.ok_or_else(|| {
         let problem = problem("too-many-sessions", "too many sessions are open");
@@ -154,8 +163,55 @@ pub(crate) async fn leave(
             .end_session(|hash, _| secret.as_deref() == Some(hash));
     }
     let mut response = StatusCode::NO_CONTENT.into_response();
-    set_cookie(&mut response, &format!("{COOKIE}=; Path=/; Secure; HttpOnly; SameSite=Strict; Max-Age=0"));
+    set_cookie(
+        &mut response,
+        &format!("{COOKIE}=; Path=/; Secure; HttpOnly; SameSite=Strict; Max-Age=0"),
+    );
     response
+}
+
+/// An open session.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct OpenSession {
+    /// Its number.
+    id: String,
+    /// Whose.
+    name: String,
+    /// What they may do.
+    role: Role,
+}
+
+/// Every open session.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Sessions {
+    /// By number.
+    sessions: Vec<OpenSession>,
+}
+
+pub(crate) async fn sessions(State(app): State<App>) -> Json<Sessions> {
+    let sessions = app.doors.sessions().into_iter().map(|session| OpenSession {
+        id: session.id,
+        name: session.who,
+        role: session.role,
+    });
+    Json(Sessions {
+        sessions: sessions.collect(),
+    })
+}
+
+pub(crate) async fn end_session(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Refusal> {
+    if app.doors.end_session(|_, session| session.id == id) {
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    let message = format!("there is no session \"{}\"", id.escape_debug());
+    Err(Refusal::none(
+        "no-such-session",
+        message,
+        "`GET /v1/sessions` lists those that are open",
+    ))
 }
 
 pub(crate) async fn tokens(State(app): State<App>) -> Json<Tokens> {
@@ -189,7 +245,10 @@ pub(crate) async fn add_token(
         ));
     }
     let secret = random().map_err(|error| {
-        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, problem("internal", error.to_string()))
+        Refusal::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            problem("internal", error.to_string()),
+        )
     })?;
     let token = format!("mother-{secret}");
     let kept = Token {
@@ -252,5 +311,5 @@ pub(crate) async fn audit(
 
 /// Nobody comes in without having been asked who they are.
 pub(crate) fn unknown() -> Response {
-    Closed::Unknown.refusal().into_response()
+    Refusal::closed(&Closed::Unknown).into_response()
 }

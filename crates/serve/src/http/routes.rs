@@ -1,7 +1,5 @@
 //! Everything that can be asked, as one table: the router, who may, and the OpenAPI document are made of it.
 
-use std::sync::Arc;
-
 use axum::Router;
 use axum::extract::{Path, Request, State};
 use axum::middleware::{self, Next};
@@ -9,14 +7,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post, put};
 
 use super::answer::Refusal;
-use super::doors::Who;
-use super::{command, console, host, openapi, people, several, streams, vms};
-use crate::daemon::Daemon;
+use super::app::App;
+use super::{command, console, host, people, several, streams, vms};
+use crate::doors::{Closed, Who};
 use crate::orders::problem;
-use crate::words::{Problem, Role};
-
-/// What handlers share.
-pub(crate) type App = Arc<Daemon>;
+use crate::words::Role;
 
 /// What goes in or comes out.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +46,12 @@ pub(crate) struct Route {
 }
 
 impl Route {
-    fn read(path: &'static str, about: &'static str, answer: Shape, handler: MethodRouter<App>) -> Route {
+    fn read(
+        path: &'static str,
+        about: &'static str,
+        answer: Shape,
+        handler: MethodRouter<App>,
+    ) -> Route {
         Route {
             method: "get",
             path,
@@ -97,7 +97,10 @@ impl Route {
 /// The table.
 pub(crate) fn routes() -> Vec<Route> {
     let mut all = of_vms();
-    all.extend(of_everything());
+    all.extend(inside_vms());
+    all.extend(of_several());
+    all.extend(of_events());
+    all.extend(of_the_host());
     all.extend(of_people());
     all
 }
@@ -105,12 +108,9 @@ pub(crate) fn routes() -> Vec<Route> {
 const WAIT: (&str, &str) = ("wait", "seconds to wait for the end of it, at most 300");
 
 fn of_vms() -> Vec<Route> {
-    use Shape::{Command, Empty, Named, Other};
+    use Shape::{Empty, Named};
     let operation = (202, Named("Operation"));
-    let asked = |command: &'static str| {
-        get(move |app: State<App>, name: Path<String>| vms::ask(app, name, command))
-    };
-    let mut all = vec![
+    vec![
         Route::read("/v1/vms", "Every VM by name", Named("Vms"), get(vms::list)).with(&[
             ("label", "only VMs with this label, KEY=VALUE"),
             ("state", "only VMs in this state"),
@@ -146,13 +146,42 @@ fn of_vms() -> Vec<Route> {
             post(vms::act),
         )
         .with(&[WAIT]),
-    ];
+    ]
+}
+
+/// What goes on in a VM, as commands tell it, and its console.
+fn inside_vms() -> Vec<Route> {
+    use Shape::{Command, Other};
+    let asked = |command: &'static str| {
+        get(move |app: State<App>, name: Path<String>| vms::ask(app, name, command))
+    };
+    let mut all = Vec::new();
     for (path, command, about) in [
-        ("/v1/vms/{name}/truth", "truth", "Claim, kernel and truth side by side"),
-        ("/v1/vms/{name}/processes", "processes", "The guest's processes, read from outside"),
-        ("/v1/vms/{name}/inspect", "inspect", "Everything that is known"),
-        ("/v1/vms/{name}/hooks", "hooks", "Where the guest's kernel calls others' code"),
-        ("/v1/vms/{name}/dmesg", "dmesg", "The log of the guest's kernel"),
+        (
+            "/v1/vms/{name}/truth",
+            "truth",
+            "Claim, kernel and truth side by side",
+        ),
+        (
+            "/v1/vms/{name}/processes",
+            "processes",
+            "The guest's processes, read from outside",
+        ),
+        (
+            "/v1/vms/{name}/inspect",
+            "inspect",
+            "Everything that is known",
+        ),
+        (
+            "/v1/vms/{name}/hooks",
+            "hooks",
+            "Where the guest's kernel calls others' code",
+        ),
+        (
+            "/v1/vms/{name}/dmesg",
+            "dmesg",
+            "The log of the guest's kernel",
+        ),
         ("/v1/vms/{name}/logs", "logs", "What the VM printed"),
     ] {
         all.push(Route::read(path, about, Command(command), asked(command)));
@@ -163,17 +192,18 @@ fn of_vms() -> Vec<Route> {
         Other("application/octet-stream"),
         get(console::attach),
     );
-    all.push(Route { status: 101, ..console }.with(&[("types", "false only looks, which ReadOnly may")]));
+    all.push(
+        Route {
+            status: 101,
+            ..console
+        }
+        .with(&[("types", "false only looks, which ReadOnly may")]),
+    );
     all
 }
 
-fn of_everything() -> Vec<Route> {
-    use Shape::{Command, Empty, Events, Named, Other};
-    let limits: &[(&str, &str)] = &[
-        ("after", "only events with greater numbers"),
-        ("limit", "at most so many, 1000 without it"),
-        ("vm", "only events of this VM"),
-    ];
+fn of_several() -> Vec<Route> {
+    use Shape::{Empty, Named, Other};
     vec![
         Route::change(
             ("post", "/v1/apply"),
@@ -184,19 +214,24 @@ fn of_everything() -> Vec<Route> {
         )
         .with(&[
             ("dry_run", "true changes nothing"),
-            ("prune", "true forgets, stops and removes declared VMs that are not there"),
+            (
+                "prune",
+                "true forgets, stops and removes declared VMs that are not there",
+            ),
         ]),
-        Route::read("/v1/watch", "VMs as they change", Events, get(streams::watch)),
-        Route::read("/v1/events", "What happened, oldest first", Named("Events"), get(streams::events)).with(limits),
         Route::read(
-            "/v1/events/stream",
-            "What happens; Last-Event-ID goes on where it stopped",
-            Events,
-            get(streams::event_stream),
+            "/v1/operations",
+            "Long work, newest first",
+            Named("Operations"),
+            get(several::operations),
+        ),
+        Route::read(
+            "/v1/operations/{id}",
+            "One operation",
+            Named("Operation"),
+            get(several::operation),
         )
-        .with(&[("after", "begins behind this number")]),
-        Route::read("/v1/operations", "Long work, newest first", Named("Operations"), get(several::operations)),
-        Route::read("/v1/operations/{id}", "One operation", Named("Operation"), get(several::operation)).with(&[WAIT]),
+        .with(&[WAIT]),
         Route::change(
             ("delete", "/v1/operations/{id}"),
             "Cancels an operation",
@@ -212,7 +247,49 @@ fn of_everything() -> Vec<Route> {
             post(command::run),
         )
         .of(Role::ReadOnly),
-        Route::read("/v1/images", "Root file systems that are kept", Command("images"), get(several::images)),
+    ]
+}
+
+fn of_events() -> Vec<Route> {
+    use Shape::{Events, Named};
+    let limits: &[(&str, &str)] = &[
+        ("after", "only events with greater numbers"),
+        ("limit", "at most so many, 1000 without it"),
+        ("vm", "only events of this VM"),
+    ];
+    vec![
+        Route::read(
+            "/v1/watch",
+            "VMs as they change",
+            Events,
+            get(streams::watch),
+        ),
+        Route::read(
+            "/v1/events",
+            "What happened, oldest first",
+            Named("Events"),
+            get(streams::events),
+        )
+        .with(limits),
+        Route::read(
+            "/v1/events/stream",
+            "What happens; Last-Event-ID goes on where it stopped",
+            Events,
+            get(streams::event_stream),
+        )
+        .with(&[("after", "begins behind this number")]),
+    ]
+}
+
+fn of_the_host() -> Vec<Route> {
+    use Shape::{Command, Empty, Named, Other};
+    vec![
+        Route::read(
+            "/v1/images",
+            "Root file systems that are kept",
+            Command("images"),
+            get(several::images),
+        ),
         Route::change(
             ("delete", "/v1/images/{name}"),
             "Removes an image",
@@ -227,18 +304,37 @@ fn of_everything() -> Vec<Route> {
             (200, Command("freed")),
             post(several::prune_images),
         ),
-        Route::read("/v1/host", "The host, and what more fits", Named("HostView"), get(host::host)),
-        Route::read("/v1/host/doctor", "What works on the host", Command("doctor"), get(host::doctor)),
-        Route::read("/metrics", "Every number", Other("text/plain"), get(host::metrics))
-            .with(&[("libvirt", "true adds the names of libvirt's exporter")]),
-        Route::read("/openapi.json", "This document", Other("application/json"), get(openapi::serve)),
+        Route::read(
+            "/v1/host",
+            "The host, and what more fits",
+            Named("HostView"),
+            get(host::host),
+        ),
+        Route::read(
+            "/v1/host/doctor",
+            "What works on the host",
+            Command("doctor"),
+            get(host::doctor),
+        ),
+        Route::read(
+            "/metrics",
+            "Every number",
+            Other("text/plain"),
+            get(host::metrics),
+        )
+        .with(&[("libvirt", "true adds the names of libvirt's exporter")]),
     ]
 }
 
 fn of_people() -> Vec<Route> {
     use Shape::{Empty, Named};
     vec![
-        Route::read("/v1/session", "Who one is", Named("SessionView"), get(people::session)),
+        Route::read(
+            "/v1/session",
+            "Who one is",
+            Named("SessionView"),
+            get(people::session),
+        ),
         Route::change(
             ("delete", "/v1/session"),
             "Ends a browser's session",
@@ -247,7 +343,28 @@ fn of_people() -> Vec<Route> {
             delete(people::leave),
         )
         .of(Role::ReadOnly),
-        Route::read("/v1/tokens", "Who may come in", Named("Tokens"), get(people::tokens)).of(Role::Administrator),
+        Route::read(
+            "/v1/sessions",
+            "Sessions that are open",
+            Named("Sessions"),
+            get(people::sessions),
+        )
+        .of(Role::Administrator),
+        Route::change(
+            ("delete", "/v1/sessions/{name}"),
+            "Ends a session",
+            Empty,
+            (204, Empty),
+            delete(people::end_session),
+        )
+        .of(Role::Administrator),
+        Route::read(
+            "/v1/tokens",
+            "Who may come in",
+            Named("Tokens"),
+            get(people::tokens),
+        )
+        .of(Role::Administrator),
         Route::change(
             ("post", "/v1/tokens"),
             "Lets somebody in; the token is in the answer and nowhere else",
@@ -264,12 +381,17 @@ fn of_people() -> Vec<Route> {
             delete(people::remove_token),
         )
         .of(Role::Administrator),
-        Route::read("/v1/audit", "Who asked for what, newest first", Named("Audit"), get(people::audit))
-            .of(Role::Administrator)
-            .with(&[
-                ("limit", "at most so many, 1000 without it"),
-                ("reads", "true for calls that only read"),
-            ]),
+        Route::read(
+            "/v1/audit",
+            "Who asked for what, newest first",
+            Named("Audit"),
+            get(people::audit),
+        )
+        .of(Role::Administrator)
+        .with(&[
+            ("limit", "at most so many, 1000 without it"),
+            ("reads", "true for calls that only read"),
+        ]),
     ]
 }
 
@@ -280,7 +402,9 @@ pub(crate) fn router() -> Router<App> {
         let role = route.role;
         let handler = route
             .handler
-            .layer(middleware::from_fn(move |request, next| may(role, request, next)));
+            .layer(middleware::from_fn(move |request, next| {
+                may(role, request, next)
+            }));
         router = router.route(route.path, handler);
     }
     router
@@ -290,27 +414,19 @@ pub(crate) fn router() -> Router<App> {
 async fn may(role: Role, request: Request, next: Next) -> Response {
     match request.extensions().get::<Who>() {
         Some(who) if who.role >= role => next.run(request).await,
-        Some(who) => forbidden(who, role).into_response(),
-        None => super::doors::Closed::Unknown.refusal().into_response(),
+        Some(who) => Refusal::forbidden(who, role).into_response(),
+        None => Refusal::closed(&Closed::Unknown).into_response(),
     }
-}
-
-/// Somebody may not.
-pub(crate) fn forbidden(who: &Who, role: Role) -> Refusal {
-    let problem = Problem {
-        help: Some("ask an Administrator for a token with more".to_owned()),
-        ..problem(
-            "forbidden",
-            format!("this is for {role:?}, and {} is {:?}", who.name, who.role),
-        )
-    };
-    Refusal::new(axum::http::StatusCode::FORBIDDEN, problem)
 }
 
 /// There is nothing at this path.
 pub(crate) async fn nothing(State(_): State<App>, request: Request) -> Refusal {
     let path = request.uri().path().escape_debug().to_string();
-    Refusal::none("no-such-path", format!("there is nothing at {path}"), "`/openapi.json` says what there is")
+    Refusal::none(
+        "no-such-path",
+        format!("there is nothing at {path}"),
+        "`/openapi.json` says what there is",
+    )
 }
 
 /// There is something, and this is not done to it.

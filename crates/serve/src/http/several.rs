@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
 use super::answer::{Refusal, body};
-use super::routes::App;
+use super::app::App;
 use super::vms::{answer_operation, broken};
 use crate::daemon::Daemon;
 use crate::orders::Words;
@@ -84,7 +84,10 @@ fn flat(what: &Declaration) -> Vec<(String, Value)> {
         ("restart".to_owned(), json!(what.restart)),
         ("boot".to_owned(), json!(what.boot)),
         ("order".to_owned(), json!(what.order)),
-        ("folder".to_owned(), json!(what.folder.display().to_string())),
+        (
+            "folder".to_owned(),
+            json!(what.folder.display().to_string()),
+        ),
     ];
     let said = what.spec.said().into_iter();
     all.extend(said.map(|(key, value)| (format!("spec.{key}"), value)));
@@ -92,7 +95,8 @@ fn flat(what: &Declaration) -> Vec<(String, Value)> {
 }
 
 fn differences(old: &Declaration, new: &Declaration) -> Vec<Field> {
-    let (old, new) = (flat(old), flat(new));
+    let old = flat(old);
+    let new = flat(new);
     let value = |all: &[(String, Value)], key: &str| {
         let found = all.iter().find(|(other, _)| other == key);
         found.map_or(Value::Null, |(_, value)| value.clone())
@@ -116,9 +120,15 @@ pub(crate) async fn apply(
 ) -> Result<Json<Differences>, Refusal> {
     let written: Application = body(&headers, &bytes)?;
     for (index, one) in written.vms.iter().enumerate() {
-        if written.vms[..index].iter().any(|other| other.name == one.name) {
+        if written.vms[..index]
+            .iter()
+            .any(|other| other.name == one.name)
+        {
             let place = format!("vms[{index}].name");
-            return Err(Refusal::bad(&place, format!("\"{}\" stands there twice", one.name)));
+            return Err(Refusal::bad(
+                &place,
+                format!("\"{}\" stands there twice", one.name),
+            ));
         }
     }
     let is_dry = how.dry_run == Some(true);

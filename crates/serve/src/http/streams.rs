@@ -17,10 +17,10 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::task::spawn_blocking;
 
 use super::answer::Refusal;
-use super::routes::App;
+use super::app::App;
 use super::vms::broken;
 use crate::sight::Change;
-use crate::words::Event;
+use crate::words::{Event, VmView};
 
 /// Events in one answer, if nobody says how many.
 const LIMIT: usize = 1000;
@@ -54,7 +54,11 @@ pub(crate) async fn events(
     let read = spawn_blocking(move || {
         let limit = choice.limit.unwrap_or(LIMIT).min(LIMIT);
         // Those of one VM lie between others.
-        let looked_at = if choice.vm.is_some() { usize::MAX } else { limit };
+        let looked_at = if choice.vm.is_some() {
+            usize::MAX
+        } else {
+            limit
+        };
         let mut events = app.store.events(choice.after, looked_at)?;
         if let Some(vm) = &choice.vm {
             events.retain(|event| event.vm.as_ref() == Some(vm));
@@ -191,38 +195,32 @@ pub(crate) async fn watch(
     State(app): State<App>,
 ) -> Sse<impl Stream<Item = Result<Message, Infallible>>> {
     let (all, coming) = app.sight.listen();
-    let first: Vec<Change> = all
-        .into_iter()
-        .map(|vm| Change::Is(Box::new(vm)))
-        .collect();
+    let first: Vec<Change> = all.into_iter().map(|vm| Change::Is(Box::new(vm))).collect();
     let state = (app, first.into_iter(), coming);
     let stream = stream::unfold(state, |(app, mut first, mut coming)| async move {
-        loop {
-            let change = match first.next() {
-                Some(change) => change,
-                None => match coming.recv().await {
-                    Ok(change) => change,
-                    // Too slow: all of it anew, which is what is true now.
-                    Err(RecvError::Lagged(_)) => {
-                        let (all, anew) = app.sight.listen();
-                        coming = anew;
-                        let all: Vec<Change> = all
-                            .into_iter()
-                            .map(|vm| Change::Is(Box::new(vm)))
-                            .collect();
-                        first = all.into_iter();
-                        let message = message("anew", &json!({}));
-                        return Some((Ok(message), (app, first, coming)));
-                    }
-                    Err(RecvError::Closed) => return None,
-                },
-            };
-            let message = match &change {
-                Change::Is(vm) => message("vm", vm),
-                Change::Gone(name) => message("gone", &json!({ "name": name })),
-            };
-            return Some((Ok(message), (app, first, coming)));
-        }
+        let change = match first.next() {
+            Some(change) => change,
+            None => match coming.recv().await {
+                Ok(change) => change,
+                // Too slow: all of it anew, which is what is true now.
+                Err(RecvError::Lagged(_)) => {
+                    let (all, anew) = app.sight.listen();
+                    let message = message("anew", &json!({}));
+                    return Some((Ok(message), (app, as_changes(all), anew)));
+                }
+                Err(RecvError::Closed) => return None,
+            },
+        };
+        let message = match &change {
+            Change::Is(vm) => message("vm", vm),
+            Change::Gone(name) => message("gone", &json!({ "name": name })),
+        };
+        Some((Ok(message), (app, first, coming)))
     });
     Sse::new(stream).keep_alive(KeepAlive::new().interval(ALIVE_EVERY))
+}
+
+fn as_changes(all: Vec<VmView>) -> std::vec::IntoIter<Change> {
+    let changes = all.into_iter().map(|vm| Change::Is(Box::new(vm)));
+    changes.collect::<Vec<_>>().into_iter()
 }

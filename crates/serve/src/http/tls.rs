@@ -22,7 +22,8 @@ pub(super) fn acceptor(
     folder: &Path,
     address: SocketAddr,
 ) -> Result<(TlsAcceptor, String), ServeError> {
-    let (certificate, key) = (folder.join("certificate.pem"), folder.join("key.pem"));
+    let certificate = folder.join("certificate.pem");
+    let key = folder.join("key.pem");
     if !certificate.exists() {
         make(&certificate, &key, address)?;
     }
@@ -74,7 +75,11 @@ fn make(certificate: &Path, key: &Path, address: SocketAddr) -> Result<(), Serve
     };
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = host.trim();
-    let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+    let mut names = vec![
+        "localhost".to_owned(),
+        "127.0.0.1".to_owned(),
+        "::1".to_owned(),
+    ];
     if !host.is_empty() && host != "localhost" {
         names.push(host.to_owned());
     }

@@ -14,7 +14,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
 use super::answer::{Refusal, body, changed, tag, wanted_version, with_version};
-use super::routes::App;
+use super::app::App;
 use crate::daemon::{Changed, GRACE_SECONDS, start_words};
 use crate::orders::{Words, problem};
 use crate::words::{Declaration, Desired, Operation, VmView, WorkState};
@@ -54,6 +54,14 @@ pub(crate) struct ActionBody {
     disk_rate: Option<String>,
     /// `limit`: bytes per second of its network card, or none.
     net_rate: Option<String>,
+    /// `limit`: memory that compressed pages may take.
+    page_memory: Option<String>,
+    /// `limit`: requests per second of its disks, or none.
+    disk_ops: Option<String>,
+    /// `limit`: packets per second of its network card, or none.
+    net_packets: Option<String>,
+    /// `limit`: bytes per second of its consoles, or none.
+    console_rate: Option<String>,
     /// `balloon`: what the balloon shall hold.
     size: Option<String>,
     /// `link`: whether the cable is in.
@@ -87,7 +95,10 @@ pub(crate) async fn list(
     Ok(Json(Vms { vms }))
 }
 
-pub(crate) async fn one(State(app): State<App>, Path(name): Path<String>) -> Result<Response, Refusal> {
+pub(crate) async fn one(
+    State(app): State<App>,
+    Path(name): Path<String>,
+) -> Result<Response, Refusal> {
     let vm = app.sight.one(&name).ok_or_else(|| Refusal::no_vm(&name))?;
     let version = vm.declared.as_ref().map(|declared| declared.version);
     Ok(with_version(version, &vm))
@@ -160,7 +171,8 @@ pub(crate) async fn remove(
     let vm = app.sight.one(&name).ok_or_else(|| Refusal::no_vm(&name))?;
     if vm.declared.is_some() {
         let expected = wanted_version(&headers)?;
-        let (daemon, forgotten) = (app.clone(), name.clone());
+        let daemon = app.clone();
+        let forgotten = name.clone();
         let forgot = spawn_blocking(move || daemon.forget(&forgotten, expected)).await;
         if let Changed::Not(version) = forgot.map_err(broken)?? {
             return Err(changed(version));
@@ -182,14 +194,20 @@ pub(crate) async fn remove(
 }
 
 fn stop_words(name: &str, grace_seconds: u64) -> Words {
-    Words::new(["stop", "--json", "--grace", &format!("{grace_seconds}s"), name])
+    Words::new([
+        "stop",
+        "--json",
+        "--grace",
+        &format!("{grace_seconds}s"),
+        name,
+    ])
 }
 
 pub(crate) async fn act(
     State(app): State<App>,
     Path((name, action)): Path<(String, String)>,
     Query(patience): Query<Patience>,
-    Extension(_who): Extension<super::doors::Who>,
+    Extension(_who): Extension<crate::doors::Who>,
     headers: HeaderMap,
     bytes: Bytes,
 ) -> Result<Response, Refusal> {
@@ -231,7 +249,8 @@ pub(crate) async fn perform(
             } else {
                 Desired::Running
             };
-            let (daemon, of) = (app.clone(), name.to_owned());
+            let daemon = app.clone();
+            let of = name.to_owned();
             let wished = spawn_blocking(move || daemon.wish(&of, desired)).await;
             let Some(declared) = wished.map_err(broken)?? else {
                 return Err(Refusal::no_vm(name));
@@ -274,13 +293,17 @@ fn plain_words(name: &str, action: &str, given: &ActionBody, grace: u64) -> Resu
                 ("--cpu-weight", &weight),
                 ("--disk-rate", &given.disk_rate),
                 ("--net-rate", &given.net_rate),
+                ("--page-memory", &given.page_memory),
+                ("--disk-ops", &given.disk_ops),
+                ("--net-packets", &given.net_packets),
+                ("--console-rate", &given.console_rate),
             ] {
                 if let Some(value) = value {
                     words.push(format!("{option}={value}"));
                 }
             }
             if words.len() == 2 {
-                return Err(missing("resident, cpu_limit, cpu_weight, disk_rate or net_rate"));
+                return Err(missing("resident, or another limit"));
             }
             words.push(name.to_owned());
         }
@@ -348,7 +371,11 @@ pub(crate) async fn ask(
     if app.sight.one(&name).is_none() {
         return Err(Refusal::no_vm(&name));
     }
-    let word = if command == "processes" { "ps" } else { command };
+    let word = if command == "processes" {
+        "ps"
+    } else {
+        command
+    };
     let answer = app.orders.ask(Words::new([word, "--json", &name])).await;
     answer.map(Json).map_err(Refusal::of_command)
 }

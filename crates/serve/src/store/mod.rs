@@ -113,10 +113,7 @@ impl Store {
             let path = folder.to_owned();
             move |source| StoreError::Folder { act, path, source }
         };
-        let made = DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder);
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
         made.map_err(failed("make"))?;
         fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).map_err(failed("close"))?;
         let path = folder.join("state.redb");

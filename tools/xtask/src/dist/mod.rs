@@ -4,6 +4,7 @@
 //! that has none. Its debug information lies beside the archive, for whoever looks into a crash. Nothing in the program says
 //! where on this machine it was built.
 
+mod deb;
 mod man;
 mod sbom;
 
@@ -64,8 +65,15 @@ pub fn run() -> Result<bool> {
     write(&folder.join("apparmor/mother"), &profile)?;
     write(&folder.join("SHA256SUMS"), &sums(&folder)?)?;
     let archive = pack(&folder, &name)?;
+    let package = deb::package(&folder, &number)?;
+    let package_name = package.file_name().unwrap_or_default();
+    let package_name = package_name.to_string_lossy().into_owned();
     let releases = workspace::target().join("releases");
-    let beside = [format!("{name}.tar.gz"), format!("{name}.debug")];
+    let beside = [
+        format!("{name}.tar.gz"),
+        format!("{name}.debug"),
+        package_name,
+    ];
     write(&releases.join("SHA256SUMS"), &sums_of(&releases, &beside)?)?;
     println!("{}", version.trim());
     println!(
@@ -74,6 +82,7 @@ pub fn run() -> Result<bool> {
         fs::metadata(&program)?.len()
     );
     println!("{}", archive.display());
+    println!("{}", package.display());
     Ok(true)
 }
 

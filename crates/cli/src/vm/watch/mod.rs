@@ -11,7 +11,6 @@
 
 mod act;
 pub(super) mod journal;
-pub(super) mod read;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -33,9 +32,9 @@ use super::orders::time;
 use super::words::{find, names};
 use crate::answers::Outcome;
 use crate::failure::Failure;
+use crate::read_policy::read_policy;
 use act::Actor;
 use journal::Journal;
-use read::read;
 
 /// How often VMs are looked for, and what is no event.
 const EVERY: Duration = Duration::from_secs(1);
@@ -78,7 +77,7 @@ pub struct WatchArguments {
 
 /// Follows the policy; the exit status.
 pub fn watch(arguments: &WatchArguments) -> Result<u8, Failure> {
-    let mut policy = read(&arguments.policy)?;
+    let mut policy = read_policy(&arguments.policy)?;
     policy.dry_run |= arguments.dry_run;
     let inventory = Inventory::of_user()?;
     let wished = names(&arguments.names)?;

@@ -12,9 +12,10 @@ use sha2::{Digest, Sha256};
 
 use super::errors::{Wrong, message};
 use super::kinds::{collection, link, resource};
-use super::super::doors::{Who, hash};
-use super::super::people::is_plain_name;
-use super::super::routes::App;
+use super::tags::{check_match, json_answer};
+use crate::doors::{Who, hash};
+use crate::http::app::App;
+use crate::http::people::is_plain_name;
 use crate::words::{Role, Token, now};
 
 /// Shortest and longest token that a client may choose.
@@ -23,16 +24,33 @@ const LENGTH: (usize, usize) = (32, 512);
 const DIFFERENT_MIN: usize = 10;
 /// What an account has beside what can be changed.
 const FIXED: &[&str] = &[
-    "Id", "Name", "UserName", "Enabled", "Locked", "AccountTypes", "Links", "Description",
+    "Id",
+    "Name",
+    "UserName",
+    "Enabled",
+    "Locked",
+    "AccountTypes",
+    "Links",
+    "Description",
 ];
 
 const ROLES: &[(Role, &str, &[&str])] = &[
     (
         Role::Administrator,
         "Administrator",
-        &["Login", "ConfigureManager", "ConfigureUsers", "ConfigureSelf", "ConfigureComponents"],
+        &[
+            "Login",
+            "ConfigureManager",
+            "ConfigureUsers",
+            "ConfigureSelf",
+            "ConfigureComponents",
+        ],
     ),
-    (Role::Operator, "Operator", &["Login", "ConfigureSelf", "ConfigureComponents"]),
+    (
+        Role::Operator,
+        "Operator",
+        &["Login", "ConfigureSelf", "ConfigureComponents"],
+    ),
     (Role::ReadOnly, "ReadOnly", &["Login", "ConfigureSelf"]),
 ];
 
@@ -57,13 +75,23 @@ pub(super) fn service() -> Value {
         "Roles": link("/redfish/v1/AccountService/Roles"),
     });
     let place = "/redfish/v1/AccountService";
-    resource("AccountService", place, ("AccountService", "Who may come in"), more)
+    resource(
+        "AccountService",
+        place,
+        ("AccountService", "Who may come in"),
+        more,
+    )
 }
 
 /// All roles.
 pub(super) fn roles() -> Value {
     let places: Vec<String> = ROLES.iter().map(|(_, name, _)| role_place(name)).collect();
-    collection("RoleCollection", "/redfish/v1/AccountService/Roles", "Roles", &places)
+    collection(
+        "RoleCollection",
+        "/redfish/v1/AccountService/Roles",
+        "Roles",
+        &places,
+    )
 }
 
 /// One role.
@@ -92,7 +120,10 @@ fn may_see(who: &Who, name: &str) -> bool {
 
 /// All of them.
 pub(super) fn accounts(app: &App, who: &Who) -> Value {
-    let places: Vec<String> = seen(app, who).iter().map(|token| place(&token.name)).collect();
+    let places: Vec<String> = seen(app, who)
+        .iter()
+        .map(|token| place(&token.name))
+        .collect();
     let uri = "/redfish/v1/AccountService/Accounts";
     collection("ManagerAccountCollection", uri, "Accounts", &places)
 }
@@ -120,7 +151,12 @@ fn view(token: &Token) -> Value {
         "AccountTypes": ["Redfish"],
         "Links": { "Role": link(&role_place(role)) },
     });
-    let mut view = resource("ManagerAccount", &place(&token.name), (&token.name, "Account"), more);
+    let mut view = resource(
+        "ManagerAccount",
+        &place(&token.name),
+        (&token.name, "Account"),
+        more,
+    );
     // It is never told, which the schema wants to be said.
     view["Password"] = Value::Null;
     view
@@ -128,9 +164,17 @@ fn view(token: &Token) -> Value {
 
 /// Changes with everything of a token, the secret too, and says nothing of it.
 fn etag(token: &Token) -> String {
-    let of = format!("{}\n{}\n{}", token.name, role_name(token.role), token.sha256);
+    let of = format!(
+        "{}\n{}\n{}",
+        token.name,
+        role_name(token.role),
+        token.sha256
+    );
     let digest = Sha256::digest(of.as_bytes());
-    let text: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    let text: String = digest[..8]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     format!("\"{text}\"")
 }
 
@@ -149,11 +193,15 @@ fn asked(body: &Map<String, Value>, is_new: bool) -> Result<Asked, Wrong> {
     for (key, value) in body.iter().filter(|(key, _)| !key.contains('@')) {
         let text = value.as_str();
         match (key.as_str(), text) {
-            ("UserName", Some(name)) if is_new && is_plain_name(name) => asked.name = Some(name.to_owned()),
+            ("UserName", Some(name)) if is_new && is_plain_name(name) => {
+                asked.name = Some(name.to_owned())
+            }
             ("UserName", Some(name)) if is_new => {
                 wrong.push(message("PropertyValueFormatError", &[name, key]));
             }
-            ("Password", Some(password)) if is_strong(password) => asked.password = Some(password.to_owned()),
+            ("Password", Some(password)) if is_strong(password) => {
+                asked.password = Some(password.to_owned())
+            }
             // What it was is not repeated.
             ("Password", Some(_)) => wrong.push(message("PropertyValueError", &[key])),
             ("RoleId", Some(name)) => match ROLES.iter().find(|(_, known, _)| *known == name) {
@@ -198,14 +246,22 @@ fn is_strong(password: &str) -> bool {
 
 /// Lets somebody in. It writes, so it waits for the disk.
 pub(super) fn create(app: &App, body: &Map<String, Value>) -> Result<Response, Wrong> {
-    let Asked { name, password, role } = asked(body, true)?;
+    let Asked {
+        name,
+        password,
+        role,
+    } = asked(body, true)?;
     let (Some(name), Some(password), Some(role)) = (name, password, role) else {
         return Err(Wrong::bad("UnrecognizedRequestBody", &[]));
     };
     let _one = app.doors.changing();
     if app.doors.tokens().iter().any(|token| token.name == name) {
         let args = ["ManagerAccount", "UserName", &name];
-        return Err(Wrong::new(StatusCode::CONFLICT, "ResourceAlreadyExists", &args));
+        return Err(Wrong::new(
+            StatusCode::CONFLICT,
+            "ResourceAlreadyExists",
+            &args,
+        ));
     }
     let token = Token {
         name: name.clone(),
@@ -214,7 +270,7 @@ pub(super) fn create(app: &App, body: &Map<String, Value>) -> Result<Response, W
         made_at: now(),
     };
     keep(app, &name, Some(&token))?;
-    let mut response = super::json_answer(StatusCode::CREATED, &view(&token));
+    let mut response = json_answer(StatusCode::CREATED, &view(&token));
     let location = HeaderValue::from_str(&place(&name)).map_err(Wrong::internal)?;
     response.headers_mut().insert(header::LOCATION, location);
     Ok(response)
@@ -233,9 +289,13 @@ fn matching(app: &App, who: &Who, name: &str, headers: &HeaderMap) -> Result<Tok
     let Some(token) = found else {
         // Who may see only their own is not told of others.
         let is_all = who.role == Role::Administrator;
-        return Err(if is_all { Wrong::missing(&place(name)) } else { Wrong::forbidden() });
+        return Err(if is_all {
+            Wrong::missing(&place(name))
+        } else {
+            Wrong::forbidden()
+        });
     };
-    super::check_match(headers, &etag(&token))?;
+    check_match(headers, &etag(&token))?;
     Ok(token)
 }
 
@@ -261,11 +321,16 @@ pub(super) fn change(
         // Sessions that the old one has opened are over.
         app.doors.end_session(|_, session| session.who == name);
     }
-    Ok(super::json_answer(StatusCode::OK, &view(&token)))
+    Ok(json_answer(StatusCode::OK, &view(&token)))
 }
 
 /// Lets somebody in no more.
-pub(super) fn remove(app: &App, who: &Who, name: &str, headers: &HeaderMap) -> Result<Response, Wrong> {
+pub(super) fn remove(
+    app: &App,
+    who: &Who,
+    name: &str,
+    headers: &HeaderMap,
+) -> Result<Response, Wrong> {
     let _one = app.doors.changing();
     matching(app, who, name, headers)?;
     keep(app, name, None)?;
@@ -291,17 +356,41 @@ mod tests {
             let text = format!("{found:?}");
             assert!(!text.contains("short"), "a password is repeated: {text}");
         };
-        check(true, json!({ "UserName": "a", "Password": STRONG, "RoleId": "Operator" }), &[]);
-        check(true, json!({}), &["PropertyMissing", "PropertyMissing", "PropertyMissing"]);
+        check(
+            true,
+            json!({ "UserName": "a", "Password": STRONG, "RoleId": "Operator" }),
+            &[],
+        );
+        check(
+            true,
+            json!({}),
+            &["PropertyMissing", "PropertyMissing", "PropertyMissing"],
+        );
         check(
             true,
             json!({ "UserName": "a b", "Password": "short", "RoleId": "King" }),
-            &["PropertyValueError", "PropertyValueNotInList", "PropertyValueFormatError"],
+            &[
+                "PropertyValueError",
+                "PropertyValueNotInList",
+                "PropertyValueFormatError",
+            ],
         );
-        check(true, json!({ "UserName": 5, "Password": 5, "RoleId": 5 }), &["PropertyValueError"; 3]);
-        check(false, json!({ "Password": "a".repeat(40) }), &["PropertyValueError"]);
+        check(
+            true,
+            json!({ "UserName": 5, "Password": 5, "RoleId": 5 }),
+            &["PropertyValueError"; 3],
+        );
+        check(
+            false,
+            json!({ "Password": "a".repeat(40) }),
+            &["PropertyValueError"],
+        );
         check(false, json!({ "Password": STRONG }), &[]);
-        check(false, json!({ "Password": STRONG, "BogusProp": "foo" }), &["PropertyUnknown"]);
+        check(
+            false,
+            json!({ "Password": STRONG, "BogusProp": "foo" }),
+            &["PropertyUnknown"],
+        );
         check(false, json!({ "UserName": "b" }), &["PropertyNotWritable"]);
         check(false, json!({ "@odata.id": "/x" }), &["NoOperation"]);
     }

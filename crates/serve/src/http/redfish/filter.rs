@@ -169,9 +169,10 @@ fn at<'a>(value: &'a Value, path: &str) -> &'a Value {
 fn compare(found: &Value, comparison: Comparison, wanted: &Value) -> bool {
     let order = match (found, wanted) {
         (Value::String(found), Value::String(wanted)) => Some(found.cmp(wanted)),
-        (Value::Number(found), Value::Number(wanted)) => {
-            found.as_f64().zip(wanted.as_f64()).and_then(|(found, wanted)| found.partial_cmp(&wanted))
-        }
+        (Value::Number(found), Value::Number(wanted)) => found
+            .as_f64()
+            .zip(wanted.as_f64())
+            .and_then(|(found, wanted)| found.partial_cmp(&wanted)),
         (found, wanted) if found == wanted => Some(Ordering::Equal),
         _ => None,
     };
@@ -194,7 +195,8 @@ mod tests {
     #[test]
     fn a_filter_holds_or_says_nothing() {
         let check = |text: &str, expected: Option<bool>| {
-            let of = json!({ "Name": "it's", "Count": 2, "On": true, "Status": { "Health": "OK" } });
+            let of =
+                json!({ "Name": "it's", "Count": 2, "On": true, "Status": { "Health": "OK" } });
             let found = Filter::of(text).map(|filter| filter.holds(&of));
             assert_eq!(found, expected, "{text}");
         };

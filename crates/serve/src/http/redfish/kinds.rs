@@ -139,7 +139,11 @@ mod tests {
             assert_eq!(found, format!("{SCHEMAS}/{schema}"));
         };
         check("Role", "#Role.v1_3_3.Role", "Role.v1_3_3.json");
-        check("RoleCollection", "#RoleCollection.RoleCollection", "RoleCollection.json");
+        check(
+            "RoleCollection",
+            "#RoleCollection.RoleCollection",
+            "RoleCollection.json",
+        );
         assert_eq!(schema_of("Role"), None);
         let text = metadata();
         assert!(text.contains("Namespace=\"ServiceRoot.v1_21_0\""));

@@ -4,10 +4,10 @@ use serde_json::{Value, json};
 
 use super::dates::date_time;
 use super::errors::Wrong;
-use super::events::{about_system, severity, text};
+use super::happening::{about_system, severity, text};
 use super::kinds::{collection, link, resource};
 use super::registries::message_id;
-use super::super::routes::App;
+use crate::http::app::App;
 use crate::words::{Event, now};
 
 /// Entries that are offered, the newest.
@@ -18,7 +18,12 @@ const ENTRIES: &str = "/redfish/v1/Managers/mother/LogServices/Events/Entries";
 
 /// All logs.
 pub(super) fn services() -> Value {
-    collection("LogServiceCollection", SERVICES, "Logs", &[PLACE.to_owned()])
+    collection(
+        "LogServiceCollection",
+        SERVICES,
+        "Logs",
+        &[PLACE.to_owned()],
+    )
 }
 
 /// The log of events.
@@ -33,7 +38,12 @@ pub(super) fn service() -> Value {
         "Status": { "State": "Enabled", "Health": "OK" },
         "Entries": link(ENTRIES),
     });
-    resource("LogService", PLACE, ("Events", "What happened to VMs"), more)
+    resource(
+        "LogService",
+        PLACE,
+        ("Events", "What happened to VMs"),
+        more,
+    )
 }
 
 /// The newest entries, as they are: who reads a log does not want to ask for each.
@@ -41,7 +51,10 @@ pub(super) fn entries(app: &App) -> Result<Value, Wrong> {
     let events = app.store.events(None, ENTRIES_MAX)?;
     let mut all = collection("LogEntryCollection", ENTRIES, "What happened to VMs", &[]);
     all["Members@odata.count"] = events.len().into();
-    all["Members"] = events.iter().map(|event| view(event, system(app, event))).collect();
+    all["Members"] = events
+        .iter()
+        .map(|event| view(event, system(app, event)))
+        .collect();
     Ok(all)
 }
 
@@ -80,7 +93,12 @@ fn view(event: &Event, system: Option<Value>) -> Value {
         "Links": system.map(|system| json!({ "OriginOfCondition": system })),
     });
     let id = event.id.to_string();
-    resource("LogEntry", &entry_place(event.id), (&id, &format!("Event {id}")), more)
+    resource(
+        "LogEntry",
+        &entry_place(event.id),
+        (&id, &format!("Event {id}")),
+        more,
+    )
 }
 
 #[cfg(test)]

@@ -4,10 +4,10 @@ use serde_json::{Value, json};
 
 use super::dates::date_time;
 use super::kinds::{collection, link, resource};
+use super::names;
 use super::place::{CHASSIS, MANAGER};
-use super::systems;
-use super::super::host::look;
-use super::super::routes::App;
+use crate::host_view::look;
+use crate::http::app::App;
 use crate::words::now;
 
 const MANAGER_PLACE: &str = "/redfish/v1/Managers/mother";
@@ -16,19 +16,27 @@ const CHASSIS_PLACE: &str = "/redfish/v1/Chassis/host";
 /// All managers.
 pub(super) fn managers() -> Value {
     let all = [MANAGER_PLACE.to_owned()];
-    collection("ManagerCollection", "/redfish/v1/Managers", "Managers", &all)
+    collection(
+        "ManagerCollection",
+        "/redfish/v1/Managers",
+        "Managers",
+        &all,
+    )
 }
 
 /// The daemon.
 pub(super) fn manager(app: &App) -> Value {
-    let systems = systems::places(app);
+    let systems = names::places(app);
     let links: Vec<Value> = systems.iter().map(|place| link(place)).collect();
-    let network = app.options.listen.map(|_| link(&format!("{MANAGER_PLACE}/NetworkProtocol")));
+    let network = app
+        .options
+        .listen
+        .map(|_| link(&format!("{MANAGER_PLACE}/NetworkProtocol")));
     let more = json!({
         "ManagerType": "Service",
         "FirmwareVersion": app.options.version,
-        "UUID": app.redfish.uuid,
-        "ServiceEntryPointUUID": app.redfish.uuid,
+        "UUID": app.subscribers.uuid,
+        "ServiceEntryPointUUID": app.subscribers.uuid,
         "DateTime": date_time(now()),
         "DateTimeLocalOffset": "+00:00",
         "Status": { "State": "Enabled", "Health": "OK" },
@@ -62,7 +70,12 @@ pub(super) fn network_protocol(app: &App) -> Option<Value> {
         "Status": { "State": "Enabled", "Health": "OK" },
     });
     let place = format!("{MANAGER_PLACE}/NetworkProtocol");
-    Some(resource("ManagerNetworkProtocol", &place, ("NetworkProtocol", "Network protocols"), more))
+    Some(resource(
+        "ManagerNetworkProtocol",
+        &place,
+        ("NetworkProtocol", "Network protocols"),
+        more,
+    ))
 }
 
 /// All chassis.
@@ -73,10 +86,14 @@ pub(super) fn all_chassis() -> Value {
 
 /// The host.
 pub(super) fn chassis(app: &App) -> Value {
-    let systems = systems::places(app);
+    let systems = names::places(app);
     let links: Vec<Value> = systems.iter().map(|place| link(place)).collect();
     let host = look(&app.options.version, &[]);
-    let name = if host.name.is_empty() { "Host" } else { &host.name };
+    let name = if host.name.is_empty() {
+        "Host"
+    } else {
+        &host.name
+    };
     let more = json!({
         "ChassisType": "Other",
         "PowerState": "On",

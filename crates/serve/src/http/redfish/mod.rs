@@ -17,9 +17,11 @@ mod dates;
 mod errors;
 mod events;
 mod filter;
+mod happening;
 mod kinds;
 mod log;
 mod managers;
+mod names;
 mod place;
 mod push;
 mod query;
@@ -29,28 +31,29 @@ mod root;
 mod sessions;
 mod stream;
 mod systems;
+mod tags;
 mod tasks;
 mod telemetry;
 
 use axum::Router;
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Bytes, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
 
 use self::errors::Wrong;
-pub(crate) use self::events::{Redfish, begin};
+pub(super) use self::events::begin;
 use self::place::Place;
 use self::query::Options;
-use super::answer::Refusal;
-use super::doors::{From, Who};
-use super::routes::App;
-use super::vms::broken;
+use self::tags::{describe, described_by, etag, is_among};
+use crate::doors::{From, Who};
+use crate::http::answer::Refusal;
+use crate::http::app::App;
+use crate::http::vms::broken;
 
 /// The version of OData that is spoken.
 const ODATA_VERSION: &str = "4.0";
@@ -70,7 +73,8 @@ pub(super) fn refused(refusal: Refusal) -> Response {
 
 async fn serve(State(app): State<App>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let bytes = to_bytes(body, super::BODY_BYTES_MAX).await.unwrap_or_default();
+    // It has been read as a whole, as long as it may be.
+    let bytes = to_bytes(body, usize::MAX).await.unwrap_or_default();
     let place = Place::of(parts.uri.path());
     let mut who = None;
     let answered = answer(&app, (&parts, &bytes), place.as_ref(), &mut who).await;
@@ -102,8 +106,16 @@ async fn answer(
     place: Option<&Place>,
     who: &mut Option<Who>,
 ) -> Result<Response, Wrong> {
-    if parts.headers.get("odata-version").is_some_and(|version| version != ODATA_VERSION) {
-        return Err(Wrong::new(StatusCode::PRECONDITION_FAILED, "HeaderInvalid", &["OData-Version"]));
+    if parts
+        .headers
+        .get("odata-version")
+        .is_some_and(|version| version != ODATA_VERSION)
+    {
+        return Err(Wrong::new(
+            StatusCode::PRECONDITION_FAILED,
+            "HeaderInvalid",
+            &["OData-Version"],
+        ));
     }
     let method = parts.method.as_str();
     let is_read = matches!(method, "GET" | "HEAD");
@@ -126,7 +138,10 @@ async fn answer(
         wrong.allow = Some(place.allow());
         return Err(wrong);
     }
-    if who.as_ref().is_some_and(|who| who.role < place.least(method)) {
+    if who
+        .as_ref()
+        .is_some_and(|who| who.role < place.least(method))
+    {
         return Err(Wrong::forbidden());
     }
     if !is_read {
@@ -140,7 +155,10 @@ async fn answer(
     match place {
         Place::Metadata => {
             let kind = [(header::CONTENT_TYPE, "application/xml;charset=utf-8")];
-            let link = [(header::LINK, "<http://docs.oasis-open.org/odata/ns/edmx>; rel=describedby")];
+            let link = [(
+                header::LINK,
+                "<http://docs.oasis-open.org/odata/ns/edmx>; rel=describedby",
+            )];
             Ok((kind, link, kinds::metadata()).into_response())
         }
         Place::Stream => stream::open(app, &parts.headers).await,
@@ -165,10 +183,17 @@ struct Reading {
 }
 
 impl Reading {
-    fn answer(&self, place: &Place, options: &Options, headers: &HeaderMap) -> Result<Response, Wrong> {
+    fn answer(
+        &self,
+        place: &Place,
+        options: &Options,
+        headers: &HeaderMap,
+    ) -> Result<Response, Wrong> {
         let whole = self.read(place)?;
         let tag = etag(&whole);
-        let known = headers.get(header::IF_NONE_MATCH).and_then(|known| known.to_str().ok());
+        let known = headers
+            .get(header::IF_NONE_MATCH)
+            .and_then(|known| known.to_str().ok());
         if known.is_some_and(|known| is_among(known, &tag)) {
             let tag = HeaderValue::from_str(&tag).map_err(Wrong::internal)?;
             return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
@@ -186,9 +211,11 @@ impl Reading {
         let app = &self.app;
         Ok(match place {
             Place::Versions => root::versions(),
-            Place::Root => root::root(&app.redfish.uuid),
+            Place::Root => root::root(&app.subscribers.uuid),
             Place::ServiceDocument => root::service_document(),
-            place => return self.read_inside(place, self.who.as_ref().ok_or_else(Wrong::forbidden)?),
+            place => {
+                return self.read_inside(place, self.who.as_ref().ok_or_else(Wrong::forbidden)?);
+            }
         })
     }
 
@@ -201,7 +228,9 @@ impl Reading {
             Place::OperatingSystem(name) => systems::operating_system(app, name)?,
             Place::Managers => managers::managers(),
             Place::Manager => managers::manager(app),
-            Place::NetworkProtocol => managers::network_protocol(app).ok_or_else(|| Wrong::missing("NetworkProtocol"))?,
+            Place::NetworkProtocol => {
+                managers::network_protocol(app).ok_or_else(|| Wrong::missing("NetworkProtocol"))?
+            }
             Place::LogServices => log::services(),
             Place::Log => log::service(),
             Place::LogEntries => log::entries(app)?,
@@ -231,8 +260,13 @@ impl Reading {
             Place::Registry(name) => registries::registry(name)?,
             Place::OwnRegistry => registries::own(),
             // What is no JSON is answered elsewhere, and is nothing that a reference leads to.
-            Place::Versions | Place::Root | Place::ServiceDocument | Place::Metadata
-            | Place::Stream | Place::TaskMonitor(_) | Place::Reset(_) => return Err(Wrong::missing("")),
+            Place::Versions
+            | Place::Root
+            | Place::ServiceDocument
+            | Place::Metadata
+            | Place::Stream
+            | Place::TaskMonitor(_)
+            | Place::Reset(_) => return Err(Wrong::missing("")),
         })
     }
 }
@@ -245,7 +279,11 @@ async fn change(
     (place, who): (&Place, Option<&Who>),
 ) -> Result<Response, Wrong> {
     let is_delete = parts.method == Method::DELETE;
-    let body = if is_delete { Map::new() } else { body(&parts.headers, bytes)? };
+    let body = if is_delete {
+        Map::new()
+    } else {
+        body(&parts.headers, bytes)?
+    };
     if *place == Place::Sessions {
         let from = parts.extensions.get::<From>().copied();
         let from = from.ok_or_else(|| Wrong::internal("a call comes from nowhere"))?;
@@ -276,8 +314,15 @@ fn body(headers: &HeaderMap, bytes: &Bytes) -> Result<Map<String, Value>, Wrong>
     if bytes.is_empty() {
         return Ok(Map::new());
     }
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-    let kind = kind.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    let kind = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok());
+    let kind = kind
+        .unwrap_or_default()
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim();
     if !kind.eq_ignore_ascii_case("application/json") {
         let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
         return Err(Wrong::new(status, "HeaderInvalid", &["Content-Type"]));
@@ -289,67 +334,9 @@ fn body(headers: &HeaderMap, bytes: &Bytes) -> Result<Map<String, Value>, Wrong>
     }
 }
 
-/// A resource as an answer to who has changed it.
-fn json_answer(status: StatusCode, value: &Value) -> Response {
-    let mut response = (status, axum::Json(value)).into_response();
-    describe(&mut response, &etag(value), described_by(value));
-    response
-}
-
-fn describe(response: &mut Response<Body>, tag: &str, link: Option<String>) {
-    let headers = response.headers_mut();
-    if let Ok(tag) = HeaderValue::from_str(tag) {
-        headers.insert(header::ETAG, tag);
-    }
-    if let Some(link) = link.and_then(|link| HeaderValue::from_str(&link).ok()) {
-        headers.insert(header::LINK, link);
-    }
-}
-
-/// Where the schema of a resource is.
-fn described_by(value: &Value) -> Option<String> {
-    let schema = kinds::schema_of(value["@odata.type"].as_str()?)?;
-    Some(format!("<{schema}>; rel=describedby"))
-}
-
-/// The tag of a resource: its own, or one that is made of all that it says.
-fn etag(value: &Value) -> String {
-    if let Some(own) = value["@odata.etag"].as_str() {
-        return own.to_owned();
-    }
-    let digest = Sha256::digest(value.to_string().as_bytes());
-    let text: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("\"{text}\"")
-}
-
-/// Refuses what was meant for another state of a resource.
-fn check_match(headers: &HeaderMap, tag: &str) -> Result<(), Wrong> {
-    match headers.get(header::IF_MATCH) {
-        Some(given) if !is_among(given.to_str().unwrap_or_default(), tag) => Err(Wrong::changed()),
-        _ => Ok(()),
-    }
-}
-
-/// Whether a tag is one of a list, or the list is `*`.
-fn is_among(list: &str, tag: &str) -> bool {
-    list.trim() == "*" || list.split(',').any(|one| one.trim().trim_start_matches("W/") == tag)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_tag_is_compared_with_a_list() {
-        let check = |list: &str, expected: bool| assert_eq!(is_among(list, "\"a\""), expected, "{list}");
-        check("\"a\"", true);
-        check("W/\"a\"", true);
-        check("\"b\", \"a\"", true);
-        check("*", true);
-        check("\"a\"foobar", false);
-        check("a", false);
-        check("", false);
-    }
 
     #[test]
     fn a_body_is_an_object_or_nothing() {
@@ -357,7 +344,9 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
             let found = body(&headers, &Bytes::from_static(text.as_bytes()));
-            let found = found.map(|all| all.len()).map_err(|wrong| wrong.status.as_u16());
+            let found = found
+                .map(|all| all.len())
+                .map_err(|wrong| wrong.status.as_u16());
             assert_eq!(found, expected, "{kind} {text}");
         };
         check("application/json", "{\"a\":1}", Ok(1));

@@ -222,15 +222,25 @@ mod tests {
 
     #[test]
     fn a_path_means_one_thing_or_nothing() {
-        let check = |path: &str, expected: Option<Place>| assert_eq!(Place::of(path), expected, "{path}");
+        let check =
+            |path: &str, expected: Option<Place>| assert_eq!(Place::of(path), expected, "{path}");
         check("/redfish", Some(Place::Versions));
         check("/redfish/", Some(Place::Versions));
         check("/redfish/v1", Some(Place::Root));
         check("/redfish/v1/", Some(Place::Root));
         check("/redfish/v1/%24metadata", Some(Place::Metadata));
-        check("/redfish/v1/Systems/web", Some(Place::System("web".to_owned())));
-        check("/redfish/v1/Systems/web/", Some(Place::System("web".to_owned())));
-        check("/redfish/v1/SessionService/Sessions/Members", Some(Place::Sessions));
+        check(
+            "/redfish/v1/Systems/web",
+            Some(Place::System("web".to_owned())),
+        );
+        check(
+            "/redfish/v1/Systems/web/",
+            Some(Place::System("web".to_owned())),
+        );
+        check(
+            "/redfish/v1/SessionService/Sessions/Members",
+            Some(Place::Sessions),
+        );
         check("/redfish/v1/SessionService/Members", None);
         check("/redfish/v1/TaskService/Tasks/7", Some(Place::Task(7)));
         check("/redfish/v1/TaskService/Tasks/x", None);
@@ -251,10 +261,30 @@ mod tests {
         check(reset, "GET", None);
         check("/redfish/v1/Systems/a", "GET", Some(Role::ReadOnly));
         check("/redfish/v1/Systems/a", "DELETE", None);
-        check("/redfish/v1/AccountService/Accounts", "POST", Some(Role::Administrator));
-        check("/redfish/v1/AccountService/Accounts/a", "PATCH", Some(Role::ReadOnly));
-        check("/redfish/v1/AccountService/Accounts/a", "DELETE", Some(Role::Administrator));
-        check("/redfish/v1/EventService/Subscriptions", "POST", Some(Role::Operator));
-        check("/redfish/v1/TaskService/Tasks/1", "DELETE", Some(Role::Operator));
+        check(
+            "/redfish/v1/AccountService/Accounts",
+            "POST",
+            Some(Role::Administrator),
+        );
+        check(
+            "/redfish/v1/AccountService/Accounts/a",
+            "PATCH",
+            Some(Role::ReadOnly),
+        );
+        check(
+            "/redfish/v1/AccountService/Accounts/a",
+            "DELETE",
+            Some(Role::Administrator),
+        );
+        check(
+            "/redfish/v1/EventService/Subscriptions",
+            "POST",
+            Some(Role::Operator),
+        );
+        check(
+            "/redfish/v1/TaskService/Tasks/1",
+            "DELETE",
+            Some(Role::Operator),
+        );
     }
 }

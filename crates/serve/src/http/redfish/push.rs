@@ -21,7 +21,8 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::events::{Wish, is_wanted, of};
+use super::happening::{is_wanted, of};
+use crate::subscribers::Wish;
 use crate::words::Event;
 
 /// How often an event is tried again.
@@ -43,7 +44,9 @@ type Problem = Box<dyn std::error::Error + Send + Sync>;
 pub(super) fn is_destination(text: &str) -> bool {
     let uri = text.parse::<Uri>();
     text.len() <= 2000
-        && uri.is_ok_and(|uri| uri.scheme_str() == Some("https") && uri.host().is_some_and(|host| !host.is_empty()))
+        && uri.is_ok_and(|uri| {
+            uri.scheme_str() == Some("https") && uri.host().is_some_and(|host| !host.is_empty())
+        })
 }
 
 /// Sends what comes until the subscription ends.
@@ -98,8 +101,11 @@ async fn send(wish: &Wish, body: &str) -> Result<(), Problem> {
     let bare = host.trim_matches(['[', ']']).to_owned();
     let stream = TcpStream::connect((bare.as_str(), uri.port_u16().unwrap_or(443))).await?;
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config(wish.verify)?));
-    let stream = connector.connect(ServerName::try_from(bare)?, stream).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let stream = connector
+        .connect(ServerName::try_from(bare)?, stream)
+        .await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let talking = tokio::spawn(connection);
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let authority = uri.authority().map_or(host, |authority| authority.as_str());
@@ -110,7 +116,9 @@ async fn send(wish: &Wish, body: &str) -> Result<(), Problem> {
     for (name, value) in &wish.headers {
         request = request.header(name, value);
     }
-    let answer = sender.send_request(request.body(Body::from(body.to_owned()))?).await;
+    let answer = sender
+        .send_request(request.body(Body::from(body.to_owned()))?)
+        .await;
     talking.abort();
     let status = answer?.status();
     if status.is_success() {
@@ -122,7 +130,8 @@ async fn send(wish: &Wish, body: &str) -> Result<(), Problem> {
 
 fn config(verify: bool) -> Result<ClientConfig, Problem> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()?;
     if !verify {
         let anybody = Arc::new(Anybody(provider));
         return Ok(builder
@@ -162,7 +171,12 @@ impl ServerCertVerifier for Anybody {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+        verify_tls12_signature(
+            message,
+            certificate,
+            signed,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -171,7 +185,12 @@ impl ServerCertVerifier for Anybody {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            certificate,
+            signed,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -191,7 +210,8 @@ mod tests {
 
     #[test]
     fn only_https_is_a_destination() {
-        let check = |text: &str, expected: bool| assert_eq!(is_destination(text), expected, "{text}");
+        let check =
+            |text: &str, expected: bool| assert_eq!(is_destination(text), expected, "{text}");
         check("https://192.0.2.1/x", true);
         check("https://[2001:db8::1]:8443", true);
         check("http://192.0.2.1/x", false);
@@ -204,12 +224,14 @@ mod tests {
     async fn listener(folder: &std::path::Path) -> (u16, tokio::task::JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (acceptor, _) = crate::http::acceptor(folder, address).unwrap();
+        let (acceptor, _) = crate::http::tls::acceptor(folder, address).unwrap();
         let told = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 // Who does not trust this certificate does not come this far.
-                let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+                let Ok(mut stream) = acceptor.accept(stream).await else {
+                    continue;
+                };
                 let mut text = String::new();
                 let mut bytes = [0; 4096];
                 while !text.ends_with('}') {
@@ -228,7 +250,10 @@ mod tests {
 
     #[test]
     fn a_listener_gets_events_with_the_headers_it_wants() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(async {
             let folder = tempfile::tempdir().unwrap();
             let (port, told) = listener(folder.path()).await;
@@ -238,13 +263,26 @@ mod tests {
                 headers: [("X-Key".to_owned(), "k".to_owned())].into(),
                 ..Wish::default()
             };
-            let trusting = Wish { verify: true, ..wish.clone() };
-            assert!(send(&trusting, "{}").await.is_err(), "nobody vouches for the certificate");
+            let trusting = Wish {
+                verify: true,
+                ..wish.clone()
+            };
+            assert!(
+                send(&trusting, "{}").await.is_err(),
+                "nobody vouches for the certificate"
+            );
             let (events, coming) = broadcast::channel(4);
             let (end, ended) = watch::channel(false);
             let is_failing = Arc::new(AtomicBool::new(true));
             let delivering = tokio::spawn(deliver(coming, wish, ended, Arc::clone(&is_failing)));
-            events.send(event("web", "started", Severity::Info, "it runs".to_owned())).unwrap();
+            events
+                .send(event(
+                    "web",
+                    "started",
+                    Severity::Info,
+                    "it runs".to_owned(),
+                ))
+                .unwrap();
             let text = told.await.unwrap();
             assert!(text.starts_with("POST /events?a=b HTTP/1.1\r\n"), "{text}");
             assert!(text.to_lowercase().contains("\r\nx-key: k\r\n"), "{text}");

@@ -74,7 +74,11 @@ impl Options {
             }
             "$top" | "$skip" => {
                 let number: usize = value.trim().parse().map_err(|_| bad())?;
-                *(if name == "$top" { &mut self.top } else { &mut self.skip }) = Some(number);
+                *(if name == "$top" {
+                    &mut self.top
+                } else {
+                    &mut self.skip
+                }) = Some(number);
                 Ok(())
             }
             "only" if value.is_empty() => {
@@ -82,9 +86,11 @@ impl Options {
                 Ok(())
             }
             "only" => Err(bad()),
-            _ if name.starts_with('$') => {
-                Err(Wrong::new(StatusCode::NOT_IMPLEMENTED, "QueryNotSupported", &[]))
-            }
+            _ if name.starts_with('$') => Err(Wrong::new(
+                StatusCode::NOT_IMPLEMENTED,
+                "QueryNotSupported",
+                &[],
+            )),
             _ => Ok(()),
         }
     }
@@ -106,7 +112,9 @@ impl Options {
         if let Some(filter) = &self.filter {
             let is_meant = |member: &Value| {
                 let place = member["@odata.id"].as_str();
-                place.and_then(read).is_some_and(|member| filter.holds(&member))
+                place
+                    .and_then(read)
+                    .is_some_and(|member| filter.holds(&member))
             };
             if let Some(members) = members(&mut answer) {
                 members.retain(is_meant);
@@ -114,7 +122,9 @@ impl Options {
                 answer["Members@odata.count"] = count.into();
             }
         }
-        if self.only && let Some([only]) = answer["Members"].as_array().map(Vec::as_slice) {
+        if self.only
+            && let Some([only]) = answer["Members"].as_array().map(Vec::as_slice)
+        {
             let only = only["@odata.id"].as_str().and_then(read);
             answer = only.unwrap_or(answer);
         }
@@ -147,7 +157,11 @@ fn expansion(text: &str) -> Option<(Follow, usize)> {
     };
     let levels = match rest {
         "" => 1,
-        _ => rest.strip_prefix("($levels=")?.strip_suffix(')')?.parse().ok()?,
+        _ => rest
+            .strip_prefix("($levels=")?
+            .strip_suffix(')')?
+            .parse()
+            .ok()?,
     };
     Some((follow, levels))
 }
@@ -218,7 +232,9 @@ fn selected(value: &Value, paths: &[String]) -> Value {
             .collect();
         let is_meant = key.starts_with("@odata.")
             || paths.iter().any(|path| key == path)
-            || key.split_once('@').is_some_and(|(of, _)| paths.iter().any(|path| of == path));
+            || key
+                .split_once('@')
+                .is_some_and(|(of, _)| paths.iter().any(|path| of == path));
         if is_meant {
             kept.insert(key.clone(), one.clone());
         } else if !below.is_empty() && !one.is_null() {
@@ -258,9 +274,11 @@ mod tests {
             "/c" => return Some(json!({ "@odata.id": "/c", "Members": [{ "@odata.id": "/a" }] })),
             _ => return None,
         };
-        Some(json!({ "@odata.id": place, "@odata.type": "#T", "Name": name, "PowerState": state,
+        Some(
+            json!({ "@odata.id": place, "@odata.type": "#T", "Name": name, "PowerState": state,
             "Status": { "Health": "OK", "State": "Enabled" }, "Up": { "@odata.id": "/c" },
-            "Links": { "Other": { "@odata.id": "/b" } } }))
+            "Links": { "Other": { "@odata.id": "/b" } } }),
+        )
     }
 
     fn check(query: &str, expected: Result<Value, u16>) {
@@ -291,14 +309,22 @@ mod tests {
     #[test]
     fn collections_are_filtered_and_cut() {
         let of = |members: Value, count: usize| {
-            Ok(json!({ "@odata.id": "/", "Name": "All", "Members": members, "Members@odata.count": count }))
+            Ok(
+                json!({ "@odata.id": "/", "Name": "All", "Members": members, "Members@odata.count": count }),
+            )
         };
-        check("$filter=PowerState%20eq%20'Off'", of(json!([{ "@odata.id": "/b" }]), 1));
+        check(
+            "$filter=PowerState%20eq%20'Off'",
+            of(json!([{ "@odata.id": "/b" }]), 1),
+        );
         check("$filter=Name+eq+'x'", of(json!([]), 0));
         check("$top=1", of(json!([{ "@odata.id": "/a" }]), 2));
         check("$skip=1", of(json!([{ "@odata.id": "/b" }]), 2));
         check("$skip=9", of(json!([]), 2));
-        check("$select=Name", Ok(json!({ "@odata.id": "/", "Name": "All" })));
+        check(
+            "$select=Name",
+            Ok(json!({ "@odata.id": "/", "Name": "All" })),
+        );
         check(
             "$filter=Name eq 'a'&$expand=.&$select=Members/Name,Members",
             of(json!([read("/a").unwrap()]), 1).map(|mut value: Value| {
@@ -310,17 +336,30 @@ mod tests {
 
     #[test]
     fn references_are_followed_as_far_as_was_said() {
-        let cut = |query: &str| Options::of(query).unwrap().cut(read("/a").unwrap(), &read).unwrap();
+        let cut = |query: &str| {
+            Options::of(query)
+                .unwrap()
+                .cut(read("/a").unwrap(), &read)
+                .unwrap()
+        };
         assert_eq!(cut("$expand=~")["Links"]["Other"]["Name"], "b");
         assert_eq!(cut("$expand=~")["Up"], json!({ "@odata.id": "/c" }));
-        assert_eq!(cut("$expand=.")["Links"]["Other"], json!({ "@odata.id": "/b" }));
-        assert_eq!(cut("$expand=.")["Up"]["Members"][0], json!({ "@odata.id": "/a" }));
+        assert_eq!(
+            cut("$expand=.")["Links"]["Other"],
+            json!({ "@odata.id": "/b" })
+        );
+        assert_eq!(
+            cut("$expand=.")["Up"]["Members"][0],
+            json!({ "@odata.id": "/a" })
+        );
         assert_eq!(cut("$expand=*($levels=2)")["Up"]["Members"][0]["Name"], "a");
         assert_eq!(
             cut("$select=Status/Health,PowerState"),
             json!({ "@odata.id": "/a", "@odata.type": "#T", "PowerState": "On", "Status": { "Health": "OK" } })
         );
-        let refused = Options::of("$top=1").unwrap().cut(read("/a").unwrap(), &read);
+        let refused = Options::of("$top=1")
+            .unwrap()
+            .cut(read("/a").unwrap(), &read);
         assert_eq!(refused.unwrap_err().status, StatusCode::BAD_REQUEST);
     }
 }

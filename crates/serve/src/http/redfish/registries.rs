@@ -13,19 +13,59 @@ type Kind = (&'static str, &'static str, &'static str, &'static str);
 
 const KINDS: &[Kind] = &[
     ("declared", "Declared", "OK", "A VM was declared."),
-    ("changed", "Changed", "OK", "The declaration of a VM was changed."),
+    (
+        "changed",
+        "Changed",
+        "OK",
+        "The declaration of a VM was changed.",
+    ),
     ("deleted", "Deleted", "OK", "A VM is declared no more."),
     ("started", "Started", "OK", "A guest runs."),
     ("ended", "Ended", "OK", "A VM has ended, and said how."),
     ("died", "Died", "Critical", "The process of a VM vanished."),
-    ("paused", "Paused", "OK", "A guest and its time stand still."),
+    (
+        "paused",
+        "Paused",
+        "OK",
+        "A guest and its time stand still.",
+    ),
     ("resumed", "Resumed", "OK", "A guest goes on."),
-    ("unresponsive", "Unresponsive", "Warning", "The process of a VM lives and does not answer."),
-    ("contradicts", "Contradicts", "Critical", "What a guest claims and what is true contradict each other."),
-    ("blind", "Blind", "Warning", "Something in a guest can no longer be compared."),
-    ("fine", "Fine", "OK", "Everything in a guest can be compared again, and nothing contradicts."),
-    ("trouble", "Trouble", "Warning", "A declared VM is not as it is wanted to be."),
-    ("policy", "Policy", "Warning", "A policy has decided something about a guest."),
+    (
+        "unresponsive",
+        "Unresponsive",
+        "Warning",
+        "The process of a VM lives and does not answer.",
+    ),
+    (
+        "contradicts",
+        "Contradicts",
+        "Critical",
+        "What a guest claims and what is true contradict each other.",
+    ),
+    (
+        "blind",
+        "Blind",
+        "Warning",
+        "Something in a guest can no longer be compared.",
+    ),
+    (
+        "fine",
+        "Fine",
+        "OK",
+        "Everything in a guest can be compared again, and nothing contradicts.",
+    ),
+    (
+        "trouble",
+        "Trouble",
+        "Warning",
+        "A declared VM is not as it is wanted to be.",
+    ),
+    (
+        "policy",
+        "Policy",
+        "Warning",
+        "A policy has decided something about a guest.",
+    ),
 ];
 /// What has no message of its own.
 const OTHER: &str = "Happened";
@@ -41,7 +81,12 @@ pub(super) fn message_id(kind: &str) -> String {
 /// All registries.
 pub(super) fn registries() -> Value {
     let places = ["Base", "Mother"].map(|name| format!("{PLACE}/{name}"));
-    collection("MessageRegistryFileCollection", PLACE, "Registries of messages", &places)
+    collection(
+        "MessageRegistryFileCollection",
+        PLACE,
+        "Registries of messages",
+        &places,
+    )
 }
 
 /// Where a registry is.
@@ -70,18 +115,22 @@ pub(super) fn registry(name: &str) -> Result<Value, Wrong> {
 /// Our own.
 pub(super) fn own() -> Value {
     let other = ("", OTHER, "OK", "Something happened to a VM.");
-    let messages: Map<String, Value> = KINDS.iter().chain([&other]).map(|(_, name, severity, about)| {
-        let message = json!({
-            "Description": about,
-            "Message": "VM %1: %2",
-            "MessageSeverity": severity,
-            "NumberOfArgs": 2,
-            "ParamTypes": ["string", "string"],
-            "ArgDescriptions": ["The name of the VM.", "What happened, in a sentence."],
-            "Resolution": "None.",
-        });
-        ((*name).to_owned(), message)
-    }).collect();
+    let messages: Map<String, Value> = KINDS
+        .iter()
+        .chain([&other])
+        .map(|(_, name, severity, about)| {
+            let message = json!({
+                "Description": about,
+                "Message": "VM %1: %2",
+                "MessageSeverity": severity,
+                "NumberOfArgs": 2,
+                "ParamTypes": ["string", "string"],
+                "ArgDescriptions": ["The name of the VM.", "What happened, in a sentence."],
+                "Resolution": "None.",
+            });
+            ((*name).to_owned(), message)
+        })
+        .collect();
     json!({
         "@odata.type": odata_type("MessageRegistry"),
         "Id": "Mother.1.0.0",

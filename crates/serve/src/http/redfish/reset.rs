@@ -12,11 +12,11 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
 use super::errors::Wrong;
-use super::systems::{found, place};
+use super::names::{found, place};
 use super::tasks;
-use super::super::routes::App;
-use super::super::vms::broken;
 use crate::daemon::{GRACE_SECONDS, start_words};
+use crate::http::app::App;
+use crate::http::vms::broken;
 use crate::orders::Words;
 use crate::words::{Desired, Operation, StateView, VmView, WorkState};
 
@@ -74,7 +74,10 @@ impl Reset {
 
     /// Whether it works in this state.
     fn works(self, state: StateView) -> bool {
-        let is_on = matches!(state, StateView::Running | StateView::Paused | StateView::Waiting);
+        let is_on = matches!(
+            state,
+            StateView::Running | StateView::Paused | StateView::Waiting
+        );
         match self {
             Reset::On | Reset::ForceOn => !state.is_alive(),
             // A process that does not answer can still be ended.
@@ -94,7 +97,10 @@ pub(super) fn allowed(state: StateView) -> impl Iterator<Item = Reset> {
 
 /// What a request asks for.
 fn asked(body: &Map<String, Value>) -> Result<Reset, Wrong> {
-    if let Some(other) = body.keys().find(|key| *key != "ResetType" && !key.contains('@')) {
+    if let Some(other) = body
+        .keys()
+        .find(|key| *key != "ResetType" && !key.contains('@'))
+    {
         return Err(Wrong::bad("ActionParameterUnknown", &[ACTION, other]));
     }
     let Some(given) = body.get("ResetType") else {
@@ -126,19 +132,33 @@ fn commands(vm: &VmView, reset: Reset) -> (&'static str, Option<Desired>, Vec<&'
 }
 
 /// Does what a request asks for.
-pub(super) async fn act(app: &App, name: &str, body: &Map<String, Value>) -> Result<Response, Wrong> {
+pub(super) async fn act(
+    app: &App,
+    name: &str,
+    body: &Map<String, Value>,
+) -> Result<Response, Wrong> {
     let vm = found(app, name)?;
     let reset = asked(body)?;
     if !reset.works(vm.state) {
-        let text = format!("{} does nothing to VM \"{name}\", which is {}", reset.word(), vm.state.word());
+        let text = format!(
+            "{} does nothing to VM \"{name}\", which is {}",
+            reset.word(),
+            vm.state.word()
+        );
         let now: Vec<&str> = allowed(vm.state).map(Reset::word).collect();
-        return Err(Wrong::conflict(&text, Some(&format!("now there are {}", now.join(", ")))));
+        return Err(Wrong::conflict(
+            &text,
+            Some(&format!("now there are {}", now.join(", "))),
+        ));
     }
     // What ends a VM does not wait for what goes on.
     let is_end = matches!(reset, Reset::ForceOff | Reset::GracefulShutdown);
     if app.orders.is_busy(name) && !is_end {
         let text = format!("something else is being done to VM \"{name}\"");
-        return Err(Wrong::conflict(&text, Some("wait for the task, or cancel it")));
+        return Err(Wrong::conflict(
+            &text,
+            Some("wait for the task, or cancel it"),
+        ));
     }
     let operation = begin(app, &vm, reset).await?;
     answer(app, operation).await
@@ -159,7 +179,13 @@ async fn begin(app: &App, vm: &VmView, reset: Reset) -> Result<Operation, Wrong>
         ("start", Some(declared)) => start_words(&declared.what),
         ("stop", _) => Words {
             is_graceful: true,
-            ..Words::new(["stop", "--json", "--grace", &format!("{GRACE_SECONDS}s"), name])
+            ..Words::new([
+                "stop",
+                "--json",
+                "--grace",
+                &format!("{GRACE_SECONDS}s"),
+                name,
+            ])
         },
         (command, _) => Words::new([command, "--json", name]),
     };
@@ -198,7 +224,7 @@ pub(super) fn target(name: &str) -> String {
 mod tests {
     use serde_json::json;
 
-    use super::super::systems::tests::vm;
+    use super::super::names::tests::vm;
     use super::*;
 
     #[test]
@@ -226,15 +252,25 @@ mod tests {
     fn a_request_says_what_it_asks_for() {
         let check = |body: Value, expected: Result<Reset, &str>| {
             let found = asked(body.as_object().unwrap());
-            let found = found.map_err(|wrong| wrong.messages[0]["MessageId"].as_str().unwrap().to_owned());
+            let found =
+                found.map_err(|wrong| wrong.messages[0]["MessageId"].as_str().unwrap().to_owned());
             let expected = expected.map_err(|id| format!("{}.{id}", super::super::errors::BASE));
             assert_eq!(found, expected, "{body}");
         };
         check(json!({ "ResetType": "ForceOff" }), Ok(Reset::ForceOff));
         check(json!({}), Err("ActionParameterMissing"));
-        check(json!({ "ResetType": "Nmi" }), Err("ActionParameterValueNotInList"));
-        check(json!({ "ResetType": 5 }), Err("ActionParameterValueNotInList"));
-        check(json!({ "ResetType": "On", "x": 1 }), Err("ActionParameterUnknown"));
+        check(
+            json!({ "ResetType": "Nmi" }),
+            Err("ActionParameterValueNotInList"),
+        );
+        check(
+            json!({ "ResetType": 5 }),
+            Err("ActionParameterValueNotInList"),
+        );
+        check(
+            json!({ "ResetType": "On", "x": 1 }),
+            Err("ActionParameterUnknown"),
+        );
     }
 
     #[test]
@@ -243,9 +279,21 @@ mod tests {
             let (what, _, found) = commands(&vm(state), reset);
             assert_eq!((what, found.as_slice()), expected);
         };
-        check(StateView::Ended, Reset::PushPowerButton, ("start", &["start"]));
-        check(StateView::Running, Reset::PushPowerButton, ("stop", &["stop"]));
-        check(StateView::Running, Reset::PowerCycle, ("restart", &["kill", "start"]));
+        check(
+            StateView::Ended,
+            Reset::PushPowerButton,
+            ("start", &["start"]),
+        );
+        check(
+            StateView::Running,
+            Reset::PushPowerButton,
+            ("stop", &["stop"]),
+        );
+        check(
+            StateView::Running,
+            Reset::PowerCycle,
+            ("restart", &["kill", "start"]),
+        );
         check(StateView::Paused, Reset::Resume, ("resume", &["resume"]));
     }
 }

@@ -51,7 +51,12 @@ pub(super) fn root(uuid: &str) -> Value {
         },
         "Links": { "Sessions": link("/redfish/v1/SessionService/Sessions") },
     });
-    let mut root = resource("ServiceRoot", "/redfish/v1/", ("RootService", "Mother"), more);
+    let mut root = resource(
+        "ServiceRoot",
+        "/redfish/v1/",
+        ("RootService", "Mother"),
+        more,
+    );
     for (name, uri) in SERVICES {
         root[*name] = link(uri);
     }
@@ -60,12 +65,16 @@ pub(super) fn root(uuid: &str) -> Value {
 
 /// The OData service document.
 pub(super) fn service_document() -> Value {
-    let services = SERVICES.iter().map(|(name, uri)| {
-        json!({ "name": name, "kind": "Singleton", "url": uri })
-    });
+    let services = SERVICES
+        .iter()
+        .map(|(name, uri)| json!({ "name": name, "kind": "Singleton", "url": uri }));
     let root = json!({ "name": "Service", "kind": "Singleton", "url": "/redfish/v1/" });
     let sessions = json!({ "name": "Sessions", "kind": "Singleton", "url": "/redfish/v1/SessionService/Sessions" });
-    let all: Vec<Value> = [root].into_iter().chain(services).chain([sessions]).collect();
+    let all: Vec<Value> = [root]
+        .into_iter()
+        .chain(services)
+        .chain([sessions])
+        .collect();
     json!({ "@odata.context": "/redfish/v1/$metadata", "value": all })
 }
 

@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::errors::Wrong;
 use super::kinds::{collection, link, resource};
-use super::super::doors::{From, SESSION_IDLE, Session, Who};
-use super::super::routes::App;
+use crate::doors::{From, SESSION_IDLE, Session, Who};
+use crate::http::app::App;
 use crate::words::Role;
 
 fn place(id: &str) -> String {
@@ -22,7 +22,12 @@ pub(super) fn service() -> Value {
         "Status": { "State": "Enabled", "Health": "OK" },
         "Sessions": link("/redfish/v1/SessionService/Sessions"),
     });
-    resource("SessionService", "/redfish/v1/SessionService", ("SessionService", "Sessions"), more)
+    resource(
+        "SessionService",
+        "/redfish/v1/SessionService",
+        ("SessionService", "Sessions"),
+        more,
+    )
 }
 
 /// Sessions that somebody may see: an Administrator all, others their own.
@@ -34,47 +39,81 @@ fn seen(app: &App, who: &Who) -> Vec<Session> {
 
 /// All of them.
 pub(super) fn sessions(app: &App, who: &Who) -> Value {
-    let places: Vec<String> = seen(app, who).iter().map(|session| place(&session.id)).collect();
-    collection("SessionCollection", "/redfish/v1/SessionService/Sessions", "Sessions", &places)
+    let places: Vec<String> = seen(app, who)
+        .iter()
+        .map(|session| place(&session.id))
+        .collect();
+    collection(
+        "SessionCollection",
+        "/redfish/v1/SessionService/Sessions",
+        "Sessions",
+        &places,
+    )
 }
 
 /// One of them.
 pub(super) fn session(app: &App, who: &Who, id: &str) -> Result<Value, Wrong> {
     let all = seen(app, who);
     let found = all.iter().find(|session| session.id == id);
-    found.map(|session| view(id, &session.who)).ok_or_else(|| Wrong::missing(&place(id)))
+    found
+        .map(|session| view(id, &session.who))
+        .ok_or_else(|| Wrong::missing(&place(id)))
 }
 
 fn view(id: &str, name: &str) -> Value {
-    resource("Session", &place(id), (id, "Session"), json!({ "UserName": name }))
+    resource(
+        "Session",
+        &place(id),
+        (id, "Session"),
+        json!({ "UserName": name }),
+    )
 }
 
 /// Opens a session. This is asked without having come in.
 pub(super) fn open(app: &App, from: From, body: &Map<String, Value>) -> Result<Response, Wrong> {
     let text = |key: &str| match body.get(key) {
         Some(Value::String(text)) => Ok(text.as_str()),
-        Some(other) => Err(Wrong::bad("PropertyValueTypeError", &[&other.to_string(), key])),
+        Some(other) => Err(Wrong::bad(
+            "PropertyValueTypeError",
+            &[&other.to_string(), key],
+        )),
         None => Err(Wrong::bad("PropertyMissing", &[key])),
     };
     let (name, token) = (text("UserName")?, text("Password")?);
     if app.doors.must_wait_there(from) {
-        return Err((&super::super::doors::Closed::Wait).into());
+        return Err((&crate::doors::Closed::Wait).into());
     }
     let Some(who) = app.doors.by_token(Some(name), token) else {
         if let From::Tls(address) = from {
             app.doors.note_wrong(address);
         }
-        let args = ["/redfish/v1/SessionService/Sessions", "the name or the password is wrong"];
-        return Err(Wrong::new(StatusCode::UNAUTHORIZED, "ResourceAtUriUnauthorized", &args));
+        let args = [
+            "/redfish/v1/SessionService/Sessions",
+            "the name or the password is wrong",
+        ];
+        return Err(Wrong::new(
+            StatusCode::UNAUTHORIZED,
+            "ResourceAtUriUnauthorized",
+            &args,
+        ));
     };
     let opened = app.doors.open_session(&who).map_err(Wrong::internal)?;
     let Some((secret, id)) = opened else {
-        return Err(Wrong::new(StatusCode::SERVICE_UNAVAILABLE, "SessionLimitExceeded", &[]));
+        return Err(Wrong::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "SessionLimitExceeded",
+            &[],
+        ));
     };
     let mut response = (StatusCode::CREATED, axum::Json(view(&id, &who.name))).into_response();
-    for (name, text) in [("x-auth-token", secret), (header::LOCATION.as_str(), place(&id))] {
+    for (name, text) in [
+        ("x-auth-token", secret),
+        (header::LOCATION.as_str(), place(&id)),
+    ] {
         let value = HeaderValue::from_str(&text).map_err(Wrong::internal)?;
-        response.headers_mut().insert(header::HeaderName::from_static(name), value);
+        response
+            .headers_mut()
+            .insert(header::HeaderName::from_static(name), value);
     }
     response.extensions_mut().insert(who);
     Ok(response)

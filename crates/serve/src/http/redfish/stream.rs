@@ -9,9 +9,10 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 
 use super::errors::Wrong;
-use super::events::{Stream, of};
-use super::super::routes::App;
-use super::super::streams::{Reader, Told};
+use super::events::Stream;
+use super::happening::of;
+use crate::http::app::App;
+use crate::http::streams::{Reader, Told};
 
 /// So that whoever stands between does not think that nobody is there.
 const ALIVE_EVERY: Duration = Duration::from_secs(15);
@@ -20,7 +21,11 @@ const ALIVE_EVERY: Duration = Duration::from_secs(15);
 pub(super) async fn open(app: &App, headers: &HeaderMap) -> Result<Response, Wrong> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     if !text(header::ACCEPT.as_str()).is_none_or(takes_streams) {
-        return Err(Wrong::new(StatusCode::NOT_ACCEPTABLE, "HeaderInvalid", &["Accept"]));
+        return Err(Wrong::new(
+            StatusCode::NOT_ACCEPTABLE,
+            "HeaderInvalid",
+            &["Accept"],
+        ));
     }
     let last = text("last-event-id").and_then(|id| id.trim().parse().ok());
     let reader = Reader::new(app.clone(), last).await?;
@@ -45,7 +50,9 @@ pub(super) async fn open(app: &App, headers: &HeaderMap) -> Result<Response, Wro
 
 /// Whether an `Accept` header has room for streams.
 fn takes_streams(accept: &str) -> bool {
-    let mut kinds = accept.split(',').map(|kind| kind.split(';').next().unwrap_or_default().trim());
+    let mut kinds = accept
+        .split(',')
+        .map(|kind| kind.split(';').next().unwrap_or_default().trim());
     kinds.any(|kind| matches!(kind, "*/*" | "text/*" | "text/event-stream"))
 }
 
@@ -55,7 +62,8 @@ mod tests {
 
     #[test]
     fn a_client_says_whether_it_takes_streams() {
-        let check = |accept: &str, expected: bool| assert_eq!(takes_streams(accept), expected, "{accept}");
+        let check =
+            |accept: &str, expected: bool| assert_eq!(takes_streams(accept), expected, "{accept}");
         check("text/event-stream", true);
         check("text/event-stream;charset=utf-8", true);
         check("application/json, */*;q=0.1", true);

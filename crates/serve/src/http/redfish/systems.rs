@@ -7,29 +7,20 @@ use serde_json::{Value, json};
 
 use super::errors::Wrong;
 use super::kinds::{collection, link, resource};
+use super::names::{found, place, places};
 use super::place::{CHASSIS, MANAGER};
 use super::reset::{allowed, target};
-use super::super::routes::App;
+use crate::http::app::App;
 use crate::words::{StateView, VmView};
-
-/// The place of a VM.
-pub(super) fn place(name: &str) -> String {
-    format!("/redfish/v1/Systems/{name}")
-}
-
-/// The places of all VMs.
-pub(super) fn places(app: &App) -> Vec<String> {
-    app.sight.all().iter().map(|vm| place(&vm.name)).collect()
-}
 
 /// All VMs.
 pub(super) fn systems(app: &App) -> Value {
-    collection("ComputerSystemCollection", "/redfish/v1/Systems", "Virtual machines", &places(app))
-}
-
-/// A VM that there is.
-pub(super) fn found(app: &App, name: &str) -> Result<VmView, Wrong> {
-    app.sight.one(name).ok_or_else(|| Wrong::missing(&place(name)))
+    collection(
+        "ComputerSystemCollection",
+        "/redfish/v1/Systems",
+        "Virtual machines",
+        &places(app),
+    )
 }
 
 /// One VM.
@@ -82,10 +73,16 @@ fn status(state: StateView) -> &'static str {
 
 /// Critical is what somebody has to look at now, as it is for events.
 fn health(vm: &VmView) -> &'static str {
-    let standing = vm.insight.as_ref().and_then(|insight| insight.standing.as_deref());
+    let standing = vm
+        .insight
+        .as_ref()
+        .and_then(|insight| insight.standing.as_deref());
     if vm.state == StateView::Died || standing == Some("contradicts") {
         "Critical"
-    } else if vm.state == StateView::Unresponsive || vm.trouble.is_some() || standing == Some("blind") {
+    } else if vm.state == StateView::Unresponsive
+        || vm.trouble.is_some()
+        || standing == Some("blind")
+    {
         "Warning"
     } else {
         "OK"
@@ -94,12 +91,15 @@ fn health(vm: &VmView) -> &'static str {
 
 /// Of a VM that has run, what it had; of one that has not, what its description says.
 fn vcpus(vm: &VmView) -> Option<u64> {
-    vm.vcpus.map(u64::from).or_else(|| described(vm, "cpus")?.as_u64())
+    vm.vcpus
+        .map(u64::from)
+        .or_else(|| described(vm, "cpus")?.as_u64())
 }
 
 fn memory_bytes(vm: &VmView) -> Option<u64> {
     let of_description = || {
-        let size: api::MemorySize = serde_json::from_value(described(vm, "memory")?.clone()).ok()?;
+        let size: api::MemorySize =
+            serde_json::from_value(described(vm, "memory")?.clone()).ok()?;
         Some(size.bytes())
     };
     vm.memory_given_bytes.or_else(of_description)
@@ -130,7 +130,12 @@ pub(super) fn operating_system(app: &App, name: &str) -> Result<Value, Wrong> {
         "UptimeSeconds": uptime_seconds(&vm),
         "Status": { "State": "Enabled", "Health": health(&vm) },
     });
-    Ok(resource("OperatingSystem", &uri, ("OperatingSystem", "Operating system"), more))
+    Ok(resource(
+        "OperatingSystem",
+        &uri,
+        ("OperatingSystem", "Operating system"),
+        more,
+    ))
 }
 
 /// How long the guest's kernel has run, by its own clock, which was read from outside.
@@ -142,35 +147,10 @@ fn uptime_seconds(vm: &VmView) -> Option<u64> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use std::collections::BTreeMap;
-
+mod tests {
+    use super::super::names::tests::vm;
     use super::*;
     use crate::words::Insight;
-
-    /// A VM of which nothing else is known.
-    pub(in super::super) fn vm(state: StateView) -> VmView {
-        VmView {
-            name: "web".to_owned(),
-            state,
-            engine: None,
-            pid: None,
-            vcpus: None,
-            started_at: None,
-            uptime_seconds: None,
-            cpu_seconds: None,
-            memory_given_bytes: None,
-            memory_resident_bytes: None,
-            reboots: None,
-            consoles: None,
-            labels: BTreeMap::new(),
-            ports: Vec::new(),
-            end: None,
-            declared: None,
-            trouble: None,
-            insight: None,
-        }
-    }
 
     #[test]
     fn a_system_says_what_is_known_and_nothing_else() {
@@ -202,7 +182,11 @@ pub(super) mod tests {
             kernel_used_bytes: None,
         });
         check(&vm, "/Status/Health", "Critical".into());
-        check(&vm, "/OperatingSystem/@odata.id", "/redfish/v1/Systems/web/OperatingSystem".into());
+        check(
+            &vm,
+            "/OperatingSystem/@odata.id",
+            "/redfish/v1/Systems/web/OperatingSystem".into(),
+        );
         vm.state = StateView::Ended;
         check(&vm, "/OperatingSystem", Value::Null);
     }

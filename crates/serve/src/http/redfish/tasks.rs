@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::dates::date_time;
 use super::errors::{Wrong, message, of_problem, said};
 use super::kinds::{collection, link, resource};
-use super::super::routes::App;
+use crate::http::app::App;
 use crate::orders::problem;
 use crate::words::{Operation, WorkState, now};
 
@@ -30,14 +30,24 @@ pub(super) fn service() -> Value {
         "Status": { "State": "Enabled", "Health": "OK" },
         "Tasks": link("/redfish/v1/TaskService/Tasks"),
     });
-    resource("TaskService", "/redfish/v1/TaskService", ("TaskService", "Operations"), more)
+    resource(
+        "TaskService",
+        "/redfish/v1/TaskService",
+        ("TaskService", "Operations"),
+        more,
+    )
 }
 
 /// All that are remembered.
 pub(super) fn tasks(app: &App) -> Value {
     let all = app.orders.operations();
     let places: Vec<String> = all.iter().map(|operation| place(operation.id)).collect();
-    collection("TaskCollection", "/redfish/v1/TaskService/Tasks", "Operations", &places)
+    collection(
+        "TaskCollection",
+        "/redfish/v1/TaskService/Tasks",
+        "Operations",
+        &places,
+    )
 }
 
 /// One task.
@@ -46,7 +56,9 @@ pub(super) fn task(app: &App, id: u64) -> Result<Value, Wrong> {
 }
 
 fn found(app: &App, id: u64) -> Result<Operation, Wrong> {
-    app.orders.operation(id).ok_or_else(|| Wrong::missing(&place(id)))
+    app.orders
+        .operation(id)
+        .ok_or_else(|| Wrong::missing(&place(id)))
 }
 
 /// An operation as a task.
@@ -80,7 +92,12 @@ pub(super) fn of(operation: &Operation) -> Value {
         "TaskMonitor": is_running.then(|| monitor(operation.id)),
         "Messages": messages,
     });
-    resource("Task", &place(operation.id), (&operation.id.to_string(), &name), more)
+    resource(
+        "Task",
+        &place(operation.id),
+        (&operation.id.to_string(), &name),
+        more,
+    )
 }
 
 /// What the monitor of a task answers.
@@ -98,7 +115,7 @@ pub(super) fn end_of(operation: &Operation) -> Result<Response, Wrong> {
         WorkState::Failed => {
             let failed = problem("failed", "it failed");
             let error = operation.error.clone().unwrap_or(failed);
-            Err(super::super::answer::Refusal::of_command(error).into())
+            Err(crate::http::answer::Refusal::of_command(error).into())
         }
         WorkState::Cancelled => Err(Wrong::conflict("it was cancelled", None)),
         _ => Ok(StatusCode::NO_CONTENT.into_response()),
@@ -110,9 +127,11 @@ pub(super) fn cancel(app: &App, id: u64) -> Result<Response, Wrong> {
     match app.orders.cancel(id) {
         None => Err(Wrong::missing(&place(id))),
         Some(true) => Ok((StatusCode::ACCEPTED, axum::Json(task(app, id)?)).into_response()),
-        Some(false) => {
-            Err(Wrong::new(StatusCode::CONFLICT, "ResourceCannotBeDeleted", &[]))
-        }
+        Some(false) => Err(Wrong::new(
+            StatusCode::CONFLICT,
+            "ResourceCannotBeDeleted",
+            &[],
+        )),
     }
 }
 
@@ -134,16 +153,25 @@ mod tests {
                 ended_at: None,
             };
             let task = of(&operation);
-            assert_eq!((task["TaskState"].as_str(), task["TaskStatus"].as_str()), (Some(expected.0), Some(expected.1)));
+            assert_eq!(
+                (task["TaskState"].as_str(), task["TaskStatus"].as_str()),
+                (Some(expected.0), Some(expected.1))
+            );
             assert_eq!(task["TaskMonitor"].is_string(), state == WorkState::Running);
             let text = task["Messages"][0]["Message"].as_str().unwrap_or_default();
             assert!(error.is_none_or(|error| text == error), "{text}");
-            let end = end_of(&operation).map_or_else(|wrong| wrong.status, |response| response.status());
+            let end =
+                end_of(&operation).map_or_else(|wrong| wrong.status, |response| response.status());
             assert_eq!(end.as_u16(), status);
         };
         check(WorkState::Running, None, ("Running", "OK"), 204);
         check(WorkState::Done, None, ("Completed", "OK"), 204);
-        check(WorkState::Failed, Some("it is paused"), ("Exception", "Critical"), 409);
+        check(
+            WorkState::Failed,
+            Some("it is paused"),
+            ("Exception", "Critical"),
+            409,
+        );
         check(WorkState::Cancelled, None, ("Cancelled", "Warning"), 409);
     }
 }

@@ -8,20 +8,44 @@ use serde_json::{Value, json};
 use super::dates::date_time;
 use super::errors::Wrong;
 use super::kinds::{collection, link, resource};
-use super::systems::found;
-use super::super::routes::App;
+use super::names::found;
+use crate::http::app::App;
 use crate::words::{Insight, VmView};
 
 /// A number of a guest: its name, its unit (UCUM), and what it is.
 type Definition = (&'static str, &'static str, &'static str);
 
 const DEFINITIONS: &[Definition] = &[
-    ("ClaimedMemoryUsed", "By", "Memory in use, as the guest's balloon driver claims."),
-    ("KernelMemoryUsed", "By", "Memory in use, as the guest's kernel has it in its own books."),
-    ("TrueMemoryResident", "By", "The guest's memory that the host holds."),
-    ("TrueMemoryConfigured", "By", "The guest's memory as it was configured."),
-    ("TrueWorkingSet", "By", "An estimate of the memory that the guest works on."),
-    ("TrueCpuTime", "s", "CPU time of the whole process of the VM."),
+    (
+        "ClaimedMemoryUsed",
+        "By",
+        "Memory in use, as the guest's balloon driver claims.",
+    ),
+    (
+        "KernelMemoryUsed",
+        "By",
+        "Memory in use, as the guest's kernel has it in its own books.",
+    ),
+    (
+        "TrueMemoryResident",
+        "By",
+        "The guest's memory that the host holds.",
+    ),
+    (
+        "TrueMemoryConfigured",
+        "By",
+        "The guest's memory as it was configured.",
+    ),
+    (
+        "TrueWorkingSet",
+        "By",
+        "An estimate of the memory that the guest works on.",
+    ),
+    (
+        "TrueCpuTime",
+        "s",
+        "CPU time of the whole process of the VM.",
+    ),
 ];
 
 fn definition_place(id: &str) -> String {
@@ -41,14 +65,27 @@ pub(super) fn service() -> Value {
         "MetricReports": link("/redfish/v1/TelemetryService/MetricReports"),
     });
     let place = "/redfish/v1/TelemetryService";
-    resource("TelemetryService", place, ("TelemetryService", "Claims and truth"), more)
+    resource(
+        "TelemetryService",
+        place,
+        ("TelemetryService", "Claims and truth"),
+        more,
+    )
 }
 
 /// All definitions.
 pub(super) fn definitions() -> Value {
-    let places: Vec<String> = DEFINITIONS.iter().map(|(id, ..)| definition_place(id)).collect();
+    let places: Vec<String> = DEFINITIONS
+        .iter()
+        .map(|(id, ..)| definition_place(id))
+        .collect();
     let place = "/redfish/v1/TelemetryService/MetricDefinitions";
-    collection("MetricDefinitionCollection", place, "Numbers of guests", &places)
+    collection(
+        "MetricDefinitionCollection",
+        place,
+        "Numbers of guests",
+        &places,
+    )
 }
 
 /// One definition.
@@ -94,9 +131,16 @@ fn of_vm(vm: &VmView) -> Option<Value> {
             }))
         })
         .collect();
-    let rows = insight.rows.as_array().map(Vec::as_slice).unwrap_or_default();
+    let rows = insight
+        .rows
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     for row in rows {
-        let rule = row["rule"].as_str().or(row["subject"].as_str()).unwrap_or_default();
+        let rule = row["rule"]
+            .as_str()
+            .or(row["subject"].as_str())
+            .unwrap_or_default();
         for who in ["claim", "kernel", "truth", "verdict"] {
             if let Some(text) = row[who].as_str() {
                 values.push(json!({
@@ -109,7 +153,12 @@ fn of_vm(vm: &VmView) -> Option<Value> {
     }
     let more = json!({ "Timestamp": at, "MetricValues": values });
     let title = format!("What {} claims, and what is true", vm.name);
-    Some(resource("MetricReport", &report_place(&vm.name), (&vm.name, &title), more))
+    Some(resource(
+        "MetricReport",
+        &report_place(&vm.name),
+        (&vm.name, &title),
+        more,
+    ))
 }
 
 /// The values of the definitions, in their order.
@@ -128,7 +177,7 @@ fn numbers(vm: &VmView, insight: &Insight) -> impl Iterator<Item = (&'static str
 
 #[cfg(test)]
 mod tests {
-    use super::super::systems::tests::vm;
+    use super::super::names::tests::vm;
     use super::*;
     use crate::words::StateView;
 
@@ -153,7 +202,12 @@ mod tests {
         let values = report["MetricValues"].as_array().unwrap();
         let found: Vec<_> = values
             .iter()
-            .map(|value| (value["MetricId"].as_str().unwrap(), value["MetricValue"].as_str().unwrap()))
+            .map(|value| {
+                (
+                    value["MetricId"].as_str().unwrap(),
+                    value["MetricValue"].as_str().unwrap(),
+                )
+            })
             .collect();
         let expected = [
             ("KernelMemoryUsed", "1024"),

@@ -15,13 +15,12 @@ use std::net::IpAddr;
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, header};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use host::lock::Lock;
 use sha2::{Digest, Sha256};
 
-use super::answer::Refusal;
 use crate::orders::problem;
 use crate::store::{Store, StoreError};
 use crate::words::{Audited, Problem, Role, Token, now};
@@ -115,17 +114,8 @@ pub(crate) enum Closed {
 }
 
 impl Closed {
-    /// As an answer.
-    pub(crate) fn refusal(&self) -> Refusal {
-        let status = match self {
-            Closed::Unknown => StatusCode::UNAUTHORIZED,
-            Closed::Wait => StatusCode::TOO_MANY_REQUESTS,
-            Closed::Foreign => StatusCode::FORBIDDEN,
-        };
-        Refusal::new(status, self.problem())
-    }
-
-    fn problem(&self) -> Problem {
+    /// What is said.
+    pub(crate) fn problem(&self) -> Problem {
         let (code, message, help) = match self {
             Closed::Unknown => (
                 "unauthorized",
@@ -161,10 +151,8 @@ pub(crate) fn random() -> std::io::Result<String> {
     let mut bytes = [0u8; 32];
     let mut filled = 0;
     while filled < bytes.len() {
-        filled += rustix::rand::getrandom(
-            &mut bytes[filled..],
-            rustix::rand::GetRandomFlags::empty(),
-        )?;
+        filled +=
+            rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())?;
     }
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
@@ -208,7 +196,8 @@ impl Doors {
         }
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         if let Some(given) = text("authorization") {
-            let found = token_of(given).and_then(|(name, token)| self.by_token(name.as_deref(), &token));
+            let found =
+                token_of(given).and_then(|(name, token)| self.by_token(name.as_deref(), &token));
             return found.ok_or_else(|| self.note_wrong(address));
         }
         if let Some(given) = text("x-auth-token") {
@@ -265,7 +254,8 @@ impl Doors {
         if sessions.len() >= SESSIONS_MAX {
             return Ok(None);
         }
-        let (secret, id) = (random()?, random()?[..16].to_owned());
+        let secret = random()?;
+        let id = random()?[..16].to_owned();
         let session = Session {
             id: id.clone(),
             who: who.name.clone(),
@@ -359,13 +349,10 @@ impl Doors {
 
     /// Writes the calls that wait for it.
     pub(crate) fn flush(&self, store: &Store) -> Result<(), StoreError> {
-        let (mut changes, mut reads) = {
-            let mut calls = self.calls.lock();
-            (
-                std::mem::take(&mut calls.changes),
-                std::mem::take(&mut calls.reads),
-            )
-        };
+        let Calls {
+            mut changes,
+            mut reads,
+        } = std::mem::take(&mut *self.calls.lock());
         if !changes.is_empty() {
             store.add_audited(&mut changes, false)?;
         }
@@ -394,7 +381,9 @@ fn token_of(given: &str) -> Option<(Option<String>, String)> {
 /// Whether a browser says that the page which asks is this host's own.
 fn is_from_here(headers: &HeaderMap) -> bool {
     let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-    let site = headers.get("sec-fetch-site").and_then(|it| it.to_str().ok());
+    let site = headers
+        .get("sec-fetch-site")
+        .and_then(|it| it.to_str().ok());
     if let Some(site) = site {
         return site == "same-origin";
     }
@@ -460,12 +449,27 @@ mod tests {
             assert_eq!(found, expected, "{given:?}");
         };
         let basic = |text: &str| format!("Basic {}", BASE64_STANDARD.encode(text));
-        check(&[("authorization", "Bearer secret of eve")], Ok(("eve", Role::ReadOnly)));
-        check(&[("authorization", "bearer  secret of otto")], Ok(("otto", Role::Operator)));
-        check(&[("authorization", &basic("otto:secret of otto"))], Ok(("otto", Role::Operator)));
+        check(
+            &[("authorization", "Bearer secret of eve")],
+            Ok(("eve", Role::ReadOnly)),
+        );
+        check(
+            &[("authorization", "bearer  secret of otto")],
+            Ok(("otto", Role::Operator)),
+        );
+        check(
+            &[("authorization", &basic("otto:secret of otto"))],
+            Ok(("otto", Role::Operator)),
+        );
         // The token is right, the name is not.
-        check(&[("authorization", &basic("eve:secret of otto"))], Err(Closed::Unknown));
-        check(&[("authorization", "Bearer secret of")], Err(Closed::Unknown));
+        check(
+            &[("authorization", &basic("eve:secret of otto"))],
+            Err(Closed::Unknown),
+        );
+        check(
+            &[("authorization", "Bearer secret of")],
+            Err(Closed::Unknown),
+        );
         check(&[("authorization", "Basic !")], Err(Closed::Unknown));
         check(&[("authorization", "x")], Err(Closed::Unknown));
         check(&[], Err(Closed::Unknown));
@@ -506,6 +510,10 @@ mod tests {
         assert_eq!(doors.enter(THERE, &right, true), Err(Closed::Wait));
         let elsewhere = From::Tls(IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 8)));
         assert!(doors.enter(elsewhere, &right, true).is_ok());
-        assert!(doors.enter(From::Socket(0), &HeaderMap::new(), false).is_ok());
+        assert!(
+            doors
+                .enter(From::Socket(0), &HeaderMap::new(), false)
+                .is_ok()
+        );
     }
 }

@@ -8,7 +8,7 @@ use policy::{Policy, PolicyError, preset};
 use crate::failure::Failure;
 
 /// The policy of a file or of a preset. A file of a preset's name is meant by a path: `./locked`.
-pub fn read(typed: &str) -> Result<Policy, Failure> {
+pub fn read_policy(typed: &str) -> Result<Policy, Failure> {
     let failed = |source| Failure::Policy {
         name: typed.to_owned(),
         source,

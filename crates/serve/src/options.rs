@@ -1,0 +1,22 @@
+//! How a daemon is asked for.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Set for commands that the daemon starts: they act themselves and do not ask it.
+pub const BY_DAEMON: &str = "MOTHER_BY_DAEMON";
+
+/// How the daemon shall be.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Where it keeps what it must not forget.
+    pub state: PathBuf,
+    /// The socket for its own user.
+    pub socket: PathBuf,
+    /// Where it listens for others, over TLS.
+    pub listen: Option<SocketAddr>,
+    /// This program's version.
+    pub version: String,
+    /// A policy that is followed for all VMs: a file or the name of a preset.
+    pub policy: Option<String>,
+}
