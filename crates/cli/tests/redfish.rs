@@ -192,7 +192,8 @@ fn accounts_and_sessions_open_the_door_and_are_written_down() {
     let entry = json!({ "UserName": "eve", "Password": secret });
     let opened = service.client.ask(line, &[], Some(&entry));
     assert_eq!(opened.status, 201, "{opened:?}");
-    let (token, session) = (opened.header("x-auth-token"), opened.header("location"));
+    let token = opened.header("x-auth-token");
+    let session = opened.header("location");
     let as_eve = |line: &str, body: Option<&Value>| {
         service.client.ask(line, &[("X-Auth-Token", token)], body)
     };

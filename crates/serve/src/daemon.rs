@@ -216,7 +216,7 @@ impl Daemon {
         let vm = vm.map(str::to_owned);
         tokio::spawn(async move {
             let mut outcome = Ok(());
-            let mut ignored = Ok(());
+            let mut was_ended = false;
             for words in &commands {
                 let noted = |line: &str| daemon.orders.note(id, line);
                 outcome = perform(words, noted, Some(cancelled.clone()))
@@ -226,9 +226,10 @@ impl Daemon {
                     break;
                 }
                 if let Some(vm) = words.is_graceful.then_some(&vm).and_then(Option::as_ref) {
-                    let (looked, vm) = (Arc::clone(&daemon), vm.clone());
-                    let seen = spawn_blocking(move || looked.has_heard(&vm)).await;
-                    ignored = seen.unwrap_or(Ok(()));
+                    let looked = Arc::clone(&daemon);
+                    let vm = vm.clone();
+                    let seen = spawn_blocking(move || looked.had_to_end(&vm)).await;
+                    was_ended = seen.unwrap_or(false);
                 }
             }
             let told = Arc::clone(&daemon);
@@ -237,7 +238,12 @@ impl Daemon {
             // What is there now is known before the operation is done.
             let looked = Arc::clone(&daemon);
             let seen = spawn_blocking(move || looked.look()).await;
-            let outcome = done.and(seen).map_err(broken).and(outcome).and(ignored);
+            let mut outcome = done.and(seen).map_err(broken).and(outcome);
+            if outcome.is_ok() && was_ended {
+                let text =
+                    format!("the guest did not power off in {GRACE_SECONDS} s, and was ended");
+                outcome = Err(problem("ignored", text));
+            }
             daemon.orders.end(id, &outcome);
             daemon.poke();
         });
@@ -246,15 +252,11 @@ impl Daemon {
             .expect("an operation that runs is remembered")
     }
 
-    /// Whether a guest that was asked to power off has done so, or had to be ended.
-    fn has_heard(&self, vm: &str) -> Result<(), Problem> {
+    /// Whether a guest that was asked to power off did not, and was ended.
+    fn had_to_end(&self, vm: &str) -> bool {
         self.look();
         let end = self.sight.one(vm).and_then(|vm| vm.end);
-        if end.is_some_and(|end| end.kind == EndKind::Stopped) {
-            let text = format!("the guest did not power off in {GRACE_SECONDS} s, and was ended");
-            return Err(problem("ignored", text));
-        }
-        Ok(())
+        end.is_some_and(|end| end.kind == EndKind::Stopped)
     }
 
     /// The wish of this declaration was served.

@@ -157,8 +157,15 @@ impl Subscription {
 /// A random UUID (RFC 9562, version 4).
 fn uuid() -> io::Result<String> {
     let bits = random()?;
-    let (a, b, c, d) = (&bits[..8], &bits[8..12], &bits[13..16], &bits[17..20]);
-    Ok(format!("{a}-{b}-4{c}-8{d}-{}", &bits[20..32]))
+    let part = |from: usize, to: usize| &bits[from..to];
+    Ok(format!(
+        "{}-{}-4{}-8{}-{}",
+        part(0, 8),
+        part(8, 12),
+        part(13, 16),
+        part(17, 20),
+        part(20, 32)
+    ))
 }
 
 #[cfg(test)]

@@ -3,9 +3,10 @@
 /// Seconds since 1970-01-01 UTC as `2026-11-30T21:46:06+00:00`.
 pub(super) fn date_time(seconds: f64) -> String {
     let seconds = seconds.max(0.0) as u64;
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil(days);
-    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+    let (year, month, day) = civil(seconds / 86_400);
+    let hour = seconds / 3600 % 24;
+    let minute = seconds / 60 % 60;
+    let second = seconds % 60;
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}+00:00")
 }
 
@@ -13,7 +14,8 @@ pub(super) fn date_time(seconds: f64) -> String {
 fn civil(days: u64) -> (u64, u64, u64) {
     // Counted from March 1 of the year 0, a leap day is the last day of its year, and all 400 years are alike.
     let days = days + 719_468;
-    let (era, of_era) = (days / 146_097, days % 146_097);
+    let era = days / 146_097;
+    let of_era = days % 146_097;
     let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
     let of_year = of_era - (365 * year + year / 4 - year / 100);
     let from_march = (5 * of_year + 2) / 153;

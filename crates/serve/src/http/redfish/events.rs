@@ -32,10 +32,8 @@ pub(in crate::http) fn begin(app: &App) {
 
 fn serve(app: &App, subscription: &Subscription) {
     let wish = subscription.wish.clone();
-    let (end, is_failing) = (
-        subscription.end.subscribe(),
-        Arc::clone(&subscription.is_failing),
-    );
+    let end = subscription.end.subscribe();
+    let is_failing = Arc::clone(&subscription.is_failing);
     tokio::spawn(push::deliver(app.events.listen(), wish, end, is_failing));
 }
 

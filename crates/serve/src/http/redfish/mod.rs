@@ -152,23 +152,31 @@ async fn answer(
     if options.expand.is_some() && who.is_none() {
         *who = Some(enter()?);
     }
+    read(app, place, (options, &parts.headers), who.as_ref()).await
+}
+
+/// Reads what is asked for.
+async fn read(
+    app: &App,
+    place: &Place,
+    (options, headers): (Options, &HeaderMap),
+    who: Option<&Who>,
+) -> Result<Response, Wrong> {
     match place {
         Place::Metadata => {
             let kind = [(header::CONTENT_TYPE, "application/xml;charset=utf-8")];
-            let link = [(
-                header::LINK,
-                "<http://docs.oasis-open.org/odata/ns/edmx>; rel=describedby",
-            )];
-            Ok((kind, link, kinds::metadata()).into_response())
+            let schema = "<http://docs.oasis-open.org/odata/ns/edmx>; rel=describedby";
+            Ok((kind, [(header::LINK, schema)], kinds::metadata()).into_response())
         }
-        Place::Stream => stream::open(app, &parts.headers).await,
+        Place::Stream => stream::open(app, headers).await,
         Place::TaskMonitor(id) => tasks::look(app, *id),
         place => {
             let reading = Reading {
                 app: app.clone(),
-                who: who.clone(),
+                who: who.cloned(),
             };
-            let (place, headers) = (place.clone(), parts.headers.clone());
+            let place = place.clone();
+            let headers = headers.clone();
             let answered = spawn_blocking(move || reading.answer(&place, &options, &headers)).await;
             answered.map_err(broken)?
         }
@@ -290,18 +298,18 @@ async fn change(
         return sessions::open(app, from, &body);
     }
     let who = who.ok_or_else(Wrong::forbidden)?.clone();
-    let (app, place, headers) = (app.clone(), place.clone(), parts.headers.clone());
-    if let Place::Reset(name) = &place {
-        return reset::act(&app, name, &body).await;
+    if let Place::Reset(name) = place {
+        return reset::act(app, name, &body).await;
     }
-    if place == Place::Subscriptions {
-        return events::subscribe(&app, &body);
-    }
+    let app = app.clone();
+    let place = place.clone();
+    let headers = parts.headers.clone();
     let changed = spawn_blocking(move || match &place {
         Place::Accounts => accounts::create(&app, &body),
         Place::Account(name) if is_delete => accounts::remove(&app, &who, name, &headers),
         Place::Account(name) => accounts::change(&app, &who, name, (&headers, &body)),
         Place::Session(id) => sessions::close(&app, &who, id),
+        Place::Subscriptions => events::subscribe(&app, &body),
         Place::Subscription(id) => events::unsubscribe(&app, id),
         Place::Task(id) | Place::TaskMonitor(id) => tasks::cancel(&app, *id),
         _ => Err(Wrong::internal("a method has no meaning")),

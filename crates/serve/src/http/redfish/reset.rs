@@ -118,7 +118,8 @@ fn asked(body: &Map<String, Value>) -> Result<Reset, Wrong> {
 /// Commands, by what they are called as an operation and what a declared VM is wanted to be from then on.
 fn commands(vm: &VmView, reset: Reset) -> (&'static str, Option<Desired>, Vec<&'static str>) {
     let is_off = !vm.state.is_alive();
-    let (on, off) = (Some(Desired::Running), Some(Desired::Stopped));
+    let on = Some(Desired::Running);
+    let off = Some(Desired::Stopped);
     match reset {
         Reset::On | Reset::ForceOn => ("start", on, vec!["start"]),
         Reset::PushPowerButton if is_off => ("start", on, vec!["start"]),
@@ -169,7 +170,8 @@ async fn begin(app: &App, vm: &VmView, reset: Reset) -> Result<Operation, Wrong>
     let (what, desired, commands) = commands(vm, reset);
     let wished = match desired.filter(|_| vm.declared.is_some()) {
         Some(desired) => {
-            let (daemon, of) = (app.clone(), name.to_owned());
+            let daemon = app.clone();
+            let of = name.to_owned();
             let wished = spawn_blocking(move || daemon.wish(&of, desired)).await;
             wished.map_err(broken)??
         }

@@ -79,7 +79,8 @@ pub(super) fn open(app: &App, from: From, body: &Map<String, Value>) -> Result<R
         )),
         None => Err(Wrong::bad("PropertyMissing", &[key])),
     };
-    let (name, token) = (text("UserName")?, text("Password")?);
+    let name = text("UserName")?;
+    let token = text("Password")?;
     if app.doors.must_wait_there(from) {
         return Err((&crate::doors::Closed::Wait).into());
     }

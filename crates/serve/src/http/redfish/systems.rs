@@ -49,6 +49,12 @@ fn of_vm(vm: &VmView) -> Value {
         "MemorySummary": memory_bytes(vm).map(|bytes| {
             json!({ "TotalSystemMemoryGiB": bytes as f64 / f64::from(1 << 30) })
         }),
+        // A VM has no firmware to be told otherwise: it starts what its description says.
+        "Boot": {
+            "BootSourceOverrideEnabled": "Disabled",
+            "BootSourceOverrideTarget": "None",
+            "BootSourceOverrideTarget@Redfish.AllowableValues": ["None"],
+        },
         "OperatingSystem": has_operating_system(vm).then(|| link(&(uri.clone() + "/OperatingSystem"))),
         "Links": {
             "Chassis": [link(&format!("/redfish/v1/Chassis/{CHASSIS}"))],
