@@ -13,22 +13,22 @@ use serde_json::Value;
 
 /// An answer.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     /// By their names in small letters.
-    pub headers: BTreeMap<String, String>,
+    pub(crate) headers: BTreeMap<String, String>,
     /// Null if it is no JSON.
-    pub body: Value,
+    pub(crate) body: Value,
 }
 
 impl Answer {
     /// A header, or nothing.
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", String::as_str)
     }
 
     /// The message of an error, without its registry.
-    pub fn message_id(&self) -> &str {
+    pub(crate) fn message_id(&self) -> &str {
         let id = &self.body["error"]["@Message.ExtendedInfo"][0]["MessageId"];
         id.as_str()
             .and_then(|id| id.rsplit('.').next())
@@ -37,13 +37,13 @@ impl Answer {
 }
 
 /// Whom to ask.
-pub struct Client {
+pub(crate) struct Client {
     port: u16,
     config: Arc<ClientConfig>,
 }
 
 impl Client {
-    pub fn new(port: u16, certificate: &Path) -> Client {
+    pub(crate) fn new(port: u16, certificate: &Path) -> Client {
         let mut roots = RootCertStore::empty();
         roots
             .add(CertificateDer::from_pem_file(certificate).unwrap())
@@ -61,7 +61,7 @@ impl Client {
     }
 
     /// Asks, and waits for the answer.
-    pub fn ask(&self, line: &str, headers: &[(&str, &str)], body: Option<&Value>) -> Answer {
+    pub(crate) fn ask(&self, line: &str, headers: &[(&str, &str)], body: Option<&Value>) -> Answer {
         let (method, path) = line.split_once(' ').unwrap();
         let name = ServerName::try_from("127.0.0.1").unwrap();
         let connection = ClientConnection::new(Arc::clone(&self.config), name).unwrap();
