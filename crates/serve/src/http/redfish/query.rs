@@ -4,14 +4,19 @@
 //! specification has it. An answer is made first, as if nothing had been said, and then cut, so that no resource has to
 //! know of options.
 
+use std::cell::Cell;
+
 use axum::http::StatusCode;
 use serde_json::{Map, Value};
 
-use super::errors::Wrong;
+use super::errors::{Wrong, said};
 use super::filter::Filter;
 
 /// How deep references can be followed.
 pub(super) const LEVELS_MAX: usize = 3;
+
+/// References that are followed for one answer: with many VMs, levels multiply.
+const FOLLOWED_MAX: usize = 1000;
 
 /// Which references are followed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -133,7 +138,18 @@ impl Options {
             members.truncate(self.top.unwrap_or(usize::MAX));
         }
         if let Some((follow, levels)) = self.expand {
-            expand(&mut answer, (follow, levels), false, read);
+            let followed = Cell::new(0);
+            let counted = |uri: &str| {
+                followed.set(followed.get() + 1);
+                if followed.get() > FOLLOWED_MAX {
+                    return None;
+                }
+                read(uri)
+            };
+            expand(&mut answer, (follow, levels), false, &counted);
+            if followed.get() > FOLLOWED_MAX {
+                return Err(too_much());
+            }
         }
         if let Some(paths) = &self.select {
             answer = selected(&answer, paths);
@@ -144,6 +160,15 @@ impl Options {
 
 fn members(of: &mut Value) -> Option<&mut Vec<Value>> {
     of.get_mut("Members")?.as_array_mut()
+}
+
+fn too_much() -> Wrong {
+    let text = format!("the answer would follow more than {FOLLOWED_MAX} references");
+    Wrong {
+        status: StatusCode::BAD_REQUEST,
+        messages: vec![said(&text, Some("use $top and $skip, or fewer levels"))],
+        allow: None,
+    }
 }
 
 /// What `$expand` says: which references, and how deep.
@@ -357,6 +382,15 @@ mod tests {
             cut("$select=Status/Health,PowerState"),
             json!({ "@odata.id": "/a", "@odata.type": "#T", "PowerState": "On", "Status": { "Health": "OK" } })
         );
+        let many = vec![json!({ "@odata.id": "/a" }); FOLLOWED_MAX / 2 + 1];
+        let cut_many = |query: &str| {
+            let all = json!({ "@odata.id": "/", "Members": many });
+            let found = Options::of(query).unwrap().cut(all, &read);
+            found.map_err(|wrong| wrong.status.as_u16()).map(drop)
+        };
+        assert_eq!(cut_many("$expand=."), Ok(()));
+        assert_eq!(cut_many("$expand=.($levels=2)"), Err(400));
+        assert_eq!(cut_many("$expand=.($levels=2)&$top=9"), Ok(()));
         let refused = Options::of("$top=1")
             .unwrap()
             .cut(read("/a").unwrap(), &read);
