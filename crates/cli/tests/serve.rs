@@ -168,6 +168,13 @@ fn a_declared_vm_comes_back_and_a_daemon_that_is_killed_stops_nobody() {
     let Some(mut daemon) = Daemon::start() else {
         return;
     };
+    let second = daemon.call(&["serve"]);
+    assert_eq!(second.status, Some(1), "{}", second.stderr);
+    assert!(
+        second.stderr.contains("another `mother serve` answers at"),
+        "{}",
+        second.stderr
+    );
     daemon.well(&["create", "web", "--memory", "128M", "--restart", "always"]);
     daemon.until_state("web", "running");
     let first = daemon.vm("web");
@@ -295,6 +302,8 @@ fn what_is_wrong_with_a_request_is_said_with_where() {
         Some(json!({ "name": "a", "colour": "red" })),
         "bad-input",
     );
+    check("GET", "/metrics?libvirt=perhaps", None, "bad-input");
+    check("GET", "/v1/operations/seven", None, "bad-input");
     check("GET", "/v1/operations/7", None, "no-such-operation");
     check(
         "POST",
