@@ -168,6 +168,13 @@ fn a_declared_vm_comes_back_and_a_daemon_that_is_killed_stops_nobody() {
     let Some(mut daemon) = Daemon::start() else {
         return;
     };
+    let second = daemon.call(&["serve"]);
+    assert_eq!(second.status, Some(1), "{}", second.stderr);
+    assert!(
+        second.stderr.contains("another `mother serve` answers at"),
+        "{}",
+        second.stderr
+    );
     daemon.well(&["create", "web", "--memory", "128M", "--restart", "always"]);
     daemon.until_state("web", "running");
     let first = daemon.vm("web");
@@ -295,6 +302,8 @@ fn what_is_wrong_with_a_request_is_said_with_where() {
         Some(json!({ "name": "a", "colour": "red" })),
         "bad-input",
     );
+    check("GET", "/metrics?libvirt=perhaps", None, "bad-input");
+    check("GET", "/v1/operations/seven", None, "bad-input");
     check("GET", "/v1/operations/7", None, "no-such-operation");
     check(
         "POST",
@@ -735,4 +744,126 @@ fn whoever_misbehaves_is_answered_and_others_are_served() {
             .ask("GET", "/v1/vms", None, None)
             .is_ok()
     });
+}
+
+/// CPU time of a process, in seconds (proc_pid_stat(5)).
+fn cpu_seconds(process: &str) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let fields: Vec<f64> = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .map(|field| field.parse().unwrap())
+        .collect();
+    fields.iter().sum::<f64>() / 100.0
+}
+
+fn held_megabytes(process: &str) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .unwrap();
+    line.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0
+}
+
+fn children(process: &str) -> Vec<String> {
+    let children = fs::read_to_string(format!("/proc/{process}/task/{process}/children"));
+    children
+        .unwrap_or_default()
+        .split_whitespace()
+        .map(str::to_owned)
+        .collect()
+}
+
+/// `cargo xtask bench serve`: 1000 declared VMs, and 60 guests that run.
+#[test]
+#[ignore = "a measurement of some minutes"]
+fn what_a_daemon_costs() {
+    let Some(daemon) = Daemon::start() else {
+        return;
+    };
+    let write = |count: usize, desired: &str| {
+        let vm = |number| format!("[vm.v{number:04}]\nmemory = \"96M\"\ndesired = \"{desired}\"\n");
+        let text: String = (0..count).map(vm).collect();
+        fs::write(daemon.folder.path().join("vms.toml"), text).unwrap();
+        daemon.well(&["apply", "-f", "vms.toml"]);
+    };
+    let time = |path: &str, count: usize| {
+        let mut stream = UnixStream::connect(daemon.socket()).unwrap();
+        let mut times: Vec<f64> = (0..count)
+            .map(|_| {
+                let begin = Instant::now();
+                write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+                read_answer(&mut stream);
+                begin.elapsed().as_secs_f64() * 1e3
+            })
+            .collect();
+        times.sort_by(f64::total_cmp);
+        let all: f64 = times.iter().sum();
+        println!(
+            "{path}: median {:.2} ms, 99th {:.2} ms, {:.0} each second",
+            times[count / 2],
+            times[count * 99 / 100],
+            count as f64 / all * 1e3
+        );
+    };
+    write(1000, "stopped");
+    println!("1000 declared VMs:");
+    time("/v1/vms", 200);
+    time("/v1/vms/v0003", 3000);
+    write(60, "running");
+    let deadline = Instant::now() + Duration::from_secs(900);
+    loop {
+        let vms = daemon.get("/v1/vms?state=running");
+        let seen = vms["vms"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|vm| vm["insight"]["standing"] == "fine");
+        if seen.count() == 60 {
+            break;
+        }
+        assert!(Instant::now() < deadline);
+        thread::sleep(Duration::from_secs(2));
+    }
+    thread::sleep(Duration::from_secs(30));
+    println!("1000 declared VMs, 60 of them guests that run and sleep:");
+    time("/v1/vms", 100);
+    time("/v1/vms/v0003", 3000);
+    time("/metrics", 20);
+    let of_timeout = daemon.process.as_ref().unwrap().id().to_string();
+    let serve = children(&of_timeout).remove(0);
+    let observer = children(&serve).remove(0);
+    let before = [cpu_seconds(&serve), cpu_seconds(&observer)];
+    thread::sleep(Duration::from_secs(60));
+    println!(
+        "daemon: {:.1} % of a core, {:.0} MiB; observer: {:.1} %, {:.0} MiB",
+        (cpu_seconds(&serve) - before[0]) / 0.6,
+        held_megabytes(&serve),
+        (cpu_seconds(&observer) - before[1]) / 0.6,
+        held_megabytes(&observer)
+    );
+}
+
+/// Reads one answer that says how long it is.
+fn read_answer(stream: &mut UnixStream) {
+    let mut bytes = Vec::new();
+    let mut some = vec![0; 64 * 1024];
+    loop {
+        let count = stream.read(&mut some).unwrap();
+        bytes.extend_from_slice(&some[..count]);
+        let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
+            continue;
+        };
+        let head = String::from_utf8_lossy(&bytes[..end]).to_lowercase();
+        let length = head.split("content-length: ").nth(1).unwrap();
+        let length: usize = length.lines().next().unwrap().parse().unwrap();
+        if bytes.len() >= end + 4 + length {
+            return;
+        }
+    }
 }

@@ -420,6 +420,9 @@ impl Daemon {
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .env(crate::options::BY_DAEMON, "1")
+            // Threads of an observer free what they took at their first look (mallopt(3)).
+            .env("MALLOC_ARENA_MAX", "1")
+            .env("MALLOC_TRIM_THRESHOLD_", "131072")
             .kill_on_drop(true)
             .spawn();
         let mut child = match child {

@@ -115,8 +115,9 @@ impl Sight {
     pub(crate) fn declare(&self, name: &str, declared: Option<Declared>) {
         let mut table = self.table.lock();
         let known = table.entry(name.to_owned()).or_default();
-        if known.declared.as_ref().map(|it| it.wanted) != declared.as_ref().map(|it| it.wanted) {
-            // A new wish starts without the failures of old ones.
+        let is_about = |declared: Option<&Declared>| declared.map(|it| (it.version, it.wanted));
+        if is_about(known.declared.as_ref()) != is_about(declared.as_ref()) {
+            // A new wish, or another description, starts without the failures of old ones.
             known.tries = Tries::default();
             known.trouble = None;
         }

@@ -50,6 +50,7 @@ pub enum Restart {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Declaration {
     /// What it is called.
+    #[schemars(extend("pattern" = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"))]
     pub name: VmName,
     /// What it is, as `mother run --config` reads it.
     #[serde(default)]

@@ -54,6 +54,13 @@ pub fn bench_trace() -> Result<bool> {
     run(command)
 }
 
+/// What the daemon costs.
+pub fn bench_serve() -> Result<bool> {
+    let mut command = cargo(&["test", "--package", "cli", "--test", "serve"]);
+    command.args(["--", "--ignored", "--nocapture"]);
+    run(command)
+}
+
 /// Hostile memory for so long.
 pub fn fuzz(options: &[&str]) -> Result<bool> {
     let ["--seconds", seconds] = options else {

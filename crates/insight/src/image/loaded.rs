@@ -1,15 +1,39 @@
 //! What is known of the kernel that a VMM loaded, from the file it loaded.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 
 use sha2::{Digest, Sha256};
 
 use super::{Code, ImageError, KernelImage, MAX_FILE};
 use crate::cache;
 use crate::profile::Profile;
+
+/// Builds of kernel files that somebody in this process holds, by the file's SHA-256: one is as large as all that is known of
+/// a guest beside it, and hosts have many guests of few kernels. Nothing that a guest has said is in one.
+static HELD: Mutex<BTreeMap<[u8; 32], Weak<Profile>>> = Mutex::new(BTreeMap::new());
+
+/// The build of this file, if somebody holds it.
+fn held(digest: &[u8; 32]) -> Option<Arc<Profile>> {
+    HELD.lock().ok()?.get(digest)?.upgrade()
+}
+
+/// The build for whoever comes next, or the one that somebody else was faster with.
+fn hold(digest: [u8; 32], profile: Profile) -> Arc<Profile> {
+    let profile = Arc::new(profile);
+    let Ok(mut all) = HELD.lock() else {
+        return profile;
+    };
+    all.retain(|_, held| held.strong_count() > 0);
+    if let Some(held) = all.get(&digest).and_then(Weak::upgrade) {
+        return held;
+    }
+    all.insert(digest, Arc::downgrade(&profile));
+    profile
+}
 
 /// The kernel that was loaded before the guest's first instruction. The guest has no word in it.
 #[derive(Clone, Debug)]
@@ -33,11 +57,16 @@ impl Loaded {
     /// # Errors
     /// [`ImageError`]: the file is another by now, or has no Linux kernel with symbols that prove themselves.
     pub fn open(file: &File, digest: [u8; 32], cache: Option<&Path>) -> Result<Loaded, ImageError> {
-        let kept = |folder: &Path| Some((cache::load(folder, &digest)?, folder.to_owned()));
+        // What is held was read from a cache, so its code is there too.
+        let kept = |folder: &Path| {
+            let profile = held(&digest);
+            let read = || Some(hold(digest, cache::load(folder, &digest)?));
+            Some((profile.or_else(read)?, folder.to_owned()))
+        };
         if let Some((profile, folder)) = cache.and_then(kept) {
             return Ok(Loaded {
                 digest,
-                profile: Arc::new(profile),
+                profile,
                 code: Source::Kept(folder),
                 is_from_cache: true,
             });

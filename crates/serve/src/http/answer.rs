@@ -1,6 +1,8 @@
 //! Answers: JSON that is well, and JSON that says what is wrong.
 
 use axum::Json;
+use axum::extract::{FromRequestParts, Path, Query};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -138,6 +140,32 @@ impl IntoResponse for Refusal {
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
         response
+    }
+}
+
+/// The words behind `?`; what is wrong with them is said as everything else is.
+pub(crate) struct Words<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Words<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let read = Query::<T>::from_request_parts(parts, state).await;
+        read.map(|Query(words)| Words(words))
+            .map_err(|error| Refusal::bad("query", error.body_text()))
+    }
+}
+
+/// A part of the path; one that is no number where there must be one leads nowhere.
+pub(crate) struct Part<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Part<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let read = Path::<T>::from_request_parts(parts, state).await;
+        read.map(|Path(part)| Part(part))
+            .map_err(|error| Refusal::bad("path", error.body_text()))
     }
 }
 

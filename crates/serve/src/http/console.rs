@@ -8,7 +8,7 @@ use std::thread;
 
 use api::{Command, VmName};
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
-use axum::extract::{Extension, Path, Query, State};
+use axum::extract::{Extension, State};
 use axum::response::Response;
 use fleet::{Client, ClientError, Record};
 use futures_util::{SinkExt, StreamExt};
@@ -16,7 +16,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
-use super::answer::Refusal;
+use super::answer::{Part, Refusal, Words as Asked};
 use super::app::App;
 use super::vms::broken;
 use crate::doors::Who;
@@ -49,8 +49,8 @@ struct Size {
 
 pub(crate) async fn attach(
     State(app): State<App>,
-    Path(name): Path<String>,
-    Query(how): Query<How>,
+    Part(name): Part<String>,
+    Asked(how): Asked<How>,
     Extension(who): Extension<Who>,
     upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
 ) -> Result<Response, Refusal> {

@@ -2,7 +2,7 @@
 
 use api::{Metric, VmName};
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use fleet::Client;
@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::task::spawn_blocking;
 
-use super::answer::Refusal;
+use super::answer::{Refusal, Words as Asked};
 use super::app::App;
 use super::vms::broken;
 use crate::host_view::{HostView, look};
@@ -36,7 +36,7 @@ pub(crate) async fn doctor(State(app): State<App>) -> Result<Json<Value>, Refusa
 
 pub(crate) async fn metrics(
     State(app): State<App>,
-    Query(wanted): Query<Wanted>,
+    Asked(wanted): Asked<Wanted>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let accept = headers.get(header::ACCEPT).and_then(|it| it.to_str().ok());

@@ -2,14 +2,14 @@
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Extension, Path, Query, State};
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
-use super::answer::{Refusal, body};
+use super::answer::{Part, Refusal, Words as Asked, body};
 use super::app::App;
 use super::vms::broken;
 use crate::doors::{By, COOKIE, Closed, From, Who, hash, random};
@@ -60,6 +60,7 @@ pub(crate) struct Tokens {
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewToken {
     /// What they are called in the audit log.
+    #[schemars(extend("pattern" = "^[A-Za-z0-9._@-]{1,64}$"))]
     name: String,
     /// What they may do.
     role: Role,
@@ -201,7 +202,7 @@ pub(crate) async fn sessions(State(app): State<App>) -> Json<Sessions> {
 
 pub(crate) async fn end_session(
     State(app): State<App>,
-    Path(id): Path<String>,
+    Part(id): Part<String>,
 ) -> Result<StatusCode, Refusal> {
     if app.doors.end_session(|_, session| session.id == id) {
         return Ok(StatusCode::NO_CONTENT);
@@ -270,7 +271,7 @@ pub(super) fn is_plain_name(name: &str) -> bool {
 
 pub(crate) async fn remove_token(
     State(app): State<App>,
-    Path(name): Path<String>,
+    Part(name): Part<String>,
 ) -> Result<StatusCode, Refusal> {
     if !app.doors.tokens().iter().any(|token| token.name == name) {
         return Err(Refusal::none(
@@ -297,7 +298,7 @@ async fn note(app: &App, name: String, token: Option<Token>) -> Result<(), Refus
 
 pub(crate) async fn audit(
     State(app): State<App>,
-    Query(choice): Query<Choice>,
+    Asked(choice): Asked<Choice>,
 ) -> Result<Json<Audit>, Refusal> {
     let limit = choice.limit.unwrap_or(LIMIT).min(10 * LIMIT);
     let reads = choice.reads == Some(true);

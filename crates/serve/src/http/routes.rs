@@ -1,12 +1,12 @@
 //! Everything that can be asked, as one table: the router, who may, and the OpenAPI document are made of it.
 
 use axum::Router;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post, put};
 
-use super::answer::Refusal;
+use super::answer::{Part, Refusal};
 use super::app::App;
 use super::{command, console, host, people, several, streams, vms};
 use crate::doors::{Closed, Who};
@@ -153,7 +153,7 @@ fn of_vms() -> Vec<Route> {
 fn inside_vms() -> Vec<Route> {
     use Shape::{Command, Other};
     let asked = |command: &'static str| {
-        get(move |app: State<App>, name: Path<String>| vms::ask(app, name, command))
+        get(move |app: State<App>, name: Part<String>| vms::ask(app, name, command))
     };
     let mut all = Vec::new();
     for (path, command, about) in [

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
 use schemars::JsonSchema;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
-use super::answer::{Refusal, body};
+use super::answer::{Part, Refusal, Words as Asked, body};
 use super::app::App;
 use super::vms::{answer_operation, broken};
 use crate::daemon::Daemon;
@@ -114,7 +114,7 @@ fn differences(old: &Declaration, new: &Declaration) -> Vec<Field> {
 
 pub(crate) async fn apply(
     State(app): State<App>,
-    Query(how): Query<How>,
+    Asked(how): Asked<How>,
     headers: HeaderMap,
     bytes: Bytes,
 ) -> Result<Json<Differences>, Refusal> {
@@ -217,8 +217,8 @@ fn no_operation(id: u64) -> Refusal {
 
 pub(crate) async fn operation(
     State(app): State<App>,
-    Path(id): Path<u64>,
-    Query(how): Query<Wait>,
+    Part(id): Part<u64>,
+    Asked(how): Asked<Wait>,
 ) -> Result<Response, Refusal> {
     let operation = app.orders.operation(id).ok_or_else(|| no_operation(id))?;
     let mut response = answer_operation(&app, operation, how.wait).await?;
@@ -228,7 +228,7 @@ pub(crate) async fn operation(
 
 pub(crate) async fn cancel(
     State(app): State<App>,
-    Path(id): Path<u64>,
+    Part(id): Part<u64>,
 ) -> Result<Response, Refusal> {
     match app.orders.cancel(id) {
         None => Err(no_operation(id)),
@@ -250,7 +250,7 @@ pub(crate) async fn images(State(app): State<App>) -> Result<Json<Value>, Refusa
 
 pub(crate) async fn remove_image(
     State(app): State<App>,
-    Path(name): Path<String>,
+    Part(name): Part<String>,
 ) -> Result<Json<Value>, Refusal> {
     command(&app, Words::new(["images", "rm", "--json", "--", &name])).await
 }

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::sse::{Event as Message, KeepAlive, Sse};
 use futures_util::Stream;
@@ -16,7 +16,7 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::spawn_blocking;
 
-use super::answer::Refusal;
+use super::answer::{Refusal, Words as Asked};
 use super::app::App;
 use super::vms::broken;
 use crate::sight::Change;
@@ -48,9 +48,8 @@ pub(crate) struct Choice {
 
 pub(crate) async fn events(
     State(app): State<App>,
-    choice: Result<Query<Choice>, axum::extract::rejection::QueryRejection>,
+    Asked(choice): Asked<Choice>,
 ) -> Result<Json<Events>, Refusal> {
-    let Query(choice) = choice.map_err(|error| Refusal::bad("query", error.body_text()))?;
     let read = spawn_blocking(move || {
         let limit = choice.limit.unwrap_or(LIMIT).min(LIMIT);
         // Those of one VM lie between others.
@@ -94,7 +93,7 @@ pub(super) struct Reader {
 
 pub(crate) async fn event_stream(
     State(app): State<App>,
-    Query(choice): Query<Choice>,
+    Asked(choice): Asked<Choice>,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Message, Infallible>>>, Refusal> {
     let given = headers

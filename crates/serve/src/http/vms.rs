@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Extension, Path, Query, State};
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
@@ -13,7 +13,9 @@ use serde_json::Value;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
-use super::answer::{Refusal, body, changed, tag, wanted_version, with_version};
+use super::answer::{
+    Part, Refusal, Words as Asked, body, changed, tag, wanted_version, with_version,
+};
 use super::app::App;
 use crate::daemon::{Changed, GRACE_SECONDS, start_words};
 use crate::orders::{Words, problem};
@@ -79,9 +81,8 @@ pub(crate) struct Patience {
 
 pub(crate) async fn list(
     State(app): State<App>,
-    choice: Result<Query<Choice>, axum::extract::rejection::QueryRejection>,
+    Asked(choice): Asked<Choice>,
 ) -> Result<Json<Vms>, Refusal> {
-    let Query(choice) = choice.map_err(|error| Refusal::bad("query", error.body_text()))?;
     let mut vms = app.sight.all();
     if let Some(label) = &choice.label {
         let (key, value) = label
@@ -97,7 +98,7 @@ pub(crate) async fn list(
 
 pub(crate) async fn one(
     State(app): State<App>,
-    Path(name): Path<String>,
+    Part(name): Part<String>,
 ) -> Result<Response, Refusal> {
     let vm = app.sight.one(&name).ok_or_else(|| Refusal::no_vm(&name))?;
     let version = vm.declared.as_ref().map(|declared| declared.version);
@@ -131,7 +132,7 @@ pub(crate) async fn create(
 
 pub(crate) async fn replace(
     State(app): State<App>,
-    Path(name): Path<String>,
+    Part(name): Part<String>,
     headers: HeaderMap,
     bytes: Bytes,
 ) -> Result<Response, Refusal> {
@@ -164,8 +165,8 @@ fn view(app: &App, name: &str, status: StatusCode) -> Result<Response, Refusal> 
 
 pub(crate) async fn remove(
     State(app): State<App>,
-    Path(name): Path<String>,
-    Query(patience): Query<Patience>,
+    Part(name): Part<String>,
+    Asked(patience): Asked<Patience>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let vm = app.sight.one(&name).ok_or_else(|| Refusal::no_vm(&name))?;
@@ -205,8 +206,8 @@ fn stop_words(name: &str, grace_seconds: u64) -> Words {
 
 pub(crate) async fn act(
     State(app): State<App>,
-    Path((name, action)): Path<(String, String)>,
-    Query(patience): Query<Patience>,
+    Part((name, action)): Part<(String, String)>,
+    Asked(patience): Asked<Patience>,
     Extension(_who): Extension<crate::doors::Who>,
     headers: HeaderMap,
     bytes: Bytes,
@@ -365,7 +366,7 @@ pub(crate) async fn answer_operation(
 /// What a command says of one VM.
 pub(crate) async fn ask(
     State(app): State<App>,
-    Path(name): Path<String>,
+    Part(name): Part<String>,
     command: &'static str,
 ) -> Result<Json<Value>, Refusal> {
     if app.sight.one(&name).is_none() {
