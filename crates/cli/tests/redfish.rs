@@ -8,15 +8,12 @@ mod common;
 #[path = "redfish/https.rs"]
 mod https;
 
-use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use self::common::host::Host;
+use self::common::daemon::Daemon;
 use self::https::{Answer, Client};
 
 /// How long a guest may take for anything.
@@ -24,49 +21,21 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A daemon and who asks it.
 struct Service {
-    host: Host,
-    daemon: Child,
+    daemon: Daemon,
     client: Client,
     token: String,
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        // What limits its time passes this on.
-        let _ = Command::new("kill")
-            .arg(self.daemon.id().to_string())
-            .status();
-        let _ = self.daemon.wait();
-    }
 }
 
 impl Service {
     /// None, with a loud word, where there is no default guest.
     fn new() -> Option<Service> {
-        let host = Host::with_guest()?;
-        let state: PathBuf = host.mother.vms().parent().unwrap().join("state");
-        let mut command = host.mother.command(host.mother.program());
-        command
-            .args(["serve", "--listen", "127.0.0.1:0"])
-            .env("XDG_STATE_HOME", &state)
-            .stderr(Stdio::piped());
-        let mut daemon = command.spawn().unwrap();
-        let mut said = BufReader::new(daemon.stderr.take().unwrap()).lines();
-        let line = said
-            .find(|line| line.as_ref().is_ok_and(|line| line.contains("https://")))
-            .unwrap()
-            .unwrap();
-        let (_, rest) = line.split_once("https://127.0.0.1:").unwrap();
-        let port = rest.split(',').next().unwrap().parse().unwrap();
-        let _ = said.find(|line| line.as_ref().is_ok_and(|line| line.contains("answers at")));
-        // It must be able to go on talking.
-        thread::spawn(move || said.for_each(drop));
-        let ran = host.call(&["token", "add", "ada", "--role", "administrator"]);
-        assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+        let daemon = Daemon::start()?;
+        let (_, port) = daemon.address.rsplit_once(':').unwrap();
+        let certificate = daemon.folder.path().join("state/certificate.pem");
+        let token = daemon.well(&["token", "add", "ada", "--role", "administrator"]);
         Some(Service {
-            client: Client::new(port, &state.join("mother/serve/certificate.pem")),
-            token: ran.stdout.trim().to_owned(),
-            host,
+            client: Client::new(port.parse().unwrap(), &certificate),
+            token: token.trim().to_owned(),
             daemon,
         })
     }
@@ -104,7 +73,7 @@ impl Service {
     }
 
     fn create(&self, words: &[&str]) {
-        let ran = self.host.call(&[&["create"], words].concat());
+        let ran = self.daemon.call(&[&["create"], words].concat());
         assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     }
 }
@@ -309,7 +278,9 @@ fn a_guest_that_does_not_listen_is_told_of() {
         deaf,
     ]);
     service.wait_for_power("deaf", "On");
-    service.host.expect_log("deaf", "deaf");
+    service.daemon.until("the guest is deaf", |daemon| {
+        daemon.call(&["logs", "deaf"]).stdout.contains("deaf")
+    });
     let answer = service.reset("deaf", "GracefulShutdown");
     assert_eq!(
         (answer.status, &answer.body["TaskState"]),

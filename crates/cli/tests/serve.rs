@@ -5,156 +5,15 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Mother, Ran, with_guest};
+use common::daemon::Daemon;
 use serde_json::{Value, json};
 use serve::{ClientError, Target};
-use tempfile::TempDir;
-
-/// How long anything may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A daemon and VMs of its own, which are gone when the test is over, however it went.
-struct Daemon {
-    mother: Mother,
-    folder: TempDir,
-    process: Option<Child>,
-    fingerprint: String,
-    address: String,
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        self.kill();
-        self.mother.call(&["rm", "--all", "--force"]);
-    }
-}
-
-impl Daemon {
-    fn start() -> Option<Daemon> {
-        let folder = tempfile::tempdir().unwrap();
-        let mut daemon = Daemon {
-            mother: with_guest()?.in_folder(folder.path()),
-            folder,
-            process: None,
-            fingerprint: String::new(),
-            address: String::new(),
-        };
-        daemon.begin();
-        Some(daemon)
-    }
-
-    /// Starts it, and reads where it answers.
-    fn begin(&mut self) {
-        let mut command = self.mother.command_for_long(self.mother.program());
-        command
-            .args(["serve", "--listen", "127.0.0.1:0", "--state"])
-            .arg(self.folder.path().join("state"))
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped());
-        let mut process = command.spawn().unwrap();
-        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        for line in lines.by_ref() {
-            let line = line.unwrap();
-            if let Some((_, rest)) = line.split_once("https://") {
-                let (address, rest) = rest.split_once(',').unwrap();
-                address.clone_into(&mut self.address);
-                self.fingerprint = rest
-                    .rsplit(' ')
-                    .next()
-                    .unwrap()
-                    .replace(':', "")
-                    .to_lowercase();
-            }
-            if line.contains("answers at") {
-                break;
-            }
-        }
-        assert!(!self.fingerprint.is_empty());
-        thread::spawn(move || lines.for_each(drop));
-        self.process = Some(process);
-    }
-
-    /// Ends it without a word.
-    fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            // `timeout` is its parent: both.
-            let children = format!("/proc/{0}/task/{0}/children", process.id());
-            for child in fs::read_to_string(children)
-                .unwrap_or_default()
-                .split_whitespace()
-            {
-                self.mother.shell(&format!("kill -9 {child}"));
-            }
-            let _ = process.kill();
-            process.wait().unwrap();
-        }
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.mother.vms().join("api.sock")
-    }
-
-    fn local(&self) -> Target {
-        Target::Socket(self.socket())
-    }
-
-    fn with_token(&self, token: &str) -> Target {
-        let (host, port) = self.address.rsplit_once(':').unwrap();
-        Target::Tls {
-            host: host.to_owned(),
-            port: port.parse().unwrap(),
-            token: token.to_owned(),
-            fingerprint: self.fingerprint.clone(),
-        }
-    }
-
-    fn get(&self, path: &str) -> Value {
-        self.local().ask("GET", path, None, None).unwrap().body
-    }
-
-    fn vm(&self, name: &str) -> Value {
-        let answer = self
-            .local()
-            .ask("GET", &format!("/v1/vms/{name}"), None, None);
-        answer.map_or(Value::Null, |answer| answer.body)
-    }
-
-    fn call(&self, words: &[&str]) -> Ran {
-        self.mother.call(words)
-    }
-
-    fn well(&self, words: &[&str]) -> String {
-        let ran = self.call(words);
-        assert_eq!(ran.status, Some(0), "{words:?}: {}", ran.stderr);
-        ran.stdout
-    }
-
-    fn until(&self, what: &str, done: impl Fn(&Daemon) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
-        while !done(self) {
-            assert!(
-                Instant::now() < deadline,
-                "{what}: not in time; {}",
-                self.get("/v1/vms")
-            );
-            thread::sleep(Duration::from_millis(100));
-        }
-    }
-
-    fn until_state(&self, name: &str, state: &str) {
-        self.until(&format!("{name} {state}"), |daemon| {
-            daemon.vm(name)["state"] == state
-        });
-    }
-}
 
 fn refused(answer: Result<serve::Answer, ClientError>) -> String {
     match answer {

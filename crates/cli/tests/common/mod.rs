@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 #![allow(dead_code, unreachable_pub, reason = "every test file uses its part")]
 
+pub mod daemon;
 pub mod host;
 pub mod limited;
 #[macro_use]
