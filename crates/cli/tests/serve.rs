@@ -503,6 +503,37 @@ fn a_real_prometheus_answers_every_query_of_the_dashboard_and_of_the_rules() {
     prometheus.wait().unwrap();
 }
 
+#[test]
+fn a_service_manager_is_told_when_it_begins_and_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let mother = common::Mother::new(folder.path());
+    let told = folder.path().join("notify");
+    let listener = std::os::unix::net::UnixDatagram::bind(&told).unwrap();
+    listener
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    let mut command = std::process::Command::new(mother.program());
+    let mut daemon = command
+        .args(["serve", "--state"])
+        .arg(folder.path().join("state"))
+        .env("XDG_RUNTIME_DIR", mother.vms().parent().unwrap())
+        .env("NOTIFY_SOCKET", &told)
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let next = || {
+        let mut bytes = [0; 100];
+        let count = listener.recv(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes[..count]).into_owned()
+    };
+    assert_eq!(next(), "READY=1");
+    assert!(mother.vms().join("api.sock").exists());
+    mother.shell(&format!("kill {}", daemon.id()));
+    assert_eq!(next(), "STOPPING=1");
+    assert_eq!(daemon.wait().unwrap().code(), Some(0));
+    assert!(!mother.vms().join("api.sock").exists());
+}
+
 /// Node and Chromium, where they are installed: what a person sees and does on the page, and that a guest's hostile words
 /// do nothing there.
 #[test]

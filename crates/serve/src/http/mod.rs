@@ -37,7 +37,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
@@ -77,7 +77,9 @@ pub(crate) fn run(options: Options) -> Result<(), ServeError> {
 }
 
 async fn serve(options: Options) -> Result<(), ServeError> {
-    let socket = take_socket(&options.socket)?;
+    // Who is told that the daemon is ready may end it at once.
+    let end = End::new()?;
+    let (socket, is_given) = take_socket(&options.socket)?;
     let daemon = Arc::new(Daemon::new(options)?);
     redfish::begin(&daemon);
     let router = router(&daemon);
@@ -102,12 +104,15 @@ async fn serve(options: Options) -> Result<(), ServeError> {
             .map(|policy| tokio::spawn(Arc::clone(&daemon).follow_policy(policy))),
     ];
     told("READY=1");
-    wait_for_end().await?;
+    end.wait().await;
     told("STOPPING=1");
     for task in accepting.iter().chain(tending.iter().flatten()) {
         task.abort();
     }
-    let _ = std::fs::remove_file(&daemon.options.socket);
+    // One that systemd has opened is its own.
+    if !is_given {
+        let _ = std::fs::remove_file(&daemon.options.socket);
+    }
     let last = Arc::clone(&daemon);
     let flushed = spawn_blocking(move || last.doors.flush(&last.store)).await;
     if let Ok(Err(error)) = flushed {
@@ -116,15 +121,27 @@ async fn serve(options: Options) -> Result<(), ServeError> {
     Ok(())
 }
 
-async fn wait_for_end() -> Result<(), ServeError> {
-    let failed = |source| ServeError::Host("hear signals", source);
-    let mut term = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
+/// Signals that ask the daemon to end.
+struct End {
+    term: Signal,
+    int: Signal,
+}
+
+impl End {
+    fn new() -> Result<End, ServeError> {
+        let failed = |source| ServeError::Host("hear signals", source);
+        Ok(End {
+            term: signal(SignalKind::terminate()).map_err(failed)?,
+            int: signal(SignalKind::interrupt()).map_err(failed)?,
+        })
     }
-    Ok(())
+
+    async fn wait(mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
 }
 
 /// Everything that can be asked.
@@ -222,14 +239,16 @@ async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Resp
 }
 
 /// The socket for the daemon's own user: the one that systemd has opened for us, or a new one where no daemon answers.
-fn take_socket(path: &Path) -> Result<UnixListener, ServeError> {
+/// With it comes whether it was given.
+fn take_socket(path: &Path) -> Result<(UnixListener, bool), ServeError> {
     let failed = |act| {
         let path = path.to_owned();
         move |source| ServeError::Socket { act, path, source }
     };
     if let Some(given) = given_socket() {
         given.set_nonblocking(true).map_err(failed("use"))?;
-        return UnixListener::from_std(given).map_err(failed("use"));
+        let given = UnixListener::from_std(given).map_err(failed("use"))?;
+        return Ok((given, true));
     }
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(ServeError::Taken(path.to_owned()));
@@ -243,7 +262,7 @@ fn take_socket(path: &Path) -> Result<UnixListener, ServeError> {
     let socket = UnixListener::bind(path).map_err(failed("make"))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
         .map_err(failed("close"))?;
-    Ok(socket)
+    Ok((socket, false))
 }
 
 async fn accept_local(listener: UnixListener, router: Router) {

@@ -42,6 +42,10 @@ const PACKAGING: &[(&str, &str)] = &[
         "systemd/user/mother.service",
         "usr/lib/systemd/user/mother.service",
     ),
+    (
+        "systemd/user/mother.socket",
+        "usr/lib/systemd/user/mother.socket",
+    ),
     ("systemd/mother.sysusers", "usr/lib/sysusers.d/mother.conf"),
     (
         "prometheus/alerts.yml",
