@@ -365,7 +365,9 @@ fn a_guest_that_rewrites_itself_legally_raises_no_alarm() {
     for line in [
         "rmmod virtio_balloon; rmmod evdev",
         "insmod /modules/failover.ko; insmod /modules/virtio_balloon.ko",
-        "rmmod failover; insmod /modules/failover.ko",
+        // Looked at between: one that comes back unseen, to the very same place, is taken for the one before (docs/insight.md).
+        "rmmod failover",
+        "insmod /modules/failover.ko",
         "echo 1 >/t/events/sched/enable",
         "echo p:one do_sys_openat2 >/t/kprobe_events; echo 1 >/t/events/kprobes/enable",
         "echo 'vfs_*' >/t/set_ftrace_filter; echo function >/t/current_tracer; cat /proc/version",
