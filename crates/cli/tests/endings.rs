@@ -224,6 +224,7 @@ fn a_network_that_is_killed_comes_again() {
         return;
     };
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    server.set_nonblocking(true).unwrap();
     let port = server.local_addr().unwrap().port();
     let words = [
         "-d",
@@ -245,7 +246,18 @@ fn a_network_that_is_killed_comes_again() {
         );
         let mut console = host.attach("web");
         std::io::Write::write_all(&mut console, command.as_bytes()).unwrap();
-        let (stream, _) = server.accept().unwrap();
+        let until = Instant::now() + Duration::from_secs(80);
+        let stream = loop {
+            match server.accept() {
+                Ok((stream, _)) => break stream,
+                Err(_) => {
+                    let log = || host.call(&["logs", "web"]).stdout;
+                    assert!(Instant::now() < until, "{word}: nobody connects: {}", log());
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            }
+        };
+        stream.set_nonblocking(false).unwrap();
         let mut line = String::new();
         BufReader::new(stream).read_line(&mut line).unwrap();
         assert_eq!(line, format!("{word}\n"));
