@@ -12,17 +12,14 @@ use axum::http::{HeaderValue, Request, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::ServerName;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
+use crate::trust::{self, OTHER, Taken};
 use crate::words::Problem;
 
 /// How long a daemon may take to be reached.
@@ -266,17 +263,8 @@ impl Target {
         host: &str,
         fingerprint: &str,
     ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, ClientError> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let pinned = Arc::new(Pinned {
-            wanted: fingerprint.to_ascii_lowercase(),
-            provider: Arc::clone(&provider),
-        });
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| self.strange(error))?
-            .dangerous()
-            .with_custom_certificate_verifier(pinned)
-            .with_no_client_auth();
+        let taken = Taken::Pinned(fingerprint.to_owned());
+        let config = trust::config(taken).map_err(|error| self.strange(error))?;
         let name = ServerName::try_from(host.to_owned()).map_err(|error| self.strange(error))?;
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
         connector.connect(name, stream).await.map_err(|error| {
@@ -328,58 +316,4 @@ fn refused(status: u16, body: &Value) -> ClientError {
         ..Problem::default()
     };
     ClientError::Refused(Box::new(problem.unwrap_or_else(unknown)))
-}
-
-/// How the other certificate's digest is found again in what rustls says.
-const OTHER: &str = "other certificate: ";
-
-/// Knows one certificate, by its SHA-256.
-#[derive(Debug)]
-struct Pinned {
-    wanted: String,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Pinned {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let digest = Sha256::digest(certificate);
-        let found: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        if found == self.wanted {
-            return Ok(ServerCertVerified::assertion());
-        }
-        Err(rustls::Error::General(format!("{OTHER}{found}")))
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signed, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
 }

@@ -41,6 +41,7 @@ mod orders;
 mod sight;
 mod store;
 mod subscribers;
+mod trust;
 mod words;
 
 pub use client::{Answer, ClientError, Target};
