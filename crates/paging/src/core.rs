@@ -14,7 +14,7 @@
 //!
 //! Only `Resident` and `Leaving` pages take memory. An `Empty` page is a hole that reads as zeros: never
 //! used, or given back by the guest. `Zeros` is the same for a page that was found to be zeros when it was to leave.
-//! Nothing is stored for either.
+//! Nothing is stored for either. A page in a `Base` (`based`) is away as one that is `Out`, and only comes.
 //!
 //! **Why no write is lost.** A page leaves in four steps: it is marked `Leaving`; it is protected, and when that call
 //! returns no processor can write to it any more without a fault that comes to us; its bytes are read and packed; and,
@@ -30,12 +30,15 @@
 //!
 //! Outside of this module are only threads, queues and choices: which page, and when.
 
+mod based;
+
 use std::io;
 use std::sync::Arc;
 
 use rustix::io::Errno;
 use thiserror::Error;
 
+use crate::base::{Base, BaseError, InBase};
 use crate::memory::{Memory, PAGE_BYTES, PageBytes};
 use crate::residency::Residency;
 use crate::store::{self, EntryId, InFile, Kept, Packed, ReadError, Store, StoreTotals};
@@ -54,6 +57,8 @@ pub(crate) enum Page {
     Leaving,
     /// In the store.
     Out(EntryId),
+    /// In the base, never used since the guest was brought back.
+    Base,
 }
 
 /// What came of a fault.
@@ -67,6 +72,8 @@ pub(crate) enum Served {
     NoRoom,
     /// Its bytes have to be read from the file, without the lock; then [`Core::finish`].
     Read(EntryId, InFile),
+    /// Its chunk has to be read from the base, without the lock; then [`Core::arrive`].
+    ReadBase(InBase),
 }
 
 /// Why a fault could not be served.
@@ -90,6 +97,14 @@ pub enum Broken {
         /// What the store said.
         source: ReadError,
     },
+    /// The snapshot that the guest was brought back from does not give a page.
+    #[error("page {page} cannot be brought back")]
+    Base {
+        /// Which page of the memory file.
+        page: u64,
+        /// What was wrong.
+        source: BaseError,
+    },
     /// A thread panicked while it changed what is known of pages.
     #[error("the pager does not know any more where pages are")]
     Panicked,
@@ -102,6 +117,9 @@ impl Broken {
             self,
             Broken::Lost {
                 source: ReadError::Checksum,
+                ..
+            } | Broken::Base {
+                source: BaseError::Damaged(_),
                 ..
             } | Broken::Panicked
         )
@@ -152,6 +170,10 @@ pub(crate) struct Core<M> {
     resident: u64,
     /// Pages in the store.
     out: u64,
+    /// What the guest was brought back from, as long as pages lie there.
+    base: Option<Arc<dyn Base>>,
+    /// How many do.
+    in_base: u64,
     /// Pages away because they were zeros.
     zeros: u64,
     /// Pages away that the host would not take: still in the memory file, protected, the same as what is stored.
@@ -200,6 +222,8 @@ impl<M: Memory> Core<M> {
             watches: Watches::default(),
             resident: 0,
             out: 0,
+            base: None,
+            in_base: 0,
             zeros: 0,
             unpunched: Vec::new(),
             is_tracking: false,
@@ -304,7 +328,7 @@ impl<M: Memory> Core<M> {
     /// Protects a page that is to be watched, unless it is on its way: then it is already, or will be when it is back.
     fn protect_if_wanted(&self, page: u64) -> Result<(), Broken> {
         match self.page(page) {
-            Page::Leaving | Page::Out(_) => Ok(()),
+            Page::Leaving | Page::Out(_) | Page::Base => Ok(()),
             // A hole that is ours is protected when it is filled; the kernel remembers it for those that are its own.
             Page::Empty | Page::Zeros if self.is_tracking => Ok(()),
             Page::Empty | Page::Zeros | Page::Resident => self
@@ -373,6 +397,7 @@ impl<M: Memory> Core<M> {
         if self.limit.is_some()
             || !self.is_tracking
             || self.out > 0
+            || self.in_base > 0
             || self.pages.iter().any(is_leaving)
         {
             return Ok(());
@@ -452,6 +477,11 @@ impl<M: Memory> Core<M> {
                     }),
                     Kept::InFile(in_file) => Ok(Served::Read(id, in_file)),
                 }
+            }
+            Page::Base if self.room() == 0 => Ok(Served::NoRoom),
+            Page::Base => {
+                let base = self.base().expect("pages lie in it");
+                Ok(Served::ReadBase(InBase::of_page(base, page)))
             }
             _ if is_protected => {
                 self.watches.written(page);
@@ -713,6 +743,12 @@ impl<M: Memory> Core<M> {
                     self.residency.is_in_file(page);
                     self.store.release(id);
                 }
+                Page::Base => {
+                    given_back += PAGE_BYTES;
+                    self.counts.dropped += 1;
+                    self.residency.is_in_file(page);
+                    self.leaves_base();
+                }
             }
             self.pages[page as usize] = Page::Empty;
         }
@@ -731,6 +767,10 @@ impl<M: Memory> Core<M> {
                 Kept::InFile(in_file) => Err(Looked::InFile(in_file)),
             };
         }
+        if self.page(page) == Page::Base {
+            let base = self.base().expect("pages lie in it");
+            return Err(Looked::InBase(InBase::of_page(base, page)));
+        }
         let mut bytes = Box::new([0; PAGE_BYTES as usize]);
         self.memory
             .read(page, &mut bytes)
@@ -745,6 +785,8 @@ impl<M: Memory> Core<M> {
 pub(crate) enum Looked {
     /// They have to be read.
     InFile(InFile),
+    /// They have to be read from the base, with their neighbours.
+    InBase(InBase),
     /// They cannot be had.
     Broken(Broken),
 }

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use proptest::prelude::*;
 
 use super::*;
+use crate::base::{CHUNK_BYTES, CHUNK_PAGES, InBase};
 use crate::store::{Medium, SEGMENT_BYTES};
 
 const PAGES: u64 = 24;
@@ -176,6 +177,42 @@ impl Medium for Disk {
     }
 }
 
+/// A snapshot on such a disk: every third page is zeros.
+struct Snapshot(Arc<Host>);
+
+impl Snapshot {
+    fn contents(page: u64) -> PageBytes {
+        contents(if page.is_multiple_of(3) {
+            0
+        } else {
+            page as u16 + 1
+        })
+    }
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Snapshot")
+    }
+}
+
+impl Base for Snapshot {
+    fn stored(&self, chunk: u64) -> u16 {
+        let is_stored = |bit: &u64| Snapshot::contents(chunk * CHUNK_PAGES + bit) != contents(0);
+        (0..CHUNK_PAGES)
+            .filter(is_stored)
+            .fold(0, |set, bit| set | 1 << bit)
+    }
+
+    fn read(&self, chunk: u64, bytes: &mut [u8; CHUNK_BYTES]) -> Result<(), BaseError> {
+        self.0.ask().map_err(BaseError::Read)?;
+        for (page, bytes) in (chunk * CHUNK_PAGES..).zip(bytes.as_chunks_mut().0) {
+            *bytes = Snapshot::contents(page);
+        }
+        Ok(())
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Write(u64, u16),
@@ -254,6 +291,23 @@ impl Scene {
         }
     }
 
+    /// One that was brought back from a snapshot.
+    fn brought_back() -> Scene {
+        let mut scene = Scene::new();
+        let base = Arc::new(Snapshot(Arc::clone(&scene.host)));
+        scene.core.stand_on(base).unwrap();
+        scene.model = (0..PAGES).map(Snapshot::contents).collect();
+        scene
+    }
+
+    fn bring(&mut self, page: u64, in_base: &InBase) {
+        if let Ok(chunk) = in_base.read()
+            && let Err(broken) = self.core.arrive(page, &chunk)
+        {
+            assert!(broken.may_pass(), "{broken:?}");
+        }
+    }
+
     /// The guest uses a page until it is there, as a processor does. False if there is no room for it.
     fn touch(&mut self, page: u64, writes: bool) -> bool {
         for _ in 0..200 {
@@ -275,6 +329,7 @@ impl Scene {
                         let _ = self.core.finish(page, id, in_file.born, &bytes);
                     }
                 }
+                Ok(Served::ReadBase(in_base)) => self.bring(page, &in_base),
                 Err(broken) => assert!(broken.may_pass(), "{broken:?}"),
                 Ok(_) => {}
             }
@@ -343,6 +398,10 @@ impl Scene {
                 Ok(bytes) => bytes,
                 Err(error) => return assert!(matches!(error, ReadError::Read(_))),
             },
+            Err(Looked::InBase(in_base)) => match in_base.read() {
+                Ok(chunk) => chunk.as_chunks().0[(page % CHUNK_PAGES) as usize],
+                Err(error) => return assert!(matches!(error, BaseError::Read(_))),
+            },
             Err(Looked::Broken(broken)) => return assert!(broken.may_pass(), "{broken:?}"),
         };
         assert!(bytes == self.model[page as usize], "a look at page {page}");
@@ -399,7 +458,8 @@ impl Scene {
             }
             Step::Aside(true) => {
                 let is_aside = self.core.step_aside().unwrap_or(false);
-                assert!(!is_aside || self.core.out() == 0 && self.core.limit().is_none());
+                let away = self.core.out() + self.core.in_base();
+                assert!(!is_aside || away == 0 && self.core.limit().is_none());
             }
             Step::Aside(false) => {
                 let _ = self.core.come_back();
@@ -422,6 +482,9 @@ impl Scene {
         if !self.core.is_tracking {
             return;
         }
+        let in_base = self.core.pages.iter().filter(|&&page| page == Page::Base);
+        assert_eq!(in_base.count() as u64, self.core.in_base());
+        assert_eq!(self.core.base().is_some(), self.core.in_base() > 0);
         let held = self
             .host
             .pages
@@ -447,8 +510,8 @@ impl Scene {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
     #[test]
-    fn a_guest_never_reads_a_wrong_page(steps in steps()) {
-        let mut scene = Scene::new();
+    fn a_guest_never_reads_a_wrong_page(steps in steps(), is_brought_back in any::<bool>()) {
+        let mut scene = if is_brought_back { Scene::brought_back() } else { Scene::new() };
         for step in steps {
             scene.step(step);
         }
@@ -460,6 +523,33 @@ proptest! {
             scene.step(Step::Read(page));
         }
     }
+}
+
+/// What comes with the page that somebody waits for are its neighbours, as far as there is room.
+#[test]
+fn a_guest_that_was_brought_back_has_its_memory_as_it_uses_it() {
+    let mut scene = Scene::brought_back();
+    assert_eq!((scene.core.in_base(), scene.core.taken()), (14, 0));
+    assert!(scene.touch(1, false));
+    assert_eq!(
+        (scene.core.in_base(), scene.core.taken()),
+        (5, 9),
+        "the chunk of page 1, but for the zeros in it"
+    );
+    scene.give_back(16, 4);
+    assert_eq!(
+        scene.core.in_base(),
+        2,
+        "what the guest gave back need not come"
+    );
+    scene.core.set_limit(Some(10)).unwrap();
+    assert!(scene.touch(20, false));
+    assert_eq!(scene.core.in_base(), 1, "there is no room for neighbours");
+    assert!(!scene.touch(22, false));
+    scene.leave(vec![1, 2], &[], None);
+    assert!(scene.touch(22, false));
+    scene.look(23);
+    scene.look(1);
 }
 
 #[test]

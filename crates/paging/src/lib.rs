@@ -11,6 +11,7 @@
 //! `estimate` are their choices and measures, as plain values. [`Pager`] is all of it around one guest memory.
 #![forbid(unsafe_code)]
 
+mod base;
 mod clock;
 mod core;
 mod estimate;
@@ -25,6 +26,7 @@ mod stall;
 mod store;
 mod watch;
 
+pub use base::{Base, BaseError, CHUNK_BYTES, CHUNK_PAGES};
 pub use crate::core::{Broken, Counts};
 pub use estimate::Estimate;
 pub use memory::{PAGE_BYTES, PageBytes};

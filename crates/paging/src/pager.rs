@@ -15,7 +15,8 @@ use mem::{Faults, GuestMemory, PageKeeper, PagedMemory};
 use rustix::event::{EventfdFlags, eventfd};
 use thiserror::Error;
 
-use crate::core::{Broken, Core, Counts, Looked};
+use crate::base::{Base, CHUNK_PAGES, InBase};
+use crate::core::{Broken, Core, Counts, Looked, Served};
 use crate::estimate::Estimate;
 use crate::memory::{PAGE_BYTES, PageBytes};
 use crate::shared::{Event, Latency, Shared};
@@ -71,6 +72,8 @@ pub struct Books {
     pub resident_bytes: u64,
     /// Bytes of guest pages that are in the store.
     pub out_bytes: u64,
+    /// Bytes of guest pages that lie in what the guest was brought back from, not used since.
+    pub base_bytes: u64,
     /// Bytes of guest pages that were put away as zeros, for which nothing is stored.
     pub zero_bytes: u64,
     /// What is stored for them.
@@ -132,10 +135,11 @@ impl Pager {
         listener: Box<dyn Fn(Event) + Send + Sync>,
     ) -> Result<Pager, StartError> {
         let faults = Faults::open(None).map_err(StartError::Faults)?;
-        Pager::start_with(Arc::new(faults), memory, settings, listener)
+        Pager::start_with(Arc::new(faults), memory, settings, None, listener)
     }
 
-    /// The same with what was opened before: this opens nothing.
+    /// The same with what was opened before: this opens nothing. Memory that nobody has touched may stand on `base`: all
+    /// that the guest has lies there at first.
     ///
     /// # Errors
     /// [`StartError`].
@@ -143,6 +147,7 @@ impl Pager {
         faults: Arc<Faults>,
         memory: Arc<GuestMemory>,
         settings: &Settings,
+        base: Option<Arc<dyn Base>>,
         listener: Box<dyn Fn(Event) + Send + Sync>,
     ) -> Result<Pager, StartError> {
         let file = settings.file.as_ref().map(|file| {
@@ -151,7 +156,10 @@ impl Pager {
         });
         let memory = Arc::new(PagedMemory::new(memory, faults).map_err(StartError::Faults)?);
         let store = Store::new(settings.store_memory_bytes, file);
-        let core = Core::new(Arc::clone(&memory), store).map_err(StartError::Start)?;
+        let mut core = Core::new(Arc::clone(&memory), store).map_err(StartError::Start)?;
+        if let Some(base) = base {
+            core.stand_on(base).map_err(StartError::Start)?;
+        }
         let call = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|errno| StartError::Start(errno.into()))?;
         let shared = Arc::new(Shared {
@@ -292,6 +300,7 @@ impl Pager {
         let limit = core.limit();
         let out = core.out();
         let zeros = core.zeros();
+        let in_base = core.in_base();
         let counts = core.counts;
         let store = core.store_totals();
         let store_memory_budget = core.store.memory_budget();
@@ -302,6 +311,7 @@ impl Pager {
             limit_bytes: limit.map(|pages| pages * PAGE_BYTES),
             resident_bytes: self.shared.memory.memory().resident_bytes().unwrap_or(0),
             out_bytes: out * PAGE_BYTES,
+            base_bytes: in_base * PAGE_BYTES,
             zero_bytes: zeros * PAGE_BYTES,
             store,
             store_memory_budget,
@@ -344,6 +354,10 @@ impl Pager {
                 Ok(bytes) => return Ok(Some(bytes)),
                 Err(Looked::Broken(broken)) => return Err(broken),
                 Err(Looked::InFile(in_file)) => in_file,
+                Err(Looked::InBase(in_base)) => {
+                    drop(core);
+                    return self.look_in_base(page, &in_base).map(Some);
+                }
             };
             drop(core);
             // Meanwhile it may be elsewhere, and something else where it was.
@@ -356,6 +370,40 @@ impl Pager {
             page,
             source: trouble,
         })
+    }
+
+    /// A page as the base has it. It may have come meanwhile, and been written: then this is what it was when it was asked
+    /// for, as for whoever reads a page before somebody writes it.
+    fn look_in_base(&self, page: u64, in_base: &InBase) -> Result<Box<PageBytes>, Broken> {
+        let chunk = in_base
+            .read()
+            .map_err(|source| Broken::Base { page, source })?;
+        let (pages, _) = chunk.as_chunks::<{ PAGE_BYTES as usize }>();
+        Ok(Box::new(pages[(page % CHUNK_PAGES) as usize]))
+    }
+
+    /// Brings in everything that lies in the base, whatever the guest uses of it, so that nothing depends on it any more.
+    ///
+    /// # Errors
+    /// [`Broken`] if a page cannot be brought.
+    pub fn leave_base(&self) -> Result<(), Broken> {
+        let mut page = 0;
+        loop {
+            let core = self.shared.core()?;
+            let (Some(next), Some(base)) = (core.next_in_base(page), core.base()) else {
+                return Ok(());
+            };
+            drop(core);
+            let in_base = InBase::of_page(base, next);
+            if matches!(
+                service::bring_chunk(&self.shared, next, &in_base)?,
+                Served::NoRoom
+            ) {
+                self.shared.want_room();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            page = next;
+        }
     }
 
     /// Which of these pages were written since they were asked for last; all of them, the first time. At most

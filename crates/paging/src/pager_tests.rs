@@ -152,6 +152,7 @@ fn nothing_is_lost_with(faults: Faults) {
         Arc::new(faults),
         Arc::clone(&memory),
         &settings(None),
+        None,
         quiet(),
     );
     let pager = started.unwrap();

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use mem::PagedMemory;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::base::InBase;
 use crate::core::{Broken, Served};
 use crate::memory::{Memory, PAGE_BYTES};
 use crate::shared::{Shared, note_cpu};
@@ -132,7 +133,9 @@ impl Service {
                 }
                 Ok(())
             }
-            Ok(Served::Read(..)) => unreachable!("reads are finished in `serve_one`"),
+            Ok(Served::Read(..) | Served::ReadBase(_)) => {
+                unreachable!("reads are finished in `serve_one`")
+            }
             Err(broken) if broken.may_pass() && one.attempts < ATTEMPTS_MAX => {
                 one.attempts += 1;
                 self.waiting.push_back(one);
@@ -173,8 +176,10 @@ pub(crate) fn serve_one(
     is_protected: bool,
 ) -> Result<Served, Broken> {
     let served = shared.core()?.fault(page, is_protected)?;
-    let Served::Read(id, in_file) = served else {
-        return Ok(served);
+    let (id, in_file) = match served {
+        Served::Read(id, in_file) => (id, in_file),
+        Served::ReadBase(in_base) => return bring_chunk(shared, page, &in_base),
+        served => return Ok(served),
     };
     let read = in_file.read();
     let mut core = shared.core()?;
@@ -185,7 +190,23 @@ pub(crate) fn serve_one(
     };
     match core.finish(page, id, in_file.born, &bytes)? {
         // It was in another place of the file meanwhile: the next attempt finds it.
-        Served::Read(..) => Ok(Served::NoRoom),
+        Served::Read(..) | Served::ReadBase(_) => Ok(Served::NoRoom),
+        served => Ok(served),
+    }
+}
+
+/// Brings a page from the base, and its neighbours.
+pub(crate) fn bring_chunk(
+    shared: &Shared<PagedMemory>,
+    page: u64,
+    in_base: &InBase,
+) -> Result<Served, Broken> {
+    let chunk = in_base
+        .read()
+        .map_err(|source| Broken::Base { page, source })?;
+    match shared.core()?.arrive(page, &chunk)? {
+        // It came and went meanwhile: the next attempt finds it.
+        Served::Read(..) | Served::ReadBase(_) => Ok(Served::NoRoom),
         served => Ok(served),
     }
 }

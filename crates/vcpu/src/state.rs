@@ -1,5 +1,6 @@
 //! The architectural state of a vCPU as plain data: what a pause shows, a snapshot stores, an engine change carries.
 
+use serde::{Deserialize, Serialize};
 use x86::{Cr0, Cr4, DescriptorTable, Efer, Exception, Rflags, Segment};
 
 use crate::LocalApicState;
@@ -23,7 +24,8 @@ pub mod gpr {
 }
 
 /// Debug registers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DebugRegisters {
     /// DR0 to DR3.
     pub address: [u64; 4],
@@ -34,7 +36,8 @@ pub struct DebugRegisters {
 }
 
 /// MSRs that belong to the CPU itself. Segment bases live in the segments, the APIC base in the APIC.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[allow(missing_docs, reason = "each field is the manual's own name")]
 pub struct Msrs {
     pub star: u64,
@@ -58,7 +61,8 @@ pub struct Msrs {
 }
 
 /// Everything a vCPU is at one moment.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[allow(missing_docs, reason = "registers carry their own names")]
 pub struct VcpuState {
     /// RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 to R15.
@@ -84,6 +88,7 @@ pub struct VcpuState {
     pub msrs: Msrs,
     pub xcr0: u64,
     /// x87, SSE, AVX and AVX-512 state in the standard XSAVE format, `XSAVE_BYTES` long.
+    #[serde(with = "xsave_area")]
     pub xsave: Box<[u8; XSAVE_BYTES]>,
     /// The next instruction is shadowed by STI or MOV SS: no interrupt before it is done.
     pub interrupt_shadow: bool,
@@ -101,6 +106,30 @@ pub struct VcpuState {
     pub waits_for_sipi: bool,
     /// The local APIC, where the engine has one of its own ([`crate::Vcpu::has_local_apic`]); otherwise `None`, and ignored.
     pub local_apic: Option<LocalApicState>,
+}
+
+/// The XSAVE area as a sequence of numbers, of exactly its length.
+mod xsave_area {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::XSAVE_BYTES;
+
+    pub(super) fn serialize<S: Serializer>(
+        area: &[u8; XSAVE_BYTES],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        area.as_slice().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Box<[u8; XSAVE_BYTES]>, D::Error> {
+        let bytes = Vec::<u8>::deserialize(deserializer)?.into_boxed_slice();
+        bytes
+            .try_into()
+            .map_err(|bytes: Box<[u8]>| Error::invalid_length(bytes.len(), &"an XSAVE area"))
+    }
 }
 
 impl VcpuState {

@@ -1,7 +1,10 @@
 //! CPUID leaves as data (APM vol. 3, appendix E).
 
+use serde::{Deserialize, Serialize};
+
 /// What CPUID returns for one leaf and subleaf.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct CpuidLeaf {
     /// EAX on entry.
     pub function: u32,
@@ -20,7 +23,7 @@ pub struct CpuidLeaf {
 }
 
 /// Every leaf that a virtual CPU shows; anything else reads as zeros.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct CpuidTable(Vec<CpuidLeaf>);
 
 impl CpuidTable {

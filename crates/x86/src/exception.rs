@@ -1,6 +1,9 @@
 //! Exceptions and interrupt vectors (APM vol. 2, 8.2).
 
 use bitflags::bitflags;
+use serde::{Deserialize, Serialize};
+
+use crate::flags::as_bits;
 
 /// The number under which an interrupt or exception is delivered.
 pub type Vector = u8;
@@ -23,7 +26,7 @@ bitflags! {
 }
 
 /// An exception as the processor raises it, with what it pushes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Exception {
     /// #DE, vector 0.
     DivideError,
@@ -66,6 +69,8 @@ pub enum Exception {
     /// #XM, vector 19.
     SimdFault,
 }
+
+as_bits!(PageFaultCode: u32);
 
 impl Exception {
     /// The vector this exception is delivered through.

@@ -2,6 +2,29 @@
 
 use bitflags::bitflags;
 
+/// Has a bit set be written down as the number that it is, so that bits without a name survive.
+macro_rules! as_bits {
+    ($name:ident: $number:ty) => {
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serde::Serialize::serialize(&self.bits(), serializer)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<$name, D::Error> {
+                <$number as serde::Deserialize>::deserialize(deserializer).map($name::from_bits_retain)
+            }
+        }
+    };
+}
+pub(crate) use as_bits;
+
+as_bits!(Rflags: u64);
+as_bits!(Cr0: u64);
+as_bits!(Cr4: u64);
+as_bits!(Efer: u64);
+
 bitflags! {
     /// RFLAGS.
     #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

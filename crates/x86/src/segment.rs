@@ -1,7 +1,10 @@
 //! Segments and descriptor tables as a virtual CPU holds them (APM vol. 2, 4.7 and 4.8).
 
+use serde::{Deserialize, Serialize};
+
 /// A segment register: the visible selector and the hidden, cached descriptor.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Segment {
     /// Visible selector.
     pub selector: u16,
@@ -112,7 +115,8 @@ impl Segment {
 }
 
 /// GDTR or IDTR.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DescriptorTable {
     /// Linear base address.
     pub base: u64,
