@@ -102,6 +102,9 @@ pub enum Command {
     View,
     /// Show registers, of vCPUs that run, sleep or are paused, without a pause: [`Outcome::Registers`].
     Registers,
+    /// Show all that the guest is apart from its memory: [`Outcome::State`], and descriptors with the same message. The
+    /// guest should [rest](Command::Rest) for another connection of the same client.
+    State,
     /// Show the host's own books: [`Outcome::Books`].
     Books,
     /// Change how much of the guest's memory the host may hold, and what it may use per second: [`Outcome::Done`] when the
@@ -173,6 +176,12 @@ pub enum Outcome {
     View {
         /// How to read it.
         view: MemoryView,
+    },
+    /// What the guest is: the descriptors with this are a file of JSON, the kernel, and what is loaded with it. The JSON has
+    /// `plan`, from which the VM was built, `disks`, device and inode of each, and `state`, which only a machine reads.
+    State {
+        /// Which life of the guest.
+        life: u64,
     },
     /// What is in the registers.
     Registers {

@@ -13,7 +13,7 @@ use crate::doctor::DoctorArguments;
 use crate::policy_command::PolicyArguments;
 use crate::spec_arguments::SpecArguments;
 use crate::vm::{
-    BalloonArguments, ConsoleArguments, DmesgArguments, DumpArguments, HooksArguments,
+    BalloonArguments, ConsoleArguments, DmesgArguments, DumpArguments, ForkArguments, HooksArguments, RestoreArguments, SnapshotArguments, SuspendArguments,
     InspectArguments, LimitArguments, LinkArguments, LogsArguments, NamesArguments,
     ProfileArguments, PsArguments, RemoveArguments, RenameArguments, StopArguments,
     SwitchArguments, TopArguments, TraceArguments, TruthArguments, UpdateArguments, WaitArguments,
@@ -106,6 +106,14 @@ pub enum Command {
     Resume(NamesArguments),
     /// Move VMs that run to another engine, with all that runs in them
     Switch(SwitchArguments),
+    /// Write all that a VM is into a snapshot, and let it run on
+    Snapshot(SnapshotArguments),
+    /// Write all that a VM is into a snapshot, and end it
+    Suspend(SuspendArguments),
+    /// Have VMs go on from a snapshot
+    Restore(RestoreArguments),
+    /// Have more VMs go on from what a running one is now
+    Fork(ForkArguments),
     /// Ask a guest to give memory back, or show what its balloon holds
     Balloon(BalloonArguments),
     /// Say how much of a running guest's memory the host may hold

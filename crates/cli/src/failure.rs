@@ -10,6 +10,7 @@ use images::{AppImageError, CacheError, ContainerError, DebianError, FileError, 
 use machine::SpecErrors;
 use policy::PolicyError;
 use runner::{CLOSED_PIPE, Trouble};
+use snapshot::SnapshotError;
 use thiserror::Error;
 
 use crate::answers::{self, Failed, Problem};
@@ -169,6 +170,26 @@ pub enum Failure {
     /// A dump cannot be written to wherever it goes.
     #[error("cannot write the dump")]
     DumpWrite(#[source] io::Error),
+    /// A snapshot cannot be written, found or used.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// A file of a snapshot, or a disk of a VM that goes on from one, cannot be written.
+    #[error("cannot write what belongs to the snapshot")]
+    SnapshotWrite(#[source] io::Error),
+    /// A snapshot that nobody goes on from.
+    #[error("cannot go on from snapshot \"{snapshot}\": {what}")]
+    Unusable {
+        /// Which.
+        snapshot: String,
+        /// What is in the way.
+        what: String,
+    },
+    /// Two machines with one identity, without that being wished for.
+    #[error("cannot go on from \"{name}\" a second time: its guest would be a clone, with the same identity and the same random numbers")]
+    Clone {
+        /// The snapshot or the VM.
+        name: String,
+    },
     /// There is something where a file is to be.
     #[error("there is a file {} already", .0.display())]
     Exists(PathBuf),
@@ -390,6 +411,8 @@ impl Failure {
             | Failure::PolicyFile { .. }
             | Failure::Record { .. }
             | Failure::Exists(_)
+            | Failure::Unusable { .. }
+            | Failure::Clone { .. }
             | Failure::NoPlainFile(_)
             | Failure::NoPipe(_)
             | Failure::BadAmount { .. }
@@ -401,6 +424,7 @@ impl Failure {
             {
                 BAD_INPUT
             }
+            Failure::Snapshot(error) if error.is_bad_input() => BAD_INPUT,
             Failure::App(AppImageError::App(error)) if error.is_bad_input() => BAD_INPUT,
             Failure::Image(error) if error.is_bad_input() => BAD_INPUT,
             _ if self.is_closed_pipe() => CLOSED_PIPE,
@@ -512,6 +536,13 @@ impl Failure {
             Failure::Run(trouble) => return trouble.help.clone(),
             Failure::Name { .. } => return Some(NameError::help()),
             Failure::NotNow { help, .. } => help,
+            Failure::Snapshot(error) => return error.help(),
+            Failure::Unusable { .. } => {
+                "the snapshot is as it was: `mother snapshots inspect` shows what it stands on, and what was asked for"
+            }
+            Failure::Clone { .. } => {
+                "with --same-identity it is made; have the guest make new keys and a new machine-id before it deals with others"
+            }
             Failure::Inventory(InventoryError::NoSuchVm(_)) => "`mother ps -a` lists all there are",
             Failure::Inventory(InventoryError::Running(_)) => {
                 "`mother stop` ends it, `mother rm --force` does both"

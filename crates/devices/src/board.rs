@@ -24,7 +24,8 @@ use crate::kvmclock::{self, SystemTime};
 use crate::layout::{self, irq, port};
 use crate::pci::{self, PciBus};
 use crate::pic::PicPair;
-use crate::pm::PowerButton;
+use crate::generation::Generation;
+use crate::pm::{GenerationSignal, PowerButton};
 use crate::rtc::RamSizes;
 use crate::serial::SerialCounters;
 
@@ -71,6 +72,7 @@ pub struct Board {
     input: ConsoleInput,
     output: ConsoleOutput,
     button: PowerButton,
+    generation: GenerationSignal,
     lines: IrqLines,
     controllers: Controllers,
     pci: PciBus,
@@ -131,12 +133,14 @@ impl Board {
         let input = ConsoleInput::default();
         let output = ConsoleOutput::new(console);
         let button = PowerButton::default();
+        let generation = GenerationSignal::default();
         let around = Surroundings {
             lines: &lines,
             events: &events,
             input: &input,
             output: &output,
             button: &button,
+            generation: &generation,
             ram: ram_sizes(&memory),
         };
         let pio = FixedDevices::new(&plan, &around)
@@ -152,6 +156,7 @@ impl Board {
             input,
             output,
             button,
+            generation,
             lines,
             pio,
             mmio: MmioBus::default(),
@@ -373,6 +378,14 @@ impl Board {
         self.lay_wires();
     }
 
+    /// Tells a guest with a paravirtual clock that it was stopped, so that its watchdogs do not take the time that it was
+    /// away for a hang.
+    pub fn tell_of_stop(&mut self, now: Nanos) {
+        for time in &mut self.times {
+            time.system_time.update(&self.memory, &time.clock, now, true);
+        }
+    }
+
     /// The state of a vCPU's local APIC, as far as the board has it.
     pub fn apic_state(&self, vcpu_id: u32, now: Nanos) -> Option<vcpu::LocalApicState> {
         self.controllers.apic_state(vcpu_id, now)
@@ -428,6 +441,15 @@ impl Board {
     /// From now on the console's reader is behind, or no longer: programs in the guest are to wait.
     pub fn slow_console(&mut self, now: Nanos, is_slow: bool) {
         self.output.slow_down(is_slow);
+        self.pio.advance(now);
+        self.settle();
+    }
+
+    /// The machine is of another generation from now on, whose number is `generation`; a guest that knows of such numbers
+    /// is told.
+    pub fn begin_generation(&mut self, now: Nanos, generation: &Generation) {
+        generation.write(&self.memory);
+        self.generation.tell();
         self.pio.advance(now);
         self.settle();
     }

@@ -11,7 +11,7 @@ use crate::irq::IrqLines;
 use crate::layout::{irq, port};
 use crate::pit::{Pit, PitState};
 use crate::plan::BoardPlan;
-use crate::pm::{self, PowerButton, PowerManagement, PowerState};
+use crate::pm::{self, GenerationSignal, PowerButton, PowerManagement, PowerState};
 use crate::ports::{DebugExit, Latches, SystemControlA};
 use crate::rtc::{RamSizes, Rtc, RtcState};
 use crate::saved::{Saved, Unfit};
@@ -51,6 +51,7 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) input: &'a ConsoleInput,
     pub(crate) output: &'a ConsoleOutput,
     pub(crate) button: &'a PowerButton,
+    pub(crate) generation: &'a GenerationSignal,
     pub(crate) ram: RamSizes,
 }
 
@@ -65,7 +66,13 @@ impl FixedDevices {
             i8042: I8042::new(line(irq::KEYBOARD), line(irq::MOUSE), events()),
             rtc: Rtc::new(now, plan.clock, around.ram, line(irq::RTC)),
             serial: Serial::new(around.input.clone(), around.output.clone(), line(irq::COM1)),
-            pm: PowerManagement::new(now, around.button.clone(), events(), line(irq::SCI)),
+            pm: PowerManagement::new(
+                now,
+                around.button.clone(),
+                around.generation.clone(),
+                events(),
+                line(irq::SCI),
+            ),
             post: Latches::default(),
             coprocessor: Latches::default(),
             control_a: SystemControlA::new(events()),

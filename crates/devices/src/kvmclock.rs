@@ -11,6 +11,9 @@ use crate::clock::{GuestClock, NANOS_PER_SECOND, Nanos};
 
 /// Flag: all vCPUs' times are one time.
 const TSC_STABLE: u8 = 1;
+/// Flag: the guest was stopped, so that time went by in which it could not do what its watchdogs expect. The guest clears it
+/// when it has seen it.
+const STOPPED: u8 = 2;
 /// Bit of the system-time MSR that switches the clock on.
 const ENABLED: u64 = 1;
 
@@ -30,17 +33,23 @@ impl SystemTime {
     /// WRMSR: where to write the time. Where no memory is, nothing is written, and the guest has no clock.
     pub fn set_msr(&mut self, memory: &GuestMemory, clock: &GuestClock, now: Nanos, value: u64) {
         self.msr = value;
-        self.update(memory, clock, now);
+        self.update(memory, clock, now, false);
     }
 
-    /// Writes the time anew, after the TSC was moved.
-    pub fn update(&mut self, memory: &GuestMemory, clock: &GuestClock, now: Nanos) {
+    /// Writes the time anew; whether the guest was stopped meanwhile is told with it.
+    pub fn update(
+        &mut self,
+        memory: &GuestMemory,
+        clock: &GuestClock,
+        now: Nanos,
+        was_stopped: bool,
+    ) {
         if self.msr & ENABLED == 0 {
             return;
         }
         // An odd version says "being written"; readers try again.
         self.version = self.version.wrapping_add(2) & !1;
-        let _ = self.write(memory, clock, now);
+        let _ = self.write(memory, clock, now, was_stopped);
     }
 
     fn write(
@@ -48,6 +57,7 @@ impl SystemTime {
         memory: &GuestMemory,
         clock: &GuestClock,
         now: Nanos,
+        was_stopped: bool,
     ) -> Result<(), MemoryError> {
         let gpa = Gpa(self.msr & !ENABLED);
         let (multiplier, shift) = scale(clock.tsc_khz);
@@ -59,7 +69,7 @@ impl SystemTime {
         time[16..24].copy_from_slice(&clock.now(tsc).0.to_le_bytes());
         time[24..28].copy_from_slice(&multiplier.to_le_bytes());
         time[28] = shift as u8;
-        time[29] = TSC_STABLE;
+        time[29] = TSC_STABLE | if was_stopped { STOPPED } else { 0 };
         memory.write(gpa, &time)?;
         memory.write(gpa, &self.version.to_le_bytes())
     }

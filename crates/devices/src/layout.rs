@@ -7,6 +7,7 @@
 //! 0x9_fc00     reserved: where firmware keeps its extended data
 //! 0xa_0000     reserved: video and option ROMs on a PC, nothing here
 //! 0xe_0000     reserved: ACPI tables
+//! 0xf_f000     reserved: the generation of the machine, a page of its own
 //! 0x10_0000    RAM, up to 3 GiB at most
 //! 0xc000_0000  PCI memory window
 //! 0xe000_0000  PCI configuration space (ECAM) of bus 0
@@ -21,6 +22,10 @@ use x86::Gpa;
 pub const EBDA_START: Gpa = Gpa(0x9_fc00);
 /// Where ACPI tables lie. The RSDP is searched for from here (ACPI 6.5, 5.2.5.1).
 pub const ACPI_START: Gpa = Gpa(0xe_0000);
+/// Where the [generation](crate::generation) lies, in a page of its own.
+pub const GENERATION: Gpa = Gpa(0xf_f000);
+/// The same as two words, the lower one first.
+pub const GENERATION_WORDS: [u32; 2] = [GENERATION.0 as u32, (GENERATION.0 >> 32) as u32];
 /// End of the ACPI tables and start of extended memory.
 pub const EXTENDED_START: Gpa = Gpa(0x10_0000);
 /// RAM below 4 GiB ends here at the latest.

@@ -30,6 +30,7 @@ pub mod i8042;
 pub mod ioapic;
 pub mod irq;
 pub mod kvmclock;
+pub mod generation;
 pub mod layout;
 pub mod pci;
 pub mod pic;

@@ -49,6 +49,9 @@ const SCI_ENABLED: u16 = 1 << 0;
 const SLEEP_ENABLE: u16 = 1 << 13;
 const CONTROL_BITS: u16 = 1 << 1 | 7 << 10;
 
+/// The general-purpose event of a new [generation](crate::generation), as the DSDT has it.
+const GENERATION_EVENT: u16 = 1 << 0;
+
 /// The button on the outside.
 #[derive(Clone, Debug, Default)]
 pub struct PowerButton(Arc<AtomicBool>);
@@ -56,6 +59,17 @@ pub struct PowerButton(Arc<AtomicBool>);
 impl PowerButton {
     /// Presses and lets go.
     pub fn press(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// Says that the machine's generation is another; what is said before the registers look is said once.
+#[derive(Clone, Debug, Default)]
+pub struct GenerationSignal(Arc<AtomicBool>);
+
+impl GenerationSignal {
+    /// It is another now.
+    pub fn tell(&self) {
         self.0.store(true, Ordering::Release);
     }
 }
@@ -77,6 +91,7 @@ pub struct PowerState {
 pub struct PowerManagement {
     state: PowerState,
     button: PowerButton,
+    generation: GenerationSignal,
     events: BoardEvents,
     line: IrqLine,
 }
@@ -106,6 +121,7 @@ impl PowerManagement {
     pub fn new(
         now: Nanos,
         button: PowerButton,
+        generation: GenerationSignal,
         events: BoardEvents,
         line: IrqLine,
     ) -> PowerManagement {
@@ -121,6 +137,7 @@ impl PowerManagement {
         PowerManagement {
             state,
             button,
+            generation,
             events,
             line,
         }
@@ -213,6 +230,9 @@ impl PioDevice for PowerManagement {
         if self.button.0.swap(false, Ordering::AcqRel) {
             self.state.status |= POWER_BUTTON_EVENT;
         }
+        if self.generation.0.swap(false, Ordering::AcqRel) {
+            self.state.gpe_status |= GENERATION_EVENT;
+        }
         self.update_line();
     }
 
@@ -230,18 +250,27 @@ mod tests {
     struct Setup {
         pm: PowerManagement,
         button: PowerButton,
+        generation: GenerationSignal,
         events: BoardEvents,
         lines: IrqLines,
     }
 
     fn setup() -> Setup {
         let button = PowerButton::default();
+        let generation = GenerationSignal::default();
         let events = BoardEvents::default();
         let lines = IrqLines::default();
-        let pm = PowerManagement::new(Nanos(0), button.clone(), events.clone(), lines.line(9));
+        let pm = PowerManagement::new(
+            Nanos(0),
+            button.clone(),
+            generation.clone(),
+            events.clone(),
+            lines.line(9),
+        );
         Setup {
             pm,
             button,
+            generation,
             events,
             lines,
         }
@@ -289,6 +318,19 @@ mod tests {
         setup.pm.write(STATUS as u16, 2, 0x0100);
         assert_eq!(setup.lines.take_edges().high, 0);
         assert_eq!(setup.pm.read(STATUS as u16, 2), 0);
+    }
+
+    #[test]
+    fn a_new_generation_is_an_event_until_it_is_answered() {
+        let mut setup = setup();
+        setup.generation.tell();
+        setup.pm.advance(Nanos(1));
+        assert_eq!(setup.lines.take_edges().high, 0, "not enabled");
+        setup.pm.write(GPE_ENABLE as u16, 2, 1);
+        assert_eq!(setup.lines.take_edges().high, 1 << 9);
+        assert_eq!(setup.pm.read(GPE_STATUS as u16, 2), 1);
+        setup.pm.write(GPE_STATUS as u16, 1, 1);
+        assert_eq!(setup.lines.take_edges().high, 0);
     }
 
     #[test]

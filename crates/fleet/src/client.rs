@@ -42,7 +42,7 @@ pub enum ClientError {
 }
 
 /// Descriptors that come with one message, at most.
-const DESCRIPTORS_MAX: usize = 4;
+const DESCRIPTORS_MAX: usize = 128;
 
 /// A connection to one VM.
 #[derive(Debug)]
@@ -90,6 +90,19 @@ pub struct MemoryFiles {
     pub residency: Option<File>,
     /// The kernel file that was loaded, with the SHA-256 that it had then, if it is still there.
     pub kernel: Option<(File, [u8; 32])>,
+}
+
+/// What a guest is and stands on, in files that can only be read.
+#[derive(Debug)]
+pub struct StateFiles {
+    /// Which life of the guest.
+    pub life: u64,
+    /// JSON: see [`api::Outcome::State`].
+    pub text: File,
+    /// Its kernel.
+    pub kernel: File,
+    /// What is loaded with that.
+    pub modules: Vec<File>,
 }
 
 /// Does `act` with a path to `record`'s socket that fits into an address, however long the folder's is.
@@ -220,6 +233,26 @@ impl Client {
             memory,
             residency,
             kernel,
+        })
+    }
+
+    /// All that the guest is apart from its memory, and what it stands on. It should rest for the caller.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn state(&mut self) -> Result<StateFiles, ClientError> {
+        let Outcome::State { life } = self.ask(Command::State)? else {
+            return Err(ClientError::Strange);
+        };
+        let mut files = self.stream.get_mut().descriptors.drain(..).map(File::from);
+        let text = files.next().ok_or(ClientError::Strange)?;
+        let kernel = files.next().ok_or(ClientError::Strange)?;
+        let modules = files.collect();
+        Ok(StateFiles {
+            life,
+            text,
+            kernel,
+            modules,
         })
     }
 

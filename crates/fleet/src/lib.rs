@@ -31,7 +31,7 @@ mod place;
 mod record;
 
 pub use claim::{Claim, ClaimError};
-pub use client::{Client, ClientError, MemoryFiles, Passes, SomePasses};
+pub use client::{Client, ClientError, MemoryFiles, Passes, SomePasses, StateFiles};
 pub use inventory::{Inventory, InventoryError, Vm, speak_of};
 pub use log::{Follow, LogWriter, Tail, follow};
 pub use one::OneVm;

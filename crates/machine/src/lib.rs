@@ -52,6 +52,7 @@ pub use outcome::ending::{Ending, StopCause};
 pub use outcome::exits::{ExitCounts, ExitKind};
 pub use outcome::refusal::{PauseError, SwitchError};
 pub use plan::host_findings::{HostFindings, PagingFinding, paging_finding};
+pub use plan::{RestorePlan, ResumeClock};
 pub use plan::{
     AllowedName, AllowedNetwork, BasePlan, DiskPlan, EgressPlan, ImagePlan, NetBackend, NetPlan,
     OnReset, PagingPlan, Served, UserNetwork, VmPlan, check, console_word, plan,

@@ -6,7 +6,7 @@ use std::sync::{Arc, MutexGuard};
 
 use host::lock::Lock;
 use mem::{Faults, GuestMemory};
-use paging::{AHEAD_PAGES, Event, PageFile, Pager, Settings, StartError, with_causes};
+use paging::{AHEAD_PAGES, Base, Event, PageFile, Pager, Settings, StartError, with_causes};
 
 use crate::engine::EngineKind;
 use crate::plan::PagingPlan;
@@ -98,36 +98,44 @@ impl Paging {
         self.0.lock()
     }
 
-    /// A life with this memory begins, on this engine. Opens nothing.
+    /// A life with this memory begins, on this engine. Opens nothing. Whether memory stands on `base` now: not where faults
+    /// of the engine's accesses are nobody's to answer.
     pub(crate) fn begin(
         &self,
         name: &str,
         engine: EngineKind,
         memory: &Arc<GuestMemory>,
+        base: Option<&Arc<dyn Base>>,
         on_change: Arc<OnChange>,
-    ) -> Result<(), StartError> {
+    ) -> Result<bool, StartError> {
         let (settings, faults) = {
             let state = self.state();
             (state.settings.clone(), state.faults.clone())
         };
-        let Some(faults) = faults else { return Ok(()) };
+        let Some(faults) = faults else {
+            return Ok(false);
+        };
+        let is_answered = engine != EngineKind::Kvm || faults.sees_kernel();
+        let base = base.filter(|_| is_answered).cloned();
+        let stands_on_it = base.is_some();
         let paging = self.clone();
         let name = name.to_owned();
         let listener = Box::new(move |event| {
             paging.note(&name, event);
             on_change();
         });
-        match Pager::start_with(faults, Arc::clone(memory), &settings, listener) {
+        match Pager::start_with(faults, Arc::clone(memory), &settings, base, listener) {
             Ok(pager) => {
                 self.state().pager = Some(Arc::new(pager));
                 self.serve(engine).map_err(StartError::Start)?;
+                Ok(stands_on_it)
             }
             Err(error @ StartError::Faults(_)) if settings.limit_bytes.is_none() => {
                 self.state().why_not = Some(with_causes(&error));
+                Ok(false)
             }
-            Err(error) => return Err(error),
+            Err(error) => Err(error),
         }
-        Ok(())
     }
 
     /// From now on the guest runs on this engine. Of KVM's accesses, which come from inside the kernel, faults come only to
@@ -138,6 +146,10 @@ impl Paging {
             return Ok(());
         };
         let is_aside = engine == EngineKind::Kvm && !pager.sees_kernel();
+        if is_aside && !pager.is_limited() {
+            // What lies in a snapshot still could not be brought when it is used.
+            pager.leave_base().map_err(io::Error::other)?;
+        }
         match is_aside {
             true if !pager.step_aside()? => return Err(io::Error::other(LIMITED)),
             true => {}

@@ -266,6 +266,11 @@ impl Pager {
         self.shared.core().map_err(io::Error::other)?.come_back()
     }
 
+    /// Whether there is a limit.
+    pub fn is_limited(&self) -> bool {
+        self.shared.core().is_ok_and(|core| core.limit().is_some())
+    }
+
     /// Whether nothing more has to leave: the limit is kept.
     pub fn is_within_limit(&self) -> bool {
         self.shared.core().is_ok_and(|core| core.excess(0) == 0)

@@ -276,6 +276,65 @@ pub fn narrow(table: &mut CpuidTable, supported: &CpuidTable) {
     }
 }
 
+/// Names of features, by leaf, register (EAX is 0) and bit (SDM vol. 2, CPUID; APM vol. 3, appendix E).
+const NAMES: [(u32, usize, u32, &str); 28] = [
+    (1, 2, 0, "SSE3"),
+    (1, 2, 1, "PCLMULQDQ"),
+    (1, 2, 9, "SSSE3"),
+    (1, 2, 12, "FMA"),
+    (1, 2, 13, "CMPXCHG16B"),
+    (1, 2, 17, "PCID"),
+    (1, 2, 19, "SSE4.1"),
+    (1, 2, 20, "SSE4.2"),
+    (1, 2, 22, "MOVBE"),
+    (1, 2, 23, "POPCNT"),
+    (1, 2, 25, "AES"),
+    (1, 2, 26, "XSAVE"),
+    (1, 2, 28, "AVX"),
+    (1, 2, 29, "F16C"),
+    (1, 2, 30, "RDRAND"),
+    (7, 1, 3, "BMI1"),
+    (7, 1, 5, "AVX2"),
+    (7, 1, 8, "BMI2"),
+    (7, 1, 9, "ERMS"),
+    (7, 1, 18, "RDSEED"),
+    (7, 1, 19, "ADX"),
+    (7, 1, 29, "SHA"),
+    (7, 2, 8, "GFNI"),
+    (7, 2, 9, "VAES"),
+    (7, 2, 10, "VPCLMULQDQ"),
+    (7, 2, 22, "RDPID"),
+    (7, 3, 4, "FSRM"),
+    (0x8000_0001, 2, 6, "SSE4A"),
+];
+
+/// What `wanted` shows a guest and a processor of `offered` does not have, in words.
+pub fn lacking(wanted: &CpuidTable, offered: &CpuidTable) -> Vec<String> {
+    let mut found = wanted.clone();
+    narrow(&mut found, offered);
+    let mut lacking = Vec::new();
+    for leaf in wanted.leaves() {
+        let index = leaf.index;
+        let has = found.get(leaf.function, index);
+        let wants = [leaf.eax, leaf.ebx, leaf.ecx, leaf.edx];
+        for (register, (wants, has)) in wants.into_iter().zip(has).enumerate() {
+            let lost = wants & !has;
+            lacking.extend((0..32).filter(|bit| lost >> bit & 1 != 0).map(|bit| {
+                let is_it = |name: &&(u32, usize, u32, &str)| {
+                    (name.0, name.1, name.2) == (leaf.function, register, bit)
+                };
+                let place = ["EAX", "EBX", "ECX", "EDX"][register];
+                let bit = format!("CPUID {:#x}.{index} {place} bit {bit}", leaf.function);
+                match NAMES.iter().find(is_it) {
+                    Some((_, _, _, name)) => format!("{name} ({bit})"),
+                    None => bit,
+                }
+            }));
+        }
+    }
+    lacking
+}
+
 /// Twelve bytes as three little-endian words.
 fn words(text: &[u8; 12]) -> [u32; 3] {
     let word = |n: usize| u32::from_le_bytes([text[n], text[n + 1], text[n + 2], text[n + 3]]);
@@ -299,6 +358,16 @@ mod tests {
         assert_ne!(model(u32::MAX, 7).get(1, 0)[2] & 1 << 28, 0);
         assert_eq!(model(u32::MAX, 3).get(1, 0)[2] & 1 << 28, 0);
         assert_eq!(model(u32::MAX, 3).get(7, 0)[1] & 1 << 5, 0);
+    }
+
+    #[test]
+    fn what_a_guest_would_miss_is_named() {
+        let full = model(u32::MAX, 7);
+        assert_eq!(lacking(&full, &full), Vec::<String>::new());
+        let missing = lacking(&full, &model(u32::MAX, 3));
+        let has = |words: &str| missing.iter().any(|feature| feature.starts_with(words));
+        assert!(has("AVX (CPUID 0x1.0 ECX bit 28)") && has("AVX2 ("), "{missing:?}");
+        assert_eq!(lacking(&model(u32::MAX, 3), &full), Vec::<String>::new());
     }
 
     #[test]

@@ -293,6 +293,50 @@ pub struct ListedVm<'a> {
     pub user: Option<String>,
 }
 
+/// A snapshot that was taken.
+#[derive(Serialize, JsonSchema)]
+pub struct TakenSnapshot<'a> {
+    /// What it is called.
+    pub snapshot: &'a str,
+    /// The VM that it is of.
+    pub vm: &'a VmName,
+    /// Its folder.
+    pub path: &'a str,
+    /// Memory that the guest believes to have.
+    pub memory_bytes: u64,
+    /// Bytes of the file that has it.
+    pub stored_bytes: u64,
+    /// How long the guest stood still; of a VM that is suspended, until it was written.
+    pub rested_seconds: f64,
+    /// How long all of it took.
+    pub seconds: f64,
+    /// Its disks.
+    pub disks: Vec<TakenDisk>,
+}
+
+/// A disk of a snapshot.
+#[derive(Serialize, JsonSchema)]
+pub struct TakenDisk {
+    /// Which one, from 0 on.
+    pub slot: u32,
+    /// `reflink`: shared with the file it was; `copy`; `own`: stays where it is.
+    pub how: &'static str,
+    /// Bytes that its file takes in the snapshot.
+    pub bytes: u64,
+}
+
+/// A VM that goes on from a snapshot.
+#[derive(Serialize, JsonSchema)]
+pub struct RestoredVm {
+    /// What it is called.
+    pub name: String,
+    /// What it goes on from.
+    pub snapshot: String,
+    /// From the command until its guest ran.
+    pub seconds: f64,
+}
+
+
 /// A dump that was written.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct DumpedVm<'a> {

@@ -19,6 +19,7 @@ mod orders;
 mod processes;
 mod profile;
 mod ps;
+mod snapshot;
 mod top;
 mod trace;
 mod truth;
@@ -44,6 +45,10 @@ pub use orders::{
 };
 pub use profile::{ProfileArguments, profile};
 pub use ps::{PsArguments, ps};
+pub use snapshot::{
+    ForkArguments, RestoreArguments, SnapshotArguments, SuspendArguments, fork, restore, snapshot,
+    suspend,
+};
 pub use top::{TopArguments, top};
 pub use trace::{TraceArguments, trace};
 pub use truth::{TruthArguments, truth};

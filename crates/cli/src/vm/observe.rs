@@ -17,7 +17,7 @@ use crate::progress::profiles;
 const ACT: &str = "look into";
 
 /// Where what is learned about kernels is kept; nowhere where there is no cache.
-pub(super) fn cache() -> Option<PathBuf> {
+pub(in crate::vm) fn cache() -> Option<PathBuf> {
     Cache::of_user().ok().map(|cache| profiles(&cache))
 }
 

@@ -408,7 +408,7 @@ fn wait_for_end(inventory: &Inventory, name: &VmName, act: &'static str) -> Resu
     })
 }
 
-fn kill_one(inventory: &Inventory, vm: &Vm) -> Result<(), Failure> {
+pub(super) fn kill_one(inventory: &Inventory, vm: &Vm) -> Result<(), Failure> {
     check_alive(vm, "kill")?;
     let record = inventory.record(&vm.name);
     if Client::connect(&record)

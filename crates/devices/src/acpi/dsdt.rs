@@ -1,8 +1,8 @@
 //! The DSDT: devices that cannot be found by looking, in the language of ACPI (ACPI 6.5, chapters 6, 19, 20).
 
 use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Memory32Fixed, Name, Package,
-    ResourceTemplate, Scope, ZERO,
+    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Memory32Fixed, Method, Name, Notify,
+    Package, Path, ResourceTemplate, Scope, ZERO,
 };
 use acpi_tables::sdt::Sdt;
 use acpi_tables::{Aml, AmlSink};
@@ -72,6 +72,7 @@ pub(super) fn build() -> Vec<u8> {
                 &Irq(irq::KEYBOARD),
             ],
         ),
+        generation(),
         device("MOU_", "PNP0F13", vec![&Irq(irq::MOUSE)]),
         device(
             "TIMR",
@@ -92,10 +93,35 @@ pub(super) fn build() -> Vec<u8> {
         "_SB_".into(),
         parts.iter().map(|part| part as &dyn Aml).collect(),
     );
+    let events = general_events();
     let mut table = Sdt::new(*b"DSDT", 36, 2, OEM, OEM_TABLE, OEM_REVISION);
     table.append_slice(&bytes_of(&off));
     table.append_slice(&bytes_of(&system_bus));
+    table.append_slice(&bytes_of(&events));
     table.as_slice().to_vec()
+}
+
+/// The generation of the machine ("Virtual Machine Generation ID", Microsoft 2012): where it lies. Kernels know it by one of
+/// these names.
+fn generation() -> Raw {
+    let identity = Name::new("_HID".into(), &"VMGENCTR");
+    let names: Vec<&dyn Aml> = vec![&"VM_Gen_Counter", &"VM_GEN_COUNTER"];
+    let compatible = Name::new("_CID".into(), &Package::new(names));
+    let described = Name::new("_DDN".into(), &"VM_Gen_Counter");
+    let place = Package::new(vec![&layout::GENERATION_WORDS[0], &layout::GENERATION_WORDS[1]]);
+    let place = Name::new("ADDR".into(), &place);
+    let children: Vec<&dyn Aml> = vec![&identity, &compatible, &described, &place];
+    Raw(bytes_of(&Device::new("VGEN".into(), children)))
+}
+
+/// What general-purpose events mean: the first one that the generation is another (ACPI 6.5, 5.6.4.1.1: level-triggered
+/// events have methods with an L).
+fn general_events() -> Raw {
+    let told = Path::new("\\_SB_.VGEN");
+    let changed = 0x80_u8;
+    let notify = Notify::new(&told, &changed);
+    let event = Method::new("_L00".into(), 0, false, vec![&notify]);
+    Raw(bytes_of(&Scope::new("\\_GPE".into(), vec![&event])))
 }
 
 /// What belongs to the board itself and must not be given to anything else.

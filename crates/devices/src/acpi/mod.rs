@@ -59,7 +59,7 @@ impl Placer {
         let start = self.next.next_multiple_of(64);
         self.next = start + bytes.len() as u64;
         assert!(
-            self.next <= layout::EXTENDED_START.0,
+            self.next <= layout::GENERATION.0,
             "tables for 255 vCPUs fit below 1 MiB"
         );
         self.tables.push(AcpiTable {
@@ -177,7 +177,7 @@ mod tests {
             );
         }
         let last = tables.last().unwrap();
-        assert!(last.gpa.0 + last.bytes.len() as u64 <= layout::EXTENDED_START.0);
+        assert!(last.gpa.0 + last.bytes.len() as u64 <= layout::GENERATION.0);
     }
 
     #[test]

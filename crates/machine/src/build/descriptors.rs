@@ -14,6 +14,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::sync::Arc;
 
 use host::tap::Tap;
@@ -26,8 +27,10 @@ use crate::attach::vsock::{Listeners, SocketPaths};
 use crate::boot;
 use crate::engine::{KvmDevice, open_kvm};
 use crate::life::held::{BuildError, image_error};
+use crate::life::restored::SavedFiles;
+use crate::life::saved::SavedError;
 use crate::paging;
-use crate::plan::{ImagePlan, VmPlan};
+use crate::plan::{ImagePlan, RestorePlan, VmPlan};
 
 /// What a descriptor is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -54,6 +57,10 @@ pub enum Label {
     Kvm,
     /// `/dev/userfaultfd`.
     Faults,
+    /// What vCPUs and board were, of a VM that goes on from a snapshot.
+    SavedState,
+    /// And its memory.
+    SavedMemory,
 }
 
 /// What is known of `/dev/kvm` beside its descriptor.
@@ -79,6 +86,8 @@ pub struct Descriptors {
     pub(crate) kvm: KvmDevice,
     /// Who may open it handles faults of the kernel's own accesses without being privileged.
     pub(crate) faults: Option<File>,
+    /// What the first life goes on from.
+    pub(crate) saved: Option<SavedFiles>,
 }
 
 /// What a VM needs beside its own process, until it has ended: then it is dropped, and nothing is left of it.
@@ -119,12 +128,26 @@ pub fn collect(
         page_file: paging::open_file(&plan.paging).map_err(BuildError::Paging)?,
         kvm: open_kvm(&plan.engines),
         faults: host::userfault::open_device().ok(),
+        saved: plan.restore.as_ref().map(open_saved).transpose()?,
     };
     let kept = Kept {
         network: network.flatten(),
         sockets,
     };
     Ok((descriptors, kept))
+}
+
+/// Opens the files of a snapshot.
+fn open_saved(plan: &RestorePlan) -> Result<SavedFiles, BuildError> {
+    let open = |path: &Path| {
+        File::open(path).map_err(|error| {
+            BuildError::Saved(SavedError::Read(format!("{}: {error}", path.display())))
+        })
+    };
+    Ok(SavedFiles {
+        state: open(&plan.state)?,
+        memory: open(&plan.memory)?,
+    })
 }
 
 impl Kept {
@@ -203,6 +226,10 @@ impl Descriptors {
         }
         labelled.extend(self.page_file.map(|file| (Label::PageFile, file.into())));
         labelled.extend(self.faults.map(|device| (Label::Faults, device.into())));
+        if let Some(SavedFiles { state, memory }) = self.saved {
+            labelled.push((Label::SavedState, state.into()));
+            labelled.push((Label::SavedMemory, memory.into()));
+        }
         let node = match self.kvm {
             Some(Ok(device)) => {
                 labelled.push((Label::Kvm, device.fd()?));
@@ -236,6 +263,7 @@ impl Descriptors {
             usize::from(plan.vsock.is_some()),
             usize::from(plan.paging.file.is_some()),
             usize::from(node == KvmNode::Opened),
+            usize::from(plan.restore.is_some()),
         ];
         sorted
             .kernel
@@ -258,6 +286,8 @@ struct Sorted {
     page_file: Option<File>,
     faults: Option<File>,
     kvm: Option<OwnedFd>,
+    saved_state: Option<File>,
+    saved_memory: Option<File>,
 }
 
 impl Sorted {
@@ -281,11 +311,13 @@ impl Sorted {
             Label::PageFile => self.page_file = Some(descriptor.into()),
             Label::Kvm => self.kvm = Some(descriptor),
             Label::Faults => self.faults = Some(descriptor.into()),
+            Label::SavedState => self.saved_state = Some(descriptor.into()),
+            Label::SavedMemory => self.saved_memory = Some(descriptor.into()),
         }
     }
 
-    /// How many there are of modules, disks, bases, networks, socket devices, page files and KVMs.
-    fn counts(&self) -> [usize; 7] {
+    /// How many there are of modules, disks, bases, networks, socket devices, page files, KVMs and snapshots.
+    fn counts(&self) -> [usize; 8] {
         [
             self.modules.len(),
             self.disks.len(),
@@ -294,6 +326,7 @@ impl Sorted {
             usize::from(self.vsock.is_some()),
             usize::from(self.page_file.is_some()),
             usize::from(self.kvm.is_some()),
+            usize::from(self.saved_state.is_some() && self.saved_memory.is_some()),
         ]
     }
 
@@ -307,6 +340,10 @@ impl Sorted {
             listeners: self.vsock.map(|device| Listeners { device, claims }),
             page_file: self.page_file,
             faults: self.faults,
+            saved: self
+                .saved_state
+                .zip(self.saved_memory)
+                .map(|(state, memory)| SavedFiles { state, memory }),
             kvm: match node {
                 KvmNode::Refused(number) => Some(Err(number)),
                 KvmNode::Unused | KvmNode::Opened => self.kvm.map(|fd| Ok(kvm::Device::of_fd(fd))),

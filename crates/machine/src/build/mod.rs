@@ -9,14 +9,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use api::ConsoleKind;
-use vcpu::Vcpu;
-
 use crate::attach::handles::Devices;
 use crate::build::descriptors::Kept;
 use crate::console::ConsoleInput;
 use crate::console::recent::Recent;
 use crate::control::{MachineControl, Phase};
-use crate::life::Life;
+use crate::life::{Life, Ready};
 use crate::outcome::ending::Ending;
 use crate::plan::VmPlan;
 use crate::report::Report;
@@ -33,7 +31,7 @@ pub struct Machine {
     pub(crate) recent: Recent,
     pub(crate) sink: Box<dyn Write + Send>,
     pub(crate) outside: Outside,
-    pub(crate) first: (Life, Vec<Box<dyn Vcpu>>),
+    pub(crate) first: (Life, Vec<Ready>),
     /// What else the VM stands on, if no other process keeps it.
     pub(crate) kept: Kept,
 }

@@ -35,6 +35,7 @@
 //! connection to a socket of the host, is asked of a [`Broker`].
 
 use std::fmt;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -46,10 +47,12 @@ use crate::build::descriptors::{Descriptors, Kept, collect};
 use crate::console::Console;
 use crate::console::output::Output;
 use crate::console::recent::Recent;
-use crate::control::MachineControl;
+use crate::control::{Ground, MachineControl};
 use crate::engine::Engines;
-use crate::life::VcpuMaker;
 use crate::life::held::{BuildError, Held};
+use crate::life::restored::{Restored, SavedFiles};
+use crate::life::saved::SavedError;
+use crate::life::{Begin, VcpuMaker};
 use crate::paging::Paging;
 use crate::plan::VmPlan;
 use crate::run::outside::Outside;
@@ -63,6 +66,9 @@ pub struct Opened {
     attachments: Vec<Box<dyn Attachment>>,
     paging: Paging,
     broker: Arc<dyn Broker>,
+    saved: Option<SavedFiles>,
+    /// Device and inode of each disk.
+    disks: Vec<(u64, u64)>,
 }
 
 impl fmt::Debug for Opened {
@@ -120,8 +126,14 @@ pub(crate) fn open_for(
         page_file,
         kvm,
         faults,
+        saved,
     } = descriptors;
     let held = Held::new(&plan, kernel, modules)?;
+    let ids = disks.iter().map(|disk| {
+        let looked = disk.image.metadata();
+        looked.map_or((0, 0), |looked| (looked.dev(), looked.ino()))
+    });
+    let ids = ids.collect();
     let handles = Handles::new().map_err(BuildError::Attach)?;
     let opened = attach::Opened {
         disks,
@@ -138,7 +150,20 @@ pub(crate) fn open_for(
         held,
         handles,
         broker: Arc::clone(broker),
+        saved,
+        disks: ids,
     })
+}
+
+/// How the first life begins.
+fn begin(plan: &VmPlan, saved: Option<SavedFiles>) -> Result<Begin, SavedError> {
+    match (&plan.restore, saved) {
+        (Some(restore), Some(files)) => {
+            let restored = Restored::read(files, plan.memory_bytes, restore.clock)?;
+            Ok(Begin::Saved(Box::new(restored)))
+        }
+        _ => Ok(Begin::Boot),
+    }
 }
 
 impl Opened {
@@ -156,7 +181,11 @@ impl Opened {
             mut attachments,
             paging,
             broker,
+            saved,
+            disks,
         } = self;
+        // What a snapshot says is read by a process that has locked itself in.
+        let begin = begin(&plan, saved).map_err(BuildError::Saved)?;
         let Console {
             output: sink,
             input,
@@ -169,8 +198,13 @@ impl Opened {
         let footprint = Arc::clone(&held.footprint);
         let devices = Devices::new(&attachments, handles, &limits);
         let time_up = plan.timeout.map(|limit| start + limit);
+        let ground = Ground {
+            plan: plan.clone(),
+            modules: Arc::clone(&held.modules),
+            disks,
+        };
         let control =
-            MachineControl::new(&plan, paging.clone(), limits, broker, footprint, time_up);
+            MachineControl::new(ground, paging.clone(), limits, broker, footprint, time_up);
         let mut outside = Outside {
             held,
             input,
@@ -180,7 +214,7 @@ impl Opened {
             paging,
             control: control.clone(),
         };
-        let first = outside.assemble(&plan)?;
+        let first = outside.assemble(&plan, begin)?;
         Ok(Machine {
             plan,
             start,

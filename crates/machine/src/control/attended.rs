@@ -7,6 +7,7 @@ use vcpu::Kick;
 use crate::control::requests::{Step, Ticket};
 use crate::control::{MachineControl, Phase};
 use crate::engine::EngineKind;
+use crate::life::saved::LifeState;
 use crate::outcome::ending::Ending;
 use crate::outcome::refusal::SwitchError;
 use crate::threads::observe::Observed;
@@ -37,7 +38,13 @@ impl MachineControl {
         if result.is_ok() {
             self.inside().shown.engine = kind;
         }
-        self.change(|requests, _, _| requests.switched(ticket, result));
+        self.change(|requests, _, _| requests.worked(ticket, result));
+    }
+
+    /// The attendant has taken the guest's state, or has failed to.
+    pub(crate) fn saved(&self, ticket: Ticket, result: Result<LifeState, SwitchError>) {
+        let result = result.map(|state| self.0.saved.lock().push((ticket, state)));
+        self.change(|requests, _, _| requests.worked(ticket, result));
     }
 
     /// The VM is in this phase from now on.

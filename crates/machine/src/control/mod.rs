@@ -6,6 +6,7 @@
 
 mod attended;
 mod requests;
+mod saving;
 mod shown;
 mod switching;
 
@@ -17,6 +18,7 @@ use vcpu::Kick;
 
 use crate::attach::broker::Broker;
 use crate::engine::EngineFinding;
+use crate::life::saved::LifeState;
 use crate::limits::Limits;
 use crate::outcome::ending::StopCause;
 use crate::outcome::refusal::PauseError;
@@ -24,6 +26,7 @@ use crate::paging::Paging;
 use crate::report::footprint::Footprint;
 pub use requests::Phase;
 pub(crate) use requests::Step;
+pub(crate) use saving::Ground;
 use requests::{Answer, Request, Requests, State, Ticket};
 use shown::Shown;
 
@@ -43,6 +46,10 @@ struct Shared {
     footprint: Arc<Footprint>,
     /// What this host was found to have when the VM was planned.
     engines: Vec<EngineFinding>,
+    /// What it stands on.
+    ground: Ground,
+    /// States that were taken and not fetched yet.
+    saved: Lock<Vec<(Ticket, LifeState)>>,
 }
 
 struct Inside {

@@ -18,14 +18,14 @@
 //!  Running ── Pause ────────────> Paused                     Attend, PressPower
 //!  Running ── Hold ─────────────> Held                       (no room for the guest's pages)
 //!  Held ───── Flow ─────────────> Running                    Wait
-//!  Paused ─── Resume ───────────> Running                    Wait, Switch (it has another engine then)
+//!  Paused ─── Resume ───────────> Running                    Wait, Switch (it has another engine then), Save
 //!  any ────── End ──────────────> Ended                      (also: the guest ends itself)
 //!
 //!  what is wanted                              makes the next step
 //!
 //!  pause, until resumed or to be stopped       Pause, unless it is Held
 //!  rest, for as long as somebody needs it      the same; when nobody does any more, as it was
-//!  engines to change to, in a queue            Pause, Switch for each, Resume unless a pause is wanted
+//!  engines to change to, states to be taken    Pause, Switch or Save for each, Resume unless a pause is wanted
 //!  the power button, once or every few seconds PressPower, as soon as it is Running
 //!  an end: at once, or after its grace time    End, wherever it is
 //! ```
@@ -60,6 +60,8 @@ pub(crate) enum Request {
     Resume(Answer<PauseError>),
     /// Change to this engine, at rest, and be as before then. Answered when that is done.
     Switch(EngineKind, Answer<SwitchError>),
+    /// Take the state of board and vCPUs, at rest, and be as before then. Answered when that is done.
+    Save(Answer<SwitchError>),
     /// Press the power button, if need be after a pause. Answered at once.
     PressPower(Answer<PauseError>),
     /// Go on if paused, press the power button again and again, and end the VM when the grace time is over. Answered
@@ -76,6 +78,7 @@ pub(crate) enum Kind {
     Rest,
     Resume,
     Switch,
+    Save,
     PressPower,
     Stop,
     End,
@@ -98,13 +101,14 @@ pub(crate) enum Reception {
 
 /// Which request is legal in which phase: the one place that says so. The columns are the variants of [`Phase`]:
 /// Built, Running, Held, Paused, Ended.
-const RECEPTIONS: [(Kind, [Reception; 5]); 7] = {
+const RECEPTIONS: [(Kind, [Reception; 5]); 8] = {
     use Reception::{Moot, Noted, Stalled, Taken, TooLate};
     [
         (Kind::Pause, [Noted, Noted, Stalled, Noted, TooLate]),
         (Kind::Rest, [Noted, Noted, Stalled, Noted, TooLate]),
         (Kind::Resume, [Noted, Noted, Noted, Noted, TooLate]),
         (Kind::Switch, [Noted, Noted, Stalled, Noted, TooLate]),
+        (Kind::Save, [Noted, Noted, Stalled, Noted, TooLate]),
         (Kind::PressPower, [Taken, Taken, Taken, Taken, Moot]),
         (Kind::Stop, [Taken, Taken, Taken, Taken, Moot]),
         (Kind::End, [Taken, Taken, Taken, Taken, Moot]),
@@ -122,6 +126,7 @@ impl Request {
             Request::Rest(_) => Kind::Rest,
             Request::Resume(_) => Kind::Resume,
             Request::Switch(..) => Kind::Switch,
+            Request::Save(_) => Kind::Save,
             Request::PressPower(_) => Kind::PressPower,
             Request::Stop(..) => Kind::Stop,
             Request::End(..) => Kind::End,
@@ -137,7 +142,7 @@ impl Request {
             | Request::PressPower(answer)
             | Request::Stop(_, answer)
             | Request::End(_, answer) => answer.send(result.map_err(PauseError::from)).is_ok(),
-            Request::Switch(_, answer) => answer.send(result.map_err(SwitchError::from)).is_ok(),
+            Request::Switch(_, answer) | Request::Save(answer) => answer.send(result.map_err(SwitchError::from)).is_ok(),
         };
     }
 }
@@ -206,6 +211,8 @@ pub(crate) enum Step {
     Resume,
     /// Change to this engine, and tell the result under this ticket.
     Switch(EngineKind, Ticket),
+    /// Take the state of board and vCPUs, and tell the result under this ticket.
+    Save(Ticket),
     /// Press the power button.
     PressPower,
     /// Look after the running guest, then sleep.
@@ -232,6 +239,13 @@ impl<E> Open<E> {
     }
 }
 
+/// What is done to a guest at rest that is as before then.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Work {
+    Switch(EngineKind),
+    Save,
+}
+
 /// What is wanted of one VM.
 #[derive(Debug)]
 pub(crate) struct Requests {
@@ -242,10 +256,10 @@ pub(crate) struct Requests {
     needs: Vec<Ticket>,
     rests: Vec<Open<PauseError>>,
     resumes: Vec<Open<PauseError>>,
-    /// Engines to change to, one after the other.
-    switches: VecDeque<(EngineKind, Open<SwitchError>)>,
-    /// Changes of engine that are over, and what came of them. Answered when the VM is as it was before them.
-    switched: Vec<(Open<SwitchError>, Result<(), SwitchError>)>,
+    /// Engines to change to and states to be taken, one after the other.
+    works: VecDeque<(Work, Open<SwitchError>)>,
+    /// Those that are over, and what came of them. Answered when the VM is as it was before them.
+    worked: Vec<(Open<SwitchError>, Result<(), SwitchError>)>,
     wants_press: bool,
     press_again_at: Option<Instant>,
     /// When the grace time is over.
@@ -265,8 +279,8 @@ impl Requests {
             needs: Vec::new(),
             rests: Vec::new(),
             resumes: Vec::new(),
-            switches: VecDeque::new(),
-            switched: Vec::new(),
+            works: VecDeque::new(),
+            worked: Vec::new(),
             wants_press: false,
             press_again_at: None,
             stop_at: None,
@@ -309,7 +323,11 @@ impl Requests {
                 self.resumes.push(Open { ticket, answer });
             }
             Request::Switch(kind, answer) => {
-                self.switches.push_back((kind, Open { ticket, answer }));
+                let work = Work::Switch(kind);
+                self.works.push_back((work, Open { ticket, answer }));
+            }
+            Request::Save(answer) => {
+                self.works.push_back((Work::Save, Open { ticket, answer }));
             }
             Request::PressPower(answer) => {
                 self.wants_press = true;
@@ -370,13 +388,14 @@ impl Requests {
         match (state.phase, &state.stalled) {
             (Phase::Running, Some(_)) => Step::Hold,
             (Phase::Held, None) => Step::Flow,
-            (Phase::Running, None) if self.wants_rest() || !self.switches.is_empty() => Step::Pause,
+            (Phase::Running, None) if self.wants_rest() || !self.works.is_empty() => Step::Pause,
             (Phase::Running, None) if self.is_press_due(now) => Step::PressPower,
             (Phase::Running, None) => Step::Attend {
                 until: end.into_iter().chain(self.press_again_at).min(),
             },
-            (Phase::Paused, _) => match self.switches.front() {
-                Some((kind, open)) => Step::Switch(*kind, open.ticket),
+            (Phase::Paused, _) => match self.works.front() {
+                Some((Work::Switch(kind), open)) => Step::Switch(*kind, open.ticket),
+                Some((Work::Save, open)) => Step::Save(open.ticket),
                 None if self.wants_rest() => Step::Wait { until: end },
                 None => Step::Resume,
             },
@@ -404,13 +423,13 @@ impl Requests {
         }
     }
 
-    /// The change of engine under this ticket came to that, unless it was taken back meanwhile.
-    pub(crate) fn switched(&mut self, ticket: Ticket, result: Result<(), SwitchError>) {
-        let is_it = |(_, open): &(EngineKind, Open<SwitchError>)| open.ticket == ticket;
-        if let Some(place) = self.switches.iter().position(is_it)
-            && let Some((_, open)) = self.switches.remove(place)
+    /// The change of engine or the taking of a state under this ticket came to that, unless it was taken back meanwhile.
+    pub(crate) fn worked(&mut self, ticket: Ticket, result: Result<(), SwitchError>) {
+        let is_it = |(_, open): &(Work, Open<SwitchError>)| open.ticket == ticket;
+        if let Some(place) = self.works.iter().position(is_it)
+            && let Some((_, open)) = self.works.remove(place)
         {
-            self.switched.push((open, result));
+            self.worked.push((open, result));
         }
     }
 
@@ -435,11 +454,11 @@ impl Requests {
             self.resumes.drain(..).for_each(|open| open.answer(Ok(())));
         }
         let is_as_before = match state.phase {
-            Phase::Paused => self.wants_rest() || !self.switches.is_empty(),
+            Phase::Paused => self.wants_rest() || !self.works.is_empty(),
             _ => true,
         };
         if is_as_before {
-            let over = self.switched.drain(..);
+            let over = self.worked.drain(..);
             over.for_each(|(open, result)| open.answer(result));
         }
     }
@@ -450,8 +469,8 @@ impl Requests {
         self.needs.clear();
         let pauses = self.pauses.drain(..).chain(self.rests.drain(..));
         pauses.for_each(|open| open.answer(Err(why.clone().into())));
-        let switches = self.switches.drain(..);
-        switches.for_each(|(_, open)| open.answer(Err(why.clone().into())));
+        let works = self.works.drain(..);
+        works.for_each(|(_, open)| open.answer(Err(why.clone().into())));
     }
 
     /// The one who asked waits no longer: what it wanted and has not come true is not wanted any more.
@@ -464,7 +483,7 @@ impl Requests {
         self.needs.retain(|other| *other != ticket);
         self.rests.retain(|open| open.ticket != ticket);
         self.resumes.retain(|open| open.ticket != ticket);
-        self.switches.retain(|(_, open)| open.ticket != ticket);
+        self.works.retain(|(_, open)| open.ticket != ticket);
         self.settle(state);
     }
 

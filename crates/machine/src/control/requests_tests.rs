@@ -58,6 +58,10 @@ impl Vm {
         self.ask(|answer| Request::Switch(kind, answer))
     }
 
+    fn save(&mut self) -> Asked<SwitchError> {
+        self.ask(Request::Save)
+    }
+
     fn stop(&mut self, grace: Duration) -> Asked<PauseError> {
         self.ask(|answer| Request::Stop(grace, answer))
     }
@@ -89,8 +93,12 @@ impl Vm {
                 } else {
                     Ok(())
                 };
-                self.requests.switched(ticket, result);
+                self.requests.worked(ticket, result);
                 (format!("switch {kind}"), self.state.phase)
+            }
+            Step::Save(ticket) => {
+                self.requests.worked(ticket, Ok(()));
+                ("save".to_owned(), self.state.phase)
             }
             Step::PressPower => {
                 self.requests.pressed(self.now);
@@ -156,6 +164,7 @@ fn every_request_in_every_state_is_received_as_the_table_says() {
                 Kind::Rest => vm.rest().answer(),
                 Kind::Resume => vm.resume().answer(),
                 Kind::Switch => vm.switch(EngineKind::Soft).answer(),
+                Kind::Save => vm.save().answer(),
                 Kind::PressPower => vm.ask(Request::PressPower).answer(),
                 Kind::Stop => vm.stop(Duration::from_secs(60)).answer(),
                 Kind::End => vm.end(StopCause::Killed).answer(),
@@ -212,6 +221,17 @@ fn every_request_in_every_state_is_received_as_the_table_says() {
             (open, switch),
             (NO_SWITCH, &[]),
             (open, &["switch soft"]),
+            (ENDED, &[]),
+        ],
+    );
+    let save: &[&str] = &["pause", "save", "resume"];
+    check(
+        Kind::Save,
+        [
+            (open, save),
+            (open, save),
+            (NO_SWITCH, &[]),
+            (open, &["save"]),
             (ENDED, &[]),
         ],
     );
@@ -466,7 +486,7 @@ fn a_change_of_engine_that_was_taken_back_has_no_answer_and_leaves_nothing_behin
         panic!("it is due");
     };
     vm.requests.take_back(switched.ticket, &vm.state);
-    vm.requests.switched(ticket, Ok(()));
+    vm.requests.worked(ticket, Ok(()));
     assert_eq!(
         (vm.steps(), switched.answer()),
         (vec!["resume".to_owned()], "open".into())

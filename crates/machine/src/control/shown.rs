@@ -11,12 +11,11 @@ use paging::Books as PagingBooks;
 
 use crate::attach::broker::Broker;
 use crate::control::requests::{Phase, Requests};
-use crate::control::{Inside, MachineControl, Shared};
+use crate::control::{Ground, Inside, MachineControl, Shared};
 use crate::engine::EngineKind;
 use crate::limits::Limits;
 use crate::outcome::ending::StopCause;
 use crate::paging::Paging;
-use crate::plan::VmPlan;
 use crate::report::footprint::Footprint;
 use crate::report::metrics;
 use crate::threads::observe::Observed;
@@ -52,9 +51,9 @@ impl fmt::Debug for MachineControl {
 }
 
 impl MachineControl {
-    /// Of the VM of `plan`; `time_up` is when it is to end at the latest.
+    /// Of the VM that stands on `ground`; `time_up` is when it is to end at the latest.
     pub(crate) fn new(
-        plan: &VmPlan,
+        ground: Ground,
         paging: Paging,
         limits: Limits,
         broker: Arc<dyn Broker>,
@@ -63,7 +62,7 @@ impl MachineControl {
     ) -> MachineControl {
         let shown = Shown {
             phase: Phase::Built,
-            engine: plan.engine.kind,
+            engine: ground.plan.engine.kind,
             has_run: false,
             reboots: 0,
             observed: None,
@@ -81,7 +80,9 @@ impl MachineControl {
             limits,
             broker,
             footprint,
-            engines: plan.engines.clone(),
+            engines: ground.plan.engines.clone(),
+            ground,
+            saved: Lock::default(),
         }))
     }
 

@@ -6,12 +6,14 @@ use std::sync::atomic::AtomicBool;
 
 use api::ConsoleKind;
 use devices::acpi::AcpiPlan;
+use devices::generation::Generation;
 use devices::virtio::{Links, VirtioFunction};
 use devices::{Board, BoardPlan, IrqSink};
 use host::lock::Lock;
 use mem::GuestMemory;
-use paging::StartError;
-use vcpu::{Engine, EngineError, LocalApics, Vcpu, VcpuState, Wires};
+use paging::{Base, StartError};
+use rustix::rand::{GetRandomFlags, getrandom};
+use vcpu::{Engine, EngineError, Vcpu, VcpuState};
 use x86::cpu_model::{self, Topology};
 use x86::{CpuidTable, Gpa, Segment, Vector};
 
@@ -21,6 +23,9 @@ use crate::console::ConsoleInput;
 use crate::console::output::Output;
 use crate::engine::EngineKind;
 use crate::life::Life;
+use crate::life::restored::Restored;
+use crate::life::saved::{GiveError, Ready, SavedError};
+use crate::outcome::rest::Rest;
 use crate::life::held::Held;
 use crate::life::msr::MachineMsrs;
 use crate::life::room::{Room, open_mailbox};
@@ -61,6 +66,24 @@ pub(crate) enum AssemblyError {
     Engine(EngineError),
     Attach(AttachError),
     Paging(StartError),
+    Saved(SavedError),
+}
+
+impl From<GiveError> for AssemblyError {
+    fn from(error: GiveError) -> AssemblyError {
+        match error {
+            GiveError::Saved(error) => AssemblyError::Saved(error),
+            GiveError::Engine(error) => AssemblyError::Engine(error),
+        }
+    }
+}
+
+/// How a life begins.
+pub(crate) enum Begin {
+    /// As a machine that is switched on.
+    Boot,
+    /// As the one that was saved.
+    Saved(Box<Restored>),
 }
 
 impl Life {
@@ -68,32 +91,44 @@ impl Life {
     pub(crate) fn assemble(
         plan: &VmPlan,
         held: &Held,
+        begin: Begin,
         input: ConsoleInput,
         output: Output,
         attachments: &mut [Box<dyn Attachment>],
         maker: &VcpuMaker,
-        begin_paging: impl FnOnce(&Arc<GuestMemory>) -> Result<(), StartError>,
-    ) -> Result<(Life, Vec<Box<dyn Vcpu>>), AssemblyError> {
-        let (memory, mut first) = memory(plan, held, begin_paging)?;
-        let time = GuestTime::start();
-        let mut vcpus = vcpus(plan, held, maker, &memory).map_err(AssemblyError::Engine)?;
+        begin_paging: impl FnOnce(
+            &Arc<GuestMemory>,
+            Option<&Arc<dyn Base>>,
+        ) -> Result<bool, StartError>,
+    ) -> Result<(Life, Vec<Ready>), AssemblyError> {
+        let memory = memory(plan, held, &begin, begin_paging)?;
+        let time = match &begin {
+            Begin::Boot => GuestTime::start(),
+            Begin::Saved(restored) => restored.time().map_err(AssemblyError::Saved)?,
+        };
+        let cpuid = cpuid_tables(plan, maker, &begin)?;
+        let mut vcpus = vcpus(held, maker, &memory, cpuid).map_err(AssemblyError::Engine)?;
         let mut board = board(plan, &memory, &time, &output, &vcpus.bells);
-        set_first_states(&mut vcpus.vcpus, &mut first, &board, &time)
-            .map_err(AssemblyError::Engine)?;
-        board.set_apics(vcpus.local_apics);
-        board.set_wires(vcpus.wires);
         let devices =
             devices(plan, held, &mut board, attachments, &memory).map_err(AssemblyError::Attach)?;
+        let begun = match begin {
+            Begin::Boot => boot(plan, held, &memory, &mut board, &mut vcpus.engine, &time)?,
+            Begin::Saved(restored) => {
+                // Devices' threads begin with their devices, and do nothing until the life runs.
+                devices.gate.shut();
+                restored.give(&mut board, &mut vcpus.engine, &time)?
+            }
+        };
         let room = Room {
             board,
-            msrs: MachineMsrs::default(),
-            typed: Vec::new(),
+            msrs: begun.msrs,
+            typed: begun.typed,
             is_slow: false,
             mailbox: Arc::clone(&devices.mailbox),
         };
         let room = Arc::new(Lock::new(room));
         open_mailbox(&devices.mailbox, &room);
-        let probing = Probing::new(&memory, &vcpus.bells, &devices.gate, vcpus.vcpus.len());
+        let probing = Probing::new(&memory, &vcpus.bells, &devices.gate, begun.rests.len());
         let life = Life {
             probing: Arc::new(probing),
             memory,
@@ -115,61 +150,115 @@ impl Life {
             over: AtomicBool::new(false),
             end: Lock::new(None),
         };
-        Ok((life, vcpus.vcpus))
+        Ok((life, vcpus.engine.vcpus.into_iter().zip(begun.rests).collect()))
     }
 }
 
-/// Guest memory with everything in it that the guest finds there, and the state in which its first vCPU begins.
+/// Guest memory: empty, or with all that was saved in it, most of it still where it was saved.
 fn memory(
     plan: &VmPlan,
     held: &Held,
-    begin_paging: impl FnOnce(&Arc<GuestMemory>) -> Result<(), StartError>,
-) -> Result<(Arc<GuestMemory>, VcpuState), AssemblyError> {
+    begin: &Begin,
+    begin_paging: impl FnOnce(&Arc<GuestMemory>, Option<&Arc<dyn Base>>) -> Result<bool, StartError>,
+) -> Result<Arc<GuestMemory>, AssemblyError> {
     let slots = boot::slots(plan.memory_bytes);
-    let map = boot::guest_map(&slots);
     let memory = GuestMemory::of_file(slots, Arc::clone(&held.memory));
     let memory = Arc::new(memory.map_err(AssemblyError::Memory)?);
     // Before the images are loaded: a limit holds from the first byte on.
-    begin_paging(&memory).map_err(AssemblyError::Paging)?;
-    let rsdp = place_acpi(plan.vcpu_count, &memory);
-    let first = load_images(plan, held, &memory, &map, rsdp)?;
-    Ok((memory, first))
+    let base = match begin {
+        Begin::Boot => None,
+        Begin::Saved(restored) => Some(restored.base()),
+    };
+    let stands_on_it = begin_paging(&memory, base).map_err(AssemblyError::Paging)?;
+    if let Begin::Saved(restored) = begin
+        && !stands_on_it
+    {
+        restored.fill(&memory).map_err(AssemblyError::Saved)?;
+    }
+    Ok(memory)
+}
+
+/// What a life begins with.
+pub(super) struct Begun {
+    /// What each vCPU does at first.
+    pub(super) rests: Vec<Rest>,
+    pub(super) msrs: MachineMsrs,
+    pub(super) typed: Vec<u8>,
+}
+
+/// As a machine that is switched on: everything in memory that the guest finds there, vCPUs as firmware leaves them.
+fn boot(
+    plan: &VmPlan,
+    held: &Held,
+    memory: &Arc<GuestMemory>,
+    board: &mut Board,
+    engine: &mut Engine,
+    time: &GuestTime,
+) -> Result<Begun, AssemblyError> {
+    let map = boot::guest_map(memory.slots());
+    let rsdp = place_acpi(plan.vcpu_count, memory);
+    fresh_generation().write(memory);
+    let mut first = load_images(plan, held, memory, &map, rsdp)?;
+    set_first_states(&mut engine.vcpus, &mut first, board, time).map_err(AssemblyError::Engine)?;
+    board.set_apics(engine.local_apics.clone());
+    board.set_wires(engine.wires.clone());
+    let rest = |(vcpu_id, vcpu): (usize, &Box<dyn Vcpu>)| {
+        // An engine with local APICs knows itself which vCPUs wait.
+        if vcpu_id == 0 || vcpu.has_local_apic() {
+            Rest::None
+        } else {
+            Rest::WaitsForSipi
+        }
+    };
+    Ok(Begun {
+        rests: engine.vcpus.iter().enumerate().map(rest).collect(),
+        msrs: MachineMsrs::default(),
+        typed: Vec::new(),
+    })
 }
 
 /// The vCPUs, and what others know of them.
 struct Vcpus {
-    vcpus: Vec<Box<dyn Vcpu>>,
+    engine: Engine,
     cpuid: Vec<CpuidTable>,
     bells: Arc<Bells>,
     monitors: Arc<Vec<VcpuMonitor>>,
-    local_apics: Option<Arc<dyn LocalApics>>,
-    wires: Option<Arc<dyn Wires>>,
+}
+
+/// What each vCPU's CPUID shows: what this host has, or what the guest was always shown, if this host has that.
+fn cpuid_tables(
+    plan: &VmPlan,
+    maker: &VcpuMaker,
+    begin: &Begin,
+) -> Result<Vec<CpuidTable>, AssemblyError> {
+    let offered: Vec<CpuidTable> = (0..plan.vcpu_count)
+        .map(|id| cpuid(plan.vcpu_count, id, maker.limit.as_ref()))
+        .collect();
+    match begin {
+        Begin::Boot => Ok(offered),
+        Begin::Saved(restored) => {
+            let cpuid = restored.cpuid(&offered).map_err(AssemblyError::Saved)?;
+            Ok(cpuid.to_vec())
+        }
+    }
 }
 
 fn vcpus(
-    plan: &VmPlan,
     held: &Held,
     maker: &VcpuMaker,
     memory: &Arc<GuestMemory>,
+    cpuid: Vec<CpuidTable>,
 ) -> Result<Vcpus, EngineError> {
-    let cpuid: Vec<CpuidTable> = (0..plan.vcpu_count)
-        .map(|id| cpuid(plan.vcpu_count, id, maker.limit.as_ref()))
-        .collect();
-    let Engine {
-        vcpus,
-        local_apics,
-        wires,
-    } = (maker.make)(maker.kind, memory, cpuid.clone())?;
+    let engine = (maker.make)(maker.kind, memory, cpuid.clone())?;
     let bells = Arc::new(Bells::default());
+    let vcpus = &engine.vcpus;
     bells.set(vcpus.iter().map(|vcpu| Bell::new(vcpu.kicker())).collect());
     let monitors = Arc::new(held.crew.times().map(VcpuMonitor::new).collect());
     Ok(Vcpus {
-        vcpus,
+        engine,
         cpuid,
         bells,
         monitors,
-        local_apics,
-        wires,
     })
 }
 
@@ -291,6 +380,16 @@ pub(crate) fn sipi_state(page: Vector, time: &GuestTime) -> VcpuState {
     state.cs = Segment::real(u16::from(page) << 8, 0x9b);
     set_firmware_msrs(&mut state, time);
     state
+}
+
+/// A generation that no machine had before.
+pub(super) fn fresh_generation() -> Generation {
+    let mut bytes = [0; 16];
+    // So few bytes come at once or, on a host that has no random numbers at all, not (getrandom(2)).
+    if getrandom(&mut bytes[..], GetRandomFlags::empty()).is_err() {
+        tracing::warn!("this host has no random bytes: the guest is not told that it is another machine");
+    }
+    Generation(bytes)
 }
 
 /// The MSRs that firmware sets on every processor before it hands over, and the guest's own time.

@@ -13,6 +13,7 @@ use vcpu::EngineError;
 use crate::attach::AttachError;
 use crate::boot::{self, Image, ImageError, LoadedKernel, Module};
 use crate::engine::EngineKind;
+use crate::life::saved::SavedError;
 use crate::limits::Limits;
 use crate::plan::{ImagePlan, VmPlan};
 use crate::report::footprint::Footprint;
@@ -47,6 +48,9 @@ pub enum BuildError {
     /// What a device stands on could not be opened.
     #[error("cannot give the VM its devices")]
     Attach(#[source] AttachError),
+    /// What was saved of the guest cannot be gone on from.
+    #[error("the guest cannot go on from its snapshot")]
+    Saved(#[source] SavedError),
     /// A limit on what the host may hold cannot be kept here.
     #[error("cannot page guest memory")]
     Paging(#[source] StartError),
@@ -57,13 +61,18 @@ impl BuildError {
     pub fn help(&self) -> Option<&'static str> {
         match self {
             BuildError::Attach(error) => error.help(),
+            BuildError::Saved(error) => error.help(),
             _ => None,
         }
     }
 
     /// Whether what the user named is to blame, and not the host.
     pub fn is_bad_input(&self) -> bool {
-        matches!(self, BuildError::Attach(error) if error.is_bad_input())
+        match self {
+            BuildError::Attach(error) => error.is_bad_input(),
+            BuildError::Saved(_) => true,
+            _ => false,
+        }
     }
 }
 
@@ -72,7 +81,7 @@ pub(crate) struct Held {
     /// Where guest memory lies, emptied for each life.
     pub(crate) memory: Arc<MemoryFile>,
     pub(crate) kernel: Arc<LoadedKernel>,
-    pub(crate) modules: Vec<Module>,
+    pub(crate) modules: Arc<Vec<Module>>,
     /// The vCPUs' threads.
     pub(crate) crew: Crew,
     /// Who does things for them.
@@ -102,7 +111,7 @@ impl Held {
         Ok(Held {
             memory: Arc::new(memory_file(plan).map_err(BuildError::Memory)?),
             kernel: Arc::new(LoadedKernel::new(image(&plan.kernel, kernel)?)),
-            modules,
+            modules: Arc::new(modules),
             crew: Crew::new(plan.vcpu_count, vcpu_kind(plan)).map_err(BuildError::Thread)?,
             helper: Arc::new(Helper::new().map_err(BuildError::Thread)?),
             footprint: Arc::new(Footprint::open()),

@@ -9,7 +9,9 @@
 mod assemble;
 pub(crate) mod held;
 mod msr;
+pub(crate) mod restored;
 mod room;
+pub(crate) mod saved;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,8 +39,9 @@ use crate::threads::quota::Quota;
 use crate::threads::time::GuestTime;
 #[cfg(test)]
 pub(crate) use assemble::MakeVcpus;
-pub(crate) use assemble::{AssemblyError, VcpuMaker, sipi_state};
+pub(crate) use assemble::{AssemblyError, Begin, VcpuMaker, sipi_state};
 pub(crate) use room::{Room, Visit};
+pub(crate) use saved::Ready;
 
 /// Why a life is over.
 #[derive(Clone, PartialEq, Eq, Debug)]

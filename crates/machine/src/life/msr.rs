@@ -36,6 +36,7 @@ const LOG_EVERY: Duration = Duration::from_secs(1);
 
 /// Memory types and switches that a guest wrote; they are kept and do nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct MsrState {
     mtrr_variable: [u64; 16],
     mtrr_fixed: [u64; 11],

@@ -50,6 +50,31 @@ pub enum OnReset {
     End,
 }
 
+/// From when a guest's time goes on that is brought back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ResumeClock {
+    /// From now: what has passed on the host has passed in the guest.
+    #[default]
+    Host,
+    /// From the moment of the snapshot.
+    Frozen,
+}
+
+/// What a VM's first life goes on from, instead of a start.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RestorePlan {
+    /// The file of vCPUs, board and clock.
+    #[serde(with = "api::host_path")]
+    pub state: PathBuf,
+    /// The file of guest memory.
+    #[serde(with = "api::host_path")]
+    pub memory: PathBuf,
+    /// From when its time goes on.
+    pub clock: ResumeClock,
+}
+
 /// An image file to be loaded.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -108,6 +133,8 @@ pub struct VmPlan {
     pub paging: PagingPlan,
     /// What it may use per second.
     pub rates: Rates,
+    /// What its first life goes on from; none for a VM that starts.
+    pub restore: Option<RestorePlan>,
 }
 
 /// Gathers complaints, so that a check can go on after one.
@@ -238,6 +265,7 @@ fn judge(
         vsock: vsock?,
         paging: paging??,
         rates: spec.rates(),
+        restore: None,
     })
 }
 

@@ -269,6 +269,7 @@ pub(crate) fn pager(metrics: &mut Metrics, books: &Books) {
         limit_bytes,
         resident_bytes,
         out_bytes,
+        base_bytes,
         zero_bytes,
         store,
         store_memory_budget,
@@ -288,6 +289,8 @@ pub(crate) fn pager(metrics: &mut Metrics, books: &Books) {
     metrics.bytes("paging_resident_bytes", help, &[], *resident_bytes);
     let help = "Guest memory that is in the store.";
     metrics.bytes("paging_out_bytes", help, &[], *out_bytes);
+    let help = "Guest memory that lies in the snapshot that the guest was brought back from, not used since.";
+    metrics.bytes("paging_snapshot_bytes", help, &[], *base_bytes);
     let help = "Guest memory that was put away as zeros, for which nothing is stored.";
     metrics.bytes("paging_zero_bytes", help, &[], *zero_bytes);
     let help = "Memory that the store of pages may take.";
@@ -410,6 +413,7 @@ mod tests {
             limit_bytes: Some(1),
             resident_bytes: 1,
             out_bytes: 1,
+            base_bytes: 0,
             zero_bytes: 0,
             store: StoreTotals::default(),
             store_memory_budget: 1,

@@ -5,7 +5,7 @@
 //! [`MachineControl::next`]; how, stands here.
 
 use crate::control::{MachineControl, Phase, Step};
-use crate::life::{End, Life, VcpuMaker};
+use crate::life::{End, Life, VcpuMaker, saved};
 use crate::run::switch;
 use crate::threads::bell::Bell;
 
@@ -47,6 +47,7 @@ pub(crate) fn attend(life: &Life, control: &MachineControl, maker: &VcpuMaker) {
                 let switched = switch::switch(life, before, kind, maker, control.paging());
                 control.switched(kind, ticket, switched);
             }
+            Step::Save(ticket) => control.saved(ticket, saved::take(life)),
             Step::PressPower => {
                 visit(life, true);
                 control.pressed();
@@ -94,7 +95,7 @@ fn hold(life: &Life) {
 }
 
 /// Has time go on, then the threads.
-fn go_on(life: &Life) {
+pub(super) fn go_on(life: &Life) {
     life.time.thaw();
     life.gate.open();
 }

@@ -11,15 +11,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, mpsc};
 
 use thiserror::Error;
-use vcpu::{EngineError, Vcpu};
+use vcpu::EngineError;
 
 use crate::control::{MachineControl, Phase};
 use crate::life::held::BuildError;
-use crate::life::{End, Life};
+use crate::life::{Begin, End, Life, Ready};
 use crate::outcome::ending::{Ending, StopCause};
 use crate::plan::{OnReset, VmPlan};
 use crate::run::accounts::Accounts;
-use crate::run::attendant::attend;
+use crate::run::attendant::{attend, go_on};
 use crate::run::outside::Outside;
 use crate::run::vcpu_thread::{self, VcpuAccount};
 
@@ -52,7 +52,7 @@ pub(crate) fn live(
     plan: VmPlan,
     control: MachineControl,
     mut outside: Outside,
-    first: (Life, Vec<Box<dyn Vcpu>>),
+    first: (Life, Vec<Ready>),
     mut accounts: Accounts,
 ) -> Result<Lived, MachineError> {
     let (sender, receiver) = mpsc::channel();
@@ -87,7 +87,7 @@ fn run_lives(
     plan: &VmPlan,
     control: &MachineControl,
     outside: &mut Outside,
-    first: (Life, Vec<Box<dyn Vcpu>>),
+    first: (Life, Vec<Ready>),
     accounts: &mut Accounts,
 ) -> Result<Ending, MachineError> {
     let (life, mut vcpus) = first;
@@ -110,7 +110,7 @@ fn run_lives(
         outside.paging.end();
         // It goes on where the last one was.
         outside.maker.kind = control.engine();
-        let next = outside.assemble(plan).map_err(MachineError::Reboot)?;
+        let next = outside.assemble(plan, Begin::Boot).map_err(MachineError::Reboot)?;
         (life, vcpus) = (Arc::new(next.0), next.1);
     }
 }
@@ -129,7 +129,7 @@ impl Drop for EndOnDrop {
 /// Runs one life: the thread of each vCPU runs that, and this one attends.
 fn run_life(
     life: &Arc<Life>,
-    vcpus: Vec<Box<dyn Vcpu>>,
+    vcpus: Vec<Ready>,
     control: &MachineControl,
     outside: &Outside,
     accounts: &mut Accounts,
@@ -150,6 +150,8 @@ fn run_life(
         running.push(outside.held.crew.start(vcpu_id, work));
     }
     control.reached(Phase::Running);
+    // One that goes on from a snapshot stands still until here.
+    go_on(life);
     attend(life, control, &outside.maker);
     let results: Vec<Result<VcpuAccount, MachineError>> = running.into_iter().map(join).collect();
     accounts.add(results.into_iter().collect::<Result<_, _>>()?);

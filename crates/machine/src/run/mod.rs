@@ -4,5 +4,5 @@ pub(crate) mod accounts;
 mod attendant;
 pub(crate) mod lives;
 pub(crate) mod outside;
-mod switch;
+pub(crate) mod switch;
 mod vcpu_thread;

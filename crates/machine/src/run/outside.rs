@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use mem::GuestMemory;
-use vcpu::Vcpu;
-
+use paging::Base;
 use crate::attach::Attachment;
 use crate::console::ConsoleInput;
 use crate::console::output::Output;
 use crate::control::MachineControl;
 use crate::life::held::{BuildError, Held, image_error};
-use crate::life::{AssemblyError, Life, VcpuMaker};
+use crate::life::{AssemblyError, Begin, Life, Ready, VcpuMaker};
 use crate::paging::Paging;
 use crate::plan::VmPlan;
 
@@ -26,20 +25,22 @@ pub(crate) struct Outside {
 }
 
 impl Outside {
-    /// The next life.
+    /// The next life, which begins as a guest that starts does, or goes on from a snapshot.
     pub(crate) fn assemble(
         &mut self,
         plan: &VmPlan,
-    ) -> Result<(Life, Vec<Box<dyn Vcpu>>), BuildError> {
+        begin: Begin,
+    ) -> Result<(Life, Vec<Ready>), BuildError> {
         let input = self.input.clone();
         let output = self.output.clone();
         let kind = self.maker.kind;
-        let begin_paging = |memory: &Arc<GuestMemory>| {
+        let begin_paging = |memory: &Arc<GuestMemory>, base: Option<&Arc<dyn Base>>| {
             let control = self.control.clone();
             self.paging.begin(
                 &plan.name,
                 kind,
                 memory,
+                base,
                 Arc::new(move || control.paging_changed()),
             )
         };
@@ -48,6 +49,7 @@ impl Outside {
         let assembled = Life::assemble(
             plan,
             &self.held,
+            begin,
             input,
             output,
             attachments,
@@ -62,6 +64,7 @@ impl Outside {
             AssemblyError::Image(source) => image_error(&plan.kernel, source),
             AssemblyError::Attach(source) => BuildError::Attach(source),
             AssemblyError::Paging(source) => BuildError::Paging(source),
+            AssemblyError::Saved(source) => BuildError::Saved(source),
             AssemblyError::Engine(source) => BuildError::Engine {
                 kind: self.maker.kind,
                 source,

@@ -16,6 +16,7 @@ use crate::life::{Life, VcpuMaker, sipi_state};
 use crate::outcome::refusal::SwitchError;
 use crate::outcome::rest::Rest;
 use crate::paging::Paging;
+use crate::threads::time::GuestTime;
 use crate::threads::exchange::Table;
 
 /// Moves the guest of `life`, which is paused, from the engine `before` to the engine `kind`.
@@ -41,29 +42,34 @@ fn take_over(life: &Life, kind: EngineKind, maker: &VcpuMaker) -> Result<(), Swi
     if kind == EngineKind::Kvm {
         check_features(life, maker.limit.as_ref())?;
     }
-    let count = life.cpuid.len();
-    let is_over = || life.is_over();
-    let states = match life.exchange.put(
-        Table::States((0..count).map(|_| None).collect()),
-        &life.gate,
-        is_over,
-    ) {
-        Some(Table::States(states)) => states.into_iter().flatten().collect::<Vec<_>>(),
-        _ if life.is_over() => return Err(SwitchError::Ended),
-        _ => return Err(SwitchError::TimedOut),
-    };
+    let states = states(life)?;
     let refused = |source| SwitchError::Engine { kind, source };
     let mut engine = (maker.make)(kind, &life.memory, life.cpuid.clone()).map_err(refused)?;
     // First only to see whether they are taken: what follows cannot be undone.
     set_all(&mut engine, &states).map_err(refused)?;
-    let rests = hand_over(life, &mut engine, states).map_err(refused)?;
+    let rests = hand_over(&mut life.room().board, &life.time, &mut engine, states);
+    let rests = rests.map_err(refused)?;
     for (bell, vcpu) in life.bells.all().iter().zip(&engine.vcpus) {
         bell.set_kicker(vcpu.kicker());
     }
     let vcpus = engine.vcpus.into_iter().zip(rests).map(Some).collect();
-    match life.exchange.put(Table::Vcpus(vcpus), &life.gate, is_over) {
+    match life.exchange.put(Table::Vcpus(vcpus), &life.gate, || life.is_over()) {
         Some(_) => Ok(()),
         None => Err(SwitchError::Ended),
+    }
+}
+
+/// The state of each vCPU of `life`, which is paused.
+pub(crate) fn states(life: &Life) -> Result<Vec<VcpuState>, SwitchError> {
+    let empty = (0..life.cpuid.len()).map(|_| None).collect();
+    let is_over = || life.is_over();
+    match life
+        .exchange
+        .put(Table::States(empty), &life.gate, is_over)
+    {
+        Some(Table::States(states)) => Ok(states.into_iter().flatten().collect()),
+        _ if life.is_over() => Err(SwitchError::Ended),
+        _ => Err(SwitchError::TimedOut),
     }
 }
 
@@ -93,17 +99,16 @@ fn set_all(engine: &mut Engine, states: &[VcpuState]) -> Result<(), EngineError>
 }
 
 /// Carries the local APICs between engine and board, and gives the vCPUs their final states.
-fn hand_over(
-    life: &Life,
+pub(crate) fn hand_over(
+    board: &mut Board,
+    time: &GuestTime,
     engine: &mut Engine,
     mut states: Vec<VcpuState>,
 ) -> Result<Vec<Rest>, EngineError> {
-    let mut room = life.room();
-    let board = &mut room.board;
-    let now = life.time.now();
+    let now = time.now();
     for (vcpu_id, state) in (0..).zip(&mut states) {
         if state.local_apic.is_none() {
-            take_signals(board, vcpu_id, state, life);
+            take_signals(board, vcpu_id, state, time);
             state.local_apic = board.apic_state(vcpu_id, now);
         }
         if let Some(apic) = &state.local_apic {
@@ -124,11 +129,11 @@ fn hand_over(
 }
 
 /// Signals that wait in the board's APIC and are not among its registers.
-fn take_signals(board: &mut Board, vcpu_id: u32, state: &mut VcpuState, life: &Life) {
+fn take_signals(board: &mut Board, vcpu_id: u32, state: &mut VcpuState, time: &GuestTime) {
     while let Some(startup) = board.take_startup(vcpu_id) {
         match startup {
             Startup::Init => state.waits_for_sipi = true,
-            Startup::Sipi(page) if state.waits_for_sipi => *state = sipi_state(page, &life.time),
+            Startup::Sipi(page) if state.waits_for_sipi => *state = sipi_state(page, time),
             Startup::Sipi(_) => {}
         }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use devices::{Board, Startup};
 use vcpu::{EngineError, EngineStatistics, Exit, Injection, Reply, Vcpu};
 
-use crate::life::{End, Life, Room, sipi_state};
+use crate::life::{End, Life, Ready, Room, sipi_state};
 use crate::outcome::crash::{Crash, CrashCause};
 use crate::outcome::ending::Ending;
 use crate::outcome::exits::{ExitCounts, ExitKind};
@@ -51,11 +51,8 @@ struct VcpuThread<'a> {
 pub(crate) fn run(
     life: &Life,
     vcpu_id: u32,
-    vcpu: Box<dyn Vcpu>,
+    (vcpu, rest): Ready,
 ) -> Result<VcpuAccount, EngineError> {
-    // An engine with local APICs knows itself which vCPUs wait.
-    let runs = vcpu_id == 0 || vcpu.has_local_apic();
-    let rest = if runs { Rest::None } else { Rest::WaitsForSipi };
     let monitor = &life.monitors[vcpu_id as usize];
     let monitors = Arc::clone(&life.monitors);
     let helper = life.threads.helper();

@@ -65,6 +65,11 @@ pub(super) fn serve(shared: &Arc<Shared>, stream: UnixStream, place: &Place) {
                 return probes::serve(shared, &stream, life, points);
             }
             Command::Rest => return rest(shared, &stream, lines.into_rest()),
+            Command::State => {
+                if !observe::state(shared, &stream) {
+                    return;
+                }
+            }
             Command::View => {
                 if !observe::view(shared, &stream) {
                     return;
@@ -111,6 +116,7 @@ fn what(command: &Command) -> &'static str {
         }
         Command::Probe { .. } => "what the guest's kernel does",
         Command::Registers => "the guest's registers",
+        Command::State => "all that the guest is",
         Command::Books => "the host's books",
     }
 }
@@ -172,6 +178,7 @@ fn perform(shared: &Shared, command: Command) -> Outcome {
         | Command::Wait
         | Command::Rest
         | Command::View
+        | Command::State
         | Command::Probe { .. } => {
             unreachable!("these need the connection itself")
         }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -11,10 +12,15 @@ use api::{
     SlotView,
 };
 use devices::virtio::balloon::BalloonReading;
+use host::MemFd;
 use paging::Books;
+use serde::Serialize;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
+use crate::boot::Image;
 use crate::control::Phase;
+use crate::life::saved::LifeState;
+use crate::plan::VmPlan;
 use crate::server::Shared;
 use crate::server::lines::{line, refusal, reply, send_rest};
 use crate::server::paging::{in_bytes, in_bytes_a_second, paging_book, places};
@@ -23,6 +29,12 @@ use crate::threads::observe::Observed;
 /// How long vCPUs may take to show their registers: guest code that is being translated comes out within
 /// milliseconds, but the host may have much else to do.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
+
+/// How long a guest's threads may take to come to rest and say what they are.
+const STATE_TIME: Duration = Duration::from_secs(25);
+
+/// Descriptors that are sent at once: more than a VM has modules.
+const FILES_MAX: usize = 128;
 
 /// No life is there to be shown.
 fn nothing_to_show() -> Outcome {
@@ -81,6 +93,60 @@ pub(super) fn view(shared: &Shared, stream: &UnixStream) -> bool {
     send_with(stream, Outcome::View { view }, &files).is_ok()
 }
 
+/// Sends what the guest is apart from its memory, and what it stands on; whether the client took it. The guest should rest
+/// for the client, which alone makes it of one moment with its memory.
+pub(super) fn state(shared: &Shared, stream: &UnixStream) -> bool {
+    let Some(observed) = shared.control.observed() else {
+        return reply(stream, nothing_to_show());
+    };
+    let state = match shared.control.save(STATE_TIME) {
+        Ok(state) => state,
+        Err(error) => {
+            let why = ::paging::with_causes(&error);
+            return reply(stream, refusal(RefusalCode::WrongState, why));
+        }
+    };
+    let ground = shared.control.ground();
+    let text = serde_json::to_vec(&StateText {
+        plan: &ground.plan,
+        disks: &ground.disks,
+        state: &state,
+    });
+    let written = text.map_err(io::Error::from).and_then(|text| sealed(&text));
+    let text = match written {
+        Ok(text) => text,
+        Err(error) => {
+            let why = format!("there is no memory for what the guest is: {error}");
+            return reply(stream, refusal(RefusalCode::WrongState, why));
+        }
+    };
+    let images = ground.modules.iter().map(|module| &module.image);
+    let files: Vec<BorrowedFd<'_>> = [text.file(), observed.kernel.image().file()]
+        .into_iter()
+        .chain(images.map(Image::file))
+        .take(FILES_MAX)
+        .map(File::as_fd)
+        .collect();
+    let life = observed.life;
+    send_with(stream, Outcome::State { life }, &files).is_ok()
+}
+
+/// What [`state`] sends first.
+#[derive(Serialize)]
+struct StateText<'a> {
+    plan: &'a VmPlan,
+    disks: &'a [(u64, u64)],
+    state: &'a LifeState,
+}
+
+/// Bytes in a memory file that nobody changes.
+fn sealed(bytes: &[u8]) -> io::Result<MemFd> {
+    let file = MemFd::sealable(c"mother-state", bytes.len() as u64)?;
+    file.file().write_all_at(bytes, 0)?;
+    file.seal()?;
+    Ok(file)
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -92,7 +158,7 @@ fn send_with(
     descriptors: &[BorrowedFd<'_>],
 ) -> io::Result<()> {
     let line = line(outcome);
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_MAX))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
         return Err(io::ErrorKind::InvalidInput.into());

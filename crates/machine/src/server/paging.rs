@@ -158,6 +158,7 @@ pub(super) fn places(books: &Books) -> Vec<Counter> {
         place("same_as_another", store.shared_pages),
         place("compressed_in_memory", store.memory_pages),
         place("in_file", store.file_pages),
+        place("in_snapshot", books.base_bytes / PAGE_BYTES),
     ];
     places.into_iter().filter(|place| place.value > 0).collect()
 }

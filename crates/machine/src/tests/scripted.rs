@@ -143,6 +143,7 @@ pub(crate) fn plan(kernel: &host::MemFd) -> VmPlan {
         console: ConsoleKind::Serial,
         jail: JailWish::Off,
         rates: api::Rates::default(),
+        restore: None,
         markers: Vec::new(),
         disks: Vec::new(),
         paging: PagingPlan {

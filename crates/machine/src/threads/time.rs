@@ -40,6 +40,18 @@ pub(crate) struct TimeState {
     now: Nanos,
 }
 
+impl TimeState {
+    /// Board time.
+    pub(crate) fn now(&self) -> Nanos {
+        self.now
+    }
+
+    /// So much later.
+    pub(crate) fn go_ahead(&mut self, nanos: u64) {
+        self.now = self.now.after(nanos);
+    }
+}
+
 impl Saved for GuestTime {
     type State = TimeState;
 

@@ -1,0 +1,76 @@
+//! What a snapshot says of the VM beside its state: what it was asked for, with files named by parts of the snapshot.
+
+use std::path::{Path, PathBuf};
+
+use api::{ResidentLimit, VmOrigin, VmSpec};
+use serde::{Deserialize, Serialize};
+
+/// What the manifest has as `spec`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Ground {
+    /// How the VM was started: words, folder, and what was asked for.
+    pub(super) words: Vec<String>,
+    #[serde(with = "api::host_path")]
+    pub(super) folder: PathBuf,
+    pub(super) asked: VmSpec,
+    /// What its machine is: kernel, initrd and the snapshot's own disks are names of parts.
+    pub(super) given: VmSpec,
+    /// The string of each module.
+    pub(super) strings: Vec<String>,
+    /// Whether the guest's kernel looks at the machine's generation, and makes its random numbers anew when that is another.
+    pub(super) reseeds: bool,
+}
+
+/// The part that is the kernel.
+pub(super) const KERNEL: &str = "kernel";
+
+/// The part that is the `n`th disk.
+pub(super) fn disk(n: usize) -> String {
+    format!("disk{n}")
+}
+
+/// What `origin` describes, as it is now: with this limit, and without what belongs to one host or one run.
+pub(super) fn of(
+    origin: &VmOrigin,
+    limit_bytes: Option<u64>,
+    strings: Vec<String>,
+    reseeds: bool,
+) -> Ground {
+    let mut given = origin.given.clone();
+    let absolute = |path: &mut PathBuf| *path = origin.folder.join(&*path);
+    for disk in &mut given.disks {
+        absolute(&mut disk.path);
+        disk.base.iter_mut().for_each(absolute);
+    }
+    given.page_file.iter_mut().for_each(absolute);
+    given.vsock.iter_mut().for_each(absolute);
+    // What these were is in the disks and the initrd.
+    given.image = None;
+    given.keep = None;
+    given.app = None;
+    given.include = Vec::new();
+    given.environment = Vec::new();
+    given.workdir = None;
+    given.words = Vec::new();
+    given.modules = Vec::new();
+    given.passt = None;
+    given.kernel = Some(KERNEL.into());
+    given.initrd = None;
+    given.resident_limit = limit_bytes.map(ResidentLimit::Bytes);
+    Ground {
+        words: origin.words.clone(),
+        folder: origin.folder.clone(),
+        asked: origin.asked.clone(),
+        given,
+        strings,
+        reseeds,
+    }
+}
+
+/// Whether `path` is a disk that was asked for, and not one that was made for a run.
+pub(super) fn is_users_own(origin: &VmOrigin, path: &Path) -> bool {
+    let is_it = |named: &Path| origin.folder.join(named) == path;
+    let is_image = origin.asked.image.as_deref().is_some_and(|word| is_it(Path::new(word)));
+    is_image || origin.asked.disks.iter().any(|disk| is_it(&disk.path))
+}

@@ -1,0 +1,284 @@
+//! Snapshots: a guest goes on where it was, with the memory, the clock and the disks it had, or is not brought back at all.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod common;
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use common::host::Host;
+use common::Ran;
+use serde_json::Value;
+
+/// How long anything may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A host with one default guest that has a shell.
+struct Scene {
+    host: Host,
+    asked: std::cell::Cell<u32>,
+}
+
+impl Scene {
+    fn with_guest(words: &[&str]) -> Option<Scene> {
+        let scene = Scene {
+            host: Host::with_guest()?,
+            asked: std::cell::Cell::new(0),
+        };
+        let usual = ["-d", "--name", "web", "--memory", "128M", "--engine", "soft"];
+        let ran = scene.host.mother.run(&[&usual, words].concat());
+        assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+        scene.until_logged("web", "guest:~#");
+        Some(scene)
+    }
+
+    fn call(&self, words: &[&str]) -> Ran {
+        self.host.call(words)
+    }
+
+    fn well(&self, words: &[&str]) -> String {
+        let ran = self.call(words);
+        assert_eq!(ran.status, Some(0), "{words:?}: {}{}", ran.stdout, ran.stderr);
+        ran.stdout
+    }
+
+    fn until_logged(&self, vm: &str, text: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let log = self.call(&["logs", vm]).stdout;
+            if log.contains(text) {
+                return log;
+            }
+            assert!(Instant::now() < deadline, "no {text:?} of {vm} in {log:?}");
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Types a command into the guest; what it printed.
+    fn ask(&self, vm: &str, command: &str) -> String {
+        let number = self.asked.get() + 1;
+        self.asked.set(number);
+        // What is typed is shown too, and must not look like the answer.
+        let line = format!("echo be''gin{number}; {command}; echo e''nd{number}\n");
+        let mut shell = self.host.mother.command(self.host.mother.program());
+        shell.args(["console", vm]).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = shell.stdin(Stdio::piped()).spawn().unwrap();
+        use std::io::Write;
+        child.stdin.take().unwrap().write_all(line.as_bytes()).unwrap();
+        child.wait().unwrap();
+        let log = self.until_logged(vm, &format!("end{number}\n"));
+        let from = log.find(&format!("begin{number}\n")).unwrap();
+        let begin = from + format!("begin{number}\n").len();
+        let end = log.find(&format!("end{number}\n")).unwrap();
+        log[begin..end].trim().to_owned()
+    }
+
+    fn snapshots(&self) -> PathBuf {
+        self.host.mother.vms().parent().unwrap().join("data/mother/snapshots")
+    }
+
+    fn names(&self) -> Vec<String> {
+        let list: Vec<Value> = serde_json::from_str(&self.well(&["ps", "--json"])).unwrap();
+        let name = |vm: &Value| vm["name"].as_str().unwrap().to_owned();
+        let mut names: Vec<String> = list.iter().map(name).collect();
+        names.sort();
+        names
+    }
+
+    /// The guest's wall clock is this host's, within two seconds.
+    fn check_clock(&self, vm: &str) {
+        let said: u64 = self.ask(vm, "date +%s").parse().unwrap();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        assert!(now.as_secs().abs_diff(said) <= 2, "{vm}: {said} and not {now:?}");
+    }
+}
+
+#[test]
+fn a_guest_that_is_suspended_goes_on_where_it_was() {
+    let Some(scene) = Scene::with_guest(&["--cpus", "2"]) else {
+        return;
+    };
+    // What only this boot knows: in the guest's memory and in its shell.
+    let nonce = scene.ask("web", "head -c 16 /dev/urandom | md5sum > /tmp/nonce; cat /tmp/nonce");
+    scene.ask("web", "here=$$; head -c 20000000 /dev/urandom > /tmp/much; md5sum < /tmp/much > /tmp/sum");
+    let before = scene.ask("web", "cat /proc/sys/kernel/random/boot_id; cut -d. -f1 /proc/uptime");
+    let processes = |vm: &str| -> Vec<Value> {
+        serde_json::from_str(&scene.well(&["ps", vm, "--json"])).unwrap()
+    };
+    let shown = processes("web").len();
+    scene.well(&["suspend", "web"]);
+    assert_eq!(scene.names(), Vec::<String>::new(), "it has ended");
+    thread::sleep(Duration::from_secs(3));
+    assert_eq!(scene.well(&["restore", "web"]), "web\n");
+    assert_eq!(processes("web").len(), shown, "the same guest is seen from outside");
+    assert_eq!(scene.ask("web", "cat /tmp/nonce"), nonce);
+    assert_eq!(scene.ask("web", "md5sum < /tmp/much | cmp - /tmp/sum && echo same"), "same");
+    assert_eq!(scene.ask("web", "[ $here = $$ ] && echo same shell"), "same shell");
+    scene.check_clock("web");
+    let after = scene.ask("web", "cat /proc/sys/kernel/random/boot_id; cut -d. -f1 /proc/uptime");
+    let words = |text: &str| -> (String, u64) {
+        let (boot, uptime) = text.split_once('\n').unwrap();
+        (boot.trim().to_owned(), uptime.trim().parse().unwrap())
+    };
+    let ((boot, earlier), (same, later)) = (words(&before), words(&after));
+    assert_eq!(boot, same, "it was not started anew");
+    assert!(later >= earlier + 3, "its time went on: {earlier} {later}");
+    let cpus = scene.ask("web", "grep -c ^processor /proc/cpuinfo; taskset 2 true && echo second");
+    assert!(cpus.starts_with('2'), "{cpus}");
+    // A reset boots what it booted before.
+    scene.ask("web", "(sleep 1; reboot -f) >/dev/null 2>&1 &");
+    let deadline = Instant::now() + PATIENCE;
+    while scene.host.ps("web")["reboots"] != 1 && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(100));
+    }
+    scene.until_logged("web", "Linux version");
+    assert_eq!(scene.call(&["truth", "web"]).status, Some(0));
+}
+
+#[test]
+fn a_clone_is_made_only_for_who_wishes_for_one() {
+    let Some(scene) = Scene::with_guest(&[]) else {
+        return;
+    };
+    scene.ask("web", "echo it is me > /tmp/who");
+    scene.well(&["snapshot", "web", "--to", "base"]);
+    assert_eq!(scene.ask("web", "cat /tmp/who"), "it is me", "it runs on");
+    let refused = scene.call(&["restore", "base", "--name", "other"]);
+    assert_eq!(refused.status, Some(2), "{}", refused.stderr);
+    assert!(refused.stderr.contains("--same-identity"), "{}", refused.stderr);
+    scene.well(&["restore", "base", "--name", "other", "--same-identity"]);
+    scene.ask("other", "echo I am another > /tmp/who");
+    assert_eq!(scene.ask("web", "cat /tmp/who"), "it is me", "they are apart");
+    // From one that was brought back itself, most of whose memory still is where it was.
+    scene.well(&["fork", "other", "--count", "2", "--name", "more", "--same-identity"]);
+    assert_eq!(scene.names(), ["more-1", "more-2", "other", "web"]);
+    for name in ["more-1", "more-2"] {
+        assert_eq!(scene.ask(name, "cat /tmp/who"), "I am another");
+        scene.check_clock(name);
+    }
+    let in_use = scene.call(&["snapshots", "rm", "base"]);
+    assert_ne!(in_use.status, Some(0), "{}", in_use.stdout);
+    scene.well(&["kill", "other"]);
+    scene.well(&["snapshots", "rm", "base"]);
+    assert_eq!(scene.ask("more-1", "cat /tmp/who"), "I am another");
+}
+
+#[test]
+fn a_limited_guest_comes_back_limited_and_whole() {
+    let Some(scene) = Scene::with_guest(&["--resident-limit", "40M"]) else {
+        return;
+    };
+    scene.ask("web", "head -c 50000000 /dev/urandom > /tmp/much; md5sum < /tmp/much > /tmp/sum");
+    scene.well(&["suspend", "web"]);
+    scene.well(&["restore", "web"]);
+    let check = |scene: &Scene| {
+        let list: Value = serde_json::from_str(&scene.well(&["inspect", "web", "--json"])).unwrap();
+        let memory = list.pointer("/books/memory").or(list.pointer("/0/books/memory")).unwrap();
+        let resident = memory["resident_bytes"].as_u64().unwrap();
+        assert!(resident <= 41 << 20, "{resident}");
+    };
+    check(&scene);
+    assert_eq!(scene.ask("web", "md5sum < /tmp/much | cmp - /tmp/sum && echo same"), "same");
+    check(&scene);
+}
+
+#[test]
+fn a_disk_goes_with_its_memory_or_the_snapshot_is_refused() {
+    let Some(scene) = Scene::with_guest(&[]) else {
+        return;
+    };
+    scene.well(&["kill", "web"]);
+    let disk = scene.host.folder().join("disk.raw");
+    File::create(&disk).unwrap().set_len(64 << 20).unwrap();
+    let usual = ["-d", "--name", "db", "--memory", "128M", "--engine", "soft", "--disk", "disk.raw"];
+    let ran = scene.host.mother.run(&usual);
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    scene.until_logged("db", "guest:~#");
+    scene.ask("db", "echo before > /dev/vda; sync");
+    // Held by nothing but the guest's memory.
+    scene.ask("db", "echo pending | dd of=/dev/vda seek=8 conv=notrunc 2>/dev/null");
+    scene.well(&["suspend", "db"]);
+    scene.well(&["restore", "db"]);
+    assert_eq!(scene.ask("db", "head -c 6 /dev/vda"), "before");
+    scene.ask("db", "sync");
+    let mut bytes = [0; 7];
+    File::open(&disk).unwrap().read_exact_at(&mut bytes, 4096).unwrap();
+    assert_eq!(&bytes, b"pending");
+    // Without asking, a disk of the user's own is copied by nobody; a file system that shares copies does it at once.
+    let taken = scene.call(&["snapshot", "db", "--to", "shared"]);
+    if taken.status != Some(0) {
+        assert!(taken.stderr.contains("--copy-disks"), "{}", taken.stderr);
+        scene.well(&["snapshot", "db", "--to", "shared", "--copy-disks"]);
+    }
+    scene.ask("db", "echo behind > /dev/vda; sync");
+    scene.well(&["restore", "shared", "--name", "old", "--same-identity"]);
+    assert_eq!(scene.ask("old", "head -c 6 /dev/vda"), "before");
+    scene.ask("old", "echo mine > /dev/vda; sync");
+    assert_eq!(scene.ask("db", "head -c 6 /dev/vda"), "behind", "they are apart");
+    // A disk that somebody has written meanwhile is another one than the guest has in mind.
+    scene.well(&["suspend", "db", "--to", "late"]);
+    thread::sleep(Duration::from_millis(20));
+    File::options().write(true).open(&disk).unwrap().write_all_at(b"x", 1 << 20).unwrap();
+    let refused = scene.call(&["restore", "late"]);
+    assert_eq!(refused.status, Some(2), "{}", refused.stderr);
+    assert!(refused.stderr.contains("disk.raw has been written"), "{}", refused.stderr);
+}
+
+#[test]
+fn a_damaged_snapshot_is_refused_and_nothing_is_lost() {
+    let Some(scene) = Scene::with_guest(&[]) else {
+        return;
+    };
+    scene.well(&["suspend", "web"]);
+    let folder = scene.snapshots().join("web");
+    let check = |part: &str, change: &dyn Fn(&mut Vec<u8>), expected: &str| {
+        let path = folder.join(part);
+        let whole = fs::read(&path).unwrap();
+        let mut damaged = whole.clone();
+        change(&mut damaged);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, damaged).unwrap();
+        let refused = scene.call(&["restore", "web"]);
+        assert_eq!(refused.status, Some(2), "{part}: {}{}", refused.stdout, refused.stderr);
+        assert!(refused.stderr.contains(expected), "{part}: {}", refused.stderr);
+        assert!(scene.names().is_empty(), "{part}");
+        fs::write(&path, whole).unwrap();
+    };
+    check("state", &|bytes| bytes[40] ^= 1, "state");
+    check("state", &|bytes| bytes.truncate(100), "state");
+    check("memory", &|bytes| bytes.truncate(9000), "memory");
+    check("memory", &|bytes| bytes[0] ^= 1, "memory");
+    check("kernel", &|bytes| bytes[5000] ^= 1, "kernel");
+    check("snapshot.json", &|bytes| bytes.truncate(20), "snapshot.json");
+    scene.well(&["restore", "web"]);
+    assert_eq!(scene.ask("web", "echo still here"), "still here");
+}
+
+#[test]
+fn who_takes_a_snapshot_can_die_and_the_guest_goes_on() {
+    let Some(scene) = Scene::with_guest(&[]) else {
+        return;
+    };
+    scene.ask("web", "head -c 60000000 /dev/urandom > /tmp/much");
+    for wait in [20, 60, 120, 250] {
+        let mut command = Command::new(scene.host.mother.program());
+        command.args(["snapshot", "web", "--to", "never"]);
+        command.env("XDG_RUNTIME_DIR", scene.host.mother.vms().parent().unwrap());
+        command.env("XDG_DATA_HOME", scene.host.mother.vms().parent().unwrap().join("data"));
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        thread::sleep(Duration::from_millis(wait));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(scene.ask("web", "echo on"), "on", "after {wait} ms");
+        if scene.snapshots().join("never").exists() {
+            scene.well(&["snapshots", "verify", "never"]);
+            scene.well(&["snapshots", "rm", "never"]);
+        }
+    }
+    scene.well(&["snapshot", "web", "--to", "never"]);
+}

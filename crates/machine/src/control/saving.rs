@@ -1,0 +1,45 @@
+//! Asking for the guest's state: what vCPUs and board are, as whoever takes a snapshot writes it down.
+
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use crate::boot::Module;
+use crate::control::MachineControl;
+use crate::control::requests::Request;
+use crate::life::saved::LifeState;
+use crate::outcome::refusal::SwitchError;
+use crate::plan::VmPlan;
+
+/// What a VM stands on in all its lives, for who wants to have it stand on the same elsewhere.
+pub(crate) struct Ground {
+    /// What it was built from.
+    pub(crate) plan: VmPlan,
+    /// What a reset loads beside the kernel.
+    pub(crate) modules: Arc<Vec<Module>>,
+    /// Device and inode of each disk's file: the path may be another's by now.
+    pub(crate) disks: Vec<(u64, u64)>,
+}
+
+impl MachineControl {
+    /// The state of board and vCPUs. The guest rests for it, and is as before then: whoever wants it to be of one moment
+    /// with something else has it [rest](MachineControl::rest) meanwhile.
+    pub(crate) fn save(&self, patience: Duration) -> Result<LifeState, SwitchError> {
+        let (answer, answers) = mpsc::channel();
+        let ticket = self.note(Request::Save(answer));
+        let done = answers.recv_timeout(patience).unwrap_or_else(|_| {
+            self.change(|requests, state, _| requests.take_back(ticket, state));
+            // The answer may have come just before.
+            answers.try_recv().unwrap_or(Err(SwitchError::TimedOut))
+        });
+        let mut saved = self.0.saved.lock();
+        let place = saved.iter().position(|(of, _)| *of == ticket);
+        let state = place.map(|place| saved.swap_remove(place).1);
+        done?;
+        Ok(state.expect("a state that was taken lies there until it is fetched"))
+    }
+
+    /// What the VM stands on.
+    pub(crate) fn ground(&self) -> &Ground {
+        &self.0.ground
+    }
+}

@@ -1,0 +1,157 @@
+//! What a life goes on from: a snapshot's two files, read here for the first time.
+
+use std::fs::File;
+use std::io::Read;
+use std::sync::Arc;
+
+use devices::{Board, Saved};
+use mem::GuestMemory;
+use paging::{Base, BaseError, CHUNK_BYTES, CHUNK_PAGES, PAGE_BYTES};
+use snapshot::MemoryReader;
+use vcpu::Engine;
+use x86::{CpuidTable, Gpa};
+
+use crate::life::assemble::{Begun, fresh_generation};
+use crate::life::msr::MachineMsrs;
+use crate::life::saved::{GiveError, LifeState, SavedError};
+use crate::plan::ResumeClock;
+use crate::threads::time::GuestTime;
+
+/// The longest packed state that is read: a hundred times that of sixteen vCPUs.
+const STATE_BYTES_MAX: u64 = 64 << 20;
+
+/// The files of a snapshot, opened.
+#[derive(Debug)]
+pub(crate) struct SavedFiles {
+    /// vCPUs, board and clock.
+    pub state: File,
+    /// Guest memory.
+    pub memory: File,
+}
+
+/// See the module.
+pub(crate) struct Restored {
+    state: LifeState,
+    base: Arc<dyn Base>,
+    clock: ResumeClock,
+}
+
+/// A snapshot's memory, as the pager wants it.
+#[derive(Debug)]
+struct SnapshotBase(MemoryReader);
+
+impl Base for SnapshotBase {
+    fn stored(&self, chunk: u64) -> u16 {
+        self.0.stored(chunk)
+    }
+
+    fn read(&self, chunk: u64, bytes: &mut [u8; CHUNK_BYTES]) -> Result<(), BaseError> {
+        let rest = (self.0.page_count() - chunk * CHUNK_PAGES) * PAGE_BYTES;
+        let len = CHUNK_BYTES.min(rest as usize);
+        let damaged = |error| BaseError::Damaged(paging::with_causes(&error));
+        self.0.read(chunk, &mut bytes[..len]).map_err(damaged)
+    }
+}
+
+/// The state as it was written before it was packed.
+fn state_text(file: File) -> Result<Vec<u8>, SavedError> {
+    let unread = |error: &dyn std::error::Error| SavedError::Read(paging::with_causes(error));
+    let mut packed = Vec::new();
+    let mut bounded = file.take(STATE_BYTES_MAX);
+    let read = bounded.read_to_end(&mut packed);
+    read.map_err(|error| unread(&error))?;
+    snapshot::unpack("state", &packed).map_err(|error| unread(&error))
+}
+
+impl Restored {
+    /// Reads what was saved of a machine with so much memory.
+    pub(crate) fn read(
+        files: SavedFiles,
+        memory_bytes: u64,
+        clock: ResumeClock,
+    ) -> Result<Restored, SavedError> {
+        let text = state_text(files.state)?;
+        let reader = MemoryReader::open(files.memory, memory_bytes / PAGE_BYTES)
+            .map_err(|error| SavedError::Memory(paging::with_causes(&error)))?;
+        Ok(Restored {
+            state: LifeState::parse(&text)?,
+            base: Arc::new(SnapshotBase(reader)),
+            clock,
+        })
+    }
+
+    /// The time that goes on.
+    pub(super) fn time(&self) -> Result<GuestTime, SavedError> {
+        self.state.time(self.clock)
+    }
+
+    /// What each vCPU's CPUID shows, if a host that offers this has it all.
+    pub(super) fn cpuid(&self, offered: &[CpuidTable]) -> Result<&[CpuidTable], SavedError> {
+        self.state.check_features(offered)?;
+        Ok(self.state.cpuid())
+    }
+
+    /// Where memory lies.
+    pub(super) fn base(&self) -> &Arc<dyn Base> {
+        &self.base
+    }
+
+    /// Copies all of it into `memory`, where it cannot be brought page by page.
+    pub(super) fn fill(&self, memory: &GuestMemory) -> Result<(), SavedError> {
+        let failed = |what: String| SavedError::Memory(what);
+        let mut bytes = Box::new([0; CHUNK_BYTES]);
+        for slot in memory.slots().as_slice() {
+            let first = slot.file_offset / PAGE_BYTES;
+            let last = (slot.file_offset + slot.len_bytes) / PAGE_BYTES;
+            let mut page = first;
+            while page < last {
+                let chunk = page / CHUNK_PAGES;
+                let end = ((chunk + 1) * CHUNK_PAGES).min(last);
+                if self.base.stored(chunk) != 0 {
+                    let read = self.base.read(chunk, &mut bytes);
+                    read.map_err(|error| failed(paging::with_causes(&error)))?;
+                    self.place(memory, slot, page..end, &bytes)?;
+                }
+                page = end;
+            }
+        }
+        Ok(())
+    }
+
+    fn place(
+        &self,
+        memory: &GuestMemory,
+        slot: &mem::Memslot,
+        pages: std::ops::Range<u64>,
+        bytes: &[u8; CHUNK_BYTES],
+    ) -> Result<(), SavedError> {
+        let stored = self.base.stored(pages.start / CHUNK_PAGES);
+        for page in pages {
+            let within = page % CHUNK_PAGES;
+            if stored >> within & 1 == 0 {
+                continue;
+            }
+            let gpa = Gpa(slot.gpa.0 + page * PAGE_BYTES - slot.file_offset);
+            let at = (within * PAGE_BYTES) as usize;
+            memory
+                .write(gpa, &bytes[at..at + PAGE_BYTES as usize])
+                .map_err(|error| SavedError::Memory(error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Has board and vCPUs be what was saved.
+    pub(super) fn give(
+        self,
+        board: &mut Board,
+        engine: &mut Engine,
+        time: &GuestTime,
+    ) -> Result<Begun, GiveError> {
+        let (rests, state, typed) = self.state.give(board, engine, time)?;
+        let mut msrs = MachineMsrs::default();
+        msrs.restore(state).map_err(SavedError::from)?;
+        // Before any of its vCPUs runs: another machine may have gone on from here.
+        board.begin_generation(time.now(), &fresh_generation());
+        Ok(Begun { rests, msrs, typed })
+    }
+}
