@@ -5,6 +5,7 @@
 mod common;
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -65,12 +66,7 @@ impl Scene {
         self.asked.set(number);
         // What is typed is shown too, and must not look like the answer.
         let line = format!("echo be''gin{number}; {command}; echo e''nd{number}\n");
-        let mut shell = self.host.mother.command(self.host.mother.program());
-        shell.args(["console", vm]).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut child = shell.stdin(Stdio::piped()).spawn().unwrap();
-        use std::io::Write;
-        child.stdin.take().unwrap().write_all(line.as_bytes()).unwrap();
-        child.wait().unwrap();
+        self.host.attach(vm).write_all(line.as_bytes()).unwrap();
         let log = self.until_logged(vm, &format!("end{number}\n"));
         let from = log.find(&format!("begin{number}\n")).unwrap();
         let begin = from + format!("begin{number}\n").len();

@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 /// Time goes on.
 const NOT_FROZEN: u64 = u64::MAX;
 
+/// Frequencies are the same that differ by less than one in so many.
+const SAME_FREQUENCY: u64 = 1000;
+
 /// Converts between the host's time and the guest's.
 #[derive(Clone, Debug)]
 pub(crate) struct GuestTime {
@@ -64,8 +67,10 @@ impl Saved for GuestTime {
 
     /// From now on time goes on from there. To be done before others are given this time, and before a pause.
     fn restore(&mut self, state: TimeState) -> Result<(), Unfit> {
-        // A TSC of another frequency would have to be scaled, which neither engine does.
-        if state.clock.tsc_khz != self.clock.tsc_khz {
+        // A TSC of another frequency would have to be scaled, which neither engine does. That of this host has been measured,
+        // now and then, and comes out a little different each time.
+        let apart = state.clock.tsc_khz.abs_diff(self.clock.tsc_khz);
+        if apart > self.clock.tsc_khz / SAME_FREQUENCY {
             return Err(Unfit {
                 device: "clock",
                 what: "this host's time stamp counter has another frequency",
@@ -204,7 +209,7 @@ mod tests {
         assert_eq!(new.clock(), old.clock());
         let other = TimeState {
             clock: GuestClock {
-                tsc_khz: state.clock.tsc_khz + 1,
+                tsc_khz: state.clock.tsc_khz + state.clock.tsc_khz / 100,
                 ..state.clock
             },
             ..state
