@@ -11,6 +11,7 @@ use crate::daemon::{
 };
 use crate::doctor::DoctorArguments;
 use crate::policy_command::PolicyArguments;
+use crate::snapshots_command::SnapshotsArguments;
 use crate::spec_arguments::SpecArguments;
 use crate::vm::{
     BalloonArguments, ConsoleArguments, DmesgArguments, DumpArguments, ForkArguments, HooksArguments, RestoreArguments, SnapshotArguments, SuspendArguments,
@@ -135,6 +136,8 @@ pub enum Command {
     Demo(DemoArguments),
     /// List root file systems that are kept, remove them
     Images(ImagesArguments),
+    /// List VMs that were put on disk, look into them, verify them, remove them
+    Snapshots(SnapshotsArguments),
     /// Say which engines work on this host and why not, and whether the default guest can be had
     Doctor(DoctorArguments),
 }

@@ -78,6 +78,8 @@ fn script(shell: &str) -> String {
                     "complete -c mother -n '__fish_seen_subcommand_from run' -a '{RELEASES} (mother images -q \
                      2>/dev/null)'\n"
                 )
+                + "complete -c mother -n '__fish_seen_subcommand_from snapshots; and __fish_seen_subcommand_from inspect \
+                   verify rm' -a '(mother snapshots -q 2>/dev/null)'\n"
                 + "complete -c mother -f -n '__fish_seen_subcommand_from images; and __fish_seen_subcommand_from rm' \
                    -a '(mother images -q 2>/dev/null)'\n"
         }
@@ -105,6 +107,7 @@ mod tests {
             assert!(script.contains(asks), "{shell}");
             assert!(script.contains("debian:13"), "{shell}: images are there");
             assert!(script.contains("mother images -q"), "{shell}: all of them");
+            assert!(script.contains("mother snapshots -q"), "{shell}: snapshots");
             assert!(script.contains("soft"), "{shell}: engines are there");
             assert!(script.contains("limit"), "{shell}: commands are there");
             assert!(script.contains("detach"), "{shell}: options are there");

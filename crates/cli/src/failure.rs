@@ -45,6 +45,9 @@ pub enum Failure {
     /// The image cannot be run.
     #[error(transparent)]
     Image(#[from] ImageFailure),
+    /// A snapshot, or the place of all of them.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// The VM did not run to an end.
     #[error(transparent)]
     Run(#[from] Trouble),
@@ -427,6 +430,7 @@ impl Failure {
             Failure::Snapshot(error) if error.is_bad_input() => BAD_INPUT,
             Failure::App(AppImageError::App(error)) if error.is_bad_input() => BAD_INPUT,
             Failure::Image(error) if error.is_bad_input() => BAD_INPUT,
+            Failure::Snapshot(error) if error.is_bad_input() => BAD_INPUT,
             _ if self.is_closed_pipe() => CLOSED_PIPE,
             _ => OUR_FAULT,
         }
@@ -584,6 +588,7 @@ impl Failure {
                 "set HOME, or XDG_CACHE_HOME to a folder of your own: a service has neither unless it is told"
             }
             Failure::Image(error) => return error.help(),
+            Failure::Snapshot(error) => return error.help(),
             Failure::Exists(_) => "name another, or replace it with --force",
             Failure::Write { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 "nothing of it was kept; make room there, or name a file elsewhere"

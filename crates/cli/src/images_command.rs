@@ -1,10 +1,11 @@
 //! `mother images`: what there is, and how it goes away.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use images::{Cache, Freed, Listed};
 use insight::amounts::size_in_words;
 
+use crate::ago::ago;
 use crate::answers::{self, FreedImages, ListedImage};
 use crate::arguments::{ImagesArguments, ImagesCommand};
 use crate::failure::{Failure, ImageFailure};
@@ -92,21 +93,10 @@ fn unix(time: SystemTime) -> u64 {
         .as_secs()
 }
 
-fn ago(time: SystemTime) -> String {
-    let passed = SystemTime::now()
-        .duration_since(time)
-        .unwrap_or(Duration::ZERO)
-        .as_secs();
-    match passed {
-        0..120 => "just now".to_owned(),
-        120..7200 => format!("{} minutes ago", passed / 60),
-        7200..172_800 => format!("{} hours ago", passed / 3600),
-        _ => format!("{} days ago", passed / 86_400),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

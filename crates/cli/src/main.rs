@@ -11,6 +11,7 @@
     reason = "a program has no outside; `pub` marks what other modules use"
 )]
 
+mod ago;
 mod answers;
 mod arguments;
 mod attend;
@@ -37,6 +38,7 @@ mod read_policy;
 mod room;
 mod run;
 mod signals;
+mod snapshots_command;
 mod spec_arguments;
 mod terminal;
 mod users;
@@ -115,7 +117,11 @@ fn perform(arguments: Arguments, vm: Option<&str>) -> Result<u8, Failure> {
     if let Some(user) = arguments.user {
         if matches!(
             command,
-            Command::Run(_) | Command::Demo(_) | Command::Start(_) | Command::Restart(_)
+            Command::Run(_)
+                | Command::Demo(_)
+                | Command::Start(_)
+                | Command::Restart(_)
+                | Command::Snapshots(_)
         ) {
             return Err(Failure::NotForOthers);
         }
@@ -167,6 +173,7 @@ fn perform(arguments: Arguments, vm: Option<&str>) -> Result<u8, Failure> {
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Images(arguments) => images_command::run(&arguments),
+        Command::Snapshots(arguments) => snapshots_command::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
     }
 }

@@ -259,6 +259,11 @@ fn the_page_on_run_is_true() {
 }
 
 #[test]
+fn the_page_on_snapshots_is_true() {
+    check("docs/snapshots.md");
+}
+
+#[test]
 fn the_page_on_traces_is_true() {
     check("docs/tracing.md");
 }

@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, openat};
 
+use crate::digest::sha256;
 use crate::error::{Damage, SnapshotError, damaged, error};
-use crate::manifest::{MANIFEST, MANIFEST_BYTES_MAX, Manifest, is_part_name};
+use crate::format::{MEMORY, PAGE_BYTES};
+use crate::locks::{holders, seize};
+use crate::manifest::{Known, MANIFEST, MANIFEST_BYTES_MAX, Manifest, is_part_name};
 
 /// st_blocks counts so many bytes (stat(2)).
 const BLOCK_BYTES: u64 = 512;
@@ -70,6 +73,17 @@ impl Folder {
         self.plain(MANIFEST, how)
     }
 
+    /// Who holds it: nothing if nobody does, else the processes that can be seen. It is locked for a moment, so that who
+    /// begins to hold it waits as long.
+    pub(crate) fn users(&self) -> Option<Vec<u32>> {
+        let file = self
+            .manifest_file(true)
+            .or(self.manifest_file(false))
+            .ok()?;
+        let is_free = seize(&file).unwrap_or(true);
+        (!is_free).then(|| holders(&file))
+    }
+
     /// The manifest, and that every part is there as it says.
     pub(crate) fn manifest(&self) -> Result<Manifest, SnapshotError> {
         let file = self.manifest_file(false)?;
@@ -81,21 +95,35 @@ impl Folder {
 
     /// Every part that the manifest names is there and as long as it says.
     pub(crate) fn check(&self, manifest: &Manifest) -> Result<(), SnapshotError> {
-        for (name, part) in manifest.parts() {
-            let found = self.len(&self.part(name)?, name)?;
-            let expected = part.map_or(found, |part| part.bytes);
-            if found != expected {
-                return Err(damaged(name, Damage::Length { found, expected }));
-            }
+        for part in manifest.parts() {
+            self.known(&part)?;
         }
         Ok(())
     }
 
-    /// A file's length.
-    pub(crate) fn len(&self, file: &File, name: &str) -> Result<u64, SnapshotError> {
-        let metadata = file.metadata();
-        let metadata = metadata.map_err(error("look at", &self.path.join(name)))?;
-        Ok(metadata.len())
+    /// Opens a part that is as long as it should be; memory has the header that it should have.
+    pub(crate) fn known(&self, part: &Known<'_>) -> Result<File, SnapshotError> {
+        let name = part.name;
+        let path = self.path.join(name);
+        let file = self.part(name)?;
+        let found = file.metadata().map_err(error("look at", &path))?.len();
+        let expected = part.bytes.unwrap_or(found);
+        if found != expected {
+            return Err(damaged(name, Damage::Length { found, expected }));
+        }
+        if name == MEMORY
+            && let Some(known) = part.sha256
+        {
+            let mut header = [0; PAGE_BYTES];
+            let length = header.len().min(found as usize);
+            file.read_exact_at(&mut header[..length], 0)
+                .map_err(error("read", &path))?;
+            if sha256(&header[..length]) != known {
+                let what = "its header".to_owned();
+                return Err(damaged(name, Damage::Checksum(what)));
+            }
+        }
+        Ok(file)
     }
 
     /// Has the host put every file and the folder on the disk.

@@ -35,10 +35,14 @@ mod memory_tests;
 mod packed;
 mod prune;
 mod reader;
+#[cfg(test)]
+mod sample_tests;
 mod shelf;
 #[cfg(test)]
 mod shelf_tests;
 mod snapshot;
+#[cfg(test)]
+mod speed_tests;
 mod writer;
 
 pub use draft::Draft;

@@ -7,12 +7,13 @@
 //! The format is looked at before anything else of the manifest, so that another one is told by its number; fields that this
 //! version does not know are refused, since who wrote them meant something by them.
 
+use api::VmName;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::digest::{hexadecimal, is_digest, is_hexadecimal, sha256};
 use crate::error::{Damage, SnapshotError, damaged};
-use crate::format::PAGE_BYTES;
+use crate::format::{MEMORY, PAGE_BYTES};
 
 /// What the file is called.
 pub(crate) const MANIFEST: &str = "snapshot.json";
@@ -22,6 +23,9 @@ pub const MANIFEST_FORMAT: u32 = 1;
 
 /// The longest manifest that is read.
 pub(crate) const MANIFEST_BYTES_MAX: u64 = 4 << 20;
+
+/// Parts and disks, at most: a guest's board has room for far fewer.
+const PARTS_MAX: usize = 1024;
 
 /// The longest name of a part.
 const PART_NAME_BYTES_MAX: usize = 63;
@@ -95,7 +99,7 @@ impl Kind {
 pub struct Part {
     /// How many bytes it has.
     pub bytes: u64,
-    /// Its SHA-256; none of `memory`, whose chunks have checksums of their own, and of disks.
+    /// Its SHA-256; of `memory` that of its header alone, which stands for the checksums of all chunks.
     pub sha256: Option<String>,
 }
 
@@ -149,10 +153,38 @@ pub struct Disk {
     pub virtual_bytes: u64,
     /// The part, of a file of the snapshot's own.
     pub file: Option<String>,
+    /// How long that is, if it is to be held against it.
+    pub file_bytes: Option<u64>,
     /// What the user's file is known by.
     pub fingerprint: Option<String>,
     /// Whether the guest may not write it.
     pub read_only: bool,
+}
+
+/// What is known of a file of a snapshot before it is opened.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Known<'a> {
+    /// What it is called.
+    pub(crate) name: &'a str,
+    /// How long it is.
+    pub(crate) bytes: Option<u64>,
+    /// Its SHA-256, or that of memory's header.
+    pub(crate) sha256: Option<&'a str>,
+}
+
+impl<'a> Known<'a> {
+    fn new(name: &'a str, part: &'a Part) -> Known<'a> {
+        Known {
+            name,
+            bytes: Some(part.bytes),
+            sha256: part.sha256.as_deref(),
+        }
+    }
+
+    /// Whether the digest is of the whole file.
+    pub(crate) fn is_summed(&self) -> bool {
+        self.sha256.is_some() && self.name != MEMORY
+    }
 }
 
 /// What stands in the file.
@@ -228,14 +260,22 @@ impl Manifest {
         self.memory_bytes / PAGE_BYTES as u64
     }
 
-    /// Files that belong to it, beside the manifest, with what is known of each; of a disk not even its length, since file
-    /// systems and formats decide over that.
-    pub(crate) fn parts(&self) -> Vec<(&str, Option<&Part>)> {
-        let mut parts = vec![("state", Some(&self.state)), ("memory", Some(&self.memory))];
+    /// Files that belong to it, beside the manifest, with what is known of each.
+    pub(crate) fn parts(&self) -> Vec<Known<'_>> {
+        let mut parts = vec![
+            Known::new("state", &self.state),
+            Known::new(MEMORY, &self.memory),
+        ];
         let images = self.images.iter();
-        parts.extend(images.map(|image| (image.file.as_str(), Some(&image.part))));
-        let disks = self.disks.iter().filter_map(|disk| disk.file.as_deref());
-        parts.extend(disks.map(|file| (file, None)));
+        parts.extend(images.map(|image| Known::new(&image.file, &image.part)));
+        let disks = self.disks.iter().filter_map(|disk| {
+            Some(Known {
+                name: disk.file.as_deref()?,
+                bytes: disk.file_bytes,
+                sha256: None,
+            })
+        });
+        parts.extend(disks);
         parts
     }
 
@@ -253,16 +293,22 @@ impl Manifest {
         if self.id.len() != ID_DIGITS || !is_hexadecimal(&self.id) {
             return Some("an id that is none".to_owned());
         }
+        if VmName::new(&self.vm).is_err() {
+            return Some(format!("{:?} as the name of a VM", self.vm));
+        }
         let parts = self.parts();
-        for (at, (name, part)) in parts.iter().enumerate() {
+        if parts.len() > PARTS_MAX || self.disks.len() > PARTS_MAX {
+            return Some(format!("more than {PARTS_MAX} parts"));
+        }
+        for (at, part) in parts.iter().enumerate() {
+            let name = part.name;
             if !is_part_name(name) {
                 return Some(format!("{name:?} as the name of a part"));
             }
-            if parts[..at].iter().any(|(other, _)| other == name) {
+            if parts[..at].iter().any(|other| other.name == name) {
                 return Some(format!("{name:?} twice"));
             }
-            let digest = part.and_then(|part| part.sha256.as_deref());
-            if digest.is_some_and(|digest| !is_digest(digest)) {
+            if part.sha256.is_some_and(|digest| !is_digest(digest)) {
                 return Some(format!("a SHA-256 of {name:?} that is none"));
             }
         }

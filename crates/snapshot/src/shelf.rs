@@ -191,16 +191,13 @@ impl Shelf {
 
     fn listed(&self, name: String) -> Listed {
         let path = self.path.join(&name);
-        let folder = Folder::open(&path).ok();
-        let file = folder.and_then(|it| it.manifest_file(true).or(it.manifest_file(false)).ok());
-        let processes = file.as_ref().map(holders).unwrap_or_default();
-        // Held for a moment: whoever begins to use it waits as long.
-        let is_free = file.is_none_or(|file| seize(&file).unwrap_or(processes.is_empty()));
+        let users = Folder::open(&path).map(|folder| folder.users());
+        let users = users.unwrap_or_default();
         Listed {
             manifest: Snapshot::in_folder(&name, &path).map(|it| it.manifest().clone()),
             disk_bytes: allocated_bytes(&path, false),
-            in_use: !is_free,
-            processes,
+            in_use: users.is_some(),
+            processes: users.unwrap_or_default(),
             name,
         }
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::manifest::{Disk, DiskHow, ImageRole, Kind, MANIFEST_FORMAT, Manifest, Part, fresh_id};
+use crate::manifest::{Disk, DiskHow, ImageRole, Kind, MANIFEST_FORMAT, Manifest, fresh_id};
 use crate::{
     CHUNK_BYTES, Draft, Freed, Held, MemoryWriter, PAGE_BYTES, Prune, Shelf, Snapshot,
     SnapshotError,
@@ -62,7 +62,7 @@ fn fill(draft: &mut Draft, vm: &str) -> Result<Manifest, SnapshotError> {
         writer.put(2, &[9; 8 * PAGE_BYTES])?;
         writer.finish()
     };
-    let memory = write(draft).map_err(failed)?;
+    let memory = write(draft).map_err(failed)?.part();
     let kernel = draft.add_image(ImageRole::Kernel, "vmlinuz", &file_of(&[3; 5000]))?;
     let initrd = draft.add_image(ImageRole::Module, "initrd", &file_of(&[4; 300_000]))?;
     let path = draft.path().join("disk0");
@@ -86,10 +86,7 @@ fn fill(draft: &mut Draft, vm: &str) -> Result<Manifest, SnapshotError> {
         boot_nonce: None,
         spec: json!({ "name": vm, "memory": "160K" }),
         state,
-        memory: Part {
-            bytes: memory.file_bytes,
-            sha256: None,
-        },
+        memory,
         images: vec![kernel, initrd],
         disks: vec![
             Disk {
@@ -98,6 +95,7 @@ fn fill(draft: &mut Draft, vm: &str) -> Result<Manifest, SnapshotError> {
                 format: "raw".to_owned(),
                 virtual_bytes: 1 << 20,
                 file: Some("disk0".to_owned()),
+                file_bytes: Some(1 << 20),
                 fingerprint: None,
                 read_only: false,
             },
@@ -107,6 +105,7 @@ fn fill(draft: &mut Draft, vm: &str) -> Result<Manifest, SnapshotError> {
                 format: "raw".to_owned(),
                 virtual_bytes: 1 << 20,
                 file: None,
+                file_bytes: None,
                 fingerprint: Some("inode 7, 2026-11-30".to_owned()),
                 read_only: true,
             },
@@ -472,6 +471,24 @@ fn what_is_damaged_is_listed_with_what_is_wrong() {
         },
         "it has 7 bytes where 5000 were written",
     );
+    let cut = |path: &Path| {
+        let file = File::options().write(true).open(path).unwrap();
+        file.set_len(512).unwrap();
+    };
+    check("disk0", &cut, "it has 512 bytes where 1048576 were written");
+    let of_another = |path: &Path| {
+        let length = fs::metadata(path).unwrap().len();
+        let file = File::create(path).unwrap();
+        let mut writer = MemoryWriter::new(file.try_clone().unwrap(), PAGES).unwrap();
+        writer.put(1, &noise()).unwrap();
+        writer.put(2, &[9; 8 * PAGE_BYTES]).unwrap();
+        assert_eq!(writer.finish().unwrap().file_bytes, length);
+    };
+    check(
+        "memory",
+        &of_another,
+        "its header is not as it was written: its checksum differs",
+    );
     let edited = |path: &Path| {
         let text = fs::read_to_string(path).unwrap();
         fs::write(path, text.replace("\"soft\"", "\"kvm0\"")).unwrap();
@@ -561,6 +578,10 @@ fn a_manifest_that_contradicts_itself_is_refused() {
     check(&|it| it.memory_bytes = 0, "memory of 0 bytes");
     check(&|it| it.vcpu_count = 0, "a guest without a vCPU");
     check(&|it| it.made_at = -1.0, "a time that is none");
+    check(
+        &|it| it.vm = "\u{1b}[2J".to_owned(),
+        "\"\\u{1b}[2J\" as the name of a VM",
+    );
     check(&|it| it.id.push('0'), "an id that is none");
     check(
         &|it| it.disks[0].file = Some("../../home".to_owned()),
@@ -579,6 +600,8 @@ fn a_manifest_that_contradicts_itself_is_refused() {
         &|it| it.images[1].part.sha256 = Some("/etc".to_owned()),
         "a SHA-256 of \"module0\" that is none",
     );
+    let many = |it: &mut Manifest| it.disks = vec![it.disks[1].clone(); 1025];
+    check(&many, "more than 1024 parts");
     check(&|it| it.disks[1].slot = 0, "a disk 0 that cannot be found");
     check(
         &|it| it.disks[1].fingerprint = None,

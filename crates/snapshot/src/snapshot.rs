@@ -6,17 +6,22 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::digest::sha256_of_file;
+use crate::digest::{sha256, sha256_of_file};
 use crate::error::{Damage, SnapshotError, damaged, error};
-use crate::folder::{Folder, read_bounded};
-use crate::format::CHUNK_BYTES;
+use crate::folder::{Folder, allocated_bytes, read_bounded};
+use crate::format::{CHUNK_BYTES, CHUNK_PAGES};
 use crate::locks::share;
-use crate::manifest::{MANIFEST, Manifest, Part};
+use crate::manifest::{Known, MANIFEST, Manifest};
 use crate::packed::unpack;
 use crate::reader::MemoryReader;
 
 /// The longest packed part that is read.
 const PACKED_BYTES_MAX: u64 = 256 << 20;
+
+/// Steps that verifying a part takes.
+fn steps(part: &Known<'_>) -> u64 {
+    part.bytes.unwrap_or(0).div_ceil(CHUNK_BYTES as u64)
+}
 
 /// A snapshot whose manifest was read, and whose files are there and as long as it says.
 #[derive(Debug)]
@@ -68,6 +73,16 @@ impl Snapshot {
         &self.manifest
     }
 
+    /// What its files take on the disk; what it shares with others counts.
+    pub fn disk_bytes(&self) -> u64 {
+        allocated_bytes(&self.folder.path, false)
+    }
+
+    /// Who holds it: nothing if nobody does, else the processes that can be seen.
+    pub fn users(&self) -> Option<Vec<u32>> {
+        self.folder.users()
+    }
+
     /// A file of it, for reading, as long as the manifest says. Its bytes are not looked at: `memory` checks itself, packed
     /// parts are checked by [`Snapshot::read_part`], images by [`Snapshot::checked_file`], and all by [`Snapshot::verify`].
     ///
@@ -83,10 +98,12 @@ impl Snapshot {
     /// # Errors
     /// If the manifest has no SHA-256 of it, or it is damaged.
     pub fn checked_file(&self, part: &str) -> Result<File, SnapshotError> {
-        let file = self.file(part)?;
-        self.check_digest(part, &file)
-            .map_err(|error| error.of_snapshot(&self.name))?;
-        Ok(file)
+        let check = || {
+            let file = self.open(part)?;
+            self.check_digest(&self.part(part)?, &file)?;
+            Ok(file)
+        };
+        check().map_err(|error: SnapshotError| error.of_snapshot(&self.name))
     }
 
     /// What was given to [`Draft::write_part`](crate::Draft::write_part), unpacked and checked.
@@ -97,8 +114,7 @@ impl Snapshot {
         let read = || {
             let file = self.open(part)?;
             let packed = read_bounded(&file, part, PACKED_BYTES_MAX, &self.folder.path)?;
-            let known = self.part(part).and_then(|part| part.sha256.as_deref());
-            if known != Some(crate::digest::sha256(&packed).as_str()) {
+            if self.part(part)?.sha256 != Some(sha256(&packed).as_str()) {
                 return Err(damaged(part, Damage::Checksum("it".to_owned())));
             }
             unpack(part, &packed)
@@ -141,9 +157,8 @@ impl Snapshot {
     /// How many [steps](Snapshot::verify) a verification takes.
     pub fn verify_steps(&self) -> u64 {
         let parts = self.manifest.parts().into_iter();
-        let sums = parts.filter_map(|(_, part)| part.filter(|part| part.sha256.is_some()));
-        let steps = sums.map(|part| part.bytes.div_ceil(CHUNK_BYTES as u64));
-        steps.sum::<u64>() + self.manifest.page_count().div_ceil(crate::CHUNK_PAGES)
+        let steps = parts.filter(Known::is_summed).map(|part| steps(&part));
+        steps.sum::<u64>() + self.manifest.page_count().div_ceil(CHUNK_PAGES)
     }
 
     /// Reads everything that has a checksum; `progress` hears how many of the steps are done, each of 64 KiB, and may stop
@@ -156,14 +171,14 @@ impl Snapshot {
         progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
     ) -> Result<(), SnapshotError> {
         let mut done = 0;
-        for (name, part) in self.manifest.parts() {
-            let file = self.file(name)?;
-            let Some(part) = part.filter(|part| part.sha256.is_some()) else {
+        for part in self.manifest.parts() {
+            let file = self.file(part.name)?;
+            if !part.is_summed() {
                 continue;
-            };
-            self.check_digest(name, &file)
+            }
+            self.check_digest(&part, &file)
                 .map_err(|error| error.of_snapshot(&self.name))?;
-            done += part.bytes.div_ceil(CHUNK_BYTES as u64);
+            done += steps(&part);
             if progress(done).is_break() {
                 return Err(SnapshotError::Stopped);
             }
@@ -172,34 +187,23 @@ impl Snapshot {
         self.memory()?.verify(&mut |chunks| progress(done + chunks))
     }
 
-    fn part(&self, name: &str) -> Option<&Part> {
-        let parts = self.manifest.parts().into_iter();
-        parts.filter(|(part, _)| *part == name).find_map(|it| it.1)
+    fn part(&self, name: &str) -> Result<Known<'_>, SnapshotError> {
+        let mut parts = self.manifest.parts().into_iter();
+        let part = parts.find(|part| part.name == name);
+        part.ok_or_else(|| damaged(name, Damage::Missing))
     }
 
     fn open(&self, name: &str) -> Result<File, SnapshotError> {
-        let parts = self.manifest.parts();
-        if !parts.iter().any(|(part, _)| *part == name) {
-            return Err(damaged(name, Damage::Missing));
-        }
-        let file = self.folder.part(name)?;
-        let found = self.folder.len(&file, name)?;
-        let expected = self.part(name).map_or(found, |part| part.bytes);
-        if found == expected {
-            Ok(file)
-        } else {
-            Err(damaged(name, Damage::Length { found, expected }))
-        }
+        self.folder.known(&self.part(name)?)
     }
 
-    fn check_digest(&self, name: &str, file: &File) -> Result<(), SnapshotError> {
-        let path = self.folder.path.join(name);
+    fn check_digest(&self, part: &Known<'_>, file: &File) -> Result<(), SnapshotError> {
+        let path = self.folder.path.join(part.name);
         let digest = sha256_of_file(file, |_, _| Ok(())).map_err(error("read", &path))?;
-        let known = self.part(name).and_then(|part| part.sha256.as_deref());
-        if known == Some(digest.1.as_str()) {
+        if part.is_summed() && part.sha256 == Some(digest.1.as_str()) {
             Ok(())
         } else {
-            Err(damaged(name, Damage::Checksum("it".to_owned())))
+            Err(damaged(part.name, Damage::Checksum("it".to_owned())))
         }
     }
 }

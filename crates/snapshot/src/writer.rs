@@ -5,11 +5,14 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use lz4_flex::block::{compress_into, get_maximum_output_size};
+use sha2::{Digest, Sha256};
 
+use crate::digest::hexadecimal;
 use crate::format::{
     CHUNK_BYTES, CHUNK_PAGES, ENTRY_BYTES, Entry, Header, PAGE_BYTES, checksum, chunk_count,
     pages_of,
 };
+use crate::manifest::Part;
 
 /// A chunk that saves less than this part of itself is kept as it is: unpacking it would cost time for nothing.
 const WORTHWHILE_PART: usize = 16;
@@ -27,6 +30,18 @@ pub struct MemorySummary {
     pub zero_pages: u64,
     /// Bytes in the file that nothing leads to: of chunks that were written again.
     pub garbage_bytes: u64,
+    /// SHA-256 of the header, which has the checksum of the index, which has those of all chunks.
+    pub header_sha256: [u8; 32],
+}
+
+impl MemorySummary {
+    /// As the manifest has it.
+    pub fn part(&self) -> Part {
+        Part {
+            bytes: self.file_bytes,
+            sha256: Some(hexadecimal(&self.header_sha256)),
+        }
+    }
 }
 
 /// A chunk's pages without those of zeros, packed: what can be done on any thread while another one writes.
@@ -74,6 +89,11 @@ impl PackedChunk {
             bitmap,
             is_raw,
         }
+    }
+
+    /// Bytes that it takes in the file.
+    pub fn len_bytes(&self) -> usize {
+        self.bytes.len()
     }
 }
 
@@ -165,7 +185,8 @@ impl MemoryWriter {
             index_sum: checksum(&bytes),
         };
         self.file.write_all_at(&bytes, self.end)?;
-        self.file.write_all_at(&header.to_page(), 0)?;
+        let header = header.to_page();
+        self.file.write_all_at(&header, 0)?;
         self.file.sync_all()?;
         let stored = self.index.iter().map(|entry| entry.stored_pages());
         let stored_pages = stored.map(u64::from).sum();
@@ -174,6 +195,7 @@ impl MemoryWriter {
             stored_pages,
             zero_pages: self.page_count - stored_pages,
             garbage_bytes: self.garbage_bytes,
+            header_sha256: Sha256::digest(header).into(),
         })
     }
 }

@@ -67,7 +67,7 @@ usage: cargo xtask TASK
            what is read of guests against what they print: a few kernels, all that mirrors offer but those that a run
            before found no fault with, or these
   fuzz [--seconds N] [--seed N] [TARGET]
-           what reads foreign bytes or a guest's (images, disks, kernels, descriptions, control lines, every virtio device, every
+           what reads foreign bytes or a guest's (images, disks, kernels, snapshots, descriptions, control lines, every virtio device, every
            device of the board, frames from the wire, the software CPU), given what was changed at random; 60 seconds for all
   fuzz insight --seconds N
            memory made to mislead: mutated where it is read, and noise

@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 mod schema;
+mod snapshots;
 
 use std::collections::BTreeMap;
 
@@ -29,6 +30,10 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use watch::{KernelFacts, LiveCost, WatchCost};
+
+pub use self::snapshots::{
+    FreedSnapshots, InspectedSnapshot, ListedSnapshot, SnapshotDisk, VerifiedSnapshot,
+};
 
 /// An answer as it is printed: indented, with a line end.
 pub fn text(answer: &impl Serialize) -> String {

@@ -140,6 +140,22 @@ fn schemas() -> Vec<(&'static str, Schema)> {
         ("logs", of::<Log<'_>>("mother logs --json")),
         ("processes", of::<Vec<Process>>("mother ps NAME --json")),
         ("profile", of::<WrittenProfile<'_>>("mother profile --json")),
+        (
+            "freed-snapshots",
+            of::<FreedSnapshots<'_>>("mother snapshots rm and prune --json"),
+        ),
+        (
+            "snapshot",
+            of::<InspectedSnapshot<'_>>("mother snapshots inspect --json"),
+        ),
+        (
+            "snapshots",
+            of::<Vec<ListedSnapshot<'_>>>("mother snapshots --json"),
+        ),
+        (
+            "verified",
+            of::<Vec<VerifiedSnapshot<'_>>>("mother snapshots verify --json"),
+        ),
         ("ps", of::<Vec<ListedVm<'_>>>("mother ps --json")),
         (
             "reached",

@@ -1,5 +1,5 @@
 
-# Names of VMs and images, behind what is generated above.
+# Names of VMs, images and snapshots, behind what is generated above.
 _mother_names() {
     local word command="" second="" cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}"
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
@@ -15,6 +15,12 @@ _mother_names() {
             images) if [[ "$second" == rm ]]; then
                 COMPREPLY=($(compgen -W "$(mother images -q 2>/dev/null)" -- "$cur")); return
             fi ;;
+            snapshots) case "$second" in
+                inspect | verify)
+                    COMPREPLY=($(compgen -W "$(mother snapshots -q 2>/dev/null)" -- "$cur")
+                        $(compgen -d -- "$cur")); return ;;
+                rm) COMPREPLY=($(compgen -W "$(mother snapshots -q 2>/dev/null)" -- "$cur")); return ;;
+            esac ;;
             # Behind an option that takes a value stands its value.
             run) case "$prev" in
                 run | -d | --detach | --debug-exit | --no-reboot | --huge-pages | --print-config)

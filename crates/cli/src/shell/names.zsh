@@ -7,6 +7,12 @@ _mother_vms() {
         compadd -a names
         return
     fi
+    # `mother snapshots rm`, `verify` and `inspect` take snapshots.
+    if [[ "$curcontext" == *mother-snapshots* ]]; then
+        names=(${(f)"$(mother snapshots -q 2>/dev/null)"})
+        compadd -a names
+        return
+    fi
     case "${words[1]}" in
         OF_RUNNING) names=(${(f)"$(mother ps -q 2>/dev/null)"}) ;;
         *) names=(${(f)"$(mother ps -aq 2>/dev/null)"}) ;;

@@ -10,6 +10,9 @@ use super::common::{self, add};
 use imago::FormatCreateBuilder;
 use imago::qcow2::{Qcow2, Qcow2CreateBuilder};
 
+/// A small snapshot.
+const SNAPSHOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../snapshot/samples/format-1");
+
 /// Lays them into a folder.
 pub(crate) fn lay(folder: &Path) {
     let cache = images::Cache::of_user().unwrap();
@@ -37,6 +40,12 @@ pub(crate) fn lay(folder: &Path) {
     write("web.toml", b"memory = \"256M\"\n");
     let busybox = fs::read(cache.folder().join("busybox")).unwrap();
     write("image.tar", &saved(&busybox));
+    let snapshot = folder.join("backup/web-1");
+    fs::create_dir_all(&snapshot).unwrap();
+    for entry in fs::read_dir(SNAPSHOT).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, snapshot.join(path.file_name().unwrap())).unwrap();
+    }
 }
 
 fn qcow2(path: &Path) {

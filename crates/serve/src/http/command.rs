@@ -42,12 +42,13 @@ pub(crate) struct Asked {
 /// Commands that only look.
 const LOOKING: &[&str] = &[
     "ps", "truth", "inspect", "dmesg", "hooks", "trace", "logs", "wait", "doctor", "images",
-    "events",
+    "snapshots", "events",
 ];
-/// Commands that change VMs or images.
+/// Commands that change VMs, images or snapshots.
 const CHANGING: &[&str] = &[
     "run", "stop", "kill", "start", "restart", "rename", "update", "pause", "resume", "switch",
-    "balloon", "limit", "link", "rm", "remove", "images", "create", "delete",
+    "balloon", "limit", "link", "rm", "remove", "images", "snapshots", "create",
+    "delete",
 ];
 
 /// The least that may have this done; none if it is not for other hosts.
@@ -55,7 +56,10 @@ fn role(words: &[String]) -> Option<Role> {
     let command = words.first()?.as_str();
     let has = |word: &str| words.iter().any(|other| other == word);
     match command {
-        "images" if words.iter().skip(1).any(|word| !word.starts_with('-')) => Some(Role::Operator),
+        // More than a list changes something, or reads what a path leads to.
+        "images" | "snapshots" if words.iter().skip(1).any(|word| !word.starts_with('-')) => {
+            Some(Role::Operator)
+        }
         "run" if !(has("-d") || has("--detach")) || has("--report") => None,
         command if LOOKING.contains(&command) => Some(Role::ReadOnly),
         command if CHANGING.contains(&command) => Some(Role::Operator),
@@ -167,6 +171,8 @@ mod tests {
         check("ps -a", Some(Role::ReadOnly));
         check("images --json", Some(Role::ReadOnly));
         check("images rm debian", Some(Role::Operator));
+        check("snapshots --json", Some(Role::ReadOnly));
+        check("snapshots verify ./base", Some(Role::Operator));
         check("stop web", Some(Role::Operator));
         check("run -d --name web", Some(Role::Operator));
         check("run", None);

@@ -12,6 +12,7 @@
 mod board;
 mod code;
 mod script;
+mod snapshot;
 mod stage;
 mod targets;
 mod virtio;

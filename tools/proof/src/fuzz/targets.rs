@@ -11,7 +11,7 @@ use host::MemFd;
 use images::{InThisProcess, Input, Onto, Parts, ReadContainer, ReadElf};
 use machine::boot;
 
-use super::{Target, board, code, virtio};
+use super::{Target, board, code, snapshot, virtio};
 use crate::bare::GUESTS;
 
 /// Bytes of a tar header, and where its checksum is (POSIX, pax, "ustar Interchange Format").
@@ -53,6 +53,7 @@ pub fn targets() -> Result<Vec<Target>> {
             serde_json::from_slice::<Request>(input).is_ok()
         }),
     ];
+    targets.push(snapshot::target()?);
     targets.extend(virtio::targets());
     targets.extend(board::targets());
     targets.push(code::target()?);
@@ -60,7 +61,7 @@ pub fn targets() -> Result<Vec<Target>> {
 }
 
 /// A file in memory with these bytes.
-fn filled(bytes: &[u8]) -> std::io::Result<File> {
+pub(super) fn filled(bytes: &[u8]) -> std::io::Result<File> {
     let file = MemFd::new(c"fuzz", 0)?;
     file.file().write_all_at(bytes, 0)?;
     file.file().try_clone()
