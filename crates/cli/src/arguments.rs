@@ -14,11 +14,11 @@ use crate::policy_command::PolicyArguments;
 use crate::snapshots_command::SnapshotsArguments;
 use crate::spec_arguments::SpecArguments;
 use crate::vm::{
-    BalloonArguments, ConsoleArguments, DmesgArguments, DumpArguments, ForkArguments, HooksArguments, RestoreArguments, SnapshotArguments, SuspendArguments,
-    InspectArguments, LimitArguments, LinkArguments, LogsArguments, NamesArguments,
-    ProfileArguments, PsArguments, RemoveArguments, RenameArguments, StopArguments,
-    SwitchArguments, TopArguments, TraceArguments, TruthArguments, UpdateArguments, WaitArguments,
-    WatchArguments,
+    BalloonArguments, ConsoleArguments, DmesgArguments, DumpArguments, ForkArguments,
+    HooksArguments, InspectArguments, LimitArguments, LinkArguments, LogsArguments, NamesArguments,
+    ProfileArguments, PsArguments, RemoveArguments, RenameArguments, RestoreArguments,
+    SnapshotArguments, StopArguments, SuspendArguments, SwitchArguments, TopArguments,
+    TraceArguments, TruthArguments, UpdateArguments, WaitArguments, WatchArguments,
 };
 
 /// A hypervisor that runs guests with or without hardware virtualization.

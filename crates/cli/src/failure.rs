@@ -173,9 +173,6 @@ pub enum Failure {
     /// A dump cannot be written to wherever it goes.
     #[error("cannot write the dump")]
     DumpWrite(#[source] io::Error),
-    /// A snapshot cannot be written, found or used.
-    #[error(transparent)]
-    Snapshot(#[from] SnapshotError),
     /// A file of a snapshot, or a disk of a VM that goes on from one, cannot be written.
     #[error("cannot write what belongs to the snapshot")]
     SnapshotWrite(#[source] io::Error),
@@ -188,7 +185,9 @@ pub enum Failure {
         what: String,
     },
     /// Two machines with one identity, without that being wished for.
-    #[error("cannot go on from \"{name}\" a second time: its guest would be a clone, with the same identity and the same random numbers")]
+    #[error(
+        "cannot go on from \"{name}\" a second time: its guest would be a clone, with the same identity and the same random numbers"
+    )]
     Clone {
         /// The snapshot or the VM.
         name: String,
@@ -427,7 +426,6 @@ impl Failure {
             {
                 BAD_INPUT
             }
-            Failure::Snapshot(error) if error.is_bad_input() => BAD_INPUT,
             Failure::App(AppImageError::App(error)) if error.is_bad_input() => BAD_INPUT,
             Failure::Image(error) if error.is_bad_input() => BAD_INPUT,
             Failure::Snapshot(error) if error.is_bad_input() => BAD_INPUT,
@@ -540,7 +538,6 @@ impl Failure {
             Failure::Run(trouble) => return trouble.help.clone(),
             Failure::Name { .. } => return Some(NameError::help()),
             Failure::NotNow { help, .. } => help,
-            Failure::Snapshot(error) => return error.help(),
             Failure::Unusable { .. } => {
                 "the snapshot is as it was: `mother snapshots inspect` shows what it stands on, and what was asked for"
             }

@@ -122,12 +122,19 @@ fn perform(arguments: Arguments, vm: Option<&str>) -> Result<u8, Failure> {
                 | Command::Start(_)
                 | Command::Restart(_)
                 | Command::Snapshots(_)
+                | Command::Snapshot(_)
+                | Command::Suspend(_)
+                | Command::Restore(_)
+                | Command::Fork(_)
         ) {
             return Err(Failure::NotForOthers);
         }
         users::speak_of(&user, vm)?;
     }
-    if matches!(command, Command::Run(_) | Command::Demo(_)) {
+    if matches!(
+        command,
+        Command::Run(_) | Command::Demo(_) | Command::Restore(_) | Command::Fork(_)
+    ) {
         signals::leave_nothing().map_err(Failure::Signals)?;
     }
     match command {

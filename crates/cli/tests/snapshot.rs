@@ -12,8 +12,8 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use common::host::Host;
 use common::Ran;
+use common::host::Host;
 use serde_json::Value;
 
 /// How long anything may take on a busy machine.
@@ -31,7 +31,9 @@ impl Scene {
             host: Host::with_guest()?,
             asked: std::cell::Cell::new(0),
         };
-        let usual = ["-d", "--name", "web", "--memory", "128M", "--engine", "soft"];
+        let usual = [
+            "-d", "--name", "web", "--memory", "128M", "--engine", "soft",
+        ];
         let ran = scene.host.mother.run(&[&usual, words].concat());
         assert_eq!(ran.status, Some(0), "{}", ran.stderr);
         scene.until_logged("web", "guest:~#");
@@ -44,7 +46,13 @@ impl Scene {
 
     fn well(&self, words: &[&str]) -> String {
         let ran = self.call(words);
-        assert_eq!(ran.status, Some(0), "{words:?}: {}{}", ran.stdout, ran.stderr);
+        assert_eq!(
+            ran.status,
+            Some(0),
+            "{words:?}: {}{}",
+            ran.stdout,
+            ran.stderr
+        );
         ran.stdout
     }
 
@@ -75,7 +83,12 @@ impl Scene {
     }
 
     fn snapshots(&self) -> PathBuf {
-        self.host.mother.vms().parent().unwrap().join("data/mother/snapshots")
+        self.host
+            .mother
+            .vms()
+            .parent()
+            .unwrap()
+            .join("data/mother/snapshots")
     }
 
     fn names(&self) -> Vec<String> {
@@ -90,7 +103,10 @@ impl Scene {
     fn check_clock(&self, vm: &str) {
         let said: u64 = self.ask(vm, "date +%s").parse().unwrap();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        assert!(now.as_secs().abs_diff(said) <= 2, "{vm}: {said} and not {now:?}");
+        assert!(
+            now.as_secs().abs_diff(said) <= 2,
+            "{vm}: {said} and not {now:?}"
+        );
     }
 }
 
@@ -100,9 +116,18 @@ fn a_guest_that_is_suspended_goes_on_where_it_was() {
         return;
     };
     // What only this boot knows: in the guest's memory and in its shell.
-    let nonce = scene.ask("web", "head -c 16 /dev/urandom | md5sum > /tmp/nonce; cat /tmp/nonce");
-    scene.ask("web", "here=$$; head -c 20000000 /dev/urandom > /tmp/much; md5sum < /tmp/much > /tmp/sum");
-    let before = scene.ask("web", "cat /proc/sys/kernel/random/boot_id; cut -d. -f1 /proc/uptime");
+    let nonce = scene.ask(
+        "web",
+        "head -c 16 /dev/urandom | md5sum > /tmp/nonce; cat /tmp/nonce",
+    );
+    scene.ask(
+        "web",
+        "here=$$; head -c 20000000 /dev/urandom > /tmp/much; md5sum < /tmp/much > /tmp/sum",
+    );
+    let before = scene.ask(
+        "web",
+        "cat /proc/sys/kernel/random/boot_id; cut -d. -f1 /proc/uptime",
+    );
     let processes = |vm: &str| -> Vec<Value> {
         serde_json::from_str(&scene.well(&["ps", vm, "--json"])).unwrap()
     };
@@ -111,12 +136,25 @@ fn a_guest_that_is_suspended_goes_on_where_it_was() {
     assert_eq!(scene.names(), Vec::<String>::new(), "it has ended");
     thread::sleep(Duration::from_secs(3));
     assert_eq!(scene.well(&["restore", "web"]), "web\n");
-    assert_eq!(processes("web").len(), shown, "the same guest is seen from outside");
+    assert_eq!(
+        processes("web").len(),
+        shown,
+        "the same guest is seen from outside"
+    );
     assert_eq!(scene.ask("web", "cat /tmp/nonce"), nonce);
-    assert_eq!(scene.ask("web", "md5sum < /tmp/much | cmp - /tmp/sum && echo same"), "same");
-    assert_eq!(scene.ask("web", "[ $here = $$ ] && echo same shell"), "same shell");
+    assert_eq!(
+        scene.ask("web", "md5sum < /tmp/much | cmp - /tmp/sum && echo same"),
+        "same"
+    );
+    assert_eq!(
+        scene.ask("web", "[ $here = $$ ] && echo same shell"),
+        "same shell"
+    );
     scene.check_clock("web");
-    let after = scene.ask("web", "cat /proc/sys/kernel/random/boot_id; cut -d. -f1 /proc/uptime");
+    let after = scene.ask(
+        "web",
+        "cat /proc/sys/kernel/random/boot_id; cut -d. -f1 /proc/uptime",
+    );
     let words = |text: &str| -> (String, u64) {
         let (boot, uptime) = text.split_once('\n').unwrap();
         (boot.trim().to_owned(), uptime.trim().parse().unwrap())
@@ -124,7 +162,10 @@ fn a_guest_that_is_suspended_goes_on_where_it_was() {
     let ((boot, earlier), (same, later)) = (words(&before), words(&after));
     assert_eq!(boot, same, "it was not started anew");
     assert!(later >= earlier + 3, "its time went on: {earlier} {later}");
-    let cpus = scene.ask("web", "grep -c ^processor /proc/cpuinfo; taskset 2 true && echo second");
+    let cpus = scene.ask(
+        "web",
+        "grep -c ^processor /proc/cpuinfo; taskset 2 true && echo second",
+    );
     assert!(cpus.starts_with('2'), "{cpus}");
     // A reset boots what it booted before.
     scene.ask("web", "(sleep 1; reboot -f) >/dev/null 2>&1 &");
@@ -146,12 +187,28 @@ fn a_clone_is_made_only_for_who_wishes_for_one() {
     assert_eq!(scene.ask("web", "cat /tmp/who"), "it is me", "it runs on");
     let refused = scene.call(&["restore", "base", "--name", "other"]);
     assert_eq!(refused.status, Some(2), "{}", refused.stderr);
-    assert!(refused.stderr.contains("--same-identity"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("--same-identity"),
+        "{}",
+        refused.stderr
+    );
     scene.well(&["restore", "base", "--name", "other", "--same-identity"]);
     scene.ask("other", "echo I am another > /tmp/who");
-    assert_eq!(scene.ask("web", "cat /tmp/who"), "it is me", "they are apart");
+    assert_eq!(
+        scene.ask("web", "cat /tmp/who"),
+        "it is me",
+        "they are apart"
+    );
     // From one that was brought back itself, most of whose memory still is where it was.
-    scene.well(&["fork", "other", "--count", "2", "--name", "more", "--same-identity"]);
+    scene.well(&[
+        "fork",
+        "other",
+        "--count",
+        "2",
+        "--name",
+        "more",
+        "--same-identity",
+    ]);
     assert_eq!(scene.names(), ["more-1", "more-2", "other", "web"]);
     for name in ["more-1", "more-2"] {
         assert_eq!(scene.ask(name, "cat /tmp/who"), "I am another");
@@ -169,17 +226,26 @@ fn a_limited_guest_comes_back_limited_and_whole() {
     let Some(scene) = Scene::with_guest(&["--resident-limit", "40M"]) else {
         return;
     };
-    scene.ask("web", "head -c 50000000 /dev/urandom > /tmp/much; md5sum < /tmp/much > /tmp/sum");
+    scene.ask(
+        "web",
+        "head -c 50000000 /dev/urandom > /tmp/much; md5sum < /tmp/much > /tmp/sum",
+    );
     scene.well(&["suspend", "web"]);
     scene.well(&["restore", "web"]);
     let check = |scene: &Scene| {
         let list: Value = serde_json::from_str(&scene.well(&["inspect", "web", "--json"])).unwrap();
-        let memory = list.pointer("/books/memory").or(list.pointer("/0/books/memory")).unwrap();
+        let memory = list
+            .pointer("/books/memory")
+            .or(list.pointer("/0/books/memory"))
+            .unwrap();
         let resident = memory["resident_bytes"].as_u64().unwrap();
         assert!(resident <= 41 << 20, "{resident}");
     };
     check(&scene);
-    assert_eq!(scene.ask("web", "md5sum < /tmp/much | cmp - /tmp/sum && echo same"), "same");
+    assert_eq!(
+        scene.ask("web", "md5sum < /tmp/much | cmp - /tmp/sum && echo same"),
+        "same"
+    );
     check(&scene);
 }
 
@@ -191,19 +257,27 @@ fn a_disk_goes_with_its_memory_or_the_snapshot_is_refused() {
     scene.well(&["kill", "web"]);
     let disk = scene.host.folder().join("disk.raw");
     File::create(&disk).unwrap().set_len(64 << 20).unwrap();
-    let usual = ["-d", "--name", "db", "--memory", "128M", "--engine", "soft", "--disk", "disk.raw"];
+    let usual = [
+        "-d", "--name", "db", "--memory", "128M", "--engine", "soft", "--disk", "disk.raw",
+    ];
     let ran = scene.host.mother.run(&usual);
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     scene.until_logged("db", "guest:~#");
     scene.ask("db", "echo before > /dev/vda; sync");
     // Held by nothing but the guest's memory.
-    scene.ask("db", "echo pending | dd of=/dev/vda seek=8 conv=notrunc 2>/dev/null");
+    scene.ask(
+        "db",
+        "echo pending | dd of=/dev/vda seek=8 conv=notrunc 2>/dev/null",
+    );
     scene.well(&["suspend", "db"]);
     scene.well(&["restore", "db"]);
     assert_eq!(scene.ask("db", "head -c 6 /dev/vda"), "before");
     scene.ask("db", "sync");
     let mut bytes = [0; 7];
-    File::open(&disk).unwrap().read_exact_at(&mut bytes, 4096).unwrap();
+    File::open(&disk)
+        .unwrap()
+        .read_exact_at(&mut bytes, 4096)
+        .unwrap();
     assert_eq!(&bytes, b"pending");
     // Without asking, a disk of the user's own is copied by nobody; a file system that shares copies does it at once.
     let taken = scene.call(&["snapshot", "db", "--to", "shared"]);
@@ -215,14 +289,27 @@ fn a_disk_goes_with_its_memory_or_the_snapshot_is_refused() {
     scene.well(&["restore", "shared", "--name", "old", "--same-identity"]);
     assert_eq!(scene.ask("old", "head -c 6 /dev/vda"), "before");
     scene.ask("old", "echo mine > /dev/vda; sync");
-    assert_eq!(scene.ask("db", "head -c 6 /dev/vda"), "behind", "they are apart");
+    assert_eq!(
+        scene.ask("db", "head -c 6 /dev/vda"),
+        "behind",
+        "they are apart"
+    );
     // A disk that somebody has written meanwhile is another one than the guest has in mind.
     scene.well(&["suspend", "db", "--to", "late"]);
     thread::sleep(Duration::from_millis(20));
-    File::options().write(true).open(&disk).unwrap().write_all_at(b"x", 1 << 20).unwrap();
+    File::options()
+        .write(true)
+        .open(&disk)
+        .unwrap()
+        .write_all_at(b"x", 1 << 20)
+        .unwrap();
     let refused = scene.call(&["restore", "late"]);
     assert_eq!(refused.status, Some(2), "{}", refused.stderr);
-    assert!(refused.stderr.contains("disk.raw has been written"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("disk.raw has been written"),
+        "{}",
+        refused.stderr
+    );
 }
 
 #[test]
@@ -240,8 +327,18 @@ fn a_damaged_snapshot_is_refused_and_nothing_is_lost() {
         fs::remove_file(&path).unwrap();
         fs::write(&path, damaged).unwrap();
         let refused = scene.call(&["restore", "web"]);
-        assert_eq!(refused.status, Some(2), "{part}: {}{}", refused.stdout, refused.stderr);
-        assert!(refused.stderr.contains(expected), "{part}: {}", refused.stderr);
+        assert_eq!(
+            refused.status,
+            Some(2),
+            "{part}: {}{}",
+            refused.stdout,
+            refused.stderr
+        );
+        assert!(
+            refused.stderr.contains(expected),
+            "{part}: {}",
+            refused.stderr
+        );
         assert!(scene.names().is_empty(), "{part}");
         fs::write(&path, whole).unwrap();
     };
@@ -250,7 +347,11 @@ fn a_damaged_snapshot_is_refused_and_nothing_is_lost() {
     check("memory", &|bytes| bytes.truncate(9000), "memory");
     check("memory", &|bytes| bytes[0] ^= 1, "memory");
     check("kernel", &|bytes| bytes[5000] ^= 1, "kernel");
-    check("snapshot.json", &|bytes| bytes.truncate(20), "snapshot.json");
+    check(
+        "snapshot.json",
+        &|bytes| bytes.truncate(20),
+        "snapshot.json",
+    );
     scene.well(&["restore", "web"]);
     assert_eq!(scene.ask("web", "echo still here"), "still here");
 }
@@ -265,8 +366,15 @@ fn who_takes_a_snapshot_can_die_and_the_guest_goes_on() {
         let mut command = Command::new(scene.host.mother.program());
         command.args(["snapshot", "web", "--to", "never"]);
         command.env("XDG_RUNTIME_DIR", scene.host.mother.vms().parent().unwrap());
-        command.env("XDG_DATA_HOME", scene.host.mother.vms().parent().unwrap().join("data"));
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        command.env(
+            "XDG_DATA_HOME",
+            scene.host.mother.vms().parent().unwrap().join("data"),
+        );
+        let mut child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         thread::sleep(Duration::from_millis(wait));
         child.kill().unwrap();
         child.wait().unwrap();

@@ -19,12 +19,12 @@ use crate::console::{ConsoleInput, ConsoleOutput};
 use crate::controllers::{Controllers, InterruptCounters, Startup};
 use crate::event::{BoardEvent, BoardEvents};
 use crate::fixed::{FixedDevices, Surroundings};
+use crate::generation::Generation;
 use crate::irq::{IrqLine, IrqLines, IrqSink};
 use crate::kvmclock::{self, SystemTime};
 use crate::layout::{self, irq, port};
 use crate::pci::{self, PciBus};
 use crate::pic::PicPair;
-use crate::generation::Generation;
 use crate::pm::{GenerationSignal, PowerButton};
 use crate::rtc::RamSizes;
 use crate::serial::SerialCounters;
@@ -382,7 +382,8 @@ impl Board {
     /// away for a hang.
     pub fn tell_of_stop(&mut self, now: Nanos) {
         for time in &mut self.times {
-            time.system_time.update(&self.memory, &time.clock, now, true);
+            time.system_time
+                .update(&self.memory, &time.clock, now, true);
         }
     }
 

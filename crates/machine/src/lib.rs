@@ -52,11 +52,11 @@ pub use outcome::ending::{Ending, StopCause};
 pub use outcome::exits::{ExitCounts, ExitKind};
 pub use outcome::refusal::{PauseError, SwitchError};
 pub use plan::host_findings::{HostFindings, PagingFinding, paging_finding};
-pub use plan::{RestorePlan, ResumeClock};
 pub use plan::{
     AllowedName, AllowedNetwork, BasePlan, DiskPlan, EgressPlan, ImagePlan, NetBackend, NetPlan,
     OnReset, PagingPlan, Served, UserNetwork, VmPlan, check, console_word, plan,
 };
+pub use plan::{RestorePlan, ResumeClock};
 pub use report::{Marker, MemoryReport, Report, Sample, Unmapped, VmmMemory};
 pub use run::lives::MachineError;
 pub use server::{Acceptor, Audit, ControlServer};

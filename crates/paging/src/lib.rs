@@ -26,8 +26,8 @@ mod stall;
 mod store;
 mod watch;
 
-pub use base::{Base, BaseError, CHUNK_BYTES, CHUNK_PAGES};
 pub use crate::core::{Broken, Counts};
+pub use base::{Base, BaseError, CHUNK_BYTES, CHUNK_PAGES};
 pub use estimate::Estimate;
 pub use memory::{PAGE_BYTES, PageBytes};
 pub use pager::{AHEAD_PAGES, Books, Pager, Settings, StartError};

@@ -366,7 +366,10 @@ mod tests {
         assert_eq!(lacking(&full, &full), Vec::<String>::new());
         let missing = lacking(&full, &model(u32::MAX, 3));
         let has = |words: &str| missing.iter().any(|feature| feature.starts_with(words));
-        assert!(has("AVX (CPUID 0x1.0 ECX bit 28)") && has("AVX2 ("), "{missing:?}");
+        assert!(
+            has("AVX (CPUID 0x1.0 ECX bit 28)") && has("AVX2 ("),
+            "{missing:?}"
+        );
         assert_eq!(lacking(&model(u32::MAX, 3), &full), Vec::<String>::new());
     }
 

@@ -12,8 +12,11 @@ macro_rules! as_bits {
         }
 
         impl<'de> serde::Deserialize<'de> for $name {
-            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<$name, D::Error> {
-                <$number as serde::Deserialize>::deserialize(deserializer).map($name::from_bits_retain)
+            fn deserialize<D: serde::Deserializer<'de>>(
+                deserializer: D,
+            ) -> Result<$name, D::Error> {
+                <$number as serde::Deserialize>::deserialize(deserializer)
+                    .map($name::from_bits_retain)
             }
         }
     };

@@ -341,7 +341,6 @@ pub struct RestoredVm {
     pub seconds: f64,
 }
 
-
 /// A dump that was written.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct DumpedVm<'a> {

@@ -126,7 +126,10 @@ fn schemas() -> Vec<(&'static str, Schema)> {
         ("doctor", of::<Doctor>("mother doctor --json")),
         ("done", of::<Vec<Done>>("What came of orders to VMs")),
         ("dump", of::<DumpedVm<'_>>("mother dump --json")),
-        ("snapshot", of::<TakenSnapshot<'_>>("mother snapshot --json")),
+        (
+            "snapshot",
+            of::<TakenSnapshot<'_>>("mother snapshot --json"),
+        ),
         ("restore", of::<Vec<RestoredVm>>("mother restore --json")),
         ("ended", of::<Vec<Ended<'_>>>("mother wait --json")),
         ("failed", of::<Failed>("Instead of an answer")),

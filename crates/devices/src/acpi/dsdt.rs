@@ -108,7 +108,10 @@ fn generation() -> Raw {
     let names: Vec<&dyn Aml> = vec![&"VM_Gen_Counter", &"VM_GEN_COUNTER"];
     let compatible = Name::new("_CID".into(), &Package::new(names));
     let described = Name::new("_DDN".into(), &"VM_Gen_Counter");
-    let place = Package::new(vec![&layout::GENERATION_WORDS[0], &layout::GENERATION_WORDS[1]]);
+    let place = Package::new(vec![
+        &layout::GENERATION_WORDS[0],
+        &layout::GENERATION_WORDS[1],
+    ]);
     let place = Name::new("ADDR".into(), &place);
     let children: Vec<&dyn Aml> = vec![&identity, &compatible, &described, &place];
     Raw(bytes_of(&Device::new("VGEN".into(), children)))

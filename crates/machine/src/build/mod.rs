@@ -8,7 +8,6 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Instant;
 
-use api::ConsoleKind;
 use crate::attach::handles::Devices;
 use crate::build::descriptors::Kept;
 use crate::console::ConsoleInput;
@@ -21,6 +20,7 @@ use crate::report::Report;
 use crate::run::accounts::Accounts;
 use crate::run::lives::{MachineError, live};
 use crate::run::outside::Outside;
+use api::ConsoleKind;
 
 /// One VM, ready to run.
 pub struct Machine {

@@ -26,8 +26,8 @@ use crate::paging::Paging;
 use crate::report::footprint::Footprint;
 pub use requests::Phase;
 pub(crate) use requests::Step;
-pub(crate) use saving::Ground;
 use requests::{Answer, Request, Requests, State, Ticket};
+pub(crate) use saving::Ground;
 use shown::Shown;
 
 /// Stops a VM, pauses it, or presses its power button. Cheap to clone; any thread may use it, also before and after

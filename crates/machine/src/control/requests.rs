@@ -142,7 +142,9 @@ impl Request {
             | Request::PressPower(answer)
             | Request::Stop(_, answer)
             | Request::End(_, answer) => answer.send(result.map_err(PauseError::from)).is_ok(),
-            Request::Switch(_, answer) | Request::Save(answer) => answer.send(result.map_err(SwitchError::from)).is_ok(),
+            Request::Switch(_, answer) | Request::Save(answer) => {
+                answer.send(result.map_err(SwitchError::from)).is_ok()
+            }
         };
     }
 }

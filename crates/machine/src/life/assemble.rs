@@ -23,12 +23,12 @@ use crate::console::ConsoleInput;
 use crate::console::output::Output;
 use crate::engine::EngineKind;
 use crate::life::Life;
-use crate::life::restored::Restored;
-use crate::life::saved::{GiveError, Ready, SavedError};
-use crate::outcome::rest::Rest;
 use crate::life::held::Held;
 use crate::life::msr::MachineMsrs;
+use crate::life::restored::Restored;
 use crate::life::room::{Room, open_mailbox};
+use crate::life::saved::{GiveError, Ready, SavedError};
+use crate::outcome::rest::Rest;
 use crate::plan::VmPlan;
 use crate::plan::images::guests_name;
 use crate::threads::alarm::Alarm;
@@ -96,10 +96,7 @@ impl Life {
         output: Output,
         attachments: &mut [Box<dyn Attachment>],
         maker: &VcpuMaker,
-        begin_paging: impl FnOnce(
-            &Arc<GuestMemory>,
-            Option<&Arc<dyn Base>>,
-        ) -> Result<bool, StartError>,
+        begin_paging: impl FnOnce(&Arc<GuestMemory>, Option<&Arc<dyn Base>>) -> Result<bool, StartError>,
     ) -> Result<(Life, Vec<Ready>), AssemblyError> {
         let memory = memory(plan, held, &begin, begin_paging)?;
         let time = match &begin {
@@ -150,7 +147,10 @@ impl Life {
             over: AtomicBool::new(false),
             end: Lock::new(None),
         };
-        Ok((life, vcpus.engine.vcpus.into_iter().zip(begun.rests).collect()))
+        Ok((
+            life,
+            vcpus.engine.vcpus.into_iter().zip(begun.rests).collect(),
+        ))
     }
 }
 
@@ -387,7 +387,9 @@ pub(super) fn fresh_generation() -> Generation {
     let mut bytes = [0; 16];
     // So few bytes come at once or, on a host that has no random numbers at all, not (getrandom(2)).
     if getrandom(&mut bytes[..], GetRandomFlags::empty()).is_err() {
-        tracing::warn!("this host has no random bytes: the guest is not told that it is another machine");
+        tracing::warn!(
+            "this host has no random bytes: the guest is not told that it is another machine"
+        );
     }
     Generation(bytes)
 }

@@ -80,7 +80,9 @@ pub enum SavedError {
     #[error("it does not fit the machine that was planned: {0}")]
     Machine(&'static str),
     /// The guest may use what this host or engine lacks.
-    #[error("this host's processor, as this engine shows it, lacks what the guest was started with: {0}")]
+    #[error(
+        "this host's processor, as this engine shows it, lacks what the guest was started with: {0}"
+    )]
     Features(String),
     /// A device refuses its state.
     #[error(transparent)]
@@ -102,18 +104,18 @@ impl SavedError {
     /// What to do, if something can be done.
     pub(crate) fn help(&self) -> Option<&'static str> {
         match self {
-            SavedError::Format { .. } => {
-                Some("restore it with the version that made it, which `mother snapshots inspect` names")
-            }
-            SavedError::Features(_) => {
-                Some("restore it on a host with such a processor, or on the engine that it was made on")
-            }
+            SavedError::Format { .. } => Some(
+                "restore it with the version that made it, which `mother snapshots inspect` names",
+            ),
+            SavedError::Features(_) => Some(
+                "restore it on a host with such a processor, or on the engine that it was made on",
+            ),
             SavedError::Device(_) | SavedError::Machine(_) => {
                 Some("restore it with as many vCPUs, disks and devices as it was made with")
             }
-            SavedError::Read(_) | SavedError::Vcpu { .. } | SavedError::Memory(_) => {
-                Some("`mother snapshots verify` looks at all of it; the snapshot itself is as it was")
-            }
+            SavedError::Read(_) | SavedError::Vcpu { .. } | SavedError::Memory(_) => Some(
+                "`mother snapshots verify` looks at all of it; the snapshot itself is as it was",
+            ),
         }
     }
 }
@@ -239,7 +241,12 @@ const MXCSR_BITS: u32 = 0xffff;
 /// Refuses what no processor could have left and restoring would fault on (SDM vol. 1, 13.8).
 fn check_vcpu(vcpu_id: u32, state: &VcpuState) -> Result<(), SavedError> {
     let area: &[u8; XSAVE_BYTES] = &state.xsave;
-    let word = |at: usize| area[at..at + 8].iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
+    let word = |at: usize| {
+        area[at..at + 8]
+            .iter()
+            .rev()
+            .fold(0, |word, byte| word << 8 | u64::from(*byte))
+    };
     let what = if word(MXCSR) as u32 & !MXCSR_BITS != 0 {
         "MXCSR has reserved bits"
     } else if word(HEADER) & !state.xcr0 != 0 {

@@ -110,7 +110,9 @@ fn run_lives(
         outside.paging.end();
         // It goes on where the last one was.
         outside.maker.kind = control.engine();
-        let next = outside.assemble(plan, Begin::Boot).map_err(MachineError::Reboot)?;
+        let next = outside
+            .assemble(plan, Begin::Boot)
+            .map_err(MachineError::Reboot)?;
         (life, vcpus) = (Arc::new(next.0), next.1);
     }
 }

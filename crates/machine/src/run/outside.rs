@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use mem::GuestMemory;
-use paging::Base;
 use crate::attach::Attachment;
 use crate::console::ConsoleInput;
 use crate::console::output::Output;
@@ -12,6 +10,8 @@ use crate::life::held::{BuildError, Held, image_error};
 use crate::life::{AssemblyError, Begin, Life, Ready, VcpuMaker};
 use crate::paging::Paging;
 use crate::plan::VmPlan;
+use mem::GuestMemory;
+use paging::Base;
 
 /// What outlives a life: it is lent to each.
 pub(crate) struct Outside {

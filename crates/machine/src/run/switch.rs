@@ -16,8 +16,8 @@ use crate::life::{Life, VcpuMaker, sipi_state};
 use crate::outcome::refusal::SwitchError;
 use crate::outcome::rest::Rest;
 use crate::paging::Paging;
-use crate::threads::time::GuestTime;
 use crate::threads::exchange::Table;
+use crate::threads::time::GuestTime;
 
 /// Moves the guest of `life`, which is paused, from the engine `before` to the engine `kind`.
 pub(crate) fn switch(
@@ -53,7 +53,10 @@ fn take_over(life: &Life, kind: EngineKind, maker: &VcpuMaker) -> Result<(), Swi
         bell.set_kicker(vcpu.kicker());
     }
     let vcpus = engine.vcpus.into_iter().zip(rests).map(Some).collect();
-    match life.exchange.put(Table::Vcpus(vcpus), &life.gate, || life.is_over()) {
+    match life
+        .exchange
+        .put(Table::Vcpus(vcpus), &life.gate, || life.is_over())
+    {
         Some(_) => Ok(()),
         None => Err(SwitchError::Ended),
     }
@@ -63,10 +66,7 @@ fn take_over(life: &Life, kind: EngineKind, maker: &VcpuMaker) -> Result<(), Swi
 pub(crate) fn states(life: &Life) -> Result<Vec<VcpuState>, SwitchError> {
     let empty = (0..life.cpuid.len()).map(|_| None).collect();
     let is_over = || life.is_over();
-    match life
-        .exchange
-        .put(Table::States(empty), &life.gate, is_over)
-    {
+    match life.exchange.put(Table::States(empty), &life.gate, is_over) {
         Some(Table::States(states)) => Ok(states.into_iter().flatten().collect()),
         _ if life.is_over() => Err(SwitchError::Ended),
         _ => Err(SwitchError::TimedOut),

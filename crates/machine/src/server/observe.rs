@@ -14,8 +14,8 @@ use api::{
 use devices::virtio::balloon::BalloonReading;
 use host::MemFd;
 use paging::Books;
-use serde::Serialize;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use serde::Serialize;
 
 use crate::boot::Image;
 use crate::control::Phase;

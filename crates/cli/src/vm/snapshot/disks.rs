@@ -44,7 +44,14 @@ pub(super) fn duplicate(from: &File, to: &File) -> io::Result<DiskHow> {
     match ioctl_ficlone(to, from) {
         Ok(()) => Ok(DiskHow::Reflink),
         // Another file system, or one that cannot.
-        Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::INVAL | Errno::NOTTY | Errno::NOSYS | Errno::TXTBSY) => {
+        Err(
+            Errno::OPNOTSUPP
+            | Errno::XDEV
+            | Errno::INVAL
+            | Errno::NOTTY
+            | Errno::NOSYS
+            | Errno::TXTBSY,
+        ) => {
             copy(from, to)?;
             Ok(DiskHow::Copy)
         }

@@ -71,6 +71,10 @@ pub(super) fn of(
 /// Whether `path` is a disk that was asked for, and not one that was made for a run.
 pub(super) fn is_users_own(origin: &VmOrigin, path: &Path) -> bool {
     let is_it = |named: &Path| origin.folder.join(named) == path;
-    let is_image = origin.asked.image.as_deref().is_some_and(|word| is_it(Path::new(word)));
+    let is_image = origin
+        .asked
+        .image
+        .as_deref()
+        .is_some_and(|word| is_it(Path::new(word)));
     is_image || origin.asked.disks.iter().any(|disk| is_it(&disk.path))
 }

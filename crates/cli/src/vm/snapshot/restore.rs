@@ -247,7 +247,8 @@ fn planned(snapshot: &Snapshot, how: &HowArguments, name: VmName) -> Result<Plan
     let host = HostFindings::for_spec(&spec);
     let mut plan = plan(&spec, &host)?;
     plan.modules = modules(snapshot, &ground.strings);
-    let is_same = plan.memory_bytes == manifest.memory_bytes && plan.vcpu_count == manifest.vcpu_count;
+    let is_same =
+        plan.memory_bytes == manifest.memory_bytes && plan.vcpu_count == manifest.vcpu_count;
     if !is_same {
         return Err(unusable(
             snapshot,
@@ -306,11 +307,7 @@ fn modules(snapshot: &Snapshot, strings: &[String]) -> Vec<ImagePlan> {
 
 /// Gives the VM its disks: the user's own if nobody has written them since, and overlays or copies of those that are the
 /// snapshot's, which itself is never written.
-fn stand_on_disks(
-    snapshot: &Snapshot,
-    spec: &mut VmSpec,
-    run: &RunFolder,
-) -> Result<(), Failure> {
+fn stand_on_disks(snapshot: &Snapshot, spec: &mut VmSpec, run: &RunFolder) -> Result<(), Failure> {
     if snapshot.manifest().disks.len() != spec.disks.len() {
         let what = "it has another number of disks than the VM was asked for".to_owned();
         return Err(unusable(snapshot, what));
@@ -337,7 +334,9 @@ fn check_unchanged(snapshot: &Snapshot, path: &Path, fingerprint: &str) -> Resul
         Ok(true) => Ok(()),
         Ok(false) => Err(unusable(
             snapshot,
-            format!("{shown} has been written or replaced since, and its guest has the old one in mind"),
+            format!(
+                "{shown} has been written or replaced since, and its guest has the old one in mind"
+            ),
         )),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(unusable(
             snapshot,

@@ -19,7 +19,10 @@ pub(super) fn was(shelf: &Shelf, manifest: &Manifest) -> bool {
 
 /// Somebody goes on from it.
 pub(super) fn note(shelf: &Shelf, manifest: &Manifest) {
-    let opened = OpenOptions::new().create(true).append(true).open(file(shelf));
+    let opened = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(file(shelf));
     let noted = opened.and_then(|mut file| writeln!(file, "{}", manifest.id));
     if let Err(error) = noted {
         tracing::warn!("a second VM from this snapshot will not be told to be a clone: {error}");

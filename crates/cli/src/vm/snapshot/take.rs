@@ -158,8 +158,10 @@ impl Taking {
         let (one, mut client) = OneVm::connect(inventory.record(&vm.name)).map_err(failed)?;
         let info = client.status().map_err(failed)?.info;
         if info.program {
-            let why = "its guest is one program, whose input and output belong to whoever started it";
-            let help = "a VM with a console can be: one that is started with `-d`, or at a terminal";
+            let why =
+                "its guest is one program, whose input and output belong to whoever started it";
+            let help =
+                "a VM with a console can be: one that is started with `-d`, or at a terminal";
             return Err(self.not_now(&vm.name, why.to_owned(), help));
         }
         // The first look at a kernel takes long; the guest need not wait for it.
@@ -172,7 +174,13 @@ impl Taking {
             Kind::Snapshot => rest.end().map_err(failed)?,
             Kind::Suspended => rest.since.elapsed(),
         };
-        let manifest = manifest((self.kind, reseeds), &vm.name, &written, &origin, &mut draft)?;
+        let manifest = manifest(
+            (self.kind, reseeds),
+            &vm.name,
+            &written,
+            &origin,
+            &mut draft,
+        )?;
         let snapshot = draft.commit(manifest)?;
         if self.kind == Kind::Suspended {
             // It still rests: what it was is on disk, and nothing of it has happened since.
@@ -183,7 +191,11 @@ impl Taking {
             vm: vm.name,
             memory: written.memory,
             disks: written.disks,
-            rested: if self.kind == Kind::Snapshot { rested } else { written.rested },
+            rested: if self.kind == Kind::Snapshot {
+                rested
+            } else {
+                written.rested
+            },
             took: begun.elapsed(),
         })
     }
@@ -192,7 +204,11 @@ impl Taking {
         let origin = inventory.record(&vm.name).origin();
         origin.ok_or_else(|| {
             let why = "it is not known how it was started".to_owned();
-            self.not_now(&vm.name, why, "start it with `mother run`; what that is told is kept")
+            self.not_now(
+                &vm.name,
+                why,
+                "start it with `mother run`; what that is told is kept",
+            )
         })
     }
 
@@ -233,7 +249,13 @@ impl Taking {
             serde_json::from_slice(&text).map_err(|_| failed(ClientError::Strange))?;
         let books = client.books().map_err(failed)?;
         let opened = self.open_disks(name, &said)?;
-        self.check_room(name, origin, draft, (&said.plan, &opened), books.memory.given_bytes)?;
+        self.check_room(
+            name,
+            origin,
+            draft,
+            (&said.plan, &opened),
+            books.memory.given_bytes,
+        )?;
         let state = draft.write_part("state", said.state.get().as_bytes())?;
         let memory = self.write_memory(vm, client, name, draft)?;
         let disks = self.write_disks(origin, draft, &said.plan, &opened)?;
@@ -259,7 +281,10 @@ impl Taking {
                 Ok(file) if is_it => opened.push(file),
                 _ => {
                     let path = disk.path.display();
-                    let why = format!("{path} is not the file any more that it has as {}", disk.name);
+                    let why = format!(
+                        "{path} is not the file any more that it has as {}",
+                        disk.name
+                    );
                     let help = "put the file back in its place, or start the VM anew";
                     return Err(self.not_now(name, why, help));
                 }
@@ -327,14 +352,20 @@ impl Taking {
         name: &VmName,
         draft: &mut Draft,
     ) -> Result<MemorySummary, Failure> {
-        let files = client.memory().map_err(|source| self.failed(name, source))?;
+        let files = client
+            .memory()
+            .map_err(|source| self.failed(name, source))?;
         let slots = files.view.slots.clone();
         let len_bytes: u64 = slots.iter().map(|slot| slot.len_bytes).sum();
         let memory = LiveMemory::new(files, Some(vm.clone()));
         let file = draft.file("memory").map_err(Failure::SnapshotWrite)?;
         let page_count = len_bytes / PAGE_BYTES as u64;
         let mut writer = MemoryWriter::new(file, page_count).map_err(Failure::SnapshotWrite)?;
-        let verb = if self.kind == Kind::Suspended { "suspending" } else { "writing" };
+        let verb = if self.kind == Kind::Suspended {
+            "suspending"
+        } else {
+            "writing"
+        };
         let mut shown = Measured::new(&format!("{verb} {name}"), len_bytes);
         let mut bytes = vec![0; CHUNK_BYTES];
         for chunk in 0..page_count.div_ceil(CHUNK_PAGES) {
@@ -346,7 +377,9 @@ impl Taking {
                 self.not_now(name, unreadable.to_string(), help)
             })?;
             if has_data {
-                writer.put(chunk, &bytes[..len]).map_err(Failure::SnapshotWrite)?;
+                writer
+                    .put(chunk, &bytes[..len])
+                    .map_err(Failure::SnapshotWrite)?;
             }
             shown.show(start);
         }
@@ -367,7 +400,8 @@ impl Taking {
                 slot: n as u32,
                 how,
                 format: disk.format.to_string(),
-                virtual_bytes: Head::read(from, Some(disk.format)).map_or(0, |head| head.size_bytes),
+                virtual_bytes: Head::read(from, Some(disk.format))
+                    .map_or(0, |head| head.size_bytes),
                 file: None,
                 fingerprint: None,
                 read_only: disk.is_read_only,
@@ -398,9 +432,9 @@ fn reseeds(inventory: &Inventory, name: &VmName) -> bool {
     let looked = observer.and_then(|mut observer| {
         let seen = observer.observe()?;
         let is_it = |name: &[u8]| name.starts_with(b"vmgenid_");
-        Ok(seen.kernel.is_ok_and(|kernel| {
-            kernel.linked_symbols().any(|(_, _, name)| is_it(name))
-        }))
+        Ok(seen
+            .kernel
+            .is_ok_and(|kernel| kernel.linked_symbols().any(|(_, _, name)| is_it(name))))
     });
     looked.unwrap_or(false)
 }
@@ -440,7 +474,9 @@ fn read_chunk(
         }
         let gpa = Gpa(slot.gpa + (from - slot.file_offset));
         let part = &mut bytes[(from - start) as usize..(to - start) as usize];
-        let is_there = memory.next_data(gpa).is_some_and(|data| data.0 < gpa.0 + (to - from));
+        let is_there = memory
+            .next_data(gpa)
+            .is_some_and(|data| data.0 < gpa.0 + (to - from));
         if is_there {
             memory.read(gpa, part)?;
             has_data = true;
@@ -484,10 +520,7 @@ fn manifest(
         boot_nonce: None,
         spec: serde_json::to_value(&ground).expect("a description is text"),
         state: written.state.clone(),
-        memory: Part {
-            bytes: written.memory.file_bytes,
-            sha256: None,
-        },
+        memory: written.memory.part(),
         images,
         disks: written.disks.iter().map(|(disk, _)| disk.clone()).collect(),
     })
