@@ -41,13 +41,39 @@ pub(crate) struct Asked {
 
 /// Commands that only look.
 const LOOKING: &[&str] = &[
-    "ps", "truth", "inspect", "dmesg", "hooks", "trace", "logs", "wait", "doctor", "images",
-    "snapshots", "events",
+    "ps",
+    "truth",
+    "inspect",
+    "dmesg",
+    "hooks",
+    "trace",
+    "logs",
+    "wait",
+    "doctor",
+    "images",
+    "snapshots",
+    "events",
 ];
 /// Commands that change VMs, images or snapshots.
 const CHANGING: &[&str] = &[
-    "run", "stop", "kill", "start", "restart", "rename", "update", "pause", "resume", "switch",
-    "balloon", "limit", "link", "rm", "remove", "images", "snapshots", "create",
+    "run",
+    "stop",
+    "kill",
+    "start",
+    "restart",
+    "rename",
+    "update",
+    "pause",
+    "resume",
+    "switch",
+    "balloon",
+    "limit",
+    "link",
+    "rm",
+    "remove",
+    "images",
+    "snapshots",
+    "create",
     "delete",
 ];
 
