@@ -151,7 +151,7 @@ fn programs_are_told_the_same() {
     assert_eq!(list[0]["of"], Value::Null);
     assert_eq!(list[1]["of"]["vm"], "web");
     assert_eq!(list[1]["problem"], Value::Null);
-    let one = user.answer(&["inspect", "warm"], 0, "snapshot");
+    let one = user.answer(&["inspect", "warm"], 0, "inspected-snapshot");
     assert_eq!(one["stored_bytes"], 16384);
     assert_eq!(one["disks"][1]["how"], "own");
     let verified = user.answer(&["verify", "warm", "broken"], 2, "verified");

@@ -148,7 +148,7 @@ fn schemas() -> Vec<(&'static str, Schema)> {
             of::<FreedSnapshots<'_>>("mother snapshots rm and prune --json"),
         ),
         (
-            "snapshot",
+            "inspected-snapshot",
             of::<InspectedSnapshot<'_>>("mother snapshots inspect --json"),
         ),
         (

@@ -17,11 +17,14 @@ mod stage;
 mod targets;
 mod virtio;
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use host::MemFd;
 
 pub use self::targets::targets;
 use crate::random::Random;
@@ -60,6 +63,13 @@ pub struct Outcome {
     pub taken: u64,
     /// What went wrong, and where the input lies.
     pub failure: Option<String>,
+}
+
+/// A file in memory with these bytes.
+fn filled(bytes: &[u8]) -> std::io::Result<File> {
+    let file = MemFd::new(c"fuzz", 0)?;
+    file.file().write_all_at(bytes, 0)?;
+    file.file().try_clone()
 }
 
 /// Changes an input.

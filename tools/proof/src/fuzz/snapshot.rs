@@ -13,8 +13,7 @@ use snapshot::{
 };
 use twox_hash::XxHash3_64;
 
-use super::Target;
-use super::targets::filled;
+use super::{Target, filled};
 
 /// Pages of the guest: two chunks and a short one.
 const PAGES: u64 = 36;

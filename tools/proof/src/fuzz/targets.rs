@@ -1,6 +1,5 @@
 //! What reads foreign bytes, with good inputs of each format.
 
-use std::fs::File;
 use std::io::{Cursor, Write};
 use std::os::unix::fs::FileExt;
 
@@ -11,7 +10,7 @@ use host::MemFd;
 use images::{InThisProcess, Input, Onto, Parts, ReadContainer, ReadElf};
 use machine::boot;
 
-use super::{Target, board, code, snapshot, virtio};
+use super::{Target, board, code, filled, snapshot, virtio};
 use crate::bare::GUESTS;
 
 /// Bytes of a tar header, and where its checksum is (POSIX, pax, "ustar Interchange Format").
@@ -58,13 +57,6 @@ pub fn targets() -> Result<Vec<Target>> {
     targets.extend(board::targets());
     targets.push(code::target()?);
     Ok(targets)
-}
-
-/// A file in memory with these bytes.
-pub(super) fn filled(bytes: &[u8]) -> std::io::Result<File> {
-    let file = MemFd::new(c"fuzz", 0)?;
-    file.file().write_all_at(bytes, 0)?;
-    file.file().try_clone()
 }
 
 fn archive(files: &[(&str, &[u8])]) -> Result<Vec<u8>> {
