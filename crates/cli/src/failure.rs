@@ -119,6 +119,14 @@ pub enum Failure {
         /// What the host said.
         source: io::Error,
     },
+    /// Who starts commands for a service does not.
+    #[error("cannot have the command started by {}", .socket.display())]
+    Elsewhere {
+        /// Where it was asked.
+        socket: PathBuf,
+        /// What came of it.
+        source: io::Error,
+    },
     /// A file of policies, or of what was recorded, cannot be read.
     #[error("cannot read {}", .path.display())]
     PolicyFile {
@@ -556,6 +564,9 @@ impl Failure {
             }
             Failure::NoUser(_) => {
                 "`mother ps --all-users` lists all that can be seen; root sees everybody's"
+            }
+            Failure::Elsewhere { .. } => {
+                "`systemctl status mother-vm.socket` says whether anybody listens there; MOTHER_STARTER names the place"
             }
             Failure::NotForOthers => "become that user first: `runuser -u USER -- mother ...`",
             Failure::PolicyFile { source, .. } if source.kind() == io::ErrorKind::NotFound => {

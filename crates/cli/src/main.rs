@@ -109,6 +109,16 @@ fn typed() -> Result<(Arguments, bool, Option<String>), clap::Error> {
     Ok((arguments, json == Some(&true), vm))
 }
 
+/// Whether a command starts VMs, reads foreign files, or says what a VM would have here: a daemon that has given up what that
+/// takes has it done elsewhere.
+fn needs_the_host(command: &Command) -> bool {
+    match command {
+        Command::Run(arguments) => arguments.detach,
+        Command::Start(_) | Command::Restart(_) | Command::Images(_) | Command::Doctor(_) => true,
+        _ => false,
+    }
+}
+
 fn perform(arguments: Arguments, vm: Option<&str>) -> Result<u8, Failure> {
     let command = arguments.command;
     if let Some(host) = &arguments.host {
@@ -130,6 +140,10 @@ fn perform(arguments: Arguments, vm: Option<&str>) -> Result<u8, Failure> {
             return Err(Failure::NotForOthers);
         }
         users::speak_of(&user, vm)?;
+    }
+    if let Some(socket) = runner::starter().filter(|_| needs_the_host(&command)) {
+        let done = runner::elsewhere(&socket);
+        return done.map_err(|source| Failure::Elsewhere { socket, source });
     }
     if matches!(
         command,

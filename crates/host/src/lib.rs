@@ -13,6 +13,7 @@ pub mod cpu;
 pub mod deep_socket;
 pub mod executable;
 pub mod fault;
+pub mod heap;
 pub mod huge;
 pub mod inherit;
 pub mod jail;

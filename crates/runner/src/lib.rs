@@ -8,7 +8,7 @@
 //! VM       vm::live: build, serve, run, end        the guest; no path, no terminal, no environment
 //! ```
 //!
-//! Beside them a [`Reader`] reads foreign files before there is a VM, in a jail of its own.
+//! A command that shall run in a unit of its own hands itself over to a `starter`. Beside them a [`Reader`] reads foreign files before there is a VM, in a jail of its own.
 //!
 //! All are this program: [`role::take`] is what its `main` calls first. What each process may ask of the next is in
 //! `wire`; why there are three, and how each one's end is heard of, in decision 19.
@@ -24,6 +24,7 @@ mod reader;
 pub mod report;
 pub mod role;
 mod spawn;
+mod starter;
 mod trial;
 mod trouble;
 mod vm;
@@ -34,6 +35,7 @@ pub use client::{Handle, Held, Order, Running, Streams, start};
 pub use ending::{CRASHED, KILLED, TIMED_OUT};
 pub use launcher::Means;
 pub use reader::Reader;
+pub use starter::{STARTER, elsewhere, starter};
 pub use trial::jail_here;
 pub use trouble::{CLOSED_PIPE, OUR_FAULT, RunError, Trouble, causes};
 pub use vm::input::each_chunk;

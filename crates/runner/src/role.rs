@@ -17,24 +17,46 @@ use crate::own_log::{self, LogWish};
 use crate::spawn::CALLED;
 use crate::trouble::OUR_FAULT;
 use crate::wire::{Channel, Role};
-use crate::{egress, launcher, reader, trial, vm};
+use crate::{egress, launcher, reader, starter, trial, vm};
 
 /// Carries out the role of this process, if it has one; its exit status.
 pub fn take() -> Option<ExitCode> {
     let mut words = env::args_os();
-    let is_named = words.next()?.as_bytes().starts_with(CALLED.as_bytes());
+    let name = words.next()?;
+    let is_named = name.as_bytes().starts_with(CALLED.as_bytes());
     if !is_named || words.next().is_some() {
         return None;
     }
     let channel = Channel::of(io::stdin().as_fd().try_clone_to_owned().ok()?)?;
     // A panic has printed itself; to the process that waits it is Mother's failure like any other.
-    let status = panic::catch_unwind(|| perform(channel)).unwrap_or(OUR_FAULT);
+    let status = if name == starter::NAME {
+        panic::catch_unwind(|| start(&channel))
+    } else {
+        panic::catch_unwind(|| perform(channel))
+    };
+    let status = status.unwrap_or(OUR_FAULT);
     Some(ExitCode::from(status))
 }
 
+/// Starts a command for somebody, whom a service manager has connected.
+fn start(channel: &Channel) -> u8 {
+    own_log::begin(&LogWish::of_environment());
+    match close_stdin() {
+        Ok(()) => starter::perform(channel),
+        Err(error) => {
+            tracing::error!(%error, "a command cannot be started");
+            OUR_FAULT
+        }
+    }
+}
+
+/// What is started from here must not hold the channel open.
+fn close_stdin() -> io::Result<()> {
+    File::open("/dev/null").and_then(|null| Ok(dup2_stdin(&null)?))
+}
+
 fn perform(channel: Channel) -> u8 {
-    // What is started from here must not hold the channel open.
-    let closed = File::open("/dev/null").and_then(|null| Ok(dup2_stdin(&null)?));
+    let closed = close_stdin();
     let role = closed.and_then(|()| {
         let came = channel.receive::<Role>()?;
         came.ok_or_else(|| io::Error::from(ErrorKind::UnexpectedEof))

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api::EndKind;
 use fleet::Inventory;
@@ -33,6 +33,8 @@ const EVERY: Duration = Duration::from_secs(1);
 const STARTS_MAX: usize = 4;
 /// Before an observer that has ended is started again.
 const OBSERVER_PAUSE: Duration = Duration::from_secs(2);
+/// Between two times that memory which is not needed any more is given back.
+const GIVE_BACK_EVERY: Duration = Duration::from_secs(20);
 /// How long a guest may take to power off.
 pub(crate) const GRACE_SECONDS: u64 = 30;
 
@@ -97,6 +99,7 @@ impl Daemon {
     pub(crate) async fn tend(self: Arc<Self>) {
         let mut ticks = interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut gave_back = Instant::now();
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
@@ -108,6 +111,11 @@ impl Daemon {
                 tracing::error!("a look at the host ended: {error}");
             }
             self.take_steps();
+            // What many starts at the same time have taken.
+            if gave_back.elapsed() >= GIVE_BACK_EVERY {
+                gave_back = Instant::now();
+                let _ = spawn_blocking(host::heap::give_back).await;
+            }
         }
     }
 
@@ -420,9 +428,6 @@ impl Daemon {
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .env(crate::options::BY_DAEMON, "1")
-            // Threads of an observer free what they took at their first look (mallopt(3)).
-            .env("MALLOC_ARENA_MAX", "1")
-            .env("MALLOC_TRIM_THRESHOLD_", "131072")
             .kill_on_drop(true)
             .spawn();
         let mut child = match child {

@@ -39,6 +39,7 @@ mod metrics;
 mod options;
 mod orders;
 mod sight;
+mod snmp;
 mod store;
 mod subscribers;
 mod trust;

@@ -19,4 +19,6 @@ pub struct Options {
     pub version: String,
     /// A policy that is followed for all VMs: a file or the name of a preset.
     pub policy: Option<String>,
+    /// Where the host's SNMP agent takes subagents: a path, or HOST:PORT.
+    pub snmp: Option<String>,
 }

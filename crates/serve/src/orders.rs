@@ -193,12 +193,7 @@ pub(crate) async fn perform(
     on_line: impl Fn(&str),
     cancelled: Option<watch::Receiver<bool>>,
 ) -> Result<Value, Problem> {
-    let broken = |what: &'static str| {
-        move |error: std::io::Error| {
-            problem("internal", format!("cannot {what} a command: {error}"))
-        }
-    };
-    let mut child = spawn(words).map_err(broken("start"))?;
+    let mut child = spawn(words).map_err(|error| not_started(words, &error))?;
     let answer = read_all(child.stdout.take());
     let said = read_lines(child.stderr.take(), on_line);
     let done = async { tokio::join!(answer, said) };
@@ -217,7 +212,9 @@ pub(crate) async fn perform(
             return Err(problem("cancelled", "it was cancelled"));
         }
     };
-    let status = child.wait().await.map_err(broken("wait for"))?;
+    let lost =
+        |error: std::io::Error| problem("internal", format!("cannot wait for a command: {error}"));
+    let status = child.wait().await.map_err(lost)?;
     judge(&answer, &said, status.code()).map_err(|problem| *problem)
 }
 
@@ -254,6 +251,22 @@ fn judge(answer: &[u8], said: &[String], status: Option<i32>) -> Result<Value, B
                 text.trim_start_matches("error: "),
             )))
         }
+    }
+}
+
+/// Why a command was not started: mostly it is the folder, which the daemon may not enter where who declared the VM may.
+fn not_started(words: &Words, error: &std::io::Error) -> Problem {
+    match &words.folder {
+        Some(folder) if std::fs::read_dir(folder).is_err() => Problem {
+            help: Some(
+                "declare it from a folder that the daemon's user may enter, `/` for one".to_owned(),
+            ),
+            ..problem(
+                "refused",
+                format!("cannot work in {}: {error}", folder.display()),
+            )
+        },
+        _ => problem("internal", format!("cannot start a command: {error}")),
     }
 }
 
@@ -362,6 +375,20 @@ mod tests {
             Err(("failed", "the disk is full")),
         );
         check("", &[], 0, Ok("null"));
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_entered_is_named() {
+        let words = Words {
+            folder: Some("/proc/1/nowhere".into()),
+            ..Words::new(["ps"])
+        };
+        let error = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let said = not_started(&words, &error).message;
+        assert!(
+            said.starts_with("cannot work in /proc/1/nowhere: "),
+            "{said}"
+        );
     }
 
     #[test]

@@ -380,3 +380,32 @@ pub(crate) fn now() -> f64 {
         .unwrap_or_default()
         .as_secs_f64()
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A VM of which nothing else is known.
+    pub(crate) fn vm(state: StateView) -> VmView {
+        VmView {
+            name: "web".to_owned(),
+            state,
+            engine: None,
+            pid: None,
+            vcpus: None,
+            started_at: None,
+            uptime_seconds: None,
+            cpu_seconds: None,
+            memory_given_bytes: None,
+            memory_resident_bytes: None,
+            reboots: None,
+            consoles: None,
+            labels: BTreeMap::new(),
+            ports: Vec::new(),
+            end: None,
+            declared: None,
+            trouble: None,
+            insight: None,
+        }
+    }
+}

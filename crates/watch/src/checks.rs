@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use api::HostBooks;
 use fleet::{ClientError, OneVm};
+use host::lock::Lock;
 use insight::Look;
 use insight::hidden::Depth;
 use insight::integrity::Scope;
@@ -32,6 +33,10 @@ const RESTLESS_PAGES: usize = 64;
 const MODULES_HOLD: Duration = Duration::from_secs(15);
 /// The same of a search of all memory that tasks are made from.
 const SLABS_HOLD: Duration = Duration::from_secs(60);
+
+/// Held by who compares all code of a guest: the kernel file's code, which that takes, is fifty megabytes as it is, and many guests
+/// that boot at the same time are compared at the same time otherwise.
+static COMPARING: Lock<()> = Lock::new(());
 
 /// Checks of one VM.
 pub(crate) struct Checks {
@@ -211,6 +216,7 @@ impl Checks {
     }
 
     fn integrity(&mut self, look: &Look<'_>, memory: &LiveMemory) -> Vec<View> {
+        let _one = (!self.has_compared_all).then(|| COMPARING.lock());
         let is_untold = Cell::new(false);
         let told_at_first = RefCell::new(Vec::new());
         let has_compared_all = self.has_compared_all;

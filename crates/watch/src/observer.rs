@@ -12,12 +12,17 @@ use std::time::{Duration, Instant};
 
 use api::{HostBooks, VcpuView};
 use fleet::{Client, ClientError, MemoryFiles, OneVm, Record};
+use host::lock::Lock;
 use insight::{Account, Kernel, Loaded, Look, NotRecognised, Registers};
 
 use crate::live::{LiveCost, LiveMemory};
 
 /// How long to wait before a guest whose kernel was not recognised is looked at again.
 const AGAIN: Duration = Duration::from_secs(2);
+
+/// Held by who looks for a kernel: it takes a copy of the image and of all its symbols, which many guests that boot at the same
+/// time would make a gigabyte of.
+static ATTACHING: Lock<()> = Lock::new(());
 
 /// Watches one VM.
 pub struct Observer {
@@ -148,14 +153,20 @@ impl Observer {
                     // It starts again just now; the next moment will be of the new life.
                     return self.meet_later(life, files);
                 }
-                let loaded = self.loaded(&mut files);
+                let loaded = {
+                    let _one = ATTACHING.lock();
+                    self.loaded(&mut files)
+                };
                 let vm = Some(self.vm.clone());
                 (Arc::new(LiveMemory::new(files, vm)), loaded)
             }
         };
         let shared = Arc::<LiveMemory>::clone(&memory) as Arc<dyn insight::Memory>;
         // A vCPU that waits to be started has nothing to say about the kernel.
-        let kernel = insight::attach(shared, registers, loaded.as_ref().ok());
+        let kernel = {
+            let _one = ATTACHING.lock();
+            insight::attach(shared, registers, loaded.as_ref().ok())
+        };
         self.guest = Some(Guest {
             life,
             memory,

@@ -82,6 +82,10 @@ usage: cargo xtask TASK
            random instructions on the silicon and on the software CPU
   dist     what users get, in target/releases: the program (static, without debug information, which lies apart), manual
            pages, completions, checksums, and what it is made of (CycloneDX)
+  dist --try
+           the Debian package of the last `dist` in fresh trees of Debian's releases: installed, used, removed, purged
+  dist --boot
+           the same package under systemd in a Debian guest: its units, and VMs that go on without the daemon
   report   longest files and functions, unsafe blocks, dependencies
 ";
 
@@ -104,6 +108,8 @@ fn main() -> ExitCode {
         ["differential", options @ ..] => differential::run("differential", options),
         ["test-kvm" | "guest" | "debian" | "bench" | "soak", ..] => bench::run(&words),
         ["dist"] => dist::run(),
+        ["dist", "--try"] => dist::try_out(),
+        ["dist", "--boot"] => dist::boot(),
         ["drill"] => drill::run(),
         ["report"] => Workspace::load().map(|workspace| {
             report::print(&workspace);

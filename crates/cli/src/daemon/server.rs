@@ -28,6 +28,14 @@ pub struct ServeArguments {
     /// Follow a policy for all VMs: a file, or observe, guarded or locked
     #[arg(long, value_name = "FILE|PRESET")]
     policy: Option<String>,
+    /// Answer SNMP (VM-MIB) as a subagent of the host's agent, at a path or HOST:PORT
+    #[arg(
+        long,
+        value_name = "PLACE",
+        num_args = 0..=1,
+        default_missing_value = "/var/agentx/master"
+    )]
+    snmp: Option<String>,
     /// The folder of what is declared, events and tokens [default: $XDG_STATE_HOME/mother/serve]
     #[arg(long, value_name = "FOLDER")]
     state: Option<PathBuf>,
@@ -58,6 +66,7 @@ pub fn serve(arguments: &ServeArguments) -> Result<u8, Failure> {
         listen: arguments.listen,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         policy,
+        snmp: arguments.snmp.clone(),
     })?;
     Ok(0)
 }

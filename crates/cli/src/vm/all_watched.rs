@@ -29,6 +29,8 @@ const EVERY: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_secs(5);
 /// Longest silence about a guest.
 const AT_LEAST: Duration = Duration::from_secs(10);
+/// Between two times that memory which is not needed any more is given back.
+const GIVE_BACK_EVERY: Duration = Duration::from_secs(10);
 /// Who uses less of a core than this sleeps.
 const WORKS_SHARE: f64 = 0.02;
 /// What a guest's watcher needs of its stack.
@@ -51,7 +53,9 @@ pub(super) fn watch_all(is_json: bool) -> Result<u8, Failure> {
             thread::sleep(EVERY);
         }
     }
+    host::heap::share();
     let inventory = Inventory::of_user()?;
+    let mut gave_back = Instant::now();
     // The first that cannot be written ends it.
     let failed: Arc<Lock<Option<Failure>>> = Arc::default();
     let watched: Arc<Lock<BTreeSet<VmName>>> = Arc::default();
@@ -85,6 +89,11 @@ pub(super) fn watch_all(is_json: bool) -> Result<u8, Failure> {
                 // The next turn tries again.
                 watched.lock().remove(&vm.name);
             }
+        }
+        // What looking into guests that boot has taken, over all of their memory.
+        if gave_back.elapsed() >= GIVE_BACK_EVERY {
+            gave_back = Instant::now();
+            host::heap::give_back();
         }
         thread::sleep(EVERY);
     }

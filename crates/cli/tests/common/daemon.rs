@@ -28,6 +28,8 @@ pub struct Daemon {
     pub fingerprint: String,
     /// Where it listens.
     pub address: String,
+    /// More words behind `mother serve`.
+    words: Vec<String>,
 }
 
 impl Drop for Daemon {
@@ -40,6 +42,11 @@ impl Drop for Daemon {
 impl Daemon {
     /// With the default guest in its cache, or a loud word that there is none.
     pub fn start() -> Option<Daemon> {
+        Daemon::start_with(&[])
+    }
+
+    /// The same with more words behind `mother serve`.
+    pub fn start_with(words: &[&str]) -> Option<Daemon> {
         let folder = tempfile::tempdir().unwrap();
         let mut daemon = Daemon {
             mother: with_guest()?.in_folder(folder.path()),
@@ -47,6 +54,7 @@ impl Daemon {
             process: None,
             fingerprint: String::new(),
             address: String::new(),
+            words: words.iter().map(|word| (*word).to_owned()).collect(),
         };
         daemon.begin();
         Some(daemon)
@@ -58,6 +66,7 @@ impl Daemon {
         command
             .args(["serve", "--listen", "127.0.0.1:0", "--state"])
             .arg(self.folder.path().join("state"))
+            .args(&self.words)
             .stdin(Stdio::null())
             .stderr(Stdio::piped());
         let mut process = command.spawn().unwrap();

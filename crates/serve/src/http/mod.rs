@@ -49,6 +49,7 @@ use crate::doors::{From, Who, call};
 use crate::error::ServeError;
 use crate::options::Options;
 use crate::orders::problem;
+use crate::snmp;
 
 /// Connections over TLS at the same time, and as many on the Unix socket.
 const CONNECTIONS_MAX: usize = 1000;
@@ -63,6 +64,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Serves until it is told to end.
 pub(crate) fn run(options: Options) -> Result<(), ServeError> {
+    ::host::heap::share();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // Stacks are what threads cost.
@@ -102,6 +104,11 @@ async fn serve(options: Options) -> Result<(), ServeError> {
             .policy
             .clone()
             .map(|policy| tokio::spawn(Arc::clone(&daemon).follow_policy(policy))),
+        daemon
+            .options
+            .snmp
+            .clone()
+            .map(|place| tokio::spawn(snmp::attend(Arc::clone(&daemon), place))),
     ];
     told("READY=1");
     end.wait().await;

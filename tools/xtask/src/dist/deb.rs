@@ -27,7 +27,7 @@ const PLACES: &[(&str, &str)] = &[
         "completions/mother.fish",
         "usr/share/fish/vendor_completions.d/mother.fish",
     ),
-    ("apparmor/mother", "etc/apparmor.d/mother"),
+    ("apparmor/mother", "usr/share/mother/apparmor/mother"),
     ("sbom.cdx.json", "usr/share/doc/mother/sbom.cdx.json"),
     ("LICENSE", "usr/share/doc/mother/copyright"),
 ];
@@ -39,8 +39,24 @@ const PACKAGING: &[(&str, &str)] = &[
         "usr/lib/systemd/system/mother.service",
     ),
     (
+        "systemd/mother-vm.socket",
+        "usr/lib/systemd/system/mother-vm.socket",
+    ),
+    (
+        "systemd/mother-vm@.service",
+        "usr/lib/systemd/system/mother-vm@.service",
+    ),
+    (
         "systemd/user/mother.service",
         "usr/lib/systemd/user/mother.service",
+    ),
+    (
+        "systemd/user/mother-vm.socket",
+        "usr/lib/systemd/user/mother-vm.socket",
+    ),
+    (
+        "systemd/user/mother-vm@.service",
+        "usr/lib/systemd/user/mother-vm@.service",
     ),
     (
         "systemd/user/mother.socket",
@@ -57,14 +73,21 @@ const PACKAGING: &[(&str, &str)] = &[
     ),
 ];
 
-/// What is done when it is on the host: a user for the host's daemon, where systemd can make one. Nothing is started.
+/// What is done when it is on the host: a user for the host's daemon, where systemd can make one, and the profile where
+/// AppArmor can read it (an older one would refuse all profiles of the host for it). Nothing is started.
 const AFTER_INSTALL: &str = "#!/bin/sh
 set -e
-if [ \"$1\" = configure ] && [ -d /run/systemd/system ]; then
-    systemd-sysusers mother.conf || true
-    systemctl daemon-reload || true
-    # A daemon that runs is replaced by the new one; its VMs go on.
-    if [ -n \"$2\" ]; then systemctl try-restart mother.service || true; fi
+if [ \"$1\" = configure ]; then
+    if command -v systemd-sysusers >/dev/null; then systemd-sysusers mother.conf || true; fi
+    if [ -e /etc/apparmor.d/abi/4.0 ]; then
+        install -m 644 /usr/share/mother/apparmor/mother /etc/apparmor.d/mother
+        if [ -d /sys/kernel/security/apparmor ]; then apparmor_parser -r /etc/apparmor.d/mother || true; fi
+    fi
+    if [ -d /run/systemd/system ]; then
+        systemctl daemon-reload || true
+        # A daemon that runs is replaced by the new one; its VMs go on.
+        if [ -n \"$2\" ]; then systemctl try-restart mother.service || true; fi
+    fi
 fi
 ";
 
@@ -73,7 +96,22 @@ const BEFORE_REMOVAL: &str = "#!/bin/sh
 set -e
 if [ \"$1\" = remove ] && [ -d /run/systemd/system ]; then
     systemctl disable --now mother.service || true
+    systemctl stop mother-vm.socket || true
 fi
+";
+
+/// When it has gone; purged, so are declared VMs, tokens and images of the host's daemon. VMs that still run keep what they
+/// have open.
+const AFTER_REMOVAL: &str = "#!/bin/sh
+set -e
+if [ \"$1\" = remove ] || [ \"$1\" = purge ]; then
+    if [ -e /etc/apparmor.d/mother ]; then
+        if [ -d /sys/kernel/security/apparmor ]; then apparmor_parser -R /etc/apparmor.d/mother || true; fi
+        rm -f /etc/apparmor.d/mother
+    fi
+    if [ -d /run/systemd/system ]; then systemctl daemon-reload || true; fi
+fi
+if [ \"$1\" = purge ]; then rm -rf /var/lib/mother /var/cache/mother; fi
 ";
 
 /// Packs what is in `release`; the package.
@@ -103,8 +141,12 @@ pub(super) fn package(release: &Path, number: &str) -> Result<PathBuf> {
          and says of every guest what is true beside what it claims.\n"
     );
     write(&root.join("DEBIAN/control"), &control)?;
-    write(&root.join("DEBIAN/conffiles"), "/etc/apparmor.d/mother\n")?;
-    for (name, text) in [("postinst", AFTER_INSTALL), ("prerm", BEFORE_REMOVAL)] {
+    let scripts = [
+        ("postinst", AFTER_INSTALL),
+        ("prerm", BEFORE_REMOVAL),
+        ("postrm", AFTER_REMOVAL),
+    ];
+    for (name, text) in scripts {
         let path = root.join("DEBIAN").join(name);
         write(&path, text)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;

@@ -4,9 +4,14 @@
 //! that has none. Its debug information lies beside the archive, for whoever looks into a crash. Nothing in the program says
 //! where on this machine it was built.
 
+mod boot;
 mod deb;
 mod man;
 mod sbom;
+mod trial;
+
+pub use boot::run as boot;
+pub use trial::run as try_out;
 
 use std::ffi::OsStr;
 use std::fs;

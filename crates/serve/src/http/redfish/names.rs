@@ -20,35 +20,3 @@ pub(super) fn found(app: &App, name: &str) -> Result<VmView, Wrong> {
         .one(name)
         .ok_or_else(|| Wrong::missing(&place(name)))
 }
-
-#[cfg(test)]
-pub(super) mod tests {
-    use std::collections::BTreeMap;
-
-    use super::*;
-    use crate::words::StateView;
-
-    /// A VM of which nothing else is known.
-    pub(in super::super) fn vm(state: StateView) -> VmView {
-        VmView {
-            name: "web".to_owned(),
-            state,
-            engine: None,
-            pid: None,
-            vcpus: None,
-            started_at: None,
-            uptime_seconds: None,
-            cpu_seconds: None,
-            memory_given_bytes: None,
-            memory_resident_bytes: None,
-            reboots: None,
-            consoles: None,
-            labels: BTreeMap::new(),
-            ports: Vec::new(),
-            end: None,
-            declared: None,
-            trouble: None,
-            insight: None,
-        }
-    }
-}

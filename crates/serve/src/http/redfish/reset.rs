@@ -226,8 +226,8 @@ pub(super) fn target(name: &str) -> String {
 mod tests {
     use serde_json::json;
 
-    use super::super::names::tests::vm;
     use super::*;
+    use crate::words::tests::vm;
 
     #[test]
     fn what_is_offered_works_in_the_state() {

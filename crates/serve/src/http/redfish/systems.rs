@@ -154,9 +154,9 @@ fn uptime_seconds(vm: &VmView) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::names::tests::vm;
     use super::*;
     use crate::words::Insight;
+    use crate::words::tests::vm;
 
     #[test]
     fn a_system_says_what_is_known_and_nothing_else() {

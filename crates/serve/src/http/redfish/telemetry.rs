@@ -177,9 +177,9 @@ fn numbers(vm: &VmView, insight: &Insight) -> impl Iterator<Item = (&'static str
 
 #[cfg(test)]
 mod tests {
-    use super::super::names::tests::vm;
     use super::*;
     use crate::words::StateView;
+    use crate::words::tests::vm;
 
     #[test]
     fn a_report_has_what_was_seen_and_nothing_else() {
