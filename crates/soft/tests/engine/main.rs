@@ -7,6 +7,7 @@ mod code_pages;
 mod corners;
 mod exceptions;
 mod flat32;
+mod gates;
 mod machine;
 mod probes;
 mod tasks;
