@@ -22,12 +22,15 @@
 //!                                           add rax, [rcx]
 //! ```
 
+mod anchors;
 mod builder;
 mod classify;
 mod control;
 mod memory;
+mod shared;
 mod stack;
 mod strings;
+mod tails;
 
 #[cfg(test)]
 mod classify_tests;
@@ -37,7 +40,9 @@ mod tests;
 use std::mem::offset_of;
 use std::sync::Arc;
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, InstructionInfoFactory, OpKind, Register};
+use iced_x86::{
+    Decoder, DecoderOptions, Instruction, InstructionInfoFactory, OpAccess, OpKind, Register,
+};
 
 use vcpu::Probes;
 
@@ -87,6 +92,8 @@ struct Step {
     kind: Kind,
     /// General registers it uses in any way, without implicit stack use.
     used: u16,
+    /// Those that it writes, with implicit stack use.
+    written: u16,
 }
 
 /// Working memory of the translator, kept from block to block.
@@ -182,6 +189,7 @@ impl Translator {
                 instruction,
                 kind,
                 used,
+                written: written_registers(info),
             });
             if ends_block(kind) {
                 break;
@@ -193,11 +201,12 @@ impl Translator {
     fn emit(&mut self, request: &Request<'_>) {
         let page = request.rip & !0xfff;
         let steps = std::mem::take(&mut self.steps);
-        for step in &steps {
+        for (position, step) in steps.iter().enumerate() {
             let Step {
                 ref instruction,
                 kind,
                 used,
+                written,
             } = *step;
             let rip = instruction.ip();
             let is_kernel = request.mode.is_64() && !request.mode.has(Mode::USER);
@@ -211,6 +220,11 @@ impl Translator {
                 page,
                 straddles: request.straddles,
             };
+            self.builder
+                .anchors
+                .expect(shared::reach(instruction, kind), || {
+                    shared::stretch(&steps, position, request.mode)
+                });
             if ends_block(kind) {
                 self.builder.control(kind, instruction, exits);
                 self.steps = steps;
@@ -222,6 +236,9 @@ impl Translator {
                 self.steps = steps;
                 return;
             }
+            self.builder.anchors.follow(position, |base| {
+                shared::fate(instruction, kind, written, base)
+            });
         }
         if let Some(last) = steps.last() {
             let exits = Exits {
@@ -365,6 +382,21 @@ fn writes_code_segment(kind: Kind, instruction: &Instruction, mode: Mode) -> boo
 fn used_registers(info: &iced_x86::InstructionInfo) -> u16 {
     info.used_registers()
         .iter()
+        .filter_map(|used| builder::gpr_number(used.register()))
+        .fold(0, |mask, number| mask | 1 << number)
+}
+
+/// General registers that an instruction writes, or may write.
+fn written_registers(info: &iced_x86::InstructionInfo) -> u16 {
+    let is_written = |access| {
+        matches!(
+            access,
+            OpAccess::Write | OpAccess::ReadWrite | OpAccess::CondWrite | OpAccess::ReadCondWrite
+        )
+    };
+    info.used_registers()
+        .iter()
+        .filter(|used| is_written(used.access()))
         .filter_map(|used| builder::gpr_number(used.register()))
         .fold(0, |mask, number| mask | 1 << number)
 }

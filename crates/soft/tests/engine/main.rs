@@ -10,4 +10,5 @@ mod flat32;
 mod gates;
 mod machine;
 mod probes;
+mod shared_checks;
 mod tasks;
