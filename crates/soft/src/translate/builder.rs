@@ -584,6 +584,17 @@ impl Builder {
         }
     }
 
+    /// Goes to `rip` where `from` jumps, out of the middle of a block: registers are given back there. Flags are in place.
+    pub(crate) fn leave_aside(&mut self, from: Fixup, rip: u64, may_chain: bool) {
+        debug_assert!(!self.flags_saved, "the jump has tested the flags");
+        self.tails.push(Tail::Aside {
+            from,
+            rip,
+            borrowed: self.borrowed,
+            may_chain,
+        });
+    }
+
     /// A jump to `rip` in the same page, to be chained to its translation.
     pub(crate) fn chain(&mut self, rip: u64) {
         self.e.align(4, 1);

@@ -67,6 +67,13 @@ impl Builder {
         self.leave_from(miss, target, ExitReason::Lookup);
     }
 
+    /// The same behind the straight path.
+    pub(crate) fn look_up_or_leave(&mut self, target: u64) {
+        let miss = self.look_up_jump(target);
+        self.e.bind(miss);
+        self.leave_for_lookup(target);
+    }
+
     /// Goes to a known address by way of the jump cache; the returned jump is taken if it is not there.
     fn look_up_jump(&mut self, target: u64) -> crate::emit::Fixup {
         let entry = (jump_index(target) * 16) as i32;
@@ -136,6 +143,14 @@ impl Builder {
             self.e.bind(skip);
         }
         self.go(instruction.next_ip(), exits);
+    }
+
+    /// A conditional jump forwards behind which the block goes on.
+    pub(crate) fn jump_aside(&mut self, instruction: &Instruction, exits: Exits) {
+        self.bring_flags_back();
+        let from = self.e.jcc(jump_condition(instruction));
+        let target = instruction.near_branch_target();
+        self.leave_aside(from, target, exits.may_chain(target, self.mode));
     }
 
     pub(crate) fn jump_counter(&mut self, instruction: &Instruction, exits: Exits) {

@@ -21,6 +21,13 @@ pub(super) enum Tail {
     },
     /// FP state wanted at a site.
     FpState { from: Fixup, site: u32 },
+    /// A jump out of the middle of a block, with flags in their place.
+    Aside {
+        from: Fixup,
+        rip: u64,
+        borrowed: u16,
+        may_chain: bool,
+    },
     /// An indirect branch whose target is not in the jump cache, or that is not to be taken now. Flags are put away.
     Indirect {
         from: [Fixup; 2],
@@ -91,6 +98,15 @@ impl Builder {
                 self.leave_for(rip, ExitReason::OneByOne, link);
                 self.leave_at_site(is_another_page, ExitReason::Memory, site);
             }
+            Tail::Aside {
+                from,
+                rip,
+                borrowed,
+                may_chain,
+            } => {
+                self.e.bind(from);
+                self.go_aside(rip, borrowed, may_chain);
+            }
             Tail::Indirect {
                 from,
                 target,
@@ -147,6 +163,16 @@ impl Builder {
         });
         self.e.bind(unchained);
         self.first_link + self.links.len() as u32 - 1
+    }
+
+    /// Goes to `rip` out of the middle of a block.
+    fn go_aside(&mut self, rip: u64, borrowed: u16, may_chain: bool) {
+        self.unspill_all(borrowed);
+        if !may_chain {
+            return self.look_up_or_leave(rip);
+        }
+        let link = self.jump_when_chained();
+        self.leave_for(rip, ExitReason::Chain, link);
     }
 
     fn exit_for(&mut self, reason: ExitReason) {
