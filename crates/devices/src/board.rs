@@ -316,7 +316,7 @@ impl Board {
         result
     }
 
-    /// WRMSR likewise.
+    /// WRMSR likewise. An engine tells of TSC_ADJUST, which is its own, what became of it.
     ///
     /// # Errors
     /// [`MsrFault`], also for values that the register does not take.
@@ -328,14 +328,19 @@ impl Board {
         value: u64,
     ) -> Result<(), MsrFault> {
         self.counters.msr_accesses += 1;
+        let tsc_adjust = self.controllers.tsc_adjust(vcpu_id);
         let result = match (number, self.times.get_mut(vcpu_id as usize)) {
+            (msr::TSC_ADJUST, _) => {
+                self.set_tsc_adjust(vcpu_id, now, value);
+                Ok(())
+            }
             (msr::APIC_BASE | msr::TSC_DEADLINE | msr::X2APIC_BASE..=msr::X2APIC_LAST, _) => self
                 .controllers
                 .msr_write(vcpu_id, now, number, value)
                 .map_err(|_| MsrFault),
             (msr::KVM_SYSTEM_TIME, Some(time)) => {
-                time.system_time
-                    .set_msr(&self.memory, &time.clock, now, value);
+                let clock = time.clock.moved(tsc_adjust);
+                time.system_time.set_msr(&self.memory, &clock, now, value);
                 Ok(())
             }
             (msr::KVM_WALL_CLOCK, Some(time)) => {
@@ -400,6 +405,17 @@ impl Board {
     /// A local APIC of the engine's says that a level-triggered interrupt with this vector has ended.
     pub fn end_of_interrupt(&mut self, vector: Vector) {
         self.controllers.end_of_interrupt(vector);
+        self.settle();
+    }
+
+    /// The guest has moved a vCPU's TSC, so far in all that TSC_ADJUST reads `tsc_adjust`: the TSC deadline and the
+    /// paravirtual clock follow.
+    pub fn set_tsc_adjust(&mut self, vcpu_id: u32, now: Nanos, tsc_adjust: u64) {
+        self.controllers.set_tsc_adjust(vcpu_id, now, tsc_adjust);
+        if let Some(time) = self.times.get_mut(vcpu_id as usize) {
+            let clock = time.clock.moved(tsc_adjust);
+            time.system_time.update(&self.memory, &clock, now);
+        }
         self.settle();
     }
 

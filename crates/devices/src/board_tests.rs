@@ -281,6 +281,55 @@ fn a_deadline_that_has_passed_interrupts_at_once() {
     assert_eq!(guest.board.acknowledge(0), Some(0xec));
 }
 
+/// How far a guest moves its TSC, which is 1000 + 2 * time, and when a deadline at 9000 then comes; and whether it is set
+/// before or after.
+#[test]
+fn a_deadline_waits_for_the_tsc_that_the_guest_has_moved() {
+    let check = |moved: i64, expected: Option<u64>, is_set_before: bool| {
+        let mut guest = Guest::new(1);
+        guest.enable_apics(1);
+        guest.apic(0, 0x320, 0x400ec);
+        guest.now = Nanos(1000);
+        let mut writes = [(msr::TSC_ADJUST, moved as u64), (msr::TSC_DEADLINE, 9000)];
+        if is_set_before {
+            writes.reverse();
+        }
+        for (number, value) in writes {
+            guest.board.msr_write(0, guest.now, number, value).unwrap();
+        }
+        let name = format!("moved by {moved}, set before: {is_set_before}");
+        assert_eq!(guest.board.deadline(), expected.map(Nanos), "{name}");
+        let has_come = guest.board.acknowledge(0);
+        assert_eq!(has_come, expected.is_none().then_some(0xec), "{name}");
+        let left = guest.board.msr_read(0, guest.now, msr::TSC_DEADLINE);
+        assert_eq!(left, Ok(expected.map_or(0, |_| 9000)), "{name}");
+    };
+    for is_set_before in [true, false] {
+        check(0, Some(4000), is_set_before);
+        check(2000, Some(3000), is_set_before);
+        check(5999, Some(1001), is_set_before);
+        check(6000, None, is_set_before);
+        // Back to before the VM was: the TSC is 0 now.
+        check(-3000, Some(5500), is_set_before);
+    }
+}
+
+#[test]
+fn the_paravirtual_clock_follows_the_tsc_that_the_guest_has_moved() {
+    let mut guest = Guest::new(1);
+    guest
+        .board
+        .msr_write(0, guest.now, msr::KVM_SYSTEM_TIME, 0x5001)
+        .unwrap();
+    guest.now = Nanos(1000);
+    guest
+        .board
+        .msr_write(0, guest.now, msr::TSC_ADJUST, 500_u64.wrapping_neg())
+        .unwrap();
+    let word = |at| guest.board.memory.read_value(x86::Gpa(at), 8).unwrap();
+    assert_eq!((word(0x5008), word(0x5010)), (2500, 1000));
+}
+
 #[test]
 fn accesses_across_devices_are_split() {
     let mut guest = Guest::new(1);

@@ -61,14 +61,19 @@ impl GuestClock {
         Nanos((u128::from(ticks) * 1_000_000 / u128::from(self.tsc_khz.max(1))) as u64)
     }
 
-    /// The first moment at which the guest's TSC is at least `tsc`.
-    pub fn time_of_tsc(&self, tsc: u64) -> Nanos {
-        let ticks = tsc.wrapping_sub(self.tsc_at_start);
-        if tsc <= self.tsc_at_start {
-            return Nanos(0);
-        }
+    /// The first moment from `now` on at which the guest's TSC is at least `tsc`.
+    pub fn time_of_tsc(&self, now: Nanos, tsc: u64) -> Nanos {
+        let ticks = tsc.saturating_sub(self.tsc(now));
         let nanos = (u128::from(ticks) * 1_000_000).div_ceil(u128::from(self.tsc_khz.max(1)));
-        Nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+        now.after(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+
+    /// The clock of a processor whose TSC the guest has moved by `ticks`.
+    pub fn moved(self, ticks: u64) -> GuestClock {
+        GuestClock {
+            tsc_at_start: self.tsc_at_start.wrapping_add(ticks),
+            ..self
+        }
     }
 
     /// The guest's TSC at `now`, at most one tick behind.
@@ -102,12 +107,14 @@ mod tests {
             };
             for ticks in [1, 2, 3, 999, 1_000_003, 1 << 40] {
                 let tsc = start + ticks;
-                let at = clock.time_of_tsc(tsc);
-                assert!(clock.tsc(at) >= tsc, "{khz} kHz, tick {ticks}");
-                assert!(
-                    at <= clock.now(tsc).after(1),
-                    "{khz} kHz, tick {ticks}: not late either"
-                );
+                for now in [Nanos(0), Nanos(clock.now(tsc).0 / 2)] {
+                    let at = clock.time_of_tsc(now, tsc);
+                    assert!(clock.tsc(at) >= tsc, "{khz} kHz, tick {ticks} from {now:?}");
+                    assert!(
+                        at <= clock.now(tsc).after(1),
+                        "{khz} kHz, tick {ticks} from {now:?}: not late either"
+                    );
+                }
             }
         }
     }
@@ -130,7 +137,7 @@ mod tests {
             tsc_at_start: 1,
             wall_at_start_ns: u64::MAX,
         };
-        assert_eq!(clock.time_of_tsc(u64::MAX), Nanos(u64::MAX));
+        assert_eq!(clock.time_of_tsc(Nanos(0), u64::MAX), Nanos(u64::MAX));
         assert_eq!(clock.wall_ns(Nanos(u64::MAX)), u64::MAX);
         assert_eq!(clock.now(0), Nanos(0));
         assert_eq!(Nanos(u64::MAX).after(1), Nanos(u64::MAX));

@@ -143,6 +143,20 @@ impl Controllers {
         }
     }
 
+    /// How far the guest has moved the TSC of a vCPU.
+    pub fn tsc_adjust(&self, vcpu_id: u32) -> u64 {
+        let apic = self.local.get(vcpu_id as usize);
+        apic.map_or(0, LocalApic::tsc_adjust)
+    }
+
+    /// The guest has moved the TSC of a vCPU.
+    pub fn set_tsc_adjust(&mut self, vcpu_id: u32, now: Nanos, tsc_adjust: u64) {
+        if let Some(apic) = self.local.get_mut(vcpu_id as usize) {
+            apic.set_tsc_adjust(now, tsc_adjust);
+            self.advance_one(vcpu_id, now);
+        }
+    }
+
     fn tell_pins(&self) {
         if let Some(apics) = &self.elsewhere {
             apics.set_pins(

@@ -33,6 +33,9 @@ pub(crate) enum ExitReason {
     Pause = 8,
     /// The instruction at `rip` has a probe, and is next; site `exit_info` says where its code begins.
     Probe = 9,
+    /// The bytes that one check would stand for, from the instruction at `rip` on, lie in two pages: go on in a block
+    /// without shared checks, to which the jump with link number `exit_info` can be chained.
+    OneByOne = 10,
 }
 
 impl ExitReason {
@@ -49,6 +52,7 @@ impl ExitReason {
             E::Bounced,
             E::Pause,
             E::Probe,
+            E::OneByOne,
         ]
         .into_iter()
         .find(|&reason| reason as u32 == raw)

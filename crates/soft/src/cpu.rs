@@ -14,6 +14,7 @@ use crate::bank::{Banks, JumpKey, TlbKey};
 use crate::block::VcpuBlock;
 use crate::decoded::{Decoded, DecodedCache};
 use crate::door::Door;
+use crate::enter::HeldAnchors;
 use crate::features::Features;
 use crate::mode::Mode;
 use crate::soft::Soft;
@@ -126,6 +127,10 @@ pub struct SoftVcpu {
     /// Generation of the code cache that the jump caches, and all code addresses at hand, are of.
     pub(crate) generation: u64,
     pub(crate) in_shutdown: bool,
+    /// For the way back into the middle of a block.
+    pub(crate) anchors: Option<HeldAnchors>,
+    /// Orders were carried out since translated code last ran.
+    pub(crate) has_obeyed: bool,
     pub(crate) counters: VcpuCounters,
 }
 
@@ -191,6 +196,8 @@ impl SoftVcpu {
             posted: Vec::new(),
             generation: 0,
             in_shutdown: false,
+            anchors: None,
+            has_obeyed: false,
             counters: VcpuCounters::default(),
         }
     }

@@ -79,13 +79,16 @@ impl Door {
         self.orders.lock()
     }
 
-    /// Goes in, after all orders have been carried out: `protect` takes write access to a page away.
-    pub(crate) fn go_in(&self, mut protect: impl FnMut(Hva)) {
+    /// Goes in, after all orders have been carried out: `protect` takes write access to a page away. Whether there were
+    /// any.
+    pub(crate) fn go_in(&self, mut protect: impl FnMut(Hva)) -> bool {
+        let mut were_any = false;
         loop {
             self.inside.swap(1, Ordering::SeqCst);
             if self.wanted.load(Ordering::SeqCst) & CALLED == 0 {
-                return;
+                return were_any;
             }
+            were_any = true;
             self.come_out();
             let mut orders = self.orders();
             while orders.is_shut {

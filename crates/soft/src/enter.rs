@@ -26,18 +26,40 @@ pub(crate) struct Left {
     pub(crate) site: Option<Site>,
 }
 
+/// What registers hold in the middle of a block that is none of the guest's: host addresses of checked bytes. They are
+/// good as long as no page is taken from a TLB.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HeldAnchors {
+    mask: u16,
+    held: [u64; 16],
+}
+
+impl HeldAnchors {
+    fn put_into(&self, gprs: &mut [u64; 16]) {
+        for number in (0..16).filter(|number| self.mask & 1 << number != 0) {
+            gprs[number] = self.held[number];
+        }
+    }
+}
+
 impl SoftVcpu {
     /// Runs translated code from `pc` on. `None` if the code cache has been cleared since `pc` was found: then nothing
     /// has run, and `pc` means nothing.
     pub(crate) fn run_code(&mut self, pc: HostPc) -> Result<Option<Left>, EngineError> {
         let is_alone = self.soft.is_alone();
+        let anchors = self.anchors.take();
         if !is_alone {
             self.go_in();
         }
-        if self.generation != self.soft.sites.generation() {
+        // A page that was taken from the TLBs meanwhile may be one that an anchor leads to.
+        let is_stale = std::mem::take(&mut self.has_obeyed) && anchors.is_some();
+        if is_stale || self.generation != self.soft.sites.generation() {
             self.door.come_out();
             self.follow_generation();
             return Ok(None);
+        }
+        if let Some(anchors) = anchors {
+            anchors.put_into(&mut self.block.gprs);
         }
         self.block.exit_info = u32::MAX;
         let ran = CodeCache::run(self.soft.stubs(), &mut self.block, pc);
@@ -64,7 +86,13 @@ impl SoftVcpu {
 
     fn go_in(&mut self) {
         let banks = &mut self.banks;
-        self.door.go_in(|Hva(page)| banks.protect_host_page(page));
+        self.has_obeyed |= self.door.go_in(|Hva(page)| banks.protect_host_page(page));
+    }
+
+    /// Has the registers in `mask` hold what they are in `held` when translated code goes on in the middle of a block,
+    /// which is next.
+    pub(crate) fn hold_anchors(&mut self, mask: u16, held: [u64; 16]) {
+        self.anchors = (mask != 0).then_some(HeldAnchors { mask, held });
     }
 
     /// Makes jump caches of an older generation void.

@@ -221,19 +221,23 @@ impl SoftVcpu {
         self.write_bytes(frame, &bytes[..count * 8], access)?;
         self.block.gprs[vcpu::gpr::RSP] = frame;
         if new_cpl < old_cpl {
-            // The stack segment becomes null with the new privilege.
-            self.segments[seg::SS] = Segment {
-                selector: u16::from(new_cpl),
-                attributes: 0x80 | u16::from(new_cpl) << 5 | 0x13,
-                limit: u32::MAX,
-                base: 0,
-            };
+            self.segments[seg::SS] = SoftVcpu::null_stack(new_cpl);
         }
         let selector = gate.selector & !3 | u16::from(new_cpl);
         self.segments[seg::CS] = Segment { selector, ..code };
         self.block.rip = gate.offset;
         self.enter_handler(gate.kind);
         Ok(())
+    }
+
+    /// The stack segment in long mode becomes null with a new privilege.
+    pub(crate) fn null_stack(cpl: u8) -> Segment {
+        Segment {
+            selector: u16::from(cpl),
+            attributes: 0x80 | u16::from(cpl) << 5 | 0x13,
+            limit: u32::MAX,
+            base: 0,
+        }
     }
 
     /// RFLAGS as delivery pushes them: a fault sets RF so that the instruction can be resumed past a breakpoint.
@@ -257,7 +261,7 @@ impl SoftVcpu {
     }
 
     /// A stack pointer from the 64-bit TSS.
-    fn tss_stack_64(&mut self, offset: u64) -> Step<u64> {
+    pub(crate) fn tss_stack_64(&mut self, offset: u64) -> Step<u64> {
         if offset + 7 > u64::from(self.tr.limit) {
             return Err(Exception::InvalidTss(u32::from(self.tr.selector & !3)).into());
         }
@@ -318,6 +322,12 @@ impl SoftVcpu {
                 .map_or(Ok(()), |code| self.push_for_task(code));
         }
         let (code, new_cpl) = self.handler_segment(&gate, event.source)?;
+        let was_v86 = self.is_v86();
+        if was_v86 && new_cpl != 0 {
+            let ext = u32::from(event.source != Source::Software);
+            let error = u32::from(gate.selector & !3) | ext;
+            return Err(Exception::GeneralProtection(error).into());
+        }
         let size: u8 = if gate.kind & 8 != 0 { 4 } else { 2 };
         let old_ss = self.segments[seg::SS];
         let old_esp = self.block.gprs[vcpu::gpr::RSP];
@@ -328,7 +338,11 @@ impl SoftVcpu {
         } else {
             (old_ss, old_esp)
         };
-        let mut words = Vec::with_capacity(6);
+        let mut words = Vec::with_capacity(10);
+        if was_v86 {
+            let selector = |index: usize| u64::from(self.segments[index].selector);
+            words.extend([seg::GS, seg::FS, seg::DS, seg::ES].map(selector));
+        }
         if changes_stack {
             words.extend([u64::from(old_ss.selector), old_esp]);
         }
@@ -346,6 +360,9 @@ impl SoftVcpu {
             let linear = ss.base.wrapping_add(esp & mask) & 0xffff_ffff;
             self.write_linear(linear, size, word, access)?;
         }
+        if was_v86 {
+            self.drop_v86_segments();
+        }
         self.segments[seg::SS] = ss;
         self.block.gprs[vcpu::gpr::RSP] = esp;
         let selector = gate.selector & !3 | u16::from(new_cpl);
@@ -360,7 +377,7 @@ impl SoftVcpu {
     }
 
     /// Stack segment and pointer for a privilege from the 32-bit TSS.
-    fn tss_stack_32(&mut self, cpl: u8) -> Step<(Segment, u64)> {
+    pub(crate) fn tss_stack_32(&mut self, cpl: u8) -> Step<(Segment, u64)> {
         let access = SoftVcpu::system_access(false);
         let error = u32::from(self.tr.selector & !3);
         let is_32 = self.tr.kind() & 8 != 0;

@@ -26,10 +26,19 @@ impl Mode {
     /// Every data access is interpreted, because a misaligned one faults (CR0.AM and RFLAGS.AC at CPL 3).
     pub(crate) const ALIGNED: u16 = 1 << 8;
 
+    /// No access relies on the check of another one: a block for the rare place where the bytes that one check stands for
+    /// lie in two pages. No processor is ever in such a mode, only a block.
+    pub(crate) const ONE_BY_ONE: u16 = 1 << 9;
+
     /// Whether translated code goes on from block to block by itself, through chained jumps and the jump cache. Not if
     /// each instruction wants a look, nor if where RIP leads depends on a segment.
     pub(crate) fn may_jump(self) -> bool {
         !self.has(Mode::CAREFUL | Mode::SEGMENTED)
+    }
+
+    /// This mode, for a block without shared checks.
+    pub(crate) fn one_by_one(self) -> Mode {
+        Mode(self.0 | Mode::ONE_BY_ONE)
     }
 
     pub(crate) fn has(self, bits: u16) -> bool {

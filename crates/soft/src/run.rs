@@ -154,15 +154,17 @@ impl SoftVcpu {
                         Err(turn) => return Ok(turn),
                     };
                 }
+                Some(ExitReason::OneByOne) => {
+                    pc = match self.go_one_by_one(Some(self.block.exit_info)) {
+                        Ok(pc) => pc,
+                        Err(turn) => return Ok(turn),
+                    };
+                }
                 Some(ExitReason::Poll) => return Ok(Turn::Progress),
                 Some(ExitReason::Interpret) => {
                     return Ok(self.interpret_at(Place::of_exit(self.block.exit_info)));
                 }
-                Some(ExitReason::Pause) => {
-                    self.block.pauses_left = PAUSES_AT_ONCE;
-                    std::thread::yield_now();
-                    return Ok(Turn::Progress);
-                }
+                Some(ExitReason::Pause) => return Ok(self.pause()),
                 Some(ExitReason::Memory) => match self.miss(site)? {
                     Ok(resume) => pc = resume,
                     Err(turn) => return Ok(turn),
@@ -179,6 +181,13 @@ impl SoftVcpu {
                 }
             }
         }
+    }
+
+    /// Gives the core to whoever is waited for.
+    fn pause(&mut self) -> Turn {
+        self.block.pauses_left = PAUSES_AT_ONCE;
+        std::thread::yield_now();
+        Turn::Progress
     }
 
     /// The instruction that asked, with the answer.
@@ -210,6 +219,20 @@ impl SoftVcpu {
         Ok(pc)
     }
 
+    /// The block at RIP that does without shared checks, or how the turn ends. `link` is the jump that leads there.
+    fn go_one_by_one(&mut self, link: Option<u32>) -> Result<HostPc, Turn> {
+        let generation = self.generation;
+        self.block.fp_loaded = self.block.fp_was_loaded;
+        let found = self
+            .fetch_walk(self.block.rip)
+            .and_then(|walk| self.translation_of(&walk, self.mode.one_by_one()));
+        let (pc, _) = found.map_err(|stop| self.stopped(stop))?;
+        if let Some(link) = link {
+            self.chain(link, pc, generation);
+        }
+        Ok(pc)
+    }
+
     /// Whether an indirect branch went to what is no address: then it faults itself, and has not moved RSP.
     fn jumped_nowhere(&mut self, site: Option<Site>) -> bool {
         if !self.is_64_bit() || Gva(self.block.rip).is_canonical() {
@@ -218,7 +241,7 @@ impl SoftVcpu {
         let Some(site) = site else { return false };
         self.block.rip = site.rip;
         let rsp = &mut self.block.gprs[vcpu::gpr::RSP];
-        *rsp = rsp.wrapping_sub(i64::from(site.stack_change) as u64);
+        *rsp = rsp.wrapping_sub(i64::from(site.stack_change()) as u64);
         true
     }
 
@@ -353,15 +376,7 @@ impl SoftVcpu {
             return Ok(pc);
         }
         let walk = self.fetch_walk(rip)?;
-        let key = BlockKey {
-            gpa: walk.gpa.0,
-            rip,
-            mode: self.mode,
-        };
-        let (pc, second) = match self.find_translation(|translations| translations.find(key)) {
-            Some(pc) => (pc, None),
-            None => self.translate_at(key)?,
-        };
+        let (pc, second) = self.translation_of(&walk, self.mode)?;
         if may_cache {
             let origin = Origin {
                 global: walk.global && second.is_none_or(|second| second.global),
@@ -371,6 +386,20 @@ impl SoftVcpu {
             self.banks.jumps().add(rip, pc, origin);
         }
         Ok(pc)
+    }
+
+    /// The translation at RIP, which `walk` has led to, for a mode; also tells of the page behind, if it is a new one that
+    /// straddles into it.
+    fn translation_of(&mut self, walk: &Walk, mode: Mode) -> Result<(HostPc, Option<Walk>), Stop> {
+        let key = BlockKey {
+            gpa: walk.gpa.0,
+            rip: self.block.rip,
+            mode,
+        };
+        match self.find_translation(|translations| translations.find(key)) {
+            Some(pc) => Ok((pc, None)),
+            None => self.translate_at(key),
+        }
     }
 
     /// Translates; also tells of the page behind, if the block straddles into it.
@@ -447,20 +476,25 @@ impl SoftVcpu {
         } else {
             Some(self.missed_address(&access))
         };
+        let shared = site.shared();
+        let held = self.block.gprs;
         self.restore_site(&site);
-        if let Some(linear) = linear {
-            let crosses = linear % PAGE_SIZE + u64::from(access.size.max(1)) > PAGE_SIZE;
+        if let Some(start) = linear {
+            // What the check stands for, and the part that this instruction wants.
+            let crosses = |at: u64, size: u8| at % PAGE_SIZE + u64::from(size.max(1)) > PAGE_SIZE;
+            let is_in_two_pages = crosses(start, access.size);
+            let (linear, size) = match shared.own_size {
+                0 => (start, access.size),
+                size => (start.wrapping_add(u64::from(shared.own_offset)), size),
+            };
+            let crosses = crosses(linear, size);
             let is_canonical = !self.is_long_mode() || Gva(linear).is_canonical();
             if !crosses && is_canonical {
                 let kind = self.access(access.write);
                 let filled = match self.walk(Gva(linear), kind) {
                     Ok(walk) => self.fill_tlb(Gva(linear), &walk, access.write),
                     // Where alignment matters it is judged before the page tables: a closer look decides.
-                    Err(_)
-                        if access.size >= 16 && !linear.is_multiple_of(u64::from(access.size)) =>
-                    {
-                        false
-                    }
+                    Err(_) if size >= 16 && !linear.is_multiple_of(u64::from(size)) => false,
                     Err(exception) => {
                         let exception = self.first_fault(exception);
                         return Ok(Err(self.raise_or_exit(exception)));
@@ -468,6 +502,10 @@ impl SoftVcpu {
                 };
                 if filled {
                     self.block.fp_loaded = self.block.fp_was_loaded;
+                    if is_in_two_pages {
+                        return Ok(self.go_one_by_one(None));
+                    }
+                    self.hold_anchors(shared.anchors, held);
                     return Ok(Ok(site.start(self.soft.stubs().cache)));
                 }
             }
@@ -508,6 +546,7 @@ impl SoftVcpu {
     fn load_fp_state(&mut self, site: Option<Site>) -> Result<Result<HostPc, Turn>, EngineError> {
         self.counters.fp_loads += 1;
         let site = known(site)?;
+        let held = self.block.gprs;
         self.restore_site(&site);
         let mut bytes = [0; MAX_INSTRUCTION_BYTES];
         let checked = self
@@ -516,6 +555,7 @@ impl SoftVcpu {
         match checked {
             Ok(()) => {
                 self.block.fp_loaded = 1;
+                self.hold_anchors(site.shared().anchors, held);
                 Ok(Ok(site.start(self.soft.stubs().cache)))
             }
             Err(stop) => Ok(Err(self.stopped(stop))),

@@ -162,7 +162,7 @@ mod tests {
         }
         let site = Site::unpack([7, 0x8001_0203_0000_1000, 0x0103_08c9_ffff_fff8]);
         assert_eq!(
-            (site.rip, site.borrowed, site.stack_change),
+            (site.rip, site.borrowed, site.stack_change()),
             (7, 0x8001, -8)
         );
         assert_eq!(

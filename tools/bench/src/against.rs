@@ -30,16 +30,17 @@ const CHILDREN_TIMES: [usize; 2] = [13, 14];
 
 /// What a run took.
 #[derive(Clone, Copy, Debug)]
-struct Cost {
+pub struct Cost {
     wall_seconds: f64,
-    cpu_seconds: f64,
+    /// CPU time of all its processes.
+    pub cpu_seconds: f64,
 }
 
 /// One of the two.
 type Part = fn(&Cost) -> f64;
 
 /// How a build does one of the things that are compared; how long it took by the clock.
-type Act<'a> = &'a dyn Fn(&Path) -> Result<Duration>;
+pub type Act<'a> = &'a dyn Fn(&Path) -> Result<Duration>;
 
 /// Prints the comparison. It promises nothing, so it is content with every outcome.
 pub fn run(words: &[&str]) -> Result<bool> {
@@ -99,7 +100,7 @@ fn in_pairs(builds: [&PathBuf; 2], pair_count: usize) -> Result<bool> {
 }
 
 /// What a program says that it is.
-fn version(mother: &Path) -> Result<String> {
+pub fn version(mother: &Path) -> Result<String> {
     let output = Command::new(mother).arg("--version").output();
     let output = output.with_context(|| format!("start {}", mother.display()))?;
     ensure!(
@@ -140,7 +141,7 @@ fn compare(act: Act, builds: [&PathBuf; 2], pair_count: usize) -> Result<()> {
 }
 
 /// Who goes first and who second.
-fn in_turn(pair: usize) -> [usize; 2] {
+pub fn in_turn(pair: usize) -> [usize; 2] {
     if pair % 2 == 1 { [0, 1] } else { [1, 0] }
 }
 
@@ -169,7 +170,7 @@ fn summary(name: &str, costs: &[Vec<Cost>; 2], of: Part) -> String {
 }
 
 /// What a run took. Nothing of it is left when this returns.
-fn cost(act: Act, mother: &Path) -> Result<Cost> {
+pub fn cost(act: Act, mother: &Path) -> Result<Cost> {
     let before = children_seconds()?;
     let wall = act(mother).with_context(|| mother.display().to_string())?;
     reap()?;

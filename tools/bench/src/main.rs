@@ -19,6 +19,7 @@ mod neighbour;
 mod nest;
 mod network;
 mod paging;
+mod programs;
 mod qemu;
 mod runs;
 mod soak;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         ["bench", "neighbour", words @ ..] => neighbour::run(words),
         ["bench", "io", words @ ..] => io::run(words),
         ["bench", "exits", options @ ..] => nest::bench_exits(options),
+        ["bench", "programs", words @ ..] => programs::run(words),
         ["bench", "paging", words @ ..] => paging::run(words),
         ["soak", "paging", options @ ..] => soak::paging(options),
         _ => {

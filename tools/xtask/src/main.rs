@@ -42,6 +42,8 @@ usage: cargo xtask TASK
   debian   make the image debian:12, which a whole-guest test runs
   bench boot [--runs N]
            start to /init on the software CPU and on QEMU's TCG, and memory
+  bench programs PROGRAM [--runs N]
+           CPU time of the host's own programs: on the host, and as guests of this build of `mother` and another one
   bench against PROGRAM [--runs N]
            this build of `mother` and another one in pairs: a boot to power-off and Debian to its login prompt, time by the
            clock and CPU time of all processes; 15 pairs if not told

@@ -52,6 +52,9 @@ pub struct LocalApic {
     /// The APIC_BASE MSR.
     pub(super) base: u64,
     pub(super) clock: GuestClock,
+    /// How far the guest has moved this processor's TSC. Older states have not got it.
+    #[serde(default)]
+    pub(super) tsc_adjust: u64,
     pub(super) tpr: u8,
     pub(super) ldr: u32,
     pub(super) dfr: u32,
@@ -83,6 +86,7 @@ impl LocalApic {
             id,
             base: layout::LOCAL_APIC.0 | BASE_ENABLED | bsp,
             clock,
+            tsc_adjust: 0,
             tpr: 0,
             ldr: 0,
             dfr: u32::MAX,

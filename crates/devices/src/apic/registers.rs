@@ -121,6 +121,23 @@ impl LocalApic {
         }
     }
 
+    pub(super) fn set_tsc_deadline(&mut self, now: Nanos, tsc: u64) {
+        let clock = self.clock.moved(self.tsc_adjust);
+        self.timer
+            .set_tsc_deadline(tsc, clock.time_of_tsc(now, tsc));
+    }
+
+    /// How far the guest has moved this processor's TSC.
+    pub fn tsc_adjust(&self) -> u64 {
+        self.tsc_adjust
+    }
+
+    /// The guest has moved this processor's TSC: the deadline stays the value it is, and comes sooner or later.
+    pub fn set_tsc_adjust(&mut self, now: Nanos, tsc_adjust: u64) {
+        self.tsc_adjust = tsc_adjust;
+        self.set_tsc_deadline(now, self.timer.tsc_deadline());
+    }
+
     /// Upper half of the task priority, which is CR8 in every mode of the APIC: 0 to 15.
     pub fn task_priority(&self) -> u8 {
         self.tpr >> 4
@@ -163,8 +180,7 @@ impl LocalApic {
         value: u64,
     ) -> Result<Option<Effect>, RegisterFault> {
         if number == msr::TSC_DEADLINE {
-            self.timer
-                .set_tsc_deadline(value, self.clock.time_of_tsc(value));
+            self.set_tsc_deadline(now, value);
             return Ok(None);
         }
         if !self.is_x2apic() {

@@ -60,10 +60,7 @@ impl LocalApic {
             initial,
             register(registers::CURRENT_COUNT),
         );
-        self.timer.set_tsc_deadline(
-            state.tsc_deadline,
-            self.clock.time_of_tsc(state.tsc_deadline),
-        );
+        self.set_tsc_deadline(now, state.tsc_deadline);
     }
 }
 

@@ -113,6 +113,7 @@ pub(crate) fn hand_over(
         }
         if let Some(apic) = &state.local_apic {
             board.set_apic_state(vcpu_id, apic, now);
+            board.set_tsc_adjust(vcpu_id, now, state.msrs.tsc_adjust);
         }
     }
     board.set_apics(engine.local_apics.clone());

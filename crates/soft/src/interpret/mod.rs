@@ -10,6 +10,7 @@
 //! far), so that a fault is precise and an instruction that must ask a device can start over.
 
 mod fpstate;
+mod gates;
 mod legacy;
 mod operands;
 mod segments;
@@ -18,6 +19,7 @@ mod system;
 mod tasks;
 mod transfer;
 mod vectors;
+mod virtual86;
 
 use iced_x86::{Code, Instruction, InstructionInfoFactory, Mnemonic, OpKind};
 use x86::{Exception, Rflags};

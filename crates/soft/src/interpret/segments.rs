@@ -12,7 +12,7 @@ fn gp(selector: u16) -> Stop {
 
 impl SoftVcpu {
     /// Linear address of the descriptor a selector names.
-    fn descriptor_address(&self, selector: u16, len: u64) -> Step<u64> {
+    pub(super) fn descriptor_address(&self, selector: u16, len: u64) -> Step<u64> {
         let (base, limit) = if selector & 4 != 0 {
             if !self.ldtr.is_present() || self.ldtr.selector & !3 == 0 {
                 return Err(gp(selector));

@@ -428,6 +428,11 @@ impl SoftVcpu {
         self.block.tsc_offset = self.block.tsc_offset.wrapping_add(distance);
         self.msrs.tsc_offset = self.block.tsc_offset;
         self.msrs.tsc_adjust = self.msrs.tsc_adjust.wrapping_add(distance);
+        // What waits for a value of the TSC is the machine's, and must hear of it.
+        self.posted.push(Exit::MsrWrite {
+            msr: msr::TSC_ADJUST,
+            value: self.msrs.tsc_adjust,
+        });
     }
 
     fn write_efer(&mut self, value: u64) -> Step {

@@ -5,8 +5,7 @@
 //! task gate for #DF, which needs a stack that is surely there.
 //!
 //! Up to the point of no return, which is where TR changes, a fault is the old task's. Behind it RIP, registers and
-//! flags are the new task's, and what its TSS has wrong is the new task's fault. A new task in virtual-8086 mode is
-//! refused as an invalid TSS.
+//! flags are the new task's, and what its TSS has wrong is the new task's fault.
 
 use x86::{Cr0, Exception, Rflags, Segment};
 
@@ -115,9 +114,6 @@ impl SoftVcpu {
     pub(crate) fn switch_task(&mut self, selector: u16, how: Switch, next_rip: u64) -> Step {
         let mut tss = self.task_segment(selector, how)?;
         let task = self.read_task(&tss)?;
-        if task.flags.contains(Rflags::VM) {
-            return Err(Exception::InvalidTss(error_code(selector, how)).into());
-        }
         self.save_task(how, next_rip)?;
         let old_selector = self.tr.selector;
         if matches!(how, Switch::Jump | Switch::Return) {
@@ -272,7 +268,12 @@ impl SoftVcpu {
         }
         self.segments[seg::SS].attributes = u16::from(cpl) << 5;
         self.update_context();
-        self.load_task_tables(task)?;
+        self.load_task_table(task)?;
+        if self.is_v86() {
+            self.load_v86_segments(task.selectors);
+            return self.check_task_ip(&self.segments[seg::CS].clone());
+        }
+        self.load_task_code(task)?;
         for index in [seg::SS, seg::ES, seg::DS, seg::FS, seg::GS] {
             self.load_task_data(index, task.selectors[index], cpl)?;
         }
@@ -280,9 +281,7 @@ impl SoftVcpu {
         Ok(())
     }
 
-    /// LDTR and CS.
-    fn load_task_tables(&mut self, task: &Task) -> Step {
-        let invalid = |selector: u16| Stop::from(Exception::InvalidTss(u32::from(selector & !3)));
+    fn load_task_table(&mut self, task: &Task) -> Step {
         self.ldtr = Segment {
             selector: task.ldt,
             ..Segment::default()
@@ -291,10 +290,15 @@ impl SoftVcpu {
             let table = self.task_descriptor(task.ldt)?;
             let is_table = !table.is_code_or_data() && table.kind() == 2 && task.ldt & 4 == 0;
             if !is_table || !table.is_present() {
-                return Err(invalid(task.ldt));
+                return Err(Exception::InvalidTss(u32::from(task.ldt & !3)).into());
             }
             self.ldtr = table;
         }
+        Ok(())
+    }
+
+    fn load_task_code(&mut self, task: &Task) -> Step {
+        let invalid = |selector: u16| Stop::from(Exception::InvalidTss(u32::from(selector & !3)));
         let selector = task.selectors[seg::CS];
         let mut code = self.task_descriptor(selector)?;
         let rpl = (selector & 3) as u8;

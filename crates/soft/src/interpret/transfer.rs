@@ -45,7 +45,6 @@ impl SoftVcpu {
         } else {
             rpl <= cpl && segment.dpl() == cpl
         };
-        // Call gates end here too: no kernel of this century uses them.
         if !segment.is_code() || !is_allowed {
             return Err(gp(selector));
         }
@@ -83,7 +82,7 @@ impl SoftVcpu {
         Ok(())
     }
 
-    fn check_target(&self, segment: &Segment, offset: u64) -> Step {
+    pub(super) fn check_target(&self, segment: &Segment, offset: u64) -> Step {
         let is_64 = self.is_long_mode() && segment.is_long();
         let is_bad = if is_64 {
             !Gva(offset).is_canonical()
@@ -122,6 +121,9 @@ impl SoftVcpu {
         if let Some(task) = self.task_behind(selector)? {
             return self.switch_task(task, Switch::Jump, instruction.next_ip());
         }
+        if let Some(gate) = self.gate_behind(selector)? {
+            return self.jump_through(&gate);
+        }
         self.enter_far(selector, offset)
     }
 
@@ -131,6 +133,9 @@ impl SoftVcpu {
         let (selector, offset, size) = self.far_operand(instruction)?;
         if let Some(task) = self.task_behind(selector)? {
             return self.switch_task(task, Switch::Call, instruction.next_ip());
+        }
+        if let Some(gate) = self.gate_behind(selector)? {
+            return self.call_through(&gate, instruction.next_ip());
         }
         let size = if is_wide { 8 } else { size };
         let old_cs = u64::from(self.segments[seg::CS].selector);
@@ -163,18 +168,20 @@ impl SoftVcpu {
             return Ok(());
         }
         let at = 2 * u64::from(size) + extra;
-        self.return_to(selector, offset, size, at, None)?;
+        self.return_to(selector, offset, size, at, extra, None)?;
         Ok(())
     }
 
     /// The protected-mode half of RETF and IRET: goes to `selector:offset`, taking SS:RSP from the stack at
-    /// distance `stack_at` if the privilege changes (or, for a 64-bit IRET, always).
+    /// distance `stack_at` if the privilege changes (or, for a 64-bit IRET, always). Bytes of parameters lie on that stack
+    /// too.
     fn return_to(
         &mut self,
         selector: u16,
         offset: u64,
         size: u8,
         stack_at: u64,
+        parameters: u64,
         flags: Option<Rflags>,
     ) -> Step {
         if selector & !3 == 0 {
@@ -198,7 +205,7 @@ impl SoftVcpu {
         }
         let is_64_iret = flags.is_some() && self.is_64_bit();
         let stack = if rpl != cpl || is_64_iret {
-            let rsp = self.peek(stack_at, size)?;
+            let rsp = self.peek(stack_at, size)?.wrapping_add(parameters);
             let ss = self.peek(stack_at + u64::from(size), size)? as u16;
             Some((rsp, self.returned_stack_segment(ss, rpl, &code)?))
         } else {
@@ -318,10 +325,11 @@ impl SoftVcpu {
             self.return_flags(flags, size, if is_v86 { 3 } else { 0 });
         } else {
             let wants_v86 = flags.contains(Rflags::VM) && self.cpl() == 0 && !self.is_long_mode();
-            if wants_v86 {
-                return Err(GP0.into());
+            if wants_v86 && size == 4 {
+                self.return_to_v86(selector, offset, flags)?;
+            } else {
+                self.return_to(selector, offset, size, 3 * width, 0, Some(flags))?;
             }
-            self.return_to(selector, offset, size, 3 * width, Some(flags))?;
         }
         self.pending.nmi_blocked = false;
         self.pending.resumes = flags.contains(Rflags::RF);

@@ -10,6 +10,8 @@ use std::mem::offset_of;
 
 use iced_x86::{Code, Encoder, Instruction, Register, RflagsBits};
 
+use super::anchors::Anchors;
+use super::tails::Tail;
 use crate::block::{ExitReason, VcpuBlock};
 use crate::code_cache::{HostPc, Stubs};
 use crate::emit::{Emitter, Fixup, Reg};
@@ -26,8 +28,8 @@ pub(crate) struct Site {
     len: u16,
     /// Guest registers whose true value lies in the spill slot.
     pub(crate) borrowed: u16,
-    /// For indirect branches: how far the branch has moved RSP.
-    pub(crate) stack_change: i32,
+    /// For indirect branches how far the branch has moved RSP, for all others a [`Shared`].
+    extra: u32,
     /// The access, for memory sites.
     access: PackedAccess,
     /// Status flags lie in `saved_flags`.
@@ -58,7 +60,7 @@ impl Site {
         [
             self.rip,
             place,
-            u64::from(self.stack_change as u32) | u64::from(rest) << 32,
+            u64::from(self.extra) | u64::from(rest) << 32,
         ]
     }
 
@@ -70,7 +72,7 @@ impl Site {
             start: place as u32,
             len: (place >> 32) as u16,
             borrowed: (place >> 48) as u16,
-            stack_change: rest as u32 as i32,
+            extra: rest as u32,
             access: PackedAccess {
                 registers,
                 size,
@@ -84,6 +86,39 @@ impl Site {
     pub(crate) fn access(&self) -> Option<SiteAccess> {
         self.access.unpack()
     }
+
+    /// How far an indirect branch has moved RSP.
+    pub(crate) fn stack_change(&self) -> i32 {
+        self.extra as i32
+    }
+
+    /// What the site, which is no indirect branch's, has to do with shared checks.
+    pub(crate) fn shared(&self) -> Shared {
+        let [low, high, own_offset, own_size] = self.extra.to_le_bytes();
+        Shared {
+            anchors: u16::from_le_bytes([low, high]),
+            own_offset,
+            own_size,
+        }
+    }
+}
+
+/// What a site has to do with shared checks, see [`super::shared`].
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) struct Shared {
+    /// Registers that hold anchors, and must hold them again when the instruction starts over.
+    pub(crate) anchors: u16,
+    /// Where in the bytes that the check stands for those of the instruction begin, and how many they are: 0 if they are
+    /// all of them.
+    pub(crate) own_offset: u8,
+    pub(crate) own_size: u8,
+}
+
+impl Shared {
+    fn pack(self) -> u32 {
+        let [low, high] = self.anchors.to_le_bytes();
+        u32::from_le_bytes([low, high, self.own_offset, self.own_size])
+    }
 }
 
 /// A memory access of a site.
@@ -94,6 +129,7 @@ pub(crate) struct SiteAccess {
     /// Points to the TLB entry.
     pub(crate) entry: Reg,
     pub(crate) write: bool,
+    /// Bytes that the check stands for.
     pub(crate) size: u8,
     /// The registers above are not to be relied on (a segment limit may have failed first).
     pub(crate) is_segmented: bool,
@@ -140,30 +176,14 @@ pub(crate) struct Link {
     pub(crate) slot: HostPc,
 }
 
-/// Code behind the block's straight path, emitted last.
-enum Tail {
-    /// TLB miss of a site.
-    Miss { from: Fixup, site: u32 },
-    /// FP state wanted at a site.
-    FpState { from: Fixup, site: u32 },
-    /// Leave with `rip` and a reason.
-    Leave {
-        from: Fixup,
-        rip: u64,
-        reason: ExitReason,
-    },
-    /// A chainable jump that starts out as an exit.
-    Chain { from: Fixup, rip: u64, link: u32 },
-}
-
 /// See the module's head.
 pub(crate) struct Builder {
     pub(crate) e: Emitter,
     encoder: Encoder,
     stubs: Option<Stubs>,
     pub(crate) mode: Mode,
-    borrowed: u16,
-    flags_saved: bool,
+    pub(super) borrowed: u16,
+    pub(super) flags_saved: bool,
     /// Registers that instructions of the rest of the block use least, best first.
     preference: [u8; 16],
     /// Guest instruction being translated, and where its host code starts.
@@ -172,11 +192,14 @@ pub(crate) struct Builder {
     /// Address of the code cache.
     cache: HostPc,
     first_site: u32,
-    first_link: u32,
+    pub(super) first_link: u32,
     pub(crate) sites: Vec<Site>,
     pub(crate) links: Vec<Link>,
-    tails: Vec<Tail>,
+    pub(super) tails: Vec<Tail>,
     pub(crate) fp_checked: bool,
+    pub(super) anchors: Anchors,
+    /// The block does without anchors, where another one could not do with them.
+    pub(super) is_one_by_one: bool,
 }
 
 /// What an instruction does to status flags, as far as putting them away is concerned.
@@ -246,6 +269,8 @@ impl Builder {
             links: Vec::new(),
             tails: Vec::new(),
             fp_checked: false,
+            anchors: Anchors::default(),
+            is_one_by_one: false,
         }
     }
 
@@ -261,7 +286,8 @@ impl Builder {
         self.e.start(base);
         self.cache = stubs.cache;
         self.stubs = Some(stubs);
-        self.mode = mode;
+        self.is_one_by_one = mode.has(Mode::ONE_BY_ONE);
+        self.mode = Mode(mode.0 & !Mode::ONE_BY_ONE);
         self.borrowed = 0;
         self.flags_saved = false;
         self.first_site = first_site;
@@ -270,6 +296,7 @@ impl Builder {
         self.links.clear();
         self.tails.clear();
         self.fp_checked = false;
+        self.anchors.clear();
         // The head: a 5-byte no-operation in an aligned word, to be replaced by a jump when the block goes stale.
         self.e.align(8, 0);
         self.e.raw(&[0x0f, 0x1f, 0x44, 0, 0]);
@@ -312,16 +339,25 @@ impl Builder {
     /// Borrows a register that is not in `used` (a bit mask). `low` asks for one that needs no REX prefix.
     /// RSP and RAX are never given: RAX serves the flags.
     pub(crate) fn borrow(&mut self, used: u16, low: bool) -> Reg {
+        if let Some(register) = self.try_borrow(used | self.anchors.registers(), low) {
+            return register;
+        }
+        let register = self
+            .try_borrow(used, low)
+            .expect("no instruction uses all registers");
+        self.anchors.drop_in(1 << register.0);
+        register
+    }
+
+    /// As [`Builder::borrow`], if there is one; anchors are registers like others here.
+    pub(crate) fn try_borrow(&mut self, used: u16, low: bool) -> Option<Reg> {
         let forbidden = used | 1 << 4 | 1;
         let allowed = |number: u8| forbidden & 1 << number == 0 && !(low && number >= 8);
         let free = (0..16).find(|&number| self.borrowed & 1 << number != 0 && allowed(number));
-        if let Some(number) = free {
-            return Reg(number);
-        }
-        let number = self.preference.into_iter().find(|&number| allowed(number));
-        let number = number.expect("no instruction uses all registers");
+        let number =
+            free.or_else(|| self.preference.into_iter().find(|&number| allowed(number)))?;
         self.borrow_exactly(Reg(number));
-        Reg(number)
+        Some(Reg(number))
     }
 
     fn borrow_exactly(&mut self, register: Reg) {
@@ -358,6 +394,7 @@ impl Builder {
 
     /// Gives back the borrowed registers in `mask`.
     pub(crate) fn give_back(&mut self, mask: u16) {
+        self.anchors.drop_in(mask);
         let back = self.borrowed & mask;
         for number in (0..16).filter(|number| back & 1 << number != 0) {
             self.e.unspill(Reg(number));
@@ -372,6 +409,12 @@ impl Builder {
             self.e.save_flags();
             self.flags_saved = true;
         }
+    }
+
+    /// As [`Builder::put_flags_away`]; if RAX is among `used`, it has its guest value afterwards.
+    pub(crate) fn put_flags_away_from(&mut self, used: u16) {
+        self.put_flags_away();
+        self.give_back(used & 1);
     }
 
     /// Brings the status flags back into RFLAGS. Nothing may clobber them until they are put away again.
@@ -422,12 +465,16 @@ impl Builder {
     }
 
     fn site(&mut self, access: Option<SiteAccess>) -> u32 {
+        let shared = Shared {
+            anchors: self.anchors.registers(),
+            ..Shared::default()
+        };
         self.sites.push(Site {
             rip: self.rip,
             start: (self.start - self.cache) as u32,
             len: (self.e.address() - self.start) as u16,
             borrowed: self.borrowed,
-            stack_change: 0,
+            extra: shared.pack(),
             access: access.map_or(PackedAccess::NONE, PackedAccess::new),
             flags_saved: self.flags_saved,
         });
@@ -451,7 +498,7 @@ impl Builder {
     pub(crate) fn branch_site(&mut self, stack_change: i32) -> u32 {
         let number = self.site(None);
         if let Some(site) = self.sites.last_mut() {
-            site.stack_change = stack_change;
+            site.extra = stack_change as u32;
         }
         number
     }
@@ -465,6 +512,34 @@ impl Builder {
     pub(crate) fn miss(&mut self, from: Fixup, access: SiteAccess) {
         let site = self.site(Some(access));
         self.tails.push(Tail::Miss { from, site });
+    }
+
+    /// Records the check of an access of `own_size` bytes at `own_offset` in the bytes that it stands for.
+    pub(super) fn shared_miss(
+        &mut self,
+        from: Fixup,
+        access: SiteAccess,
+        own_offset: u8,
+        own_size: u8,
+    ) {
+        debug_assert!(self.flags_saved, "the check needs the flags");
+        let site = self.site(Some(access));
+        if let Some(recorded) = self.sites.last_mut() {
+            let anchors = recorded.shared().anchors;
+            let shared = Shared {
+                anchors,
+                own_offset,
+                own_size,
+            };
+            recorded.extra = shared.pack();
+        }
+        self.tails.push(Tail::SharedMiss {
+            from,
+            site,
+            address: access.address,
+            rip: self.rip,
+            borrowed: self.borrowed,
+        });
     }
 
     /// Makes sure that the guest's FP state is in the registers from here on.
@@ -483,7 +558,7 @@ impl Builder {
         self.tails.push(Tail::FpState { from, site });
     }
 
-    fn rip_offset() -> i32 {
+    pub(super) fn rip_offset() -> i32 {
         offset_of!(VcpuBlock, rip) as i32
     }
 
@@ -509,9 +584,15 @@ impl Builder {
         }
     }
 
-    /// Leaves behind the straight path.
-    pub(crate) fn leave_from(&mut self, from: Fixup, rip: u64, reason: ExitReason) {
-        self.tails.push(Tail::Leave { from, rip, reason });
+    /// Goes to `rip` where `from` jumps, out of the middle of a block: registers are given back there. Flags are in place.
+    pub(crate) fn leave_aside(&mut self, from: Fixup, rip: u64, may_chain: bool) {
+        debug_assert!(!self.flags_saved, "the jump has tested the flags");
+        self.tails.push(Tail::Aside {
+            from,
+            rip,
+            borrowed: self.borrowed,
+            may_chain,
+        });
     }
 
     /// A jump to `rip` in the same page, to be chained to its translation.
@@ -534,45 +615,6 @@ impl Builder {
         });
         let link = self.first_link + self.links.len() as u32 - 1;
         self.tails.push(Tail::Chain { from, rip, link });
-    }
-
-    /// Emits what lies behind the straight path. Returns the address of the exit for a stale head.
-    pub(crate) fn finish(&mut self, block_rip: u64) -> HostPc {
-        let reason_offset = offset_of!(VcpuBlock, exit_reason) as i32;
-        let info_offset = offset_of!(VcpuBlock, exit_info) as i32;
-        let stubs = self.stubs();
-        for tail in std::mem::take(&mut self.tails) {
-            let (from, reason, info) = match tail {
-                Tail::Miss { from, site } => (from, ExitReason::Memory, Some(site)),
-                Tail::FpState { from, site } => (from, ExitReason::FpState, Some(site)),
-                Tail::Leave { from, rip, reason } => {
-                    self.e.bind(from);
-                    self.e.store_gs_imm64(Builder::rip_offset(), rip);
-                    self.e.store_gs_imm32(reason_offset, reason as u32);
-                    self.e.jump_to(stubs.exit);
-                    continue;
-                }
-                Tail::Chain { from, rip, link } => {
-                    self.e.bind(from);
-                    self.e.store_gs_imm64(Builder::rip_offset(), rip);
-                    self.e.store_gs_imm32(info_offset, link);
-                    self.e
-                        .store_gs_imm32(reason_offset, ExitReason::Chain as u32);
-                    self.e.jump_to(stubs.exit);
-                    continue;
-                }
-            };
-            self.e.bind(from);
-            if let Some(info) = info {
-                self.e.store_gs_imm32(info_offset, info);
-            }
-            self.e.store_gs_imm32(reason_offset, reason as u32);
-            self.e.jump_to(stubs.exit);
-        }
-        let stale = self.e.address();
-        self.e.store_gs_imm64(Builder::rip_offset(), block_rip);
-        self.e.jump_to(stubs.lookup);
-        stale
     }
 }
 

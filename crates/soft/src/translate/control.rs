@@ -63,6 +63,19 @@ impl Builder {
 
     /// Goes to a known address in another page: its jump-cache entry is known, its content is not.
     pub(crate) fn go_through_jump_cache(&mut self, target: u64) {
+        let miss = self.look_up_jump(target);
+        self.leave_from(miss, target, ExitReason::Lookup);
+    }
+
+    /// The same behind the straight path.
+    pub(crate) fn look_up_or_leave(&mut self, target: u64) {
+        let miss = self.look_up_jump(target);
+        self.e.bind(miss);
+        self.leave_for_lookup(target);
+    }
+
+    /// Goes to a known address by way of the jump cache; the returned jump is taken if it is not there.
+    fn look_up_jump(&mut self, target: u64) -> crate::emit::Fixup {
         let entry = (jump_index(target) * 16) as i32;
         let jump_cache = offset_of!(VcpuBlock, jump_cache) as i32;
         self.e.store_gs(spill_offset(1), Reg::RCX);
@@ -76,7 +89,6 @@ impl Builder {
         let hit = self.e.jump_if_rcx_zero(true);
         self.e.load_gs(Reg::RCX, spill_offset(1));
         let miss = self.e.jump();
-        self.leave_from(miss, target, ExitReason::Lookup);
         self.e.bind(hit);
         self.e.load_gs(Reg::RCX, jump_cache);
         self.e.load(Reg::RCX, Reg::RCX, entry + 8);
@@ -84,24 +96,23 @@ impl Builder {
             .store_gs(offset_of!(VcpuBlock, jump_target) as i32, Reg::RCX);
         self.e.load_gs(Reg::RCX, spill_offset(1));
         self.e.jump_gs(offset_of!(VcpuBlock, jump_target) as i32);
+        miss
     }
 
     /// Goes to the address in `target`, a borrowed register, with another one free. Flags must be put away.
     /// `stack_change` is how far the branch has moved RSP.
     fn go_indirect(&mut self, target: Reg, free: Reg, stack_change: i32) {
         let site = self.branch_site(stack_change);
-        let info = offset_of!(VcpuBlock, exit_info) as i32;
         let jump_target = offset_of!(VcpuBlock, jump_target) as i32;
-        self.e.store_gs(offset_of!(VcpuBlock, rip) as i32, target);
         if !self.mode.may_jump() {
-            self.e.store_gs_imm32(info, site);
+            self.e.store_gs(offset_of!(VcpuBlock, rip) as i32, target);
+            self.e
+                .store_gs_imm32(offset_of!(VcpuBlock, exit_info) as i32, site);
             self.put_everything_back();
             return self.e.jump_to(self.stubs().lookup);
         }
         self.e.load_gs(free, offset_of!(VcpuBlock, kick) as i32);
-        // cmp dword [free], 0: through a load, to keep to the shapes the emitter knows.
-        self.e.load32(free, free, 0);
-        self.e.alu(Alu::Or, free, free);
+        self.e.compare_zero32(free);
         let kicked = self.e.jcc(cond::NE);
         self.e.mov(free, target);
         self.e.shr(free, 11);
@@ -114,12 +125,7 @@ impl Builder {
         let miss = self.e.jcc(cond::NE);
         self.e.load(free, free, 8);
         self.e.store_gs(jump_target, free);
-        let done = self.e.jump();
-        self.e.bind(kicked);
-        self.e.bind(miss);
-        self.e.store_gs_imm64(jump_target, self.stubs().lookup);
-        self.e.store_gs_imm32(info, site);
-        self.e.bind(done);
+        self.leave_indirect([kicked, miss], target, site);
         self.put_everything_back();
         self.e.jump_gs(jump_target);
     }
@@ -127,8 +133,7 @@ impl Builder {
     pub(crate) fn jump_if(&mut self, instruction: &Instruction, exits: Exits) {
         self.put_everything_back();
         let target = instruction.near_branch_target();
-        // iced counts conditions from 1 in the order of opcodes 0x70 to 0x7f.
-        let condition = instruction.condition_code() as u8 - 1;
+        let condition = jump_condition(instruction);
         let is_backward = target <= exits.rip;
         if exits.may_chain(target, self.mode) && !is_backward {
             self.chain_if(condition, target);
@@ -138,6 +143,14 @@ impl Builder {
             self.e.bind(skip);
         }
         self.go(instruction.next_ip(), exits);
+    }
+
+    /// A conditional jump forwards behind which the block goes on.
+    pub(crate) fn jump_aside(&mut self, instruction: &Instruction, exits: Exits) {
+        self.bring_flags_back();
+        let from = self.e.jcc(jump_condition(instruction));
+        let target = instruction.near_branch_target();
+        self.leave_aside(from, target, exits.may_chain(target, self.mode));
     }
 
     pub(crate) fn jump_counter(&mut self, instruction: &Instruction, exits: Exits) {
@@ -190,11 +203,12 @@ impl Builder {
     }
 
     pub(crate) fn call(&mut self, instruction: &Instruction, exits: Exits) {
-        self.put_flags_away();
-        let used = 1 << 4;
-        let address = self.borrow(used, false);
-        let entry = self.borrow_free_of_rbp(used | 1 << address.0, false);
-        self.push_return_address(instruction, address, entry);
+        let size = self.stack_word();
+        let place = self.stack_place(-i32::from(size), true, 1 << 4);
+        let value = self.borrow(1 << 4 | 1 << place.register.0, false);
+        self.e.mov_imm(value, instruction.next_ip());
+        self.e.store(place.register, place.offset, value, size);
+        self.move_stack_pointer(-i32::from(size));
         self.put_everything_back();
         self.go(instruction.near_branch_target(), exits);
     }
@@ -226,15 +240,17 @@ impl Builder {
     }
 
     pub(crate) fn return_near(&mut self, instruction: &Instruction) {
-        self.put_flags_away();
         let size = self.stack_word();
-        let target = self.borrow(1 << 4, false);
+        let place = self.stack_place(0, false, 1 << 4);
+        // The block ends here, so an anchor may become what it leads to.
+        let target = place.register;
+        self.anchors.drop_in(u16::MAX);
+        self.put_flags_away();
         let free = self.borrow_free_of_rbp(1 << 4 | 1 << target.0, false);
-        self.stack_access(target, free, Reg::RSP, 0, false);
         if size == 8 {
-            self.e.load(target, target, 0);
+            self.e.load(target, place.register, place.offset);
         } else {
-            self.e.load32(target, target, 0);
+            self.e.load32(target, place.register, place.offset);
         }
         let extra = if instruction.op_count() == 1 {
             i32::from(instruction.immediate16())
@@ -287,4 +303,9 @@ impl Builder {
             }
         }
     }
+}
+
+/// The condition of a conditional jump as its opcode has it. iced counts from 1 in the order of opcodes 0x70 to 0x7f.
+fn jump_condition(instruction: &Instruction) -> u8 {
+    instruction.condition_code() as u8 - 1
 }

@@ -4,11 +4,11 @@ use std::mem::offset_of;
 
 use iced_x86::{Code, Instruction, MemorySize, OpKind, Register};
 
+use super::anchors::Place;
 use super::builder::{Builder, FlagUse, SiteAccess, gpr_number};
 use crate::block::VcpuBlock;
 use crate::emit::{Alu, Reg, cond};
 use crate::mode::Mode;
-use crate::tlb::TLB_ENTRIES;
 
 /// How a copied instruction uses its memory operand.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -131,25 +131,10 @@ impl Builder {
 
     /// Turns a linear address into a host address, or leaves through the miss path.
     pub(crate) fn check_tlb(&mut self, address: Reg, entry: Reg, operand: Operand) {
-        let table = if operand.write {
-            offset_of!(VcpuBlock, write_tlb)
-        } else {
-            offset_of!(VcpuBlock, read_tlb)
-        };
-        self.e.mov(entry, address);
-        self.e.shr(entry, 8);
-        self.e
-            .alu_imm32(Alu::And, entry, ((TLB_ENTRIES - 1) << 4) as i32);
-        self.e.alu_gs(Alu::Add, entry, table as i32);
-        self.e.alu_load(Alu::Xor, address, entry, 0);
-        self.e
-            .alu_imm(Alu::Cmp, address, 4096 - i32::from(operand.size.max(1)));
+        self.look_up(address, entry, operand.write, operand.size);
         let from = self.e.jcc(cond::A);
         self.miss(from, self.access(address, entry, operand));
-        // Where the check holds this changes nothing. Where the processor only guesses that it holds, it keeps what is
-        // read ahead inside the page: without it the sum would be any address that the guest likes.
-        self.e.alu_imm32(Alu::And, address, 0xfff);
-        self.e.alu_load(Alu::Add, address, entry, 8);
+        self.to_host(address, entry);
     }
 
     /// Takes an access beyond its segment's limit to the interpreter, which knows what is wrong with it.
@@ -215,23 +200,45 @@ impl Builder {
         flag_use: FlagUse,
     ) -> bool {
         let low = uses_high_byte(instruction);
-        let (address, _) = self.operand_address(instruction, operand, used, low);
+        let place = self.operand_place(instruction, operand, used, low);
         self.give_back(used);
         let were_saved = self.flags_are_away() && flag_use != FlagUse::Needs;
         self.flags_for(flag_use);
         let mut copy = *instruction;
         retarget_absolute(&mut copy);
-        copy.set_memory_base(host_register(address, 8));
+        copy.set_memory_base(host_register(place.register, 8));
         copy.set_memory_index(Register::None);
         copy.set_memory_index_scale(1);
-        copy.set_memory_displacement64(0);
-        copy.set_memory_displ_size(0);
+        copy.set_memory_displacement64(place.offset as u64);
+        copy.set_memory_displ_size(u32::from(place.offset != 0));
         copy.set_segment_prefix(Register::None);
         let encoded = self.encode(&copy);
         if super::may_fault(instruction) {
             self.fault_site_with_flags(were_saved);
         }
         encoded
+    }
+
+    /// Where a copied instruction's memory operand lies, in a register that is none of `used`.
+    fn operand_place(
+        &mut self,
+        instruction: &Instruction,
+        operand: Operand,
+        used: u16,
+        low: bool,
+    ) -> Place {
+        if let Some(place) = self.anchors.find(used, low) {
+            return place;
+        }
+        self.give_back(used);
+        if let Some(place) = self.check_stretch(used, low) {
+            return place;
+        }
+        let (register, _) = self.operand_address(instruction, operand, used, low);
+        Place {
+            register,
+            offset: 0,
+        }
     }
 
     /// Appends the instruction with its operand in the bounce buffer.
@@ -298,6 +305,24 @@ impl Builder {
             self.fault_site();
         }
         encoded
+    }
+
+    /// Where the word of the stack lies that is `displacement` away from RSP, in a register that is none of `used`.
+    pub(crate) fn stack_place(&mut self, displacement: i32, write: bool, used: u16) -> Place {
+        if let Some(place) = self.anchors.find(used, false) {
+            return place;
+        }
+        if let Some(place) = self.check_stretch(used, false) {
+            return place;
+        }
+        self.put_flags_away_from(used);
+        let register = self.borrow(used, false);
+        let entry = self.borrow_free_of_rbp(used | 1 << register.0, false);
+        self.stack_access(register, entry, Reg::RSP, displacement, write);
+        Place {
+            register,
+            offset: 0,
+        }
     }
 
     /// Linear address `rsp + displacement` in `address`, checked for an access of the stack's word size.

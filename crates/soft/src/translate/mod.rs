@@ -1,7 +1,7 @@
 //! The translator: guest code at one physical address into one translation block.
 //!
-//! A block is a straight run of guest instructions in one page, up to the first that jumps, that the interpreter
-//! must see, or [`MAX_INSTRUCTIONS`]. Two passes: decode and count register uses; emit. Most instructions are the
+//! A block is a straight run of guest instructions in one page, up to the first that jumps (but for [`MAX_BRANCHES`]
+//! conditional ones that go forwards), that the interpreter must see, or [`MAX_INSTRUCTIONS`]. Two passes: decode and count register uses; emit. Most instructions are the
 //! guest's own bytes: without memory operand they are copied as they stand, with one the operand is replaced by the
 //! host address that the software TLB gave. The silicon executes the semantics; what is written here is only what
 //! the guest must not do itself: address memory, use the stack, leave the block.
@@ -22,12 +22,15 @@
 //!                                           add rax, [rcx]
 //! ```
 
+mod anchors;
 mod builder;
 mod classify;
 mod control;
 mod memory;
+mod shared;
 mod stack;
 mod strings;
+mod tails;
 
 #[cfg(test)]
 mod classify_tests;
@@ -37,7 +40,9 @@ mod tests;
 use std::mem::offset_of;
 use std::sync::Arc;
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, InstructionInfoFactory, OpKind, Register};
+use iced_x86::{
+    Decoder, DecoderOptions, Instruction, InstructionInfoFactory, OpAccess, OpKind, Register,
+};
 
 use vcpu::Probes;
 
@@ -55,6 +60,10 @@ pub(crate) use memory::{has_16_bit_address, has_32_bit_address, segment_index};
 
 /// Longest block in guest instructions.
 const MAX_INSTRUCTIONS: usize = 48;
+
+/// Conditional jumps that a block goes on behind. What follows one that goes forwards is more often run than not, and keeps
+/// what has been borrowed and checked.
+const MAX_BRANCHES: usize = 3;
 
 /// How guest bytes are read, for the translator and the interpreter alike: as the presented vendor does.
 /// All of 0F 18 to 0F 1F are hints, those too that a later processor gives a meaning (APM vol. 3, table A-2).
@@ -87,6 +96,8 @@ struct Step {
     kind: Kind,
     /// General registers it uses in any way, without implicit stack use.
     used: u16,
+    /// Those that it writes, with implicit stack use.
+    written: u16,
 }
 
 /// Working memory of the translator, kept from block to block.
@@ -155,6 +166,7 @@ impl Translator {
         self.ends_at_straddling = false;
         let bitness = request.mode.bitness();
         let mut decoder = Decoder::with_ip(bitness, request.bytes, request.rip, DECODER_OPTIONS);
+        let mut branches = 0;
         let limit = if request.straddles || request.mode.has(Mode::CAREFUL) {
             1
         } else {
@@ -182,8 +194,15 @@ impl Translator {
                 instruction,
                 kind,
                 used,
+                written: written_registers(info),
             });
-            if ends_block(kind) {
+            let goes_through = kind == Kind::JumpIf
+                && branches < MAX_BRANCHES
+                && request.mode.may_jump()
+                && self.steps.last().is_some_and(is_forward);
+            if goes_through {
+                branches += 1;
+            } else if ends_block(kind) {
                 break;
             }
         }
@@ -193,11 +212,12 @@ impl Translator {
     fn emit(&mut self, request: &Request<'_>) {
         let page = request.rip & !0xfff;
         let steps = std::mem::take(&mut self.steps);
-        for step in &steps {
+        for (position, step) in steps.iter().enumerate() {
             let Step {
                 ref instruction,
                 kind,
                 used,
+                written,
             } = *step;
             let rip = instruction.ip();
             let is_kernel = request.mode.is_64() && !request.mode.has(Mode::USER);
@@ -211,6 +231,17 @@ impl Translator {
                 page,
                 straddles: request.straddles,
             };
+            self.builder
+                .anchors
+                .expect(shared::reach(instruction, kind), || {
+                    shared::stretch(&steps, position, request.mode)
+                });
+            let is_last = position + 1 == steps.len();
+            if kind == Kind::JumpIf && !is_last {
+                self.builder.jump_aside(instruction, exits);
+                self.builder.anchors.follow(position, |_| None);
+                continue;
+            }
             if ends_block(kind) {
                 self.builder.control(kind, instruction, exits);
                 self.steps = steps;
@@ -222,6 +253,9 @@ impl Translator {
                 self.steps = steps;
                 return;
             }
+            self.builder.anchors.follow(position, |base| {
+                shared::fate(instruction, kind, written, base)
+            });
         }
         if let Some(last) = steps.last() {
             let exits = Exits {
@@ -369,6 +403,21 @@ fn used_registers(info: &iced_x86::InstructionInfo) -> u16 {
         .fold(0, |mask, number| mask | 1 << number)
 }
 
+/// General registers that an instruction writes, or may write.
+fn written_registers(info: &iced_x86::InstructionInfo) -> u16 {
+    let is_written = |access| {
+        matches!(
+            access,
+            OpAccess::Write | OpAccess::ReadWrite | OpAccess::CondWrite | OpAccess::ReadCondWrite
+        )
+    };
+    info.used_registers()
+        .iter()
+        .filter(|used| is_written(used.access()))
+        .filter_map(|used| builder::gpr_number(used.register()))
+        .fold(0, |mask, number| mask | 1 << number)
+}
+
 /// Whether the silicon may refuse a copied instruction whose operand is reachable: divisions, everything that has to
 /// do with FP state, and the few that are not there on every host.
 pub(crate) fn may_fault(instruction: &Instruction) -> bool {
@@ -379,6 +428,10 @@ pub(crate) fn may_fault(instruction: &Instruction) -> bool {
             instruction.mnemonic(),
             M::Div | M::Idiv | M::Cmpxchg16b | M::Rdrand | M::Rdseed | M::Movnti | M::Xchg
         )
+}
+
+fn is_forward(step: &Step) -> bool {
+    step.instruction.near_branch_target() > step.instruction.ip()
 }
 
 fn ends_block(kind: Kind) -> bool {

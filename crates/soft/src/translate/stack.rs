@@ -20,7 +20,6 @@ const NOT_PUSHED: i32 = 1 << 16 | 1 << 17;
 
 impl Builder {
     pub(crate) fn push(&mut self, instruction: &Instruction) {
-        self.put_flags_away();
         let size = self.stack_word();
         match instruction.op0_kind() {
             OpKind::Register => {
@@ -51,26 +50,21 @@ impl Builder {
     /// Pushes a host register whose value is not to be lost, nor those in `used`.
     fn push_register(&mut self, value: Reg, used: u16) {
         let size = self.stack_word();
-        let address = self.borrow(used, false);
-        let entry = self.borrow_free_of_rbp(used | 1 << address.0, false);
-        self.stack_access(address, entry, Reg::RSP, -i32::from(size), true);
-        self.e.store(address, 0, value, size);
+        let place = self.stack_place(-i32::from(size), true, used);
+        self.e.store(place.register, place.offset, value, size);
         self.move_stack_pointer(-i32::from(size));
     }
 
     pub(crate) fn pop(&mut self, instruction: &Instruction) {
-        self.put_flags_away();
         let size = self.stack_word();
         let target = Reg(gpr_number(instruction.op0_register()).unwrap_or(0));
         let used = RSP_BIT | 1 << target.0;
         self.give_back(used);
-        let address = self.borrow(used, false);
-        let entry = self.borrow_free_of_rbp(used | 1 << address.0, false);
-        self.stack_access(address, entry, Reg::RSP, 0, false);
+        let place = self.stack_place(0, false, used);
         if size == 8 {
-            self.e.load(target, address, 0);
+            self.e.load(target, place.register, place.offset);
         } else {
-            self.e.load32(target, address, 0);
+            self.e.load32(target, place.register, place.offset);
         }
         if target != Reg::RSP {
             self.move_stack_pointer(i32::from(size));

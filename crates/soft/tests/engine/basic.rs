@@ -182,9 +182,19 @@ fn shadow_stack_hints_do_nothing_where_there_is_no_shadow_stack() {
 #[test]
 fn a_moved_tsc_says_by_how_much() {
     // mov ecx, 0x3b; mov eax, 5; mov edx, 1; wrmsr; mov ecx, 0x10; rdtsc; wrmsr; mov ecx, 0x3b; rdmsr; hlt
-    let state = run(
+    let (mut vcpu, _memory) = vcpu(
         b"\xb9\x3b\0\0\0\xb8\x05\0\0\0\xba\x01\0\0\0\x0f\x30\xb9\x10\0\0\0\x0f\x31\x0f\x30\xb9\x3b\0\0\0\x0f\x32\xf4",
     );
+    let told: Vec<u64> = std::iter::from_fn(|| match vcpu.run(Reply::Done).unwrap() {
+        Exit::MsrWrite { msr: 0x3b, value } => Some(value),
+        exit => {
+            assert_eq!(exit, Exit::Halt);
+            None
+        }
+    })
+    .collect();
+    let state = vcpu.state().unwrap();
+    assert_eq!(told, [0x1_0000_0005, state.msrs.tsc_adjust]);
     assert_eq!(state.msrs.tsc_offset, state.msrs.tsc_adjust);
     // The TSC was set to what it had been a moment before.
     let adjust = state.gprs[gpr::RDX] << 32 | state.gprs[gpr::RAX];

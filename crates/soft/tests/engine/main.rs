@@ -7,6 +7,8 @@ mod code_pages;
 mod corners;
 mod exceptions;
 mod flat32;
+mod gates;
 mod machine;
 mod probes;
+mod shared_checks;
 mod tasks;

@@ -22,6 +22,8 @@ pub(super) struct Draft<'a> {
     /// General registers whose start value an operand relies on.
     pinned: u32,
     written_vectors: u32,
+    /// The last 64-bit register through which alone an operand was reached, and the displacement.
+    pub(super) last_base: Option<(Register, i64)>,
 }
 
 /// The number of a general register of any width.
@@ -44,6 +46,7 @@ impl<'a> Draft<'a> {
             written: 0,
             pinned: 0,
             written_vectors: 0,
+            last_base: None,
         }
     }
 

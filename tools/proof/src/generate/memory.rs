@@ -85,6 +85,9 @@ pub(super) fn set(draft: &mut Draft, instruction: &mut Instruction, operand: u32
         }
         (mnemonic, _) => target(draft, mnemonic, size),
     };
+    if beside_another(draft, instruction) {
+        return;
+    }
     let segment = segment(draft);
     instruction.set_segment_prefix(segment);
     let goal = wanted.wrapping_sub(segment_base(draft, segment));
@@ -112,6 +115,24 @@ pub(super) fn set(draft: &mut Draft, instruction: &mut Instruction, operand: u32
         3..10 => with_registers(draft, instruction, goal, width, true),
         _ => with_registers(draft, instruction, goal, width, false),
     }
+}
+
+/// Reaches, as compilers do, bytes close to what an earlier instruction reaches through the same register. False if there
+/// is none, or it is not to be.
+fn beside_another(draft: &mut Draft, instruction: &mut Instruction) -> bool {
+    let Some((base, displacement)) = draft.last_base.filter(|(base, _)| {
+        // What means something only at certain places keeps to them.
+        draft.known(*base).is_some() && table_for(instruction.mnemonic()).is_none()
+    }) else {
+        return false;
+    };
+    if is_selector_load(instruction) || draft.random.percent(50) {
+        return false;
+    }
+    let distance = i64::from(draft.random.bits() as i8);
+    instruction.set_memory_base(base);
+    set_displacement(draft, instruction, displacement.wrapping_add(distance), 8);
+    true
 }
 
 /// MOV to a segment register, whose selector must be one that both sides answer alike.
@@ -169,6 +190,9 @@ fn with_registers(
     instruction.set_memory_base(base);
     let displacement = solve(draft, base, goal.wrapping_sub(offset), width);
     set_displacement(draft, instruction, displacement, width);
+    if width == 8 && instruction.memory_index() == Register::None {
+        draft.last_base = Some((base, displacement));
+    }
 }
 
 /// A displacement that leads from `base` to `goal`; `base` itself is chosen if it still can be.
