@@ -114,7 +114,12 @@ fn typed() -> Result<(Arguments, bool, Option<String>), clap::Error> {
 fn needs_the_host(command: &Command) -> bool {
     match command {
         Command::Run(arguments) => arguments.detach,
-        Command::Start(_) | Command::Restart(_) | Command::Images(_) | Command::Doctor(_) => true,
+        Command::Start(_)
+        | Command::Restart(_)
+        | Command::Restore(_)
+        | Command::Fork(_)
+        | Command::Images(_)
+        | Command::Doctor(_) => true,
         _ => false,
     }
 }

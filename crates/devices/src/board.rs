@@ -384,11 +384,11 @@ impl Board {
     }
 
     /// Tells a guest with a paravirtual clock that it was stopped, so that its watchdogs do not take the time that it was
-    /// away for a hang.
-    pub fn tell_of_stop(&mut self, now: Nanos) {
-        for time in &mut self.times {
-            time.system_time
-                .update(&self.memory, &time.clock, now, true);
+    /// away for a hang. `tsc_adjusts` is by how much it has moved each vCPU's TSC.
+    pub fn tell_of_stop(&mut self, now: Nanos, tsc_adjusts: &[u64]) {
+        for (time, &tsc_adjust) in self.times.iter_mut().zip(tsc_adjusts) {
+            let clock = time.clock.moved(tsc_adjust);
+            time.system_time.update(&self.memory, &clock, now, true);
         }
     }
 
@@ -414,7 +414,7 @@ impl Board {
         self.controllers.set_tsc_adjust(vcpu_id, now, tsc_adjust);
         if let Some(time) = self.times.get_mut(vcpu_id as usize) {
             let clock = time.clock.moved(tsc_adjust);
-            time.system_time.update(&self.memory, &clock, now);
+            time.system_time.update(&self.memory, &clock, now, false);
         }
         self.settle();
     }

@@ -208,9 +208,10 @@ impl LifeState {
             state.msrs.tsc_offset = state.msrs.tsc_offset.wrapping_add(moved);
         }
         board.restore(self.board).map_err(SavedError::from)?;
+        let tsc_adjusts: Vec<u64> = states.iter().map(|state| state.msrs.tsc_adjust).collect();
         let rests = switch::hand_over(board, time, engine, states).map_err(GiveError::Engine)?;
         if is_late {
-            board.tell_of_stop(time.now());
+            board.tell_of_stop(time.now(), &tsc_adjusts);
         }
         Ok((rests, self.msrs, self.typed))
     }
