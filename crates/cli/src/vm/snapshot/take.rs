@@ -403,6 +403,7 @@ impl Taking {
                 virtual_bytes: Head::read(from, Some(disk.format))
                     .map_or(0, |head| head.size_bytes),
                 file: None,
+                file_bytes: None,
                 fingerprint: None,
                 read_only: disk.is_read_only,
             };
@@ -417,7 +418,9 @@ impl Taking {
                 let to = draft.file(&part).map_err(Failure::SnapshotWrite)?;
                 entry.how = disks::duplicate(from, &to).map_err(Failure::SnapshotWrite)?;
                 entry.file = Some(part);
-                bytes = to.metadata().map_or(0, |found| found.blocks() * 512);
+                let found = to.metadata().map_err(Failure::SnapshotWrite)?;
+                entry.file_bytes = Some(found.len());
+                bytes = found.blocks() * 512;
             }
             written.push((entry, bytes));
         }
