@@ -4,13 +4,14 @@ use std::io::{self, IsTerminal};
 use std::path::Path;
 
 use api::{Complaint, MemorySize, NetSpec, PartialSpec, SpecErrors, VmName, VmSpec};
-use images::{AppRequest, Cache, GuestCommand, RunFolder};
+use images::{AppRequest, Cache, GuestCommand};
 use machine::{HostFindings, VmPlan, console_word, plan};
 use runner::{Held, Reader, Trouble};
 
 use crate::arguments::RunArguments;
 use crate::failure::Failure;
 use crate::progress;
+use crate::standing::{bring_passt, held, is_on_user_network};
 
 /// What a Linux kernel needs to talk to the serial console.
 pub const CONSOLE: &str = "console=ttyS0";
@@ -313,15 +314,6 @@ pub fn plan_program(asked: Asked, user: &User) -> Result<PlannedApp, Failure> {
     })
 }
 
-/// What goes with the VM and not with this process.
-pub fn held(run: RunFolder) -> Held {
-    let (folder, lock) = run.hand_over();
-    Held {
-        locks: lock.into_iter().map(Into::into).collect(),
-        folders: vec![folder],
-    }
-}
-
 /// The program's environment: how to find programs, the user's language and terminal, and what was asked for.
 fn environment(spec: &VmSpec) -> Vec<String> {
     let mut variables = vec![format!("PATH={APP_PATH}"), "HOME=/root".to_owned()];
@@ -365,22 +357,10 @@ pub fn plan_run(asked: Asked, user: &User) -> Result<Planned, Failure> {
     })
 }
 
-/// Has passt here if the guest's network needs it: the host's, or Debian's, downloaded once.
-pub fn bring_passt(spec: &mut VmSpec) -> Result<(), Failure> {
-    if is_on_user_network(spec) && spec.passt.is_none() {
-        spec.passt = Some(progress::passt().map_err(Failure::Passt)?);
-    }
-    Ok(())
-}
-
 /// The folder that a file should go to, if it is not there.
 fn missing_folder(file: &Path) -> Option<&Path> {
     file.parent()
         .filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir())
-}
-
-fn is_on_user_network(spec: &VmSpec) -> bool {
-    matches!(spec.net, Some(NetSpec::User { .. }))
 }
 
 /// What every guest of our own initrd wants to know.

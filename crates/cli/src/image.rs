@@ -13,8 +13,9 @@ use runner::Held;
 
 use crate::build_image;
 use crate::failure::{Failure, ImageFailure};
-use crate::guest::{Asked, CONSOLE, User, bring_passt, held, terminal_words};
+use crate::guest::{Asked, CONSOLE, User, terminal_words};
 use crate::progress;
+use crate::standing::{bring_passt, held};
 
 /// Memory of a system for which nothing was said; what it does not touch costs nothing.
 const SYSTEM_MEMORY: MemorySize = MemorySize::of_mib(1024);

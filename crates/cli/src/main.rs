@@ -40,6 +40,7 @@ mod run;
 mod signals;
 mod snapshots_command;
 mod spec_arguments;
+mod standing;
 mod terminal;
 mod users;
 mod vm;
@@ -124,24 +125,29 @@ fn needs_the_host(command: &Command) -> bool {
     }
 }
 
+/// Whether a command starts VMs or is about what lies in its user's folders.
+fn is_ones_own(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Run(_)
+            | Command::Demo(_)
+            | Command::Start(_)
+            | Command::Restart(_)
+            | Command::Snapshots(_)
+            | Command::Snapshot(_)
+            | Command::Suspend(_)
+            | Command::Restore(_)
+            | Command::Fork(_)
+    )
+}
+
 fn perform(arguments: Arguments, vm: Option<&str>) -> Result<u8, Failure> {
     let command = arguments.command;
     if let Some(host) = &arguments.host {
         return daemon::run_elsewhere(host);
     }
     if let Some(user) = arguments.user {
-        if matches!(
-            command,
-            Command::Run(_)
-                | Command::Demo(_)
-                | Command::Start(_)
-                | Command::Restart(_)
-                | Command::Snapshots(_)
-                | Command::Snapshot(_)
-                | Command::Suspend(_)
-                | Command::Restore(_)
-                | Command::Fork(_)
-        ) {
+        if is_ones_own(&command) {
             return Err(Failure::NotForOthers);
         }
         users::speak_of(&user, vm)?;

@@ -159,7 +159,8 @@ fn a_guest_that_is_suspended_goes_on_where_it_was() {
         let (boot, uptime) = text.split_once('\n').unwrap();
         (boot.trim().to_owned(), uptime.trim().parse().unwrap())
     };
-    let ((boot, earlier), (same, later)) = (words(&before), words(&after));
+    let (boot, earlier) = words(&before);
+    let (same, later) = words(&after);
     assert_eq!(boot, same, "it was not started anew");
     assert!(later >= earlier + 3, "its time went on: {earlier} {later}");
     let cpus = scene.ask(

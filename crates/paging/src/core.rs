@@ -31,14 +31,16 @@
 //! Outside of this module are only threads, queues and choices: which page, and when.
 
 mod based;
+mod broken;
 
 use std::io;
 use std::sync::Arc;
 
 use rustix::io::Errno;
-use thiserror::Error;
 
-use crate::base::{Base, BaseError, InBase};
+pub use broken::Broken;
+
+use crate::base::{Base, InBase};
 use crate::memory::{Memory, PAGE_BYTES, PageBytes};
 use crate::residency::Residency;
 use crate::store::{self, EntryId, InFile, Kept, Packed, ReadError, Store, StoreTotals};
@@ -74,56 +76,6 @@ pub(crate) enum Served {
     Read(EntryId, InFile),
     /// Its chunk has to be read from the base, without the lock; then [`Core::arrive`].
     ReadBase(InBase),
-}
-
-/// Why a fault could not be served.
-#[derive(Debug, Error)]
-pub enum Broken {
-    /// The host refuses something that has to succeed.
-    #[error("the host refused to {act} page {page}")]
-    Host {
-        /// What was tried, as a verb.
-        act: &'static str,
-        /// Which page of the memory file.
-        page: u64,
-        /// What it said.
-        source: io::Error,
-    },
-    /// The store does not give back what was put into it.
-    #[error("page {page} cannot be brought back")]
-    Lost {
-        /// Which page of the memory file.
-        page: u64,
-        /// What the store said.
-        source: ReadError,
-    },
-    /// The snapshot that the guest was brought back from does not give a page.
-    #[error("page {page} cannot be brought back")]
-    Base {
-        /// Which page of the memory file.
-        page: u64,
-        /// What was wrong.
-        source: BaseError,
-    },
-    /// A thread panicked while it changed what is known of pages.
-    #[error("the pager does not know any more where pages are")]
-    Panicked,
-}
-
-impl Broken {
-    /// Whether trying again may help.
-    pub(crate) fn may_pass(&self) -> bool {
-        !matches!(
-            self,
-            Broken::Lost {
-                source: ReadError::Checksum,
-                ..
-            } | Broken::Base {
-                source: BaseError::Damaged(_),
-                ..
-            } | Broken::Panicked
-        )
-    }
 }
 
 /// A page that is to leave, read and packed.

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use proptest::prelude::*;
 
 use super::*;
-use crate::base::{CHUNK_BYTES, CHUNK_PAGES, InBase};
+use crate::base::{BaseError, CHUNK_BYTES, CHUNK_PAGES, InBase};
 use crate::store::{Medium, SEGMENT_BYTES};
 
 const PAGES: u64 = 24;

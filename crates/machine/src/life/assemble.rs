@@ -6,16 +6,14 @@ use std::sync::atomic::AtomicBool;
 
 use api::ConsoleKind;
 use devices::acpi::AcpiPlan;
-use devices::generation::Generation;
 use devices::virtio::{Links, VirtioFunction};
 use devices::{Board, BoardPlan, IrqSink};
 use host::lock::Lock;
 use mem::GuestMemory;
 use paging::{Base, StartError};
-use rustix::rand::{GetRandomFlags, getrandom};
 use vcpu::{Engine, EngineError, Vcpu, VcpuState};
 use x86::cpu_model::{self, Topology};
-use x86::{CpuidTable, Gpa, Segment, Vector};
+use x86::{CpuidTable, Gpa};
 
 use crate::attach::{AttachError, Attachment};
 use crate::boot::{self, Handover, ImageError};
@@ -23,11 +21,12 @@ use crate::console::ConsoleInput;
 use crate::console::output::Output;
 use crate::engine::EngineKind;
 use crate::life::Life;
+use crate::life::firmware::{fresh_generation, set_firmware_msrs};
 use crate::life::held::Held;
 use crate::life::msr::MachineMsrs;
 use crate::life::restored::Restored;
 use crate::life::room::{Room, open_mailbox};
-use crate::life::saved::{GiveError, Ready, SavedError};
+use crate::life::saved::{Begun, GiveError, Ready, SavedError};
 use crate::outcome::rest::Rest;
 use crate::plan::VmPlan;
 use crate::plan::images::guests_name;
@@ -54,9 +53,6 @@ pub(crate) struct VcpuMaker {
     /// What the guest's CPUID is narrowed to.
     pub(crate) limit: Option<CpuidTable>,
 }
-
-/// MTRR default type: enabled, fixed ranges enabled, write-back (SDM vol. 3, 12.11.2.1), as firmware leaves it.
-const MTRR_WRITE_BACK: u64 = 1 << 11 | 1 << 10 | 6;
 
 /// Why a life could not be assembled.
 #[derive(Debug)]
@@ -176,14 +172,6 @@ fn memory(
         restored.fill(&memory).map_err(AssemblyError::Saved)?;
     }
     Ok(memory)
-}
-
-/// What a life begins with.
-pub(super) struct Begun {
-    /// What each vCPU does at first.
-    pub(super) rests: Vec<Rest>,
-    pub(super) msrs: MachineMsrs,
-    pub(super) typed: Vec<u8>,
 }
 
 /// As a machine that is switched on: everything in memory that the guest finds there, vCPUs as firmware leaves them.
@@ -369,35 +357,6 @@ fn set_first_states(
         vcpu.set_state(state)?;
     }
     Ok(())
-}
-
-/// Where a vCPU starts that got SIPI with this page.
-pub(crate) fn sipi_state(page: Vector, time: &GuestTime) -> VcpuState {
-    let mut state = VcpuState {
-        rip: 0,
-        ..VcpuState::reset()
-    };
-    state.cs = Segment::real(u16::from(page) << 8, 0x9b);
-    set_firmware_msrs(&mut state, time);
-    state
-}
-
-/// A generation that no machine had before.
-pub(super) fn fresh_generation() -> Generation {
-    let mut bytes = [0; 16];
-    // So few bytes come at once or, on a host that has no random numbers at all, not (getrandom(2)).
-    if getrandom(&mut bytes[..], GetRandomFlags::empty()).is_err() {
-        tracing::warn!(
-            "this host has no random bytes: the guest is not told that it is another machine"
-        );
-    }
-    Generation(bytes)
-}
-
-/// The MSRs that firmware sets on every processor before it hands over, and the guest's own time.
-fn set_firmware_msrs(state: &mut VcpuState, time: &GuestTime) {
-    state.msrs.tsc_offset = time.tsc_offset();
-    state.msrs.mtrr_def_type = MTRR_WRITE_BACK;
 }
 
 /// Puts the tables that describe the board where firmware would have; returns the root pointer's address.

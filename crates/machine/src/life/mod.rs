@@ -7,6 +7,8 @@
 //! code or a write to the console), then the console's queues, an alarm or a bell. The end is under its own lock.
 
 mod assemble;
+mod firmware;
+pub(crate) mod handing;
 pub(crate) mod held;
 mod msr;
 pub(crate) mod restored;
@@ -39,7 +41,8 @@ use crate::threads::quota::Quota;
 use crate::threads::time::GuestTime;
 #[cfg(test)]
 pub(crate) use assemble::MakeVcpus;
-pub(crate) use assemble::{AssemblyError, Begin, VcpuMaker, sipi_state};
+pub(crate) use assemble::{AssemblyError, Begin, VcpuMaker};
+pub(crate) use firmware::sipi_state;
 pub(crate) use room::{Room, Visit};
 pub(crate) use saved::Ready;
 

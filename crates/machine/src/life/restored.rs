@@ -11,9 +11,9 @@ use snapshot::MemoryReader;
 use vcpu::Engine;
 use x86::{CpuidTable, Gpa};
 
-use crate::life::assemble::{Begun, fresh_generation};
+use crate::life::firmware::fresh_generation;
 use crate::life::msr::MachineMsrs;
-use crate::life::saved::{GiveError, LifeState, SavedError};
+use crate::life::saved::{Begun, GiveError, LifeState, SavedError};
 use crate::plan::ResumeClock;
 use crate::threads::time::GuestTime;
 

@@ -28,11 +28,11 @@ use vcpu::{Engine, EngineError, Vcpu, VcpuState, XSAVE_BYTES};
 use x86::CpuidTable;
 
 use crate::life::Life;
-use crate::life::msr::MsrState;
+use crate::life::handing::{hand_over, states};
+use crate::life::msr::{MachineMsrs, MsrState};
 use crate::outcome::refusal::SwitchError;
 use crate::outcome::rest::Rest;
 use crate::plan::ResumeClock;
-use crate::run::switch;
 use crate::threads::time::{GuestTime, TimeState};
 
 /// The format that this code writes and reads.
@@ -44,6 +44,14 @@ const NAMED_MAX: usize = 4;
 
 /// A vCPU that is about to run, and what it does until then.
 pub(crate) type Ready = (Box<dyn Vcpu>, Rest);
+
+/// What a life begins with.
+pub(crate) struct Begun {
+    /// What each vCPU does at first.
+    pub(crate) rests: Vec<Rest>,
+    pub(crate) msrs: MachineMsrs,
+    pub(crate) typed: Vec<u8>,
+}
 
 /// What a life is at a moment, apart from its memory.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -122,7 +130,7 @@ impl SavedError {
 
 /// Takes the state of `life`, which is paused.
 pub(crate) fn take(life: &Life) -> Result<LifeState, SwitchError> {
-    let vcpus = switch::states(life)?;
+    let vcpus = states(life)?;
     let room = life.room();
     Ok(LifeState {
         format: FORMAT,
@@ -209,7 +217,7 @@ impl LifeState {
         }
         board.restore(self.board).map_err(SavedError::from)?;
         let tsc_adjusts: Vec<u64> = states.iter().map(|state| state.msrs.tsc_adjust).collect();
-        let rests = switch::hand_over(board, time, engine, states).map_err(GiveError::Engine)?;
+        let rests = hand_over(board, time, engine, states).map_err(GiveError::Engine)?;
         if is_late {
             board.tell_of_stop(time.now(), &tsc_adjusts);
         }

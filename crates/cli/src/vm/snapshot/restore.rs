@@ -24,8 +24,8 @@ use super::{disks, restored};
 use crate::answers::{self, RestoredVm};
 use crate::attend::say_ending;
 use crate::failure::Failure;
-use crate::guest::{bring_passt, held};
 use crate::output::say;
+use crate::standing::{bring_passt, held};
 
 /// `mother restore`.
 #[derive(Clone, Debug, Args)]
