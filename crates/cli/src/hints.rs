@@ -11,7 +11,7 @@ use crate::answers::{Failed, Problem};
 use crate::exit_status::BAD_INPUT;
 
 /// Commands of others, each with what to type instead.
-const COMMANDS: [(&[&str], &str); 17] = [
+const COMMANDS: [(&[&str], &str); 18] = [
     (
         &["ls", "list", "container", "vm"],
         "`mother ps` lists VMs, `mother ps -a` ended ones too, `mother images` images",
@@ -34,7 +34,7 @@ const COMMANDS: [(&[&str], &str); 17] = [
         "`mother kill NAME` ends a VM at once",
     ),
     (
-        &["suspend", "freeze"],
+        &["freeze"],
         "`mother pause NAME` stops a guest and its time",
     ),
     (
@@ -83,9 +83,11 @@ const COMMANDS: [(&[&str], &str); 17] = [
         "`mother switch NAME --engine ENGINE` moves a guest between engines of this host",
     ),
     (
-        &[
-            "cp", "volume", "network", "snapshot", "commit", "save", "restore",
-        ],
+        &["commit", "save", "checkpoint"],
+        "`mother snapshot NAME` writes all that a VM is, `mother suspend NAME` ends it too",
+    ),
+    (
+        &["cp", "volume", "network"],
         "there is no such thing here yet; `mother --help` lists what there is",
     ),
 ];

@@ -14,8 +14,8 @@ use crate::bank::{Banks, JumpKey, TlbKey};
 use crate::block::VcpuBlock;
 use crate::decoded::{Decoded, DecodedCache};
 use crate::door::Door;
-use crate::enter::HeldAnchors;
 use crate::features::Features;
+use crate::held_anchors::HeldAnchors;
 use crate::mode::Mode;
 use crate::soft::Soft;
 

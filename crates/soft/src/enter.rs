@@ -14,6 +14,7 @@ use crate::bank::Banks;
 use crate::block::ExitReason;
 use crate::code_cache::{CodeCache, HostPc};
 use crate::cpu::{SoftVcpu, Stop};
+use crate::held_anchors::HeldAnchors;
 use crate::soft::Soft;
 use crate::translate::Site;
 use crate::translations::Translations;
@@ -24,22 +25,6 @@ pub(crate) struct Left {
     pub(crate) reason: Option<ExitReason>,
     /// The site that `exit_info` or the host's fault names.
     pub(crate) site: Option<Site>,
-}
-
-/// What registers hold in the middle of a block that is none of the guest's: host addresses of checked bytes. They are
-/// good as long as no page is taken from a TLB.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct HeldAnchors {
-    mask: u16,
-    held: [u64; 16],
-}
-
-impl HeldAnchors {
-    fn put_into(&self, gprs: &mut [u64; 16]) {
-        for number in (0..16).filter(|number| self.mask & 1 << number != 0) {
-            gprs[number] = self.held[number];
-        }
-    }
 }
 
 impl SoftVcpu {
@@ -92,7 +77,7 @@ impl SoftVcpu {
     /// Has the registers in `mask` hold what they are in `held` when translated code goes on in the middle of a block,
     /// which is next.
     pub(crate) fn hold_anchors(&mut self, mask: u16, held: [u64; 16]) {
-        self.anchors = (mask != 0).then_some(HeldAnchors { mask, held });
+        self.anchors = (mask != 0).then_some(HeldAnchors::new(mask, held));
     }
 
     /// Makes jump caches of an older generation void.

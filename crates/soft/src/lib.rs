@@ -44,6 +44,7 @@ mod emit_tests;
 mod enter;
 mod exceptions;
 mod features;
+mod held_anchors;
 mod index_set;
 mod interpret;
 mod jumps;

@@ -22,6 +22,7 @@
 //!                                           add rax, [rcx]
 //! ```
 
+mod anchoring;
 mod anchors;
 mod builder;
 mod classify;

@@ -166,7 +166,8 @@ pub(super) fn stretch(steps: &[Step], at: usize, mode: Mode) -> Option<Stretch> 
         if let Some(other) = other {
             let from = other.from.saturating_add(moved);
             let to = from.saturating_add(i32::from(other.size));
-            let (from, to) = (from.min(stretch.from), to.max(stretch.to));
+            let from = from.min(stretch.from);
+            let to = to.max(stretch.to);
             if to.saturating_sub(from) <= MOST_BYTES {
                 stretch = Stretch {
                     from,
