@@ -298,7 +298,9 @@ fn a_deadline_waits_for_the_tsc_that_the_guest_has_moved() {
             guest.board.msr_write(0, guest.now, number, value).unwrap();
         }
         let name = format!("moved by {moved}, set before: {is_set_before}");
-        assert_eq!(guest.board.deadline(), expected.map(Nanos), "{name}");
+        // Other timers of the board are later than that.
+        let deadline = guest.board.deadline().filter(|at| at.0 < 10_000);
+        assert_eq!(deadline, expected.map(Nanos), "{name}");
         let has_come = guest.board.acknowledge(0);
         assert_eq!(has_come, expected.is_none().then_some(0xec), "{name}");
         let left = guest.board.msr_read(0, guest.now, msr::TSC_DEADLINE);

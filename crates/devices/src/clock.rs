@@ -63,9 +63,14 @@ impl GuestClock {
 
     /// The first moment from `now` on at which the guest's TSC is at least `tsc`.
     pub fn time_of_tsc(&self, now: Nanos, tsc: u64) -> Nanos {
-        let ticks = tsc.saturating_sub(self.tsc(now));
-        let nanos = (u128::from(ticks) * 1_000_000).div_ceil(u128::from(self.tsc_khz.max(1)));
-        now.after(u64::try_from(nanos).unwrap_or(u64::MAX))
+        let left = tsc.saturating_sub(self.tsc(now));
+        if left == 0 {
+            return now;
+        }
+        let khz = u128::from(self.tsc_khz.max(1));
+        let ticks = u128::from(now.0) * khz / 1_000_000 + u128::from(left);
+        let nanos = (ticks * 1_000_000).div_ceil(khz);
+        Nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
     /// The clock of a processor whose TSC the guest has moved by `ticks`.

@@ -361,14 +361,6 @@ impl Emitter {
         self.raw(&[0x04, 0x7f, 0x9e]);
     }
 
-    /// `cmp dword [base], 0`.
-    pub(crate) fn compare_zero32(&mut self, base: Reg) {
-        self.rex_optional(Reg(0), base);
-        self.raw(&[0x83]);
-        self.modrm_base(7, base, 0);
-        self.raw(&[0]);
-    }
-
     /// `neg to`.
     pub(crate) fn neg(&mut self, to: Reg) {
         self.rex_w(Reg(0), to);

@@ -32,7 +32,7 @@ impl Builder {
             is_segmented: false,
         };
         self.shared_miss(missed, access, own_offset, reach.size);
-        self.to_host(register, entry);
+        self.add_host(register, entry);
         self.anchors.add(reach, stretch, register);
         Some(Place {
             register,
@@ -58,7 +58,7 @@ impl Builder {
     }
 
     /// Turns an offset in a page that has been looked up into a host address.
-    pub(super) fn to_host(&mut self, address: Reg, entry: Reg) {
+    pub(super) fn add_host(&mut self, address: Reg, entry: Reg) {
         // Where the check holds this changes nothing. Where the processor only guesses that it holds, it keeps what is
         // read ahead inside the page: without it the sum would be any address that the guest likes.
         self.e.alu_imm32(Alu::And, address, 0xfff);

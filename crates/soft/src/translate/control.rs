@@ -103,16 +103,18 @@ impl Builder {
     /// `stack_change` is how far the branch has moved RSP.
     fn go_indirect(&mut self, target: Reg, free: Reg, stack_change: i32) {
         let site = self.branch_site(stack_change);
+        let info = offset_of!(VcpuBlock, exit_info) as i32;
         let jump_target = offset_of!(VcpuBlock, jump_target) as i32;
+        self.e.store_gs(offset_of!(VcpuBlock, rip) as i32, target);
         if !self.mode.may_jump() {
-            self.e.store_gs(offset_of!(VcpuBlock, rip) as i32, target);
-            self.e
-                .store_gs_imm32(offset_of!(VcpuBlock, exit_info) as i32, site);
+            self.e.store_gs_imm32(info, site);
             self.put_everything_back();
             return self.e.jump_to(self.stubs().lookup);
         }
         self.e.load_gs(free, offset_of!(VcpuBlock, kick) as i32);
-        self.e.compare_zero32(free);
+        // cmp dword [free], 0: through a load, to keep to the shapes the emitter knows.
+        self.e.load32(free, free, 0);
+        self.e.alu(Alu::Or, free, free);
         let kicked = self.e.jcc(cond::NE);
         self.e.mov(free, target);
         self.e.shr(free, 11);
@@ -125,7 +127,12 @@ impl Builder {
         let miss = self.e.jcc(cond::NE);
         self.e.load(free, free, 8);
         self.e.store_gs(jump_target, free);
-        self.leave_indirect([kicked, miss], target, site);
+        let done = self.e.jump();
+        self.e.bind(kicked);
+        self.e.bind(miss);
+        self.e.store_gs_imm64(jump_target, self.stubs().lookup);
+        self.e.store_gs_imm32(info, site);
+        self.e.bind(done);
         self.put_everything_back();
         self.e.jump_gs(jump_target);
     }

@@ -134,7 +134,7 @@ impl Builder {
         self.look_up(address, entry, operand.write, operand.size);
         let from = self.e.jcc(cond::A);
         self.miss(from, self.access(address, entry, operand));
-        self.to_host(address, entry);
+        self.add_host(address, entry);
     }
 
     /// Takes an access beyond its segment's limit to the interpreter, which knows what is wrong with it.

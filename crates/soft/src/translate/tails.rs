@@ -28,13 +28,6 @@ pub(super) enum Tail {
         borrowed: u16,
         may_chain: bool,
     },
-    /// An indirect branch whose target is not in the jump cache, or that is not to be taken now. Flags are put away.
-    Indirect {
-        from: [Fixup; 2],
-        target: Reg,
-        site: u32,
-        borrowed: u16,
-    },
     /// Leave with `rip` and a reason.
     Leave {
         from: Fixup,
@@ -46,20 +39,6 @@ pub(super) enum Tail {
 }
 
 impl Builder {
-    /// Leaves for the address in `target`, with flags put away, where one of `from` jumps.
-    pub(crate) fn leave_indirect(&mut self, from: [Fixup; 2], target: Reg, site: u32) {
-        debug_assert!(
-            self.flags_saved,
-            "the look into the jump cache needs the flags"
-        );
-        self.tails.push(Tail::Indirect {
-            from,
-            target,
-            site,
-            borrowed: self.borrowed,
-        });
-    }
-
     /// Leaves behind the straight path.
     pub(crate) fn leave_from(&mut self, from: Fixup, rip: u64, reason: ExitReason) {
         self.tails.push(Tail::Leave { from, rip, reason });
@@ -106,20 +85,6 @@ impl Builder {
             } => {
                 self.e.bind(from);
                 self.go_aside(rip, borrowed, may_chain);
-            }
-            Tail::Indirect {
-                from,
-                target,
-                site,
-                borrowed,
-            } => {
-                from.into_iter().for_each(|from| self.e.bind(from));
-                self.e.store_gs(Builder::rip_offset(), target);
-                self.e
-                    .store_gs_imm32(offset_of!(VcpuBlock, exit_info) as i32, site);
-                self.put_back_from(borrowed);
-                let lookup = self.stubs().lookup;
-                self.e.jump_to(lookup);
             }
             Tail::Leave { from, rip, reason } => {
                 self.e.bind(from);
