@@ -88,8 +88,7 @@ impl Life {
         plan: &VmPlan,
         held: &Held,
         begin: Begin,
-        input: ConsoleInput,
-        output: Output,
+        (input, output): (ConsoleInput, Output),
         attachments: &mut [Box<dyn Attachment>],
         maker: &VcpuMaker,
         begin_paging: impl FnOnce(&Arc<GuestMemory>, Option<&Arc<dyn Base>>) -> Result<bool, StartError>,
@@ -190,16 +189,12 @@ fn boot(
     set_first_states(&mut engine.vcpus, &mut first, board, time).map_err(AssemblyError::Engine)?;
     board.set_apics(engine.local_apics.clone());
     board.set_wires(engine.wires.clone());
-    let rest = |(vcpu_id, vcpu): (usize, &Box<dyn Vcpu>)| {
-        // An engine with local APICs knows itself which vCPUs wait.
-        if vcpu_id == 0 || vcpu.has_local_apic() {
-            Rest::None
-        } else {
-            Rest::WaitsForSipi
-        }
-    };
+    // An engine with local APICs knows itself which vCPUs wait.
+    let runs = engine.vcpus.iter().enumerate();
+    let runs = runs.map(|(vcpu_id, vcpu)| vcpu_id == 0 || vcpu.has_local_apic());
+    let rest = |runs| if runs { Rest::None } else { Rest::WaitsForSipi };
     Ok(Begun {
-        rests: engine.vcpus.iter().enumerate().map(rest).collect(),
+        rests: runs.map(rest).collect(),
         msrs: MachineMsrs::default(),
         typed: Vec::new(),
     })

@@ -11,7 +11,7 @@ use std::mem::offset_of;
 use iced_x86::{Code, Encoder, Instruction, Register, RflagsBits};
 
 use super::anchors::Anchors;
-use super::tails::Tail;
+use super::tail::Tail;
 use crate::block::{ExitReason, VcpuBlock};
 use crate::code_cache::{HostPc, Stubs};
 use crate::emit::{Emitter, Fixup, Reg};

@@ -31,6 +31,7 @@ mod memory;
 mod shared;
 mod stack;
 mod strings;
+mod tail;
 mod tails;
 
 #[cfg(test)]
