@@ -169,7 +169,7 @@ fn a_guest_that_is_suspended_goes_on_where_it_was() {
     );
     assert!(cpus.starts_with('2'), "{cpus}");
     // A reset boots what it booted before.
-    scene.ask("web", "(sleep 1; reboot -f) >/dev/null 2>&1 &");
+    scene.ask("web", "(sleep 1; reboot -f) >/dev/null 2>&1 & true");
     let deadline = Instant::now() + PATIENCE;
     while scene.host.ps("web")["reboots"] != 1 && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(100));
@@ -229,7 +229,7 @@ fn a_limited_guest_comes_back_limited_and_whole() {
     };
     scene.ask(
         "web",
-        "head -c 50000000 /dev/urandom > /tmp/much; md5sum < /tmp/much > /tmp/sum",
+        "head -c 30000000 /dev/urandom > /tmp/much; md5sum < /tmp/much > /tmp/sum",
     );
     scene.well(&["suspend", "web"]);
     scene.well(&["restore", "web"]);

@@ -243,13 +243,6 @@ fn is_certain(instruction: &Instruction) -> bool {
     undefined == 0 || matches!(instruction.mnemonic(), M::And | M::Or | M::Xor | M::Test)
 }
 
-/// Number of the general register that `register` is part of, if it is one.
-pub(crate) fn gpr_number(register: Register) -> Option<u8> {
-    register
-        .is_gpr()
-        .then(|| register.full_register().number() as u8)
-}
-
 impl Builder {
     pub(crate) fn new() -> Builder {
         Builder {

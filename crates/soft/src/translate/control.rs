@@ -4,9 +4,10 @@ use std::mem::offset_of;
 
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
-use super::builder::{Builder, gpr_number};
+use super::builder::Builder;
 use super::classify::{Kind, counts_in_ecx};
 use super::memory::{Operand, address_registers};
+use super::registers::gpr_number;
 use crate::block::{ExitReason, VcpuBlock, spill_offset};
 use crate::emit::{Alu, Reg, cond};
 use crate::jumps::{JUMP_ENTRIES, jump_index};

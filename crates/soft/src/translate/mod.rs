@@ -28,6 +28,7 @@ mod builder;
 mod classify;
 mod control;
 mod memory;
+mod registers;
 mod shared;
 mod stack;
 mod strings;
@@ -335,7 +336,7 @@ impl Translator {
                 && instruction.memory_index() == Register::None
         {
             let target = instruction.op0_register();
-            let Some(number) = builder::gpr_number(target) else {
+            let Some(number) = registers::gpr_number(target) else {
                 return false;
             };
             let value = instruction.memory_displacement64();
@@ -359,7 +360,7 @@ impl Translator {
     /// MOV from a segment register: selectors are kept in the block.
     fn move_from_segment(&mut self, instruction: &Instruction) {
         let target = instruction.op0_register();
-        let Some(number) = builder::gpr_number(target) else {
+        let Some(number) = registers::gpr_number(target) else {
             return;
         };
         self.builder.give_back(1 << number);
@@ -401,7 +402,7 @@ fn writes_code_segment(kind: Kind, instruction: &Instruction, mode: Mode) -> boo
 fn used_registers(info: &iced_x86::InstructionInfo) -> u16 {
     info.used_registers()
         .iter()
-        .filter_map(|used| builder::gpr_number(used.register()))
+        .filter_map(|used| registers::gpr_number(used.register()))
         .fold(0, |mask, number| mask | 1 << number)
 }
 
@@ -416,7 +417,7 @@ fn written_registers(info: &iced_x86::InstructionInfo) -> u16 {
     info.used_registers()
         .iter()
         .filter(|used| is_written(used.access()))
-        .filter_map(|used| builder::gpr_number(used.register()))
+        .filter_map(|used| registers::gpr_number(used.register()))
         .fold(0, |mask, number| mask | 1 << number)
 }
 

@@ -15,8 +15,8 @@
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 use super::Step;
-use super::builder::gpr_number;
 use super::classify::Kind;
+use super::registers::gpr_number;
 use crate::mode::Mode;
 
 /// Most bytes that one check stands for. The fewer, the rarer they lie in two pages.

@@ -6,8 +6,9 @@ use std::mem::offset_of;
 
 use iced_x86::{Instruction, OpKind};
 
-use super::builder::{Builder, gpr_number};
+use super::builder::Builder;
 use super::memory::{Operand, address_registers};
+use super::registers::gpr_number;
 use crate::block::VcpuBlock;
 use crate::emit::{Alu, Reg};
 
