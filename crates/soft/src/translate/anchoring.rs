@@ -2,8 +2,8 @@
 
 use std::mem::offset_of;
 
-use super::anchors::Place;
 use super::builder::{Builder, SiteAccess};
+use super::place::Place;
 use crate::block::VcpuBlock;
 use crate::emit::{Alu, Reg, cond};
 

@@ -1,6 +1,6 @@
 //! Anchors: borrowed registers that hold the host address of bytes which have been checked, see [`super::shared`].
 
-use super::shared::{Fate, Reach, Stretch};
+use super::place::{Fate, Place, Reach, Stretch};
 use crate::emit::Reg;
 
 /// Most anchors at a time: the others are for addresses that are computed.
@@ -20,13 +20,6 @@ struct Anchor {
     register: Reg,
     /// Position in the block of the last instruction that wants it.
     last: usize,
-}
-
-/// Where an operand lies that has been checked.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
-    pub(crate) register: Reg,
-    pub(crate) offset: i32,
 }
 
 /// The anchors at one place in a block, and what the current instruction wants of them.

@@ -8,7 +8,7 @@
 
 use std::mem::offset_of;
 
-use iced_x86::{Code, Encoder, Instruction, Register, RflagsBits};
+use iced_x86::{Code, Encoder, Instruction, RflagsBits};
 
 use super::anchors::Anchors;
 use super::tail::Tail;

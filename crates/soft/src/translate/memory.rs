@@ -4,8 +4,8 @@ use std::mem::offset_of;
 
 use iced_x86::{Code, Instruction, MemorySize, OpKind, Register};
 
-use super::anchors::Place;
 use super::builder::{Builder, FlagUse, SiteAccess};
+use super::place::Place;
 use super::registers::gpr_number;
 use crate::block::VcpuBlock;
 use crate::emit::{Alu, Reg, cond};

@@ -28,6 +28,7 @@ mod builder;
 mod classify;
 mod control;
 mod memory;
+mod place;
 mod registers;
 mod shared;
 mod stack;

@@ -16,6 +16,7 @@ use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 use super::Step;
 use super::classify::Kind;
+use super::place::{Fate, Reach, Stretch};
 use super::registers::gpr_number;
 use crate::mode::Mode;
 
@@ -23,39 +24,6 @@ use crate::mode::Mode;
 const MOST_BYTES: i32 = 160;
 /// Furthest that a register may have been moved since its anchor was made.
 const MOST_DISTANCE: i32 = 1 << 16;
-
-/// An access through one register: `size` bytes at the register's value plus `from`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Reach {
-    pub(crate) base: u8,
-    pub(crate) from: i32,
-    pub(crate) size: u8,
-    pub(crate) write: bool,
-}
-
-/// What an instruction makes of a register.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Fate {
-    Moved(i32),
-    Lost,
-}
-
-/// A stretch of bytes, relative to a register's value, that a check is to stand for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Stretch {
-    pub(crate) from: i32,
-    pub(crate) to: i32,
-    /// Position in the block of the last instruction that reaches into it.
-    pub(crate) last: usize,
-    /// General registers that are used meanwhile.
-    pub(crate) used: u16,
-}
-
-impl Stretch {
-    pub(crate) fn len(&self) -> u8 {
-        (self.to - self.from) as u8
-    }
-}
 
 /// The access that an instruction makes, if it is one that can share a check.
 pub(crate) fn reach(instruction: &Instruction, kind: Kind) -> Option<Reach> {
