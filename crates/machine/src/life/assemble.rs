@@ -111,6 +111,11 @@ impl Life {
                 restored.give(&mut board, &mut vcpus.engine, &time)?
             }
         };
+        for (monitor, earlier) in vcpus.monitors.iter().zip(begun.times) {
+            earlier
+                .into_iter()
+                .for_each(|times| monitor.goes_on_from(times));
+        }
         let room = Room {
             board,
             msrs: begun.msrs,
@@ -197,6 +202,7 @@ fn boot(
         rests: runs.map(rest).collect(),
         msrs: MachineMsrs::default(),
         typed: Vec::new(),
+        times: Vec::new(),
     })
 }
 

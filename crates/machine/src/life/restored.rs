@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::sync::Arc;
 
-use devices::{Board, Saved};
+use devices::Board;
 use mem::GuestMemory;
 use paging::{Base, BaseError, CHUNK_BYTES, CHUNK_PAGES, PAGE_BYTES};
 use snapshot::MemoryReader;
@@ -12,7 +12,6 @@ use vcpu::Engine;
 use x86::{CpuidTable, Gpa};
 
 use crate::life::firmware::fresh_generation;
-use crate::life::msr::MachineMsrs;
 use crate::life::saved::{Begun, GiveError, LifeState, SavedError};
 use crate::plan::ResumeClock;
 use crate::threads::time::GuestTime;
@@ -147,11 +146,9 @@ impl Restored {
         engine: &mut Engine,
         time: &GuestTime,
     ) -> Result<Begun, GiveError> {
-        let (rests, state, typed) = self.state.give(board, engine, time)?;
-        let mut msrs = MachineMsrs::default();
-        msrs.restore(state).map_err(SavedError::from)?;
+        let begun = self.state.give(board, engine, time)?;
         // Before any of its vCPUs runs: another machine may have gone on from here.
         board.begin_generation(time.now(), &fresh_generation());
-        Ok(Begun { rests, msrs, typed })
+        Ok(begun)
     }
 }

@@ -19,6 +19,7 @@
 //! **Who may have written it.** Anybody: what devices refuse is refused ([`devices::Unfit`]), and so is a vCPU that the engine
 //! could not have left.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use devices::{Board, BoardState, Saved, Unfit};
@@ -33,6 +34,7 @@ use crate::life::msr::{MachineMsrs, MsrState};
 use crate::outcome::refusal::SwitchError;
 use crate::outcome::rest::Rest;
 use crate::plan::ResumeClock;
+use crate::threads::observe::VcpuMonitor;
 use crate::threads::time::{GuestTime, TimeState};
 
 /// The format that this code writes and reads.
@@ -51,6 +53,8 @@ pub(crate) struct Begun {
     pub(crate) rests: Vec<Rest>,
     pub(crate) msrs: MachineMsrs,
     pub(crate) typed: Vec<u8>,
+    /// What each vCPU's thread had run and waited before, in nanoseconds.
+    pub(crate) times: Vec<Option<(u64, u64)>>,
 }
 
 /// What a life is at a moment, apart from its memory.
@@ -66,6 +70,8 @@ pub(crate) struct LifeState {
     /// What each vCPU's CPUID shows.
     cpuid: Vec<CpuidTable>,
     vcpus: Vec<VcpuState>,
+    /// Nanoseconds that each vCPU's thread ran and waited for the host, where the host tells.
+    times: Vec<Option<(u64, u64)>>,
     board: BoardState,
     msrs: MsrState,
     /// What was typed and found no room yet.
@@ -131,6 +137,9 @@ impl SavedError {
 /// Takes the state of `life`, which is paused.
 pub(crate) fn take(life: &Life) -> Result<LifeState, SwitchError> {
     let vcpus = states(life)?;
+    let monitors = Arc::clone(&life.monitors);
+    let times = move || monitors.iter().map(VcpuMonitor::own_times).collect();
+    let times = life.threads.helper().have_done(times);
     let room = life.room();
     Ok(LifeState {
         format: FORMAT,
@@ -139,6 +148,7 @@ pub(crate) fn take(life: &Life) -> Result<LifeState, SwitchError> {
         tsc_offset: life.time.tsc_offset(),
         cpuid: life.cpuid.clone(),
         vcpus,
+        times,
         board: room.board.save(),
         msrs: room.msrs.save(),
         typed: room.typed.clone(),
@@ -207,7 +217,7 @@ impl LifeState {
         board: &mut Board,
         engine: &mut Engine,
         time: &GuestTime,
-    ) -> Result<(Vec<Rest>, MsrState, Vec<u8>), GiveError> {
+    ) -> Result<Begun, GiveError> {
         let is_late = time.now().since(self.time.now()) > LATE_NS;
         let moved = time.tsc_offset().wrapping_sub(self.tsc_offset);
         let mut states = self.vcpus;
@@ -221,7 +231,14 @@ impl LifeState {
         if is_late {
             board.tell_of_stop(time.now(), &tsc_adjusts);
         }
-        Ok((rests, self.msrs, self.typed))
+        let mut msrs = MachineMsrs::default();
+        msrs.restore(self.msrs).map_err(SavedError::from)?;
+        Ok(Begun {
+            rests,
+            msrs,
+            typed: self.typed,
+            times: self.times,
+        })
     }
 }
 

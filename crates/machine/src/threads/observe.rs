@@ -64,6 +64,8 @@ pub(crate) struct VcpuMonitor {
     before: Lock<Option<(u64, u64)>>,
     exits: [AtomicU64; ExitKind::ALL.len()],
     /// Nanoseconds of all rests that are over.
+    /// What [`VcpuMonitor::own_times`] was where this life went on from.
+    earlier: Lock<(u64, u64)>,
     halted_ns: AtomicU64,
     waiting_ns: AtomicU64,
     /// When the present rest began, in nanoseconds since `start`; which kind it is.
@@ -83,6 +85,7 @@ impl VcpuMonitor {
             times,
             before: Lock::default(),
             exits: std::array::from_fn(|_| AtomicU64::new(0)),
+            earlier: Lock::default(),
             halted_ns: AtomicU64::new(0),
             waiting_ns: AtomicU64::new(0),
             resting_since_ns: AtomicU64::new(NOT_RESTING),
@@ -123,11 +126,19 @@ impl VcpuMonitor {
             .map_or(Duration::ZERO, |times| times.cpu_time())
     }
 
-    /// Nanoseconds that the vCPU's thread ran, and that it was ready and did not run, since this life began.
-    fn own_times(&self) -> Option<(u64, u64)> {
+    /// This life went on from a snapshot, before which a thread elsewhere ran and waited for so many nanoseconds.
+    pub(crate) fn goes_on_from(&self, (run_ns, wait_ns): (u64, u64)) {
+        *self.earlier.lock() = (run_ns, wait_ns);
+    }
+
+    /// Nanoseconds that the vCPU's thread ran, and that it was ready and did not run, since this life began, wherever that was.
+    pub(crate) fn own_times(&self) -> Option<(u64, u64)> {
         let (ran, waited) = (*self.before())?;
         let (run, wait) = self.schedule_times()?;
-        Some((run.saturating_sub(ran), wait.saturating_sub(waited)))
+        let (earlier_run, earlier_wait) = *self.earlier.lock();
+        let run = run.saturating_sub(ran).saturating_add(earlier_run);
+        let wait = wait.saturating_sub(waited).saturating_add(earlier_wait);
+        Some((run, wait))
     }
 
     /// Lays the registers down if somebody asked. Called by the vCPU's thread wherever a call can find it.
