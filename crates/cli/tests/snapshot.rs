@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::Ran;
 use common::host::Host;
+use devices::virtio::blk::{ImageFormat, create_overlay};
 use serde_json::Value;
 
 /// How long anything may take on a busy machine.
@@ -324,6 +325,56 @@ fn a_disk_goes_with_its_memory_or_the_snapshot_is_refused() {
         refused.stderr.contains("disk.raw has been written"),
         "{}",
         refused.stderr
+    );
+}
+
+/// What a guest has written and not flushed is on the disk that goes with its memory: the tables of a qcow2 image are
+/// written later than what they lead to.
+#[test]
+fn an_overlay_has_what_was_written_and_not_flushed() {
+    let Some(scene) = Scene::with_guest(&[]) else {
+        return;
+    };
+    scene.well(&["kill", "web"]);
+    let base = scene.host.folder().join("base.raw");
+    File::create_new(&base).unwrap().set_len(64 << 20).unwrap();
+    let overlay = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(scene.host.folder().join("over.qcow2"))
+        .unwrap();
+    let base = File::open(&base).unwrap();
+    create_overlay(overlay, &base, "base.raw", ImageFormat::Raw, None).unwrap();
+    let disk = "over.qcow2,base=base.raw";
+    let usual = [
+        "-d", "--name", "db", "--memory", "128M", "--engine", "soft", "--disk", disk,
+    ];
+    let ran = scene.host.mother.run(&usual);
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    scene.until_logged("db", "guest:~#");
+    let copy = "dd if=/tmp/w of=/dev/vda bs=4096 seek=100 oflag=direct conv=notrunc";
+    let write = format!("head -c 8192000 /dev/urandom > /tmp/w; {copy} 2>&1 | grep records.out");
+    assert_eq!(scene.ask("db", &write), "2000+0 records out");
+    let forget = "echo 3 > /proc/sys/vm/drop_caches";
+    let compare = "dd if=/dev/vda bs=4096 skip=100 count=2000 2>/dev/null | cmp - /tmp/w";
+    let read = format!("{forget}; {compare} && echo same");
+    scene.well(&["snapshot", "db", "--to", "base"]);
+    scene.well(&["restore", "base", "--name", "clone", "--same-identity"]);
+    assert_eq!(scene.ask("clone", &read), "same");
+    assert_eq!(scene.ask("db", &read), "same");
+    // Suspended, the overlay stays where it was, and it is that which goes on.
+    scene.well(&["suspend", "db", "--to", "later"]);
+    scene.well(&["restore", "later"]);
+    assert_eq!(scene.ask("db", &read), "same");
+    scene.ask("db", "echo mine > /dev/vda; sync");
+    scene.well(&["kill", "db"]);
+    let again = scene.call(&["restore", "later", "--same-identity"]);
+    assert_eq!(
+        again.status,
+        Some(2),
+        "it was written since: {}",
+        again.stderr
     );
 }
 

@@ -112,6 +112,12 @@ impl Cache {
         .ok_or(CacheError::NoFolder)
     }
 
+    /// Whether `file` was made for one run of a VM, and goes with it.
+    pub fn is_of_a_run(&self, file: &Path) -> bool {
+        let is_in = |runs: &Path| file.starts_with(runs);
+        is_in(&self.folder.join("runs")) || runs::elsewhere().is_ok_and(|runs| is_in(&runs))
+    }
+
     /// Where it is.
     pub fn folder(&self) -> &Path {
         &self.folder

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use api::{Command, VmName};
+use api::VmName;
 use clap::Args;
 use fleet::{Client, ClientError, Inventory, Record};
 use insight::Kernel;
@@ -18,6 +18,7 @@ use watch::{Observer, Snapshot};
 
 use super::observe::cache;
 use super::orders::check_alive;
+use super::rest::Rest;
 use super::words::{find, printable};
 use crate::answers::{self, DumpedVm};
 use crate::failure::Failure;
@@ -189,7 +190,11 @@ impl Taking<'_> {
         let life = observer.observe().map_err(failed)?.books.life;
         let rest = match self.is_torn {
             true => None,
-            false => Some(Rest::begin(&self.record).map_err(failed)?),
+            false => Some(
+                Client::connect(&self.record)
+                    .and_then(Rest::begin)
+                    .map_err(failed)?,
+            ),
         };
         let snapshot = observer.observe().map_err(failed)?;
         let kernel = known(&snapshot);
@@ -258,30 +263,6 @@ impl Taking<'_> {
             why: why.to_owned(),
             help: "nothing of the dump was kept; try again while nobody else stops it or has it go on",
         }
-    }
-}
-
-/// The guest stands still until this is ended, or dropped.
-struct Rest {
-    client: Client,
-    since: Instant,
-}
-
-impl Rest {
-    fn begin(record: &Record) -> Result<Rest, ClientError> {
-        let mut client = Client::connect(record)?;
-        client.order(Command::Rest)?;
-        Ok(Rest {
-            client,
-            since: Instant::now(),
-        })
-    }
-
-    /// How long it stood still, if it did so to the end.
-    fn end(mut self) -> Result<Duration, ClientError> {
-        let rested = self.since.elapsed();
-        self.client.order(Command::Release)?;
-        Ok(rested)
     }
 }
 

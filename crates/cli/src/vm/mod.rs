@@ -19,6 +19,7 @@ mod orders;
 mod processes;
 mod profile;
 mod ps;
+mod rest;
 mod snapshot;
 mod top;
 mod trace;

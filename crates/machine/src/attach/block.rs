@@ -105,6 +105,10 @@ impl Attachment for DiskAttachment {
         )))
     }
 
+    fn disk(&self) -> Option<Arc<Disk>> {
+        Some(Arc::clone(&self.disk))
+    }
+
     fn counters(&self) -> DeviceCounters {
         DeviceCounters {
             name: self.disk.name().to_owned(),

@@ -26,6 +26,7 @@ use std::sync::Arc;
 
 use api::ConsoleKind;
 use devices::virtio::VirtioDevice;
+use devices::virtio::blk::Disk;
 use devices::virtio::net::NetPort;
 use thiserror::Error;
 
@@ -88,6 +89,11 @@ pub(crate) trait Attachment: Send {
 
     /// The device for a new life. The one of the life before has been dropped, and its workers with it.
     fn device(&mut self) -> Result<Box<dyn VirtioDevice>, AttachError>;
+
+    /// The disk, if it is one.
+    fn disk(&self) -> Option<Arc<Disk>> {
+        None
+    }
 
     /// Where another network can be plugged in, if it is a network device.
     fn port(&self) -> Option<NetPort> {

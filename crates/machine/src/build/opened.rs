@@ -201,7 +201,8 @@ impl Opened {
         let ground = Ground {
             plan: plan.clone(),
             modules: Arc::clone(&held.modules),
-            disks,
+            disk_ids: disks,
+            disks: attachments.iter().filter_map(|it| it.disk()).collect(),
         };
         let control =
             MachineControl::new(ground, paging.clone(), limits, broker, footprint, time_up);

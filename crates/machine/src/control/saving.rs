@@ -3,6 +3,8 @@
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use devices::virtio::blk::Disk;
+
 use crate::boot::Module;
 use crate::control::MachineControl;
 use crate::control::requests::Request;
@@ -17,7 +19,9 @@ pub(crate) struct Ground {
     /// What a reset loads beside the kernel.
     pub(crate) modules: Arc<Vec<Module>>,
     /// Device and inode of each disk's file: the path may be another's by now.
-    pub(crate) disks: Vec<(u64, u64)>,
+    pub(crate) disk_ids: Vec<(u64, u64)>,
+    /// The disks themselves.
+    pub(crate) disks: Vec<Arc<Disk>>,
 }
 
 impl MachineControl {

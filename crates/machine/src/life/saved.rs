@@ -98,6 +98,9 @@ pub enum SavedError {
         "this host's processor, as this engine shows it, lacks what the guest was started with: {0}"
     )]
     Features(String),
+    /// This host's time is another one.
+    #[error(transparent)]
+    Clock(Unfit),
     /// A device refuses its state.
     #[error(transparent)]
     Device(#[from] Unfit),
@@ -124,6 +127,9 @@ impl SavedError {
             SavedError::Features(_) => Some(
                 "restore it on a host with such a processor, or on the engine that it was made on",
             ),
+            SavedError::Clock(_) => {
+                Some("restore it on the host that it was made on, or on one with such a clock")
+            }
             SavedError::Device(_) | SavedError::Machine(_) => {
                 Some("restore it with as many vCPUs, disks and devices as it was made with")
             }
@@ -185,7 +191,7 @@ impl LifeState {
         };
         let mut state = self.time;
         state.go_ahead(away_ns);
-        time.restore(state)?;
+        time.restore(state).map_err(SavedError::Clock)?;
         time.freeze();
         Ok(time)
     }

@@ -107,9 +107,15 @@ pub(super) fn state(shared: &Shared, stream: &UnixStream) -> bool {
         }
     };
     let ground = shared.control.ground();
+    for disk in &ground.disks {
+        if let Err(error) = disk.settle() {
+            let why = format!("{} cannot be written out: {error}", disk.name());
+            return reply(stream, refusal(RefusalCode::WrongState, why));
+        }
+    }
     let text = serde_json::to_vec(&StateText {
         plan: &ground.plan,
-        disks: &ground.disks,
+        disks: &ground.disk_ids,
         state: &state,
     });
     let written = text.map_err(io::Error::from).and_then(|text| sealed(&text));

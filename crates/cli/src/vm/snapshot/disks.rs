@@ -14,29 +14,29 @@ use rustix::fs::{SeekFrom, ioctl_ficlone, seek};
 use rustix::io::Errno;
 use snapshot::{Disk, DiskHow};
 
-/// What is copied of a disk of the user's own without being asked for: nothing.
 /// What is copied of what a run has written, without being asked for.
 pub(super) const COPIED_BYTES_MAX: u64 = 1 << 30;
 
 /// Bytes that are copied at once.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// What a file is known by as long as nobody writes it.
-pub(super) fn fingerprint(file: &File) -> io::Result<String> {
-    let found = file.metadata()?;
-    Ok(format!(
-        "{}-{}-{}-{}.{:09}",
-        found.dev(),
-        found.ino(),
-        found.len(),
-        found.mtime(),
-        found.mtime_nsec()
-    ))
-}
-
-/// Whether the file at `path` is still the one with this fingerprint.
-pub(super) fn is_unchanged(path: &Path, expected: &str) -> io::Result<bool> {
-    Ok(fingerprint(&File::open(path)?)? == expected)
+/// What files are known by as long as nobody writes them; none for no file.
+pub(super) fn fingerprint<'a>(
+    files: impl IntoIterator<Item = &'a File>,
+) -> io::Result<Option<String>> {
+    let one = |file: &File| {
+        let found = file.metadata()?;
+        Ok(format!(
+            "{}-{}-{}-{}.{:09}",
+            found.dev(),
+            found.ino(),
+            found.len(),
+            found.mtime(),
+            found.mtime_nsec()
+        ))
+    };
+    let all = files.into_iter().map(one).collect::<io::Result<Vec<_>>>()?;
+    Ok((!all.is_empty()).then(|| all.join("+")))
 }
 
 /// Has `to`, which is empty, be what `from` is; how it came about.
@@ -162,10 +162,13 @@ mod tests {
     #[test]
     fn a_file_that_was_written_is_another() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let before = fingerprint(file.as_file()).unwrap();
-        assert!(is_unchanged(file.path(), &before).unwrap());
+        let other = tempfile::NamedTempFile::new().unwrap();
+        let both = || fingerprint([file.as_file(), other.as_file()]).unwrap();
+        let before = both();
+        assert_eq!(both(), before);
         std::thread::sleep(std::time::Duration::from_millis(20));
-        file.as_file().write_all_at(b"x", 0).unwrap();
-        assert!(!is_unchanged(file.path(), &before).unwrap());
+        other.as_file().write_all_at(b"x", 0).unwrap();
+        assert_ne!(both(), before);
+        assert_eq!(fingerprint([]).unwrap(), None);
     }
 }

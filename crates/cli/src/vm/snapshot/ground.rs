@@ -1,6 +1,6 @@
 //! What a snapshot says of the VM beside its state: what it was asked for, with files named by parts of the snapshot.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use api::{ResidentLimit, VmOrigin, VmSpec};
 use serde::{Deserialize, Serialize};
@@ -66,15 +66,4 @@ pub(super) fn of(
         strings,
         reseeds,
     }
-}
-
-/// Whether `path` is a disk that was asked for, and not one that was made for a run.
-pub(super) fn is_users_own(origin: &VmOrigin, path: &Path) -> bool {
-    let is_it = |named: &Path| origin.folder.join(named) == path;
-    let is_image = origin
-        .asked
-        .image
-        .as_deref()
-        .is_some_and(|word| is_it(Path::new(word)));
-    is_image || origin.asked.disks.iter().any(|disk| is_it(&disk.path))
 }

@@ -5,8 +5,7 @@
 //! would deal the same secrets: none is made unless that is wished for in words.
 
 use std::fs::File;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use api::{DiskFormat, DiskSpec, EngineWish, VmName, VmOrigin, VmSpec};
@@ -18,9 +17,10 @@ use machine::{HostFindings, ImagePlan, RestorePlan, ResumeClock, VmPlan, plan};
 use runner::{Guest, Held, Order, Outcome, Streams};
 use snapshot::{Disk, DiskHow, ImageRole, Kind, Shelf, Snapshot};
 
+use super::disks;
 use super::ground::{self, Ground};
+use super::restored::Restored;
 use super::take::Taking;
-use super::{disks, restored};
 use crate::answers::{self, RestoredVm};
 use crate::attend::say_ending;
 use crate::failure::Failure;
@@ -96,13 +96,18 @@ pub fn restore(arguments: &RestoreArguments) -> Result<u8, Failure> {
     let shelf = Shelf::of_user()?;
     let snapshot = shelf.open(&arguments.snapshot)?;
     let reseeds = ground(&snapshot)?.reseeds;
+    // Until this ends nobody else finds that it is the first.
+    let mut restored = Restored::of(&shelf).map_err(Failure::SnapshotWrite)?;
     let is_clone = snapshot.manifest().kind == Kind::Snapshot
         || arguments.how.count > 1
-        || restored::was(&shelf, snapshot.manifest());
+        || restored.has(snapshot.manifest());
     if is_clone && !reseeds && !arguments.how.same_identity {
-        return Err(refuse_clone(snapshot.name()));
+        return Err(Failure::Clone {
+            name: snapshot.name().to_owned(),
+        });
     }
-    bring_back(&shelf, &snapshot, &arguments.how)
+    let went_on = || restored.add(snapshot.manifest());
+    bring_back(&snapshot, &arguments.how, went_on)
 }
 
 /// Has VMs go on beside the one that runs; the exit status.
@@ -112,13 +117,12 @@ pub fn fork(arguments: &ForkArguments) -> Result<u8, Failure> {
         act: "fork",
         kind: Kind::Snapshot,
         copies_disks: arguments.copy_disks,
+        needs_reseed: !arguments.how.same_identity,
     };
-    let name = format!("fork-{}-{}", arguments.vm, std::process::id());
+    let id = snapshot::fresh_id().map_err(Failure::SnapshotWrite)?;
+    let name = format!("fork-{}", &id[..12]);
     let taken = taking.take(&arguments.vm, Some(&name))?;
-    let done = match ground(&taken.snapshot)?.reseeds || arguments.how.same_identity {
-        true => bring_back(&shelf, &taken.snapshot, &arguments.how),
-        false => Err(refuse_clone(&arguments.vm)),
-    };
+    let done = bring_back(&taken.snapshot, &arguments.how, || ());
     // Who goes on from it has its files open; nobody else is to find it.
     if let Err(error) = shelf.remove(&name, true) {
         tracing::warn!("what the forks go on from stays in the way: {error}");
@@ -126,20 +130,20 @@ pub fn fork(arguments: &ForkArguments) -> Result<u8, Failure> {
     done
 }
 
-fn refuse_clone(name: &str) -> Failure {
-    Failure::Clone {
-        name: name.to_owned(),
-    }
-}
-
-fn bring_back(shelf: &Shelf, snapshot: &Snapshot, how: &HowArguments) -> Result<u8, Failure> {
+/// Brings back as many VMs as are wanted; `went_on` is called for each that runs.
+fn bring_back(
+    snapshot: &Snapshot,
+    how: &HowArguments,
+    mut went_on: impl FnMut(),
+) -> Result<u8, Failure> {
     let mut done = Vec::new();
     let mut status = 0;
     for number in 1..=how.count {
         let begun = Instant::now();
         let name = name(snapshot, how, number)?;
-        match one(shelf, snapshot, how, name)? {
+        match one(snapshot, how, name)? {
             Brought::Runs(name) => {
+                went_on();
                 if !how.json {
                     say(&format!("{name}\n"))?;
                 }
@@ -191,12 +195,7 @@ enum Brought {
     Ended(u8),
 }
 
-fn one(
-    shelf: &Shelf,
-    snapshot: &Snapshot,
-    how: &HowArguments,
-    name: VmName,
-) -> Result<Brought, Failure> {
+fn one(snapshot: &Snapshot, how: &HowArguments, name: VmName) -> Result<Brought, Failure> {
     let planned = planned(snapshot, how, name.clone())?;
     let order = Order {
         name: Some(name),
@@ -213,7 +212,6 @@ fn one(
     let mut running = runner::start(order, &Streams::default())?;
     running.wait_until_serving()?;
     let Some(ended) = running.wait_until_started()? else {
-        restored::note(shelf, snapshot.manifest());
         return Ok(Brought::Runs(running.name().to_owned()));
     };
     match ended.outcome {
@@ -317,9 +315,9 @@ fn stand_on_disks(snapshot: &Snapshot, spec: &mut VmSpec, run: &RunFolder) -> Re
         let Some(wanted) = spec.disks.get_mut(slot) else {
             return Err(unusable(snapshot, format!("there is no disk {slot}")));
         };
-        let known = wanted.base.clone().unwrap_or_else(|| wanted.path.clone());
         if let Some(fingerprint) = &disk.fingerprint {
-            check_unchanged(snapshot, &known, fingerprint)?;
+            let stays = (disk.how == DiskHow::Own).then_some(&wanted.path);
+            check_unchanged(snapshot, stays.into_iter().chain(&wanted.base), fingerprint)?;
         }
         if disk.how != DiskHow::Own {
             stand_on(snapshot, disk, wanted, run)?;
@@ -328,22 +326,33 @@ fn stand_on_disks(snapshot: &Snapshot, spec: &mut VmSpec, run: &RunFolder) -> Re
     Ok(())
 }
 
-fn check_unchanged(snapshot: &Snapshot, path: &Path, fingerprint: &str) -> Result<(), Failure> {
-    let shown = path.display();
-    match disks::is_unchanged(path, fingerprint) {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(unusable(
-            snapshot,
-            format!(
-                "{shown} has been written or replaced since, and its guest has the old one in mind"
-            ),
-        )),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(unusable(
-            snapshot,
-            format!("{shown}, which it stands on, is not there any more"),
-        )),
-        Err(error) => Err(unusable(snapshot, format!("{shown}: {error}"))),
+/// Refuses disks that are not as they were when the guest had them.
+fn check_unchanged<'a>(
+    snapshot: &Snapshot,
+    paths: impl Iterator<Item = &'a PathBuf>,
+    fingerprint: &str,
+) -> Result<(), Failure> {
+    let mut files = Vec::new();
+    let mut shown = Vec::new();
+    for path in paths {
+        let file = File::open(path).map_err(|error| {
+            unusable(
+                snapshot,
+                format!("{}, which it stands on: {error}", path.display()),
+            )
+        })?;
+        files.push(file);
+        shown.push(path.display().to_string());
     }
+    let found = disks::fingerprint(&files).map_err(Failure::SnapshotWrite)?;
+    if found.as_deref() == Some(fingerprint) {
+        return Ok(());
+    }
+    let what = format!(
+        "{} has been written or replaced since, and its guest has the old one in mind",
+        shown.join(" or ")
+    );
+    Err(unusable(snapshot, what))
 }
 
 /// Gives the VM a disk of its own that begins as the snapshot's.

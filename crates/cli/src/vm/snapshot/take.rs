@@ -6,10 +6,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use api::{Command, VmName, VmOrigin};
+use api::{VmName, VmOrigin};
 use clap::Args;
 use devices::virtio::blk::Head;
 use fleet::{Client, ClientError, Inventory, OneVm, StateFiles, Vm};
+use images::Cache;
 use insight::Memory;
 use insight::amounts::size_in_words;
 use machine::{DiskPlan, VmPlan};
@@ -24,11 +25,13 @@ use x86::Gpa;
 
 use super::{disks, ground};
 use crate::answers::{self, TakenDisk, TakenSnapshot};
+use crate::daemon::declared_by_daemon;
 use crate::failure::Failure;
 use crate::output::say;
 use crate::progress::Measured;
 use crate::vm::observe::cache;
 use crate::vm::orders::{check_alive, kill_one};
+use crate::vm::rest::Rest;
 use crate::vm::words::find;
 
 /// `mother snapshot`.
@@ -90,6 +93,7 @@ pub fn snapshot(arguments: &SnapshotArguments) -> Result<u8, Failure> {
         act: "snapshot",
         kind: Kind::Snapshot,
         copies_disks: arguments.copy_disks,
+        needs_reseed: false,
     };
     let taken = taking.take(&arguments.name, arguments.to.to.as_deref())?;
     taken.tell(arguments.to.json)?;
@@ -102,6 +106,7 @@ pub fn suspend(arguments: &SuspendArguments) -> Result<u8, Failure> {
         act: "suspend",
         kind: Kind::Suspended,
         copies_disks: false,
+        needs_reseed: false,
     };
     let taken = taking.take(&arguments.name, arguments.to.to.as_deref())?;
     taken.tell(arguments.to.json)?;
@@ -113,6 +118,8 @@ pub(super) struct Taking {
     pub(super) act: &'static str,
     pub(super) kind: Kind,
     pub(super) copies_disks: bool,
+    /// What goes on from it are clones of a guest that must make its random numbers anew.
+    pub(super) needs_reseed: bool,
 }
 
 /// What was taken.
@@ -143,7 +150,6 @@ struct Written {
     memory: MemorySummary,
     disks: Vec<(Disk, u64)>,
     limit_bytes: Option<u64>,
-    rested: Duration,
 }
 
 impl Taking {
@@ -157,6 +163,11 @@ impl Taking {
         let failed = |source| self.failed(&vm.name, source);
         let (one, mut client) = OneVm::connect(inventory.record(&vm.name)).map_err(failed)?;
         let info = client.status().map_err(failed)?.info;
+        if self.kind == Kind::Suspended && declared_by_daemon(&vm.name).is_some() {
+            let why = "it is declared to the daemon, which would start it anew".to_owned();
+            let help = "`mother snapshot` writes it and lets it run; `mother delete` has the daemon forget it";
+            return Err(self.not_now(&vm.name, why, help));
+        }
         if info.program {
             let why =
                 "its guest is one program, whose input and output belong to whoever started it";
@@ -166,16 +177,21 @@ impl Taking {
         }
         // The first look at a kernel takes long; the guest need not wait for it.
         let reseeds = reseeds(&inventory, &vm.name);
+        if self.needs_reseed && !reseeds {
+            return Err(Failure::Clone {
+                name: vm.name.to_string(),
+            });
+        }
         let shelf = Shelf::of_user()?;
         let mut draft = begin(&shelf, to, &vm.name)?;
-        let rest = Rest::begin(&one).map_err(failed)?;
+        let rest = one.again().and_then(Rest::begin).map_err(failed)?;
         let written = self.write((&vm.name, &one), &mut client, &origin, &mut draft)?;
         let rested = match self.kind {
             Kind::Snapshot => rest.end().map_err(failed)?,
-            Kind::Suspended => rest.since.elapsed(),
+            Kind::Suspended => rest.so_far(),
         };
         let manifest = manifest(
-            (self.kind, reseeds),
+            (self.kind, reseeds, &info.engine),
             &vm.name,
             &written,
             &origin,
@@ -191,11 +207,7 @@ impl Taking {
             vm: vm.name,
             memory: written.memory,
             disks: written.disks,
-            rested: if self.kind == Kind::Snapshot {
-                rested
-            } else {
-                written.rested
-            },
+            rested,
             took: begun.elapsed(),
         })
     }
@@ -238,7 +250,6 @@ impl Taking {
         draft: &mut Draft,
     ) -> Result<Written, Failure> {
         let failed = |source| self.failed(name, source);
-        let since = Instant::now();
         let mut files = client.state().map_err(failed)?;
         let mut text = Vec::new();
         files
@@ -249,16 +260,17 @@ impl Taking {
             serde_json::from_slice(&text).map_err(|_| failed(ClientError::Strange))?;
         let books = client.books().map_err(failed)?;
         let opened = self.open_disks(name, &said)?;
+        let runs = Runs::of(origin)?;
         self.check_room(
             name,
-            origin,
+            &runs,
             draft,
             (&said.plan, &opened),
             books.memory.given_bytes,
         )?;
         let state = draft.write_part("state", said.state.get().as_bytes())?;
         let memory = self.write_memory(vm, client, name, draft)?;
-        let disks = self.write_disks(origin, draft, &said.plan, &opened)?;
+        let disks = self.write_disks(&runs, draft, &said.plan, &opened)?;
         Ok(Written {
             files,
             plan: said.plan,
@@ -266,7 +278,6 @@ impl Taking {
             memory,
             disks,
             limit_bytes: books.memory.paging.and_then(|paging| paging.limit_bytes),
-            rested: since.elapsed(),
         })
     }
 
@@ -293,12 +304,11 @@ impl Taking {
         Ok(opened)
     }
 
-    /// How the snapshot will have a disk.
-    fn how(&self, origin: &VmOrigin, disk: &DiskPlan) -> DiskHow {
-        let is_own = ground::is_users_own(origin, &origin.folder.join(&disk.path));
+    /// How the snapshot will have a disk: what outlives a VM stays where it is when that is suspended.
+    fn how(&self, runs: &Runs<'_>, disk: &DiskPlan) -> DiskHow {
         match self.kind {
             _ if disk.is_read_only => DiskHow::Own,
-            Kind::Suspended if is_own => DiskHow::Own,
+            Kind::Suspended if !runs.made(disk) => DiskHow::Own,
             Kind::Suspended | Kind::Snapshot => DiskHow::Copy,
         }
     }
@@ -307,19 +317,20 @@ impl Taking {
     fn check_room(
         &self,
         name: &VmName,
-        origin: &VmOrigin,
+        runs: &Runs<'_>,
         draft: &Draft,
         (plan, opened): (&VmPlan, &[File]),
         memory_bytes: u64,
     ) -> Result<(), Failure> {
         let mut needed = memory_bytes;
         for (disk, file) in plan.disks.iter().zip(opened) {
-            if self.how(origin, disk) == DiskHow::Own || disks::is_free(file, draft.path()) {
+            if self.how(runs, disk) == DiskHow::Own || disks::is_free(file, draft.path()) {
                 continue;
             }
             let bytes = file.metadata().map_or(0, |found| found.blocks() * 512);
-            let is_own = ground::is_users_own(origin, &origin.folder.join(&disk.path));
-            if !self.copies_disks && (is_own || bytes > disks::COPIED_BYTES_MAX) {
+            // What a run has written into an overlay is little, as a rule; what is suspended has to be kept.
+            let is_little = disk.base.is_some() && bytes <= disks::COPIED_BYTES_MAX;
+            if self.kind == Kind::Snapshot && !self.copies_disks && !is_little {
                 let why = format!(
                     "{} is a file of {} that this file system cannot share with a copy",
                     disk.path.display(),
@@ -388,14 +399,14 @@ impl Taking {
 
     fn write_disks(
         &self,
-        origin: &VmOrigin,
+        runs: &Runs<'_>,
         draft: &mut Draft,
         plan: &VmPlan,
         opened: &[File],
     ) -> Result<Vec<(Disk, u64)>, Failure> {
         let mut written = Vec::new();
         for (n, (disk, from)) in plan.disks.iter().zip(opened).enumerate() {
-            let how = self.how(origin, disk);
+            let how = self.how(runs, disk);
             let mut entry = Disk {
                 slot: n as u32,
                 how,
@@ -408,9 +419,9 @@ impl Taking {
                 read_only: disk.is_read_only,
             };
             let base = disk.base.as_ref().map(|base| File::open(&base.path));
-            let known_by = base.transpose().map_err(Failure::SnapshotWrite)?;
-            let known_by = known_by.as_ref().or((how == DiskHow::Own).then_some(from));
-            let fingerprint = known_by.map(disks::fingerprint).transpose();
+            let base = base.transpose().map_err(Failure::SnapshotWrite)?;
+            let stays = (how == DiskHow::Own).then_some(from);
+            let fingerprint = disks::fingerprint(stays.into_iter().chain(&base));
             entry.fingerprint = fingerprint.map_err(Failure::SnapshotWrite)?;
             let mut bytes = 0;
             if how != DiskHow::Own {
@@ -425,6 +436,25 @@ impl Taking {
             written.push((entry, bytes));
         }
         Ok(written)
+    }
+}
+
+/// Which disks were made for the run of a VM and go with it.
+struct Runs<'a> {
+    cache: Cache,
+    origin: &'a VmOrigin,
+}
+
+impl Runs<'_> {
+    fn of(origin: &VmOrigin) -> Result<Runs<'_>, Failure> {
+        Ok(Runs {
+            cache: Cache::of_user()?,
+            origin,
+        })
+    }
+
+    fn made(&self, disk: &DiskPlan) -> bool {
+        self.cache.is_of_a_run(&self.origin.folder.join(&disk.path))
     }
 }
 
@@ -491,7 +521,7 @@ fn read_chunk(
 }
 
 fn manifest(
-    (kind, reseeds): (Kind, bool),
+    (kind, reseeds, engine): (Kind, bool, &str),
     vm: &VmName,
     written: &Written,
     origin: &VmOrigin,
@@ -517,7 +547,7 @@ fn manifest(
         vm: vm.to_string(),
         memory_bytes: plan.memory_bytes,
         vcpu_count: plan.vcpu_count,
-        engine: plan.engine.kind.to_string(),
+        engine: engine.to_owned(),
         limit_bytes: written.limit_bytes,
         base: None,
         boot_nonce: None,
@@ -569,29 +599,5 @@ impl Taken {
             text.push_str(&format!("{}\n", disks::words(disk, *bytes)));
         }
         say(&text)
-    }
-}
-
-/// The guest stands still until this is ended, or dropped.
-struct Rest {
-    client: Client,
-    since: Instant,
-}
-
-impl Rest {
-    fn begin(vm: &OneVm) -> Result<Rest, ClientError> {
-        let mut client = vm.again()?;
-        client.order(Command::Rest)?;
-        Ok(Rest {
-            client,
-            since: Instant::now(),
-        })
-    }
-
-    /// How long it stood still, if it did so to the end.
-    fn end(mut self) -> Result<Duration, ClientError> {
-        let rested = self.since.elapsed();
-        self.client.order(Command::Release)?;
-        Ok(rested)
     }
 }

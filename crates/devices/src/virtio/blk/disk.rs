@@ -76,6 +76,18 @@ impl Disk {
         &self.options.name
     }
 
+    /// Has everything that was written be in the image's file, where whoever copies that finds it: tables of a qcow2 image
+    /// are written later than what they lead to. While no request is under way.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn settle(&self) -> io::Result<()> {
+        if self.options.is_read_only {
+            return Ok(());
+        }
+        self.image.flush()
+    }
+
     /// Sectors of the disk.
     pub(super) fn capacity_sectors(&self) -> u64 {
         self.image.size_bytes() / SECTOR_BYTES
