@@ -19,7 +19,8 @@
 //! - **Nothing read is believed.** A snapshot may come from anybody: every length is compared with the file's before it is
 //!   used, every byte that is used has a checksum, links are not followed, and memory taken is bounded by what the manifest
 //!   says the guest has.
-//! - **No host path is inside.** Parts are named by plain names below the folder.
+//! - **Nothing leads out of it by itself.** Parts are named by plain names below the folder. Paths of the host are in what the VM
+//!   was asked for alone, which is opaque here.
 #![forbid(unsafe_code)]
 
 mod blobs;
