@@ -251,7 +251,6 @@ fn inspect(snapshot: &Snapshot, is_json: bool) -> Result<String, Failure> {
         let bytes = size_in_words(image.bytes);
         (image.role, format!("{}, {bytes}", shown(image.name)))
     }));
-    let base = of.base.map_or_else(|| "none".to_owned(), str::to_owned);
     let in_use = match inspected.processes {
         _ if !inspected.in_use => "nobody".to_owned(),
         [] => "processes that cannot be seen".to_owned(),
@@ -262,7 +261,6 @@ fn inspect(snapshot: &Snapshot, is_json: bool) -> Result<String, Failure> {
     };
     lines.extend([
         ("id", of.id.to_owned()),
-        ("base", base),
         ("used by", in_use),
         ("on the disk", size_in_words(inspected.disk_bytes)),
         ("folder", shown(&inspected.folder)),

@@ -57,10 +57,6 @@ pub struct Manifest {
     pub engine: String,
     /// Its resident limit.
     pub limit_bytes: Option<u64>,
-    /// The id of the snapshot that this VM was restored from.
-    pub base: Option<String>,
-    /// What lies in the guest's memory alone, and tells a restored guest from a booted one.
-    pub boot_nonce: Option<String>,
     /// What the VM was asked for; files are named by parts.
     pub spec: serde_json::Value,
     /// vCPUs and board.

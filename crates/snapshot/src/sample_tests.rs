@@ -76,8 +76,6 @@ fn expected(state: Part, memory: Part, images: Vec<crate::Image>) -> Manifest {
         vcpu_count: 1,
         engine: "soft".to_owned(),
         limit_bytes: Some(65_536),
-        base: Some("ffeeddccbbaa99887766554433221100".to_owned()),
-        boot_nonce: Some("0123456789abcdef".to_owned()),
         spec: json!({ "name": "web", "cpus": 1, "disk": [{ "path": "disk0" }] }),
         state,
         memory,

@@ -82,8 +82,6 @@ fn fill(draft: &mut Draft, vm: &str) -> Result<Manifest, SnapshotError> {
         vcpu_count: 1,
         engine: "soft".to_owned(),
         limit_bytes: None,
-        base: None,
-        boot_nonce: None,
         spec: json!({ "name": vm, "memory": "160K" }),
         state,
         memory,
@@ -301,7 +299,8 @@ fn a_writer_that_is_killed_leaves_nothing() {
 fn whenever_a_writer_is_killed_what_has_a_name_is_whole() {
     let (_folder, shelf) = shelf();
     let mut named = 0;
-    for round in 0..12 {
+    // Later and later, until some were finished before, however slow this host is.
+    for round in 0.. {
         let mut child = child("make", &shelf, "");
         await_word(&mut child, "ready");
         std::thread::sleep(Duration::from_millis(3 + 7 * round));
@@ -313,9 +312,14 @@ fn whenever_a_writer_is_killed_what_has_a_name_is_whole() {
         }
         let left = names(&shelf).into_iter();
         let left: Vec<String> = left.filter(|name| name.starts_with('.')).collect();
-        assert_eq!(left, [".blobs", ".lock"]);
+        // Who is killed at once has not come to the blobs.
+        let is_known = |name: &String| [".blobs", ".lock"].contains(&name.as_str());
+        assert!(left.iter().all(is_known), "{left:?}");
+        if round >= 12 && named > 0 {
+            break;
+        }
+        assert!(round < 200, "none was finished");
     }
-    assert!(named > 0, "some were finished");
 }
 
 #[test]

@@ -45,8 +45,6 @@ pub struct SnapshotOf<'a> {
     pub vcpus: u32,
     /// What executed it.
     pub engine: &'a str,
-    /// The id of the snapshot that the VM was restored from.
-    pub base: Option<&'a str>,
 }
 
 /// A snapshot.
@@ -156,7 +154,6 @@ impl<'a> SnapshotOf<'a> {
             limit_bytes: manifest.limit_bytes,
             vcpus: manifest.vcpu_count,
             engine: &manifest.engine,
-            base: manifest.base.as_deref(),
         }
     }
 }

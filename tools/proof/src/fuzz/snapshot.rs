@@ -95,8 +95,6 @@ fn manifest() -> Manifest {
         vcpu_count: 2,
         engine: "soft".to_owned(),
         limit_bytes: Some(1 << 16),
-        base: None,
-        boot_nonce: None,
         spec: json!({ "name": "web", "disk": [{ "path": "disk0" }] }),
         state: part(),
         memory: part(),

@@ -549,8 +549,6 @@ fn manifest(
         vcpu_count: plan.vcpu_count,
         engine: engine.to_owned(),
         limit_bytes: written.limit_bytes,
-        base: None,
-        boot_nonce: None,
         spec: serde_json::to_value(&ground).expect("a description is text"),
         state: written.state.clone(),
         memory: written.memory.part(),
