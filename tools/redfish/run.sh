@@ -8,12 +8,9 @@
 # environment with the tools too: a second run with the same folder goes faster. It needs python3 and cargo; the schemas
 # come with the crate nv-redfish-schema.
 set -eu
-# The daemon's certificate is its own; where a bundle is named, Python's client would ask it all the same.
-unset REQUESTS_CA_BUNDLE CURL_CA_BUNDLE SSL_CERT_FILE || :
-export LC_ALL=C.UTF-8
-
 mother=$(realpath "$1")
 here=$(dirname "$(realpath "$0")")
+. "$here/../judges.sh"
 scripts=$here/../../crates/cli/tests/redfish
 folder=${2:-$(mktemp -d)}
 mkdir -p "$folder"
@@ -38,36 +35,12 @@ if [ ! -d "$folder/schemas" ]; then
     find "$folder/crate/vendor/nv-redfish-schema" -path '*-csdl/*' -name '*.xml' -exec cp {} "$folder/schemas" \;
 fi
 
-run=$(mktemp -d)
-mkdir -m 700 "$run/run"
-export XDG_RUNTIME_DIR="$run/run" XDG_STATE_HOME="$run/state" XDG_DATA_HOME="$run/data"
-"$mother" serve --listen "127.0.0.1:$port" 2> "$run/said" &
-daemon=$!
-over() {
-    kill "$daemon" 2> /dev/null && wait "$daemon" || :
-    "$mother" rm --all --force > /dev/null 2>&1 || :
-    rm -rf "$run"
-}
-trap over EXIT
-until grep -q 'answers at' "$run/said"; do sleep 0.1; done
-token=$("$mother" token add ada --role administrator)
+begin_daemon
 "$mother" create web --memory 128M > /dev/null
 # The daemon starts it when it has come to it.
 until "$mother" wait web --for login > /dev/null 2>&1; do sleep 0.2; done
 # So that there is something to look at.
 sleep 3
-
-failed=0
-judge() {
-    what=$1
-    shift
-    if "$@" > "$folder/$what.log" 2>&1; then
-        echo "$what: well"
-    else
-        echo "$what: FAILED, see $folder/$what.log"
-        failed=1
-    fi
-}
 
 judge sushy python3 -W ignore "$scripts/through_sushy.py" "$url" ada "$token" web
 judge python-redfish python3 -W ignore "$scripts/through_python_redfish.py" "$url" ada "$token" web

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! After the reply to `probe` come lines of hits until one side closes it. With the reply to `view` come descriptors (`SCM_RIGHTS` on the bytes of that line). After the reply to `console` the connection is no longer lines but the console itself, both ways, until one side
-//! closes it. Fields that a reader does not know are ignored, so that fields may be added; a change that old readers
+//! closes it; after that to `connect` it is a stream to a program in the guest. Fields that a reader does not know are ignored, so that fields may be added; a change that old readers
 //! would misunderstand gets a new version.
 
 use probe::{Hit, Point};
@@ -96,12 +96,21 @@ pub enum Command {
         /// Characters in a line.
         columns: u16,
     },
+    /// Connect to a port of the guest's socket device. After [`Outcome::Done`] the connection is no longer lines: it is
+    /// closed if nobody in the guest listens there, else `OK`, a number and a newline come, and then what is said there.
+    Connect {
+        /// Which port.
+        port: u32,
+    },
     /// Reply with [`Outcome::Ended`] when the VM has ended.
     Wait,
     /// Show guest memory: [`Outcome::View`], and descriptors with the same message.
     View,
     /// Show registers, of vCPUs that run, sleep or are paused, without a pause: [`Outcome::Registers`].
     Registers,
+    /// Have this connection only look from now on: whatever is done to the guest, and its console and ports, is refused. For
+    /// who hands the connection to somebody that is not trusted with more. [`Outcome::Done`].
+    OnlyLook,
     /// Show all that the guest is apart from its memory: [`Outcome::State`], and descriptors with the same message. The
     /// guest should [rest](Command::Rest) for another connection of the same client.
     State,
@@ -144,6 +153,39 @@ pub enum Command {
         /// Stretches of the memory file: first page and count. At most [`WRITTEN_PAGES_MAX`] pages in all.
         stretches: Vec<(u64, u64)>,
     },
+}
+
+impl Command {
+    /// Whether it changes nothing of the guest and reaches nothing in it. A rest ends with its connection, and leaves the guest
+    /// as it was.
+    pub fn only_looks(&self) -> bool {
+        match self {
+            Command::Status
+            | Command::OnlyLook
+            | Command::Rest
+            | Command::Release
+            | Command::View
+            | Command::Registers
+            | Command::Books
+            | Command::Metrics
+            | Command::StoredPages { .. }
+            | Command::Probe { .. }
+            | Command::WrittenPages { .. } => true,
+            Command::Stop { .. }
+            | Command::Kill
+            | Command::Pause
+            | Command::Resume
+            | Command::Switch { .. }
+            | Command::Balloon { .. }
+            | Command::Link { .. }
+            | Command::Console { .. }
+            | Command::Resize { .. }
+            | Command::Connect { .. }
+            | Command::Wait
+            | Command::State
+            | Command::Limit { .. } => false,
+        }
+    }
 }
 
 /// What a VM answers.
@@ -330,6 +372,7 @@ mod tests {
         );
         check(Command::Wait, r#""command":"wait""#);
         check(Command::View, r#""command":"view""#);
+        check(Command::OnlyLook, r#""command":"only-look""#);
         check(Command::Registers, r#""command":"registers""#);
         check(Command::Books, r#""command":"books""#);
         check(

@@ -5,9 +5,11 @@
 //! and [`Reply`].
 #![forbid(unsafe_code)]
 
+pub mod agent;
 mod control;
 pub mod host_path;
 mod metrics;
+pub mod object;
 mod observe;
 mod origin;
 mod spec;
@@ -25,10 +27,12 @@ pub use observe::{
 };
 pub use origin::VmOrigin;
 pub use spec::{
-    BadText, ByteRate, ByteSize, Complaint, ConsoleKind, CountRate, CpuLimit, CpuWeight,
+    AgentWish, BadText, ByteRate, ByteSize, Complaint, ConsoleKind, CountRate, CpuLimit, CpuWeight,
     DiskFormat, DiskSerial, DiskSpec, EgressPlace, EgressRule, EgressSpec, EngineWish, Forward,
     JailWish, Label, Mac, Marker, MemorySize, ModuleSpec, NameError, NetSpec, PartialSpec, Rates,
     ResidentLimit, SpecErrors, StoreSize, Text, Timeout, Transport, VcpuCount, VmName, VmSpec,
     nearest, schema,
 };
-pub use status::{Counter, DeviceStatus, EndKind, Jail, VmEnd, VmInfo, VmState, VmStatus};
+pub use status::{
+    Counter, DeviceStatus, EndKind, Jail, OnNetwork, VmEnd, VmInfo, VmState, VmStatus,
+};

@@ -1,6 +1,8 @@
 //! What is known about a VM, while it runs and when it has ended. Programs read these shapes (`--json`), so fields
 //! keep their names and meanings; times are in seconds, sizes in bytes, and what was not measured is null.
 
+use std::net::Ipv4Addr;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +32,18 @@ pub struct VmInfo {
     /// What stands around its process; unknown while it is built, and of a VM that an older version runs.
     #[serde(default)]
     pub jail: Option<Jail>,
+    /// The network between VMs that it is on, if it is on one.
+    #[serde(default)]
+    pub network: Option<OnNetwork>,
+}
+
+/// A VM on a network between VMs.
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
+pub struct OnNetwork {
+    /// The network.
+    pub name: VmName,
+    /// The address of the guest there, by DHCP.
+    pub address: Ipv4Addr,
 }
 
 /// What stands around a VM's process.

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use api::{EngineWish, MemorySize, Timeout};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use registry::When;
 
 use crate::daemon::{
     ApplyArguments, CreateArguments, DeleteArguments, EditArguments, EventsArguments,
@@ -14,11 +15,12 @@ use crate::policy_command::PolicyArguments;
 use crate::snapshots_command::SnapshotsArguments;
 use crate::spec_arguments::SpecArguments;
 use crate::vm::{
-    BalloonArguments, ConsoleArguments, DmesgArguments, DumpArguments, ForkArguments,
-    HooksArguments, InspectArguments, LimitArguments, LinkArguments, LogsArguments, NamesArguments,
-    ProfileArguments, PsArguments, RemoveArguments, RenameArguments, RestoreArguments,
-    SnapshotArguments, StopArguments, SuspendArguments, SwitchArguments, TopArguments,
-    TraceArguments, TruthArguments, UpdateArguments, WaitArguments, WatchArguments,
+    BalloonArguments, ConsoleArguments, DmesgArguments, DumpArguments, ExecArguments,
+    ForkArguments, HooksArguments, InspectArguments, LimitArguments, LinkArguments, LogsArguments,
+    NamesArguments, NetworksArguments, ProfileArguments, PsArguments, RemoveArguments,
+    RenameArguments, RestoreArguments, SnapshotArguments, StopArguments, SuspendArguments,
+    SwitchArguments, TopArguments, TraceArguments, TruthArguments, UpdateArguments, WaitArguments,
+    WatchArguments,
 };
 
 /// A hypervisor that runs guests with or without hardware virtualization.
@@ -123,6 +125,8 @@ pub enum Command {
     Link(LinkArguments),
     /// Attach this terminal or pipe to the console of a VM
     Console(ConsoleArguments),
+    /// Run one more program in a guest, with its streams and exit status here
+    Exec(ExecArguments),
     /// Print what a VM printed, also of one that has ended
     Logs(LogsArguments),
     /// Wait until VMs have ended, with their exit status; or until they run, show a login, or answer at a port
@@ -138,6 +142,8 @@ pub enum Command {
     Images(ImagesArguments),
     /// List VMs that were put on disk, look into them, verify them, remove them
     Snapshots(SnapshotsArguments),
+    /// List networks between VMs, and who is on them
+    Networks(NetworksArguments),
     /// Say which engines work on this host and why not, and whether the default guest can be had
     Doctor(DoctorArguments),
 }
@@ -152,10 +158,23 @@ pub struct RunArguments {
     /// Take what is not said here from FILE, TOML or JSON with the options' names as keys
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Go on from SNAPSHOT instead of starting: what the VM has is what it had; only --name and --engine may be said
+    /// besides
+    #[arg(long, value_name = "SNAPSHOT", conflicts_with_all = ["config", "kernel_log", "print_config"])]
+    pub from: Option<String>,
     /// Show on standard error what the guest's kernel says while a program runs [with --app, container images, and
     /// commands from a pipe or behind `--`]
     #[arg(long)]
     pub kernel_log: bool,
+    /// When a registry is asked for an image of that name: always, so that a newer one is found; missing, if it is not
+    /// here; never
+    #[arg(
+        long,
+        value_name = "WHEN",
+        default_value = "missing",
+        hide_default_value = true
+    )]
+    pub pull: PullWish,
     /// Print what is said here and in the file as such a file, and run nothing
     #[arg(long)]
     pub print_config: bool,
@@ -184,9 +203,40 @@ pub struct ImagesArguments {
     pub command: Option<ImagesCommand>,
 }
 
+/// When a registry is asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
+pub enum PullWish {
+    /// Also if the image is here
+    Always,
+    /// If it is not here
+    #[default]
+    Missing,
+    /// Not at all
+    Never,
+}
+
+impl From<PullWish> for When {
+    fn from(wish: PullWish) -> When {
+        match wish {
+            PullWish::Always => When::Always,
+            PullWish::Missing => When::Missing,
+            PullWish::Never => When::Never,
+        }
+    }
+}
+
 /// What to do with images.
 #[derive(Clone, Debug, Subcommand)]
 pub enum ImagesCommand {
+    /// List them, as without a word
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Get images from their registries, or what is new of them
+    Pull {
+        /// Their names, such as ghcr.io/org/app:1 or one with @DIGEST; without a host they are Docker Hub's
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
     /// Remove images or what was kept
     Rm {
         /// Their names, as listed
@@ -228,9 +278,11 @@ Examples:
   mother run debian --keep web1
   mother run --app ./prog -- its arguments
   mother run ./image.tar -- command in it
+  mother run docker.io/library/alpine -- cat /etc/os-release
   mother run --kernel test.elf --module 'data.bin some words' --debug-exit
   mother run debian --cpus 2 -p 8080:80 --print-config > web.toml
-  mother run --config web.toml --memory 2G";
+  mother run --config web.toml --memory 2G
+  mother run --from before-upgrade";
 
 /// `mother completions`.
 #[derive(Clone, Debug, Args)]

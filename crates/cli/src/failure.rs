@@ -9,6 +9,7 @@ use fleet::{ClientError, InventoryError};
 use images::{AppImageError, CacheError, ContainerError, DebianError, FileError, StoreError};
 use machine::SpecErrors;
 use policy::PolicyError;
+use registry::{BadReference, RegistryError};
 use runner::{CLOSED_PIPE, Trouble};
 use snapshot::SnapshotError;
 use thiserror::Error;
@@ -99,6 +100,14 @@ pub enum Failure {
         /// The reason, as a sentence without its end.
         why: String,
         /// What to do.
+        help: &'static str,
+    },
+    /// Words that no program could be started with.
+    #[error("cannot run this in a guest: {what}")]
+    BadWord {
+        /// What is wrong.
+        what: String,
+        /// What to write.
         help: &'static str,
     },
     /// An amount that the VM cannot have.
@@ -194,11 +203,26 @@ pub enum Failure {
     },
     /// Two machines with one identity, without that being wished for.
     #[error(
-        "cannot go on from \"{name}\" a second time: its guest would be a clone, with the same identity and the same random numbers"
+        "cannot go on from \"{name}\" a second time: its guest would be a clone, with the same identity and the same random numbers{}",
+        .why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default()
     )]
     Clone {
         /// The snapshot or the VM.
         name: String,
+        /// Why its agent did not hold it still, if that is known.
+        why: Option<String>,
+    },
+    /// Two cards with one address on one network.
+    #[error(
+        "cannot go on from \"{snapshot}\" under another name: its guest has the card and the address of VM \"{vm}\" on the network \"{network}\""
+    )]
+    Twin {
+        /// The snapshot.
+        snapshot: String,
+        /// The network between VMs.
+        network: String,
+        /// Whose they are.
+        vm: String,
     },
     /// There is something where a file is to be.
     #[error("there is a file {} already", .0.display())]
@@ -217,6 +241,19 @@ pub enum Failure {
     /// The daemon cannot begin, or go on.
     #[error(transparent)]
     Serve(#[from] serve::ServeError),
+    /// Nothing can be sent to the collector that is named.
+    #[error("cannot send numbers and events to a collector")]
+    Collector(#[source] serve::PostError),
+    /// A variable of the environment says nothing that can be used.
+    #[error("{name} is \"{}\", which is not {wanted}", .text.escape_debug())]
+    BadVariable {
+        /// The variable.
+        name: &'static str,
+        /// What it is.
+        text: String,
+        /// What it has to be.
+        wanted: &'static str,
+    },
     /// The daemon does not answer, or says no.
     #[error(transparent)]
     Daemon(#[from] serve::ClientError),
@@ -254,6 +291,16 @@ pub enum Failure {
     /// Another host is named, and something that it takes is not.
     #[error("{0} is not set, which another host is asked with")]
     NoHostVariable(&'static str),
+    /// A guest that Mother does not run, or a file with a guest's memory.
+    #[error("cannot {act} {what}")]
+    Foreign {
+        /// The verb.
+        act: &'static str,
+        /// Which.
+        what: String,
+        /// What is in the way.
+        source: ForeignFailure,
+    },
     /// The VM's log cannot be read.
     #[error("cannot read the log of VM \"{name}\"")]
     Log {
@@ -264,10 +311,32 @@ pub enum Failure {
     },
 }
 
+/// What to do about a collector that nothing can be sent to.
+fn collectors_help(error: &serve::PostError) -> &'static str {
+    match error {
+        serve::PostError::Place(_) => {
+            "`mother serve --otlp http://localhost:4318` is where a collector on this host listens"
+        }
+        _ => "OTEL_EXPORTER_OTLP_CERTIFICATE names a PEM file of the certificates that are trusted",
+    }
+}
+
 /// What is wrong with a file that is to be applied.
 #[derive(Debug, Error)]
 #[error("{0}")]
 pub struct BadApplied(pub String);
+
+/// What is in the way of looking at a guest that Mother does not run.
+#[derive(Debug, Error)]
+#[error("{why}")]
+pub struct ForeignFailure {
+    /// The reason, as a sentence without its end.
+    pub why: String,
+    /// What to do.
+    pub help: Option<String>,
+    /// Whether what was named is wrong, and not the host.
+    pub is_bad_input: bool,
+}
 
 /// Why an image cannot be run, made or removed.
 #[derive(Debug, Error)]
@@ -284,6 +353,25 @@ pub enum ImageFailure {
         /// The folder or archive.
         path: PathBuf,
         /// What is wrong with the image.
+        source: ContainerError,
+    },
+    /// An image does not come from its registry.
+    #[error("cannot pull \"{}\"", .name.escape_debug())]
+    Registry {
+        /// What was asked for, in full.
+        name: String,
+        /// Why not.
+        source: RegistryError,
+    },
+    /// What was typed is no name in a registry.
+    #[error("cannot pull \"{}\"", .0.name.escape_debug())]
+    BadReference(#[source] BadReference),
+    /// An image of a registry cannot be unpacked.
+    #[error("cannot use the image {name}")]
+    Pulled {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
         source: ContainerError,
     },
     /// Names and folders of images.
@@ -338,7 +426,10 @@ impl ImageFailure {
     fn is_bad_input(&self) -> bool {
         match self {
             ImageFailure::Debian(_) | ImageFailure::Overlay(_) => false,
-            ImageFailure::Container { source, .. } => source.is_bad_input(),
+            ImageFailure::Container { source, .. } | ImageFailure::Pulled { source, .. } => {
+                source.is_bad_input()
+            }
+            ImageFailure::Registry { source, .. } => source.is_bad_input(),
             ImageFailure::Store(error) => {
                 matches!(
                     error,
@@ -353,12 +444,14 @@ impl ImageFailure {
         let help = match self {
             ImageFailure::Container { path, source } => return about_container(path, source),
             ImageFailure::Unknown(word) => return Some(hints::about_image(word)),
-            ImageFailure::Open { path, source }
-                if source.kind() == io::ErrorKind::NotFound && hints::is_registry_name(path) =>
-            {
-                hints::REGISTRIES
+            ImageFailure::Registry { source, .. } => return source.help().map(str::to_owned),
+            ImageFailure::BadReference(_) => {
+                "write [HOST[:PORT]/]REPOSITORY[:TAG][@DIGEST], such as docker.io/library/alpine:3.20"
             }
-            ImageFailure::Open { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            ImageFailure::Open { path, source } if source.kind() == io::ErrorKind::NotFound => {
+                if let Some(told) = hints::about_path(path) {
+                    return Some(told);
+                }
                 "check the path; `mother images` lists what needs none"
             }
             ImageFailure::Debian(DebianError::NoMirror | DebianError::NoRelease(..)) => {
@@ -408,6 +501,12 @@ fn about_container(path: &Path, error: &ContainerError) -> Option<String> {
     })
 }
 
+/// What to do about a snapshot that nobody goes on from.
+const UNUSABLE_HELP: &str = "the snapshot is as it was: `mother snapshots inspect` shows what it stands on, and what was asked for";
+
+/// And about one that would have two guests be one on their network.
+const TWIN_HELP: &str = "end that VM and restore under its name; a new VM with `--net net:NAME` gets a card and an address of its own";
+
 impl Failure {
     /// The exit status that says so.
     pub fn status(&self) -> u8 {
@@ -423,11 +522,15 @@ impl Failure {
             | Failure::Exists(_)
             | Failure::Unusable { .. }
             | Failure::Clone { .. }
+            | Failure::Twin { .. }
             | Failure::NoPlainFile(_)
             | Failure::NoPipe(_)
             | Failure::BadAmount { .. }
             | Failure::BadApplied { .. }
             | Failure::BadHost { .. }
+            | Failure::Collector(_)
+            | Failure::BadVariable { .. }
+            | Failure::BadWord { .. }
             | Failure::NoHostVariable(_) => BAD_INPUT,
             Failure::Daemon(serve::ClientError::Refused(problem))
                 if problem.code == "bad-input" =>
@@ -436,6 +539,7 @@ impl Failure {
             }
             Failure::App(AppImageError::App(error)) if error.is_bad_input() => BAD_INPUT,
             Failure::Image(error) if error.is_bad_input() => BAD_INPUT,
+            Failure::Foreign { source, .. } if source.is_bad_input => BAD_INPUT,
             Failure::Snapshot(error) if error.is_bad_input() => BAD_INPUT,
             _ if self.is_closed_pipe() => CLOSED_PIPE,
             _ => OUR_FAULT,
@@ -502,7 +606,10 @@ impl Failure {
     /// Whether something was to be fetched or made that lies in the cache.
     fn is_about_cache(&self) -> bool {
         match self {
-            Failure::Image(ImageFailure::Container { source, .. }) => !source.is_bad_input(),
+            Failure::Image(
+                ImageFailure::Container { source, .. } | ImageFailure::Pulled { source, .. },
+            ) => !source.is_bad_input(),
+            Failure::Image(ImageFailure::Registry { source, .. }) => source.is_about_cache(),
             Failure::Image(ImageFailure::Debian(_) | ImageFailure::Overlay(_)) => true,
             Failure::Image(ImageFailure::Store(error)) => matches!(error, StoreError::File(_)),
             Failure::App(AppImageError::File(_)) => true,
@@ -545,12 +652,12 @@ impl Failure {
         let help = match self {
             Failure::Run(trouble) => return trouble.help.clone(),
             Failure::Name { .. } => return Some(NameError::help()),
-            Failure::NotNow { help, .. } => help,
-            Failure::Unusable { .. } => {
-                "the snapshot is as it was: `mother snapshots inspect` shows what it stands on, and what was asked for"
-            }
+            Failure::NotNow { help, .. } | Failure::BadWord { help, .. } => help,
+            Failure::Foreign { source, .. } => return source.help.clone(),
+            Failure::Unusable { .. } => UNUSABLE_HELP,
+            Failure::Twin { .. } => TWIN_HELP,
             Failure::Clone { .. } => {
-                "with --same-identity it is made; have the guest make new keys and a new machine-id before it deals with others"
+                "with --same-identity it is made; guests with the guest agent, or with the kernel's driver for VMGenID, need none of that. Have the guest make new keys and a new machine-id before it deals with others"
             }
             Failure::Inventory(InventoryError::NoSuchVm(_)) => "`mother ps -a` lists all there are",
             Failure::Inventory(InventoryError::Running(_)) => {
@@ -577,6 +684,7 @@ impl Failure {
             }
             Failure::NoState => "name a file with --journal",
             Failure::NoServeState => "name a folder with --state",
+            Failure::Collector(error) => collectors_help(error),
             Failure::Daemon(serve::ClientError::Refused(problem)) => return problem.help.clone(),
             Failure::Daemon(serve::ClientError::Unreached { .. }) => {
                 "`mother serve` starts the daemon; what needs none: run, ps, stop and all that look"
@@ -589,9 +697,7 @@ impl Failure {
             }
             Failure::NoSuchToken(_) => "`mother token list` lists all there are",
             Failure::BadApplied { .. } => "docs/serve.md says what may stand in one",
-            Failure::Serve(serve::ServeError::Taken(_)) => {
-                "one daemon serves one user: stop the other one first"
-            }
+            Failure::Serve(serve::ServeError::Taken(_)) => "stop the other one first",
             Failure::NoCache(_) => {
                 "set HOME, or XDG_CACHE_HOME to a folder of your own: a service has neither unless it is told"
             }

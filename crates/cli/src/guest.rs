@@ -3,15 +3,16 @@
 use std::io::{self, IsTerminal};
 use std::path::Path;
 
-use api::{Complaint, MemorySize, NetSpec, PartialSpec, SpecErrors, VmName, VmSpec};
+use api::{AgentWish, Complaint, MemorySize, NetSpec, PartialSpec, SpecErrors, VmName, VmSpec};
 use images::{AppRequest, Cache, GuestCommand};
 use machine::{HostFindings, VmPlan, console_word, plan};
+use registry::When;
 use runner::{Held, Reader, Trouble};
 
 use crate::arguments::RunArguments;
 use crate::failure::Failure;
 use crate::progress;
-use crate::standing::{bring_passt, held, is_on_user_network};
+use crate::standing::{bring_passt, gets_address, held};
 
 /// What a Linux kernel needs to talk to the serial console.
 pub const CONSOLE: &str = "console=ttyS0";
@@ -75,6 +76,8 @@ pub struct Asked {
     pub is_network_asked: bool,
     /// Whether the kernel of a program's guest shall be heard.
     pub is_kernel_loud: bool,
+    /// When a registry is asked.
+    pub pull: When,
 }
 
 /// A checked plan, and whether the default initrd is in it.
@@ -127,6 +130,7 @@ pub fn check(
         host,
         is_network_asked,
         is_kernel_loud: arguments.kernel_log,
+        pull: arguments.pull.into(),
     })
 }
 
@@ -242,6 +246,7 @@ pub fn plan_app(asked: Asked, program: &Path, user: &User) -> Result<PlannedApp,
     };
     let mut words = vec![CONSOLE.to_owned(), quiet.to_owned()];
     words.extend(spec.name.iter().map(|name| format!("mother.name={name}")));
+    words.extend(agent_word(&mut spec));
     spec.cmdline = Some(words.join(" "));
     spec.kernel = Some(guest.kernel);
     spec.initrd = Some(initrd);
@@ -301,7 +306,8 @@ pub fn plan_program(asked: Asked, user: &User) -> Result<PlannedApp, Failure> {
     let initrd = cache.program_initrd(&guest, &command, &run)?;
     let mut words = vec![CONSOLE.to_owned(), "rdinit=/program panic=-1".to_owned()];
     let name = spec.name.as_ref().map(VmName::as_str);
-    words.extend(net_and_name(name, is_on_user_network(&spec)));
+    words.extend(net_and_name(name, gets_address(&spec)));
+    words.extend(agent_word(&mut spec));
     words.extend(spec.cmdline.take());
     spec.cmdline = Some(words.join(" "));
     spec.kernel = Some(guest.kernel);
@@ -344,7 +350,8 @@ pub fn plan_run(asked: Asked, user: &User) -> Result<Planned, Failure> {
     let mut words = vec![console_word(spec.console).to_owned()];
     if is_default {
         let name = spec.name.as_ref().map(VmName::as_str);
-        words.extend(words_for(user, name, is_on_user_network(&spec)));
+        words.extend(words_for(user, name, gets_address(&spec)));
+        words.extend(agent_word(&mut spec));
     }
     words.extend(spec.cmdline.take());
     spec.cmdline = Some(words.join(" "));
@@ -363,16 +370,22 @@ fn missing_folder(file: &Path) -> Option<&Path> {
         .filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir())
 }
 
+/// Has a guest that we make start the guest agent, unless somebody said no: what it is to be told.
+pub fn agent_word(spec: &mut VmSpec) -> Option<String> {
+    let wish = *spec.agent.get_or_insert_default();
+    (wish == AgentWish::On).then(|| "mother.agent=on".to_owned())
+}
+
 /// What every guest of our own initrd wants to know.
-fn net_and_name(name: Option<&str>, is_on_user_network: bool) -> Vec<String> {
-    let net = is_on_user_network.then(|| "mother.net=user".to_owned());
+fn net_and_name(name: Option<&str>, gets_address: bool) -> Vec<String> {
+    let net = gets_address.then(|| "mother.net=user".to_owned());
     let name = name.map(|name| format!("mother.name={name}"));
     net.into_iter().chain(name).collect()
 }
 
 /// What our own initrd wants to know.
-fn words_for(user: &User, name: Option<&str>, is_on_user_network: bool) -> Vec<String> {
-    let mut words = net_and_name(name, is_on_user_network);
+fn words_for(user: &User, name: Option<&str>, gets_address: bool) -> Vec<String> {
+    let mut words = net_and_name(name, gets_address);
     match user {
         User::Pipe => words.push("rdinit=/pipe".to_owned()),
         User::Person { term, size, .. } => words.extend(terminal_words(term.as_deref(), *size)),

@@ -1,24 +1,25 @@
 //! What people type who come from docker or virsh, and what it is called here.
 //!
-//! clap knows the nearest word by its letters. `exec` and `destroy` have no near letters here, and `ls` has the wrong ones:
+//! clap knows the nearest word by its letters. `shutdown` and `destroy` have no near letters here, and `ls` has the wrong ones:
 //! these are known by their meaning.
 
 use std::path::Path;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use registry::Reference;
 
 use crate::answers::{Failed, Problem};
 use crate::exit_status::BAD_INPUT;
 
 /// Commands of others, each with what to type instead.
-const COMMANDS: [(&[&str], &str); 18] = [
+const COMMANDS: &[(&[&str], &str)] = &[
     (
         &["ls", "list", "container", "vm"],
         "`mother ps` lists VMs, `mother ps -a` ended ones too, `mother images` images",
     ),
     (
-        &["exec", "ssh", "enter", "shell"],
-        "nothing runs in a guest for Mother: `mother console NAME` is its console; for ssh let a port lead in with `-p \
+        &["ssh", "enter", "shell"],
+        "`mother exec NAME` is a shell in a guest, `mother console NAME` its console; for ssh let a port lead in with `-p \
          2222:22`",
     ),
     (
@@ -62,7 +63,11 @@ const COMMANDS: [(&[&str], &str); 18] = [
         "`mother inspect NAME` says everything about a VM, its ports and disks included",
     ),
     (
-        &["pull", "search", "login", "push", "build", "import", "load"],
+        &["pull"],
+        "`mother images pull NAME` gets an image from its registry, `mother run NAME` runs it",
+    ),
+    (
+        &["search", "login", "push", "build", "import", "load"],
         REGISTRIES,
     ),
     (
@@ -87,7 +92,16 @@ const COMMANDS: [(&[&str], &str); 18] = [
         "`mother snapshot NAME` writes all that a VM is, `mother suspend NAME` ends it too",
     ),
     (
-        &["cp", "volume", "network"],
+        &["cp", "scp", "rsync"],
+        "files go through a pipe: `tar c FILES | mother exec NAME -- tar x -C /FOLDER`, and back with `mother exec -n NAME -- \
+         tar c -C / FILES | tar x`",
+    ),
+    (
+        &["network", "net"],
+        "`mother networks` lists networks between VMs, and `mother run --net net:NAME` puts a VM on one",
+    ),
+    (
+        &["volume"],
         "there is no such thing here yet; `mother --help` lists what there is",
     ),
 ];
@@ -112,7 +126,7 @@ const OPTIONS: [(&[&str], &str); 12] = [
     (&["--vcpus", "-c", "--smp", "-smp"], "write `--cpus N`"),
     (
         &["--network", "--nic", "--netdev"],
-        "write `--net user`, `--net tap=NAME` or `--net none`",
+        "write `--net user`, `--net net:NAME`, `--net tap=NAME` or `--net none`",
     ),
     (
         &["--port", "--ports", "--expose", "-P"],
@@ -126,10 +140,10 @@ const OPTIONS: [(&[&str], &str); 12] = [
     (&["--append"], "write `--cmdline STR`"),
 ];
 
-/// Where images come from, for people who expect them from a registry.
-pub const REGISTRIES: &str = "Mother fetches nothing from registries: write an image to a file with `docker save NAME > \
-                              image.tar` or `skopeo copy docker://NAME oci:image`, and run ./image.tar or ./image; \
-                              Debian is made here: mother run debian";
+/// Where images come from, for people who would make them or log in.
+pub const REGISTRIES: &str = "images come from registries by their names (`mother run docker.io/library/alpine`; logins are \
+                              those of docker and skopeo) and from files: `docker save NAME > image.tar`, and run \
+                              ./image.tar; Debian is made here: mother run debian";
 
 fn meaning(table: &[(&[&str], &'static str)], word: &str) -> Option<&'static str> {
     let entry = table.iter().find(|(words, _)| words.contains(&word));
@@ -141,7 +155,7 @@ pub fn with_hint(mut error: clap::Error) -> clap::Error {
     let (context, table, nearest): (_, &[(&[&str], &str)], _) = match error.kind() {
         ErrorKind::InvalidSubcommand => (
             ContextKind::InvalidSubcommand,
-            &COMMANDS,
+            COMMANDS,
             ContextKind::SuggestedSubcommand,
         ),
         ErrorKind::UnknownArgument => {
@@ -188,22 +202,38 @@ pub fn about_image(word: &str) -> String {
     if name != "debian" && api::nearest(name, ["debian"]).is_some() {
         return format!("did you mean `debian`? {KNOWN}");
     }
-    if name == "debian" {
-        return KNOWN.to_owned();
+    match Reference::parse(word) {
+        Ok(reference) if name != "debian" => format!(
+            "{KNOWN}. What is of Docker Hub is written with its host, so that what is misspelt is asked of nobody: \
+             `mother run {reference}`, or `mother images pull {word}` once"
+        ),
+        _ => KNOWN.to_owned(),
     }
-    format!("{KNOWN}. {REGISTRIES}")
 }
 
-/// Whether what was taken for a path is rather the name of an image in a registry, such as `docker.io/library/alpine`.
-pub fn is_registry_name(path: &Path) -> bool {
-    let Some(text) = path.to_str() else {
-        return false;
-    };
-    let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-/:@".contains(c);
-    let first = text.split('/').next().unwrap_or_default();
-    let is_folder =
-        first.is_empty() || first.trim_matches('.').is_empty() || Path::new(first).exists();
-    text.contains('/') && !is_folder && text.chars().all(is_plain)
+/// Endings of files that are run: a path that leads nowhere is asked of nobody else.
+const ENDINGS: [&str; 7] = ["raw", "qcow2", "img", "iso", "tar", "gz", "zst"];
+
+/// The image in a registry that a word with a slash in it names: `docker.io/library/alpine`, `owner/image`. What begins with
+/// a folder that is there is a path, and so is what ends as files of images do.
+pub fn in_registry(word: &str) -> Option<Reference> {
+    let reference = Reference::parse(word).ok()?;
+    let first = word.split('/').next().unwrap_or_default();
+    let ending = Path::new(word).extension().and_then(|it| it.to_str());
+    let is_file = Path::new(first).exists() || ending.is_some_and(|it| ENDINGS.contains(&it));
+    (word.contains('/') && !is_file).then_some(reference)
+}
+
+/// Why a word that begins with a host is no name of an image there.
+pub fn about_path(path: &Path) -> Option<String> {
+    let word = path.to_str()?;
+    let (first, _) = word.split_once('/')?;
+    let is_host = first.trim_matches('.').contains(['.', ':']) && !Path::new(first).exists();
+    let wrong = Reference::parse(word).err().filter(|_| is_host)?;
+    Some(format!(
+        "as a file it is not there, and as an image of a registry it is written wrongly: {}",
+        wrong.what
+    ))
 }
 
 #[cfg(test)]
@@ -233,10 +263,12 @@ mod tests {
             assert!(tip.contains(expected), "{words:?}: {tip}");
         };
         check(&["ls"], "`mother ps` lists VMs");
-        check(&["exec", "web", "ls"], "`mother console NAME`");
+        check(&["ssh", "web", "ls"], "`mother exec NAME`");
+        check(&["cp", "a", "web:/b"], "tar x");
         check(&["destroy", "web"], "`mother kill NAME`");
         check(&["shutdown", "web"], "`mother stop NAME`");
-        check(&["pull", "nginx"], "docker save");
+        check(&["pull", "nginx"], "`mother images pull NAME`");
+        check(&["login", "reg.example"], "docker save");
         check(&["run", "-it", "debian"], "leave it out");
         check(&["run", "--rm", "debian"], "`--keep NAME`");
         check(&["run", "-v", "/a:/b", "debian"], "`--disk FILE`");
@@ -260,24 +292,54 @@ mod tests {
 
     #[test]
     fn a_name_of_a_registry_is_told_from_a_path() {
-        let check = |text: &str, expected| {
-            assert_eq!(is_registry_name(Path::new(text)), expected, "{text}");
+        let check = |text: &str, expected: Option<&str>| {
+            let read = in_registry(text).map(|it| it.to_string());
+            assert_eq!(read.as_deref(), expected, "{text}");
         };
-        check("docker.io/library/alpine", true);
-        check("ghcr.io/owner/image:1.2", true);
-        check("library/nginx@sha256", true);
-        check("./image.tar", false);
-        check("../image.tar", false);
-        check("/images/disk.raw", false);
-        check("src/disk.raw", false);
-        check("Images/Disk", false);
-        check("nginx", false);
+        check(
+            "docker.io/library/alpine",
+            Some("docker.io/library/alpine:latest"),
+        );
+        check("ghcr.io/owner/image:1.2", Some("ghcr.io/owner/image:1.2"));
+        check("127.0.0.1:5000/box", Some("127.0.0.1:5000/box:latest"));
+        check("owner/image", Some("docker.io/owner/image:latest"));
+        check("library/nginx@sha256", None);
+        check("./image.tar", None);
+        check("../image.tar", None);
+        check("/images/disk.raw", None);
+        check("src/disk", None);
+        check("disks/disk.qcow2", None);
+        check("Images/Disk", None);
+        check("nginx", None);
+    }
+
+    #[test]
+    fn a_host_with_a_wrong_name_behind_it_is_told_so() {
+        let check = |path: &str, expected: Option<&str>| {
+            let told = about_path(Path::new(path));
+            let is_right = match expected {
+                Some(words) => told.as_ref().is_some_and(|it| it.contains(words)),
+                None => told.is_none(),
+            };
+            assert!(is_right, "{path}: {told:?}");
+        };
+        check("ghcr.io/UPPER/x", Some("lower-case"));
+        check("127.0.0.1:5000/box:", Some("a tag has"));
+        check("./absent.raw", None);
+        check("../absent.raw", None);
+        check("/absent/disk.raw", None);
+        check("disks/absent.raw", None);
     }
 
     #[test]
     fn an_unknown_image_is_near_to_one_or_elsewhere() {
         assert!(about_image("debain").starts_with("did you mean `debian`?"));
-        assert!(about_image("ubuntu:24.04").contains("docker save"));
-        assert!(!about_image("debian:99").contains("docker save"));
+        let ubuntu = about_image("ubuntu:24.04");
+        assert!(
+            ubuntu.contains("`mother run docker.io/library/ubuntu:24.04`"),
+            "{ubuntu}"
+        );
+        assert!(!about_image("debian:99").contains("docker.io"));
+        assert!(!about_image("What Is This").contains("docker.io"));
     }
 }

@@ -9,11 +9,13 @@ use api::{DiskFormat, DiskSerial, DiskSpec, MemorySize, VmName, VmSpec};
 use devices::virtio::blk::{ImageFormat, create_overlay};
 use images::{Cache, DebianRelease, GuestCommand, Image, ImageKind, Kept, RunFolder, Store};
 use machine::{HostFindings, VmPlan, plan};
+use registry::{Reference, Shelf};
 use runner::Held;
 
 use crate::build_image;
 use crate::failure::{Failure, ImageFailure};
-use crate::guest::{Asked, CONSOLE, User, terminal_words};
+use crate::guest::{Asked, CONSOLE, User, agent_word, terminal_words};
+use crate::hints;
 use crate::progress;
 use crate::standing::{bring_passt, held};
 
@@ -85,13 +87,23 @@ enum Meaning {
     File(PathBuf),
     /// One of the images in a file or folder.
     OneOf(PathBuf, String),
+    /// An image of a registry.
+    Registry(Reference),
     Unknown,
 }
 
-fn meaning(word: &str, store: &Store) -> Meaning {
+/// What is here is meant before what is elsewhere, and a word without a slash is never asked of a registry: it may be a
+/// misspelt name of something that is here.
+fn meaning(word: &str, store: &Store, shelf: &Shelf) -> Meaning {
     let is_path = word.contains('/') || Path::new(word).is_absolute();
     if is_path {
-        return one_of(word).unwrap_or_else(|| Meaning::File(word.into()));
+        if Path::new(word).exists() {
+            return Meaning::File(word.into());
+        }
+        let elsewhere = || hints::in_registry(word).map(Meaning::Registry);
+        return one_of(word)
+            .or_else(elsewhere)
+            .unwrap_or_else(|| Meaning::File(word.into()));
     }
     if let Some(release) = release(word) {
         return Meaning::Release(release);
@@ -105,7 +117,14 @@ fn meaning(word: &str, store: &Store) -> Meaning {
     if Path::new(word).exists() {
         Meaning::File(word.into())
     } else {
-        one_of(word).unwrap_or(Meaning::Unknown)
+        let pulled = || {
+            let reference = Reference::parse(word).ok()?;
+            shelf
+                .find(&reference)
+                .is_some()
+                .then_some(Meaning::Registry(reference))
+        };
+        one_of(word).or_else(pulled).unwrap_or(Meaning::Unknown)
     }
 }
 
@@ -132,11 +151,13 @@ fn release(word: &str) -> Option<DebianRelease> {
 pub fn plan_image(mut asked: Asked, word: &str, user: &User) -> Result<PlannedImage, Failure> {
     let cache = Cache::of_user()?;
     let store = cache.store();
-    let meant = meaning(word, &store);
+    let meant = meaning(word, &store, &Shelf::of(&cache));
     check_meant(&meant, &asked.spec, word)?;
     bring_network(&mut asked)?;
     let is_kernel_loud = asked.is_kernel_loud;
-    let Asked { spec, host, .. } = asked;
+    let Asked {
+        spec, host, pull, ..
+    } = asked;
     let jail = spec.jail.unwrap_or_default();
     let image = match meant {
         Meaning::Unknown => return Err(ImageFailure::Unknown(word.to_owned()).into()),
@@ -145,6 +166,7 @@ pub fn plan_image(mut asked: Asked, word: &str, user: &User) -> Result<PlannedIm
         }
         Meaning::File(path) => Some(progress::container(&cache, &path, None, jail)?),
         Meaning::OneOf(path, name) => Some(progress::container(&cache, &path, Some(&name), jail)?),
+        Meaning::Registry(reference) => Some(progress::pulled(&cache, &reference, pull, jail)?),
         Meaning::Kept => None,
         Meaning::Made => store.find(word).map_err(ImageFailure::Store)?,
         Meaning::Release(release) => Some(debian(&cache, release)?),
@@ -242,6 +264,9 @@ fn plan_base(
             (Some(guest.kernel), initrd, Speaks::Frames)
         }
     };
+    if spec.initrd.is_none() {
+        words.extend(agent_word(&mut spec));
+    }
     spec.kernel = spec.kernel.or(kernel);
     spec.initrd = spec.initrd.or(Some(initrd));
     words.extend(spec.cmdline.take());
@@ -357,6 +382,9 @@ fn plan_disk(
     let initrd = cache.disk_initrd(None, &run)?;
     let mut words = vec![CONSOLE.to_owned(), QUIET.to_owned()];
     words.extend(system_words(user, spec.name.as_ref()));
+    if spec.initrd.is_none() {
+        words.extend(agent_word(&mut spec));
+    }
     words.extend(spec.cmdline.take());
     spec.cmdline = Some(words.join(" "));
     spec.kernel = Some(guest.kernel);
@@ -375,7 +403,7 @@ fn plan_disk(
 pub fn debian(cache: &Cache, release: DebianRelease) -> Result<Image, Failure> {
     let found = cache
         .store()
-        .find(&release.to_string())
+        .find_system(&release.to_string())
         .map_err(ImageFailure::Store)?;
     match found {
         Some(image) => Ok(image),
@@ -451,8 +479,9 @@ mod tests {
     #[test]
     fn words_mean_what_a_user_would_think() {
         let Ok(cache) = Cache::of_user() else { return };
+        let shelf = Shelf::of(&cache);
         let check = |word: &str, expected: Meaning| {
-            assert_eq!(meaning(word, &cache.store()), expected, "{word}")
+            assert_eq!(meaning(word, &cache.store(), &shelf), expected, "{word}")
         };
         check(
             "debian:13",
@@ -475,5 +504,19 @@ mod tests {
             Meaning::File("./no-such-folder:web".into()),
         );
         check("src:", Meaning::Unknown);
+        let of_registry = |name: &str| Meaning::Registry(Reference::parse(name).unwrap());
+        check(
+            "docker.io/library/debian",
+            of_registry("docker.io/library/debian:latest"),
+        );
+        check(
+            "reg.example:5000/a/b:1",
+            of_registry("reg.example:5000/a/b:1"),
+        );
+        check("src/absent", Meaning::File("src/absent".into()));
+        check(
+            "disks/absent.qcow2",
+            Meaning::File("disks/absent.qcow2".into()),
+        );
     }
 }

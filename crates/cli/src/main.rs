@@ -26,9 +26,11 @@ mod exit_status;
 mod failure;
 mod guest;
 mod hints;
+mod host_memory;
 mod image;
 mod images_command;
 mod input;
+mod observed;
 mod output;
 #[cfg(test)]
 mod pages;
@@ -50,15 +52,24 @@ use std::panic;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
+use runner::role::Taken;
 use tracing_subscriber::EnvFilter;
 
 use crate::arguments::{Arguments, Command};
 use crate::failure::Failure;
+use crate::observed::Observation;
 
 fn main() -> ExitCode {
-    // One of a VM's processes has nothing to do with all that comes here.
-    if let Some(status) = runner::role::take() {
-        return status;
+    match runner::role::take() {
+        // One of a VM's processes has nothing to do with all that comes here.
+        Some(Taken::Over(status)) => return status,
+        Some(Taken::Observes(observing)) => {
+            let status = observed::begin(*observing).map(ExitCode::from);
+            let status = status.unwrap_or_else(carry_out);
+            runner::tell_refused();
+            return status;
+        }
+        None => {}
     }
     terminal::restore_on_panic();
     let filter = EnvFilter::try_from_env("MOTHER_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
@@ -67,6 +78,11 @@ fn main() -> ExitCode {
         .with_ansi(terminal::log_has_colours())
         .with_writer(terminal::log_writer)
         .init();
+    carry_out()
+}
+
+/// Does what was typed.
+fn carry_out() -> ExitCode {
     let (arguments, wants_json, vm) = match typed() {
         Ok(typed) => typed,
         Err(error) => return misspelt(&hints::with_hint(error)),
@@ -97,7 +113,7 @@ fn misspelt(error: &clap::Error) -> ExitCode {
 
 /// What was typed, whether the answer is to be JSON, and the first VM that is named.
 fn typed() -> Result<(Arguments, bool, Option<String>), clap::Error> {
-    let matches = Arguments::command().try_get_matches()?;
+    let matches = Arguments::command().try_get_matches_from(observed::words())?;
     let mut innermost = &matches;
     while let Some((_, inner)) = innermost.subcommand() {
         innermost = inner;
@@ -141,27 +157,70 @@ fn is_ones_own(command: &Command) -> bool {
     )
 }
 
+/// Whether a command makes or fetches what is of no use half done.
+fn makes_something(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Run(_)
+            | Command::Demo(_)
+            | Command::Restore(_)
+            | Command::Fork(_)
+            | Command::Images(_)
+    )
+}
+
 fn perform(arguments: Arguments, vm: Option<&str>) -> Result<u8, Failure> {
     let command = arguments.command;
-    if let Some(host) = &arguments.host {
-        return daemon::run_elsewhere(host);
+    // In the jail everything that comes first has been done.
+    if observed::about().is_none() {
+        if let Some(host) = &arguments.host {
+            return daemon::run_elsewhere(host);
+        }
+        if let Some(status) = prepare(&command, arguments.user.as_deref(), vm)? {
+            return Ok(status);
+        }
     }
-    if let Some(user) = arguments.user {
-        if is_ones_own(&command) {
+    carry_out_here(command)
+}
+
+/// Whose VMs a command is about, and where it is carried out: its exit status if that is not here.
+fn prepare(command: &Command, user: Option<&str>, vm: Option<&str>) -> Result<Option<u8>, Failure> {
+    if let Some(user) = user {
+        if is_ones_own(command) {
             return Err(Failure::NotForOthers);
         }
-        users::speak_of(&user, vm)?;
+        users::speak_of(user, vm)?;
     }
-    if let Some(socket) = runner::starter().filter(|_| needs_the_host(&command)) {
+    if let Some(socket) = runner::starter().filter(|_| needs_the_host(command)) {
         let done = runner::elsewhere(&socket);
-        return done.map_err(|source| Failure::Elsewhere { socket, source });
+        return done
+            .map(Some)
+            .map_err(|source| Failure::Elsewhere { socket, source });
     }
-    if matches!(
-        command,
-        Command::Run(_) | Command::Demo(_) | Command::Restore(_) | Command::Fork(_)
-    ) {
+    if makes_something(command) {
         signals::leave_nothing().map_err(Failure::Signals)?;
     }
+    looks_into(command)?.map(observed::run).transpose()
+}
+
+/// What a command looks into, which is done in a jail.
+fn looks_into(command: &Command) -> Result<Option<Observation>, Failure> {
+    Ok(match command {
+        Command::Ps(arguments) => arguments.looks_into(),
+        Command::Truth(arguments) => arguments.looks_into(),
+        Command::Inspect(arguments) => arguments.looks_into(),
+        Command::Dmesg(arguments) => arguments.looks_into(),
+        Command::Hooks(arguments) => arguments.looks_into(),
+        Command::Trace(arguments) => arguments.looks_into(),
+        Command::Dump(arguments) => arguments.looks_into()?,
+        Command::Profile(arguments) => arguments.looks_into()?,
+        Command::Watch(arguments) => Some(arguments.looks_into()?),
+        Command::Top(arguments) => Some(arguments.looks_into()?),
+        _ => None,
+    })
+}
+
+fn carry_out_here(command: Command) -> Result<u8, Failure> {
     match command {
         Command::Serve(arguments) => daemon::serve(&arguments),
         Command::Create(arguments) => daemon::create(&arguments),
@@ -199,6 +258,7 @@ fn perform(arguments: Arguments, vm: Option<&str>) -> Result<u8, Failure> {
         Command::Limit(arguments) => vm::limit(&arguments),
         Command::Link(arguments) => vm::link(&arguments),
         Command::Console(arguments) => vm::console(&arguments),
+        Command::Exec(arguments) => vm::exec(&arguments),
         Command::Logs(arguments) => vm::logs(&arguments),
         Command::Wait(arguments) => vm::wait(&arguments),
         Command::Rm(arguments) => vm::remove(&arguments),
@@ -206,6 +266,7 @@ fn perform(arguments: Arguments, vm: Option<&str>) -> Result<u8, Failure> {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Images(arguments) => images_command::run(&arguments),
         Command::Snapshots(arguments) => snapshots_command::run(&arguments),
+        Command::Networks(arguments) => vm::networks(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
     }
 }

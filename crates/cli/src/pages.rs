@@ -27,8 +27,8 @@ fn table() -> Vec<Line> {
         (
             format!("{OF_SIGNALS} + n"),
             "all",
-            "Mother was ended by signal n, or, of `run`, signal n ended the guest's program; 143 is SIGTERM when the grace \
-             time was over",
+            "Mother was ended by signal n, or, of `run`, signal n ended the guest's program; of `exec`, signal n \
+             ended that program; 143 is SIGTERM when the grace time was over",
         ),
         (
             "(value << 1) \\| 1".to_owned(),
@@ -37,7 +37,7 @@ fn table() -> Vec<Line> {
         ),
         (
             "any other".to_owned(),
-            "`run`, `wait`",
+            "`run`, `wait`, `exec`",
             "that of the guest's program, if the guest is one and it ended",
         ),
     ]);
@@ -83,12 +83,12 @@ fn numbers() -> Vec<Line> {
         ),
         line(
             not_allowed,
-            "`run`, `wait`",
+            "`run`, `wait`, `exec`",
             "the guest's program cannot be started, as shells have it",
         ),
         line(
             not_found,
-            "`run`, `wait`",
+            "`run`, `wait`, `exec`",
             "the guest's program is not there, as shells have it",
         ),
         line(
@@ -161,13 +161,15 @@ fn help_names_no_status_that_the_table_has_not() {
 const ANSWERS: &str = include_str!("../../../docs/json.md");
 
 /// Commands that say nothing for programs, and why.
-const FOR_PEOPLE: [&str; 6] = [
+const FOR_PEOPLE: [&str; 7] = [
     // An editor.
     "edit",
     // A daemon; programs ask it.
     "serve",
     // The guest's console itself.
     "console",
+    // A program's own streams.
+    "exec",
     // A screen.
     "top",
     // A program for a shell.

@@ -1,18 +1,20 @@
 //! Getting the default guest, with a progress bar for a person and plain lines for a log.
 
 use std::fs::File;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use api::JailWish;
 use images::{Amount, Cache, CacheError, DefaultGuest, Image, Progress, Unit};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 use insight::Loaded;
 use insight::amounts::size_in_words;
+use registry::{Pulled, Reference, Shelf, When};
 use runner::{Reader, Trouble};
 
 use crate::failure::{Failure, ImageFailure};
+use crate::observed::{self, profiles};
 
 /// The default guest, downloaded if need be. What observers need to know of a kernel that was just downloaded is kept with it:
 /// it takes a part of the time that the download took, and the first look does not wait for it.
@@ -29,12 +31,6 @@ pub fn default_guest() -> Result<DefaultGuest, CacheError> {
         let _ = Loaded::keep(&kernel, &profiles(&cache));
     }
     Ok(guest)
-}
-
-/// Where what is learned about kernels from their files is kept. What earlier versions kept, in `kernels`, came from guests'
-/// memory and is not read any more.
-pub fn profiles(cache: &Cache) -> PathBuf {
-    cache.folder().join("profiles")
 }
 
 /// passt, downloaded if need be.
@@ -61,9 +57,41 @@ pub fn container(
     Ok(image?)
 }
 
+/// The image of a name in a registry, pulled if need be, and made of its layers, which are read in a jail.
+pub fn pulled(
+    cache: &Cache,
+    reference: &Reference,
+    when: When,
+    jail: JailWish,
+) -> Result<Image, Failure> {
+    let pulled = pull(cache, reference, when)?;
+    let shelf = Shelf::of(cache);
+    if let Some(image) = shelf.image(&pulled) {
+        return Ok(image);
+    }
+    let reader = Reader::start(jail).map_err(Trouble::from)?;
+    let mut shown = Shown::new(&pulled.name, &CONTAINER);
+    let image = cache.container_of(shelf.input(&pulled), &reader, &mut |it| shown.show(it));
+    let image = image.map_err(|source| ImageFailure::Pulled {
+        name: pulled.name.clone(),
+        source,
+    })?;
+    shelf.note_made(&pulled, &image)?;
+    Ok(image)
+}
+
+/// What a name in a registry leads to, pulled if need be.
+pub fn pull(cache: &Cache, reference: &Reference, when: When) -> Result<Pulled, Failure> {
+    let name = reference.to_string();
+    let mut shown = Shown::new(&name, &PULL);
+    let pulled = registry::pull(cache, reference, when, &mut |it| shown.show(it));
+    Ok(pulled.map_err(|source| ImageFailure::Registry { name, source })?)
+}
+
 /// What is done one after the other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
+    Ask,
     List,
     Download,
     Unpack,
@@ -76,6 +104,8 @@ pub enum Step {
 
 /// The steps to packages of the default guest or passt.
 const PACKAGES: [Step; 3] = [Step::List, Step::Download, Step::Unpack];
+/// The steps to an image of a registry.
+const PULL: [Step; 2] = [Step::Ask, Step::Download];
 /// The steps to the image of a container image.
 const CONTAINER: [Step; 2] = [Step::Layers, Step::Write];
 /// The steps to a Debian image.
@@ -98,6 +128,7 @@ fn about(progress: Progress, what: &str) -> (String, Option<Step>, Option<Amount
             let words = "waiting for another mother that makes or downloads something";
             return (words.to_owned(), None, None);
         }
+        Progress::Asking => ("asking the registry for", Step::Ask, None),
         Progress::Listing(amount) => ("asking apt's mirrors for", Step::List, Some(amount)),
         Progress::Downloading(amount) => ("downloading", Step::Download, Some(amount)),
         Progress::Unpacking => ("unpacking", Step::Unpack, None),
@@ -225,7 +256,11 @@ pub struct Measured {
 impl Measured {
     /// Nothing is done of so many bytes.
     pub fn new(what: &str, total: u64) -> Measured {
-        let bar = std::io::stderr().is_terminal().then(new_bar);
+        let is_heard = match observed::about() {
+            Some(about) => about.is_heard.is_some(),
+            None => io::stderr().is_terminal(),
+        };
+        let bar = is_heard.then(new_bar);
         if let Some(bar) = &bar {
             bar.set_style(style(true));
         }
@@ -259,8 +294,63 @@ impl Drop for Measured {
     }
 }
 
+/// A terminal behind a pipe of ours, which is so wide.
+#[derive(Debug)]
+struct Piped(u16);
+
+impl Piped {
+    fn say(&self, text: &str) -> io::Result<()> {
+        io::stderr().write_all(text.as_bytes())
+    }
+}
+
+impl TermLike for Piped {
+    fn width(&self) -> u16 {
+        self.0
+    }
+
+    fn move_cursor_up(&self, n: usize) -> io::Result<()> {
+        self.say(&format!("\x1b[{n}A"))
+    }
+
+    fn move_cursor_down(&self, n: usize) -> io::Result<()> {
+        self.say(&format!("\x1b[{n}B"))
+    }
+
+    fn move_cursor_right(&self, n: usize) -> io::Result<()> {
+        self.say(&format!("\x1b[{n}C"))
+    }
+
+    fn move_cursor_left(&self, n: usize) -> io::Result<()> {
+        self.say(&format!("\x1b[{n}D"))
+    }
+
+    fn write_line(&self, line: &str) -> io::Result<()> {
+        self.say(&format!("{line}\n"))
+    }
+
+    fn write_str(&self, text: &str) -> io::Result<()> {
+        self.say(text)
+    }
+
+    fn clear_line(&self) -> io::Result<()> {
+        self.say("\r\x1b[2K")
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
 fn new_bar() -> ProgressBar {
-    let bar = ProgressBar::new(100);
+    let width = observed::about().and_then(|about| about.is_heard);
+    let bar = match width {
+        Some(width) => {
+            let terminal = ProgressDrawTarget::term_like_with_hz(Box::new(Piped(width)), 10);
+            ProgressBar::with_draw_target(Some(100), terminal)
+        }
+        None => ProgressBar::new(100),
+    };
     bar.enable_steady_tick(Duration::from_millis(120));
     bar
 }

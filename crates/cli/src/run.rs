@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};
 
-use api::{VmName, VmOrigin, VmSpec};
+use api::{Complaint, PartialSpec, SpecErrors, VmName, VmOrigin, VmSpec};
 use fleet::{ClaimError, Inventory};
 use images::{GREETING, INIT_MARKER, PROGRAM_PORTS};
 use machine::VmPlan;
@@ -20,7 +20,10 @@ use crate::guest::{
 };
 use crate::image::{Speaks, plan_image};
 use crate::output::{say, standard_output};
-use crate::{config, input, terminal};
+use crate::{config, input, terminal, vm};
+
+/// What may be said of a VM that goes on from a snapshot.
+const FROM_SNAPSHOT: [&str; 2] = ["name", "engine"];
 
 /// What is to run.
 struct Wanted {
@@ -34,6 +37,9 @@ struct Wanted {
 /// Runs the guest; the exit status.
 pub fn run(arguments: &RunArguments) -> Result<u8, Failure> {
     let written = config::written(arguments);
+    if let Some(snapshot) = &arguments.from {
+        return from_snapshot(arguments, &written, snapshot);
+    }
     if arguments.print_config {
         return config::print(&written);
     }
@@ -97,6 +103,47 @@ pub fn run(arguments: &RunArguments) -> Result<u8, Failure> {
     } else {
         with_streams(order, has_program)
     }
+}
+
+/// Has a VM go on from a snapshot, with its console here or left running.
+fn from_snapshot(
+    arguments: &RunArguments,
+    written: &PartialSpec,
+    snapshot: &str,
+) -> Result<u8, Failure> {
+    let mut complaints = written.complaints.clone();
+    let said = written.spec.said();
+    let others = said
+        .keys()
+        .filter(|key| !FROM_SNAPSHOT.contains(&key.as_str()));
+    complaints.extend(others.map(|key| Complaint {
+        field: key.clone(),
+        what: "a VM that goes on from a snapshot has what it had".to_owned(),
+        help: "leave this out; `mother limit` and `mother update` change what runs".to_owned(),
+    }));
+    if !complaints.is_empty() {
+        let name = written.spec.shown_name().to_owned();
+        return Err(SpecErrors { name, complaints }.into());
+    }
+    check_is_free(written.spec.name.as_ref())?;
+    let mut order = vm::order_from(snapshot, written.spec.name.as_ref(), written.spec.engine)?;
+    eprintln!(
+        "mother: engine {} ({})",
+        order.plan.engine.kind, order.plan.engine.why
+    );
+    order.report.clone_from(&arguments.report);
+    if arguments.detach {
+        return leave_running(order, arguments.json);
+    }
+    order.is_detached = false;
+    order.is_kept = written.spec.name.is_some();
+    if !terminal::is_interactive() {
+        return with_streams(order, false);
+    }
+    order.guest = Guest::Console;
+    order.is_raw = true;
+    order.window = terminal::size();
+    at_a_terminal(order, false)
 }
 
 /// Looks whether `name` can be had, before work is done for nothing. What is no name at all is the plan's to say.

@@ -24,7 +24,12 @@ pub fn bring_passt(spec: &mut VmSpec) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Whether somebody on the guest's network has an address for it: then our own guests ask at once.
+pub fn gets_address(spec: &VmSpec) -> bool {
+    matches!(spec.net, Some(NetSpec::User { .. } | NetSpec::Named(_)))
+}
+
 /// Whether the guest's network is passt's.
-pub fn is_on_user_network(spec: &VmSpec) -> bool {
+fn is_on_user_network(spec: &VmSpec) -> bool {
     matches!(spec.net, Some(NetSpec::User { .. }))
 }

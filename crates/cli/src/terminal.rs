@@ -81,6 +81,17 @@ pub fn size() -> Option<(u16, u16)> {
     (size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
 }
 
+/// How wide standard error is, if it is a terminal.
+pub fn width_of_errors() -> Option<u16> {
+    let stderr = io::stderr();
+    stderr.is_terminal().then(|| {
+        let size = tcgetwinsize(&stderr).ok();
+        size.map(|size| size.ws_col)
+            .filter(|width| *width > 0)
+            .unwrap_or(80)
+    })
+}
+
 /// Where our own log goes: standard error, with line ends that a raw terminal understands.
 pub fn log_writer() -> impl Write {
     LogWriter

@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open};
 use rustix::io::Errno;
 
 use crate::failure::Failure;
+use crate::observed::{self, Unnamed};
 
 /// What is in a guest's memory is for its owner's eyes.
 const MODE: u32 = 0o600;
@@ -24,6 +25,8 @@ pub struct WholeFile {
     is_to_replace: bool,
     /// The name until it is complete, if it needs one.
     part: Option<PathBuf>,
+    /// Who may give it its name is asked to.
+    is_asked: bool,
 }
 
 impl WholeFile {
@@ -32,6 +35,16 @@ impl WholeFile {
     /// # Errors
     /// If there is something at `path` that is not to be replaced, or the host refuses.
     pub fn create(path: &Path, is_to_replace: bool) -> Result<(WholeFile, File), Failure> {
+        if observed::about().is_some() {
+            let whole = WholeFile {
+                path: path.to_owned(),
+                is_to_replace,
+                part: None,
+                is_asked: true,
+            };
+            let file = observed::output().map_err(|source| whole.failed(source))?;
+            return Ok((whole, file));
+        }
         match fs::symlink_metadata(path) {
             Ok(found) if !found.is_file() => return Err(Failure::NoPlainFile(path.to_owned())),
             Ok(_) if !is_to_replace => return Err(Failure::Exists(path.to_owned())),
@@ -48,6 +61,7 @@ impl WholeFile {
             path: path.to_owned(),
             is_to_replace,
             part: None,
+            is_asked: false,
         };
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         let file = match open(folder(path), flags, Mode::from_raw_mode(MODE)) {
@@ -69,15 +83,25 @@ impl WholeFile {
     ///
     /// # Errors
     /// As [`WholeFile::create`]; then there is no such file.
-    pub fn keep(mut self, file: &File) -> Result<(), Failure> {
-        let kept = file.sync_data().and_then(|()| self.name(file));
-        kept.map_err(|source| match source.kind() {
-            io::ErrorKind::AlreadyExists => Failure::Exists(self.path.clone()),
-            _ => Failure::Write {
-                path: self.path.clone(),
-                source,
-            },
-        })
+    pub fn keep(self, file: &File) -> Result<(), Failure> {
+        let path = self.path.clone();
+        let kept = match self.is_asked {
+            true => observed::keep_output(),
+            false => self.name_it(file),
+        };
+        kept.map_err(|source| failed(path, source))
+    }
+
+    /// The same in the host's words.
+    ///
+    /// # Errors
+    /// What the host says.
+    fn name_it(mut self, file: &File) -> io::Result<()> {
+        file.sync_data().and_then(|()| self.name(file))
+    }
+
+    fn failed(&self, source: io::Error) -> Failure {
+        failed(self.path.clone(), source)
     }
 
     fn name(&mut self, file: &File) -> io::Result<()> {
@@ -108,11 +132,43 @@ impl WholeFile {
     }
 }
 
+/// What is written to it by somebody in a jail.
+pub struct Opened(WholeFile, File);
+
+impl Opened {
+    /// As [`WholeFile::create`].
+    ///
+    /// # Errors
+    /// So too.
+    pub fn create(path: &Path, is_to_replace: bool) -> Result<Box<dyn Unnamed>, Failure> {
+        let (whole, file) = WholeFile::create(path, is_to_replace)?;
+        Ok(Box::new(Opened(whole, file)))
+    }
+}
+
+impl Unnamed for Opened {
+    fn file(&self) -> io::Result<File> {
+        self.1.try_clone()
+    }
+
+    fn keep(self: Box<Self>) -> io::Result<()> {
+        let Opened(whole, file) = *self;
+        whole.name_it(&file)
+    }
+}
+
 impl Drop for WholeFile {
     fn drop(&mut self) {
         if let Some(part) = &self.part {
             let _ = fs::remove_file(part);
         }
+    }
+}
+
+fn failed(path: PathBuf, source: io::Error) -> Failure {
+    match source.kind() {
+        io::ErrorKind::AlreadyExists => Failure::Exists(path),
+        _ => Failure::Write { path, source },
     }
 }
 

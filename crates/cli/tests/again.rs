@@ -2,12 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
-
 use std::net::TcpListener;
 
-use common::Ran;
-use common::host::Host;
+use crate::common::Ran;
+use crate::common::host::Host;
 use serde_json::{Value, json};
 
 /// Standard output of a command that does what it should.

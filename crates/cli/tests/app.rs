@@ -2,12 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use common::{Ran, with_guest};
+use crate::common::{Ran, with_guest};
 
 /// Runs a program of the host with this on its standard input.
 fn run(words: &[&str], input: &str) -> Option<Ran> {

@@ -2,12 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::{Mother, names_in};
+use crate::common::{Mother, names_in};
 
 /// Runs `mother run` with these words in a folder with test images; the whole of standard error must be this.
 fn check(words: &[&str], complaints: &[&str]) {

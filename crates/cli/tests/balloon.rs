@@ -4,15 +4,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
-
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::host::Host;
+use crate::common::host::Host;
 use serde_json::Value;
 
 const MIB: u64 = 1 << 20;

@@ -2,11 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
-
 use std::fs;
 
-use common::Mother;
+use crate::common::Mother;
 
 /// What `mother run` with these words prints as a file.
 fn print(mother: &Mother, words: &[&str]) -> String {

@@ -4,9 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
-
-use common::{Ran, with_guest};
+use crate::common::{Ran, with_guest};
 
 /// Types `commands` into the default guest, which has loaded its drivers.
 fn run(words: &[&str], commands: &str) -> Option<Ran> {
@@ -29,9 +27,11 @@ fn the_board_is_complete_and_the_kernel_has_nothing_to_complain_about() {
         "0000:00:01.0 0x1af4 0x1043 0x078000",
         "0000:00:02.0 0x1af4 0x1044 0x00ff00",
         "0000:00:04.0 0x1af4 0x1045 0x00ff00",
+        "0000:00:05.0 0x1af4 0x1053 0x028000",
         "virtio_balloon",
         "virtio_console",
         "virtio_rng",
+        "vmw_vsock_virtio_transport",
         "complaints end",
     ];
     let answers = answers(&ran);

@@ -2,14 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
-
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use common::with_guest;
+use crate::common::with_guest;
 use devices::virtio::blk::{ImageFormat, create_overlay};
 
 /// A program of e2fsprogs, or a loud word that it is not there.

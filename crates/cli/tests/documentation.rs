@@ -13,8 +13,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
@@ -22,7 +20,8 @@ use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use common::{Mother, Terminal, with_debian};
+use crate::common::registry::Registry;
+use crate::common::{Mother, Terminal, with_debian};
 use tempfile::TempDir;
 
 #[path = "documentation/files.rs"]
@@ -60,7 +59,12 @@ struct Desk {
     mother: Mother,
     folder: TempDir,
     ports: BTreeMap<&'static str, u16>,
+    /// With an image in it, from when a page first speaks of it.
+    registry: Option<Registry>,
 }
+
+/// What pages call it.
+const REGISTRY: &str = "127.0.0.1:5000";
 
 impl Desk {
     fn new() -> Option<Desk> {
@@ -75,7 +79,18 @@ impl Desk {
             mother,
             folder,
             ports: BTreeMap::new(),
+            registry: None,
         })
+    }
+
+    /// Starts what a command asks; whether it is there.
+    fn has_registry(&mut self) -> bool {
+        if self.registry.is_none() {
+            self.registry = Registry::new(false);
+            let pushed = self.registry.as_ref();
+            pushed.map(|it| it.push_box("tests/box", "latest", "cat /data"));
+        }
+        self.registry.is_some()
     }
 
     /// The line as this host can run it.
@@ -86,6 +101,9 @@ impl Desk {
     /// With a port that is free for each port of the host that a page names.
     fn with_free_ports(&mut self, text: &str) -> String {
         let mut text = text.to_owned();
+        if let Some(registry) = &self.registry {
+            text = text.replace(REGISTRY, &registry.host());
+        }
         for port in ["8080", "2222", "5353"] {
             if text.contains(port) {
                 let free = self.ports.entry(port).or_insert_with(free_port);
@@ -166,7 +184,10 @@ impl Desk {
     }
 
     /// What a command needs that not every host has.
-    fn missing(&self, command: &Command) -> Option<&'static str> {
+    fn missing(&mut self, command: &Command) -> Option<&'static str> {
+        if command.text.contains(REGISTRY) && !self.has_registry() {
+            return Some("docker-registry");
+        }
         let programs = ["/usr/bin/python3", "jq", "gcc"];
         programs.into_iter().find(|program| {
             command.text.contains(program)
@@ -186,6 +207,16 @@ fn check(name: &str) {
 #[test]
 fn the_readme_is_true() {
     check("README.md");
+}
+
+#[test]
+fn the_page_on_programs_in_a_guest_is_true() {
+    check("docs/exec.md");
+}
+
+#[test]
+fn the_page_on_vms_of_others_is_true() {
+    check("docs/foreign.md");
 }
 
 #[test]

@@ -6,12 +6,13 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod common;
+#[path = "drills/observer.rs"]
+mod observer;
 #[path = "common/puppet.rs"]
 mod puppet;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::path::Path;
 use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -320,7 +321,7 @@ fn reads_an_image(host: &Host) -> (Child, i32) {
 #[test]
 fn who_has_broken_what_reads_an_image_has_nothing_of_the_host() {
     let host = Host::new();
-    let (mut mother, reader) = reads_an_image(&host);
+    let (mother, reader) = reads_an_image(&host);
     let open = fs::read_dir(format!("/proc/{reader}/fd")).unwrap();
     let mut open: Vec<String> = open
         .map(|entry| fs::read_link(entry.unwrap().path()).unwrap())
@@ -372,12 +373,7 @@ fn who_has_broken_what_reads_an_image_has_nothing_of_the_host() {
     drop(in_jail);
     // Whoever waited for it hears of that: here once there is somebody to open the part.
     fs::write(host.folder().join("layout/index.json"), "").unwrap();
-    let mut said = String::new();
-    let mut stderr = mother.stderr.take().unwrap();
-    stderr.read_to_string(&mut said).unwrap();
-    let status = mother.wait().unwrap();
-    assert!(said.contains("it was ended by its jail"), "{said}");
-    assert_eq!(status.code(), Some(1), "{said}");
+    hears_of_the_jail(mother);
     host.call(&["kill", "free", "sibling"]);
 }
 
@@ -389,12 +385,24 @@ fn what_reads_an_image_goes_with_who_asked() {
     let asker = descendant_of_program(mother.id());
     kill_process(Pid::from_raw(asker).unwrap(), Signal::KILL).unwrap();
     mother.wait().unwrap();
+    is_gone_soon(reader);
+}
+
+/// Whoever waited for a process that its jail has ended says so.
+fn hears_of_the_jail(mut mother: Child) {
+    let mut said = String::new();
+    let mut stderr = mother.stderr.take().unwrap();
+    stderr.read_to_string(&mut said).unwrap();
+    let status = mother.wait().unwrap();
+    assert!(said.contains("it was ended by its jail"), "{said}");
+    assert_eq!(status.code(), Some(1), "{said}");
+}
+
+/// One that nobody has waited for yet has no words any more.
+fn is_gone_soon(process: i32) {
     let deadline = Instant::now() + Duration::from_secs(10);
-    while Path::new(&format!("/proc/{reader}/cmdline")).exists()
-        && !fs::read(format!("/proc/{reader}/cmdline"))
-            .unwrap_or_default()
-            .is_empty()
-    {
+    let words = || fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+    while !words().is_empty() {
         assert!(Instant::now() < deadline, "it lives on");
         thread::sleep(Duration::from_millis(20));
     }
@@ -456,6 +464,51 @@ fn who_has_broken_what_keeps_a_list_has_nothing_of_the_host() {
     let deadly = perform(&mut in_jail, &DEADLY[0], sibling);
     assert_eq!(deadly, Came::Dead(libc::SIGSYS));
     host.call(&["kill", "listed", "sibling"]);
+}
+
+#[test]
+fn who_has_broken_what_carries_a_network_has_nothing_of_the_host() {
+    let host = Host::new();
+    let network = format!("drill-{}", std::process::id());
+    let net = format!("net:{network}");
+    let words = ["-d", "--name", "carried", "--engine", "soft", "--net", &net];
+    let ran = host.run(&words);
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    let carrier = of_launcher("carried", &format!("mother: network {network}")).unwrap();
+    let open = fs::read_dir(format!("/proc/{carrier}/fd")).unwrap();
+    let mut open: Vec<String> = open
+        .map(|entry| fs::read_link(entry.unwrap().path()).unwrap())
+        .map(|target| target.to_string_lossy().into_owned())
+        .filter(|target| !target.starts_with("anon_inode"))
+        .map(|target| target.split(':').next().unwrap().to_owned())
+        .collect();
+    open.sort();
+    // Nothing of who started it; where launchers come, and of the VM its launcher and its card.
+    assert_eq!(
+        open,
+        [
+            "/dev/null",
+            "/dev/null",
+            "/dev/null",
+            "socket",
+            "socket",
+            "socket"
+        ]
+    );
+    let status = fs::read_to_string(format!("/proc/{carrier}/status")).unwrap();
+    for line in ["NoNewPrivs:\t1", "CapEff:\t0000000000000000", "Threads:\t1"] {
+        assert!(status.contains(line), "{status}");
+    }
+    let sibling = vm(&host, "sibling", "auto");
+    let mut in_jail = Puppet::of(carrier, carrier).unwrap();
+    for drill in DRILLS {
+        let came = perform(&mut in_jail, drill, sibling);
+        let is_refused = came == Came::Refused || came == REFUSED_QUIETLY;
+        assert!(is_refused, "{}: {came:?}", drill.what);
+    }
+    let deadly = perform(&mut in_jail, &DEADLY[0], sibling);
+    assert_eq!(deadly, Came::Dead(libc::SIGSYS));
+    host.call(&["kill", "carried", "sibling"]);
 }
 
 /// The command that `timeout` runs.

@@ -3,8 +3,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write;
@@ -15,7 +13,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Mother, Ran, with_guest};
+use crate::common::{Mother, Ran, with_guest};
 use insight::{FileMemory, FileSlot, attach};
 use serde_json::Value;
 use tempfile::TempDir;

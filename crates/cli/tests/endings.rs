@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
-
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
@@ -12,7 +10,7 @@ use std::process::{Child, ChildStdin, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::host::Host;
+use crate::common::host::Host;
 
 /// How long anything may take to end; a VM whose launcher was killed has five seconds.
 const PATIENCE: Duration = Duration::from_secs(20);

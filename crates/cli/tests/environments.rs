@@ -2,12 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
-
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 
-use common::host::Host;
+use crate::common::host::Host;
 
 /// An environment, what is tried in it, and what comes of it.
 struct Row {
@@ -181,10 +179,10 @@ const FILES: [Row; 18] = [
         "help: check the path",
     ),
     row(
-        "$MOTHER run docker.io/library/alpine",
-        2,
-        "cannot open docker.io/library/alpine",
-        "help: Mother fetches nothing from registries",
+        "$MOTHER run 127.0.0.1:1/library/alpine",
+        1,
+        "cannot pull \"127.0.0.1:1/library/alpine:latest\"\n  cannot reach 127.0.0.1:1",
+        "help: look at the name, this host's network and its proxy",
     ),
     row(
         "$MOTHER run ubuntu:24.04",

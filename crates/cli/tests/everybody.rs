@@ -2,9 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
-
-use common::host::Host;
+use crate::common::host::Host;
 use serde_json::Value;
 
 #[test]

@@ -5,12 +5,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
-
 use std::fs;
 
-use common::host::Host;
-use common::{Mother, Ran, Terminal, assert_modes_came_back, multiboot, with_guest};
+use crate::common::host::Host;
+use crate::common::{Mother, Ran, Terminal, assert_modes_came_back, multiboot, with_guest};
 
 /// Types `input` into `mother run` with these words.
 fn run(words: &[&str], input: &str) -> Option<Ran> {

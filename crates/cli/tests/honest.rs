@@ -26,8 +26,14 @@ const BPF: &str = include_str!("honest/bpf.c");
 /// How long it may take until it works: packages are fetched and unpacked on the software CPU.
 const PREPARATION: Duration = Duration::from_secs(900);
 /// Kinds of work.
-const KINDS: [&str; 6] = [
-    "packages", "compiler", "modules", "./bpf", "tracing", "services",
+const KINDS: [&str; 7] = [
+    "packages",
+    "compiler",
+    "modules",
+    "./bpf",
+    "tracing",
+    "containers",
+    "services",
 ];
 
 fn say(text: &str) {

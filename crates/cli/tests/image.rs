@@ -2,14 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
-
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use common::{Mother, Ran, Terminal, add, with_debian, with_guest};
+use crate::common::host::Host;
+use crate::common::{Mother, Ran, Terminal, add, with_debian, with_guest};
 
 /// What `docker save` would write of an image with busybox in it, that runs this command.
 fn saved(folder: &Path, entrypoint: &[&str], command: &[&str], user: &str) -> PathBuf {
@@ -491,4 +490,55 @@ fn what_debian_has_flushed_survives_the_death_of_its_vm() {
         ran.stdout
     );
     assert!(number("files ") >= durable, "{}", ran.stdout);
+}
+
+#[test]
+fn another_program_in_a_container_is_where_its_first_one_is() {
+    let Some(host) = Host::with_guest() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let waits = "sleep 1000";
+    let path = saved(
+        folder.path(),
+        &["/bin/busybox", "sh", "-c"],
+        &[waits],
+        "app",
+    );
+    let _removed = Removed(path.clone());
+    let image = path.to_str().unwrap();
+    let ran = host
+        .mother
+        .run(&["-d", "--name", "box", "--net", "none", image]);
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    let check = |more: &[&str], command: &str, expected: &str| {
+        let words = [
+            &["exec", "-n"],
+            more,
+            &["box", "busybox", "sh", "-c", command],
+        ]
+        .concat();
+        let ran = host.call(&words);
+        assert_eq!(
+            (ran.stdout.as_str(), ran.status),
+            (expected, Some(0)),
+            "{}",
+            ran.stderr
+        );
+    };
+    let who = "id -u; id -g; pwd; cat data; echo $GREETING; pidof sleep >/dev/null && echo beside";
+    check(&[], who, "1000\n100\n/srv\ndata\nhello\nbeside\n");
+    check(
+        &["--as", "0", "--workdir", "/", "--env", "GREETING=bye"],
+        "id -u; pwd; echo $GREETING",
+        "0\n/\nbye\n",
+    );
+    check(&["--as", "app"], "id -G; echo $HOME", "100 29\n/srv\n");
+    let ran = host.call(&["snapshot", "box"]);
+    assert_ne!(
+        ran.status,
+        Some(0),
+        "a guest that is one program is not written: {}",
+        ran.stdout
+    );
 }

@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
-
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -11,8 +9,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::common::{Mother, Ran, Terminal, multiboot, with_guest};
 use api::VmName;
-use common::{Mother, Ran, Terminal, multiboot, with_guest};
 use fleet::{Client, Inventory};
 use serde_json::Value;
 use tempfile::TempDir;

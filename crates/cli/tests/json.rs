@@ -2,18 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
-
 use std::path::Path;
 
-use common::Ran;
-use common::host::Host;
+use crate::common::Ran;
+use crate::common::host::Host;
 use serde_json::Value;
 
-#[path = "json/schema.rs"]
-mod schema;
-
-use schema::complaints;
+use crate::schema::complaints;
 
 /// The one answer of a command.
 fn answer(ran: &Ran) -> Value {

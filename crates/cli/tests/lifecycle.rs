@@ -5,8 +5,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
-
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -14,8 +12,8 @@ use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::host::Host;
-use common::{Ran, Terminal, multiboot};
+use crate::common::host::Host;
+use crate::common::{Ran, Terminal, multiboot};
 use serde_json::Value;
 
 #[test]

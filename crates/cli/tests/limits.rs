@@ -2,18 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
-
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::Mother;
-use common::host::Host;
-use common::limited::Limited;
-use common::nobody::Who;
-use common::with_guest;
+use crate::common::Mother;
+use crate::common::host::Host;
+use crate::common::limited::Limited;
+use crate::common::nobody::Who;
+use crate::common::with_guest;
 
 /// Seconds that the guest says it took, of the line that begins with this.
 fn took(said: &str, what: &str) -> f64 {
@@ -244,7 +242,17 @@ fn by_cgroup_a_weight_is_exact() {
     };
     let archive = pack_for_guest(&host);
     let disk = format!("{},format=raw,readonly", archive.display());
-    let options = ["--memory", "1G", "--timeout", "300s", "--disk", &disk];
+    // Its shell is to be in the root's group, whose children can be weighed.
+    let options = [
+        "--memory",
+        "1G",
+        "--timeout",
+        "300s",
+        "--agent",
+        "off",
+        "--disk",
+        &disk,
+    ];
     let ran = host.mother.type_into(&options, HOST_SCRIPT);
     let said = &ran.stdout;
     assert!(

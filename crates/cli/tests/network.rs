@@ -4,14 +4,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
-
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use common::{Ran, with_guest};
+use crate::common::{Ran, with_guest};
 
 /// Bytes in each direction: several times what socket and queues hold together.
 const MUCH: usize = 96 << 20;

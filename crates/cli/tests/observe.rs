@@ -2,16 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
-
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::common::{Mother, multiboot, with_guest};
 use api::{HostBooks, VcpuView, VmName};
-use common::{Mother, multiboot, with_guest};
 use fleet::{Client, Inventory};
 use tempfile::TempDir;
 

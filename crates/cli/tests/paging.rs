@@ -2,15 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
-
+use crate::common;
 use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::common::nobody::Who;
+use crate::common::{Mother, with_guest};
 use api::{HostBooks, VmName};
-use common::nobody::Who;
-use common::{Mother, with_guest};
 use fleet::{Client, Inventory};
 
 const NAME: &str = "paged";

@@ -2,11 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
-
-use common::Terminal;
-use common::limited::Limited;
-use common::nobody::Who;
+use crate::common::Terminal;
+use crate::common::limited::Limited;
+use crate::common::nobody::Who;
 use serde_json::Value;
 
 as_oneself_and_as_nobody!(what_a_limited_guest_has_and_what_it_believes_stand_side_by_side);

@@ -3,7 +3,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
 #[path = "common/puppet.rs"]
 mod puppet;
 
@@ -14,8 +13,8 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::limited::Limited;
-use common::nobody::Who;
+use crate::common::limited::Limited;
+use crate::common::nobody::Who;
 use puppet::{Came, Puppet, thread_of};
 
 as_oneself_and_as_nobody!(

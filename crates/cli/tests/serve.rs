@@ -209,6 +209,7 @@ fn who_comes_from_elsewhere_needs_a_token_and_gets_what_it_says() {
     };
     let eve = token("eve", "read-only");
     let otto = token("otto", "operator");
+    let late = token("late", "read-only");
     let create = json!({ "name": "a", "desired": "stopped" });
     assert_eq!(
         eve.ask("GET", "/v1/session", None, None).unwrap().body["role"],
@@ -280,8 +281,13 @@ fn who_comes_from_elsewhere_needs_a_token_and_gets_what_it_says() {
         .collect();
     assert_eq!(codes.last().unwrap(), "too-many-wrong-tokens");
     assert_eq!(
-        refused(otto.ask("GET", "/v1/vms", None, None)),
-        "too-many-wrong-tokens"
+        refused(late.ask("GET", "/v1/vms", None, None)),
+        "too-many-wrong-tokens",
+        "it was never seen there"
+    );
+    assert!(
+        otto.ask("GET", "/v1/vms", None, None).is_ok(),
+        "who was in before stays in"
     );
     // The host's own user is not kept out, and sees who tried.
     let calls = daemon.get("/v1/audit");

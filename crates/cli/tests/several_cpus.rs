@@ -3,9 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
-
-use common::{Ran, with_guest};
+use crate::common::{Ran, with_guest};
 
 fn run(words: &[&str], input: &str) -> Option<Ran> {
     with_guest().map(|mother| mother.type_into(words, input))

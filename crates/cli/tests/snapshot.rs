@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
-
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
@@ -12,8 +10,8 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use common::Ran;
-use common::host::Host;
+use crate::common::Ran;
+use crate::common::host::Host;
 use devices::virtio::blk::{ImageFormat, create_overlay};
 use serde_json::Value;
 
@@ -194,7 +192,8 @@ fn a_guest_that_is_suspended_goes_on_where_it_was() {
 
 #[test]
 fn a_clone_is_made_only_for_who_wishes_for_one() {
-    let Some(scene) = Scene::with_guest(&[]) else {
+    // Without the agent, and with a kernel without the driver, its random numbers would be the original's.
+    let Some(scene) = Scene::with_guest(&["--agent", "off"]) else {
         return;
     };
     scene.ask("web", "echo it is me > /tmp/who");
@@ -453,4 +452,100 @@ fn who_takes_a_snapshot_can_die_and_the_guest_goes_on() {
         }
     }
     scene.well(&["snapshot", "web", "--to", "never"]);
+}
+
+#[test]
+fn no_two_clones_draw_the_same_random_numbers() {
+    let Some(scene) = Scene::with_guest(&[]) else {
+        return;
+    };
+    // The kernel of this guest does not know that it is a clone; its programs draw all the time, before and after.
+    let draw = "while :; do head -c 8 /dev/urandom | od -An -tx8; done >/tmp/drawn & true";
+    scene.ask("web", draw);
+    let clones: Vec<String> = (1..=8).map(|n| format!("clone-{n}")).collect();
+    scene.well(&["fork", "web", "--name", "clone", "--count", "8"]);
+    let drawn = |vm: &str| {
+        let words = ["exec", "-n", vm, "sh", "-c", "cat /tmp/drawn"];
+        let text = scene.well(&words);
+        let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines
+    };
+    let all: Vec<Vec<String>> = clones
+        .iter()
+        .map(|it| drawn(it))
+        .chain([drawn("web")])
+        .collect();
+    let first = &all[0];
+    let common = (0..).take_while(|&n| {
+        all.iter()
+            .all(|it| it.get(n) == first.get(n) && it.get(n).is_some())
+    });
+    let common = common.count();
+    assert!(common > 0, "nothing was drawn before: {first:?}");
+    let mut seen = std::collections::HashMap::new();
+    for (vm, lines) in all.iter().enumerate() {
+        assert!(lines.len() > common + 3, "clone {vm} did not go on");
+        // One number may have been on its way from the kernel to the file.
+        for line in &lines[common + 1..] {
+            let other = seen.insert(line.clone(), vm);
+            assert!(
+                other.is_none_or(|other| other == vm),
+                "{line} of {vm} and {other:?}"
+            );
+        }
+    }
+    // No program was held back, and a second fork is as good.
+    scene.well(&["fork", "web", "--name", "again"]);
+    scene.ask("again", "true");
+}
+
+#[test]
+fn a_pipe_goes_on_from_a_snapshot_as_from_a_start() {
+    let Some(scene) = Scene::with_guest(&[]) else {
+        return;
+    };
+    scene.ask("web", "x=kept");
+    scene.well(&["suspend", "web"]);
+    let refused = scene.call(&["run", "--from", "web", "--memory", "1G"]);
+    assert_eq!(refused.status, Some(2), "{}", refused.stderr);
+    assert!(refused.stderr.contains("memory"), "{}", refused.stderr);
+    let line = "echo 'echo \"<$x>\"; poweroff -f' | \"$MOTHER\" run --from web --timeout 60s";
+    let refused = scene.host.mother.shell(line);
+    assert_eq!(
+        refused.status,
+        Some(2),
+        "a time limit is not a snapshot's: {}",
+        refused.stderr
+    );
+    let line = "echo 'echo \"<$x>\"; poweroff -f' | \"$MOTHER\" run --from web";
+    let ran = scene.host.mother.shell(line);
+    assert_eq!(ran.status, Some(0), "{}{}", ran.stdout, ran.stderr);
+    assert!(ran.stdout.contains("<kept>"), "{}", ran.stdout);
+}
+
+#[test]
+fn a_clone_becomes_a_machine_of_its_own() {
+    let Some(scene) = Scene::with_guest(&["--net", "none"]) else {
+        return;
+    };
+    scene.ask(
+        "web",
+        "echo 0123456789abcdef0123456789abcdef >/etc/machine-id; echo web >/etc/hostname",
+    );
+    scene.well(&["fork", "web", "--name", "other", "--new-identity"]);
+    let say = |vm: &str| {
+        let words = "hostname; cat /etc/hostname; grep -c other /etc/hosts; cat /etc/machine-id";
+        let text = scene.well(&["exec", "-n", vm, "sh", "-c", words]);
+        text.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let other = say("other");
+    assert_eq!(other[..3], ["other", "other", "1"]);
+    let id = &other[3];
+    assert!(
+        id.len() == 32 && id.chars().all(|c| c.is_ascii_hexdigit()),
+        "{id}"
+    );
+    assert_ne!(id, "0123456789abcdef0123456789abcdef");
+    let original = say("web").join(" ");
+    assert_eq!(original, "web web 0 0123456789abcdef0123456789abcdef");
 }

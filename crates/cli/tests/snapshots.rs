@@ -2,19 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use common::{Mother, Ran};
+use crate::common::{Mother, Ran};
 use serde_json::Value;
 use snapshot::{Kind, MemoryWriter, Shelf};
-
-#[path = "json/schema.rs"]
-mod schema;
 
 /// A snapshot of a suspended VM, as the first version wrote it.
 const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../snapshot/samples/format-1");
@@ -88,7 +83,7 @@ impl User {
         let text = fs::read_to_string(docs.join(format!("{name}.json"))).unwrap();
         let schema: Value = serde_json::from_str(&text).unwrap();
         let answer: Value = serde_json::from_str(&ran.stdout).unwrap();
-        let complaints = schema::complaints(&schema, &answer);
+        let complaints = crate::schema::complaints(&schema, &answer);
         assert_eq!(complaints, [""; 0], "{words:?}: {answer:#}");
         answer
     }

@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
-
 use std::fs;
 use std::io::Write;
 use std::net::UdpSocket;
@@ -12,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::daemon::Daemon;
+use crate::common::daemon::Daemon;
 
 /// vmMIB.
 const ROOT: &str = ".1.3.6.1.2.1.236";

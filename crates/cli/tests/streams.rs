@@ -4,9 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
-
-use common::with_guest;
+use crate::common::with_guest;
 
 /// A line for bash, in which `$MOTHER` is the command, prints this and says nothing on standard error.
 fn check(what: &str, line: &str, expected: &str) {

@@ -2,12 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
-
 use std::thread;
 use std::time::Duration;
 
-use common::{Terminal, assert_modes_came_back, with_guest};
+use crate::common::{Terminal, assert_modes_came_back, with_guest};
 
 /// A shell that this starts sits at a terminal, and gives ours back.
 fn sits_at_a_terminal(command: &str) {

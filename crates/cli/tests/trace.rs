@@ -348,7 +348,7 @@ version = 1
 name = "listens"
 event = "bind"
 where = { "address.port" = 99 }
-then = ["cut-network"]
+then = ["cut-network", "snapshot"]
 "#;
 
 /// Waits until the guest's card sees a link, or none.
@@ -364,9 +364,9 @@ fn wait_for_carrier(guest: &mut Guest, expected: &str) {
     }
 }
 
-/// The guest sees its card lose the link, and have it again when its owner says so.
+/// The guest sees its card lose the link, and have it again when its owner says so; there is a snapshot of it.
 #[test]
-fn a_policy_pulls_a_guests_cable_and_its_owner_plugs_it_in() {
+fn a_policy_pulls_a_guests_cable_and_keeps_it_as_it_was_and_its_owner_plugs_it_in() {
     let Some(files) = files() else { return };
     let mut guest = Guest::boot(&files, &["--memory", "256M", "--net", "user"]);
     guest.ask("for module in virtio_pci virtio_net; do modprobe $module; insmod /modules/$module.ko; done 2>/dev/null; ifconfig eth0 up");
@@ -387,6 +387,12 @@ fn a_policy_pulls_a_guests_cable_and_its_owner_plugs_it_in() {
         }
     };
     assert_eq!(outcome["outcome"]["done"], true, "{outcome}");
+    let outcome = lines.wait_for("the snapshot", |line| {
+        line["outcome"]["action"] == "snapshot"
+    });
+    assert_eq!(outcome["outcome"]["done"], true, "{outcome}");
+    let kept = guest.mother(&["snapshots", "-q"]);
+    assert!(kept.starts_with("seen-"), "{kept}");
     wait_for_carrier(&mut guest, "0");
     assert_eq!(guest.mother(&["link", "up", "seen"]), "seen\n");
     wait_for_carrier(&mut guest, "1");
@@ -476,6 +482,26 @@ fn policies_are_looked_at_before_they_are_followed() {
         &["line 2 of cut is no event"],
     );
     check(&["watch", "--policy", "wrong.toml"], 2, &["is none"]);
+    // What a pipe says it says once.
+    let pipe = folder.path().join("pipe");
+    let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    let wrong = fs::read(folder.path().join("wrong.toml")).unwrap();
+    let writer = std::thread::spawn(move || fs::write(pipe, wrong));
+    check(&["watch", "--policy", "pipe"], 2, &["is none"]);
+    writer.join().unwrap().unwrap();
+    let pipe = folder.path().join("pipe");
+    let writer = std::thread::spawn(move || fs::write(pipe, POLICY));
+    let words = [
+        "watch",
+        "--policy",
+        "pipe",
+        "--journal",
+        "list.toml/no",
+        "none",
+    ];
+    check(&words, 1, &["list.toml/no"]);
+    writer.join().unwrap().unwrap();
 }
 
 /// Numbers, not a test: `cargo xtask bench trace`. CPU time of the VM's process for programs that are started one after the

@@ -4,8 +4,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
-
 use std::fs;
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -15,7 +13,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::host::Host;
+use crate::common::host::Host;
 use serde_json::Value;
 
 /// More than all buffers on the way hold together.

@@ -2,11 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
-
+use crate::common;
 use std::fs;
 
-use common::Mother;
+use crate::common::Mother;
 
 const WAY_ON: &str = "  help: bring a guest of your own with `--kernel FILE --initrd FILE`: that needs no download\n";
 

@@ -12,9 +12,11 @@ use api::{
     VcpuView, VmStatus,
 };
 use probe::{Hit, Point};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use thiserror::Error;
 
+use crate::reach::{name_of, reach};
 use crate::record::Record;
 
 /// How long a VM may take for an answer that needs nothing of its guest.
@@ -48,6 +50,8 @@ const DESCRIPTORS_MAX: usize = 128;
 #[derive(Debug)]
 pub struct Client {
     stream: BufReader<Channel>,
+    /// How long an answer is waited for.
+    patience: Option<Duration>,
 }
 
 /// A stream with the descriptors that came with its bytes.
@@ -122,20 +126,53 @@ impl Client {
     /// # Errors
     /// [`ClientError::Connection`].
     pub fn connect(record: &Record) -> Result<Client, ClientError> {
-        let stream =
-            with_short_path(record, UnixStream::connect).map_err(ClientError::Connection)?;
-        stream
-            .set_read_timeout(Some(PATIENCE))
-            .map_err(ClientError::Connection)?;
-        stream
-            .set_write_timeout(Some(PATIENCE))
-            .map_err(ClientError::Connection)?;
-        Ok(Client {
+        if let Some(reach) = reach() {
+            let stream = name_of(record).and_then(|name| reach.connect(&name));
+            let mut client = Client::over(stream.map_err(ClientError::Connection)?);
+            return match client.reply() {
+                Ok(Outcome::Done) => Ok(client),
+                // A process of an older Mother knows no connections that only look.
+                Err(ClientError::Refused {
+                    code: RefusalCode::BadRequest,
+                    ..
+                }) => Ok(client),
+                Ok(_) => Err(ClientError::Strange),
+                Err(error) => Err(error),
+            };
+        }
+        let stream = with_short_path(record, UnixStream::connect).and_then(|stream| {
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_write_timeout(Some(PATIENCE))?;
+            Ok(stream)
+        });
+        Ok(Client::over(stream.map_err(ClientError::Connection)?))
+    }
+
+    /// Over a connection that waits for [`PATIENCE`].
+    fn over(stream: UnixStream) -> Client {
+        let descriptors = Vec::new();
+        Client {
             stream: BufReader::new(Channel {
                 stream,
-                descriptors: Vec::new(),
+                descriptors,
             }),
-        })
+            patience: Some(PATIENCE),
+        }
+    }
+
+    /// Connects to the VM of `record` for somebody who shall only look: the first that the VM is told on this connection is that
+    /// it does nothing to its guest for it ([`Command::OnlyLook`]). What it answers is not waited for: whoever gets the
+    /// connection reads that ([`Client::connect`]).
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn connect_to_look(record: &Record) -> io::Result<UnixStream> {
+        let mut stream = with_short_path(record, UnixStream::connect)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let line = serde_json::to_string(&Request::new(Command::OnlyLook))? + "\n";
+        stream.write_all(line.as_bytes())?;
+        Ok(stream)
     }
 
     /// Asks and waits for the answer; [`Command::Wait`] for as long as it takes.
@@ -154,9 +191,11 @@ impl Client {
         };
         self.stream.get_mut().descriptors.clear();
         let stream = &mut self.stream.get_mut().stream;
-        stream
-            .set_read_timeout(patience)
-            .map_err(ClientError::Connection)?;
+        if patience != self.patience {
+            let set = stream.set_read_timeout(patience);
+            set.map_err(ClientError::Connection)?;
+            self.patience = patience;
+        }
         let mut line =
             serde_json::to_string(&Request::new(command)).map_err(|_| ClientError::Strange)?;
         line.push('\n');
@@ -340,6 +379,16 @@ impl Client {
         }
     }
 
+    /// Connects to a port of the guest's socket device, with what has already been read from there: see
+    /// [`Command::Connect`].
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn into_port(mut self, port: u32) -> Result<(Vec<u8>, UnixStream), ClientError> {
+        self.order(Command::Connect { port })?;
+        self.into_console()
+    }
+
     /// The connection itself, after the reply to [`Command::Console`], with what has already been read from it.
     ///
     /// # Errors
@@ -390,6 +439,17 @@ impl Passes {
             }),
             _ => Err(ClientError::Strange),
         }
+    }
+
+    /// Whether something comes within so long: then [`Passes::wait`] does not wait for long.
+    pub fn comes(&self, patience: Duration) -> bool {
+        if self.has_more() {
+            return true;
+        }
+        let stream = &self.0.stream.get_ref().stream;
+        let patience = Timespec::try_from(patience).ok();
+        let mut places = [PollFd::new(stream, PollFlags::IN)];
+        poll(&mut places, patience.as_ref()).is_ok_and(|count| count > 0)
     }
 
     /// Whether more lines have come already.

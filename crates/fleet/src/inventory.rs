@@ -15,7 +15,9 @@ use thiserror::Error;
 
 use crate::claim::{Claim, ClaimError, is_held};
 use crate::client::Client;
+use crate::network::NetworkDoor;
 use crate::place::{self, PlaceError, UsersPlace};
+use crate::reach::{Known, reach};
 use crate::record::Record;
 
 /// What a VM without a name is called; further ones get a number.
@@ -92,6 +94,9 @@ impl Inventory {
     /// # Errors
     /// [`InventoryError::Place`].
     pub fn of_user() -> Result<Inventory, InventoryError> {
+        if let Some(reach) = reach() {
+            return Ok(Inventory::foreign(&reach.folder()));
+        }
         if let Some(folder) = SPOKEN_OF.get() {
             return Ok(Inventory::foreign(folder));
         }
@@ -123,6 +128,11 @@ impl Inventory {
         &self.folder
     }
 
+    /// Where the network between VMs of this name is reached.
+    pub fn network(&self, name: VmName) -> NetworkDoor {
+        NetworkDoor::new(&self.folder, name)
+    }
+
     /// The folder of a VM.
     pub fn record(&self, name: &VmName) -> Record {
         Record::new(self.folder.join(name.as_str()))
@@ -133,6 +143,9 @@ impl Inventory {
     /// # Errors
     /// [`InventoryError::Folder`].
     pub fn is_running(&self, name: &VmName) -> Result<bool, InventoryError> {
+        if reach().is_some() {
+            return Ok(self.known(Some(name))?.iter().any(|known| known.is_held));
+        }
         let _register = self.lock()?;
         Ok(is_held(&self.record(name)))
     }
@@ -170,15 +183,15 @@ impl Inventory {
     /// # Errors
     /// [`InventoryError::Folder`].
     pub fn list(&self) -> Result<Vec<Vm>, InventoryError> {
-        let names = self.names()?;
+        let known = self.known(None)?;
         let mut vms = BTreeMap::new();
         thread::scope(|scope| {
-            let ask = |(name, is_held): (VmName, bool)| {
-                let record = self.record(&name);
-                scope.spawn(move || describe(name, &record, is_held))
+            let ask = |known: Known| {
+                let record = self.record(&known.name);
+                scope.spawn(move || describe(known, &record))
             };
             // Asked all at once: one that does not answer must not hold up the others.
-            let asked: Vec<_> = names.into_iter().map(ask).collect();
+            let asked: Vec<_> = known.into_iter().map(ask).collect();
             for thread in asked {
                 let vm = thread
                     .join()
@@ -189,20 +202,55 @@ impl Inventory {
         Ok(vms.into_values().collect())
     }
 
+    /// What is known of the VM of this name, or of all, without asking them; of one that there is not, nothing.
+    ///
+    /// # Errors
+    /// [`InventoryError::Folder`].
+    pub fn known(&self, name: Option<&VmName>) -> Result<Vec<Known>, InventoryError> {
+        if let Some(reach) = reach() {
+            let known = reach.known(name);
+            return known.map_err(|source| self.failed("look into", &self.folder, source));
+        }
+        let names = match name {
+            None => self.names()?,
+            Some(name) => {
+                let record = self.record(name);
+                let _register = self.lock()?;
+                let is_there = record.folder().is_dir();
+                let found = is_there.then(|| (name.clone(), is_held(&record)));
+                found.into_iter().collect()
+            }
+        };
+        let known = names.into_iter().map(|(name, is_held)| {
+            let record = self.record(&name);
+            Known {
+                is_held,
+                info: record.info(),
+                end: record.end(),
+                origin: record.origin(),
+                name,
+            }
+        });
+        Ok(known.collect())
+    }
+
+    /// Every VM that runs, with what it is, if it got that far. None of them is asked.
+    ///
+    /// # Errors
+    /// [`InventoryError::Folder`].
+    pub fn running(&self) -> Result<Vec<(VmName, Option<VmInfo>)>, InventoryError> {
+        let held = self.known(None)?.into_iter().filter(|known| known.is_held);
+        Ok(held.map(|known| (known.name, known.info)).collect())
+    }
+
     /// One VM.
     ///
     /// # Errors
     /// [`InventoryError::NoSuchVm`], [`InventoryError::Folder`].
     pub fn find(&self, name: &VmName) -> Result<Vm, InventoryError> {
-        let record = self.record(name);
-        let is_held = {
-            let _register = self.lock()?;
-            if !record.folder().is_dir() {
-                return Err(InventoryError::NoSuchVm(name.clone()));
-            }
-            is_held(&record)
-        };
-        Ok(describe(name.clone(), &record, is_held))
+        let known = self.known(Some(name))?.into_iter().next();
+        let known = known.ok_or_else(|| InventoryError::NoSuchVm(name.clone()))?;
+        Ok(describe(known, &self.record(name)))
     }
 
     /// Removes what an ended VM left.
@@ -330,9 +378,14 @@ impl Inventory {
     }
 }
 
-fn describe(name: VmName, record: &Record, is_held: bool) -> Vm {
-    let info = record.info();
-    let origin = record.origin();
+fn describe(known: Known, record: &Record) -> Vm {
+    let Known {
+        name,
+        is_held,
+        info,
+        end,
+        origin,
+    } = known;
     if is_held {
         let (state, status) = match Client::connect(record).and_then(|mut client| client.status()) {
             Ok(status) => (status.state, Some(status)),
@@ -353,7 +406,7 @@ fn describe(name: VmName, record: &Record, is_held: bool) -> Vm {
             origin,
         };
     }
-    match record.end() {
+    match end {
         Some(end) => Vm {
             name,
             state: match end.kind {

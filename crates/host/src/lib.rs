@@ -9,6 +9,7 @@
 
 pub mod activation;
 pub mod byte_lock;
+pub mod certificates;
 pub mod cpu;
 pub mod deep_socket;
 pub mod executable;

@@ -24,6 +24,7 @@ mother_option() {
 called ""
 modules=/.mother/modules
 . /.mother/drivers
+start_agent /.mother/warden --agent / program /.mother/command
 hear_power_button /.mother/acpi
 # A network device, if there is one, asks for an address.
 if [ -e /sys/class/net/eth0 ]; then

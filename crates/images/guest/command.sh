@@ -33,6 +33,8 @@ if [ -e /sys/class/net/eth0 ]; then
     root=/root udhcpc -i eth0 -q -n -t 5 -T 1 -s /network >/dev/null 2>&1
 fi
 acpid -d -c /acpi </dev/null >/dev/null 2>&1 &
+[ "$(mother_option agent)" != on ] ||
+    /warden --agent / program /words </dev/null >/dev/null 2>&1 &
 # Returns when the host has everything, if the host does not end the guest then.
 /warden /words
 sync

@@ -23,6 +23,19 @@ export TERM=dumb HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/b
 cd /root
 cat | sh /run/mother/start bash
 END
+if [ "$(mother_option agent)" = on ]; then
+    cp /warden /root/run/mother/
+    mkdir -p /root/run/systemd/system/multi-user.target.wants
+    cat >/root/run/systemd/system/mother-agent.service <<'END'
+[Unit]
+Description=Guest agent of the hypervisor
+[Service]
+ExecStart=/run/mother/warden --agent - -
+Delegate=yes
+Restart=on-failure
+END
+    ln -s ../mother-agent.service /root/run/systemd/system/multi-user.target.wants/
+fi
 # The system goes down: nothing has failed, and what the program has printed is delivered.
 cat >/root/run/mother/stop <<'END'
 [ -n "$MAINPID" ] || exit 0

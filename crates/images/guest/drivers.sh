@@ -29,3 +29,8 @@ hear_power_button() {
     load button evdev
     acpid -d -c "$1" </dev/null >/dev/null 2>&1 &
 }
+
+# Starts the guest agent by these words, if the host has something for it to do.
+start_agent() {
+    [ "$(mother_option agent)" != on ] || "$@" </dev/null >/dev/null 2>&1 &
+}

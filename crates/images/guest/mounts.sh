@@ -9,5 +9,8 @@
 /bin/busybox mount -t tmpfs tmpfs /tmp
 /bin/busybox --install -s /bin
 mount -t cgroup2 cgroup2 /sys/fs/cgroup 2>/dev/null
+# Where there is a guest agent, every program is in a control group that it can hold still.
+[ "$(mother_option agent)" != on ] ||
+    { mkdir /sys/fs/cgroup/guest && echo $$ >/sys/fs/cgroup/guest/cgroup.procs; } 2>/dev/null
 . /etc/called
 called ""

@@ -6,6 +6,7 @@
 echo "mother: /init started"
 . /etc/mounts
 . /etc/drivers
+start_agent warden --agent / guest
 . /etc/connect
 
 # `poweroff` and `reboot` tell process 1, which is this script.

@@ -3,6 +3,7 @@
 echo "mother: /init started"
 . /etc/mounts
 . /etc/drivers
+start_agent warden --agent / guest
 . /etc/connect
 hear_power_button /etc/program
 

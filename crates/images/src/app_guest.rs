@@ -1,10 +1,8 @@
 //! The file system of a guest that is one program: the program's files, and under `/.mother` our own.
 
 use crate::app::{self, AppError, AppRequest, ReadElf};
+use crate::toolbox::toolbox;
 use crate::tree::{Attributes, Kind, Tree, TreeError};
-
-/// The program that starts other programs and connects them to the host.
-pub(crate) const WARDEN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/warden"));
 
 /// Our scripts.
 const SCRIPTS: [(&str, &str); 5] = [
@@ -38,7 +36,7 @@ pub(crate) fn tree(
     let mut tree = app.tree;
     let put = |tree: &mut Tree| -> Result<(), TreeError> {
         tree.put_bytes("/.mother/busybox", 0o755, busybox)?;
-        tree.put_bytes("/.mother/warden", 0o755, WARDEN)?;
+        tree.put_bytes("/.mother/warden", 0o755, toolbox())?;
         tree.put_bytes("/.mother/command", 0o644, app.command.to_bytes())?;
         for (path, text) in SCRIPTS {
             tree.put_bytes(path, 0o755, text.as_bytes())?;

@@ -16,13 +16,14 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::FlockOperation;
 use thiserror::Error;
 
 use crate::app::{AppError, AppRequest, ReadElf};
 use crate::apt::{Apt, AptError};
-use crate::container::{self, ContainerError, ReadContainer};
+use crate::container::{self, ContainerError, Input, ReadContainer};
 use crate::debian::DebianRelease;
 use crate::debian_image::{DebianBuild, DebianError};
 use crate::file::{FileError, create_folder, error, rename, stem};
@@ -112,6 +113,11 @@ impl Cache {
         .ok_or(CacheError::NoFolder)
     }
 
+    /// The cache in this folder.
+    pub fn in_folder(folder: PathBuf) -> Cache {
+        Cache { folder }
+    }
+
     /// Whether `file` was made for one run of a VM, and goes with it.
     pub fn is_of_a_run(&self, file: &Path) -> bool {
         let is_in = |runs: &Path| file.starts_with(runs);
@@ -182,7 +188,7 @@ impl Cache {
         on_progress: OnProgress,
     ) -> Result<Begun, DebianError> {
         let lock = self.lock(on_progress)?;
-        if let Some(image) = self.store().find(&release.to_string())? {
+        if let Some(image) = self.store().find_system(&release.to_string())? {
             return Ok(Begun::Found(image));
         }
         let work = Work::new(self.folder.join("work"))?;
@@ -265,7 +271,20 @@ impl Cache {
         reader: &dyn ReadContainer,
         on_progress: OnProgress,
     ) -> Result<Image, ContainerError> {
-        let opened = reader.open(container::input(path, wanted)?)?;
+        self.container_of(container::input(path, wanted)?, reader, on_progress)
+    }
+
+    /// The same of parts that lie elsewhere.
+    ///
+    /// # Errors
+    /// As [`Cache::container`].
+    pub fn container_of(
+        &self,
+        input: Input,
+        reader: &dyn ReadContainer,
+        on_progress: OnProgress,
+    ) -> Result<Image, ContainerError> {
+        let opened = reader.open(input)?;
         let folder = container::folder_name(&*opened)?;
         if let Some(image) = self.store().find_folder(&folder)? {
             return Ok(image);
@@ -398,7 +417,10 @@ impl Cache {
             fs::metadata(&path).is_ok_and(|metadata| metadata.len() == archive.len() as u64);
         if !is_whole {
             create_folder(&folder)?;
-            let new = folder.join(format!("new-{}", std::process::id()));
+            // Two threads of one process may make it at the same time, as two processes may.
+            static TURN: AtomicU64 = AtomicU64::new(0);
+            let turn = TURN.fetch_add(1, Ordering::Relaxed);
+            let new = folder.join(format!("new-{}-{turn}", std::process::id()));
             fs::write(&new, &archive).map_err(error("write", &new))?;
             rename(&new, &path)?;
         }
@@ -432,12 +454,12 @@ fn hash(bytes: &[u8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
 
     fn cache_in(folder: &Path) -> Cache {
-        Cache {
-            folder: folder.to_owned(),
-        }
+        Cache::in_folder(folder.to_owned())
     }
 
     /// What a finished download leaves.
@@ -494,6 +516,22 @@ mod tests {
             fs::read_dir(folder.path().join("initrd")).unwrap().count(),
             1
         );
+    }
+
+    #[test]
+    fn guests_that_start_together_make_one_initrd() {
+        let folder = tempfile::tempdir().unwrap();
+        warm(folder.path());
+        for _ in 0..20 {
+            thread::scope(|scope| {
+                let make = || cache_in(folder.path()).initrd().unwrap();
+                let made: Vec<_> = (0..4).map(|_| scope.spawn(make)).collect();
+                made.into_iter().for_each(|made| drop(made.join().unwrap()));
+            });
+            let made = fs::read_dir(folder.path().join("initrd")).unwrap();
+            assert_eq!(made.count(), 1);
+            fs::remove_dir_all(folder.path().join("initrd")).unwrap();
+        }
     }
 
     #[test]

@@ -4,11 +4,11 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use crate::app_guest::WARDEN;
 use crate::archive;
 use crate::file::{FileError, create_folder, error};
 use crate::guest_config::GuestCommand;
 use crate::modules::{self, Module};
+use crate::toolbox::toolbox;
 use crate::tree::{Attributes, Kind, Tree, TreeError};
 
 /// Scripts of the guest. `/init` sources the others.
@@ -75,7 +75,7 @@ pub(crate) fn write(
             .into_iter()
             .map(|module| (format!("/modules/{}", module.file_name), module.bytes)),
     );
-    files.push(("/warden".to_owned(), WARDEN.to_vec()));
+    files.push(("/warden".to_owned(), toolbox().to_vec()));
     files.extend(command.map(|command| ("/words".to_owned(), command.to_bytes())));
     files.extend(command.map(|command| {
         let signal = format!("{}\n", command.stop_signal);

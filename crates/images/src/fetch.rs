@@ -1,5 +1,5 @@
 //! How packages are fetched, for tools beside the product that bring guests and machines of their own: with the same care as
-//! the default guest, into the same cache.
+//! the default guest, into the same cache; and what `registry` does with files.
 
 use std::path::Path;
 

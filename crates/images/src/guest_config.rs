@@ -1,10 +1,10 @@
-//! What `guests/warden`, the program that starts other programs in a guest, is told: one file of words.
+//! What `guests/toolbox/src/warden`, the program that starts other programs in a guest, is told: one file of words.
 //!
 //! Each word ends with a zero byte, as arguments and environment do in the kernel, so any text can stand in one.
 
 use serde::{Deserialize, Serialize};
 
-/// What the warden says first on the control port; messages follow (see `guests/warden`).
+/// What the warden says first on the control port; messages follow (see `guests/toolbox/src/warden`).
 pub const GREETING: &[u8] = b"\0mother warden 2\n";
 
 /// The ports of the console device that the warden opens: control, and the program's three streams.

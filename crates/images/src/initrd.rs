@@ -11,14 +11,11 @@ use std::io::{self, Write};
 
 use cpio::newc::{Builder, ModeFileType};
 
-use crate::app_guest::WARDEN;
 use crate::guest_config::GuestCommand;
+use crate::toolbox::{NAMES, toolbox};
 
 /// The first line that every `/init` of ours prints.
 pub const INIT_MARKER: &str = "mother: /init started";
-
-const VISITOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/visitor"));
-const CLERK: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/clerk"));
 
 /// Where the warden finds what it is to start.
 pub(crate) const COMMAND: &str = "etc/command";
@@ -105,15 +102,31 @@ fn write(busybox: &[u8], drivers: &[(String, Vec<u8>)]) -> io::Result<Vec<u8>> {
             bytes,
         )?;
     }
-    for (name, bytes) in [
-        ("bin/busybox", busybox),
-        ("bin/visitor", VISITOR),
-        ("bin/clerk", CLERK),
-        ("bin/warden", WARDEN),
-    ] {
-        add(&mut archive, entry(name, ModeFileType::Regular), bytes)?;
-    }
+    add(
+        &mut archive,
+        entry("bin/busybox", ModeFileType::Regular),
+        busybox,
+    )?;
+    add_links(
+        &mut archive,
+        &NAMES.map(|name| format!("bin/{name}")),
+        toolbox(),
+    )?;
     cpio::newc::trailer(archive)
+}
+
+/// One file under several names, with its contents at the first: the kernel opens that one for all others and takes no bytes as
+/// no change (`init/initramfs.c`, `maybe_link` and `do_name`).
+fn add_links(archive: &mut Vec<u8>, names: &[String], bytes: &[u8]) -> io::Result<()> {
+    let inode = next_inode(archive);
+    for (at, name) in names.iter().enumerate() {
+        let link = entry(name, ModeFileType::Regular)
+            .nlink(names.len() as u32)
+            .ino(inode);
+        let bytes = if at == 0 { bytes } else { &[] };
+        put(archive, link, bytes)?;
+    }
+    Ok(())
 }
 
 /// What is put behind the archive for a guest that is to start `command`.
@@ -132,9 +145,17 @@ fn entry(name: &str, kind: ModeFileType) -> Builder {
 }
 
 fn add(archive: &mut Vec<u8>, entry: Builder, bytes: &[u8]) -> io::Result<()> {
-    // Any number that is different for each file.
-    let inode = u32::try_from(archive.len()).expect("the archive is a few megabytes");
-    let mut writer = entry.ino(inode).write(archive, bytes.len() as u32);
+    let inode = next_inode(archive);
+    put(archive, entry.ino(inode), bytes)
+}
+
+/// Any number that is different for each file.
+fn next_inode(archive: &[u8]) -> u32 {
+    u32::try_from(archive.len()).expect("the archive is a few megabytes")
+}
+
+fn put(archive: &mut Vec<u8>, entry: Builder, bytes: &[u8]) -> io::Result<()> {
+    let mut writer = entry.write(archive, bytes.len() as u32);
     writer.write_all(bytes)?;
     writer.finish()?;
     Ok(())
@@ -147,7 +168,10 @@ mod tests {
 
     use super::*;
 
-    fn names_and_modes() -> BTreeMap<String, (u32, Vec<u8>)> {
+    /// Mode, contents, and inode with the number of its names.
+    type Entry = (u32, Vec<u8>, (u32, u32));
+
+    fn names_and_modes() -> BTreeMap<String, Entry> {
         let archive = build(
             b"busybox",
             &[("virtio_blk.ko".to_owned(), b"driver".to_vec())],
@@ -161,9 +185,10 @@ mod tests {
             }
             let name = reader.entry().name().to_owned();
             let mode = reader.entry().mode();
+            let inode = (reader.entry().ino(), reader.entry().nlink());
             let mut bytes = Vec::new();
             reader.read_to_end(&mut bytes).unwrap();
-            files.insert(name, (mode, bytes));
+            files.insert(name, (mode, bytes, inode));
             rest = reader.finish().unwrap();
         }
     }
@@ -177,8 +202,13 @@ mod tests {
         check("dev", 0o040_755);
         check("dev/console", 0o020_755);
         assert_eq!(files["bin/busybox"].1, b"busybox");
-        assert_eq!(&files["bin/visitor"].1[..4], b"\x7fELF");
-        assert_eq!(&files["bin/clerk"].1[..4], b"\x7fELF");
+        assert_eq!(&files["bin/warden"].1[..4], b"\x7fELF");
+        for link in ["bin/visitor", "bin/clerk"] {
+            check(link, 0o100_755);
+            assert!(files[link].1.is_empty(), "its contents are the first one's");
+            assert_eq!(files[link].2, files["bin/warden"].2);
+        }
+        assert_eq!(files["bin/warden"].2.1, 3, "the kernel counts links");
         assert_eq!(files["modules/virtio_blk.ko"].1, b"driver");
     }
 

@@ -31,6 +31,7 @@ mod progress;
 mod runs;
 mod stamp;
 mod store;
+mod toolbox;
 mod tree;
 mod work;
 

@@ -2,11 +2,13 @@
 //!
 //! Debian 12's passt never hands on that a server has closed a connection when the guest had closed its direction first
 //! (`nc HOST PORT </dev/null` waits for ever); Debian 13's does. It is made for a newer C library than Debian 12 has, so
-//! that one comes along, and its own loader starts it.
+//! that one comes along, and its own loader starts it. So the host's own is taken if it is new enough, and says so, or if no
+//! newer one can be had.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use crate::apt::{self, Apt};
@@ -42,10 +44,25 @@ exec \"$here/ld-linux-x86-64.so.2\" --argv0 passt --library-path \"$here\" \"$he
 ";
 
 impl Cache {
-    /// Where passt is, if nothing has to be downloaded: on the PATH, else in the cache.
+    /// Where passt is, if nothing has to be downloaded: on the PATH or in the cache, the PATH first, an old one last.
     pub fn installed_passt(&self) -> Option<PathBuf> {
+        let on_path = apt::on_path(PASST);
+        match on_path.as_deref().is_some_and(is_mended) {
+            true => on_path,
+            false => self.mended_in_cache().or(on_path).or(self.in_cache()),
+        }
+    }
+
+    fn in_cache(&self) -> Option<PathBuf> {
         let cached = self.folder().join(PASST);
-        apt::on_path(PASST).or_else(|| cached.is_file().then_some(cached))
+        cached.is_file().then_some(cached)
+    }
+
+    fn mended_in_cache(&self) -> Option<PathBuf> {
+        let cached = self.in_cache()?;
+        let target = fs::read_link(&cached).unwrap_or_default();
+        let is_old = date(&target.to_string_lossy()).is_some_and(|date| date < MENDED);
+        (!is_old).then_some(cached)
     }
 
     /// passt; its package is downloaded if it is neither on the PATH nor in the cache, or only an old one is and the
@@ -86,14 +103,11 @@ impl Cache {
     /// One that is there, and the best that can be had as far as that is known.
     fn good_passt(&self) -> Option<PathBuf> {
         let installed = self.installed_passt()?;
-        if installed != self.folder().join(PASST) {
-            return Some(installed);
-        }
-        let target = fs::read_link(&installed).unwrap_or_default();
-        let is_old = date(&target.to_string_lossy()).is_some_and(|date| date < MENDED);
+        let is_good = Some(&installed) == self.mended_in_cache().as_ref()
+            || Some(&installed) != self.in_cache().as_ref() && is_mended(&installed);
         let tried = fs::metadata(self.folder().join(TRIED)).and_then(|found| found.modified());
         let is_tried = tried.is_ok_and(|at| at.elapsed().is_ok_and(|age| age < TRIED_TIME));
-        (!is_old || is_tried).then_some(installed)
+        (is_good || is_tried).then_some(installed)
     }
 
     /// A newer release's, where the host has Debian's mirrors and is older itself.
@@ -158,6 +172,24 @@ impl Cache {
     }
 }
 
+/// Whether this program says that it is of a day since which every end of a connection is handed on. Debian 12's does not know what
+/// it is.
+fn is_mended(program: &Path) -> bool {
+    let said = Command::new(program).arg("--version").output();
+    let said = said.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    said.is_ok_and(|said| day_said(&said).is_some_and(|day| day >= MENDED))
+}
+
+/// The day in what passt says of itself: `passt 2025_05_03.587980c` (its own releases) or `passt 0.0~git20250503.587980c-2` (Debian).
+fn day_said(said: &str) -> Option<u32> {
+    let version = said.lines().next()?.split_whitespace().nth(1)?;
+    let own = version.get(..10).map(|day| day.replace('_', ""));
+    let own = own
+        .filter(|day| day.len() == 8)
+        .and_then(|day| day.parse().ok());
+    own.or_else(|| date(version))
+}
+
 /// The day of a version such as `0.0~git20230309.7c7625d-1`, as a number.
 fn date(version: &str) -> Option<u32> {
     let (_, rest) = version.split_once("git")?;
@@ -196,6 +228,24 @@ mod tests {
         );
         check("passt_1.0-1_amd64", None);
         check("passt_0.0~git2023", None);
+    }
+
+    #[test]
+    fn what_passt_says_of_itself_has_a_day() {
+        let check = |text: &str, expected: Option<u32>| {
+            assert_eq!(day_said(text), expected, "{text}");
+        };
+        check(
+            "passt 2025_05_03.587980c\nCopyright Red Hat\n",
+            Some(20_250_503),
+        );
+        check(
+            "passt 0.0~git20250503.587980c-2+deb13u1\n",
+            Some(20_250_503),
+        );
+        check("passt unknown version\nCopyright Red Hat\n", None);
+        check("passt 2025_05\n", None);
+        check("", None);
     }
 
     #[test]

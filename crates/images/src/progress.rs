@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 pub enum Progress {
     /// Another process is at it already.
     Waiting,
+    /// A registry says what an image consists of.
+    Asking,
     /// apt reads what the mirror offers.
     Listing(Amount),
     /// apt downloads the packages.

@@ -27,6 +27,8 @@ use crate::runs;
 
 /// What an image's description is called.
 const DESCRIPTION: &str = "image.json";
+/// What a description says of a system.
+const SYSTEM: &str = "system";
 
 /// What a kept overlay's description is called.
 const KEPT_DESCRIPTION: &str = "kept.json";
@@ -118,6 +120,12 @@ impl Image {
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
+
+    /// What its folder is called, which its content decides.
+    pub fn folder_name(&self) -> String {
+        let name = self.folder.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    }
 }
 
 /// A kept overlay, which nobody else can run as long as this lives.
@@ -142,6 +150,8 @@ impl Kept {
 pub struct Listed {
     /// What it is called.
     pub name: String,
+    /// What its folder is called.
+    pub folder: String,
     /// What it is, in words.
     pub what: String,
     /// What it takes on the disk.
@@ -175,14 +185,57 @@ impl Store {
     /// # Errors
     /// If its description is damaged.
     pub fn find(&self, name: &str) -> Result<Option<Image>, StoreError> {
+        self.newest(|text| text["name"] == name)
+    }
+
+    /// The newest system of this name. A container image says itself what it is called, and may call itself as a system is.
+    ///
+    /// # Errors
+    /// If its description is damaged.
+    pub fn find_system(&self, name: &str) -> Result<Option<Image>, StoreError> {
+        self.newest(|text| text["name"] == name && text["kind"] == SYSTEM)
+    }
+
+    fn newest(&self, is_meant: impl Fn(&Value) -> bool) -> Result<Option<Image>, StoreError> {
         let mut found: Vec<PathBuf> = Vec::new();
         for folder in folders(&self.images) {
-            if description(&folder.join(DESCRIPTION)).is_ok_and(|text| text["name"] == name) {
+            if description(&folder.join(DESCRIPTION)).is_ok_and(|text| is_meant(&text)) {
                 found.push(folder);
             }
         }
         found.sort_by_key(|folder| modified(&folder.join(DESCRIPTION)));
         found.pop().map(|folder| open_image(&folder)).transpose()
+    }
+
+    /// The image in the folder of this name ([`Image::folder_name`]), if it is there and complete.
+    ///
+    /// # Errors
+    /// If its description is damaged.
+    pub fn find_made(&self, folder: &str) -> Result<Option<Image>, StoreError> {
+        if is_plain_name(folder) {
+            self.find_folder(folder)
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// Removes the image in the folder of this name; what that gave back.
+    ///
+    /// # Errors
+    /// If it is in use, or something is kept over it.
+    pub fn remove_made(&self, folder: &str) -> Result<u64, StoreError> {
+        let mut freed = Freed::default();
+        if let Some(image) = self.find_made(folder)? {
+            let name = image.name.clone();
+            let folder = image.folder.clone();
+            // It is held as long as it is known.
+            drop(image);
+            if let Some(kept) = self.kept_over(&folder) {
+                return Err(StoreError::Kept { name, kept });
+            }
+            remove(&folder, &name, &mut freed)?;
+        }
+        Ok(freed.bytes)
     }
 
     /// The image in this folder, if it is complete.
@@ -203,7 +256,7 @@ impl Store {
         command: Option<&GuestCommand>,
     ) -> Result<Image, StoreError> {
         let kind = if kind == ImageKind::System {
-            "system"
+            SYSTEM
         } else {
             "container"
         };
@@ -376,7 +429,9 @@ impl Store {
                 continue;
             };
             let name = text["name"].as_str().unwrap_or_default().to_owned();
-            let newest = self.find(&name).ok().flatten();
+            let is_alike =
+                |other: &Value| other["name"] == text["name"] && other["kind"] == text["kind"];
+            let newest = self.newest(is_alike).ok().flatten();
             let is_newest = newest.is_some_and(|image| image.folder == folder);
             if (all || !is_newest) && self.kept_over(&folder).is_none() {
                 // In use is in use: it stays.
@@ -420,7 +475,7 @@ fn open_image(folder: &Path) -> Result<Image, StoreError> {
     let damaged = || StoreError::Damaged(path.clone());
     let name = text["name"].as_str().ok_or_else(damaged)?.to_owned();
     let kind = match text["kind"].as_str() {
-        Some("system") => ImageKind::System,
+        Some(SYSTEM) => ImageKind::System,
         Some("container") => ImageKind::Container,
         _ => return Err(damaged()),
     };
@@ -516,8 +571,10 @@ fn listed(folder: &Path, name: String, what: String, used: &str) -> Listed {
     let is_free =
         lock(folder, FlockOperation::NonBlockingLockExclusive).is_ok_and(|lock| lock.is_some());
     let used = modified(&folder.join(used)).max(modified(&folder.join(DESCRIPTION)));
+    let folder_name = folder.file_name().unwrap_or_default();
     Listed {
         name,
+        folder: folder_name.to_string_lossy().into_owned(),
         what,
         size_bytes: runs::allocated_bytes(folder),
         used,
@@ -580,6 +637,26 @@ mod tests {
                 Some(&command),
             )
             .unwrap()
+    }
+
+    #[test]
+    fn a_container_image_that_calls_itself_as_a_system_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path());
+        drop(add(&store, "box-1", "debian:12"));
+        assert!(store.find_system("debian:12").unwrap().is_none());
+        let made = store.images.with_file_name("made");
+        fs::create_dir_all(&made).unwrap();
+        fs::write(made.join("disk.raw"), [1; 10_000]).unwrap();
+        let system = ("debian:12", "a test", ImageKind::System);
+        drop(store.add(&made, "debian-12", system, None).unwrap());
+        // The container image is newer now, and takes nothing from the system.
+        drop(add(&store, "box-2", "debian:12"));
+        let found = store.find_system("debian:12").unwrap().unwrap();
+        assert!(found.folder.ends_with("debian-12"), "{:?}", found.folder);
+        drop(found);
+        assert_eq!(store.prune(false).names, ["debian:12"]);
+        assert!(store.find_system("debian:12").unwrap().is_some());
     }
 
     #[test]

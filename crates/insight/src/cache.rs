@@ -6,13 +6,12 @@
 //! everything else.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+use crate::kept::{self, Entry, KEPT_BYTES_MAX};
 use crate::layout::{self, Layout, Layouts, Member};
 use crate::profile::{MAX_BANNER, Profile};
 use crate::reader::Reader;
@@ -20,30 +19,16 @@ use crate::symbols::Symbols;
 
 /// Bytes at the beginning; the last one is the version of the format.
 const MAGIC: &[u8; 8] = b"MOTHERK\x04";
-/// Largest file that is read.
-const MAX_FILE: u64 = 256 << 20;
-/// Profiles that are kept; the oldest go.
-const MAX_FILES: usize = 32;
-/// How a profile's file ends, and the one with the kernel's code beside it.
-const EXTENSION: &str = "profile";
-const CODE_EXTENSION: &str = "code";
-
-fn path_of(folder: &Path, digest: &[u8; 32]) -> PathBuf {
-    let name: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    folder.join(name).with_extension(EXTENSION)
-}
-
 /// The code of the kernel file with this SHA-256, as [`store_code`] got it; `None` if there is none, or it is damaged.
 pub(crate) fn load_code(folder: &Path, digest: &[u8; 32]) -> Option<Vec<u8>> {
-    let path = path_of(folder, digest).with_extension(CODE_EXTENSION);
     let mut packed = Vec::new();
-    let file = File::open(path).ok()?;
-    file.take(MAX_FILE).read_to_end(&mut packed).ok()?;
+    let file = kept::open(folder, Entry::Code(*digest)).ok()?;
+    file.take(KEPT_BYTES_MAX).read_to_end(&mut packed).ok()?;
     let rest = packed.strip_prefix(MAGIC)?.strip_prefix(digest)?;
     let (sum, rest) = rest.split_at_checked(32)?;
     // The length comes first, and is believed only in its bounds.
     let len = rest.first_chunk().copied().map(u32::from_le_bytes)?;
-    if sum != checksum(rest) || u64::from(len) > MAX_FILE {
+    if sum != checksum(rest) || u64::from(len) > KEPT_BYTES_MAX {
         return None;
     }
     lz4_flex::block::decompress_size_prepended(rest).ok()
@@ -56,28 +41,14 @@ pub(crate) fn load_code(folder: &Path, digest: &[u8; 32]) -> Option<Vec<u8>> {
 pub(crate) fn store_code(folder: &Path, digest: &[u8; 32], code: &[u8]) -> io::Result<()> {
     let packed = lz4_flex::block::compress_prepend_size(code);
     let bytes = [MAGIC.as_slice(), digest, &checksum(&packed), &packed].concat();
-    fs::create_dir_all(folder)?;
-    write_whole(
-        &path_of(folder, digest).with_extension(CODE_EXTENSION),
-        &bytes,
-    )
-}
-
-/// Whatever has its final name is complete.
-fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let work = path.with_extension(format!("{}.work", std::process::id()));
-    let written = fs::write(&work, bytes).and_then(|()| fs::rename(&work, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&work);
-    }
-    written
+    kept::put(folder, Entry::Code(*digest), &bytes)
 }
 
 /// The profile of the kernel file with this SHA-256; `None` if there is none, or it is damaged.
 pub(crate) fn load(folder: &Path, digest: &[u8; 32]) -> Option<Profile> {
-    let mut file = File::open(path_of(folder, digest)).ok()?;
+    let mut file = kept::open(folder, Entry::Profile(*digest)).ok()?;
     let len = file.metadata().ok()?.len();
-    if len > MAX_FILE {
+    if len > KEPT_BYTES_MAX {
         return None;
     }
     let mut bytes = Vec::with_capacity(len as usize);
@@ -132,26 +103,7 @@ pub(crate) fn store(folder: &Path, digest: &[u8; 32], profile: &Profile) -> io::
     body.extend((profile.symbols.as_bytes().len() as u32).to_le_bytes());
     body.extend(profile.symbols.as_bytes());
     let bytes = [MAGIC.as_slice(), &checksum(&body), &body].concat();
-    fs::create_dir_all(folder)?;
-    let written = write_whole(&path_of(folder, digest), &bytes);
-    let _ = forget_oldest(folder);
-    written
-}
-
-/// Whoever builds kernels all day has one of each.
-fn forget_oldest(folder: &Path) -> io::Result<()> {
-    let mut files: Vec<(SystemTime, PathBuf)> = fs::read_dir(folder)?
-        .flatten()
-        .filter(|entry| Path::new(&entry.file_name()).extension() == Some(EXTENSION.as_ref()))
-        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
-        .collect();
-    files.sort();
-    let surplus = files.len().saturating_sub(MAX_FILES);
-    for (_, path) in files.drain(..surplus) {
-        fs::remove_file(&path)?;
-        let _ = fs::remove_file(path.with_extension(CODE_EXTENSION));
-    }
-    Ok(())
+    kept::put(folder, Entry::Profile(*digest), &bytes)
 }
 
 /// Against accidents on disk, and against files that a version of Mother wrote which kept other layouts. The bytes are summed
@@ -255,8 +207,17 @@ fn read_layouts(reader: &mut Reader<'_>) -> Option<Layouts> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, File};
+    use std::path::PathBuf;
+    use std::time::SystemTime;
+
     use super::*;
     use crate::kallsyms::Symbol;
+    use crate::kept::MAX_FILES;
+
+    fn path_of(folder: &Path, digest: &[u8; 32]) -> PathBuf {
+        folder.join(Entry::Profile(*digest).name())
+    }
 
     fn profile() -> Profile {
         let text = 0xffff_ffff_8100_0000;
@@ -332,7 +293,7 @@ mod tests {
         store_code(folder.path(), &[1; 32], &code).unwrap();
         assert_eq!(load_code(folder.path(), &[1; 32]), Some(code));
         assert_eq!(load_code(folder.path(), &[2; 32]), None);
-        let path = path_of(folder.path(), &[1; 32]).with_extension(CODE_EXTENSION);
+        let path = path_of(folder.path(), &[1; 32]).with_extension("code");
         let whole = fs::read(&path).unwrap();
         for at in (0..whole.len()).step_by(97) {
             let mut bytes = whole.clone();

@@ -6,6 +6,7 @@
 //! ```text
 //! Loaded::open(file, sha256, cache)    -> Loaded       the kernel file that the VMM loaded; once for each file
 //! attach(memory, registers, loaded)    -> Kernel       which kernel, where; once for each life of a guest
+//! attach_told(memory, vmcoreinfo)      -> Kernel       the same where somebody brought what the kernel says of itself
 //! kernel.look(&account, registers)     -> Look         one moment; a new one for every refresh
 //! look.processes(), look.modules(), .. -> values       what `serde` can write; each wrapped in `Observed`
 //! look.cost()                          -> Cost         bytes, reads, torn reads, time
@@ -45,6 +46,7 @@ pub mod hooks;
 pub mod image;
 pub mod integrity;
 pub mod kallsyms;
+pub mod kept;
 pub mod kernel;
 pub mod layout;
 pub mod log;
@@ -57,6 +59,7 @@ pub mod observed;
 mod panic;
 mod paths;
 pub mod profile;
+mod ram_map;
 mod reader;
 pub mod registers;
 pub mod sockets;
@@ -73,7 +76,7 @@ pub use account::{Account, Cost, Limits};
 pub use blind::Blind;
 pub use busy::DeafCpu;
 pub use image::{ImageError, KernelImage, Loaded};
-pub use kernel::{Kernel, NotRecognised, Placement, attach, attach_within};
+pub use kernel::{Kernel, NotRecognised, Placement, attach, attach_told, attach_within};
 pub use look::Look;
 pub use memory::{Extent, FileMemory, FileSlot, Memory, Unreadable};
 pub use observed::{Observed, Rung};

@@ -68,6 +68,23 @@ pub struct FileSlot {
     pub file_offset: u64,
 }
 
+impl FileSlot {
+    /// The slot that has this address, of some that are sorted by theirs.
+    pub fn of(slots: &[FileSlot], gpa: Gpa) -> Option<&FileSlot> {
+        let after = slots.partition_point(|slot| slot.gpa <= gpa);
+        let slot = slots.get(after.checked_sub(1)?)?;
+        (gpa.0 - slot.gpa.0 < slot.len_bytes).then_some(slot)
+    }
+
+    /// What it spans in the guest.
+    pub fn extent(&self) -> Extent {
+        Extent {
+            start: self.gpa,
+            len_bytes: self.len_bytes,
+        }
+    }
+}
+
 /// Guest memory in a file: a dump, or the memory file of a running VM.
 #[derive(Debug)]
 pub struct FileMemory {
@@ -83,9 +100,7 @@ impl FileMemory {
     }
 
     fn slot(&self, gpa: Gpa) -> Option<&FileSlot> {
-        let after = self.slots.partition_point(|slot| slot.gpa <= gpa);
-        let slot = self.slots.get(after.checked_sub(1)?)?;
-        (gpa.0 - slot.gpa.0 < slot.len_bytes).then_some(slot)
+        FileSlot::of(&self.slots, gpa)
     }
 }
 
@@ -109,13 +124,7 @@ impl Memory for FileMemory {
     }
 
     fn extents(&self) -> Vec<Extent> {
-        self.slots
-            .iter()
-            .map(|slot| Extent {
-                start: slot.gpa,
-                len_bytes: slot.len_bytes,
-            })
-            .collect()
+        self.slots.iter().map(FileSlot::extent).collect()
     }
 
     fn next_data(&self, gpa: Gpa) -> Option<Gpa> {

@@ -10,7 +10,8 @@
 //! board's, as on the software CPU, and speak to the local APICs in messages (`apic`). MSRs are split the same way: the
 //! processor's own are KVM's, everything else comes out as an exit, so that a guest finds the same registers on both
 //! engines (`vm`). The paravirtual clock is one of those, so there is one implementation of it, the board's. Of stores to
-//! devices, KVM takes the notifications (`wires`).
+//! devices, KVM takes the notifications (`wires`). Of addresses that somebody wants to hear of, the processor compares with
+//! four (`breakpoints`).
 //!
 //! Invariants: the memory that KVM maps is kept alive by whoever keeps a vCPU; a kick only ever writes one byte of the
 //! shared page and sends a signal whose handler does nothing (`kick`); nothing that a guest does is an error of
@@ -21,7 +22,9 @@
 )]
 
 mod apic;
+mod breakpoints;
 mod cpuid;
+mod debugged;
 mod error;
 mod kick;
 mod probe;

@@ -14,6 +14,7 @@ use mem::GuestMemory;
 use vcpu::{EngineError, Kick, VcpuState, gpr};
 use x86::Gpa;
 
+use crate::breakpoints;
 use crate::error::host;
 use crate::kick::Kicker;
 use crate::slots::set_slots;
@@ -36,6 +37,8 @@ const PROGRAM: [u8; 12] = [
     0xff, 0xd0, 0x48, 0xff, 0xc9, 0x75, 0xf9, 0xf4, 0x48, 0x01, 0x0b, 0xc3,
 ];
 const FUNCTION: u64 = CODE + 8;
+/// Its last instruction.
+const HLT: u64 = CODE + 7;
 
 /// How long the program took.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -95,27 +98,51 @@ fn native() -> Duration {
     time
 }
 
+/// Whether a guest stops at a breakpoint of the processor's: so it is on the bare one, and where a hypervisor is below, a
+/// guest of one instruction tries.
+pub(crate) fn stops(kvm: &Kvm) -> Result<bool, EngineError> {
+    let is_guest = ::host::cpu::cpuid(1, 0)[2] & 1 << 31 != 0;
+    if !is_guest {
+        return Ok(true);
+    }
+    let memory = program_in_memory()?;
+    let mut vcpu = vcpu(kvm, &memory)?;
+    let mut regs = vcpu
+        .get_regs()
+        .map_err(host("cannot read a vCPU's state"))?;
+    regs.rip = HLT;
+    vcpu.set_regs(&regs)
+        .map_err(host("cannot set a vCPU's state"))?;
+    breakpoints::stops(&mut vcpu, HLT)
+}
+
 fn in_guest() -> Result<Option<Duration>, EngineError> {
     let memory = program_in_memory()?;
     let kvm = Kvm::new().map_err(host("cannot open /dev/kvm"))?;
     let page_bytes = kvm
         .get_vcpu_mmap_size()
         .map_err(host("cannot ask KVM for the size of its page"))?;
-    let vm = kvm.create_vm().map_err(host("cannot make a VM on KVM"))?;
-    set_slots(&vm, &memory).map_err(|source| EngineError::Host {
-        what: "cannot give KVM the guest's memory",
-        source,
-    })?;
-    let mut vcpu = vm
-        .create_vcpu(0)
-        .map_err(host("cannot make a vCPU on KVM"))?;
-    set_start(&kvm, &vcpu)?;
+    let mut vcpu = vcpu(&kvm, &memory)?;
     let kicker = Kicker::new(std::os::fd::AsRawFd::as_raw_fd(&vcpu), page_bytes);
     let kicker = Arc::new(kicker.map_err(|source| EngineError::Host {
         what: "cannot map a vCPU's page",
         source,
     })?);
     run_bounded(&mut vcpu, &kicker)
+}
+
+/// The vCPU of a VM with this memory, where the program begins. It keeps its VM.
+fn vcpu(kvm: &Kvm, memory: &GuestMemory) -> Result<VcpuFd, EngineError> {
+    let vm = kvm.create_vm().map_err(host("cannot make a VM on KVM"))?;
+    set_slots(&vm, memory).map_err(|source| EngineError::Host {
+        what: "cannot give KVM the guest's memory",
+        source,
+    })?;
+    let vcpu = vm
+        .create_vcpu(0)
+        .map_err(host("cannot make a vCPU on KVM"))?;
+    set_start(kvm, &vcpu)?;
+    Ok(vcpu)
 }
 
 /// A guest's memory with the program and page tables for it: one 2 MiB page, present and writable.

@@ -3,11 +3,12 @@
 
 use std::io::Write as _;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use mem::GuestMemory;
-use vcpu::{Exit, Reply, Vcpu, VcpuState, gpr};
+use vcpu::{Exit, Pass, ProbeSink, Probes, Reply, Vcpu, VcpuState, gpr};
 use x86::Gpa;
 
 use crate::{Device, Kvm, Node, look, measure};
@@ -20,8 +21,16 @@ const MEMORY_BYTES: u64 = 1 << 20;
 /// A guest that has not come out by then hangs.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// A VM, its vCPU and the state that this was given.
+type Made = (Kvm, Box<dyn Vcpu>, VcpuState);
+
 /// A VM with the program and one vCPU that stands before it in long mode; `None` where KVM is not real.
-fn vm(program: &[u8]) -> Option<(Kvm, Box<dyn Vcpu>, VcpuState)> {
+fn vm(program: &[u8]) -> Option<Made> {
+    vm_with_memory(program).map(|(_, made)| made)
+}
+
+/// As [`vm`], with the guest's memory.
+fn vm_with_memory(program: &[u8]) -> Option<(Arc<GuestMemory>, Made)> {
     let has_extension = {
         let leaf = |function| std::arch::x86_64::__cpuid(function).ecx;
         leaf(1) & 1 << 5 != 0 || leaf(0x8000_0001) & 1 << 2 != 0
@@ -47,7 +56,7 @@ fn vm(program: &[u8]) -> Option<(Kvm, Box<dyn Vcpu>, VcpuState)> {
     }
     memory.write(Gpa(CODE), program).unwrap();
     let device = Device::open().unwrap();
-    let kvm = Kvm::new(&device, memory).unwrap();
+    let kvm = Kvm::new(&device, Arc::clone(&memory)).unwrap();
     let mut engine = kvm.engine(&[device.supported_cpuid().unwrap()]).unwrap();
     let mut vcpu = engine.vcpus.remove(0);
     let mut state = VcpuState {
@@ -56,7 +65,7 @@ fn vm(program: &[u8]) -> Option<(Kvm, Box<dyn Vcpu>, VcpuState)> {
     };
     state.gprs[gpr::RBX] = DATA;
     vcpu.set_state(&state).unwrap();
-    Some((kvm, vcpu, state))
+    Some((memory, (kvm, vcpu, state)))
 }
 
 /// Runs on; the kick by which a state is taken over is not shown.
@@ -192,4 +201,153 @@ fn what_was_set_is_what_is_read() {
     state.halted = true;
     vcpu.set_state(&state).unwrap();
     assert!(vcpu.state().unwrap().halted);
+}
+
+/// What an observer heard: RCX at each pass, and how often it was told that there will be none.
+#[derive(Default)]
+struct Heard {
+    passes: Mutex<Vec<u64>>,
+    ends: Mutex<u32>,
+}
+
+impl ProbeSink for Heard {
+    fn passed(&self, pass: &Pass<'_>) {
+        self.passes.lock().unwrap().push(pass.gprs[gpr::RCX]);
+    }
+
+    fn ended(&self) {
+        *self.ends.lock().unwrap() += 1;
+    }
+}
+
+impl Heard {
+    fn passes(&self) -> Vec<u64> {
+        self.passes.lock().unwrap().clone()
+    }
+
+    fn ends(&self) -> u32 {
+        *self.ends.lock().unwrap()
+    }
+}
+
+/// Probes for a vCPU; `None`, with a loud word, where the processor does not stop.
+fn probe(vcpu: &mut dyn Vcpu, addresses: &[u64]) -> Option<Arc<Heard>> {
+    if vcpu.probes_max() == 0 {
+        let _ = writeln!(
+            std::io::stderr(),
+            "not here: the processor below does not stop at breakpoints of a nested guest"
+        );
+        return None;
+    }
+    let heard = Arc::new(Heard::default());
+    let sink = Arc::clone(&heard) as Arc<dyn ProbeSink>;
+    assert!(vcpu.set_probes(&Probes::new(addresses.to_vec(), sink)));
+    Some(heard)
+}
+
+#[test]
+fn a_guest_passes_four_probes_and_each_pass_is_told_once_before_the_instruction() {
+    // mov ecx, 5; 1: nop; dec ecx; nop; jnz 1b; out 0x80, al
+    let program = [
+        0xb9, 5, 0, 0, 0, 0x90, 0xff, 0xc9, 0x90, 0x75, 0xfa, 0xe6, 0x80,
+    ];
+    let Some((_kvm, mut vcpu, state)) = vm(&program) else {
+        return;
+    };
+    let places = [CODE, CODE + 5, CODE + 8, CODE + 11];
+    let Some(heard) = probe(&mut *vcpu, &places) else {
+        return;
+    };
+    assert!(matches!(run(&mut *vcpu), Exit::PioWrite { port: 0x80, .. }));
+    let mut expected = vec![state.gprs[gpr::RCX]];
+    expected.extend((1..=5).rev().flat_map(|count| [count, count - 1]));
+    expected.push(0);
+    assert_eq!((heard.passes(), heard.ends()), (expected, 0));
+    // The guest finds its own registers as it left them.
+    let mut state = vcpu.state().unwrap();
+    assert_eq!((state.debug.dr7 & 0xff, state.debug.address), (0, [0; 4]));
+    // OUT is passed by once more: it was told.
+    state.rflags.remove(x86::Rflags::RF);
+    // With a state that is put into it the vCPU still stops; with no probes it does not.
+    state.rip = CODE;
+    vcpu.set_state(&state).unwrap();
+    assert!(matches!(run(&mut *vcpu), Exit::PioWrite { port: 0x80, .. }));
+    assert_eq!(heard.passes().len(), 24);
+    assert!(vcpu.set_probes(&Probes::none()));
+    vcpu.set_state(&state).unwrap();
+    assert!(matches!(run(&mut *vcpu), Exit::PioWrite { port: 0x80, .. }));
+    assert_eq!(heard.passes().len(), 24);
+    // More than the processor has are none.
+    let five = Probes::new((0..5).map(|at| CODE + at).collect(), heard);
+    assert!(!vcpu.set_probes(&five));
+}
+
+#[test]
+fn a_guest_that_arms_its_own_breakpoints_has_them_and_observers_are_told() {
+    // nop; mov dr0, rbx; mov dr7, rax; out 0x80, al; nop; out 0x81, al
+    let program = [
+        0x90, 0x0f, 0x23, 0xc3, 0x0f, 0x23, 0xf8, 0xe6, 0x80, 0x90, 0xe6, 0x81,
+    ];
+    let Some((_kvm, mut vcpu, mut state)) = vm(&program) else {
+        return;
+    };
+    state.gprs[gpr::RBX] = CODE + 9;
+    // Breakpoint 0, before the instruction there is executed.
+    state.gprs[gpr::RAX] = 0x402;
+    state.idtr.limit = 0;
+    vcpu.set_state(&state).unwrap();
+    let Some(heard) = probe(&mut *vcpu, &[CODE, CODE + 9]) else {
+        return;
+    };
+    assert!(matches!(run(&mut *vcpu), Exit::PioWrite { port: 0x80, .. }));
+    assert_eq!((heard.passes().len(), heard.ends()), (1, 1));
+    // Its #DB has nowhere to go.
+    assert!(matches!(run(&mut *vcpu), Exit::TripleFault(_)));
+    assert_eq!((heard.passes().len(), heard.ends()), (1, 1));
+    let sink = Arc::clone(&heard) as Arc<dyn ProbeSink>;
+    let probes = Probes::new(vec![CODE], sink);
+    state.debug.dr7 = 0x402;
+    vcpu.set_state(&state).unwrap();
+    assert!(!vcpu.set_probes(&probes), "the guest has them in use");
+    state.debug.dr7 = 0x400;
+    vcpu.set_state(&state).unwrap();
+    assert!(vcpu.set_probes(&probes), "it has left them");
+}
+
+#[test]
+fn a_guest_that_steps_through_its_code_gets_its_own_exceptions_beside_probes() {
+    const GDT: u64 = 0x6000;
+    const IDT: u64 = 0x6100;
+    const HANDLER: u64 = CODE + 0x40;
+    // pushf; or dword [rsp], 0x100; popf; nop; nop; out 0x80, al
+    let mut program = vec![0x9c, 0x81, 0x0c, 0x24, 0, 1, 0, 0, 0x9d];
+    program.extend([0x90, 0x90, 0xe6, 0x80]);
+    program.resize(0x40, 0xf4);
+    // inc dword [rbx]; mov rax, dr6; mov [rbx+8], rax; iretq
+    program.extend([
+        0xff, 0x03, 0x0f, 0x21, 0xf0, 0x48, 0x89, 0x43, 8, 0x48, 0xcf,
+    ]);
+    let Some((memory, (_kvm, mut vcpu, mut state))) = vm_with_memory(&program) else {
+        return;
+    };
+    let code_segment = 0x00af_9b00_0000_ffff_u64;
+    memory
+        .write(Gpa(GDT + 8), &code_segment.to_le_bytes())
+        .unwrap();
+    let gate = HANDLER & 0xffff | 8 << 16 | 0x8e00 << 32;
+    memory.write(Gpa(IDT + 16), &gate.to_le_bytes()).unwrap();
+    (state.gdtr.base, state.gdtr.limit) = (GDT, 15);
+    (state.idtr.base, state.idtr.limit) = (IDT, 31);
+    state.cs.selector = 8;
+    state.ss.selector = 0;
+    state.gprs[gpr::RSP] = 0x8000;
+    vcpu.set_state(&state).unwrap();
+    let Some(heard) = probe(&mut *vcpu, &[CODE, CODE + 10]) else {
+        return;
+    };
+    assert!(matches!(run(&mut *vcpu), Exit::PioWrite { port: 0x80, .. }));
+    let number = |at| memory.read_value(Gpa(DATA + at), 8).unwrap();
+    let steps = number(0);
+    assert_eq!((steps, heard.passes().len(), heard.ends()), (2, 2, 0));
+    assert_eq!(number(8), x86::debug::DR6_IDLE | x86::debug::DR6_BS);
 }

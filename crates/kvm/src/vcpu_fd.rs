@@ -11,12 +11,13 @@ use kvm_bindings::{KVMIO, kvm_interrupt};
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use mem::GuestMemory;
 use vcpu::{
-    EngineError, EngineStatistics, Exit, Injection, Kick, Reply, TripleFault, Unit, Unrunnable,
-    Vcpu, VcpuState,
+    EngineError, EngineStatistics, Exit, Injection, Kick, Probes, Reply, TripleFault, Unit,
+    Unrunnable, Vcpu, VcpuState,
 };
 use vmm_sys_util::ioctl::ioctl_with_ref;
 use x86::Gpa;
 
+use crate::breakpoints::Breakpoints;
 use crate::error::host;
 use crate::kick::Kicker;
 use crate::statistics::Statistics;
@@ -45,6 +46,9 @@ enum Asked {
 /// See the module.
 pub(crate) struct KvmVcpu {
     pub(crate) fd: VcpuFd,
+    pub(crate) id: u32,
+    pub(crate) memory: Arc<GuestMemory>,
+    pub(crate) breakpoints: Breakpoints,
     kicker: Arc<Kicker>,
     statistics: Option<Statistics>,
     asked: Asked,
@@ -53,16 +57,17 @@ pub(crate) struct KvmVcpu {
     /// The vCPU is at its end until its state is replaced.
     stopped: Option<Exit>,
     runs: u64,
-    /// Keeps the VM, and the memory that it maps, for as long as there is a vCPU.
-    _vm: (Arc<VmFd>, Arc<GuestMemory>),
+    /// Keeps the VM, which maps `memory`, for as long as there is a vCPU.
+    _vm: Arc<VmFd>,
 }
 
 impl KvmVcpu {
     pub(crate) fn new(
-        fd: VcpuFd,
+        (id, fd): (u32, VcpuFd),
         page_bytes: usize,
         vm: Arc<VmFd>,
         memory: Arc<GuestMemory>,
+        breakpoints: Breakpoints,
     ) -> Result<KvmVcpu, EngineError> {
         let kicker =
             Kicker::new(fd.as_raw_fd(), page_bytes).map_err(|source| EngineError::Host {
@@ -72,13 +77,16 @@ impl KvmVcpu {
         let statistics = Statistics::open(&fd).ok();
         Ok(KvmVcpu {
             fd,
+            id,
+            memory,
+            breakpoints,
             kicker: Arc::new(kicker),
             statistics,
             asked: Asked::Nothing,
             is_ready: false,
             stopped: None,
             runs: 0,
-            _vm: (vm, memory),
+            _vm: vm,
         })
     }
 
@@ -180,13 +188,21 @@ impl KvmVcpu {
     fn enter(&mut self) -> Result<Option<Exit>, EngineError> {
         self.runs += 1;
         self.kicker.entering();
-        let ran = self.fd.run();
-        let exit = match ran {
+        let mut stopped = None;
+        let exit = match self.fd.run() {
+            Ok(VcpuExit::Debug(exit)) => {
+                stopped = Some(exit);
+                Ok((None, Asked::Nothing))
+            }
             Ok(exit) => understand(exit),
             Err(error) => Err(error),
         };
         self.kicker.left();
         self.is_ready = self.fd.get_kvm_run().ready_for_interrupt_injection != 0;
+        match stopped {
+            Some(exit) => self.debugged(&exit)?,
+            None => self.check_breakpoints()?,
+        }
         match exit {
             Ok((exit, asked)) => {
                 self.asked = asked;
@@ -378,6 +394,7 @@ impl Vcpu for KvmVcpu {
     fn set_state(&mut self, state: &VcpuState) -> Result<(), EngineError> {
         self.forget();
         self.load_state(state)?;
+        self.renew_breakpoints()?;
         // The first call only comes back to say whether it would take an interrupt: a vCPU that halts does not say.
         self.kicker.kick();
         Ok(())
@@ -395,6 +412,15 @@ impl Vcpu for KvmVcpu {
 
     fn has_local_apic(&self) -> bool {
         true
+    }
+
+    fn probes_max(&self) -> usize {
+        self.breakpoints.most
+    }
+
+    /// A KVM that refuses breakpoints, as for a guest whose state it may not see, tells of nothing.
+    fn set_probes(&mut self, probes: &Arc<Probes>) -> bool {
+        self.take_probes(probes).unwrap_or(false)
     }
 
     fn statistics(&self) -> EngineStatistics {

@@ -17,8 +17,10 @@ use vcpu::{Engine, EngineError, LocalApics, Vcpu, Wires};
 use x86::{CpuidTable, msr};
 
 use crate::apic::KernelApics;
+use crate::breakpoints::Breakpoints;
 use crate::cpuid;
 use crate::error::host;
+use crate::probe;
 use crate::slots::set_slots;
 use crate::vcpu_fd::KvmVcpu;
 use crate::wires::KernelWires;
@@ -51,6 +53,8 @@ pub struct Kvm {
     memory: Arc<GuestMemory>,
     apics: Arc<KernelApics>,
     page_bytes: usize,
+    /// Whether guests stop at the processor's breakpoints.
+    stops: bool,
 }
 
 /// The opened `/dev/kvm`, on which any number of VMs are made without opening anything more.
@@ -152,6 +156,8 @@ impl Kvm {
             memory,
             apics,
             page_bytes,
+            // What could not be tried is not relied on.
+            stops: probe::stops(kvm).unwrap_or(false),
         })
     }
 
@@ -184,10 +190,11 @@ impl Kvm {
         fd.set_cpuid2(&cpuid)
             .map_err(host("cannot set a vCPU's CPUID"))?;
         KvmVcpu::new(
-            fd,
+            (id as u32, fd),
             self.page_bytes,
             Arc::clone(&self.vm),
             Arc::clone(&self.memory),
+            Breakpoints::new(self.stops),
         )
     }
 }

@@ -44,6 +44,7 @@ pub use build::opened::{Opened, build, open};
 pub use console::{Channel, Closed, Console, ConsoleInput};
 pub use control::{MachineControl, Phase, Resting};
 pub use devices::virtio::balloon::BalloonReading;
+pub use devices::virtio::net::MacAddress;
 pub use engine::{EngineChoice, EngineFinding, EngineKind, findings, reserve_code};
 pub use host::tsc::{Stability as TscStability, stability as tsc_stability};
 pub use life::held::BuildError;

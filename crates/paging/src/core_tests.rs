@@ -272,7 +272,8 @@ struct Scene {
     host: Arc<Host>,
     core: Core<Host>,
     model: Vec<PageBytes>,
-    /// Pages watched, and whether they were written since asked.
+    /// Pages asked for, and whether they were written since: also those that are not watched because there are too many
+    /// or because the pager stands aside, of which it always says so.
     watched: std::collections::HashMap<u64, bool>,
 }
 
@@ -415,9 +416,6 @@ impl Scene {
                 written || known == Some(false),
                 "a write to page {page} was not noticed"
             );
-            if self.watched.len() > 8 {
-                self.watched.remove(&page);
-            }
         } else {
             self.watched.remove(&page);
         }
@@ -589,6 +587,23 @@ fn no_more_pages_come_than_the_limit_allows() {
     assert!(!scene.touch(3, false));
     scene.core.set_limit(Some(6)).unwrap();
     assert!(scene.touch(3, false));
+}
+
+/// What is asked for meanwhile takes no place among the pages that are watched.
+#[test]
+fn what_is_asked_for_while_it_stands_aside_is_not_watched() {
+    let mut scene = Scene::new();
+    (0..5).for_each(|page| scene.watch(page));
+    assert!(scene.core.step_aside().unwrap());
+    (5..8).for_each(|page| scene.watch(page));
+    scene.core.come_back().unwrap();
+    for page in 8..11 {
+        assert!(scene.core.ask_written(page, 8).unwrap());
+        assert!(!scene.core.ask_written(page, 8).unwrap());
+    }
+    for _ in 0..2 {
+        assert!(scene.core.ask_written(11, 8).unwrap(), "there are eight");
+    }
 }
 
 /// The kernel fills holes itself again when there is no limit, and has to tell of those that are watched.

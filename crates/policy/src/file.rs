@@ -132,6 +132,10 @@ pub enum Action {
     Limit(Limits),
     /// Write its memory and registers to a file in this folder, as `mother dump` does; it is named after the VM and the time.
     Dump(String),
+    /// Write a snapshot of it, as `mother snapshot` does; it is named after the VM and the time.
+    Snapshot,
+    /// Send the decision as JSON to a server, by a POST to this address.
+    Webhook(String),
     /// Run a program of the host's, with the decision as JSON on its standard input: program and arguments.
     Run(Vec<String>),
 }
@@ -139,7 +143,7 @@ pub enum Action {
 impl Action {
     /// Whether it changes something for the VM or takes room on the host, and so counts.
     pub fn counts(&self) -> bool {
-        !matches!(self, Action::Note | Action::Run(_))
+        !matches!(self, Action::Note | Action::Run(_) | Action::Webhook(_))
     }
 
     /// Its word.
@@ -152,6 +156,8 @@ impl Action {
             Action::CutNetwork => "cut-network",
             Action::Limit(_) => "limit",
             Action::Dump(_) => "dump",
+            Action::Snapshot => "snapshot",
+            Action::Webhook(_) => "webhook",
             Action::Run(_) => "run",
         }
     }
@@ -308,6 +314,16 @@ pub enum PolicyError {
     Wrong(Vec<Wrong>),
 }
 
+/// Whether something may be sent there: whoever does it looks closer.
+fn is_server(address: &str) -> bool {
+    let rest = address
+        .strip_prefix("https://")
+        .or_else(|| address.strip_prefix("http://"));
+    let server = rest.and_then(|rest| rest.split(['/', '?']).next());
+    server.is_some_and(|server| !server.is_empty() && !server.contains('@'))
+        && address.chars().all(|letter| letter.is_ascii_graphic())
+}
+
 fn lines(all: &[Wrong]) -> String {
     let lines: Vec<String> = all.iter().map(Wrong::to_string).collect();
     lines.join("\n")
@@ -456,6 +472,10 @@ impl Check {
                 Action::Dump(folder) if !folder.starts_with('/') => {
                     let what = "a folder is named by its whole path, such as \"/var/tmp/dumps\"";
                     self.complain(&format!("{place}: then: dump"), what);
+                }
+                Action::Webhook(address) if !is_server(address) => {
+                    let what = "a server is named by its whole address, such as \"https://hooks.example/mother\"";
+                    self.complain(&format!("{place}: then: webhook"), what);
                 }
                 Action::Limit(limits) if *limits == Limits::default() => {
                     self.complain(&format!("{place}: then: limit"), "limits nothing");

@@ -247,6 +247,14 @@ fn what_is_wrong_is_said_with_its_place() {
         &["whole path"],
     );
     check(
+        &rule("event = \"exec\"\nthen = [{ webhook = \"hooks.example/mother\" }]"),
+        &["whole address"],
+    );
+    check(
+        &rule("event = \"exec\"\nthen = [{ webhook = \"https://eve:secret@hooks.example/\" }]"),
+        &["whole address"],
+    );
+    check(
         &rule("event = \"open\"\nwhere = { \"file.path\" = \"/etc/*\" }\nthen = [\"note\"]"),
         &["without * and ?"],
     );

@@ -6,21 +6,30 @@
 use std::env;
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::panic;
 use std::process::ExitCode;
 
 use rustix::stdio::dup2_stdin;
 
+use crate::observer::Observing;
 use crate::own_log::{self, LogWish};
 use crate::spawn::CALLED;
 use crate::trouble::OUR_FAULT;
-use crate::wire::{Channel, Role};
-use crate::{egress, launcher, reader, starter, trial, vm};
+use crate::wire::{Channel, Look, Role};
+use crate::{egress, launcher, network, observer, reader, starter, trial, vm};
 
-/// Carries out the role of this process, if it has one; its exit status.
-pub fn take() -> Option<ExitCode> {
+/// What became of the role of a process.
+pub enum Taken {
+    /// It has been carried out.
+    Over(ExitCode),
+    /// It is to carry out what was typed elsewhere, in a jail, which it is in.
+    Observes(Box<Observing>),
+}
+
+/// Carries out the role of this process, if it has one.
+pub fn take() -> Option<Taken> {
     let mut words = env::args_os();
     let name = words.next()?;
     let is_named = name.as_bytes().starts_with(CALLED.as_bytes());
@@ -30,12 +39,20 @@ pub fn take() -> Option<ExitCode> {
     let channel = Channel::of(io::stdin().as_fd().try_clone_to_owned().ok()?)?;
     // A panic has printed itself; to the process that waits it is Mother's failure like any other.
     let status = if name == starter::NAME {
-        panic::catch_unwind(|| start(&channel))
+        panic::catch_unwind(|| Done::Status(start(&channel)))
     } else {
         panic::catch_unwind(|| perform(channel))
     };
-    let status = status.unwrap_or(OUR_FAULT);
-    Some(ExitCode::from(status))
+    Some(match status.unwrap_or(Done::Status(OUR_FAULT)) {
+        Done::Status(status) => Taken::Over(ExitCode::from(status)),
+        Done::Observes(observing) => Taken::Observes(observing),
+    })
+}
+
+/// What comes of a role.
+enum Done {
+    Status(u8),
+    Observes(Box<Observing>),
 }
 
 /// Starts a command for somebody, whom a service manager has connected.
@@ -55,13 +72,14 @@ fn close_stdin() -> io::Result<()> {
     File::open("/dev/null").and_then(|null| Ok(dup2_stdin(&null)?))
 }
 
-fn perform(channel: Channel) -> u8 {
+fn perform(channel: Channel) -> Done {
     let closed = close_stdin();
     let role = closed.and_then(|()| {
         let came = channel.receive::<Role>()?;
         came.ok_or_else(|| io::Error::from(ErrorKind::UnexpectedEof))
     });
-    match role {
+    let status = match role {
+        Ok((Role::Observer(look), streams)) => return observe(channel, *look, streams),
         Ok((Role::Launcher(launch), descriptors)) => {
             own_log::begin(&LogWish::of_environment());
             launcher::launch(channel, *launch, descriptors)
@@ -85,6 +103,17 @@ fn perform(channel: Channel) -> u8 {
             own_log::begin(&log);
             egress::perform(&channel, is_apart, plan, sockets)
         }
+        Ok((
+            Role::Network {
+                log,
+                is_apart,
+                plan,
+            },
+            listener,
+        )) => {
+            own_log::begin(&log);
+            network::perform(channel, is_apart, &plan, listener)
+        }
         Ok((Role::Reader { log, is_apart }, _)) => {
             own_log::begin(&log);
             reader::perform(channel, is_apart)
@@ -95,6 +124,19 @@ fn perform(channel: Channel) -> u8 {
             own_log::begin(&LogWish::of_environment());
             tracing::error!(%error, "a process of a VM was not told what it is");
             OUR_FAULT
+        }
+    };
+    Done::Status(status)
+}
+
+/// Locks itself in, and leaves what was typed to the command line.
+fn observe(channel: Channel, look: Look, streams: Vec<OwnedFd>) -> Done {
+    own_log::begin(&look.log);
+    match observer::begin(channel, look, streams) {
+        Ok(observing) => Done::Observes(Box::new(observing)),
+        Err(error) => {
+            tracing::error!(%error, "what looks into guests has no place to do it");
+            Done::Status(OUR_FAULT)
         }
     }
 }

@@ -96,6 +96,22 @@ pub enum RunError {
         /// What the host refused.
         missing: Vec<String>,
     },
+    /// The host does not give the jail that was asked for to what looks into guests.
+    #[error(
+        "no guest is looked into: what does it would have a jail of the tier \"{tier}\", not \"namespaces\""
+    )]
+    ObserverJail {
+        /// What it would have.
+        tier: String,
+        /// What the host refused.
+        missing: Vec<String>,
+    },
+    /// What looks into guests is gone.
+    #[error("what looks into the guest is gone: {how}")]
+    Observer {
+        /// What became of it.
+        how: String,
+    },
     /// A program's standard output does not take what it writes.
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),

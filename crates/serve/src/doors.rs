@@ -8,7 +8,9 @@
 //! | TLS, a cookie or `X-Auth-Token` | the same | a session that a token has opened |
 //!
 //! Tokens are 256 random bits (or long ones that a Redfish client has chosen), so their plain hash is kept, and all kept
-//! hashes are compared in full. Who is wrong too often from one address waits: [`WRONG_MAX`] a minute, right tokens included, so that guessing gains nothing.
+//! hashes are compared in full. Who is wrong too often from one address waits: [`WRONG_MAX`] a minute, right tokens included, so
+//! that guessing gains nothing. But nobody locks out who is in already: open sessions, whose secrets are random, and a token that
+//! was right at that very address within [`KNOWN_TIME`] are no guesses.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -29,8 +31,10 @@ use crate::words::{Audited, Problem, Role, Token, now};
 const WRONG_MAX: u32 = 20;
 /// How long they are remembered.
 const WRONG_TIME: Duration = Duration::from_secs(60);
-/// Addresses that are remembered for it.
+/// Addresses that are remembered for it, and as many with tokens that were right there.
 const ADDRESSES_MAX: usize = 10_000;
+/// How long a token that was right at an address is no guess there.
+const KNOWN_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long a session lives without being used.
 pub(crate) const SESSION_IDLE: Duration = Duration::from_secs(30 * 60);
 /// Sessions at the same time.
@@ -91,6 +95,8 @@ pub(crate) struct Doors {
     /// By the hash of what the client holds.
     sessions: Lock<HashMap<String, Session>>,
     wrong: Lock<HashMap<IpAddr, (u32, Instant)>>,
+    /// Where tokens were right, by their hashes, and when last.
+    known: Lock<HashMap<(IpAddr, String), Instant>>,
     calls: Lock<Calls>,
     /// One change of who may come in at a time: what is compared is still so when it is kept.
     changing: Lock<()>,
@@ -169,6 +175,7 @@ impl Doors {
             tokens: Lock::new(tokens),
             sessions: Lock::new(HashMap::new()),
             wrong: Lock::new(HashMap::new()),
+            known: Lock::new(HashMap::new()),
             calls: Lock::new(Calls::default()),
             changing: Lock::new(()),
         }
@@ -191,18 +198,16 @@ impl Doors {
             }
             From::Tls(address) => address,
         };
-        if self.must_wait(address) {
-            return Err(Closed::Wait);
-        }
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         if let Some(given) = text("authorization") {
-            let found =
-                token_of(given).and_then(|(name, token)| self.by_token(name.as_deref(), &token));
-            return found.ok_or_else(|| self.note_wrong(address));
+            let Some((name, token)) = token_of(given) else {
+                return Err(self.wrong_at(address));
+            };
+            return self.by_token_at(address, name.as_deref(), &token);
         }
         if let Some(given) = text("x-auth-token") {
             let found = self.by_session(given, By::Session);
-            return found.ok_or_else(|| self.note_wrong(address));
+            return found.ok_or_else(|| self.wrong_at(address));
         }
         let cookies = text("cookie").unwrap_or_default();
         let cookie = cookies.split(';').find_map(|cookie| {
@@ -218,8 +223,52 @@ impl Doors {
         }
     }
 
+    /// Whoever this token is, of somebody at this place: the socket is of those who need none.
+    pub(crate) fn by_token_from(
+        &self,
+        from: From,
+        name: Option<&str>,
+        token: &str,
+    ) -> Result<Who, Closed> {
+        match from {
+            From::Socket(_) => self.by_token(name, token).ok_or(Closed::Unknown),
+            From::Tls(address) => self.by_token_at(address, name, token),
+        }
+    }
+
+    fn by_token_at(&self, address: IpAddr, name: Option<&str>, token: &str) -> Result<Who, Closed> {
+        let here = (address, hash(token));
+        if self.must_wait(address) && !self.was_right(&here) {
+            return Err(Closed::Wait);
+        }
+        match self.by_token(name, token) {
+            Some(who) => {
+                self.note_right(here);
+                Ok(who)
+            }
+            None => Err(self.wrong_at(address)),
+        }
+    }
+
+    fn was_right(&self, here: &(IpAddr, String)) -> bool {
+        let known = self.known.lock();
+        known
+            .get(here)
+            .is_some_and(|when| when.elapsed() < KNOWN_TIME)
+    }
+
+    fn note_right(&self, here: (IpAddr, String)) {
+        let mut known = self.known.lock();
+        if known.len() >= ADDRESSES_MAX {
+            known.retain(|_, when| when.elapsed() < KNOWN_TIME);
+        }
+        if known.len() < ADDRESSES_MAX || known.contains_key(&here) {
+            known.insert(here, Instant::now());
+        }
+    }
+
     /// Whoever this token is; none if it is nobody.
-    pub(crate) fn by_token(&self, name: Option<&str>, token: &str) -> Option<Who> {
+    fn by_token(&self, name: Option<&str>, token: &str) -> Option<Who> {
         let hash = hash(token);
         let mut found = None;
         for known in self.tokens.lock().iter() {
@@ -305,13 +354,6 @@ impl Doors {
     }
 
     /// Whether too many wrong tokens came from there.
-    pub(crate) fn must_wait_there(&self, from: From) -> bool {
-        match from {
-            From::Socket(_) => false,
-            From::Tls(address) => self.must_wait(address),
-        }
-    }
-
     fn must_wait(&self, address: IpAddr) -> bool {
         let wrong = self.wrong.lock();
         wrong
@@ -319,8 +361,11 @@ impl Doors {
             .is_some_and(|(count, since)| *count >= WRONG_MAX && since.elapsed() < WRONG_TIME)
     }
 
-    /// One more wrong token from there.
-    pub(crate) fn note_wrong(&self, address: IpAddr) -> Closed {
+    /// One more wrong token from there, unless nobody looks at those any more.
+    fn wrong_at(&self, address: IpAddr) -> Closed {
+        if self.must_wait(address) {
+            return Closed::Wait;
+        }
         let mut wrong = self.wrong.lock();
         if wrong.len() >= ADDRESSES_MAX {
             wrong.retain(|_, (_, since)| since.elapsed() < WRONG_TIME);
@@ -508,6 +553,9 @@ mod tests {
             assert_eq!(doors.enter(THERE, &wrong, true), Err(Closed::Unknown));
         }
         assert_eq!(doors.enter(THERE, &right, true), Err(Closed::Wait));
+        assert_eq!(doors.enter(THERE, &wrong, true), Err(Closed::Wait));
+        let nothing = doors.enter(THERE, &HeaderMap::new(), true);
+        assert_eq!(nothing, Err(Closed::Unknown), "that is no guess");
         let elsewhere = From::Tls(IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 8)));
         assert!(doors.enter(elsewhere, &right, true).is_ok());
         assert!(
@@ -515,5 +563,29 @@ mod tests {
                 .enter(From::Socket(0), &HeaderMap::new(), false)
                 .is_ok()
         );
+    }
+
+    #[test]
+    fn who_guesses_locks_out_nobody_who_is_in() {
+        let doors = doors();
+        let wrong = headers(&[("authorization", "Bearer guess")]);
+        let eve = headers(&[("authorization", "Bearer secret of eve")]);
+        let otto = headers(&[("authorization", "Bearer secret of otto")]);
+        let who = doors.enter(THERE, &eve, true).unwrap();
+        let (secret, _) = doors.open_session(&who).unwrap().unwrap();
+        let session = headers(&[("x-auth-token", &secret)]);
+        let page = headers(&[("cookie", &format!("{COOKIE}={secret}"))]);
+        for _ in 0..=WRONG_MAX {
+            let _ = doors.enter(THERE, &wrong, true);
+        }
+        let came = |given: &HeaderMap| doors.enter(THERE, given, true).map(|who| who.by);
+        assert_eq!(came(&eve), Ok(By::Token));
+        assert_eq!(came(&session), Ok(By::Session));
+        assert_eq!(came(&page), Ok(By::Cookie));
+        assert_eq!(came(&otto), Err(Closed::Wait), "never seen there");
+        // What was right once is compared all the same.
+        doors.set_tokens(Vec::new());
+        assert_eq!(came(&eve), Err(Closed::Wait));
+        assert_eq!(came(&session), Err(Closed::Wait));
     }
 }

@@ -89,7 +89,7 @@ pub(crate) fn look(version: &str, vms: &[VmView]) -> HostView {
     let memory_available_bytes = meminfo_bytes(&meminfo, "MemAvailable");
     let guests = guests(vms);
     HostView {
-        name: text("/proc/sys/kernel/hostname").trim().to_owned(),
+        name: name(),
         kernel: text("/proc/sys/kernel/osrelease").trim().to_owned(),
         mother: version.to_owned(),
         cpus: std::thread::available_parallelism().map_or(1, usize::from),
@@ -186,6 +186,12 @@ fn room(total: Option<u64>, available: Option<u64>, vms: &[VmView], guests: &Gue
             mega(guest_bytes)
         ),
     }
+}
+
+/// What the host is called.
+pub(crate) fn name() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname");
+    name.unwrap_or_default().trim().to_owned()
 }
 
 #[cfg(test)]

@@ -24,6 +24,8 @@
 //! compares that with what is there and takes one step at a time; what a step is, is a function of plain values
 //! ([`keeper`]), tested as a table.
 //!
+//! **What is sent to others** (`otlp` to a collector, Redfish's events to their listeners) goes by one POST (`post`).
+//!
 //! **Reading never waits for a VM**: lists come from the table that `sight` renews once a second.
 #![forbid(unsafe_code)]
 
@@ -38,6 +40,9 @@ mod keeper;
 mod metrics;
 mod options;
 mod orders;
+mod otlp;
+mod packed;
+mod post;
 mod sight;
 mod snmp;
 mod store;
@@ -47,7 +52,8 @@ mod words;
 
 pub use client::{Answer, ClientError, Target};
 pub use error::ServeError;
-pub use options::{BY_DAEMON, Options};
+pub use options::{BY_DAEMON, Collector, Options};
+pub use post::{Answered, Place, PostError, Trusted};
 pub use words::{Declaration, Desired, Event, Problem, Restart, Role, Severity};
 
 /// Serves until it is told to end (SIGTERM, SIGINT).

@@ -293,6 +293,9 @@ impl Known {
             consoles: status.map(|status| status.consoles),
             labels: labels.unwrap_or_default(),
             ports: ports.unwrap_or_default(),
+            network: info
+                .filter(|_| state.is_alive())
+                .and_then(|info| info.network.clone()),
             end: end.cloned(),
             declared: self.declared.as_ref().map(DeclaredView::from),
             trouble: self.trouble.clone(),

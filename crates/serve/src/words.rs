@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use api::{Complaint, VmEnd, VmName, VmSpec, VmState};
+use api::{Complaint, OnNetwork, VmEnd, VmName, VmSpec, VmState};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -53,7 +53,7 @@ pub struct Declaration {
     #[schemars(extend("pattern" = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"))]
     pub name: VmName,
     /// What it is, as `mother run --config` reads it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "api::object::one")]
     pub spec: VmSpec,
     /// Whether it shall run.
     #[serde(default)]
@@ -243,6 +243,8 @@ pub(crate) struct VmView {
     pub labels: BTreeMap<String, String>,
     /// Ports of the host that lead into the guest.
     pub ports: Vec<String>,
+    /// The network between VMs that it is on while it runs, and its guest's address there.
+    pub network: Option<OnNetwork>,
     /// How it ended.
     pub end: Option<VmEnd>,
     /// How it is wanted to be, if it is declared.
@@ -402,6 +404,7 @@ pub(crate) mod tests {
             consoles: None,
             labels: BTreeMap::new(),
             ports: Vec::new(),
+            network: None,
             end: None,
             declared: None,
             trouble: None,

@@ -15,6 +15,8 @@
 //! current for longest. Linux keeps six address spaces with PCIDs, each with a user's TLBs, a supervisor's, and a
 //! supervisor's that may touch user pages: they fit.
 
+use std::ops::Range;
+
 use x86::Gva;
 
 use crate::code_cache::HostPc;
@@ -221,6 +223,13 @@ impl Banks {
     /// Forgets every jump-cache entry: the code cache was cleared.
     pub(crate) fn forget_code(&mut self) {
         self.jumps.all().for_each(|(_, jumps)| jumps.clear());
+    }
+
+    /// Forgets the jump-cache entries that lead into a part of the code cache.
+    pub(crate) fn forget_code_in(&mut self, gone: &Range<HostPc>) {
+        self.jumps
+            .all()
+            .for_each(|(_, jumps)| jumps.clear_hosts(gone));
     }
 
     /// Takes write access to a host page away: it holds translated code now.

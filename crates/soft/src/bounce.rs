@@ -10,7 +10,7 @@ use x86::Exception;
 use crate::block::{BOUNCE_BYTES, ExitReason};
 use crate::code_cache::HostPc;
 use crate::cpu::{SoftVcpu, Step, Stop};
-use crate::locked::is_locked;
+use crate::translate::is_locked;
 
 /// FP loads and the instruction itself: a thunk never exits more often.
 const THUNK_ENTRIES: usize = 4;

@@ -1,6 +1,7 @@
 //! The code cache: memory for translated code, its one entrance and its common exits. The engine's unsafe room.
 //!
-//! Code is appended, never moved; when the cache is full everything is dropped at once. It is written through one
+//! It has two arenas. Code is appended to one of them and stays there; when one is full everything in it is dropped at
+//! once. It is written through one
 //! view and executed through another (W^X). Patching happens to aligned 4- and 8-byte words only, with one atomic
 //! store each, so that a vCPU executing there sees the old or the new instruction and nothing between.
 //!
@@ -12,6 +13,7 @@
 
 use std::io;
 use std::mem::offset_of;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use host::executable::ExecutableMemory;
@@ -28,6 +30,8 @@ pub(crate) type HostPc = u64;
 pub(crate) struct Stubs {
     /// Where the cache lies.
     pub(crate) cache: HostPc,
+    /// Where the arena of moved blocks begins, and its end.
+    moved: (HostPc, HostPc),
     enter: HostPc,
     /// Saves everything and returns to Rust; the reason is already in the block.
     pub(crate) exit: HostPc,
@@ -36,12 +40,20 @@ pub(crate) struct Stubs {
     fault: HostPc,
 }
 
+impl Stubs {
+    /// The arena of moved blocks.
+    pub(crate) fn moved(&self) -> Range<HostPc> {
+        self.moved.0..self.moved.1
+    }
+}
+
 #[cfg(test)]
 impl Stubs {
     /// Stubs of a cache that is not there: for code that is looked at and never run.
     pub(crate) fn of_tests(cache: HostPc) -> Stubs {
         Stubs {
             cache,
+            moved: (cache, cache),
             enter: cache,
             exit: cache + 0x100,
             lookup: cache + 0x200,
@@ -50,13 +62,33 @@ impl Stubs {
     }
 }
 
+/// A part of the code cache that is dropped alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Arena {
+    /// What was translated.
+    Translated,
+    /// Copies of that for other guest addresses.
+    Moved,
+}
+
+/// Offsets in the code cache: where an arena starts, what of it is used, and its end.
+#[derive(Clone, Copy)]
+struct Extent {
+    start: usize,
+    used: usize,
+    end: usize,
+}
+
+/// One byte of the cache in so many is for moved blocks.
+const MOVED_SHARE: usize = 4;
+
 /// See the module's head.
 pub(crate) struct CodeCache {
     memory: ExecutableMemory,
     _faults: FaultRegion,
     stubs: Stubs,
-    start: usize,
-    used: usize,
+    /// By arena.
+    extents: [Extent; 2],
 }
 
 fn field(offset: usize) -> i32 {
@@ -70,21 +102,28 @@ impl CodeCache {
         let base = memory.executable_address() as u64;
         let mut emitter = Emitter::default();
         emitter.start(base);
-        let stubs = emit_stubs(&mut emitter, xsave_mask);
+        let mut stubs = emit_stubs(&mut emitter, xsave_mask);
+        let middle = (len_bytes - len_bytes / MOVED_SHARE).next_multiple_of(16);
+        stubs.moved = (base + middle as u64, base + len_bytes as u64);
         let record = offset_of!(VcpuBlock, fault) as u64;
         // SAFETY: code in the range runs only inside `run`, with GS base at a VcpuBlock; the landing stub saves
         // the registers of whatever instruction faulted.
         let faults =
             unsafe { FaultRegion::new(base, base + len_bytes as u64, stubs.fault, record) }?;
+        let extent = |start, end| Extent {
+            start,
+            used: start,
+            end,
+        };
         let mut cache = CodeCache {
             memory,
             _faults: faults,
             stubs,
-            start: 0,
-            used: 0,
+            extents: [extent(0, middle), extent(middle, len_bytes)],
         };
-        cache.append(emitter.bytes());
-        cache.start = cache.used;
+        cache.append(Arena::Translated, emitter.bytes());
+        let [translated, _] = &mut cache.extents;
+        translated.start = translated.used;
         Ok(cache)
     }
 
@@ -92,53 +131,93 @@ impl CodeCache {
         self.stubs
     }
 
+    fn extent(&self, arena: Arena) -> Extent {
+        self.extents[arena as usize]
+    }
+
     /// Where the next block will lie.
-    pub(crate) fn next_pc(&self) -> HostPc {
-        self.memory.executable_address() as u64 + self.used as u64
+    pub(crate) fn next_pc(&self, arena: Arena) -> HostPc {
+        self.memory.executable_address() as u64 + self.extent(arena).used as u64
     }
 
     /// Bytes of code.
     pub(crate) fn used_bytes(&self) -> usize {
-        self.used
+        let [translated, moved] = self.extents;
+        translated.used + moved.used - moved.start
+    }
+
+    /// Size of an arena.
+    pub(crate) fn len_bytes(&self, arena: Arena) -> usize {
+        self.extent(arena).end - self.extent(arena).start
     }
 
     /// Whether `len_bytes` more fit.
-    pub(crate) fn has_room(&self, len_bytes: usize) -> bool {
-        self.used + len_bytes + 64 <= self.memory.len_bytes()
+    pub(crate) fn has_room(&self, arena: Arena, len_bytes: usize) -> bool {
+        self.extent(arena).used + len_bytes + 64 <= self.extent(arena).end
+    }
+
+    /// Whether a block lies in an arena.
+    pub(crate) fn is_in(&self, arena: Arena, pc: HostPc) -> bool {
+        let Extent { start, used, .. } = self.extent(arena);
+        let offset = pc.wrapping_sub(self.memory.executable_address() as u64);
+        (start as u64..used as u64).contains(&offset)
     }
 
     /// Appends code, which was emitted for [`CodeCache::next_pc`], and aligns the end to 16 bytes.
     ///
     /// # Panics
     /// If there is no room: ask [`CodeCache::has_room`] first.
-    pub(crate) fn append(&mut self, code: &[u8]) {
-        assert!(self.has_room(code.len()), "the caller asked for room");
-        let at = (self.memory.writable_address() + self.used) as *mut u8;
+    pub(crate) fn append(&mut self, arena: Arena, code: &[u8]) {
+        assert!(
+            self.has_room(arena, code.len()),
+            "the caller asked for room"
+        );
+        let extent = &mut self.extents[arena as usize];
+        let at = (self.memory.writable_address() + extent.used) as *mut u8;
         // SAFETY: the destination is inside the writable view (checked above), which only this struct writes;
         // nobody executes bytes at or above `used`.
         unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), at, code.len()) };
-        self.used = (self.used + code.len()).next_multiple_of(16);
+        extent.used = (extent.used + code.len()).next_multiple_of(16);
     }
 
-    /// Drops all translated code.
-    pub(crate) fn clear(&mut self) {
-        self.used = self.start;
+    /// Code as it lies there: `len_bytes` from `pc` on, put into `to`. Under the lock of the translations, as all that
+    /// changes code.
+    pub(crate) fn copy_out(&self, pc: HostPc, len_bytes: usize, to: &mut Vec<u8>) {
+        let at = self.writable(pc, len_bytes as u64) as *const u8;
+        to.clear();
+        to.resize(len_bytes, 0);
+        // SAFETY: `writable` checked that the range is inside code; `to` has room for it. Nobody writes meanwhile: patches
+        // and code that is appended go through this struct.
+        unsafe { std::ptr::copy_nonoverlapping(at, to.as_mut_ptr(), len_bytes) };
     }
 
+    /// Drops all code of an arena.
+    pub(crate) fn clear(&mut self, arena: Arena) {
+        let extent = &mut self.extents[arena as usize];
+        extent.used = extent.start;
+    }
+
+    /// Address in the writable view of `len_bytes` of code.
     fn writable(&self, pc: HostPc, len_bytes: u64) -> usize {
         let offset = pc - self.memory.executable_address() as u64;
-        assert!(
-            offset + len_bytes <= self.used as u64 && pc.is_multiple_of(len_bytes),
-            "patch inside code"
-        );
+        let is_inside = self.extents.iter().any(|extent| {
+            extent.start as u64 <= offset && offset + len_bytes <= extent.used as u64
+        });
+        assert!(is_inside, "patch inside code");
         self.memory.writable_address() + offset as usize
+    }
+
+    /// The same for a word to be patched.
+    fn word(&self, pc: HostPc, len_bytes: u64) -> usize {
+        assert!(pc.is_multiple_of(len_bytes), "a word is stored as a whole");
+        self.writable(pc, len_bytes)
     }
 
     /// Aims the jump whose 4-byte displacement lies at `slot` (aligned) at `target`.
     pub(crate) fn patch_jump(&self, slot: HostPc, target: HostPc) {
         let displacement = target.wrapping_sub(slot + 4) as u32;
-        let at = self.writable(slot, 4) as *mut u32;
-        // SAFETY: `writable` checked range and alignment; every access to this word is this atomic store or an
+        let at = self.word(slot, 4) as *mut u32;
+        // SAFETY: `word` checked range and alignment; every access to this word is this atomic store or an
         // instruction fetch.
         let word = unsafe { AtomicU32::from_ptr(at) };
         word.store(displacement, Ordering::Release);
@@ -147,7 +226,7 @@ impl CodeCache {
     /// Replaces the 8 bytes at `pc` (aligned), which start with a 5-byte no-operation, by `jmp target`.
     pub(crate) fn patch_head(&self, pc: HostPc, target: HostPc) {
         let displacement = target.wrapping_sub(pc + 5) as u32;
-        let at = self.writable(pc, 8) as *mut u64;
+        let at = self.word(pc, 8) as *mut u64;
         // SAFETY: as in `patch_jump`.
         let word = unsafe { AtomicU64::from_ptr(at) };
         let rest = word.load(Ordering::Relaxed) & !0xff_ffff_ffff;
@@ -232,6 +311,7 @@ fn emit_stubs(e: &mut Emitter, xsave_mask: u64) -> Stubs {
     e.raw(&[0xc3]);
     Stubs {
         cache: enter,
+        moved: (enter, enter),
         enter,
         exit,
         lookup,

@@ -173,6 +173,14 @@ impl Emitter {
         self.modrm_base(to.low(), base, displacement);
     }
 
+    /// As [`Emitter::load`], with four bytes of displacement whatever it is.
+    pub(crate) fn load_far(&mut self, to: Reg, base: Reg, displacement: i32) {
+        debug_assert!(base.low() != 4, "a SIB byte is not made here");
+        self.rex_w(to, base);
+        self.raw(&[0x8b, 0x80 | to.low() << 3 | base.low()]);
+        self.imm32(displacement);
+    }
+
     pub(crate) fn store(&mut self, base: Reg, displacement: i32, from: Reg, size: u8) {
         match size {
             2 => self.raw(&[0x66]),

@@ -15,6 +15,7 @@ use crate::block::ExitReason;
 use crate::code_cache::{CodeCache, HostPc};
 use crate::cpu::{SoftVcpu, Stop};
 use crate::held_anchors::HeldAnchors;
+use crate::sites::were_moved_alone;
 use crate::soft::Soft;
 use crate::translate::Site;
 use crate::translations::Translations;
@@ -129,18 +130,25 @@ impl SoftVcpu {
 fn follow(soft: &Soft, generation: &mut u64, banks: &mut Banks) {
     let now = soft.sites.generation();
     if *generation != now {
+        if were_moved_alone(*generation, now) {
+            banks.forget_code_in(&soft.stubs().moved());
+        } else {
+            banks.forget_code();
+        }
         *generation = now;
-        banks.forget_code();
         // What lay in the code cache before may have been fetched ahead: CPUID serialises (APM vol. 2, 7.6.4).
         host::cpu::cpuid(0, 0);
     }
 }
 
-/// Clears the code cache if nothing more fits, with every other vCPU out of it.
+/// Clears the code cache, or its arena for moved blocks, if nothing more fits, with every other vCPU out of it.
 pub(crate) fn make_room(soft: &Soft, mine: usize, translations: &mut Translations) {
     if !translations.has_room() {
         let _shut = soft.doors().shut(mine);
         translations.clear(&soft.memory);
+    } else if !translations.has_room_to_move() {
+        let _shut = soft.doors().shut(mine);
+        translations.clear_moved(&soft.memory);
     }
 }
 

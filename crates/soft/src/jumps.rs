@@ -4,6 +4,8 @@
 //! the guest's page tables with the checks of a fetch, in the pages it comes from. So it is flushed as a TLB is, with
 //! each of those pages; and with the code cache, because it holds addresses in there.
 
+use std::ops::Range;
+
 use x86::{Gva, PAGE_SIZE};
 
 use crate::code_cache::HostPc;
@@ -116,6 +118,20 @@ impl JumpCache {
         self.large.clear();
     }
 
+    /// Forgets the blocks that lie in `gone`, a part of the code cache.
+    pub(crate) fn clear_hosts(&mut self, gone: &Range<HostPc>) {
+        let empty = JumpCache::empty(self.lookup_stub);
+        let entries = &mut self.entries;
+        self.filled.retain(|&index| {
+            let entry = &mut entries[usize::from(index)];
+            let is_gone = gone.contains(&entry.host);
+            if is_gone {
+                *entry = empty;
+            }
+            !is_gone
+        });
+    }
+
     /// Forgets everything but blocks in global pages.
     pub(crate) fn clear_local(&mut self) {
         let empty = JumpCache::empty(self.lookup_stub);
@@ -222,6 +238,19 @@ mod tests {
                 "block at {pc:#x} in {page:#x} {second:?}, flushed {flushed:#x}"
             );
         }
+    }
+
+    #[test]
+    fn what_lies_in_a_part_of_the_code_cache_goes_with_it() {
+        let mut cache = JumpCache::new(STUB);
+        for (pc, host) in [(0x5000, 77), (0x6000, 88), (0x7000, 99)] {
+            cache.add(pc, host, origin(true, PAGE_SIZE, None));
+        }
+        cache.clear_hosts(&(80..99));
+        let found = [0x5000, 0x6000, 0x7000].map(|pc| cache.find(pc));
+        assert_eq!(found, [Some(77), None, Some(99)]);
+        cache.add(0x6000, 66, origin(true, PAGE_SIZE, None));
+        assert_eq!((cache.find(0x6000), cache.filled.len()), (Some(66), 3));
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! - `bank`: software TLBs (`tlb`) and jump caches (`jumps`), of a bounded number of address spaces, privileges and modes.
 //!   `large`: of which large pages they have pieces.
 //! - `translate`: guest code into translation blocks. `translations`: all blocks of a VM, and how they go stale;
-//!   `sites`: where they may fault or miss.
+//!   `sites`: where they may fault or miss. `moved`: copies of them for other addresses.
 //! - `door`, `enter`: into translated code and out, and how vCPUs are called out or kept out of it.
 //! - `cpu`, `access`, `exceptions`, `interpret`: the system half of the processor. `bounce`, `locked`: instructions whose
 //!   operand translated code cannot reach.
@@ -51,6 +51,7 @@ mod jumps;
 mod large;
 mod locked;
 mod mode;
+mod moved;
 mod probes;
 mod run;
 mod sites;

@@ -1,5 +1,5 @@
-//! Locked instructions that translated code cannot do where they are: their operand crosses pages, shares a page with
-//! translated code, is watched, or the host refuses a lock across cache lines.
+//! Locked instructions that translated code does not do where they are: their operand crosses pages or cache lines, shares
+//! a page with translated code, or is watched.
 //!
 //! They must be as atomic towards all other vCPUs as the silicon's. An operand that is aligned is taken out, changed
 //! by the instruction on the bounce buffer, and put back by a compare-and-exchange; if somebody changed it meanwhile, all
@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use iced_x86::{Instruction, Mnemonic, OpKind};
+use iced_x86::Instruction;
 use mem::GuestMemory;
 use x86::Gpa;
 use x86::paging::Access;
@@ -24,13 +24,6 @@ const ATTEMPTS: usize = 100;
 
 /// An operand: one piece, or two if it crosses pages.
 type Pieces = [(Gpa, usize); 2];
-
-/// Whether an instruction with a memory operand locks it.
-pub(crate) fn is_locked(instruction: &Instruction) -> bool {
-    let exchanges = instruction.mnemonic() == Mnemonic::Xchg
-        && (0..instruction.op_count()).any(|op| instruction.op_kind(op) == OpKind::Memory);
-    instruction.has_lock_prefix() || exchanges
-}
 
 /// Address and size of an operand that one compare-and-exchange can change.
 fn exchangeable(pieces: &Pieces) -> Option<(Gpa, u8)> {

@@ -20,11 +20,8 @@ use crate::enter::Left;
 use crate::exceptions::{Event, Source};
 use crate::jumps::Origin;
 use crate::mode::Mode;
-use crate::translate::{DECODER_OPTIONS, Site, fp_level};
+use crate::translate::{DECODER_OPTIONS, Site, WINDOW_BYTES, fp_level, window_of};
 use crate::translations::BlockKey;
-
-/// Most bytes shown to the translator at once.
-const WINDOW_BYTES: usize = 512;
 
 /// How far one turn of the loop came.
 enum Turn {
@@ -407,15 +404,20 @@ impl SoftVcpu {
         let gpa = Gpa(key.gpa);
         let linear = self.code_linear(key.rip);
         let left = (PAGE_SIZE - linear % PAGE_SIZE) as usize;
-        let len = left.min(WINDOW_BYTES);
+        let is_alone = self.soft.is_alone();
         let done = self.make_translation(&[gpa], |translations, memory| {
             // Another vCPU may have been faster.
             if let Some(pc) = translations.find(key) {
                 return Ok(Some(pc));
             }
+            if let Some(pc) = translations.move_here(key) {
+                debug_assert!(!is_alone || translations.are_as_translated(pc, memory));
+                return Ok(Some(pc));
+            }
             let mut window = [0; WINDOW_BYTES];
-            read_code(memory, gpa, &mut window[..len])?;
-            Ok(translations.translate(key, &window[..len], None))
+            let bytes = window_of(&mut window, gpa.0);
+            read_code(memory, gpa, bytes)?;
+            Ok(translations.translate(key, bytes, None))
         })?;
         if let Some(pc) = done {
             return Ok((pc, None));
@@ -727,6 +729,10 @@ impl Vcpu for SoftVcpu {
         Ok(())
     }
 
+    fn probes_max(&self) -> usize {
+        usize::MAX
+    }
+
     fn set_probes(&mut self, probes: &Arc<Probes>) -> bool {
         self.change_probes(probes);
         true
@@ -755,6 +761,12 @@ impl Vcpu for SoftVcpu {
             ("invalidated blocks", Unit::SharedCount, shared.invalidated),
             ("code cache clears", Unit::SharedCount, shared.cache_clears),
             ("bounce thunks", Unit::SharedCount, shared.bounce_thunks),
+            ("moved blocks", Unit::SharedCount, shared.moved),
+            (
+                "clears of moved blocks",
+                Unit::SharedCount,
+                shared.moved_clears,
+            ),
             (
                 "vCPUs called out",
                 Unit::SharedCount,

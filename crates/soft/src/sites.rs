@@ -1,60 +1,58 @@
 //! The table of sites: where translated code may fault or miss. Written under the lock of the translations, read
 //! without it, because every TLB miss reads.
 //!
-//! A site's number is an immediate of translated code. Sites are only added, until the code cache is cleared: then all
-//! numbers start anew, and with them the *generation*. Clearing happens while no vCPU is behind its door, so a number that
+//! A site's number is an immediate of translated code. Sites are only added, until an arena of the code cache is cleared:
+//! then its numbers start anew, and a new *generation* begins. Clearing happens while no vCPU is behind its door, so a number that
 //! translated code came back with holds for as long as the vCPU stays there.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use crate::code_cache::HostPc;
+use crate::code_cache::{Arena, HostPc};
 use crate::translate::Site;
 
 /// Sites are kept in chunks, which never move.
 const CHUNK_SITES: usize = 1 << 14;
 const CHUNKS: usize = 256;
-/// Most sites of one block, with room to spare.
-const BLOCK_SITES: usize = 4096;
+/// Most sites of one block, or of those that are moved at once, with room to spare.
+pub(crate) const BLOCK_SITES: usize = 4096;
+/// Sites of moved blocks have numbers of their own, because they are forgotten alone.
+const FIRST_MOVED: u32 = 1 << 30;
+const MOVED_CHUNKS: usize = 64;
+/// What is added to the generation when more is forgotten than what was moved.
+const FULL_STEP: u64 = 1 << 32;
+
+/// Whether nothing but moved blocks was forgotten from one generation to another.
+pub(crate) fn were_moved_alone(from: u64, to: u64) -> bool {
+    from / FULL_STEP == to / FULL_STEP
+}
 
 /// A site as three words, each written and read as a whole.
 #[derive(Default)]
 struct Slot([AtomicU64; 3]);
 
-/// See the module's head.
-pub(crate) struct Sites {
+/// The table of one arena of the code cache.
+struct Table {
     chunks: Box<[OnceLock<Box<[Slot]>>]>,
     len: AtomicUsize,
-    generation: AtomicU64,
+    /// Number of the first site.
+    first: u32,
 }
 
-impl Sites {
-    pub(crate) fn new() -> Sites {
-        let chunks = (0..CHUNKS).map(|_| OnceLock::new()).collect();
-        Sites {
-            chunks,
+impl Table {
+    fn new(first: u32, chunk_count: usize) -> Table {
+        Table {
+            chunks: (0..chunk_count).map(|_| OnceLock::new()).collect(),
             len: AtomicUsize::new(0),
-            generation: AtomicU64::new(0),
+            first,
         }
     }
 
-    /// How often the numbers have started anew.
-    pub(crate) fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
+    fn has_room(&self) -> bool {
+        self.len.load(Ordering::Relaxed) + BLOCK_SITES <= self.chunks.len() * CHUNK_SITES
     }
 
-    /// The number of the next site.
-    pub(crate) fn next(&self) -> u32 {
-        self.len.load(Ordering::Relaxed) as u32
-    }
-
-    /// Whether the sites of another block fit.
-    pub(crate) fn has_room(&self) -> bool {
-        self.len.load(Ordering::Relaxed) + BLOCK_SITES <= CHUNKS * CHUNK_SITES
-    }
-
-    /// Adds sites. One thread at a time, under the lock of the translations.
-    pub(crate) fn extend(&self, sites: &[Site]) {
+    fn extend(&self, sites: impl Iterator<Item = Site>) {
         let mut len = self.len.load(Ordering::Relaxed);
         for site in sites {
             let chunk = self.chunks[len / CHUNK_SITES]
@@ -67,20 +65,6 @@ impl Sites {
         self.len.store(len, Ordering::Release);
     }
 
-    /// Forgets all sites. Only while every vCPU but the caller is out of translated code.
-    pub(crate) fn clear(&self) {
-        self.len.store(0, Ordering::Release);
-        self.generation.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// The site with this number.
-    pub(crate) fn get(&self, number: u32) -> Option<Site> {
-        let number = number as usize;
-        (number < self.len.load(Ordering::Acquire))
-            .then(|| self.read(number))
-            .flatten()
-    }
-
     fn read(&self, number: usize) -> Option<Site> {
         let slot = &self.chunks[number / CHUNK_SITES].get()?[number % CHUNK_SITES];
         Some(Site::unpack(
@@ -88,8 +72,7 @@ impl Sites {
         ))
     }
 
-    /// The site whose own code a host fault at `pc` came from, in a cache that lies at `cache`.
-    pub(crate) fn at(&self, pc: HostPc, cache: HostPc) -> Option<Site> {
+    fn at(&self, pc: HostPc, cache: HostPc) -> Option<Site> {
         let mut low = 0;
         let mut high = self.len.load(Ordering::Acquire);
         while low < high {
@@ -114,15 +97,87 @@ impl Sites {
         }
         found
     }
+}
+
+/// See the module's head.
+pub(crate) struct Sites {
+    translated: Table,
+    moved: Table,
+    generation: AtomicU64,
+}
+
+impl Sites {
+    pub(crate) fn new() -> Sites {
+        Sites {
+            translated: Table::new(0, CHUNKS),
+            moved: Table::new(FIRST_MOVED, MOVED_CHUNKS),
+            generation: AtomicU64::new(0),
+        }
+    }
+
+    fn table(&self, arena: Arena) -> &Table {
+        match arena {
+            Arena::Translated => &self.translated,
+            Arena::Moved => &self.moved,
+        }
+    }
+
+    /// How often the numbers have started anew.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// The number of the next site.
+    pub(crate) fn next(&self, arena: Arena) -> u32 {
+        let table = self.table(arena);
+        table.first + table.len.load(Ordering::Relaxed) as u32
+    }
+
+    /// Whether the sites of another block fit.
+    pub(crate) fn has_room(&self, arena: Arena) -> bool {
+        self.table(arena).has_room()
+    }
+
+    /// Adds sites. One thread at a time, under the lock of the translations.
+    pub(crate) fn extend(&self, arena: Arena, sites: impl Iterator<Item = Site>) {
+        self.table(arena).extend(sites);
+    }
+
+    /// Forgets all sites of an arena, and makes a new generation. Only while every vCPU but the caller is out of
+    /// translated code.
+    pub(crate) fn clear(&self, arena: Arena) {
+        let step = match arena {
+            Arena::Translated => FULL_STEP,
+            Arena::Moved => 1,
+        };
+        self.table(arena).len.store(0, Ordering::Release);
+        self.generation.fetch_add(step, Ordering::AcqRel);
+    }
+
+    /// The site with this number.
+    pub(crate) fn get(&self, number: u32) -> Option<Site> {
+        let arena = if number >= FIRST_MOVED {
+            Arena::Moved
+        } else {
+            Arena::Translated
+        };
+        let table = self.table(arena);
+        let number = (number - table.first) as usize;
+        (number < table.len.load(Ordering::Acquire))
+            .then(|| table.read(number))
+            .flatten()
+    }
+
+    /// The site whose own code a host fault at `pc` came from, in a cache that lies at `cache`.
+    pub(crate) fn at(&self, pc: HostPc, cache: HostPc) -> Option<Site> {
+        let translated = self.translated.at(pc, cache);
+        translated.or_else(|| self.moved.at(pc, cache))
+    }
 
     /// Bytes of the table.
     pub(crate) fn len_bytes(&self) -> usize {
-        self.chunks
-            .iter()
-            .filter(|chunk| chunk.get().is_some())
-            .count()
-            * CHUNK_SITES
-            * size_of::<Slot>()
+        let chunks = self.translated.chunks.iter().chain(&self.moved.chunks);
+        chunks.filter(|chunk| chunk.get().is_some()).count() * CHUNK_SITES * size_of::<Slot>()
     }
 }
 
@@ -131,6 +186,7 @@ mod tests {
     use super::*;
 
     const CACHE: HostPc = 0x7000_0000;
+    const OWN: Arena = Arena::Translated;
 
     /// A site of the guest instruction at `rip` whose host code is the `len` bytes at offset `start`.
     fn site(rip: u64, start: u32, len: u16) -> Site {
@@ -181,33 +237,50 @@ mod tests {
         let all: Vec<Site> = (0..CHUNK_SITES as u32 + 3)
             .map(|number| site(u64::from(number), number * 16, 8))
             .collect();
-        sites.extend(&all[..5]);
-        sites.extend(&all[5..]);
-        assert_eq!(sites.next(), all.len() as u32);
+        sites.extend(OWN, all[..5].iter().copied());
+        sites.extend(OWN, all[5..].iter().copied());
+        assert_eq!(sites.next(OWN), all.len() as u32);
         for number in [0, 4, 5, CHUNK_SITES as u32 - 1, CHUNK_SITES as u32 + 2] {
             assert_eq!(sites.get(number).unwrap().rip, u64::from(number));
         }
-        assert!(sites.get(sites.next()).is_none());
+        assert!(sites.get(sites.next(OWN)).is_none());
         assert!(sites.get(u32::MAX).is_none());
         let generation = sites.generation();
-        sites.clear();
-        assert_eq!(sites.generation(), generation + 1);
+        sites.clear(OWN);
+        assert!(!were_moved_alone(generation, sites.generation()));
         assert!(sites.get(0).is_none());
-        sites.extend(&[site(99, 0, 4)]);
+        sites.extend(OWN, [site(99, 0, 4)].into_iter());
         assert_eq!(sites.get(0).unwrap().rip, 99);
+    }
+
+    #[test]
+    fn sites_of_moved_blocks_are_numbered_and_forgotten_apart() {
+        let sites = Sites::new();
+        let numbers = [OWN, Arena::Moved].map(|arena| sites.next(arena));
+        sites.extend(OWN, [site(1, 0, 4)].into_iter());
+        sites.extend(Arena::Moved, [site(2, 64, 4)].into_iter());
+        let rips = |sites: &Sites| numbers.map(|number| sites.get(number).map(|site| site.rip));
+        assert_eq!(rips(&sites), [Some(1), Some(2)]);
+        let generation = sites.generation();
+        sites.clear(Arena::Moved);
+        assert_eq!(rips(&sites), [Some(1), None]);
+        assert_ne!(sites.generation(), generation);
+        assert!(were_moved_alone(generation, sites.generation()));
     }
 
     /// Host addresses of faults, and the guest instruction that they belong to.
     #[test]
     fn a_host_fault_belongs_to_the_instruction_whose_code_it_is_in() {
         let sites = Sites::new();
-        sites.extend(&[
+        let own = [
             site(1, 0x100, 8),
             // Two sites of one instruction: the check first, then all of it.
             site(2, 0x110, 6),
             site(2, 0x110, 20),
             site(3, 0x130, 4),
-        ]);
+        ];
+        sites.extend(OWN, own.into_iter());
+        sites.extend(Arena::Moved, [site(4, 0x800, 8)].into_iter());
         for (offset, rip) in [
             (0xff, None),
             (0x100, Some(1)),
@@ -219,6 +292,9 @@ mod tests {
             (0x124, None),
             (0x133, Some(3)),
             (0x134, None),
+            (0x7ff, None),
+            (0x800, Some(4)),
+            (0x808, None),
             (0xffff, None),
         ] {
             let found = sites.at(CACHE + offset, CACHE).map(|site| site.rip);

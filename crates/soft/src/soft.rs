@@ -16,7 +16,7 @@ use crate::translations::Translations;
 /// What of the engine can be chosen.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// Size of the code cache. When it is full, everything is translated anew.
+    /// Size of the code cache. A quarter is for copies of translations; when the rest is full, everything is translated anew.
     pub code_cache_bytes: usize,
 }
 

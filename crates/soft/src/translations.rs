@@ -23,11 +23,11 @@ use mem::GuestMemory;
 use vcpu::Probes;
 use x86::{Gfn, Gpa, PAGE_SIZE};
 
-use crate::code_cache::{CodeCache, HostPc, Stubs};
+use crate::code_cache::{Arena, CodeCache, HostPc, Stubs};
 use crate::features::Features;
 use crate::mode::Mode;
 use crate::sites::Sites;
-use crate::translate::{self, Link, Request, Translator};
+use crate::translate::{self, Link, Relocation, Request, Site, Translator};
 
 /// A multiply-and-shift hash: keys are addresses that the guest cannot profit from colliding, only slow itself.
 #[derive(Default)]
@@ -64,14 +64,73 @@ pub(crate) struct BlockKey {
     pub(crate) mode: Mode,
 }
 
-struct Block {
-    key: BlockKey,
-    len_bytes: u16,
+#[derive(Clone, Copy)]
+pub(crate) struct Block {
+    pub(crate) key: BlockKey,
+    pub(crate) len_bytes: u16,
     /// The page behind, if the block's one instruction straddles into it.
-    second_page: Option<Gfn>,
-    head: HostPc,
-    stale_exit: HostPc,
+    pub(crate) second_page: Option<Gfn>,
+    pub(crate) head: HostPc,
+    pub(crate) stale_exit: HostPc,
+    pub(crate) is_dropped: bool,
+    pub(crate) code_bytes: u32,
+    pub(crate) sites: Span,
+    pub(crate) links: Span,
+    /// What is changed when the block is moved; none if it cannot be.
+    pub(crate) relocations: Span,
 }
+
+/// A few neighbours in a table.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Span {
+    pub(crate) first: u32,
+    pub(crate) len: u16,
+}
+
+impl Span {
+    /// From number `first` to before `end`. `None` if they are too many for a block that is to be moved.
+    fn new(first: u32, end: u32) -> Option<Span> {
+        let len = u16::try_from(end - first).ok()?;
+        Some(Span { first, len })
+    }
+
+    pub(crate) fn numbers(self) -> std::ops::Range<u32> {
+        self.first..self.first + u32::from(self.len)
+    }
+}
+
+/// What is asked most often of a block, beside its key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Known {
+    pub(crate) index: u32,
+    /// Offset of the block in the code cache; 0, where no block lies, if it straddles two pages.
+    head: u32,
+}
+
+/// A direct jump that can be chained, in offsets of the code cache.
+#[derive(Clone, Copy)]
+pub(crate) struct Jump {
+    /// Where the 4-byte displacement lies.
+    pub(crate) slot: u32,
+    /// Where it leads if it is not chained.
+    pub(crate) unchained: u32,
+    /// The block that it is chained to, or [`NO_BLOCK`].
+    pub(crate) target: u32,
+}
+
+/// What a block is, to be compared.
+#[derive(PartialEq, Eq)]
+pub(crate) struct Rendering {
+    pub(crate) code: Vec<u8>,
+    /// Packed.
+    pub(crate) sites: Vec<[u64; 3]>,
+    pub(crate) stale_exit: HostPc,
+}
+
+/// The index of no block.
+pub(crate) const NO_BLOCK: u32 = u32::MAX;
+/// Indexes of moved blocks, and numbers of their jumps, have this bit.
+pub(crate) const MOVED: u32 = 1 << 31;
 
 /// Counters for reports.
 #[derive(Clone, Copy, Default, Debug)]
@@ -81,19 +140,32 @@ pub(crate) struct Counters {
     pub(crate) invalidated: u64,
     pub(crate) cache_clears: u64,
     pub(crate) bounce_thunks: u64,
+    pub(crate) moved: u64,
+    pub(crate) moved_clears: u64,
 }
 
 /// See the module's head.
 pub(crate) struct Translations {
-    cache: CodeCache,
+    pub(crate) cache: CodeCache,
     translator: Translator,
     blocks: Vec<Block>,
-    by_key: AddressMap<BlockKey, u32>,
-    by_page: AddressMap<u64, Vec<u32>>,
+    pub(crate) by_key: AddressMap<BlockKey, Known>,
+    pub(crate) by_page: AddressMap<u64, Vec<u32>>,
     /// Heads of dropped blocks, to be led to their successors.
-    stale: AddressMap<BlockKey, HostPc>,
-    sites: Arc<Sites>,
-    links: Vec<Link>,
+    pub(crate) stale: AddressMap<BlockKey, HostPc>,
+    pub(crate) sites: Arc<Sites>,
+    pub(crate) jumps: Vec<Jump>,
+    relocations: Vec<Relocation>,
+    /// Blocks that can be moved, by the place of their bytes: whatever address they were translated for.
+    pub(crate) by_place: AddressMap<(u64, Mode), u32>,
+    /// Blocks that were moved, and their jumps.
+    pub(crate) moved: Vec<Block>,
+    pub(crate) moved_jumps: Vec<Jump>,
+    /// Some of them have been dropped, so that heads of theirs may be among the stale ones.
+    pub(crate) has_stale_moved: bool,
+    /// Working memory of copying.
+    pub(crate) copied: Vec<u8>,
+    pub(crate) wanted: Vec<u32>,
     /// Guards of the blocks that straddle two pages, by their heads.
     guards: AddressMap<HostPc, HostPc>,
     thunks: HashMap<(Vec<u8>, Mode), HostPc>,
@@ -113,7 +185,14 @@ impl Translations {
             by_page: AddressMap::default(),
             stale: AddressMap::default(),
             sites: Arc::new(Sites::new()),
-            links: Vec::new(),
+            jumps: Vec::new(),
+            relocations: Vec::new(),
+            by_place: AddressMap::default(),
+            moved: Vec::new(),
+            moved_jumps: Vec::new(),
+            has_stale_moved: false,
+            copied: Vec::new(),
+            wanted: Vec::new(),
             guards: AddressMap::default(),
             thunks: HashMap::new(),
             counters: Counters::default(),
@@ -153,29 +232,80 @@ impl Translations {
     /// Bytes of code, and bytes of tables beside it.
     pub(crate) fn len_bytes(&self) -> (usize, usize) {
         let tables = self.sites.len_bytes()
-            + self.blocks.capacity() * size_of::<Block>()
-            + self.links.capacity() * size_of::<Link>()
+            + (self.blocks.capacity() + self.moved.capacity()) * size_of::<Block>()
+            + (self.jumps.capacity() + self.moved_jumps.capacity()) * size_of::<Jump>()
+            + self.relocations.capacity() * size_of::<Relocation>()
+            + self.by_place.capacity() * 32
             + (self.by_key.capacity() + self.stale.capacity()) * 48
             + self.guards.capacity() * 24
             + self.by_page.capacity() * 64;
         (self.cache.used_bytes(), tables)
     }
 
+    /// The block with this index.
+    pub(crate) fn block(&self, index: u32) -> &Block {
+        if index & MOVED != 0 {
+            &self.moved[(index & !MOVED) as usize]
+        } else {
+            &self.blocks[index as usize]
+        }
+    }
+
+    /// What is kept of a block beside its key.
+    pub(crate) fn known(&self, index: u32) -> Known {
+        let block = self.block(index);
+        let head = match block.second_page {
+            None => (block.head - self.cache.stubs().cache) as u32,
+            Some(_) => 0,
+        };
+        Known { index, head }
+    }
+
+    fn block_mut(&mut self, index: u32) -> &mut Block {
+        if index & MOVED != 0 {
+            &mut self.moved[(index & !MOVED) as usize]
+        } else {
+            &mut self.blocks[index as usize]
+        }
+    }
+
+    /// The direct jump with this number.
+    pub(crate) fn jump(&mut self, number: u32) -> Option<&mut Jump> {
+        if number & MOVED != 0 {
+            self.moved_jumps.get_mut((number & !MOVED) as usize)
+        } else {
+            self.jumps.get_mut(number as usize)
+        }
+    }
+
+    /// What is changed when a block is moved.
+    pub(crate) fn relocations(&self, span: Span) -> &[Relocation] {
+        &self.relocations[span.first as usize..span.first as usize + usize::from(span.len)]
+    }
+
+    /// The index of the block whose head is at `pc`.
+    fn index_at(&self, pc: HostPc) -> u32 {
+        let find = |blocks: &[Block]| blocks.binary_search_by_key(&pc, |block| block.head).ok();
+        let translated = find(&self.blocks).map(|index| index as u32);
+        let index = translated.or_else(|| find(&self.moved).map(|index| index as u32 | MOVED));
+        index.unwrap_or(NO_BLOCK)
+    }
+
     /// The block for `key`, if it is translated.
     pub(crate) fn find(&self, key: BlockKey) -> Option<HostPc> {
-        let block = &self.blocks[*self.by_key.get(&key)? as usize];
-        block.second_page.is_none().then_some(block.head)
+        let known = self.by_key.get(&key)?;
+        (known.head != 0).then(|| self.cache.stubs().cache + u64::from(known.head))
     }
 
     /// The block for `key` whose instruction straddles into `second_page`.
     pub(crate) fn find_straddling(&self, key: BlockKey, second_page: Gfn) -> Option<HostPc> {
-        let block = &self.blocks[*self.by_key.get(&key)? as usize];
+        let block = self.block(self.by_key.get(&key)?.index);
         (block.second_page == Some(second_page)).then_some(block.head)
     }
 
     /// Whether another block or thunk fits. If not, everything is to be cleared first.
     pub(crate) fn has_room(&self) -> bool {
-        self.cache.has_room(BLOCK_ROOM) && self.sites.has_room()
+        self.cache.has_room(Arena::Translated, BLOCK_ROOM) && self.sites.has_room(Arena::Translated)
     }
 
     /// Forgets everything. Every vCPU but the caller is out of translated code.
@@ -184,13 +314,20 @@ impl Translations {
         for &gfn in self.by_page.keys() {
             memory.notes().remove_code(Gfn(gfn));
         }
-        self.cache.clear();
+        self.cache.clear(Arena::Translated);
+        self.cache.clear(Arena::Moved);
         self.blocks.clear();
         self.by_key.clear();
         self.by_page.clear();
         self.stale.clear();
-        self.sites.clear();
-        self.links.clear();
+        self.sites.clear(Arena::Translated);
+        self.sites.clear(Arena::Moved);
+        self.jumps.clear();
+        self.relocations.clear();
+        self.by_place.clear();
+        self.moved.clear();
+        self.moved_jumps.clear();
+        self.has_stale_moved = false;
         self.guards.clear();
         self.thunks.clear();
     }
@@ -209,28 +346,46 @@ impl Translations {
             bytes,
             straddles: second_page.is_some(),
         };
-        let base = self.cache.next_pc();
-        let site = self.sites.next();
-        let link = self.links.len() as u32;
+        let base = self.cache.next_pc(Arena::Translated);
+        let site = self.sites.next(Arena::Translated);
+        let link = self.jumps.len() as u32;
         let done = self
             .translator
             .translate(&request, base, self.cache.stubs(), site, link)?;
         let builder = &self.translator.builder;
-        self.cache.append(builder.e.bytes());
-        self.sites.extend(&builder.sites);
-        self.links.extend_from_slice(&builder.links);
+        let code = builder.e.bytes();
+        let cache = self.cache.stubs().cache;
+        self.cache.append(Arena::Translated, code);
+        self.sites
+            .extend(Arena::Translated, builder.sites.iter().copied());
+        let jumps = builder.links.iter();
+        self.jumps
+            .extend(jumps.map(|link| unchained(link, code, base, cache)));
         self.counters.translated += 1;
         self.counters.guest_bytes += u64::from(done.len_bytes);
         let index = self.blocks.len() as u32;
-        self.blocks.push(Block {
+        let mut block = Block {
             key,
             len_bytes: done.len_bytes,
             second_page,
             head: base,
             stale_exit: done.stale,
-        });
-        if let Some(replaced) = self.by_key.insert(key, index) {
-            self.drop_block(replaced);
+            is_dropped: false,
+            code_bytes: code.len() as u32,
+            sites: Span::default(),
+            links: Span::default(),
+            relocations: Span::default(),
+        };
+        if builder.is_movable {
+            self.make_movable(&mut block, site, link);
+            if block.relocations.len > 0 {
+                self.by_place.insert((key.gpa, key.mode), index);
+            }
+        }
+        self.blocks.push(block);
+        let known = self.known(index);
+        if let Some(replaced) = self.by_key.insert(key, known) {
+            self.drop_block(replaced.index);
         }
         self.by_page
             .entry(key.gpa / PAGE_SIZE)
@@ -250,29 +405,78 @@ impl Translations {
         Some(base)
     }
 
+    /// What would come of translating `bytes` in the place of `block`, with numbers of sites and links from `first` on.
+    pub(crate) fn as_translated(
+        &mut self,
+        block: &Block,
+        bytes: &[u8],
+        first: (u32, u32),
+    ) -> Option<Rendering> {
+        let request = Request {
+            rip: block.key.rip,
+            mode: block.key.mode,
+            bytes,
+            straddles: false,
+        };
+        let (site, link) = first;
+        let stubs = self.cache.stubs();
+        let done = self
+            .translator
+            .translate(&request, block.head, stubs, site, link)?;
+        let builder = &self.translator.builder;
+        Some(Rendering {
+            code: builder.e.bytes().to_vec(),
+            sites: builder.sites.iter().map(Site::pack).collect(),
+            stale_exit: done.stale,
+        })
+    }
+
     /// Aims the direct jump `link` at the block whose head is `target`, or at its guard.
     pub(crate) fn chain(&mut self, link: u32, target: HostPc) {
-        let target = self.guards.get(&target).copied().unwrap_or(target);
-        if let Some(link) = self.links.get(link as usize) {
-            self.cache.patch_jump(link.slot, target);
+        let (pc, block) = match self.guards.get(&target) {
+            Some(&guard) => (guard, NO_BLOCK),
+            None => (target, self.index_at(target)),
+        };
+        if block == NO_BLOCK && self.cache.is_in(Arena::Moved, pc) {
+            return;
+        }
+        let cache = self.cache.stubs().cache;
+        if let Some(jump) = self.jump(link) {
+            jump.target = block;
+            let slot = cache + u64::from(jump.slot);
+            self.cache.patch_jump(slot, pc);
+        }
+    }
+
+    /// Notes what moving the newest block takes, whose sites and jumps begin with these numbers.
+    fn make_movable(&mut self, block: &mut Block, first_site: u32, first_jump: u32) {
+        let first = self.relocations.len() as u32;
+        let builder = &self.translator.builder;
+        let end = first + builder.relocations.len() as u32;
+        let spans = (
+            Span::new(first_site, self.sites.next(Arena::Translated)),
+            Span::new(first_jump, self.jumps.len() as u32),
+            Span::new(first, end),
+        );
+        if let (Some(sites), Some(links), Some(relocations)) = spans {
+            (block.sites, block.links, block.relocations) = (sites, links, relocations);
+            self.relocations.extend_from_slice(&builder.relocations);
         }
     }
 
     /// Drops the blocks that hold any byte of `gpa..gpa+len_bytes`, all in one page.
     pub(crate) fn invalidate(&mut self, gpa: Gpa, len_bytes: u64, memory: &GuestMemory) {
         let gfn = gpa.gfn();
-        let Some(indexes) = self.by_page.get_mut(&gfn.0) else {
+        let Some(all) = self.by_page.remove(&gfn.0) else {
             return memory.notes().remove_code(gfn);
         };
-        let all = std::mem::take(indexes);
         let (hit, kept): (Vec<u32>, Vec<u32>) = all.into_iter().partition(|&index| {
-            let block = &self.blocks[index as usize];
+            let block = self.block(index);
             let start = block.key.gpa;
             let end = start + u64::from(block.len_bytes);
             block.second_page.is_some() || start < gpa.0 + len_bytes && gpa.0 < end
         });
         if kept.is_empty() {
-            self.by_page.remove(&gfn.0);
             memory.notes().remove_code(gfn);
         } else {
             self.by_page.insert(gfn.0, kept);
@@ -283,15 +487,26 @@ impl Translations {
     }
 
     fn drop_block(&mut self, index: u32) {
+        let block = self.block_mut(index);
+        block.is_dropped = true;
         let Block {
             key,
             head,
             stale_exit,
             second_page,
             ..
-        } = self.blocks[index as usize];
-        if self.by_key.get(&key) == Some(&index) {
+        } = *block;
+        if self
+            .by_key
+            .get(&key)
+            .is_some_and(|known| known.index == index)
+        {
             self.by_key.remove(&key);
+        }
+        self.has_stale_moved |= index & MOVED != 0;
+        let place = (key.gpa, key.mode);
+        if self.by_place.get(&place) == Some(&index) {
+            self.by_place.remove(&place);
         }
         self.cache.patch_head(head, stale_exit);
         self.counters.invalidated += 1;
@@ -311,8 +526,8 @@ impl Translations {
         if let Some(&pc) = self.thunks.get(&key) {
             return Some(pc);
         }
-        let base = self.cache.next_pc();
-        let first_site = self.sites.next();
+        let base = self.cache.next_pc(Arena::Translated);
+        let first_site = self.sites.next(Arena::Translated);
         let stubs = self.cache.stubs();
         if !translate::bounce(
             &mut self.translator.builder,
@@ -325,10 +540,24 @@ impl Translations {
             return None;
         }
         let builder = &self.translator.builder;
-        self.cache.append(builder.e.bytes());
-        self.sites.extend(&builder.sites);
+        self.cache.append(Arena::Translated, builder.e.bytes());
+        self.sites
+            .extend(Arena::Translated, builder.sites.iter().copied());
         self.counters.bounce_thunks += 1;
         self.thunks.insert(key, base);
         Some(base)
+    }
+}
+
+/// A jump of a block whose code lies at `base`, as it was emitted.
+fn unchained(link: &Link, code: &[u8], base: HostPc, cache: HostPc) -> Jump {
+    let at = (link.slot - base) as usize;
+    let mut displacement = [0; 4];
+    displacement.copy_from_slice(&code[at..at + 4]);
+    let slot = (link.slot - cache) as u32;
+    Jump {
+        slot,
+        unchained: (slot + 4).wrapping_add(u32::from_le_bytes(displacement)),
+        target: NO_BLOCK,
     }
 }

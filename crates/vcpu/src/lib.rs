@@ -92,6 +92,11 @@ pub trait Vcpu: Send {
         false
     }
 
+    /// At how many addresses the engine may be given probes.
+    fn probes_max(&self) -> usize {
+        0
+    }
+
     /// From now on these probes and no others, for this vCPU at least; called between two runs. Whether the engine tells of
     /// every pass: one that cannot tells of none.
     fn set_probes(&mut self, _probes: &Arc<Probes>) -> bool {

@@ -4,6 +4,9 @@
 //! time that a vCPU is about to execute an instruction of the kernel at one of some addresses: on the vCPU's own thread,
 //! with nothing of the guest done or changed, and once for each time that the instruction is executed (one that faults and is
 //! tried again may be told again). The guest cannot find out but by time.
+//!
+//! An engine that translates tells of any number of addresses, one on the silicon of as many as the processor compares with,
+//! and only while the guest leaves it those ([`ProbeSink::ended`]).
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,6 +23,9 @@ pub struct Probes {
 pub trait ProbeSink: Send + Sync {
     /// A vCPU is about to execute the instruction at `pass.address`. It waits meanwhile.
     fn passed(&self, pass: &Pass<'_>);
+
+    /// The engine tells of no pass from now on, until it is given probes again: the guest has taken what it told by.
+    fn ended(&self) {}
 }
 
 /// A vCPU at a probe.
@@ -70,6 +76,13 @@ impl Probes {
     pub fn tell(&self, pass: &Pass<'_>) {
         if let Some(sink) = &self.sink {
             sink.passed(pass);
+        }
+    }
+
+    /// Tells who wants to hear of passes that there will be none.
+    pub fn end(&self) {
+        if let Some(sink) = &self.sink {
+            sink.ended();
         }
     }
 }

@@ -18,6 +18,8 @@ pub(crate) fn tasks(look: &Look<'_>, depth: Depth) -> View {
         "hidden-task",
         "processes",
         match depth {
+            // Whoever has no registers has not seen which address spaces are loaded.
+            _ if look.registers().is_empty() => "list of tasks, table of PIDs, running tasks",
             Depth::Books => "list of tasks, table of PIDs, running tasks, CR3 of each vCPU",
             Depth::Slabs => {
                 "list of tasks, table of PIDs, running tasks, CR3 of each vCPU, slabs of tasks"
@@ -53,7 +55,10 @@ pub(crate) fn tasks(look: &Look<'_>, depth: Depth) -> View {
         ),
         ..Finding::default()
     };
-    let why_not = spaces.why_not().filter(|_| hidden.is_empty());
+    let has_registers = !look.registers().is_empty();
+    let why_not = spaces
+        .why_not()
+        .filter(|_| hidden.is_empty() && has_registers);
     if let Some(why) = why_not {
         return View {
             why_not: Some(format!("address spaces of vCPUs: {why}")),

@@ -13,6 +13,7 @@
 mod checks;
 mod code;
 pub mod dump;
+pub mod foreign;
 mod hidden;
 mod live;
 mod observer;

@@ -9,7 +9,7 @@ use insight::{Look, NotRecognised, Rung};
 /// One reading; `look` is none where the guest's kernel is not known, and `why_not` says why.
 pub(crate) fn reading(books: &HostBooks, look: Result<&Look<'_>, &NotRecognised>) -> Reading {
     let claims = claims(books);
-    let mut kernel = kernel(look);
+    let mut kernel = kernel_book(look);
     if claims.agent.iter().any(|claim| claim.key == "processes") {
         kernel.processes = look.ok().and_then(processes);
     }
@@ -56,7 +56,8 @@ fn claims(books: &HostBooks) -> Claims {
     }
 }
 
-fn kernel(look: Result<&Look<'_>, &NotRecognised>) -> KernelBook {
+/// What the guest's kernel has in its own books.
+pub(crate) fn kernel_book(look: Result<&Look<'_>, &NotRecognised>) -> KernelBook {
     let look = match look {
         Ok(look) => look,
         Err(not) => {

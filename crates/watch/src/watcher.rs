@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use api::{HostBooks, VcpuView};
 use fleet::{ClientError, Record};
 use insight::verdict::{READINGS_NEEDED, Reading, Row, judge};
-use insight::{Cost, Loaded, Rung};
+use insight::{Cost, Kernel, Loaded, NotRecognised, Rung};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -75,6 +75,34 @@ pub struct LoadedFacts {
     pub sha256: Option<String>,
     /// Why its file tells nothing.
     pub why_not: Option<String>,
+}
+
+impl KernelFacts {
+    /// Of a kernel, or of none, when it is not known which one was loaded, and why that is so.
+    pub fn alone(kernel: Result<&Kernel, &NotRecognised>, loaded: &str) -> KernelFacts {
+        KernelFacts::new(kernel, LoadedFacts::new(Err(loaded)))
+    }
+
+    fn new(kernel: Result<&Kernel, &NotRecognised>, loaded: LoadedFacts) -> KernelFacts {
+        match kernel {
+            Ok(kernel) => KernelFacts {
+                release: Some(kernel.release().to_owned()),
+                build_id: kernel.build_id(),
+                rung: Some(kernel.rung()),
+                disputes: kernel.disputes().to_vec(),
+                kaslr_slide: Some(kernel.kaslr_slide()),
+                loaded,
+                why_not: None,
+            },
+            Err(not) => KernelFacts {
+                release: not.release().map(str::to_owned),
+                rung: not.banner.as_ref().map(|_| Rung::Banner),
+                loaded,
+                why_not: Some(not.to_string()),
+                ..KernelFacts::default()
+            },
+        }
+    }
 }
 
 impl LoadedFacts {
@@ -150,25 +178,11 @@ impl Watcher {
                 reading.kernel.views = vec![views::identity(Ok(kernel), snapshot.loaded)];
                 let checked = self.checks.views(&look, snapshot.memory, &snapshot.books);
                 reading.kernel.views.extend(checked);
-                let facts = KernelFacts {
-                    release: Some(kernel.release().to_owned()),
-                    build_id: kernel.build_id(),
-                    rung: Some(kernel.rung()),
-                    disputes: kernel.disputes().to_vec(),
-                    kaslr_slide: Some(kernel.kaslr_slide()),
-                    loaded,
-                    why_not: None,
-                };
+                let facts = KernelFacts::new(Ok(kernel), loaded);
                 (reading, facts, look.cost(), kernel.attach_cost())
             }
             Err(not) => {
-                let facts = KernelFacts {
-                    release: not.release().map(str::to_owned),
-                    rung: not.banner.as_ref().map(|_| Rung::Banner),
-                    loaded,
-                    why_not: Some(not.to_string()),
-                    ..KernelFacts::default()
-                };
+                let facts = KernelFacts::new(Err(not), loaded);
                 let mut reading = reading(&snapshot.books, Err(not));
                 reading.kernel.views = vec![views::identity(Err(not), snapshot.loaded)];
                 (reading, facts, Cost::default(), Cost::default())

@@ -7,6 +7,7 @@
 pub mod address;
 pub mod cpu_model;
 pub mod cpuid;
+pub mod debug;
 pub mod exception;
 pub mod flags;
 pub mod msr;

@@ -2,7 +2,7 @@
 //! on QEMU's TCG, turn and turn about.
 //!
 //! Both have the file as a virtio-blk disk through the host's page cache with write-back, and the guest goes past its
-//! own cache. The program in the guest (`guests/clerk`) prints when a measurement begins and ends; the times are those
+//! own cache. The program in the guest (`guests/toolbox/src/clerk.rs`) prints when a measurement begins and ends; the times are those
 //! at which we read that.
 
 use std::collections::BTreeMap;

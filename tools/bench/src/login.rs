@@ -147,7 +147,8 @@ impl Login {
         command
     }
 
-    fn qemu_with_disk(&self, qemu: &Qemu) -> Command {
+    /// QEMU with the same guest, on the overlay.
+    pub fn qemu_with_disk(&self, qemu: &Qemu) -> Command {
         let mut command = limited(
             LIMIT_SECONDS,
             &qemu_command(qemu, &self.guest, COMMAND_LINE),
@@ -166,6 +167,22 @@ impl Login {
 
     /// Start to prompt, on a disk that nobody has booted from.
     fn time(&self, command: &mut Command) -> Result<Duration> {
+        self.lay_over()?;
+        let start = Instant::now();
+        let spawned = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn();
+        let mut child =
+            spawned.with_context(|| format!("start {}", command.get_program().display()))?;
+        let seen = watch(&mut child, start);
+        end(child)?;
+        seen
+    }
+
+    /// A fresh overlay in the place of the one before.
+    pub fn lay_over(&self) -> Result<()> {
         let overlay = &self.overlay;
         if overlay.exists() {
             std::fs::remove_file(overlay)
@@ -180,18 +197,7 @@ impl Login {
             .open(overlay);
         let file = file.with_context(|| format!("make {}", overlay.display()))?;
         let name = self.disk.to_string_lossy();
-        create_overlay(file, &base, &name, ImageFormat::Raw, None).context("make the overlay")?;
-        let start = Instant::now();
-        let spawned = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn();
-        let mut child =
-            spawned.with_context(|| format!("start {}", command.get_program().display()))?;
-        let seen = watch(&mut child, start);
-        end(child)?;
-        seen
+        create_overlay(file, &base, &name, ImageFormat::Raw, None).context("make the overlay")
     }
 }
 

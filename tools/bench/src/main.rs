@@ -22,6 +22,7 @@ mod paging;
 mod programs;
 mod qemu;
 mod runs;
+mod snapshot;
 mod soak;
 mod streams;
 mod watch;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         ["bench", "io", words @ ..] => io::run(words),
         ["bench", "exits", options @ ..] => nest::bench_exits(options),
         ["bench", "programs", words @ ..] => programs::run(words),
+        ["bench", "snapshot", options @ ..] => runs::runs(options).and_then(snapshot::run),
         ["bench", "paging", words @ ..] => paging::run(words),
         ["soak", "paging", options @ ..] => soak::paging(options),
         _ => {

@@ -78,7 +78,7 @@ pub fn fuzz(options: &[&str]) -> Result<bool> {
     run(command)
 }
 
-/// An honest guest at work for so long: Debian, or the small guest, deeper.
+/// An honest guest at work for so long: Debian, or the small guest, deeper, with its own kernel or another of Debian's.
 pub fn honest(options: &[&str]) -> Result<bool> {
     let (mut command, minutes) = match options {
         ["--minutes", minutes] => {
@@ -87,7 +87,12 @@ pub fn honest(options: &[&str]) -> Result<bool> {
             (command, minutes)
         }
         ["--small", "--minutes", minutes] => (test("an_honest_guest", &[]), minutes),
-        _ => bail!("honest knows [--small] --minutes N"),
+        ["--kernel", release, "--minutes", minutes] => {
+            let mut command = test("an_honest_guest", &[]);
+            command.env("MOTHER_HONEST_KERNEL", release);
+            (command, minutes)
+        }
+        _ => bail!("honest knows [--small | --kernel RELEASE] --minutes N"),
     };
     let minutes: u64 = minutes.parse().context("--minutes is a number")?;
     command.env("MOTHER_HONEST_SECONDS", (60 * minutes).to_string());

@@ -57,6 +57,8 @@ usage: cargo xtask TASK
            what it costs to leave the guest, on this host's engines or on both in QEMU
   bench paging [codec|fault|ahead|sampling|hot|many|swap]
            what it costs that pages of a guest lie somewhere else
+  bench snapshot [--runs N]
+           Debian put on disk, brought back and forked, until it answers; beside a start of it and QEMU's -loadvm
   bench smp [--runs N]
            what a second vCPU is worth, on 2 cores that nobody else uses
   bench insight
@@ -73,9 +75,10 @@ usage: cargo xtask TASK
            device of the board, frames from the wire, the software CPU), given what was changed at random; 60 seconds for all
   fuzz insight --seconds N
            memory made to mislead: mutated where it is read, and noise
-  honest [--small] --minutes N
-           Debian at honest work (packages, compiler, modules, BPF, tracing), watched once a second: no alarm; or the
-           small guest, in which nothing may look hidden
+  honest [--small | --kernel RELEASE] --minutes N
+           Debian at honest work (packages, compiler, modules, BPF, tracing, containers), watched once a second: no alarm,
+           and nothing that the policy `guarded` acts on; or the small guest, in which nothing may look hidden, with
+           its own kernel or another of Debian's
   stress [--minutes N | --seconds N] [--cpus N]
            a guest of several CPUs under everything at once, 30 seconds and 4 vCPUs if not told
   soak paging [--minutes N]

@@ -35,16 +35,11 @@ pub fn run() -> Result<bool> {
 /// has no test that hangs.
 fn preparations() -> Vec<Step> {
     vec![
+        // Tests and programs in one go: programs alone would be built of crates with other features, which takes long.
         Step {
-            name: "build tests".into(),
-            command: cargo(&["test", "--workspace", "--no-run"]),
+            name: "build".into(),
+            command: cargo(&["build", "--profile", "test", "--workspace", "--all-targets"]),
             limit: Duration::from_secs(1800),
-            counts: Counts::One,
-        },
-        Step {
-            name: "build programs".into(),
-            command: cargo(&["build", "--profile", "test", "--workspace", "--bins"]),
-            limit: Duration::from_secs(600),
             counts: Counts::One,
         },
         Step {
@@ -99,13 +94,6 @@ fn harnesses() -> Vec<Job> {
             program("fuzz", &["--seconds", "60"]),
             300,
             Counts::LastLine,
-        ),
-        // There are none today; one that comes runs.
-        job(
-            "examples",
-            cargo(&["test", "--workspace", "--doc"]),
-            300,
-            Counts::One,
         ),
         job(
             "stress",

@@ -1,6 +1,7 @@
 //! Amounts as people write them: sizes of memory, and times.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -83,7 +84,7 @@ impl FromStr for ByteSize {
 impl Text for ByteSize {
     const NAME: &'static str = "ByteSize";
     const EXAMPLES: &'static [&'static str] = &["512M", "10G"];
-    const MAY_BE_NUMBER: bool = true;
+    const NUMBERS: Option<RangeInclusive<u64>> = Some(0..=u64::MAX);
 }
 
 written_as_text!(ByteSize);
@@ -166,7 +167,8 @@ impl FromStr for MemorySize {
 impl Text for MemorySize {
     const NAME: &'static str = "MemorySize";
     const EXAMPLES: &'static [&'static str] = &["512M", "2G"];
-    const MAY_BE_NUMBER: bool = true;
+    const NUMBERS: Option<RangeInclusive<u64>> = Some(MemorySize::MIN.0..=MemorySize::MAX.0);
+    const NUMBER_STEP: u64 = PAGE_BYTES;
 }
 
 written_as_text!(MemorySize);
@@ -212,7 +214,7 @@ impl FromStr for StoreSize {
 impl Text for StoreSize {
     const NAME: &'static str = "StoreSize";
     const EXAMPLES: &'static [&'static str] = &["256M", "10G"];
-    const MAY_BE_NUMBER: bool = true;
+    const NUMBERS: Option<RangeInclusive<u64>> = Some(StoreSize::MIN.0..=u64::MAX);
 }
 
 written_as_text!(StoreSize);
@@ -309,7 +311,7 @@ impl FromStr for ResidentLimit {
 impl Text for ResidentLimit {
     const NAME: &'static str = "ResidentLimit";
     const EXAMPLES: &'static [&'static str] = &["100M", "10%", "none"];
-    const MAY_BE_NUMBER: bool = true;
+    const NUMBERS: Option<RangeInclusive<u64>> = Some(ResidentLimit::MIN_BYTES..=u64::MAX);
 }
 
 written_as_text!(ResidentLimit);
@@ -377,7 +379,7 @@ impl FromStr for Timeout {
 impl Text for Timeout {
     const NAME: &'static str = "Timeout";
     const EXAMPLES: &'static [&'static str] = &["60s", "5m", "1h"];
-    const MAY_BE_NUMBER: bool = true;
+    const NUMBERS: Option<RangeInclusive<u64>> = Some(1..=Timeout::MAX_SECONDS);
 }
 
 written_as_text!(Timeout);

@@ -312,7 +312,7 @@ pub(crate) fn keys() -> &'static [&'static str] {
 )]
 pub(super) enum DiskShape {
     /// `FILE[,format=raw|qcow2][,readonly][,serial=S][,base=FILE[,base-format=F]]`
-    Text(String),
+    Text(#[schemars(length(min = 1))] String),
     /// The same in keys
     Table(DiskSpec),
 }

@@ -47,7 +47,9 @@ pub use network::{Forward, Mac, NetSpec, Transport};
 pub use rates::{ByteRate, CountRate, CpuLimit, CpuWeight, Rates};
 pub use schema::schema;
 pub use text::{BadText, Text};
-pub use words::{ConsoleKind, EngineWish, JailWish, Label, Marker, ModuleSpec, VcpuCount};
+pub use words::{
+    AgentWish, ConsoleKind, EngineWish, JailWish, Label, Marker, ModuleSpec, VcpuCount,
+};
 
 use crate::host_path::Written;
 
@@ -173,7 +175,8 @@ pub struct VmSpec {
     #[serde(rename = "label")]
     pub labels: Vec<Label>,
     /// What is behind the guest's network card: user (NAT without privileges), user,host (the same, and the
-    /// gateway's address leads to this host's own services), tap=NAME, or none [default: none]
+    /// gateway's address leads to this host's own services), net:NAME (a network between your VMs that say
+    /// the same name, and to nowhere else), tap=NAME, or none [default: none]
     #[arg(long, value_name = "NETWORK", help_heading = "Network")]
     pub net: Option<NetSpec>,
     /// Where the guest may send to, on the network `user`: deny, or allow=PLACE[,PLACE...] with addresses, networks (10.1.0.0/16) and
@@ -204,6 +207,10 @@ pub struct VmSpec {
     #[serde(with = "crate::host_path")]
     #[schemars(with = "Option<Written>")]
     pub vsock: Option<PathBuf>,
+    /// The guest agent, which `mother exec` and clones need, reached over a socket device: on or off [default: on in
+    /// guests that Mother makes, off where a kernel or an initrd of your own starts]
+    #[arg(long, value_name = "AGENT", value_parser = text::closed::<AgentWish>(), hide_possible_values = true)]
+    pub agent: Option<AgentWish>,
     /// Which console of the guest is here: serial (ttyS0), or virtio (hvc0), which is fast and knows the size of the
     /// window but needs a driver [default: serial]
     #[arg(long, value_name = "KIND", value_parser = text::closed::<ConsoleKind>(), hide_possible_values = true)]

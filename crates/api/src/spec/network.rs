@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::str::FromStr;
 
+use super::name::{NameError, VmName};
 use super::text::{BadText, Text, bad, written_as_text};
 
 /// What is behind the network card.
@@ -19,6 +20,8 @@ pub enum NetSpec {
     },
     /// A tap of the host, by the name of its interface.
     Tap(String),
+    /// A network between VMs of this user that say the same name.
+    Named(VmName),
 }
 
 impl fmt::Display for NetSpec {
@@ -29,6 +32,7 @@ impl fmt::Display for NetSpec {
                 f.write_str(if *reaches_host { "user,host" } else { "user" })
             }
             NetSpec::Tap(name) => write!(f, "tap={name}"),
+            NetSpec::Named(name) => write!(f, "net:{name}"),
         }
     }
 }
@@ -38,6 +42,12 @@ impl FromStr for NetSpec {
 
     fn from_str(text: &str) -> Result<NetSpec, BadText> {
         let user = |reaches_host| NetSpec::User { reaches_host };
+        if let Some(name) = text.strip_prefix("net:") {
+            return match VmName::new(name) {
+                Ok(name) => Ok(NetSpec::Named(name)),
+                Err(error) => bad(format!("a network: {error}"), NameError::help()),
+            };
+        }
         match text {
             "none" => Ok(NetSpec::None),
             "user" => Ok(user(false)),
@@ -47,7 +57,7 @@ impl FromStr for NetSpec {
                 None => bad(
                     format!("there is no network \"{}\"", text.escape_debug()),
                     "write `--net user`, `--net user,host` (the gateway's address leads to this host's own \
-                     services), `--net none` or `--net tap=NAME`",
+                     services), `--net net:NAME` (a network between VMs), `--net none` or `--net tap=NAME`",
                 ),
             },
         }
@@ -56,7 +66,7 @@ impl FromStr for NetSpec {
 
 impl Text for NetSpec {
     const NAME: &'static str = "Network";
-    const EXAMPLES: &'static [&'static str] = &["user", "user,host", "none", "tap=tap0"];
+    const EXAMPLES: &'static [&'static str] = &["user", "user,host", "none", "tap=tap0", "net:lab"];
 }
 
 written_as_text!(NetSpec);
@@ -246,6 +256,16 @@ mod tests {
             ("user,host", Ok("user,host")),
             ("tap=tap0", Ok("tap=tap0")),
             ("tap=", Ok("tap=")),
+            ("net:lab", Ok("net:lab")),
+            ("net:", Err("a network: the name is empty")),
+            (
+                "net:../x",
+                Err("a network: \"../x\" does not start with a letter or digit"),
+            ),
+            (
+                "net:a,user",
+                Err("a network: \"a,user\" has the character ','"),
+            ),
             ("bridge", Err("there is no network \"bridge\"")),
             ("user,", Err("there is no network \"user,\"")),
             ("", Err("there is no network \"\"")),
@@ -345,6 +365,7 @@ mod tests {
             come_back(&Mac([first & !1 | 2, bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]]));
             come_back(&NetSpec::Tap(name));
             come_back(&NetSpec::User { reaches_host: is_udp });
+            come_back(&NetSpec::Named(VmName::new(&format!("n{port}")).unwrap()));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What a guest may use of its host per second.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use clap::Args;
@@ -148,7 +149,7 @@ impl FromStr for CpuWeight {
 impl Text for CpuWeight {
     const NAME: &'static str = "CpuWeight";
     const EXAMPLES: &'static [&'static str] = &["50", "200"];
-    const MAY_BE_NUMBER: bool = true;
+    const NUMBERS: Option<RangeInclusive<u64>> = Some(1..=CpuWeight::MAX as u64);
 }
 
 written_as_text!(CpuWeight);
@@ -215,7 +216,7 @@ impl FromStr for ByteRate {
 impl Text for ByteRate {
     const NAME: &'static str = "ByteRate";
     const EXAMPLES: &'static [&'static str] = &["20M", "none"];
-    const MAY_BE_NUMBER: bool = true;
+    const NUMBERS: Option<RangeInclusive<u64>> = Some(ByteRate::MIN..=u64::MAX);
 }
 
 written_as_text!(ByteRate);
@@ -268,7 +269,7 @@ impl FromStr for CountRate {
 impl Text for CountRate {
     const NAME: &'static str = "CountRate";
     const EXAMPLES: &'static [&'static str] = &["500", "none"];
-    const MAY_BE_NUMBER: bool = true;
+    const NUMBERS: Option<RangeInclusive<u64>> = Some(1..=u32::MAX as u64);
 }
 
 written_as_text!(CountRate);

@@ -7,6 +7,7 @@
 use std::ffi::OsStr;
 use std::fmt::{self, Display};
 use std::marker::PhantomData;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
@@ -59,8 +60,10 @@ pub trait Text: FromStr<Err = BadText> + Display {
     const EXAMPLES: &'static [&'static str];
     /// Whether there are no others.
     const IS_CLOSED: bool = false;
-    /// Whether a number without a unit may stand without quotes.
-    const MAY_BE_NUMBER: bool = false;
+    /// Which numbers without a unit may stand without quotes.
+    const NUMBERS: Option<RangeInclusive<u64>> = None;
+    /// Of those, only multiples of this.
+    const NUMBER_STEP: u64 = 1;
 }
 
 /// Reads an option of such a type that has no other values, and tells shells which there are.
@@ -92,15 +95,26 @@ pub(super) fn closed<T: Text + Clone + Send + Sync + 'static>() -> impl TypedVal
 
 /// The schema of such a value.
 pub(super) fn schema_of<T: Text>() -> Schema {
-    match (T::IS_CLOSED, T::MAY_BE_NUMBER) {
+    let mut schema = match (T::IS_CLOSED, T::NUMBERS) {
         (true, _) => json_schema!({ "type": "string", "enum": T::EXAMPLES }),
-        (false, true) => json_schema!({
-            "type": ["string", "integer"],
-            "minimum": 0,
-            "examples": T::EXAMPLES,
-        }),
-        (false, false) => json_schema!({ "type": "string", "examples": T::EXAMPLES }),
+        (false, Some(numbers)) => {
+            let mut schema = json_schema!({
+                "type": ["string", "integer"],
+                "minimum": numbers.start(),
+                "maximum": numbers.end(),
+                "examples": T::EXAMPLES,
+            });
+            if T::NUMBER_STEP > 1 {
+                schema.insert("multipleOf".to_owned(), T::NUMBER_STEP.into());
+            }
+            schema
+        }
+        (false, None) => json_schema!({ "type": "string", "examples": T::EXAMPLES }),
+    };
+    if !T::IS_CLOSED && "".parse::<T>().is_err() {
+        schema.insert("minLength".to_owned(), 1.into());
     }
+    schema
 }
 
 /// Reads such a value from a file or a message.
@@ -113,7 +127,11 @@ pub(super) fn read<'de, T: Text, D: Deserializer<'de>>(deserializer: D) -> Resul
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             let examples = T::EXAMPLES.iter().map(|word| format!("\"{word}\""));
             let examples = examples.collect::<Vec<_>>();
-            let number = if T::MAY_BE_NUMBER { " or a number" } else { "" };
+            let number = if T::NUMBERS.is_some() {
+                " or a number"
+            } else {
+                ""
+            };
             write!(f, "a text such as {}{number}", examples.join(" or "))
         }
 
@@ -123,14 +141,14 @@ pub(super) fn read<'de, T: Text, D: Deserializer<'de>>(deserializer: D) -> Resul
         }
 
         fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
-            if !T::MAY_BE_NUMBER {
+            if T::NUMBERS.is_none() {
                 return Err(E::invalid_type(de::Unexpected::Signed(number), &self));
             }
             self.visit_str(&number.to_string())
         }
 
         fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
-            if !T::MAY_BE_NUMBER {
+            if T::NUMBERS.is_none() {
                 return Err(E::invalid_type(de::Unexpected::Unsigned(number), &self));
             }
             self.visit_str(&number.to_string())
@@ -200,6 +218,24 @@ where
     }
     for example in T::EXAMPLES {
         assert!(example.parse::<T>().is_ok(), "{} {example}", T::NAME);
+    }
+    // What the schema says of numbers is what is read of them.
+    let Some(numbers) = T::NUMBERS else { return };
+    let (least, most) = numbers.into_inner();
+    let check = |number: Option<u64>, expected: bool| {
+        let read = number.map(|number| serde_json::from_str::<T>(&number.to_string()).is_ok());
+        assert!(
+            read.is_none_or(|is_read| is_read == expected),
+            "{} {number:?}",
+            T::NAME
+        );
+    };
+    check(Some(least), true);
+    check(Some(most), true);
+    check(least.checked_sub(T::NUMBER_STEP), false);
+    check(most.checked_add(T::NUMBER_STEP), false);
+    if T::NUMBER_STEP > 1 {
+        check(Some(least + 1), false);
     }
 }
 

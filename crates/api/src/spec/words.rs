@@ -1,6 +1,7 @@
 //! One of a few words: engines, consoles; a number of vCPUs; and texts with a rule or two.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -60,6 +61,48 @@ impl Text for EngineWish {
 }
 
 written_as_text!(EngineWish);
+
+/// Whether the guest agent runs in a guest that Mother makes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum AgentWish {
+    /// It does.
+    #[default]
+    On,
+    /// It does not, and the guest has no socket device for it.
+    Off,
+}
+
+impl fmt::Display for AgentWish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            AgentWish::On => "on",
+            AgentWish::Off => "off",
+        })
+    }
+}
+
+impl FromStr for AgentWish {
+    type Err = BadText;
+
+    fn from_str(text: &str) -> Result<AgentWish, BadText> {
+        match text {
+            "on" => Ok(AgentWish::On),
+            "off" => Ok(AgentWish::Off),
+            other => bad(
+                format!("an agent is not \"{}\"", other.escape_debug()),
+                "write on or off",
+            ),
+        }
+    }
+}
+
+impl Text for AgentWish {
+    const NAME: &'static str = "Agent";
+    const EXAMPLES: &'static [&'static str] = &["on", "off"];
+    const IS_CLOSED: bool = true;
+}
+
+written_as_text!(AgentWish);
 
 /// Which of the guest's consoles the VM's terminal or pipe is connected to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -203,7 +246,7 @@ impl FromStr for VcpuCount {
 impl Text for VcpuCount {
     const NAME: &'static str = "VcpuCount";
     const EXAMPLES: &'static [&'static str] = &["1", "8"];
-    const MAY_BE_NUMBER: bool = true;
+    const NUMBERS: Option<RangeInclusive<u64>> = Some(1..=VcpuCount::MAX.0 as u64);
 }
 
 impl Serialize for VcpuCount {

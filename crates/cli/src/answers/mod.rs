@@ -8,11 +8,13 @@ mod schema;
 mod snapshots;
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use api::{
     Complaint, DeviceStatus, DiskSpec, Estimate, Forward, HostBooks, Jail, MemoryBook, Metric,
     NetSpec, VcpuView, VmEnd, VmName, VmOrigin, VmState,
 };
+use fleet::foreign::{CgroupBooks, Foreign};
 use insight::cpu::CpuTimes;
 use insight::integrity::EntryPoint;
 use insight::log::LogRecord;
@@ -29,6 +31,7 @@ use policy::Decision;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use watch::foreign::{ContainerProcess, ImageFormat, ProcessGuestBooks};
 use watch::{KernelFacts, LiveCost, WatchCost};
 
 pub use self::snapshots::{
@@ -155,12 +158,47 @@ pub struct ListedImage {
     pub name: String,
     /// What it is.
     pub what: String,
+    /// What its registry has under this name, if it is of one: `sha256:` and 64 hexadecimal digits.
+    pub digest: Option<String>,
     /// What it takes of the disk.
     pub size_bytes: u64,
     /// When it was used last, in seconds since 1970-01-01 UTC.
     pub used: u64,
     /// Whether a guest runs on it.
     pub in_use: bool,
+}
+
+/// A network between VMs.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct ListedNetwork {
+    /// Its name.
+    pub name: String,
+    /// Its addresses, such as `10.91.22.0/24`.
+    pub subnet: String,
+    /// Who gives addresses there and answers names.
+    pub resolver: Ipv4Addr,
+    /// Who is on it, by name.
+    pub vms: Vec<NetworkMember>,
+}
+
+/// A VM on a network between VMs.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct NetworkMember {
+    /// The VM.
+    pub name: String,
+    /// Its guest's address, by DHCP.
+    pub address: Ipv4Addr,
+}
+
+/// An image that `mother images pull` has got.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct PulledImage {
+    /// Its name, in full.
+    pub name: String,
+    /// What its registry has under this name: `sha256:` and 64 hexadecimal digits.
+    pub digest: String,
+    /// What its parts take, as they were pulled.
+    pub size_bytes: u64,
 }
 
 /// What `mother images rm` and `prune` removed.
@@ -177,6 +215,8 @@ pub struct FreedImages<'a> {
 pub struct Given<'a> {
     /// As `--net` has it.
     pub network: Option<NetSpec>,
+    /// The guest's address on its network between VMs (`net:NAME`), while it runs there.
+    pub address: Option<Ipv4Addr>,
     /// Ports of this host that lead into the guest, such as `8080:80`.
     pub ports: Option<&'a [Forward]>,
     /// Disks, the image's own first.
@@ -213,7 +253,7 @@ pub struct GivenLimits {
 
 impl Given<'_> {
     /// From what was written down when it was started.
-    pub fn of(origin: Option<&VmOrigin>) -> Given<'_> {
+    pub fn of(origin: Option<&VmOrigin>, address: Option<Ipv4Addr>) -> Given<'_> {
         let Some(VmOrigin {
             given,
             asked,
@@ -221,7 +261,10 @@ impl Given<'_> {
             folder,
         }) = origin
         else {
-            return Given::default();
+            return Given {
+                address,
+                ..Given::default()
+            };
         };
         let limits = GivenLimits {
             resident: given.resident_limit,
@@ -240,6 +283,7 @@ impl Given<'_> {
             .map(|label| (label.key(), label.value()));
         Given {
             network: Some(given.net.clone().unwrap_or_default()),
+            address,
             ports: Some(&given.forwards),
             disks: Some(&given.disks),
             limits: Some(limits),
@@ -344,8 +388,8 @@ pub struct RestoredVm {
 /// A dump that was written.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct DumpedVm<'a> {
-    /// The VM.
-    pub name: &'a VmName,
+    /// The VM, as it was named.
+    pub name: &'a str,
     /// The file.
     pub file: &'a str,
     /// `elf`, `kdump`, `lime` or `raw`.
@@ -492,6 +536,77 @@ pub struct Inspected<'a> {
     /// What it was asked for and given.
     #[serde(flatten)]
     pub given: Given<'a>,
+}
+
+/// Everything that is known of a guest that Mother does not run, or of one whose memory is in a file.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct InspectedForeign<'a> {
+    /// As it was named.
+    pub name: &'a str,
+    /// What kind of file it is, of one in a file.
+    pub format: Option<ImageFormat>,
+    /// The VM, of one that runs.
+    pub vm: Option<&'a Foreign>,
+    /// The host's own books, of one that runs.
+    pub books: Option<ProcessGuestBooks>,
+    /// How its memory is laid out, in words.
+    pub layout: Option<&'a str>,
+    /// Why the kernel's memory map does not prove the layout, if it does not.
+    pub layout_unproven: Option<&'a str>,
+    /// RAM that is there.
+    pub memory_bytes: u64,
+    /// The guest's kernel.
+    pub kernel: KernelFacts,
+    /// What is in the guest, if its kernel is known.
+    pub guest: Option<InsideGuest>,
+    /// To find the kernel.
+    pub attach_cost: Option<Cost>,
+    /// To look at everything.
+    pub cost: Option<Cost>,
+}
+
+/// A VM that Mother does not run, as `mother truth` sees it.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct TruthForeign<'a> {
+    /// As it was named.
+    pub name: &'a str,
+    /// The VM.
+    pub vm: &'a Foreign,
+    /// The worst of the rows.
+    pub worst: Verdict,
+    /// How the guest stands; the exit status says the same.
+    pub standing: Standing,
+    /// The guest's kernel.
+    pub kernel: &'a KernelFacts,
+    /// Claim, kernel's book and truth of each subject, and what comes of it.
+    pub rows: &'a [Row],
+    /// The host's own books.
+    pub books: &'a ProcessGuestBooks,
+    /// What the last look cost.
+    pub cost: Cost,
+    /// How long the last reading took, the host's books included.
+    pub seconds: f64,
+}
+
+/// A container, as `mother truth` sees it.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct TruthContainer<'a> {
+    /// As it was named.
+    pub name: &'a str,
+    /// The container.
+    pub container: &'a Foreign,
+    /// The worst of the rows.
+    pub worst: Verdict,
+    /// How it stands; the exit status says the same.
+    pub standing: Standing,
+    /// What it sees, what it may have, what the host holds, and what comes of it.
+    pub rows: &'a [Row],
+    /// What is in its control group's books.
+    pub cgroup: CgroupBooks,
+    /// Its processes.
+    pub processes: &'a [ContainerProcess],
+    /// What is not known, and why.
+    pub missing: &'a [String],
 }
 
 /// What is known of a VM that runs.

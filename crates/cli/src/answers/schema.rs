@@ -126,11 +126,6 @@ fn schemas() -> Vec<(&'static str, Schema)> {
         ("doctor", of::<Doctor>("mother doctor --json")),
         ("done", of::<Vec<Done>>("What came of orders to VMs")),
         ("dump", of::<DumpedVm<'_>>("mother dump --json")),
-        (
-            "snapshot",
-            of::<TakenSnapshot<'_>>("mother snapshot --json"),
-        ),
-        ("restore", of::<Vec<RestoredVm>>("mother restore --json")),
         ("ended", of::<Vec<Ended<'_>>>("mother wait --json")),
         ("failed", of::<Failed>("Instead of an answer")),
         (
@@ -139,25 +134,17 @@ fn schemas() -> Vec<(&'static str, Schema)> {
         ),
         ("hooks", of::<Hooks>("mother hooks --json")),
         ("images", of::<Vec<ListedImage>>("mother images --json")),
+        (
+            "pulled",
+            of::<Vec<PulledImage>>("mother images pull --json"),
+        ),
         ("inspect", of::<Inspected<'_>>("mother inspect --json")),
         ("logs", of::<Log<'_>>("mother logs --json")),
         ("processes", of::<Vec<Process>>("mother ps NAME --json")),
         ("profile", of::<WrittenProfile<'_>>("mother profile --json")),
         (
-            "freed-snapshots",
-            of::<FreedSnapshots<'_>>("mother snapshots rm and prune --json"),
-        ),
-        (
-            "inspected-snapshot",
-            of::<InspectedSnapshot<'_>>("mother snapshots inspect --json"),
-        ),
-        (
-            "snapshots",
-            of::<Vec<ListedSnapshot<'_>>>("mother snapshots --json"),
-        ),
-        (
-            "verified",
-            of::<Vec<VerifiedSnapshot<'_>>>("mother snapshots verify --json"),
+            "networks",
+            of::<Vec<ListedNetwork>>("mother networks --json"),
         ),
         ("ps", of::<Vec<ListedVm<'_>>>("mother ps --json")),
         (
@@ -184,11 +171,66 @@ fn schemas() -> Vec<(&'static str, Schema)> {
     ]
 }
 
+/// Those about VMs on disk.
+fn snapshot_schemas() -> Vec<(&'static str, Schema)> {
+    vec![
+        (
+            "snapshot",
+            of::<TakenSnapshot<'_>>("mother snapshot --json"),
+        ),
+        ("restore", of::<Vec<RestoredVm>>("mother restore --json")),
+        (
+            "freed-snapshots",
+            of::<FreedSnapshots<'_>>("mother snapshots rm and prune --json"),
+        ),
+        (
+            "inspected-snapshot",
+            of::<InspectedSnapshot<'_>>("mother snapshots inspect --json"),
+        ),
+        (
+            "snapshots",
+            of::<Vec<ListedSnapshot<'_>>>("mother snapshots --json"),
+        ),
+        (
+            "verified",
+            of::<Vec<VerifiedSnapshot<'_>>>("mother snapshots verify --json"),
+        ),
+    ]
+}
+
+/// Those about guests that Mother does not run.
+fn foreign_schemas() -> Vec<(&'static str, Schema)> {
+    vec![
+        (
+            "inspect-foreign",
+            of::<InspectedForeign<'_>>("mother inspect --json of what Mother does not run"),
+        ),
+        (
+            "truth-foreign",
+            of::<TruthForeign<'_>>("mother truth --json of a VM that Mother does not run"),
+        ),
+        (
+            "truth-container",
+            of::<TruthContainer<'_>>("mother truth container:NAME --json"),
+        ),
+        (
+            "container-processes",
+            of::<Vec<ContainerProcess>>("mother ps container:NAME --json"),
+        ),
+        ("all-kinds", of::<Vec<Foreign>>("mother ps --all --json")),
+    ]
+}
+
+fn all_schemas() -> impl Iterator<Item = (&'static str, Schema)> {
+    let all = schemas().into_iter().chain(snapshot_schemas());
+    all.chain(foreign_schemas())
+}
+
 #[test]
 fn the_schemas_in_docs_are_current() {
     let is_to_renew = std::env::var_os("RENEW_SCHEMA").is_some();
     let mut old = Vec::new();
-    for (name, schema) in schemas() {
+    for (name, schema) in all_schemas() {
         let path = PathBuf::from(FOLDER).join(format!("{name}.json"));
         let text = format!("{:#}\n", schema.to_value());
         if is_to_renew {
@@ -206,8 +248,7 @@ fn the_schemas_in_docs_are_current() {
 
 #[test]
 fn the_page_names_every_schema_and_no_other_is_kept() {
-    let mut known: BTreeSet<String> = schemas()
-        .iter()
+    let mut known: BTreeSet<String> = all_schemas()
         .map(|(name, _)| format!("{name}.json"))
         .collect();
     for file in &known {

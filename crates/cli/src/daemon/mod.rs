@@ -1,6 +1,7 @@
 //! `mother serve`, and what is asked of the daemon: declared VMs, tokens, other hosts.
 
 mod apply;
+mod collector;
 mod declare;
 mod elsewhere;
 mod server;

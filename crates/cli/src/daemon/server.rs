@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use fleet::Inventory;
 
+use super::collector::collector;
 use crate::failure::Failure;
 use crate::read_policy::read_policy;
 
@@ -36,6 +37,9 @@ pub struct ServeArguments {
         default_missing_value = "/var/agentx/master"
     )]
     snmp: Option<String>,
+    /// Send numbers and events to a collector of OpenTelemetry, at URL or on this host
+    #[arg(long, value_name = "URL", num_args = 0..=1)]
+    otlp: Option<Option<String>>,
     /// The folder of what is declared, events and tokens [default: $XDG_STATE_HOME/mother/serve]
     #[arg(long, value_name = "FOLDER")]
     state: Option<PathBuf>,
@@ -60,6 +64,13 @@ pub fn serve(arguments: &ServeArguments) -> Result<u8, Failure> {
             policy.clone()
         }
     });
+    let collector = match &arguments.otlp {
+        Some(typed) => {
+            let variable = |name: &str| std::env::var(name).ok();
+            Some(collector(typed.as_deref(), variable)?)
+        }
+        None => None,
+    };
     serve::run(serve::Options {
         state,
         socket: socket()?,
@@ -67,6 +78,7 @@ pub fn serve(arguments: &ServeArguments) -> Result<u8, Failure> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         policy,
         snmp: arguments.snmp.clone(),
+        collector,
     })?;
     Ok(0)
 }

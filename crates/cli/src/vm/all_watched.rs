@@ -4,7 +4,6 @@
 //! CPU is little. For programs there is a line when something is new, and every [`AT_LEAST`].
 
 use std::collections::BTreeSet;
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -21,7 +20,7 @@ use super::everybody::{everybody, used};
 use super::observe::cache;
 use crate::answers::{self, Sighted, TruthOfOne};
 use crate::failure::Failure;
-use crate::output::say;
+use crate::output::{is_shown, say};
 
 /// Between two looks at a guest that works, and at the list of VMs.
 const EVERY: Duration = Duration::from_secs(1);
@@ -44,7 +43,7 @@ static FIRST: Lock<()> = Lock::new(());
 /// Watches all guests until nobody reads any more.
 pub(super) fn watch_all(is_json: bool) -> Result<u8, Failure> {
     if !is_json {
-        let is_terminal = std::io::stdout().is_terminal();
+        let is_terminal = is_shown();
         loop {
             if is_terminal {
                 say(CLEAR)?;

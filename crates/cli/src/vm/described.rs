@@ -1,7 +1,10 @@
 //! What a VM was asked for and given, for people who look with `mother ps` and `mother inspect`: ports, disks, network,
 //! limits, labels and the words that it was started with.
 
-use api::{NetSpec, VmOrigin, VmSpec};
+use std::net::Ipv4Addr;
+
+use api::{NetSpec, VmOrigin, VmSpec, VmState};
+use fleet::Vm;
 
 use super::words::printable;
 
@@ -21,8 +24,15 @@ pub(super) fn ports(origin: Option<&VmOrigin>) -> String {
     }
 }
 
+/// The address of a guest that runs on a network between VMs.
+pub(super) fn address(vm: &Vm) -> Option<Ipv4Addr> {
+    let is_over = matches!(vm.state, VmState::Ended | VmState::Died);
+    let network = vm.info.as_ref().filter(|_| !is_over)?.network.as_ref()?;
+    Some(network.address)
+}
+
 /// Lines for `mother inspect`.
-pub(super) fn lines(origin: Option<&VmOrigin>) -> String {
+pub(super) fn lines(origin: Option<&VmOrigin>, address: Option<Ipv4Addr>) -> String {
     let Some(origin) = origin else {
         return String::new();
     };
@@ -33,7 +43,10 @@ pub(super) fn lines(origin: Option<&VmOrigin>) -> String {
     };
     let network = match &given.net {
         None | Some(NetSpec::None) => "none".to_owned(),
-        Some(net) if given.forwards.is_empty() => net.to_string(),
+        Some(net) if given.forwards.is_empty() => {
+            let address = address.map(|address| format!(", address {address}"));
+            format!("{net}{}", address.unwrap_or_default())
+        }
         Some(net) => format!("{net}, ports {}", ports(Some(origin)).replace(',', ", ")),
     };
     line("network", &network);
@@ -137,14 +150,29 @@ label    team=web
 started  mother run -d debian
 in       /home/user
 ";
-        assert_eq!(lines(Some(&origin())), expected);
+        assert_eq!(lines(Some(&origin()), None), expected);
         assert_eq!(ports(Some(&origin())), "8080->80,0.0.0.0:53->53/udp");
-        assert_eq!((lines(None).as_str(), ports(None).as_str()), ("", "-"));
+        assert_eq!(
+            (lines(None, None).as_str(), ports(None).as_str()),
+            ("", "-")
+        );
+    }
+
+    #[test]
+    fn people_read_where_a_guest_is_on_a_network_between_vms() {
+        let mut origin = origin();
+        origin.given.forwards.clear();
+        origin.given.net = Some("net:lab".parse().unwrap());
+        let said = lines(Some(&origin), Some([10, 64, 1, 20].into()));
+        assert!(
+            said.starts_with("network  net:lab, address 10.64.1.20\n"),
+            "{said}"
+        );
     }
 
     #[test]
     fn programs_find_the_same_fields_whether_something_is_known_or_not() {
-        let value = |origin| serde_json::to_value(Given::of(origin)).unwrap();
+        let value = |origin| serde_json::to_value(Given::of(origin, None)).unwrap();
         let origin = origin();
         let known = value(Some(&origin));
         let unknown = value(None);

@@ -1,11 +1,14 @@
 //! `mother dmesg`: the log of a guest's kernel.
 
 use clap::Args;
+use insight::log::LogRecord;
 
+use super::foreign::{self, MemoryArguments, Target};
 use super::observe::{look, seen, watch};
 use super::words::printable;
 use crate::answers;
 use crate::failure::Failure;
+use crate::observed::{Guests, Observation};
 use crate::output::say;
 
 /// `mother dmesg`.
@@ -16,28 +19,48 @@ guest answers any more. TIME is the guest's, in seconds since its kernel started
 
 Examples:
   mother dmesg web | tail
-  mother dmesg --json web | jq -r '.[] | select(.level <= 3) | .text'")]
+  mother dmesg --json web | jq -r '.[] | select(.level <= 3) | .text'
+  mother dmesg --memory vmcore | tail    what the kernel in a dump said last")]
 pub struct DmesgArguments {
     /// Which VM
-    #[arg(value_name = "NAME")]
-    name: String,
+    #[arg(value_name = "NAME", required_unless_present = "memory")]
+    name: Option<String>,
+    #[command(flatten)]
+    memory: MemoryArguments,
     /// As JSON: an array of objects
     #[arg(long)]
     json: bool,
 }
 
+impl DmesgArguments {
+    /// The guest whose memory this reads.
+    pub fn looks_into(&self) -> Option<Observation> {
+        let guest = || self.name.as_deref().and_then(Guests::named);
+        let of_file = self.memory.looks_into();
+        of_file.or_else(|| guest().map(Observation::to_see))
+    }
+}
+
 /// Prints the log; the exit status.
 pub fn dmesg(arguments: &DmesgArguments) -> Result<u8, Failure> {
-    let (name, mut watcher) = watch(&arguments.name)?;
+    if let Some(target) = Target::of(arguments.name.as_deref(), &arguments.memory) {
+        let log = foreign::seen(&target, |look| look.kernel_log())?;
+        return print(&log, arguments.json);
+    }
+    let (name, mut watcher) = watch(arguments.name.as_deref().unwrap_or_default())?;
     let log = look(&name, &mut watcher, |_, look| {
         seen(&name, look.kernel_log())
     })?;
-    if arguments.json {
+    print(&log, arguments.json)
+}
+
+fn print(log: &[LogRecord], is_json: bool) -> Result<u8, Failure> {
+    if is_json {
         say(&answers::text(&log))?;
         return Ok(0);
     }
     let mut text = String::new();
-    for record in &log {
+    for record in log {
         let at = record.time_ns / 1000;
         let seconds = at / 1_000_000;
         let micros = at % 1_000_000;

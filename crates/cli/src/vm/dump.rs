@@ -3,7 +3,6 @@
 //! The guest stands still meanwhile: the VM's process is asked for that on a connection of its own, and lets the guest go on
 //! when this ends, however we end. What needs time and no rest, as finding the kernel, comes before.
 
-use std::io::{self, IsTerminal};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -11,20 +10,22 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use api::VmName;
 use clap::Args;
 use fleet::{Client, ClientError, Inventory, Record};
-use insight::Kernel;
 use insight::amounts::size_in_words;
+use insight::{Kernel, Look};
 use watch::dump::{self, DumpError, DumpFormat, Dumped, DumpedKernel, Guest, HoleFile, Pipe};
 use watch::{Observer, Snapshot};
 
+use super::foreign::{self, Target};
 use super::observe::cache;
 use super::orders::check_alive;
 use super::rest::Rest;
 use super::words::{find, printable};
 use crate::answers::{self, DumpedVm};
 use crate::failure::Failure;
-use crate::output::{say, standard_output};
+use crate::observed::{Guests, Observation};
+use crate::output::{is_shown, say, standard_output};
 use crate::progress::Measured;
-use crate::whole_file::WholeFile;
+use crate::whole_file::{Opened, WholeFile};
 
 const ACT: &str = "dump";
 
@@ -40,7 +41,8 @@ Which tool opens what: docs/dump.md. What Volatility needs beside it: `mother pr
 Examples:
   mother dump web -o web.core
   mother dump web --kdump -o web.kdump
-  mother dump web --lime -o - | ssh elsewhere 'cat > web.lime'")]
+  mother dump web --lime -o - | ssh elsewhere 'cat > web.lime'
+  mother dump qemu:db -o db.core  a VM that somebody else runs, and that runs on meanwhile")]
 pub struct DumpArguments {
     /// Which VM
     #[arg(value_name = "NAME")]
@@ -59,6 +61,21 @@ pub struct DumpArguments {
     /// Say what was done as JSON
     #[arg(long)]
     json: bool,
+}
+
+impl DumpArguments {
+    /// The guest whose memory this reads, and the file that it writes.
+    pub fn looks_into(&self) -> Result<Option<Observation>, Failure> {
+        let Some(guests) = Guests::named(&self.name) else {
+            return Ok(None);
+        };
+        let file = Some(&self.output).filter(|path| *path != Path::new("-"));
+        let file = file.map(|path| Opened::create(path, self.force));
+        Ok(Some(Observation {
+            output: file.transpose()?,
+            ..Observation::to_see(guests)
+        }))
+    }
 }
 
 /// At most one of them.
@@ -97,18 +114,11 @@ pub fn dump(arguments: &DumpArguments) -> Result<u8, Failure> {
     if is_pipe {
         check_pipe(arguments, format)?;
     }
-    let inventory = Inventory::of_user()?;
-    let vm = find(&inventory, &arguments.name)?;
-    check_alive(&vm, ACT)?;
+    let taking = taking(arguments)?;
     let target = if is_pipe {
         None
     } else {
         Some(WholeFile::create(&arguments.output, arguments.force)?)
-    };
-    let taking = Taking {
-        name: &vm.name,
-        record: inventory.record(&vm.name),
-        is_torn: arguments.live,
     };
     let about = |failure: Failure| failure.about_file(&arguments.output, is_pipe);
     let taken = match target {
@@ -134,7 +144,70 @@ pub fn dump(arguments: &DumpArguments) -> Result<u8, Failure> {
             }
         }
     };
-    tell(arguments, &vm.name, format, &taken)
+    tell(arguments, format, &taken)
+}
+
+/// Who is to be dumped.
+fn taking(arguments: &DumpArguments) -> Result<Whom, Failure> {
+    if let Some(target) = Target::named(&arguments.name) {
+        return Ok(Whom::Other(target));
+    }
+    let inventory = Inventory::of_user()?;
+    let vm = find(&inventory, &arguments.name)?;
+    check_alive(&vm, ACT)?;
+    Ok(Whom::Own(Taking {
+        record: inventory.record(&vm.name),
+        name: vm.name,
+        is_torn: arguments.live,
+    }))
+}
+
+/// A VM of Mother's, or another.
+enum Whom {
+    Own(Taking),
+    Other(Target),
+}
+
+impl Whom {
+    fn take(&self, write: Write<'_>) -> Result<Taken, Failure> {
+        match self {
+            Whom::Own(taking) => taking.take(write),
+            Whom::Other(target) => take_other(target, write),
+        }
+    }
+}
+
+/// One that Mother does not run goes on while it is dumped, unless its own hypervisor has paused it.
+fn take_other(target: &Target, write: Write<'_>) -> Result<Taken, Failure> {
+    let begun = Instant::now();
+    let (found, is_paused) = foreign::to_dump(target)?;
+    let memory = &found.memory;
+    let kernel = of_kernel(&found.kernel, &found.look(&found.kernel.account()));
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let name = target.what();
+    let guest = Guest {
+        memory: &**memory,
+        vcpus: &[],
+        kernel: Some(&kernel),
+        name: &name,
+        taken_at: now.unwrap_or_default(),
+        is_torn: !is_paused,
+    };
+    let extents = memory.extents();
+    let bytes = extents.iter().map(|extent| extent.len_bytes).sum();
+    let mut shown = Measured::new(&format!("dumping {name}"), bytes);
+    let dumped = write(&guest, &mut |done| shown.show(done)).map_err(|error| match error {
+        DumpError::Write(source) => Failure::DumpWrite(source),
+        DumpError::Read(unreadable) => target.failed(unreadable.to_string(), None, false),
+    })?;
+    Ok(Taken {
+        dumped,
+        kernel: Ok(kernel),
+        rested: is_paused.then(|| begun.elapsed()),
+        vcpu_count: 0,
+        took: begun.elapsed(),
+        file: None,
+    })
 }
 
 /// Bytes of a dump have no place among words.
@@ -143,7 +216,7 @@ fn check_pipe(arguments: &DumpArguments, format: DumpFormat) -> Result<(), Failu
         "this format is not written from front to back; write it to a file"
     } else if arguments.json {
         "standard output is to have the dump, and --json an answer there; take one of them"
-    } else if io::stdout().is_terminal() {
+    } else if is_shown() {
         "a terminal shows no dump; pipe it, or name a file"
     } else {
         return Ok(());
@@ -152,8 +225,8 @@ fn check_pipe(arguments: &DumpArguments, format: DumpFormat) -> Result<(), Failu
 }
 
 /// A dump that is being taken.
-struct Taking<'a> {
-    name: &'a VmName,
+struct Taking {
+    name: VmName,
     record: Record,
     is_torn: bool,
 }
@@ -172,7 +245,7 @@ struct Taken {
 
 type Write<'a> = &'a mut dyn FnMut(&Guest<'_>, &mut dyn FnMut(u64)) -> Result<Dumped, DumpError>;
 
-impl Taking<'_> {
+impl Taking {
     fn failed(&self, source: ClientError) -> Failure {
         Failure::Vm {
             act: ACT,
@@ -270,8 +343,14 @@ impl Taking<'_> {
 fn known(snapshot: &Snapshot<'_>) -> Result<DumpedKernel, String> {
     let kernel: &Kernel = snapshot.kernel.map_err(ToString::to_string)?;
     let account = kernel.account();
-    let look = kernel.look(&account, &snapshot.registers);
-    Ok(DumpedKernel {
+    Ok(of_kernel(
+        kernel,
+        &kernel.look(&account, &snapshot.registers),
+    ))
+}
+
+fn of_kernel(kernel: &Kernel, look: &Look<'_>) -> DumpedKernel {
+    DumpedKernel {
         release: kernel.release().to_owned(),
         version: kernel.version().to_owned(),
         hostname: look.system().hostname.into_value(),
@@ -279,18 +358,18 @@ fn known(snapshot: &Snapshot<'_>) -> Result<DumpedKernel, String> {
         image: kernel.placement().ok(),
         direct_map: look.direct_map().ok(),
         phys_base: kernel.phys_base(),
-    })
+    }
 }
 
-fn tell(
-    arguments: &DumpArguments,
-    name: &VmName,
-    format: DumpFormat,
-    taken: &Taken,
-) -> Result<u8, Failure> {
+fn tell(arguments: &DumpArguments, format: DumpFormat, taken: &Taken) -> Result<u8, Failure> {
     let file = arguments.output.display().to_string();
     if arguments.json {
-        say(&answers::text(&answer(name, format, &file, taken)))?;
+        say(&answers::text(&answer(
+            &arguments.name,
+            format,
+            &file,
+            taken,
+        )))?;
         return Ok(0);
     }
     let mut text = format!("{file}: {}\n", sentence(taken));
@@ -333,12 +412,7 @@ impl Taken {
     }
 }
 
-fn answer<'a>(
-    name: &'a VmName,
-    format: DumpFormat,
-    file: &'a str,
-    taken: &'a Taken,
-) -> DumpedVm<'a> {
+fn answer<'a>(name: &'a str, format: DumpFormat, file: &'a str, taken: &'a Taken) -> DumpedVm<'a> {
     let kernel = taken.kernel.as_ref();
     DumpedVm {
         name,

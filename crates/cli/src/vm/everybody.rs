@@ -1,6 +1,5 @@
 //! `mother truth` without a name: every VM in a line, and what all of them together believe beside what the host has.
 
-use std::fs;
 use std::thread;
 
 use api::VmState;
@@ -13,6 +12,8 @@ use super::verdicts::{rows, settled, status};
 use super::words::{columns, printable};
 use crate::answers::{self, TruthOfOne, Truths};
 use crate::failure::Failure;
+use crate::host_memory;
+use crate::observed;
 use crate::output::say;
 
 /// One VM: what was seen, or why nothing.
@@ -198,32 +199,8 @@ fn answer<'a>(all: &'a [Asked], host: &'a Row) -> Truths<'a> {
 
 /// All memory of this host; 0 where the host does not say.
 pub(super) fn host_memory_bytes() -> u64 {
-    total(&fs::read_to_string("/proc/meminfo").unwrap_or_default()).unwrap_or(0)
-}
-
-/// MemTotal (proc_meminfo(5)).
-fn total(text: &str) -> Option<u64> {
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))?;
-    line.trim()
-        .strip_suffix(" kB")?
-        .parse::<u64>()
-        .ok()?
-        .checked_mul(1024)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_hosts_memory_is_what_its_kernel_counts() {
-        assert_eq!(
-            total("MemTotal:       24653324 kB\nMemFree: 1 kB\n"),
-            Some(24_653_324 << 10)
-        );
-        assert_eq!(total("MemFree: 1 kB\n"), None);
-        assert!(host_memory_bytes() > 0);
+    match observed::about() {
+        Some(about) => about.host_memory_bytes,
+        None => host_memory::bytes(),
     }
 }

@@ -3,10 +3,12 @@
 use clap::Args;
 use insight::hooks::{Hook, HookKind, Hooks, KERNEL};
 
+use super::foreign::{self, MemoryArguments, Target};
 use super::observe::{look, seen, watch};
 use super::words::{columns, printable};
 use crate::answers;
 use crate::failure::Failure;
+use crate::observed::{Guests, Observation};
 use crate::output::say;
 
 /// `mother hooks`.
@@ -21,8 +23,10 @@ Examples:
   mother hooks --json web | jq -r '.hooks[] | select(.owner == null) | .calls'")]
 pub struct HooksArguments {
     /// Which VM
-    #[arg(value_name = "NAME")]
-    name: String,
+    #[arg(value_name = "NAME", required_unless_present = "memory")]
+    name: Option<String>,
+    #[command(flatten)]
+    memory: MemoryArguments,
     /// The kernel's own too
     #[arg(long)]
     all: bool,
@@ -31,10 +35,24 @@ pub struct HooksArguments {
     json: bool,
 }
 
+impl HooksArguments {
+    /// The guest whose memory this reads.
+    pub fn looks_into(&self) -> Option<Observation> {
+        let guest = || self.name.as_deref().and_then(Guests::named);
+        let of_file = self.memory.looks_into();
+        of_file.or_else(|| guest().map(Observation::to_see))
+    }
+}
+
 /// Prints the hooks; the exit status.
 pub fn hooks(arguments: &HooksArguments) -> Result<u8, Failure> {
-    let (name, mut watcher) = watch(&arguments.name)?;
-    let found = look(&name, &mut watcher, |_, look| seen(&name, look.hooks()))?;
+    let found = match Target::of(arguments.name.as_deref(), &arguments.memory) {
+        Some(target) => foreign::seen(&target, |look| look.hooks())?,
+        None => {
+            let (name, mut watcher) = watch(arguments.name.as_deref().unwrap_or_default())?;
+            look(&name, &mut watcher, |_, look| seen(&name, look.hooks()))?
+        }
+    };
     if arguments.json {
         say(&answers::text(&found))?;
     } else {

@@ -3,22 +3,23 @@
 use api::HostBooks;
 use clap::Args;
 use fleet::{Inventory, Vm};
+use insight::Look;
 use insight::amounts::{size, time};
 use insight::verdict::standing;
-use insight::{Look, Observed};
 use watch::{Assessment, Snapshot};
 use x86::Gva;
 
-use super::connections;
 use super::described;
+use super::foreign::{self, MemoryArguments, Target};
+use super::inside::{inside, inside_guest};
 use super::observe::{failed, watch};
 use super::orders::is_alive;
-use super::processes;
 use super::truth;
 use super::verdicts::settled;
 use super::words::{find, printable};
-use crate::answers::{self, Given, InsideGuest, Inspected, InspectedNow, LookingCost};
+use crate::answers::{self, Given, Inspected, InspectedNow, LookingCost};
 use crate::failure::Failure;
+use crate::observed::{Guests, Observation};
 use crate::output::say;
 
 /// `mother inspect`.
@@ -26,24 +27,40 @@ use crate::output::say;
 #[command(after_help = "\
 Examples:
   mother inspect web
-  mother inspect --json web | jq '.guest.modules.seen.value[].name'")]
+  mother inspect --json web | jq '.guest.modules.seen.value[].name'
+  mother inspect --memory vmcore  a guest's memory in a file, whoever wrote it")]
 pub struct InspectArguments {
     /// Which VM
-    #[arg(value_name = "NAME")]
-    name: String,
+    #[arg(value_name = "NAME", required_unless_present = "memory")]
+    name: Option<String>,
+    #[command(flatten)]
+    memory: MemoryArguments,
     /// As JSON: an object
     #[arg(long)]
     json: bool,
 }
 
+impl InspectArguments {
+    /// The guest whose memory this reads.
+    pub fn looks_into(&self) -> Option<Observation> {
+        let guest = || self.name.as_deref().and_then(Guests::named);
+        let of_file = self.memory.looks_into();
+        of_file.or_else(|| guest().map(Observation::to_see))
+    }
+}
+
 /// Prints everything; the exit status.
 pub fn inspect(arguments: &InspectArguments) -> Result<u8, Failure> {
-    let vm = find(&Inventory::of_user()?, &arguments.name)?;
+    if let Some(target) = Target::of(arguments.name.as_deref(), &arguments.memory) {
+        return foreign::inspect(&target, arguments.json);
+    }
+    let name = arguments.name.as_deref().unwrap_or_default();
+    let vm = find(&Inventory::of_user()?, name)?;
     if !is_alive(&vm) {
         return inspect_ended(&vm, arguments.json);
     }
     let origin = vm.origin.as_ref();
-    let (name, mut watcher) = watch(&arguments.name)?;
+    let (name, mut watcher) = watch(name)?;
     let assessment = settled(&mut watcher).map_err(failed(&name))?;
     let snapshot = watcher.observer().observe().map_err(failed(&name))?;
     let account = snapshot.kernel.ok().map(insight::Kernel::account);
@@ -63,10 +80,10 @@ pub fn inspect(arguments: &InspectArguments) -> Result<u8, Failure> {
             state: vm.state,
             end: None,
             running: Some(now),
-            given: Given::of(origin),
+            given: Given::of(origin, described::address(&vm)),
         })
     } else {
-        described::lines(origin)
+        described::lines(origin, described::address(&vm))
             + &text(&assessment, &snapshot, look.as_ref())
             + &truth::table(&name, &assessment)
     };
@@ -82,29 +99,15 @@ fn inspect_ended(vm: &Vm, is_json: bool) -> Result<u8, Failure> {
             state: vm.state,
             end: vm.end.as_ref(),
             running: None,
-            given: Given::of(vm.origin.as_ref()),
+            given: Given::of(vm.origin.as_ref(), None),
         }))?;
         return Ok(0);
     }
     let end = vm.end.as_ref().map_or("it has ended", |end| &end.message);
     let how = printable(end);
-    let lines = described::lines(vm.origin.as_ref());
+    let lines = described::lines(vm.origin.as_ref(), None);
     say(&format!("ended    {how}\n{lines}"))?;
     Ok(0)
-}
-
-fn inside_guest(look: &Look<'_>) -> InsideGuest {
-    InsideGuest {
-        system: look.system(),
-        memory: look.memory_counters(),
-        cpu: look.cpu_times(),
-        processes: look.processes(),
-        modules: look.modules(),
-        sockets: look.sockets(),
-        mounts: look.mounts(),
-        entries: look.entry_points(),
-        log: look.kernel_log(),
-    }
 }
 
 fn cost(assessment: &Assessment, snapshot: &Snapshot<'_>, look: Option<&Look<'_>>) -> LookingCost {
@@ -197,46 +200,4 @@ fn host(books: &HostBooks) -> String {
         ));
     }
     text
-}
-
-fn inside(look: &Look<'_>) -> String {
-    let system = look.system();
-    let show = |observed: &Observed<String>| match observed {
-        Observed::Seen { value, .. } => printable(value),
-        Observed::NotObservable { why } => format!("not observable: {}", printable(why)),
-    };
-    let mut text = format!(
-        "\nhost     {}\ncmdline  {}\n",
-        show(&system.hostname),
-        show(&system.command_line)
-    );
-    if let Some([one, five, fifteen]) = system.load.value() {
-        text.push_str(&format!("load     {one:.2} {five:.2} {fifteen:.2}\n"));
-    }
-    let modules = look.modules();
-    match modules.value() {
-        Some(modules) => {
-            let names: Vec<String> = modules
-                .iter()
-                .map(|module| printable(&module.name))
-                .collect();
-            text.push_str(&format!("modules  {}: {}\n", names.len(), names.join(" ")));
-        }
-        None => text.push_str(&format!(
-            "modules  not observable: {}\n",
-            modules.why_not().unwrap_or_default()
-        )),
-    }
-    match look.processes() {
-        Observed::Seen { value, .. } => text.push_str(&format!("\n{}", processes::table(&value))),
-        Observed::NotObservable { why } => text.push_str(&format!(
-            "\nprocesses not observable: {}\n",
-            printable(&why)
-        )),
-    }
-    text + &format!(
-        "\n{}\n{}",
-        connections::sockets(look),
-        connections::mounts(look)
-    )
 }

@@ -9,13 +9,18 @@ mod described;
 mod dmesg;
 mod dump;
 mod everybody;
+mod exec;
+mod foreign;
 mod given;
 mod goal;
 mod hooks;
+mod inside;
 mod inspect;
 mod logs;
+mod networks;
 mod observe;
 mod orders;
+mod process_table;
 mod processes;
 mod profile;
 mod ps;
@@ -37,9 +42,11 @@ pub use balloon::{BalloonArguments, balloon};
 pub use console::{ConsoleArguments, console};
 pub use dmesg::{DmesgArguments, dmesg};
 pub use dump::{DumpArguments, dump};
+pub use exec::{ExecArguments, exec};
 pub use hooks::{HooksArguments, hooks};
 pub use inspect::{InspectArguments, inspect};
 pub use logs::{LogsArguments, logs};
+pub use networks::{NetworksArguments, networks};
 pub use orders::{
     LimitArguments, LinkArguments, NamesArguments, RemoveArguments, StopArguments, SwitchArguments,
     kill, limit, link, pause, remove, resume, stop, switch,
@@ -47,8 +54,8 @@ pub use orders::{
 pub use profile::{ProfileArguments, profile};
 pub use ps::{PsArguments, ps};
 pub use snapshot::{
-    ForkArguments, RestoreArguments, SnapshotArguments, SuspendArguments, fork, restore, snapshot,
-    suspend,
+    ForkArguments, RestoreArguments, SnapshotArguments, SuspendArguments, fork, order_from,
+    restore, snapshot, suspend,
 };
 pub use top::{TopArguments, top};
 pub use trace::{TraceArguments, trace};

@@ -11,14 +11,17 @@ use watch::{Snapshot, Watcher};
 use super::orders::check_alive;
 use super::words::find;
 use crate::failure::Failure;
-use crate::progress::profiles;
+use crate::observed::{self, profiles};
 
 /// The verb of all that is done here.
 const ACT: &str = "look into";
 
 /// Where what is learned about kernels is kept; nowhere where there is no cache.
 pub(in crate::vm) fn cache() -> Option<PathBuf> {
-    Cache::of_user().ok().map(|cache| profiles(&cache))
+    match observed::about() {
+        Some(about) => about.profiles.clone(),
+        None => Cache::of_user().ok().map(|cache| profiles(&cache)),
+    }
 }
 
 /// Somebody who watches the VM of this name.

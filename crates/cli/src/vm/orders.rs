@@ -8,6 +8,7 @@ use clap::Args;
 use fleet::{Client, ClientError, Inventory, InventoryError, Vm};
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::foreign::{self, Target};
 use crate::answers::{self, Done};
 use crate::daemon::declared_by_daemon;
 use crate::failure::{ANSWER_IS_NO, Failure};
@@ -196,8 +197,29 @@ pub fn kill(arguments: &NamesArguments) -> Result<u8, Failure> {
     each(arguments, kill_one)
 }
 
+/// The one that is named and that Mother does not run. Such a one stands alone: what is done about it is done by another
+/// way.
+fn other(arguments: &NamesArguments) -> Result<Option<Target>, Failure> {
+    let mut targets = arguments
+        .names
+        .iter()
+        .filter_map(|name| Target::named(name));
+    let first = targets.next();
+    match (&first, arguments.names.len()) {
+        (Some(target), 2..) => Err(target.failed(
+            "it is named beside others".to_owned(),
+            Some("what Mother does not run is paused and resumed one at a time"),
+            true,
+        )),
+        _ => Ok(first),
+    }
+}
+
 /// Pauses VMs.
 pub fn pause(arguments: &NamesArguments) -> Result<u8, Failure> {
+    if let Some(target) = other(arguments)? {
+        return foreign::order(&target, foreign::Order::Pause, arguments.json);
+    }
     each(arguments, |inventory, vm| {
         order(inventory, vm, "pause", Command::Pause)
     })
@@ -205,6 +227,9 @@ pub fn pause(arguments: &NamesArguments) -> Result<u8, Failure> {
 
 /// Lets VMs go on.
 pub fn resume(arguments: &NamesArguments) -> Result<u8, Failure> {
+    if let Some(target) = other(arguments)? {
+        return foreign::order(&target, foreign::Order::Resume, arguments.json);
+    }
     each(arguments, |inventory, vm| {
         order(inventory, vm, "resume", Command::Resume)
     })

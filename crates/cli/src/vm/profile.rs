@@ -11,8 +11,9 @@ use insight::{Blind, Look};
 use super::observe::{blind, look, watch};
 use crate::answers::{self, WrittenProfile};
 use crate::failure::Failure;
+use crate::observed::{Guests, Observation};
 use crate::output::{say, standard_output};
-use crate::whole_file::WholeFile;
+use crate::whole_file::{Opened, WholeFile};
 
 /// `mother profile`.
 #[derive(Clone, Debug, Args)]
@@ -39,6 +40,22 @@ pub struct ProfileArguments {
     /// Say what was done as JSON
     #[arg(long, requires = "output")]
     json: bool,
+}
+
+impl ProfileArguments {
+    /// The guest whose memory this reads, and the file that it writes.
+    pub fn looks_into(&self) -> Result<Option<Observation>, Failure> {
+        let Some(guests) = Guests::named(&self.name) else {
+            return Ok(None);
+        };
+        let file = self.output.as_deref();
+        let file = file.filter(|path| *path != Path::new("-"));
+        let file = file.map(|path| Opened::create(path, self.force));
+        Ok(Some(Observation {
+            output: file.transpose()?,
+            ..Observation::to_see(guests)
+        }))
+    }
 }
 
 /// One of them.

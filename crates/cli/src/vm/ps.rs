@@ -7,9 +7,12 @@ use insight::amounts::{size, time};
 
 use crate::answers::{self, Given, ListedVm};
 use crate::failure::Failure;
+use crate::observed::{Guests, Observation};
 use crate::output::say;
 use crate::users;
 use crate::vm::described;
+use crate::vm::foreign::list::all_kinds;
+use crate::vm::foreign::{self, MemoryArguments, Target};
 use crate::vm::processes::processes;
 use crate::vm::words::columns;
 
@@ -23,18 +26,25 @@ lead into the guest.
 Examples:
   mother ps -a
   mother ps web                   what runs inside of it
+  mother ps --memory vmcore       what ran when somebody wrote this dump
   sudo mother ps --all-users      everybody's, for who answers for the host
+  mother ps --all                 QEMU's, libvirt's, Firecracker's, containers, ...
   mother ps --json | jq -r '.[] | select(.state == \"paused\") | .name'")]
 pub struct PsArguments {
     /// Show the processes in this VM's guest, read from outside; the guest is not asked and need not answer
-    #[arg(value_name = "NAME", conflicts_with_all = ["all", "quiet", "all_users"])]
+    #[arg(value_name = "NAME", conflicts_with_all = ["ended", "quiet", "all_users"])]
     name: Option<String>,
+    #[command(flatten)]
+    memory: MemoryArguments,
     /// Also those that have ended
-    #[arg(short, long)]
-    all: bool,
+    #[arg(short = 'a', long)]
+    ended: bool,
     /// Those of every user, as far as this one may see them; root sees all
     #[arg(long, conflicts_with = "quiet")]
     all_users: bool,
+    /// VMs and containers of every kind that run on this host, whoever runs them, as far as this user may see them
+    #[arg(long, conflicts_with_all = ["quiet", "ended", "all_users", "name", "memory"])]
+    all: bool,
     /// Only names, a line each
     #[arg(short, long, conflicts_with = "json")]
     quiet: bool,
@@ -43,17 +53,32 @@ pub struct PsArguments {
     json: bool,
 }
 
+impl PsArguments {
+    /// The guest whose memory this reads.
+    pub fn looks_into(&self) -> Option<Observation> {
+        let guest = || self.name.as_deref().and_then(Guests::named);
+        let of_file = self.memory.looks_into();
+        of_file.or_else(|| guest().map(Observation::to_see))
+    }
+}
+
 /// Prints the list; the exit status.
 pub fn ps(arguments: &PsArguments) -> Result<u8, Failure> {
+    if let Some(target) = Target::of(arguments.name.as_deref(), &arguments.memory) {
+        return foreign::processes(&target, arguments.json);
+    }
     if let Some(name) = &arguments.name {
         return processes(name, arguments.json);
+    }
+    if arguments.all {
+        return all_kinds(arguments.json);
     }
     if arguments.all_users {
         return all_users(arguments);
     }
     let inventory = Inventory::of_user()?;
     let mut vms = inventory.list()?;
-    vms.retain(|vm| arguments.all || !has_ended(vm));
+    vms.retain(|vm| arguments.ended || !has_ended(vm));
     if arguments.json {
         let list: Vec<_> = vms
             .iter()
@@ -81,7 +106,7 @@ fn all_users(arguments: &PsArguments) -> Result<u8, Failure> {
         let Ok(mut vms) = inventory.list() else {
             continue;
         };
-        vms.retain(|vm| arguments.all || !has_ended(vm));
+        vms.retain(|vm| arguments.ended || !has_ended(vm));
         let user = users::name(place.user);
         for vm in vms {
             if arguments.json {
@@ -197,7 +222,7 @@ fn listed(vm: &Vm, metrics: Option<Vec<Metric>>) -> ListedVm<'_> {
         devices: status.map(|status| &status.devices[..]),
         metrics,
         end,
-        given: Given::of(vm.origin.as_ref()),
+        given: Given::of(vm.origin.as_ref(), described::address(vm)),
         user: None,
     }
 }
@@ -223,6 +248,7 @@ mod tests {
             detached: true,
             program: false,
             jail: None,
+            network: None,
         };
         Vm {
             name,

@@ -1,6 +1,5 @@
 //! `mother truth`: claim, kernel's book and truth side by side, and what comes of it.
 
-use std::io::IsTerminal;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,13 +10,15 @@ use watch::{Assessment, Watcher};
 
 use super::all_watched::watch_all;
 use super::everybody::everybody;
+use super::foreign::{self, Target};
 use super::given;
 use super::observe::{failed, watch};
 use super::verdicts::{rows, settled, status, summary};
 use super::words::printable;
 use crate::answers::{self, Truth};
 use crate::failure::Failure;
-use crate::output::say;
+use crate::observed::{Guests, Observation};
+use crate::output::{is_shown, say};
 use api::VmName;
 
 /// Time between tables with `--watch`.
@@ -42,6 +43,8 @@ Examples:
   mother truth
   mother truth web
   mother truth --watch web
+  mother truth qemu:web           a VM that somebody else runs; `mother ps --all` lists them
+  mother truth container:4f5e6d7c what a container believes, and what it may have
   mother truth --json web | jq '.rows[] | select(.verdict == \"contradicts\")'")]
 pub struct TruthArguments {
     /// Which VM; without a name all of them, a line each, and what they believe beside what the host has
@@ -55,6 +58,17 @@ pub struct TruthArguments {
     json: bool,
 }
 
+impl TruthArguments {
+    /// The guests whose memory this reads.
+    pub fn looks_into(&self) -> Option<Observation> {
+        let guests = match &self.name {
+            Some(name) => Guests::named(name),
+            None => Some(Guests::All),
+        };
+        guests.map(Observation::to_see)
+    }
+}
+
 /// Prints the table; the exit status.
 pub fn truth(arguments: &TruthArguments) -> Result<u8, Failure> {
     let Some(name) = &arguments.name else {
@@ -64,6 +78,9 @@ pub fn truth(arguments: &TruthArguments) -> Result<u8, Failure> {
             everybody(arguments.json)
         };
     };
+    if let Some(target) = Target::named(name) {
+        return foreign::truth(&target, arguments.watch, arguments.json);
+    }
     let (name, mut watcher) = watch(name)?;
     if arguments.watch {
         return watch_on(&name, &mut watcher.for_long(), arguments.json);
@@ -79,11 +96,7 @@ pub fn truth(arguments: &TruthArguments) -> Result<u8, Failure> {
 }
 
 fn watch_on(name: &VmName, watcher: &mut Watcher, is_json: bool) -> Result<u8, Failure> {
-    let clear = if std::io::stdout().is_terminal() {
-        CLEAR
-    } else {
-        ""
-    };
+    let clear = if is_shown() { CLEAR } else { "" };
     let mut last = 0;
     loop {
         let start = Instant::now();

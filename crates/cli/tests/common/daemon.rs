@@ -30,6 +30,8 @@ pub struct Daemon {
     pub address: String,
     /// More words behind `mother serve`.
     words: Vec<String>,
+    /// Variables of its environment.
+    variables: Vec<(String, String)>,
 }
 
 impl Drop for Daemon {
@@ -47,6 +49,12 @@ impl Daemon {
 
     /// The same with more words behind `mother serve`.
     pub fn start_with(words: &[&str]) -> Option<Daemon> {
+        Daemon::start_in(words, &[])
+    }
+
+    /// The same with these variables.
+    pub fn start_in(words: &[&str], variables: &[(&str, &str)]) -> Option<Daemon> {
+        let variables = variables.iter();
         let folder = tempfile::tempdir().unwrap();
         let mut daemon = Daemon {
             mother: with_guest()?.in_folder(folder.path()),
@@ -55,6 +63,9 @@ impl Daemon {
             fingerprint: String::new(),
             address: String::new(),
             words: words.iter().map(|word| (*word).to_owned()).collect(),
+            variables: variables
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect(),
         };
         daemon.begin();
         Some(daemon)
@@ -67,6 +78,7 @@ impl Daemon {
             .args(["serve", "--listen", "127.0.0.1:0", "--state"])
             .arg(self.folder.path().join("state"))
             .args(&self.words)
+            .envs(self.variables.iter().map(|(key, value)| (key, value)))
             .stdin(Stdio::null())
             .stderr(Stdio::piped());
         let mut process = command.spawn().unwrap();

@@ -6,6 +6,7 @@
 pub mod daemon;
 pub mod host;
 pub mod limited;
+pub mod registry;
 #[macro_use]
 pub mod nobody;
 

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use super::common::{self, add};
+use crate::common::{self, add};
 
 use imago::FormatCreateBuilder;
 use imago::qcow2::{Qcow2, Qcow2CreateBuilder};

@@ -1,13 +1,15 @@
-# A Debian system at honest work: packages, a compiler, modules, BPF, tracing, services and namespaces, again and again.
+# A Debian system at honest work: packages, a compiler, modules, BPF, tracing, containers, services and namespaces, again and
+# again.
 # Each kind of work that went well says so.
 export DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin:/sbin:/bin
 cd /root
-say() { echo "$*" >/dev/console; }
-fail() { say "cannot prepare: $*"; tail -n 5 /root/log >/dev/console; exit 1; }
-exec >>/root/log 2>&1
+# What it says is the program's output, not the console's, on which the kernel and services write too.
+exec 3>&1 >>/root/log 2>&1
+say() { echo "$*" >&3; }
+fail() { say "cannot prepare: $*"; tail -n 5 /root/log >&3; exit 1; }
 
 apt-get update || fail "no package lists"
-apt-get install -y --no-install-recommends gcc libc6-dev bpftool || fail "no compiler"
+apt-get install -y --no-install-recommends gcc libc6-dev bpftool runc || fail "no compiler"
 gcc -O2 -o bpf bpf.c || fail "bpf.c"
 bpftool btf dump file /sys/kernel/btf/vmlinux format raw >types || fail "no type information"
 functions=$(sed -nE "s/^\[([0-9]+)\] FUNC '(vfs_open|vfs_read|do_sys_openat2|tcp_v4_connect)'.*/\1/p" types)
@@ -53,6 +55,24 @@ tracing() {
     return $status
 }
 
+# As an engine of containers has it: layers, namespaces, a program copied into memory that sets them up, one more inside.
+containers() {
+    mkdir -p container/rootfs layers && mount -t tmpfs layers layers && mkdir layers/upper layers/work &&
+        mount -t overlay container -o lowerdir=/,upperdir=layers/upper,workdir=layers/work container/rootfs || return
+    (
+        cd container && rm -f config.json && runc spec &&
+            sed -i 's/"terminal": true/"terminal": false/; s/"readonly": true/"readonly": false/; s/"sh"/"sleep", "1000"/' \
+                config.json &&
+            runc run -d inner </dev/null && runc exec inner sh -c 'id; ps ax; echo inside >/written' &&
+            runc kill inner KILL
+    )
+    local status=$?
+    runc delete --force inner
+    [ "$(cat layers/upper/written)" = inside ] || status=1
+    umount container/rootfs layers
+    return $status
+}
+
 services() {
     systemctl restart systemd-journald systemd-networkd &&
         systemd-run --wait --quiet -p PrivateTmp=yes -p PrivateNetwork=yes -p SystemCallFilter=@system-service true &&
@@ -64,7 +84,7 @@ services() {
 round=0
 while :; do
     round=$((round + 1))
-    for work in packages compiler modules "./bpf $functions" tracing services; do
+    for work in packages compiler modules "./bpf $functions" tracing containers services; do
         $work && say "did $work" || say "failed $work: $(tail -n 1 /root/log)"
     done
     say "round $round"

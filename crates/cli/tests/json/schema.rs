@@ -43,6 +43,12 @@ impl Check<'_> {
                 "maximum" => value
                     .as_f64()
                     .is_none_or(|value| value <= rule.as_f64().unwrap()),
+                "multipleOf" => value
+                    .as_u64()
+                    .is_none_or(|value| value.is_multiple_of(rule.as_u64().unwrap())),
+                "minLength" => value
+                    .as_str()
+                    .is_none_or(|text| text.chars().count() as u64 >= rule.as_u64().unwrap()),
                 "minItems" => len(value).is_none_or(|len| len >= rule.as_u64().unwrap()),
                 "maxItems" => len(value).is_none_or(|len| len <= rule.as_u64().unwrap()),
                 "required" => value.as_object().is_none_or(|fields| {

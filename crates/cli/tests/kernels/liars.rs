@@ -2,11 +2,15 @@
 //!
 //! The lies are told by writing guest memory from outside, as a rootkit would from inside.
 
+use std::io::Read;
 use std::os::unix::fs::FileExt;
+use std::process::Child;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use insight::hidden::{Depth, HiddenTask};
 use insight::{Kernel, Look};
+use serde_json::Value;
 use x86::Gva;
 
 use crate::compare::look;
@@ -303,9 +307,50 @@ pub fn hung(guest: &mut Guest) {
     );
 }
 
-/// A guest that works honestly for so long; whatever is hidden according to us is a false alarm.
+/// Follows the policy `guarded` while a guest works.
+struct Guarded {
+    watching: Child,
+    said: JoinHandle<String>,
+}
+
+impl Guarded {
+    fn follow(guest: &Guest) -> Guarded {
+        let words = "watch --json --policy guarded --journal /dev/null seen";
+        let mut watching = guest.start(&words.split(' ').collect::<Vec<_>>());
+        let mut output = watching.stdout.take().unwrap();
+        // Read as it comes: who waits for room to write follows nothing.
+        let said = std::thread::spawn(move || {
+            let mut text = String::new();
+            output.read_to_string(&mut text).unwrap();
+            text
+        });
+        Guarded { watching, said }
+    }
+
+    /// Decisions that act on the guest, and how many are only noted.
+    fn end(mut self) -> (Vec<String>, usize) {
+        self.watching.kill().unwrap();
+        self.watching.wait().unwrap();
+        let text = self.said.join().unwrap();
+        // The last line may have been cut short.
+        let (whole, _) = text.rsplit_once('\n').unwrap_or_default();
+        let lines = whole.lines().map(serde_json::from_str::<Value>);
+        let (notes, acts): (Vec<_>, Vec<_>) = lines
+            .map(|line| line.unwrap()["decision"].clone())
+            .filter(|decision| decision["rule"].is_string())
+            .partition(|decision| {
+                let then = decision["then"].as_array().unwrap();
+                then.iter().all(|action| action == "note")
+            });
+        (acts.iter().map(Value::to_string).collect(), notes.len())
+    }
+}
+
+/// A guest that works honestly for so long; whatever is hidden according to us is a false alarm, and so is whatever the policy
+/// `guarded` acts on.
 pub fn honest(guest: &mut Guest, seconds: u64) {
     let kernel = guest.attach(None).unwrap();
+    let guarded = Guarded::follow(guest);
     guest.ask("insmod /modules/dummy.ko 2>/dev/null; true");
     // Processes that come and go, files, pipes, modules in and out, sockets.
     guest.send(
@@ -338,21 +383,26 @@ pub fn honest(guest: &mut Guest, seconds: u64) {
         let spaces = insight::hidden::confirmed(&spaces, |space| *space);
         alarms.extend(spaces.iter().map(|space| format!("{space:?}")));
         // And everything else that is ever told.
-        let said: serde_json::Value =
+        let said: Value =
             serde_json::from_str(&guest.mother(&["truth", "--json", "seen"])).unwrap();
         let rows = said["rows"].as_array().unwrap().iter();
         let rows = rows.filter(|row| row["verdict"] == "contradicts");
-        alarms.extend(rows.map(serde_json::Value::to_string));
+        alarms.extend(rows.map(Value::to_string));
         looks += LOOKS;
         std::thread::sleep(Duration::from_millis(250));
     }
+    let (acted, noted) = guarded.end();
+    let release = kernel.release();
     crate::say(&format!(
-        "{looks} looks at a guest that works for {seconds} s, {} alarms",
-        alarms.len()
+        "{release}: {looks} looks at a guest that works for {seconds} s, {} alarms; `guarded` acted {} times and noted \
+         {noted}",
+        alarms.len(),
+        acted.len()
     ));
     assert!(
         looks > 0 && alarms.is_empty(),
         "false alarms: {}",
         alarms.join("\n")
     );
+    assert!(acted.is_empty(), "acted on: {}", acted.join("\n"));
 }

@@ -21,11 +21,15 @@ pub enum Kind {
     Reader = 5,
     /// It stands between a guest and its network.
     Wire = 6,
+    /// It carries a network between VMs.
+    Switch = 7,
+    /// It reads a guest's memory.
+    Observer = 8,
 }
 
 impl Kind {
     /// Every kind.
-    pub(super) const ALL: [Kind; 7] = [
+    pub(super) const ALL: [Kind; 9] = [
         Kind::Any,
         Kind::Vcpu,
         Kind::KvmVcpu,
@@ -33,6 +37,8 @@ impl Kind {
         Kind::Pager,
         Kind::Reader,
         Kind::Wire,
+        Kind::Switch,
+        Kind::Observer,
     ];
 
     /// In words.
@@ -44,6 +50,8 @@ impl Kind {
             Kind::Pager => "the pager",
             Kind::Reader => "a reader of foreign files",
             Kind::Wire => "what stands between a guest and its network",
+            Kind::Switch => "what carries a network between VMs",
+            Kind::Observer => "what looks into a guest",
         }
     }
 }
@@ -70,24 +78,28 @@ pub(super) struct Call {
     pub(super) name: &'static str,
     pub(super) check: Check,
     /// Bits by [`Kind`].
-    kinds: u8,
+    kinds: u16,
 }
 
 impl Call {
     /// Whether threads of this kind may.
     pub(super) fn is_for(&self, kind: Kind) -> bool {
-        self.kinds & 1 << kind as u8 != 0
+        self.kinds & 1 << kind as u16 != 0
     }
 }
 
 /// `Kind::Any` may whatever another kind may: threads start as that.
-const A: u8 = 1;
-const V: u8 = A | 1 << Kind::Vcpu as u8 | K;
-const K: u8 = A | 1 << Kind::KvmVcpu as u8;
-const D: u8 = A | 1 << Kind::Device as u8;
-const P: u8 = A | 1 << Kind::Pager as u8;
-const R: u8 = A | 1 << Kind::Reader as u8;
-const W: u8 = A | 1 << Kind::Wire as u8;
+const A: u16 = 1;
+const V: u16 = A | 1 << Kind::Vcpu as u16 | K;
+const K: u16 = A | 1 << Kind::KvmVcpu as u16;
+const D: u16 = A | 1 << Kind::Device as u16;
+const P: u16 = A | 1 << Kind::Pager as u16;
+const R: u16 = A | 1 << Kind::Reader as u16;
+/// Whatever carries frames: one guest's to its network, or those of several between them.
+const W: u16 = A | 1 << Kind::Wire as u16 | S;
+const S: u16 = A | 1 << Kind::Switch as u16;
+/// All of an observer's threads: those that it starts come with the filter of the one that starts them.
+const O: u16 = A | 1 << Kind::Observer as u16;
 
 /// Rights of memory that make it code.
 const EXECUTABLE: u32 = libc::PROT_EXEC as u32;
@@ -119,7 +131,8 @@ const ORDERS: &[u32] = &[
 ];
 
 /// KVM's orders to a vCPU (`include/uapi/linux/kvm.h`): `KVM_RUN`; `GET` and `SET` of `REGS`, `SREGS`, `MSRS`, `LAPIC`,
-/// `MP_STATE`, `VCPU_EVENTS`, `DEBUGREGS`, `XSAVE`, `XCRS` and `DEVICE_ATTR`; `KVM_INTERRUPT`, `KVM_NMI`, `KVM_GET_STATS_FD`.
+/// `MP_STATE`, `VCPU_EVENTS`, `DEBUGREGS`, `XSAVE`, `XCRS` and `DEVICE_ATTR`; `KVM_INTERRUPT`, `KVM_NMI`,
+/// `KVM_SET_GUEST_DEBUG`, `KVM_GET_STATS_FD`.
 const KVM_VCPU: &[u32] = &[
     0xae80,
     0x8090_ae81,
@@ -134,6 +147,7 @@ const KVM_VCPU: &[u32] = &[
     0x8004_ae98,
     0x4004_ae99,
     0xae9a,
+    0x4048_ae9b,
     0x8040_ae9f,
     0x4040_aea0,
     0x8080_aea1,
@@ -177,7 +191,7 @@ pub(super) fn kvm_orders(kind: Kind) -> impl Iterator<Item = u32> {
         Kind::Any => &[KVM_VCPU, KVM_SIGNALS, KVM_MAKING],
         Kind::KvmVcpu => &[KVM_VCPU, KVM_SIGNALS],
         Kind::Device => &[KVM_SIGNALS],
-        Kind::Vcpu | Kind::Pager | Kind::Reader | Kind::Wire => &[],
+        Kind::Vcpu | Kind::Pager | Kind::Reader | Kind::Wire | Kind::Switch | Kind::Observer => &[],
     };
     lists.iter().flat_map(|list| list.iter().copied())
 }
@@ -185,10 +199,17 @@ pub(super) fn kvm_orders(kind: Kind) -> impl Iterator<Item = u32> {
 /// `F_DUPFD`, `F_GETFD`, `F_SETFD`, `F_GETFL`, `F_SETFL`, `F_DUPFD_CLOEXEC`, `F_ADD_SEALS`.
 const DESCRIPTOR_ORDERS: &[u32] = &[0, 1, 2, 3, 4, 1030, 1033];
 
+/// `F_GETFD`, `F_DUPFD_CLOEXEC`: who may set the flags of a file has what was there before overwritten where it is only to be
+/// appended to.
+const OBSERVER_ORDERS: &[u32] = &[1, 1030];
+
+/// `SO_RCVTIMEO`, `SO_SNDTIMEO`.
+const TIMES: &[u32] = &[20, 21];
+
 /// `PR_SET_NAME`, `PR_CAPBSET_DROP`, `PR_CAP_AMBIENT`, `PR_SET_VMA`.
 const PROCESS_ORDERS: &[u32] = &[15, 24, 47, 0x5356_4d41];
 
-const fn row(number: i64, name: &'static str, kinds: u8, check: Check) -> Call {
+const fn row(number: i64, name: &'static str, kinds: u16, check: Check) -> Call {
     Call {
         number,
         name,
@@ -203,7 +224,7 @@ macro_rules! rows {
     };
 }
 
-const ALL: u8 = V | D | P | R | W;
+const ALL: u16 = V | D | P | R | W | O;
 
 use Check::{Any, OneOf, Order, Us, Without};
 
@@ -211,69 +232,71 @@ use Check::{Any, OneOf, Order, Us, Without};
 pub(super) const ALLOWED: &[Call] = &rows! {
     // Waiting, and being told.
     SYS_futex ALL, Any;
-    SYS_read K | D | P | R | W, Any;
+    SYS_read K | D | P | R | W | O, Any;
     SYS_write ALL, Any;
-    SYS_ppoll D | P | W, Any;
-    SYS_clock_nanosleep K | D | P, Any;
+    SYS_ppoll D | P | W | O, Any;
+    SYS_clock_nanosleep K | D | P | O, Any;
     SYS_sched_yield ALL, Any;
     SYS_restart_syscall ALL, Any;
     SYS_eventfd2 A, Any;
-    SYS_clock_gettime K | P | W, Any;
+    SYS_clock_gettime K | P | W | O, Any;
     // Memory of its own.
     SYS_mmap ALL, Without(2, EXECUTABLE);
     SYS_mprotect ALL, Without(2, EXECUTABLE);
     SYS_munmap ALL, Any;
-    SYS_mremap K | D | P | R | W, Any;
+    SYS_mremap K | D | P | R | W | O, Any;
     SYS_madvise ALL, Any;
     SYS_brk ALL, Any;
-    SYS_memfd_create R, Any;
-    SYS_ftruncate D | R, Any;
+    SYS_memfd_create R | O, Any;
+    SYS_ftruncate D | R | O, Any;
     // Threads, their walls and their signals.
-    SYS_clone A, Without(0, NO_THREAD);
-    SYS_set_robust_list A, Any;
-    SYS_rseq A, Any;
-    SYS_gettid K | P, Any;
+    SYS_clone O, Without(0, NO_THREAD);
+    SYS_set_robust_list O, Any;
+    SYS_rseq O, Any;
+    SYS_gettid K | P | O, Any;
     SYS_getpid K | P, Any;
-    SYS_prctl A, OneOf(0, PROCESS_ORDERS);
+    SYS_prctl O, OneOf(0, PROCESS_ORDERS);
     SYS_seccomp A, OneOf(0, &[libc::SECCOMP_SET_MODE_FILTER]);
     SYS_landlock_restrict_self A, Any;
     SYS_capset A, Any;
     SYS_rt_sigreturn ALL, Any;
     SYS_rt_sigaction ALL, Any;
-    SYS_rt_sigprocmask K | P, Any;
-    SYS_sigaltstack R | W, Any;
+    SYS_rt_sigprocmask K | P | O, Any;
+    SYS_sigaltstack R | W | O, Any;
     SYS_tgkill K | P, Us(0);
     SYS_exit ALL, Any;
-    SYS_exit_group R | W, Any;
+    SYS_exit_group R | W | O, Any;
     // Disks, page file, log.
-    SYS_pread64 D | P | R, Any;
-    SYS_pwrite64 D | P | R, Any;
+    SYS_pread64 D | P | R | O, Any;
+    SYS_pwrite64 D | P | R | O, Any;
     SYS_preadv D, Any;
     SYS_pwritev D, Any;
     SYS_fdatasync D, Any;
     SYS_fallocate D | P, Any;
-    SYS_lseek D | P | R, Any;
-    SYS_statx D | P | R, Any;
+    SYS_lseek D | P | R | O, Any;
+    SYS_statx D | P | R | O, Any;
     SYS_fstat D | P | R, Any;
     SYS_fsync D | R, Any;
     SYS_sync_file_range D, Any;
     // Sockets that were given, and connections that come in through them.
-    SYS_accept4 D, Any;
-    SYS_sendto D, Any;
+    SYS_accept4 D | S, Any;
+    SYS_sendto D | O, Any;
     SYS_recvfrom D, Any;
-    SYS_sendmsg D | R | W, Any;
-    SYS_recvmsg D | R, Any;
+    SYS_sendmsg D | R | W | O, Any;
+    SYS_recvmsg D | R | S | O, Any;
     SYS_shutdown D, Any;
     SYS_getsockopt D, Any;
     SYS_setsockopt D, Any;
+    SYS_setsockopt O, OneOf(2, TIMES);
     // Descriptors.
-    SYS_close K | D | P | R | W, Any;
+    SYS_close K | D | P | R | W | O, Any;
     SYS_dup2 A, Any;
     SYS_pipe2 A, Any;
     SYS_fcntl D | R, OneOf(1, DESCRIPTOR_ORDERS);
+    SYS_fcntl O, OneOf(1, OBSERVER_ORDERS);
     SYS_ioctl K | D | P | W, Order(ORDERS);
     // What cannot do harm.
-    SYS_getrandom D | P | R | W, Any;
+    SYS_getrandom D | P | R | W | O, Any;
     SYS_geteuid A, Any;
-    SYS_sched_getaffinity A, Any;
+    SYS_sched_getaffinity O, Any;
 };

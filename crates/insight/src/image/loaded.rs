@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Code, ImageError, KernelImage, MAX_FILE};
 use crate::cache;
+use crate::kept;
 use crate::profile::Profile;
 
 /// Builds of kernel files that somebody in this process holds, by the file's SHA-256: one is as large as all that is known of
@@ -63,7 +64,12 @@ impl Loaded {
             let read = || Some(hold(digest, cache::load(folder, &digest)?));
             Some((profile.or_else(read)?, folder.to_owned()))
         };
-        if let Some((profile, folder)) = cache.and_then(kept) {
+        let found = cache.and_then(kept).or_else(|| {
+            // Who has read a guest's memory makes no profile for others.
+            kept::asked()?.make(cache?, digest, file).ok()?;
+            kept(cache?)
+        });
+        if let Some((profile, folder)) = found {
             return Ok(Loaded {
                 digest,
                 profile,
@@ -75,7 +81,7 @@ impl Loaded {
         if Sha256::digest(&bytes).as_slice() != digest {
             return Err(ImageError::Changed);
         }
-        Loaded::decode(&bytes, digest, cache)
+        Loaded::decode(&bytes, digest, cache.filter(|_| kept::asked().is_none()))
     }
 
     fn decode(file: &[u8], digest: [u8; 32], cache: Option<&Path>) -> Result<Loaded, ImageError> {

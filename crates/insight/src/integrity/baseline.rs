@@ -4,18 +4,18 @@
 //! read again that changed. Who watches reads and writes the first every second.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use x86::Gpa;
 
 use super::finding::Finding;
 use crate::blind::Blind;
+use crate::kept::{self, Entry, KEPT_BYTES_MAX};
 use crate::modules::Stretch;
 
 /// What is watched is compared by pages of this size.
@@ -154,7 +154,7 @@ impl Head {
 
 /// The baseline. Locked while it is open: one check at a time.
 pub(super) struct Baseline {
-    path: PathBuf,
+    folder: PathBuf,
     head: Head,
     text: File,
     is_changed: bool,
@@ -166,31 +166,24 @@ pub(super) struct Baseline {
 impl Baseline {
     /// The one in `folder`; an empty one if that is another life's or damaged.
     pub(super) fn open(folder: &Path, life: &str) -> Result<Baseline, Blind> {
-        let path = folder.join("integrity.head");
-        let open = || -> io::Result<File> {
-            fs::create_dir_all(folder)?;
-            let mut options = OpenOptions::new();
-            let text = options
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(folder.join("integrity.text"))?;
-            flock(&text, FlockOperation::LockExclusive)?;
-            Ok(text)
-        };
-        let text = open()
+        let text = kept::open(folder, Entry::Text)
             .map_err(|error| Blind::Baseline(folder.display().to_string(), error.to_string()))?;
-        let head = fs::read(&path).ok().and_then(|bytes| Head::parse(&bytes));
+        let read = || -> io::Result<Vec<u8>> {
+            let mut bytes = Vec::new();
+            let head = kept::open(folder, Entry::Head)?;
+            head.take(KEPT_BYTES_MAX).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        let head = read().ok().and_then(|bytes| Head::parse(&bytes));
         let head = head.filter(|head| head.version == VERSION && head.life == life);
         let empty = || Head {
             version: VERSION,
             life: life.to_owned(),
             ..Head::default()
         };
-        let is_missed = path.with_extension("asked").exists();
+        let is_missed = kept::open(folder, Entry::Asked).is_ok();
         Ok(Baseline {
-            path,
+            folder: folder.to_owned(),
             head: head.unwrap_or_else(empty),
             text,
             is_changed: false,
@@ -202,7 +195,7 @@ impl Baseline {
     /// Written pages are about to be asked for, which are told only once: whoever ends before [`Baseline::save`] leaves
     /// a word for the next. True if somebody has.
     pub(super) fn ask(&mut self) -> Result<bool, Blind> {
-        File::create(self.path.with_extension("asked")).map_err(|error| self.failed(&error))?;
+        kept::put(&self.folder, Entry::Asked, &[]).map_err(|error| self.failed(&error))?;
         self.has_asked = true;
         Ok(std::mem::take(&mut self.is_missed))
     }
@@ -372,24 +365,20 @@ impl Baseline {
 
     /// Writes what changed. Whatever has its final name is complete.
     pub(super) fn save(&mut self) -> Result<(), Blind> {
-        let work = self.path.with_extension("new");
-        let write = || -> io::Result<()> {
-            fs::write(&work, self.head.to_bytes()?)?;
-            fs::rename(&work, &self.path)
-        };
+        let write = || kept::put(&self.folder, Entry::Head, &self.head.to_bytes()?);
         if self.is_changed {
             write().map_err(|error| self.failed(&error))?;
             self.is_changed = false;
         }
         if std::mem::take(&mut self.has_asked) {
             // A word too much costs a comparison, and nothing else.
-            let _ = fs::remove_file(self.path.with_extension("asked"));
+            let _ = kept::remove(&self.folder, Entry::Asked);
         }
         Ok(())
     }
 
     fn failed(&self, error: &io::Error) -> Blind {
-        Blind::Baseline(self.path.display().to_string(), error.to_string())
+        Blind::Baseline(self.folder.display().to_string(), error.to_string())
     }
 }
 
@@ -400,6 +389,8 @@ pub(super) fn fingerprint(bytes: &[u8]) -> [u8; 32] {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn open(folder: &Path, life: &str) -> Baseline {

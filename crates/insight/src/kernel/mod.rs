@@ -168,6 +168,25 @@ pub fn attach_within(
     Err(NotRecognised { tried, banner })
 }
 
+/// Recognises the kernel of a guest by a VMCOREINFO that came with its memory: in a note of a dump, say. It leads to the
+/// image; what is believed is what the image proves, and what of it disagrees is a dispute.
+///
+/// # Errors
+/// If it leads to no kernel; then [`attach`] may still find one.
+pub fn attach_told(
+    memory: &Arc<dyn Memory>,
+    told: &VmCoreInfo,
+    limits: Limits,
+) -> Result<Kernel, NotRecognised> {
+    let not = |why: String| NotRecognised {
+        tried: vec![why],
+        banner: None,
+    };
+    let anchor = anchor::from_vmcoreinfo(told)
+        .ok_or_else(|| not("the VMCOREINFO that was brought leads nowhere".to_owned()))?;
+    recognise(memory, &Account::new(limits), &anchor, None).map_err(not)
+}
+
 /// What an image without symbols calls itself.
 fn banner(
     memory: &dyn Memory,

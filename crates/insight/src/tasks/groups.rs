@@ -6,6 +6,7 @@ use x86::Gva;
 
 use crate::blind::Blind;
 use crate::look::{Look, Object};
+use crate::tasks::runtime::runtime_of;
 
 /// Numbers of namespaces, as `/proc/PID/ns` shows them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
@@ -104,8 +105,11 @@ pub(crate) fn container(
     cgroup: Option<&str>,
     host: Option<&Namespaces>,
 ) -> Option<Container> {
-    if let Some(container) = cgroup.and_then(container_of_cgroup) {
-        return Some(container);
+    if let Some(found) = cgroup.and_then(runtime_of) {
+        return Some(Container {
+            runtime: Some(found.runtime.to_owned()),
+            id: found.id,
+        });
     }
     // A PID namespace and a mount namespace of its own: what a container is to its processes.
     let (pid, mnt) = namespaces?;
@@ -114,85 +118,4 @@ pub(crate) fn container(
         runtime: None,
         id: format!("pid:[{pid}]"),
     })
-}
-
-/// What runtimes call the cgroups of their containers.
-fn container_of_cgroup(path: &str) -> Option<Container> {
-    let found = |runtime: &str, id: &str| {
-        Some(Container {
-            runtime: Some(runtime.to_owned()),
-            id: id.to_owned(),
-        })
-    };
-    let is_kubernetes = path.contains("kubepods");
-    for part in path.split('/').rev() {
-        let name = part.strip_suffix(".scope").unwrap_or(part);
-        for (prefix, runtime) in [
-            ("docker-", "docker"),
-            ("libpod-", "podman"),
-            ("cri-containerd-", "containerd"),
-            ("crio-", "cri-o"),
-        ] {
-            if let Some(id) = name.strip_prefix(prefix).filter(|id| is_id(id)) {
-                return found(if is_kubernetes { "kubernetes" } else { runtime }, id);
-            }
-        }
-        if let Some(id) = name.strip_prefix("lxc.payload.") {
-            return found("lxc", id);
-        }
-        if is_id(name) && (path.contains("/docker/") || is_kubernetes) {
-            return found(
-                if is_kubernetes {
-                    "kubernetes"
-                } else {
-                    "docker"
-                },
-                name,
-            );
-        }
-    }
-    None
-}
-
-fn is_id(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn containers_are_known_by_their_cgroups() {
-        let id = "0123456789abcdef".repeat(4);
-        let check = |path: String, expected: Option<(&str, &str)>| {
-            let found = container_of_cgroup(&path);
-            let found = found.as_ref().map(|container| {
-                (
-                    container.runtime.as_deref().unwrap_or(""),
-                    container.id.as_str(),
-                )
-            });
-            assert_eq!(found, expected, "{path}");
-        };
-        check(
-            format!("/system.slice/docker-{id}.scope"),
-            Some(("docker", &id)),
-        );
-        check(format!("/docker/{id}"), Some(("docker", &id)));
-        check(
-            format!("/kubepods.slice/x/cri-containerd-{id}.scope"),
-            Some(("kubernetes", &id)),
-        );
-        check(
-            format!("/machine.slice/libpod-{id}.scope/container"),
-            Some(("podman", &id)),
-        );
-        check(
-            "/lxc.payload.web1/init.scope".to_owned(),
-            Some(("lxc", "web1")),
-        );
-        check("/system.slice/docker.service".to_owned(), None);
-        check("/".to_owned(), None);
-    }
 }

@@ -7,6 +7,7 @@ mod groups;
 mod kernel;
 mod memory;
 mod read;
+mod runtime;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,7 @@ use crate::observed::Observed;
 pub(crate) use groups::container;
 pub use groups::{Container, Namespaces};
 pub(crate) use kernel::KernelThread;
+pub use runtime::{Runtime, runtime_of};
 
 /// What a task is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]

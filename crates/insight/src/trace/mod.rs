@@ -32,6 +32,8 @@ mod recipes;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
+
 use probe::{Hit, Point};
 use x86::Gva;
 
@@ -74,6 +76,25 @@ pub struct Wanted {
     pub files: Vec<String>,
 }
 
+/// Kinds in the order in which addresses are given to them where there are few: what is gone a moment later and tells most
+/// about a guest comes first, what can be looked for comes last.
+const FIRST: [EventKind; 14] = [
+    EventKind::Exec,
+    EventKind::Exit,
+    EventKind::Credentials,
+    EventKind::Module,
+    EventKind::Ptrace,
+    EventKind::Bpf,
+    EventKind::Mount,
+    EventKind::Connect,
+    EventKind::Accept,
+    EventKind::Bind,
+    EventKind::Open,
+    EventKind::Panic,
+    EventKind::Fork,
+    EventKind::Log,
+];
+
 /// Points in a kernel, and what hits there mean.
 pub struct Plan {
     recipes: Vec<(EventKind, Recipe)>,
@@ -108,6 +129,21 @@ impl Plan {
             };
             plan.reaches.push((kind, reach));
         }
+        plan
+    }
+
+    /// As [`Plan::new`], of those kinds alone for which so many addresses are enough; what these are in the order of
+    /// [`Plan::reaches`] says.
+    pub fn within(kernel: &Kernel, wanted: &Wanted, addresses: usize) -> Plan {
+        let mut plan = Plan::new(kernel, wanted);
+        let places: Vec<(EventKind, u64)> = plan
+            .recipes
+            .iter()
+            .map(|(kind, recipe)| (*kind, recipe.point().address))
+            .collect();
+        let kinds = fitting(&places, addresses);
+        plan.recipes.retain(|(kind, _)| kinds.contains(kind));
+        plan.reaches.retain(|(kind, _)| kinds.contains(kind));
         plan
     }
 
@@ -153,6 +189,22 @@ impl Plan {
             None => Told::Nothing,
         }
     }
+}
+
+/// The kinds that are told at no more than so many of these addresses, by [`FIRST`].
+fn fitting(places: &[(EventKind, u64)], most: usize) -> Vec<EventKind> {
+    let mut taken = BTreeSet::new();
+    let mut kinds = Vec::new();
+    for kind in FIRST {
+        let own = places.iter().filter(|(other, _)| *other == kind);
+        let own: BTreeSet<u64> = own.map(|(_, address)| *address).collect();
+        let both: BTreeSet<u64> = taken.union(&own).copied().collect();
+        if !own.is_empty() && both.len() <= most {
+            taken = both;
+            kinds.push(kind);
+        }
+    }
+    kinds
 }
 
 fn mounted_at(look: &Look<'_>, mount: Gva) -> Option<(String, String)> {

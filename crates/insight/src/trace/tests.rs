@@ -37,6 +37,36 @@ fn names(names: &[&str]) -> Value {
 use Value::Number as N;
 
 #[test]
+fn few_addresses_go_to_the_kinds_that_matter_most() {
+    use EventKind::{Bind, Connect, Credentials, Exec, Exit, Fork, Log, Module, Mount};
+    let check = |places: &[(EventKind, u64)], most, expected: &[EventKind]| {
+        assert_eq!(super::fitting(places, most), expected, "{places:?} {most}");
+    };
+    let usual = [
+        (Log, 1),
+        (Mount, 2),
+        (Mount, 3),
+        (Module, 4),
+        (Credentials, 5),
+        (Exit, 6),
+        (Exec, 7),
+    ];
+    check(&usual, 4, &[Exec, Exit, Credentials, Module]);
+    check(&usual, 5, &[Exec, Exit, Credentials, Module, Log]);
+    check(&usual, 7, &[Exec, Exit, Credentials, Module, Mount, Log]);
+    check(&usual, 0, &[]);
+    // What is asked for alone has the room alone; two addresses or none.
+    check(
+        &[(Connect, 1), (Bind, 2), (Fork, 3)],
+        4,
+        &[Connect, Bind, Fork],
+    );
+    check(&[(Mount, 1), (Mount, 2)], 1, &[]);
+    // One address is one, whoever is told of it.
+    check(&[(Exec, 1), (Exit, 1), (Fork, 1)], 1, &[Exec, Exit, Fork]);
+}
+
+#[test]
 fn an_end_is_told_as_a_parent_would_be() {
     let check = |code: u64, group_code: u64, group_flags: u64, expected| {
         let found = what(

@@ -1,6 +1,6 @@
 //! Rules about what programs claim of themselves: a number, and the range in which it must lie.
 
-use super::{CLAIMS_NEEDED, Claim, Confidence, Reading, Row, Verdict, row, seconds};
+use super::{CLAIMS_NEEDED, Claim, Confidence, Reading, Row, Verdict, seconds};
 
 /// Claims older than this say nothing about now.
 const CLAIM_AGE_MS_MAX: u64 = 15_000;
@@ -120,7 +120,7 @@ fn judge(readings: &[Reading], rule: &Rule) -> Option<Row> {
         truth: (rule.truth)(now),
         age_ms: claim.age_ms,
         confidence: Confidence::High,
-        ..row(rule.rule, rule.subject, rule.method)
+        ..Row::begun(rule.rule, rule.subject, rule.method)
     };
     if number.is_none() {
         return Some(row.no_number());

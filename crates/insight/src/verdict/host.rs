@@ -2,7 +2,7 @@
 
 use crate::amounts::size;
 
-use super::{Confidence, Row, Verdict, row};
+use super::{Confidence, Row, Verdict};
 
 /// What one guest believes to have, and what it costs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub fn judge_host(beliefs: &[Belief], host_bytes: u64) -> Row {
             size(host_bytes)
         )),
         confidence: Confidence::High,
-        ..row(
+        ..Row::begun(
             "beliefs-against-host",
             "memory of all guests",
             "the sum of what guests were told against the host's memory",

@@ -2,7 +2,7 @@
 
 use crate::amounts::size;
 
-use super::{CLAIMS_NEEDED, Confidence, Reading, Row, Verdict, row};
+use super::{CLAIMS_NEEDED, Confidence, Reading, Row, Verdict};
 
 /// Readings and claims of memory are apart by this much without anybody being wrong: part of all memory, and at least
 /// some.
@@ -31,7 +31,7 @@ fn outside(value: u64, (low, high): (u64, u64)) -> u64 {
 
 /// The guest cannot have more than it was given.
 pub(super) fn size_of(now: &Reading) -> Row {
-    let row = row(
+    let row = Row::begun(
         "memory-size",
         "memory",
         "MemTotal against the memory map that the guest got",
@@ -82,7 +82,7 @@ pub(super) fn free_lists(readings: &[Reading]) -> Option<Row> {
         truth: now.kernel.listed_free_bytes.map(size),
         difference: Some(size(over(now))),
         confidence: Confidence::Medium,
-        ..row(
+        ..Row::begun(
             "free-memory",
             "free memory",
             "MemFree against the lists of free pages",
@@ -104,7 +104,7 @@ pub(super) fn used(readings: &[Reading]) -> Row {
         kernel: range.map(|(_, high)| size(high)),
         truth: Some(format!("{} held", size(now.host.resident_bytes))),
         age_ms: now.claims.balloon.map_or(0, |balloon| balloon.age_ms),
-        ..row(
+        ..Row::begun(
             "dead-memory",
             "memory used",
             "MemTotal - MemFree against pages that the host holds",
@@ -187,7 +187,7 @@ fn claim(readings: &[Reading], key: &str, subject: &str) -> Option<Row> {
         }),
         age_ms: claim.age_ms,
         confidence: now.kernel.confidence.unwrap_or(Confidence::Low),
-        ..row(
+        ..Row::begun(
             "agent-against-kernel",
             subject,
             &format!("claim {key} against the guest kernel's counters"),
@@ -246,7 +246,7 @@ pub(super) fn balloon_statistics(readings: &[Reading]) -> Option<Row> {
             .free_bytes
             .map(|free| format!("{} free", size(free))),
         age_ms: claims.age_ms,
-        ..row(
+        ..Row::begun(
             "balloon-against-kernel",
             "balloon statistics",
             "the driver's statistics against MemFree",
@@ -315,7 +315,7 @@ pub(super) fn free_and_paged_out(now: &Reading) -> Row {
             format!("{} paged out", size(out))
         }),
         confidence: Confidence::High,
-        ..row(
+        ..Row::begun(
             "free-while-paged-out",
             "paged-out memory",
             "MemFree against what the host keeps elsewhere",
@@ -352,7 +352,7 @@ pub(super) fn balloon(readings: &[Reading]) -> Row {
         kernel: now.kernel.balloon_bytes.map(size),
         truth: Some(format!("{} taken, {} wanted", size(taken), size(target))),
         confidence: Confidence::High,
-        ..row(
+        ..Row::begun(
             "balloon-target",
             "balloon",
             "what the driver says against pages that came to the host",

@@ -169,26 +169,28 @@ pub fn standing(rows: &[Row]) -> Standing {
     }
 }
 
-/// A row that is still to be filled in.
-fn row(rule: &str, subject: &str, method: &str) -> Row {
-    Row {
-        subject: subject.to_owned(),
-        claim: None,
-        kernel: None,
-        truth: None,
-        verdict: Verdict::Agrees,
-        rule: rule.to_owned(),
-        difference: None,
-        confidence: Confidence::Medium,
-        age_ms: 0,
-        method: method.to_owned(),
-        readings: 1,
-        meaning: String::new(),
-    }
-}
-
 impl Row {
-    fn is(self, verdict: Verdict, meaning: impl Into<String>) -> Row {
+    /// A row that is still to be filled in.
+    pub fn begun(rule: &str, subject: &str, method: &str) -> Row {
+        Row {
+            subject: subject.to_owned(),
+            claim: None,
+            kernel: None,
+            truth: None,
+            verdict: Verdict::Agrees,
+            rule: rule.to_owned(),
+            difference: None,
+            confidence: Confidence::Medium,
+            age_ms: 0,
+            method: method.to_owned(),
+            readings: 1,
+            meaning: String::new(),
+        }
+    }
+
+    /// The row with this verdict, and what that means.
+    #[must_use]
+    pub fn is(self, verdict: Verdict, meaning: impl Into<String>) -> Row {
         Row {
             verdict,
             meaning: meaning.into(),

@@ -411,7 +411,7 @@ fn nobody_is_fine_whom_nobody_could_see() {
     let with = |verdicts: &[Verdict]| {
         let rows: Vec<Row> = verdicts
             .iter()
-            .map(|verdict| row("rule", "subject", "method").is(*verdict, ""))
+            .map(|verdict| Row::begun("rule", "subject", "method").is(*verdict, ""))
             .collect();
         standing(&rows)
     };

@@ -1,6 +1,6 @@
 //! Rules about things that several views must show alike: tasks, modules, code, tables.
 
-use super::{Confidence, Finding, READINGS_NEEDED, Reading, Row, Verdict, View, row};
+use super::{Confidence, Finding, READINGS_NEEDED, Reading, Row, Verdict, View};
 
 /// A row for each finding, and one for each view without any.
 pub(super) fn things(readings: &[Reading]) -> Vec<Row> {
@@ -18,7 +18,7 @@ fn judge(readings: &[Reading], view: &View) -> Vec<Row> {
     let row = Row {
         kernel: Some(view.kernel.clone()).filter(|text| !text.is_empty()),
         truth: Some(view.truth.clone()).filter(|text| !text.is_empty()),
-        ..row(&view.rule, &view.subject, &view.method)
+        ..Row::begun(&view.rule, &view.subject, &view.method)
     };
     if let Some(why) = &view.why_not {
         return vec![row.is(Verdict::NotObservable, why)];

@@ -1,6 +1,6 @@
 //! Rules about time.
 
-use super::{Confidence, Reading, Row, Verdict, row, seconds};
+use super::{Confidence, Reading, Row, Verdict, seconds};
 use crate::when::clock;
 
 /// Seconds that counters of both sides may be apart without a word.
@@ -22,7 +22,7 @@ pub(super) fn steal(readings: &[Reading]) -> Row {
             .wait_seconds
             .map(|wait| format!("{} waited", seconds(wait))),
         confidence: Confidence::High,
-        ..row(
+        ..Row::begun(
             "steal-against-wait",
             "CPU time kept from it",
             "the guest's steal against the run delay of its vCPUs' threads",
@@ -77,7 +77,7 @@ pub(super) fn cpu(now: &Reading) -> Row {
             .run_seconds
             .map(|run| format!("{} run", seconds(run))),
         confidence: Confidence::High,
-        ..row(
+        ..Row::begun(
             "busy-against-run",
             "CPU time",
             "the guest's CPU counters against the CPU time of its vCPUs' threads",
@@ -109,7 +109,7 @@ pub(super) fn uptime(readings: &[Reading]) -> Row {
         kernel: now.kernel.uptime_seconds.map(seconds),
         truth: Some(seconds(now.host.guest_seconds)),
         confidence: Confidence::High,
-        ..row(
+        ..Row::begun(
             "uptime-drift",
             "uptime",
             "the kernel's clock at its last tick against the time that the guest was given",
@@ -161,7 +161,7 @@ pub(super) fn wall(now: &Reading) -> Row {
         kernel: now.kernel.wall_seconds.map(clock),
         truth: Some(clock(now.host.wall_seconds)),
         confidence: Confidence::High,
-        ..row(
+        ..Row::begun(
             "clock-drift",
             "clock",
             "the kernel's wall clock, brought up to now, against the host's",

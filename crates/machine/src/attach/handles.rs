@@ -8,11 +8,13 @@ use devices::virtio::VirtioKind;
 use devices::virtio::balloon::{BalloonControl, BalloonReading};
 use devices::virtio::console::Window;
 use devices::virtio::net::NetPort;
+use devices::virtio::vsock::{Connector, NotConnected};
 
 use crate::attach::claims::Claims;
 use crate::attach::counters::DeviceCounters;
 use crate::attach::{AttachError, Attachment};
 use crate::limits::Limits;
+use crate::plan::VmPlan;
 
 /// By what a device is acted on; it has the other end.
 #[derive(Clone)]
@@ -20,19 +22,27 @@ pub(crate) struct Handles {
     pub(crate) balloon: BalloonControl,
     pub(crate) window: Window,
     pub(crate) claims: Claims,
+    /// The socket device's, if there is one.
+    pub(crate) connector: Option<Connector>,
 }
 
 impl Handles {
-    /// Handles for devices that are still to be opened.
-    pub(crate) fn new() -> Result<Handles, AttachError> {
+    /// Handles for the devices of `plan`, which are still to be opened.
+    pub(crate) fn new(plan: &VmPlan) -> Result<Handles, AttachError> {
         let window = Window::new().map_err(|source| AttachError {
             device: "the console".to_owned(),
+            source: Box::new(source),
+        })?;
+        let connector = plan.has_vsock().then(Connector::new).transpose();
+        let connector = connector.map_err(|source| AttachError {
+            device: "the socket device".to_owned(),
             source: Box::new(source),
         })?;
         Ok(Handles {
             balloon: BalloonControl::default(),
             window,
             claims: Claims::default(),
+            connector,
         })
     }
 }
@@ -87,6 +97,28 @@ impl Devices {
     /// Plugs the cable of the guest's network card in, or pulls it. False if there is none.
     pub fn set_link(&self, is_up: bool) -> bool {
         self.port.as_ref().is_some_and(|port| port.set_link(is_up))
+    }
+
+    /// Connects a stream to a port of the guest's socket device: see [`Connector::connect`].
+    ///
+    /// # Errors
+    /// [`NotConnected`]; none for a guest without such a device, whose driver cannot be there.
+    pub fn connect(&self, stream: UnixStream, guest_port: u32) -> Result<(), NotConnected> {
+        let connector = self.handles.connector.as_ref();
+        connector
+            .ok_or(NotConnected::NoDriver)?
+            .connect(stream, guest_port)
+    }
+
+    /// Whether the guest's driver has its socket device.
+    pub fn is_vsock_served(&self) -> bool {
+        let connector = self.handles.connector.as_ref();
+        connector.is_some_and(Connector::is_served)
+    }
+
+    /// Whether the guest has a socket device.
+    pub fn has_vsock(&self) -> bool {
+        self.handles.connector.is_some()
     }
 
     /// So many more packets of the guest's were refused on their way, outside of this process.

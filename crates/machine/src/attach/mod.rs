@@ -151,9 +151,10 @@ pub(crate) fn attach(
     if let (Some(network), Some(wire)) = (&plan.network, opened.wire) {
         attachments.push(Box::new(network::NetworkAttachment::new(network, wire)?));
     }
-    if let Some(listeners) = opened.listeners {
+    if let Some(connector) = handles.connector.clone() {
         attachments.push(Box::new(vsock::VsockAttachment::new(
-            listeners,
+            opened.listeners,
+            connector,
             &handles.claims,
             broker,
         )));

@@ -83,16 +83,17 @@ impl NetworkStarter {
 pub(crate) type Behind = Option<(NetworkStarter, RunningNetwork)>;
 
 impl Wire {
-    /// Starts passt, which runs until it is dropped, or attaches to the tap.
+    /// Starts passt, which runs until it is dropped, or attaches to the tap; nothing for a network between VMs, to which whoever
+    /// starts the VM brings a socket ([`crate::Descriptors::plug_in`]).
     pub(crate) fn open(
         plan: &NetPlan,
         when_gone: &WhenGone,
-    ) -> Result<(Wire, Behind), AttachError> {
+    ) -> Result<Option<(Wire, Behind)>, AttachError> {
         match &plan.backend {
             NetBackend::User(network) => {
                 let starter = NetworkStarter::new(network, plan.mac, when_gone);
                 let (running, socket) = starter.start()?;
-                Ok((Wire::Stream(socket), Some((starter, running))))
+                Ok(Some((Wire::Stream(socket), Some((starter, running)))))
             }
             NetBackend::Tap(name) => {
                 let tap = Tap::open(name).map_err(|source| {
@@ -101,8 +102,9 @@ impl Wire {
                         source,
                     })
                 })?;
-                Ok((Wire::Tap(tap), None))
+                Ok(Some((Wire::Tap(tap), None)))
             }
+            NetBackend::Named(_) => Ok(None),
         }
     }
 }

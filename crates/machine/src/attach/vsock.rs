@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use devices::virtio::vsock::{Dial, SocketsBeside, Vsock};
+use devices::virtio::vsock::{Connector, Dial, SocketsBeside, Vsock};
 use devices::virtio::{DeviceMetrics, VirtioDevice, VirtioKind};
 use rustix::fs::{AtFlags, Mode, OFlags, open, unlinkat};
 
@@ -107,7 +107,8 @@ fn listen_for_claims(vsock: &Path) -> io::Result<Option<UnixListener>> {
 /// Holds the listener for every life.
 pub(super) struct VsockAttachment {
     dial: Arc<Dialer>,
-    listener: UnixListener,
+    listener: Option<UnixListener>,
+    connector: Connector,
     /// Where the guest's claims arrive, until somebody hears them: from the first life on.
     unheard: Option<(UnixListener, Claims)>,
     /// Hears what the guest claims of itself.
@@ -116,16 +117,22 @@ pub(super) struct VsockAttachment {
 }
 
 impl VsockAttachment {
-    /// The device behind these sockets; what the guest wants to be connected to is asked of `broker`.
+    /// The device behind these sockets, if it has some, and `connector`; what the guest wants to be connected to is asked of
+    /// `broker`.
     pub(super) fn new(
-        listeners: Listeners,
+        listeners: Option<Listeners>,
+        connector: Connector,
         claims: &Claims,
         broker: &Arc<dyn Broker>,
     ) -> VsockAttachment {
+        let (device, for_claims) = listeners.map(|it| (it.device, it.claims)).unzip();
         VsockAttachment {
             dial: Arc::new(Dialer(Arc::clone(broker))),
-            listener: listeners.device,
-            unheard: listeners.claims.map(|listener| (listener, claims.clone())),
+            listener: device,
+            connector,
+            unheard: for_claims
+                .flatten()
+                .map(|listener| (listener, claims.clone())),
             claims: None,
             metrics: Arc::default(),
         }
@@ -148,10 +155,12 @@ impl Attachment for VsockAttachment {
         if let Some((listener, claims)) = self.unheard.take() {
             self.claims = Some(ClaimListener::start(listener, &claims).map_err(failed)?);
         }
-        let listener = self.listener.try_clone().map_err(failed)?;
+        let listener = self.listener.as_ref().map(UnixListener::try_clone);
+        let listener = listener.transpose().map_err(failed)?;
+        let connector = self.connector.clone();
         let dial = Arc::<Dialer>::clone(&self.dial);
         let metrics = Arc::clone(&self.metrics);
-        let device = Vsock::new(NAME, GUEST_CID, dial, listener, metrics);
+        let device = Vsock::new(NAME, GUEST_CID, dial, listener, connector, metrics);
         Ok(Box::new(device.map_err(failed)?))
     }
 

@@ -116,7 +116,7 @@ pub fn collect(
         .map_err(BuildError::Attach)?;
     let open_wire = |plan| Wire::open(plan, network_gone);
     let network = plan.network.as_ref().map(open_wire).transpose();
-    let (wire, network) = network.map_err(BuildError::Attach)?.unzip();
+    let (wire, network) = network.map_err(BuildError::Attach)?.flatten().unzip();
     let vsock = plan.vsock.as_deref().map(SocketPaths::listen).transpose();
     let (listeners, sockets) = vsock.map_err(BuildError::Attach)?.unzip();
     let descriptors = Descriptors {
@@ -199,6 +199,11 @@ impl Descriptors {
                 Ok(None)
             }
         }
+    }
+
+    /// Has the VM's card be plugged into a network that whoever starts the VM has brought.
+    pub fn plug_in(&mut self, socket: UnixStream) {
+        self.wire = Some(Wire::Stream(socket));
     }
 
     /// One by one, each with its label.

@@ -134,7 +134,7 @@ pub(crate) fn open_for(
         looked.map_or((0, 0), |looked| (looked.dev(), looked.ino()))
     });
     let ids = ids.collect();
-    let handles = Handles::new().map_err(BuildError::Attach)?;
+    let handles = Handles::new(&plan).map_err(BuildError::Attach)?;
     let opened = attach::Opened {
         disks,
         wire,

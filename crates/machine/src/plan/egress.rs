@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs};
 
-use api::{EgressPlace, EgressSpec, Forward, Transport, VmSpec};
+use api::{EgressPlace, EgressSpec, Forward, NetSpec, Transport, VmSpec};
 use serde::{Deserialize, Serialize};
 
 use super::{Complaints, Stage, Trouble, trouble};
@@ -74,10 +74,12 @@ pub(super) fn egress(
 ) -> Option<EgressPlan> {
     let asked = spec.egress.as_ref()?;
     let Some(forwards) = forwards else {
-        let refused: Result<(), Trouble> = trouble(
-            "what a tap carries is for the bridge or router behind it to decide",
-            "write `--net user`, or leave `--egress` out",
-        );
+        let what = match spec.net {
+            Some(NetSpec::Named(_)) => "a network between VMs leads nowhere else as it is",
+            _ => "what a tap carries is for the bridge or router behind it to decide",
+        };
+        let refused: Result<(), Trouble> =
+            trouble(what, "write `--net user`, or leave `--egress` out");
         complaints.take("egress", refused);
         return None;
     };

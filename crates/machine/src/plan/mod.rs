@@ -18,8 +18,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use api::{
-    Complaint, ConsoleKind, JailWish, MemorySize, PartialSpec, Rates, SpecErrors, Timeout,
-    VcpuCount, VmSpec,
+    AgentWish, Complaint, ConsoleKind, JailWish, MemorySize, PartialSpec, Rates, SpecErrors,
+    Timeout, VcpuCount, VmSpec,
 };
 use serde::{Deserialize, Serialize};
 
@@ -129,12 +129,21 @@ pub struct VmPlan {
     /// Where the socket device's socket is, if there is one.
     #[serde(with = "api::host_path")]
     pub vsock: Option<PathBuf>,
+    /// Whether the guest starts the guest agent, which is reached through a socket device.
+    pub agent: bool,
     /// How its memory is paged.
     pub paging: PagingPlan,
     /// What it may use per second.
     pub rates: Rates,
     /// What its first life goes on from; none for a VM that starts.
     pub restore: Option<RestorePlan>,
+}
+
+impl VmPlan {
+    /// Whether the guest has a socket device.
+    pub fn has_vsock(&self) -> bool {
+        self.vsock.is_some() || self.agent
+    }
 }
 
 /// Gathers complaints, so that a check can go on after one.
@@ -263,6 +272,7 @@ fn judge(
         disks: disks?,
         network: network?,
         vsock: vsock?,
+        agent: spec.agent == Some(AgentWish::On),
         paging: paging??,
         rates: spec.rates(),
         restore: None,

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 
-use api::{Forward, NetSpec, Transport, VmSpec};
+use api::{Forward, NetSpec, Transport, VmName, VmSpec};
 use devices::virtio::net::MacAddress;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,8 @@ pub enum NetBackend {
     User(UserNetwork),
     /// A tap of the host.
     Tap(String),
+    /// A network between VMs, by its name: who is on it is for whoever starts the VM to arrange.
+    Named(VmName),
 }
 
 /// What passt is told.
@@ -62,6 +64,7 @@ pub(super) fn network(
     let backend = match asked {
         NetSpec::None => return Some(None),
         NetSpec::Tap(name) => NetBackend::Tap(complaints.take("net", tap(&name))?),
+        NetSpec::Named(name) => NetBackend::Named(name),
         NetSpec::User { reaches_host } => {
             let passt = complaints.take("net", passt(spec.passt.as_deref(), stage));
             NetBackend::User(UserNetwork {
@@ -73,7 +76,7 @@ pub(super) fn network(
     };
     let forwards = match &backend {
         NetBackend::User(network) => Some(network.forwards.as_slice()),
-        NetBackend::Tap(_) => None,
+        NetBackend::Tap(_) | NetBackend::Named(_) => None,
     };
     let egress = egress(spec, forwards, stage, complaints);
     Some(Some(NetPlan {
@@ -215,6 +218,7 @@ mod tests {
         check("none", &[], &[]);
         check("user", &[], &[]);
         check("user,host", &[], &[]);
+        check("net:lab", &[], &[]);
         check(
             "tap=",
             &[],

@@ -170,7 +170,7 @@ pub(crate) fn device(metrics: &mut Metrics, name: &str, class: &str, reading: &M
         ),
         (
             "device_refused_total",
-            "Packets refused because their destination is not on the guest's list (`--egress`).",
+            "Packets that the guest may not send: to a destination that is not on its list (`--egress`), or, on a network between VMs, not as itself.",
             refused,
         ),
         (

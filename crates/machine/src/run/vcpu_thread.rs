@@ -19,6 +19,7 @@ use crate::report::sums;
 use crate::report::{Sample, VmmMemory};
 use crate::threads::gate::Inside;
 use crate::threads::observe::VcpuMonitor;
+use crate::threads::probing::NOT_ASKED;
 
 /// What one vCPU's thread knows at its end.
 #[derive(Debug, Default)]
@@ -64,7 +65,7 @@ pub(crate) fn run(
         vcpu_id,
         vcpu,
         rest,
-        probes: 0,
+        probes: NOT_ASKED,
         lost_ticks: 0,
         before: cpu_time(life, vcpu_id),
         account,
@@ -171,8 +172,7 @@ impl VcpuThread<'_> {
             .exchange
             .take_part(self.vcpu_id, &mut self.vcpu, &mut self.rest)?;
         if let Some(old) = old {
-            // The new engine has none.
-            self.probes = 0;
+            self.probes = NOT_ASKED;
             sums::add_vcpu(&mut self.account.statistics, &old.statistics());
         }
         Ok(())

@@ -24,6 +24,7 @@ const SWITCH_TIME: Duration = Duration::from_secs(25);
 pub(super) fn serve(shared: &Arc<Shared>, stream: UnixStream, place: &Place) {
     let mut lines = Lines::new(&stream);
     let mut asked = Vec::new();
+    let mut only_looks = false;
     while let Some(line) = lines.next() {
         let request = match line {
             Line::Request(request) => request,
@@ -37,14 +38,15 @@ pub(super) fn serve(shared: &Arc<Shared>, stream: UnixStream, place: &Place) {
         let Request { command, .. } = request;
         audit(shared, &stream, &command, &mut asked);
         place.asks();
-        match command {
-            Command::Console { .. } if shared.info.program => {
-                let why =
-                    "the guest is one program: its input and output belong to whoever started it";
-                if !reply(&stream, refusal(RefusalCode::WrongState, why)) {
-                    return;
-                }
+        only_looks |= command == Command::OnlyLook;
+        if let Some(why) = refused(shared, &command, only_looks) {
+            if !reply(&stream, refusal(RefusalCode::WrongState, why)) {
+                return;
             }
+            place.is_answered();
+            continue;
+        }
+        match command {
             Command::Console { .. } | Command::Wait | Command::Rest | Command::Probe { .. }
                 if !place.stays() =>
             {
@@ -59,6 +61,9 @@ pub(super) fn serve(shared: &Arc<Shared>, stream: UnixStream, place: &Place) {
             } => {
                 let rest = lines.into_rest();
                 return console::attach(shared, stream, replay_bytes, types.then_some(rest));
+            }
+            Command::Connect { port } => {
+                return connect(shared, &stream, port, &lines.into_rest());
             }
             Command::Wait => return wait(shared, &stream),
             Command::Probe { life, points } => {
@@ -85,10 +90,24 @@ pub(super) fn serve(shared: &Arc<Shared>, stream: UnixStream, place: &Place) {
     }
 }
 
+/// Why a request is not for this connection, or for this VM.
+fn refused(shared: &Shared, command: &Command, only_looks: bool) -> Option<&'static str> {
+    if only_looks && !command.only_looks() {
+        return Some("this connection was handed on to look at the guest, and does nothing else");
+    }
+    let is_console = matches!(command, Command::Console { .. });
+    (is_console && shared.info.program)
+        .then_some("the guest is one program: its input and output belong to whoever started it")
+}
+
 /// Has it noted that somebody asked for something: once for each client. Questions that every list asks are no news.
 fn audit(shared: &Shared, stream: &UnixStream, command: &Command, asked: &mut Vec<&'static str>) {
     let what = what(command);
-    if matches!(command, Command::Status | Command::Metrics) || asked.contains(&what) {
+    if matches!(
+        command,
+        Command::Status | Command::Metrics | Command::OnlyLook
+    ) || asked.contains(&what)
+    {
         return;
     }
     asked.push(what);
@@ -109,8 +128,9 @@ fn what(command: &Command) -> &'static str {
         Command::Limit { .. } => "limit",
         Command::Console { .. } => "console",
         Command::Resize { .. } => "the console's size",
+        Command::Connect { .. } => "a connection to a program in the guest",
         Command::Wait => "wait",
-        Command::Status | Command::Metrics => "status",
+        Command::Status | Command::Metrics | Command::OnlyLook => "status",
         Command::View | Command::StoredPages { .. } | Command::WrittenPages { .. } => {
             "the guest's memory, to read"
         }
@@ -147,6 +167,8 @@ fn perform(shared: &Shared, command: Command) -> Outcome {
             shared.devices.resize_window(rows, columns);
             Outcome::Done
         }
+        // What that means is kept where the connection is.
+        Command::OnlyLook => Outcome::Done,
         Command::Registers => observe::registers(shared),
         Command::Books => observe::books(shared),
         Command::Metrics => Outcome::Metrics {
@@ -175,6 +197,7 @@ fn perform(shared: &Shared, command: Command) -> Outcome {
         Command::WrittenPages { stretches } => paging::written_pages(shared, &stretches),
         Command::Release => refusal(RefusalCode::WrongState, "nothing rests for this client"),
         Command::Console { .. }
+        | Command::Connect { .. }
         | Command::Wait
         | Command::Rest
         | Command::View
@@ -245,6 +268,33 @@ fn wait(shared: &Shared, stream: &UnixStream) {
     let mut byte = [0];
     while matches!((&mut &*stream).read(&mut byte), Ok(1)) {}
     shared.waiters().streams.retain(|(other, _)| *other != id);
+}
+
+/// Hands the client over to the guest's socket device; from then on nothing of it is seen here.
+fn connect(shared: &Shared, stream: &UnixStream, port: u32, said: &[u8]) {
+    let refused = |code, why: &str| {
+        reply(stream, refusal(code, why));
+    };
+    if !shared.devices.has_vsock() {
+        let why = "the guest has no socket device";
+        return refused(RefusalCode::NotHere, why);
+    }
+    if !said.is_empty() {
+        let why = "something was said before the answer was there";
+        return refused(RefusalCode::BadRequest, why);
+    }
+    let Ok(handed) = stream.try_clone() else {
+        return refused(RefusalCode::Busy, "the VM has no descriptor left");
+    };
+    // Before it is handed over: what the guest says comes behind it.
+    if !shared.devices.is_vsock_served() {
+        let why = "the guest has no driver for its socket device, or has not loaded it yet";
+        return refused(RefusalCode::WrongState, why);
+    }
+    if reply(stream, Outcome::Done) {
+        // Whoever comes between a driver's going and now, or with too many others, finds the stream closed.
+        let _ = shared.devices.connect(handed, port);
+    }
 }
 
 /// Has the guest rest until the client says that it may go on, or goes away: whoever dies lets go of it.

@@ -93,5 +93,13 @@ fn no_session(why: NoSession) -> Outcome {
             RefusalCode::NotHere,
             "the engine that the guest runs on does not tell what its kernel passes",
         ),
+        NoSession::Room(most) => refusal(
+            RefusalCode::NotHere,
+            format!("the processor stops at {most} addresses at most, of all observers together"),
+        ),
+        NoSession::Guest => refusal(
+            RefusalCode::NotHere,
+            "the guest uses the processor's breakpoints itself",
+        ),
     }
 }

@@ -142,6 +142,7 @@ pub(crate) fn plan(kernel: &host::MemFd) -> VmPlan {
         on_reset: OnReset::End,
         console: ConsoleKind::Serial,
         jail: JailWish::Off,
+        agent: false,
         rates: api::Rates::default(),
         restore: None,
         markers: Vec::new(),

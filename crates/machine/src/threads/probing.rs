@@ -11,7 +11,7 @@
 //! Reading guest memory here is what a device does: a page that is with the pager is brought back by the pager's thread,
 //! and the vCPU waits for it as for any other. No lock is held meanwhile.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::mem::take;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,6 +38,8 @@ const PAGES: usize = 32;
 /// How long vCPUs may take to have their engines look. Guest code comes out within milliseconds, but the host may have much
 /// else to do.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The number of no set: an engine that has not been asked what it can.
+pub(crate) const NOT_ASKED: u64 = u64::MAX;
 
 /// A vCPU passed a point of a session's.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -168,6 +170,11 @@ impl ProbeSink for Watched {
             }
         }
     }
+
+    fn ended(&self) {
+        let sessions = self.points.values().flatten();
+        sessions.for_each(|(session, _)| session.end());
+    }
 }
 
 /// Guest memory as the kernel sees it at this moment.
@@ -230,6 +237,21 @@ pub(crate) enum NoSession {
     TimedOut,
     /// The engine cannot tell of passes.
     Engine,
+    /// It tells of no more addresses than so many.
+    Room(usize),
+    /// The guest has what the engine tells by for itself.
+    Guest,
+}
+
+/// What one vCPU's engine said when it was last asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Taken {
+    /// The number of the set that it has.
+    number: u64,
+    /// Whether it tells of passes.
+    tells: bool,
+    /// How many addresses it may be given.
+    most: usize,
 }
 
 /// What vCPUs have to look at, and how far they do.
@@ -237,9 +259,33 @@ struct Set {
     number: u64,
     probes: Arc<Probes>,
     sessions: Vec<Arc<Session>>,
-    /// For each vCPU, the number of the set that its engine has, and whether it tells of passes.
-    taken: Vec<(u64, bool)>,
+    /// For each vCPU. One whose thread has not begun yet is thought able of everything.
+    taken: Vec<Taken>,
     is_over: bool,
+}
+
+impl Taken {
+    /// Whether it has this set, or one behind it.
+    fn has(&self, number: u64) -> bool {
+        self.number >= number
+    }
+}
+
+impl Set {
+    /// How many addresses every vCPU's engine may be given.
+    fn most(&self) -> usize {
+        let most = self.taken.iter().map(|taken| taken.most).min();
+        most.unwrap_or(usize::MAX)
+    }
+
+    /// How many there are in all sessions.
+    fn addresses(&self) -> usize {
+        let points = self.sessions.iter().flat_map(|session| &session.points);
+        points
+            .map(|point| point.address)
+            .collect::<HashSet<_>>()
+            .len()
+    }
 }
 
 /// See the module's head. One for each life.
@@ -269,7 +315,14 @@ impl Probing {
                 number: 0,
                 probes: Probes::none(),
                 sessions: Vec::new(),
-                taken: vec![(0, true); vcpu_count],
+                taken: vec![
+                    Taken {
+                        number: 0,
+                        tells: true,
+                        most: usize::MAX,
+                    };
+                    vcpu_count
+                ],
                 is_over: false,
             }),
             changed: Condition::new(),
@@ -277,7 +330,7 @@ impl Probing {
     }
 
     /// A vCPU's thread, between two runs: gives its engine the present set, if it does not have it. `known` is the number
-    /// that the thread keeps; 0, the set without probes, for a new engine.
+    /// that the thread keeps; [`NOT_ASKED`] for a new engine.
     pub(crate) fn serve(&self, vcpu_id: u32, vcpu: &mut dyn Vcpu, known: &mut u64) {
         if self.number.load(Ordering::Acquire) == *known {
             return;
@@ -289,9 +342,13 @@ impl Probing {
         let tells = vcpu.set_probes(&probes);
         *known = number;
         let mut set = self.set.lock();
-        set.taken[vcpu_id as usize] = (number, tells);
+        set.taken[vcpu_id as usize] = Taken {
+            number,
+            tells,
+            most: vcpu.probes_max(),
+        };
         if !tells {
-            // The guest has come to an engine that cannot.
+            // The guest has come to an engine that cannot, or has taken what this one tells by.
             set.sessions.iter().for_each(|session| session.end());
         }
         drop(set);
@@ -309,12 +366,20 @@ impl Probing {
             if set.sessions.len() >= SESSIONS_MAX {
                 return Err(NoSession::Full);
             }
+            let most = set.most();
             set.sessions.push(Arc::clone(&session));
+            if set.addresses() > most {
+                set.sessions.pop();
+                return Err(match most {
+                    0 => NoSession::Engine,
+                    most => NoSession::Room(most),
+                });
+            }
             self.change(&mut set)
         };
         self.call();
         let deadline = Instant::now() + PATIENCE;
-        let has_taken = |set: &Set| set.taken.iter().all(|(taken, _)| *taken >= number);
+        let has_taken = |set: &Set| set.taken.iter().all(|taken| taken.has(number));
         let mut set = self.set.lock();
         while !has_taken(&set) && !set.is_over && Instant::now() < deadline {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -323,7 +388,10 @@ impl Probing {
         let result = match () {
             () if set.is_over => Err(NoSession::Over),
             () if !has_taken(&set) => Err(NoSession::TimedOut),
-            () if set.taken.iter().any(|(_, tells)| !tells) => Err(NoSession::Engine),
+            () if set.taken.iter().any(|taken| !taken.tells) => Err(match set.most() {
+                0 => NoSession::Engine,
+                _ => NoSession::Guest,
+            }),
             () => Ok(Arc::clone(&session)),
         };
         drop(set);
@@ -496,5 +564,59 @@ mod tests {
         probing.finish();
         assert!(second.hear(1, Duration::ZERO).is_over);
         assert_eq!(probing.begin(vec![]).err(), Some(NoSession::Over));
+    }
+
+    /// Who comes later cannot take addresses from who was there, and may share them.
+    #[test]
+    fn an_engine_with_few_addresses_serves_as_many_as_it_has() {
+        let check = |most: usize, first: &[u64], second: &[u64], expected: Option<NoSession>| {
+            let memory = Arc::new(GuestMemory::flat(1 << 20).unwrap());
+            let bells = Arc::new(Bells::default());
+            let probing = Probing::new(&memory, &bells, &Arc::new(Gate::default()), 0);
+            // One that has every set already, whatever its number.
+            probing.set.lock().taken.push(Taken {
+                number: u64::MAX,
+                tells: true,
+                most,
+            });
+            let points = |addresses: &[u64]| {
+                let point = |address: &u64| Point {
+                    address: *address,
+                    operations: vec![],
+                };
+                addresses.iter().map(point).collect::<Vec<_>>()
+            };
+            let before = probing.begin(points(first)).unwrap();
+            let refused = probing.begin(points(second)).err();
+            assert_eq!(refused, expected, "{most} {first:?} {second:?}");
+            assert!(!before.hear(1, Duration::ZERO).is_over);
+            let told = probing.set.lock().probes.addresses().len();
+            assert!(told >= first.len() && told <= most);
+        };
+        check(4, &[1, 2, 3, 4], &[1, 4], None);
+        check(4, &[1, 2, 3, 4], &[5], Some(NoSession::Room(4)));
+        check(4, &[1, 2], &[3, 4], None);
+        check(4, &[1, 2], &[3, 4, 5], Some(NoSession::Room(4)));
+        check(usize::MAX, &[1, 2], &[3, 4, 5], None);
+        check(0, &[], &[1], Some(NoSession::Engine));
+    }
+
+    /// The guest takes the registers that an engine tells by.
+    #[test]
+    fn when_the_engine_tells_no_more_every_observer_hears_it() {
+        let memory = Arc::new(GuestMemory::flat(1 << 20).unwrap());
+        let bells = Arc::new(Bells::default());
+        let probing = Probing::new(&memory, &bells, &Arc::new(Gate::default()), 0);
+        let point = |address| Point {
+            address,
+            operations: vec![],
+        };
+        let first = probing.begin(vec![point(0x1000)]).unwrap();
+        let second = probing.begin(vec![point(0x2000)]).unwrap();
+        let probes = Arc::clone(&probing.set.lock().probes);
+        probes.end();
+        for session in [first, second] {
+            assert!(session.hear(1, Duration::ZERO).is_over);
+        }
     }
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use machine::{EgressPlan, GATEWAY, Served};
 
-use super::names;
-use super::packet::{self, Carries, ETHERNET_BYTES, ICMP, Packet, TCP, UDP};
+use crate::frames::names;
+use crate::frames::packet::{self, Carries, ETHERNET_BYTES, ICMP, Packet, TCP, UDP};
 
 /// Ports of a DHCP server and of a resolver.
 const DHCP: u16 = 67;

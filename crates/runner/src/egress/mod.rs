@@ -17,14 +17,12 @@
 //! What leaves the guest is whole IPv4 packets whose destination is on the list ([`judge`]); fragments, which have no ports, and
 //! whatever contradicts itself are refused, as passt drops them too. It keeps no connections: a packet stands for itself, but for
 //! answers to who came in by a forwarded port, who is remembered. Names of the list were looked up when the VM was planned, and
-//! the guest is told the same addresses ([`names`]); every other question is refused, for a resolver that asks others carries
+//! the guest is told the same addresses ([`crate::frames::names`]); every other question is refused, for a resolver that asks others carries
 //! whatever a guest writes into a name.
 //!
 //! It ends when either side does. Then the launcher starts passt again, and another of these before it.
 
 mod judge;
-mod names;
-mod packet;
 mod perform;
 
 use std::fs::File;

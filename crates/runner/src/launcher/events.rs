@@ -20,6 +20,7 @@ use signal_hook::iterator::Signals;
 
 use super::state::{Event, Gone};
 use crate::egress::{self, Keeper};
+use crate::network::{self, Member, Wanted};
 use crate::trouble::{OUR_FAULT, RunError};
 use crate::wire::{Channel, FromClient, FromVm};
 
@@ -36,15 +37,40 @@ pub(super) enum Heard {
     NetworkGone,
     /// It was started again, or cannot be.
     Network(Box<Result<Network, AttachError>>),
-    /// Packets of the guest's were refused: how many, and where to that had not been tried before.
+    /// Packets of the guest's were refused: how many, and what is new about it, in sentences.
     Refused(u64, Vec<String>),
 }
 
-/// What a guest stands on, what of it stays here, and who keeps where it may send to.
-pub(super) type Collected = (Descriptors, Kept, Option<Keeper>);
+/// What a guest stands on, what of it stays here, and what is between it and its network.
+pub(super) type Collected = (Descriptors, Kept, Between);
 
-/// A user-mode network, the guest's socket to it, and who keeps where the guest may send to.
-pub(super) type Network = (RunningNetwork, UnixStream, Option<Keeper>);
+/// The guest's socket to a network that was started again or is carried again, and what is between.
+pub(super) type Network = (Option<RunningNetwork>, UnixStream, Between);
+
+/// What a VM has between its card and its network.
+#[derive(Debug, Default)]
+pub(super) struct Between {
+    /// Who keeps where its guest may send to, as long as this is there.
+    _keeper: Option<Keeper>,
+    /// Its place on a network between VMs.
+    pub(super) member: Option<Member>,
+}
+
+impl Between {
+    fn keeper(keeper: Option<Keeper>) -> Between {
+        Between {
+            _keeper: keeper,
+            member: None,
+        }
+    }
+
+    fn member(member: Member) -> Between {
+        Between {
+            _keeper: None,
+            member: Some(member),
+        }
+    }
+}
 
 /// Brings every event of these, and of signals to this process.
 pub(super) fn hear(
@@ -75,6 +101,7 @@ pub(super) fn hear(
 /// Collects what `plan` names; beside the start of the VM's process, and a client that may change its mind.
 pub(super) fn collect(
     plan: VmPlan,
+    wanted: Option<Wanted>,
     messages: Option<&File>,
     events: SyncSender<Heard>,
 ) -> Result<JoinHandle<()>, RunError> {
@@ -86,9 +113,15 @@ pub(super) fn collect(
         let collected = machine::collect(&plan, &network_gone);
         let egress = plan.network.and_then(|network| network.egress);
         let collected = collected.and_then(|(mut descriptors, kept)| {
+            if let Some(wanted) = &wanted {
+                let joined = join(wanted, &events).map_err(BuildError::Attach)?;
+                let (member, socket) = joined;
+                descriptors.plug_in(socket);
+                return Ok((descriptors, kept, Between::member(member)));
+            }
             let keep = |socket| with_keeper(egress.as_ref(), socket, messages.as_ref(), &events);
             let keeper = descriptors.exchange_stream(keep)?;
-            Ok((descriptors, kept, keeper.flatten()))
+            Ok((descriptors, kept, Between::keeper(keeper.flatten())))
         });
         // Where nobody is any more, what was opened, started and bound goes again.
         let _ = events.send(Heard::Collected(Box::new(collected)));
@@ -110,13 +143,46 @@ pub(super) fn start_network(
         let started = starter.start().and_then(|(running, socket)| {
             let kept = with_keeper(egress.as_ref(), socket, messages.as_ref(), &events);
             let (socket, keeper) = kept.map_err(AttachError::of_network)?;
-            Ok((running, socket, keeper))
+            Ok((Some(running), socket, Between::keeper(keeper)))
         });
         // Where nobody is any more, it ends again.
         let _ = events.send(Heard::Network(Box::new(started)));
     };
     let thread = thread::Builder::new().name("network".to_owned());
     thread.spawn(start).map(drop)
+}
+
+/// Comes to a network between VMs again, after a while.
+pub(super) fn come_again(
+    wanted: Wanted,
+    after: Duration,
+    events: SyncSender<Heard>,
+) -> io::Result<()> {
+    let come = move || {
+        thread::sleep(after);
+        let joined = join(&wanted, &events);
+        let joined = joined.map(|(member, socket)| (None, socket, Between::member(member)));
+        let _ = events.send(Heard::Network(Box::new(joined)));
+    };
+    let thread = thread::Builder::new().name("network".to_owned());
+    thread.spawn(come).map(drop)
+}
+
+fn join(wanted: &Wanted, events: &SyncSender<Heard>) -> Result<(Member, UnixStream), AttachError> {
+    let events = events.clone();
+    let name = wanted.network.clone();
+    let hear = move |heard| {
+        let heard = match heard {
+            network::Heard::Refused(count, why) => {
+                let words =
+                    |why| format!("the network \"{name}\" dropped a frame of the guest's {why}");
+                Heard::Refused(count, why.into_iter().map(words).collect())
+            }
+            network::Heard::Gone => Heard::NetworkGone,
+        };
+        let _ = events.send(heard);
+    };
+    network::join(wanted, hear).map_err(AttachError::of_network)
 }
 
 /// Puts a keeper before the socket of a user-mode network, if there is a list to keep.
@@ -130,7 +196,10 @@ fn with_keeper(
         return Ok((socket, None));
     };
     let events = events.clone();
-    let refused = move |count, to| drop(events.send(Heard::Refused(count, to)));
+    let refused = move |count, to: Vec<String>| {
+        let words = |to| format!("the guest was kept from {to}, which is not on its egress list");
+        let _ = events.send(Heard::Refused(count, to.into_iter().map(words).collect()));
+    };
     let (keeper, socket) = egress::keep(plan, &socket, messages, refused)?;
     Ok((socket, Some(keeper)))
 }

@@ -18,23 +18,26 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use api::{JailWish, VmInfo, VmOrigin};
+use api::{JailWish, OnNetwork, VmInfo, VmName, VmOrigin};
 use fleet::{Claim, Inventory};
 use host::jail::Apart;
-use machine::{AttachError, BuildError, EgressPlan, EngineKind, Kept, VmPlan};
+use machine::{
+    AttachError, BuildError, EgressPlan, EngineKind, Kept, MacAddress, NetBackend, VmPlan,
+};
 use rustix::io::Errno;
 use rustix::process::{
-    Signal, WaitOptions, chdir, geteuid, getpid, pidfd_send_signal, set_child_subreaper, setsid,
+    Pid, Signal, WaitOptions, chdir, geteuid, getpid, pidfd_send_signal, set_child_subreaper,
+    setsid,
 };
 use rustix::stdio::dup2_stderr;
 
 use self::again::Again;
-use self::events::{Collected, Heard, Network};
+use self::events::{Between, Collected, Heard, Network};
 use self::state::{Act, Event, IsKept, State};
 pub use self::weight::Means;
 use self::weight::Weight;
-use crate::egress::Keeper;
 use crate::ending;
+use crate::network::Wanted;
 use crate::own_log::{self, LogWish};
 use crate::spawn;
 use crate::trouble::{OUR_FAULT, RunError, Trouble, causes};
@@ -89,7 +92,7 @@ struct Launcher {
     collecting: JoinHandle<()>,
     /// What of that stays here until the VM has ended.
     kept: Option<Kept>,
-    listed: Listed,
+    beyond: Beyond,
     /// How often its network was started again, and when last.
     network: (Again, Instant),
     events: SyncSender<Heard>,
@@ -97,18 +100,49 @@ struct Launcher {
     leftovers: Leftovers,
 }
 
-/// Where the guest may send to, if that is listed.
-struct Listed {
-    plan: Option<EgressPlan>,
-    /// Who keeps that.
-    keeper: Option<Keeper>,
+/// What is to be between the VM's card and its network, and what is.
+struct Beyond {
+    /// Where the guest may send to, if that is listed.
+    egress: Option<EgressPlan>,
+    /// The place that it is to have on a network between VMs.
+    wanted: Option<Wanted>,
+    between: Between,
+    /// Processes that carry networks and were started here: they stay when this process goes.
+    carriers: Vec<Pid>,
 }
 
-impl Listed {
-    fn of(plan: &VmPlan) -> Listed {
-        let plan = plan.network.as_ref().and_then(|it| it.egress.clone());
-        let keeper = None;
-        Listed { plan, keeper }
+impl Beyond {
+    fn of(plan: &VmPlan, vm: &VmName) -> Beyond {
+        let network = plan.network.as_ref();
+        let wanted = network.and_then(|it| match &it.backend {
+            NetBackend::Named(network) => Some(Wanted {
+                network: network.clone(),
+                vm: vm.clone(),
+                card: it.mac,
+                had: None,
+                jail: plan.jail,
+            }),
+            _ => None,
+        });
+        Beyond {
+            egress: network.and_then(|it| it.egress.clone()),
+            wanted,
+            between: Between::default(),
+            carriers: Vec::new(),
+        }
+    }
+
+    /// This is between them from now on; what the VM says of itself.
+    fn set(&mut self, between: Between) -> Option<OnNetwork> {
+        self.between = between;
+        let member = self.between.member.as_ref()?;
+        self.carriers.extend(member.carrier);
+        let wanted = self.wanted.as_mut()?;
+        wanted.had = Some(member.address);
+        Some(OnNetwork {
+            name: wanted.network.clone(),
+            address: member.address,
+        })
     }
 }
 
@@ -144,7 +178,7 @@ impl Launcher {
         let mut plan = launch.plan;
         let claim = Inventory::of_user()?.claim(launch.name)?;
         let claim = claim.map_err(claim_error(&plan.name))?;
-        plan.name = claim.name().to_string();
+        rename(&mut plan, claim.name());
         let log = claim.begin_log().map_err(claim_error(&plan.name))?;
         let messages = launch.is_detached.then(|| open_messages(&claim));
         let messages = messages.transpose().map_err(failed("let go of"))?;
@@ -153,14 +187,12 @@ impl Launcher {
         labelled.add(Given::Alive, Some(&claim));
         labelled.add(Given::Log, Some(&log));
         labelled.add(Given::Messages, messages.as_ref());
-        labelled.add(Given::Input, sorted.input.as_ref());
-        labelled.add(Given::Output, sorted.output.as_ref());
-        labelled.add(Given::Errors, sorted.errors.as_ref());
+        labelled.add_streams([&sorted.input, &sorted.output, &sorted.errors]);
         let (child, vm, apart) =
             spawn::start_apart(&plan.name, apart(&plan)).map_err(failed("start"))?;
         info.pid = child.pid().as_raw_nonzero().get().cast_unsigned();
         let process = child.process().map_err(failed("hold"))?;
-        let listed = Listed::of(&plan);
+        let beyond = Beyond::of(&plan, claim.name());
         let weight = weighed(&plan)?;
         let birth = Birth {
             plan: plan.clone(),
@@ -175,7 +207,8 @@ impl Launcher {
         let sent = vm.send(&Role::Vm(Box::new(birth)), &labelled.descriptors);
         sent.map_err(failed("speak to"))?;
         let (events, heard) = events::hear(client, &vm, child).map_err(RunError::Thread)?;
-        let collecting = events::collect(plan, messages.as_ref(), events.clone())?;
+        let wanted = beyond.wanted.clone();
+        let collecting = events::collect(plan, wanted, messages.as_ref(), events.clone())?;
         let launcher = Launcher {
             client: Arc::clone(client),
             vm,
@@ -189,7 +222,7 @@ impl Launcher {
             origin: launch.origin,
             collecting,
             kept: None,
-            listed,
+            beyond,
             network: (Again::default(), Instant::now()),
             events,
             weight,
@@ -224,8 +257,8 @@ impl Launcher {
                     self.plug_in(*started);
                     continue;
                 }
-                Ok(Heard::Refused(count, to)) => {
-                    self.refused(count, &to);
+                Ok(Heard::Refused(count, what)) => {
+                    self.refused(count, &what);
                     continue;
                 }
                 Err(RecvTimeoutError::Timeout) if left.is_some_and(|left| left <= LOOK) => {
@@ -245,7 +278,7 @@ impl Launcher {
                     drop(events);
                     let _ = self.collecting.join();
                     drop(self.leftovers);
-                    reap();
+                    reap(&self.beyond.carriers);
                     drop(self.weight);
                     return;
                 }
@@ -272,6 +305,7 @@ impl Launcher {
             Act::KillVm => self.signal(Signal::KILL),
             Act::Record(ended, is_kept) => self.record(&ended, is_kept == IsKept::Yes),
             Act::Discard => {
+                drop(std::mem::take(&mut self.beyond.between));
                 drop(self.kept.take());
                 drop(self.claim.take());
             }
@@ -288,9 +322,9 @@ impl Launcher {
         let collected = collected.map_err(|source| RunError::Build { name, source });
         // Paths were the client's until now. From here on this process keeps no folder from being unmounted.
         let _ = chdir("/");
-        let (descriptors, kept, keeper) = collected?;
+        let (descriptors, kept, between) = collected?;
         self.kept = Some(kept);
-        self.listed.keeper = keeper;
+        self.info.network = self.beyond.set(between);
         self.weight.take_in();
         let failed = |act| move |source| RunError::Process { act, source };
         let labelled = descriptors.into_labelled();
@@ -312,17 +346,30 @@ impl Launcher {
 
     /// Has the network started again, if the VM has not ended: then it was ended by us.
     fn start_network(&mut self) {
-        let Some(starter) = self.kept.as_ref().and_then(Kept::network_starter) else {
+        let Some(kept) = &self.kept else {
             return;
         };
         let (again, since) = &mut self.network;
-        let after = again.after(since.elapsed());
-        tracing::warn!("passt has ended; it is started again in {after:?}");
-        let egress = self.listed.plan.clone();
-        let messages = self.messages.as_ref();
-        let messages = messages.and_then(|messages| messages.try_clone().ok());
+        let mut after = || again.after(since.elapsed());
         let events = self.events.clone();
-        if let Err(error) = events::start_network(starter, egress, messages, after, events) {
+        let begun = if let Some(starter) = kept.network_starter() {
+            let after = after();
+            tracing::warn!("passt has ended; it is started again in {after:?}");
+            let egress = self.beyond.egress.clone();
+            let messages = self.messages.as_ref();
+            let messages = messages.and_then(|messages| messages.try_clone().ok());
+            events::start_network(starter, egress, messages, after, events)
+        } else if let Some(wanted) = self.beyond.wanted.clone() {
+            let after = after();
+            let network = &wanted.network;
+            tracing::warn!(
+                "the network \"{network}\" is gone; the VM comes to it again in {after:?}"
+            );
+            events::come_again(wanted, after, events)
+        } else {
+            return;
+        };
+        if let Err(error) = begun {
             tracing::warn!("the guest is left without a network: {error}");
         }
     }
@@ -334,9 +381,12 @@ impl Launcher {
         };
         self.network.1 = Instant::now();
         match started {
-            Ok((running, socket, keeper)) => {
-                kept.keep_network(running);
-                self.listed.keeper = keeper;
+            Ok((running, socket, between)) => {
+                if let Some(running) = running {
+                    kept.keep_network(running);
+                }
+                let on = self.beyond.set(between);
+                self.note_address(on);
                 self.weight.take_in();
                 self.tell_vm(&ToVm::Network, Some(&socket));
             }
@@ -347,10 +397,26 @@ impl Launcher {
         }
     }
 
+    /// Says which address the guest has on its network now, if that is another one: then it has to ask for it.
+    fn note_address(&mut self, on: Option<OnNetwork>) {
+        let Some(now) = on.filter(|now| self.info.network.as_ref() != Some(now)) else {
+            return;
+        };
+        let OnNetwork { name, address } = &now;
+        tracing::warn!(
+            "the guest's address on the network \"{name}\" is {address} now: it reaches nobody before it asks for it (DHCP)"
+        );
+        self.info.network = Some(now);
+        let written = self.claim.as_ref().map(|claim| claim.describe(&self.info));
+        if let Some(Err(error)) = written {
+            tracing::warn!("the VM's new address is not written down: {error}");
+        }
+    }
+
     /// Packets of the guest's were refused.
-    fn refused(&mut self, count: u64, to: &[String]) {
-        for to in to {
-            tracing::warn!("the guest was kept from {to}, which is not on its egress list");
+    fn refused(&mut self, count: u64, what: &[String]) {
+        for what in what {
+            tracing::warn!("{what}");
         }
         self.tell_vm(&ToVm::Refused { count }, None::<&File>);
     }
@@ -459,7 +525,7 @@ impl Launcher {
     /// Writes down the end and gives the name back, for this process and the VM's.
     fn record(&mut self, ended: &Ended, is_kept: bool) {
         // Who hears of the end finds nothing left of the VM.
-        drop(self.listed.keeper.take());
+        drop(std::mem::take(&mut self.beyond.between));
         drop(self.kept.take());
         let Some(claim) = self.claim.take() else {
             return;
@@ -526,6 +592,18 @@ fn tell(client: &Channel, what: &ToClient) {
     }
 }
 
+/// The VM has got this name. On a network between VMs a card that was named for a VM without a name is named for this one: else all
+/// of them had the same.
+fn rename(plan: &mut VmPlan, name: &VmName) {
+    let planned = std::mem::replace(&mut plan.name, name.to_string());
+    if let Some(network) = &mut plan.network
+        && matches!(network.backend, NetBackend::Named(_))
+        && network.mac == MacAddress::of_vm(&planned)
+    {
+        network.mac = MacAddress::of_vm(name.as_str());
+    }
+}
+
 /// What is said of a VM, but for the number of its process, which is not there yet.
 fn describe(claim: &Claim, plan: &VmPlan, guest: &Guest, is_detached: bool) -> VmInfo {
     VmInfo {
@@ -539,6 +617,7 @@ fn describe(claim: &Claim, plan: &VmPlan, guest: &Guest, is_detached: bool) -> V
         detached: is_detached,
         program: matches!(guest, Guest::Program(_)),
         jail: None,
+        network: None,
     }
 }
 
@@ -585,16 +664,31 @@ fn claim_error(name: &str) -> impl FnOnce(fleet::ClaimError) -> RunError {
     move |source| RunError::Claim { name, source }
 }
 
-/// Waits for what the VM's process left behind: a passt whose socket is closed ends by itself.
-fn reap() {
+/// Waits for what the VM's process left behind: a passt whose socket is closed ends by itself. `carriers` live on.
+fn reap(carriers: &[Pid]) {
     let give_up = Instant::now() + REAP_TIME;
     // An error means that there is no child left.
     while let Ok(reaped) = rustix::process::wait(WaitOptions::NOHANG) {
         if reaped.is_none() {
-            if Instant::now() > give_up {
+            let is_alone = !carriers.is_empty() && children().all(|it| carriers.contains(&it));
+            if is_alone || Instant::now() > give_up {
                 return;
             }
             thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+/// The children of this process.
+fn children() -> impl Iterator<Item = Pid> {
+    let us = getpid();
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
+    // The fourth field, of which the second is a name in parentheses (proc_pid_stat(5)).
+    let parent = |pid: &Pid| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let (_, fields) = stat.rsplit_once(") ")?;
+        Pid::from_raw(fields.split(' ').nth(1)?.parse().ok()?)
+    };
+    pids.filter(move |pid| parent(pid) == Some(us))
 }

@@ -1,6 +1,6 @@
 //! A guest that is one program: its three streams are those of the process that started it, and so is its exit status.
 //!
-//! The warden in the guest (`guests/warden`) starts the program and says on a port of its own how it ended and how many
+//! The warden in the guest (`guests/toolbox/src/warden`) starts the program and says on a port of its own how it ended and how many
 //! bytes of each output came before that. The streams are ports too, so a reader that is slow holds up its own stream and
 //! nothing else, and there is no time after which a byte is given up: the program waits as it would for a pipe. What the
 //! guest's console says is the kernel's; it is kept in the VM's log, and shown when the guest ends before its program.

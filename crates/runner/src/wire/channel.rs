@@ -46,6 +46,11 @@ impl Channel {
         (kind == SocketType::SEQPACKET).then_some(Channel { socket })
     }
 
+    /// The end that `socket` is, which was made or accepted as such a socket.
+    pub(crate) fn accepted(socket: OwnedFd) -> Channel {
+        Channel { socket }
+    }
+
     /// The descriptor, for a program that is started with it.
     pub(crate) fn into_socket(self) -> OwnedFd {
         self.socket

@@ -39,6 +39,13 @@ impl<'a> Labelled<'a> {
         self.given.extend(descriptor.map(|_| what));
         self.descriptors.extend(descriptor.map(AsFd::as_fd));
     }
+
+    /// Adds those there are of the three standard streams.
+    pub(crate) fn add_streams(&mut self, [input, output, errors]: [&'a Option<OwnedFd>; 3]) {
+        self.add(Given::Input, input.as_ref());
+        self.add(Given::Output, output.as_ref());
+        self.add(Given::Errors, errors.as_ref());
+    }
 }
 
 /// Descriptors that were received, each where it belongs.

@@ -12,6 +12,8 @@
 mod channel;
 mod egress;
 mod given;
+mod network;
+mod observer;
 mod reader;
 
 use std::path::PathBuf;
@@ -23,6 +25,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::channel::{Channel, DESCRIPTORS_MAX};
 pub(crate) use self::egress::FromEgress;
 pub(crate) use self::given::{Given, Labelled, Sorted};
+pub(crate) use self::network::{FromNetwork, Join, NetworkPlan};
+pub(crate) use self::observer::{FromObserver, Look, Size, ToObserver};
 pub(crate) use self::reader::{FromReader, ToReader};
 use crate::own_log::LogWish;
 use crate::report::RunReport;
@@ -52,6 +56,17 @@ pub(crate) enum Role {
         /// Where the guest may send to.
         plan: EgressPlan,
     },
+    /// One that carries a network between VMs. A listener comes with this.
+    Network {
+        /// What it says of itself.
+        log: LogWish,
+        /// It was born into namespaces of its own.
+        is_apart: bool,
+        /// Which network.
+        plan: NetworkPlan,
+    },
+    /// One that looks into guests. Its standard output and standard error come with this.
+    Observer(Box<Look>),
     /// One that reads foreign files.
     Reader {
         /// What it says of itself.

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 
-use api::{EndKind, VmSpec};
+use api::{EndKind, OnNetwork, VmSpec};
 use machine::{EngineFinding, EngineKind, HostFindings};
 use serde::de::DeserializeOwned;
 
@@ -71,6 +71,10 @@ fn what_is_said_arrives_as_it_was_said() {
         detached: true,
         program: false,
         jail: Some(jail()),
+        network: Some(OnNetwork {
+            name: name(),
+            address: [10, 64, 0, 10].into(),
+        }),
     };
     check(&[
         ToVm::Serve { info },
@@ -108,6 +112,29 @@ fn what_is_said_arrives_as_it_was_said() {
             wish: Wish::VsockPort(u32::MAX),
         },
         FromVm::Ended(ended()),
+    ]);
+}
+
+#[test]
+fn what_is_said_of_a_network_arrives_as_it_was_said() {
+    let address = [10, 64, 0, 10].into();
+    check(&[Join {
+        vm: name(),
+        card: machine::MacAddress([0x52, 1, 2, 3, 4, 5]),
+        had: Some(address),
+    }]);
+    check(&[NetworkPlan {
+        name: name(),
+        reserved: vec![(name(), address)],
+    }]);
+    check(&[
+        FromNetwork::Ready(jail()),
+        FromNetwork::Joined(address),
+        FromNetwork::NoRoom("it is full".to_owned()),
+        FromNetwork::Refused {
+            count: 1,
+            why: vec!["in pieces".to_owned()],
+        },
     ]);
 }
 

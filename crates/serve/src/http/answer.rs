@@ -1,12 +1,14 @@
 //! Answers: JSON that is well, and JSON that says what is wrong.
 
+use api::object::Object;
 use axum::Json;
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::doors::{Closed, Who};
 use crate::orders::problem;
@@ -183,13 +185,43 @@ pub(crate) fn body<T: DeserializeOwned>(headers: &HeaderMap, bytes: &[u8]) -> Re
         };
         return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, problem));
     }
-    serde_json::from_slice(bytes).map_err(|error| {
+    let read = serde_json::from_slice(bytes).map(|Object(all)| all);
+    let read = read.or_else(|error| with_whole_numbers(bytes).ok_or(error));
+    read.map_err(|error| {
         let place = format!("body, line {}, column {}", error.line(), error.column());
         // What serde says of where ends in the same numbers.
         let text = error.to_string();
         let what = text.split(" at line ").next().unwrap_or_default();
         Refusal::bad(&place, what)
     })
+}
+
+/// The body again, with whole numbers that are written as others are: to JSON Schema 1.0 is an integer, and who calculates in
+/// floating point writes it so.
+fn with_whole_numbers<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    /// Above, not every integer has a number of its own in floating point.
+    const MOST: f64 = 9_007_199_254_740_991.0;
+
+    fn mend(value: &mut Value) {
+        match value {
+            Value::Array(all) => all.iter_mut().for_each(mend),
+            Value::Object(all) => all.values_mut().for_each(mend),
+            Value::Number(number) => {
+                let whole = number
+                    .as_f64()
+                    .filter(|it| number.is_f64() && it.fract() == 0.0 && it.abs() <= MOST);
+                if let Some(whole) = whole {
+                    *value = (whole as i64).into();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    let mut value = serde_json::from_slice(bytes).ok()?;
+    mend(&mut value);
+    let Object(all) = Object::deserialize(value).ok()?;
+    Some(all)
 }
 
 /// An answer with the version of what it is about.
@@ -236,4 +268,43 @@ pub(crate) fn changed(version: u64) -> Refusal {
         ..problem("changed-meanwhile", message)
     };
     Refusal::new(StatusCode::PRECONDITION_FAILED, problem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::words::Declaration;
+
+    #[test]
+    fn a_body_is_read_as_its_schema_says() {
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
+        let check = |text: &str, expected: Result<i32, &str>| {
+            let read = body::<Declaration>(&headers, text.as_bytes());
+            let read = read.map(|what| what.order);
+            let read = read.map_err(|refusal| refusal.problem.message);
+            assert_eq!(
+                read.as_ref().map_err(String::as_str),
+                expected.as_ref().map_err(|it| *it),
+                "{text}"
+            );
+        };
+        check(r#"{"name":"a","order":7}"#, Ok(7));
+        check(r#"{"name":"a","order":7.0}"#, Ok(7));
+        check(r#"{"name":"a","order":-7e2,"spec":{"cpus":2.0}}"#, Ok(-700));
+        check(
+            r#"{"name":"a","order":7.5}"#,
+            Err("invalid type: floating point `7.5`, expected i32"),
+        );
+        check(
+            r#"{"name":"a","order":1e30}"#,
+            Err("invalid type: floating point `1e+30`, expected i32"),
+        );
+        let list = "invalid type: sequence, expected an object";
+        check(r#"["a"]"#, Err(list));
+        check(r#"{"name":"a","spec":[]}"#, Err(list));
+    }
 }

@@ -52,6 +52,7 @@ const LOOKING: &[&str] = &[
     "doctor",
     "images",
     "snapshots",
+    "networks",
     "events",
 ];
 /// Commands that change VMs, images or snapshots.
@@ -85,11 +86,16 @@ const CHANGING: &[&str] = &[
 fn role(words: &[String]) -> Option<Role> {
     let command = words.first()?.as_str();
     let has = |word: &str| words.iter().any(|other| other == word);
+    let reads_file = words.iter().any(|word| word.starts_with("--memory"));
     match command {
         // More than a list changes something, or reads what a path leads to.
         "images" | "snapshots" if words.iter().skip(1).any(|word| !word.starts_with('-')) => {
             Some(Role::Operator)
         }
+        // It would wait for standard input.
+        "exec" if has("-n") || has("--no-input") => Some(Role::Operator),
+        // Looking into a file of the host's is looking at more than VMs.
+        command if LOOKING.contains(&command) && reads_file => Some(Role::Operator),
         "run" if !(has("-d") || has("--detach")) || has("--report") => None,
         command if LOOKING.contains(&command) => Some(Role::ReadOnly),
         command if CHANGING.contains(&command) => Some(Role::Operator),
@@ -206,6 +212,11 @@ mod tests {
         check("stop web", Some(Role::Operator));
         check("run -d --name web", Some(Role::Operator));
         check("run", None);
+        check("inspect --memory vmcore", Some(Role::Operator));
+        check("ps --memory=vmcore", Some(Role::Operator));
+        check("ps qemu:web", Some(Role::ReadOnly));
+        check("exec -n web true", Some(Role::Operator));
+        check("exec web true", None);
         check("run -d --report /etc/x", None);
         check("serve", None);
         check("dump web -o x", None);

@@ -9,6 +9,7 @@ mod answer;
 mod app;
 mod command;
 mod console;
+mod definitions;
 mod host;
 mod openapi;
 mod page;
@@ -49,7 +50,7 @@ use crate::doors::{From, Who, call};
 use crate::error::ServeError;
 use crate::options::Options;
 use crate::orders::problem;
-use crate::snmp;
+use crate::{otlp, snmp};
 
 /// Connections over TLS at the same time, and as many on the Unix socket.
 const CONNECTIONS_MAX: usize = 1000;
@@ -109,6 +110,11 @@ async fn serve(options: Options) -> Result<(), ServeError> {
             .snmp
             .clone()
             .map(|place| tokio::spawn(snmp::attend(Arc::clone(&daemon), place))),
+        daemon
+            .options
+            .collector
+            .clone()
+            .map(|collector| tokio::spawn(otlp::export(Arc::clone(&daemon), collector))),
     ];
     told("READY=1");
     end.wait().await;

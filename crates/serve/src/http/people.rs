@@ -105,16 +105,15 @@ pub(crate) async fn enter(
     headers: HeaderMap,
     bytes: Bytes,
 ) -> Result<Response, Refusal> {
-    let From::Tls(address) = from else {
+    if let From::Socket(_) = from {
         return Err(Refusal::bad(
             "session",
             "who comes through the socket needs none",
         ));
-    };
+    }
     let entry: Entry = body(&headers, &bytes)?;
-    let Some(who) = app.doors.by_token(None, &entry.token) else {
-        return Err(Refusal::closed(&app.doors.note_wrong(address)));
-    };
+    let found = app.doors.by_token_from(from, None, &entry.token);
+    let who = found.map_err(|closed| Refusal::closed(&closed))?;
     let (secret, _) = opened(&app, &who)?;
     let view = SessionView {
         name: who.name,

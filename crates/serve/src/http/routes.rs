@@ -305,6 +305,12 @@ fn of_the_host() -> Vec<Route> {
             post(several::prune_images),
         ),
         Route::read(
+            "/v1/networks",
+            "Networks between VMs, and who is on them",
+            Command("networks"),
+            get(several::networks),
+        ),
+        Route::read(
             "/v1/host",
             "The host, and what more fits",
             Named("HostView"),

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::HeaderMap;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use tokio::task::spawn_blocking;
 
 use super::answer::{Part, Refusal, Words as Asked, body};
 use super::app::App;
-use super::vms::{answer_operation, broken};
+use super::vms::{answer_operation, broken, ended};
 use crate::daemon::Daemon;
 use crate::orders::Words;
 use crate::store::StoreError;
@@ -23,6 +23,7 @@ use crate::words::{Declaration, Operation};
 #[serde(deny_unknown_fields)]
 pub(crate) struct Application {
     /// VMs as they shall be.
+    #[serde(deserialize_with = "api::object::several")]
     vms: Vec<Declaration>,
 }
 
@@ -74,6 +75,7 @@ pub(crate) struct Operations {
 /// Whether the end is waited for.
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct Wait {
+    #[serde(default, deserialize_with = "super::vms::wait")]
     wait: Option<u64>,
 }
 
@@ -221,9 +223,8 @@ pub(crate) async fn operation(
     Asked(how): Asked<Wait>,
 ) -> Result<Response, Refusal> {
     let operation = app.orders.operation(id).ok_or_else(|| no_operation(id))?;
-    let mut response = answer_operation(&app, operation, how.wait).await?;
-    *response.status_mut() = axum::http::StatusCode::OK;
-    Ok(response)
+    // One that has failed is an answer here.
+    Ok(Json(ended(&app, operation, how.wait).await).into_response())
 }
 
 pub(crate) async fn cancel(
@@ -248,11 +249,27 @@ pub(crate) async fn images(State(app): State<App>) -> Result<Json<Value>, Refusa
     command(&app, Words::new(["images", "--json"])).await
 }
 
+pub(crate) async fn networks(State(app): State<App>) -> Result<Json<Value>, Refusal> {
+    command(&app, Words::new(["networks", "--json"])).await
+}
+
 pub(crate) async fn remove_image(
     State(app): State<App>,
     Part(name): Part<String>,
 ) -> Result<Json<Value>, Refusal> {
-    command(&app, Words::new(["images", "rm", "--json", "--", &name])).await
+    let words = Words::new(["images", "rm", "--json", "--", &name]);
+    let removed = app.orders.ask(words).await;
+    removed
+        .map(Json)
+        .map_err(|problem| match problem.code.as_str() {
+            // There is nothing else to be wrong about a name.
+            "bad-input" => Refusal::none(
+                "no-such-image",
+                problem.message,
+                "`GET /v1/images` lists what there is",
+            ),
+            _ => Refusal::of_command(problem),
+        })
 }
 
 pub(crate) async fn prune_images(State(app): State<App>) -> Result<Json<Value>, Refusal> {

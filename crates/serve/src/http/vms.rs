@@ -8,7 +8,8 @@ use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
@@ -19,7 +20,7 @@ use super::answer::{
 use super::app::App;
 use crate::daemon::{Changed, GRACE_SECONDS, start_words};
 use crate::orders::{Words, problem};
-use crate::words::{Declaration, Desired, Operation, VmView, WorkState};
+use crate::words::{Declaration, Desired, Operation, Problem, VmView, WorkState};
 
 /// Longest wait for an operation.
 const WAIT_MAX: u64 = 300;
@@ -75,8 +76,19 @@ pub(crate) struct ActionBody {
 /// Whether the end of an operation is waited for, and how a VM is removed.
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct Patience {
+    #[serde(default, deserialize_with = "wait")]
     wait: Option<u64>,
     kill: Option<bool>,
+}
+
+/// Seconds to wait, of which there is a highest number.
+pub(super) fn wait<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let seconds = u64::deserialize(deserializer)?;
+    if seconds > WAIT_MAX {
+        let what = format!("wait: nothing is waited for longer than {WAIT_MAX} seconds");
+        return Err(D::Error::custom(what));
+    }
+    Ok(Some(seconds))
 }
 
 pub(crate) async fn list(
@@ -138,8 +150,14 @@ pub(crate) async fn replace(
 ) -> Result<Response, Refusal> {
     let what: Declaration = body(&headers, &bytes)?;
     if what.name.as_str() != name {
-        let message = format!("the path says \"{}\"", name.escape_debug());
-        return Err(Refusal::bad("name", message));
+        let problem = Problem {
+            r#where: Some("name".to_owned()),
+            ..problem(
+                "another-name",
+                format!("the path says \"{}\"", name.escape_debug()),
+            )
+        };
+        return Err(Refusal::new(StatusCode::CONFLICT, problem));
     }
     let expected = wanted_version(&headers)?;
     match declare(&app, what, expected).await? {
@@ -334,19 +352,26 @@ fn plain_words(name: &str, action: &str, given: &ActionBody, grace: u64) -> Resu
     })
 }
 
-/// An operation as an answer: at once, or when it has ended.
-pub(crate) async fn answer_operation(
-    app: &App,
-    operation: Operation,
-    wait: Option<u64>,
-) -> Result<Response, Refusal> {
-    let until = Instant::now() + Duration::from_secs(wait.unwrap_or(0).min(WAIT_MAX));
+/// An operation when it has ended, or when that has been waited for so long.
+pub(super) async fn ended(app: &App, operation: Operation, wait: Option<u64>) -> Operation {
+    let until = Instant::now() + Duration::from_secs(wait.unwrap_or(0));
     let id = operation.id;
     let mut now = operation;
     while now.state == WorkState::Running && Instant::now() < until {
         sleep(LOOK_EVERY).await;
         now = app.orders.operation(id).unwrap_or(now);
     }
+    now
+}
+
+/// An operation as an answer to who has asked for it: at once, or when it has ended.
+pub(crate) async fn answer_operation(
+    app: &App,
+    operation: Operation,
+    wait: Option<u64>,
+) -> Result<Response, Refusal> {
+    let id = operation.id;
+    let now = ended(app, operation, wait).await;
     if now.state == WorkState::Failed && wait.is_some() {
         let error = now.error.unwrap_or_else(|| problem("failed", "it failed"));
         return Err(Refusal::of_command(error));

@@ -14,6 +14,7 @@
 //! step in [`migrate`]. A store of a newer version is refused, not guessed at.
 
 mod migrate;
+mod open;
 #[cfg(test)]
 mod tests;
 
@@ -23,12 +24,14 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use redb::{
-    Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+    Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
+    WriteTransaction,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
+use self::open::Kept;
 use crate::words::{Audited, Declared, Event, Token};
 
 /// The version that this code writes.
@@ -88,7 +91,7 @@ pub enum StoreError {
 /// The file.
 #[derive(Debug)]
 pub(crate) struct Store {
-    database: Database,
+    database: Kept,
 }
 
 fn failed<E: Into<redb::Error>>(act: &'static str) -> impl FnOnce(E) -> StoreError {
@@ -130,18 +133,24 @@ impl Store {
     }
 
     fn at(path: &Path) -> Result<Store, StoreError> {
-        let database = Database::create(path).map_err(|source| match source {
-            DatabaseError::DatabaseAlreadyOpen => StoreError::Taken(path.to_owned()),
-            source => StoreError::Open {
-                path: path.to_owned(),
-                source: Box::new(source),
-            },
-        })?;
-        Store::of(database)
+        let path = path.to_owned();
+        Store::of(move || {
+            Database::create(&path).map_err(|source| match source {
+                DatabaseError::DatabaseAlreadyOpen => StoreError::Taken(path.clone()),
+                source => StoreError::Open {
+                    path: path.clone(),
+                    source: Box::new(source),
+                },
+            })
+        })
     }
 
-    fn of(database: Database) -> Result<Store, StoreError> {
-        let store = Store { database };
+    fn of(
+        open: impl Fn() -> Result<Database, StoreError> + Send + Sync + 'static,
+    ) -> Result<Store, StoreError> {
+        let store = Store {
+            database: Kept::new(open)?,
+        };
         store.write(|transaction| {
             migrate::migrate(transaction)?;
             // What is read later is there.
@@ -160,10 +169,23 @@ impl Store {
         &self,
         change: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let transaction = self.database.begin_write().map_err(failed("change"))?;
-        let outcome = change(&transaction)?;
-        transaction.commit().map_err(failed("write"))?;
-        Ok(outcome)
+        self.database.with(|database| {
+            let transaction = database.begin_write().map_err(failed("change"))?;
+            let outcome = change(&transaction)?;
+            transaction.commit().map_err(failed("write"))?;
+            Ok(outcome)
+        })
+    }
+
+    /// Something that only reads.
+    fn read<T>(
+        &self,
+        look: impl FnOnce(&ReadTransaction) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.database.with(|database| {
+            let transaction = database.begin_read().map_err(failed("read"))?;
+            look(&transaction)
+        })
     }
 
     fn all<K, T>(&self, table: TableDefinition<'_, K, &[u8]>) -> Result<Vec<T>, StoreError>
@@ -172,14 +194,15 @@ impl Store {
         for<'a> K::SelfType<'a>: std::fmt::Debug,
         T: DeserializeOwned,
     {
-        let transaction = self.database.begin_read().map_err(failed("read"))?;
-        let table = transaction.open_table(table).map_err(failed("read"))?;
-        let mut all = Vec::new();
-        for entry in table.iter().map_err(failed("read"))? {
-            let (key, bytes) = entry.map_err(failed("read"))?;
-            all.push(value(&format!("{:?}", key.value()), bytes.value())?);
-        }
-        Ok(all)
+        self.read(|transaction| {
+            let table = transaction.open_table(table).map_err(failed("read"))?;
+            let mut all = Vec::new();
+            for entry in table.iter().map_err(failed("read"))? {
+                let (key, bytes) = entry.map_err(failed("read"))?;
+                all.push(value(&format!("{:?}", key.value()), bytes.value())?);
+            }
+            Ok(all)
+        })
     }
 
     /// Everything that is declared, by name.
@@ -231,6 +254,24 @@ impl Store {
                 .is_none_or(|seen| seen.value() != boot);
             table.insert("boot", boot).map_err(failed("change"))?;
             Ok(is_new)
+        })
+    }
+
+    /// The last event that a collector has, if one was ever sent to.
+    pub(crate) fn exported(&self) -> Result<Option<u64>, StoreError> {
+        self.read(|transaction| {
+            let table = transaction.open_table(META).map_err(failed("read"))?;
+            let kept = table.get("exported").map_err(failed("read"))?;
+            Ok(kept.and_then(|kept| kept.value().parse().ok()))
+        })
+    }
+
+    /// Notes that a collector has all events up to this one.
+    pub(crate) fn note_exported(&self, last: u64) -> Result<(), StoreError> {
+        self.write(|transaction| {
+            let mut table = transaction.open_table(META).map_err(failed("change"))?;
+            let noted = table.insert("exported", last.to_string().as_str());
+            noted.map(drop).map_err(failed("change"))
         })
     }
 
@@ -300,14 +341,15 @@ impl Store {
         table: TableDefinition<'_, u64, &[u8]>,
         limit: usize,
     ) -> Result<Vec<T>, StoreError> {
-        let transaction = self.database.begin_read().map_err(failed("read"))?;
-        let table = transaction.open_table(table).map_err(failed("read"))?;
-        let mut found = Vec::new();
-        for entry in table.iter().map_err(failed("read"))?.rev().take(limit) {
-            let (id, bytes) = entry.map_err(failed("read"))?;
-            found.push(value(&id.value().to_string(), bytes.value())?);
-        }
-        Ok(found)
+        self.read(|transaction| {
+            let table = transaction.open_table(table).map_err(failed("read"))?;
+            let mut found = Vec::new();
+            for entry in table.iter().map_err(failed("read"))?.rev().take(limit) {
+                let (id, bytes) = entry.map_err(failed("read"))?;
+                found.push(value(&id.value().to_string(), bytes.value())?);
+            }
+            Ok(found)
+        })
     }
 
     fn oldest<T: DeserializeOwned>(
@@ -316,27 +358,29 @@ impl Store {
         after: u64,
         limit: usize,
     ) -> Result<Vec<T>, StoreError> {
-        let transaction = self.database.begin_read().map_err(failed("read"))?;
-        let table = transaction.open_table(table).map_err(failed("read"))?;
-        let range = table
-            .range(after.saturating_add(1)..)
-            .map_err(failed("read"))?;
-        let mut found = Vec::new();
-        for entry in range.take(limit) {
-            let (id, bytes) = entry.map_err(failed("read"))?;
-            found.push(value(&id.value().to_string(), bytes.value())?);
-        }
-        Ok(found)
+        self.read(|transaction| {
+            let table = transaction.open_table(table).map_err(failed("read"))?;
+            let range = table
+                .range(after.saturating_add(1)..)
+                .map_err(failed("read"))?;
+            let mut found = Vec::new();
+            for entry in range.take(limit) {
+                let (id, bytes) = entry.map_err(failed("read"))?;
+                found.push(value(&id.value().to_string(), bytes.value())?);
+            }
+            Ok(found)
+        })
     }
 
     /// Numbers of the oldest and the newest event; none if there are none.
     pub(crate) fn span_of_events(&self) -> Result<Option<(u64, u64)>, StoreError> {
-        let transaction = self.database.begin_read().map_err(failed("read"))?;
-        let table = transaction.open_table(EVENTS).map_err(failed("read"))?;
-        let first = table.first().map_err(failed("read"))?;
-        let last = table.last().map_err(failed("read"))?;
-        Ok(first
-            .zip(last)
-            .map(|((first, _), (last, _))| (first.value(), last.value())))
+        self.read(|transaction| {
+            let table = transaction.open_table(EVENTS).map_err(failed("read"))?;
+            let first = table.first().map_err(failed("read"))?;
+            let last = table.last().map_err(failed("read"))?;
+            Ok(first
+                .zip(last)
+                .map(|((first, _), (last, _))| (first.value(), last.value())))
+        })
     }
 }

@@ -152,6 +152,19 @@ impl StorageBackend for Failing {
     }
 }
 
+/// The disk that `left` writes reach, each time that it is opened.
+fn failing(
+    disk: &Arc<InMemoryBackend>,
+    left: &Arc<AtomicUsize>,
+) -> impl Fn() -> Failing + Send + Sync + 'static {
+    let disk = Arc::clone(disk);
+    let left = Arc::clone(left);
+    move || Failing {
+        disk: Arc::clone(&disk),
+        left: Arc::clone(&left),
+    }
+}
+
 /// Another holder of the same disk.
 #[derive(Debug)]
 struct Same(Arc<InMemoryBackend>);
@@ -178,12 +191,44 @@ impl StorageBackend for Same {
     }
 }
 
-fn opened(backend: impl StorageBackend) -> Result<Store, StoreError> {
-    let database = Database::builder().create_with_backend(backend);
-    Store::of(database.map_err(|source| StoreError::Open {
-        path: PathBuf::new(),
-        source: Box::new(source),
-    })?)
+fn opened<B: StorageBackend>(
+    backend: impl Fn() -> B + Send + Sync + 'static,
+) -> Result<Store, StoreError> {
+    Store::of(move || {
+        let database = Database::builder().create_with_backend(backend());
+        database.map_err(|source| StoreError::Open {
+            path: PathBuf::new(),
+            source: Box::new(source),
+        })
+    })
+}
+
+/// Every write that a disk can refuse because it is full: what was said to be kept is there, what was refused is not, and
+/// when there is room again the store goes on without being opened by anybody.
+#[test]
+fn a_disk_that_was_full_for_a_while_is_written_again() {
+    let mut refusals = 0;
+    for room in 0..60 {
+        let disk = Arc::new(InMemoryBackend::new());
+        let left = Arc::new(AtomicUsize::new(usize::MAX));
+        let failing = failing(&disk, &left);
+        let store = opened(failing).unwrap();
+        let declare = |name: &str| store.declare(&[(name.to_owned(), Some(declared(name, 1)))]);
+        declare("a").unwrap();
+        left.store(room, Ordering::Relaxed);
+        let is_kept = declare("b").is_ok();
+        refusals += usize::from(!is_kept);
+        // Nothing is to be had of it now, or what it had.
+        let _ = (declare("c"), store.declared());
+        left.store(usize::MAX, Ordering::Relaxed);
+        declare("d").unwrap();
+        let found = names(&store);
+        assert!(found.contains(&"a".to_owned()) && found.contains(&"d".to_owned()));
+        if is_kept {
+            assert!(found.contains(&"b".to_owned()), "{room} writes: {found:?}");
+        }
+    }
+    assert!(refusals > 3, "{refusals} refusals");
 }
 
 #[test]
@@ -192,10 +237,7 @@ fn a_loss_of_power_at_any_write_loses_nothing_that_was_said_to_be_kept() {
     for power in 0.. {
         let disk = Arc::new(InMemoryBackend::new());
         let left = Arc::new(AtomicUsize::new(power));
-        let failing = Failing {
-            disk: Arc::clone(&disk),
-            left: Arc::clone(&left),
-        };
+        let failing = failing(&disk, &left);
         let mut said = Vec::new();
         // What is cut off while it is made has not got its name yet, and is made again.
         let Ok(store) = opened(failing) else {
@@ -212,7 +254,7 @@ fn a_loss_of_power_at_any_write_loses_nothing_that_was_said_to_be_kept() {
         let is_whole = left.load(Ordering::Relaxed) > 0;
         // After the loss, another process: everything that was said to be kept is there, and at most the one more
         // whose word did not come.
-        let store = opened(Same(disk)).unwrap();
+        let store = opened(move || Same(Arc::clone(&disk))).unwrap();
         let found = names(&store);
         assert!(
             found.starts_with(&said) && found.len() <= said.len() + 1,

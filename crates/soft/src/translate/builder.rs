@@ -11,6 +11,7 @@ use std::mem::offset_of;
 use iced_x86::{Code, Encoder, Instruction, RflagsBits};
 
 use super::anchors::Anchors;
+use super::relocation::{Part, Relocation, Shift};
 use super::tail::Tail;
 use crate::block::{ExitReason, VcpuBlock};
 use crate::code_cache::{HostPc, Stubs};
@@ -45,6 +46,15 @@ impl Site {
     /// Behind the last byte of host code up to the site.
     pub(crate) fn end(&self, cache: HostPc) -> HostPc {
         self.start(cache) + u64::from(self.len)
+    }
+
+    /// The same site of a copy of the block.
+    pub(crate) fn moved(self, shift: &Shift) -> Site {
+        Site {
+            rip: self.rip.wrapping_add(shift.rip),
+            start: self.start.wrapping_add(shift.host as u32),
+            ..self
+        }
     }
 
     /// As three words, for the table of sites.
@@ -195,6 +205,10 @@ pub(crate) struct Builder {
     pub(super) first_link: u32,
     pub(crate) sites: Vec<Site>,
     pub(crate) links: Vec<Link>,
+    /// What is to be changed in a copy of the block for another address.
+    pub(crate) relocations: Vec<Relocation>,
+    /// There may be such copies.
+    pub(crate) is_movable: bool,
     pub(super) tails: Vec<Tail>,
     pub(crate) fp_checked: bool,
     pub(super) anchors: Anchors,
@@ -260,6 +274,8 @@ impl Builder {
             first_link: 0,
             sites: Vec::new(),
             links: Vec::new(),
+            relocations: Vec::new(),
+            is_movable: false,
             tails: Vec::new(),
             fp_checked: false,
             anchors: Anchors::default(),
@@ -287,6 +303,8 @@ impl Builder {
         self.first_link = first_link;
         self.sites.clear();
         self.links.clear();
+        self.relocations.clear();
+        self.is_movable = self.mode.is_64() && self.mode.has(Mode::USER);
         self.tails.clear();
         self.fp_checked = false;
         self.anchors.clear();
@@ -551,29 +569,24 @@ impl Builder {
         self.tails.push(Tail::FpState { from, site });
     }
 
-    pub(super) fn rip_offset() -> i32 {
-        offset_of!(VcpuBlock, rip) as i32
-    }
-
     /// Leaves the block for `rip` by way of Rust. Everything must have been put back.
     pub(crate) fn leave(&mut self, rip: u64, reason: ExitReason) {
         debug_assert!(
             self.borrowed == 0 && !self.flags_saved,
             "state is canonical between blocks"
         );
-        self.e.store_gs_imm64(Builder::rip_offset(), rip);
+        self.store_rip(rip);
         let exit = self.stubs();
         if reason == ExitReason::Lookup {
-            self.e.jump_to(exit.lookup);
+            self.jump_out(exit.lookup);
         } else {
             if reason == ExitReason::Interpret {
                 let place = self.e.address().wrapping_sub(exit.cache) as u32;
-                self.e
-                    .store_gs_imm32(offset_of!(VcpuBlock, exit_info) as i32, place);
+                self.store_exit_info(place, Some(Part::Place));
             }
             self.e
                 .store_gs_imm32(offset_of!(VcpuBlock, exit_reason) as i32, reason as u32);
-            self.e.jump_to(exit.exit);
+            self.jump_out(exit.exit);
         }
     }
 

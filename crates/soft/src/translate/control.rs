@@ -8,6 +8,7 @@ use super::builder::Builder;
 use super::classify::{Kind, counts_in_ecx};
 use super::memory::{Operand, address_registers};
 use super::registers::gpr_number;
+use super::relocation::Part;
 use crate::block::{ExitReason, VcpuBlock, spill_offset};
 use crate::emit::{Alu, Reg, cond};
 use crate::jumps::{JUMP_ENTRIES, jump_index};
@@ -82,7 +83,8 @@ impl Builder {
         self.e.store_gs(spill_offset(1), Reg::RCX);
         self.e.store_gs(spill_offset(2), Reg::RDX);
         self.e.load_gs(Reg::RCX, jump_cache);
-        self.e.load(Reg::RCX, Reg::RCX, entry);
+        self.e.load_far(Reg::RCX, Reg::RCX, entry);
+        self.note_jump_entry();
         self.e.mov_imm(Reg::RDX, target.wrapping_neg());
         // The sum is zero exactly if the entry is for `target`; LEA leaves flags alone.
         self.e.lea_sum(Reg::RCX, Reg::RCX, Reg::RDX, true);
@@ -92,7 +94,8 @@ impl Builder {
         let miss = self.e.jump();
         self.e.bind(hit);
         self.e.load_gs(Reg::RCX, jump_cache);
-        self.e.load(Reg::RCX, Reg::RCX, entry + 8);
+        self.e.load_far(Reg::RCX, Reg::RCX, entry + 8);
+        self.check_jump_entry();
         self.e
             .store_gs(offset_of!(VcpuBlock, jump_target) as i32, Reg::RCX);
         self.e.load_gs(Reg::RCX, spill_offset(1));
@@ -104,13 +107,12 @@ impl Builder {
     /// `stack_change` is how far the branch has moved RSP.
     fn go_indirect(&mut self, target: Reg, free: Reg, stack_change: i32) {
         let site = self.branch_site(stack_change);
-        let info = offset_of!(VcpuBlock, exit_info) as i32;
         let jump_target = offset_of!(VcpuBlock, jump_target) as i32;
         self.e.store_gs(offset_of!(VcpuBlock, rip) as i32, target);
         if !self.mode.may_jump() {
-            self.e.store_gs_imm32(info, site);
+            self.store_exit_info(site, Some(Part::Site));
             self.put_everything_back();
-            return self.e.jump_to(self.stubs().lookup);
+            return self.jump_out(self.stubs().lookup);
         }
         self.e.load_gs(free, offset_of!(VcpuBlock, kick) as i32);
         // cmp dword [free], 0: through a load, to keep to the shapes the emitter knows.
@@ -132,7 +134,7 @@ impl Builder {
         self.e.bind(kicked);
         self.e.bind(miss);
         self.e.store_gs_imm64(jump_target, self.stubs().lookup);
-        self.e.store_gs_imm32(info, site);
+        self.store_exit_info(site, Some(Part::Site));
         self.e.bind(done);
         self.put_everything_back();
         self.e.jump_gs(jump_target);
@@ -214,7 +216,7 @@ impl Builder {
         let size = self.stack_word();
         let place = self.stack_place(-i32::from(size), true, 1 << 4);
         let value = self.borrow(1 << 4 | 1 << place.register.0, false);
-        self.e.mov_imm(value, instruction.next_ip());
+        self.mov_address(value, instruction.next_ip());
         self.e.store(place.register, place.offset, value, size);
         self.move_stack_pointer(-i32::from(size));
         self.put_everything_back();
@@ -224,7 +226,7 @@ impl Builder {
     fn push_return_address(&mut self, instruction: &Instruction, address: Reg, entry: Reg) {
         let size = self.stack_word();
         self.stack_access(address, entry, Reg::RSP, -i32::from(size), true);
-        self.e.mov_imm(entry, instruction.next_ip());
+        self.mov_address(entry, instruction.next_ip());
         self.e.store(address, 0, entry, size);
         self.move_stack_pointer(-i32::from(size));
     }

@@ -2,7 +2,7 @@
 
 use std::mem::offset_of;
 
-use iced_x86::{Code, Instruction, MemorySize, OpKind, Register};
+use iced_x86::{Code, Instruction, MemorySize, Mnemonic, OpKind, Register};
 
 use super::builder::{Builder, FlagUse, SiteAccess};
 use super::place::Place;
@@ -11,11 +11,26 @@ use crate::block::VcpuBlock;
 use crate::emit::{Alu, Reg, cond};
 use crate::mode::Mode;
 
+/// Bytes that the silicon's caches lock at once.
+const LINE_BYTES: i32 = 64;
+
 /// How a copied instruction uses its memory operand.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Operand {
     pub(crate) size: u8,
     pub(crate) write: bool,
+}
+
+/// Whether an instruction with a memory operand locks it.
+pub(crate) fn is_locked(instruction: &Instruction) -> bool {
+    let exchanges = instruction.mnemonic() == Mnemonic::Xchg
+        && (0..instruction.op_count()).any(|op| instruction.op_kind(op) == OpKind::Memory);
+    instruction.has_lock_prefix() || exchanges
+}
+
+/// Whether an instruction locks an operand that may lie in two cache lines: larger ones have to be aligned.
+fn locks_lines(instruction: &Instruction, operand: Operand) -> bool {
+    matches!(operand.size, 2..=8) && is_locked(instruction)
 }
 
 /// Position of a segment register in the block's tables.
@@ -43,7 +58,11 @@ impl Builder {
         let index = instruction.memory_index();
         let displacement = instruction.memory_displacement64();
         if base.is_ip() || base == Register::None && index == Register::None {
-            return self.e.mov_imm(to, displacement);
+            return if base.is_ip() {
+                self.mov_address(to, displacement)
+            } else {
+                self.e.mov_imm(to, displacement)
+            };
         }
         let address_bits = match (base, index) {
             (Register::None, index) => index.size() * 8,
@@ -202,6 +221,12 @@ impl Builder {
     ) -> bool {
         let low = uses_high_byte(instruction);
         let place = self.operand_place(instruction, operand, used, low);
+        if locks_lines(instruction, operand) {
+            self.put_flags_away();
+            self.give_back(used);
+            let line = self.borrow(used | 1 << place.register.0, low);
+            self.check_line(place, line, operand);
+        }
         self.give_back(used);
         let were_saved = self.flags_are_away() && flag_use != FlagUse::Needs;
         self.flags_for(flag_use);
@@ -218,6 +243,20 @@ impl Builder {
             self.fault_site_with_flags(were_saved);
         }
         encoded
+    }
+
+    /// Takes a locked access across cache lines to the interpreter, which does it with everybody else kept out
+    /// (`locked`). The silicon would lock the bus, and with it every core of the host: no guest may do that to its
+    /// neighbours. A host that looks for such locks lets one take milliseconds (`split_lock_detect`, Linux's
+    /// Documentation/arch/x86/buslock.rst). `line` is free to use; status flags must have been put away.
+    fn check_line(&mut self, place: Place, line: Reg, operand: Operand) {
+        self.e.lea32(line, place.register, place.offset);
+        self.e.alu_imm32(Alu::And, line, LINE_BYTES - 1);
+        self.e
+            .alu_imm32(Alu::Cmp, line, LINE_BYTES - i32::from(operand.size));
+        let across = self.e.jcc(cond::A);
+        // Not a miss of the TLB: what is to be done is not found by its entry.
+        self.miss_beyond_limit(Some(across), place.register, line, operand);
     }
 
     /// Where a copied instruction's memory operand lies, in a register that is none of `used`.
@@ -289,6 +328,13 @@ impl Builder {
         let beyond = self.add_segment(address, entry, instruction.memory_segment(), operand.size);
         self.miss_beyond_limit(beyond, address, entry, operand);
         self.check_tlb(address, entry, operand);
+        if locks_lines(instruction, operand) {
+            let place = Place {
+                register: address,
+                offset: 0,
+            };
+            self.check_line(place, entry, operand);
+        }
         self.e.mov(entry, bit);
         self.e
             .alu_imm32(Alu::And, entry, i32::from(operand.size) * 8 - 1);

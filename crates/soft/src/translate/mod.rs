@@ -30,6 +30,8 @@ mod control;
 mod memory;
 mod place;
 mod registers;
+mod relocatable;
+mod relocation;
 mod shared;
 mod stack;
 mod strings;
@@ -38,6 +40,8 @@ mod tails;
 
 #[cfg(test)]
 mod classify_tests;
+#[cfg(test)]
+mod relocation_tests;
 #[cfg(test)]
 mod tests;
 
@@ -49,6 +53,7 @@ use iced_x86::{
 };
 
 use vcpu::Probes;
+use x86::PAGE_SIZE;
 
 use crate::block::{ExitReason, VcpuBlock};
 use crate::code_cache::{HostPc, Stubs};
@@ -60,7 +65,17 @@ use control::Exits;
 
 pub(crate) use builder::{Builder, Link, Site, SiteAccess};
 pub(crate) use classify::{Kind, classify, fp_level};
-pub(crate) use memory::{has_16_bit_address, has_32_bit_address, segment_index};
+pub(crate) use memory::{has_16_bit_address, has_32_bit_address, is_locked, segment_index};
+pub(crate) use relocation::{Relocation, Shift, may_lie_at};
+
+/// Most bytes shown to the translator at once.
+pub(crate) const WINDOW_BYTES: usize = 512;
+
+/// The part of `window` that is shown to the translator for a block at `gpa`: it ends with the page.
+pub(crate) fn window_of(window: &mut [u8; WINDOW_BYTES], gpa: u64) -> &mut [u8] {
+    let left = (PAGE_SIZE - gpa % PAGE_SIZE) as usize;
+    &mut window[..left.min(WINDOW_BYTES)]
+}
 
 /// Longest block in guest instructions.
 const MAX_INSTRUCTIONS: usize = 48;
@@ -144,6 +159,7 @@ impl Translator {
         let len_bytes = self.decode(request)?;
         self.builder
             .begin(base, stubs, request.mode, first_site, first_link);
+        self.builder.is_movable &= may_lie_at(request.rip) && !request.straddles;
         let mut counts = [0; 16];
         for step in &self.steps {
             for (number, count) in counts.iter_mut().enumerate() {
@@ -341,11 +357,14 @@ impl Translator {
                 return false;
             };
             let value = instruction.memory_displacement64();
+            let is_relative = instruction.is_ip_rel_memory_operand();
             match target.size() {
+                8 if is_relative => self.builder.mov_address(Reg(number), value),
                 8 => self.builder.e.mov_imm(Reg(number), value),
                 4 => self.builder.e.mov_imm(Reg(number), value & 0xffff_ffff),
                 _ => return false,
             }
+            self.builder.is_movable &= target.size() == 8 || !is_relative;
             return true;
         }
         let uses_16_bit_address =

@@ -3,10 +3,14 @@
 use std::mem::offset_of;
 
 use super::builder::{Builder, Link};
+use super::relocation::Part;
 use super::tail::Tail;
 use crate::block::{ExitReason, VcpuBlock};
 use crate::code_cache::HostPc;
 use crate::emit::{Alu, Fixup, Reg, cond};
+
+/// The number of no link.
+const NO_LINK: u32 = u32::MAX;
 
 impl Builder {
     /// Leaves behind the straight path.
@@ -21,8 +25,7 @@ impl Builder {
         }
         let stale = self.e.address();
         if self.is_one_by_one {
-            // There is no such link.
-            self.leave_for(block_rip, ExitReason::OneByOne, u32::MAX);
+            self.leave_for(block_rip, ExitReason::OneByOne, NO_LINK);
         } else {
             self.leave_for_lookup(block_rip);
         }
@@ -58,7 +61,7 @@ impl Builder {
             }
             Tail::Leave { from, rip, reason } => {
                 self.e.bind(from);
-                self.e.store_gs_imm64(Builder::rip_offset(), rip);
+                self.store_rip(rip);
                 self.exit_for(reason);
             }
             Tail::Chain { from, rip, link } => {
@@ -114,28 +117,26 @@ impl Builder {
         self.e
             .store_gs_imm32(offset_of!(VcpuBlock, exit_reason) as i32, reason as u32);
         let exit = self.stubs().exit;
-        self.e.jump_to(exit);
+        self.jump_out(exit);
     }
 
     fn leave_at_site(&mut self, from: Fixup, reason: ExitReason, site: u32) {
         self.e.bind(from);
-        self.e
-            .store_gs_imm32(offset_of!(VcpuBlock, exit_info) as i32, site);
+        self.store_exit_info(site, Some(Part::Site));
         self.exit_for(reason);
     }
 
     /// Leaves for `rip` with what the reason wants to know.
     fn leave_for(&mut self, rip: u64, reason: ExitReason, info: u32) {
-        self.e.store_gs_imm64(Builder::rip_offset(), rip);
-        self.e
-            .store_gs_imm32(offset_of!(VcpuBlock, exit_info) as i32, info);
+        self.store_rip(rip);
+        self.store_exit_info(info, (info != NO_LINK).then_some(Part::Link));
         self.exit_for(reason);
     }
 
     /// Leaves for `rip`, whose translation Rust is to find.
     pub(super) fn leave_for_lookup(&mut self, rip: u64) {
-        self.e.store_gs_imm64(Builder::rip_offset(), rip);
+        self.store_rip(rip);
         let lookup = self.stubs().lookup;
-        self.e.jump_to(lookup);
+        self.jump_out(lookup);
     }
 }

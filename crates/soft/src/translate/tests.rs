@@ -170,6 +170,32 @@ fn every_locked_instruction_has_a_site_for_the_hosts_fault() {
     }
 }
 
+/// A lock across cache lines would be one of the bus, which every core of the host waits for.
+#[test]
+fn a_locked_operand_across_cache_lines_is_not_left_to_the_silicon() {
+    let check = |name: &str, code: &[u8], last_in_line: Option<u32>| {
+        let host = Block::new(code, 0).host();
+        let masked = host.windows(3).filter(|three| {
+            three[0].code() == Code::And_rm32_imm8
+                && three[0].immediate32() == 63
+                && three[1].code() == Code::Cmp_rm32_imm8
+                && three[2].code() == Code::Ja_rel32_64
+        });
+        let found: Vec<u32> = masked.map(|three| three[1].immediate32()).collect();
+        assert_eq!(found, Vec::from_iter(last_in_line), "{name}");
+    };
+    check("lock add [rax], rcx", b"\xf0\x48\x01\x08", Some(56));
+    check("lock add [rax], ecx", b"\xf0\x01\x08", Some(60));
+    check("lock add [rax], cx", b"\xf0\x66\x01\x08", Some(62));
+    check("lock add [rax], cl", b"\xf0\x00\x08", None);
+    check("lock bts [rax], rcx", b"\xf0\x48\x0f\xab\x08", Some(56));
+    check("lock bts dword [rax], 5", b"\xf0\x0f\xba\x28\x05", Some(60));
+    check("lock cmpxchg8b [rdi]", b"\xf0\x0f\xc7\x0f", Some(56));
+    check("lock cmpxchg16b [rdi]", b"\xf0\x48\x0f\xc7\x0f", None);
+    check("xchg [rax], ecx", b"\x87\x08", Some(60));
+    check("add [rax], rcx", b"\x48\x01\x08", None);
+}
+
 #[test]
 fn what_the_silicon_may_refuse_has_a_site_and_what_it_never_refuses_has_none() {
     for (code, mnemonic, has_site) in [

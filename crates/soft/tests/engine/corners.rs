@@ -272,3 +272,44 @@ fn cpuid_shows_whether_the_local_apic_is_on() {
         assert_eq!(bits, [is_on; 2], "{base:#x} {reply:?}");
     }
 }
+
+/// Locked operands across cache lines, which are not left to the silicon, with one vCPU and with two.
+#[test]
+fn a_lock_across_cache_lines_does_what_it_does_within_one() {
+    let check = |name: &str, locked: &[u8], expected: (u64, u64, u64)| {
+        for vcpus in [1, 2] {
+            // mov [rdi], rax; ...; hlt
+            let code = [b"\x48\x89\x07", locked, b"\xf4"].concat();
+            let mut machine = Machine::new(vcpus);
+            let mut state = machine.start(&code);
+            state.gprs[gpr::RDI] = DATA + 61;
+            state.gprs[gpr::RAX] = 5;
+            state.gprs[gpr::RCX] = 7;
+            machine.vcpus[0].set_state(&state).unwrap();
+            assert_eq!(machine.run(0), Met::Halt, "{name}");
+            let state = machine.vcpus[0].state().unwrap();
+            let zero = state.rflags.bits() >> 6 & 1;
+            let found = (machine.word(DATA + 61), state.gprs[gpr::RCX], zero);
+            assert_eq!(found, expected, "{name}, {vcpus} vCPUs");
+        }
+    };
+    check("lock xadd [rdi], rcx", b"\xf0\x48\x0f\xc1\x0f", (12, 5, 0));
+    check(
+        "lock cmpxchg [rdi], rcx",
+        b"\xf0\x48\x0f\xb1\x0f",
+        (7, 7, 1),
+    );
+    check(
+        "lock sub qword [rdi], 5",
+        b"\xf0\x48\x83\x2f\x05",
+        (0, 7, 1),
+    );
+    check("xchg [rdi], rcx", b"\x48\x87\x0f", (7, 5, 0));
+    // The bit offset leads into the next word: 64 + 7 is bit 7 of the second one.
+    let code = b"\x48\x83\xc1\x40\xf0\x48\x0f\xab\x0f\x48\x8b\x4f\x08";
+    check(
+        "add rcx, 64; lock bts [rdi], rcx; mov rcx, [rdi+8]",
+        code,
+        (5, 128, 0),
+    );
+}

@@ -67,8 +67,13 @@ pub(crate) struct Machine {
 impl Machine {
     /// A machine with this many vCPUs.
     pub(crate) fn new(vcpu_count: u32) -> Machine {
+        Machine::with(vcpu_count, Config::default())
+    }
+
+    /// The same with another configuration of the engine.
+    pub(crate) fn with(vcpu_count: u32, config: Config) -> Machine {
         let memory = Arc::new(GuestMemory::flat(MEMORY_BYTES).unwrap());
-        let engine = Soft::new(Arc::clone(&memory), Config::default()).unwrap();
+        let engine = Soft::new(Arc::clone(&memory), config).unwrap();
         let vcpus = (0..vcpu_count).map(|vcpu_id| {
             let topology = Topology {
                 vcpu_count,

@@ -9,6 +9,7 @@ mod exceptions;
 mod flat32;
 mod gates;
 mod machine;
+mod moved;
 mod probes;
 mod shared_checks;
 mod tasks;

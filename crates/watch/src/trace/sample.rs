@@ -1,4 +1,4 @@
-//! Events of a guest whose engine does not tell what its kernel passes: what is there now and was not before.
+//! Events of which the guest's engine does not tell: what is there now and was not before.
 
 use std::collections::{HashMap, HashSet};
 
@@ -67,8 +67,16 @@ impl Sampler {
     pub(super) fn look(&mut self, kernel: &Kernel, to: &mut dyn Listener) -> bool {
         let account = kernel.account();
         let look = kernel.look(&account, &[]);
-        let mut events = self.changed_processes(&look);
-        events.extend(self.new_modules(&look));
+        let mut events = Vec::new();
+        if [EventKind::Exec, EventKind::Exit, EventKind::Fork]
+            .into_iter()
+            .any(|kind| self.reach(kind).is_some())
+        {
+            events.extend(self.changed_processes(&look));
+        }
+        if self.reach(EventKind::Module).is_some() {
+            events.extend(self.new_modules(&look));
+        }
         let told = events
             .into_iter()
             .all(|(process, what)| match self.reach(what.kind()) {

@@ -2,6 +2,7 @@
 
 pass() { echo "PASS $1 ($(cut -d' ' -f1 /proc/uptime) s)"; }
 fail() { echo "FAIL $1: $2"; [ -z "$3" ] || tail -n "${4:-15}" "$3" | tr -d '\r' | sed 's/^/     | /'; }
+skip() { echo "SKIP $1: $2"; }
 # Whether a condition holds: `check NAME WHY FILE CONDITION...`.
 check() {
     name=$1 why=$2 file=$3
@@ -72,7 +73,12 @@ engines() {
     for test in $(./kvm-tests --list 2>/dev/null | sed -n 's/: test$//p'); do
         timeout 30 ./kvm-tests --exact "$test" > /tmp/kvm-test 2>&1
         status=$?
-        [ $status = 0 ] && grep -q '^skipped: ' /tmp/kvm-test && status=skipped
+        # On one CPU the harness has begun the line with the test's name.
+        if [ $status = 0 ] && grep -q 'not here: ' /tmp/kvm-test; then
+            skip "kvm: $(echo "${test##*::}" | tr _ ' ')" "$(sed -n 's/.*not here: //p' /tmp/kvm-test)"
+            continue
+        fi
+        [ $status = 0 ] && grep -q 'skipped: ' /tmp/kvm-test && status=skipped
         check "kvm: $(echo "${test##*::}" | tr _ ' ')" "$status" /tmp/kvm-test [ $status = 0 ]
     done
 }
@@ -275,6 +281,30 @@ moving() {
     fi
 }
 
+# Programs of a guest on KVM, told one by one where the processor stops at their beginnings and ends.
+traced() {
+    timeout 200 "$MOTHER" trace --json --events exec,exit,credentials,module,log seen > /tmp/traced 2>&1 &
+    tracer=$!
+    await '"begins"' /tmp/traced 60
+    echo 'i=0; while [ $i -lt 40 ]; do /bin/busybox true $i; i=$((i + 1)); done; echo RA''N' >&3
+    await '^RAN' /tmp/seen 120
+    sleep 3
+    kill $tracer
+    told() { grep "\"event\":\"$1\"" /tmp/traced | grep -c "$2"; }
+    check "the log of a guest on KVM is sampled" "" /tmp/traced grep -q '"kind":"log","reach":"sampled"' /tmp/traced
+    if ! grep -q '"kind":"exec","reach":"exact"' /tmp/traced; then
+        skip "every program of a guest on KVM is told" "the processor below does not stop at breakpoints of a nested guest"
+        return
+    fi
+    for kind in exit credentials module; do
+        check "seen exactly on KVM: $kind" "" /tmp/traced grep -q "\"kind\":\"$kind\",\"reach\":\"exact\"" /tmp/traced
+    done
+    count=$(told exec '"true"')
+    check "every program of a guest on KVM is told" "$count of 40" /tmp/traced [ "$count" = 40 ]
+    count=$(told exit '"name":"busybox"')
+    check "every end of one is told" "$count of 40" /tmp/traced [ "$count" -ge 40 ]
+}
+
 # Looking into a guest on KVM.
 looking() {
     rm -f /tmp/keys
@@ -296,6 +326,7 @@ looking() {
     status=$?
     check "mother truth finds nothing wrong with an honest guest on KVM" "status $status" /tmp/truth [ $status = 0 ]
     check "mother truth knows the guest's kernel" "" /tmp/truth grep -q agrees /tmp/truth
+    traced
     sleep 10
     "$MOTHER" inspect --json seen > /tmp/inspected 2>&1
     check "the working set is sampled for who asks" "" /tmp/inspected grep -q '"working_set": *{' /tmp/inspected

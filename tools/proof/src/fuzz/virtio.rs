@@ -14,7 +14,7 @@ use devices::virtio::blk::{Disk, DiskOptions, Image, ImageFormat, VirtioBlock};
 use devices::virtio::console::{Console, Port, PortEnd, Window, share};
 use devices::virtio::entropy::Entropy;
 use devices::virtio::net::{MacAddress, Net, NetPort};
-use devices::virtio::vsock::{Dial, Vsock};
+use devices::virtio::vsock::{Connector, Dial, Vsock};
 use host::MemFd;
 use host::lock::Lock;
 use rustix::event::{EventfdFlags, eventfd};
@@ -422,16 +422,26 @@ fn vsock() -> Result<Made> {
     listen(&listener, 8).context("listen")?;
     let peers = Dialled::default();
     let theirs = Arc::clone(&peers.0);
+    let connector = Connector::new()?;
     let device = Vsock::new(
         "vsock0",
         3,
         Arc::new(peers),
-        UnixListener::from(listener),
+        Some(UnixListener::from(listener)),
+        connector.clone(),
         Arc::default(),
     )?;
     let outside = move |step: Step| {
         let mut theirs = theirs.lock();
         match step.small % 5 {
+            0 if step.value & 1 == 1 => {
+                if let Ok((stream, brought)) = UnixStream::pair()
+                    && stream.set_nonblocking(true).is_ok()
+                    && connector.connect(brought, step.place).is_ok()
+                {
+                    theirs.push(stream);
+                }
+            }
             0 => {
                 let connected = stream_socket();
                 if let Ok(socket) = connected

@@ -6,6 +6,7 @@
 
 mod allowances;
 mod circles;
+mod examples;
 mod glossary;
 mod imports;
 mod length;
@@ -43,7 +44,7 @@ pub fn print_complaints() -> Result<bool> {
 }
 
 /// For each rule all that breaks it, one sentence each.
-fn rules(workspace: &Workspace, allowances: &Allowances) -> [Vec<String>; 8] {
+fn rules(workspace: &Workspace, allowances: &Allowances) -> [Vec<String>; 9] {
     [
         order::complaints(workspace),
         imports::complaints(workspace),
@@ -53,5 +54,6 @@ fn rules(workspace: &Workspace, allowances: &Allowances) -> [Vec<String>; 8] {
         glossary::complaints(workspace),
         locks::complaints(workspace, allowances),
         pairs::complaints(workspace),
+        examples::complaints(workspace),
     ]
 }

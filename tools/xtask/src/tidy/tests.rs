@@ -390,3 +390,14 @@ fn the_glossary_leads_to_what_it_names() {
         &["docs/glossary.md: there is no file crates/low/src/b.rs"],
     );
 }
+
+#[test]
+fn an_example_in_documentation_is_a_test_or_text() {
+    let root = ("crates/low/src/lib.rs", ROOT);
+    let text = "//! Doc.\n//!\n//! ```text\n//! a -> b\n//! ```\n";
+    check(&[root, ("crates/low/src/a.rs", text)], "", &[]);
+    let rust = "//! Doc.\n//!\n//! ```\n//! f();\n//! ```\n";
+    let complaint =
+        "crates/low/src/a.rs:3: an example that nobody runs; write a test, or say ```text";
+    check(&[root, ("crates/low/src/a.rs", rust)], "", &[complaint]);
+}

@@ -14,9 +14,11 @@
 
 mod disks;
 mod ground;
+mod identity;
 mod restore;
 mod restored;
+mod still;
 mod take;
 
-pub use restore::{ForkArguments, RestoreArguments, fork, restore};
+pub use restore::{ForkArguments, RestoreArguments, fork, order_from, restore};
 pub use take::{SnapshotArguments, SuspendArguments, snapshot, suspend};

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use api::{DiskFormat, DiskSpec, EngineWish, VmName, VmOrigin, VmSpec};
+use api::{DiskFormat, DiskSpec, EngineWish, NetSpec, VmName, VmOrigin, VmSpec};
 use clap::Args;
 use devices::virtio::blk::{ImageFormat, create_overlay};
 use fleet::Inventory;
@@ -19,6 +19,7 @@ use snapshot::{Disk, DiskHow, ImageRole, Kind, Shelf, Snapshot};
 
 use super::disks;
 use super::ground::{self, Ground};
+use super::identity;
 use super::restored::Restored;
 use super::take::Taking;
 use crate::answers::{self, RestoredVm};
@@ -35,13 +36,14 @@ memory stays in the snapshot until it is used, so the snapshot cannot be removed
 VM has ended.
 
 What was suspended is the same machine again. Whatever is brought back beside it, or from a
-snapshot of a VM that ran on, is a clone with its identity and its random numbers: that
-takes --same-identity, and a guest that is told to make new ones.
+snapshot of a VM that ran on, is a clone. Guests that Mother makes, and kernels with the driver
+for VMGenID, have random numbers of their own in each; others take --same-identity. Name, keys
+and machine-id are the original's, unless --new-identity has the guest make new ones.
 
 Examples:
   mother restore web
-  mother restore before-upgrade --name web2 --same-identity
-  mother restore job --count 8 --same-identity")]
+  mother restore before-upgrade --name web2 --new-identity
+  mother restore job --count 8")]
 pub struct RestoreArguments {
     /// Which snapshot, by its name or folder
     #[arg(value_name = "SNAPSHOT")]
@@ -57,7 +59,8 @@ The VM stands still while it is written, and runs on; each fork goes on from the
 moment. They are clones of it: see `mother restore --help`.
 
 Examples:
-  mother fork job --count 4 --same-identity")]
+  mother fork job --count 4
+  mother fork web --name web2 --new-identity")]
 pub struct ForkArguments {
     /// Which VM
     #[arg(value_name = "NAME")]
@@ -80,6 +83,9 @@ struct HowArguments {
     /// Let it have the identity and the random numbers of a VM that may go on too
     #[arg(long)]
     same_identity: bool,
+    /// Have its agent make a new hostname (the VM's name), machine-id, host keys and network address
+    #[arg(long, conflicts_with = "same_identity")]
+    new_identity: bool,
     /// Let the guest's time go on from the moment of the snapshot, and not from now
     #[arg(long)]
     frozen_clock: bool,
@@ -95,17 +101,9 @@ struct HowArguments {
 pub fn restore(arguments: &RestoreArguments) -> Result<u8, Failure> {
     let shelf = Shelf::of_user()?;
     let snapshot = shelf.open(&arguments.snapshot)?;
-    let reseeds = ground(&snapshot)?.reseeds;
     // Until this ends nobody else finds that it is the first.
     let mut restored = Restored::of(&shelf).map_err(Failure::SnapshotWrite)?;
-    let is_clone = snapshot.manifest().kind == Kind::Snapshot
-        || arguments.how.count > 1
-        || restored.has(snapshot.manifest());
-    if is_clone && !reseeds && !arguments.how.same_identity {
-        return Err(Failure::Clone {
-            name: snapshot.name().to_owned(),
-        });
-    }
+    check_clone(&snapshot, &arguments.how, &restored)?;
     let went_on = || restored.add(snapshot.manifest());
     bring_back(&snapshot, &arguments.how, went_on)
 }
@@ -196,8 +194,25 @@ enum Brought {
 }
 
 fn one(snapshot: &Snapshot, how: &HowArguments, name: VmName) -> Result<Brought, Failure> {
+    let order = order(snapshot, how, name.clone())?;
+    let address = order.plan.network.as_ref().map(|it| it.mac.to_string());
+    let mut running = runner::start(order, &Streams::default())?;
+    running.wait_until_serving()?;
+    let Some(ended) = running.wait_until_started()? else {
+        if how.new_identity {
+            identity::renew(&name, address.as_deref())?;
+        }
+        return Ok(Brought::Runs(running.name().to_owned()));
+    };
+    match ended.outcome {
+        Outcome::Ran(ran) => Ok(Brought::Ended(say_ending(&ran))),
+        Outcome::Failed(trouble) => Err(trouble.into()),
+    }
+}
+
+fn order(snapshot: &Snapshot, how: &HowArguments, name: VmName) -> Result<Order, Failure> {
     let planned = planned(snapshot, how, name.clone())?;
-    let order = Order {
+    Ok(Order {
         name: Some(name),
         is_kept: true,
         is_detached: true,
@@ -208,16 +223,50 @@ fn one(snapshot: &Snapshot, how: &HowArguments, name: VmName) -> Result<Brought,
         report: None,
         origin: Some(planned.origin),
         held: planned.held,
+    })
+}
+
+/// What is to run if a VM goes on from this snapshot; from then on whoever goes on from it is a clone.
+pub fn order_from(
+    snapshot: &str,
+    wanted: Option<&VmName>,
+    engine: Option<EngineWish>,
+) -> Result<Order, Failure> {
+    let how = HowArguments {
+        name: wanted.map(ToString::to_string),
+        count: 1,
+        same_identity: false,
+        new_identity: false,
+        frozen_clock: false,
+        engine,
+        json: false,
     };
-    let mut running = runner::start(order, &Streams::default())?;
-    running.wait_until_serving()?;
-    let Some(ended) = running.wait_until_started()? else {
-        return Ok(Brought::Runs(running.name().to_owned()));
-    };
-    match ended.outcome {
-        Outcome::Ran(ran) => Ok(Brought::Ended(say_ending(&ran))),
-        Outcome::Failed(trouble) => Err(trouble.into()),
+    let shelf = Shelf::of_user()?;
+    let snapshot = shelf.open(snapshot)?;
+    let mut restored = Restored::of(&shelf).map_err(Failure::SnapshotWrite)?;
+    check_clone(&snapshot, &how, &restored)?;
+    let name = name(&snapshot, &how, 1)?;
+    let order = order(&snapshot, &how, name)?;
+    restored.add(snapshot.manifest());
+    Ok(order)
+}
+
+/// Refuses a clone whose random numbers would be the original's.
+fn check_clone(
+    snapshot: &Snapshot,
+    how: &HowArguments,
+    restored: &Restored,
+) -> Result<(), Failure> {
+    let is_clone = snapshot.manifest().kind == Kind::Snapshot
+        || how.count > 1
+        || restored.has(snapshot.manifest());
+    if !is_clone || how.same_identity || ground(snapshot)?.reseeds {
+        return Ok(());
     }
+    Err(Failure::Clone {
+        name: snapshot.name().to_owned(),
+        why: None,
+    })
 }
 
 /// What will be built, and what it stands on.
@@ -231,6 +280,18 @@ fn planned(snapshot: &Snapshot, how: &HowArguments, name: VmName) -> Result<Plan
     let manifest = snapshot.manifest();
     let ground = ground(snapshot)?;
     let mut spec = ground.given;
+    if let Some(NetSpec::Named(network)) = &spec.net
+        && name.as_str() != manifest.vm
+    {
+        let snapshot = snapshot.name().to_owned();
+        let network = network.to_string();
+        let vm = manifest.vm.clone();
+        return Err(Failure::Twin {
+            snapshot,
+            network,
+            vm,
+        });
+    }
     spec.name = Some(name);
     spec.engine = how.engine.or(spec.engine);
     let run = Cache::of_user()?.run_folder()?;

@@ -23,6 +23,7 @@ use snapshot::{
 use watch::{LiveMemory, Observer};
 use x86::Gpa;
 
+use super::still::Still;
 use super::{disks, ground};
 use crate::answers::{self, TakenDisk, TakenSnapshot};
 use crate::daemon::declared_by_daemon;
@@ -175,19 +176,27 @@ impl Taking {
                 "a VM with a console can be: one that is started with `-d`, or at a terminal";
             return Err(self.not_now(&vm.name, why.to_owned(), help));
         }
-        // The first look at a kernel takes long; the guest need not wait for it.
-        let reseeds = reseeds(&inventory, &vm.name);
+        let shelf = Shelf::of_user()?;
+        let mut draft = begin(&shelf, to, &vm.name)?;
+        let still = Still::hold(&one);
+        // The first look at a kernel takes long; a guest that has an agent need not wait for it.
+        let reseeds = still.is_ok() || reseeds(&inventory, &vm.name);
         if self.needs_reseed && !reseeds {
             return Err(Failure::Clone {
                 name: vm.name.to_string(),
+                why: still.err().map(|error| error.to_string()),
             });
         }
-        let shelf = Shelf::of_user()?;
-        let mut draft = begin(&shelf, to, &vm.name)?;
         let rest = one.again().and_then(Rest::begin).map_err(failed)?;
         let written = self.write((&vm.name, &one), &mut client, &origin, &mut draft)?;
         let rested = match self.kind {
-            Kind::Snapshot => rest.end().map_err(failed)?,
+            Kind::Snapshot => {
+                let rested = rest.end().map_err(failed)?;
+                if let Some(Err(error)) = still.ok().map(Still::let_go) {
+                    tracing::warn!("the guest's agent did not say that the guest goes on: {error}");
+                }
+                rested
+            }
             Kind::Suspended => rest.so_far(),
         };
         let manifest = manifest(

@@ -9,7 +9,7 @@ use ratatui::text::{Line, Span, Text};
 use ratatui::widgets::{Cell, Paragraph, Row, Table, Wrap};
 
 use super::super::words::printable;
-use super::super::{processes, verdicts};
+use super::super::{process_table, verdicts};
 use super::model::{Column, Guest, Page, Screen, TREND};
 
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
@@ -164,7 +164,7 @@ fn process_lines(screen: &Screen) -> String {
         return String::new();
     };
     match &guest.processes {
-        Some(Ok(list)) => processes::table(list),
+        Some(Ok(list)) => process_table::table(list),
         Some(Err(why)) => format!("not observable: {}", printable(why)),
         None => "looking...".to_owned(),
     }

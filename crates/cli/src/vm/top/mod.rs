@@ -1,25 +1,29 @@
 //! `mother top`: all guests on one screen, claim beside truth.
 //!
 //! Threads gather ([`gather`]), one for each VM, so that one that does not answer holds up nobody; what is shown and what
-//! keys do is a value ([`model`]); [`draw`] makes a screen of it.
+//! keys do is a value ([`model`]); [`draw`] makes a screen of it. All of that is done in a jail; the terminal is outside ([`keys`]).
 
 mod draw;
 mod gather;
+mod keys;
 mod model;
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::thread;
 use std::time::Duration;
 
 use clap::Args;
 use fleet::Inventory;
-use ratatui::crossterm::event::{self, Event, KeyEventKind};
+use ratatui::backend::CrosstermBackend;
+use ratatui::{Terminal, TerminalOptions, Viewport};
 use rustix::event::{PollFd, PollFlags};
 use signal_hook::consts::{SIGHUP, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
+use self::keys::Taken;
 use crate::failure::Failure;
+use crate::observed::{self, Guests, Observation};
 
 /// How long a key is waited for before the screen is drawn again.
 const TICK: Duration = Duration::from_millis(250);
@@ -41,40 +45,47 @@ Examples:
   mother top")]
 pub struct TopArguments {}
 
+impl TopArguments {
+    /// The guests that this shows, and the terminal.
+    pub fn looks_into(&self) -> Result<Observation, Failure> {
+        Ok(Observation {
+            screen: Some(Box::new(Taken::take()?)),
+            ..Observation::to_see(Guests::All)
+        })
+    }
+}
+
 /// Shows guests until somebody has seen enough; the exit status.
 pub fn top(_arguments: &TopArguments) -> Result<u8, Failure> {
-    if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
-        let source = io::Error::other(
-            "`mother top` is for people; for programs there is `mother truth --json NAME`",
-        );
-        return Err(Failure::Terminal { act: "use", source });
-    }
-    let inventory = Inventory::of_user()?;
     let failed = |source| Failure::Terminal { act: "use", source };
-    leave_when_told().map_err(Failure::Signals)?;
+    let inventory = Inventory::of_user()?;
+    let mut typed = keys::Keys::of(observed::keys().map_err(failed)?);
+    let size = observed::about().map_or((80, 24), |about| about.size);
     let news = gather::start(inventory, super::observe::cache());
-    let mut terminal = ratatui::try_init().map_err(failed)?;
+    let backend = CrosstermBackend::new(io::stdout());
+    let viewport = Viewport::Fixed(keys::area(size));
+    let terminal = Terminal::with_options(backend, TerminalOptions { viewport });
+    let mut terminal = terminal.map_err(failed)?;
     let mut screen = model::Screen::default();
     let mut shown = || -> io::Result<()> {
         loop {
             screen.hear(news.take());
             news.ask_for(screen.wanted());
             terminal.draw(|frame| draw::draw(frame, &screen))?;
-            if !event::poll(TICK)? {
+            let Some(typed) = typed.next(TICK)? else {
                 continue;
+            };
+            if let keys::Typed::Size(columns, rows) = typed {
+                terminal.resize(keys::area((columns, rows)))?;
             }
-            if let Event::Key(key) = event::read()?
-                && key.kind == KeyEventKind::Press
+            if let Some(key) = typed.key()
                 && screen.press(key) == model::After::Leave
             {
-                break;
+                return Ok(());
             }
         }
-        Ok(())
     };
-    let result = shown();
-    ratatui::restore();
-    result.map_err(failed)?;
+    shown().map_err(failed)?;
     Ok(0)
 }
 

@@ -17,6 +17,7 @@ use super::orders::{check_alive, time};
 use super::words::find;
 use crate::answers::{self, TraceBegins, TraceLost, Traced, TracedKind};
 use crate::failure::Failure;
+use crate::observed::{Guests, Observation};
 use crate::output::say;
 
 /// The verb.
@@ -41,8 +42,8 @@ const NOT_USUAL: [EventKind; 2] = [EventKind::Fork, EventKind::Open];
 #[command(after_help = "\
 Events: exec, fork, exit, credentials, module, connect, bind, accept, open, mount, ptrace,
 bpf, log, panic. Without --events all but fork and open. On the software CPU every one of
-them is told, on KVM what is still there when it is looked for; what cannot be told is said
-first. Nothing runs in the guest for this, and nothing in it is changed.
+them is told, on KVM every one of four kinds (exec, exit, credentials and module first) and
+of the others what is still there when it is looked for; how far each is told is said first. Nothing runs in the guest for this, and nothing in it is changed.
 
 Examples:
   mother trace web
@@ -62,7 +63,7 @@ pub struct TraceArguments {
     /// For so long: seconds, or with s, m or h [default: until Ctrl-C or the end of the VM]
     #[arg(long = "for", value_name = "TIME", value_parser = time)]
     limit: Option<Duration>,
-    /// Look four times a second for what has changed, as on KVM: the guest pays nothing, and what is short is missed
+    /// Only look four times a second for what has changed: the guest pays nothing, and what is short is missed
     #[arg(long)]
     sample: bool,
     /// How to write events
@@ -71,6 +72,13 @@ pub struct TraceArguments {
     /// As JSON: an object on a line for each event
     #[arg(long, conflicts_with = "format")]
     json: bool,
+}
+
+impl TraceArguments {
+    /// The guests whose memory this reads.
+    pub fn looks_into(&self) -> Option<Observation> {
+        Guests::named(&self.name).map(Observation::to_see)
+    }
 }
 
 /// One kind, or all.

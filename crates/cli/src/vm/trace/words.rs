@@ -9,13 +9,16 @@ use crate::vm::words::printable;
 /// Ancestors that are named.
 const ANCESTORS: usize = 4;
 
-/// What cannot be told, or not all of it.
+/// How far each kind is told, if not every one is seen exactly.
 pub(in crate::vm) fn reaches(name: &VmName, reaches: &[(EventKind, Reach)]) -> Vec<String> {
     let mut lines: Vec<(String, Vec<&str>)> = Vec::new();
+    if reaches.iter().all(|(_, reach)| *reach == Reach::Exact) {
+        return Vec::new();
+    }
     for (kind, reach) in reaches {
         let words = match reach {
-            Reach::Exact => continue,
-            Reach::Sampled { missed } => format!("not told: {missed}"),
+            Reach::Exact => "seen exactly".to_owned(),
+            Reach::Sampled { missed } => format!("sampled, without {missed}"),
             Reach::NotObservable { why } => format!("not observable: {}", printable(why)),
         };
         match lines.iter_mut().find(|(other, _)| *other == words) {
@@ -326,6 +329,12 @@ mod tests {
                 (EventKind::Mount, why()),
             ],
         );
-        assert_eq!(lines, ["web: bpf, mount: not observable: no"]);
+        let expected = [
+            "web: exec: seen exactly",
+            "web: bpf, mount: not observable: no",
+        ];
+        assert_eq!(lines, expected);
+        let lines = reaches(&name, &[(EventKind::Exec, Reach::Exact)]);
+        assert!(lines.is_empty(), "all is as one thinks: {lines:?}");
     }
 }

@@ -7,28 +7,36 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fleet::{Client, ClientError, Record};
+use fleet::{Client, Record};
 use insight::timestamp;
 use policy::{Action, Decision};
 
-/// Programs of the owner's that run at one time.
-const PROGRAMS_MAX: usize = 8;
-/// How long one may take.
+/// Actions that go on at one time beside what is decided.
+const RUNNING_MAX: usize = 8;
+/// How long a program of the owner's may take.
 const PROGRAM_TIME: Duration = Duration::from_secs(30);
-/// How long a dump may take.
-const DUMP_TIME: Duration = Duration::from_secs(600);
+/// How long a dump or a snapshot may take.
+const FILE_TIME: Duration = Duration::from_secs(600);
 /// The grace time of a stop, as that of `mother stop`.
 const GRACE_MS: u64 = 30_000;
 /// How much of what a program says on its standard error is kept.
 const SAID_MAX: u64 = 1024;
 
-/// Does things. Orders are done by the thread that asks, programs beside it.
+/// Does things. Orders are done by the thread that asks, what takes longer beside it.
 #[derive(Default)]
 pub(super) struct Actor {
-    programs: Arc<AtomicUsize>,
+    running: Arc<AtomicUsize>,
 }
 
 impl Actor {
+    /// Whether it is done beside what is decided meanwhile.
+    pub(super) fn is_beside(action: &Action) -> bool {
+        matches!(
+            action,
+            Action::Run(_) | Action::Dump(_) | Action::Snapshot | Action::Webhook(_)
+        )
+    }
+
     /// Does `action` to the VM of `record`, and tells what came of it.
     pub(super) fn act(
         &self,
@@ -48,54 +56,88 @@ impl Actor {
                 page_memory: None,
                 rates: limits.rates(),
             },
-            Action::Run(words) => return self.run(words.clone(), PROGRAM_TIME, decision, tell),
+            Action::Run(words) => {
+                let words = words.clone();
+                let input = crate::answers::short(decision);
+                return self.beside(tell, move || run(&words, PROGRAM_TIME, &input));
+            }
             Action::Dump(folder) => {
-                return match dump(folder, decision) {
-                    Ok(words) => self.run(words, DUMP_TIME, decision, tell),
-                    Err(why) => tell(Err(why)),
-                };
+                let file = format!("{folder}/{}.elf", named(decision));
+                return self.command(&["dump", &decision.vm, "-o", &file], tell);
+            }
+            Action::Snapshot => {
+                let name = named(decision);
+                // A name has 63 characters, and the time is what tells two of a VM's apart.
+                let name = &name[name.len().saturating_sub(63)..];
+                let name = name.trim_start_matches(['.', '_', '-']);
+                return self.command(&["snapshot", &decision.vm, "--to", name], tell);
+            }
+            Action::Webhook(address) => {
+                let address = address.clone();
+                let body = crate::answers::short(decision);
+                return self.beside(tell, move || webhook(&address, body));
             }
         };
         let done = Client::connect(record).and_then(|mut client| client.order(command));
         tell(done.map_err(|error| words(&error)));
     }
 
-    fn run(
+    /// Does something that takes longer beside what is decided meanwhile.
+    fn beside(
         &self,
-        words: Vec<String>,
-        time: Duration,
-        decision: &Decision,
         tell: impl FnOnce(Result<(), String>) + Send + 'static,
+        work: impl FnOnce() -> Result<(), String> + Send + 'static,
     ) {
-        let running = Arc::clone(&self.programs);
-        if running.fetch_add(1, Ordering::AcqRel) >= PROGRAMS_MAX {
+        let running = Arc::clone(&self.running);
+        if running.fetch_add(1, Ordering::AcqRel) >= RUNNING_MAX {
             running.fetch_sub(1, Ordering::AcqRel);
-            let why = format!("{PROGRAMS_MAX} programs run already");
+            let why = format!("{RUNNING_MAX} other actions are not done yet");
             return tell(Err(why));
         }
-        let input = crate::answers::short(decision);
-        let program = move || {
-            let result = run(&words, time, &input);
+        thread::spawn(move || {
+            let result = work();
             running.fetch_sub(1, Ordering::AcqRel);
             tell(result);
-        };
-        thread::spawn(program);
+        });
+    }
+
+    /// This program, to write a file: in a process of its own, and with a guest that goes on if it dies.
+    fn command(&self, arguments: &[&str], tell: impl FnOnce(Result<(), String>) + Send + 'static) {
+        let program = std::env::current_exe().map_err(|error| error.to_string());
+        let program = program.and_then(|program| {
+            let text = program.into_os_string().into_string();
+            text.map_err(|_| "the path of this program is no text".to_owned())
+        });
+        match program {
+            Ok(program) => {
+                let arguments = arguments.iter().map(|word| (*word).to_owned());
+                let words: Vec<String> = [program].into_iter().chain(arguments).collect();
+                self.beside(tell, move || run(&words, FILE_TIME, ""));
+            }
+            Err(why) => tell(Err(why)),
+        }
     }
 }
 
-/// This program, to write a dump: beside what is decided meanwhile, and with a guest that goes on if it dies.
-fn dump(folder: &str, decision: &Decision) -> Result<Vec<String>, String> {
-    let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    let program = program.into_os_string().into_string();
-    let program = program.map_err(|_| "the path of this program is no text".to_owned())?;
+/// The VM and the time, as the name of what is written then.
+fn named(decision: &Decision) -> String {
     let time = timestamp(decision.at_ns).replace(':', "");
-    let file = format!("{folder}/{}-{time}.elf", decision.vm);
-    let words = ["dump", &decision.vm, "-o", &file].map(str::to_owned);
-    Ok([program].into_iter().chain(words).collect())
+    format!("{}-{time}", decision.vm)
 }
 
-fn words(error: &ClientError) -> String {
-    match std::error::Error::source(error) {
+/// Sends a decision to a server.
+fn webhook(address: &str, body: String) -> Result<(), String> {
+    let place = serve::Place::new(address).map_err(|error| words(&error))?;
+    let answered = place.post_and_wait("application/json", body.into());
+    let status = answered.map_err(|error| words(&error))?.status;
+    match status.is_success() {
+        true => Ok(()),
+        false => Err(format!("{address} answers {status}")),
+    }
+}
+
+fn words(error: &dyn std::error::Error) -> String {
+    match error.source() {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),
     }
@@ -151,6 +193,43 @@ fn wait(child: &mut Child, time: Duration) -> Result<std::process::ExitStatus, S
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_gets_the_decision_and_its_answer_is_told() {
+        let check = |status: &'static str, expected: Result<(), &str>| {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            let server = thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut text = String::new();
+                let mut bytes = [0; 4096];
+                while !text.ends_with("}\n") {
+                    let count = stream.read(&mut bytes).unwrap();
+                    text.push_str(std::str::from_utf8(&bytes[..count]).unwrap());
+                }
+                write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").unwrap();
+                text
+            });
+            let found = webhook(
+                &format!("http://{address}/hook"),
+                "{\"rule\":\"m\"}\n".to_owned(),
+            );
+            let text = server.join().unwrap();
+            assert!(text.starts_with("POST /hook HTTP/1.1\r\n"), "{text}");
+            assert!(text.ends_with("\r\n\r\n{\"rule\":\"m\"}\n"), "{text}");
+            match (found, expected) {
+                (Ok(()), Ok(())) => {}
+                (Err(why), Err(part)) => assert!(why.contains(part), "{why}"),
+                (found, expected) => panic!("{status}: {found:?} and not {expected:?}"),
+            }
+        };
+        check("204 No Content", Ok(()));
+        check("500 No", Err("answers 500"));
+        // A redirection is not followed: what is sent may be a secret.
+        check("302 Found", Err("answers 302"));
+        let nobody = webhook("http://127.0.0.1:1/", String::new());
+        assert!(nobody.unwrap_err().contains("cannot reach 127.0.0.1:1"));
+    }
 
     #[test]
     fn a_program_gets_the_decision_and_what_it_says_is_told() {

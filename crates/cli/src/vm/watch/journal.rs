@@ -13,11 +13,14 @@ use policy::{Action, Decision, HeldBack};
 
 use crate::answers::{self, JournalEntry, Outcome};
 use crate::failure::Failure;
+use crate::observed;
 use crate::output::say;
 use crate::vm::words::printable;
 
 /// Largest journal.
 const BYTES_MAX: u64 = 64 << 20;
+/// What it is called where nothing else was typed.
+const FILE: &str = "decisions.jsonl";
 
 /// Where it is kept if nobody says where (XDG Base Directory Specification).
 pub(super) fn place() -> Result<PathBuf, Failure> {
@@ -28,7 +31,7 @@ pub(super) fn place() -> Result<PathBuf, Failure> {
     let state = absolute("XDG_STATE_HOME");
     let state = state.or_else(|| Some(absolute("HOME")?.join(".local/state")));
     let folder = state.ok_or(Failure::NoState)?;
-    Ok(folder.join("mother/decisions.jsonl"))
+    Ok(folder.join("mother").join(FILE))
 }
 
 impl Outcome {
@@ -52,17 +55,24 @@ impl Outcome {
     }
 }
 
-pub(super) struct Journal {
+/// The file.
+pub(super) struct Pages {
     path: PathBuf,
     file: File,
     bytes: u64,
     is_file: bool,
+}
+
+/// What is said of decisions, each written into the file first.
+pub(super) struct Journal {
+    /// As it was typed, for sentences about it.
+    path: PathBuf,
     is_json: bool,
     failure: Option<Failure>,
 }
 
-impl Journal {
-    pub(super) fn open(path: &Path, is_json: bool) -> Result<Journal, Failure> {
+impl Pages {
+    pub(super) fn open(path: &Path) -> Result<Pages, Failure> {
         let failed = |source| Failure::Journal {
             path: path.to_owned(),
             source,
@@ -72,14 +82,41 @@ impl Journal {
         }
         let file = open(path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
-        Ok(Journal {
+        Ok(Pages {
             path: path.to_owned(),
             file,
             bytes: metadata.len(),
             is_file: metadata.is_file(),
+        })
+    }
+
+    /// Adds a line. When this returns it is on the disk.
+    pub(super) fn append(&mut self, line: &str) -> std::io::Result<()> {
+        if self.is_file && self.bytes > 0 && self.bytes + line.len() as u64 > BYTES_MAX {
+            let mut old = self.path.clone().into_os_string();
+            old.push(".1");
+            fs::rename(&self.path, old)?;
+            self.file = open(&self.path)?;
+            self.bytes = 0;
+        }
+        self.file.write_all(line.as_bytes())?;
+        self.bytes += line.len() as u64;
+        // A pipe or a device has no disk to be on, and says so.
+        match self.is_file {
+            true => self.file.sync_data(),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Journal {
+    /// Over a file that is somebody else's to write.
+    pub(super) fn asked(typed: Option<&Path>, is_json: bool) -> Journal {
+        Journal {
+            path: typed.unwrap_or(Path::new(FILE)).to_owned(),
             is_json,
             failure: None,
-        })
+        }
     }
 
     /// Why nothing can be written any more.
@@ -110,7 +147,7 @@ impl Journal {
 
     fn write(&mut self, entry: &JournalEntry<'_>, words: &str) {
         let line = answers::short(entry);
-        let written = self.append(&line);
+        let written = observed::note(&line);
         let said = say(if self.is_json { &line } else { words });
         let failed = written.map_err(|source| Failure::Journal {
             path: self.path.clone(),
@@ -118,23 +155,6 @@ impl Journal {
         });
         if let Err(failure) = failed.and(said) {
             self.failure.get_or_insert(failure);
-        }
-    }
-
-    fn append(&mut self, line: &str) -> std::io::Result<()> {
-        if self.is_file && self.bytes > 0 && self.bytes + line.len() as u64 > BYTES_MAX {
-            let mut old = self.path.clone().into_os_string();
-            old.push(".1");
-            fs::rename(&self.path, old)?;
-            self.file = open(&self.path)?;
-            self.bytes = 0;
-        }
-        self.file.write_all(line.as_bytes())?;
-        self.bytes += line.len() as u64;
-        // A pipe or a device has no disk to be on, and says so.
-        match self.is_file {
-            true => self.file.sync_data(),
-            false => Ok(()),
         }
     }
 }
@@ -208,10 +228,14 @@ mod tests {
         assert_eq!(said.lines().count(), 1);
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new/journal");
-        let mut journal = Journal::open(&path, true).unwrap();
-        journal.decided(&decision());
+        let mut pages = Pages::open(&path).unwrap();
+        let line = answers::short(&JournalEntry::Decision(&decision()));
+        pages.append(&line).unwrap();
         let outcome = Outcome::of(&decision(), &Action::Pause);
-        journal.did(&outcome.came_to(5, Err("gone".to_owned())));
+        let outcome = outcome.came_to(5, Err("gone".to_owned()));
+        pages
+            .append(&answers::short(&JournalEntry::Outcome(&outcome)))
+            .unwrap();
         let text = fs::read_to_string(&path).unwrap();
         let lines: Vec<serde_json::Value> = text
             .lines()
@@ -226,11 +250,11 @@ mod tests {
     fn a_journal_that_is_full_makes_room() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
-        let mut journal = Journal::open(&path, true).unwrap();
-        journal.decided(&decision());
+        let mut pages = Pages::open(&path).unwrap();
+        pages.append("first\n").unwrap();
         let first = fs::read(&path).unwrap();
-        journal.bytes = BYTES_MAX;
-        journal.decided(&decision());
+        pages.bytes = BYTES_MAX;
+        pages.append("first\n").unwrap();
         assert_eq!(fs::read(folder.path().join("journal.1")).unwrap(), first);
         assert_eq!(fs::read(&path).unwrap(), first);
     }

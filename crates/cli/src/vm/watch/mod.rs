@@ -10,6 +10,7 @@
 //! done, so the journal has decisions in the order in which they were made.
 
 mod act;
+mod follows;
 pub(super) mod journal;
 
 use std::collections::BTreeMap;
@@ -24,7 +25,7 @@ use clap::Args;
 use fleet::{Client, ClientError, Inventory, Record};
 use host::lock::Lock;
 use insight::trace::{Event, EventKind, Reach, Wanted};
-use policy::{Decision, Engine, Seen, Trigger};
+use policy::{Decision, Engine, Policy, Seen, Trigger};
 use watch::{Listener, Tracer, Watcher};
 
 use super::observe::cache;
@@ -32,8 +33,9 @@ use super::orders::time;
 use super::words::{find, names};
 use crate::answers::Outcome;
 use crate::failure::Failure;
-use crate::read_policy::read_policy;
-use act::Actor;
+use crate::observed::{Guests, Observation};
+use crate::read_policy::{policy_of, policy_text, read_policy};
+use follows::Follows;
 use journal::Journal;
 
 /// How often VMs are looked for, and what is no event.
@@ -75,19 +77,45 @@ pub struct WatchArguments {
     json: bool,
 }
 
+impl WatchArguments {
+    /// The guests that this watches, and what it follows.
+    pub fn looks_into(&self) -> Result<Observation, Failure> {
+        // Once: who looks and who acts have the same, and what comes through a pipe comes but once.
+        let text = policy_text(&self.policy)?;
+        let policy = self.as_wished(policy_of(&self.policy, text.as_deref())?);
+        Ok(Observation {
+            guests: match &self.names[..] {
+                [] => Guests::All,
+                typed => Guests::Named(names(typed)?),
+            },
+            output: None,
+            follows: Some((Box::new(Follows::new(policy, &self.journal()?)?), text)),
+            image: None,
+            screen: None,
+        })
+    }
+
+    fn as_wished(&self, mut policy: Policy) -> Policy {
+        policy.dry_run |= self.dry_run;
+        policy
+    }
+
+    fn journal(&self) -> Result<PathBuf, Failure> {
+        match &self.journal {
+            Some(path) => Ok(path.clone()),
+            None => journal::place(),
+        }
+    }
+}
+
 /// Follows the policy; the exit status.
 pub fn watch(arguments: &WatchArguments) -> Result<u8, Failure> {
-    let mut policy = read_policy(&arguments.policy)?;
-    policy.dry_run |= arguments.dry_run;
+    let policy = arguments.as_wished(read_policy(&arguments.policy)?);
     let inventory = Inventory::of_user()?;
     let wished = names(&arguments.names)?;
     for name in &arguments.names {
         find(&inventory, name)?;
     }
-    let path = match &arguments.journal {
-        Some(path) => path.clone(),
-        None => journal::place()?,
-    };
     let shared = Arc::new(Shared {
         wanted: Wanted {
             kinds: policy.event_kinds(),
@@ -99,9 +127,8 @@ pub fn watch(arguments: &WatchArguments) -> Result<u8, Failure> {
             .any(|rule| !matches!(rule.trigger, Trigger::Event(_))),
         inside: Lock::new(Inside {
             engine: Engine::new(policy),
-            journal: Journal::open(&path, arguments.json)?,
+            journal: Journal::asked(arguments.journal.as_deref(), arguments.json),
         }),
-        actor: Actor::default(),
         is_over: AtomicBool::new(false),
     });
     let end = arguments.limit.map(|limit| Instant::now() + limit);
@@ -148,7 +175,6 @@ fn follow(
 /// What all threads share.
 struct Shared {
     inside: Lock<Inside>,
-    actor: Actor,
     wanted: Wanted,
     /// Whether there is something to look for beside events.
     looks: bool,
@@ -170,7 +196,7 @@ impl Shared {
     }
 
     /// Decides on what was seen, writes it down, and does it.
-    fn see(self: &Arc<Shared>, name: &VmName, record: &Record, at_ns: u64, seen: &Seen<'_>) {
+    fn see(self: &Arc<Shared>, name: &VmName, at_ns: u64, seen: &Seen<'_>) {
         let decisions = {
             let mut inside = self.lock();
             let decisions = inside.engine.see(name, at_ns, seen);
@@ -180,12 +206,12 @@ impl Shared {
             decisions
         };
         for decision in decisions {
-            self.act(&decision, record);
+            self.act(&decision);
         }
     }
 
-    fn act(self: &Arc<Shared>, decision: &Decision, record: &Record) {
-        for action in &decision.then {
+    fn act(self: &Arc<Shared>, decision: &Decision) {
+        for (place, action) in decision.then.iter().enumerate() {
             let shared = Arc::clone(self);
             let outcome = Outcome::of(decision, action);
             let tell = move |result: Result<(), String>| {
@@ -194,7 +220,7 @@ impl Shared {
                     .journal
                     .did(&outcome.came_to(now_ns(), result));
             };
-            self.actor.act(action, decision, record, tell);
+            follows::ask(decision, place, action, tell);
         }
     }
 }
@@ -241,7 +267,7 @@ impl Vm {
     }
 
     fn see(&self, at_ns: u64, seen: &Seen<'_>) {
-        self.shared.see(&self.name, &self.record, at_ns, seen);
+        self.shared.see(&self.name, at_ns, seen);
     }
 
     /// Hears its events.

@@ -17,7 +17,7 @@ use crate::virtio::blk::{Disk, DiskOptions, Image, ImageFormat, VirtioBlock};
 use crate::virtio::console::{Console, Port, PortEnd, Window, share};
 use crate::virtio::entropy::Entropy;
 use crate::virtio::net::{MacAddress, Net, NetPort};
-use crate::virtio::vsock::{SocketsBeside, Vsock};
+use crate::virtio::vsock::{Connector, SocketsBeside, Vsock};
 
 const MEMORY_BYTES: usize = 0x4_0000;
 /// Buffers lie from here on, rings below.
@@ -258,7 +258,17 @@ fn a_socket_device_goes_on_in_another_machine() {
         let path = folder.path().join(number.get().to_string());
         let listener = UnixListener::bind(&path).unwrap();
         let dial = Arc::new(SocketsBeside(path));
-        Box::new(Vsock::new("vsock", 3, dial, listener, Arc::default()).unwrap()) as Box<_>
+        Box::new(
+            Vsock::new(
+                "vsock",
+                3,
+                dial,
+                Some(listener),
+                Connector::new().unwrap(),
+                Arc::default(),
+            )
+            .unwrap(),
+        ) as Box<_>
     };
     check("socket device", make, true);
 }

@@ -10,6 +10,7 @@ use mem::GuestMemory;
 use virtio_queue::QueueT;
 
 use super::connection::BUFFER_BYTES;
+use super::connector::Connector;
 use super::dial::Dial;
 use super::hub::Hub;
 use super::packet::{HEADER_BYTES, Header};
@@ -37,12 +38,14 @@ pub struct Vsock {
     name: String,
     guest_cid: u64,
     dial: Arc<dyn Dial>,
-    listener: Arc<UnixListener>,
+    listener: Option<Arc<UnixListener>>,
+    connector: Connector,
     metrics: Arc<DeviceMetrics>,
 }
 
 impl Vsock {
-    /// A device for the guest with this context id, behind `listener`; the guest's own connections are made by `dial`.
+    /// A device for the guest with this context id, behind `listener`, if it has a socket, and `connector`; the guest's own
+    /// connections are made by `dial`.
     ///
     /// # Errors
     /// What the host says about making the listener non-blocking.
@@ -50,15 +53,19 @@ impl Vsock {
         name: impl Into<String>,
         guest_cid: u64,
         dial: Arc<dyn Dial>,
-        listener: UnixListener,
+        listener: Option<UnixListener>,
+        connector: Connector,
         metrics: Arc<DeviceMetrics>,
     ) -> io::Result<Vsock> {
-        listener.set_nonblocking(true)?;
+        if let Some(listener) = &listener {
+            listener.set_nonblocking(true)?;
+        }
         Ok(Vsock {
             name: name.into(),
             guest_cid,
             dial,
-            listener: Arc::new(listener),
+            listener: listener.map(Arc::new),
+            connector,
             metrics,
         })
     }
@@ -97,7 +104,6 @@ impl VirtioDevice for Vsock {
 
     fn activate(&mut self, setup: Setup) -> Vec<Box<dyn Worker>> {
         let Setup { memory, queues, .. } = setup;
-        let listener = Arc::clone(&self.listener);
         let mut receive = None;
         let mut transmit = None;
         for queue in queues {
@@ -108,10 +114,16 @@ impl VirtioDevice for Vsock {
                 _ => {}
             }
         }
-        let hub = Hub::new(self.guest_cid, Arc::clone(&self.dial), listener);
+        let hub = Hub::new(
+            self.guest_cid,
+            Arc::clone(&self.dial),
+            self.listener.clone(),
+            self.connector.clone(),
+        );
         let (Some(receive), Some(transmit)) = (receive, transmit) else {
             return Vec::new();
         };
+        self.connector.set_served(true);
         let metrics = Arc::clone(&self.metrics);
         let segments = Segments::default();
         let data = vec![0; DATA_BYTES_MAX.max(BUFFER_BYTES as usize)];
@@ -128,10 +140,19 @@ impl VirtioDevice for Vsock {
         })]
     }
 
-    fn reset(&mut self) {}
+    fn reset(&mut self) {
+        self.connector.set_served(false);
+    }
 
     fn metrics(&self) -> Arc<DeviceMetrics> {
         Arc::clone(&self.metrics)
+    }
+}
+
+impl Drop for Vsock {
+    /// The guest's life is over, and with it its driver.
+    fn drop(&mut self) {
+        self.connector.set_served(false);
     }
 }
 

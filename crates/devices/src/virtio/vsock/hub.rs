@@ -10,6 +10,7 @@ use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
 use super::connection::{Connection, Flow, Phase};
+use super::connector::Connector;
 use super::dial::Dial;
 use super::packet::{HOST_CID, Header, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, STREAM, op};
 use crate::saved::{Unfit, ensure};
@@ -30,7 +31,9 @@ type Ports = (u32, u32);
 pub(super) struct Hub {
     guest_cid: u64,
     dial: Arc<dyn Dial>,
-    listener: Arc<UnixListener>,
+    /// Where hosts come in: at a socket, if there is one, and brought by others of this process.
+    listener: Option<Arc<UnixListener>>,
+    connector: Connector,
     connections: BTreeMap<Ports, Connection>,
     greeting: Vec<Connection>,
     answers: VecDeque<Header>,
@@ -39,12 +42,18 @@ pub(super) struct Hub {
 }
 
 impl Hub {
-    /// A hub behind `listener`, which does not block; the guest's own connections are made by `dial`.
-    pub(super) fn new(guest_cid: u64, dial: Arc<dyn Dial>, listener: Arc<UnixListener>) -> Hub {
+    /// A hub behind `listener`, which does not block, and `connector`; the guest's own connections are made by `dial`.
+    pub(super) fn new(
+        guest_cid: u64,
+        dial: Arc<dyn Dial>,
+        listener: Option<Arc<UnixListener>>,
+        connector: Connector,
+    ) -> Hub {
         Hub {
             guest_cid,
             dial,
             listener,
+            connector,
             connections: BTreeMap::new(),
             greeting: Vec::new(),
             answers: VecDeque::new(),
@@ -100,7 +109,9 @@ impl Hub {
         let wanted = all
             .filter(|connection| connection.wants_to_read())
             .map(|c| c.stream.as_fd());
-        std::iter::once(self.listener.as_fd())
+        let listener = self.listener.iter().map(|listener| listener.as_fd());
+        listener
+            .chain([self.connector.bell()])
             .chain(wanted)
             .collect()
     }
@@ -117,7 +128,7 @@ impl Hub {
     /// Lets hosts in and hears what they want.
     pub(super) fn welcome(&mut self) {
         while self.greeting.len() < CONNECTIONS_MAX
-            && let Ok((stream, _)) = self.listener.accept()
+            && let Some(Ok((stream, _))) = self.listener.as_ref().map(|it| it.accept())
         {
             if stream.set_nonblocking(true).is_ok() {
                 self.greeting.push(Connection::new(stream, Phase::Greeting));
@@ -126,16 +137,27 @@ impl Hub {
         for mut connection in std::mem::take(&mut self.greeting) {
             match connection.read_greeting() {
                 Ok(None) => self.greeting.push(connection),
-                Ok(Some(guest_port)) if self.connections.len() < CONNECTIONS_MAX => {
-                    connection.phase = Phase::Asked;
-                    let ports = (self.free_host_port(guest_port), guest_port);
-                    self.answer(ports, op::REQUEST, 0, Some(&mut connection));
-                    self.connections.insert(ports, connection);
-                }
-                // Whoever says something else, or comes when all places are taken, finds the socket closed.
-                Ok(Some(_)) | Err(()) => {}
+                Ok(Some(guest_port)) => self.ask(connection, guest_port),
+                // Whoever says something else finds the socket closed.
+                Err(()) => {}
             }
         }
+        for (stream, guest_port) in self.connector.take() {
+            if stream.set_nonblocking(true).is_ok() {
+                self.ask(Connection::new(stream, Phase::Asked), guest_port);
+            }
+        }
+    }
+
+    /// Asks the guest for a connection to this port. Who comes when all places are taken finds the socket closed.
+    fn ask(&mut self, mut connection: Connection, guest_port: u32) {
+        if self.connections.len() >= CONNECTIONS_MAX {
+            return;
+        }
+        connection.phase = Phase::Asked;
+        let ports = (self.free_host_port(guest_port), guest_port);
+        self.answer(ports, op::REQUEST, 0, Some(&mut connection));
+        self.connections.insert(ports, connection);
     }
 
     fn free_host_port(&mut self, guest_port: u32) -> u32 {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::connection::BUFFER_BYTES;
+use super::connector::{Connector, NotConnected};
 use super::dial::SocketsBeside;
 use super::hub::Hub;
 use super::packet::{HOST_CID, Header, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, STREAM, op};
@@ -17,6 +18,7 @@ struct Bench {
     _folder: tempfile::TempDir,
     path: PathBuf,
     hub: Hub,
+    connector: Connector,
 }
 
 impl Bench {
@@ -25,13 +27,17 @@ impl Bench {
         let path = folder.path().join("vsock");
         let listener = UnixListener::bind(&path).unwrap();
         listener.set_nonblocking(true).unwrap();
+        let connector = Connector::new().unwrap();
+        connector.set_served(true);
         Bench {
             _folder: folder,
             hub: Hub::new(
                 CID,
                 Arc::new(SocketsBeside(path.clone())),
-                Arc::new(listener),
+                Some(Arc::new(listener)),
+                connector.clone(),
             ),
+            connector,
             path,
         }
     }
@@ -131,6 +137,31 @@ fn a_host_reaches_a_port_of_the_guest() {
 }
 
 #[test]
+fn a_stream_that_is_brought_reaches_a_port_of_the_guest() {
+    let mut bench = Bench::new();
+    let (mut host, brought) = UnixStream::pair().unwrap();
+    bench.connector.connect(brought, 80).unwrap();
+    bench.hub.welcome();
+    let (asked, port, _) = bench.got().unwrap();
+    assert_eq!(asked, op::REQUEST);
+    assert!(bench.send(op::RESPONSE, (port, 80), b""));
+    assert_eq!(read(&mut host), format!("OK {port}\n").as_bytes());
+    host.write_all(b"ls").unwrap();
+    assert_eq!(bench.got(), Some((op::RW, port, b"ls".to_vec())));
+    let (mut late, brought) = UnixStream::pair().unwrap();
+    bench.connector.connect(brought, 80).unwrap();
+    bench.connector.set_served(false);
+    assert_eq!(
+        read(&mut late),
+        b"",
+        "a driver that goes leaves nobody waiting"
+    );
+    let (_host, brought) = UnixStream::pair().unwrap();
+    let refused = bench.connector.connect(brought, 80);
+    assert_eq!(refused, Err(NotConnected::NoDriver));
+}
+
+#[test]
 fn who_is_not_there_refuses() {
     let mut bench = Bench::new();
     assert!(bench.send(op::REQUEST, (53, 1024), b""));
@@ -159,8 +190,8 @@ fn a_host_sends_no_more_than_the_guest_has_room_for() {
     assert_eq!(bench.got(), None);
     assert_eq!(
         bench.hub.sources().len(),
-        1,
-        "only the listener is waited for"
+        2,
+        "only those who may come are waited for"
     );
     let credit = Header {
         src_cid: CID,

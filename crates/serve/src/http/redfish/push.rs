@@ -7,45 +7,27 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::http::{Request, Uri, header};
-use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
-use tokio::net::TcpStream;
+use axum::body::Bytes;
+use axum::http::uri::Scheme;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::happening::{is_wanted, of};
+use crate::post::{Place, Trusted};
 use crate::subscribers::Wish;
-use crate::trust::{self, Taken};
 use crate::words::Event;
 
 /// How often an event is tried again.
 pub(super) const RETRIES: u32 = 3;
 /// Before it is.
 pub(super) const RETRY_EVERY: Duration = Duration::from_secs(10);
-/// How long a listener may take.
-const ANSWER_TIME: Duration = Duration::from_secs(10);
-/// Where hosts keep the certificates that they trust: Debian and its kin, Fedora and its kin, SUSE.
-const TRUSTED: &[&str] = &[
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-];
-
 type Problem = Box<dyn std::error::Error + Send + Sync>;
 
 /// Whether events can be sent there.
 pub(super) fn is_destination(text: &str) -> bool {
-    let uri = text.parse::<Uri>();
-    text.len() <= 2000
-        && uri.is_ok_and(|uri| {
-            uri.scheme_str() == Some("https") && uri.host().is_some_and(|host| !host.is_empty())
-        })
+    Place::new(text).is_ok_and(|place| place.uri.scheme() == Some(&Scheme::HTTPS))
 }
 
 /// Sends what comes until the subscription ends.
@@ -83,10 +65,9 @@ async fn send_some_times(wish: &Wish, event: &Event) -> bool {
         if attempt > 0 {
             sleep(RETRY_EVERY).await;
         }
-        match timeout(ANSWER_TIME, send(wish, &body)).await {
-            Ok(Ok(())) => return true,
-            Ok(Err(error)) => tracing::debug!("an event is not delivered: {error}"),
-            Err(_) => tracing::debug!("an event is not delivered in time"),
+        match send(wish, &body).await {
+            Ok(()) => return true,
+            Err(error) => tracing::debug!("an event is not delivered: {error}"),
         }
     }
     let destination = wish.destination.as_deref().unwrap_or_default();
@@ -95,53 +76,20 @@ async fn send_some_times(wish: &Wish, event: &Event) -> bool {
 }
 
 async fn send(wish: &Wish, body: &str) -> Result<(), Problem> {
-    let uri: Uri = wish.destination.as_deref().unwrap_or_default().parse()?;
-    let host = uri.host().unwrap_or_default();
-    let bare = host.trim_matches(['[', ']']).to_owned();
-    let stream = TcpStream::connect((bare.as_str(), uri.port_u16().unwrap_or(443))).await?;
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(config(wish.verify)?));
-    let stream = connector
-        .connect(ServerName::try_from(bare)?, stream)
-        .await?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let talking = tokio::spawn(connection);
-    let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let authority = uri.authority().map_or(host, |authority| authority.as_str());
-    let mut request = Request::post(path)
-        .header(header::HOST, authority)
-        .header(header::CONTENT_TYPE, "application/json")
-        .header("OData-Version", "4.0");
-    for (name, value) in &wish.headers {
-        request = request.header(name, value);
+    let mut place = Place::new(wish.destination.as_deref().unwrap_or_default())?;
+    if !wish.verify {
+        place.trusted = Trusted::Any;
     }
-    let answer = sender
-        .send_request(request.body(Body::from(body.to_owned()))?)
-        .await;
-    talking.abort();
-    let status = answer?.status();
+    let version = ("OData-Version".to_owned(), "4.0".to_owned());
+    let headers = wish.headers.clone();
+    place.headers = [version].into_iter().chain(headers).collect();
+    let body = Bytes::from(body.to_owned());
+    let status = place.post("application/json", body).await?.status;
     if status.is_success() {
         Ok(())
     } else {
         Err(format!("the listener answers {status}").into())
     }
-}
-
-fn config(verify: bool) -> Result<ClientConfig, Problem> {
-    if !verify {
-        return Ok(trust::config(Taken::Any)?);
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder =
-        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    let mut roots = RootCertStore::empty();
-    for path in TRUSTED {
-        if let Ok(all) = CertificateDer::pem_file_iter(path) {
-            roots.add_parsable_certificates(all.flatten());
-            break;
-        }
-    }
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
 #[cfg(test)]

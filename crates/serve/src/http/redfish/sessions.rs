@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::errors::Wrong;
 use super::kinds::{collection, link, resource};
-use crate::doors::{From, SESSION_IDLE, Session, Who};
+use crate::doors::{Closed, From, SESSION_IDLE, Session, Who};
 use crate::http::app::App;
 use crate::words::Role;
 
@@ -81,22 +81,17 @@ pub(super) fn open(app: &App, from: From, body: &Map<String, Value>) -> Result<R
     };
     let name = text("UserName")?;
     let token = text("Password")?;
-    if app.doors.must_wait_there(from) {
-        return Err((&crate::doors::Closed::Wait).into());
-    }
-    let Some(who) = app.doors.by_token(Some(name), token) else {
-        if let From::Tls(address) = from {
-            app.doors.note_wrong(address);
+    let who = match app.doors.by_token_from(from, Some(name), token) {
+        Ok(who) => who,
+        Err(Closed::Unknown) => {
+            let args = [
+                "/redfish/v1/SessionService/Sessions",
+                "the name or the password is wrong",
+            ];
+            let status = StatusCode::UNAUTHORIZED;
+            return Err(Wrong::new(status, "ResourceAtUriUnauthorized", &args));
         }
-        let args = [
-            "/redfish/v1/SessionService/Sessions",
-            "the name or the password is wrong",
-        ];
-        return Err(Wrong::new(
-            StatusCode::UNAUTHORIZED,
-            "ResourceAtUriUnauthorized",
-            &args,
-        ));
+        Err(closed) => return Err((&closed).into()),
     };
     let opened = app.doors.open_session(&who).map_err(Wrong::internal)?;
     let Some((secret, id)) = opened else {
