@@ -16,6 +16,8 @@ pub struct Job {
     pub is_test: bool,
     /// How long it takes usually, if nothing better is known.
     pub usual_time: Duration,
+    /// The job that has to be over, well or badly, before this one starts.
+    pub after: Option<&'static str>,
 }
 
 /// What came of it.

@@ -26,8 +26,9 @@ struct Program {
     is_whole: bool,
 }
 
-/// All tests, ignored ones too: those count as skipped. The programs must be built already.
-pub fn tests() -> Result<Vec<Job>> {
+/// All tests, ignored ones too: those count as skipped. The programs must be built already. Tests of whole programs wait
+/// for the job `preparation`, and none else does.
+pub fn tests(preparation: &'static str) -> Result<Vec<Job>> {
     let words = [
         "test",
         "--workspace",
@@ -43,7 +44,7 @@ pub fn tests() -> Result<Vec<Job>> {
     let text = String::from_utf8_lossy(&output.stdout);
     let mut jobs = Vec::new();
     for program in text.lines().filter_map(program) {
-        program.add_jobs(&mut jobs)?;
+        program.add_jobs(preparation, &mut jobs)?;
     }
     Ok(jobs)
 }
@@ -71,7 +72,7 @@ fn program(line: &str) -> Option<Program> {
 }
 
 impl Program {
-    fn add_jobs(&self, jobs: &mut Vec<Job>) -> Result<()> {
+    fn add_jobs(&self, preparation: &'static str, jobs: &mut Vec<Job>) -> Result<()> {
         for test in self.list()? {
             let mut command = self.command();
             // Its output goes to a file as it is: words about what was skipped, and all of it if it fails.
@@ -85,6 +86,7 @@ impl Program {
                 },
                 is_test: true,
                 usual_time: USUAL[usize::from(self.is_whole)],
+                after: self.is_whole.then_some(preparation),
             });
         }
         Ok(())

@@ -6,14 +6,14 @@
 //! others from starting, and nobody has to keep a list of weights.
 //!
 //! The longest go first, as they were when they ran last (`target/xtask/times`), so that none is left over at the end
-//! with nothing beside it. Each job is bounded, its output goes to a file, and only a failing one shows it.
+//! with nothing beside it; before them goes what others wait for. Each job is bounded, its output goes to a file, and only a failing one shows it.
 
 mod job;
 mod listing;
 mod load;
 mod times;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fs;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -78,11 +78,13 @@ fn run_side_by_side(
     let mut load = Load::begin();
     let mut running = 0;
     let mut done = Vec::new();
+    let mut names = HashSet::new();
     let (report, reports) = mpsc::channel();
     while running > 0 || !waiting.is_empty() {
         let has_room = running < cores
             || running < cores * JOBS_PER_CORE && load.idle_cores(TICK) > Some(IDLE_CORES);
-        if has_room && let Some(job) = waiting.pop_front() {
+        if has_room && let Some(job) = next(waiting, &names) {
+            names.insert(job.step.name.clone());
             let report = report.clone();
             let folder = folder.to_owned();
             thread::spawn(move || {
@@ -97,6 +99,7 @@ fn run_side_by_side(
             Ok(ended) => {
                 let ended: Ended = ended?;
                 running -= 1;
+                names.remove(&ended.name);
                 on_end(&ended);
                 done.push((ended.time, ended.name));
             }
@@ -107,10 +110,57 @@ fn run_side_by_side(
     Ok(done)
 }
 
+/// The first that waits for no job that runs or is still to run.
+fn next(waiting: &mut VecDeque<Job>, running: &HashSet<String>) -> Option<Job> {
+    let is_over =
+        |name: &str| !running.contains(name) && waiting.iter().all(|job| job.step.name != name);
+    let place = waiting
+        .iter()
+        .position(|job| job.after.is_none_or(is_over))?;
+    waiting.remove(place)
+}
+
 fn print_slowest(mut ended: Vec<(Duration, String)>) {
     ended.sort();
     println!("       slowest:");
     for (time, name) in ended.iter().rev().take(SLOWEST) {
         println!("       {:>8.1} s   {name}", time.as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::steps::{Counts, Step};
+
+    fn job(name: &str, after: Option<&'static str>) -> Job {
+        Job {
+            step: Step {
+                name: name.to_owned(),
+                command: std::process::Command::new("true"),
+                limit: Duration::from_secs(1),
+                counts: Counts::One,
+            },
+            is_test: true,
+            usual_time: Duration::ZERO,
+            after,
+        }
+    }
+
+    #[test]
+    fn a_job_starts_when_what_it_waits_for_is_over() {
+        let check = |jobs: &[(&str, Option<&'static str>)], running: &[&str], expected| {
+            let mut waiting = jobs.iter().map(|(name, after)| job(name, *after)).collect();
+            let running = running.iter().map(|name| (*name).to_owned()).collect();
+            let next = next(&mut waiting, &running).map(|job| job.step.name);
+            assert_eq!(next.as_deref(), expected, "{jobs:?} beside {running:?}");
+        };
+        check(&[], &[], None);
+        check(&[("a", None), ("b", None)], &[], Some("a"));
+        // It runs, it is still to run, it is over.
+        check(&[("a", Some("image")), ("b", None)], &["image"], Some("b"));
+        check(&[("a", Some("image")), ("image", None)], &[], Some("image"));
+        check(&[("a", Some("image"))], &["b"], Some("a"));
+        check(&[("a", Some("image"))], &["image"], None);
     }
 }

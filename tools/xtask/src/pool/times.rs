@@ -1,6 +1,6 @@
 //! How long jobs took when they ran last: `target/xtask/times`, a line each of milliseconds and a name.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -37,13 +37,15 @@ impl Times {
     }
 
     /// In the order in which they are to start. Jobs that have never run count as their kind usually does: a harness is
-    /// long, a test of the whole program longer than one of a module.
+    /// long, a test of the whole program longer than one of a module. What others wait for goes before all.
     pub fn longest_first(&self, mut jobs: Vec<Job>) -> VecDeque<Job> {
         let time = |job: &Job| {
             let known = self.0.get(&job.step.name).copied();
             known.unwrap_or(job.usual_time)
         };
-        jobs.sort_by_key(|job| std::cmp::Reverse(time(job)));
+        let awaited: HashSet<&str> = jobs.iter().filter_map(|job| job.after).collect();
+        let is_awaited = |job: &Job| awaited.contains(job.step.name.as_str());
+        jobs.sort_by_key(|job| std::cmp::Reverse((is_awaited(job), time(job))));
         jobs.into()
     }
 }
