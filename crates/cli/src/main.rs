@@ -206,11 +206,11 @@ fn prepare(command: &Command, user: Option<&str>, vm: Option<&str>) -> Result<Op
 /// What a command looks into, which is done in a jail.
 fn looks_into(command: &Command) -> Result<Option<Observation>, Failure> {
     Ok(match command {
-        Command::Ps(arguments) => arguments.looks_into(),
-        Command::Truth(arguments) => arguments.looks_into(),
-        Command::Inspect(arguments) => arguments.looks_into(),
-        Command::Dmesg(arguments) => arguments.looks_into(),
-        Command::Hooks(arguments) => arguments.looks_into(),
+        Command::Ps(arguments) => arguments.looks_into()?,
+        Command::Truth(arguments) => arguments.looks_into()?,
+        Command::Inspect(arguments) => arguments.looks_into()?,
+        Command::Dmesg(arguments) => arguments.looks_into()?,
+        Command::Hooks(arguments) => arguments.looks_into()?,
         Command::Trace(arguments) => arguments.looks_into(),
         Command::Dump(arguments) => arguments.looks_into()?,
         Command::Profile(arguments) => arguments.looks_into()?,

@@ -6,6 +6,10 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod common;
+#[path = "drills/foreign.rs"]
+mod foreign;
+#[path = "drills/ladder.rs"]
+mod ladder;
 #[path = "drills/observer.rs"]
 mod observer;
 #[path = "common/puppet.rs"]

@@ -11,6 +11,7 @@ mod schema;
 
 mod again;
 mod app;
+mod apparmor;
 mod bad_input;
 mod balloon;
 mod config;

@@ -146,6 +146,10 @@ fn a_guest_that_is_suspended_goes_on_where_it_was() {
     let shown = processes("web").len();
     scene.well(&["suspend", "web"]);
     assert_eq!(scene.names(), Vec::<String>::new(), "it has ended");
+    let folder = scene.snapshots().join("web");
+    let written = scene.well(&["ps", "--memory", folder.to_str().unwrap(), "--json"]);
+    let written: Vec<Value> = serde_json::from_str(&written).unwrap();
+    assert_eq!(written.len(), shown, "what was written down is seen");
     thread::sleep(Duration::from_secs(3));
     assert_eq!(scene.well(&["restore", "web"]), "web\n");
     assert_eq!(
@@ -407,6 +411,11 @@ fn a_damaged_snapshot_is_refused_and_nothing_is_lost() {
             refused.stderr
         );
         assert!(scene.names().is_empty(), "{part}");
+        if matches!(part, "memory" | "snapshot.json") {
+            let looked = scene.call(&["ps", "--memory", folder.to_str().unwrap()]);
+            assert_eq!(looked.status, Some(2), "{part}: {}", looked.stderr);
+            assert!(looked.stderr.contains(expected), "{}", looked.stderr);
+        }
         fs::write(&path, whole).unwrap();
     };
     check("state", &|bytes| bytes[40] ^= 1, "state");

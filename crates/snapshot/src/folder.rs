@@ -86,9 +86,7 @@ impl Folder {
 
     /// The manifest, and that every part is there as it says.
     pub(crate) fn manifest(&self) -> Result<Manifest, SnapshotError> {
-        let file = self.manifest_file(false)?;
-        let text = read_bounded(&file, MANIFEST, MANIFEST_BYTES_MAX, &self.path)?;
-        let manifest = Manifest::read(&text)?;
+        let manifest = read_manifest(&self.manifest_file(false)?, &self.path)?;
         self.check(&manifest)?;
         Ok(manifest)
     }
@@ -103,26 +101,8 @@ impl Folder {
 
     /// Opens a part that is as long as it should be; memory has the header that it should have.
     pub(crate) fn known(&self, part: &Known<'_>) -> Result<File, SnapshotError> {
-        let name = part.name;
-        let path = self.path.join(name);
-        let file = self.part(name)?;
-        let found = file.metadata().map_err(error("look at", &path))?.len();
-        let expected = part.bytes.unwrap_or(found);
-        if found != expected {
-            return Err(damaged(name, Damage::Length { found, expected }));
-        }
-        if name == MEMORY
-            && let Some(known) = part.sha256
-        {
-            let mut header = [0; PAGE_BYTES];
-            let length = header.len().min(found as usize);
-            file.read_exact_at(&mut header[..length], 0)
-                .map_err(error("read", &path))?;
-            if sha256(&header[..length]) != known {
-                let what = "its header".to_owned();
-                return Err(damaged(name, Damage::Checksum(what)));
-            }
-        }
+        let file = self.part(part.name)?;
+        check_part(part, &file, &self.path)?;
         Ok(file)
     }
 
@@ -142,6 +122,40 @@ impl Folder {
         let synced = self.handle.sync_all();
         synced.map_err(error("write", &self.path))
     }
+}
+
+/// The manifest in a file.
+pub(crate) fn read_manifest(file: &File, folder: &Path) -> Result<Manifest, SnapshotError> {
+    let text = read_bounded(file, MANIFEST, MANIFEST_BYTES_MAX, folder)?;
+    Manifest::read(&text)
+}
+
+/// That a part is as long as it should be; that memory has the header that it should have.
+pub(crate) fn check_part(
+    part: &Known<'_>,
+    file: &File,
+    folder: &Path,
+) -> Result<(), SnapshotError> {
+    let name = part.name;
+    let path = folder.join(name);
+    let found = file.metadata().map_err(error("look at", &path))?.len();
+    let expected = part.bytes.unwrap_or(found);
+    if found != expected {
+        return Err(damaged(name, Damage::Length { found, expected }));
+    }
+    if name == MEMORY
+        && let Some(known) = part.sha256
+    {
+        let mut header = [0; PAGE_BYTES];
+        let length = header.len().min(found as usize);
+        file.read_exact_at(&mut header[..length], 0)
+            .map_err(error("read", &path))?;
+        if sha256(&header[..length]) != known {
+            let what = "its header".to_owned();
+            return Err(damaged(name, Damage::Checksum(what)));
+        }
+    }
+    Ok(())
 }
 
 /// A whole file, if it is not longer than that.

@@ -56,5 +56,5 @@ pub use packed::{pack, unpack};
 pub use prune::Prune;
 pub use reader::MemoryReader;
 pub use shelf::{Freed, Listed, Shelf};
-pub use snapshot::{Held, Snapshot};
+pub use snapshot::{Held, MemoryParts, Snapshot};
 pub use writer::{MemorySummary, MemoryWriter, PackedChunk};

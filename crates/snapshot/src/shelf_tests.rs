@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::manifest::{Disk, DiskHow, ImageRole, Kind, MANIFEST_FORMAT, Manifest, fresh_id};
 use crate::{
-    CHUNK_BYTES, Draft, Freed, Held, MemoryWriter, PAGE_BYTES, Prune, Shelf, Snapshot,
+    CHUNK_BYTES, Draft, Freed, Held, MemoryParts, MemoryWriter, PAGE_BYTES, Prune, Shelf, Snapshot,
     SnapshotError,
 };
 
@@ -653,4 +653,34 @@ fn pruning_keeps_what_is_young_the_newest_and_suspended_vms() {
     check(30, 0, &[]);
     let freed = shelf.prune(Prune::default());
     assert_eq!(freed.names, ["base"]);
+}
+
+#[test]
+fn its_memory_is_read_by_somebody_who_has_two_files_of_it_and_no_folder() {
+    let (_folder, shelf) = shelf();
+    let made = make(&shelf, "base").unwrap();
+    let parts = || MemoryParts::open(made.path()).unwrap();
+    let reader = parts().read().unwrap();
+    assert_eq!(reader.page_count(), PAGES);
+    let mut chunk = vec![0; CHUNK_BYTES];
+    reader.read(0, &mut chunk).unwrap();
+    assert_eq!(chunk, noise());
+    // Of another snapshot, cut off, or none: told, and nothing is believed.
+    let swapped = MemoryParts {
+        manifest: parts().memory,
+        memory: parts().manifest,
+    };
+    assert!(swapped.read().is_err());
+    let memory = made.path().join("memory");
+    let file = File::options().write(true).open(&memory).unwrap();
+    file.set_len(fs::metadata(&memory).unwrap().len() - 1)
+        .unwrap();
+    assert!(matches!(parts().read(), Err(SnapshotError::Damaged { .. })));
+    fs::remove_file(&memory).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", &memory).unwrap();
+    assert!(
+        MemoryParts::open(made.path()).is_err(),
+        "no link is followed"
+    );
+    assert!(MemoryParts::open(Path::new("/nowhere")).is_err());
 }

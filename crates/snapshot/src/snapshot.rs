@@ -8,8 +8,8 @@ use std::path::Path;
 
 use crate::digest::{sha256, sha256_of_file};
 use crate::error::{Damage, SnapshotError, damaged, error};
-use crate::folder::{Folder, allocated_bytes, read_bounded};
-use crate::format::{CHUNK_BYTES, CHUNK_PAGES};
+use crate::folder::{Folder, allocated_bytes, check_part, read_bounded, read_manifest};
+use crate::format::{CHUNK_BYTES, CHUNK_PAGES, MEMORY};
 use crate::locks::share;
 use crate::manifest::{Known, MANIFEST, Manifest};
 use crate::packed::unpack;
@@ -38,6 +38,47 @@ pub struct Held(OwnedFd);
 impl From<Held> for OwnedFd {
     fn from(held: Held) -> OwnedFd {
         held.0
+    }
+}
+
+/// The files of a snapshot that its memory takes, opened by one who reads none of them, for one who opens nothing.
+#[derive(Debug)]
+pub struct MemoryParts {
+    /// What says how much memory there is.
+    pub manifest: File,
+    /// The memory.
+    pub memory: File,
+}
+
+impl MemoryParts {
+    /// Opens those of the snapshot in this folder.
+    ///
+    /// # Errors
+    /// If it has no such files.
+    pub fn open(path: &Path) -> Result<MemoryParts, SnapshotError> {
+        let folder = Folder::open(path).map_err(error("open", path))?;
+        let open = || {
+            Ok(MemoryParts {
+                manifest: folder.manifest_file(false)?,
+                memory: folder.part(MEMORY)?,
+            })
+        };
+        open().map_err(|error: SnapshotError| error.of_snapshot(&path.to_string_lossy()))
+    }
+
+    /// Reads them. Nothing is believed, and nothing else of the snapshot is looked at.
+    ///
+    /// # Errors
+    /// If they are damaged where that can be seen at once.
+    pub fn read(self) -> Result<MemoryReader, SnapshotError> {
+        // For sentences: who reads has no folder.
+        let folder = Path::new("");
+        let manifest = read_manifest(&self.manifest, folder)?;
+        let mut parts = manifest.parts().into_iter();
+        let part = parts.find(|part| part.name == MEMORY);
+        let part = part.ok_or_else(|| damaged(MEMORY, Damage::Missing))?;
+        check_part(&part, &self.memory, folder)?;
+        MemoryReader::open(self.memory, manifest.page_count())
     }
 }
 

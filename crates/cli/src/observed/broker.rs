@@ -16,6 +16,7 @@ use host::lock::Lock;
 use insight::kept::{self, Entry};
 use rustix::io::Errno;
 
+use super::foreign::{Giver, Theirs};
 use super::handed::contents;
 use super::profile;
 use super::requests::{Answered, Asked, Place};
@@ -48,8 +49,10 @@ pub(super) struct Broker {
     output: Lock<Option<Box<dyn Unnamed>>>,
     /// What the command follows.
     follows: Option<Box<dyn Follow>>,
-    /// The file of memory that was typed.
-    image: Option<File>,
+    /// The file of memory that was typed, or those of a snapshot.
+    image: Vec<File>,
+    /// The VM or the container of somebody else that was typed.
+    theirs: Option<Giver>,
     /// What is typed.
     keys: Lock<Option<PipeReader>>,
 }
@@ -73,14 +76,21 @@ impl Broker {
             profiles,
             output: Lock::new(None),
             follows: None,
-            image: None,
+            image: Vec::new(),
+            theirs: None,
             keys: Lock::new(None),
         }
     }
 
     /// The same for a command that reads a file of memory.
-    pub(super) fn with_image(self, image: Option<File>) -> Broker {
+    pub(super) fn with_image(self, image: Vec<File>) -> Broker {
         Broker { image, ..self }
+    }
+
+    /// The same for a command about what somebody else runs.
+    pub(super) fn with_theirs(self, theirs: Option<Theirs>) -> Broker {
+        let theirs = theirs.map(Giver::new);
+        Broker { theirs, ..self }
     }
 
     /// The same for a command that has the terminal.
@@ -155,7 +165,12 @@ impl Broker {
                 }
                 done(follows.act(&decision, place, &self.inventory.record(&name))?)
             }
-            Asked::Image => done(self.image.as_ref().ok_or_else(refused)?.try_clone()?),
+            Asked::Image if self.image.is_empty() => Err(refused()),
+            Asked::Image => {
+                let files = self.image.iter().map(|file| Ok(file.try_clone()?.into()));
+                Ok((Answered::Done, files.collect::<io::Result<_>>()?))
+            }
+            Asked::Theirs(what) => self.theirs.as_ref().ok_or_else(refused)?.give(&what),
             Asked::Keys => done(self.keys.lock().take().ok_or_else(refused)?),
             Asked::Put(..) | Asked::Remove(..) | Asked::Kernel => Err(refused()),
         }

@@ -9,6 +9,9 @@ use std::os::unix::fs::FileExt;
 use host::MemFd;
 use insight::kept::KEPT_BYTES_MAX;
 
+use watch::foreign::{ProcessText, QmpCommand};
+
+use super::super::requests::OfTheirs;
 use super::*;
 
 fn name(name: &str) -> VmName {
@@ -60,6 +63,23 @@ fn what_is_not_the_commands_is_refused() {
     check(Asked::Remove(Place::Profiles, Entry::Code(DIGEST)), PERM);
     check(Asked::Remove(web(), Entry::Head), PERM);
     check(Asked::Kernel, PERM);
+    // Nobody was typed that somebody else runs, no file of memory, and nothing that is written.
+    for asked in [
+        OfTheirs::Found,
+        OfTheirs::Text(ProcessText::Maps),
+        OfTheirs::Memory,
+        OfTheirs::Threads,
+        OfTheirs::Costs,
+        OfTheirs::Connect,
+        OfTheirs::Line,
+        OfTheirs::Say(QmpCommand::Status),
+        OfTheirs::Container,
+    ] {
+        check(Asked::Theirs(asked), PERM);
+    }
+    for asked in [Asked::Image, Asked::Output, Asked::KeepOutput, Asked::Keys] {
+        check(asked, PERM);
+    }
     // What is not there is not made.
     check(
         Asked::Put(Place::Vm(name("gone")), Entry::Head),
@@ -139,5 +159,26 @@ fn an_odd_digest_is_no_request() {
     assert!(
         read("{\"Connect\":\"../web\"}").is_err(),
         "a name leads nowhere"
+    );
+}
+
+#[test]
+fn of_a_snapshot_its_memory_and_what_says_how_much_that_is_are_given() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = ["snapshot.json", "memory"].map(|name| {
+        let path = folder.path().join(name);
+        fs::write(&path, name).unwrap();
+        File::open(path).unwrap()
+    });
+    let broker = broker(folder.path()).with_image(files.into());
+    let (answered, files) = broker.answer(Asked::Image, Vec::new());
+    assert_eq!(answered, Answered::Done);
+    let said = files.into_iter().map(File::from).map(|file| {
+        assert!(file.write_at(b"else", 0).is_err(), "to read");
+        contents(&file).unwrap()
+    });
+    assert_eq!(
+        said.collect::<Vec<_>>(),
+        [b"snapshot.json".to_vec(), b"memory".to_vec()]
     );
 }

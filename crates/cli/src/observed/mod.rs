@@ -29,6 +29,8 @@
 //!   guest ([`broker`]): nothing that one guest says is used to judge another.
 
 mod broker;
+mod clones;
+mod foreign;
 mod handed;
 mod profile;
 mod requests;
@@ -46,6 +48,8 @@ use policy::Decision;
 use runner::{Observer, ObserverEnd, RunError, Trouble};
 
 use self::broker::{Broker, Vms};
+pub use self::clones::reseeds;
+pub use self::foreign::{Theirs, container, process};
 use self::requests::{About, Work};
 pub use self::within::{about, act, begin, image, keep_output, keys, note, output, words};
 use crate::failure::Failure;
@@ -116,8 +120,10 @@ pub struct Observation {
     pub output: Option<Box<dyn Unnamed>>,
     /// What it follows, and the text of that if it is a file's.
     pub follows: Option<(Box<dyn Follow>, Option<String>)>,
-    /// The file of memory that it reads.
-    pub image: Option<File>,
+    /// The file of memory that it reads, or the manifest and the memory of a snapshot.
+    pub image: Vec<File>,
+    /// Whom it looks into that somebody else runs.
+    pub theirs: Option<Theirs>,
     /// The terminal, if it has all of it.
     pub screen: Option<Box<dyn Screen>>,
 }
@@ -129,7 +135,8 @@ impl Observation {
             guests,
             output: None,
             follows: None,
-            image: None,
+            image: Vec::new(),
+            theirs: None,
             screen: None,
         }
     }
@@ -146,16 +153,14 @@ pub fn run(wanted: Observation) -> Result<u8, Failure> {
         Vms::Named(names) if names.is_empty() => Inventory::at(Path::new("")),
         _ => Inventory::of_user()?,
     };
-    let profiles = Cache::of_user().ok().map(|cache| profiles(&cache));
+    let profiles = profiles_of_user();
     let about = About {
-        work: Work::Look,
         folder: inventory.folder().to_owned(),
         profiles: profiles.clone(),
         is_shown: io::stdout().is_terminal(),
         is_heard: crate::terminal::width_of_errors(),
-        policy: None,
-        size: (0, 0),
         host_memory_bytes: host_memory::bytes(),
+        ..About::of_work(Work::Look)
     };
     let mut screen = wanted.screen;
     let (follows, policy) = wanted.follows.unzip();
@@ -168,7 +173,7 @@ pub fn run(wanted: Observation) -> Result<u8, Failure> {
     let observer = Observer::start(words, about.to_text(), JailWish::Auto).map_err(failed)?;
     let broker = Broker::new(inventory, vms, profiles);
     let broker = broker.with_output(wanted.output).with_policy(follows);
-    let broker = broker.with_image(wanted.image);
+    let broker = broker.with_image(wanted.image).with_theirs(wanted.theirs);
     let broker = broker.with_keys(screen.as_mut().and_then(|screen| screen.keys()));
     let end = observer.serve(|asked, files| broker.answer(asked, files));
     // What is said of it is said where it can be read.
@@ -183,6 +188,11 @@ pub fn run(wanted: Observation) -> Result<u8, Failure> {
 /// memory and is not read any more.
 pub fn profiles(cache: &Cache) -> PathBuf {
     cache.folder().join("profiles")
+}
+
+/// The same for this user; nowhere where there is no cache.
+fn profiles_of_user() -> Option<PathBuf> {
+    Cache::of_user().ok().map(|cache| profiles(&cache))
 }
 
 fn failed(error: RunError) -> Failure {

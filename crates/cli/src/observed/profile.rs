@@ -34,17 +34,11 @@ pub(super) fn make(folder: &Path, digest: [u8; 32], kernel: &File) -> io::Result
     copy.file().write_all(&bytes)?;
     copy.seal()?;
     let about = About {
-        work: Work::Profile,
         folder: folder.to_owned(),
         profiles: Some(folder.to_owned()),
-        is_shown: false,
-        is_heard: None,
-        policy: None,
-        size: (0, 0),
-        host_memory_bytes: 0,
+        ..About::of_work(Work::Profile)
     };
-    let words = vec![b"mother".to_vec()];
-    let maker = Observer::start(words, about.to_text(), JailWish::Auto);
+    let maker = Observer::start_mute(about.to_text(), JailWish::Auto);
     let maker = maker.map_err(io::Error::other)?;
     let kept = Lock::new(Vec::new());
     let end = maker.serve(|asked, files: Vec<OwnedFd>| {

@@ -4,9 +4,11 @@ use std::path::PathBuf;
 
 use api::VmName;
 use fleet::Known;
+use fleet::foreign::{Foreign, ProcessBooks};
 use insight::kept::Entry;
 use policy::Decision;
 use serde::{Deserialize, Serialize};
+use watch::foreign::{Mapping, ProcessText, QmpCommand, ThreadText};
 
 /// What an observer is told of its surroundings.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -29,16 +31,36 @@ pub struct About {
     pub host_memory_bytes: u64,
 }
 
+/// Exit statuses of an observer that answers a question.
+pub(super) const YES: u8 = 0;
+pub(super) const NO: u8 = 1;
+
 /// What an observer is for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Work {
     /// It carries out what was typed.
     Look,
     /// It makes the profile of one kernel file.
     Profile,
+    /// It looks whether the guest of this VM takes note of being copied.
+    Clones(VmName),
 }
 
 impl About {
+    /// About something that prints nothing, and knows of nothing around it.
+    pub(super) fn of_work(work: Work) -> About {
+        About {
+            work,
+            folder: PathBuf::new(),
+            profiles: None,
+            is_shown: false,
+            is_heard: None,
+            policy: None,
+            size: (0, 0),
+            host_memory_bytes: 0,
+        }
+    }
+
     pub(super) fn to_text(&self) -> String {
         serde_json::to_string(self).expect("plain values with names")
     }
@@ -76,8 +98,10 @@ pub(super) enum Asked {
     Note(String),
     /// To do what the rule of a decision has at this place: [`Answered::Done`] with a pipe, in which it is said what came of it.
     Act(Box<Decision>, usize),
-    /// The file of memory that was typed: [`Answered::Done`] with it.
+    /// The file of memory that was typed, or the manifest and the memory of a snapshot: [`Answered::Done`] with them.
     Image,
+    /// Something of the VM or the container of somebody else that was typed.
+    Theirs(OfTheirs),
     /// What is typed, for a command that has the terminal: [`Answered::Done`] with a pipe.
     Keys,
     /// The kernel file of which a profile is to be made, for who does that: [`Answered::Done`] with it.
@@ -89,8 +113,48 @@ pub(super) enum Asked {
 pub(super) enum Answered {
     /// What is known of VMs.
     Known(Vec<Known>),
+    /// What is told of the VM of somebody else.
+    Theirs(Told),
     /// It is done.
     Done,
     /// It is not: the host's number for why.
     Refused(i32),
+}
+
+/// What is asked for of a VM or a container that somebody else runs.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) enum OfTheirs {
+    /// What was found of a VM: [`Told::Found`].
+    Found,
+    /// A text of its process: a file.
+    Text(ProcessText),
+    /// Its memory and its page map: two files.
+    Memory,
+    /// The file behind RAM that is shared.
+    Behind(Mapping),
+    /// Its threads: [`Told::Threads`].
+    Threads,
+    /// What it costs: [`Told::Costs`].
+    Costs,
+    /// A connection to QMP, which stays on the side that has rights.
+    Connect,
+    /// The next line that comes there: [`Told::Line`].
+    Line,
+    /// To say a question there.
+    Say(QmpCommand),
+    /// All that is known of a container: a file.
+    Container,
+}
+
+/// What is told of a VM that somebody else runs.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(super) enum Told {
+    /// What was found, and whether there is a socket of QMP.
+    Found(Box<Foreign>, bool),
+    /// Its threads.
+    Threads(Vec<ThreadText>),
+    /// What it costs.
+    Costs(ProcessBooks),
+    /// A line of QMP.
+    Line(Vec<u8>),
 }

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use api::VmName;
-use fleet::{Known, Reach};
+use fleet::{Inventory, Known, Reach};
 use host::MemFd;
 use insight::Loaded;
 use insight::kept::{Entry, Keeper};
@@ -20,11 +20,14 @@ use policy::Decision;
 use runner::Observing;
 use rustix::io::Errno;
 
-use super::requests::{About, Answered, Asked, Place, Work};
+use super::requests::{About, Answered, Asked, NO, Place, Work, YES};
 use crate::exit_status::OUR_FAULT;
 
 /// How long to wait for somebody else who has what was seen of a VM.
 const AGAIN: Duration = Duration::from_millis(5);
+
+/// How the names of the kernel's driver of the VM's generation begin (Linux, drivers/virt/vmgenid.c).
+const DRIVER: &[u8] = b"vmgenid_";
 
 struct Within {
     about: About,
@@ -54,13 +57,36 @@ pub fn begin(observing: Observing) -> Option<u8> {
     let Ok(about) = serde_json::from_str::<About>(&observing.about) else {
         return Some(OUR_FAULT);
     };
-    let work = about.work;
-    WITHIN.get_or_init(|| Within { about, observing });
+    let within = WITHIN.get_or_init(|| Within { about, observing });
+    let about = &within.about;
     fleet::reach_by(Box::new(Asker));
     insight::kept::keep_by(Box::new(Asker));
-    match work {
+    match &about.work {
         Work::Look => None,
         Work::Profile => Some(make_profile()),
+        Work::Clones(name) => Some(takes_note(name, about)),
+    }
+}
+
+/// Whether a guest's kernel takes note of being copied.
+fn takes_note(name: &VmName, about: &About) -> u8 {
+    // Everything is asked for: the folder is for sentences.
+    let record = Inventory::at(&about.folder).record(name);
+    let looker = watch::Observer::connect(record, about.profiles.clone());
+    let seen = looker.and_then(|mut looker| {
+        let seen = looker.observe()?;
+        Ok(seen.kernel.is_ok_and(|kernel| {
+            let mut symbols = kernel.linked_symbols();
+            symbols.any(|(_, _, name)| name.starts_with(DRIVER))
+        }))
+    });
+    match seen {
+        Ok(true) => YES,
+        Ok(false) => NO,
+        Err(error) => {
+            tracing::debug!("the guest's kernel is not looked at: {error}");
+            NO
+        }
     }
 }
 
@@ -83,7 +109,7 @@ fn make_profile() -> u8 {
     }
 }
 
-fn ask(what: &Asked, files: &[OwnedFd]) -> io::Result<(Answered, Vec<OwnedFd>)> {
+pub(super) fn ask(what: &Asked, files: &[OwnedFd]) -> io::Result<(Answered, Vec<OwnedFd>)> {
     let within = WITHIN.get().ok_or(Errno::NOSYS)?;
     match within.observing.ask(what, files)? {
         (Answered::Refused(number), _) => Err(io::Error::from_raw_os_error(number)),
@@ -108,9 +134,10 @@ pub fn keep_output() -> io::Result<()> {
     ask(&Asked::KeepOutput, &[]).map(drop)
 }
 
-/// The file of memory that was typed.
-pub fn image() -> io::Result<File> {
-    file(&Asked::Image).map(File::from)
+/// The file of memory that was typed, or the manifest and the memory of a snapshot.
+pub fn image() -> io::Result<Vec<File>> {
+    let (_, files) = ask(&Asked::Image, &[])?;
+    Ok(files.into_iter().map(File::from).collect())
 }
 
 /// What is typed.

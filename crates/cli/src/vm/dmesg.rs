@@ -8,7 +8,7 @@ use super::observe::{look, seen, watch};
 use super::words::printable;
 use crate::answers;
 use crate::failure::Failure;
-use crate::observed::{Guests, Observation};
+use crate::observed::Observation;
 use crate::output::say;
 
 /// `mother dmesg`.
@@ -34,10 +34,8 @@ pub struct DmesgArguments {
 
 impl DmesgArguments {
     /// The guest whose memory this reads.
-    pub fn looks_into(&self) -> Option<Observation> {
-        let guest = || self.name.as_deref().and_then(Guests::named);
-        let of_file = self.memory.looks_into();
-        of_file.or_else(|| guest().map(Observation::to_see))
+    pub fn looks_into(&self) -> Result<Option<Observation>, Failure> {
+        foreign::looks_into(self.name.as_deref(), &self.memory)
     }
 }
 

@@ -22,7 +22,7 @@ use super::rest::Rest;
 use super::words::{find, printable};
 use crate::answers::{self, DumpedVm};
 use crate::failure::Failure;
-use crate::observed::{Guests, Observation};
+use crate::observed::Observation;
 use crate::output::{is_shown, say, standard_output};
 use crate::progress::Measured;
 use crate::whole_file::{Opened, WholeFile};
@@ -66,14 +66,14 @@ pub struct DumpArguments {
 impl DumpArguments {
     /// The guest whose memory this reads, and the file that it writes.
     pub fn looks_into(&self) -> Result<Option<Observation>, Failure> {
-        let Some(guests) = Guests::named(&self.name) else {
+        let Some(observation) = foreign::looks_into_named(&self.name)? else {
             return Ok(None);
         };
         let file = Some(&self.output).filter(|path| *path != Path::new("-"));
         let file = file.map(|path| Opened::create(path, self.force));
         Ok(Some(Observation {
             output: file.transpose()?,
-            ..Observation::to_see(guests)
+            ..observation
         }))
     }
 }

@@ -19,7 +19,7 @@ use super::verdicts::settled;
 use super::words::{find, printable};
 use crate::answers::{self, Given, Inspected, InspectedNow, LookingCost};
 use crate::failure::Failure;
-use crate::observed::{Guests, Observation};
+use crate::observed::Observation;
 use crate::output::say;
 
 /// `mother inspect`.
@@ -42,10 +42,8 @@ pub struct InspectArguments {
 
 impl InspectArguments {
     /// The guest whose memory this reads.
-    pub fn looks_into(&self) -> Option<Observation> {
-        let guest = || self.name.as_deref().and_then(Guests::named);
-        let of_file = self.memory.looks_into();
-        of_file.or_else(|| guest().map(Observation::to_see))
+    pub fn looks_into(&self) -> Result<Option<Observation>, Failure> {
+        foreign::looks_into(self.name.as_deref(), &self.memory)
     }
 }
 

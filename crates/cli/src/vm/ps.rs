@@ -7,7 +7,7 @@ use insight::amounts::{size, time};
 
 use crate::answers::{self, Given, ListedVm};
 use crate::failure::Failure;
-use crate::observed::{Guests, Observation};
+use crate::observed::Observation;
 use crate::output::say;
 use crate::users;
 use crate::vm::described;
@@ -55,10 +55,8 @@ pub struct PsArguments {
 
 impl PsArguments {
     /// The guest whose memory this reads.
-    pub fn looks_into(&self) -> Option<Observation> {
-        let guest = || self.name.as_deref().and_then(Guests::named);
-        let of_file = self.memory.looks_into();
-        of_file.or_else(|| guest().map(Observation::to_see))
+    pub fn looks_into(&self) -> Result<Option<Observation>, Failure> {
+        foreign::looks_into(self.name.as_deref(), &self.memory)
     }
 }
 

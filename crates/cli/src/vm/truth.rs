@@ -60,12 +60,11 @@ pub struct TruthArguments {
 
 impl TruthArguments {
     /// The guests whose memory this reads.
-    pub fn looks_into(&self) -> Option<Observation> {
-        let guests = match &self.name {
-            Some(name) => Guests::named(name),
-            None => Some(Guests::All),
-        };
-        guests.map(Observation::to_see)
+    pub fn looks_into(&self) -> Result<Option<Observation>, Failure> {
+        match &self.name {
+            Some(name) => foreign::looks_into_named(name),
+            None => Ok(Some(Observation::to_see(Guests::All))),
+        }
     }
 }
 

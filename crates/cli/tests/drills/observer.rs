@@ -1,23 +1,57 @@
 //! Drills of who has taken over what looks into a guest.
 
+use std::process::Command;
+
 use super::*;
 
 /// Somebody who looks into a guest again and again, and the process in a jail that reads the guest's memory for that; it has
 /// looked at least once.
-fn looks_into(host: &Host, name: &str) -> (Child, i32) {
-    let mut command = host.mother.command(host.mother.program());
+pub(super) fn looks_into(host: &Host, name: &str) -> (Child, i32) {
+    looks_by(host.mother.command(host.mother.program()), name)
+}
+
+/// The same, started by this command.
+pub(super) fn looks_by(mut command: Command, name: &str) -> (Child, i32) {
     command.args(["truth", "--watch", "--json", name]);
     let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut mother = command.stdin(Stdio::null()).spawn().unwrap();
-    let observer = descendant(mother.id(), "mother: observer");
     let mut said = vec![0; 64];
     let stdout = mother.stdout.as_mut().unwrap();
-    stdout.read_exact(&mut said).unwrap();
+    if let Err(error) = stdout.read_exact(&mut said) {
+        let mut why = String::new();
+        let _ = mother.stderr.take().unwrap().read_to_string(&mut why);
+        panic!("it says nothing: {error}: {why}");
+    }
     assert!(said.starts_with(b"{"), "{}", String::from_utf8_lossy(&said));
+    let observer = descendant(mother.id(), "mother: observer");
     // What it says later needs somebody who reads.
     let mut stdout = mother.stdout.take().unwrap();
     thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
     (mother, observer)
+}
+
+/// What a process has open.
+pub(super) fn open_files(process: i32) -> Vec<String> {
+    let open = fs::read_dir(format!("/proc/{process}/fd")).unwrap();
+    open.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+        .map(|target| target.to_string_lossy().into_owned())
+        .collect()
+}
+
+pub(super) fn has_no_rights(process: i32) {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    for line in ["NoNewPrivs:\t1", "CapEff:\t0000000000000000", "Seccomp:\t2"] {
+        assert!(status.contains(line), "{status}");
+    }
+}
+
+/// Everything that a VM's process is tried with, tried by an observer; it all succeeded unconfined before.
+pub(super) fn is_held(in_jail: &mut Puppet, drills: &[&Drill], sibling: i32) {
+    for drill in drills {
+        let came = perform(in_jail, drill, sibling);
+        let is_refused = came == Came::Refused || came == REFUSED_QUIETLY;
+        assert!(is_refused, "{}: {came:?}", drill.what);
+    }
 }
 
 #[test]
@@ -26,11 +60,7 @@ fn who_has_broken_what_looks_into_a_guest_has_nothing_of_the_host() {
     let free = vm(&host, "free", "off");
     let sibling = vm(&host, "sibling", "auto");
     let (mother, observer) = looks_into(&host, "free");
-    let open = fs::read_dir(format!("/proc/{observer}/fd")).unwrap();
-    let open: Vec<String> = open
-        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
-        .map(|target| target.to_string_lossy().into_owned())
-        .collect();
+    let open = open_files(observer);
     // Nothing, where its words go, whom it asks, its VM's process and that VM's memory, and what was seen of it before.
     let known = ["/dev/null", "pipe:", "socket:", "anon_inode:", "/memfd:"];
     let is_known = |target: &String| {
@@ -38,10 +68,7 @@ fn who_has_broken_what_looks_into_a_guest_has_nothing_of_the_host() {
             || target.ends_with("/free/integrity.text")
     };
     assert!(open.iter().all(is_known), "{open:?}");
-    let status = fs::read_to_string(format!("/proc/{observer}/status")).unwrap();
-    for line in ["NoNewPrivs:\t1", "CapEff:\t0000000000000000", "Seccomp:\t2"] {
-        assert!(status.contains(line), "{status}");
-    }
+    has_no_rights(observer);
     let environment = fs::read(format!("/proc/{observer}/environ")).unwrap();
     assert!(!String::from_utf8_lossy(&environment).contains("HOME"));
     if host.mother.shell("unshare -Ur true").status == Some(0) {
@@ -69,11 +96,8 @@ fn who_has_broken_what_looks_into_a_guest_has_nothing_of_the_host() {
         let unconfined = perform(&mut in_free, drill, sibling);
         assert!(unconfined.succeeded(), "{}: {unconfined:?}", drill.what);
     }
-    for drill in DRILLS.iter().chain(&more) {
-        let came = perform(&mut in_jail, drill, sibling);
-        let is_refused = came == Came::Refused || came == REFUSED_QUIETLY;
-        assert!(is_refused, "{}: {came:?}", drill.what);
-    }
+    let all: Vec<&Drill> = DRILLS.iter().chain(&more).collect();
+    is_held(&mut in_jail, &all, sibling);
     let program = in_jail.put(b"/bin/sh\0");
     let came = in_jail.call(libc::SYS_execve, [program, 0, 0, 0, 0, 0]);
     assert_eq!(came, Came::Dead(libc::SIGSYS), "another program");

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::process::{folder, read};
 use insight::tasks::runtime_of;
@@ -29,7 +29,7 @@ pub struct Cgroup {
 }
 
 /// What is in its books.
-#[derive(Clone, Copy, PartialEq, Debug, Default, JsonSchema, Serialize)]
+#[derive(Clone, Copy, PartialEq, Debug, Default, JsonSchema, Serialize, Deserialize)]
 pub struct CgroupBooks {
     /// Memory that is charged to it.
     pub memory_bytes: Option<u64>,

@@ -48,7 +48,7 @@ fn container((runtime, mut processes): (Runtime, Vec<(u32, u32)>)) -> Option<For
         runtime: Some(runtime.runtime.to_owned()),
         pid,
         uid,
-        engine: Some("none"),
+        engine: Some("none".into()),
         cpus: books.cpus,
         uptime_seconds: first.uptime_seconds,
         cpu_seconds: books.cpu_seconds.or_else(|| Some(of_processes())),

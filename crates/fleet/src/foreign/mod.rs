@@ -14,14 +14,18 @@ mod containers;
 mod process;
 mod vms;
 
+use std::borrow::Cow;
+
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use cgroup::{Cgroup, CgroupBooks};
 pub use process::{ProcessBooks, pids};
 
 /// What kind of thing has a guest.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, JsonSchema, Serialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, JsonSchema, Serialize, Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// A VM of Mother's own.
@@ -66,7 +70,7 @@ impl Kind {
 }
 
 /// A VM or a container of the host.
-#[derive(Clone, PartialEq, Debug, JsonSchema, Serialize)]
+#[derive(Clone, PartialEq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct Foreign {
     /// What it is.
     pub kind: Kind,
@@ -79,7 +83,7 @@ pub struct Foreign {
     /// The number of the user whose process that is.
     pub uid: u32,
     /// `kvm`, `tcg`, or `none` of a container; null where the command line does not say.
-    pub engine: Option<&'static str>,
+    pub engine: Option<Cow<'static, str>>,
     /// How many vCPUs it was told to have, or how many CPUs a container may use.
     pub cpus: Option<f64>,
     /// Since its process started.

@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 /// The longest of these files that is read: a command line may be as long as its process wants.
 const FILE_MAX: u64 = 1 << 20;
 /// Words of a command line that are looked at.
@@ -19,7 +21,7 @@ pub fn pids() -> Vec<u32> {
 }
 
 /// What a process costs.
-#[derive(Clone, Copy, PartialEq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct ProcessBooks {
     /// Since it started.
     pub uptime_seconds: Option<f64>,

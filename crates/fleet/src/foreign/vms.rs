@@ -55,7 +55,7 @@ pub(super) fn vm(process: &Process) -> Option<Foreign> {
         runtime: None,
         pid: process.pid,
         uid: process.uid,
-        engine,
+        engine: engine.map(Into::into),
         cpus: told.cpus,
         uptime_seconds: books.uptime_seconds,
         cpu_seconds: books.cpu_seconds,

@@ -88,8 +88,25 @@ impl Observer {
     /// # Errors
     /// If there is no process for it, or the host does not give the jail that is required.
     pub fn start(words: Vec<Vec<u8>>, about: String, wish: JailWish) -> Result<Observer, RunError> {
+        Observer::start_with(Output::prepare(), words, about, wish)
+    }
+
+    /// The same of one that has nothing to print: what it says goes nowhere, but for what goes wrong.
+    ///
+    /// # Errors
+    /// As [`Observer::start`].
+    pub fn start_mute(about: String, wish: JailWish) -> Result<Observer, RunError> {
+        Observer::start_with(Output::mute(), vec![b"mother".to_vec()], about, wish)
+    }
+
+    fn start_with(
+        output: io::Result<(Output, [OwnedFd; 2])>,
+        words: Vec<Vec<u8>>,
+        about: String,
+        wish: JailWish,
+    ) -> Result<Observer, RunError> {
         let failed = |act| move |source| RunError::Process { act, source };
-        let (output, streams) = Output::prepare().map_err(failed("speak for"))?;
+        let (output, streams) = output.map_err(failed("speak for"))?;
         let started = spawn::start_apart("observer", Apart::Namespaces).map_err(failed("start"))?;
         let (child, channel, apart) = started;
         let observer = Observer {

@@ -28,6 +28,14 @@ impl Output {
         Ok((output, [out, err]))
     }
 
+    /// The same for one that prints nothing.
+    pub(super) fn mute() -> io::Result<(Output, [OwnedFd; 2])> {
+        let mut output = Output::default();
+        let nothing = File::options().write(true).open("/dev/null")?;
+        let err = output.given(&io::stderr())?;
+        Ok((output, [nothing.into(), err]))
+    }
+
     /// The stream itself if it can only be written, else a pipe whose contents are copied there.
     fn given(&mut self, stream: &(impl AsFd + IsTerminal)) -> io::Result<OwnedFd> {
         let stream_itself = stream.as_fd().try_clone_to_owned()?;

@@ -3,6 +3,10 @@
 //!
 //! A container has the host's kernel, and most of what that says is of the whole host: `/proc/meminfo`, the load, the number
 //! of CPUs. What it may have is in its control group, which few programs ask.
+//!
+//! Taking down ([`ContainerTexts::gather`]) is apart from reading ([`ContainerTexts::judge`]): the names of its processes and their
+//! command lines are the container's words, and who reads those needs no rights. What is taken down is numbers of the kernel's
+//! (processes, users, namespaces, the control group's books) and texts as they are.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,12 +18,14 @@ use fleet::foreign::{Cgroup, CgroupBooks, Foreign, pids};
 use insight::amounts::{size, time};
 use insight::verdict::{Confidence, Row, Verdict};
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Most processes of one container that are told.
 const PROCESSES_MAX: usize = 1 << 16;
 /// Longest text of `/proc` that is read.
 const TEXT_MAX: u64 = 1 << 20;
+/// Most bytes of all words of its processes that are kept; written as JSON they take up to six times that.
+const WORDS_BYTES_MAX: usize = 32 << 20;
 /// What is believed and what may be had are the same within this part.
 const PART: u64 = 20;
 
@@ -78,47 +84,188 @@ fn line<'a>(text: &'a str, key: &str) -> Option<&'a str> {
         .map(str::trim)
 }
 
-/// Looks at a container once.
-///
-/// # Errors
-/// If it has ended, or its control group is not mounted here.
-pub fn container(found: &Foreign) -> io::Result<ContainerTruth> {
-    let path = found.cgroup.as_deref().unwrap_or_default();
-    let cgroup = Cgroup::of(found.pid, path).ok_or(io::ErrorKind::NotFound)?;
-    let books = cgroup.books();
-    let sees = sees(found.pid);
-    let mut missing = Vec::new();
-    let processes = processes(found.pid, &cgroup, &mut missing);
-    let mut rows = vec![
-        memory(&sees, &books),
-        cpus(&sees, &books),
-        load(&sees, &processes),
-    ];
-    rows.push(limit(&books));
-    rows.extend(hidden(&processes));
-    Ok(ContainerTruth {
-        rows,
-        cgroup: books,
-        processes,
-        missing,
-    })
+/// What the host says of a process of a container.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct ProcessTexts {
+    pid: u32,
+    uid: u32,
+    /// The number of its PID namespace.
+    space: Option<u64>,
+    is_in_cgroup: bool,
+    status: String,
+    command_line: String,
 }
 
-fn sees(pid: u32) -> Sees {
-    let mounts = text(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
-    let has_own_view = mounts
-        .lines()
-        .any(|line| line.split(' ').nth(4) == Some("/proc/meminfo"));
-    let meminfo = text("/proc/meminfo").unwrap_or_default();
-    let status = text(format!("/proc/{pid}/status")).unwrap_or_default();
-    let total = line(&meminfo, "MemTotal:").and_then(|rest| rest.split(' ').next()?.parse().ok());
-    let load = text("/proc/loadavg");
-    Sees {
-        memory_bytes: total.map(|kilobytes: u64| kilobytes.saturating_mul(1024)),
-        cpus: line(&status, "Cpus_allowed_list:").map(count_list),
-        load: load.and_then(|load| load.split(' ').next()?.parse().ok()),
-        has_own_view,
+/// What the host says of a container at one moment: numbers and texts that nobody has read, because processes of the
+/// container have words in them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ContainerTexts {
+    found: Foreign,
+    books: CgroupBooks,
+    meminfo: String,
+    loadavg: String,
+    /// Of its first process.
+    mountinfo: String,
+    status: String,
+    /// The number of the PID namespace of who looks.
+    host_space: Option<u64>,
+    /// The container's own, and the `status` of a process in it.
+    own: Option<(u64, String)>,
+    processes: Vec<ProcessTexts>,
+    /// Processes of which there was no room for words.
+    left_out: usize,
+}
+
+impl ContainerTexts {
+    /// Takes down what there is.
+    ///
+    /// # Errors
+    /// If it has ended, or its control group is not mounted here.
+    pub fn gather(found: &Foreign) -> io::Result<ContainerTexts> {
+        let path = found.cgroup.as_deref().unwrap_or_default();
+        let pid = found.pid;
+        let cgroup = Cgroup::of(pid, path).ok_or(io::ErrorKind::NotFound)?;
+        let of_first = |name: &str| text(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        let mut texts = ContainerTexts {
+            found: found.clone(),
+            books: cgroup.books(),
+            meminfo: text("/proc/meminfo").unwrap_or_default(),
+            loadavg: text("/proc/loadavg").unwrap_or_default(),
+            mountinfo: of_first("mountinfo"),
+            status: of_first("status"),
+            host_space: namespace(std::process::id()),
+            own: None,
+            processes: Vec::new(),
+            left_out: 0,
+        };
+        texts.gather_processes(&cgroup.processes());
+        Ok(texts)
     }
+
+    fn gather_processes(&mut self, in_cgroup: &BTreeSet<u32>) {
+        // The container's own namespace is the one of its first process that has not the host's.
+        let mut candidates = std::iter::once(self.found.pid).chain(in_cgroup.iter().copied());
+        self.own = candidates.find_map(|pid| {
+            let space = namespace(pid).filter(|space| Some(*space) != self.host_space)?;
+            Some((
+                space,
+                text(format!("/proc/{pid}/status")).unwrap_or_default(),
+            ))
+        });
+        let space = self.own.as_ref().map(|(space, _)| *space);
+        let in_space: BTreeSet<u32> = match space {
+            Some(space) => pids()
+                .into_iter()
+                .filter(|pid| namespace(*pid) == Some(space))
+                .collect(),
+            None => BTreeSet::new(),
+        };
+        let mut room = WORDS_BYTES_MAX;
+        for pid in in_cgroup.union(&in_space).take(PROCESSES_MAX) {
+            let Some(process) = process_texts(*pid, in_cgroup.contains(pid)) else {
+                continue;
+            };
+            let bytes = process.status.len() + process.command_line.len();
+            match room.checked_sub(bytes) {
+                Some(left) => {
+                    room = left;
+                    self.processes.push(process);
+                }
+                None => self.left_out += 1,
+            }
+        }
+    }
+
+    /// What was found of it.
+    pub fn found(&self) -> &Foreign {
+        &self.found
+    }
+
+    /// Reads them.
+    pub fn judge(&self) -> ContainerTruth {
+        let sees = self.sees();
+        let processes = self.processes();
+        let mut rows = vec![
+            memory(&sees, &self.books),
+            cpus(&sees, &self.books),
+            load(&sees, &processes),
+        ];
+        rows.push(limit(&self.books));
+        rows.extend(hidden(&processes));
+        ContainerTruth {
+            rows,
+            cgroup: self.books,
+            processes,
+            missing: self.missing(),
+        }
+    }
+
+    fn missing(&self) -> Vec<String> {
+        let hides = self.own.is_none().then(|| {
+            "processes that it hides: it has no PID namespace of its own, or that may not be seen (CAP_SYS_PTRACE)"
+                .to_owned()
+        });
+        let left_out = (self.left_out > 0).then(|| {
+            format!(
+                "{} of its processes: the words of the others are {} already",
+                self.left_out,
+                size(WORDS_BYTES_MAX as u64)
+            )
+        });
+        hides.into_iter().chain(left_out).collect()
+    }
+
+    fn sees(&self) -> Sees {
+        let has_own_view = self
+            .mountinfo
+            .lines()
+            .any(|line| line.split(' ').nth(4) == Some("/proc/meminfo"));
+        let total = line(&self.meminfo, "MemTotal:");
+        let total = total.and_then(|rest| rest.split(' ').next()?.parse().ok());
+        let load = self.loadavg.split(' ').next();
+        Sees {
+            memory_bytes: total.map(|kilobytes: u64| kilobytes.saturating_mul(1024)),
+            cpus: line(&self.status, "Cpus_allowed_list:").map(count_list),
+            load: load.and_then(|load| load.parse().ok()),
+            has_own_view,
+        }
+    }
+
+    fn processes(&self) -> Vec<ContainerProcess> {
+        let own = self.own.as_ref();
+        let depth = own.map_or(0, |(_, status)| numbers(status).len());
+        let space = own.map(|(space, _)| *space);
+        let process = |one: &ProcessTexts| {
+            let numbers = numbers(&one.status);
+            let is_below = numbers.len() > depth && one.space != self.host_space;
+            let is_own = one.space.is_none() || one.space == space;
+            let resident = line(&one.status, "VmRSS:");
+            let resident = resident.and_then(|rest| rest.split(' ').next()?.parse().ok());
+            let inner_pid = depth.checked_sub(1).and_then(|at| numbers.get(at));
+            ContainerProcess {
+                pid: one.pid,
+                inner_pid: inner_pid.filter(|_| space.is_some()).copied(),
+                uid: one.uid,
+                resident_bytes: resident.map(|kilobytes: u64| kilobytes.saturating_mul(1024)),
+                command: command(&one.command_line, &one.status),
+                is_shown: space.is_none() || is_own || is_below,
+                is_in_cgroup: one.is_in_cgroup,
+            }
+        };
+        self.processes.iter().map(process).collect()
+    }
+}
+
+/// None if it is gone.
+fn process_texts(pid: u32, is_in_cgroup: bool) -> Option<ProcessTexts> {
+    Some(ProcessTexts {
+        pid,
+        uid: fs::metadata(format!("/proc/{pid}")).ok()?.uid(),
+        space: namespace(pid),
+        is_in_cgroup,
+        status: text(format!("/proc/{pid}/status"))?,
+        command_line: text(format!("/proc/{pid}/cmdline")).unwrap_or_default(),
+    })
 }
 
 /// How many numbers are in a list such as `0-3,7`.
@@ -326,60 +473,8 @@ fn namespace(pid: u32) -> Option<u64> {
     Some(fs::metadata(format!("/proc/{pid}/ns/pid")).ok()?.ino())
 }
 
-fn processes(first: u32, cgroup: &Cgroup, missing: &mut Vec<String>) -> Vec<ContainerProcess> {
-    let in_cgroup = cgroup.processes();
-    let host = namespace(std::process::id());
-    // The container's own namespace is the one of its first process that has not the host's.
-    let candidates = std::iter::once(first).chain(in_cgroup.iter().copied());
-    let own = candidates
-        .filter_map(|pid| Some((namespace(pid)?, pid)))
-        .find(|(space, _)| Some(*space) != host);
-    if own.is_none() {
-        missing.push(
-            "processes that it hides: it has no PID namespace of its own, or that may not be seen (CAP_SYS_PTRACE)"
-                .to_owned(),
-        );
-    }
-    let depth = own.map_or(0, |(_, pid)| {
-        let status = text(format!("/proc/{pid}/status")).unwrap_or_default();
-        numbers(&status).len()
-    });
-    let space = own.map(|(space, _)| space);
-    let in_space: BTreeSet<u32> = match space {
-        Some(space) => pids()
-            .into_iter()
-            .filter(|pid| namespace(*pid) == Some(space))
-            .collect(),
-        None => BTreeSet::new(),
-    };
-    let all = in_cgroup.union(&in_space).take(PROCESSES_MAX);
-    all.filter_map(|pid| {
-        let status = text(format!("/proc/{pid}/status"))?;
-        let numbers = numbers(&status);
-        let has_space = namespace(*pid);
-        let is_below = numbers.len() > depth && has_space != host;
-        let is_shown = space.is_none() || has_space.is_none() || has_space == space || is_below;
-        let resident =
-            line(&status, "VmRSS:").and_then(|rest| rest.split(' ').next()?.parse().ok());
-        Some(ContainerProcess {
-            pid: *pid,
-            inner_pid: numbers
-                .get(depth.checked_sub(1)?)
-                .filter(|_| space.is_some())
-                .copied(),
-            uid: fs::metadata(format!("/proc/{pid}")).ok()?.uid(),
-            resident_bytes: resident.map(|kilobytes: u64| kilobytes.saturating_mul(1024)),
-            command: command(*pid, &status),
-            is_shown,
-            is_in_cgroup: in_cgroup.contains(pid),
-        })
-    })
-    .collect()
-}
-
-fn command(pid: u32, status: &str) -> String {
-    let words = text(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let words = words.trim_end_matches('\0').replace('\0', " ");
+fn command(command_line: &str, status: &str) -> String {
+    let words = command_line.trim_end_matches('\0').replace('\0', " ");
     match words.is_empty() {
         true => format!("[{}]", line(status, "Name:").unwrap_or_default()),
         false => words,
@@ -449,6 +544,70 @@ mod tests {
         assert!(rows[0].meaning.contains("8 (sleep)") && !rows[0].meaning.contains('7'));
         assert!(rows[1].meaning.contains("9 (sleep)"));
         assert_eq!(hidden(&all[..1])[0].verdict, Verdict::Agrees);
+    }
+
+    #[test]
+    fn what_was_taken_down_is_read_by_somebody_else() {
+        let process = |pid, space, status: &str, command_line: &str| ProcessTexts {
+            pid,
+            uid: 1000,
+            space: Some(space),
+            is_in_cgroup: true,
+            status: status.to_owned(),
+            command_line: command_line.to_owned(),
+        };
+        let inner = "Name:\tinit\nVmRSS:\t12 kB\nNSpid:\t10\t1\n";
+        let texts = ContainerTexts {
+            found: Foreign {
+                kind: fleet::foreign::Kind::Container,
+                name: "c".repeat(64),
+                runtime: None,
+                pid: 10,
+                uid: 0,
+                engine: Some("none".into()),
+                cpus: None,
+                uptime_seconds: None,
+                cpu_seconds: None,
+                memory_believed_bytes: None,
+                memory_held_bytes: None,
+                memory_swapped_bytes: None,
+                cgroup: None,
+                qmp: Vec::new(),
+            },
+            books: CgroupBooks::default(),
+            meminfo: "MemTotal:       1024 kB\n".to_owned(),
+            loadavg: "0.50 0 0 1/2 3".to_owned(),
+            mountinfo: String::new(),
+            status: "Cpus_allowed_list:\t0-3\n".to_owned(),
+            host_space: Some(1),
+            own: Some((7, inner.to_owned())),
+            processes: vec![
+                process(10, 7, inner, "/sbin/init\0--now\0"),
+                process(11, 1, "Name:\t\u{1b}[2J\nNSpid:\t11\n", ""),
+                process(12, 8, "Name:\tdeep\nNSpid:\t12\t2\t1\n", "deep\0"),
+            ],
+            left_out: 3,
+        };
+        let passed_on = serde_json::to_string(&texts).unwrap();
+        let texts: ContainerTexts = serde_json::from_str(&passed_on).unwrap();
+        let truth = texts.judge();
+        let seen: Vec<_> = truth
+            .processes
+            .iter()
+            .map(|one| (one.pid, one.inner_pid, one.is_shown, one.command.as_str()))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                (10, Some(1), true, "/sbin/init --now"),
+                (11, None, false, "[\u{1b}[2J]"),
+                (12, Some(2), true, "deep"),
+            ]
+        );
+        assert_eq!(truth.processes[0].resident_bytes, Some(12 << 10));
+        assert!(truth.missing[0].starts_with("3 of its processes"));
+        let sees = texts.sees();
+        assert_eq!((sees.memory_bytes, sees.cpus), (Some(1 << 20), Some(4)));
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! kernel decides ([`recognise()`]): it is found from memory alone, and the memory map that it got must be the candidate's.
 //!
 //! ```text
-//! file ──image::open──> Candidates ──┐
+//! file ──image::of_*──> Candidates ──┐
 //!                                    ├─recognise─> Guest (kernel, memory) ──> Look ──> commands
 //! process ──process::open──> Candidates ──┘
 //! ```
@@ -17,8 +17,8 @@
 //! **Invariants.** Nothing is written, stopped, traced or allocated: a page that its process never touched is not read through
 //! it, one in the host's swap is left there. No number of a file or a process is believed: lengths are compared with the
 //! file's, tables have an upper bound, and what is kept of them is bounded by constants, not by what they say.
-//! What opens files and processes is apart from what reads them ([`Candidate`] holds descriptors alone), so that the
-//! reading can move into a jail.
+//! What opens files and processes is apart from what reads them ([`ProcessReach`]; [`Candidate`] holds descriptors alone), so
+//! that the reading is done in a jail.
 
 mod container;
 pub mod image;
@@ -27,8 +27,11 @@ mod process;
 mod recognise;
 mod watcher;
 
-pub use container::{ContainerProcess, ContainerTruth, container};
+pub use container::{ContainerProcess, ContainerTexts, ContainerTruth};
 pub use image::{ImageError, ImageFormat, MemoryImage};
-pub use process::{ForeignProcess, ProcessGuestBooks, Qmp, QmpError, VcpuThread};
+pub use process::{
+    ForeignProcess, HostProcess, Mapping, ProcessGuestBooks, ProcessReach, ProcessText, Qmp,
+    QmpCommand, QmpError, QmpLink, QmpSocket, ThreadText, VcpuThread,
+};
 pub use recognise::{Candidate, ForeignGuest, recognise};
 pub use watcher::{ForeignAssessment, ForeignWatcher};

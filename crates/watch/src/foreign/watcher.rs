@@ -8,7 +8,7 @@ use insight::amounts::{size, time};
 use insight::verdict::{Claims, HostBook, READINGS_NEEDED, Reading, Row, Verdict, judge};
 use insight::{Cost, Limits, NotRecognised};
 
-use super::process::{ForeignProcess, ProcessGuestBooks};
+use super::process::{ForeignProcess, ProcessGuestBooks, ProcessReach};
 use super::recognise::{ForeignGuest, recognise};
 use crate::hidden;
 use crate::reading::kernel_book;
@@ -44,12 +44,12 @@ pub struct ForeignAssessment {
 }
 
 impl ForeignWatcher {
-    /// Opens the process of a VM and finds its kernel.
+    /// Finds the kernel of a VM whose process is reached so.
     ///
     /// # Errors
     /// If it has ended, or its memory may not be read.
-    pub fn connect(vm: Foreign) -> io::Result<ForeignWatcher> {
-        let mut process = ForeignProcess::open(vm)?;
+    pub fn connect(reach: Box<dyn ProcessReach>) -> io::Result<ForeignWatcher> {
+        let mut process = ForeignProcess::new(reach);
         let guest = meet(&mut process)?;
         Ok(ForeignWatcher {
             process,

@@ -1,27 +1,22 @@
 //! Containers: `mother truth`, `ps` and `inspect` of one.
 
-use fleet::foreign::{Foreign, Kind};
+use fleet::foreign::Foreign;
 use insight::amounts::size;
 use insight::verdict::{standing, worst};
-use watch::foreign::{ContainerProcess, ContainerTruth, container};
+use watch::foreign::{ContainerProcess, ContainerTruth};
 
 use super::Target;
-use super::open::{found, refused};
+use super::open::refused;
 use crate::answers::{self, TruthContainer};
 use crate::failure::Failure;
+use crate::observed;
 use crate::output::say;
 use crate::vm::verdicts::{rows, status, summary};
 use crate::vm::words::{columns, printable};
 
-/// Whether a container is meant.
-pub(in crate::vm) fn is_one(target: &Target) -> bool {
-    matches!(target, Target::Host(Kind::Container, _))
-}
-
 fn seen(target: &Target) -> Result<(Foreign, ContainerTruth), Failure> {
-    let found = found(target)?;
-    let truth = container(&found).map_err(|error| refused(target, &error))?;
-    Ok((found, truth))
+    let texts = observed::container().map_err(|error| refused(target, &error))?;
+    Ok((texts.found().clone(), texts.judge()))
 }
 
 /// What it believes, what it may have, and what comes of it; the exit status.

@@ -18,7 +18,7 @@ const LOADED: &str = "nobody says which kernel was loaded";
 
 /// Prints everything; the exit status: 4 if the kernel is not known.
 pub(in crate::vm) fn inspect(target: &Target, is_json: bool) -> Result<u8, Failure> {
-    if super::container::is_one(target) {
+    if target.is_container() {
         return super::container::truth(target, is_json);
     }
     let name = target.what();

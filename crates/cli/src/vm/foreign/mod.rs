@@ -7,7 +7,6 @@ mod open;
 mod orders;
 mod truth;
 
-use std::fs::File;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -16,7 +15,7 @@ use insight::{Look, Observed};
 use watch::foreign::ForeignGuest;
 
 use crate::failure::{Failure, ForeignFailure};
-use crate::observed::{Guests, Observation};
+use crate::observed::{Guests, Observation, Theirs};
 use crate::vm::process_table::print;
 
 pub(super) use inspect::inspect;
@@ -36,16 +35,42 @@ pub(super) struct MemoryArguments {
 }
 
 impl MemoryArguments {
-    /// The file, to be read in a jail. A snapshot, which is a folder, and what cannot be opened are left to the command.
-    pub(super) fn looks_into(&self) -> Option<Observation> {
-        let path = self.memory.as_deref()?;
-        let is_file = std::fs::metadata(path).is_ok_and(|it| it.is_file());
-        let file = is_file.then(|| File::open(path).ok()).flatten()?;
-        Some(Observation {
-            image: Some(file),
+    /// The file, or those of a snapshot, to be read in a jail.
+    fn looks_into(&self) -> Result<Option<Observation>, Failure> {
+        let Some(path) = &self.memory else {
+            return Ok(None);
+        };
+        Ok(Some(Observation {
+            image: open::files(path)?,
             ..Observation::to_see(Guests::Named(Vec::new()))
-        })
+        }))
     }
+}
+
+/// What a command reads of whom it is about: a file of memory, or whoever is called so.
+pub(super) fn looks_into(
+    name: Option<&str>,
+    memory: &MemoryArguments,
+) -> Result<Option<Observation>, Failure> {
+    match (memory.looks_into()?, name) {
+        (None, Some(name)) => looks_into_named(name),
+        (of_file, _) => Ok(of_file),
+    }
+}
+
+/// The same of one who is called so: a VM of Mother's, or one of somebody else, who is found and opened here.
+pub(super) fn looks_into_named(name: &str) -> Result<Option<Observation>, Failure> {
+    let Some(target) = Target::named(name) else {
+        return Ok(Guests::named(name).map(Observation::to_see));
+    };
+    let theirs = match target.is_container() {
+        true => Theirs::Container(Box::new(open::found(&target)?)),
+        false => Theirs::Process(Box::new(open::process(&target)?)),
+    };
+    Ok(Some(Observation {
+        theirs: Some(theirs),
+        ..Observation::to_see(Guests::Named(Vec::new()))
+    }))
 }
 
 /// Whom a command is about that is no VM of Mother's.
@@ -71,6 +96,11 @@ impl Target {
             .into_iter()
             .find(|known| known.as_str() == kind)?;
         Some(Target::Host(kind, word.to_owned()))
+    }
+
+    /// Whether a container is meant.
+    fn is_container(&self) -> bool {
+        matches!(self, Target::Host(Kind::Container, _))
     }
 
     /// As sentences have it.
@@ -112,7 +142,7 @@ pub(super) fn seen<T>(
 
 /// Prints the processes of a guest or a container; the exit status.
 pub(super) fn processes(target: &Target, is_json: bool) -> Result<u8, Failure> {
-    if container::is_one(target) {
+    if target.is_container() {
         return container::processes(target, is_json);
     }
     print(&seen(target, |look| look.processes())?, is_json)

@@ -1,12 +1,17 @@
 //! From what was typed to a guest with a kernel, or the reason why it has none.
 
 use std::error::Error;
+use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use fleet::foreign::{self, Foreign, Kind};
+use fleet::foreign::{self, Foreign};
 use insight::{Limits, NotRecognised};
-use watch::foreign::{ForeignGuest, ForeignWatcher, ImageError, ImageFormat, image, recognise};
+use rustix::fs::OFlags;
+use snapshot::MemoryParts;
+use watch::foreign::image::{self, ImageError, ImageFormat, MemoryImage};
+use watch::foreign::{ForeignGuest, ForeignWatcher, HostProcess, recognise};
 
 use super::Target;
 use crate::failure::Failure;
@@ -41,10 +46,10 @@ impl Opened {
     }
 }
 
-/// Opens whom a command is about.
+/// What a command is about, in the jail: whoever it is was opened before.
 pub(super) fn open(target: &Target) -> Result<Opened, Failure> {
     match target {
-        Target::Memory(path) => open_memory(target, path),
+        Target::Memory(_) => open_memory(target),
         Target::Host(..) => Ok(Opened::Process(Box::new(watch(target)?))),
     }
 }
@@ -63,17 +68,22 @@ pub(super) fn found(target: &Target) -> Result<Foreign, Failure> {
     })
 }
 
-/// Somebody who watches the VM that is meant.
+/// The process of the VM that is meant, opened with the rights of who asks.
+pub(super) fn process(target: &Target) -> Result<HostProcess, Failure> {
+    HostProcess::open(found(target)?).map_err(|error| refused(target, &error))
+}
+
+/// Somebody who watches the VM that is meant, in the jail.
 pub(super) fn watch(target: &Target) -> Result<ForeignWatcher, Failure> {
-    let vm = found(target)?;
-    if vm.kind == Kind::Container {
+    if target.is_container() {
         return Err(target.failed(
             "a container has no kernel of its own".to_owned(),
             Some("`mother truth container:NAME` says what it believes and what it has"),
             true,
         ));
     }
-    ForeignWatcher::connect(vm).map_err(|error| refused(target, &error))
+    let watcher = observed::process().and_then(ForeignWatcher::connect);
+    watcher.map_err(|error| refused(target, &error))
 }
 
 /// What is said of a process that has ended or may not be read.
@@ -82,30 +92,50 @@ pub(super) fn refused(target: &Target, error: &io::Error) -> Failure {
     target.failed(format!("its process cannot be read: {error}"), help, false)
 }
 
-fn open_memory(target: &Target, path: &Path) -> Result<Opened, Failure> {
-    // In the jail it is open already, and has no name.
-    let (image, is_missing) = match observed::about() {
-        Some(_) => (
-            observed::image()
-                .map_err(ImageError::Host)
-                .and_then(image::of_file),
-            false,
-        ),
-        None => (image::open(path), !path.exists()),
+/// Opens a file of memory, or those of a snapshot by its folder, and reads none of them.
+pub(super) fn files(path: &Path) -> Result<Vec<File>, Failure> {
+    let opened = match path.is_dir() {
+        true => MemoryParts::open(path)
+            .map(|parts| vec![parts.manifest, parts.memory])
+            .map_err(ImageError::Snapshot),
+        // What is no plain file is not waited for, and said to be none later.
+        false => OpenOptions::new()
+            .read(true)
+            .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+            .open(path)
+            .map(|file| vec![file])
+            .map_err(ImageError::Host),
     };
-    let image = image.map_err(|error| {
-        let help = match &error {
-            ImageError::Unsupported { help, .. } => Some(*help),
-            ImageError::Host(_) if is_missing => {
-                Some("name a file with a guest's memory, or the folder of a snapshot")
-            }
-            _ => None,
-        };
-        let is_bad_input = !matches!(error, ImageError::Host(_)) || is_missing;
-        let cause = error.source().map(|cause| format!(": {cause}"));
-        let why = format!("{error}{}", cause.unwrap_or_default());
-        target.failed(why, help, is_bad_input)
-    })?;
+    let target = Target::Memory(path.to_owned());
+    opened.map_err(|error| no_image(&target, &error, !path.exists()))
+}
+
+fn no_image(target: &Target, error: &ImageError, is_missing: bool) -> Failure {
+    let help = match error {
+        ImageError::Unsupported { help, .. } => Some(*help),
+        ImageError::Host(_) if is_missing => {
+            Some("name a file with a guest's memory, or the folder of a snapshot")
+        }
+        _ => None,
+    };
+    let is_bad_input = !matches!(error, ImageError::Host(_)) || is_missing;
+    let cause = error.source().map(|cause| format!(": {cause}"));
+    let why = format!("{error}{}", cause.unwrap_or_default());
+    target.failed(why, help, is_bad_input)
+}
+
+/// Reads what is open already.
+fn read_image() -> Result<MemoryImage, ImageError> {
+    let mut files = observed::image()?;
+    match (files.pop(), files.pop()) {
+        (Some(memory), Some(manifest)) => image::of_snapshot(MemoryParts { manifest, memory }),
+        (Some(file), None) => image::of_file(file),
+        (None, _) => Err(ImageError::Host(io::ErrorKind::NotFound.into())),
+    }
+}
+
+fn open_memory(target: &Target) -> Result<Opened, Failure> {
+    let image = read_image().map_err(|error| no_image(target, &error, false))?;
     let extents = image.candidates.first().map(|first| first.memory.extents());
     let sizes = extents.iter().flatten().map(|extent| extent.len_bytes);
     Ok(Opened::Memory {

@@ -4,7 +4,7 @@
 use std::io;
 
 use fleet::foreign::{Cgroup, Foreign, Kind};
-use watch::foreign::{Qmp, QmpError};
+use watch::foreign::{Qmp, QmpCommand, QmpError};
 
 use super::Target;
 use super::open::found;
@@ -73,8 +73,8 @@ fn by_qmp(target: &Target, found: &Foreign, order: Order) -> Result<(), Failure>
         ));
     };
     let command = match order {
-        Order::Pause => "stop",
-        Order::Resume => "cont",
+        Order::Pause => QmpCommand::Stop,
+        Order::Resume => QmpCommand::Continue,
     };
     let asked = Qmp::connect(path).and_then(|mut qmp| qmp.ask(command));
     asked.map(|_| ()).map_err(|error| {

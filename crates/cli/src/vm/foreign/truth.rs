@@ -24,7 +24,7 @@ const CLEAR: &str = "\x1b[H\x1b[J";
 
 /// Prints the table; the exit status.
 pub(in crate::vm) fn truth(target: &Target, is_on: bool, is_json: bool) -> Result<u8, Failure> {
-    if container::is_one(target) {
+    if target.is_container() {
         return container::truth(target, is_json);
     }
     let mut watcher = watch(target)?;

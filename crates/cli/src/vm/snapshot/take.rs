@@ -20,7 +20,7 @@ use snapshot::{
     CHUNK_BYTES, CHUNK_PAGES, Disk, DiskHow, Draft, ImageRole, Kind, MANIFEST_FORMAT, Manifest,
     MemorySummary, MemoryWriter, PAGE_BYTES, Part, Shelf, Snapshot,
 };
-use watch::{LiveMemory, Observer};
+use watch::LiveMemory;
 use x86::Gpa;
 
 use super::still::Still;
@@ -28,9 +28,9 @@ use super::{disks, ground};
 use crate::answers::{self, TakenDisk, TakenSnapshot};
 use crate::daemon::declared_by_daemon;
 use crate::failure::Failure;
+use crate::observed;
 use crate::output::say;
 use crate::progress::Measured;
-use crate::vm::observe::cache;
 use crate::vm::orders::{check_alive, kill_one};
 use crate::vm::rest::Rest;
 use crate::vm::words::find;
@@ -180,7 +180,7 @@ impl Taking {
         let mut draft = begin(&shelf, to, &vm.name)?;
         let still = Still::hold(&one);
         // The first look at a kernel takes long; a guest that has an agent need not wait for it.
-        let reseeds = still.is_ok() || reseeds(&inventory, &vm.name);
+        let reseeds = still.is_ok() || observed::reseeds(&inventory, &vm.name)?;
         if self.needs_reseed && !reseeds {
             return Err(Failure::Clone {
                 name: vm.name.to_string(),
@@ -465,20 +465,6 @@ impl Runs<'_> {
     fn made(&self, disk: &DiskPlan) -> bool {
         self.cache.is_of_a_run(&self.origin.folder.join(&disk.path))
     }
-}
-
-/// Whether the guest's kernel has the driver that looks at the machine's generation (Linux, drivers/virt/vmgenid.c): by its
-/// own symbols, read from outside.
-fn reseeds(inventory: &Inventory, name: &VmName) -> bool {
-    let observer = Observer::connect(inventory.record(name), cache());
-    let looked = observer.and_then(|mut observer| {
-        let seen = observer.observe()?;
-        let is_it = |name: &[u8]| name.starts_with(b"vmgenid_");
-        Ok(seen
-            .kernel
-            .is_ok_and(|kernel| kernel.linked_symbols().any(|(_, _, name)| is_it(name))))
-    });
-    looked.unwrap_or(false)
 }
 
 /// A draft under the name that was asked for, or the first one that is free.

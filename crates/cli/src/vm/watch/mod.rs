@@ -90,7 +90,8 @@ impl WatchArguments {
             },
             output: None,
             follows: Some((Box::new(Follows::new(policy, &self.journal()?)?), text)),
-            image: None,
+            image: Vec::new(),
+            theirs: None,
             screen: None,
         })
     }

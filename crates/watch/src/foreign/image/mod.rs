@@ -22,7 +22,6 @@ mod tests;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::Arc;
 
 use ::snapshot::SnapshotError;
@@ -102,21 +101,12 @@ pub struct MemoryImage {
     pub told: Option<VmCoreInfo>,
 }
 
-/// Opens a file of memory, or the folder of a snapshot.
+pub use self::snapshot::of_snapshot;
+
+/// The memory in a file.
 ///
 /// # Errors
 /// If it is none, or not one that can be read.
-pub fn open(path: &Path) -> Result<MemoryImage, ImageError> {
-    if path.is_dir() {
-        return snapshot::open(path);
-    }
-    of_file(File::open(path)?)
-}
-
-/// The same of a file that is open.
-///
-/// # Errors
-/// As [`open`].
 pub fn of_file(file: File) -> Result<MemoryImage, ImageError> {
     let metadata = file.metadata()?;
     if !metadata.is_file() {

@@ -1,11 +1,10 @@
 //! Snapshots of Mother's (crate `snapshot`): memory in chunks, one behind the other as the memory file of the VM has them,
 //! which goes on at 4 GiB behind the hole.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use insight::Extent;
-use snapshot::{CHUNK_BYTES, MemoryReader, PAGE_BYTES, Shelf};
+use snapshot::{CHUNK_BYTES, MemoryParts, MemoryReader, PAGE_BYTES};
 use x86::Gpa;
 
 use super::super::recognise::Candidate;
@@ -47,10 +46,12 @@ impl Pieces for Chunks {
     }
 }
 
-/// The memory of the snapshot in this folder.
-pub(super) fn open(path: &Path) -> Result<MemoryImage, ImageError> {
-    let snapshot = Shelf::at(path.parent().unwrap_or(path)).open(&absolute(path)?)?;
-    let reader = snapshot.memory()?;
+/// The memory in these files of a snapshot.
+///
+/// # Errors
+/// If they are damaged where that can be seen at once.
+pub fn of_snapshot(parts: MemoryParts) -> Result<MemoryImage, ImageError> {
+    let reader = parts.read()?;
     let len_bytes = reader.page_count() * PAGE_BYTES as u64;
     let low = len_bytes.min(HOLE);
     let stretches = [(0, low), (HIGH, len_bytes - low)];
@@ -70,9 +71,4 @@ pub(super) fn open(path: &Path) -> Result<MemoryImage, ImageError> {
         }],
         told: None,
     })
-}
-
-/// A path, which a word without a slash is not.
-fn absolute(path: &Path) -> Result<String, ImageError> {
-    Ok(std::path::absolute(path)?.to_string_lossy().into_owned())
 }

@@ -1,16 +1,15 @@
 //! What the host knows of another hypervisor's VM: its memory, its vCPUs' threads, its I/O; and what QMP adds where it is free.
 
 use std::io;
-use std::path::Path;
 
-use fleet::foreign::{Foreign, Kind, ProcessBooks};
+use fleet::foreign::Kind;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::files::ProcessFiles;
 use super::maps::{Mapping, held};
-use super::qmp::{Qmp, QmpError};
+use super::qmp::{Qmp, QmpCommand, QmpError, QmpLink};
+use super::reach::{ProcessReach, ProcessText, ThreadText};
 
 /// A vCPU's thread.
 #[derive(Clone, Copy, Debug, PartialEq, JsonSchema, Serialize)]
@@ -69,20 +68,16 @@ struct Told {
     why_not: Option<String>,
 }
 
-pub(super) fn books(
-    vm: &Foreign,
-    files: &ProcessFiles,
-    ram: &[Mapping],
-) -> io::Result<ProcessGuestBooks> {
-    let held = held(&files.text("smaps")?, ram);
-    let process = ProcessBooks::of(vm.pid);
-    let told = told(vm);
-    let io = files.text("io").unwrap_or_default();
+pub(super) fn books(reach: &dyn ProcessReach, ram: &[Mapping]) -> io::Result<ProcessGuestBooks> {
+    let held = held(&reach.text(ProcessText::Smaps)?, ram);
+    let process = reach.costs()?;
+    let told = told(reach);
+    let io = reach.text(ProcessText::Io).unwrap_or_default();
     let number = |key: &str| {
         let line = io.lines().find_map(|line| line.strip_prefix(key))?;
         line.trim().parse().ok()
     };
-    let vcpus = vcpus(files, &told.threads)?;
+    let vcpus = vcpus(&reach.threads()?, &told.threads);
     let mut missing: Vec<String> = told.why_not.into_iter().collect();
     if vcpus.is_empty() {
         missing.push(
@@ -110,31 +105,32 @@ pub(super) fn books(
 }
 
 /// Asks QMP, if there is a socket and nobody holds it.
-fn told(vm: &Foreign) -> Told {
+fn told(reach: &dyn ProcessReach) -> Told {
     let not = |why: &str| Told {
         why_not: Some(format!("pauses, resets and the balloon: {why}")),
         ..Told::default()
     };
-    if vm.kind == Kind::Libvirt {
+    if reach.vm().kind == Kind::Libvirt {
         return not("libvirt holds its QMP socket; ask `virsh domstats`");
     }
-    let Some(path) = vm.qmp.first() else {
-        return not("it has no QMP socket; `-qmp unix:PATH,server=on,wait=off` gives it one");
-    };
-    ask(path).unwrap_or_else(|error| not(&error.to_string()))
+    match reach.qmp() {
+        Ok(Some(link)) => ask(link).unwrap_or_else(|error| not(&error.to_string())),
+        Ok(None) => not("it has no QMP socket; `-qmp unix:PATH,server=on,wait=off` gives it one"),
+        Err(error) => not(&QmpError::Host(error).to_string()),
+    }
 }
 
-fn ask(path: &Path) -> Result<Told, QmpError> {
-    let mut qmp = Qmp::connect(path)?;
-    let status = qmp.ask("query-status")?;
-    let cpus = qmp.ask("query-cpus-fast")?;
+fn ask(link: Box<dyn QmpLink>) -> Result<Told, QmpError> {
+    let mut qmp = Qmp::over(link)?;
+    let status = qmp.ask(QmpCommand::Status)?;
+    let cpus = qmp.ask(QmpCommand::Cpus)?;
     let threads = cpus.as_array().into_iter().flatten().filter_map(|cpu| {
         let number = |key: &str| u32::try_from(cpu.get(key)?.as_u64()?).ok();
         Some((number("cpu-index")?, number("thread-id")?))
     });
     let threads = threads.collect();
     // A VM without a balloon refuses.
-    let balloon = match qmp.ask("query-balloon") {
+    let balloon = match qmp.ask(QmpCommand::Balloon) {
         Ok(balloon) => Some(balloon),
         Err(QmpError::Refused(_)) => None,
         Err(error) => return Err(error),
@@ -152,41 +148,32 @@ fn ask(path: &Path) -> Result<Told, QmpError> {
 }
 
 /// Threads of vCPUs: those that QMP names, else those whose name says so.
-fn vcpus(files: &ProcessFiles, told: &[(u32, u32)]) -> io::Result<Vec<VcpuThread>> {
-    let mut found = Vec::new();
-    for name in files.names("task")? {
-        let Ok(tid) = name.parse::<u32>() else {
-            continue;
-        };
-        let by_told = told.iter().find(|(_, thread)| *thread == tid);
-        let vcpu_id = match by_told {
-            Some((vcpu_id, _)) => Some(*vcpu_id),
-            None if told.is_empty() => files
-                .text(&format!("task/{name}/comm"))
-                .ok()
-                .and_then(|comm| vcpu_of(comm.trim_end())),
-            None => None,
-        };
-        let Some(vcpu_id) = vcpu_id else {
-            continue;
-        };
-        // Run, ready to run, how often (kernel documentation, scheduler/sched-stats).
-        let Ok(text) = files.text(&format!("task/{name}/schedstat")) else {
-            continue;
-        };
-        let mut numbers = text.split_whitespace().map(str::parse::<u64>);
-        let (Some(Ok(run)), Some(Ok(wait))) = (numbers.next(), numbers.next()) else {
-            continue;
-        };
-        found.push(VcpuThread {
-            vcpu_id,
-            tid,
-            run_seconds: run as f64 / 1e9,
-            wait_seconds: wait as f64 / 1e9,
-        });
-    }
+fn vcpus(threads: &[ThreadText], told: &[(u32, u32)]) -> Vec<VcpuThread> {
+    let mut found: Vec<VcpuThread> = threads
+        .iter()
+        .filter_map(|thread| vcpu(thread, told))
+        .collect();
     found.sort_by_key(|thread| thread.vcpu_id);
-    Ok(found)
+    found
+}
+
+fn vcpu(thread: &ThreadText, told: &[(u32, u32)]) -> Option<VcpuThread> {
+    let by_told = told.iter().find(|(_, tid)| *tid == thread.tid);
+    let vcpu_id = match by_told {
+        Some((vcpu_id, _)) => *vcpu_id,
+        None if told.is_empty() => vcpu_of(thread.comm.trim_end())?,
+        None => return None,
+    };
+    // Run, ready to run, how often (kernel documentation, scheduler/sched-stats).
+    let mut numbers = thread.schedstat.split_whitespace().map(str::parse::<u64>);
+    let run = numbers.next()?.ok()?;
+    let wait = numbers.next()?.ok()?;
+    Some(VcpuThread {
+        vcpu_id,
+        tid: thread.tid,
+        run_seconds: run as f64 / 1e9,
+        wait_seconds: wait as f64 / 1e9,
+    })
 }
 
 /// The number in a thread's name: QEMU's `CPU 0/KVM`, Firecracker's `fc_vcpu 0`, Cloud Hypervisor's `vcpu0`, crosvm's

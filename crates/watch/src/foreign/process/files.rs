@@ -4,8 +4,11 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 
 use rustix::fs::{AtFlags, Mode, OFlags, open, openat, statat};
+
+use super::maps::Mapping;
 
 /// The longest text that is read: a process may have as many mappings as it likes.
 const TEXT_MAX: u64 = 64 << 20;
@@ -36,11 +39,42 @@ impl ProcessFiles {
         )?))
     }
 
-    /// A text of it.
-    pub(super) fn text(&self, name: &str) -> io::Result<String> {
+    /// What is in a file of it.
+    pub(super) fn bytes(&self, name: &str) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         self.file(name)?.take(TEXT_MAX).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// The beginning of a short text of it.
+    pub(super) fn words(&self, name: &str, max_bytes: u64) -> io::Result<String> {
+        let mut bytes = Vec::new();
+        self.file(name)?.take(max_bytes).read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// The file behind a shared mapping, by a descriptor of the process's.
+    pub(super) fn behind(&self, mapping: &Mapping) -> io::Result<File> {
+        let is_it = |file: &File| {
+            let metadata = file.metadata();
+            metadata.is_ok_and(|it| it.ino() == mapping.inode && it.len() >= mapping.end_in_file())
+        };
+        let by_descriptor = self.descriptors().find_map(|name| {
+            let inode = self.inode(&name).ok()?;
+            if inode != mapping.inode {
+                return None;
+            }
+            self.file(&name).ok().filter(&is_it)
+        });
+        if let Some(file) = by_descriptor {
+            return Ok(file);
+        }
+        let name = format!("map_files/{:x}-{:x}", mapping.start, mapping.end());
+        let file = self.file(&name)?;
+        match is_it(&file) {
+            true => Ok(file),
+            false => Err(io::Error::other("its mappings change")),
+        }
     }
 
     /// Names of what is in a folder of it.
@@ -53,13 +87,13 @@ impl ProcessFiles {
     }
 
     /// Its descriptors, as names of files.
-    pub(super) fn descriptors(&self) -> impl Iterator<Item = String> {
+    fn descriptors(&self) -> impl Iterator<Item = String> {
         let names = self.names("fd").unwrap_or_default().into_iter();
         names.map(|name| format!("fd/{name}"))
     }
 
     /// The number of the file that a descriptor is of.
-    pub(super) fn metadata(&self, name: &str) -> io::Result<u64> {
+    fn inode(&self, name: &str) -> io::Result<u64> {
         Ok(statat(&self.folder, name, AtFlags::empty())?.st_ino)
     }
 }

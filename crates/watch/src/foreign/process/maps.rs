@@ -1,5 +1,7 @@
 //! Mappings of a process (proc(5), `/proc/PID/maps` and `smaps`), and which of them may be a guest's RAM.
 
+use serde::{Deserialize, Serialize};
+
 /// Most mappings that are kept.
 const MAPPINGS_MAX: usize = 1 << 17;
 /// Most mappings that are put together.
@@ -8,10 +10,13 @@ const STEPS_MAX: usize = 1 << 20;
 const LOW_BYTES_MAX: u64 = 3 << 30;
 
 /// A mapping that can be read and written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Mapping {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mapping {
+    /// Its first address.
     pub start: u64,
+    /// How long it is.
     pub len_bytes: u64,
+    /// Whether others may see what is written.
     pub is_shared: bool,
     /// The number of the file behind it; none of what is anonymous.
     pub inode: u64,

@@ -1,7 +1,8 @@
 //! The memory of another process's guest, and what the host knows of that process.
 //!
-//! Everything is opened first and read through descriptors: the process's folder in `/proc`, its memory, its page map. All
-//! of them are of that process alone, whoever has its number later; when it ends, reading ends.
+//! Everything is opened by somebody who may ([`ProcessReach`]) and read through descriptors: texts of the process's folder in
+//! `/proc`, its memory, its page map. All of them are of that process alone, whoever has its number later; when it ends,
+//! reading ends.
 //!
 //! ```text
 //! maps ──mappings that may be RAM──> layouts ──> Candidates
@@ -15,9 +16,9 @@ mod files;
 mod maps;
 mod memory;
 mod qmp;
+mod reach;
 
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use fleet::foreign::Foreign;
@@ -25,10 +26,10 @@ use insight::{FileMemory, FileSlot, Memory};
 use x86::Gpa;
 
 pub use books::{ProcessGuestBooks, VcpuThread};
-pub use qmp::{Qmp, QmpError};
+pub use maps::Mapping;
+pub use qmp::{Qmp, QmpCommand, QmpError, QmpLink, QmpSocket};
+pub use reach::{HostProcess, ProcessReach, ProcessText, ThreadText};
 
-use self::files::ProcessFiles;
-use self::maps::Mapping;
 use self::memory::ProcessMemory;
 use super::layout::{Layout, layouts};
 use super::recognise::Candidate;
@@ -44,8 +45,7 @@ const HIGH: u64 = 4 << 30;
 
 /// A process of another hypervisor, opened.
 pub struct ForeignProcess {
-    vm: Foreign,
-    files: ProcessFiles,
+    reach: Box<dyn ProcessReach>,
     /// What each candidate is made of.
     tried: Vec<(Arc<dyn Memory>, Vec<Mapping>)>,
     /// The mappings that are RAM, as far as that is known.
@@ -61,23 +61,18 @@ enum Backing {
 }
 
 impl ForeignProcess {
-    /// Opens the process of a VM.
-    ///
-    /// # Errors
-    /// If it is gone, or belongs to somebody else.
-    pub fn open(vm: Foreign) -> io::Result<ForeignProcess> {
-        let files = ProcessFiles::open(vm.pid)?;
-        Ok(ForeignProcess {
-            vm,
-            files,
+    /// A process that is reached so.
+    pub fn new(reach: Box<dyn ProcessReach>) -> ForeignProcess {
+        ForeignProcess {
+            reach,
             tried: Vec::new(),
             ram: Vec::new(),
-        })
+        }
     }
 
     /// What was found of it.
     pub fn vm(&self) -> &Foreign {
-        &self.vm
+        self.reach.vm()
     }
 
     /// Its RAM, in each way that it may be laid out.
@@ -85,8 +80,8 @@ impl ForeignProcess {
     /// # Errors
     /// If its memory may not be read.
     pub fn candidates(&mut self) -> io::Result<Vec<Candidate>> {
-        let mappings = maps::mappings(&self.files.text("maps")?);
-        let ram = maps::ram(&mappings, self.vm.memory_believed_bytes, RAM_BYTES_MIN);
+        let mappings = maps::mappings(&self.reach.text(ProcessText::Maps)?);
+        let ram = maps::ram(&mappings, self.vm().memory_believed_bytes, RAM_BYTES_MIN);
         let mut found = Vec::new();
         for mapping in ram.iter().take(MAPPINGS_MAX) {
             for layout in layouts(mapping.len_bytes, 0, false) {
@@ -144,11 +139,10 @@ impl ForeignProcess {
         };
         let slots: Vec<FileSlot> = layout.slots.iter().map(place).collect();
         let memory: Arc<dyn Memory> = match backing {
-            Backing::Process => Arc::new(ProcessMemory::new(
-                self.files.file("mem")?,
-                self.files.file("pagemap")?,
-                slots,
-            )),
+            Backing::Process => {
+                let [mem, pagemap] = self.reach.memory()?;
+                Arc::new(ProcessMemory::new(mem, pagemap, slots))
+            }
             Backing::File(file) => Arc::new(FileMemory::new(file, slots)),
         };
         let mappings = parts.iter().map(|part| (*part).clone());
@@ -161,26 +155,7 @@ impl ForeignProcess {
         if !mapping.is_shared {
             return Ok(Backing::Process);
         }
-        let is_it = |file: &std::fs::File| {
-            let metadata = file.metadata();
-            metadata.is_ok_and(|it| it.ino() == mapping.inode && it.len() >= mapping.end_in_file())
-        };
-        let by_descriptor = self.files.descriptors().find_map(|name| {
-            let metadata = self.files.metadata(&name).ok()?;
-            if metadata != mapping.inode {
-                return None;
-            }
-            self.files.file(&name).ok().filter(&is_it)
-        });
-        if let Some(file) = by_descriptor {
-            return Ok(Backing::File(file));
-        }
-        let name = format!("map_files/{:x}-{:x}", mapping.start, mapping.end());
-        let file = self.files.file(&name)?;
-        match is_it(&file) {
-            true => Ok(Backing::File(file)),
-            false => Err(io::Error::other("its mappings change")),
-        }
+        self.reach.behind(mapping).map(Backing::File)
     }
 
     /// What the host has in its books of it.
@@ -188,7 +163,7 @@ impl ForeignProcess {
     /// # Errors
     /// If it has ended.
     pub fn books(&self) -> io::Result<ProcessGuestBooks> {
-        books::books(&self.vm, &self.files, &self.ram)
+        books::books(&*self.reach, &self.ram)
     }
 }
 

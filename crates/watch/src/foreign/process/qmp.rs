@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;
 
@@ -35,9 +36,93 @@ pub enum QmpError {
     Refused(String),
 }
 
-/// A connection.
-pub struct Qmp {
+/// What is said to QEMU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum QmpCommand {
+    /// That there is somebody: nothing is answered before.
+    Begin,
+    /// Whether the VM runs.
+    Status,
+    /// Which threads its vCPUs are.
+    Cpus,
+    /// What its balloon leaves it.
+    Balloon,
+    /// Stop it.
+    Stop,
+    /// Let it go on.
+    Continue,
+}
+
+impl QmpCommand {
+    fn word(self) -> &'static str {
+        match self {
+            QmpCommand::Begin => "qmp_capabilities",
+            QmpCommand::Status => "query-status",
+            QmpCommand::Cpus => "query-cpus-fast",
+            QmpCommand::Balloon => "query-balloon",
+            QmpCommand::Stop => "stop",
+            QmpCommand::Continue => "cont",
+        }
+    }
+
+    /// Whether nothing changes by it.
+    pub fn is_question(self) -> bool {
+        !matches!(self, QmpCommand::Stop | QmpCommand::Continue)
+    }
+}
+
+/// A connection, or somebody who has one.
+pub trait QmpLink: Send {
+    /// The next line, which nobody has read yet.
+    ///
+    /// # Errors
+    /// If none comes in time.
+    fn line(&mut self) -> io::Result<Vec<u8>>;
+
+    /// Says something.
+    ///
+    /// # Errors
+    /// What the host says.
+    fn say(&mut self, command: QmpCommand) -> io::Result<()>;
+}
+
+/// A connection of this process's.
+pub struct QmpSocket {
     stream: BufReader<UnixStream>,
+}
+
+impl QmpSocket {
+    /// Connects. Whether somebody greets is seen by the first line.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn connect(path: &Path) -> io::Result<QmpSocket> {
+        let stream = UnixStream::connect(path)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(QmpSocket {
+            stream: BufReader::new(stream),
+        })
+    }
+}
+
+impl QmpLink for QmpSocket {
+    fn line(&mut self) -> io::Result<Vec<u8>> {
+        let mut line = Vec::new();
+        let mut bounded = (&mut self.stream).take(LINE_MAX);
+        bounded.read_until(b'\n', &mut line)?;
+        Ok(line)
+    }
+
+    fn say(&mut self, command: QmpCommand) -> io::Result<()> {
+        let text = format!("{}\n", json!({ "execute": command.word() }));
+        self.stream.get_mut().write_all(text.as_bytes())
+    }
+}
+
+/// A conversation.
+pub struct Qmp {
+    link: Box<dyn QmpLink>,
 }
 
 impl Qmp {
@@ -46,12 +131,15 @@ impl Qmp {
     /// # Errors
     /// [`QmpError`].
     pub fn connect(path: &Path) -> Result<Qmp, QmpError> {
-        let stream = UnixStream::connect(path)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        let mut qmp = Qmp {
-            stream: BufReader::new(stream),
-        };
+        Qmp::over(Box::new(QmpSocket::connect(path)?))
+    }
+
+    /// Begins to speak over a connection, if somebody greets there.
+    ///
+    /// # Errors
+    /// [`QmpError`].
+    pub fn over(link: Box<dyn QmpLink>) -> Result<Qmp, QmpError> {
+        let mut qmp = Qmp { link };
         let greeting = qmp.line().map_err(|error| match error {
             QmpError::Host(error) if is_timeout(&error) => QmpError::Taken,
             error => error,
@@ -59,24 +147,21 @@ impl Qmp {
         if greeting.get("QMP").is_none() {
             return Err(QmpError::Strange);
         }
-        qmp.ask("qmp_capabilities")?;
+        qmp.ask(QmpCommand::Begin)?;
         Ok(qmp)
     }
 
     fn line(&mut self) -> Result<Value, QmpError> {
-        let mut line = Vec::new();
-        let mut bounded = (&mut self.stream).take(LINE_MAX);
-        bounded.read_until(b'\n', &mut line)?;
+        let line = self.link.line()?;
         serde_json::from_slice(&line).map_err(|_| QmpError::Strange)
     }
 
-    /// Has a command without arguments done; its answer.
+    /// Has a command done; its answer.
     ///
     /// # Errors
     /// [`QmpError`].
-    pub fn ask(&mut self, command: &str) -> Result<Value, QmpError> {
-        let text = format!("{}\n", json!({ "execute": command }));
-        self.stream.get_mut().write_all(text.as_bytes())?;
+    pub fn ask(&mut self, command: QmpCommand) -> Result<Value, QmpError> {
+        self.link.say(command)?;
         for _ in 0..LINES_MAX {
             let mut answer = self.line()?;
             if let Some(value) = answer.get_mut("return") {
@@ -118,7 +203,7 @@ mod tests {
                 let _ = reader.read_line(&mut String::new());
             }
         });
-        let answer = Qmp::connect(&path).and_then(|mut qmp| qmp.ask("query-status"));
+        let answer = Qmp::connect(&path).and_then(|mut qmp| qmp.ask(QmpCommand::Status));
         server.join().unwrap();
         answer
     }
