@@ -12,7 +12,7 @@ use crate::output::say;
 
 /// Commands that take names of VMs that run, and those that take any.
 const OF_RUNNING: [&str; 17] = [
-    "exec", "stop", "kill", "pause", "resume", "switch", "balloon", "limit", "console", "attach",
+    "stop", "kill", "pause", "resume", "switch", "balloon", "limit", "console", "attach", "exec",
     "ps", "truth", "dmesg", "hooks", "trace", "link", "watch",
 ];
 /// What `mother run` makes itself, beside what `mother images -q` lists.

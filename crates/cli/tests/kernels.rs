@@ -83,6 +83,11 @@ fn a_process_that_was_taken_out_of_the_kernels_books_is_found() {
 }
 
 #[test]
+fn a_process_that_is_just_being_made_is_not_told_as_hidden() {
+    with_default_guest(&["--memory", "256M"], liars::forking);
+}
+
+#[test]
 fn a_kernel_that_is_not_mapped_while_processes_run_is_recognised_all_the_same() {
     with_default_guest_and("pti=on", &["--memory", "256M"], liars::isolated);
 }

@@ -150,6 +150,57 @@ pub fn hidden_processes(guest: &mut Guest) {
     }
 }
 
+/// A process in the moment of its making: its task is its parent's copy, down to the stack, and in no book yet.
+pub fn forking(guest: &mut Guest) {
+    let kernel = guest.attach(None).unwrap();
+    let pid = pid_of(guest, "echo $$");
+    let parent = seen(&kernel, pid).unwrap();
+    guest.mother(&["pause", "seen"]);
+    let (size, taken) = look(&kernel, &[], |look| {
+        let cache = read(look, kernel.address("task_struct_cachep").unwrap());
+        let size = read(look, place(&kernel, cache, "kmem_cache", "size")) & 0xffff_ffff;
+        let processes = look.processes().into_value().unwrap();
+        let taken: Vec<u64> = processes.iter().map(|process| process.address).collect();
+        (size, taken)
+    });
+    let memory = guest.memory_for_writing();
+    let copied = look(&kernel, &[], |look| {
+        look.physical(Gva(parent)).map(|gpa| {
+            let mut bytes = vec![0; size as usize];
+            memory.read_exact_at(&mut bytes, gpa.0).unwrap();
+            bytes
+        })
+    });
+    let copied = copied.unwrap();
+    // Places beside it where a task can be made and none is: there one with a stack of its own would be told.
+    let beside = (1..=16).flat_map(|n| [parent + n * size, parent.wrapping_sub(n * size)]);
+    let mut tried = 0;
+    for address in beside.filter(|address| !taken.contains(address)) {
+        let Ok(gpa) = look(&kernel, &[], |look| look.physical(Gva(address))) else {
+            continue;
+        };
+        let mut before = vec![0; size as usize];
+        memory.read_exact_at(&mut before, gpa.0).unwrap();
+        memory.write_all_at(&copied, gpa.0).unwrap();
+        let as_copy = hidden(guest, &kernel, Depth::Slabs);
+        let stack = place(&kernel, address, "task_struct", "stack");
+        let stopped_at = place(&kernel, address, "task_struct", "thread.sp");
+        look(&kernel, &[], |look| {
+            const ELSEWHERE: u64 = 1 << 20;
+            for at in [stack, stopped_at] {
+                write(guest, look, at, read(look, at) + ELSEWHERE);
+            }
+        });
+        let as_task = hidden(guest, &kernel, Depth::Slabs);
+        memory.write_all_at(&before, gpa.0).unwrap();
+        assert_eq!(as_copy, [], "at {address:#x}");
+        tried += usize::from(as_task.iter().any(|task| task.address == address));
+    }
+    guest.mother(&["resume", "seen"]);
+    assert!(tried > 0, "no place was found where a task is made");
+    assert!(guest.ask("ps").contains("sh"), "the guest lives on");
+}
+
 /// What is asked of a guest that no longer answers.
 fn still_answers(guest: &Guest, kernel: &Kernel, log: &str) {
     let registers = guest.registers();

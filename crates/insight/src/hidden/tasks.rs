@@ -38,6 +38,8 @@ impl Books {
 struct Body {
     pid: i32,
     comm: String,
+    /// Where its stack begins.
+    stack: u64,
     /// It can run.
     is_alive: bool,
 }
@@ -85,7 +87,7 @@ impl Look<'_> {
                 Err(_) => continue,
             };
             // A task that has ended, or is being made, is in no book for a while.
-            if is_decoy || body.is_alive {
+            if is_decoy || body.is_alive && !self.is_being_copied(address, &body, &again) {
                 hidden.push(HiddenTask {
                     pid: body.pid,
                     comm: body.comm,
@@ -131,6 +133,17 @@ impl Look<'_> {
             .collect()
     }
 
+    /// Whether a task is its original's copy and nothing of its own yet: until it is given a stack it has the original's
+    /// (`dup_task_struct`, kernel/fork.c), with where that one stopped last, and so looks as alive. For as long as the
+    /// kernel looks for room for a stack nothing else tells them apart, and two tasks that run share none.
+    fn is_being_copied(&self, task: u64, body: &Body, books: &Books) -> bool {
+        let stack_of = |task: &u64| self.member("task_struct", Gva(*task), "stack").ok();
+        let in_both = books.listed.iter().filter(|task| books.numbers(task));
+        in_both
+            .filter(|original| **original != task)
+            .any(|original| stack_of(original) == Some(body.stack))
+    }
+
     /// Number, name and life of a task. Whether it lives is not asked of what it could deny without dying (its number, its
     /// place in books): a task that can run has a stack of its own, and where it stopped last is on it, as that is what it
     /// goes on from (`__switch_to_asm`, arch/x86/entry/entry_64.S). A copy that is being made has its original's, one that
@@ -149,6 +162,7 @@ impl Look<'_> {
         Ok(Body {
             pid: object.i32("pid")?,
             comm: object.text("comm")?,
+            stack,
             is_alive: has_stack && state & (DEAD | NEW) == 0 && !has_ended,
         })
     }
