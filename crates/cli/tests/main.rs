@@ -13,6 +13,7 @@ mod again;
 mod app;
 mod bad_input;
 mod balloon;
+mod cloud_image;
 mod config;
 mod devices;
 mod disks;

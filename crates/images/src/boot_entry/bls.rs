@@ -50,7 +50,11 @@ pub(super) fn entries(files: &dyn Files, folder: &str) -> Vec<Entry> {
 
 fn entry(stem: &str, text: &str) -> Option<Entry> {
     let (id, tries) = match stem.rsplit_once('+') {
-        Some((id, tries)) if tries.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-') => {
+        Some((id, tries))
+            if tries
+                .bytes()
+                .all(|byte| byte.is_ascii_digit() || byte == b'-') =>
+        {
             (id, Some(tries))
         }
         _ => (stem, None),
@@ -73,7 +77,9 @@ fn entry(stem: &str, text: &str) -> Option<Entry> {
             "machine-id" => value.clone_into(&mut entry.machine_id),
             "linux" => value.clone_into(&mut entry.linux),
             // GRUB lets one line name several.
-            "initrd" => entry.initrds.extend(value.split_whitespace().map(str::to_owned)),
+            "initrd" => entry
+                .initrds
+                .extend(value.split_whitespace().map(str::to_owned)),
             "options" => entry.options.push(value.to_owned()),
             "architecture" if !value.eq_ignore_ascii_case(ARCHITECTURE) => return None,
             _ => {}

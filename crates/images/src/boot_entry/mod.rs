@@ -17,6 +17,8 @@ mod version;
 mod volume;
 
 #[cfg(test)]
+mod disk_tests;
+#[cfg(test)]
 mod tests;
 
 use std::fs::File;
@@ -140,10 +142,7 @@ struct Place {
 ///
 /// # Errors
 /// [`BootError`], if it has none that can be used.
-pub fn read_boot_entry(
-    disk: &Rc<dyn ReadDisk>,
-    onto: BootOnto,
-) -> Result<Bootable, BootError> {
+pub fn read_boot_entry(disk: &Rc<dyn ReadDisk>, onto: BootOnto) -> Result<Bootable, BootError> {
     let parts = partitions(disk).map_err(|error| BootError::Disk(words(&error.to_string())))?;
     let mut volumes = Vec::new();
     let mut unread = Vec::new();
@@ -186,7 +185,10 @@ fn entry(volumes: &[&dyn Files]) -> Option<(Found, Place)> {
 /// What starts by itself among files in memory: for tests and for who feeds this with what somebody has changed. Each volume is
 /// a list of paths with contents.
 pub fn entry_of_files(volumes: &[Vec<(&str, &[u8])>]) -> Option<(String, String)> {
-    let volumes: Vec<volume::InMemory> = volumes.iter().map(|files| files.as_slice().into()).collect();
+    let volumes: Vec<volume::InMemory> = volumes
+        .iter()
+        .map(|files| files.as_slice().into())
+        .collect();
     let files: Vec<&dyn Files> = volumes.iter().map(|volume| volume as &dyn Files).collect();
     let (found, _) = entry(&files)?;
     Some((found.title, found.cmdline))
@@ -211,10 +213,15 @@ fn nothing(volumes: &[Volume], parts: &[Partition], unread: Vec<String>) -> Boot
         return BootError::Unread(words(&unread.join(", ")));
     }
     let seen = match (volumes, parts) {
-        ([], [only]) if only.number.is_none() => "it has no partitions and no file system that is known".to_owned(),
+        ([], [only]) if only.number.is_none() => {
+            "it has no partitions and no file system that is known".to_owned()
+        }
         ([], _) => "none of its partitions has a file system that is known".to_owned(),
         _ => {
-            let names: Vec<String> = volumes.iter().map(|it| format!("{} on {}", it.kind(), it.name())).collect();
+            let names: Vec<String> = volumes
+                .iter()
+                .map(|it| format!("{} on {}", it.kind(), it.name()))
+                .collect();
             format!("{} was looked through", names.join(", "))
         }
     };
@@ -234,7 +241,10 @@ fn copy_out(
         what: words(&what),
     };
     if found.cmdline.len() > CMDLINE_BYTES_MAX {
-        return Err(bad(format!("its command line has {} bytes", found.cmdline.len())));
+        return Err(bad(format!(
+            "its command line has {} bytes",
+            found.cmdline.len()
+        )));
     }
     if found.initrds.len() > INITRDS_MAX {
         return Err(bad(format!("it has {} initrds", found.initrds.len())));
@@ -253,12 +263,18 @@ fn copy_out(
     for place in &found.initrds {
         copied(place, &mut initrd)?;
         // The kernel looks for the next archive where a word begins.
-        initrd.align().map_err(|error| BootError::Spool(error.to_string()))?;
+        initrd
+            .align()
+            .map_err(|error| BootError::Spool(error.to_string()))?;
     }
     Ok(BootEntry {
         source: words(&shown(&source)),
         kernel: words(&shown(&found.kernel)),
-        initrds: found.initrds.iter().map(|place| words(&shown(place))).collect(),
+        initrds: found
+            .initrds
+            .iter()
+            .map(|place| words(&shown(place)))
+            .collect(),
         cmdline: found.cmdline,
         title,
     })

@@ -6,7 +6,9 @@ type Volumes<'a> = Vec<Vec<(&'a str, &'a [u8])>>;
 
 fn check(volumes: &Volumes<'_>, expected: Option<(&str, &str)>) {
     let found = entry_of_files(volumes);
-    let found = found.as_ref().map(|(title, cmdline)| (title.as_str(), cmdline.as_str()));
+    let found = found
+        .as_ref()
+        .map(|(title, cmdline)| (title.as_str(), cmdline.as_str()));
     assert_eq!(found, expected);
 }
 
@@ -109,8 +111,14 @@ fn what_was_said_to_be_next_or_was_saved_is_started() {
         let config = ("/boot/grub/grub.cfg", text.as_bytes());
         check(&vec![vec![config, environment]], Some(expected));
     };
-    let old = ("Debian GNU/Linux, with Linux 6.1.0-25", "root=PARTUUID=aa-bb ro old");
-    let new = ("Debian GNU/Linux, with Linux 6.1.0-26", "root=PARTUUID=aa-bb ro new");
+    let old = (
+        "Debian GNU/Linux, with Linux 6.1.0-25",
+        "root=PARTUUID=aa-bb ro old",
+    );
+    let new = (
+        "Debian GNU/Linux, with Linux 6.1.0-26",
+        "root=PARTUUID=aa-bb ro new",
+    );
     with("# GRUB Environment Block\nnext_entry=1>1\n####", "0", old);
     with(
         "# GRUB Environment Block\nsaved_entry=gnulinux-advanced-1111>gnulinux-6.1.0-25-advanced-1111\n####",
@@ -118,11 +126,17 @@ fn what_was_said_to_be_next_or_was_saved_is_started() {
         old,
     );
     with("", "1", new);
-    with("", "Advanced options for Debian GNU/Linux>Debian GNU/Linux, with Linux 6.1.0-25", old);
+    with(
+        "",
+        "Advanced options for Debian GNU/Linux>Debian GNU/Linux, with Linux 6.1.0-25",
+        old,
+    );
     // What is not there is the first one.
     let (title, _) = entry_of_files(&[vec![(
         "/boot/grub/grub.cfg",
-        DEBIAN.replace("set default=\"0\"", "set default=\"7>3\"").as_bytes(),
+        DEBIAN
+            .replace("set default=\"0\"", "set default=\"7>3\"")
+            .as_bytes(),
     )]])
     .unwrap();
     assert_eq!(title, "Debian GNU/Linux");
@@ -173,7 +187,10 @@ blscfg
     );
     let mut with_saved = boot;
     with_saved.push(("/grub2/grubenv", saved));
-    check(&vec![esp, with_saved], Some(("Fedora (6.9.9-100)", options)));
+    check(
+        &vec![esp, with_saved],
+        Some(("Fedora (6.9.9-100)", options)),
+    );
 }
 
 #[test]
@@ -200,10 +217,22 @@ fn entries_without_grub_are_in_the_order_of_their_specification() {
     let of = |loader: &'static [u8], expected: (&str, &str)| {
         let files: Vec<(&str, &[u8])> = vec![
             ("/loader/loader.conf", loader),
-            ("/loader/entries/a.conf", b"title A\nsort-key z\nversion 1\nlinux /a\noptions a\n"),
-            ("/loader/entries/b1.conf", b"title B1\nsort-key b\nversion 1\nlinux /b\noptions b\noptions c\n"),
-            ("/loader/entries/b2+0-3.conf", b"title B2\nsort-key b\nversion 2\nlinux /b\n"),
-            ("/loader/entries/c.conf", b"title C\narchitecture aa64\nlinux /c\n"),
+            (
+                "/loader/entries/a.conf",
+                b"title A\nsort-key z\nversion 1\nlinux /a\noptions a\n",
+            ),
+            (
+                "/loader/entries/b1.conf",
+                b"title B1\nsort-key b\nversion 1\nlinux /b\noptions b\noptions c\n",
+            ),
+            (
+                "/loader/entries/b2+0-3.conf",
+                b"title B2\nsort-key b\nversion 2\nlinux /b\n",
+            ),
+            (
+                "/loader/entries/c.conf",
+                b"title C\narchitecture aa64\nlinux /c\n",
+            ),
             ("/loader/entries/d.conf", b"title D\nefi /d.efi\n"),
         ];
         check(&vec![files], Some(expected));

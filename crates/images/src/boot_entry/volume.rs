@@ -7,9 +7,9 @@ use std::rc::Rc;
 use ext4_view::{Ext4, Ext4Read};
 use fatfs::{FileSystem, FsOptions};
 
+use super::CONFIG_BYTES_MAX;
 use super::disk::{ReadDisk, Section};
 use super::partitions::Partition;
-use super::CONFIG_BYTES_MAX;
 
 /// Entries of a folder that are looked at.
 const ENTRIES_MAX: usize = 1024;
@@ -102,7 +102,9 @@ impl Volume {
             let opened = Ext4::load(Box::new(Ext4Section(section)));
             return opened
                 .map(|system| volume(System::Ext4(system)))
-                .map_err(|_| Unread::Foreign("an ext4 file system that is damaged or of a newer kind"));
+                .map_err(|_| {
+                    Unread::Foreign("an ext4 file system that is damaged or of a newer kind")
+                });
         }
         if let Some((what, ..)) = FOREIGN.iter().find(|(_, at, mark)| has(*at, mark)) {
             return Err(Unread::Foreign(what));
@@ -202,7 +204,8 @@ impl Files for Volume {
             System::Ext4(system) => system.symlink_metadata(path).is_ok(),
             System::Fat(system) => {
                 let path = path.trim_start_matches('/');
-                system.root_dir().open_file(path).is_ok() || system.root_dir().open_dir(path).is_ok()
+                system.root_dir().open_file(path).is_ok()
+                    || system.root_dir().open_dir(path).is_ok()
             }
         }
     }
@@ -273,7 +276,11 @@ impl Files for InMemory<'_> {
     }
 
     fn list(&self, path: &str) -> Vec<String> {
-        let within = |name: &&&str| name.strip_prefix(path)?.strip_prefix('/').map(str::to_owned);
+        let within = |name: &&&str| {
+            name.strip_prefix(path)?
+                .strip_prefix('/')
+                .map(str::to_owned)
+        };
         let names = self.0.keys().filter_map(|name| within(&name));
         names.filter(|name| !name.contains('/')).collect()
     }

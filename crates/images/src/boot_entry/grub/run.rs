@@ -33,10 +33,36 @@ const VARIABLES: [(&str, &str); 10] = [
 
 /// Succeed and do nothing here.
 const HARMLESS: [&str; 31] = [
-    ":", "true", "insmod", "rmmod", "export", "echo", "save_env", "serial", "terminal",
-    "terminal_input", "terminal_output", "terminfo", "clear", "sleep", "play", "loadfont",
-    "background_image", "background_color", "gfxmode", "videoinfo", "keymap", "lsmod", "ls",
-    "increment", "decrement", "set_vendor", "devicetree", "acpi", "authenticate", "password",
+    ":",
+    "true",
+    "insmod",
+    "rmmod",
+    "export",
+    "echo",
+    "save_env",
+    "serial",
+    "terminal",
+    "terminal_input",
+    "terminal_output",
+    "terminfo",
+    "clear",
+    "sleep",
+    "play",
+    "loadfont",
+    "background_image",
+    "background_color",
+    "gfxmode",
+    "videoinfo",
+    "keymap",
+    "lsmod",
+    "ls",
+    "increment",
+    "decrement",
+    "set_vendor",
+    "devicetree",
+    "acpi",
+    "authenticate",
+    "password",
     "password_pbkdf2",
 ];
 
@@ -171,7 +197,10 @@ impl<'a> Run<'a> {
                 true
             }
             Statement::While(is_until, condition, block) => {
-                while self.steps_left > 0 && !self.is_returning && self.block(condition) != *is_until {
+                while self.steps_left > 0
+                    && !self.is_returning
+                    && self.block(condition) != *is_until
+                {
                     self.steps_left = self.steps_left.saturating_sub(1);
                     self.block(block);
                 }
@@ -299,7 +328,15 @@ impl<'a> Run<'a> {
         let mut all = Vec::new();
         let mut total_bytes = 0;
         for word in words {
-            let splits = |piece: &Piece| matches!(piece, Piece::Variable { is_quoted: false, .. });
+            let splits = |piece: &Piece| {
+                matches!(
+                    piece,
+                    Piece::Variable {
+                        is_quoted: false,
+                        ..
+                    }
+                )
+            };
             let text = self.text(word);
             total_bytes += text.len();
             if total_bytes > 4 * VALUE_BYTES_MAX {
@@ -379,7 +416,9 @@ impl<'a> Run<'a> {
                 "--class" | "--users" | "--hotkey" | "--source" => {
                     words.next();
                 }
-                option if option.starts_with("--id=") => option["--id=".len()..].clone_into(&mut id),
+                option if option.starts_with("--id=") => {
+                    option["--id=".len()..].clone_into(&mut id)
+                }
                 option if option.starts_with("--") => {}
                 _ if title.is_none() => title = Some(word.clone()),
                 _ => {}
@@ -457,7 +496,11 @@ impl<'a> Run<'a> {
             "fs_label" => files.label() == **wanted,
             _ => files.is_there(&format!("/{}", wanted.trim_start_matches('/'))),
         };
-        let found = self.volumes.iter().find(is_it).map(|files| files.grub_name());
+        let found = self
+            .volumes
+            .iter()
+            .find(is_it)
+            .map(|files| files.grub_name());
         match found {
             Some(device) => {
                 self.set(&variable, device);
@@ -519,7 +562,10 @@ impl<'a> Run<'a> {
         let volumes: Vec<usize> = volumes.chain([self.home]).collect();
         let found = volumes.iter().find_map(|volume| {
             let of = |folder: &&str| bls::entries(self.volumes[*volume], folder);
-            let found = bls::FOLDERS.iter().map(|it| of(&it)).find(|it| !it.is_empty());
+            let found = bls::FOLDERS
+                .iter()
+                .map(|it| of(&it))
+                .find(|it| !it.is_empty());
             found.map(|entries| (*volume, entries))
         });
         let Some((volume, mut entries)) = found else {
@@ -528,13 +574,22 @@ impl<'a> Run<'a> {
         bls::sort_as_grub(&mut entries);
         for entry in entries {
             let level = self.level(&[entry.title.clone(), "--id".to_owned(), entry.id.clone()]);
-            let initrds = entry.initrds.iter().flat_map(|path| self.variables_in(path));
+            let initrds = entry
+                .initrds
+                .iter()
+                .flat_map(|path| self.variables_in(path));
             let initrds: Vec<String> = initrds.collect();
-            let options = entry.options.iter().flat_map(|text| self.variables_in(text));
+            let options = entry
+                .options
+                .iter()
+                .flat_map(|text| self.variables_in(text));
             let found = Found {
                 title: entry.title,
                 kernel: bls::place(self.volumes, volume, &entry.linux),
-                initrds: initrds.iter().map(|path| bls::place(self.volumes, volume, path)).collect(),
+                initrds: initrds
+                    .iter()
+                    .map(|path| bls::place(self.volumes, volume, path))
+                    .collect(),
                 cmdline: options.collect::<Vec<_>>().join(" "),
             };
             self.add(level, Start::Entry(Box::new(found)));
