@@ -435,12 +435,8 @@ impl ImageFailure {
     /// Whether what was asked for is wrong, and not the host.
     fn is_bad_input(&self) -> bool {
         match self {
-            ImageFailure::Debian(_)
-            | ImageFailure::Overlay(_)
-            | ImageFailure::Boot {
-                source: BootError::Reader(_) | BootError::Spool(_),
-                ..
-            } => false,
+            ImageFailure::Debian(_) | ImageFailure::Overlay(_) => false,
+            ImageFailure::Boot { source, .. } => source.is_bad_input(),
             ImageFailure::Container { source, .. } | ImageFailure::Pulled { source, .. } => {
                 source.is_bad_input()
             }
@@ -478,7 +474,7 @@ impl ImageFailure {
             ImageFailure::Debian(DebianError::Apt(_)) => {
                 "Debian images are made with the host's apt and its mirrors"
             }
-            ImageFailure::Boot { source, .. } => return about_boot(source),
+            ImageFailure::Boot { source, .. } => return hints::about_boot(source),
             ImageFailure::CommandMissing(_) => "say it: mother run IMAGE -- PROGRAM ARGUMENTS",
             ImageFailure::AlreadyKept(_) => "leave `--keep` out",
             _ => return None,
@@ -499,25 +495,6 @@ fn refused(problem: &serve::Problem) -> Vec<String> {
         .chain(place)
         .chain(complaints)
         .collect()
-}
-
-/// What to do about a disk that says nowhere how it is started.
-fn about_boot(error: &BootError) -> Option<String> {
-    let bring = "say what to start: `--kernel FILE --initrd FILE --cmdline \"root=/dev/vda1 ro console=ttyS0\"`";
-    Some(match error {
-        BootError::UefiOnly(_) => {
-            format!("Mother has no UEFI firmware; if there is a Linux on it, {bring}")
-        }
-        BootError::Unread(_) => format!(
-            "boot entries are read from ext2 to ext4 and vfat; copy kernel and initrd out of it and {bring}"
-        ),
-        BootError::Nothing(_) => format!("name a disk with a Linux on it, or {bring}"),
-        BootError::BadEntry { .. } => format!("put it right in the disk's own menu, or {bring}"),
-        BootError::Spool(_) => {
-            "kernel and initrd are copied to the cache's folder: make room there".to_owned()
-        }
-        BootError::Disk(_) | BootError::Reader(_) => return None,
-    })
 }
 
 /// What to do about a container image that cannot be used.

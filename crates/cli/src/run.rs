@@ -61,9 +61,7 @@ pub fn run(arguments: &RunArguments) -> Result<u8, Failure> {
         boot,
     } = wanted(asked, arguments, &user)?;
     let origin = VmOrigin {
-        words: std::env::args_os()
-            .map(|word| word.to_string_lossy().into_owned())
-            .collect(),
+        words: typed(),
         folder: std::env::current_dir().unwrap_or_default(),
         asked: as_asked,
         given,
@@ -106,6 +104,14 @@ pub fn run(arguments: &RunArguments) -> Result<u8, Failure> {
     } else {
         with_streams(order, has_program)
     }
+}
+
+/// The words of this command.
+fn typed() -> Vec<String> {
+    let words = std::env::args_os();
+    words
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect()
 }
 
 /// Has a VM go on from a snapshot, with its console here or left running.

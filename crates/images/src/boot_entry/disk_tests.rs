@@ -99,7 +99,8 @@ fn ext4(files: &[(&str, &[u8])]) -> Vec<u8> {
 /// What a disk starts, and what was copied of it.
 fn read(file: File) -> (Result<Bootable, BootError>, Vec<u8>, Vec<u8>) {
     let disk: Rc<dyn ReadDisk> = Rc::new(OfFile(file));
-    let (mut kernel, mut initrd) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+    let mut kernel = tempfile::tempfile().unwrap();
+    let mut initrd = tempfile::tempfile().unwrap();
     let onto = BootOnto {
         kernel: kernel.try_clone().unwrap(),
         initrd: initrd.try_clone().unwrap(),

@@ -122,6 +122,13 @@ pub enum BootError {
     Spool(String),
 }
 
+impl BootError {
+    /// Whether it is the disk that is wrong, and not the host.
+    pub fn is_bad_input(&self) -> bool {
+        !matches!(self, BootError::Reader(_) | BootError::Spool(_))
+    }
+}
+
 /// An entry before its files are looked for: a path with the number of the volume that it is on.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 struct Found {

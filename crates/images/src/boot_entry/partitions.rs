@@ -100,7 +100,8 @@ fn gpt(disk: &Rc<dyn ReadDisk>, sector_bytes: u64) -> io::Result<Option<Vec<Part
             if !matches!(read, Some(Ok(()))) {
                 break;
             }
-            let (first, last) = (number64(&entry, 32), number64(&entry, 40));
+            let first = number64(&entry, 32);
+            let last = number64(&entry, 40);
             let is_used = entry[..16] != [0; 16] && first > 0 && first <= last && last < sectors;
             if is_used {
                 parts.push(Partition {

@@ -161,7 +161,8 @@ blscfg
              $tuned_initrd\noptions $kernelopts console='ttyS0' $tuned_params\ngrub_users $grub_users\n"
         )
     };
-    let (old, new) = (entry("6.9.9-100"), entry("6.10.2-200"));
+    let old = entry("6.9.9-100");
+    let new = entry("6.10.2-200");
     let rescue = entry("0-rescue");
     let saved = b"# GRUB Environment Block\nsaved_entry=abc-6.9.9-100\n#########";
     let boot: Vec<(&str, &[u8])> = vec![

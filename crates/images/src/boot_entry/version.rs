@@ -4,7 +4,8 @@ use std::cmp::Ordering;
 
 /// Compares two versions: parts of digits as numbers, parts of letters as texts, `~` before everything, `^` behind the end.
 pub(super) fn compare(one: &str, other: &str) -> Ordering {
-    let (mut one, mut other) = (one.as_bytes(), other.as_bytes());
+    let mut one = one.as_bytes();
+    let mut other = other.as_bytes();
     loop {
         one = skip(one);
         other = skip(other);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::script::{Block, Statement, parse};
+use super::test::Look;
 use super::words::{Piece, Word};
 use super::{Level, MenuEntry, Start, test};
 use crate::boot_entry::volume::Files;
@@ -377,14 +378,8 @@ impl<'a> Run<'a> {
         self.volumes.iter().position(is_it)
     }
 
-    /// Whether a file is there.
-    pub(super) fn is_there(&self, path: &str) -> bool {
-        let Place { volume, path } = self.place(path);
-        self.volumes[volume].is_there(&path)
-    }
-
     /// A file's bytes.
-    pub(super) fn read(&self, path: &str) -> Option<Vec<u8>> {
+    fn read(&self, path: &str) -> Option<Vec<u8>> {
         let Place { volume, path } = self.place(path);
         self.volumes[volume].read(&path)
     }
@@ -618,4 +613,15 @@ fn escaped(line: &str) -> String {
         text.push(c);
     }
     text
+}
+
+impl Look for Run<'_> {
+    fn is_there(&self, path: &str) -> bool {
+        let Place { volume, path } = self.place(path);
+        self.volumes[volume].is_there(&path)
+    }
+
+    fn has_bytes(&self, path: &str) -> bool {
+        self.read(path).is_some_and(|bytes| !bytes.is_empty())
+    }
 }

@@ -1,25 +1,32 @@
 //! GRUB's `test`, which is `[` too (GRUB manual, "test").
 
-use super::run::Run;
+/// Looks at files by GRUB's words for them.
+pub(super) trait Look {
+    /// Whether something is there.
+    fn is_there(&self, path: &str) -> bool;
+
+    /// Whether there is a file with something in it.
+    fn has_bytes(&self, path: &str) -> bool;
+}
 
 /// Whether an expression holds. What makes no sense does not.
-pub(super) fn holds(run: &Run<'_>, words: &[String]) -> bool {
+pub(super) fn holds(files: &dyn Look, words: &[String]) -> bool {
     let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
     // `-o` binds less than `-a`.
     if let Some(at) = joint(&words, "-o") {
         let (one, other) = words.split_at(at);
-        return part(run, one) || holds_of(run, &other[1..]);
+        return part(files, one) || holds_of(files, &other[1..]);
     }
     if words.first() == Some(&"!") {
         words.remove(0);
-        return !holds_of(run, &words);
+        return !holds_of(files, &words);
     }
-    part(run, &words)
+    part(files, &words)
 }
 
-fn holds_of(run: &Run<'_>, words: &[&str]) -> bool {
+fn holds_of(files: &dyn Look, words: &[&str]) -> bool {
     let owned: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-    holds(run, &owned)
+    holds(files, &owned)
 }
 
 /// Where a word joins two expressions: not where it could be what is compared.
@@ -28,17 +35,17 @@ fn joint(words: &[&str], sign: &str) -> Option<usize> {
     (at > 0 && at + 1 < words.len()).then_some(at)
 }
 
-fn part(run: &Run<'_>, words: &[&str]) -> bool {
+fn part(files: &dyn Look, words: &[&str]) -> bool {
     if let Some(at) = joint(words, "-a") {
-        return part(run, &words[..at]) && part(run, &words[at + 1..]);
+        return part(files, &words[..at]) && part(files, &words[at + 1..]);
     }
     let number = |text: &str| text.trim().parse::<i64>().unwrap_or(0);
     match words {
-        ["!", rest @ ..] => !part(run, rest),
+        ["!", rest @ ..] => !part(files, rest),
         ["-z", text] => text.is_empty(),
         ["-n", text] => !text.is_empty(),
-        ["-e" | "-f" | "-d", path] => run.is_there(path),
-        ["-s", path] => run.read(path).is_some_and(|bytes| !bytes.is_empty()),
+        ["-e" | "-f" | "-d", path] => files.is_there(path),
+        ["-s", path] => files.has_bytes(path),
         [text] => !text.is_empty(),
         [one, "=" | "==", other] => one == other,
         [one, "!=", other] => one != other,
