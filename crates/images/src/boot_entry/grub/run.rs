@@ -557,10 +557,7 @@ impl<'a> Run<'a> {
         let volumes: Vec<usize> = volumes.chain([self.home]).collect();
         let found = volumes.iter().find_map(|volume| {
             let of = |folder: &&str| bls::entries(self.volumes[*volume], folder);
-            let found = bls::FOLDERS
-                .iter()
-                .map(|it| of(&it))
-                .find(|it| !it.is_empty());
+            let found = bls::FOLDERS.iter().map(of).find(|it| !it.is_empty());
             found.map(|entries| (*volume, entries))
         });
         let Some((volume, mut entries)) = found else {
