@@ -25,7 +25,7 @@ pub use observe::{
     HostBooks, MemoryBook, MemoryView, PagingBook, SelectorsView, SlotView, TableView, VcpuBook,
     VcpuView,
 };
-pub use origin::VmOrigin;
+pub use origin::{BootChoice, VmOrigin};
 pub use spec::{
     AgentWish, BadText, ByteRate, ByteSize, Complaint, ConsoleKind, CountRate, CpuLimit, CpuWeight,
     DiskFormat, DiskSerial, DiskSpec, EgressPlace, EgressRule, EgressSpec, EngineWish, Forward,

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::spec::VmSpec;
@@ -18,6 +19,24 @@ pub struct VmOrigin {
     pub asked: VmSpec,
     /// The same with what Mother put beside it: kernel, initrd, disks of images, the network that images have.
     pub given: VmSpec,
+    /// What its disk was started by, if that was a boot entry of the disk's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<BootChoice>,
+}
+
+/// The boot entry of a disk that a VM was started by. All of it is in the disk's own words.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct BootChoice {
+    /// What the disk's menu calls it.
+    pub title: String,
+    /// The file that it is in, and on which partition.
+    pub source: String,
+    /// The kernel, and on which partition.
+    pub kernel: String,
+    /// Initial RAM disks, in their order.
+    pub initrds: Vec<String>,
+    /// The kernel's command line, with what Mother added to it.
+    pub cmdline: String,
 }
 
 #[cfg(test)]
@@ -38,6 +57,13 @@ mod tests {
                 forwards: vec!["8080:80".parse().unwrap()],
                 ..VmSpec::default()
             },
+            boot: Some(BootChoice {
+                title: "Debian".to_owned(),
+                source: "/boot/grub/grub.cfg on partition 1".to_owned(),
+                kernel: "/vmlinuz on partition 1".to_owned(),
+                initrds: Vec::new(),
+                cmdline: "ro".to_owned(),
+            }),
         };
         let text = serde_json::to_string(&origin).unwrap();
         assert_eq!(serde_json::from_str::<VmOrigin>(&text).unwrap(), origin);

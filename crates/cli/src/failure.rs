@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use api::{NameError, VmName};
 use devices::virtio::blk::OverlayError;
 use fleet::{ClientError, InventoryError};
-use images::{AppImageError, CacheError, ContainerError, DebianError, FileError, StoreError};
+use images::{
+    AppImageError, BootError, CacheError, ContainerError, DebianError, FileError, StoreError,
+};
 use machine::SpecErrors;
 use policy::PolicyError;
 use registry::{BadReference, RegistryError};
@@ -374,6 +376,14 @@ pub enum ImageFailure {
         /// What is wrong with it.
         source: ContainerError,
     },
+    /// A disk that says nowhere how it is started.
+    #[error("cannot start from the disk {}", .path.display())]
+    Boot {
+        /// The disk's image.
+        path: PathBuf,
+        /// What was found, or not found.
+        source: BootError,
+    },
     /// Names and folders of images.
     #[error(transparent)]
     Store(StoreError),
@@ -426,6 +436,7 @@ impl ImageFailure {
     fn is_bad_input(&self) -> bool {
         match self {
             ImageFailure::Debian(_) | ImageFailure::Overlay(_) => false,
+            ImageFailure::Boot { source, .. } => source.is_bad_input(),
             ImageFailure::Container { source, .. } | ImageFailure::Pulled { source, .. } => {
                 source.is_bad_input()
             }
@@ -463,6 +474,7 @@ impl ImageFailure {
             ImageFailure::Debian(DebianError::Apt(_)) => {
                 "Debian images are made with the host's apt and its mirrors"
             }
+            ImageFailure::Boot { source, .. } => return hints::about_boot(source),
             ImageFailure::CommandMissing(_) => "say it: mother run IMAGE -- PROGRAM ARGUMENTS",
             ImageFailure::AlreadyKept(_) => "leave `--keep` out",
             _ => return None,

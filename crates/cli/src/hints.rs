@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use images::BootError;
 use registry::Reference;
 
 use crate::answers::{Failed, Problem};
@@ -234,6 +235,25 @@ pub fn about_path(path: &Path) -> Option<String> {
         "as a file it is not there, and as an image of a registry it is written wrongly: {}",
         wrong.what
     ))
+}
+
+/// What to do about a disk that says nowhere how it is started.
+pub fn about_boot(error: &BootError) -> Option<String> {
+    let bring = "say what to start: `--kernel FILE --initrd FILE --cmdline \"root=/dev/vda1 ro console=ttyS0\"`";
+    Some(match error {
+        BootError::UefiOnly(_) => {
+            format!("Mother has no UEFI firmware; if there is a Linux on it, {bring}")
+        }
+        BootError::Unread(_) => format!(
+            "boot entries are read from ext2 to ext4 and vfat; copy kernel and initrd out of it and {bring}"
+        ),
+        BootError::Nothing(_) => format!("name a disk with a Linux on it, or {bring}"),
+        BootError::BadEntry { .. } => format!("put it right in the disk's own menu, or {bring}"),
+        BootError::Spool(_) => {
+            "kernel and initrd are copied to the cache's folder: make room there".to_owned()
+        }
+        BootError::Disk(_) | BootError::Reader(_) => return None,
+    })
 }
 
 #[cfg(test)]

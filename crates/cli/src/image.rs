@@ -5,9 +5,12 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use api::{DiskFormat, DiskSerial, DiskSpec, MemorySize, VmName, VmSpec};
+use api::{BootChoice, DiskFormat, DiskSerial, DiskSpec, MemorySize, PartialSpec, VmName, VmSpec};
 use devices::virtio::blk::{ImageFormat, create_overlay};
-use images::{Cache, DebianRelease, GuestCommand, Image, ImageKind, Kept, RunFolder, Store};
+use images::{
+    BootEntry, Bootable, Cache, DebianRelease, GuestCommand, Image, ImageKind, Kept, RunFolder,
+    Store,
+};
 use machine::{HostFindings, VmPlan, plan};
 use registry::{Reference, Shelf};
 use runner::Held;
@@ -59,6 +62,8 @@ pub struct PlannedImage {
     pub is_kept: bool,
     /// What it stands on.
     pub held: Held,
+    /// The disk's own boot entry, if it is started by one.
+    pub boot: Option<BootChoice>,
 }
 
 /// What an overlay lies over, held so that nobody removes it.
@@ -277,6 +282,7 @@ fn plan_base(
         speaks,
         is_kept: keeps,
         held: held_with(run, base),
+        boot: None,
     })
 }
 
@@ -351,7 +357,8 @@ fn command(spec: &VmSpec, image: &Image) -> Result<GuestCommand, Failure> {
     Ok(command)
 }
 
-/// A disk of the user's own: with a kernel of theirs as it stands, else with the default one and our initrd.
+/// A disk of the user's own: with a kernel of theirs as it stands, else as its own boot entries say, else, if there is a
+/// system on it and none of those, with the default kernel and our initrd.
 fn plan_disk(
     (mut spec, host): (VmSpec, &HostFindings),
     path: PathBuf,
@@ -374,11 +381,28 @@ fn plan_disk(
             speaks: Speaks::Console(false),
             is_kept: true,
             held: Held::default(),
+            boot: None,
         });
     }
     let cache = Cache::of_user()?;
-    let guest = progress::default_guest()?;
     let run = cache.run_folder()?;
+    let jail = spec.jail.unwrap_or_default();
+    let image = spec.disks[0].path.clone();
+    // What is wrong with the image itself is said before its reader stumbles over it.
+    let written = PartialSpec {
+        spec: spec.clone(),
+        ..PartialSpec::default()
+    };
+    machine::check(&written, host)?;
+    match progress::boot_entry(&image, &run, jail)? {
+        Ok(Bootable::Entry(entry)) => return plan_entry((spec, host), entry, run),
+        Ok(Bootable::System) => {}
+        Err(source) => {
+            let path = image;
+            return Err(ImageFailure::Boot { path, source }.into());
+        }
+    }
+    let guest = progress::default_guest()?;
     let initrd = cache.disk_initrd(None, &run)?;
     let mut words = vec![CONSOLE.to_owned(), QUIET.to_owned()];
     words.extend(system_words(user, spec.name.as_ref()));
@@ -396,7 +420,57 @@ fn plan_disk(
         speaks,
         is_kept: true,
         held: held(run),
+        boot: None,
     })
+}
+
+/// A disk as its own boot entry starts it: kernel and initrd have been copied to the run's folder.
+fn plan_entry(
+    (mut spec, host): (VmSpec, &HostFindings),
+    entry: BootEntry,
+    run: RunFolder,
+) -> Result<PlannedImage, Failure> {
+    let BootEntry {
+        title,
+        source,
+        kernel,
+        initrds,
+        cmdline,
+    } = entry;
+    spec.memory.get_or_insert(SYSTEM_MEMORY);
+    spec.kernel = Some(run.path().join(progress::BOOT_KERNEL));
+    if spec.initrd.is_none() && !initrds.is_empty() {
+        spec.initrd = Some(run.path().join(progress::BOOT_INITRD));
+    }
+    let cmdline = spec.cmdline.take().unwrap_or_else(|| with_console(cmdline));
+    spec.cmdline = Some(cmdline.clone());
+    let boot = BootChoice {
+        title,
+        source,
+        kernel,
+        initrds,
+        cmdline,
+    };
+    Ok(PlannedImage {
+        plan: plan(&spec, host)?,
+        given: spec,
+        speaks: Speaks::Console(false),
+        is_kept: true,
+        held: held(run),
+        boot: Some(boot),
+    })
+}
+
+/// An entry's command line; one that says nothing of consoles would leave the serial one dark.
+fn with_console(cmdline: String) -> String {
+    let has_console = cmdline
+        .split_whitespace()
+        .any(|word| word.starts_with("console="));
+    match (has_console, cmdline.is_empty()) {
+        (true, _) => cmdline,
+        (false, true) => CONSOLE.to_owned(),
+        (false, false) => format!("{cmdline} {CONSOLE}"),
+    }
 }
 
 /// The image of a release, made if it is not there.
@@ -475,6 +549,19 @@ fn system_words(user: &User, name: Option<&VmName>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disks_command_line_is_its_own_and_has_a_console() {
+        let check = |given: &str, expected: &str| {
+            assert_eq!(with_console(given.to_owned()), expected);
+        };
+        check(
+            "ro console=tty0 console=ttyS0,115200",
+            "ro console=tty0 console=ttyS0,115200",
+        );
+        check("root=LABEL=root ro", "root=LABEL=root ro console=ttyS0");
+        check("", "console=ttyS0");
+    }
 
     #[test]
     fn words_mean_what_a_user_would_think() {

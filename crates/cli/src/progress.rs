@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use api::JailWish;
-use images::{Amount, Cache, CacheError, DefaultGuest, Image, Progress, Unit};
+use images::{
+    Amount, BootError, BootOnto, Bootable, Cache, CacheError, DefaultGuest, Image, Progress,
+    RunFolder, Unit,
+};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 use insight::Loaded;
 use insight::amounts::size_in_words;
@@ -55,6 +58,35 @@ pub fn container(
         source,
     });
     Ok(image?)
+}
+
+/// What a disk's kernel and initrd are called in the folder of the run that they are copied to.
+pub const BOOT_KERNEL: &str = "kernel";
+/// See [`BOOT_KERNEL`].
+pub const BOOT_INITRD: &str = "initrd";
+
+/// What a disk starts by its own boot entries, which a process in a jail reads; kernel and initrd are in the run's folder then.
+pub fn boot_entry(
+    image: &Path,
+    run: &RunFolder,
+    jail: JailWish,
+) -> Result<Result<Bootable, BootError>, Failure> {
+    let open = |path: &Path, source| ImageFailure::Open {
+        path: path.to_owned(),
+        source,
+    };
+    let file = File::open(image).map_err(|source| open(image, source))?;
+    let empty = |name: &str| {
+        let path = run.path().join(name);
+        let file = File::create_new(&path);
+        file.map_err(|source| open(&path, source))
+    };
+    let onto = BootOnto {
+        kernel: empty(BOOT_KERNEL)?,
+        initrd: empty(BOOT_INITRD)?,
+    };
+    let reader = Reader::start(jail).map_err(Trouble::from)?;
+    Ok(reader.boot(&file, &onto))
 }
 
 /// The image of a name in a registry, pulled if need be, and made of its layers, which are read in a jail.

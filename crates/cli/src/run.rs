@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};
 
-use api::{Complaint, PartialSpec, SpecErrors, VmName, VmOrigin, VmSpec};
+use api::{BootChoice, Complaint, PartialSpec, SpecErrors, VmName, VmOrigin, VmSpec};
 use fleet::{ClaimError, Inventory};
 use images::{GREETING, INIT_MARKER, PROGRAM_PORTS};
 use machine::VmPlan;
@@ -32,6 +32,7 @@ struct Wanted {
     given: VmSpec,
     guest: Guest,
     held: Held,
+    boot: Option<BootChoice>,
 }
 
 /// Runs the guest; the exit status.
@@ -57,14 +58,14 @@ pub fn run(arguments: &RunArguments) -> Result<u8, Failure> {
         given,
         guest,
         held,
+        boot,
     } = wanted(asked, arguments, &user)?;
     let origin = VmOrigin {
-        words: std::env::args_os()
-            .map(|word| word.to_string_lossy().into_owned())
-            .collect(),
+        words: typed(),
         folder: std::env::current_dir().unwrap_or_default(),
         asked: as_asked,
         given,
+        boot,
     };
     let has_program = matches!(guest, Guest::Program(_));
     if !has_program {
@@ -103,6 +104,14 @@ pub fn run(arguments: &RunArguments) -> Result<u8, Failure> {
     } else {
         with_streams(order, has_program)
     }
+}
+
+/// The words of this command.
+fn typed() -> Vec<String> {
+    let words = std::env::args_os();
+    words
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect()
 }
 
 /// Has a VM go on from a snapshot, with its console here or left running.
@@ -180,6 +189,7 @@ fn wanted(asked: Asked, arguments: &RunArguments, user: &User) -> Result<Wanted,
             given,
             guest: commands(is_default && *user == User::Pipe),
             held: Held::default(),
+            boot: None,
         });
     };
     let image = plan_image(asked, &word, user)?;
@@ -192,6 +202,7 @@ fn wanted(asked: Asked, arguments: &RunArguments, user: &User) -> Result<Wanted,
         given: image.given,
         guest,
         held: image.held,
+        boot: image.boot,
     })
 }
 
@@ -202,6 +213,7 @@ fn program(arguments: &RunArguments, planned: PlannedApp) -> Wanted {
         given: planned.given,
         guest: speaking(arguments, is_transient),
         held: planned.held,
+        boot: None,
     }
 }
 

@@ -11,7 +11,7 @@ use crate::common::with_guest;
 use devices::virtio::blk::{ImageFormat, create_overlay};
 
 /// A program of e2fsprogs, or a loud word that it is not there.
-fn e2fs(name: &str) -> Option<PathBuf> {
+pub(crate) fn e2fs(name: &str) -> Option<PathBuf> {
     let folders = ["/usr/sbin", "/sbin", "/usr/bin"].map(|folder| Path::new(folder).join(name));
     let found = folders.into_iter().find(|path| path.is_file());
     if found.is_none() {

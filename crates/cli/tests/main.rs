@@ -14,6 +14,7 @@ mod app;
 mod apparmor;
 mod bad_input;
 mod balloon;
+mod cloud_image;
 mod config;
 mod devices;
 mod disks;

@@ -150,6 +150,7 @@ fn origin(of: &str) -> VmOrigin {
         folder: "/".into(),
         asked: spec.clone(),
         given: spec,
+        boot: None,
     }
 }
 

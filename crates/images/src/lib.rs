@@ -12,6 +12,7 @@ mod app;
 mod app_guest;
 mod apt;
 mod archive;
+mod boot_entry;
 mod cache;
 mod container;
 mod contents;
@@ -37,6 +38,9 @@ mod work;
 
 pub use app::{AppError, AppRequest, ElfError, Needs, ReadElf};
 pub use apt::{AptError, has_apt};
+pub use boot_entry::{
+    BootEntry, BootError, BootOnto, Bootable, ReadDisk, entry_of_files, read_boot_entry,
+};
 pub use cache::{AppImageError, Begun, Cache, CacheError, DefaultGuest};
 pub use container::{
     ContainerError, InThisProcess, Input, Made, Onto, OpenPart, OpenedContainer, Parts,

@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use api::{
-    Complaint, DeviceStatus, DiskSpec, Estimate, Forward, HostBooks, Jail, MemoryBook, Metric,
-    NetSpec, VcpuView, VmEnd, VmName, VmOrigin, VmState,
+    BootChoice, Complaint, DeviceStatus, DiskSpec, Estimate, Forward, HostBooks, Jail, MemoryBook,
+    Metric, NetSpec, VcpuView, VmEnd, VmName, VmOrigin, VmState,
 };
 use fleet::foreign::{CgroupBooks, Foreign};
 use insight::cpu::CpuTimes;
@@ -221,6 +221,8 @@ pub struct Given<'a> {
     pub ports: Option<&'a [Forward]>,
     /// Disks, the image's own first.
     pub disks: Option<&'a [DiskSpec]>,
+    /// The boot entry of its disk that it was started by, in the disk's own words.
+    pub boot: Option<&'a BootChoice>,
     /// What bounds it.
     pub limits: Option<GivenLimits>,
     /// Its labels.
@@ -259,6 +261,7 @@ impl Given<'_> {
             asked,
             words,
             folder,
+            boot,
         }) = origin
         else {
             return Given {
@@ -286,6 +289,7 @@ impl Given<'_> {
             address,
             ports: Some(&given.forwards),
             disks: Some(&given.disks),
+            boot: boot.as_ref(),
             limits: Some(limits),
             labels: Some(labels.collect()),
             words: Some(words),

@@ -53,6 +53,14 @@ pub(super) fn lines(origin: Option<&VmOrigin>, address: Option<Ipv4Addr>) -> Str
     for disk in &given.disks {
         line("disk", &disk.to_string());
     }
+    if let Some(boot) = &origin.boot {
+        line("boot", &format!("\"{}\", by {}", boot.title, boot.source));
+        line("kernel", &boot.kernel);
+        for initrd in &boot.initrds {
+            line("initrd", initrd);
+        }
+        line("cmdline", &boot.cmdline);
+    }
     for (head, limit) in limits(given) {
         line("limit", &format!("{head} {limit}"));
     }
@@ -136,6 +144,7 @@ mod tests {
                 ..asked.spec.clone()
             },
             asked: asked.spec,
+            boot: None,
         }
     }
 
@@ -156,6 +165,26 @@ in       /home/user
             (lines(None, None).as_str(), ports(None).as_str()),
             ("", "-")
         );
+    }
+
+    #[test]
+    fn people_read_what_a_disk_was_started_by() {
+        let mut origin = origin();
+        origin.boot = Some(api::BootChoice {
+            title: "Debian \u{1b}[31m".to_owned(),
+            source: "/boot/grub/grub.cfg on partition 1".to_owned(),
+            kernel: "/boot/vmlinuz on partition 1".to_owned(),
+            initrds: vec!["/boot/initrd.img on partition 1".to_owned()],
+            cmdline: "ro console=ttyS0".to_owned(),
+        });
+        let said = lines(Some(&origin), None);
+        let expected = "\
+boot     \"Debian \\u{1b}[31m\", by /boot/grub/grub.cfg on partition 1
+kernel   /boot/vmlinuz on partition 1
+initrd   /boot/initrd.img on partition 1
+cmdline  ro console=ttyS0
+";
+        assert!(said.contains(expected), "{said}");
     }
 
     #[test]

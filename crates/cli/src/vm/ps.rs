@@ -279,6 +279,7 @@ mod tests {
             folder: "/".into(),
             asked: api::VmSpec::default(),
             given,
+            boot: None,
         };
         Vm {
             status: Some(status),

@@ -269,7 +269,7 @@ pub(super) const ALLOWED: &[Call] = &rows! {
     // Disks, page file, log.
     SYS_pread64 D | P | R | O, Any;
     SYS_pwrite64 D | P | R | O, Any;
-    SYS_preadv D, Any;
+    SYS_preadv D | R, Any;
     SYS_pwritev D, Any;
     SYS_fdatasync D, Any;
     SYS_fallocate D | P, Any;

@@ -10,6 +10,7 @@
 //! Container, archive ───────────────────────> asks for parts, says Opened
 //! Make, spool and disk ─────────────────────> Progress ..., Made
 //! Elf, a program or library ────────────────> Elf
+//! Boot, disk, two empty files ──────────────> Boot, what the disk starts
 //! ```
 //!
 //! When this process is gone, by whatever way, the reader is ended by the kernel.
@@ -24,8 +25,8 @@ use std::rc::Rc;
 use api::{Jail, JailWish};
 use host::jail::{Apart, Child, Tier};
 use images::{
-    ContainerError, ElfError, Input, Made, Needs, OnProgress, Onto, OpenedContainer, Parts,
-    ReadContainer, ReadElf,
+    BootError, BootOnto, Bootable, ContainerError, ElfError, Input, Made, Needs, OnProgress, Onto,
+    OpenedContainer, Parts, ReadContainer, ReadElf,
 };
 
 pub(crate) use self::perform::perform;
@@ -70,6 +71,20 @@ impl Reader {
             return Err(RunError::ReaderJail { tier, missing });
         }
         Ok(Reader(Rc::new(process)))
+    }
+
+    /// What the disk of an image starts, by its own boot entries; the image may be raw or qcow2, and lies over nothing.
+    ///
+    /// # Errors
+    /// [`BootError`], if it has no entry that can be used.
+    pub fn boot(&self, image: &File, onto: &BootOnto) -> Result<Bootable, BootError> {
+        let files = [image.as_fd(), onto.kernel.as_fd(), onto.initrd.as_fd()];
+        let asked = self.0.say(&ToReader::Boot, &files);
+        match asked.and_then(|()| self.0.hear()) {
+            Ok((FromReader::Boot(said), _)) => said,
+            Ok(_) => Err(BootError::Reader(senseless().to_string())),
+            Err(error) => Err(BootError::Reader(error.to_string())),
+        }
     }
 }
 

@@ -1,15 +1,17 @@
 //! The reader's side: it locks itself in before it has anything to read.
 
+use std::error::Error;
 use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
+use devices::virtio::blk::{Head, Image};
 use host::MemFd;
 use host::jail::{self, Kind, Refused};
 use images::{
-    ContainerError, ElfError, InThisProcess, Input, Made, Needs, Onto, OpenedContainer, Parts,
-    ReadContainer, ReadElf,
+    BootError, BootOnto, Bootable, ContainerError, ElfError, InThisProcess, Input, Made, Needs,
+    Onto, OpenedContainer, Parts, ReadContainer, ReadDisk, ReadElf, read_boot_entry,
 };
 use rustix::process::{Signal, set_parent_process_death_signal};
 
@@ -91,6 +93,13 @@ fn serve(channel: &Rc<Channel>) -> io::Result<()> {
                 let file = files.next().ok_or_else(senseless)?;
                 channel.send(&FromReader::Elf(needs(&file)), &[])?;
             }
+            ToReader::Boot => {
+                let image = files.next().ok_or_else(senseless)?;
+                let kernel = files.next().ok_or_else(senseless)?;
+                let initrd = files.next().ok_or_else(senseless)?;
+                let said = boot(image, BootOnto { kernel, initrd });
+                channel.send(&FromReader::Boot(said), &[])?;
+            }
             ToReader::Part { .. } => return Err(senseless()),
         }
     }
@@ -142,4 +151,25 @@ fn tell(channel: &Channel, made: &Made) -> io::Result<()> {
 
 fn needs(file: &File) -> Result<Needs, ElfError> {
     InThisProcess.needs(file)
+}
+
+/// A disk by its image.
+struct OfImage(Image);
+
+impl ReadDisk for OfImage {
+    fn len_bytes(&self) -> u64 {
+        self.0.size_bytes()
+    }
+
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        self.0.read_bytes(bytes, offset)
+    }
+}
+
+fn boot(file: File, onto: BootOnto) -> Result<Bootable, BootError> {
+    let unread = |error: &dyn Error| BootError::Disk(error.to_string());
+    let head = Head::read(&file, None).map_err(|error| unread(&error))?;
+    let image = Image::open(file, head.format, None, false).map_err(|error| unread(&error))?;
+    let disk: Rc<dyn ReadDisk> = Rc::new(OfImage(image));
+    read_boot_entry(&disk, onto)
 }

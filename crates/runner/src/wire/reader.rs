@@ -4,7 +4,7 @@
 //! thing that it asks for by name is a part of the very image that it reads.
 
 use api::Jail;
-use images::{ElfError, Needs, Progress, ToldError};
+use images::{BootError, Bootable, ElfError, Needs, Progress, ToldError};
 use serde::{Deserialize, Serialize};
 
 /// To the reader.
@@ -26,6 +26,9 @@ pub(crate) enum ToReader {
     Make,
     /// Say what the ELF file that comes with this needs.
     Elf,
+    /// Find the boot entry of the disk whose image comes with this, and copy its kernel and its initrd to the two empty files
+    /// that come too.
+    Boot,
 }
 
 /// From the reader.
@@ -51,4 +54,6 @@ pub(crate) enum FromReader {
     Refused(ToldError),
     /// What the ELF file needs.
     Elf(Result<Needs, ElfError>),
+    /// What the disk starts.
+    Boot(Result<Bootable, BootError>),
 }

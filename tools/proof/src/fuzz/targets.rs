@@ -37,6 +37,16 @@ pub fn targets() -> Result<Vec<Target>> {
             filled(input).is_ok_and(|file| InThisProcess.needs(&file).is_ok())
         }),
         Target::plain("qcow2", vec![disk()?], qcow2),
+        Target::plain("boot entry", menus(), |input| {
+            // A volume with GRUB's menu, and one with an entry, both of the same bytes: they read lines of the same shape.
+            let config = [("/grub/grub.cfg", input), ("/grub/grubenv", input)];
+            let entry = [
+                ("/loader/entries/one.conf", input),
+                ("/loader/loader.conf", input),
+            ];
+            images::entry_of_files(&[config.to_vec()]).is_some()
+                || images::entry_of_files(&[entry.to_vec()]).is_some()
+        }),
         Target::plain("kernel", kernels, |input| {
             let image = filled(input)
                 .ok()
@@ -133,6 +143,28 @@ fn mend_archive(input: &mut [u8]) {
         let text = format!("{sum:06o}\0 ");
         block[CHECKSUM].copy_from_slice(text.as_bytes());
     }
+}
+
+/// Menus of disks, as GRUB and the Boot Loader Specification have them.
+fn menus() -> Vec<Vec<u8>> {
+    let grub = r#"
+if [ -s $prefix/grubenv ]; then load_env; fi
+if [ "${next_entry}" ] ; then set default="${next_entry}"; else set default="1>0"; fi
+if [ x"${feature_menuentry_id}" = xy ]; then menuentry_id_option="--id"; fi
+function load_video { if [ x$1 = xy -a ! -f /a ]; then insmod all_video; fi; }
+for x in a b "c d"; do set y="$y$x"; done
+menuentry 'Linux' --class a $menuentry_id_option 'simple' {
+  load_video y
+  search --no-floppy --fs-uuid --set=root 1111-2222
+  linux /vmlinuz root=UUID=1 ro "a=b c" # words
+  initrd /a.img /b.img
+}
+submenu 'More' { menuentry "Old \"1\"" { linux (hd0,gpt1)/old x=${y}; } }
+insmod blscfg
+blscfg
+"#;
+    let entry = "title One\nversion 6.1\nsort-key a\nlinux /vmlinuz\ninitrd /a.img $b\noptions root=UUID=1 $k\n";
+    vec![grub.as_bytes().to_vec(), entry.as_bytes().to_vec()]
 }
 
 /// A small disk over nothing, with some of it written.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use api::{ResidentLimit, VmOrigin, VmSpec};
+use api::{BootChoice, ResidentLimit, VmOrigin, VmSpec};
 use serde::{Deserialize, Serialize};
 
 /// What the manifest has as `spec`.
@@ -20,6 +20,9 @@ pub(super) struct Ground {
     pub(super) strings: Vec<String>,
     /// Whether the guest's kernel looks at the machine's generation, and makes its random numbers anew when that is another.
     pub(super) reseeds: bool,
+    /// The boot entry of its disk that it was started by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) boot: Option<BootChoice>,
 }
 
 /// The part that is the kernel.
@@ -65,5 +68,6 @@ pub(super) fn of(
         given,
         strings,
         reseeds,
+        boot: origin.boot.clone(),
     }
 }

@@ -332,6 +332,7 @@ fn planned(snapshot: &Snapshot, how: &HowArguments, name: VmName) -> Result<Plan
             folder: ground.folder,
             asked: ground.asked,
             given: spec,
+            boot: ground.boot,
         },
         held,
     })

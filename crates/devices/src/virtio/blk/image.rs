@@ -89,6 +89,21 @@ impl Image {
         }
     }
 
+    /// Fills `bytes` with the disk's own at `offset`, for who looks at a disk without a guest.
+    ///
+    /// # Errors
+    /// What the host or the format's library says; [`io::ErrorKind::UnexpectedEof`] behind the disk's end.
+    pub fn read_bytes(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        let end = offset.checked_add(bytes.len() as u64);
+        if end.is_none_or(|end| end > self.size_bytes()) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        match self {
+            Image::Raw(image) => image.read_bytes(bytes, offset),
+            Image::Qcow2(image) => image.read_bytes(bytes, offset),
+        }
+    }
+
     /// Writes bytes of ours.
     pub(super) fn write_bytes(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         match self {

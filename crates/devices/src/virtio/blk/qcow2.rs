@@ -126,6 +126,10 @@ impl Qcow2Image {
         })
     }
 
+    pub(super) fn read_bytes(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        self.shared().read(bytes, offset)
+    }
+
     pub(super) fn write_bytes(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.shared().write(bytes, offset)
     }

@@ -52,6 +52,24 @@ impl RawImage {
         memory.write_to_file(buffers, &self.file, offset)
     }
 
+    pub(super) fn read_bytes(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        let mut filled = 0;
+        while filled < bytes.len() {
+            match self
+                .file
+                .read_at(&mut bytes[filled..], offset + filled as u64)
+            {
+                Ok(0) => break,
+                Ok(len) => filled += len,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        // The file may end within the disk's last sector.
+        bytes[filled..].fill(0);
+        Ok(())
+    }
+
     pub(super) fn write_bytes(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.file.write_all_at(bytes, offset)
     }
