@@ -261,4 +261,11 @@ fn a_script_without_end_ends() {
     check_config(b"menuentry x { linux /l a; }\nfunction f { f; f; }\nf");
     check_config(b"menuentry x { linux /l a; }\nset a=x\nwhile true; do set a=\"$a$a\"; done");
     check_config(b"menuentry x { linux /l a; }\nconfigfile /grub/grub.cfg");
+    let long = |word: &str| {
+        let words = format!("{word} ").repeat(100_000);
+        format!("menuentry x {{ linux /l a; }}\nif [ {words}]; then menuentry y {{ linux /l b; }}; fi")
+    };
+    for word in ["!", "a -o", "a -a"] {
+        check_config(long(word).as_bytes());
+    }
 }

@@ -1,5 +1,8 @@
 //! GRUB's `test`, which is `[` too (GRUB manual, "test").
 
+/// Longest expression, in words. Distributions' have seven; whoever writes thousands wants to see how deep it goes.
+const WORDS_MAX: usize = 64;
+
 /// Looks at files by GRUB's words for them.
 pub(super) trait Look {
     /// Whether something is there.
@@ -11,6 +14,9 @@ pub(super) trait Look {
 
 /// Whether an expression holds. What makes no sense does not.
 pub(super) fn holds(files: &dyn Look, words: &[String]) -> bool {
+    if words.len() > WORDS_MAX {
+        return false;
+    }
     let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
     // `-o` binds less than `-a`.
     if let Some(at) = joint(&words, "-o") {
