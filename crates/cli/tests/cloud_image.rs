@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -91,7 +91,8 @@ fn as_qcow2(raw: &Path) -> Option<PathBuf> {
         .args([raw, &path])
         .status();
     if made.is_err() {
-        writeln!(std::io::stderr(), "skipped: qemu-img is not installed").unwrap();
+        let mut stderr = io::stderr();
+        writeln!(stderr, "skipped: qemu-img is not installed").unwrap();
         return None;
     }
     assert!(made.unwrap().success());
