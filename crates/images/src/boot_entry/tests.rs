@@ -263,7 +263,9 @@ fn a_script_without_end_ends() {
     check_config(b"menuentry x { linux /l a; }\nconfigfile /grub/grub.cfg");
     let long = |word: &str| {
         let words = format!("{word} ").repeat(100_000);
-        format!("menuentry x {{ linux /l a; }}\nif [ {words}]; then menuentry y {{ linux /l b; }}; fi")
+        format!(
+            "menuentry x {{ linux /l a; }}\nif [ {words}]; then menuentry y {{ linux /l b; }}; fi"
+        )
     };
     for word in ["!", "a -o", "a -a"] {
         check_config(long(word).as_bytes());

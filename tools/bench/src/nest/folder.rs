@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use fixtures::{KvmHost, Qemu};
 use images::{Cache, DefaultGuest};
+use serde_json::Value;
 
 use crate::workspace;
 use crate::workspace::cargo;
@@ -67,25 +68,20 @@ pub(super) fn fill(
         copy(module, &folder.join(name))?;
     }
     build_vectors(folder)?;
-    strip(&build_kvm_tests()?, &folder.join("kvm-tests"))?;
-    build_guests(folder)
+    let built = built()?;
+    strip(&program(&built, "kvm", true)?, &folder.join("kvm-tests"))?;
+    build_guests_with(&program(&built, "guest", false)?, folder)
 }
 
 /// The bare guests.
 pub(super) fn build_guests(folder: &Path) -> Result<()> {
-    let build = [
-        "run",
-        "--quiet",
-        "--profile",
-        "test",
-        "--package",
-        "proof",
-        "--bin",
-        "guest",
-        "--",
-        "--build",
-    ];
-    let status = cargo(&build).arg(folder).stdout(Stdio::null()).status()?;
+    build_guests_with(&program(&built()?, "guest", false)?, folder)
+}
+
+fn build_guests_with(guest: &Path, folder: &Path) -> Result<()> {
+    let mut command = Command::new(guest);
+    command.arg("--build").arg(folder).stdout(Stdio::null());
+    let status = command.status().context("start the maker of bare guests")?;
     ensure!(status.success(), "the bare guests do not build");
     Ok(())
 }
@@ -106,31 +102,16 @@ fn build_vectors(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// `mother` as the tests have it, built already where they have run.
-pub fn build_for_tests() -> Result<PathBuf> {
-    let build = [
+/// Everything as the tests have it, in the very words with which they build it: other words are other features of crates, and
+/// so all of them once more, in the place of programs that run at that moment.
+fn built() -> Result<Vec<Value>> {
+    let words = [
         "build",
         "--quiet",
         "--profile",
         "test",
         "--workspace",
-        "--bins",
-    ];
-    ensure!(
-        cargo(&build).status().context("start cargo")?.success(),
-        "`mother` does not build"
-    );
-    Ok(workspace::root().join("target/debug/mother"))
-}
-
-/// The tests of the crate `kvm`, as a program; built with all others, so that nothing is built twice.
-fn build_kvm_tests() -> Result<PathBuf> {
-    let words = [
-        "test",
-        "--quiet",
-        "--workspace",
-        "--lib",
-        "--no-run",
+        "--all-targets",
         "--message-format",
         "json",
     ];
@@ -138,18 +119,31 @@ fn build_kvm_tests() -> Result<PathBuf> {
         .stderr(Stdio::inherit())
         .output()
         .context("start cargo")?;
-    ensure!(output.status.success(), "the tests of `kvm` do not build");
+    ensure!(output.status.success(), "the workspace does not build");
     let text = String::from_utf8_lossy(&output.stdout);
-    let of_kvm =
-        |line: &&str| line.contains("\"name\":\"kvm\"") && line.contains("\"executable\":\"");
-    let path = text
+    Ok(text
         .lines()
-        .find(of_kvm)
-        .and_then(|line| line.split("\"executable\":\"").nth(1));
-    let path = path.and_then(|rest| rest.split('"').next());
-    Ok(PathBuf::from(path.context(
-        "cargo does not say where the tests of `kvm` are",
-    )?))
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect())
+}
+
+/// Where a program is: one of tests, or one that is one.
+fn program(built: &[Value], name: &str, is_test: bool) -> Result<PathBuf> {
+    let is_it = |message: &&Value| {
+        message["target"]["name"] == name
+            && message["profile"]["test"] == is_test
+            && message["executable"].is_string()
+    };
+    let found = built.iter().find(is_it);
+    let path = found.and_then(|message| message["executable"].as_str());
+    Ok(PathBuf::from(path.with_context(|| {
+        format!("cargo does not say where {name} is")
+    })?))
+}
+
+/// `mother` as the tests have it, built already where they have run.
+pub fn build_for_tests() -> Result<PathBuf> {
+    program(&built()?, "mother", false)
 }
 
 /// What passt needs beside itself. What it becomes lies there: one for newer CPUs, and for one in the cache, which has a folder
