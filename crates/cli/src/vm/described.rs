@@ -179,7 +179,7 @@ in       /home/user
         });
         let said = lines(Some(&origin), None);
         let expected = "\
-boot     \"Debian \\u{1b}[31m\", by /boot/grub/grub.cfg on partition 1
+boot     \"Debian \u{fffd}[31m\", by /boot/grub/grub.cfg on partition 1
 kernel   /boot/vmlinuz on partition 1
 initrd   /boot/initrd.img on partition 1
 cmdline  ro console=ttyS0
