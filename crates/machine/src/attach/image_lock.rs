@@ -27,13 +27,17 @@
 //! # Where it ends
 //!
 //! `mount`, `dd`, `mkfs` and other programs that ask for no lock are not kept out. A file system without locks is
-//! taken with a warning. Which process holds a lock is looked for in `/proc`, where this user may look.
+//! taken with a warning. Which process holds a lock is looked for in `/proc`, where this user may look. Where none is found it may be
+//! one that is just ending, as that of the VM which had this disk until now is after it has given its name back: the kernel takes
+//! its files away from it before it gives their locks back. So then it is asked again for a while.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use host::byte_lock;
 use rustix::io::Errno;
@@ -91,8 +95,27 @@ pub(super) enum Conflict {
     ReaderBefore,
 }
 
+/// How long a process that ends may take to give its locks back, and how often it is looked.
+const BURIAL: Duration = Duration::from_secs(1);
+const TICK: Duration = Duration::from_millis(20);
+
 /// Opens an image and locks it, for a guest that may write to it or not.
 pub(super) fn open_locked(path: &Path, for_writing: bool) -> Result<File, LockError> {
+    let deadline = Instant::now() + BURIAL;
+    loop {
+        match open_once(path, for_writing) {
+            // Nothing of this try is locked any more, so whoever comes meanwhile is not kept out by somebody who waits.
+            Err(LockError::Busy { holder, .. })
+                if holder.is_empty() && Instant::now() < deadline =>
+            {
+                thread::sleep(TICK);
+            }
+            done => return done,
+        }
+    }
+}
+
+fn open_once(path: &Path, for_writing: bool) -> Result<File, LockError> {
     let open_error = |source| LockError::Open {
         path: path.to_owned(),
         source,
