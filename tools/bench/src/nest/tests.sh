@@ -24,7 +24,7 @@ await() {
 # Types a file when the guest says that it listens; with LIVES=2 in its second life too.
 typed() {
     [ -n "$1" ] || return
-    await '^mother: /init started' "$2" 220
+    await '^mother: /init started' "$2" 400
     sleep 1
     cat "$1"
     [ "$LIVES" = 2 ] || return
@@ -40,7 +40,7 @@ one() {
     shift
     : > /tmp/$engine.raw
     typed "$INPUT" /tmp/$engine.raw |
-        timeout 260 "$MOTHER" run --engine $engine --timeout "${LIMIT:-240s}" "$@" > /tmp/$engine.raw 2>/tmp/$engine.err
+        timeout 440 "$MOTHER" run --engine $engine --timeout "${LIMIT:-420s}" "$@" > /tmp/$engine.raw 2>/tmp/$engine.err
     echo "exit status $?" >> /tmp/$engine.raw
     plain < /tmp/$engine.raw | sed -n "${KEEP:-p}" > /tmp/$engine
 }
@@ -158,7 +158,7 @@ unprivileged() {
     as_nobody run --name less --engine soft --timeout 500s $guest < /tmp/keys > /tmp/less 2> /tmp/less.err &
     vmm=$!
     exec 3> /tmp/keys
-    await '^mother: /init started' /tmp/less 220
+    await '^mother: /init started' /tmp/less 400
     sleep 1
     echo "dd if=/dev/urandom of=/tmp/noise bs=64k count=128 2>/dev/null; yes line | head -c 40000000 > /tmp/part" >&3
     echo "md5sum /tmp/noise /tmp/part > /tmp/sums; echo OUT fil''led" >&3
@@ -190,7 +190,7 @@ bounded() {
         < /tmp/keys > /tmp/busy 2> /tmp/busy.err &
     vmm=$!
     exec 3> /tmp/keys
-    await '^mother: /init started' /tmp/busy 220
+    await '^mother: /init started' /tmp/busy 400
     sleep 1
     echo "echo SPI''NS; while :; do :; done" >&3
     await '^SPINS' /tmp/busy 60
