@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-use super::observer::{is_held, looks_by};
+use super::observer::looks_by;
 use super::*;
 
 /// Puts a filter of system calls before a command, as a service's sandbox does.
@@ -42,7 +42,7 @@ fn an_observer_in_a_services_sandbox_has_what_that_leaves_and_says_so() {
         );
         if tier != "none" {
             let mut in_jail = Puppet::of(observer, observer).unwrap();
-            is_held(&mut in_jail, &DRILLS.iter().collect::<Vec<_>>(), sibling);
+            is_held(&mut in_jail, DRILLS, sibling);
         }
         kill_process(
             Pid::from_raw(descendant_of_program(mother.id())).unwrap(),
