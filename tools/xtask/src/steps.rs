@@ -155,32 +155,49 @@ fn bounded(step: &Step) -> Command {
     command
 }
 
-/// The failed tests' own words if there are any, else the end of the log.
+/// The failed tests' own words if there are any, else the end of the log; without backtraces, which a log has whole.
 pub fn show_failure(output: &str) {
-    let mut lines: Vec<&str> = output.lines().collect();
-    let mut shown = failed_tests(&lines);
-    if shown.is_empty() {
-        shown = lines.split_off(lines.len().saturating_sub(TAIL_LINES));
-    }
-    for line in shown {
+    for line in words_of_failure(output) {
         println!("       | {line}");
     }
 }
 
-/// What `cargo test` prints about failed tests, without backtraces.
+fn words_of_failure(output: &str) -> Vec<&str> {
+    let mut lines = without_backtraces(output);
+    let own = failed_tests(&lines);
+    if own.is_empty() {
+        lines.split_off(lines.len().saturating_sub(TAIL_LINES))
+    } else {
+        own
+    }
+}
+
+/// A backtrace is what follows its title and is numbered or indented.
+fn without_backtraces(output: &str) -> Vec<&str> {
+    let mut is_backtrace = false;
+    let mut kept = Vec::new();
+    for line in output.lines() {
+        is_backtrace &= line.starts_with(' ');
+        is_backtrace |= line == "stack backtrace:";
+        if !is_backtrace && !line.is_empty() {
+            kept.push(line);
+        }
+    }
+    kept
+}
+
+/// What `cargo test` prints about failed tests, and a harness in lines that begin with `FAIL` with what is indented
+/// under them.
 fn failed_tests<'a>(lines: &[&'a str]) -> Vec<&'a str> {
     let mut shown = Vec::new();
     let mut is_test = false;
-    let mut is_backtrace = false;
+    let mut is_harness = false;
     for line in lines {
-        if line.starts_with("---- ") {
-            (is_test, is_backtrace) = (true, false);
-        }
-        is_backtrace |= *line == "stack backtrace:";
-        if line.starts_with("failures:") {
-            is_test = false;
-        }
-        if is_test && !is_backtrace && !line.is_empty() && shown.len() < TAIL_LINES {
+        is_test |= line.starts_with("---- ");
+        is_test &= !line.starts_with("failures:");
+        is_harness &= line.starts_with(' ');
+        is_harness |= line.starts_with("FAIL ");
+        if (is_test || is_harness) && shown.len() < TAIL_LINES {
             shown.push(*line);
         }
     }
@@ -335,13 +352,20 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_test_is_shown_without_its_backtrace() {
-        let log = "test a ... FAILED\n\nfailures:\n\n---- a stdout ----\npanicked at b\nstack backtrace:\n  0: c\n\n\
-                   failures:\n    a\n";
-        let lines: Vec<&str> = log.lines().collect();
-        assert_eq!(
-            failed_tests(&lines),
-            ["---- a stdout ----", "panicked at b"]
+    fn what_failed_is_shown_in_its_own_words_without_a_backtrace() {
+        let shown = |log: &str, words: &[&str]| assert_eq!(words_of_failure(log), words);
+        shown(
+            "test a ... FAILED\n\nfailures:\n\n---- a stdout ----\npanicked at b\nstack backtrace:\n   0: c\n\n\
+             failures:\n    a\n",
+            &["---- a stdout ----", "panicked at b"],
+        );
+        shown(
+            "running 1 test\npanicked at b\nstack backtrace:\n   0: c\n             at d.rs:1\nnote: e\n",
+            &["running 1 test", "panicked at b", "note: e"],
+        );
+        shown(
+            "PASS a\nFAIL b: why\n     | because\nPASS c\n2 passed, 1 failed\n",
+            &["FAIL b: why", "     | because"],
         );
     }
 

@@ -74,7 +74,7 @@ fn harnesses() -> Vec<Job> {
         job(
             "test-kvm",
             program("bench", &["test-kvm", "--quick"]),
-            1600,
+            2400,
             Counts::LastLine,
         ),
         job(

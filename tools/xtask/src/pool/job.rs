@@ -22,43 +22,43 @@ pub struct Job {
 
 /// What came of it.
 pub struct Ended {
-    /// As the job's.
-    pub name: String,
-    /// As the job's.
-    pub is_test: bool,
+    /// What was run, for one more time.
+    pub job: Job,
     /// What it counted.
     pub tally: Tally,
     /// How long it took.
     pub time: Duration,
     output: String,
     has_timed_out: bool,
-    limit: Duration,
     log: PathBuf,
 }
 
 impl Job {
     /// Runs it to its end, its output in a file of `folder`.
     pub fn run(self, folder: &Path) -> Result<Ended> {
-        let name = self.step.name.clone();
-        let log = folder.join(format!("{}.log", name.replace(['/', ' ', ':'], "-")));
+        let name = self.step.name.replace(['/', ' ', ':'], "-");
+        let log = folder.join(format!("{name}.log"));
         let file = File::create(&log).with_context(|| format!("create {}", log.display()))?;
         let start = Instant::now();
         let status = steps::run_bounded(&self.step, file)?;
         let output = String::from_utf8_lossy(&std::fs::read(&log)?).into_owned();
         Ok(Ended {
-            name,
-            is_test: self.is_test,
             tally: self.step.counts.read(&output, status),
             time: start.elapsed(),
             output,
             has_timed_out: steps::has_timed_out(status),
-            limit: self.step.limit,
             log,
+            job: self,
         })
     }
 }
 
 impl Ended {
+    /// As the job's.
+    pub fn name(&self) -> &str {
+        &self.job.step.name
+    }
+
     /// A line of its own, and what is wrong.
     pub fn print(&self) {
         let word = if self.tally.failed == 0 {
@@ -69,7 +69,8 @@ impl Ended {
         let seconds = self.time.as_secs_f64();
         println!(
             "{word:<7}{:<14}{seconds:>7.1} s   {}",
-            self.name, self.tally
+            self.name(),
+            self.tally
         );
         self.print_trouble();
     }
@@ -80,11 +81,14 @@ impl Ended {
         if self.tally.failed == 0 {
             return;
         }
-        if self.is_test {
-            println!("FAILED {}", self.name);
+        if self.job.is_test {
+            println!("FAILED {}", self.name());
         }
         if self.has_timed_out {
-            println!("       ended after its limit of {} s", self.limit.as_secs());
+            println!(
+                "       ended after its limit of {} s",
+                self.job.step.limit.as_secs()
+            );
         }
         steps::show_failure(&self.output);
         println!("       all of it: {}", self.log.display());

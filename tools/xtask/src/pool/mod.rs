@@ -7,6 +7,11 @@
 //!
 //! The longest go first, as they were when they ran last (`target/xtask/times`), so that none is left over at the end
 //! with nothing beside it; before them goes what others wait for. Each job is bounded, its output goes to a file, and only a failing one shows it.
+//!
+//! A test that failed runs once more at the end, with nothing beside it. If it passes then, what made it fail is the
+//! company it had, and it is said as `UNSTEADY` beside what it said first: somebody has to look at it, but it keeps
+//! nobody's work from landing. If many failed, none does: that is no matter of company
+//! (`docs/decisions/0035-a-failed-test-runs-once-more-alone.md`).
 
 mod job;
 mod listing;
@@ -38,8 +43,11 @@ const TICK: Duration = Duration::from_millis(400);
 const IDLE_CORES: f64 = 0.5;
 /// How many of the slowest are named.
 const SLOWEST: usize = 10;
+/// Failed tests that run once more, at most.
+const MOST_AGAIN: usize = 4;
 
-/// Runs all of them and counts; what failed or was skipped is said at once, the slowest at the end.
+/// Runs all of them and counts; what failed or was skipped is said at once, the slowest at the end, and after them what
+/// failed once more by name alone, where nobody overlooks it.
 pub fn run(jobs: Vec<Job>) -> Result<Tally> {
     let folder = workspace::root().join("target/xtask/jobs");
     if folder.exists() {
@@ -49,31 +57,61 @@ pub fn run(jobs: Vec<Job>) -> Result<Tally> {
     let mut times = Times::load();
     let mut waiting = times.longest_first(jobs);
     let start = Instant::now();
-    let mut total = Tally::default();
-    let mut tests = Tally::default();
     let ended = run_side_by_side(&mut waiting, &folder, |ended| {
-        times.note(&ended.name, ended.time);
-        total = total + ended.tally;
-        if ended.is_test {
-            tests = tests + ended.tally;
+        times.note(ended.name(), ended.time);
+        if ended.job.is_test {
             ended.print_trouble();
         } else {
             ended.print();
         }
     })?;
     times.save()?;
+    let ended = once_more(ended, &folder)?;
     let seconds = start.elapsed().as_secs_f64();
+    let tests = sum(ended.iter().filter(|ended| ended.job.is_test));
     let word = if tests.failed == 0 { "ok" } else { "FAILED" };
     println!("{word:<7}{:<14}{seconds:>7.1} s   {tests}", "tests");
-    print_slowest(ended);
-    Ok(total)
+    print_slowest(&ended);
+    for ended in ended.iter().filter(|ended| ended.tally.failed > 0) {
+        println!("FAILED {}", ended.name());
+    }
+    Ok(sum(&ended))
+}
+
+fn sum<'a>(ended: impl IntoIterator<Item = &'a Ended>) -> Tally {
+    ended
+        .into_iter()
+        .fold(Tally::default(), |sum, ended| sum + ended.tally)
+}
+
+/// Failed tests again, one by one; none if so many failed that company cannot be what they failed of.
+fn once_more(ended: Vec<Ended>, folder: &std::path::Path) -> Result<Vec<Ended>> {
+    let is_failed = |ended: &Ended| ended.job.is_test && ended.tally.failed > 0;
+    if ended.iter().filter(|ended| is_failed(ended)).count() > MOST_AGAIN {
+        return Ok(ended);
+    }
+    let folder = folder.join("once-more");
+    fs::create_dir_all(&folder)?;
+    let again = |ended: Ended| {
+        if !is_failed(&ended) {
+            return Ok(ended);
+        }
+        let ended = ended.job.run(&folder)?;
+        if ended.tally.failed == 0 {
+            println!("UNSTEADY {}: passes alone", ended.name());
+        } else {
+            ended.print_trouble();
+        }
+        Ok(ended)
+    };
+    ended.into_iter().map(again).collect()
 }
 
 fn run_side_by_side(
     waiting: &mut VecDeque<Job>,
     folder: &std::path::Path,
     mut on_end: impl FnMut(&Ended),
-) -> Result<Vec<(Duration, String)>> {
+) -> Result<Vec<Ended>> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let mut load = Load::begin();
     let mut running = 0;
@@ -99,9 +137,9 @@ fn run_side_by_side(
             Ok(ended) => {
                 let ended: Ended = ended?;
                 running -= 1;
-                names.remove(&ended.name);
+                names.remove(ended.name());
                 on_end(&ended);
-                done.push((ended.time, ended.name));
+                done.push(ended);
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
@@ -120,11 +158,16 @@ fn next(waiting: &mut VecDeque<Job>, running: &HashSet<String>) -> Option<Job> {
     waiting.remove(place)
 }
 
-fn print_slowest(mut ended: Vec<(Duration, String)>) {
-    ended.sort();
+fn print_slowest(ended: &[Ended]) {
+    let mut slowest: Vec<&Ended> = ended.iter().collect();
+    slowest.sort_by_key(|ended| std::cmp::Reverse(ended.time));
     println!("       slowest:");
-    for (time, name) in ended.iter().rev().take(SLOWEST) {
-        println!("       {:>8.1} s   {name}", time.as_secs_f64());
+    for ended in slowest.into_iter().take(SLOWEST) {
+        println!(
+            "       {:>8.1} s   {}",
+            ended.time.as_secs_f64(),
+            ended.name()
+        );
     }
 }
 
