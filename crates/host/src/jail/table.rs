@@ -266,8 +266,8 @@ pub(super) const ALLOWED: &[Call] = &rows! {
     SYS_tgkill K | P, Us(0);
     SYS_exit ALL, Any;
     SYS_exit_group R | W | O, Any;
-    // Disks, page file, log.
-    SYS_pread64 D | P | R | O, Any;
+    // Disks, page file, log; a vCPU on KVM reads there what KVM has counted of it.
+    SYS_pread64 D | P | R | O | K, Any;
     SYS_pwrite64 D | P | R | O, Any;
     SYS_preadv D | R, Any;
     SYS_pwritev D, Any;

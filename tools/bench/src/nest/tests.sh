@@ -232,7 +232,7 @@ moving() {
         (cd /tmp/more && find bin | cpio -o -H newc 2>/dev/null)
     } > /tmp/moving-initrd
     # On the software CPU first, with XSAVE: KVM is told of XCR0 with the state.
-    "$MOTHER" run --name mover --engine soft --timeout 400s --kernel kernel --initrd /tmp/moving-initrd --cpus "$1" --memory 256M \
+    "$MOTHER" run --name mover --engine soft --timeout 800s --kernel kernel --initrd /tmp/moving-initrd --cpus "$1" --memory 256M \
         --net user,host --cmdline "console=ttyS0 quiet rdinit=/pipe" < /tmp/keys > /tmp/moved 2> /tmp/moved.err &
     vmm=$!
     exec 3> /tmp/keys
@@ -251,7 +251,7 @@ moving() {
         sleep 1
     done
     echo 'rm /tmp/go; finish' >&3
-    await '^VERDICT' /tmp/moved 120
+    await '^VERDICT' /tmp/moved 240
     exec 3>&-
     timeout 20 "$MOTHER" kill mover >/dev/null 2>&1
     kill $holder $listener 2>/dev/null
@@ -259,6 +259,7 @@ moving() {
     vmm=
     rm -f /tmp/hold
     check "$name twenty times" "the one after $moves" /tmp/switch [ $moves = 20 ]
+    check "$name and its jail refuses it nothing" "" /tmp/moved.err [ "$(grep -c 'was refused' /tmp/moved.err)" = 0 ]
     if grep -q '^VERDICT right' /tmp/moved; then
         pass "$name and computes and beats on: $(grep '^VERDICT' /tmp/moved | tr -d '\r')"
     else
