@@ -217,7 +217,7 @@ const FILES: [Row; 18] = [
 ];
 
 /// What this host has not, or does not let us have.
-const HOSTS: [Row; 7] = [
+const HOSTS: [Row; 8] = [
     row(
         "mkdir none; PATH=$PWD/none $MOTHER run",
         1,
@@ -247,6 +247,12 @@ const HOSTS: [Row; 7] = [
         2,
         "this process may not have files of more than 100 KiB",
         "help: lift the limit on file sizes: `ulimit -f unlimited`",
+    ),
+    row(
+        "ulimit -n 50; $MOTHER run --kernel echo",
+        1,
+        "it may come to need more open files than it can have",
+        "help: allow more with `ulimit -n 1024`",
     ),
     row(
         "$MOTHER --user nosuchuser ps",
