@@ -233,7 +233,10 @@ fn said(command: &mut Command) -> Result<Vec<Said>> {
 fn parse(line: &str) -> Option<Said> {
     let mut words = line.strip_prefix(LINE)?.split(' ');
     let mut word = || words.next();
-    let (class, name, time, value) = (word()?, word()?, word()?, word()?);
+    let class = word()?;
+    let name = word()?;
+    let time = word()?;
+    let value = word()?;
     Some(Said {
         class: class.to_owned(),
         name: name.to_owned(),
@@ -246,7 +249,8 @@ fn agree(expected: &[Said], said: &[Said]) -> Result<()> {
     ensure!(expected.len() == said.len(), "other works");
     for (expected, said) in expected.iter().zip(said) {
         let value = |said: &Said| said.done.as_ref().map(|done| done.1.clone());
-        let (one, other) = (value(expected), value(said));
+        let one = value(expected);
+        let other = value(said);
         ensure!(
             expected.name == said.name && (one.is_none() || other.is_none() || one == other),
             "{}: {one:?} on one, {} with {other:?} on another",
