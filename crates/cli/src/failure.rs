@@ -112,6 +112,14 @@ pub enum Failure {
         /// What to write.
         help: &'static str,
     },
+    /// Files that cannot be copied as it was typed.
+    #[error("cannot copy: {what}")]
+    Copy {
+        /// What is wrong.
+        what: String,
+        /// What to do.
+        help: &'static str,
+    },
     /// An amount that the VM cannot have.
     #[error("cannot {act} VM \"{name}\": {why}")]
     BadAmount {
@@ -543,6 +551,7 @@ impl Failure {
             | Failure::Collector(_)
             | Failure::BadVariable { .. }
             | Failure::BadWord { .. }
+            | Failure::Copy { .. }
             | Failure::NoHostVariable(_) => BAD_INPUT,
             Failure::Daemon(serve::ClientError::Refused(problem))
                 if problem.code == "bad-input" =>
@@ -664,7 +673,9 @@ impl Failure {
         let help = match self {
             Failure::Run(trouble) => return trouble.help.clone(),
             Failure::Name { .. } => return Some(NameError::help()),
-            Failure::NotNow { help, .. } | Failure::BadWord { help, .. } => help,
+            Failure::NotNow { help, .. }
+            | Failure::BadWord { help, .. }
+            | Failure::Copy { help, .. } => help,
             Failure::Foreign { source, .. } => return source.help.clone(),
             Failure::Unusable { .. } => UNUSABLE_HELP,
             Failure::Twin { .. } => TWIN_HELP,
