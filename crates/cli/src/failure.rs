@@ -104,20 +104,14 @@ pub enum Failure {
         /// What to do.
         help: &'static str,
     },
-    /// Words that no program could be started with.
-    #[error("cannot run this in a guest: {what}")]
+    /// Words with which a guest cannot be asked for that.
+    #[error("cannot {act}: {what}")]
     BadWord {
+        /// The verb.
+        act: &'static str,
         /// What is wrong.
         what: String,
         /// What to write.
-        help: &'static str,
-    },
-    /// Files that cannot be copied as it was typed.
-    #[error("cannot copy: {what}")]
-    Copy {
-        /// What is wrong.
-        what: String,
-        /// What to do.
         help: &'static str,
     },
     /// An amount that the VM cannot have.
@@ -551,7 +545,6 @@ impl Failure {
             | Failure::Collector(_)
             | Failure::BadVariable { .. }
             | Failure::BadWord { .. }
-            | Failure::Copy { .. }
             | Failure::NoHostVariable(_) => BAD_INPUT,
             Failure::Daemon(serve::ClientError::Refused(problem))
                 if problem.code == "bad-input" =>
@@ -673,9 +666,7 @@ impl Failure {
         let help = match self {
             Failure::Run(trouble) => return trouble.help.clone(),
             Failure::Name { .. } => return Some(NameError::help()),
-            Failure::NotNow { help, .. }
-            | Failure::BadWord { help, .. }
-            | Failure::Copy { help, .. } => help,
+            Failure::NotNow { help, .. } | Failure::BadWord { help, .. } => help,
             Failure::Foreign { source, .. } => return source.help.clone(),
             Failure::Unusable { .. } => UNUSABLE_HELP,
             Failure::Twin { .. } => TWIN_HELP,
@@ -801,9 +792,8 @@ mod tests {
     #[test]
     fn every_cause_has_its_own_line_and_the_last_says_what_to_do() {
         let help = "help: bring a guest of your own with `--kernel FILE --initrd FILE`: that needs no download";
-        let missing = CacheError::Apt(AptError::Missing("apt-get"));
         check(
-            missing.into(),
+            CacheError::Apt(AptError::Missing("apt-get")).into(),
             &format!("error: cannot get the default guest\n  this host has no `apt-get`\n  {help}"),
         );
     }

@@ -111,7 +111,8 @@ fn what_would_go_elsewhere_is_left_out() {
         let mut bytes = archive(kind, name, target, 0);
         bytes.extend(archive(EntryType::Regular, "next", "", 0));
         bytes.extend([0; 1024]);
-        let (mut kept, mut told) = (Kept::default(), told());
+        let mut kept = Kept::default();
+        let mut told = told();
         FromTar::new(bytes.as_slice())
             .pour(&mut kept, &mut told)
             .unwrap();

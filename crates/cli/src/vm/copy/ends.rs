@@ -65,7 +65,8 @@ fn end(word: &OsStr) -> Destination {
 }
 
 fn bad(what: &str, help: &'static str) -> Failure {
-    Failure::Copy {
+    Failure::BadWord {
+        act: "copy",
         what: what.to_owned(),
         help,
     }

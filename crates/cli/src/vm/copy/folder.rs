@@ -41,7 +41,8 @@ pub struct Target {
 }
 
 fn bad(what: String) -> Stop {
-    Stop::from(Failure::Copy {
+    Stop::from(Failure::BadWord {
+        act: "copy",
         what,
         help: "where things go is a folder that is there, a file, or a name that is new in a folder",
     })

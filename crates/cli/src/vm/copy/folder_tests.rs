@@ -196,7 +196,8 @@ fn holes_stay_holes() {
 #[test]
 fn nothing_leaves_the_folder_whatever_lies_in_the_way() {
     let folder = tempfile::tempdir().unwrap();
-    let (inside, outside) = (folder.path().join("inside"), folder.path().join("outside"));
+    let inside = folder.path().join("inside");
+    let outside = folder.path().join("outside");
     fs::create_dir(&inside).unwrap();
     fs::create_dir(&outside).unwrap();
     fs::write(outside.join("secret"), "kept").unwrap();

@@ -41,7 +41,8 @@ impl FromHere {
                 true => fs::metadata(&path),
                 false => fs::symlink_metadata(&path),
             };
-            let metadata = metadata.map_err(|error| Failure::Copy {
+            let metadata = metadata.map_err(|error| Failure::BadWord {
+                act: "copy",
                 what: format!("{}: {error}", path.display()),
                 help: "check the path; a path in a guest is written NAME:PATH",
             })?;

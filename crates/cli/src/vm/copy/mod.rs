@@ -94,7 +94,8 @@ pub struct CopyArguments {
 pub fn copy(arguments: &CopyArguments) -> Result<u8, Failure> {
     let ends = Ends::new(&arguments.paths)?;
     if arguments.json && matches!(ends.to, Destination::Pipe) {
-        return Err(Failure::Copy {
+        return Err(Failure::BadWord {
+            act: "copy",
             what: "standard output has the tar stream, and no JSON beside it".to_owned(),
             help: "leave --json out",
         });
@@ -248,7 +249,8 @@ fn failed(stop: Stop) -> Failure {
         },
         Stop::Here(path, source) => Failure::Write { path, source },
         Stop::Output(error) => Failure::Output(error),
-        Stop::Input(why) => Failure::Copy {
+        Stop::Input(why) => Failure::BadWord {
+            act: "copy",
             what: format!("standard input is no tar archive: {why}"),
             help: "`tar c FILES | mother cp - NAME:FOLDER` is one",
         },
@@ -267,7 +269,8 @@ fn failed(stop: Stop) -> Failure {
             why: "its guest sends more files than are taken at once".to_owned(),
             help: "copy it in parts",
         },
-        Stop::Signal => Failure::Copy {
+        Stop::Signal => Failure::BadWord {
+            act: "copy",
             what: "it was interrupted".to_owned(),
             help: "what was copied is there",
         },

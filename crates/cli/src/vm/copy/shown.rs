@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn a_person_sees_how_much_how_fast_and_how_long() {
-        let check = |done, total, expected: &str| {
+        let check = |done: u64, total: u64, expected: &str| {
             assert_eq!(
                 line(done << 20, total << 20, Duration::from_secs(4)),
                 expected

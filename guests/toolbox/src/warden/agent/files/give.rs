@@ -57,7 +57,8 @@ pub(in super::super) fn give(request: &[u8], sink: &Sink) -> io::Result<()> {
     let follow = words(request).any(|(key, _)| key == b"follow");
     let paths = words(request).filter(|(key, _)| *key == b"path");
     let wanted: Vec<Wanted> = paths.map(|(_, path)| Wanted::new(path, follow)).collect();
-    let (mut entries, mut bytes) = (0, 0);
+    let mut entries: u64 = 0;
+    let mut bytes: u64 = 0;
     for one in &wanted {
         match one.metadata() {
             Ok(metadata) => measure(&one.path, &metadata, &mut entries, &mut bytes),
