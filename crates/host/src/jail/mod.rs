@@ -46,6 +46,7 @@
 //! the VM to say.
 
 mod calls;
+mod files;
 mod filter;
 mod landlock;
 #[cfg(test)]
@@ -59,6 +60,7 @@ use std::io;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 
+pub use self::files::lock_in_files;
 pub use self::filter::{Refused, refused, settle_libc};
 pub use self::landlock::abi as landlock_abi;
 pub use self::spawn::{Apart, Child, Program, spawn};
