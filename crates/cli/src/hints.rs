@@ -283,7 +283,7 @@ mod tests {
         };
         check(&["ls"], "`mother ps` lists VMs");
         check(&["ssh", "web", "ls"], "`mother exec NAME`");
-        check(&["cp", "a", "web:/b"], "tar x");
+        check(&["scp", "a", "web:/b"], "`mother cp FILES NAME:/FOLDER`");
         check(&["destroy", "web"], "`mother kill NAME`");
         check(&["shutdown", "web"], "`mother stop NAME`");
         check(&["pull", "nginx"], "`mother images pull NAME`");
