@@ -306,6 +306,8 @@ pub(super) const ALLOWED: &[Call] = &rows! {
     SYS_pipe2 A, Any;
     SYS_fcntl D | R, OneOf(1, DESCRIPTOR_ORDERS);
     SYS_fcntl O, OneOf(1, OBSERVER_ORDERS);
+    // F_GETFD: with debug assertions the standard library asks it of each descriptor that it closes.
+    SYS_fcntl K, OneOf(1, &[1]);
     SYS_ioctl K | D | P | W, Order(ORDERS);
     // What cannot do harm.
     SYS_getrandom D | P | R | W | O, Any;
