@@ -55,8 +55,8 @@ fn lay(folder: &Path) {
     let long = "long".repeat(50);
     fs::write(folder.join(long), "long").unwrap();
     let sparse = fs::File::create(folder.join("sparse")).unwrap();
-    sparse.set_len(3 << 30).unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&sparse, b"middle", 1 << 30).unwrap();
+    sparse.set_len(96 << 20).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&sparse, b"middle", 32 << 20).unwrap();
     let mode = fs::Permissions::from_mode(0o751);
     fs::set_permissions(folder.join("much"), mode).unwrap();
     let readonly = fs::Permissions::from_mode(0o555);
@@ -82,7 +82,7 @@ fn seen(folder: &Path) -> Vec<String> {
                 lines.push(format!("{name} {mode:o} {time:?}"));
                 look(&entry.path(), &format!("{name}/"), lines);
             } else {
-                let is_large = there.len() > 1 << 30;
+                let is_large = there.len() > 32 << 20;
                 assert!(!is_large || there.blocks() < 1000, "{name} has no holes");
                 let bytes = if is_large {
                     Vec::new()
