@@ -4,7 +4,6 @@
 
 #include <immintrin.h>
 #include <math.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -51,7 +50,7 @@ test:
         value += 3;
     NEXT;
 skip:
-    at += value & 1 ? 0 : 0;
+    at += value & 1;
     NEXT;
 again:
     at = 0;

@@ -11,7 +11,7 @@ use rustix::process::Resource;
 use rustix::thread::CapabilitySet;
 
 use super::table::Kind;
-use super::{Walls, filter, landlock, limit, thread};
+use super::{Walls, filter, landlock, limit, telling, thread};
 
 /// What writing files for others takes, of who has it: giving them away, and having rights over what is theirs.
 const OF_ROOT: CapabilitySet = CapabilitySet::CHOWN
@@ -24,13 +24,7 @@ pub fn lock_in_files(
     folder: Option<BorrowedFd<'_>>,
     missing: &mut dyn FnMut(&'static str, &io::Error),
 ) -> Walls {
-    let mut put_up = |wall, result: io::Result<()>| match result {
-        Ok(()) => true,
-        Err(error) => {
-            missing(wall, &error);
-            false
-        }
-    };
+    let mut put_up = telling(missing);
     put_up("a limit", limit(Resource::Core, 0));
     put_up("not to be dumped", thread::hide_from_equals());
     // Linux 6.3; the filter allows no such call either.

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 
-use api::{Entry, EntryKind};
+use api::{Entry, EntryKind, VmName};
 use images::HeaderBounds;
 use tar::{EntryType, Header};
 
@@ -163,6 +163,9 @@ fn pour_file(
 /// Writes an archive.
 pub struct ToTar<W> {
     output: W,
+    /// Whose files they are, and how much may come of them: holes too, since here they are written out.
+    most: Option<(VmName, u64)>,
+    announced: u64,
     /// Length of the file that is written, and how much of it is.
     len: u64,
     at: u64,
@@ -170,9 +173,11 @@ pub struct ToTar<W> {
 
 impl<W: Write> ToTar<W> {
     /// To this stream.
-    pub fn new(output: W) -> ToTar<W> {
+    pub fn new(output: W, most: Option<(VmName, u64)>) -> ToTar<W> {
         ToTar {
             output,
+            most,
+            announced: 0,
             len: 0,
             at: 0,
         }
@@ -272,6 +277,12 @@ fn record(records: &mut Vec<u8>, key: &str, value: &[u8]) {
 
 impl<W: Write> Taker for ToTar<W> {
     fn entry(&mut self, entry: &Entry, _told: &mut Told) -> Result<(), Stop> {
+        self.announced = self.announced.saturating_add(entry.len);
+        if let Some((name, most)) = &self.most
+            && self.announced > *most
+        {
+            return Err(Stop::TooMuch(name.clone(), *most));
+        }
         self.finish_file().map_err(Stop::Output)?;
         self.header(entry).map_err(Stop::Output)?;
         self.len = entry.len;

@@ -63,7 +63,7 @@ fn what_is_written_is_read_again_byte_for_byte() {
         (entry(EntryKind::File, "holes", "", 200_000), Vec::new()),
     ];
     let mut bytes = Vec::new();
-    let mut writer = ToTar::new(&mut bytes);
+    let mut writer = ToTar::new(&mut bytes, None);
     for (entry, content) in &entries {
         writer.entry(entry, &mut told()).unwrap();
         if !content.is_empty() {
@@ -89,6 +89,21 @@ fn what_is_written_is_read_again_byte_for_byte() {
         (holes.len(), &holes[100_000..100_006]),
         (200_000, &b"middle"[..])
     );
+}
+
+#[test]
+fn holes_that_a_guest_announces_count_before_they_are_written() {
+    let mut bytes = Vec::new();
+    let most = VmName::new("web").unwrap();
+    let mut writer = ToTar::new(&mut bytes, Some((most, 1 << 20)));
+    let mut write = |len| writer.entry(&entry(EntryKind::File, "f", "", len), &mut told());
+    write(1 << 19).unwrap();
+    write(1 << 19).unwrap();
+    let refused = write(1);
+    assert!(matches!(refused, Err(Stop::TooMuch(_, _))), "{refused:?}");
+    let refused = write(u64::MAX);
+    assert!(matches!(refused, Err(Stop::TooMuch(_, _))), "{refused:?}");
+    assert!(bytes.len() < 2 << 20, "{}", bytes.len());
 }
 
 fn archive(kind: EntryType, name: &str, target: &str, len: u64) -> Vec<u8> {

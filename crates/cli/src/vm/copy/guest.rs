@@ -49,27 +49,28 @@ impl Peer {
     /// The next message; what was left out is told on the way, and counted.
     fn hear(&mut self, told: &mut Told, named: &mut u64) -> Result<Message, Stop> {
         loop {
-            match self.agent.wait(None) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                    told.check_signal()?;
-                    continue;
-                }
-                // What is wrong with it is heard of by reading.
-                _ => {}
+            let waited = self.agent.wait(None);
+            if waited.is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {
+                told.check_signal()?;
+                continue;
             }
+            // What else is wrong with it is heard of by reading.
             let message = self.agent.hear().map_err(|error| self.stop(error))?;
             if message.kind != from_agent::LEFT_OUT {
                 return Ok(message);
             }
-            let at = message.payload.iter().position(|&byte| byte == 0);
-            let (name, why) = message
-                .payload
-                .split_at(at.unwrap_or(message.payload.len()));
             *named += 1;
-            let why = String::from_utf8_lossy(why.get(1..).unwrap_or_default());
-            told.leave_out(name, &why);
+            tell_left_out(&message.payload, told);
         }
     }
+}
+
+/// A path up to a zero byte, and why it was left out.
+fn tell_left_out(payload: &[u8], told: &mut Told) {
+    let end = payload.iter().position(|&byte| byte == 0);
+    let (name, why) = payload.split_at(end.unwrap_or(payload.len()));
+    let why = String::from_utf8_lossy(why.get(1..).unwrap_or_default());
+    told.leave_out(name, &why);
 }
 
 /// Files of a guest.
@@ -212,12 +213,7 @@ impl ToGuest {
                 return Err(self.peer.stop(AgentError::Strange));
             }
             self.named += 1;
-            let at = message.payload.iter().position(|&byte| byte == 0);
-            let (name, why) = message
-                .payload
-                .split_at(at.unwrap_or(message.payload.len()));
-            let why = String::from_utf8_lossy(why.get(1..).unwrap_or_default());
-            told.leave_out(name, &why);
+            tell_left_out(&message.payload, told);
         }
         Ok(())
     }

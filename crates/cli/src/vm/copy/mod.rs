@@ -159,11 +159,15 @@ fn carry(arguments: &CopyArguments, ends: &Ends, told: &mut Told) -> Result<(), 
             from.pour(&mut taker, Some(most), told)
         }
         (Sources::Guest { name, paths }, Destination::Pipe) => {
-            let from = FromGuest::new(connect(name)?, paths, follow)?;
-            let output = standard_output().map_err(Stop::Output)?;
-            lock_in(None);
+            let (vm, agent) = connect(name)?;
             let most = arguments.most.map(|most| most.0);
-            from.pour(&mut ToTar::new(output), most, told)
+            let mut taker = ToTar::new(
+                standard_output().map_err(Stop::Output)?,
+                most.map(|most| (vm.clone(), most)),
+            );
+            let from = FromGuest::new((vm, agent), paths, follow)?;
+            lock_in(None);
+            from.pour(&mut taker, most, told)
         }
         (Sources::Here(_) | Sources::Pipe, _) => unreachable!("one end is a guest"),
     }
