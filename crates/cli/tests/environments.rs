@@ -349,6 +349,18 @@ fn what_only_root_can_try() {
 }
 
 #[test]
+fn a_vm_lives_in_a_box_without_devices() {
+    if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
+        writeln!(std::io::stderr(), "skipped: only root can mount").unwrap();
+        return;
+    }
+    let script = "unshare -m sh -c 'mount -t tmpfs none /dev && $MOTHER run -d --name boxed --engine soft \
+                  --kernel echo --memory 32M --timeout 60s && $MOTHER stop boxed'";
+    let ran = Host::new().mother.shell(script);
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+}
+
+#[test]
 fn nothing_is_fetched_for_what_cannot_run() {
     let host = Host::new();
     for script in [
