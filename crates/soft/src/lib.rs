@@ -32,6 +32,7 @@
 
 mod access;
 mod bank;
+mod beside;
 mod block;
 mod bounce;
 mod code_cache;
