@@ -404,6 +404,14 @@ pub enum ImageFailure {
     /// The container image does not say what to run.
     #[error("{0} does not say what to run")]
     CommandMissing(String),
+    /// A disk is to be started, and the image brings a kernel of its own.
+    #[error("{0} is started by a kernel of its own, and a disk says `boot`")]
+    OwnKernel(String),
+    /// A disk has a system and no boot entry, and our initrd would not find it.
+    #[error(
+        "{} has a system and no boot entry, and is found by the serial number \"root\", which it does not have", .0.display()
+    )]
+    Unfound(PathBuf),
     /// An own disk is written as it is.
     #[error("what is written to a disk of yours stays there anyway; --keep is for images")]
     KeepDisk,
@@ -477,6 +485,10 @@ impl ImageFailure {
             ImageFailure::Boot { source, .. } => return hints::about_boot(source),
             ImageFailure::CommandMissing(_) => "say it: mother run IMAGE -- PROGRAM ARGUMENTS",
             ImageFailure::AlreadyKept(_) => "leave `--keep` out",
+            ImageFailure::OwnKernel(_) => {
+                "leave out the image, or `boot`; an image that is a disk may have other disks started in its place"
+            }
+            ImageFailure::Unfound(_) => "leave out `serial=`, or write `serial=root`",
             _ => return None,
         };
         Some(help.to_owned())

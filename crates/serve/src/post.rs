@@ -1,4 +1,5 @@
-//! A POST to a server of somebody else's: events to Redfish's listeners, numbers and events to a collector, webhooks.
+//! A request to a server of somebody else's: events to Redfish's listeners, numbers and events to a collector, webhooks, and
+//! files that are fetched.
 //!
 //! A server's certificate is compared with those that the host trusts, or with those of a file. An answer has a time and
 //! a size; a redirection is an answer like others and is not followed, for what is sent may be a secret.
@@ -9,9 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
+use axum::http::request::Builder;
 use axum::http::uri::Scheme;
-use axum::http::{Request, StatusCode, Uri, header};
+use axum::http::{Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
@@ -164,39 +168,75 @@ impl Place {
         answered.unwrap_or_else(|_| Err(PostError::Late { place: self.name() }))
     }
 
+    /// Asks for what is there, with its headers and no body; what of the answer's body is read is the caller's, and how long
+    /// it takes.
+    pub(crate) async fn get(&self) -> Result<(Response<Incoming>, SendRequest<Body>), PostError> {
+        let asked = timeout(ANSWER_TIME, async {
+            let mut sender = self.open().await?;
+            let request = self.request(Request::get(self.path()));
+            let request = request.body(Body::empty());
+            let request = request.map_err(|error| self.strange(error))?;
+            let response = sender.send_request(request).await;
+            Ok((response.map_err(|error| self.strange(error))?, sender))
+        });
+        asked
+            .await
+            .unwrap_or_else(|_| Err(PostError::Late { place: self.name() }))
+    }
+
     async fn exchange(&self, media_type: &str, body: Bytes) -> Result<Answered, PostError> {
+        let sender = self.open().await?;
+        self.talk(sender, media_type, body).await
+    }
+
+    /// A connection.
+    async fn open(&self) -> Result<SendRequest<Body>, PostError> {
         let (host, port) = self.server();
         let stream = TcpStream::connect((host, port)).await;
         let stream = stream.map_err(|source| self.unreached(source))?;
         if !self.is_tls() {
-            return self.talk(stream, media_type, body).await;
+            return self.greet(stream).await;
         }
         let connector = tokio_rustls::TlsConnector::from(Arc::new(self.config()?));
         let name = ServerName::try_from(host.to_owned()).map_err(|error| self.strange(error))?;
         let stream = connector.connect(name, stream).await;
         let stream = stream.map_err(|source| self.unreached(source))?;
-        self.talk(stream, media_type, body).await
+        self.greet(stream).await
+    }
+
+    async fn greet(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<SendRequest<Body>, PostError> {
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.strange(error))?;
+        // It ends when nobody asks or reads any more.
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+
+    fn path(&self) -> &str {
+        self.uri.path_and_query().map_or("/", |path| path.as_str())
+    }
+
+    fn request(&self, request: Builder) -> Builder {
+        let headers = self.headers.iter();
+        headers.fold(
+            request.header(header::HOST, self.name()),
+            |request, (name, value)| request.header(name, value),
+        )
     }
 
     async fn talk(
         &self,
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        mut sender: SendRequest<Body>,
         media_type: &str,
         body: Bytes,
     ) -> Result<Answered, PostError> {
         let strange = |error: hyper::Error| self.strange(error);
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(strange)?;
-        let talking = tokio::spawn(connection);
-        let path = self.uri.path_and_query().map_or("/", |path| path.as_str());
-        let mut request = Request::post(path)
-            .header(header::HOST, self.name())
-            .header(header::CONTENT_TYPE, media_type);
-        for (name, value) in &self.headers {
-            request = request.header(name, value);
-        }
-        let request = request.body(Body::from(body));
+        let request = Request::post(self.path()).header(header::CONTENT_TYPE, media_type);
+        let request = self.request(request).body(Body::from(body));
         let request = request.map_err(|error| self.strange(error))?;
         let response = sender.send_request(request).await.map_err(strange)?;
         let status = response.status();
@@ -205,7 +245,6 @@ impl Place {
         let whole = Limited::new(response.into_body(), ANSWER_BYTES_MAX);
         // The status is the answer; of one that says too much the rest is left.
         let said = whole.collect().await.map(|said| said.to_bytes());
-        talking.abort();
         Ok(Answered {
             status,
             again: again.map(Duration::from_secs),

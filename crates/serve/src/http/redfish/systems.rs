@@ -5,8 +5,10 @@
 
 use serde_json::{Value, json};
 
+use super::boot;
 use super::errors::Wrong;
 use super::kinds::{collection, link, resource};
+use super::media;
 use super::names::{found, place, places};
 use super::place::{CHASSIS, MANAGER};
 use super::reset::{allowed, target};
@@ -39,7 +41,7 @@ pub(super) fn power(state: StateView) -> &'static str {
     }
 }
 
-fn of_vm(vm: &VmView) -> Value {
+pub(super) fn of_vm(vm: &VmView) -> Value {
     let uri = place(&vm.name);
     let more = json!({
         "SystemType": "Virtual",
@@ -49,12 +51,8 @@ fn of_vm(vm: &VmView) -> Value {
         "MemorySummary": memory_bytes(vm).map(|bytes| {
             json!({ "TotalSystemMemoryGiB": bytes as f64 / f64::from(1 << 30) })
         }),
-        // A VM has no firmware to be told otherwise: it starts what its description says.
-        "Boot": {
-            "BootSourceOverrideEnabled": "Disabled",
-            "BootSourceOverrideTarget": "None",
-            "BootSourceOverrideTarget@Redfish.AllowableValues": ["None"],
-        },
+        "Boot": boot::of(vm),
+        "VirtualMedia": vm.declared.as_ref().map(|_| link(&media::place_of_system(&vm.name))),
         "OperatingSystem": has_operating_system(vm).then(|| link(&(uri.clone() + "/OperatingSystem"))),
         "Links": {
             "Chassis": [link(&format!("/redfish/v1/Chassis/{CHASSIS}"))],
