@@ -32,6 +32,21 @@ pub mod to_agent {
     pub const FREEZE: u8 = 6;
     /// Let it go on.
     pub const THAW: u8 = 7;
+    /// Send files: zero-ended words `key=value` (`path`, and `follow` if what is named and is a link stands for where that
+    /// leads). What comes is [`super::copied`].
+    pub const GIVE: u8 = 8;
+    /// Put files there: words (`to`, `several`, `owners`). What follows is [`super::copied`].
+    pub const TAKE: u8 = 9;
+}
+
+/// Kinds of messages that carry files, in either direction.
+pub mod copied {
+    /// A file, folder or link ([`crate::Entry`]). What there is of it comes before the next.
+    pub const ENTRY: u8 = 10;
+    /// Bytes of the file that was named last: where they are in it (eight bytes), and they. What is left out is a hole.
+    pub const DATA: u8 = 11;
+    /// Nothing more comes.
+    pub const END: u8 = 12;
 }
 
 /// Kinds of messages from the agent.
@@ -50,6 +65,12 @@ pub mod from_agent {
     pub const FROZEN: u8 = 70;
     /// It goes on, with random numbers of its own.
     pub const THAWED: u8 = 71;
+    /// All files are there: how many could not be (eight bytes).
+    pub const DONE: u8 = 72;
+    /// Something was left out: a zero-ended path, and why.
+    pub const LEFT_OUT: u8 = 73;
+    /// How much is going to come: entries, and bytes of files (eight bytes each).
+    pub const TOTAL: u8 = 74;
 }
 
 #[cfg(test)]
@@ -72,7 +93,7 @@ mod tests {
             "../../../guests/toolbox/src/warden/agent/mod.rs"
         ));
         let ours = numbers(include_str!("agent.rs"));
-        assert!(ours.len() > 15, "{ours:?}");
+        assert!(ours.len() > 20, "{ours:?}");
         for constant in &ours {
             assert!(guest.contains(constant), "{constant:?} is not the guest's");
         }

@@ -7,6 +7,7 @@
 
 pub mod agent;
 mod control;
+mod entry;
 pub mod host_path;
 mod metrics;
 pub mod object;
@@ -19,6 +20,7 @@ pub use control::{
     Command, LINE_BYTES_MAX, Outcome, PROTOCOL_VERSION, REPLY_BYTES_MAX, RefusalCode, Reply,
     Request, STORED_PAGES_MAX, WRITTEN_PAGES_MAX,
 };
+pub use entry::{BadName, Entry, EntryKind};
 pub use metrics::{Metric, MetricKind, MetricUnit, Metrics, Sample};
 pub use observe::{
     BalloonBook, CLAIMS_PORT, CLAIMS_PORT_NAME, ClaimBook, ClockBook, Estimate, GuestClaim,

@@ -15,12 +15,12 @@ use crate::policy_command::PolicyArguments;
 use crate::snapshots_command::SnapshotsArguments;
 use crate::spec_arguments::SpecArguments;
 use crate::vm::{
-    BalloonArguments, ConsoleArguments, DmesgArguments, DumpArguments, ExecArguments,
-    ForkArguments, HooksArguments, InspectArguments, LimitArguments, LinkArguments, LogsArguments,
-    NamesArguments, NetworksArguments, ProfileArguments, PsArguments, RemoveArguments,
-    RenameArguments, RestoreArguments, SnapshotArguments, StopArguments, SuspendArguments,
-    SwitchArguments, TopArguments, TraceArguments, TruthArguments, UpdateArguments, WaitArguments,
-    WatchArguments,
+    BalloonArguments, ConsoleArguments, CopyArguments, DmesgArguments, DumpArguments,
+    ExecArguments, ForkArguments, HooksArguments, InspectArguments, LimitArguments, LinkArguments,
+    LogsArguments, NamesArguments, NetworksArguments, ProfileArguments, PsArguments,
+    RemoveArguments, RenameArguments, RestoreArguments, SnapshotArguments, StopArguments,
+    SuspendArguments, SwitchArguments, TopArguments, TraceArguments, TruthArguments,
+    UpdateArguments, WaitArguments, WatchArguments,
 };
 
 /// A hypervisor that runs guests with or without hardware virtualization.
@@ -129,6 +129,8 @@ pub enum Command {
     Console(ConsoleArguments),
     /// Run one more program in a guest, with its streams and exit status here
     Exec(ExecArguments),
+    /// Copy files into a guest, out of one, or between two
+    Cp(CopyArguments),
     /// Print what a VM printed, also of one that has ended
     Logs(LogsArguments),
     /// Wait until VMs have ended, with their exit status; or until they run, show a login, or answer at a port

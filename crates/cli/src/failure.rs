@@ -104,9 +104,11 @@ pub enum Failure {
         /// What to do.
         help: &'static str,
     },
-    /// Words that no program could be started with.
-    #[error("cannot run this in a guest: {what}")]
+    /// Words with which a guest cannot be asked for that.
+    #[error("cannot {act}: {what}")]
     BadWord {
+        /// The verb.
+        act: &'static str,
         /// What is wrong.
         what: String,
         /// What to write.
@@ -802,9 +804,8 @@ mod tests {
     #[test]
     fn every_cause_has_its_own_line_and_the_last_says_what_to_do() {
         let help = "help: bring a guest of your own with `--kernel FILE --initrd FILE`: that needs no download";
-        let missing = CacheError::Apt(AptError::Missing("apt-get"));
         check(
-            missing.into(),
+            CacheError::Apt(AptError::Missing("apt-get")).into(),
             &format!("error: cannot get the default guest\n  this host has no `apt-get`\n  {help}"),
         );
     }

@@ -93,9 +93,8 @@ const COMMANDS: &[(&[&str], &str)] = &[
         "`mother snapshot NAME` writes all that a VM is, `mother suspend NAME` ends it too",
     ),
     (
-        &["cp", "scp", "rsync"],
-        "files go through a pipe: `tar c FILES | mother exec NAME -- tar x -C /FOLDER`, and back with `mother exec -n NAME -- \
-         tar c -C / FILES | tar x`",
+        &["scp", "rsync", "copy"],
+        "`mother cp FILES NAME:/FOLDER` copies into a guest, `mother cp NAME:/PATH .` out of one",
     ),
     (
         &["network", "net"],
@@ -284,7 +283,7 @@ mod tests {
         };
         check(&["ls"], "`mother ps` lists VMs");
         check(&["ssh", "web", "ls"], "`mother exec NAME`");
-        check(&["cp", "a", "web:/b"], "tar x");
+        check(&["scp", "a", "web:/b"], "`mother cp FILES NAME:/FOLDER`");
         check(&["destroy", "web"], "`mother kill NAME`");
         check(&["shutdown", "web"], "`mother stop NAME`");
         check(&["pull", "nginx"], "`mother images pull NAME`");

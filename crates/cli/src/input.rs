@@ -1,6 +1,5 @@
 //! From standard input to the guest's console.
 
-use std::fs::File;
 use std::io::{self, PipeWriter, Write};
 use std::thread;
 
@@ -75,7 +74,7 @@ pub fn send_lines(mut to: PipeWriter) -> io::Result<()> {
 
 /// Closes standard input: nothing of it is read here.
 pub fn close() -> io::Result<()> {
-    let nothing = File::open("/dev/null")?;
+    let nothing = host::inherit::nothing()?;
     Ok(rustix::stdio::dup2_stdin(nothing)?)
 }
 

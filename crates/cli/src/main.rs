@@ -260,6 +260,7 @@ fn carry_out_here(command: Command) -> Result<u8, Failure> {
         Command::Link(arguments) => vm::link(&arguments),
         Command::Console(arguments) => vm::console(&arguments),
         Command::Exec(arguments) => vm::exec(&arguments),
+        Command::Cp(arguments) => vm::copy(&arguments),
         Command::Logs(arguments) => vm::logs(&arguments),
         Command::Wait(arguments) => vm::wait(&arguments),
         Command::Rm(arguments) => vm::remove(&arguments),

@@ -215,6 +215,11 @@ fn the_page_on_programs_in_a_guest_is_true() {
 }
 
 #[test]
+fn the_page_on_files_is_true() {
+    check("docs/files.md");
+}
+
+#[test]
 fn the_page_on_vms_of_others_is_true() {
     check("docs/foreign.md");
 }

@@ -217,7 +217,7 @@ const FILES: [Row; 18] = [
 ];
 
 /// What this host has not, or does not let us have.
-const HOSTS: [Row; 7] = [
+const HOSTS: [Row; 8] = [
     row(
         "mkdir none; PATH=$PWD/none $MOTHER run",
         1,
@@ -247,6 +247,12 @@ const HOSTS: [Row; 7] = [
         2,
         "this process may not have files of more than 100 KiB",
         "help: lift the limit on file sizes: `ulimit -f unlimited`",
+    ),
+    row(
+        "ulimit -n 50; $MOTHER run --kernel echo",
+        1,
+        "it may come to need more open files than it can have",
+        "help: allow more with `ulimit -n 1024`",
     ),
     row(
         "$MOTHER --user nosuchuser ps",
@@ -340,6 +346,18 @@ fn what_only_root_can_try() {
         return;
     }
     check_all(&OF_ROOT);
+}
+
+#[test]
+fn a_vm_lives_in_a_box_without_devices() {
+    if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
+        writeln!(std::io::stderr(), "skipped: only root can mount").unwrap();
+        return;
+    }
+    let script = "unshare -m sh -c 'mount -t tmpfs none /dev && $MOTHER run -d --name boxed --engine soft \
+                  --kernel echo --memory 32M --timeout 60s && $MOTHER stop boxed'";
+    let ran = Host::new().mother.shell(script);
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod bad_input;
 mod balloon;
 mod cloud_image;
 mod config;
+mod copy;
 mod devices;
 mod disks;
 mod documentation;

@@ -438,9 +438,18 @@ fn who_takes_a_snapshot_can_die_and_the_guest_goes_on() {
         return;
     };
     scene.ask("web", "head -c 60000000 /dev/urandom > /tmp/much");
-    for wait in [20, 60, 120, 250] {
+    let snapshot = ["snapshot", "web", "--to", "never"];
+    let fork = ["fork", "web", "--name", "twin"];
+    for (words, wait) in [
+        (snapshot, 20),
+        (snapshot, 60),
+        (fork, 90),
+        (snapshot, 120),
+        (snapshot, 250),
+        (fork, 300),
+    ] {
         let mut command = Command::new(scene.host.mother.program());
-        command.args(["snapshot", "web", "--to", "never"]);
+        command.args(words);
         command.env("XDG_RUNTIME_DIR", scene.host.mother.vms().parent().unwrap());
         command.env(
             "XDG_DATA_HOME",
@@ -459,6 +468,12 @@ fn who_takes_a_snapshot_can_die_and_the_guest_goes_on() {
             scene.well(&["snapshots", "verify", "never"]);
             scene.well(&["snapshots", "rm", "never"]);
         }
+        let left = scene.well(&["snapshots", "--json"]);
+        assert!(!left.contains("fork"), "{left}");
+        let entries = std::fs::read_dir(scene.snapshots()).unwrap();
+        let mut names = entries.map(|entry| entry.unwrap().file_name());
+        let is_left = |name: &std::ffi::OsString| name != ".blobs" && name != ".lock";
+        assert_eq!(names.find(is_left), None, "{words:?} after {wait} ms");
     }
     scene.well(&["snapshot", "web", "--to", "never"]);
 }

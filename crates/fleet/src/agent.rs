@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use api::agent::{GREETING, MESSAGE_BYTES_MAX, PORT, from_agent};
 use api::{RefusalCode, VmState};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use thiserror::Error;
 
 use crate::client::{Client, ClientError};
@@ -142,6 +143,17 @@ impl Agent {
     /// What the host says.
     pub fn set_patience(&self, patience: Option<Duration>) -> io::Result<()> {
         self.stream.set_read_timeout(patience)
+    }
+
+    /// Waits until there is something to hear, for so long; whether there is. A signal that comes is an error.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn wait(&self, patience: Option<Duration>) -> io::Result<bool> {
+        let mut watched = [PollFd::new(&self.stream, PollFlags::IN)];
+        let patience = patience.map(Timespec::try_from).transpose();
+        let patience = patience.map_err(io::Error::other)?;
+        Ok(poll(&mut watched, patience.as_ref())? > 0)
     }
 
     /// Says something of at most [`MESSAGE_BYTES_MAX`].

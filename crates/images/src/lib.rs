@@ -57,4 +57,5 @@ pub use package::PackageError;
 pub use progress::{Amount, OnProgress, Progress, Unit};
 pub use runs::RunFolder;
 pub use store::{Freed, Image, ImageKind, Kept, Listed, Store, StoreError};
+pub use tree::{Bounded, HeaderBounds};
 pub use work::remove_unfinished;

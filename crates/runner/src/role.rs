@@ -4,7 +4,6 @@
 //! [`Channel`], whose first message says the rest. A person who calls the command so has no such socket, and gets the command line.
 
 use std::env;
-use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -69,7 +68,7 @@ fn start(channel: &Channel) -> u8 {
 
 /// What is started from here must not hold the channel open.
 fn close_stdin() -> io::Result<()> {
-    File::open("/dev/null").and_then(|null| Ok(dup2_stdin(&null)?))
+    host::inherit::nothing().and_then(|nothing| Ok(dup2_stdin(&nothing)?))
 }
 
 fn perform(channel: Channel) -> Done {

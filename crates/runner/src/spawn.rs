@@ -26,11 +26,12 @@ pub(crate) fn start(name: &str) -> io::Result<(process::Child, Channel)> {
     // What this process was given beside its standard streams is not for one that lives on.
     host::inherit::keep_to_ourselves()?;
     let (ours, theirs) = Channel::pair()?;
+    let nowhere = host::inherit::nothing()?;
     let mut command = Command::new("/proc/self/exe");
     command.arg0(format!("{CALLED}{name}"));
     command
         .stdin(Stdio::from(theirs.into_socket()))
-        .stdout(Stdio::null());
+        .stdout(Stdio::from(nowhere));
     let child = command.spawn()?;
     Ok((child, ours))
 }

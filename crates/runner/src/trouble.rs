@@ -61,6 +61,14 @@ pub enum RunError {
     /// The host gives no thread.
     #[error("cannot start a thread for the VM")]
     Thread(#[source] io::Error),
+    /// The host lets a process have fewer descriptors than the VM may come to need.
+    #[error("VM \"{name}\" is not started: it may come to need more open files than it can have")]
+    Descriptors {
+        /// The VM.
+        name: String,
+        /// What the host said.
+        source: io::Error,
+    },
     /// The control socket has no thread.
     #[error("cannot serve the control socket")]
     Control(#[source] io::Error),
@@ -157,6 +165,7 @@ impl RunError {
             RunError::Jail { .. } | RunError::ReaderJail { .. } => {
                 Some("`mother doctor` says what the host lacks; `--jail auto` takes what it has")
             }
+            RunError::Descriptors { .. } => Some("allow more with `ulimit -n 1024`"),
             RunError::Weight { .. } => Some(
                 "`mother doctor` says what weights this host keeps; more than 100 is for root, or takes a cgroup",
             ),

@@ -32,6 +32,21 @@ pub struct Draft {
     modules: usize,
 }
 
+/// A snapshot without a name, which is there as long as this value lives. When its process dies, it is removed as drafts are.
+/// Who has opened its files has them still.
+#[derive(Debug)]
+pub struct Unnamed {
+    snapshot: Snapshot,
+    _draft: Draft,
+}
+
+impl Unnamed {
+    /// What is in it.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+}
+
 impl Draft {
     /// One in this folder, whose lock is held.
     pub(crate) fn in_folder(
@@ -132,6 +147,7 @@ impl Draft {
         let name = self.name.clone();
         let path = self.shelf.join(&name);
         self.write_manifest(&manifest)?;
+        self.folder().sync_names()?;
         {
             let _names = lock_shelf(&self.shelf)?;
             self.give_name(&path)?;
@@ -141,7 +157,31 @@ impl Draft {
         Snapshot::in_folder(&name, &path)
     }
 
+    /// Completes it and gives it no name: nobody else finds it, and it need not outlive this host's next crash, so nothing
+    /// waits for the disk.
+    ///
+    /// # Errors
+    /// What the host says; that the manifest and the files do not fit. Nothing is left then.
+    pub fn complete_unnamed(self, manifest: Manifest) -> Result<Unnamed, SnapshotError> {
+        self.check(&manifest)?;
+        self.create_manifest(&manifest)?;
+        let snapshot = Snapshot::in_folder(&self.name, &self.folder().path)?;
+        Ok(Unnamed {
+            snapshot,
+            _draft: self,
+        })
+    }
+
     fn write_manifest(&self, manifest: &Manifest) -> Result<(), SnapshotError> {
+        self.check(manifest)?;
+        self.folder().sync()?;
+        let file = self.create_manifest(manifest)?;
+        let path = self.folder().path.join(MANIFEST);
+        file.sync_all().map_err(error("write", &path))
+    }
+
+    /// Whether the manifest says what is there.
+    fn check(&self, manifest: &Manifest) -> Result<(), SnapshotError> {
         let what = if manifest.format == MANIFEST_FORMAT {
             manifest.contradiction()
         } else {
@@ -150,16 +190,16 @@ impl Draft {
         if let Some(what) = what {
             return Err(self.unfinished(format!("its manifest has {what}")));
         }
-        let folder = self.folder();
-        let checked = folder.check(manifest);
-        checked.map_err(|error| error.of_snapshot(&self.name))?;
-        folder.sync()?;
-        let path = folder.path.join(MANIFEST);
+        let checked = self.folder().check(manifest);
+        checked.map_err(|error| error.of_snapshot(&self.name))
+    }
+
+    fn create_manifest(&self, manifest: &Manifest) -> Result<File, SnapshotError> {
+        let path = self.folder().path.join(MANIFEST);
         let mut file = create(&path).map_err(error("create", &path))?;
         file.write_all(manifest.to_text().as_bytes())
-            .and_then(|()| file.sync_all())
             .map_err(error("write", &path))?;
-        folder.sync_names()
+        Ok(file)
     }
 
     /// Renames the folder; to be called with the shelf's lock, since without its own lock it looks dead.

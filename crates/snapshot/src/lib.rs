@@ -46,7 +46,7 @@ mod snapshot;
 mod speed_tests;
 mod writer;
 
-pub use draft::Draft;
+pub use draft::{Draft, Unnamed};
 pub use error::{Damage, SnapshotError};
 pub use format::{CHUNK_BYTES, CHUNK_PAGES, MEMORY_FORMAT, PAGE_BYTES};
 pub use manifest::{

@@ -174,6 +174,14 @@ fn what_a_child_does() {
             println!("\nready");
             std::thread::sleep(Duration::from_secs(600));
         }
+        "pass" => {
+            let mut draft = shelf.begin("fork-1").unwrap();
+            let manifest = fill(&mut draft, "web").unwrap();
+            let unnamed = draft.complete_unnamed(manifest).unwrap();
+            println!("\nready");
+            std::thread::sleep(Duration::from_secs(600));
+            drop(unnamed);
+        }
         "hold" => {
             let held = shelf.open("base").unwrap().hold().unwrap();
             println!("\nready");
@@ -293,6 +301,27 @@ fn a_writer_that_is_killed_leaves_nothing() {
     assert!(shelf.list().is_empty());
     assert_eq!(names(&shelf), [".blobs", ".lock"]);
     check_whole(&make(&shelf, "half").unwrap());
+}
+
+#[test]
+fn a_snapshot_without_a_name_goes_with_whoever_made_it() {
+    let (_folder, shelf) = shelf();
+    let mut draft = shelf.begin("fork-1").unwrap();
+    let manifest = fill(&mut draft, "web").unwrap();
+    let unnamed = draft.complete_unnamed(manifest).unwrap();
+    check_whole(unnamed.snapshot());
+    let held = unnamed.snapshot().hold().unwrap();
+    assert!(shelf.list().is_empty(), "nobody else finds it");
+    assert_eq!(names(&shelf).len(), 3, "and it is not swept away");
+    drop(unnamed);
+    assert_eq!(names(&shelf), [".blobs", ".lock"]);
+    drop(held);
+    let mut child = child("pass", &shelf, "");
+    await_word(&mut child, "ready");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(shelf.list().is_empty());
+    assert_eq!(names(&shelf), [".blobs", ".lock"]);
 }
 
 #[test]

@@ -125,7 +125,8 @@ pub fn build_mother() -> Result<PathBuf> {
     Ok(workspace::root().join("target/release/mother"))
 }
 
-fn mother_command(mother: &Path, guest: &DefaultGuest, cmdline: &str) -> Command {
+/// A boot of the default guest on the software CPU.
+pub fn mother_command(mother: &Path, guest: &DefaultGuest, cmdline: &str) -> Command {
     let mut command = Command::new(mother);
     command.args(["run", "--engine", "soft", "--memory", MEMORY]);
     command.args(["--cmdline", cmdline]);

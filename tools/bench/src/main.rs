@@ -10,6 +10,7 @@
 
 mod against;
 mod boot;
+mod cpu;
 mod disk;
 mod guests;
 mod io;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         ["guest"] => guests::fetch_default(),
         ["debian"] => guests::make_debian(),
         ["bench", "boot", options @ ..] => runs::runs(options).and_then(boot::run),
+        ["bench", "cpu", words @ ..] => cpu::run(words),
         ["bench", "against", words @ ..] => against::run(words),
         ["bench", "jail", options @ ..] => against::jail(options),
         ["bench", "neighbour", words @ ..] => neighbour::run(words),

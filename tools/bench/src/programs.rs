@@ -15,7 +15,7 @@ use rustix::process::{getpid, set_child_subreaper};
 
 use crate::against::{cost, in_turn, version};
 use crate::boot::build_mother;
-use crate::runs::{median, runs};
+use crate::runs::{geometric_mean, median, runs};
 
 /// Seconds that a run may take.
 const LIMIT: &str = "900";
@@ -184,11 +184,6 @@ pub fn run(words: &[&str]) -> Result<bool> {
     Ok(true)
 }
 
-fn geometric_mean(values: &[f64]) -> f64 {
-    let sum: f64 = values.iter().map(|value| value.ln()).sum();
-    (sum / values.len() as f64).exp()
-}
-
 /// A program on the host's PATH.
 fn found(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
@@ -277,11 +272,5 @@ mod tests {
                 assert!(!left, "{}", work.program);
             }
         }
-    }
-
-    #[test]
-    fn a_mean_of_ratios_is_the_geometric_one() {
-        assert!((geometric_mean(&[0.5, 2.0]) - 1.0).abs() < 1e-9);
-        assert!((geometric_mean(&[0.25, 1.0]) - 0.5).abs() < 1e-9);
     }
 }

@@ -13,6 +13,12 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
+/// What ratios come to together; of no value there is none.
+pub fn geometric_mean(values: &[f64]) -> f64 {
+    let sum: f64 = values.iter().map(|value| value.ln()).sum();
+    (sum / values.len() as f64).exp()
+}
+
 /// The number after `--runs`, or the usual one.
 pub fn runs(words: &[&str]) -> Result<usize> {
     match words {
@@ -34,5 +40,11 @@ mod tests {
         check(&[3.0, 1.0, 2.0], 2.0);
         check(&[4.0, 1.0, 2.0, 3.0], 2.5);
         check(&[7.0], 7.0);
+    }
+
+    #[test]
+    fn a_mean_of_ratios_is_the_geometric_one() {
+        assert!((geometric_mean(&[0.5, 2.0]) - 1.0).abs() < 1e-9);
+        assert!((geometric_mean(&[0.25, 1.0]) - 0.5).abs() < 1e-9);
     }
 }

@@ -42,6 +42,9 @@ usage: cargo xtask TASK
   debian   make the image debian:12, which a whole-guest test runs
   bench boot [--runs N]
            start to /init on the software CPU and on QEMU's TCG, and memory
+  bench cpu [PROGRAM] [--runs N] [--work NAME]... [--write FILE]
+           works of every kind (`guests/cpu`) on the host, on the software CPU of this build and of another one, and on
+           QEMU's TCG, with the same values everywhere; a page with the table
   bench programs PROGRAM [--runs N]
            CPU time of the host's own programs: on the host, and as guests of this build of `mother` and another one
   bench against PROGRAM [--runs N]

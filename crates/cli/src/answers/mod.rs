@@ -79,6 +79,42 @@ pub struct Failed {
     pub error: Problem,
 }
 
+/// What `mother cp` copied.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Copied<'a> {
+    /// The VM that it came from; none if it was here.
+    pub from: Option<&'a str>,
+    /// The VM that it went to; none if that is here.
+    pub to: Option<&'a str>,
+    /// Files that went over, also those that could not be put where they go.
+    pub files: u64,
+    /// Folders.
+    pub folders: u64,
+    /// Symbolic links.
+    pub links: u64,
+    /// Bytes of files that went over; holes do not.
+    pub bytes: u64,
+    /// How much was not copied, or not whole.
+    pub left_out: u64,
+    /// The first of them.
+    pub named: Vec<LeftOut<'a>>,
+    /// Files of a guest that lost set-user-ID, set-group-ID and sticky bits.
+    pub stripped: u64,
+    /// Links of a guest that lead out of what was copied.
+    pub leading_out: u64,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// What `mother cp` did not copy.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct LeftOut<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Why not.
+    pub why: &'a str,
+}
+
 /// What came of an order to one VM.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 pub struct Done {

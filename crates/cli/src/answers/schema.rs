@@ -122,6 +122,7 @@ fn of<T: JsonSchema>(title: &str) -> Schema {
 fn schemas() -> Vec<(&'static str, Schema)> {
     vec![
         ("balloon", of::<BalloonState<'_>>("mother balloon --json")),
+        ("copied", of::<Copied<'_>>("mother cp --json")),
         ("dmesg", of::<Vec<LogRecord>>("mother dmesg --json")),
         ("doctor", of::<Doctor>("mother doctor --json")),
         ("done", of::<Vec<Done>>("What came of orders to VMs")),

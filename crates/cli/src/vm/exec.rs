@@ -201,7 +201,11 @@ impl ExecArguments {
             request.extend(word.as_bytes());
             request.push(0);
         }
-        let bad = |what: String, help: &'static str| Failure::BadWord { what, help };
+        let bad = |what: String, help: &'static str| Failure::BadWord {
+            act: "run this in a guest",
+            what,
+            help,
+        };
         if let Some(it) = self.environment.iter().find(|it| !it.contains('=')) {
             let what = format!("\"{}\" is no variable", it.escape_debug());
             return Err(bad(what, "write NAME=VALUE"));

@@ -26,7 +26,7 @@ use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use super::calls::{self, DEADLY, QUIET};
-use super::table::{ALLOWED, Call, Check, Kind, kvm_orders};
+use super::table::{Call, Check, Kind, allowed, kvm_orders};
 
 /// `__X32_SYSCALL_BIT`: numbers from here on are those of the x32 ABI, which has the architecture of x86-64.
 const X32: u32 = 0x4000_0000;
@@ -89,10 +89,19 @@ static HAS_KVM: AtomicBool = AtomicBool::new(false);
 /// # Errors
 /// If this host has no such filters, or does not let this process have one.
 pub(super) fn arm(has_kvm: bool) -> io::Result<()> {
-    install_handler()?;
     HAS_KVM.store(has_kvm, Ordering::Release);
+    arm_as(Kind::Any)
+}
+
+/// The same of a process all of which is of one kind.
+///
+/// # Errors
+/// As [`arm`].
+pub(super) fn arm_as(kind: Kind) -> io::Result<()> {
+    install_handler()?;
     rustix::thread::set_no_new_privs(true)?;
-    set(Kind::Any, libc::SECCOMP_FILTER_FLAG_TSYNC)?;
+    set(kind, libc::SECCOMP_FILTER_FLAG_TSYNC)?;
+    KIND.set(Some(kind));
     IS_ARMED.store(true, Ordering::Release);
     Ok(())
 }
@@ -178,7 +187,7 @@ fn program(kind: Kind, has_kvm: bool) -> Vec<libc::sock_filter> {
         jump(libc::BPF_JEQ, libc::SYS_clone3 as u32, 0, 1),
         unknown,
     ];
-    for call in ALLOWED.iter().filter(|call| call.is_for(kind)) {
+    for call in allowed(kind) {
         let judged = judge(call, kind, has_kvm);
         program.push(jump(
             libc::BPF_JEQ,

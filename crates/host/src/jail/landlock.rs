@@ -1,7 +1,7 @@
 //! A Landlock domain that grants nothing (landlock(7), `include/uapi/linux/landlock.h`).
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// `LANDLOCK_CREATE_RULESET_VERSION` and `LANDLOCK_CREATE_RULESET_ERRATA`.
 const ASK_VERSION: u32 = 1;
@@ -114,6 +114,44 @@ pub(super) fn domain() -> io::Result<(OwnedFd, u32)> {
     // SAFETY: the kernel has just given us this descriptor and nobody else owns it.
     let domain = unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) };
     Ok((domain, abi))
+}
+
+/// `LANDLOCK_RULE_PATH_BENEATH`.
+const PATH_BENEATH: u32 = 1;
+
+/// What may be done below a folder: `WRITE_FILE`, `READ_DIR`, `REMOVE_FILE`, `MAKE_DIR`, `MAKE_REG`, `MAKE_SYM`, and from the third
+/// version on `TRUNCATE`. Neither reading a file nor executing one, and no devices.
+const BELOW: u64 = 1 << 1 | 1 << 3 | 1 << 5 | 1 << 7 | 1 << 8 | 1 << 12;
+const TRUNCATE: u64 = 1 << 14;
+
+/// `struct landlock_path_beneath_attr`.
+#[repr(C, packed)]
+struct Beneath {
+    allowed: u64,
+    parent: i32,
+}
+
+/// Lets who is in the domain write files below this folder, and nothing else.
+pub(super) fn allow_below(domain: &OwnedFd, abi: u32, folder: BorrowedFd<'_>) -> io::Result<()> {
+    let rule = Beneath {
+        allowed: BELOW | if abi >= 3 { TRUNCATE } else { 0 },
+        parent: folder.as_raw_fd(),
+    };
+    // SAFETY: the rule lives through the call, which reads one of its kind.
+    let status = unsafe {
+        libc::syscall(
+            libc::SYS_landlock_add_rule,
+            domain.as_raw_fd(),
+            PATH_BENEATH,
+            &raw const rule,
+            0_u32,
+        )
+    };
+    if status == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Puts this thread into the domain.

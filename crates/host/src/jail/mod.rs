@@ -46,6 +46,7 @@
 //! the VM to say.
 
 mod calls;
+mod files;
 mod filter;
 mod landlock;
 #[cfg(test)]
@@ -59,6 +60,7 @@ use std::io;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 
+pub use self::files::lock_in_files;
 pub use self::filter::{Refused, refused, settle_libc};
 pub use self::landlock::abi as landlock_abi;
 pub use self::spawn::{Apart, Child, Program, spawn};
@@ -129,13 +131,7 @@ pub fn lock_in(
     has_kvm: bool,
     missing: &mut dyn FnMut(&'static str, &io::Error),
 ) -> Walls {
-    let mut put_up = |wall, result: io::Result<()>| match result {
-        Ok(()) => true,
-        Err(error) => {
-            missing(wall, &error);
-            false
-        }
-    };
+    let mut put_up = telling(missing);
     let namespaces = apart && put_up("an empty root", root::leave_everything());
     for (resource, most) in [(Resource::Core, 0), (Resource::Nofile, DESCRIPTORS_MAX)] {
         put_up("a limit", limit(resource, most));
@@ -150,6 +146,19 @@ pub fn lock_in(
         namespaces,
         landlock_abi,
         filter,
+    }
+}
+
+/// Says of each wall whether it stands, and tells why not.
+fn telling(
+    missing: &mut dyn FnMut(&'static str, &io::Error),
+) -> impl FnMut(&'static str, io::Result<()>) -> bool {
+    |wall, result| match result {
+        Ok(()) => true,
+        Err(error) => {
+            missing(wall, &error);
+            false
+        }
     }
 }
 

@@ -13,7 +13,7 @@
 //! ```
 
 use std::ffi::{CStr, CString};
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
@@ -132,7 +132,7 @@ struct Prepared<'a> {
     words: Vec<*const libc::c_char>,
     environment: Vec<*const libc::c_char>,
     input: BorrowedFd<'a>,
-    nothing: File,
+    nothing: OwnedFd,
     is_apart: bool,
     may_set_groups: bool,
 }
@@ -149,7 +149,7 @@ fn start(program: &Program<'_>, within: Option<(u32, u32)>) -> io::Result<Child>
         words: pointers(program.words),
         environment: pointers(program.environment),
         input: program.input,
-        nothing: File::options().write(true).open("/dev/null")?,
+        nothing: crate::inherit::nothing()?,
         is_apart: within.is_some(),
         may_set_groups: rustix::process::geteuid().is_root(),
     };

@@ -25,11 +25,13 @@ pub enum Kind {
     Switch = 7,
     /// It reads a guest's memory.
     Observer = 8,
+    /// It writes files that a guest has sent, below one folder.
+    Files = 9,
 }
 
 impl Kind {
     /// Every kind.
-    pub(super) const ALL: [Kind; 9] = [
+    pub(super) const ALL: [Kind; 10] = [
         Kind::Any,
         Kind::Vcpu,
         Kind::KvmVcpu,
@@ -39,6 +41,7 @@ impl Kind {
         Kind::Wire,
         Kind::Switch,
         Kind::Observer,
+        Kind::Files,
     ];
 
     /// In words.
@@ -52,6 +55,7 @@ impl Kind {
             Kind::Wire => "what stands between a guest and its network",
             Kind::Switch => "what carries a network between VMs",
             Kind::Observer => "what looks into a guest",
+            Kind::Files => "what writes a guest's files",
         }
     }
 }
@@ -100,6 +104,8 @@ const W: u16 = A | 1 << Kind::Wire as u16 | S;
 const S: u16 = A | 1 << Kind::Switch as u16;
 /// All of an observer's threads: those that it starts come with the filter of the one that starts them.
 const O: u16 = A | 1 << Kind::Observer as u16;
+/// By itself; see [`FILES`].
+const F: u16 = 1 << Kind::Files as u16;
 
 /// Rights of memory that make it code.
 const EXECUTABLE: u32 = libc::PROT_EXEC as u32;
@@ -191,7 +197,13 @@ pub(super) fn kvm_orders(kind: Kind) -> impl Iterator<Item = u32> {
         Kind::Any => &[KVM_VCPU, KVM_SIGNALS, KVM_MAKING],
         Kind::KvmVcpu => &[KVM_VCPU, KVM_SIGNALS],
         Kind::Device => &[KVM_SIGNALS],
-        Kind::Vcpu | Kind::Pager | Kind::Reader | Kind::Wire | Kind::Switch | Kind::Observer => &[],
+        Kind::Vcpu
+        | Kind::Pager
+        | Kind::Reader
+        | Kind::Wire
+        | Kind::Switch
+        | Kind::Observer
+        | Kind::Files => &[],
     };
     lists.iter().flat_map(|list| list.iter().copied())
 }
@@ -266,8 +278,8 @@ pub(super) const ALLOWED: &[Call] = &rows! {
     SYS_tgkill K | P, Us(0);
     SYS_exit ALL, Any;
     SYS_exit_group R | W | O, Any;
-    // Disks, page file, log.
-    SYS_pread64 D | P | R | O, Any;
+    // Disks, page file, log; a vCPU on KVM reads there what KVM has counted of it.
+    SYS_pread64 D | P | R | O | K, Any;
     SYS_pwrite64 D | P | R | O, Any;
     SYS_preadv D | R, Any;
     SYS_pwritev D, Any;
@@ -294,9 +306,69 @@ pub(super) const ALLOWED: &[Call] = &rows! {
     SYS_pipe2 A, Any;
     SYS_fcntl D | R, OneOf(1, DESCRIPTOR_ORDERS);
     SYS_fcntl O, OneOf(1, OBSERVER_ORDERS);
+    // F_GETFD: with debug assertions the standard library asks it of each descriptor that it closes.
+    SYS_fcntl K, OneOf(1, &[1]);
     SYS_ioctl K | D | P | W, Order(ORDERS);
     // What cannot do harm.
     SYS_getrandom D | P | R | W | O, Any;
     SYS_geteuid A, Any;
     SYS_sched_getaffinity O, Any;
 };
+
+/// What a process may that writes a guest's files below a folder: [`Kind::Files`]. It has paths, which no other process in a jail
+/// has, so it shares no list with one: it opens by `openat2` alone, which it is told to lead nowhere else, and makes neither
+/// devices nor second names for what is there.
+const FILES: &[Call] = &rows! {
+    SYS_futex F, Any;
+    SYS_read F, Any;
+    SYS_write F, Any;
+    SYS_ppoll F, Any;
+    SYS_poll F, Any;
+    SYS_sched_yield F, Any;
+    SYS_restart_syscall F, Any;
+    SYS_clock_gettime F, Any;
+    SYS_mmap F, Without(2, EXECUTABLE);
+    SYS_mprotect F, Without(2, EXECUTABLE);
+    SYS_munmap F, Any;
+    SYS_mremap F, Any;
+    SYS_madvise F, Any;
+    SYS_brk F, Any;
+    SYS_rt_sigreturn F, Any;
+    SYS_rt_sigaction F, Any;
+    SYS_rt_sigprocmask F, Any;
+    SYS_sigaltstack F, Any;
+    SYS_getpid F, Any;
+    SYS_gettid F, Any;
+    SYS_tgkill F, Us(0);
+    SYS_exit F, Any;
+    SYS_exit_group F, Any;
+    SYS_getrandom F, Any;
+    // The guest's socket.
+    SYS_recvfrom F, Any;
+    SYS_sendto F, Any;
+    // Files below the folder.
+    SYS_openat2 F, Any;
+    SYS_mkdirat F, Any;
+    SYS_symlinkat F, Any;
+    SYS_unlinkat F, Any;
+    SYS_renameat F, Any;
+    SYS_renameat2 F, Any;
+    SYS_newfstatat F, Any;
+    SYS_statx F, Any;
+    SYS_fstat F, Any;
+    SYS_fchmod F, Any;
+    SYS_fchown F, Any;
+    SYS_fchownat F, Any;
+    SYS_utimensat F, Any;
+    SYS_pwrite64 F, Any;
+    SYS_ftruncate F, Any;
+    SYS_lseek F, Any;
+    SYS_close F, Any;
+    SYS_fcntl F, OneOf(1, DESCRIPTOR_ORDERS);
+};
+
+/// What threads of a kind may.
+pub(super) fn allowed(kind: Kind) -> impl Iterator<Item = &'static Call> {
+    let table = if kind == Kind::Files { FILES } else { ALLOWED };
+    table.iter().filter(move |call| call.is_for(kind))
+}

@@ -80,21 +80,30 @@ const CAPABILITIES: libc::c_ulong = 64;
 
 /// Gives up all capabilities, which are those of the process's own user namespace if it has one, for good.
 fn drop_capabilities() -> io::Result<()> {
+    keep_capabilities(CapabilitySet::empty())
+}
+
+/// The same but for these, of which it keeps what it has.
+pub(super) fn keep_capabilities(kept: CapabilitySet) -> io::Result<()> {
     // Where the process was not born into a namespace it may have none, and then takes none from the set.
     for capability in 0..CAPABILITIES {
         // SAFETY: the call takes its arguments by value.
         unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
     }
     let _ = rustix::thread::clear_ambient_capability_set();
-    let none = CapabilitySets {
-        effective: CapabilitySet::empty(),
-        permitted: CapabilitySet::empty(),
+    let kept = match kept.is_empty() {
+        true => kept,
+        false => rustix::thread::capabilities(None)?.permitted & kept,
+    };
+    let sets = CapabilitySets {
+        effective: kept,
+        permitted: kept,
         inheritable: CapabilitySet::empty(),
     };
-    Ok(rustix::thread::set_capabilities(None, none)?)
+    Ok(rustix::thread::set_capabilities(None, sets)?)
 }
 
-fn no_new_privileges() -> io::Result<()> {
+pub(super) fn no_new_privileges() -> io::Result<()> {
     Ok(rustix::thread::set_no_new_privs(true)?)
 }
 

@@ -12,32 +12,40 @@ use std::io::{self, Read, Seek, SeekFrom};
 const HEADER_BYTES_MAX: u64 = 1 << 20;
 
 /// How much may be read; see the module.
-pub(crate) struct HeaderBounds(Cell<u64>);
+#[derive(Debug)]
+pub struct HeaderBounds(Cell<u64>);
+
+impl Default for HeaderBounds {
+    fn default() -> HeaderBounds {
+        HeaderBounds::new()
+    }
+}
 
 impl HeaderBounds {
     /// Those of headers.
-    pub(crate) fn new() -> HeaderBounds {
+    pub fn new() -> HeaderBounds {
         HeaderBounds(Cell::new(HEADER_BYTES_MAX))
     }
 
     /// Headers come next.
-    pub(crate) fn begin(&self) {
+    pub fn begin(&self) {
         self.0.set(HEADER_BYTES_MAX);
     }
 
     /// The file itself comes next.
-    pub(crate) fn end(&self) {
+    pub fn end(&self) {
         self.0.set(u64::MAX);
     }
 
     /// Keeps who reads to them.
-    pub(crate) fn around<R>(&self, from: R) -> Bounded<'_, R> {
+    pub fn around<R>(&self, from: R) -> Bounded<'_, R> {
         Bounded { from, bounds: self }
     }
 }
 
 /// What is read from within bounds.
-pub(crate) struct Bounded<'a, R> {
+#[derive(Debug)]
+pub struct Bounded<'a, R> {
     from: R,
     bounds: &'a HeaderBounds,
 }

@@ -15,7 +15,7 @@ mod unpack;
 #[cfg(test)]
 mod unpack_tests;
 
-pub(crate) use bounded::HeaderBounds;
+pub use bounded::{Bounded, HeaderBounds};
 pub(crate) use unpack::{Spool, UnpackError, Unpacker};
 
 use std::collections::BTreeMap;

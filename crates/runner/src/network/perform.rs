@@ -10,7 +10,6 @@ use std::time::Instant;
 
 use host::jail::{self, Kind};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 use rustix::process::setsid;
@@ -36,8 +35,11 @@ pub(crate) fn perform(
 ) -> u8 {
     // It outlives who started it: no terminal's signals, none of its streams, and no weight but its own.
     let _ = setsid();
-    let null = rustix::fs::open("/dev/null", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
-    if null.and_then(|null| dup2_stderr(&null)).is_err() {
+    let nowhere = host::inherit::nothing();
+    if nowhere
+        .and_then(|nowhere| Ok(dup2_stderr(&nowhere)?))
+        .is_err()
+    {
         return OUR_FAULT;
     }
     spawn::name_process("mother: network");

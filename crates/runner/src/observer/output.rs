@@ -31,9 +31,9 @@ impl Output {
     /// The same for one that prints nothing.
     pub(super) fn mute() -> io::Result<(Output, [OwnedFd; 2])> {
         let mut output = Output::default();
-        let nothing = File::options().write(true).open("/dev/null")?;
+        let nothing = host::inherit::nothing()?;
         let err = output.given(&io::stderr())?;
-        Ok((output, [nothing.into(), err]))
+        Ok((output, [nothing, err]))
     }
 
     /// The stream itself if it can only be written, else a pipe whose contents are copied there.

@@ -34,6 +34,7 @@ use machine::{
     Audit, Broker, ControlServer, Descriptors, Ending, Machine, MachineControl, MachineError,
     Report, VmPlan, open, reserve_code,
 };
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::chdir;
 use rustix::stdio::dup2_stderr;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
@@ -127,6 +128,10 @@ fn born(channel: &Arc<Channel>, birth: Birth, descriptors: Vec<OwnedFd>) -> Resu
     let signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT]).map_err(RunError::Thread)?;
     let jail = lock_in(&name, wish, birth.is_apart, has_kvm)?;
     let machine = opened.assemble(console).map_err(not_built)?;
+    are_spare(DESCRIPTORS_TO_COME).map_err(|source| RunError::Descriptors {
+        name: name.clone(),
+        source,
+    })?;
     tracing::debug!("VM \"{name}\" is built");
     let control = machine.control();
     if let Some((rows, columns)) = birth.window {
@@ -157,6 +162,17 @@ fn born(channel: &Arc<Channel>, birth: Birth, descriptors: Vec<OwnedFd>) -> Resu
         messages: sorted.messages.map(File::from),
         held: sorted.held,
     })
+}
+
+/// Descriptors that a VM may want after its start: a bell for each queue of its devices, some for clients. Where they cannot be
+/// had, a guest would come up with devices that do not answer.
+const DESCRIPTORS_TO_COME: usize = 40;
+
+/// Whether this process can have so many more descriptors.
+fn are_spare(count: usize) -> io::Result<()> {
+    let flags = EventfdFlags::CLOEXEC;
+    let taken: io::Result<Vec<OwnedFd>> = (0..count).map(|_| Ok(eventfd(0, flags)?)).collect();
+    taken.map(drop)
 }
 
 /// Tells the launcher who asks for what: this process sees no other's number, nor its user's.

@@ -213,7 +213,8 @@ bounded() {
 
 # A guest computes, holds a connection over its network card and a timer, and changes its engine twenty times.
 moving() {
-    name="a guest of $1 vCPU moves"
+    # `check` has a `name` of its own.
+    whose="a guest of $1 vCPU moves"
     rm -f /tmp/keys /tmp/heard
     mkfifo /tmp/keys
     mkfifo /tmp/hold
@@ -232,7 +233,7 @@ moving() {
         (cd /tmp/more && find bin | cpio -o -H newc 2>/dev/null)
     } > /tmp/moving-initrd
     # On the software CPU first, with XSAVE: KVM is told of XCR0 with the state.
-    "$MOTHER" run --name mover --engine soft --timeout 400s --kernel kernel --initrd /tmp/moving-initrd --cpus "$1" --memory 256M \
+    "$MOTHER" run --name mover --engine soft --timeout 800s --kernel kernel --initrd /tmp/moving-initrd --cpus "$1" --memory 256M \
         --net user,host --cmdline "console=ttyS0 quiet rdinit=/pipe" < /tmp/keys > /tmp/moved 2> /tmp/moved.err &
     vmm=$!
     exec 3> /tmp/keys
@@ -251,18 +252,19 @@ moving() {
         sleep 1
     done
     echo 'rm /tmp/go; finish' >&3
-    await '^VERDICT' /tmp/moved 120
+    await '^VERDICT' /tmp/moved 240
     exec 3>&-
     timeout 20 "$MOTHER" kill mover >/dev/null 2>&1
     kill $holder $listener 2>/dev/null
     wait
     vmm=
     rm -f /tmp/hold
-    check "$name twenty times" "the one after $moves" /tmp/switch [ $moves = 20 ]
+    check "$whose twenty times" "the one after $moves" /tmp/switch [ $moves = 20 ]
+    check "$whose and its jail refuses it nothing" "" /tmp/moved.err [ "$(grep -c 'was refused' /tmp/moved.err)" = 0 ]
     if grep -q '^VERDICT right' /tmp/moved; then
-        pass "$name and computes and beats on: $(grep '^VERDICT' /tmp/moved | tr -d '\r')"
+        pass "$whose and computes and beats on: $(grep '^VERDICT' /tmp/moved | tr -d '\r')"
     else
-        fail "$name and computes and beats on" "$(grep '^VERDICT' /tmp/moved)" /tmp/moved 30
+        fail "$whose and computes and beats on" "$(grep '^VERDICT' /tmp/moved)" /tmp/moved 30
         tail -n 5 /tmp/moved.err | sed 's/^/     | /'
     fi
     # What came over the connection, counted here.
@@ -275,9 +277,9 @@ moving() {
     done < /tmp/heard
     verdict="$n sums over the network card, $wrong wrong, end \"$last\""
     if [ $n -gt 20 ] && [ $wrong = 0 ] && [ "$last" = end ]; then
-        pass "$name with its connection: $verdict"
+        pass "$whose with its connection: $verdict"
     else
-        fail "$name with its connection" "$verdict" /tmp/moved.err
+        fail "$whose with its connection" "$verdict" /tmp/moved.err
     fi
 }
 

@@ -206,4 +206,32 @@ mod tests {
         check(&[("a", Some("image"))], &["b"], Some("a"));
         check(&[("a", Some("image"))], &["image"], None);
     }
+
+    /// Tests that are shell lines, side by side and then once more; what each came to.
+    fn run_twice(lines: &[String], folder: &std::path::Path) -> Vec<u64> {
+        let ended = lines.iter().enumerate().map(|(n, line)| {
+            let mut job = job(&n.to_string(), None);
+            job.step.command = std::process::Command::new("sh");
+            job.step.command.args(["-c", line]).current_dir(folder);
+            job.step.limit = Duration::from_secs(60);
+            job.run(folder).unwrap()
+        });
+        let ended = once_more(ended.collect(), folder).unwrap();
+        ended.iter().map(|ended| ended.tally.failed).collect()
+    }
+
+    #[test]
+    fn a_test_that_failed_runs_once_more_and_many_do_not() {
+        let folder = std::env::temp_dir().join(format!("once-more-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        // Fails the first time.
+        let unsteady = |n: usize| format!("test -e {n}.was || {{ : > {n}.was; exit 1; }}");
+        let steady = ["true".to_owned(), "false".to_owned()];
+        let lines = [&steady[..], &[unsteady(1)]].concat();
+        assert_eq!(run_twice(&lines, &folder), [0, 1, 0]);
+        let many: Vec<String> = (10..=10 + MOST_AGAIN).map(unsteady).collect();
+        let failed = run_twice(&many, &folder);
+        assert!(failed.iter().all(|failed| *failed == 1), "{failed:?}");
+        fs::remove_dir_all(&folder).unwrap();
+    }
 }

@@ -110,22 +110,18 @@ pub fn restore(arguments: &RestoreArguments) -> Result<u8, Failure> {
 
 /// Has VMs go on beside the one that runs; the exit status.
 pub fn fork(arguments: &ForkArguments) -> Result<u8, Failure> {
-    let shelf = Shelf::of_user()?;
     let taking = Taking {
         act: "fork",
         kind: Kind::Snapshot,
         copies_disks: arguments.copy_disks,
         needs_reseed: !arguments.how.same_identity,
+        is_passing: true,
     };
     let id = snapshot::fresh_id().map_err(Failure::SnapshotWrite)?;
     let name = format!("fork-{}", &id[..12]);
     let taken = taking.take(&arguments.vm, Some(&name))?;
-    let done = bring_back(&taken.snapshot, &arguments.how, || ());
-    // Who goes on from it has its files open; nobody else is to find it.
-    if let Err(error) = shelf.remove(&name, true) {
-        tracing::warn!("what the forks go on from stays in the way: {error}");
-    }
-    done
+    // Who goes on from it has its files open; it goes with this process, however that ends.
+    bring_back(taken.snapshot(), &arguments.how, || ())
 }
 
 /// Brings back as many VMs as are wanted; `went_on` is called for each that runs.

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use snapshot::{
     CHUNK_BYTES, CHUNK_PAGES, Disk, DiskHow, Draft, ImageRole, Kind, MANIFEST_FORMAT, Manifest,
-    MemorySummary, MemoryWriter, PAGE_BYTES, Part, Shelf, Snapshot,
+    MemorySummary, MemoryWriter, PAGE_BYTES, Part, Shelf, Snapshot, Unnamed,
 };
 use watch::LiveMemory;
 use x86::Gpa;
@@ -95,6 +95,7 @@ pub fn snapshot(arguments: &SnapshotArguments) -> Result<u8, Failure> {
         kind: Kind::Snapshot,
         copies_disks: arguments.copy_disks,
         needs_reseed: false,
+        is_passing: false,
     };
     let taken = taking.take(&arguments.name, arguments.to.to.as_deref())?;
     taken.tell(arguments.to.json)?;
@@ -108,6 +109,7 @@ pub fn suspend(arguments: &SuspendArguments) -> Result<u8, Failure> {
         kind: Kind::Suspended,
         copies_disks: false,
         needs_reseed: false,
+        is_passing: false,
     };
     let taken = taking.take(&arguments.name, arguments.to.to.as_deref())?;
     taken.tell(arguments.to.json)?;
@@ -121,11 +123,19 @@ pub(super) struct Taking {
     pub(super) copies_disks: bool,
     /// What goes on from it are clones of a guest that must make its random numbers anew.
     pub(super) needs_reseed: bool,
+    /// It gets no name, and is gone when this command ends.
+    pub(super) is_passing: bool,
+}
+
+/// Where what was taken stays.
+enum Place {
+    Named(Snapshot),
+    Passing(Unnamed),
 }
 
 /// What was taken.
 pub(super) struct Taken {
-    pub(super) snapshot: Snapshot,
+    place: Place,
     vm: VmName,
     memory: MemorySummary,
     /// Each disk, and the bytes that its file takes.
@@ -206,13 +216,17 @@ impl Taking {
             &origin,
             &mut draft,
         )?;
-        let snapshot = draft.commit(manifest)?;
+        let place = if self.is_passing {
+            Place::Passing(draft.complete_unnamed(manifest)?)
+        } else {
+            Place::Named(draft.commit(manifest)?)
+        };
         if self.kind == Kind::Suspended {
             // It still rests: what it was is on disk, and nothing of it has happened since.
             kill_one(&inventory, &vm)?;
         }
         Ok(Taken {
-            snapshot,
+            place,
             vm: vm.name,
             memory: written.memory,
             disks: written.disks,
@@ -558,9 +572,16 @@ fn file_name(path: &std::path::Path) -> String {
 }
 
 impl Taken {
+    pub(super) fn snapshot(&self) -> &Snapshot {
+        match &self.place {
+            Place::Named(snapshot) => snapshot,
+            Place::Passing(unnamed) => unnamed.snapshot(),
+        }
+    }
+
     fn tell(&self, is_json: bool) -> Result<(), Failure> {
-        let name = self.snapshot.name();
-        let path: PathBuf = self.snapshot.path().to_owned();
+        let name = self.snapshot().name();
+        let path: PathBuf = self.snapshot().path().to_owned();
         if is_json {
             let disk = |(disk, bytes): &(Disk, u64)| TakenDisk {
                 slot: disk.slot,
@@ -575,7 +596,7 @@ impl Taken {
                 snapshot: name,
                 vm: &self.vm,
                 path: &path.display().to_string(),
-                memory_bytes: self.snapshot.manifest().memory_bytes,
+                memory_bytes: self.snapshot().manifest().memory_bytes,
                 stored_bytes: self.memory.file_bytes,
                 rested_seconds: self.rested.as_secs_f64(),
                 seconds: self.took.as_secs_f64(),
@@ -584,7 +605,7 @@ impl Taken {
         }
         let mut text = format!(
             "{name}: {} of memory in {}; the guest stood still for {:.2} s\n",
-            size_in_words(self.snapshot.manifest().memory_bytes),
+            size_in_words(self.snapshot().manifest().memory_bytes),
             size_in_words(self.memory.file_bytes),
             self.rested.as_secs_f64()
         );

@@ -15,6 +15,9 @@
 //! | its terminal has another size | 5 | rows and columns (two bytes each) |
 //! | hold the guest still | 6 | |
 //! | let it go on | 7 | |
+//! | send files | 8 | words: `path`, `follow` |
+//! | take files | 9 | words: `to`, `several`, `owners` |
+//! | a file, folder or link; bytes of it; no more (also to the host) | 10, 11, 12 | [`files`] |
 //!
 //! | to the host | kind | with |
 //! |---|---|---|
@@ -23,6 +26,9 @@
 //! | it ended | 68 | its exit status (four bytes) |
 //! | it cannot be done | 69 | an exit status (four bytes), and why |
 //! | it stands still; it goes on | 70, 71 | |
+//! | the files are there | 72 | how many are not (eight bytes) |
+//! | something was left out | 73 | a zero-ended path, and why |
+//! | how much is going to come | 74 | entries and bytes (eight bytes each) |
 //!
 //! A program whose client has gone is sent SIGHUP, as if its terminal had been closed. A guest whose client has gone goes
 //! on, and so does a clone of it, in which that connection was reset ([`freeze`]).
@@ -31,6 +37,7 @@
 //! one it is in and for one below that; of a configuration, as the warden has it, what programs are given if nothing else was asked for.
 
 mod exec;
+mod files;
 mod freeze;
 mod groups;
 mod socket;
@@ -69,6 +76,13 @@ const SIGNAL: u8 = 4;
 const SIZE: u8 = 5;
 const FREEZE: u8 = 6;
 const THAW: u8 = 7;
+const GIVE: u8 = 8;
+const TAKE: u8 = 9;
+
+/// Kinds of messages that carry files, in either direction.
+const ENTRY: u8 = 10;
+const DATA: u8 = 11;
+const END: u8 = 12;
 
 /// Kinds of messages to the host.
 const OUTPUT: u8 = 65;
@@ -78,6 +92,9 @@ const EXIT: u8 = 68;
 const FAILED: u8 = 69;
 const FROZEN: u8 = 70;
 const THAWED: u8 = 71;
+const DONE: u8 = 72;
+const LEFT_OUT: u8 = 73;
+const TOTAL: u8 = 74;
 
 /// The exit status of what cannot be done at all, as container engines have it.
 const NOT_DONE: i32 = 125;
@@ -147,6 +164,8 @@ impl Agent {
         match kind {
             START => exec::run(self, &payload, stream, &sink),
             FREEZE => freeze::hold(self, stream, &sink),
+            GIVE => files::give(&payload, &sink),
+            TAKE => files::take(&payload, stream, &sink),
             other => fail(&sink, NOT_DONE, &format!("there is no request {other}")),
         }
     }
