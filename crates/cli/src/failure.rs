@@ -463,7 +463,9 @@ impl ImageFailure {
 
     fn help(&self) -> Option<String> {
         let help = match self {
-            ImageFailure::Container { path, source } => return about_container(path, source),
+            ImageFailure::Container { path, source } => {
+                return hints::about_container(path, source);
+            }
             ImageFailure::Unknown(word) => return Some(hints::about_image(word)),
             ImageFailure::Registry { source, .. } => return source.help().map(str::to_owned),
             ImageFailure::BadReference(_) => {
@@ -509,22 +511,6 @@ fn refused(problem: &serve::Problem) -> Vec<String> {
         .chain(place)
         .chain(complaints)
         .collect()
-}
-
-/// What to do about a container image that cannot be used.
-fn about_container(path: &Path, error: &ContainerError) -> Option<String> {
-    let path = path.display();
-    Some(match error {
-        ContainerError::Several(names) => {
-            let name = names.last().map_or("NAME", String::as_str);
-            format!("name one of them: `mother run {path}:{name}`")
-        }
-        ContainerError::NotAmong { .. } => "name one that it has, or its tag".to_owned(),
-        ContainerError::OldManifest => {
-            format!("have skopeo write it anew: `skopeo copy --format oci dir:{path} oci:NEW`")
-        }
-        _ => return None,
-    })
 }
 
 /// What to do about a snapshot that nobody goes on from.

@@ -255,6 +255,22 @@ pub fn about_boot(error: &BootError) -> Option<String> {
     })
 }
 
+/// What to do about a container image that cannot be used.
+pub fn about_container(path: &Path, error: &ContainerError) -> Option<String> {
+    let path = path.display();
+    Some(match error {
+        ContainerError::Several(names) => {
+            let name = names.last().map_or("NAME", String::as_str);
+            format!("name one of them: `mother run {path}:{name}`")
+        }
+        ContainerError::NotAmong { .. } => "name one that it has, or its tag".to_owned(),
+        ContainerError::OldManifest => {
+            format!("have skopeo write it anew: `skopeo copy --format oci dir:{path} oci:NEW`")
+        }
+        _ => return None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;

@@ -375,14 +375,7 @@ fn plan_disk(
     user: &User,
 ) -> Result<PlannedImage, Failure> {
     if let Some(path) = path {
-        let disk = DiskSpec {
-            // Nobody writes to a disc.
-            read_only: images::is_disc(&path).unwrap_or(false),
-            path,
-            serial: Some(DiskSerial::root()),
-            ..DiskSpec::default()
-        };
-        spec.disks.insert(0, disk);
+        spec.disks.insert(0, disk_of(path));
     }
     let at = spec.disks.iter().position(|disk| disk.boot).unwrap_or(0);
     if spec.kernel.is_some() {
@@ -412,8 +405,7 @@ fn plan_disk(
         Ok(Bootable::System) => {
             let serial = spec.disks[at].serial.get_or_insert_with(DiskSerial::root);
             if *serial != DiskSerial::root() {
-                let path = image;
-                return Err(ImageFailure::Unfound(path).into());
+                return Err(ImageFailure::Unfound(image).into());
             }
         }
         Err(source) => {
@@ -441,6 +433,17 @@ fn plan_disk(
         held: held(run),
         boot: None,
     })
+}
+
+/// A disk that was named as an image.
+fn disk_of(path: PathBuf) -> DiskSpec {
+    DiskSpec {
+        // Nobody writes to a disc.
+        read_only: images::is_disc(&path).unwrap_or(false),
+        path,
+        serial: Some(DiskSerial::root()),
+        ..DiskSpec::default()
+    }
 }
 
 /// A disk as its own boot entry starts it: kernel and initrd have been copied to the run's folder.

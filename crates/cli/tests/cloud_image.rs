@@ -169,7 +169,8 @@ fn a_disc_boots_as_its_own_menu_says_by_itself_and_beside_a_disk() {
     fs::write(&path, disc()).unwrap();
     let target = folder.path().join("target.raw");
     File::create(&target).unwrap().set_len(MIB).unwrap();
-    let (disc, target) = (path.display().to_string(), target.display().to_string());
+    let disc = path.display().to_string();
+    let target = target.display().to_string();
     let check = |name: &str, words: &[&str]| {
         let usual = ["--net", "none", "--name", name, "--timeout", "100s"];
         let ran = mother.run(&[words, usual.as_slice()].concat());

@@ -1,8 +1,10 @@
 //! Fetches a file over HTTP, for a drive: bounded in size and time, with its SHA-256, and gone on with where a connection ended.
 //!
 //! Redirections are followed, five at most and never from https to http; name and password go to the server that they were given
-//! for, and to no other. A server's certificate is compared with those that the host trusts.
+//! for, and to no other. Link-local addresses, where clouds serve the host's credentials, are never asked, and this host's own
+//! only if the caller has named them, not if another host's server leads there: [`may_ask`]. A server's certificate is compared with those that the host trusts.
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -143,12 +145,15 @@ impl Coming {
         note: &impl Fn(String),
     ) -> Result<(), Failure> {
         let mut url = source.url.clone();
+        let mut led_by = None;
         for _ in 0..=REDIRECTIONS_MAX {
             let place = self.place(source, &url)?;
-            let (response, _sender) = place.get().await.map_err(of_post)?;
+            let may = |address| may_ask(address, led_by);
+            let (response, _sender, peer) = place.get(may).await.map_err(of_post)?;
             let status = response.status();
             if status.is_redirection() && status != StatusCode::NOT_MODIFIED {
                 url = next(&place.uri, response.headers())?;
+                led_by = Some(peer);
                 continue;
             }
             self.begin(status, response.headers())?;
@@ -262,7 +267,8 @@ impl Coming {
         let folder = folder.clone();
         let mut digest = std::mem::take(&mut self.digest);
         let bytes = std::mem::take(piece);
-        let (at, whole) = (self.len_bytes, self.whole_bytes.unwrap_or(end));
+        let at = self.len_bytes;
+        let whole = self.whole_bytes.unwrap_or(end);
         let written = spawn_blocking(move || {
             let left = whole.max(end) - at;
             if folder.room_bytes()? < left {
@@ -289,6 +295,27 @@ impl Coming {
         });
         Ok(())
     }
+}
+
+/// Whether a server at `address` is asked, if the one at `led_by` leads to it, or else the caller has named it.
+///
+/// A caller may do what the daemon's user may, who reaches this host's own servers; whoever serves an image may not have the
+/// daemon reach them. What is at link-local addresses is for the host alone (RFC 3927, 2.7; RFC 4291, 2.5.6), as is Amazon's
+/// metadata service at its address of IPv6.
+fn may_ask(address: IpAddr, led_by: Option<IpAddr>) -> bool {
+    const METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+    let address = address.to_canonical();
+    let is_for_host = match address {
+        IpAddr::V4(address) => address.is_link_local() || address.is_broadcast(),
+        IpAddr::V6(address) => address.is_unicast_link_local() || address == METADATA,
+    };
+    // All of `0.0.0.0/8` is this host (RFC 1122, 3.2.1.3).
+    let is_own = match address {
+        IpAddr::V4(address) => address.is_loopback() || address.octets()[0] == 0,
+        IpAddr::V6(address) => address.is_loopback() || address.is_unspecified(),
+    };
+    let is_named = led_by.is_none_or(|server| server.to_canonical().is_loopback());
+    !is_for_host && !address.is_multicast() && (!is_own || is_named)
 }
 
 /// Where a redirection leads.
@@ -322,7 +349,9 @@ fn of_post(error: PostError) -> Failure {
         None => error.to_string(),
     };
     match error {
-        PostError::Place(_) | PostError::Certificates { .. } => Failure::Final(text),
+        PostError::Place(_) | PostError::Certificates { .. } | PostError::Refused { .. } => {
+            Failure::Final(text)
+        }
         _ => Failure::Again(text),
     }
 }
@@ -445,8 +474,52 @@ mod tests {
         let huge = answer("200 OK\r\ncontent-length: 99999999999999", "x");
         check(vec![huge], "it is larger than 64 GiB");
         check(vec![answer("302 Found", "")], "it leads to nowhere");
+        let metadata = answer("302 Found\r\nlocation: http://169.254.169.254/x", "");
+        check(
+            vec![metadata],
+            "169.254.169.254 is at an address that nothing is fetched from: this host's own, where another server leads to it, \
+             or link-local",
+        );
+        let with_user = answer("302 Found\r\nlocation: http://a:b@127.0.0.1/x", "");
+        check(vec![with_user], "write http://HOST[:PORT]/PATH or https://");
         let circle = answer("302 Found\r\nlocation: /a", "");
         check(vec![circle; 6], "it leads from server to server");
+    }
+
+    #[test]
+    fn what_is_the_hosts_alone_is_not_asked() {
+        let check = |address: &str, is_named: bool, is_led_from_afar: bool| {
+            let address = address.parse().unwrap();
+            let afar = "192.0.2.1".parse().unwrap();
+            let own = "::1".parse().unwrap();
+            assert_eq!(may_ask(address, None), is_named, "{address}");
+            assert_eq!(may_ask(address, Some(own)), is_named, "{address}");
+            assert_eq!(may_ask(address, Some(afar)), is_led_from_afar, "{address}");
+        };
+        for open in ["198.51.100.1", "10.0.0.1", "2001:db8::1", "fd00::1"] {
+            check(open, true, true);
+        }
+        for own in [
+            "127.0.0.1",
+            "127.9.9.9",
+            "0.0.0.0",
+            "::1",
+            "::",
+            "::ffff:127.0.0.1",
+        ] {
+            check(own, true, false);
+        }
+        for closed in [
+            "169.254.169.254",
+            "::ffff:169.254.169.254",
+            "fe80::1",
+            "fd00:ec2::254",
+            "255.255.255.255",
+            "224.0.0.1",
+            "ff02::1",
+        ] {
+            check(closed, false, false);
+        }
     }
 
     #[test]

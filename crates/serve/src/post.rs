@@ -5,6 +5,7 @@
 //! a size; a redirection is an answer like others and is not followed, for what is sent may be a secret.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +23,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
 use crate::trust::{self, Taken};
@@ -86,6 +87,14 @@ pub enum PostError {
         place: String,
         /// What the host said.
         source: io::Error,
+    },
+    /// Somebody is there who is not asked.
+    #[error(
+        "{place} is at an address that nothing is fetched from: this host's own, where another server leads to it, or link-local"
+    )]
+    Refused {
+        /// Host and port.
+        place: String,
     },
     /// What is there does not speak HTTP as it should.
     #[error("no answer in HTTP from {place}")]
@@ -168,16 +177,20 @@ impl Place {
         answered.unwrap_or_else(|_| Err(PostError::Late { place: self.name() }))
     }
 
-    /// Asks for what is there, with its headers and no body; what of the answer's body is read is the caller's, and how long
-    /// it takes.
-    pub(crate) async fn get(&self) -> Result<(Response<Incoming>, SendRequest<Body>), PostError> {
+    /// Asks for what is there, with its headers and no body, at one of the host's addresses that `may` allows; what of the
+    /// answer's body is read is the caller's, and how long it takes. Who answered is known too.
+    pub(crate) async fn get(
+        &self,
+        may: impl Fn(IpAddr) -> bool,
+    ) -> Result<(Response<Incoming>, SendRequest<Body>, IpAddr), PostError> {
         let asked = timeout(ANSWER_TIME, async {
-            let mut sender = self.open().await?;
+            let (mut sender, peer) = self.open(may).await?;
             let request = self.request(Request::get(self.path()));
             let request = request.body(Body::empty());
             let request = request.map_err(|error| self.strange(error))?;
             let response = sender.send_request(request).await;
-            Ok((response.map_err(|error| self.strange(error))?, sender))
+            let response = response.map_err(|error| self.strange(error))?;
+            Ok((response, sender, peer))
         });
         asked
             .await
@@ -185,23 +198,34 @@ impl Place {
     }
 
     async fn exchange(&self, media_type: &str, body: Bytes) -> Result<Answered, PostError> {
-        let sender = self.open().await?;
+        let (sender, _) = self.open(|_| true).await?;
         self.talk(sender, media_type, body).await
     }
 
-    /// A connection.
-    async fn open(&self) -> Result<SendRequest<Body>, PostError> {
+    /// A connection, to an address that `may` allows; what a name means is asked once, so that it is the address that was
+    /// looked at.
+    async fn open(
+        &self,
+        may: impl Fn(IpAddr) -> bool,
+    ) -> Result<(SendRequest<Body>, IpAddr), PostError> {
         let (host, port) = self.server();
-        let stream = TcpStream::connect((host, port)).await;
-        let stream = stream.map_err(|source| self.unreached(source))?;
+        let unreached = |source| self.unreached(source);
+        let all = lookup_host((host, port)).await.map_err(unreached)?;
+        let (allowed, refused): (Vec<_>, Vec<_>) = all.partition(|address| may(address.ip()));
+        if allowed.is_empty() && !refused.is_empty() {
+            return Err(PostError::Refused { place: self.name() });
+        }
+        let stream = TcpStream::connect(allowed.as_slice()).await;
+        let stream = stream.map_err(unreached)?;
+        let peer = stream.peer_addr().map_err(unreached)?.ip();
         if !self.is_tls() {
-            return self.greet(stream).await;
+            return Ok((self.greet(stream).await?, peer));
         }
         let connector = tokio_rustls::TlsConnector::from(Arc::new(self.config()?));
         let name = ServerName::try_from(host.to_owned()).map_err(|error| self.strange(error))?;
         let stream = connector.connect(name, stream).await;
-        let stream = stream.map_err(|source| self.unreached(source))?;
-        self.greet(stream).await
+        let stream = stream.map_err(unreached)?;
+        Ok((self.greet(stream).await?, peer))
     }
 
     async fn greet(

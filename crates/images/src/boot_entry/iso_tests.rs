@@ -214,7 +214,76 @@ fn menus_of_isolinux_say_what_starts_by_itself() {
         &[(main, "default linux quiet x\n")],
         Some(("linux", "quiet x")),
     );
+    // A text for people has words of ours at its lines' starts, and says nothing.
+    check(
+        &[(
+            main,
+            "default a\nlabel a\nkernel a\ntext HELP\n  kernel of the other system\n  label b\n  append is not for you\n\
+             EndText\nappend x\nlabel b\nkernel b\n",
+        )],
+        Some(("a", "x")),
+    );
+    // A comment is none, and lines may end as DOS has them.
+    check(
+        &[(
+            main,
+            "# default b\r\nDefault a\r\n#label b\r\nLabel a\r\n\tKernel a\r\n\t# append y\r\n\tAppend x\r\n\tIPAppend 2\r\n",
+        )],
+        Some(("a", "x")),
+    );
+    // `default` that names a label counts more than the menu's mark, and a mark in a menu below is that menu's.
+    check(
+        &[(
+            main,
+            "ui menu.c32\ndefault b\nlabel a\nmenu default\nkernel a\nlabel b\nkernel b\n",
+        )],
+        Some(("b", "")),
+    );
+    check(
+        &[(
+            main,
+            "default vesamenu.c32\nmenu begin more\nmenu title More\nlabel back\nmenu exit\nlabel c\nmenu default\n\
+             kernel c\nmenu end\nappend all\nlabel a\nkernel a\nmenu separator\nmenu default\nlabel b\nkernel b\n",
+        )],
+        Some(("a", "all")),
+    );
+    // The menu's program may be told what to read.
+    check(
+        &[
+            (main, "ui vesamenu.c32 top.cfg\nlabel a\nkernel a\n"),
+            ("/isolinux/top.cfg", "label b\nkernel b\nappend y\n"),
+        ],
+        Some(("b", "y")),
+    );
+    check(
+        &[(main, "ui menu.c32 ~\nlabel a\nkernel a\n")],
+        Some(("a", "")),
+    );
+    check(
+        &[(
+            main,
+            "default hd\nontimeout a more words\nlabel hd\nlocalboot 0\nlabel a\nkernel a\nappend x\n",
+        )],
+        Some(("a", "x more words")),
+    );
+    check(
+        &[(main, "default linux\nlabel linux\nappend x\n")],
+        Some(("linux", "x")),
+    );
+    check(
+        &[(main, "label a\nlinux /a.bin\nlabel b\nkernel b\n")],
+        Some(("a", "")),
+    );
     // What starts by itself is no Linux.
+    check(&[(main, "ontimeout reboot.c32\nlabel a\nkernel a\n")], None);
+    check(
+        &[(main, "label a\nkernel /a.bin\nlabel b\nkernel b\n")],
+        None,
+    );
+    check(
+        &[(main, "default menu.c32\nlabel a\nkernel a\nmenu disabled\n")],
+        None,
+    );
     check(
         &[(
             main,

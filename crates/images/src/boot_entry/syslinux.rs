@@ -43,6 +43,8 @@ struct Label {
     append: Option<String>,
     initrd: String,
     is_default: bool,
+    /// Whether it is in a menu below the first one.
+    is_below: bool,
 }
 
 /// What a configuration says.
@@ -53,8 +55,18 @@ struct Menu {
     default: String,
     /// Whether a person sees a menu, whose own word for the default then counts.
     has_menu: bool,
+    /// `ontimeout`: what starts instead when nobody has chosen in time.
+    on_timeout: String,
+    /// What `ui`, or a `default` that is a module, has the menu read in place of this file; `~` is this file.
+    others: Vec<String>,
     /// The command line of labels that have none.
     append: String,
+    /// Whether lines are of the last label; a menu that begins or ends, or a line between entries, ends it.
+    is_in_label: bool,
+    /// How many menus have begun and not ended.
+    depth: u32,
+    /// Whether lines are a text for people, until `endtext`.
+    is_in_text: bool,
     files_left: u32,
     lines_left: u32,
 }
@@ -77,6 +89,7 @@ pub(super) fn entry(volumes: &[&dyn Files]) -> Option<(Found, Place)> {
                 ..Menu::default()
             };
             menu.read(*files, (folder, path), 0);
+            menu.read_others(*files, (folder, path));
             if let Some(found) = menu.chosen(volume, folder) {
                 return Some((found, place));
             }
@@ -106,10 +119,11 @@ impl Menu {
                 return;
             }
             self.lines_left -= 1;
-            let line = line.trim();
-            let (key, value) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-            let value = value.trim();
-            match key.to_ascii_lowercase().as_str() {
+            let (key, value) = key_of(line);
+            match key.as_str() {
+                "endtext" => self.is_in_text = false,
+                _ if self.is_in_text => {}
+                "text" => self.is_in_text = true,
                 "include" => {
                     let first = value.split_whitespace().next().unwrap_or_default();
                     self.read(files, (folder, &path_in(folder, first)), depth + 1);
@@ -118,25 +132,69 @@ impl Menu {
                 key => self.line(key, value),
             }
         }
+        // A text ends with its file at the latest.
+        self.is_in_text = false;
+    }
+
+    /// What the menu's program is told to read is the menu, and not what told it.
+    fn read_others(&mut self, files: &dyn Files, (folder, path): (&str, &str)) {
+        let others = std::mem::take(&mut self.others);
+        if others.is_empty() {
+            return;
+        }
+        *self = Menu {
+            has_menu: true,
+            files_left: self.files_left,
+            lines_left: self.lines_left,
+            ..Menu::default()
+        };
+        for other in others {
+            let other = match other.as_str() {
+                "~" => path.to_owned(),
+                other => path_in(folder, other),
+            };
+            self.read(files, (folder, &other), 0);
+        }
+    }
+
+    /// What shows the entries to a person.
+    fn ui(&mut self, value: &str) {
+        self.has_menu = true;
+        let mut words = value.split_whitespace();
+        let program = words.next().unwrap_or_default().to_ascii_lowercase();
+        if program.ends_with("menu.c32") {
+            self.others = words.map(str::to_owned).collect();
+        }
     }
 
     fn line(&mut self, key: &str, value: &str) {
         let value = value.to_owned();
-        if key == "label" && self.labels.len() < LABELS_MAX {
-            self.labels.push(Label {
-                title: value.clone(),
-                name: value,
-                ..Label::default()
-            });
+        if key == "label" {
+            self.is_in_label = self.labels.len() < LABELS_MAX;
+            if self.is_in_label {
+                let name = value.split_whitespace().next().unwrap_or_default();
+                self.labels.push(Label {
+                    name: name.to_owned(),
+                    // One that says nothing else starts the kernel of its name.
+                    linux: name.to_owned(),
+                    title: value,
+                    is_below: self.depth > 0,
+                    ..Label::default()
+                });
+            }
             return;
         }
-        match (key, self.labels.last_mut()) {
+        match (key, self.labels.last_mut().filter(|_| self.is_in_label)) {
             ("default", _) => {
-                self.has_menu |= is_module(&value);
+                if is_module(&value) {
+                    self.ui(&value);
+                }
                 self.default = value;
             }
-            ("ui", _) => self.has_menu = true,
-            ("kernel" | "linux", Some(label)) if !is_module(&value) => label.linux = value,
+            ("ui", _) => self.ui(&value),
+            ("ontimeout", _) => self.on_timeout = value,
+            ("kernel", Some(label)) if is_module(&value) => label.linux.clear(),
+            ("kernel" | "linux", Some(label)) => label.linux = value,
             // What begins another system, another loader, or a module, starts no Linux.
             (
                 "localboot" | "com32" | "boot" | "bss" | "fdimage" | "config" | "pxe" | "comboot",
@@ -151,13 +209,25 @@ impl Menu {
         }
     }
 
-    /// `menu default`, `menu label TEXT`, `menu include FILE`; everything else of a menu is for the eye.
+    /// `menu default`, `menu label TEXT`, `menu include FILE`, menus below this one, and what leads to those; everything else of
+    /// a menu is for the eye.
     fn menu(&mut self, files: &dyn Files, (folder, value): (&str, &str), depth: u32) {
-        let (key, rest) = value.split_once(char::is_whitespace).unwrap_or((value, ""));
-        match (key.to_ascii_lowercase().as_str(), self.labels.last_mut()) {
+        let (key, rest) = key_of(value);
+        let label = self.labels.last_mut().filter(|_| self.is_in_label);
+        match (key.as_str(), label) {
             ("default", Some(label)) => label.is_default = true,
             // `^` is before the letter that chooses it.
-            ("label", Some(label)) => label.title = rest.trim().replace('^', ""),
+            ("label", Some(label)) => label.title = rest.replace('^', ""),
+            ("goto" | "exit" | "quit" | "disabled", Some(label)) => label.linux.clear(),
+            ("separator", _) => self.is_in_label = false,
+            ("begin", _) => {
+                self.is_in_label = false;
+                self.depth += 1;
+            }
+            ("end", _) => {
+                self.is_in_label = false;
+                self.depth = self.depth.saturating_sub(1);
+            }
             ("include", _) => {
                 let first = rest.split_whitespace().next().unwrap_or_default();
                 self.read(files, (folder, &path_in(folder, first)), depth + 1);
@@ -166,20 +236,53 @@ impl Menu {
         }
     }
 
-    /// What starts by itself: what the menu marks, what `default` names, or the first label; none where that is no Linux.
+    /// What starts by itself: when the time has come, what `ontimeout` says if anything; else what `default` names, what the
+    /// menu marks, or its first label; none where that is no Linux.
     fn chosen(&self, volume: usize, folder: &str) -> Option<Found> {
-        let first = self.default.split_whitespace().next().unwrap_or_default();
-        let named = self.labels.iter().find(|label| label.name == first);
-        let marked = self.labels.iter().find(|label| label.is_default);
-        let meant = match self.has_menu {
-            true => marked.or(named).or(self.labels.first()),
-            false if named.is_none() && !first.is_empty() && !is_module(first) => {
-                return found(&typed(&self.default), "", volume, folder);
-            }
-            false => named.or(marked).or(self.labels.first()),
-        };
-        found(meant?, &self.append, volume, folder)
+        if !self.on_timeout.is_empty() {
+            return self.said(&self.on_timeout, volume, folder);
+        }
+        let has_default = !self.default.is_empty() && !is_module(&self.default);
+        let is_label = self.named(&self.default).is_some();
+        // A menu knows labels alone.
+        if has_default && (is_label || !self.has_menu) {
+            return self.said(&self.default, volume, folder);
+        }
+        let mut own = self.labels.iter().filter(|label| !label.is_below);
+        let marked = own.clone().find(|label| label.is_default);
+        found(marked.or_else(|| own.next())?, &self.append, volume, folder)
     }
+
+    /// The label that words begin with.
+    fn named(&self, words: &str) -> Option<&Label> {
+        let first = words.split_whitespace().next().unwrap_or_default();
+        self.labels.iter().find(|label| label.name == first)
+    }
+
+    /// What words start, as one could type them: a label or a kernel, with more for its command line.
+    fn said(&self, words: &str, volume: usize, folder: &str) -> Option<Found> {
+        let (first, more) = words.split_once(char::is_whitespace).unwrap_or((words, ""));
+        if let Some(label) = self.named(first) {
+            let mut found = found(label, &self.append, volume, folder)?;
+            for word in more.split_whitespace() {
+                let space = if found.cmdline.is_empty() { "" } else { " " };
+                found.cmdline.push_str(space);
+                found.cmdline.push_str(word);
+            }
+            return Some(found);
+        }
+        if is_module(first) {
+            return None;
+        }
+        found(&typed(first, more), "", volume, folder)
+    }
+}
+
+/// A line's first word, however it is written, and what follows.
+fn key_of(line: &str) -> (String, &str) {
+    let line = line.trim();
+    let (key, value) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+    (key.to_ascii_lowercase(), value.trim())
 }
 
 /// Whether a file is a program for SYSLINUX itself, and no kernel.
@@ -190,9 +293,8 @@ fn is_module(path: &str) -> bool {
     kinds.iter().any(|kind| lower.ends_with(kind))
 }
 
-/// `default` with a kernel and its command line, as one could type them.
-fn typed(words: &str) -> Label {
-    let (linux, append) = words.split_once(char::is_whitespace).unwrap_or((words, ""));
+/// A kernel with its command line, as one could type them.
+fn typed(linux: &str, append: &str) -> Label {
     Label {
         name: linux.to_owned(),
         title: linux.to_owned(),

@@ -1,12 +1,8 @@
 //! `Boot` of a system: from where a declared VM starts, once or always, instead of as it is declared.
 
-use axum::http::HeaderMap;
 use serde_json::{Map, Value, json};
 
 use super::errors::{Wrong, message};
-use super::names::found;
-use super::tags::{check_match, etag};
-use crate::http::app::App;
 use crate::words::{BootOverride, BootTarget, Lasting, VmView};
 
 const TARGETS: [(&str, BootTarget); 3] = [
@@ -49,14 +45,14 @@ pub(super) fn of(vm: &VmView) -> Value {
 
 /// What a change says; what it does not say stays as it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct Change {
+pub(super) struct Change {
     target: Option<BootTarget>,
     lasting: Option<Lasting>,
 }
 
 impl Change {
     /// Reads it; everything that is wrong is said at once.
-    fn read(body: &Map<String, Value>) -> Result<Change, Wrong> {
+    pub(super) fn read(body: &Map<String, Value>) -> Result<Change, Wrong> {
         let mut change = Change::default();
         let mut messages = Vec::new();
         let mut says_something = false;
@@ -122,29 +118,13 @@ impl Change {
         }
     }
 
-    fn of(self, now: BootOverride) -> BootOverride {
+    /// What holds then.
+    pub(super) fn of(self, now: BootOverride) -> BootOverride {
         BootOverride {
             target: self.target.unwrap_or(now.target),
             lasting: self.lasting.unwrap_or(now.lasting),
         }
     }
-}
-
-/// Changes from where a VM starts; what its system is then.
-pub(super) fn change(
-    app: &App,
-    name: &str,
-    (headers, body): (&HeaderMap, &Map<String, Value>),
-) -> Result<Value, Wrong> {
-    check_match(headers, &etag(&super::systems::of_vm(&found(app, name)?)))?;
-    let change = Change::read(body)?;
-    if app.override_boot(name, |now| change.of(now))?.is_none() {
-        return Err(Wrong::conflict(
-            &format!("VM \"{name}\" is not declared, and starts as whoever started it says"),
-            Some("declare it with `mother create`"),
-        ));
-    }
-    found(app, name).map(|vm| super::systems::of_vm(&vm))
 }
 
 #[cfg(test)]
@@ -188,7 +168,7 @@ mod tests {
         );
         check(
             boot(json!({ "BootSourceOverrideEnabled": 1, "BootOrder": [] })),
-            Err(&["PropertyValueNotInList", "PropertyUnknown"]),
+            Err(&["PropertyUnknown", "PropertyValueNotInList"]),
         );
         check(json!({ "Boot": 5 }), Err(&["PropertyValueError"]));
         check(boot(json!({})), Err(&["NoOperation"]));

@@ -19,6 +19,7 @@ use crate::http::answer::Refusal;
 use crate::http::app::App;
 use crate::http::vms::broken;
 use crate::media::of_host;
+use crate::post::Place;
 use crate::words::{Medium, VmView, WorkState};
 
 /// The actions, as messages have them.
@@ -232,6 +233,14 @@ fn asked(body: &Map<String, Value>, action: Option<&str>) -> Result<Asked, Wrong
     {
         return Err(wrong("TransferProtocolType", value));
     }
+    if protocol(&image).is_some() && Place::new(&image).is_err() {
+        // It may have a password, and is not said again.
+        let mut wrong = wrong("Image", &Value::from("***"));
+        wrong.messages[0]["Resolution"] =
+            "Write http://HOST[:PORT]/PATH or https://, and a user with UserName and Password."
+                .into();
+        return Err(wrong);
+    }
     let user = text("UserName")?;
     let password = text("Password")?;
     Ok(Asked::Insert {
@@ -392,6 +401,18 @@ mod tests {
             json!({ "Image": url, "TransferProtocolType": "NFS" }),
             no,
         );
+        for image in [
+            "http://a:secret@192.0.2.1/a.iso",
+            "https://",
+            "http://192.0.2.1/a b?secret",
+        ] {
+            check(action, json!({ "Image": image }), no);
+            check(
+                None,
+                json!({ "Image": image }),
+                Err("PropertyValueNotInList"),
+            );
+        }
         check(
             action,
             json!({ "Image": url, "UserName": "a", "Password": ["secret"] }),

@@ -317,7 +317,7 @@ async fn change(
     let headers = parts.headers.clone();
     let changed = spawn_blocking(move || match &place {
         Place::System(name) => {
-            let system = boot::change(&app, name, (&headers, &body))?;
+            let system = systems::change(&app, name, (&headers, &body))?;
             let mut response = axum::Json(&system).into_response();
             describe(&mut response, &etag(&system), described_by(&system));
             Ok(response)

@@ -3,7 +3,8 @@
 //! `ComputerSystem` says what the hypervisor knows; `OperatingSystem` says what was seen of the guest from outside, and is
 //! there only when something was.
 
-use serde_json::{Value, json};
+use axum::http::HeaderMap;
+use serde_json::{Map, Value, json};
 
 use super::boot;
 use super::errors::Wrong;
@@ -12,6 +13,7 @@ use super::media;
 use super::names::{found, place, places};
 use super::place::{CHASSIS, MANAGER};
 use super::reset::{allowed, target};
+use super::tags::{check_match, etag};
 use crate::http::app::App;
 use crate::words::{StateView, VmView};
 
@@ -64,6 +66,23 @@ pub(super) fn of_vm(vm: &VmView) -> Value {
         } },
     });
     resource("ComputerSystem", &uri, (&vm.name, &vm.name), more)
+}
+
+/// Changes from where a VM starts; what its system is then.
+pub(super) fn change(
+    app: &App,
+    name: &str,
+    (headers, body): (&HeaderMap, &Map<String, Value>),
+) -> Result<Value, Wrong> {
+    check_match(headers, &etag(&of_vm(&found(app, name)?)))?;
+    let change = boot::Change::read(body)?;
+    if app.override_boot(name, |now| change.of(now))?.is_none() {
+        return Err(Wrong::conflict(
+            &format!("VM \"{name}\" is not declared, and starts as whoever started it says"),
+            Some("declare it with `mother create`"),
+        ));
+    }
+    found(app, name).map(|vm| of_vm(&vm))
 }
 
 fn status(state: StateView) -> &'static str {
