@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use images::BootError;
+use images::{BootError, ContainerError};
 use registry::Reference;
 
 use crate::answers::{Failed, Problem};

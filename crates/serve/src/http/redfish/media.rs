@@ -406,7 +406,11 @@ mod tests {
             "https://",
             "http://192.0.2.1/a b?secret",
         ] {
-            check(action, json!({ "Image": image }), no);
+            check(
+                action,
+                json!({ "Image": image }),
+                Err("ActionParameterValueNotInList"),
+            );
             check(
                 None,
                 json!({ "Image": image }),
