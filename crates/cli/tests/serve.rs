@@ -180,6 +180,7 @@ fn what_is_wrong_with_a_request_is_said_with_where() {
     check("POST", "/v1/vms/a/fly", None, "no-such-action");
     check("POST", "/v1/vms/a/limit", None, "bad-input");
     check("POST", "/v1/vms/a/pause?wait=30", None, "refused");
+    check("POST", "/v1/vms/a/nmi?wait=30", None, "refused");
     check("GET", "/v1/vms/a/truth", None, "refused");
     check("GET", "/v1/vms/a/console", None, "bad-input");
     // A VM that cannot be started says so, and is tried again later and later.
