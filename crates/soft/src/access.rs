@@ -138,7 +138,7 @@ impl SoftVcpu {
     }
 
     /// Bytes of `len` from `gva` on that lie in its page.
-    fn in_page(gva: u64, len: usize) -> usize {
+    pub(crate) fn in_page(gva: u64, len: usize) -> usize {
         len.min((PAGE_SIZE - gva % PAGE_SIZE) as usize)
     }
 

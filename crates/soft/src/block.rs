@@ -112,6 +112,9 @@ pub(crate) struct VcpuBlock {
     pub(crate) stack: [u64; 8],
     /// Address of the end of `stack`.
     pub(crate) stack_top: u64,
+    /// A TLB entry as translated code sees it, of a page that is the bounce buffer: a tag that nobody looks at, and where
+    /// it lies.
+    bounce_entry: [u64; 2],
     pub(crate) bounce: BounceBuffer,
     pub(crate) xsave: XsaveArea,
     /// XRSTOR from here puts every component into its initial state.
@@ -177,11 +180,18 @@ impl VcpuBlock {
             fault: FaultRecord::default(),
             stack: [0; 8],
             stack_top: 0,
+            bounce_entry: [0; 2],
             bounce: BounceBuffer([0; BOUNCE_BYTES]),
             xsave: XsaveArea::initial(),
             xsave_initial: XsaveArea::initial(),
         });
         block.stack_top = block.stack.as_ptr_range().end as u64;
+        block.bounce_entry[1] = block.bounce.0.as_ptr() as u64;
         block
+    }
+
+    /// Where the TLB entry of the bounce buffer lies.
+    pub(crate) fn bounce_entry_address(&self) -> u64 {
+        self.bounce_entry.as_ptr() as u64
     }
 }

@@ -4,32 +4,32 @@
 //! The way for operands that translated code cannot reach: across a page end, in a device, on a page with translated
 //! code, under a data breakpoint. A store to a device is posted and reported after the instruction is done.
 
-use iced_x86::{Instruction, InstructionInfoFactory, OpAccess, OpKind};
+use iced_x86::{Instruction, InstructionInfo, OpAccess, OpKind};
 use x86::Exception;
 
 use crate::block::{BOUNCE_BYTES, ExitReason};
 use crate::code_cache::HostPc;
 use crate::cpu::{SoftVcpu, Step, Stop};
-use crate::translate::is_locked;
+use crate::decoded::Needs;
+use crate::translate::{Operand, is_locked};
 
 /// FP loads and the instruction itself: a thunk never exits more often.
 const THUNK_ENTRIES: usize = 4;
 
 impl SoftVcpu {
-    /// Runs one instruction whose memory operand has `size` bytes through the bounce buffer.
+    /// Runs one instruction with a memory operand through the bounce buffer.
     pub(crate) fn bounce(
         &mut self,
         instruction: &Instruction,
         bytes: &[u8],
-        size: u8,
-        write: bool,
+        Operand { size, write }: Operand,
+        needs: Needs,
     ) -> Step {
         self.counters.bounced += 1;
         let len = usize::from(size);
         self.check_pending_x87(instruction)?;
-        let (reads, needs_alignment) = operand_needs(instruction);
         // Alignment is judged before anything else about the address.
-        if needs_alignment
+        if needs.alignment
             && !self
                 .unchecked_linear(instruction)
                 .is_multiple_of(u64::from(size))
@@ -45,7 +45,7 @@ impl SoftVcpu {
             return self.bounce_locked(instruction, bytes, pieces);
         }
         let mut data = [0; BOUNCE_BYTES];
-        if reads {
+        if needs.value {
             let mut at = 0;
             for (gpa, part) in pieces {
                 self.read_physical(gpa, &mut data[at..at + part])?;
@@ -130,16 +130,17 @@ impl SoftVcpu {
     }
 }
 
-/// Whether the operand's old value matters, and whether it must be aligned to its size.
-fn operand_needs(instruction: &Instruction) -> (bool, bool) {
-    let mut factory = InstructionInfoFactory::new();
-    let info = factory.info(instruction);
+/// What an instruction with a memory operand needs of it.
+pub(crate) fn operand_needs(instruction: &Instruction, info: &InstructionInfo) -> Needs {
     let memory_op =
         (0..instruction.op_count()).find(|&op| instruction.op_kind(op) == OpKind::Memory);
     // An x87 store with an unmasked exception stores nothing: what was there goes back.
-    let reads = memory_op.is_none_or(|op| !matches!(info.op_access(op), OpAccess::Write))
+    let value = memory_op.is_none_or(|op| !matches!(info.op_access(op), OpAccess::Write))
         || crate::translate::fp_level(instruction) == 1;
-    (reads, must_be_aligned(instruction))
+    Needs {
+        value,
+        alignment: must_be_aligned(instruction),
+    }
 }
 
 /// Instructions that fault on a misaligned operand, which the aligned bounce buffer would hide.

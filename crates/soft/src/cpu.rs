@@ -77,6 +77,7 @@ pub(crate) struct Pending {
 pub(crate) struct VcpuCounters {
     pub(crate) tlb_misses: u64,
     pub(crate) bounced: u64,
+    pub(crate) beside: u64,
     pub(crate) interpreted: u64,
     pub(crate) lookups: u64,
     pub(crate) chained: u64,

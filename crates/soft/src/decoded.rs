@@ -23,6 +23,16 @@ pub(crate) struct Decoded {
     pub(crate) kind: Kind,
     /// The CPU has it.
     pub(crate) is_known: bool,
+    pub(crate) needs: Needs,
+}
+
+/// What a copied instruction needs of its memory operand.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Needs {
+    /// Its old value matters.
+    pub(crate) value: bool,
+    /// It must be aligned to its size.
+    pub(crate) alignment: bool,
 }
 
 /// A place in translated code, unique in its generation.
@@ -88,6 +98,7 @@ mod tests {
             bytes: padded,
             kind: Kind::Interpret,
             is_known: true,
+            needs: Needs::default(),
         }
     }
 

@@ -11,7 +11,7 @@
 //!   `sites`: where they may fault or miss. `moved`: copies of them for other addresses.
 //! - `door`, `enter`: into translated code and out, and how vCPUs are called out or kept out of it.
 //! - `cpu`, `access`, `exceptions`, `interpret`: the system half of the processor. `bounce`, `locked`: instructions whose
-//!   operand translated code cannot reach.
+//!   operand translated code cannot reach; `beside`: those of them that need not leave it for long.
 //! - `probes`: instructions of the kernel that somebody wants to hear of.
 //! - `soft`: what all vCPUs of a VM share. `run`: the loop that binds them, and the engine contract.
 //!
@@ -32,6 +32,7 @@
 
 mod access;
 mod bank;
+mod beside;
 mod block;
 mod bounce;
 mod code_cache;

@@ -12,6 +12,7 @@ use vcpu::{
 use x86::paging::{Access, Walk};
 use x86::{Exception, Gpa, Gva, PAGE_SIZE, Rflags};
 
+use crate::beside::Beside;
 use crate::block::{ExitReason, PAUSES_AT_ONCE};
 use crate::code_cache::HostPc;
 use crate::cpu::{GP0, SoftVcpu, Stop, seg};
@@ -214,6 +215,16 @@ impl SoftVcpu {
             self.chain(link, pc, generation);
         }
         Ok(pc)
+    }
+
+    /// Where translated code goes on at RIP after an instruction that was done beside it, or how the turn ends.
+    fn go_behind(&mut self) -> Result<HostPc, Turn> {
+        self.block.fp_loaded = self.block.fp_was_loaded;
+        if self.must_look_around() {
+            self.block.fp_loaded = 0;
+            return Err(Turn::Progress);
+        }
+        self.find_code(true).map_err(|stop| self.stopped(stop))
     }
 
     /// The block at RIP that does without shared checks, or how the turn ends. `link` is the jump that leads there.
@@ -511,6 +522,11 @@ impl SoftVcpu {
                     return Ok(Ok(site.start(self.soft.stubs().cache)));
                 }
             }
+            match self.make_beside(&site, (linear, size), &held) {
+                Some(Beside::Within(pc)) => return Ok(Ok(pc)),
+                Some(Beside::Behind) => return Ok(self.go_behind()),
+                None => {}
+            }
         }
         Ok(Err(self.interpret_at(Place::of_site(self.block.exit_info))))
     }
@@ -782,6 +798,7 @@ impl Vcpu for SoftVcpu {
             ("TLB misses", Unit::Count, own.tlb_misses),
             ("TLB flushes", Unit::Count, self.banks.flushes),
             ("bounced accesses", Unit::Count, own.bounced),
+            ("accesses beside", Unit::Count, own.beside),
             ("interpreted instructions", Unit::Count, own.interpreted),
             ("FP state loads", Unit::Count, own.fp_loads),
             ("exceptions", Unit::Count, own.exceptions),

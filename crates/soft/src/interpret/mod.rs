@@ -21,6 +21,8 @@ mod transfer;
 mod vectors;
 mod virtual86;
 
+use crate::bounce::operand_needs;
+use crate::decoded::Needs;
 use iced_x86::{Code, Instruction, InstructionInfoFactory, Mnemonic, OpKind};
 use x86::{Exception, Rflags};
 
@@ -38,17 +40,18 @@ impl SoftVcpu {
         let features = self.soft.features();
         // Bits of the mode that only slow translation down do not change what an instruction is.
         let mut factory = InstructionInfoFactory::new();
-        let kind = classify(
-            &instruction,
-            factory.info(&instruction),
-            self.mode,
-            &features,
-        );
+        let info = factory.info(&instruction);
+        let kind = classify(&instruction, info, self.mode, &features);
+        let needs = match kind {
+            Kind::Copy(Some(_)) => operand_needs(&instruction, info),
+            _ => Needs::default(),
+        };
         Decoded {
             instruction,
             bytes,
             kind,
             is_known: features.allows(&instruction),
+            needs,
         }
     }
 
@@ -60,6 +63,7 @@ impl SoftVcpu {
             bytes,
             kind,
             is_known,
+            needs,
         } = decoded;
         if instruction.is_invalid() {
             // Prefixes without end: more than 15 bytes are too long an instruction (APM vol. 3, 1.2).
@@ -74,12 +78,7 @@ impl SoftVcpu {
         }
         match *kind {
             Kind::Copy(Some(operand)) => {
-                return self.bounce(
-                    instruction,
-                    &bytes[..instruction.len()],
-                    operand.size,
-                    operand.write,
-                );
+                return self.bounce(instruction, &bytes[..instruction.len()], operand, *needs);
             }
             Kind::BitTest(_) => self.bit_test(instruction)?,
             Kind::Nothing | Kind::Pause => {}

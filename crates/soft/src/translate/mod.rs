@@ -65,7 +65,9 @@ use control::Exits;
 
 pub(crate) use builder::{Builder, Link, Site, SiteAccess};
 pub(crate) use classify::{Kind, classify, fp_level};
-pub(crate) use memory::{has_16_bit_address, has_32_bit_address, is_locked, segment_index};
+pub(crate) use memory::{
+    Operand, has_16_bit_address, has_32_bit_address, is_locked, segment_index,
+};
 pub(crate) use relocation::{Relocation, Shift, may_lie_at};
 
 /// Most bytes shown to the translator at once.

@@ -83,6 +83,30 @@ fn an_access_may_cross_a_page() {
 }
 
 #[test]
+fn accesses_across_a_page_in_a_loop_keep_values_and_flags() {
+    // mov ecx, 6; xor ebx, ebx; mov esi, 0x5ffc; l: mov [rsi], rcx; stc; mov rax, [rsi]; adc rbx, rax; movups xmm0, [rsi];
+    // movq rdx, xmm0; add rbx, rdx; loop l; hlt
+    let (mut vcpu, _memory) = vcpu(
+        b"\xb9\x06\0\0\0\x31\xdb\xbe\xfc\x5f\0\0\x48\x89\x0e\xf9\x48\x8b\x06\x48\x11\xc3\x0f\x10\x06\x66\x48\x0f\x7e\xc2\x48\x01\xd3\xe2\xe9\xf4",
+    );
+    assert_eq!(vcpu.run(Reply::Done).unwrap(), Exit::Halt);
+    let state = vcpu.state().unwrap();
+    assert_eq!(state.gprs[gpr::RBX], 2 * 21 + 6);
+    let beside = vcpu.statistics().get("accesses beside").unwrap();
+    assert!(
+        beside >= 12,
+        "only {beside} were made beside translated code"
+    );
+}
+
+#[test]
+fn code_that_is_rewritten_in_a_loop_is_run_as_written() {
+    // mov ecx, 5; xor ebx, ebx; l: mov [rip+1], cl (the immediate of the next instruction); mov al, 0; add bl, al; loop l; hlt
+    let state = run(b"\xb9\x05\0\0\0\x31\xdb\x88\x0d\x01\0\0\0\xb0\0\0\xc3\xe2\xf4\xf4");
+    assert_eq!(state.gprs[gpr::RBX], 15);
+}
+
+#[test]
 fn ports_reach_the_machine() {
     // mov dx, 0x3f8; in al, dx; inc al; out dx, al; hlt
     let (mut vcpu, _memory) = vcpu(b"\x66\xba\xf8\x03\xec\xfe\xc0\xee\xf4");
