@@ -66,6 +66,9 @@ pub enum Command {
     Release,
     /// Undo a pause.
     Resume,
+    /// Interrupt the guest as an operator's NMI button does: once, on its first vCPU. [`Outcome::Done`] means that it is on its
+    /// way; a paused guest takes it when it goes on.
+    Nmi,
     /// Move the guest to another engine, `kvm` or `soft`. [`Outcome::Done`] when it is there, and runs again unless it
     /// was paused.
     Switch {
@@ -175,6 +178,7 @@ impl Command {
             | Command::Kill
             | Command::Pause
             | Command::Resume
+            | Command::Nmi
             | Command::Switch { .. }
             | Command::Balloon { .. }
             | Command::Link { .. }
@@ -342,6 +346,7 @@ mod tests {
         check(Command::Rest, r#""command":"rest""#);
         check(Command::Release, r#""command":"release""#);
         check(Command::Resume, r#""command":"resume""#);
+        check(Command::Nmi, r#""command":"nmi""#);
         check(
             Command::Switch {
                 engine: "kvm".to_owned(),

@@ -107,6 +107,8 @@ pub enum Command {
     Pause(NamesArguments),
     /// Let paused VMs go on
     Resume(NamesArguments),
+    /// Send guests an NMI, as the button of a machine does: a Linux says that it came, or panics and dumps if it is told to
+    Nmi(NamesArguments),
     /// Move VMs that run to another engine, with all that runs in them
     Switch(SwitchArguments),
     /// Write all that a VM is into a snapshot, and let it run on

@@ -11,9 +11,9 @@ use crate::failure::Failure;
 use crate::output::say;
 
 /// Commands that take names of VMs that run, and those that take any.
-const OF_RUNNING: [&str; 17] = [
-    "stop", "kill", "pause", "resume", "switch", "balloon", "limit", "console", "attach", "exec",
-    "ps", "truth", "dmesg", "hooks", "trace", "link", "watch",
+const OF_RUNNING: [&str; 18] = [
+    "stop", "kill", "pause", "resume", "nmi", "switch", "balloon", "limit", "console", "attach",
+    "exec", "ps", "truth", "dmesg", "hooks", "trace", "link", "watch",
 ];
 /// What `mother run` makes itself, beside what `mother images -q` lists.
 const RELEASES: &str = "debian debian:12 debian:13";

@@ -406,6 +406,14 @@ pub enum ImageFailure {
     /// The container image does not say what to run.
     #[error("{0} does not say what to run")]
     CommandMissing(String),
+    /// A disk is to be started, and the image brings a kernel of its own.
+    #[error("{0} is started by a kernel of its own, and a disk says `boot`")]
+    OwnKernel(String),
+    /// A disk has a system and no boot entry, and our initrd would not find it.
+    #[error(
+        "{} has a system and no boot entry, and is found by the serial number \"root\", which it does not have", .0.display()
+    )]
+    Unfound(PathBuf),
     /// An own disk is written as it is.
     #[error("what is written to a disk of yours stays there anyway; --keep is for images")]
     KeepDisk,
@@ -455,7 +463,9 @@ impl ImageFailure {
 
     fn help(&self) -> Option<String> {
         let help = match self {
-            ImageFailure::Container { path, source } => return about_container(path, source),
+            ImageFailure::Container { path, source } => {
+                return hints::about_container(path, source);
+            }
             ImageFailure::Unknown(word) => return Some(hints::about_image(word)),
             ImageFailure::Registry { source, .. } => return source.help().map(str::to_owned),
             ImageFailure::BadReference(_) => {
@@ -479,6 +489,10 @@ impl ImageFailure {
             ImageFailure::Boot { source, .. } => return hints::about_boot(source),
             ImageFailure::CommandMissing(_) => "say it: mother run IMAGE -- PROGRAM ARGUMENTS",
             ImageFailure::AlreadyKept(_) => "leave `--keep` out",
+            ImageFailure::OwnKernel(_) => {
+                "leave out the image, or `boot`; an image that is a disk may have other disks started in its place"
+            }
+            ImageFailure::Unfound(_) => "leave out `serial=`, or write `serial=root`",
             _ => return None,
         };
         Some(help.to_owned())
@@ -497,22 +511,6 @@ fn refused(problem: &serve::Problem) -> Vec<String> {
         .chain(place)
         .chain(complaints)
         .collect()
-}
-
-/// What to do about a container image that cannot be used.
-fn about_container(path: &Path, error: &ContainerError) -> Option<String> {
-    let path = path.display();
-    Some(match error {
-        ContainerError::Several(names) => {
-            let name = names.last().map_or("NAME", String::as_str);
-            format!("name one of them: `mother run {path}:{name}`")
-        }
-        ContainerError::NotAmong { .. } => "name one that it has, or its tag".to_owned(),
-        ContainerError::OldManifest => {
-            format!("have skopeo write it anew: `skopeo copy --format oci dir:{path} oci:NEW`")
-        }
-        _ => return None,
-    })
 }
 
 /// What to do about a snapshot that nobody goes on from.

@@ -112,7 +112,10 @@ pub fn check(
     let spec = &mut written.spec;
     let is_network_asked = spec.net.is_some() || !spec.forwards.is_empty();
     // A bad network is none that was asked for, and complained of already.
-    if spec.image.is_some() && !written.complaints.iter().any(|it| it.key() == "net") {
+    let starts_disk = spec.disks.iter().any(|disk| disk.boot);
+    if (spec.image.is_some() || starts_disk)
+        && !written.complaints.iter().any(|it| it.key() == "net")
+    {
         spec.net.get_or_insert(NetSpec::User {
             reaches_host: false,
         });
@@ -142,6 +145,11 @@ fn misfits(spec: &VmSpec, is_command: bool) -> Vec<Complaint> {
     let no_program = (
         "there is no program that it could be for",
         "name one with `--app`, or a container image",
+    );
+    let boots = spec.disks.iter().filter(|disk| disk.boot).count();
+    let other_start = (
+        "a disk says `boot`, and something else is started",
+        "leave out this, or `boot`",
     );
     let not_with_app = (
         "a program of this host brings its own kernel and files",
@@ -177,6 +185,16 @@ fn misfits(spec: &VmSpec, is_command: bool) -> Vec<Complaint> {
         ("initrd", is_app && spec.initrd.is_some(), not_with_app),
         ("cmdline", is_app && spec.cmdline.is_some(), not_with_app),
         ("debug-exit", is_app && spec.debug_exit, not_with_app),
+        ("kernel", boots > 0 && spec.kernel.is_some(), other_start),
+        ("app", boots > 0 && is_app, other_start),
+        (
+            "disk",
+            boots > 1,
+            (
+                "a VM starts from one disk, and several say `boot`",
+                "leave it at one of them",
+            ),
+        ),
         (
             "module",
             !spec.modules.is_empty() && spec.kernel.is_none(),
@@ -276,7 +294,8 @@ pub fn plan_app(asked: Asked, program: &Path, user: &User) -> Result<PlannedApp,
 
 /// Whether a run of no image is a program in the small guest: a command, or what a pipe or a file has for its shell.
 pub fn is_program(spec: &VmSpec, user: &User, is_detached: bool) -> bool {
-    let is_small = spec.kernel.is_none() && spec.initrd.is_none();
+    let starts_disk = spec.disks.iter().any(|disk| disk.boot);
+    let is_small = spec.kernel.is_none() && spec.initrd.is_none() && !starts_disk;
     let is_script = *user == User::Pipe && !is_detached && spec.console.is_none();
     is_small && (!spec.words.is_empty() || is_script)
 }

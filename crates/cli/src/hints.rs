@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use images::BootError;
+use images::{BootError, ContainerError};
 use registry::Reference;
 
 use crate::answers::{Failed, Problem};
@@ -252,6 +252,22 @@ pub fn about_boot(error: &BootError) -> Option<String> {
             "kernel and initrd are copied to the cache's folder: make room there".to_owned()
         }
         BootError::Disk(_) | BootError::Reader(_) => return None,
+    })
+}
+
+/// What to do about a container image that cannot be used.
+pub fn about_container(path: &Path, error: &ContainerError) -> Option<String> {
+    let path = path.display();
+    Some(match error {
+        ContainerError::Several(names) => {
+            let name = names.last().map_or("NAME", String::as_str);
+            format!("name one of them: `mother run {path}:{name}`")
+        }
+        ContainerError::NotAmong { .. } => "name one that it has, or its tag".to_owned(),
+        ContainerError::OldManifest => {
+            format!("have skopeo write it anew: `skopeo copy --format oci dir:{path} oci:NEW`")
+        }
+        _ => return None,
     })
 }
 

@@ -167,7 +167,10 @@ pub fn plan_image(mut asked: Asked, word: &str, user: &User) -> Result<PlannedIm
     let image = match meant {
         Meaning::Unknown => return Err(ImageFailure::Unknown(word.to_owned()).into()),
         Meaning::File(path) if is_disk(&path)? => {
-            return plan_disk((spec, &host), path, user);
+            return plan_disk((spec, &host), Some(path), user);
+        }
+        _ if spec.disks.iter().any(|disk| disk.boot) => {
+            return Err(ImageFailure::OwnKernel(word.to_owned()).into());
         }
         Meaning::File(path) => Some(progress::container(&cache, &path, None, jail)?),
         Meaning::OneOf(path, name) => Some(progress::container(&cache, &path, Some(&name), jail)?),
@@ -224,6 +227,12 @@ fn check_same_base(store: &Store, name: &str, asked: &str) -> Result<(), Failure
         asked: asked.to_owned(),
     }
     .into())
+}
+
+/// The machine of disks alone, one of which says that it is started.
+pub fn plan_boot_disk(mut asked: Asked, user: &User) -> Result<PlannedImage, Failure> {
+    bring_network(&mut asked)?;
+    plan_disk((asked.spec, &asked.host), None, user)
 }
 
 fn plan_base(
@@ -357,21 +366,18 @@ fn command(spec: &VmSpec, image: &Image) -> Result<GuestCommand, Failure> {
     Ok(command)
 }
 
-/// A disk of the user's own: with a kernel of theirs as it stands, else as its own boot entries say, else, if there is a
-/// system on it and none of those, with the default kernel and our initrd.
+/// A disk of the user's own, before those that there are: with a kernel of theirs as it stands, else as its own boot entries
+/// say, or those of the one that says `boot`, else, if there is a system on it and none of those, with the default kernel and
+/// our initrd.
 fn plan_disk(
     (mut spec, host): (VmSpec, &HostFindings),
-    path: PathBuf,
+    path: Option<PathBuf>,
     user: &User,
 ) -> Result<PlannedImage, Failure> {
-    spec.disks.insert(
-        0,
-        DiskSpec {
-            path,
-            serial: Some(DiskSerial::root()),
-            ..DiskSpec::default()
-        },
-    );
+    if let Some(path) = path {
+        spec.disks.insert(0, disk_of(path));
+    }
+    let at = spec.disks.iter().position(|disk| disk.boot).unwrap_or(0);
     if spec.kernel.is_some() {
         let cmdline = spec.cmdline.take();
         spec.cmdline = Some(cmdline.unwrap_or_else(|| format!("{CONSOLE} root=/dev/vda rw")));
@@ -387,7 +393,7 @@ fn plan_disk(
     let cache = Cache::of_user()?;
     let run = cache.run_folder()?;
     let jail = spec.jail.unwrap_or_default();
-    let image = spec.disks[0].path.clone();
+    let image = spec.disks[at].path.clone();
     // What is wrong with the image itself is said before its reader stumbles over it.
     let written = PartialSpec {
         spec: spec.clone(),
@@ -396,7 +402,12 @@ fn plan_disk(
     machine::check(&written, host)?;
     match progress::boot_entry(&image, &run, jail)? {
         Ok(Bootable::Entry(entry)) => return plan_entry((spec, host), entry, run),
-        Ok(Bootable::System) => {}
+        Ok(Bootable::System) => {
+            let serial = spec.disks[at].serial.get_or_insert_with(DiskSerial::root);
+            if *serial != DiskSerial::root() {
+                return Err(ImageFailure::Unfound(image).into());
+            }
+        }
         Err(source) => {
             let path = image;
             return Err(ImageFailure::Boot { path, source }.into());
@@ -422,6 +433,17 @@ fn plan_disk(
         held: held(run),
         boot: None,
     })
+}
+
+/// A disk that was named as an image.
+fn disk_of(path: PathBuf) -> DiskSpec {
+    DiskSpec {
+        // Nobody writes to a disc.
+        read_only: images::is_disc(&path).unwrap_or(false),
+        path,
+        serial: Some(DiskSerial::root()),
+        ..DiskSpec::default()
+    }
 }
 
 /// A disk as its own boot entry starts it: kernel and initrd have been copied to the run's folder.

@@ -250,6 +250,7 @@ fn carry_out_here(command: Command) -> Result<u8, Failure> {
         Command::Switch(arguments) => vm::switch(&arguments),
         Command::Pause(arguments) => vm::pause(&arguments),
         Command::Resume(arguments) => vm::resume(&arguments),
+        Command::Nmi(arguments) => vm::nmi(&arguments),
         Command::Snapshot(arguments) => vm::snapshot(&arguments),
         Command::Suspend(arguments) => vm::suspend(&arguments),
         Command::Restore(arguments) => vm::restore(&arguments),

@@ -18,7 +18,7 @@ use crate::failure::Failure;
 use crate::guest::{
     Asked, Planned, PlannedApp, User, check, is_program, plan_app, plan_program, plan_run,
 };
-use crate::image::{Speaks, plan_image};
+use crate::image::{PlannedImage, Speaks, plan_boot_disk, plan_image};
 use crate::output::{say, standard_output};
 use crate::{config, input, terminal, vm};
 
@@ -172,10 +172,11 @@ fn wanted(asked: Asked, arguments: &RunArguments, user: &User) -> Result<Wanted,
     if let Some(path) = asked.spec.app.clone() {
         return Ok(program(arguments, plan_app(asked, &path, user)?));
     }
-    let commands = |is_watched: bool| Guest::Commands {
-        after: is_watched.then(|| INIT_MARKER.to_owned()),
-    };
-    let Some(word) = asked.spec.image.clone() else {
+    let word = asked.spec.image.clone();
+    if word.is_none() && asked.spec.disks.iter().any(|disk| disk.boot) {
+        return Ok(imaged(arguments, plan_boot_disk(asked, user)?));
+    }
+    let Some(word) = word else {
         if is_program(&asked.spec, user, arguments.detach) {
             return Ok(program(arguments, plan_program(asked, user)?));
         }
@@ -192,18 +193,29 @@ fn wanted(asked: Asked, arguments: &RunArguments, user: &User) -> Result<Wanted,
             boot: None,
         });
     };
-    let image = plan_image(asked, &word, user)?;
+    Ok(imaged(arguments, plan_image(asked, &word, user)?))
+}
+
+/// A guest that comes with an image or a disk.
+fn imaged(arguments: &RunArguments, image: PlannedImage) -> Wanted {
     let guest = match image.speaks {
         Speaks::Frames => speaking(arguments, !image.is_kept),
         Speaks::Console(is_watched) => commands(is_watched),
     };
-    Ok(Wanted {
+    Wanted {
         plan: image.plan,
         given: image.given,
         guest,
         held: image.held,
         boot: image.boot,
-    })
+    }
+}
+
+/// A guest whose console takes commands, from when its init reads if that is watched for.
+fn commands(is_watched: bool) -> Guest {
+    Guest::Commands {
+        after: is_watched.then(|| INIT_MARKER.to_owned()),
+    }
 }
 
 fn program(arguments: &RunArguments, planned: PlannedApp) -> Wanted {

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use images::Cache;
+use images::{Cache, DiscNames, OnDisc, disc_of_files};
 use serde_json::{Value, json};
 
 use crate::common::{Mother, with_guest};
@@ -138,6 +138,82 @@ fn a_cloud_image_boots_as_its_own_menu_says() {
         assert_eq!(ran.status, Some(0), "{}\n{}", ran.stdout, ran.stderr);
         assert!(!ran.stdout.contains("own.word"), "{}", ran.stdout);
     }
+}
+
+/// A disc with the kernel and the initrd of the small guest, whose menu has the guest end.
+pub(crate) fn disc() -> Vec<u8> {
+    let guest = Cache::of_user()
+        .unwrap()
+        .default_guest(&mut |_| {})
+        .unwrap();
+    let kernel = fs::read(guest.kernel).unwrap();
+    let initrd = fs::read(guest.initrd).unwrap();
+    let menu = "default own\nlabel own\n kernel /boot/vmlinuz\n append initrd=/boot/initrd.img console=ttyS0 quiet panic=-1 \
+                disc.word rdinit=/bin/busybox -- poweroff -f\n";
+    disc_of_files(
+        "OWN",
+        DiscNames::RockRidge,
+        &[
+            ("isolinux/isolinux.cfg", OnDisc::File(menu.as_bytes())),
+            ("boot/vmlinuz", OnDisc::File(&kernel)),
+            ("boot/initrd.img", OnDisc::File(&initrd)),
+        ],
+    )
+}
+
+#[test]
+fn a_disc_boots_as_its_own_menu_says_by_itself_and_beside_a_disk() {
+    let Some(mother) = with_guest() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("own.iso");
+    fs::write(&path, disc()).unwrap();
+    let target = folder.path().join("target.raw");
+    File::create(&target).unwrap().set_len(MIB).unwrap();
+    let disc = path.display().to_string();
+    let target = target.display().to_string();
+    let check = |name: &str, words: &[&str]| {
+        let usual = ["--net", "none", "--name", name, "--timeout", "100s"];
+        let ran = mother.run(&[words, usual.as_slice()].concat());
+        assert_eq!(ran.status, Some(0), "{}\n{}", ran.stdout, ran.stderr);
+        let shown = mother.call(&["inspect", name]).stdout;
+        let boot = "boot     \"own\", by /isolinux/isolinux.cfg on the whole disk\n";
+        assert!(shown.contains(boot), "{shown}");
+        let shown = mother.call(&["ps", "-a", "--json"]).stdout;
+        let shown: Value = serde_json::from_str(&shown).unwrap();
+        let this = shown
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|vm| vm["name"] == json!(name));
+        assert!(
+            this.unwrap()["boot"]["cmdline"]
+                .as_str()
+                .unwrap()
+                .contains("disc.word")
+        );
+    };
+    check("disc", &[&disc]);
+    let boot = format!("{disc},readonly,serial=cd,boot");
+    check("beside", &["--disk", &target, "--disk", &boot]);
+    check("instead", &[&target, "--disk", &boot]);
+
+    let refused = |words: &[&str], expected: &str| {
+        let ran = mother.run(&[words, &["--net", "none"]].concat());
+        assert_eq!(ran.status, Some(2), "{}", ran.stderr);
+        assert!(ran.stderr.contains(expected), "{}", ran.stderr);
+    };
+    refused(
+        &["--disk", &boot, "--kernel", "/k"],
+        "something else is started",
+    );
+    refused(
+        &["--disk", &boot, "--disk", &format!("{target},boot")],
+        "several say `boot`",
+    );
+    refused(
+        &["--disk", &format!("{target},boot")],
+        "no partitions and no file system",
+    );
 }
 
 #[test]

@@ -46,6 +46,7 @@ fn orders_lists_and_ends_have_the_shape_of_their_schemas() {
     let done = check(&host, &["kill", "web", "db"], 1, "done");
     assert_eq!(done[1]["error"]["exit_status"], 1);
     check(&host, &["wait", "web"], 137, "ended");
+    check(&host, &["nmi", "web"], 1, "done");
     check(&host, &["ps", "-a"], 0, "ps");
     check(&host, &["inspect", "web"], 0, "inspect");
     check(&host, &["logs", "web"], 0, "logs");

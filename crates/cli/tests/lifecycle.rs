@@ -74,7 +74,7 @@ fn a_detached_vm_is_listed_stopped_remembered_and_removed() {
         (Some(0), "web: the guest powered off\n")
     );
     assert_eq!((logs.stdout.as_str(), logs.status), ("ready\n", Some(0)));
-    for command in ["stop", "kill", "pause", "resume", "console"] {
+    for command in ["stop", "kill", "pause", "resume", "nmi", "console"] {
         let ran = host.call(&[command, "web"]);
         assert!(
             ran.stderr.contains("VM \"web\": it has ended"),
@@ -290,7 +290,7 @@ fn strange_names_are_refused_and_unknown_ones_are_not_found() {
     let host = Host::new();
     let long = "n".repeat(300);
     for command in [
-        "stop", "kill", "pause", "resume", "console", "logs", "wait", "rm",
+        "stop", "kill", "pause", "resume", "nmi", "console", "logs", "wait", "rm",
     ] {
         for name in [
             "",
@@ -383,6 +383,44 @@ fn a_paused_guest_does_nothing_costs_nothing_and_goes_on() {
         host.call(&["wait", "web"]).stdout,
         "web: the guest powered off\n"
     );
+}
+
+#[test]
+fn a_guest_hears_the_nmi_button_and_goes_on() {
+    let Some(host) = Host::with_guest() else {
+        return;
+    };
+    let ran = host
+        .mother
+        .run(&["-d", "--name", "web", "--timeout", "100s"]);
+    assert_eq!(ran.stdout, "web\n", "{}", ran.stderr);
+    host.expect_log("web", ":~# ");
+    let press = || {
+        let ran = host.call(&["nmi", "web"]);
+        assert_eq!(
+            (ran.status, ran.stdout.as_str()),
+            (Some(0), "web\n"),
+            "{}",
+            ran.stderr
+        );
+    };
+    let heard = "NMI received for unknown reason";
+    let times = || host.call(&["logs", "web"]).stdout.matches(heard).count();
+    // One that stands still takes it when it goes on; pressed twice before that, it is one.
+    assert_eq!(host.call(&["pause", "web"]).status, Some(0));
+    press();
+    press();
+    assert_eq!(times(), 0);
+    assert_eq!(host.call(&["resume", "web"]).status, Some(0));
+    host.expect_log("web", heard);
+    let mut console = host.attach("web");
+    console.write_all(b"echo still' 'here\n").unwrap();
+    host.expect_log("web", "still here");
+    assert_eq!(times(), 1);
+    press();
+    console.write_all(b"echo once' 'more\n").unwrap();
+    host.expect_log("web", "once more");
+    assert_eq!(times(), 2);
 }
 
 #[test]

@@ -7,12 +7,15 @@
 #[path = "redfish/https.rs"]
 mod https;
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use self::https::{Answer, Client};
+use crate::cloud_image::disc;
 use crate::common::daemon::Daemon;
 
 /// How long a guest may take for anything.
@@ -37,6 +40,16 @@ impl Service {
             token: token.trim().to_owned(),
             daemon,
         })
+    }
+
+    /// The same after the daemon has begun again, which listens elsewhere.
+    fn again(self) -> Service {
+        let (_, port) = self.daemon.address.rsplit_once(':').unwrap();
+        let certificate = self.daemon.folder.path().join("state/certificate.pem");
+        Service {
+            client: Client::new(port.parse().unwrap(), &certificate),
+            ..self
+        }
     }
 
     /// Asks as nobody.
@@ -237,10 +250,22 @@ fn a_guest_is_driven_off_and_on() {
     let refused = service.reset("web", "On");
     assert_eq!(refused.status, 409, "{refused:?}");
     assert_eq!(
-        service.reset("web", "Nmi").message_id(),
+        service.reset("web", "Hibernate").message_id(),
         "ActionParameterValueNotInList"
     );
     assert_eq!(service.reset("other", "On").status, 404);
+
+    // Before it has said where its interrupts go, a guest dies of one, as on any machine.
+    let up = service.daemon.call(&["wait", "web", "--for", "login"]);
+    assert_eq!(up.status, Some(0), "{}", up.stderr);
+    let sent = service.reset("web", "Nmi");
+    assert!(matches!(sent.status, 202 | 204), "{sent:?}");
+    service
+        .daemon
+        .until("the guest says that it came", |daemon| {
+            let said = daemon.call(&["dmesg", "web"]).stdout;
+            said.contains("NMI received for unknown reason")
+        });
 
     // The guest hears the power button when it has started.
     let answer = service.reset("web", "GracefulShutdown");
@@ -259,9 +284,158 @@ fn a_guest_is_driven_off_and_on() {
     assert!(
         entries
             .iter()
-            .any(|entry| entry["MessageId"] == "Mother.1.0.Paused"),
+            .any(|entry| entry["MessageId"] == "Mother.1.1.Paused"),
         "{entries:?}"
     );
+}
+
+/// A server of one file, for as long as the test runs.
+fn serve_file(bytes: Vec<u8>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut asked = [0; 4096];
+            let count = stream.read(&mut asked).unwrap();
+            let asked = String::from_utf8_lossy(&asked[..count]).into_owned();
+            let head = if asked.starts_with("GET /own.iso ") {
+                format!("200 OK\r\ncontent-length: {}", bytes.len())
+            } else {
+                "404 Not Found\r\ncontent-length: 0".to_owned()
+            };
+            let _ = write!(stream, "HTTP/1.1 {head}\r\nconnection: close\r\n\r\n");
+            if head.starts_with("200") {
+                let _ = stream.write_all(&bytes);
+            }
+        }
+    });
+    format!("http://{address}")
+}
+
+#[test]
+fn a_medium_is_inserted_and_started_from_once() {
+    let Some(mut service) = Service::new() else {
+        return;
+    };
+    let target = service.daemon.folder.path().join("target.raw");
+    std::fs::File::create(&target)
+        .unwrap()
+        .set_len(1 << 20)
+        .unwrap();
+    let disk = target.display().to_string();
+    service.create(&["web", "--memory", "128M", "--disk", &disk, "--stopped"]);
+    let server = serve_file(disc());
+    let drive = "/redfish/v1/Systems/web/VirtualMedia/Cd";
+    let shown = service.ask(&format!("GET {drive}"), None);
+    assert_eq!(
+        (shown.status, &shown.body["Inserted"]),
+        (200, &json!(false)),
+        "{shown:?}"
+    );
+    let insert = |service: &Service, image: &str| {
+        let line = format!("POST {drive}/Actions/VirtualMedia.InsertMedia");
+        let answer = service.ask(&line, Some(&json!({ "Image": image })));
+        if answer.status != 202 {
+            return answer;
+        }
+        let monitor = format!("GET {}", answer.header("location"));
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let end = service.ask(&monitor, None);
+            if end.status != 202 {
+                return end;
+            }
+            assert!(Instant::now() < until);
+            thread::sleep(Duration::from_millis(100));
+        }
+    };
+    let media = service.daemon.folder.path().join("state/media");
+    let files = || std::fs::read_dir(&media).unwrap().count();
+    assert_eq!(
+        insert(&service, &format!("{server}/nothing.iso")).status,
+        409
+    );
+    assert_eq!(insert(&service, "/nowhere/a.iso").status, 400);
+    assert_eq!(files(), 0, "what failed leaves nothing");
+    let image = format!("{server}/own.iso");
+    let inserted = insert(&service, &image);
+    assert_eq!(inserted.status, 204, "{inserted:?}");
+    assert_eq!(insert(&service, &image).status, 409, "eject it first");
+    let shown = service
+        .ask("GET /redfish/v1/Managers/mother/VirtualMedia/web", None)
+        .body;
+    assert_eq!(
+        (&shown["Inserted"], &shown["Image"]),
+        (&json!(true), &json!(image))
+    );
+    assert!(
+        shown["Description"].as_str().unwrap().contains("SHA-256"),
+        "{shown}"
+    );
+
+    let system = "/redfish/v1/Systems/web";
+    let patch = |service: &Service, boot: Value| {
+        service.ask(&format!("PATCH {system}"), Some(&json!({ "Boot": boot })))
+    };
+    let refused = patch(&service, json!({ "BootSourceOverrideTarget": "Pxe" }));
+    assert_eq!(
+        refused.message_id(),
+        "PropertyValueNotInList",
+        "{refused:?}"
+    );
+    let once = json!({ "BootSourceOverrideTarget": "Cd", "BootSourceOverrideEnabled": "Once" });
+    let patched = patch(&service, once);
+    assert_eq!(
+        patched.body["Boot"]["BootSourceOverrideEnabled"], "Once",
+        "{patched:?}"
+    );
+
+    // What was said outlives the daemon.
+    service.daemon.kill();
+    service.daemon.begin();
+    let service = service.again();
+    let boot = |service: &Service| service.ask(&format!("GET {system}"), None).body["Boot"].clone();
+    assert_eq!(boot(&service)["BootSourceOverrideTarget"], "Cd");
+    assert_eq!(files(), 1);
+    let started = service.reset("web", "On");
+    assert!(matches!(started.status, 202 | 204), "{started:?}");
+    service
+        .daemon
+        .until("the disc was started from, and has ended", |daemon| {
+            let shown = daemon.call(&["inspect", "web"]).stdout;
+            shown.contains("\"own\", by /isolinux/isolinux.cfg")
+        });
+    assert_eq!(
+        boot(&service)["BootSourceOverrideEnabled"],
+        "Disabled",
+        "it held once"
+    );
+    service.wait_for_power("web", "Off");
+    service.reset("web", "On");
+    service.wait_for_power("web", "On");
+    service
+        .daemon
+        .until("it starts as it is declared", |daemon| {
+            !daemon.call(&["inspect", "web"]).stdout.contains("isolinux")
+        });
+
+    // What is done to the drive of a VM that runs holds from its next start on, and that is said.
+    let eject = format!("POST {drive}/Actions/VirtualMedia.EjectMedia");
+    let ejected = service.ask(&eject, Some(&json!({})));
+    assert_eq!(ejected.status, 200, "{ejected:?}");
+    let said = &ejected.body["error"]["@Message.ExtendedInfo"][1]["MessageId"];
+    assert!(
+        said.as_str().unwrap().ends_with("ResetRequired"),
+        "{ejected:?}"
+    );
+    assert_eq!(files(), 0);
+    assert_eq!(service.ask(&eject, None).status, 409);
+    // A medium goes with its VM.
+    assert!(matches!(insert(&service, &image).status, 200 | 204));
+    assert_eq!(files(), 1);
+    service.daemon.well(&["delete", "web"]);
+    assert_eq!(files(), 0);
 }
 
 #[test]

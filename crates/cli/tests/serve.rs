@@ -180,6 +180,7 @@ fn what_is_wrong_with_a_request_is_said_with_where() {
     check("POST", "/v1/vms/a/fly", None, "no-such-action");
     check("POST", "/v1/vms/a/limit", None, "bad-input");
     check("POST", "/v1/vms/a/pause?wait=30", None, "refused");
+    check("POST", "/v1/vms/a/nmi?wait=30", None, "refused");
     check("GET", "/v1/vms/a/truth", None, "refused");
     check("GET", "/v1/vms/a/console", None, "bad-input");
     // A VM that cannot be started says so, and is tried again later and later.
@@ -625,13 +626,42 @@ fn whoever_misbehaves_is_answered_and_others_are_served() {
         "HTTP/1.1 413",
     );
     // Who holds connections over TLS and says nothing keeps out neither the host's own user nor, when they have ended, others.
-    let held: Vec<TcpStream> = (0..1500)
-        .filter_map(|_| TcpStream::connect(&daemon.address).ok())
-        .collect();
+    let serve = daemon_process(&daemon);
+    let before = held_megabytes(&serve);
+    let connect = || {
+        let stream = TcpStream::connect(&daemon.address).ok()?;
+        stream
+            .set_read_timeout(Some(Duration::from_millis(100)))
+            .unwrap();
+        Some(stream)
+    };
+    let held: Vec<TcpStream> = (0..1500).filter_map(|_| connect()).collect();
     assert!(held.len() > 1000, "{}", held.len());
     let begin = Instant::now();
     assert_eq!(daemon.get("/v1/vms")["vms"], json!([]));
     assert!(begin.elapsed() < Duration::from_secs(5));
+    // And who goes on to come, ten thousand in all, is sent away and costs nothing.
+    for _ in held.len()..10_000 {
+        drop(TcpStream::connect(&daemon.address));
+    }
+    let local: Vec<UnixStream> = (0..1100)
+        .filter_map(|_| UnixStream::connect(daemon.socket()).ok())
+        .collect();
+    let is_told = |mut stream: &UnixStream| {
+        stream
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .unwrap();
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        answer.starts_with("HTTP/1.1 503") && answer.ends_with('}')
+    };
+    assert!(local.last().is_some_and(is_told));
+    let after = held_megabytes(&serve);
+    assert!(
+        after < before + 64.0,
+        "{before:.1} MiB, then {after:.1} MiB"
+    );
+    drop(local);
     drop(held);
     let token = daemon.well(&["token", "add", "eve"]);
     daemon.until("there is room again", |daemon| {
@@ -664,6 +694,12 @@ fn held_megabytes(process: &str) -> f64 {
         .find_map(|line| line.strip_prefix("VmRSS:"))
         .unwrap();
     line.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0
+}
+
+/// The daemon below `timeout`.
+fn daemon_process(daemon: &Daemon) -> String {
+    let timeout = daemon.process.as_ref().unwrap().id().to_string();
+    children(&timeout).remove(0)
 }
 
 fn children(process: &str) -> Vec<String> {

@@ -478,6 +478,11 @@ impl Board {
         self.settle();
     }
 
+    /// Raises the line that an operator's NMI button is on, LINT1 of the first vCPU.
+    pub fn send_nmi(&mut self) {
+        self.controllers.send_nmi();
+    }
+
     /// A message-signalled interrupt from a device.
     pub fn send_msi(&mut self, address: u64, data: u32) {
         self.controllers.send_msi(address, data);

@@ -63,6 +63,8 @@ pub struct Controllers {
     sink: Arc<dyn IrqSink>,
     /// The engine's own local APICs.
     elsewhere: Option<Arc<dyn LocalApics>>,
+    /// One from outside, for the first vCPU of an engine that has its local APIC itself.
+    nmi_waits: bool,
     counters: InterruptCounters,
 }
 
@@ -121,6 +123,7 @@ impl Controllers {
             high: 0,
             sink,
             elsewhere: None,
+            nmi_waits: false,
             counters,
         }
     }
@@ -437,8 +440,23 @@ impl Controllers {
         apic.acknowledge()
     }
 
+    /// An NMI comes on LINT1 of the first vCPU. An engine with local APICs of its own is given it by the vCPU's thread,
+    /// whether or not the guest has masked that line.
+    pub fn send_nmi(&mut self) {
+        let is_new = match &self.elsewhere {
+            Some(_) => !std::mem::replace(&mut self.nmi_waits, true),
+            None => self.local.first_mut().is_some_and(LocalApic::raise_lint1),
+        };
+        if is_new {
+            self.sink.notify(0);
+        }
+    }
+
     /// Takes the NMI that waits.
     pub fn take_nmi(&mut self, vcpu_id: u32) -> bool {
+        if vcpu_id == 0 && std::mem::take(&mut self.nmi_waits) {
+            return true;
+        }
         self.local
             .get_mut(vcpu_id as usize)
             .is_some_and(LocalApic::take_nmi)

@@ -39,7 +39,8 @@ mod work;
 pub use app::{AppError, AppRequest, ElfError, Needs, ReadElf};
 pub use apt::{AptError, has_apt};
 pub use boot_entry::{
-    BootEntry, BootError, BootOnto, Bootable, ReadDisk, entry_of_files, read_boot_entry,
+    BootEntry, BootError, BootOnto, Bootable, DiscNames, OnDisc, ReadDisk, disc_of_files,
+    entry_of_files, is_disc, read_boot_entry,
 };
 pub use cache::{AppImageError, Begun, Cache, CacheError, DefaultGuest};
 pub use container::{

@@ -1,12 +1,13 @@
 //! The daemon itself: what it knows, what it keeps, and the loop in which it looks and takes steps.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use api::EndKind;
+use api::{EndKind, VmSpec};
 use fleet::Inventory;
 use host::lock::Lock;
 use serde_json::{Map, Value};
@@ -19,13 +20,17 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use crate::doors::Doors;
 use crate::error::ServeError;
 use crate::events::{Events, event};
+use crate::fetch::{Source, fetch};
 use crate::keeper::{Step, decide};
+use crate::media::{Folder, next_spec};
 use crate::options::Options;
 use crate::orders::{Orders, Words, perform, problem};
 use crate::sight::{Sight, insight};
 use crate::store::{Store, StoreError};
 use crate::subscribers::Subscribers;
-use crate::words::{Declaration, Declared, Desired, Event, Operation, Problem, Severity};
+use crate::words::{
+    BootOverride, Declaration, Declared, Desired, Event, Medium, Operation, Problem, Severity,
+};
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_secs(1);
@@ -35,6 +40,8 @@ const STARTS_MAX: usize = 4;
 const OBSERVER_PAUSE: Duration = Duration::from_secs(2);
 /// Between two times that memory which is not needed any more is given back.
 const GIVE_BACK_EVERY: Duration = Duration::from_secs(20);
+/// Media that are fetched at the same time.
+const FETCHES_MAX: usize = 8;
 /// How long a guest may take to power off.
 pub(crate) const GRACE_SECONDS: u64 = 30;
 
@@ -48,6 +55,10 @@ pub(crate) struct Daemon {
     pub(crate) inventory: Inventory,
     pub(crate) doors: Doors,
     pub(crate) subscribers: Subscribers,
+    /// What lies in drives.
+    pub(crate) media: Folder,
+    /// For whose drives something is being fetched.
+    fetching: Lock<BTreeSet<String>>,
     /// One change of declarations at a time: what is compared with a version is still so when it is kept.
     declaring: Lock<()>,
     /// Somebody wants the next look now.
@@ -81,6 +92,8 @@ impl Daemon {
         let doors = Doors::new(store.tokens()?);
         let unkept = |source| ServeError::Host("read or write who subscribes to events", source);
         let subscribers = Subscribers::new(&options.state).map_err(unkept)?;
+        let unkept = |source| ServeError::Host("use its folder of media", source);
+        let media = Folder::open(&options.state, &declared).map_err(unkept)?;
         Ok(Daemon {
             inventory: Inventory::of_user()?,
             sight: Sight::new(declared),
@@ -88,6 +101,8 @@ impl Daemon {
             orders: Orders::new(),
             doors,
             subscribers,
+            media,
+            fetching: Lock::new(BTreeSet::new()),
             declaring: Lock::new(()),
             poke: Notify::new(),
             store,
@@ -173,7 +188,7 @@ impl Daemon {
                 Step::Start if starting < STARTS_MAX => {
                     starting += 1;
                     order.get_or_insert(declared.what.order);
-                    self.begin("start", &declared, vec![start_words(&declared.what)]);
+                    self.begin("start", &declared, vec![Words::start(name)]);
                 }
                 Step::Start => {}
             }
@@ -225,9 +240,16 @@ impl Daemon {
         tokio::spawn(async move {
             let mut outcome = Ok(());
             let mut was_ended = false;
-            for words in &commands {
+            for words in commands {
+                let words = match Arc::clone(&daemon).turn_of(words).await {
+                    Ok(words) => words,
+                    Err(error) => {
+                        outcome = Err(error);
+                        break;
+                    }
+                };
                 let noted = |line: &str| daemon.orders.note(id, line);
-                outcome = perform(words, noted, Some(cancelled.clone()))
+                outcome = perform(&words, noted, Some(cancelled.clone()))
                     .await
                     .map(drop);
                 if outcome.is_err() {
@@ -331,6 +353,8 @@ impl Daemon {
                 version: version + 1,
                 wanted: wanted + u64::from(is_wish),
                 served,
+                medium: old.as_ref().and_then(|old| old.medium.clone()),
+                boot: old.as_ref().map(|old| old.boot).unwrap_or_default(),
             };
             let (kind, text) = if old.is_none() {
                 ("declared", "the VM is declared".to_owned())
@@ -350,7 +374,12 @@ impl Daemon {
         }
         self.store.declare(&changes)?;
         for (name, declared) in changes {
+            let forgotten = match declared {
+                None => self.sight.declared(&name),
+                Some(_) => None,
+            };
             self.sight.declare(&name, declared);
+            self.empty_drive(forgotten.as_ref());
         }
         self.tell(events);
         self.poke();
@@ -389,9 +418,140 @@ impl Daemon {
         }
         self.store.declare(&[(name.to_owned(), None)])?;
         self.sight.declare(name, None);
+        self.empty_drive(Some(&declared));
         let text = "it is declared no more".to_owned();
         self.tell(vec![event(name, "deleted", Severity::Info, text)]);
         Ok(Changed::To(Box::new(declared)))
+    }
+
+    /// A command as it is when its turn comes.
+    async fn turn_of(self: Arc<Self>, words: Words) -> Result<Words, Problem> {
+        let Some(name) = words.starts.clone() else {
+            return Ok(words);
+        };
+        let told = spawn_blocking(move || self.begin_start(&name)).await;
+        told.map_err(broken)?
+    }
+
+    /// The command that starts a declared VM now. What holds for one start is used up by it, which is kept before there is
+    /// a start: it never holds twice.
+    fn begin_start(&self, name: &str) -> Result<Words, Problem> {
+        let _one = self.declaring.lock();
+        let Some(mut declared) = self.sight.declared(name) else {
+            return Err(problem("refused", "it is declared no more"));
+        };
+        let spec = next_spec(&declared, &self.media)?;
+        let words = start_words(&declared.what, &spec);
+        let left = declared.boot.used();
+        if left != declared.boot {
+            declared.boot = left;
+            self.keep_one(name, declared).map_err(unkept)?;
+        }
+        Ok(words)
+    }
+
+    /// Keeps what has changed of a declared VM besides its declaration.
+    fn keep_one(&self, name: &str, declared: Declared) -> Result<(), StoreError> {
+        self.store
+            .declare(&[(name.to_owned(), Some(declared.clone()))])?;
+        self.sight.declare(name, Some(declared));
+        Ok(())
+    }
+
+    /// From where a declared VM starts from now on; `change` says it of what holds now. None if it is not declared.
+    pub(crate) fn override_boot(
+        &self,
+        name: &str,
+        change: impl FnOnce(BootOverride) -> BootOverride,
+    ) -> Result<Option<BootOverride>, StoreError> {
+        let _one = self.declaring.lock();
+        let Some(mut declared) = self.sight.declared(name) else {
+            return Ok(None);
+        };
+        declared.boot = change(declared.boot);
+        let boot = declared.boot;
+        self.keep_one(name, declared)?;
+        Ok(Some(boot))
+    }
+
+    /// Puts a medium into the drive of a declared VM, which has it from its next start on; what is not put in is gone.
+    pub(crate) fn insert(&self, name: &str, medium: Medium) -> Result<(), Problem> {
+        let _one = self.declaring.lock();
+        let inserted = match self.sight.declared(name) {
+            None => Err(problem("refused", "it is declared no more")),
+            Some(declared) if declared.medium.is_some() => {
+                Err(problem("refused", "something lies in its drive already"))
+            }
+            Some(mut declared) => {
+                declared.medium = Some(medium.clone());
+                self.keep_one(name, declared).map_err(unkept)
+            }
+        };
+        match &inserted {
+            Ok(()) => {
+                let text = format!("{} bytes lie in its drive", medium.len_bytes);
+                self.tell(vec![event(name, "inserted", Severity::Info, text)]);
+            }
+            Err(_) => self.media.remove(&medium),
+        }
+        inserted
+    }
+
+    /// Takes the medium out of the drive of a declared VM; whether there was one. A guest that has it keeps it until it ends.
+    pub(crate) fn eject(&self, name: &str) -> Result<bool, StoreError> {
+        let _one = self.declaring.lock();
+        let Some(mut declared) = self.sight.declared(name) else {
+            return Ok(false);
+        };
+        let Some(medium) = declared.medium.take() else {
+            return Ok(false);
+        };
+        self.keep_one(name, declared)?;
+        self.media.remove(&medium);
+        let text = "nothing lies in its drive".to_owned();
+        self.tell(vec![event(name, "ejected", Severity::Info, text)]);
+        Ok(true)
+    }
+
+    /// What lay in the drive of a VM that is declared no more goes.
+    fn empty_drive(&self, forgotten: Option<&Declared>) {
+        if let Some(medium) = forgotten.and_then(|declared| declared.medium.as_ref()) {
+            self.media.remove(medium);
+        }
+    }
+
+    /// Begins to fetch a medium for the drive of a declared VM; the operation. None if one is being fetched for it already, or
+    /// enough for others.
+    pub(crate) fn begin_fetch(self: &Arc<Self>, name: &str, source: Source) -> Option<Operation> {
+        {
+            let mut fetching = self.fetching.lock();
+            if fetching.len() >= FETCHES_MAX || !fetching.insert(name.to_owned()) {
+                return None;
+            }
+        }
+        // It is no order to the VM, which may be started meanwhile.
+        let (id, mut cancelled) = self.orders.begin(&format!("insert medium {name}"), None);
+        let daemon = Arc::clone(self);
+        let name = name.to_owned();
+        tokio::spawn(async move {
+            let note = |text: String| daemon.orders.note(id, &text);
+            let fetched = tokio::select! {
+                fetched = fetch(&source, &daemon.media, note) => fetched,
+                _ = cancelled.wait_for(|is| *is) => Err(problem("cancelled", "it was cancelled")),
+            };
+            let outcome = match fetched {
+                Ok(medium) => {
+                    let inserting = Arc::clone(&daemon);
+                    let into = name.clone();
+                    let inserted = spawn_blocking(move || inserting.insert(&into, medium)).await;
+                    inserted.map_err(broken).and_then(|inserted| inserted)
+                }
+                Err(error) => Err(error),
+            };
+            daemon.fetching.lock().remove(&name);
+            daemon.orders.end(id, &outcome);
+        });
+        self.orders.operation(id)
     }
 
     /// Has an observer look at all guests, again and again, in a process of its own.
@@ -465,9 +625,9 @@ fn decision(line: &str) -> Option<Event> {
     Some(event(vm, "policy", Severity::Warning, said))
 }
 
-/// The command that starts a declared VM.
-pub(crate) fn start_words(what: &Declaration) -> Words {
-    let mut spec: Map<String, Value> = what.spec.said();
+/// The command that starts a declared VM, whose description is `spec` this time.
+fn start_words(what: &Declaration, spec: &VmSpec) -> Words {
+    let mut spec: Map<String, Value> = spec.said();
     spec.insert("name".to_owned(), Value::from(what.name.as_str()));
     Words {
         words: ["run", "--detach", "--json"].map(str::to_owned).to_vec(),
@@ -489,6 +649,19 @@ pub(crate) fn whole(problem: &Problem) -> String {
         .chain(complaints)
         .collect();
     parts.join(": ")
+}
+
+fn unkept(error: StoreError) -> Problem {
+    problem("internal", whole_of(&error))
+}
+
+/// An error with its causes, in one line.
+fn whole_of(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    let all = [error.to_string()]
+        .into_iter()
+        .chain(causes.map(ToString::to_string));
+    all.collect::<Vec<_>>().join(": ")
 }
 
 fn broken(error: JoinError) -> Problem {

@@ -62,12 +62,22 @@ pub(crate) struct Words {
     pub(crate) folder: Option<std::path::PathBuf>,
     /// Whether it asks a guest to power off, and it matters whether the guest does.
     pub(crate) is_graceful: bool,
+    /// The declared VM that is to be started: what the command is, is told by its declaration when its turn comes.
+    pub(crate) starts: Option<String>,
 }
 
 impl Words {
     pub(crate) fn new<const N: usize>(words: [&str; N]) -> Words {
         Words {
             words: words.map(str::to_owned).to_vec(),
+            ..Words::default()
+        }
+    }
+
+    /// The start of a declared VM.
+    pub(crate) fn start(name: &str) -> Words {
+        Words {
+            starts: Some(name.to_owned()),
             ..Words::default()
         }
     }

@@ -1,24 +1,29 @@
-//! A POST to a server of somebody else's: events to Redfish's listeners, numbers and events to a collector, webhooks.
+//! A request to a server of somebody else's: events to Redfish's listeners, numbers and events to a collector, webhooks, and
+//! files that are fetched.
 //!
 //! A server's certificate is compared with those that the host trusts, or with those of a file. An answer has a time and
 //! a size; a redirection is an answer like others and is not followed, for what is sent may be a secret.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
+use axum::http::request::Builder;
 use axum::http::uri::Scheme;
-use axum::http::{Request, StatusCode, Uri, header};
+use axum::http::{Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
 use crate::trust::{self, Taken};
@@ -82,6 +87,14 @@ pub enum PostError {
         place: String,
         /// What the host said.
         source: io::Error,
+    },
+    /// Somebody is there who is not asked.
+    #[error(
+        "{place} is at an address that nothing is fetched from: this host's own, where another server leads to it, or link-local"
+    )]
+    Refused {
+        /// Host and port.
+        place: String,
     },
     /// What is there does not speak HTTP as it should.
     #[error("no answer in HTTP from {place}")]
@@ -164,39 +177,90 @@ impl Place {
         answered.unwrap_or_else(|_| Err(PostError::Late { place: self.name() }))
     }
 
+    /// Asks for what is there, with its headers and no body, at one of the host's addresses that `may` allows; what of the
+    /// answer's body is read is the caller's, and how long it takes. Who answered is known too.
+    pub(crate) async fn get(
+        &self,
+        may: impl Fn(IpAddr) -> bool,
+    ) -> Result<(Response<Incoming>, SendRequest<Body>, IpAddr), PostError> {
+        let asked = timeout(ANSWER_TIME, async {
+            let (mut sender, peer) = self.open(may).await?;
+            let request = self.request(Request::get(self.path()));
+            let request = request.body(Body::empty());
+            let request = request.map_err(|error| self.strange(error))?;
+            let response = sender.send_request(request).await;
+            let response = response.map_err(|error| self.strange(error))?;
+            Ok((response, sender, peer))
+        });
+        asked
+            .await
+            .unwrap_or_else(|_| Err(PostError::Late { place: self.name() }))
+    }
+
     async fn exchange(&self, media_type: &str, body: Bytes) -> Result<Answered, PostError> {
+        let (sender, _) = self.open(|_| true).await?;
+        self.talk(sender, media_type, body).await
+    }
+
+    /// A connection, to an address that `may` allows; what a name means is asked once, so that it is the address that was
+    /// looked at.
+    async fn open(
+        &self,
+        may: impl Fn(IpAddr) -> bool,
+    ) -> Result<(SendRequest<Body>, IpAddr), PostError> {
         let (host, port) = self.server();
-        let stream = TcpStream::connect((host, port)).await;
-        let stream = stream.map_err(|source| self.unreached(source))?;
+        let unreached = |source| self.unreached(source);
+        let all = lookup_host((host, port)).await.map_err(unreached)?;
+        let (allowed, refused): (Vec<_>, Vec<_>) = all.partition(|address| may(address.ip()));
+        if allowed.is_empty() && !refused.is_empty() {
+            return Err(PostError::Refused { place: self.name() });
+        }
+        let stream = TcpStream::connect(allowed.as_slice()).await;
+        let stream = stream.map_err(unreached)?;
+        let peer = stream.peer_addr().map_err(unreached)?.ip();
         if !self.is_tls() {
-            return self.talk(stream, media_type, body).await;
+            return Ok((self.greet(stream).await?, peer));
         }
         let connector = tokio_rustls::TlsConnector::from(Arc::new(self.config()?));
         let name = ServerName::try_from(host.to_owned()).map_err(|error| self.strange(error))?;
         let stream = connector.connect(name, stream).await;
-        let stream = stream.map_err(|source| self.unreached(source))?;
-        self.talk(stream, media_type, body).await
+        let stream = stream.map_err(unreached)?;
+        Ok((self.greet(stream).await?, peer))
+    }
+
+    async fn greet(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<SendRequest<Body>, PostError> {
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.strange(error))?;
+        // It ends when nobody asks or reads any more.
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+
+    fn path(&self) -> &str {
+        self.uri.path_and_query().map_or("/", |path| path.as_str())
+    }
+
+    fn request(&self, request: Builder) -> Builder {
+        let headers = self.headers.iter();
+        headers.fold(
+            request.header(header::HOST, self.name()),
+            |request, (name, value)| request.header(name, value),
+        )
     }
 
     async fn talk(
         &self,
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        mut sender: SendRequest<Body>,
         media_type: &str,
         body: Bytes,
     ) -> Result<Answered, PostError> {
         let strange = |error: hyper::Error| self.strange(error);
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(strange)?;
-        let talking = tokio::spawn(connection);
-        let path = self.uri.path_and_query().map_or("/", |path| path.as_str());
-        let mut request = Request::post(path)
-            .header(header::HOST, self.name())
-            .header(header::CONTENT_TYPE, media_type);
-        for (name, value) in &self.headers {
-            request = request.header(name, value);
-        }
-        let request = request.body(Body::from(body));
+        let request = Request::post(self.path()).header(header::CONTENT_TYPE, media_type);
+        let request = self.request(request).body(Body::from(body));
         let request = request.map_err(|error| self.strange(error))?;
         let response = sender.send_request(request).await.map_err(strange)?;
         let status = response.status();
@@ -205,7 +269,6 @@ impl Place {
         let whole = Limited::new(response.into_body(), ANSWER_BYTES_MAX);
         // The status is the answer; of one that says too much the rest is left.
         let said = whole.collect().await.map(|said| said.to_bytes());
-        talking.abort();
         Ok(Answered {
             status,
             again: again.map(Duration::from_secs),

@@ -76,6 +76,79 @@ fn root() -> PathBuf {
     "/".into()
 }
 
+/// What lies in the drive of a declared VM: a disc or a disk that it has from its next start on, and cannot write to.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Medium {
+    /// As it was named: an address, or a path of the host.
+    pub image: String,
+    /// The file: a path, or a name in the daemon's own folder.
+    #[schemars(skip)]
+    pub file: String,
+    /// Whether the file is the daemon's own, which was fetched and goes with the medium.
+    #[schemars(skip)]
+    pub is_own: bool,
+    /// Its size.
+    pub len_bytes: u64,
+    /// The SHA-256 of what was fetched.
+    pub sha256: Option<String>,
+    /// As whom it was fetched.
+    #[schemars(skip)]
+    pub user: Option<String>,
+}
+
+/// From where a declared VM starts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum BootTarget {
+    /// As it is declared.
+    #[default]
+    None,
+    /// Its first disk, by the boot entries there.
+    Hdd,
+    /// What lies in its drive, by the boot entries there.
+    Cd,
+}
+
+/// How long an override holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Lasting {
+    /// It does not.
+    #[default]
+    Disabled,
+    /// For the next start.
+    Once,
+    /// Until it is changed.
+    Continuous,
+}
+
+/// From where a declared VM starts instead of as it is declared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct BootOverride {
+    /// From where.
+    pub target: BootTarget,
+    /// For how long.
+    pub lasting: Lasting,
+}
+
+impl BootOverride {
+    /// What holds for the next start.
+    pub(crate) fn next(self) -> BootTarget {
+        match self.lasting {
+            Lasting::Disabled => BootTarget::None,
+            Lasting::Once | Lasting::Continuous => self.target,
+        }
+    }
+
+    /// What is left of it when a start has begun.
+    pub(crate) fn used(self) -> BootOverride {
+        match self.lasting {
+            Lasting::Once => BootOverride::default(),
+            Lasting::Disabled | Lasting::Continuous => self,
+        }
+    }
+}
+
 /// A declaration as it is kept.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Declared {
@@ -87,6 +160,12 @@ pub(crate) struct Declared {
     pub wanted: u64,
     /// Which of these starts has happened.
     pub served: u64,
+    /// What lies in its drive.
+    #[serde(default)]
+    pub medium: Option<Medium>,
+    /// From where it starts, if not as it is declared.
+    #[serde(default)]
+    pub boot: BootOverride,
 }
 
 /// What a declared VM shows of its declaration.
@@ -106,6 +185,10 @@ pub(crate) struct DeclaredView {
     pub folder: String,
     /// Which declaration of this name this is.
     pub version: u64,
+    /// What lies in its drive.
+    pub medium: Option<Medium>,
+    /// From where it starts, if not as it is declared.
+    pub boot_override: BootOverride,
 }
 
 impl From<&Declared> for DeclaredView {
@@ -119,6 +202,8 @@ impl From<&Declared> for DeclaredView {
             order: what.order,
             folder: what.folder.display().to_string(),
             version: declared.version,
+            medium: declared.medium.clone(),
+            boot_override: declared.boot,
         }
     }
 }

@@ -35,7 +35,8 @@ usage: cargo xtask TASK
   test     check, then every test; the last line counts them
   test-kvm [--quick | NAME,NAME]
            guests on KVM inside of QEMU, beside the same guests on the software CPU: all, those that `test` has
-           time for, or these of engines, bare, hostile, linux, again, limited, unprivileged, bounded, moving1, moving2, looking;
+           time for, or these of engines, bare, hostile, linux, again, button, limited, unprivileged, bounded, moving1, moving2,
+           looking;
            `boots` alone counts how often Linux comes up, also under QEMU's own KVM
   drill    the walls around a VM's process, tried from inside by who has taken it over
   guest    fetch the default guest, which whole-guest tests run

@@ -147,6 +147,9 @@ pub struct DiskSpec {
     /// What the guest sees as the disk's serial number [default: `disk` and its number]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serial: Option<DiskSerial>,
+    /// Whether the VM starts what this disk's own boot entries say
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub boot: bool,
 }
 
 impl fmt::Display for DiskSpec {
@@ -169,12 +172,15 @@ impl fmt::Display for DiskSpec {
         if let Some(format) = self.base_format {
             write!(f, ",base-format={format}")?;
         }
+        if self.boot {
+            f.write_str(",boot")?;
+        }
         Ok(())
     }
 }
 
-const OPTIONS: &str = "there are format=, readonly, serial=, base= and base-format= (a comma in a file's name is \
-                       written twice)";
+const OPTIONS: &str = "there are format=, readonly, serial=, base=, base-format= and boot (a comma in a file's \
+                       name is written twice)";
 
 impl FromStr for DiskSpec {
     type Err = BadText;
@@ -245,6 +251,14 @@ impl DiskSpec {
                 self.read_only = true;
                 Ok("readonly")
             }
+            "boot" if value.is_some() => bad(
+                "boot takes no value",
+                "leave it out for a disk that the VM does not start from",
+            ),
+            "boot" => {
+                self.boot = true;
+                Ok("boot")
+            }
             _ => bad(
                 format!("\"{}\" is no option of a disk", word.escape_debug()),
                 OPTIONS,
@@ -311,7 +325,7 @@ pub(crate) fn keys() -> &'static [&'static str] {
     reason = "a shape for the schema; no value of it is ever made"
 )]
 pub(super) enum DiskShape {
-    /// `FILE[,format=raw|qcow2][,readonly][,serial=S][,base=FILE[,base-format=F]]`
+    /// `FILE[,format=raw|qcow2][,readonly][,boot][,serial=S][,base=FILE[,base-format=F]]`
     Text(#[schemars(length(min = 1))] String),
     /// The same in keys
     Table(DiskSpec),
@@ -365,8 +379,9 @@ mod tests {
             },
         );
         check(
-            "top,base=under,,over,base-format=raw",
+            "top,base=under,,over,base-format=raw,boot",
             DiskSpec {
+                boot: true,
                 base: Some("under,over".into()),
                 base_format: Some(DiskFormat::Raw),
                 ..spec("top")
@@ -448,6 +463,7 @@ mod tests {
             "base",
             "base-format",
             "serial",
+            "boot",
         ];
         assert_eq!(keys(), expected);
         let refused = serde_json::from_str::<DiskSpec>(r#"{"path":"a","ro":true}"#).unwrap_err();
@@ -481,6 +497,7 @@ mod tests {
                 base: base.map(PathBuf::from),
                 base_format: (!is_raw).then_some(format),
                 serial: Some(serial.parse().unwrap()),
+                boot: is_raw,
             };
             prop_assert_eq!(disk.to_string().parse::<DiskSpec>(), Ok(disk.clone()));
             come_back(&DiskSerial(serial));

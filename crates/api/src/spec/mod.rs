@@ -159,7 +159,8 @@ pub struct VmSpec {
     /// What executes the guest: auto, kvm or soft [default: auto]
     #[arg(long, value_name = "ENGINE", value_parser = text::closed::<EngineWish>(), hide_possible_values = true)]
     pub engine: Option<EngineWish>,
-    /// A disk: FILE[,format=raw|qcow2][,readonly][,serial=S][,base=FILE[,base-format=F]]; may be given again
+    /// A disk: FILE[,format=raw|qcow2][,readonly][,boot][,serial=S][,base=FILE[,base-format=F]]; may be given again; the VM
+    /// starts from the one with boot, as its boot entries say
     #[arg(long = "disk", value_name = "FILE[,OPTIONS]")]
     #[serde(rename = "disk")]
     #[schemars(with = "Vec<disk::DiskShape>")]

@@ -51,7 +51,7 @@ pub use logs::{LogsArguments, logs};
 pub use networks::{NetworksArguments, networks};
 pub use orders::{
     LimitArguments, LinkArguments, NamesArguments, RemoveArguments, StopArguments, SwitchArguments,
-    kill, limit, link, pause, remove, resume, stop, switch,
+    kill, limit, link, nmi, pause, remove, resume, stop, switch,
 };
 pub use profile::{ProfileArguments, profile};
 pub use ps::{PsArguments, ps};

@@ -235,6 +235,13 @@ pub fn resume(arguments: &NamesArguments) -> Result<u8, Failure> {
     })
 }
 
+/// Sends guests an NMI.
+pub fn nmi(arguments: &NamesArguments) -> Result<u8, Failure> {
+    each(arguments, |inventory, vm| {
+        order(inventory, vm, "nmi", Command::Nmi)
+    })
+}
+
 /// Moves VMs to another engine.
 pub fn switch(arguments: &SwitchArguments) -> Result<u8, Failure> {
     let command = Command::Switch {

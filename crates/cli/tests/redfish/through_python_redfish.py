@@ -78,7 +78,7 @@ for reset in ["Pause", "Resume"]:
 listener.join(30)
 assert not listener.is_alive()
 ids = [event["Events"][0]["MessageId"] for event in heard]
-assert "Mother.1.0.Paused" in ids and "Mother.1.0.Resumed" in ids, ids
+assert "Mother.1.1.Paused" in ids and "Mother.1.1.Resumed" in ids, ids
 assert heard[-1]["Events"][0]["OriginOfCondition"]["@odata.id"] == place
 print("stream:", ", ".join(ids))
 

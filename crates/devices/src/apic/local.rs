@@ -184,6 +184,11 @@ impl LocalApic {
         }
     }
 
+    /// The NMI line rises. Whether something new waits.
+    pub fn raise_lint1(&mut self) -> bool {
+        self.is_enabled() && self.fire(LvtEntry::Lint1)
+    }
+
     /// The output of the 8259 pair changed. Whether something new may wait.
     pub fn set_lint0(&mut self, high: bool) -> bool {
         let rose = high && !self.lint0;

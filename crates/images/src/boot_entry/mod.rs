@@ -1,8 +1,9 @@
 //! How a disk with a system on it wants to be started: kernel, initrd and command line from the disk's own boot entries.
 //!
 //! ```text
-//! ReadDisk ──> partitions ──> Volume: ext4, vfat ──> grub.cfg (with BLS where it says so), or BLS entries alone
-//!                                                          └─> BootEntry ──> kernel and initrd copied out
+//! ReadDisk ──> partitions ──> Volume: ext4, vfat, ISO 9660 ──> grub.cfg (with BLS where it says so), BLS entries alone,
+//!                                                 │            or isolinux.cfg
+//!                                                 └─> BootEntry ──> kernel and initrd copied out
 //! ```
 //!
 //! The disk is foreign, so whoever calls this is a process in a jail; what is read is bounded, scripts take a bounded number
@@ -10,14 +11,19 @@
 //! that an error can name them: no Rust library for them is fit, and a separate `/boot` mostly is ext4 or vfat.
 
 mod bls;
+mod disc;
 mod disk;
 mod grub;
+mod iso;
 mod partitions;
+mod syslinux;
 mod version;
 mod volume;
 
 #[cfg(test)]
 mod disk_tests;
+#[cfg(test)]
+mod iso_tests;
 #[cfg(test)]
 mod tests;
 
@@ -28,9 +34,11 @@ use std::rc::Rc;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use self::disc::{DiscNames, OnDisc, disc_of_files};
 pub use self::disk::ReadDisk;
 use self::grub::Menu;
 use self::partitions::{Partition, partitions};
+pub use self::volume::is_disc_file as is_disc;
 use self::volume::{Files, Unread, Volume};
 
 /// Longest configuration file that is read, in bytes.
@@ -153,7 +161,10 @@ pub fn read_boot_entry(disk: &Rc<dyn ReadDisk>, onto: BootOnto) -> Result<Bootab
     let parts = partitions(disk).map_err(|error| BootError::Disk(words(&error.to_string())))?;
     let mut volumes = Vec::new();
     let mut unread = Vec::new();
-    for part in &parts {
+    let whole = Partition::whole(disk);
+    // A disc that is made for sticks too has a table of partitions, one of which may be the disc itself.
+    let disc = (volume::is_disc(disk) && !parts.contains(&whole)).then_some(&whole);
+    for part in parts.iter().chain(disc) {
         match Volume::open(disk, part) {
             Ok(volume) => volumes.push(volume),
             Err(Unread::Empty) => {}
@@ -186,7 +197,9 @@ fn entry(volumes: &[&dyn Files]) -> Option<(Found, Place)> {
             }
         }
     }
-    (0..volumes.len()).find_map(|volume| bls::alone(volumes, volume))
+    (0..volumes.len())
+        .find_map(|volume| bls::alone(volumes, volume))
+        .or_else(|| syslinux::entry(volumes))
 }
 
 /// What starts by itself among files in memory: for tests and for who feeds this with what somebody has changed. Each volume is

@@ -32,6 +32,16 @@ pub(super) struct Partition {
 }
 
 impl Partition {
+    /// The whole disk, as if it were one part.
+    pub(super) fn whole(disk: &Rc<dyn ReadDisk>) -> Partition {
+        Partition {
+            number: None,
+            is_gpt: false,
+            start: 0,
+            len_bytes: disk.len_bytes(),
+        }
+    }
+
     /// For people.
     pub(super) fn name(&self) -> String {
         match self.number {
@@ -43,12 +53,7 @@ impl Partition {
 
 /// Every part of a disk; one that has no table is one part.
 pub(super) fn partitions(disk: &Rc<dyn ReadDisk>) -> io::Result<Vec<Partition>> {
-    let whole = Partition {
-        number: None,
-        is_gpt: false,
-        start: 0,
-        len_bytes: disk.len_bytes(),
-    };
+    let whole = Partition::whole(disk);
     let mut first = [0; 512];
     disk.read_at(0, &mut first)?;
     let is_table = first[510..] == [0x55, 0xaa];

@@ -1,7 +1,10 @@
-//! File systems that are read: ext2 to ext4 through `ext4-view`, and vfat through `fatfs`; all others are known by name only.
+//! File systems that are read: ext2 to ext4 through `ext4-view`, vfat through `fatfs`, and ISO 9660; all others are known by name
+//! only.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::Path;
 use std::rc::Rc;
 
 use ext4_view::{Ext4, Ext4Read};
@@ -9,6 +12,7 @@ use fatfs::{FileSystem, FsOptions};
 
 use super::CONFIG_BYTES_MAX;
 use super::disk::{ReadDisk, Section};
+use super::iso::Iso;
 use super::partitions::Partition;
 
 /// Entries of a folder that are looked at.
@@ -19,7 +23,7 @@ const PIECE_BYTES: usize = 128 << 10;
 const HEAD_BYTES: usize = 0x10048;
 
 /// What other file systems and containers of them have where (blkid's probes).
-const FOREIGN: [(&str, usize, &[u8]); 11] = [
+const FOREIGN: [(&str, usize, &[u8]); 10] = [
     ("an xfs file system", 0, b"XFSB"),
     ("a btrfs file system", 0x10040, b"_BHRfS_M"),
     ("an f2fs file system", 0x400, &[0x10, 0x20, 0xf5, 0xf2]),
@@ -30,8 +34,10 @@ const FOREIGN: [(&str, usize, &[u8]); 11] = [
     ("an exFAT file system", 3, b"EXFAT   "),
     ("a squashfs file system", 0, b"hsqs"),
     ("an erofs file system", 0x400, &[0xe2, 0xe1, 0xf5, 0xe0]),
-    ("an ISO 9660 file system", 0x8001, b"CD001"),
 ];
+
+/// Where an ISO 9660 file system says what it is (ECMA-119, 8.4).
+const ISO_MARK: (u64, &[u8; 5]) = (0x8001, b"CD001");
 
 /// Files that entries are looked for in. Paths begin with `/`.
 pub(super) trait Files {
@@ -71,6 +77,30 @@ pub(super) struct Volume {
 enum System {
     Ext4(Ext4),
     Fat(Box<FileSystem<Section>>),
+    Iso(Box<Iso>),
+}
+
+/// Whether a file is an image of a disc, byte for byte: an ISO 9660 file system from its start on.
+///
+/// # Errors
+/// What the host says.
+pub fn is_disc_file(path: &Path) -> io::Result<bool> {
+    let (at, mark) = ISO_MARK;
+    let mut found = [0; 5];
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(at))?;
+    match file.read_exact(&mut found) {
+        Ok(()) => Ok(found == *mark),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a disk begins with an ISO 9660 file system, which lies beside partitions where it is made for sticks too.
+pub(super) fn is_disc(disk: &Rc<dyn ReadDisk>) -> bool {
+    let (at, mark) = ISO_MARK;
+    let mut found = [0; 5];
+    disk.read_at(at, &mut found).is_ok() && found == *mark
 }
 
 struct Ext4Section(Section);
@@ -106,6 +136,12 @@ impl Volume {
                     Unread::Foreign("an ext4 file system that is damaged or of a newer kind")
                 });
         }
+        if has(ISO_MARK.0 as usize, ISO_MARK.1) {
+            let opened = Iso::open(section);
+            return opened
+                .map(|system| volume(System::Iso(Box::new(system))))
+                .map_err(|_| Unread::Foreign("a damaged ISO 9660 file system"));
+        }
         if let Some((what, ..)) = FOREIGN.iter().find(|(_, at, mark)| has(*at, mark)) {
             return Err(Unread::Foreign(what));
         }
@@ -129,6 +165,7 @@ impl Volume {
         match self.system {
             System::Ext4(_) => "ext4",
             System::Fat(_) => "vfat",
+            System::Iso(_) => "ISO 9660",
         }
     }
 
@@ -156,6 +193,7 @@ impl Volume {
                     to.write_all(&piece[..len])?;
                 }
             }
+            System::Iso(system) => system.copy(path, to),
         }
     }
 
@@ -207,6 +245,7 @@ impl Files for Volume {
                 system.root_dir().open_file(path).is_ok()
                     || system.root_dir().open_dir(path).is_ok()
             }
+            System::Iso(system) => system.is_there(path),
         }
     }
 
@@ -228,6 +267,7 @@ impl Files for Volume {
                 let names = folder.iter().take(ENTRIES_MAX).map_while(Result::ok);
                 names.map(|entry| entry.file_name()).collect()
             }
+            System::Iso(system) => system.list(path, ENTRIES_MAX),
         }
     }
 
@@ -238,6 +278,7 @@ impl Files for Volume {
                 let id = system.volume_id();
                 format!("{:04X}-{:04X}", id >> 16, id & 0xffff)
             }
+            System::Iso(system) => system.uuid().to_owned(),
         }
     }
 
@@ -245,10 +286,14 @@ impl Files for Volume {
         match &self.system {
             System::Ext4(system) => system.label().to_str().unwrap_or_default().to_owned(),
             System::Fat(system) => system.volume_label().trim().to_owned(),
+            System::Iso(system) => system.label().to_owned(),
         }
     }
 
     fn grub_name(&self) -> String {
+        if matches!(self.system, System::Iso(_)) && self.part.number.is_none() {
+            return "cd0".to_owned();
+        }
         match (self.part.number, self.part.is_gpt) {
             (None, _) => "hd0".to_owned(),
             (Some(number), true) => format!("hd0,gpt{number}"),

@@ -23,6 +23,11 @@ impl MachineControl {
         self.change(|requests, _, _| requests.ends(ending));
     }
 
+    /// The attendant has sent the NMI.
+    pub(crate) fn sent_nmi(&self) {
+        self.change(|requests, _, _| requests.sent_nmi());
+    }
+
     /// The attendant has pressed the power button.
     pub(crate) fn pressed(&self) {
         self.change(|requests, _, now| requests.pressed(now));

@@ -104,6 +104,14 @@ impl MachineControl {
         self.tell(Request::PressPower);
     }
 
+    /// Sends an NMI to the first vCPU; a guest that stands still takes it when it goes on.
+    ///
+    /// # Errors
+    /// [`PauseError`]: the VM has ended.
+    pub fn send_nmi(&self, patience: Duration) -> Result<(), PauseError> {
+        self.ask(Request::Nmi, patience, PauseError::TimedOut)
+    }
+
     /// Presses the power button, of a paused VM after resuming it, and ends the VM if it has not ended by itself
     /// when `grace` is over. Asked again, the earlier end counts. The button is pressed again every few seconds: a
     /// guest that was still starting has not heard it.

@@ -15,7 +15,7 @@
 //!  state      steps to the next state                        steps that stay
 //!
 //!  Built  ─── the life begins ──> Running
-//!  Running ── Pause ────────────> Paused                     Attend, PressPower
+//!  Running ── Pause ────────────> Paused                     Attend, PressPower, SendNmi
 //!  Running ── Hold ─────────────> Held                       (no room for the guest's pages)
 //!  Held ───── Flow ─────────────> Running                    Wait
 //!  Paused ─── Resume ───────────> Running                    Wait, Switch (it has another engine then), Save
@@ -27,6 +27,7 @@
 //!  rest, for as long as somebody needs it      the same; when nobody does any more, as it was
 //!  engines to change to, states to be taken    Pause, Switch or Save for each, Resume unless a pause is wanted
 //!  the power button, once or every few seconds PressPower, as soon as it is Running
+//!  an NMI                                      SendNmi, as soon as it is Running
 //!  an end: at once, or after its grace time    End, wherever it is
 //! ```
 //!
@@ -64,6 +65,8 @@ pub(crate) enum Request {
     Save(Answer<SwitchError>),
     /// Press the power button, if need be after a pause. Answered at once.
     PressPower(Answer<PauseError>),
+    /// Send an NMI. Answered at once; those that are asked for before it was sent are one.
+    Nmi(Answer<PauseError>),
     /// Go on if paused, press the power button again and again, and end the VM when the grace time is over. Answered
     /// at once.
     Stop(Duration, Answer<PauseError>),
@@ -80,6 +83,7 @@ pub(crate) enum Kind {
     Switch,
     Save,
     PressPower,
+    Nmi,
     Stop,
     End,
 }
@@ -101,7 +105,7 @@ pub(crate) enum Reception {
 
 /// Which request is legal in which phase: the one place that says so. The columns are the variants of [`Phase`]:
 /// Built, Running, Held, Paused, Ended.
-const RECEPTIONS: [(Kind, [Reception; 5]); 8] = {
+const RECEPTIONS: [(Kind, [Reception; 5]); 9] = {
     use Reception::{Moot, Noted, Stalled, Taken, TooLate};
     [
         (Kind::Pause, [Noted, Noted, Stalled, Noted, TooLate]),
@@ -110,6 +114,7 @@ const RECEPTIONS: [(Kind, [Reception; 5]); 8] = {
         (Kind::Switch, [Noted, Noted, Stalled, Noted, TooLate]),
         (Kind::Save, [Noted, Noted, Stalled, Noted, TooLate]),
         (Kind::PressPower, [Taken, Taken, Taken, Taken, Moot]),
+        (Kind::Nmi, [Taken, Taken, Taken, Taken, TooLate]),
         (Kind::Stop, [Taken, Taken, Taken, Taken, Moot]),
         (Kind::End, [Taken, Taken, Taken, Taken, Moot]),
     ]
@@ -128,6 +133,7 @@ impl Request {
             Request::Switch(..) => Kind::Switch,
             Request::Save(_) => Kind::Save,
             Request::PressPower(_) => Kind::PressPower,
+            Request::Nmi(_) => Kind::Nmi,
             Request::Stop(..) => Kind::Stop,
             Request::End(..) => Kind::End,
         }
@@ -140,6 +146,7 @@ impl Request {
             | Request::Rest(answer)
             | Request::Resume(answer)
             | Request::PressPower(answer)
+            | Request::Nmi(answer)
             | Request::Stop(_, answer)
             | Request::End(_, answer) => answer.send(result.map_err(PauseError::from)).is_ok(),
             Request::Switch(_, answer) | Request::Save(answer) => {
@@ -217,6 +224,8 @@ pub(crate) enum Step {
     Save(Ticket),
     /// Press the power button.
     PressPower,
+    /// Send an NMI.
+    SendNmi,
     /// Look after the running guest, then sleep.
     Attend { until: Option<Instant> },
     /// Sleep: the guest stands still.
@@ -263,6 +272,7 @@ pub(crate) struct Requests {
     /// Those that are over, and what came of them. Answered when the VM is as it was before them.
     worked: Vec<(Open<SwitchError>, Result<(), SwitchError>)>,
     wants_press: bool,
+    wants_nmi: bool,
     press_again_at: Option<Instant>,
     /// When the grace time is over.
     stop_at: Option<Instant>,
@@ -284,6 +294,7 @@ impl Requests {
             works: VecDeque::new(),
             worked: Vec::new(),
             wants_press: false,
+            wants_nmi: false,
             press_again_at: None,
             stop_at: None,
             time_up,
@@ -333,6 +344,10 @@ impl Requests {
             }
             Request::PressPower(answer) => {
                 self.wants_press = true;
+                Open { ticket, answer }.answer(Ok(()));
+            }
+            Request::Nmi(answer) => {
+                self.wants_nmi = true;
                 Open { ticket, answer }.answer(Ok(()));
             }
             Request::Stop(grace, answer) => {
@@ -392,6 +407,7 @@ impl Requests {
             (Phase::Held, None) => Step::Flow,
             (Phase::Running, None) if self.wants_rest() || !self.works.is_empty() => Step::Pause,
             (Phase::Running, None) if self.is_press_due(now) => Step::PressPower,
+            (Phase::Running, None) if self.wants_nmi => Step::SendNmi,
             (Phase::Running, None) => Step::Attend {
                 until: end.into_iter().chain(self.press_again_at).min(),
             },
@@ -423,6 +439,11 @@ impl Requests {
         if let Some(at) = self.press_again_at.as_mut().filter(|at| **at <= now) {
             *at = now + PRESS_AGAIN;
         }
+    }
+
+    /// The NMI has been sent.
+    pub(crate) fn sent_nmi(&mut self) {
+        self.wants_nmi = false;
     }
 
     /// The change of engine or the taking of a state under this ticket came to that, unless it was taken back meanwhile.

@@ -104,6 +104,10 @@ impl Vm {
                 self.requests.pressed(self.now);
                 ("press".to_owned(), self.state.phase)
             }
+            Step::SendNmi => {
+                self.requests.sent_nmi();
+                ("nmi".to_owned(), self.state.phase)
+            }
             Step::Attend { .. } => ("attend".to_owned(), self.state.phase),
             Step::Wait { .. } => ("wait".to_owned(), self.state.phase),
         };
@@ -166,6 +170,7 @@ fn every_request_in_every_state_is_received_as_the_table_says() {
                 Kind::Switch => vm.switch(EngineKind::Soft).answer(),
                 Kind::Save => vm.save().answer(),
                 Kind::PressPower => vm.ask(Request::PressPower).answer(),
+                Kind::Nmi => vm.ask(Request::Nmi).answer(),
                 Kind::Stop => vm.stop(Duration::from_secs(60)).answer(),
                 Kind::End => vm.end(StopCause::Killed).answer(),
             };
@@ -243,6 +248,16 @@ fn every_request_in_every_state_is_received_as_the_table_says() {
             (done, &[]),
             (done, &[]),
             (done, &[]),
+        ],
+    );
+    check(
+        Kind::Nmi,
+        [
+            (done, &["nmi"]),
+            (done, &["nmi"]),
+            (done, &[]),
+            (done, &[]),
+            (ENDED, &[]),
         ],
     );
     check(

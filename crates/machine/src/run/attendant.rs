@@ -4,6 +4,8 @@
 //! between those it sleeps, so an idle guest costs next to nothing. What it does next is told by
 //! [`MachineControl::next`]; how, stands here.
 
+use devices::{Board, Nanos};
+
 use crate::control::{MachineControl, Phase, Step};
 use crate::life::{End, Life, VcpuMaker, saved};
 use crate::run::switch;
@@ -49,11 +51,15 @@ pub(crate) fn attend(life: &Life, control: &MachineControl, maker: &VcpuMaker) {
             }
             Step::Save(ticket) => control.saved(ticket, saved::take(life)),
             Step::PressPower => {
-                visit(life, true);
+                visit(life, Board::press_power_button);
                 control.pressed();
             }
+            Step::SendNmi => {
+                visit(life, |board, _| board.send_nmi());
+                control.sent_nmi();
+            }
             Step::Attend { until } => {
-                visit(life, false);
+                visit(life, |_, _| ());
                 life.alarm
                     .wait(&life.time, until.into_iter().chain(look).min());
             }
@@ -62,14 +68,12 @@ pub(crate) fn attend(life: &Life, control: &MachineControl, maker: &VcpuMaker) {
     }
 }
 
-/// Brings the board up to now.
-fn visit(life: &Life, presses_power: bool) {
+/// Brings the board up to now, and does something to it.
+fn visit(life: &Life, act: impl FnOnce(&mut Board, Nanos)) {
     let mut room = life.room();
     let now = life.time.now();
     room.board.advance(now);
-    if presses_power {
-        room.board.press_power_button(now);
-    }
+    act(&mut room.board, now);
     room.settle(life, now);
 }
 

@@ -273,6 +273,10 @@ impl VcpuThread<'_> {
     /// Takes what waits for this vCPU: startup requests, NMI, interrupt.
     fn look(&mut self, board: &mut Board) -> Result<(), EngineError> {
         if self.vcpu.has_local_apic() {
+            // One that somebody outside has sent; the guest's own are the engine's.
+            while board.take_nmi(self.vcpu_id) {
+                self.vcpu.inject(Injection::Nmi);
+            }
             self.look_for_pic(board);
             return Ok(());
         }

@@ -122,6 +122,7 @@ fn what(command: &Command) -> &'static str {
         Command::Pause => "pause",
         Command::Rest | Command::Release => "rest",
         Command::Resume => "resume",
+        Command::Nmi => "nmi",
         Command::Switch { .. } => "switch",
         Command::Balloon { .. } => "balloon",
         Command::Link { .. } => "link",
@@ -162,6 +163,7 @@ fn perform(shared: &Shared, command: Command) -> Outcome {
         },
         Command::Pause => paused(control.pause(PAUSE_TIME)),
         Command::Resume => paused(control.resume(PAUSE_TIME)),
+        Command::Nmi => paused(control.send_nmi(PAUSE_TIME)),
         Command::Switch { engine } => switched(control.switch(&engine, SWITCH_TIME)),
         Command::Resize { rows, columns } => {
             shared.devices.resize_window(rows, columns);

@@ -66,6 +66,7 @@ const CHANGING: &[&str] = &[
     "update",
     "pause",
     "resume",
+    "nmi",
     "switch",
     "balloon",
     "limit",

@@ -54,6 +54,10 @@ use crate::{otlp, snmp};
 
 /// Connections over TLS at the same time, and as many on the Unix socket.
 const CONNECTIONS_MAX: usize = 1000;
+/// What is said on the Unix socket where they are open. Over TLS it would cost a handshake for each, and they are closed.
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 10\r\nconnection: close\r\n\
+content-type: application/json\r\ncontent-length: 144\r\n\r\n\
+{\"error\":{\"code\":\"too-many\",\"message\":\"1000 connections are open\",\"causes\":[],\"help\":\"close some, or try again in ten seconds\",\"complaints\":[]}}";
 /// Largest body.
 const BODY_BYTES_MAX: usize = 1 << 20;
 /// How long a client may take for headers, and for TLS.
@@ -287,6 +291,8 @@ async fn accept_local(listener: UnixListener, router: Router) {
             continue;
         };
         let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
+            // It fits into any socket's buffer; who does not read it is closed like others.
+            let _ = stream.try_write(FULL);
             continue;
         };
         let Ok(peer) = stream.peer_cred() else {

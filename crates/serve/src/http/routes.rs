@@ -140,7 +140,7 @@ fn of_vms() -> Vec<Route> {
         .with(&[("kill", "true ends the guest at once"), WAIT]),
         Route::change(
             ("post", "/v1/vms/{name}/{action}"),
-            "Does something to a VM: start, stop, restart, kill, pause, resume, limit, balloon, link or switch",
+            "Does something to a VM: start, stop, restart, kill, pause, resume, nmi, limit, balloon, link or switch",
             Named("ActionBody"),
             operation,
             post(vms::act),

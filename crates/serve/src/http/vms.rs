@@ -18,7 +18,7 @@ use super::answer::{
     Part, Refusal, Words as Asked, body, changed, tag, wanted_version, with_version,
 };
 use super::app::App;
-use crate::daemon::{Changed, GRACE_SECONDS, start_words};
+use crate::daemon::{Changed, GRACE_SECONDS};
 use crate::orders::{Words, problem};
 use crate::words::{Declaration, Desired, Operation, Problem, VmView, WorkState};
 
@@ -279,7 +279,7 @@ pub(crate) async fn perform(
                 commands.push(stop_words(name, grace));
             }
             if action != "stop" {
-                commands.push(start_words(&declared.what));
+                commands.push(Words::start(name));
             }
             let what = match action {
                 "start" => "start",
@@ -300,7 +300,7 @@ fn plain_words(name: &str, action: &str, given: &ActionBody, grace: u64) -> Resu
     let missing = |part: &str| Refusal::bad(part, format!("`{action}` needs it"));
     let mut words = vec![action.to_owned(), "--json".to_owned()];
     match action {
-        "start" | "kill" | "pause" | "resume" => words.push(name.to_owned()),
+        "start" | "kill" | "pause" | "resume" | "nmi" => words.push(name.to_owned()),
         "stop" | "restart" => {
             words.extend(["--grace".to_owned(), format!("{grace}s"), name.to_owned()]);
         }
@@ -342,7 +342,7 @@ fn plain_words(name: &str, action: &str, given: &ActionBody, grace: u64) -> Resu
             return Err(Refusal::none(
                 "no-such-action",
                 format!("nothing is called \"{}\"", action.escape_debug()),
-                "there are start, stop, restart, kill, pause, resume, limit, balloon, link and switch",
+                "there are start, stop, restart, kill, pause, resume, nmi, limit, balloon, link and switch",
             ));
         }
     }

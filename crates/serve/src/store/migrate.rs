@@ -8,7 +8,7 @@
 use redb::{ReadableTable, WriteTransaction};
 
 use super::{DECLARED, META, SCHEMA, StoreError, bytes, failed, value};
-use crate::words::{Declaration, Declared};
+use crate::words::{BootOverride, Declaration, Declared};
 
 /// Brings what is there to [`SCHEMA`].
 pub(super) fn migrate(transaction: &WriteTransaction) -> Result<(), StoreError> {
@@ -47,6 +47,8 @@ fn with_versions(transaction: &WriteTransaction) -> Result<(), StoreError> {
             version: 1,
             wanted: 0,
             served: 0,
+            medium: None,
+            boot: BootOverride::default(),
         };
         table
             .insert(name.as_str(), bytes(&declared).as_slice())

@@ -18,6 +18,8 @@ fn declared(name: &str, version: u64) -> Declared {
         version,
         wanted: 1,
         served: 0,
+        medium: None,
+        boot: crate::words::BootOverride::default(),
     }
 }
 

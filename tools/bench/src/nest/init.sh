@@ -42,7 +42,7 @@ case $set in
     exits) . ./exits; exits ;;
     boots) . ./boot; boots ;;
     quick) set="engines,bare,hostile,linux,moving1,looking" ;;
-    all) set="engines,bare,hostile,linux,again,limited,unprivileged,bounded,moving1,moving2,looking" ;;
+    all) set="engines,bare,hostile,linux,again,button,limited,unprivileged,bounded,moving1,moving2,looking" ;;
 esac
 case $set in
     exits | boots) ;;

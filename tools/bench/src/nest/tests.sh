@@ -131,6 +131,24 @@ again() {
     check "there were two lives" "" /tmp/kvm grep -q "OUT second life" /tmp/kvm
 }
 
+# The NMI button, on both engines: the guest says that it came, once, and goes on.
+button() {
+    for engine in kvm soft; do
+        "$MOTHER" run --name button --engine $engine --timeout 300s --kernel kernel --initrd initrd --memory 160M \
+            --cmdline "$LINUX" < /dev/null > /tmp/button 2> /tmp/button.err &
+        vmm=$!
+        await '^mother: /init started' /tmp/button 240
+        "$MOTHER" nmi button > /tmp/nmi 2>&1
+        check "the NMI button is pressed on $engine" "" /tmp/nmi [ "$(cat /tmp/nmi)" = button ]
+        await 'NMI received for unknown reason' /tmp/button 60
+        check "a guest on $engine says that an NMI came" "" /tmp/button \
+            [ "$(grep -c 'NMI received for unknown reason' /tmp/button)" = 1 ]
+        "$MOTHER" kill button > /dev/null 2>&1
+        wait $vmm
+        vmm=
+    done
+}
+
 # A guest that is given less than it believes, on KVM.
 limited() {
     INPUT=fill KEEP='/^OUT/p;/^exit status/p' both "a guest with 40 MiB of its 160 keeps its bytes" \

@@ -2,12 +2,16 @@
 
 use std::io::{Cursor, Write};
 use std::os::unix::fs::FileExt;
+use std::rc::Rc;
 
 use anyhow::{Context, Result};
 use api::{PartialSpec, Request};
 use devices::virtio::blk::{Image, ImageFormat, create_overlay};
 use host::MemFd;
-use images::{InThisProcess, Input, Onto, Parts, ReadContainer, ReadElf};
+use images::{
+    BootOnto, DiscNames, InThisProcess, Input, OnDisc, Onto, Parts, ReadContainer, ReadDisk,
+    ReadElf,
+};
 use machine::boot;
 
 use super::{Target, board, code, filled, snapshot, virtio};
@@ -44,9 +48,15 @@ pub fn targets() -> Result<Vec<Target>> {
                 ("/loader/entries/one.conf", input),
                 ("/loader/loader.conf", input),
             ];
+            let menu = [
+                ("/isolinux/isolinux.cfg", input),
+                ("/isolinux/menu.cfg", input),
+            ];
             images::entry_of_files(&[config.to_vec()]).is_some()
+                || images::entry_of_files(&[menu.to_vec()]).is_some()
                 || images::entry_of_files(&[entry.to_vec()]).is_some()
         }),
+        Target::plain("disc", discs(), disc),
         Target::plain("kernel", kernels, |input| {
             let image = filled(input)
                 .ok()
@@ -164,7 +174,63 @@ insmod blscfg
 blscfg
 "#;
     let entry = "title One\nversion 6.1\nsort-key a\nlinux /vmlinuz\ninitrd /a.img $b\noptions root=UUID=1 $k\n";
-    vec![grub.as_bytes().to_vec(), entry.as_bytes().to_vec()]
+    vec![
+        grub.as_bytes().to_vec(),
+        entry.as_bytes().to_vec(),
+        ISOLINUX.to_vec(),
+    ]
+}
+
+/// A menu of isolinux.
+const ISOLINUX: &[u8] = b"ui vesamenu.c32\ninclude menu.cfg\nmenu begin more\nlabel a\n menu label ^A\n menu default\n kernel /k\n \
+append initrd=/i,/j quiet\nmenu end\nappend x\nlabel hd\n localboot 0x80\ndefault hd\n";
+
+/// Discs with each kind of names, with links and a file in a folder.
+fn discs() -> Vec<Vec<u8>> {
+    let files = [
+        ("isolinux/isolinux.cfg", OnDisc::File(ISOLINUX)),
+        (
+            "boot/grub/grub.cfg",
+            OnDisc::File(b"menuentry a { linux /link/k\ninitrd /i\n}"),
+        ),
+        ("link", OnDisc::Link("./boot/../")),
+        ("k", OnDisc::File(&[7; 3000])),
+        ("i", OnDisc::File(b"ramdisk")),
+        ("j", OnDisc::File(b"ramdisk")),
+    ];
+    let all = [DiscNames::Plain, DiscNames::RockRidge, DiscNames::Joliet];
+    all.map(|names| images::disc_of_files("FUZZ", names, &files))
+        .into()
+}
+
+/// A disk in memory.
+struct InMemory(Vec<u8>);
+
+impl ReadDisk for InMemory {
+    fn len_bytes(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> std::io::Result<()> {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let end = start.saturating_add(bytes.len());
+        let found = self.0.get(start..end);
+        bytes.copy_from_slice(found.ok_or(std::io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+}
+
+fn disc(input: &[u8]) -> bool {
+    let read = || -> Result<()> {
+        let disk: Rc<dyn ReadDisk> = Rc::new(InMemory(input.to_vec()));
+        let onto = BootOnto {
+            kernel: filled(&[])?,
+            initrd: filled(&[])?,
+        };
+        images::read_boot_entry(&disk, onto)?;
+        Ok(())
+    };
+    read().is_ok()
 }
 
 /// A small disk over nothing, with some of it written.

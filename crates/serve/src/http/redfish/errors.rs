@@ -31,6 +31,12 @@ const MESSAGES: &[Entry] = &[
         "None.",
     ),
     (
+        "ResetRequired",
+        "In order to complete the operation, a component reset is required with the Reset action URI '%1' and ResetType '%2'.",
+        "Warning",
+        "Perform the required reset action on the specified component.",
+    ),
+    (
         "ResourceMissingAtURI",
         "The resource at the URI '%1' was not found.",
         "Critical",

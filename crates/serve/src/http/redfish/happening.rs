@@ -35,11 +35,25 @@ pub(super) fn about_system(event: &Event) -> Option<Value> {
 /// Whether somebody wants to hear of it.
 pub(super) fn is_wanted(wish: &Wish, event: &Event) -> bool {
     let id = message_id(&event.kind);
+    let ids: Vec<String> = wish
+        .message_ids
+        .iter()
+        .map(|id| without_version(id))
+        .collect();
     let system = event.vm.as_deref().map(place_of_system);
     let is_any = |all: &[String], one: Option<&str>| {
         all.is_empty() || one.is_some_and(|one| all.iter().any(|wanted| wanted == one))
     };
-    is_any(&wish.message_ids, Some(&id)) && is_any(&wish.origins, system.as_deref())
+    is_any(&ids, Some(&without_version(&id))) && is_any(&wish.origins, system.as_deref())
+}
+
+/// A message's registry and name: who subscribed when the registry had fewer messages still hears of those.
+fn without_version(id: &str) -> String {
+    let parts: Vec<&str> = id.split('.').collect();
+    match parts.as_slice() {
+        [registry, _, _, name] => format!("{registry}.{name}"),
+        _ => id.to_owned(),
+    }
 }
 
 /// An event as it is sent.
@@ -85,8 +99,9 @@ mod tests {
             assert_eq!(is_wanted(&wish, &event), expected);
         };
         check(&[], &[], true);
+        check(&["Mother.1.1.Started"], &[], true);
         check(&["Mother.1.0.Started"], &[], true);
-        check(&["Mother.1.0.Ended"], &[], false);
+        check(&["Mother.1.1.Ended"], &[], false);
         check(&[], &["/redfish/v1/Systems/web"], true);
         check(&[], &["/redfish/v1/Systems/db"], false);
         assert_eq!(of(&event, "c")["Events"][0]["Message"], "VM web: it runs");

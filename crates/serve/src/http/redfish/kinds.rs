@@ -51,6 +51,8 @@ const KINDS: &[(&str, Option<&str>)] = &[
     ("TaskCollection", None),
     ("TaskService", Some("v1_3_0")),
     ("TelemetryService", Some("v1_4_1")),
+    ("VirtualMedia", Some("v1_6_5")),
+    ("VirtualMediaCollection", None),
 ];
 
 /// The `@odata.type` of a schema in the table.

@@ -121,7 +121,7 @@ mod tests {
         check("Id", "17");
         check("Severity", "Critical");
         check("Message", "VM web: its process vanished");
-        check("MessageId", "Mother.1.0.Died");
+        check("MessageId", "Mother.1.1.Died");
         assert_eq!(entry["Links"], Value::Null);
     }
 }

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::dates::date_time;
 use super::kinds::{collection, link, resource};
+use super::media;
 use super::names;
 use super::place::{CHASSIS, MANAGER};
 use crate::host_view::look;
@@ -41,6 +42,7 @@ pub(super) fn manager(app: &App) -> Value {
         "DateTimeLocalOffset": "+00:00",
         "Status": { "State": "Enabled", "Health": "OK" },
         "NetworkProtocol": network,
+        "VirtualMedia": link(&media::place_of_manager()),
         "LogServices": link(&format!("{MANAGER_PLACE}/LogServices")),
         "Links": {
             "ManagerForServers": links,

@@ -4,7 +4,7 @@
 //! request ── OData version ── who calls (Doors) ── Place::of(path) ── may they, can it be done
 //!    | read                                              | change
 //!    v                                                   v
-//!  Reading::read(place) -> JSON ── Options::cut        reset, sessions, accounts, events, tasks
+//!  Reading::read(place) -> JSON ── Options::cut        reset, media, sessions, accounts, events, tasks
 //!    |                                                   |
 //!    +──> ETag, Link, Allow, OData-Version, Cache-Control <──+
 //! ```
@@ -13,6 +13,7 @@
 //! everywhere. **A property is there only if it is known, and an action only if it does something now.**
 
 mod accounts;
+mod boot;
 mod dates;
 mod errors;
 mod events;
@@ -21,6 +22,7 @@ mod happening;
 mod kinds;
 mod log;
 mod managers;
+mod media;
 mod names;
 mod place;
 mod push;
@@ -233,6 +235,9 @@ impl Reading {
         Ok(match place {
             Place::Systems => systems::systems(app),
             Place::System(name) => systems::system(app, name)?,
+            Place::Drives(name) => media::of_system(app, name)?,
+            Place::ManagersDrives => media::of_manager(app),
+            Place::Drive(drive) => media::drive(app, drive)?,
             Place::OperatingSystem(name) => systems::operating_system(app, name)?,
             Place::Managers => managers::managers(),
             Place::Manager => managers::manager(app),
@@ -274,6 +279,8 @@ impl Reading {
             | Place::Metadata
             | Place::Stream
             | Place::TaskMonitor(_)
+            | Place::Insert(_)
+            | Place::Eject(_)
             | Place::Reset(_) => return Err(Wrong::missing("")),
         })
     }
@@ -298,13 +305,23 @@ async fn change(
         return sessions::open(app, from, &body);
     }
     let who = who.ok_or_else(Wrong::forbidden)?.clone();
-    if let Place::Reset(name) = place {
-        return reset::act(app, name, &body).await;
+    match place {
+        Place::Reset(name) => return reset::act(app, name, &body).await,
+        Place::Insert(drive) => return media::act(app, (drive, true), &body).await,
+        Place::Eject(drive) => return media::act(app, (drive, false), &body).await,
+        Place::Drive(drive) => return media::change(app, drive, (&parts.headers, &body)).await,
+        _ => {}
     }
     let app = app.clone();
     let place = place.clone();
     let headers = parts.headers.clone();
     let changed = spawn_blocking(move || match &place {
+        Place::System(name) => {
+            let system = systems::change(&app, name, (&headers, &body))?;
+            let mut response = axum::Json(&system).into_response();
+            describe(&mut response, &etag(&system), described_by(&system));
+            Ok(response)
+        }
         Place::Accounts => accounts::create(&app, &body),
         Place::Account(name) if is_delete => accounts::remove(&app, &who, name, &headers),
         Place::Account(name) => accounts::change(&app, &who, name, (&headers, &body)),

@@ -12,6 +12,11 @@ pub(super) enum Place {
     Systems,
     System(String),
     Reset(String),
+    Drives(String),
+    ManagersDrives,
+    Drive(Drive),
+    Insert(Drive),
+    Eject(Drive),
     OperatingSystem(String),
     Managers,
     Manager,
@@ -46,6 +51,15 @@ pub(super) enum Place {
     Registries,
     Registry(String),
     OwnRegistry,
+}
+
+/// The drive of a VM.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Drive {
+    /// The VM.
+    pub(super) vm: String,
+    /// Whether it is meant by the VM's name among the manager's, and not below its system.
+    pub(super) is_managers: bool,
 }
 
 /// The one manager's and the one chassis's name.
@@ -103,7 +117,22 @@ impl Place {
             [] => Place::Systems,
             [name] => Place::System((*name).to_owned()),
             [name, "Actions", "ComputerSystem.Reset"] => Place::Reset((*name).to_owned()),
+            [name, "VirtualMedia"] => Place::Drives((*name).to_owned()),
+            [name, "VirtualMedia", "Cd", rest @ ..] => Place::of_drive(name, false, rest)?,
             [name, "OperatingSystem"] => Place::OperatingSystem((*name).to_owned()),
+            _ => return None,
+        })
+    }
+
+    fn of_drive(vm: &str, is_managers: bool, parts: &[&str]) -> Option<Place> {
+        let drive = Drive {
+            vm: vm.to_owned(),
+            is_managers,
+        };
+        Some(match parts {
+            [] => Place::Drive(drive),
+            ["Actions", "VirtualMedia.InsertMedia"] => Place::Insert(drive),
+            ["Actions", "VirtualMedia.EjectMedia"] => Place::Eject(drive),
             _ => return None,
         })
     }
@@ -113,6 +142,8 @@ impl Place {
             [] => Place::Managers,
             [MANAGER] => Place::Manager,
             [MANAGER, "NetworkProtocol"] => Place::NetworkProtocol,
+            [MANAGER, "VirtualMedia"] => Place::ManagersDrives,
+            [MANAGER, "VirtualMedia", name, rest @ ..] => Place::of_drive(name, true, rest)?,
             [MANAGER, "LogServices"] => Place::LogServices,
             [MANAGER, "LogServices", "Events"] => Place::Log,
             [MANAGER, "LogServices", "Events", "Entries"] => Place::LogEntries,
@@ -157,6 +188,8 @@ impl Place {
         matches!(
             self,
             Place::Systems
+                | Place::Drives(_)
+                | Place::ManagersDrives
                 | Place::Managers
                 | Place::LogServices
                 | Place::LogEntries
@@ -183,7 +216,8 @@ impl Place {
     /// What can be done to it, as `Allow` says it.
     pub(super) fn allow(&self) -> &'static str {
         match self {
-            Place::Reset(_) => "POST",
+            Place::Reset(_) | Place::Insert(_) | Place::Eject(_) => "POST",
+            Place::System(_) | Place::Drive(_) => "GET, HEAD, PATCH",
             Place::Accounts | Place::Sessions | Place::Subscriptions => "GET, HEAD, POST",
             Place::Account(_) => "GET, HEAD, PATCH, DELETE",
             Place::Session(_) | Place::Subscription(_) | Place::Task(_) | Place::TaskMonitor(_) => {
@@ -261,6 +295,11 @@ mod tests {
         check(reset, "GET", None);
         check("/redfish/v1/Systems/a", "GET", Some(Role::ReadOnly));
         check("/redfish/v1/Systems/a", "DELETE", None);
+        check("/redfish/v1/Systems/a", "PATCH", Some(Role::Operator));
+        let drive = "/redfish/v1/Managers/mother/VirtualMedia/a";
+        check(drive, "PATCH", Some(Role::Operator));
+        let eject = "/redfish/v1/Systems/a/VirtualMedia/Cd/Actions/VirtualMedia.EjectMedia";
+        check(eject, "POST", Some(Role::Operator));
         check(
             "/redfish/v1/AccountService/Accounts",
             "POST",

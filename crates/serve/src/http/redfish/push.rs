@@ -180,7 +180,7 @@ mod tests {
             let text = told.await.unwrap();
             assert!(text.starts_with("POST /events?a=b HTTP/1.1\r\n"), "{text}");
             assert!(text.to_lowercase().contains("\r\nx-key: k\r\n"), "{text}");
-            assert!(text.contains("\"Context\":\"mine\"") && text.contains("Mother.1.0.Started"));
+            assert!(text.contains("\"Context\":\"mine\"") && text.contains("Mother.1.1.Started"));
             while is_failing.load(Ordering::Relaxed) {
                 sleep(Duration::from_millis(5)).await;
             }

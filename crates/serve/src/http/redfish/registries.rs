@@ -6,7 +6,7 @@ use super::errors::Wrong;
 use super::kinds::{collection, odata_type, resource};
 
 /// Our own, with its version, as messages name it.
-pub(super) const OWN: &str = "Mother.1.0";
+pub(super) const OWN: &str = "Mother.1.1";
 
 /// What happens to VMs: the kind of an event, the name of its message, how much it matters, and what it is about.
 type Kind = (&'static str, &'static str, &'static str, &'static str);
@@ -53,6 +53,18 @@ const KINDS: &[Kind] = &[
         "Fine",
         "OK",
         "Everything in a guest can be compared again, and nothing contradicts.",
+    ),
+    (
+        "inserted",
+        "Inserted",
+        "OK",
+        "A medium lies in the drive of a VM, which has it from its next start on.",
+    ),
+    (
+        "ejected",
+        "Ejected",
+        "OK",
+        "The medium was taken out of the drive of a VM.",
     ),
     (
         "trouble",
@@ -133,13 +145,13 @@ pub(super) fn own() -> Value {
         .collect();
     json!({
         "@odata.type": odata_type("MessageRegistry"),
-        "Id": "Mother.1.0.0",
+        "Id": "Mother.1.1.0",
         "Name": "What happens to VMs",
         "Description": "Messages of the events of Mother.",
         "Language": "en",
         "OwningEntity": "Mother",
         "RegistryPrefix": "Mother",
-        "RegistryVersion": "1.0.0",
+        "RegistryVersion": "1.1.0",
         "Messages": messages,
     })
 }
@@ -152,7 +164,7 @@ mod tests {
     fn every_event_has_a_message() {
         let check = |kind: &str, expected: &str| {
             let id = message_id(kind);
-            assert_eq!(id, format!("Mother.1.0.{expected}"));
+            assert_eq!(id, format!("{OWN}.{expected}"));
             assert!(own()["Messages"][expected].is_object());
         };
         check("started", "Started");

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use super::errors::Wrong;
 use super::names::{found, place};
 use super::tasks;
-use crate::daemon::{GRACE_SECONDS, start_words};
+use crate::daemon::GRACE_SECONDS;
 use crate::http::app::App;
 use crate::http::vms::broken;
 use crate::orders::Words;
@@ -40,6 +40,7 @@ pub(super) enum Reset {
     PushPowerButton,
     Pause,
     Resume,
+    Nmi,
 }
 
 const ALL: &[Reset] = &[
@@ -53,6 +54,7 @@ const ALL: &[Reset] = &[
     Reset::PushPowerButton,
     Reset::Pause,
     Reset::Resume,
+    Reset::Nmi,
 ];
 
 impl Reset {
@@ -69,6 +71,7 @@ impl Reset {
             Reset::PushPowerButton => "PushPowerButton",
             Reset::Pause => "Pause",
             Reset::Resume => "Resume",
+            Reset::Nmi => "Nmi",
         }
     }
 
@@ -84,7 +87,7 @@ impl Reset {
             Reset::ForceOff | Reset::ForceRestart | Reset::PowerCycle => state.is_alive(),
             Reset::GracefulShutdown | Reset::GracefulRestart => is_on,
             Reset::PushPowerButton => is_on || !state.is_alive(),
-            Reset::Pause => state == StateView::Running,
+            Reset::Pause | Reset::Nmi => state == StateView::Running,
             Reset::Resume => state == StateView::Paused,
         }
     }
@@ -129,6 +132,7 @@ fn commands(vm: &VmView, reset: Reset) -> (&'static str, Option<Desired>, Vec<&'
         Reset::ForceRestart | Reset::PowerCycle => ("restart", on, vec!["kill", "start"]),
         Reset::Pause => ("pause", None, vec!["pause"]),
         Reset::Resume => ("resume", None, vec!["resume"]),
+        Reset::Nmi => ("nmi", None, vec!["nmi"]),
     }
 }
 
@@ -178,7 +182,7 @@ async fn begin(app: &App, vm: &VmView, reset: Reset) -> Result<Operation, Wrong>
         None => None,
     };
     let words = |command: &&str| match (*command, &wished) {
-        ("start", Some(declared)) => start_words(&declared.what),
+        ("start", Some(_)) => Words::start(name),
         ("stop", _) => Words {
             is_graceful: true,
             ..Words::new([
@@ -200,6 +204,11 @@ async fn begin(app: &App, vm: &VmView, reset: Reset) -> Result<Operation, Wrong>
 
 /// Nothing, if it is soon done; a task, if it takes its time.
 async fn answer(app: &App, operation: Operation) -> Result<Response, Wrong> {
+    answer_as_it_is(&ended(app, operation).await)
+}
+
+/// An operation when it has ended, or when that has been waited for long enough.
+pub(super) async fn ended(app: &App, operation: Operation) -> Operation {
     let until = Instant::now() + PATIENCE;
     let id = operation.id;
     let mut now = operation;
@@ -207,11 +216,16 @@ async fn answer(app: &App, operation: Operation) -> Result<Response, Wrong> {
         sleep(LOOK_EVERY).await;
         now = app.orders.operation(id).unwrap_or(now);
     }
+    now
+}
+
+/// What is answered to who asked for an operation: what came of it, or that it goes on.
+pub(super) fn answer_as_it_is(now: &Operation) -> Result<Response, Wrong> {
     if now.state != WorkState::Running {
-        return tasks::end_of(&now);
+        return tasks::end_of(now);
     }
-    let mut response = (StatusCode::ACCEPTED, axum::Json(tasks::of(&now))).into_response();
-    if let Ok(monitor) = HeaderValue::from_str(&tasks::monitor(id)) {
+    let mut response = (StatusCode::ACCEPTED, axum::Json(tasks::of(now))).into_response();
+    if let Ok(monitor) = HeaderValue::from_str(&tasks::monitor(now.id)) {
         response.headers_mut().insert(header::LOCATION, monitor);
     }
     Ok(response)
@@ -240,7 +254,7 @@ mod tests {
         }
         check(
             StateView::Running,
-            "ForceOff GracefulShutdown GracefulRestart ForceRestart PowerCycle PushPowerButton Pause",
+            "ForceOff GracefulShutdown GracefulRestart ForceRestart PowerCycle PushPowerButton Pause Nmi",
         );
         check(
             StateView::Paused,
@@ -262,7 +276,7 @@ mod tests {
         check(json!({ "ResetType": "ForceOff" }), Ok(Reset::ForceOff));
         check(json!({}), Err("ActionParameterMissing"));
         check(
-            json!({ "ResetType": "Nmi" }),
+            json!({ "ResetType": "Hibernate" }),
             Err("ActionParameterValueNotInList"),
         );
         check(

@@ -3,13 +3,17 @@
 //! `ComputerSystem` says what the hypervisor knows; `OperatingSystem` says what was seen of the guest from outside, and is
 //! there only when something was.
 
-use serde_json::{Value, json};
+use axum::http::HeaderMap;
+use serde_json::{Map, Value, json};
 
+use super::boot;
 use super::errors::Wrong;
 use super::kinds::{collection, link, resource};
+use super::media;
 use super::names::{found, place, places};
 use super::place::{CHASSIS, MANAGER};
 use super::reset::{allowed, target};
+use super::tags::{check_match, etag};
 use crate::http::app::App;
 use crate::words::{StateView, VmView};
 
@@ -39,7 +43,7 @@ pub(super) fn power(state: StateView) -> &'static str {
     }
 }
 
-fn of_vm(vm: &VmView) -> Value {
+pub(super) fn of_vm(vm: &VmView) -> Value {
     let uri = place(&vm.name);
     let more = json!({
         "SystemType": "Virtual",
@@ -49,12 +53,8 @@ fn of_vm(vm: &VmView) -> Value {
         "MemorySummary": memory_bytes(vm).map(|bytes| {
             json!({ "TotalSystemMemoryGiB": bytes as f64 / f64::from(1 << 30) })
         }),
-        // A VM has no firmware to be told otherwise: it starts what its description says.
-        "Boot": {
-            "BootSourceOverrideEnabled": "Disabled",
-            "BootSourceOverrideTarget": "None",
-            "BootSourceOverrideTarget@Redfish.AllowableValues": ["None"],
-        },
+        "Boot": boot::of(vm),
+        "VirtualMedia": vm.declared.as_ref().map(|_| link(&media::place_of_system(&vm.name))),
         "OperatingSystem": has_operating_system(vm).then(|| link(&(uri.clone() + "/OperatingSystem"))),
         "Links": {
             "Chassis": [link(&format!("/redfish/v1/Chassis/{CHASSIS}"))],
@@ -66,6 +66,23 @@ fn of_vm(vm: &VmView) -> Value {
         } },
     });
     resource("ComputerSystem", &uri, (&vm.name, &vm.name), more)
+}
+
+/// Changes from where a VM starts; what its system is then.
+pub(super) fn change(
+    app: &App,
+    name: &str,
+    (headers, body): (&HeaderMap, &Map<String, Value>),
+) -> Result<Value, Wrong> {
+    check_match(headers, &etag(&of_vm(&found(app, name)?)))?;
+    let change = boot::Change::read(body)?;
+    if app.override_boot(name, |now| change.of(now))?.is_none() {
+        return Err(Wrong::conflict(
+            &format!("VM \"{name}\" is not declared, and starts as whoever started it says"),
+            Some("declare it with `mother create`"),
+        ));
+    }
+    found(app, name).map(|vm| of_vm(&vm))
 }
 
 fn status(state: StateView) -> &'static str {
