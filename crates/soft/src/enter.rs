@@ -127,6 +127,13 @@ impl SoftVcpu {
     }
 }
 
+/// The site that translated code has left at.
+pub(crate) fn known(site: Option<Site>) -> Result<Site, EngineError> {
+    site.ok_or_else(|| {
+        EngineError::Internal("translated code left at a site that is not there".into())
+    })
+}
+
 fn follow(soft: &Soft, generation: &mut u64, banks: &mut Banks) {
     let now = soft.sites.generation();
     if *generation != now {

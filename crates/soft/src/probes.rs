@@ -14,7 +14,7 @@ use x86::{Gpa, Gva};
 
 use crate::code_cache::HostPc;
 use crate::cpu::{SoftVcpu, seg};
-use crate::run::known;
+use crate::enter::known;
 use crate::translate::Site;
 
 impl SoftVcpu {

@@ -17,7 +17,7 @@ use crate::block::{ExitReason, PAUSES_AT_ONCE};
 use crate::code_cache::HostPc;
 use crate::cpu::{GP0, SoftVcpu, Stop, seg};
 use crate::decoded::{Decoded, MAX_INSTRUCTION_BYTES, Place};
-use crate::enter::Left;
+use crate::enter::{Left, known};
 use crate::exceptions::{Event, Source};
 use crate::jumps::Origin;
 use crate::mode::Mode;
@@ -204,27 +204,13 @@ impl SoftVcpu {
     /// that can be chained to it.
     fn go_on(&mut self, link: Option<u32>) -> Result<HostPc, Turn> {
         self.counters.lookups += 1;
-        self.block.fp_loaded = self.block.fp_was_loaded;
-        if self.must_look_around() {
-            self.block.fp_loaded = 0;
-            return Err(Turn::Progress);
-        }
+        self.look_around()?;
         let generation = self.generation;
         let pc = self.find_code(false).map_err(|stop| self.stopped(stop))?;
         if let Some(link) = link {
             self.chain(link, pc, generation);
         }
         Ok(pc)
-    }
-
-    /// Where translated code goes on at RIP after an instruction that was done beside it, or how the turn ends.
-    fn go_behind(&mut self) -> Result<HostPc, Turn> {
-        self.block.fp_loaded = self.block.fp_was_loaded;
-        if self.must_look_around() {
-            self.block.fp_loaded = 0;
-            return Err(Turn::Progress);
-        }
-        self.find_code(true).map_err(|stop| self.stopped(stop))
     }
 
     /// The block at RIP that does without shared checks, or how the turn ends. `link` is the jump that leads there.
@@ -253,9 +239,19 @@ impl SoftVcpu {
         true
     }
 
-    /// Something outside translated code wants attention.
-    fn must_look_around(&self) -> bool {
-        self.door.is_wanted()
+    /// Ends the turn if something outside translated code wants attention.
+    fn look_around(&mut self) -> Result<(), Turn> {
+        let is_wanted = self.door.is_wanted();
+        self.block.fp_loaded = if is_wanted {
+            0
+        } else {
+            self.block.fp_was_loaded
+        };
+        if is_wanted {
+            Err(Turn::Progress)
+        } else {
+            Ok(())
+        }
     }
 
     fn stopped(&mut self, stop: Stop) -> Turn {
@@ -484,11 +480,7 @@ impl SoftVcpu {
                 "a memory exit without an access".into(),
             ));
         };
-        let linear = if access.is_segmented {
-            None
-        } else {
-            Some(self.missed_address(&access))
-        };
+        let linear = (!access.is_segmented).then(|| self.missed_address(&access));
         let shared = site.shared();
         let held = self.block.gprs;
         self.restore_site(&site);
@@ -524,7 +516,10 @@ impl SoftVcpu {
             }
             match self.make_beside(&site, (linear, size), &held) {
                 Some(Beside::Within(pc)) => return Ok(Ok(pc)),
-                Some(Beside::Behind) => return Ok(self.go_behind()),
+                Some(Beside::Behind) => {
+                    let found = self.look_around().map(|()| self.find_code(true));
+                    return Ok(found.and_then(|found| found.map_err(|stop| self.stopped(stop))));
+                }
                 None => {}
             }
         }
@@ -645,12 +640,6 @@ fn read_code(memory: &GuestMemory, gpa: Gpa, bytes: &mut [u8]) -> Result<(), Sto
     memory
         .read(gpa, bytes)
         .map_err(|_| Exception::InvalidOpcode.into())
-}
-
-pub(crate) fn known(site: Option<Site>) -> Result<Site, EngineError> {
-    site.ok_or_else(|| {
-        EngineError::Internal("translated code left at a site that is not there".into())
-    })
 }
 
 impl Vcpu for SoftVcpu {
