@@ -661,8 +661,7 @@ fn whoever_misbehaves_is_answered_and_others_are_served() {
         after < before + 64.0,
         "{before:.1} MiB, then {after:.1} MiB"
     );
-    drop(local);
-    drop(held);
+    drop((local, held));
     let token = daemon.well(&["token", "add", "eve"]);
     daemon.until("there is room again", |daemon| {
         daemon

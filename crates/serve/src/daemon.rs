@@ -430,15 +430,15 @@ impl Daemon {
             return Ok(words);
         };
         let told = spawn_blocking(move || self.begin_start(&name)).await;
-        told.map_err(broken)?
+        told.map_err(broken)?.map_err(|problem| *problem)
     }
 
     /// The command that starts a declared VM now. What holds for one start is used up by it, which is kept before there is
     /// a start: it never holds twice.
-    fn begin_start(&self, name: &str) -> Result<Words, Problem> {
+    fn begin_start(&self, name: &str) -> Result<Words, Box<Problem>> {
         let _one = self.declaring.lock();
         let Some(mut declared) = self.sight.declared(name) else {
-            return Err(problem("refused", "it is declared no more"));
+            return Err(problem("refused", "it is declared no more").into());
         };
         let spec = next_spec(&declared, &self.media)?;
         let words = start_words(&declared.what, &spec);
@@ -475,16 +475,17 @@ impl Daemon {
     }
 
     /// Puts a medium into the drive of a declared VM, which has it from its next start on; what is not put in is gone.
-    pub(crate) fn insert(&self, name: &str, medium: Medium) -> Result<(), Problem> {
+    pub(crate) fn insert(&self, name: &str, medium: Medium) -> Result<(), Box<Problem>> {
         let _one = self.declaring.lock();
         let inserted = match self.sight.declared(name) {
-            None => Err(problem("refused", "it is declared no more")),
+            None => Err(problem("refused", "it is declared no more").into()),
             Some(declared) if declared.medium.is_some() => {
-                Err(problem("refused", "something lies in its drive already"))
+                Err(problem("refused", "something lies in its drive already").into())
             }
             Some(mut declared) => {
                 declared.medium = Some(medium.clone());
-                self.keep_one(name, declared).map_err(unkept)
+                self.keep_one(name, declared)
+                    .map_err(|error| unkept(error).into())
             }
         };
         match &inserted {
@@ -544,7 +545,10 @@ impl Daemon {
                     let inserting = Arc::clone(&daemon);
                     let into = name.clone();
                     let inserted = spawn_blocking(move || inserting.insert(&into, medium)).await;
-                    inserted.map_err(broken).and_then(|inserted| inserted)
+                    match inserted {
+                        Ok(inserted) => inserted.map_err(|problem| *problem),
+                        Err(error) => Err(broken(error)),
+                    }
                 }
                 Err(error) => Err(error),
             };

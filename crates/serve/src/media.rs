@@ -140,7 +140,7 @@ impl Drop for Unnamed {
 ///
 /// # Errors
 /// If it is none that the daemon's user may read.
-pub(crate) fn of_host(image: &str) -> Result<Medium, Problem> {
+pub(crate) fn of_host(image: &str) -> Result<Medium, Box<Problem>> {
     let path = image.strip_prefix("file://").unwrap_or(image);
     let refused = |why: String| {
         let refused = problem(
@@ -155,11 +155,11 @@ pub(crate) fn of_host(image: &str) -> Result<Medium, Problem> {
         }
     };
     if !path.starts_with('/') {
-        return Err(refused("it is no whole path and no address".to_owned()));
+        return Err(refused("it is no whole path and no address".to_owned()).into());
     }
     let metadata = fs::metadata(path).map_err(|error| refused(error.to_string()))?;
     if !metadata.is_file() && !metadata.file_type().is_block_device() {
-        return Err(refused("it is no file and no block device".to_owned()));
+        return Err(refused("it is no file and no block device".to_owned()).into());
     }
     File::open(path).map_err(|error| refused(error.to_string()))?;
     Ok(Medium {
@@ -176,7 +176,7 @@ pub(crate) fn of_host(image: &str) -> Result<Medium, Problem> {
 ///
 /// # Errors
 /// If it is to start from what is not there.
-pub(crate) fn next_spec(declared: &Declared, folder: &Folder) -> Result<VmSpec, Problem> {
+pub(crate) fn next_spec(declared: &Declared, folder: &Folder) -> Result<VmSpec, Box<Problem>> {
     let mut spec = declared.what.spec.clone();
     let target = declared.boot.next();
     let missing = |what: &str, help: &str| Problem {
@@ -189,17 +189,16 @@ pub(crate) fn next_spec(declared: &Declared, folder: &Folder) -> Result<VmSpec, 
         BootTarget::Hdd => {
             let Some(first) = spec.disks.first_mut() else {
                 let what = "it is to start from its first disk, and has none";
-                return Err(missing(
-                    what,
-                    "declare it with `--disk`, or reset the override",
-                ));
+                return Err(
+                    missing(what, "declare it with `--disk`, or reset the override").into(),
+                );
             };
             first.boot = true;
             leave_own_start(&mut spec);
         }
         BootTarget::Cd if declared.medium.is_none() => {
             let what = "it is to start from its drive, and nothing lies in there";
-            return Err(missing(what, "insert a medium, or reset the override"));
+            return Err(missing(what, "insert a medium, or reset the override").into());
         }
         BootTarget::Cd => {
             spec.disks.iter_mut().for_each(|disk| disk.boot = false);

@@ -125,7 +125,7 @@ fn a_disc_that_leads_nowhere_says_so() {
         format!("its boot entry \"boot\" cannot be used: /vmlinuz on the whole disk: {what}")
     };
     check(&circle, &bad("links lead to links for ever"));
-    check(&[config.clone()], &bad("file not found"));
+    check(std::slice::from_ref(&config), &bad("file not found"));
     let folder = [config, ("vmlinuz/x", OnDisc::File(b"x"))];
     check(&folder, &bad("is a directory"));
 }

@@ -213,6 +213,21 @@ fn asked(body: &Map<String, Value>, action: Option<&str>) -> Result<Asked, Wrong
             None => Wrong::bad("NoOperation", &[]),
         });
     };
+    check_how(body, &image, wrong)?;
+    let user = text("UserName")?;
+    let password = text("Password")?;
+    Ok(Asked::Insert {
+        image,
+        user: user.map(|user| (user, password.unwrap_or_default())),
+    })
+}
+
+/// Whether what is said of an image besides its name is as it will be; `wrong` says what is not.
+fn check_how(
+    body: &Map<String, Value>,
+    image: &str,
+    wrong: impl Fn(&str, &Value) -> Wrong,
+) -> Result<(), Wrong> {
     // A medium that does not lie in the drive is none, and nobody writes to one.
     for key in ["Inserted", "WriteProtected"] {
         if let Some(value) = body.get(key).filter(|value| **value != Value::Bool(true)) {
@@ -229,11 +244,11 @@ fn asked(body: &Map<String, Value>, action: Option<&str>) -> Result<Asked, Wrong
         return Err(wrong("TransferMethod", value));
     }
     if let Some(value) = body.get("TransferProtocolType")
-        && value.as_str() != protocol(&image)
+        && value.as_str() != protocol(image)
     {
         return Err(wrong("TransferProtocolType", value));
     }
-    if protocol(&image).is_some() && Place::new(&image).is_err() {
+    if protocol(image).is_some() && Place::new(image).is_err() {
         // It may have a password, and is not said again.
         let mut wrong = wrong("Image", &Value::from("***"));
         wrong.messages[0]["Resolution"] =
@@ -241,12 +256,7 @@ fn asked(body: &Map<String, Value>, action: Option<&str>) -> Result<Asked, Wrong
                 .into();
         return Err(wrong);
     }
-    let user = text("UserName")?;
-    let password = text("Password")?;
-    Ok(Asked::Insert {
-        image,
-        user: user.map(|user| (user, password.unwrap_or_default())),
-    })
+    Ok(())
 }
 
 /// Does what an action asks for.
@@ -311,7 +321,9 @@ async fn perform(app: &App, drive: &Drive, asked: Asked) -> Result<Response, Wro
         Asked::Insert { image, .. } => {
             let into = name.clone();
             let inserted = spawn_blocking(move || daemon.insert(&into, of_host(&image)?)).await;
-            inserted.map_err(broken)?.map_err(Refusal::of_command)?;
+            inserted
+                .map_err(broken)?
+                .map_err(|problem| Refusal::of_command(*problem))?;
             Ok(done(app, &name))
         }
     }
