@@ -89,7 +89,7 @@ impl SoftVcpu {
     fn load_known(&mut self, linear: u64, bytes: &mut [u8]) -> Option<()> {
         let host = self.banks.tlbs().read.lookup(Gva(linear))?;
         let page = self.memory.gpa(mem::Hva(host))?;
-        let gpa = x86::Gpa(page.0 | linear % PAGE_SIZE);
+        let gpa = x86::Gpa(page.0 | (linear % PAGE_SIZE));
         self.memory.read(gpa, bytes).ok()
     }
 
