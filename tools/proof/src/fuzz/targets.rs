@@ -183,24 +183,29 @@ blscfg
 
 /// A menu of isolinux.
 const ISOLINUX: &[u8] = b"ui vesamenu.c32\ninclude menu.cfg\nmenu begin more\nlabel a\n menu label ^A\n menu default\n kernel /k\n \
-append initrd=/i,/j quiet\nmenu end\nappend x\nlabel hd\n localboot 0x80\ndefault hd\n";
+append initrd=/i,/j quiet\nmenu end\nappend x\nlabel hd\n localboot 0x80\ndefault a\n";
 
-/// Discs with each kind of names, with links and a file in a folder.
+/// Discs with each kind of names, a file in a folder, and a link where there are links.
 fn discs() -> Vec<Vec<u8>> {
-    let files = [
-        ("isolinux/isolinux.cfg", OnDisc::File(ISOLINUX)),
-        (
-            "boot/grub/grub.cfg",
-            OnDisc::File(b"menuentry a { linux /link/k\ninitrd /i\n}"),
-        ),
-        ("link", OnDisc::Link("./boot/../")),
-        ("k", OnDisc::File(&[7; 3000])),
-        ("i", OnDisc::File(b"ramdisk")),
-        ("j", OnDisc::File(b"ramdisk")),
+    const PLAIN: &[u8] = b"menuentry a { linux /k\ninitrd /i\n}";
+    const LINKED: &[u8] = b"menuentry a { linux /link/k\ninitrd /i\n}";
+    let all = [
+        (DiscNames::Plain, PLAIN),
+        (DiscNames::RockRidge, LINKED),
+        (DiscNames::Joliet, PLAIN),
     ];
-    let all = [DiscNames::Plain, DiscNames::RockRidge, DiscNames::Joliet];
-    all.map(|names| images::disc_of_files("FUZZ", names, &files))
-        .into()
+    let disc = |(names, menu)| {
+        let files = [
+            ("isolinux/isolinux.cfg", OnDisc::File(ISOLINUX)),
+            ("boot/grub/grub.cfg", OnDisc::File(menu)),
+            ("link", OnDisc::Link("./boot/../")),
+            ("k", OnDisc::File(&[7; 3000])),
+            ("i", OnDisc::File(b"ramdisk")),
+            ("j", OnDisc::File(b"ramdisk")),
+        ];
+        images::disc_of_files("FUZZ", names, &files)
+    };
+    all.map(disc).into()
 }
 
 /// A disk in memory.
