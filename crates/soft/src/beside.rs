@@ -2,8 +2,8 @@
 //!
 //! The usual way for an operand that lies in two pages, or on a page with translated code, is to interpret the
 //! instruction (`bounce`): everything is given back to the guest's registers, the instruction runs alone on a copy of its
-//! operand, and the way back into translated code is looked up. That costs some four hundred nanoseconds, and a program
-//! that keeps its values packed meets it for every five hundredth of them. Two kinds of instructions are most of
+//! operand, and the way back into translated code is looked up. That costs some five hundred
+//! nanoseconds, and of eight bytes that lie anywhere every 585th lie in two pages. Two kinds of instructions are most of
 //! what is met, and need less:
 //!
 //! - One that **only reads** memory finds its bytes in the bounce buffer. The registers of its check are made to say that

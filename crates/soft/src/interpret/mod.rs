@@ -21,13 +21,12 @@ mod transfer;
 mod vectors;
 mod virtual86;
 
-use crate::bounce::operand_needs;
-use crate::decoded::Needs;
 use iced_x86::{Code, Instruction, InstructionInfoFactory, Mnemonic, OpKind};
 use x86::{Exception, Rflags};
 
+use crate::bounce::operand_needs;
 use crate::cpu::{GP0, SoftVcpu, Step};
-use crate::decoded::{Decoded, MAX_INSTRUCTION_BYTES};
+use crate::decoded::{Decoded, MAX_INSTRUCTION_BYTES, Needs};
 use crate::translate::{Kind, classify};
 
 impl SoftVcpu {
