@@ -56,6 +56,8 @@ pub(crate) struct Tlbs {
 struct Pool<K, T> {
     slots: Vec<Slot<K, T>>,
     current: usize,
+    /// The one that was current before: system calls go to and fro between two.
+    previous: usize,
     most: usize,
     uses: u64,
 }
@@ -76,6 +78,7 @@ impl<K: Copy + Eq, T> Pool<K, T> {
         Pool {
             slots: vec![first],
             current: 0,
+            previous: 0,
             most,
             uses: 0,
         }
@@ -89,7 +92,10 @@ impl<K: Copy + Eq, T> Pool<K, T> {
         // The time at which a table stops being current is its last use.
         self.uses += 1;
         self.slots[self.current].last_use = self.uses;
-        if let Some(index) = self.slots.iter().position(|slot| slot.key == key) {
+        let previous = std::mem::replace(&mut self.previous, self.current);
+        if self.slots[previous].key == key {
+            self.current = previous;
+        } else if let Some(index) = self.slots.iter().position(|slot| slot.key == key) {
             self.current = index;
         } else if self.slots.len() < self.most {
             self.current = self.slots.len();

@@ -9,6 +9,16 @@ use std::mem::offset_of;
 use host::fault::FaultRecord;
 use vcpu::XSAVE_BYTES;
 
+/// Positions in the block's tables of segments, which are also those in the vCPU's own.
+pub(crate) mod seg {
+    pub(crate) const ES: usize = 0;
+    pub(crate) const CS: usize = 1;
+    pub(crate) const SS: usize = 2;
+    pub(crate) const DS: usize = 3;
+    pub(crate) const FS: usize = 4;
+    pub(crate) const GS: usize = 5;
+}
+
 /// Why translated code came back to Rust.
 #[repr(u32)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -102,6 +112,8 @@ pub(crate) struct VcpuBlock {
     /// Segment bases and limits: ES, CS, SS, DS, FS, GS.
     pub(crate) segment_base: [u64; 6],
     pub(crate) segment_limit: [u64; 6],
+    /// IA32_KERNEL_GS_BASE: what SWAPGS gives to GS.
+    pub(crate) kernel_gs_base: u64,
     /// Segment selectors in the same order.
     pub(crate) selector: [u32; 6],
     pub(crate) tsc_offset: u64,
@@ -173,6 +185,7 @@ impl VcpuBlock {
             pauses_left: PAUSES_AT_ONCE,
             segment_base: [0; 6],
             segment_limit: [0; 6],
+            kernel_gs_base: 0,
             selector: [0; 6],
             tsc_offset: 0,
             tsc_aux: 0,

@@ -11,7 +11,7 @@ use x86::paging::{Access, Paging};
 use x86::{CpuidTable, Cr0, Cr4, DescriptorTable, Efer, Exception, Rflags, Segment};
 
 use crate::bank::{Banks, JumpKey, TlbKey};
-use crate::block::VcpuBlock;
+use crate::block::{VcpuBlock, seg};
 use crate::decoded::{Decoded, DecodedCache};
 use crate::door::Door;
 use crate::features::Features;
@@ -41,16 +41,6 @@ pub(crate) type Step<T = ()> = Result<T, Stop>;
 
 /// #GP(0), the commonest fault.
 pub(crate) const GP0: Exception = Exception::GeneralProtection(0);
-
-/// Positions in [`SoftVcpu::segments`], which are also those of the block's tables.
-pub(crate) mod seg {
-    pub(crate) const ES: usize = 0;
-    pub(crate) const CS: usize = 1;
-    pub(crate) const SS: usize = 2;
-    pub(crate) const DS: usize = 3;
-    pub(crate) const FS: usize = 4;
-    pub(crate) const GS: usize = 5;
-}
 
 /// Events that wait to be delivered.
 #[derive(Clone, Copy, Default, Debug)]
@@ -280,20 +270,44 @@ impl SoftVcpu {
     /// bank, the segment tables of the block.
     pub(crate) fn update_context(&mut self) {
         self.mode = self.code_mode();
-        for (index, segment) in self.segments.iter().enumerate() {
-            let is_flat_base = self.mode.is_64() && index < seg::FS;
-            self.block.selector[index] = u32::from(segment.selector);
-            self.block.segment_base[index] = if is_flat_base { 0 } else { segment.base };
-            // Translated code wants limit + 1, and 0 for a segment that always needs a closer look.
-            let is_simple = segment.is_present()
-                && segment.is_code_or_data()
-                && (!self.is_protected() || !segment.is_code() && segment.kind() & 6 == 2);
-            self.block.segment_limit[index] = if is_simple {
-                u64::from(segment.limit) + 1
-            } else {
-                0
-            };
+        for index in 0..self.segments.len() {
+            self.show_segment(index);
         }
+        self.select_tables();
+    }
+
+    /// As [`SoftVcpu::update_context`], after a change of CS, SS and RFLAGS alone.
+    pub(crate) fn update_privilege(&mut self) {
+        let was_64 = self.mode.is_64();
+        self.mode = self.code_mode();
+        if was_64 != self.mode.is_64() {
+            // What the bases of the other segments mean has changed.
+            return self.update_context();
+        }
+        self.show_segment(seg::CS);
+        self.show_segment(seg::SS);
+        self.select_tables();
+    }
+
+    /// Brings what translated code sees of a segment up to date, after the mode.
+    fn show_segment(&mut self, index: usize) {
+        let segment = &self.segments[index];
+        let is_flat_base = self.mode.is_64() && index < seg::FS;
+        self.block.selector[index] = u32::from(segment.selector);
+        self.block.segment_base[index] = if is_flat_base { 0 } else { segment.base };
+        // Translated code wants limit + 1, and 0 for a segment that always needs a closer look.
+        let is_simple = segment.is_present()
+            && segment.is_code_or_data()
+            && (!self.is_protected() || !segment.is_code() && segment.kind() & 6 == 2);
+        self.block.segment_limit[index] = if is_simple {
+            u64::from(segment.limit) + 1
+        } else {
+            0
+        };
+    }
+
+    /// Makes the TLBs and the jump cache current that address space, privilege and mode ask for.
+    fn select_tables(&mut self) {
         let user = self.cpl() == 3;
         let smap_override = !user
             && self.cr4.contains(Cr4::SMAP)
@@ -346,6 +360,9 @@ impl SoftVcpu {
             if self.cr4.contains(Cr4::TSD) {
                 bits |= Mode::NO_TSC;
             }
+        }
+        if matches!(self.cpl(), 1 | 2) {
+            bits |= Mode::MIDDLE_RING;
         }
         if !self.cr4.contains(Cr4::OSFXSR) || self.cr0.contains(Cr0::EM) {
             bits |= Mode::NO_SSE;

@@ -12,6 +12,7 @@ use x86::{Exception, Gpa, PAGE_SIZE};
 
 use crate::bank::Banks;
 use crate::block::ExitReason;
+use crate::block::seg;
 use crate::code_cache::{CodeCache, HostPc};
 use crate::cpu::{SoftVcpu, Stop};
 use crate::held_anchors::HeldAnchors;
@@ -48,7 +49,14 @@ impl SoftVcpu {
             anchors.put_into(&mut self.block.gprs);
         }
         self.block.exit_info = u32::MAX;
+        debug_assert!(
+            self.block.segment_base[seg::GS] == self.segments[seg::GS].base
+                && self.block.kernel_gs_base == self.msrs.kernel_gs_base,
+            "the block has the bases that SWAPGS swaps"
+        );
         let ran = CodeCache::run(self.soft.stubs(), &mut self.block, pc);
+        self.segments[seg::GS].base = self.block.segment_base[seg::GS];
+        self.msrs.kernel_gs_base = self.block.kernel_gs_base;
         let reason = ExitReason::from_raw(self.block.exit_reason);
         let site = match reason {
             Some(ExitReason::Fault) => self

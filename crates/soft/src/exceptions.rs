@@ -4,7 +4,8 @@
 use vcpu::TripleFault;
 use x86::{Exception, Rflags, Segment, Vector};
 
-use crate::cpu::{SoftVcpu, Step, Stop, seg};
+use crate::block::seg;
+use crate::cpu::{SoftVcpu, Step, Stop};
 
 /// Where an event comes from; decides about privilege checks and the error code's EXT bit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -30,6 +30,9 @@ impl Mode {
     /// lie in two pages. No processor is ever in such a mode, only a block.
     pub(crate) const ONE_BY_ONE: u16 = 1 << 9;
 
+    /// CPL 1 or 2: what ring 0 alone may do is judged by the interpreter.
+    pub(crate) const MIDDLE_RING: u16 = 1 << 10;
+
     /// Whether translated code goes on from block to block by itself, through chained jumps and the jump cache. Not if
     /// each instruction wants a look, nor if where RIP leads depends on a segment.
     pub(crate) fn may_jump(self) -> bool {

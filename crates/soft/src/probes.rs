@@ -12,8 +12,9 @@ use vcpu::{EngineError, Pass, Probes};
 use x86::paging::{self, Access, Layout};
 use x86::{Gpa, Gva};
 
+use crate::block::seg;
 use crate::code_cache::HostPc;
-use crate::cpu::{SoftVcpu, seg};
+use crate::cpu::SoftVcpu;
 use crate::enter::known;
 use crate::translate::Site;
 

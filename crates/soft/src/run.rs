@@ -13,9 +13,10 @@ use x86::paging::{Access, Walk};
 use x86::{Exception, Gpa, Gva, PAGE_SIZE, Rflags};
 
 use crate::beside::Beside;
+use crate::block::seg;
 use crate::block::{ExitReason, PAUSES_AT_ONCE};
 use crate::code_cache::HostPc;
-use crate::cpu::{GP0, SoftVcpu, Stop, seg};
+use crate::cpu::{GP0, SoftVcpu, Stop};
 use crate::decoded::{Decoded, MAX_INSTRUCTION_BYTES, Place};
 use crate::enter::{Left, known};
 use crate::exceptions::{Event, Source};

@@ -3,7 +3,8 @@
 use vcpu::{EngineError, VcpuState};
 use x86::{Cr0, Cr4, Efer, Rflags, cpu_model};
 
-use crate::cpu::{Pending, SoftVcpu, seg};
+use crate::block::seg;
+use crate::cpu::{Pending, SoftVcpu};
 
 /// Bytes of the XSAVE header's XSTATE_BV.
 const XSTATE_BV: std::ops::Range<usize> = 512..520;
@@ -106,6 +107,7 @@ impl SoftVcpu {
         self.msrs = state.msrs;
         self.block.tsc_offset = state.msrs.tsc_offset;
         self.block.tsc_aux = state.msrs.tsc_aux;
+        self.block.kernel_gs_base = state.msrs.kernel_gs_base;
         self.xcr0 = state.xcr0;
         self.block.xsave.0 = *state.xsave;
         self.block.fp_loaded = 0;

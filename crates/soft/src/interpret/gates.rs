@@ -2,7 +2,8 @@
 
 use x86::{Exception, Gva, Segment};
 
-use crate::cpu::{GP0, SoftVcpu, Step, seg};
+use crate::block::seg;
+use crate::cpu::{GP0, SoftVcpu, Step};
 
 /// Descriptor types: the 80286's gate with 16-bit words, and that with 32-bit ones, which is long mode's with 64-bit ones.
 const NARROW: u8 = 4;

@@ -135,7 +135,7 @@ impl SoftVcpu {
         // Probe both ends first: nothing may be pushed if any of it faults.
         let lowest = self.moved_stack_pointer(-8 * i64::from(size));
         let linear = self.linear(
-            crate::cpu::seg::SS,
+            crate::block::seg::SS,
             lowest & self.stack_mask(),
             u64::from(size) * 8,
             true,
@@ -192,7 +192,7 @@ impl SoftVcpu {
             for _ in 1..level {
                 link = link.wrapping_sub(u64::from(size));
                 let linear =
-                    self.linear(crate::cpu::seg::SS, link & mask, u64::from(size), false)?;
+                    self.linear(crate::block::seg::SS, link & mask, u64::from(size), false)?;
                 let value = self.read_linear(linear, size, self.access(false))?;
                 self.push(size, value)?;
             }
@@ -200,7 +200,7 @@ impl SoftVcpu {
         }
         let rsp = self.moved_stack_pointer((locals as i64).wrapping_neg());
         // The new top of stack must be writable (APM vol. 3, ENTER).
-        let linear = self.linear(crate::cpu::seg::SS, rsp & mask, u64::from(size), true)?;
+        let linear = self.linear(crate::block::seg::SS, rsp & mask, u64::from(size), true)?;
         let access = self.access(true);
         self.pieces(linear, usize::from(size), access)?;
         self.set_gpr(gpr::RBP, size, frame);
@@ -211,7 +211,7 @@ impl SoftVcpu {
     fn leave(&mut self, size: u8) -> Step {
         let mask = self.stack_mask();
         let frame = self.block.gprs[gpr::RBP] & mask;
-        let linear = self.linear(crate::cpu::seg::SS, frame, u64::from(size), false)?;
+        let linear = self.linear(crate::block::seg::SS, frame, u64::from(size), false)?;
         let value = self.read_linear(linear, size, self.access(false))?;
         let rsp = self.block.gprs[gpr::RSP];
         self.block.gprs[gpr::RSP] = if mask == 0xffff {

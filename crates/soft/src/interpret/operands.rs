@@ -5,7 +5,8 @@ use iced_x86::{Instruction, OpKind, Register};
 use vcpu::gpr;
 use x86::{Exception, Gva};
 
-use crate::cpu::{GP0, SoftVcpu, Step, seg};
+use crate::block::seg;
+use crate::cpu::{GP0, SoftVcpu, Step};
 use crate::mode::Mode;
 use crate::translate::segment_index;
 

@@ -3,7 +3,8 @@
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use x86::{Exception, Gva, Rflags, Segment};
 
-use crate::cpu::{GP0, SoftVcpu, Step, Stop, seg};
+use crate::block::seg;
+use crate::cpu::{GP0, SoftVcpu, Step, Stop};
 use crate::translate::segment_index;
 
 fn gp(selector: u16) -> Stop {

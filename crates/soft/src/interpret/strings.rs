@@ -9,7 +9,8 @@ use vcpu::{Exit, gpr};
 use x86::paging::Access;
 use x86::{Gpa, PAGE_SIZE, Rflags};
 
-use crate::cpu::{SoftVcpu, Step, Stop, seg};
+use crate::block::seg;
+use crate::cpu::{SoftVcpu, Step, Stop};
 use crate::translate::segment_index;
 
 /// Elements done before the run loop may look at interrupts.

@@ -4,7 +4,8 @@ use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use vcpu::{Exit, gpr};
 use x86::{Cr0, Cr4, DescriptorTable, Efer, Exception, Gva, Rflags, msr, paging};
 
-use crate::cpu::{GP0, SoftVcpu, Step, seg};
+use crate::block::seg;
+use crate::cpu::{GP0, SoftVcpu, Step};
 
 /// CR4 bits that the model knows.
 const CR4_ALLOWED: Cr4 = Cr4::VME
@@ -395,7 +396,7 @@ impl SoftVcpu {
             msr::SYSCALL_MASK => self.msrs.syscall_mask = value & 0xffff_ffff,
             msr::FS_BASE => self.set_segment_base(seg::FS, value),
             msr::GS_BASE => self.set_segment_base(seg::GS, value),
-            msr::KERNEL_GS_BASE => self.msrs.kernel_gs_base = value,
+            msr::KERNEL_GS_BASE => self.set_kernel_gs_base(value),
             msr::TSC_AUX if value >> 32 == 0 => {
                 self.msrs.tsc_aux = value;
                 self.block.tsc_aux = value;
@@ -456,11 +457,16 @@ impl SoftVcpu {
         self.block.segment_base[index] = base;
     }
 
+    fn set_kernel_gs_base(&mut self, base: u64) {
+        self.msrs.kernel_gs_base = base;
+        self.block.kernel_gs_base = base;
+    }
+
     pub(crate) fn swap_gs(&mut self) -> Step {
         self.require_ring_0()?;
         let base = self.segments[seg::GS].base;
         self.set_segment_base(seg::GS, self.msrs.kernel_gs_base);
-        self.msrs.kernel_gs_base = base;
+        self.set_kernel_gs_base(base);
         Ok(())
     }
 

@@ -9,7 +9,8 @@
 
 use x86::{Cr0, Exception, Rflags, Segment};
 
-use crate::cpu::{SoftVcpu, Step, Stop, seg};
+use crate::block::seg;
+use crate::cpu::{SoftVcpu, Step, Stop};
 use crate::exceptions::Switch;
 
 /// Where a TSS keeps what: with 32-bit words, or the 80286's with 16-bit ones.

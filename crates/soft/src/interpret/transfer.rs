@@ -5,7 +5,8 @@ use iced_x86::{Instruction, Mnemonic, OpKind};
 use vcpu::gpr;
 use x86::{Cr0, Efer, Exception, Gva, Rflags, Segment};
 
-use crate::cpu::{GP0, SoftVcpu, Step, Stop, seg};
+use crate::block::seg;
+use crate::cpu::{GP0, SoftVcpu, Step, Stop};
 use crate::exceptions::{Event, Source, Switch};
 
 fn gp(selector: u16) -> Stop {
@@ -389,7 +390,7 @@ impl SoftVcpu {
             let flags = self.rflags() - (Rflags::IF | Rflags::VM | Rflags::RF);
             self.set_rflags(flags);
         }
-        self.update_context();
+        self.update_privilege();
         Ok(())
     }
 
@@ -421,7 +422,7 @@ impl SoftVcpu {
             let flags = self.rflags() | Rflags::IF;
             self.set_rflags(flags);
         }
-        self.update_context();
+        self.update_privilege();
         Ok(())
     }
 

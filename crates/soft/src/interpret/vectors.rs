@@ -5,7 +5,8 @@
 use iced_x86::{Instruction, MemorySize, Mnemonic, OpKind, Register};
 use vcpu::gpr;
 
-use crate::cpu::{SoftVcpu, Step, seg};
+use crate::block::seg;
+use crate::cpu::{SoftVcpu, Step};
 
 fn lane(bytes: &[u8; 32], index: usize, size: usize) -> u64 {
     let mut value = [0; 8];

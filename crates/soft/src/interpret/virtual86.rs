@@ -5,7 +5,8 @@
 
 use x86::{Rflags, Segment};
 
-use crate::cpu::{GP0, SoftVcpu, Step, seg};
+use crate::block::seg;
+use crate::cpu::{GP0, SoftVcpu, Step};
 
 /// Present, CPL 3, data that may be written.
 const ATTRIBUTES: u16 = 0xf3;

@@ -38,6 +38,7 @@ pub(crate) enum Kind {
     MoveFromSegment,
     Cli,
     Sti,
+    SwapGs,
     /// PAUSE in a VM of several vCPUs.
     Pause,
     ReadTsc,
@@ -270,6 +271,7 @@ fn special(instruction: &Instruction, mode: Mode) -> Option<Kind> {
             | Code::Reservednop_rm32_r32_0F0D
             | Code::Reservednop_rm64_r64_0F0D
     );
+    let is_ring_0 = !mode.has(Mode::USER | Mode::MIDDLE_RING);
     let kind = match instruction.mnemonic() {
         // Prefetches have no register form.
         Mnemonic::Reservednop if is_prefetch && instruction.op0_kind() == OpKind::Register => {
@@ -299,8 +301,9 @@ fn special(instruction: &Instruction, mode: Mode) -> Option<Kind> {
             Kind::Leave
         }
         Mnemonic::Pushfq if stack_is_ours && mode.is_64() => Kind::Pushf,
-        Mnemonic::Cli if !mode.has(Mode::USER) && mode.is_64() => Kind::Cli,
-        Mnemonic::Sti if !mode.has(Mode::USER) && mode.is_64() => Kind::Sti,
+        Mnemonic::Cli if is_ring_0 && mode.is_64() => Kind::Cli,
+        Mnemonic::Sti if is_ring_0 && mode.is_64() => Kind::Sti,
+        Mnemonic::Swapgs if is_ring_0 && mode.is_64() => Kind::SwapGs,
         Mnemonic::Rdtsc | Mnemonic::Rdtscp if !mode.has(Mode::NO_TSC) => Kind::ReadTsc,
         _ => return None,
     };

@@ -124,7 +124,6 @@ fn what_shows_or_changes_the_machine_is_done_by_hand() {
         ("clflush [rcx]", b"\x0f\xae\x39", HAND),
         ("rdfsbase rax", b"\xf3\x48\x0f\xae\xc0", HAND),
         ("wrgsbase rax", b"\xf3\x48\x0f\xae\xd8", HAND),
-        ("swapgs", b"\x0f\x01\xf8", HAND),
         ("syscall", b"\x0f\x05", HAND),
         ("sysretq", b"\x48\x0f\x07", HAND),
         ("int 0x80", b"\xcd\x80", HAND),
@@ -202,12 +201,19 @@ fn branches_and_the_stack_are_rebuilt_where_the_stack_is_flat() {
             ("pushfq", b"\x9c", Kind::Pushf),
             ("cli", b"\xfa", Kind::Cli),
             ("sti", b"\xfb", Kind::Sti),
+            ("swapgs", b"\x0f\x01\xf8", Kind::SwapGs),
         ],
     );
-    check(
-        Mode::USER,
-        &[("cli", b"\xfa", HAND), ("sti", b"\xfb", HAND)],
-    );
+    for mode in [Mode::USER, Mode::MIDDLE_RING] {
+        check(
+            mode,
+            &[
+                ("cli", b"\xfa", HAND),
+                ("sti", b"\xfb", HAND),
+                ("swapgs", b"\x0f\x01\xf8", HAND),
+            ],
+        );
+    }
     check(
         Mode::CODE32,
         &[

@@ -326,6 +326,7 @@ impl Translator {
             Kind::Leave => self.builder.leave_frame(),
             Kind::Pushf => self.builder.push_flags(),
             Kind::Sti => self.builder.set_interrupts(),
+            Kind::SwapGs => self.builder.swap_gs(),
             Kind::Cli => {
                 self.builder
                     .e
@@ -490,6 +491,18 @@ impl Builder {
         self.e.load_gs(Reg::RCX, slot);
         self.e
             .store_gs_imm32(offset_of!(VcpuBlock, interrupts) as i32, 1);
+    }
+
+    /// SWAPGS, in ring 0. Rust's copies of both bases follow when translated code comes back.
+    fn swap_gs(&mut self) {
+        let base = (offset_of!(VcpuBlock, segment_base) + crate::block::seg::GS * 8) as i32;
+        let kernel_base = offset_of!(VcpuBlock, kernel_gs_base) as i32;
+        let one = self.borrow(0, false);
+        let other = self.borrow(1 << one.0, false);
+        self.e.load_gs(one, base);
+        self.e.load_gs(other, kernel_base);
+        self.e.store_gs(kernel_base, one);
+        self.e.store_gs(base, other);
     }
 }
 

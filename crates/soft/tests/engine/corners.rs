@@ -313,3 +313,108 @@ fn a_lock_across_cache_lines_does_what_it_does_within_one() {
         (5, 128, 0),
     );
 }
+
+/// SWAPGS, what is read through GS behind it, and where both bases are when something comes between.
+#[test]
+fn swapgs_swaps_the_bases_and_nothing_else() {
+    const SWAPGS: &[u8] = b"\x0f\x01\xf8";
+    const READ_TO_RAX: &[u8] = b"\x65\x48\x8b\x04\x25\0\0\0\0";
+    const READ_TO_RBX: &[u8] = b"\x65\x48\x8b\x1c\x25\0\0\0\0";
+    const OTHER: u64 = DATA + 0x100;
+    // mov rcx, [rbp]: RBP leads nowhere; rdgsbase rcx; mov cr3, rdi
+    const FAULT: &[u8] = b"\x48\x8b\x4d\0";
+    const READ_BASE: &[u8] = b"\xf3\x48\x0f\xae\xc9";
+    const LOAD_SPACE: &[u8] = b"\x0f\x22\xdf";
+    let halt: &[u8] = b"\xf4";
+    for (name, code, swaps, rax, rbx, rcx) in [
+        ("once", vec![SWAPGS, READ_TO_RAX, halt], 1, 2, 3, 1),
+        (
+            "to and fro",
+            vec![SWAPGS, READ_TO_RAX, SWAPGS, READ_TO_RBX, halt],
+            2,
+            2,
+            1,
+            1,
+        ),
+        (
+            "twice in a row",
+            vec![SWAPGS, SWAPGS, READ_TO_RAX, halt],
+            2,
+            1,
+            3,
+            1,
+        ),
+        ("before a fault", vec![SWAPGS, FAULT], 1, 0, 3, 1),
+        (
+            "before a look at the base",
+            vec![SWAPGS, READ_BASE, halt],
+            1,
+            0,
+            3,
+            OTHER,
+        ),
+        (
+            "with the interpreter between",
+            vec![SWAPGS, LOAD_SPACE, READ_TO_RAX, SWAPGS, READ_BASE, halt],
+            2,
+            2,
+            3,
+            DATA,
+        ),
+    ] {
+        let mut machine = Machine::new(1);
+        let mut state = machine.start(&code.concat());
+        machine.put(DATA, 1);
+        machine.put(OTHER, 2);
+        state.cr4 |= Cr4::FSGSBASE;
+        state.gs.base = DATA;
+        state.msrs.kernel_gs_base = OTHER;
+        let rsp = state.gprs[gpr::RSP];
+        state.gprs = std::array::from_fn(|number| number as u64);
+        state.gprs[gpr::RSP] = rsp;
+        state.gprs[gpr::RBP] = WINDOW;
+        state.gprs[gpr::RDI] = state.cr3;
+        machine.vcpus[0].set_state(&state).unwrap();
+        machine.run(0);
+        let after = machine.vcpus[0].state().unwrap();
+        let expected = if swaps % 2 == 1 {
+            (OTHER, DATA)
+        } else {
+            (DATA, OTHER)
+        };
+        assert_eq!(
+            (after.gs.base, after.msrs.kernel_gs_base),
+            expected,
+            "{name}"
+        );
+        let mut gprs = state.gprs;
+        (gprs[gpr::RAX], gprs[gpr::RBX], gprs[gpr::RCX]) = (rax, rbx, rcx);
+        gprs[gpr::RSP] = after.gprs[gpr::RSP];
+        assert_eq!(after.gprs, gprs, "{name}");
+    }
+}
+
+/// In rings 1 and 2: what ring 0 alone may do faults, and interrupts are enabled by IOPL alone.
+#[test]
+fn the_middle_rings_may_do_what_iopl_says_and_no_more() {
+    let refused = Met::Vector(13, 0, DRIVER, 0);
+    // HLT is for ring 0, and says how far the code came.
+    let went_on = Met::Vector(13, 0, DRIVER + 1, 0);
+    for (name, code, ring, iopl, expected) in [
+        ("cli", &b"\xfa\xf4"[..], 1, 0, refused),
+        ("sti", b"\xfb\xf4", 2, 1, refused),
+        ("cli", b"\xfa\xf4", 1, 1, went_on),
+        ("sti", b"\xfb\xf4", 2, 2, went_on),
+        ("swapgs", b"\x0f\x01\xf8\xf4", 1, 3, refused),
+        ("swapgs", b"\x0f\x01\xf8\xf4", 2, 3, refused),
+    ] {
+        let (_, met) = run(code, |state| {
+            state.cs.attributes |= ring << 5;
+            state.ss.attributes |= ring << 5;
+            state.cs.selector |= ring;
+            state.ss.selector |= ring;
+            state.rflags |= Rflags::from_bits_retain(iopl << 12);
+        });
+        assert_eq!(met, expected, "{name} in ring {ring} with IOPL {iopl}");
+    }
+}
