@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use insight::Kernel;
 use insight::trace::{Event, EventKind, Plan, Reach, SocketAddress, Told, Wanted, What};
+use probe::Hit;
 
 use crate::guest::Guest;
 
@@ -19,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Everything that is told of a guest while it does something.
 struct Heard {
     events: Arc<Mutex<Vec<Event>>>,
+    /// What they were made of.
+    hits: Arc<Mutex<Vec<Hit>>>,
     logs: Arc<Mutex<usize>>,
     lost: Arc<Mutex<u64>>,
 }
@@ -26,6 +29,17 @@ struct Heard {
 impl Heard {
     fn all(&self) -> Vec<Event> {
         self.events.lock().unwrap().clone()
+    }
+
+    /// The same, understood now.
+    fn late(&self, kernel: &Kernel, plan: &Plan) -> Vec<Event> {
+        let hits = self.hits.lock().unwrap();
+        let told = hits.iter().map(|hit| plan.event(kernel, hit));
+        told.filter_map(|told| match told {
+            Told::Event(event) => Some(*event),
+            Told::LogGrew | Told::Nothing => None,
+        })
+        .collect()
     }
 
     /// Waits for an event.
@@ -62,6 +76,7 @@ fn hear(
     let mut passes = client.probe(life, plan.points()).unwrap();
     let heard = Heard {
         events: Arc::default(),
+        hits: Arc::default(),
         logs: Arc::default(),
         lost: Arc::default(),
     };
@@ -78,6 +93,7 @@ fn hear(
                         Told::Nothing => {}
                     }
                 }
+                heard.hits.lock().unwrap().extend(some.hits);
             }
         });
         // Also if it fails: the other thread is waited for.
@@ -117,7 +133,17 @@ pub fn traced(guest: &mut Guest, kernel: &Kernel) -> Vec<String> {
     if *heard.lost.lock().unwrap() > 0 || *heard.logs.lock().unwrap() == 0 {
         complaints.push("trace: lost passes, or nothing in the log".to_owned());
     }
-    let events = heard.all();
+    // A busy host understands late what it took down in time: the guest has unmounted and ended by then what it used.
+    let late = heard.late(kernel, &plan);
+    let told_at_once = heard.all();
+    let is_same = |(one, other): &(&Event, &Event)| one == other;
+    let pairs = || told_at_once.iter().zip(&late);
+    if late.len() != told_at_once.len() || !pairs().all(|pair| is_same(&pair)) {
+        let first = pairs().find(|pair| !is_same(pair));
+        let counts = (told_at_once.len(), late.len());
+        complaints.push(format!("trace: {counts:?} at once and late: {first:?}"));
+    }
+    let events = late;
     complaints.extend(programs(&events, &said));
     complaints.extend(deeds(&events, &said));
     complaints

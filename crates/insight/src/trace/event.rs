@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Reach;
 use super::address::SocketAddress;
-use super::recipe::{Values, text};
+use super::recipe::{LEVELS, Values, text};
 use crate::tasks::{Container, Namespaces, container};
 
 /// `SIGNAL_GROUP_EXIT` (include/linux/sched/signal.h).
@@ -303,10 +303,19 @@ impl What {
     }
 }
 
+/// The address of a mount.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Mount {
+    /// Its `struct vfsmount`, which files point to.
+    Shown(u64),
+    /// Its `struct mount`, in which that lies.
+    Whole(u64),
+}
+
 /// A hit, and what else is needed to understand it.
 pub(super) struct Facts<'a> {
-    /// Where a mount's root is seen, and where it is in its file system, by the address of its `struct vfsmount`.
-    pub(super) mounted_at: &'a dyn Fn(u64) -> Option<(String, String)>,
+    /// Where a mount's root is seen, and where it is in its file system.
+    pub(super) mounted_at: &'a dyn Fn(Mount) -> Option<(String, String)>,
     pub(super) values: Values<'a>,
     /// Files whose opening is told.
     pub(super) files: &'a [String],
@@ -478,7 +487,7 @@ impl Facts<'_> {
         })
     }
 
-    /// The file that was taken down. Names are those of that moment; where its file system is mounted is asked now.
+    /// The file that was taken down, with the names of that moment.
     fn file(&self) -> Option<Path> {
         let names = self.values.names("path")?;
         let own = self.values.text("own name").unwrap_or_default();
@@ -489,26 +498,56 @@ impl Facts<'_> {
                 is_nameless: true,
             });
         }
-        let mount = self.values.number("mount")?;
-        let mounted = (self.mounted_at)(mount);
-        let (root, part) = mounted.unwrap_or_default();
-        let below = path(names);
-        // What is mounted may be a part of its file system.
-        let below = match below.strip_prefix(&part) {
-            Some("") => "/".to_owned(),
-            Some(rest) if rest.starts_with('/') && part.len() > 1 => rest.to_owned(),
-            _ => below,
-        };
-        let mut path = match (root.as_str(), below.as_str()) {
-            ("/" | "", below) => below.to_owned(),
-            (root, "/") => root.to_owned(),
-            (root, below) => format!("{root}{below}"),
-        };
+        let mut path = self.seen(path(names))?;
         let is_nameless = self.values.number("hashed") == Some(0) && !names.is_empty();
         if is_nameless {
             path.push_str(" (deleted)");
         }
         Some(Path { path, is_nameless })
+    }
+
+    /// A path in its file system, as it was seen from the root of its mount namespace. What was not taken down is asked now.
+    fn seen(&self, path_there: String) -> Option<String> {
+        let mut below = path_there;
+        let mut lower = "/".to_owned();
+        let mut mount = Mount::Shown(self.values.number("mount")?);
+        for level in &LEVELS {
+            let names = |name: &str| self.values.names(name).map(path);
+            let (Some(part), Some(point)) = (names(level.part), names(level.point)) else {
+                break;
+            };
+            let Some(parent) = self.values.number(level.parent) else {
+                break;
+            };
+            lower = joined(&within(&below, &part), &lower);
+            // The uppermost one is its own parent, and lies on its own root.
+            if parent == 0 || Mount::Whole(parent) == mount {
+                return Some(lower);
+            }
+            below = point;
+            mount = Mount::Whole(parent);
+        }
+        let (root, part) = (self.mounted_at)(mount).unwrap_or_default();
+        let upper = joined(&root, &within(&below, &part));
+        Some(joined(&upper, &lower))
+    }
+}
+
+/// A path of a file system where only a part of it is mounted.
+fn within(path: &str, part: &str) -> String {
+    match path.strip_prefix(part) {
+        Some("") => "/".to_owned(),
+        Some(rest) if rest.starts_with('/') && part.len() > 1 => rest.to_owned(),
+        _ => path.to_owned(),
+    }
+}
+
+/// A path below another one.
+fn joined(root: &str, below: &str) -> String {
+    match (root, below) {
+        ("/" | "", below) => below.to_owned(),
+        (root, "/") => root.to_owned(),
+        (root, below) => format!("{root}{below}"),
     }
 }
 

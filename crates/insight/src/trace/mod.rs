@@ -44,7 +44,7 @@ use crate::tasks::Namespaces;
 pub use address::SocketAddress;
 pub use event::{Actor, Ancestor, Event, EventKind, Identity, Path, What};
 
-use event::Facts;
+use event::{Facts, Mount};
 use recipe::{Recipe, Values};
 
 /// How far a kind of event can be told.
@@ -161,8 +161,8 @@ impl Plan {
     }
 
     /// What a hit means: [`Told::Nothing`] for one that is no event after all (a thread that is no process, credentials that
-    /// are what they were, a file of the same name elsewhere). `kernel` is asked for what does not change so fast: where file
-    /// systems are mounted.
+    /// are what they were, a file of the same name elsewhere). `kernel` is asked where file
+    /// systems are mounted that lie deeper in others than is taken down, or whose names are too long for that.
     pub fn event(&self, kernel: &Kernel, hit: &Hit) -> Told {
         let Some((kind, recipe)) = self.recipes.get(usize::from(hit.point)) else {
             return Told::Nothing;
@@ -170,7 +170,7 @@ impl Plan {
         let account = kernel.account();
         let look = kernel.look(&account, &[]);
         let facts = Facts {
-            mounted_at: &|mount| mounted_at(&look, Gva(mount)),
+            mounted_at: &|mount| mounted_at(&look, mount),
             values: Values::new(recipe, &hit.values),
             files: &self.files,
             host: self.host.as_ref(),
@@ -207,7 +207,11 @@ fn fitting(places: &[(EventKind, u64)], most: usize) -> Vec<EventKind> {
     kinds
 }
 
-fn mounted_at(look: &Look<'_>, mount: Gva) -> Option<(String, String)> {
+fn mounted_at(look: &Look<'_>, mount: Mount) -> Option<(String, String)> {
+    let mount = match mount {
+        Mount::Shown(address) => Gva(address),
+        Mount::Whole(address) => Gva(address.wrapping_add(look.offset("mount", "mnt").ok()?)),
+    };
     let root = Gva(look.member("vfsmount", mount, "mnt_root").ok()?);
     let seen = look.path(mount, root).ok()?;
     Some((seen, look.path_in_file_system(root).ok()?))

@@ -8,6 +8,40 @@ pub(super) const SECOND: From = From::Register(6);
 pub(super) const THIRD: From = From::Register(2);
 pub(super) const FOURTH: From = From::Register(1);
 
+/// What is taken down of a mount.
+pub(super) struct Level {
+    /// Names of its root, in its file system.
+    pub(super) part: &'static str,
+    /// Names of what it lies on, in the file system of its parent.
+    pub(super) point: &'static str,
+    /// The mount that this is in.
+    pub(super) parent: &'static str,
+}
+
+/// A file's mount, the one that this is mounted in, and so on. A folder in a container's own file system is at the second.
+pub(super) const LEVELS: [Level; 4] = [
+    Level {
+        part: "part 0",
+        point: "point 0",
+        parent: "parent 0",
+    },
+    Level {
+        part: "part 1",
+        point: "point 1",
+        parent: "parent 1",
+    },
+    Level {
+        part: "part 2",
+        point: "point 2",
+        parent: "parent 2",
+    },
+    Level {
+        part: "part 3",
+        point: "point 3",
+        parent: "parent 3",
+    },
+];
+
 /// What is taken down at one address.
 #[derive(Clone, Debug)]
 pub(super) struct Recipe {
@@ -98,9 +132,20 @@ impl Recipe {
     }
 
     pub(super) fn names(&mut self, name: &'static str, from: From, next: u64, named: u64) {
+        self.names_at(name, from, &[], (next, named));
+    }
+
+    /// The same where the first structure is pointed to from the end of a path.
+    pub(super) fn names_at(
+        &mut self,
+        name: &'static str,
+        from: From,
+        path: &[u64],
+        (next, named): (u64, u64),
+    ) {
         let operation = Operation::Names {
             from,
-            path: vec![],
+            path: signed(path),
             next: next as i64,
             name: named as i64,
             most: probe::NAMES_MAX,

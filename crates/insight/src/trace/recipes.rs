@@ -6,7 +6,7 @@
 use probe::From;
 
 use super::event::EventKind;
-use super::recipe::{FIRST, FOURTH, Recipe, SECOND, THIRD};
+use super::recipe::{FIRST, FOURTH, LEVELS, Recipe, SECOND, THIRD};
 use crate::blind::Blind;
 use crate::look::Look;
 
@@ -171,6 +171,29 @@ impl Make<'_> {
         Ok(())
     }
 
+    /// Where the file system of that file is mounted at this moment: it may be nowhere when it is asked for later. What these
+    /// names take may be long, so they come behind everything else.
+    fn mounted(&self, recipe: &mut Recipe) -> Result<(), Blind> {
+        let next = self.at("dentry", "d_parent")?;
+        let name = self.at("dentry", "d_name.name")?;
+        let whole = self.at("mount", "mnt")?;
+        let root = self.at("mount", "mnt.mnt_root")?;
+        let parent = self.at("mount", "mnt_parent")?;
+        let point = self.at("mount", "mnt_mountpoint")?;
+        let mut mount = recipe.from("mount");
+        // A file knows the part of its mount that is for everybody, and mounts know each other as a whole.
+        let mut back = whole;
+        for level in &LEVELS {
+            let member = |offset: u64| [offset.wrapping_sub(back)];
+            recipe.names_at(level.part, mount, &member(root), (next, name));
+            recipe.names_at(level.point, mount, &member(point), (next, name));
+            recipe.number(level.parent, mount, &member(parent), 8);
+            mount = recipe.from(level.parent);
+            back = 0;
+        }
+        Ok(())
+    }
+
     /// A program is in place and about to begin: its address space, arguments and credentials are the new ones.
     fn exec(&self) -> Result<Recipe, Blind> {
         let mut recipe = self.by(&["finalize_exec"])?;
@@ -190,6 +213,7 @@ impl Make<'_> {
             recipe.number(name, task, &path, 8);
         }
         recipe.between("arguments", "start", "end", ARGUMENTS);
+        self.mounted(&mut recipe)?;
         Ok(recipe)
     }
 
@@ -298,6 +322,7 @@ impl Make<'_> {
         recipe.only_named("path", &names);
         recipe.number("open flags", FIRST, &[self.at("file", "f_flags")?], 4);
         self.append_who(&mut recipe)?;
+        self.mounted(&mut recipe)?;
         Ok(recipe)
     }
 
@@ -330,6 +355,7 @@ impl Make<'_> {
         self.file(&mut old, SECOND, &[dentry], &[mount])?;
         old.text("file system", THIRD, &[0], 64);
         old.number("mount flags", FOURTH, &[], 8);
+        self.mounted(&mut old)?;
         let mut all = vec![old];
         if let Ok(mut new) = self.by(&["security_move_mount"]) {
             self.file(&mut new, SECOND, &[dentry], &[mount])?;
@@ -341,6 +367,7 @@ impl Make<'_> {
                 0,
             ];
             new.text("file system", FIRST, &kind, 64);
+            self.mounted(&mut new)?;
             all.push(new);
         }
         Ok(all)

@@ -2,8 +2,8 @@
 
 use probe::{Bytes, From, Value};
 
-use super::event::{EventKind, Facts, What};
-use super::recipe::{Recipe, Values};
+use super::event::{EventKind, Facts, Mount, What};
+use super::recipe::{LEVELS, Recipe, Values};
 
 /// What is made of a hit with these values, where a mount's root is seen at `/mnt` and is `/part` in its file system.
 fn what(kind: EventKind, values: &[(&'static str, Value)]) -> Option<What> {
@@ -13,7 +13,10 @@ fn what(kind: EventKind, values: &[(&'static str, Value)]) -> Option<What> {
     }
     let values: Vec<Value> = values.iter().map(|(_, value)| value.clone()).collect();
     let facts = Facts {
-        mounted_at: &|mount| (mount == 1).then(|| ("/mnt".to_owned(), "/part".to_owned())),
+        mounted_at: &|mount| {
+            let is_it = [Mount::Shown(1), Mount::Whole(5)].contains(&mount);
+            is_it.then(|| ("/mnt".to_owned(), "/part".to_owned()))
+        },
         values: Values::new(&recipe, &values),
         files: &["/mnt/file".to_owned()],
         host: None,
@@ -131,6 +134,53 @@ fn files_are_seen_from_the_root_of_their_mount_namespace() {
         "/mnt/partner/file",
         false,
     );
+}
+
+/// A guest may have unmounted it before anybody asks.
+#[test]
+fn a_path_is_that_of_the_moment_when_its_file_was_used() {
+    type Level<'a> = (&'a [&'a str], &'a [&'a str], Value);
+    let check = |levels: &[Level<'_>], expected: &str| {
+        let mut values = vec![
+            ("mount", N(1)),
+            ("path", names(&["file", "folder"])),
+            ("own name", bytes(b"file")),
+            ("hashed", N(1)),
+            ("file system", bytes(b"tmpfs")),
+        ];
+        for (own, level) in levels.iter().zip(&LEVELS) {
+            values.push((level.part, names(own.0)));
+            values.push((level.point, names(own.1)));
+            values.push((level.parent, own.2.clone()));
+        }
+        let Some(What::Mount { at, .. }) = what(EventKind::Mount, &values) else {
+            panic!("{values:?}");
+        };
+        assert_eq!(at.path, expected, "{levels:?}");
+    };
+    let root: Level<'_> = (&[], &[], N(2));
+    check(&[root.clone(), root.clone()], "/folder/file");
+    check(
+        &[(&[], &["b", "a"], N(2)), root.clone()],
+        "/a/b/folder/file",
+    );
+    // A part of its file system, in a part of another one.
+    let bound: Level<'_> = (&["folder"], &["b", "data"], N(3));
+    let other: Level<'_> = (&["data"], &["mnt"], N(2));
+    check(&[bound, other, root.clone()], "/mnt/b/file");
+    let deep: Level<'_> = (&[], &["a"], N(3));
+    let deeper: Level<'_> = (&[], &["b"], N(4));
+    let all = [deep.clone(), deeper.clone(), (&[], &[], N(2)), root.clone()];
+    check(&all, "/b/a/folder/file");
+    // Deeper than what is taken down, and what does not fit: asked now.
+    let deepest: Level<'_> = (&[], &["c", "part"], N(5));
+    let all = [deep.clone(), deeper, (&[], &["d"], N(6)), deepest.clone()];
+    check(&all, "/mnt/c/d/b/a/folder/file");
+    let cut: Level<'_> = (&[], &["d"], Value::Unreadable);
+    check(&[deepest, cut], "/mnt/c/folder/file");
+    check(&[], "/mnt/folder/file");
+    // It was unmounted already when it was used.
+    check(&[(&[], &[], N(2)), (&[], &["gone"], N(2))], "/folder/file");
 }
 
 #[test]
@@ -256,6 +306,12 @@ fn nothing_that_is_in_a_hit_makes_it_fail() {
         "interpreter",
         "source",
         "file system",
+        "part 0",
+        "point 0",
+        "parent 0",
+        "part 1",
+        "point 1",
+        "parent 1",
     ];
     for kind in EventKind::ALL {
         for value in &odd {
