@@ -9,6 +9,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard};
 use std::thread;
+use std::time::Instant;
 
 use host::lock::Lock;
 use runner::{Ask, Asked, GRACE, Handle, OnTerm};
@@ -37,7 +38,7 @@ impl Received {
 
     /// Does what the signal asks for.
     fn take(&self, signal: i32, vm: &Handle) {
-        let ask = self.lock().take(signal);
+        let ask = self.lock().take(signal, Instant::now());
         match ask {
             Ask::PowerOff => {
                 tracing::info!("asked by SIGTERM to end; the guest has {GRACE:?} to power off");
@@ -45,6 +46,7 @@ impl Received {
             }
             Ask::Stop(cause) => vm.stop(cause),
             Ask::Die => die_of(signal),
+            Ask::Nothing => {}
         }
     }
 }

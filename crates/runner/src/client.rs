@@ -50,6 +50,14 @@ pub struct Held {
     pub folders: Vec<PathBuf>,
 }
 
+impl Held {
+    /// Holds this too.
+    pub fn join(&mut self, other: Held) {
+        self.locks.extend(other.locks);
+        self.folders.extend(other.folders);
+    }
+}
+
 /// What the guest is connected to. A program that is given no input reads its end at once.
 #[derive(Debug, Default)]
 pub struct Streams {
