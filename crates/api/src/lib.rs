@@ -30,10 +30,10 @@ pub use observe::{
 pub use origin::{BootChoice, VmOrigin};
 pub use spec::{
     AgentWish, BadText, ByteRate, ByteSize, Complaint, ConsoleKind, CountRate, CpuLimit, CpuWeight,
-    DiskFormat, DiskSerial, DiskSpec, EgressPlace, EgressRule, EgressSpec, EngineWish, Forward,
-    JailWish, Label, Mac, Marker, MemorySize, ModuleSpec, NameError, NetSpec, PartialSpec, Rates,
-    ResidentLimit, SpecErrors, StoreSize, Text, Timeout, Transport, VcpuCount, VmName, VmSpec,
-    nearest, schema,
+    DiskFormat, DiskSerial, DiskSpec, EgressPlace, EgressRule, EgressSpec, EngineWish, FolderSpec,
+    Forward, HostName, JailWish, Label, Mac, Marker, MemorySize, ModuleSpec, NameError, NetSpec,
+    PartialSpec, Rates, ResidentLimit, SpecErrors, StoreSize, Text, Timeout, Transport, VcpuCount,
+    VmName, VmSpec, nearest, schema,
 };
 pub use status::{
     Counter, DeviceStatus, EndKind, Jail, OnNetwork, VmEnd, VmInfo, VmState, VmStatus,

@@ -3,8 +3,10 @@
 use std::io::{self, IsTerminal};
 use std::path::Path;
 
-use api::{AgentWish, Complaint, MemorySize, NetSpec, PartialSpec, SpecErrors, VmName, VmSpec};
-use images::{AppRequest, Cache, GuestCommand};
+use api::{
+    AgentWish, Complaint, FolderSpec, MemorySize, NetSpec, PartialSpec, SpecErrors, VmName, VmSpec,
+};
+use images::{AppRequest, Cache, GuestCommand, Seed};
 use machine::{HostFindings, VmPlan, console_word, plan};
 use registry::When;
 use runner::{Held, Reader, Trouble};
@@ -12,6 +14,7 @@ use runner::{Held, Reader, Trouble};
 use crate::arguments::RunArguments;
 use crate::failure::Failure;
 use crate::progress;
+use crate::seed;
 use crate::standing::{bring_passt, gets_address, held};
 
 /// What a Linux kernel needs to talk to the serial console.
@@ -78,6 +81,8 @@ pub struct Asked {
     pub is_kernel_loud: bool,
     /// When a registry is asked.
     pub pull: When,
+    /// What its cloud-init is told.
+    pub seed: Option<Seed>,
 }
 
 /// A checked plan, and whether the default initrd is in it.
@@ -126,9 +131,11 @@ pub fn check(
         .extend(misfits(&written.spec, is_command));
     let report = arguments.report.as_deref();
     written.complaints.extend(report.and_then(bad_report));
+    let seed = seed::read(&written.spec, &mut written.complaints);
     let host = HostFindings::for_spec(&written.spec);
     machine::check(&written, &host)?;
     Ok(Asked {
+        seed,
         spec: written.spec,
         host,
         is_network_asked,
@@ -206,10 +213,23 @@ fn misfits(spec: &VmSpec, is_command: bool) -> Vec<Complaint> {
     ];
     let wrong = rules.into_iter().filter(|(_, is_wrong, _)| *is_wrong);
     let told = wrong.map(|(field, _, (what, help))| complaint(field, what, help));
-    told.collect()
+    told.chain(no_cloud_init(spec)).collect()
 }
 
-fn complaint(field: &str, what: &str, help: &str) -> Complaint {
+/// What to do about words for cloud-init where there is none.
+pub const NO_CLOUD_INIT_HELP: &str = "name a disk that has it, such as ./cloud.qcow2; a guest that Mother makes is called as `--name` says";
+
+/// Complains about words for cloud-init in a guest of ours.
+fn no_cloud_init(spec: &VmSpec) -> Option<Complaint> {
+    let field = spec.for_cloud_init()?;
+    let has_own = spec.image.is_some() || spec.kernel.is_some() || spec.initrd.is_some();
+    let is_small = !has_own && !spec.disks.iter().any(|disk| disk.boot);
+    let what = "the guest has no cloud-init that would read it";
+    (spec.app.is_some() || is_small).then(|| complaint(field, what, NO_CLOUD_INIT_HELP))
+}
+
+/// What is wrong with a part, and what to do.
+pub fn complaint(field: &str, what: &str, help: &str) -> Complaint {
     Complaint {
         field: field.to_owned(),
         what: what.to_owned(),
@@ -264,6 +284,7 @@ pub fn plan_app(asked: Asked, program: &Path, user: &User) -> Result<PlannedApp,
     };
     let mut words = vec![CONSOLE.to_owned(), quiet.to_owned()];
     words.extend(spec.name.iter().map(|name| format!("mother.name={name}")));
+    words.extend(folder_words(&spec));
     words.extend(agent_word(&mut spec));
     spec.cmdline = Some(words.join(" "));
     spec.kernel = Some(guest.kernel);
@@ -326,6 +347,7 @@ pub fn plan_program(asked: Asked, user: &User) -> Result<PlannedApp, Failure> {
     let mut words = vec![CONSOLE.to_owned(), "rdinit=/program panic=-1".to_owned()];
     let name = spec.name.as_ref().map(VmName::as_str);
     words.extend(net_and_name(name, gets_address(&spec)));
+    words.extend(folder_words(&spec));
     words.extend(agent_word(&mut spec));
     words.extend(spec.cmdline.take());
     spec.cmdline = Some(words.join(" "));
@@ -370,6 +392,7 @@ pub fn plan_run(asked: Asked, user: &User) -> Result<Planned, Failure> {
     if is_default {
         let name = spec.name.as_ref().map(VmName::as_str);
         words.extend(words_for(user, name, gets_address(&spec)));
+        words.extend(folder_words(&spec));
         words.extend(agent_word(&mut spec));
     }
     words.extend(spec.cmdline.take());
@@ -393,6 +416,25 @@ fn missing_folder(file: &Path) -> Option<&Path> {
 pub fn agent_word(spec: &mut VmSpec) -> Option<String> {
     let wish = *spec.agent.get_or_insert_default();
     (wish == AgentWish::On).then(|| "mother.agent=on".to_owned())
+}
+
+/// Has a guest that we make mount the folders that it shares: what it is to be told of each (`crates/images/guest/folders.sh`).
+pub fn folder_words(spec: &VmSpec) -> Vec<String> {
+    let folders = spec.folders.iter().enumerate();
+    let word = |(n, folder): (usize, &FolderSpec)| {
+        let mode = if folder.is_read_only() { "ro" } else { "rw" };
+        let mut word = format!("mother.folder={},{mode},", FolderSpec::tag(n));
+        for byte in folder.guest().bytes() {
+            match byte {
+                b'/' | b'.' | b'_' | b'-' => word.push(char::from(byte)),
+                plain if plain.is_ascii_alphanumeric() => word.push(char::from(plain)),
+                // Neither the kernel nor a shell of the guest has anything to find in it.
+                other => word.push_str(&format!("\\0{other:03o}")),
+            }
+        }
+        word
+    };
+    folders.map(word).collect()
 }
 
 /// What every guest of our own initrd wants to know.
@@ -435,6 +477,23 @@ mod tests {
 
     fn check(user: &User, name: Option<&str>, net: bool, expected: &str) {
         assert_eq!(words_for(user, name, net).join(" "), expected);
+    }
+
+    #[test]
+    fn a_guest_is_told_of_a_place_in_one_word_whatever_is_in_it() {
+        let check = |texts: &[&str], expected: &str| {
+            let spec = VmSpec {
+                folders: texts.iter().map(|text| text.parse().unwrap()).collect(),
+                ..VmSpec::default()
+            };
+            assert_eq!(folder_words(&spec).join(" "), expected);
+        };
+        check(&[], "");
+        check(
+            &["a:/srv/www.d:ro", "b:/x y*\"\\é"],
+            "mother.folder=folder0,ro,/srv/www.d \
+             mother.folder=folder1,rw,/x\\0040y\\0052\\0042\\0134\\0303\\0251",
+        );
     }
 
     #[test]

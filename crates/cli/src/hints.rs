@@ -102,7 +102,7 @@ const COMMANDS: &[(&[&str], &str)] = &[
     ),
     (
         &["volume"],
-        "there is no such thing here yet; `mother --help` lists what there is",
+        "a folder of this host is shared by `mother run -v HOST:GUEST`; what shall outlive a guest is in there, or on a disk",
     ),
 ];
 
@@ -117,8 +117,8 @@ const OPTIONS: [(&[&str], &str); 12] = [
         "what a run writes goes with it anyway; `--keep NAME` keeps it",
     ),
     (
-        &["-v", "--volume", "--mount"],
-        "files go in with `--include PATH` beside `--app`, disks with `--disk FILE`",
+        &["--mount"],
+        "a folder of this host is shared by `-v HOST:GUEST`, and disks go in with `--disk FILE`",
     ),
     (&["-e"], "write `--env NAME=VALUE`"),
     (&["-w"], "write `--workdir FOLDER`"),
@@ -132,7 +132,7 @@ const OPTIONS: [(&[&str], &str); 12] = [
         &["--port", "--ports", "--expose", "-P"],
         "write `-p HOST:GUEST`",
     ),
-    (&["--hostname", "-h", "-n"], "write `--name NAME`"),
+    (&["-h", "-n"], "write `--name NAME`"),
     (
         &["--entrypoint"],
         "what a container image runs stands behind `--`: mother run IMAGE -- PROGRAM ARGUMENTS",
@@ -306,7 +306,10 @@ mod tests {
         check(&["login", "reg.example"], "docker save");
         check(&["run", "-it", "debian"], "leave it out");
         check(&["run", "--rm", "debian"], "`--keep NAME`");
-        check(&["run", "-v", "/a:/b", "debian"], "`--disk FILE`");
+        check(
+            &["run", "--mount", "type=bind", "debian"],
+            "`-v HOST:GUEST`",
+        );
         check(&["run", "-m", "2G"], "`--memory SIZE`");
         // What is near by its letters stays with them.
         check(&["stpo", "web"], "'stop'");

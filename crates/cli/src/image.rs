@@ -5,7 +5,10 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use api::{BootChoice, DiskFormat, DiskSerial, DiskSpec, MemorySize, PartialSpec, VmName, VmSpec};
+use api::{
+    BootChoice, DiskFormat, DiskSerial, DiskSpec, MemorySize, PartialSpec, SpecErrors, VmName,
+    VmSpec,
+};
 use devices::virtio::blk::{ImageFormat, create_overlay};
 use images::{
     BootEntry, Bootable, Cache, DebianRelease, GuestCommand, Image, ImageKind, Kept, RunFolder,
@@ -17,7 +20,9 @@ use runner::Held;
 
 use crate::build_image;
 use crate::failure::{Failure, ImageFailure};
-use crate::guest::{Asked, CONSOLE, User, agent_word, terminal_words};
+use crate::guest::{
+    Asked, CONSOLE, NO_CLOUD_INIT_HELP, User, agent_word, complaint, folder_words, terminal_words,
+};
 use crate::hints;
 use crate::progress;
 use crate::standing::{bring_passt, held};
@@ -158,6 +163,9 @@ pub fn plan_image(mut asked: Asked, word: &str, user: &User) -> Result<PlannedIm
     let store = cache.store();
     let meant = meaning(word, &store, &Shelf::of(&cache));
     check_meant(&meant, &asked.spec, word)?;
+    if !matches!(&meant, Meaning::File(path) if is_disk(path)?) {
+        check_no_cloud_init(&asked.spec, word)?;
+    }
     bring_network(&mut asked)?;
     let is_kernel_loud = asked.is_kernel_loud;
     let Asked {
@@ -213,6 +221,18 @@ fn check_meant(meant: &Meaning, spec: &VmSpec, word: &str) -> Result<(), ImageFa
         }
         _ => Ok(()),
     }
+}
+
+/// Refuses words for cloud-init with an image that has none.
+fn check_no_cloud_init(spec: &VmSpec, word: &str) -> Result<(), SpecErrors> {
+    let Some(option) = spec.for_cloud_init() else {
+        return Ok(());
+    };
+    let what = format!("{word} has no cloud-init that would read it");
+    Err(SpecErrors {
+        name: spec.shown_name().to_owned(),
+        complaints: vec![complaint(option, &what, NO_CLOUD_INIT_HELP)],
+    })
 }
 
 /// A name that is kept already goes on with what it lies over, and that must be what was asked for.
@@ -279,6 +299,7 @@ fn plan_base(
         }
     };
     if spec.initrd.is_none() {
+        words.extend(folder_words(&spec));
         words.extend(agent_word(&mut spec));
     }
     spec.kernel = spec.kernel.or(kernel);
@@ -418,6 +439,7 @@ fn plan_disk(
     let mut words = vec![CONSOLE.to_owned(), QUIET.to_owned()];
     words.extend(system_words(user, spec.name.as_ref()));
     if spec.initrd.is_none() {
+        words.extend(folder_words(&spec));
         words.extend(agent_word(&mut spec));
     }
     words.extend(spec.cmdline.take());

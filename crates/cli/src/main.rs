@@ -39,6 +39,7 @@ mod progress;
 mod read_policy;
 mod room;
 mod run;
+mod seed;
 mod signals;
 mod snapshots_command;
 mod spec_arguments;

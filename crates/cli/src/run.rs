@@ -20,7 +20,7 @@ use crate::guest::{
 };
 use crate::image::{PlannedImage, Speaks, plan_boot_disk, plan_image};
 use crate::output::{say, standard_output};
-use crate::{config, input, terminal, vm};
+use crate::{config, input, seed, standing, terminal, vm};
 
 /// What may be said of a VM that goes on from a snapshot.
 const FROM_SNAPSHOT: [&str; 2] = ["name", "engine"];
@@ -59,7 +59,7 @@ pub fn run(arguments: &RunArguments) -> Result<u8, Failure> {
         guest,
         held,
         boot,
-    } = wanted(asked, arguments, &user)?;
+    } = seeded(asked, arguments, &user)?;
     let origin = VmOrigin {
         words: typed(),
         folder: std::env::current_dir().unwrap_or_default(),
@@ -166,6 +166,17 @@ fn check_is_free(name: Option<&VmName>) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+/// What is to run, with the disk for its cloud-init.
+fn seeded(mut asked: Asked, arguments: &RunArguments, user: &User) -> Result<Wanted, Failure> {
+    let Some(seed) = asked.seed.take() else {
+        return wanted(asked, arguments, user);
+    };
+    let run = seed::lay(&seed, &mut asked.spec)?;
+    let mut wanted = wanted(asked, arguments, user)?;
+    wanted.held.join(standing::held(run));
+    Ok(wanted)
 }
 
 fn wanted(asked: Asked, arguments: &RunArguments, user: &User) -> Result<Wanted, Failure> {

@@ -220,6 +220,11 @@ fn the_page_on_files_is_true() {
 }
 
 #[test]
+fn the_page_about_shared_folders_is_true() {
+    check("docs/folders.md");
+}
+
+#[test]
 fn the_page_on_vms_of_others_is_true() {
     check("docs/foreign.md");
 }

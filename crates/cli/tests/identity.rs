@@ -17,7 +17,8 @@ use common::{Mother, with_guest};
 const LOOK: &str = r#"
 echo "== processor"; grep -v -e MHz -e bogomips /proc/cpuinfo
 echo "== ACPI"; for f in /sys/firmware/acpi/tables/*; do [ -d $f ] || { echo $f; od -A n -t x1 $f; }; done
-echo "== DMI"; ls /sys/class/dmi /sys/firmware/dmi 2>/dev/null
+echo "== DMI"; for f in /sys/class/dmi/id/*; do [ -f $f ] && echo "${f##*/}: $(cat $f)"; done
+od -A n -t x1 /sys/firmware/dmi/tables/DMI
 echo "== PCI"; for f in /sys/bus/pci/devices/*/config; do echo $f; od -A n -t x1 $f; done
 echo "== places"; cat /proc/iomem /proc/ioports
 echo "== virtio"; cat /sys/bus/virtio/devices/*/features
@@ -66,6 +67,17 @@ fn a_guest_finds_the_same_bytes_on_two_hosts() {
     let first = look(&mother, "first-host", &marks);
     for secret in ["first-host", "first-mark", "Tokyo", "de_DE", "/tmp/.tmp"] {
         assert!(!first.contains(secret), "it finds {secret}: {first}");
+    }
+    for known in [
+        "sys_vendor: Mother\n",
+        "product_name: Mother Virtual Machine\n",
+        "bios_vendor: Mother\n",
+    ] {
+        assert!(first.contains(known), "it finds no {known}: {first}");
+    }
+    // A number of the machine's own would be a way to find it again.
+    for own in ["product_uuid:", "product_serial: 0", "board_"] {
+        assert!(!first.contains(own), "it finds {own}: {first}");
     }
     let folder = tempfile::tempdir().unwrap();
     let who = if rustix::process::geteuid().is_root() {

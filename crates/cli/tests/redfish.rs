@@ -9,6 +9,7 @@ mod https;
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -311,6 +312,66 @@ fn serve_file(bytes: Vec<u8>) -> String {
         }
     });
     format!("http://{address}")
+}
+
+/// A server that keeps half of its file back; the address, who asked, and who may go on.
+fn serve_half(bytes: Vec<u8>) -> (String, Receiver<()>, Sender<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (is_asked, asked) = channel();
+    let (go_on, gone_on) = channel();
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.read(&mut [0; 4096]).unwrap();
+        let length = bytes.len();
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(&bytes[..length / 2]).unwrap();
+        is_asked.send(()).unwrap();
+        let _ = gone_on.recv();
+        let _ = stream.write_all(&bytes[length / 2..]);
+    });
+    (format!("http://{address}/own.iso"), asked, go_on)
+}
+
+#[test]
+fn what_is_fetched_for_a_vm_is_not_for_the_next_of_its_name() {
+    let Some(service) = Service::new() else {
+        return;
+    };
+    let drive = "/redfish/v1/Systems/web/VirtualMedia/Cd";
+    let insert = |image: &str| {
+        let line = format!("POST {drive}/Actions/VirtualMedia.InsertMedia");
+        service.ask(&line, Some(&json!({ "Image": image })))
+    };
+    let (image, asked, go_on) = serve_half(disc());
+    service.create(&["web", "--stopped"]);
+    let begun = thread::scope(|scope| {
+        let begun = scope.spawn(|| insert(&image));
+        asked.recv_timeout(PATIENCE).unwrap();
+        service.daemon.well(&["delete", "web"]);
+        service.create(&["web", "--stopped"]);
+        begun.join().unwrap()
+    });
+    assert!(matches!(begun.status, 202 | 409), "{begun:?}");
+    let own = serve_file(disc());
+    let of_next = insert(&format!("{own}/own.iso"));
+    assert!(matches!(of_next.status, 202 | 204), "{of_next:?}");
+    drop(go_on);
+    service.daemon.until("the next one has its own", |_| {
+        let shown = service.ask(&format!("GET {drive}"), None).body;
+        shown["Image"].as_str() == Some(&format!("{own}/own.iso"))
+    });
+    let media = service.daemon.folder.path().join("state/media");
+    assert_eq!(std::fs::read_dir(&media).unwrap().count(), 1);
+    let insertions = service.daemon.get("/v1/operations");
+    let all = insertions["operations"].as_array().unwrap();
+    let states: Vec<_> = all
+        .iter()
+        .filter(|one| one["what"] == "insert medium web")
+        .map(|one| one["state"].clone())
+        .collect();
+    assert_eq!(states, ["done", "cancelled"], "{insertions}");
 }
 
 #[test]

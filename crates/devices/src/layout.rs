@@ -7,6 +7,7 @@
 //! 0x9_fc00     reserved: where firmware keeps its extended data
 //! 0xa_0000     reserved: video and option ROMs on a PC, nothing here
 //! 0xe_0000     reserved: ACPI tables
+//! 0xf_0000     reserved: SMBIOS tables
 //! 0xf_f000     reserved: the generation of the machine, a page of its own
 //! 0x10_0000    RAM, up to 3 GiB at most
 //! 0xc000_0000  PCI memory window
@@ -22,6 +23,8 @@ use x86::Gpa;
 pub const EBDA_START: Gpa = Gpa(0x9_fc00);
 /// Where ACPI tables lie. The RSDP is searched for from here (ACPI 6.5, 5.2.5.1).
 pub const ACPI_START: Gpa = Gpa(0xe_0000);
+/// Where SMBIOS tables lie. Their entry point is searched for from here (DSP0134 3.2, 5.2).
+pub const SMBIOS_START: Gpa = Gpa(0xf_0000);
 /// Where the [generation](crate::generation) lies, in a page of its own.
 pub const GENERATION: Gpa = Gpa(0xf_f000);
 /// The same as two words, the lower one first.

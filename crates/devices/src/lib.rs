@@ -42,6 +42,7 @@ pub mod rate;
 pub mod rtc;
 pub mod saved;
 pub mod serial;
+pub mod smbios;
 pub mod virtio;
 
 pub use board::{Board, BoardCounters, BoardPlan, BoardState, MsrFault};

@@ -24,6 +24,8 @@ mother_option() {
 called ""
 modules=/.mother/modules
 . /.mother/drivers
+. /.mother/folders
+mount_folders ""
 start_agent /.mother/warden --agent / program /.mother/command
 hear_power_button /.mother/acpi
 # A network device, if there is one, asks for an address.

@@ -13,6 +13,8 @@ mount -t tmpfs tmpfs /root/dev/shm
 mount -t mqueue mqueue /root/dev/mqueue 2>/dev/null
 . /called
 called /root
+. /folders
+mount_folders /root
 [ -e /root/etc/mtab ] || ln -s /proc/mounts /root/etc/mtab
 # A control group of its own with every controller, as the root of what it sees.
 if mount -t cgroup2 cgroup2 /sys/fs/cgroup 2>/dev/null; then

@@ -25,6 +25,10 @@ mother_option() {
 }
 
 for module in $(cat /modules/order); do
+    # Large, and for who shares folders alone.
+    case $module in
+        fuse.ko | virtiofs.ko) [ -n "$(mother_option folder)" ] || continue ;;
+    esac
     insmod "/modules/$module" || echo "mother: cannot load $module"
 done
 
@@ -56,6 +60,10 @@ case $(mother_option mode) in
 esac
 
 mount -t tmpfs -o mode=755 tmpfs /root/run
+. /folders
+# A system has this module itself.
+[ -z "$(mother_option folder)" ] || grep -qw virtiofs /proc/filesystems || chroot /root /sbin/modprobe virtiofs
+mount_folders /root
 . /session
 for folder in dev proc sys; do
     mount --move "/$folder" "/root/$folder"

@@ -18,6 +18,7 @@ load_drivers() {
             0x1043) load virtio_console ;;
             0x1044) load virtio-rng ;;
             0x1045) load virtio_balloon ;;
+            0x105a) load fuse virtiofs ;;
             0x1053) load vsock vmw_vsock_virtio_transport_common vmw_vsock_virtio_transport ;;
         esac
     done

@@ -2,6 +2,8 @@
 echo "mother: /init started"
 . /etc/mounts
 . /etc/drivers
+. /etc/folders
+mount_folders ""
 start_agent warden --agent / guest
 . /etc/connect
 hear_power_button /etc/acpi

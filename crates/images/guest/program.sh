@@ -3,6 +3,8 @@
 echo "mother: /init started"
 . /etc/mounts
 . /etc/drivers
+. /etc/folders
+mount_folders ""
 start_agent warden --agent / guest
 . /etc/connect
 hear_power_button /etc/program

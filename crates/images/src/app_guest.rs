@@ -5,10 +5,11 @@ use crate::toolbox::toolbox;
 use crate::tree::{Attributes, Kind, Tree, TreeError};
 
 /// Our scripts.
-const SCRIPTS: [(&str, &str); 5] = [
+const SCRIPTS: [(&str, &str); 6] = [
     ("/init", include_str!("../guest/app.sh")),
     ("/.mother/called", include_str!("../guest/called.sh")),
     ("/.mother/drivers", include_str!("../guest/drivers.sh")),
+    ("/.mother/folders", include_str!("../guest/folders.sh")),
     ("/.mother/network", include_str!("../guest/network.sh")),
     (
         "/.mother/acpi/PWRF/00000080",

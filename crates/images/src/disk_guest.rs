@@ -12,12 +12,13 @@ use crate::toolbox::toolbox;
 use crate::tree::{Attributes, Kind, Tree, TreeError};
 
 /// Scripts of the guest. `/init` sources the others.
-const SCRIPTS: [(&str, &str); 7] = [
+const SCRIPTS: [(&str, &str); 8] = [
     ("/init", include_str!("../guest/disk.sh")),
     ("/session", include_str!("../guest/console.sh")),
     ("/configure", include_str!("../guest/configure.sh")),
     ("/command", include_str!("../guest/command.sh")),
     ("/called", include_str!("../guest/called.sh")),
+    ("/folders", include_str!("../guest/folders.sh")),
     ("/network", include_str!("../guest/network.sh")),
     (
         "/acpi/PWRF/00000080",

@@ -41,7 +41,7 @@ const FOLDERS: [&str; 16] = [
 ];
 
 /// Scripts and other texts.
-const SCRIPTS: [(&str, &str); 20] = [
+const SCRIPTS: [(&str, &str); 21] = [
     ("init", include_str!("../guest/init.sh")),
     ("pipe", include_str!("../guest/pipe.sh")),
     ("program", include_str!("../guest/program.sh")),
@@ -59,6 +59,7 @@ const SCRIPTS: [(&str, &str); 20] = [
     ),
     ("etc/called", include_str!("../guest/called.sh")),
     ("etc/drivers", include_str!("../guest/drivers.sh")),
+    ("etc/folders", include_str!("../guest/folders.sh")),
     ("etc/connect", include_str!("../guest/connect.sh")),
     ("etc/network", include_str!("../guest/network.sh")),
     ("etc/inittab", "::once:/etc/session\n"),

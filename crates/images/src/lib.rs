@@ -30,6 +30,7 @@ mod package;
 mod passt;
 mod progress;
 mod runs;
+mod seed;
 mod stamp;
 mod store;
 mod toolbox;
@@ -56,6 +57,10 @@ pub use initrd::INIT_MARKER;
 pub use package::PackageError;
 pub use progress::{Amount, OnProgress, Progress, Unit};
 pub use runs::RunFolder;
+pub use seed::{
+    SSH_KEYS_BYTES_MAX, Seed, SshKeyError, USER_DATA_BYTES_MAX, UserDataError, check_user_data,
+    read_ssh_keys,
+};
 pub use store::{Freed, Image, ImageKind, Kept, Listed, Store, StoreError};
 pub use tree::{Bounded, HeaderBounds};
 pub use work::remove_unfinished;

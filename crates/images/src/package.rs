@@ -43,10 +43,11 @@ impl Wanted {
 
 /// The kernel's modules that drive our devices, and what these need. Those that a kernel has built in are not missed.
 /// `button` and `evdev` let a guest's programs hear the power button.
-pub(crate) const DRIVERS: [&str; 17] = [
+pub(crate) const DRIVERS: [&str; 19] = [
     "button",
     "evdev",
     "failover",
+    "fuse",
     "net_failover",
     "virtio",
     "virtio-rng",
@@ -58,6 +59,7 @@ pub(crate) const DRIVERS: [&str; 17] = [
     "virtio_pci_legacy_dev",
     "virtio_pci_modern_dev",
     "virtio_ring",
+    "virtiofs",
     "vmw_vsock_virtio_transport",
     "vmw_vsock_virtio_transport_common",
     "vsock",

@@ -54,8 +54,8 @@ pub use outcome::exits::{ExitCounts, ExitKind};
 pub use outcome::refusal::{PauseError, SwitchError};
 pub use plan::host_findings::{HostFindings, PagingFinding, paging_finding};
 pub use plan::{
-    AllowedName, AllowedNetwork, BasePlan, DiskPlan, EgressPlan, ImagePlan, NetBackend, NetPlan,
-    OnReset, PagingPlan, Served, UserNetwork, VmPlan, check, console_word, plan,
+    AllowedName, AllowedNetwork, BasePlan, DiskPlan, EgressPlan, FolderPlan, ImagePlan, NetBackend,
+    NetPlan, OnReset, PagingPlan, Served, UserNetwork, VmPlan, check, console_word, plan,
 };
 pub use plan::{RestorePlan, ResumeClock};
 pub use report::{Marker, MemoryReport, Report, Sample, Unmapped, VmmMemory};

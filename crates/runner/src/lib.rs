@@ -8,7 +8,7 @@
 //! VM       vm::live: build, serve, run, end        the guest; no path, no terminal, no environment
 //! ```
 //!
-//! A command that shall run in a unit of its own hands itself over to a `starter`. Beside them a [`Reader`] reads foreign files before there is a VM, in a jail of its own.
+//! Each folder that a guest shares is served by a process of its own (`sharing`). A command that shall run in a unit of its own hands itself over to a `starter`. Beside them a [`Reader`] reads foreign files before there is a VM, in a jail of its own.
 //!
 //! All are this program: [`role::take`] is what its `main` calls first. What each process may ask of the next is in
 //! `wire`; why there are three, and how each one's end is heard of, in decision 19.
@@ -26,6 +26,7 @@ mod own_log;
 mod reader;
 pub mod report;
 pub mod role;
+mod sharing;
 mod spawn;
 mod starter;
 mod trial;
@@ -33,7 +34,7 @@ mod trouble;
 mod vm;
 mod wire;
 
-pub use ask::{Ask, Asked, GRACE, OnTerm};
+pub use ask::{Ask, Asked, Echo, GRACE, OnTerm};
 pub use client::{Handle, Held, Order, Running, Streams, start};
 pub use ending::{CRASHED, KILLED, TIMED_OUT};
 pub use launcher::Means;

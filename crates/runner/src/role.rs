@@ -17,7 +17,7 @@ use crate::own_log::{self, LogWish};
 use crate::spawn::CALLED;
 use crate::trouble::OUR_FAULT;
 use crate::wire::{Channel, Look, Role};
-use crate::{egress, launcher, network, observer, reader, starter, trial, vm};
+use crate::{egress, launcher, network, observer, reader, sharing, starter, trial, vm};
 
 /// What became of the role of a process.
 pub enum Taken {
@@ -112,6 +112,18 @@ fn perform(channel: Channel) -> Done {
         )) => {
             own_log::begin(&log);
             network::perform(channel, is_apart, &plan, listener)
+        }
+        Ok((
+            Role::Sharing {
+                log,
+                name,
+                is_read_only,
+                jail,
+            },
+            descriptors,
+        )) => {
+            own_log::begin(&log);
+            sharing::perform(channel, &name, is_read_only, jail, descriptors)
         }
         Ok((Role::Reader { log, is_apart }, _)) => {
             own_log::begin(&log);

@@ -1,6 +1,6 @@
 //! The daemon itself: what it knows, what it keeps, and the loop in which it looks and takes steps.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
@@ -13,7 +13,7 @@ use host::lock::Lock;
 use serde_json::{Map, Value};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
@@ -57,8 +57,8 @@ pub(crate) struct Daemon {
     pub(crate) subscribers: Subscribers,
     /// What lies in drives.
     pub(crate) media: Folder,
-    /// For whose drives something is being fetched.
-    fetching: Lock<BTreeSet<String>>,
+    /// For whose drives something is being fetched, and by which operation. Taken after `declaring`.
+    fetching: Lock<BTreeMap<String, u64>>,
     /// One change of declarations at a time: what is compared with a version is still so when it is kept.
     declaring: Lock<()>,
     /// Somebody wants the next look now.
@@ -102,7 +102,7 @@ impl Daemon {
             doors,
             subscribers,
             media,
-            fetching: Lock::new(BTreeSet::new()),
+            fetching: Lock::new(BTreeMap::new()),
             declaring: Lock::new(()),
             poke: Notify::new(),
             store,
@@ -379,7 +379,9 @@ impl Daemon {
                 Some(_) => None,
             };
             self.sight.declare(&name, declared);
-            self.empty_drive(forgotten.as_ref());
+            if let Some(forgotten) = forgotten {
+                self.empty_drive(&name, &forgotten);
+            }
         }
         self.tell(events);
         self.poke();
@@ -418,7 +420,7 @@ impl Daemon {
         }
         self.store.declare(&[(name.to_owned(), None)])?;
         self.sight.declare(name, None);
-        self.empty_drive(Some(&declared));
+        self.empty_drive(name, &declared);
         let text = "it is declared no more".to_owned();
         self.tell(vec![event(name, "deleted", Severity::Info, text)]);
         Ok(Changed::To(Box::new(declared)))
@@ -474,11 +476,20 @@ impl Daemon {
         Ok(Some(boot))
     }
 
-    /// Puts a medium into the drive of a declared VM, which has it from its next start on; what is not put in is gone.
-    pub(crate) fn insert(&self, name: &str, medium: Medium) -> Result<(), Box<Problem>> {
+    /// Puts a medium into the drive of a declared VM, which has it from its next start on; what is not put in is gone. What the
+    /// operation `fetch` brought is for the VM that was declared when it began, not for a later one of that name.
+    pub(crate) fn insert(
+        &self,
+        name: &str,
+        medium: Medium,
+        fetch: Option<u64>,
+    ) -> Result<(), Box<Problem>> {
         let _one = self.declaring.lock();
+        let is_for_another =
+            fetch.is_some_and(|id| self.fetching.lock().get(name).copied() != Some(id));
         let inserted = match self.sight.declared(name) {
             None => Err(problem("refused", "it is declared no more").into()),
+            Some(_) if is_for_another => Err(problem("refused", "it is declared no more").into()),
             Some(declared) if declared.medium.is_some() => {
                 Err(problem("refused", "something lies in its drive already").into())
             }
@@ -514,48 +525,73 @@ impl Daemon {
         Ok(true)
     }
 
-    /// What lay in the drive of a VM that is declared no more goes.
-    fn empty_drive(&self, forgotten: Option<&Declared>) {
-        if let Some(medium) = forgotten.and_then(|declared| declared.medium.as_ref()) {
+    /// What lay in the drive of a VM that is declared no more goes, and what is on the way into it is not waited for: the next VM
+    /// of that name is another.
+    fn empty_drive(&self, name: &str, forgotten: &Declared) {
+        if let Some(medium) = &forgotten.medium {
             self.media.remove(medium);
+        }
+        if let Some(id) = self.fetching.lock().remove(name) {
+            self.orders.cancel(id);
         }
     }
 
-    /// Begins to fetch a medium for the drive of a declared VM; the operation. None if one is being fetched for it already, or
-    /// enough for others.
-    pub(crate) fn begin_fetch(self: &Arc<Self>, name: &str, source: Source) -> Option<Operation> {
-        {
-            let mut fetching = self.fetching.lock();
-            if fetching.len() >= FETCHES_MAX || !fetching.insert(name.to_owned()) {
-                return None;
-            }
+    /// Begins to fetch a medium for the drive of a declared VM; the operation, or why there is none. May wait for the disk.
+    pub(crate) fn begin_fetch(
+        self: &Arc<Self>,
+        name: &str,
+        source: Source,
+    ) -> Result<Operation, &'static str> {
+        let _one = self.declaring.lock();
+        if self.sight.declared(name).is_none() {
+            return Err("it is declared no more");
         }
         // It is no order to the VM, which may be started meanwhile.
-        let (id, mut cancelled) = self.orders.begin(&format!("insert medium {name}"), None);
+        let (id, cancelled) = {
+            let mut fetching = self.fetching.lock();
+            if fetching.contains_key(name) {
+                return Err("a medium for this drive is being fetched");
+            }
+            if fetching.len() >= FETCHES_MAX {
+                return Err("as many media as may be are being fetched for others");
+            }
+            let begun = self.orders.begin(&format!("insert medium {name}"), None);
+            fetching.insert(name.to_owned(), begun.0);
+            begun
+        };
         let daemon = Arc::clone(self);
         let name = name.to_owned();
         tokio::spawn(async move {
-            let note = |text: String| daemon.orders.note(id, &text);
-            let fetched = tokio::select! {
-                fetched = fetch(&source, &daemon.media, note) => fetched,
-                _ = cancelled.wait_for(|is| *is) => Err(problem("cancelled", "it was cancelled")),
-            };
-            let outcome = match fetched {
-                Ok(medium) => {
-                    let inserting = Arc::clone(&daemon);
-                    let into = name.clone();
-                    let inserted = spawn_blocking(move || inserting.insert(&into, medium)).await;
-                    match inserted {
-                        Ok(inserted) => inserted.map_err(|problem| *problem),
-                        Err(error) => Err(broken(error)),
-                    }
-                }
-                Err(error) => Err(error),
-            };
-            daemon.fetching.lock().remove(&name);
+            let outcome = daemon.fetch_for(&name, &source, (id, cancelled)).await;
+            let mut fetching = daemon.fetching.lock();
+            if fetching.get(&name) == Some(&id) {
+                fetching.remove(&name);
+            }
+            drop(fetching);
             daemon.orders.end(id, &outcome);
         });
-        self.orders.operation(id)
+        self.orders
+            .operation(id)
+            .ok_or("too much is being done at once")
+    }
+
+    async fn fetch_for(
+        self: &Arc<Self>,
+        name: &str,
+        source: &Source,
+        (id, mut cancelled): (u64, watch::Receiver<bool>),
+    ) -> Result<(), Problem> {
+        let note = |text: String| self.orders.note(id, &text);
+        let medium = tokio::select! {
+            fetched = fetch(source, &self.media, note) => fetched?,
+            _ = cancelled.wait_for(|is| *is) => return Err(problem("cancelled", "it was cancelled")),
+        };
+        let daemon = Arc::clone(self);
+        let name = name.to_owned();
+        spawn_blocking(move || daemon.insert(&name, medium, Some(id)))
+            .await
+            .map_err(broken)?
+            .map_err(|problem| *problem)
     }
 
     /// Has an observer look at all guests, again and again, in a process of its own.

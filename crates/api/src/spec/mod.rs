@@ -21,6 +21,7 @@ mod complaint;
 mod disk;
 mod egress;
 mod file;
+mod folder;
 mod keys;
 mod name;
 mod network;
@@ -42,13 +43,14 @@ pub use complaint::{Complaint, SpecErrors};
 pub use disk::{DiskFormat, DiskSerial, DiskSpec};
 pub use egress::{EgressPlace, EgressRule, EgressSpec};
 pub use file::{PartialSpec, nearest};
+pub use folder::FolderSpec;
 pub use name::{NameError, VmName};
 pub use network::{Forward, Mac, NetSpec, Transport};
 pub use rates::{ByteRate, CountRate, CpuLimit, CpuWeight, Rates};
 pub use schema::schema;
 pub use text::{BadText, Text};
 pub use words::{
-    AgentWish, ConsoleKind, EngineWish, JailWish, Label, Marker, ModuleSpec, VcpuCount,
+    AgentWish, ConsoleKind, EngineWish, HostName, JailWish, Label, Marker, ModuleSpec, VcpuCount,
 };
 
 use crate::host_path::Written;
@@ -165,6 +167,31 @@ pub struct VmSpec {
     #[serde(rename = "disk")]
     #[schemars(with = "Vec<disk::DiskShape>")]
     pub disks: Vec<DiskSpec>,
+    /// A folder of this host in the guest, by virtio-fs: HOST:GUEST, or HOST:GUEST:ro if the guest may only read it; may be
+    /// given again; guests that Mother makes mount it by themselves
+    #[arg(short = 'v', long = "volume", value_name = "HOST:GUEST[:ro]")]
+    #[serde(rename = "volume")]
+    pub folders: Vec<FolderSpec>,
+    /// What cloud-init in the guest shall do: a file that begins with #cloud-config, #! or as cloud-init knows it otherwise [disks
+    /// with cloud-init]
+    #[arg(long, value_name = "FILE", help_heading = "cloud-init")]
+    #[serde(with = "crate::host_path")]
+    #[schemars(with = "Option<Written>")]
+    pub user_data: Option<PathBuf>,
+    /// Public keys whose owners may log in as the image's usual user, as authorized_keys has them; may be given again [disks with
+    /// cloud-init]
+    #[arg(long = "ssh-key", value_name = "FILE", help_heading = "cloud-init")]
+    #[serde(rename = "ssh-key", with = "crate::host_path")]
+    #[schemars(with = "Vec<Written>")]
+    pub ssh_keys: Vec<PathBuf>,
+    /// What the guest is called in itself [disks with cloud-init; default: its --name]
+    #[arg(
+        long,
+        value_name = "NAME",
+        help_heading = "cloud-init",
+        allow_hyphen_values = true
+    )]
+    pub hostname: Option<HostName>,
     /// How long the guest may run, such as 60s, 5m or 1h [default: no limit]
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     pub timeout: Option<Timeout>,
@@ -252,6 +279,17 @@ impl VmSpec {
         let mut said = below.said();
         said.extend(self.said());
         serde_json::from_value(Value::Object(said)).expect("each value was one of a spec")
+    }
+
+    /// The first key of what is for cloud-init in the guest, if something was said for that.
+    pub fn for_cloud_init(&self) -> Option<&'static str> {
+        let said = [
+            ("user-data", self.user_data.is_some()),
+            ("ssh-key", !self.ssh_keys.is_empty()),
+            ("hostname", self.hostname.is_some()),
+        ];
+        said.into_iter()
+            .find_map(|(key, is_said)| is_said.then_some(key))
     }
 
     /// What it may use per second.

@@ -275,6 +275,54 @@ impl schemars::JsonSchema for VcpuCount {
     }
 }
 
+/// What a guest is called on its network: names of letters, digits and `-`, with dots between them (RFC 1123, 2.1).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HostName(String);
+
+impl HostName {
+    /// Longest part between dots, and longest whole (RFC 1035, 2.3.4).
+    const PART_BYTES_MAX: usize = 63;
+    const BYTES_MAX: usize = 253;
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for HostName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for HostName {
+    type Err = BadText;
+
+    fn from_str(text: &str) -> Result<HostName, BadText> {
+        let is_part = |part: &str| {
+            (1..=HostName::PART_BYTES_MAX).contains(&part.len())
+                && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+                && !part.starts_with('-')
+                && !part.ends_with('-')
+        };
+        if text.len() > HostName::BYTES_MAX || !text.split('.').all(is_part) {
+            return bad(
+                format!("\"{}\" is no name of a host", text.escape_debug()),
+                "use letters, digits and `-` between them, such as web1 or web1.example.org",
+            );
+        }
+        Ok(HostName(text.to_owned()))
+    }
+}
+
+impl Text for HostName {
+    const NAME: &'static str = "HostName";
+    const EXAMPLES: &'static [&'static str] = &["web1", "web1.example.org"];
+}
+
+written_as_text!(HostName);
+
 /// A boot module: `FILE` or `FILE WORDS...`; the whole text is the module's string.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ModuleSpec(String);
@@ -439,6 +487,21 @@ mod tests {
             ("KVM", Err("there is no engine \"KVM\"")),
             ("", Err("there is no engine \"\"")),
             ("tcg\u{1b}", Err("there is no engine \"tcg\\u{1b}\"")),
+        ]);
+    }
+
+    #[test]
+    fn a_name_of_a_host_can_stand_in_a_name_service() {
+        let long = "a".repeat(64);
+        check::<HostName>(&[
+            ("web1", Ok("web1")),
+            ("Web-1.example.org", Ok("Web-1.example.org")),
+            ("a b", Err("\"a b\" is no name of a host")),
+            ("-web", Err("\"-web\" is no name of a host")),
+            ("web_1", Err("\"web_1\" is no name of a host")),
+            ("web..org", Err("\"web..org\" is no name of a host")),
+            ("", Err("\"\" is no name of a host")),
+            (&long, Err(&format!("\"{long}\" is no name of a host"))),
         ]);
     }
 

@@ -3,6 +3,7 @@
 //! From them come the answers and the schemas in `docs/schema`; `docs/json.md` says which command gives which. Fields may be
 //! added; those here keep their names and meanings. Times are in seconds, sizes in bytes, and what is not known is null.
 
+mod limits;
 #[cfg(test)]
 mod schema;
 mod snapshots;
@@ -11,8 +12,8 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use api::{
-    BootChoice, Complaint, DeviceStatus, DiskSpec, Estimate, Forward, HostBooks, Jail, MemoryBook,
-    Metric, NetSpec, VcpuView, VmEnd, VmName, VmOrigin, VmState,
+    BootChoice, Complaint, DeviceStatus, DiskSpec, Estimate, FolderSpec, Forward, HostBooks, Jail,
+    MemoryBook, Metric, NetSpec, VcpuView, VmEnd, VmName, VmOrigin, VmState,
 };
 use fleet::foreign::{CgroupBooks, Foreign};
 use insight::cpu::CpuTimes;
@@ -34,6 +35,7 @@ use serde_json::{Map, Value};
 use watch::foreign::{ContainerProcess, ImageFormat, ProcessGuestBooks};
 use watch::{KernelFacts, LiveCost, WatchCost};
 
+pub use self::limits::GivenLimits;
 pub use self::snapshots::{
     FreedSnapshots, InspectedSnapshot, ListedSnapshot, SnapshotDisk, VerifiedSnapshot,
 };
@@ -257,6 +259,8 @@ pub struct Given<'a> {
     pub ports: Option<&'a [Forward]>,
     /// Disks, the image's own first.
     pub disks: Option<&'a [DiskSpec]>,
+    /// Folders of this host that the guest shares, such as `./data:/data:ro`.
+    pub folders: Option<&'a [FolderSpec]>,
     /// The boot entry of its disk that it was started by, in the disk's own words.
     pub boot: Option<&'a BootChoice>,
     /// What bounds it.
@@ -269,24 +273,6 @@ pub struct Given<'a> {
     pub folder: Option<String>,
     /// What it asked for, as `mother run --config` reads it (vm.json).
     pub asked: Option<Map<String, Value>>,
-}
-
-/// What bounds a VM, as options have it.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct GivenLimits {
-    /// `--resident-limit`.
-    pub resident: Option<api::ResidentLimit>,
-    /// `--page-memory`.
-    pub page_memory: Option<api::StoreSize>,
-    /// `--page-file`.
-    pub page_file: Option<String>,
-    /// `--page-file-size`.
-    pub page_file_size: Option<api::StoreSize>,
-    /// `--timeout`.
-    pub timeout: Option<api::Timeout>,
-    /// What it may use per second.
-    #[serde(flatten)]
-    pub rates: api::Rates,
 }
 
 impl Given<'_> {
@@ -305,17 +291,6 @@ impl Given<'_> {
                 ..Given::default()
             };
         };
-        let limits = GivenLimits {
-            resident: given.resident_limit,
-            page_memory: given.page_memory,
-            page_file: given
-                .page_file
-                .as_ref()
-                .map(|folder| folder.display().to_string()),
-            page_file_size: given.page_file_size,
-            timeout: given.timeout,
-            rates: given.rates(),
-        };
         let labels = given
             .labels
             .iter()
@@ -325,8 +300,9 @@ impl Given<'_> {
             address,
             ports: Some(&given.forwards),
             disks: Some(&given.disks),
+            folders: Some(&given.folders),
             boot: boot.as_ref(),
-            limits: Some(limits),
+            limits: Some(GivenLimits::of(given)),
             labels: Some(labels.collect()),
             words: Some(words),
             folder: Some(folder.display().to_string()),

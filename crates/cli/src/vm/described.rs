@@ -53,6 +53,9 @@ pub(super) fn lines(origin: Option<&VmOrigin>, address: Option<Ipv4Addr>) -> Str
     for disk in &given.disks {
         line("disk", &disk.to_string());
     }
+    for folder in &given.folders {
+        line("folder", &folder.to_string());
+    }
     if let Some(boot) = &origin.boot {
         line("boot", &format!("\"{}\", by {}", boot.title, boot.source));
         line("kernel", &boot.kernel);

@@ -14,13 +14,14 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, Thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api::VmName;
 use api::agent::{MESSAGE_BYTES_MAX, WINDOW, from_agent, to_agent};
 use clap::Args;
 use fleet::{Agent, AgentError, Inventory, OneVm};
 use host::lock::Lock;
+use runner::Echo;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
@@ -258,7 +259,11 @@ impl Session {
         let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2])?;
         let hand_on = move || {
             let mut before = None;
+            let mut echo = Echo::default();
             for signal in &mut signals {
+                if echo.is(signal, Instant::now()) {
+                    continue;
+                }
                 // Who says it twice is tired of waiting.
                 if before == Some(signal) && matches!(signal, SIGINT | SIGTERM | SIGQUIT) {
                     signals::die_of(signal);

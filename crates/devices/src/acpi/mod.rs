@@ -59,8 +59,8 @@ impl Placer {
         let start = self.next.next_multiple_of(64);
         self.next = start + bytes.len() as u64;
         assert!(
-            self.next <= layout::GENERATION.0,
-            "tables for 255 vCPUs fit below 1 MiB"
+            self.next <= layout::SMBIOS_START.0,
+            "tables for 255 vCPUs fit below what lies above them"
         );
         self.tables.push(AcpiTable {
             name,
@@ -177,7 +177,7 @@ mod tests {
             );
         }
         let last = tables.last().unwrap();
-        assert!(last.gpa.0 + last.bytes.len() as u64 <= layout::GENERATION.0);
+        assert!(last.gpa.0 + last.bytes.len() as u64 <= layout::SMBIOS_START.0);
     }
 
     #[test]

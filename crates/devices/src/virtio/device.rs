@@ -22,6 +22,7 @@ pub enum VirtioKind {
     Entropy = 4,
     Balloon = 5,
     Vsock = 19,
+    FileSystem = 26,
 }
 
 impl VirtioKind {
@@ -29,7 +30,7 @@ impl VirtioKind {
     pub(crate) fn class(self) -> [u8; 3] {
         match self {
             VirtioKind::Net => [0x02, 0x00, 0x00],
-            VirtioKind::Block => [0x01, 0x80, 0x00],
+            VirtioKind::Block | VirtioKind::FileSystem => [0x01, 0x80, 0x00],
             VirtioKind::Console => [0x07, 0x80, 0x00],
             VirtioKind::Entropy | VirtioKind::Balloon => [0x00, 0xff, 0x00],
             VirtioKind::Vsock => [0x02, 0x80, 0x00],
@@ -45,6 +46,7 @@ impl VirtioKind {
             VirtioKind::Entropy => "entropy",
             VirtioKind::Balloon => "balloon",
             VirtioKind::Vsock => "vsock",
+            VirtioKind::FileSystem => "folder",
         }
     }
 }
@@ -108,4 +110,13 @@ pub trait VirtioDevice: Send {
             "it is another kind",
         )
     }
+}
+
+/// Copies a part of device-specific configuration out, as [`VirtioDevice::read_config`] does.
+pub(super) fn read_part(config: &[u8], offset: u64, bytes: &mut [u8]) {
+    let from = usize::try_from(offset).unwrap_or(usize::MAX);
+    let rest = config.get(from..).unwrap_or_default();
+    let there = rest.len().min(bytes.len());
+    bytes[..there].copy_from_slice(&rest[..there]);
+    bytes[there..].fill(0);
 }

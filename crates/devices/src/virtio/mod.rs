@@ -24,6 +24,7 @@ pub mod blk;
 pub mod console;
 mod device;
 pub mod entropy;
+pub mod folder;
 mod function;
 mod interrupt;
 mod mac;

@@ -113,6 +113,11 @@ pub enum Back {
     },
     /// Connections of a socket device, which end here.
     Vsock(VsockState),
+    /// Requests that a folder's server has, with all that the guest has open there: nobody can take them up.
+    Folder {
+        /// How many.
+        waiting: usize,
+    },
 }
 
 /// One port of a console.

@@ -119,10 +119,40 @@ pub(super) fn domain() -> io::Result<(OwnedFd, u32)> {
 /// `LANDLOCK_RULE_PATH_BENEATH`.
 const PATH_BENEATH: u32 = 1;
 
-/// What may be done below a folder: `WRITE_FILE`, `READ_DIR`, `REMOVE_FILE`, `MAKE_DIR`, `MAKE_REG`, `MAKE_SYM`, and from the third
-/// version on `TRUNCATE`. Neither reading a file nor executing one, and no devices.
-const BELOW: u64 = 1 << 1 | 1 << 3 | 1 << 5 | 1 << 7 | 1 << 8 | 1 << 12;
+/// What may be done below a folder. Never executing a file, and no devices, pipes or sockets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Below {
+    /// Files, folders and links are made, files are written, and files are removed; no file is read.
+    Fill,
+    /// Files and folders are read.
+    Read,
+    /// Whatever one does with files, folders and links.
+    Use,
+}
+
+/// `WRITE_FILE`, `READ_FILE`, `READ_DIR`, `REMOVE_DIR`, `REMOVE_FILE`, `MAKE_DIR`, `MAKE_REG`, `MAKE_SYM`; of the second version
+/// `REFER`, to another folder; of the third one `TRUNCATE`.
+const WRITE_FILE: u64 = 1 << 1;
+const READ_FILE: u64 = 1 << 2;
+const READ_DIR: u64 = 1 << 3;
+const REMOVE_DIR: u64 = 1 << 4;
+const REMOVE_FILE: u64 = 1 << 5;
+const MAKE: u64 = 1 << 7 | 1 << 8 | 1 << 12;
+const REFER: u64 = 1 << 13;
 const TRUNCATE: u64 = 1 << 14;
+
+impl Below {
+    /// The rights that a version knows.
+    fn rights(self, abi: u32) -> u64 {
+        const FILL: u64 = WRITE_FILE | READ_DIR | REMOVE_FILE | MAKE | TRUNCATE;
+        let rights = match self {
+            Below::Fill => FILL,
+            Below::Read => READ_FILE | READ_DIR,
+            Below::Use => FILL | READ_FILE | REMOVE_DIR | REFER,
+        };
+        rights & handled(abi, 0).files
+    }
+}
 
 /// `struct landlock_path_beneath_attr`.
 #[repr(C, packed)]
@@ -131,10 +161,15 @@ struct Beneath {
     parent: i32,
 }
 
-/// Lets who is in the domain write files below this folder, and nothing else.
-pub(super) fn allow_below(domain: &OwnedFd, abi: u32, folder: BorrowedFd<'_>) -> io::Result<()> {
+/// Lets who is in the domain do this below this folder, and nothing else.
+pub(super) fn allow_below(
+    domain: &OwnedFd,
+    abi: u32,
+    folder: BorrowedFd<'_>,
+    below: Below,
+) -> io::Result<()> {
     let rule = Beneath {
-        allowed: BELOW | if abi >= 3 { TRUNCATE } else { 0 },
+        allowed: below.rights(abi),
         parent: folder.as_raw_fd(),
     };
     // SAFETY: the rule lives through the call, which reads one of its kind.
@@ -186,6 +221,19 @@ mod tests {
             }
             before = handled(abi, 0);
         }
+    }
+
+    #[test]
+    fn what_may_be_done_below_a_folder_is_what_a_version_knows() {
+        let check = |below: Below, abi, expected: u64| {
+            assert_eq!(below.rights(abi), expected, "{below:?} {abi}");
+        };
+        check(Below::Fill, 1, 0b1_0001_1010_1010);
+        check(Below::Fill, 3, 0b101_0001_1010_1010);
+        check(Below::Read, 7, 0b1100);
+        check(Below::Use, 1, 0b1_0001_1011_1110);
+        check(Below::Use, 2, 0b11_0001_1011_1110);
+        check(Below::Use, 7, 0b111_0001_1011_1110);
     }
 
     #[test]

@@ -60,7 +60,7 @@ use std::io;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-pub use self::files::lock_in_files;
+pub use self::files::{lock_in_files, lock_in_folder};
 pub use self::filter::{Refused, refused, settle_libc};
 pub use self::landlock::abi as landlock_abi;
 pub use self::spawn::{Apart, Child, Program, spawn};

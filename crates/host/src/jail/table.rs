@@ -27,11 +27,13 @@ pub enum Kind {
     Observer = 8,
     /// It writes files that a guest has sent, below one folder.
     Files = 9,
+    /// It serves a folder that is shared with a guest.
+    Folder = 10,
 }
 
 impl Kind {
     /// Every kind.
-    pub(super) const ALL: [Kind; 10] = [
+    pub(super) const ALL: [Kind; 11] = [
         Kind::Any,
         Kind::Vcpu,
         Kind::KvmVcpu,
@@ -42,6 +44,7 @@ impl Kind {
         Kind::Switch,
         Kind::Observer,
         Kind::Files,
+        Kind::Folder,
     ];
 
     /// In words.
@@ -56,6 +59,7 @@ impl Kind {
             Kind::Switch => "what carries a network between VMs",
             Kind::Observer => "what looks into a guest",
             Kind::Files => "what writes a guest's files",
+            Kind::Folder => "what serves a shared folder",
         }
     }
 }
@@ -104,8 +108,10 @@ const W: u16 = A | 1 << Kind::Wire as u16 | S;
 const S: u16 = A | 1 << Kind::Switch as u16;
 /// All of an observer's threads: those that it starts come with the filter of the one that starts them.
 const O: u16 = A | 1 << Kind::Observer as u16;
-/// By itself; see [`FILES`].
-const F: u16 = 1 << Kind::Files as u16;
+/// By themselves, and both; see [`FILES`].
+const G: u16 = 1 << Kind::Folder as u16;
+const F: u16 = 1 << Kind::Files as u16 | G;
+const H: u16 = 1 << Kind::Files as u16;
 
 /// Rights of memory that make it code.
 const EXECUTABLE: u32 = libc::PROT_EXEC as u32;
@@ -203,7 +209,8 @@ pub(super) fn kvm_orders(kind: Kind) -> impl Iterator<Item = u32> {
         | Kind::Wire
         | Kind::Switch
         | Kind::Observer
-        | Kind::Files => &[],
+        | Kind::Files
+        | Kind::Folder => &[],
     };
     lists.iter().flat_map(|list| list.iter().copied())
 }
@@ -315,15 +322,16 @@ pub(super) const ALLOWED: &[Call] = &rows! {
     SYS_sched_getaffinity O, Any;
 };
 
-/// What a process may that writes a guest's files below a folder: [`Kind::Files`]. It has paths, which no other process in a jail
-/// has, so it shares no list with one: it opens by `openat2` alone, which it is told to lead nowhere else, and makes neither
-/// devices nor second names for what is there.
+/// What a process may that has to do with a guest's files below a folder: [`Kind::Files`] and [`Kind::Folder`]. They have paths, which
+/// no other process in a jail has, so they share no list with one. They open names by `openat2`, which is told to lead nowhere else,
+/// and make no devices. Who serves a folder reads it, makes second names, and opens by `openat` what it has open already; neither a
+/// path of that call nor of one that changes a mode or owner is seen by a filter, so that is for Landlock and for rights of the user.
 const FILES: &[Call] = &rows! {
     SYS_futex F, Any;
     SYS_read F, Any;
     SYS_write F, Any;
     SYS_ppoll F, Any;
-    SYS_poll F, Any;
+    SYS_poll H, Any;
     SYS_sched_yield F, Any;
     SYS_restart_syscall F, Any;
     SYS_clock_gettime F, Any;
@@ -356,8 +364,8 @@ const FILES: &[Call] = &rows! {
     SYS_newfstatat F, Any;
     SYS_statx F, Any;
     SYS_fstat F, Any;
-    SYS_fchmod F, Any;
-    SYS_fchown F, Any;
+    SYS_fchmod H, Any;
+    SYS_fchown H, Any;
     SYS_fchownat F, Any;
     SYS_utimensat F, Any;
     SYS_pwrite64 F, Any;
@@ -365,10 +373,29 @@ const FILES: &[Call] = &rows! {
     SYS_lseek F, Any;
     SYS_close F, Any;
     SYS_fcntl F, OneOf(1, DESCRIPTOR_ORDERS);
+    // What else is done with a folder that is shared.
+    SYS_openat G, Any;
+    SYS_getdents64 G, Any;
+    SYS_readlinkat G, Any;
+    SYS_linkat G, Any;
+    SYS_fchmodat G, Any;
+    SYS_pread64 G, Any;
+    SYS_fallocate G, Any;
+    SYS_copy_file_range G, Any;
+    SYS_fsync G, Any;
+    SYS_fdatasync G, Any;
+    SYS_fstatfs G, Any;
+    SYS_fgetxattr G, Any;
+    SYS_fsetxattr G, Any;
+    SYS_flistxattr G, Any;
+    SYS_fremovexattr G, Any;
 };
 
 /// What threads of a kind may.
 pub(super) fn allowed(kind: Kind) -> impl Iterator<Item = &'static Call> {
-    let table = if kind == Kind::Files { FILES } else { ALLOWED };
+    let table = match kind {
+        Kind::Files | Kind::Folder => FILES,
+        _ => ALLOWED,
+    };
     table.iter().filter(move |call| call.is_for(kind))
 }

@@ -16,6 +16,7 @@ pub(crate) mod claims;
 mod console;
 pub(crate) mod counters;
 mod entropy;
+pub(crate) mod folder;
 pub(crate) mod handles;
 mod image_lock;
 pub(crate) mod network;
@@ -33,6 +34,7 @@ use thiserror::Error;
 use crate::attach::block::DiskFiles;
 use crate::attach::broker::Broker;
 use crate::attach::counters::DeviceCounters;
+use crate::attach::folder::Shared;
 use crate::attach::handles::Handles;
 use crate::attach::network::Wire;
 use crate::attach::vsock::Listeners;
@@ -49,6 +51,8 @@ pub(crate) mod slot {
     pub(crate) const VSOCK: u8 = 5;
     /// And the ones behind it, for as many disks as a plan has.
     pub(crate) const FIRST_DISK: u8 = 8;
+    /// And the ones behind it, up to the last slot of the bus.
+    pub(crate) const FIRST_FOLDER: u8 = 24;
 }
 
 /// Why the outside of a device could not be opened.
@@ -66,6 +70,17 @@ impl AttachError {
     pub fn of_network(source: impl std::error::Error + Send + Sync + 'static) -> AttachError {
         AttachError {
             device: "the network".to_owned(),
+            source: Box::new(source),
+        }
+    }
+
+    /// The shared folder's of this name.
+    pub(crate) fn of_folder(
+        name: &str,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> AttachError {
+        AttachError {
+            device: format!("the shared folder {name}"),
             source: Box::new(source),
         }
     }
@@ -125,6 +140,7 @@ pub(crate) fn console(
 /// What devices stand on, opened.
 pub(crate) struct Opened {
     pub(crate) disks: Vec<DiskFiles>,
+    pub(crate) folders: Vec<Shared>,
     pub(crate) wire: Option<Wire>,
     pub(crate) listeners: Option<Listeners>,
 }
@@ -147,6 +163,9 @@ pub(crate) fn attach(
             n,
             plan.vcpu_count,
         )?));
+    }
+    for ((n, folder), shared) in (0..).zip(&plan.folders).zip(opened.folders) {
+        attachments.push(Box::new(folder::FolderAttachment::new(folder, shared, n)?));
     }
     if let (Some(network), Some(wire)) = (&plan.network, opened.wire) {
         attachments.push(Box::new(network::NetworkAttachment::new(network, wire)?));

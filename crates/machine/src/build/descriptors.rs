@@ -8,7 +8,7 @@
 //!
 //! [`collect`] opens, locks, binds and starts everything that needs a path or a name of the host. Locks of disks belong to
 //! the opened file, so they go where the descriptor goes. What is labelled keeps its order: disks and modules are told
-//! apart by it, and a base follows its disk.
+//! apart by it, and so are shared folders; a base follows its disk.
 
 use std::fs::File;
 use std::io;
@@ -18,10 +18,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use host::tap::Tap;
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::attach::AttachError;
 use crate::attach::block::DiskFiles;
+use crate::attach::folder::Shared;
 use crate::attach::network::{NetworkStarter, RunningNetwork, Wire};
 use crate::attach::vsock::{Listeners, SocketPaths};
 use crate::boot;
@@ -30,7 +32,7 @@ use crate::life::held::{BuildError, image_error};
 use crate::life::restored::SavedFiles;
 use crate::life::saved::SavedError;
 use crate::paging;
-use crate::plan::{ImagePlan, RestorePlan, VmPlan};
+use crate::plan::{FolderPlan, ImagePlan, RestorePlan, VmPlan};
 
 /// What a descriptor is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -43,6 +45,8 @@ pub enum Label {
     Disk,
     /// What the disk before it lies over.
     Base,
+    /// A socket to who serves a shared folder.
+    Folder,
     /// A socket to a user-mode network.
     Stream,
     /// A tap.
@@ -80,6 +84,7 @@ pub struct Descriptors {
     pub(crate) kernel: File,
     pub(crate) modules: Vec<File>,
     pub(crate) disks: Vec<DiskFiles>,
+    pub(crate) folders: Vec<Shared>,
     pub(crate) wire: Option<Wire>,
     pub(crate) listeners: Option<Listeners>,
     pub(crate) page_file: Option<File>,
@@ -114,6 +119,8 @@ pub fn collect(
     let disks = disks
         .collect::<Result<_, _>>()
         .map_err(BuildError::Attach)?;
+    let folders = plan.folders.iter().map(open_folder);
+    let folders = folders.collect::<Result<_, _>>()?;
     let open_wire = |plan| Wire::open(plan, network_gone);
     let network = plan.network.as_ref().map(open_wire).transpose();
     let (wire, network) = network.map_err(BuildError::Attach)?.flatten().unzip();
@@ -123,6 +130,7 @@ pub fn collect(
         kernel,
         modules,
         disks,
+        folders,
         wire,
         listeners,
         page_file: paging::open_file(&plan.paging).map_err(BuildError::Paging)?,
@@ -135,6 +143,14 @@ pub fn collect(
         sockets,
     };
     Ok((descriptors, kept))
+}
+
+/// Opens a folder as a place: not even its names are read by this process.
+fn open_folder(plan: &FolderPlan) -> Result<Shared, BuildError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(&plan.path, flags, Mode::empty()).map_err(io::Error::from);
+    let opened = opened.map_err(|source| AttachError::of_folder(&plan.name, source));
+    opened.map(Shared::Folder).map_err(BuildError::Attach)
 }
 
 /// Opens the files of a snapshot.
@@ -206,10 +222,33 @@ impl Descriptors {
         self.wire = Some(Wire::Stream(socket));
     }
 
+    /// Has every folder of `plan` be served: what `serve` makes of it, and a socket to that.
+    ///
+    /// # Errors
+    /// What `serve` says.
+    pub fn share<T>(
+        &mut self,
+        plan: &VmPlan,
+        serve: impl Fn(&FolderPlan, OwnedFd) -> io::Result<(UnixStream, T)>,
+    ) -> Result<Vec<T>, BuildError> {
+        let mut served = Vec::new();
+        for (plan, shared) in plan.folders.iter().zip(&mut self.folders) {
+            let failed = |source| BuildError::Attach(AttachError::of_folder(&plan.name, source));
+            if let Shared::Folder(folder) = shared {
+                // The folder itself is not kept open here.
+                let folder = folder.try_clone().map_err(failed)?;
+                let (socket, made) = serve(plan, folder).map_err(failed)?;
+                *shared = Shared::Served(socket);
+                served.push(made);
+            }
+        }
+        Ok(served)
+    }
+
     /// One by one, each with its label.
     ///
     /// # Errors
-    /// If the host gives no second handle to `/dev/kvm`.
+    /// If the host gives no second handle to `/dev/kvm`, or nobody serves a folder.
     pub fn into_labelled(self) -> io::Result<(Vec<(Label, OwnedFd)>, KvmNode)> {
         let mut labelled = vec![(Label::Kernel, self.kernel.into())];
         let modules = self
@@ -220,6 +259,12 @@ impl Descriptors {
         for disk in self.disks {
             labelled.push((Label::Disk, disk.image.into()));
             labelled.extend(disk.base.map(|base| (Label::Base, base.into())));
+        }
+        for shared in self.folders {
+            match shared {
+                Shared::Served(socket) => labelled.push((Label::Folder, socket.into())),
+                Shared::Folder(_) => return Err(io::ErrorKind::InvalidInput.into()),
+            }
         }
         labelled.extend(self.wire.map(|wire| match wire {
             Wire::Stream(socket) => (Label::Stream, socket.into()),
@@ -264,6 +309,7 @@ impl Descriptors {
             plan.modules.len(),
             plan.disks.len(),
             plan.disks.iter().filter(|disk| disk.base.is_some()).count(),
+            plan.folders.len(),
             usize::from(plan.network.is_some()),
             usize::from(plan.vsock.is_some()),
             usize::from(plan.paging.file.is_some()),
@@ -285,6 +331,7 @@ struct Sorted {
     kernel: Option<File>,
     modules: Vec<File>,
     disks: Vec<DiskFiles>,
+    folders: Vec<Shared>,
     wire: Option<Wire>,
     vsock: Option<UnixListener>,
     claims: Option<UnixListener>,
@@ -309,6 +356,7 @@ impl Sorted {
                     disk.base = Some(descriptor.into());
                 }
             }
+            Label::Folder => self.folders.push(Shared::Served(descriptor.into())),
             Label::Stream => self.wire = Some(Wire::Stream(descriptor.into())),
             Label::Tap => self.wire = Some(Wire::Tap(Tap::of_file(descriptor.into()))),
             Label::Vsock => self.vsock = Some(descriptor.into()),
@@ -321,12 +369,13 @@ impl Sorted {
         }
     }
 
-    /// How many there are of modules, disks, bases, networks, socket devices, page files, KVMs and snapshots.
-    fn counts(&self) -> [usize; 8] {
+    /// How many there are of modules, disks, bases, folders, networks, socket devices, page files, KVMs and snapshots.
+    fn counts(&self) -> [usize; 9] {
         [
             self.modules.len(),
             self.disks.len(),
             self.disks.iter().filter(|disk| disk.base.is_some()).count(),
+            self.folders.len(),
             usize::from(self.wire.is_some()),
             usize::from(self.vsock.is_some()),
             usize::from(self.page_file.is_some()),
@@ -341,6 +390,7 @@ impl Sorted {
             kernel,
             modules: self.modules,
             disks: self.disks,
+            folders: self.folders,
             wire: self.wire,
             listeners: self.vsock.map(|device| Listeners { device, claims }),
             page_file: self.page_file,

@@ -121,6 +121,7 @@ pub(crate) fn open_for(
         kernel,
         modules,
         disks,
+        folders,
         wire,
         listeners,
         page_file,
@@ -137,6 +138,7 @@ pub(crate) fn open_for(
     let handles = Handles::new(&plan).map_err(BuildError::Attach)?;
     let opened = attach::Opened {
         disks,
+        folders,
         wire,
         listeners,
     };

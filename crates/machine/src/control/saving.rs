@@ -28,6 +28,9 @@ impl MachineControl {
     /// The state of board and vCPUs. The guest rests for it, and is as before then: whoever wants it to be of one moment
     /// with something else has it [rest](MachineControl::rest) meanwhile.
     pub(crate) fn save(&self, patience: Duration) -> Result<LifeState, SwitchError> {
+        if !self.0.ground.plan.folders.is_empty() {
+            return Err(SwitchError::Folders);
+        }
         let (answer, answers) = mpsc::channel();
         let ticket = self.note(Request::Save(answer));
         let done = answers.recv_timeout(patience).unwrap_or_else(|_| {

@@ -189,6 +189,7 @@ fn boot(
 ) -> Result<Begun, AssemblyError> {
     let map = boot::guest_map(memory.slots());
     let rsdp = place_acpi(plan.vcpu_count, memory);
+    place_smbios(memory);
     fresh_generation().write(memory);
     let mut first = load_images(plan, held, memory, &map, rsdp)?;
     set_first_states(&mut engine.vcpus, &mut first, board, time).map_err(AssemblyError::Engine)?;
@@ -369,6 +370,15 @@ fn place_acpi(vcpu_count: u32, memory: &GuestMemory) -> Gpa {
             .expect("tables lie in the first MiB, which every plan has");
     }
     tables[0].gpa
+}
+
+/// Puts the tables that say what machine it is where firmware would have; guests search for them.
+fn place_smbios(memory: &GuestMemory) {
+    for (gpa, bytes) in devices::smbios::build() {
+        memory
+            .write(gpa, &bytes)
+            .expect("tables lie in the first MiB, which every plan has");
+    }
 }
 
 fn load_images(

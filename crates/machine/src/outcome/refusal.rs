@@ -53,6 +53,11 @@ pub enum SwitchError {
     /// Its memory cannot be paged there.
     #[error("{0}")]
     Paging(String),
+    /// It shares folders of the host, which is about what is not in the guest.
+    #[error(
+        "the guest shares folders of this host, and what it has open there cannot be written down"
+    )]
+    Folders,
     /// A thread did not come.
     #[error("the guest's threads did not come to rest in time")]
     TimedOut,

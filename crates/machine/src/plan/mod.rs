@@ -7,6 +7,7 @@
 
 mod disks;
 mod egress;
+mod folders;
 pub(crate) mod host_findings;
 mod image_help;
 pub(crate) mod images;
@@ -31,6 +32,9 @@ pub(crate) use api::BadText as Trouble;
 #[cfg(test)]
 pub(crate) use disks::DISKS_MAX;
 pub use disks::{BasePlan, DiskPlan};
+#[cfg(test)]
+pub(crate) use folders::FOLDERS_MAX;
+pub use folders::FolderPlan;
 pub use paging::PagingPlan;
 pub(crate) use paging::{resident_limit, room};
 
@@ -124,6 +128,8 @@ pub struct VmPlan {
     pub markers: Vec<String>,
     /// Disks, as the guest shall see them.
     pub disks: Vec<DiskPlan>,
+    /// Folders of the host that it shares.
+    pub folders: Vec<FolderPlan>,
     /// The network device, if there is one.
     pub network: Option<NetPlan>,
     /// Where the socket device's socket is, if there is one.
@@ -227,6 +233,7 @@ fn judge(
     let memory_bytes = spec.memory.unwrap_or(MemorySize::DEFAULT).bytes();
     let engine = complaints.take("engine", engine(spec, host));
     let disks = disks::disks(&spec.disks, complaints);
+    let folders = folders::folders(&spec.folders, complaints);
     let network = network::network(spec, stage, complaints);
     let vsock = complaints.take("vsock", vsock::vsock(spec.vsock.as_deref()));
     let is_memory_known = !complaints.is_about("memory");
@@ -270,6 +277,7 @@ fn judge(
         jail: spec.jail.unwrap_or_default(),
         markers: spec.markers.iter().map(ToString::to_string).collect(),
         disks: disks?,
+        folders: folders?,
         network: network?,
         vsock: vsock?,
         agent: spec.agent == Some(AgentWish::On),

@@ -13,7 +13,7 @@ use devices::virtio::{DeviceMetrics, VirtioKind};
 use crate::attach::claims::{ClaimReader, Claims};
 use crate::attach::counters::DeviceCounters;
 use crate::outcome::exits::{ExitCounts, ExitKind};
-use crate::plan::DISKS_MAX;
+use crate::plan::{DISKS_MAX, FOLDERS_MAX};
 use crate::report::metrics;
 use crate::server::lines::line;
 
@@ -26,7 +26,10 @@ fn devices() -> Vec<DeviceCounters> {
         VirtioKind::Balloon,
         VirtioKind::Vsock,
     ];
-    let kinds = one_each.into_iter().chain([VirtioKind::Block; DISKS_MAX]);
+    let kinds = one_each
+        .into_iter()
+        .chain([VirtioKind::Block; DISKS_MAX])
+        .chain([VirtioKind::FileSystem; FOLDERS_MAX]);
     let device = |(number, kind): (usize, VirtioKind)| {
         let metrics = Arc::<DeviceMetrics>::default();
         for bits in 0..64 {

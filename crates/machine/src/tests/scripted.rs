@@ -120,6 +120,7 @@ pub(crate) fn plan(kernel: &host::MemFd) -> VmPlan {
     let path = format!("/proc/self/fd/{}", kernel.file().as_raw_fd()).into();
     VmPlan {
         network: None,
+        folders: Vec::new(),
         vsock: None,
         name: "test".to_owned(),
         kernel: ImagePlan {

@@ -21,6 +21,7 @@ use signal_hook::iterator::Signals;
 use super::state::{Event, Gone};
 use crate::egress::{self, Keeper};
 use crate::network::{self, Member, Wanted};
+use crate::sharing::{self, FolderServer};
 use crate::trouble::{OUR_FAULT, RunError};
 use crate::wire::{Channel, FromClient, FromVm};
 
@@ -41,8 +42,14 @@ pub(super) enum Heard {
     Refused(u64, Vec<String>),
 }
 
-/// What a guest stands on, what of it stays here, and what is between it and its network.
-pub(super) type Collected = (Descriptors, Kept, Between);
+/// What a guest stands on, and what of it stays here: what is between it and its network, and who serves the folders that it shares.
+#[derive(Debug)]
+pub(super) struct Collected {
+    pub(super) descriptors: Descriptors,
+    pub(super) kept: Kept,
+    pub(super) between: Between,
+    pub(super) servers: Vec<FolderServer>,
+}
 
 /// The guest's socket to a network that was started again or is carried again, and what is between.
 pub(super) type Network = (Option<RunningNetwork>, UnixStream, Between);
@@ -111,17 +118,28 @@ pub(super) fn collect(
         let network_gone: Arc<dyn Fn() + Send + Sync> =
             Arc::new(move || drop(gone.send(Heard::NetworkGone)));
         let collected = machine::collect(&plan, &network_gone);
-        let egress = plan.network.and_then(|network| network.egress);
+        let egress = plan.network.as_ref().and_then(|it| it.egress.as_ref());
         let collected = collected.and_then(|(mut descriptors, kept)| {
-            if let Some(wanted) = &wanted {
+            let servers = descriptors.share(&plan, |folder, opened| {
+                sharing::serve(folder, &opened, plan.jail, messages.as_ref())
+                    .map(|(server, socket)| (socket, server))
+            })?;
+            let between = if let Some(wanted) = &wanted {
                 let joined = join(wanted, &events).map_err(BuildError::Attach)?;
                 let (member, socket) = joined;
                 descriptors.plug_in(socket);
-                return Ok((descriptors, kept, Between::member(member)));
-            }
-            let keep = |socket| with_keeper(egress.as_ref(), socket, messages.as_ref(), &events);
-            let keeper = descriptors.exchange_stream(keep)?;
-            Ok((descriptors, kept, Between::keeper(keeper.flatten())))
+                Between::member(member)
+            } else {
+                let keep = |socket| with_keeper(egress, socket, messages.as_ref(), &events);
+                let keeper = descriptors.exchange_stream(keep)?;
+                Between::keeper(keeper.flatten())
+            };
+            Ok(Collected {
+                descriptors,
+                kept,
+                between,
+                servers,
+            })
         });
         // Where nobody is any more, what was opened, started and bound goes again.
         let _ = events.send(Heard::Collected(Box::new(collected)));

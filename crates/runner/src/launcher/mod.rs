@@ -39,6 +39,7 @@ use self::weight::Weight;
 use crate::ending;
 use crate::network::Wanted;
 use crate::own_log::{self, LogWish};
+use crate::sharing::FolderServer;
 use crate::spawn;
 use crate::trouble::{OUR_FAULT, RunError, Trouble, causes};
 use crate::wire::{
@@ -93,6 +94,8 @@ struct Launcher {
     /// What of that stays here until the VM has ended.
     kept: Option<Kept>,
     beyond: Beyond,
+    /// Who serve the folders that the guest shares.
+    servers: Vec<FolderServer>,
     /// How often its network was started again, and when last.
     network: (Again, Instant),
     events: SyncSender<Heard>,
@@ -223,6 +226,7 @@ impl Launcher {
             collecting,
             kept: None,
             beyond,
+            servers: Vec::new(),
             network: (Again::default(), Instant::now()),
             events,
             weight,
@@ -305,6 +309,7 @@ impl Launcher {
             Act::KillVm => self.signal(Signal::KILL),
             Act::Record(ended, is_kept) => self.record(&ended, is_kept == IsKept::Yes),
             Act::Discard => {
+                self.servers.clear();
                 drop(std::mem::take(&mut self.beyond.between));
                 drop(self.kept.take());
                 drop(self.claim.take());
@@ -322,7 +327,13 @@ impl Launcher {
         let collected = collected.map_err(|source| RunError::Build { name, source });
         // Paths were the client's until now. From here on this process keeps no folder from being unmounted.
         let _ = chdir("/");
-        let (descriptors, kept, between) = collected?;
+        let Collected {
+            descriptors,
+            kept,
+            between,
+            servers,
+        } = collected?;
+        self.servers = servers;
         self.kept = Some(kept);
         self.info.network = self.beyond.set(between);
         self.weight.take_in();
@@ -525,6 +536,7 @@ impl Launcher {
     /// Writes down the end and gives the name back, for this process and the VM's.
     fn record(&mut self, ended: &Ended, is_kept: bool) {
         // Who hears of the end finds nothing left of the VM.
+        self.servers.clear();
         drop(std::mem::take(&mut self.beyond.between));
         drop(self.kept.take());
         let Some(claim) = self.claim.take() else {

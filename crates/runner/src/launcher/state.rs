@@ -152,7 +152,7 @@ impl State {
             Event::Vm(said) => self.vm_said(said, now),
             Event::VmGone(gone) => self.vm_gone(gone),
             Event::Signal(signal) => {
-                let ask = self.asked.take(signal);
+                let ask = self.asked.take(signal, now);
                 self.ask(ask)
             }
             Event::TimeUp => {
@@ -190,6 +190,7 @@ impl State {
             }
             Ask::Stop(cause) => self.awake(ToVm::Stop(cause)),
             Ask::Die => vec![Act::KillVm],
+            Ask::Nothing => Vec::new(),
         }
     }
 

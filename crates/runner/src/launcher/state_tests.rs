@@ -50,12 +50,13 @@ fn words_of(acts: &[Act]) -> Vec<String> {
     acts.iter().map(word).collect()
 }
 
-/// Everything that is done while these things happen.
+/// Everything that is done while these things happen, one each second.
 fn check(mut state: State, events: &[Event], expected: &[&str]) {
-    let now = Instant::now();
+    let mut now = Instant::now();
     let mut done = Vec::new();
     for event in events {
         done.extend(words_of(&state.take(event.clone(), now)));
+        now += Duration::from_secs(1);
     }
     assert_eq!(done, expected, "{events:?}");
 }

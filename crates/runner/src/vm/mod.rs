@@ -25,7 +25,7 @@ use std::os::unix::net::UnixListener;
 use std::process;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api::{Jail, JailWish};
 use fleet::LogWriter;
@@ -375,13 +375,14 @@ fn listen_to_signals(
     let listen = move || {
         let mut asked = Asked::new(OnTerm::PowerButton);
         for signal in &mut signals {
-            match asked.take(signal) {
+            match asked.take(signal, Instant::now()) {
                 Ask::PowerOff => {
                     tracing::info!("asked by SIGTERM to end; the guest has {GRACE:?} to power off");
                     orders::power_off(&control, &over, GRACE);
                 }
                 Ask::Stop(cause) => control.stop_because(cause),
                 Ask::Die => process::exit(128 + signal),
+                Ask::Nothing => {}
             }
         }
     };

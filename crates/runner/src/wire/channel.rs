@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, send,
     sendmsg, socketpair,
 };
 use serde::Serialize;
@@ -80,6 +80,20 @@ impl Channel {
         self.send_with(message, descriptors, SendFlags::DONTWAIT)
     }
 
+    /// Sends `message` without descriptors by a call that cannot have any: for a jail that lets none out.
+    ///
+    /// # Errors
+    /// As [`Channel::send`].
+    pub(crate) fn say(&self, message: &impl Serialize) -> io::Result<()> {
+        let bytes = bytes_of(message)?;
+        loop {
+            match send(&self.socket, &bytes, SendFlags::NOSIGNAL) {
+                Err(rustix::io::Errno::INTR) => {}
+                sent => return sent.map(drop).map_err(io::Error::from),
+            }
+        }
+    }
+
     fn send_with(
         &self,
         message: &impl Serialize,
@@ -87,16 +101,7 @@ impl Channel {
         flags: SendFlags,
     ) -> io::Result<()> {
         let flags = flags | SendFlags::NOSIGNAL;
-        let bytes = serde_json::to_vec(message)?;
-        if bytes.len() > MESSAGE_BYTES_MAX {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                format!(
-                    "a message of {} bytes is longer than {MESSAGE_BYTES_MAX}",
-                    bytes.len()
-                ),
-            ));
-        }
+        let bytes = bytes_of(message)?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         // The space may have room for one more by its alignment.
@@ -163,6 +168,19 @@ impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// A message as it is sent, if it is not too long.
+fn bytes_of(message: &impl Serialize) -> io::Result<Vec<u8>> {
+    let bytes = serde_json::to_vec(message)?;
+    if bytes.len() > MESSAGE_BYTES_MAX {
+        let len_bytes = bytes.len();
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("a message of {len_bytes} bytes is longer than {MESSAGE_BYTES_MAX}"),
+        ));
+    }
+    Ok(bytes)
 }
 
 #[cfg(test)]

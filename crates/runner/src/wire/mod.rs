@@ -15,10 +15,11 @@ mod given;
 mod network;
 mod observer;
 mod reader;
+mod sharing;
 
 use std::path::PathBuf;
 
-use api::{CpuWeight, Jail, VmEnd, VmInfo, VmName, VmOrigin};
+use api::{CpuWeight, Jail, JailWish, VmEnd, VmInfo, VmName, VmOrigin};
 use machine::{EgressPlan, KvmNode, Label, StopCause, VmPlan};
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,7 @@ pub(crate) use self::given::{Given, Labelled, Sorted};
 pub(crate) use self::network::{FromNetwork, Join, NetworkPlan};
 pub(crate) use self::observer::{FromObserver, Look, Size, ToObserver};
 pub(crate) use self::reader::{FromReader, ToReader};
+pub(crate) use self::sharing::FromSharing;
 use crate::own_log::LogWish;
 use crate::report::RunReport;
 use crate::trouble::Trouble;
@@ -55,6 +57,18 @@ pub(crate) enum Role {
         is_apart: bool,
         /// Where the guest may send to.
         plan: EgressPlan,
+    },
+    /// One that serves a folder that a guest shares. The VM's socket and the folder come with this, and where it says what it has to
+    /// say, for a detached VM.
+    Sharing {
+        /// What it says of itself.
+        log: LogWish,
+        /// What the folder is called in messages.
+        name: String,
+        /// Whether the guest may not write.
+        is_read_only: bool,
+        /// How much of a jail it has.
+        jail: JailWish,
     },
     /// One that carries a network between VMs. A listener comes with this.
     Network {

@@ -12,6 +12,7 @@
 mod board;
 mod code;
 mod script;
+mod shared_folder;
 mod snapshot;
 mod stage;
 mod targets;

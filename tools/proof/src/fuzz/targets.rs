@@ -14,7 +14,7 @@ use images::{
 };
 use machine::boot;
 
-use super::{Target, board, code, filled, snapshot, virtio};
+use super::{Target, board, code, filled, shared_folder, snapshot, virtio};
 use crate::bare::GUESTS;
 
 /// Bytes of a tar header, and where its checksum is (POSIX, pax, "ustar Interchange Format").
@@ -72,6 +72,7 @@ pub fn targets() -> Result<Vec<Target>> {
             serde_json::from_slice::<Request>(input).is_ok()
         }),
     ];
+    targets.push(shared_folder::target());
     targets.push(snapshot::target()?);
     targets.extend(virtio::targets());
     targets.extend(board::targets());

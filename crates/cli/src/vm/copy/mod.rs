@@ -21,13 +21,16 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use api::{ByteSize, VmName};
 use clap::Args;
 use fleet::{Agent, AgentError, Inventory, OneVm};
 use host::jail;
+use runner::Echo;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use self::archive::{FromTar, ToTar};
 use self::ends::{Destination, Ends, Sources};
@@ -204,16 +207,26 @@ fn tell_refused() {
     }
 }
 
-/// The number of the signal that wants this to end; 0 while there is none. The second one ends it at once.
+/// The number of the signal that wants this to end; 0 while there is none. One more ends it at once.
 fn heard_signal() -> io::Result<Arc<AtomicUsize>> {
     let heard = Arc::new(AtomicUsize::new(0));
-    let twice = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        signal_hook::flag::register_conditional_default(signal, Arc::clone(&twice))?;
-        signal_hook::flag::register(signal, Arc::clone(&twice))?;
-        let number = usize::try_from(signal).unwrap_or_default();
-        signal_hook::flag::register_usize(signal, Arc::clone(&heard), number)?;
-    }
+    let first = Arc::clone(&heard);
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    let hear = move || {
+        let mut echo = Echo::default();
+        for signal in &mut signals {
+            let number = usize::try_from(signal).unwrap_or_default();
+            if echo.is(signal, Instant::now()) {
+                continue;
+            }
+            let heard_before = first.swap(number, Ordering::AcqRel);
+            if heard_before != 0 {
+                signals::die_of(signal);
+            }
+        }
+    };
+    let thread = thread::Builder::new().name("signals".to_owned());
+    thread.spawn(hear)?;
     Ok(heard)
 }
 

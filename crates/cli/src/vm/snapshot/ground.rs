@@ -49,6 +49,9 @@ pub(super) fn of(
     given.page_file.iter_mut().for_each(absolute);
     given.vsock.iter_mut().for_each(absolute);
     // What these were is in the disks and the initrd.
+    given.user_data = None;
+    given.ssh_keys = Vec::new();
+    given.hostname = None;
     given.image = None;
     given.keep = None;
     given.app = None;

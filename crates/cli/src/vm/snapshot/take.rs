@@ -327,10 +327,10 @@ impl Taking {
         Ok(opened)
     }
 
-    /// How the snapshot will have a disk: what outlives a VM stays where it is when that is suspended.
+    /// How the snapshot will have a disk: what outlives a VM stays where it is when that is suspended, and always if nobody writes it.
     fn how(&self, runs: &Runs<'_>, disk: &DiskPlan) -> DiskHow {
         match self.kind {
-            _ if disk.is_read_only => DiskHow::Own,
+            _ if disk.is_read_only && !runs.made(disk) => DiskHow::Own,
             Kind::Suspended if !runs.made(disk) => DiskHow::Own,
             Kind::Suspended | Kind::Snapshot => DiskHow::Copy,
         }
@@ -352,7 +352,8 @@ impl Taking {
             }
             let bytes = file.metadata().map_or(0, |found| found.blocks() * 512);
             // What a run has written into an overlay is little, as a rule; what is suspended has to be kept.
-            let is_little = disk.base.is_some() && bytes <= disks::COPIED_BYTES_MAX;
+            let is_runs = disk.base.is_some() || runs.made(disk);
+            let is_little = is_runs && bytes <= disks::COPIED_BYTES_MAX;
             if self.kind == Kind::Snapshot && !self.copies_disks && !is_little {
                 let why = format!(
                     "{} is a file of {} that this file system cannot share with a copy",

@@ -7,6 +7,7 @@ use super::config::{Config, F_CONFIG_WCE, F_FLUSH, QUEUE_SIZE, WRITEBACK_OFFSET}
 use super::disk::Disk;
 use super::worker::{BlockWorker, Caching};
 use crate::saved::{Unfit, ensure};
+use crate::virtio::device::read_part;
 use crate::virtio::{DeviceMetrics, FrontState, Setup, VirtioDevice, VirtioKind, Worker};
 
 /// The front of a disk, for one life of the guest.
@@ -55,13 +56,7 @@ impl VirtioDevice for VirtioBlock {
     }
 
     fn read_config(&self, offset: u64, bytes: &mut [u8]) {
-        let config = self.config().bytes();
-        for (n, byte) in bytes.iter_mut().enumerate() {
-            let at = usize::try_from(offset)
-                .ok()
-                .and_then(|offset| offset.checked_add(n));
-            *byte = at.and_then(|at| config.get(at)).copied().unwrap_or(0);
-        }
+        read_part(&self.config().bytes(), offset, bytes);
     }
 
     fn write_config(&mut self, offset: u64, bytes: &[u8]) {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 pub use port::{PortEnd, SharedEnd, Window, share};
 
-use crate::virtio::device::{Setup, VirtioDevice, VirtioKind};
+use crate::virtio::device::{Setup, VirtioDevice, VirtioKind, read_part};
 use crate::virtio::metrics::DeviceMetrics;
 use crate::virtio::worker::Worker;
 use worker::ConsoleWorker;
@@ -90,13 +90,7 @@ impl VirtioDevice for Console {
     }
 
     fn read_config(&self, offset: u64, bytes: &mut [u8]) {
-        let config = self.config();
-        for (n, byte) in (0_u64..).zip(bytes) {
-            let at = offset
-                .checked_add(n)
-                .and_then(|at| usize::try_from(at).ok());
-            *byte = at.and_then(|at| config.get(at).copied()).unwrap_or(0);
-        }
+        read_part(&self.config(), offset, bytes);
     }
 
     fn write_config(&mut self, _offset: u64, _bytes: &[u8]) {}

@@ -9,6 +9,7 @@ use super::port::{NetPort, PortKind};
 use super::receive::Receiver;
 use super::transmit::Transmitter;
 use crate::saved::{Unfit, ensure};
+use crate::virtio::device::read_part;
 use crate::virtio::mac::MacAddress;
 use crate::virtio::{DeviceMetrics, FrontState, Setup, VirtioDevice, VirtioKind, Worker};
 
@@ -127,14 +128,7 @@ impl VirtioDevice for Net {
     }
 
     fn read_config(&self, offset: u64, bytes: &mut [u8]) {
-        let config = self.config();
-        let from = usize::try_from(offset)
-            .unwrap_or(usize::MAX)
-            .min(config.len());
-        let rest = &config[from..];
-        let there = rest.len().min(bytes.len());
-        bytes[..there].copy_from_slice(&rest[..there]);
-        bytes[there..].fill(0);
+        read_part(&self.config(), offset, bytes);
     }
 
     /// All of it is read-only (5.1.4.1): addresses are set through the control queue.

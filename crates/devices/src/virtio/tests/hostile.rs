@@ -16,6 +16,7 @@ use crate::virtio::balloon::{Balloon, BalloonControl};
 use crate::virtio::blk::{Disk, DiskOptions, Image, ImageFormat, VirtioBlock};
 use crate::virtio::console::{Console, Port, PortEnd, Window, share};
 use crate::virtio::entropy::Entropy;
+use crate::virtio::folder::{Folder, FolderPort};
 use crate::virtio::net::{MacAddress, Net, NetPort};
 
 /// Operations against each device.
@@ -393,6 +394,24 @@ fn a_disk_survives_a_hostile_driver() {
     };
     let disk = Arc::new(Disk::new(image, options));
     attack(Box::new(VirtioBlock::new(disk, 2)), 0x4004, |_| ());
+}
+
+#[test]
+fn a_folder_survives_a_hostile_driver() {
+    let (ours, mut server) = UnixStream::pair().unwrap();
+    server.set_nonblocking(true).unwrap();
+    let device = Folder::new("folder0", FolderPort::new(ours), Arc::default());
+    let mut ticket = 0_u64;
+    attack(Box::new(device), 0x6006, move |n| {
+        // Whatever is asked gets an answer, of some length; some before they are asked for.
+        let _ = server.read(&mut [0; 0x1_0000]);
+        ticket += 1 + n % 3;
+        let len_bytes = 16 + n as u32 % 200;
+        let mut answer = [len_bytes.to_le_bytes(), [0; 4]].concat();
+        answer.extend(ticket.to_le_bytes());
+        answer.resize(len_bytes as usize, 1);
+        let _ = server.write(&answer);
+    });
 }
 
 #[test]

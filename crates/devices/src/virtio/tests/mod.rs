@@ -2,6 +2,7 @@
 
 mod bench;
 mod devices;
+mod folder;
 mod hostile;
 mod queues;
 mod random;

@@ -15,6 +15,7 @@ use super::dial::Dial;
 use super::hub::Hub;
 use super::packet::{HEADER_BYTES, Header};
 use crate::saved::{Unfit, ensure};
+use crate::virtio::device::read_part;
 use crate::virtio::segments::{Half, Segments};
 use crate::virtio::{
     Back, Broken, DeviceMetrics, Setup, VirtioDevice, VirtioKind, Virtqueue, Wake, Worker,
@@ -91,13 +92,7 @@ impl VirtioDevice for Vsock {
 
     /// `guest_cid` is all there is (5.10.4).
     fn read_config(&self, offset: u64, bytes: &mut [u8]) {
-        let config = self.guest_cid.to_le_bytes();
-        let from = usize::try_from(offset)
-            .unwrap_or(usize::MAX)
-            .min(config.len());
-        let there = bytes.len().min(config.len() - from);
-        bytes[..there].copy_from_slice(&config[from..from + there]);
-        bytes[there..].fill(0);
+        read_part(&self.guest_cid.to_le_bytes(), offset, bytes);
     }
 
     fn write_config(&mut self, _offset: u64, _bytes: &[u8]) {}

@@ -304,14 +304,11 @@ async fn perform(app: &App, drive: &Drive, asked: Asked) -> Result<Response, Wro
         )),
         Asked::Insert { image, user } if protocol(&image).is_some() => {
             let source = Source { url: image, user };
-            let Some(operation) = app.begin_fetch(&name, source) else {
-                let what =
-                    "a medium for this drive is being fetched, or as many as may be for others";
-                return Err(Wrong::conflict(
-                    what,
-                    Some("wait for the task, or cancel it"),
-                ));
-            };
+            let of = name.clone();
+            let begun = spawn_blocking(move || daemon.begin_fetch(&of, source)).await;
+            let operation = begun
+                .map_err(broken)?
+                .map_err(|why| Wrong::conflict(why, Some("wait for the task, or cancel it")))?;
             let ended = reset::ended(app, operation).await;
             match ended.state {
                 WorkState::Done => Ok(done(app, &name)),
@@ -320,7 +317,8 @@ async fn perform(app: &App, drive: &Drive, asked: Asked) -> Result<Response, Wro
         }
         Asked::Insert { image, .. } => {
             let into = name.clone();
-            let inserted = spawn_blocking(move || daemon.insert(&into, of_host(&image)?)).await;
+            let inserted =
+                spawn_blocking(move || daemon.insert(&into, of_host(&image)?, None)).await;
             inserted
                 .map_err(broken)?
                 .map_err(|problem| Refusal::of_command(*problem))?;
