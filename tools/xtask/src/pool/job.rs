@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use super::room;
 use crate::steps::{self, Step, Tally};
 
 /// What is to be run.
@@ -57,6 +58,11 @@ impl Ended {
     /// As the job's.
     pub fn name(&self) -> &str {
         &self.job.step.name
+    }
+
+    /// Whether it failed because a disk was full.
+    pub fn lacked_room(&self) -> bool {
+        self.tally.failed > 0 && room::was_wanting(&self.output)
     }
 
     /// A line of its own, and what is wrong.

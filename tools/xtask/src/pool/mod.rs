@@ -11,11 +11,13 @@
 //! A test that failed runs once more at the end, with nothing beside it. If it passes then, what made it fail is the
 //! company it had, and it is said as `UNSTEADY` beside what it said first: somebody has to look at it, but it keeps
 //! nobody's work from landing. If many failed, none does: that is no matter of company
-//! (`docs/decisions/0035-a-failed-test-runs-once-more-alone.md`).
+//! (`docs/decisions/0035-a-failed-test-runs-once-more-alone.md`). What failed because a disk was full is tried again in
+//! any number.
 
 mod job;
 mod listing;
 mod load;
+mod room;
 mod times;
 
 use std::collections::{HashSet, VecDeque};
@@ -33,6 +35,7 @@ use crate::steps::Tally;
 use crate::workspace;
 use job::Ended;
 use load::Load;
+use room::Room;
 use times::Times;
 
 /// Jobs at once for each core, at most.
@@ -57,7 +60,8 @@ pub fn run(jobs: Vec<Job>) -> Result<Tally> {
     let mut times = Times::load();
     let mut waiting = times.longest_first(jobs);
     let start = Instant::now();
-    let ended = run_side_by_side(&mut waiting, &folder, |ended| {
+    let mut room = Room::begin();
+    let ended = run_side_by_side(&mut waiting, &folder, &mut room, |ended| {
         times.note(ended.name(), ended.time);
         if ended.job.is_test {
             ended.print_trouble();
@@ -66,12 +70,15 @@ pub fn run(jobs: Vec<Job>) -> Result<Tally> {
         }
     })?;
     times.save()?;
-    let ended = once_more(ended, &folder)?;
+    let ended = once_more(ended, &folder, &mut room)?;
     let seconds = start.elapsed().as_secs_f64();
     let tests = sum(ended.iter().filter(|ended| ended.job.is_test));
     let word = if tests.failed == 0 { "ok" } else { "FAILED" };
     println!("{word:<7}{:<14}{seconds:>7.1} s   {tests}", "tests");
     print_slowest(&ended);
+    if let Some(least) = room.least() {
+        println!("       least room on a disk: {} MiB", least >> 20);
+    }
     for ended in ended.iter().filter(|ended| ended.tally.failed > 0) {
         println!("FAILED {}", ended.name());
     }
@@ -84,18 +91,19 @@ fn sum<'a>(ended: impl IntoIterator<Item = &'a Ended>) -> Tally {
         .fold(Tally::default(), |sum, ended| sum + ended.tally)
 }
 
-/// Failed tests again, one by one; none if so many failed that company cannot be what they failed of.
-fn once_more(ended: Vec<Ended>, folder: &std::path::Path) -> Result<Vec<Ended>> {
+/// Failed tests again, one by one: all that a full disk made fail, and the others if they are few enough to have failed of
+/// company.
+fn once_more(ended: Vec<Ended>, folder: &std::path::Path, room: &mut Room) -> Result<Vec<Ended>> {
     let is_failed = |ended: &Ended| ended.job.is_test && ended.tally.failed > 0;
-    if ended.iter().filter(|ended| is_failed(ended)).count() > MOST_AGAIN {
-        return Ok(ended);
-    }
+    let of_company = |ended: &Ended| is_failed(ended) && !ended.lacked_room();
+    let is_company = ended.iter().filter(|ended| of_company(ended)).count() <= MOST_AGAIN;
     let folder = folder.join("once-more");
     fs::create_dir_all(&folder)?;
     let again = |ended: Ended| {
-        if !is_failed(&ended) {
+        if !is_failed(&ended) || !is_company && !ended.lacked_room() {
             return Ok(ended);
         }
+        room.wait();
         let ended = ended.job.run(&folder)?;
         if ended.tally.failed == 0 {
             println!("UNSTEADY {}: passes alone", ended.name());
@@ -110,6 +118,7 @@ fn once_more(ended: Vec<Ended>, folder: &std::path::Path) -> Result<Vec<Ended>> 
 fn run_side_by_side(
     waiting: &mut VecDeque<Job>,
     folder: &std::path::Path,
+    room: &mut Room,
     mut on_end: impl FnMut(&Ended),
 ) -> Result<Vec<Ended>> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -119,9 +128,15 @@ fn run_side_by_side(
     let mut names = HashSet::new();
     let (report, reports) = mpsc::channel();
     while running > 0 || !waiting.is_empty() {
-        let has_room = running < cores
+        if running == 0 {
+            room.wait();
+        }
+        let may_start = running < cores
             || running < cores * JOBS_PER_CORE && load.idle_cores(TICK) > Some(IDLE_CORES);
-        if has_room && let Some(job) = next(waiting, &names) {
+        if may_start
+            && room.has_room(running)
+            && let Some(job) = next(waiting, &names)
+        {
             names.insert(job.step.name.clone());
             let report = report.clone();
             let folder = folder.to_owned();
@@ -216,7 +231,7 @@ mod tests {
             job.step.limit = Duration::from_secs(60);
             job.run(folder).unwrap()
         });
-        let ended = once_more(ended.collect(), folder).unwrap();
+        let ended = once_more(ended.collect(), folder, &mut Room::begin()).unwrap();
         ended.iter().map(|ended| ended.tally.failed).collect()
     }
 
@@ -232,6 +247,14 @@ mod tests {
         let many: Vec<String> = (10..=10 + MOST_AGAIN).map(unsteady).collect();
         let failed = run_twice(&many, &folder);
         assert!(failed.iter().all(|failed| *failed == 1), "{failed:?}");
+        // Of a full disk as many as there are, and of company those few.
+        let wanting = |n: usize| {
+            let words = "cannot write: No space left on device";
+            format!("test -e {n}.was || {{ : > {n}.was; echo {words}; exit 1; }}")
+        };
+        let lines: Vec<String> = (30..=30 + MOST_AGAIN).map(wanting).collect();
+        let lines = [&lines[..], &[unsteady(2)]].concat();
+        assert_eq!(run_twice(&lines, &folder), vec![0; lines.len()]);
         fs::remove_dir_all(&folder).unwrap();
     }
 }
