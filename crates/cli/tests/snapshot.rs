@@ -576,3 +576,31 @@ fn a_clone_becomes_a_machine_of_its_own() {
     let original = say("web").join(" ");
     assert_eq!(original, "web web 0 0123456789abcdef0123456789abcdef");
 }
+
+/// VMClock's page, as its field's offsets have it: the same while the machine goes on, and another in a clone.
+#[test]
+fn a_clone_reads_in_a_page_that_it_is_one() {
+    let Some(scene) = Scene::with_guest(&["--net", "none"]) else {
+        return;
+    };
+    let page = |vm: &str| {
+        let read = "for at in 00 0c 18; do devmem 0xfe0$at; done; for at in 10 68; do devmem 0xfe0$at 64; done";
+        let text = scene.well(&["exec", "-n", vm, "sh", "-c", read]);
+        let number = |line: &str| u64::from_str_radix(line.trim_start_matches("0x"), 16).unwrap();
+        text.lines().map(number).collect::<Vec<u64>>()
+    };
+    let before = page("web");
+    let [magic, sequence, flags, disruption, generation] = before[..] else {
+        panic!("{before:x?}");
+    };
+    assert_eq!((magic, sequence, flags), (0x4b4c_4356, 2, 0x300));
+    assert_eq!(disruption, generation);
+    scene.well(&["fork", "web", "--count", "2", "--name", "other"]);
+    let clones = [page("other-1"), page("other-2")];
+    for clone in &clones {
+        assert_eq!(clone[..3], [magic, sequence + 2, flags]);
+        assert_ne!((clone[3], clone[4]), (disruption, generation));
+    }
+    assert_ne!(clones[0][3..], clones[1][3..]);
+    assert_eq!(page("web"), before, "the original went on");
+}

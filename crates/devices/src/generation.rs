@@ -8,19 +8,25 @@
 
 use mem::GuestMemory;
 
-use crate::layout;
+use crate::{layout, vmclock};
 
 /// Bytes of the number.
 const BYTES: usize = 16;
 
-/// The number of a generation.
+/// The numbers of a generation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Generation(pub [u8; BYTES]);
+pub struct Generation {
+    /// What goes into the guest's random numbers: for its kernel alone.
+    pub id: [u8; BYTES],
+    /// What the guest's programs see of it ([`crate::vmclock`]): a number of its own, that does not tell the other one.
+    pub marker: u64,
+}
 
 impl Generation {
-    /// Writes it where the guest looks.
+    /// Writes them where the guest looks.
     pub fn write(&self, memory: &GuestMemory) {
         // A machine too small for the place has no such number.
-        let _ = memory.write(layout::GENERATION, &self.0);
+        let _ = memory.write(layout::GENERATION, &self.id);
+        vmclock::write(memory, self.marker);
     }
 }

@@ -8,6 +8,7 @@
 //! 0xa_0000     reserved: video and option ROMs on a PC, nothing here
 //! 0xe_0000     reserved: ACPI tables
 //! 0xf_0000     reserved: SMBIOS tables
+//! 0xf_e000     reserved: VMClock, a page of its own
 //! 0xf_f000     reserved: the generation of the machine, a page of its own
 //! 0x10_0000    RAM, up to 3 GiB at most
 //! 0xc000_0000  PCI memory window
@@ -25,6 +26,10 @@ pub const EBDA_START: Gpa = Gpa(0x9_fc00);
 pub const ACPI_START: Gpa = Gpa(0xe_0000);
 /// Where SMBIOS tables lie. Their entry point is searched for from here (DSP0134 3.2, 5.2).
 pub const SMBIOS_START: Gpa = Gpa(0xf_0000);
+/// Where [VMClock](crate::vmclock)'s page lies.
+pub const VMCLOCK: Gpa = Gpa(0xf_e000);
+/// Length of [`VMCLOCK`].
+pub const VMCLOCK_BYTES: u64 = 0x1000;
 /// Where the [generation](crate::generation) lies, in a page of its own.
 pub const GENERATION: Gpa = Gpa(0xf_f000);
 /// The same as two words, the lower one first.

@@ -44,6 +44,7 @@ pub mod saved;
 pub mod serial;
 pub mod smbios;
 pub mod virtio;
+mod vmclock;
 
 pub use board::{Board, BoardCounters, BoardPlan, BoardState, MsrFault};
 pub use bus::{BusCounters, MmioBus, MmioDevice, Overlap, PioBus, PioDevice};

@@ -31,8 +31,8 @@ pub fn build() -> [(Gpa, Vec<u8>); 2] {
     let structures = structures();
     let at = layout::SMBIOS_START.0 + (ENTRY_BYTES as u64).next_multiple_of(16);
     assert!(
-        at + structures.len() as u64 <= layout::GENERATION.0,
-        "a few hundred bytes fit below the generation"
+        at + structures.len() as u64 <= layout::VMCLOCK.0,
+        "a few hundred bytes fit below the pages that follow"
     );
     let entry = entry(Gpa(at), structures.len() as u32);
     [(layout::SMBIOS_START, entry), (Gpa(at), structures)]

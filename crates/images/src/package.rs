@@ -43,12 +43,15 @@ impl Wanted {
 
 /// The kernel's modules that drive our devices, and what these need. Those that a kernel has built in are not missed.
 /// `button` and `evdev` let a guest's programs hear the power button.
-pub(crate) const DRIVERS: [&str; 19] = [
+pub(crate) const DRIVERS: [&str; 22] = [
     "button",
     "evdev",
     "failover",
     "fuse",
     "net_failover",
+    "pps_core",
+    "ptp",
+    "ptp_vmclock",
     "virtio",
     "virtio-rng",
     "virtio_balloon",

@@ -190,6 +190,7 @@ fn compare(guest: &mut Guest) -> Vec<String> {
     complaints.extend(is_unchanged(guest, &kernel, folder.path(), true));
     complaints.extend(compare::symbols(guest, &kernel));
     complaints.extend(compare::types(guest, &kernel));
+    complaints.extend(compare::clock_page(guest));
     complaints.extend(compare::system(guest, &kernel));
     complaints.extend(compare::processes(guest, &kernel));
     complaints.extend(compare::modules(guest, &kernel));

@@ -73,6 +73,7 @@ pub(super) fn build() -> Vec<u8> {
             ],
         ),
         generation(),
+        clock(),
         device("MOU_", "PNP0F13", vec![&Irq(irq::MOUSE)]),
         device(
             "TIMR",
@@ -117,13 +118,28 @@ fn generation() -> Raw {
     Raw(bytes_of(&Device::new("VGEN".into(), children)))
 }
 
-/// What general-purpose events mean: the first one that the generation is another (ACPI 6.5, 5.6.4.1.1: level-triggered
+/// VMClock (`include/uapi/linux/vmclock-abi.h`): where its page lies. Kernels know it by one of these names.
+fn clock() -> Raw {
+    let identity = Name::new("_HID".into(), &"AMZNC10C");
+    let compatible = Name::new("_CID".into(), &"VMCLOCK");
+    let described = Name::new("_DDN".into(), &"VMCLOCK");
+    let page = Memory32Fixed::new(
+        false,
+        layout::VMCLOCK.0 as u32,
+        layout::VMCLOCK_BYTES as u32,
+    );
+    let place = resources(vec![&page]);
+    let children: Vec<&dyn Aml> = vec![&identity, &compatible, &described, &place];
+    Raw(bytes_of(&Device::new("VCLK".into(), children)))
+}
+
+/// What general-purpose events mean: the first one that the generation is another, which both devices tell of (ACPI 6.5, 5.6.4.1.1: level-triggered
 /// events have methods with an L).
 fn general_events() -> Raw {
-    let told = Path::new("\\_SB_.VGEN");
     let changed = 0x80_u8;
-    let notify = Notify::new(&told, &changed);
-    let event = Method::new("_L00".into(), 0, false, vec![&notify]);
+    let [generation, clock] = ["\\_SB_.VGEN", "\\_SB_.VCLK"].map(Path::new);
+    let [first, second] = [&generation, &clock].map(|told| Notify::new(told, &changed));
+    let event = Method::new("_L00".into(), 0, false, vec![&first, &second]);
     Raw(bytes_of(&Scope::new("\\_GPE".into(), vec![&event])))
 }
 

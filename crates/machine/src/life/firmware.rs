@@ -24,14 +24,18 @@ pub(crate) fn sipi_state(page: Vector, time: &GuestTime) -> VcpuState {
 
 /// A generation that no machine had before.
 pub(super) fn fresh_generation() -> Generation {
-    let mut bytes = [0; 16];
+    let mut bytes = [0; 24];
     // So few bytes come at once or, on a host that has no random numbers at all, not (getrandom(2)).
     if getrandom(&mut bytes[..], GetRandomFlags::empty()).is_err() {
         tracing::warn!(
             "this host has no random bytes: the guest is not told that it is another machine"
         );
     }
-    Generation(bytes)
+    let (id, marker) = bytes.split_at(16);
+    Generation {
+        id: id.try_into().unwrap_or_default(),
+        marker: u64::from_le_bytes(marker.try_into().unwrap_or_default()),
+    }
 }
 
 /// The MSRs that firmware sets on every processor before it hands over, and the guest's own time.
