@@ -11,7 +11,7 @@
 //! - A **MOV to memory** is done here, and translated code goes on behind it.
 //! - **All others**, which change memory, store vectors or read under a shared check, are bounced from here: on the
 //!   silicon, locked ones among several vCPUs as `locked` does them. The walk that found the page is not made again, the
-//!   FP state stays the guest's, and translated code goes on behind. That takes half of the time.
+//!   FP state stays the guest's, and translated code goes on behind. That takes two thirds of the time, half beside code.
 //!
 //! Whatever is unusual (a fault, a device, a breakpoint, alignment that is checked) takes the usual way.
 
