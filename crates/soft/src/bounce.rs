@@ -5,7 +5,7 @@
 //! code, under a data breakpoint. A store to a device is posted and reported after the instruction is done.
 
 use iced_x86::{Instruction, InstructionInfo, OpAccess, OpKind};
-use x86::Exception;
+use x86::{Exception, Gpa};
 
 use crate::block::{BOUNCE_BYTES, ExitReason};
 use crate::code_cache::HostPc;
@@ -41,6 +41,18 @@ impl SoftVcpu {
         // With write access for a read-modify-write: a fault says "write", as the hardware's does.
         let pieces = self.pieces(linear, len, access)?;
         self.note_data_access(linear, u64::from(size), write);
+        self.bounce_pieces(instruction, bytes, Operand { size, write }, needs, pieces)
+    }
+
+    /// Runs an instruction through the bounce buffer whose operand has been found and may be accessed.
+    pub(crate) fn bounce_pieces(
+        &mut self,
+        instruction: &Instruction,
+        bytes: &[u8],
+        Operand { write, .. }: Operand,
+        needs: Needs,
+        pieces: [(Gpa, usize); 2],
+    ) -> Step {
         if write && is_locked(instruction) && self.is_shared_memory(&pieces) {
             return self.bounce_locked(instruction, bytes, pieces);
         }
@@ -77,10 +89,15 @@ impl SoftVcpu {
         bytes: &[u8],
     ) -> Result<HostPc, Stop> {
         let mode = self.mode;
+        if let Some(thunk) = self.thunks.get(bytes, mode, self.generation) {
+            return Ok(thunk);
+        }
         let thunk = self.make_translation(&[], |translations, _| {
             Ok(translations.bounce_thunk(instruction, bytes, mode))
         })?;
-        thunk.ok_or(Stop::Exception(Exception::InvalidOpcode))
+        let thunk = thunk.ok_or(Stop::Exception(Exception::InvalidOpcode))?;
+        self.thunks.add(bytes, mode, self.generation, thunk);
+        Ok(thunk)
     }
 
     /// Runs a thunk; false if it is not there any more and nothing has been done.

@@ -18,6 +18,7 @@ use crate::features::Features;
 use crate::held_anchors::HeldAnchors;
 use crate::mode::Mode;
 use crate::soft::Soft;
+use crate::thunks::Thunks;
 
 /// Why an instruction could not be completed now.
 #[derive(Clone, Debug)]
@@ -111,6 +112,8 @@ pub struct SoftVcpu {
     pub(crate) asking: Option<Decoded>,
     /// What the interpreter decoded lately.
     pub(crate) decoded: DecodedCache,
+    /// Where code lies that bounces an instruction.
+    pub(crate) thunks: Thunks,
     /// The last exit wants an answer.
     pub(crate) asked: bool,
     /// Writes to devices that completed instructions left behind, to be reported before anything else.
@@ -183,6 +186,7 @@ impl SoftVcpu {
             answers_used: 0,
             asking: None,
             decoded: DecodedCache::new(),
+            thunks: Thunks::new(),
             asked: false,
             posted: Vec::new(),
             generation: 0,

@@ -58,6 +58,7 @@ mod run;
 mod sites;
 mod soft;
 mod state;
+mod thunks;
 mod tlb;
 mod translate;
 mod translations;

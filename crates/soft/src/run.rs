@@ -12,7 +12,7 @@ use vcpu::{
 use x86::paging::{Access, Walk};
 use x86::{Exception, Gpa, Gva, PAGE_SIZE, Rflags};
 
-use crate::beside::Beside;
+use crate::beside::{Beside, Missed};
 use crate::block::seg;
 use crate::block::{ExitReason, PAUSES_AT_ONCE};
 use crate::code_cache::HostPc;
@@ -273,17 +273,21 @@ impl SoftVcpu {
 
     /// Executes the instruction at RIP by hand, which translated code has left at `place`.
     fn interpret_at(&mut self, place: Place) -> Turn {
-        let generation = self.generation;
-        if let Some(decoded) = self.decoded.get(place, generation) {
-            return self.interpret_decoded(&decoded);
-        }
-        match self.decode_and_judge() {
-            Ok(decoded) => {
-                self.decoded.add(place, generation, decoded);
-                self.interpret_decoded(&decoded)
-            }
+        match self.decoded_at(place) {
+            Ok(decoded) => self.interpret_decoded(&decoded),
             Err(stop) => self.stopped(stop),
         }
+    }
+
+    /// The instruction at RIP, which translated code has left at `place`.
+    pub(crate) fn decoded_at(&mut self, place: Place) -> Result<Decoded, Stop> {
+        let generation = self.generation;
+        if let Some(decoded) = self.decoded.get(place, generation) {
+            return Ok(decoded);
+        }
+        let decoded = self.decode_and_judge()?;
+        self.decoded.add(place, generation, decoded);
+        Ok(decoded)
     }
 
     fn decode_and_judge(&mut self) -> Result<Decoded, Stop> {
@@ -495,10 +499,14 @@ impl SoftVcpu {
             };
             let crosses = crosses(linear, size);
             let is_canonical = !self.is_long_mode() || Gva(linear).is_canonical();
+            let mut walked = None;
             if !crosses && is_canonical {
                 let kind = self.access(access.write);
                 let filled = match self.walk(Gva(linear), kind) {
-                    Ok(walk) => self.fill_tlb(Gva(linear), &walk, access.write),
+                    Ok(walk) => {
+                        walked = Some(walk.gpa);
+                        self.fill_tlb(Gva(linear), &walk, access.write)
+                    }
                     // Where alignment matters it is judged before the page tables: a closer look decides.
                     Err(_) if size >= 16 && !linear.is_multiple_of(u64::from(size)) => false,
                     Err(exception) => {
@@ -515,9 +523,15 @@ impl SoftVcpu {
                     return Ok(Ok(site.start(self.soft.stubs().cache)));
                 }
             }
-            match self.make_beside(&site, (linear, size), &held) {
-                Some(Beside::Within(pc)) => return Ok(Ok(pc)),
-                Some(Beside::Behind) => {
+            let missed = Missed {
+                linear,
+                size,
+                walked,
+            };
+            match self.make_beside(&site, missed, &held) {
+                Some(Err(stop)) => return Ok(Err(self.stopped(stop))),
+                Some(Ok(Beside::Within(pc))) => return Ok(Ok(pc)),
+                Some(Ok(Beside::Behind)) => {
                     let found = self.look_around().map(|()| self.find_code(true));
                     return Ok(found.and_then(|found| found.map_err(|stop| self.stopped(stop))));
                 }

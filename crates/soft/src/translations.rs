@@ -467,15 +467,19 @@ impl Translations {
     /// Drops the blocks that hold any byte of `gpa..gpa+len_bytes`, all in one page.
     pub(crate) fn invalidate(&mut self, gpa: Gpa, len_bytes: u64, memory: &GuestMemory) {
         let gfn = gpa.gfn();
+        // Mostly it is data that lies beside code, and all stays as it is.
+        let is_beside = |all: &Vec<u32>| {
+            !all.is_empty() && !all.iter().any(|&index| self.holds(index, gpa, len_bytes))
+        };
+        if self.by_page.get(&gfn.0).is_some_and(is_beside) {
+            return;
+        }
         let Some(all) = self.by_page.remove(&gfn.0) else {
             return memory.notes().remove_code(gfn);
         };
-        let (hit, kept): (Vec<u32>, Vec<u32>) = all.into_iter().partition(|&index| {
-            let block = self.block(index);
-            let start = block.key.gpa;
-            let end = start + u64::from(block.len_bytes);
-            block.second_page.is_some() || start < gpa.0 + len_bytes && gpa.0 < end
-        });
+        let (hit, kept): (Vec<u32>, Vec<u32>) = all
+            .into_iter()
+            .partition(|&index| self.holds(index, gpa, len_bytes));
         if kept.is_empty() {
             memory.notes().remove_code(gfn);
         } else {
@@ -484,6 +488,14 @@ impl Translations {
         for index in hit {
             self.drop_block(index);
         }
+    }
+
+    /// Whether a block has been made of any byte of `gpa..gpa+len_bytes`, or may have been.
+    fn holds(&self, index: u32, gpa: Gpa, len_bytes: u64) -> bool {
+        let block = self.block(index);
+        let start = block.key.gpa;
+        let end = start + u64::from(block.len_bytes);
+        block.second_page.is_some() || start < gpa.0 + len_bytes && gpa.0 < end
     }
 
     fn drop_block(&mut self, index: u32) {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod basic;
+mod beside;
 mod bounds;
 mod code_pages;
 mod corners;
