@@ -5,7 +5,9 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -176,4 +178,102 @@ fn what_cannot_be_shared_is_refused_before_anything_starts() {
     check(&["/tmp:x"], "is no place in a guest");
     check(&["/tmp"], "does not say where in the guest");
     check(&["/tmp:/x", "/var:/x"], "two folders are to be at /x");
+}
+
+#[test]
+fn programs_find_in_a_folder_what_they_find_on_a_disk() {
+    let python = Path::new("/usr/bin/python3");
+    let Some(host) = Host::with_guest().filter(|_| python.exists()) else {
+        return println!("skipped: no guest, or no Python on this host");
+    };
+    let at = |name: &str| host.folder().join(name);
+    fs::create_dir(at("data")).unwrap();
+    fs::write(at("secret"), "").unwrap();
+    symlink("/outside/secret", at("data/out")).unwrap();
+    let _listener = UnixListener::bind(at("data/socket")).unwrap();
+    let script = include_str!("scripts/folders.py");
+    let words = ["--app", python.to_str().unwrap(), "-v", "data:/data"];
+    let ran = host
+        .mother
+        .run(&[&words[..], &["--net", "none", "--", "-c", script]].concat());
+    assert_eq!(
+        (ran.stdout.as_str(), ran.status),
+        ("all is well\n", Some(0)),
+        "{}",
+        ran.stderr
+    );
+    // What was written through mappings is where it was put.
+    let mut expected = vec![b'.'; 10000];
+    expected[5000..5004].copy_from_slice(b"ours");
+    expected[9990..9994].copy_from_slice(b"last");
+    assert!(fs::read(at("data/mapped")).unwrap() == expected);
+    expected.extend(b"end");
+    assert!(fs::read(at("data/appended")).unwrap() == expected);
+}
+
+#[test]
+fn a_guest_that_cannot_have_a_folder_fails_and_says_why() {
+    let Some(host) = Host::with_guest() else {
+        return;
+    };
+    fs::create_dir(host.folder().join("data")).unwrap();
+    let why = "did not start: it cannot have the folder at /proc/x: mkdir: can't create directory '/proc/x'";
+    let check = |words: &[&str]| {
+        let ran = host.mother.run(&[&["-v", "data:/proc/x"], words].concat());
+        assert_eq!(ran.status, Some(1), "{words:?}: {}", ran.stderr);
+        let complaints = ran.stderr.matches("error: ").count();
+        assert!(
+            ran.stderr.contains(why) && complaints == 1,
+            "{words:?}: {}",
+            ran.stderr
+        );
+    };
+    check(&[]);
+    check(&["--", "true"]);
+    check(&["--app", "/bin/true"]);
+    let ran = host
+        .mother
+        .run(&["-d", "--name", "sharing", "-v", "data:/proc/x"]);
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    let ended = host.call(&["wait", "sharing"]);
+    assert_eq!(ended.status, Some(1), "{}", ended.stderr);
+    assert!(ended.stderr.contains(why) || ended.stdout.contains(why));
+}
+
+#[test]
+fn two_hundred_megabytes_go_through_a_folder_under_a_resident_limit() {
+    let Some(host) = Host::with_guest() else {
+        return;
+    };
+    let at = |name: &str| host.folder().join(name);
+    fs::create_dir(at("data")).unwrap();
+    let part = much();
+    let mut file = fs::File::create(at("data/from")).unwrap();
+    let mut left = 200 << 20;
+    while left > 0 {
+        let count = part.len().min(left);
+        file.write_all(&part[..count]).unwrap();
+        left -= count;
+    }
+    drop(file);
+    let words = [
+        "--memory",
+        "160M",
+        "--resident-limit",
+        "64M",
+        "-v",
+        "data:/data",
+    ];
+    let script = "cp /data/from /data/to && md5sum < /data/to";
+    let ran = host
+        .mother
+        .run(&[&words[..], &["--net", "none", "--", "sh", "-c", script]].concat());
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    let compared = Command::new("cmp")
+        .args([at("data/from"), at("data/to")])
+        .status();
+    assert!(compared.unwrap().success());
+    let file = fs::File::open(at("data/from")).unwrap();
+    let sum = Command::new("md5sum").stdin(file).output().unwrap();
+    assert_eq!(ran.stdout, String::from_utf8(sum.stdout).unwrap());
 }

@@ -92,6 +92,51 @@ fn a_container_image_runs_its_command_and_returns_its_status() {
 }
 
 #[test]
+fn a_container_images_program_has_folders_of_the_host() {
+    let Some(mother) = with_guest() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let line = "cat /srv/in/text; echo back > /new/place/answer; echo no > /srv/in/text; ls /srv";
+    let path = saved(folder.path(), &["/bin/busybox", "sh", "-c"], &[line], "");
+    let _removed = Removed(path.clone());
+    fs::create_dir(folder.path().join("in")).unwrap();
+    fs::create_dir(folder.path().join("out")).unwrap();
+    fs::write(folder.path().join("in/text"), "text\n").unwrap();
+    let mother = mother.in_folder(folder.path());
+    let image = path.to_str().unwrap();
+    let folders = [
+        "-v",
+        "in:/srv/in:ro",
+        "-v",
+        "out:/new/place",
+        "--net",
+        "none",
+    ];
+    for _ in 0..2 {
+        let ran = mother.run(&[&[image][..], &folders].concat());
+        let expected = ("text\ndata\nin\n", Some(0));
+        assert_eq!(
+            (ran.stdout.as_str(), ran.status),
+            expected,
+            "{}",
+            ran.stderr
+        );
+        assert!(
+            ran.stderr.contains("Read-only file system"),
+            "{}",
+            ran.stderr
+        );
+        let answer = folder.path().join("out/answer");
+        assert_eq!(fs::read_to_string(&answer).unwrap(), "back\n");
+        fs::remove_file(answer).unwrap();
+    }
+    // A place that a file of the image has.
+    let ran = mother.run(&[image, "-v", "in:/srv/data", "--net", "none"]);
+    assert_eq!(ran.status, Some(1), "{}", ran.stderr);
+    let why = "did not start: it cannot have the folder at /srv/data: ";
+    assert!(ran.stderr.contains(why), "{}", ran.stderr);
+}
+
+#[test]
 fn the_shell_of_a_container_image_has_a_terminal_where_there_is_one() {
     let Some(mother) = with_guest() else { return };
     let folder = tempfile::tempdir().unwrap();

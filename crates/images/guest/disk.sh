@@ -8,12 +8,7 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 
-fail() {
-    echo "mother: $*"
-    sleep 1
-    poweroff -f
-    sleep 100
-}
+. /folders
 
 # The value of `mother.$1=` on the kernel's command line.
 mother_option() {
@@ -43,7 +38,7 @@ for try in 1 2 3 4 5 6 7 8 9 10; do
     [ -n "$disk" ] && break
     sleep 0.2
 done
-[ -n "$disk" ] || fail "the guest sees no disk with the serial number \"root\""
+[ -n "$disk" ] || not_started "the guest sees no disk with the serial number \"root\""
 
 # A system may be on the whole disk or on a partition of it.
 for part in "$disk" "$disk"[0-9]*; do
@@ -52,7 +47,7 @@ for part in "$disk" "$disk"[0-9]*; do
     [ -e /root/sbin/init ] || [ -L /root/sbin/init ] || [ -n "$(mother_option mode)" ] && found=$part && break
     umount /root
 done
-[ -n "$found" ] || fail "no ext4 file system with /sbin/init on $disk"
+[ -n "$found" ] || not_started "no ext4 file system with /sbin/init on $disk"
 
 case $(mother_option mode) in
     configure) . /configure ;;
@@ -60,7 +55,6 @@ case $(mother_option mode) in
 esac
 
 mount -t tmpfs -o mode=755 tmpfs /root/run
-. /folders
 # A system has this module itself.
 [ -z "$(mother_option folder)" ] || grep -qw virtiofs /proc/filesystems || chroot /root /sbin/modprobe virtiofs
 mount_folders /root

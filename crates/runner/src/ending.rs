@@ -114,7 +114,13 @@ fn words(report: &Report) -> (String, u8) {
     let after = seconds(report.wall_time);
     let name = &report.name;
     let (line, status) = match &report.ending {
-        Ending::PoweredOff => (format!("mother: the guest powered off after {after}"), 0),
+        Ending::PoweredOff => match &report.start_failed {
+            Some(why) => (
+                format!("error: the guest of VM \"{name}\" did not start: {why}"),
+                OUR_FAULT,
+            ),
+            None => (format!("mother: the guest powered off after {after}"), 0),
+        },
         Ending::DebugExit(status) => {
             let how = "mother: the guest ended through the debug-exit port after";
             (format!("{how} {after}: status {status}"), *status)
@@ -168,6 +174,7 @@ fn without_its_program(report: &Report, unexplained: &str) -> (String, u8) {
     };
     let said = format!("{unexplained}{end}{how}");
     match report.ending {
+        Ending::PoweredOff if report.start_failed.is_some() => (how, status),
         Ending::PoweredOff | Ending::Stopped(StopCause::Left) => {
             let line = "error: the guest ended before the program in it did: something in it switched it off, or its kernel \
                         died\n  help: `--kernel-log` shows all that its kernel says; a program that just ends has the \
@@ -189,7 +196,14 @@ fn end_of_program(report: &Report, status: u8) -> VmEnd {
 
 fn end_of(report: &Report) -> VmEnd {
     let (kind, message, exit_status) = match &report.ending {
-        Ending::PoweredOff => (EndKind::PoweredOff, "the guest powered off".to_owned(), 0),
+        Ending::PoweredOff => match &report.start_failed {
+            Some(why) => (
+                EndKind::PoweredOff,
+                format!("the guest did not start: {why}"),
+                OUR_FAULT,
+            ),
+            None => (EndKind::PoweredOff, "the guest powered off".to_owned(), 0),
+        },
         Ending::DebugExit(status) => (
             EndKind::DebugExit,
             format!("the guest ended through the debug-exit port: status {status}"),

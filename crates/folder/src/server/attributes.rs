@@ -92,6 +92,10 @@ impl Server {
         let gid = body.u32()?;
         let has = |bit| valid & bit != 0;
         let (file, kind) = self.nodes.get(header.node_id)?;
+        // Who may speak to a program of the host through a pipe, a socket or a device is not a guest's to say.
+        if (has(MODE) || has(UID) || has(GID)) && !is_plain(kind) {
+            return Err(Errno::PERM);
+        }
         if has(MODE) {
             if kind == FileType::Symlink {
                 return Err(Errno::OPNOTSUPP);
@@ -145,6 +149,7 @@ impl Server {
         let flags = XattrFlags::from_bits(body.u32()?).ok_or(Errno::INVAL)?;
         let name = of_users(&mut body)?;
         let value = body.bytes(bytes)?;
+        self.may_have(header, Errno::PERM)?;
         let file = self.open_node(header.node_id, OFlags::RDONLY)?;
         fsetxattr(file, name, value, flags)?;
         Ok(Vec::new())
@@ -154,6 +159,7 @@ impl Server {
         let room_bytes = body.u32()? as usize;
         body.skip(4)?;
         let name = of_users(&mut body)?;
+        self.may_have(header, Errno::NODATA)?;
         let file = self.open_node(header.node_id, OFlags::RDONLY)?;
         let mut value = vec![0; ATTRIBUTE_BYTES_MAX];
         let bytes = fgetxattr(file, name, &mut value[..])?;
@@ -163,6 +169,9 @@ impl Server {
 
     pub(super) fn list_attributes(&mut self, header: Header, mut body: Body<'_>) -> Outcome {
         let room_bytes = body.u32()? as usize;
+        if self.may_have(header, Errno::NODATA) == Err(Errno::NODATA) {
+            return sized(Vec::new(), room_bytes);
+        }
         let file = self.open_node(header.node_id, OFlags::RDONLY)?;
         let mut names = vec![0; ATTRIBUTE_BYTES_MAX];
         let bytes = flistxattr(file, &mut names[..])?;
@@ -173,10 +182,29 @@ impl Server {
 
     pub(super) fn remove_attribute(&mut self, header: Header, mut body: Body<'_>) -> Outcome {
         let name = of_users(&mut body)?;
+        self.may_have(header, Errno::PERM)?;
         let file = self.open_node(header.node_id, OFlags::RDONLY)?;
         fremovexattr(file, name)?;
         Ok(Vec::new())
     }
+}
+
+impl Server {
+    /// Files and folders alone have attributes of users (xattr(7)); `error` is what Linux says of others.
+    fn may_have(&self, header: Header, error: Errno) -> Result<(), Errno> {
+        match self.nodes.get(header.node_id)?.1 {
+            FileType::RegularFile | FileType::Directory => Ok(()),
+            _ => Err(error),
+        }
+    }
+}
+
+/// Whether something is data, and not a way to a program or a device of the host.
+fn is_plain(kind: FileType) -> bool {
+    matches!(
+        kind,
+        FileType::RegularFile | FileType::Directory | FileType::Symlink
+    )
 }
 
 fn of_users<'a>(body: &mut Body<'a>) -> Result<&'a [u8], Errno> {

@@ -15,6 +15,9 @@ use crate::message::{Body, DATA_BYTES_MAX, Header, Writer};
 /// `FUSE_FSYNC_FDATASYNC`.
 const DATA_ALONE: u32 = 1;
 
+/// `FUSE_WRITE_CACHE`: pages of the guest's that were written where the file is mapped, through whatever it has open to write.
+pub(super) const OF_PAGES: u32 = 1;
+
 /// `SEEK_DATA`, `SEEK_HOLE`.
 const SEEK_DATA: u32 = 3;
 const SEEK_HOLE: u32 = 4;
@@ -44,7 +47,7 @@ impl Server {
             return Err(Errno::ISDIR);
         }
         let file = self.open_node(header.node_id, flags)?;
-        Ok(opened(self.keep(file, header.node_id)?).0)
+        Ok(opened(self.keep(file, header.node_id, flags)?).0)
     }
 
     /// `fuse_create_in`: makes a file and opens it, or opens the one that is there.
@@ -77,7 +80,7 @@ impl Server {
         };
         let mut id = [0; 8];
         id.copy_from_slice(&entry[..8]);
-        let handle = self.keep(file, u64::from_le_bytes(id))?;
+        let handle = self.keep(file, u64::from_le_bytes(id), flags)?;
         Ok(Writer(entry).bytes(&opened(handle).0).0)
     }
 
@@ -106,9 +109,16 @@ impl Server {
         let handle = body.u64()?;
         let offset = body.u64()?;
         let count = body.u32()? as usize;
-        body.skip(20)?;
+        let flags = body.u32()?;
+        body.skip(16)?;
         let bytes = body.bytes(count)?;
-        let file = self.handle(handle, header.node_id)?;
+        let kept = self.kept(handle, header.node_id)?;
+        // A page has its place, also where what programs write goes to the end.
+        let elsewhere = match flags & OF_PAGES != 0 && kept.appends {
+            true => Some(self.again(kept.fd.as_fd(), OFlags::WRONLY | OFlags::NONBLOCK)?),
+            false => None,
+        };
+        let file = elsewhere.as_ref().unwrap_or(&kept.fd);
         let mut done = 0;
         while done < count {
             let at = offset.checked_add(done as u64).ok_or(Errno::FBIG)?;

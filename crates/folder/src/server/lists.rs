@@ -53,7 +53,7 @@ impl Server {
     pub(super) fn open_folder(&mut self, header: Header) -> Outcome {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let folder = self.open_node(header.node_id, flags)?;
-        let handle = self.keep(folder, header.node_id)?;
+        let handle = self.keep(folder, header.node_id, flags)?;
         Ok(Writer::default().u64(handle).zeros(8).0)
     }
 

@@ -76,6 +76,8 @@ pub struct Server {
 struct Handle {
     fd: OwnedFd,
     node_id: u64,
+    /// Whatever is written goes to the end of the file, wherever it was to go.
+    appends: bool,
 }
 
 impl Server {
@@ -221,22 +223,31 @@ impl Server {
         }
     }
 
-    /// Keeps something open for the guest; its number.
-    fn keep(&mut self, fd: OwnedFd, node_id: u64) -> Result<u64, Errno> {
+    /// Keeps something open for the guest, which was opened like this; its number.
+    fn keep(&mut self, fd: OwnedFd, node_id: u64, flags: OFlags) -> Result<u64, Errno> {
         if self.handles.len() >= self.bounds.handles {
             return Err(Errno::NFILE);
         }
         let handle = self.next_handle;
         self.next_handle += 1;
-        self.handles.insert(handle, Handle { fd, node_id });
+        let kept = Handle {
+            fd,
+            node_id,
+            appends: flags.contains(OFlags::APPEND),
+        };
+        self.handles.insert(handle, kept);
         Ok(handle)
     }
 
     /// What the guest has open under this number, as this node.
     fn handle(&self, handle: u64, node_id: u64) -> Result<BorrowedFd<'_>, Errno> {
+        Ok(self.kept(handle, node_id)?.fd.as_fd())
+    }
+
+    fn kept(&self, handle: u64, node_id: u64) -> Result<&Handle, Errno> {
         let found = self.handles.get(&handle);
         let found = found.filter(|handle| handle.node_id == node_id);
-        Ok(found.ok_or(Errno::BADF)?.fd.as_fd())
+        found.ok_or(Errno::BADF)
     }
 
     fn release(&mut self, header: Header, mut body: Body<'_>) -> Outcome {

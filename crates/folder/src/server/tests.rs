@@ -6,6 +6,7 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
+use super::files::OF_PAGES;
 use super::*;
 use crate::message::REQUEST_BYTES_MAX;
 use crate::nodes::ROOT;
@@ -196,6 +197,29 @@ fn files_are_the_same_bytes_on_both_sides() {
 }
 
 #[test]
+fn pages_have_their_place_where_programs_write_to_the_end() {
+    let mut guest = Guest::new();
+    let (node, handle) = guest.create("a", 0o600).unwrap();
+    guest.write((node, handle), 0, b"0123456789").unwrap();
+    let appending = guest
+        .open(node, READ_WRITE | OFlags::APPEND.bits())
+        .unwrap();
+    // What a program writes, wherever the guest thinks that the end is.
+    guest.write((node, appending), 3, b"ab").unwrap();
+    assert_eq!(std::fs::read(guest.path("a")).unwrap(), b"0123456789ab");
+    // A page of a mapping, by whatever the guest's kernel has open.
+    let page = |guest: &mut Guest, at: u64, bytes: &[u8]| {
+        let fields = words(&[bytes.len() as u32, OF_PAGES, 0, 0, 0, 0]);
+        let body = [longs(&[appending, at]), fields, bytes.to_vec()].concat();
+        guest.ask(opcode::WRITE, node, &body).unwrap();
+    };
+    page(&mut guest, 3, b"xyz");
+    std::fs::remove_file(guest.path("a")).unwrap();
+    page(&mut guest, 0, b"w");
+    assert_eq!(guest.read((node, handle), 0, 100).unwrap(), b"w12xyz6789ab");
+}
+
+#[test]
 fn no_name_leads_out_of_the_folder() {
     let mut guest = Guest::new();
     std::fs::create_dir(guest.path("d")).unwrap();
@@ -347,6 +371,24 @@ fn pipes_sockets_and_devices_are_seen_and_not_opened() {
             );
         }
         assert_eq!(guest.create(name, 0o600), Err(Errno::EXIST));
+        // Who may speak to a program of the host by it stays as it is, and so does its time where that is asked for.
+        let before = guest.path(name).metadata().unwrap();
+        let id = long(&entry, 0);
+        for valid in [1, 1 << 1, 1 << 2] {
+            assert_eq!(guest.set(id, valid, 0o777), Err(Errno::PERM), "{name}");
+        }
+        assert_eq!(guest.path(name).metadata().unwrap().mode(), before.mode());
+        guest.set(id, 1 << 5, 5).unwrap();
+        assert_eq!(guest.path(name).metadata().unwrap().mtime(), 5);
+        // As Linux has it of what cannot have any.
+        assert_eq!(
+            guest.ask(opcode::LISTXATTR, id, &words(&[9, 0])),
+            Ok(vec![])
+        );
+        let get = [words(&[9, 0]), text("user.a")].concat();
+        assert_eq!(guest.ask(opcode::GETXATTR, id, &get), Err(Errno::NODATA));
+        let set = [words(&[1, 0]), text("user.a"), vec![1]].concat();
+        assert_eq!(guest.ask(opcode::SETXATTR, id, &set), Err(Errno::PERM));
     }
     for kind in [0o010_000, 0o020_000, 0o060_000, 0o140_000] {
         let body = [words(&[kind | 0o600, 0x103, 0, 0]), text("made")].concat();

@@ -16,6 +16,9 @@ use crate::attach::{AttachError, Attachment};
 use crate::limits::Limits;
 use crate::plan::VmPlan;
 
+/// The claim by which an init of ours says why it does not go on (`images/guest/folders.sh`).
+const START_FAILED: &str = "start_failed";
+
 /// By what a device is acted on; it has the other end.
 #[derive(Clone)]
 pub(crate) struct Handles {
@@ -141,6 +144,14 @@ impl Devices {
     /// What programs in the guest say of it.
     pub(crate) fn claims(&self) -> ClaimBook {
         self.handles.claims.book()
+    }
+
+    /// Why the guest's init did not go on, if that is ours and says so. Whoever else is in the guest can say it too: it is about
+    /// nothing but how that guest ended.
+    pub(crate) fn start_failed(&self) -> Option<String> {
+        let claims = self.claims().claims;
+        let claim = claims.into_iter().find(|claim| claim.key == START_FAILED);
+        claim.map(|claim| claim.value)
     }
 
     /// What every virtio device counted.

@@ -126,7 +126,11 @@ impl Machine {
         let accounts = accounts.expect("who has an ending has accounts");
         let mut metrics = control.metrics();
         metrics.merge(devices.metrics(recent.printed_bytes()));
-        Ok(accounts.report(&plan, ending, &output, devices.counters(), metrics))
+        let report = accounts.report(&plan, ending, &output, devices.counters(), metrics);
+        Ok(Report {
+            start_failed: devices.start_failed(),
+            ..report
+        })
     }
 }
 

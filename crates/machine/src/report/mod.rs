@@ -86,6 +86,8 @@ pub struct Report {
     pub name: String,
     /// Why it ended.
     pub ending: Ending,
+    /// Why an init of ours did not go on to start the guest, in its words (the claim `start_failed`).
+    pub start_failed: Option<String>,
     /// The engine, and why that one.
     pub engine: EngineChoice,
     /// From the start to the first byte on the console.

@@ -88,6 +88,7 @@ impl Accounts {
         Report {
             name: plan.name.clone(),
             ending,
+            start_failed: None,
             engine: plan.engine.clone(),
             first_output: output.first_byte(),
             markers,
