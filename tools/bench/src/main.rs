@@ -10,6 +10,7 @@
 
 mod against;
 mod boot;
+mod cloud_init;
 mod cpu;
 mod disk;
 mod guests;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         ["bench", "programs", words @ ..] => programs::run(words),
         ["bench", "snapshot", options @ ..] => runs::runs(options).and_then(snapshot::run),
         ["bench", "paging", words @ ..] => paging::run(words),
+        ["cloud-init", releases @ ..] => cloud_init::run(releases),
         ["soak", "paging", options @ ..] => soak::paging(options),
         _ => {
             eprintln!("error: no such task; `cargo xtask` alone lists them");

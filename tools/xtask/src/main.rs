@@ -41,6 +41,9 @@ usage: cargo xtask TASK
   drill    the walls around a VM's process, tried from inside by who has taken it over
   guest    fetch the default guest, which whole-guest tests run
   debian   make the image debian:12, which a whole-guest test runs
+  cloud-init [12 | 13]...
+           disks with Debian's cloud-init, made once (mmdebstrap, from the host's mirrors): whether it carries out what
+           `--user-data`, `--ssh-key` and `--hostname` say, once for each instance
   bench boot [--runs N]
            start to /init on the software CPU and on QEMU's TCG, and memory
   bench cpu [PROGRAM] [--runs N] [--work NAME]... [--write FILE]
@@ -115,7 +118,10 @@ fn main() -> ExitCode {
         ["honest", options @ ..] => insight::honest(options),
         ["stress", options @ ..] => smp::run("stress", options),
         ["differential", options @ ..] => differential::run("differential", options),
-        ["test-kvm" | "guest" | "debian" | "bench" | "soak", ..] => bench::run(&words),
+        [
+            "test-kvm" | "guest" | "debian" | "cloud-init" | "bench" | "soak",
+            ..,
+        ] => bench::run(&words),
         ["dist"] => dist::run(),
         ["dist", "--try"] => dist::try_out(),
         ["dist", "--boot"] => dist::boot(),
