@@ -45,6 +45,7 @@ mod emit_tests;
 mod enter;
 mod exceptions;
 mod features;
+mod fetch;
 mod held_anchors;
 mod index_set;
 mod interpret;
