@@ -338,6 +338,27 @@ static uint64_t across_pages(void)
     return sum;
 }
 
+/* Changes eight bytes in every way that takes another path in a software CPU: read-modify-write, locked, vector. */
+static uint64_t changed(uint8_t *at, unsigned rounds)
+{
+    uint64_t sum;
+    for (uint64_t n = 0; n < rounds; n++) {
+        uint64_t value = n;
+        __asm__ volatile("addq %1, %0; incq %0; lock addq %1, %0; lock xaddq %1, %0; movq %1, %%xmm0; movlhps %%xmm0, %%xmm0;"
+                         "movups %%xmm0, %0"
+                         : "+m"(*(uint8_t(*)[16])at), "+r"(value)::"cc", "xmm0");
+    }
+    memcpy(&sum, at, 8);
+    return sum;
+}
+
+static uint64_t changes_across_pages(void)
+{
+    static uint8_t pages[2 * 4096] __attribute__((aligned(4096)));
+    memset(pages, 1, sizeof pages);
+    return changed(pages + 4096 - 3, 200000);
+}
+
 typedef uint64_t (*made)(uint64_t);
 
 static uint8_t *page_of_code(void)
@@ -372,6 +393,17 @@ static uint64_t data_beside_code(void)
     return value;
 }
 
+static uint64_t changes_beside_code(void)
+{
+    uint8_t *page = page_of_code();
+    uint64_t sum;
+    make(page, 7);
+    sum = ((made)(uintptr_t)page)(0);
+    sum += changed(page + 2048, 200000);
+    munmap(page, 4096);
+    return sum;
+}
+
 /* The code itself is written and run, again and again. */
 static uint64_t code_rewritten(void)
 {
@@ -402,7 +434,9 @@ const struct work user_works[] = {
     {"compress", compress, NULL},
     {"locked", locked, NULL},
     {"across-pages", across_pages, NULL},
+    {"changes-across-pages", changes_across_pages, NULL},
     {"data-beside-code", data_beside_code, NULL},
+    {"changes-beside-code", changes_beside_code, NULL},
     {"code-rewritten", code_rewritten, NULL},
     {NULL, NULL, NULL},
 };

@@ -58,7 +58,8 @@ fn numbers() -> Vec<Line> {
         line(
             OUR_FAULT,
             "all",
-            "Mother or this host failed, something is in use or is not there, or the answer is no: one of the VMs that \
+            "Mother or this host failed, something is in use or is not there, the guest could not start (a [folder](folders.md) \
+             that it cannot have, no disk), or the answer is no: one of the VMs that \
          were named could not be had or did not obey, `wait --for` was in vain, `truth` found a contradiction",
         ),
         line(
