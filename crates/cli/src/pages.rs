@@ -58,9 +58,9 @@ fn numbers() -> Vec<Line> {
         line(
             OUR_FAULT,
             "all",
-            "Mother or this host failed, something is in use or is not there, the guest could not start (a [folder](folders.md) \
-             that it cannot have, no disk), or the answer is no: one of the VMs that \
-         were named could not be had or did not obey, `wait --for` was in vain, `truth` found a contradiction",
+            "Mother or this host failed, something is in use or is not there, the guest could not start (a folder that it \
+         cannot have, no disk), or the answer is no: one of the VMs that were named could not be had or did not obey, \
+         `wait --for` was in vain, `truth` found a contradiction",
         ),
         line(
             BAD_INPUT,
