@@ -133,8 +133,8 @@ fn clock() -> Raw {
     Raw(bytes_of(&Device::new("VCLK".into(), children)))
 }
 
-/// What general-purpose events mean: the first one that the generation is another, which both devices tell of (ACPI 6.5, 5.6.4.1.1: level-triggered
-/// events have methods with an L).
+/// What general-purpose events mean: the first one that the generation is another, which both devices tell of (ACPI 6.5,
+/// 5.6.4.1.1: level-triggered events have methods with an L).
 fn general_events() -> Raw {
     let changed = 0x80_u8;
     let [generation, clock] = ["\\_SB_.VGEN", "\\_SB_.VCLK"].map(Path::new);
