@@ -10,8 +10,9 @@
 //!   not let in there any more, it starts over: nothing has been done.
 //! - A **MOV to memory** is done here, and translated code goes on behind it.
 //! - **All others**, which change memory, store vectors or read under a shared check, are bounced from here: on the
-//!   silicon, locked ones among several vCPUs as `locked` does them. The walk that found the page is not made again, the
-//!   FP state stays the guest's, and translated code goes on behind. That takes two thirds of the time, half beside code.
+//!   silicon, locked ones among several vCPUs as `locked` does them. The walk that found the page is not made again, and
+//!   translated code goes on behind. FP state that was loaded is loaded again for an instruction that uses it; for others
+//!   it waits until something does, since many accesses may come before that.
 //!
 //! Whatever is unusual (a fault, a device, a breakpoint, alignment that is checked) takes the usual way.
 
@@ -118,8 +119,6 @@ impl SoftVcpu {
         let done = self.bounce_pieces(instruction, bytes, operand, decoded.needs, pieces);
         if done.is_err() {
             self.block.fp_loaded = 0;
-        } else if !uses_fp {
-            self.block.fp_was_loaded = was_loaded;
         }
         Some(done)
     }
