@@ -172,10 +172,22 @@ pub fn forking(guest: &mut Guest) {
         })
     });
     let copied = copied.unwrap();
-    // Places beside it where a task can be made and none is: there one with a stack of its own would be told.
-    let beside = (1..=16).flat_map(|n| [parent + n * size, parent.wrapping_sub(n * size)]);
+    // Places beside tasks where one can be made and none is: there one with a stack of its own would be told. The
+    // parent's own slab may be full, so what lies beside any task is tried, the parent first.
+    let tasks = std::iter::once(parent).chain(taken.iter().copied());
+    let mut beside: Vec<u64> = Vec::new();
+    for address in tasks.flat_map(|task| {
+        (1..=16).flat_map(move |n| [task + n * size, task.wrapping_sub(n * size)])
+    }) {
+        if !taken.contains(&address) && !beside.contains(&address) {
+            beside.push(address);
+        }
+    }
     let mut tried = 0;
-    for address in beside.filter(|address| !taken.contains(address)) {
+    for address in beside {
+        if tried == 3 {
+            break;
+        }
         let Ok(gpa) = look(&kernel, &[], |look| look.physical(Gva(address))) else {
             continue;
         };
