@@ -1,6 +1,7 @@
 //! What the host's CPU can do, as CPUID says it to this process.
 
 use std::arch::x86_64::{__cpuid_count, _xgetbv};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
@@ -64,10 +65,21 @@ impl ThreadClock {
     }
 }
 
+/// The number of this process (getpid(2)), asked for once: in a jail nobody asks.
+pub fn process_number() -> i32 {
+    static NUMBER: OnceLock<i32> = OnceLock::new();
+    *NUMBER.get_or_init(|| rustix::process::getpid().as_raw_nonzero().get())
+}
+
+/// The number of the calling thread (gettid(2)), out of the name of its clock, which libc makes of it without asking the kernel
+/// (`MAKE_THREAD_CPUCLOCK` in `include/linux/posix-timers_types.h`): in a jail nobody asks.
+pub fn thread_number() -> i32 {
+    !(ThreadClock::of_this_thread().0 >> 3)
+}
+
 /// Whether this process has a thread with this number (gettid(2)); no file is asked.
 pub fn has_thread(thread: i32) -> bool {
-    // SAFETY: the call takes nothing and cannot fail.
-    let process = unsafe { libc::getpid() };
+    let process = process_number();
     // SAFETY: signal 0 is none: only whether it could be sent is looked at.
     unsafe { libc::syscall(libc::SYS_tgkill, process, thread, 0) == 0 }
 }
@@ -80,4 +92,26 @@ pub fn process_cpu_time() -> Duration {
 fn time_of(clock: ClockId) -> Duration {
     let time = clock_gettime(clock);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_knows_its_number_and_whether_another_is_there() {
+        let check = || {
+            let asked = rustix::thread::gettid().as_raw_nonzero().get();
+            assert_eq!(thread_number(), asked);
+            assert!(has_thread(asked));
+            asked
+        };
+        check();
+        let gone = std::thread::spawn(check).join().unwrap();
+        // Who joined it may be ahead of the kernel, which takes it off its list a little later.
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while has_thread(gone) {
+            assert!(std::time::Instant::now() < deadline);
+        }
+    }
 }

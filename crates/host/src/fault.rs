@@ -109,7 +109,7 @@ const SIGNALS: [libc::c_int; 5] = [
 /// Handlers that were there before ours, by position in [`SIGNALS`].
 static PREVIOUS: [AtomicU64; SIGNALS.len()] = [const { AtomicU64::new(0) }; SIGNALS.len()];
 
-fn install_handlers() -> io::Result<()> {
+pub(crate) fn install_handlers() -> io::Result<()> {
     static INSTALL: Once = Once::new();
     let mut result = Ok(());
     INSTALL.call_once(|| {
@@ -155,7 +155,7 @@ extern "C" fn on_fault(
         start > 1 && rip >= start && rip < region.end.load(Ordering::Relaxed)
     });
     let Some(region) = region else {
-        return forward(signal, info, context);
+        return forward(signal, info, context_ptr);
     };
     let record = FaultRecord {
         vector: registers[libc::REG_TRAPNO as usize] as u64,
@@ -185,21 +185,23 @@ unsafe fn gs_base() -> u64 {
     base
 }
 
-/// Gives the signal to the handler that was there before, or lets it end the process as if we were not there.
-fn forward(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+/// Gives the signal to the handler that was there before, and then lets it end the process as if we were not there.
+///
+/// A handler is taken off by a call that a process in a jail may not make ([`crate::jail`]). But a fault whose signal is blocked ends
+/// the process whatever handler there is, and what is blocked when this one returns stands in its frame.
+fn forward(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::ucontext_t) {
     let index = SIGNALS
         .iter()
         .position(|&known| known == signal)
         .unwrap_or(0);
     let previous = PREVIOUS[index].load(Ordering::Acquire) as usize;
-    if previous == libc::SIG_DFL || previous == libc::SIG_IGN {
-        // SAFETY: resetting to the default action is always allowed; the faulting instruction runs again.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
-        return;
+    if previous != libc::SIG_DFL && previous != libc::SIG_IGN {
+        // SAFETY: Rust's runtime installs its handlers with SA_SIGINFO, so the value is such a function.
+        let handler = unsafe { mem::transmute::<usize, Handler>(previous) };
+        handler(signal, info, context.cast());
     }
-    // SAFETY: Rust's runtime installs its handlers with SA_SIGINFO, so the value is such a function.
-    let handler = unsafe { mem::transmute::<usize, Handler>(previous) };
-    handler(signal, info, context);
+    // SAFETY: the kernel passes a valid ucontext that belongs to this handler until it returns; the signal exists.
+    unsafe { libc::sigaddset(&raw mut (*context).uc_sigmask, signal) };
 }
 
 /// Bytes of an alternate stack: room for a signal frame with the largest XSAVE area and for the handlers.
@@ -226,15 +228,21 @@ thread_local! {
     static STACK: RefCell<Option<AlternateStack>> = const { RefCell::new(None) };
 }
 
+/// The signal that has a thread look up, and no more: its handler does nothing, on the alternate stack.
+pub fn look_up_signal() -> libc::c_int {
+    libc::SIGRTMIN()
+}
+
 /// Blocks every asynchronous signal for the calling thread: a thread that runs guest code has nothing to do with
-/// them, and their handlers may not expect its stack.
+/// them, and their handlers may not expect its stack. One that comes out of KVM by a signal hears that one: it may run
+/// translated code before, and in a jail nobody changes what is blocked.
 fn block_asynchronous_signals() {
     // SAFETY: an all-zero sigset is valid for sigfillset to overwrite.
     let mut set: libc::sigset_t = unsafe { mem::zeroed() };
     // SAFETY: `set` is a valid sigset.
     unsafe { libc::sigfillset(&mut set) };
     // A refused system call is a signal too (`crate::jail`); blocked, it would end the process.
-    for signal in SIGNALS.into_iter().chain([libc::SIGSYS]) {
+    for signal in SIGNALS.into_iter().chain([libc::SIGSYS, look_up_signal()]) {
         // SAFETY: `set` is a valid sigset and the signal numbers exist.
         unsafe { libc::sigdelset(&mut set, signal) };
     }

@@ -8,6 +8,7 @@
 )]
 
 pub mod activation;
+pub mod at;
 pub mod byte_lock;
 pub mod certificates;
 pub mod cpu;
@@ -22,6 +23,7 @@ pub mod lock;
 pub mod mapping;
 mod namespace;
 pub mod peer;
+pub mod rest;
 pub mod tap;
 pub mod tsc;
 pub mod userfault;

@@ -66,7 +66,7 @@ pub fn frequency_khz() -> u64 {
         let (instant, tsc) = start();
         let passed = instant.elapsed();
         if passed < CALIBRATION {
-            std::thread::sleep(CALIBRATION - passed);
+            crate::rest::rest(CALIBRATION - passed);
         }
         let now = instant.elapsed();
         let ticks = read().wrapping_sub(tsc);

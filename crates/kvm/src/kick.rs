@@ -12,10 +12,10 @@ use std::ptr;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
 
+use host::cpu::{process_number, thread_number};
+use host::fault::look_up_signal;
 use kvm_bindings::kvm_run;
-use rustix::thread::gettid;
 use vcpu::Kick;
-use vmm_sys_util::signal::{SIGRTMIN, unblock_signal};
 
 /// A vCPU's page that is shared with KVM, mapped for as long as anybody may kick.
 struct SharedPage {
@@ -61,7 +61,7 @@ pub(crate) struct Kicker {
 
 impl Kicker {
     pub(crate) fn new(vcpu: RawFd, len_bytes: usize) -> io::Result<Kicker> {
-        install_handler()?;
+        prepare_kicks()?;
         let page = SharedPage::new(vcpu, len_bytes)?;
         Ok(Kicker {
             page,
@@ -72,11 +72,7 @@ impl Kicker {
 
     /// This thread calls `KVM_RUN` next.
     pub(crate) fn entering(&self) {
-        let thread = gettid().as_raw_nonzero().get();
-        if self.thread.swap(thread, Ordering::Relaxed) != thread {
-            // One that ran translated code before has shut all signals out. The number exists, so nothing can fail.
-            let _ = unblock_signal(SIGRTMIN());
-        }
+        self.thread.store(thread_number(), Ordering::Relaxed);
         self.is_inside.store(true, Ordering::SeqCst);
     }
 
@@ -95,17 +91,21 @@ impl Kick for Kicker {
     fn kick(&self) {
         self.page.immediate_exit().store(1, Ordering::SeqCst);
         if self.is_inside.load(Ordering::SeqCst) {
-            let process = std::process::id();
+            let process = process_number();
             let thread = self.thread.load(Ordering::Relaxed);
             // SAFETY: takes numbers only; the signal has a handler, and a thread that is gone is an error we ignore.
-            unsafe { libc::syscall(libc::SYS_tgkill, process, thread, SIGRTMIN()) };
+            unsafe { libc::syscall(libc::SYS_tgkill, process, thread, look_up_signal()) };
         }
     }
 }
 
 extern "C" fn on_kick(_signal: libc::c_int) {}
 
-fn install_handler() -> io::Result<()> {
+/// Has a kick end `KVM_RUN` and not this process. To be called before the process is locked in, which takes no handlers then.
+///
+/// # Errors
+/// What `sigaction` says.
+pub fn prepare_kicks() -> io::Result<()> {
     static INSTALL: Once = Once::new();
     let mut result = Ok(());
     INSTALL.call_once(|| {
@@ -114,7 +114,7 @@ fn install_handler() -> io::Result<()> {
         action.sa_sigaction = on_kick as *const () as usize;
         action.sa_flags = libc::SA_ONSTACK;
         // SAFETY: the struct is valid, and the handler has the one-argument signature that these flags promise.
-        if unsafe { libc::sigaction(SIGRTMIN(), &action, ptr::null_mut()) } != 0 {
+        if unsafe { libc::sigaction(look_up_signal(), &action, ptr::null_mut()) } != 0 {
             result = Err(io::Error::last_os_error());
         }
     });
@@ -130,13 +130,12 @@ mod tests {
     use rustix::event::{Timespec, poll};
     use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
     use rustix::io::Errno;
-    use vmm_sys_util::signal::block_signal;
 
     use super::*;
 
     /// A page like the one that a vCPU shares, and a wait like the one inside `KVM_RUN`: it ends when a signal comes.
     #[test]
-    fn a_thread_that_shut_the_signal_out_hears_its_kick() {
+    fn a_thread_that_runs_translated_code_hears_its_kick() {
         let page = memfd_create("page", MemfdFlags::CLOEXEC).unwrap();
         ftruncate(&page, 4096).unwrap();
         let kicker = Arc::new(Kicker::new(page.as_raw_fd(), 4096).unwrap());
@@ -145,7 +144,7 @@ mod tests {
             let kicker = Arc::clone(&kicker);
             let is_done = Arc::clone(&is_done);
             std::thread::spawn(move || {
-                block_signal(SIGRTMIN()).unwrap();
+                host::fault::use_alternate_stack().unwrap();
                 kicker.entering();
                 let limit = Timespec {
                     tv_sec: 10,

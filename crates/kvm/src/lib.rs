@@ -38,6 +38,7 @@ mod vcpu_fd;
 mod vm;
 mod wires;
 
+pub use kick::prepare_kicks;
 pub use probe::{Speed, measure};
 pub use support::{Findings, Node, look};
 pub use vm::{Device, Kvm};

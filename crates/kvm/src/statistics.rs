@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
-use std::os::unix::fs::FileExt;
+use host::at::FileAt;
 
 use vcpu::{EngineStatistics, Unit};
 

@@ -283,8 +283,15 @@ pub(crate) struct Engines {
 }
 
 impl Engines {
-    pub(crate) fn new(kvm: KvmDevice) -> Engines {
-        Engines { kvm }
+    /// From what the host has; what KVM wants of this process is prepared, since later nothing can be.
+    ///
+    /// # Errors
+    /// If the host takes no handler of a signal.
+    pub(crate) fn new(kvm: KvmDevice) -> io::Result<Engines> {
+        if let Some(Ok(_)) = kvm {
+            kvm::prepare_kicks()?;
+        }
+        Ok(Engines { kvm })
     }
 
     /// What a VM's CPUID must be narrowed to so that the VM can run on every engine that works here; `None` where the
@@ -593,7 +600,7 @@ mod tests {
     #[test]
     fn what_was_found_not_to_work_is_neither_opened_nor_run_on() {
         let check = |findings: Vec<EngineFinding>| {
-            let engines = Engines::new(open_kvm(&findings));
+            let engines = Engines::new(open_kvm(&findings)).unwrap();
             assert!(engines.kvm.is_none() && engines.cpuid_limit().is_none());
             let memory = Arc::new(GuestMemory::flat(1 << 20).unwrap());
             let made = engines.make(EngineKind::Kvm, &memory, Vec::new());

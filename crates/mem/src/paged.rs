@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::FileExt;
+use host::at::FileAt;
 use std::sync::{Arc, Weak};
 
 use host::mapping::{Mapping, MemFd, Protection};

@@ -13,7 +13,7 @@
 use std::cell::RefCell;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use host::at::FileAt;
 
 use host::vectored::{self, Place};
 use thiserror::Error;

@@ -405,7 +405,7 @@ impl Pager {
                 Served::NoRoom
             ) {
                 self.shared.want_room();
-                std::thread::sleep(Duration::from_millis(1));
+                host::rest::rest(Duration::from_millis(1));
             }
             page = next;
         }

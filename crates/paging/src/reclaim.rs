@@ -140,7 +140,7 @@ impl Reclaimer<'_> {
                 passed = 0;
             }
             if is_refused && left == 0 {
-                std::thread::sleep(REFUSED_PAUSE);
+                host::rest::rest(REFUSED_PAUSE);
             }
         }
     }

@@ -164,7 +164,7 @@ impl<M> Shared<M> {
 
     /// The calling thread is one of the pager's.
     pub(crate) fn note_thread(&self) {
-        let thread = rustix::thread::gettid().as_raw_nonzero().get();
+        let thread = host::cpu::thread_number();
         self.threads.lock().push(thread);
     }
 

@@ -51,6 +51,6 @@ pub fn jail_here() -> Result<Jail, RunError> {
 /// Locks this process in, and says so.
 pub(crate) fn perform(channel: &Channel, is_apart: bool, _nothing: Vec<OwnedFd>) -> u8 {
     host::jail::settle_libc();
-    let jail = lock(is_apart, false);
+    let jail = lock(host::jail::Kind::Any, is_apart);
     channel.send(&jail, &[]).map_or(OUR_FAULT, |()| 0)
 }

@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
-use std::os::unix::fs::FileExt;
 
+use host::at::FileAt;
 use lz4_flex::block::decompress_into;
 
 use crate::error::{Damage, SnapshotError, damaged};

@@ -1,6 +1,6 @@
 //! Calls that are not in the table, and what becomes of a thread that makes one.
 
-use super::table::ALLOWED;
+use super::table::{OTHERS, VM};
 
 macro_rules! calls {
     ($($number:ident)*) => { [$((libc::$number, stringify!($number))),*] };
@@ -21,10 +21,17 @@ pub(super) const DEADLY: &[(i64, &str)] = &calls! {
     SYS_setuid SYS_setgid SYS_setreuid SYS_setregid SYS_setresuid SYS_setresgid SYS_setgroups
 };
 
-/// What libc and the runtime do for their own comfort, and do without where it is refused. `brk` is no such call: glibc takes
-/// any number of an error for the new end of the heap, and writes there.
+/// What libc and the runtime do for their own comfort, and do without where it is refused.
 pub(super) const QUIET: &[(i64, &str)] = &calls! {
-    SYS_mremap SYS_sigaltstack SYS_rt_sigprocmask SYS_sched_getaffinity
+    SYS_mremap SYS_sigaltstack SYS_rt_sigprocmask SYS_sched_getaffinity SYS_set_robust_list
+};
+
+/// What glibc does and takes an error of for something else, so that it hears 0 where the call is not allowed. It takes any number
+/// of an error for the new end of the heap, and writes there; 0 is no such end, so it maps memory (`sysdeps/unix/sysv/linux/brk.c`).
+/// And where its first thread had restartable sequences each other one must have them, or the process ends (`nptl/pthread_create.c`);
+/// one that hears 0 has a number of no core in its area, and asks the kernel which one it is on.
+pub(super) const ANSWERED: &[(i64, &str)] = &calls! {
+    SYS_brk SYS_rseq
 };
 
 /// Refused and noted like any other; by name here, so that whoever reads of it need not look numbers up.
@@ -44,13 +51,16 @@ const KNOWN: &[(i64, &str)] = &calls! {
     SYS_geteuid SYS_clock_gettime SYS_sendmmsg SYS_recvmmsg SYS_preadv2 SYS_pwritev2 SYS_sync SYS_syncfs
     SYS_copy_file_range SYS_sendfile SYS_splice SYS_membarrier SYS_mlock SYS_mlock2 SYS_setrlimit SYS_prlimit64
     SYS_sched_setaffinity SYS_sched_setscheduler SYS_getrusage SYS_personality
+    SYS_landlock_restrict_self SYS_capset SYS_pread64 SYS_pwrite64 SYS_fsync SYS_sync_file_range SYS_fstat SYS_poll
+    SYS_nanosleep SYS_clock_nanosleep SYS_rt_sigaction SYS_pipe2
 };
 
 /// The call of this number, by name where it is known.
 pub(super) fn name(number: i64) -> String {
-    let allowed = ALLOWED.iter().map(|call| (call.number, call.name));
-    let others = [DEADLY, QUIET, KNOWN].into_iter().flatten().copied();
-    let known = allowed.chain(others).find(|(known, _)| *known == number);
+    let allowed = VM.iter().chain(OTHERS);
+    let allowed = allowed.map(|call| (call.number, call.name));
+    let others = [DEADLY, QUIET, ANSWERED, KNOWN];
+    let known = allowed.chain(others.into_iter().flatten().copied()).find(|(known, _)| *known == number);
     known.map_or_else(
         || format!("system call {number}"),
         |(_, name)| name.trim_start_matches("SYS_").to_owned(),

@@ -74,7 +74,7 @@ fn lock_in_below(
             0
         }
     };
-    let filter = put_up("a filter of system calls", filter::arm_as(kind));
+    let filter = put_up("a filter of system calls", filter::arm(kind, false));
     Walls {
         namespaces: false,
         landlock_abi,

@@ -7,6 +7,7 @@
 //! in the table, its check holds           as ever       [`super::table`]
 //! what only an intruder would do          death         [`super::calls`]
 //! what libc does for its own comfort      EPERM         nothing is lost by it
+//! where libc takes an error for more      0             [`super::calls::ANSWERED`]
 //! anything else                           EPERM, noted  by SIGSYS (`SECCOMP_RET_TRAP`), whose handler notes call and thread
 //! ```
 //!
@@ -25,7 +26,7 @@ use std::mem;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
-use super::calls::{self, DEADLY, QUIET};
+use super::calls::{self, ANSWERED, DEADLY, QUIET};
 use super::table::{Call, Check, Kind, allowed, kvm_orders};
 
 /// `__X32_SYSCALL_BIT`: numbers from here on are those of the x32 ABI, which has the architecture of x86-64.
@@ -83,21 +84,13 @@ fn words(refusal: i64) -> String {
 /// What this process's filters ask for beside the table.
 static HAS_KVM: AtomicBool = AtomicBool::new(false);
 
-/// Sets the filter for all threads of this process, and for those to come. It cannot be taken off. A process that `has_kvm` may
-/// use KVM's descriptors.
+/// Sets the filter of a kind for all threads of this process, and for those to come. It cannot be taken off. A process that
+/// `has_kvm` may use KVM's descriptors.
 ///
 /// # Errors
 /// If this host has no such filters, or does not let this process have one.
-pub(super) fn arm(has_kvm: bool) -> io::Result<()> {
+pub(super) fn arm(kind: Kind, has_kvm: bool) -> io::Result<()> {
     HAS_KVM.store(has_kvm, Ordering::Release);
-    arm_as(Kind::Any)
-}
-
-/// The same of a process all of which is of one kind.
-///
-/// # Errors
-/// As [`arm`].
-pub(super) fn arm_as(kind: Kind) -> io::Result<()> {
     install_handler()?;
     rustix::thread::set_no_new_privs(true)?;
     set(kind, libc::SECCOMP_FILTER_FLAG_TSYNC)?;
@@ -113,8 +106,11 @@ thread_local! {
 
 /// Narrows what this thread may to what its kind may. Asked again, it does nothing.
 pub(super) fn narrow(kind: Kind) -> io::Result<()> {
+    if !IS_ARMED.load(Ordering::Acquire) {
+        return Ok(());
+    }
     let before = KIND.replace(Some(kind));
-    if before == Some(kind) || kind == Kind::Any || !IS_ARMED.load(Ordering::Acquire) {
+    if before == Some(kind) || kind == Kind::Any {
         return Ok(());
     }
     set(kind, 0)
@@ -201,9 +197,11 @@ fn program(kind: Kind, has_kvm: bool) -> Vec<libc::sock_filter> {
         program.push(jump(libc::BPF_JEQ, *number as u32, 0, 1));
         program.push(answer(libc::SECCOMP_RET_KILL_PROCESS));
     }
-    for (number, _) in QUIET {
-        program.push(jump(libc::BPF_JEQ, *number as u32, 0, 1));
-        program.push(answer(libc::SECCOMP_RET_ERRNO | libc::EPERM as u32));
+    for (calls, error) in [(QUIET, libc::EPERM), (ANSWERED, 0)] {
+        for (number, _) in calls {
+            program.push(jump(libc::BPF_JEQ, *number as u32, 0, 1));
+            program.push(answer(libc::SECCOMP_RET_ERRNO | error as u32));
+        }
     }
     program.push(noted());
     program
@@ -233,7 +231,7 @@ fn judge(call: &Call, kind: Kind, has_kvm: bool) -> Vec<libc::sock_filter> {
         ],
         Check::Us(place) => {
             let mut judged = vec![argument(place)];
-            judged.extend(one_of(&[std::process::id()]));
+            judged.extend(one_of(&[crate::cpu::process_number() as u32]));
             judged.push(noted());
             judged
         }

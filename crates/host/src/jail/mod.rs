@@ -32,8 +32,8 @@
 //! ```text
 //! 1. root      an empty folder becomes the root of the process, which all its threads share; the copy of the mounts goes
 //! 2. process   limits, no dump, no memory that becomes executable by a change of rights
-//! 3. thread    no capabilities, Landlock: these are a thread's own, so each thread that is there already does the same
-//!              before it does anything else ([`enter_early`]); threads made later inherit them
+//! 3. thread    no capabilities, Landlock: these are a thread's own, so each thread that is there already does the same, now
+//!              ([`enter_early`]); threads made later inherit them
 //! 4. filter    for all threads at once; each kind of thread adds its own, narrower one ([`enter`])
 //! ```
 //!
@@ -123,16 +123,27 @@ impl Walls {
 /// its guest's.
 const DESCRIPTORS_MAX: u64 = 4096;
 
-/// Puts up all walls around this process that can be had; `apart` if it was born into namespaces of its own, `has_kvm` if it
-/// may run its guest on KVM. To be called by its first thread when everything is open. What the host refuses is told to
-/// `missing`.
+/// A process that locks itself in.
+#[derive(Clone, Copy, Debug)]
+pub struct Inmate<'a> {
+    /// What it is; [`Kind::Any`] a VM's, whose threads become what they are by [`enter`].
+    pub kind: Kind,
+    /// It was born into namespaces of its own.
+    pub is_apart: bool,
+    /// It may run its guest on KVM.
+    pub has_kvm: bool,
+}
+
+/// Puts up all walls around this process that can be had. To be called by its first thread when everything is open. Each other
+/// thread that is there calls [`enter_early`] when `others` asks it to, which comes back when all have. What the host refuses is
+/// told to `missing`.
 pub fn lock_in(
-    apart: bool,
-    has_kvm: bool,
+    inmate: Inmate,
+    others: &dyn Fn(),
     missing: &mut dyn FnMut(&'static str, &io::Error),
 ) -> Walls {
     let mut put_up = telling(missing);
-    let namespaces = apart && put_up("an empty root", root::leave_everything());
+    let namespaces = inmate.is_apart && put_up("an empty root", root::leave_everything());
     for (resource, most) in [(Resource::Core, 0), (Resource::Nofile, DESCRIPTORS_MAX)] {
         put_up("a limit", limit(resource, most));
     }
@@ -140,8 +151,11 @@ pub fn lock_in(
     // Linux 6.3; the filter allows no such call either.
     let _ = thread::refuse_executable_gain();
     let landlock_abi = thread::prepare(&mut put_up);
-    let filter = put_up("a filter of system calls", filter::arm(has_kvm));
-    enter(Kind::Any);
+    others();
+    let filter = put_up(
+        "a filter of system calls",
+        filter::arm(inmate.kind, inmate.has_kvm),
+    );
     Walls {
         namespaces,
         landlock_abi,

@@ -7,7 +7,7 @@
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Kind {
-    /// Whatever has no list of its own: the first thread, clients, the console, signals.
+    /// Whatever of a VM's process has no list of its own: the first thread, clients, the console, signals.
     Any = 0,
     /// It runs guest code on the software CPU.
     Vcpu = 1,
@@ -96,18 +96,18 @@ impl Call {
     }
 }
 
-/// `Kind::Any` may whatever another kind may: threads start as that.
+/// Within a VM's process [`Kind::Any`] may whatever another kind may: threads start as that.
 const A: u16 = 1;
 const V: u16 = A | 1 << Kind::Vcpu as u16 | K;
 const K: u16 = A | 1 << Kind::KvmVcpu as u16;
 const D: u16 = A | 1 << Kind::Device as u16;
 const P: u16 = A | 1 << Kind::Pager as u16;
-const R: u16 = A | 1 << Kind::Reader as u16;
+/// All of another process is of one kind, also the threads that it starts.
+const R: u16 = 1 << Kind::Reader as u16;
 /// Whatever carries frames: one guest's to its network, or those of several between them.
-const W: u16 = A | 1 << Kind::Wire as u16 | S;
-const S: u16 = A | 1 << Kind::Switch as u16;
-/// All of an observer's threads: those that it starts come with the filter of the one that starts them.
-const O: u16 = A | 1 << Kind::Observer as u16;
+const W: u16 = 1 << Kind::Wire as u16 | S;
+const S: u16 = 1 << Kind::Switch as u16;
+const O: u16 = 1 << Kind::Observer as u16;
 /// By themselves, and both; see [`FILES`].
 const G: u16 = 1 << Kind::Folder as u16;
 const F: u16 = 1 << Kind::Files as u16 | G;
@@ -225,8 +225,8 @@ const OBSERVER_ORDERS: &[u32] = &[1, 1030];
 /// `SO_RCVTIMEO`, `SO_SNDTIMEO`.
 const TIMES: &[u32] = &[20, 21];
 
-/// `PR_SET_NAME`, `PR_CAPBSET_DROP`, `PR_CAP_AMBIENT`, `PR_SET_VMA`.
-const PROCESS_ORDERS: &[u32] = &[15, 24, 47, 0x5356_4d41];
+/// `PR_SET_NAME`, `PR_SET_VMA`.
+const NAMES: &[u32] = &[15, 0x5356_4d41];
 
 const fn row(number: i64, name: &'static str, kinds: u16, check: Check) -> Call {
     Call {
@@ -243,82 +243,119 @@ macro_rules! rows {
     };
 }
 
-const ALL: u16 = V | D | P | R | W | O;
-
 use Check::{Any, OneOf, Order, Us, Without};
 
-/// See the module's head.
-pub(super) const ALLOWED: &[Call] = &rows! {
+const ALL: u16 = V | D | P;
+
+/// What a VM's process may: forty calls for all of its threads together. Whatever can be done by a call that is there anyway is
+/// done by that: a thread that rests polls nothing ([`crate::rest`]), a read of one place of a file is one of a list of places
+/// ([`crate::at`]), and threads know their numbers ([`crate::cpu::thread_number`]).
+pub(super) const VM: &[Call] = &rows! {
     // Waiting, and being told.
     SYS_futex ALL, Any;
-    SYS_read K | D | P | R | W | O, Any;
+    SYS_read K | D | P, Any;
     SYS_write ALL, Any;
-    SYS_ppoll D | P | W | O, Any;
-    SYS_clock_nanosleep K | D | P | O, Any;
+    SYS_ppoll D | P | K, Any;
     SYS_sched_yield ALL, Any;
     SYS_restart_syscall ALL, Any;
     SYS_eventfd2 A, Any;
-    SYS_clock_gettime K | P | W | O, Any;
+    SYS_clock_gettime K | P, Any;
     // Memory of its own.
     SYS_mmap ALL, Without(2, EXECUTABLE);
     SYS_mprotect ALL, Without(2, EXECUTABLE);
     SYS_munmap ALL, Any;
-    SYS_mremap K | D | P | R | W | O, Any;
     SYS_madvise ALL, Any;
-    SYS_brk ALL, Any;
-    SYS_memfd_create R | O, Any;
-    SYS_ftruncate D | R | O, Any;
+    SYS_memfd_create A, Any;
+    SYS_ftruncate D, Any;
     // Threads, their walls and their signals.
-    SYS_clone O, Without(0, NO_THREAD);
-    SYS_set_robust_list O, Any;
-    SYS_rseq O, Any;
-    SYS_gettid K | P | O, Any;
-    SYS_getpid K | P, Any;
-    SYS_prctl O, OneOf(0, PROCESS_ORDERS);
+    SYS_clone A, Without(0, NO_THREAD);
+    SYS_prctl A, OneOf(0, NAMES);
     SYS_seccomp A, OneOf(0, &[libc::SECCOMP_SET_MODE_FILTER]);
-    SYS_landlock_restrict_self A, Any;
-    SYS_capset A, Any;
     SYS_rt_sigreturn ALL, Any;
-    SYS_rt_sigaction ALL, Any;
-    SYS_rt_sigprocmask K | P | O, Any;
-    SYS_sigaltstack R | W | O, Any;
     SYS_tgkill K | P, Us(0);
     SYS_exit ALL, Any;
-    SYS_exit_group R | W | O, Any;
+    SYS_exit_group A, Any;
     // Disks, page file, log; a vCPU on KVM reads there what KVM has counted of it.
-    SYS_pread64 D | P | R | O | K, Any;
-    SYS_pwrite64 D | P | R | O, Any;
-    SYS_preadv D | R, Any;
-    SYS_pwritev D, Any;
+    SYS_preadv D | P | K, Any;
+    SYS_pwritev D | P, Any;
     SYS_fdatasync D, Any;
     SYS_fallocate D | P, Any;
-    SYS_lseek D | P | R | O, Any;
-    SYS_statx D | P | R | O, Any;
-    SYS_fstat D | P | R, Any;
-    SYS_fsync D | R, Any;
-    SYS_sync_file_range D, Any;
+    SYS_lseek D | P, Any;
+    SYS_statx D | P, Any;
     // Sockets that were given, and connections that come in through them.
-    SYS_accept4 D | S, Any;
-    SYS_sendto D | O, Any;
+    SYS_accept4 D, Any;
+    SYS_sendto D, Any;
     SYS_recvfrom D, Any;
-    SYS_sendmsg D | R | W | O, Any;
-    SYS_recvmsg D | R | S | O, Any;
+    SYS_sendmsg D, Any;
+    SYS_recvmsg D, Any;
     SYS_shutdown D, Any;
     SYS_getsockopt D, Any;
     SYS_setsockopt D, Any;
+    // Descriptors.
+    SYS_close K | D | P, Any;
+    SYS_dup2 A, Any;
+    SYS_fcntl D, OneOf(1, DESCRIPTOR_ORDERS);
+    // F_GETFD: with debug assertions the standard library asks it of each descriptor that it closes.
+    SYS_fcntl 1 << Kind::KvmVcpu as u16, OneOf(1, &[1]);
+    SYS_ioctl K | D | P, Order(ORDERS);
+    SYS_getrandom D | P, Any;
+};
+
+const ALL_OTHERS: u16 = R | W | O;
+
+/// What those may that stand beside a VM.
+pub(super) const OTHERS: &[Call] = &rows! {
+    // Waiting, and being told.
+    SYS_futex ALL_OTHERS, Any;
+    SYS_read ALL_OTHERS, Any;
+    SYS_write ALL_OTHERS, Any;
+    SYS_ppoll W | O, Any;
+    SYS_clock_nanosleep O, Any;
+    SYS_sched_yield ALL_OTHERS, Any;
+    SYS_restart_syscall ALL_OTHERS, Any;
+    SYS_clock_gettime W | O, Any;
+    // Memory of its own.
+    SYS_mmap ALL_OTHERS, Without(2, EXECUTABLE);
+    SYS_mprotect ALL_OTHERS, Without(2, EXECUTABLE);
+    SYS_munmap ALL_OTHERS, Any;
+    SYS_mremap ALL_OTHERS, Any;
+    SYS_madvise ALL_OTHERS, Any;
+    SYS_brk ALL_OTHERS, Any;
+    SYS_memfd_create R | O, Any;
+    SYS_ftruncate R | O, Any;
+    // Threads and their signals.
+    SYS_clone O, Without(0, NO_THREAD);
+    SYS_set_robust_list O, Any;
+    SYS_rseq O, Any;
+    SYS_gettid O, Any;
+    SYS_prctl O, OneOf(0, NAMES);
+    SYS_rt_sigreturn ALL_OTHERS, Any;
+    SYS_rt_sigaction ALL_OTHERS, Any;
+    SYS_rt_sigprocmask O, Any;
+    SYS_sigaltstack ALL_OTHERS, Any;
+    SYS_exit ALL_OTHERS, Any;
+    SYS_exit_group ALL_OTHERS, Any;
+    // What is read and what is made of it.
+    SYS_pread64 R | O, Any;
+    SYS_pwrite64 R | O, Any;
+    SYS_preadv R, Any;
+    SYS_lseek R | O, Any;
+    SYS_statx R | O, Any;
+    SYS_fstat R, Any;
+    SYS_fsync R, Any;
+    // Sockets that were given, and connections that come in through them.
+    SYS_accept4 S, Any;
+    SYS_sendto O, Any;
+    SYS_sendmsg R | W | O, Any;
+    SYS_recvmsg R | S | O, Any;
     SYS_setsockopt O, OneOf(2, TIMES);
     // Descriptors.
-    SYS_close K | D | P | R | W | O, Any;
-    SYS_dup2 A, Any;
-    SYS_pipe2 A, Any;
-    SYS_fcntl D | R, OneOf(1, DESCRIPTOR_ORDERS);
+    SYS_close ALL_OTHERS, Any;
+    SYS_fcntl R, OneOf(1, DESCRIPTOR_ORDERS);
     SYS_fcntl O, OneOf(1, OBSERVER_ORDERS);
-    // F_GETFD: with debug assertions the standard library asks it of each descriptor that it closes.
-    SYS_fcntl K, OneOf(1, &[1]);
-    SYS_ioctl K | D | P | W, Order(ORDERS);
+    SYS_ioctl W, Order(ORDERS);
     // What cannot do harm.
-    SYS_getrandom D | P | R | W | O, Any;
-    SYS_geteuid A, Any;
+    SYS_getrandom ALL_OTHERS, Any;
     SYS_sched_getaffinity O, Any;
 };
 
@@ -395,7 +432,8 @@ const FILES: &[Call] = &rows! {
 pub(super) fn allowed(kind: Kind) -> impl Iterator<Item = &'static Call> {
     let table = match kind {
         Kind::Files | Kind::Folder => FILES,
-        _ => ALLOWED,
+        Kind::Reader | Kind::Wire | Kind::Switch | Kind::Observer => OTHERS,
+        Kind::Any | Kind::Vcpu | Kind::KvmVcpu | Kind::Device | Kind::Pager => VM,
     };
     table.iter().filter(move |call| call.is_for(kind))
 }

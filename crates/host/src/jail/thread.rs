@@ -1,6 +1,5 @@
 //! What each thread of a process in a jail has for itself: no capabilities, a Landlock domain, the filter of its kind.
 
-use std::cell::Cell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
@@ -13,11 +12,6 @@ use super::table::Kind;
 
 /// What every thread puts itself under, once the process locks itself in; without a domain where the kernel has none.
 static PREPARED: OnceLock<Option<OwnedFd>> = OnceLock::new();
-
-thread_local! {
-    /// This thread is under the walls of its own already: it was made by one that was.
-    static IS_BARE: Cell<bool> = const { Cell::new(true) };
-}
 
 /// Prepares what every thread enters, and has this one enter it; the version of Landlock, 0 without.
 pub(super) fn prepare(put_up: &mut dyn FnMut(&'static str, io::Result<()>) -> bool) -> u32 {
@@ -36,7 +30,6 @@ pub(super) fn prepare(put_up: &mut dyn FnMut(&'static str, io::Result<()>) -> bo
     {
         abi = 0;
     }
-    IS_BARE.set(false);
     abi
 }
 
@@ -51,20 +44,17 @@ pub fn enter(kind: Kind) {
     }
 }
 
-/// The same for a thread that was there before its process locked itself in: it puts up the walls that are a thread's own. To be
-/// called before each thing that it does; it costs nothing when done.
-pub fn enter_early(kind: Kind) {
+/// For a thread that was there before its process locks itself in: it puts up the walls that are a thread's own. To be called while
+/// the process does, when it asks for it ([`super::lock_in`]): behind the filter these calls are gone.
+pub fn enter_early() {
     let Some(domain) = PREPARED.get() else {
         return;
     };
-    if IS_BARE.replace(false) {
-        let dropped = drop_capabilities();
-        let entered = domain.as_ref().map_or(Ok(()), landlock::enter);
-        if let Err(error) = dropped.and(entered) {
-            tell_once(&error);
-        }
+    let dropped = drop_capabilities();
+    let entered = domain.as_ref().map_or(Ok(()), landlock::enter);
+    if let Err(error) = dropped.and(entered) {
+        tell_once(&error);
     }
-    enter(kind);
 }
 
 /// The process has its filter; that a thread's own is missing is worth one line, not a VM.

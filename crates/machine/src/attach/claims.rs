@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use api::{ClaimBook, GuestClaim};
 use host::lock::Lock;
+use host::rest::rest;
 
 /// Longest line without its end.
 const LINE_BYTES_MAX: usize = 256;
@@ -199,7 +200,7 @@ fn accept(listener: &UnixListener, claims: &Claims) {
             Ok((stream, _)) => stream,
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => return,
             Err(_) => {
-                thread::sleep(Duration::from_millis(100));
+                rest(Duration::from_millis(100));
                 continue;
             }
         };
@@ -231,7 +232,7 @@ fn hear(mut stream: UnixStream, claims: Claims) {
     }
     while let Ok(count @ 1..) = stream.read(&mut bytes) {
         reader.take(&bytes[..count]);
-        thread::sleep(BREATH);
+        rest(BREATH);
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use host::at::FileAt;
 
 use host::lock::Lock;
 use sha2::{Digest, Sha256};

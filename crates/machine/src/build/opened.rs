@@ -30,8 +30,8 @@
 //! # For who locks it in
 //!
 //! Between [`open`] and [`Opened::assemble`] threads are there already, all of them asleep: a filter has to be set for
-//! all threads at once, as [`host::jail`] does, which holds the invariant; each vCPU's thread
-//! puts up what is a thread's own before its first work. What still needs the host later, a guest's
+//! all threads at once, as [`host::jail`] does, which holds the invariant; each thread
+//! puts up what is its own when it is asked to ([`Opened::have_threads`]). What still needs the host later, a guest's
 //! connection to a socket of the host, is asked of a [`Broker`].
 
 use std::fmt;
@@ -147,7 +147,7 @@ pub(crate) fn open_for(
         attachments: attachments.map_err(BuildError::Attach)?,
         paging: Paging::open(&plan.paging, page_file, faults.as_ref())
             .map_err(BuildError::Paging)?,
-        maker: maker(Engines::new(kvm)),
+        maker: maker(Engines::new(kvm).map_err(BuildError::Thread)?),
         plan,
         held,
         handles,
@@ -169,6 +169,12 @@ fn begin(plan: &VmPlan, saved: Option<SavedFiles>) -> Result<Begin, SavedError> 
 }
 
 impl Opened {
+    /// Has every thread that is there already do something; all have when this comes back.
+    pub fn have_threads(&self, act: fn()) {
+        self.held.crew.have_all(act);
+        self.held.helper.have_done(act);
+    }
+
     /// Assembles the machine: memory, board, engine, and the images in their places. The VM's time starts here.
     ///
     /// # Errors

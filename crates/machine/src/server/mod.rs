@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 
 use api::{Metric, Outcome, VmEnd, VmInfo, VmState, VmStatus};
 use host::lock::Lock;
+use host::rest::rest;
 
 use crate::attach::handles::Devices;
 use crate::build::Machine;
@@ -199,7 +200,7 @@ impl ControlServer {
         }
         let deadline = Instant::now() + LAST_BYTES;
         while self.shared.consoles.load(Ordering::Relaxed) > 0 && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(5));
+            rest(Duration::from_millis(5));
         }
     }
 
@@ -243,7 +244,7 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => return,
             // Out of descriptors, say: later there may be some again.
             Err(_) => {
-                thread::sleep(Duration::from_millis(100));
+                rest(Duration::from_millis(100));
                 continue;
             }
         };

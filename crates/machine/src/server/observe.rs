@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::FileExt;
+use host::at::FileAt;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 

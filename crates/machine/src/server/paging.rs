@@ -1,12 +1,12 @@
 //! Answers about paging: limits, the contents of pages that are away, and what was written.
 
 use std::fmt::Write;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use api::{
     Counter, Estimate, Outcome, PagingBook, RefusalCode, STORED_PAGES_MAX, WRITTEN_PAGES_MAX,
 };
+use host::rest::rest;
 use paging::{Books, PAGE_BYTES};
 
 use crate::plan::{resident_limit, room};
@@ -61,7 +61,7 @@ pub(super) fn limit(
                 format!("the limit is set, the host still holds {held} MiB: {why}"),
             );
         }
-        thread::sleep(Duration::from_millis(5));
+        rest(Duration::from_millis(5));
     }
     Outcome::Done
 }

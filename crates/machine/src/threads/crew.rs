@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use host::at::FileAt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
@@ -18,7 +18,10 @@ use host::jail::{self, Kind};
 type Job = Box<dyn FnOnce() + Send>;
 
 /// See the module. Its threads end when it is dropped.
-pub(crate) struct Crew(Vec<Hand>);
+pub(crate) struct Crew {
+    hands: Vec<Hand>,
+    kind: Kind,
+}
 
 /// The kernel's times of a thread.
 pub(crate) struct Times {
@@ -63,17 +66,24 @@ struct Hand {
 }
 
 impl Crew {
-    /// So many threads, which wait for something to do. Before they do it they are what `kind` says.
+    /// So many threads, which wait for something to do. When they do a vCPU's work they are what `kind` says.
     pub(crate) fn new(count: u32, kind: Kind) -> io::Result<Crew> {
-        (0..count)
-            .map(|vcpu_id| Hand::new(vcpu_id, kind))
-            .collect::<Result<_, _>>()
-            .map(Crew)
+        let hands = (0..count).map(Hand::new).collect::<Result<_, _>>()?;
+        Ok(Crew { hands, kind })
     }
 
     /// The kernel's times of each thread.
     pub(crate) fn times(&self) -> impl Iterator<Item = Option<Arc<Times>>> + '_ {
-        self.0.iter().map(|hand| hand.times.clone())
+        self.hands.iter().map(|hand| hand.times.clone())
+    }
+
+    /// Has every thread do something, as what it was born as; they have when this comes back.
+    pub(crate) fn have_all(&self, act: fn()) {
+        let doing: Vec<_> = self.hands.iter().map(|hand| hand.start(act)).collect();
+        for done in doing {
+            // One that is gone does nothing any more.
+            let _ = done.recv();
+        }
     }
 
     /// Has the thread of a vCPU do something; what came of it, or its panic, is there when it is done.
@@ -82,23 +92,33 @@ impl Crew {
         vcpu_id: u32,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> mpsc::Receiver<thread::Result<T>> {
+        let kind = self.kind;
+        self.hands[vcpu_id as usize].start(move || {
+            jail::enter(kind);
+            work()
+        })
+    }
+}
+
+impl Hand {
+    fn start<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> mpsc::Receiver<thread::Result<T>> {
         let (sender, receiver) = mpsc::channel();
         let job = move || {
             let done = catch_unwind(AssertUnwindSafe(work));
             // Nobody may wait any more for a machine that broke.
             let _ = sender.send(done);
         };
-        let hand = &self.0[vcpu_id as usize];
         // A thread of ours only ends when it is told to; otherwise the receiver is told of the loss.
-        if let Some(jobs) = &hand.jobs {
+        if let Some(jobs) = &self.jobs {
             let _ = jobs.send(Box::new(job));
         }
         receiver
     }
-}
 
-impl Hand {
-    fn new(vcpu_id: u32, kind: Kind) -> io::Result<Hand> {
+    fn new(vcpu_id: u32) -> io::Result<Hand> {
         let (jobs, to_do) = mpsc::channel::<Job>();
         let (ready, is_ready) = mpsc::channel();
         let work = move || {
@@ -106,7 +126,6 @@ impl Hand {
             let _ = host::fault::use_alternate_stack();
             let _ = ready.send(Arc::new(Times::of_this_thread()));
             for job in to_do {
-                jail::enter_early(kind);
                 job();
             }
         };

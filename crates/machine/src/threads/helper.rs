@@ -9,7 +9,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
-use host::jail::{self, Kind};
 use host::lock::Lock;
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -29,7 +28,6 @@ impl Helper {
             .name("helper".to_owned())
             .spawn(move || {
                 for job in to_do {
-                    jail::enter_early(Kind::Any);
                     job();
                 }
             })?;

@@ -7,10 +7,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use host::at::FileAt;
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
 
 /// Bytes of a segment: what is written at once.

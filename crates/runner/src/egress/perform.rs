@@ -36,8 +36,7 @@ pub(crate) fn perform(
     }
     spawn::name_process("mother: egress");
     jail::settle_libc();
-    let jailed = lock(is_apart, false);
-    jail::enter(Kind::Wire);
+    let jailed = lock(Kind::Wire, is_apart);
     let Ok([guest, network]) = <[OwnedFd; 2]>::try_from(sockets) else {
         return OUR_FAULT;
     };

@@ -44,8 +44,7 @@ pub(crate) fn perform(
     }
     spawn::name_process("mother: network");
     jail::settle_libc();
-    let jailed = lock(is_apart, false);
-    jail::enter(Kind::Switch);
+    let jailed = lock(Kind::Switch, is_apart);
     let Ok([listener]) = <[OwnedFd; 1]>::try_from(descriptors) else {
         return OUR_FAULT;
     };

@@ -56,8 +56,7 @@ pub(crate) fn begin(channel: Channel, look: Look, streams: Vec<OwnedFd>) -> io::
     drop((stdout, stderr));
     spawn::name_process("mother: observer");
     jail::settle_libc();
-    let jailed: Jail = lock(look.is_apart, false);
-    jail::enter(Kind::Observer);
+    let jailed: Jail = lock(Kind::Observer, look.is_apart);
     channel.send(&FromObserver::Jailed(jailed), &[])?;
     Ok(Observing {
         words: look.words,

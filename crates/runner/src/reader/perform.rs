@@ -27,8 +27,7 @@ pub(crate) fn perform(channel: Channel, is_apart: bool) -> u8 {
     let _ = set_parent_process_death_signal(Some(Signal::KILL));
     spawn::name_process("mother: reader");
     jail::settle_libc();
-    let jailed = lock(is_apart, false);
-    jail::enter(Kind::Reader);
+    let jailed = lock(Kind::Reader, is_apart);
     let channel = Rc::new(channel);
     let served = channel
         .send(&FromReader::Jailed(jailed), &[])

@@ -29,10 +29,10 @@ use std::time::{Duration, Instant};
 
 use api::{Jail, JailWish};
 use fleet::LogWriter;
-use host::jail::{self, Refused, Tier};
+use host::jail::{self, Inmate, Kind, Refused, Tier};
 use machine::{
     Audit, Broker, ControlServer, Descriptors, Ending, Machine, MachineControl, MachineError,
-    Report, VmPlan, open, reserve_code,
+    Opened, Report, VmPlan, open, reserve_code,
 };
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::chdir;
@@ -126,7 +126,12 @@ fn born(channel: &Arc<Channel>, birth: Birth, descriptors: Vec<OwnedFd>) -> Resu
     };
     let opened = open(birth.plan, descriptors, &broker).map_err(not_built)?;
     let signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT]).map_err(RunError::Thread)?;
-    let jail = lock_in(&name, wish, birth.is_apart, has_kvm)?;
+    let inmate = Inmate {
+        kind: Kind::Any,
+        is_apart: birth.is_apart,
+        has_kvm,
+    };
+    let jail = lock_in(&name, wish, inmate, &opened)?;
     let machine = opened.assemble(console).map_err(not_built)?;
     are_spare(DESCRIPTORS_TO_COME).map_err(|source| RunError::Descriptors {
         name: name.clone(),
@@ -213,7 +218,12 @@ fn given(channel: &Channel, plan: &VmPlan) -> Result<(Descriptors, Early), RunEr
 }
 
 /// Everything is open: from here on nothing more can be. What stands around this process now.
-fn lock_in(name: &str, wish: JailWish, is_apart: bool, has_kvm: bool) -> Result<Jail, RunError> {
+fn lock_in(
+    name: &str,
+    wish: JailWish,
+    inmate: Inmate,
+    opened: &Opened,
+) -> Result<Jail, RunError> {
     if wish == JailWish::Off {
         tracing::warn!(
             "VM \"{name}\" runs without a jail: whoever breaks out of it has all that this user has"
@@ -228,7 +238,7 @@ fn lock_in(name: &str, wish: JailWish, is_apart: bool, has_kvm: bool) -> Result<
         act: "get memory for code in",
         source,
     })?;
-    let jail = lock(is_apart, has_kvm);
+    let jail = lock_with(inmate, &|| opened.have_threads(jail::enter_early));
     if jail.tier != Tier::Namespaces.word() {
         tracing::warn!(
             "the jail of VM \"{name}\" is of the tier \"{}\": `mother doctor` says what the host lacks",
@@ -247,10 +257,19 @@ fn lock_in(name: &str, wish: JailWish, is_apart: bool, has_kvm: bool) -> Result<
     Ok(jail)
 }
 
-/// Locks this process in, whatever it is; what stands around it now.
-pub(crate) fn lock(is_apart: bool, has_kvm: bool) -> Jail {
+/// Locks this process in, which has one thread and is of one kind; what stands around it now.
+pub(crate) fn lock(kind: Kind, is_apart: bool) -> Jail {
+    let inmate = Inmate {
+        kind,
+        is_apart,
+        has_kvm: false,
+    };
+    lock_with(inmate, &|| ())
+}
+
+fn lock_with(inmate: Inmate, others: &dyn Fn()) -> Jail {
     let mut missing = Vec::new();
-    let walls = jail::lock_in(is_apart, has_kvm, &mut |wall, error| {
+    let walls = jail::lock_in(inmate, others, &mut |wall, error| {
         tracing::info!("the jail has not {wall}: {error}");
         missing.push(format!("{wall}: {error}"));
     });

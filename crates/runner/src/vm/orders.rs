@@ -12,6 +12,7 @@ use std::time::Duration;
 use api::VmInfo;
 use fleet::LogWriter;
 use host::lock::Lock;
+use host::rest::rest;
 use machine::{Acceptor, Devices, MachineControl, StopCause};
 use rustix::stdio::dup2_stderr;
 use signal_hook::consts::SIGTERM;
@@ -133,7 +134,7 @@ impl Orders {
             // Threads that wait for an answer hear that none comes.
             self.asking.give_up();
             drop(self);
-            thread::sleep(LAST_WORDS);
+            rest(LAST_WORDS);
             // Whatever its other threads do: nobody is left who would end it.
             process::exit(i32::from(OUR_FAULT));
         };

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
+use host::at::FileAt;
 
 use super::formats::{Head, HeadError, ImageFormat, OtherFormat, Packer};
 use super::qcow2_head;

@@ -51,6 +51,8 @@ pub enum OverlayError {
 #[derive(Debug)]
 pub struct Qcow2Image {
     access: SharedLock<FormatAccess<ImageFile>>,
+    /// The same file, to have the host write down what it took: the library would ask for its times too (fsync(2)).
+    file: File,
     size_bytes: u64,
 }
 
@@ -68,6 +70,7 @@ impl Qcow2Image {
         let base = base
             .map(|(file, format)| open_base(file, format))
             .transpose()?;
+        let kept = file.try_clone().map_err(explain)?;
         let storage = ImageFile::try_from(file).map_err(explain)?;
         let builder = Qcow2::builder(storage).write(is_writable).backing(base);
         let access = builder
@@ -77,6 +80,7 @@ impl Qcow2Image {
         let size_bytes = access.size();
         Ok(Qcow2Image {
             access: SharedLock::new(access),
+            file: kept,
             size_bytes,
         })
     }
@@ -137,7 +141,8 @@ impl Qcow2Image {
     pub(super) fn flush(&self) -> io::Result<()> {
         let access = self.shared();
         access.flush()?;
-        access.sync()
+        drop(access);
+        self.file.sync_data()
     }
 
     pub(super) fn discard(&self, offset: u64, len_bytes: u64) -> io::Result<()> {

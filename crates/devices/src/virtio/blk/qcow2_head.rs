@@ -5,7 +5,7 @@
 //! [`Obstacle`], and each of them has a way around, which the plan of a VM tells.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use host::at::FileAt;
 
 use super::formats::{Head, HeadError, ImageFormat, Obstacle};
 

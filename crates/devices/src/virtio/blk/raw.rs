@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use host::at::FileAt;
 
 use mem::{Buffer, GuestMemory, TransferError};
 use rustix::fs::{FallocateFlags, fallocate};
