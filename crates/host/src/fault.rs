@@ -109,7 +109,11 @@ const SIGNALS: [libc::c_int; 5] = [
 /// Handlers that were there before ours, by position in [`SIGNALS`].
 static PREVIOUS: [AtomicU64; SIGNALS.len()] = [const { AtomicU64::new(0) }; SIGNALS.len()];
 
-pub(crate) fn install_handlers() -> io::Result<()> {
+/// Has faults of generated code be heard. To be called before the process is locked in, which takes no handlers then.
+///
+/// # Errors
+/// What `sigaction` says.
+pub fn install_handlers() -> io::Result<()> {
     static INSTALL: Once = Once::new();
     let mut result = Ok(());
     INSTALL.call_once(|| {

@@ -340,6 +340,7 @@ impl Engines {
 /// # Errors
 /// What the host says.
 pub fn reserve_code() -> io::Result<()> {
+    host::fault::install_handlers()?;
     host::executable::reserve(2, soft::Config::default().code_cache_bytes)
 }
 

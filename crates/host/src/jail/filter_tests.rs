@@ -63,10 +63,14 @@ fn threads_that_were_there_before_are_filtered_too() {
         "filter::tests::threads_that_were_there_before_are_filtered_too",
         || {
             let (go, wait) = mpsc::channel::<()>();
+            let (ready, is_ready) = mpsc::channel();
             let opens = thread::spawn(move || {
+                ready.send(()).unwrap();
                 wait.recv().unwrap();
                 File::open("/dev/null").map(drop)
             });
+            // libc lets no signal to a thread that begins, and in a jail it could not undo that.
+            is_ready.recv().unwrap();
             arm(Kind::Any, false).unwrap();
             go.send(()).unwrap();
             let error = opens.join().unwrap().unwrap_err();
@@ -129,8 +133,10 @@ fn a_signal_that_is_no_filters_changes_nothing() {
         "filter::tests::a_signal_that_is_no_filters_changes_nothing",
         || {
             arm(Kind::Any, false).unwrap();
-            // SAFETY: the handler is ours.
-            assert_eq!(unsafe { libc::raise(libc::SIGSYS) }, 0);
+            let (process, thread) = (crate::cpu::process_number(), crate::cpu::thread_number());
+            // SAFETY: it takes numbers; the handler is ours.
+            let sent = unsafe { libc::syscall(libc::SYS_tgkill, process, thread, libc::SIGSYS) };
+            assert_eq!(sent, 0);
             assert_eq!(refused().unwrap().count, 0);
         },
     );
@@ -245,18 +251,18 @@ fn a_kind_may_only_what_its_process_may() {
         assert!(is_ours, "{}", call.name);
     }
     let count = |kind| allowed(kind).count();
-    for (kind, most) in [
+    for (kind, calls) in [
         (Kind::Any, 40),
-        (Kind::Vcpu, 12),
-        (Kind::KvmVcpu, 22),
-        (Kind::Device, 34),
-        (Kind::Pager, 24),
-        (Kind::Reader, 31),
+        (Kind::Vcpu, 10),
+        (Kind::KvmVcpu, 18),
+        (Kind::Device, 31),
+        (Kind::Pager, 22),
+        (Kind::Reader, 30),
         (Kind::Wire, 22),
         (Kind::Switch, 24),
-        (Kind::Observer, 37),
+        (Kind::Observer, 39),
     ] {
-        assert!(count(kind) <= most, "{kind:?}: {}", count(kind));
+        assert_eq!(count(kind), calls, "{kind:?}");
     }
     // A call may have another check for another kind, and has one for each.
     for kind in Kind::ALL {

@@ -125,7 +125,7 @@ const DESCRIPTORS_MAX: u64 = 4096;
 
 /// A process that locks itself in.
 #[derive(Clone, Copy, Debug)]
-pub struct Inmate<'a> {
+pub struct Inmate {
     /// What it is; [`Kind::Any`] a VM's, whose threads become what they are by [`enter`].
     pub kind: Kind,
     /// It was born into namespaces of its own.
@@ -135,8 +135,9 @@ pub struct Inmate<'a> {
 }
 
 /// Puts up all walls around this process that can be had. To be called by its first thread when everything is open. Each other
-/// thread that is there calls [`enter_early`] when `others` asks it to, which comes back when all have. What the host refuses is
-/// told to `missing`.
+/// thread that is there calls [`enter_early`] when `others` asks it to, which comes back when all have: one that had not begun yet
+/// would have all signals blocked by libc for ever, and end the process by its first refused call. What the host refuses is told
+/// to `missing`.
 pub fn lock_in(
     inmate: Inmate,
     others: &dyn Fn(),

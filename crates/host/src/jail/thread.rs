@@ -51,8 +51,10 @@ pub fn enter_early() {
         return;
     };
     let dropped = drop_capabilities();
+    // A thread's own too; without it Landlock takes only who has power over its namespace.
+    let settled = no_new_privileges();
     let entered = domain.as_ref().map_or(Ok(()), landlock::enter);
-    if let Err(error) = dropped.and(entered) {
+    if let Err(error) = dropped.and(settled).and(entered) {
         tell_once(&error);
     }
 }

@@ -36,7 +36,6 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use host::byte_lock;
@@ -108,7 +107,7 @@ pub(super) fn open_locked(path: &Path, for_writing: bool) -> Result<File, LockEr
             Err(LockError::Busy { holder, .. })
                 if holder.is_empty() && Instant::now() < deadline =>
             {
-                thread::sleep(TICK);
+                host::rest::rest(TICK);
             }
             done => return done,
         }

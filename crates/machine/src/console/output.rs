@@ -156,7 +156,7 @@ impl Output {
             }
             if !state.closed {
                 drop(state);
-                std::thread::sleep(GATHER);
+                host::rest::rest(GATHER);
                 state = self.lock();
             }
             let bytes = std::mem::take(&mut state.queue);

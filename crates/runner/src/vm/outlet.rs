@@ -199,12 +199,16 @@ impl Input {
     }
 }
 
-/// Sends `from` to the program until its end, on a thread of its own; the end at once if there is none.
+/// Sends `from` to the program until its end, on a thread of its own; the end at once if there is none. The pipe is what
+/// [`Input::close`] closes: made before, since a process that is locked in makes none.
 ///
 /// # Errors
-/// If the host gives no pipe or thread.
-pub(super) fn send_input(from: Option<File>, to: File) -> io::Result<Input> {
-    let (closed, closing) = io::pipe()?;
+/// If the host gives no thread.
+pub(super) fn send_input(
+    from: Option<File>,
+    to: File,
+    (closed, closing): (PipeReader, PipeWriter),
+) -> io::Result<Input> {
     let send = move || {
         // The guest may be gone; then nobody misses it.
         let _ = copy_input(from, to, &closed);
@@ -307,7 +311,7 @@ mod tests {
     fn input_that_is_closed_is_read_no_more() {
         let (from, mut to_from) = pipe();
         let (mut reader, to) = pipe();
-        let input = send_input(Some(from), to).unwrap();
+        let input = send_input(Some(from), to, io::pipe().unwrap()).unwrap();
         to_from.write_all(b"abc").unwrap();
         let mut got = [0; 7];
         reader.read_exact(&mut got).unwrap();

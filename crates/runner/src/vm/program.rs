@@ -10,7 +10,7 @@
 //! ```
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -136,6 +136,8 @@ struct Ends {
     from_control: File,
     to_control: File,
     to_input: File,
+    /// What has its reading ended.
+    closing: (PipeReader, PipeWriter),
     from_output: File,
     from_errors: File,
 }
@@ -148,6 +150,7 @@ fn ports(names: &[String; 4]) -> io::Result<(Vec<Channel>, Ends)> {
         from_control: control.from_guest()?,
         to_control: control.to_guest()?,
         to_input: input.to_guest()?,
+        closing: io::pipe()?,
         from_output: output.from_guest()?,
         from_errors: errors.from_guest()?,
     };
@@ -205,11 +208,11 @@ impl Ends {
             carried: [Arc::clone(&streams.output), Arc::clone(&streams.errors)],
             after: program.after,
         };
-        let to_input = self.to_input;
+        let (to_input, closing) = (self.to_input, self.closing);
         let from = ours.input;
         let listen = move || {
             // A guest that talks nonsense is heard no more; it ends in its own way.
-            if let Err(error) = listener.listen(from, to_input) {
+            if let Err(error) = listener.listen(from, to_input, closing) {
                 tracing::debug!(%error, "the guest says no more of its program");
             }
         };
@@ -241,13 +244,18 @@ struct Listener {
 }
 
 impl Listener {
-    fn listen(mut self, from: Option<File>, to_input: File) -> io::Result<()> {
+    fn listen(
+        mut self,
+        from: Option<File>,
+        to_input: File,
+        closing: (PipeReader, PipeWriter),
+    ) -> io::Result<()> {
         let mut greeting = vec![0; self.greeting.len()];
         self.from_guest.read_exact(&mut greeting)?;
         if greeting != self.greeting {
             return Err(io::Error::other("no greeting"));
         }
-        let input = send_input(from, to_input)?;
+        let input = send_input(from, to_input, closing)?;
         loop {
             let (kind, payload) = read_message(&mut self.from_guest)?;
             match kind {
