@@ -258,6 +258,10 @@ fn who_has_broken_out_of_a_guest_has_nothing_of_the_host() {
             assert!(is_refused, "{thread} {what}: {came:?}");
         }
     }
+    // The launcher has told it while it went on, in whose place nobody is who breaks out.
+    let messages = fs::read_to_string(host.mother.vms().join("jailed/messages")).unwrap();
+    let told = "the process of VM \"jailed\" was refused openat, which its thread \"";
+    assert!(messages.contains(told), "{messages}");
     host.call(&["kill", "free", "jailed", "sibling"]);
 }
 
@@ -336,7 +340,7 @@ fn reads_an_image(host: &Host) -> (Child, i32) {
         let call = fs::read_to_string(format!("/proc/{reader}/syscall")).unwrap_or_default();
         let asked = call.starts_with(&format!("{} ", libc::SYS_recvmsg));
         let status = fs::read_to_string(format!("/proc/{reader}/status")).unwrap_or_default();
-        asked && status.contains("Seccomp_filters:\t2")
+        asked && status.contains("Seccomp_filters:\t1")
     };
     let deadline = Instant::now() + Duration::from_secs(30);
     while !waits() {
@@ -557,7 +561,6 @@ fn is_left_out(number: i64) -> bool {
         libc::SYS_exit,
         libc::SYS_exit_group,
         libc::SYS_restart_syscall,
-        libc::SYS_brk,
         // uretprobe and uprobe, which Linux shows to no filter; they do nothing where no probe stands.
         335,
         336,
@@ -571,8 +574,6 @@ const OF_A_VCPU: &[i64] = &[
     libc::SYS_mmap,
     libc::SYS_mprotect,
     libc::SYS_munmap,
-    libc::SYS_brk,
-    libc::SYS_rt_sigaction,
     libc::SYS_rt_sigreturn,
     libc::SYS_sched_yield,
     libc::SYS_madvise,
@@ -582,8 +583,8 @@ const OF_A_VCPU: &[i64] = &[
 ];
 
 #[test]
-fn a_vcpus_thread_may_make_a_dozen_calls_in_one_abi() {
-    assert!(OF_A_VCPU.len() <= 12);
+fn a_vcpus_thread_may_make_ten_calls_in_one_abi() {
+    assert_eq!(OF_A_VCPU.len(), 10);
     let host = Host::new();
     let process = vm(&host, "web", "auto");
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
@@ -596,7 +597,13 @@ fn a_vcpus_thread_may_make_a_dozen_calls_in_one_abi() {
             continue;
         }
         let came = vcpu.call(number, [0; 6]);
-        let is_refused = quiet(came) || came == Came::Refused || came == unknown;
+        // libc takes an error of these for something else.
+        let is_for_libc = [libc::SYS_brk, libc::SYS_rseq].contains(&number);
+        let is_refused = if is_for_libc {
+            came == Came::Answer(0)
+        } else {
+            quiet(came) || came == Came::Refused || came == unknown
+        };
         assert_eq!(
             !is_refused,
             OF_A_VCPU.contains(&number),
@@ -753,7 +760,8 @@ fn a_host_without_namespaces_gives_a_lower_jail_and_says_so() {
     assert!(low.stderr.contains(&said), "{}", low.stderr);
     let process = i32::try_from(host.ps("low")["pid"].as_i64().unwrap()).unwrap();
     let came = perform(&mut puppet(process, "vcpu0"), &DRILLS[0], 0);
-    assert_eq!(came, Came::Refused, "the other walls stand");
+    let is_refused = came == Came::Refused || came == REFUSED_QUIETLY;
+    assert!(is_refused, "the other walls stand: {came:?}");
     let required = run("none", "require");
     assert_eq!(required.status, Some(1), "{}", required.stderr);
     assert!(

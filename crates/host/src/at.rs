@@ -28,10 +28,7 @@ pub trait FileAt {
         while !bytes.is_empty() {
             match self.read_at(bytes, offset) {
                 Ok(0) => {
-                    return Err(Error::new(
-                        ErrorKind::UnexpectedEof,
-                        "the file ends before",
-                    ));
+                    return Err(Error::new(ErrorKind::UnexpectedEof, "the file ends before"));
                 }
                 Ok(count) => {
                     bytes = &mut bytes[count..];

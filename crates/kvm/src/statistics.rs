@@ -3,10 +3,10 @@
 //! The descriptor says what there is (names, where each value lies), so we look up the few we show, once
 //! (Linux Documentation/virt/kvm/api.rst, 4.132).
 
+use host::at::FileAt;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
-use host::at::FileAt;
 
 use vcpu::{EngineStatistics, Unit};
 

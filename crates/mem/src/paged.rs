@@ -3,10 +3,10 @@
 //! Positions here are page indexes in the memory file (`page`), not guest frames: what is put away is the file's page,
 //! wherever the guest sees it. Reads go through the file, so that they neither fault nor bring a page in.
 
+use host::at::FileAt;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use host::at::FileAt;
 use std::sync::{Arc, Weak};
 
 use host::mapping::{Mapping, MemFd, Protection};

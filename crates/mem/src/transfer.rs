@@ -10,10 +10,10 @@
 //! access of a vCPU, and the kernel goes on behind it. To touch the page and ask the kernel again would be a race with whoever
 //! puts pages away; the copy is none. It costs only where pages are away: nothing is lost of the speed of those that are here.
 
+use host::at::FileAt;
 use std::cell::RefCell;
 use std::fs::File;
 use std::io;
-use host::at::FileAt;
 
 use host::vectored::{self, Place};
 use thiserror::Error;

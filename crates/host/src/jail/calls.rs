@@ -60,7 +60,9 @@ pub(super) fn name(number: i64) -> String {
     let allowed = VM.iter().chain(OTHERS);
     let allowed = allowed.map(|call| (call.number, call.name));
     let others = [DEADLY, QUIET, ANSWERED, KNOWN];
-    let known = allowed.chain(others.into_iter().flatten().copied()).find(|(known, _)| *known == number);
+    let known = allowed
+        .chain(others.into_iter().flatten().copied())
+        .find(|(known, _)| *known == number);
     known.map_or_else(
         || format!("system call {number}"),
         |(_, name)| name.trim_start_matches("SYS_").to_owned(),

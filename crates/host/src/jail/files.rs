@@ -74,7 +74,8 @@ fn lock_in_below(
             0
         }
     };
-    let filter = put_up("a filter of system calls", filter::arm(kind, false));
+    let armed = filter::arm(kind, false, false);
+    let filter = put_up("a filter of system calls", armed.map(drop));
     Walls {
         namespaces: false,
         landlock_abi,

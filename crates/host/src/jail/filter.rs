@@ -8,7 +8,8 @@
 //! what only an intruder would do          death         [`super::calls`]
 //! what libc does for its own comfort      EPERM         nothing is lost by it
 //! where libc takes an error for more      0             [`super::calls::ANSWERED`]
-//! anything else                           EPERM, noted  by SIGSYS (`SECCOMP_RET_TRAP`), whose handler notes call and thread
+//! anything else                           EPERM, noted  by whoever listens outside ([`super::notice`]), or else by SIGSYS
+//!                                                       (`SECCOMP_RET_TRAP`), whose handler notes call and thread
 //! ```
 //!
 //! A refused call fails as if the host had said no, and the program goes on: libraries change what they call from version to
@@ -24,10 +25,11 @@ use std::cell::Cell;
 use std::io;
 use std::mem;
 use std::num::NonZero;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use super::calls::{self, ANSWERED, DEADLY, QUIET};
-use super::table::{Call, Check, Kind, allowed, kvm_orders};
+use super::table::{Call, Check, Kind, VM, allowed, kvm_orders};
 
 /// `__X32_SYSCALL_BIT`: numbers from here on are those of the x32 ABI, which has the architecture of x86-64.
 const X32: u32 = 0x4000_0000;
@@ -70,6 +72,11 @@ pub fn refused() -> Option<Refused> {
     })
 }
 
+/// So many more calls of this process were refused, which were heard of outside of it and told there.
+pub fn note_refused(count: u64) {
+    COUNT.fetch_add(count, Ordering::Relaxed);
+}
+
 /// A refusal as it is kept.
 fn kept(number: i64, kind: Kind) -> i64 {
     number & 0xffff_ffff | (kind as i64) << 32
@@ -84,19 +91,42 @@ fn words(refusal: i64) -> String {
 /// What this process's filters ask for beside the table.
 static HAS_KVM: AtomicBool = AtomicBool::new(false);
 
+/// Somebody outside hears of what the process's own filter refuses.
+static IS_HEARD: AtomicBool = AtomicBool::new(false);
+
+/// `SECCOMP_FILTER_FLAG_TSYNC_ESRCH`: a thread that has a filter of its own is an error, and no number that could be a descriptor.
+const TSYNC_ESRCH: libc::c_ulong = 1 << 4;
+
 /// Sets the filter of a kind for all threads of this process, and for those to come. It cannot be taken off. A process that
-/// `has_kvm` may use KVM's descriptors.
+/// `has_kvm` may use KVM's descriptors. One that `is_heard` gets the listener for [`super::Refusals`], if the host has one.
 ///
 /// # Errors
 /// If this host has no such filters, or does not let this process have one.
-pub(super) fn arm(kind: Kind, has_kvm: bool) -> io::Result<()> {
+pub(super) fn arm(kind: Kind, has_kvm: bool, is_heard: bool) -> io::Result<Option<OwnedFd>> {
     HAS_KVM.store(has_kvm, Ordering::Release);
     install_handler()?;
     rustix::thread::set_no_new_privs(true)?;
-    set(kind, libc::SECCOMP_FILTER_FLAG_TSYNC)?;
+    let listener = if is_heard { listened(kind) } else { None };
+    IS_HEARD.store(listener.is_some(), Ordering::Release);
+    if listener.is_none() {
+        set(
+            &program(kind, has_kvm, Noted::Within),
+            libc::SECCOMP_FILTER_FLAG_TSYNC,
+        )?;
+    }
     KIND.set(Some(kind));
     IS_ARMED.store(true, Ordering::Release);
-    Ok(())
+    Ok(listener)
+}
+
+/// Sets the filter with a listener; without one if the host does not have it so.
+fn listened(kind: Kind) -> Option<OwnedFd> {
+    let flags =
+        libc::SECCOMP_FILTER_FLAG_TSYNC | TSYNC_ESRCH | libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    let program = program(kind, HAS_KVM.load(Ordering::Acquire), Noted::Outside);
+    let listener = RawFd::try_from(set(&program, flags).ok()?).ok()?;
+    // SAFETY: with this flag what the call returns is a new descriptor, which is nobody else's.
+    Some(unsafe { OwnedFd::from_raw_fd(listener) })
 }
 
 thread_local! {
@@ -113,17 +143,34 @@ pub(super) fn narrow(kind: Kind) -> io::Result<()> {
     if before == Some(kind) || kind == Kind::Any {
         return Ok(());
     }
-    set(kind, 0)
+    let noted = match IS_HEARD.load(Ordering::Acquire) {
+        true => Noted::ByTheProcess,
+        false => Noted::Within,
+    };
+    let program = program(kind, HAS_KVM.load(Ordering::Acquire), noted);
+    set(&program, 0).map(drop)
 }
 
-fn set(kind: Kind, flags: libc::c_ulong) -> io::Result<()> {
-    let mut program = program(kind, HAS_KVM.load(Ordering::Acquire));
+/// Who notes what a filter refuses.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Noted {
+    /// Whoever listens outside.
+    Outside,
+    /// A thread's own filter leaves to its process's what that refuses, and whoever listens to it. What only the thread may not is
+    /// noted within: of all answers the kernel takes the strictest, and to be trapped is stricter than to be heard.
+    ByTheProcess,
+    /// A handler of the process.
+    Within,
+}
+
+/// Sets a filter; what the call returned.
+fn set(program: &[libc::sock_filter], flags: libc::c_ulong) -> io::Result<libc::c_long> {
     let program = libc::sock_fprog {
         len: u16::try_from(program.len())
             .expect("a few instructions for each call of a short list"),
-        filter: program.as_mut_ptr(),
+        filter: program.as_ptr().cast_mut(),
     };
-    // SAFETY: the program lives through the call, which copies it; its length is that of the vector.
+    // SAFETY: the program lives through the call, which copies it and does not write to it; its length is that of the slice.
     let status = unsafe {
         libc::syscall(
             libc::SYS_seccomp,
@@ -133,11 +180,11 @@ fn set(kind: Kind, flags: libc::c_ulong) -> io::Result<()> {
         )
     };
     match status {
-        0 => Ok(()),
         -1 => Err(io::Error::last_os_error()),
-        thread => Err(io::Error::other(format!(
+        thread @ 1.. if flags == libc::SECCOMP_FILTER_FLAG_TSYNC => Err(io::Error::other(format!(
             "thread {thread} has a filter of its own"
         ))),
+        status => Ok(status),
     }
 }
 
@@ -171,7 +218,7 @@ pub fn settle_libc() {
 }
 
 /// The filter of a kind of thread (bpf(4), seccomp(2)).
-fn program(kind: Kind, has_kvm: bool) -> Vec<libc::sock_filter> {
+fn program(kind: Kind, has_kvm: bool, noted: Noted) -> Vec<libc::sock_filter> {
     let unknown = answer(libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32);
     let mut program = vec![
         load(ARCH),
@@ -183,68 +230,79 @@ fn program(kind: Kind, has_kvm: bool) -> Vec<libc::sock_filter> {
         jump(libc::BPF_JEQ, libc::SYS_clone3 as u32, 0, 1),
         unknown,
     ];
-    for call in allowed(kind) {
-        let judged = judge(call, kind, has_kvm);
-        program.push(jump(
-            libc::BPF_JEQ,
-            call.number as u32,
-            0,
-            judged.len() as u8,
-        ));
+    let mut decide = |number: i64, judged: Vec<libc::sock_filter>| {
+        program.push(jump(libc::BPF_JEQ, number as u32, 0, judged.len() as u8));
         program.extend(judged);
+    };
+    for call in allowed(kind) {
+        decide(call.number, judge(call, kind, has_kvm, noted));
+    }
+    if noted == Noted::ByTheProcess {
+        let is_ours = |number| allowed(kind).any(|call| call.number == number);
+        for call in VM.iter().filter(|call| !is_ours(call.number)) {
+            decide(call.number, vec![answer(libc::SECCOMP_RET_TRAP)]);
+        }
     }
     for (number, _) in DEADLY {
-        program.push(jump(libc::BPF_JEQ, *number as u32, 0, 1));
-        program.push(answer(libc::SECCOMP_RET_KILL_PROCESS));
+        decide(*number, vec![answer(libc::SECCOMP_RET_KILL_PROCESS)]);
     }
     for (calls, error) in [(QUIET, libc::EPERM), (ANSWERED, 0)] {
         for (number, _) in calls {
-            program.push(jump(libc::BPF_JEQ, *number as u32, 0, 1));
-            program.push(answer(libc::SECCOMP_RET_ERRNO | error as u32));
+            let error = answer(libc::SECCOMP_RET_ERRNO | error as u32);
+            decide(*number, vec![error]);
         }
     }
-    program.push(noted());
+    program.push(match noted {
+        Noted::Outside => answer(libc::SECCOMP_RET_USER_NOTIF),
+        Noted::ByTheProcess => answer(libc::SECCOMP_RET_ALLOW),
+        Noted::Within => answer(libc::SECCOMP_RET_TRAP),
+    });
     program
 }
 
 /// What decides about one call of the table.
-fn judge(call: &Call, kind: Kind, has_kvm: bool) -> Vec<libc::sock_filter> {
+fn judge(call: &Call, kind: Kind, has_kvm: bool, noted: Noted) -> Vec<libc::sock_filter> {
     let pass = answer(libc::SECCOMP_RET_ALLOW);
+    let refuse = match noted {
+        Noted::Outside => answer(libc::SECCOMP_RET_USER_NOTIF),
+        Noted::ByTheProcess | Noted::Within => answer(libc::SECCOMP_RET_TRAP),
+    };
     let argument = |place: u8| load(ARGUMENTS + ARGUMENT_BYTES * u32::from(place));
     let one_of = |values: &[u32]| -> Vec<libc::sock_filter> {
         let one = |&value: &u32| [jump(libc::BPF_JEQ, value, 0, 1), pass];
         values.iter().flat_map(one).collect()
     };
-    match call.check {
-        Check::Any => vec![pass],
+    // What holds of the whole process is asked by its filter.
+    let is_asked_there = call.is_for(Kind::Any) && !matches!(call.check, Check::Order(_));
+    let check = match noted {
+        Noted::ByTheProcess if is_asked_there => Check::Any,
+        _ => call.check,
+    };
+    let mut judged = Vec::new();
+    match check {
+        Check::Any => return vec![pass],
         Check::OneOf(place, values) => {
-            let mut judged = vec![argument(place)];
+            judged.push(argument(place));
             judged.extend(one_of(values));
-            judged.push(noted());
-            judged
         }
-        Check::Without(place, bits) => vec![
-            argument(place),
-            jump(libc::BPF_JSET, bits, 0, 1),
-            noted(),
-            pass,
-        ],
+        Check::Without(place, bits) => {
+            judged.push(argument(place));
+            judged.extend([jump(libc::BPF_JSET, bits, 1, 0), pass]);
+        }
         Check::Us(place) => {
-            let mut judged = vec![argument(place)];
+            judged.push(argument(place));
             judged.extend(one_of(&[crate::cpu::process_number() as u32]));
-            judged.push(noted());
-            judged
         }
         Check::Order(values) => {
-            let mut judged = vec![argument(1)];
+            judged.push(argument(1));
             judged.extend(one_of(values));
             if has_kvm {
                 judged.extend(one_of(&kvm_orders(kind).collect::<Vec<u32>>()));
             }
-            judged.push(noted());
-            judged
         }
     }
+    judged.push(refuse);
+    judged
 }
 
 fn load(offset: u32) -> libc::sock_filter {
@@ -253,10 +311,6 @@ fn load(offset: u32) -> libc::sock_filter {
 
 fn answer(action: u32) -> libc::sock_filter {
     statement(libc::BPF_RET | libc::BPF_K, action)
-}
-
-fn noted() -> libc::sock_filter {
-    answer(libc::SECCOMP_RET_TRAP)
 }
 
 fn statement(code: u32, k: u32) -> libc::sock_filter {

@@ -34,7 +34,7 @@ fn what_a_locked_program_does_not_do_is_refused_and_told_by_name() {
         "filter::tests::what_a_locked_program_does_not_do_is_refused_and_told_by_name",
         || {
             assert_eq!(refused(), None, "there is no filter");
-            arm(Kind::Any, false).unwrap();
+            arm(Kind::Any, false, false).unwrap();
             assert_eq!(refused().unwrap().count, 0);
             check("openat", || File::open("/dev/null"));
             check("socket", || TcpListener::bind("127.0.0.1:0"));
@@ -71,7 +71,7 @@ fn threads_that_were_there_before_are_filtered_too() {
             });
             // libc lets no signal to a thread that begins, and in a jail it could not undo that.
             is_ready.recv().unwrap();
-            arm(Kind::Any, false).unwrap();
+            arm(Kind::Any, false, false).unwrap();
             go.send(()).unwrap();
             let error = opens.join().unwrap().unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::EPERM));
@@ -85,7 +85,7 @@ fn what_needs_no_path_goes_on() {
     in_its_own_process("filter::tests::what_needs_no_path_goes_on", || {
         let (mut reader, writer) = io::pipe().unwrap();
         settle_libc();
-        arm(Kind::Any, false).unwrap();
+        arm(Kind::Any, false, false).unwrap();
         // Each wants a heap of its own, which makes libc think of how many there may be; and gives memory back.
         let barrier = Barrier::new(32);
         let allocate = || {
@@ -106,13 +106,124 @@ fn what_needs_no_path_goes_on() {
     });
 }
 
+/// What is refused is answered and told by whoever has the listener, which is another process; what only a kind of thread may not is
+/// noted within.
+#[test]
+fn who_listens_outside_hears_of_what_is_refused() {
+    let name = "who_listens_outside_hears_of_what_is_refused";
+    if env::var_os("JAIL_TEST_WITHIN").is_some() {
+        let outside = rustix::stdio::stdin();
+        let Some(listener) = arm(Kind::Any, false, true).unwrap() else {
+            // A host of a time before, or somebody listens to this very process.
+            return;
+        };
+        give(outside, &listener);
+        drop(listener);
+        return is_heard_of();
+    }
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let child = std::process::Command::new(env::current_exe().unwrap())
+        .args([
+            "--exact",
+            &format!("jail::filter::tests::{name}"),
+            "--nocapture",
+        ])
+        .env("JAIL_TEST_WITHIN", "1")
+        .stdin(std::os::fd::OwnedFd::from(theirs))
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut calls = Vec::new();
+    if let Some(listener) = given(&ours) {
+        let refusals = super::super::Refusals::of(listener);
+        let patience = Some(std::time::Duration::from_secs(60));
+        while let Ok(super::super::Next::Refused(refusal)) = refusals.next(patience) {
+            calls.push(refusal.call);
+        }
+        let expected = ["openat", "mmap"].repeat(4);
+        let is_told = |call: &&String| expected.contains(&call.as_str());
+        assert_eq!(calls.iter().filter(is_told).collect::<Vec<_>>(), expected);
+    }
+    let output = child.wait_with_output().unwrap();
+    let out = String::from_utf8_lossy(&output.stdout);
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && out.contains("1 passed"),
+        "{calls:?} {out} {err}"
+    );
+}
+
+fn give(outside: std::os::fd::BorrowedFd<'_>, listener: &OwnedFd) {
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    use std::os::fd::AsFd;
+    let mut space = [mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let rights = [listener.as_fd()];
+    assert!(ancillary.push(SendAncillaryMessage::ScmRights(&rights)));
+    let byte = [io::IoSlice::new(b"x")];
+    sendmsg(outside, &byte, &mut ancillary, SendFlags::empty()).unwrap();
+}
+
+/// None where the other process has none.
+fn given(ours: &UnixStream) -> Option<OwnedFd> {
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+    let mut space = [mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let mut bytes = [io::IoSliceMut::new(&mut byte)];
+    recvmsg(ours, &mut bytes, &mut ancillary, RecvFlags::CMSG_CLOEXEC).unwrap();
+    ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut rights) => rights.next(),
+        _ => None,
+    })
+}
+
+/// Does what is refused, as each kind of thread.
+fn is_heard_of() {
+    let check = |kind: Kind, is_within: bool, act: fn() -> io::Result<()>| {
+        let before = refused().unwrap().count;
+        let ask = move || {
+            narrow(kind).unwrap();
+            act()
+        };
+        let result = thread::spawn(ask).join().unwrap();
+        let error = result.unwrap_err().raw_os_error();
+        assert_eq!(error, Some(libc::EPERM), "{kind:?}");
+        let within = refused().unwrap().count - before;
+        assert_eq!(within, u64::from(is_within), "{kind:?}");
+    };
+    let open = || File::open("/dev/null").map(drop);
+    let code = || {
+        let bits = libc::PROT_READ | libc::PROT_EXEC;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: the kernel chooses the place, and nothing uses it.
+        let at = unsafe { libc::mmap(std::ptr::null_mut(), 4096, bits, flags, -1, 0) };
+        match at {
+            libc::MAP_FAILED => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        }
+    };
+    let event = || {
+        let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::empty());
+        Ok(event.map(drop)?)
+    };
+    for kind in [Kind::Any, Kind::Vcpu, Kind::Device, Kind::Pager] {
+        check(kind, false, open);
+        check(kind, false, code);
+    }
+    check(Kind::Vcpu, true, event);
+    check(Kind::Device, true, event);
+    assert!(event().is_ok(), "any other thread may");
+}
+
 /// What the numbers of other architectures would be good for.
 #[test]
 fn numbers_that_slip_past_a_list_are_unknown() {
     in_its_own_process(
         "filter::tests::numbers_that_slip_past_a_list_are_unknown",
         || {
-            arm(Kind::Any, false).unwrap();
+            arm(Kind::Any, false, false).unwrap();
             let check = |number: i64| {
                 // SAFETY: a call that is not let through does nothing with its arguments; open would fail on the address.
                 let status = unsafe { libc::syscall(number, 0, 0, 0, 0) };
@@ -132,7 +243,7 @@ fn a_signal_that_is_no_filters_changes_nothing() {
     in_its_own_process(
         "filter::tests::a_signal_that_is_no_filters_changes_nothing",
         || {
-            arm(Kind::Any, false).unwrap();
+            arm(Kind::Any, false, false).unwrap();
             let (process, thread) = (crate::cpu::process_number(), crate::cpu::thread_number());
             // SAFETY: it takes numbers; the handler is ours.
             let sent = unsafe { libc::syscall(libc::SYS_tgkill, process, thread, libc::SIGSYS) };
@@ -170,7 +281,7 @@ fn kvm_takes_from_each_kind_of_thread_what_that_needs() {
         "filter::tests::kvm_takes_from_each_kind_of_thread_what_that_needs",
         || {
             let file = File::open("/dev/null").unwrap();
-            arm(Kind::Any, true).unwrap();
+            arm(Kind::Any, true, false).unwrap();
             let check = |kind: Kind, may: &[u32], may_not: &[u32]| {
                 thread::scope(|scope| {
                     let tried = scope.spawn(|| {
@@ -212,7 +323,7 @@ fn ends_by(name: &str, act: fn()) -> Option<i32> {
         // SAFETY: it takes a number; what goes round in circles is ended too.
         unsafe { libc::alarm(30) };
         crate::fault::install_handlers().unwrap();
-        arm(Kind::Any, false).unwrap();
+        arm(Kind::Any, false, false).unwrap();
         act();
         std::process::exit(0);
     }
@@ -236,11 +347,14 @@ fn what_only_an_intruder_does_ends_the_process() {
 /// No handler can be taken off in a jail, so one that let the instruction run again would do so for ever.
 #[test]
 fn a_fault_that_is_nobodys_ends_the_process_by_its_signal() {
-    let signal = ends_by("a_fault_that_is_nobodys_ends_the_process_by_its_signal", || {
-        let nowhere = std::hint::black_box(8_usize) as *const u8;
-        // SAFETY: nothing is there, which is what is tried: the process ends.
-        unsafe { nowhere.read_volatile() };
-    });
+    let signal = ends_by(
+        "a_fault_that_is_nobodys_ends_the_process_by_its_signal",
+        || {
+            let nowhere = std::hint::black_box(8_usize) as *const u8;
+            // SAFETY: nothing is there, which is what is tried: the process ends.
+            unsafe { nowhere.read_volatile() };
+        },
+    );
     assert_eq!(signal, Some(libc::SIGSEGV));
 }
 
@@ -257,10 +371,10 @@ fn a_kind_may_only_what_its_process_may() {
         (Kind::KvmVcpu, 18),
         (Kind::Device, 31),
         (Kind::Pager, 22),
-        (Kind::Reader, 30),
-        (Kind::Wire, 22),
-        (Kind::Switch, 24),
-        (Kind::Observer, 39),
+        (Kind::Reader, 29),
+        (Kind::Wire, 21),
+        (Kind::Switch, 23),
+        (Kind::Observer, 35),
     ] {
         assert_eq!(count(kind), calls, "{kind:?}");
     }

@@ -49,6 +49,7 @@ mod calls;
 mod files;
 mod filter;
 mod landlock;
+mod notice;
 #[cfg(test)]
 mod own_process;
 mod root;
@@ -57,12 +58,14 @@ mod table;
 mod thread;
 
 use std::io;
+use std::os::fd::OwnedFd;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 pub use self::files::{lock_in_files, lock_in_folder};
-pub use self::filter::{Refused, refused, settle_libc};
+pub use self::filter::{Refused, note_refused, refused, settle_libc};
 pub use self::landlock::abi as landlock_abi;
+pub use self::notice::{Next, Refusal, Refusals};
 pub use self::spawn::{Apart, Child, Program, spawn};
 pub use self::table::Kind;
 pub use self::thread::{enter, enter_early};
@@ -132,17 +135,19 @@ pub struct Inmate {
     pub is_apart: bool,
     /// It may run its guest on KVM.
     pub has_kvm: bool,
+    /// Somebody outside is to hear of each call that it is refused, and is given the listener that comes of it.
+    pub is_heard: bool,
 }
 
 /// Puts up all walls around this process that can be had. To be called by its first thread when everything is open. Each other
 /// thread that is there calls [`enter_early`] when `others` asks it to, which comes back when all have: one that had not begun yet
 /// would have all signals blocked by libc for ever, and end the process by its first refused call. What the host refuses is told
-/// to `missing`.
+/// to `missing`. With the walls comes the listener of [`Refusals`], where it was asked for and the host has one.
 pub fn lock_in(
     inmate: Inmate,
     others: &dyn Fn(),
     missing: &mut dyn FnMut(&'static str, &io::Error),
-) -> Walls {
+) -> (Walls, Option<OwnedFd>) {
     let mut put_up = telling(missing);
     let namespaces = inmate.is_apart && put_up("an empty root", root::leave_everything());
     for (resource, most) in [(Resource::Core, 0), (Resource::Nofile, DESCRIPTORS_MAX)] {
@@ -153,15 +158,18 @@ pub fn lock_in(
     let _ = thread::refuse_executable_gain();
     let landlock_abi = thread::prepare(&mut put_up);
     others();
+    let mut listener = None;
+    let armed = filter::arm(inmate.kind, inmate.has_kvm, inmate.is_heard);
     let filter = put_up(
         "a filter of system calls",
-        filter::arm(inmate.kind, inmate.has_kvm),
+        armed.map(|heard| listener = heard),
     );
-    Walls {
+    let walls = Walls {
         namespaces,
         landlock_abi,
         filter,
-    }
+    };
+    (walls, listener)
 }
 
 /// Says of each wall whether it stands, and tells why not.

@@ -320,25 +320,20 @@ pub(super) const OTHERS: &[Call] = &rows! {
     SYS_munmap ALL_OTHERS, Any;
     SYS_mremap ALL_OTHERS, Any;
     SYS_madvise ALL_OTHERS, Any;
-    SYS_brk ALL_OTHERS, Any;
     SYS_memfd_create R | O, Any;
     SYS_ftruncate R | O, Any;
     // Threads and their signals.
     SYS_clone O, Without(0, NO_THREAD);
-    SYS_set_robust_list O, Any;
-    SYS_rseq O, Any;
-    SYS_gettid O, Any;
     SYS_prctl O, OneOf(0, NAMES);
     SYS_rt_sigreturn ALL_OTHERS, Any;
     SYS_rt_sigaction ALL_OTHERS, Any;
-    SYS_rt_sigprocmask O, Any;
     SYS_sigaltstack ALL_OTHERS, Any;
     SYS_exit ALL_OTHERS, Any;
     SYS_exit_group ALL_OTHERS, Any;
     // What is read and what is made of it.
     SYS_pread64 R | O, Any;
     SYS_pwrite64 R | O, Any;
-    SYS_preadv R, Any;
+    SYS_preadv R | O, Any;
     SYS_lseek R | O, Any;
     SYS_statx R | O, Any;
     SYS_fstat R, Any;

@@ -4,9 +4,9 @@
 //! The file stays open as long as the VM lasts. Its fingerprint is made when an observer asks for the first time, not when
 //! the guest starts, so that a start costs no more; in between the file must not have been changed, which its inode tells.
 
+use host::at::FileAt;
 use std::fs::File;
 use std::io;
-use host::at::FileAt;
 
 use host::lock::Lock;
 use sha2::{Digest, Sha256};

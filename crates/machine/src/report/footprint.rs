@@ -2,9 +2,9 @@
 //!
 //! The proportional set size counts a page that is mapped twice, as generated code is, once in all.
 
+use host::at::FileAt;
 use std::fs::File;
 use std::io::{self, Read, Seek};
-use host::at::FileAt;
 
 use host::lock::Lock;
 

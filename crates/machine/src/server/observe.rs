@@ -1,9 +1,9 @@
 //! Answers to observers: the descriptors of guest memory, registers, and the host's books.
 
+use host::at::FileAt;
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
-use host::at::FileAt;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 

@@ -4,9 +4,9 @@
 //! A thread of its own for each life would need that file opened in each life; these open it once, before the guest
 //! runs.
 
+use host::at::FileAt;
 use std::fs::File;
 use std::io;
-use host::at::FileAt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};

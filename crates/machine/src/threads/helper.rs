@@ -1,6 +1,6 @@
 //! A thread that does for a vCPU's what that may not do itself.
 //!
-//! A vCPU's thread may make a dozen system calls ([`host::jail`]), and threads that it starts would be under the same filter.
+//! A vCPU's thread may make few system calls ([`host::jail`]), and threads that it starts would be under the same filter.
 //! So what it needs beside running a guest, a device's threads when a driver appears, what the process costs when a marker is
 //! seen, it has done here, and waits for that.
 

@@ -18,6 +18,7 @@ use rustix::process::geteuid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::refusals;
 use super::state::{Event, Gone};
 use crate::egress::{self, Keeper};
 use crate::network::{self, Member, Wanted};
@@ -38,6 +39,8 @@ pub(super) enum Heard {
     NetworkGone,
     /// It was started again, or cannot be.
     Network(Box<Result<Network, AttachError>>),
+    /// System calls of the VM's process were refused: how many, and what is new about it.
+    CallsRefused(u64, Option<String>),
     /// Packets of the guest's were refused: how many, and what is new about it, in sentences.
     Refused(u64, Vec<String>),
 }
@@ -256,10 +259,19 @@ fn note(what: &str, client: &[OwnedFd]) {
 
 /// First all that the process says, then how it ended.
 fn hear_vm(vm: &Channel, child: &Child, events: &SyncSender<Heard>) {
+    let mut is_heard = false;
     loop {
         let event = match vm.receive::<FromVm>() {
             Ok(Some((FromVm::Asked { what }, client))) => {
                 note(&what, &client);
+                continue;
+            }
+            Ok(Some((FromVm::Refusals, listener))) => {
+                if let Some(listener) = listener.into_iter().next()
+                    && !std::mem::replace(&mut is_heard, true)
+                {
+                    refusals::hear(listener, events.clone());
+                }
                 continue;
             }
             Ok(Some((said, _))) => Event::Vm(said),

@@ -5,6 +5,7 @@
 
 mod again;
 mod events;
+mod refusals;
 mod state;
 mod weight;
 
@@ -261,6 +262,10 @@ impl Launcher {
                     self.plug_in(*started);
                     continue;
                 }
+                Ok(Heard::CallsRefused(count, what)) => {
+                    self.calls_refused(count, what);
+                    continue;
+                }
                 Ok(Heard::Refused(count, what)) => {
                     self.refused(count, &what);
                     continue;
@@ -422,6 +427,15 @@ impl Launcher {
         if let Some(Err(error)) = written {
             tracing::warn!("the VM's new address is not written down: {error}");
         }
+    }
+
+    /// System calls of the VM's process were refused.
+    fn calls_refused(&mut self, count: u64, what: Option<String>) {
+        if let Some(what) = what {
+            let name = &self.info.name;
+            tracing::warn!("the process of VM \"{name}\" was refused {what}");
+        }
+        self.tell_vm(&ToVm::CallsRefused { count }, None::<&File>);
     }
 
     /// Packets of the guest's were refused.

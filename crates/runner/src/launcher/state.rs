@@ -244,9 +244,11 @@ impl State {
                 acts
             }
             // Said twice, or too early: by a process that is not ours any more. It is not answered.
-            FromVm::Built { .. } | FromVm::Started | FromVm::Ended(_) | FromVm::Asked { .. } => {
-                Vec::new()
-            }
+            FromVm::Built { .. }
+            | FromVm::Started
+            | FromVm::Ended(_)
+            | FromVm::Asked { .. }
+            | FromVm::Refusals => Vec::new(),
         }
     }
 

@@ -20,7 +20,7 @@ mod text_seen;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::process;
 use std::sync::Arc;
@@ -80,7 +80,8 @@ pub(crate) fn live(channel: Channel, birth: Birth, descriptors: Vec<OwnedFd>) ->
         }
         Err(error) => tell(&channel, &ending::of_trouble(error.into())),
     };
-    if let Some(refused) = jail::refused().filter(|refused| refused.count > 0) {
+    // Of the others the launcher has told.
+    if let Some(refused) = jail::refused().filter(|refused| !refused.first.is_empty()) {
         let Refused { count, first } = refused;
         tracing::warn!("the VM's process was refused {count} system calls: {first:?}");
     }
@@ -130,8 +131,14 @@ fn born(channel: &Arc<Channel>, birth: Birth, descriptors: Vec<OwnedFd>) -> Resu
         kind: Kind::Any,
         is_apart: birth.is_apart,
         has_kvm,
+        is_heard: true,
     };
-    let jail = lock_in(&name, wish, inmate, &opened)?;
+    let (jail, listener) = lock_in(&name, wish, inmate, &opened)?;
+    if let Some(listener) = listener {
+        // Nobody in here keeps it: who has it could let calls through.
+        let heard = channel.send(&FromVm::Refusals, &[listener.as_fd()]);
+        heard.map_err(failed("be heard by"))?;
+    }
     let machine = opened.assemble(console).map_err(not_built)?;
     are_spare(DESCRIPTORS_TO_COME).map_err(|source| RunError::Descriptors {
         name: name.clone(),
@@ -223,22 +230,23 @@ fn lock_in(
     wish: JailWish,
     inmate: Inmate,
     opened: &Opened,
-) -> Result<Jail, RunError> {
+) -> Result<(Jail, Option<OwnedFd>), RunError> {
     if wish == JailWish::Off {
         tracing::warn!(
             "VM \"{name}\" runs without a jail: whoever breaks out of it has all that this user has"
         );
-        return Ok(Jail {
+        let none = Jail {
             tier: Tier::None.word().to_owned(),
             landlock_abi: 0,
             missing: Vec::new(),
-        });
+        };
+        return Ok((none, None));
     }
     reserve_code().map_err(|source| RunError::Process {
         act: "get memory for code in",
         source,
     })?;
-    let jail = lock_with(inmate, &|| opened.have_threads(jail::enter_early));
+    let (jail, listener) = lock_with(inmate, &|| opened.have_threads(jail::enter_early));
     if jail.tier != Tier::Namespaces.word() {
         tracing::warn!(
             "the jail of VM \"{name}\" is of the tier \"{}\": `mother doctor` says what the host lacks",
@@ -254,7 +262,7 @@ fn lock_in(
             missing,
         });
     }
-    Ok(jail)
+    Ok((jail, listener))
 }
 
 /// Locks this process in, which has one thread and is of one kind; what stands around it now.
@@ -263,21 +271,23 @@ pub(crate) fn lock(kind: Kind, is_apart: bool) -> Jail {
         kind,
         is_apart,
         has_kvm: false,
+        is_heard: false,
     };
-    lock_with(inmate, &|| ())
+    lock_with(inmate, &|| ()).0
 }
 
-fn lock_with(inmate: Inmate, others: &dyn Fn()) -> Jail {
+fn lock_with(inmate: Inmate, others: &dyn Fn()) -> (Jail, Option<OwnedFd>) {
     let mut missing = Vec::new();
-    let walls = jail::lock_in(inmate, others, &mut |wall, error| {
+    let (walls, listener) = jail::lock_in(inmate, others, &mut |wall, error| {
         tracing::info!("the jail has not {wall}: {error}");
         missing.push(format!("{wall}: {error}"));
     });
-    Jail {
+    let jail = Jail {
         tier: walls.tier().word().to_owned(),
         landlock_abi: walls.landlock_abi,
         missing,
-    }
+    };
+    (jail, listener)
 }
 
 /// A machine that is built, and what is connected to it.

@@ -160,6 +160,7 @@ impl Orders {
             ToVm::Answer { number, refusal } => self.asking.answer(number, refusal, descriptor),
             // All of it was there before anything was built.
             ToVm::Given { .. } | ToVm::Renewed => {}
+            ToVm::CallsRefused { count } => host::jail::note_refused(count),
             ToVm::Refused { count } => self.devices.count_refused(count),
             ToVm::Network => {
                 let plugged = descriptor.map(|it| self.devices.plug_network(it.into()));

@@ -258,6 +258,11 @@ pub(crate) enum ToVm {
         /// Packets since the last time.
         count: u64,
     },
+    /// So many system calls of its own were refused.
+    CallsRefused {
+        /// Calls since the last time.
+        count: u64,
+    },
     /// Another user-mode network, whose socket comes with this: the last one is gone.
     Network,
     /// The VM's folder was gone and was made anew. With this come the lock of its name, the control socket's listener and, for a
@@ -275,6 +280,8 @@ pub(crate) enum FromVm {
         /// What stands around its process.
         jail: Jail,
     },
+    /// It has locked itself in; whoever has the descriptor with this hears of each call that it is refused.
+    Refusals,
     /// The guest runs.
     Started,
     /// The client whose socket comes with this has asked for something.

@@ -1,9 +1,9 @@
 //! What the first bytes of a disk image say, read without believing them: format, size, and which other files the
 //! image would lead to.
 
+use host::at::FileAt;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
-use host::at::FileAt;
 
 use super::formats::{Head, HeadError, ImageFormat, OtherFormat, Packer};
 use super::qcow2_head;

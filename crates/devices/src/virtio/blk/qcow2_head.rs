@@ -4,8 +4,8 @@
 //! incompatible features what a reader must understand; whatever is left there after those that we have is an
 //! [`Obstacle`], and each of them has a way around, which the plan of a VM tells.
 
-use std::fs::File;
 use host::at::FileAt;
+use std::fs::File;
 
 use super::formats::{Head, HeadError, ImageFormat, Obstacle};
 

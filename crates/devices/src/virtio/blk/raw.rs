@@ -1,8 +1,8 @@
 //! A raw image: the file's bytes are the disk's. Every act is a system call on the worker's thread.
 
+use host::at::FileAt;
 use std::fs::File;
 use std::io;
-use host::at::FileAt;
 
 use mem::{Buffer, GuestMemory, TransferError};
 use rustix::fs::{FallocateFlags, fallocate};
