@@ -15,6 +15,10 @@
 //! nothing (a virtio device's workers, on the machine's threads, read the monotonic clock, and one asks the host for
 //! random numbers); a device knows its lines and its own state, never a vCPU or another device; whatever a guest
 //! writes, nothing here panics.
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "tests are in no jail")
+)]
 #![forbid(unsafe_code)]
 
 pub mod acpi;

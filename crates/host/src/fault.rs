@@ -159,7 +159,7 @@ extern "C" fn on_fault(
         start > 1 && rip >= start && rip < region.end.load(Ordering::Relaxed)
     });
     let Some(region) = region else {
-        return forward(signal, info, context_ptr);
+        return forward(signal, info, context_ref);
     };
     let record = FaultRecord {
         vector: registers[libc::REG_TRAPNO as usize] as u64,
@@ -193,7 +193,7 @@ unsafe fn gs_base() -> u64 {
 ///
 /// A handler is taken off by a call that a process in a jail may not make ([`crate::jail`]). But a fault whose signal is blocked ends
 /// the process whatever handler there is, and what is blocked when this one returns stands in its frame.
-fn forward(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::ucontext_t) {
+fn forward(signal: libc::c_int, info: *mut libc::siginfo_t, context: &mut libc::ucontext_t) {
     let index = SIGNALS
         .iter()
         .position(|&known| known == signal)
@@ -202,10 +202,10 @@ fn forward(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::
     if previous != libc::SIG_DFL && previous != libc::SIG_IGN {
         // SAFETY: Rust's runtime installs its handlers with SA_SIGINFO, so the value is such a function.
         let handler = unsafe { mem::transmute::<usize, Handler>(previous) };
-        handler(signal, info, context.cast());
+        handler(signal, info, std::ptr::from_mut(context).cast());
     }
-    // SAFETY: the kernel passes a valid ucontext that belongs to this handler until it returns; the signal exists.
-    unsafe { libc::sigaddset(&raw mut (*context).uc_sigmask, signal) };
+    // SAFETY: the set is a valid one, and the signal exists.
+    unsafe { libc::sigaddset(&raw mut context.uc_sigmask, signal) };
 }
 
 /// Bytes of an alternate stack: room for a signal frame with the largest XSAVE area and for the handlers.

@@ -16,6 +16,10 @@
 //! Invariants: the memory that KVM maps is kept alive by whoever keeps a vCPU; a kick only ever writes one byte of the
 //! shared page and sends a signal whose handler does nothing (`kick`); nothing that a guest does is an error of
 //! ours, it is an exit.
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "tests are in no jail")
+)]
 #![allow(
     unsafe_code,
     reason = "ioctls on /dev/kvm and its shared page have no safe form; every block says why it holds"

@@ -11,6 +11,10 @@
 //!
 //! Invariants: an engine never calls a device, it returns an `Exit` and gets a `Reply` (`run`); a device never
 //! sees a vCPU; guest mistakes become what hardware does, are counted, and never stop the VMM.
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "tests are in no jail")
+)]
 #![forbid(unsafe_code)]
 
 mod attach;

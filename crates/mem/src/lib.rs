@@ -5,6 +5,10 @@
 //! allegations: every access is checked against the memslots and returns an error, never a panic.
 //!
 //! Invariant: memslots are page-aligned, never empty, never overlap, and lie back to back in the memory file.
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "tests are in no jail")
+)]
 #![allow(
     unsafe_code,
     reason = "guest memory is shared with running vCPUs; only raw volatile access is sound"

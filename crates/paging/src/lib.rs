@@ -9,6 +9,10 @@
 //! `core` is the state machine of every page, and says why no byte is lost; `service` is the thread that answers
 //! faults, `reclaim` the one that puts pages away and keeps `store` in order, and `guard` sees whether they live; `clock` and
 //! `estimate` are their choices and measures, as plain values. [`Pager`] is all of it around one guest memory.
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "tests are in no jail")
+)]
 #![forbid(unsafe_code)]
 
 mod base;

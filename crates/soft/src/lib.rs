@@ -29,6 +29,10 @@
 //! Invariants: the only unsafe module is `code_cache`; translated code reaches host memory only through the vCPU
 //! block and through TLB entries, which only ever point into guest memory; every guest mistake ends as the exception
 //! a processor would raise.
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "tests are in no jail")
+)]
 
 mod access;
 mod bank;

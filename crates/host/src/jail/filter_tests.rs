@@ -244,7 +244,8 @@ fn a_signal_that_is_no_filters_changes_nothing() {
         "filter::tests::a_signal_that_is_no_filters_changes_nothing",
         || {
             arm(Kind::Any, false, false).unwrap();
-            let (process, thread) = (crate::cpu::process_number(), crate::cpu::thread_number());
+            let process = crate::cpu::process_number();
+            let thread = crate::cpu::thread_number();
             // SAFETY: it takes numbers; the handler is ours.
             let sent = unsafe { libc::syscall(libc::SYS_tgkill, process, thread, libc::SIGSYS) };
             assert_eq!(sent, 0);

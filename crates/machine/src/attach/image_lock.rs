@@ -201,7 +201,11 @@ fn conflict(byte: u64, for_writing: bool) -> Conflict {
 fn holder(file: &File, byte: u64) -> Option<String> {
     let metadata = file.metadata().ok()?;
     let id = (metadata.dev(), metadata.ino());
-    let own = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+    let own = format!(
+        "/proc/{}/fd/{}",
+        host::cpu::process_number(),
+        file.as_raw_fd()
+    );
     let pid = std::fs::read_dir("/proc")
         .ok()?
         .flatten()

@@ -2,7 +2,6 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, MutexGuard};
-use std::thread;
 use std::time::Duration;
 
 use api::Metrics;
@@ -143,7 +142,7 @@ pub(super) fn board_meter(
                 *last = metrics::board(&counters, unknown);
                 break;
             }
-            thread::sleep(Duration::from_millis(1));
+            host::rest::rest(Duration::from_millis(1));
         }
         last.clone()
     }

@@ -120,7 +120,7 @@ fn nameless(folder: &Path) -> io::Result<File> {
         opened => return opened,
     }
     // A file system without O_TMPFILE: the name lives for the time of two system calls.
-    let name = folder.join(format!(".mother-pages-{}", std::process::id()));
+    let name = folder.join(format!(".mother-pages-{}", host::cpu::process_number()));
     let file = options.create_new(true).open(&name)?;
     std::fs::remove_file(&name)?;
     Ok(file)

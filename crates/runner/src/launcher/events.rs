@@ -270,7 +270,10 @@ fn hear_vm(vm: &Channel, child: &Child, events: &SyncSender<Heard>) {
                 if let Some(listener) = listener.into_iter().next()
                     && !std::mem::replace(&mut is_heard, true)
                 {
-                    refusals::hear(listener, events.clone());
+                    let events = events.clone();
+                    let tell =
+                        move |count, what| events.send(Heard::CallsRefused(count, what)).is_ok();
+                    refusals::hear(listener, tell);
                 }
                 continue;
             }

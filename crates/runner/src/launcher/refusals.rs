@@ -4,13 +4,10 @@
 use std::collections::HashSet;
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::sync::mpsc::SyncSender;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use host::jail::{Next, Refusal, Refusals};
-
-use super::events::Heard;
 
 /// Calls and threads that are told, at most: a process that tries all there are is heard of often enough.
 const TOLD_MAX: usize = 32;
@@ -19,7 +16,8 @@ const TOLD_MAX: usize = 32;
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Brings what is refused, until the process is gone. Each call of a thread is told once, and all of them are counted.
-pub(super) fn hear(listener: OwnedFd, events: SyncSender<Heard>) {
+/// They are given to `tell`, which says whether anybody wants more.
+pub(super) fn hear(listener: OwnedFd, tell: impl Fn(u64, Option<String>) -> bool + Send + 'static) {
     let listen = move || {
         let refusals = Refusals::of(listener);
         let mut told = HashSet::new();
@@ -45,14 +43,14 @@ pub(super) fn hear(listener: OwnedFd, events: SyncSender<Heard>) {
             }
             if what.is_some() || last.elapsed() >= PAUSE {
                 last = Instant::now();
-                if events.send(Heard::CallsRefused(untold, what)).is_err() {
+                if !tell(untold, what) {
                     return;
                 }
                 untold = 0;
             }
         }
         if untold > 0 {
-            let _ = events.send(Heard::CallsRefused(untold, None));
+            tell(untold, None);
         }
     };
     // Without a thread the listener is closed, and what would be refused is not there.

@@ -133,12 +133,7 @@ fn born(channel: &Arc<Channel>, birth: Birth, descriptors: Vec<OwnedFd>) -> Resu
         has_kvm,
         is_heard: true,
     };
-    let (jail, listener) = lock_in(&name, wish, inmate, &opened)?;
-    if let Some(listener) = listener {
-        // Nobody in here keeps it: who has it could let calls through.
-        let heard = channel.send(&FromVm::Refusals, &[listener.as_fd()]);
-        heard.map_err(failed("be heard by"))?;
-    }
+    let jail = lock_in(&name, wish, inmate, &opened, channel)?;
     let machine = opened.assemble(console).map_err(not_built)?;
     are_spare(DESCRIPTORS_TO_COME).map_err(|source| RunError::Descriptors {
         name: name.clone(),
@@ -230,23 +225,29 @@ fn lock_in(
     wish: JailWish,
     inmate: Inmate,
     opened: &Opened,
-) -> Result<(Jail, Option<OwnedFd>), RunError> {
+    channel: &Channel,
+) -> Result<Jail, RunError> {
     if wish == JailWish::Off {
         tracing::warn!(
             "VM \"{name}\" runs without a jail: whoever breaks out of it has all that this user has"
         );
-        let none = Jail {
+        return Ok(Jail {
             tier: Tier::None.word().to_owned(),
             landlock_abi: 0,
             missing: Vec::new(),
-        };
-        return Ok((none, None));
+        });
     }
     reserve_code().map_err(|source| RunError::Process {
         act: "get memory for code in",
         source,
     })?;
     let (jail, listener) = lock_with(inmate, &|| opened.have_threads(jail::enter_early));
+    if let Some(listener) = listener {
+        // Nobody in here keeps it: who has it could let calls through.
+        let heard = channel.send(&FromVm::Refusals, &[listener.as_fd()]);
+        let act = "be heard by";
+        heard.map_err(|source| RunError::Process { act, source })?;
+    }
     if jail.tier != Tier::Namespaces.word() {
         tracing::warn!(
             "the jail of VM \"{name}\" is of the tier \"{}\": `mother doctor` says what the host lacks",
@@ -262,7 +263,7 @@ fn lock_in(
             missing,
         });
     }
-    Ok((jail, listener))
+    Ok(jail)
 }
 
 /// Locks this process in, which has one thread and is of one kind; what stands around it now.

@@ -208,7 +208,8 @@ impl Ends {
             carried: [Arc::clone(&streams.output), Arc::clone(&streams.errors)],
             after: program.after,
         };
-        let (to_input, closing) = (self.to_input, self.closing);
+        let to_input = self.to_input;
+        let closing = self.closing;
         let from = ours.input;
         let listen = move || {
             // A guest that talks nonsense is heard no more; it ends in its own way.
