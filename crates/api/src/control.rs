@@ -128,6 +128,9 @@ pub enum Command {
         /// Memory that compressed pages may take.
         #[serde(default)]
         page_memory: Option<String>,
+        /// What the software CPU may hold: a size or `none`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        engine_memory: Option<String>,
         /// What it may use per second.
         #[serde(default, skip_serializing_if = "Rates::is_silent")]
         rates: Rates,
@@ -384,6 +387,7 @@ mod tests {
             Command::Limit {
                 resident: Some("10%".to_owned()),
                 page_memory: None,
+                engine_memory: None,
                 rates: Rates::default(),
             },
             r#""command":"limit","resident":"10%","page_memory":null"#,
@@ -482,6 +486,7 @@ mod tests {
         let nothing = Command::Limit {
             resident: None,
             page_memory: None,
+            engine_memory: None,
             rates: Rates::default(),
         };
         assert_eq!(read(limit), Some(nothing));

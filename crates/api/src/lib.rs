@@ -23,17 +23,17 @@ pub use control::{
 pub use entry::{BadName, Entry, EntryKind};
 pub use metrics::{Metric, MetricKind, MetricUnit, Metrics, Sample};
 pub use observe::{
-    BalloonBook, CLAIMS_PORT, CLAIMS_PORT_NAME, ClaimBook, ClockBook, Estimate, GuestClaim,
-    HostBooks, MemoryBook, MemoryView, PagingBook, SelectorsView, SlotView, TableView, VcpuBook,
-    VcpuView,
+    BalloonBook, CLAIMS_PORT, CLAIMS_PORT_NAME, ClaimBook, ClockBook, EngineMemoryBook, Estimate,
+    GuestClaim, HostBooks, MemoryBook, MemoryView, PagingBook, SelectorsView, SlotView, TableView,
+    VcpuBook, VcpuView,
 };
 pub use origin::{BootChoice, VmOrigin};
 pub use spec::{
     AgentWish, BadText, ByteRate, ByteSize, Complaint, ConsoleKind, CountRate, CpuLimit, CpuWeight,
     DiskFormat, DiskSerial, DiskSpec, EgressPlace, EgressRule, EgressSpec, EngineWish, FolderSpec,
-    Forward, HostName, JailWish, Label, Mac, Marker, MemorySize, ModuleSpec, NameError, NetSpec,
-    PartialSpec, Rates, ResidentLimit, SpecErrors, StoreSize, Text, Timeout, Transport, VcpuCount,
-    VmName, VmSpec, nearest, schema,
+    Forward, HostName, JailWish, Label, Mac, Marker, MemoryLimit, MemorySize, ModuleSpec,
+    NameError, NetSpec, PartialSpec, Rates, ResidentLimit, SpecErrors, StoreSize, Text, Timeout,
+    Transport, VcpuCount, VmName, VmSpec, nearest, schema,
 };
 pub use status::{
     Counter, DeviceStatus, EndKind, Jail, OnNetwork, VmEnd, VmInfo, VmState, VmStatus,

@@ -123,6 +123,9 @@ pub struct HostBooks {
     pub clock: ClockBook,
     /// What it was given, holds, and has away.
     pub memory: MemoryBook,
+    /// What the engine holds beside the guest's pages; absent where that is the host's kernel's.
+    #[serde(default)]
+    pub engine_memory: Option<EngineMemoryBook>,
     /// One for each vCPU.
     pub vcpus: Vec<VcpuBook>,
     /// What each device counted, over all lives.
@@ -170,6 +173,15 @@ pub struct MemoryBook {
     /// What paging costs and does; absent where the host allows none.
     #[serde(default)]
     pub paging: Option<PagingBook>,
+}
+
+/// What the engine holds of the host's memory beside the guest's pages: code made of the guest's, tables.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, JsonSchema, Serialize, Deserialize)]
+pub struct EngineMemoryBook {
+    /// By the engine's own count.
+    pub held_bytes: u64,
+    /// How much it may be; absent: as much as it makes use of.
+    pub limit_bytes: Option<u64>,
 }
 
 /// Paging: pages of the guest that lie somewhere else than in memory, without the guest knowing.

@@ -182,6 +182,10 @@ fn books(time: f64, more: f64, numbers: (u64, u64)) -> HostBooks {
             }),
             ..MemoryBook::default()
         },
+        engine_memory: Some(crate::EngineMemoryBook {
+            held_bytes: numbers.0,
+            limit_bytes: Some(numbers.1),
+        }),
         vcpus: vec![VcpuBook {
             vcpu_id: 0,
             run_seconds: Some(time),
@@ -207,9 +211,14 @@ fn books_of_a_program_that_did_not_sample_or_page_are_read() {
     let old = HostBooks {
         claims: ClaimBook::default(),
         working_set: None,
+        engine_memory: None,
         ..new.clone()
     };
-    check_older(&new, &["claims", "working_set", "dirty_rate"], &old);
+    check_older(
+        &new,
+        &["claims", "working_set", "dirty_rate", "engine_memory"],
+        &old,
+    );
     let memory = MemoryBook {
         paged_out: Vec::new(),
         paging: None,

@@ -404,3 +404,127 @@ fn a_rate_that_makes_no_sense_is_explained() {
     let nothing = mother.call(&["limit", "nobody"]);
     assert_eq!(nothing.status, Some(2), "{}", nothing.stderr);
 }
+
+/// Kilobytes of the process's own memory and of the code cache, as the host's kernel counts them.
+fn own_and_code_kilobytes(pid: u64) -> Option<u64> {
+    let smaps = std::fs::read_to_string(format!("/proc/{pid}/smaps")).ok()?;
+    let mut is_counted = false;
+    let mut sum = 0;
+    for line in smaps.lines() {
+        let mut words = line.split_whitespace();
+        let first = words.next()?;
+        if !first.ends_with(':') {
+            let name = words.nth(4).unwrap_or("");
+            is_counted = !name.starts_with('/') || name.starts_with("/memfd:mother-code");
+        } else if first == "Pss:" && is_counted {
+            sum += words.next()?.parse::<u64>().ok()?;
+        }
+    }
+    Some(sum)
+}
+
+/// Boots, then runs many programs and fills memory.
+const MUCH: &str = "i=0; while [ $i -lt 40 ]; do ls -lR /bin | md5sum; head -c 200000 /dev/urandom | gzip | sort | wc; i=$((i+1)); done > /tmp/said
+head -c 60000000 /dev/zero > /tmp/zeros; echo it did all $((6 * 7)) of it
+";
+
+#[test]
+fn a_limit_of_the_engine_is_kept_while_the_guest_runs_much_code() {
+    let Some(host) = Host::with_guest() else {
+        return;
+    };
+    /// What the process holds beside the engine: devices, stacks, the pager, heaps.
+    const OTHERS_MIB: u64 = 8;
+    for mib in [9, 24, 40, 256] {
+        let limit = format!("{mib}M");
+        let report = host.folder().join(format!("report-{mib}.json"));
+        let words = [
+            "--name",
+            "small",
+            "--engine",
+            "soft",
+            "--engine-memory",
+            &limit,
+            "--timeout",
+            "300s",
+            "--report",
+            report.to_str().unwrap(),
+        ];
+        let (ran, looks) = thread::scope(|scope| {
+            let guest = scope.spawn(|| host.mother.type_into(&words, MUCH));
+            let mut looks = 0;
+            while !guest.is_finished() {
+                thread::sleep(Duration::from_millis(100));
+                let listed = host.mother.call(&["ps", "--json"]);
+                let list: serde_json::Value =
+                    serde_json::from_str(&listed.stdout).unwrap_or_default();
+                let Some(vm) = list
+                    .as_array()
+                    .and_then(|list| list.iter().find(|vm| vm["name"] == "small"))
+                else {
+                    continue;
+                };
+                if let Some(held) = vm["pid"].as_u64().and_then(own_and_code_kilobytes) {
+                    assert!(
+                        held <= (mib + OTHERS_MIB) << 10,
+                        "{held} KiB, {mib} MiB for the engine"
+                    );
+                    looks += 1;
+                }
+                let metrics = vm["metrics"].as_array().into_iter().flatten();
+                for metric in metrics.filter(|metric| metric["name"] == "mother_engine_held_bytes")
+                {
+                    let held = metric["samples"][0]["value"].as_f64().unwrap();
+                    assert!(held <= (mib << 20) as f64, "{held} bytes, {mib} MiB may be");
+                }
+            }
+            (guest.join().unwrap(), looks)
+        });
+        assert!(
+            ran.stdout.contains("it did all 42 of it"),
+            "{}{}",
+            ran.stdout,
+            ran.stderr
+        );
+        assert!(looks > 10, "looked at {looks} times");
+        let report: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(&report).unwrap()).unwrap();
+        assert_eq!(report["engine"]["memory_limit"], mib << 20);
+        let counted = &report["engine_statistics"];
+        let clears = counted["code cache clears"].as_u64().unwrap();
+        assert_eq!(clears > 1, mib < 100, "{counted}");
+        eprintln!(
+            "{mib} MiB: {} s of CPU time, started anew {} times",
+            report["vcpu_time"], counted["code cache clears"]
+        );
+    }
+}
+
+#[test]
+fn a_limit_of_the_engine_that_makes_no_sense_is_explained() {
+    let folder = tempfile::tempdir().unwrap();
+    let mother = Mother::new(folder.path());
+    std::fs::write(
+        folder.path().join("guest"),
+        crate::common::multiboot(&[0xf4]),
+    )
+    .unwrap();
+    let check = |words: &[&str], text: &str| {
+        let ran = mother.run(&[&["--kernel", "guest", "--memory", "64M"], words].concat());
+        assert_eq!(ran.status, Some(2), "{}", ran.stderr);
+        assert!(ran.stderr.contains(text), "{}", ran.stderr);
+    };
+    check(
+        &["--engine-memory", "much"],
+        "engine-memory: \"much\" is no limit",
+    );
+    check(
+        &["--engine-memory", "8M"],
+        "engine-memory: 8M is less than the software CPU can work in with 1 vCPU\n",
+    );
+    check(&["--engine-memory", "8M"], "write at least 9M, or none");
+    check(
+        &["--engine-memory", "20M", "--cpus", "5"],
+        "write at least 21M, or none",
+    );
+}

@@ -84,6 +84,14 @@ impl ExecutableMemory {
         self.views().executable.address()
     }
 
+    /// Gives whole pages back to the host, where nothing lies any more that anybody executes; zeros are there from now on.
+    ///
+    /// # Errors
+    /// What the kernel says; what lay there lies there still. So for a part that is not inside.
+    pub fn give_back(&self, offset: usize, len_bytes: usize) -> io::Result<()> {
+        self.views().writable.empty_part(offset, len_bytes)
+    }
+
     /// Size of each view.
     pub fn len_bytes(&self) -> usize {
         self.views().executable.len_bytes()
@@ -144,6 +152,23 @@ mod tests {
         let byte = unsafe { *(again.writable_address() as *const u8) };
         assert_eq!(byte, 0, "emptied");
         assert_eq!(write_and_call(&again, 9), 9);
+    }
+
+    #[test]
+    fn what_is_given_back_is_zeros_and_can_be_written_again() {
+        const PAGE: usize = 4096;
+        let memory = ExecutableMemory::new(4 * PAGE).unwrap();
+        // SAFETY: both places are inside the view, which lives as long as `memory`.
+        let read = |at: usize| unsafe { *((memory.writable_address() + at) as *const u8) };
+        assert_eq!(write_and_call(&memory, 7), 7);
+        // SAFETY: the same, and nobody else uses it.
+        unsafe { *((memory.writable_address() + 2 * PAGE) as *mut u8) = 9 };
+        memory.give_back(PAGE, 3 * PAGE).unwrap();
+        assert_eq!((read(0), read(2 * PAGE)), (0xb8, 0), "only what was named");
+        memory.give_back(0, PAGE).unwrap();
+        assert_eq!(read(0), 0);
+        assert_eq!(write_and_call(&memory, 8), 8);
+        assert!(memory.give_back(3 * PAGE, 2 * PAGE).is_err());
     }
 
     #[test]

@@ -7,17 +7,23 @@ use std::os::raw::c_int;
 /// malloc give them back.
 const LARGE_BYTES: c_int = 128 << 10;
 
-/// Has all threads share one arena, and large allocations be mapped by themselves however often they were freed (mallopt(3)).
-/// To be called before there are threads: an arena that a thread has is its own.
-pub fn share() {
+/// Has large allocations be mapped by themselves, however often they were freed, and a heap's end given back (mallopt(3)).
+pub fn map_large() {
     for (parameter, value) in [
-        (libc::M_ARENA_MAX, 1),
         (libc::M_MMAP_THRESHOLD, LARGE_BYTES),
         (libc::M_TRIM_THRESHOLD, LARGE_BYTES),
     ] {
         // SAFETY: sets a number in the allocator, which takes its own lock; a number that it does not know it refuses.
         unsafe { libc::mallopt(parameter, value) };
     }
+}
+
+/// Has all threads share one arena, and large allocations be mapped by themselves however often they were freed (mallopt(3)).
+/// To be called before there are threads: an arena that a thread has is its own.
+pub fn share() {
+    // SAFETY: as in `map_large`.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+    map_large();
 }
 
 /// Gives back to the host every page of the heap that nothing is in (malloc_trim(3)).

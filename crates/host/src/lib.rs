@@ -28,5 +28,6 @@ pub mod tap;
 pub mod tsc;
 pub mod userfault;
 pub mod vectored;
+pub mod words;
 
 pub use mapping::{Mapping, MemFd};

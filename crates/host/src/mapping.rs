@@ -221,9 +221,21 @@ impl Mapping {
     /// # Errors
     /// What `madvise` says.
     pub(crate) fn empty(&self) -> io::Result<()> {
-        let at = self.address as *mut libc::c_void;
+        self.empty_part(0, self.len_bytes)
+    }
+
+    /// The same for a part, of whole pages.
+    ///
+    /// # Errors
+    /// As [`Mapping::empty`]; so for a part that does not lie inside.
+    pub(crate) fn empty_part(&self, offset: usize, len_bytes: usize) -> io::Result<()> {
+        let end = offset.checked_add(len_bytes);
+        if end.is_none_or(|end| end > self.len_bytes) {
+            return Err(io::Error::from_raw_os_error(libc::EFAULT));
+        }
+        let at = (self.address + offset) as *mut libc::c_void;
         // SAFETY: the range is ours; nobody else has a view of what lies there that he still uses.
-        let result = unsafe { libc::madvise(at, self.len_bytes, libc::MADV_REMOVE) };
+        let result = unsafe { libc::madvise(at, len_bytes, libc::MADV_REMOVE) };
         if result == 0 {
             Ok(())
         } else {

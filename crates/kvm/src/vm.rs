@@ -173,7 +173,9 @@ impl Kvm {
         let vcpus = (0..).zip(tables).map(make).collect::<Result<_, _>>()?;
         let local_apics = Some(Arc::clone(&self.apics) as Arc<dyn LocalApics>);
         let wires = Some(Arc::new(KernelWires::new(Arc::clone(&self.vm))) as Arc<dyn Wires>);
+        // What KVM holds for a guest lies in the host's kernel.
         Ok(Engine {
+            memory: None,
             vcpus,
             local_apics,
             wires,

@@ -346,6 +346,7 @@ pub fn reserve_code() -> io::Result<()> {
 
 fn make_soft(memory: &Arc<GuestMemory>, tables: Vec<CpuidTable>) -> Result<Engine, EngineError> {
     let engine = soft::Soft::new(Arc::clone(memory), soft::Config::default())?;
+    let memory = Arc::clone(&engine) as Arc<dyn vcpu::EngineMemory>;
     let make = |table| {
         engine
             .create_vcpu(table)
@@ -356,6 +357,7 @@ fn make_soft(memory: &Arc<GuestMemory>, tables: Vec<CpuidTable>) -> Result<Engin
         vcpus,
         local_apics: None,
         wires: None,
+        memory: Some(memory),
     })
 }
 

@@ -6,6 +6,7 @@ use api::{ByteRate, CountRate, CpuLimit, Rates};
 use devices::rate::RateLimiter;
 use devices::virtio::{DeviceMetrics, DeviceRates, VirtioKind};
 
+use crate::threads::engine_limit::EngineLimit;
 use crate::threads::quota::Quota;
 
 /// See the module. Cheap to clone.
@@ -17,6 +18,8 @@ pub(crate) struct Limits {
     received: Arc<RateLimiter>,
     /// Of everything that comes from a console.
     pub(crate) consoles: Arc<RateLimiter>,
+    /// Of what the engine holds.
+    pub(crate) engine: Arc<EngineLimit>,
 }
 
 impl Limits {

@@ -93,6 +93,9 @@ pub struct EngineReport {
     pub kind: String,
     /// The reason.
     pub why: String,
+    /// How much the software CPU might hold beside the guest's pages; its parts are among what it counted.
+    #[serde(default)]
+    pub memory_limit: Option<u64>,
 }
 
 /// A text that was watched for on the console.
@@ -177,6 +180,7 @@ impl From<&Report> for RunReport {
             engine: EngineReport {
                 kind: report.engine.kind.to_string(),
                 why: report.engine.why.clone(),
+                memory_limit: report.engine_limit_bytes,
             },
             jail: None,
             first_output: report.first_output.map(seconds),

@@ -28,6 +28,47 @@ use crate::tlb::Tlb;
 const TLB_PAIRS: usize = 24;
 /// Most jump caches.
 const JUMP_CACHES: usize = 16;
+/// Fewest under a limit: a user's, a supervisor's, and a supervisor's that may touch user pages.
+const TLB_PAIRS_LEAST: usize = 3;
+/// The same: user's and supervisor's code.
+const JUMP_CACHES_LEAST: usize = 2;
+
+/// How many tables there may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Bounds {
+    tlb_pairs: usize,
+    jump_caches: usize,
+}
+
+impl Bounds {
+    /// As many as are worth it.
+    pub(crate) const MOST: Bounds = Bounds {
+        tlb_pairs: TLB_PAIRS,
+        jump_caches: JUMP_CACHES,
+    };
+
+    /// As many as so many bytes hold, in the proportion of [`Bounds::MOST`]; never fewer than the least.
+    pub(crate) fn within(len_bytes: usize) -> Bounds {
+        let least = Bounds {
+            tlb_pairs: TLB_PAIRS_LEAST,
+            jump_caches: JUMP_CACHES_LEAST,
+        };
+        let of_jump_caches = |jump_caches: usize| Bounds {
+            tlb_pairs: (jump_caches * TLB_PAIRS / JUMP_CACHES).max(TLB_PAIRS_LEAST),
+            jump_caches,
+        };
+        (JUMP_CACHES_LEAST..=JUMP_CACHES)
+            .rev()
+            .map(of_jump_caches)
+            .find(|bounds| bounds.len_bytes() <= len_bytes)
+            .unwrap_or(least)
+    }
+
+    /// Bytes of so many.
+    pub(crate) fn len_bytes(self) -> usize {
+        self.tlb_pairs * 2 * Tlb::BYTES + self.jump_caches * JumpCache::BYTES
+    }
+}
 
 /// What selects a pair of TLBs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,10 +125,10 @@ impl<K: Copy + Eq, T> Pool<K, T> {
         }
     }
 
-    /// Makes the table for `key` current: an empty one if there was none.
-    fn select(&mut self, key: K, make: impl FnOnce() -> T, clear: impl FnOnce(&mut T)) {
+    /// Makes the table for `key` current: an empty one if there was none. Whether there is one more.
+    fn select(&mut self, key: K, make: impl FnOnce() -> T, clear: impl FnOnce(&mut T)) -> bool {
         if self.slots[self.current].key == key {
-            return;
+            return false;
         }
         // The time at which a table stops being current is its last use.
         self.uses += 1;
@@ -104,12 +145,25 @@ impl<K: Copy + Eq, T> Pool<K, T> {
                 last_use: 0,
                 table: make(),
             });
+            return true;
         } else {
             let oldest = (0..self.most).min_by_key(|&index| self.slots[index].last_use);
             self.current = oldest.unwrap_or(0);
             let slot = &mut self.slots[self.current];
             slot.key = key;
             clear(&mut slot.table);
+        }
+        false
+    }
+
+    /// There are at most so many from now on. If there are more, only the current one stays.
+    fn bound(&mut self, most: usize) {
+        self.most = most;
+        if self.slots.len() > most {
+            self.slots.swap(0, self.current);
+            self.slots.truncate(1);
+            self.slots.shrink_to_fit();
+            (self.current, self.previous) = (0, 0);
         }
     }
 
@@ -131,6 +185,8 @@ pub(crate) struct Banks {
     lookup_stub: HostPc,
     /// How often something was flushed.
     pub(crate) flushes: u64,
+    /// Bytes that were counted among those of all vCPUs.
+    pub(crate) counted: usize,
 }
 
 impl Tlbs {
@@ -168,18 +224,27 @@ impl Banks {
             jumps: Pool::new(JUMP_CACHES, jump_key, JumpCache::new(lookup_stub)),
             lookup_stub,
             flushes: 0,
+            counted: 0,
         }
     }
 
     /// Makes the tables for these keys current, empty if they are new. Without a key for it, the current jump cache is
-    /// not to be used.
-    pub(crate) fn select(&mut self, tlbs: TlbKey, jumps: Option<JumpKey>) {
-        self.tlbs.select(tlbs, Tlbs::new, Tlbs::clear);
+    /// not to be used. Whether there are more tables than before.
+    pub(crate) fn select(&mut self, tlbs: TlbKey, jumps: Option<JumpKey>) -> bool {
+        let mut is_more = self.tlbs.select(tlbs, Tlbs::new, Tlbs::clear);
         if let Some(key) = jumps {
             let stub = self.lookup_stub;
-            self.jumps
+            is_more |= self
+                .jumps
                 .select(key, || JumpCache::new(stub), JumpCache::clear);
         }
+        is_more
+    }
+
+    /// There are at most so many tables from now on.
+    pub(crate) fn bound(&mut self, bounds: Bounds) {
+        self.tlbs.bound(bounds.tlb_pairs);
+        self.jumps.bound(bounds.jump_caches);
     }
 
     /// The current TLBs.
@@ -384,6 +449,29 @@ mod tests {
         let most = TLB_PAIRS * 2 * Tlb::BYTES + JUMP_CACHES * JumpCache::BYTES;
         assert_eq!(banks.len_bytes(), most);
         assert!(most < 17 << 20, "{most} bytes: docs/engines.md says 17 MiB");
+    }
+
+    #[test]
+    fn fewer_tables_leave_the_current_one_and_hold_no_more_than_they_may() {
+        let mut banks = Banks::new(STUB);
+        let fill = |banks: &mut Banks, pcid| {
+            banks.select(kernel(pcid), mode(pcid, 0));
+            banks.tlbs().read.fill(Gva(0x5000), 10, PAGE_SIZE, true);
+            banks.jumps().add(0x5000, 10, LOCAL);
+        };
+        (0..40).for_each(|pcid| fill(&mut banks, pcid));
+        let bounds = Bounds::within(4 << 20);
+        assert!(bounds.len_bytes() <= 4 << 20, "{bounds:?}");
+        banks.bound(bounds);
+        assert_eq!(banks.tlbs().read.lookup(Gva(0x5000)), Some(10));
+        assert_eq!(banks.jumps().find(0x5000), Some(10));
+        (0..40).for_each(|pcid| fill(&mut banks, pcid));
+        assert_eq!(banks.len_bytes(), bounds.len_bytes());
+        assert_eq!(Bounds::within(0).len_bytes() >> 20, 2);
+        assert!(Bounds::within(usize::MAX) == Bounds::MOST);
+        banks.bound(Bounds::MOST);
+        (0..40).for_each(|pcid| fill(&mut banks, pcid));
+        assert_eq!(banks.len_bytes(), Bounds::MOST.len_bytes());
     }
 
     #[test]

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use host::executable::ExecutableMemory;
 use host::fault::{FaultRegion, use_alternate_stack};
+use x86::PAGE_SIZE;
 
 use crate::block::{ExitReason, VcpuBlock, gpr_offset};
 use crate::emit::{Emitter, Reg};
@@ -71,11 +72,12 @@ pub(crate) enum Arena {
     Moved,
 }
 
-/// Offsets in the code cache: where an arena starts, what of it is used, and its end.
+/// Offsets in the code cache: where an arena starts, what of it is used, what of it the host holds, and its end.
 #[derive(Clone, Copy)]
 struct Extent {
     start: usize,
     used: usize,
+    highest: usize,
     end: usize,
 }
 
@@ -113,6 +115,7 @@ impl CodeCache {
         let extent = |start, end| Extent {
             start,
             used: start,
+            highest: start,
             end,
         };
         let mut cache = CodeCache {
@@ -140,10 +143,35 @@ impl CodeCache {
         self.memory.executable_address() as u64 + self.extent(arena).used as u64
     }
 
-    /// Bytes of code.
-    pub(crate) fn used_bytes(&self) -> usize {
-        let [translated, moved] = self.extents;
-        translated.used + moved.used - moved.start
+    /// Bytes that the host holds for the code of an arena; the stubs are the first one's.
+    pub(crate) fn held_bytes(&self, arena: Arena) -> usize {
+        let Extent { start, highest, .. } = self.extent(arena);
+        let start = match arena {
+            Arena::Translated => 0,
+            Arena::Moved => start,
+        };
+        (highest - start).next_multiple_of(PAGE_SIZE as usize)
+    }
+
+    /// Gives the memory of an arena that was cleared back to the host.
+    pub(crate) fn give_back(&mut self, arena: Arena) {
+        let page = PAGE_SIZE as usize;
+        let Extent {
+            start,
+            used,
+            highest,
+            ..
+        } = self.extent(arena);
+        assert!(used == start, "nothing lies there any more");
+        let from = start.next_multiple_of(page);
+        // A last page that the next arena begins in stays.
+        let to = highest
+            .next_multiple_of(page)
+            .min(self.extent(arena).end / page * page);
+        // Where the host refuses, it is still held, and said to be.
+        if from < to && self.memory.give_back(from, to - from).is_ok() {
+            self.extents[arena as usize].highest = start;
+        }
     }
 
     /// Size of an arena.
@@ -178,6 +206,7 @@ impl CodeCache {
         // nobody executes bytes at or above `used`.
         unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), at, code.len()) };
         extent.used = (extent.used + code.len()).next_multiple_of(16);
+        extent.highest = extent.highest.max(extent.used);
     }
 
     /// Code as it lies there: `len_bytes` from `pc` on, put into `to`. Under the lock of the translations, as all that

@@ -126,6 +126,8 @@ pub struct SoftVcpu {
     /// Orders were carried out since translated code last ran.
     pub(crate) has_obeyed: bool,
     pub(crate) counters: VcpuCounters,
+    /// The change of the engine's limit that was obeyed.
+    pub(crate) limit_changes: u64,
 }
 
 impl Soft {
@@ -194,6 +196,7 @@ impl SoftVcpu {
             anchors: None,
             has_obeyed: false,
             counters: VcpuCounters::default(),
+            limit_changes: 0,
         }
     }
 
@@ -324,7 +327,9 @@ impl SoftVcpu {
         };
         let mode = self.mode;
         let jump_key = mode.may_jump().then_some(JumpKey { pcid, mode });
-        self.banks.select(tlb_key, jump_key);
+        if self.banks.select(tlb_key, jump_key) {
+            self.banks.count_in(&self.soft);
+        }
         let tlbs = self.banks.tlbs();
         let read = tlbs.read.address();
         let write = tlbs.write.address();

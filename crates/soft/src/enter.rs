@@ -131,8 +131,24 @@ impl SoftVcpu {
         for &page in pages {
             mark_code(&self.soft, self.index, &mut self.banks, page)?;
         }
-        make(&mut translations, &self.memory)
+        let made = make(&mut translations, &self.memory);
+        note_held(&self.soft, &mut translations);
+        made
     }
+
+    /// Translations may take so much from now on: clears them if they take more.
+    pub(crate) fn keep_budget(&mut self, most_bytes: Option<usize>) {
+        let mut translations = self.soft.translations();
+        translations.set_budget(most_bytes);
+        make_room(&self.soft, self.index, &mut translations);
+        note_held(&self.soft, &mut translations);
+        follow(&self.soft, &mut self.generation, &mut self.banks);
+    }
+}
+
+fn note_held(soft: &Soft, translations: &mut Translations) {
+    let (code, tables) = translations.held_bytes();
+    soft.limit.note_translations(code + tables);
 }
 
 /// The site that translated code has left at.

@@ -12,6 +12,7 @@
 //! - `door`, `enter`: into translated code and out, and how vCPUs are called out or kept out of it.
 //! - `cpu`, `access`, `exceptions`, `interpret`: the system half of the processor. `bounce`, `locked`: instructions whose
 //!   operand translated code cannot reach; `beside`: those of them that need not leave it for long.
+//! - `budget`: how much of the host's memory translations take, and may. `limit`: how it is shared with `bank`.
 //! - `probes`: instructions of the kernel that somebody wants to hear of.
 //! - `soft`: what all vCPUs of a VM share. `run`: the loop that binds them, and the engine contract.
 //!
@@ -35,10 +36,12 @@
 )]
 
 mod access;
+mod allowance;
 mod bank;
 mod beside;
 mod block;
 mod bounce;
+mod budget;
 mod code_cache;
 mod cpu;
 mod decoded;
@@ -55,6 +58,7 @@ mod index_set;
 mod interpret;
 mod jumps;
 mod large;
+mod limit;
 mod locked;
 mod mode;
 mod moved;
@@ -69,4 +73,5 @@ mod translate;
 mod translations;
 
 pub use crate::cpu::SoftVcpu;
+pub use crate::limit::least_bytes;
 pub use crate::soft::{Config, Soft};

@@ -37,14 +37,16 @@ impl Translations {
     /// Whether blocks can be moved without clearing those that were. True if there is too little room for that at all.
     pub(crate) fn has_room_to_move(&self) -> bool {
         let has_room = self.cache.has_room(Arena::Moved, ROOM) && self.sites.has_room(Arena::Moved);
-        has_room || self.cache.len_bytes(Arena::Moved) < 2 * ROOM
+        let fits = has_room || self.cache.len_bytes(Arena::Moved) < 2 * ROOM;
+        fits && self.has_budget_to_move()
     }
 
     /// Copies a block for `key`, if there is one of the same bytes. As for translating, the pages must have been marked as
     /// code under the same hold of the lock.
     pub(crate) fn move_here(&mut self, key: BlockKey) -> Option<HostPc> {
         let &from = self.by_place.get(&(key.gpa, key.mode))?;
-        let may_move = may_lie_at(key.rip)
+        let may_move = !self.is_moving_off()
+            && may_lie_at(key.rip)
             && !self.stale.contains_key(&key)
             && self.cache.has_room(Arena::Moved, ROOM)
             && self.sites.has_room(Arena::Moved);
@@ -267,6 +269,7 @@ impl Translations {
         self.sites.clear(Arena::Moved);
         self.moved.clear();
         self.moved_jumps.clear();
+        self.give_back_moved();
     }
 
     fn forget_moved_in(&mut self, gfn: Gfn, memory: &GuestMemory) {

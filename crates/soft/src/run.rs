@@ -683,13 +683,17 @@ impl Vcpu for SoftVcpu {
         true
     }
 
+    fn keep_memory_limit(&mut self) {
+        self.obey_limit();
+    }
+
     fn kicker(&self) -> Arc<dyn Kick> {
         Arc::clone(&self.door) as Arc<dyn Kick>
     }
 
     fn statistics(&self) -> EngineStatistics {
-        let translations = self.soft.translations();
-        let (code, tables) = translations.len_bytes();
+        let mut translations = self.soft.translations();
+        let (code, tables) = translations.held_bytes();
         let shared = translations.counters;
         let own = &self.counters;
         let doors = self.soft.doors();

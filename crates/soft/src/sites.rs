@@ -5,71 +5,82 @@
 //! then its numbers start anew, and a new *generation* begins. Clearing happens while no vCPU is behind its door, so a number that
 //! translated code came back with holds for as long as the vCPU stays there.
 
-use std::sync::OnceLock;
+use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use host::words::Words;
+use x86::PAGE_SIZE;
 
 use crate::code_cache::{Arena, HostPc};
 use crate::translate::Site;
 
-/// Sites are kept in chunks, which never move.
-const CHUNK_SITES: usize = 1 << 14;
-const CHUNKS: usize = 256;
+/// Most sites of translated blocks.
+const MOST: usize = 1 << 22;
 /// Most sites of one block, or of those that are moved at once, with room to spare.
 pub(crate) const BLOCK_SITES: usize = 4096;
 /// Sites of moved blocks have numbers of their own, because they are forgotten alone.
 const FIRST_MOVED: u32 = 1 << 30;
-const MOVED_CHUNKS: usize = 64;
+const MOST_MOVED: usize = 1 << 20;
 /// What is added to the generation when more is forgotten than what was moved.
 const FULL_STEP: u64 = 1 << 32;
+/// A site is so many words, each written and read as a whole.
+const WORDS: usize = 3;
+/// Memory of one.
+pub(crate) const SITE_BYTES: usize = WORDS * size_of::<AtomicU64>();
 
 /// Whether nothing but moved blocks was forgotten from one generation to another.
 pub(crate) fn were_moved_alone(from: u64, to: u64) -> bool {
     from / FULL_STEP == to / FULL_STEP
 }
 
-/// A site as three words, each written and read as a whole.
-#[derive(Default)]
-struct Slot([AtomicU64; 3]);
-
 /// The table of one arena of the code cache.
 struct Table {
-    chunks: Box<[OnceLock<Box<[Slot]>>]>,
+    words: Words,
     len: AtomicUsize,
+    /// Most sites since memory was last given back.
+    highest: AtomicUsize,
     /// Number of the first site.
     first: u32,
 }
 
 impl Table {
-    fn new(first: u32, chunk_count: usize) -> Table {
-        Table {
-            chunks: (0..chunk_count).map(|_| OnceLock::new()).collect(),
+    fn new(first: u32, most: usize) -> io::Result<Table> {
+        Ok(Table {
+            words: Words::new(most * WORDS)?,
             len: AtomicUsize::new(0),
+            highest: AtomicUsize::new(0),
             first,
-        }
+        })
     }
 
     fn has_room(&self) -> bool {
-        self.len.load(Ordering::Relaxed) + BLOCK_SITES <= self.chunks.len() * CHUNK_SITES
+        (self.len.load(Ordering::Relaxed) + BLOCK_SITES) * WORDS <= self.words.count()
     }
 
     fn extend(&self, sites: impl Iterator<Item = Site>) {
         let mut len = self.len.load(Ordering::Relaxed);
         for site in sites {
-            let chunk = self.chunks[len / CHUNK_SITES]
-                .get_or_init(|| (0..CHUNK_SITES).map(|_| Slot::default()).collect());
-            for (word, value) in chunk[len % CHUNK_SITES].0.iter().zip(site.pack()) {
-                word.store(value, Ordering::Relaxed);
+            for (word, value) in site.pack().into_iter().enumerate() {
+                let at = self.words.at(len * WORDS + word);
+                at.store(value, Ordering::Relaxed);
             }
             len += 1;
         }
         self.len.store(len, Ordering::Release);
+        self.highest.fetch_max(len, Ordering::Relaxed);
     }
 
-    fn read(&self, number: usize) -> Option<Site> {
-        let slot = &self.chunks[number / CHUNK_SITES].get()?[number % CHUNK_SITES];
-        Some(Site::unpack(
-            [0, 1, 2].map(|word: usize| slot.0[word].load(Ordering::Relaxed)),
-        ))
+    fn read(&self, number: usize) -> Site {
+        let word = |word| self.words.at(number * WORDS + word).load(Ordering::Relaxed);
+        Site::unpack([word(0), word(1), word(2)])
+    }
+
+    /// Gives back the memory of what was forgotten.
+    fn give_back(&self) {
+        // Where the host refuses, it is still held, and said to be.
+        if self.words.forget().is_ok() {
+            self.highest.store(0, Ordering::Relaxed);
+        }
     }
 
     fn at(&self, pc: HostPc, cache: HostPc) -> Option<Site> {
@@ -77,16 +88,16 @@ impl Table {
         let mut high = self.len.load(Ordering::Acquire);
         while low < high {
             let middle = low + (high - low) / 2;
-            if self.read(middle)?.start(cache) <= pc {
+            if self.read(middle).start(cache) <= pc {
                 low = middle + 1
             } else {
                 high = middle
             }
         }
-        let start = self.read(low.checked_sub(1)?)?.start(cache);
+        let start = self.read(low.checked_sub(1)?).start(cache);
         let mut found = None;
         for number in (0..low).rev() {
-            let site = self.read(number)?;
+            let site = self.read(number);
             if site.start(cache) != start {
                 break;
             }
@@ -107,12 +118,16 @@ pub(crate) struct Sites {
 }
 
 impl Sites {
-    pub(crate) fn new() -> Sites {
-        Sites {
-            translated: Table::new(0, CHUNKS),
-            moved: Table::new(FIRST_MOVED, MOVED_CHUNKS),
+    /// None yet.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub(crate) fn new() -> io::Result<Sites> {
+        Ok(Sites {
+            translated: Table::new(0, MOST)?,
+            moved: Table::new(FIRST_MOVED, MOST_MOVED)?,
             generation: AtomicU64::new(0),
-        }
+        })
     }
 
     fn table(&self, arena: Arena) -> &Table {
@@ -163,9 +178,7 @@ impl Sites {
         };
         let table = self.table(arena);
         let number = (number - table.first) as usize;
-        (number < table.len.load(Ordering::Acquire))
-            .then(|| table.read(number))
-            .flatten()
+        (number < table.len.load(Ordering::Acquire)).then(|| table.read(number))
     }
 
     /// The site whose own code a host fault at `pc` came from, in a cache that lies at `cache`.
@@ -174,10 +187,15 @@ impl Sites {
         translated.or_else(|| self.moved.at(pc, cache))
     }
 
-    /// Bytes of the table.
-    pub(crate) fn len_bytes(&self) -> usize {
-        let chunks = self.translated.chunks.iter().chain(&self.moved.chunks);
-        chunks.filter(|chunk| chunk.get().is_some()).count() * CHUNK_SITES * size_of::<Slot>()
+    /// Gives back the memory of the sites of an arena, which were forgotten before. Under the same conditions.
+    pub(crate) fn give_back(&self, arena: Arena) {
+        self.table(arena).give_back();
+    }
+
+    /// Bytes of the table of an arena.
+    pub(crate) fn len_bytes(&self, arena: Arena) -> usize {
+        let highest = self.table(arena).highest.load(Ordering::Relaxed);
+        (highest * SITE_BYTES).next_multiple_of(PAGE_SIZE as usize)
     }
 }
 
@@ -187,6 +205,7 @@ mod tests {
 
     const CACHE: HostPc = 0x7000_0000;
     const OWN: Arena = Arena::Translated;
+    const MANY: u32 = 1 << 14;
 
     /// A site of the guest instruction at `rip` whose host code is the `len` bytes at offset `start`.
     fn site(rip: u64, start: u32, len: u16) -> Site {
@@ -232,15 +251,15 @@ mod tests {
     }
 
     #[test]
-    fn numbers_hold_across_chunks_and_until_the_table_is_cleared() {
-        let sites = Sites::new();
-        let all: Vec<Site> = (0..CHUNK_SITES as u32 + 3)
+    fn numbers_hold_until_the_table_is_cleared_and_memory_goes_back_then() {
+        let sites = Sites::new().unwrap();
+        let all: Vec<Site> = (0..MANY + 3)
             .map(|number| site(u64::from(number), number * 16, 8))
             .collect();
         sites.extend(OWN, all[..5].iter().copied());
         sites.extend(OWN, all[5..].iter().copied());
         assert_eq!(sites.next(OWN), all.len() as u32);
-        for number in [0, 4, 5, CHUNK_SITES as u32 - 1, CHUNK_SITES as u32 + 2] {
+        for number in [0, 4, 5, MANY - 1, MANY + 2] {
             assert_eq!(sites.get(number).unwrap().rip, u64::from(number));
         }
         assert!(sites.get(sites.next(OWN)).is_none());
@@ -249,13 +268,18 @@ mod tests {
         sites.clear(OWN);
         assert!(!were_moved_alone(generation, sites.generation()));
         assert!(sites.get(0).is_none());
+        let held = (all.len() * SITE_BYTES).next_multiple_of(4096);
+        assert_eq!(sites.len_bytes(OWN), held, "forgotten, and still there");
+        sites.give_back(OWN);
+        assert_eq!(sites.len_bytes(OWN), 0);
         sites.extend(OWN, [site(99, 0, 4)].into_iter());
         assert_eq!(sites.get(0).unwrap().rip, 99);
+        assert_eq!(sites.len_bytes(OWN), 4096);
     }
 
     #[test]
     fn sites_of_moved_blocks_are_numbered_and_forgotten_apart() {
-        let sites = Sites::new();
+        let sites = Sites::new().unwrap();
         let numbers = [OWN, Arena::Moved].map(|arena| sites.next(arena));
         sites.extend(OWN, [site(1, 0, 4)].into_iter());
         sites.extend(Arena::Moved, [site(2, 64, 4)].into_iter());
@@ -271,7 +295,7 @@ mod tests {
     /// Host addresses of faults, and the guest instruction that they belong to.
     #[test]
     fn a_host_fault_belongs_to_the_instruction_whose_code_it_is_in() {
-        let sites = Sites::new();
+        let sites = Sites::new().unwrap();
         let own = [
             site(1, 0x100, 8),
             // Two sites of one instruction: the check first, then all of it.
@@ -309,6 +333,6 @@ mod tests {
             sites.at(CACHE + 0x116, CACHE).unwrap().end(CACHE),
             CACHE + 0x124
         );
-        assert!(Sites::new().at(CACHE, CACHE).is_none());
+        assert!(Sites::new().unwrap().at(CACHE, CACHE).is_none());
     }
 }

@@ -7,6 +7,7 @@ use mem::{CodeWatch, GuestMemory};
 use vcpu::{EngineError, Probes};
 use x86::{Gfn, Gpa, PAGE_SIZE, cpu_model};
 
+use crate::allowance::Limit;
 use crate::code_cache::Stubs;
 use crate::door::{Door, Doors};
 use crate::features::Features;
@@ -39,7 +40,9 @@ pub struct Soft {
     /// Doors of the vCPUs made so far.
     made: Lock<Vec<Arc<Door>>>,
     /// All of them, fixed when the first vCPU runs.
-    doors: OnceLock<Doors>,
+    pub(crate) doors: OnceLock<Doors>,
+    /// How much all of this may take.
+    pub(crate) limit: Limit,
 }
 
 impl Soft {
@@ -74,6 +77,7 @@ impl Soft {
             features: OnceLock::new(),
             made: Lock::default(),
             doors: OnceLock::new(),
+            limit: Limit::new(),
         });
         let watcher = Arc::downgrade(&(Arc::clone(&soft) as Arc<dyn CodeWatch>));
         soft.memory.notes().watch_code(watcher);

@@ -23,13 +23,14 @@ use mem::GuestMemory;
 use vcpu::Probes;
 use x86::{Gfn, Gpa, PAGE_SIZE};
 
+use crate::allowance::Budget;
 use crate::code_cache::{Arena, CodeCache, HostPc, Stubs};
 use crate::features::Features;
 use crate::mode::Mode;
 use crate::sites::Sites;
 use crate::translate::{self, Link, Relocation, Request, Site, Translator};
 
-/// A multiply-and-shift hash: keys are addresses that the guest cannot profit from colliding, only slow itself.
+/// A multiply-and-shift hash, of which a table is made without random numbers, which a vCPU's thread is not given: keys are addresses that the guest cannot profit from colliding, only slow itself.
 #[derive(Default)]
 pub(crate) struct AddressHasher(u64);
 
@@ -54,7 +55,7 @@ impl Hasher for AddressHasher {
     }
 }
 
-type AddressMap<K, V> = HashMap<K, V, BuildHasherDefault<AddressHasher>>;
+pub(crate) type AddressMap<K, V> = HashMap<K, V, BuildHasherDefault<AddressHasher>>;
 
 /// What a block was translated from.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -148,14 +149,14 @@ pub(crate) struct Counters {
 pub(crate) struct Translations {
     pub(crate) cache: CodeCache,
     translator: Translator,
-    blocks: Vec<Block>,
+    pub(crate) blocks: Vec<Block>,
     pub(crate) by_key: AddressMap<BlockKey, Known>,
     pub(crate) by_page: AddressMap<u64, Vec<u32>>,
     /// Heads of dropped blocks, to be led to their successors.
     pub(crate) stale: AddressMap<BlockKey, HostPc>,
     pub(crate) sites: Arc<Sites>,
     pub(crate) jumps: Vec<Jump>,
-    relocations: Vec<Relocation>,
+    pub(crate) relocations: Vec<Relocation>,
     /// Blocks that can be moved, by the place of their bytes: whatever address they were translated for.
     pub(crate) by_place: AddressMap<(u64, Mode), u32>,
     /// Blocks that were moved, and their jumps.
@@ -167,9 +168,11 @@ pub(crate) struct Translations {
     pub(crate) copied: Vec<u8>,
     pub(crate) wanted: Vec<u32>,
     /// Guards of the blocks that straddle two pages, by their heads.
-    guards: AddressMap<HostPc, HostPc>,
-    thunks: HashMap<(Vec<u8>, Mode), HostPc>,
+    pub(crate) guards: AddressMap<HostPc, HostPc>,
+    pub(crate) thunks: AddressMap<(Vec<u8>, Mode), HostPc>,
     pub(crate) counters: Counters,
+    /// How much all of this may be, and is.
+    pub(crate) budget: Budget,
 }
 
 /// Room that is asked for before a block is translated: the longest block with all its tails fits.
@@ -184,7 +187,7 @@ impl Translations {
             by_key: AddressMap::default(),
             by_page: AddressMap::default(),
             stale: AddressMap::default(),
-            sites: Arc::new(Sites::new()),
+            sites: Arc::new(Sites::new()?),
             jumps: Vec::new(),
             relocations: Vec::new(),
             by_place: AddressMap::default(),
@@ -194,8 +197,9 @@ impl Translations {
             copied: Vec::new(),
             wanted: Vec::new(),
             guards: AddressMap::default(),
-            thunks: HashMap::new(),
+            thunks: AddressMap::default(),
             counters: Counters::default(),
+            budget: Budget::default(),
         })
     }
 
@@ -227,19 +231,6 @@ impl Translations {
 
     pub(crate) fn stubs(&self) -> Stubs {
         self.cache.stubs()
-    }
-
-    /// Bytes of code, and bytes of tables beside it.
-    pub(crate) fn len_bytes(&self) -> (usize, usize) {
-        let tables = self.sites.len_bytes()
-            + (self.blocks.capacity() + self.moved.capacity()) * size_of::<Block>()
-            + (self.jumps.capacity() + self.moved_jumps.capacity()) * size_of::<Jump>()
-            + self.relocations.capacity() * size_of::<Relocation>()
-            + self.by_place.capacity() * 32
-            + (self.by_key.capacity() + self.stale.capacity()) * 48
-            + self.guards.capacity() * 24
-            + self.by_page.capacity() * 64;
-        (self.cache.used_bytes(), tables)
     }
 
     /// The block with this index.
@@ -304,8 +295,10 @@ impl Translations {
     }
 
     /// Whether another block or thunk fits. If not, everything is to be cleared first.
-    pub(crate) fn has_room(&self) -> bool {
-        self.cache.has_room(Arena::Translated, BLOCK_ROOM) && self.sites.has_room(Arena::Translated)
+    pub(crate) fn has_room(&mut self) -> bool {
+        self.cache.has_room(Arena::Translated, BLOCK_ROOM)
+            && self.sites.has_room(Arena::Translated)
+            && self.is_within_budget()
     }
 
     /// Forgets everything. Every vCPU but the caller is out of translated code.
@@ -330,6 +323,7 @@ impl Translations {
         self.has_stale_moved = false;
         self.guards.clear();
         self.thunks.clear();
+        self.give_back();
     }
 
     /// Translates. There must be room, and the pages must have been marked as code before their bytes were read, under

@@ -19,11 +19,12 @@
 //!
 //! An engine and the devices share one process. What else passes between them needs that: notes about pages lie on the
 //! heap (`mem::PageNotes`), a write to a page of translated code is told by a call that ends before the write does, and
-//! [`Kick`], [`LocalApics`], [`Wires`] and [`ProbeSink`] are objects that are called.
+//! [`Kick`], [`LocalApics`], [`Wires`], [`EngineMemory`] and [`ProbeSink`] are objects that are called.
 #![forbid(unsafe_code)]
 
 mod exit;
 mod local_apic;
+mod memory;
 mod probes;
 mod state;
 mod statistics;
@@ -37,6 +38,7 @@ use thiserror::Error;
 
 pub use exit::{Exit, Injection, Reply, TripleFault, Unrunnable};
 pub use local_apic::{LOCAL_APIC_REGISTERS, LocalApicState, LocalApics};
+pub use memory::EngineMemory;
 pub use probes::{Pass, ProbeSink, Probes};
 pub use state::{DebugRegisters, Msrs, VcpuState, XSAVE_BYTES, gpr};
 pub use statistics::{EngineStatistics, Unit};
@@ -103,6 +105,10 @@ pub trait Vcpu: Send {
         false
     }
 
+    /// Gives back what the engine holds beyond its limit ([`EngineMemory::set_limit`]), if that was changed; called between two
+    /// runs, also while the vCPU rests.
+    fn keep_memory_limit(&mut self) {}
+
     /// What the engine counted so far.
     fn statistics(&self) -> EngineStatistics;
 }
@@ -115,6 +121,8 @@ pub struct Engine {
     pub local_apics: Option<Arc<dyn LocalApics>>,
     /// Who takes notifications to devices, if the engine can.
     pub wires: Option<Arc<dyn Wires>>,
+    /// What it holds of the host's memory, if that is worth a limit.
+    pub memory: Option<Arc<dyn EngineMemory>>,
 }
 
 /// Makes a running vCPU come back. Any thread may do so.

@@ -23,6 +23,7 @@ mod egress;
 mod file;
 mod folder;
 mod keys;
+mod memory_limit;
 mod name;
 mod network;
 mod printed;
@@ -44,6 +45,7 @@ pub use disk::{DiskFormat, DiskSerial, DiskSpec};
 pub use egress::{EgressPlace, EgressRule, EgressSpec};
 pub use file::{PartialSpec, nearest};
 pub use folder::FolderSpec;
+pub use memory_limit::MemoryLimit;
 pub use name::{NameError, VmName};
 pub use network::{Forward, Mac, NetSpec, Transport};
 pub use rates::{ByteRate, CountRate, CpuLimit, CpuWeight, Rates};
@@ -129,6 +131,10 @@ pub struct VmSpec {
     /// How much may lie in the page file [default: as much as the guest has]
     #[arg(long, value_name = "SIZE", help_heading = "Memory")]
     pub page_file_size: Option<StoreSize>,
+    /// How much the software CPU may hold beside the guest's pages, its code caches and tables: a size, or none; the guest is
+    /// slower, and does not know [default: none]
+    #[arg(long, value_name = "SIZE", help_heading = "Memory")]
+    pub engine_memory: Option<MemoryLimit>,
     /// Take guest memory in huge pages of 2 MiB, where the host has them: fast on KVM; the guest gets no resident limit
     #[arg(long, help_heading = "Memory")]
     pub huge_pages: bool,

@@ -11,6 +11,8 @@ pub struct GivenLimits {
     pub resident: Option<api::ResidentLimit>,
     /// `--page-memory`.
     pub page_memory: Option<api::StoreSize>,
+    /// `--engine-memory`.
+    pub engine_memory: Option<api::MemoryLimit>,
     /// `--page-file`.
     pub page_file: Option<String>,
     /// `--page-file-size`.
@@ -28,6 +30,7 @@ impl GivenLimits {
         GivenLimits {
             resident: given.resident_limit,
             page_memory: given.page_memory,
+            engine_memory: given.engine_memory,
             page_file: given
                 .page_file
                 .as_ref()

@@ -82,6 +82,9 @@ fn limits(given: &VmSpec) -> Vec<(&'static str, String)> {
     let page_memory = given
         .page_memory
         .map(|size| ("page memory", size.to_string()));
+    let engine_memory = given
+        .engine_memory
+        .map(|limit| ("engine memory", limit.to_string()));
     let page_file = given.page_file.as_ref().map(|folder| {
         let size = given.page_file_size.map(|size| format!(", at most {size}"));
         (
@@ -114,7 +117,7 @@ fn limits(given: &VmSpec) -> Vec<(&'static str, String)> {
             .console_rate
             .map(|rate| ("consoles", format!("{rate} per second"))),
     ];
-    [resident, page_memory, page_file, timeout]
+    [resident, page_memory, engine_memory, page_file, timeout]
         .into_iter()
         .chain(rates)
         .flatten()

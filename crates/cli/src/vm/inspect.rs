@@ -168,6 +168,16 @@ fn host(books: &HostBooks) -> String {
         size(memory.given_back_bytes),
         size(memory.paged_out_bytes()),
     );
+    if let Some(engine) = &books.engine_memory {
+        let limit = engine
+            .limit_bytes
+            .map(|bytes| format!(" of the {} that it may hold", size(bytes)));
+        text.push_str(&format!(
+            "code     {} beside the guest's pages{}\n",
+            size(engine.held_bytes),
+            limit.unwrap_or_default()
+        ));
+    }
     text.push_str(&format!(
         "balloon  {} wanted, {} claimed, {} taken, {} reported free\n",
         size(balloon.target_bytes),

@@ -119,13 +119,16 @@ struct MemoryLimits {
         long,
         value_name = "SIZE|SHARE",
         required_unless_present_any = [
-            "page_memory", "cpu_limit", "cpu_weight", "disk_rate", "disk_ops", "net_rate", "net_packets", "console_rate"
+            "page_memory", "engine_memory", "cpu_limit", "cpu_weight", "disk_rate", "disk_ops", "net_rate", "net_packets", "console_rate"
         ]
     )]
     resident: Option<String>,
     /// Memory that compressed pages may take
     #[arg(long, value_name = "SIZE")]
     page_memory: Option<String>,
+    /// What the software CPU may hold beside the guest's pages: a size such as 40M, or none
+    #[arg(long, value_name = "SIZE")]
+    engine_memory: Option<String>,
 }
 
 /// `mother rm`.
@@ -266,6 +269,7 @@ pub fn limit(arguments: &LimitArguments) -> Result<u8, Failure> {
     let command = Command::Limit {
         resident: memory.resident.clone(),
         page_memory: memory.page_memory.clone(),
+        engine_memory: memory.engine_memory.clone(),
         rates: *rates,
     };
     each(who, |inventory, vm| {

@@ -129,6 +129,7 @@ impl Machine {
         let report = accounts.report(&plan, ending, &output, devices.counters(), metrics);
         Ok(Report {
             start_failed: devices.start_failed(),
+            engine_limit_bytes: control.engine_limit_bytes(),
             ..report
         })
     }

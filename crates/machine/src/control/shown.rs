@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use api::{CpuWeight, Metrics, Rates};
+use api::{CpuWeight, EngineMemoryBook, Metrics, Rates};
 use host::lock::{Condition, Lock};
 use paging::Books as PagingBooks;
 
@@ -18,6 +18,7 @@ use crate::outcome::ending::StopCause;
 use crate::paging::Paging;
 use crate::report::footprint::Footprint;
 use crate::report::metrics;
+use crate::threads::bell::Bell;
 use crate::threads::observe::Observed;
 
 /// What is known of a VM that runs.
@@ -158,6 +159,15 @@ impl MachineControl {
             let help = "Memory of the VM's process beside the guest's and the code made of it: engine, devices, clients.";
             metrics.bytes("vmm_memory_bytes", help, &[], bytes);
         }
+        if let Some(engine) = self.engine_memory() {
+            let help = "What the engine holds beside the guest's pages: code made of the guest's, and tables.";
+            metrics.bytes("engine_held_bytes", help, &[], engine.held_bytes);
+        }
+        if let Some(limit) = self.engine_limit_bytes() {
+            let help =
+                "How much the engine may hold beside the guest's pages, where there is a limit.";
+            metrics.bytes("engine_limit_bytes", help, &[], limit);
+        }
         if let Some(refused) = host::jail::refused() {
             metrics::refused(&mut metrics, refused.count);
         }
@@ -177,6 +187,24 @@ impl MachineControl {
             metrics::pager(&mut metrics, &books);
         }
         metrics
+    }
+
+    /// How much the engine may hold.
+    pub(crate) fn engine_limit_bytes(&self) -> Option<u64> {
+        self.0.limits.engine.limit_bytes()
+    }
+
+    /// What the engine holds, and may.
+    pub(crate) fn engine_memory(&self) -> Option<EngineMemoryBook> {
+        self.0.limits.engine.book()
+    }
+
+    /// The engine may hold so much from now on.
+    pub(crate) fn limit_engine(&self, bytes: Option<u64>) {
+        self.0.limits.engine.set(bytes);
+        if let Some(observed) = self.observed() {
+            observed.bells.all().iter().for_each(Bell::ring_always);
+        }
     }
 
     /// Its paging.

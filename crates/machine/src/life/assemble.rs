@@ -140,6 +140,7 @@ impl Life {
             footprint: Arc::clone(&held.footprint),
             gate: devices.gate,
             quota: Arc::clone(&held.limits.cpu),
+            engine_limit: Arc::clone(&held.limits.engine),
             threads: devices.threads,
             input: (plan.console == ConsoleKind::Serial).then_some(input),
             room,
@@ -240,6 +241,7 @@ fn vcpus(
     cpuid: Vec<CpuidTable>,
 ) -> Result<Vcpus, EngineError> {
     let engine = (maker.make)(maker.kind, memory, cpuid.clone())?;
+    held.limits.engine.serve(engine.memory.as_ref());
     let bells = Arc::new(Bells::default());
     let vcpus = &engine.vcpus;
     bells.set(vcpus.iter().map(|vcpu| Bell::new(vcpu.kicker())).collect());

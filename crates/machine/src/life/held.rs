@@ -108,6 +108,8 @@ impl Held {
                 string: module.string.clone(),
             });
         }
+        let limits = Limits::new(&plan.rates);
+        limits.engine.set(plan.engine_memory_bytes);
         Ok(Held {
             memory: Arc::new(memory_file(plan).map_err(BuildError::Memory)?),
             kernel: Arc::new(LoadedKernel::new(image(&plan.kernel, kernel)?)),
@@ -115,7 +117,7 @@ impl Held {
             crew: Crew::new(plan.vcpu_count, vcpu_kind(plan)).map_err(BuildError::Thread)?,
             helper: Arc::new(Helper::new().map_err(BuildError::Thread)?),
             footprint: Arc::new(Footprint::open()),
-            limits: Limits::new(&plan.rates),
+            limits,
             core_count: std::thread::available_parallelism().map_or(1, NonZero::get),
         })
     }

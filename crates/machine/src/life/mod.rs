@@ -32,6 +32,7 @@ use crate::report::footprint::Footprint;
 use crate::threads::alarm::Alarm;
 use crate::threads::bell::{Bell, Bells};
 use crate::threads::device_threads::DeviceThreads;
+use crate::threads::engine_limit::EngineLimit;
 use crate::threads::exchange::Exchange;
 use crate::threads::gate::Gate;
 use crate::threads::mailbox::Mailbox;
@@ -80,6 +81,8 @@ pub(crate) struct Life {
     pub(crate) gate: Arc<Gate>,
     /// Where vCPUs wait that have used more than they may.
     pub(crate) quota: Arc<Quota>,
+    /// How much the engine may hold.
+    pub(crate) engine_limit: Arc<EngineLimit>,
     pub(crate) threads: Arc<DeviceThreads>,
     /// What is typed on the serial port; none if the console is another.
     input: Option<ConsoleInput>,

@@ -11,6 +11,7 @@ mod folders;
 pub(crate) mod host_findings;
 mod image_help;
 pub(crate) mod images;
+mod memory;
 mod network;
 mod paging;
 mod vsock;
@@ -19,8 +20,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use api::{
-    AgentWish, Complaint, ConsoleKind, JailWish, MemorySize, PartialSpec, Rates, SpecErrors,
-    Timeout, VcpuCount, VmSpec,
+    AgentWish, Complaint, ConsoleKind, JailWish, MemoryLimit, MemorySize, PartialSpec, Rates,
+    SpecErrors, Timeout, VcpuCount, VmSpec,
 };
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +36,7 @@ pub use disks::{BasePlan, DiskPlan};
 #[cfg(test)]
 pub(crate) use folders::FOLDERS_MAX;
 pub use folders::FolderPlan;
+pub(crate) use memory::engine_memory_as_written;
 pub use paging::PagingPlan;
 pub(crate) use paging::{resident_limit, room};
 
@@ -139,6 +141,9 @@ pub struct VmPlan {
     pub agent: bool,
     /// How its memory is paged.
     pub paging: PagingPlan,
+    /// How much the software CPU may hold beside the guest's pages; `None`: as much as it makes use of.
+    #[serde(default)]
+    pub engine_memory_bytes: Option<u64>,
     /// What it may use per second.
     pub rates: Rates,
     /// What its first life goes on from; none for a VM that starts.
@@ -246,6 +251,12 @@ fn judge(
     let kind = engine.as_ref().map(|choice| choice.kind);
     let paging =
         is_memory_known.then(|| paging::paging(spec, host, kind, memory_bytes, complaints));
+    let vcpu_count = spec.cpus.unwrap_or(VcpuCount::ONE).get();
+    let engine_memory = spec.engine_memory.unwrap_or(MemoryLimit::None);
+    let engine_memory = complaints.take(
+        "engine-memory",
+        memory::engine_memory(engine_memory, vcpu_count),
+    );
     let kernel = match (&spec.kernel, stage) {
         (None, Stage::Draft) => None,
         (path, _) => complaints.take("kernel", images::kernel(path.as_deref())),
@@ -263,7 +274,7 @@ fn judge(
         modules: modules?,
         cmdline: cmdline?,
         memory_bytes,
-        vcpu_count: spec.cpus.unwrap_or(VcpuCount::ONE).get(),
+        vcpu_count,
         engine: engine?,
         engines: host.engines.clone(),
         timeout: spec.timeout.map(Timeout::duration),
@@ -282,6 +293,7 @@ fn judge(
         vsock: vsock?,
         agent: spec.agent == Some(AgentWish::On),
         paging: paging??,
+        engine_memory_bytes: engine_memory?,
         rates: spec.rates(),
         restore: None,
     })

@@ -90,6 +90,8 @@ pub struct Report {
     pub start_failed: Option<String>,
     /// The engine, and why that one.
     pub engine: EngineChoice,
+    /// How much the software CPU might hold beside the guest's pages, in bytes.
+    pub engine_limit_bytes: Option<u64>,
     /// From the start to the first byte on the console.
     pub first_output: Option<Duration>,
     /// The texts that were watched for, in the order of the plan.

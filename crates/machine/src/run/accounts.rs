@@ -90,6 +90,7 @@ impl Accounts {
             ending,
             start_failed: None,
             engine: plan.engine.clone(),
+            engine_limit_bytes: None,
             first_output: output.first_byte(),
             markers,
             memory: MemoryReport {

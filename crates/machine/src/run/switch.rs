@@ -50,6 +50,7 @@ fn take_over(life: &Life, kind: EngineKind, maker: &VcpuMaker) -> Result<(), Swi
     for (bell, vcpu) in life.bells.all().iter().zip(&engine.vcpus) {
         bell.set_kicker(vcpu.kicker());
     }
+    life.engine_limit.serve(engine.memory.as_ref());
     let vcpus = engine.vcpus.into_iter().zip(rests).map(Some).collect();
     match life
         .exchange

@@ -158,6 +158,7 @@ impl VcpuThread<'_> {
     /// Shows the vCPU to who looks on, and has its engine look where somebody wants to hear of it.
     fn show(&mut self) -> Result<(), EngineError> {
         let vcpu = &mut *self.vcpu;
+        vcpu.keep_memory_limit();
         self.life
             .probing
             .serve(self.vcpu_id, vcpu, &mut self.probes);

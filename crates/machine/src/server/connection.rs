@@ -10,6 +10,7 @@ use api::{Command, LINE_BYTES_MAX, Outcome, RefusalCode, Request};
 
 use crate::outcome::ending::StopCause;
 use crate::outcome::refusal::{PauseError, SwitchError};
+use crate::plan::engine_memory_as_written;
 use crate::server::clients::{Place, STAYING_MAX};
 use crate::server::lines::{Line, Lines, refusal, reply};
 use crate::server::{Shared, console, observe, paging, probes};
@@ -176,23 +177,7 @@ fn perform(shared: &Shared, command: Command) -> Outcome {
         Command::Metrics => Outcome::Metrics {
             metrics: shared.metrics(),
         },
-        Command::Limit {
-            resident,
-            page_memory,
-            rates,
-        } => {
-            if let Some(Err(error)) = rates.cpu_weight.map(|weight| control.weigh(weight)) {
-                let why = format!(
-                    "the host does not give the VM this weight: {error}; `mother doctor` says what weights it keeps"
-                );
-                return refusal(RefusalCode::WrongState, why);
-            }
-            control.set_rates(&rates);
-            match (&resident, &page_memory) {
-                (None, None) => Outcome::Done,
-                _ => paging::limit(shared, resident, page_memory),
-            }
-        }
+        limits @ Command::Limit { .. } => limit(shared, limits),
         Command::StoredPages { life, file_pages } => {
             paging::stored_pages(shared, life, &file_pages)
         }
@@ -207,6 +192,44 @@ fn perform(shared: &Shared, command: Command) -> Outcome {
         | Command::Probe { .. } => {
             unreachable!("these need the connection itself")
         }
+    }
+}
+
+/// Changes limits.
+fn limit(shared: &Shared, limits: Command) -> Outcome {
+    let Command::Limit {
+        resident,
+        page_memory,
+        engine_memory,
+        rates,
+    } = limits
+    else {
+        unreachable!("it is asked to limit something");
+    };
+    let control = &shared.control;
+    let engine = engine_memory
+        .map(|text| engine_memory_as_written(&text, shared.info.vcpus))
+        .transpose();
+    let engine = match engine {
+        Ok(engine) => engine,
+        Err(trouble) => {
+            let why = format!("{}; {}", trouble.what, trouble.help);
+            return refusal(RefusalCode::BadRequest, why);
+        }
+    };
+    if let Some(Err(error)) = rates.cpu_weight.map(|weight| control.weigh(weight)) {
+        let why = format!(
+            "the host does not give the VM this weight: {error}; `mother doctor` says what weights it keeps"
+        );
+        return refusal(RefusalCode::WrongState, why);
+    }
+    control.set_rates(&rates);
+    if let Some(bytes) = engine {
+        control.limit_engine(bytes);
+    }
+    match (&resident, &page_memory) {
+        (None, None) => Outcome::Done,
+        _ => paging::limit(shared, resident, page_memory),
     }
 }
 

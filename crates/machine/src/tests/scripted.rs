@@ -138,6 +138,7 @@ pub(crate) fn plan(kernel: &host::MemFd) -> VmPlan {
             why: "scripted".to_owned(),
         },
         engines: Vec::new(),
+        engine_memory_bytes: None,
         timeout: Some(Duration::from_secs(60)),
         debug_exit: true,
         on_reset: OnReset::End,
@@ -188,6 +189,7 @@ pub(crate) fn machine(
             .map(|vcpu| Box::new(vcpu) as Box<dyn Vcpu>)
             .collect();
         Ok(Engine {
+            memory: None,
             vcpus,
             local_apics: None,
             wires: None,

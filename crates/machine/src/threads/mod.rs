@@ -4,6 +4,7 @@ pub(crate) mod alarm;
 pub(crate) mod bell;
 pub(crate) mod crew;
 pub(crate) mod device_threads;
+pub(crate) mod engine_limit;
 pub(crate) mod exchange;
 pub(crate) mod gate;
 pub(crate) mod helper;

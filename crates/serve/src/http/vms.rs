@@ -59,6 +59,8 @@ pub(crate) struct ActionBody {
     net_rate: Option<String>,
     /// `limit`: memory that compressed pages may take.
     page_memory: Option<String>,
+    /// `limit`: what the software CPU may hold beside the guest's pages: a size or none.
+    engine_memory: Option<String>,
     /// `limit`: requests per second of its disks, or none.
     disk_ops: Option<String>,
     /// `limit`: packets per second of its network card, or none.
@@ -313,6 +315,7 @@ fn plain_words(name: &str, action: &str, given: &ActionBody, grace: u64) -> Resu
                 ("--disk-rate", &given.disk_rate),
                 ("--net-rate", &given.net_rate),
                 ("--page-memory", &given.page_memory),
+                ("--engine-memory", &given.engine_memory),
                 ("--disk-ops", &given.disk_ops),
                 ("--net-packets", &given.net_packets),
                 ("--console-rate", &given.console_rate),

@@ -61,6 +61,7 @@ pub(crate) enum Met {
 pub(crate) struct Machine {
     pub(crate) memory: Arc<GuestMemory>,
     pub(crate) vcpus: Vec<SoftVcpu>,
+    pub(crate) engine: Arc<Soft>,
     next_table: u64,
 }
 
@@ -84,6 +85,7 @@ impl Machine {
         });
         let machine = Machine {
             vcpus: vcpus.collect(),
+            engine,
             memory,
             next_table: TABLES,
         };

@@ -54,6 +54,7 @@ impl Actor {
             Action::Limit(limits) => api::Command::Limit {
                 resident: limits.resident.clone(),
                 page_memory: None,
+                engine_memory: None,
                 rates: limits.rates(),
             },
             Action::Run(words) => {
