@@ -22,6 +22,7 @@ pub mod lock;
 pub mod mapping;
 mod namespace;
 pub mod peer;
+pub mod sampling;
 pub mod tap;
 pub mod tsc;
 pub mod userfault;

@@ -5,6 +5,7 @@ use x86::Gva;
 use crate::btf::{self, Types};
 use crate::kallsyms::{self, Decoded, Image};
 use crate::layout::Layouts;
+use crate::space::{IMAGE_MAX, IMAGE_VA};
 use crate::symbols::Symbols;
 
 /// Longest banner kept.
@@ -62,6 +63,26 @@ impl Profile {
     pub fn build_id_hex(&self) -> Option<String> {
         let (id, _) = self.build_id?;
         Some(id.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// Where `_text` is in a kernel of this build whose entry for 64-bit system calls (`IA32_LSTAR`) is at `entry`; `None` if no
+    /// kernel can lie like that. It is the guest who says where its entry is.
+    pub fn text_by_entry(&self, entry: Gva) -> Option<Gva> {
+        let text = entry
+            .0
+            .wrapping_sub(self.offset("entry_SYSCALL_64")? as u64);
+        let is_possible = (IMAGE_VA..IMAGE_VA + IMAGE_MAX).contains(&text) && text & 0x1f_ffff == 0;
+        is_possible.then_some(Gva(text))
+    }
+
+    /// The function or other symbol that an address so far behind `_text` belongs to; none if it is not the image's.
+    pub fn symbol_of(&self, offset: u64) -> Option<&[u8]> {
+        let offset = i64::try_from(offset).ok()?;
+        if offset >= self.offset("_end")? {
+            return None;
+        }
+        let (_, kept) = self.symbols.before(offset)?;
+        Some(kept.name)
     }
 
     /// Where a symbol lies from `_text`, if it moves with the image.

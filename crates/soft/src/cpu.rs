@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use mem::GuestMemory;
-use vcpu::{DebugRegisters, EngineError, Exit, Msrs, VcpuState};
+use vcpu::{DebugRegisters, EngineError, Exit, Msrs, Spot, VcpuState};
 use x86::paging::{Access, Paging};
 use x86::{CpuidTable, Cr0, Cr4, DescriptorTable, Efer, Exception, Rflags, Segment};
 
@@ -126,6 +126,8 @@ pub struct SoftVcpu {
     /// Orders were carried out since translated code last ran.
     pub(crate) has_obeyed: bool,
     pub(crate) counters: VcpuCounters,
+    /// Where its thread is, for whoever wants to know.
+    pub(crate) spot: Arc<Spot>,
 }
 
 impl Soft {
@@ -194,6 +196,7 @@ impl SoftVcpu {
             anchors: None,
             has_obeyed: false,
             counters: VcpuCounters::default(),
+            spot: Arc::default(),
         }
     }
 
@@ -324,6 +327,7 @@ impl SoftVcpu {
         };
         let mode = self.mode;
         let jump_key = mode.may_jump().then_some(JumpKey { pcid, mode });
+        self.spot.enter_space(self.cr3, user);
         self.banks.select(tlb_key, jump_key);
         let tlbs = self.banks.tlbs();
         let read = tlbs.read.address();

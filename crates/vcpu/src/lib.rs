@@ -25,6 +25,7 @@
 mod exit;
 mod local_apic;
 mod probes;
+mod spot;
 mod state;
 mod statistics;
 #[cfg(test)]
@@ -38,6 +39,7 @@ use thiserror::Error;
 pub use exit::{Exit, Injection, Reply, TripleFault, Unrunnable};
 pub use local_apic::{LOCAL_APIC_REGISTERS, LocalApicState, LocalApics};
 pub use probes::{Pass, ProbeSink, Probes};
+pub use spot::{At, Places, Seen, Spot, What};
 pub use state::{DebugRegisters, Msrs, VcpuState, XSAVE_BYTES, gpr};
 pub use statistics::{EngineStatistics, Unit};
 pub use wires::{Wire, Wires};
@@ -101,6 +103,11 @@ pub trait Vcpu: Send {
     /// every pass: one that cannot tells of none.
     fn set_probes(&mut self, _probes: &Arc<Probes>) -> bool {
         false
+    }
+
+    /// From now on the vCPU's thread writes there where it is; who knows of the engine's own places, if it tells any.
+    fn tell_where(&mut self, _spot: &Arc<Spot>) -> Option<Arc<dyn Places>> {
+        None
     }
 
     /// What the engine counted so far.

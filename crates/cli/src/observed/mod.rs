@@ -44,8 +44,11 @@ use std::path::{Path, PathBuf};
 use api::{JailWish, VmName};
 use fleet::{Inventory, Record};
 use images::Cache;
+use insight::Loaded;
+use machine::VmPlan;
 use policy::Decision;
 use runner::{Observer, ObserverEnd, RunError, Trouble};
+use sha2::{Digest, Sha256};
 
 use self::broker::{Broker, Vms};
 pub use self::clones::reseeds;
@@ -193,6 +196,31 @@ pub fn profiles(cache: &Cache) -> PathBuf {
 /// The same for this user; nowhere where there is no cache.
 fn profiles_of_user() -> Option<PathBuf> {
     Cache::of_user().ok().map(|cache| profiles(&cache))
+}
+
+/// Where the names of kernels' functions are kept, those of `plan`'s among them if its time is to be profiled; nowhere where there is
+/// no cache. A process in a jail reads the kernel file, before a guest has run it; what fails leaves a profile without names, which
+/// says so.
+pub fn symbols_for(plan: &VmPlan) -> Option<PathBuf> {
+    let folder = profiles_of_user()?;
+    if plan.profile {
+        learn(&plan.kernel.path, &folder);
+    }
+    Some(folder)
+}
+
+fn learn(kernel: &Path, folder: &Path) {
+    let learn = || {
+        let file = File::open(kernel)?;
+        let digest = Sha256::digest(handed::contents(&file)?).into();
+        if Loaded::kept(digest, folder).is_none() {
+            profile::make(folder, digest, &file)?;
+        }
+        io::Result::Ok(())
+    };
+    if let Err(error) = learn() {
+        tracing::info!("no names of the kernel's functions: {error}");
+    }
 }
 
 fn failed(error: RunError) -> Failure {

@@ -176,9 +176,9 @@ pub fn forking(guest: &mut Guest) {
     // parent's own slab may be full, so what lies beside any task is tried, the parent first.
     let tasks = std::iter::once(parent).chain(taken.iter().copied());
     let mut beside: Vec<u64> = Vec::new();
-    for address in tasks.flat_map(|task| {
-        (1..=16).flat_map(move |n| [task + n * size, task.wrapping_sub(n * size)])
-    }) {
+    for address in tasks
+        .flat_map(|task| (1..=16).flat_map(move |n| [task + n * size, task.wrapping_sub(n * size)]))
+    {
         if !taken.contains(&address) && !beside.contains(&address) {
             beside.push(address);
         }

@@ -25,7 +25,7 @@ use api::{
 use serde::{Deserialize, Serialize};
 
 use crate::boot::Protocol;
-use crate::engine::{EngineChoice, EngineFinding, choose};
+use crate::engine::{EngineChoice, EngineFinding, EngineKind, choose};
 use crate::plan::host_findings::HostFindings;
 
 pub(crate) use api::BadText as Trouble;
@@ -141,6 +141,9 @@ pub struct VmPlan {
     pub paging: PagingPlan,
     /// What it may use per second.
     pub rates: Rates,
+    /// Whether its report tells where the CPU time of its vCPUs went.
+    #[serde(default)]
+    pub profile: bool,
     /// What its first life goes on from; none for a VM that starts.
     pub restore: Option<RestorePlan>,
 }
@@ -246,6 +249,7 @@ fn judge(
     let kind = engine.as_ref().map(|choice| choice.kind);
     let paging =
         is_memory_known.then(|| paging::paging(spec, host, kind, memory_bytes, complaints));
+    complaints.take("profile", profile(spec, kind));
     let kernel = match (&spec.kernel, stage) {
         (None, Stage::Draft) => None,
         (path, _) => complaints.take("kernel", images::kernel(path.as_deref())),
@@ -283,6 +287,7 @@ fn judge(
         agent: spec.agent == Some(AgentWish::On),
         paging: paging??,
         rates: spec.rates(),
+        profile: spec.profile,
         restore: None,
     })
 }
@@ -293,6 +298,17 @@ fn engine(spec: &VmSpec, host: &HostFindings) -> Result<EngineChoice, Trouble> {
         what: none.what,
         help: none.help,
     })
+}
+
+/// Only the software CPU's thread says what it is at: on KVM guest code is one thing.
+fn profile(spec: &VmSpec, kind: Option<EngineKind>) -> Result<(), Trouble> {
+    match kind {
+        Some(EngineKind::Kvm) if spec.profile => trouble(
+            "a profile tells where the software CPU's time goes, and this guest would run on KVM",
+            "--engine soft; on KVM, perf-kvm(1) of the host tells where a guest's time goes",
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// Guest memory is a file, and the kernel kills a process whose file becomes longer than its limit.
