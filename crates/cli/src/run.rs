@@ -54,7 +54,7 @@ pub fn run(arguments: &RunArguments) -> Result<u8, Failure> {
     };
     let asked = check(written, arguments, &user)?;
     let Wanted {
-        plan,
+        mut plan,
         given,
         guest,
         held,
@@ -78,7 +78,7 @@ pub fn run(arguments: &RunArguments) -> Result<u8, Failure> {
         !arguments.detach && terminal::is_interactive()
     };
     let order = Order {
-        symbols: observed::symbols_for(&plan),
+        symbols: observed::symbols_for(&mut plan),
         is_kept: name.is_some() || arguments.detach,
         name,
         is_detached: arguments.detach,

@@ -83,11 +83,51 @@ fn the_kernels_hottest_function_is_named_and_all_shares_sum_to_all() {
         "translated code",
         "translator",
         "TLB misses of loads",
-        "syscall",
-        "pio write",
+        "interpreted",
+        "exits",
     ] {
         assert!(parts.contains(part), "{part}: {parts}");
     }
+}
+
+#[test]
+fn code_of_a_program_has_the_programs_name() {
+    let Some(mother) = with_guest() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let report = folder.path().join("report.json");
+    let words = [
+        "--engine",
+        "soft",
+        "--profile",
+        "--report",
+        report.to_str().unwrap(),
+        "--",
+    ];
+    let line = "i=0; while [ $i -lt 500000 ]; do i=$((i+1)); done";
+    let ran = mother.run(&[&words[..], &["sh", "-c", line]].concat());
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    let report: Value = serde_json::from_str(&fs::read_to_string(report).unwrap()).unwrap();
+    let functions = report["profile"]["functions"].as_array().unwrap();
+    let (of_shell, others): (Vec<&Value>, Vec<&Value>) = functions
+        .iter()
+        .partition(|row| row["space"] == "program sh");
+    let nameless = others.iter().filter(|row| {
+        let space = row["space"].as_str().unwrap();
+        space.starts_with("address space")
+    });
+    let named: f64 = of_shell.iter().map(|row| share(row)).sum();
+    let nameless: f64 = nameless.map(|row| share(row)).sum();
+    // The rest is the kernel's start.
+    assert!(
+        named > 0.3 && nameless < 0.1,
+        "{named} {nameless}: {}",
+        ran.stderr
+    );
+    assert!(
+        of_shell[0]["name"].as_str().unwrap().starts_with("code+0x"),
+        "{}",
+        ran.stderr
+    );
 }
 
 #[test]

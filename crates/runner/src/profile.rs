@@ -16,12 +16,14 @@ use serde::{Deserialize, Serialize};
 use x86::Gva;
 
 /// Places that are handed on, the hottest first: what fits into a message with the rest of a report.
-const PLACES_MAX: usize = 2000;
+const PLACES_MAX: usize = 1500;
 /// Rows of functions in a report, and in a table.
 const FUNCTIONS_MAX: usize = 200;
 const FUNCTIONS_SHOWN: usize = 20;
 /// Rows of one part's details in a table.
 const DETAILS_SHOWN: usize = 8;
+/// Whose code it is where it is no program's.
+const KERNEL: &str = "kernel";
 /// What user code is told apart by.
 const PAGE: u64 = 4096;
 
@@ -49,6 +51,8 @@ pub struct ProfileReport {
     /// On the way from the VM's process: where the guest was, and what was loaded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     places: Vec<PlaceSeen>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    programs: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     kernel: Option<[u8; 32]>,
 }
@@ -71,9 +75,10 @@ pub struct PartReport {
 /// One function of the guest, or a page of its code.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct FunctionReport {
-    /// Its name, or an address in hexadecimal digits.
+    /// Its name; or a page of 4096 bytes, by its address in hexadecimal digits or, in a program's own code, by how far behind the
+    /// beginning of that it is.
     pub name: String,
-    /// `kernel`, or the address of the top page table of a program's address space.
+    /// `kernel`; `program` and its name, as the guest's kernel says; or `address space` and its top page table's address.
     pub space: String,
     /// CPU time.
     pub seconds: f64,
@@ -81,14 +86,15 @@ pub struct FunctionReport {
     pub share: f64,
 }
 
-/// A place: address space, RIP, the kernel's entry (0 if none is known), nanoseconds.
+/// A place as [`Place`] has it: address space, RIP, the kernel's entry (0 if none is known), nanoseconds, program.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
-struct PlaceSeen(u64, u64, u64, u64);
+struct PlaceSeen(u64, u64, u64, u64, Option<(u32, bool)>);
 
 impl From<&Place> for PlaceSeen {
     fn from(place: &Place) -> PlaceSeen {
         let time = place.time.as_nanos() as u64;
-        PlaceSeen(place.space, place.rip, place.entry.unwrap_or(0), time)
+        let entry = place.entry.unwrap_or(0);
+        PlaceSeen(place.space, place.rip, entry, time, place.program)
     }
 }
 
@@ -108,7 +114,7 @@ impl ProfileReport {
             count: part.count,
         };
         let mut places: Vec<PlaceSeen> = cpu.places.iter().map(PlaceSeen::from).collect();
-        places.sort_by_key(|PlaceSeen(space, rip, _, time)| (u64::MAX - time, *space, *rip));
+        places.sort_by_key(|PlaceSeen(space, rip, _, time, _)| (u64::MAX - time, *space, *rip));
         places.truncate(PLACES_MAX);
         ProfileReport {
             period: cpu.period.as_secs_f64(),
@@ -121,6 +127,7 @@ impl ProfileReport {
             at_no_function: all,
             names: String::new(),
             places,
+            programs: cpu.programs.clone(),
             kernel: cpu.kernel,
         }
     }
@@ -137,20 +144,28 @@ impl ProfileReport {
     fn name_by(&mut self, known: Option<&Profile>) {
         let mut is_named = false;
         let mut sums: HashMap<(String, String), u64> = HashMap::new();
-        for PlaceSeen(space, rip, entry, time) in std::mem::take(&mut self.places) {
-            let is_user = space & 1 != 0;
+        let programs = std::mem::take(&mut self.programs);
+        for PlaceSeen(space, rip, entry, time, program) in std::mem::take(&mut self.places) {
+            let page = rip & !(PAGE - 1);
             let text = known.and_then(|known| known.text_by_entry(Gva(entry)));
             let symbol = || known?.symbol_of(rip.checked_sub(text?.0)?);
-            let key = if is_user {
+            let named = program.and_then(|(number, is_own)| {
+                let name = programs.get(number as usize)?;
+                Some((format!("program {}", shown(name.as_bytes())), is_own))
+            });
+            let key = if let Some((program, is_own)) = named {
+                let code = if is_own { "code+" } else { "" };
+                (format!("{code}{page:#x}"), program)
+            } else if space & 1 != 0 {
                 (
-                    format!("{:#x}", rip & !(PAGE - 1)),
-                    format!("{:#x}", space & !1),
+                    format!("{page:#x}"),
+                    format!("address space {:#x}", space & !1),
                 )
             } else if let Some(name) = symbol() {
                 is_named = true;
-                (shown(name), "kernel".to_owned())
+                (shown(name), KERNEL.to_owned())
             } else {
-                (format!("{:#x}", rip & !(PAGE - 1)), "kernel".to_owned())
+                (format!("{page:#x}"), KERNEL.to_owned())
             };
             *sums.entry(key).or_default() += time;
         }
@@ -220,8 +235,8 @@ impl ProfileReport {
         } in self.functions.iter().take(FUNCTIONS_SHOWN)
         {
             let of = match space.as_str() {
-                "kernel" => String::new(),
-                space => format!(", user code of address space {space}"),
+                KERNEL => String::new(),
+                space => format!(", {space}"),
             };
             writeln!(to, "{:>6.1} % {seconds:>9.3}  {name}{of}", 100.0 * share)?;
         }
@@ -283,7 +298,7 @@ mod tests {
 
     use super::*;
 
-    const KERNEL: u64 = 0xffff_ffff_8100_0000;
+    const TEXT: u64 = 0xffff_ffff_8100_0000;
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
@@ -299,7 +314,8 @@ mod tests {
         let place = |space, rip, time| Place {
             space,
             rip,
-            entry: Some(KERNEL + 0x80_0000),
+            entry: Some(TEXT + 0x80_0000),
+            program: None,
             time: ms(time),
         };
         Cpu {
@@ -314,18 +330,26 @@ mod tests {
                 part("interpreted", Some("out"), 20, 7),
             ],
             places: vec![
-                place(0, KERNEL + 0x10, 10),
+                place(0, TEXT + 0x10, 10),
                 place(0x1234_5001, 0x40_1010, 20),
                 place(0x1234_5001, 0x40_1f00, 25),
-                place(0x2234_5001, 0x40_1010, 30),
+                Place {
+                    program: Some((0, true)),
+                    ..place(0, 0x1010, 25)
+                },
+                Place {
+                    program: Some((0, false)),
+                    ..place(0, 0x7f00_0000_1010, 5)
+                },
             ],
             unplaced: ms(15),
+            programs: vec!["a\x1b[2J".to_owned()],
             kernel: None,
         }
     }
 
     #[test]
-    fn user_code_is_told_by_its_page_and_address_space_and_shares_sum_to_all() {
+    fn user_code_is_told_by_its_page_and_its_program_and_shares_sum_to_all() {
         let mut report = ProfileReport::new(&measured());
         report.give_names(None);
         let rows: Vec<_> = report
@@ -342,9 +366,10 @@ mod tests {
         assert_eq!(
             rows,
             [
-                ("0x401000", "0x12345000", 45.0),
-                ("0x401000", "0x22345000", 30.0),
+                ("0x401000", "address space 0x12345000", 45.0),
+                ("code+0x1000", "program a\u{fffd}[2J", 25.0),
                 ("0xffffffff81000000", "kernel", 10.0),
+                ("0x7f0000001000", "program a\u{fffd}[2J", 5.0),
             ]
         );
         assert!((report.at_no_function - 0.015).abs() < 1e-9);
@@ -352,7 +377,10 @@ mod tests {
         assert!((shares - 1.0).abs() < 1e-9);
         // What was on the way is not in the report.
         let text = serde_json::to_string(&report).unwrap();
-        assert!(!text.contains("places"), "{text}");
+        assert!(
+            !text.contains("places") && !text.contains("programs"),
+            "{text}"
+        );
         assert_eq!(
             serde_json::from_str::<ProfileReport>(&text).unwrap(),
             report
@@ -386,6 +414,7 @@ mod tests {
             space: 1,
             rip: number * PAGE,
             entry: None,
+            program: None,
             time: Duration::from_micros(number),
         });
         let mut report = ProfileReport::new(&Cpu {

@@ -45,6 +45,7 @@ use api::{JailWish, VmName};
 use fleet::{Inventory, Record};
 use images::Cache;
 use insight::Loaded;
+use insight::profile::Profile;
 use machine::VmPlan;
 use policy::Decision;
 use runner::{Observer, ObserverEnd, RunError, Trouble};
@@ -201,26 +202,31 @@ fn profiles_of_user() -> Option<PathBuf> {
 /// Where the names of kernels' functions are kept, those of `plan`'s among them if its time is to be profiled; nowhere where there is
 /// no cache. A process in a jail reads the kernel file, before a guest has run it; what fails leaves a profile without names, which
 /// says so.
-pub fn symbols_for(plan: &VmPlan) -> Option<PathBuf> {
+pub fn symbols_for(plan: &mut VmPlan) -> Option<PathBuf> {
     let folder = profiles_of_user()?;
-    if plan.profile {
-        learn(&plan.kernel.path, &folder);
+    if let Some(profile) = &mut plan.profile
+        && let Some(kernel) = learn(&plan.kernel.path, &folder)
+    {
+        profile.running = kernel.running().unwrap_or_default();
     }
     Some(folder)
 }
 
-fn learn(kernel: &Path, folder: &Path) {
+/// What is kept of a kernel file, by now at the latest.
+fn learn(kernel: &Path, folder: &Path) -> Option<Profile> {
     let learn = || {
         let file = File::open(kernel)?;
         let digest = Sha256::digest(handed::contents(&file)?).into();
-        if Loaded::kept(digest, folder).is_none() {
-            profile::make(folder, digest, &file)?;
+        if let Some(kept) = Loaded::kept(digest, folder) {
+            return Ok(Some(kept));
         }
-        io::Result::Ok(())
+        profile::make(folder, digest, &file)?;
+        io::Result::Ok(Loaded::kept(digest, folder))
     };
-    if let Err(error) = learn() {
+    learn().unwrap_or_else(|error| {
         tracing::info!("no names of the kernel's functions: {error}");
-    }
+        None
+    })
 }
 
 fn failed(error: RunError) -> Failure {

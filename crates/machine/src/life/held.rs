@@ -111,9 +111,13 @@ impl Held {
                 string: module.string.clone(),
             });
         }
-        let crew = Crew::new(plan.vcpu_count, vcpu_kind(plan), plan.profile);
+        let crew = Crew::new(plan.vcpu_count, vcpu_kind(plan), plan.profile.is_some());
         let crew = crew.map_err(BuildError::Thread)?;
-        let profiler = crew.profiled().map(Profiler::new).transpose();
+        let running = plan.profile.as_ref().map(|it| it.running.clone());
+        let profiler = crew
+            .profiled()
+            .map(|threads| Profiler::new(threads, running.unwrap_or_default()))
+            .transpose();
         Ok(Held {
             memory: Arc::new(memory_file(plan).map_err(BuildError::Memory)?),
             kernel: Arc::new(LoadedKernel::new(image(&plan.kernel, kernel)?)),

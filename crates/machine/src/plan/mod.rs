@@ -22,6 +22,7 @@ use api::{
     AgentWish, Complaint, ConsoleKind, JailWish, MemorySize, PartialSpec, Rates, SpecErrors,
     Timeout, VcpuCount, VmSpec,
 };
+use probe::Operation;
 use serde::{Deserialize, Serialize};
 
 use crate::boot::Protocol;
@@ -77,6 +78,14 @@ pub struct RestorePlan {
     pub memory: PathBuf,
     /// From when its time goes on.
     pub clock: ResumeClock,
+}
+
+/// How the time of vCPUs is profiled.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProfilePlan {
+    /// How to take down which program runs, as `insight::profile::Profile::running` says; empty where nobody knows.
+    pub running: Vec<Operation>,
 }
 
 /// An image file to be loaded.
@@ -141,9 +150,9 @@ pub struct VmPlan {
     pub paging: PagingPlan,
     /// What it may use per second.
     pub rates: Rates,
-    /// Whether its report tells where the CPU time of its vCPUs went.
+    /// How its report tells where the CPU time of its vCPUs went, if it does.
     #[serde(default)]
-    pub profile: bool,
+    pub profile: Option<ProfilePlan>,
     /// What its first life goes on from; none for a VM that starts.
     pub restore: Option<RestorePlan>,
 }
@@ -287,7 +296,7 @@ fn judge(
         agent: spec.agent == Some(AgentWish::On),
         paging: paging??,
         rates: spec.rates(),
-        profile: spec.profile,
+        profile: spec.profile.then(ProfilePlan::default),
         restore: None,
     })
 }

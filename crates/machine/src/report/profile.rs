@@ -21,6 +21,8 @@ pub struct Cpu {
     pub places: Vec<Place>,
     /// While the guest was nowhere that is known or told apart.
     pub unplaced: Duration,
+    /// Names of the guest's programs, as its kernel says.
+    pub programs: Vec<String>,
     /// SHA-256 of the kernel file that was loaded.
     pub kernel: Option<[u8; 32]>,
 }
@@ -47,6 +49,8 @@ pub struct Place {
     pub rip: u64,
     /// Where that life's kernel had its entry for system calls (`IA32_LSTAR`), if it had one.
     pub entry: Option<u64>,
+    /// Which of the guest's programs it is, if that is known, and whether its own code: then `rip` counts from where that begins.
+    pub program: Option<(u32, bool)>,
     /// CPU time.
     pub time: Duration,
 }

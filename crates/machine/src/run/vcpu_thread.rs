@@ -186,6 +186,11 @@ impl VcpuThread<'_> {
     /// Shows the vCPU to who looks on, and has its engine look where somebody wants to hear of it.
     fn show(&mut self) -> Result<(), EngineError> {
         let vcpu = &mut *self.vcpu;
+        if let Some(seat) = seat(self.life, self.vcpu_id)
+            && seat.wants_program()
+        {
+            seat.take_down(&vcpu.state()?, &self.life.memory);
+        }
         self.life
             .probing
             .serve(self.vcpu_id, vcpu, &mut self.probes);

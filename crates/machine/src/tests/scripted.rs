@@ -145,7 +145,7 @@ pub(crate) fn plan(kernel: &host::MemFd) -> VmPlan {
         jail: JailWish::Off,
         agent: false,
         rates: api::Rates::default(),
-        profile: false,
+        profile: None,
         restore: None,
         markers: Vec::new(),
         disks: Vec::new(),

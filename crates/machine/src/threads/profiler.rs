@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
@@ -14,14 +15,28 @@ use std::time::{Duration, Instant};
 
 use host::jail::{self, Kind};
 use host::lock::Lock;
-use vcpu::{At, Places, Seen, Spot, Vcpu, What};
+use mem::GuestMemory;
+use probe::{Operation, Start, Value};
+use vcpu::{At, Places, Seen, Spot, Vcpu, VcpuState, What};
+use x86::PAGE_SIZE;
+use x86::paging::Paging;
 
 use crate::outcome::exits::ExitKind;
 use crate::report::profile::{Cpu, Part, Place};
 use crate::threads::crew::Profiled;
+use crate::threads::probing::GuestReader;
 
 /// From one look to the next.
-pub(crate) const PERIOD: Duration = Duration::from_millis(1);
+pub(crate) const PERIOD: Duration = Duration::from_millis(4);
+
+/// How long a sample of a program waits until somebody says which program it is: a vCPU comes out for its timer's interrupts.
+const PATIENCE: Duration = Duration::from_millis(30);
+
+/// Programs that are told apart by name.
+const PROGRAMS_MAX: usize = 1024;
+
+/// The address in CR3.
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// Places in the guest that are told apart, of one life; time at others is summed.
 const PLACES_MAX: usize = 1 << 18;
@@ -35,12 +50,37 @@ pub(crate) struct Seat {
     /// What its engine knows of the code that it generates.
     places: Lock<Option<Arc<dyn Places>>>,
     names: Lock<Option<Names>>,
+    /// How to take down who runs, and whether that is wanted.
+    running: Vec<Operation>,
+    wants_program: AtomicBool,
+    /// Who was found to run, and in which address space.
+    found: Lock<Vec<(u64, Program)>>,
+}
+
+/// A program of the guest, as its kernel says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Program {
+    name: String,
+    /// Its own code.
+    code: Range<u64>,
 }
 
 impl Seat {
     /// Where the thread says it is.
     pub(crate) fn spot(&self) -> &Arc<Spot> {
         &self.thread.spot
+    }
+
+    /// Whether somebody wants to know which program runs.
+    pub(crate) fn wants_program(&self) -> bool {
+        self.wants_program.swap(false, Ordering::Relaxed)
+    }
+
+    /// Takes down which program runs on the vCPU, whose state this is.
+    pub(crate) fn take_down(&self, state: &VcpuState, memory: &GuestMemory) {
+        if let Some(found) = program(&self.running, state, memory) {
+            self.found.lock().push(found);
+        }
     }
 
     /// Has this vCPU write where it is from now on.
@@ -53,6 +93,60 @@ impl Seat {
     }
 }
 
+/// The program that runs, and the top page table of its address space; none if a kernel's thread runs, or what is taken down does
+/// not hold together: the page table that the kernel names is the one that the vCPU has.
+fn program(
+    running: &[Operation],
+    state: &VcpuState,
+    memory: &GuestMemory,
+) -> Option<(u64, Program)> {
+    let gs_base = match state.ss.dpl() {
+        3 => state.msrs.kernel_gs_base,
+        _ => state.gs.base,
+    };
+    let paging = Paging {
+        cr0: state.cr0,
+        cr3: state.cr3,
+        cr4: state.cr4,
+        efer: state.efer,
+    };
+    let mut reader = GuestReader::new(memory, paging);
+    let start = Start {
+        gprs: &state.gprs,
+        gs_base,
+    };
+    let values = probe::run(running, start, &mut reader)?;
+    let [
+        Value::Number(_),
+        Value::Number(table),
+        Value::Bytes(name),
+        Value::Number(start),
+        Value::Number(end),
+    ] = &values[..]
+    else {
+        return None;
+    };
+    let space = reader.page(*table)?;
+    let is_its_own = table.is_multiple_of(PAGE_SIZE) && space == state.cr3 & ADDRESS;
+    is_its_own.then(|| {
+        let name = String::from_utf8_lossy(&name.0).into_owned();
+        let code = *start..*end;
+        (space, Program { name, code })
+    })
+}
+
+/// A sample of a program's code, of which nobody has said yet which program it is.
+struct Nameless {
+    space: u64,
+    rip: u64,
+    time: Duration,
+    since: Instant,
+}
+
+/// Where the guest was: its address space and RIP, or a program (its number, and whether it is the program's own code) and how far
+/// behind the beginning of that code, else the RIP.
+type Where = (u64, u64, Option<(u32, bool)>);
+
 /// What is known so far.
 #[derive(Default)]
 struct Tally {
@@ -61,8 +155,11 @@ struct Tally {
     kept: Duration,
     samples: u64,
     parts: BTreeMap<At, Duration>,
-    /// Places in the guest of this life: address space and RIP.
-    places: HashMap<(u64, u64), Duration>,
+    /// Places in the guest of this life.
+    places: HashMap<Where, Duration>,
+    nameless: Vec<Nameless>,
+    /// Programs by their names, and their numbers.
+    programs: HashMap<String, u32>,
     /// Those of lives that are over.
     earlier: Vec<Place>,
     /// At places that are not told apart, or not known.
@@ -77,29 +174,80 @@ impl Tally {
         *self.parts.entry(at).or_default() += time;
         // What the machine does for a guest that sleeps is done for no place in it.
         let rip = rip.filter(|_| !matches!(at.what, What::Elsewhere | What::Engine | What::Rest));
-        let Some(rip) = rip else {
-            self.unplaced += time;
-            return;
-        };
-        // In the kernel's half it is the same code in every address space.
-        let space = if rip >> 63 == 0 { space } else { 0 };
+        match rip {
+            None => self.unplaced += time,
+            // In the kernel's half it is the same code in every address space.
+            Some(rip) if rip >> 63 != 0 => self.place((0, rip, None), time),
+            Some(rip) if space & 1 == 0 => self.place((space, rip, None), time),
+            Some(rip) => self.nameless.push(Nameless {
+                space,
+                rip,
+                time,
+                since: Instant::now(),
+            }),
+        }
+    }
+
+    fn place(&mut self, place: Where, time: Duration) {
         let is_full = self.places.len() >= PLACES_MAX;
-        match self.places.get_mut(&(space, rip)) {
+        match self.places.get_mut(&place) {
             Some(sum) => *sum += time,
             None if is_full => self.unplaced += time,
             None => {
-                self.places.insert((space, rip), time);
+                self.places.insert(place, time);
             }
         }
     }
 
+    /// This program runs in this address space: what waited for its name has it.
+    fn name(&mut self, space: u64, program: &Program) {
+        let number = self.programs.len();
+        let number = match self.programs.get(&program.name) {
+            Some(number) => *number,
+            None if number >= PROGRAMS_MAX => return,
+            None => {
+                self.programs.insert(program.name.clone(), number as u32);
+                number as u32
+            }
+        };
+        let (named, others): (Vec<Nameless>, Vec<Nameless>) = std::mem::take(&mut self.nameless)
+            .into_iter()
+            .partition(|it| it.space & !1 == space);
+        self.nameless = others;
+        for Nameless { rip, time, .. } in named {
+            let is_own = program.code.contains(&rip);
+            let at = if is_own {
+                rip - program.code.start
+            } else {
+                rip
+            };
+            self.place((0, at, Some((number, is_own))), time);
+        }
+    }
+
+    /// What has waited for `patience` gets no name any more: another program may have the address space by now.
+    fn give_up(&mut self, patience: Duration) {
+        let (late, waiting): (Vec<Nameless>, Vec<Nameless>) = std::mem::take(&mut self.nameless)
+            .into_iter()
+            .partition(|it| it.since.elapsed() >= patience);
+        self.nameless = waiting;
+        for Nameless {
+            space, rip, time, ..
+        } in late
+        {
+            self.place((space, rip, None), time);
+        }
+    }
+
     fn settle(&mut self, entry: Option<u64>) {
+        self.give_up(Duration::ZERO);
         let places = self.places.drain();
         self.earlier
-            .extend(places.map(|((space, rip), time)| Place {
+            .extend(places.map(|((space, rip, program), time)| Place {
                 space,
                 rip,
                 entry,
+                program,
                 time,
             }));
     }
@@ -123,9 +271,12 @@ pub(crate) struct Profiler {
 
 impl Profiler {
     /// One that waits until it is told to begin.
-    pub(crate) fn new(threads: Vec<Profiled>) -> io::Result<Profiler> {
+    pub(crate) fn new(threads: Vec<Profiled>, running: Vec<Operation>) -> io::Result<Profiler> {
         let seat = |thread| Seat {
             thread,
+            running: running.clone(),
+            wants_program: AtomicBool::new(false),
+            found: Lock::default(),
             places: Lock::default(),
             names: Lock::default(),
         };
@@ -211,6 +362,7 @@ impl Profiler {
             parts: times.into_iter().map(part).collect(),
             places: std::mem::take(&mut tally.earlier),
             unplaced: tally.unplaced,
+            programs: programs(&tally.programs),
             kernel: None,
         }
     }
@@ -229,6 +381,13 @@ impl Drop for Profiler {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// Names of programs by their numbers.
+fn programs(numbers: &HashMap<String, u32>) -> Vec<String> {
+    let mut names: Vec<_> = numbers.iter().collect();
+    names.sort_by_key(|(_, number)| **number);
+    names.into_iter().map(|(name, _)| name.clone()).collect()
 }
 
 /// What a detail is called.
@@ -260,7 +419,13 @@ fn look_on(seats: &[Seat], tally: &Lock<Tally>, is_over: &AtomicBool) {
         let mut tally = tally.lock();
         for (seat, last) in seats.iter().zip(&mut last) {
             look_at(seat, last, &mut tally, passed);
+            for (space, program) in std::mem::take(&mut *seat.found.lock()) {
+                tally.name(space, &program);
+            }
+            let is_wanted = !tally.nameless.is_empty() && !seat.running.is_empty();
+            seat.wants_program.store(is_wanted, Ordering::Relaxed);
         }
+        tally.give_up(PATIENCE);
     }
     let mut tally = tally.lock();
     for (seat, last) in seats.iter().zip(&mut last) {
@@ -340,6 +505,12 @@ mod tests {
         assert_eq!(tally.parts.values().sum::<Duration>(), ms(63));
         assert_eq!(tally.parts[&code], ms(19));
         assert_eq!(tally.parts[&outb], ms(12));
+        // Only of one of the two it was heard in time which program it is.
+        let program = Program {
+            name: "sh".to_owned(),
+            code: 0x3f_f000..0x40_1000,
+        };
+        tally.name(0x2000, &program);
         tally.settle(Some(7));
         // The next life's kernel lies elsewhere.
         tally.charge(code, 0, Some(kernel), ms(64));
@@ -350,13 +521,18 @@ mod tests {
             space,
             rip,
             entry,
+            program: None,
             time: ms(time),
+        };
+        let named = Place {
+            program: Some((0, true)),
+            ..place(0, 0x1000, Some(7), 4)
         };
         assert_eq!(
             places,
             [
                 place(0, kernel, Some(7), 3),
-                place(0x2001, 0x40_0000, Some(7), 4),
+                named,
                 place(0x3001, 0x40_0000, Some(7), 8),
                 place(0, kernel, None, 64),
             ]

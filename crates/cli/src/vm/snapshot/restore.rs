@@ -208,9 +208,9 @@ fn one(snapshot: &Snapshot, how: &HowArguments, name: VmName) -> Result<Brought,
 }
 
 fn order(snapshot: &Snapshot, how: &HowArguments, name: VmName) -> Result<Order, Failure> {
-    let planned = planned(snapshot, how, name.clone())?;
+    let mut planned = planned(snapshot, how, name.clone())?;
     Ok(Order {
-        symbols: observed::symbols_for(&planned.plan),
+        symbols: observed::symbols_for(&mut planned.plan),
         name: Some(name),
         is_kept: true,
         is_detached: true,
