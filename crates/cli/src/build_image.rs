@@ -65,6 +65,7 @@ fn configure(debian: &DebianBuild, shown: Shown) -> Result<(), Failure> {
     let plan = plan(&spec, &HostFindings::for_spec(&spec))?;
     let watched = Arc::new(Lock::new(Watched::new(shown, debian.package_count)));
     let order = Order {
+        symbols: None,
         name: None,
         is_kept: false,
         is_detached: false,

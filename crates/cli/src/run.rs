@@ -20,7 +20,7 @@ use crate::guest::{
 };
 use crate::image::{PlannedImage, Speaks, plan_boot_disk, plan_image};
 use crate::output::{say, standard_output};
-use crate::{config, input, seed, standing, terminal, vm};
+use crate::{config, input, observed, seed, standing, terminal, vm};
 
 /// What may be said of a VM that goes on from a snapshot.
 const FROM_SNAPSHOT: [&str; 2] = ["name", "engine"];
@@ -54,7 +54,7 @@ pub fn run(arguments: &RunArguments) -> Result<u8, Failure> {
     };
     let asked = check(written, arguments, &user)?;
     let Wanted {
-        plan,
+        mut plan,
         given,
         guest,
         held,
@@ -78,6 +78,7 @@ pub fn run(arguments: &RunArguments) -> Result<u8, Failure> {
         !arguments.detach && terminal::is_interactive()
     };
     let order = Order {
+        symbols: observed::symbols_for(&mut plan),
         is_kept: name.is_some() || arguments.detach,
         name,
         is_detached: arguments.detach,

@@ -41,6 +41,7 @@ mod otlp;
 mod paging;
 mod paging_seen;
 mod paging_trouble;
+mod profile;
 mod redfish;
 mod registry;
 mod several_cpus;

@@ -24,6 +24,7 @@ pub mod mapping;
 mod namespace;
 pub mod peer;
 pub mod rest;
+pub mod sampling;
 pub mod tap;
 pub mod tsc;
 pub mod userfault;

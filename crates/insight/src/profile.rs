@@ -1,12 +1,16 @@
 //! A profile: all that is known of one kernel build. Made once from a guest's memory, then kept.
 
+use probe::{From, Operation};
 use x86::Gva;
 
 use crate::btf::{self, Types};
 use crate::kallsyms::{self, Decoded, Image};
 use crate::layout::Layouts;
+use crate::space::{IMAGE_MAX, IMAGE_VA};
 use crate::symbols::Symbols;
 
+/// `TASK_COMM_LEN` (include/linux/sched.h).
+const COMM: u16 = 16;
 /// Longest banner kept.
 pub const MAX_BANNER: usize = 512;
 /// What a build-id note begins with: lengths, type, owner.
@@ -62,6 +66,60 @@ impl Profile {
     pub fn build_id_hex(&self) -> Option<String> {
         let (id, _) = self.build_id?;
         Some(id.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// Where `_text` is in a kernel of this build whose entry for 64-bit system calls (`IA32_LSTAR`) is at `entry`; `None` if no
+    /// kernel can lie like that. It is the guest who says where its entry is.
+    pub fn text_by_entry(&self, entry: Gva) -> Option<Gva> {
+        let text = entry
+            .0
+            .wrapping_sub(self.offset("entry_SYSCALL_64")? as u64);
+        let is_possible = (IMAGE_VA..IMAGE_VA + IMAGE_MAX).contains(&text) && text & 0x1f_ffff == 0;
+        is_possible.then_some(Gva(text))
+    }
+
+    /// How to take down who runs on a CPU, from where GS begins in the kernel: the task, its top page table's address, its name, and
+    /// where its program's code begins and ends. `None` if this build does not say: it has no type information, or variables of
+    /// each CPU are where the image has been moved to (since 6.15).
+    pub fn running(&self) -> Option<Vec<Operation>> {
+        let at = |of: &str, member: &str| {
+            let place = self.layouts.as_ref()?.place(of, member).ok()?;
+            i64::try_from(place.offset).ok()
+        };
+        let variable = |name: &str| {
+            let kept = self.symbols.named(name).next()?;
+            (!kept.is_relative).then_some(kept.value)
+        };
+        let current = variable("current_task")
+            .or_else(|| Some(variable("pcpu_hot")? + at("pcpu_hot", "current_task")?))?;
+        let mm = at("task_struct", "mm")?;
+        let number = |from, path: &[i64]| Operation::Number {
+            from,
+            path: path.to_vec(),
+            bytes: 8,
+        };
+        let task = From::Value(0);
+        Some(vec![
+            number(From::Gs, &[current]),
+            number(task, &[mm, at("mm_struct", "pgd")?]),
+            Operation::Text {
+                from: task,
+                path: vec![at("task_struct", "comm")?],
+                most: COMM,
+            },
+            number(task, &[mm, at("mm_struct", "start_code")?]),
+            number(task, &[mm, at("mm_struct", "end_code")?]),
+        ])
+    }
+
+    /// The function or other symbol that an address so far behind `_text` belongs to; none if it is not the image's.
+    pub fn symbol_of(&self, offset: u64) -> Option<&[u8]> {
+        let offset = i64::try_from(offset).ok()?;
+        if offset >= self.offset("_end")? {
+            return None;
+        }
+        let (_, kept) = self.symbols.before(offset)?;
+        Some(kept.name)
     }
 
     /// Where a symbol lies from `_text`, if it moves with the image.

@@ -62,6 +62,7 @@ pub use plan::{
     NetPlan, OnReset, PagingPlan, Served, UserNetwork, VmPlan, check, console_word, plan,
 };
 pub use plan::{RestorePlan, ResumeClock};
+pub use report::profile;
 pub use report::{Marker, MemoryReport, Report, Sample, Unmapped, VmmMemory};
 pub use run::lives::MachineError;
 pub use server::{Acceptor, Audit, ControlServer};

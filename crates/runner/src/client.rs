@@ -35,6 +35,8 @@ pub struct Order {
     pub is_raw: bool,
     /// Where what is known at the end goes.
     pub report: Option<PathBuf>,
+    /// Where what is known of kernel files is kept, for the names in a profile; nowhere if it has none.
+    pub symbols: Option<PathBuf>,
     /// How it came to be, if that is worth remembering.
     pub origin: Option<VmOrigin>,
     /// What the guest stands on.
@@ -111,6 +113,7 @@ pub fn start(order: Order, streams: &Streams) -> Result<Running, Trouble> {
         window: order.window,
         is_raw: order.is_raw,
         report: order.report,
+        symbols: order.symbols,
         origin: order.origin,
         remove: order.held.folders.into_iter().map(HostPath).collect(),
         given: labelled.given,

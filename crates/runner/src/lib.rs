@@ -23,6 +23,7 @@ mod launcher;
 mod network;
 mod observer;
 mod own_log;
+pub mod profile;
 mod reader;
 pub mod report;
 pub mod role;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use vcpu::{EngineStatistics, Unit};
 
 use self::numbers::Numbers;
+use crate::profile::ProfileReport;
 
 /// The kind of a power-off.
 const POWERED_OFF: &str = "powered off";
@@ -52,6 +53,9 @@ pub struct RunReport {
     pub devices: Devices,
     /// Every number, with its unit and what it means.
     pub metrics: Vec<Metric>,
+    /// Where the CPU time of the vCPUs went, if that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<ProfileReport>,
 }
 
 /// How a run ended.
@@ -205,6 +209,7 @@ impl From<&Report> for RunReport {
             },
             devices: devices(report),
             metrics: report.metrics.clone(),
+            profile: report.profile.as_ref().map(ProfileReport::new),
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use mem::GuestMemory;
-use vcpu::{DebugRegisters, EngineError, Exit, Msrs, VcpuState};
+use vcpu::{DebugRegisters, EngineError, Exit, Msrs, Spot, VcpuState};
 use x86::paging::{Access, Paging};
 use x86::{CpuidTable, Cr0, Cr4, DescriptorTable, Efer, Exception, Rflags, Segment};
 
@@ -128,6 +128,8 @@ pub struct SoftVcpu {
     pub(crate) counters: VcpuCounters,
     /// The change of the engine's limit that was obeyed.
     pub(crate) limit_changes: u64,
+    /// Where its thread is, for whoever wants to know.
+    pub(crate) spot: Arc<Spot>,
 }
 
 impl Soft {
@@ -197,6 +199,7 @@ impl SoftVcpu {
             has_obeyed: false,
             counters: VcpuCounters::default(),
             limit_changes: 0,
+            spot: Arc::default(),
         }
     }
 
@@ -327,6 +330,7 @@ impl SoftVcpu {
         };
         let mode = self.mode;
         let jump_key = mode.may_jump().then_some(JumpKey { pcid, mode });
+        self.spot.enter_space(self.cr3, user);
         if self.banks.select(tlb_key, jump_key) {
             self.banks.count_in(&self.soft);
         }

@@ -7,7 +7,7 @@
 use std::sync::atomic::{Ordering, fence};
 
 use mem::{GuestMemory, Hva};
-use vcpu::EngineError;
+use vcpu::{At, EngineError, What};
 use x86::{Exception, Gpa, PAGE_SIZE};
 
 use crate::bank::Banks;
@@ -54,7 +54,9 @@ impl SoftVcpu {
                 && self.block.kernel_gs_base == self.msrs.kernel_gs_base,
             "the block has the bases that SWAPGS swaps"
         );
+        self.spot.begin(At::plain(What::Translated), self.block.rip);
         let ran = CodeCache::run(self.soft.stubs(), &mut self.block, pc);
+        self.spot.go_on(What::InAndOut);
         self.segments[seg::GS].base = self.block.segment_base[seg::GS];
         self.msrs.kernel_gs_base = self.block.kernel_gs_base;
         let reason = ExitReason::from_raw(self.block.exit_reason);
@@ -68,6 +70,8 @@ impl SoftVcpu {
             ) => self.soft.sites.get(self.block.exit_info),
             _ => None,
         };
+        self.spot
+            .move_to(site.map_or(self.block.rip, |site| site.rip));
         if !is_alone {
             self.door.come_out();
         }

@@ -1,7 +1,7 @@
 //! Delivery of exceptions and interrupts through the IDT (APM vol. 2, chapter 8), and what happens when delivery
 //! itself fails: double fault, then shutdown.
 
-use vcpu::TripleFault;
+use vcpu::{At, TripleFault, What};
 use x86::{Exception, Rflags, Segment, Vector};
 
 use crate::block::seg;
@@ -97,6 +97,7 @@ impl SoftVcpu {
 
     /// Takes an event: pushes the frame and goes to the handler. Nothing has changed if this fails.
     pub(crate) fn deliver(&mut self, event: Event) -> Result<(), Exception> {
+        self.spot.begin(At::plain(What::Event), self.block.rip);
         self.pending.halted = false;
         let done = if !self.is_protected() {
             self.deliver_real(event)

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 
 use mem::GuestMemory;
 use vcpu::{
-    EngineError, EngineStatistics, Exit, Injection, Kick, Probes, Reply, TripleFault, Unit, Vcpu,
-    VcpuState,
+    At, EngineError, EngineStatistics, Exit, Injection, Kick, Places, Probes, Reply, Spot,
+    TripleFault, Unit, Vcpu, VcpuState, What,
 };
 use x86::paging::Walk;
 use x86::{Exception, Gpa, Gva, PAGE_SIZE, Rflags};
@@ -184,6 +184,7 @@ impl SoftVcpu {
     /// Gives the core to whoever is waited for.
     fn pause(&mut self) -> Turn {
         self.block.pauses_left = PAUSES_AT_ONCE;
+        self.spot.begin(At::plain(What::Pause), self.block.rip);
         std::thread::yield_now();
         Turn::Progress
     }
@@ -272,6 +273,7 @@ impl SoftVcpu {
 
     /// Executes the instruction at RIP by hand, which translated code has left at `place`.
     fn interpret_at(&mut self, place: Place) -> Turn {
+        self.spot.go_on(What::Interpreter);
         match self.decoded_at(place) {
             Ok(decoded) => self.interpret_decoded(&decoded),
             Err(stop) => self.stopped(stop),
@@ -309,7 +311,9 @@ impl SoftVcpu {
         {
             return Ok(pc);
         }
+        self.spot.begin(At::plain(What::MissFetch), rip);
         let walk = self.fetch_walk(rip)?;
+        self.spot.begin(At::plain(What::LookUp), rip);
         let (pc, second) = self.translation_of(&walk, self.mode)?;
         if may_cache {
             let origin = Origin {
@@ -338,6 +342,7 @@ impl SoftVcpu {
 
     /// Translates; also tells of the page behind, if the block straddles into it.
     fn translate_at(&mut self, key: BlockKey) -> Result<(HostPc, Option<Walk>), Stop> {
+        self.spot.begin(At::plain(What::Translator), key.rip);
         let gpa = Gpa(key.gpa);
         let linear = self.code_linear(key.rip);
         let left = (PAGE_SIZE - linear % PAGE_SIZE) as usize;
@@ -410,6 +415,12 @@ impl SoftVcpu {
                 "a memory exit without an access".into(),
             ));
         };
+        let what = if access.write {
+            What::MissWrite
+        } else {
+            What::MissRead
+        };
+        self.spot.begin(At::plain(what), site.rip);
         let linear = (!access.is_segmented).then(|| self.missed_address(&access));
         let shared = site.shared();
         let held = self.block.gprs;
@@ -453,6 +464,7 @@ impl SoftVcpu {
                 size,
                 walked,
             };
+            self.spot.begin(At::plain(What::Beside), site.rip);
             match self.make_beside(&site, missed, &held) {
                 Some(Err(stop)) => return Ok(Err(self.stopped(stop))),
                 Some(Ok(Beside::Within(pc))) => return Ok(Ok(pc)),
@@ -499,6 +511,7 @@ impl SoftVcpu {
     fn load_fp_state(&mut self, site: Option<Site>) -> Result<Result<HostPc, Turn>, EngineError> {
         self.counters.fp_loads += 1;
         let site = known(site)?;
+        self.spot.begin(At::plain(What::FpState), site.rip);
         let held = self.block.gprs;
         self.restore_site(&site);
         let mut bytes = [0; MAX_INSTRUCTION_BYTES];
@@ -584,6 +597,7 @@ fn read_code(memory: &GuestMemory, gpa: Gpa, bytes: &mut [u8]) -> Result<(), Sto
 
 impl Vcpu for SoftVcpu {
     fn run(&mut self, reply: Reply) -> Result<Exit, EngineError> {
+        self.spot.go_on(What::InAndOut);
         if self.in_shutdown {
             return Ok(Exit::TripleFault(TripleFault {
                 first_vector: None,
@@ -685,6 +699,12 @@ impl Vcpu for SoftVcpu {
 
     fn keep_memory_limit(&mut self) {
         self.obey_limit();
+    }
+
+    fn tell_where(&mut self, spot: &Arc<Spot>) -> Option<Arc<dyn Places>> {
+        self.spot = Arc::clone(spot);
+        self.spot.enter_space(self.cr3, self.cpl() == 3);
+        Some(Arc::clone(&self.soft) as Arc<dyn Places>)
     }
 
     fn kicker(&self) -> Arc<dyn Kick> {

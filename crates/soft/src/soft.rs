@@ -4,14 +4,14 @@ use std::sync::{Arc, MutexGuard, OnceLock};
 
 use host::lock::Lock;
 use mem::{CodeWatch, GuestMemory};
-use vcpu::{EngineError, Probes};
+use vcpu::{EngineError, Places, Probes};
 use x86::{Gfn, Gpa, PAGE_SIZE, cpu_model};
 
 use crate::allowance::Limit;
 use crate::code_cache::Stubs;
 use crate::door::{Door, Doors};
 use crate::features::Features;
-use crate::sites::Sites;
+use crate::sites::{Sites, were_moved_alone};
 use crate::translations::Translations;
 
 /// What of the engine can be chosen.
@@ -137,6 +137,29 @@ impl Soft {
     /// Whether the VM has one vCPU.
     pub(crate) fn is_alone(&self) -> bool {
         self.doors().count() == 1
+    }
+}
+
+impl Places for Soft {
+    fn generation(&self) -> u64 {
+        self.sites.generation()
+    }
+
+    fn guest_of(&self, host: u64, generation: u64) -> Option<u64> {
+        let translations = self.translations();
+        let now = self.sites.generation();
+        let means_the_same = generation == now
+            || were_moved_alone(generation, now) && !self.stubs.moved().contains(&host);
+        means_the_same
+            .then(|| translations.guest_of(host))
+            .flatten()
+    }
+
+    fn names(&self) -> fn(u16) -> String {
+        |detail| {
+            let mnemonic = iced_x86::Mnemonic::try_from(usize::from(detail));
+            format!("{:?}", mnemonic.unwrap_or_default()).to_ascii_lowercase()
+        }
     }
 }
 

@@ -282,6 +282,16 @@ impl Translations {
         index.unwrap_or(NO_BLOCK)
     }
 
+    /// Where the guest's code begins of which the block is made that holds `pc`.
+    pub(crate) fn guest_of(&self, pc: HostPc) -> Option<u64> {
+        let find = |blocks: &[Block]| {
+            let behind = blocks.partition_point(|block| block.head <= pc);
+            let block = blocks.get(behind.checked_sub(1)?)?;
+            (pc - block.head < u64::from(block.code_bytes)).then_some(block.key.rip)
+        };
+        find(&self.blocks).or_else(|| find(&self.moved))
+    }
+
     /// The block for `key`, if it is translated.
     pub(crate) fn find(&self, key: BlockKey) -> Option<HostPc> {
         let known = self.by_key.get(&key)?;

@@ -26,6 +26,7 @@ mod exit;
 mod local_apic;
 mod memory;
 mod probes;
+mod spot;
 mod state;
 mod statistics;
 #[cfg(test)]
@@ -40,6 +41,7 @@ pub use exit::{Exit, Injection, Reply, TripleFault, Unrunnable};
 pub use local_apic::{LOCAL_APIC_REGISTERS, LocalApicState, LocalApics};
 pub use memory::EngineMemory;
 pub use probes::{Pass, ProbeSink, Probes};
+pub use spot::{At, Places, Seen, Spot, What};
 pub use state::{DebugRegisters, Msrs, VcpuState, XSAVE_BYTES, gpr};
 pub use statistics::{EngineStatistics, Unit};
 pub use wires::{Wire, Wires};
@@ -108,6 +110,11 @@ pub trait Vcpu: Send {
     /// Gives back what the engine holds beyond its limit ([`EngineMemory::set_limit`]), if that was changed; called between two
     /// runs, also while the vCPU rests.
     fn keep_memory_limit(&mut self) {}
+
+    /// From now on the vCPU's thread writes there where it is; who knows of the engine's own places, if it tells any.
+    fn tell_where(&mut self, _spot: &Arc<Spot>) -> Option<Arc<dyn Places>> {
+        None
+    }
 
     /// What the engine counted so far.
     fn statistics(&self) -> EngineStatistics;

@@ -1,5 +1,5 @@
 //! `cargo xtask bench against PROGRAM`: this build of `mother` and another one, in pairs; `bench jail`: this build with its
-//! jail and without.
+//! jail and without; `bench profile`: without a profile and with one.
 //!
 //! Two guests each: the default guest from its start to its power-off, and Debian to its login prompt. Of a pair the other
 //! build goes first every second time, so that neither has the warmer host. The CPU time is that of every process of a run:
@@ -61,6 +61,18 @@ pub fn run(words: &[&str]) -> Result<bool> {
 
 /// The same of this build alone, which runs guests without a jail as the other one.
 pub fn jail(options: &[&str]) -> Result<bool> {
+    println!("this: with the jail; that: without");
+    with_option("--jail off", options)
+}
+
+/// The same of this build alone, which profiles its guests as the other one.
+pub fn profile(options: &[&str]) -> Result<bool> {
+    println!("this: without a profile; that: with one");
+    with_option("--profile", options)
+}
+
+/// This build, and itself with more options.
+fn with_option(more: &str, options: &[&str]) -> Result<bool> {
     let pair_count = if options.is_empty() {
         PAIRS
     } else {
@@ -70,12 +82,11 @@ pub fn jail(options: &[&str]) -> Result<bool> {
     let folder = tempfile::tempdir().context("make a folder")?;
     let theirs = folder.path().join("mother");
     let script = format!(
-        "#!/bin/sh\nfirst=$1\nshift\nexec '{}' \"$first\" --jail off \"$@\"\n",
+        "#!/bin/sh\nfirst=$1\nshift\nexec '{}' \"$first\" {more} \"$@\"\n",
         ours.display()
     );
     fs::write(&theirs, script).context("write a script")?;
     fs::set_permissions(&theirs, Permissions::from_mode(0o755)).context("make it a program")?;
-    println!("this: with the jail; that: without");
     in_pairs([&ours, &theirs], pair_count)
 }
 

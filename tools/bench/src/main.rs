@@ -45,6 +45,7 @@ fn main() -> ExitCode {
         ["bench", "cpu", words @ ..] => cpu::run(words),
         ["bench", "against", words @ ..] => against::run(words),
         ["bench", "jail", options @ ..] => against::jail(options),
+        ["bench", "profile", options @ ..] => against::profile(options),
         ["bench", "neighbour", words @ ..] => neighbour::run(words),
         ["bench", "io", words @ ..] => io::run(words),
         ["bench", "exits", options @ ..] => nest::bench_exits(options),

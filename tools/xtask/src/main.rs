@@ -56,6 +56,8 @@ usage: cargo xtask TASK
            clock and CPU time of all processes; 15 pairs if not told
   bench jail [--runs N]
            the same of this build with its jail and without
+  bench profile [--runs N]
+           the same of this build without a profile of its guests and with one
   bench neighbour [--runs N] [--engine ENGINE] [FLOOD...]
            what a guest gets beside a hostile one, against what it gets beside an honest busy one, on one core
   bench io [disk|network|streams|login] [--runs N]

@@ -249,6 +249,10 @@ pub struct VmSpec {
     /// window but needs a driver [default: serial]
     #[arg(long, value_name = "KIND", value_parser = text::closed::<ConsoleKind>(), hide_possible_values = true)]
     pub console: Option<ConsoleKind>,
+    /// Tell at the end where the CPU time of the vCPUs went: translated code, translator, misses, instructions, exits, and the
+    /// guest's hottest functions; it is in the file of --report too [the software CPU]
+    #[arg(long)]
+    pub profile: bool,
     /// Text to watch for on the guest's console; the report says when it was first seen
     #[arg(skip)]
     #[serde(rename = "marker")]

@@ -83,7 +83,7 @@ prop_compose! {
         timeout in proptest::option::of(one_of::<Timeout>(Timeout::EXAMPLES)),
         hostname in proptest::option::of(one_of::<HostName>(HostName::EXAMPLES)),
         cmdline in proptest::option::of("\\PC*"),
-        flags in any::<[bool; 3]>(),
+        flags in any::<[bool; 4]>(),
     ) -> VmSpec {
         VmSpec {
             disks,
@@ -101,6 +101,7 @@ prop_compose! {
             debug_exit: flags[0],
             no_reboot: flags[1],
             huge_pages: flags[2],
+            profile: flags[3],
             ..images
         }
     }

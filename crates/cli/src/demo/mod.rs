@@ -97,6 +97,7 @@ fn boot(plan: VmPlan, arguments: &DemoArguments) -> Result<(Box<Ran>, Said), Fai
 /// A VM of the demo's: it has whatever name is free, and leaves nothing when it ends well.
 fn order(plan: VmPlan, guest: Guest) -> Order {
     Order {
+        symbols: None,
         name: None,
         is_kept: false,
         is_detached: false,

@@ -44,8 +44,12 @@ use std::path::{Path, PathBuf};
 use api::{JailWish, VmName};
 use fleet::{Inventory, Record};
 use images::Cache;
+use insight::Loaded;
+use insight::profile::Profile;
+use machine::VmPlan;
 use policy::Decision;
 use runner::{Observer, ObserverEnd, RunError, Trouble};
+use sha2::{Digest, Sha256};
 
 use self::broker::{Broker, Vms};
 pub use self::clones::reseeds;
@@ -193,6 +197,36 @@ pub fn profiles(cache: &Cache) -> PathBuf {
 /// The same for this user; nowhere where there is no cache.
 fn profiles_of_user() -> Option<PathBuf> {
     Cache::of_user().ok().map(|cache| profiles(&cache))
+}
+
+/// Where the names of kernels' functions are kept, those of `plan`'s among them if its time is to be profiled; nowhere where there is
+/// no cache. A process in a jail reads the kernel file, before a guest has run it; what fails leaves a profile without names, which
+/// says so.
+pub fn symbols_for(plan: &mut VmPlan) -> Option<PathBuf> {
+    let folder = profiles_of_user()?;
+    if let Some(profile) = &mut plan.profile
+        && let Some(kernel) = learn(&plan.kernel.path, &folder)
+    {
+        profile.running = kernel.running().unwrap_or_default();
+    }
+    Some(folder)
+}
+
+/// What is kept of a kernel file, by now at the latest.
+fn learn(kernel: &Path, folder: &Path) -> Option<Profile> {
+    let learn = || {
+        let file = File::open(kernel)?;
+        let digest = Sha256::digest(handed::contents(&file)?).into();
+        if let Some(kept) = Loaded::kept(digest, folder) {
+            return Ok(Some(kept));
+        }
+        profile::make(folder, digest, &file)?;
+        io::Result::Ok(Loaded::kept(digest, folder))
+    };
+    learn().unwrap_or_else(|error| {
+        tracing::info!("no names of the kernel's functions: {error}");
+        None
+    })
 }
 
 fn failed(error: RunError) -> Failure {

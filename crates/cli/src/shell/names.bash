@@ -23,7 +23,7 @@ _mother_names() {
             esac ;;
             # Behind an option that takes a value stands its value.
             run) case "$prev" in
-                run | -d | --detach | --debug-exit | --no-reboot | --huge-pages | --print-config)
+                run | -d | --detach | --debug-exit | --no-reboot | --huge-pages | --profile | --print-config)
                     COMPREPLY=($(compgen -W "RELEASES $(mother images -q 2>/dev/null)" -- "$cur")
                         $(compgen -f -- "$cur"))
                     __ltrim_colon_completions "$cur" 2>/dev/null

@@ -105,6 +105,11 @@ impl Loaded {
         })
     }
 
+    /// What `cache` keeps of the kernel file whose SHA-256 is `digest`; nothing else is read, and nothing made.
+    pub fn kept(digest: [u8; 32], cache: &Path) -> Option<Profile> {
+        cache::load(cache, &digest)
+    }
+
     /// The kernel's code; `None` if the tables that say where the kernel writes over it could not be understood, or what was
     /// kept is damaged.
     pub(crate) fn code(&self) -> Option<Arc<Code>> {

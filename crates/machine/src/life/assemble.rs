@@ -134,6 +134,7 @@ impl Life {
             bells: vcpus.bells,
             monitors: vcpus.monitors,
             cpuid: vcpus.cpuid,
+            seats: held.profiler.as_ref().map(|it| Arc::clone(it.seats())),
             exchange: Exchange::default(),
             alarm: devices.alarm,
             output,

@@ -19,6 +19,7 @@ use crate::plan::{ImagePlan, VmPlan};
 use crate::report::footprint::Footprint;
 use crate::threads::crew::Crew;
 use crate::threads::helper::Helper;
+use crate::threads::profiler::Profiler;
 
 /// Why a machine could not be built.
 #[derive(Debug, Error)]
@@ -84,6 +85,8 @@ pub(crate) struct Held {
     pub(crate) modules: Arc<Vec<Module>>,
     /// The vCPUs' threads.
     pub(crate) crew: Crew,
+    /// Who looks where their time goes, if that is wanted.
+    pub(crate) profiler: Option<Profiler>,
     /// Who does things for them.
     pub(crate) helper: Arc<Helper>,
     /// The kernel's account of this process.
@@ -110,11 +113,18 @@ impl Held {
         }
         let limits = Limits::new(&plan.rates);
         limits.engine.set(plan.engine_memory_bytes);
+        let crew = Crew::new(plan.vcpu_count, vcpu_kind(plan), plan.profile.is_some());
+        let crew = crew.map_err(BuildError::Thread)?;
+        let running = plan.profile.as_ref().map(|it| it.running.clone());
+        let profiler = crew
+            .profiled()
+            .map(|threads| Profiler::new(threads, running.unwrap_or_default()));
         Ok(Held {
             memory: Arc::new(memory_file(plan).map_err(BuildError::Memory)?),
             kernel: Arc::new(LoadedKernel::new(image(&plan.kernel, kernel)?)),
             modules: Arc::new(modules),
-            crew: Crew::new(plan.vcpu_count, vcpu_kind(plan)).map_err(BuildError::Thread)?,
+            profiler,
+            crew,
             helper: Arc::new(Helper::new().map_err(BuildError::Thread)?),
             footprint: Arc::new(Footprint::open()),
             limits,

@@ -38,6 +38,7 @@ use crate::threads::gate::Gate;
 use crate::threads::mailbox::Mailbox;
 use crate::threads::observe::{Observed, VcpuMonitor};
 use crate::threads::probing::Probing;
+use crate::threads::profiler::Seat;
 use crate::threads::quota::Quota;
 use crate::threads::time::GuestTime;
 #[cfg(test)]
@@ -71,6 +72,8 @@ pub(crate) struct Life {
     pub(crate) probing: Arc<Probing>,
     /// What each vCPU's CPUID shows.
     pub(crate) cpuid: Vec<CpuidTable>,
+    /// What each vCPU's thread is profiled by, if it is.
+    pub(crate) seats: Option<Arc<Vec<Seat>>>,
     /// Where vCPUs change their engine.
     pub(crate) exchange: Exchange,
     pub(crate) alarm: Arc<Alarm>,
@@ -101,6 +104,11 @@ impl Life {
             cell: &self.room,
             mailbox: &self.mailbox,
         }
+    }
+
+    /// The kernel file that was loaded.
+    pub(crate) fn kernel(&self) -> &LoadedKernel {
+        &self.kernel
     }
 
     /// What is shown of it; it is life number `life`.

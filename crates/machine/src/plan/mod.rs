@@ -23,10 +23,11 @@ use api::{
     AgentWish, Complaint, ConsoleKind, JailWish, MemoryLimit, MemorySize, PartialSpec, Rates,
     SpecErrors, Timeout, VcpuCount, VmSpec,
 };
+use probe::Operation;
 use serde::{Deserialize, Serialize};
 
 use crate::boot::Protocol;
-use crate::engine::{EngineChoice, EngineFinding, choose};
+use crate::engine::{EngineChoice, EngineFinding, EngineKind, choose};
 use crate::plan::host_findings::HostFindings;
 
 pub(crate) use api::BadText as Trouble;
@@ -79,6 +80,14 @@ pub struct RestorePlan {
     pub memory: PathBuf,
     /// From when its time goes on.
     pub clock: ResumeClock,
+}
+
+/// How the time of vCPUs is profiled.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProfilePlan {
+    /// How to take down which program runs, as `insight::profile::Profile::running` says; empty where nobody knows.
+    pub running: Vec<Operation>,
 }
 
 /// An image file to be loaded.
@@ -146,6 +155,9 @@ pub struct VmPlan {
     pub engine_memory_bytes: Option<u64>,
     /// What it may use per second.
     pub rates: Rates,
+    /// How its report tells where the CPU time of its vCPUs went, if it does.
+    #[serde(default)]
+    pub profile: Option<ProfilePlan>,
     /// What its first life goes on from; none for a VM that starts.
     pub restore: Option<RestorePlan>,
 }
@@ -257,6 +269,7 @@ fn judge(
         "engine-memory",
         memory::engine_memory(engine_memory, vcpu_count),
     );
+    complaints.take("profile", profile(spec, kind));
     let kernel = match (&spec.kernel, stage) {
         (None, Stage::Draft) => None,
         (path, _) => complaints.take("kernel", images::kernel(path.as_deref())),
@@ -295,6 +308,7 @@ fn judge(
         paging: paging??,
         engine_memory_bytes: engine_memory?,
         rates: spec.rates(),
+        profile: spec.profile.then(ProfilePlan::default),
         restore: None,
     })
 }
@@ -305,6 +319,17 @@ fn engine(spec: &VmSpec, host: &HostFindings) -> Result<EngineChoice, Trouble> {
         what: none.what,
         help: none.help,
     })
+}
+
+/// Only the software CPU's thread says what it is at: on KVM guest code is one thing.
+fn profile(spec: &VmSpec, kind: Option<EngineKind>) -> Result<(), Trouble> {
+    match kind {
+        Some(EngineKind::Kvm) if spec.profile => trouble(
+            "a profile tells where the software CPU's time goes, and this guest would run on KVM",
+            "--engine soft; on KVM, perf-kvm(1) of the host tells where a guest's time goes",
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// Guest memory is a file, and the kernel kills a process whose file becomes longer than its limit.

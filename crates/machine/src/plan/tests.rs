@@ -400,6 +400,36 @@ fn a_limit_that_this_host_cannot_keep_is_told_with_the_way_on() {
 }
 
 #[test]
+fn only_a_guest_on_the_software_cpu_is_profiled() {
+    let folder = Folder::new("profile");
+    let check = |kvm: bool, engine: &str, expected: Option<&str>| {
+        let mut host = host();
+        host.engines[0].usable = kvm;
+        let spec = VmSpec {
+            engine: Some(engine.parse().unwrap()),
+            profile: true,
+            kernel: Some(folder.file("vmlinuz", &bzimage())),
+            ..VmSpec::default()
+        };
+        let told = plan(&spec, &host).err().map(|errors| errors.to_string());
+        let told = told.as_deref();
+        assert_eq!(
+            told.is_some(),
+            expected.is_some(),
+            "{kvm} {engine}: {told:?}"
+        );
+        if let Some((told, expected)) = told.zip(expected) {
+            assert!(told.contains(expected), "{told}");
+        }
+    };
+    let refused = "profile: a profile tells where the software CPU's time goes, and this guest would run on KVM";
+    check(true, "soft", None);
+    check(false, "auto", None);
+    check(true, "auto", Some(refused));
+    check(true, "kvm", Some(refused));
+}
+
+#[test]
 fn a_limit_on_file_sizes_is_told_before_the_kernel_kills() {
     let check = |limit: Option<u64>, expected: Option<&str>| {
         let told = check_file_limit(512 << 20, limit)

@@ -2,6 +2,7 @@
 
 pub(crate) mod footprint;
 pub(crate) mod metrics;
+pub mod profile;
 pub(crate) mod sums;
 
 use std::time::Duration;
@@ -118,4 +119,6 @@ pub struct Report {
     pub devices: Vec<DeviceStatus>,
     /// Every number that was counted or measured, over all lives.
     pub metrics: Vec<Metric>,
+    /// Where the CPU time of the vCPUs' threads went, if that was asked for.
+    pub profile: Option<profile::Cpu>,
 }

@@ -11,7 +11,7 @@ use crate::outcome::ending::Ending;
 use crate::outcome::exits::ExitCounts;
 use crate::plan::VmPlan;
 use crate::report::{Marker, MemoryReport, Report, Sample, Unmapped, VmmMemory};
-use crate::report::{metrics, sums};
+use crate::report::{metrics, profile, sums};
 use crate::run::vcpu_thread::VcpuAccount;
 
 /// Sums over all lives so far.
@@ -27,6 +27,8 @@ pub(crate) struct Accounts {
     unmapped: Unmapped,
     resident_bytes: u64,
     vmm_memory: Option<VmmMemory>,
+    profile: Option<profile::Cpu>,
+    kernel: Option<[u8; 32]>,
 }
 
 impl Accounts {
@@ -41,11 +43,15 @@ impl Accounts {
             unmapped: Unmapped::default(),
             resident_bytes: 0,
             vmm_memory: None,
+            profile: None,
+            kernel: None,
         }
     }
 
-    /// Adds what the threads of all vCPUs did in one life.
-    pub(crate) fn add(&mut self, vcpus: Vec<VcpuAccount>) {
+    /// Adds what the threads of all vCPUs did in one life; where the first one's kernel had its entry for system calls, if it is
+    /// known.
+    pub(crate) fn add(&mut self, vcpus: Vec<VcpuAccount>) -> Option<u64> {
+        let entry = vcpus.first().and_then(|account| account.entry);
         let mut life = EngineStatistics::default();
         for account in vcpus {
             self.exits += account.exits;
@@ -55,6 +61,13 @@ impl Accounts {
             self.vmm_memory = account.vmm_memory;
         }
         sums::add_life(&mut self.statistics, &life);
+        entry
+    }
+
+    /// What a profiler has seen in all lives.
+    pub(crate) fn profiled(&mut self, profile: profile::Cpu) {
+        let kernel = self.kernel;
+        self.profile = Some(profile::Cpu { kernel, ..profile });
     }
 
     /// Adds what the board of a life that is over counted, and measures its memory while that is still there.
@@ -65,6 +78,9 @@ impl Accounts {
         self.unmapped.mmio += counters.mmio.unmapped_reads + counters.mmio.unmapped_writes;
         self.unmapped.msr += room.msrs.unknown_count();
         self.resident_bytes = life.memory.resident_bytes().unwrap_or(0);
+        if life.seats.is_some() {
+            self.kernel = life.kernel().file().map(|(_, digest)| digest);
+        }
     }
 
     /// What is known in the end.
@@ -107,6 +123,7 @@ impl Accounts {
             unmapped: self.unmapped,
             devices,
             metrics: metrics.into_vec(),
+            profile: self.profile,
         }
     }
 }

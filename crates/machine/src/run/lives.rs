@@ -65,6 +65,9 @@ pub(crate) fn live(
             let lives = || run_lives(&plan, &control, &mut outside, first, &mut accounts);
             let ending = catch_unwind(AssertUnwindSafe(lives));
             outside.paging.end();
+            if let Some(profiler) = &outside.held.profiler {
+                accounts.profiled(profiler.finish());
+            }
             // What devices stand on goes first, sockets with their paths and passt: whoever hears of the end finds
             // nothing of the VM left.
             drop(outside);
@@ -142,6 +145,9 @@ fn run_life(
     outside
         .input
         .on_arrival(Box::new(move || vcpu::Kick::kick(&*alarm)));
+    if let Some(profiler) = &outside.held.profiler {
+        profiler.begin().map_err(MachineError::Thread)?;
+    }
     let mut running = Vec::new();
     for (vcpu_id, vcpu) in (0..).zip(vcpus) {
         let guard = EndOnDrop(Arc::clone(life));
@@ -156,7 +162,10 @@ fn run_life(
     go_on(life);
     attend(life, control, &outside.maker);
     let results: Vec<Result<VcpuAccount, MachineError>> = running.into_iter().map(join).collect();
-    accounts.add(results.into_iter().collect::<Result<_, _>>()?);
+    let entry = accounts.add(results.into_iter().collect::<Result<_, _>>()?);
+    if let Some(profiler) = &outside.held.profiler {
+        profiler.life_ended(entry);
+    }
     life.threads.stop_all();
     if let Some(panic) = life.threads.take_panic() {
         resume_unwind(panic);

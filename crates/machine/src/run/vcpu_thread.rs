@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use devices::{Board, Startup};
-use vcpu::{EngineError, EngineStatistics, Exit, Injection, Reply, Vcpu};
+use vcpu::{EngineError, EngineStatistics, Exit, Injection, Reply, Spot, Vcpu, What};
 
 use crate::life::{End, Life, Ready, Room, sipi_state};
 use crate::outcome::crash::{Crash, CrashCause};
@@ -20,6 +20,7 @@ use crate::report::{Sample, VmmMemory};
 use crate::threads::gate::Inside;
 use crate::threads::observe::VcpuMonitor;
 use crate::threads::probing::NOT_ASKED;
+use crate::threads::profiler::Seat;
 
 /// What one vCPU's thread knows at its end.
 #[derive(Debug, Default)]
@@ -31,6 +32,8 @@ pub(crate) struct VcpuAccount {
     pub(crate) vmm_memory: Option<VmmMemory>,
     /// What was measured when markers were seen, with their positions in the plan.
     pub(crate) samples: Vec<(usize, Sample)>,
+    /// Where the guest's kernel has its entry for system calls, if the time is profiled and it has one.
+    pub(crate) entry: Option<u64>,
 }
 
 struct VcpuThread<'a> {
@@ -39,6 +42,8 @@ struct VcpuThread<'a> {
     vcpu_id: u32,
     vcpu: Box<dyn Vcpu>,
     rest: Rest,
+    /// Where the thread is.
+    spot: Arc<Spot>,
     /// The number of the probes that the vCPU's engine has.
     probes: u64,
     /// What [`crate::threads::time::GuestTime::lost_ticks`] said when the vCPU's TSC was last moved.
@@ -65,12 +70,15 @@ pub(crate) fn run(
         vcpu_id,
         vcpu,
         rest,
+        spot: seat(life, vcpu_id).map_or_else(Arc::default, |seat| Arc::clone(seat.spot())),
         probes: NOT_ASKED,
         lost_ticks: 0,
         before: cpu_time(life, vcpu_id),
         account,
     };
+    thread.take_seat();
     let result = thread.go();
+    thread.spot.go_on(What::Elsewhere);
     monitor.leave();
     // A thread that failed has no reason that counts, but the others must not wait for it.
     if result.is_err() {
@@ -81,7 +89,16 @@ pub(crate) fn run(
     sums::add_vcpu(&mut thread.account.statistics, &thread.vcpu.statistics());
     thread.account.vmm_memory = life.have_measured();
     thread.account.cpu_time = thread.cpu_time();
+    if life.seats.is_some() {
+        let entry = thread.vcpu.state()?.msrs.lstar;
+        thread.account.entry = (entry != 0).then_some(entry);
+    }
     Ok(thread.account)
+}
+
+/// What the vCPU's thread is profiled by.
+fn seat(life: &Life, vcpu_id: u32) -> Option<&Seat> {
+    life.seats.as_ref().map(|seats| &seats[vcpu_id as usize])
 }
 
 /// CPU time of the vCPU's thread, which is this one.
@@ -92,6 +109,13 @@ fn cpu_time(life: &Life, vcpu_id: u32) -> Duration {
 }
 
 impl VcpuThread<'_> {
+    /// Has the vCPU's engine write where it is, if the time is profiled.
+    fn take_seat(&mut self) {
+        if let Some(seat) = seat(self.life, self.vcpu_id) {
+            seat.take(&mut *self.vcpu);
+        }
+    }
+
     /// CPU time used in this life.
     fn cpu_time(&self) -> Duration {
         cpu_time(self.life, self.vcpu_id).saturating_sub(self.before)
@@ -110,6 +134,7 @@ impl VcpuThread<'_> {
             self.show()?;
             if self.rest != Rest::None {
                 self.monitor.rest(self.rest);
+                self.spot.go_on(What::Rest);
                 bell.sleep();
                 self.stand_still(&mut inside)?;
                 self.visit(None)?;
@@ -118,7 +143,9 @@ impl VcpuThread<'_> {
                 }
                 continue;
             }
+            self.spot.go_on(What::Engine);
             let exit = self.vcpu.run(reply)?;
+            self.spot.answer(ExitKind::of(&exit) as u16);
             bell.left();
             self.count(&exit);
             // Who closes the gate kicks: this exit comes, and no instruction is half done then.
@@ -130,6 +157,7 @@ impl VcpuThread<'_> {
                 Exit::Unrunnable(what) => self.crash(CrashCause::Unrunnable(what))?,
                 exit => self.visit(Some(exit))?,
             };
+            self.spot.go_on(What::Elsewhere);
             self.wait_for_console()?;
             self.wait_for_cpu(&mut inside)?;
             self.sample();
@@ -159,6 +187,11 @@ impl VcpuThread<'_> {
     fn show(&mut self) -> Result<(), EngineError> {
         let vcpu = &mut *self.vcpu;
         vcpu.keep_memory_limit();
+        if let Some(seat) = seat(self.life, self.vcpu_id)
+            && seat.wants_program()
+        {
+            seat.take_down(&vcpu.state()?, &self.life.memory);
+        }
         self.life
             .probing
             .serve(self.vcpu_id, vcpu, &mut self.probes);
@@ -174,6 +207,7 @@ impl VcpuThread<'_> {
             .take_part(self.vcpu_id, &mut self.vcpu, &mut self.rest)?;
         if let Some(old) = old {
             self.probes = NOT_ASKED;
+            self.take_seat();
             sums::add_vcpu(&mut self.account.statistics, &old.statistics());
         }
         Ok(())

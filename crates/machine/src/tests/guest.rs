@@ -415,3 +415,35 @@ fn a_guest_that_does_not_listen_to_its_power_button_is_ended_after_the_grace_tim
     assert_eq!(report.ending, Ending::Stopped(StopCause::GraceOver));
     assert!(report.wall_time >= Duration::from_millis(300));
 }
+
+#[test]
+fn a_profile_says_where_a_guest_computed() {
+    // dec ecx; jnz: half a second or less of them, behind a MOV.
+    let code = Code::default()
+        .mov_ecx(0x2000_0000)
+        .bytes(&[0x49, 0x75, 0xfd]);
+    let (report, _) = run_image(&image(code.out(0xf4, 1), &[]), |spec| spec.profile = true);
+    assert_eq!(report.ending, Ending::DebugExit(3));
+    let profile = report.profile.unwrap();
+    let hottest = profile
+        .places
+        .iter()
+        .max_by_key(|place| place.time)
+        .unwrap();
+    assert_eq!((hottest.space, hottest.rip), (0, u64::from(CODE) + 5));
+    assert!(hottest.time * 10 > profile.cpu_time * 8, "{profile:?}");
+    let parts: Duration = profile.parts.iter().map(|part| part.time).sum();
+    let places: Duration = profile.places.iter().map(|place| place.time).sum();
+    assert_eq!(
+        (parts, places + profile.unplaced),
+        (profile.cpu_time, profile.cpu_time)
+    );
+    // All of it but what its thread used before the first look and after the last.
+    assert!(profile.cpu_time * 10 > report.vcpu_time * 8, "{profile:?}");
+    let exits = |detail: &str| {
+        let has = |part: &&crate::report::profile::Part| part.detail.as_deref() == Some(detail);
+        profile.parts.iter().find(has).and_then(|part| part.count)
+    };
+    assert_eq!(exits("pio write"), Some(report.exits[ExitKind::PioWrite]));
+    assert_eq!(exits("out"), Some(1));
+}

@@ -146,6 +146,7 @@ pub(crate) fn plan(kernel: &host::MemFd) -> VmPlan {
         jail: JailWish::Off,
         agent: false,
         rates: api::Rates::default(),
+        profile: None,
         restore: None,
         markers: Vec::new(),
         disks: Vec::new(),

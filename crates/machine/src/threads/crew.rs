@@ -14,6 +14,18 @@ use std::time::Duration;
 
 use host::cpu::ThreadClock;
 use host::jail::{self, Kind};
+use host::sampling::{IsSampled, Sampled};
+use vcpu::Spot;
+
+/// A thread whose time is profiled.
+#[derive(Clone)]
+pub(crate) struct Profiled {
+    /// Where it says it is.
+    pub(crate) spot: Arc<Spot>,
+    /// Whom to ask in translated code.
+    pub(crate) sampled: Arc<Sampled>,
+    pub(crate) times: Arc<Times>,
+}
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -63,12 +75,16 @@ struct Hand {
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<JoinHandle<()>>,
     times: Option<Arc<Times>>,
+    /// Where it is, and whom to ask, if its time is profiled.
+    profiled: Option<Profiled>,
 }
 
 impl Crew {
-    /// So many threads, which wait for something to do. When they do a vCPU's work they are what `kind` says.
-    pub(crate) fn new(count: u32, kind: Kind) -> io::Result<Crew> {
-        let hands = (0..count).map(Hand::new).collect::<Result<_, _>>()?;
+    /// So many threads, which wait for something to do. When they do a vCPU's work they are what `kind` says. Whether they are
+    /// profiled is told by `is_profiled`.
+    pub(crate) fn new(count: u32, kind: Kind, is_profiled: bool) -> io::Result<Crew> {
+        let hands = (0..count).map(|vcpu_id| Hand::new(vcpu_id, is_profiled));
+        let hands = hands.collect::<Result<_, _>>()?;
         Ok(Crew { hands, kind })
     }
 
@@ -84,6 +100,11 @@ impl Crew {
             // One that is gone does nothing any more.
             let _ = done.recv();
         }
+    }
+
+    /// What each of its threads is profiled by; none if they are not.
+    pub(crate) fn profiled(&self) -> Option<Vec<Profiled>> {
+        self.hands.iter().map(|hand| hand.profiled.clone()).collect()
     }
 
     /// Has the thread of a vCPU do something; what came of it, or its panic, is there when it is done.
@@ -118,13 +139,23 @@ impl Hand {
         receiver
     }
 
-    fn new(vcpu_id: u32) -> io::Result<Hand> {
+    fn new(vcpu_id: u32, is_profiled: bool) -> io::Result<Hand> {
         let (jobs, to_do) = mpsc::channel::<Job>();
         let (ready, is_ready) = mpsc::channel();
         let work = move || {
             // What translated code needs of its thread; a host that refuses it is heard of when there is code.
             let _ = host::fault::use_alternate_stack();
-            let _ = ready.send(Arc::new(Times::of_this_thread()));
+            let times = Arc::new(Times::of_this_thread());
+            let profiled = is_profiled.then(|| profile_this_thread(&times)).transpose();
+            let (_sampled, profiled) = match profiled {
+                Ok(profiled) => profiled.unzip(),
+                Err(error) => {
+                    // Who waits is told, and this thread has nothing to do.
+                    let _ = ready.send(Err(error));
+                    return;
+                }
+            };
+            let _ = ready.send(Ok((times, profiled)));
             for job in to_do {
                 job();
             }
@@ -132,12 +163,27 @@ impl Hand {
         let thread = thread::Builder::new()
             .name(format!("vcpu{vcpu_id}"))
             .spawn(work)?;
+        let (times, profiled) = is_ready.recv().map_err(io::Error::other)??;
         Ok(Hand {
             jobs: Some(jobs),
             thread: Some(thread),
-            times: is_ready.recv().ok(),
+            times: Some(times),
+            profiled,
         })
     }
+}
+
+/// Has the calling thread be sampled as long as the first of these is there.
+fn profile_this_thread(times: &Arc<Times>) -> io::Result<(IsSampled, Profiled)> {
+    let spot = Arc::new(Spot::counting());
+    let seen = Arc::clone(&spot);
+    let own = Sampled::this_thread(move || seen.words())?;
+    let profiled = Profiled {
+        spot,
+        sampled: own.sampled(),
+        times: Arc::clone(times),
+    };
+    Ok((own, profiled))
 }
 
 impl Drop for Hand {
@@ -155,7 +201,7 @@ mod tests {
 
     #[test]
     fn each_vcpu_keeps_its_thread_and_a_panic_is_told() {
-        let crew = Crew::new(2, Kind::Vcpu).unwrap();
+        let crew = Crew::new(2, Kind::Vcpu, false).unwrap();
         let thread_of = |vcpu_id| {
             let thread = || thread::current().id();
             crew.start(vcpu_id, thread).recv().unwrap().unwrap()

@@ -12,5 +12,6 @@ pub(crate) mod mailbox;
 pub(crate) mod observe;
 pub(crate) mod patience;
 pub(crate) mod probing;
+pub(crate) mod profiler;
 pub(crate) mod quota;
 pub(crate) mod time;

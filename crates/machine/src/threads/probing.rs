@@ -155,11 +155,7 @@ impl ProbeSink for Watched {
                 gprs: pass.gprs,
                 gs_base: pass.gs_base,
             };
-            let mut reader = GuestReader {
-                memory: &self.memory,
-                paging: pass.paging,
-                pages: [None; PAGES],
-            };
+            let mut reader = GuestReader::new(&self.memory, pass.paging);
             if let Some(values) = probe::run(&point.operations, start, &mut reader) {
                 session.push(Passed {
                     point: *number,
@@ -178,15 +174,24 @@ impl ProbeSink for Watched {
 }
 
 /// Guest memory as the kernel sees it at this moment.
-struct GuestReader<'a> {
+pub(crate) struct GuestReader<'a> {
     memory: &'a GuestMemory,
     paging: paging::Paging,
     /// Pages that were walked to, by their lowest bits, and where they lie: structures are read member by member.
     pages: [Option<(u64, u64)>; PAGES],
 }
 
-impl GuestReader<'_> {
-    fn page(&mut self, page: u64) -> Option<u64> {
+impl<'a> GuestReader<'a> {
+    pub(crate) fn new(memory: &'a GuestMemory, paging: paging::Paging) -> GuestReader<'a> {
+        GuestReader {
+            memory,
+            paging,
+            pages: [None; PAGES],
+        }
+    }
+
+    /// Where the page of an address lies.
+    pub(crate) fn page(&mut self, page: u64) -> Option<u64> {
         let place = (page / PAGE_SIZE) as usize % PAGES;
         if let Some((_, gpa)) = self.pages[place].filter(|(known, _)| *known == page) {
             return Some(gpa);

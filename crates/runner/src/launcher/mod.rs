@@ -88,7 +88,7 @@ struct Launcher {
     is_homeless: bool,
     info: VmInfo,
     messages: Option<File>,
-    report: Option<PathBuf>,
+    at_end: AtEnd,
     origin: Option<VmOrigin>,
     /// Opens what the guest stands on.
     collecting: JoinHandle<()>,
@@ -147,6 +147,23 @@ impl Beyond {
             name: wanted.network.clone(),
             address: member.address,
         })
+    }
+}
+
+/// What is done with what is known in the end.
+struct AtEnd {
+    /// Where it is written.
+    report: Option<PathBuf>,
+    /// Where the names in its profile are.
+    symbols: Option<PathBuf>,
+}
+
+impl AtEnd {
+    fn new(report: Option<PathBuf>, symbols: Option<PathBuf>) -> AtEnd {
+        AtEnd {
+            report: report.map(absolute),
+            symbols: symbols.map(absolute),
+        }
     }
 }
 
@@ -222,7 +239,7 @@ impl Launcher {
             is_homeless: false,
             info,
             messages,
-            report: launch.report.map(absolute),
+            at_end: AtEnd::new(launch.report, launch.symbols),
             origin: launch.origin,
             collecting,
             kept: None,
@@ -564,9 +581,20 @@ impl Launcher {
         }
     }
 
-    /// The end with its report written, if one was asked for; or that it could not be.
-    fn settled(&self, ended: Ended) -> Ended {
-        let (Some(path), Outcome::Ran(ran)) = (&self.report, &ended.outcome) else {
+    /// The end with its profile complete and its report written, if they were asked for; or that it could not be.
+    fn settled(&self, mut ended: Ended) -> Ended {
+        if let Outcome::Ran(ran) = &mut ended.outcome
+            && let Some(profile) = &mut ran.report.profile
+        {
+            profile.give_names(self.at_end.symbols.as_deref());
+            let table = profile.table();
+            ran.words += &table;
+            if self.messages.is_some() {
+                // Where nobody reads it, it is not worth more than a try.
+                drop(io::stderr().write_all(table.as_bytes()));
+            }
+        }
+        let (Some(path), Outcome::Ran(ran)) = (&self.at_end.report, &ended.outcome) else {
             return ended;
         };
         let text = serde_json::to_string_pretty(&ran.report).map_err(io::Error::from);

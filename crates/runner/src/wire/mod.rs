@@ -146,6 +146,9 @@ pub(crate) struct Launch {
     /// Where what is known at the end goes.
     #[serde(with = "api::host_path")]
     pub(crate) report: Option<PathBuf>,
+    /// Where what is known of kernel files is kept, for the names in a profile.
+    #[serde(with = "api::host_path")]
+    pub(crate) symbols: Option<PathBuf>,
     /// How the VM came to be, to be kept beside it.
     pub(crate) origin: Option<VmOrigin>,
     /// Folders that go with the VM.

@@ -183,6 +183,7 @@ fn a_plan_and_its_paths_arrive_whatever_their_bytes() {
         window: Some((24, 80)),
         is_raw: false,
         report: Some(kernel.clone()),
+        symbols: None,
         origin: None,
         remove: vec![HostPath(kernel.clone())],
         given: vec![Given::Input, Given::Hold],

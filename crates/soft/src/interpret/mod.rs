@@ -22,6 +22,7 @@ mod vectors;
 mod virtual86;
 
 use iced_x86::{Code, Instruction, InstructionInfoFactory, Mnemonic, OpKind};
+use vcpu::{At, What};
 use x86::{Exception, Rflags};
 
 use crate::bounce::operand_needs;
@@ -57,6 +58,11 @@ impl SoftVcpu {
     /// Executes the instruction at RIP and moves RIP behind it (or where it goes).
     pub(crate) fn interpret(&mut self, decoded: &Decoded) -> Step {
         self.counters.interpreted += 1;
+        let at = At {
+            what: What::Interpreter,
+            detail: decoded.instruction.mnemonic() as u16,
+        };
+        self.spot.begin(at, self.block.rip);
         let Decoded {
             instruction,
             bytes,

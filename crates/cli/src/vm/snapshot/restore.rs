@@ -25,6 +25,7 @@ use super::take::Taking;
 use crate::answers::{self, RestoredVm};
 use crate::attend::say_ending;
 use crate::failure::Failure;
+use crate::observed;
 use crate::output::say;
 use crate::standing::{bring_passt, held};
 
@@ -207,8 +208,9 @@ fn one(snapshot: &Snapshot, how: &HowArguments, name: VmName) -> Result<Brought,
 }
 
 fn order(snapshot: &Snapshot, how: &HowArguments, name: VmName) -> Result<Order, Failure> {
-    let planned = planned(snapshot, how, name.clone())?;
+    let mut planned = planned(snapshot, how, name.clone())?;
     Ok(Order {
+        symbols: observed::symbols_for(&mut planned.plan),
         name: Some(name),
         is_kept: true,
         is_detached: true,
