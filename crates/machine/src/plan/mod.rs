@@ -264,11 +264,9 @@ fn judge(
     let paging =
         is_memory_known.then(|| paging::paging(spec, host, kind, memory_bytes, complaints));
     let vcpu_count = spec.cpus.unwrap_or(VcpuCount::ONE).get();
-    let engine_memory = spec.engine_memory.unwrap_or(MemoryLimit::None);
-    let engine_memory = complaints.take(
-        "engine-memory",
-        memory::engine_memory(engine_memory, vcpu_count),
-    );
+    let wanted = spec.engine_memory.unwrap_or(MemoryLimit::None);
+    let engine_memory = memory::engine_memory(wanted, vcpu_count);
+    let engine_memory = complaints.take("engine-memory", engine_memory);
     complaints.take("profile", profile(spec, kind));
     let kernel = match (&spec.kernel, stage) {
         (None, Stage::Draft) => None,

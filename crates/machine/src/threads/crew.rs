@@ -104,7 +104,10 @@ impl Crew {
 
     /// What each of its threads is profiled by; none if they are not.
     pub(crate) fn profiled(&self) -> Option<Vec<Profiled>> {
-        self.hands.iter().map(|hand| hand.profiled.clone()).collect()
+        self.hands
+            .iter()
+            .map(|hand| hand.profiled.clone())
+            .collect()
     }
 
     /// Has the thread of a vCPU do something; what came of it, or its panic, is there when it is done.
