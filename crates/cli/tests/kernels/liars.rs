@@ -156,12 +156,14 @@ pub fn forking(guest: &mut Guest) {
     let pid = pid_of(guest, "echo $$");
     let parent = seen(&kernel, pid).unwrap();
     guest.mother(&["pause", "seen"]);
-    let (size, taken) = look(&kernel, &[], |look| {
+    let (size, slab_bytes, taken) = look(&kernel, &[], |look| {
         let cache = read(look, kernel.address("task_struct_cachep").unwrap());
         let size = read(look, place(&kernel, cache, "kmem_cache", "size")) & 0xffff_ffff;
         let processes = look.processes().into_value().unwrap();
         let taken: Vec<u64> = processes.iter().map(|process| process.address).collect();
-        (size, taken)
+        // The order of its slabs is above the number of objects in one (`OO_SHIFT`, `mm/slub.c`).
+        let order = read(look, place(&kernel, cache, "kmem_cache", "oo")) as u32 >> 16;
+        (size, 4096_u64 << order, taken)
     });
     let memory = guest.memory_for_writing();
     let copied = look(&kernel, &[], |look| {
@@ -172,13 +174,16 @@ pub fn forking(guest: &mut Guest) {
         })
     });
     let copied = copied.unwrap();
-    // Places beside tasks where one can be made and none is: there one with a stack of its own would be told. The
-    // parent's own slab may be full, so what lies beside any task is tried, the parent first.
+    // Places in the slabs of tasks where one can be made and none is: there one with a stack of its own would be told. The
+    // parent's own slab may be full, so those of all tasks are tried, the parent's first.
     let tasks = std::iter::once(parent).chain(taken.iter().copied());
     let mut beside: Vec<u64> = Vec::new();
-    for address in tasks
-        .flat_map(|task| (1..=16).flat_map(move |n| [task + n * size, task.wrapping_sub(n * size)]))
-    {
+    for address in tasks.flat_map(|task| {
+        let slab = task / slab_bytes;
+        (1..=16)
+            .flat_map(move |n| [task + n * size, task.wrapping_sub(n * size)])
+            .filter(move |at| [*at, *at + size - 1].map(|it| it / slab_bytes) == [slab; 2])
+    }) {
         if !taken.contains(&address) && !beside.contains(&address) {
             beside.push(address);
         }
