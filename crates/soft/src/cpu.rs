@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use mem::GuestMemory;
-use vcpu::{DebugRegisters, EngineError, Exit, Msrs, Spot, VcpuState};
+use vcpu::{DebugRegisters, EngineError, Exit, Marker, Msrs, VcpuState};
 use x86::paging::{Access, Paging};
 use x86::{CpuidTable, Cr0, Cr4, DescriptorTable, Efer, Exception, Rflags, Segment};
 
@@ -129,7 +129,7 @@ pub struct SoftVcpu {
     /// The change of the engine's limit that was obeyed.
     pub(crate) limit_changes: u64,
     /// Where its thread is, for whoever wants to know.
-    pub(crate) spot: Arc<Spot>,
+    pub(crate) spot: Marker,
 }
 
 impl Soft {
@@ -199,7 +199,7 @@ impl SoftVcpu {
             has_obeyed: false,
             counters: VcpuCounters::default(),
             limit_changes: 0,
-            spot: Arc::default(),
+            spot: Marker::default(),
         }
     }
 

@@ -136,7 +136,13 @@ impl SoftVcpu {
             mark_code(&self.soft, self.index, &mut self.banks, page)?;
         }
         let made = make(&mut translations, &self.memory);
-        note_held(&self.soft, &mut translations);
+        let count = translations.counters.translated;
+        if translations.budget.most_bytes.is_some()
+            || count < NOTED_EVERY
+            || count.is_multiple_of(NOTED_EVERY)
+        {
+            note_held(&self.soft, &mut translations);
+        }
         made
     }
 
@@ -149,6 +155,9 @@ impl SoftVcpu {
         follow(&self.soft, &mut self.generation, &mut self.banks);
     }
 }
+
+/// Without a limit what translations hold is a number for people, and to add it up takes a hundredth of making one.
+const NOTED_EVERY: u64 = 64;
 
 fn note_held(soft: &Soft, translations: &mut Translations) {
     let (code, tables) = translations.held_bytes();

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use mem::GuestMemory;
 use vcpu::{
-    At, EngineError, EngineStatistics, Exit, Injection, Kick, Places, Probes, Reply, Spot,
+    At, EngineError, EngineStatistics, Exit, Injection, Kick, Marker, Places, Probes, Reply, Spot,
     TripleFault, Unit, Vcpu, VcpuState, What,
 };
 use x86::paging::Walk;
@@ -702,7 +702,7 @@ impl Vcpu for SoftVcpu {
     }
 
     fn tell_where(&mut self, spot: &Arc<Spot>) -> Option<Arc<dyn Places>> {
-        self.spot = Arc::clone(spot);
+        self.spot = Marker::of(spot);
         self.spot.enter_space(self.cr3, self.cpl() == 3);
         Some(Arc::clone(&self.soft) as Arc<dyn Places>)
     }

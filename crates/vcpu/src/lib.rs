@@ -41,7 +41,7 @@ pub use exit::{Exit, Injection, Reply, TripleFault, Unrunnable};
 pub use local_apic::{LOCAL_APIC_REGISTERS, LocalApicState, LocalApics};
 pub use memory::EngineMemory;
 pub use probes::{Pass, ProbeSink, Probes};
-pub use spot::{At, Places, Seen, Spot, What};
+pub use spot::{At, Marker, Places, Seen, Spot, What};
 pub use state::{DebugRegisters, Msrs, VcpuState, XSAVE_BYTES, gpr};
 pub use statistics::{EngineStatistics, Unit};
 pub use wires::{Wire, Wires};

@@ -1,8 +1,10 @@
 //! Where a vCPU's thread is, as the thread itself says it: for a profile.
 //!
 //! A thread writes to its [`Spot`] whenever it begins something else; somebody else reads it now and then, and charges the CPU time
-//! that the thread has used meanwhile to what is written there. Three plain stores, whether anybody reads or not.
+//! that the thread has used meanwhile to what is written there. Three plain stores; and where nobody reads, a look at whether there
+//! is a spot ([`Marker`]): an exit from translated code is too short for more.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What a vCPU's thread is at. The order is the one in which they are shown.
@@ -241,6 +243,57 @@ impl Spot {
             .chain(of(What::Exit, EXIT_KINDS));
         let counted = all.filter_map(|at| Some((at, self.count(at)?)));
         counted.filter(|(_, count)| *count > 0).collect()
+    }
+}
+
+/// A thread's own end of its spot, if its time is profiled.
+#[derive(Clone, Debug, Default)]
+pub struct Marker(Option<Arc<Spot>>);
+
+impl Marker {
+    /// That of a thread whose spot this is.
+    pub fn of(spot: &Arc<Spot>) -> Marker {
+        Marker(Some(Arc::clone(spot)))
+    }
+
+    /// As [`Spot::answer`].
+    #[inline]
+    pub fn answer(&self, kind: u16) {
+        if let Some(spot) = &self.0 {
+            spot.answer(kind);
+        }
+    }
+
+    /// As [`Spot::begin`].
+    #[inline]
+    pub fn begin(&self, at: At, rip: u64) {
+        if let Some(spot) = &self.0 {
+            spot.begin(at, rip);
+        }
+    }
+
+    /// As [`Spot::go_on`].
+    #[inline]
+    pub fn go_on(&self, what: What) {
+        if let Some(spot) = &self.0 {
+            spot.go_on(what);
+        }
+    }
+
+    /// As [`Spot::move_to`].
+    #[inline]
+    pub fn move_to(&self, rip: u64) {
+        if let Some(spot) = &self.0 {
+            spot.move_to(rip);
+        }
+    }
+
+    /// As [`Spot::enter_space`].
+    #[inline]
+    pub fn enter_space(&self, cr3: u64, is_user: bool) {
+        if let Some(spot) = &self.0 {
+            spot.enter_space(cr3, is_user);
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use devices::{Board, Startup};
-use vcpu::{EngineError, EngineStatistics, Exit, Injection, Reply, Spot, Vcpu, What};
+use vcpu::{EngineError, EngineStatistics, Exit, Injection, Marker, Reply, Vcpu, What};
 
 use crate::life::{End, Life, Ready, Room, sipi_state};
 use crate::outcome::crash::{Crash, CrashCause};
@@ -43,7 +43,7 @@ struct VcpuThread<'a> {
     vcpu: Box<dyn Vcpu>,
     rest: Rest,
     /// Where the thread is.
-    spot: Arc<Spot>,
+    spot: Marker,
     /// The number of the probes that the vCPU's engine has.
     probes: u64,
     /// What [`crate::threads::time::GuestTime::lost_ticks`] said when the vCPU's TSC was last moved.
@@ -70,7 +70,7 @@ pub(crate) fn run(
         vcpu_id,
         vcpu,
         rest,
-        spot: seat(life, vcpu_id).map_or_else(Arc::default, |seat| Arc::clone(seat.spot())),
+        spot: seat(life, vcpu_id).map_or_else(Marker::default, |seat| Marker::of(seat.spot())),
         probes: NOT_ASKED,
         lost_ticks: 0,
         before: cpu_time(life, vcpu_id),
