@@ -36,6 +36,7 @@ impl Words {
     }
 
     /// How many there are.
+    #[inline]
     pub fn count(&self) -> usize {
         self.count
     }
@@ -44,6 +45,7 @@ impl Words {
     ///
     /// # Panics
     /// If there is none.
+    #[inline]
     pub fn at(&self, index: usize) -> &AtomicU64 {
         assert!(index < self.count, "the table has that many words");
         let word = (self.address as *const AtomicU64).wrapping_add(index);

@@ -71,7 +71,7 @@ impl SoftVcpu {
             _ => None,
         };
         self.spot
-            .move_to(site.map_or(self.block.rip, |site| site.rip));
+            .tell(|spot| spot.move_to(site.map_or(self.block.rip, |site| site.rip)));
         if !is_alone {
             self.door.come_out();
         }

@@ -259,40 +259,43 @@ impl Marker {
     /// As [`Spot::answer`].
     #[inline]
     pub fn answer(&self, kind: u16) {
-        if let Some(spot) = &self.0 {
-            spot.answer(kind);
-        }
+        self.tell(|spot| spot.answer(kind));
     }
 
     /// As [`Spot::begin`].
     #[inline]
     pub fn begin(&self, at: At, rip: u64) {
-        if let Some(spot) = &self.0 {
-            spot.begin(at, rip);
-        }
+        self.tell(|spot| spot.begin(at, rip));
     }
 
     /// As [`Spot::go_on`].
     #[inline]
     pub fn go_on(&self, what: What) {
-        if let Some(spot) = &self.0 {
-            spot.go_on(what);
-        }
+        self.tell(|spot| spot.go_on(what));
     }
 
     /// As [`Spot::move_to`].
     #[inline]
     pub fn move_to(&self, rip: u64) {
-        if let Some(spot) = &self.0 {
-            spot.move_to(rip);
-        }
+        self.tell(|spot| spot.move_to(rip));
     }
 
     /// As [`Spot::enter_space`].
     #[inline]
     pub fn enter_space(&self, cr3: u64, is_user: bool) {
+        self.tell(|spot| spot.enter_space(cr3, is_user));
+    }
+
+    /// Has the spot told something, out of the way of whoever has none.
+    #[inline]
+    pub fn tell(&self, what: impl FnOnce(&Spot)) {
+        #[cold]
+        #[inline(never)]
+        fn told(spot: &Spot, what: impl FnOnce(&Spot)) {
+            what(spot);
+        }
         if let Some(spot) = &self.0 {
-            spot.enter_space(cr3, is_user);
+            told(spot, what);
         }
     }
 }

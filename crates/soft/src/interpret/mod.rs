@@ -58,11 +58,13 @@ impl SoftVcpu {
     /// Executes the instruction at RIP and moves RIP behind it (or where it goes).
     pub(crate) fn interpret(&mut self, decoded: &Decoded) -> Step {
         self.counters.interpreted += 1;
-        let at = At {
-            what: What::Interpreter,
-            detail: decoded.instruction.mnemonic() as u16,
-        };
-        self.spot.begin(at, self.block.rip);
+        self.spot.tell(|spot| {
+            let at = At {
+                what: What::Interpreter,
+                detail: decoded.instruction.mnemonic() as u16,
+            };
+            spot.begin(at, self.block.rip);
+        });
         let Decoded {
             instruction,
             bytes,
