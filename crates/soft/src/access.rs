@@ -62,7 +62,7 @@ impl SoftVcpu {
         }
         let is_default = access == self.access(access.write);
         if is_default {
-            let tlbs = self.banks.tlbs();
+            let tlbs = self.tlbs();
             let tlb = if access.write {
                 &tlbs.write
             } else {
@@ -96,16 +96,13 @@ impl SoftVcpu {
         if self.is_watched(gva) {
             return false;
         }
-        let tlbs = self.banks.tlbs();
+        let may_write = write && self.memory.notes().add_writer(page.gfn(), self.index);
+        let tlbs = self.tlbs();
         tlbs.read.fill(gva, host, walk.page_size, walk.global);
-        if !write {
-            return true;
-        }
-        let may_write = self.memory.notes().add_writer(page.gfn(), self.index);
         if may_write {
             tlbs.write.fill(gva, host, walk.page_size, walk.global);
         }
-        may_write
+        may_write || !write
     }
 
     /// A data breakpoint lies on this page.

@@ -3,17 +3,17 @@
 //! Translated code looks addresses up in the *current* tables through three pointers in the vCPU block, so switching
 //! address space or privilege is three stores, not a flush. What a table may be used for is its key:
 //!
-//! - a pair of TLBs ([`TlbKey`]): the address space (PCID) and what the page tables are judged by, which is user or
-//!   supervisor and whether RFLAGS.AC overrides SMAP;
+//! - TLBs ([`TlbKey`]): the address space (PCID) and what the page tables are judged by, user or supervisor. Under SMAP a
+//!   supervisor has two pairs of them, side by side: RFLAGS.AC says which one is in use, and STAC and CLAC, which every
+//!   system call that reads or writes a buffer executes, change between them in translated code (`Toggle` in the block);
 //! - a jump cache ([`JumpKey`]): the address space and the code mode, because blocks are translated for one mode. Modes in
 //!   which translated code does not jump by itself have none.
 //!
 //! Without PCIDs every CR3 load flushes space 0, as the architecture demands.
 //!
-//! A guest reaches 4,096 address spaces and dozens of modes, and each table costs hundreds of KiB. So there are at most
-//! [`TLB_PAIRS`] and [`JUMP_CACHES`] of them, 17 MiB together; one more takes the place of the one that was not
-//! current for longest. Linux keeps six address spaces with PCIDs, each with a user's TLBs, a supervisor's, and a
-//! supervisor's that may touch user pages: they fit.
+//! A guest reaches 4,096 address spaces and dozens of modes, and each table costs hundreds of KiB. So there are TLBs for
+//! at most [`TLB_KEYS`], and [`JUMP_CACHES`], 17 MiB together; one more takes the place of the one that was not
+//! current for longest. Linux keeps six address spaces with PCIDs, each with a user's TLBs and a supervisor's: they fit.
 
 use std::ops::Range;
 
@@ -24,37 +24,39 @@ use crate::jumps::JumpCache;
 use crate::mode::Mode;
 use crate::tlb::Tlb;
 
-/// Most pairs of TLBs.
-const TLB_PAIRS: usize = 24;
+/// Most keys that have TLBs.
+const TLB_KEYS: usize = 12;
+/// Most pairs of TLBs that one key has.
+const PAIRS_OF_KEY: usize = 2;
 /// Most jump caches.
 const JUMP_CACHES: usize = 16;
-/// Fewest under a limit: a user's, a supervisor's, and a supervisor's that may touch user pages.
-const TLB_PAIRS_LEAST: usize = 3;
+/// Fewest under a limit: a user's and a supervisor's.
+const TLB_KEYS_LEAST: usize = 2;
 /// The same: user's and supervisor's code.
 const JUMP_CACHES_LEAST: usize = 2;
 
 /// How many tables there may be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Bounds {
-    tlb_pairs: usize,
+    tlb_keys: usize,
     jump_caches: usize,
 }
 
 impl Bounds {
     /// As many as are worth it.
     pub(crate) const MOST: Bounds = Bounds {
-        tlb_pairs: TLB_PAIRS,
+        tlb_keys: TLB_KEYS,
         jump_caches: JUMP_CACHES,
     };
 
     /// As many as so many bytes hold, in the proportion of [`Bounds::MOST`]; never fewer than the least.
     pub(crate) fn within(len_bytes: usize) -> Bounds {
         let least = Bounds {
-            tlb_pairs: TLB_PAIRS_LEAST,
+            tlb_keys: TLB_KEYS_LEAST,
             jump_caches: JUMP_CACHES_LEAST,
         };
         let of_jump_caches = |jump_caches: usize| Bounds {
-            tlb_pairs: (jump_caches * TLB_PAIRS / JUMP_CACHES).max(TLB_PAIRS_LEAST),
+            tlb_keys: (jump_caches * TLB_KEYS / JUMP_CACHES).max(TLB_KEYS_LEAST),
             jump_caches,
         };
         (JUMP_CACHES_LEAST..=JUMP_CACHES)
@@ -64,20 +66,20 @@ impl Bounds {
             .unwrap_or(least)
     }
 
-    /// Bytes of so many.
+    /// Bytes of so many, if every key has all pairs that one may have.
     pub(crate) fn len_bytes(self) -> usize {
-        self.tlb_pairs * 2 * Tlb::BYTES + self.jump_caches * JumpCache::BYTES
+        self.tlb_keys * PAIRS_OF_KEY * Tlbs::BYTES + self.jump_caches * JumpCache::BYTES
     }
 }
 
-/// What selects a pair of TLBs.
+/// What selects TLBs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct TlbKey {
     pub(crate) pcid: u16,
     /// CPL 3.
     pub(crate) user: bool,
-    /// Supervisor with RFLAGS.AC set under SMAP.
-    pub(crate) smap_override: bool,
+    /// Supervisor under SMAP: RFLAGS.AC makes a difference.
+    pub(crate) smap: bool,
 }
 
 /// What selects a jump cache.
@@ -91,6 +93,13 @@ pub(crate) struct JumpKey {
 pub(crate) struct Tlbs {
     pub(crate) read: Tlb,
     pub(crate) write: Tlb,
+}
+
+/// All TLBs of one key.
+struct TlbsOfKey {
+    plain: Tlbs,
+    /// Those for RFLAGS.AC set, where that makes a difference.
+    overriding: Option<Tlbs>,
 }
 
 /// Tables by key; the one that was not current for longest is given to a new key when there are enough.
@@ -180,7 +189,7 @@ impl<K: Copy + Eq, T> Pool<K, T> {
 
 /// Every table of one vCPU.
 pub(crate) struct Banks {
-    tlbs: Pool<TlbKey, Tlbs>,
+    tlbs: Pool<TlbKey, TlbsOfKey>,
     jumps: Pool<JumpKey, JumpCache>,
     lookup_stub: HostPc,
     /// How often something was flushed.
@@ -189,7 +198,36 @@ pub(crate) struct Banks {
     pub(crate) counted: usize,
 }
 
+impl TlbsOfKey {
+    fn new(key: TlbKey) -> TlbsOfKey {
+        TlbsOfKey {
+            plain: Tlbs::new(),
+            overriding: key.smap.then(Tlbs::new),
+        }
+    }
+
+    fn pairs(&mut self) -> impl Iterator<Item = &mut Tlbs> {
+        std::iter::once(&mut self.plain).chain(&mut self.overriding)
+    }
+
+    /// Empty ones for `key`.
+    fn begin_anew(&mut self, key: TlbKey) {
+        if self.overriding.is_some() == key.smap {
+            self.pairs().for_each(Tlbs::clear);
+        } else {
+            *self = TlbsOfKey::new(key);
+        }
+    }
+
+    fn len_bytes(&self) -> usize {
+        (1 + usize::from(self.overriding.is_some())) * Tlbs::BYTES
+    }
+}
+
 impl Tlbs {
+    /// Memory of one pair.
+    const BYTES: usize = 2 * Tlb::BYTES;
+
     fn new() -> Tlbs {
         Tlbs {
             read: Tlb::new(),
@@ -213,14 +251,14 @@ impl Banks {
         let tlb_key = TlbKey {
             pcid: 0,
             user: false,
-            smap_override: false,
+            smap: false,
         };
         let jump_key = JumpKey {
             pcid: 0,
             mode: Mode::default(),
         };
         Banks {
-            tlbs: Pool::new(TLB_PAIRS, tlb_key, Tlbs::new()),
+            tlbs: Pool::new(TLB_KEYS, tlb_key, TlbsOfKey::new(tlb_key)),
             jumps: Pool::new(JUMP_CACHES, jump_key, JumpCache::new(lookup_stub)),
             lookup_stub,
             flushes: 0,
@@ -229,9 +267,13 @@ impl Banks {
     }
 
     /// Makes the tables for these keys current, empty if they are new. Without a key for it, the current jump cache is
-    /// not to be used. Whether there are more tables than before.
+    /// not to be used. Whether there are more or fewer tables than before.
     pub(crate) fn select(&mut self, tlbs: TlbKey, jumps: Option<JumpKey>) -> bool {
-        let mut is_more = self.tlbs.select(tlbs, Tlbs::new, Tlbs::clear);
+        let mut is_more = self.tlbs.select(
+            tlbs,
+            || TlbsOfKey::new(tlbs),
+            |table| table.begin_anew(tlbs),
+        );
         if let Some(key) = jumps {
             let stub = self.lookup_stub;
             is_more |= self
@@ -243,13 +285,17 @@ impl Banks {
 
     /// There are at most so many tables from now on.
     pub(crate) fn bound(&mut self, bounds: Bounds) {
-        self.tlbs.bound(bounds.tlb_pairs);
+        self.tlbs.bound(bounds.tlb_keys);
         self.jumps.bound(bounds.jump_caches);
     }
 
-    /// The current TLBs.
-    pub(crate) fn tlbs(&mut self) -> &mut Tlbs {
-        self.tlbs.current()
+    /// The current TLBs; `ac` is RFLAGS.AC.
+    pub(crate) fn tlbs(&mut self, ac: bool) -> &mut Tlbs {
+        let TlbsOfKey { plain, overriding } = self.tlbs.current();
+        match overriding {
+            Some(overriding) if ac => overriding,
+            _ => plain,
+        }
     }
 
     /// The current jump cache.
@@ -261,7 +307,8 @@ impl Banks {
     pub(crate) fn flush_local(&mut self, pcid: u16) {
         self.flushes += 1;
         let of_pcid = self.tlbs.all().filter(|(key, _)| key.pcid == pcid);
-        of_pcid.for_each(|(_, tlbs)| tlbs.clear_local());
+        let pairs = of_pcid.flat_map(|(_, tlbs)| tlbs.pairs());
+        pairs.for_each(Tlbs::clear_local);
         let of_pcid = self.jumps.all().filter(|(key, _)| key.pcid == pcid);
         of_pcid.for_each(|(_, jumps)| jumps.clear_local());
     }
@@ -269,20 +316,20 @@ impl Banks {
     /// Forgets everything but global pages.
     pub(crate) fn flush_all_local(&mut self) {
         self.flushes += 1;
-        self.tlbs.all().for_each(|(_, tlbs)| tlbs.clear_local());
+        self.pairs().for_each(Tlbs::clear_local);
         self.jumps.all().for_each(|(_, jumps)| jumps.clear_local());
     }
 
     /// Forgets everything.
     pub(crate) fn flush_all(&mut self) {
         self.flushes += 1;
-        self.tlbs.all().for_each(|(_, tlbs)| tlbs.clear());
+        self.pairs().for_each(Tlbs::clear);
         self.jumps.all().for_each(|(_, jumps)| jumps.clear());
     }
 
     /// Forgets one guest page, small or large, in every address space (a global page may be in all of them).
     pub(crate) fn flush_page(&mut self, gva: Gva) {
-        for (_, tlbs) in self.tlbs.all() {
+        for tlbs in self.pairs() {
             tlbs.read.clear_page(gva);
             tlbs.write.clear_page(gva);
         }
@@ -305,14 +352,18 @@ impl Banks {
 
     /// Takes write access to a host page away: it holds translated code now.
     pub(crate) fn protect_host_page(&mut self, host: u64) {
-        self.tlbs
-            .all()
-            .for_each(|(_, tlbs)| tlbs.write.clear_host_page(host));
+        self.pairs()
+            .for_each(|tlbs| tlbs.write.clear_host_page(host));
     }
 
     /// Bytes in all tables.
     pub(crate) fn len_bytes(&self) -> usize {
-        self.tlbs.slots.len() * 2 * Tlb::BYTES + self.jumps.slots.len() * JumpCache::BYTES
+        let tlbs = self.tlbs.slots.iter().map(|slot| slot.table.len_bytes());
+        tlbs.sum::<usize>() + self.jumps.slots.len() * JumpCache::BYTES
+    }
+
+    fn pairs(&mut self) -> impl Iterator<Item = &mut Tlbs> {
+        self.tlbs.all().flat_map(|(_, tlbs)| tlbs.pairs())
     }
 }
 
@@ -329,13 +380,14 @@ mod tests {
         TlbKey {
             pcid,
             user: false,
-            smap_override: false,
+            smap: true,
         }
     }
 
     fn user(pcid: u16) -> TlbKey {
         TlbKey {
             user: true,
+            smap: false,
             ..kernel(pcid)
         }
     }
@@ -355,37 +407,67 @@ mod tests {
 
     #[test]
     fn address_spaces_privileges_and_overrides_do_not_see_each_other() {
-        let overrides = TlbKey {
-            smap_override: true,
+        let without_smap = TlbKey {
+            smap: false,
             ..kernel(1)
         };
-        let keys = [user(1), kernel(1), overrides, user(2), kernel(2)];
+        let places = [
+            (user(1), false),
+            (without_smap, false),
+            (kernel(1), false),
+            (kernel(1), true),
+            (user(2), false),
+            (kernel(2), false),
+        ];
         let mut banks = Banks::new(STUB);
-        for (key, host) in keys.into_iter().zip(1..) {
+        for ((key, ac), host) in places.into_iter().zip(1..) {
             banks.select(key, None);
-            assert_eq!(banks.tlbs().read.lookup(Gva(0x5123)), None, "{key:?}");
-            banks.tlbs().read.fill(Gva(0x5000), host, PAGE_SIZE, false);
+            let read = &mut banks.tlbs(ac).read;
+            assert_eq!(read.lookup(Gva(0x5123)), None, "{key:?} {ac}");
+            read.fill(Gva(0x5000), host, PAGE_SIZE, false);
         }
-        for (key, host) in keys.into_iter().zip(1..) {
-            banks.select(key, None);
-            assert_eq!(banks.tlbs().read.lookup(Gva(0x5123)), Some(host), "{key:?}");
-        }
+        let check = |banks: &mut Banks, is_left: fn(TlbKey) -> bool| {
+            for ((key, ac), host) in places.into_iter().zip(1..) {
+                banks.select(key, None);
+                let found = banks.tlbs(ac).read.lookup(Gva(0x5123));
+                assert_eq!(found, is_left(key).then_some(host), "{key:?} {ac}");
+            }
+        };
+        check(&mut banks, |_| true);
         banks.flush_local(1);
-        for (key, host) in keys.into_iter().zip(1..) {
+        check(&mut banks, |key| key.pcid == 2);
+    }
+
+    #[test]
+    fn where_smap_is_off_ac_makes_no_difference_and_takes_no_memory() {
+        let mut banks = Banks::new(STUB);
+        let without_smap = TlbKey {
+            smap: false,
+            ..kernel(1)
+        };
+        for key in [user(1), without_smap] {
             banks.select(key, None);
-            let expected = (key.pcid == 2).then_some(host);
-            assert_eq!(banks.tlbs().read.lookup(Gva(0x5123)), expected, "{key:?}");
+            let read = &mut banks.tlbs(false).read;
+            read.fill(Gva(0x5000), 7, PAGE_SIZE, false);
+            let found = banks.tlbs(true).read.lookup(Gva(0x5000));
+            assert_eq!(found, Some(7), "{key:?}");
         }
+        let without = banks.len_bytes();
+        banks.select(kernel(1), None);
+        assert_eq!(banks.len_bytes() - without, 2 * Tlbs::BYTES);
     }
 
     #[test]
     fn code_modes_share_tlbs_and_never_a_jump_cache() {
         let mut banks = Banks::new(STUB);
         banks.select(user(1), mode(1, Mode::USER));
-        banks.tlbs().read.fill(Gva(0x5000), 7, PAGE_SIZE, false);
+        banks
+            .tlbs(false)
+            .read
+            .fill(Gva(0x5000), 7, PAGE_SIZE, false);
         banks.jumps().add(0x5000, 77, LOCAL);
         banks.select(user(1), mode(1, Mode::USER | Mode::CODE32));
-        assert_eq!(banks.tlbs().read.lookup(Gva(0x5000)), Some(7));
+        assert_eq!(banks.tlbs(false).read.lookup(Gva(0x5000)), Some(7));
         assert_eq!(banks.jumps().find(0x5000), None);
         banks.select(user(2), mode(2, Mode::USER));
         assert_eq!(banks.jumps().find(0x5000), None);
@@ -393,18 +475,21 @@ mod tests {
         assert_eq!(banks.jumps().find(0x5000), Some(77));
         banks.forget_code();
         assert_eq!(banks.jumps().find(0x5000), None);
-        assert_eq!(banks.tlbs().read.lookup(Gva(0x5000)), Some(7));
+        assert_eq!(banks.tlbs(false).read.lookup(Gva(0x5000)), Some(7));
     }
 
     #[test]
     fn global_pages_survive_flushes_of_address_spaces_and_not_of_everything() {
         let mut banks = Banks::new(STUB);
         let fill = |banks: &mut Banks| {
-            banks.tlbs().read.fill(Gva(0x5000), 7, PAGE_SIZE, true);
-            banks.tlbs().read.fill(Gva(0x6000), 8, PAGE_SIZE, false);
+            banks.tlbs(false).read.fill(Gva(0x5000), 7, PAGE_SIZE, true);
+            banks
+                .tlbs(false)
+                .read
+                .fill(Gva(0x6000), 8, PAGE_SIZE, false);
         };
         let look = |banks: &mut Banks| {
-            [0x5000, 0x6000].map(|gva| banks.tlbs().read.lookup(Gva(gva)).is_some())
+            [0x5000, 0x6000].map(|gva| banks.tlbs(false).read.lookup(Gva(gva)).is_some())
         };
         for (flush, expected) in [
             (Banks::flush_all_local as fn(&mut Banks), [true, false]),
@@ -425,14 +510,14 @@ mod tests {
         let mut banks = Banks::new(STUB);
         for key in keys {
             banks.select(key, None);
-            let write = &mut banks.tlbs().write;
+            let write = &mut banks.tlbs(false).write;
             write.fill(Gva(0x5000), 0x7000, PAGE_SIZE, false);
             write.fill(Gva(0x6000), 0x8000, PAGE_SIZE, true);
         }
         banks.protect_host_page(0x7000);
         for key in keys {
             banks.select(key, None);
-            let write = &banks.tlbs().write;
+            let write = &banks.tlbs(false).write;
             let found = [0x5000, 0x6000].map(|gva| write.lookup(Gva(gva)));
             assert_eq!(found, [None, Some(0x8000)]);
         }
@@ -442,11 +527,21 @@ mod tests {
     fn what_a_guest_selects_never_takes_more_than_the_bound() {
         let mut banks = Banks::new(STUB);
         for pcid in 0..4096 {
-            for key in [user(pcid), kernel(pcid)] {
-                banks.select(key, mode(pcid, pcid % 512));
+            for smap in [false, true] {
+                let kernel = TlbKey {
+                    smap,
+                    ..kernel(pcid)
+                };
+                for key in [user(pcid), kernel] {
+                    banks.select(key, mode(pcid, pcid % 512));
+                    assert!(banks.len_bytes() <= Bounds::MOST.len_bytes());
+                }
             }
         }
-        let most = TLB_PAIRS * 2 * Tlb::BYTES + JUMP_CACHES * JumpCache::BYTES;
+        let most = Bounds::MOST.len_bytes();
+        for pcid in 0..100 {
+            banks.select(kernel(pcid), None);
+        }
         assert_eq!(banks.len_bytes(), most);
         assert!(most < 17 << 20, "{most} bytes: docs/engines.md says 17 MiB");
     }
@@ -456,14 +551,17 @@ mod tests {
         let mut banks = Banks::new(STUB);
         let fill = |banks: &mut Banks, pcid| {
             banks.select(kernel(pcid), mode(pcid, 0));
-            banks.tlbs().read.fill(Gva(0x5000), 10, PAGE_SIZE, true);
+            banks
+                .tlbs(false)
+                .read
+                .fill(Gva(0x5000), 10, PAGE_SIZE, true);
             banks.jumps().add(0x5000, 10, LOCAL);
         };
         (0..40).for_each(|pcid| fill(&mut banks, pcid));
         let bounds = Bounds::within(4 << 20);
         assert!(bounds.len_bytes() <= 4 << 20, "{bounds:?}");
         banks.bound(bounds);
-        assert_eq!(banks.tlbs().read.lookup(Gva(0x5000)), Some(10));
+        assert_eq!(banks.tlbs(false).read.lookup(Gva(0x5000)), Some(10));
         assert_eq!(banks.jumps().find(0x5000), Some(10));
         (0..40).for_each(|pcid| fill(&mut banks, pcid));
         assert_eq!(banks.len_bytes(), bounds.len_bytes());
@@ -480,7 +578,10 @@ mod tests {
         let fill = |banks: &mut Banks, pcid| {
             banks.select(kernel(pcid), mode(pcid, 0));
             let host = u64::from(pcid) + 10;
-            banks.tlbs().read.fill(Gva(0x5000), host, PAGE_SIZE, true);
+            banks
+                .tlbs(false)
+                .read
+                .fill(Gva(0x5000), host, PAGE_SIZE, true);
             banks.jumps().add(0x5000, host, LOCAL);
         };
         let most = JUMP_CACHES as u16;
@@ -496,11 +597,14 @@ mod tests {
                 "space {pcid}"
             );
         }
-        // There are more TLBs than jump caches: those are all there.
-        banks.select(kernel(1), None);
-        assert_eq!(banks.tlbs().read.lookup(Gva(0x5000)), Some(11));
-        (0..TLB_PAIRS as u16).for_each(|pcid| fill(&mut banks, 100 + pcid));
-        banks.select(kernel(1), None);
-        assert_eq!(banks.tlbs().read.lookup(Gva(0x5000)), None);
+        // There are fewer TLBs than jump caches.
+        for (pcid, is_left) in [(most, true), (8, true), (1, false)] {
+            banks.select(kernel(pcid), None);
+            let found = banks.tlbs(false).read.lookup(Gva(0x5000));
+            assert_eq!(found.is_some(), is_left, "space {pcid}");
+        }
+        (0..TLB_KEYS as u16).for_each(|pcid| fill(&mut banks, 100 + pcid));
+        banks.select(kernel(most), None);
+        assert_eq!(banks.tlbs(false).read.lookup(Gva(0x5000)), None);
     }
 }

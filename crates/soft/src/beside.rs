@@ -143,7 +143,7 @@ impl SoftVcpu {
     }
 
     fn load_known(&mut self, linear: u64, bytes: &mut [u8]) -> Option<()> {
-        let host = self.banks.tlbs().read.lookup(Gva(linear))?;
+        let host = self.tlbs().read.lookup(Gva(linear))?;
         let page = self.memory.gpa(mem::Hva(host))?;
         let gpa = Gpa(page.0 | (linear % PAGE_SIZE));
         self.memory.read(gpa, bytes).ok()

@@ -99,6 +99,10 @@ pub(crate) struct VcpuBlock {
     pub(crate) window_wanted: u32,
     /// RFLAGS bits other than status flags, DF and IF.
     pub(crate) system_flags: u64,
+    /// What STAC puts into `system_flags`, `read_tlb` and `write_tlb` in ring 0.
+    pub(crate) stac: Toggle,
+    /// The same of CLAC.
+    pub(crate) clac: Toggle,
     /// Tables of the current bank.
     pub(crate) read_tlb: u64,
     pub(crate) write_tlb: u64,
@@ -131,6 +135,17 @@ pub(crate) struct VcpuBlock {
     pub(crate) xsave: XsaveArea,
     /// XRSTOR from here puts every component into its initial state.
     pub(crate) xsave_initial: XsaveArea,
+}
+
+/// What RFLAGS.AC decides in ring 0: may a supervisor touch user pages under SMAP? Both answers lie ready, so that changing
+/// it is three words to copy.
+#[repr(C)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) struct Toggle {
+    /// RFLAGS bits other than status flags, DF and IF, without RF, which no instruction leaves set that has been completed.
+    pub(crate) system_flags: u64,
+    pub(crate) read_tlb: u64,
+    pub(crate) write_tlb: u64,
 }
 
 /// Operand of an instruction whose memory cannot be reached directly.
@@ -177,6 +192,8 @@ impl VcpuBlock {
             fp_was_loaded: 0,
             window_wanted: 0,
             system_flags: 0,
+            stac: Toggle::default(),
+            clac: Toggle::default(),
             read_tlb: 0,
             write_tlb: 0,
             jump_cache: 0,

@@ -10,8 +10,8 @@ use vcpu::{DebugRegisters, EngineError, Exit, Marker, Msrs, VcpuState};
 use x86::paging::{Access, Paging};
 use x86::{CpuidTable, Cr0, Cr4, DescriptorTable, Efer, Exception, Rflags, Segment};
 
-use crate::bank::{Banks, JumpKey, TlbKey};
-use crate::block::{VcpuBlock, seg};
+use crate::bank::{Banks, JumpKey, TlbKey, Tlbs};
+use crate::block::{Toggle, VcpuBlock, seg};
 use crate::decoded::{Decoded, DecodedCache};
 use crate::door::Door;
 use crate::features::Features;
@@ -319,14 +319,11 @@ impl SoftVcpu {
     /// Makes the TLBs and the jump cache current that address space, privilege and mode ask for.
     fn select_tables(&mut self) {
         let user = self.cpl() == 3;
-        let smap_override = !user
-            && self.cr4.contains(Cr4::SMAP)
-            && self.block.system_flags & Rflags::AC.bits() != 0;
         let pcid = self.pcid();
         let tlb_key = TlbKey {
             pcid,
             user,
-            smap_override,
+            smap: !user && self.cr4.contains(Cr4::SMAP),
         };
         let mode = self.mode;
         let jump_key = mode.may_jump().then_some(JumpKey { pcid, mode });
@@ -334,12 +331,32 @@ impl SoftVcpu {
         if self.banks.select(tlb_key, jump_key) {
             self.banks.count_in(&self.soft);
         }
-        let tlbs = self.banks.tlbs();
-        let read = tlbs.read.address();
-        let write = tlbs.write.address();
-        self.block.read_tlb = read;
-        self.block.write_tlb = write;
+        let ac = Rflags::AC.bits();
+        let flags = self.block.system_flags & !Rflags::RF.bits();
+        let mut toggle = |is_set, system_flags| {
+            let tlbs = self.banks.tlbs(is_set);
+            Toggle {
+                system_flags,
+                read_tlb: tlbs.read.address(),
+                write_tlb: tlbs.write.address(),
+            }
+        };
+        self.block.stac = toggle(true, flags | ac);
+        self.block.clac = toggle(false, flags & !ac);
+        let current = if flags & ac == 0 {
+            self.block.clac
+        } else {
+            self.block.stac
+        };
+        self.block.read_tlb = current.read_tlb;
+        self.block.write_tlb = current.write_tlb;
         self.block.jump_cache = self.banks.jumps().address();
+    }
+
+    /// The TLBs that translated code uses.
+    pub(crate) fn tlbs(&mut self) -> &mut Tlbs {
+        let ac = self.block.system_flags & Rflags::AC.bits() != 0;
+        self.banks.tlbs(ac)
     }
 
     /// The mode that registers and segments ask for.

@@ -499,7 +499,7 @@ impl SoftVcpu {
     fn missed_address(&mut self, access: &crate::translate::SiteAccess) -> u64 {
         let mixed = self.block.gprs[usize::from(access.address.0)];
         let entry = self.block.gprs[usize::from(access.entry.0)];
-        let tlbs = self.banks.tlbs();
+        let tlbs = self.tlbs();
         let tlb = if access.write {
             &tlbs.write
         } else {

@@ -39,6 +39,8 @@ pub(crate) enum Kind {
     Cli,
     Sti,
     SwapGs,
+    /// STAC and CLAC: whether they set RFLAGS.AC.
+    AccessFlag(bool),
     /// PAUSE in a VM of several vCPUs.
     Pause,
     ReadTsc,
@@ -303,6 +305,8 @@ fn special(instruction: &Instruction, mode: Mode) -> Option<Kind> {
         Mnemonic::Pushfq if stack_is_ours && mode.is_64() => Kind::Pushf,
         Mnemonic::Cli if is_ring_0 && mode.is_64() => Kind::Cli,
         Mnemonic::Sti if is_ring_0 && mode.is_64() => Kind::Sti,
+        Mnemonic::Stac if is_ring_0 && mode.is_64() => Kind::AccessFlag(true),
+        Mnemonic::Clac if is_ring_0 && mode.is_64() => Kind::AccessFlag(false),
         Mnemonic::Swapgs if is_ring_0 && mode.is_64() => Kind::SwapGs,
         Mnemonic::Rdtsc | Mnemonic::Rdtscp if !mode.has(Mode::NO_TSC) => Kind::ReadTsc,
         _ => return None,

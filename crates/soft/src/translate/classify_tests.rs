@@ -202,6 +202,8 @@ fn branches_and_the_stack_are_rebuilt_where_the_stack_is_flat() {
             ("cli", b"\xfa", Kind::Cli),
             ("sti", b"\xfb", Kind::Sti),
             ("swapgs", b"\x0f\x01\xf8", Kind::SwapGs),
+            ("stac", b"\x0f\x01\xcb", Kind::AccessFlag(true)),
+            ("clac", b"\x0f\x01\xca", Kind::AccessFlag(false)),
         ],
     );
     for mode in [Mode::USER, Mode::MIDDLE_RING] {
@@ -211,6 +213,8 @@ fn branches_and_the_stack_are_rebuilt_where_the_stack_is_flat() {
                 ("cli", b"\xfa", HAND),
                 ("sti", b"\xfb", HAND),
                 ("swapgs", b"\x0f\x01\xf8", HAND),
+                ("stac", b"\x0f\x01\xcb", HAND),
+                ("clac", b"\x0f\x01\xca", HAND),
             ],
         );
     }

@@ -55,7 +55,7 @@ use iced_x86::{
 use vcpu::Probes;
 use x86::PAGE_SIZE;
 
-use crate::block::{ExitReason, VcpuBlock};
+use crate::block::{ExitReason, Toggle, VcpuBlock};
 use crate::code_cache::{HostPc, Stubs};
 use crate::emit::{Alu, Reg};
 use crate::features::Features;
@@ -327,6 +327,7 @@ impl Translator {
             Kind::Pushf => self.builder.push_flags(),
             Kind::Sti => self.builder.set_interrupts(),
             Kind::SwapGs => self.builder.swap_gs(),
+            Kind::AccessFlag(is_set) => self.builder.set_access_flag(is_set),
             Kind::Cli => {
                 self.builder
                     .e
@@ -491,6 +492,34 @@ impl Builder {
         self.e.load_gs(Reg::RCX, slot);
         self.e
             .store_gs_imm32(offset_of!(VcpuBlock, interrupts) as i32, 1);
+    }
+
+    /// STAC and CLAC, in ring 0. What has been checked so far was checked with the TLBs of before.
+    fn set_access_flag(&mut self, is_set: bool) {
+        let from = if is_set {
+            offset_of!(VcpuBlock, stac)
+        } else {
+            offset_of!(VcpuBlock, clac)
+        };
+        self.anchors.drop_in(u16::MAX);
+        let word = self.borrow(0, false);
+        for (part, to) in [
+            (
+                offset_of!(Toggle, system_flags),
+                offset_of!(VcpuBlock, system_flags),
+            ),
+            (
+                offset_of!(Toggle, read_tlb),
+                offset_of!(VcpuBlock, read_tlb),
+            ),
+            (
+                offset_of!(Toggle, write_tlb),
+                offset_of!(VcpuBlock, write_tlb),
+            ),
+        ] {
+            self.e.load_gs(word, (from + part) as i32);
+            self.e.store_gs(to as i32, word);
+        }
     }
 
     /// SWAPGS, in ring 0. Rust's copies of both bases follow when translated code comes back.

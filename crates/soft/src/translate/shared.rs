@@ -106,7 +106,7 @@ pub(crate) fn fate(instruction: &Instruction, kind: Kind, written: u16, base: u8
 fn keeps_anchors(kind: Kind) -> bool {
     !matches!(
         kind,
-        Kind::String | Kind::Pushf | Kind::Sti | Kind::ReadTsc | Kind::Leave
+        Kind::String | Kind::Pushf | Kind::Sti | Kind::AccessFlag(_) | Kind::ReadTsc | Kind::Leave
     )
 }
 

@@ -14,4 +14,5 @@ mod machine;
 mod moved;
 mod probes;
 mod shared_checks;
+mod smap;
 mod tasks;
