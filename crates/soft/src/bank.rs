@@ -110,6 +110,8 @@ struct Pool<K, T> {
     previous: usize,
     most: usize,
     uses: u64,
+    /// A table was given to another key, or taken away, since somebody last asked.
+    has_lost_some: bool,
 }
 
 struct Slot<K, T> {
@@ -131,6 +133,7 @@ impl<K: Copy + Eq, T> Pool<K, T> {
             previous: 0,
             most,
             uses: 0,
+            has_lost_some: false,
         }
     }
 
@@ -158,6 +161,7 @@ impl<K: Copy + Eq, T> Pool<K, T> {
         } else {
             let oldest = (0..self.most).min_by_key(|&index| self.slots[index].last_use);
             self.current = oldest.unwrap_or(0);
+            self.has_lost_some = true;
             let slot = &mut self.slots[self.current];
             slot.key = key;
             clear(&mut slot.table);
@@ -173,6 +177,7 @@ impl<K: Copy + Eq, T> Pool<K, T> {
             self.slots.truncate(1);
             self.slots.shrink_to_fit();
             (self.current, self.previous) = (0, 0);
+            self.has_lost_some = true;
         }
     }
 
@@ -281,6 +286,13 @@ impl Banks {
                 .select(key, || JumpCache::new(stub), JumpCache::clear);
         }
         is_more
+    }
+
+    /// Whether tables of some keys have become others' since this was last asked: addresses that were kept may lead to those.
+    pub(crate) fn have_lost_some(&mut self) -> bool {
+        let of_tlbs = std::mem::take(&mut self.tlbs.has_lost_some);
+        let of_jumps = std::mem::take(&mut self.jumps.has_lost_some);
+        of_tlbs || of_jumps
     }
 
     /// There are at most so many tables from now on.

@@ -99,6 +99,12 @@ pub(crate) struct VcpuBlock {
     pub(crate) window_wanted: u32,
     /// RFLAGS bits other than status flags, DF and IF.
     pub(crate) system_flags: u64,
+    /// Where SYSCALL leads, if that is known.
+    pub(crate) syscall: Passage,
+    /// Where SYSRET leads.
+    pub(crate) sysret: Passage,
+    /// A [`Crossed`], or 0.
+    pub(crate) crossed: u32,
     /// What STAC puts into `system_flags`, `read_tlb` and `write_tlb` in ring 0.
     pub(crate) stac: Toggle,
     /// The same of CLAC.
@@ -148,6 +154,33 @@ pub(crate) struct Toggle {
     pub(crate) write_tlb: u64,
 }
 
+/// Where SYSCALL or SYSRET leads: what translated code copies into the block's fields of these names.
+#[repr(C)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) struct Passage {
+    /// The handler of system calls, for SYSRET anything; 0: the interpreter does it.
+    pub(crate) target: u64,
+    /// Flags that stay as they are.
+    pub(crate) keep: u64,
+    pub(crate) read_tlb: u64,
+    pub(crate) write_tlb: u64,
+    pub(crate) stac_read_tlb: u64,
+    pub(crate) stac_write_tlb: u64,
+    pub(crate) jump_cache: u64,
+    /// CS, and SS in the upper half.
+    pub(crate) selectors: u64,
+}
+
+/// The last passage that translated code took since it was entered.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Crossed {
+    /// To ring 0.
+    Syscall = 1,
+    /// To ring 3.
+    Sysret = 2,
+}
+
 /// Operand of an instruction whose memory cannot be reached directly.
 #[repr(C, align(64))]
 pub(crate) struct BounceBuffer(pub(crate) [u8; BOUNCE_BYTES]);
@@ -192,6 +225,9 @@ impl VcpuBlock {
             fp_was_loaded: 0,
             window_wanted: 0,
             system_flags: 0,
+            syscall: Passage::default(),
+            sysret: Passage::default(),
+            crossed: 0,
             stac: Toggle::default(),
             clac: Toggle::default(),
             read_tlb: 0,

@@ -244,7 +244,7 @@ impl SoftVcpu {
         let system = flags.bits() & defined & !(host | Rflags::IF).bits();
         if system != self.block.system_flags {
             self.block.system_flags = system | 2;
-            self.update_context();
+            self.show_context();
         }
     }
 
@@ -279,6 +279,12 @@ impl SoftVcpu {
     /// Brings everything derived from control registers, segments and RFLAGS up to date: the code mode, the
     /// bank, the segment tables of the block.
     pub(crate) fn update_context(&mut self) {
+        self.shut_passages();
+        self.show_context();
+    }
+
+    /// As [`SoftVcpu::update_context`], after a change of segments and RFLAGS alone.
+    pub(crate) fn show_context(&mut self) {
         self.mode = self.code_mode();
         for index in 0..self.segments.len() {
             self.show_segment(index);
@@ -292,7 +298,7 @@ impl SoftVcpu {
         self.mode = self.code_mode();
         if was_64 != self.mode.is_64() {
             // What the bases of the other segments mean has changed.
-            return self.update_context();
+            return self.show_context();
         }
         self.show_segment(seg::CS);
         self.show_segment(seg::SS);
@@ -327,10 +333,15 @@ impl SoftVcpu {
         };
         let mode = self.mode;
         let jump_key = mode.may_jump().then_some(JumpKey { pcid, mode });
-        self.spot.enter_space(self.cr3, user);
         if self.banks.select(tlb_key, jump_key) {
             self.banks.count_in(&self.soft);
         }
+        if self.banks.have_lost_some() {
+            self.shut_passages();
+        }
+        // A program's code runs, without telling, behind a SYSRET of translated code.
+        let may_be_users = user || self.block.sysret.target != 0;
+        self.spot.enter_space(self.cr3, may_be_users);
         let ac = Rflags::AC.bits();
         let flags = self.block.system_flags & !Rflags::RF.bits();
         let mut toggle = |is_set, system_flags| {

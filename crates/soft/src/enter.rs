@@ -59,6 +59,7 @@ impl SoftVcpu {
         self.spot.go_on(What::InAndOut);
         self.segments[seg::GS].base = self.block.segment_base[seg::GS];
         self.msrs.kernel_gs_base = self.block.kernel_gs_base;
+        self.follow_crossing();
         let reason = ExitReason::from_raw(self.block.exit_reason);
         let site = match reason {
             Some(ExitReason::Fault) => self

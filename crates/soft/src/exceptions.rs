@@ -259,7 +259,7 @@ impl SoftVcpu {
         }
         self.set_rflags(flags);
         self.pending.shadow = false;
-        self.update_context();
+        self.show_context();
     }
 
     /// A stack pointer from the 64-bit TSS.

@@ -62,6 +62,7 @@ mod limit;
 mod locked;
 mod mode;
 mod moved;
+mod passages;
 mod probes;
 mod run;
 mod sites;

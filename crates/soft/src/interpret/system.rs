@@ -390,10 +390,19 @@ impl SoftVcpu {
             // Writing one moves the other by as much (SDM vol. 3, 18.17.3).
             msr::TSC_ADJUST => self.move_tsc(value.wrapping_sub(self.msrs.tsc_adjust)),
             msr::EFER => self.write_efer(value)?,
-            msr::STAR => self.msrs.star = value,
-            msr::LSTAR => self.msrs.lstar = value,
+            msr::STAR => {
+                self.msrs.star = value;
+                self.shut_passages();
+            }
+            msr::LSTAR => {
+                self.msrs.lstar = value;
+                self.shut_passages();
+            }
             msr::CSTAR => self.msrs.cstar = value,
-            msr::SYSCALL_MASK => self.msrs.syscall_mask = value & 0xffff_ffff,
+            msr::SYSCALL_MASK => {
+                self.msrs.syscall_mask = value & 0xffff_ffff;
+                self.shut_passages();
+            }
             msr::FS_BASE => self.set_segment_base(seg::FS, value),
             msr::GS_BASE => self.set_segment_base(seg::GS, value),
             msr::KERNEL_GS_BASE => self.set_kernel_gs_base(value),

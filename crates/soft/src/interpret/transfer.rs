@@ -241,7 +241,7 @@ impl SoftVcpu {
         if rpl > old_cpl {
             self.drop_privileged_segments(rpl);
         }
-        self.update_context();
+        self.show_context();
         Ok(())
     }
 
@@ -369,6 +369,7 @@ impl SoftVcpu {
         self.pending.delivered = self.msrs.syscall_mask & Rflags::TF.bits() != 0;
         let selector = (self.msrs.star >> 32) as u16 & !3;
         let was_64 = self.is_64_bit();
+        let before = self.side();
         if self.is_long_mode() {
             self.block.gprs[1] = next_rip;
             self.block.gprs[11] = self.rflags().bits() & !Rflags::RF.bits();
@@ -377,8 +378,7 @@ impl SoftVcpu {
             } else {
                 self.msrs.cstar
             };
-            self.segments[seg::CS] = Segment::flat(selector, Segment::CODE64);
-            self.segments[seg::SS] = Segment::flat(selector.wrapping_add(8), Segment::DATA32);
+            (self.segments[seg::CS], self.segments[seg::SS]) = self.syscall_segments();
             let mask = Rflags::from_bits_retain(self.msrs.syscall_mask);
             let flags = self.rflags() & !mask & !Rflags::RF;
             self.set_rflags(flags);
@@ -391,6 +391,9 @@ impl SoftVcpu {
             self.set_rflags(flags);
         }
         self.update_privilege();
+        if was_64 {
+            self.open_passages(before);
+        }
         Ok(())
     }
 
@@ -406,13 +409,10 @@ impl SoftVcpu {
         if is_64 && !Gva(rcx).is_canonical() {
             return Err(GP0.into());
         }
-        let (code, attributes) = if is_64 {
-            (base.wrapping_add(16), 0xa0fb)
-        } else {
-            (base, 0xc0fb)
-        };
-        self.segments[seg::CS] = Segment::flat(code | 3, attributes);
-        self.segments[seg::SS] = Segment::flat(base.wrapping_add(8) | 3, 0xc0f3);
+        (self.segments[seg::CS], self.segments[seg::SS]) = self.sysret_segments();
+        if !is_64 {
+            self.segments[seg::CS] = Segment::flat(base | 3, 0xc0fb);
+        }
         self.block.rip = if is_64 { rcx } else { rcx & 0xffff_ffff };
         if self.is_long_mode() {
             let flags = Rflags::from_bits_retain(self.block.gprs[11]) & !(Rflags::RF | Rflags::VM);

@@ -39,6 +39,10 @@ pub(crate) enum Kind {
     Cli,
     Sti,
     SwapGs,
+    /// SYSCALL of a program, as the interpreter has prepared it.
+    Syscall,
+    /// The way back.
+    Sysret,
     /// STAC and CLAC: whether they set RFLAGS.AC.
     AccessFlag(bool),
     /// PAUSE in a VM of several vCPUs.
@@ -198,6 +202,12 @@ fn control_flow(instruction: &Instruction, mode: Mode) -> Option<Kind> {
     );
     let operand_is_full = |size: usize| size == if mode.is_64() { 8 } else { 4 };
     let stack_is_ours = !mode.has(Mode::SEGMENTED | Mode::CODE16 | Mode::ALIGNED);
+    let may_cross = mode.is_64() && !mode.has(Mode::CAREFUL | Mode::ALIGNED | Mode::MIDDLE_RING);
+    match instruction.code() {
+        Code::Syscall if may_cross && mode.has(Mode::USER) => return Some(Kind::Syscall),
+        Code::Sysretq if may_cross && !mode.has(Mode::USER) => return Some(Kind::Sysret),
+        _ => {}
+    }
     let kind = match instruction.flow_control() {
         FlowControl::Next => return None,
         FlowControl::UnconditionalBranch if is_near && !is_16_bit_branch(instruction) => Kind::Jump,

@@ -105,7 +105,7 @@ impl Builder {
 
     /// Goes to the address in `target`, a borrowed register, with another one free. Flags must be put away.
     /// `stack_change` is how far the branch has moved RSP.
-    fn go_indirect(&mut self, target: Reg, free: Reg, stack_change: i32) {
+    pub(super) fn go_indirect(&mut self, target: Reg, free: Reg, stack_change: i32) {
         let site = self.branch_site(stack_change);
         let jump_target = offset_of!(VcpuBlock, jump_target) as i32;
         self.e.store_gs(offset_of!(VcpuBlock, rip) as i32, target);
@@ -306,6 +306,8 @@ impl Builder {
             Kind::Call => self.call(instruction, exits),
             Kind::CallIndirect => self.call_indirect(instruction),
             Kind::Return => self.return_near(instruction),
+            Kind::Syscall => self.system_call(instruction.next_ip()),
+            Kind::Sysret => self.system_return(),
             Kind::Pause => self.pause(instruction, exits),
             _ => {
                 self.put_everything_back();

@@ -27,6 +27,7 @@ mod anchors;
 mod builder;
 mod classify;
 mod control;
+mod crossing;
 mod memory;
 mod place;
 mod registers;
@@ -471,6 +472,8 @@ fn ends_block(kind: Kind) -> bool {
             | Kind::Call
             | Kind::CallIndirect
             | Kind::Return
+            | Kind::Syscall
+            | Kind::Sysret
             | Kind::Pause
             | Kind::Interpret
     )

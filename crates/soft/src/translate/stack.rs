@@ -15,9 +15,9 @@ use crate::emit::{Alu, Reg};
 const RSP_BIT: u16 = 1 << 4;
 
 /// Status flags and DF: the RFLAGS bits that live in the host's RFLAGS.
-const HOST_FLAGS: i32 = 0xcd5;
+pub(super) const HOST_FLAGS: i32 = 0xcd5;
 /// RF and VM, which are never pushed (APM vol. 3, PUSHF).
-const NOT_PUSHED: i32 = 1 << 16 | 1 << 17;
+pub(super) const NOT_PUSHED: i32 = 1 << 16 | 1 << 17;
 
 impl Builder {
     pub(crate) fn push(&mut self, instruction: &Instruction) {
