@@ -31,6 +31,8 @@ pub(crate) struct Paging(Arc<Lock<State>>);
 
 struct State {
     settings: Settings,
+    /// What a limit of the whole VM leaves for guest memory, and for the store.
+    shares: Option<(u64, u64)>,
     /// What faults of any life's memory are handled with; none if the host does not allow it.
     faults: Option<Arc<Faults>>,
     pager: Option<Arc<Pager>>,
@@ -57,14 +59,59 @@ pub(crate) fn open_file(plan: &PagingPlan) -> Result<Option<File>, StartError> {
     made.transpose()
 }
 
+impl State {
+    /// What was asked for, within what a limit of the whole VM leaves.
+    fn shared(&self) -> Settings {
+        let mut settings = self.settings.clone();
+        if let Some((resident, store)) = self.shares {
+            settings.limit_bytes = settings.limit_bytes.into_iter().chain([resident]).min();
+            settings.store_memory_bytes = settings.store_memory_bytes.min(store);
+        }
+        settings
+    }
+}
+
 impl Paging {
+    /// A limit of the whole VM leaves so many bytes for guest memory, and for the store, from now on.
+    pub(crate) fn share(&self, shares: Option<(u64, u64)>) -> io::Result<()> {
+        let (pager, settings) = {
+            let mut state = self.state();
+            if state.shares == shares {
+                return Ok(());
+            }
+            state.shares = shares;
+            (state.pager.clone(), state.shared())
+        };
+        let Some(pager) = pager else {
+            return Ok(());
+        };
+        pager.set_store_memory(settings.store_memory_bytes)?;
+        pager.set_limit(settings.limit_bytes)
+    }
+
+    /// What was asked for guest memory, whether there is a page file, and whether pages can be taken away at all.
+    pub(crate) fn asked(&self) -> (Option<u64>, bool, Result<(), String>) {
+        let state = self.state();
+        let can = match (&state.why_not, state.is_aside) {
+            (Some(why), _) => Err(why.clone()),
+            (None, true) => Err(ON_KVM.to_owned()),
+            (None, false) => Ok(()),
+        };
+        (
+            state.settings.limit_bytes,
+            state.settings.file.is_some(),
+            can,
+        )
+    }
+
     /// Opens what paging needs in this process in any life, beside the page file, if the plan has one. Without a limit a
     /// host that allows no paging is good enough: there is no pager then. `device` is `/dev/userfaultfd`, if it was opened
-    /// for this process.
+    /// for this process. `is_shared` is whether the whole VM has a limit.
     pub(crate) fn open(
         plan: &PagingPlan,
         file: Option<File>,
         device: Option<&File>,
+        is_shared: bool,
     ) -> Result<Paging, StartError> {
         let file = plan.file.as_ref().and_then(|(_, budget_bytes)| {
             let file = file?;
@@ -78,11 +125,14 @@ impl Paging {
         };
         let (faults, why_not) = match Faults::open(device).map_err(StartError::Faults) {
             Ok(faults) => (Some(Arc::new(faults)), None),
-            Err(error) if plan.limit_bytes.is_none() => (None, Some(with_causes(&error))),
+            Err(error) if plan.limit_bytes.is_none() && !is_shared => {
+                (None, Some(with_causes(&error)))
+            }
             Err(error) => return Err(error),
         };
         let state = State {
             settings,
+            shares: None,
             faults,
             pager: None,
             is_aside: false,
@@ -110,7 +160,7 @@ impl Paging {
     ) -> Result<bool, StartError> {
         let (settings, faults) = {
             let state = self.state();
-            (state.settings.clone(), state.faults.clone())
+            (state.shared(), state.faults.clone())
         };
         let Some(faults) = faults else {
             return Ok(false);
@@ -249,12 +299,16 @@ impl Paging {
             state.settings.store_memory_bytes = bytes;
         }
         let pager = state.pager.clone();
-        let limit = state.settings.limit_bytes;
+        let Settings {
+            limit_bytes: limit,
+            store_memory_bytes: store,
+            ..
+        } = state.shared();
         drop(state);
         if let Some(pager) = &pager {
-            if let Some(bytes) = store_memory_bytes {
+            if store_memory_bytes.is_some() {
                 pager
-                    .set_store_memory(bytes)
+                    .set_store_memory(store)
                     .map_err(|error| error.to_string())?;
             }
             pager.set_limit(limit).map_err(|error| error.to_string())?;

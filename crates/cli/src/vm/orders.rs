@@ -119,7 +119,7 @@ struct MemoryLimits {
         long,
         value_name = "SIZE|SHARE",
         required_unless_present_any = [
-            "page_memory", "engine_memory", "cpu_limit", "cpu_weight", "disk_rate", "disk_ops", "net_rate", "net_packets", "console_rate"
+            "page_memory", "engine_memory", "host", "cpu_limit", "cpu_weight", "disk_rate", "disk_ops", "net_rate", "net_packets", "console_rate"
         ]
     )]
     resident: Option<String>,
@@ -129,6 +129,9 @@ struct MemoryLimits {
     /// What the software CPU may hold beside the guest's pages: a size such as 40M, or none
     #[arg(long, value_name = "SIZE")]
     engine_memory: Option<String>,
+    /// What the VM may cost the host in all, guest memory, compressed pages, engine and Mother's own: a size such as 90M, or none
+    #[arg(long, value_name = "SIZE")]
+    host: Option<String>,
 }
 
 /// `mother rm`.
@@ -270,6 +273,7 @@ pub fn limit(arguments: &LimitArguments) -> Result<u8, Failure> {
         resident: memory.resident.clone(),
         page_memory: memory.page_memory.clone(),
         engine_memory: memory.engine_memory.clone(),
+        host: memory.host.clone(),
         rates: *rates,
     };
     each(who, |inventory, vm| {

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use api::{CpuWeight, EngineMemoryBook, Metrics, Rates};
+use api::{CpuWeight, EngineMemoryBook, HostCostBook, Metrics, Rates};
 use host::lock::{Condition, Lock};
 use paging::Books as PagingBooks;
 
@@ -189,6 +189,33 @@ impl MachineControl {
         metrics
     }
 
+    /// What the VM costs its host, where that has a limit.
+    pub(crate) fn host_cost(&self) -> Option<HostCostBook> {
+        self.0.limits.host.book()
+    }
+
+    /// The VM may cost its host so much from now on.
+    pub(crate) fn limit_host(&self, bytes: Option<u64>) {
+        self.0.limits.host.set(bytes);
+    }
+
+    /// Has the vCPUs come out of the guest, to give back what is too much.
+    pub(crate) fn call_vcpus(&self) {
+        if let Some(observed) = self.observed() {
+            observed.bells.all().iter().for_each(Bell::ring_always);
+        }
+    }
+
+    /// What the process costs, measured for the limit of the whole.
+    pub(crate) fn measure_cost(&self) -> Option<(u64, u64)> {
+        self.0.footprint.own_and_program_bytes()
+    }
+
+    /// All limits.
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.0.limits
+    }
+
     /// How much the engine may hold.
     pub(crate) fn engine_limit_bytes(&self) -> Option<u64> {
         self.0.limits.engine.limit_bytes()
@@ -202,9 +229,7 @@ impl MachineControl {
     /// The engine may hold so much from now on.
     pub(crate) fn limit_engine(&self, bytes: Option<u64>) {
         self.0.limits.engine.set(bytes);
-        if let Some(observed) = self.observed() {
-            observed.bells.all().iter().for_each(Bell::ring_always);
-        }
+        self.call_vcpus();
     }
 
     /// Its paging.

@@ -3,6 +3,7 @@
 use api::{ByteSize, MemoryLimit};
 
 use super::{Trouble, trouble};
+use crate::threads::host_limit::least_cost_bytes;
 
 /// What the software CPU may hold, of a VM with so many vCPUs. On KVM it holds nothing, and the guest may come to it.
 pub(crate) fn engine_memory(limit: MemoryLimit, vcpu_count: u32) -> Result<Option<u64>, Trouble> {
@@ -18,6 +19,34 @@ pub(crate) fn engine_memory(limit: MemoryLimit, vcpu_count: u32) -> Result<Optio
         ),
         limit => Ok(limit),
     }
+}
+
+/// What the VM may cost its host in all.
+pub(crate) fn host_limit(
+    limit: MemoryLimit,
+    memory_bytes: u64,
+    vcpu_count: u32,
+) -> Result<Option<u64>, Trouble> {
+    let least = least_cost_bytes(memory_bytes, vcpu_count);
+    match limit.bytes() {
+        Some(bytes) if bytes < least => trouble(
+            format!(
+                "{} is less than such a VM costs its host at least",
+                ByteSize(bytes)
+            ),
+            format!("write at least {}, or none", ByteSize(least)),
+        ),
+        limit => Ok(limit),
+    }
+}
+
+/// The same as people write it.
+pub(crate) fn host_limit_as_written(
+    text: &str,
+    memory_bytes: u64,
+    vcpu_count: u32,
+) -> Result<Option<u64>, Trouble> {
+    host_limit(text.parse()?, memory_bytes, vcpu_count)
 }
 
 /// The same as people write it.

@@ -10,7 +10,7 @@ use api::{Command, LINE_BYTES_MAX, Outcome, RefusalCode, Request};
 
 use crate::outcome::ending::StopCause;
 use crate::outcome::refusal::{PauseError, SwitchError};
-use crate::plan::engine_memory_as_written;
+use crate::plan::{engine_memory_as_written, host_limit_as_written};
 use crate::server::clients::{Place, STAYING_MAX};
 use crate::server::lines::{Line, Lines, refusal, reply};
 use crate::server::{Shared, console, observe, paging, probes};
@@ -201,12 +201,28 @@ fn limit(shared: &Shared, limits: Command) -> Outcome {
         resident,
         page_memory,
         engine_memory,
+        host,
         rates,
     } = limits
     else {
         unreachable!("it is asked to limit something");
     };
     let control = &shared.control;
+    let memory_bytes = shared.info.memory_given_bytes;
+    let whole = host
+        .map(|text| host_limit_as_written(&text, memory_bytes, shared.info.vcpus))
+        .transpose();
+    let whole = match whole {
+        Ok(whole) => whole,
+        Err(trouble) => {
+            let why = format!("{}; {}", trouble.what, trouble.help);
+            return refusal(RefusalCode::BadRequest, why);
+        }
+    };
+    if let (Some(Some(_)), (.., Err(why))) = (whole, control.paging().asked()) {
+        let why = format!("guest memory cannot be paged here: {why}");
+        return refusal(RefusalCode::WrongState, why);
+    }
     let engine = engine_memory
         .map(|text| engine_memory_as_written(&text, shared.info.vcpus))
         .transpose();
@@ -224,6 +240,9 @@ fn limit(shared: &Shared, limits: Command) -> Outcome {
         return refusal(RefusalCode::WrongState, why);
     }
     control.set_rates(&rates);
+    if let Some(bytes) = whole {
+        control.limit_host(bytes);
+    }
     if let Some(bytes) = engine {
         control.limit_engine(bytes);
     }
