@@ -196,8 +196,12 @@ pub struct HostCostBook {
     pub own_bytes: u64,
     /// Its program and libraries.
     pub program_bytes: u64,
-    /// How many bytes are missing for the least that the VM can work in: while it is not 0 the limit is not kept.
-    pub short_bytes: u64,
+    /// The least that all of it costs as things are: a limit below it is not kept.
+    pub least_bytes: u64,
+    /// The most that it cost since the limit was set.
+    pub highest_bytes: u64,
+    /// For how long it cost more than the limit since then, in milliseconds.
+    pub over_ms: u64,
 }
 
 /// What the engine holds of the host's memory beside the guest's pages: code made of the guest's, tables.

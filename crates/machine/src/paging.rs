@@ -27,7 +27,13 @@ pub(crate) type OnChange = dyn Fn() + Send + Sync;
 
 /// See the module. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Paging(Arc<Lock<State>>);
+pub(crate) struct Paging(Arc<Inside>);
+
+struct Inside {
+    state: Lock<State>,
+    /// Held while limits are changed, from what is written down until the pager has them, so that the last written are the last it has.
+    orders: Lock<()>,
+}
 
 struct State {
     settings: Settings,
@@ -60,6 +66,26 @@ pub(crate) fn open_file(plan: &PagingPlan) -> Result<Option<File>, StartError> {
 }
 
 impl State {
+    /// Whether limits can be changed here; with `is_limited`, whether there can be one.
+    fn can_change(&self, is_limited: bool) -> Result<(), String> {
+        if let Some(why_not) = &self.why_not {
+            return Err(why_not.clone());
+        }
+        let pager = self.pager.as_ref();
+        if is_limited && pager.is_some_and(|pager| pager.is_in_huge_pages()) {
+            return Err(
+                "it is in huge pages; a guest that was started without `--huge-pages` can have a limit"
+                    .to_owned(),
+            );
+        }
+        if is_limited && self.is_aside {
+            return Err(format!(
+                "{ON_KVM}; `mother switch` to the engine soft, or {KERNEL_FAULTS_HELP}"
+            ));
+        }
+        Ok(())
+    }
+
     /// What was asked for, within what a limit of the whole VM leaves.
     fn shared(&self) -> Settings {
         let mut settings = self.settings.clone();
@@ -74,6 +100,7 @@ impl State {
 impl Paging {
     /// A limit of the whole VM leaves so many bytes for guest memory, and for the store, from now on.
     pub(crate) fn share(&self, shares: Option<(u64, u64)>) -> io::Result<()> {
+        let _orders = self.0.orders.lock();
         let (pager, settings) = {
             let mut state = self.state();
             if state.shares == shares {
@@ -89,19 +116,10 @@ impl Paging {
         pager.set_limit(settings.limit_bytes)
     }
 
-    /// What was asked for guest memory, whether there is a page file, and whether pages can be taken away at all.
-    pub(crate) fn asked(&self) -> (Option<u64>, bool, Result<(), String>) {
-        let state = self.state();
-        let can = match (&state.why_not, state.is_aside) {
-            (Some(why), _) => Err(why.clone()),
-            (None, true) => Err(ON_KVM.to_owned()),
-            (None, false) => Ok(()),
-        };
-        (
-            state.settings.limit_bytes,
-            state.settings.file.is_some(),
-            can,
-        )
+    /// What was asked for guest memory, and whether there is a page file.
+    pub(crate) fn asked(&self) -> (Option<u64>, bool) {
+        let settings = &self.state().settings;
+        (settings.limit_bytes, settings.file.is_some())
     }
 
     /// Opens what paging needs in this process in any life, beside the page file, if the plan has one. Without a limit a
@@ -141,11 +159,14 @@ impl Paging {
             broken: None,
             when_broken: None,
         };
-        Ok(Paging(Arc::new(Lock::new(state))))
+        Ok(Paging(Arc::new(Inside {
+            state: Lock::new(state),
+            orders: Lock::default(),
+        })))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock()
+        self.0.state.lock()
     }
 
     /// A life with this memory begins, on this engine. Opens nothing. Whether memory stands on `base` now: not where faults
@@ -158,6 +179,7 @@ impl Paging {
         base: Option<&Arc<dyn Base>>,
         on_change: Arc<OnChange>,
     ) -> Result<bool, StartError> {
+        let orders = self.0.orders.lock();
         let (settings, faults) = {
             let state = self.state();
             (state.shared(), state.faults.clone())
@@ -177,6 +199,7 @@ impl Paging {
         match Pager::start_with(faults, Arc::clone(memory), &settings, base, listener) {
             Ok(pager) => {
                 self.state().pager = Some(Arc::new(pager));
+                drop(orders);
                 self.serve(engine).map_err(StartError::Start)?;
                 Ok(stands_on_it)
             }
@@ -267,31 +290,20 @@ impl Paging {
         state.when_broken = Some(act);
     }
 
+    /// Whether guest memory can have a limit here, or why not.
+    pub(crate) fn can_be_limited(&self) -> Result<(), String> {
+        self.state().can_change(true)
+    }
+
     /// Other limits from now on, also in lives to come.
     pub(crate) fn set(
         &self,
         limit_bytes: Option<Option<u64>>,
         store_memory_bytes: Option<u64>,
     ) -> Result<Option<Arc<Pager>>, String> {
+        let _orders = self.0.orders.lock();
         let mut state = self.state();
-        if let Some(why_not) = &state.why_not {
-            return Err(why_not.clone());
-        }
-        let is_in_huge_pages = state
-            .pager
-            .as_ref()
-            .is_some_and(|pager| pager.is_in_huge_pages());
-        if matches!(limit_bytes, Some(Some(_))) && is_in_huge_pages {
-            return Err(
-                "it is in huge pages; a guest that was started without `--huge-pages` can have a limit"
-                    .to_owned(),
-            );
-        }
-        if matches!(limit_bytes, Some(Some(_))) && state.is_aside {
-            return Err(format!(
-                "{ON_KVM}; `mother switch` to the engine soft, or {KERNEL_FAULTS_HELP}"
-            ));
-        }
+        state.can_change(matches!(limit_bytes, Some(Some(_))))?;
         if let Some(limit_bytes) = limit_bytes {
             state.settings.limit_bytes = limit_bytes;
         }

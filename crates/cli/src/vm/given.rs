@@ -55,20 +55,18 @@ pub(super) fn cost_lines(cost: Option<&HostCostBook>) -> String {
         return String::new();
     };
     let mut text = format!(
-        "costs    {} of the host, of the {} that it may: {} guest, {} compressed pages, {} engine, {} own, {} program\n",
+        "costs    {} of the host, of the {} that it may ({} at least): {} guest, {} compressed pages, {} engine, {} own, {} program\n",
         size(cost.total_bytes),
         size(cost.limit_bytes),
+        size(cost.least_bytes),
         size(cost.guest_bytes),
         size(cost.store_bytes),
         size(cost.engine_bytes),
         size(cost.own_bytes),
         size(cost.program_bytes)
     );
-    if cost.short_bytes > 0 {
-        text.push_str(&format!(
-            "         the limit is not kept: {} more are needed\n",
-            size(cost.short_bytes)
-        ));
+    if cost.total_bytes > cost.limit_bytes {
+        text.push_str("         the limit is not kept\n");
     }
     text
 }

@@ -133,6 +133,7 @@ impl Machine {
         Ok(Report {
             start_failed: devices.start_failed(),
             engine_limit_bytes: control.engine_limit_bytes(),
+            host_cost: control.host_cost(),
             ..report
         })
     }

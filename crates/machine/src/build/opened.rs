@@ -210,9 +210,7 @@ impl Opened {
         let limits = held.limits.clone();
         let footprint = Arc::clone(&held.footprint);
         let devices = Devices::new(&attachments, handles, &limits);
-        limits
-            .host
-            .begin(plan.host_limit_bytes, &plan, &paging, &limits.engine);
+        limits.host.begin(&plan, &paging, &limits.engine);
         let time_up = plan.timeout.map(|limit| start + limit);
         let ground = Ground {
             plan: plan.clone(),

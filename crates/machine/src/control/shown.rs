@@ -168,6 +168,9 @@ impl MachineControl {
                 "How much the engine may hold beside the guest's pages, where there is a limit.";
             metrics.bytes("engine_limit_bytes", help, &[], limit);
         }
+        if let Some(cost) = self.host_cost() {
+            metrics::host_cost(&mut metrics, &cost);
+        }
         if let Some(refused) = host::jail::refused() {
             metrics::refused(&mut metrics, refused.count);
         }
@@ -204,6 +207,12 @@ impl MachineControl {
         if let Some(observed) = self.observed() {
             observed.bells.all().iter().for_each(Bell::ring_always);
         }
+    }
+
+    /// What the store of its paging holds in memory.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        let pager = self.0.paging.pager();
+        pager.map_or(0, |pager| pager.store_bytes())
     }
 
     /// What the process costs, measured for the limit of the whole.

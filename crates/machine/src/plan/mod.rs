@@ -271,7 +271,7 @@ fn judge(
     let engine_memory = memory::engine_memory(wanted, vcpu_count);
     let engine_memory = complaints.take("engine-memory", engine_memory);
     let wanted = spec.host_limit.unwrap_or(MemoryLimit::None);
-    let host_limit = memory::host_limit(wanted, memory_bytes, vcpu_count)
+    let host_limit = memory::host_limit(wanted, memory_bytes, vcpu_count, 0)
         .and_then(|limit| paging::can_be_limited(spec, host, kind, limit));
     let host_limit = complaints.take("host-limit", host_limit);
     complaints.take("profile", profile(spec, kind));

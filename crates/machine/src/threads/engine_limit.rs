@@ -64,10 +64,10 @@ impl EngineLimit {
         true
     }
 
-    /// Bytes held, and of these bytes of code.
-    pub(crate) fn held(&self) -> (u64, u64) {
-        let engine = self.0.lock().engine();
-        engine.map_or((0, 0), |engine| (engine.held_bytes(), engine.code_bytes()))
+    /// Bytes held, and of these bytes of code; `None` where that is not ours.
+    pub(crate) fn held(&self) -> Option<(u64, u64)> {
+        let engine = self.0.lock().engine()?;
+        Some((engine.held_bytes(), engine.code_bytes()))
     }
 
     /// The guest is on this engine from now on.
@@ -150,7 +150,7 @@ mod tests {
         check(Some(6), [5, 4]);
         limit.share(None);
         check(Some(6), [5, 6]);
-        assert_eq!(limit.held(), (77, 7));
+        assert_eq!(limit.held(), Some((77, 7)));
         limit.set(None);
         check(None, [5, 0]);
         limit.serve(None);

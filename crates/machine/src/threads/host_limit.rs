@@ -1,19 +1,14 @@
 //! How much a VM may cost its host in memory, all in all: guest memory, compressed pages, the engine, and the process's own.
 //!
-//! While there is a limit, a thread looks ten times a second at what each part takes, and gives each of the three that can
-//! yield its share of what the others leave. First the engine's: translations are made anew, and cost time once. Then the
-//! store's, where there is a page file: it keeps a few MiB, the rest goes to the file. Then guest memory's: what it may hold at
-//! a time shrinks to [`GUEST_LEAST_BYTES`]. Each keeps its share by itself at every moment; what is looked at ten times a second
-//! is what has none, the process's own memory, for which some is kept free.
+//! While there is a limit, a thread looks ten times a second at what each part takes, and gives each of those that can yield its share (`shares`). Each keeps its
+//! share by itself at every moment; what is looked at ten times a second is what has none, the process's own memory, for which some is kept free.
 //!
-//! The least that a VM costs is told before it starts, so the limit can fall short later only where pages that are away fill a
-//! store without a file. Then the parts are at their least, the limit is not kept, and that is said.
+//! What cannot yield can be too much: pages that are away fill a store that has no file. Then the parts are at their least, the limit is not kept, and that is said.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api::HostCostBook;
 use host::lock::{Condition, Lock};
@@ -21,121 +16,57 @@ use host::lock::{Condition, Lock};
 use crate::control::MachineControl;
 use crate::paging::Paging;
 use crate::plan::VmPlan;
+use crate::shares::{Asked, Shares, Taken, least_cost_bytes, own_bytes, shares};
 use crate::threads::engine_limit::EngineLimit;
 
 /// How often the thread looks.
 const LOOK: Duration = Duration::from_millis(100);
-/// Least of its memory that a guest gets on with, if it has so much.
-const GUEST_LEAST_BYTES: u64 = 12 << 20;
-/// What a store with a page file keeps in memory.
-const STORE_BYTES: u64 = 4 << 20;
-/// What a store without one may grow by until it is looked at again.
-const STORE_STEP_BYTES: u64 = 4 << 20;
-/// What is kept free for what has no share.
-const FREE_BYTES: u64 = 3 << 20;
-/// What the engine leaves free for guest memory to grow, before it takes more itself.
-const ENGINE_GAP_BYTES: u64 = 8 << 20;
-/// More the engine never makes use of.
-const ENGINE_MOST_BYTES: u64 = 256 << 20;
-/// The process's own, its program with it, of the smallest VM; and one byte for so many of guest memory, for tables of its pages.
-const OWN_BYTES: u64 = 20 << 20;
-const PAGES_SHARE: u64 = 64;
-
-/// The least that a VM costs its host, in bytes.
-pub(crate) fn least_cost_bytes(memory_bytes: u64, vcpu_count: u32) -> u64 {
-    let parts = OWN_BYTES
-        + memory_bytes / PAGES_SHARE
-        + FREE_BYTES
-        + soft::least_bytes(vcpu_count)
-        + STORE_BYTES
-        + GUEST_LEAST_BYTES;
-    parts.next_multiple_of(1 << 20)
-}
-
-/// What the parts take, and what was asked for them.
-#[derive(Clone, Copy, Debug)]
-struct Parts {
-    guest: u64,
-    store: u64,
-    engine: u64,
-    /// The process's own beside those, and its program.
-    rest: u64,
-    /// Most that guest memory can be.
-    guest_most: u64,
-    engine_least: u64,
-    /// What the engine has of late.
-    engine_share: u64,
-    has_file: bool,
-}
-
-/// What the parts may take.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Shares {
-    guest: u64,
-    store: u64,
-    engine: u64,
-    short: u64,
-}
-
-fn shares(limit: u64, parts: Parts) -> Shares {
-    let all = limit.saturating_sub(parts.rest + FREE_BYTES);
-    let store = match parts.has_file {
-        true => STORE_BYTES,
-        false => parts.store + STORE_STEP_BYTES,
-    };
-    // A store that is being written to its file still takes what it takes.
-    let stored = store.max(parts.store);
-    let left = all.saturating_sub(parts.guest + stored + ENGINE_GAP_BYTES);
-    let most = ENGINE_MOST_BYTES.max(parts.engine_least);
-    let engine = left.clamp(parts.engine_least, most);
-    // Down at once; up only for a step that is worth it.
-    let is_step = engine < parts.engine_share || engine >= parts.engine_share + ENGINE_GAP_BYTES;
-    let engine = if is_step { engine } else { parts.engine_share };
-    let least = GUEST_LEAST_BYTES.min(parts.guest_most);
-    let left = all.saturating_sub(stored + engine.max(parts.engine));
-    Shares {
-        guest: left.clamp(least, parts.guest_most) / 4096 * 4096,
-        store,
-        engine,
-        short: (stored + engine + least).saturating_sub(all),
-    }
-}
+/// How long a VM costs more than it may until that is said, and how long between two times that the heap is asked for what was freed.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The heap is asked when less than this is free.
+const HEAP_FREE_BYTES: u64 = 3 << 19;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct HostLimit {
     inside: Lock<Inside>,
     changed: Condition,
+    looked: Condition,
 }
 
 #[derive(Debug, Default)]
 struct Inside {
     limit_bytes: Option<u64>,
+    /// What the last look found under this limit; none until there was one.
     book: Option<HostCostBook>,
     is_over: bool,
 }
 
 impl HostLimit {
     /// Before there is a guest: it begins within the limit.
-    pub(crate) fn begin(
-        &self,
-        limit_bytes: Option<u64>,
-        plan: &VmPlan,
-        paging: &Paging,
-        engine: &EngineLimit,
-    ) {
-        let Some(limit) = limit_bytes else {
+    pub(crate) fn begin(&self, plan: &VmPlan, paging: &Paging, engine: &EngineLimit) {
+        let Some(limit) = plan.host_limit_bytes else {
             return;
         };
-        self.inside.lock().limit_bytes = limit_bytes;
         host::heap::map_large();
-        let least = soft::least_bytes(plan.vcpu_count);
-        engine.share(Some(least));
-        let rest = OWN_BYTES + plan.memory_bytes / PAGES_SHARE;
-        let guest = limit.saturating_sub(rest + FREE_BYTES + least + STORE_BYTES);
-        let guest = guest.min(plan.memory_bytes) / 4096 * 4096;
+        self.inside.lock().limit_bytes = Some(limit);
+        let taken = Taken {
+            engine: Some(0),
+            rest: own_bytes(plan.memory_bytes),
+            ..Taken::default()
+        };
+        let shares = shares(limit, &taken, &asked(plan, paging, engine), None);
+        engine.share(Some(shares.engine));
         // There is no pager yet, so nothing is refused.
-        let _ = paging.share(Some((guest, STORE_BYTES)));
+        let _ = paging.share(Some((shares.guest, shares.store)));
+        let sure = least_cost_bytes(plan.memory_bytes, plan.vcpu_count) + plan.memory_bytes;
+        if plan.paging.file.is_none() && limit < sure {
+            tracing::warn!(
+                "{}: without `--page-file` the limit of {} MiB of the host's memory is kept only while what the guest writes can be packed into it",
+                plan.name,
+                limit >> 20
+            );
+        }
     }
 
     /// So many bytes from now on; `None` is no limit.
@@ -143,28 +74,85 @@ impl HostLimit {
         if limit_bytes.is_some() {
             host::heap::map_large();
         }
-        self.inside.lock().limit_bytes = limit_bytes;
+        let mut inside = self.inside.lock();
+        inside.limit_bytes = limit_bytes;
+        inside.book = None;
+        drop(inside);
         self.changed.notify_all();
+    }
+
+    /// Waits, for at most so long, until the limit is kept that was set last; what the VM costs if it is not by then.
+    pub(crate) fn wait_until_kept(&self, patience: Duration) -> Result<(), Option<HostCostBook>> {
+        let is_kept = |inside: &Inside| {
+            let book = inside.book.as_ref();
+            inside.limit_bytes.is_none()
+                || inside.is_over
+                || book.is_some_and(|book| book.total_bytes <= book.limit_bytes)
+        };
+        let inside = self.inside.lock();
+        let inside = self
+            .looked
+            .wait_timeout_while(inside, patience, |inside| !is_kept(inside));
+        match is_kept(&inside) {
+            true => Ok(()),
+            false => Err(inside.book),
+        }
     }
 
     /// What it costs, as of the last look.
     pub(crate) fn book(&self) -> Option<HostCostBook> {
         self.inside.lock().book
     }
+
+    /// Waits until it is time to look; the limit then, or `None` when the VM is over.
+    fn wait(&self, has_shared: bool) -> Option<Option<u64>> {
+        let inside = self.inside.lock();
+        let inside = match inside.limit_bytes {
+            _ if inside.is_over => inside,
+            Some(_) if inside.book.is_some() => self.changed.wait_timeout(inside, LOOK).0,
+            // The first look under a limit is at once, unless nothing could be seen.
+            Some(_) if has_shared => self.changed.wait_timeout(inside, LOOK / 10).0,
+            None if !has_shared => self.changed.wait_while(inside, |inside| {
+                inside.limit_bytes.is_none() && !inside.is_over
+            }),
+            Some(_) | None => inside,
+        };
+        (!inside.is_over).then_some(inside.limit_bytes)
+    }
+
+    /// Notes what a look found, if the limit is the same still.
+    fn note(&self, book: HostCostBook) {
+        let mut inside = self.inside.lock();
+        if inside.limit_bytes == Some(book.limit_bytes) {
+            inside.book = Some(book);
+        }
+        drop(inside);
+        self.looked.notify_all();
+    }
+}
+
+/// What was asked for the parts.
+fn asked(plan: &VmPlan, paging: &Paging, engine: &EngineLimit) -> Asked {
+    let (resident, has_file) = paging.asked();
+    Asked {
+        guest_most: resident.unwrap_or(plan.memory_bytes).min(plan.memory_bytes),
+        engine_least: soft::least_bytes(plan.vcpu_count),
+        engine_most: engine.limit_bytes().unwrap_or(u64::MAX),
+        has_file,
+    }
 }
 
 /// Ends the thread when it is dropped.
 pub(crate) struct Keeper {
     limit: Arc<HostLimit>,
-    is_over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        self.is_over.store(true, Ordering::Release);
         self.limit.inside.lock().is_over = true;
         self.limit.changed.notify_all();
+        self.limit.looked.notify_all();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -174,22 +162,21 @@ impl Drop for Keeper {
 /// Starts the thread that keeps the limit of the VM that `control` leads to.
 pub(crate) fn keep(control: &MachineControl, plan: &VmPlan) -> io::Result<Keeper> {
     let limit = Arc::clone(&control.limits().host);
-    let is_over = Arc::new(AtomicBool::new(false));
     let mut looking = Looking {
         limit: Arc::clone(&limit),
         control: control.clone(),
-        name: plan.name.clone(),
-        memory_bytes: plan.memory_bytes,
-        engine_least: soft::least_bytes(plan.vcpu_count),
+        plan: plan.clone(),
         engine_share: None,
-        is_short: false,
+        has_shared: plan.host_limit_bytes.is_some(),
+        since: None,
+        trimmed: None,
+        history: History::default(),
     };
     let thread = thread::Builder::new()
         .name("host-limit".to_owned())
         .spawn(move || looking.go())?;
     Ok(Keeper {
         limit,
-        is_over,
         thread: Some(thread),
     })
 }
@@ -198,32 +185,47 @@ pub(crate) fn keep(control: &MachineControl, plan: &VmPlan) -> io::Result<Keeper
 struct Looking {
     limit: Arc<HostLimit>,
     control: MachineControl,
-    name: String,
-    memory_bytes: u64,
-    engine_least: u64,
+    plan: VmPlan,
     engine_share: Option<u64>,
-    is_short: bool,
+    /// Whether parts have shares.
+    has_shared: bool,
+    /// Since when the VM costs more than it may, and whether that was said.
+    since: Option<(Instant, bool)>,
+    /// When the heap was last asked.
+    trimmed: Option<Instant>,
+    history: History,
+}
+
+/// What was found since the limit was set.
+#[derive(Default)]
+struct History {
+    limit_bytes: u64,
+    highest_bytes: u64,
+    over: Duration,
+    looked: Option<Instant>,
+}
+
+impl History {
+    /// Adds what is found now to it.
+    fn add(&mut self, limit_bytes: u64, total_bytes: u64, now: Instant) {
+        if self.limit_bytes != limit_bytes {
+            *self = History {
+                limit_bytes,
+                ..History::default()
+            };
+        }
+        self.highest_bytes = self.highest_bytes.max(total_bytes);
+        if let Some(looked) = self.looked.replace(now)
+            && total_bytes > limit_bytes
+        {
+            self.over += now - looked;
+        }
+    }
 }
 
 impl Looking {
     fn go(&mut self) {
-        loop {
-            let limit = {
-                let inside = self.limit.inside.lock();
-                let inside = match inside.limit_bytes {
-                    Some(_) => self.limit.changed.wait_timeout(inside, LOOK).0,
-                    None if inside.book.is_none() && self.engine_share.is_none() => {
-                        let rests =
-                            |inside: &mut Inside| inside.limit_bytes.is_none() && !inside.is_over;
-                        self.limit.changed.wait_while(inside, rests)
-                    }
-                    None => inside,
-                };
-                if inside.is_over {
-                    return;
-                }
-                inside.limit_bytes
-            };
+        while let Some(limit) = self.limit.wait(self.has_shared) {
             match limit {
                 Some(limit) => self.look(limit),
                 None => self.let_go(),
@@ -234,39 +236,41 @@ impl Looking {
     /// There is no limit any more.
     fn let_go(&mut self) {
         self.engine_share = None;
-        self.is_short = false;
-        self.limit.inside.lock().book = None;
-        self.share_engine(None);
-        self.share_memory(None);
+        self.since = None;
+        self.has_shared = false;
+        self.history = History::default();
+        self.share(None);
+        self.limit.looked.notify_all();
     }
 
     fn look(&mut self, limit: u64) {
+        self.has_shared = true;
         let control = &self.control;
+        // Between two lives there is no guest memory, and what was shared out holds for the next.
         let (Some((own, program)), Some(guest)) =
             (control.measure_cost(), control.resident_bytes())
         else {
             return;
         };
-        let (engine, code) = control.limits().engine.held();
-        let store = control
-            .paging_books()
-            .map_or(0, |books| books.store.memory_bytes);
-        let (asked, has_file, _) = control.paging().asked();
-        // A number for each page, for who reads guest memory.
-        let map = self.memory_bytes / 1024;
-        let own = own.saturating_sub(engine - code + store) + map;
-        let parts = Parts {
+        let held = control.limits().engine.held();
+        let (engine, code) = held.unwrap_or_default();
+        let store = control.stored_bytes();
+        // A number for each page, for who reads guest memory, lies in a memory file.
+        let map = self.plan.memory_bytes / 1024;
+        let own = (own + map).saturating_sub(engine - code + store);
+        let taken = Taken {
             guest,
             store,
-            engine,
+            engine: held.map(|(bytes, _)| bytes),
             rest: own + program,
-            guest_most: asked.unwrap_or(self.memory_bytes).min(self.memory_bytes),
-            engine_least: self.engine_least,
-            engine_share: self.engine_share.unwrap_or(self.engine_least),
-            has_file,
         };
-        let shares = shares(limit, parts);
+        let asked = asked(&self.plan, control.paging(), &control.limits().engine);
+        let shares = shares(limit, &taken, &asked, self.engine_share);
+        self.engine_share = Some(shares.engine);
+        self.share(Some(shares));
         let total_bytes = guest + store + engine + own + program;
+        let now = Instant::now();
+        self.history.add(limit, total_bytes, now);
         let book = HostCostBook {
             limit_bytes: limit,
             total_bytes,
@@ -275,44 +279,61 @@ impl Looking {
             engine_bytes: engine,
             own_bytes: own,
             program_bytes: program,
-            short_bytes: shares.short,
+            least_bytes: shares.least,
+            highest_bytes: self.history.highest_bytes,
+            over_ms: u64::try_from(self.history.over.as_millis()).unwrap_or(u64::MAX),
         };
-        self.limit.inside.lock().book = Some(book);
-        self.tell(&book);
-        self.engine_share = Some(shares.engine);
-        self.share_engine(Some(shares.engine));
-        self.share_memory(Some((shares.guest, shares.store)));
-        if total_bytes + FREE_BYTES / 2 > limit {
-            // What the heap keeps of what was freed.
+        self.tell(&book, now);
+        self.limit.note(book);
+        let is_due = |at: Instant| now.duration_since(at) >= PATIENCE;
+        if total_bytes + HEAP_FREE_BYTES > limit && self.trimmed.is_none_or(is_due) {
+            self.trimmed = Some(now);
             host::heap::give_back();
         }
     }
 
-    fn share_engine(&self, share: Option<u64>) {
-        if self.control.limits().engine.share(share) {
-            self.control.call_vcpus();
+    /// Gives the parts their shares; without any, they have what was asked for.
+    fn share(&self, shares: Option<Shares>) {
+        let control = &self.control;
+        if control
+            .limits()
+            .engine
+            .share(shares.map(|shares| shares.engine))
+        {
+            control.call_vcpus();
         }
-    }
-
-    fn share_memory(&self, shares: Option<(u64, u64)>) {
-        if let Err(error) = self.control.paging().share(shares) {
-            tracing::warn!("{}: guest memory keeps no limit: {error}", self.name);
+        let shares = shares.map(|shares| (shares.guest, shares.store));
+        if let Err(error) = control.paging().share(shares) {
+            tracing::warn!("{}: guest memory keeps no limit: {error}", self.plan.name);
         }
     }
 
     /// Says when the limit is not kept, and when it is again.
-    fn tell(&mut self, book: &HostCostBook) {
-        let is_short = book.short_bytes > 0;
-        if is_short != std::mem::replace(&mut self.is_short, is_short) {
-            let name = &self.name;
-            let limit = book.limit_bytes >> 20;
-            match is_short {
-                true => tracing::warn!(
-                    "{name}: the limit of {limit} MiB of the host's memory is not kept: {} MiB more are needed",
-                    book.short_bytes.div_ceil(1 << 20)
-                ),
-                false => tracing::warn!("{name}: the limit of {limit} MiB is kept again"),
+    fn tell(&mut self, book: &HostCostBook, now: Instant) {
+        let name = &self.plan.name;
+        let limit = book.limit_bytes >> 20;
+        if book.total_bytes <= book.limit_bytes {
+            if let Some((_, true)) = self.since.take() {
+                tracing::warn!(
+                    "{name}: the limit of {limit} MiB of the host's memory is kept again"
+                );
             }
+            return;
+        }
+        let (since, is_said) = self.since.get_or_insert((now, false));
+        if !*is_said && now.duration_since(*since) >= PATIENCE {
+            *is_said = true;
+            let has_file = self.plan.paging.file.is_some();
+            tracing::warn!(
+                "{name}: the limit of {limit} MiB of the host's memory is not kept: the VM costs {} MiB, and {} MiB at least{}",
+                book.total_bytes.div_ceil(1 << 20),
+                book.least_bytes.div_ceil(1 << 20),
+                if has_file {
+                    ""
+                } else {
+                    "; with `--page-file` compressed pages would go to a file"
+                }
+            );
         }
     }
 }
@@ -321,117 +342,46 @@ impl Looking {
 mod tests {
     use super::*;
 
-    const MIB: u64 = 1 << 20;
-
-    /// In MiB: the limit; guest, store, engine and rest as they are, the engine's share of late, and whether there is a
-    /// file; then the shares of guest, store and engine, and what is missing.
-    fn check(what: &str, limit: u64, now: [u64; 5], has_file: bool, expected: [u64; 4]) {
-        let [guest, store, engine, rest, engine_share] = now.map(|part| part * MIB);
-        let parts = Parts {
-            guest,
-            store,
-            engine,
-            rest,
-            guest_most: 512 * MIB,
-            engine_least: 9 * MIB,
-            engine_share,
-            has_file,
+    #[test]
+    fn the_highest_cost_and_the_time_over_the_limit_are_remembered_until_there_is_another_limit() {
+        let begin = Instant::now();
+        let mut history = History::default();
+        let mut check = |limit, ms, total, highest, over_ms| {
+            history.add(limit, total, begin + Duration::from_millis(ms));
+            assert_eq!(history.highest_bytes, highest, "after {ms} ms");
+            assert_eq!(history.over.as_millis(), over_ms, "after {ms} ms");
         };
-        let got = shares(limit * MIB, parts);
-        let got = [got.guest, got.store, got.engine, got.short].map(|part| part / MIB);
-        assert_eq!(got, expected, "{what}");
+        check(50, 0, 60, 60, 0);
+        check(50, 100, 55, 60, 100);
+        check(50, 200, 50, 60, 100);
+        check(50, 350, 51, 60, 250);
+        check(70, 400, 40, 40, 0);
+        check(70, 500, 71, 71, 100);
     }
 
     #[test]
-    fn translations_yield_first_then_the_store_then_the_guest() {
-        check(
-            "there is room for all",
-            300,
-            [100, 0, 50, 20, 50],
-            true,
-            [223, 4, 50, 0],
-        );
-        check(
-            "the engine takes what is left",
-            300,
-            [100, 0, 50, 20, 60],
-            true,
-            [213, 4, 60, 0],
-        );
-        check(
-            "the guest grows",
-            300,
-            [200, 0, 160, 20, 160],
-            true,
-            [113, 4, 65, 0],
-        );
-        check(
-            "the engine has yielded",
-            300,
-            [200, 0, 65, 20, 65],
-            true,
-            [208, 4, 65, 0],
-        );
-        check(
-            "the engine is at its least",
-            100,
-            [60, 0, 9, 20, 9],
-            true,
-            [64, 4, 9, 0],
-        );
-        check(
-            "the store is being written",
-            100,
-            [50, 20, 9, 20, 9],
-            true,
-            [48, 4, 9, 0],
-        );
-        check(
-            "there is no file",
-            100,
-            [40, 20, 9, 20, 9],
-            false,
-            [44, 24, 9, 0],
-        );
-        check(
-            "the guest is at its least",
-            100,
-            [14, 50, 9, 20, 9],
-            false,
-            [14, 54, 9, 0],
-        );
-        check(
-            "the limit is not kept",
-            100,
-            [12, 60, 9, 20, 9],
-            false,
-            [12, 64, 9, 8],
-        );
-        check(
-            "nor where the rest is too much",
-            50,
-            [12, 4, 9, 40, 9],
-            true,
-            [12, 4, 9, 18],
-        );
-    }
-
-    #[test]
-    fn the_least_that_a_vm_costs_is_enough_for_its_least_parts() {
-        for (memory, vcpus) in [(32, 1), (512, 1), (4096, 4)] {
-            let memory = memory * MIB;
-            let parts = Parts {
-                guest: 0,
-                store: 0,
-                engine: 0,
-                rest: OWN_BYTES + memory / PAGES_SHARE,
-                guest_most: memory,
-                engine_least: soft::least_bytes(vcpus),
-                engine_share: 0,
-                has_file: true,
-            };
-            let shares = shares(least_cost_bytes(memory, vcpus), parts);
-            assert_eq!(shares.short, 0, "{memory} bytes, {vcpus} vCPUs");
-        }
+    fn who_waits_for_a_limit_hears_whether_it_is_kept() {
+        let limit = HostLimit::default();
+        let short = Duration::from_millis(5);
+        let book = |limit_bytes, total_bytes| HostCostBook {
+            limit_bytes,
+            total_bytes,
+            ..HostCostBook::default()
+        };
+        assert_eq!(limit.wait_until_kept(short), Ok(()), "there is none");
+        limit.set(Some(7));
+        assert_eq!(limit.wait_until_kept(short), Err(None), "nobody looked");
+        limit.note(book(6, 5));
+        assert_eq!(limit.wait_until_kept(short), Err(None), "of another limit");
+        limit.note(book(7, 8));
+        assert_eq!(limit.wait_until_kept(short), Err(Some(book(7, 8))));
+        thread::scope(|scope| {
+            let waits = scope.spawn(|| limit.wait_until_kept(Duration::from_secs(60)));
+            limit.note(book(7, 7));
+            assert_eq!(waits.join().unwrap(), Ok(()));
+        });
+        limit.set(None);
+        assert_eq!(limit.book(), None);
+        assert_eq!(limit.wait_until_kept(short), Ok(()));
     }
 }
