@@ -133,7 +133,7 @@ pub enum Command {
         engine_memory: Option<String>,
         /// What the VM may cost the host in all: a size or `none`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        host: Option<String>,
+        host_limit: Option<String>,
         /// What it may use per second.
         #[serde(default, skip_serializing_if = "Rates::is_silent")]
         rates: Rates,
@@ -391,7 +391,7 @@ mod tests {
                 resident: Some("10%".to_owned()),
                 page_memory: None,
                 engine_memory: None,
-                host: None,
+                host_limit: None,
                 rates: Rates::default(),
             },
             r#""command":"limit","resident":"10%","page_memory":null"#,
@@ -491,7 +491,7 @@ mod tests {
             resident: None,
             page_memory: None,
             engine_memory: None,
-            host: None,
+            host_limit: None,
             rates: Rates::default(),
         };
         assert_eq!(read(limit), Some(nothing));

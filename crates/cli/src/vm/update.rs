@@ -106,7 +106,7 @@ fn limit_now(inventory: &Inventory, vm: &Vm, spec: &VmSpec) -> Result<bool, Fail
         resident: spec.resident_limit.map(|limit| limit.to_string()),
         page_memory: spec.page_memory.map(|size| size.to_string()),
         engine_memory: spec.engine_memory.map(|limit| limit.to_string()),
-        host: spec.host_limit.map(|limit| limit.to_string()),
+        host_limit: spec.host_limit.map(|limit| limit.to_string()),
         rates,
     };
     order(inventory, vm, "update", command)?;

@@ -203,7 +203,7 @@ fn limit(shared: &Shared, limits: Command) -> Outcome {
         resident,
         page_memory,
         engine_memory,
-        host,
+        host_limit,
         rates,
     } = limits
     else {
@@ -215,7 +215,7 @@ fn limit(shared: &Shared, limits: Command) -> Outcome {
         (_, true) => 0,
         (_, false) => control.stored_bytes(),
     };
-    let whole = host
+    let whole = host_limit
         .map(|text| host_limit_as_written(&text, memory_bytes, shared.info.vcpus, stored))
         .transpose();
     let whole = match whole {

@@ -23,7 +23,7 @@ use crate::threads::engine_limit::EngineLimit;
 const LOOK: Duration = Duration::from_millis(100);
 /// How long a VM costs more than it may until that is said, and how long between two times that the heap is asked for what was freed.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The heap is asked when less than this is free.
+/// The heap is asked when less than this is free, or the process holds more of its own than such a VM's needs.
 const HEAP_FREE_BYTES: u64 = 3 << 19;
 
 /// See the module.
@@ -286,7 +286,8 @@ impl Looking {
         self.tell(&book, now);
         self.limit.note(book);
         let is_due = |at: Instant| now.duration_since(at) >= PATIENCE;
-        if total_bytes + HEAP_FREE_BYTES > limit && self.trimmed.is_none_or(is_due) {
+        let is_much = taken.rest > own_bytes(self.plan.memory_bytes);
+        if (is_much || total_bytes + HEAP_FREE_BYTES > limit) && self.trimmed.is_none_or(is_due) {
             self.trimmed = Some(now);
             host::heap::give_back();
         }
